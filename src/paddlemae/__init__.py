@@ -1,0 +1,31 @@
+"""Masked-autoencoder pretraining (MAE, arXiv 2111.06377) for PaddlePaddle.
+
+Importing this package imports no Paddle: each name below loads its module when it is first used.
+"""
+
+from importlib import import_module, metadata
+
+__version__ = metadata.version("paddlemae")
+
+_HOMES = {
+    "MaskedAutoencoder": "paddlemae.model.mae",
+    "VisionTransformer": "paddlemae.model.vit",
+    "SIZES": "paddlemae.model.vit",
+    "features": "paddlemae.model.vit",
+    "Mask": "paddlemae.model.masking",
+    "random_mask": "paddlemae.model.masking",
+    "block_mask": "paddlemae.model.masking",
+    "grid_mask": "paddlemae.model.masking",
+    "given_mask": "paddlemae.model.masking",
+    "num_kept": "paddlemae.model.masking",
+    "reconstruct": "paddlemae.model.mae",
+    "open_source": "paddlemae.data.sources",
+    "load_recipe": "paddlemae.recipe",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'paddlemae' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

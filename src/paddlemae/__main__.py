@@ -1,0 +1,6 @@
+"""`python -m paddlemae`."""
+
+from paddlemae.cli import main
+
+if __name__ == "__main__":
+    main()

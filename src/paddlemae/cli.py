@@ -1,0 +1,230 @@
+"""The command line: parse, import lazily, dispatch. No work of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+PACKAGE = Path(__file__).parent
+USER_ERRORS = (ValueError, OSError, ModuleNotFoundError, FloatingPointError, RuntimeError)
+
+app = typer.Typer(
+    name="paddlemae",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Masked-autoencoder pretraining (MAE, arXiv 2111.06377) for PaddlePaddle.
+
+Pretrain on your own images without labels, see what the model reconstructs, fine-tune on the few labels you have.
+
+    paddlemae demo                                                     the whole journey, in minutes
+
+    paddlemae pretrain cifar10 --data photos/ --out runs/mine          your own images
+
+    paddlemae reconstruct runs/mine photos/a.jpg --out a.png           what it sees
+
+    paddlemae finetune cifar10 --init runs/mine --data labelled/ --out runs/tuned
+""",
+)
+
+RecipeName = Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe's name or a .yaml file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the recipe.")]
+Data = Annotated[str | None, typer.Option("--data", help="A folder of images, or 'digits' (embedded).")]
+Out = Annotated[Path | None, typer.Option("--out", help="The run folder to write.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+
+@app.callback(invoke_without_command=True)
+def version_option(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        import paddlemae
+
+        print(paddlemae.__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the runs and pictures.")] = Path("runs/demo"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Pretrain, reconstruct, compare and fine-tune on 5,000 embedded digits, in minutes.
+
+    Example: `paddlemae demo`
+    """
+    from paddlemae import device
+
+    device.load_paddle()
+    from paddlemae.tasks.demo import demo as run_demo
+
+    run_demo(out, overwrite=overwrite)
+
+
+@app.command()
+def pretrain(
+    recipe: RecipeName = None,
+    overrides: Overrides = None,
+    data: Data = None,
+    out: Out = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Pretrain a masked autoencoder on images without labels.
+
+    Examples:
+
+    `paddlemae pretrain digits --out runs/digits`
+
+    `paddlemae pretrain cifar10 --data photos/ --out runs/photos epochs=20 mask_ratio=0.6 workers=2`
+
+    `paddlemae pretrain base --data imagenet/ --dry-run`
+
+    `paddlemae pretrain --resume --out runs/photos`
+    """
+    built = _recipe("pretrain", recipe, overrides, out, resume, data=data)
+    from paddlemae.tasks import pretrain as task
+
+    if dry_run:
+        _print_plan(built, task.dry_run(built))
+    else:
+        task.pretrain(built, _start(out, resume, overwrite, quiet))
+
+
+@app.command()
+def finetune(
+    recipe: RecipeName = None,
+    overrides: Overrides = None,
+    init: Annotated[str | None, typer.Option("--init", help="A pretraining run, or 'scratch'.")] = None,
+    data: Data = None,
+    out: Out = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune a classifier on labelled images: one folder a class.
+
+    Examples:
+
+    `paddlemae finetune digits --init runs/digits --out runs/digits-100 labels=100`
+
+    `paddlemae finetune cifar10 --init runs/photos --data cifar10/ --out runs/tuned epochs=5`
+
+    `paddlemae finetune cifar10 --init scratch --data labelled/ --out runs/scratch val_fraction=0.2`
+    """
+    built = _recipe("finetune", recipe, overrides, out, resume, data=data, init=init)
+    from paddlemae.tasks import finetune as task
+
+    if dry_run:
+        _print_plan(built, task.dry_run(built))
+    else:
+        task.finetune(built, _start(out, resume, overwrite, quiet))
+
+
+@app.command()
+def reconstruct(
+    run: Annotated[str, typer.Argument(help="A pretraining run or one of its checkpoints.")],
+    images: Annotated[list[str], typer.Argument(help="Image files, folders of images, or 'digits'.")],
+    out: Annotated[Path, typer.Option("--out", help="The picture to write.")] = Path("reconstruction.png"),
+    mask: Annotated[
+        str,
+        typer.Option("--mask", help="random, block, grid, or a .npy/.txt map of the patches (1 = removed)."),
+    ] = "random",
+    mask_ratio: Annotated[float, typer.Option("--mask-ratio", help="Share of the patches to remove.")] = 0.75,
+    seed: Annotated[int, typer.Option("--seed", help="Draws the mask.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Images to draw at most.")] = 8,
+    plain: Annotated[bool, typer.Option("--plain", help="Show the decoder's output as it is.")] = False,
+) -> None:
+    """Draw what a pretrained model makes of images that it sees only in part.
+
+    Examples:
+
+    `paddlemae reconstruct runs/photos photos/ --out photos.png`
+
+    `paddlemae reconstruct runs/digits digits --mask block --mask-ratio 0.5`
+    """
+    from paddlemae import device
+
+    device.load_paddle()
+    from paddlemae.tasks.reconstruct import MaskChoice, reconstruct_images
+
+    is_file = Path(mask).suffix in (".npy", ".txt")
+    choice = MaskChoice("given" if is_file else mask, mask_ratio, seed, Path(mask) if is_file else None)
+    print(f"wrote {reconstruct_images(run, images, out, choice=choice, limit=limit, plain=plain)}")
+
+
+def _recipe(task: str, name, overrides, out, resume: bool, **named):
+    """The recipe that a command line means; a bare --resume means the one in the run folder."""
+    from paddlemae import device
+    from paddlemae.recipe import load_recipe
+
+    overrides = list(overrides or [])
+    if name and "=" in name:  # a setting came first, so no recipe was named
+        name, overrides = None, [name, *overrides]
+    overrides += [f"{key}={value}" for key, value in named.items() if value is not None]
+    built = None if resume and not name else load_recipe(task, name, overrides)
+    device.load_paddle()
+    if built is None:
+        from paddlemae.tasks.session import stored_recipe
+
+        if out is None:
+            raise ValueError("--resume needs the run folder: --out FOLDER")
+        stored = stored_recipe(out, task)
+        built = load_recipe(task, str(out / "recipe.yaml"), overrides) if overrides else stored
+    return built
+
+
+def _start(out: Path | None, resume: bool, overwrite: bool, quiet: bool):
+    from paddlemae.tasks.session import Start
+
+    if out is None:
+        raise ValueError("name the run folder to write: --out runs/NAME")
+    return Start(out, resume=resume, overwrite=overwrite, quiet=quiet)
+
+
+def _print_plan(built, plan: dict[str, str]) -> None:
+    from paddlemae.recipe import dump_recipe
+
+    print(dump_recipe(built))
+    for name, value in plan.items():
+        print(f"{name + ':':18}{value}")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and exit status 2, Ctrl-C is 130."""
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt as stop:
+        print(f"paddlemae: {stop or 'stopped'}", file=sys.stderr)
+        sys.exit(130)
+    except USER_ERRORS as fault:
+        if os.environ.get("PADDLEMAE_DEBUG") or not _is_ours(fault):
+            raise
+        print(f"paddlemae: error: {' '.join(_text(fault).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _is_ours(fault: BaseException) -> bool:
+    """Whether our code or the system raised it: anything else is a bug, whose traceback is wanted."""
+    frames = traceback.extract_tb(fault.__traceback__)
+    return isinstance(fault, OSError) or Path(frames[-1].filename).is_relative_to(PACKAGE)
+
+
+def _text(fault: BaseException) -> str:
+    if isinstance(fault, OSError) and fault.errno is not None:
+        return f"{fault.strerror}: {fault.filename}" if fault.filename else str(fault.strerror)
+    return str(fault)

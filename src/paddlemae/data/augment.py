@@ -1,0 +1,163 @@
+"""Turn one decoded image into one view for training or evaluation.
+
+Shapes: H height, W width, C channels. Images are uint8 throughout; boxes are Pillow's
+(left, top, right, bottom), in pixels of the source image.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Box = tuple[int, int, int, int]
+
+# A longer image is cut to this many times its short side before it is resized to cover a view: the rest
+# would only be cropped away, and a hair-thin panorama would fill the memory first.
+MAX_ASPECT = 32
+
+
+@dataclass(frozen=True)
+class View:
+    """How images become views of one size.
+
+    Args:
+        image_size: (height, width) of a view, pixels.
+        channels: of an image and of its view.
+        crop_scale: smallest and largest area of a random crop, as a part of the image; None trains
+            on the evaluation view.
+        crop_ratio: smallest and largest width / height of a random crop.
+        flip: mirror left and right half of the training views.
+        shift: instead of a crop, move the training view by up to so many pixels each way and fill
+            with zeros: for digits and other tiny images.
+        eval_crop_ratio: side of the evaluation view's centre crop, as a part of the resized image.
+            With `shift` it is 1, so that images of the right size stay untouched.
+    """
+
+    image_size: tuple[int, int]
+    channels: int
+    crop_scale: tuple[float, float] | None = (0.2, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+    shift: int = 0
+    eval_crop_ratio: float = 0.875
+
+    def __post_init__(self) -> None:
+        if min(self.image_size) < 1 or self.channels < 1:
+            raise ValueError(f"expected positive image_size and channels, got {self.image_size}, {self.channels}")
+        if self.crop_scale and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"expected 0 < smallest <= largest <= 1 as crop_scale, got {self.crop_scale}")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ValueError(f"expected 0 < smallest <= largest as crop_ratio, got {self.crop_ratio}")
+        if not 0 <= self.shift < min(self.image_size):
+            raise ValueError(f"expected a shift in 0..{min(self.image_size) - 1} pixels, got {self.shift}")
+        if self.shift and self.crop_scale:
+            raise ValueError("a view is cropped or shifted, not both; set crop_scale to null or shift to 0")
+        if not 0 < self.eval_crop_ratio <= 1:
+            raise ValueError(f"expected 0 < eval_crop_ratio <= 1, got {self.eval_crop_ratio}")
+
+
+def train_view(image_HWC: NDArray[np.uint8], settings: View, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A random view: crop and resize, or shift; then perhaps a flip. Returns uint8 [C, H, W]."""
+    _check_channels(image_HWC, settings)
+    if settings.crop_scale:
+        H, W = image_HWC.shape[:2]
+        box = random_crop_box(H, W, settings.crop_scale, settings.crop_ratio, rng)
+        view_HWC = _resize(image_HWC, box, settings.image_size)
+    else:
+        view_HWC = _centre(image_HWC, settings)
+    if settings.shift:
+        dy, dx = (int(draw) - settings.shift for draw in rng.random(2) * (2 * settings.shift + 1))
+        view_HWC = _shifted(view_HWC, dy, dx)
+    if settings.flip and rng.random() < 0.5:
+        view_HWC = view_HWC[:, ::-1]
+    return np.ascontiguousarray(view_HWC.transpose(2, 0, 1))
+
+
+def eval_view(image_HWC: NDArray[np.uint8], settings: View) -> NDArray[np.uint8]:
+    """The middle of the image, resized so that it covers the view. Returns uint8 [C, H, W].
+
+    The image is resized, keeping its aspect, to just cover `image_size / eval_crop_ratio`; its
+    centre is the view. (224 pixels and 0.875: short side to 256, centre 224, as is usual.)
+    """
+    _check_channels(image_HWC, settings)
+    return np.ascontiguousarray(_centre(image_HWC, settings).transpose(2, 0, 1))
+
+
+def random_crop_box(
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+) -> Box:
+    """Draw the box of a random resized crop (Szegedy et al. 2015, arXiv 1409.4842, sec. 6).
+
+    The area is uniform in `scale` x the image's and width / height log-uniform in `ratio`; after ten
+    boxes that don't fit, the largest centred one within `ratio` is taken.
+
+    Returns:
+        (left, top, right, bottom), whole pixels.
+    """
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    w = max(1, min(width, round(height * ratio[1])))
+    h = max(1, min(height, round(width / ratio[0])))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def _check_channels(image_HWC: NDArray[np.uint8], settings: View) -> None:
+    if image_HWC.shape[2] != settings.channels:
+        raise ValueError(f"expected an image of {settings.channels} channels, got {image_HWC.shape[2]}")
+
+
+def _centre(image_HWC: NDArray[np.uint8], settings: View) -> NDArray[np.uint8]:
+    """Resize to cover, then crop the centre."""
+    H, W = image_HWC.shape[:2]
+    image_HWC = _centre_crop(image_HWC, (min(H, MAX_ASPECT * W), min(W, MAX_ASPECT * H)))
+    H, W = image_HWC.shape[:2]
+    crop_ratio = 1.0 if settings.shift else settings.eval_crop_ratio
+    cover_h, cover_w = (round(side / crop_ratio) for side in settings.image_size)
+    if cover_h * W >= cover_w * H:
+        cover_w = max(cover_w, cover_h * W // H)
+    else:
+        cover_h = max(cover_h, cover_w * H // W)
+    return _centre_crop(_resize(image_HWC, (0, 0, W, H), (cover_h, cover_w)), settings.image_size)
+
+
+def _centre_crop(image_HWC: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    top, left = (round((side - kept) / 2) for side, kept in zip(image_HWC.shape[:2], size, strict=True))
+    return image_HWC[top : top + size[0], left : left + size[1]]
+
+
+def _resize(image_HWC: NDArray[np.uint8], box: Box, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize the box with Pillow's antialiased bicubic filter; the same box and size change nothing."""
+    H, W, C = image_HWC.shape
+    if box == (0, 0, W, H) and size == (H, W):
+        return image_HWC
+    if C != 3:  # Pillow has no images of any number of channels
+        planes = [_resize_plane(image_HWC[:, :, c], box, size) for c in range(C)]
+        return np.stack(planes, axis=2)
+    return _resize_plane(image_HWC, box, size)
+
+
+def _resize_plane(pixels: NDArray[np.uint8], box: Box, size: tuple[int, int]) -> NDArray[np.uint8]:
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC, box=box))
+
+
+def _shifted(image_HWC: NDArray[np.uint8], dy: int, dx: int) -> NDArray[np.uint8]:
+    """Move the content dy pixels down and dx right; zeros come in."""
+    H, W = image_HWC.shape[:2]
+    moved = np.zeros_like(image_HWC)
+    moved[max(0, dy) : H + min(0, dy), max(0, dx) : W + min(0, dx)] = image_HWC[
+        max(0, -dy) : H - max(0, dy), max(0, -dx) : W - max(0, dx)
+    ]
+    return moved

@@ -1,0 +1,279 @@
+"""A resumable, rank-aware stream of batches.
+
+Training is an endless stream of samples: number g is image `epoch_order(g // N)[g % N]` of N, and
+global batch s holds samples s * batch_size onwards. So a stream resumes at any step, every image comes
+once an epoch, and batches cross epochs' borders. Ranks take contiguous shares of a global batch, and a
+view's randomness depends on (seed, epoch, index) alone: neither ranks nor workers change a batch.
+
+Shapes: B images a batch (of this rank), C channels, H height, W width.
+"""
+
+import contextlib
+import functools
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paddlemae.data.augment import View, eval_view, train_view
+from paddlemae.data.images import UnreadableImage
+from paddlemae.data.sources import Source
+
+# Second word of every generator's key, so that no two purposes share draws. Zero is left out: NumPy pads
+# a short key with zeros, and default_rng(seed) itself is then (seed, 0, 0, 0).
+ORDER_STREAM = 1
+VIEW_STREAM = 2
+MASK_STREAM = 3
+
+MAX_UNREADABLE_IN_A_ROW = 100
+
+OnSkip = Callable[[UnreadableImage], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """uint8 images [B, C, H, W], with int64 [B] labels (None when unlabelled), indices and epochs.
+
+    `indices` and `epochs` name the image that was due; where it was unreadable in training, `images`
+    and `labels` are its substitute's.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+    indices: NDArray[np.int64]
+    epochs: NDArray[np.int64]
+
+
+_Due = tuple[NDArray[np.int64], NDArray[np.int64]]  # the indices and epochs of a batch to make
+_Made = tuple[Batch, list[UnreadableImage]]
+_Make = Callable[[_Due], _Made]
+
+
+def sample_rng(seed: int, stream: int, epoch: int, index: int) -> np.random.Generator:
+    """The randomness of one image in one epoch for one purpose (`VIEW_STREAM`, `MASK_STREAM`)."""
+    return np.random.default_rng((seed, stream, epoch, index))
+
+
+def epoch_order(num_images: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order of an epoch: a permutation of 0..num_images-1."""
+    return np.random.default_rng((seed, ORDER_STREAM, epoch)).permutation(num_images)
+
+
+def train_batches(
+    source: Source,
+    view: View,
+    *,
+    batch_size: int,
+    seed: int,
+    num_steps: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    on_skip: OnSkip | None = None,
+) -> Generator[Batch, None, None]:
+    """Yield this rank's share of the global batches start_step .. start_step + num_steps - 1.
+
+    An unreadable image is replaced by the next readable one of the source. Close the generator (or
+    exhaust it) to end its worker processes.
+
+    Args:
+        batch_size: images a step over all ranks.
+        num_steps: batches to yield, counted from `start_step`.
+        rank, world: this process among those that share the global batches.
+        workers: processes that make batches ahead; 0 makes them here.
+        on_skip: called here with every unreadable image, each time it is met.
+    Raises:
+        ValueError: settings out of range; or, while iterating, no readable image among
+            `MAX_UNREADABLE_IN_A_ROW`.
+        RuntimeError: a worker process died.
+    """
+    _check(source, batch_size, workers)
+    if not 0 <= rank < world or batch_size % world:
+        raise ValueError(
+            f"expected a batch_size that the processes divide and a rank below their number, "
+            f"got batch_size {batch_size}, rank {rank} of {world}"
+        )
+    if min(seed, start_step, num_steps) < 0:
+        raise ValueError(f"expected seed, start_step, num_steps of 0 or more, got {seed}, {start_step}, {num_steps}")
+    share = batch_size // world
+    starts = (step * batch_size + rank * share for step in range(start_step, start_step + num_steps))
+    make = functools.partial(_make_train_batch, source, view, seed)
+    return _stream(make, _due_in_training(len(source), seed, share, starts), workers, on_skip)
+
+
+def eval_batches(
+    source: Source,
+    view: View,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    on_skip: OnSkip | None = None,
+) -> Generator[Batch, None, None]:
+    """Yield every image once, in the source's order; unreadable ones are left out.
+
+    Arguments and errors are those of `train_batches`. The last batch may be smaller, and so is one
+    with unreadable images; `indices` says which are there.
+    """
+    _check(source, batch_size, workers)
+    make = functools.partial(_make_eval_batch, source, view)
+    batches = _stream(make, _due_in_evaluation(len(source), batch_size), workers, on_skip)
+    return _filled(batches, source)
+
+
+def _check(source: Source, batch_size: int, workers: int) -> None:
+    if len(source) < 1 or batch_size < 1 or workers < 0:
+        raise ValueError(
+            f"expected images, a positive batch_size and no negative workers, "
+            f"got {len(source)} images of {source.name}, batch_size {batch_size}, workers {workers}"
+        )
+
+
+def _due_in_training(num_images: int, seed: int, share: int, starts: Iterable[int]) -> Iterator[_Due]:
+    """What each batch holds, given the number of its first sample in the endless stream."""
+    order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, num_images, seed))
+    for start in starts:
+        places = [divmod(sample, num_images) for sample in range(start, start + share)]
+        indices = [order(epoch)[place] for epoch, place in places]
+        yield np.array(indices, np.int64), np.array([epoch for epoch, _ in places], np.int64)
+
+
+def _due_in_evaluation(num_images: int, batch_size: int) -> Iterator[_Due]:
+    for start in range(0, num_images, batch_size):
+        indices = np.arange(start, min(start + batch_size, num_images), dtype=np.int64)
+        yield indices, np.zeros_like(indices)
+
+
+def _make_train_batch(source: Source, view: View, seed: int, due: _Due) -> _Made:
+    views, shown = [], []
+    skipped: list[UnreadableImage] = []
+    for index, epoch in zip(due[0].tolist(), due[1].tolist(), strict=True):
+        substitute, image_HWC = _first_readable(source, index, view.channels, skipped)
+        views.append(train_view(image_HWC, view, sample_rng(seed, VIEW_STREAM, epoch, index)))
+        shown.append(substitute)
+    labels = None if source.labels is None else source.labels[shown]
+    return Batch(np.stack(views), labels, *due), skipped
+
+
+def _first_readable(
+    source: Source, index: int, channels: int, skipped: list[UnreadableImage]
+) -> tuple[int, NDArray[np.uint8]]:
+    """The image at `index` or the next one that can be read, wrapping; appends those that can't."""
+    first: UnreadableImage | None = None
+    tries = min(len(source), MAX_UNREADABLE_IN_A_ROW)
+    for candidate in range(index, index + tries):
+        try:
+            return candidate % len(source), source.read(candidate % len(source), channels)
+        except UnreadableImage as error:
+            first = first or error
+            skipped.append(error)
+    raise ValueError(f"{tries} images in a row of {source.name} are unreadable, mend them; first: {first}")
+
+
+def _make_eval_batch(source: Source, view: View, due: _Due) -> _Made:
+    views = []
+    read = np.zeros(len(due[0]), bool)
+    skipped: list[UnreadableImage] = []
+    for place, index in enumerate(due[0].tolist()):
+        try:
+            views.append(eval_view(source.read(index, view.channels), view))
+            read[place] = True
+        except UnreadableImage as error:
+            skipped.append(error)
+    indices, epochs = due[0][read], due[1][read]
+    labels = None if source.labels is None else source.labels[indices]
+    images = np.stack(views) if views else np.empty((0, view.channels, *view.image_size), np.uint8)
+    return Batch(images, labels, indices, epochs), skipped
+
+
+def _filled(batches: Generator[Batch, None, None], source: Source) -> Generator[Batch, None, None]:
+    """The batches that have images; having none at all is an error."""
+    num_images = 0
+    with contextlib.closing(batches):
+        for batch in batches:
+            num_images += len(batch.indices)
+            if len(batch.indices):
+                yield batch
+    if num_images == 0:
+        raise ValueError(f"no image of {source.name} can be read, mend them; first: {source.describe(0)}")
+
+
+def _stream(make: _Make, due: Iterable[_Due], workers: int, on_skip: OnSkip | None) -> Generator[Batch, None, None]:
+    made = _make_in_workers(make, due, workers) if workers else (make(one) for one in due)
+    with contextlib.closing(made):
+        for batch, skipped in made:
+            for error in skipped:
+                if on_skip is not None:
+                    on_skip(error)
+            yield batch
+
+
+def _make_in_workers(make: _Make, due: Iterable[_Due], workers: int) -> Generator[_Made, None, None]:
+    """Make batches in spawned processes, up to two each ahead, in order; on any exit no process is left."""
+    context = multiprocessing.get_context("spawn")  # a fork of Paddle's threads can deadlock
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(make,))
+    pending: deque[Future[_Made]] = deque()
+    try:
+        for one in due:
+            with _ctrl_c_blocked():
+                pending.append(pool.submit(_make_here, one))
+            if len(pending) == 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a data worker died, most likely for lack of memory: use fewer workers "
+            "(or, if your script starts training when imported, guard it with if __name__ == '__main__')"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal, but answering it is the parent's.
+
+    Workers inherit the block from the parent that starts them: it covers them until they ignore the
+    signal themselves. A Ctrl-C meanwhile waits for the parent's block to end.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_worker_make: _Make | None = None  # set once in each worker, so that the source travels once
+
+
+def _start_worker(make: _Make) -> None:
+    global _worker_make
+    _worker_make = make
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """Leave no orphan: a killed parent can't tell its workers, which would wait for it forever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _make_here(due: _Due) -> _Made:
+    assert _worker_make is not None
+    return _worker_make(due)

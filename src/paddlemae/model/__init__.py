@@ -1,0 +1,5 @@
+"""The paper: positions, masks, the ViT and the masked autoencoder. Knows no recipe and no disk."""
+
+from paddlemae import device
+
+device.load_paddle()

@@ -1,0 +1,385 @@
+"""The vision transformer: patches, blocks, the encoder's parts and the classifier.
+
+Parameters carry the official MAE's names, so weights travel under them.
+
+Shapes: B images, C channels, H x W pixels, L patches of a grid (rows x columns), K kept patches,
+N tokens (patches and, with a cls token, one more), D width, P pixels a patch (rows x columns x C).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from paddlemae.model.kernels import Linear
+from paddlemae.model.masking import Mask
+from paddlemae.model.positions import resize_positions, sincos_1d, sincos_2d
+
+NORM_EPSILON = 1e-6  # ViT's; Paddle's default is 1e-5
+TOKEN_STD = 0.02  # cls, mask token and learned positions (ViT; BEiT)
+HEAD_STD = 2e-5  # a new head starts near uniform predictions (MAE, appendix A.2, after MoCo v3)
+
+# Dosovitskiy et al. (ViT), table 1; Tiny and Small from DeiT, table 1; Mini is ours, for 28-32 pixel images.
+SIZES: dict[str, dict[str, int]] = {
+    "mini": dict(patch_size=4, embed_dim=128, depth=4, num_heads=4),
+    "tiny": dict(patch_size=16, embed_dim=192, depth=12, num_heads=3),
+    "small": dict(patch_size=16, embed_dim=384, depth=12, num_heads=6),
+    "base": dict(patch_size=16, embed_dim=768, depth=12, num_heads=12),
+    "large": dict(patch_size=16, embed_dim=1024, depth=24, num_heads=16),
+    "huge": dict(patch_size=14, embed_dim=1280, depth=32, num_heads=16),
+}
+FIXED_POSITIONS = {"sincos2d": sincos_2d, "sincos1d": sincos_1d}
+
+
+def pair(value) -> tuple[int, int]:
+    """(height, width) from one number or from two."""
+    height, width = (value, value) if isinstance(value, int) else value
+    return int(height), int(width)
+
+
+def patch_grid(image_size, patch_size) -> tuple[int, int]:
+    """(rows, columns) of patches.
+
+    Raises:
+        ValueError: the patch does not divide the image.
+    """
+    (height, width), (patch_height, patch_width) = pair(image_size), pair(patch_size)
+    if min(height, width, patch_height, patch_width) < 1:
+        raise ValueError(
+            f"image and patch sizes must be at least 1 pixel, "
+            f"got an image of {height} x {width} and patches of {patch_height} x {patch_width}"
+        )
+    if height % patch_height or width % patch_width:
+        fit = tuple(max(1, round(side / p)) * p for side, p in zip((height, width), (patch_height, patch_width)))
+        raise ValueError(
+            f"image size {height} x {width} is not divisible by the patch size {patch_height} x {patch_width}; "
+            f"{fit[0]} x {fit[1]} would be, or choose a patch size that divides it"
+        )
+    return height // patch_height, width // patch_width
+
+
+def patchify(images_BCHW, patch_size):
+    """Cut images into patches whose pixels are ordered row, column, channel.
+
+    Args:
+        images_BCHW: tensor, any number of channels.
+        patch_size: pixels, one number or (height, width), dividing H and W.
+    Returns:
+        tensor [B, L, P].
+    """
+    batch, channels, *size = images_BCHW.shape
+    (rows, columns), (height, width) = patch_grid(size, patch_size), pair(patch_size)
+    split = images_BCHW.reshape([batch, channels, rows, height, columns, width])
+    return split.transpose([0, 2, 4, 3, 5, 1]).reshape([batch, rows * columns, height * width * channels])
+
+
+def unpatchify(patches_BLP, patch_size, grid: tuple[int, int]):
+    """The reverse of `patchify`: tensor [B, C, H, W] from [B, L, P] on a grid (rows, columns)."""
+    (rows, columns), (height, width) = grid, pair(patch_size)
+    split = patches_BLP.reshape([patches_BLP.shape[0], rows, columns, height, width, -1])
+    return split.transpose([0, 5, 1, 3, 2, 4]).reshape([split.shape[0], -1, rows * height, columns * width])
+
+
+def flat_rows(indices_BK: np.ndarray, num_patches: int):
+    """Patch indices [B, K] as row numbers of `[B * L, ...]`, a tensor int64 [B * K]."""
+    return paddle.to_tensor((indices_BK + np.arange(len(indices_BK))[:, None] * num_patches).ravel())
+
+
+def take_patches(x_BLD, rows):
+    """The patches that `flat_rows` names: tensor [B, K, D]."""
+    batch, _, width = x_BLD.shape
+    return paddle.gather(x_BLD.reshape([-1, width]), rows).reshape([batch, -1, width])
+
+
+def take_positions(table_LD, indices_BK: np.ndarray):
+    """The position of each patch: tensor [B, K, D]."""
+    rows = paddle.to_tensor(indices_BK.ravel())
+    return paddle.gather(table_LD, rows).reshape([*indices_BK.shape, table_LD.shape[-1]])
+
+
+class PatchEmbed(nn.Layer):
+    """A linear projection of each patch; on disk the official Conv2D weight [D, C, height, width]."""
+
+    def __init__(self, pixels: int, width: int):
+        super().__init__()
+        self.proj = Linear(pixels, width)
+
+    def forward(self, patches_BLP):
+        return self.proj(patches_BLP)
+
+
+class Attention(nn.Layer):
+    """Multi-head self-attention with a bias on queries, keys and values."""
+
+    def __init__(self, width: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = (width // num_heads) ** -0.5
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
+
+    def forward(self, x_BND):
+        batch, tokens, width = x_BND.shape
+        qkv = self.qkv(x_BND).reshape([batch, tokens, 3, self.num_heads, width // self.num_heads])
+        # unbind, since taking qkv apart by index costs 20 times as much backward on CPU
+        query, key, value = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)
+        weights = F.softmax(paddle.matmul(query * self.scale, key, transpose_y=True), axis=-1)
+        return self.proj(paddle.matmul(weights, value).transpose([0, 2, 1, 3]).reshape([batch, tokens, width]))
+
+
+class Mlp(nn.Layer):
+    """Two linear layers around an exact GELU."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.fc1 = Linear(width, hidden)
+        self.fc2 = Linear(hidden, width)
+
+    def forward(self, x_BND):
+        return self.fc2(F.gelu(self.fc1(x_BND)))
+
+
+class DropPath(nn.Layer):
+    """Drop a residual branch for whole images with probability `rate` in training (stochastic depth)."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x_BND):
+        if not self.training or self.rate == 0:
+            return x_BND
+        keep = 1 - self.rate
+        kept_B11 = paddle.bernoulli(paddle.full([x_BND.shape[0], 1, 1], keep, dtype=x_BND.dtype))
+        return x_BND * (kept_B11 / keep)
+
+
+class Block(nn.Layer):
+    """A pre-norm transformer block: attention and MLP, each behind a LayerNorm and a residual."""
+
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float, drop_path: float = 0.0):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, epsilon=NORM_EPSILON)
+        self.attn = Attention(width, num_heads)
+        self.norm2 = nn.LayerNorm(width, epsilon=NORM_EPSILON)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x_BND):
+        x_BND = x_BND + self.drop_path(self.attn(self.norm1(x_BND)))
+        return x_BND + self.drop_path(self.mlp(self.norm2(x_BND)))
+
+
+def blocks(depth: int, width: int, num_heads: int, mlp_ratio: float, drop_path: float = 0.0) -> nn.LayerList:
+    """`depth` blocks whose drop path rises linearly from 0 to `drop_path` (Huang et al., stochastic depth).
+
+    Raises:
+        ValueError: width not divisible by the heads, or drop_path outside [0, 1).
+    """
+    if width % num_heads:
+        raise ValueError(f"a width of {width} can't be shared by {num_heads} heads; it must be divisible by them")
+    if not 0 <= drop_path < 1:
+        raise ValueError(f"drop_path must be in [0, 1), got {drop_path}")
+    rates = np.linspace(0, drop_path, depth)
+    return nn.LayerList([Block(width, num_heads, mlp_ratio, float(rate)) for rate in rates])
+
+
+def add_positions(layer: nn.Layer, name: str, kind: str, width: int, grid: tuple[int, int], cls_token: bool) -> None:
+    """Give `layer` a position table [1, N, D]: a parameter when learned, else a buffer.
+
+    The cls token's row, if any, comes first; in a fixed table it is zero.
+    """
+    tokens = grid[0] * grid[1] + int(cls_token)
+    if kind == "learned":
+        layer.add_parameter(name, layer.create_parameter([1, tokens, width], default_initializer=token_init()))
+        return
+    if kind not in FIXED_POSITIONS:
+        raise ValueError(f"positions must be one of {', '.join([*FIXED_POSITIONS, 'learned'])}, got {kind!r}")
+    table = FIXED_POSITIONS[kind](width, grid)
+    table = np.concatenate([np.zeros((tokens - len(table), width), np.float32), table])
+    layer.register_buffer(name, paddle.to_tensor(table[None]))
+
+
+def token_init():
+    return nn.initializer.Normal(std=TOKEN_STD)
+
+
+def add_encoder(
+    layer: nn.Layer,
+    *,
+    image_size,
+    patch_size,
+    channels: int,
+    embed_dim: int,
+    depth: int,
+    num_heads: int,
+    mlp_ratio: float,
+    cls_token: bool,
+    positions: str,
+    drop_path: float,
+) -> None:
+    """Give `layer` the encoder's parts under the official names: patch_embed, cls_token, pos_embed, blocks."""
+    layer.patch_size = pair(patch_size)
+    layer.grid = patch_grid(image_size, patch_size)
+    layer.channels = channels
+    layer.has_cls = cls_token
+    layer.patch_embed = PatchEmbed(math.prod(layer.patch_size) * channels, embed_dim)
+    if cls_token:
+        layer.cls_token = layer.create_parameter([1, 1, embed_dim], default_initializer=token_init())
+    add_positions(layer, "pos_embed", positions, embed_dim, layer.grid, cls_token)
+    layer.blocks = blocks(depth, embed_dim, num_heads, mlp_ratio, drop_path)
+
+
+def initialise(layer: nn.Layer) -> None:
+    """Xavier-uniform weights and zero biases for every linear layer (MAE, appendix A.1)."""
+    weight_init, bias_init = nn.initializer.XavierUniform(), nn.initializer.Constant(0.0)
+    for part in layer.sublayers():
+        if isinstance(part, Linear):
+            weight_init(part.weight)
+            bias_init(part.bias)
+
+
+def check_images(images_BCHW, channels: int) -> None:
+    """Raise a ValueError unless the batch is [B, C, H, W] with the model's number of channels."""
+    if images_BCHW.ndim != 4 or images_BCHW.shape[1] != channels:
+        raise ValueError(f"images must be [B, {channels}, H, W] for this model, got {list(images_BCHW.shape)}")
+
+
+def split_positions(layer: nn.Layer, grid: tuple[int, int]):
+    """(cls row [1, 1, D] or None, patch table [L, D]) of the encoder for `grid`, resized if it is another."""
+    table = layer.pos_embed
+    if not layer.has_cls:
+        return None, resize_positions(table[0], layer.grid, grid)
+    cls_row, patches = table.split([1, table.shape[1] - 1], axis=1)
+    return cls_row, resize_positions(patches[0], layer.grid, grid)
+
+
+def encode(layer: nn.Layer, images_BCHW, mask: Mask | None = None):
+    """Run the encoder's blocks on the visible patches only (MAE, sec. 3, "MAE encoder"), before its last norm.
+
+    Args:
+        layer: anything that `add_encoder` filled.
+        images_BCHW: float tensor; H and W as the model's, or others that the patch divides (positions resized).
+        mask: patches to leave out; None keeps all.
+    Returns:
+        tensor [B, N, D]; the cls token, if any, first, then the kept patches in the mask's order.
+    Raises:
+        ValueError: images of another channel count or of a size that the patch does not divide.
+    """
+    check_images(images_BCHW, layer.channels)
+    cls_row, positions_LD = split_positions(layer, patch_grid(images_BCHW.shape[2:], layer.patch_size))
+    patches_BLP = patchify(images_BCHW, layer.patch_size)
+    if mask is None:
+        x_BND = layer.patch_embed(patches_BLP) + positions_LD
+    else:
+        # patches are dropped before the projection, so removed ones cost nothing at all
+        visible_BKP = take_patches(patches_BLP, flat_rows(mask.keep, patches_BLP.shape[1]))
+        x_BND = layer.patch_embed(visible_BKP) + take_positions(positions_LD, mask.keep)
+    if cls_row is not None:
+        cls_B1D = (layer.cls_token + cls_row).expand([x_BND.shape[0], -1, -1])
+        x_BND = paddle.concat([cls_B1D, x_BND], axis=1)
+    for block in layer.blocks:
+        x_BND = block(x_BND)
+    return x_BND
+
+
+def pool_tokens(x_BND, pool: str, has_cls: bool):
+    """[B, D]: the cls token, or the mean of the patch tokens without it.
+
+    Raises:
+        ValueError: another `pool`, or "cls" from a model without a cls token.
+    """
+    if pool not in ("cls", "mean"):
+        raise ValueError(f"pool must be 'cls' or 'mean', got {pool!r}")
+    if pool == "cls" and not has_cls:
+        raise ValueError("this model has no cls token; use pool='mean'")
+    if not has_cls:
+        return x_BND.mean(axis=1)
+    cls_B1D, patches_BLD = x_BND.split([1, x_BND.shape[1] - 1], axis=1)
+    return cls_B1D.squeeze(1) if pool == "cls" else patches_BLD.mean(axis=1)
+
+
+class VisionTransformer(nn.Layer):
+    """A ViT classifier over an MAE encoder (MAE, appendix A.2).
+
+    Args:
+        image_size: pixels, one number or (height, width).
+        patch_size: pixels, one number or (height, width).
+        channels, embed_dim, depth, num_heads, mlp_ratio: the encoder's shape; see `SIZES`.
+        cls_token: whether there is one.
+        positions: "sincos2d", "sincos1d" or "learned".
+        drop_path: rate of the last block, rising linearly from 0.
+        num_classes: width of the head.
+        pool: "mean" (global average pooling, then `fc_norm`; the paper's fine-tuning) or "cls".
+    Raises:
+        ValueError: a shape that does not fit together, or an unknown `positions` or `pool`.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size=224,
+        patch_size=16,
+        channels: int = 3,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        cls_token: bool = True,
+        positions: str = "sincos2d",
+        drop_path: float = 0.0,
+        num_classes: int = 1000,
+        pool: str = "mean",
+    ):
+        super().__init__()
+        self.config: dict[str, Any] = dict(
+            image_size=list(pair(image_size)),
+            patch_size=list(pair(patch_size)),
+            channels=channels,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            cls_token=cls_token,
+            positions=positions,
+            drop_path=drop_path,
+            num_classes=num_classes,
+            pool=pool,
+        )
+        encoder = {name: value for name, value in self.config.items() if name not in ("num_classes", "pool")}
+        add_encoder(self, **encoder)
+        self.pool = pool
+        norm = nn.LayerNorm(embed_dim, epsilon=NORM_EPSILON)
+        if pool == "mean":
+            self.fc_norm = norm
+        else:
+            self.norm = norm
+        self.head = Linear(embed_dim, num_classes)
+        initialise(self)
+        nn.initializer.TruncatedNormal(std=HEAD_STD, a=-2.0, b=2.0)(self.head.weight)
+        pool_tokens(paddle.zeros([1, 2, 1]), pool, cls_token)  # refuses a pool that the model can't do
+
+    def forward(self, images_BCHW):
+        """Logits [B, num_classes]."""
+        return self.head(features(self, images_BCHW, self.pool))
+
+
+def features(layer: nn.Layer, images_BCHW, pool: str = "cls"):
+    """What the encoder makes of whole, unmasked images; deterministic in eval mode.
+
+    Args:
+        layer: a `MaskedAutoencoder` or a `VisionTransformer`.
+        images_BCHW: float tensor.
+        pool: "cls" or "mean" (of the patch tokens).
+    Returns:
+        tensor [B, D]. A model with `fc_norm` normalises after pooling, one with `norm` before.
+    """
+    x_BND = encode(layer, images_BCHW)
+    if hasattr(layer, "fc_norm"):
+        return layer.fc_norm(pool_tokens(x_BND, pool, layer.has_cls))
+    return pool_tokens(layer.norm(x_BND), pool, layer.has_cls)

@@ -1,0 +1,299 @@
+"""Typed recipes: defaults, then one YAML file, then key=value. Imports no Paddle."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Pixels = Positive | tuple[Positive, Positive]
+Size = Literal["mini", "tiny", "small", "base", "large", "huge"]
+Positions = Literal["sincos2d", "sincos1d", "learned"]
+
+
+class AutoencoderShape(BaseModel):
+    """The model of a pretraining. What `size` names can be overruled one by one."""
+
+    model_config = STRICT
+    size: Size = "base"
+    image_size: Pixels = 224
+    patch_size: Pixels | None = None
+    channels: Positive = 3
+    embed_dim: Positive | None = None
+    depth: Positive | None = None
+    num_heads: Positive | None = None
+    mlp_ratio: PositiveFloat = 4.0
+    cls_token: bool = True
+    positions: Positions = "sincos2d"
+    drop_path: Share = 0.0
+    decoder_embed_dim: Positive = 512
+    decoder_depth: Positive = 8
+    decoder_num_heads: Positive = 16
+    norm_pix_loss: bool = True
+
+
+class ClassifierShape(BaseModel):
+    """The model of a fine-tuning. Whatever is left out comes from the pretrained model, or from `size`."""
+
+    model_config = STRICT
+    size: Size | None = None
+    image_size: Pixels | None = None
+    patch_size: Pixels | None = None
+    channels: Positive | None = None
+    embed_dim: Positive | None = None
+    depth: Positive | None = None
+    num_heads: Positive | None = None
+    mlp_ratio: PositiveFloat | None = None
+    cls_token: bool | None = None
+    positions: Positions | None = None
+    drop_path: Share = 0.1
+    pool: Literal["mean", "cls"] = "mean"
+
+
+class Augmentation(BaseModel):
+    """How a training view is made of an image: random resized crop and flip, or small shifts."""
+
+    model_config = STRICT
+    crop_scale: tuple[PositiveFloat, PositiveFloat] | None = (0.2, 1.0)
+    crop_ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    flip: bool = True
+    shift: NonNegative = 0
+    eval_crop_ratio: Annotated[float, Field(gt=0, le=1)] = 0.875
+
+    @model_validator(mode="after")
+    def _check(self):
+        for name in ("crop_scale", "crop_ratio"):
+            bounds = getattr(self, name)
+            if bounds and bounds[0] > bounds[1]:
+                raise ValueError(f"{name} must be [lowest, highest], got {list(bounds)}")
+        if self.crop_scale and self.crop_scale[1] > 1:
+            raise ValueError(f"crop_scale is a share of the image's area, at most 1, got {list(self.crop_scale)}")
+        if self.crop_scale and self.shift:
+            raise ValueError("crop_scale and shift exclude each other; set crop_scale=null to shift")
+        return self
+
+
+class Training(BaseModel):
+    """How long, how fast and on what: the same for every task."""
+
+    model_config = STRICT
+    batch_size: Positive = 64  # images a micro-batch, in each process
+    accumulation_steps: Positive = 1
+    epochs: PositiveFloat = 100
+    steps: Positive | None = None  # ends the run instead of `epochs`; the warmup keeps its share of it
+    warmup_epochs: Annotated[float, Field(ge=0)] = 5
+    base_lr: PositiveFloat = 1.5e-4  # for an effective batch of 256
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    clip_grad: PositiveFloat | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    seed: NonNegative = 0
+    device: str = "auto"
+    threads: Positive | Literal["auto"] = "auto"
+    workers: NonNegative = 0
+    log_every: Positive = 10  # steps
+    checkpoint_every: PositiveFloat = 10  # epochs
+    keep_checkpoints: Positive = 2
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs:g}); set both")
+        return self
+
+    @property
+    def effective_batch_size(self) -> int:
+        return self.batch_size * self.accumulation_steps
+
+    def total_steps(self, num_images: int) -> int:
+        """Optimizer steps of the whole run over `num_images` images an epoch."""
+        return self.steps or max(1, round(self.epochs * num_images / self.effective_batch_size))
+
+    def warmup_steps(self, num_images: int) -> float:
+        return self.total_steps(num_images) * self.warmup_epochs / self.epochs
+
+
+class PretrainRecipe(BaseModel):
+    """Masked-autoencoder pretraining (MAE, sec. 3 and appendix A.1)."""
+
+    model_config = STRICT
+    task: Literal["pretrain"] = "pretrain"
+    data: str | None = None
+    split: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[PositiveFloat, ...] | None = None
+    mask: Literal["random", "block", "grid"] = "random"
+    mask_ratio: Share = 0.75
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    model: AutoencoderShape = AutoencoderShape()
+    augment: Augmentation = Augmentation()
+    training: Training = Training()
+
+
+class FinetuneRecipe(BaseModel):
+    """End-to-end fine-tuning of a classifier (MAE, appendix A.2)."""
+
+    model_config = STRICT
+    task: Literal["finetune"] = "finetune"
+    init: str | None = None  # a pretrained run, or "scratch"
+    data: str | None = None
+    train_split: str = "train"
+    eval_split: str = "test"
+    val_fraction: Share = 0.0  # held out of the training part when there is no other part to evaluate on
+    labels: Positive | None = None  # train on so many images only, the same number a class
+    mean: tuple[float, ...] | None = None
+    std: tuple[PositiveFloat, ...] | None = None
+    label_smoothing: Share = 0.1
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    evaluate_every: PositiveFloat = 1  # epochs
+    model: ClassifierShape = ClassifierShape()
+    augment: Augmentation = Augmentation()
+    training: Training = Training()
+
+
+RECIPES: dict[str, type[BaseModel]] = {"pretrain": PretrainRecipe, "finetune": FinetuneRecipe}
+Recipe = PretrainRecipe | FinetuneRecipe
+
+
+def default_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) when a recipe names none: ImageNet's for three channels, 0.5 for any other number."""
+    return (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
+
+
+def recipe_names(task: str) -> list[str]:
+    """The recipes that come with PaddleMAE."""
+    folder = files("paddlemae") / "recipes" / task
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_recipe(task: str, name: str | None = None, overrides: Sequence[str] = ()) -> Any:
+    """Build a task's recipe.
+
+    Args:
+        task: a key of `RECIPES`.
+        name: a recipe that comes with PaddleMAE, or a YAML file; None for the defaults alone.
+        overrides: "key=value"; the key with its section ("model.depth") or, where only one section has it, without.
+    Raises:
+        ValueError: an unknown key (the nearest one is given), a value of the wrong type, a recipe of another task.
+        FileNotFoundError: no such recipe.
+    """
+    content = _read(task, name) if name else {}
+    if content.get("task", task) != task:
+        raise ValueError(f"{name} is a recipe for 'paddlemae {content['task']}', not for 'paddlemae {task}'")
+    for override in overrides:
+        key, value = _parse_override(override)
+        *sections, leaf = _full_key(RECIPES[task], key).split(".")
+        target = content
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[leaf] = value
+    return build_recipe(task, content)
+
+
+def build_recipe(task: str, content: dict[str, Any]) -> Any:
+    """Validate a mapping; one line for the first fault."""
+    known = set(_keys(RECIPES[task]))
+    for key in _given_keys(content, known):
+        _full_key(RECIPES[task], key)
+    try:
+        return RECIPES[task](**content)
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        place = ".".join(part for part in map(str, first["loc"]) if part in ".".join(known).split("."))
+        got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+        message = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"recipe: {place + ': ' if place else ''}{message}{got}") from fault
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML that `load_recipe` reads again."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
+
+
+def _read(task: str, name: str) -> dict[str, Any]:
+    builtin = files("paddlemae") / "recipes" / task / f"{name}.yaml"
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.is_file():
+            raise FileNotFoundError(f"recipe file {name} does not exist")
+        text = path.read_text()
+    elif builtin.is_file():
+        text = builtin.read_text()
+    else:
+        names = recipe_names(task)
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise FileNotFoundError(f"no {task} recipe {name!r}; {hint}there are {', '.join(names)}, or name a .yaml file")
+    try:
+        content = yaml.safe_load(text) or {}
+    except yaml.YAMLError as fault:
+        raise ValueError(f"recipe {name} is not YAML: {' '.join(str(fault).split())}") from fault
+    if not isinstance(content, dict):
+        raise ValueError(f"recipe {name} must be a mapping of keys to values, got a {type(content).__name__}")
+    return content
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ValueError(f"expected key=value, got {text!r}; for example mask_ratio=0.6 or model.size=tiny")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as fault:
+        raise ValueError(f"can't read the value of {text!r}; write lists as [1,2]") from fault
+    return key.strip(), None if parsed == "none" else parsed
+
+
+def _keys(model: type[BaseModel]) -> Iterator[str]:
+    """Every full key of a recipe; a section's own name is not one."""
+    for name, field in model.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield from (f"{name}.{inner}" for inner in _keys(section))
+        else:
+            yield name
+
+
+def _given_keys(content: dict[str, Any], known: set[str]) -> Iterator[str]:
+    sections = {key.split(".")[0] for key in known if "." in key}
+    for name, value in content.items():
+        if name in sections and isinstance(value, dict):
+            yield from (f"{name}.{inner}" for inner in value)
+        elif name not in sections:
+            yield str(name)
+
+
+def _full_key(model: type[BaseModel], key: str) -> str:
+    """The full key that `key` names, itself or by its last part.
+
+    Raises:
+        ValueError: unknown, or in several sections.
+    """
+    known = list(_keys(model))
+    if key in known:
+        return key
+    matches = [full for full in known if "." in full and full.split(".")[-1] == key]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise ValueError(f"recipe key {key!r} is ambiguous: {' or '.join(matches)}")
+    leaves = {full.split(".")[-1]: full for full in known}
+    near = difflib.get_close_matches(key.split(".")[-1], leaves, 1, cutoff=0.5)
+    hint = f"did you mean {leaves[near[0]]!r}?" if near else f"known keys: {', '.join(known)}"
+    raise ValueError(f"unknown recipe key {key!r}; {hint}")
+
+
+SIZES = get_args(Size)

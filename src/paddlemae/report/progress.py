@@ -1,0 +1,54 @@
+"""Progress on the screen: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+
+LINE_EVERY_SECONDS = 10.0
+
+
+@contextmanager
+def progress(label: str, total: int, done: int = 0, show: bool = True):
+    """Show how far `total` steps are.
+
+    Yields:
+        a function of (steps done, text such as "loss 0.41"), to be called as often as one likes.
+    """
+    if not show:
+        yield lambda done, text="": None
+    elif sys.stderr.isatty():
+        with _bar() as bar:
+            task = bar.add_task(label, total=total, completed=done, text="")
+            yield lambda done, text="": bar.update(task, completed=done, text=text)
+    else:
+        yield _lines(label, total, done)
+
+
+def _bar():
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def _lines(label: str, total: int, first: int):
+    started = last = time.monotonic()
+
+    def update(done: int, text: str = "") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done >= total or now - last >= LINE_EVERY_SECONDS:
+            last = now
+            left = (now - started) / max(1, done - first) * (total - done)
+            print(f"{label} {done}/{total}  {text}  {left:.0f} s left", file=sys.stderr, flush=True)
+
+    return update

@@ -1,0 +1,1 @@
+"""What a user does: one file a task, each builds parts and hands them to `train`."""

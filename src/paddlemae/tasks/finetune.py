@@ -1,0 +1,258 @@
+"""Fine-tune a classifier end to end, from a pretrained run or from scratch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+
+from paddlemae import device
+from paddlemae.data.augment import View
+from paddlemae.data.batches import Batch, eval_batches, train_batches
+from paddlemae.data.sources import Source, balanced_subset, open_source, split_off
+from paddlemae.model.vit import VisionTransformer
+from paddlemae.recipe import FinetuneRecipe
+from paddlemae.report.figures import draw_confusion, draw_curves
+from paddlemae.report.runlog import FIGURES, read_metrics
+from paddlemae.tasks.models import (
+    build_classifier,
+    classifier_arguments,
+    describe,
+    evaluation_view,
+    parameter_count,
+    read_checkpoint,
+    statistics_of,
+    to_input,
+    training_view,
+)
+from paddlemae.tasks.session import (
+    SkippedImages,
+    Start,
+    check_same_recipe,
+    enter_run,
+    run_training,
+    stored_recipe,
+)
+from paddlemae.train.checkpoint import TrainState
+from paddlemae.train.loop import check_precision
+from paddlemae.train.optim import adamw
+from paddlemae.weights.store import Description
+
+SCRATCH = "scratch"
+RESULT_FILE = "result.json"
+
+
+def finetune(recipe: FinetuneRecipe, start: Start) -> dict[str, Any]:
+    """Fine-tune as the recipe says and leave a run folder with the best and the last checkpoint.
+
+    Returns:
+        the result, as in `result.json`: top-1 and top-5 of the last step in [0, 1], the best top-1 and its step.
+    Raises:
+        ValueError, FileNotFoundError: a recipe, data, checkpoint or folder that can't be used; nothing is written.
+        KeyboardInterrupt, NonFiniteLoss, OSError: training ended early; the text says what was kept.
+    """
+    if start.resume:
+        check_same_recipe(stored_recipe(start.out, "finetune"), recipe)
+    parts = prepare(recipe)
+    training, model = recipe.training, parts.model
+    optimizer = adamw(
+        model,
+        weight_decay=training.weight_decay,
+        betas=recipe.betas,
+        layer_decay=recipe.layer_decay,
+        clip_grad=training.clip_grad,
+    )
+    state = TrainState(model, optimizer)
+    enter_run(start, recipe, state)
+    start.say(
+        f"fine-tuning {parameter_count(model) / 1e6:.2f} million parameters from {recipe.init} "
+        f"on {parts.train.name}, {len(parts.train)} images, {len(parts.train.classes)} classes; "
+        f"evaluating on {parts.held_out.name}, {len(parts.held_out)} images"
+    )
+    skipped = SkippedImages(state)
+    batches = train_batches(
+        parts.train,
+        parts.view,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        start_step=state.step * training.accumulation_steps,
+        num_steps=(training.total_steps(len(parts.train)) - state.step) * training.accumulation_steps,
+        workers=training.workers,
+        on_skip=skipped,
+    )
+
+    def loss_fn(network, batch: Batch):
+        logits = network(to_input(batch.images, parts.description))
+        return F.cross_entropy(
+            logits, soft_targets(labels_of(batch), logits.shape[1], recipe.label_smoothing), soft_label=True
+        )
+
+    last: Evaluation | None = None
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        nonlocal last
+        last = evaluate_classifier(model, parts, training.batch_size, training.workers, skipped)
+        return last.metrics
+
+    run_training(
+        start,
+        training,
+        state,
+        parts.description,
+        len(parts.train),
+        batches,
+        loss_fn,
+        label="fine-tuning",
+        evaluate=evaluate,
+        evaluate_every=recipe.evaluate_every,
+        best_by="top1",
+    )
+    last = last or evaluate_classifier(model, parts, training.batch_size, training.workers, skipped)
+    return _finish(start, state, parts, last)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a fine-tuning is made of."""
+
+    train: Source
+    held_out: Source
+    view: View
+    model: VisionTransformer
+    description: Description
+
+
+def prepare(recipe: FinetuneRecipe) -> Parts:
+    """Build a recipe's parts, with every check that needs no training."""
+    if recipe.data is None:
+        raise ValueError("no images named; add --data FOLDER with one folder a class, or --data digits")
+    if recipe.init is None:
+        raise ValueError("name what to start from: --init RUN (a pretraining run) or --init scratch")
+    device.prepare(recipe.training.device, recipe.training.threads)
+    check_precision(recipe.training.precision)
+    checkpoint = None if recipe.init == SCRATCH else read_checkpoint(recipe.init)
+    train, held_out = open_parts(recipe, recipe.data)
+    arguments = classifier_arguments(recipe.model, checkpoint, len(train.classes))
+    channels = arguments.get("channels", 3)
+    model = build_classifier(arguments, checkpoint, recipe.training.seed)
+    saved = checkpoint.description if checkpoint else None
+    statistics = (
+        (saved.mean, saved.std) if saved and not (recipe.mean or recipe.std) else statistics_of(recipe, channels)
+    )
+    description = describe(
+        model,
+        statistics,
+        eval_crop_ratio=recipe.augment.eval_crop_ratio,
+        classes=train.classes,
+        provenance={"task": "finetune", "data": train.name, "images": len(train), "init": recipe.init},
+    )
+    view = training_view(recipe.augment, model.config["image_size"], channels)
+    return Parts(train, held_out, view, model, description)
+
+
+def open_parts(recipe: FinetuneRecipe, data: str) -> tuple[Source, Source]:
+    """(training images, held-out images), both labelled, with the same classes.
+
+    Raises:
+        ValueError: unlabelled images, or classes that differ.
+    """
+    train = open_source(data, recipe.train_split, labelled=True)
+    if recipe.val_fraction:
+        train, held_out = split_off(train, recipe.val_fraction, recipe.training.seed)
+    else:
+        held_out = open_source(data, recipe.eval_split, labelled=True)
+    if train.classes != held_out.classes:
+        only = sorted(set(train.classes) ^ set(held_out.classes))
+        raise ValueError(
+            f"training and held-out images must have the same classes; these are in one only: {', '.join(only)}"
+        )
+    if recipe.labels:
+        train = balanced_subset(train, recipe.labels, recipe.training.seed)
+    return train, held_out
+
+
+def labels_of(batch: Batch) -> np.ndarray:
+    """The labels of a batch of labelled images."""
+    assert batch.labels is not None
+    return batch.labels
+
+
+def soft_targets(labels: np.ndarray, num_classes: int, smoothing: float) -> paddle.Tensor:
+    """Label-smoothed targets, float32 [B, classes] (Szegedy et al., "Rethinking Inception", sec. 7)."""
+    soft = np.full((len(labels), num_classes), smoothing / num_classes, np.float32)
+    soft[np.arange(len(labels)), labels] += 1 - smoothing
+    return paddle.to_tensor(soft)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions on held-out images: confusion counts [true, predicted], top-5 hits and mean loss."""
+
+    confusion: np.ndarray
+    top5: float
+    loss: float
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        top1 = float(np.trace(self.confusion) / max(1, self.confusion.sum()))
+        return {"top1": top1, "top5": self.top5, "eval_loss": self.loss}
+
+
+@paddle.no_grad()
+def evaluate_classifier(
+    model: VisionTransformer, parts: Parts, batch_size: int, workers: int = 0, on_skip=None
+) -> Evaluation:
+    """Evaluate on the held-out images, each counted once; unreadable ones are left out."""
+    model.eval()
+    classes = len(parts.held_out.classes)
+    confusion, hits, loss = np.zeros((classes, classes), np.int64), 0, 0.0
+    view = evaluation_view(parts.description)
+    for batch in eval_batches(parts.held_out, view, batch_size=batch_size, workers=workers, on_skip=on_skip):
+        labels = labels_of(batch)
+        logits = model(to_input(batch.images, parts.description))
+        loss += float(F.cross_entropy(logits, paddle.to_tensor(labels), reduction="sum").numpy())
+        ranked = np.argsort(-logits.numpy(), axis=1, kind="stable")
+        np.add.at(confusion, (labels, ranked[:, 0]), 1)
+        hits += int((ranked[:, :5] == labels[:, None]).any(axis=1).sum())
+    model.train()
+    return Evaluation(confusion, hits / confusion.sum(), loss / confusion.sum())
+
+
+def _finish(start: Start, state: TrainState, parts: Parts, last: Evaluation) -> dict[str, Any]:
+    result = {
+        **last.metrics,
+        "best_top1": state.best["top1"],
+        "best_step": int(state.best["step"]),
+        "steps": state.step,
+        "train_images": len(parts.train),
+        "eval_images": int(last.confusion.sum()),
+    }
+    (start.out / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n")
+    figures = start.out / FIGURES
+    title = f"top-1 {result['top1']:.1%} of {result['eval_images']} held-out images after {state.step} steps"
+    draw_confusion(figures / "confusion.png", last.confusion, parts.train.classes, title)
+    draw_curves(figures / "curves.png", list(read_metrics(start.out)), ["loss", "top1", "lr"], "fine-tuning")
+    start.say(
+        f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%} after the last step; best top-1 "
+        f"{result['best_top1']:.2%} at step {result['best_step']} (chosen on these same images); "
+        f"see {figures / 'confusion.png'}"
+    )
+    return result
+
+
+def dry_run(recipe: FinetuneRecipe) -> dict[str, str]:
+    """What a fine-tuning would do, without doing it: name -> value, for people."""
+    parts = prepare(recipe)
+    training = recipe.training
+    steps = training.total_steps(len(parts.train))
+    return {
+        "training images": f"{len(parts.train)} from {parts.train.name}, {len(parts.train.classes)} classes",
+        "held-out images": f"{len(parts.held_out)} from {parts.held_out.name}",
+        "parameters": f"{parameter_count(parts.model):,}",
+        "steps": f"{steps:,} of {training.effective_batch_size} images",
+        "peak lr": f"{training.base_lr * training.effective_batch_size / 256:.3g}",
+    }

@@ -1,0 +1,215 @@
+"""Models for tasks: built from a recipe's shape, or read from a checkpoint; and images made ready for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+
+from paddlemae.data.augment import View
+from paddlemae.model.mae import MaskedAutoencoder
+from paddlemae.model.positions import resize_positions
+from paddlemae.model.vit import SIZES, VisionTransformer, pair, patch_grid
+from paddlemae.recipe import Augmentation, AutoencoderShape, ClassifierShape, default_statistics
+from paddlemae.train.checkpoint import find_checkpoint
+from paddlemae.weights.store import Description, read_description, read_tensors
+from paddlemae.weights.transfer import load_official
+
+ENCODER_FIELDS = (
+    "image_size",
+    "patch_size",
+    "channels",
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "mlp_ratio",
+    "cls_token",
+    "positions",
+)
+DECODER_PARTS = (
+    "mask_token",
+    "decoder_embed",
+    "decoder_pos_embed",
+    "decoder_blocks",
+    "decoder_norm",
+    "decoder_pred",
+)
+
+
+def autoencoder_arguments(shape: AutoencoderShape) -> dict[str, Any]:
+    """The keyword arguments of `MaskedAutoencoder` that a recipe's shape means."""
+    given = {name: value for name, value in shape.model_dump().items() if value is not None and name != "size"}
+    return {**SIZES[shape.size], **given}
+
+
+def build_autoencoder(shape: AutoencoderShape, seed: int) -> MaskedAutoencoder:
+    """A new model whose weights depend on the seed alone."""
+    paddle.seed(seed)
+    return MaskedAutoencoder(**autoencoder_arguments(shape))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk, read: where it was, what it is, its tensors in the official layout."""
+
+    folder: Path
+    description: Description
+    tensors: dict[str, np.ndarray]
+
+
+def read_checkpoint(path: str | Path, pointer: str = "latest") -> Checkpoint:
+    """Read the model that a run folder or checkpoint folder holds.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing there, or not a model of PaddleMAE.
+    """
+    folder = find_checkpoint(path, pointer)
+    return Checkpoint(folder, read_description(folder), read_tensors(folder))
+
+
+def load_autoencoder(checkpoint: Checkpoint) -> MaskedAutoencoder:
+    """The masked autoencoder of a checkpoint, in eval mode.
+
+    Raises:
+        ValueError: the checkpoint is another kind of model, or its files don't belong together.
+    """
+    if checkpoint.description.kind != "mae":
+        raise ValueError(
+            f"{checkpoint.folder} holds a {checkpoint.description.kind}, which has no decoder to reconstruct with; "
+            "name a pretraining run"
+        )
+    model = MaskedAutoencoder(**checkpoint.description.architecture)
+    load_official(model, checkpoint.tensors, source=str(checkpoint.folder))
+    model.eval()
+    return model
+
+
+def classifier_arguments(shape: ClassifierShape, checkpoint: Checkpoint | None, num_classes: int) -> dict[str, Any]:
+    """The keyword arguments of `VisionTransformer`: the recipe's, else the checkpoint's, else the size's.
+
+    Raises:
+        ValueError: the recipe names another encoder than the checkpoint holds; all differences are listed.
+    """
+    given = {name: value for name, value in shape.model_dump().items() if value is not None and name != "size"}
+    if shape.size:
+        given = {**SIZES[shape.size], **given}
+    if checkpoint is None:
+        if not shape.size:
+            raise ValueError(
+                f"training from scratch needs a model; set model.size (one of {', '.join(SIZES)}) or choose a recipe "
+                "that names one"
+            )
+        return {**given, "num_classes": num_classes}
+    saved = {name: checkpoint.description.architecture[name] for name in ENCODER_FIELDS}
+    different = [
+        f"{name} is {_plain(saved[name])} in the checkpoint and {_plain(given[name])} in the recipe"
+        for name in ENCODER_FIELDS
+        if name != "image_size" and name in given and _plain(saved[name]) != _plain(given[name])
+    ]
+    if different:
+        raise ValueError(
+            f"{checkpoint.folder} has another architecture: {'; '.join(different)}; change the recipe or the checkpoint"
+        )
+    return {**saved, **given, "num_classes": num_classes}
+
+
+def _plain(value: Any) -> Any:
+    """One number for a square, so that 16 and [16, 16] compare equal."""
+    if isinstance(value, (list, tuple)):
+        return value[0] if len(set(value)) == 1 else list(value)
+    return value
+
+
+def build_classifier(arguments: dict[str, Any], checkpoint: Checkpoint | None, seed: int) -> VisionTransformer:
+    """A classifier, its encoder taken from the checkpoint if there is one.
+
+    The head is new, and so is `fc_norm` where the pretrained model had `norm` (MAE, appendix A.2); positions are
+    resized when the classifier runs at another image size.
+    """
+    paddle.seed(seed)
+    model = VisionTransformer(**arguments)
+    if checkpoint is None:
+        return model
+    tensors = dict(checkpoint.tensors)
+    saved_grid = patch_grid(*(checkpoint.description.architecture[name] for name in ("image_size", "patch_size")))
+    tensors["pos_embed"] = _resized(tensors["pos_embed"], saved_grid, model)
+    ignored = [*DECODER_PARTS, "norm", "fc_norm", "head"]
+    tensors = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] not in ("fc_norm", "head")}
+    load_official(
+        model,
+        tensors,
+        may_miss=["fc_norm", "norm", "head"],
+        may_ignore=ignored,
+        source=str(checkpoint.folder),
+    )
+    return model
+
+
+def _resized(table_1ND: np.ndarray, saved_grid: tuple[int, int], model: VisionTransformer) -> np.ndarray:
+    front = int(model.has_cls)
+    patches = resize_positions(paddle.to_tensor(table_1ND[0, front:]), saved_grid, model.grid).numpy()
+    return np.concatenate([table_1ND[:, :front], patches[None]], axis=1)
+
+
+def describe(model, statistics, *, eval_crop_ratio: float, classes=(), provenance=None) -> Description:
+    """The description that goes beside the model's weights."""
+    mean, std = statistics
+    return Description(
+        kind="mae" if isinstance(model, MaskedAutoencoder) else "classifier",
+        architecture=model.config,
+        mean=list(mean),
+        std=list(std),
+        eval_crop_ratio=eval_crop_ratio,
+        classes=list(classes),
+        provenance=provenance or {},
+    )
+
+
+def statistics_of(recipe, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) of the recipe, or the defaults.
+
+    Raises:
+        ValueError: not one number a channel.
+    """
+    mean, std = default_statistics(channels)
+    mean, std = recipe.mean or mean, recipe.std or std
+    if len(mean) != channels or len(std) != channels:
+        raise ValueError(f"mean and std need {channels} numbers, one a channel; got {list(mean)} and {list(std)}")
+    return mean, std
+
+
+def training_view(augment: Augmentation, image_size, channels: int) -> View:
+    """The views that a recipe's augmentation makes."""
+    return View(image_size=pair(image_size), channels=channels, **augment.model_dump())
+
+
+def evaluation_view(description: Description) -> View:
+    """The view that a saved model looks at images through."""
+    shape = description.architecture
+    return View(
+        image_size=pair(shape["image_size"]),
+        channels=shape["channels"],
+        eval_crop_ratio=description.eval_crop_ratio,
+    )
+
+
+def to_input(images_u8: np.ndarray, description: Description) -> paddle.Tensor:
+    """Normalised float32 images [B, C, H, W] from uint8 ones, on the model's device."""
+    mean, std = (np.asarray(values, np.float32).reshape(1, -1, 1, 1) for values in (description.mean, description.std))
+    images = paddle.to_tensor(images_u8).astype("float32")
+    return (images - paddle.to_tensor(255 * mean)) * paddle.to_tensor(1 / (255 * std))
+
+
+def to_pictures(images: paddle.Tensor, description: Description) -> np.ndarray:
+    """uint8 [B, H, W, C] pictures from normalised images; values out of range are clipped."""
+    mean, std = (np.asarray(values, np.float32).reshape(1, -1, 1, 1) for values in (description.mean, description.std))
+    pixels = np.clip((images.numpy() * std + mean) * 255 + 0.5, 0, 255)
+    return pixels.astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def parameter_count(model) -> int:
+    """Trainable numbers in the model."""
+    return sum(parameter.size for parameter in model.parameters() if not parameter.stop_gradient)

@@ -1,0 +1,203 @@
+"""Pretrain a masked autoencoder on images without labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from paddlemae import device
+from paddlemae.data.augment import View
+from paddlemae.data.batches import MASK_STREAM, Batch, eval_batches, sample_rng, train_batches
+from paddlemae.data.sources import Source, open_source
+from paddlemae.model.mae import MaskedAutoencoder
+from paddlemae.model.masking import Mask, block_mask, grid_mask, num_kept, random_mask
+from paddlemae.model.vit import patch_grid
+from paddlemae.recipe import PretrainRecipe, Training
+from paddlemae.report.figures import draw_curves
+from paddlemae.report.runlog import FIGURES, read_metrics
+from paddlemae.tasks.models import (
+    autoencoder_arguments,
+    build_autoencoder,
+    describe,
+    evaluation_view,
+    parameter_count,
+    statistics_of,
+    to_input,
+    training_view,
+)
+from paddlemae.tasks.reconstruct import draw
+from paddlemae.tasks.session import (
+    SkippedImages,
+    Start,
+    check_same_recipe,
+    enter_run,
+    run_training,
+    stored_recipe,
+)
+from paddlemae.train.checkpoint import TrainState
+from paddlemae.train.loop import check_precision
+from paddlemae.train.optim import adamw
+from paddlemae.weights.store import Description
+
+FLOAT_BYTES = 4
+SHOWN = 8  # images in the figure that a run ends with
+
+
+def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
+    """Pretrain as the recipe says and leave a run folder with its last checkpoints and figures.
+
+    Returns:
+        the run folder.
+    Raises:
+        ValueError, FileNotFoundError: a recipe, data or folder that can't be used; nothing is written then.
+        KeyboardInterrupt, NonFiniteLoss, OSError: training ended early; the text says what was kept.
+    """
+    if start.resume:
+        check_same_recipe(stored_recipe(start.out, "pretrain"), recipe)
+    parts = prepare(recipe)
+    model = parts.model
+    training = recipe.training
+    optimizer = adamw(model, weight_decay=training.weight_decay, betas=recipe.betas, clip_grad=training.clip_grad)
+    state = TrainState(model, optimizer)
+    enter_run(start, recipe, state)
+    start.say(
+        f"pretraining {parameter_count(model) / 1e6:.2f} million parameters on {parts.source.name}, "
+        f"{len(parts.source)} images"
+    )
+    batches = train_batches(
+        parts.source,
+        parts.view,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        start_step=state.step * training.accumulation_steps,
+        num_steps=(training.total_steps(len(parts.source)) - state.step) * training.accumulation_steps,
+        workers=training.workers,
+        on_skip=SkippedImages(state),
+    )
+
+    def loss_fn(network, batch: Batch):
+        mask = draw_mask(recipe, model.grid, training.seed, batch)
+        return network(to_input(batch.images, parts.description), mask)
+
+    run_training(start, training, state, parts.description, len(parts.source), batches, loss_fn, label="pretraining")
+    figures = start.out / FIGURES
+    draw_curves(
+        figures / "loss.png",
+        list(read_metrics(start.out)),
+        ["loss", "lr", "images_per_second"],
+        "pretraining",
+    )
+    draw_examples(figures / "reconstruction.png", model, parts, recipe)
+    start.say(f"done: {start.out}; see {figures / 'reconstruction.png'}")
+    if state.skipped:
+        start.say(f"{state.skipped} times an image could not be read and the next one took its place")
+    return start.out
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a pretraining is made of."""
+
+    source: Source
+    view: View
+    model: MaskedAutoencoder
+    description: Description
+
+
+def prepare(recipe: PretrainRecipe) -> Parts:
+    """Build a recipe's parts, with every check that needs no training."""
+    if recipe.data is None:
+        raise ValueError("no images named; add --data FOLDER, or --data digits for the embedded ones")
+    if recipe.training.steps and recipe.training.steps < recipe.training.accumulation_steps:
+        raise ValueError("steps counts optimizer steps; it must be at least 1")
+    device.prepare(recipe.training.device, recipe.training.threads)
+    check_precision(recipe.training.precision)
+    arguments = autoencoder_arguments(recipe.model)
+    grid = patch_grid(arguments["image_size"], arguments["patch_size"])
+    kept = grid_mask(1, grid).keep.shape[1] if recipe.mask == "grid" else num_kept(grid[0] * grid[1], recipe.mask_ratio)
+    if kept == grid[0] * grid[1]:
+        raise ValueError(f"mask_ratio {recipe.mask_ratio} removes none of {kept} patches, so nothing is left to learn")
+    source = open_source(recipe.data, recipe.split or "train")
+    statistics = statistics_of(recipe, recipe.model.channels)
+    view = training_view(recipe.augment, recipe.model.image_size, recipe.model.channels)
+    model = build_autoencoder(recipe.model, recipe.training.seed)
+    description = describe(
+        model,
+        statistics,
+        eval_crop_ratio=recipe.augment.eval_crop_ratio,
+        provenance={
+            "task": "pretrain",
+            "data": source.name,
+            "images": len(source),
+            "mask_ratio": recipe.mask_ratio,
+        },
+    )
+    return Parts(source, view, model, description)
+
+
+def draw_mask(recipe: PretrainRecipe, grid: tuple[int, int], seed: int, batch: Batch) -> Mask:
+    """The masks of a batch, from each image's own randomness: (seed, epoch, index)."""
+    if recipe.mask == "grid":
+        return grid_mask(len(batch.images), grid)
+    num_keep = num_kept(grid[0] * grid[1], recipe.mask_ratio)
+    generators = (sample_rng(seed, MASK_STREAM, epoch, index) for epoch, index in zip(batch.epochs, batch.indices))
+    if recipe.mask == "block":
+        return block_mask(generators, grid, num_keep)
+    return random_mask(np.stack([generator.random(grid[0] * grid[1]) for generator in generators]), num_keep)
+
+
+def draw_examples(path: Path, model: MaskedAutoencoder, parts: Parts, recipe: PretrainRecipe) -> None:
+    """Draw what the trained model makes of the first images of its source."""
+    model.eval()
+    batch = next(eval_batches(parts.source, evaluation_view(parts.description), batch_size=SHOWN))
+    draw(
+        path,
+        model,
+        parts.description,
+        batch.images,
+        draw_mask(recipe, model.grid, recipe.training.seed, batch),
+    )
+
+
+def dry_run(recipe: PretrainRecipe) -> dict[str, str]:
+    """What a pretraining would do, without doing it: name -> value, for people."""
+    with paddle.LazyGuard():  # counts parameters without filling them
+        parts = prepare(recipe)
+    training, parameters = recipe.training, parameter_count(parts.model)
+    steps = training.total_steps(len(parts.source))
+    bytes_needed = memory_estimate(parts.model, recipe, training)
+    return {
+        "images": f"{len(parts.source)} from {parts.source.name}",
+        "parameters": f"{parameters:,}",
+        "patches": f"{parts.model.grid[0]} x {parts.model.grid[1]}",
+        "steps": f"{steps:,} of {training.effective_batch_size} images "
+        f"({steps * training.effective_batch_size / len(parts.source):.1f} epochs)",
+        "warmup": f"{training.warmup_steps(len(parts.source)):.0f} steps",
+        "peak lr": f"{training.base_lr * training.effective_batch_size / 256:.3g}",
+        "memory": f"about {bytes_needed / 2**30:.2f} GiB (estimated: weights, gradients, optimizer and activations)",
+    }
+
+
+def memory_estimate(model: MaskedAutoencoder, recipe: PretrainRecipe, training: Training) -> int:
+    """Bytes that a training step holds: an estimate by counting what the layers keep for their gradients.
+
+    A block keeps about 24 numbers a token and width (inputs, norms, qkv twice, hidden layer twice, residuals) and
+    two attention maps; weights come with a gradient and two moments.
+    """
+    shape = model.config
+    patches = model.grid[0] * model.grid[1]
+    front = int(model.has_cls)
+    kept = patches if recipe.mask == "grid" else num_kept(patches, recipe.mask_ratio)
+
+    def block_numbers(tokens: int, width: int, heads: int) -> int:
+        return 24 * tokens * width + 2 * heads * tokens**2
+
+    activations = shape["depth"] * block_numbers(kept + front, shape["embed_dim"], shape["num_heads"])
+    activations += shape["decoder_depth"] * block_numbers(
+        patches + front, shape["decoder_embed_dim"], shape["decoder_num_heads"]
+    )
+    activations += 6 * patches * model.pixels
+    return FLOAT_BYTES * (4 * parameter_count(model) + training.batch_size * activations)

@@ -1,0 +1,158 @@
+"""Draw what a pretrained model makes of images that it sees only in part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from paddlemae import device
+from paddlemae.data.augment import eval_view
+from paddlemae.data.images import UnreadableImage, read_image
+from paddlemae.data.sources import open_source
+from paddlemae.model.mae import MaskedAutoencoder, reconstruct
+from paddlemae.model.masking import Mask, block_mask, given_mask, grid_mask, num_kept, random_mask
+from paddlemae.report.figures import draw_reconstructions
+from paddlemae.tasks.models import evaluation_view, load_autoencoder, read_checkpoint, to_input, to_pictures
+from paddlemae.weights.store import Description
+
+RAW_CAPTION = "{removed} of {total} patches removed. The model predicts raw pixels."
+NORMALISED_CAPTION = (
+    "{removed} of {total} patches removed. This model predicts pixels normalised per patch: each predicted patch is "
+    "shown with the mean and deviation of the original patch, which the model did not see, so colours and contrast "
+    "look better than it knows."
+)
+PLAIN_CAPTION = (
+    "{removed} of {total} patches removed. This model predicts pixels normalised per patch; the prediction is shown "
+    "plain, as the decoder gives it, without the original patches' mean and deviation."
+)
+
+
+@dataclass(frozen=True)
+class MaskChoice:
+    """How the patches to remove are chosen: a kind and a ratio, or a file with a map of them (1 = removed)."""
+
+    kind: str = "random"
+    ratio: float = 0.75
+    seed: int = 0
+    file: Path | None = None
+
+
+def reconstruct_images(
+    run: str | Path,
+    images: list[str],
+    out: Path,
+    *,
+    choice: MaskChoice,
+    limit: int = 8,
+    plain: bool = False,
+    device_name: str = "auto",
+) -> Path:
+    """Draw reconstructions of image files, folders of them or the embedded digits into one figure.
+
+    Args:
+        run: a pretraining run or one of its checkpoints.
+        images: files, folders, or "digits".
+        out: the picture to write.
+        limit: images to draw at most.
+        plain: show the decoder's output as it is instead of with the original patches' statistics.
+    Returns:
+        `out`.
+    Raises:
+        FileNotFoundError, ValueError: no such run, images or mask, or an image that can't be read.
+    """
+    device.prepare(device_name)
+    checkpoint = read_checkpoint(run)
+    model = load_autoencoder(checkpoint)
+    names, pixels = read_views(images, checkpoint.description, limit)
+    mask = choose_mask(choice, model.grid, len(pixels))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draw(out, model, checkpoint.description, pixels, mask, names=names, plain=plain)
+    return out
+
+
+def read_views(images: list[str], description: Description, limit: int) -> tuple[list[str], np.ndarray]:
+    """(names, uint8 [B, C, H, W]) of the first images that `images` name, as the model looks at them."""
+    view = evaluation_view(description)
+    names: list[str] = []
+    views: list[np.ndarray] = []
+    for item in images:
+        path = Path(item)
+        if path.is_file():
+            try:
+                decoded = read_image(path, view.channels)
+            except UnreadableImage as fault:
+                raise ValueError(str(fault)) from fault
+            names.append(path.name)
+            views.append(eval_view(decoded, view))
+            continue
+        source = open_source(item, "test" if item == "digits" else None)
+        # spread over the source, since neighbours in a folder are often of one class
+        for index in np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int):
+            try:
+                views.append(eval_view(source.read(int(index), view.channels), view))
+            except UnreadableImage as fault:
+                print(f"skipped: {fault}", flush=True)
+                continue
+            names.append(Path(source.describe(int(index))).name)
+    if not views:
+        raise ValueError(f"none of the images of {', '.join(images)} can be read")
+    return names[:limit], np.stack(views[:limit])
+
+
+def choose_mask(choice: MaskChoice, grid: tuple[int, int], batch_size: int) -> Mask:
+    """The mask of each image.
+
+    Raises:
+        ValueError: an unknown kind, a ratio or map that does not fit the model's patches.
+    """
+    if choice.file is not None:
+        return given_mask(np.broadcast_to(_read_map(choice.file), (batch_size, *_read_map(choice.file).shape)), grid)
+    if choice.kind == "grid":
+        return grid_mask(batch_size, grid)
+    num_keep = num_kept(grid[0] * grid[1], choice.ratio)
+    generator = np.random.default_rng(choice.seed)
+    if choice.kind == "random":
+        return random_mask(generator.random((batch_size, grid[0] * grid[1])), num_keep)
+    if choice.kind == "block":
+        return block_mask([generator] * batch_size, grid, num_keep)
+    raise ValueError(f"mask must be random, block, grid or a .npy or .txt file, got {choice.kind!r}")
+
+
+def _read_map(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise FileNotFoundError(f"mask file {path} does not exist")
+    try:
+        return np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, ndmin=2)
+    except ValueError as fault:
+        raise ValueError(f"{path} is not a mask; expected rows of 0 (kept) and 1 (removed)") from fault
+
+
+def draw(
+    path: Path,
+    model: MaskedAutoencoder,
+    description: Description,
+    images_u8: np.ndarray,
+    mask: Mask,
+    *,
+    names: list[str] | None = None,
+    plain: bool = False,
+) -> None:
+    """Write the figure: original, masked, prediction, prediction with the visible patches put back."""
+    grey = (0.5 - np.asarray(description.mean)) / np.asarray(description.std)
+    drawn = reconstruct(model, to_input(images_u8, description), mask, fill=grey)
+    stages = {"original": drawn.original, "masked": drawn.masked}
+    if plain:
+        stages["plain prediction"] = drawn.plain
+    else:
+        stages |= {"prediction": drawn.prediction, "prediction + visible": drawn.completed}
+    normalised = description.target == "normalised"
+    caption = (PLAIN_CAPTION if plain else NORMALISED_CAPTION) if normalised else RAW_CAPTION
+    draw_reconstructions(
+        path,
+        list(stages),
+        [to_pictures(stage, description) for stage in stages.values()],
+        caption.format(removed=mask.removed.shape[1], total=mask.as_map().shape[1]),
+        names or [],
+    )

@@ -1,0 +1,1 @@
+"""How any model is fitted: optimizer, loop and checkpoints. Knows no task."""

@@ -1,0 +1,184 @@
+"""Training state on disk: written whole or not at all, and found again.
+
+A run keeps `checkpoints/step_XXXXXXXX/` folders and beside them two pointers, small text files that hold a folder's
+name: `latest` and, where a task has a best metric, `best`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+from safetensors.numpy import save_file
+
+from paddlemae.weights.store import Description, read_tensor_file, read_tensors, write_model
+from paddlemae.weights.transfer import load_official, to_official
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+STATE_FILE = "state.json"
+FOLDER = "checkpoints"
+LATEST = "latest"
+BEST = "best"
+SLOTS = ("moment1", "moment2", "beta1_pow_acc", "beta2_pow_acc")  # what AdamW keeps for a parameter
+
+
+@dataclass
+class TrainState:
+    """Everything that training changes; what is not here can't affect a resume.
+
+    Attributes:
+        model, optimizer: as they are after `step` optimizer steps.
+        step: optimizer steps taken.
+        best: best value so far of the task's metric, and its step.
+        skipped: images left out so far because they could not be read.
+        seconds: training time so far, earlier sessions included.
+        last_checkpoint: the newest one written or resumed from.
+    """
+
+    model: nn.Layer
+    optimizer: paddle.optimizer.Optimizer
+    step: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    skipped: int = 0
+    seconds: float = 0.0
+    last_checkpoint: Path | None = None
+
+
+def save_checkpoint(
+    run: Path, state: TrainState, description: Description, *, best: bool = False, keep: int = 2
+) -> Path:
+    """Write a checkpoint beside the old ones, then move the pointers to it, then drop the oldest.
+
+    Args:
+        run: the run folder.
+        state: what to save; its `last_checkpoint` is set.
+        description: written as `model.json`.
+        best: whether the `best` pointer moves too.
+        keep: newest checkpoints to keep; the best one is kept besides.
+    Raises:
+        OSError: no space or no permission; the old checkpoints are as they were.
+    """
+    folder = run / FOLDER
+    final = folder / f"step_{state.step:08d}"
+    beside = folder / f".{final.name}.partial"
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        write_model(beside, to_official(state.model), description)
+        save_file(_optimizer_slots(state), beside / OPTIMIZER_FILE)
+        (beside / STATE_FILE).write_text(json.dumps(_plain_state(state)))
+        for path in beside.iterdir():
+            _flush(path)
+        if final.exists():  # the same step, saved again
+            shutil.rmtree(final)
+        os.replace(beside, final)
+        _flush(folder)
+        for pointer in [LATEST, *([BEST] if best else [])]:
+            _point(folder / pointer, final.name)
+    except OSError as fault:
+        shutil.rmtree(beside, ignore_errors=True)
+        kept = state.last_checkpoint or "none yet"
+        raise OSError(
+            fault.errno,
+            f"could not save step {state.step} ({fault.strerror}); last good checkpoint: {kept}",
+            str(final),
+        ) from fault
+    state.last_checkpoint = final
+    _drop_old(folder, keep)
+    return final
+
+
+def _plain_state(state: TrainState) -> dict[str, Any]:
+    return {
+        "step": state.step,
+        "best": state.best,
+        "skipped": state.skipped,
+        "seconds": state.seconds,
+        "random": [list(generator.__getstate__()) for generator in paddle.get_rng_state()],
+    }
+
+
+def _optimizer_slots(state: TrainState) -> dict[str, np.ndarray]:
+    """Slots under the model's parameter names, in Paddle's layout: Paddle's own names change from run to run."""
+    slots = state.optimizer.state_dict()
+    return {
+        f"{name}.{slot}": slots[f"{parameter.name}_{slot}_0"].numpy()
+        for name, parameter in state.model.named_parameters()
+        for slot in SLOTS
+        if f"{parameter.name}_{slot}_0" in slots
+    }
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _point(pointer: Path, name: str) -> None:
+    beside = pointer.with_name(f".{pointer.name}.partial")
+    beside.write_text(name + "\n")
+    _flush(beside)
+    os.replace(beside, pointer)
+
+
+def _drop_old(folder: Path, keep: int) -> None:
+    held = {(folder / pointer).read_text().strip() for pointer in (LATEST, BEST) if (folder / pointer).exists()}
+    for old in sorted(folder.glob("step_*"))[: -keep or None]:
+        if old.name not in held:
+            shutil.rmtree(old)
+
+
+def find_checkpoint(path: str | Path, pointer: str = LATEST) -> Path:
+    """The checkpoint folder that a user means by a run folder, a checkpoint folder or its model file.
+
+    Raises:
+        FileNotFoundError: nothing there, or no checkpoint in it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; expected a run folder or one of its checkpoints")
+    if path.is_file():
+        path = path.parent
+    if (path / FOLDER / pointer).exists():
+        return path / FOLDER / (path / FOLDER / pointer).read_text().strip()
+    if (path / FOLDER / LATEST).exists():
+        return find_checkpoint(path, LATEST)
+    if (path / STATE_FILE).exists() or (path / "model.json").exists():
+        return path
+    raise FileNotFoundError(f"{path} holds no checkpoint; expected a run folder of PaddleMAE or one of its checkpoints")
+
+
+def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
+    """Bring `state` to where it was saved: weights, optimizer slots, step, random states.
+
+    Raises:
+        FileNotFoundError: an incomplete checkpoint.
+        ValueError: damaged files, or those of another model.
+    """
+    load_official(state.model, read_tensors(checkpoint), source=str(checkpoint))
+    slots = read_tensor_file(checkpoint / OPTIMIZER_FILE)
+    known = {name: parameter for name, parameter in state.model.named_parameters()}
+    paddle_slots = {}
+    for key, array in slots.items():
+        name, slot = key.rsplit(".", 1)
+        if name not in known or slot not in SLOTS:
+            raise ValueError(f"{checkpoint / OPTIMIZER_FILE} holds {key}, which this model's optimizer does not have")
+        paddle_slots[f"{known[name].name}_{slot}_0"] = paddle.to_tensor(array)
+    state.optimizer.set_state_dict(paddle_slots)
+    plain = json.loads((checkpoint / STATE_FILE).read_text())
+    state.step, state.best, state.skipped = plain["step"], plain["best"], plain["skipped"]
+    state.seconds, state.last_checkpoint = plain["seconds"], checkpoint
+    generators = paddle.get_rng_state()
+    for generator, saved in zip(generators, plain["random"]):
+        generator.__setstate__(tuple(saved))
+    paddle.set_rng_state(generators)

@@ -1,0 +1,135 @@
+"""The training loop: micro-batches to optimizer steps, for any model and any loss."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import paddle
+from paddle import nn
+
+from paddlemae.train.checkpoint import TrainState
+
+Precision = Literal["float32", "bfloat16", "float16"]
+PRECISIONS = get_args(Precision)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step did: mean loss of its micro-batches, lr, images seen and seconds taken."""
+
+    loss: float
+    lr: float
+    images: int
+    seconds: float
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The loss became infinite or not a number; the step was not taken."""
+
+
+def check_precision(precision: Precision) -> None:
+    """Raise a ValueError for a precision that this device can't train in.
+
+    On CPU Paddle accepts bfloat16 and float16 and then silently computes in float32.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision != "float32" and paddle.get_device() == "cpu":
+        raise ValueError(f"precision {precision} has no effect on CPU; use precision=float32, or an accelerator")
+
+
+def autocast(precision: Precision):
+    """Paddle's autocast for bfloat16 and float16; nothing for float32."""
+    return nullcontext() if precision == "float32" else paddle.amp.auto_cast(dtype=precision, level="O1")
+
+
+def fit(
+    state: TrainState,
+    batches: Iterator[Any],
+    loss_fn: Callable[[nn.Layer, Any], paddle.Tensor],
+    lr: Callable[[int], float],
+    *,
+    total_steps: int,
+    accumulation_steps: int = 1,
+    precision: Precision = "float32",
+    after_step: Sequence[Callable[[TrainState, StepResult], None]] = (),
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train from `state.step` to `total_steps`.
+
+    Args:
+        state: changed in place.
+        batches: micro-batches with `images`, starting at the one that `state.step` needs.
+        loss_fn: (model, micro-batch) -> mean loss.
+        lr: optimizer step -> lr.
+        accumulation_steps: micro-batches a step; their losses are averaged.
+        precision: "float32", or "bfloat16"/"float16" autocast on accelerators.
+        after_step: called in order after each step.
+        should_stop: asked after each step; when true, training ends between two steps.
+    Raises:
+        NonFiniteLoss: the weights are those before the step.
+        ValueError: a precision that the device can't do.
+    """
+    check_precision(precision)
+    scaler = paddle.amp.GradScaler() if precision == "float16" else None
+    state.model.train()
+    while state.step < total_steps and not should_stop():
+        started = time.perf_counter()
+        step_lr = lr(state.step)
+        state.optimizer.set_lr(step_lr)
+        loss, images = 0.0, 0
+        for _ in range(accumulation_steps):
+            batch = next(batches)
+            images += len(batch.images)
+            with autocast(precision):
+                part = loss_fn(state.model, batch) / accumulation_steps
+            loss += float(part.numpy())
+            (scaler.scale(part) if scaler else part).backward()
+        if not math.isfinite(loss):
+            state.optimizer.clear_grad()
+            raise NonFiniteLoss(
+                f"the loss became {loss} at step {state.step} (lr {step_lr:.3g}); last good checkpoint: "
+                f"{state.last_checkpoint or 'none yet'}; try a lower base_lr, a longer warmup or clip_grad=1"
+            )
+        if scaler:
+            scaler.step(state.optimizer)
+            scaler.update()
+        else:
+            state.optimizer.step()
+        state.optimizer.clear_grad()
+        state.step += 1
+        seconds = time.perf_counter() - started
+        state.seconds += seconds
+        for hook in after_step:
+            hook(state, StepResult(loss, step_lr, images, seconds))
+
+
+@contextmanager
+def stop_on_interrupt():
+    """Turn the first Ctrl-C into a flag that `fit` reads between two steps; a second one interrupts at once.
+
+    Yields:
+        a `threading.Event`, set by the first Ctrl-C.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def remember(signum, frame):
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,82 @@
+"""The optimizer: AdamW, its parameter groups, layer-wise lr decay and the lr schedule."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from typing import Any
+
+import paddle
+from paddle import nn
+
+LR_REFERENCE_BATCH = 256  # base_lr is stated for this effective batch size (Goyal et al.; MAE, appendix A)
+
+
+def peak_lr(base_lr: float, effective_batch_size: int) -> float:
+    """`base_lr x effective_batch_size / 256` (MAE, appendix A.1)."""
+    return base_lr * effective_batch_size / LR_REFERENCE_BATCH
+
+
+def lr_at(step: float, *, peak: float, total_steps: int, warmup_steps: float, min_lr: float = 0.0) -> float:
+    """The lr of an optimizer step: linear warmup from 0, then a half-cosine to `min_lr` (MAE, appendix A.1).
+
+    Args:
+        step: steps taken before this one, from 0.
+        peak: lr at the end of the warmup.
+        total_steps, warmup_steps: in optimizer steps; the warmup may be fractional.
+        min_lr: lr that the cosine ends on.
+    """
+    if step < warmup_steps:
+        return peak * step / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return min_lr + (peak - min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def has_decay(name: str, shape) -> bool:
+    """Weight decay is for matrices only: none for biases, norms, tokens and positions."""
+    return len(shape) >= 2 and name.split(".")[-1] not in ("cls_token", "mask_token", "pos_embed")
+
+
+def layer_number(name: str, depth: int) -> int:
+    """0 for tokens, positions and patch embedding, 1..depth for the blocks, depth + 1 for what follows."""
+    if name.split(".")[0] in ("cls_token", "pos_embed", "patch_embed"):
+        return 0
+    block = re.match(r"blocks\.(\d+)\.", name)
+    return int(block.group(1)) + 1 if block else depth + 1
+
+
+def adamw(
+    model: nn.Layer,
+    *,
+    weight_decay: float = 0.05,
+    betas: tuple[float, float] = (0.9, 0.95),
+    layer_decay: float = 1.0,
+    clip_grad: float | None = None,
+) -> paddle.optimizer.AdamW:
+    """AdamW over the model's trainable parameters; the loop sets its lr before every step.
+
+    Args:
+        weight_decay: for matrices only, see `has_decay`.
+        betas: (0.9, 0.95) in pretraining, (0.9, 0.999) in fine-tuning (MAE, appendix A).
+        layer_decay: layer l of depth + 2 gets lr x layer_decay ** (depth + 1 - l) (Clark et al., ELECTRA).
+        clip_grad: largest global gradient norm, or None.
+    """
+    depth = len(model.blocks)
+    groups: dict[tuple[float, float], list[paddle.Tensor]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if not parameter.stop_gradient:
+            lr_scale = layer_decay ** (depth + 1 - layer_number(name, depth))
+            groups[lr_scale, weight_decay if has_decay(name, parameter.shape) else 0.0].append(parameter)
+    parameters: list[Any] = [
+        {"params": members, "learning_rate": lr_scale, "weight_decay": decay}
+        for (lr_scale, decay), members in groups.items()
+    ]
+    return paddle.optimizer.AdamW(
+        learning_rate=0.0,
+        beta1=betas[0],
+        beta2=betas[1],
+        epsilon=1e-8,
+        parameters=parameters,
+        grad_clip=nn.ClipGradByGlobalNorm(clip_grad) if clip_grad else None,
+    )

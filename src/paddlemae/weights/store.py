@@ -1,0 +1,94 @@
+"""One model on disk: `model.safetensors` in the official names and layout, `model.json` beside it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+WEIGHTS_FILE = "model.safetensors"
+DESCRIPTION_FILE = "model.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a model is, apart from its weights.
+
+    Attributes:
+        kind: "mae" or "classifier".
+        architecture: the keyword arguments that build it.
+        mean, std: per-channel pixel statistics in [0, 1] that its images are normalised with.
+        eval_crop_ratio: part of a resized image's short side that evaluation crops out.
+        classes: names in the head's order; empty for "mae".
+        provenance: how it was made, for people.
+    """
+
+    kind: str
+    architecture: dict[str, Any]
+    mean: list[float]
+    std: list[float]
+    eval_crop_ratio: float
+    classes: list[str] = field(default_factory=list)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def target(self) -> str:
+        """ "normalised" or "raw" pixels, what a masked autoencoder predicts."""
+        return "normalised" if self.architecture.get("norm_pix_loss") else "raw"
+
+
+def write_model(folder: Path, tensors: dict[str, np.ndarray], description: Description) -> None:
+    """Write both files into an existing folder; the caller makes that atomic."""
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})  # PyTorch users' loaders ask for it
+    content = {"format": FORMAT, **asdict(description)}
+    if description.kind == "mae":
+        content["target"] = description.target
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read_description(folder: Path) -> Description:
+    """Read `model.json`.
+
+    Raises:
+        FileNotFoundError: the folder has no such file.
+        ValueError: the file is not one of ours.
+    """
+    path = Path(folder) / DESCRIPTION_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no PaddleMAE model (no {DESCRIPTION_FILE}); name a run folder or one of its checkpoints"
+        )
+    try:
+        content = json.loads(path.read_text())
+        if content["format"] != FORMAT:
+            raise ValueError(f"{path} is of format {content['format']}; this PaddleMAE reads format {FORMAT}")
+        fields = {name: content[name] for name in Description.__dataclass_fields__}
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as fault:
+        raise ValueError(f"{path} is not a model description of PaddleMAE: {fault!r}") from fault
+    return Description(**fields)
+
+
+def read_tensors(folder: Path) -> dict[str, np.ndarray]:
+    """Read `model.safetensors`.
+
+    Raises:
+        FileNotFoundError: the folder has no such file.
+        ValueError: the file is damaged or not a safetensors file.
+    """
+    return read_tensor_file(Path(folder) / WEIGHTS_FILE)
+
+
+def read_tensor_file(path: Path) -> dict[str, np.ndarray]:
+    """Read any safetensors file, with errors that name it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; the checkpoint is incomplete, use another one")
+    try:
+        return load_file(path)
+    except (SafetensorError, KeyError, ValueError) as fault:
+        raise ValueError(f"{path} is damaged or no safetensors file ({fault}); use another checkpoint") from fault

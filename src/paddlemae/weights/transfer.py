@@ -1,0 +1,95 @@
+"""Weights into and out of our models, with every key accounted for.
+
+In memory a Linear weight is Paddle's [in, out] and the patch embedding a Linear over a patch's pixels (row, column,
+channel). Official tensors are PyTorch's: Linear [out, in], patch embedding a Conv2D [D, C, height, width].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+from paddle import nn
+
+PATCH_EMBED = "patch_embed.proj.weight"
+
+
+def _linear_weights(model: nn.Layer) -> set[str]:
+    return {f"{name}.weight" for name, part in model.named_sublayers() if isinstance(part, nn.Linear)}
+
+
+def to_official(model: nn.Layer) -> dict[str, np.ndarray]:
+    """The model's weights and position tables under the official names, in PyTorch's layout."""
+    linear = _linear_weights(model)
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        array = tensor.numpy()
+        if name == PATCH_EMBED:
+            array = array.reshape([*model.patch_size, model.channels, -1]).transpose(3, 2, 0, 1)
+        elif name in linear:
+            array = array.T
+        tensors[name] = np.ascontiguousarray(array)
+    return tensors
+
+
+def official_shapes(model: nn.Layer) -> dict[str, tuple[int, ...]]:
+    """The shape that each official tensor of this model has."""
+    linear = _linear_weights(model)
+    shapes = {}
+    for name, tensor in model.state_dict().items():
+        shape = tuple(tensor.shape)
+        if name == PATCH_EMBED:
+            shape = (shape[1], model.channels, *model.patch_size)
+        elif name in linear:
+            shape = shape[::-1]
+        shapes[name] = shape
+    return shapes
+
+
+def load_official(
+    model: nn.Layer,
+    tensors: Mapping[str, np.ndarray],
+    *,
+    may_miss: Collection[str] = (),
+    may_ignore: Collection[str] = (),
+    source: str = "these weights",
+) -> None:
+    """Set every tensor of the model, or none.
+
+    Args:
+        tensors: official names and layout.
+        may_miss: first name parts ("head") that the model keeps as they are if `tensors` lacks them.
+        may_ignore: first name parts ("decoder_blocks") that `tensors` may have beyond the model.
+        source: what the error calls them.
+    Raises:
+        ValueError: any other key missing, left over or of another shape; all are listed.
+    """
+    shapes = official_shapes(model)
+    missing = [name for name in shapes if name not in tensors and name.split(".")[0] not in may_miss]
+    extra = [name for name in tensors if name not in shapes and name.split(".")[0] not in may_ignore]
+    other = [
+        f"{name} {list(tensors[name].shape)} for {list(shape)}"
+        for name, shape in shapes.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    ]
+    faults = [
+        f"{label}: {_shortened(names)}"
+        for label, names in (("missing", missing), ("left over", extra), ("of another shape", other))
+        if names
+    ]
+    if faults:
+        raise ValueError(f"{source} do not fit the model; " + "; ".join(faults))
+    linear = _linear_weights(model)
+    for name, tensor in model.state_dict().items():
+        if name in tensors:
+            array = np.asarray(tensors[name], dtype=np.float32)
+            if name == PATCH_EMBED:
+                array = array.transpose(2, 3, 1, 0).reshape(tensor.shape)
+            elif name in linear:
+                array = array.T
+            tensor.set_value(np.ascontiguousarray(array))
+
+
+def _shortened(names: list[str], shown: int = 8) -> str:
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + rest

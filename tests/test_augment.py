@@ -1,0 +1,174 @@
+"""Views: stated distributions, exact pixels, and nothing changed where nothing should."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from paddlemae.data.augment import MAX_ASPECT, View, eval_view, random_crop_box, train_view
+
+SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(7).integers(0, 256, shape, dtype=np.uint8)
+
+
+def test_crop_boxes_keep_to_their_scale_ratio_and_image() -> None:
+    rng = np.random.default_rng(0)
+    boxes = np.array([random_crop_box(300, 400, SCALE, RATIO, rng) for _ in range(4000)])
+    left, top, right, bottom = boxes.T
+    assert left.min() == top.min() == 0
+    assert right.max() == 400 and bottom.max() == 300
+    assert (left < right).all() and (top < bottom).all()
+    areas, ratios = (right - left) * (bottom - top) / 120_000, (right - left) / (bottom - top)
+    assert 0.198 < areas.min() < 0.22 and 0.95 < areas.max() <= 1
+    assert 0.745 < ratios.min() < 0.77 and 1.3 < ratios.max() < 1.342
+
+
+def test_crop_areas_are_uniform_and_ratios_log_uniform() -> None:
+    """Small crops always fit, so nothing is redrawn and the distributions show."""
+    rng = np.random.default_rng(0)
+    boxes = np.array([random_crop_box(1000, 1000, (0.1, 0.3), (1 / 4, 4), rng) for _ in range(4000)])
+    widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    areas = widths * heights / 1e6
+    small = areas < 0.2  # a quarter and more of the widest large boxes does not fit: look at half the range
+    assert abs(np.mean(areas[small] < 0.15) - 0.5) < 0.04
+    assert abs(np.mean(np.log(widths / heights)[small])) < 0.05
+    assert abs(np.mean(np.abs(np.log(widths / heights)[small]) < np.log(2)) - 0.5) < 0.06
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "box"),
+    [(10, 1000, (493, 0, 506, 10)), (1000, 9, (0, 494, 9, 506)), (1, 1, (0, 0, 1, 1))],
+)
+def test_an_image_too_long_to_crop_gives_its_centre(height: int, width: int, box: tuple[int, ...]) -> None:
+    assert random_crop_box(height, width, (0.9, 1.0), RATIO, np.random.default_rng(0)) == box
+
+
+def test_a_training_crop_is_pillow_s_resize_of_its_box() -> None:
+    image = noise(50, 70, 3)
+    settings = View((32, 24), 3, flip=False)
+    for seed in range(20):
+        box = random_crop_box(50, 70, SCALE, RATIO, np.random.default_rng(seed))
+        expected = Image.fromarray(image).resize((24, 32), Image.Resampling.BICUBIC, box=box)
+        view = train_view(image, settings, np.random.default_rng(seed))
+        assert view.dtype == np.uint8 and view.shape == (3, 32, 24) and view.flags.c_contiguous
+        assert (view == np.asarray(expected).transpose(2, 0, 1)).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 401), (401, 300), (257, 256), (64, 64), (31, 979)])
+@pytest.mark.parametrize("size", [(64, 64), (64, 96), (97, 32)])
+def test_the_evaluation_view_is_resize_then_centre_crop(height: int, width: int, size: tuple[int, int]) -> None:
+    image = noise(height, width, 3)
+    cover_h, cover_w = round(size[0] / 0.875), round(size[1] / 0.875)
+    if cover_h / height >= cover_w / width:
+        cover_w = int(cover_h * width / height)
+    else:
+        cover_h = int(cover_w * height / width)
+    resized = Image.fromarray(image).resize((cover_w, cover_h), Image.Resampling.BICUBIC)
+    left, top = round((cover_w - size[1]) / 2), round((cover_h - size[0]) / 2)
+    expected = np.asarray(resized.crop((left, top, left + size[1], top + size[0])))
+    assert (eval_view(image, View(size, 3)) == expected.transpose(2, 0, 1)).all()
+
+
+def test_224_pixels_come_from_a_short_side_of_256() -> None:
+    """An image whose short side is 256 is only cropped."""
+    image = noise(256, 300, 3)
+    assert (eval_view(image, View((224, 224), 3)) == image[16:240, 38:262].transpose(2, 0, 1)).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 500, 1), (500, 2, 1)])
+def test_a_very_long_image_does_not_become_a_very_large_one(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    sizes = []
+    resize = Image.Image.resize
+
+    def recorded(image: Image.Image, size: tuple[int, int], *args: object, **options: object) -> Image.Image:
+        sizes.append(size)
+        return resize(image, size, *args, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", recorded)
+    assert eval_view(noise(*shape), View((28, 28), 1)).shape == (1, 28, 28)
+    assert [sorted(size) for size in sizes] == [[32, 32 * MAX_ASPECT]]
+
+
+@pytest.mark.parametrize("settings", [View((28, 28), 1, eval_crop_ratio=1.0), View((28, 28), 1, None, shift=2)])
+def test_an_image_of_the_right_size_stays_untouched_in_evaluation(settings: View) -> None:
+    image = noise(28, 28, 1)
+    assert (eval_view(image, settings)[0] == image[:, :, 0]).all()
+
+
+def test_without_crop_flip_and_shift_training_sees_the_evaluation_view() -> None:
+    image = noise(40, 50, 3)
+    settings = View((32, 32), 3, crop_scale=None, flip=False)
+    assert (train_view(image, settings, np.random.default_rng(0)) == eval_view(image, settings)).all()
+
+
+def test_a_whole_crop_of_the_right_size_changes_nothing() -> None:
+    image = noise(32, 32, 3)
+    settings = View((32, 32), 3, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=False)
+    assert (train_view(image, settings, np.random.default_rng(0)) == image.transpose(2, 0, 1)).all()
+
+
+def test_flips_mirror_left_and_right_half_of_the_time() -> None:
+    image = noise(28, 28, 1)
+    settings = View((28, 28), 1, crop_scale=None, eval_crop_ratio=1.0)
+    views = [train_view(image, settings, np.random.default_rng(seed))[0] for seed in range(400)]
+    plain = sum((view == image[:, :, 0]).all() for view in views)
+    mirrored = sum((view == image[:, ::-1, 0]).all() for view in views)
+    assert plain + mirrored == 400 and 160 < mirrored < 240
+
+
+def test_shifts_move_the_content_exactly_and_fill_with_zeros() -> None:
+    image = noise(10, 12, 1) | 1  # no zeros of its own
+    padded = np.pad(image[:, :, 0], 3)
+    settings = View((10, 12), 1, crop_scale=None, flip=False, shift=3)
+    windows = {padded[y : y + 10, x : x + 12].tobytes(): (3 - y, 3 - x) for y in range(7) for x in range(7)}
+    views = (train_view(image, settings, np.random.default_rng(seed)) for seed in range(1000))
+    counts = np.unique([windows[view.tobytes()] for view in views], axis=0, return_counts=True)[1]
+    assert len(counts) == 49 and counts.min() > 5
+
+
+def test_any_number_of_channels_is_resized_channel_by_channel() -> None:
+    image = noise(40, 50, 5)
+    settings = View((32, 24), 5)
+    assert eval_view(image, settings).shape == (5, 32, 24)
+    for c in range(5):
+        one = View((32, 24), 1)
+        assert (eval_view(image, settings)[c] == eval_view(image[:, :, c : c + 1], one)[0]).all()
+        views = [train_view(i, s, np.random.default_rng(3)) for i, s in ((image, settings), (image[:, :, [c]], one))]
+        assert (views[0][c] == views[1][0]).all()
+    rgb = eval_view(np.ascontiguousarray(image[:, :, :3]), View((32, 24), 3))
+    assert (rgb == eval_view(image, settings)[:3]).all()
+
+
+def test_views_repeat_with_their_seed_and_leave_the_image_alone() -> None:
+    for settings in (View((28, 28), 1), View((28, 28), 1, crop_scale=None, shift=4)):
+        image = noise(28, 28, 1)
+        first, again, other = (train_view(image, settings, np.random.default_rng(seed)) for seed in (1, 1, 2))
+        assert (first == again).all() and (first != other).any()
+        assert (image == noise(28, 28, 1)).all()
+
+
+def test_an_image_of_other_channels_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected an image of 3 channels, got 1"):
+        eval_view(noise(8, 8, 1), View((8, 8), 3))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"image_size": (0, 28)}, "positive image_size"),
+        ({"channels": 0}, "channels"),
+        ({"crop_scale": (0.5, 0.2)}, "crop_scale"),
+        ({"crop_scale": (0.0, 1.0)}, "crop_scale"),
+        ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
+        ({"shift": 28, "crop_scale": None}, "shift in 0..27"),
+        ({"shift": 2}, "not both"),
+        ({"eval_crop_ratio": 1.5}, "eval_crop_ratio"),
+    ],
+)
+def test_settings_without_sense_are_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        View(**{"image_size": (28, 28), "channels": 1, **wrong})

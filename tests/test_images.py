@@ -1,0 +1,231 @@
+"""Images: every way that pixels are stored, and every way that a file can be bad."""
+
+import os
+import pickle
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from paddlemae.data.images import UnreadableImage, read_image
+
+RAMP_HW = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8) * 5
+PHOTO_HW3 = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+
+
+def saved(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def test_gray_and_rgb_are_read_exactly(tmp_path: Path) -> None:
+    gray = saved(tmp_path / "gray.png", Image.fromarray(RAMP_HW))
+    rgb = saved(tmp_path / "rgb.png", Image.fromarray(PHOTO_HW3))
+    assert read_image(gray, 1).dtype == np.uint8
+    assert (read_image(gray, 1) == RAMP_HW[..., None]).all()
+    assert (read_image(gray, 3) == RAMP_HW[..., None]).all() and read_image(gray, 3).shape == (6, 8, 3)
+    assert (read_image(rgb, 3) == PHOTO_HW3).all()
+    luma = PHOTO_HW3 @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(read_image(rgb, 1)[..., 0] - luma).max() < 0.51
+
+
+@pytest.mark.parametrize("extension", ["bmp", "gif", "jpg", "pgm", "png", "tif", "webp"])
+def test_every_format_is_read(tmp_path: Path, extension: str) -> None:
+    path = saved(tmp_path / f"a.{extension}", Image.fromarray(RAMP_HW), quality=100)
+    assert np.abs(read_image(path, 1)[..., 0].astype(int) - RAMP_HW).max() <= 8
+
+
+@pytest.mark.parametrize("channels", [0, 2, 4])
+def test_other_channel_counts_are_refused(tmp_path: Path, channels: int) -> None:
+    with pytest.raises(ValueError, match=f"not {channels}"):
+        read_image(tmp_path / "a.png", channels)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("extension", ["png", "tif"])
+def test_exif_orientation_is_honoured(tmp_path: Path, orientation: int, extension: str) -> None:
+    """Stored as a camera would for each tag, the image comes out upright (EXIF 2.3, tag 274)."""
+    stored = {
+        1: RAMP_HW,
+        2: RAMP_HW[:, ::-1],
+        3: RAMP_HW[::-1, ::-1],
+        4: RAMP_HW[::-1],
+        5: RAMP_HW.T,
+        6: np.rot90(RAMP_HW),
+        7: RAMP_HW[::-1, ::-1].T,
+        8: np.rot90(RAMP_HW, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path / f"a.{extension}", Image.fromarray(np.ascontiguousarray(stored)), exif=exif)
+    assert (read_image(path, 1)[..., 0] == RAMP_HW).all()
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("exif", [b"garbage", b"II*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff"])
+def test_damaged_exif_does_not_lose_the_pixels(tmp_path: Path, exif: bytes, extension: str) -> None:
+    path = saved(tmp_path / f"a.{extension}", Image.fromarray(RAMP_HW), exif=b"Exif\0\0" + exif)
+    assert read_image(path, 1).shape == (6, 8, 1)
+
+
+def test_transparency_is_composited_on_white(tmp_path: Path) -> None:
+    rgba = np.zeros((2, 2, 4), np.uint8)
+    rgba[0, :, 3] = 255
+    rgba[1, 1] = (255, 0, 0, 51)
+    path = saved(tmp_path / "a.png", Image.fromarray(rgba))
+    assert read_image(path, 3).tolist() == [[[0, 0, 0], [0, 0, 0]], [[255, 255, 255], [255, 204, 204]]]
+    gray_alpha = saved(tmp_path / "la.png", Image.fromarray(rgba).convert("LA"))
+    assert read_image(gray_alpha, 1)[:, 0, 0].tolist() == [0, 255]
+
+
+def test_palettes_are_looked_up(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    assert read_image(saved(tmp_path / "a.png", image), 3).tolist() == [[[10, 20, 30], [200, 100, 50]]]
+    transparent = saved(tmp_path / "b.png", image, transparency=0)
+    assert read_image(transparent, 3).tolist() == [[[255, 255, 255], [200, 100, 50]]]
+
+
+def test_one_bit_and_cmyk_are_converted(tmp_path: Path) -> None:
+    bits = saved(tmp_path / "a.png", Image.fromarray(RAMP_HW > 100))
+    assert (read_image(bits, 1)[..., 0] == np.where(RAMP_HW > 100, 255, 0)).all()
+    cmyk = saved(tmp_path / "b.tif", Image.new("CMYK", (2, 2), (0, 255, 255, 0)))
+    assert read_image(cmyk, 3)[0, 0].tolist() == [255, 0, 0]
+    assert read_image(cmyk, 1)[0, 0].tolist() == [76]
+
+
+@pytest.mark.parametrize("extension", ["png", "tif", "pgm"])
+def test_sixteen_bits_keep_the_high_byte(tmp_path: Path, extension: str) -> None:
+    values = np.array([[0, 255, 256], [32768, 65279, 65535]], np.uint16)
+    path = saved(tmp_path / f"a.{extension}", Image.fromarray(values))
+    assert read_image(path, 1)[..., 0].tolist() == [[0, 0, 1], [128, 254, 255]]
+    assert (read_image(path, 3) == read_image(path, 1)).all() and read_image(path, 3).shape == (2, 3, 3)
+
+
+def test_pixels_without_a_stated_white_are_refused(tmp_path: Path) -> None:
+    floats = saved(tmp_path / "f.tif", Image.fromarray(np.ones((2, 2), np.float32)))
+    with pytest.raises(UnreadableImage, match="floating-point"):
+        read_image(floats, 1)
+    for value in (-1, 65536):
+        integers = saved(tmp_path / "i.tif", Image.fromarray(np.full((2, 2), value, np.int32)))
+        with pytest.raises(UnreadableImage, match=r"outside 0\.\.65535"):
+            read_image(integers, 1)
+
+
+def test_animations_give_their_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("L", (4, 4), value) for value in (50, 150, 250)]
+    for extension in ("gif", "tif"):
+        path = saved(tmp_path / f"a.{extension}", frames[0], save_all=True, append_images=frames[1:])
+        assert read_image(path, 1).tolist() == np.full((4, 4, 1), 50).tolist()
+
+
+@pytest.mark.parametrize("extension", ["bmp", "jpg", "png", "tif", "webp", "ppm"])
+def test_truncated_files_are_unreadable(tmp_path: Path, extension: str) -> None:
+    path = saved(tmp_path / f"a.{extension}", Image.fromarray(PHOTO_HW3))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with pytest.raises(UnreadableImage) as caught:
+        read_image(path, 3)
+    assert caught.value.path == str(path) and caught.value.reason
+    assert repr(str(path)) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("extension", ["bmp", "gif", "jpg", "png", "tif", "webp", "ppm"])
+def test_damaged_bytes_are_read_or_reported_but_nothing_else(tmp_path: Path, extension: str) -> None:
+    good = saved(tmp_path / f"good.{extension}", Image.fromarray(PHOTO_HW3)).read_bytes()
+    path = tmp_path / f"bad.{extension}"
+    rng = np.random.default_rng(0)
+    unreadable = 0
+    for _ in range(60):
+        damaged = bytearray(good)
+        for place in rng.integers(0, min(len(good), 200), 8):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_image(path, 3)
+        except UnreadableImage as error:
+            unreadable += 1
+            assert "\n" not in str(error)
+    assert unreadable > 0
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"hello", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
+    ],
+)
+def test_files_that_are_no_images_are_unreadable(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(UnreadableImage, match=f"a.jpg': {reason}"):
+        read_image(tmp_path / "a.jpg", 3)
+
+
+def test_missing_forbidden_and_folder_are_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnreadableImage, match="No such file or directory"):
+        read_image(tmp_path / "gone.png", 3)
+    with pytest.raises(UnreadableImage, match="Is a directory"):
+        read_image(tmp_path, 3)
+
+    def forbidden(path: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("builtins.open", forbidden)  # root, who runs tests in containers, may read anything
+    with pytest.raises(UnreadableImage, match=r"a\.png': Permission denied$"):
+        read_image(tmp_path / "a.png", 3)
+
+
+@pytest.mark.parametrize("side", [10_000, 40_000])
+def test_decompression_bombs_are_unreadable(tmp_path: Path, side: int) -> None:
+    """10,000 squared is Pillow's warning, 40,000 squared its error; neither decodes a pixel here."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    packed = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks]
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+    with pytest.raises(UnreadableImage, match="more than 89478485 pixels"):
+        read_image(tmp_path / "bomb.png", 1)
+
+
+def test_pillow_s_warnings_do_not_leak(tmp_path: Path) -> None:
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0"  # announces five entries and ends
+    path = saved(tmp_path / "a.jpg", Image.fromarray(RAMP_HW), exif=exif)
+    with pytest.warns(UserWarning, match="Corrupt EXIF"), Image.open(path) as image:
+        image.getexif()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_image(path, 3)
+    assert caught == []
+
+
+def test_names_with_line_breaks_and_raw_bytes_stay_on_one_printable_line(tmp_path: Path) -> None:
+    for name in (b"two\nlines.png", b"caf\xe9.png"):
+        path = os.path.join(tmp_path, os.fsdecode(name))
+        with pytest.raises(UnreadableImage) as caught:
+            read_image(path, 3)
+        assert caught.value.path == path
+        assert "\n" not in str(caught.value) and str(caught.value).encode()
+
+
+@pytest.mark.parametrize(("said", "reason"), [("two\n lines", "two lines"), ("", "SyntaxError")])
+def test_whatever_pillow_says_becomes_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, reason: str
+) -> None:
+    def fail(image: Image.Image) -> None:
+        raise SyntaxError(said)
+
+    path = saved(tmp_path / "a.bmp", Image.fromarray(RAMP_HW))
+    monkeypatch.setattr("PIL.BmpImagePlugin.BmpImageFile.load", fail)
+    with pytest.raises(UnreadableImage, match=f": {reason}$"):
+        read_image(path, 1)
+
+
+def test_unreadable_image_survives_pickling() -> None:
+    copy = pickle.loads(pickle.dumps(UnreadableImage("a.jpg", "truncated")))
+    assert (copy.path, copy.reason) == ("a.jpg", "truncated")
+    assert str(copy) == "cannot read image 'a.jpg': truncated"
