@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -206,16 +207,31 @@ def _print_plan(built, plan: dict[str, str]) -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit status 2, Ctrl-C is 130."""
+    warnings.showwarning = _one_line
     try:
         app(standalone_mode=True)
-    except KeyboardInterrupt as stop:
-        print(f"paddlemae: {stop or 'stopped'}", file=sys.stderr)
+    except (KeyboardInterrupt, SystemExit) as end:
+        stop = _interrupt(end)
+        if stop is None:
+            raise
+        print(f"paddlemae: {str(stop) or 'stopped'}", file=sys.stderr)
         sys.exit(130)
     except USER_ERRORS as fault:
         if os.environ.get("PADDLEMAE_DEBUG") or not _is_ours(fault):
             raise
         print(f"paddlemae: error: {' '.join(_text(fault).split())}", file=sys.stderr)
         sys.exit(2)
+
+
+def _interrupt(end: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C behind an exit: typer makes one of it, and would lose its text."""
+    while end is not None and not isinstance(end, KeyboardInterrupt):
+        end = end.__cause__ or end.__context__
+    return end
+
+
+def _one_line(message, category, filename, lineno, file=None, line=None) -> None:
+    print(f"paddlemae: warning: {message}", file=sys.stderr)
 
 
 def _is_ours(fault: BaseException) -> bool:

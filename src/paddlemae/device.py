@@ -60,7 +60,7 @@ def prepare(device: str = "auto", threads: int | str = "auto") -> str:
         try:
             paddle.set_device(device)
         except Exception as fault:  # Paddle raises several kinds, with pages of text
-            have = ", ".join(paddle.device.get_available_device())
+            have = ", ".join(dict.fromkeys(["cpu", *paddle.device.get_available_device()]))  # it leaves out the CPU
             raise ValueError(f"device {device!r} is not available in this Paddle build; it has: {have}") from fault
     name = paddle.get_device()
     if name == "cpu":

@@ -19,60 +19,58 @@ def _figure(width: float, height: float):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=160, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
+def _save(figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
 def draw_reconstructions(
-    path: Path,
-    columns: Sequence[str],
-    pictures: Sequence[np.ndarray],
-    caption: str,
-    names: Sequence[str] = (),
+    path: Path, columns: Sequence[str], pictures: Sequence[np.ndarray], caption: str, names: Sequence[str] = ()
 ) -> None:
-    """Draw one row an image and one column a stage.
+    """Draw each image's stages side by side; more than four images stand in two columns of such strips.
 
     Args:
         columns: a title for each stage.
         pictures: for each stage uint8 [B, H, W, C]; C is 1 or 3, of other numbers the first channel is drawn.
         caption: below the pictures.
-        names: one an image, to its left.
+        names: one an image, in its corner.
     """
-    rows, height, width = pictures[0].shape[:3]
-    cell = 1.6
+    images, height, width = pictures[0].shape[:3]
+    strips = 2 if images > 4 else 1
+    rows = -(-images // strips)
+    cell, gap, top = 1.15, 0.15, 0.3  # inches
     cell_height = cell * height / width
-    caption = "\n".join(textwrap.wrap(caption, 30 + 20 * len(columns)))
-    top, bottom = 0.35, 0.25 + 0.16 * (caption.count("\n") + 1)
-    total = rows * cell_height + top + bottom
-    figure = _figure(cell * len(columns), total)
-    for column, (title, stage) in enumerate(zip(columns, pictures)):
-        for row, picture in enumerate(stage):
-            place = [column / len(columns), 1 - (top + (row + 1) * cell_height) / total, 0.985 / len(columns)]
-            axes = figure.add_axes((*place, 0.985 * cell_height / total))
-            colour = picture.shape[-1] == 3
-            axes.imshow(
-                picture if colour else picture[..., 0],
-                cmap=None if colour else "gray",
-                vmin=0,
-                vmax=255,
-                interpolation="nearest",
-            )
-            axes.set_axis_off()
+    total_width = strips * len(columns) * cell + (strips - 1) * gap
+    caption = "\n".join(textwrap.wrap(caption, int(total_width * 23)))
+    total_height = rows * cell_height + top + 0.25 + 0.13 * (caption.count("\n") + 1)
+    figure = _figure(total_width, total_height)
+    for image in range(images):
+        strip, row = divmod(image, rows)
+        for column, stage in enumerate(pictures):
+            left = (strip * len(columns) + column) * cell + strip * gap
+            bottom = total_height - top - (row + 1) * cell_height
+            size = (0.97 * cell / total_width, 0.97 * cell_height / total_height)
+            axes = figure.add_axes((left / total_width, bottom / total_height, *size))
+            _picture(axes, stage[image])
             if row == 0:
-                axes.set_title(title, fontsize=7, color=INK, pad=4)
+                axes.set_title(columns[column], fontsize=6, color=INK, pad=3)
             if column == 0 and names:
-                axes.text(
-                    0.02,
-                    0.02,
-                    names[row],
-                    fontsize=4,
-                    color="white",
-                    transform=axes.transAxes,
-                    bbox=dict(facecolor="black", alpha=0.5, linewidth=0, pad=1),
-                )
-    figure.text(0.01, 0.08 / total, caption, fontsize=6, color=INK, va="bottom")
-    figure.savefig(path)
+                style = dict(facecolor="black", alpha=0.5, linewidth=0, pad=1)
+                axes.text(0.02, 0.03, names[image], fontsize=3.5, color="white", transform=axes.transAxes, bbox=style)
+    figure.text(0.01, 0.06 / total_height, caption, fontsize=6, color=INK, va="bottom")
+    _save(figure, path)
+
+
+def _picture(axes, pixels_HWC: np.ndarray) -> None:
+    colour = pixels_HWC.shape[-1] == 3
+    shown = pixels_HWC if colour else pixels_HWC[..., 0]
+    axes.imshow(shown, cmap=None if colour else "gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.set_axis_off()
 
 
 def draw_confusion(path: Path, matrix: np.ndarray, classes: Sequence[str], title: str) -> None:
@@ -98,7 +96,7 @@ def draw_confusion(path: Path, matrix: np.ndarray, classes: Sequence[str], title
     axes.set_ylabel("true", color=INK)
     axes.set_title(title, fontsize=9, color=INK)
     figure.tight_layout()
-    figure.savefig(path)
+    _save(figure, path)
 
 
 def draw_curves(path: Path, lines: Sequence[dict], names: Sequence[str], title: str) -> None:
@@ -123,4 +121,4 @@ def draw_curves(path: Path, lines: Sequence[dict], names: Sequence[str], title: 
             axes.set_title(title, fontsize=9, color=INK)
     axes.set_xlabel("step", fontsize=8, color=INK)
     figure.tight_layout()
-    figure.savefig(path)
+    _save(figure, path)

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +18,65 @@ RECIPE_FILE = "recipe.yaml"
 METRICS_FILE = "metrics.jsonl"
 ENVIRONMENT_FILE = "environment.json"
 FIGURES = "figures"
+# all that a run's folder holds; --overwrite removes nothing else
+RUN_ENTRIES = (RECIPE_FILE, METRICS_FILE, ENVIRONMENT_FILE, FIGURES, "checkpoints", "result.json", "report.html")
 PACKAGES = ("paddlemae", "paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "safetensors")
 
 
-def open_run(folder: Path, *, resume: bool = False, overwrite: bool = False) -> None:
-    """Make a run folder, or take over one that is there.
+def check_folder(
+    folder: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    marker: str = RECIPE_FILE,
+    entries: Collection[str] = RUN_ENTRIES,
+) -> None:
+    """Say no to a folder that a run must not take.
 
+    Args:
+        marker: the file that tells a run's folder from any other.
+        entries: what a run puts there, with wildcards; a folder that holds more is not overwritten.
     Raises:
-        ValueError: the folder holds a run, or something else, and neither resume nor overwrite was asked for.
+        ValueError: it holds a run and neither resume nor overwrite was asked for; or it holds something else, which
+            is never overwritten; or there is nothing to resume.
     """
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other: continue the run or start it anew")
-    if folder.is_file():
+    if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; --out needs a folder for the run")
+    is_run = (folder / marker).exists()
+    if resume and not is_run:
+        raise ValueError(f"{folder} holds no run to resume; leave --resume out to start one there")
     if folder.is_dir() and any(folder.iterdir()) and not resume:
-        is_run = (folder / RECIPE_FILE).exists()
         if not is_run:
             raise ValueError(f"{folder} is not empty and holds no run; choose another folder with --out")
         if not overwrite:
             raise ValueError(f"{folder} already holds a run; add --resume, or --overwrite, or choose another --out")
+        others = sorted(path.name for path in folder.iterdir() if not any(map(path.match, _half_written(entries))))
+        if others:
+            raise ValueError(
+                f"{folder} holds more than a run ({', '.join(others[:3])}); move that or choose another --out"
+            )
+
+
+def _half_written(entries: Collection[str]) -> list[str]:
+    """The entries, and their names before they are whole."""
+    return [*entries, *(f".{entry}.partial" for entry in entries)]
+
+
+def open_run(
+    folder: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    marker: str = RECIPE_FILE,
+    entries: Collection[str] = RUN_ENTRIES,
+) -> None:
+    """Make a run folder, or take over one that is there; arguments and errors are those of `check_folder`."""
+    check_folder(folder, resume=resume, overwrite=overwrite, marker=marker, entries=entries)
+    if overwrite and folder.exists():
         shutil.rmtree(folder)
-    if resume and not (folder / RECIPE_FILE).exists():
-        raise ValueError(f"{folder} holds no run to resume; leave --resume out to start one there")
-    (folder / FIGURES).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def write_environment(folder: Path) -> None:
@@ -85,8 +121,13 @@ def _commit() -> str | None:
 def log_metrics(folder: Path, step: int, epoch: float, seconds: float, **values: float) -> None:
     """Append one line to `metrics.jsonl`: step, epoch, seconds since the start of training, name -> value."""
     line = {"step": step, "epoch": round(epoch, 4), "seconds": round(seconds, 3), **values}
-    with (folder / METRICS_FILE).open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    try:
+        with (folder / METRICS_FILE).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as fault:
+        path = str(folder / METRICS_FILE)
+        text = f"could not log step {step} ({fault.strerror}); make room and go on with --resume"
+        raise OSError(fault.errno, text, path) from fault
 
 
 def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
@@ -102,6 +143,15 @@ def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
 def forget_metrics_after(folder: Path, step: int) -> None:
     """Drop the lines of steps that a resumed run will take again."""
     kept = [line for line in read_metrics(folder) if line["step"] <= step]
-    beside = folder / f".{METRICS_FILE}.partial"
-    beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    os.replace(beside, folder / METRICS_FILE)
+    _replace(folder / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def write_recipe(folder: Path, text: str) -> None:
+    """Write the resolved recipe; on a full disk the one before stays."""
+    _replace(folder / RECIPE_FILE, text)
+
+
+def _replace(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.partial")
+    beside.write_text(text)
+    os.replace(beside, path)

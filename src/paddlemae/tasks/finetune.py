@@ -55,6 +55,7 @@ def finetune(recipe: FinetuneRecipe, start: Start) -> dict[str, Any]:
         ValueError, FileNotFoundError: a recipe, data, checkpoint or folder that can't be used; nothing is written.
         KeyboardInterrupt, NonFiniteLoss, OSError: training ended early; the text says what was kept.
     """
+    start.check()
     if start.resume:
         check_same_recipe(stored_recipe(start.out, "finetune"), recipe)
     parts = prepare(recipe)
@@ -64,7 +65,6 @@ def finetune(recipe: FinetuneRecipe, start: Start) -> dict[str, Any]:
         weight_decay=training.weight_decay,
         betas=recipe.betas,
         layer_decay=recipe.layer_decay,
-        clip_grad=training.clip_grad,
     )
     state = TrainState(model, optimizer)
     enter_run(start, recipe, state)

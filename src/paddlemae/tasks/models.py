@@ -67,7 +67,11 @@ def read_checkpoint(path: str | Path, pointer: str = "latest") -> Checkpoint:
         FileNotFoundError, ValueError: nothing there, or not a model of PaddleMAE.
     """
     folder = find_checkpoint(path, pointer)
-    return Checkpoint(folder, read_description(folder), read_tensors(folder))
+    description = read_description(folder)
+    missing = [name for name in ENCODER_FIELDS if name not in description.architecture]
+    if missing:
+        raise ValueError(f"{folder} holds no model of PaddleMAE: its architecture lacks {', '.join(missing)}")
+    return Checkpoint(folder, description, read_tensors(folder))
 
 
 def load_autoencoder(checkpoint: Checkpoint) -> MaskedAutoencoder:
@@ -81,7 +85,12 @@ def load_autoencoder(checkpoint: Checkpoint) -> MaskedAutoencoder:
             f"{checkpoint.folder} holds a {checkpoint.description.kind}, which has no decoder to reconstruct with; "
             "name a pretraining run"
         )
-    model = MaskedAutoencoder(**checkpoint.description.architecture)
+    try:
+        model = MaskedAutoencoder(**checkpoint.description.architecture)
+    except TypeError as fault:
+        raise ValueError(
+            f"{checkpoint.folder} has an architecture that this PaddleMAE does not know: {fault}"
+        ) from fault
     load_official(model, checkpoint.tensors, source=str(checkpoint.folder))
     model.eval()
     return model

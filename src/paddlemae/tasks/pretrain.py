@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from paddlemae.data.sources import Source, open_source
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import Mask, block_mask, grid_mask, num_kept, random_mask
 from paddlemae.model.vit import patch_grid
-from paddlemae.recipe import PretrainRecipe, Training
+from paddlemae.recipe import PretrainRecipe
 from paddlemae.report.figures import draw_curves
 from paddlemae.report.runlog import FIGURES, read_metrics
 from paddlemae.tasks.models import (
@@ -55,12 +56,13 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
         ValueError, FileNotFoundError: a recipe, data or folder that can't be used; nothing is written then.
         KeyboardInterrupt, NonFiniteLoss, OSError: training ended early; the text says what was kept.
     """
+    start.check()
     if start.resume:
         check_same_recipe(stored_recipe(start.out, "pretrain"), recipe)
     parts = prepare(recipe)
     model = parts.model
     training = recipe.training
-    optimizer = adamw(model, weight_decay=training.weight_decay, betas=recipe.betas, clip_grad=training.clip_grad)
+    optimizer = adamw(model, weight_decay=training.weight_decay, betas=recipe.betas)
     state = TrainState(model, optimizer)
     enter_run(start, recipe, state)
     start.say(
@@ -92,8 +94,6 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
     )
     draw_examples(figures / "reconstruction.png", model, parts, recipe)
     start.say(f"done: {start.out}; see {figures / 'reconstruction.png'}")
-    if state.skipped:
-        start.say(f"{state.skipped} times an image could not be read and the next one took its place")
     return start.out
 
 
@@ -111,8 +111,8 @@ def prepare(recipe: PretrainRecipe) -> Parts:
     """Build a recipe's parts, with every check that needs no training."""
     if recipe.data is None:
         raise ValueError("no images named; add --data FOLDER, or --data digits for the embedded ones")
-    if recipe.training.steps and recipe.training.steps < recipe.training.accumulation_steps:
-        raise ValueError("steps counts optimizer steps; it must be at least 1")
+    if recipe.mask == "grid" and recipe.mask_ratio != 0.75:
+        warnings.warn("mask=grid removes 3 of every 4 patches; mask_ratio has no effect", stacklevel=2)
     device.prepare(recipe.training.device, recipe.training.threads)
     check_precision(recipe.training.precision)
     arguments = autoencoder_arguments(recipe.model)
@@ -168,7 +168,7 @@ def dry_run(recipe: PretrainRecipe) -> dict[str, str]:
         parts = prepare(recipe)
     training, parameters = recipe.training, parameter_count(parts.model)
     steps = training.total_steps(len(parts.source))
-    bytes_needed = memory_estimate(parts.model, recipe, training)
+    bytes_needed = memory_estimate(parts.model, recipe)
     return {
         "images": f"{len(parts.source)} from {parts.source.name}",
         "parameters": f"{parameters:,}",
@@ -181,7 +181,7 @@ def dry_run(recipe: PretrainRecipe) -> dict[str, str]:
     }
 
 
-def memory_estimate(model: MaskedAutoencoder, recipe: PretrainRecipe, training: Training) -> int:
+def memory_estimate(model: MaskedAutoencoder, recipe: PretrainRecipe) -> int:
     """Bytes that a training step holds: an estimate by counting what the layers keep for their gradients.
 
     A block keeps about 24 numbers a token and width (inputs, norms, qkv twice, hidden layer twice, residuals) and
@@ -200,4 +200,4 @@ def memory_estimate(model: MaskedAutoencoder, recipe: PretrainRecipe, training: 
         patches + front, shape["decoder_embed_dim"], shape["decoder_num_heads"]
     )
     activations += 6 * patches * model.pixels
-    return FLOAT_BYTES * (4 * parameter_count(model) + training.batch_size * activations)
+    return FLOAT_BYTES * (4 * parameter_count(model) + recipe.training.batch_size * activations)

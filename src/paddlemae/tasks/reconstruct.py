@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,10 @@ from paddlemae.report.figures import draw_reconstructions
 from paddlemae.tasks.models import evaluation_view, load_autoencoder, read_checkpoint, to_input, to_pictures
 from paddlemae.weights.store import Description
 
-RAW_CAPTION = "{removed} of {total} patches removed. The model predicts raw pixels."
+RAW_CAPTION = (
+    "{removed} of {total} patches removed. The model predicts raw pixels; it learned that for removed patches only, so "
+    "what it predicts in place of visible ones means nothing."
+)
 NORMALISED_CAPTION = (
     "{removed} of {total} patches removed. This model predicts pixels normalised per patch: each predicted patch is "
     "shown with the mean and deviation of the original patch, which the model did not see, so colours and contrast "
@@ -67,7 +71,6 @@ def reconstruct_images(
     model = load_autoencoder(checkpoint)
     names, pixels = read_views(images, checkpoint.description, limit)
     mask = choose_mask(choice, model.grid, len(pixels))
-    out.parent.mkdir(parents=True, exist_ok=True)
     draw(out, model, checkpoint.description, pixels, mask, names=names, plain=plain)
     return out
 
@@ -124,8 +127,10 @@ def _read_map(path: Path) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"mask file {path} does not exist")
     try:
-        return np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, ndmin=2)
-    except ValueError as fault:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # NumPy only warns of an empty file
+            return np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, ndmin=2)
+    except (ValueError, EOFError, UserWarning) as fault:
         raise ValueError(f"{path} is not a mask; expected rows of 0 (kept) and 1 (removed)") from fault
 
 

@@ -16,10 +16,12 @@ from paddlemae.report.progress import progress
 from paddlemae.report.runlog import (
     METRICS_FILE,
     RECIPE_FILE,
+    check_folder,
     forget_metrics_after,
     log_metrics,
     open_run,
     write_environment,
+    write_recipe,
 )
 from paddlemae.train.checkpoint import (
     FOLDER,
@@ -28,6 +30,7 @@ from paddlemae.train.checkpoint import (
     find_checkpoint,
     load_checkpoint,
     save_checkpoint,
+    step_name,
 )
 from paddlemae.train.loop import StepResult, fit, stop_on_interrupt
 from paddlemae.train.optim import lr_at, peak_lr
@@ -46,6 +49,10 @@ class Start:
     resume: bool = False
     overwrite: bool = False
     quiet: bool = False
+
+    def check(self) -> None:
+        """Refuse a folder that can't be taken, before any work is done."""
+        check_folder(self.out, resume=self.resume, overwrite=self.overwrite)
 
     def say(self, text: str) -> None:
         if not self.quiet:
@@ -91,7 +98,7 @@ def enter_run(start: Start, recipe: Recipe, state: TrainState) -> None:
     open_run(start.out, resume=start.resume, overwrite=start.overwrite)
     if not start.resume:
         write_environment(start.out)
-    (start.out / RECIPE_FILE).write_text(dump_recipe(recipe))
+    write_recipe(start.out, dump_recipe(recipe))
     if start.resume and (start.out / FOLDER / LATEST).exists():
         load_checkpoint(find_checkpoint(start.out), state)
         start.say(f"resumed at step {state.step} from {state.last_checkpoint}")
@@ -188,13 +195,18 @@ def run_training(
                 total_steps=total,
                 accumulation_steps=training.accumulation_steps,
                 precision=training.precision,
+                clip_grad=training.clip_grad,
                 after_step=[log, evaluate_and_save],
                 should_stop=stop.is_set,
             )
         finally:
             batches.close()
+        if state.skipped:
+            start.say(f"{state.skipped} times an image could not be read and was left out")
         if state.step < total:
-            kept = save_checkpoint(start.out, state, description, keep=training.keep_checkpoints)
+            kept = state.last_checkpoint
+            if kept is None or kept.name != step_name(state.step):
+                kept = save_checkpoint(start.out, state, description, keep=training.keep_checkpoints)
             raise KeyboardInterrupt(
                 f"stopped after step {state.step} of {total}; kept {kept}; go on with the same command and --resume"
             )

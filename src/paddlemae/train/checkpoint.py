@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import nn
-from safetensors.numpy import save_file
 
-from paddlemae.weights.store import Description, read_tensor_file, read_tensors, write_model
+from paddlemae.weights.store import Description, read_tensor_file, read_tensors, write_model, write_tensor_file
 from paddlemae.weights.transfer import load_official, to_official
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -66,13 +65,13 @@ def save_checkpoint(
         OSError: no space or no permission; the old checkpoints are as they were.
     """
     folder = run / FOLDER
-    final = folder / f"step_{state.step:08d}"
+    final = folder / step_name(state.step)
     beside = folder / f".{final.name}.partial"
     try:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         write_model(beside, to_official(state.model), description)
-        save_file(_optimizer_slots(state), beside / OPTIMIZER_FILE)
+        write_tensor_file(beside / OPTIMIZER_FILE, _optimizer_slots(state))
         (beside / STATE_FILE).write_text(json.dumps(_plain_state(state)))
         for path in beside.iterdir():
             _flush(path)
@@ -87,12 +86,18 @@ def save_checkpoint(
         kept = state.last_checkpoint or "none yet"
         raise OSError(
             fault.errno,
-            f"could not save step {state.step} ({fault.strerror}); last good checkpoint: {kept}",
+            f"could not save step {state.step} ({fault.strerror}); last good checkpoint: {kept}; "
+            "make room and go on with --resume",
             str(final),
         ) from fault
     state.last_checkpoint = final
     _drop_old(folder, keep)
     return final
+
+
+def step_name(step: int) -> str:
+    """The name of a step's checkpoint folder."""
+    return f"step_{step:08d}"
 
 
 def _plain_state(state: TrainState) -> dict[str, Any]:
@@ -165,8 +170,8 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
         FileNotFoundError: an incomplete checkpoint.
         ValueError: damaged files, or those of another model.
     """
-    load_official(state.model, read_tensors(checkpoint), source=str(checkpoint))
-    slots = read_tensor_file(checkpoint / OPTIMIZER_FILE)
+    tensors, slots = read_tensors(checkpoint), read_tensor_file(checkpoint / OPTIMIZER_FILE)
+    plain = _read_state(checkpoint / STATE_FILE)
     known = {name: parameter for name, parameter in state.model.named_parameters()}
     paddle_slots = {}
     for key, array in slots.items():
@@ -174,11 +179,25 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
         if name not in known or slot not in SLOTS:
             raise ValueError(f"{checkpoint / OPTIMIZER_FILE} holds {key}, which this model's optimizer does not have")
         paddle_slots[f"{known[name].name}_{slot}_0"] = paddle.to_tensor(array)
+    load_official(state.model, tensors, source=str(checkpoint))
     state.optimizer.set_state_dict(paddle_slots)
-    plain = json.loads((checkpoint / STATE_FILE).read_text())
     state.step, state.best, state.skipped = plain["step"], plain["best"], plain["skipped"]
     state.seconds, state.last_checkpoint = plain["seconds"], checkpoint
-    generators = paddle.get_rng_state()
-    for generator, saved in zip(generators, plain["random"]):
-        generator.__setstate__(tuple(saved))
-    paddle.set_rng_state(generators)
+    paddle.set_rng_state(
+        [_random_state(type(now), saved) for now, saved in zip(paddle.get_rng_state(), plain["random"])]
+    )
+
+
+def _random_state(kind: Any, saved: list) -> Any:
+    """A generator's state; a new object, since one that has a state silently keeps it."""
+    state = kind.__new__(kind)
+    state.__setstate__(tuple(saved))
+    return state
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        plain = json.loads(path.read_text())
+        return {name: plain[name] for name in ("step", "best", "skipped", "seconds", "random")}
+    except (ValueError, KeyError, TypeError) as fault:
+        raise ValueError(f"{path} is damaged ({fault!r}); use another checkpoint") from fault

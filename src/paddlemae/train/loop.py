@@ -15,6 +15,7 @@ import paddle
 from paddle import nn
 
 from paddlemae.train.checkpoint import TrainState
+from paddlemae.train.optim import clip_gradients
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS = get_args(Precision)
@@ -59,6 +60,7 @@ def fit(
     total_steps: int,
     accumulation_steps: int = 1,
     precision: Precision = "float32",
+    clip_grad: float | None = None,
     after_step: Sequence[Callable[[TrainState, StepResult], None]] = (),
     should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -71,6 +73,7 @@ def fit(
         lr: optimizer step -> lr.
         accumulation_steps: micro-batches a step; their losses are averaged.
         precision: "float32", or "bfloat16"/"float16" autocast on accelerators.
+        clip_grad: largest gradient norm, over all parameters together.
         after_step: called in order after each step.
         should_stop: asked after each step; when true, training ends between two steps.
     Raises:
@@ -98,6 +101,10 @@ def fit(
                 f"the loss became {loss} at step {state.step} (lr {step_lr:.3g}); last good checkpoint: "
                 f"{state.last_checkpoint or 'none yet'}; try a lower base_lr, a longer warmup or clip_grad=1"
             )
+        if clip_grad:
+            if scaler:
+                scaler.unscale_(state.optimizer)
+            clip_gradients(state.model, clip_grad)
         if scaler:
             scaler.step(state.optimizer)
             scaler.update()

@@ -52,7 +52,6 @@ def adamw(
     weight_decay: float = 0.05,
     betas: tuple[float, float] = (0.9, 0.95),
     layer_decay: float = 1.0,
-    clip_grad: float | None = None,
 ) -> paddle.optimizer.AdamW:
     """AdamW over the model's trainable parameters; the loop sets its lr before every step.
 
@@ -60,7 +59,6 @@ def adamw(
         weight_decay: for matrices only, see `has_decay`.
         betas: (0.9, 0.95) in pretraining, (0.9, 0.999) in fine-tuning (MAE, appendix A).
         layer_decay: layer l of depth + 2 gets lr x layer_decay ** (depth + 1 - l) (Clark et al., ELECTRA).
-        clip_grad: largest global gradient norm, or None.
     """
     depth = len(model.blocks)
     groups: dict[tuple[float, float], list[paddle.Tensor]] = defaultdict(list)
@@ -78,5 +76,14 @@ def adamw(
         beta2=betas[1],
         epsilon=1e-8,
         parameters=parameters,
-        grad_clip=nn.ClipGradByGlobalNorm(clip_grad) if clip_grad else None,
     )
+
+
+def clip_gradients(model: nn.Layer, largest_norm: float) -> None:
+    """Scale all gradients so that their norm, taken over all of them together, is at most `largest_norm`.
+
+    AdamW's own `grad_clip` takes the norm over each parameter group by itself, so it is not used.
+    """
+    members = [(parameter, parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
+    for parameter, gradient in nn.ClipGradByGlobalNorm(largest_norm)(members):
+        parameter.grad = gradient

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,11 +47,27 @@ class Description:
 
 def write_model(folder: Path, tensors: dict[str, np.ndarray], description: Description) -> None:
     """Write both files into an existing folder; the caller makes that atomic."""
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})  # PyTorch users' loaders ask for it
+    write_tensor_file(folder / WEIGHTS_FILE, tensors)
     content = {"format": FORMAT, **asdict(description)}
     if description.kind == "mae":
         content["target"] = description.target
     (folder / DESCRIPTION_FILE).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def write_tensor_file(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: no space or no permission; safetensors has an exception of its own for that.
+    """
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})  # PyTorch users' loaders ask for it
+    except SafetensorError as fault:
+        system = re.search(r"os error (\d+)", str(fault))
+        if system is None:
+            raise
+        code = int(system.group(1))
+        raise OSError(code, os.strerror(code), str(path)) from fault
 
 
 def read_description(folder: Path) -> Description:

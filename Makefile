@@ -1,0 +1,40 @@
+# Every target does its own set-up: it needs make and Python 3.10 to 3.13 with venv, nothing else.
+PYTHON ?= python3
+VENV := .venv
+PARITY := .venv-parity
+PIP_FLAGS := --quiet --no-input --disable-pip-version-check
+
+.PHONY: help demo test parity lint clean
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/installed ## Pretrain, reconstruct, compare and fine-tune on the embedded digits
+	$(VENV)/bin/paddlemae demo --overwrite
+
+test: $(VENV)/installed ## Run the tests (no PyTorch)
+	$(VENV)/bin/python -m pytest -m "not slow and not parity"
+
+parity: $(PARITY)/installed ## Compare with PyTorch side by side (installs it, about 1 GB on disk)
+	$(PARITY)/bin/python -m pytest -m parity
+
+lint: $(VENV)/installed ## Check style, formatting and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean: ## Remove the environments and caches; runs stay
+	rm -rf $(VENV) $(PARITY) .pytest_cache .mypy_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/installed: EXTRAS := cpu,dev
+$(PARITY)/installed: EXTRAS := cpu,dev,parity
+
+# The stamp is touched last, so an installation that broke off is taken up again.
+%/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info[:2] <= (3, 13) else "PaddlePaddle has builds for Python 3.10 to 3.13, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...")'
+	@echo "installing PaddleMAE with [$(EXTRAS)] into $* (a few hundred MB of packages, once)"
+	@$(PYTHON) -m venv $*
+	@$*/bin/python -m pip install $(PIP_FLAGS) -e '.[$(EXTRAS)]'
+	@touch $@

@@ -1,0 +1,131 @@
+"""What the tests share: Paddle made ready, tiny images, a tiny model, and the command line as a user types it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from paddlemae import cli, device
+
+# One thread and the command's own settings, in whatever order the tests run: Paddle repeats bit for bit only then.
+device.prepare("cpu", threads=1)
+
+COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (210, 40, 30)}
+TIMEOUT_SECONDS = 120
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def encoder() -> list[str]:
+    """Overrides for an encoder of 4 patches that a step takes milliseconds for."""
+    return ["size=mini", "image_size=8", "patch_size=4", "embed_dim=16", "depth=1", "num_heads=2"]
+
+
+@pytest.fixture(scope="session")
+def tiny(encoder: list[str]) -> list[str]:
+    """Overrides for a pretraining of 3 steps."""
+    decoder = ["decoder_embed_dim=16", "decoder_depth=1", "decoder_num_heads=2"]
+    return [*encoder, *decoder, "steps=3", "batch_size=8", "log_every=1", "threads=1"]
+
+
+@pytest.fixture
+def paddlemae(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run `paddlemae ARGUMENTS` in this process."""
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["paddlemae", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        return Done(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def start_command() -> Iterator[Callable[..., subprocess.Popen]]:
+    """Start `python -m paddlemae ARGUMENTS` as a process of its own, which does not outlive the test."""
+    processes: list[subprocess.Popen] = []
+
+    def start(*arguments: object, **settings) -> subprocess.Popen:
+        command = [sys.executable, "-m", "paddlemae", *map(str, arguments)]
+        pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # a session of its own, so that whatever it starts can be ended with it
+        process = subprocess.Popen(command, **{**pipes, "start_new_session": True, **settings})
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture
+def run_command(start_command) -> Callable[..., Done]:
+    """Run `python -m paddlemae ARGUMENTS` to its end."""
+
+    def run(*arguments: object, **settings) -> Done:
+        process = start_command(*arguments, **settings)
+        out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+        return Done(process.returncode, out, err)
+
+    return run
+
+
+def write_png(path: Path, colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (10, 12)) -> None:
+    """A noisy picture of one colour."""
+    noise = np.random.default_rng(seed).integers(-25, 26, (*size, 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(path)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 pictures in nested folders without meaning. Not to be changed."""
+    root = tmp_path_factory.mktemp("photos")
+    for number, colour in enumerate(list(COLOURS.values()) * 4):
+        write_png(root / f"day{number % 2}" / ("" if number < 6 else "late") / f"{number}.png", colour, number)
+    return root
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes that a colour tells apart: train/CLASS 8 each, test/CLASS 4 each. Not to be changed."""
+    root = tmp_path_factory.mktemp("colours")
+    for part, count in (("train", 8), ("test", 4)):
+        for place, (name, colour) in enumerate(COLOURS.items()):
+            for number in range(count):
+                write_png(root / part / name / f"{number}.png", colour, 1000 * place + 100 * (part == "test") + number)
+    return root
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny: list[str]) -> Path:
+    """The run folder of a tiny pretraining (normalised pixels). Not to be changed."""
+    from paddlemae.recipe import load_recipe
+    from paddlemae.tasks.pretrain import pretrain
+    from paddlemae.tasks.session import Start
+
+    out = tmp_path_factory.mktemp("runs") / "pretrained"
+    return pretrain(load_recipe("pretrain", None, [*tiny, f"data={photos}"]), Start(out, quiet=True))

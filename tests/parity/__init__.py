@@ -1,0 +1,1 @@
+"""PaddleMAE against transformers' ViTMAEForPreTraining: same weights, same images, same noise."""

@@ -1,0 +1,58 @@
+"""The demo end to end, with a training too short to learn anything."""
+
+import json
+
+import pytest
+
+from paddlemae.recipe import load_recipe
+from paddlemae.tasks import demo
+
+SHORT = {
+    "pretrain": ["steps=4", "batch_size=8", "embed_dim=16", "depth=1", "num_heads=2", "threads=1"],
+    "finetune": ["steps=2", "batch_size=10", "embed_dim=16", "depth=1", "num_heads=2", "threads=1"],
+}
+
+
+@pytest.fixture
+def short_demo(monkeypatch):
+    def load(task, name, overrides=()):
+        return load_recipe(task, name, [*overrides, *SHORT[task]])
+
+    monkeypatch.setattr(demo, "load_recipe", load)
+    monkeypatch.setattr(demo, "FINETUNE_STEPS", {20: 2, 40: 2})
+    monkeypatch.setattr(demo, "SEEDS", (0, 1))
+
+
+def test_the_demo_leaves_runs_a_picture_and_the_figures_that_it_prints(short_demo, tmp_path, capsys):
+    out = tmp_path / "demo"
+    result = demo.demo(out)
+    printed = capsys.readouterr().out
+
+    assert (out / "reconstruction.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "finetune-40-pretrained-1" / "checkpoints" / "latest").exists()
+    saved = json.loads((out / "demo.json").read_text())
+    assert saved["knn"] == result["knn"] and set(result["knn"]) == {"random", "pretrained"}
+    for labels in (20, 40):
+        for name in ("scratch", "pretrained"):
+            assert len(result["finetune"][labels][name]) == 2
+        assert f"fine-tuned, {labels} labels" in printed
+    assert f"{result['knn']['random']:.1%}" in printed
+
+
+def test_scratch_and_pretrained_differ_in_nothing_but_the_start(short_demo, tmp_path):
+    out = tmp_path / "demo"
+    demo.demo(out)
+    recipes = [(out / f"finetune-20-{name}-0" / "recipe.yaml").read_text() for name in ("scratch", "pretrained")]
+    without_start = [[line for line in text.splitlines() if not line.startswith("init:")] for text in recipes]
+    assert without_start[0] == without_start[1]
+    assert recipes[0] != recipes[1]
+
+
+def test_a_second_demo_replaces_the_first_only_when_asked(short_demo, tmp_path):
+    out = tmp_path / "demo"
+    demo.demo(out)
+    with pytest.raises(ValueError, match="already holds a run"):
+        demo.demo(out)
+    (out / "demo.json").unlink()
+    demo.demo(out, overwrite=True)
+    assert (out / "demo.json").exists()

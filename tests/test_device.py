@@ -1,0 +1,81 @@
+"""Paddle made ready: found, on the device asked for, with the settings that speed a CPU up."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import paddle
+import pytest
+
+from paddlemae import device
+
+
+@pytest.fixture(autouse=True)
+def back_to_one_thread():
+    yield
+    device.prepare("cpu", threads=1)
+
+
+def test_auto_is_the_cpu_where_there_is_nothing_else(monkeypatch) -> None:
+    assert device.prepare("auto", threads=1) == device.prepare("cpu", threads=1) == "cpu"
+
+
+@pytest.mark.parametrize("name", ["gpu", "gpu:3", "tpu", ""])
+def test_a_device_that_is_not_there_is_one_line_with_those_that_are(name: str) -> None:
+    if paddle.is_compiled_with_cuda():
+        pytest.skip("this Paddle build has GPUs")
+    with pytest.raises(
+        ValueError, match=f"device {name!r} is not available in this Paddle build; it has: .*cpu"
+    ) as fault:
+        device.prepare(name)
+    assert "\n" not in str(fault.value)
+    assert paddle.get_device() == "cpu"
+
+
+def test_strided_kernels_are_off_on_a_cpu() -> None:
+    paddle.set_flags({"FLAGS_use_stride_kernel": True})
+    device.prepare("cpu", threads=1)
+    assert paddle.get_flags("FLAGS_use_stride_kernel") == {"FLAGS_use_stride_kernel": False}
+
+
+@pytest.mark.parametrize(("threads", "wanted"), [(1, 1), (2, 2), ("auto", device.physical_cores())])
+def test_threads_are_those_asked_for(monkeypatch, threads, wanted: int) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(paddle.base.core, "set_num_threads", seen.append)
+    device.prepare("cpu", threads=threads)
+    assert seen == [wanted]
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    assert device.physical_cores() == 3
+
+
+def test_without_paddle_the_error_says_what_to_install(monkeypatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'paddlemae\[cpu\]'.*GPU"):
+        device.prepare()
+
+
+@pytest.mark.parametrize(
+    ("machine", "cpuinfo", "wanted"),
+    [
+        ("x86_64", "vendor_id : AuthenticAMD\nflags : sse avx2 fma\n", "5"),
+        ("x86_64", "vendor_id : AuthenticAMD\nflags : sse avx fma\n", None),
+        ("x86_64", "vendor_id : GenuineIntel\nflags : sse avx2 fma\n", None),
+        ("aarch64", "vendor_id : AuthenticAMD\nflags : sse avx2 fma\n", None),
+    ],
+)
+def test_mkl_is_unlocked_on_amd_with_avx2_only(monkeypatch, machine: str, cpuinfo: str, wanted: str | None) -> None:
+    monkeypatch.delenv("MKL_DEBUG_CPU_TYPE", raising=False)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    monkeypatch.setattr(Path, "read_text", lambda path: cpuinfo)
+    device._unlock_mkl_on_amd()
+    assert os.environ.pop("MKL_DEBUG_CPU_TYPE", None) == wanted
+
+
+def test_a_users_own_mkl_setting_stays(monkeypatch) -> None:
+    monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "4")
+    device._unlock_mkl_on_amd()
+    assert os.environ["MKL_DEBUG_CPU_TYPE"] == "4"

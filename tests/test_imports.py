@@ -1,0 +1,125 @@
+"""Which room may know which, and what is imported before it is needed."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import paddlemae
+
+ROOT = Path(paddlemae.__file__).parent
+BOTTOM = {"recipe", "device", "model", "data", "weights", "report"}
+# room -> the rooms that it may import besides itself
+ALLOWED = {
+    "recipe": set(),
+    "device": set(),
+    "model": {"device"},
+    "data": set(),
+    "weights": set(),
+    "report": set(),
+    "train": {"weights", "model", "device"},
+    "tasks": BOTTOM | {"train"},
+    "cli": BOTTOM | {"train", "tasks"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+COMMANDS = ("demo", "pretrain", "reconstruct", "finetune")
+WITHOUT_PADDLE = """
+from importlib.machinery import PathFinder
+
+find_spec = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *rest: None if name == "paddle" else find_spec(name, *rest)
+from paddlemae.cli import main
+main()
+"""
+
+
+def rooms_imported(path: Path) -> Iterator[str]:
+    """The rooms of this package that a file imports anywhere, in functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: imports are absolute here"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        yield from (name.split(".")[1] for name in names if name.startswith("paddlemae."))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def python(code: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+
+
+def test_imports_point_one_way() -> None:
+    wrong, seen = [], set()
+    for path in ROOT.rglob("*.py"):
+        own = room(path)
+        assert own in ALLOWED, f"{path.relative_to(ROOT)} is in no known room; add the room to ALLOWED"
+        for other in set(rooms_imported(path)) - {own}:
+            seen.add((own, other))
+            if other not in ALLOWED[own] and other in ALLOWED:
+                wrong.append(f"{path.relative_to(ROOT)} imports {other}")
+    assert not wrong
+    assert {("cli", "tasks"), ("tasks", "train"), ("train", "weights")} <= seen  # else nothing was read
+
+
+def test_pretraining_does_not_know_the_demo() -> None:
+    for path in (ROOT / "tasks").glob("*.py"):
+        assert path.name == "demo.py" or "tasks.demo" not in path.read_text(), path
+
+
+def test_importing_the_package_imports_no_paddle() -> None:
+    modules = ["paddlemae", "paddlemae.recipe", "paddlemae.data.batches", "paddlemae.report.figures"]
+    modules += ["paddlemae.report.runlog", "paddlemae.weights.store", "paddlemae.device", "paddlemae.cli"]
+    done = python(f"import sys, {', '.join(modules)}\nprint('paddle' in sys.modules)")
+    assert done.stdout == "False\n", done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)])
+def test_help_imports_nothing_slow(arguments: list[str]) -> None:
+    code = """
+import sys
+from paddlemae.cli import main
+try:
+    main()
+finally:
+    print("slow:", [name for name in ("paddle", "numpy", "yaml", "matplotlib", "PIL") if name in sys.modules])
+"""
+    done = python(code, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("slow: []\n")
+    assert "0.1" in done.stdout if arguments == ["--version"] else "paddlemae" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["demo"],
+        ["pretrain", "digits", "--out", "unmade"],
+        ["pretrain", "--resume", "--out", "unmade"],
+        ["reconstruct", "unmade", "digits"],
+        ["finetune", "digits", "--init", "scratch", "--out", "unmade"],
+    ],
+    ids=" ".join,
+)
+def test_without_paddle_a_command_says_what_to_install(arguments: list[str], tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = python(WITHOUT_PADDLE, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "pip install 'paddlemae[cpu]'" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_public_names_are_all_there() -> None:
+    for name in paddlemae.__all__:
+        assert getattr(paddlemae, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        paddlemae.nonsense  # noqa: B018

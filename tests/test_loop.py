@@ -1,0 +1,181 @@
+"""The loop: what a step is, when it is not taken, and when training ends."""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from paddlemae.train import loop
+from paddlemae.train.checkpoint import TrainState
+from paddlemae.train.loop import NonFiniteLoss, StepResult, check_precision, fit, stop_on_interrupt
+
+
+@dataclass
+class Numbers:
+    """A micro-batch of float32 [B, 3]."""
+
+    images: np.ndarray
+
+
+def batches(count: int, size: int, seed: int = 0):
+    rows = np.random.default_rng(seed).random((count * size, 3), np.float32)
+    return iter([Numbers(rows[start : start + size]) for start in range(0, count * size, size)])
+
+
+def squares(model: nn.Layer, batch: Numbers) -> paddle.Tensor:
+    return model(paddle.to_tensor(batch.images)).square().mean()
+
+
+def new_state(lr: float = 1.0) -> TrainState:
+    paddle.seed(0)
+    model = nn.Linear(3, 2)
+    return TrainState(model, paddle.optimizer.SGD(learning_rate=lr, parameters=model.parameters()))
+
+
+def weight(state: TrainState) -> np.ndarray:
+    return state.model.weight.numpy().copy()
+
+
+def trained(micro_batches, accumulation_steps: int, total_steps: int) -> tuple[np.ndarray, list[StepResult]]:
+    state, results = new_state(), []
+    fit(
+        state,
+        micro_batches,
+        squares,
+        lambda step: 0.5,
+        total_steps=total_steps,
+        accumulation_steps=accumulation_steps,
+        after_step=[lambda state, result: results.append(result)],
+    )
+    return weight(state), results
+
+
+def test_accumulated_micro_batches_are_one_large_batch() -> None:
+    """Plain gradient descent, so that weights tell gradients apart by their size as well."""
+    at_once, one = trained(batches(2, 8), 1, 2)
+    in_parts, four = trained(batches(8, 2), 4, 2)
+    np.testing.assert_allclose(in_parts, at_once, atol=1e-6)
+    assert np.abs(at_once - weight(new_state())).max() > 1e-2
+    assert [result.images for result in four] == [result.images for result in one] == [8, 8]
+    np.testing.assert_allclose([r.loss for r in four], [r.loss for r in one], rtol=1e-6)
+
+
+def test_the_lr_of_each_step_is_the_schedules() -> None:
+    state, seen = new_state(), []
+    rates = [0.5, 0.25, 0.125]
+    hooks = [lambda state, result: seen.append((state.step, result.lr, state.optimizer.get_lr()))]
+    fit(state, batches(3, 2), squares, lambda step: rates[step], total_steps=3, after_step=hooks)
+    assert seen == [(1, 0.5, 0.5), (2, 0.25, 0.25), (3, 0.125, 0.125)]
+
+
+def test_a_resumed_state_takes_only_what_is_left() -> None:
+    state, steps = new_state(), []
+    state.step = 3
+    hooks = [lambda state, result: steps.append(state.step)]
+    fit(state, batches(9, 2), squares, lambda step: 0.1, total_steps=5, after_step=hooks)
+    assert steps == [4, 5]
+
+
+def test_gradients_do_not_leak_into_the_next_step() -> None:
+    state = new_state()
+    fit(state, batches(1, 4), squares, lambda step: 0.1, total_steps=1)
+    assert all(p.grad is None or not p.grad.numpy().any() for p in state.model.parameters())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_stops_before_the_step(bad: float) -> None:
+    state = new_state()
+    state.last_checkpoint = Path("runs/mine/checkpoints/step_00000001")
+    after: list[np.ndarray] = []
+    good, poisoned = next(batches(1, 2)), Numbers(np.full((2, 3), bad, np.float32))
+    micro_batches = iter([good, good, good, poisoned])  # the second half of the second step
+    with pytest.raises(NonFiniteLoss) as fault:
+        fit(
+            state,
+            micro_batches,
+            squares,
+            lambda step: 0.03125,
+            total_steps=4,
+            accumulation_steps=2,
+            after_step=[lambda state, result: after.append(weight(state))],
+        )
+    text = str(fault.value)
+    assert (
+        "step 1" in text and "lr 0.0312" in text and "last good checkpoint: runs/mine/checkpoints/step_00000001" in text
+    )
+    assert len(after) == 1 and state.step == 1
+    np.testing.assert_array_equal(weight(state), after[0])
+    assert np.isfinite(weight(state)).all()
+
+
+def test_a_loss_that_is_not_finite_says_when_there_is_no_checkpoint_yet() -> None:
+    with pytest.raises(NonFiniteLoss, match="last good checkpoint: none yet; try a lower base_lr"):
+        fit(new_state(), iter([Numbers(np.full((1, 3), np.nan, np.float32))]), squares, lambda s: 0.1, total_steps=1)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_is_refused_on_cpu(precision: str) -> None:
+    with pytest.raises(ValueError, match=f"precision {precision} has no effect on CPU; use precision=float32"):
+        fit(new_state(), batches(1, 2), squares, lambda step: 0.1, total_steps=1, precision=precision)
+
+
+def test_half_precision_is_left_to_accelerators(monkeypatch) -> None:
+    monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
+    check_precision("bfloat16")
+    with pytest.raises(ValueError, match="must be one of float32, bfloat16, float16, got 'float64'"):
+        check_precision("float64")
+
+
+def test_training_ends_between_two_steps_when_asked() -> None:
+    state = new_state()
+    taken: list[int] = []
+    fit(
+        state,
+        batches(9, 2),
+        squares,
+        lambda step: 0.1,
+        total_steps=9,
+        after_step=[lambda state, result: taken.append(state.step)],
+        should_stop=lambda: len(taken) == 2,
+    )
+    assert taken == [1, 2] and state.step == 2
+
+
+def test_the_first_ctrl_c_is_a_flag_and_the_second_interrupts() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stop_on_interrupt() as asked:
+        assert not asked.is_set()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_training_outside_the_main_thread_leaves_signals_alone() -> None:
+    import threading
+
+    seen = []
+
+    def elsewhere() -> None:
+        with stop_on_interrupt() as asked:
+            seen.append((asked.is_set(), signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == [(False, signal.getsignal(signal.SIGINT))]
+
+
+def test_the_model_is_in_training_mode() -> None:
+    state = new_state()
+    state.model.eval()
+    modes: list[bool] = []
+    fit(state, batches(1, 2), lambda m, b: modes.append(m.training) or squares(m, b), lambda step: 0.1, total_steps=1)
+    assert modes == [True]
+    assert loop.PRECISIONS == ("float32", "bfloat16", "float16")

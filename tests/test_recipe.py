@@ -1,0 +1,222 @@
+"""Recipes: defaults, then a file, then overrides; and what is said when one is wrong."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from paddlemae import recipe
+from paddlemae.recipe import RECIPES, FinetuneRecipe, PretrainRecipe, build_recipe, dump_recipe, load_recipe
+
+SHIPPED = [(task, name) for task in RECIPES for name in recipe.recipe_names(task)]
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def test_defaults_are_the_papers() -> None:
+    """MAE, appendix A.1, table 8, and A.2, table 9."""
+    pretraining, tuning = load_recipe("pretrain"), load_recipe("finetune")
+    assert pretraining == PretrainRecipe() and tuning == FinetuneRecipe()
+    assert pretraining.mask_ratio == 0.75 and pretraining.betas == (0.9, 0.95)
+    assert pretraining.training.base_lr == 1.5e-4 and pretraining.training.weight_decay == 0.05
+    assert pretraining.augment.crop_scale == (0.2, 1.0) and pretraining.augment.flip
+    shape = pretraining.model
+    assert (shape.decoder_embed_dim, shape.decoder_depth, shape.decoder_num_heads) == (512, 8, 16)
+    assert shape.norm_pix_loss and shape.cls_token and shape.positions == "sincos2d"
+    assert tuning.betas == (0.9, 0.999) and tuning.label_smoothing == 0.1 and tuning.model.pool == "mean"
+
+
+def test_overrides_beat_the_file_which_beats_the_defaults(tmp_path) -> None:
+    path = write(tmp_path / "mine.yaml", "mask_ratio: 0.6\nmodel: {size: tiny, patch_size: 8}\n")
+    built = load_recipe("pretrain", path, ["model.patch_size=4", "seed=7"])
+    assert (built.mask_ratio, built.model.size, built.model.patch_size, built.training.seed) == (0.6, "tiny", 4, 7)
+    assert built.model.decoder_depth == 8
+
+
+def test_a_key_may_leave_out_its_section() -> None:
+    assert load_recipe("pretrain", None, ["depth=3"]) == load_recipe("pretrain", None, ["model.depth=3"])
+    assert load_recipe("pretrain", None, ["depth=3"]).model.depth == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "name", "value"),
+    [
+        ("base_lr=1e-4", "training", "base_lr", 1e-4),  # YAML reads 1e-4 as text
+        ("image_size=[32,64]", "model", "image_size", (32, 64)),
+        ("image_size=32", "model", "image_size", 32),
+        ("crop_scale=null", "augment", "crop_scale", None),
+        ("clip_grad=none", "training", "clip_grad", None),
+        ("flip=false", "augment", "flip", False),
+        ("threads=auto", "training", "threads", "auto"),
+        ("threads=2", "training", "threads", 2),
+    ],
+)
+def test_values_are_read_as_their_type(override: str, section: str, name: str, value) -> None:
+    got = getattr(getattr(load_recipe("pretrain", None, [override]), section), name)
+    assert got == value and type(got) is type(value)
+
+
+def test_a_file_may_write_1e_4(tmp_path) -> None:
+    path = write(tmp_path / "mine.yaml", "training: {base_lr: 1e-4}\n")
+    assert load_recipe("pretrain", path).training.base_lr == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("mask_ration=0.6", "'mask_ratio'"),
+        ("model.dept=2", "'model.depth'"),
+        ("batchsize=2", "'training.batch_size'"),
+        ("training.lr_base=2", "'training.base_lr'"),
+        ("augment.mask_ratio=0.5", "'mask_ratio'"),
+    ],
+)
+def test_an_unknown_key_gets_the_nearest(override: str, nearest: str) -> None:
+    with pytest.raises(ValueError, match="unknown recipe key") as fault:
+        load_recipe("pretrain", None, [override])
+    assert f"did you mean {nearest}?" in str(fault.value)
+
+
+def test_a_key_like_no_other_gets_the_list() -> None:
+    with pytest.raises(ValueError, match="known keys: .*mask_ratio.*model.depth"):
+        load_recipe("pretrain", None, ["zzz=1"])
+
+
+@pytest.mark.parametrize("text", ["mask_ration: 0.6", "model: {dept: 2}", "training: {mask_ratio: 0.5}"])
+def test_an_unknown_key_in_a_file_gets_the_nearest(tmp_path, text: str) -> None:
+    with pytest.raises(ValueError, match="unknown recipe key .*did you mean '(mask_ratio|model.depth)'"):
+        load_recipe("pretrain", write(tmp_path / "mine.yaml", text))
+
+
+def test_an_ambiguous_key_is_refused_with_its_meanings() -> None:
+    class One(BaseModel):
+        size: int = 1
+
+    class Both(BaseModel):
+        left: One = One()
+        right: One = One()
+
+    with pytest.raises(ValueError, match="'size' is ambiguous: left.size or right.size"):
+        recipe._full_key(Both, "size")
+    assert recipe._full_key(Both, "right.size") == "right.size"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("depth=many", "model.depth: .*integer.*got 'many'"),
+        ("depth=0", "model.depth: .*greater than or equal to 1.*got 0"),
+        ("mask_ratio=1", "mask_ratio: .*less than 1.*got 1"),
+        ("mask_ratio=-0.1", "mask_ratio: .*greater than or equal to 0.*got -0.1"),
+        ("mask_ratio=.nan", "mask_ratio: "),
+        ("mask_ratio=most", "mask_ratio: .*number.*got 'most'"),
+        ("size=enormous", "model.size: .*'mini', 'tiny'.*got 'enormous'"),
+        ("mask=holes", "mask: .*'random', 'block' or 'grid'.*got 'holes'"),
+        ("flip=perhaps", "augment.flip: .*boolean.*got 'perhaps'"),
+        ("image_size=[1,2,3]", "model.image_size: "),
+        ("crop_scale=[1,0.2]", "crop_scale must be"),
+        ("crop_scale=[0.2,2]", "at most 1"),
+        ("shift=2", "crop_scale and shift exclude each other"),
+        ("epochs=3", "warmup_epochs.*must be below epochs"),
+        ("model=tiny", "unknown recipe key 'model'|model: "),
+        ("precision=float64", "training.precision: .*got 'float64'"),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_key_and_value(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as fault:
+        load_recipe("pretrain", None, [override])
+    assert "\n" not in str(fault.value)
+
+
+@pytest.mark.parametrize("text", ["depth", "=3", "mask_ratio=[0.5"])
+def test_an_override_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected key=value|can't read the value"):
+        load_recipe("pretrain", None, [text])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mask_ratio: [", "is not YAML"),
+        ("- 1\n- 2\n", "must be a mapping of keys to values, got a list"),
+        ("model: tiny\n", "model: .*got 'tiny'"),
+        ("task: finetune\n", "is a recipe for 'paddlemae finetune', not for 'paddlemae pretrain'"),
+    ],
+)
+def test_a_wrong_file_is_one_line(tmp_path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as fault:
+        load_recipe("pretrain", write(tmp_path / "mine.yaml", text))
+    assert "\n" not in str(fault.value)
+
+
+def test_an_empty_file_means_the_defaults(tmp_path) -> None:
+    assert load_recipe("pretrain", write(tmp_path / "mine.yaml", "")) == PretrainRecipe()
+
+
+def test_an_unknown_recipe_gets_the_nearest_and_the_list() -> None:
+    with pytest.raises(FileNotFoundError, match="did you mean 'cifar10'.*digits"):
+        load_recipe("pretrain", "cifar-10")
+    with pytest.raises(FileNotFoundError, match="recipe file nowhere.yaml does not exist"):
+        load_recipe("pretrain", "nowhere.yaml")
+
+
+@pytest.mark.parametrize(("task", "name"), SHIPPED, ids=["-".join(one) for one in SHIPPED])
+def test_a_dumped_recipe_loads_as_the_same(tmp_path, task: str, name: str) -> None:
+    built = load_recipe(task, name, ["base_lr=1e-4", "image_size=[28,56]", "clip_grad=1"])
+    path = write(tmp_path / "recipe.yaml", dump_recipe(built))
+    assert load_recipe(task, path) == built
+    assert build_recipe(task, yaml.safe_load(dump_recipe(built))) == built
+    assert built != load_recipe(task, name)
+
+
+def test_every_recipe_is_there() -> None:
+    assert {"base", "large", "huge", "digits", "cifar10"} <= set(recipe.recipe_names("pretrain"))
+    assert {"digits", "cifar10"} <= set(recipe.recipe_names("finetune"))
+
+
+@pytest.mark.parametrize("name", ["base", "large", "huge"])
+def test_the_papers_pretraining_is_the_papers(name: str) -> None:
+    """MAE, appendix A.1, table 8; image size 224, mask ratio and decoder: sec. 4 and table 1; 1600 epochs: table 3."""
+    built = load_recipe("pretrain", name)
+    training, shape = built.training, built.model
+    assert training.effective_batch_size == 4096 and training.epochs == 1600 and training.warmup_epochs == 40
+    assert training.base_lr == 1.5e-4 and training.weight_decay == 0.05 and built.betas == (0.9, 0.95)
+    assert training.min_lr == 0 and training.clip_grad is None and training.steps is None
+    assert built.mask == "random" and built.mask_ratio == 0.75
+    assert built.augment.crop_scale == (0.2, 1.0) and built.augment.flip and built.augment.shift == 0
+    assert shape.size == name and shape.image_size == 224 and shape.norm_pix_loss and shape.drop_path == 0
+    assert (shape.decoder_embed_dim, shape.decoder_depth, shape.decoder_num_heads) == (512, 8, 16)
+    assert shape.patch_size is shape.embed_dim is shape.depth is None  # the size's own
+    assert training.total_steps(1_281_167) == round(1600 * 1_281_167 / 4096)
+
+
+@pytest.mark.parametrize(("task", "name"), SHIPPED, ids=["-".join(one) for one in SHIPPED])
+def test_a_shipped_recipe_says_where_it_comes_from(task: str, name: str) -> None:
+    text = (Path(recipe.__file__).parent / "recipes" / task / f"{name}.yaml").read_text()
+    header = [line for line in text.splitlines() if line.startswith("#")]
+    assert any("source:" in line for line in header) and any(f"paddlemae {task} {name}" in line for line in header)
+    assert any("measured" in line or "cited" in line for line in header)
+
+
+def test_steps_replace_epochs_and_the_warmup_keeps_its_share() -> None:
+    training = load_recipe("pretrain", None, ["epochs=10", "warmup_epochs=1", "batch_size=10"]).training
+    assert training.total_steps(1000) == 1000 and training.warmup_steps(1000) == 100
+    shorter = load_recipe("pretrain", None, ["epochs=10", "warmup_epochs=1", "batch_size=10", "steps=50"]).training
+    assert shorter.total_steps(1000) == 50 and shorter.warmup_steps(1000) == 5
+    accumulated = load_recipe("pretrain", None, ["epochs=10", "batch_size=5", "accumulation_steps=4"]).training
+    assert accumulated.effective_batch_size == 20 and accumulated.total_steps(1000) == 500
+
+
+def test_statistics_default_to_imagenets_for_colour_only() -> None:
+    assert recipe.default_statistics(3)[0] == (0.485, 0.456, 0.406)
+    assert recipe.default_statistics(4) == ((0.5,) * 4, (0.5,) * 4)
+
+
+def test_sizes_are_the_models() -> None:
+    from paddlemae.model import vit
+
+    assert set(recipe.SIZES) == set(vit.SIZES)

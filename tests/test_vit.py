@@ -1,0 +1,269 @@
+"""The ViT: patches, sizes, drop path, features, pooling and other image sizes."""
+
+import numpy as np
+import paddle
+import pytest
+
+from paddlemae.model.mae import MaskedAutoencoder
+from paddlemae.model.masking import random_mask
+from paddlemae.model.positions import resize_positions
+from paddlemae.model.vit import (
+    SIZES,
+    Block,
+    DropPath,
+    VisionTransformer,
+    encode,
+    features,
+    patch_grid,
+    patchify,
+    unpatchify,
+)
+
+TINY = dict(embed_dim=16, depth=2, num_heads=4)
+
+
+def images(batch: int, channels: int, height: int, width: int, seed: int = 0) -> paddle.Tensor:
+    values = np.random.default_rng(seed).normal(size=(batch, channels, height, width))
+    return paddle.to_tensor(values.astype(np.float32))
+
+
+def classifier(**changes) -> VisionTransformer:
+    paddle.seed(0)
+    model = VisionTransformer(**dict(dict(image_size=8, patch_size=4, channels=3, num_classes=5, **TINY), **changes))
+    model.eval()
+    return model
+
+
+# patches
+
+
+def test_patch_pixels_are_ordered_row_column_channel() -> None:
+    pixels = images(2, 3, 4, 12)
+    patches = patchify(pixels, (2, 3)).numpy()
+    assert patches.shape == (2, 2 * 4, 2 * 3 * 3)
+    for patch in range(8):
+        top, left = patch // 4 * 2, patch % 4 * 3
+        wanted = [pixels.numpy()[:, c, top + y, left + x] for y in range(2) for x in range(3) for c in range(3)]
+        assert (patches[:, patch] == np.stack(wanted, axis=1)).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "patch"), [((8, 8), 4), ((4, 12), (2, 3)), ((6, 4), (3, 4)), ((5, 7), 1), ((9, 3), (9, 3))]
+)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_unpatchify_undoes_patchify(size: tuple[int, int], patch, channels: int) -> None:
+    pixels = images(2, channels, *size)
+    grid = patch_grid(size, patch)
+    assert (unpatchify(patchify(pixels, patch), patch, grid).numpy() == pixels.numpy()).all()
+
+
+@pytest.mark.parametrize(("size", "patch"), [((10, 8), 4), ((8, 10), 4), (8, (4, 3)), (3, 4)])
+def test_patches_that_do_not_divide_the_image_are_refused(size, patch) -> None:
+    with pytest.raises(ValueError, match="is not divisible by the patch size"):
+        patch_grid(size, patch)
+
+
+@pytest.mark.parametrize(("size", "patch"), [(8, 0), (8, (4, -4)), (0, 4), ((8, -8), 4)])
+def test_sizes_below_one_pixel_are_refused(size, patch) -> None:
+    with pytest.raises(ValueError, match="must be at least 1 pixel"):
+        patch_grid(size, patch)
+
+
+def test_the_refusal_names_the_nearest_size_that_fits() -> None:
+    with pytest.raises(ValueError, match=r"image size 225 x 30 .* 16 x 16; 224 x 32 would be"):
+        patch_grid((225, 30), 16)
+
+
+# sizes
+
+
+@pytest.mark.parametrize(("size", "count"), [("base", 85_798_656), ("large", 303_301_632), ("huge", 630_764_800)])
+def test_published_sizes_have_the_published_parameters(size: str, count: int) -> None:
+    """ViT's encoders without a head, and their position table, which MAE fixes and others learn."""
+    with paddle.LazyGuard():  # shapes only: Huge would fill 2.5 GB
+        block = Block(SIZES[size]["embed_dim"], SIZES[size]["num_heads"], 4.0)
+    width, depth, patch = SIZES[size]["embed_dim"], SIZES[size]["depth"], SIZES[size]["patch_size"]
+    in_blocks = depth * sum(parameter.size for parameter in block.parameters())
+    embedding = (patch * patch * 3 + 1) * width
+    positions = ((224 // patch) ** 2 + 1) * width
+    cls_token, norm = width, 2 * width
+    assert in_blocks + embedding + positions + cls_token + norm == count
+
+
+def test_a_built_model_has_the_parameters_that_its_parts_add_up_to() -> None:
+    model = VisionTransformer(image_size=32, channels=3, **SIZES["mini"], positions="learned", num_classes=10)
+    block = sum(parameter.size for parameter in Block(128, 4, 4.0).parameters())
+    assert block == 12 * 128**2 + 13 * 128
+    wanted = 4 * block + (4 * 4 * 3 + 1) * 128 + (64 + 1) * 128 + 128 + 2 * 128 + (128 + 1) * 10
+    assert sum(parameter.size for parameter in model.parameters()) == wanted
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_size_fits_together(size: str) -> None:
+    width, heads = SIZES[size]["embed_dim"], SIZES[size]["num_heads"]
+    assert width % heads == 0 and width % 4 == 0
+    assert set(SIZES[size]) == {"patch_size", "embed_dim", "depth", "num_heads"}
+
+
+# images of any shape
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize(("size", "patch"), [(8, 4), ((8, 16), 4), ((12, 6), (3, 2))])
+@pytest.mark.parametrize("cls_token", [True, False])
+def test_any_shape_of_image_and_patch_is_classified(size, patch, channels: int, cls_token: bool) -> None:
+    model = classifier(image_size=size, patch_size=patch, channels=channels, cls_token=cls_token)
+    height, width = (size, size) if isinstance(size, int) else size
+    logits = model(images(3, channels, height, width))
+    assert logits.shape == [3, 5] and np.isfinite(logits.numpy()).all()
+
+
+def test_another_image_size_resizes_the_positions() -> None:
+    """The same as a model of that size that holds the resized table."""
+    model = classifier(image_size=(8, 12), positions="learned")
+    larger = classifier(image_size=(12, 16), positions="learned")
+    state = {name: value for name, value in model.state_dict().items() if name != "pos_embed"}
+    table = model.pos_embed[0]
+    resized = paddle.concat([table[:1], resize_positions(table[1:], (2, 3), (3, 4))]).unsqueeze(0)
+    larger.set_state_dict({**state, "pos_embed": resized})
+    pixels = images(2, 3, 12, 16)
+    np.testing.assert_allclose(encode(model, pixels), encode(larger, pixels), atol=1e-5)
+    assert model(pixels).shape == [2, 5]
+    assert model.pos_embed.shape == [1, 7, 16], "the model itself must not change"
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_position_matters(pool: str) -> None:
+    """Patches in another order are another image."""
+    model = classifier(pool=pool)
+    pixels = images(1, 3, 8, 8)
+    assert np.abs((features(model, pixels, pool) - features(model, pixels.flip(-1), pool)).numpy()).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 1, 8, 8), r"must be \[B, 3, H, W\].*got \[2, 1, 8, 8\]"),
+        ((3, 8, 8), r"must be \[B, 3, H, W\]"),
+        ((2, 3, 8, 9), "8 x 9 is not divisible"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        classifier()(paddle.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(image_size=10), "10 x 10 is not divisible by the patch size 4 x 4; 8 x 8 would be"),
+        (dict(num_heads=3), "16 can't be shared by 3 heads"),
+        (dict(embed_dim=18, num_heads=3), "divisible by 4, got 18"),
+        (dict(drop_path=1.0), r"drop_path must be in \[0, 1\), got 1.0"),
+        (dict(positions="rotary"), "sincos2d, sincos1d, learned, got 'rotary'"),
+        (dict(pool="max"), "'cls' or 'mean', got 'max'"),
+        (dict(pool="cls", cls_token=False), "no cls token; use pool='mean'"),
+    ],
+)
+def test_shapes_that_do_not_fit_together_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
+        classifier(**changes)
+    assert "\n" not in str(raised.value)
+
+
+# drop path
+
+
+def test_drop_path_drops_whole_images_and_keeps_the_mean() -> None:
+    paddle.seed(1)
+    layer = DropPath(0.25)
+    layer.train()
+    out = layer(paddle.ones([4000, 2, 3])).numpy()
+    assert (out == out[:, :1, :1]).all(), "an image's branch is dropped as a whole"
+    np.testing.assert_allclose(np.unique(out), [0, 4 / 3], rtol=1e-6)
+    assert abs((out == 0)[:, 0, 0].mean() - 0.25) < 0.04  # six deviations of 4000 draws
+    assert abs(out.mean() - 1) < 0.06
+
+
+def test_drop_path_is_off_in_eval_and_on_in_training() -> None:
+    model = classifier(drop_path=0.9)
+    still = classifier(drop_path=0.0)
+    still.set_state_dict(model.state_dict())
+    pixels = images(8, 3, 8, 8)
+    assert (model(pixels).numpy() == still(pixels).numpy()).all()
+    model.train()
+    assert np.abs(encode(model, pixels).numpy() - encode(still, pixels).numpy()).max() > 1e-3
+
+
+def test_drop_path_rises_linearly_to_the_last_block() -> None:
+    model = classifier(depth=5, drop_path=0.2)
+    np.testing.assert_allclose([block.drop_path.rate for block in model.blocks], [0, 0.05, 0.1, 0.15, 0.2])
+
+
+# features
+
+
+def test_features_are_deterministic_and_of_each_image_alone() -> None:
+    model = classifier(drop_path=0.5)
+    pixels = images(4, 3, 8, 8)
+    together = features(model, pixels, "mean").numpy()
+    assert (together == features(model, pixels, "mean").numpy()).all()
+    alone = np.concatenate([features(model, pixels[i : i + 1], "mean").numpy() for i in range(4)])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def layer_norm(x: np.ndarray) -> np.ndarray:
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+
+
+def test_pooling_by_hand() -> None:
+    """A classifier by mean normalises after pooling; one by cls token, and an autoencoder, before."""
+    pixels = images(2, 3, 8, 8)
+    by_mean, by_cls = classifier(pool="mean"), classifier(pool="cls")
+    tokens = encode(by_mean, pixels).numpy()
+    assert tokens.shape == (2, 1 + 4, 16)
+    np.testing.assert_allclose(features(by_mean, pixels, "mean"), layer_norm(tokens[:, 1:].mean(1)), atol=1e-5)
+    tokens = encode(by_cls, pixels).numpy()
+    np.testing.assert_allclose(features(by_cls, pixels, "cls"), layer_norm(tokens)[:, 0], atol=1e-5)
+    np.testing.assert_allclose(features(by_cls, pixels, "mean"), layer_norm(tokens)[:, 1:].mean(1), atol=1e-5)
+    wanted = layer_norm(tokens)[:, 0] @ by_cls.head.weight.numpy() + by_cls.head.bias.numpy()
+    np.testing.assert_allclose(by_cls(pixels), wanted, atol=1e-6)
+
+
+def test_pooling_without_a_cls_token_uses_every_token() -> None:
+    model = classifier(cls_token=False)
+    pixels = images(2, 3, 8, 8)
+    tokens = encode(model, pixels).numpy()
+    assert tokens.shape == (2, 4, 16)
+    np.testing.assert_allclose(features(model, pixels, "mean"), layer_norm(tokens.mean(1)), atol=1e-5)
+    with pytest.raises(ValueError, match="no cls token; use pool='mean'"):
+        features(model, pixels, "cls")
+
+
+def test_a_classifier_starts_from_an_autoencoders_encoder() -> None:
+    """Same names, same numbers: what pretraining learned is what fine-tuning sees."""
+    paddle.seed(0)
+    mae = MaskedAutoencoder(
+        image_size=8, patch_size=4, decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2, **TINY
+    )
+    model = classifier()
+    shared = set(mae.state_dict()) & set(model.state_dict())
+    assert set(model.state_dict()) - shared == {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
+    model.set_state_dict({**model.state_dict(), **{name: mae.state_dict()[name] for name in shared}})
+    pixels = images(2, 3, 8, 8)
+    assert (encode(mae, pixels).numpy() == encode(model, pixels).numpy()).all()
+
+
+def test_masked_encoding_without_attention_is_the_same_tokens_picked() -> None:
+    """With no block to mix them, a kept patch's token is its pixels and its place, whatever the mask."""
+    model = classifier(depth=0, image_size=(8, 16))
+    pixels = images(2, 3, 8, 16)
+    mask = random_mask(np.random.default_rng(0).uniform(size=(2, 8)), 3)
+    whole, kept = encode(model, pixels).numpy(), encode(model, pixels, mask).numpy()
+    picked = np.take_along_axis(whole[:, 1:], mask.keep[..., None], axis=1)
+    np.testing.assert_allclose(kept[:, 0], whole[:, 0], atol=1e-6)
+    np.testing.assert_allclose(kept[:, 1:], picked, atol=1e-6)
+
+
+def test_a_new_classifier_predicts_near_uniform() -> None:
+    assert np.abs(classifier()(images(4, 3, 8, 8)).numpy()).max() < 1e-2
