@@ -16,7 +16,7 @@ demo: $(VENV)/installed ## Pretrain, reconstruct, compare and fine-tune on the e
 test: $(VENV)/installed ## Run the tests (no PyTorch)
 	$(VENV)/bin/python -m pytest -m "not slow and not parity"
 
-parity: $(PARITY)/installed ## Compare with PyTorch side by side (installs it, about 1 GB on disk)
+parity: $(PARITY)/installed ## Compare with PyTorch side by side (installs it: 2 GB on disk)
 	$(PARITY)/bin/python -m pytest -m parity
 
 lint: $(VENV)/installed ## Check style, formatting and types

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -49,6 +50,7 @@ def paddlemae(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     """Run `paddlemae ARGUMENTS` in this process."""
 
     def run(*arguments: object) -> Done:
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command sets its own
         monkeypatch.setattr(sys, "argv", ["paddlemae", *map(str, arguments)])
         capsys.readouterr()
         try:

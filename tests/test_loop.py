@@ -65,6 +65,20 @@ def test_accumulated_micro_batches_are_one_large_batch() -> None:
     np.testing.assert_allclose([r.loss for r in four], [r.loss for r in one], rtol=1e-6)
 
 
+def test_clipping_is_of_the_accumulated_gradient() -> None:
+    def moved(clip_grad: float | None, accumulation_steps: int) -> float:
+        state = new_state()
+        before = [parameter.numpy().copy() for parameter in state.model.parameters()]
+        settings = dict(total_steps=1, accumulation_steps=accumulation_steps, clip_grad=clip_grad)
+        fit(state, batches(4, 8 // accumulation_steps), squares, lambda step: 1.0, **settings)
+        after = [parameter.numpy() for parameter in state.model.parameters()]
+        return float(np.sqrt(sum(np.square(one - other).sum() for one, other in zip(before, after))))
+
+    whole = moved(None, 2)
+    assert whole > 0.1 and moved(100.0, 2) == pytest.approx(whole, rel=1e-5)
+    assert moved(0.05, 1) == pytest.approx(0.05, rel=1e-4) == moved(0.05, 4)
+
+
 def test_the_lr_of_each_step_is_the_schedules() -> None:
     state, seen = new_state(), []
     rates = [0.5, 0.25, 0.125]

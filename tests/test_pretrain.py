@@ -11,6 +11,8 @@ from PIL import Image
 from paddlemae.data.batches import Batch
 from paddlemae.recipe import load_recipe
 from paddlemae.report.runlog import read_metrics
+from paddlemae.tasks import pretrain as task
+from paddlemae.tasks import session
 from paddlemae.tasks.models import parameter_count
 from paddlemae.tasks.pretrain import draw_mask, dry_run, memory_estimate, prepare, pretrain
 from paddlemae.tasks.session import Start
@@ -122,6 +124,11 @@ def test_what_can_not_be_trained_writes_nothing(tmp_path, tiny, photos, override
     assert "\n" not in str(fault.value) and not (tmp_path / "run").exists()
 
 
+def test_a_taken_folder_is_refused_before_any_work(tiny, pretrained) -> None:
+    with pytest.raises(ValueError, match="already holds a run"):
+        pretrain(load_recipe("pretrain", None, [*tiny, "data=nowhere"]), Start(pretrained, quiet=True))
+
+
 def test_overwriting_is_decided_after_everything_else(tmp_path, tiny, photos) -> None:
     """A recipe that can't run must not cost the run that is there."""
     out = pretrain(load_recipe("pretrain", None, [*tiny, f"data={photos}"]), Start(tmp_path / "run", quiet=True))
@@ -132,30 +139,27 @@ def test_overwriting_is_decided_after_everything_else(tmp_path, tiny, photos) ->
 
 
 def test_a_loss_that_is_not_finite_leaves_the_checkpoints(tmp_path, tiny, photos, monkeypatch) -> None:
+    normalise, calls = task.to_input, []
+
+    def poisoned(*arguments):
+        calls.append(arguments)
+        return normalise(*arguments) * (float("nan") if len(calls) == 3 else 1.0)
+
+    monkeypatch.setattr(task, "to_input", poisoned)
     recipe = load_recipe("pretrain", None, [*tiny, f"data={photos}", "checkpoint_every=0.5"])
-    draw, calls = draw_mask, []
-
-    def poison(recipe, grid, seed, one):
-        calls.append(one)
-        if len(calls) == 3:
-            one.images[:] = 0
-            parts.set_value(np.full(parts.shape, np.nan, np.float32))
-        return draw(recipe, grid, seed, one)
-
-    def building(*arguments):
-        nonlocal parts
-        model = build(*arguments)
-        parts = model.decoder_pred.bias
-        return model
-
-    from paddlemae.tasks import pretrain as task
-
-    parts, build = None, task.build_autoencoder
-    monkeypatch.setattr(task, "build_autoencoder", building)
-    monkeypatch.setattr(task, "draw_mask", poison)
     with pytest.raises(FloatingPointError, match="the loss became nan at step 2 .*checkpoint: .*step_00000002"):
         pretrain(recipe, Start(tmp_path / "run", quiet=True))
     assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step_00000002\n"
+
+
+def test_the_loop_gets_the_recipes_settings(tmp_path, tiny, photos, monkeypatch) -> None:
+    seen: dict = {}
+    fit = session.fit
+    monkeypatch.setattr(session, "fit", lambda *parts, **settings: seen.update(settings) or fit(*parts, **settings))
+    recipe = load_recipe("pretrain", None, [*tiny, f"data={photos}", "clip_grad=0.5", "accumulation_steps=2"])
+    pretrain(recipe, Start(tmp_path / "run", quiet=True))
+    assert (seen["clip_grad"], seen["accumulation_steps"], seen["total_steps"]) == (0.5, 2, 3)
+    assert seen["precision"] == "float32"
 
 
 def test_grid_masks_warn_of_a_ratio_without_effect(tiny, photos) -> None:
@@ -192,3 +196,12 @@ def test_the_memory_estimate_grows_with_what_it_counts(tiny, photos) -> None:
     parts = prepare(load_recipe("pretrain", None, [*tiny, f"data={photos}"]))
     assert plain > 16 * parameter_count(parts.model)
     assert estimate("batch_size=16") > plain and estimate("depth=2") > plain and estimate("mask_ratio=0.5") > plain
+
+
+def test_a_grid_mask_is_counted_as_a_quarter_kept_and_ignores_the_ratio_aloud(tiny, photos) -> None:
+    from paddlemae.tasks.pretrain import kept_patches
+
+    recipe = load_recipe("pretrain", None, [*tiny, f"data={photos}", "mask=grid", "mask_ratio=0.5"])
+    assert kept_patches(recipe, (4, 4)) == 4
+    with pytest.warns(UserWarning, match="mask_ratio has no effect"):
+        dry_run(recipe)

@@ -220,3 +220,8 @@ def test_sizes_are_the_models() -> None:
     from paddlemae.model import vit
 
     assert set(recipe.SIZES) == set(vit.SIZES)
+
+
+def test_yes_is_no_number() -> None:
+    with pytest.raises(ValueError, match="training.steps: Input should be a number"):
+        load_recipe("pretrain", None, ["steps=yes"])

@@ -9,15 +9,26 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+
+def _no_bool(value: Any) -> Any:
+    """YAML's yes and on are booleans, which Python would count as 1."""
+    if isinstance(value, bool):
+        raise ValueError("Input should be a number")
+    return value
+
+
+NUMBER = BeforeValidator(_no_bool)
+Positive = Annotated[int, NUMBER, Field(ge=1)]
+NonNegative = Annotated[int, NUMBER, Field(ge=0)]
+PositiveFloat = Annotated[float, NUMBER, Field(gt=0)]
+NonNegativeFloat = Annotated[float, NUMBER, Field(ge=0)]
+Share = Annotated[float, NUMBER, Field(ge=0, lt=1)]
+ShareOrAll = Annotated[float, NUMBER, Field(gt=0, le=1)]
 Pixels = Positive | tuple[Positive, Positive]
 Size = Literal["mini", "tiny", "small", "base", "large", "huge"]
 Positions = Literal["sincos2d", "sincos1d", "learned"]
@@ -70,7 +81,7 @@ class Augmentation(BaseModel):
     crop_ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
     flip: bool = True
     shift: NonNegative = 0
-    eval_crop_ratio: Annotated[float, Field(gt=0, le=1)] = 0.875
+    eval_crop_ratio: ShareOrAll = 0.875
 
     @model_validator(mode="after")
     def _check(self):
@@ -93,10 +104,10 @@ class Training(BaseModel):
     accumulation_steps: Positive = 1
     epochs: PositiveFloat = 100
     steps: Positive | None = None  # ends the run instead of `epochs`; the warmup keeps its share of it
-    warmup_epochs: Annotated[float, Field(ge=0)] = 5
+    warmup_epochs: NonNegativeFloat = 5
     base_lr: PositiveFloat = 1.5e-4  # for an effective batch of 256
-    min_lr: Annotated[float, Field(ge=0)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    min_lr: NonNegativeFloat = 0.0
+    weight_decay: NonNegativeFloat = 0.05
     clip_grad: PositiveFloat | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     seed: NonNegative = 0
@@ -156,7 +167,7 @@ class FinetuneRecipe(BaseModel):
     mean: tuple[float, ...] | None = None
     std: tuple[PositiveFloat, ...] | None = None
     label_smoothing: Share = 0.1
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75
+    layer_decay: ShareOrAll = 0.75
     betas: tuple[Share, Share] = (0.9, 0.999)
     evaluate_every: PositiveFloat = 1  # epochs
     model: ClassifierShape = ClassifierShape()

@@ -20,7 +20,7 @@ from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.reconstruct import MaskChoice, reconstruct_images
 from paddlemae.tasks.session import Start
 
-FINETUNE_STEPS = {100: 120, 500: 250}  # labels -> steps, the same with and without pretraining
+FINETUNE_STEPS = {100: 150, 500: 300}  # labels -> steps, the same with and without pretraining
 SEEDS = (0, 1, 2)
 SHOWN_MASK_RATIO = 0.5  # milder than in training, so that a person too can tell what is missing
 NEIGHBOURS = 20

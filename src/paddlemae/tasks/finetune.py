@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,8 @@ def finetune(recipe: FinetuneRecipe, start: Start) -> dict[str, Any]:
         KeyboardInterrupt, NonFiniteLoss, OSError: training ended early; the text says what was kept.
     """
     start.check()
+    if start.overwrite and recipe.init and Path(recipe.init).resolve().is_relative_to(start.out.resolve()):
+        raise ValueError(f"--overwrite would delete {recipe.init}, which --init starts from; choose another --out")
     if start.resume:
         check_same_recipe(stored_recipe(start.out, "finetune"), recipe)
     parts = prepare(recipe)

@@ -117,9 +117,10 @@ def prepare(recipe: PretrainRecipe) -> Parts:
     check_precision(recipe.training.precision)
     arguments = autoencoder_arguments(recipe.model)
     grid = patch_grid(arguments["image_size"], arguments["patch_size"])
-    kept = grid_mask(1, grid).keep.shape[1] if recipe.mask == "grid" else num_kept(grid[0] * grid[1], recipe.mask_ratio)
-    if kept == grid[0] * grid[1]:
-        raise ValueError(f"mask_ratio {recipe.mask_ratio} removes none of {kept} patches, so nothing is left to learn")
+    if kept_patches(recipe, grid) == grid[0] * grid[1]:
+        raise ValueError(
+            f"mask_ratio {recipe.mask_ratio} removes none of {grid[0] * grid[1]} patches, so nothing is left to learn"
+        )
     source = open_source(recipe.data, recipe.split or "train")
     statistics = statistics_of(recipe, recipe.model.channels)
     view = training_view(recipe.augment, recipe.model.image_size, recipe.model.channels)
@@ -138,11 +139,18 @@ def prepare(recipe: PretrainRecipe) -> Parts:
     return Parts(source, view, model, description)
 
 
+def kept_patches(recipe: PretrainRecipe, grid: tuple[int, int]) -> int:
+    """Patches that the encoder sees of each image."""
+    if recipe.mask == "grid":
+        return grid_mask(1, grid).keep.shape[1]
+    return num_kept(grid[0] * grid[1], recipe.mask_ratio)
+
+
 def draw_mask(recipe: PretrainRecipe, grid: tuple[int, int], seed: int, batch: Batch) -> Mask:
     """The masks of a batch, from each image's own randomness: (seed, epoch, index)."""
     if recipe.mask == "grid":
         return grid_mask(len(batch.images), grid)
-    num_keep = num_kept(grid[0] * grid[1], recipe.mask_ratio)
+    num_keep = kept_patches(recipe, grid)
     generators = (sample_rng(seed, MASK_STREAM, epoch, index) for epoch, index in zip(batch.epochs, batch.indices))
     if recipe.mask == "block":
         return block_mask(generators, grid, num_keep)
@@ -190,7 +198,7 @@ def memory_estimate(model: MaskedAutoencoder, recipe: PretrainRecipe) -> int:
     shape = model.config
     patches = model.grid[0] * model.grid[1]
     front = int(model.has_cls)
-    kept = patches if recipe.mask == "grid" else num_kept(patches, recipe.mask_ratio)
+    kept = kept_patches(recipe, model.grid)
 
     def block_numbers(tokens: int, width: int, heads: int) -> int:
         return 24 * tokens * width + 2 * heads * tokens**2

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -76,32 +79,40 @@ def reconstruct_images(
 
 
 def read_views(images: list[str], description: Description, limit: int) -> tuple[list[str], np.ndarray]:
-    """(names, uint8 [B, C, H, W]) of the first images that `images` name, as the model looks at them."""
+    """(names, uint8 [B, C, H, W]) of the first images that `images` name, as the model looks at them.
+
+    Unreadable ones are named on stderr and left out.
+
+    Raises:
+        ValueError: none can be read.
+    """
     view = evaluation_view(description)
-    names: list[str] = []
-    views: list[np.ndarray] = []
+    names, views, faults = [], [], []
     for item in images:
-        path = Path(item)
-        if path.is_file():
+        for name, read in _readers(item, view.channels, limit):
             try:
-                decoded = read_image(path, view.channels)
+                views.append(eval_view(read(), view))
+                names.append(name)
             except UnreadableImage as fault:
-                raise ValueError(str(fault)) from fault
-            names.append(path.name)
-            views.append(eval_view(decoded, view))
-            continue
-        source = open_source(item, "test" if item == "digits" else None)
-        # spread over the source, since neighbours in a folder are often of one class
-        for index in np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int):
-            try:
-                views.append(eval_view(source.read(int(index), view.channels), view))
-            except UnreadableImage as fault:
-                print(f"skipped: {fault}", flush=True)
-                continue
-            names.append(Path(source.describe(int(index))).name)
+                faults.append(fault)
     if not views:
-        raise ValueError(f"none of the images of {', '.join(images)} can be read")
+        more = f" (and {len(faults) - 1} more can't be read either)" if len(faults) > 1 else ""
+        raise ValueError(f"{faults[0]}{more}")
+    for unreadable in faults:
+        print(f"skipped: {unreadable}", file=sys.stderr)
     return names[:limit], np.stack(views[:limit])
+
+
+def _readers(item: str, channels: int, limit: int) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+    """A name and a way to read it for each image that `item` names: a file, or a source's images."""
+    path = Path(item)
+    if path.is_file():
+        yield path.name, partial(read_image, path, channels)
+        return
+    source = open_source(item, "test" if item == "digits" else None)
+    # spread over the source, since neighbours in a folder are often of one class
+    for index in np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int):
+        yield Path(source.describe(int(index))).name, partial(source.read, int(index), channels)
 
 
 def choose_mask(choice: MaskChoice, grid: tuple[int, int], batch_size: int) -> Mask:

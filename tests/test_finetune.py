@@ -1,0 +1,293 @@
+"""Fine-tuning: it learns, from what it was told, and reports what it measured."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+from paddlemae.model.positions import resize_positions
+from paddlemae.recipe import load_recipe
+from paddlemae.report.runlog import read_metrics
+from paddlemae.tasks import finetune as task
+from paddlemae.tasks.finetune import Evaluation, evaluate_classifier, finetune, open_parts, prepare, soft_targets
+from paddlemae.tasks.models import build_classifier, classifier_arguments, read_checkpoint
+from paddlemae.tasks.session import Start
+from paddlemae.train.checkpoint import find_checkpoint
+from paddlemae.weights.store import read_description, read_tensors
+from paddlemae.weights.transfer import to_official
+
+QUICK = ["threads=1", "log_every=1", "batch_size=8", "steps=3", "warmup_epochs=0.5", "epochs=3"]
+
+
+@pytest.fixture
+def recipe(encoder, colours):
+    """Build a fine-tuning of the colours, by default from scratch."""
+
+    def build(*overrides: str):
+        chosen = [f"data={colours}", "init=scratch", *encoder, *QUICK, *overrides]
+        return load_recipe("finetune", None, chosen)
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory, encoder, colours):
+    """(run folder, result) of a training from scratch that learned the colours."""
+    out = tmp_path_factory.mktemp("runs") / "tuned"
+    chosen = ["steps=60", "epochs=20", "base_lr=0.3", "layer_decay=1", "drop_path=0", "evaluate_every=4"]
+    recipe = load_recipe("finetune", None, [f"data={colours}", "init=scratch", *encoder, *QUICK, *chosen])
+    return out, finetune(recipe, Start(out, quiet=True))
+
+
+def test_separable_colours_are_learned_from_scratch(tuned) -> None:
+    out, result = tuned
+    assert result["top1"] == result["best_top1"] == result["top5"] == 1.0 and result["eval_loss"] < 1.0
+    assert (result["steps"], result["train_images"], result["eval_images"]) == (60, 24, 12)
+    assert json.loads((out / "result.json").read_text()) == result
+
+
+def test_a_run_folder_is_complete(tuned) -> None:
+    out, _ = tuned
+    for name in ("confusion.png", "curves.png"):
+        with Image.open(out / "figures" / name) as figure:
+            assert figure.format == "PNG" and min(figure.size) > 200
+    description = read_description(find_checkpoint(out))
+    assert description.kind == "classifier" and description.classes == ["blue", "green", "red"]
+    assert read_tensors(find_checkpoint(out))["head.weight"].shape == (3, 16)
+    evaluated = [line for line in read_metrics(out) if "top1" in line]
+    assert [line["step"] for line in evaluated] == [12, 24, 36, 48, 60]
+    assert {"top1", "top5", "eval_loss"} <= set(evaluated[0])
+
+
+def test_confusion_counts_every_held_out_image_once(recipe) -> None:
+    parts = prepare(recipe())
+    evaluations = [evaluate_classifier(parts.model, parts, batch_size) for batch_size in (5, 100)]
+    for evaluation in evaluations:
+        assert evaluation.confusion.sum(axis=1).tolist() == [4, 4, 4]
+        assert evaluation.metrics["top1"] == np.trace(evaluation.confusion) / 12
+    assert (evaluations[0].confusion == evaluations[1].confusion).all()
+    assert evaluations[0].loss == pytest.approx(evaluations[1].loss, rel=1e-6)
+    assert parts.model.training
+
+
+def test_rows_of_the_confusion_are_true_classes(recipe, monkeypatch) -> None:
+    parts = prepare(recipe())
+    always_red = paddle.to_tensor(np.tile(np.array([0.0, 1.0, 2.0], np.float32), (12, 1)))
+    monkeypatch.setattr(type(parts.model), "forward", lambda model, images: always_red[: images.shape[0]])
+    assert evaluate_classifier(parts.model, parts, 12).confusion.tolist() == [[0, 0, 4]] * 3
+
+
+def test_top5_and_loss_are_over_all_images(recipe, tmp_path, encoder) -> None:
+    """Seven classes whose logits are always in the classes' order: the first is top-1, the first five top-5."""
+    for name in "abcdefg":
+        for part, count in (("train", 2), ("test", 3)):
+            for number in range(count):
+                path = tmp_path / part / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (8, 8)).save(path)
+    parts = prepare(recipe(f"data={tmp_path}"))
+    parts.model.head.weight.set_value(np.zeros((16, 7), np.float32))
+    parts.model.head.bias.set_value(-np.arange(7, dtype=np.float32))
+    evaluation = evaluate_classifier(parts.model, parts, 4)
+    assert evaluation.metrics["top1"] == 3 / 21 and evaluation.top5 == 15 / 21
+    wanted = np.log(np.exp(-np.arange(7.0)).sum()) + 3.0
+    assert evaluation.loss == pytest.approx(wanted, rel=1e-6)
+
+
+def test_smoothed_targets() -> None:
+    targets = soft_targets(np.array([2, 0]), 4, 0.1).numpy()
+    np.testing.assert_allclose(targets, [[0.025, 0.025, 0.925, 0.025], [0.925, 0.025, 0.025, 0.025]], atol=1e-7)
+    np.testing.assert_array_equal(soft_targets(np.array([1]), 2, 0.0).numpy(), [[0, 1]])
+
+
+def test_the_optimizer_gets_the_recipes_settings(recipe, tmp_path, monkeypatch) -> None:
+    seen: dict = {}
+    make = task.adamw
+    monkeypatch.setattr(task, "adamw", lambda model, **settings: seen.update(settings) or make(model, **settings))
+    chosen = recipe("layer_decay=0.5", "weight_decay=0.2", "betas=[0.8,0.9]", "steps=1")
+    finetune(chosen, Start(tmp_path / "run", quiet=True))
+    assert seen == {"layer_decay": 0.5, "weight_decay": 0.2, "betas": (0.8, 0.9)}
+
+
+def test_layer_decay_reaches_the_weights(recipe, tmp_path) -> None:
+    """After one step the layers below have moved by `layer_decay` to the power of their distance."""
+
+    def moved(layer_decay: float) -> dict[str, float]:
+        chosen = recipe(f"layer_decay={layer_decay}", "steps=1", "warmup_epochs=0", "base_lr=0.1", "weight_decay=0")
+        before = to_official(prepare(chosen).model)
+        out = tmp_path / str(layer_decay)
+        finetune(chosen, Start(out, quiet=True))
+        after = read_tensors(find_checkpoint(out))
+        names = ("head.bias", "blocks.0.mlp.fc2.bias", "patch_embed.proj.bias")
+        return {name: float(np.abs(after[name] - before[name]).max()) for name in names}
+
+    whole, scaled = moved(1.0), moved(0.5)
+    for name, scale in zip(whole, (1, 0.5, 0.25)):
+        assert scaled[name] == pytest.approx(scale * whole[name], rel=1e-3), name
+
+
+def test_the_best_checkpoint_is_kept(recipe, tmp_path, monkeypatch) -> None:
+    """Top-1 of 0.25, 0.75, 0.75, 0.5: the second, and not the third, is the best; only the newest is kept besides."""
+    hits = iter([1, 3, 3, 2])
+
+    def scripted(model, parts, *rest) -> Evaluation:
+        right = next(hits)
+        return Evaluation(np.array([[right, 4 - right], [0, 0]]), 1.0, 0.5)
+
+    monkeypatch.setattr(task, "evaluate_classifier", scripted)
+    monkeypatch.setattr(task, "draw_confusion", lambda *arguments: None)
+    chosen = recipe("steps=4", "evaluate_every=0.3", "keep_checkpoints=1", "epochs=4")
+    result = finetune(chosen, Start(tmp_path / "run", quiet=True))
+    assert (result["best_top1"], result["best_step"], result["top1"]) == (0.75, 2, 0.5)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    names = {path.name for path in checkpoints.iterdir()}
+    assert names == {"best", "latest", "step_00000002", "step_00000004"}
+    assert (checkpoints / "best").read_text() == "step_00000002\n"
+
+
+def test_splits_are_the_train_and_test_folders(recipe) -> None:
+    train, held_out = open_parts(recipe(), recipe().data)
+    assert (len(train), len(held_out)) == (24, 12)
+    names = [{source.describe(i) for i in range(len(source))} for source in (train, held_out)]
+    assert all("/train/" in name for name in names[0]) and all("/test/" in name for name in names[1])
+
+
+def test_a_part_of_the_training_images_can_be_held_out(recipe, colours) -> None:
+    chosen = recipe(f"data={colours / 'train'}", "val_fraction=0.25")
+    train, held_out = open_parts(chosen, chosen.data)
+    assert np.bincount(train.labels).tolist() == [6, 6, 6] and np.bincount(held_out.labels).tolist() == [2, 2, 2]
+    names = [{source.describe(i) for i in range(len(source))} for source in (train, held_out)]
+    assert not names[0] & names[1]
+    with pytest.raises(ValueError, match="val_fraction"):
+        open_parts(recipe(f"data={colours / 'train'}"), str(colours / "train"))
+
+
+def test_few_labels_are_balanced_and_the_held_out_images_stay(recipe) -> None:
+    train, held_out = open_parts(recipe("labels=6"), recipe().data)
+    assert np.bincount(train.labels).tolist() == [2, 2, 2] and len(held_out) == 12
+
+
+def test_classes_must_be_the_same_in_both_parts(recipe, tmp_path) -> None:
+    for part, names in (("train", "abc"), ("test", "abd")):
+        for name in names:
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / part / name / "0.png")
+    with pytest.raises(ValueError, match="the same classes; these are in one only: c, d"):
+        prepare(recipe(f"data={tmp_path}"))
+
+
+def test_the_encoder_is_the_pretrained_one_and_the_head_is_new(recipe, pretrained) -> None:
+    chosen = recipe(f"init={pretrained}")
+    saved = read_tensors(find_checkpoint(pretrained))
+    model = to_official(prepare(chosen).model)
+    taken = {name for name in model if name in saved and np.array_equal(model[name], saved[name])}
+    assert {"cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} <= taken
+    assert set(model) - taken == {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
+    scratch = to_official(prepare(recipe()).model)
+    assert not np.array_equal(scratch["blocks.0.attn.qkv.weight"], saved["blocks.0.attn.qkv.weight"])
+
+
+def test_pixel_statistics_are_the_pretrained_ones_unless_named(recipe, pretrained, tmp_path, tiny, photos) -> None:
+    from paddlemae.tasks.pretrain import pretrain
+
+    other = load_recipe("pretrain", None, [*tiny, f"data={photos}", "mean=[0.1,0.2,0.3]", "std=[1,1,1]"])
+    run = pretrain(other, Start(tmp_path / "run", quiet=True))
+    assert prepare(recipe(f"init={run}")).description.mean == [0.1, 0.2, 0.3]
+    named = prepare(recipe(f"init={run}", "mean=[0,0,0]", "std=[0.5,0.5,0.5]")).description
+    assert named.mean == [0, 0, 0] and named.std == [0.5] * 3
+
+
+@pytest.mark.parametrize("size", [16, (8, 12)])
+def test_positions_are_resized_to_another_image_size(recipe, tmp_path, tiny, photos, size) -> None:
+    """Learned ones, so that a new table can't pass for the pretrained one."""
+    from paddlemae.tasks.pretrain import pretrain
+
+    learned = load_recipe("pretrain", None, [*tiny, f"data={photos}", "positions=learned"])
+    run = pretrain(learned, Start(tmp_path / "run", quiet=True))
+    text = str(list(size) if isinstance(size, tuple) else size)
+    parts = prepare(recipe(f"init={run}", f"image_size={text}"))
+    saved = read_tensors(find_checkpoint(run))["pos_embed"]
+    table = parts.model.pos_embed.numpy()
+    grid = parts.model.grid
+    assert grid == ((4, 4) if size == 16 else (2, 3)) and parts.view.image_size == (grid[0] * 4, grid[1] * 4)
+    wanted = resize_positions(paddle.to_tensor(saved[0, 1:]), (2, 2), grid).numpy()
+    np.testing.assert_allclose(table[0, 1:], wanted, atol=1e-6)
+    np.testing.assert_array_equal(table[0, 0], saved[0, 0])
+    result = finetune(recipe(f"init={run}", f"image_size={text}"), Start(tmp_path / "tuned", quiet=True))
+    assert result["steps"] == 3
+
+
+def test_a_classifier_can_be_tuned_again(recipe, tuned) -> None:
+    """On other classes: its head and fc_norm are not taken."""
+    run, _ = tuned
+    shape = recipe().model
+    checkpoint = read_checkpoint(run)
+    model = build_classifier(classifier_arguments(shape, checkpoint, 5), checkpoint, seed=0)
+    assert model.head.weight.shape == [16, 5]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data=null"], "no images named; add --data FOLDER with one folder a class"),
+        (["init=null"], "name what to start from: --init RUN .* or --init scratch"),
+        (["init=nowhere"], "nowhere does not exist; expected a run folder"),
+        (["size=null", "init=scratch"], "training from scratch needs a model; set model.size"),
+        (["patch_size=3"], "image size 8 x 8 is not divisible by the patch size 3 x 3"),
+        (["pool=cls", "cls_token=false"], "this model has no cls token"),
+        (["labels=600"], "expected 1 to 24 images"),
+        (["precision=float16"], "has no effect on CPU"),
+    ],
+)
+def test_what_can_not_be_trained_writes_nothing(recipe, tmp_path, overrides: list[str], message: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as fault:
+        finetune(recipe(*overrides), Start(tmp_path / "run", quiet=True))
+    assert "\n" not in str(fault.value) and not (tmp_path / "run").exists()
+
+
+def test_unlabelled_images_are_refused(recipe, photos) -> None:
+    with pytest.raises(ValueError, match="labels need .*class|no subfolder|folder a class"):
+        prepare(recipe(f"data={photos / 'day0' / 'late'}", "val_fraction=0.5"))
+
+
+def test_another_architecture_is_refused_with_every_difference(recipe, pretrained) -> None:
+    with pytest.raises(ValueError, match="has another architecture") as fault:
+        prepare(recipe(f"init={pretrained}", "embed_dim=32", "depth=2", "positions=learned"))
+    text = str(fault.value)
+    for difference in (
+        "embed_dim is 16 in the checkpoint and 32 in the recipe",
+        "depth is 1 in the checkpoint and 2 in the recipe",
+        "positions is sincos2d in the checkpoint and learned in the recipe",
+    ):
+        assert difference in text
+    assert "num_heads" not in text and "\n" not in text
+
+
+def test_a_dry_run_counts(recipe) -> None:
+    plan = task.dry_run(recipe("labels=6"))
+    assert plan["training images"].startswith("6 ") and plan["held-out images"].startswith("12 ")
+    assert plan["steps"] == "3 of 8 images"
+
+
+def test_unreadable_held_out_images_are_left_out_and_named(recipe, tmp_path, colours: Path, capsys) -> None:
+    import shutil
+
+    shutil.copytree(colours, tmp_path / "colours")
+    (tmp_path / "colours" / "test" / "red" / "1.png").write_bytes(b"no image")
+    chosen = recipe(f"data={tmp_path / 'colours'}")
+    assert finetune(chosen, Start(tmp_path / "run", quiet=True))["eval_images"] == 11
+    assert "skipped: cannot read image" in capsys.readouterr().err
+
+
+def test_overwriting_the_run_that_init_starts_from_is_refused(tmp_path, pretrained, encoder, colours) -> None:
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(pretrained, run)
+    recipe = load_recipe("finetune", None, [*encoder, f"data={colours}", f"init={run}", "steps=1"])
+    with pytest.raises(ValueError, match="--overwrite would delete .*run, which --init starts from"):
+        finetune(recipe, Start(run, overwrite=True, quiet=True))
+    assert (run / "checkpoints" / "latest").exists()
