@@ -127,7 +127,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny: lis
     """The run folder of a tiny pretraining (normalised pixels). Not to be changed."""
     from paddlemae.recipe import load_recipe
     from paddlemae.tasks.pretrain import pretrain
-    from paddlemae.tasks.session import Start
+    from paddlemae.tasks.start import Start
 
     out = tmp_path_factory.mktemp("runs") / "pretrained"
     return pretrain(load_recipe("pretrain", None, [*tiny, f"data={photos}"]), Start(out, quiet=True))

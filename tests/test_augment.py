@@ -93,10 +93,9 @@ def test_a_very_long_image_does_not_become_a_very_large_one(
     assert [sorted(size) for size in sizes] == [[32, 32 * MAX_ASPECT]]
 
 
-@pytest.mark.parametrize("settings", [View((28, 28), 1, eval_crop_ratio=1.0), View((28, 28), 1, None, shift=2)])
-def test_an_image_of_the_right_size_stays_untouched_in_evaluation(settings: View) -> None:
+def test_an_image_of_the_right_size_stays_untouched_in_evaluation() -> None:
     image = noise(28, 28, 1)
-    assert (eval_view(image, settings)[0] == image[:, :, 0]).all()
+    assert (eval_view(image, View((28, 28), 1, eval_crop_ratio=1.0))[0] == image[:, :, 0]).all()
 
 
 def test_without_crop_flip_and_shift_training_sees_the_evaluation_view() -> None:
@@ -123,7 +122,7 @@ def test_flips_mirror_left_and_right_half_of_the_time() -> None:
 def test_shifts_move_the_content_exactly_and_fill_with_zeros() -> None:
     image = noise(10, 12, 1) | 1  # no zeros of its own
     padded = np.pad(image[:, :, 0], 3)
-    settings = View((10, 12), 1, crop_scale=None, flip=False, shift=3)
+    settings = View((10, 12), 1, crop_scale=None, flip=False, shift=3, eval_crop_ratio=1.0)
     windows = {padded[y : y + 10, x : x + 12].tobytes(): (3 - y, 3 - x) for y in range(7) for x in range(7)}
     views = (train_view(image, settings, np.random.default_rng(seed)) for seed in range(1000))
     counts = np.unique([windows[view.tobytes()] for view in views], axis=0, return_counts=True)[1]

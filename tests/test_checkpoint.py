@@ -145,7 +145,7 @@ def test_the_newest_are_kept_and_the_best_besides(tmp_path) -> None:
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["best", "latest", "step_00000002", "step_00000005", "step_00000006"]
     assert find_checkpoint(tmp_path).name == "step_00000006"
-    assert find_checkpoint(tmp_path, "best").name == "step_00000002"
+    assert find_checkpoint(tmp_path / "checkpoints" / "best").name == "step_00000002"
 
 
 def test_a_checkpoint_is_found_by_run_folder_or_file(tmp_path) -> None:
@@ -153,7 +153,7 @@ def test_a_checkpoint_is_found_by_run_folder_or_file(tmp_path) -> None:
     first = save_checkpoint(tmp_path, state, DESCRIPTION)
     state.step = 1
     second = save_checkpoint(tmp_path, state, DESCRIPTION)
-    assert find_checkpoint(str(tmp_path)) == find_checkpoint(tmp_path, "best") == second
+    assert find_checkpoint(str(tmp_path)) == find_checkpoint(tmp_path / "checkpoints" / "latest") == second
     assert find_checkpoint(first) == find_checkpoint(first / "model.safetensors") == first
 
 

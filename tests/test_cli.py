@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from paddlemae import cli
 from paddlemae.recipe import load_recipe
 from paddlemae.report.runlog import read_metrics
-from paddlemae.tasks import session
+from paddlemae.tasks import session, start
 from paddlemae.train import checkpoint
 from paddlemae.train.checkpoint import find_checkpoint
 
@@ -59,7 +59,7 @@ def test_the_whole_way_from_photos_to_a_classifier(paddlemae, tiny, encoder, pho
     run, picture, tuned = tmp_path / "run", tmp_path / "picture.png", tmp_path / "tuned"
     done = paddlemae("pretrain", *tiny, "--data", photos, "--out", run)
     assert done.status == 0 and "pretraining 0.01 million parameters" in done.out and "12 images" in done.out
-    assert "pretraining 3/3  loss" in done.err
+    assert "pretrain run 3/3  loss" in done.err
     done = paddlemae("reconstruct", run, photos / "day0", "--out", picture, "--mask", "block", "--mask-ratio", "0.5")
     assert done == (0, f"wrote {picture}\n", "")
     with Image.open(picture) as figure:
@@ -265,12 +265,12 @@ def use(request, paddlemae, encoder, photos, colours, tmp_path):
     def run(path: object, *overrides: str):
         image = sorted(photos.rglob("*.png"))[0]
         if request.param == "reconstruct":
-            return paddlemae("reconstruct", path, image, "--out", tmp_path / "out")
+            return paddlemae("reconstruct", path, image, "--out", tmp_path / "out.png")
         quick = ["steps=1", "batch_size=4", *overrides]
         return paddlemae("finetune", *quick, "--init", path, "--data", colours, "--out", tmp_path / "out", "--quiet")
 
     yield run
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.png").exists()
 
 
 def test_a_missing_checkpoint_is_named(use, tmp_path, photos) -> None:
@@ -332,7 +332,8 @@ def test_another_architecture_is_refused_with_its_differences(paddlemae, pretrai
 def test_a_folder_that_holds_a_run_is_not_taken_unasked(pretrain, tmp_path) -> None:
     pretrain()
     before = content(tmp_path / "run")
-    assert_refused(pretrain(), "already holds a run; add --resume, or --overwrite, or choose another --out")
+    ways = "add --resume to go on with it, --overwrite to replace it, or choose another --out"
+    assert_refused(pretrain(), f"already holds a run; {ways}")
     assert_refused(pretrain("--resume", "--overwrite"), "--resume and --overwrite exclude each other")
     assert_refused(pretrain("--resume", "mask_ratio=0.5"), "a resume can't change mask_ratio 0.75 -> 0.5")
     assert content(tmp_path / "run") == before
@@ -442,8 +443,8 @@ def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(pretrain, paddlemae, tmp_pa
     stop_in_step(monkeypatch, 2)
     done = pretrain()
     kept = tmp_path / "run" / "checkpoints" / "step_00000002"
-    said = f"paddlemae: stopped after step 2 of 3; kept {kept}; go on with the same command and --resume\n"
-    assert done == (130, "", said)
+    said = f"paddlemae: stopped after step 2 of 3; kept {kept}; go on with: paddlemae pretrain --resume --out "
+    assert done == (130, "", f"{said}{tmp_path / 'run'}\n")
     monkeypatch.undo()
     assert find_checkpoint(tmp_path / "run") == kept
     assert pretrain("--resume") == (0, "", "")
@@ -454,7 +455,7 @@ def test_ctrl_c_before_training_is_one_line(pretrain, tmp_path, monkeypatch) -> 
     def pressed(*arguments, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(session, "open_run", pressed)
+    monkeypatch.setattr(start, "open_run", pressed)
     assert pretrain() == (130, "", "paddlemae: stopped\n")
 
 
@@ -473,7 +474,9 @@ def test_ctrl_c_of_a_real_process(start_command, run_command, tiny, photos, tmp_
     os.killpg(process.pid, signal.SIGINT)
     output, error = process.communicate(timeout=60)
     assert process.returncode == 130 and output == ""
-    said = re.fullmatch(r"paddlemae: stopped after step (\d+) of 100000; kept (.*); go on with .* --resume\n", error)
+    said = re.fullmatch(
+        r"paddlemae: stopped after step (\d+) of 100000; kept (.*); go on with: .* --resume --out .*\n", error
+    )
     assert said, error
     assert find_checkpoint(out) == Path(said[2]) and Path(said[2]).name == f"step_{int(said[1]):08d}"
     assert load_file(Path(said[2]) / "model.safetensors")["cls_token"].shape == (1, 1, 16)
@@ -509,3 +512,47 @@ def test_the_module_runs_as_the_command(run_command) -> None:
 def test_a_mistake_as_a_process(run_command, tmp_path) -> None:
     done = run_command("pretrain", "digits", "mask_ration=0.5", "--out", tmp_path / "run")
     assert_refused(done, "did you mean 'mask_ratio'?")
+
+
+# ---------------------------------------------------------------- what a review found
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_but_unreadable_images_is_one_line_with_workers_too(paddlemae, tiny, tmp_path, workers: int) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(b"no image")
+    arguments = [*tiny, f"workers={workers}", "--data", tmp_path, "--out", tmp_path / "run", "--quiet"]
+    done = paddlemae("pretrain", *arguments)
+    assert done.status == 2 and done.err.splitlines()[-1].startswith("paddlemae: error: ")
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("name", ["photos #1", "null", "none", "2024", "on", "a: b", "@x", "'q", "[1]"])
+def test_a_folder_may_have_any_name(paddlemae, tiny, photos, tmp_path, monkeypatch, name: str) -> None:
+    shutil.copytree(photos, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    done = paddlemae("pretrain", *tiny, "--data", name, "--dry-run")
+    assert done.status == 0 and "12 from" in done.out, done.err
+
+
+@pytest.mark.parametrize("command", ["pretrain", "finetune"])
+def test_a_number_of_channels_that_images_do_not_have_is_refused_beforehand(
+    paddlemae, tiny, encoder, colours, tmp_path, command: str
+) -> None:
+    extra = [*tiny] if command == "pretrain" else [*encoder, "--init", "scratch"]
+    done = paddlemae(command, *extra, "channels=4", "--data", colours, "--out", tmp_path / "run")
+    assert done.status == 2 and "1 (gray) or 3 (RGB) channels, not 4" in done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_picture_needs_a_picture_s_name(paddlemae, pretrained, photos, tmp_path) -> None:
+    for name in ("photos", "photos.xyz"):
+        done = paddlemae("reconstruct", pretrained, photos, "--out", tmp_path / name)
+        assert done.status == 2 and "ends in .png" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_without_effect_warn(run_command, tmp_path, pretrained, photos) -> None:
+    out = tmp_path / "a.png"
+    done = run_command("reconstruct", pretrained, photos, "--out", out, "--mask", "grid", "--mask-ratio", "0.5")
+    assert (done.status, done.err) == (0, "paddlemae: warning: --mask-ratio has no effect with --mask grid\n")

@@ -38,7 +38,7 @@ def test_strided_kernels_are_off_on_a_cpu() -> None:
     assert paddle.get_flags("FLAGS_use_stride_kernel") == {"FLAGS_use_stride_kernel": False}
 
 
-@pytest.mark.parametrize(("threads", "wanted"), [(1, 1), (2, 2), ("auto", device.physical_cores())])
+@pytest.mark.parametrize(("threads", "wanted"), [(1, 1), (2, 2), ("auto", device.usable_cpus())])
 def test_threads_are_those_asked_for(monkeypatch, threads, wanted: int) -> None:
     seen: list[int] = []
     monkeypatch.setattr(paddle.base.core, "set_num_threads", seen.append)
@@ -48,7 +48,7 @@ def test_threads_are_those_asked_for(monkeypatch, threads, wanted: int) -> None:
 
 def test_cores_are_those_that_the_process_may_use(monkeypatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
-    assert device.physical_cores() == 3
+    assert device.usable_cpus() == 3
 
 
 def test_without_paddle_the_error_says_what_to_install(monkeypatch) -> None:

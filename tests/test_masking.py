@@ -158,3 +158,10 @@ def test_given_masks_that_can_not_be_used_say_why(given: np.ndarray, message: st
     with pytest.raises(ValueError, match=message) as raised:
         given_mask(given, (2, 3))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("num_patches", [16, 49, 196, 256])
+def test_the_largest_ratio_that_an_error_names_is_accepted(num_patches: int) -> None:
+    with pytest.raises(ValueError, match="use at most") as fault:
+        num_kept(num_patches, 0.999)
+    assert num_kept(num_patches, float(str(fault.value).split()[-1])) >= 1

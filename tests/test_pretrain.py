@@ -15,7 +15,7 @@ from paddlemae.tasks import pretrain as task
 from paddlemae.tasks import session
 from paddlemae.tasks.models import parameter_count
 from paddlemae.tasks.pretrain import draw_mask, dry_run, memory_estimate, prepare, pretrain
-from paddlemae.tasks.session import Start
+from paddlemae.tasks.start import Start
 from paddlemae.weights.store import read_description
 
 

@@ -1,6 +1,7 @@
 """Recipes: defaults, then a file, then overrides; and what is said when one is wrong."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -219,9 +220,15 @@ def test_statistics_default_to_imagenets_for_colour_only() -> None:
 def test_sizes_are_the_models() -> None:
     from paddlemae.model import vit
 
-    assert set(recipe.SIZES) == set(vit.SIZES)
+    assert set(get_args(recipe.Size)) == set(vit.SIZES)
 
 
 def test_yes_is_no_number() -> None:
     with pytest.raises(ValueError, match="training.steps: Input should be a number"):
         load_recipe("pretrain", None, ["steps=yes"])
+
+
+def test_shifted_views_need_whole_images_in_evaluation_too() -> None:
+    with pytest.raises(ValueError, match="set eval_crop_ratio=1"):
+        load_recipe("pretrain", None, ["crop_scale=null", "shift=2"])
+    load_recipe("pretrain", None, ["crop_scale=null", "shift=2", "eval_crop_ratio=1"])

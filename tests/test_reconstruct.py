@@ -11,7 +11,7 @@ from paddlemae.tasks import reconstruct as task
 from paddlemae.tasks.models import load_autoencoder, read_checkpoint
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.reconstruct import MaskChoice, choose_mask, read_views, reconstruct_images
-from paddlemae.tasks.session import Start
+from paddlemae.tasks.start import Start
 
 GRID = (4, 6)
 

@@ -1,6 +1,7 @@
 """A run that was stopped and resumed is the run that was not stopped, bit for bit."""
 
 import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from paddlemae.report.runlog import read_metrics
 from paddlemae.tasks import session
 from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.pretrain import pretrain
-from paddlemae.tasks.session import Start
+from paddlemae.tasks.start import Start
 from paddlemae.train.checkpoint import find_checkpoint
 
 REPEATABLE = ["threads=1", "log_every=1", "warmup_epochs=0.5", "epochs=4", "base_lr=0.05"]
@@ -83,7 +84,7 @@ def test_finetuning_resumes_bitwise(tmp_path, monkeypatch, encoder, colours) -> 
     whole = finetune(recipe, Start(tmp_path / "whole", quiet=True))
     stopped_and_resumed(finetune, recipe, tmp_path / "parts", [3, 3], monkeypatch)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
-    best = [find_checkpoint(tmp_path / run, "best").name for run in ("whole", "parts")]
+    best = [find_checkpoint(tmp_path / run / "checkpoints" / "best").name for run in ("whole", "parts")]
     assert best[0] == best[1] and whole["steps"] == 8
 
 
@@ -156,3 +157,31 @@ def test_a_resume_may_change_what_does_not_touch_the_result(tmp_path, monkeypatc
     pretrain(free, Start(out, resume=True, quiet=True))
     assert [line["step"] for line in read_metrics(out)] == [1, 2, 4, 8]
     assert [path.name for path in (out / "checkpoints").glob("step_*")] == ["step_00000008"]
+
+
+def test_a_fine_tuning_resumes_without_what_it_started_from(tmp_path, monkeypatch, encoder, colours, pretrained):
+    shutil.copytree(pretrained, tmp_path / "start")
+    chosen = [*encoder, *REPEATABLE, f"data={colours}", f"init={tmp_path / 'start'}", "batch_size=6", "steps=8"]
+    recipe = load_recipe("finetune", None, chosen)
+    whole = finetune(recipe, Start(tmp_path / "whole", quiet=True))
+
+    def losing_start(recipe, start):
+        try:
+            return finetune(recipe, start)
+        finally:
+            shutil.rmtree(tmp_path / "start", ignore_errors=True)
+
+    stopped_and_resumed(losing_start, recipe, tmp_path / "parts", [3], monkeypatch)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert whole["steps"] == 8
+
+
+def test_a_resume_on_other_images_is_refused(tmp_path, monkeypatch, tiny, photos) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    recipe = load_recipe("pretrain", None, [*tiny, f"data={tmp_path / 'photos'}"])
+    pretrain(recipe, Start(tmp_path / "run", quiet=True))
+    next((tmp_path / "photos").rglob("*.png")).unlink()
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="began with 12 images .*, now there are 11"):
+        pretrain(recipe, Start(tmp_path / "run", resume=True, quiet=True))
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before

@@ -31,7 +31,7 @@ def test_an_empty_folder_is_taken(tmp_path) -> None:
 
 
 def test_a_run_is_neither_replaced_nor_continued_unasked(run) -> None:
-    with pytest.raises(ValueError, match="already holds a run; add --resume, or --overwrite"):
+    with pytest.raises(ValueError, match="already holds a run; add --resume to go on with it, --overwrite"):
         open_run(run)
     assert list(read_metrics(run))
     with pytest.raises(ValueError, match="--resume and --overwrite exclude each other"):

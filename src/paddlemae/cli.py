@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import traceback
@@ -145,7 +146,9 @@ def reconstruct(
         str,
         typer.Option("--mask", help="random, block, grid, or a .npy/.txt map of the patches (1 = removed)."),
     ] = "random",
-    mask_ratio: Annotated[float, typer.Option("--mask-ratio", help="Share of the patches to remove.")] = 0.75,
+    mask_ratio: Annotated[
+        float | None, typer.Option("--mask-ratio", help="Share of the patches to remove; 0.75 unless given.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Draws the mask.")] = 0,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Images to draw at most.")] = 8,
     plain: Annotated[bool, typer.Option("--plain", help="Show the decoder's output as it is.")] = False,
@@ -164,7 +167,10 @@ def reconstruct(
     from paddlemae.tasks.reconstruct import MaskChoice, reconstruct_images
 
     is_file = Path(mask).suffix in (".npy", ".txt")
-    choice = MaskChoice("given" if is_file else mask, mask_ratio, seed, Path(mask) if is_file else None)
+    if mask_ratio is not None and (is_file or mask == "grid"):
+        warnings.warn(f"--mask-ratio has no effect with --mask {mask}", stacklevel=2)
+    ratio = 0.75 if mask_ratio is None else mask_ratio
+    choice = MaskChoice("given" if is_file else mask, ratio, seed, Path(mask) if is_file else None)
     print(f"wrote {reconstruct_images(run, images, out, choice=choice, limit=limit, plain=plain)}")
 
 
@@ -176,11 +182,11 @@ def _recipe(task: str, name, overrides, out, resume: bool, **named):
     overrides = list(overrides or [])
     if name and "=" in name:  # a setting came first, so no recipe was named
         name, overrides = None, [name, *overrides]
-    overrides += [f"{key}={value}" for key, value in named.items() if value is not None]
+    overrides += [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]  # a name, not YAML
     built = None if resume and not name else load_recipe(task, name, overrides)
     device.load_paddle()
     if built is None:
-        from paddlemae.tasks.session import stored_recipe
+        from paddlemae.tasks.start import stored_recipe
 
         if out is None:
             raise ValueError("--resume needs the run folder: --out FOLDER")
@@ -190,7 +196,7 @@ def _recipe(task: str, name, overrides, out, resume: bool, **named):
 
 
 def _start(out: Path | None, resume: bool, overwrite: bool, quiet: bool):
-    from paddlemae.tasks.session import Start
+    from paddlemae.tasks.start import Start
 
     if out is None:
         raise ValueError("name the run folder to write: --out runs/NAME")

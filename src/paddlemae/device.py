@@ -36,9 +36,14 @@ def load_paddle() -> None:
         import paddle  # noqa: F401
 
 
-def physical_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cpus() -> int:
+    """CPUs that this process may use: those it is bound to, or fewer where a container has a quota."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return min(bound, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or "max" for no quota
+        return bound
 
 
 def prepare(device: str = "auto", threads: int | str = "auto") -> str:
@@ -66,7 +71,7 @@ def prepare(device: str = "auto", threads: int | str = "auto") -> str:
     if name == "cpu":
         # views become copies, and reading them twice as fast pays for that; nothing here writes through a view
         paddle.set_flags({"FLAGS_use_stride_kernel": 0})
-        paddle.base.core.set_num_threads(physical_cores() if threads == "auto" else int(threads))
+        paddle.base.core.set_num_threads(usable_cpus() if threads == "auto" else int(threads))
         _keep_freed_memory()
     return name
 

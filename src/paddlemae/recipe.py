@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -85,14 +85,15 @@ class Augmentation(BaseModel):
 
     @model_validator(mode="after")
     def _check(self):
-        for name in ("crop_scale", "crop_ratio"):
-            bounds = getattr(self, name)
+        for name, bounds in (("crop_scale", self.crop_scale), ("crop_ratio", self.crop_ratio)):
             if bounds and bounds[0] > bounds[1]:
                 raise ValueError(f"{name} must be [lowest, highest], got {list(bounds)}")
         if self.crop_scale and self.crop_scale[1] > 1:
             raise ValueError(f"crop_scale is a share of the image's area, at most 1, got {list(self.crop_scale)}")
         if self.crop_scale and self.shift:
             raise ValueError("crop_scale and shift exclude each other; set crop_scale=null to shift")
+        if self.shift and self.eval_crop_ratio != 1:
+            raise ValueError("shifted views show whole images, and so must evaluation; set eval_crop_ratio=1")
         return self
 
 
@@ -265,7 +266,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as fault:
         raise ValueError(f"can't read the value of {text!r}; write lists as [1,2]") from fault
-    return key.strip(), None if parsed == "none" else parsed
+    return key.strip(), None if value == "none" else parsed
 
 
 def _keys(model: type[BaseModel]) -> Iterator[str]:
@@ -305,6 +306,3 @@ def _full_key(model: type[BaseModel], key: str) -> str:
     near = difflib.get_close_matches(key.split(".")[-1], leaves, 1, cutoff=0.5)
     hint = f"did you mean {leaves[near[0]]!r}?" if near else f"known keys: {', '.join(known)}"
     raise ValueError(f"unknown recipe key {key!r}; {hint}")
-
-
-SIZES = get_args(Size)

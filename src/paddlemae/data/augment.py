@@ -31,8 +31,8 @@ class View:
         flip: mirror left and right half of the training views.
         shift: instead of a crop, move the training view by up to so many pixels each way and fill
             with zeros: for digits and other tiny images.
-        eval_crop_ratio: side of the evaluation view's centre crop, as a part of the resized image.
-            With `shift` it is 1, so that images of the right size stay untouched.
+        eval_crop_ratio: side of the evaluation view's centre crop, as a part of the resized image;
+            with 1 images of the right size stay untouched.
     """
 
     image_size: tuple[int, int]
@@ -123,8 +123,7 @@ def _centre(image_HWC: NDArray[np.uint8], settings: View) -> NDArray[np.uint8]:
     H, W = image_HWC.shape[:2]
     image_HWC = _centre_crop(image_HWC, (min(H, MAX_ASPECT * W), min(W, MAX_ASPECT * H)))
     H, W = image_HWC.shape[:2]
-    crop_ratio = 1.0 if settings.shift else settings.eval_crop_ratio
-    cover_h, cover_w = (round(side / crop_ratio) for side in settings.image_size)
+    cover_h, cover_w = (round(side / settings.eval_crop_ratio) for side in settings.image_size)
     if cover_h * W >= cover_w * H:
         cover_w = max(cover_w, cover_h * W // H)
     else:

@@ -230,6 +230,8 @@ def _make_in_workers(make: _Make, due: Iterable[_Due], workers: int) -> Generato
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+    except ValueError as error:  # raised again here, so that its traceback ends in this package as without workers
+        raise ValueError(str(error)) from error
     except BrokenProcessPool as error:
         raise RuntimeError(
             "a data worker died, most likely for lack of memory: use fewer workers "

@@ -52,6 +52,12 @@ class UnreadableImage(Exception):
         return f"cannot read image {self.path!r}: {self.reason}"
 
 
+def check_channels(channels: int) -> None:
+    """Raise a ValueError for a number of channels that images are not read as."""
+    if channels not in (1, 3):
+        raise ValueError(f"images are read as 1 (gray) or 3 (RGB) channels, not {channels}")
+
+
 def read_image(path: str | os.PathLike[str], channels: int) -> NDArray[np.uint8]:
     """Decode an image file by the rules at the top of this module.
 
@@ -64,8 +70,7 @@ def read_image(path: str | os.PathLike[str], channels: int) -> NDArray[np.uint8]
         ValueError: another number of channels.
         UnreadableImage: the file is missing, empty, forbidden, damaged, too large or no image.
     """
-    if channels not in (1, 3):
-        raise ValueError(f"image files are read as 1 (gray) or 3 (RGB) channels, not {channels}")
+    check_channels(channels)
     try:
         with _FILTERS_LOCK, warnings.catch_warnings(), open(path, "rb") as file:
             warnings.simplefilter("ignore")

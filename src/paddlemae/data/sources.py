@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.images import EXTENSIONS, read_image
+from paddlemae.data.images import EXTENSIONS, check_channels, read_image
 
 _DIGITS_FILE = Path(__file__).with_name("digits.npz")
 # First and last of each class's 500 images, in the file's order.
@@ -62,8 +62,7 @@ class DigitsSource:
         return f"digits image {i}"
 
     def read(self, i: int, channels: int) -> NDArray[np.uint8]:
-        if channels not in (1, 3):
-            raise ValueError(f"digits are read as 1 (gray) or 3 (RGB) channels, not {channels}")
+        check_channels(channels)
         image_HW1 = self.images_NHW[i][..., None]
         return image_HW1 if channels == 1 else np.repeat(image_HW1, 3, axis=2)
 

@@ -43,9 +43,8 @@ def num_kept(num_patches: int, mask_ratio: float) -> int:
         raise ValueError(f"mask_ratio must be in [0, 1), got {mask_ratio}; the paper removes 0.75")
     kept = int(num_patches * (1 - mask_ratio) + 1e-9)  # 100 * (1 - 0.9) is 9.999...
     if kept == 0:
-        raise ValueError(
-            f"mask_ratio {mask_ratio} keeps none of {num_patches} patches; use at most {1 - 1 / num_patches:.3f}"
-        )
+        most = math.floor((1 - 1 / num_patches) * 1000) / 1000
+        raise ValueError(f"mask_ratio {mask_ratio} keeps none of {num_patches} patches; use at most {most}")
     return kept
 
 

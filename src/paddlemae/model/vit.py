@@ -370,7 +370,7 @@ class VisionTransformer(nn.Layer):
 
 
 def features(layer: nn.Layer, images_BCHW, pool: str = "cls"):
-    """What the encoder makes of whole, unmasked images; deterministic in eval mode.
+    """What the encoder makes of whole, unmasked images; deterministic once `layer.eval()` has turned drop path off.
 
     Args:
         layer: a `MaskedAutoencoder` or a `VisionTransformer`.

@@ -51,7 +51,8 @@ def check_folder(
         if not is_run:
             raise ValueError(f"{folder} is not empty and holds no run; choose another folder with --out")
         if not overwrite:
-            raise ValueError(f"{folder} already holds a run; add --resume, or --overwrite, or choose another --out")
+            ways = "--resume to go on with it, --overwrite to replace it" if marker == RECIPE_FILE else "--overwrite"
+            raise ValueError(f"{folder} already holds a run; add {ways}, or choose another --out")
         others = sorted(path.name for path in folder.iterdir() if not any(map(path.match, _half_written(entries))))
         if others:
             raise ValueError(

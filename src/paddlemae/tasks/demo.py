@@ -18,9 +18,9 @@ from paddlemae.tasks.knn import knn_predict
 from paddlemae.tasks.models import build_autoencoder, load_autoencoder, read_checkpoint
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.reconstruct import MaskChoice, reconstruct_images
-from paddlemae.tasks.session import Start
+from paddlemae.tasks.start import Start
 
-FINETUNE_STEPS = {100: 150, 500: 300}  # labels -> steps, the same with and without pretraining
+FINETUNE_STEPS = {100: 80, 500: 160}  # labels -> steps, the same with and without pretraining
 SEEDS = (0, 1, 2)
 SHOWN_MASK_RATIO = 0.5  # milder than in training, so that a person too can tell what is missing
 NEIGHBOURS = 20
@@ -81,7 +81,7 @@ def compare_features(recipe, run: Path) -> dict[str, float]:
 
 def fine_tuned(out: Path, name: str, init: str, labels: int, seed: int) -> float:
     """Top-1 on the 1,000 test digits after the last step of one fine-tuning."""
-    overrides = [f"init={init}", f"labels={labels}", f"seed={seed}", f"steps={FINETUNE_STEPS[labels]}"]
+    overrides = [f"init={json.dumps(init)}", f"labels={labels}", f"seed={seed}", f"steps={FINETUNE_STEPS[labels]}"]
     recipe: FinetuneRecipe = load_recipe("finetune", "digits", overrides)
     top1 = finetune(recipe, Start(out / f"finetune-{labels}-{name}-{seed}", quiet=True))["top1"]
     print(f"fine-tuned with {labels} labels, {name}, seed {seed}: {top1:.1%}", flush=True)

@@ -13,7 +13,8 @@ import paddle.nn.functional as F
 
 from paddlemae import device
 from paddlemae.data.augment import View
-from paddlemae.data.batches import Batch, eval_batches, train_batches
+from paddlemae.data.batches import Batch, eval_batches
+from paddlemae.data.images import check_channels
 from paddlemae.data.sources import Source, balanced_subset, open_source, split_off
 from paddlemae.model.vit import VisionTransformer
 from paddlemae.recipe import FinetuneRecipe
@@ -30,20 +31,16 @@ from paddlemae.tasks.models import (
     to_input,
     training_view,
 )
-from paddlemae.tasks.session import (
-    SkippedImages,
-    Start,
-    check_same_recipe,
-    enter_run,
-    run_training,
-    stored_recipe,
-)
+from paddlemae.tasks.plan import block_numbers, memory_text, schedule_plan, step_bytes
+from paddlemae.tasks.session import SkippedImages, run_training, training_batches
+from paddlemae.tasks.start import Start, check_same_recipe, enter_run, own_checkpoint, stored_recipe
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.loop import check_precision
 from paddlemae.train.optim import adamw
-from paddlemae.weights.store import Description
+from paddlemae.weights.store import Description, read_description
 
 SCRATCH = "scratch"
+DEFAULT_CHANNELS = 3
 RESULT_FILE = "result.json"
 
 
@@ -61,7 +58,7 @@ def finetune(recipe: FinetuneRecipe, start: Start) -> dict[str, Any]:
         raise ValueError(f"--overwrite would delete {recipe.init}, which --init starts from; choose another --out")
     if start.resume:
         check_same_recipe(stored_recipe(start.out, "finetune"), recipe)
-    parts = prepare(recipe)
+    parts = prepare(recipe, own_checkpoint(start))
     training, model = recipe.training, parts.model
     optimizer = adamw(
         model,
@@ -70,23 +67,14 @@ def finetune(recipe: FinetuneRecipe, start: Start) -> dict[str, Any]:
         layer_decay=recipe.layer_decay,
     )
     state = TrainState(model, optimizer)
-    enter_run(start, recipe, state)
+    enter_run(start, recipe, state, parts.description)
     start.say(
         f"fine-tuning {parameter_count(model) / 1e6:.2f} million parameters from {recipe.init} "
         f"on {parts.train.name}, {len(parts.train)} images, {len(parts.train.classes)} classes; "
         f"evaluating on {parts.held_out.name}, {len(parts.held_out)} images"
     )
     skipped = SkippedImages(state)
-    batches = train_batches(
-        parts.train,
-        parts.view,
-        batch_size=training.batch_size,
-        seed=training.seed,
-        start_step=state.step * training.accumulation_steps,
-        num_steps=(training.total_steps(len(parts.train)) - state.step) * training.accumulation_steps,
-        workers=training.workers,
-        on_skip=skipped,
-    )
+    batches = training_batches(parts.train, parts.view, training, state, skipped)
 
     def loss_fn(network, batch: Batch):
         logits = network(to_input(batch.images, parts.description))
@@ -109,7 +97,7 @@ def finetune(recipe: FinetuneRecipe, start: Start) -> dict[str, Any]:
         len(parts.train),
         batches,
         loss_fn,
-        label="fine-tuning",
+        task="finetune",
         evaluate=evaluate,
         evaluate_every=recipe.evaluate_every,
         best_by="top1",
@@ -129,23 +117,27 @@ class Parts:
     description: Description
 
 
-def prepare(recipe: FinetuneRecipe) -> Parts:
-    """Build a recipe's parts, with every check that needs no training."""
+def prepare(recipe: FinetuneRecipe, own: Path | None = None) -> Parts:
+    """Build a recipe's parts, with every check that needs no training.
+
+    Args:
+        own: this run's own checkpoint when it is resumed; what it started from is not needed then, and may be gone.
+    """
     if recipe.data is None:
         raise ValueError("no images named; add --data FOLDER with one folder a class, or --data digits")
     if recipe.init is None:
         raise ValueError("name what to start from: --init RUN (a pretraining run) or --init scratch")
     device.prepare(recipe.training.device, recipe.training.threads)
     check_precision(recipe.training.precision)
-    checkpoint = None if recipe.init == SCRATCH else read_checkpoint(recipe.init)
+    checkpoint = None if recipe.init == SCRATCH or own else read_checkpoint(recipe.init)
     train, held_out = open_parts(recipe, recipe.data)
-    arguments = classifier_arguments(recipe.model, checkpoint, len(train.classes))
-    channels = arguments.get("channels", 3)
-    model = build_classifier(arguments, checkpoint, recipe.training.seed)
-    saved = checkpoint.description if checkpoint else None
-    statistics = (
-        (saved.mean, saved.std) if saved and not (recipe.mean or recipe.std) else statistics_of(recipe, channels)
-    )
+    if own:
+        model, statistics = _saved_shape(own)
+    else:
+        arguments = classifier_arguments(recipe.model, checkpoint, len(train.classes))
+        check_channels(arguments.get("channels", DEFAULT_CHANNELS))
+        model = build_classifier(arguments, checkpoint, recipe.training.seed)
+        statistics = statistics_of(recipe, model.config["channels"], checkpoint)
     description = describe(
         model,
         statistics,
@@ -153,8 +145,14 @@ def prepare(recipe: FinetuneRecipe) -> Parts:
         classes=train.classes,
         provenance={"task": "finetune", "data": train.name, "images": len(train), "init": recipe.init},
     )
-    view = training_view(recipe.augment, model.config["image_size"], channels)
+    view = training_view(recipe.augment, model.config["image_size"], model.config["channels"])
     return Parts(train, held_out, view, model, description)
+
+
+def _saved_shape(own: Path) -> tuple[VisionTransformer, tuple[list[float], list[float]]]:
+    """(a new model of the saved one's shape, its mean and std)."""
+    saved = read_description(own)
+    return VisionTransformer(**saved.architecture), (saved.mean, saved.std)
 
 
 def open_parts(recipe: FinetuneRecipe, data: str) -> tuple[Source, Source]:
@@ -250,12 +248,13 @@ def _finish(start: Start, state: TrainState, parts: Parts, last: Evaluation) -> 
 def dry_run(recipe: FinetuneRecipe) -> dict[str, str]:
     """What a fine-tuning would do, without doing it: name -> value, for people."""
     parts = prepare(recipe)
-    training = recipe.training
-    steps = training.total_steps(len(parts.train))
+    shape, parameters = parts.model.config, parameter_count(parts.model)
+    tokens = parts.model.grid[0] * parts.model.grid[1] + int(parts.model.has_cls)
+    activations = shape["depth"] * block_numbers(tokens, shape["embed_dim"], shape["num_heads"])
     return {
         "training images": f"{len(parts.train)} from {parts.train.name}, {len(parts.train.classes)} classes",
         "held-out images": f"{len(parts.held_out)} from {parts.held_out.name}",
-        "parameters": f"{parameter_count(parts.model):,}",
-        "steps": f"{steps:,} of {training.effective_batch_size} images",
-        "peak lr": f"{training.base_lr * training.effective_batch_size / 256:.3g}",
+        "parameters": f"{parameters:,}",
+        **schedule_plan(recipe.training, len(parts.train)),
+        "memory": memory_text(step_bytes(parameters, recipe.training.batch_size * activations)),
     }

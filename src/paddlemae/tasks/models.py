@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,13 +62,13 @@ class Checkpoint:
     tensors: dict[str, np.ndarray]
 
 
-def read_checkpoint(path: str | Path, pointer: str = "latest") -> Checkpoint:
+def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read the model that a run folder or checkpoint folder holds.
 
     Raises:
         FileNotFoundError, ValueError: nothing there, or not a model of PaddleMAE.
     """
-    folder = find_checkpoint(path, pointer)
+    folder = find_checkpoint(path)
     description = read_description(folder)
     missing = [name for name in ENCODER_FIELDS if name not in description.architecture]
     if missing:
@@ -177,13 +179,19 @@ def describe(model, statistics, *, eval_crop_ratio: float, classes=(), provenanc
     )
 
 
-def statistics_of(recipe, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) of the recipe, or the defaults.
+def statistics_of(recipe, channels: int, checkpoint: Checkpoint | None = None):
+    """(mean, std): the recipe's, else those that the checkpoint was trained with, else the defaults.
 
     Raises:
         ValueError: not one number a channel.
     """
+    mean: Sequence[float]
+    std: Sequence[float]
     mean, std = default_statistics(channels)
+    if checkpoint:
+        mean, std = checkpoint.description.mean, checkpoint.description.std
+        if not all(np.allclose(given, saved) for given, saved in ((recipe.mean, mean), (recipe.std, std)) if given):
+            warnings.warn(f"the recipe normalises images otherwise than {checkpoint.folder} was trained", stacklevel=3)
     mean, std = recipe.mean or mean, recipe.std or std
     if len(mean) != channels or len(std) != channels:
         raise ValueError(f"mean and std need {channels} numbers, one a channel; got {list(mean)} and {list(std)}")

@@ -11,7 +11,8 @@ import paddle
 
 from paddlemae import device
 from paddlemae.data.augment import View
-from paddlemae.data.batches import MASK_STREAM, Batch, eval_batches, sample_rng, train_batches
+from paddlemae.data.batches import MASK_STREAM, Batch, eval_batches, sample_rng
+from paddlemae.data.images import check_channels
 from paddlemae.data.sources import Source, open_source
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import Mask, block_mask, grid_mask, num_kept, random_mask
@@ -29,21 +30,15 @@ from paddlemae.tasks.models import (
     to_input,
     training_view,
 )
+from paddlemae.tasks.plan import block_numbers, memory_text, schedule_plan, step_bytes
 from paddlemae.tasks.reconstruct import draw
-from paddlemae.tasks.session import (
-    SkippedImages,
-    Start,
-    check_same_recipe,
-    enter_run,
-    run_training,
-    stored_recipe,
-)
+from paddlemae.tasks.session import SkippedImages, run_training, training_batches
+from paddlemae.tasks.start import Start, check_same_recipe, enter_run, stored_recipe
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.loop import check_precision
 from paddlemae.train.optim import adamw
 from paddlemae.weights.store import Description
 
-FLOAT_BYTES = 4
 SHOWN = 8  # images in the figure that a run ends with
 
 
@@ -64,27 +59,18 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
     training = recipe.training
     optimizer = adamw(model, weight_decay=training.weight_decay, betas=recipe.betas)
     state = TrainState(model, optimizer)
-    enter_run(start, recipe, state)
+    enter_run(start, recipe, state, parts.description)
     start.say(
         f"pretraining {parameter_count(model) / 1e6:.2f} million parameters on {parts.source.name}, "
         f"{len(parts.source)} images"
     )
-    batches = train_batches(
-        parts.source,
-        parts.view,
-        batch_size=training.batch_size,
-        seed=training.seed,
-        start_step=state.step * training.accumulation_steps,
-        num_steps=(training.total_steps(len(parts.source)) - state.step) * training.accumulation_steps,
-        workers=training.workers,
-        on_skip=SkippedImages(state),
-    )
+    batches = training_batches(parts.source, parts.view, training, state, SkippedImages(state))
 
     def loss_fn(network, batch: Batch):
         mask = draw_mask(recipe, model.grid, training.seed, batch)
         return network(to_input(batch.images, parts.description), mask)
 
-    run_training(start, training, state, parts.description, len(parts.source), batches, loss_fn, label="pretraining")
+    run_training(start, training, state, parts.description, len(parts.source), batches, loss_fn, task="pretrain")
     figures = start.out / FIGURES
     draw_curves(
         figures / "loss.png",
@@ -121,6 +107,7 @@ def prepare(recipe: PretrainRecipe) -> Parts:
         raise ValueError(
             f"mask_ratio {recipe.mask_ratio} removes none of {grid[0] * grid[1]} patches, so nothing is left to learn"
         )
+    check_channels(recipe.model.channels)
     source = open_source(recipe.data, recipe.split or "train")
     statistics = statistics_of(recipe, recipe.model.channels)
     view = training_view(recipe.augment, recipe.model.image_size, recipe.model.channels)
@@ -174,38 +161,21 @@ def dry_run(recipe: PretrainRecipe) -> dict[str, str]:
     """What a pretraining would do, without doing it: name -> value, for people."""
     with paddle.LazyGuard():  # counts parameters without filling them
         parts = prepare(recipe)
-    training, parameters = recipe.training, parameter_count(parts.model)
-    steps = training.total_steps(len(parts.source))
-    bytes_needed = memory_estimate(parts.model, recipe)
+    training = recipe.training
     return {
         "images": f"{len(parts.source)} from {parts.source.name}",
-        "parameters": f"{parameters:,}",
+        "parameters": f"{parameter_count(parts.model):,}",
         "patches": f"{parts.model.grid[0]} x {parts.model.grid[1]}",
-        "steps": f"{steps:,} of {training.effective_batch_size} images "
-        f"({steps * training.effective_batch_size / len(parts.source):.1f} epochs)",
-        "warmup": f"{training.warmup_steps(len(parts.source)):.0f} steps",
-        "peak lr": f"{training.base_lr * training.effective_batch_size / 256:.3g}",
-        "memory": f"about {bytes_needed / 2**30:.2f} GiB (estimated: weights, gradients, optimizer and activations)",
+        **schedule_plan(training, len(parts.source)),
+        "memory": memory_text(memory_estimate(parts.model, recipe)),
     }
 
 
 def memory_estimate(model: MaskedAutoencoder, recipe: PretrainRecipe) -> int:
-    """Bytes that a training step holds: an estimate by counting what the layers keep for their gradients.
-
-    A block keeps about 24 numbers a token and width (inputs, norms, qkv twice, hidden layer twice, residuals) and
-    two attention maps; weights come with a gradient and two moments.
-    """
+    """Bytes that a training step holds, see `tasks.plan`."""
     shape = model.config
-    patches = model.grid[0] * model.grid[1]
-    front = int(model.has_cls)
-    kept = kept_patches(recipe, model.grid)
-
-    def block_numbers(tokens: int, width: int, heads: int) -> int:
-        return 24 * tokens * width + 2 * heads * tokens**2
-
-    activations = shape["depth"] * block_numbers(kept + front, shape["embed_dim"], shape["num_heads"])
-    activations += shape["decoder_depth"] * block_numbers(
-        patches + front, shape["decoder_embed_dim"], shape["decoder_num_heads"]
-    )
-    activations += 6 * patches * model.pixels
-    return FLOAT_BYTES * (4 * parameter_count(model) + recipe.training.batch_size * activations)
+    patches, front = model.grid[0] * model.grid[1], int(model.has_cls)
+    encoder = block_numbers(kept_patches(recipe, model.grid) + front, shape["embed_dim"], shape["num_heads"])
+    decoder = block_numbers(patches + front, shape["decoder_embed_dim"], shape["decoder_num_heads"])
+    activations = shape["depth"] * encoder + shape["decoder_depth"] * decoder + 6 * patches * model.pixels
+    return step_bytes(parameter_count(model), recipe.training.batch_size * activations)

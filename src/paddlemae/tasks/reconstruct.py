@@ -21,6 +21,7 @@ from paddlemae.report.figures import draw_reconstructions
 from paddlemae.tasks.models import evaluation_view, load_autoencoder, read_checkpoint, to_input, to_pictures
 from paddlemae.weights.store import Description
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 RAW_CAPTION = (
     "{removed} of {total} patches removed. The model predicts raw pixels; it learned that for removed patches only, so "
     "what it predicts in place of visible ones means nothing."
@@ -69,9 +70,14 @@ def reconstruct_images(
     Raises:
         FileNotFoundError, ValueError: no such run, images or mask, or an image that can't be read.
     """
+    if out.suffix.lower() not in PICTURES:
+        raise ValueError(f"--out must be a picture's name that ends in {', '.join(PICTURES)}; got {out}")
     device.prepare(device_name)
     checkpoint = read_checkpoint(run)
     model = load_autoencoder(checkpoint)
+    if plain and checkpoint.description.target == "raw":
+        warnings.warn("--plain has no effect: this model predicts raw pixels", stacklevel=2)
+        plain = False
     names, pixels = read_views(images, checkpoint.description, limit)
     mask = choose_mask(choice, model.grid, len(pixels))
     draw(out, model, checkpoint.description, pixels, mask, names=names, plain=plain)
@@ -87,9 +93,13 @@ def read_views(images: list[str], description: Description, limit: int) -> tuple
         ValueError: none can be read.
     """
     view = evaluation_view(description)
-    names, views, faults = [], [], []
+    names: list[str] = []
+    views: list[np.ndarray] = []
+    faults: list[UnreadableImage] = []
     for item in images:
         for name, read in _readers(item, view.channels, limit):
+            if len(views) == limit:
+                break
             try:
                 views.append(eval_view(read(), view))
                 names.append(name)
@@ -100,7 +110,7 @@ def read_views(images: list[str], description: Description, limit: int) -> tuple
         raise ValueError(f"{faults[0]}{more}")
     for unreadable in faults:
         print(f"skipped: {unreadable}", file=sys.stderr)
-    return names[:limit], np.stack(views[:limit])
+    return names, np.stack(views)
 
 
 def _readers(item: str, channels: int, limit: int) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
@@ -122,7 +132,8 @@ def choose_mask(choice: MaskChoice, grid: tuple[int, int], batch_size: int) -> M
         ValueError: an unknown kind, a ratio or map that does not fit the model's patches.
     """
     if choice.file is not None:
-        return given_mask(np.broadcast_to(_read_map(choice.file), (batch_size, *_read_map(choice.file).shape)), grid)
+        removed_map = _read_map(choice.file)
+        return given_mask(np.broadcast_to(removed_map, (batch_size, *removed_map.shape)), grid)
     if choice.kind == "grid":
         return grid_mask(batch_size, grid)
     num_keep = num_kept(grid[0] * grid[1], choice.ratio)

@@ -1,109 +1,26 @@
-"""One training run in its folder: started or resumed, logged, saved, stopped."""
+"""One training run to its end: micro-batches, metrics, checkpoints, and stopping in between."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import yaml
-
+from paddlemae.data.augment import View
+from paddlemae.data.batches import Batch, train_batches
 from paddlemae.data.images import UnreadableImage
-from paddlemae.recipe import Recipe, Training, build_recipe, dump_recipe
+from paddlemae.data.sources import Source
+from paddlemae.recipe import Training
 from paddlemae.report.progress import progress
-from paddlemae.report.runlog import (
-    METRICS_FILE,
-    RECIPE_FILE,
-    check_folder,
-    forget_metrics_after,
-    log_metrics,
-    open_run,
-    write_environment,
-    write_recipe,
-)
-from paddlemae.train.checkpoint import (
-    FOLDER,
-    LATEST,
-    TrainState,
-    find_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-    step_name,
-)
+from paddlemae.report.runlog import log_metrics
+from paddlemae.tasks.start import Start
+from paddlemae.train.checkpoint import TrainState, save_checkpoint, step_name
 from paddlemae.train.loop import StepResult, fit, stop_on_interrupt
 from paddlemae.train.optim import lr_at, peak_lr
 from paddlemae.weights.store import Description
 
-# what a resume may change: none of it touches the result
-FREE_TO_CHANGE = ("device", "threads", "workers", "log_every", "checkpoint_every", "keep_checkpoints")
 SHOWN_SKIPS = 5
-
-
-@dataclass(frozen=True)
-class Start:
-    """How a run takes its folder: anew (`overwrite` what is there) or where it was left (`resume`)."""
-
-    out: Path
-    resume: bool = False
-    overwrite: bool = False
-    quiet: bool = False
-
-    def check(self) -> None:
-        """Refuse a folder that can't be taken, before any work is done."""
-        check_folder(self.out, resume=self.resume, overwrite=self.overwrite)
-
-    def say(self, text: str) -> None:
-        if not self.quiet:
-            print(text, flush=True)
-
-
-def stored_recipe(run: Path, task: str) -> Recipe:
-    """The resolved recipe of a run folder.
-
-    Raises:
-        FileNotFoundError, ValueError: no run there, or one of another task.
-    """
-    path = run / RECIPE_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{run} holds no run to resume (no {RECIPE_FILE}); leave --resume out to start one")
-    content = yaml.safe_load(path.read_text())
-    if content.get("task") != task:
-        raise ValueError(f"{run} is a {content.get('task')} run; resume it with 'paddlemae {content.get('task')}'")
-    return build_recipe(task, content)
-
-
-def check_same_recipe(stored: Recipe, asked: Recipe) -> None:
-    """Refuse to resume with settings that would change the run's result."""
-    before, now = (_flat(recipe.model_dump(mode="json")) for recipe in (stored, asked))
-    different = [
-        f"{key} {before[key]} -> {now[key]}"
-        for key in before
-        if before[key] != now[key] and key.split(".")[-1] not in FREE_TO_CHANGE
-    ]
-    if different:
-        raise ValueError(f"a resume can't change {', '.join(different)}; leave these out, or start a new run")
-
-
-def _flat(content: dict, prefix: str = "") -> dict:
-    flat: dict = {}
-    for key, value in content.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
-
-
-def enter_run(start: Start, recipe: Recipe, state: TrainState) -> None:
-    """Make the run folder and write what was asked for, or bring `state` to its latest checkpoint."""
-    open_run(start.out, resume=start.resume, overwrite=start.overwrite)
-    if not start.resume:
-        write_environment(start.out)
-    write_recipe(start.out, dump_recipe(recipe))
-    if start.resume and (start.out / FOLDER / LATEST).exists():
-        load_checkpoint(find_checkpoint(start.out), state)
-        start.say(f"resumed at step {state.step} from {state.last_checkpoint}")
-    if start.resume and (start.out / METRICS_FILE).exists():
-        forget_metrics_after(start.out, state.step)
 
 
 @dataclass
@@ -120,6 +37,22 @@ class SkippedImages:
         self.seen.add(image.path)
 
 
+def training_batches(
+    source: Source, view: View, training: Training, state: TrainState, on_skip: SkippedImages
+) -> Generator[Batch, None, None]:
+    """The micro-batches of the steps that `state` has not taken yet."""
+    return train_batches(
+        source,
+        view,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        start_step=state.step * training.accumulation_steps,
+        num_steps=(training.total_steps(len(source)) - state.step) * training.accumulation_steps,
+        workers=training.workers,
+        on_skip=on_skip,
+    )
+
+
 def run_training(
     start: Start,
     training: Training,
@@ -129,7 +62,7 @@ def run_training(
     batches,
     loss_fn: Callable,
     *,
-    label: str,
+    task: str,
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
     evaluate_every: float = 1.0,
     best_by: str | None = None,
@@ -138,6 +71,7 @@ def run_training(
 
     Args:
         num_images: images of an epoch.
+        task: the command that runs it.
         batches: micro-batches from `state.step` on; closed at the end.
         evaluate: called every `evaluate_every` epochs and at the end; its numbers are logged.
         best_by: the number of `evaluate` whose highest value moves the `best` pointer.
@@ -185,7 +119,7 @@ def run_training(
         if at_end or is_best or state.step % save_every == 0:
             save_checkpoint(start.out, state, description, best=is_best, keep=training.keep_checkpoints)
 
-    with progress(label, total, state.step, not start.quiet) as show, stop_on_interrupt() as stop:
+    with progress(f"{task} {start.out.name}", total, state.step, not start.quiet) as show, stop_on_interrupt() as stop:
         try:
             fit(
                 state,
@@ -208,5 +142,6 @@ def run_training(
             if kept is None or kept.name != step_name(state.step):
                 kept = save_checkpoint(start.out, state, description, keep=training.keep_checkpoints)
             raise KeyboardInterrupt(
-                f"stopped after step {state.step} of {total}; kept {kept}; go on with the same command and --resume"
+                f"stopped after step {state.step} of {total}; kept {kept}; "
+                f"go on with: paddlemae {task} --resume --out {start.out}"
             )

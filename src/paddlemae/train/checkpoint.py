@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,14 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from paddlemae.weights.store import Description, read_tensor_file, read_tensors, write_model, write_tensor_file
+from paddlemae.weights.store import (
+    DESCRIPTION_FILE,
+    Description,
+    read_tensor_file,
+    read_tensors,
+    write_model,
+    write_tensor_file,
+)
 from paddlemae.weights.transfer import load_official, to_official
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -38,6 +46,7 @@ class TrainState:
         best: best value so far of the task's metric, and its step.
         skipped: images left out so far because they could not be read.
         seconds: training time so far, earlier sessions included.
+        scaler: float16's loss scaling, as `GradScaler.state_dict` gives it; empty in other precisions.
         last_checkpoint: the newest one written or resumed from.
     """
 
@@ -48,6 +57,7 @@ class TrainState:
     skipped: int = 0
     seconds: float = 0.0
     last_checkpoint: Path | None = None
+    scaler: Any = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -106,6 +116,8 @@ def _plain_state(state: TrainState) -> dict[str, Any]:
         "best": state.best,
         "skipped": state.skipped,
         "seconds": state.seconds,
+        "scaler": {name: np.asarray(value).tolist() for name, value in state.scaler.items()},
+        "device": paddle.get_device(),
         "random": [list(generator.__getstate__()) for generator in paddle.get_rng_state()],
     }
 
@@ -143,8 +155,8 @@ def _drop_old(folder: Path, keep: int) -> None:
             shutil.rmtree(old)
 
 
-def find_checkpoint(path: str | Path, pointer: str = LATEST) -> Path:
-    """The checkpoint folder that a user means by a run folder, a checkpoint folder or its model file.
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint folder that a user means by a run folder (its latest), a pointer or a checkpoint folder.
 
     Raises:
         FileNotFoundError: nothing there, or no checkpoint in it.
@@ -152,13 +164,11 @@ def find_checkpoint(path: str | Path, pointer: str = LATEST) -> Path:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected a run folder or one of its checkpoints")
-    if path.is_file():
-        path = path.parent
-    if (path / FOLDER / pointer).exists():
-        return path / FOLDER / (path / FOLDER / pointer).read_text().strip()
     if (path / FOLDER / LATEST).exists():
-        return find_checkpoint(path, LATEST)
-    if (path / STATE_FILE).exists() or (path / "model.json").exists():
+        path = path / FOLDER / LATEST
+    if path.is_file():
+        path = path.parent / path.read_text().strip() if path.name in (LATEST, BEST) else path.parent
+    if (path / STATE_FILE).exists() or (path / DESCRIPTION_FILE).exists():
         return path
     raise FileNotFoundError(f"{path} holds no checkpoint; expected a run folder of PaddleMAE or one of its checkpoints")
 
@@ -179,13 +189,27 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
         if name not in known or slot not in SLOTS:
             raise ValueError(f"{checkpoint / OPTIMIZER_FILE} holds {key}, which this model's optimizer does not have")
         paddle_slots[f"{known[name].name}_{slot}_0"] = paddle.to_tensor(array)
+    expected = {f"{name}.{slot}" for name, one in known.items() if not one.stop_gradient for slot in SLOTS}
+    if lacking := sorted(expected - set(slots)):
+        raise ValueError(f"{checkpoint / OPTIMIZER_FILE} lacks {len(lacking)} entries, {lacking[0]} first")
     load_official(state.model, tensors, source=str(checkpoint))
     state.optimizer.set_state_dict(paddle_slots)
     state.step, state.best, state.skipped = plain["step"], plain["best"], plain["skipped"]
     state.seconds, state.last_checkpoint = plain["seconds"], checkpoint
-    paddle.set_rng_state(
-        [_random_state(type(now), saved) for now, saved in zip(paddle.get_rng_state(), plain["random"])]
-    )
+    state.scaler = plain["scaler"]
+    _restore_random(plain)
+
+
+def _restore_random(plain: dict[str, Any]) -> None:
+    now = paddle.get_rng_state()
+    if plain["device"].split(":")[0] != paddle.get_device().split(":")[0] or len(now) != len(plain["random"]):
+        warnings.warn(
+            f"saved on {plain['device']}, resumed on {paddle.get_device()}: drop path draws anew from here",
+            stacklevel=3,
+        )
+        paddle.seed(plain["step"])
+        return
+    paddle.set_rng_state([_random_state(type(one), saved) for one, saved in zip(now, plain["random"])])
 
 
 def _random_state(kind: Any, saved: list) -> Any:
@@ -198,6 +222,6 @@ def _random_state(kind: Any, saved: list) -> Any:
 def _read_state(path: Path) -> dict[str, Any]:
     try:
         plain = json.loads(path.read_text())
-        return {name: plain[name] for name in ("step", "best", "skipped", "seconds", "random")}
+        return {name: plain[name] for name in ("step", "best", "skipped", "seconds", "scaler", "device", "random")}
     except (ValueError, KeyError, TypeError) as fault:
         raise ValueError(f"{path} is damaged ({fault!r}); use another checkpoint") from fault

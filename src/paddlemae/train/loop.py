@@ -82,6 +82,8 @@ def fit(
     """
     check_precision(precision)
     scaler = paddle.amp.GradScaler() if precision == "float16" else None
+    if scaler and state.scaler:
+        scaler.load_state_dict(state.scaler)
     state.model.train()
     while state.step < total_steps and not should_stop():
         started = time.perf_counter()
@@ -108,6 +110,7 @@ def fit(
         if scaler:
             scaler.step(state.optimizer)
             scaler.update()
+            state.scaler = scaler.state_dict()
         else:
             state.optimizer.step()
         state.optimizer.clear_grad()

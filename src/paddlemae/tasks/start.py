@@ -1,0 +1,110 @@
+"""Where a training run starts: its folder, taken anew or where it was left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from paddlemae.recipe import Recipe, build_recipe, dump_recipe
+from paddlemae.report.runlog import (
+    METRICS_FILE,
+    RECIPE_FILE,
+    check_folder,
+    forget_metrics_after,
+    open_run,
+    write_environment,
+    write_recipe,
+)
+from paddlemae.train.checkpoint import FOLDER, LATEST, TrainState, find_checkpoint, load_checkpoint
+from paddlemae.weights.store import Description, read_description
+
+# what a resume may change: none of it touches the result
+FREE_TO_CHANGE = ("device", "threads", "workers", "log_every", "checkpoint_every", "keep_checkpoints")
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a run takes its folder: anew (`overwrite` what is there) or where it was left (`resume`)."""
+
+    out: Path
+    resume: bool = False
+    overwrite: bool = False
+    quiet: bool = False
+
+    def check(self) -> None:
+        """Refuse a folder that can't be taken, before any work is done."""
+        check_folder(self.out, resume=self.resume, overwrite=self.overwrite)
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            print(text, flush=True)
+
+
+def stored_recipe(run: Path, task: str) -> Recipe:
+    """The resolved recipe of a run folder.
+
+    Raises:
+        FileNotFoundError, ValueError: no run there, or one of another task.
+    """
+    path = run / RECIPE_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} holds no run to resume (no {RECIPE_FILE}); leave --resume out to start one")
+    content = yaml.safe_load(path.read_text())
+    if content.get("task") != task:
+        raise ValueError(f"{run} is a {content.get('task')} run; resume it with 'paddlemae {content.get('task')}'")
+    return build_recipe(task, content)
+
+
+def check_same_recipe(stored: Recipe, asked: Recipe) -> None:
+    """Refuse to resume with settings that would change the run's result."""
+    before, now = (_flat(recipe.model_dump(mode="json")) for recipe in (stored, asked))
+    different = [
+        f"{key} {before[key]} -> {now[key]}"
+        for key in before
+        if before[key] != now[key] and key.split(".")[-1] not in FREE_TO_CHANGE
+    ]
+    if different:
+        raise ValueError(f"a resume can't change {', '.join(different)}; leave these out, or start a new run")
+
+
+def _flat(content: dict, prefix: str = "") -> dict:
+    flat: dict = {}
+    for key, value in content.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def own_checkpoint(start: Start) -> Path | None:
+    """The checkpoint that a resumed run goes on from; None for a new run or one stopped before its first."""
+    return find_checkpoint(start.out) if start.resume and (start.out / FOLDER / LATEST).exists() else None
+
+
+def enter_run(start: Start, recipe: Recipe, state: TrainState, description: Description) -> None:
+    """Make the run folder and write what was asked for, or bring `state` to its latest checkpoint.
+
+    Raises:
+        ValueError: the folder can't be taken, or its run saw other images.
+    """
+    saved = own_checkpoint(start)
+    if saved:
+        _check_same_images(read_description(saved), description)
+    open_run(start.out, resume=start.resume, overwrite=start.overwrite)
+    if not start.resume:
+        write_environment(start.out)
+    write_recipe(start.out, dump_recipe(recipe))
+    if saved:
+        load_checkpoint(saved, state)
+        start.say(f"resumed at step {state.step} from {saved}")
+    if start.resume and (start.out / METRICS_FILE).exists():
+        forget_metrics_after(start.out, state.step)
+
+
+def _check_same_images(saved: Description, now: Description) -> None:
+    before, after = saved.provenance.get("images"), now.provenance.get("images")
+    if before != after or saved.classes != now.classes:
+        raise ValueError(
+            f"this run began with {before} images of {len(saved.classes)} classes, now there are {after} of "
+            f"{len(now.classes)}; a resume needs the same images, so restore them or start a new run"
+        )
