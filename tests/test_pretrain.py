@@ -14,7 +14,7 @@ from paddlemae.report.runlog import read_metrics
 from paddlemae.tasks import pretrain as task
 from paddlemae.tasks import session
 from paddlemae.tasks.models import parameter_count
-from paddlemae.tasks.pretrain import draw_mask, dry_run, memory_estimate, prepare, pretrain
+from paddlemae.tasks.pretrain import batch_mask, dry_run, memory_estimate, prepare, pretrain
 from paddlemae.tasks.start import Start
 from paddlemae.weights.store import read_description
 
@@ -72,7 +72,7 @@ def test_an_images_mask_follows_seed_epoch_and_index_alone(mask: str) -> None:
     recipe, grid = load_recipe("pretrain", None, [f"mask={mask}", "mask_ratio=0.5"]), (6, 6)
 
     def maps(indices: list[int], epochs: list[int], seed: int = 0) -> list[list[bool]]:
-        return draw_mask(recipe, grid, seed, batch(indices, epochs)).as_map().tolist()
+        return batch_mask(recipe, grid, seed, batch(indices, epochs)).as_map().tolist()
 
     three = maps([7, 8, 9], [2, 2, 2])
     assert maps([9, 7], [2, 2]) == [three[2], three[0]] and maps([8], [2]) == [three[1]]
@@ -83,7 +83,7 @@ def test_an_images_mask_follows_seed_epoch_and_index_alone(mask: str) -> None:
 
 def test_a_grid_mask_is_always_the_same() -> None:
     recipe = load_recipe("pretrain", None, ["mask=grid"])
-    one, other = draw_mask(recipe, (4, 4), 0, batch([1, 2], [0, 5])).as_map()
+    one, other = batch_mask(recipe, (4, 4), 0, batch([1, 2], [0, 5])).as_map()
     assert one.tolist() == other.tolist() and one.sum() == 12
 
 

@@ -93,7 +93,7 @@ def test_a_wrong_mask_file_is_one_line(tmp_path, name: str, content: bytes | Non
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        (MaskChoice("holes"), "mask must be random, block, grid or a .npy or .txt file, got 'holes'"),
+        (MaskChoice("holes"), "mask must be random, block, grid or a given map, got 'holes'"),
         (MaskChoice("random", 1.0), r"mask_ratio must be in \[0, 1\), got 1.0"),
         (MaskChoice("block", -0.5), r"mask_ratio must be in \[0, 1\), got -0.5"),
         (MaskChoice("random", 0.99), "keeps none of 24 patches"),

@@ -10,6 +10,7 @@ Everywhere 1 means removed and 0 kept.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,26 @@ def num_kept(num_patches: int, mask_ratio: float) -> int:
         most = math.floor((1 - 1 / num_patches) * 1000) / 1000
         raise ValueError(f"mask_ratio {mask_ratio} keeps none of {num_patches} patches; use at most {most}")
     return kept
+
+
+def draw_mask(kind: str, generators: Sequence[np.random.Generator], grid: tuple[int, int], num_keep: int) -> Mask:
+    """One mask an image, of a kind that is chosen by name.
+
+    Args:
+        kind: "random", "block" or "grid"; the last draws nothing and keeps a quarter, whatever `num_keep` says.
+        generators: one an image, or the same one again and again; the caller owns them.
+        grid: (rows, columns) of patches.
+        num_keep: patches kept in each image.
+    Raises:
+        ValueError: another kind, or num_keep outside 1..L.
+    """
+    if kind == "grid":
+        return grid_mask(len(generators), grid)
+    if kind == "block":
+        return block_mask(generators, grid, num_keep)
+    if kind == "random":
+        return random_mask(np.stack([one.random(grid[0] * grid[1]) for one in generators]), num_keep)
+    raise ValueError(f"mask must be random, block, grid or a given map, got {kind!r}")
 
 
 def random_mask(noise_BL: np.ndarray, num_keep: int) -> Mask:

@@ -6,7 +6,6 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import paddle
 
 from paddlemae import device
@@ -15,7 +14,7 @@ from paddlemae.data.batches import MASK_STREAM, Batch, eval_batches, sample_rng
 from paddlemae.data.images import check_channels
 from paddlemae.data.sources import Source, open_source
 from paddlemae.model.mae import MaskedAutoencoder
-from paddlemae.model.masking import Mask, block_mask, grid_mask, num_kept, random_mask
+from paddlemae.model.masking import Mask, draw_mask, grid_mask, num_kept
 from paddlemae.model.vit import patch_grid
 from paddlemae.recipe import PretrainRecipe
 from paddlemae.report.figures import draw_curves
@@ -67,7 +66,7 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
     batches = training_batches(parts.source, parts.view, training, state, SkippedImages(state))
 
     def loss_fn(network, batch: Batch):
-        mask = draw_mask(recipe, model.grid, training.seed, batch)
+        mask = batch_mask(recipe, model.grid, training.seed, batch)
         return network(to_input(batch.images, parts.description), mask)
 
     run_training(start, training, state, parts.description, len(parts.source), batches, loss_fn, task="pretrain")
@@ -133,15 +132,10 @@ def kept_patches(recipe: PretrainRecipe, grid: tuple[int, int]) -> int:
     return num_kept(grid[0] * grid[1], recipe.mask_ratio)
 
 
-def draw_mask(recipe: PretrainRecipe, grid: tuple[int, int], seed: int, batch: Batch) -> Mask:
+def batch_mask(recipe: PretrainRecipe, grid: tuple[int, int], seed: int, batch: Batch) -> Mask:
     """The masks of a batch, from each image's own randomness: (seed, epoch, index)."""
-    if recipe.mask == "grid":
-        return grid_mask(len(batch.images), grid)
-    num_keep = kept_patches(recipe, grid)
-    generators = (sample_rng(seed, MASK_STREAM, epoch, index) for epoch, index in zip(batch.epochs, batch.indices))
-    if recipe.mask == "block":
-        return block_mask(generators, grid, num_keep)
-    return random_mask(np.stack([generator.random(grid[0] * grid[1]) for generator in generators]), num_keep)
+    generators = [sample_rng(seed, MASK_STREAM, epoch, index) for epoch, index in zip(batch.epochs, batch.indices)]
+    return draw_mask(recipe.mask, generators, grid, kept_patches(recipe, grid))
 
 
 def draw_examples(path: Path, model: MaskedAutoencoder, parts: Parts, recipe: PretrainRecipe) -> None:
@@ -153,7 +147,7 @@ def draw_examples(path: Path, model: MaskedAutoencoder, parts: Parts, recipe: Pr
         model,
         parts.description,
         batch.images,
-        draw_mask(recipe, model.grid, recipe.training.seed, batch),
+        batch_mask(recipe, model.grid, recipe.training.seed, batch),
     )
 
 

@@ -16,7 +16,7 @@ from paddlemae.data.augment import eval_view
 from paddlemae.data.images import UnreadableImage, read_image
 from paddlemae.data.sources import open_source
 from paddlemae.model.mae import MaskedAutoencoder, reconstruct
-from paddlemae.model.masking import Mask, block_mask, given_mask, grid_mask, num_kept, random_mask
+from paddlemae.model.masking import Mask, draw_mask, given_mask, num_kept
 from paddlemae.report.figures import draw_reconstructions
 from paddlemae.tasks.models import evaluation_view, load_autoencoder, read_checkpoint, to_input, to_pictures
 from paddlemae.weights.store import Description
@@ -134,15 +134,8 @@ def choose_mask(choice: MaskChoice, grid: tuple[int, int], batch_size: int) -> M
     if choice.file is not None:
         removed_map = _read_map(choice.file)
         return given_mask(np.broadcast_to(removed_map, (batch_size, *removed_map.shape)), grid)
-    if choice.kind == "grid":
-        return grid_mask(batch_size, grid)
     num_keep = num_kept(grid[0] * grid[1], choice.ratio)
-    generator = np.random.default_rng(choice.seed)
-    if choice.kind == "random":
-        return random_mask(generator.random((batch_size, grid[0] * grid[1])), num_keep)
-    if choice.kind == "block":
-        return block_mask([generator] * batch_size, grid, num_keep)
-    raise ValueError(f"mask must be random, block, grid or a .npy or .txt file, got {choice.kind!r}")
+    return draw_mask(choice.kind, [np.random.default_rng(choice.seed)] * batch_size, grid, num_keep)
 
 
 def _read_map(path: Path) -> np.ndarray:
