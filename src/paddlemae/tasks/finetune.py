@@ -32,7 +32,7 @@ from paddlemae.tasks.models import (
     training_view,
 )
 from paddlemae.tasks.plan import block_numbers, memory_text, schedule_plan, step_bytes
-from paddlemae.tasks.session import SkippedImages, run_training, training_batches
+from paddlemae.tasks.session import Course, SkippedImages, run_training, training_batches
 from paddlemae.tasks.start import Start, check_same_recipe, enter_run, own_checkpoint, stored_recipe
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.loop import check_precision
@@ -89,19 +89,8 @@ def finetune(recipe: FinetuneRecipe, start: Start) -> dict[str, Any]:
         last = evaluate_classifier(model, parts, training.batch_size, training.workers, skipped)
         return last.metrics
 
-    run_training(
-        start,
-        training,
-        state,
-        parts.description,
-        len(parts.train),
-        batches,
-        loss_fn,
-        task="finetune",
-        evaluate=evaluate,
-        evaluate_every=recipe.evaluate_every,
-        best_by="top1",
-    )
+    course = Course("finetune", training, len(parts.train), evaluate, recipe.evaluate_every, best_by="top1")
+    run_training(start, course, state, parts.description, batches, loss_fn)
     last = last or evaluate_classifier(model, parts, training.batch_size, training.workers, skipped)
     return _finish(start, state, parts, last)
 

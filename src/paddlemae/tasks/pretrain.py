@@ -31,7 +31,7 @@ from paddlemae.tasks.models import (
 )
 from paddlemae.tasks.plan import block_numbers, memory_text, schedule_plan, step_bytes
 from paddlemae.tasks.reconstruct import draw
-from paddlemae.tasks.session import SkippedImages, run_training, training_batches
+from paddlemae.tasks.session import Course, SkippedImages, run_training, training_batches
 from paddlemae.tasks.start import Start, check_same_recipe, enter_run, stored_recipe
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.loop import check_precision
@@ -69,7 +69,8 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
         mask = batch_mask(recipe, model.grid, training.seed, batch)
         return network(to_input(batch.images, parts.description), mask)
 
-    run_training(start, training, state, parts.description, len(parts.source), batches, loss_fn, task="pretrain")
+    course = Course("pretrain", training, len(parts.source))
+    run_training(start, course, state, parts.description, batches, loss_fn)
     figures = start.out / FIGURES
     draw_curves(
         figures / "loss.png",

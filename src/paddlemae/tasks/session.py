@@ -6,6 +6,10 @@ import math
 import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from typing import NoReturn
+
+import paddle
+from paddle import nn
 
 from paddlemae.data.augment import View
 from paddlemae.data.batches import Batch, train_batches
@@ -21,6 +25,8 @@ from paddlemae.train.optim import lr_at, peak_lr
 from paddlemae.weights.store import Description
 
 SHOWN_SKIPS = 5
+
+AfterStep = Callable[[TrainState, StepResult], None]
 
 
 @dataclass
@@ -53,84 +59,76 @@ def training_batches(
     )
 
 
-def run_training(
-    start: Start,
-    training: Training,
-    state: TrainState,
-    description: Description,
-    num_images: int,
-    batches,
-    loss_fn: Callable,
-    *,
-    task: str,
-    evaluate: Callable[[TrainState], dict[str, float]] | None = None,
-    evaluate_every: float = 1.0,
-    best_by: str | None = None,
-) -> None:
-    """Fit `state` to the end of `training`, writing metrics and checkpoints into the run folder.
+@dataclass(frozen=True)
+class Course:
+    """What a training run is measured by: its length in steps and epochs, and who evaluates it when.
 
-    Args:
-        num_images: images of an epoch.
+    Attributes:
         task: the command that runs it.
-        batches: micro-batches from `state.step` on; closed at the end.
+        num_images: images of an epoch.
         evaluate: called every `evaluate_every` epochs and at the end; its numbers are logged.
         best_by: the number of `evaluate` whose highest value moves the `best` pointer.
+    """
+
+    task: str
+    training: Training
+    num_images: int
+    evaluate: Callable[[TrainState], dict[str, float]] | None = None
+    evaluate_every: float = 1.0
+    best_by: str | None = None
+
+    @property
+    def total_steps(self) -> int:
+        return self.training.total_steps(self.num_images)
+
+    def epoch(self, step: int) -> float:
+        return step * self.training.effective_batch_size / self.num_images
+
+    def is_due(self, step: int, every_epochs: float) -> bool:
+        """Whether something that happens every so many epochs, and at the end, happens after this step."""
+        every_steps = max(1, round(every_epochs * self.num_images / self.training.effective_batch_size))
+        return step >= self.total_steps or step % every_steps == 0
+
+    def lr(self, step: int) -> float:
+        return lr_at(
+            step,
+            peak=peak_lr(self.training.base_lr, self.training.effective_batch_size),
+            total_steps=self.total_steps,
+            warmup_steps=self.training.warmup_steps(self.num_images),
+            min_lr=self.training.min_lr,
+        )
+
+
+def run_training(
+    start: Start,
+    course: Course,
+    state: TrainState,
+    description: Description,
+    batches: Generator[Batch, None, None],
+    loss_fn: Callable[[nn.Layer, Batch], paddle.Tensor],
+) -> None:
+    """Fit `state` to the end of the course, writing metrics and checkpoints into the run folder.
+
+    Args:
+        batches: micro-batches from `state.step` on; closed at the end.
     Raises:
         KeyboardInterrupt: after Ctrl-C, once the state is saved; its text says where.
         NonFiniteLoss, OSError: as `fit` and `save_checkpoint` raise them.
     """
-    total = training.total_steps(num_images)
-    steps_an_epoch = num_images / training.effective_batch_size
-    peak = peak_lr(training.base_lr, training.effective_batch_size)
-    warmup = training.warmup_steps(num_images)
-    save_every = max(1, round(training.checkpoint_every * steps_an_epoch))
-    evaluate_steps = max(1, round(evaluate_every * steps_an_epoch))
-    since_log: list[StepResult] = []
-
-    def lr(step: int) -> float:
-        return lr_at(step, peak=peak, total_steps=total, warmup_steps=warmup, min_lr=training.min_lr)
-
-    def log(state: TrainState, result: StepResult) -> None:
-        since_log.append(result)
-        if state.step % training.log_every and state.step < total:
-            return
-        loss = math.fsum(one.loss for one in since_log) / len(since_log)
-        speed = sum(one.images for one in since_log) / sum(one.seconds for one in since_log)
-        since_log.clear()
-        log_metrics(
-            start.out,
-            state.step,
-            state.step / steps_an_epoch,
-            state.seconds,
-            loss=loss,
-            lr=result.lr,
-            images_per_second=round(speed, 2),
-            skipped=state.skipped,
-        )
-        show(state.step, f"loss {loss:.4f}  lr {result.lr:.2e}  {speed:.0f} images/s")
-
-    def evaluate_and_save(state: TrainState, result: StepResult) -> None:
-        at_end, is_best = state.step >= total, False
-        if evaluate and (at_end or state.step % evaluate_steps == 0):
-            values = evaluate(state)
-            log_metrics(start.out, state.step, state.step / steps_an_epoch, state.seconds, **values)
-            if best_by and values[best_by] > state.best.get(best_by, -math.inf):
-                state.best, is_best = {best_by: values[best_by], "step": state.step}, True
-        if at_end or is_best or state.step % save_every == 0:
-            save_checkpoint(start.out, state, description, best=is_best, keep=training.keep_checkpoints)
-
-    with progress(f"{task} {start.out.name}", total, state.step, not start.quiet) as show, stop_on_interrupt() as stop:
+    training, total = course.training, course.total_steps
+    label = f"{course.task} {start.out.name}"
+    with progress(label, total, state.step, not start.quiet) as show, stop_on_interrupt() as stop:
         try:
             fit(
                 state,
                 batches,
                 loss_fn,
-                lr,
+                course.lr,
                 total_steps=total,
                 accumulation_steps=training.accumulation_steps,
                 precision=training.precision,
                 clip_grad=training.clip_grad,
-                after_step=[log, evaluate_and_save],
+                after_step=[_logger(start, course, show), _saver(start, course, description)],
                 should_stop=stop.is_set,
             )
         finally:
@@ -138,10 +136,49 @@ def run_training(
         if state.skipped:
             start.say(f"{state.skipped} times an image could not be read and was left out")
         if state.step < total:
-            kept = state.last_checkpoint
-            if kept is None or kept.name != step_name(state.step):
-                kept = save_checkpoint(start.out, state, description, keep=training.keep_checkpoints)
-            raise KeyboardInterrupt(
-                f"stopped after step {state.step} of {total}; kept {kept}; "
-                f"go on with: paddlemae {task} --resume --out {start.out}"
-            )
+            _stop(start, course, state, description)
+
+
+def _logger(start: Start, course: Course, show: Callable[[int, str], None]) -> AfterStep:
+    """Logs the mean loss and speed of every `log_every` steps."""
+    since_log: list[StepResult] = []
+
+    def log(state: TrainState, result: StepResult) -> None:
+        since_log.append(result)
+        if state.step % course.training.log_every and state.step < course.total_steps:
+            return
+        loss = math.fsum(one.loss for one in since_log) / len(since_log)
+        speed = sum(one.images for one in since_log) / sum(one.seconds for one in since_log)
+        since_log.clear()
+        values = dict(loss=loss, lr=result.lr, images_per_second=round(speed, 2), skipped=state.skipped)
+        log_metrics(start.out, state.step, course.epoch(state.step), state.seconds, **values)
+        show(state.step, f"loss {loss:.4f}  lr {result.lr:.2e}  {speed:.0f} images/s")
+
+    return log
+
+
+def _saver(start: Start, course: Course, description: Description) -> AfterStep:
+    """Evaluates and saves when that is due; a new best is saved at once."""
+
+    def evaluate_and_save(state: TrainState, result: StepResult) -> None:
+        is_best = False
+        if course.evaluate and course.is_due(state.step, course.evaluate_every):
+            values = course.evaluate(state)
+            log_metrics(start.out, state.step, course.epoch(state.step), state.seconds, **values)
+            if course.best_by and values[course.best_by] > state.best.get(course.best_by, -math.inf):
+                state.best, is_best = {course.best_by: values[course.best_by], "step": state.step}, True
+        if is_best or course.is_due(state.step, course.training.checkpoint_every):
+            save_checkpoint(start.out, state, description, best=is_best, keep=course.training.keep_checkpoints)
+
+    return evaluate_and_save
+
+
+def _stop(start: Start, course: Course, state: TrainState, description: Description) -> NoReturn:
+    """Save what is not saved yet and say how to go on."""
+    kept = state.last_checkpoint
+    if kept is None or kept.name != step_name(state.step):
+        kept = save_checkpoint(start.out, state, description, keep=course.training.keep_checkpoints)
+    raise KeyboardInterrupt(
+        f"stopped after step {state.step} of {course.total_steps}; kept {kept}; "
+        f"go on with: paddlemae {course.task} --resume --out {start.out}"
+    )
