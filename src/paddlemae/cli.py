@@ -167,10 +167,7 @@ def reconstruct(
     from paddlemae.tasks.reconstruct import MaskChoice, reconstruct_images
 
     is_file = Path(mask).suffix in (".npy", ".txt")
-    if mask_ratio is not None and (is_file or mask == "grid"):
-        warnings.warn(f"--mask-ratio has no effect with --mask {mask}", stacklevel=2)
-    ratio = 0.75 if mask_ratio is None else mask_ratio
-    choice = MaskChoice("given" if is_file else mask, ratio, seed, Path(mask) if is_file else None)
+    choice = MaskChoice("given" if is_file else mask, mask_ratio, seed, Path(mask) if is_file else None)
     print(f"wrote {reconstruct_images(run, images, out, choice=choice, limit=limit, plain=plain)}")
 
 

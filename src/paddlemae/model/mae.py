@@ -22,6 +22,7 @@ from paddlemae.model.vit import (
     add_positions,
     blocks,
     encode,
+    evaluating,
     flat_rows,
     initialise,
     pair,
@@ -233,11 +234,8 @@ def reconstruct(model: MaskedAutoencoder, images_BCHW, mask: Mask, fill=0.0) -> 
             normalised images.
     """
     patches_BLP = patchify(images_BCHW, model.patch_size)
-    was_training = model.training
-    model.eval()  # drop path would draw
-    plain_BLP = predict(model, images_BCHW, mask)
-    if was_training:
-        model.train()
+    with evaluating(model):
+        plain_BLP = predict(model, images_BCHW, mask)
     prediction_BLP = plain_BLP
     if model.norm_pix_loss:
         mean_BL1, deviation_BL1 = patch_statistics(patches_BLP)

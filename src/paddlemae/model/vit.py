@@ -9,6 +9,8 @@ N tokens (patches and, with a cls token, one more), D width, P pixels a patch (r
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -369,8 +371,20 @@ class VisionTransformer(nn.Layer):
         return self.head(features(self, images_BCHW, self.pool))
 
 
+@contextmanager
+def evaluating(layer: nn.Layer) -> Iterator[None]:
+    """Eval mode inside, so that drop path draws nothing; before and after as it was."""
+    was_training = layer.training
+    layer.eval()
+    try:
+        yield
+    finally:
+        if was_training:
+            layer.train()
+
+
 def features(layer: nn.Layer, images_BCHW, pool: str = "cls"):
-    """What the encoder makes of whole, unmasked images; deterministic once `layer.eval()` has turned drop path off.
+    """What the encoder makes of whole, unmasked images; deterministic in eval mode (see `evaluating`).
 
     Args:
         layer: a `MaskedAutoencoder` or a `VisionTransformer`.

@@ -7,7 +7,7 @@ import paddle
 
 from paddlemae.data.batches import OnSkip, eval_batches
 from paddlemae.data.sources import Source
-from paddlemae.model.vit import features
+from paddlemae.model.vit import evaluating, features
 from paddlemae.tasks.models import evaluation_view, to_input
 from paddlemae.weights.store import Description
 
@@ -30,13 +30,10 @@ def embed(
     Returns:
         (features float32 [N, D], indices int64 [N] in the source); unreadable images are left out.
     """
-    was_training = model.training
-    model.eval()
     view = evaluation_view(description)
     parts, indices = [], []
-    for batch in eval_batches(source, view, batch_size=batch_size, workers=workers, on_skip=on_skip):
-        parts.append(features(model, to_input(batch.images, description), pool).numpy())
-        indices.append(batch.indices)
-    if was_training:
-        model.train()
+    with evaluating(model):
+        for batch in eval_batches(source, view, batch_size=batch_size, workers=workers, on_skip=on_skip):
+            parts.append(features(model, to_input(batch.images, description), pool).numpy())
+            indices.append(batch.indices)
     return np.concatenate(parts), np.concatenate(indices)

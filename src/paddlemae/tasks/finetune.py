@@ -16,7 +16,7 @@ from paddlemae.data.augment import View
 from paddlemae.data.batches import Batch, eval_batches
 from paddlemae.data.images import check_channels
 from paddlemae.data.sources import Source, balanced_subset, open_source, split_off
-from paddlemae.model.vit import VisionTransformer
+from paddlemae.model.vit import VisionTransformer, evaluating
 from paddlemae.recipe import FinetuneRecipe
 from paddlemae.report.figures import draw_confusion, draw_curves
 from paddlemae.report.runlog import FIGURES, read_metrics
@@ -197,18 +197,17 @@ def evaluate_classifier(
     model: VisionTransformer, parts: Parts, batch_size: int, workers: int = 0, on_skip=None
 ) -> Evaluation:
     """Evaluate on the held-out images, each counted once; unreadable ones are left out."""
-    model.eval()
     classes = len(parts.held_out.classes)
     confusion, hits, loss = np.zeros((classes, classes), np.int64), 0, 0.0
     view = evaluation_view(parts.description)
-    for batch in eval_batches(parts.held_out, view, batch_size=batch_size, workers=workers, on_skip=on_skip):
-        labels = labels_of(batch)
-        logits = model(to_input(batch.images, parts.description))
-        loss += float(F.cross_entropy(logits, paddle.to_tensor(labels), reduction="sum").numpy())
-        ranked = np.argsort(-logits.numpy(), axis=1, kind="stable")
-        np.add.at(confusion, (labels, ranked[:, 0]), 1)
-        hits += int((ranked[:, :5] == labels[:, None]).any(axis=1).sum())
-    model.train()
+    with evaluating(model):
+        for batch in eval_batches(parts.held_out, view, batch_size=batch_size, workers=workers, on_skip=on_skip):
+            labels = labels_of(batch)
+            logits = model(to_input(batch.images, parts.description))
+            loss += float(F.cross_entropy(logits, paddle.to_tensor(labels), reduction="sum").numpy())
+            ranked = np.argsort(-logits.numpy(), axis=1, kind="stable")
+            np.add.at(confusion, (labels, ranked[:, 0]), 1)
+            hits += int((ranked[:, :5] == labels[:, None]).any(axis=1).sum())
     return Evaluation(confusion, hits / confusion.sum(), loss / confusion.sum())
 
 

@@ -41,10 +41,15 @@ DECODER_PARTS = (
 )
 
 
+def _named(shape: AutoencoderShape | ClassifierShape) -> dict[str, Any]:
+    """What a recipe's shape says: the size's values, overruled by those that are named one by one."""
+    given = {name: value for name, value in shape.model_dump().items() if value is not None and name != "size"}
+    return {**SIZES[shape.size], **given} if shape.size else given
+
+
 def autoencoder_arguments(shape: AutoencoderShape) -> dict[str, Any]:
     """The keyword arguments of `MaskedAutoencoder` that a recipe's shape means."""
-    given = {name: value for name, value in shape.model_dump().items() if value is not None and name != "size"}
-    return {**SIZES[shape.size], **given}
+    return _named(shape)
 
 
 def build_autoencoder(shape: AutoencoderShape, seed: int) -> MaskedAutoencoder:
@@ -104,9 +109,7 @@ def classifier_arguments(shape: ClassifierShape, checkpoint: Checkpoint | None, 
     Raises:
         ValueError: the recipe names another encoder than the checkpoint holds; all differences are listed.
     """
-    given = {name: value for name, value in shape.model_dump().items() if value is not None and name != "size"}
-    if shape.size:
-        given = {**SIZES[shape.size], **given}
+    given = _named(shape)
     if checkpoint is None:
         if not shape.size:
             raise ValueError(
@@ -213,16 +216,22 @@ def evaluation_view(description: Description) -> View:
     )
 
 
+def _pixel_statistics(description: Description) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, std), float32 [1, C, 1, 1] each."""
+    mean, std = (np.asarray(values, np.float32).reshape(1, -1, 1, 1) for values in (description.mean, description.std))
+    return mean, std
+
+
 def to_input(images_u8: np.ndarray, description: Description) -> paddle.Tensor:
     """Normalised float32 images [B, C, H, W] from uint8 ones, on the model's device."""
-    mean, std = (np.asarray(values, np.float32).reshape(1, -1, 1, 1) for values in (description.mean, description.std))
+    mean, std = _pixel_statistics(description)
     images = paddle.to_tensor(images_u8).astype("float32")
     return (images - paddle.to_tensor(255 * mean)) * paddle.to_tensor(1 / (255 * std))
 
 
 def to_pictures(images: paddle.Tensor, description: Description) -> np.ndarray:
     """uint8 [B, H, W, C] pictures from normalised images; values out of range are clipped."""
-    mean, std = (np.asarray(values, np.float32).reshape(1, -1, 1, 1) for values in (description.mean, description.std))
+    mean, std = _pixel_statistics(description)
     pixels = np.clip((images.numpy() * std + mean) * 255 + 0.5, 0, 255)
     return pixels.astype(np.uint8).transpose(0, 2, 3, 1)
 

@@ -141,15 +141,9 @@ def batch_mask(recipe: PretrainRecipe, grid: tuple[int, int], seed: int, batch: 
 
 def draw_examples(path: Path, model: MaskedAutoencoder, parts: Parts, recipe: PretrainRecipe) -> None:
     """Draw what the trained model makes of the first images of its source."""
-    model.eval()
     batch = next(eval_batches(parts.source, evaluation_view(parts.description), batch_size=SHOWN))
-    draw(
-        path,
-        model,
-        parts.description,
-        batch.images,
-        batch_mask(recipe, model.grid, recipe.training.seed, batch),
-    )
+    mask = batch_mask(recipe, model.grid, recipe.training.seed, batch)
+    draw(path, model, parts.description, batch.images, mask)
 
 
 def dry_run(recipe: PretrainRecipe) -> dict[str, str]:

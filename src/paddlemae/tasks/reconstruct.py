@@ -22,6 +22,7 @@ from paddlemae.tasks.models import evaluation_view, load_autoencoder, read_check
 from paddlemae.weights.store import Description
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
+DEFAULT_RATIO = 0.75  # the paper's
 RAW_CAPTION = (
     "{removed} of {total} patches removed. The model predicts raw pixels; it learned that for removed patches only, so "
     "what it predicts in place of visible ones means nothing."
@@ -39,10 +40,10 @@ PLAIN_CAPTION = (
 
 @dataclass(frozen=True)
 class MaskChoice:
-    """How the patches to remove are chosen: a kind and a ratio, or a file with a map of them (1 = removed)."""
+    """How the patches to remove are chosen: a kind and a ratio (None: 0.75), or a file with a map (1 = removed)."""
 
     kind: str = "random"
-    ratio: float = 0.75
+    ratio: float | None = None
     seed: int = 0
     file: Path | None = None
 
@@ -131,10 +132,12 @@ def choose_mask(choice: MaskChoice, grid: tuple[int, int], batch_size: int) -> M
     Raises:
         ValueError: an unknown kind, a ratio or map that does not fit the model's patches.
     """
+    if choice.ratio is not None and (choice.file is not None or choice.kind == "grid"):
+        warnings.warn(f"--mask-ratio has no effect with --mask {choice.file or choice.kind}", stacklevel=2)
     if choice.file is not None:
         removed_map = _read_map(choice.file)
         return given_mask(np.broadcast_to(removed_map, (batch_size, *removed_map.shape)), grid)
-    num_keep = num_kept(grid[0] * grid[1], choice.ratio)
+    num_keep = num_kept(grid[0] * grid[1], DEFAULT_RATIO if choice.ratio is None else choice.ratio)
     return draw_mask(choice.kind, [np.random.default_rng(choice.seed)] * batch_size, grid, num_keep)
 
 
