@@ -49,10 +49,26 @@ class AutoencoderShape(BaseModel):
     cls_token: bool = True
     positions: Positions = "sincos2d"
     drop_path: Share = 0.0
+    decoder: Literal["mae", "cross"] = "mae"
     decoder_embed_dim: Positive = 512
-    decoder_depth: Positive = 8
+    decoder_depth: Positive = 8  # 12 with decoder=cross
     decoder_num_heads: Positive = 16
+    inter_block_attention: bool = True  # decoder=cross only
     norm_pix_loss: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _papers_depth(cls, content: Any) -> Any:
+        """CrossMAE's decoder has 12 blocks (arXiv 2401.14391, sec. 4.1) where MAE's has 8."""
+        if isinstance(content, dict) and content.get("decoder") == "cross":
+            return {"decoder_depth": 12, **content}
+        return content
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.decoder == "mae" and not self.inter_block_attention:
+            raise ValueError("inter_block_attention=false has no effect with decoder=mae; leave it out")
+        return self
 
 
 class ClassifierShape(BaseModel):
@@ -148,10 +164,20 @@ class PretrainRecipe(BaseModel):
     std: tuple[PositiveFloat, ...] | None = None
     mask: Literal["random", "block", "grid"] = "random"
     mask_ratio: Share = 0.75
+    prediction_ratio: ShareOrAll | None = None  # of all patches; by default all removed ones are predicted
     betas: tuple[Share, Share] = (0.9, 0.95)
     model: AutoencoderShape = AutoencoderShape()
     augment: Augmentation = Augmentation()
     training: Training = Training()
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.prediction_ratio is not None and self.model.decoder == "mae":
+            raise ValueError(
+                f"prediction_ratio={self.prediction_ratio:g} needs decoder=cross; MAE's decoder predicts every removed "
+                "patch"
+            )
+        return self
 
 
 class FinetuneRecipe(BaseModel):

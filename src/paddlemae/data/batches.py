@@ -33,6 +33,7 @@ from paddlemae.data.sources import Source
 ORDER_STREAM = 1
 VIEW_STREAM = 2
 MASK_STREAM = 3
+PREDICTION_STREAM = 4
 
 MAX_UNREADABLE_IN_A_ROW = 100
 
@@ -59,7 +60,7 @@ _Make = Callable[[_Due], _Made]
 
 
 def sample_rng(seed: int, stream: int, epoch: int, index: int) -> np.random.Generator:
-    """The randomness of one image in one epoch for one purpose (`VIEW_STREAM`, `MASK_STREAM`)."""
+    """The randomness of one image in one epoch for one purpose (`VIEW_STREAM`, `MASK_STREAM`, `PREDICTION_STREAM`)."""
     return np.random.default_rng((seed, stream, epoch, index))
 
 

@@ -1,7 +1,7 @@
 """The masked autoencoder, in the paper's order: mask, encode, decode, loss.
 
 Shapes: B images, C channels, H x W pixels, L patches, K kept, M = L - K removed, D width,
-P pixels a patch (rows x columns x C).
+Q predicted, P pixels a patch (rows x columns x C).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from paddlemae.model.crossmae import InterBlockAttention, cross_blocks, read_out
 from paddlemae.model.kernels import Linear
 from paddlemae.model.masking import Mask
 from paddlemae.model.vit import (
@@ -34,6 +35,7 @@ from paddlemae.model.vit import (
 )
 
 TARGET_EPSILON = 1e-6  # added to a patch's variance; the published models' value
+DECODER_DEPTH = {"mae": 8, "cross": 12}  # MAE, sec. 4.1; CrossMAE, sec. 4.1
 
 
 class MaskedAutoencoder(nn.Layer):
@@ -46,10 +48,14 @@ class MaskedAutoencoder(nn.Layer):
         cls_token: whether the encoder has one.
         positions: the encoder's "sincos2d", "sincos1d" or "learned"; the decoder's are always fixed.
         drop_path: rate of the encoder's last block, rising linearly from 0.
-        decoder_embed_dim, decoder_depth, decoder_num_heads: the decoder's own shape.
+        decoder: "mae", self-attention over visible and mask tokens, or "cross", CrossMAE's (see `crossmae`).
+        decoder_embed_dim, decoder_depth, decoder_num_heads: the decoder's own shape; the depth is 8 ("mae") or
+            12 ("cross") unless given.
+        inter_block_attention: a cross decoder's blocks see weighted sums of all the encoder's feature maps; without,
+            they all see its normalised output.
         norm_pix_loss: predict pixels normalised by each patch's own mean and deviation.
     Raises:
-        ValueError: a shape that does not fit together, or an unknown `positions`.
+        ValueError: a shape that does not fit together, or an unknown `decoder` or `positions`.
     """
 
     def __init__(
@@ -65,12 +71,17 @@ class MaskedAutoencoder(nn.Layer):
         cls_token: bool = True,
         positions: str = "sincos2d",
         drop_path: float = 0.0,
+        decoder: str = "mae",
         decoder_embed_dim: int = 512,
-        decoder_depth: int = 8,
+        decoder_depth: int | None = None,
         decoder_num_heads: int = 16,
+        inter_block_attention: bool = True,
         norm_pix_loss: bool = False,
     ):
         super().__init__()
+        if decoder not in DECODER_DEPTH:
+            raise ValueError(f"decoder must be one of {', '.join(DECODER_DEPTH)}, got {decoder!r}")
+        decoder_depth = DECODER_DEPTH[decoder] if decoder_depth is None else decoder_depth
         encoder: dict[str, Any] = dict(
             image_size=list(pair(image_size)),
             patch_size=list(pair(patch_size)),
@@ -83,13 +94,16 @@ class MaskedAutoencoder(nn.Layer):
             positions=positions,
             drop_path=drop_path,
         )
-        decoder = dict(
+        decoding: dict[str, Any] = dict(
+            decoder=decoder,
             decoder_embed_dim=decoder_embed_dim,
             decoder_depth=decoder_depth,
             decoder_num_heads=decoder_num_heads,
             norm_pix_loss=norm_pix_loss,
         )
-        self.config: dict[str, Any] = {**encoder, **decoder}
+        if decoder == "cross":
+            decoding["inter_block_attention"] = inter_block_attention
+        self.config: dict[str, Any] = {**encoder, **decoding}
         add_encoder(self, **encoder)
         self.norm = nn.LayerNorm(embed_dim, epsilon=NORM_EPSILON)
 
@@ -97,30 +111,50 @@ class MaskedAutoencoder(nn.Layer):
         self.norm_pix_loss = norm_pix_loss
         if norm_pix_loss and self.pixels < 2:
             raise ValueError("norm_pix_loss needs patches of at least 2 values: one alone has no deviation")
-        self.decoder_embed = Linear(embed_dim, decoder_embed_dim)
+        self.decoder = decoder
+        if decoder == "mae":
+            self.decoder_embed = Linear(embed_dim, decoder_embed_dim)
         self.mask_token = self.create_parameter([1, 1, decoder_embed_dim], default_initializer=token_init())
         fixed = positions if positions in FIXED_POSITIONS else "sincos2d"
         add_positions(self, "decoder_pos_embed", fixed, decoder_embed_dim, self.grid, cls_token)
-        self.decoder_blocks = blocks(decoder_depth, decoder_embed_dim, decoder_num_heads, mlp_ratio)
+        if decoder == "mae":
+            self.decoder_blocks = blocks(decoder_depth, decoder_embed_dim, decoder_num_heads, mlp_ratio)
+        else:
+            self.decoder_blocks = cross_blocks(
+                decoder_depth, decoder_embed_dim, embed_dim, decoder_num_heads, mlp_ratio
+            )
+        self.inter_block = None
+        if decoder == "cross" and inter_block_attention:
+            self.inter_block = InterBlockAttention(depth + 1, decoder_depth, embed_dim)
+            for parameter in self.norm.parameters():
+                parameter.stop_gradient = True  # not part of this training; it stays as it is for `vit.features`
         self.decoder_norm = nn.LayerNorm(decoder_embed_dim, epsilon=NORM_EPSILON)
         self.decoder_pred = Linear(decoder_embed_dim, self.pixels)
         initialise(self)
 
-    def forward(self, images_BCHW, mask: Mask):
+    def forward(self, images_BCHW, mask: Mask, predicted_BQ: np.ndarray | None = None):
         """The loss, a scalar: mean squared error over removed patches only (MAE, sec. 3).
 
         Args:
             images_BCHW: float tensor of the model's own image size.
             mask: which patches are removed, at least one in each image.
+            predicted_BQ: the removed patches to predict, from `masking.draw_predicted`; None for all of them.
         Raises:
-            ValueError: images or mask of another shape, or a mask that removes nothing.
+            ValueError: images or mask of another shape, a mask that removes nothing, or `predicted_BQ` for a
+                decoder that predicts all.
         """
         if mask.removed.shape[1] == 0:
             raise ValueError("the loss is taken on removed patches, and this mask removes none; raise mask_ratio")
-        latent_BND = encode_visible(self, images_BCHW, mask)
-        prediction_BMP = decode(self, latent_BND, mask)
-        target_BMP = removed_target(self, images_BCHW, mask)
-        return (prediction_BMP - target_BMP).square().mean()
+        if self.decoder == "cross":
+            wanted_BQ = mask.removed if predicted_BQ is None else predicted_BQ
+            prediction_BQP = read_out(self, encode_memories(self, images_BCHW, mask), wanted_BQ)
+        elif predicted_BQ is None:
+            wanted_BQ = mask.removed
+            prediction_BQP = decode(self, encode_visible(self, images_BCHW, mask), mask)
+        else:
+            raise ValueError("MAE's decoder predicts every removed patch; only decoder='cross' can leave some out")
+        target_BQP = patch_target(self, images_BCHW, wanted_BQ)
+        return (prediction_BQP - target_BQP).square().mean()
 
 
 def encode_visible(model: MaskedAutoencoder, images_BCHW, mask: Mask):
@@ -129,6 +163,26 @@ def encode_visible(model: MaskedAutoencoder, images_BCHW, mask: Mask):
     Raises:
         ValueError: images or mask that are not of the model's own size.
     """
+    check_fit(model, images_BCHW, mask)
+    return model.norm(encode(model, images_BCHW, mask))
+
+
+def encode_memories(model: MaskedAutoencoder, images_BCHW, mask: Mask) -> list:
+    """Encode the kept patches for a cross decoder: what each of its blocks attends to, [B, N, D] each.
+
+    Raises:
+        ValueError: images or mask that are not of the model's own size.
+    """
+    if model.inter_block is None:
+        return [encode_visible(model, images_BCHW, mask)] * len(model.decoder_blocks)
+    check_fit(model, images_BCHW, mask)
+    maps: list = []
+    last_BND = encode(model, images_BCHW, mask, block_inputs=maps)
+    return model.inter_block([*maps, last_BND])
+
+
+def check_fit(model: MaskedAutoencoder, images_BCHW, mask: Mask) -> None:
+    """Raise a ValueError unless images and mask are of the model's own size."""
     rows, columns = model.grid
     size = [rows * model.patch_size[0], columns * model.patch_size[1]]
     if list(images_BCHW.shape[2:]) != size:
@@ -141,7 +195,6 @@ def encode_visible(model: MaskedAutoencoder, images_BCHW, mask: Mask):
             f"the mask is for {len(mask.keep)} images of {patches} patches, "
             f"the batch has {images_BCHW.shape[0]} of {rows * columns}"
         )
-    return model.norm(encode(model, images_BCHW, mask))
 
 
 def decode(model: MaskedAutoencoder, latent_BND, mask: Mask, *, only_removed: bool = True):
@@ -179,14 +232,14 @@ def decode(model: MaskedAutoencoder, latent_BND, mask: Mask, *, only_removed: bo
 
 
 @paddle.no_grad()
-def removed_target(model: MaskedAutoencoder, images_BCHW, mask: Mask):
-    """What the removed patches should be predicted as: [B, M, P] (MAE, sec. 3, "Reconstruction target")."""
+def patch_target(model: MaskedAutoencoder, images_BCHW, patches_BQ: np.ndarray):
+    """What the named patches should be predicted as: [B, Q, P] (MAE, sec. 3, "Reconstruction target")."""
     patches_BLP = patchify(images_BCHW, model.patch_size)
-    target_BMP = take_patches(patches_BLP, flat_rows(mask.removed, patches_BLP.shape[1]))
+    target_BQP = take_patches(patches_BLP, flat_rows(patches_BQ, patches_BLP.shape[1]))
     if not model.norm_pix_loss:
-        return target_BMP
-    mean_BM1, deviation_BM1 = patch_statistics(target_BMP)
-    return (target_BMP - mean_BM1) / deviation_BM1
+        return target_BQP
+    mean_BQ1, deviation_BQ1 = patch_statistics(target_BQP)
+    return (target_BQP - mean_BQ1) / deviation_BQ1
 
 
 def patch_statistics(patches_BLP):
@@ -198,6 +251,9 @@ def patch_statistics(patches_BLP):
 
 def predict(model: MaskedAutoencoder, images_BCHW, mask: Mask):
     """The decoder's output for every patch, kept ones included, in the image's order: [B, L, P]."""
+    if model.decoder == "cross":
+        every_L = np.arange(model.grid[0] * model.grid[1])
+        return read_out(model, encode_memories(model, images_BCHW, mask), np.tile(every_L, (len(mask.keep), 1)))
     ordered_BLP = decode(model, encode_visible(model, images_BCHW, mask), mask, only_removed=False)
     back_BL = np.argsort(np.concatenate([mask.keep, mask.removed], axis=1), axis=1)
     return take_patches(ordered_BLP, flat_rows(back_BL, ordered_BLP.shape[1]))

@@ -49,6 +49,38 @@ def num_kept(num_patches: int, mask_ratio: float) -> int:
     return kept
 
 
+def num_predicted(num_patches: int, num_removed: int, prediction_ratio: float | None) -> int:
+    """Patches predicted of `num_removed` ones: all, or the ratio of *all* patches (CrossMAE, sec. 3.3), rounded up.
+
+    Rounded as the removed ones are, so that a ratio equal to the mask's predicts all of them.
+
+    Raises:
+        ValueError: more than are removed.
+    """
+    if prediction_ratio is None:
+        return num_removed
+    wanted = math.ceil(num_patches * prediction_ratio - 1e-9)
+    if not 1 <= wanted <= num_removed:
+        raise ValueError(
+            f"prediction_ratio is a share of all patches: {prediction_ratio} asks for {wanted} of {num_patches}, and "
+            f"{num_removed} are removed; use at most {math.floor(num_removed / num_patches * 1000) / 1000}"
+        )
+    return wanted
+
+
+def draw_predicted(generators: Sequence[np.random.Generator], removed_BM: np.ndarray, num_predict: int) -> np.ndarray:
+    """Choose removed patches to predict, uniformly at random (CrossMAE, sec. 3.3).
+
+    Args:
+        generators: one an image; the caller owns them.
+        removed_BM: a mask's removed patches.
+        num_predict: 1..M.
+    Returns:
+        int64 [B, num_predict].
+    """
+    return np.stack([one.permutation(removed)[:num_predict] for one, removed in zip(generators, removed_BM)])
+
+
 def draw_mask(kind: str, generators: Sequence[np.random.Generator], grid: tuple[int, int], num_keep: int) -> Mask:
     """One mask an image, of a kind that is chosen by name.
 

@@ -261,13 +261,15 @@ def split_positions(layer: nn.Layer, grid: tuple[int, int]):
     return cls_row, resize_positions(patches[0], layer.grid, grid)
 
 
-def encode(layer: nn.Layer, images_BCHW, mask: Mask | None = None):
+def encode(layer: nn.Layer, images_BCHW, mask: Mask | None = None, block_inputs: list | None = None):
     """Run the encoder's blocks on the visible patches only (MAE, sec. 3, "MAE encoder"), before its last norm.
 
     Args:
         layer: anything that `add_encoder` filled.
         images_BCHW: float tensor; H and W as the model's, or others that the patch divides (positions resized).
         mask: patches to leave out; None keeps all.
+        block_inputs: a list that gets what goes into each block, [B, N, D] each, for decoders that want more than
+            the end.
     Returns:
         tensor [B, N, D]; the cls token, if any, first, then the kept patches in the mask's order.
     Raises:
@@ -286,6 +288,8 @@ def encode(layer: nn.Layer, images_BCHW, mask: Mask | None = None):
         cls_B1D = (layer.cls_token + cls_row).expand([x_BND.shape[0], -1, -1])
         x_BND = paddle.concat([cls_B1D, x_BND], axis=1)
     for block in layer.blocks:
+        if block_inputs is not None:
+            block_inputs.append(x_BND)
         x_BND = block(x_BND)
     return x_BND
 

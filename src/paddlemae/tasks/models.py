@@ -36,6 +36,7 @@ DECODER_PARTS = (
     "decoder_embed",
     "decoder_pos_embed",
     "decoder_blocks",
+    "inter_block",
     "decoder_norm",
     "decoder_pred",
 )
@@ -224,8 +225,13 @@ def _pixel_statistics(description: Description) -> tuple[np.ndarray, np.ndarray]
 
 def to_input(images_u8: np.ndarray, description: Description) -> paddle.Tensor:
     """Normalised float32 images [B, C, H, W] from uint8 ones, on the model's device."""
+    return normalised(paddle.to_tensor(images_u8), description)
+
+
+def normalised(images_u8: paddle.Tensor, description: Description) -> paddle.Tensor:
+    """`to_input` of images that are on the device already."""
     mean, std = _pixel_statistics(description)
-    images = paddle.to_tensor(images_u8).astype("float32")
+    images = images_u8.astype("float32")
     return (images - paddle.to_tensor(255 * mean)) * paddle.to_tensor(1 / (255 * std))
 
 

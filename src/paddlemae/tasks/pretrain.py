@@ -6,15 +6,16 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import paddle
 
 from paddlemae import device
 from paddlemae.data.augment import View
-from paddlemae.data.batches import MASK_STREAM, Batch, eval_batches, sample_rng
+from paddlemae.data.batches import MASK_STREAM, PREDICTION_STREAM, Batch, eval_batches, sample_rng
 from paddlemae.data.images import check_channels
 from paddlemae.data.sources import Source, open_source
 from paddlemae.model.mae import MaskedAutoencoder
-from paddlemae.model.masking import Mask, draw_mask, grid_mask, num_kept
+from paddlemae.model.masking import Mask, draw_mask, draw_predicted, grid_mask, num_kept, num_predicted
 from paddlemae.model.vit import patch_grid
 from paddlemae.recipe import PretrainRecipe
 from paddlemae.report.figures import draw_curves
@@ -29,7 +30,7 @@ from paddlemae.tasks.models import (
     to_input,
     training_view,
 )
-from paddlemae.tasks.plan import block_numbers, memory_text, schedule_plan, step_bytes
+from paddlemae.tasks.plan import block_numbers, cross_block_numbers, memory_text, schedule_plan, step_bytes
 from paddlemae.tasks.reconstruct import draw
 from paddlemae.tasks.session import Course, SkippedImages, run_training, training_batches
 from paddlemae.tasks.start import Start, check_same_recipe, enter_run, stored_recipe
@@ -67,7 +68,8 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
 
     def loss_fn(network, batch: Batch):
         mask = batch_mask(recipe, model.grid, training.seed, batch)
-        return network(to_input(batch.images, parts.description), mask)
+        predicted = batch_predicted(recipe, training.seed, batch, mask)
+        return network(to_input(batch.images, parts.description), mask, predicted)
 
     course = Course("pretrain", training, len(parts.source))
     run_training(start, course, state, parts.description, batches, loss_fn)
@@ -107,6 +109,7 @@ def prepare(recipe: PretrainRecipe) -> Parts:
         raise ValueError(
             f"mask_ratio {recipe.mask_ratio} removes none of {grid[0] * grid[1]} patches, so nothing is left to learn"
         )
+    predicted_patches(recipe, grid)  # refuses more than are removed
     check_channels(recipe.model.channels)
     source = open_source(recipe.data, recipe.split or "train")
     statistics = statistics_of(recipe, recipe.model.channels)
@@ -121,6 +124,7 @@ def prepare(recipe: PretrainRecipe) -> Parts:
             "data": source.name,
             "images": len(source),
             "mask_ratio": recipe.mask_ratio,
+            "prediction_ratio": recipe.prediction_ratio,
         },
     )
     return Parts(source, view, model, description)
@@ -133,10 +137,29 @@ def kept_patches(recipe: PretrainRecipe, grid: tuple[int, int]) -> int:
     return num_kept(grid[0] * grid[1], recipe.mask_ratio)
 
 
+def predicted_patches(recipe: PretrainRecipe, grid: tuple[int, int]) -> int:
+    """Removed patches of each image that the decoder predicts."""
+    patches = grid[0] * grid[1]
+    return num_predicted(patches, patches - kept_patches(recipe, grid), recipe.prediction_ratio)
+
+
 def batch_mask(recipe: PretrainRecipe, grid: tuple[int, int], seed: int, batch: Batch) -> Mask:
     """The masks of a batch, from each image's own randomness: (seed, epoch, index)."""
-    generators = [sample_rng(seed, MASK_STREAM, epoch, index) for epoch, index in zip(batch.epochs, batch.indices)]
-    return draw_mask(recipe.mask, generators, grid, kept_patches(recipe, grid))
+    return draw_mask(recipe.mask, batch_generators(seed, MASK_STREAM, batch), grid, kept_patches(recipe, grid))
+
+
+def batch_predicted(recipe: PretrainRecipe, seed: int, batch: Batch, mask: Mask) -> np.ndarray | None:
+    """The removed patches to predict, from each image's own randomness too; None for all of them."""
+    if recipe.prediction_ratio is None:
+        return None
+    num_removed = mask.removed.shape[1]
+    wanted = num_predicted(mask.keep.shape[1] + num_removed, num_removed, recipe.prediction_ratio)
+    return draw_predicted(batch_generators(seed, PREDICTION_STREAM, batch), mask.removed, wanted)
+
+
+def batch_generators(seed: int, stream: int, batch: Batch) -> list[np.random.Generator]:
+    """The randomness of each image in a batch for one purpose."""
+    return [sample_rng(seed, stream, epoch, index) for epoch, index in zip(batch.epochs, batch.indices)]
 
 
 def draw_examples(path: Path, model: MaskedAutoencoder, parts: Parts, recipe: PretrainRecipe) -> None:
@@ -164,7 +187,13 @@ def memory_estimate(model: MaskedAutoencoder, recipe: PretrainRecipe) -> int:
     """Bytes that a training step holds, see `tasks.plan`."""
     shape = model.config
     patches, front = model.grid[0] * model.grid[1], int(model.has_cls)
-    encoder = block_numbers(kept_patches(recipe, model.grid) + front, shape["embed_dim"], shape["num_heads"])
-    decoder = block_numbers(patches + front, shape["decoder_embed_dim"], shape["decoder_num_heads"])
+    visible = kept_patches(recipe, model.grid) + front
+    encoder = block_numbers(visible, shape["embed_dim"], shape["num_heads"])
+    width, heads = shape["decoder_embed_dim"], shape["decoder_num_heads"]
+    if model.decoder == "mae":
+        decoder = block_numbers(patches + front, width, heads)
+    else:
+        queries = predicted_patches(recipe, model.grid)
+        decoder = cross_block_numbers(queries, width, heads, visible, shape["embed_dim"])
     activations = shape["depth"] * encoder + shape["decoder_depth"] * decoder + 6 * patches * model.pixels
     return step_bytes(parameter_count(model), recipe.training.batch_size * activations)
