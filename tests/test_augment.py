@@ -1,16 +1,41 @@
 """Views: stated distributions, exact pixels, and nothing changed where nothing should."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.data.augment import MAX_ASPECT, View, eval_view, random_crop_box, train_view
+from paddlemae.data.augment import (
+    MAX_ASPECT,
+    Draw,
+    View,
+    draw_view,
+    drawn_view,
+    eval_view,
+    random_crop_box,
+    reduction,
+    train_view,
+)
+from paddlemae.data.images import Picture, read_image, read_picture
 
+DECODES = ("fast", "exact")
 SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
 
 
 def noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(7).integers(0, 256, shape, dtype=np.uint8)
+
+
+def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A picture with a photo's spectrum: amplitudes fall with frequency; a fifth of it hard edges."""
+    rng = np.random.default_rng(seed)
+    radius = np.hypot(*np.meshgrid(np.fft.fftfreq(height), np.fft.fftfreq(width), indexing="ij")) + 1 / width
+    planes = [np.fft.ifft2(np.fft.fft2(rng.normal(size=(height, width))) / radius).real for _ in range(3)]
+    image = np.stack([128 + 45 * plane / plane.std() for plane in planes], axis=-1)
+    image[height // 3 : height // 2, width // 4 : width // 2] = (230, 20, 90)
+    return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def test_crop_boxes_keep_to_their_scale_ratio_and_image() -> None:
@@ -47,13 +72,82 @@ def test_an_image_too_long_to_crop_gives_its_centre(height: int, width: int, box
 
 def test_a_training_crop_is_pillow_s_resize_of_its_box() -> None:
     image = noise(50, 70, 3)
-    settings = View((32, 24), 3, flip=False)
+    settings = View((32, 24), 3, flip=False, decode="exact")
     for seed in range(20):
         box = random_crop_box(50, 70, SCALE, RATIO, np.random.default_rng(seed))
         expected = Image.fromarray(image).resize((24, 32), Image.Resampling.BICUBIC, box=box)
         view = train_view(image, settings, np.random.default_rng(seed))
         assert view.dtype == np.uint8 and view.shape == (3, 32, 24) and view.flags.c_contiguous
         assert (view == np.asarray(expected).transpose(2, 0, 1)).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_fast_crop_is_pillow_s_but_for_rounding(channels: int) -> None:
+    """The same filter on the same boxes, reduced and enlarged; it rounds weights and sums otherwise."""
+    image = np.concatenate([photo(120, 160), photo(120, 160, 1)], axis=2)[:, :, :channels]
+    for seed in range(20):
+        views = [
+            train_view(image, View((48, 64), channels, decode=decode), np.random.default_rng(seed)).astype(int)
+            for decode in ("fast", "exact")
+        ]
+        assert np.abs(views[0] - views[1]).max() <= 8 and np.abs(views[0] - views[1]).mean() < 0.35
+
+
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_fast_views_of_jpegs_are_close_to_pillow_s(tmp_path: Path, subsampling: int) -> None:
+    """The stated quality: 2.5 of 255 on average, 5 for a view at worst, when the JPEG is decoded smaller."""
+    path = tmp_path / "a.jpg"
+    Image.fromarray(photo(480, 640)).save(path, quality=90, subsampling=subsampling)
+    fast, exact = (View((64, 64), 3, decode=decode) for decode in ("fast", "exact"))
+    image, reductions, differences = read_image(path, 3), [], []
+    for seed in range(30):
+        draw = draw_view(480, 640, fast, np.random.default_rng(seed))
+        reductions.append(reduction([draw], fast))
+        picture = read_picture(path, 3, lambda height, width, times=reductions[-1]: times)
+        assert picture.scale[0] == 1 / reductions[-1]
+        expected = drawn_view(Picture(image, (480, 640)), exact, draw).astype(int)
+        differences.append(np.abs(drawn_view(picture, fast, draw) - expected).mean())
+    assert np.mean(differences) < 2.5 and max(differences) < 5
+    assert {2, 4} <= set(reductions)
+
+
+def test_what_is_drawn_does_not_depend_on_how_it_is_decoded() -> None:
+    draws = [draw_view(300, 400, View((64, 64), 3, decode=decode), np.random.default_rng(3)) for decode in DECODES]
+    box = random_crop_box(300, 400, SCALE, RATIO, np.random.default_rng(3))
+    assert draws[0] == draws[1] and draws[0].box == box
+
+
+@pytest.mark.parametrize(
+    ("boxes", "times"),
+    [
+        ([(0, 0, 223, 223)], 1),
+        ([(0, 0, 447, 900)], 1),
+        ([(0, 0, 448, 448)], 2),
+        ([(5, 9, 5 + 895, 9 + 1000)], 2),
+        ([(0, 0, 896, 896)], 4),
+        ([(0, 0, 9000, 1792)], 8),
+        ([(0, 0, 9000, 9000)], 8),
+        ([(0, 0, 9000, 9000), (0, 0, 448, 449)], 2),
+        ([None], 1),
+        ([(0, 0, 9000, 9000), None], 1),
+    ],
+)
+def test_a_reduction_leaves_every_crop_its_view_s_pixels(boxes: list, times: int) -> None:
+    draws = [Draw(box, (0, 0), False) for box in boxes]
+    assert reduction(draws, View((224, 224), 3)) == times
+    assert reduction(draws, View((224, 224), 3, decode="exact")) == 1
+
+
+def test_a_crop_is_cut_from_a_smaller_picture_where_it_was_drawn() -> None:
+    """The whole is 400 x 600, the picture a third of it: white left of column 150 and above row 90."""
+    pixels = np.zeros((133, 200, 1), np.uint8)
+    pixels[:, :50] = pixels[:30] = 255
+    picture = Picture(pixels, (400, 600), (133 / 400, 200 / 600))
+    settings = View((8, 8), 1)
+    for box, mean in (((0, 0, 150, 400), 255), ((150, 91, 600, 400), 0), ((75, 200, 225, 350), 127.5)):
+        for decode in DECODES:
+            view = drawn_view(picture, replace(settings, decode=decode), Draw(box, (0, 0), False))
+            assert abs(view.mean() - mean) < 6, (box, decode)
 
 
 @pytest.mark.parametrize(("height", "width"), [(300, 401), (401, 300), (257, 256), (64, 64), (31, 979)])
@@ -166,6 +260,8 @@ def test_an_image_of_other_channels_is_refused() -> None:
         ({"shift": 28, "crop_scale": None}, "shift in 0..27"),
         ({"shift": 2}, "not both"),
         ({"eval_crop_ratio": 1.5}, "eval_crop_ratio"),
+        ({"decode": "quick"}, "'fast' or 'exact', got 'quick'"),
+        ({"repeats": 0}, "repeats of 1 or more, got 0"),
     ],
 )
 def test_settings_without_sense_are_refused(wrong: dict[str, object], message: str) -> None:

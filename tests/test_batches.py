@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from paddlemae.data.batches import (
     sample_rng,
     train_batches,
 )
-from paddlemae.data.images import UnreadableImage
+from paddlemae.data.images import Picture, Reduce, UnreadableImage
 from paddlemae.data.sources import open_source
 
 AS_IT_IS = View((4, 4), 1, crop_scale=None, flip=False, eval_crop_ratio=1.0)
@@ -55,6 +55,13 @@ class Numbered:
         if i in self.unreadable:
             raise UnreadableImage(f"number {i}", "unlucky")
         return np.full((4, 4, channels), i, np.uint8)
+
+    def read_picture(self, i: int, channels: int, reduce: Reduce) -> Picture:
+        reduce(4, 4)
+        return Picture(self.read(i, channels), (4, 4))
+
+    def stamp(self, i: int) -> str:
+        return self.describe(i)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +163,79 @@ def test_a_view_depends_on_seed_epoch_and_index_only() -> None:
     for image, index, epoch in zip(batch.images, batch.indices.tolist(), batch.epochs.tolist(), strict=True):
         rng = sample_rng(5, VIEW_STREAM, epoch, index)
         assert (image == train_view(digits.read(index, 1), SHIFTED, rng)).all()
+
+
+@dataclass(frozen=True, eq=False)
+class Counted(Numbered):
+    """Remembers what was decoded."""
+
+    decoded: list[int] = field(default_factory=list)
+
+    def read(self, i: int, channels: int) -> np.ndarray:
+        self.decoded.append(i)
+        return super().read(i, channels)
+
+
+REPEATED = replace(SHIFTED, repeats=3)
+
+
+def test_repeats_show_an_image_several_times_and_decode_it_once() -> None:
+    source = Counted(10)
+    batches = train(source, replace(AS_IT_IS, repeats=3), batch_size=6, num_steps=10)
+    order = [*epoch_order(10, 5, 0), *epoch_order(10, 5, 1)]
+    assert joined(batches, "indices") == [index for index in order for _ in range(3)]
+    assert source.decoded == order
+    assert joined(batches, "epochs") == [0, 1, 2] * 10 + [3, 4, 5] * 10
+    assert [batch.images[:, 0, 0, 0].tolist() for batch in batches] == [batch.indices.tolist() for batch in batches]
+
+
+def test_no_view_of_an_image_has_the_key_of_another() -> None:
+    """Crops and masks are drawn from (seed, stream, epoch, index): no key may come twice."""
+    batches = train(Numbered(10), replace(AS_IT_IS, repeats=4), batch_size=8, num_steps=50)
+    keys = list(zip(joined(batches, "epochs"), joined(batches, "indices"), strict=True))
+    assert len(set(keys)) == len(keys) == 400
+    assert {epoch for epoch, _ in keys} == set(range(40))  # as many as epochs of views
+
+
+def test_an_image_s_views_are_the_same_ones_whatever_the_repeats() -> None:
+    def views(repeats: int) -> dict[tuple[int, int], bytes]:
+        batches = train(Numbered(6), replace(View((4, 4), 1), repeats=repeats), batch_size=6, num_steps=6)
+        return {
+            (epoch, index): image.tobytes()
+            for batch in batches
+            for epoch, index, image in zip(batch.epochs.tolist(), batch.indices.tolist(), batch.images, strict=True)
+        }
+
+    assert views(1) == views(2) == views(3)
+
+
+def test_repeated_views_resume_at_any_step_and_are_shared_by_ranks() -> None:
+    digits = open_source("digits", "val")
+    whole = train(digits, REPEATED, batch_size=24, num_steps=30)
+    assert any(len(set(batch.indices.tolist())) == 8 for batch in whole)
+    for step in (1, 17, 21, 29):
+        assert_same(train(digits, REPEATED, batch_size=24, start_step=step, num_steps=30 - step), whole[step:])
+    ranks = [train(digits, REPEATED, batch_size=24, rank=rank, world=2, num_steps=30) for rank in range(2)]
+    for one, *shares in zip(whole, *ranks, strict=True):
+        assert (np.concatenate([share.images for share in shares]) == one.images).all()
+
+
+def test_repeats_that_a_share_of_the_batch_can_t_hold_are_refused() -> None:
+    for settings in ({"batch_size": 8}, {"batch_size": 12, "world": 8}, {"batch_size": 12, "world": 6}):
+        with pytest.raises(ValueError, match="expected a batch"):
+            train(Numbered(10), replace(AS_IT_IS, repeats=3), **settings)
+
+
+def test_an_unreadable_image_s_repeats_are_all_replaced() -> None:
+    source, reported = Numbered(10, frozenset({3})), []
+    batches = train(source, replace(AS_IT_IS, repeats=2), batch_size=10, num_steps=2, on_skip=reported.append)
+    shown = np.concatenate([batch.images[:, 0, 0, 0] for batch in batches]).tolist()
+    assert shown == [{3: 4}.get(index, index) for index in joined(batches, "indices")]
+    assert joined(batches, "labels") == [number % 2 for number in shown] and len(reported) == 1
+
+
+def test_batches_lie_in_memory_as_a_step_reads_them() -> None:
+    assert train(Numbered(10), View((6, 5), 3))[0].images.flags.c_contiguous
 
 
 def test_an_unreadable_image_is_replaced_by_the_next_readable_one() -> None:

@@ -1,5 +1,6 @@
 """Images: every way that pixels are stored, and every way that a file can be bad."""
 
+import io
 import os
 import pickle
 import struct
@@ -9,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from paddlemae.data.images import UnreadableImage, read_image
+from paddlemae.data.images import UnreadableImage, read_image, read_picture, whole
 
 RAMP_HW = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8) * 5
 PHOTO_HW3 = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
@@ -229,3 +230,115 @@ def test_unreadable_image_survives_pickling() -> None:
     copy = pickle.loads(pickle.dumps(UnreadableImage("a.jpg", "truncated")))
     assert (copy.path, copy.reason) == ("a.jpg", "truncated")
     assert str(copy) == "cannot read image 'a.jpg': truncated"
+
+
+def photo(height: int, width: int) -> Image.Image:
+    """Smooth colours, as a photo's, that tell every corner from the others."""
+    y, x = np.mgrid[:height, :width]
+    planes = [255 * x / width, 255 * y / height, 127 + 127 * np.sin(x / 9) * np.cos(y / 7)]
+    return Image.fromarray(np.stack(planes, axis=-1).astype(np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}, {"quality": 30}])
+def test_a_whole_jpeg_has_the_very_bits_that_pillow_gives(tmp_path: Path, mode: str, options: dict) -> None:
+    path = saved(tmp_path / "a.jpg", photo(37, 51).convert(mode), **options)
+    for channels, own in ((3, "RGB"), (1, "L")):
+        expected = np.asarray(Image.open(path).convert(own)).reshape(37, 51, channels)
+        assert (read_image(path, channels) == expected).all()
+
+
+@pytest.mark.parametrize("times", [1, 2, 4, 8])
+def test_a_jpeg_is_decoded_as_small_as_is_allowed(tmp_path: Path, times: int) -> None:
+    path, asked = saved(tmp_path / "a.jpg", photo(131, 190), quality=95), []
+    picture = read_picture(path, 3, lambda *size: asked.append(size) or times)
+    assert asked == [(131, 190)] == [picture.size]
+    assert picture.pixels_hwC.shape == (-(-131 // times), -(-190 // times), 3)
+    assert picture.scale == (1 / times, 1 / times)
+    inner = read_image(path, 3)[: 131 // times * times, : 190 // times * times].astype(float)
+    blocks = inner.reshape(131 // times, times, 190 // times, times, 3).mean(axis=(1, 3))
+    decoded = picture.pixels_hwC[: blocks.shape[0], : blocks.shape[1]]
+    assert np.abs(decoded - blocks).mean() < (1 if times < 8 else 2)
+
+
+@pytest.mark.parametrize("times", [1, 2, 4, 8])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(64, 96), (67, 93)])  # whole pixels at every reduction, and not
+def test_a_reduced_jpeg_is_upright(tmp_path: Path, times: int, orientation: int, size: tuple[int, int]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path / "a.jpg", photo(*size), exif=exif, quality=95)
+    asked: list[tuple[int, int]] = []
+    picture = read_picture(path, 3, lambda *whole_size: asked.append(whole_size) or times)
+    upright = read_image(path, 3)
+    turned = Image.open(path)
+    assert (upright == np.asarray(ImageOps.exif_transpose(turned))).all()
+    assert asked == [upright.shape[:2]] == [picture.size]
+    h, w = picture.pixels_hwC.shape[:2]
+    rows = np.minimum(((np.arange(h) + 0.5) / picture.scale[0]).astype(int), upright.shape[0] - 1)
+    columns = np.minimum(((np.arange(w) + 0.5) / picture.scale[1]).astype(int), upright.shape[1] - 1)
+    assert np.abs(picture.pixels_hwC - upright[rows][:, columns].astype(int)).mean() < 12
+
+
+def test_what_is_no_ordinary_jpeg_is_decoded_whole(tmp_path: Path) -> None:
+    cmyk = saved(tmp_path / "cmyk.jpg", photo(64, 64).convert("CMYK"))
+    png = saved(tmp_path / "a.png", photo(64, 64))
+    small = saved(tmp_path / "small.jpg", photo(8, 64))
+    for path, size in ((cmyk, (64, 64)), (png, (64, 64)), (small, (8, 64))):
+        asked: list[tuple[int, int]] = []
+        picture = read_picture(path, 3, lambda *whole_size, asked=asked: asked.append(whole_size) or 4)
+        assert picture.scale == (1, 1) and picture.pixels_hwC.shape[:2] == picture.size == size and asked == [size]
+        assert (picture.pixels_hwC == read_image(path, 3)).all()
+
+
+def test_a_jpeg_may_have_any_name_and_a_name_any_content(tmp_path: Path) -> None:
+    jpeg = saved(tmp_path / "a.jpg", photo(32, 48)).rename(tmp_path / "a.png")
+    assert read_picture(jpeg, 3, lambda height, width: 2).pixels_hwC.shape == (16, 24, 3)
+
+
+@pytest.mark.parametrize("times", [1, 8])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_a_jpeg_that_ends_early_is_unreadable_at_every_size(tmp_path: Path, times: int, options: dict) -> None:
+    path = saved(tmp_path / "a.jpg", photo(128, 128), **options)
+    content = path.read_bytes()
+    for share in (0.3, 0.6, 0.9):
+        path.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(UnreadableImage):
+            read_picture(path, 3, lambda height, width: times)
+
+
+@pytest.mark.parametrize("times", [1, 4])
+def test_the_verdict_on_a_damaged_jpeg_is_pillow_s(tmp_path: Path, times: int) -> None:
+    good = saved(tmp_path / "good.jpg", photo(64, 80)).read_bytes()
+    path, rng, verdicts = tmp_path / "bad.jpg", np.random.default_rng(1), []
+    for _ in range(300):
+        damaged = bytearray(good)
+        for place in rng.integers(3, len(good), 2):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        verdicts.append((_read_by_pillow(damaged), _read_by_us(path, times)))
+    assert {pillow for pillow, _ in verdicts} == {True, False}
+    assert all(pillow == ours for pillow, ours in verdicts)
+
+
+def _read_by_pillow(content: bytes) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            Image.open(io.BytesIO(content)).convert("RGB")
+        except Exception:
+            return False
+    return True
+
+
+def _read_by_us(path: Path, times: int) -> bool:
+    try:
+        read_picture(path, 3, lambda height, width: times)
+    except UnreadableImage:
+        return False
+    return True
+
+
+def test_reading_the_whole_is_the_default(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.jpg", photo(64, 64))
+    assert (read_picture(path, 3, whole).pixels_hwC == read_image(path, 3)).all()

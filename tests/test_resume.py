@@ -56,7 +56,7 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert set(tensors) == set(others) and len(tensors) > 15
         for key, tensor in tensors.items():
             np.testing.assert_array_equal(tensor, others[key], err_msg=f"{name}: {key}")
-    clock = ("seconds", "images_per_second")
+    clock = ("seconds", "images_per_second", "waiting")
     lines = [
         [{key: value for key, value in line.items() if key not in clock} for line in read_metrics(run)]
         for run in (one, other)

@@ -98,6 +98,8 @@ class Augmentation(BaseModel):
     flip: bool = True
     shift: NonNegative = 0
     eval_crop_ratio: ShareOrAll = 0.875
+    decode: Literal["fast", "exact"] = "fast"  # fast: JPEGs no larger than the crop needs, a faster resize
+    repeats: Positive = 1  # views of each image that is decoded; an epoch stays as many views as there are images
 
     @model_validator(mode="after")
     def _check(self):
@@ -130,7 +132,9 @@ class Training(BaseModel):
     seed: NonNegative = 0
     device: str = "auto"
     threads: Positive | Literal["auto"] = "auto"
-    workers: NonNegative = 0
+    workers: NonNegative = 0  # processes that make batches ahead
+    cache: str | None = None  # folder for a packed copy of the training images, resized once
+    cache_size: Positive | None = None  # short side there, in pixels; by default 8/7 of the view's, as 256 is of 224
     log_every: Positive = 10  # steps
     checkpoint_every: PositiveFloat = 10  # epochs
     keep_checkpoints: Positive = 2
@@ -139,6 +143,8 @@ class Training(BaseModel):
     def _check(self):
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs:g}); set both")
+        if self.cache_size and not self.cache:
+            raise ValueError("cache_size has no effect without a cache; name its folder with cache=FOLDER")
         return self
 
     @property
@@ -151,6 +157,14 @@ class Training(BaseModel):
 
     def warmup_steps(self, num_images: int) -> float:
         return self.total_steps(num_images) * self.warmup_epochs / self.epochs
+
+
+def _check_repeats(augment: Augmentation, training: Training) -> None:
+    if training.batch_size % augment.repeats:
+        raise ValueError(
+            f"batch_size ({training.batch_size}) must be a multiple of repeats ({augment.repeats}), "
+            "so that all views of an image are in one batch"
+        )
 
 
 class PretrainRecipe(BaseModel):
@@ -172,6 +186,7 @@ class PretrainRecipe(BaseModel):
 
     @model_validator(mode="after")
     def _check(self):
+        _check_repeats(self.augment, self.training)
         if self.prediction_ratio is not None and self.model.decoder == "mae":
             raise ValueError(
                 f"prediction_ratio={self.prediction_ratio:g} needs decoder=cross; MAE's decoder predicts every removed "
@@ -200,6 +215,11 @@ class FinetuneRecipe(BaseModel):
     model: ClassifierShape = ClassifierShape()
     augment: Augmentation = Augmentation()
     training: Training = Training()
+
+    @model_validator(mode="after")
+    def _check(self):
+        _check_repeats(self.augment, self.training)
+        return self
 
 
 RECIPES: dict[str, type[BaseModel]] = {"pretrain": PretrainRecipe, "finetune": FinetuneRecipe}

@@ -1,17 +1,34 @@
-"""Turn one decoded image into one view for training or evaluation.
+"""Turn one image into one view for training or evaluation.
 
-Shapes: H height, W width, C channels. Images are uint8 throughout; boxes are Pillow's
-(left, top, right, bottom), in pixels of the source image.
+Shapes: H height, W width of the whole image; h, w of a smaller one made of it; C channels. Images are uint8
+throughout; boxes are Pillow's (left, top, right, bottom), in pixels of the whole image.
+
+A random view is drawn from the image's size alone, so that a JPEG need not be decoded larger than its crop needs.
+With decode "fast" the crop is then resized by cykooz_resizer: Pillow's antialiased bicubic filter with the
+processor's vector instructions, which rounds differently. "exact" decodes every pixel and resizes with Pillow, and so
+does every evaluation view.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
 from numpy.typing import NDArray
 from PIL import Image
 
+from paddlemae.data.images import REDUCTIONS, Picture
+
 Box = tuple[int, int, int, int]
+_FloatBox = tuple[float, float, float, float]
+
+# The Catmull-Rom spline is the bicubic filter with Pillow's a = -0.5; its support is 2 pixels of the smaller image.
+_BICUBIC = ResizeAlg.convolution(FilterType.catmull_rom)
+_SUPPORT = 2
+_PIXEL_TYPES = {1: PixelType.U8, 3: PixelType.U8x3}
+_RESIZER = Resizer()
 
 # A longer image is cut to this many times its short side before it is resized to cover a view: the rest
 # would only be cropped away, and a hair-thin panorama would fill the memory first.
@@ -33,6 +50,8 @@ class View:
             with zeros: for digits and other tiny images.
         eval_crop_ratio: side of the evaluation view's centre crop, as a part of the resized image;
             with 1 images of the right size stay untouched.
+        decode: "fast" decodes only what random crops need and resizes them faster, "exact" as Pillow does both.
+        repeats: training views that are made of an image each time it is decoded.
     """
 
     image_size: tuple[int, int]
@@ -42,6 +61,8 @@ class View:
     flip: bool = True
     shift: int = 0
     eval_crop_ratio: float = 0.875
+    decode: Literal["fast", "exact"] = "fast"
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         if min(self.image_size) < 1 or self.channels < 1:
@@ -56,23 +77,78 @@ class View:
             raise ValueError("a view is cropped or shifted, not both; set crop_scale to null or shift to 0")
         if not 0 < self.eval_crop_ratio <= 1:
             raise ValueError(f"expected 0 < eval_crop_ratio <= 1, got {self.eval_crop_ratio}")
+        if self.decode not in ("fast", "exact"):
+            raise ValueError(f"expected decode 'fast' or 'exact', got {self.decode!r}")
+        if self.repeats < 1:
+            raise ValueError(f"expected repeats of 1 or more, got {self.repeats}")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What chance decides of a training view: the box to crop (None: the evaluation view), the shift, the flip."""
+
+    box: Box | None
+    shift: tuple[int, int]
+    flip: bool
+
+
+def draw_view(height: int, width: int, settings: View, rng: np.random.Generator) -> Draw:
+    """Draw a training view of an image of this size."""
+    box, shift = None, (0, 0)
+    if settings.crop_scale:
+        box = random_crop_box(height, width, settings.crop_scale, settings.crop_ratio, rng)
+    if settings.shift:
+        dy, dx = (int(draw) - settings.shift for draw in rng.random(2) * (2 * settings.shift + 1))
+        shift = dy, dx
+    return Draw(box, shift, bool(settings.flip and rng.random() < 0.5))
+
+
+def reduction(draws: Sequence[Draw], settings: View) -> int:
+    """How many times smaller an image may be decoded: each of these crops keeps as many pixels as its view has."""
+    boxes = [draw.box for draw in draws if draw.box]
+    if settings.decode == "exact" or len(boxes) < len(draws):
+        return 1
+    height, width = settings.image_size
+    spare = min(min((bottom - top) / height, (right - left) / width) for left, top, right, bottom in boxes)
+    return reduction_within(spare)
+
+
+def reduction_within(spare: float) -> int:
+    """The largest reduction of an image that has `spare` times the pixels a side that are needed of it."""
+    return next((times for times in REDUCTIONS if times <= spare), 1)
+
+
+def drawn_view(picture: Picture, settings: View, draw: Draw) -> NDArray[np.uint8]:
+    """Make the training view that was drawn for the picture's size.
+
+    Returns:
+        uint8 [C, H, W], laid out as [H, W, C]: whoever stacks views copies them once.
+    """
+    _check_channels(picture.pixels_hwC, settings)
+    if draw.box:
+        resize = _resize if settings.decode == "exact" else _resize_fast
+        view_HWC = resize(picture.pixels_hwC, _box_in(picture, draw.box), settings.image_size)
+    else:
+        view_HWC = _centre(picture.pixels_hwC, settings)
+    if settings.shift:
+        view_HWC = _shifted(view_HWC, *draw.shift)
+    if draw.flip:
+        view_HWC = view_HWC[:, ::-1]
+    return view_HWC.transpose(2, 0, 1)
+
+
+def shrunk(picture: Picture, size: tuple[int, int], settings: View) -> NDArray[np.uint8]:
+    """The whole picture, resized to `size` as a training view would be. Returns uint8 [h, w, C]."""
+    resize = _resize if settings.decode == "exact" else _resize_fast
+    height, width = picture.size
+    return resize(picture.pixels_hwC, _box_in(picture, (0, 0, width, height)), size)
 
 
 def train_view(image_HWC: NDArray[np.uint8], settings: View, rng: np.random.Generator) -> NDArray[np.uint8]:
     """A random view: crop and resize, or shift; then perhaps a flip. Returns uint8 [C, H, W]."""
-    _check_channels(image_HWC, settings)
-    if settings.crop_scale:
-        H, W = image_HWC.shape[:2]
-        box = random_crop_box(H, W, settings.crop_scale, settings.crop_ratio, rng)
-        view_HWC = _resize(image_HWC, box, settings.image_size)
-    else:
-        view_HWC = _centre(image_HWC, settings)
-    if settings.shift:
-        dy, dx = (int(draw) - settings.shift for draw in rng.random(2) * (2 * settings.shift + 1))
-        view_HWC = _shifted(view_HWC, dy, dx)
-    if settings.flip and rng.random() < 0.5:
-        view_HWC = view_HWC[:, ::-1]
-    return np.ascontiguousarray(view_HWC.transpose(2, 0, 1))
+    height, width = image_HWC.shape[:2]
+    draw = draw_view(height, width, settings, rng)
+    return np.ascontiguousarray(drawn_view(Picture(image_HWC, (height, width)), settings, draw))
 
 
 def eval_view(image_HWC: NDArray[np.uint8], settings: View) -> NDArray[np.uint8]:
@@ -113,6 +189,16 @@ def random_crop_box(
     return left, top, left + w, top + h
 
 
+def _box_in(picture: Picture, box: Box) -> _FloatBox:
+    """The box in the pixels that there are, in steps of 1/1024: their sums are exact, and so end at the border."""
+    h, w = picture.pixels_hwC.shape[:2]
+    rows, columns = (1024 * scale for scale in picture.scale)
+    left, top, right, bottom = box
+    x, x_end = (min(w, round(edge * columns) / 1024) for edge in (left, right))
+    y, y_end = (min(h, round(edge * rows) / 1024) for edge in (top, bottom))
+    return x, y, x_end, y_end
+
+
 def _check_channels(image_HWC: NDArray[np.uint8], settings: View) -> None:
     if image_HWC.shape[2] != settings.channels:
         raise ValueError(f"expected an image of {settings.channels} channels, got {image_HWC.shape[2]}")
@@ -136,7 +222,7 @@ def _centre_crop(image_HWC: NDArray[np.uint8], size: tuple[int, int]) -> NDArray
     return image_HWC[top : top + size[0], left : left + size[1]]
 
 
-def _resize(image_HWC: NDArray[np.uint8], box: Box, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _resize(image_HWC: NDArray[np.uint8], box: _FloatBox, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize the box with Pillow's antialiased bicubic filter; the same box and size change nothing."""
     H, W, C = image_HWC.shape
     if box == (0, 0, W, H) and size == (H, W):
@@ -147,9 +233,30 @@ def _resize(image_HWC: NDArray[np.uint8], box: Box, size: tuple[int, int]) -> ND
     return _resize_plane(image_HWC, box, size)
 
 
-def _resize_plane(pixels: NDArray[np.uint8], box: Box, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _resize_plane(pixels: NDArray[np.uint8], box: _FloatBox, size: tuple[int, int]) -> NDArray[np.uint8]:
     image = Image.fromarray(np.ascontiguousarray(pixels))
     return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC, box=box))
+
+
+def _resize_fast(image_HWC: NDArray[np.uint8], box: _FloatBox, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """`_resize` to within rounding. Copies only what the filter reaches: the box and a margin around it."""
+    C = image_HWC.shape[2]
+    if C not in _PIXEL_TYPES:
+        return np.concatenate([_resize_fast(image_HWC[:, :, [c]], box, size) for c in range(C)], axis=2)
+    left, top, right, bottom = box
+    x, x_end = _reach(left, right, size[1], image_HWC.shape[1])
+    y, y_end = _reach(top, bottom, size[0], image_HWC.shape[0])
+    around = ImageData(x_end - x, y_end - y, _PIXEL_TYPES[C], image_HWC[y:y_end, x:x_end].tobytes())
+    view = ImageData(size[1], size[0], _PIXEL_TYPES[C])
+    crop = CropBox(left - x, top - y, right - left, bottom - top)
+    _RESIZER.resize(around, view, ResizeOptions(_BICUBIC, use_alpha=False, crop_box=crop))
+    return np.frombuffer(view.get_buffer(), np.uint8).reshape(*size, C)
+
+
+def _reach(start: float, end: float, num_pixels: int, limit: int) -> tuple[int, int]:
+    """The pixels, of `limit`, that the filter reaches when start..end becomes `num_pixels`."""
+    margin = 1 + _SUPPORT * max(1.0, (end - start) / num_pixels)
+    return max(0, math.floor(start - margin)), min(limit, math.ceil(end + margin))
 
 
 def _shifted(image_HWC: NDArray[np.uint8], dy: int, dx: int) -> NDArray[np.uint8]:

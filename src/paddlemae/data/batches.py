@@ -1,32 +1,31 @@
 """A resumable, rank-aware stream of batches.
 
-Training is an endless stream of samples: number g is image `epoch_order(g // N)[g % N]` of N, and
-global batch s holds samples s * batch_size onwards. So a stream resumes at any step, every image comes
+Training is an endless stream of views: number g is image `epoch_order(g // N)[g % N]` of N, and
+global batch s holds views s * batch_size onwards. So a stream resumes at any step, every image comes
 once an epoch, and batches cross epochs' borders. Ranks take contiguous shares of a global batch, and a
 view's randomness depends on (seed, epoch, index) alone: neither ranks nor workers change a batch.
+
+With R repeats (repeated augmentation; Hoffer et al., arXiv 1901.09335), R views in a row are of one image, decoded
+once: view g shows image `epoch_order(p)[g // R % N]` in pass p = g // (R * N). An epoch is N views whatever R is, so
+steps, epochs and the schedule stay as they are, while a pass over the images takes R epochs. A view's `epoch` is the
+number of views that its image had before, p * R + g % R: an image's k-th view, and mask, is the same for every R.
 
 Shapes: B images a batch (of this rank), C channels, H height, W width.
 """
 
 import contextlib
 import functools
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.augment import View, eval_view, train_view
+from paddlemae.data.augment import Draw, View, draw_view, drawn_view, eval_view, reduction
 from paddlemae.data.images import UnreadableImage
 from paddlemae.data.sources import Source
+from paddlemae.data.workers import make_ahead
 
 # Second word of every generator's key, so that no two purposes share draws. Zero is left out: NumPy pads
 # a short key with zeros, and default_rng(seed) itself is then (seed, 0, 0, 0).
@@ -44,8 +43,8 @@ OnSkip = Callable[[UnreadableImage], None]
 class Batch:
     """uint8 images [B, C, H, W], with int64 [B] labels (None when unlabelled), indices and epochs.
 
-    `indices` and `epochs` name the image that was due; where it was unreadable in training, `images`
-    and `labels` are its substitute's.
+    `indices` and `epochs` name the image that was due, and how many views it had before; where it was
+    unreadable in training, `images` and `labels` are its substitute's.
     """
 
     images: NDArray[np.uint8]
@@ -57,6 +56,7 @@ class Batch:
 _Due = tuple[NDArray[np.int64], NDArray[np.int64]]  # the indices and epochs of a batch to make
 _Made = tuple[Batch, list[UnreadableImage]]
 _Make = Callable[[_Due], _Made]
+_Read = TypeVar("_Read")
 
 
 def sample_rng(seed: int, stream: int, epoch: int, index: int) -> np.random.Generator:
@@ -88,14 +88,14 @@ def train_batches(
     exhaust it) to end its worker processes.
 
     Args:
-        batch_size: images a step over all ranks.
+        batch_size: views a step over all ranks.
         num_steps: batches to yield, counted from `start_step`.
         rank, world: this process among those that share the global batches.
         workers: processes that make batches ahead; 0 makes them here.
         on_skip: called here with every unreadable image, each time it is met.
     Raises:
-        ValueError: settings out of range; or, while iterating, no readable image among
-            `MAX_UNREADABLE_IN_A_ROW`.
+        ValueError: settings out of range, or repeats that don't divide a rank's share; or, while iterating, no
+            readable image among `MAX_UNREADABLE_IN_A_ROW`.
         RuntimeError: a worker process died.
     """
     _check(source, batch_size, workers)
@@ -107,9 +107,15 @@ def train_batches(
     if min(seed, start_step, num_steps) < 0:
         raise ValueError(f"expected seed, start_step, num_steps of 0 or more, got {seed}, {start_step}, {num_steps}")
     share = batch_size // world
+    if share % view.repeats:
+        raise ValueError(
+            f"expected a batch of which each process takes a multiple of repeats={view.repeats}, "
+            f"got batch_size {batch_size} on {world}"
+        )
     starts = (step * batch_size + rank * share for step in range(start_step, start_step + num_steps))
     make = functools.partial(_make_train_batch, source, view, seed)
-    return _stream(make, _due_in_training(len(source), seed, share, starts), workers, on_skip)
+    due = _due_in_training(len(source), view.repeats, seed, share, starts)
+    return _stream(make, due, workers, on_skip)
 
 
 def eval_batches(
@@ -139,13 +145,14 @@ def _check(source: Source, batch_size: int, workers: int) -> None:
         )
 
 
-def _due_in_training(num_images: int, seed: int, share: int, starts: Iterable[int]) -> Iterator[_Due]:
-    """What each batch holds, given the number of its first sample in the endless stream."""
+def _due_in_training(num_images: int, repeats: int, seed: int, share: int, starts: Iterable[int]) -> Iterator[_Due]:
+    """What each batch holds, given the number of its first view in the endless stream."""
     order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, num_images, seed))
     for start in starts:
-        places = [divmod(sample, num_images) for sample in range(start, start + share)]
-        indices = [order(epoch)[place] for epoch, place in places]
-        yield np.array(indices, np.int64), np.array([epoch for epoch, _ in places], np.int64)
+        views = np.arange(start, start + share)
+        passes, places = np.divmod(views // repeats, num_images)
+        indices = [order(number)[place] for number, place in zip(passes.tolist(), places.tolist(), strict=True)]
+        yield np.array(indices, np.int64), passes * repeats + views % repeats
 
 
 def _due_in_evaluation(num_images: int, batch_size: int) -> Iterator[_Due]:
@@ -155,25 +162,43 @@ def _due_in_evaluation(num_images: int, batch_size: int) -> Iterator[_Due]:
 
 
 def _make_train_batch(source: Source, view: View, seed: int, due: _Due) -> _Made:
-    views, shown = [], []
+    images = np.empty((len(due[0]), view.channels, *view.image_size), np.uint8)
+    shown: list[int] = []
     skipped: list[UnreadableImage] = []
-    for index, epoch in zip(due[0].tolist(), due[1].tolist(), strict=True):
-        substitute, image_HWC = _first_readable(source, index, view.channels, skipped)
-        views.append(train_view(image_HWC, view, sample_rng(seed, VIEW_STREAM, epoch, index)))
-        shown.append(substitute)
+    indices, epochs = (numbers.tolist() for numbers in due)
+    for first in range(0, len(indices), view.repeats):
+        keys = [(seed, VIEW_STREAM, epoch, indices[first]) for epoch in epochs[first : first + view.repeats]]
+        substitute, made = _first_readable(
+            source, indices[first], functools.partial(_views, source, view, keys), skipped
+        )
+        for place, made_view in enumerate(made, start=first):
+            images[place] = made_view
+        shown += [substitute] * view.repeats
     labels = None if source.labels is None else source.labels[shown]
-    return Batch(np.stack(views), labels, *due), skipped
+    return Batch(images, labels, *due), skipped
+
+
+def _views(source: Source, view: View, keys: list[tuple[int, int, int, int]], i: int) -> list[NDArray[np.uint8]]:
+    """Image i seen once for each key of `sample_rng`, decoded once, no larger than the most demanding view needs."""
+    draws: list[Draw] = []
+
+    def reduce(height: int, width: int) -> int:
+        draws.extend(draw_view(height, width, view, sample_rng(*key)) for key in keys)
+        return reduction(draws, view)
+
+    picture = source.read_picture(i, view.channels, reduce)
+    return [drawn_view(picture, view, draw) for draw in draws]
 
 
 def _first_readable(
-    source: Source, index: int, channels: int, skipped: list[UnreadableImage]
-) -> tuple[int, NDArray[np.uint8]]:
-    """The image at `index` or the next one that can be read, wrapping; appends those that can't."""
+    source: Source, index: int, read: Callable[[int], _Read], skipped: list[UnreadableImage]
+) -> tuple[int, _Read]:
+    """What is read of the image at `index` or of the next that can be read, wrapping; appends those that can't."""
     first: UnreadableImage | None = None
     tries = min(len(source), MAX_UNREADABLE_IN_A_ROW)
     for candidate in range(index, index + tries):
         try:
-            return candidate % len(source), source.read(candidate % len(source), channels)
+            return candidate % len(source), read(candidate % len(source))
         except UnreadableImage as error:
             first = first or error
             skipped.append(error)
@@ -209,74 +234,9 @@ def _filled(batches: Generator[Batch, None, None], source: Source) -> Generator[
 
 
 def _stream(make: _Make, due: Iterable[_Due], workers: int, on_skip: OnSkip | None) -> Generator[Batch, None, None]:
-    made = _make_in_workers(make, due, workers) if workers else (make(one) for one in due)
-    with contextlib.closing(made):
+    with contextlib.closing(make_ahead(make, due, workers)) as made:
         for batch, skipped in made:
             for error in skipped:
                 if on_skip is not None:
                     on_skip(error)
             yield batch
-
-
-def _make_in_workers(make: _Make, due: Iterable[_Due], workers: int) -> Generator[_Made, None, None]:
-    """Make batches in spawned processes, up to two each ahead, in order; on any exit no process is left."""
-    context = multiprocessing.get_context("spawn")  # a fork of Paddle's threads can deadlock
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(make,))
-    pending: deque[Future[_Made]] = deque()
-    try:
-        for one in due:
-            with _ctrl_c_blocked():
-                pending.append(pool.submit(_make_here, one))
-            if len(pending) == 2 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    except ValueError as error:  # raised again here, so that its traceback ends in this package as without workers
-        raise ValueError(str(error)) from error
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            "a data worker died, most likely for lack of memory: use fewer workers "
-            "(or, if your script starts training when imported, guard it with if __name__ == '__main__')"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _ctrl_c_blocked() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal, but answering it is the parent's.
-
-    Workers inherit the block from the parent that starts them: it covers them until they ignore the
-    signal themselves. A Ctrl-C meanwhile waits for the parent's block to end.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-_worker_make: _Make | None = None  # set once in each worker, so that the source travels once
-
-
-def _start_worker(make: _Make) -> None:
-    global _worker_make
-    _worker_make = make
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    """Leave no orphan: a killed parent can't tell its workers, which would wait for it forever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
-
-
-def _make_here(due: _Due) -> _Made:
-    assert _worker_make is not None
-    return _worker_make(due)

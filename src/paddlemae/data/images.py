@@ -1,6 +1,6 @@
 """Decode one image file to a uint8 array, or say in one line why it can't be.
 
-Shapes: H height, W width, C channels.
+Shapes: H height, W width of the whole image; h, w of the pixels that were made of it; C channels.
 
 How pixels become 8-bit gray (C = 1) or RGB (C = 3):
     orientation      turned upright as the EXIF tag says; damaged EXIF data is ignored
@@ -10,13 +10,22 @@ How pixels become 8-bit gray (C = 1) or RGB (C = 3):
     colour to gray   ITU-R 601-2 luma; gray to RGB repeats the channel
     integers > 8 bit values up to 65535, shifted right by 8; larger or negative ones are refused
     floating point   refused: such a file does not say which value is white
+
+Pillow opens every file. Ordinary JPEGs are then decoded by simplejpeg, whose libjpeg-turbo gives the same bits in
+less time; whatever it complains of is left to Pillow, so the verdict on a damaged file is always Pillow's.
 """
 
+import contextlib
+import io
 import os
 import threading
 import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -25,15 +34,26 @@ EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", "
 # Only what the extensions promise, whatever a file's name: Pillow would hand an EPS to Ghostscript.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
+# MPO is Pillow's name for a JPEG that more pictures follow, as phones write them; only the first is read.
+_JPEG_FORMATS = ("JPEG", "MPO")
+_JPEG_START = b"\xff\xd8\xff"
+# What a JPEG holds, in Pillow's words and in simplejpeg's; the rest (CMYK) is Pillow's to convert.
+_JPEG_COLOURS = {"L": "GRAY", "RGB": "RGB"}
+
+# How many times smaller libjpeg decodes in less time than the whole: it transforms fewer coefficients then.
+REDUCTIONS = (8, 4, 2, 1)
+# simplejpeg is asked for a smallest size, and can't tell these factors apart below so many pixels.
+_SMALLEST_REDUCED = 16
+
 _ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
 }
 
 # Warning filters belong to the whole process: two threads that change them at once would leave them changed.
@@ -58,6 +78,30 @@ def check_channels(channels: int) -> None:
         raise ValueError(f"images are read as 1 (gray) or 3 (RGB) channels, not {channels}")
 
 
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image, perhaps made smaller than it is.
+
+    Args:
+        pixels_hwC: uint8, upright, not necessarily writable.
+        size: (H, W) of the whole image, upright.
+        scale: (of rows, of columns) pixels here for one pixel of the whole image, at most 1.
+    """
+
+    pixels_hwC: NDArray[np.uint8]
+    size: tuple[int, int]
+    scale: tuple[float, float] = (1.0, 1.0)
+
+
+# (H, W) -> how many times smaller the image may be decoded, one of `REDUCTIONS`
+Reduce = Callable[[int, int], int]
+
+
+def whole(height: int, width: int) -> int:
+    """The `Reduce` that wants every pixel."""
+    return 1
+
+
 def read_image(path: str | os.PathLike[str], channels: int) -> NDArray[np.uint8]:
     """Decode an image file by the rules at the top of this module.
 
@@ -70,18 +114,100 @@ def read_image(path: str | os.PathLike[str], channels: int) -> NDArray[np.uint8]
         ValueError: another number of channels.
         UnreadableImage: the file is missing, empty, forbidden, damaged, too large or no image.
     """
+    return read_picture(path, channels, whole).pixels_hwC
+
+
+def read_picture(path: str | os.PathLike[str], channels: int, reduce: Reduce) -> Picture:
+    """Decode an image file; smaller if that is allowed and saves time, as it does with JPEGs.
+
+    Args:
+        path, channels: as for `read_image`.
+        reduce: asked once, with the whole image's size; a JPEG is decoded after it, so it may choose what to show.
+    Raises:
+        ValueError, UnreadableImage: as `read_image`.
+    """
     check_channels(channels)
+    with _reported(path):
+        opened = _open(path, channels)
+    if isinstance(opened, _Jpeg):
+        reduction = reduce(*opened.size)
+        with _reported(path):
+            return _decode(opened, channels, reduction)
+    picture = Picture(opened, opened.shape[:2])
+    reduce(*picture.size)
+    return picture
+
+
+@dataclass(frozen=True, eq=False)
+class _Jpeg:
+    """A JPEG of one of `_JPEG_COLOURS`, whose header is in order; `size` is (H, W), upright."""
+
+    content: bytes
+    mode: str
+    size: tuple[int, int]
+    orientation: int
+
+
+@contextlib.contextmanager
+def _reported(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
-        with _FILTERS_LOCK, warnings.catch_warnings(), open(path, "rb") as file:
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if os.fstat(file.fileno()).st_size == 0:
-                raise ValueError("the file is empty")
-            with Image.open(file, formats=_FORMATS) as image:
-                image.load()
-                return _to_uint8(_upright(image), channels)
+        yield
     except Exception as error:  # Pillow raises nearly anything on damaged bytes
         raise UnreadableImage(os.fspath(path), _reason(error)) from error
+
+
+@contextlib.contextmanager
+def _opened_by_pillow(file: IO[bytes]) -> Iterator[Image.Image]:
+    with _FILTERS_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(file, formats=_FORMATS) as image:
+            yield image
+
+
+def _open(path: str | os.PathLike[str], channels: int) -> _Jpeg | NDArray[np.uint8]:
+    """The file's JPEG, still to be decoded, or its pixels."""
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise ValueError("the file is empty")
+        start = file.read(len(_JPEG_START))
+        file.seek(0)
+        if start != _JPEG_START:
+            with _opened_by_pillow(file) as image:
+                return _pixels(image, channels)
+        content = file.read()  # at once: Pillow reads a header in dozens of small pieces
+    with _opened_by_pillow(io.BytesIO(content)) as image:
+        if image.format not in _JPEG_FORMATS or image.mode not in _JPEG_COLOURS:
+            return _pixels(image, channels)
+        orientation, (width, height) = _orientation(image), image.size
+        size = (width, height) if orientation >= 5 else (height, width)
+        return _Jpeg(content, image.mode, size, orientation)
+
+
+def _decode(jpeg: _Jpeg, channels: int, reduction: int) -> Picture:
+    while reduction > 1 and not _can_reduce(jpeg, reduction):
+        reduction //= 2
+    h, w = (-(-side // reduction) for side in (jpeg.size[::-1] if jpeg.orientation >= 5 else jpeg.size))
+    try:
+        pixels = simplejpeg.decode_jpeg(jpeg.content, _JPEG_COLOURS[jpeg.mode], min_height=h, min_width=w)
+        if pixels.shape[:2] != (h, w):
+            raise ValueError("another size than the header's that Pillow read")
+    except Exception:  # its words for damage are as many as Pillow's, and the verdict is Pillow's
+        with _opened_by_pillow(io.BytesIO(jpeg.content)) as image:
+            return Picture(_pixels(image, channels), jpeg.size)
+    if channels > pixels.shape[2]:
+        pixels = np.repeat(pixels, channels, axis=2)
+    elif channels < pixels.shape[2]:
+        pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+    if jpeg.orientation in _UPRIGHT:
+        pixels = _UPRIGHT[jpeg.orientation](pixels)
+    return Picture(pixels, jpeg.size, (1 / reduction, 1 / reduction))
+
+
+def _can_reduce(jpeg: _Jpeg, reduction: int) -> bool:
+    """The last row and column of a reduced image may stand for fewer pixels; turned, they would not come last."""
+    whole_pixels = all(side % reduction == 0 for side in jpeg.size)
+    return min(jpeg.size) >= _SMALLEST_REDUCED and (whole_pixels or jpeg.orientation not in _UPRIGHT)
 
 
 def _reason(error: Exception) -> str:
@@ -95,13 +221,20 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn a loaded image as its EXIF orientation says."""
+def _orientation(image: Image.Image) -> int:
+    """The EXIF tag: 1, or a key of `_UPRIGHT`."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
+        return orientation if orientation in _UPRIGHT else 1
     except Exception:  # damaged metadata is no reason to lose good pixels
-        return image
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+        return 1
+
+
+def _pixels(image: Image.Image, channels: int) -> NDArray[np.uint8]:
+    """Every pixel of an opened image, upright."""
+    image.load()  # some formats have their metadata behind the pixels
+    pixels, orientation = _to_uint8(image, channels), _orientation(image)
+    return _UPRIGHT[orientation](pixels) if orientation in _UPRIGHT else pixels
 
 
 def _to_uint8(image: Image.Image, channels: int) -> NDArray[np.uint8]:

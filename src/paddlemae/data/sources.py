@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.images import EXTENSIONS, check_channels, read_image
+from paddlemae.data.images import EXTENSIONS, Picture, Reduce, check_channels, read_image, read_picture
 
 _DIGITS_FILE = Path(__file__).with_name("digits.npz")
 # First and last of each class's 500 images, in the file's order.
@@ -45,6 +45,12 @@ class Source(Protocol):
     def read(self, i: int, channels: int) -> NDArray[np.uint8]:
         """Return uint8 [H, W, channels], or raise `images.UnreadableImage`."""
 
+    def read_picture(self, i: int, channels: int, reduce: Reduce) -> Picture:
+        """The same, smaller where `reduce` allows it; it is asked once, with the whole image's size."""
+
+    def stamp(self, i: int) -> str:
+        """What changes when image i does: for a file its path, size and time of change."""
+
 
 @dataclass(frozen=True, eq=False)
 class DigitsSource:
@@ -66,6 +72,15 @@ class DigitsSource:
         image_HW1 = self.images_NHW[i][..., None]
         return image_HW1 if channels == 1 else np.repeat(image_HW1, 3, axis=2)
 
+    def read_picture(self, i: int, channels: int, reduce: Reduce) -> Picture:
+        image_HWC = self.read(i, channels)
+        size = image_HWC.shape[:2]
+        reduce(*size)
+        return Picture(image_HWC, size)
+
+    def stamp(self, i: int) -> str:
+        return self.describe(i)
+
 
 @dataclass(frozen=True, eq=False)
 class FolderSource:
@@ -84,6 +99,17 @@ class FolderSource:
 
     def read(self, i: int, channels: int) -> NDArray[np.uint8]:
         return read_image(self.paths[i], channels)
+
+    def read_picture(self, i: int, channels: int, reduce: Reduce) -> Picture:
+        return read_picture(self.paths[i], channels, reduce)
+
+    def stamp(self, i: int) -> str:
+        path = os.path.relpath(self.paths[i], self.name)  # so that a folder may move
+        try:
+            info = os.stat(self.paths[i])
+        except OSError as error:  # reading it will say so again
+            return f"{path}\0{error.strerror}"
+        return f"{path}\0{info.st_size}\0{info.st_mtime_ns}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +130,12 @@ class SubsetSource:
 
     def read(self, i: int, channels: int) -> NDArray[np.uint8]:
         return self.whole.read(int(self.indices[i]), channels)
+
+    def read_picture(self, i: int, channels: int, reduce: Reduce) -> Picture:
+        return self.whole.read_picture(int(self.indices[i]), channels, reduce)
+
+    def stamp(self, i: int) -> str:
+        return self.whole.stamp(int(self.indices[i]))
 
 
 def open_source(spec: str, split: str | None = None, labelled: bool = False) -> Source:

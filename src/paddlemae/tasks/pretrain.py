@@ -64,7 +64,7 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
         f"pretraining {parameter_count(model) / 1e6:.2f} million parameters on {parts.source.name}, "
         f"{len(parts.source)} images"
     )
-    batches = training_batches(parts.source, parts.view, training, state, SkippedImages(state))
+    batches = training_batches(parts.source, parts.view, training, state, SkippedImages(state), start)
 
     def loss_fn(network, batch: Batch):
         mask = batch_mask(recipe, model.grid, training.seed, batch)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NoReturn
 
 import paddle
@@ -14,6 +16,7 @@ from paddle import nn
 from paddlemae.data.augment import View
 from paddlemae.data.batches import Batch, train_batches
 from paddlemae.data.images import UnreadableImage
+from paddlemae.data.packed import occupied, pack
 from paddlemae.data.sources import Source
 from paddlemae.recipe import Training
 from paddlemae.report.progress import progress
@@ -25,6 +28,7 @@ from paddlemae.train.optim import lr_at, peak_lr
 from paddlemae.weights.store import Description
 
 SHOWN_SKIPS = 5
+WAITING_TO_MEND = 0.03  # share of the time; a run that waits longer for data is told what helps
 
 AfterStep = Callable[[TrainState, StepResult], None]
 
@@ -44,9 +48,11 @@ class SkippedImages:
 
 
 def training_batches(
-    source: Source, view: View, training: Training, state: TrainState, on_skip: SkippedImages
+    source: Source, view: View, training: Training, state: TrainState, on_skip: SkippedImages, start: Start
 ) -> Generator[Batch, None, None]:
-    """The micro-batches of the steps that `state` has not taken yet."""
+    """The micro-batches of the steps that `state` has not taken yet; the cache is made first if one is wanted."""
+    if training.cache:
+        source = _packed(source, view, training, training.cache, start)
     return train_batches(
         source,
         view,
@@ -57,6 +63,33 @@ def training_batches(
         workers=training.workers,
         on_skip=on_skip,
     )
+
+
+def _packed(source: Source, view: View, training: Training, folder: str, start: Start) -> Source:
+    with ExitStack() as until_packed:
+        bars: list[Callable[[int, str], None]] = []  # none when the pack is there already
+
+        def begin(path: Path) -> None:
+            start.say(_packing_text(source, path))
+            bars.append(until_packed.enter_context(progress("cache", len(source), show=not start.quiet)))
+
+        packed = pack(
+            source,
+            folder,
+            view,
+            short_side=training.cache_size,
+            workers=training.workers,
+            on_start=begin,
+            on_image=lambda done: bars[0](done, "images"),
+        )
+    start.say(f"training on the images packed in {packed.folder}")
+    return packed
+
+
+def _packing_text(source: Source, path: Path) -> str:
+    others = occupied(path.parent)
+    text = f"packing {len(source)} images into {path}"
+    return f"{text}; other packs there take {others / 1e9:.2f} GB: delete those of old images" if others else text
 
 
 @dataclass(frozen=True)
@@ -116,6 +149,7 @@ def run_training(
         NonFiniteLoss, OSError: as `fit` and `save_checkpoint` raise them.
     """
     training, total = course.training, course.total_steps
+    spent = Spent()
     label = f"{course.task} {start.out.name}"
     with progress(label, total, state.step, not start.quiet) as show, stop_on_interrupt() as stop:
         try:
@@ -128,19 +162,43 @@ def run_training(
                 accumulation_steps=training.accumulation_steps,
                 precision=training.precision,
                 clip_grad=training.clip_grad,
-                after_step=[_logger(start, course, show), _saver(start, course, description)],
+                after_step=[spent, _logger(start, course, show), _saver(start, course, description)],
                 should_stop=stop.is_set,
             )
         finally:
             batches.close()
         if state.skipped:
             start.say(f"{state.skipped} times an image could not be read and was left out")
+        if spent.seconds:
+            start.say(waiting_text(spent, training))
         if state.step < total:
             _stop(start, course, state, description)
 
 
+@dataclass
+class Spent:
+    """Seconds of the steps since this session began, and those of them that passed waiting for data."""
+
+    seconds: float = 0.0
+    waiting: float = 0.0
+
+    def __call__(self, state: TrainState, result: StepResult) -> None:
+        self.seconds += result.seconds
+        self.waiting += result.waiting
+
+
+def waiting_text(spent: Spent, training: Training) -> str:
+    """What share of the time training waited for data, and what helps if it is much."""
+    share = spent.waiting / spent.seconds
+    text = f"waited for data {share:.1%} of {spent.seconds:.0f} s"
+    if share <= WAITING_TO_MEND:
+        return text
+    ways = [f"workers={training.workers + 1} or more", *([] if training.cache else ["cache=FOLDER"])]
+    return f"{text}; a longer run gains by {', '.join(ways)}"
+
+
 def _logger(start: Start, course: Course, show: Callable[[int, str], None]) -> AfterStep:
-    """Logs the mean loss and speed of every `log_every` steps."""
+    """Logs the mean loss, speed and share of time waiting for data of every `log_every` steps."""
     since_log: list[StepResult] = []
 
     def log(state: TrainState, result: StepResult) -> None:
@@ -148,11 +206,18 @@ def _logger(start: Start, course: Course, show: Callable[[int, str], None]) -> A
         if state.step % course.training.log_every and state.step < course.total_steps:
             return
         loss = math.fsum(one.loss for one in since_log) / len(since_log)
-        speed = sum(one.images for one in since_log) / sum(one.seconds for one in since_log)
+        seconds = sum(one.seconds for one in since_log)
+        speed, waiting = (sum(part) / seconds for part in zip(*((one.images, one.waiting) for one in since_log)))
         since_log.clear()
-        values = dict(loss=loss, lr=result.lr, images_per_second=round(speed, 2), skipped=state.skipped)
+        values = dict(
+            loss=loss,
+            lr=result.lr,
+            images_per_second=round(speed, 2),
+            waiting=round(waiting, 4),
+            skipped=state.skipped,
+        )
         log_metrics(start.out, state.step, course.epoch(state.step), state.seconds, **values)
-        show(state.step, f"loss {loss:.4f}  lr {result.lr:.2e}  {speed:.0f} images/s")
+        show(state.step, f"loss {loss:.4f}  lr {result.lr:.2e}  {speed:.0f} images/s  {waiting:.1%} waiting")
 
     return log
 

@@ -23,12 +23,16 @@ PRECISIONS = get_args(Precision)
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step did: mean loss of its micro-batches, lr, images seen and seconds taken."""
+    """What one optimizer step did: mean loss of its micro-batches, lr, images seen and seconds taken.
+
+    `waiting` is the part of `seconds` in which no micro-batch was there to train on.
+    """
 
     loss: float
     lr: float
     images: int
     seconds: float
+    waiting: float
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -89,9 +93,11 @@ def fit(
         started = time.perf_counter()
         step_lr = lr(state.step)
         state.optimizer.set_lr(step_lr)
-        loss, images = 0.0, 0
+        loss, images, waiting = 0.0, 0, 0.0
         for _ in range(accumulation_steps):
+            asked = time.perf_counter()
             batch = next(batches)
+            waiting += time.perf_counter() - asked
             images += len(batch.images)
             with autocast(precision):
                 part = loss_fn(state.model, batch) / accumulation_steps
@@ -118,7 +124,7 @@ def fit(
         seconds = time.perf_counter() - started
         state.seconds += seconds
         for hook in after_step:
-            hook(state, StepResult(loss, step_lr, images, seconds))
+            hook(state, StepResult(loss, step_lr, images, seconds, waiting))
 
 
 @contextmanager
