@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
-from paddlemae.model.kernels import Linear
-from paddlemae.model.vit import NORM_EPSILON, Mlp, take_positions
+from paddlemae.model.kernels import LayerNorm, Linear, attention
+from paddlemae.model.vit import NORM_EPSILON, Mlp, split_heads, take_positions
 
 
 class InterBlockAttention(nn.Layer):
@@ -35,7 +34,7 @@ class InterBlockAttention(nn.Layer):
         # N(0, 1/n), not brought to a sum of one (sec. 3.4; appendix A.5 found no difference)
         weight_init = nn.initializer.Normal(std=num_maps**-0.5)
         self.weight = self.create_parameter([num_blocks, num_maps], default_initializer=weight_init)
-        self.norms = nn.LayerList([nn.LayerNorm(width, epsilon=NORM_EPSILON) for _ in range(num_blocks)])
+        self.norms = nn.LayerList([LayerNorm(width, epsilon=NORM_EPSILON) for _ in range(num_blocks)])
 
     def forward(self, maps: list) -> list:
         """One memory [B, N, E] for each decoder block, from feature maps [B, N, E]."""
@@ -53,19 +52,14 @@ class CrossAttention(nn.Layer):
     def __init__(self, width: int, memory_width: int, num_heads: int):
         super().__init__()
         self.num_heads = num_heads
-        self.scale = (width // num_heads) ** -0.5
         self.q = Linear(width, width)
         self.kv = Linear(memory_width, 2 * width)
         self.proj = Linear(width, width)
 
     def forward(self, x_BQD, memory_BNE):
-        batch, queries, width = x_BQD.shape
-        head = [self.num_heads, width // self.num_heads]
-        query = self.q(x_BQD).reshape([batch, queries, *head]).transpose([0, 2, 1, 3])
-        key_value = self.kv(memory_BNE).reshape([batch, memory_BNE.shape[1], 2, *head])
-        key, value = key_value.transpose([2, 0, 3, 1, 4]).unbind(0)
-        weights = F.softmax(paddle.matmul(query * self.scale, key, transpose_y=True), axis=-1)
-        return self.proj(paddle.matmul(weights, value).transpose([0, 2, 1, 3]).reshape([batch, queries, width]))
+        (query,) = split_heads(self.q(x_BQD), 1, self.num_heads)
+        key, value = split_heads(self.kv(memory_BNE), 2, self.num_heads)
+        return self.proj(attention(query, key, value))
 
 
 class CrossBlock(nn.Layer):
@@ -73,9 +67,9 @@ class CrossBlock(nn.Layer):
 
     def __init__(self, width: int, memory_width: int, num_heads: int, mlp_ratio: float):
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, epsilon=NORM_EPSILON)
+        self.norm1 = LayerNorm(width, epsilon=NORM_EPSILON)
         self.attn = CrossAttention(width, memory_width, num_heads)
-        self.norm2 = nn.LayerNorm(width, epsilon=NORM_EPSILON)
+        self.norm2 = LayerNorm(width, epsilon=NORM_EPSILON)
         self.mlp = Mlp(width, int(width * mlp_ratio))
 
     def forward(self, x_BQD, memory_BNE):

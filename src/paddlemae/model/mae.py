@@ -14,7 +14,7 @@ import paddle
 from paddle import nn
 
 from paddlemae.model.crossmae import InterBlockAttention, cross_blocks, read_out
-from paddlemae.model.kernels import Linear
+from paddlemae.model.kernels import LayerNorm, Linear
 from paddlemae.model.masking import Mask
 from paddlemae.model.vit import (
     FIXED_POSITIONS,
@@ -28,6 +28,7 @@ from paddlemae.model.vit import (
     initialise,
     pair,
     patchify,
+    run_blocks,
     take_patches,
     take_positions,
     token_init,
@@ -105,7 +106,7 @@ class MaskedAutoencoder(nn.Layer):
             decoding["inter_block_attention"] = inter_block_attention
         self.config: dict[str, Any] = {**encoder, **decoding}
         add_encoder(self, **encoder)
-        self.norm = nn.LayerNorm(embed_dim, epsilon=NORM_EPSILON)
+        self.norm = LayerNorm(embed_dim, epsilon=NORM_EPSILON)
 
         self.pixels = self.patch_embed.proj.weight.shape[0]
         self.norm_pix_loss = norm_pix_loss
@@ -128,7 +129,7 @@ class MaskedAutoencoder(nn.Layer):
             self.inter_block = InterBlockAttention(depth + 1, decoder_depth, embed_dim)
             for parameter in self.norm.parameters():
                 parameter.stop_gradient = True  # not part of this training; it stays as it is for `vit.features`
-        self.decoder_norm = nn.LayerNorm(decoder_embed_dim, epsilon=NORM_EPSILON)
+        self.decoder_norm = LayerNorm(decoder_embed_dim, epsilon=NORM_EPSILON)
         self.decoder_pred = Linear(decoder_embed_dim, self.pixels)
         initialise(self)
 
@@ -223,11 +224,9 @@ def decode(model: MaskedAutoencoder, latent_BND, mask: Mask, *, only_removed: bo
     if num_removed:
         front.append(model.mask_token + take_positions(table_LD, mask.removed))
     x_BND = paddle.concat(front, axis=1)
-    for block in model.decoder_blocks:
-        x_BND = block(x_BND)
-    wanted = num_removed if only_removed else num_keep + num_removed
-    if wanted < x_BND.shape[1]:
-        x_BND = x_BND.split([x_BND.shape[1] - wanted, wanted], axis=1)[1]
+    tokens = x_BND.shape[1]
+    wanted = tokens - (num_removed if only_removed else num_keep + num_removed), tokens
+    x_BND = run_blocks(model.decoder_blocks, x_BND, wanted)
     return model.decoder_pred(model.decoder_norm(x_BND))
 
 

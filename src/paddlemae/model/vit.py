@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
-from paddlemae.model.kernels import Linear
+from paddlemae.model.kernels import LayerNorm, Linear, attention, gelu, linear
 from paddlemae.model.masking import Mask
 from paddlemae.model.positions import resize_positions, sincos_1d, sincos_2d
 
 NORM_EPSILON = 1e-6  # ViT's; Paddle's default is 1e-5
 TOKEN_STD = 0.02  # cls, mask token and learned positions (ViT; BEiT)
+Wanted = tuple[int, int] | None  # tokens start..stop of each image whose output is used; None is all of them
 HEAD_STD = 2e-5  # a new head starts near uniform predictions (MAE, appendix A.2, after MoCo v3)
 
 # Dosovitskiy et al. (ViT), table 1; Tiny and Small from DeiT, table 1; Mini is ours, for 28-32 pixel images.
@@ -104,6 +104,24 @@ def take_positions(table_LD, indices_BK: np.ndarray):
     return paddle.gather(table_LD, rows).reshape([*indices_BK.shape, table_LD.shape[-1]])
 
 
+def tokens_of(x_BND, wanted: Wanted):
+    """The tokens start..stop of each image."""
+    if wanted is None:
+        return x_BND
+    start, stop = wanted
+    parts = [start, stop - start, x_BND.shape[1] - stop]
+    # split, since slicing costs 20 times as much backward on CPU
+    return x_BND.split([size for size in parts if size], axis=1)[int(start > 0)]
+
+
+def split_heads(x_BNE, parts: int, num_heads: int):
+    """`parts` tensors [B, H, N, d] from [B, N, parts * H * d]."""
+    batch, tokens, width = x_BNE.shape
+    split = x_BNE.reshape([batch, tokens, parts, num_heads, width // (parts * num_heads)])
+    # unbind, since taking it apart by index costs 20 times as much backward on CPU
+    return split.transpose([2, 0, 3, 1, 4]).unbind(0)
+
+
 class PatchEmbed(nn.Layer):
     """A linear projection of each patch; on disk the official Conv2D weight [D, C, height, width]."""
 
@@ -121,17 +139,18 @@ class Attention(nn.Layer):
     def __init__(self, width: int, num_heads: int):
         super().__init__()
         self.num_heads = num_heads
-        self.scale = (width // num_heads) ** -0.5
         self.qkv = Linear(width, 3 * width)
         self.proj = Linear(width, width)
 
-    def forward(self, x_BND):
-        batch, tokens, width = x_BND.shape
-        qkv = self.qkv(x_BND).reshape([batch, tokens, 3, self.num_heads, width // self.num_heads])
-        # unbind, since taking qkv apart by index costs 20 times as much backward on CPU
-        query, key, value = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)
-        weights = F.softmax(paddle.matmul(query * self.scale, key, transpose_y=True), axis=-1)
-        return self.proj(paddle.matmul(weights, value).transpose([0, 2, 1, 3]).reshape([batch, tokens, width]))
+    def forward(self, x_BND, wanted: Wanted = None):
+        if wanted is None:
+            query, key, value = split_heads(self.qkv(x_BND), 3, self.num_heads)
+        else:
+            width = x_BND.shape[-1]
+            weights, biases = self.qkv.weight.split([width, -1], axis=1), self.qkv.bias.split([width, -1])
+            (query,) = split_heads(linear(tokens_of(x_BND, wanted), weights[0], biases[0]), 1, self.num_heads)
+            key, value = split_heads(linear(x_BND, weights[1], biases[1]), 2, self.num_heads)
+        return self.proj(attention(query, key, value))
 
 
 class Mlp(nn.Layer):
@@ -143,7 +162,7 @@ class Mlp(nn.Layer):
         self.fc2 = Linear(hidden, width)
 
     def forward(self, x_BND):
-        return self.fc2(F.gelu(self.fc1(x_BND)))
+        return self.fc2(gelu(self.fc1(x_BND)))
 
 
 class DropPath(nn.Layer):
@@ -166,14 +185,16 @@ class Block(nn.Layer):
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: float, drop_path: float = 0.0):
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, epsilon=NORM_EPSILON)
+        self.norm1 = LayerNorm(width, epsilon=NORM_EPSILON)
         self.attn = Attention(width, num_heads)
-        self.norm2 = nn.LayerNorm(width, epsilon=NORM_EPSILON)
+        self.norm2 = LayerNorm(width, epsilon=NORM_EPSILON)
         self.mlp = Mlp(width, int(width * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x_BND):
-        x_BND = x_BND + self.drop_path(self.attn(self.norm1(x_BND)))
+    def forward(self, x_BND, wanted: Wanted = None):
+        """All tokens, or with `wanted` those only, at no more cost than theirs: [B, stop - start, D]."""
+        attended_BND = self.attn(self.norm1(x_BND), wanted)
+        x_BND = tokens_of(x_BND, wanted) + self.drop_path(attended_BND)
         return x_BND + self.drop_path(self.mlp(self.norm2(x_BND)))
 
 
@@ -189,6 +210,14 @@ def blocks(depth: int, width: int, num_heads: int, mlp_ratio: float, drop_path: 
         raise ValueError(f"drop_path must be in [0, 1), got {drop_path}")
     rates = np.linspace(0, drop_path, depth)
     return nn.LayerList([Block(width, num_heads, mlp_ratio, float(rate)) for rate in rates])
+
+
+def run_blocks(layers: nn.LayerList, x_BND, wanted: Wanted = None):
+    """All blocks; of the last one only the `wanted` tokens, since what the others become there is not used."""
+    last = len(layers) - 1
+    for number, block in enumerate(layers):
+        x_BND = block(x_BND, wanted if number == last else None)
+    return x_BND if len(layers) else tokens_of(x_BND, wanted)
 
 
 def add_positions(layer: nn.Layer, name: str, kind: str, width: int, grid: tuple[int, int], cls_token: bool) -> None:
@@ -360,7 +389,7 @@ class VisionTransformer(nn.Layer):
         encoder = {name: value for name, value in self.config.items() if name not in ("num_classes", "pool")}
         add_encoder(self, **encoder)
         self.pool = pool
-        norm = nn.LayerNorm(embed_dim, epsilon=NORM_EPSILON)
+        norm = LayerNorm(embed_dim, epsilon=NORM_EPSILON)
         if pool == "mean":
             self.fc_norm = norm
         else:

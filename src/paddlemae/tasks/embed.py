@@ -3,37 +3,49 @@
 from __future__ import annotations
 
 import numpy as np
-import paddle
 
+from paddlemae import device
 from paddlemae.data.batches import OnSkip, eval_batches
 from paddlemae.data.sources import Source
-from paddlemae.model.vit import evaluating, features
-from paddlemae.tasks.models import evaluation_view, to_input
+from paddlemae.tasks.inference import fast_forward
+from paddlemae.tasks.models import evaluation_view
 from paddlemae.weights.store import Description
 
+IMAGES_FOR_WORKERS = 1000  # below, processes take longer to start than they save
+MOST_WORKERS = 8
 
-@paddle.no_grad()
+
 def embed(
     model,
     description: Description,
     source: Source,
     *,
     pool: str = "cls",
-    batch_size: int = 100,
-    workers: int = 0,
+    batch_size: int = 32,
+    workers: int | str = "auto",
+    threads: int | str = "auto",
     on_skip: OnSkip | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Run the encoder over a source.
+    """Run the encoder over a source, while other processes decode the images to come.
 
     Args:
         pool: "cls" or "mean" (of the patch tokens).
+        workers: processes that decode; 0 decodes here, "auto" starts some if there are many images.
+        threads: as in `device.prepare`.
     Returns:
         (features float32 [N, D], indices int64 [N] in the source); unreadable images are left out.
+    Raises:
+        ValueError: a pool that the model does not have, or no image that can be read.
     """
+    if workers == "auto":
+        workers = decoding_workers(len(source))
     view = evaluation_view(description)
-    parts, indices = [], []
-    with evaluating(model):
-        for batch in eval_batches(source, view, batch_size=batch_size, workers=workers, on_skip=on_skip):
-            parts.append(features(model, to_input(batch.images, description), pool).numpy())
-            indices.append(batch.indices)
+    forward = fast_forward(model, description, pool, num_images=len(source), threads=threads)
+    batches = eval_batches(source, view, batch_size=batch_size, workers=int(workers), on_skip=on_skip)
+    parts, indices = zip(*((forward(batch.images), batch.indices) for batch in batches))
     return np.concatenate(parts), np.concatenate(indices)
+
+
+def decoding_workers(num_images: int) -> int:
+    """Processes that decode files while the model computes."""
+    return min(max(1, device.usable_cpus() // 2), MOST_WORKERS) if num_images >= IMAGES_FOR_WORKERS else 0

@@ -13,13 +13,14 @@ import paddle.nn.functional as F
 
 from paddlemae import device
 from paddlemae.data.augment import View
-from paddlemae.data.batches import Batch, eval_batches
+from paddlemae.data.batches import Batch, OnSkip, eval_batches
 from paddlemae.data.images import check_channels
 from paddlemae.data.sources import Source, balanced_subset, open_source, split_off
-from paddlemae.model.vit import VisionTransformer, evaluating
+from paddlemae.model.vit import VisionTransformer
 from paddlemae.recipe import FinetuneRecipe
 from paddlemae.report.figures import draw_confusion, draw_curves
 from paddlemae.report.runlog import FIGURES, read_metrics
+from paddlemae.tasks.inference import LOGITS, fast_forward
 from paddlemae.tasks.models import (
     build_classifier,
     classifier_arguments,
@@ -74,7 +75,7 @@ def finetune(recipe: FinetuneRecipe, start: Start) -> dict[str, Any]:
         f"evaluating on {parts.held_out.name}, {len(parts.held_out)} images"
     )
     skipped = SkippedImages(state)
-    batches = training_batches(parts.train, parts.view, training, state, skipped)
+    batches = training_batches(parts.train, parts.view, training, state, skipped, start)
 
     def loss_fn(network, batch: Batch):
         logits = network(to_input(batch.images, parts.description))
@@ -84,14 +85,17 @@ def finetune(recipe: FinetuneRecipe, start: Start) -> dict[str, Any]:
 
     last: Evaluation | None = None
 
+    def evaluation() -> Evaluation:
+        return evaluate_classifier(model, parts, training.batch_size, training.workers, skipped, training.threads)
+
     def evaluate(state: TrainState) -> dict[str, float]:
         nonlocal last
-        last = evaluate_classifier(model, parts, training.batch_size, training.workers, skipped)
+        last = evaluation()
         return last.metrics
 
     course = Course("finetune", training, len(parts.train), evaluate, recipe.evaluate_every, best_by="top1")
     run_training(start, course, state, parts.description, batches, loss_fn)
-    last = last or evaluate_classifier(model, parts, training.batch_size, training.workers, skipped)
+    last = last or evaluation()
     return _finish(start, state, parts, last)
 
 
@@ -192,22 +196,30 @@ class Evaluation:
         return {"top1": top1, "top5": self.top5, "eval_loss": self.loss}
 
 
-@paddle.no_grad()
 def evaluate_classifier(
-    model: VisionTransformer, parts: Parts, batch_size: int, workers: int = 0, on_skip=None
+    model: VisionTransformer,
+    parts: Parts,
+    batch_size: int,
+    workers: int = 0,
+    on_skip: OnSkip | None = None,
+    threads: int | str = "auto",
 ) -> Evaluation:
-    """Evaluate on the held-out images, each counted once; unreadable ones are left out."""
+    """Evaluate on the held-out images, each counted once; unreadable ones are left out.
+
+    Args:
+        workers: processes that decode the images to come; 0 decodes here.
+        threads: as in `device.prepare`.
+    """
     classes = len(parts.held_out.classes)
     confusion, hits, loss = np.zeros((classes, classes), np.int64), 0, 0.0
+    forward = fast_forward(model, parts.description, LOGITS, num_images=len(parts.held_out), threads=threads)
     view = evaluation_view(parts.description)
-    with evaluating(model):
-        for batch in eval_batches(parts.held_out, view, batch_size=batch_size, workers=workers, on_skip=on_skip):
-            labels = labels_of(batch)
-            logits = model(to_input(batch.images, parts.description))
-            loss += float(F.cross_entropy(logits, paddle.to_tensor(labels), reduction="sum").numpy())
-            ranked = np.argsort(-logits.numpy(), axis=1, kind="stable")
-            np.add.at(confusion, (labels, ranked[:, 0]), 1)
-            hits += int((ranked[:, :5] == labels[:, None]).any(axis=1).sum())
+    for batch in eval_batches(parts.held_out, view, batch_size=batch_size, workers=workers, on_skip=on_skip):
+        labels, logits = labels_of(batch), forward(batch.images)
+        loss += float(F.cross_entropy(paddle.to_tensor(logits), paddle.to_tensor(labels), reduction="sum").numpy())
+        ranked = np.argsort(-logits, axis=1, kind="stable")
+        np.add.at(confusion, (labels, ranked[:, 0]), 1)
+        hits += int((ranked[:, :5] == labels[:, None]).any(axis=1).sum())
     return Evaluation(confusion, hits / confusion.sum(), loss / confusion.sum())
 
 
