@@ -4,7 +4,7 @@ VENV := .venv
 PARITY := .venv-parity
 PIP_FLAGS := --quiet --no-input --disable-pip-version-check
 
-.PHONY: help demo test parity lint clean
+.PHONY: help demo test parity bench lint clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -19,6 +19,9 @@ test: $(VENV)/installed ## Run the tests (no PyTorch)
 parity: $(PARITY)/installed ## Compare with PyTorch side by side (installs it: 2 GB on disk)
 	$(PARITY)/bin/python -c "import torch, transformers" # without them pytest would skip, and pass
 	$(PARITY)/bin/python -m pytest -m parity
+
+bench: $(PARITY)/installed ## Measure speed and memory beside PyTorch (40 minutes; QUICK=1: 6)
+	$(PARITY)/bin/python -m benchmarks.run $(if $(QUICK),--quick) $(BENCH)
 
 lint: $(VENV)/installed ## Check style, formatting and types
 	$(VENV)/bin/ruff check .

@@ -1,0 +1,132 @@
+"""Jobs in processes of their own, one after the other and the sides in turn; medians and spreads of what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.limit import rate
+from benchmarks.works import SIDES, Job, Work
+
+ROOT = Path(__file__).resolve().parents[1]
+# a child inherits nothing that makes its arithmetic faster or slower
+DROPPED = ("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "FLAGS_", "TORCH", "ATEN_", "MALLOC_", "LD_PRELOAD", "CPU_NUM")
+HOPELESS = 1.2  # a variant this many times slower than its framework's best is not measured again
+TIMEOUT_SECONDS = 900  # a first torch.compile included
+Run = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Median over processes, and the smallest and largest."""
+
+    value: float
+    low: float
+    high: float
+    runs: int
+
+
+def environment(job: Job) -> dict[str, str]:
+    """The variables of a job's process: ours without `DROPPED`, then its side's own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(DROPPED)}
+    own = {name: value.format(threads=job.threads) for name, value in SIDES[job.side].environment.items()}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**kept, **own, "PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": "ignore"}
+
+
+def run_job(job: Job, prefix: str = "") -> Run:
+    """Run a job in a new process.
+
+    Args:
+        prefix: words before the command, such as "taskset -c 0,1".
+    Returns:
+        what `worker.run` gives; {"unavailable": reason} where the process fails.
+    """
+    command = [*shlex.split(prefix), sys.executable, "-m", "benchmarks.worker", json.dumps(asdict(job))]
+    try:
+        done = subprocess.run(
+            command, env=environment(job), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=TIMEOUT_SECONDS,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {"unavailable": f"took more than {TIMEOUT_SECONDS} s"}
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["nothing"]
+        return {"unavailable": f"exit status {done.returncode}: {said[-1][:200]}".replace(str(ROOT), ".")}
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def run_work(
+    work: Work,
+    sides: Sequence[str],
+    repeats: int,
+    *,
+    changes: dict[str, Any],
+    prefix: str = "",
+    say: Callable[[str], None] = print,
+) -> dict[str, list[Run]]:
+    """Measure a work: its sides in turn, again and again, so that a slow minute of the machine meets all of them.
+
+    Args:
+        sides: those to measure.
+        repeats: processes for each side; hopeless variants get one.
+        changes: fields of the work's job that are set otherwise.
+    Returns:
+        for each side what its processes gave.
+    """
+    runs: dict[str, list[Run]] = {side: [] for side in sides}
+    for number in range(repeats):
+        for side in sides:
+            if number and (unavailable(runs[side]) or is_hopeless(work, side, runs)):
+                continue
+            run = run_job(replace(work.job, side=side, **changes), prefix)
+            runs[side].append(run)
+            found = run.get("unavailable") or f"{measured(work, run):.4g} {work.quantity}"
+            say(f"{work.name} {number + 1}/{repeats}  {SIDES[side].title}: {found}")
+    return runs
+
+
+def unavailable(runs: Iterable[Run]) -> str | None:
+    """Why a side could not be measured, if so."""
+    return next((run["unavailable"] for run in runs if "unavailable" in run), None)
+
+
+def is_hopeless(work: Work, side: str, runs: dict[str, list[Run]]) -> bool:
+    """Whether a variant is so slow that its framework's result can't be its."""
+    module = SIDES[side].module
+    if module != "torch_peer" or work.quantity not in ("images/s", "ms"):
+        return False
+    rivals = [other for other in runs if SIDES[other].module == module and runs[other] and not unavailable(runs[other])]
+    fastest = min(step_seconds(runs[other][0]) for other in rivals)
+    return step_seconds(runs[side][0]) > HOPELESS * fastest
+
+
+def step_seconds(run: Run) -> float:
+    """Median over a process' steps."""
+    return statistics.median(run["seconds"])
+
+
+def measured(work: Work, run: Run) -> float:
+    """A process' result in the work's quantity."""
+    if work.quantity == "GB":
+        return run["peak_bytes"] / 1e9
+    if work.quantity == "GFLOP/s":
+        return rate(run["products"]) / 1e9
+    seconds = step_seconds(run)
+    return {"s": seconds, "ms": 1000 * seconds, "images/s": work.job.batch / seconds}[work.quantity]
+
+
+def summary(work: Work, runs: Sequence[Run]) -> Summary | None:
+    """Median and spread over a side's processes; None where there is nothing."""
+    if not runs or unavailable(runs):
+        return None
+    values = [measured(work, run) for run in runs]
+    return Summary(statistics.median(values), min(values), max(values), len(values))

@@ -1,0 +1,141 @@
+"""PaddleMAE's side: the package's own loop, loss and inference, as its tasks call them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks.worker import Clock, NotAvailable, images_u8, labels, resident_bytes
+from benchmarks.works import BETAS, LR, MEAN, NUM_CLASSES, STD, WEIGHT_DECAY, Job
+from paddlemae import device
+
+Options = dict[str, Any]
+FOREVER = 10**9  # steps; the clock ends a run
+# CrossMAE (arXiv 2401.14391), sec. 3.3 and 4.1: a quarter of the patches predicted, 12 decoder blocks where MAE has 8
+CROSS_PREDICTION = 0.25
+
+
+def pretrain(job: Job, options: Options) -> dict[str, object]:
+    """Pretraining steps: uint8 images -> normalised -> loss -> gradients -> AdamW, as `tasks.pretrain` does them."""
+    started = prepare(job)
+    from paddlemae.tasks.models import describe, to_input
+    from paddlemae.tasks.pretrain import batch_mask, batch_predicted
+
+    recipe, model = autoencoder(job, options)
+    description = describe(model, (MEAN, STD), eval_crop_ratio=1.0)
+
+    def loss_fn(network, batch):
+        mask = batch_mask(recipe, model.grid, 0, batch)
+        return network(to_input(batch.images, description), mask, batch_predicted(recipe, 0, batch, mask))
+
+    return {**train(job, model, loss_fn), "start_bytes": started}
+
+
+def classify(job: Job, options: Options) -> dict[str, object]:
+    """Training steps of a classifier, from the cls token, as transformers' ViT does it."""
+    started = prepare(job)
+    import paddle
+    import paddle.nn.functional as F
+
+    from paddlemae.model.vit import VisionTransformer
+    from paddlemae.tasks.models import describe, to_input
+
+    paddle.seed(0)
+    model = VisionTransformer(**encoder(job), num_classes=NUM_CLASSES, pool="cls")
+    description = describe(model, (MEAN, STD), eval_crop_ratio=1.0)
+
+    def loss_fn(network, batch):
+        return F.cross_entropy(network(to_input(batch.images, description)), paddle.to_tensor(batch.labels))
+
+    return {**train(job, model, loss_fn), "start_bytes": started}
+
+
+def features(job: Job, options: Options) -> dict[str, object]:
+    """The cls token of whole images, from uint8 images to a NumPy array, as `tasks.embed` makes it."""
+    started = prepare(job)
+    import paddle
+
+    from paddlemae.model.vit import VisionTransformer, evaluating, features
+    from paddlemae.tasks.models import describe, to_input
+
+    paddle.seed(0)
+    model = VisionTransformer(**encoder(job), num_classes=2, pool="cls")
+    description = describe(model, (MEAN, STD), eval_crop_ratio=1.0)
+    clock, batches = Clock(job), itertools.cycle(images_u8(job))
+    with paddle.no_grad(), evaluating(model):
+        while not clock.done():
+            features(model, to_input(next(batches), description), "cls").numpy()
+            clock.mark()
+    return {"seconds": clock.seconds(), "start_bytes": started}
+
+
+def prepare(job: Job) -> int:
+    """Make Paddle ready, as a command would; returns the bytes that this process holds before it has a model."""
+    device.prepare("cpu", "auto" if job.threads == device.usable_cpus() else job.threads)
+    return resident_bytes()
+
+
+def encoder(job: Job) -> Options:
+    """Our names of an encoder's shape."""
+    return {name: value for name, value in job.shape.items() if not name.startswith("decoder")}
+
+
+def autoencoder(job: Job, options: Options):
+    """(recipe, model): the paper's decoder, or CrossMAE's that predicts a quarter of the patches."""
+    import paddle
+
+    from paddlemae.model.mae import MaskedAutoencoder
+    from paddlemae.recipe import build_recipe
+    from paddlemae.tasks.models import autoencoder_arguments
+
+    content: Options = {"mask_ratio": job.mask_ratio, "model": {**job.shape, "norm_pix_loss": True}}
+    if options.get("cross"):
+        content["prediction_ratio"] = CROSS_PREDICTION
+        content["model"] |= {"decoder": "cross", "decoder_depth": job.shape["decoder_depth"] * 3 // 2}
+    extra: Options = {"recompute": True} if options.get("recompute") else {}
+    try:
+        recipe = build_recipe("pretrain", content)
+        paddle.seed(0)
+        return recipe, MaskedAutoencoder(**autoencoder_arguments(recipe.model), **extra)
+    except (TypeError, ValueError) as fault:  # this version has no such option
+        raise NotAvailable(str(fault)) from fault
+
+
+def batches(job: Job):
+    """The loop's batches, already in memory."""
+    from paddlemae.data.batches import Batch
+
+    places = np.arange(job.batch)
+    pairs = itertools.cycle(zip(images_u8(job), labels(job)))
+    for number, (images, target) in enumerate(pairs):
+        yield Batch(images, target, places + number * job.batch, np.zeros_like(places))
+
+
+def train(job: Job, model, loss_fn: Callable) -> dict[str, object]:
+    """Steps of the package's own loop, timed from outside."""
+    from paddlemae.train.checkpoint import TrainState
+    from paddlemae.train.loop import fit
+    from paddlemae.train.optim import adamw
+
+    clock, losses = Clock(job), []
+
+    def after_step(state, result) -> None:
+        losses.append(result.loss)
+        clock.mark()
+
+    fit(
+        TrainState(model, adamw(model, weight_decay=WEIGHT_DECAY, betas=BETAS)),
+        batches(job),
+        loss_fn,
+        lambda step: LR,
+        total_steps=FOREVER,
+        after_step=[after_step],
+        should_stop=clock.done,
+    )
+    return {"seconds": clock.seconds(), "losses": [losses[0], losses[-1]], "threads": job.threads}
+
+
+TASKS = {"pretrain": pretrain, "memory": pretrain, "classify": classify, "features": features}

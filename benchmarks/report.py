@@ -1,0 +1,427 @@
+"""Tables from results: what must hold, every work side by side, and docs/speed.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks import figures, limit
+from benchmarks.measure import ROOT, Summary, summary, unavailable
+from benchmarks.results import Results
+from benchmarks.works import SIDES, TORCH, TORCH_EAGER, Target, Work, works
+
+PAGE = ROOT / "docs" / "speed.md"
+IMAGES = PAGE.parent / "images"
+BARS, SWEEPS = IMAGES / "speed.png", IMAGES / "speed-sweeps.png"
+MORE_IS_BETTER = ("images/s", "GFLOP/s")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A target with what was measured.
+
+    Attributes:
+        value: the ratio, or the side's own result where there is nothing to compare with; None where not measured.
+        ours, theirs: the side's result and that of the best rival.
+        rival: which one that is.
+        apart: the two were not measured in turn.
+    """
+
+    work: Work
+    target: Target
+    value: float | None
+    ours: Summary | None = None
+    theirs: Summary | None = None
+    rival: str | None = None
+    apart: bool = False
+
+    @property
+    def met(self) -> bool | None:
+        """Whether it holds; None where not measured."""
+        if self.value is None:
+            return None
+        return self.value <= self.target.limit if self.at_most else self.value >= self.target.limit
+
+    @property
+    def at_most(self) -> bool:
+        """Whether less is better: of memory, and of a time without a rival."""
+        return self.work.quantity == "GB" or not self.target.against
+
+
+def summaries(results: Results, work: Work) -> dict[str, Summary]:
+    """What was measured of a work: side -> summary."""
+    entries = results.works.get(work.name, {})
+    found = {side: summary(work, entries[side].runs) for side in work.sides if side in entries}
+    return {side: one for side, one in found.items() if one}
+
+
+def best(found: dict[str, Summary], sides: Iterable[str], quantity: str) -> str | None:
+    """The side that did best, or None."""
+    there = [side for side in sides if side in found]
+    choose = max if quantity in MORE_IS_BETTER else min
+    return choose(there, key=lambda side: found[side].value) if there else None
+
+
+def verdict(results: Results, work: Work, target: Target) -> Verdict:
+    """Compare what was measured with a target. A ratio of times is turned round, so that 2 is always twice as good."""
+    found = summaries(results, work)
+    ours, rival = found.get(target.side), best(found, target.against, work.quantity)
+    if ours is None or (target.against and rival is None):
+        return Verdict(work, target, None)
+    if rival is None:
+        return Verdict(work, target, ours.value, ours)
+    theirs = found[rival]
+    entries = results.works[work.name]
+    apart = entries[target.side].session != entries[rival].session
+    return Verdict(work, target, gain(work, ours, theirs), ours, theirs, rival, apart)
+
+
+def gain(work: Work, ours: Summary, theirs: Summary) -> float:
+    """How many times better; of memory, which part of theirs."""
+    return theirs.value / ours.value if work.quantity in ("s", "ms") else ours.value / theirs.value
+
+
+def publish(results: Results, path: Path) -> str:
+    """Write docs/speed.md and its figures; returns the page's tables, for the terminal."""
+    everything = works(results.machine.cores)
+    bars = [bar for work in everything.values() if (bar := relative_bar(results, work))]
+    sweeps = {setting: sweep(results, everything, setting) for setting in figures.PANELS}
+    sweeps = {setting: points for setting, points in sweeps.items() if points}
+    if bars:
+        figures.draw_bars(BARS, bars)
+    if sweeps:
+        figures.draw_sweeps(SWEEPS, sweeps)
+    tables = targets_table(results, everything), speed_tables(results, everything)
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page(results, path, everything, tables, bool(bars), bool(sweeps)))
+    return "\n\n".join([*tables, f"written: {_shown(path)}, {_shown(PAGE)}"])
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; columns after the first are aligned to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def shown(one: Summary | None, quantity: str = "") -> str:
+    """ "24.1 (23.5-24.6)": median and spread, three digits; a dash where there is nothing."""
+    if one is None:
+        return "–"
+    unit = f" {quantity}" if quantity else ""
+    if one.runs == 1:
+        return digits(one.value) + unit
+    return f"{digits(one.value)} ({digits(one.low)}–{digits(one.high)}){unit}"
+
+
+def digits(value: float) -> str:
+    """Three significant digits, never in scientific notation."""
+    return f"{value:.0f}" if value >= 99.95 else f"{value:#.3g}"
+
+
+def targets_table(results: Results, everything: dict[str, Work]) -> str:
+    """What issue 3 demands beside what was measured."""
+    verdicts = [verdict(results, work, target) for work in everything.values() for target in work.targets]
+    rows = [
+        [
+            f"{one.work.section}: {one.work.title}",
+            SIDES[one.target.side].title,
+            SIDES[one.rival].title if one.rival else "",
+            _ratio(one),
+            _required(one),
+            {True: "met", False: "**not met**", None: "not measured"}[one.met],
+        ]
+        for one in verdicts
+    ]
+    table = markdown(["work", "side", "against", "measured", "must be (aim)", ""], rows)
+    return table + ("\n\n\\* the two sides were not measured in turn." if any(one.apart for one in verdicts) else "")
+
+
+def _ratio(one: Verdict) -> str:
+    if one.value is None or one.ours is None:
+        return "–"
+    if one.theirs is None:
+        return shown(one.ours, one.work.quantity)
+    numbers = f"{digits(one.ours.value)} / {digits(one.theirs.value)} {one.work.quantity}"
+    return f"{one.value:.2f} ({numbers}){' *' if one.apart else ''}"
+
+
+def _required(one: Verdict) -> str:
+    sign = "≤" if one.at_most else "≥"
+    unit = "" if one.target.against else f" {one.work.quantity}"
+    return f"{sign} {one.target.limit:g}{unit}" + (f" ({one.target.aim:g})" if one.target.aim else "")
+
+
+YARDSTICKS: dict[str, tuple[str, ...]] = {
+    "features": TORCH_EAGER,
+    "memory": TORCH_EAGER,
+    "input": ("input-pillow",),
+    "startup": (),
+}
+FASTEST = "\n\n*Behind the dot: speed over that of the fastest transformers.*"
+EAGER = "\n\n*Behind the dot: {} over that of transformers' eager execution.*"
+YARDSTICK_NOTES = {
+    "pretrain": FASTEST,
+    "classify": FASTEST,
+    "features": EAGER.format("speed"),
+    "memory": EAGER.format("memory"),
+    "input": "\n\n*Behind the dot: speed over that of the Pillow chain.*",
+    "startup": "",
+}
+SECTION_TITLES = {
+    "pretrain": "Pretraining step",
+    "classify": "Classifier training step",
+    "features": "Features",
+    "memory": "Peak memory",
+    "input": "Input pipeline",
+    "startup": "Start-up",
+}
+
+
+def speed_tables(results: Results, everything: dict[str, Work]) -> str:
+    """A table for each section: a row a work, its best rivals beside us."""
+    parts = []
+    for section, title in SECTION_TITLES.items():
+        listed = [work for work in everything.values() if work.section == section and summaries(results, work)]
+        if listed:
+            parts.append(f"### {title}\n\n{section_table(results, listed)}{YARDSTICK_NOTES[section]}")
+    return "\n\n".join(parts)
+
+
+def section_table(results: Results, listed: Sequence[Work]) -> str:
+    """A row a side, a column a work: the result, and how it compares with the work's yardstick."""
+    found = [summaries(results, work) for work in listed]
+    rivals = [best(one, _yardstick(work), work.quantity) for one, work in zip(found, listed)]
+    rows = []
+    for side in dict.fromkeys(side for work in listed for side in work.sides):
+        cells = []
+        for work, one, rival in zip(listed, found, rivals):
+            reason = _why_not(results, work, side)
+            ratio = f" · {gain(work, one[side], one[rival]):.2f}" if side in one and rival else ""
+            cells.append(shown(one[side]) + ratio if side in one else reason)
+        rows.append([SIDES[side].title, *cells])
+    bounds = [step_limit(results, work) for work in listed]
+    if any(bounds):
+        cells = [_bound(work, one, bound) for work, one, bound in zip(listed, found, bounds)]
+        rows.append(["arithmetic limit (PaddleMAE's part of it)", *cells])
+    return markdown(["", *(f"{work.title}, {work.quantity}" for work in listed)], rows)
+
+
+def _why_not(results: Results, work: Work, side: str) -> str:
+    entry = results.works[work.name].get(side)
+    return f"not available: {unavailable(entry.runs)}" if entry else "–"
+
+
+def _bound(work: Work, found: dict[str, Summary], bound: float | None) -> str:
+    if bound is None:
+        return "–"
+    limit_summary = Summary(work.job.batch * 1000 / bound if work.quantity == "ms" else bound, 0, 0, 1)
+    part = f" ({gain(work, found['ours'], limit_summary):.0%})" if "ours" in found else ""
+    return shown(limit_summary) + part
+
+
+def _yardstick(work: Work) -> tuple[str, ...]:
+    """The sides that the others are compared with in a table."""
+    return YARDSTICKS.get(work.section, TORCH)
+
+
+def machine_rate(results: Results, threads: int) -> float | None:
+    """Floating-point operations a second of the fastest large product, of either framework."""
+    entries = results.works.get(f"limit-square-{threads}", {})
+    rates = [limit.rate(run["products"]) for entry in entries.values() for run in entry.runs if "products" in run]
+    return max(rates, default=None)
+
+
+def step_limit(results: Results, work: Work) -> float | None:
+    """Images/s of a step that does nothing but multiply, at the machine's best rate; None where that isn't known."""
+    rate = machine_rate(results, work.job.threads)
+    if rate is None or work.job.task not in ("pretrain", "classify", "features"):
+        return None
+    return work.job.batch * rate / limit.operations(limit.step_products(work.job))
+
+
+def shaped_limit(results: Results, work: Work) -> float | None:
+    """The same with each product at the best speed measured for its own shape."""
+    entries = results.works.get(f"limit-{work.job.model}-{work.job.batch}", {})
+    measured = [run["products"] for entry in entries.values() for run in entry.runs if "products" in run]
+    return work.job.batch / limit.shaped_seconds(work.job, measured) if measured else None
+
+
+def relative_bar(results: Results, work: Work) -> figures.Bar | None:
+    """A row of the figure: each side's speed over the best transformers'."""
+    if work.section not in ("pretrain", "classify", "features"):
+        return None
+    found = summaries(results, work)
+    rival = best(found, _yardstick(work), work.quantity)
+    if rival is None or "ours" not in found:
+        return None
+    factors = {side: gain(work, one, found[rival]) for side, one in found.items()}
+    bound = step_limit(results, work)
+    theirs = work.job.batch * 1000 / found[rival].value if work.quantity == "ms" else found[rival].value
+    return figures.Bar(
+        section=SECTION_TITLES[work.section],
+        title=work.title,
+        sides={side: factors[side] for side in ("ours", "ours-cross", "plain", "plain-tuned") if side in factors},
+        limit=bound / theirs if bound else None,
+        label=f"{digits(found['ours'].value)} against {digits(found[rival].value)} {work.quantity}",
+    )
+
+
+def sweep(results: Results, everything: dict[str, Work], setting: str) -> list[figures.Point]:
+    """The measured points of a sweep over one of a job's fields."""
+    points = []
+    for name, work in everything.items():
+        if name != "sweep-base" and not name.startswith(f"sweep-{setting}-"):
+            continue
+        found = summaries(results, work)
+        rival = best(found, TORCH_EAGER, work.quantity)
+        if "ours" in found and rival:
+            value = asdict(work.job)[setting]
+            points.append(figures.Point(value, found["ours"].value, found[rival].value, step_limit(results, work)))
+    return sorted(points, key=lambda point: point.value)
+
+
+def limits_table(results: Results, everything: dict[str, Work]) -> str:
+    """What a step multiplies, how fast the machine multiplies, and how far both sides are from it."""
+    rows = []
+    for work in everything.values():
+        if work.section != "pretrain" or "ours" not in (found := summaries(results, work)):
+            continue
+        rival, bound, shaped = best(found, TORCH, work.quantity), step_limit(results, work), shaped_limit(results, work)
+        operations = limit.operations(limit.step_products(work.job)) / work.job.batch
+        rows.append(
+            [
+                work.title,
+                digits(operations / 1e9),
+                digits(found["ours"].value),
+                digits(found[rival].value) if rival else "–",
+                digits(shaped) if shaped else "–",
+                digits(bound) if bound else "–",
+                f"{found['ours'].value / bound:.0%}" if bound else "–",
+            ]
+        )
+    header = [
+        "images/s",
+        "GFLOP an image",
+        "PaddleMAE",
+        "transformers",
+        "limit, own shapes",
+        "limit",
+        "PaddleMAE of it",
+    ]
+    return markdown(header, rows)
+
+
+def rates_table(results: Results, everything: dict[str, Work]) -> str:
+    """GFLOP/s of large products by threads and framework."""
+    rows = [
+        [str(work.job.threads), *(shown(summaries(results, work).get(side)) for side in work.sides)]
+        for work in everything.values()
+        if work.section == "limit" and work.job.model == "square" and summaries(results, work)
+    ]
+    return markdown(["threads", "PyTorch, GFLOP/s", "Paddle, GFLOP/s"], rows)
+
+
+def page(
+    results: Results, path: Path, everything: dict[str, Work], tables: tuple[str, str], bars: bool, sweeps: bool
+) -> str:
+    """docs/speed.md."""
+    entries = [entry for sides in results.works.values() for entry in sides.values()]
+    machine = results.machine
+    used: dict[str, str] = {}
+    for entry in entries:
+        for run in entry.runs:
+            used |= run.get("versions", {})
+    versions = ", ".join(f"{name} {used[name]}" for name in sorted(used))
+    commits = ", ".join(sorted({entry.commit for entry in entries}))
+    sessions = sorted({entry.session for entry in entries})
+    return PAGE_TEXT.format(
+        results=_shown(path),
+        machine=f"{machine.cpu}, {machine.cores} cores, {machine.memory_gb:g} GB, {machine.system}",
+        versions=f"Python {machine.python}, {versions}",
+        commits=commits,
+        sessions=sessions[0] + (f" to {sessions[-1]}" if len(sessions) > 1 else ""),
+        targets=tables[0],
+        bars=f"![Speed relative to transformers](images/{BARS.name})\n" if bars else "",
+        tables=tables[1],
+        limits=limits_table(results, everything),
+        rates=rates_table(results, everything),
+        sweeps=f"![Images a second against batch, image size, mask ratio and threads](images/{SWEEPS.name})\n"
+        if sweeps
+        else "Not measured yet: `python -m benchmarks.run sweep`.\n",
+    )
+
+
+PAGE_TEXT = """# Speed and memory
+
+Written by `python -m benchmarks.run report` from [{results}](../{results}); `make bench` measures anew.
+
+| | |
+|---|---|
+| machine | {machine} |
+| versions | {versions} |
+| commit ("+": with changes) | {commits} |
+| measured | {sessions} |
+
+{bars}
+## What must hold
+
+{targets}
+
+## Side by side
+
+{tables}
+
+## The arithmetic limit
+
+A step's matrix products, forward and backward, over the fastest rate that a large product of either framework
+reached on all cores: no program that multiplies these matrices in float32 here can be faster. "Own shapes"
+takes each product at the best speed that either framework reached for its own shape instead, each alone and again and
+again, so in a warm cache. Softmax, norms, GELU, additions, the optimizer and all traffic of memory are what lies
+between. CrossMAE's decoder multiplies other, fewer matrices; its limit is not drawn.
+
+{limits}
+
+{rates}
+
+## Against batch size, image size, mask ratio and threads
+
+{sweeps}
+*ViT-Tiny/16 pretraining, batch 16, 224 px, mask ratio 0.75 and all cores where not said otherwise; a process a point.*
+
+## How it was measured
+
+- Each measurement is a process of its own. The sides of a work take turns, so that a slow minute of the machine meets
+  all of them; each process runs its warm-up steps (compilation included), then steps for some seconds, and gives the
+  median step. A table shows the median over processes, in brackets the smallest and largest. A variant of transformers
+  that was over 20% slower than its fastest in the first turn is not repeated.
+- A step is timed from the end of the step before, so nothing between steps is left out. Every side is given the same
+  uint8 images in memory and does all of it in float32: to float and normalised, masks drawn, forward, loss, backward,
+  AdamW, and the loss read back. Pretraining: mask ratio 0.75, normalised pixel targets; decoder 512 wide, 8 blocks
+  (ViT-Tiny also with 192 wide, 4 blocks, as the known small ports have it; the 32 px model has 96 wide, 2 blocks).
+  Weights are random draws of the same shapes.
+- PaddleMAE: its own training loop (`train.loop.fit`) with the settings that the command makes by itself.
+- transformers: `ViTMAEForPreTraining`, `ViTForImageClassification` and `ViTModel`, all cores, attention "sdpa" and
+  "eager", `torch.compile` in its default mode, and whichever of AdamW's `fused` and `foreach` was faster in place;
+  the fastest of all these stands for transformers. Features are compared with eager execution, as issue 3 asks;
+  the compiled model is in the table.
+- Plain Paddle: MAE from the paper with `nn.Linear`, `nn.LayerNorm`, `nn.GELU`, `take_along_axis` and
+  `paddle.optimizer.AdamW` (`benchmarks/plain_paddle.py`), which is what one writes first. "As installed" has no
+  environment settings; Paddle then multiplies on one core, and on AMD processors on a slow path. "Environment set" has
+  `OMP_NUM_THREADS` at the cores and `MKL_DEBUG_CPU_TYPE=5`, so what remains is the layers themselves.
+- CrossMAE's decoder (arXiv 2401.14391) predicts a quarter of the patches and has half as many blocks again, as in its
+  paper. It is another method with the same purpose, compared with transformers' MAE.
+- Memory is the largest resident memory of the process, libraries included. The input pipeline runs in one process
+  bound to one core, training crops of 20 to 100% of a photo's area; the Pillow chain ends in normalised floats,
+  ours in uint8, since normalising is part of the step.
+
+## Not measured
+
+- Accelerators, other machines, other precisions: nothing here was run on any.
+- Training from files at full length: the steps above have their images in memory, and the pipeline is measured alone.
+- Accuracy. That both sides compute the same is held by `make parity`, not by this page.
+"""

@@ -1,0 +1,135 @@
+"""Results on disk: `benchmarks/results/NAME.json`, one machine each, a partial run replacing its part."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from benchmarks.measure import ROOT, Run
+
+FOLDER = ROOT / "benchmarks" / "results"
+STRICT = ConfigDict(extra="forbid")
+
+
+class Machine(BaseModel):
+    """What the numbers are about."""
+
+    model_config = STRICT
+    cpu: str
+    cores: int
+    memory_gb: float
+    system: str
+    python: str
+
+
+class Entry(BaseModel):
+    """One side's measurement of one work.
+
+    Attributes:
+        session: when the command that measured it began; sides of one session were run in turn.
+        commit: of the repository, "+" behind it when files were changed since.
+        job: what each process did, see `works.Job`.
+        runs: what each process gave, see `worker.run`.
+    """
+
+    model_config = STRICT
+    session: str
+    commit: str
+    job: dict[str, Any]
+    runs: list[Run]
+
+
+class Results(BaseModel):
+    """work -> side -> measurement, on one machine."""
+
+    model_config = STRICT
+    machine: Machine
+    works: dict[str, dict[str, Entry]] = {}
+
+
+def read(path: Path) -> Results:
+    """Read a results file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not one.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no results in {path}; measure some first: make bench")
+    try:
+        return Results.model_validate_json(path.read_text())
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{path} is no results file: {place}: {first['msg']}; delete it and measure again") from fault
+
+
+def write(path: Path, results: Results) -> None:
+    """Write a results file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(results.model_dump(), indent=1) + "\n")
+    os.replace(part, path)
+
+
+def opened(path: Path, machine: Machine) -> Results:
+    """The results that this machine adds to, new where there are none.
+
+    Raises:
+        ValueError: the file is another machine's.
+    """
+    if not path.exists():
+        return Results(machine=machine)
+    results = read(path)
+    if (results.machine.cpu, results.machine.cores) != (machine.cpu, machine.cores):
+        raise ValueError(
+            f"{path} was measured on {results.machine.cpu} with {results.machine.cores} cores, this is {machine.cpu} "
+            f"with {machine.cores}; choose another --name"
+        )
+    return results.model_copy(update={"machine": machine})
+
+
+def this_machine(cores: int) -> Machine:
+    """The machine that this runs on, of whose CPUs `cores` may be used."""
+    return Machine(
+        cpu=_cpu_name(),
+        cores=cores,
+        memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+    )
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """The repository's commit, with "+" when code was changed since; "unknown" outside a clone."""
+    try:
+        head = _git("rev-parse", "--short=10", "HEAD")
+        return head + ("+" if _git("status", "--porcelain", "--", "src", "benchmarks/*.py") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def now() -> str:
+    """This minute, as it stands in the results."""
+    return datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z")

@@ -1,0 +1,162 @@
+"""The benchmark's command line: measure, side by side and in turn, then write the report.
+
+python -m benchmarks.run                                        everything: half an hour and more on two cores
+python -m benchmarks.run --quick                                few repeats, no sweeps: some minutes
+python -m benchmarks.run pretrain --models tiny base --repeats 5
+python -m benchmarks.run report                                 tables and figures from the results, nothing measured
+python -m benchmarks.run --list
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report
+from benchmarks.measure import ROOT, run_work
+from benchmarks.results import FOLDER, Entry, Machine, commit, now, opened, read, this_machine, write
+from benchmarks.works import MODELS, SECTIONS, SIDES, Work, works
+from paddlemae.device import usable_cpus
+
+PHOTOS = ROOT.parent / "shared" / "data" / "imagenet1000.tar"
+REPEATS = {"limit": 1, "sweep": 1, "startup": 1, "memory": 2}  # of 3 elsewhere
+QUICK = {"min_steps": 2, "min_seconds": 1.0, "warmup": 1}
+
+
+def parser() -> argparse.ArgumentParser:
+    usage = argparse.ArgumentParser(
+        prog="python -m benchmarks.run",
+        description=__doc__.partition("\n")[0],
+        epilog=__doc__.partition("\n\n")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    usage.add_argument("sections", nargs="*", metavar="SECTION", help=f"{', '.join(SECTIONS)}, or report alone")
+    usage.add_argument("--models", nargs="+", metavar="MODEL", help=f"only works on these: {', '.join(MODELS)}")
+    usage.add_argument("--sides", nargs="+", metavar="SIDE", help=f"only these: {', '.join(SIDES)}")
+    usage.add_argument("--repeats", type=int, help="processes a side (default 3; 1 in sweeps)")
+    usage.add_argument("--quick", action="store_true", help="one process a side, few steps, no sweeps")
+    usage.add_argument("--photos", help=f"folder or tar of JPEG photos for the input pipeline (default {PHOTOS.name})")
+    usage.add_argument("--name", help="results/NAME.json (default: after the CPU)")
+    usage.add_argument("--prefix", default="", help="words before each command, such as 'taskset -c 0,1'")
+    usage.add_argument("--list", action="store_true", help="print the works and their sides, and stop")
+    return usage
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        _run(options)
+    except (ValueError, OSError) as fault:
+        print(f"benchmarks: {fault}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("benchmarks: stopped; works measured before are kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    machine = this_machine(usable_cpus())
+    path = FOLDER / f"{options.name or machine_name(machine)}.json"
+    if options.sections == ["report"]:
+        print(report.publish(read(path), path))
+        return
+    plan = selected(works(machine.cores), options)
+    if options.list:
+        for work in plan:
+            print(f"{work.name}: {', '.join(work.sides)}")
+        return
+    _measure(plan, options, machine, path)
+    print(report.publish(read(path), path))
+
+
+def selected(everything: dict[str, Work], options: argparse.Namespace) -> list[Work]:
+    """The works that the options name, with the sides that they name.
+
+    Raises:
+        ValueError: a section, model or side that there is not, or nothing left.
+    """
+    _check("section", options.sections, SECTIONS)
+    _check("model", options.models or [], MODELS)
+    _check("side", options.sides or [], SIDES)
+    if options.repeats is not None and options.repeats < 1:
+        raise ValueError(f"--repeats must be at least 1, got {options.repeats}")
+    sections = options.sections or [name for name in SECTIONS if not (options.quick and name == "sweep")]
+    plan = []
+    for work in everything.values():
+        sides = [side for side in (work.quick if options.quick else work.sides) if side in (options.sides or SIDES)]
+        if work.section in sections and sides and _wanted_model(work, options.models):
+            plan.append(replace(work, sides=tuple(sides)))
+    if not plan:
+        raise ValueError("no work is left of what was asked for; --list shows them all")
+    return plan
+
+
+def _wanted_model(work: Work, models: Sequence[str] | None) -> bool:
+    return not models or work.job.model in models or work.job.model == "square"
+
+
+def _check(kind: str, given: Sequence[str], known: Any) -> None:
+    for name in given:
+        if name not in known:
+            raise ValueError(f"there is no {kind} {name!r}; there are {', '.join(known)}")
+
+
+def machine_name(machine: Machine) -> str:
+    """A file's name for a machine: its CPU and cores."""
+    words = re.sub(r"\(.*?\)|@.*|\d+-Core|Processor|CPU", " ", machine.cpu)
+    return "-".join(re.findall(r"[a-z0-9]+", words.lower())) + f"-{machine.cores}-cores"
+
+
+def _measure(plan: Sequence[Work], options: argparse.Namespace, machine: Machine, path: Path) -> None:
+    """Measure works one by one, writing after each, so that a run that is stopped keeps what it has."""
+    opened(path, machine)  # refuses before anything is measured
+    session, at = now(), commit()
+    for work in plan:
+        changes: dict[str, Any] = dict(QUICK) if options.quick and work.section != "limit" else {}
+        if work.section == "input":
+            changes["photos"] = photo_folder(options.photos)
+        repeats = options.repeats or (1 if options.quick else REPEATS.get(work.section, 3))
+        runs = run_work(work, work.sides, repeats, changes=changes, prefix=options.prefix, say=_say)
+        results = opened(path, machine)
+        job = {name: value for name, value in asdict(replace(work.job, **changes)).items() if name != "photos"}
+        for side, found in runs.items():
+            entry = Entry(session=session, commit=at, job={**job, "side": side}, runs=found)
+            results.works.setdefault(work.name, {})[side] = entry
+        write(path, results)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def photo_folder(given: str | None) -> str:
+    """A folder of photos from what `--photos` names, a tar unpacked once; "" where there are none.
+
+    Raises:
+        FileNotFoundError: a path was given and is not there.
+    """
+    source = Path(given) if given else PHOTOS
+    if not source.exists():
+        if given:
+            raise FileNotFoundError(f"--photos names {given}, which does not exist")
+        return ""
+    if source.is_dir():
+        return str(source.resolve())
+    folder = Path(tempfile.gettempdir()) / f"paddlemae-bench-{source.stem}"
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(dir=folder.parent) as fresh, tarfile.open(source) as archive:
+            archive.extractall(Path(fresh, "photos"), filter="data")
+            Path(fresh, "photos").rename(folder)
+    return str(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,279 @@
+"""What is measured: models, sides, works and what each must reach. Imports no framework."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+MLP_RATIO, CHANNELS, NUM_CLASSES = 4, 3, 1000
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+BETAS, WEIGHT_DECAY, LR = (0.9, 0.95), 0.05, 1e-4
+
+VIT_DECODER = dict(decoder_embed_dim=512, decoder_depth=8, decoder_num_heads=16)  # MAE, sec. 4.1
+# In proportion to its encoder, as the known small MAEs have it; with the paper's decoder ("tiny-512") nearly all of
+# ViT-Tiny's step is the decoder's.
+TINY_DECODER = dict(decoder_embed_dim=192, decoder_depth=4, decoder_num_heads=3)
+MINI_DECODER = dict(decoder_embed_dim=96, decoder_depth=2, decoder_num_heads=4)
+TINY = dict(image_size=224, patch_size=16, embed_dim=192, depth=12, num_heads=3)  # DeiT, table 1
+MODELS: dict[str, dict[str, int]] = {
+    "mini": dict(image_size=32, patch_size=4, embed_dim=128, depth=4, num_heads=4, **MINI_DECODER),  # recipe cifar10's
+    "tiny": TINY | TINY_DECODER,
+    "tiny-512": TINY | VIT_DECODER,
+    "small": dict(image_size=224, patch_size=16, embed_dim=384, depth=12, num_heads=6, **VIT_DECODER),
+    "base": dict(image_size=224, patch_size=16, embed_dim=768, depth=12, num_heads=12, **VIT_DECODER),
+}
+MODEL_TITLES = {
+    "mini": "small, 32 px, patch 4",
+    "tiny": "ViT-Tiny/16",
+    "tiny-512": "ViT-Tiny/16, wide decoder",
+    "small": "ViT-Small/16",
+    "base": "ViT-Base/16",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process does: one side, one work, one configuration.
+
+    Attributes:
+        task: a key of the side's `TASKS`.
+        side: a key of `SIDES`.
+        model: a key of `MODELS`; for "products" also "square".
+        batch: images a step.
+        image_size: pixels; 0 is the model's own.
+        mask_ratio: of pretraining.
+        threads: CPU threads; sides that run as installed choose their own.
+        warmup: steps that are run and not counted.
+        min_steps, min_seconds: counted steps go on until both are reached.
+        photos: folder of image files, for the input pipeline.
+    """
+
+    task: str
+    side: str
+    model: str = "tiny"
+    batch: int = 32
+    image_size: int = 0
+    mask_ratio: float = 0.75
+    threads: int = 1
+    warmup: int = 2
+    min_steps: int = 3
+    min_seconds: float = 5.0
+    photos: str = ""
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """The model's shape at this job's image size."""
+        shape = MODELS[self.model]
+        return {**shape, "image_size": self.image_size or shape["image_size"]}
+
+
+@dataclass(frozen=True)
+class Side:
+    """Who is measured.
+
+    Attributes:
+        title: for people.
+        module: the file of `benchmarks` that runs it.
+        options: what tells it from its module's other sides.
+        environment: variables set for the process; it inherits none of Paddle's, MKL's or OpenMP's.
+    """
+
+    title: str
+    module: str
+    options: dict[str, object] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+# Without these two Paddle multiplies on one core, and its MKL takes a slow path on AMD processors
+PLAIN_TUNED = {"MKL_DEBUG_CPU_TYPE": "5", "OMP_NUM_THREADS": "{threads}"}
+SIDES: dict[str, Side] = {
+    "ours": Side("PaddleMAE", "ours"),
+    "ours-cross": Side("PaddleMAE, CrossMAE decoder", "ours", {"cross": True}),
+    "ours-recompute": Side("PaddleMAE, recompute", "ours", {"recompute": True}),
+    "torch-sdpa": Side("transformers, sdpa attention", "torch_peer", {"attention": "sdpa"}),
+    "torch-eager": Side("transformers, eager attention", "torch_peer", {"attention": "eager"}),
+    "torch-compile": Side("transformers, torch.compile", "torch_peer", {"attention": "sdpa", "compile": True}),
+    "plain": Side("plain Paddle, as installed", "plain_paddle"),
+    "plain-tuned": Side("plain Paddle, environment set", "plain_paddle", {}, PLAIN_TUNED),
+    "input": Side("PaddleMAE", "input_pipeline", {"chain": "ours"}),
+    "input-packed": Side("PaddleMAE, packed cache", "input_pipeline", {"chain": "packed"}),
+    "input-pillow": Side("Pillow chain", "input_pipeline", {"chain": "pillow"}),
+    "help": Side("paddlemae --help", "startup", {"arguments": ["-m", "paddlemae", "--help"]}),
+    "import-paddlemae": Side("import paddlemae", "startup", {"arguments": ["-c", "import paddlemae"]}),
+    "import-paddle": Side("import paddle", "startup", {"arguments": ["-c", "import paddle"]}),
+    "import-torch": Side("import torch", "startup", {"arguments": ["-c", "import torch"]}),
+}
+SECTIONS = ("limit", "pretrain", "classify", "features", "memory", "input", "startup", "sweep")
+TORCH = ("torch-sdpa", "torch-eager", "torch-compile")
+TORCH_EAGER = ("torch-sdpa", "torch-eager")
+PRETRAIN_SIDES = ("ours", "ours-cross", *TORCH, "plain", "plain-tuned")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A ratio or a time that one side must reach.
+
+    Attributes:
+        side: whose result it is about.
+        against: sides, of which the best stands for all.
+        limit: the smallest ratio allowed, or the largest where less is better.
+        aim: what is hoped for.
+    """
+
+    side: str
+    against: tuple[str, ...]
+    limit: float
+    aim: float | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """A row of the table.
+
+    Attributes:
+        name: its key in the results.
+        section: one of `SECTIONS`.
+        job: what its sides do, but for the side and how often.
+        quantity: "images/s" and "GFLOP/s" (more is better), "ms", "s" and "GB" (less is better).
+        quick: sides that are enough for `QUICK=1`.
+    """
+
+    name: str
+    section: str
+    title: str
+    job: Job
+    sides: tuple[str, ...]
+    quantity: str
+    targets: tuple[Target, ...] = ()
+    quick: tuple[str, ...] = ()
+
+
+def _pretrain(model: str, batch: int, plain: float | None = None) -> Work:
+    targets = [Target("ours", TORCH, 1.0, 1.25), Target("ours-cross", TORCH, 1.4)]
+    targets += [Target("ours", ("plain",), plain)] if plain else []
+    return Work(
+        name=f"pretrain-{model}-{batch}",
+        section="pretrain",
+        title=f"{MODEL_TITLES[model]}, batch {batch}",
+        job=Job("pretrain", "", model, batch),
+        sides=PRETRAIN_SIDES,
+        quantity="images/s",
+        targets=tuple(targets),
+        quick=("ours", "ours-cross", "torch-sdpa", "plain"),
+    )
+
+
+def _classify(model: str, batch: int) -> Work:
+    return Work(
+        name=f"classify-{model}-{batch}",
+        section="classify",
+        title=f"{MODEL_TITLES[model]}, batch {batch}",
+        job=Job("classify", "", model, batch),
+        sides=("ours", "torch-sdpa", "torch-compile", "plain"),
+        quantity="images/s",
+        quick=("ours", "torch-sdpa"),
+    )
+
+
+def _features(batch: int, quantity: str) -> Work:
+    return Work(
+        name=f"features-base-{batch}",
+        section="features",
+        title=f"ViT-Base/16, batch {batch}" + (", latency" if quantity == "ms" else ""),
+        job=Job("features", "", "base", batch, warmup=3),
+        sides=("ours", *TORCH, "plain"),
+        quantity=quantity,
+        targets=(Target("ours", TORCH_EAGER, 1.0, 1.15),),
+        quick=("ours", "torch-sdpa"),
+    )
+
+
+MEMORY = Work(
+    name="memory-base-16",
+    section="memory",
+    title="pretraining step, ViT-Base/16, batch 16",
+    job=Job("memory", "", "base", 16, warmup=1, min_steps=2, min_seconds=0),
+    sides=("ours", "ours-recompute", *TORCH_EAGER),
+    quantity="GB",
+    targets=(Target("ours", TORCH_EAGER, 1.0), Target("ours-recompute", TORCH_EAGER, 0.6)),
+    quick=("ours", "ours-recompute", "torch-sdpa"),
+)
+INPUT = Work(
+    name="input-224",
+    section="input",
+    title="JPEG photos to training batches of 224 px, one core",
+    job=Job("input", "", "base", 64, warmup=1),
+    sides=("input", "input-packed", "input-pillow"),
+    quantity="images/s",
+    targets=(Target("input", ("input-pillow",), 2.0), Target("input-packed", ("input-pillow",), 5.0)),
+    quick=("input", "input-packed", "input-pillow"),
+)
+STARTUP = Work(
+    name="startup",
+    section="startup",
+    title="wall time of a process",
+    job=Job("startup", "", warmup=1, min_steps=5, min_seconds=0),
+    sides=("help", "import-paddlemae", "import-paddle", "import-torch"),
+    quantity="s",
+    targets=(Target("help", (), 0.5),),
+    quick=("help", "import-paddlemae", "import-paddle", "import-torch"),
+)
+
+# the machine itself, asked through both frameworks
+LIMIT_SIDES = ("torch-sdpa", "plain-tuned")
+PRETRAINED = (("tiny", 32), ("small", 16), ("base", 16), ("mini", 256), ("tiny-512", 32))
+PLAIN_FACTOR = {"tiny": 3.5, "base": 2.0}  # how many times faster than plain Paddle we must be
+
+SWEEP_SIDES = ("ours", *TORCH_EAGER)
+SWEEP_BASE = Job("pretrain", "", "tiny", 16, image_size=224, min_steps=4, min_seconds=2)
+SWEEPS: dict[str, tuple[Any, ...]] = {
+    "batch": (4, 8, 16, 32, 64),
+    "image_size": (96, 160, 224, 288, 384),
+    "mask_ratio": (0.25, 0.5, 0.75, 0.9),
+}
+
+
+def _sweep_works(cores: int) -> list[Work]:
+    """One work for each point; the one that all sweeps share is measured once, as "sweep-base"."""
+    base = replace(SWEEP_BASE, threads=cores)
+    jobs = {"sweep-base": base}
+    for setting, points in {**SWEEPS, "threads": thread_counts(cores)}.items():
+        for value in points:
+            job = replace(base, **{setting: value})
+            jobs |= {f"sweep-{setting}-{value}": job} if job != base else {}
+    return [Work(name, "sweep", name, job, SWEEP_SIDES, "images/s") for name, job in jobs.items()]
+
+
+def works(cores: int) -> dict[str, Work]:
+    """Every work of this benchmark, by name, on a machine with so many cores."""
+    listed = [
+        *_limit_works(cores),
+        *(_pretrain(model, batch, PLAIN_FACTOR.get(model)) for model, batch in PRETRAINED),
+        _classify("tiny", 32),
+        _classify("base", 8),
+        _features(16, "images/s"),
+        _features(1, "ms"),
+        MEMORY,
+        INPUT,
+        STARTUP,
+        *_sweep_works(cores),
+    ]
+    fixed = ("limit", "sweep")  # these name their threads themselves
+    return {work.name: work if work.section in fixed else _threaded(work, cores) for work in listed}
+
+
+def thread_counts(cores: int) -> tuple[int, ...]:
+    """1, 2, 4 ... and all cores."""
+    return tuple(sorted({threads for threads in (1, 2, 4, 8, 16, 32, 64) if threads < cores} | {cores}))
+
+
+def _limit_works(cores: int) -> list[Work]:
+    """Large products with each number of threads, and the products of each pretraining step."""
+    squares = [Job("products", "", "square", 1, threads=threads) for threads in thread_counts(cores)]
+    jobs = {f"limit-square-{job.threads}": job for job in squares}
+    jobs |= {f"limit-{model}-{batch}": Job("products", "", model, batch, threads=cores) for model, batch in PRETRAINED}
+    return [Work(name, "limit", name, job, LIMIT_SIDES, "GFLOP/s", quick=LIMIT_SIDES) for name, job in jobs.items()]
+
+
+def _threaded(work: Work, cores: int) -> Work:
+    return replace(work, job=replace(work.job, threads=cores))
