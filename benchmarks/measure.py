@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.limit import rate
-from benchmarks.works import SIDES, Job, Work
+from benchmarks.works import BRIEF, SIDES, Job, Work
 
 ROOT = Path(__file__).resolve().parents[1]
 # a child inherits nothing that makes its arithmetic faster or slower
 DROPPED = ("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "FLAGS_", "TORCH", "ATEN_", "MALLOC_", "LD_PRELOAD", "CPU_NUM")
-HOPELESS = 1.2  # a variant this many times slower than its framework's best is not measured again
-TIMEOUT_SECONDS = 900  # a first torch.compile included
+HOPELESS = 1.05  # a variant this many times slower than its framework's best is not measured again
+TIMEOUT_SECONDS = 300  # a first torch.compile included
 Run = dict[str, Any]
 
 
@@ -77,7 +77,7 @@ def run_work(
 
     Args:
         sides: those to measure.
-        repeats: processes for each side; hopeless variants get one.
+        repeats: processes for each side; hopeless variants and those measured `once` get one.
         changes: fields of the work's job that are set otherwise.
     Returns:
         for each side what its processes gave.
@@ -85,13 +85,19 @@ def run_work(
     runs: dict[str, list[Run]] = {side: [] for side in sides}
     for number in range(repeats):
         for side in sides:
-            if number and (unavailable(runs[side]) or is_hopeless(work, side, runs)):
+            if number and (SIDES[side].once or unavailable(runs[side]) or is_hopeless(work, side, runs)):
                 continue
-            run = run_job(replace(work.job, side=side, **changes), prefix)
+            run = run_job(job_of(work, side, changes), prefix)
             runs[side].append(run)
             found = run.get("unavailable") or f"{measured(work, run):.4g} {work.quantity}"
             say(f"{work.name} {number + 1}/{repeats}  {SIDES[side].title}: {found}")
     return runs
+
+
+def job_of(work: Work, side: str, changes: dict[str, Any]) -> Job:
+    """What one of a side's processes does."""
+    brief = BRIEF if SIDES[side].once else {}
+    return replace(work.job, side=side, **{**changes, **brief})
 
 
 def unavailable(runs: Iterable[Run]) -> str | None:

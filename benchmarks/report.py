@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,11 +11,12 @@ from pathlib import Path
 from benchmarks import figures, limit
 from benchmarks.measure import ROOT, Summary, summary, unavailable
 from benchmarks.results import Results
-from benchmarks.works import SIDES, TORCH, TORCH_EAGER, Target, Work, works
+from benchmarks.works import ON_REQUEST, SIDES, TORCH, TORCH_EAGER, Target, Work, works
 
 PAGE = ROOT / "docs" / "speed.md"
 IMAGES = PAGE.parent / "images"
 BARS, SWEEPS = IMAGES / "speed.png", IMAGES / "speed-sweeps.png"
+REASON_LENGTH = 60  # of a table's cell; the results have the whole text
 MORE_IS_BETTER = ("images/s", "GFLOP/s")
 
 
@@ -125,12 +128,13 @@ def digits(value: float) -> str:
 
 def targets_table(results: Results, everything: dict[str, Work]) -> str:
     """What issue 3 demands beside what was measured."""
-    verdicts = [verdict(results, work, target) for work in everything.values() for target in work.targets]
+    demanded = [work for work in everything.values() if work.job.model not in ON_REQUEST or summaries(results, work)]
+    verdicts = [verdict(results, work, target) for work in demanded for target in work.targets]
     rows = [
         [
             f"{one.work.section}: {one.work.title}",
             SIDES[one.target.side].title,
-            SIDES[one.rival].title if one.rival else "",
+            SIDES[one.rival].title if one.rival else _rivals(one.target),
             _ratio(one),
             _required(one),
             {True: "met", False: "**not met**", None: "not measured"}[one.met],
@@ -139,6 +143,13 @@ def targets_table(results: Results, everything: dict[str, Work]) -> str:
     ]
     table = markdown(["work", "side", "against", "measured", "must be (aim)", ""], rows)
     return table + ("\n\n\\* the two sides were not measured in turn." if any(one.apart for one in verdicts) else "")
+
+
+def _rivals(target: Target) -> str:
+    """Whom a target is about as long as nobody of them is measured."""
+    if not target.against:
+        return "–"
+    return "fastest transformers" if set(target.against) <= set(TORCH) else SIDES[target.against[0]].title
 
 
 def _ratio(one: Verdict) -> str:
@@ -213,7 +224,10 @@ def section_table(results: Results, listed: Sequence[Work]) -> str:
 
 def _why_not(results: Results, work: Work, side: str) -> str:
     entry = results.works[work.name].get(side)
-    return f"not available: {unavailable(entry.runs)}" if entry else "–"
+    if entry is None:
+        return "–"
+    reason = re.sub(r"^exit status \d+: ", "", unavailable(entry.runs) or "")
+    return textwrap.shorten(f"not available: {reason}", REASON_LENGTH, placeholder=" …")
 
 
 def _bound(work: Work, found: dict[str, Summary], bound: float | None) -> str:
@@ -397,14 +411,17 @@ between. CrossMAE's decoder multiplies other, fewer matrices; its limit is not d
 
 - Each measurement is a process of its own. The sides of a work take turns, so that a slow minute of the machine meets
   all of them; each process runs its warm-up steps (compilation included), then steps for some seconds, and gives the
-  median step. A table shows the median over processes, in brackets the smallest and largest. A variant of transformers
-  that was over 20% slower than its fastest in the first turn is not repeated.
+  median step. A table shows the median over processes (one to three; results without brackets are of one), in brackets
+  the smallest and largest. A variant of transformers that was over 5% slower than its fastest in the first turn is not
+  repeated, and plain Paddle is measured in one process of two steps after a warm-up.
 - A step is timed from the end of the step before, so nothing between steps is left out. Every side is given the same
   uint8 images in memory and does all of it in float32: to float and normalised, masks drawn, forward, loss, backward,
   AdamW, and the loss read back. Pretraining: mask ratio 0.75, normalised pixel targets; decoder 512 wide, 8 blocks
-  (ViT-Tiny also with 192 wide, 4 blocks, as the known small ports have it; the 32 px model has 96 wide, 2 blocks).
+  (of ViT-Tiny 192 wide, 4 blocks, as the known small ports have it, and of the 32 px model 96 wide, 2 blocks;
+  `--models tiny-512` measures ViT-Tiny with the paper's).
   Weights are random draws of the same shapes.
-- PaddleMAE: its own training loop (`train.loop.fit`) with the settings that the command makes by itself.
+- PaddleMAE: its own training loop (`train.loop.fit`) with the settings that the command makes by itself; features
+  through the inference model that `embed` compiles for many images, compiled before the clock starts.
 - transformers: `ViTMAEForPreTraining`, `ViTForImageClassification` and `ViTModel`, all cores, attention "sdpa" and
   "eager", `torch.compile` in its default mode, and whichever of AdamW's `fused` and `foreach` was faster in place;
   the fastest of all these stands for transformers. Features are compared with eager execution, as issue 3 asks;
@@ -417,7 +434,7 @@ between. CrossMAE's decoder multiplies other, fewer matrices; its limit is not d
   paper. It is another method with the same purpose, compared with transformers' MAE.
 - Memory is the largest resident memory of the process, libraries included. The input pipeline runs in one process
   bound to one core, training crops of 20 to 100% of a photo's area; the Pillow chain ends in normalised floats,
-  ours in uint8, since normalising is part of the step.
+  ours in uint8, since normalising is part of the step. The packed cache is made before the clock starts.
 
 ## Not measured
 

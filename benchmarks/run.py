@@ -1,7 +1,7 @@
 """The benchmark's command line: measure, side by side and in turn, then write the report.
 
-python -m benchmarks.run                                        everything: half an hour and more on two cores
-python -m benchmarks.run --quick                                few repeats, no sweeps: some minutes
+python -m benchmarks.run                                        everything: half an hour on two cores
+python -m benchmarks.run --quick                                one process a side, no sweeps: some minutes
 python -m benchmarks.run pretrain --models tiny base --repeats 5
 python -m benchmarks.run report                                 tables and figures from the results, nothing measured
 python -m benchmarks.run --list
@@ -10,23 +10,24 @@ python -m benchmarks.run --list
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
 import tarfile
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from benchmarks.measure import ROOT, run_work
+from benchmarks.measure import ROOT, job_of, run_work
 from benchmarks.results import FOLDER, Entry, Machine, commit, now, opened, read, this_machine, write
-from benchmarks.works import MODELS, SECTIONS, SIDES, Work, works
+from benchmarks.works import MODELS, ON_REQUEST, SECTIONS, SIDES, Work, works
 from paddlemae.device import usable_cpus
 
 PHOTOS = ROOT.parent / "shared" / "data" / "imagenet1000.tar"
-REPEATS = {"limit": 1, "sweep": 1, "startup": 1, "memory": 2}  # of 3 elsewhere
 QUICK = {"min_steps": 2, "min_seconds": 1.0, "warmup": 1}
 
 
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     usage.add_argument("sections", nargs="*", metavar="SECTION", help=f"{', '.join(SECTIONS)}, or report alone")
     usage.add_argument("--models", nargs="+", metavar="MODEL", help=f"only works on these: {', '.join(MODELS)}")
     usage.add_argument("--sides", nargs="+", metavar="SIDE", help=f"only these: {', '.join(SIDES)}")
-    usage.add_argument("--repeats", type=int, help="processes a side (default 3; 1 in sweeps)")
+    usage.add_argument("--repeats", type=int, help="processes a side (default 1 to 3, by the work)")
     usage.add_argument("--quick", action="store_true", help="one process a side, few steps, no sweeps")
     usage.add_argument("--photos", help=f"folder or tar of JPEG photos for the input pipeline (default {PHOTOS.name})")
     usage.add_argument("--name", help="results/NAME.json (default: after the CPU)")
@@ -100,7 +101,7 @@ def selected(everything: dict[str, Work], options: argparse.Namespace) -> list[W
 
 
 def _wanted_model(work: Work, models: Sequence[str] | None) -> bool:
-    return not models or work.job.model in models or work.job.model == "square"
+    return work.job.model in models or work.job.model == "square" if models else work.job.model not in ON_REQUEST
 
 
 def _check(kind: str, given: Sequence[str], known: Any) -> None:
@@ -119,22 +120,35 @@ def _measure(plan: Sequence[Work], options: argparse.Namespace, machine: Machine
     """Measure works one by one, writing after each, so that a run that is stopped keeps what it has."""
     opened(path, machine)  # refuses before anything is measured
     session, at = now(), commit()
+    say = _progress(len(plan))
     for work in plan:
         changes: dict[str, Any] = dict(QUICK) if options.quick and work.section != "limit" else {}
         if work.section == "input":
             changes["photos"] = photo_folder(options.photos)
-        repeats = options.repeats or (1 if options.quick else REPEATS.get(work.section, 3))
-        runs = run_work(work, work.sides, repeats, changes=changes, prefix=options.prefix, say=_say)
+        repeats = options.repeats or (1 if options.quick else work.repeats)
+        runs = run_work(work, work.sides, repeats, changes=changes, prefix=options.prefix, say=say(work))
         results = opened(path, machine)
-        job = {name: value for name, value in asdict(replace(work.job, **changes)).items() if name != "photos"}
         for side, found in runs.items():
-            entry = Entry(session=session, commit=at, job={**job, "side": side}, runs=found)
+            job = {name: value for name, value in asdict(job_of(work, side, changes)).items() if name != "photos"}
+            entry = Entry(session=session, commit=at, job=job, runs=found)
             results.works.setdefault(work.name, {})[side] = entry
         write(path, results)
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
+def _progress(total: int) -> Callable[[Work], Callable[[str], None]]:
+    """For each work as it begins what prints its lines, with the minutes since the start and the works so far."""
+    started, numbers = time.monotonic(), itertools.count(1)
+
+    def of_work(work: Work) -> Callable[[str], None]:
+        number = next(numbers)
+
+        def say(line: str) -> None:
+            minutes, seconds = divmod(int(time.monotonic() - started), 60)
+            print(f"{minutes:3}:{seconds:02}  {number}/{total}  {line}", flush=True)
+
+        return say
+
+    return of_work
 
 
 def photo_folder(given: str | None) -> str:

@@ -155,6 +155,44 @@ def test_sides_take_turns_and_hopeless_variants_are_left_out(monkeypatch: pytest
     assert [len(found[side]) for side in WORK.sides] == [2, 2, 1, 1]
 
 
+def test_sides_far_behind_are_measured_once_and_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = []
+
+    def run_job(job: Job, prefix: str) -> measure.Run:
+        jobs.append(job)
+        return {"seconds": [1.0]}
+
+    monkeypatch.setattr(measure, "run_job", run_job)
+    measure.run_work(WORK, ("ours", "plain"), 2, changes={"batch": 8}, say=lambda line: None)
+    assert [(job.side, job.warmup, job.min_steps, job.batch) for job in jobs] == [
+        ("ours", 2, 3, 8), ("plain", 1, 2, 8), ("ours", 2, 3, 8)
+    ]  # fmt: skip
+
+
+def test_models_on_request_are_measured_and_demanded_only_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["pretrain", "--list"]) == 0
+    assert "tiny-512" not in capsys.readouterr().out
+    assert run.main(["pretrain", "--models", "tiny-512", "--list"]) == 0
+    assert capsys.readouterr().out.startswith("pretrain-tiny-512-32: ours,")
+    wide = works(2)["pretrain-tiny-512-32"]
+    assert wide.title not in report.targets_table(results.Results(machine=MACHINE), {wide.name: wide})
+    found = results.Results(machine=MACHINE, works={wide.name: {"ours": entry([1.0]), "torch-sdpa": entry([2.0])}})
+    assert wide.title in report.targets_table(found, {wide.name: wide})
+
+
+def test_tables_name_the_rival_before_it_is_measured_and_keep_reasons_short() -> None:
+    table = report.targets_table(results.Results(machine=MACHINE), works(2)).splitlines()[2:]
+    assert {line.split(" | ")[2] for line in table} == {
+        "fastest transformers", "plain Paddle, as installed", "Pillow chain", "–"
+    }  # fmt: skip
+    failed = results.Entry(
+        session="now", commit="abc", job={}, runs=[{"unavailable": "exit status 1: " + "words " * 40}]
+    )
+    rows = report.section_table(measured(ours=entry([1.0]), plain=failed), [WORK]).splitlines()
+    (cell,) = [line.split(" | ")[1].removesuffix(" |") for line in rows if SIDES["plain"].title in line]
+    assert cell.startswith("not available: words words") and cell.endswith(" …") and len(cell) <= 60
+
+
 def test_a_failing_process_is_a_side_that_is_not_available() -> None:
     found = measure.run_job(Job("no such task", "help"))
     assert measure.unavailable([found]) == "exit status 1: KeyError: 'no such task'"

@@ -269,6 +269,36 @@ def test_the_expected_loss_is_that_over_all_removed_patches() -> None:
     assert np.mean(losses) == pytest.approx(model(images(), mask).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("changes", [{}, dict(cls_token=False), dict(inter_block_attention=False)])
+def test_recomputing_gives_the_same_loss_and_gradients(changes: dict) -> None:
+    model, mask = autoencoder(drop_path=0.5, **changes), a_mask()
+    model.train()
+    noise, results, calls = np.float32([[[0.9, 0.9], [0.1, 0.9]], [[0.9, 0.9], [0.9, 0.2]]]), [], []
+    for block in [*model.blocks, *model.decoder_blocks]:
+        block.register_forward_pre_hook(lambda layer, inputs: calls.append(1))
+    for model.recompute in (False, True):
+        loss = model(images(), mask, mask.removed[:, :3], noise)
+        loss.backward()
+        trained = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+        results.append([loss.numpy(), *(parameter.grad.numpy().copy() for parameter in trained)])
+        model.clear_gradients()
+    assert len(calls) == 5 + 2 * 5, "each block once, and again in the backward pass"
+    for once, again in zip(*results):
+        assert_close(again, once)
+    assert all(np.abs(one).max() > 0 for one in results[0])
+
+
+@pytest.mark.parametrize("inter_block_attention", [True, False])
+def test_drop_path_follows_the_noise_that_is_given(inter_block_attention: bool) -> None:
+    model, mask = autoencoder(drop_path=0.5, inter_block_attention=inter_block_attention), a_mask()
+    noises = [np.full((2, 2, 2), value, np.float32) for value in (0.1, 0.1, 0.9)]
+    still = [model(images(), mask, None, noise).item() for noise in noises]
+    model.train()
+    losses = [model(images(), mask, None, noise).item() for noise in noises]
+    assert still[0] == still[2] and losses[0] == losses[1]
+    assert abs(losses[0] - losses[2]) > 1e-3 and abs(losses[0] - still[0]) > 1e-3
+
+
 def test_pictures_show_every_patch_though_few_were_trained_on() -> None:
     model, mask = autoencoder(), a_mask()
     drawn = reconstruct(model, images(), mask)
@@ -467,9 +497,9 @@ def test_the_loss_falls_on_an_easy_problem(tmp_path, partial, photos, mask: str)
 def test_the_training_decodes_the_predicted_patches_only(tmp_path, monkeypatch, partial, photos) -> None:
     seen, forward = [], MaskedAutoencoder.forward
 
-    def recorded(model, pixels, mask, predicted=None):
+    def recorded(model, pixels, mask, predicted=None, path_noise=None):
         seen.append((mask, predicted))
-        return forward(model, pixels, mask, predicted)
+        return forward(model, pixels, mask, predicted, path_noise)
 
     monkeypatch.setattr(MaskedAutoencoder, "forward", recorded)
     pretrain(load_recipe("pretrain", None, [*partial, f"data={photos}"]), Start(tmp_path / "run", quiet=True))

@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemae.model.mae import MaskedAutoencoder, encode_visible, patch_statistics, predict, reconstruct
+from paddlemae.model.mae import MaskedAutoencoder, decode, encode_visible, normal_patches, predict, reconstruct
 from paddlemae.model.masking import Mask, block_mask, given_mask, grid_mask, random_mask
 from paddlemae.model.vit import patchify, unpatchify
 
@@ -148,6 +148,56 @@ def test_gradients_are_the_slope_of_the_loss() -> None:
     assert (loss_at(1e-3) - loss_at(-1e-3)) / 2e-3 == pytest.approx(norm, rel=2e-3)
 
 
+def with_dropping(**changes) -> tuple[MaskedAutoencoder, np.ndarray]:
+    """A model in training whose last block drops branches, and noise for two images: one branch of each goes."""
+    model = autoencoder(drop_path=0.5, **changes)
+    model.train()
+    return model, np.float32([[[0.9, 0.9], [0.1, 0.9]], [[0.9, 0.9], [0.9, 0.2]]])
+
+
+@pytest.mark.parametrize("changes", [{}, dict(cls_token=False), dict(positions="learned"), dict(norm_pix_loss=True)])
+def test_recomputing_gives_the_same_loss_and_gradients(changes: dict) -> None:
+    (model, noise), mask, results, calls = with_dropping(**changes), a_mask(), [], []
+    for block in [*model.blocks, *model.decoder_blocks]:
+        block.register_forward_pre_hook(lambda layer, inputs: calls.append(1))
+    for model.recompute in (False, True):
+        loss = model(images(), mask, None, noise)
+        loss.backward()
+        results.append([loss.numpy(), *(parameter.grad.numpy().copy() for parameter in model.parameters())])
+        model.clear_gradients()
+    assert len(calls) == 3 + 2 * 3, "each block once, and again in the backward pass"
+    for once, again in zip(*results):
+        np.testing.assert_allclose(again, once, rtol=0, atol=1e-5 * np.abs(once).max())
+    assert all(np.abs(one).max() > 0 for one in results[0])
+
+
+def test_drop_path_follows_the_noise_that_is_given() -> None:
+    model, noise = with_dropping()
+    losses = [model(images(), a_mask(), None, one).item() for one in (noise, noise, noise[::-1].copy())]
+    assert losses[0] == losses[1] and losses[0] != pytest.approx(losses[2], rel=1e-4)
+    model.eval()
+    assert model(images(), a_mask(), None, noise).item() == model(images(), a_mask()).item()
+
+
+def test_the_loss_decodes_removed_patches_only_and_they_come_out_as_in_the_picture() -> None:
+    model, mask = autoencoder(decoder_depth=2), a_mask()
+    latent = encode_visible(model, images(), mask)
+    removed, every = decode(model, latent, mask), decode(model, latent, mask, only_removed=False)
+    assert removed.shape == [2, 5, PIXELS] and every.shape == [2, PATCHES, PIXELS]
+    np.testing.assert_allclose(removed, every[:, 3:], atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 48), (1, 1, 3), (3, 5, 2)])
+def test_normal_patches_by_hand(shape: tuple[int, ...]) -> None:
+    patches = np.random.default_rng(0).normal(2, 3, shape).astype(np.float32)
+    normal, mean, scale = (part.numpy() for part in normal_patches(paddle.to_tensor(patches)))
+    exact = patches.astype(np.float64)
+    deviation = np.sqrt(exact.var(axis=-1, ddof=1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(mean, exact.mean(axis=-1, keepdims=True), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(scale, 1 / deviation, rtol=1e-5)
+    np.testing.assert_allclose(normal, (exact - exact.mean(axis=-1, keepdims=True)) / deviation, atol=1e-5)
+
+
 def test_a_few_steps_learn_an_image_by_heart() -> None:
     model, mask, pixels = autoencoder(), a_mask(), images()
     optimizer = paddle.optimizer.Adam(0.01, parameters=model.parameters())
@@ -280,12 +330,12 @@ def test_normalised_predictions_are_given_back_the_patchs_mean_and_deviation() -
 
 def test_a_perfect_normalised_prediction_is_drawn_as_the_original() -> None:
     patches = patchify(images(), 4)
-    mean, deviation = patch_statistics(patches)
+    normal, _, _ = normal_patches(patches)
     model, mask = autoencoder(norm_pix_loss=True), a_mask(keep=PATCHES)
     # one image whose patches are all alike, so that the last bias alone predicts it
     alike = paddle.tile(patches[:1, :1], [1, PATCHES, 1])
     model.decoder_pred.weight.set_value(paddle.zeros_like(model.decoder_pred.weight))
-    model.decoder_pred.bias.set_value(((patches - mean) / deviation)[0, 0])
+    model.decoder_pred.bias.set_value(normal[0, 0])
     picture = unpatchify(alike, 4, (2, 4))
     mask = a_mask(batch=1)
     assert model(picture, mask).item() < 1e-10

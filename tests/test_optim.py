@@ -8,6 +8,7 @@ import pytest
 
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.vit import VisionTransformer
+from paddlemae.train.adamw import CpuAdamW
 from paddlemae.train.optim import adamw, clip_gradients, has_decay, layer_number, lr_at, peak_lr
 
 TINY = dict(image_size=8, patch_size=4, channels=1, embed_dim=8, depth=2, num_heads=2)
@@ -16,14 +17,10 @@ DEPTHS = {"cls_token": 0, "pos_embed": 0, "patch_embed.": 0, "blocks.0.": 1, "bl
 MATRICES = {"attn.qkv.weight", "attn.proj.weight", "mlp.fc1.weight", "mlp.fc2.weight"}
 
 
-def groups(optimizer: paddle.optimizer.AdamW, model: paddle.nn.Layer) -> dict[str, tuple[float, float]]:
+def groups(optimizer: CpuAdamW, model: paddle.nn.Layer) -> dict[str, tuple[float, float]]:
     """(lr scale, weight decay) of each parameter by its name."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {
-        names[id(parameter)]: (group["learning_rate"], group["weight_decay"])
-        for group in optimizer._param_groups
-        for parameter in group["params"]
-    }
+    return {names[id(slots.parameter)]: (slots.lr_scale, slots.weight_decay) for slots in optimizer.slots.values()}
 
 
 def test_only_matrices_decay_in_pretraining() -> None:

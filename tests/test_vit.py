@@ -1,4 +1,4 @@
-"""The ViT: patches, sizes, drop path, features, pooling and other image sizes."""
+"""The ViT: patches, sizes, drop path, recomputation, features, pooling and other image sizes."""
 
 import numpy as np
 import paddle
@@ -10,10 +10,11 @@ from paddlemae.model.positions import resize_positions
 from paddlemae.model.vit import (
     SIZES,
     Block,
-    DropPath,
     VisionTransformer,
+    drop_path_noise,
     encode,
     features,
+    kept,
     patch_grid,
     patchify,
     unpatchify,
@@ -174,15 +175,41 @@ def test_shapes_that_do_not_fit_together_are_refused(changes: dict, message: str
 # drop path
 
 
-def test_drop_path_drops_whole_images_and_keeps_the_mean() -> None:
-    paddle.seed(1)
-    layer = DropPath(0.25)
-    layer.train()
-    out = layer(paddle.ones([4000, 2, 3])).numpy()
-    assert (out == out[:, :1, :1]).all(), "an image's branch is dropped as a whole"
-    np.testing.assert_allclose(np.unique(out), [0, 4 / 3], rtol=1e-6)
-    assert abs((out == 0)[:, 0, 0].mean() - 0.25) < 0.04  # six deviations of 4000 draws
-    assert abs(out.mean() - 1) < 0.06
+def training(**changes) -> VisionTransformer:
+    """Rates high enough for some branches of few images to drop; weights other than at the start, so that it shows."""
+    model = classifier(**{**dict(drop_path=0.5, depth=3), **changes})
+    rng = np.random.default_rng(0)
+    for parameter in model.parameters():
+        parameter.set_value(parameter + paddle.to_tensor(rng.normal(0, 0.2, parameter.shape).astype(np.float32)))
+    model.train()
+    return model
+
+
+def path_noise(batch: int, depth: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(size=(batch, depth, 2)).astype(np.float32)
+
+
+def test_a_branch_is_dropped_at_its_rate_and_its_mean_is_kept() -> None:
+    noise = np.random.default_rng(0).uniform(size=(4000, 2)).astype(np.float32)
+    factors = kept(paddle.to_tensor(noise), 0.25).numpy()
+    assert factors.dtype == np.float32
+    np.testing.assert_allclose(factors, np.where(noise < 0.25, 0, 4 / 3), rtol=1e-6)
+    assert (abs((factors == 0).mean(axis=0) - 0.25) < 0.04).all()  # six deviations of 4000 draws
+    assert abs(factors.mean() - 1) < 0.04
+    assert (kept(paddle.to_tensor(noise), 0.0).numpy() == 1).all()
+
+
+def test_drop_path_drops_either_branch_of_whole_images() -> None:
+    """Images one to four drop both branches, the MLP, attention, none; the others' branches are made larger."""
+    block = training(drop_path=0.25).blocks[-1]
+    x = images(4, 1, 5, 16)[:, 0]
+    got = block(x, noise_B2=paddle.to_tensor(np.float32([[0.1, 0.2], [0.25, 0], [0.24, 0.9], [0.5, 0.99]]))).numpy()
+    attended = x + block.attn(block.norm1(x)) * 4 / 3
+    assert (got[0] == x.numpy()[0]).all()
+    np.testing.assert_allclose(got[1], attended.numpy()[1], atol=1e-5)
+    np.testing.assert_allclose(got[2], (x + block.mlp(block.norm2(x)) * 4 / 3).numpy()[2], atol=1e-5)
+    np.testing.assert_allclose(got[3], (attended + block.mlp(block.norm2(attended)) * 4 / 3).numpy()[3], atol=1e-5)
+    assert np.abs(got[1:] - x.numpy()[1:]).max(axis=(1, 2)).min() > 1e-2
 
 
 def test_drop_path_is_off_in_eval_and_on_in_training() -> None:
@@ -191,13 +218,117 @@ def test_drop_path_is_off_in_eval_and_on_in_training() -> None:
     still.set_state_dict(model.state_dict())
     pixels = images(8, 3, 8, 8)
     assert (model(pixels).numpy() == still(pixels).numpy()).all()
+    assert (model(pixels, path_noise(8, 2)).numpy() == still(pixels).numpy()).all()
     model.train()
     assert np.abs(encode(model, pixels).numpy() - encode(still, pixels).numpy()).max() > 1e-3
+    still.train()
+    assert drop_path_noise(still, 8, None) is None, "no randomness is drawn where nothing drops"
 
 
 def test_drop_path_rises_linearly_to_the_last_block() -> None:
     model = classifier(depth=5, drop_path=0.2)
-    np.testing.assert_allclose([block.drop_path.rate for block in model.blocks], [0, 0.05, 0.1, 0.15, 0.2])
+    np.testing.assert_allclose([block.drop_path for block in model.blocks], [0, 0.05, 0.1, 0.15, 0.2])
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_the_noise_that_is_given_decides_what_drops(pool: str) -> None:
+    model, pixels, noise = training(pool=pool), images(6, 3, 8, 8), path_noise(6)
+    wanted = model(pixels, noise).numpy()
+    assert (model(pixels, noise).numpy() == wanted).all()
+    assert np.abs(model(pixels, path_noise(6, seed=1)).numpy() - wanted).max() > 1e-2
+    np.testing.assert_allclose(
+        features(model, pixels, pool, noise) @ model.head.weight + model.head.bias, wanted, atol=1e-5
+    )
+    for i in range(6):  # each image by its own
+        np.testing.assert_allclose(model(pixels[i : i + 1], noise[i : i + 1]).numpy()[0], wanted[i], atol=1e-5)
+
+
+def test_the_noise_of_each_block_and_branch_is_its_own() -> None:
+    """The first block never drops; in the others, each of the two numbers of an image matters to that image alone."""
+    model, pixels = training(), images(2, 3, 8, 8)
+    noise = np.full((2, 3, 2), 0.99, np.float32)
+    whole = encode(model, pixels, path_noise=noise).numpy()
+    for block in range(3):
+        for branch in range(2):
+            dropped = noise.copy()
+            dropped[1, block, branch] = 0
+            change = np.abs(encode(model, pixels, path_noise=dropped).numpy() - whole).max(axis=(1, 2))
+            assert change[0] == 0 and (change[1] > 1e-3) == (block > 0), (block, branch)
+
+
+def test_without_noise_drop_path_draws_it_from_paddles_generator() -> None:
+    model, pixels, outputs = training(), images(6, 3, 8, 8), []
+    for seed in (1, 1, 2):
+        paddle.seed(seed)
+        outputs.append(model(pixels).numpy())
+    assert (outputs[0] == outputs[1]).all() and np.abs(outputs[0] - outputs[2]).max() > 1e-2
+
+
+# tokens that are wanted, and activations that are computed again
+
+
+@pytest.mark.parametrize("wanted", [(0, 1), (1, 9), (2, 5), (0, 9), (8, 9)])
+@pytest.mark.parametrize("trains", [True, False])
+def test_wanted_tokens_are_those_of_the_full_result(wanted: tuple[int, int], trains: bool) -> None:
+    model, pixels, noise = training(image_size=(8, 16)), images(2, 3, 8, 16), path_noise(2)
+    with paddle.set_grad_enabled(trains):
+        full = encode(model, pixels, path_noise=noise).numpy()
+        got = encode(model, pixels, path_noise=noise, wanted=wanted).numpy()
+    assert got.shape == (2, wanted[1] - wanted[0], 16)
+    np.testing.assert_allclose(got, full[:, slice(*wanted)], atol=1e-5)
+
+
+def test_wanted_tokens_of_a_model_without_blocks() -> None:
+    model, pixels = classifier(depth=0), images(2, 3, 8, 8)
+    assert (encode(model, pixels, wanted=(1, 3)).numpy() == encode(model, pixels).numpy()[:, 1:3]).all()
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_only_the_last_block_leaves_tokens_out_and_only_for_the_cls(pool: str) -> None:
+    model, tokens = classifier(pool=pool, depth=3), []
+    for block in model.blocks:
+        block.register_forward_post_hook(lambda layer, inputs, output: tokens.append(output.shape[1]))
+    model(images(2, 3, 8, 8))
+    assert tokens == [5, 5, 1 if pool == "cls" else 5]
+
+
+@pytest.mark.parametrize(("pool", "cls_token"), [("cls", True), ("mean", True), ("mean", False)])
+@pytest.mark.parametrize("positions", ["learned", "sincos2d"])
+def test_recomputing_gives_the_same_loss_and_gradients(pool: str, cls_token: bool, positions: str) -> None:
+    model = training(pool=pool, cls_token=cls_token, positions=positions)
+    pixels, noise, results = images(4, 3, 8, 8), path_noise(4), []
+    calls: list[int] = []
+    for block in model.blocks:
+        block.register_forward_pre_hook(lambda layer, inputs: calls.append(1))
+    for model.recompute in (False, True):
+        loss = model(pixels, noise).square().mean()
+        loss.backward()
+        results.append([loss.numpy(), *(parameter.grad.numpy().copy() for parameter in model.parameters())])
+        model.clear_gradients()
+    assert len(calls) == 3 + 2 * 3, "each block once, and again in the backward pass"
+    for once, again in zip(*results):
+        np.testing.assert_allclose(again, once, rtol=0, atol=1e-5 * np.abs(once).max())
+    assert all(np.abs(one).max() > 0 for one in results[0])
+
+
+def test_recomputing_trains_blocks_behind_a_frozen_embedding() -> None:
+    """Paddle's recompute gives no gradient at all to a layer whose input needs none."""
+    model, given = training(), []
+    for name, parameter in model.named_parameters():
+        parameter.stop_gradient = not name.startswith(("blocks", "fc_norm", "head"))
+    for model.recompute in (False, True):
+        model(images(4, 3, 8, 8), path_noise(4)).square().mean().backward()
+        given.append([name for name, parameter in model.named_parameters() if parameter.grad is not None])
+        model.clear_gradients(set_to_zero=False)
+    assert given[0] == given[1] and len(given[0]) == 3 * 12 + 4
+
+
+def test_recomputing_needs_no_gradients() -> None:
+    model, pixels, outputs = classifier(), images(2, 3, 8, 8), []
+    for model.recompute in (False, True):
+        with paddle.no_grad():
+            outputs.append(model(pixels))
+    assert (outputs[0].numpy() == outputs[1].numpy()).all() and outputs[1].stop_gradient
 
 
 # features

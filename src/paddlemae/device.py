@@ -8,18 +8,24 @@ import os
 import platform
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 INSTALL_HINT = (
     "PaddlePaddle is not installed; on a CPU run: pip install 'paddlemae[cpu]'; for a GPU, XPU or NPU install "
     "the paddlepaddle build that Paddle's installation page names for your device"
 )
-# glibc's mallopt parameters (malloc.h) and values that keep a step's buffers instead of giving them back
+# glibc's mallopt parameters (malloc.h) and values that keep a step's buffers instead of giving them back, in one place
+# for all threads: with an arena each, what one thread frees is of no use to the others (5.3 against 4.5 GB, ViT-Base)
 MALLOC_SETTINGS = {
-    -1: 1 << 30,
-    -2: 64 << 20,
-    -3: 32 << 20,
-}  # trim threshold, top pad, mmap threshold (its maximum)
+    -1: 1 << 30,  # trim threshold
+    -2: 64 << 20,  # top pad
+    -3: 32 << 20,  # mmap threshold, its maximum
+    -8: 1,  # arenas
+}
+# smaller buffers would cost too many page faults (2 MB: 2.02 GB instead of 2.17 with `recompute`, 2.5 times the time)
+FRUGAL_MALLOC_SETTINGS = {-2: 1 << 20, -3: 8 << 20}
 
 
 def load_paddle() -> None:
@@ -44,6 +50,18 @@ def usable_cpus() -> int:
         return min(bound, max(1, round(int(quota) / int(period))))
     except (OSError, ValueError):  # no such file, or "max" for no quota
         return bound
+
+
+def threads_of(threads: int | str) -> int:
+    """CPU threads that a setting means; "auto" is every core that this process may use."""
+    return usable_cpus() if threads == "auto" else int(threads)
+
+
+def is_cpu() -> bool:
+    """Whether Paddle computes on the CPU."""
+    import paddle
+
+    return paddle.get_device() == "cpu"
 
 
 def prepare(device: str = "auto", threads: int | str = "auto") -> str:
@@ -71,7 +89,7 @@ def prepare(device: str = "auto", threads: int | str = "auto") -> str:
     if name == "cpu":
         # views become copies, and reading them twice as fast pays for that; nothing here writes through a view
         paddle.set_flags({"FLAGS_use_stride_kernel": 0})
-        paddle.base.core.set_num_threads(usable_cpus() if threads == "auto" else int(threads))
+        paddle.base.core.set_num_threads(threads_of(threads))
         _keep_freed_memory()
     return name
 
@@ -91,7 +109,32 @@ def _unlock_mkl_on_amd() -> None:
 
 def _keep_freed_memory() -> None:
     """Stop glibc from returning every step's buffers to the system: page faults, not arithmetic, cost then."""
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        for parameter, value in MALLOC_SETTINGS.items():
+    _set_malloc(MALLOC_SETTINGS)
+
+
+@contextmanager
+def little_memory(wanted: bool) -> Iterator[None]:
+    """Inside, where memory is what matters, large buffers are given back when they are freed."""
+    if wanted:
+        _set_malloc(FRUGAL_MALLOC_SETTINGS)
+    try:
+        yield
+    finally:
+        if wanted:
+            _set_malloc(MALLOC_SETTINGS)
+
+
+def _set_malloc(settings: dict[int, int]) -> None:
+    if libc := _glibc():
+        for parameter, value in settings.items():
             libc.mallopt(parameter, value)
+
+
+def give_back_memory() -> None:
+    """Return what is free now, such as the remains of building a model, which a step's buffers would lie beside."""
+    if libc := _glibc():
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" else None

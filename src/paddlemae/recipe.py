@@ -132,6 +132,7 @@ class Training(BaseModel):
     seed: NonNegative = 0
     device: str = "auto"
     threads: Positive | Literal["auto"] = "auto"
+    recompute: bool = False  # keep each block's input only and compute the rest again for its gradients: less memory
     workers: NonNegative = 0  # processes that make batches ahead
     cache: str | None = None  # folder for a packed copy of the training images, resized once
     cache_size: Positive | None = None  # short side there, in pixels; by default 8/7 of the view's, as 256 is of 224

@@ -33,6 +33,7 @@ ORDER_STREAM = 1
 VIEW_STREAM = 2
 MASK_STREAM = 3
 PREDICTION_STREAM = 4
+PATH_STREAM = 5
 
 MAX_UNREADABLE_IN_A_ROW = 100
 
@@ -60,8 +61,18 @@ _Read = TypeVar("_Read")
 
 
 def sample_rng(seed: int, stream: int, epoch: int, index: int) -> np.random.Generator:
-    """The randomness of one image in one epoch for one purpose (`VIEW_STREAM`, `MASK_STREAM`, `PREDICTION_STREAM`)."""
+    """The randomness of one image in one epoch for one purpose (`VIEW_STREAM`, `MASK_STREAM` ...)."""
     return np.random.default_rng((seed, stream, epoch, index))
+
+
+def batch_rngs(seed: int, stream: int, batch: Batch) -> list[np.random.Generator]:
+    """The randomness of each image in a batch for one purpose."""
+    return [sample_rng(seed, stream, epoch, index) for epoch, index in zip(batch.epochs, batch.indices)]
+
+
+def path_noise(seed: int, batch: Batch, depth: int) -> NDArray[np.float32]:
+    """Each image's noise for drop path, [B, depth, 2] in [0, 1)."""
+    return np.stack([rng.random((depth, 2), np.float32) for rng in batch_rngs(seed, PATH_STREAM, batch)])
 
 
 def epoch_order(num_images: int, seed: int, epoch: int) -> NDArray[np.int64]:

@@ -13,8 +13,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from paddlemae.model.kernels import LayerNorm, Linear, attention
-from paddlemae.model.vit import NORM_EPSILON, Mlp, split_heads, take_positions
+from paddlemae.model.kernels import LayerNorm, Linear, attention, residual_mlp, split_heads
+from paddlemae.model.vit import NORM_EPSILON, Mlp, recomputed, take_positions
 
 
 class InterBlockAttention(nn.Layer):
@@ -74,7 +74,7 @@ class CrossBlock(nn.Layer):
 
     def forward(self, x_BQD, memory_BNE):
         x_BQD = x_BQD + self.attn(self.norm1(x_BQD), memory_BNE)
-        return x_BQD + self.mlp(self.norm2(x_BQD))
+        return residual_mlp(x_BQD, self.norm2, self.mlp)
 
 
 def cross_blocks(depth: int, width: int, memory_width: int, num_heads: int, mlp_ratio: float) -> nn.LayerList:
@@ -105,5 +105,5 @@ def read_out(model: nn.Layer, memories: list, patches_BQ: np.ndarray):
     # the table's first row is the cls token's, if there is one
     x_BQD = model.mask_token + take_positions(model.decoder_pos_embed[0], patches_BQ + int(model.has_cls))
     for block, memory_BNE in zip(model.decoder_blocks, memories):
-        x_BQD = block(x_BQD, memory_BNE)
+        x_BQD = recomputed(block, x_BQD, memory_BNE) if model.recompute else block(x_BQD, memory_BNE)
     return model.decoder_pred(model.decoder_norm(x_BQD))

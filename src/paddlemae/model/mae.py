@@ -14,7 +14,7 @@ import paddle
 from paddle import nn
 
 from paddlemae.model.crossmae import InterBlockAttention, cross_blocks, read_out
-from paddlemae.model.kernels import LayerNorm, Linear
+from paddlemae.model.kernels import LayerNorm, Linear, normal_rows, rows_of
 from paddlemae.model.masking import Mask
 from paddlemae.model.vit import (
     FIXED_POSITIONS,
@@ -133,13 +133,20 @@ class MaskedAutoencoder(nn.Layer):
         self.decoder_pred = Linear(decoder_embed_dim, self.pixels)
         initialise(self)
 
-    def forward(self, images_BCHW, mask: Mask, predicted_BQ: np.ndarray | None = None):
+    def forward(
+        self,
+        images_BCHW,
+        mask: Mask,
+        predicted_BQ: np.ndarray | None = None,
+        path_noise: np.ndarray | None = None,
+    ):
         """The loss, a scalar: mean squared error over removed patches only (MAE, sec. 3).
 
         Args:
             images_BCHW: float tensor of the model's own image size.
             mask: which patches are removed, at least one in each image.
             predicted_BQ: the removed patches to predict, from `masking.draw_predicted`; None for all of them.
+            path_noise: for drop path, see `vit.encode`.
         Raises:
             ValueError: images or mask of another shape, a mask that removes nothing, or `predicted_BQ` for a
                 decoder that predicts all.
@@ -148,37 +155,37 @@ class MaskedAutoencoder(nn.Layer):
             raise ValueError("the loss is taken on removed patches, and this mask removes none; raise mask_ratio")
         if self.decoder == "cross":
             wanted_BQ = mask.removed if predicted_BQ is None else predicted_BQ
-            prediction_BQP = read_out(self, encode_memories(self, images_BCHW, mask), wanted_BQ)
+            prediction_BQP = read_out(self, encode_memories(self, images_BCHW, mask, path_noise), wanted_BQ)
         elif predicted_BQ is None:
             wanted_BQ = mask.removed
-            prediction_BQP = decode(self, encode_visible(self, images_BCHW, mask), mask)
+            prediction_BQP = decode(self, encode_visible(self, images_BCHW, mask, path_noise), mask)
         else:
             raise ValueError("MAE's decoder predicts every removed patch; only decoder='cross' can leave some out")
         target_BQP = patch_target(self, images_BCHW, wanted_BQ)
         return (prediction_BQP - target_BQP).square().mean()
 
 
-def encode_visible(model: MaskedAutoencoder, images_BCHW, mask: Mask):
+def encode_visible(model: MaskedAutoencoder, images_BCHW, mask: Mask, path_noise: np.ndarray | None = None):
     """Encode the kept patches: [B, N, D] with the encoder's last norm applied.
 
     Raises:
         ValueError: images or mask that are not of the model's own size.
     """
     check_fit(model, images_BCHW, mask)
-    return model.norm(encode(model, images_BCHW, mask))
+    return model.norm(encode(model, images_BCHW, mask, path_noise=path_noise))
 
 
-def encode_memories(model: MaskedAutoencoder, images_BCHW, mask: Mask) -> list:
+def encode_memories(model: MaskedAutoencoder, images_BCHW, mask: Mask, path_noise: np.ndarray | None = None) -> list:
     """Encode the kept patches for a cross decoder: what each of its blocks attends to, [B, N, D] each.
 
     Raises:
         ValueError: images or mask that are not of the model's own size.
     """
     if model.inter_block is None:
-        return [encode_visible(model, images_BCHW, mask)] * len(model.decoder_blocks)
+        return [encode_visible(model, images_BCHW, mask, path_noise)] * len(model.decoder_blocks)
     check_fit(model, images_BCHW, mask)
     maps: list = []
-    last_BND = encode(model, images_BCHW, mask, block_inputs=maps)
+    last_BND = encode(model, images_BCHW, mask, block_inputs=maps, path_noise=path_noise)
     return model.inter_block([*maps, last_BND])
 
 
@@ -226,7 +233,7 @@ def decode(model: MaskedAutoencoder, latent_BND, mask: Mask, *, only_removed: bo
     x_BND = paddle.concat(front, axis=1)
     tokens = x_BND.shape[1]
     wanted = tokens - (num_removed if only_removed else num_keep + num_removed), tokens
-    x_BND = run_blocks(model.decoder_blocks, x_BND, wanted)
+    x_BND = run_blocks(model.decoder_blocks, x_BND, wanted, recompute=model.recompute)
     return model.decoder_pred(model.decoder_norm(x_BND))
 
 
@@ -235,17 +242,17 @@ def patch_target(model: MaskedAutoencoder, images_BCHW, patches_BQ: np.ndarray):
     """What the named patches should be predicted as: [B, Q, P] (MAE, sec. 3, "Reconstruction target")."""
     patches_BLP = patchify(images_BCHW, model.patch_size)
     target_BQP = take_patches(patches_BLP, flat_rows(patches_BQ, patches_BLP.shape[1]))
-    if not model.norm_pix_loss:
-        return target_BQP
-    mean_BQ1, deviation_BQ1 = patch_statistics(target_BQP)
-    return (target_BQP - mean_BQ1) / deviation_BQ1
+    return normal_patches(target_BQP)[0] if model.norm_pix_loss else target_BQP
 
 
-def patch_statistics(patches_BLP):
-    """Mean and deviation of each patch, [B, L, 1] each; the variance is unbiased, as in the published models."""
-    mean_BL1 = patches_BLP.mean(axis=-1, keepdim=True)
-    variance_BL1 = (patches_BLP - mean_BL1).square().sum(axis=-1, keepdim=True) / (patches_BLP.shape[-1] - 1)
-    return mean_BL1, (variance_BL1 + TARGET_EPSILON).sqrt()
+def normal_patches(patches_BLP):
+    """(patches less their mean, over their deviation [B, L, P]; mean, 1 / deviation [B, L, 1]).
+
+    The variance is unbiased, as in the published models.
+    """
+    batch, patches, pixels = patches_BLP.shape
+    parts = normal_rows(rows_of(patches_BLP), pixels - 1, TARGET_EPSILON)
+    return [part.reshape([batch, patches, -1]) for part in parts]
 
 
 def predict(model: MaskedAutoencoder, images_BCHW, mask: Mask):
@@ -293,8 +300,8 @@ def reconstruct(model: MaskedAutoencoder, images_BCHW, mask: Mask, fill=0.0) -> 
         plain_BLP = predict(model, images_BCHW, mask)
     prediction_BLP = plain_BLP
     if model.norm_pix_loss:
-        mean_BL1, deviation_BL1 = patch_statistics(patches_BLP)
-        prediction_BLP = plain_BLP * deviation_BL1 + mean_BL1
+        _, mean_BL1, scale_BL1 = normal_patches(patches_BLP)
+        prediction_BLP = plain_BLP / scale_BL1 + mean_BL1
     fill_P = paddle.to_tensor(np.resize(np.asarray(fill, np.float32), model.pixels))  # channels come last
     removed_BL1 = paddle.to_tensor(mask.as_map().astype(np.float32)).unsqueeze(-1)
 

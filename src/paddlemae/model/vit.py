@@ -9,21 +9,32 @@ N tokens (patches and, with a cls token, one more), D width, P pixels a patch (r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 from paddle import nn
 
-from paddlemae.model.kernels import LayerNorm, Linear, attention, gelu, linear
+from paddlemae.model.kernels import (
+    LayerNorm,
+    Linear,
+    Wanted,
+    attention,
+    linear,
+    residual_attention,
+    residual_mlp,
+    split_heads,
+    tokens_of,
+)
 from paddlemae.model.masking import Mask
 from paddlemae.model.positions import resize_positions, sincos_1d, sincos_2d
 
 NORM_EPSILON = 1e-6  # ViT's; Paddle's default is 1e-5
 TOKEN_STD = 0.02  # cls, mask token and learned positions (ViT; BEiT)
-Wanted = tuple[int, int] | None  # tokens start..stop of each image whose output is used; None is all of them
 HEAD_STD = 2e-5  # a new head starts near uniform predictions (MAE, appendix A.2, after MoCo v3)
 
 # Dosovitskiy et al. (ViT), table 1; Tiny and Small from DeiT, table 1; Mini is ours, for 28-32 pixel images.
@@ -104,24 +115,6 @@ def take_positions(table_LD, indices_BK: np.ndarray):
     return paddle.gather(table_LD, rows).reshape([*indices_BK.shape, table_LD.shape[-1]])
 
 
-def tokens_of(x_BND, wanted: Wanted):
-    """The tokens start..stop of each image."""
-    if wanted is None:
-        return x_BND
-    start, stop = wanted
-    parts = [start, stop - start, x_BND.shape[1] - stop]
-    # split, since slicing costs 20 times as much backward on CPU
-    return x_BND.split([size for size in parts if size], axis=1)[int(start > 0)]
-
-
-def split_heads(x_BNE, parts: int, num_heads: int):
-    """`parts` tensors [B, H, N, d] from [B, N, parts * H * d]."""
-    batch, tokens, width = x_BNE.shape
-    split = x_BNE.reshape([batch, tokens, parts, num_heads, width // (parts * num_heads)])
-    # unbind, since taking it apart by index costs 20 times as much backward on CPU
-    return split.transpose([2, 0, 3, 1, 4]).unbind(0)
-
-
 class PatchEmbed(nn.Layer):
     """A linear projection of each patch; on disk the official Conv2D weight [D, C, height, width]."""
 
@@ -162,26 +155,15 @@ class Mlp(nn.Layer):
         self.fc2 = Linear(hidden, width)
 
     def forward(self, x_BND):
-        return self.fc2(gelu(self.fc1(x_BND)))
-
-
-class DropPath(nn.Layer):
-    """Drop a residual branch for whole images with probability `rate` in training (stochastic depth)."""
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x_BND):
-        if not self.training or self.rate == 0:
-            return x_BND
-        keep = 1 - self.rate
-        kept_B11 = paddle.bernoulli(paddle.full([x_BND.shape[0], 1, 1], keep, dtype=x_BND.dtype))
-        return x_BND * (kept_B11 / keep)
+        return self.fc2(F.gelu(self.fc1(x_BND)))
 
 
 class Block(nn.Layer):
-    """A pre-norm transformer block: attention and MLP, each behind a LayerNorm and a residual."""
+    """A pre-norm transformer block: attention and MLP, each behind a LayerNorm and a residual.
+
+    Args:
+        drop_path: probability of dropping a residual branch for a whole image (Huang et al., stochastic depth).
+    """
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: float, drop_path: float = 0.0):
         super().__init__()
@@ -189,13 +171,22 @@ class Block(nn.Layer):
         self.attn = Attention(width, num_heads)
         self.norm2 = LayerNorm(width, epsilon=NORM_EPSILON)
         self.mlp = Mlp(width, int(width * mlp_ratio))
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = drop_path
 
-    def forward(self, x_BND, wanted: Wanted = None):
-        """All tokens, or with `wanted` those only, at no more cost than theirs: [B, stop - start, D]."""
-        attended_BND = self.attn(self.norm1(x_BND), wanted)
-        x_BND = tokens_of(x_BND, wanted) + self.drop_path(attended_BND)
-        return x_BND + self.drop_path(self.mlp(self.norm2(x_BND)))
+    def forward(self, x_BND, wanted: Wanted = None, noise_B2=None):
+        """All tokens, or with `wanted` those only, at no more cost than theirs: [B, stop - start, D].
+
+        `noise_B2`, uniform in [0, 1), decides which images drop which of the two branches; None drops none.
+        """
+        drops = noise_B2 is not None and self.drop_path > 0
+        keep_attn, keep_mlp = kept(noise_B2, self.drop_path).unbind(1) if drops else (None, None)
+        x_BND = residual_attention(x_BND, self.norm1, self.attn, wanted, keep_attn)
+        return residual_mlp(x_BND, self.norm2, self.mlp, keep_mlp)
+
+
+def kept(noise, drop_path: float):
+    """0 where the noise drops a branch and 1 / (1 - drop_path) elsewhere, so that its mean stays as it is."""
+    return (noise >= drop_path).astype(noise.dtype) / (1 - drop_path)
 
 
 def blocks(depth: int, width: int, num_heads: int, mlp_ratio: float, drop_path: float = 0.0) -> nn.LayerList:
@@ -212,12 +203,39 @@ def blocks(depth: int, width: int, num_heads: int, mlp_ratio: float, drop_path: 
     return nn.LayerList([Block(width, num_heads, mlp_ratio, float(rate)) for rate in rates])
 
 
-def run_blocks(layers: nn.LayerList, x_BND, wanted: Wanted = None):
-    """All blocks; of the last one only the `wanted` tokens, since what the others become there is not used."""
-    last = len(layers) - 1
-    for number, block in enumerate(layers):
-        x_BND = block(x_BND, wanted if number == last else None)
+def run_blocks(
+    layers: nn.LayerList,
+    x_BND,
+    wanted: Wanted = None,
+    *,
+    noise_BL2=None,
+    inputs: list | None = None,
+    recompute: bool = False,
+):
+    """All blocks; of the last one only the `wanted` tokens, since what the others become there is not used.
+
+    Args:
+        noise_BL2: each image's and block's drop path noise, see `Block`; here L is the number of blocks.
+        inputs: a list that gets what goes into each block.
+        recompute: keep each block's input only, and compute the rest again in the backward pass.
+    """
+    noises = [None] * len(layers) if noise_BL2 is None else noise_BL2.unbind(1)
+    for number, (block, noise_B2) in enumerate(zip(layers, noises), 1):  # Paddle's tracer knows no `start=`
+        if inputs is not None:
+            inputs.append(x_BND)
+        run = partial(block, wanted=wanted if number == len(layers) else None, noise_B2=noise_B2)
+        x_BND = recomputed(run, x_BND) if recompute else run(x_BND)
     return x_BND if len(layers) else tokens_of(x_BND, wanted)
+
+
+def recomputed(run: Callable, *inputs):
+    """`run(*inputs)`, of which only the inputs are kept until its gradient is due (Chen et al., arXiv 1604.06174)."""
+    from paddle.distributed.fleet.utils import recompute
+
+    if not paddle.is_grad_enabled() or all(one.stop_gradient for one in inputs):  # else weights would get no gradient
+        return run(*inputs)
+    # nothing here draws random numbers, and Paddle's generators belong to all threads
+    return recompute(run, *inputs, preserve_rng_state=False)
 
 
 def add_positions(layer: nn.Layer, name: str, kind: str, width: int, grid: tuple[int, int], cls_token: bool) -> None:
@@ -264,6 +282,7 @@ def add_encoder(
         layer.cls_token = layer.create_parameter([1, 1, embed_dim], default_initializer=token_init())
     add_positions(layer, "pos_embed", positions, embed_dim, layer.grid, cls_token)
     layer.blocks = blocks(depth, embed_dim, num_heads, mlp_ratio, drop_path)
+    layer.recompute = False  # see `run_blocks`; a setting of the training, not of the model
 
 
 def initialise(layer: nn.Layer) -> None:
@@ -290,7 +309,15 @@ def split_positions(layer: nn.Layer, grid: tuple[int, int]):
     return cls_row, resize_positions(patches[0], layer.grid, grid)
 
 
-def encode(layer: nn.Layer, images_BCHW, mask: Mask | None = None, block_inputs: list | None = None):
+def encode(
+    layer: nn.Layer,
+    images_BCHW,
+    mask: Mask | None = None,
+    *,
+    block_inputs: list | None = None,
+    path_noise: np.ndarray | None = None,
+    wanted: Wanted = None,
+):
     """Run the encoder's blocks on the visible patches only (MAE, sec. 3, "MAE encoder"), before its last norm.
 
     Args:
@@ -299,6 +326,9 @@ def encode(layer: nn.Layer, images_BCHW, mask: Mask | None = None, block_inputs:
         mask: patches to leave out; None keeps all.
         block_inputs: a list that gets what goes into each block, [B, N, D] each, for decoders that want more than
             the end.
+        path_noise: float32 [B, depth, 2] in [0, 1), which drop path compares with its rates in training; None draws
+            it from Paddle's generator.
+        wanted: the tokens start..stop that are returned; the last block is computed for them alone.
     Returns:
         tensor [B, N, D]; the cls token, if any, first, then the kept patches in the mask's order.
     Raises:
@@ -316,11 +346,15 @@ def encode(layer: nn.Layer, images_BCHW, mask: Mask | None = None, block_inputs:
     if cls_row is not None:
         cls_B1D = (layer.cls_token + cls_row).expand([x_BND.shape[0], -1, -1])
         x_BND = paddle.concat([cls_B1D, x_BND], axis=1)
-    for block in layer.blocks:
-        if block_inputs is not None:
-            block_inputs.append(x_BND)
-        x_BND = block(x_BND)
-    return x_BND
+    noise_BL2 = drop_path_noise(layer, x_BND.shape[0], path_noise)
+    return run_blocks(layer.blocks, x_BND, wanted, noise_BL2=noise_BL2, inputs=block_inputs, recompute=layer.recompute)
+
+
+def drop_path_noise(layer: nn.Layer, batch: int, given: np.ndarray | None):
+    """The noise that `encode` documents, a tensor; None where nothing is dropped."""
+    if not layer.training or not any(block.drop_path for block in layer.blocks):
+        return None
+    return paddle.rand([batch, len(layer.blocks), 2]) if given is None else paddle.to_tensor(given)
 
 
 def pool_tokens(x_BND, pool: str, has_cls: bool):
@@ -335,8 +369,9 @@ def pool_tokens(x_BND, pool: str, has_cls: bool):
         raise ValueError("this model has no cls token; use pool='mean'")
     if not has_cls:
         return x_BND.mean(axis=1)
-    cls_B1D, patches_BLD = x_BND.split([1, x_BND.shape[1] - 1], axis=1)
-    return cls_B1D.squeeze(1) if pool == "cls" else patches_BLD.mean(axis=1)
+    if pool == "cls":
+        return tokens_of(x_BND, (0, 1)).squeeze(1)
+    return tokens_of(x_BND, (1, x_BND.shape[1])).mean(axis=1)
 
 
 class VisionTransformer(nn.Layer):
@@ -399,9 +434,9 @@ class VisionTransformer(nn.Layer):
         nn.initializer.TruncatedNormal(std=HEAD_STD, a=-2.0, b=2.0)(self.head.weight)
         pool_tokens(paddle.zeros([1, 2, 1]), pool, cls_token)  # refuses a pool that the model can't do
 
-    def forward(self, images_BCHW):
-        """Logits [B, num_classes]."""
-        return self.head(features(self, images_BCHW, self.pool))
+    def forward(self, images_BCHW, path_noise: np.ndarray | None = None):
+        """Logits [B, num_classes]; for `path_noise` see `encode`."""
+        return self.head(features(self, images_BCHW, self.pool, path_noise))
 
 
 @contextmanager
@@ -416,17 +451,19 @@ def evaluating(layer: nn.Layer) -> Iterator[None]:
             layer.train()
 
 
-def features(layer: nn.Layer, images_BCHW, pool: str = "cls"):
+def features(layer: nn.Layer, images_BCHW, pool: str = "cls", path_noise: np.ndarray | None = None):
     """What the encoder makes of whole, unmasked images; deterministic in eval mode (see `evaluating`).
 
     Args:
         layer: a `MaskedAutoencoder` or a `VisionTransformer`.
         images_BCHW: float tensor.
         pool: "cls" or "mean" (of the patch tokens).
+        path_noise: in training, see `encode`.
     Returns:
         tensor [B, D]. A model with `fc_norm` normalises after pooling, one with `norm` before.
     """
-    x_BND = encode(layer, images_BCHW)
+    wanted = (0, 1) if pool == "cls" and layer.has_cls else None
+    x_BND = encode(layer, images_BCHW, path_noise=path_noise, wanted=wanted)
     if hasattr(layer, "fc_norm"):
         return layer.fc_norm(pool_tokens(x_BND, pool, layer.has_cls))
     return pool_tokens(layer.norm(x_BND), pool, layer.has_cls)

@@ -13,13 +13,14 @@ import paddle.nn.functional as F
 
 from paddlemae import device
 from paddlemae.data.augment import View
-from paddlemae.data.batches import Batch, OnSkip, eval_batches
+from paddlemae.data.batches import Batch, OnSkip, eval_batches, path_noise
 from paddlemae.data.images import check_channels
 from paddlemae.data.sources import Source, balanced_subset, open_source, split_off
 from paddlemae.model.vit import VisionTransformer
 from paddlemae.recipe import FinetuneRecipe
 from paddlemae.report.figures import draw_confusion, draw_curves
 from paddlemae.report.runlog import FIGURES, read_metrics
+from paddlemae.tasks.footprint import memory_plan
 from paddlemae.tasks.inference import LOGITS, fast_forward
 from paddlemae.tasks.models import (
     build_classifier,
@@ -32,12 +33,13 @@ from paddlemae.tasks.models import (
     to_input,
     training_view,
 )
-from paddlemae.tasks.plan import block_numbers, memory_text, schedule_plan, step_bytes
+from paddlemae.tasks.plan import block_numbers, schedule_plan, step_bytes
 from paddlemae.tasks.session import Course, SkippedImages, run_training, training_batches
 from paddlemae.tasks.start import Start, check_same_recipe, enter_run, own_checkpoint, stored_recipe
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.loop import check_precision
 from paddlemae.train.optim import adamw
+from paddlemae.train.shards import LossFn
 from paddlemae.weights.store import Description, read_description
 
 SCRATCH = "scratch"
@@ -76,13 +78,7 @@ def finetune(recipe: FinetuneRecipe, start: Start) -> dict[str, Any]:
     )
     skipped = SkippedImages(state)
     batches = training_batches(parts.train, parts.view, training, state, skipped, start)
-
-    def loss_fn(network, batch: Batch):
-        logits = network(to_input(batch.images, parts.description))
-        return F.cross_entropy(
-            logits, soft_targets(labels_of(batch), logits.shape[1], recipe.label_smoothing), soft_label=True
-        )
-
+    loss_fn = loss_function(recipe, parts.description)
     last: Evaluation | None = None
 
     def evaluation() -> Evaluation:
@@ -97,6 +93,19 @@ def finetune(recipe: FinetuneRecipe, start: Start) -> dict[str, Any]:
     run_training(start, course, state, parts.description, batches, loss_fn)
     last = last or evaluation()
     return _finish(start, state, parts, last)
+
+
+def loss_function(recipe: FinetuneRecipe, description: Description) -> LossFn:
+    """(model, batch) -> mean loss; all randomness is each image's own, so a batch may be cut and shared out."""
+    seed = recipe.training.seed
+
+    def loss_fn(model, batch: Batch) -> paddle.Tensor:
+        noise = path_noise(seed, batch, len(model.blocks)) if recipe.model.drop_path else None
+        logits = model(to_input(batch.images, description), noise)
+        targets = soft_targets(labels_of(batch), logits.shape[1], recipe.label_smoothing)
+        return F.cross_entropy(logits, targets, soft_label=True)
+
+    return loss_fn
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,7 @@ def prepare(recipe: FinetuneRecipe, own: Path | None = None) -> Parts:
         check_channels(arguments.get("channels", DEFAULT_CHANNELS))
         model = build_classifier(arguments, checkpoint, recipe.training.seed)
         statistics = statistics_of(recipe, model.config["channels"], checkpoint)
+    model.recompute = recipe.training.recompute
     description = describe(
         model,
         statistics,
@@ -256,5 +266,5 @@ def dry_run(recipe: FinetuneRecipe) -> dict[str, str]:
         "held-out images": f"{len(parts.held_out)} from {parts.held_out.name}",
         "parameters": f"{parameters:,}",
         **schedule_plan(recipe.training, len(parts.train)),
-        "memory": memory_text(step_bytes(parameters, recipe.training.batch_size * activations)),
+        **memory_plan(recipe, step_bytes(parameters, recipe.training.batch_size * activations)),
     }

@@ -14,8 +14,8 @@ import paddle
 from paddle import nn
 
 from paddlemae import device
-from paddlemae.model.kernels import Linear, attention
-from paddlemae.model.vit import encode, evaluating, features, pair, patch_grid, pool_tokens, split_heads
+from paddlemae.model.kernels import Linear, attention, split_heads
+from paddlemae.model.vit import encode, evaluating, features, pair, patch_grid, pool_tokens
 from paddlemae.tasks.models import normalised, to_input
 from paddlemae.tasks.silence import paddle_silenced
 from paddlemae.weights.store import Description
@@ -89,7 +89,7 @@ def compiled_forward(
     """
     height, width = pair(image_size or description.architecture["image_size"])
     shape = [description.architecture["channels"], height, width]
-    num_threads = device.usable_cpus() if threads == "auto" else int(threads)
+    num_threads = device.threads_of(threads)
     with evaluating(model):
         engine = _engine(_Network(model, description, output), shape, num_threads)
 

@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 
 from paddlemae.data.augment import View
+from paddlemae.model.kernels import scale_channels
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.positions import resize_positions
 from paddlemae.model.vit import SIZES, VisionTransformer, pair, patch_grid
@@ -230,9 +231,8 @@ def to_input(images_u8: np.ndarray, description: Description) -> paddle.Tensor:
 
 def normalised(images_u8: paddle.Tensor, description: Description) -> paddle.Tensor:
     """`to_input` of images that are on the device already."""
-    mean, std = _pixel_statistics(description)
-    images = images_u8.astype("float32")
-    return (images - paddle.to_tensor(255 * mean)) * paddle.to_tensor(1 / (255 * std))
+    mean, std = (values.ravel() for values in _pixel_statistics(description))
+    return scale_channels(images_u8.astype("float32"), paddle.to_tensor(1 / (255 * std)), paddle.to_tensor(-mean / std))
 
 
 def to_pictures(images: paddle.Tensor, description: Description) -> np.ndarray:

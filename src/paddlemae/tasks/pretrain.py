@@ -11,7 +11,7 @@ import paddle
 
 from paddlemae import device
 from paddlemae.data.augment import View
-from paddlemae.data.batches import MASK_STREAM, PREDICTION_STREAM, Batch, eval_batches, sample_rng
+from paddlemae.data.batches import MASK_STREAM, PREDICTION_STREAM, Batch, batch_rngs, eval_batches, path_noise
 from paddlemae.data.images import check_channels
 from paddlemae.data.sources import Source, open_source
 from paddlemae.model.mae import MaskedAutoencoder
@@ -20,6 +20,7 @@ from paddlemae.model.vit import patch_grid
 from paddlemae.recipe import PretrainRecipe
 from paddlemae.report.figures import draw_curves
 from paddlemae.report.runlog import FIGURES, read_metrics
+from paddlemae.tasks.footprint import memory_plan
 from paddlemae.tasks.models import (
     autoencoder_arguments,
     build_autoencoder,
@@ -30,13 +31,14 @@ from paddlemae.tasks.models import (
     to_input,
     training_view,
 )
-from paddlemae.tasks.plan import block_numbers, cross_block_numbers, memory_text, schedule_plan, step_bytes
+from paddlemae.tasks.plan import block_numbers, cross_block_numbers, schedule_plan, step_bytes
 from paddlemae.tasks.reconstruct import draw
 from paddlemae.tasks.session import Course, SkippedImages, run_training, training_batches
 from paddlemae.tasks.start import Start, check_same_recipe, enter_run, stored_recipe
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.loop import check_precision
 from paddlemae.train.optim import adamw
+from paddlemae.train.shards import LossFn
 from paddlemae.weights.store import Description
 
 SHOWN = 8  # images in the figure that a run ends with
@@ -65,14 +67,8 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
         f"{len(parts.source)} images"
     )
     batches = training_batches(parts.source, parts.view, training, state, SkippedImages(state), start)
-
-    def loss_fn(network, batch: Batch):
-        mask = batch_mask(recipe, model.grid, training.seed, batch)
-        predicted = batch_predicted(recipe, training.seed, batch, mask)
-        return network(to_input(batch.images, parts.description), mask, predicted)
-
     course = Course("pretrain", training, len(parts.source))
-    run_training(start, course, state, parts.description, batches, loss_fn)
+    run_training(start, course, state, parts.description, batches, loss_function(recipe, parts.description))
     figures = start.out / FIGURES
     draw_curves(
         figures / "loss.png",
@@ -83,6 +79,19 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
     draw_examples(figures / "reconstruction.png", model, parts, recipe)
     start.say(f"done: {start.out}; see {figures / 'reconstruction.png'}")
     return start.out
+
+
+def loss_function(recipe: PretrainRecipe, description: Description) -> LossFn:
+    """(model, batch) -> mean loss; all randomness is each image's own, so a batch may be cut and shared out."""
+    seed = recipe.training.seed
+
+    def loss_fn(model, batch: Batch) -> paddle.Tensor:
+        mask = batch_mask(recipe, model.grid, seed, batch)
+        predicted = batch_predicted(recipe, seed, batch, mask)
+        noise = path_noise(seed, batch, len(model.blocks)) if recipe.model.drop_path else None
+        return model(to_input(batch.images, description), mask, predicted, noise)
+
+    return loss_fn
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,7 @@ def prepare(recipe: PretrainRecipe) -> Parts:
     statistics = statistics_of(recipe, recipe.model.channels)
     view = training_view(recipe.augment, recipe.model.image_size, recipe.model.channels)
     model = build_autoencoder(recipe.model, recipe.training.seed)
+    model.recompute = recipe.training.recompute
     description = describe(
         model,
         statistics,
@@ -145,7 +155,7 @@ def predicted_patches(recipe: PretrainRecipe, grid: tuple[int, int]) -> int:
 
 def batch_mask(recipe: PretrainRecipe, grid: tuple[int, int], seed: int, batch: Batch) -> Mask:
     """The masks of a batch, from each image's own randomness: (seed, epoch, index)."""
-    return draw_mask(recipe.mask, batch_generators(seed, MASK_STREAM, batch), grid, kept_patches(recipe, grid))
+    return draw_mask(recipe.mask, batch_rngs(seed, MASK_STREAM, batch), grid, kept_patches(recipe, grid))
 
 
 def batch_predicted(recipe: PretrainRecipe, seed: int, batch: Batch, mask: Mask) -> np.ndarray | None:
@@ -154,12 +164,7 @@ def batch_predicted(recipe: PretrainRecipe, seed: int, batch: Batch, mask: Mask)
         return None
     num_removed = mask.removed.shape[1]
     wanted = num_predicted(mask.keep.shape[1] + num_removed, num_removed, recipe.prediction_ratio)
-    return draw_predicted(batch_generators(seed, PREDICTION_STREAM, batch), mask.removed, wanted)
-
-
-def batch_generators(seed: int, stream: int, batch: Batch) -> list[np.random.Generator]:
-    """The randomness of each image in a batch for one purpose."""
-    return [sample_rng(seed, stream, epoch, index) for epoch, index in zip(batch.epochs, batch.indices)]
+    return draw_predicted(batch_rngs(seed, PREDICTION_STREAM, batch), mask.removed, wanted)
 
 
 def draw_examples(path: Path, model: MaskedAutoencoder, parts: Parts, recipe: PretrainRecipe) -> None:
@@ -179,7 +184,7 @@ def dry_run(recipe: PretrainRecipe) -> dict[str, str]:
         "parameters": f"{parameter_count(parts.model):,}",
         "patches": f"{parts.model.grid[0]} x {parts.model.grid[1]}",
         **schedule_plan(training, len(parts.source)),
-        "memory": memory_text(memory_estimate(parts.model, recipe)),
+        **memory_plan(recipe, memory_estimate(parts.model, recipe)),
     }
 
 

@@ -13,6 +13,7 @@ from typing import NoReturn
 import paddle
 from paddle import nn
 
+from paddlemae import device
 from paddlemae.data.augment import View
 from paddlemae.data.batches import Batch, train_batches
 from paddlemae.data.images import UnreadableImage
@@ -159,6 +160,8 @@ def run_training(
                 loss_fn,
                 course.lr,
                 total_steps=total,
+                threads=device.threads_of(training.threads) if device.is_cpu() else None,
+                save_memory=training.recompute,
                 accumulation_steps=training.accumulation_steps,
                 precision=training.precision,
                 clip_grad=training.clip_grad,

@@ -126,7 +126,7 @@ def _optimizer_slots(state: TrainState) -> dict[str, np.ndarray]:
     """Slots under the model's parameter names, in Paddle's layout: Paddle's own names change from run to run."""
     slots = state.optimizer.state_dict()
     return {
-        f"{name}.{slot}": slots[f"{parameter.name}_{slot}_0"].numpy()
+        f"{name}.{slot}": np.asarray(slots[f"{parameter.name}_{slot}_0"])
         for name, parameter in state.model.named_parameters()
         for slot in SLOTS
         if f"{parameter.name}_{slot}_0" in slots

@@ -10,6 +10,8 @@ from typing import Any
 import paddle
 from paddle import nn
 
+from paddlemae.train.adamw import EPSILON, CpuAdamW
+
 LR_REFERENCE_BATCH = 256  # base_lr is stated for this effective batch size (Goyal et al.; MAE, appendix A)
 
 
@@ -52,8 +54,10 @@ def adamw(
     weight_decay: float = 0.05,
     betas: tuple[float, float] = (0.9, 0.95),
     layer_decay: float = 1.0,
-) -> paddle.optimizer.AdamW:
-    """AdamW over the model's trainable parameters; the loop sets its lr before every step.
+) -> Any:
+    """AdamW over the model's trainable parameters: Paddle's, on CPU our own (`CpuAdamW`).
+
+    The loop sets its lr before every step.
 
     Args:
         weight_decay: for matrices only, see `has_decay`.
@@ -66,6 +70,8 @@ def adamw(
         if not parameter.stop_gradient:
             lr_scale = layer_decay ** (depth + 1 - layer_number(name, depth))
             groups[lr_scale, weight_decay if has_decay(name, parameter.shape) else 0.0].append(parameter)
+    if all(parameter.place.is_cpu_place() for members in groups.values() for parameter in members):
+        return CpuAdamW([(members, *settings) for settings, members in groups.items()], betas)
     parameters: list[Any] = [
         {"params": members, "learning_rate": lr_scale, "weight_decay": decay}
         for (lr_scale, decay), members in groups.items()
@@ -74,7 +80,7 @@ def adamw(
         learning_rate=0.0,
         beta1=betas[0],
         beta2=betas[1],
-        epsilon=1e-8,
+        epsilon=EPSILON,
         parameters=parameters,
     )
 

@@ -1,0 +1,133 @@
+"""What a training step really holds in memory: tried with a few images, in processes of their own.
+
+python -m paddlemae.tasks.footprint BATCH_SIZE < RECIPE prints the largest memory of two steps, in bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddlemae.device import is_cpu
+from paddlemae.recipe import PretrainRecipe, Recipe, dump_recipe, load_recipe
+from paddlemae.tasks.plan import memory_text
+
+TRIED = (4, 12)  # batch sizes; the line through both gives any other
+STEPS = 2  # the optimizer's own memory is there from the second on
+TIMEOUT_SECONDS = 300
+STATUS = Path("/proc/self/status")
+FREE_SHARE = 0.9  # of what is free, so that the machine keeps something
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that training takes on CPU: without images, and for each image of a batch."""
+
+    fixed: float
+    an_image: float
+
+    def of(self, batch_size: int) -> float:
+        return self.fixed + batch_size * self.an_image
+
+    def fitting(self, num_bytes: float) -> int:
+        """The largest batch that so much memory holds."""
+        return max(0, math.floor((num_bytes - self.fixed) / self.an_image))
+
+
+def measure(recipe: Recipe) -> Footprint | None:
+    """Measured on this machine's CPU, in half a minute for ViT-Base; None where that can't be done."""
+    (few, low), (many, high) = ((tried, _peak_in_process(recipe, tried)) for tried in TRIED)
+    if low is None or high is None:
+        return None
+    an_image = max(1.0, (high - low) / (many - few))
+    return Footprint(low - few * an_image, an_image)
+
+
+def memory_plan(recipe: Recipe, estimate: int) -> dict[str, str]:
+    """What `--dry-run` says of memory: measured on CPU, else the estimate in bytes; name -> value, for people."""
+    if not (is_cpu() and STATUS.exists()):
+        return {"memory": memory_text(estimate)}
+    found = measure(recipe) if estimate < free_bytes() else None
+    if found is None:
+        return {"memory": f"{memory_text(estimate)}; trying it failed, or {free_bytes() / 2**30:.1f} GiB won't hold it"}
+    batch_size, free = recipe.training.batch_size, free_bytes()
+    fitting = found.fitting(FREE_SHARE * free)
+    few, many = TRIED
+    return {
+        "memory": f"{found.of(batch_size) / 2**30:.2f} GiB: {found.fixed / 2**30:.2f} and {found.an_image / 2**20:.1f} "
+        f"MiB an image (measured with {few} and {many} images a step)",
+        "batch size": f"up to about {fitting} in the {free / 2**30:.1f} GiB that are free"
+        if fitting
+        else f"none fits into the {free / 2**30:.1f} GiB that are free; recompute=true needs less",
+    }
+
+
+def free_bytes() -> int:
+    """Memory that programs can still get."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+
+
+def _peak_in_process(recipe: Recipe, batch_size: int) -> int | None:
+    command = [sys.executable, "-m", __name__, str(batch_size)]
+    try:
+        done = subprocess.run(
+            command, input=dump_recipe(recipe), capture_output=True, text=True, timeout=TIMEOUT_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    return None if done.returncode else int(done.stdout.split()[-1])
+
+
+def _peak(recipe: Recipe, batch_size: int) -> int:
+    """Largest memory of this process after training steps on noise."""
+    from paddlemae import device
+    from paddlemae.data.batches import Batch
+    from paddlemae.tasks import finetune, pretrain
+    from paddlemae.train.checkpoint import TrainState
+    from paddlemae.train.loop import fit
+    from paddlemae.train.optim import adamw
+
+    parts: Any
+    if isinstance(recipe, PretrainRecipe):
+        parts = pretrain.prepare(recipe)
+        loss_fn = pretrain.loss_function(recipe, parts.description)
+    else:
+        parts = finetune.prepare(recipe)
+        loss_fn = finetune.loss_function(recipe, parts.description)
+    shape = parts.description.architecture
+    images = np.random.default_rng(0).integers(0, 256, (batch_size, shape["channels"], *shape["image_size"]), np.uint8)
+    zeros = np.zeros(batch_size, np.int64)
+    fit(
+        TrainState(parts.model, adamw(parts.model)),
+        itertools.repeat(Batch(images, zeros, np.arange(batch_size), zeros)),
+        loss_fn,
+        lambda step: 0.0,
+        total_steps=STEPS,
+        threads=device.threads_of(recipe.training.threads),
+        save_memory=recipe.training.recompute,
+    )
+    lines = STATUS.read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def main() -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(sys.stdin.read())
+        file.flush()
+        text = Path(file.name).read_text()
+        task = "pretrain" if text.startswith("task: pretrain") else "finetune"
+        recipe = load_recipe(task, file.name)
+    print(_peak(recipe, int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()

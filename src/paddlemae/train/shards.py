@@ -1,0 +1,190 @@
+"""Gradients on CPU: threads that share a batch and the weights, and weights updated while gradients still arrive.
+
+Of Paddle's CPU kernels only matrix products use several threads. So each thread takes its part of the batch through a
+replica of the model, whose weights are the model's own memory; only gradients are separate. Once every thread has
+delivered its gradient of a weight, they are added up, and with an update wanted the weight is updated then and there:
+gradients of all weights are never held together. A thread that is ahead of the others does that work.
+
+Sums are taken in the replicas' order, whichever thread is faster: results repeat bitwise for a fixed number of threads.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from paddlemae.device import give_back_memory, little_memory
+from paddlemae.train.adamw import CpuAdamW
+
+LossFn = Callable[[nn.Layer, Any], paddle.Tensor]
+
+MOST_SHARDS = 8  # each holds gradients and activations of its own; more cores work inside matrix products
+
+
+@contextmanager
+def sharded(
+    model: nn.Layer,
+    optimizer: CpuAdamW,
+    loss_fn: LossFn,
+    *,
+    threads: int,
+    save_memory: bool = False,
+) -> Iterator[Shards]:
+    """Gradients of `loss_fn` by `threads` CPU threads, within the context.
+
+    Args:
+        model: on CPU; without randomness of its own unless `threads` is 1.
+        optimizer: of its parameters.
+        loss_fn: (model, micro-batch) -> mean loss over the images; called in several threads at once.
+        threads: CPU threads, shared out among at most `MOST_SHARDS` replicas.
+        save_memory: whether freed memory is given back at once; it costs a tenth of the speed.
+    """
+    count = min(threads, MOST_SHARDS)
+    pool = ThreadPoolExecutor(count, "shard", paddle.set_device, (paddle.get_device(),))
+    shards = Shards(model, optimizer, loss_fn, pool, count, save_memory)
+    paddle.base.core.set_num_threads(threads // count)
+    give_back_memory()
+    try:
+        with little_memory(save_memory):
+            yield shards
+    finally:
+        paddle.base.core.set_num_threads(threads)
+        pool.shutdown()
+
+
+class Shards:
+    """See `sharded`."""
+
+    def __init__(self, model, optimizer, loss_fn: LossFn, pool, count: int, save_memory: bool):
+        self.parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+        self.optimizer, self.loss_fn, self.pool = optimizer, loss_fn, pool
+        self.replicas, self.copies = [], []  # of the model, and the parameters of each
+        for _ in range(count):
+            replica, copies = replica_of(model, self.parameters)
+            for number, parameter in enumerate(copies):
+                # Paddle calls it once a backward pass, when the whole gradient is there
+                parameter._register_backward_hook(lambda *_, number=number: self._deliver(number))
+            self.replicas.append(replica)
+            self.copies.append(copies)
+        self._share_weights()
+        self.arrived = [0] * len(self.parameters)  # replicas that have delivered
+        self.save_memory = save_memory
+        self.whole: deque[int] = deque()  # parameters whose gradients are all there, by number
+        self.working = count
+        self.updates = False
+        self.counting = threading.Lock()
+
+    def add(self, batch, share: float, *, update: bool) -> float:
+        """Add `share` times the gradient of a micro-batch's mean loss.
+
+        Args:
+            batch: a dataclass of arrays, images first.
+            share: of this micro-batch in its step.
+            update: whether it is the step's last one, so that the optimizer may update each weight as soon as its
+                gradient is whole; else gradients are the parameters' own afterwards.
+        Returns:
+            the mean loss, not multiplied. If it is not finite, no weight was updated and gradients are incomplete.
+        """
+        self._share_weights()
+        slices = slices_of(batch, len(self.replicas))
+        weights = [len(one.images) / len(batch.images) for one in slices]
+        self.working, self.updates = len(slices), update
+        scales = [weight * share for weight in weights]
+        losses = list(self.pool.map(self._loss_and_backward, self.replicas, slices, scales))
+        if all(math.isfinite(loss) for loss in losses):
+            list(self.pool.map(lambda _: self._work_off(), slices))
+        else:
+            self._forget()
+        if self.save_memory:
+            give_back_memory()
+        return sum(weight * loss for weight, loss in zip(weights, losses))
+
+    def _loss_and_backward(self, replica: nn.Layer, batch, scale: float) -> float:
+        """A loss that is not finite has no backward pass, so that no weight's gradient is ever whole."""
+        replica.train()
+        loss = self.loss_fn(replica, batch)
+        value = float(loss.numpy())
+        if self.save_memory:
+            give_back_memory()
+        if math.isfinite(value):
+            (loss * scale).backward()
+        return value
+
+    def _deliver(self, number: int) -> None:
+        """Take note of one replica's gradient of a parameter; a replica that is ahead works off what is whole."""
+        with self.counting:
+            self.arrived[number] += 1
+            last = self.arrived[number] == self.working
+            if last:
+                self.arrived[number] = 0
+                self.whole.append(number)
+        if not last or self.working == 1:
+            self._work_off()
+
+    def _work_off(self) -> None:
+        """Add up and use the gradients that are whole, as long as there are any."""
+        while True:
+            with self.counting:
+                if not self.whole:
+                    return
+                number = self.whole.popleft()
+            with paddle.no_grad():
+                self._use(number)
+
+    def _use(self, number: int) -> None:
+        parameter, copies = self.parameters[number], [each[number] for each in self.copies[: self.working]]
+        if self.updates:
+            sums = [] if parameter.grad is None else [parameter.grad]
+            self.optimizer.update(parameter, sums + [one.grad for one in copies])
+            parameter.grad = None
+        elif parameter.grad is None:
+            parameter.grad = copies[0].grad  # Paddle copies it
+            copies[0].grad = None
+        for one in copies:
+            if one.grad is not None and not self.updates:
+                parameter.grad.add_(one.grad)
+            one.grad = None
+
+    def _forget(self) -> None:
+        """Let go of gradients that will never be whole."""
+        self.arrived = [0] * len(self.parameters)
+        for copies in self.copies:
+            for one in copies:
+                one.grad = None
+
+    def _share_weights(self) -> None:
+        """Lay the replicas' weights where the model's are; they have moved when someone loaded others."""
+        for copies in self.copies:
+            for mine, theirs in zip(self.parameters, copies):
+                if not theirs._is_initialized() or mine.data_ptr() != theirs.data_ptr():
+                    mine._share_buffer_to(theirs)
+
+
+def replica_of(model: nn.Layer, parameters: Sequence[Any]) -> tuple[nn.Layer, list[Any]]:
+    """(a copy of the model that has nothing of its own but these parameters, which have no memory yet; the copies)."""
+    copies = [paddle.base.framework.EagerParamBase(shape=one.shape, dtype=one.dtype) for one in parameters]
+    known = {id(one): one for one in [*model.parameters(), *model.buffers()]}
+    return copy.deepcopy(model, known | {id(one): fresh for one, fresh in zip(parameters, copies)}), copies
+
+
+def slices_of(batch, count: int) -> list[Any]:
+    """A dataclass of arrays, images first, cut into so many of about the same size, fewer if there are fewer images."""
+    images = len(batch.images)
+    borders = np.linspace(0, images, min(count, images) + 1).astype(int).tolist()
+    arrays = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    return [
+        dataclasses.replace(batch, **{name: value[start:stop] for name, value in arrays.items() if value is not None})
+        for start, stop in itertools.pairwise(borders)
+    ]
