@@ -94,7 +94,7 @@ def test_a_printed_plan_starts_with_a_recipe_that_loads(paddlemae, tiny, photos,
     assert load_recipe("pretrain", str(tmp_path / "printed.yaml")) == asked
 
 
-def test_recipes_are_named_by_name_file_or_not_at_all(paddlemae, photos, tmp_path) -> None:
+def test_recipes_are_named_by_name_file_or_not_at_all(paddlemae, photos, tmp_path, untried) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("mask_ratio: 0.6\nmodel: {size: mini, image_size: 8, depth: 1}\n")
     shown = {
@@ -528,7 +528,7 @@ def test_nothing_but_unreadable_images_is_one_line_with_workers_too(paddlemae, t
 
 
 @pytest.mark.parametrize("name", ["photos #1", "null", "none", "2024", "on", "a: b", "@x", "'q", "[1]"])
-def test_a_folder_may_have_any_name(paddlemae, tiny, photos, tmp_path, monkeypatch, name: str) -> None:
+def test_a_folder_may_have_any_name(paddlemae, tiny, photos, tmp_path, monkeypatch, name: str, untried) -> None:
     shutil.copytree(photos, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     done = paddlemae("pretrain", *tiny, "--data", name, "--dry-run")
