@@ -104,5 +104,5 @@ def test_saved_slots_go_on_bitwise() -> None:
 
 def test_a_flat_view_is_the_tensors_own_memory() -> None:
     tensor = paddle.to_tensor(np.arange(6, dtype=np.float32).reshape(2, 3))
-    flat_view(tensor)[4] = 10
+    flat_view(tensor, 6)[4] = 10
     assert tensor.numpy().tolist() == [[0, 1, 2], [3, 10, 5]]

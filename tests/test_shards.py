@@ -12,7 +12,7 @@ from paddlemae.model.masking import random_mask
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.loop import NonFiniteLoss, fit
 from paddlemae.train.optim import adamw
-from paddlemae.train.shards import replica_of, sharded, slices_of
+from paddlemae.train.shards import replica_of, sharded, slices_of, worthwhile_replicas
 
 SHAPE = dict(image_size=16, patch_size=4, embed_dim=16, depth=2, num_heads=2, decoder_embed_dim=8)
 CLOSE = 1e-5  # relative to the largest magnitude
@@ -156,3 +156,15 @@ def test_a_replica_has_no_memory_of_its_own() -> None:
     assert [name for name, _ in replica.named_parameters()] == [name for name, _ in model.named_parameters()]
     assert not any(one._is_initialized() for one in copies)
     assert replica.pos_embed is model.pos_embed and replica.blocks[0] is not model.blocks[0]
+
+
+@pytest.mark.parametrize("threads, operations, expected", [(2, 3e9, 1), (2, 4e10, 2), (1, 1e12, 1), (64, 1e12, 8)])
+def test_small_batches_are_not_shared(threads: int, operations: float, expected: int) -> None:
+    assert worthwhile_replicas(threads, operations) == expected
+
+
+def test_one_replica_may_have_several_threads() -> None:
+    mine, my_losses = trained(2, replicas=1)
+    theirs, their_losses = trained(None)
+    np.testing.assert_allclose(my_losses, their_losses, rtol=CLOSE)
+    assert all(np.abs(one - other).max() <= 1e-4 for one, other in zip(mine, theirs))

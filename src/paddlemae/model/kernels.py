@@ -12,6 +12,7 @@ Shapes: R rows, D width, 4D hidden width; B images, H heads, Q queries, N tokens
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import paddle
 import paddle.nn.functional as F
@@ -31,6 +32,18 @@ def trains(*tensors) -> bool:
     return paddle.is_grad_enabled() and not any(tensor.stop_gradient for tensor in tensors)
 
 
+@lru_cache(maxsize=256)
+def constant(rows: int, columns: int, value: float, dtype):
+    """A matrix of one number, made once on CPU: making it costs as much as multiplying by it. Don't write into it."""
+    return paddle.full([rows, columns], value, dtype)
+
+
+@lru_cache(maxsize=16)
+def head_sums(heads: int, width: int, dtype):
+    """[heads * width, heads], which adds up each head's part of a row. Don't write into it."""
+    return paddle.eye(heads, dtype=dtype).repeat_interleave(width, axis=0)
+
+
 def rows_of(x):
     """[R, D] from [..., D], without a copy."""
     return x.reshape([-1, x.shape[-1]])
@@ -38,12 +51,12 @@ def rows_of(x):
 
 def add_row(x_RD, row_D):
     """`x += row`, in place."""
-    return paddle.addmm_(x_RD, paddle.ones([x_RD.shape[0], 1], x_RD.dtype), row_D.reshape([1, -1]))
+    return paddle.addmm_(x_RD, constant(x_RD.shape[0], 1, 1.0, x_RD.dtype), row_D.reshape([1, -1]))
 
 
 def scaled_rows(scale_R1, x_RD):
     """`scale * x`: an outer product and an elementwise one cost less than a broadcast."""
-    return paddle.matmul(scale_R1, paddle.ones([1, x_RD.shape[1]], x_RD.dtype)).multiply_(x_RD)
+    return paddle.matmul(scale_R1, constant(1, x_RD.shape[1], 1.0, x_RD.dtype)).multiply_(x_RD)
 
 
 def normal_rows(x_RD, degrees: int, epsilon: float):
@@ -54,9 +67,9 @@ def normal_rows(x_RD, degrees: int, epsilon: float):
         epsilon: added to the variance; scale is one over the root of that.
     """
     width = x_RD.shape[1]
-    mean_R1 = paddle.matmul(x_RD, paddle.full([width, 1], 1 / width, x_RD.dtype))
-    normal_RD = paddle.addmm(x_RD, mean_R1, paddle.ones([1, width], x_RD.dtype), alpha=-1.0)
-    variance_R1 = paddle.matmul(normal_RD.square(), paddle.full([width, 1], 1 / degrees, x_RD.dtype))
+    mean_R1 = paddle.matmul(x_RD, constant(width, 1, 1 / width, x_RD.dtype))
+    normal_RD = paddle.addmm(x_RD, mean_R1, constant(1, width, 1.0, x_RD.dtype), alpha=-1.0)
+    variance_R1 = paddle.matmul(normal_RD.square(), constant(width, 1, 1 / degrees, x_RD.dtype))
     scale_R1 = paddle.rsqrt(variance_R1 + epsilon)
     return scaled_rows(scale_R1, normal_RD), mean_R1, scale_R1
 
@@ -68,7 +81,7 @@ def scale_channels(images_BCHW, scale_C, shift_C):
     batch, channels, *size = images_BCHW.shape
     scale_R1, shift_R1 = (each.tile([batch]).reshape([-1, 1]) for each in (scale_C, shift_C))
     scaled_RD = scaled_rows(scale_R1, images_BCHW.reshape([batch * channels, -1]))
-    paddle.addmm_(scaled_RD, shift_R1, paddle.ones([1, scaled_RD.shape[1]], scaled_RD.dtype))
+    paddle.addmm_(scaled_RD, shift_R1, constant(1, scaled_RD.shape[1], 1.0, scaled_RD.dtype))
     return scaled_RD.reshape([batch, channels, *size])
 
 
@@ -79,7 +92,7 @@ def linear_rows(x_RD, weight, bias):
 
 def linear_gradients(x_RD, gradient_RE):
     """Of weight and bias."""
-    ones_1R = paddle.ones([1, gradient_RE.shape[0]], gradient_RE.dtype)
+    ones_1R = constant(1, gradient_RE.shape[0], 1.0, gradient_RE.dtype)
     return paddle.matmul(x_RD, gradient_RE, transpose_x=True), paddle.matmul(ones_1R, gradient_RE).flatten()
 
 
@@ -116,14 +129,14 @@ class Linear(nn.Linear):
 
 def weighted_rows(normal_RD, weight, bias):
     """`normal * weight + bias`, what a layer norm ends with."""
-    ones_R1 = paddle.ones([normal_RD.shape[0], 1], normal_RD.dtype)
+    ones_R1 = constant(normal_RD.shape[0], 1, 1.0, normal_RD.dtype)
     return add_row(paddle.matmul(ones_R1, weight.reshape([1, -1])).multiply_(normal_RD), bias)
 
 
 def norm_gradients(normal_RD, scale_R1, weight, gradient_RD):
     """Of a layer norm's input, weight and bias; `normal` and `scale` are `normal_rows`'s."""
     width = weight.shape[0]
-    ones_1R = paddle.ones([1, gradient_RD.shape[0]], gradient_RD.dtype)
+    ones_1R = constant(1, gradient_RD.shape[0], 1.0, gradient_RD.dtype)
     product_RD = gradient_RD * normal_RD
     to_bias, to_weight = (paddle.matmul(ones_1R, each).flatten() for each in (gradient_RD, product_RD))
     # with g = weight * gradient: scale * (g - mean(g) - normal * mean(g * normal))
@@ -131,7 +144,7 @@ def norm_gradients(normal_RD, scale_R1, weight, gradient_RD):
     mean_R1, along_R1 = paddle.matmul(gradient_RD, weight_D1), paddle.matmul(product_RD, weight_D1)
     to_x = paddle.matmul(scale_R1, weight.reshape([1, width])).multiply_(gradient_RD)
     to_x.subtract_(scaled_rows(scale_R1 * along_R1, normal_RD))
-    paddle.addmm_(to_x, scale_R1 * mean_R1, paddle.ones([1, width], to_x.dtype), alpha=-1.0)
+    paddle.addmm_(to_x, scale_R1 * mean_R1, constant(1, width, 1.0, to_x.dtype), alpha=-1.0)
     return to_x, to_weight, to_bias
 
 
@@ -213,7 +226,7 @@ def attend_gradients(query_BHQd, key_BHNd, value_BHNd, shares_BHQN, mixed_BQE, g
     heads, width = query_BHQd.shape[1], query_BHQd.shape[3]
     gradient_BHQd = heads_of(gradient_BQE, 1, heads).squeeze(0)
     to_value = paddle.matmul(shares_BHQN, gradient_BHQd, transpose_x=True)
-    sums_EH = paddle.eye(heads, dtype=mixed_BQE.dtype).repeat_interleave(width, axis=0)
+    sums_EH = head_sums(heads, width, mixed_BQE.dtype)
     delta_BHQ1 = paddle.matmul(gradient_BQE * mixed_BQE, sums_EH).transpose([0, 2, 1]).unsqueeze(-1)
     longer_BHQd = paddle.concat([gradient_BHQd, -delta_BHQ1], axis=-1)
     ones_BHN1 = paddle.ones([*value_BHNd.shape[:-1], 1], value_BHNd.dtype)

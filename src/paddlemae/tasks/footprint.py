@@ -89,9 +89,9 @@ def _peak_in_process(recipe: Recipe, batch_size: int) -> int | None:
 
 def _peak(recipe: Recipe, batch_size: int) -> int:
     """Largest memory of this process after training steps on noise."""
-    from paddlemae import device
     from paddlemae.data.batches import Batch
     from paddlemae.tasks import finetune, pretrain
+    from paddlemae.tasks.session import cpu_sharing
     from paddlemae.train.checkpoint import TrainState
     from paddlemae.train.loop import fit
     from paddlemae.train.optim import adamw
@@ -112,8 +112,7 @@ def _peak(recipe: Recipe, batch_size: int) -> int:
         loss_fn,
         lambda step: 0.0,
         total_steps=STEPS,
-        threads=device.threads_of(recipe.training.threads),
-        save_memory=recipe.training.recompute,
+        **cpu_sharing(parts.model, recipe.training.model_copy(update={"batch_size": batch_size})),
     )
     lines = STATUS.read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

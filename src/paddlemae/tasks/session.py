@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import paddle
 from paddle import nn
@@ -26,6 +26,7 @@ from paddlemae.tasks.start import Start
 from paddlemae.train.checkpoint import TrainState, save_checkpoint, step_name
 from paddlemae.train.loop import StepResult, fit, stop_on_interrupt
 from paddlemae.train.optim import lr_at, peak_lr
+from paddlemae.train.shards import worthwhile_replicas
 from paddlemae.weights.store import Description
 
 SHOWN_SKIPS = 5
@@ -160,8 +161,7 @@ def run_training(
                 loss_fn,
                 course.lr,
                 total_steps=total,
-                threads=device.threads_of(training.threads) if device.is_cpu() else None,
-                save_memory=training.recompute,
+                **cpu_sharing(state.model, training),
                 accumulation_steps=training.accumulation_steps,
                 precision=training.precision,
                 clip_grad=training.clip_grad,
@@ -176,6 +176,16 @@ def run_training(
             start.say(waiting_text(spent, training))
         if state.step < total:
             _stop(start, course, state, description)
+
+
+def cpu_sharing(model, training: Training) -> dict[str, Any]:
+    """`fit`'s settings of CPU threads; none on an accelerator."""
+    if not device.is_cpu():
+        return {}
+    threads = device.threads_of(training.threads)
+    patches = training.batch_size * math.prod(model.grid)
+    operations = 6 * patches * sum(parameter.size for parameter in model.parameters())
+    return dict(threads=threads, replicas=worthwhile_replicas(threads, operations), save_memory=training.recompute)
 
 
 @dataclass

@@ -6,7 +6,6 @@ the cache take 3, the addition of several threads' gradients included, and other
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,14 +72,21 @@ class CpuAdamW:
         slots = self.slots[parameter.name]
         lr, (beta1, beta2), (power1, power2) = self.lr * slots.lr_scale, self.betas, slots.powers
         correction = (1 - power2) ** 0.5
-        weights, summands = flat_view(parameter), [flat_view(gradient) for gradient in gradients]
-        spare, total = np.empty((2, min(PIECE, len(weights))), np.float32)
-        for start in range(0, len(weights), PIECE):
+        size = slots.moment1.size
+        weights, *summands = (flat_view(tensor, size) for tensor in (parameter, *gradients))
+        spare, total = np.empty((2, min(PIECE, size)), np.float32)
+        decay, rate = 1 - lr * slots.weight_decay, lr * correction / (1 - power1)
+        for start in range(0, size, PIECE):
             piece = slice(start, start + PIECE)
-            weight, moment1, moment2 = weights[piece], slots.moment1[piece], slots.moment2[piece]
-            change, gradient = spare[: len(weight)], summands[0][piece]
+            weight, moment1, moment2, gradient = (
+                weights[piece],
+                slots.moment1[piece],
+                slots.moment2[piece],
+                summands[0][piece],
+            )
+            change = spare[: weight.size]
             for summand in summands[1:]:
-                gradient = np.add(gradient, summand[piece], out=total[: len(weight)])
+                gradient = np.add(gradient, summand[piece], out=total[: weight.size])
             moment1 *= beta1
             moment1 += np.multiply(gradient, 1 - beta1, out=change)
             moment2 *= beta2
@@ -90,9 +96,9 @@ class CpuAdamW:
             np.sqrt(moment2, out=change)
             change += EPSILON * correction  # of sqrt(moment2) / correction + EPSILON, the correction left for later
             np.divide(moment1, change, out=change)
-            change *= lr * correction / (1 - power1)
+            change *= rate
             if slots.weight_decay:
-                weight *= 1 - lr * slots.weight_decay
+                weight *= decay
             weight -= change
         slots.powers = as_saved(power1 * beta1, power2 * beta2)
 
@@ -123,6 +129,13 @@ def as_saved(power1: Any, power2: Any) -> tuple[float, float]:
     return np.asarray(power1, np.float32).item(), np.asarray(power2, np.float32).item()
 
 
-def flat_view(tensor: paddle.Tensor) -> np.ndarray:
-    """A float32 CPU tensor's own memory, flat; valid as long as the tensor lives and is not given another memory."""
-    return np.ctypeslib.as_array((ctypes.c_float * tensor.size).from_address(tensor.data_ptr()))
+def flat_view(tensor: paddle.Tensor, size: int) -> np.ndarray:
+    """The memory of a float32 CPU tensor of so many numbers, flat; valid until the tensor is given another."""
+    return np.asarray(_Memory(tensor.data_ptr(), size))
+
+
+class _Memory:
+    """NumPy's array interface, which costs a tenth of what ctypes' arrays do; most weights are small."""
+
+    def __init__(self, address: int, size: int):
+        self.__array_interface__ = {"data": (address, False), "shape": (size,), "typestr": "<f4", "version": 3}

@@ -64,6 +64,7 @@ def fit(
     *,
     total_steps: int,
     threads: int | None = None,
+    replicas: int | None = None,
     save_memory: bool = False,
     accumulation_steps: int = 1,
     precision: Precision = "float32",
@@ -79,7 +80,7 @@ def fit(
         loss_fn: (model, micro-batch) -> mean loss.
         lr: optimizer step -> lr.
         threads: CPU threads that share each micro-batch, see `shards`; None computes it whole, as accelerators want.
-        save_memory: see `shards`; without effect where `threads` is None.
+        replicas, save_memory: see `shards`; without effect where `threads` is None.
         accumulation_steps: micro-batches a step; their losses are averaged.
         precision: "float32", or "bfloat16"/"float16" autocast on accelerators.
         clip_grad: largest gradient norm, over all parameters together.
@@ -96,7 +97,9 @@ def fit(
     if threads is None:
         backward: Any = nullcontext(_Whole(state.model, loss_fn, precision, scaler))
     else:
-        backward = sharded(state.model, state.optimizer, loss_fn, threads=threads, save_memory=save_memory)
+        backward = sharded(
+            state.model, state.optimizer, loss_fn, threads=threads, replicas=replicas, save_memory=save_memory
+        )
     state.model.train()
     with backward as gradients:
         while state.step < total_steps and not should_stop():
