@@ -20,7 +20,7 @@ parity: $(PARITY)/installed ## Compare with PyTorch side by side (installs it: 2
 	$(PARITY)/bin/python -c "import torch, transformers" # without them pytest would skip, and pass
 	$(PARITY)/bin/python -m pytest -m parity
 
-bench: $(PARITY)/installed ## Measure speed and memory beside PyTorch (40 minutes; QUICK=1: 6)
+bench: $(PARITY)/installed ## Measure speed and memory beside PyTorch (40 minutes; QUICK=1: 10)
 	$(PARITY)/bin/python -m benchmarks.run $(if $(QUICK),--quick) $(BENCH)
 
 lint: $(VENV)/installed ## Check style, formatting and types

@@ -114,6 +114,8 @@ def batches(job: Job):
 
 def train(job: Job, model, loss_fn: Callable) -> dict[str, object]:
     """Steps of the package's own loop, timed from outside."""
+    from paddlemae.recipe import Training
+    from paddlemae.tasks.session import cpu_sharing
     from paddlemae.train.checkpoint import TrainState
     from paddlemae.train.loop import fit
     from paddlemae.train.optim import adamw
@@ -130,8 +132,7 @@ def train(job: Job, model, loss_fn: Callable) -> dict[str, object]:
         loss_fn,
         lambda step: LR,
         total_steps=FOREVER,
-        threads=job.threads,
-        save_memory=model.recompute,
+        **cpu_sharing(model, Training(batch_size=job.batch, threads=job.threads, recompute=model.recompute)),
         after_step=[after_step],
         should_stop=clock.done,
     )

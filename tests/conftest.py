@@ -7,9 +7,9 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -138,3 +138,26 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny: lis
 def untried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dry runs that say what they measure without trying it: ViT-Base would take half a minute."""
     monkeypatch.setattr(footprint, "measure", lambda recipe: footprint.Footprint(2.0 * 2**30, 0.1 * 2**30))
+
+
+@pytest.fixture
+def recompute_changes_nothing() -> Callable[..., None]:
+    """Check that a model's loss and gradients are the same with `recompute`, and that it runs these blocks twice."""
+
+    def check(model: Any, blocks: Sequence[Any], loss: Callable[[], Any]) -> None:
+        results: list[list[np.ndarray]] = []
+        calls: list[int] = []
+        for block in blocks:
+            block.register_forward_pre_hook(lambda layer, inputs: calls.append(1))
+        for model.recompute in (False, True):
+            value = loss()
+            value.backward()
+            trained = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+            results.append([value.numpy(), *(parameter.grad.numpy().copy() for parameter in trained)])
+            model.clear_gradients()
+        assert len(calls) == 3 * len(blocks), "each block once, and again in the backward pass"
+        for once, again in zip(*results):
+            np.testing.assert_allclose(again, once, rtol=0, atol=1e-5 * np.abs(once).max())
+        assert all(np.abs(one).max() > 0 for one in results[0])
+
+    return check

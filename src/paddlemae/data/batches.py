@@ -70,11 +70,6 @@ def batch_rngs(seed: int, stream: int, batch: Batch) -> list[np.random.Generator
     return [sample_rng(seed, stream, epoch, index) for epoch, index in zip(batch.epochs, batch.indices)]
 
 
-def path_noise(seed: int, batch: Batch, depth: int) -> NDArray[np.float32]:
-    """Each image's noise for drop path, [B, depth, 2] in [0, 1)."""
-    return np.stack([rng.random((depth, 2), np.float32) for rng in batch_rngs(seed, PATH_STREAM, batch)])
-
-
 def epoch_order(num_images: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The order of an epoch: a permutation of 0..num_images-1."""
     return np.random.default_rng((seed, ORDER_STREAM, epoch)).permutation(num_images)

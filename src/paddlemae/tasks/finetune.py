@@ -13,7 +13,7 @@ import paddle.nn.functional as F
 
 from paddlemae import device
 from paddlemae.data.augment import View
-from paddlemae.data.batches import Batch, OnSkip, eval_batches, path_noise
+from paddlemae.data.batches import Batch, OnSkip, eval_batches
 from paddlemae.data.images import check_channels
 from paddlemae.data.sources import Source, balanced_subset, open_source, split_off
 from paddlemae.model.vit import VisionTransformer
@@ -28,6 +28,7 @@ from paddlemae.tasks.models import (
     describe,
     evaluation_view,
     parameter_count,
+    path_noise,
     read_checkpoint,
     statistics_of,
     to_input,

@@ -9,21 +9,21 @@ import itertools
 import math
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from paddlemae.device import is_cpu
-from paddlemae.recipe import PretrainRecipe, Recipe, dump_recipe, load_recipe
+from paddlemae.recipe import PretrainRecipe, Recipe, build_recipe, dump_recipe
 from paddlemae.tasks.plan import memory_text
 
 TRIED = (4, 12)  # batch sizes; the line through both gives any other
 STEPS = 2  # the optimizer's own memory is there from the second on
 TIMEOUT_SECONDS = 300
-STATUS = Path("/proc/self/status")
+STATUS, MACHINE = Path("/proc/self/status"), Path("/proc/meminfo")
 FREE_SHARE = 0.9  # of what is free, so that the machine keeps something
 
 
@@ -55,10 +55,10 @@ def memory_plan(recipe: Recipe, estimate: int) -> dict[str, str]:
     """What `--dry-run` says of memory: measured on CPU, else the estimate in bytes; name -> value, for people."""
     if not (is_cpu() and STATUS.exists()):
         return {"memory": memory_text(estimate)}
-    found = measure(recipe) if estimate < free_bytes() else None
-    if found is None:
-        return {"memory": f"{memory_text(estimate)}; trying it failed, or {free_bytes() / 2**30:.1f} GiB won't hold it"}
     batch_size, free = recipe.training.batch_size, free_bytes()
+    found = measure(recipe) if estimate < free else None
+    if found is None:
+        return {"memory": f"{memory_text(estimate)}; trying it failed, or {free / 2**30:.1f} GiB won't hold it"}
     fitting = found.fitting(FREE_SHARE * free)
     few, many = TRIED
     return {
@@ -72,8 +72,13 @@ def memory_plan(recipe: Recipe, estimate: int) -> dict[str, str]:
 
 def free_bytes() -> int:
     """Memory that programs can still get."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    return _bytes_in(MACHINE, "MemAvailable")
+
+
+def _bytes_in(path: Path, name: str) -> int:
+    """A number of kB that the kernel's file gives under this name."""
+    lines = path.read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def _peak_in_process(recipe: Recipe, batch_size: int) -> int | None:
@@ -114,17 +119,12 @@ def _peak(recipe: Recipe, batch_size: int) -> int:
         total_steps=STEPS,
         **cpu_sharing(parts.model, recipe.training.model_copy(update={"batch_size": batch_size})),
     )
-    lines = STATUS.read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    return _bytes_in(STATUS, "VmHWM")
 
 
 def main() -> None:
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(sys.stdin.read())
-        file.flush()
-        text = Path(file.name).read_text()
-        task = "pretrain" if text.startswith("task: pretrain") else "finetune"
-        recipe = load_recipe(task, file.name)
+    content = yaml.safe_load(sys.stdin)
+    recipe = build_recipe(content["task"], content)
     print(_peak(recipe, int(sys.argv[1])))
 
 

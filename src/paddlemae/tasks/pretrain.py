@@ -11,7 +11,7 @@ import paddle
 
 from paddlemae import device
 from paddlemae.data.augment import View
-from paddlemae.data.batches import MASK_STREAM, PREDICTION_STREAM, Batch, batch_rngs, eval_batches, path_noise
+from paddlemae.data.batches import MASK_STREAM, PREDICTION_STREAM, Batch, batch_rngs, eval_batches
 from paddlemae.data.images import check_channels
 from paddlemae.data.sources import Source, open_source
 from paddlemae.model.mae import MaskedAutoencoder
@@ -27,6 +27,7 @@ from paddlemae.tasks.models import (
     describe,
     evaluation_view,
     parameter_count,
+    path_noise,
     statistics_of,
     to_input,
     training_view,
