@@ -75,7 +75,9 @@ def packed_batches(job: Job) -> Generator[object, None, None]:
 
 def _training_batches(job: Job, source) -> Generator[object, None, None]:
     from paddlemae.data.batches import train_batches
+    from paddlemae.device import keep_freed_memory
 
+    keep_freed_memory()  # as a training's process and its data workers do
     return train_batches(source, _view(job), batch_size=job.batch, seed=0, num_steps=10**6)
 
 

@@ -14,11 +14,11 @@ from paddlemae.data.augment import (
     draw_view,
     drawn_view,
     eval_view,
+    need,
     random_crop_box,
-    reduction,
     train_view,
 )
-from paddlemae.data.images import Picture, read_image, read_picture
+from paddlemae.data.images import Need, Picture, read_image, read_picture
 
 DECODES = ("fast", "exact")
 SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
@@ -102,13 +102,30 @@ def test_fast_views_of_jpegs_are_close_to_pillow_s(tmp_path: Path, subsampling: 
     image, reductions, differences = read_image(path, 3), [], []
     for seed in range(30):
         draw = draw_view(480, 640, fast, np.random.default_rng(seed))
-        reductions.append(reduction([draw], fast))
-        picture = read_picture(path, 3, lambda height, width, times=reductions[-1]: times)
+        needed = need([draw], fast)
+        reductions.append(needed.reduction)
+        picture = read_picture(path, 3, lambda height, width, needed=needed: needed)
         assert picture.scale[0] == 1 / reductions[-1]
         expected = drawn_view(Picture(image, (480, 640)), exact, draw).astype(int)
         differences.append(np.abs(drawn_view(picture, fast, draw) - expected).mean())
     assert np.mean(differences) < 2.5 and max(differences) < 5
     assert {2, 4} <= set(reductions)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (200, 180)])  # made smaller, and larger
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_a_fast_view_needs_no_row_below_those_it_asks_for(tmp_path: Path, size: tuple, subsampling: int) -> None:
+    path, settings = tmp_path / "a.jpg", View(size, 3)
+    Image.fromarray(photo(301, 402)).save(path, quality=90, subsampling=subsampling)
+    cut = 0
+    for seed in range(40):
+        draw = draw_view(301, 402, settings, np.random.default_rng(seed))
+        needed = need([draw], settings)
+        picture = read_picture(path, 3, lambda *_, needed=needed: needed)
+        whole = read_picture(path, 3, lambda *_, needed=needed: Need(needed.reduction))
+        assert (drawn_view(picture, settings, draw) == drawn_view(whole, settings, draw)).all()
+        cut += len(picture.pixels_hwC) < len(whole.pixels_hwC)
+    assert cut > 10
 
 
 def test_what_is_drawn_does_not_depend_on_how_it_is_decoded() -> None:
@@ -134,8 +151,8 @@ def test_what_is_drawn_does_not_depend_on_how_it_is_decoded() -> None:
 )
 def test_a_reduction_leaves_every_crop_its_view_s_pixels(boxes: list, times: int) -> None:
     draws = [Draw(box, (0, 0), False) for box in boxes]
-    assert reduction(draws, View((224, 224), 3)) == times
-    assert reduction(draws, View((224, 224), 3, decode="exact")) == 1
+    assert need(draws, View((224, 224), 3)).reduction == times
+    assert need(draws, View((224, 224), 3, decode="exact")) == Need()
 
 
 def test_a_crop_is_cut_from_a_smaller_picture_where_it_was_drawn() -> None:

@@ -24,7 +24,7 @@ from paddlemae.data.batches import (
     sample_rng,
     train_batches,
 )
-from paddlemae.data.images import Picture, Reduce, UnreadableImage
+from paddlemae.data.images import NeedOf, Picture, UnreadableImage
 from paddlemae.data.sources import open_source
 
 AS_IT_IS = View((4, 4), 1, crop_scale=None, flip=False, eval_crop_ratio=1.0)
@@ -56,8 +56,8 @@ class Numbered:
             raise UnreadableImage(f"number {i}", "unlucky")
         return np.full((4, 4, channels), i, np.uint8)
 
-    def read_picture(self, i: int, channels: int, reduce: Reduce) -> Picture:
-        reduce(4, 4)
+    def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
+        need_of(4, 4)
         return Picture(self.read(i, channels), (4, 4))
 
     def stamp(self, i: int) -> str:
@@ -422,10 +422,10 @@ def test_ctrl_c_is_the_parent_s_alone_to_answer(parent: subprocess.Popen[str]) -
     assert (out, err) == ("left 0\n", "")
 
 
-def test_the_data_room_starts_without_paddle_or_other_rooms() -> None:
+def test_the_data_room_starts_without_paddle_or_rooms_above_it() -> None:
     code = "import sys, paddlemae.data.batches; print(*sys.modules)"
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "paddle" not in names
     rooms = {name.split(".")[1] for name in names if name.startswith("paddlemae.")}
-    assert rooms == {"data"}, rooms
+    assert rooms == {"data", "device"}, rooms
     assert not {"pydantic", "yaml", "matplotlib"} & set(names)

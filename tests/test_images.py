@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from paddlemae.data.images import UnreadableImage, read_image, read_picture, whole
+from paddlemae.data.images import Need, UnreadableImage, read_image, read_picture
 
 RAMP_HW = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8) * 5
 PHOTO_HW3 = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
@@ -174,7 +174,7 @@ def test_missing_forbidden_and_folder_are_unreadable(tmp_path: Path, monkeypatch
     with pytest.raises(UnreadableImage, match="Is a directory"):
         read_image(tmp_path, 3)
 
-    def forbidden(path: Path, mode: str) -> None:
+    def forbidden(path: Path, *_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("builtins.open", forbidden)  # root, who runs tests in containers, may read anything
@@ -251,7 +251,7 @@ def test_a_whole_jpeg_has_the_very_bits_that_pillow_gives(tmp_path: Path, mode: 
 @pytest.mark.parametrize("times", [1, 2, 4, 8])
 def test_a_jpeg_is_decoded_as_small_as_is_allowed(tmp_path: Path, times: int) -> None:
     path, asked = saved(tmp_path / "a.jpg", photo(131, 190), quality=95), []
-    picture = read_picture(path, 3, lambda *size: asked.append(size) or times)
+    picture = read_picture(path, 3, lambda *size: asked.append(size) or Need(times))
     assert asked == [(131, 190)] == [picture.size]
     assert picture.pixels_hwC.shape == (-(-131 // times), -(-190 // times), 3)
     assert picture.scale == (1 / times, 1 / times)
@@ -269,7 +269,7 @@ def test_a_reduced_jpeg_is_upright(tmp_path: Path, times: int, orientation: int,
     exif[0x0112] = orientation
     path = saved(tmp_path / "a.jpg", photo(*size), exif=exif, quality=95)
     asked: list[tuple[int, int]] = []
-    picture = read_picture(path, 3, lambda *whole_size: asked.append(whole_size) or times)
+    picture = read_picture(path, 3, lambda *whole_size: asked.append(whole_size) or Need(times))
     upright = read_image(path, 3)
     turned = Image.open(path)
     assert (upright == np.asarray(ImageOps.exif_transpose(turned))).all()
@@ -286,14 +286,62 @@ def test_what_is_no_ordinary_jpeg_is_decoded_whole(tmp_path: Path) -> None:
     small = saved(tmp_path / "small.jpg", photo(8, 64))
     for path, size in ((cmyk, (64, 64)), (png, (64, 64)), (small, (8, 64))):
         asked: list[tuple[int, int]] = []
-        picture = read_picture(path, 3, lambda *whole_size, asked=asked: asked.append(whole_size) or 4)
+        picture = read_picture(path, 3, lambda *whole_size, asked=asked: asked.append(whole_size) or Need(4))
         assert picture.scale == (1, 1) and picture.pixels_hwC.shape[:2] == picture.size == size and asked == [size]
         assert (picture.pixels_hwC == read_image(path, 3)).all()
 
 
+@pytest.mark.parametrize("times", [1, 2, 4, 8])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("options", [{"subsampling": n} for n in range(3)] + [{"restart_marker_rows": 1}])
+def test_rows_below_those_needed_are_left_out_and_the_others_stay(
+    tmp_path: Path, times: int, mode: str, options: dict
+) -> None:
+    path = saved(tmp_path / "a.jpg", photo(203, 155).convert(mode), quality=90, **options)
+    expected = read_picture(path, 3, lambda *_: Need(times))
+    for rows in (1, 17, 64, 100, 150, 203):
+        picture = read_picture(path, 3, lambda *_, rows=rows: Need(times, rows))
+        kept = picture.pixels_hwC
+        assert picture.size == expected.size and picture.scale == expected.scale
+        assert rows <= len(kept) * times < rows + 8 + 4 * times + times + 16 or len(kept) == len(expected.pixels_hwC)
+        assert (kept[: rows // times] == expected.pixels_hwC[: rows // times]).all()
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}])
+def test_jpegs_that_may_not_be_coded_from_the_top_are_decoded_whole(tmp_path: Path, options: dict) -> None:
+    path = saved(tmp_path / "a.jpg", photo(203, 155), **options)
+    assert len(read_picture(path, 3, lambda *_: Need(1, 50)).pixels_hwC) == 203
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.98])
+def test_a_jpeg_that_ends_early_is_unreadable_whatever_rows_are_needed(tmp_path: Path, share: float) -> None:
+    path = saved(tmp_path / "a.jpg", photo(203, 155))
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(UnreadableImage):
+        read_picture(path, 3, lambda *_: Need(1, 20))
+
+
+def test_damage_among_the_rows_that_are_needed_gives_pillow_s_pixels_or_verdict(tmp_path: Path) -> None:
+    good = saved(tmp_path / "good.jpg", photo(128, 96)).read_bytes()
+    path, rng, readable = tmp_path / "bad.jpg", np.random.default_rng(1), 0
+    for _ in range(200):
+        damaged = bytearray(good)
+        for place in rng.integers(3, len(good), 2):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            expected = np.asarray(pillow_s(damaged))
+        except Exception:
+            continue
+        picture = read_picture(path, 3, lambda *_: Need(1, 64))
+        readable += 1
+        assert (picture.pixels_hwC[:64] == expected[:64]).all()
+    assert 50 < readable < 200
+
+
 def test_a_jpeg_may_have_any_name_and_a_name_any_content(tmp_path: Path) -> None:
     jpeg = saved(tmp_path / "a.jpg", photo(32, 48)).rename(tmp_path / "a.png")
-    assert read_picture(jpeg, 3, lambda height, width: 2).pixels_hwC.shape == (16, 24, 3)
+    assert read_picture(jpeg, 3, lambda *_: Need(2)).pixels_hwC.shape == (16, 24, 3)
 
 
 @pytest.mark.parametrize("times", [1, 8])
@@ -304,7 +352,7 @@ def test_a_jpeg_that_ends_early_is_unreadable_at_every_size(tmp_path: Path, time
     for share in (0.3, 0.6, 0.9):
         path.write_bytes(content[: int(share * len(content))])
         with pytest.raises(UnreadableImage):
-            read_picture(path, 3, lambda height, width: times)
+            read_picture(path, 3, lambda *_: Need(times))
 
 
 @pytest.mark.parametrize("times", [1, 4])
@@ -322,18 +370,22 @@ def test_the_verdict_on_a_damaged_jpeg_is_pillow_s(tmp_path: Path, times: int) -
 
 
 def _read_by_pillow(content: bytes) -> bool:
+    try:
+        pillow_s(content)
+    except Exception:
+        return False
+    return True
+
+
+def pillow_s(content: bytes) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            Image.open(io.BytesIO(content)).convert("RGB")
-        except Exception:
-            return False
-    return True
+        return Image.open(io.BytesIO(content)).convert("RGB")
 
 
 def _read_by_us(path: Path, times: int) -> bool:
     try:
-        read_picture(path, 3, lambda height, width: times)
+        read_picture(path, 3, lambda *_: Need(times))
     except UnreadableImage:
         return False
     return True
@@ -341,4 +393,4 @@ def _read_by_us(path: Path, times: int) -> bool:
 
 def test_reading_the_whole_is_the_default(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.jpg", photo(64, 64))
-    assert (read_picture(path, 3, whole).pixels_hwC == read_image(path, 3)).all()
+    assert (read_picture(path, 3, lambda *_: Need()).pixels_hwC == read_image(path, 3)).all()

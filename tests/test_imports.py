@@ -17,7 +17,7 @@ ALLOWED = {
     "recipe": set(),
     "device": set(),
     "model": {"device"},
-    "data": set(),
+    "data": {"device"},
     "weights": set(),
     "report": set(),
     "train": {"weights", "model", "device"},

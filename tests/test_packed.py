@@ -15,7 +15,7 @@ from PIL import Image
 from paddlemae.data import packed
 from paddlemae.data.augment import View
 from paddlemae.data.batches import Batch, eval_batches, train_batches
-from paddlemae.data.images import UnreadableImage
+from paddlemae.data.images import Need, NeedOf, UnreadableImage
 from paddlemae.data.packed import PIXELS_FILE, occupied, pack
 from paddlemae.data.sources import FolderSource, Source, open_source, subset
 
@@ -265,13 +265,13 @@ def test_repeats_and_resumption_work_on_packs(images: Path, tmp_path: Path) -> N
 
 def test_large_jpegs_are_decoded_reduced_unless_exactness_is_wanted(tmp_path: Path, monkeypatch) -> None:
     photo(300, 400, 0).save(tmp_path / "a.jpg")
-    asked: list[int] = []
+    asked: list[Need] = []
     read = FolderSource.read_picture
 
-    def recorded(source: FolderSource, i: int, channels: int, reduce: Callable[[int, int], int]):
-        return read(source, i, channels, lambda *size: asked.append(reduce(*size)) or asked[-1])
+    def recorded(source: FolderSource, i: int, channels: int, need_of: NeedOf):
+        return read(source, i, channels, lambda *size: asked.append(need_of(*size)) or asked[-1])
 
     monkeypatch.setattr(FolderSource, "read_picture", recorded)
     for decode in ("fast", "exact"):
         pack(open_source(str(tmp_path)), tmp_path / "packs", replace(VIEW, decode=decode))
-    assert asked == [8, 1]
+    assert asked == [Need(8), Need()]

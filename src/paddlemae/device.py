@@ -90,7 +90,7 @@ def prepare(device: str = "auto", threads: int | str = "auto") -> str:
         # views become copies, and reading them twice as fast pays for that; nothing here writes through a view
         paddle.set_flags({"FLAGS_use_stride_kernel": 0})
         paddle.base.core.set_num_threads(threads_of(threads))
-        _keep_freed_memory()
+        keep_freed_memory()
     return name
 
 
@@ -107,8 +107,11 @@ def _unlock_mkl_on_amd() -> None:
             os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
 
 
-def _keep_freed_memory() -> None:
-    """Stop glibc from returning every step's buffers to the system: page faults, not arithmetic, cost then."""
+def keep_freed_memory() -> None:
+    """Stop glibc from returning every step's buffers to the system: page faults, not arithmetic, cost then.
+
+    Without effect on other C libraries.
+    """
     _set_malloc(MALLOC_SETTINGS)
 
 

@@ -19,7 +19,7 @@ from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg,
 from numpy.typing import NDArray
 from PIL import Image
 
-from paddlemae.data.images import REDUCTIONS, Picture
+from paddlemae.data.images import REDUCTIONS, Need, Picture
 
 Box = tuple[int, int, int, int]
 _FloatBox = tuple[float, float, float, float]
@@ -103,14 +103,16 @@ def draw_view(height: int, width: int, settings: View, rng: np.random.Generator)
     return Draw(box, shift, bool(settings.flip and rng.random() < 0.5))
 
 
-def reduction(draws: Sequence[Draw], settings: View) -> int:
-    """How many times smaller an image may be decoded: each of these crops keeps as many pixels as its view has."""
+def need(draws: Sequence[Draw], settings: View) -> Need:
+    """What of an image these crops need: as many pixels as each one's view has, and no row below the lowest."""
     boxes = [draw.box for draw in draws if draw.box]
     if settings.decode == "exact" or len(boxes) < len(draws):
-        return 1
+        return Need()
     height, width = settings.image_size
     spare = min(min((bottom - top) / height, (right - left) / width) for left, top, right, bottom in boxes)
-    return reduction_within(spare)
+    times = reduction_within(spare)
+    lowest = max(bottom + times * _margin((bottom - top) / times / height) for _, top, _, bottom in boxes)
+    return Need(times, math.ceil(lowest))
 
 
 def reduction_within(spare: float) -> int:
@@ -255,8 +257,13 @@ def _resize_fast(image_HWC: NDArray[np.uint8], box: _FloatBox, size: tuple[int, 
 
 def _reach(start: float, end: float, num_pixels: int, limit: int) -> tuple[int, int]:
     """The pixels, of `limit`, that the filter reaches when start..end becomes `num_pixels`."""
-    margin = 1 + _SUPPORT * max(1.0, (end - start) / num_pixels)
+    margin = _margin((end - start) / num_pixels)
     return max(0, math.floor(start - margin)), min(limit, math.ceil(end + margin))
+
+
+def _margin(shrinking: float) -> float:
+    """Pixels beyond a box that the filter may reach when it is made so many times smaller."""
+    return 1 + _SUPPORT * max(1.0, shrinking)
 
 
 def _shifted(image_HWC: NDArray[np.uint8], dy: int, dx: int) -> NDArray[np.uint8]:

@@ -17,13 +17,13 @@ import contextlib
 import functools
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.augment import Draw, View, draw_view, drawn_view, eval_view, reduction
-from paddlemae.data.images import UnreadableImage
+from paddlemae.data.augment import Draw, View, draw_view, drawn_view, eval_view, need
+from paddlemae.data.images import Need, UnreadableImage
 from paddlemae.data.sources import Source
 from paddlemae.data.workers import make_ahead
 
@@ -62,7 +62,10 @@ _Read = TypeVar("_Read")
 
 def sample_rng(seed: int, stream: int, epoch: int, index: int) -> np.random.Generator:
     """The randomness of one image in one epoch for one purpose (`VIEW_STREAM`, `MASK_STREAM` ...)."""
-    return np.random.default_rng((seed, stream, epoch, index))
+    key: Any = (seed, stream, epoch, index)
+    if max(key) < 2**32:  # NumPy makes the same words of a tuple, in twice the time
+        key = np.array(key, np.uint32)
+    return np.random.default_rng(key)
 
 
 def batch_rngs(seed: int, stream: int, batch: Batch) -> list[np.random.Generator]:
@@ -185,14 +188,14 @@ def _make_train_batch(source: Source, view: View, seed: int, due: _Due) -> _Made
 
 
 def _views(source: Source, view: View, keys: list[tuple[int, int, int, int]], i: int) -> list[NDArray[np.uint8]]:
-    """Image i seen once for each key of `sample_rng`, decoded once, no larger than the most demanding view needs."""
+    """Image i seen once for each key of `sample_rng`, decoded once, as much as the most demanding needs."""
     draws: list[Draw] = []
 
-    def reduce(height: int, width: int) -> int:
+    def need_of(height: int, width: int) -> Need:
         draws.extend(draw_view(height, width, view, sample_rng(*key)) for key in keys)
-        return reduction(draws, view)
+        return need(draws, view)
 
-    picture = source.read_picture(i, view.channels, reduce)
+    picture = source.read_picture(i, view.channels, need_of)
     return [drawn_view(picture, view, draw) for draw in draws]
 
 

@@ -11,12 +11,13 @@ How pixels become 8-bit gray (C = 1) or RGB (C = 3):
     integers > 8 bit values up to 65535, shifted right by 8; larger or negative ones are refused
     floating point   refused: such a file does not say which value is white
 
-Pillow opens every file. Ordinary JPEGs are then decoded by simplejpeg, whose libjpeg-turbo gives the same bits in
-less time; whatever it complains of is left to Pillow, so the verdict on a damaged file is always Pillow's.
+Ordinary JPEGs are decoded by simplejpeg, whose libjpeg-turbo gives the same bits as Pillow's in less time; whatever it
+complains of is left to Pillow, so the verdict on a damaged file is always Pillow's. All else Pillow opens.
 """
 
 import contextlib
 import io
+import math
 import os
 import threading
 import warnings
@@ -39,6 +40,18 @@ _JPEG_FORMATS = ("JPEG", "MPO")
 _JPEG_START = b"\xff\xd8\xff"
 # What a JPEG holds, in Pillow's words and in simplejpeg's; the rest (CMYK) is Pillow's to convert.
 _JPEG_COLOURS = {"L": "GRAY", "RGB": "RGB"}
+_JPEG_MODES = {"Gray": "L", "YCbCr": "RGB", "RGB": "RGB"}  # by how simplejpeg says that a JPEG stores it
+
+# A JPEG is marked segments up to its first scan: 0xff, the kind, the length in two bytes, and so much content.
+_FIRST_SCAN = 0xDA
+_METADATA = 0xE1  # Exif and XMP, which may say that the image is turned
+_SEQUENTIAL_FRAMES = (0xC0, 0xC1)  # what most cameras write: rows are coded from top to bottom
+_HEIGHT, _NUM_COLOURS = 5, 9  # where such a frame's segment has its height, two bytes, and its colours
+_NUM_IN_SCAN = 4  # where a scan's segment has the number of colours in it
+_JPEG_END = b"\xff\xd9"
+# Colours of half the height are smoothed over neighbouring rows; this many above a cut differ from the whole image's.
+_ROWS_OF_A_CUT = 4
+_ROWS_TOGETHER = 8  # no reduced row may lie across a cut
 
 # How many times smaller libjpeg decodes in less time than the whole: it transforms fewer coefficients then.
 REDUCTIONS = (8, 4, 2, 1)
@@ -80,7 +93,7 @@ def check_channels(channels: int) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An image, perhaps made smaller than it is.
+    """An image, perhaps made smaller than it is, perhaps without its bottom.
 
     Args:
         pixels_hwC: uint8, upright, not necessarily writable.
@@ -93,13 +106,20 @@ class Picture:
     scale: tuple[float, float] = (1.0, 1.0)
 
 
-# (H, W) -> how many times smaller the image may be decoded, one of `REDUCTIONS`
-Reduce = Callable[[int, int], int]
+@dataclass(frozen=True)
+class Need:
+    """What of an image is needed.
+
+    Args:
+        reduction: how many times smaller it may be decoded, one of `REDUCTIONS`.
+        rows: of the whole image, from the top; those below may be left out. None: all.
+    """
+
+    reduction: int = 1
+    rows: int | None = None
 
 
-def whole(height: int, width: int) -> int:
-    """The `Reduce` that wants every pixel."""
-    return 1
+NeedOf = Callable[[int, int], Need]  # of an image's (H, W)
 
 
 def read_image(path: str | os.PathLike[str], channels: int) -> NDArray[np.uint8]:
@@ -114,15 +134,17 @@ def read_image(path: str | os.PathLike[str], channels: int) -> NDArray[np.uint8]
         ValueError: another number of channels.
         UnreadableImage: the file is missing, empty, forbidden, damaged, too large or no image.
     """
-    return read_picture(path, channels, whole).pixels_hwC
+    return read_picture(path, channels, lambda height, width: Need()).pixels_hwC
 
 
-def read_picture(path: str | os.PathLike[str], channels: int, reduce: Reduce) -> Picture:
-    """Decode an image file; smaller if that is allowed and saves time, as it does with JPEGs.
+def read_picture(path: str | os.PathLike[str], channels: int, need_of: NeedOf) -> Picture:
+    """Decode an image file, or as much of it as is needed where that saves time, as it does with JPEGs.
+
+    Damage below the rows that are needed is not always seen.
 
     Args:
         path, channels: as for `read_image`.
-        reduce: asked once, with the whole image's size; a JPEG is decoded after it, so it may choose what to show.
+        need_of: asked once, with the whole image's size; a JPEG is decoded after it, so it may choose what to show.
     Raises:
         ValueError, UnreadableImage: as `read_image`.
     """
@@ -130,22 +152,26 @@ def read_picture(path: str | os.PathLike[str], channels: int, reduce: Reduce) ->
     with _reported(path):
         opened = _open(path, channels)
     if isinstance(opened, _Jpeg):
-        reduction = reduce(*opened.size)
+        need = need_of(*opened.size)
         with _reported(path):
-            return _decode(opened, channels, reduction)
+            return _decode(opened, channels, need)
     picture = Picture(opened, opened.shape[:2])
-    reduce(*picture.size)
+    need_of(*picture.size)
     return picture
 
 
 @dataclass(frozen=True, eq=False)
 class _Jpeg:
-    """A JPEG of one of `_JPEG_COLOURS`, whose header is in order; `size` is (H, W), upright."""
+    """A JPEG of one of `_JPEG_COLOURS`, whose header is in order; `size` is (H, W), upright.
+
+    `frame` is where its frame's segment is, if the image may be cut off below a row.
+    """
 
     content: bytes
     mode: str
     size: tuple[int, int]
-    orientation: int
+    orientation: int = 1
+    frame: int | None = None
 
 
 @contextlib.contextmanager
@@ -167,15 +193,18 @@ def _opened_by_pillow(file: IO[bytes]) -> Iterator[Image.Image]:
 
 def _open(path: str | os.PathLike[str], channels: int) -> _Jpeg | NDArray[np.uint8]:
     """The file's JPEG, still to be decoded, or its pixels."""
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            raise ValueError("the file is empty")
+    with open(path, "rb", buffering=0) as file:
         start = file.read(len(_JPEG_START))
+        if not start:
+            raise ValueError("the file is empty")
         file.seek(0)
         if start != _JPEG_START:
-            with _opened_by_pillow(file) as image:
+            with io.BufferedReader(file) as buffered, _opened_by_pillow(buffered) as image:
                 return _pixels(image, channels)
         content = file.read()  # at once: Pillow reads a header in dozens of small pieces
+    plain = _plain_jpeg(content)
+    if plain:
+        return plain
     with _opened_by_pillow(io.BytesIO(content)) as image:
         if image.format not in _JPEG_FORMATS or image.mode not in _JPEG_COLOURS:
             return _pixels(image, channels)
@@ -184,12 +213,61 @@ def _open(path: str | os.PathLike[str], channels: int) -> _Jpeg | NDArray[np.uin
         return _Jpeg(content, image.mode, size, orientation)
 
 
-def _decode(jpeg: _Jpeg, channels: int, reduction: int) -> Picture:
+def _plain_jpeg(content: bytes) -> _Jpeg | None:
+    """The JPEG, if its header says plainly that it is upright and ordinary.
+
+    Pillow would say the same in ten times the time (0.07 against 0.01 ms). None: it is to be asked.
+    """
+    segments = _segments(content)
+    if segments is None or _METADATA in segments:
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+    except ValueError:
+        return None
+    if colours not in _JPEG_MODES or height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
+        return None
+    return _Jpeg(content, _JPEG_MODES[colours], (height, width), frame=_frame_to_cut(content, segments))
+
+
+def _frame_to_cut(content: bytes, segments: dict[int, int]) -> int | None:
+    """Where the frame's segment is, if one scan holds all colours row by row and the file was not cut short.
+
+    (Whether data ends too early can't be told from a decoder that is to ignore what follows the last row.)
+    """
+    frames = [segments[kind] for kind in _SEQUENTIAL_FRAMES if kind in segments]
+    if len(frames) != 1 or not content.endswith(_JPEG_END):
+        return None
+    num_colours, in_scan = content[frames[0] + _NUM_COLOURS], content[segments[_FIRST_SCAN] + _NUM_IN_SCAN]
+    return frames[0] if in_scan == num_colours else None
+
+
+def _segments(content: bytes) -> dict[int, int] | None:
+    """Where each kind of segment is, or the last of its kind, up to the first scan; None if something else comes."""
+    places: dict[int, int] = {}
+    place = len(_JPEG_START) - 1
+    while len(content) > place + 4 and content[place] == 0xFF:
+        kind = content[place + 1]
+        places[kind] = place
+        if kind == _FIRST_SCAN:
+            return places
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return None
+
+
+def _decode(jpeg: _Jpeg, channels: int, need: Need) -> Picture:
+    reduction = need.reduction
     while reduction > 1 and not _can_reduce(jpeg, reduction):
         reduction //= 2
-    h, w = (-(-side // reduction) for side in (jpeg.size[::-1] if jpeg.orientation >= 5 else jpeg.size))
+    height, width = jpeg.size[::-1] if jpeg.orientation >= 5 else jpeg.size
+    rows = _rows_to_decode(jpeg, need, reduction)
+    content = jpeg.content if rows == height else _cut_off(jpeg, rows)
+    h, w = -(-rows // reduction), -(-width // reduction)
     try:
-        pixels = simplejpeg.decode_jpeg(jpeg.content, _JPEG_COLOURS[jpeg.mode], min_height=h, min_width=w)
+        # without `strict` it ignores, as Pillow does, what is merely odd: here that data goes on behind the last row
+        pixels = simplejpeg.decode_jpeg(
+            content, _JPEG_COLOURS[jpeg.mode], min_height=h, min_width=w, strict=rows == height
+        )
         if pixels.shape[:2] != (h, w):
             raise ValueError("another size than the header's that Pillow read")
     except Exception:  # its words for damage are as many as Pillow's, and the verdict is Pillow's
@@ -202,6 +280,24 @@ def _decode(jpeg: _Jpeg, channels: int, reduction: int) -> Picture:
     if jpeg.orientation in _UPRIGHT:
         pixels = _UPRIGHT[jpeg.orientation](pixels)
     return Picture(pixels, jpeg.size, (1 / reduction, 1 / reduction))
+
+
+def _rows_to_decode(jpeg: _Jpeg, need: Need, reduction: int) -> int:
+    """How many of a JPEG's rows, as it stores them, are decoded for those that are needed."""
+    height = jpeg.size[1] if jpeg.orientation >= 5 else jpeg.size[0]
+    if jpeg.frame is None or need.rows is None:
+        return height
+    rows = max(_SMALLEST_REDUCED, need.rows + _ROWS_OF_A_CUT * reduction)
+    return min(height, -(-rows // _ROWS_TOGETHER) * _ROWS_TOGETHER)
+
+
+def _cut_off(jpeg: _Jpeg, rows: int) -> bytearray:
+    """The JPEG with so many rows: its header says so, and a decoder stops there."""
+    assert jpeg.frame is not None
+    content = bytearray(jpeg.content)
+    place = jpeg.frame + _HEIGHT
+    content[place : place + 2] = rows.to_bytes(2, "big")
+    return content
 
 
 def _can_reduce(jpeg: _Jpeg, reduction: int) -> bool:

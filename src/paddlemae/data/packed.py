@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.augment import View, reduction_within, shrunk
-from paddlemae.data.images import Picture, Reduce, UnreadableImage
+from paddlemae.data.images import Need, NeedOf, Picture, UnreadableImage
 from paddlemae.data.sources import Source
 from paddlemae.data.workers import make_ahead
 
@@ -86,13 +86,13 @@ class PackedSource:
     def read(self, i: int, channels: int) -> NDArray[np.uint8]:
         return self.original.read(i, channels)
 
-    def read_picture(self, i: int, channels: int, reduce: Reduce) -> Picture:
+    def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
         assert channels == self.channels
         pack = _opened(self.folder, channels)
         h, w, H, W = pack.sizes_N4[i].tolist()
         if not h:  # it says again why it can't be read
-            return self.original.read_picture(i, channels, reduce)
-        reduce(H, W)
+            return self.original.read_picture(i, channels, need_of)
+        need_of(H, W)
         start, end = pack.borders[i : i + 2].tolist()
         return Picture(pack.pixels[start:end].reshape(h, w, channels), (H, W), (h / H, w / W))
 
@@ -281,11 +281,11 @@ def _shrink(source: Source, view: View, short_side: int, numbers: range) -> _Pac
 def _shrink_one(
     source: Source, view: View, short_side: int, i: int
 ) -> tuple[NDArray[np.uint8], tuple[int, int]] | None:
-    def reduce(height: int, width: int) -> int:
-        return 1 if view.decode == "exact" else reduction_within(min(height, width) / short_side)
+    def need_of(height: int, width: int) -> Need:
+        return Need() if view.decode == "exact" else Need(reduction_within(min(height, width) / short_side))
 
     try:
-        picture = source.read_picture(i, view.channels, reduce)
+        picture = source.read_picture(i, view.channels, need_of)
     except UnreadableImage:  # training meets it again, and says so
         return None
     if min(picture.size) <= short_side:

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.images import EXTENSIONS, Picture, Reduce, check_channels, read_image, read_picture
+from paddlemae.data.images import EXTENSIONS, NeedOf, Picture, check_channels, read_image, read_picture
 
 _DIGITS_FILE = Path(__file__).with_name("digits.npz")
 # First and last of each class's 500 images, in the file's order.
@@ -45,8 +45,8 @@ class Source(Protocol):
     def read(self, i: int, channels: int) -> NDArray[np.uint8]:
         """Return uint8 [H, W, channels], or raise `images.UnreadableImage`."""
 
-    def read_picture(self, i: int, channels: int, reduce: Reduce) -> Picture:
-        """The same, smaller where `reduce` allows it; it is asked once, with the whole image's size."""
+    def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
+        """The same, or as much of it as is needed; `need_of` is asked once, with the whole image's size."""
 
     def stamp(self, i: int) -> str:
         """What changes when image i does: for a file its path, size and time of change."""
@@ -72,10 +72,10 @@ class DigitsSource:
         image_HW1 = self.images_NHW[i][..., None]
         return image_HW1 if channels == 1 else np.repeat(image_HW1, 3, axis=2)
 
-    def read_picture(self, i: int, channels: int, reduce: Reduce) -> Picture:
+    def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
         image_HWC = self.read(i, channels)
         size = image_HWC.shape[:2]
-        reduce(*size)
+        need_of(*size)
         return Picture(image_HWC, size)
 
     def stamp(self, i: int) -> str:
@@ -100,8 +100,8 @@ class FolderSource:
     def read(self, i: int, channels: int) -> NDArray[np.uint8]:
         return read_image(self.paths[i], channels)
 
-    def read_picture(self, i: int, channels: int, reduce: Reduce) -> Picture:
-        return read_picture(self.paths[i], channels, reduce)
+    def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
+        return read_picture(self.paths[i], channels, need_of)
 
     def stamp(self, i: int) -> str:
         path = os.path.relpath(self.paths[i], self.name)  # so that a folder may move
@@ -131,8 +131,8 @@ class SubsetSource:
     def read(self, i: int, channels: int) -> NDArray[np.uint8]:
         return self.whole.read(int(self.indices[i]), channels)
 
-    def read_picture(self, i: int, channels: int, reduce: Reduce) -> Picture:
-        return self.whole.read_picture(int(self.indices[i]), channels, reduce)
+    def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
+        return self.whole.read_picture(int(self.indices[i]), channels, need_of)
 
     def stamp(self, i: int) -> str:
         return self.whole.stamp(int(self.indices[i]))

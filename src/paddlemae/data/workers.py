@@ -12,6 +12,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from paddlemae.device import keep_freed_memory
+
 _Due = TypeVar("_Due")
 _Made = TypeVar("_Made")
 
@@ -77,6 +79,7 @@ def _start_worker(make: Callable[[Any], Any]) -> None:
     global _worker_make
     _worker_make = make
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
