@@ -6,9 +6,9 @@ import contextlib
 import itertools
 import os
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from benchmarks.worker import Clock, NotAvailable
 from benchmarks.works import CHANNELS, MEAN, STD, Job
 
 CROP_SCALE = (0.2, 1.0)  # MAE, appendix A.1
+COMPARED = 300  # photos whose views are compared with Pillow's
 Options = dict[str, Any]
 
 
@@ -25,13 +26,16 @@ def load(job: Job, options: Options) -> dict[str, object]:
         raise NotAvailable("no photos; name a folder of JPEG files with --photos")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    with contextlib.closing(CHAINS[options["chain"]](job)) as batches:
-        next(batches)  # workers, maps and the pack are made with it
-        clock = Clock(job)
-        while not clock.done():
-            next(batches)
-            clock.mark()
-    return {"seconds": clock.seconds(), "threads": 1}
+    with tempfile.TemporaryDirectory(prefix="paddlemae-bench-") as folder:
+        source = SOURCES[options["chain"]](job, folder)
+        with contextlib.closing(training_batches(job, source) if source else pillow_batches(job)) as batches:
+            next(batches)  # maps and caches are filled with it
+            clock = Clock(job)
+            while not clock.done():
+                next(batches)
+                clock.mark()
+        differences = pixel_differences(job, source) if source else {}
+    return {"seconds": clock.seconds(), "threads": 1, **differences}
 
 
 def pillow_batches(job: Job) -> Generator[np.ndarray, None, None]:
@@ -57,23 +61,8 @@ def pillow_batches(job: Job) -> Generator[np.ndarray, None, None]:
         yield np.stack(images)
 
 
-def our_batches(job: Job) -> Generator[object, None, None]:
+def training_batches(job: Job, source) -> Generator[object, None, None]:
     """What a training run reads; it stays uint8, and normalising it is part of the step."""
-    from paddlemae.data.sources import open_source
-
-    return _training_batches(job, open_source(job.photos))
-
-
-def packed_batches(job: Job) -> Generator[object, None, None]:
-    """The same from a packed cache of resized images, which is made before the first batch and removed at the end."""
-    from paddlemae.data.packed import pack
-    from paddlemae.data.sources import open_source
-
-    with tempfile.TemporaryDirectory(prefix="paddlemae-bench-") as folder:
-        yield from _training_batches(job, pack(open_source(job.photos), folder, _view(job)))
-
-
-def _training_batches(job: Job, source) -> Generator[object, None, None]:
     from paddlemae.data.batches import train_batches
     from paddlemae.device import keep_freed_memory
 
@@ -81,11 +70,50 @@ def _training_batches(job: Job, source) -> Generator[object, None, None]:
     return train_batches(source, _view(job), batch_size=job.batch, seed=0, num_steps=10**6)
 
 
-def _view(job: Job):
+def pixel_differences(job: Job, source) -> dict[str, object]:
+    """How far views are, on average over their numbers, from the same crops as Pillow decodes and resizes them.
+
+    Returns:
+        `difference`: the mean view's and the worst one's, of 255; `compared`: how many views.
+    """
+    from paddlemae.data.augment import Draw, draw_view, drawn_view, need
+    from paddlemae.data.images import Need, Picture
+
+    fast, exact = _view(job), _view(job, decode="exact")
+    rng, found = np.random.default_rng(0), []
+    for i in range(min(COMPARED, len(source))):
+        draws: list[Draw] = []
+
+        def need_of(height: int, width: int, draws=draws) -> Need:
+            draws.append(draw_view(height, width, fast, rng))
+            return need(draws, fast)
+
+        view = drawn_view(source.read_picture(i, CHANNELS, need_of), fast, draws[0]).astype(int)
+        whole = source.read(i, CHANNELS)
+        expected = drawn_view(Picture(whole, whole.shape[:2]), exact, draws[0])
+        found.append(float(np.abs(view - expected).mean()))
+    return {"difference": [float(np.mean(found)), max(found)], "compared": len(found)}
+
+
+def _view(job: Job, decode: Literal["fast", "exact"] = "fast"):
     from paddlemae.data.augment import View
 
-    return View(image_size=(job.shape["image_size"],) * 2, channels=CHANNELS, crop_scale=CROP_SCALE)
+    size = (job.shape["image_size"],) * 2
+    return View(image_size=size, channels=CHANNELS, crop_scale=CROP_SCALE, decode=decode)
 
 
-CHAINS = {"pillow": pillow_batches, "ours": our_batches, "packed": packed_batches}
+def _files(job: Job, folder: str):
+    from paddlemae.data.sources import open_source
+
+    return open_source(job.photos)
+
+
+def _packed(job: Job, folder: str):
+    """A packed cache of resized images, which is made before the clock starts."""
+    from paddlemae.data.packed import pack
+
+    return pack(_files(job, folder), folder, _view(job))
+
+
+SOURCES: dict[str, Callable[[Job, str], Any]] = {"pillow": lambda *_: None, "ours": _files, "packed": _packed}
 TASKS = {"input": load}

@@ -200,7 +200,21 @@ def speed_tables(results: Results, everything: dict[str, Work]) -> str:
         listed = [work for work in everything.values() if work.section == section and summaries(results, work)]
         if listed:
             parts.append(f"### {title}\n\n{section_table(results, listed)}{YARDSTICK_NOTES[section]}")
-    return "\n\n".join(parts)
+            parts += [quality_text(results, work) for work in listed if work.section == "input"]
+    return "\n\n".join(part for part in parts if part)
+
+
+def quality_text(results: Results, work: Work) -> str:
+    """How far the pixels of input pipelines are from Pillow's; nothing where that was not measured."""
+    texts = []
+    for side, entry in results.works[work.name].items():
+        for run in entry.runs[:1]:  # the same photos and crops each time
+            if "difference" in run:
+                mean, worst = run["difference"]
+                texts.append(f"{SIDES[side].title} {mean:.2f} (the worst of {run['compared']} views {worst:.2f})")
+    if not texts:
+        return ""
+    return f"Mean absolute difference, of 255, from the same crops decoded and resized by Pillow: {'; '.join(texts)}."
 
 
 def section_table(results: Results, listed: Sequence[Work]) -> str:
@@ -420,8 +434,8 @@ between. CrossMAE's decoder multiplies other, fewer matrices; its limit is not d
   (of ViT-Tiny 192 wide, 4 blocks, as the known small ports have it, and of the 32 px model 96 wide, 2 blocks;
   `--models tiny-512` measures ViT-Tiny with the paper's).
   Weights are random draws of the same shapes.
-- PaddleMAE: its own training loop (`train.loop.fit`) with the settings that the command makes by itself; features
-  through the inference model that `embed` compiles for many images, compiled before the clock starts.
+- PaddleMAE: its own training loop (`train.loop.fit`) with the settings that the command makes by itself; features as
+  `embed` computes them (`tasks.inference`). Paddle's inference engine is compiled before the clock starts.
 - transformers: `ViTMAEForPreTraining`, `ViTForImageClassification` and `ViTModel`, all cores, attention "sdpa" and
   "eager", `torch.compile` in its default mode, and whichever of AdamW's `fused` and `foreach` was faster in place;
   the fastest of all these stands for transformers. Features are compared with eager execution, as issue 3 asks;

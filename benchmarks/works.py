@@ -93,6 +93,7 @@ SIDES: dict[str, Side] = {
     "ours": Side("PaddleMAE", "ours"),
     "ours-cross": Side("PaddleMAE, CrossMAE decoder", "ours", {"cross": True}),
     "ours-recompute": Side("PaddleMAE, recompute", "ours", {"recompute": True}),
+    "engine": Side("Paddle's inference engine, oneDNN", "engine"),
     "torch-sdpa": Side("transformers, sdpa attention", "torch_peer", {"attention": "sdpa"}),
     "torch-eager": Side("transformers, eager attention", "torch_peer", {"attention": "eager"}),
     "torch-compile": Side("transformers, torch.compile", "torch_peer", {"attention": "sdpa", "compile": True}),
@@ -189,11 +190,11 @@ def _features(batch: int, quantity: str) -> Work:
         section="features",
         title=f"ViT-Base/16, batch {batch}" + (", latency" if quantity == "ms" else ""),
         job=Job("features", "", "base", batch),
-        sides=("ours", *TORCH),
+        sides=("ours", "engine", *TORCH),
         quantity=quantity,
         targets=(Target("ours", TORCH_EAGER, 1.0, 1.15),),
-        quick=("ours", "torch-sdpa"),
-        repeats=2,
+        quick=("ours", "engine", "torch-sdpa"),
+        repeats=3,
     )
 
 

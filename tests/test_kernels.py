@@ -8,17 +8,21 @@ import paddle.nn.functional as F
 import pytest
 
 from paddlemae.model import kernels
+from paddlemae.model.crossmae import CrossAttention
 from paddlemae.model.kernels import (
     LayerNorm,
     Linear,
     attention,
-    gelu_with_slope,
+    gelu_backward,
     linear,
     normal_rows,
     residual_attention,
+    residual_cross_attention,
     residual_mlp,
     scale_channels,
+    softmax_,
     tokens_of,
+    weighted_sums,
 )
 from paddlemae.model.vit import Attention, Mlp
 
@@ -219,7 +223,9 @@ def test_scaling_channels_leaves_the_images_as_they_are() -> None:
 def test_gelu_and_its_slope_are_the_formulas(largest: float) -> None:
     """Each number for itself, not next to the largest: far out on the left both are nothing."""
     x = np.concatenate([np.linspace(-largest, largest, 201), [0.0, -1e-6, 1e-30]]).astype(np.float32)
-    value, slope = (part.numpy().astype(np.float64) for part in gelu_with_slope(paddle.to_tensor(x)))
+    hidden, slope = paddle.to_tensor(x[:, None]), paddle.ones([len(x), 1])
+    gelu_backward(hidden, slope)
+    value, slope = (part.numpy()[:, 0].astype(np.float64) for part in (hidden, slope))
     exact = x.astype(np.float64)
     cumulative = np.array([0.5 * math.erfc(-one / math.sqrt(2)) for one in exact])
     density = np.exp(-np.square(exact) / 2) / math.sqrt(2 * math.pi)
@@ -227,10 +233,39 @@ def test_gelu_and_its_slope_are_the_formulas(largest: float) -> None:
     assert (np.abs(slope - (cumulative + exact * density)) <= 2e-6).all()
 
 
-def test_gelu_leaves_its_input_as_it_is() -> None:
-    x = paddle.to_tensor(numbers(4, 5))
-    gelu_with_slope(x)
-    assert (x.numpy() == numbers(4, 5)).all()
+@pytest.mark.parametrize("piece", [1, 10, 11, 64])
+def test_gelu_in_pieces_is_that_of_the_whole(piece: int, monkeypatch) -> None:
+    found = []
+    for size in (kernels.PIECE, piece):
+        monkeypatch.setattr(kernels, "PIECE", size)
+        hidden, gradient = paddle.to_tensor(numbers(7, 5)), paddle.to_tensor(numbers(7, 5, seed=2))
+        gelu_backward(hidden, gradient)
+        found.append([hidden.numpy(), gradient.numpy()])
+    assert all((one == other).all() for one, other in zip(*found, strict=True))
+
+
+# softmax
+
+
+@pytest.mark.parametrize("largest", [1.0, 79.0, 81.0, 1e4])  # by exponentials alone up to 80
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (7, 1), (3, 127), (3, 128), (2, 200)])
+@pytest.mark.parametrize("piece", [6, kernels.PIECE])
+def test_softmax_is_paddles_own(shape: tuple[int, ...], largest: float, piece: int, monkeypatch) -> None:
+    monkeypatch.setattr(kernels, "PIECE", piece)
+    for shift in (0.0, -largest):  # no row with a large number in it, too
+        scores = (numbers(*shape) * largest / 3).clip(-largest, largest).astype(np.float32) + np.float32(shift)
+        exact = F.softmax(paddle.to_tensor(scores.astype(np.float64)), axis=-1).numpy()
+        x = paddle.to_tensor(scores)
+        assert softmax_(x) is x
+        assert np.abs(x.numpy() - exact).max() <= 2e-6
+        np.testing.assert_allclose(x.numpy().sum(-1), 1, rtol=2e-6)
+
+
+def test_softmax_of_what_is_no_number_is_none() -> None:
+    scores = numbers(2, 5)
+    scores[1, 3] = np.nan
+    shares = softmax_(paddle.to_tensor(scores)).numpy()
+    assert np.isnan(shares[1]).all() and np.isfinite(shares[0]).all()
 
 
 # attention
@@ -376,7 +411,8 @@ def test_the_attention_half_is_the_plain_formula(shape: tuple[int, ...], keeps: 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("keeps", KEEPS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_mlp_half_is_the_plain_formula(shape: tuple[int, ...], keeps: str, dtype: str) -> None:
+def test_the_mlp_half_is_the_plain_formula(shape: tuple[int, ...], keeps: str, dtype: str, monkeypatch) -> None:
+    monkeypatch.setattr(kernels, "PIECE", 3 * HIDDEN)
     batch, tokens, width, _ = shape
     keep, keep_B = factors(keeps, batch)
     norm, mlp, weights = mlp_half(width)
@@ -526,3 +562,119 @@ def test_a_dropped_branch_leaves_its_image_bit_for_bit() -> None:
         dropped = np.array(keep) == 0
         assert (got[dropped] == numbers(3, 5, 12)[dropped]).all()
         assert (np.abs(got - numbers(3, 5, 12)).max(axis=(1, 2)) > 0.1).tolist() == (~dropped).tolist()
+
+
+# cross-attention and weighted sums
+
+
+def cross_half(width: int, memory_width: int, heads: int) -> tuple[LayerNorm, CrossAttention, list]:
+    paddle.seed(0)
+    norm, attn = LayerNorm(width, epsilon=EPSILON), CrossAttention(width, memory_width, heads)
+    weights = [*norm.parameters(), *attn.parameters()]
+    for number, one in enumerate(weights):
+        one.set_value(numbers(*one.shape, seed=20 + number))
+    return norm, attn, weights
+
+
+def plain_cross_half(x, memory, weights: list, heads: int):
+    norm_weight, norm_bias, q, q_bias, kv, kv_bias, proj, proj_bias = weights
+    seen = F.layer_norm(x, x.shape[-1], norm_weight, norm_bias, EPSILON)
+    batch, queries, width = x.shape
+    query = F.linear(seen, q, q_bias).reshape([batch, queries, heads, -1]).transpose([0, 2, 1, 3])
+    pair = F.linear(memory, kv, kv_bias).reshape([batch, -1, 2, heads, width // heads]).transpose([2, 0, 3, 1, 4])
+    return x + F.linear(plain_attention(query, pair[0], pair[1]), proj, proj_bias)
+
+
+def cross_leaves(shape: tuple[int, ...], dtype: str = "float32") -> list:
+    batch, queries, tokens, width, memory_width = shape
+    return [leaf(numbers(batch, queries, width), dtype=dtype), leaf(numbers(batch, tokens, memory_width), dtype=dtype)]
+
+
+CROSS_SHAPES = [(2, 5, 7, 12, 8), (1, 1, 1, 4, 4), (3, 6, 2, 8, 12), (4, 1, 9, 12, 12)]  # B, Q, N, D, E
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("shape", CROSS_SHAPES, ids=str)
+def test_the_cross_attention_half_is_the_plain_formula(shape: tuple[int, ...], heads: int, dtype: str) -> None:
+    norm, attn, weights = cross_half(*shape[3:], heads)
+    mine, plain, theirs = cross_leaves(shape), cross_leaves(shape, dtype), copies(weights, dtype)
+    output = residual_cross_attention(*mine, norm, attn)
+    assert computed_by(output, kernels._ResidualCrossAttentionOnCpu)
+    assert_close(backward(output), backward(plain_cross_half(*plain, theirs, heads)))
+    wanted = gradients([*plain, *theirs])
+    least = max(np.abs(one).max() for one in wanted)
+    for number, (got, true) in enumerate(zip(gradients([*mine, *weights]), wanted)):
+        # seen from one token, or a row of one kind, queries and keys have a gradient of nothing but rounding
+        assert_close(got, true, least=least if shape[2] == 1 or number in (4, 5, 6, 7) else 0.0, where=number)
+
+
+@pytest.mark.parametrize("frozen", range(10))
+def test_frozen_parts_of_the_cross_attention_half_get_no_gradient_and_all_else_its_own(frozen: int) -> None:
+    shape = CROSS_SHAPES[0]
+    norm, attn, weights = cross_half(*shape[3:], 2)
+    mine = [*cross_leaves(shape), *weights]
+    theirs = [*cross_leaves(shape), *copies(weights, "float32")]
+    mine[frozen].stop_gradient = theirs[frozen].stop_gradient = True
+    assert_close(
+        backward(residual_cross_attention(*mine[:2], norm, attn)),
+        backward(plain_cross_half(*theirs[:2], theirs[2:], 2)),
+    )
+    for number, (got, wanted) in enumerate(zip(gradients(mine), gradients(theirs))):
+        assert_close(got, wanted, least=1.0, where=number)
+    assert mine[frozen].grad is None
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_the_cross_attention_half_without_gradients_and_elsewhere(on_cpu: bool, monkeypatch) -> None:
+    shape = CROSS_SHAPES[0]
+    norm, attn, weights = cross_half(*shape[3:], 2)
+    monkeypatch.setattr(kernels, "on_cpu", lambda x: on_cpu)
+    with paddle.no_grad():
+        output = residual_cross_attention(*cross_leaves(shape), norm, attn)
+        assert_close(output.numpy(), plain_cross_half(*cross_leaves(shape), weights, 2).numpy())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("sums", "maps"), [(3, 5), (1, 1), (2, 1), (1, 4)])
+@pytest.mark.parametrize("shape", [(2, 3, 4), (5,), (1, 1, 1)])
+def test_weighted_sums_are_sums(sums: int, maps: int, shape: tuple[int, ...], dtype: str) -> None:
+    def leaves(kind: str) -> list:
+        return [
+            leaf(numbers(sums, maps), dtype=kind),
+            *(leaf(numbers(*shape, seed=k), dtype=kind) for k in range(maps)),
+        ]
+
+    mine, theirs = leaves("float32"), leaves(dtype)
+    outputs = weighted_sums(mine[0], mine[1:])
+    assert len(outputs) == sums and all(computed_by(one, kernels._WeightedSumsOnCpu) for one in outputs)
+    plain = [sum(theirs[0][j, k] * theirs[1 + k] for k in range(maps)) for j in range(sums)]
+    for found in (outputs, plain):
+        sum((j + 1) * (one * one).sum() for j, one in enumerate(found)).backward()
+    found = [[one.numpy() for one in outputs] + gradients(mine), [one.numpy() for one in plain] + gradients(theirs)]
+    for number, (got, true) in enumerate(zip(*found, strict=True)):
+        assert_close(got, true, least=1.0, where=number)
+
+
+def test_a_sum_that_nobody_uses_counts_for_nothing() -> None:
+    mine = [leaf(numbers(3, 2)), leaf(numbers(4, seed=1)), leaf(numbers(4, seed=2))]
+    weighted_sums(mine[0], mine[1:])[1].sum().backward()
+    weight, *maps = (one.numpy() for one in mine)
+    assert_close(
+        mine[0].grad.numpy(), np.stack([np.zeros(2), [one.sum() for one in maps], np.zeros(2)]), where="weight"
+    )
+    assert_all_close(gradients(mine[1:]), [np.full(4, weight[1, k]) for k in range(2)])
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 2])
+def test_weighted_sums_of_what_is_frozen(frozen: int) -> None:
+    mine = [
+        leaf(values, trains=k != frozen) for k, values in enumerate([numbers(2, 2), numbers(5), numbers(5, seed=1)])
+    ]
+    sums = weighted_sums(mine[0], mine[1:])
+    (sums[0].sum() + 2 * sums[1].sum()).backward()
+    assert [one.grad is None for one in mine] == [k == frozen for k in range(3)]
+    if frozen:
+        other = 3 - frozen
+        weight = mine[0].numpy()
+        assert_close(mine[other].grad.numpy(), np.full(5, weight[0, other - 1] + 2 * weight[1, other - 1]))

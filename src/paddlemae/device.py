@@ -89,9 +89,31 @@ def prepare(device: str = "auto", threads: int | str = "auto") -> str:
     if name == "cpu":
         # views become copies, and reading them twice as fast pays for that; nothing here writes through a view
         paddle.set_flags({"FLAGS_use_stride_kernel": 0})
-        paddle.base.core.set_num_threads(threads_of(threads))
+        _set_product_threads(threads_of(threads))
         keep_freed_memory()
     return name
+
+
+_current_product_threads = 1  # Paddle doesn't say how many it has
+
+
+def _set_product_threads(count: int) -> None:
+    import paddle
+
+    global _current_product_threads
+    _current_product_threads = count
+    paddle.base.core.set_num_threads(count)
+
+
+@contextmanager
+def product_threads(count: int) -> Iterator[None]:
+    """Inside, each matrix product uses so many CPU threads, in all of this process's threads."""
+    before = _current_product_threads
+    _set_product_threads(count)
+    try:
+        yield
+    finally:
+        _set_product_threads(before)
 
 
 def _unlock_mkl_on_amd() -> None:

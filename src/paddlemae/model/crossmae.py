@@ -10,10 +10,17 @@ width, D the decoder's, P pixels a patch.
 from __future__ import annotations
 
 import numpy as np
-import paddle
 from paddle import nn
 
-from paddlemae.model.kernels import LayerNorm, Linear, attention, residual_mlp, split_heads
+from paddlemae.model.kernels import (
+    LayerNorm,
+    Linear,
+    attention,
+    residual_cross_attention,
+    residual_mlp,
+    split_heads,
+    weighted_sums,
+)
 from paddlemae.model.vit import NORM_EPSILON, Mlp, recomputed, take_positions
 
 
@@ -38,9 +45,7 @@ class InterBlockAttention(nn.Layer):
 
     def forward(self, maps: list) -> list:
         """One memory [B, N, E] for each decoder block, from feature maps [B, N, E]."""
-        numbers = paddle.stack(maps).reshape([len(maps), -1])
-        sums = paddle.matmul(self.weight, numbers).reshape([-1, *maps[0].shape]).unbind(0)
-        return [norm(sum_BNE) for norm, sum_BNE in zip(self.norms, sums)]
+        return [norm(sum_BNE) for norm, sum_BNE in zip(self.norms, weighted_sums(self.weight, maps))]
 
 
 class CrossAttention(nn.Layer):
@@ -73,7 +78,7 @@ class CrossBlock(nn.Layer):
         self.mlp = Mlp(width, int(width * mlp_ratio))
 
     def forward(self, x_BQD, memory_BNE):
-        x_BQD = x_BQD + self.attn(self.norm1(x_BQD), memory_BNE)
+        x_BQD = residual_cross_attention(x_BQD, memory_BNE, self.norm1, self.attn)
         return residual_mlp(x_BQD, self.norm2, self.mlp)
 
 

@@ -16,10 +16,14 @@ from functools import lru_cache
 
 import paddle
 import paddle.nn.functional as F
-from paddle import nn
+from paddle import _legacy_C_ops, nn
 from paddle.autograd import PyLayer
 
 Wanted = tuple[int, int] | None  # tokens start..stop of each image whose output is used; None is all of them
+
+PIECE = 1 << 19  # numbers: what several operations pass over stays in the processor's cache between them
+LONG_ROW = 128  # softmax of shorter rows costs Paddle's kernel twice to four times what its exponentials cost
+SAFE_EXPONENT = 80.0  # exponentials of up to so much, and sums of `LONG_ROW` of them, are normal float32 numbers
 
 
 def on_cpu(x) -> bool:
@@ -27,9 +31,9 @@ def on_cpu(x) -> bool:
     return paddle.in_dynamic_mode() and x.place.is_cpu_place()
 
 
-def trains(*tensors) -> bool:
-    """Whether all of these get gradients."""
-    return paddle.is_grad_enabled() and not any(tensor.stop_gradient for tensor in tensors)
+def all_or_none_train(*tensors) -> bool:
+    """Whether all of these get gradients, or none at all is wanted: a PyLayer gives them to all that it is given."""
+    return not paddle.is_grad_enabled() or not any(tensor.stop_gradient for tensor in tensors)
 
 
 @lru_cache(maxsize=256)
@@ -66,12 +70,18 @@ def normal_rows(x_RD, degrees: int, epsilon: float):
         degrees: what squares are divided by for the variance, D or D - 1.
         epsilon: added to the variance; scale is one over the root of that.
     """
-    width = x_RD.shape[1]
-    mean_R1 = paddle.matmul(x_RD, constant(width, 1, 1 / width, x_RD.dtype))
-    normal_RD = paddle.addmm(x_RD, mean_R1, constant(1, width, 1.0, x_RD.dtype), alpha=-1.0)
-    variance_R1 = paddle.matmul(normal_RD.square(), constant(width, 1, 1 / degrees, x_RD.dtype))
-    scale_R1 = paddle.rsqrt(variance_R1 + epsilon)
-    return scaled_rows(scale_R1, normal_RD), mean_R1, scale_R1
+    share = degrees / x_RD.shape[1]
+    normal_RD, mean_R, variance_R = layer_norm(x_RD, None, None, epsilon * share)
+    if share != 1:
+        normal_RD.scale_(share**0.5)
+    scale_R1 = paddle.rsqrt(variance_R + epsilon * share).scale_(share**0.5).reshape([-1, 1])
+    return normal_RD, mean_R.reshape([-1, 1]), scale_R1
+
+
+def layer_norm(x_RD, weight, bias, epsilon: float):
+    """(layer norm of each row, mean [R], variance over D [R]); `F.layer_norm` keeps the last two to itself."""
+    call = _legacy_C_ops.layer_norm  # type: ignore[attr-defined]
+    return call(x_RD, weight, bias, "epsilon", epsilon, "begin_norm_axis", 1)
 
 
 def scale_channels(images_BCHW, scale_C, shift_C):
@@ -115,7 +125,7 @@ class _LinearOnCpu(PyLayer):
 
 def linear(x, weight, bias):
     """`F.linear(x, weight, bias)`: x [..., in], weight [in, out], bias [out]."""
-    if on_cpu(x) and trains(weight, bias):
+    if on_cpu(x) and all_or_none_train(weight, bias):
         return _LinearOnCpu.apply(x, weight, bias)
     return F.linear(x, weight, bias)
 
@@ -127,15 +137,10 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
-def weighted_rows(normal_RD, weight, bias):
-    """`normal * weight + bias`, what a layer norm ends with."""
-    ones_R1 = constant(normal_RD.shape[0], 1, 1.0, normal_RD.dtype)
-    return add_row(paddle.matmul(ones_R1, weight.reshape([1, -1])).multiply_(normal_RD), bias)
-
-
-def norm_gradients(normal_RD, scale_R1, weight, gradient_RD):
-    """Of a layer norm's input, weight and bias; `normal` and `scale` are `normal_rows`'s."""
+def norm_gradients(x_RD, weight, epsilon: float, gradient_RD):
+    """Of a layer norm's input, weight and bias."""
     width = weight.shape[0]
+    normal_RD, _, scale_R1 = normal_rows(x_RD, width, epsilon)
     ones_1R = constant(1, gradient_RD.shape[0], 1.0, gradient_RD.dtype)
     product_RD = gradient_RD * normal_RD
     to_bias, to_weight = (paddle.matmul(ones_1R, each).flatten() for each in (gradient_RD, product_RD))
@@ -153,14 +158,14 @@ class _LayerNormOnCpu(PyLayer):
 
     @staticmethod
     def forward(ctx, x, weight, bias, epsilon: float):
-        x_RD = rows_of(x)
-        normal_RD, _, scale_R1 = normal_rows(x_RD, x_RD.shape[1], epsilon)
-        ctx.save_for_backward(normal_RD, scale_R1, weight)
-        return weighted_rows(normal_RD, weight, bias).reshape(x.shape)
+        ctx.epsilon = epsilon
+        ctx.save_for_backward(x, weight)
+        return layer_norm(rows_of(x), weight, bias, epsilon)[0].reshape(x.shape)
 
     @staticmethod
     def backward(ctx, gradient):
-        to_x, to_weight, to_bias = norm_gradients(*ctx.saved_tensor(), rows_of(gradient))
+        x, weight = ctx.saved_tensor()
+        to_x, to_weight, to_bias = norm_gradients(rows_of(x), weight, ctx.epsilon, rows_of(gradient))
         return to_x.reshape(gradient.shape), to_weight, to_bias
 
 
@@ -168,16 +173,29 @@ class LayerNorm(nn.LayerNorm):
     """`paddle.nn.LayerNorm` over the last axis, with weight and bias."""
 
     def forward(self, x):
-        if on_cpu(x) and not x.stop_gradient and trains(self.weight, self.bias):
+        if on_cpu(x) and all_or_none_train(x, self.weight, self.bias):
             return _LayerNormOnCpu.apply(x, self.weight, self.bias, self._epsilon)
         return super().forward(x)
 
 
-def gelu_with_slope(x):
-    """(exact GELU of x, its derivative): x Phi(x) and Phi(x) + x phi(x)."""
-    cumulative = paddle.erf(x * 0.5**0.5).scale_(0.5, 0.5)  # scale_ multiplies, then adds
-    slope = x.square().scale_(-0.5, -0.5 * math.log(2 * math.pi)).exp_().multiply_(x).add_(cumulative)
-    return cumulative.multiply_(x), slope
+def pieces(*tensors_RD):
+    """The same rows of each, about `PIECE` numbers at a time, as views of the same memory."""
+    rows, width = tensors_RD[0].shape
+    step = max(1, PIECE // width)
+    if step >= rows:
+        yield tensors_RD
+        return
+    for start in range(0, rows, step):
+        yield [one._slice(start, min(start + step, rows)) for one in tensors_RD]
+
+
+def gelu_backward(hidden_RE, gradient_RE):
+    """In place: hidden becomes its exact GELU, and the gradient of that the gradient of hidden."""
+    for hidden, gradient in pieces(hidden_RE, gradient_RE):
+        cumulative = paddle.erf(hidden * 0.5**0.5).scale_(0.5, 0.5)  # scale_ multiplies, then adds
+        density = hidden.square().scale_(-0.5, -0.5 * math.log(2 * math.pi)).exp_()
+        gradient.multiply_(density.multiply_(hidden).add_(cumulative))  # the slope is Phi(x) + x phi(x)
+        hidden.multiply_(cumulative)
 
 
 def heads_of(x_BNE, parts: int, num_heads: int):
@@ -185,6 +203,11 @@ def heads_of(x_BNE, parts: int, num_heads: int):
     batch, tokens, width = x_BNE.shape
     split = x_BNE.reshape([batch, tokens, parts, num_heads, width // (parts * num_heads)])
     return split.transpose([2, 0, 3, 1, 4])
+
+
+def parts_of(x) -> list:
+    """Along the first axis, as views of the same memory: for code without gradients."""
+    return [x._slice(number, number + 1).squeeze(0) for number in range(x.shape[0])]
 
 
 def merged(x_PBHNd):
@@ -211,29 +234,52 @@ def tokens_of(x_BND, wanted: Wanted):
     return x_BND.split([size for size in parts if size], axis=1)[int(start > 0)]
 
 
+def softmax_(x):
+    """`F.softmax_` over the last axis."""
+    if x.shape[-1] >= LONG_ROW or not _exponents_are_safe(x):
+        return F.softmax_(x, axis=-1)
+    rows_RN = rows_of(x)
+    rows_RN.exp_()
+    sums_R1 = paddle.matmul(rows_RN, constant(rows_RN.shape[1], 1, 1.0, x.dtype))
+    for rows, sums in pieces(rows_RN, sums_R1):
+        rows.multiply_(paddle.matmul(sums.reciprocal_(), constant(1, rows.shape[1], 1.0, x.dtype)))
+    return x
+
+
+def _exponents_are_safe(x) -> bool:
+    """False for nan too."""
+    return x.max().item() <= SAFE_EXPONENT and x.min().item() >= -SAFE_EXPONENT
+
+
 def attend(query_BHQd, key_BHNd, value_BHNd):
     """(softmax of query key^T [B, H, Q, N], mixed values [B, Q, H * d]); the query is scaled already."""
-    shares_BHQN = F.softmax_(paddle.matmul(query_BHQd, key_BHNd, transpose_y=True), axis=-1)
+    shares_BHQN = softmax_(paddle.matmul(query_BHQd, key_BHNd, transpose_y=True))
     return shares_BHQN, merged(paddle.matmul(shares_BHQN, value_BHNd).unsqueeze(0))
 
 
-def attend_gradients(query_BHQd, key_BHNd, value_BHNd, shares_BHQN, mixed_BQE, gradient_BQE):
-    """Of `attend`'s query, key and value, given that of the mixed values.
+def attend_gradients(attended, gradient_BQE, out=(None, None, None)):
+    """Of `attend`'s query, key and value.
+
+    Args:
+        attended: query [B, H, Q, d], key, value [B, H, N, d] and what `attend` made of them.
+        gradient_BQE: of the mixed values.
+        out: what the three gradients are written into, or None.
 
     softmax's gradient is P * (dP - delta), where delta, a number a query, is the product of the mixed values with
     their gradient (Dao et al., FlashAttention-2, sec. 2.3); one more column of a matrix product subtracts it.
     """
+    query_BHQd, key_BHNd, value_BHNd, shares_BHQN, mixed_BQE = attended
     heads, width = query_BHQd.shape[1], query_BHQd.shape[3]
     gradient_BHQd = heads_of(gradient_BQE, 1, heads).squeeze(0)
-    to_value = paddle.matmul(shares_BHQN, gradient_BHQd, transpose_x=True)
+    to_value = paddle.matmul(shares_BHQN, gradient_BHQd, transpose_x=True, out=out[2])
     sums_EH = head_sums(heads, width, mixed_BQE.dtype)
     delta_BHQ1 = paddle.matmul(gradient_BQE * mixed_BQE, sums_EH).transpose([0, 2, 1]).unsqueeze(-1)
     longer_BHQd = paddle.concat([gradient_BHQd, -delta_BHQ1], axis=-1)
     ones_BHN1 = paddle.ones([*value_BHNd.shape[:-1], 1], value_BHNd.dtype)
     inner_BHQN = paddle.matmul(longer_BHQd, paddle.concat([value_BHNd, ones_BHN1], axis=-1), transpose_y=True)
     inner_BHQN.multiply_(shares_BHQN)
-    to_query = paddle.matmul(inner_BHQN, key_BHNd)
-    return to_query, paddle.matmul(inner_BHQN, query_BHQd, transpose_x=True), to_value
+    to_query = paddle.matmul(inner_BHQN, key_BHNd, out=out[0])
+    return to_query, paddle.matmul(inner_BHQN, query_BHQd, transpose_x=True, out=out[1]), to_value
 
 
 class _AttentionOnCpu(PyLayer):
@@ -249,7 +295,7 @@ class _AttentionOnCpu(PyLayer):
 
     @staticmethod
     def backward(ctx, gradient):
-        to_query, to_key, to_value = attend_gradients(*ctx.saved_tensor(), gradient)
+        to_query, to_key, to_value = attend_gradients(ctx.saved_tensor(), gradient)
         return to_query.scale_(ctx.scale), to_key, to_value
 
 
@@ -261,7 +307,7 @@ def attention(query_BHQd, key_BHNd, value_BHNd):
     """
     batch, heads, queries, width = query_BHQd.shape
     if on_cpu(query_BHQd):
-        if trains(query_BHQd, key_BHNd, value_BHNd):
+        if all_or_none_train(query_BHQd, key_BHNd, value_BHNd):
             return _AttentionOnCpu.apply(query_BHQd, key_BHNd, value_BHNd)
     elif paddle.in_dynamic_mode():  # a GPU's flash attention takes the heads third
         swapped = [x.transpose([0, 2, 1, 3]) for x in (query_BHQd, key_BHNd, value_BHNd)]
@@ -282,25 +328,24 @@ class _ResidualMlpOnCpu(PyLayer):
     @staticmethod
     def forward(ctx, x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, epsilon: float, keep):
         x_RD = rows_of(x)
-        normal_RD, _, scale_R1 = normal_rows(x_RD, x_RD.shape[1], epsilon)
-        hidden = linear_rows(weighted_rows(normal_RD, norm_weight, norm_bias), weight1, bias1)
+        hidden = linear_rows(layer_norm(x_RD, norm_weight, norm_bias, epsilon)[0], weight1, bias1)
         active = F.gelu(hidden)
-        ctx.keep = keep
-        ctx.save_for_backward(normal_RD, scale_R1, hidden, norm_weight, norm_bias, weight1, weight2)
+        ctx.epsilon, ctx.keep = epsilon, keep
+        ctx.save_for_backward(x, hidden, norm_weight, norm_bias, weight1, weight2)
         return _residual(x_RD, active, weight2, bias2, keep).reshape(x.shape)
 
     @staticmethod
     def backward(ctx, gradient):
-        normal_RD, scale_R1, hidden, norm_weight, norm_bias, weight1, weight2 = ctx.saved_tensor()
-        branch_RD = _branch_gradient(rows_of(gradient), ctx.keep)
-        active, slope = gelu_with_slope(hidden)
-        to_weight2, to_bias2 = linear_gradients(active, branch_RD)
-        del active
-        to_hidden = paddle.matmul(branch_RD, weight2, transpose_y=True).multiply_(slope)
-        del slope
-        to_weight1, to_bias1 = linear_gradients(weighted_rows(normal_RD, norm_weight, norm_bias), to_hidden)
-        to_normal = paddle.matmul(to_hidden, weight1, transpose_y=True)
-        to_x, *to_norm = norm_gradients(normal_RD, scale_R1, norm_weight, to_normal)
+        x, hidden, norm_weight, norm_bias, weight1, weight2 = ctx.saved_tensor()
+        x_RD, branch_RD = rows_of(x), _branch_gradient(rows_of(gradient), ctx.keep)
+        to_hidden = paddle.matmul(branch_RD, weight2, transpose_y=True)
+        gelu_backward(hidden, to_hidden)
+        to_weight2, to_bias2 = linear_gradients(hidden, branch_RD)
+        seen_RD = layer_norm(x_RD, norm_weight, norm_bias, ctx.epsilon)[0]
+        to_weight1, to_bias1 = linear_gradients(seen_RD, to_hidden)
+        del seen_RD
+        to_seen = paddle.matmul(to_hidden, weight1, transpose_y=True)
+        to_x, *to_norm = norm_gradients(x_RD, norm_weight, ctx.epsilon, to_seen)
         to_x = to_x.add_(rows_of(gradient)).reshape(gradient.shape)
         return to_x, *to_norm, to_weight1, to_bias1, to_weight2, to_bias2
 
@@ -310,55 +355,103 @@ class _ResidualAttentionOnCpu(PyLayer):
 
     @staticmethod
     def forward(ctx, x, norm_weight, norm_bias, weight, bias, proj_weight, proj_bias, epsilon, heads, wanted, keep):
-        x_RD, width = rows_of(x), x.shape[-1]
-        normal_RD, _, scale_R1 = normal_rows(x_RD, width, epsilon)
-        seen_BND = weighted_rows(normal_RD, norm_weight, norm_bias).reshape(x.shape)
+        width = x.shape[-1]
+        seen_BND = layer_norm(rows_of(x), norm_weight, norm_bias, epsilon)[0].reshape(x.shape)
         if wanted is None:
-            query, key, value = split_heads(_linear_of(seen_BND, weight, bias), 3, heads)
+            query, key, value = parts_of(heads_of(_linear_of(seen_BND, weight, bias), 3, heads))
         else:
-            (query_weight, pair_weight), (query_bias, pair_bias) = _query_and_pair(weight, bias)
-            (query,) = split_heads(_linear_of(tokens_of(seen_BND, wanted), query_weight, query_bias), 1, heads)
-            key, value = split_heads(_linear_of(seen_BND, pair_weight, pair_bias), 2, heads)
-        ctx.query_scale, ctx.wanted, ctx.keep = (width // heads) ** -0.5, wanted, keep
+            of_query, of_pair = _query_and_pair(weight, bias)
+            query, key, value = _queries_and_pairs(tokens_of(seen_BND, wanted), seen_BND, of_query, of_pair, heads)
+        ctx.epsilon, ctx.query_scale, ctx.wanted, ctx.keep = epsilon, (width // heads) ** -0.5, wanted, keep
         query.scale_(ctx.query_scale)
         shares, mixed = attend(query, key, value)
-        tensors = (normal_RD, scale_R1, norm_weight, norm_bias, weight, bias, proj_weight)
-        ctx.save_for_backward(*tensors, query, key, value, shares, mixed)
+        ctx.save_for_backward(x, norm_weight, norm_bias, weight, bias, proj_weight, query, key, value, shares, mixed)
         x_BQD = tokens_of(x, wanted)
         return _residual(rows_of(x_BQD), rows_of(mixed), proj_weight, proj_bias, keep).reshape(x_BQD.shape)
 
     @staticmethod
     def backward(ctx, gradient):
-        normal_RD, scale_R1, norm_weight, norm_bias, weight, bias, proj_weight, *attended = ctx.saved_tensor()
-        mixed, width = attended[-1], weight.shape[0]
+        x, norm_weight, norm_bias, weight, bias, proj_weight, *attended = ctx.saved_tensor()
+        query, mixed = attended[0], attended[-1]
         branch_RD = _branch_gradient(rows_of(gradient), ctx.keep)
         to_proj = linear_gradients(rows_of(mixed), branch_RD)
         to_mixed = paddle.matmul(branch_RD, proj_weight, transpose_y=True).reshape(mixed.shape)
-        to_query, to_key, to_value = attend_gradients(*attended, to_mixed)
-        to_query.scale_(ctx.query_scale)
-        del attended, to_mixed
-        seen_RD = weighted_rows(normal_RD, norm_weight, norm_bias)
+        seen_RD = layer_norm(rows_of(x), norm_weight, norm_bias, ctx.epsilon)[0]
         if ctx.wanted is None:
-            to_all = rows_of(merged(paddle.stack([to_query, to_key, to_value])))
+            to_parts = paddle.empty([3, *query.shape], query.dtype)
+            to_query, *_ = attend_gradients(attended, to_mixed, parts_of(to_parts))
+            to_query.scale_(ctx.query_scale)
+            to_all = rows_of(merged(to_parts))
             to_qkv = linear_gradients(seen_RD, to_all)
             to_seen = paddle.matmul(to_all, weight, transpose_y=True)
         else:
-            (query_weight, pair_weight), _ = _query_and_pair(weight, bias)
-            seen_BND = seen_RD.reshape([gradient.shape[0], -1, width])
-            to_queries = rows_of(merged(to_query.unsqueeze(0)))
-            to_pair = rows_of(merged(paddle.stack([to_key, to_value])))
+            (query_weight, _), (pair_weight, _) = _query_and_pair(weight, bias)
+            seen_BND = seen_RD.reshape(x.shape)
+            to_queries, to_pair = _to_queries_and_pairs(attended, to_mixed, ctx.query_scale)
             of_query = linear_gradients(rows_of(tokens_of(seen_BND, ctx.wanted)), to_queries)
             of_pair = linear_gradients(seen_RD, to_pair)
             to_qkv = [paddle.concat(each, axis=-1) for each in zip(of_query, of_pair)]
             to_seen = paddle.matmul(to_pair, pair_weight, transpose_y=True).reshape(seen_BND.shape)
             added = paddle.matmul(to_queries, query_weight, transpose_y=True).reshape(gradient.shape)
             to_seen = rows_of(_add_to_tokens(to_seen, ctx.wanted, added))
-        to_x, *to_norm = norm_gradients(normal_RD, scale_R1, norm_weight, to_seen)
+        to_x, *to_norm = norm_gradients(rows_of(x), norm_weight, ctx.epsilon, to_seen)
         if ctx.wanted is None:
             to_x = to_x.add_(rows_of(gradient)).reshape(gradient.shape)
         else:
-            to_x = _add_to_tokens(to_x.reshape([gradient.shape[0], -1, width]), ctx.wanted, gradient)
+            to_x = _add_to_tokens(to_x.reshape(x.shape), ctx.wanted, gradient)
         return to_x, *to_norm, *to_qkv, *to_proj
+
+
+class _ResidualCrossAttentionOnCpu(PyLayer):
+    """`x + attention(norm(x), memory)`."""
+
+    @staticmethod
+    def forward(ctx, x, memory, norm_weight, norm_bias, *rest):
+        query_weight, query_bias, pair_weight, pair_bias, proj_weight, proj_bias, epsilon, heads = rest
+        seen_BQD = layer_norm(rows_of(x), norm_weight, norm_bias, epsilon)[0].reshape(x.shape)
+        of_query, of_pair = (query_weight, query_bias), (pair_weight, pair_bias)
+        query, key, value = _queries_and_pairs(seen_BQD, memory, of_query, of_pair, heads)
+        ctx.epsilon, ctx.query_scale = epsilon, query.shape[-1] ** -0.5
+        query.scale_(ctx.query_scale)
+        shares, mixed = attend(query, key, value)
+        weights = (norm_weight, norm_bias, query_weight, pair_weight, proj_weight)
+        ctx.save_for_backward(x, memory, *weights, query, key, value, shares, mixed)
+        return _residual(rows_of(x), rows_of(mixed), proj_weight, proj_bias, None).reshape(x.shape)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        saved = ctx.saved_tensor()
+        x, memory, norm_weight, norm_bias, query_weight, pair_weight, proj_weight, *attended = saved
+        x_RD, gradient_RD, mixed = rows_of(x), rows_of(gradient), attended[-1]
+        to_proj = linear_gradients(rows_of(mixed), gradient_RD)
+        to_mixed = paddle.matmul(gradient_RD, proj_weight, transpose_y=True).reshape(mixed.shape)
+        to_queries, to_pair = _to_queries_and_pairs(attended, to_mixed, ctx.query_scale)
+        seen_RD = layer_norm(x_RD, norm_weight, norm_bias, ctx.epsilon)[0]
+        to_query = linear_gradients(seen_RD, to_queries)
+        to_seen = paddle.matmul(to_queries, query_weight, transpose_y=True)
+        to_x, *to_norm = norm_gradients(x_RD, norm_weight, ctx.epsilon, to_seen)
+        to_memory = paddle.matmul(to_pair, pair_weight, transpose_y=True).reshape(memory.shape)
+        to_pair_layer = linear_gradients(rows_of(memory), to_pair)
+        to_x = to_x.add_(gradient_RD).reshape(x.shape)
+        return to_x, to_memory, *to_norm, *to_query, *to_pair_layer, *to_proj
+
+
+class _WeightedSumsOnCpu(PyLayer):
+    """`weighted_sums`, whose gradients are taken and given as views of one tensor instead of copies."""
+
+    @staticmethod
+    def forward(ctx, weight_JK, *maps):
+        numbers = paddle.stack(maps).reshape([len(maps), -1])
+        ctx.save_for_backward(weight_JK, numbers)
+        return tuple(sum_.reshape(maps[0].shape) for sum_ in parts_of(paddle.matmul(weight_JK, numbers)))
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        weight_JK, numbers = ctx.saved_tensor()
+        gradient = paddle.stack(gradients).reshape([len(gradients), -1])
+        to_maps = parts_of(paddle.matmul(weight_JK, gradient, transpose_x=True))
+        to_weight = paddle.matmul(gradient, numbers, transpose_y=True)
+        return to_weight, *(each.reshape(gradients[0].shape) for each in to_maps)
 
 
 def _linear_of(x, weight, bias):
@@ -366,9 +459,24 @@ def _linear_of(x, weight, bias):
 
 
 def _query_and_pair(weight, bias):
-    """The columns of queries, and those of keys and values."""
+    """(weight, bias) of queries, and of keys and values."""
     width = weight.shape[0]
-    return weight.split([width, 2 * width], axis=1), bias.split([width, 2 * width])
+    return zip(weight.split([width, 2 * width], axis=1), bias.split([width, 2 * width]))
+
+
+def _queries_and_pairs(x_BQD, memory_BNE, of_query, of_pair, heads: int) -> list:
+    """Query, key and value, each [B, H, its tokens, d]."""
+    return [
+        *parts_of(heads_of(_linear_of(x_BQD, *of_query), 1, heads)),
+        *parts_of(heads_of(_linear_of(memory_BNE, *of_pair), 2, heads)),
+    ]
+
+
+def _to_queries_and_pairs(attended, to_mixed, query_scale: float):
+    """The gradients of the two linear layers' outputs: [B * Q, D] and [B * N, 2D]."""
+    to_parts = paddle.empty([2, *attended[1].shape], to_mixed.dtype)
+    to_query, *_ = attend_gradients(attended, to_mixed, (None, *parts_of(to_parts)))
+    return rows_of(merged(to_query.scale_(query_scale).unsqueeze(0))), rows_of(merged(to_parts))
 
 
 def _residual(x_RD, inner_RE, weight, bias, keep_B):
@@ -403,7 +511,7 @@ def residual_mlp(x_BND, norm: nn.LayerNorm, mlp: nn.Layer, keep_B=None):
         keep_B: a factor for each image, without a gradient; None is 1.
     """
     weights = [norm.weight, norm.bias, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias]
-    if on_cpu(x_BND) and not x_BND.stop_gradient and trains(*weights):
+    if on_cpu(x_BND) and all_or_none_train(x_BND, *weights):
         return _ResidualMlpOnCpu.apply(x_BND, *weights, norm._epsilon, keep_B)
     return residual(x_BND, mlp(norm(x_BND)), keep_B)
 
@@ -416,7 +524,28 @@ def residual_attention(x_BND, norm: nn.LayerNorm, attn: nn.Layer, wanted=None, k
         keep_B: as in `residual_mlp`.
     """
     weights = [norm.weight, norm.bias, attn.qkv.weight, attn.qkv.bias, attn.proj.weight, attn.proj.bias]
-    if on_cpu(x_BND) and not x_BND.stop_gradient and trains(*weights):
+    if on_cpu(x_BND) and all_or_none_train(x_BND, *weights):
         settings = norm._epsilon, attn.num_heads, wanted, keep_B
         return _ResidualAttentionOnCpu.apply(x_BND, *weights, *settings)
     return residual(tokens_of(x_BND, wanted), attn(norm(x_BND), wanted), keep_B)
+
+
+def residual_cross_attention(x_BQD, memory_BNE, norm: nn.LayerNorm, attn: nn.Layer):
+    """`x + attn(norm(x), memory)`.
+
+    Args:
+        attn: attention with `q` of x, `kv` of the memory, `proj` and `num_heads`.
+    """
+    layers = (norm, attn.q, attn.kv, attn.proj)
+    weights = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+    if on_cpu(x_BQD) and all_or_none_train(x_BQD, memory_BNE, *weights):
+        return _ResidualCrossAttentionOnCpu.apply(x_BQD, memory_BNE, *weights, norm._epsilon, attn.num_heads)
+    return x_BQD + attn(norm(x_BQD), memory_BNE)
+
+
+def weighted_sums(weight_JK, maps: list) -> list:
+    """J sums of K tensors of one shape."""
+    if on_cpu(weight_JK) and all_or_none_train(weight_JK, *maps):
+        return list(_WeightedSumsOnCpu.apply(weight_JK, *maps))
+    numbers = paddle.stack(maps).reshape([len(maps), -1])
+    return paddle.matmul(weight_JK, numbers).reshape([-1, *maps[0].shape]).unbind(0)

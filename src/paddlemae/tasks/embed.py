@@ -7,7 +7,7 @@ import numpy as np
 from paddlemae import device
 from paddlemae.data.batches import OnSkip, eval_batches
 from paddlemae.data.sources import Source
-from paddlemae.tasks.inference import fast_forward
+from paddlemae.tasks.inference import forward_function
 from paddlemae.tasks.models import evaluation_view
 from paddlemae.weights.store import Description
 
@@ -40,7 +40,7 @@ def embed(
     if workers == "auto":
         workers = decoding_workers(len(source))
     view = evaluation_view(description)
-    forward = fast_forward(model, description, pool, num_images=len(source), threads=threads)
+    forward = forward_function(model, description, pool, threads=threads)
     batches = eval_batches(source, view, batch_size=batch_size, workers=int(workers), on_skip=on_skip)
     parts, indices = zip(*((forward(batch.images), batch.indices) for batch in batches))
     return np.concatenate(parts), np.concatenate(indices)

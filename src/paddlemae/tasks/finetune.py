@@ -21,7 +21,7 @@ from paddlemae.recipe import FinetuneRecipe
 from paddlemae.report.figures import draw_confusion, draw_curves
 from paddlemae.report.runlog import FIGURES, read_metrics
 from paddlemae.tasks.footprint import memory_plan
-from paddlemae.tasks.inference import LOGITS, fast_forward
+from paddlemae.tasks.inference import LOGITS, forward_function
 from paddlemae.tasks.models import (
     build_classifier,
     classifier_arguments,
@@ -223,7 +223,7 @@ def evaluate_classifier(
     """
     classes = len(parts.held_out.classes)
     confusion, hits, loss = np.zeros((classes, classes), np.int64), 0, 0.0
-    forward = fast_forward(model, parts.description, LOGITS, num_images=len(parts.held_out), threads=threads)
+    forward = forward_function(model, parts.description, LOGITS, threads=threads)
     view = evaluation_view(parts.description)
     for batch in eval_batches(parts.held_out, view, batch_size=batch_size, workers=workers, on_skip=on_skip):
         labels, logits = labels_of(batch), forward(batch.images)

@@ -25,7 +25,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from paddlemae.device import give_back_memory, little_memory
+from paddlemae.device import give_back_memory, little_memory, product_threads
 from paddlemae.train.adamw import CpuAdamW
 
 LossFn = Callable[[nn.Layer, Any], paddle.Tensor]
@@ -57,14 +57,9 @@ def sharded(
     count = min(threads, replicas or MOST_SHARDS)
     pool = ThreadPoolExecutor(count, "shard", paddle.set_device, (paddle.get_device(),))
     shards = Shards(model, optimizer, loss_fn, pool, count, save_memory)
-    paddle.base.core.set_num_threads(threads // count)
     give_back_memory()
-    try:
-        with little_memory(save_memory):
-            yield shards
-    finally:
-        paddle.base.core.set_num_threads(threads)
-        pool.shutdown()
+    with pool, product_threads(threads // count), little_memory(save_memory):
+        yield shards
 
 
 def worthwhile_replicas(threads: int, operations: float) -> int:
