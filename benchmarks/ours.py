@@ -51,10 +51,10 @@ def classify(job: Job, options: Options) -> dict[str, object]:
 def features(job: Job, options: Options) -> dict[str, object]:
     """The cls token of whole images, from uint8 images to a NumPy array, as `tasks.embed` makes it."""
     started = prepare(job)
-    from paddlemae.tasks.inference import forward_function
+    from paddlemae.tasks.inference import FeatureKind, forward_function
 
     model, description = feature_model(job)
-    forward = forward_function(model, description, "cls", threads=job.threads)
+    forward = forward_function(model, description, FeatureKind("cls"), threads=job.threads)
     clock, batches = Clock(job), itertools.cycle(images_u8(job))
     while not clock.done():
         forward(next(batches))

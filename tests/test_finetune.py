@@ -11,8 +11,10 @@ from PIL import Image
 from paddlemae.model.positions import resize_positions
 from paddlemae.recipe import load_recipe
 from paddlemae.report.runlog import read_metrics
+from paddlemae.tasks import evaluation as evaluating
 from paddlemae.tasks import finetune as task
-from paddlemae.tasks.finetune import Evaluation, evaluate_classifier, finetune, open_parts, prepare, soft_targets
+from paddlemae.tasks.evaluation import Evaluation
+from paddlemae.tasks.finetune import evaluate_classifier, finetune, open_parts, prepare, soft_targets
 from paddlemae.tasks.models import build_classifier, classifier_arguments, read_checkpoint
 from paddlemae.tasks.start import Start
 from paddlemae.train.checkpoint import find_checkpoint
@@ -138,7 +140,7 @@ def test_the_best_checkpoint_is_kept(recipe, tmp_path, monkeypatch) -> None:
         return Evaluation(np.array([[right, 4 - right], [0, 0]]), 1.0, 0.5)
 
     monkeypatch.setattr(task, "evaluate_classifier", scripted)
-    monkeypatch.setattr(task, "draw_confusion", lambda *arguments: None)
+    monkeypatch.setattr(evaluating, "draw_confusion", lambda *arguments: None)
     chosen = recipe("steps=4", "evaluate_every=0.3", "keep_checkpoints=1", "epochs=4")
     result = finetune(chosen, Start(tmp_path / "run", quiet=True))
     assert (result["best_top1"], result["best_step"], result["top1"]) == (0.75, 2, 0.5)

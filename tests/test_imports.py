@@ -26,7 +26,7 @@ ALLOWED = {
     "__main__": {"cli"},
     "__init__": set(),
 }
-COMMANDS = ("demo", "pretrain", "reconstruct", "finetune")
+COMMANDS = ("demo", "pretrain", "reconstruct", "finetune", "probe", "study", "knn")
 WITHOUT_PADDLE = """
 from importlib.machinery import PathFinder
 
@@ -107,6 +107,7 @@ finally:
         ["pretrain", "--resume", "--out", "unmade"],
         ["reconstruct", "unmade", "digits"],
         ["finetune", "digits", "--init", "scratch", "--out", "unmade"],
+        ["knn", "unmade", "--data", "digits"],
     ],
     ids=" ".join,
 )

@@ -7,10 +7,10 @@ import pytest
 from paddlemae import device
 from paddlemae.data.sources import open_source, subset
 from paddlemae.model.mae import MaskedAutoencoder
-from paddlemae.model.vit import VisionTransformer, evaluating, features
+from paddlemae.model.vit import VisionTransformer, encode, evaluating, features
 from paddlemae.tasks import inference
 from paddlemae.tasks.embed import decoding_workers, embed
-from paddlemae.tasks.inference import forward_function
+from paddlemae.tasks.inference import NORMS, FeatureKind, feature_kind, forward_function
 from paddlemae.tasks.models import describe, to_input
 
 SHAPE = dict(image_size=8, patch_size=4, channels=3, embed_dim=16, depth=2, num_heads=2)
@@ -53,16 +53,16 @@ def always_shared(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("make", "output", "size"),
     [
-        (autoencoder, "cls", (8, 8)),
-        (autoencoder, "mean", (12, 8)),
+        (autoencoder, FeatureKind("cls"), (8, 8)),
+        (autoencoder, FeatureKind("mean"), (12, 8)),
         (lambda: classifier(pool="cls", positions="learned"), "logits", (4, 16)),
         (lambda: classifier(pool="mean", drop_path=0.5), "logits", (8, 8)),
-        (lambda: classifier(pool="mean"), "cls", (8, 8)),
-        (lambda: classifier(pool="mean", cls_token=False, positions="learned"), "mean", (8, 8)),
+        (lambda: classifier(pool="mean"), FeatureKind("cls"), (8, 8)),
+        (lambda: classifier(pool="mean", cls_token=False, positions="learned"), FeatureKind("mean"), (8, 8)),
     ],
     ids=["mae-cls", "mae-mean-size", "cls-logits-size", "mean-logits-drop-path", "fc-norm-cls", "no-cls"],
 )
-def test_every_batch_gives_what_the_model_gives(make, output: str, size, always_shared) -> None:
+def test_every_batch_gives_what_the_model_gives(make, output, size, always_shared) -> None:
     model, description = make()
     model.train()  # drop path would draw, were it not for eval mode
     forward = forward_function(model, description, output, threads=3)
@@ -70,7 +70,7 @@ def test_every_batch_gives_what_the_model_gives(make, output: str, size, always_
         batch = pictures(count, *size, seed)
         with evaluating(model), paddle.no_grad():
             images = to_input(batch, description)
-            expected = model(images) if output == "logits" else features(model, images, output)
+            expected = model(images) if output == "logits" else features(model, images, output.token)
         assert_close(forward(batch), expected.numpy())
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -79,7 +79,7 @@ def test_every_batch_gives_what_the_model_gives(make, output: str, size, always_
 @pytest.mark.parametrize(("images", "each"), [(1, 5), (2, 2), (4, 1), (9, 1)])
 def test_threads_are_shared_out_and_given_back(images: int, each: int, always_shared, monkeypatch) -> None:
     seen: list[int] = []
-    forward = forward_function(*classifier(), "mean", threads=5)
+    forward = forward_function(*classifier(), FeatureKind("mean"), threads=5)
     with device.product_threads(4):
         monkeypatch.setattr(paddle.base.core, "set_num_threads", seen.append)
         forward(pictures(images))
@@ -88,14 +88,14 @@ def test_threads_are_shared_out_and_given_back(images: int, each: int, always_sh
 
 def test_small_batches_stay_on_one_thread(monkeypatch) -> None:
     seen: list[int] = []
-    forward = forward_function(*classifier(), "mean", threads=2)
+    forward = forward_function(*classifier(), FeatureKind("mean"), threads=2)
     monkeypatch.setattr(paddle.base.core, "set_num_threads", seen.append)
     forward(pictures(6))
     assert seen[0] == 2
 
 
 def test_what_fails_in_a_thread_is_raised_here(always_shared) -> None:
-    forward = forward_function(*classifier(), "mean", threads=2)
+    forward = forward_function(*classifier(), FeatureKind("mean"), threads=2)
     with pytest.raises(ValueError, match="image size 9 x 8 is not divisible by the patch size 4 x 4"):
         forward(pictures(4, 9, 8))
     assert forward(pictures(4)).shape == (4, 16)
@@ -104,12 +104,13 @@ def test_what_fails_in_a_thread_is_raised_here(always_shared) -> None:
 @pytest.mark.parametrize(
     ("make", "output", "message"),
     [
-        (lambda: classifier(cls_token=False), "cls", "this model has no cls token; use pool='mean'"),
-        (classifier, "max", "pool must be 'cls' or 'mean', got 'max'"),
+        (lambda: classifier(cls_token=False), FeatureKind("cls"), "this model has no cls token; use pool='mean'"),
+        (classifier, FeatureKind(layer=3), "layer must be one of the encoder's 2 blocks, 1..2, got 3"),
+        (classifier, FeatureKind(layer=0), "layer must be one of the encoder's 2 blocks, 1..2, got 0"),
         (autoencoder, "logits", "this model has no head"),
     ],
 )
-def test_mistakes_are_refused_before_any_image(make, output: str, message: str) -> None:
+def test_mistakes_are_refused_before_any_image(make, output, message: str) -> None:
     with pytest.raises(ValueError, match=message) as fault:
         forward_function(*make(), output)
     assert "\n" not in str(fault.value)
@@ -119,17 +120,50 @@ def test_an_accelerator_takes_the_batch_whole(monkeypatch) -> None:
     monkeypatch.setattr(device, "is_cpu", lambda: False)
     monkeypatch.setattr(inference, "ThreadPoolExecutor", None)
     model, description = classifier()
-    expected = forward_function(model, description, "cls")(pictures(3))
+    expected = forward_function(model, description, FeatureKind("cls"))(pictures(3))
     monkeypatch.undo()
-    assert_close(forward_function(model, description, "cls")(pictures(3)), expected)
+    assert_close(forward_function(model, description, FeatureKind("cls"))(pictures(3)), expected)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("token", ["cls", "mean"])
+@pytest.mark.parametrize("layer", [1, 2])
+def test_features_come_from_the_layer_that_is_named(layer: int, token: str, norm: str) -> None:
+    model, description = autoencoder()
+    batch = pictures(3)
+    inputs: list = []
+    with evaluating(model), paddle.no_grad():
+        last = encode(model, to_input(batch, description), block_inputs=inputs)
+        tokens = [*inputs[1:], last][layer - 1]
+        if norm == "layer":
+            tokens = model.norm(tokens)
+    tokens = tokens.numpy()
+    expected = tokens[:, 0] if token == "cls" else tokens[:, 1:].mean(axis=1)
+    kind = feature_kind(token, layer, norm)
+    assert_close(forward_function(model, description, kind)(batch), expected)
+    assert kind == FeatureKind(token, layer, norm)
+    if layer == 2:
+        assert_close(forward_function(model, description, FeatureKind(token, None, norm))(batch), expected)
+
+
+@pytest.mark.parametrize(
+    ("token", "norm", "message"),
+    [
+        ("max", "layer", "token must be one of cls, mean, got 'max'"),
+        ("cls", "l2", "norm must be one of layer, batch, none, got 'l2'"),
+    ],
+)
+def test_kinds_that_there_are_not(token: str, norm: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        feature_kind(token, None, norm)
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
 def test_embedding_does_not_depend_on_batches(pool: str, photos, always_shared) -> None:
     model, description = autoencoder()
     source = subset(open_source(str(photos)), range(7))
-    parts, indices = embed(model, description, source, pool=pool, batch_size=3, threads=2)
-    whole, _ = embed(model, description, source, pool=pool, batch_size=7, threads=1)
+    parts, indices = embed(model, description, source, kind=FeatureKind(pool), batch_size=3, threads=2)
+    whole, _ = embed(model, description, source, kind=FeatureKind(pool), batch_size=7, threads=1)
     assert_close(parts, whole)
     assert parts.shape == (7, 16) and indices.tolist() == list(range(7))
 

@@ -1,9 +1,17 @@
-"""kNN: against a loop over every pair, and what a tie means."""
+"""kNN: against a loop over every pair, against scikit-learn, in blocks, and as a user runs it."""
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from paddlemae.tasks.knn import knn_predict
+from paddlemae.recipe import load_recipe
+from paddlemae.tasks import knn
+from paddlemae.tasks.inference import FeatureKind
+from paddlemae.tasks.knn import knn_predict, nearest, standardised
+from paddlemae.tasks.pretrain import pretrain
+from paddlemae.tasks.start import Start
 
 
 def by_loops(bank: np.ndarray, labels: np.ndarray, queries: np.ndarray, k: int) -> list[int]:
@@ -53,3 +61,101 @@ def test_features_of_zeros_are_no_error() -> None:
 def test_k_must_be_within_the_bank(k: int) -> None:
     with pytest.raises(ValueError, match=f"k must be in 1..3 .*, got {k}"):
         knn_predict(np.eye(3), np.arange(3), np.eye(3), k)
+
+
+def test_features_of_another_width_are_refused() -> None:
+    with pytest.raises(ValueError, match="the queries have 3 features and the bank 4; compare features of one model"):
+        nearest(np.eye(4), np.eye(3), 1)
+
+
+@pytest.mark.parametrize("k", [1, 3, 30])
+def test_blocks_of_any_size_find_the_same_neighbours(k: int, monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    bank, queries = rng.normal(size=(30, 6)).astype(np.float32), rng.normal(size=(11, 6)).astype(np.float32)
+    cosine, numbers = nearest(bank, queries, k)
+    assert (np.diff(cosine, axis=1) <= 0).all()
+    monkeypatch.setattr(knn, "QUERIES_AT_ONCE", 4)
+    for rows in (1, 7, 29):
+        monkeypatch.setattr(knn, "BANK_AT_ONCE", rows)
+        again = nearest(bank, queries, k)
+        assert (again[1] == numbers).all()
+        np.testing.assert_allclose(again[0], cosine, rtol=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 5, 50])
+@pytest.mark.parametrize("votes", ["weighted", "plain"])
+def test_neighbours_and_votes_are_scikit_learn_s(k: int, votes: str) -> None:
+    neighbours = pytest.importorskip("sklearn.neighbors")
+    rng = np.random.default_rng(k)
+    bank, queries = rng.normal(size=(400, 16)), rng.normal(size=(200, 16))
+    labels = rng.integers(0, 7, 400)
+    weights = "uniform" if votes == "plain" else lambda distance: np.exp((1 - distance) / knn.TEMPERATURE)
+    judge = neighbours.KNeighborsClassifier(k, weights=weights, algorithm="brute", metric="cosine").fit(bank, labels)
+    assert (nearest(bank, queries, k)[1] == judge.kneighbors(queries, return_distance=False)).all()
+    predicted = knn_predict(bank, labels, queries, k, votes=votes)
+    assert (predicted == judge.predict(queries)).all()
+
+
+def test_plain_votes_count_heads() -> None:
+    bank = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
+    labels, query = np.array([2, 5, 5, 5]), np.array([[1.0, 0.1]])
+    assert knn_predict(bank, labels, query, 4, votes="plain").tolist() == [5]
+    assert knn_predict(bank, labels, query, 4, temperature=100.0).tolist() == [5], "so hot that all weigh the same"
+
+
+def test_standardised_features_have_the_banks_mean_and_deviation() -> None:
+    rng = np.random.default_rng(0)
+    bank, queries = rng.normal(3, 2, (50, 4)), rng.normal(3, 2, (9, 4))
+    bank[:, 2] = 1.5  # a feature that says nothing
+    scaled, others = standardised(bank, queries)
+    np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(scaled.std(axis=0)[[0, 1, 3]], 1)
+    np.testing.assert_allclose(others[:, 0], (queries[:, 0] - bank[:, 0].mean()) / bank[:, 0].std())
+    assert np.isfinite(scaled).all()
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch) -> str:
+    """A run folder with a small, untrained model."""
+    recipe = load_recipe("pretrain", "digits", ["steps=1", "batch_size=8", "embed_dim=16", "depth=2", "num_heads=2"])
+    pretrain(recipe, Start(tmp_path / "run", quiet=True))
+    return str(tmp_path / "run")
+
+
+def test_every_number_comes_with_its_protocol_and_is_kept(run: str) -> None:
+    results = knn.knn(
+        run, "digits", kind=FeatureKind("cls", 1, "batch"), neighbours=[5, 1], bank_split="val", labels=50
+    )
+    assert [(one["protocol"]["k"], one["protocol"]["votes"]) for one in results] == [
+        (1, "weighted"),
+        (5, "weighted"),
+        (1, "plain"),
+        (5, "plain"),
+    ]
+    assert all(0 < one["top1"] < 1 for one in results)
+    assert results[0]["top1"] == results[2]["top1"], "one neighbour wins however it votes"
+    assert results[0]["bank"].startswith("50 images of ") and results[0]["queries"].startswith("1000 images of ")
+    lines = [json.loads(line) for line in Path(run, "results.jsonl").read_text().splitlines()]
+    assert [{name: line[name] for name in one} for line, one in zip(lines, results)] == results
+    assert all(line["command"] and line["at"] for line in lines)
+    assert knn.result_line(results[0]).endswith("k=1, exp(cosine / 0.07), cls token after block 1, norm: batch")
+
+
+def test_by_default_k_is_what_the_bank_can_give(run: str) -> None:
+    results = knn.knn(run, "digits", kind=FeatureKind(), bank_split="val", labels=30)
+    assert sorted({one["protocol"]["k"] for one in results}) == [10, 20]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(neighbours=[501], bank_split="val"), r"k must be in 1..500 .*, got 501"),
+        (dict(temperature=0.0), "the temperature of votes must be above 0, got 0"),
+        (dict(kind=FeatureKind(layer=9)), "layer must be one of the encoder's 2 blocks, 1..2, got 9"),
+        (dict(bank_split="nonsense"), "expected one of digits' splits"),
+    ],
+)
+def test_mistakes_get_one_line(run: str, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as fault:
+        knn.knn(run, "digits", **{"kind": FeatureKind(), **changes})
+    assert "\n" not in str(fault.value)

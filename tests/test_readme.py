@@ -12,7 +12,9 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 SHORT = {
     "pretrain": ["steps=2", "batch_size=4", "embed_dim=16", "depth=1", "num_heads=2", "threads=1"],
     "finetune": ["steps=2", "batch_size=4", "embed_dim=16", "depth=1", "num_heads=2", "threads=1"],
+    "probe": ["steps=2", "batch_size=4", "threads=1"],
 }
+SHORT["study"] = SHORT["finetune"]
 
 
 def commands() -> list[list[str]]:
@@ -38,7 +40,7 @@ def folders_of_the_readme(tmp_path, monkeypatch):
 
 def test_every_command_of_the_readme_runs_in_the_order_given(folders_of_the_readme, paddlemae):
     typed = commands()
-    assert {command[1] for command in typed} >= {"pretrain", "reconstruct", "finetune"}
+    assert {command[1] for command in typed} >= {"pretrain", "reconstruct", "finetune", "knn", "probe", "study"}
     for command in typed:
         # a later setting wins: the commands stay as typed, only their trainings are cut short
         done = paddlemae(*command[1:], *([] if "--dry-run" in command else SHORT.get(command[1], [])))
@@ -50,7 +52,7 @@ def test_every_command_of_the_readme_runs_in_the_order_given(folders_of_the_read
 def test_every_recipe_that_the_readme_names_exists():
     from paddlemae.recipe import recipe_names
 
-    for task in ("pretrain", "finetune"):
+    for task in ("pretrain", "finetune", "probe"):
         assert all(f"`{name}`" in README or f"`{task} {name}`" in README for name in recipe_names(task))
 
 

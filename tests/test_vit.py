@@ -14,6 +14,7 @@ from paddlemae.model.vit import (
     drop_path_noise,
     encode,
     features,
+    freeze,
     kept,
     patch_grid,
     patchify,
@@ -390,3 +391,39 @@ def test_masked_encoding_without_attention_is_the_same_tokens_picked() -> None:
 
 def test_a_new_classifier_predicts_near_uniform() -> None:
     assert np.abs(classifier()(images(4, 3, 8, 8)).numpy()).max() < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("blocks", "trained"),
+    [
+        (0, ["fc_norm", "head"]),
+        (0.5, ["blocks.2.mlp", "blocks.2.norm2", "fc_norm", "head"]),
+        (1, ["blocks.2", "fc_norm", "head"]),
+        (2, ["blocks.1", "blocks.2", "fc_norm", "head"]),
+        (3, ["blocks.0", "blocks.1", "blocks.2", "fc_norm", "head"]),
+    ],
+)
+@pytest.mark.parametrize("positions", ["sincos2d", "learned"])
+def test_partial_fine_tuning_trains_the_last_blocks_and_gives_them_the_whole_models_gradients(
+    blocks: float, trained: list[str], positions: str
+) -> None:
+    shape = dict(image_size=8, patch_size=4, embed_dim=8, depth=3, num_heads=2, num_classes=5, positions=positions)
+    paddle.seed(0)
+    whole, part = VisionTransformer(**shape), VisionTransformer(**shape)
+    part.set_state_dict(whole.state_dict())
+    freeze(part, blocks)
+    images = paddle.to_tensor(np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32))
+    for model in (whole, part):
+        (model(images) * paddle.arange(10, dtype="float32").reshape([2, 5])).sum().backward()
+    theirs = dict(whole.named_parameters())
+    for name, parameter in part.named_parameters():
+        assert (parameter.grad is not None) == name.startswith(tuple(trained)), name
+        if parameter.grad is not None:
+            np.testing.assert_allclose(parameter.grad.numpy(), theirs[name].grad.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("blocks", [-1, 0.7, 1.5, 4])
+def test_blocks_that_there_are_not_can_not_be_trained(blocks: float) -> None:
+    model = VisionTransformer(image_size=8, patch_size=4, embed_dim=8, depth=3, num_heads=2, num_classes=5)
+    with pytest.raises(ValueError, match=f"0, 0.5 or a whole number up to the encoder's 3 blocks, got {blocks:g}"):
+        freeze(model, blocks)

@@ -171,15 +171,127 @@ def reconstruct(
     print(f"wrote {reconstruct_images(run, images, out, choice=choice, limit=limit, plain=plain)}")
 
 
+@app.command()
+def study(
+    recipe: RecipeName = None,
+    overrides: Overrides = None,
+    vary: Annotated[str, typer.Option("--vary", help="The setting to vary: trainable_blocks, labels ...")] = "labels",
+    value: Annotated[list[str] | None, typer.Option("--value", help="One of its values; give several.")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each value, with seeds 0, 1, 2 ...")] = 3,
+    init: Annotated[str | None, typer.Option("--init", help="The pretraining run.")] = None,
+    scratch: Annotated[bool, typer.Option("--scratch", help="The same from scratch, for comparison.")] = False,
+    data: Data = None,
+    out: Out = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune with one setting varied, over several seeds: a table, a curve, and every run.
+
+    Examples:
+
+    `paddlemae study digits --init runs/digits --out runs/blocks --vary trainable_blocks --value 0 --value 0.5`
+
+    `paddlemae study digits --init runs/digits --out runs/labels --vary labels --value 50 --value 100 --scratch`
+    """
+    from paddlemae import device
+
+    device.load_paddle()
+    from paddlemae.tasks import study as task
+
+    if out is None or init is None or not value:
+        raise ValueError("a study needs --init RUN, --out FOLDER and one --value or more")
+    recipe, overrides = _recipe_and_overrides(recipe, overrides, data=data)
+    plan = task.Study(recipe, tuple(overrides), vary, tuple(value), tuple(range(seeds)), init, scratch)
+    print(task.table(task.study(plan, out, quiet=quiet)))
+    print(f"see {out / task.CURVE_FILE}")
+
+
+@app.command()
+def probe(
+    recipe: RecipeName = None,
+    overrides: Overrides = None,
+    init: Annotated[str | None, typer.Option("--init", help="The pretraining run to probe.")] = None,
+    data: Data = None,
+    out: Out = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a linear classifier on a pretrained encoder's frozen features.
+
+    Examples:
+
+    `paddlemae probe digits --init runs/digits --out runs/digits-probe`
+
+    `paddlemae probe --init runs/photos --data labelled/ --out runs/probe cached=true epochs=30`
+    """
+    built = _recipe("probe", recipe, overrides, out, resume, data=data, init=init)
+    from paddlemae.tasks import probe as task
+
+    if dry_run:
+        _print_plan(built, task.dry_run(built))
+    else:
+        task.probe(built, _start(out, resume, overwrite, quiet))
+
+
+@app.command()
+def knn(
+    run: Annotated[str, typer.Argument(help="A run folder or one of its checkpoints.")],
+    data: Annotated[str, typer.Option("--data", help="A labelled folder, one folder a class, or 'digits'.")],
+    token: Annotated[str, typer.Option("--token", help="cls, or mean of the patch tokens.")] = "mean",
+    layer: Annotated[
+        int | None, typer.Option("--layer", help="The block that features are taken after; the last unless given.")
+    ] = None,
+    norm: Annotated[
+        str, typer.Option("--norm", help="layer (the encoder's last norm), batch (each feature's own), or none.")
+    ] = "layer",
+    k: Annotated[
+        list[int] | None, typer.Option("--k", help="Neighbours that vote; 10, 20, 100 and 200 unless given.")
+    ] = None,
+    temperature: Annotated[float, typer.Option("--temperature", help="Of the weighted votes.")] = 0.07,
+    bank: Annotated[str, typer.Option("--bank", help="The part of the data that is searched.")] = "train",
+    queries: Annotated[str, typer.Option("--queries", help="The part that is classified.")] = "test",
+    labels: Annotated[
+        int | None, typer.Option("--labels", min=1, help="Search so many images only, the same number a class.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws them.")] = 0,
+) -> None:
+    """Classify images by their nearest neighbours among labelled ones, by a model's features.
+
+    Examples:
+
+    `paddlemae knn runs/photos --data labelled/`
+
+    `paddlemae knn runs/digits --data digits --token cls --k 20 --k 50`
+    """
+    from paddlemae import device
+
+    device.load_paddle()
+    from paddlemae.tasks import knn as task
+    from paddlemae.tasks.inference import feature_kind
+
+    kind = feature_kind(token, layer, norm)
+    results = task.knn(
+        run,
+        data,
+        kind=kind,
+        neighbours=k or (),
+        temperature=temperature,
+        bank_split=bank,
+        query_split=queries,
+        labels=labels,
+        seed=seed,
+    )
+    for result in results:
+        print(task.result_line(result))
+
+
 def _recipe(task: str, name, overrides, out, resume: bool, **named):
     """The recipe that a command line means; a bare --resume means the one in the run folder."""
     from paddlemae import device
     from paddlemae.recipe import load_recipe
 
-    overrides = list(overrides or [])
-    if name and "=" in name:  # a setting came first, so no recipe was named
-        name, overrides = None, [name, *overrides]
-    overrides += [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]  # a name, not YAML
+    name, overrides = _recipe_and_overrides(name, overrides, **named)
     built = None if resume and not name else load_recipe(task, name, overrides)
     device.load_paddle()
     if built is None:
@@ -190,6 +302,15 @@ def _recipe(task: str, name, overrides, out, resume: bool, **named):
         stored = stored_recipe(out, task)
         built = load_recipe(task, str(out / "recipe.yaml"), overrides) if overrides else stored
     return built
+
+
+def _recipe_and_overrides(name: str | None, overrides: list[str] | None, **named) -> tuple[str | None, list[str]]:
+    overrides = list(overrides or [])
+    if name and "=" in name:  # a setting came first, so no recipe was named
+        overrides.insert(0, name)
+        name = None
+    overrides += [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]  # a name, not YAML
+    return name, overrides
 
 
 def _start(out: Path | None, resume: bool, overwrite: bool, quiet: bool):

@@ -115,6 +115,15 @@ class Augmentation(BaseModel):
         return self
 
 
+class FinetuneAugmentation(Augmentation):
+    """The same, and what fine-tuning does to views: RandAugment, then random erasing (MAE, appendix A.2)."""
+
+    randaugment: NonNegative = 0  # operations an image
+    magnitude: Annotated[float, NUMBER, Field(ge=0, le=10)] = 9.0
+    magnitude_std: NonNegativeFloat = 0.5
+    erasing: Share = 0.0  # probability of an image losing a rectangle
+
+
 class Training(BaseModel):
     """How long, how fast and on what: the same for every task."""
 
@@ -209,12 +218,17 @@ class FinetuneRecipe(BaseModel):
     labels: Positive | None = None  # train on so many images only, the same number a class
     mean: tuple[float, ...] | None = None
     std: tuple[PositiveFloat, ...] | None = None
+    trainable_blocks: NonNegativeFloat | None = None  # 0, 0.5 (the last MLP), 1, 2 ...; by default everything
     label_smoothing: Share = 0.1
     layer_decay: ShareOrAll = 0.75
+    ema_decay: Share | None = None  # evaluate and save an average of the weights, over about 1 / (1 - ema_decay) steps
     betas: tuple[Share, Share] = (0.9, 0.999)
+    mixup: NonNegativeFloat = 0.0  # alpha; each batch does one of both, or none if both are 0
+    cutmix: NonNegativeFloat = 0.0
+    cutmix_probability: ShareOrAll = 0.5  # where both are done
     evaluate_every: PositiveFloat = 1  # epochs
     model: ClassifierShape = ClassifierShape()
-    augment: Augmentation = Augmentation()
+    augment: FinetuneAugmentation = FinetuneAugmentation()
     training: Training = Training()
 
     @model_validator(mode="after")
@@ -223,8 +237,45 @@ class FinetuneRecipe(BaseModel):
         return self
 
 
-RECIPES: dict[str, type[BaseModel]] = {"pretrain": PretrainRecipe, "finetune": FinetuneRecipe}
-Recipe = PretrainRecipe | FinetuneRecipe
+class ProbeTraining(Training):
+    """Table 10 of MAE's appendix A.1, with a batch for one machine."""
+
+    batch_size: Positive = 512
+    epochs: PositiveFloat = 90
+    warmup_epochs: NonNegativeFloat = 10
+    base_lr: PositiveFloat = 0.1
+    weight_decay: NonNegativeFloat = 0.0
+
+
+class ProbeRecipe(BaseModel):
+    """Linear probing of a frozen encoder (MAE, appendix A.1)."""
+
+    model_config = STRICT
+    task: Literal["probe"] = "probe"
+    init: str | None = None  # a pretrained run
+    data: str | None = None
+    train_split: str = "train"
+    eval_split: str = "test"
+    val_fraction: Share = 0.0
+    labels: Positive | None = None  # train on so many images only, the same number a class
+    token: Literal["cls", "mean"] = "cls"
+    layer: Positive | None = None  # the block that features are taken after, by default the last
+    cached: bool = False  # compute each image's features once, from its evaluation view, without augmentation
+    crop_scale: tuple[PositiveFloat, PositiveFloat] | None = (0.08, 1.0)
+    flip: bool = True
+    momentum: Share = 0.9
+    evaluate_every: PositiveFloat = 10  # epochs
+    training: ProbeTraining = ProbeTraining()
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.training.cache and self.cached:
+            raise ValueError("cached=true reads each image once, so a cache of images has no effect; leave one out")
+        return self
+
+
+RECIPES: dict[str, type[BaseModel]] = {"pretrain": PretrainRecipe, "finetune": FinetuneRecipe, "probe": ProbeRecipe}
+Recipe = PretrainRecipe | FinetuneRecipe | ProbeRecipe
 
 
 def default_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

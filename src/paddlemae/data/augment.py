@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from paddlemae.data.images import REDUCTIONS, Need, Picture
+from paddlemae.data.randaugment import Drawn, RandAugment, apply_operations, draw_operations
 
 Box = tuple[int, int, int, int]
 _FloatBox = tuple[float, float, float, float]
@@ -52,6 +53,7 @@ class View:
             with 1 images of the right size stay untouched.
         decode: "fast" decodes only what random crops need and resizes them faster, "exact" as Pillow does both.
         repeats: training views that are made of an image each time it is decoded.
+        randaugment: what is done to the training views at last; None does nothing.
     """
 
     image_size: tuple[int, int]
@@ -63,6 +65,7 @@ class View:
     eval_crop_ratio: float = 0.875
     decode: Literal["fast", "exact"] = "fast"
     repeats: int = 1
+    randaugment: RandAugment | None = None
 
     def __post_init__(self) -> None:
         if min(self.image_size) < 1 or self.channels < 1:
@@ -85,11 +88,12 @@ class View:
 
 @dataclass(frozen=True)
 class Draw:
-    """What chance decides of a training view: the box to crop (None: the evaluation view), the shift, the flip."""
+    """What chance decides of a training view: the box to crop (None: the evaluation view), shift, flip, operations."""
 
     box: Box | None
     shift: tuple[int, int]
     flip: bool
+    operations: Drawn = ()
 
 
 def draw_view(height: int, width: int, settings: View, rng: np.random.Generator) -> Draw:
@@ -100,7 +104,8 @@ def draw_view(height: int, width: int, settings: View, rng: np.random.Generator)
     if settings.shift:
         dy, dx = (int(draw) - settings.shift for draw in rng.random(2) * (2 * settings.shift + 1))
         shift = dy, dx
-    return Draw(box, shift, bool(settings.flip and rng.random() < 0.5))
+    flip = bool(settings.flip and rng.random() < 0.5)
+    return Draw(box, shift, flip, draw_operations(settings.randaugment, rng) if settings.randaugment else ())
 
 
 def need(draws: Sequence[Draw], settings: View) -> Need:
@@ -136,6 +141,8 @@ def drawn_view(picture: Picture, settings: View, draw: Draw) -> NDArray[np.uint8
         view_HWC = _shifted(view_HWC, *draw.shift)
     if draw.flip:
         view_HWC = view_HWC[:, ::-1]
+    if draw.operations and settings.randaugment:
+        view_HWC = apply_operations(view_HWC, draw.operations, settings.randaugment.fill)
     return view_HWC.transpose(2, 0, 1)
 
 

@@ -34,6 +34,8 @@ VIEW_STREAM = 2
 MASK_STREAM = 3
 PREDICTION_STREAM = 4
 PATH_STREAM = 5
+ERASING_STREAM = 6
+MIX_STREAM = 7
 
 MAX_UNREADABLE_IN_A_ROW = 100
 
@@ -125,6 +127,14 @@ def train_batches(
     make = functools.partial(_make_train_batch, source, view, seed)
     due = _due_in_training(len(source), view.repeats, seed, share, starts)
     return _stream(make, due, workers, on_skip)
+
+
+def due_in_training(
+    num_images: int, *, batch_size: int, seed: int, num_steps: int, start_step: int = 0
+) -> Iterator[_Due]:
+    """(indices, epochs) of the batches that `train_batches` makes of so many images, on one process."""
+    starts = range(start_step * batch_size, (start_step + num_steps) * batch_size, batch_size)
+    return _due_in_training(num_images, 1, seed, batch_size, starts)
 
 
 def eval_batches(

@@ -198,6 +198,15 @@ def balanced_subset(source: Source, num_images: int, seed: int) -> Source:
     return subset(source, _draw(source.labels, wanted, rng))
 
 
+def check_same_classes(train: Source, held_out: Source) -> None:
+    """Raise a ValueError that names the classes which only one of the two has."""
+    if train.classes != held_out.classes:
+        only = sorted(set(train.classes) ^ set(held_out.classes))
+        raise ValueError(
+            f"training and held-out images must have the same classes; these are in one only: {', '.join(only)}"
+        )
+
+
 def split_off(source: Source, fraction: float, seed: int) -> tuple[Source, Source]:
     """Split into (rest, held_out), drawn from `seed`, both in the source's order.
 

@@ -32,8 +32,8 @@ def on_cpu(x) -> bool:
 
 
 def all_or_none_train(*tensors) -> bool:
-    """Whether all of these get gradients, or none at all is wanted: a PyLayer gives them to all that it is given."""
-    return not paddle.is_grad_enabled() or not any(tensor.stop_gradient for tensor in tensors)
+    """Whether all of these get gradients, or none does: a PyLayer gives them to all that it is given."""
+    return not paddle.is_grad_enabled() or len({tensor.stop_gradient for tensor in tensors}) == 1
 
 
 @lru_cache(maxsize=256)

@@ -317,6 +317,7 @@ def encode(
     block_inputs: list | None = None,
     path_noise: np.ndarray | None = None,
     wanted: Wanted = None,
+    depth: int | None = None,
 ):
     """Run the encoder's blocks on the visible patches only (MAE, sec. 3, "MAE encoder"), before its last norm.
 
@@ -329,6 +330,7 @@ def encode(
         path_noise: float32 [B, depth, 2] in [0, 1), which drop path compares with its rates in training; None draws
             it from Paddle's generator.
         wanted: the tokens start..stop that are returned; the last block is computed for them alone.
+        depth: how many of the blocks are run, from the first; None is all of them.
     Returns:
         tensor [B, N, D]; the cls token, if any, first, then the kept patches in the mask's order.
     Raises:
@@ -347,7 +349,8 @@ def encode(
         cls_B1D = (layer.cls_token + cls_row).expand([x_BND.shape[0], -1, -1])
         x_BND = paddle.concat([cls_B1D, x_BND], axis=1)
     noise_BL2 = drop_path_noise(layer, x_BND.shape[0], path_noise)
-    return run_blocks(layer.blocks, x_BND, wanted, noise_BL2=noise_BL2, inputs=block_inputs, recompute=layer.recompute)
+    layers = layer.blocks if depth is None else layer.blocks[:depth]
+    return run_blocks(layers, x_BND, wanted, noise_BL2=noise_BL2, inputs=block_inputs, recompute=layer.recompute)
 
 
 def drop_path_noise(layer: nn.Layer, batch: int, given: np.ndarray | None):
@@ -439,6 +442,29 @@ class VisionTransformer(nn.Layer):
         return self.head(features(self, images_BCHW, self.pool, path_noise))
 
 
+def freeze(model: VisionTransformer, trainable_blocks: float) -> None:
+    """Leave only the last blocks, and what is behind them, to be trained (MAE, sec. 4.3, "partial fine-tuning").
+
+    Args:
+        trainable_blocks: 0 trains the last norm and the head alone; 0.5 the MLP of the last block too, with its norm;
+            otherwise a whole number of blocks.
+    Raises:
+        ValueError: a number that there is not.
+    """
+    depth = len(model.blocks)
+    if trainable_blocks != 0.5 and (trainable_blocks != int(trainable_blocks) or not 0 <= trainable_blocks <= depth):
+        raise ValueError(
+            f"trainable_blocks must be 0, 0.5 or a whole number up to the encoder's {depth} blocks, "
+            f"got {trainable_blocks:g}"
+        )
+    frozen = [*model.patch_embed.parameters(), *model.blocks[: depth - math.ceil(trainable_blocks)].parameters()]
+    frozen += [parameter for name, parameter in model.named_parameters() if name in ("cls_token", "pos_embed")]
+    if trainable_blocks == 0.5:
+        frozen += [*model.blocks[-1].norm1.parameters(), *model.blocks[-1].attn.parameters()]
+    for parameter in frozen:
+        parameter.stop_gradient = True
+
+
 @contextmanager
 def evaluating(layer: nn.Layer) -> Iterator[None]:
     """Eval mode inside, so that drop path draws nothing; before and after as it was."""
@@ -451,7 +477,15 @@ def evaluating(layer: nn.Layer) -> Iterator[None]:
             layer.train()
 
 
-def features(layer: nn.Layer, images_BCHW, pool: str = "cls", path_noise: np.ndarray | None = None):
+def features(
+    layer: nn.Layer,
+    images_BCHW,
+    pool: str = "cls",
+    path_noise: np.ndarray | None = None,
+    *,
+    depth: int | None = None,
+    normalise: bool = True,
+):
     """What the encoder makes of whole, unmasked images; deterministic in eval mode (see `evaluating`).
 
     Args:
@@ -459,11 +493,15 @@ def features(layer: nn.Layer, images_BCHW, pool: str = "cls", path_noise: np.nda
         images_BCHW: float tensor.
         pool: "cls" or "mean" (of the patch tokens).
         path_noise: in training, see `encode`.
+        depth: how many of the blocks are run; None is all of them.
+        normalise: whether the encoder's last norm is applied.
     Returns:
         tensor [B, D]. A model with `fc_norm` normalises after pooling, one with `norm` before.
     """
     wanted = (0, 1) if pool == "cls" and layer.has_cls else None
-    x_BND = encode(layer, images_BCHW, path_noise=path_noise, wanted=wanted)
+    x_BND = encode(layer, images_BCHW, path_noise=path_noise, wanted=wanted, depth=depth)
+    if not normalise:
+        return pool_tokens(x_BND, pool, layer.has_cls)
     if hasattr(layer, "fc_norm"):
         return layer.fc_norm(pool_tokens(x_BND, pool, layer.has_cls))
     return pool_tokens(layer.norm(x_BND), pool, layer.has_cls)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -120,5 +120,29 @@ def draw_curves(path: Path, lines: Sequence[dict], names: Sequence[str], title: 
         if panel == 0:
             axes.set_title(title, fontsize=9, color=INK)
     axes.set_xlabel("step", fontsize=8, color=INK)
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def draw_study(path: Path, key: str, found: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> None:
+    """Draw a measure against the values of a setting, a line a start, bars of a standard deviation.
+
+    Args:
+        found: start -> value of the setting -> the measure of each seed, in [0, 1].
+    """
+    figure = _figure(5, 3.2)
+    axes = figure.add_subplot()
+    for (name, by_value), colour in zip(found.items(), (ACCENT, FAINT)):
+        means = [100 * float(np.mean(values)) for values in by_value.values()]
+        deviations = [100 * float(np.std(values, ddof=1)) if len(values) > 1 else 0.0 for values in by_value.values()]
+        style = dict(marker="o", markersize=3, linewidth=1.2, capsize=2)
+        axes.errorbar(range(len(means)), means, deviations, color=colour, label=name, **style)
+    axes.set_xticks(range(len(by_value)), list(by_value), fontsize=7)
+    axes.set_xlabel(key, fontsize=8, color=INK)
+    axes.set_ylabel("%", fontsize=8, color=INK)
+    axes.set_title(title, fontsize=9, color=INK)
+    axes.grid(color="#e5e7eb", linewidth=0.6)
+    axes.tick_params(labelsize=7, colors=FAINT)
+    axes.legend(fontsize=7, frameon=False)
     figure.tight_layout()
     _save(figure, path)

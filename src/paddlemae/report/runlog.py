@@ -10,16 +10,26 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 RECIPE_FILE = "recipe.yaml"
 METRICS_FILE = "metrics.jsonl"
 ENVIRONMENT_FILE = "environment.json"
+RESULTS_FILE = "results.jsonl"  # evaluations of the run's checkpoints, a JSON object a line
 FIGURES = "figures"
 # all that a run's folder holds; --overwrite removes nothing else
-RUN_ENTRIES = (RECIPE_FILE, METRICS_FILE, ENVIRONMENT_FILE, FIGURES, "checkpoints", "result.json", "report.html")
+RUN_ENTRIES = (
+    RECIPE_FILE,
+    METRICS_FILE,
+    ENVIRONMENT_FILE,
+    RESULTS_FILE,
+    FIGURES,
+    "checkpoints",
+    "result.json",
+    "report.html",
+)
 PACKAGES = ("paddlemae", "paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "safetensors")
 
 
@@ -89,8 +99,8 @@ def write_environment(folder: Path) -> None:
         except importlib.metadata.PackageNotFoundError:
             continue
     content = {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": _command(),
+        "started": _now(),
         "python": platform.python_version(),
         "packages": versions,
         "commit": _commit(),
@@ -99,6 +109,21 @@ def write_environment(folder: Path) -> None:
         "cpus": os.cpu_count(),
     }
     (folder / ENVIRONMENT_FILE).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _command() -> list[str]:
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def log_result(folder: Path, results: Iterable[dict[str, Any]]) -> None:
+    """Append evaluations to `results.jsonl`, each with the command, the time and the commit that made it."""
+    made = {"command": _command(), "at": _now(), "commit": _commit()}
+    with (folder / RESULTS_FILE).open("a") as file:
+        file.writelines(json.dumps({**result, **made}) + "\n" for result in results)
 
 
 def _commit() -> str | None:

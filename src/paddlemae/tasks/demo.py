@@ -14,6 +14,7 @@ from paddlemae.recipe import FinetuneRecipe, load_recipe
 from paddlemae.report.runlog import RECIPE_FILE, open_run
 from paddlemae.tasks.embed import embed
 from paddlemae.tasks.finetune import SCRATCH, finetune
+from paddlemae.tasks.inference import FeatureKind
 from paddlemae.tasks.knn import knn_predict
 from paddlemae.tasks.models import build_autoencoder, load_autoencoder, read_checkpoint
 from paddlemae.tasks.pretrain import pretrain
@@ -75,7 +76,8 @@ def compare_features(recipe, run: Path) -> dict[str, float]:
     for name, model in models.items():
         # digits are in memory: there is nothing to decode
         known, asked = (
-            embed(model, checkpoint.description, source, pool="mean", workers=0)[0] for source in (bank, queries)
+            embed(model, checkpoint.description, source, kind=FeatureKind("mean"), workers=0)[0]
+            for source in (bank, queries)
         )
         predicted = knn_predict(known, bank.labels, asked, NEIGHBOURS)
         accuracy[name] = float((predicted == queries.labels).mean())

@@ -7,12 +7,13 @@ import numpy as np
 from paddlemae import device
 from paddlemae.data.batches import OnSkip, eval_batches
 from paddlemae.data.sources import Source
-from paddlemae.tasks.inference import forward_function
+from paddlemae.tasks.inference import FeatureKind, forward_function
 from paddlemae.tasks.models import evaluation_view
 from paddlemae.weights.store import Description
 
 IMAGES_FOR_WORKERS = 1000  # below, processes take longer to start than they save
 MOST_WORKERS = 8
+DEFAULT_KIND = FeatureKind()
 
 
 def embed(
@@ -20,7 +21,7 @@ def embed(
     description: Description,
     source: Source,
     *,
-    pool: str = "cls",
+    kind: FeatureKind = DEFAULT_KIND,
     batch_size: int = 32,
     workers: int | str = "auto",
     threads: int | str = "auto",
@@ -29,21 +30,30 @@ def embed(
     """Run the encoder over a source, while other processes decode the images to come.
 
     Args:
-        pool: "cls" or "mean" (of the patch tokens).
+        kind: which features.
         workers: processes that decode; 0 decodes here, "auto" starts some if there are many images.
         threads: as in `device.prepare`.
     Returns:
         (features float32 [N, D], indices int64 [N] in the source); unreadable images are left out.
     Raises:
-        ValueError: a pool that the model does not have, or no image that can be read.
+        ValueError: features that the model does not have, or no image that can be read.
     """
     if workers == "auto":
         workers = decoding_workers(len(source))
     view = evaluation_view(description)
-    forward = forward_function(model, description, pool, threads=threads)
+    forward = forward_function(model, description, kind, threads=threads)
     batches = eval_batches(source, view, batch_size=batch_size, workers=int(workers), on_skip=on_skip)
     parts, indices = zip(*((forward(batch.images), batch.indices) for batch in batches))
     return np.concatenate(parts), np.concatenate(indices)
+
+
+def labelled_features(
+    model, description: Description, source: Source, kind: FeatureKind, **settings
+) -> tuple[np.ndarray, np.ndarray]:
+    """(features float32 [N, D], labels int64 [N]) of a labelled source's readable images; see `embed`."""
+    assert source.labels is not None
+    found_ND, indices = embed(model, description, source, kind=kind, **settings)
+    return found_ND, source.labels[indices]
 
 
 def decoding_workers(num_images: int) -> int:

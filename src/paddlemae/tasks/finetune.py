@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ import paddle.nn.functional as F
 
 from paddlemae import device
 from paddlemae.data.augment import View
-from paddlemae.data.batches import Batch, OnSkip, eval_batches
+from paddlemae.data.batches import ERASING_STREAM, Batch, OnSkip, batch_rngs, eval_batches
+from paddlemae.data.erasing import Erasing, draw_erasing
 from paddlemae.data.images import check_channels
-from paddlemae.data.sources import Source, balanced_subset, open_source, split_off
-from paddlemae.model.vit import VisionTransformer
-from paddlemae.recipe import FinetuneRecipe
-from paddlemae.report.figures import draw_confusion, draw_curves
-from paddlemae.report.runlog import FIGURES, read_metrics
+from paddlemae.data.mixing import MixedBatch, Mixing, mixed_batches, mixed_labels
+from paddlemae.data.sources import Source, balanced_subset, check_same_classes, open_source, split_off
+from paddlemae.model.vit import VisionTransformer, freeze
+from paddlemae.recipe import FinetuneRecipe, ProbeRecipe
+from paddlemae.report.runlog import log_result
+from paddlemae.tasks.evaluation import Evaluation, evaluation_of, finish
 from paddlemae.tasks.footprint import memory_plan
 from paddlemae.tasks.inference import LOGITS, forward_function
 from paddlemae.tasks.models import (
@@ -36,8 +38,9 @@ from paddlemae.tasks.models import (
 )
 from paddlemae.tasks.plan import block_numbers, schedule_plan, step_bytes
 from paddlemae.tasks.session import Course, SkippedImages, run_training, training_batches
-from paddlemae.tasks.start import Start, check_same_recipe, enter_run, own_checkpoint, stored_recipe
+from paddlemae.tasks.start import Start, check_same_recipe, enter_run, origin_of, own_checkpoint, stored_recipe
 from paddlemae.train.checkpoint import TrainState
+from paddlemae.train.ema import Ema
 from paddlemae.train.loop import check_precision
 from paddlemae.train.optim import adamw
 from paddlemae.train.shards import LossFn
@@ -45,7 +48,6 @@ from paddlemae.weights.store import Description, read_description
 
 SCRATCH = "scratch"
 DEFAULT_CHANNELS = 3
-RESULT_FILE = "result.json"
 
 
 def finetune(recipe: FinetuneRecipe, start: Start) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def finetune(recipe: FinetuneRecipe, start: Start) -> dict[str, Any]:
         betas=recipe.betas,
         layer_decay=recipe.layer_decay,
     )
-    state = TrainState(model, optimizer)
+    state = TrainState(model, optimizer, ema=None if recipe.ema_decay is None else Ema(model, recipe.ema_decay))
     enter_run(start, recipe, state, parts.description)
     start.say(
         f"fine-tuning {parameter_count(model) / 1e6:.2f} million parameters from {recipe.init} "
@@ -79,11 +81,14 @@ def finetune(recipe: FinetuneRecipe, start: Start) -> dict[str, Any]:
     )
     skipped = SkippedImages(state)
     batches = training_batches(parts.train, parts.view, training, state, skipped, start)
+    if mixing := Mixing(recipe.mixup, recipe.cutmix, recipe.cutmix_probability):
+        batches = mixed_batches(batches, mixing, training.seed)
     loss_fn = loss_function(recipe, parts.description)
     last: Evaluation | None = None
 
     def evaluation() -> Evaluation:
-        return evaluate_classifier(model, parts, training.batch_size, training.workers, skipped, training.threads)
+        with state.averaged():
+            return evaluate_classifier(model, parts, training.batch_size, training.workers, skipped, training.threads)
 
     def evaluate(state: TrainState) -> dict[str, float]:
         nonlocal last
@@ -93,20 +98,85 @@ def finetune(recipe: FinetuneRecipe, start: Start) -> dict[str, Any]:
     course = Course("finetune", training, len(parts.train), evaluate, recipe.evaluate_every, best_by="top1")
     run_training(start, course, state, parts.description, batches, loss_fn)
     last = last or evaluation()
-    return _finish(start, state, parts, last)
+    result = finish(start, state, last, parts.train.classes, len(parts.train), "fine-tuning")
+    if origin := origin_of(recipe.init):
+        log_result(origin, [_logged(recipe, parts, start, result)])
+    return result
+
+
+def _logged(recipe: FinetuneRecipe, parts: Parts, start: Start, result: dict[str, Any]) -> dict[str, Any]:
+    """What the run that was started from keeps of a fine-tuning."""
+    return {
+        "task": "finetune",
+        **{name: result[name] for name in ("top1", "top5", "best_top1", "train_images", "eval_images")},
+        "protocol": {
+            "steps": result["steps"],
+            "labels": recipe.labels,
+            "trainable_blocks": recipe.trainable_blocks,
+            "seed": recipe.training.seed,
+        },
+        "data": parts.train.name,
+        "checkpoint": Path(recipe.init or "").name,
+        "run": str(start.out),
+    }
 
 
 def loss_function(recipe: FinetuneRecipe, description: Description) -> LossFn:
     """(model, batch) -> mean loss; all randomness is each image's own, so a batch may be cut and shared out."""
     seed = recipe.training.seed
+    erasing = Erasing(recipe.augment.erasing) if recipe.augment.erasing else None
 
     def loss_fn(model, batch: Batch) -> paddle.Tensor:
         noise = path_noise(seed, batch, len(model.blocks)) if recipe.model.drop_path else None
-        logits = model(to_input(batch.images, description), noise)
-        targets = soft_targets(labels_of(batch), logits.shape[1], recipe.label_smoothing)
+        logits = model(input_of(batch, description, erasing, seed), noise)
+        targets = targets_of(batch, logits.shape[1], recipe.label_smoothing)
         return F.cross_entropy(logits, targets, soft_label=True)
 
     return loss_fn
+
+
+def input_of(batch: Batch, description: Description, erasing: Erasing | None, seed: int) -> paddle.Tensor:
+    """Normalised images, each with its rectangle erased, then mixed (in the order of MAE, appendix A.2)."""
+    images = to_input(batch.images, description)
+    if erasing:
+        images = erased(images, erasing, batch_rngs(seed, ERASING_STREAM, batch))
+    if not isinstance(batch, MixedBatch):
+        return images
+    partners = input_of(batch.partner_batch, description, erasing, seed)
+    top, bottom, left, right = batch.regions[0].tolist()
+    if bottom > top and right > left:
+        taken_HW = np.zeros(images.shape[2:], bool)
+        taken_HW[top:bottom, left:right] = True
+        return paddle.where(paddle.to_tensor(taken_HW), partners, images)
+    kept = float(batch.kept[0])
+    return images * kept + partners * (1 - kept)
+
+
+def erased(images_BCHW, erasing: Erasing, rngs: Sequence[np.random.Generator]):
+    """Images with noise in the rectangles that are drawn for them."""
+    batch, channels, height, width = images_BCHW.shape
+    drawn = [draw_erasing(erasing, channels, height, width, rng) for rng in rngs]
+    if not any(drawn):
+        return images_BCHW
+    noise_BCHW = np.zeros(images_BCHW.shape, np.float32)
+    taken_B1HW = np.zeros((batch, 1, height, width), bool)
+    for image, one in enumerate(drawn):
+        if one:
+            (top, bottom, left, right), fill = one
+            noise_BCHW[image, :, top:bottom, left:right] = fill
+            taken_B1HW[image, :, top:bottom, left:right] = True
+    return paddle.where(paddle.to_tensor(taken_B1HW), paddle.to_tensor(noise_BCHW), images_BCHW)
+
+
+def targets_of(batch: Batch, num_classes: int, smoothing: float) -> paddle.Tensor:
+    """Smoothed targets, float32 [B, classes]; of mixed images the mixture of both."""
+    if not isinstance(batch, MixedBatch):
+        return soft_targets(labels_of(batch), num_classes, smoothing)
+    parts = [
+        soft_targets(labels, num_classes, smoothing) * paddle.to_tensor(share[:, None])
+        for labels, share in mixed_labels(batch)
+    ]
+    return parts[0] + parts[1]
 
 
 @dataclass(frozen=True)
@@ -141,6 +211,8 @@ def prepare(recipe: FinetuneRecipe, own: Path | None = None) -> Parts:
         check_channels(arguments.get("channels", DEFAULT_CHANNELS))
         model = build_classifier(arguments, checkpoint, recipe.training.seed)
         statistics = statistics_of(recipe, model.config["channels"], checkpoint)
+    if recipe.trainable_blocks is not None:
+        freeze(model, recipe.trainable_blocks)
     model.recompute = recipe.training.recompute
     description = describe(
         model,
@@ -149,7 +221,7 @@ def prepare(recipe: FinetuneRecipe, own: Path | None = None) -> Parts:
         classes=train.classes,
         provenance={"task": "finetune", "data": train.name, "images": len(train), "init": recipe.init},
     )
-    view = training_view(recipe.augment, model.config["image_size"], model.config["channels"])
+    view = training_view(recipe.augment, model.config["image_size"], model.config["channels"], description.mean)
     return Parts(train, held_out, view, model, description)
 
 
@@ -159,7 +231,7 @@ def _saved_shape(own: Path) -> tuple[VisionTransformer, tuple[list[float], list[
     return VisionTransformer(**saved.architecture), (saved.mean, saved.std)
 
 
-def open_parts(recipe: FinetuneRecipe, data: str) -> tuple[Source, Source]:
+def open_parts(recipe: FinetuneRecipe | ProbeRecipe, data: str) -> tuple[Source, Source]:
     """(training images, held-out images), both labelled, with the same classes.
 
     Raises:
@@ -170,11 +242,7 @@ def open_parts(recipe: FinetuneRecipe, data: str) -> tuple[Source, Source]:
         train, held_out = split_off(train, recipe.val_fraction, recipe.training.seed)
     else:
         held_out = open_source(data, recipe.eval_split, labelled=True)
-    if train.classes != held_out.classes:
-        only = sorted(set(train.classes) ^ set(held_out.classes))
-        raise ValueError(
-            f"training and held-out images must have the same classes; these are in one only: {', '.join(only)}"
-        )
+    check_same_classes(train, held_out)
     if recipe.labels:
         train = balanced_subset(train, recipe.labels, recipe.training.seed)
     return train, held_out
@@ -193,20 +261,6 @@ def soft_targets(labels: np.ndarray, num_classes: int, smoothing: float) -> padd
     return paddle.to_tensor(soft)
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Predictions on held-out images: confusion counts [true, predicted], top-5 hits and mean loss."""
-
-    confusion: np.ndarray
-    top5: float
-    loss: float
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        top1 = float(np.trace(self.confusion) / max(1, self.confusion.sum()))
-        return {"top1": top1, "top5": self.top5, "eval_loss": self.loss}
-
-
 def evaluate_classifier(
     model: VisionTransformer,
     parts: Parts,
@@ -221,39 +275,10 @@ def evaluate_classifier(
         workers: processes that decode the images to come; 0 decodes here.
         threads: as in `device.prepare`.
     """
-    classes = len(parts.held_out.classes)
-    confusion, hits, loss = np.zeros((classes, classes), np.int64), 0, 0.0
     forward = forward_function(model, parts.description, LOGITS, threads=threads)
     view = evaluation_view(parts.description)
-    for batch in eval_batches(parts.held_out, view, batch_size=batch_size, workers=workers, on_skip=on_skip):
-        labels, logits = labels_of(batch), forward(batch.images)
-        loss += float(F.cross_entropy(paddle.to_tensor(logits), paddle.to_tensor(labels), reduction="sum").numpy())
-        ranked = np.argsort(-logits, axis=1, kind="stable")
-        np.add.at(confusion, (labels, ranked[:, 0]), 1)
-        hits += int((ranked[:, :5] == labels[:, None]).any(axis=1).sum())
-    return Evaluation(confusion, hits / confusion.sum(), loss / confusion.sum())
-
-
-def _finish(start: Start, state: TrainState, parts: Parts, last: Evaluation) -> dict[str, Any]:
-    result = {
-        **last.metrics,
-        "best_top1": state.best["top1"],
-        "best_step": int(state.best["step"]),
-        "steps": state.step,
-        "train_images": len(parts.train),
-        "eval_images": int(last.confusion.sum()),
-    }
-    (start.out / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n")
-    figures = start.out / FIGURES
-    title = f"top-1 {result['top1']:.1%} of {result['eval_images']} held-out images after {state.step} steps"
-    draw_confusion(figures / "confusion.png", last.confusion, parts.train.classes, title)
-    draw_curves(figures / "curves.png", list(read_metrics(start.out)), ["loss", "top1", "lr"], "fine-tuning")
-    start.say(
-        f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%} after the last step; best top-1 "
-        f"{result['best_top1']:.2%} at step {result['best_step']} (chosen on these same images); "
-        f"see {figures / 'confusion.png'}"
-    )
-    return result
+    batches = eval_batches(parts.held_out, view, batch_size=batch_size, workers=workers, on_skip=on_skip)
+    return evaluation_of(((labels_of(batch), forward(batch.images)) for batch in batches), len(parts.held_out.classes))
 
 
 def dry_run(recipe: FinetuneRecipe) -> dict[str, str]:

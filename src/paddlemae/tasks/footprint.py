@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from paddlemae.device import is_cpu
-from paddlemae.recipe import PretrainRecipe, Recipe, build_recipe, dump_recipe
+from paddlemae.recipe import FinetuneRecipe, PretrainRecipe, build_recipe, dump_recipe
 from paddlemae.tasks.plan import memory_text
 
 TRIED = (4, 12)  # batch sizes; the line through both gives any other
@@ -42,7 +42,7 @@ class Footprint:
         return max(0, math.floor((num_bytes - self.fixed) / self.an_image))
 
 
-def measure(recipe: Recipe) -> Footprint | None:
+def measure(recipe: PretrainRecipe | FinetuneRecipe) -> Footprint | None:
     """Measured on this machine's CPU, in half a minute for ViT-Base; None where that can't be done."""
     (few, low), (many, high) = ((tried, _peak_in_process(recipe, tried)) for tried in TRIED)
     if low is None or high is None:
@@ -51,7 +51,7 @@ def measure(recipe: Recipe) -> Footprint | None:
     return Footprint(low - few * an_image, an_image)
 
 
-def memory_plan(recipe: Recipe, estimate: int) -> dict[str, str]:
+def memory_plan(recipe: PretrainRecipe | FinetuneRecipe, estimate: int) -> dict[str, str]:
     """What `--dry-run` says of memory: measured on CPU, else the estimate in bytes; name -> value, for people."""
     if not (is_cpu() and STATUS.exists()):
         return {"memory": memory_text(estimate)}
@@ -81,7 +81,7 @@ def _bytes_in(path: Path, name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def _peak_in_process(recipe: Recipe, batch_size: int) -> int | None:
+def _peak_in_process(recipe: PretrainRecipe | FinetuneRecipe, batch_size: int) -> int | None:
     command = [sys.executable, "-m", __name__, str(batch_size)]
     try:
         done = subprocess.run(
@@ -92,7 +92,7 @@ def _peak_in_process(recipe: Recipe, batch_size: int) -> int | None:
     return None if done.returncode else int(done.stdout.split()[-1])
 
 
-def _peak(recipe: Recipe, batch_size: int) -> int:
+def _peak(recipe: PretrainRecipe | FinetuneRecipe, batch_size: int) -> int:
     """Largest memory of this process after training steps on noise."""
     from paddlemae.data.batches import Batch
     from paddlemae.tasks import finetune, pretrain

@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import paddle
@@ -22,16 +24,57 @@ from paddlemae.tasks.models import to_input
 from paddlemae.train.shards import worthwhile_replicas
 from paddlemae.weights.store import Description
 
-LOGITS = "logits"
+LOGITS: Literal["logits"] = "logits"
 
 Forward = Callable[[np.ndarray], np.ndarray]
 
 
-def forward_function(model, description: Description, output: str, *, threads: int | str = "auto") -> Forward:
+Token = Literal["cls", "mean"]
+Norm = Literal["layer", "batch", "none"]
+TOKENS, NORMS = get_args(Token), get_args(Norm)
+
+
+@dataclass(frozen=True)
+class FeatureKind:
+    """Which features of an encoder.
+
+    Args:
+        token: "cls", or "mean" of the patch tokens.
+        layer: the block that they are taken after, counted from 1; None is the last.
+        norm: "layer": the encoder's last norm, as it was trained behind the last block; "none": as they come out;
+            "batch": as they come out, each feature brought to mean 0 and deviation 1 over the images that are
+            compared with, which is left to whoever has all of these.
+    """
+
+    token: Token = "mean"
+    layer: int | None = None
+    norm: Norm = "layer"
+
+    def __str__(self) -> str:
+        token = "cls token" if self.token == "cls" else "mean of the patch tokens"
+        layer = "the last block" if self.layer is None else f"block {self.layer}"
+        return f"{token} after {layer}, norm: {self.norm}"
+
+
+def feature_kind(token: str, layer: int | None, norm: str) -> FeatureKind:
+    """A `FeatureKind` of what a user named.
+
+    Raises:
+        ValueError: a token or norm that there is not.
+    """
+    for name, given, known in (("token", token, TOKENS), ("norm", norm, NORMS)):
+        if given not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {given!r}")
+    return FeatureKind(token, layer, norm)  # type: ignore[arg-type]
+
+
+def forward_function(
+    model, description: Description, output: FeatureKind | Literal["logits"], *, threads: int | str = "auto"
+) -> Forward:
     """What computes features or logits of batches, in eval mode.
 
     Args:
-        output: "cls" or "mean" (features by that pooling), or "logits" of a classifier.
+        output: which features, or the logits of a classifier.
         threads: as in `device.prepare`; without effect on an accelerator.
     Returns:
         a function from uint8 [B, C, H, W] to float32 [B, D] (or [B, classes]), for any B. How B is shared among the
@@ -39,12 +82,14 @@ def forward_function(model, description: Description, output: str, *, threads: i
     Raises:
         ValueError: an output that the model does not have.
     """
-    pool_tokens(paddle.zeros([1, 2, 1]), _pool(model, output), model.has_cls)  # refuses a pool that it can't do
+    _check_output(model, output)
 
     @paddle.no_grad()
     def part(images_u8: np.ndarray) -> np.ndarray:
         images = to_input(images_u8, description)
-        return (model(images) if output == LOGITS else features(model, images, output)).numpy()
+        if not isinstance(output, FeatureKind):
+            return model(images).numpy()
+        return features(model, images, output.token, depth=output.layer, normalise=output.norm == "layer").numpy()
 
     if not device.is_cpu():
         return _evaluating(model, part)
@@ -69,9 +114,12 @@ def _evaluating(model, forward: Forward) -> Forward:
     return in_eval_mode
 
 
-def _pool(model, output: str) -> str:
-    if output != LOGITS:
-        return output
-    if not hasattr(model, "head"):
-        raise ValueError("logits need a classifier, and this model has no head; ask for 'cls' or 'mean' features")
-    return model.pool
+def _check_output(model, output: FeatureKind | str) -> None:
+    if not isinstance(output, FeatureKind):
+        if not hasattr(model, "head"):
+            raise ValueError("logits need a classifier, and this model has no head; ask for features")
+        return
+    pool_tokens(paddle.zeros([1, 2, 1]), output.token, model.has_cls)  # refuses a token that it doesn't have
+    depth = len(model.blocks)
+    if output.layer is not None and not 1 <= output.layer <= depth:
+        raise ValueError(f"layer must be one of the encoder's {depth} blocks, 1..{depth}, got {output.layer}")

@@ -1,42 +1,228 @@
-"""Classify by the nearest neighbours among labelled features."""
+"""kNN: how well images are told apart by their nearest neighbours among labelled features.
+
+Published kNN numbers depend on the protocol by several points: which token, layer and normalisation, how many
+neighbours, how they vote. So every number here comes with all of these.
+
+Shapes: N images of the bank, Q queries, D width, k neighbours.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
 import numpy as np
+from numpy.typing import NDArray
+
+from paddlemae import device
+from paddlemae.data.sources import balanced_subset, check_same_classes, open_source
+from paddlemae.report.runlog import log_result
+from paddlemae.tasks.embed import labelled_features
+from paddlemae.tasks.inference import FeatureKind
+from paddlemae.tasks.models import load_encoder, read_checkpoint
+from paddlemae.tasks.start import run_of
 
 TEMPERATURE = 0.07  # Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", sec. 3.4
-SIMILARITIES_AT_ONCE = 1 << 24
+NEIGHBOURS = (10, 20, 100, 200)
+# Blocks of similarities, 64 MB each: a bank of any size takes its own memory, its queries', and a few such blocks
+QUERIES_AT_ONCE = 1 << 8
+BANK_AT_ONCE = 1 << 16
+VOTERS_AT_ONCE = 1 << 12  # queries whose votes for every class are held at a time
+
+Votes = Literal["weighted", "plain"]
+VOTES: tuple[Votes, ...] = ("weighted", "plain")
 
 
-def knn_predict(bank: np.ndarray, bank_labels: np.ndarray, queries: np.ndarray, k: int = 20) -> np.ndarray:
-    """Vote among the k nearest by cosine, each weighing exp(similarity / 0.07).
+def knn(
+    run: str,
+    data: str,
+    *,
+    kind: FeatureKind,
+    neighbours: Sequence[int] = (),
+    temperature: float = TEMPERATURE,
+    bank_split: str = "train",
+    query_split: str = "test",
+    labels: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    threads: int | str = "auto",
+) -> list[dict[str, Any]]:
+    """Top-1 of held-out images by the neighbours of their features, for both ways of voting and several k.
+
+    Every number is appended to the run's results (`report.runlog.log_result`) if `run` is in a run folder.
 
     Args:
-        bank: float [N, D]; bank_labels: int64 [N].
-        queries: float [Q, D].
-        k: neighbours that vote, at most N.
+        run: a run folder or checkpoint.
+        data: labelled images, see `open_source`.
+        kind: which features are compared.
+        neighbours: how many vote; by default those of `NEIGHBOURS` that the bank has.
+        temperature: of the weighted votes.
+        bank_split, query_split: which part of `data` is searched, and which is classified.
+        labels: images of a class-balanced bank, drawn from `seed`; None is all of it.
+        threads: as in `device.prepare`.
+    Returns:
+        the results as they are logged.
+    Raises:
+        ValueError, FileNotFoundError: images, a checkpoint or settings that can't be used.
+    """
+    if not temperature > 0:
+        raise ValueError(f"the temperature of votes must be above 0, got {temperature:g}")
+    device.prepare("auto", threads)
+    checkpoint = read_checkpoint(run)
+    model = load_encoder(checkpoint)
+    bank, queries = (open_source(data, split, labelled=True) for split in (bank_split, query_split))
+    check_same_classes(bank, queries)
+    if labels:
+        bank = balanced_subset(bank, labels, seed)
+    counts = _counts(neighbours, len(bank))
+    (bank_ND, bank_labels), (query_QD, query_labels) = (
+        labelled_features(model, checkpoint.description, source, kind, batch_size=batch_size, threads=threads)
+        for source in (bank, queries)
+    )
+    counts = [k for k in counts if k <= len(bank_ND)]  # some images may have been unreadable
+    if kind.norm == "batch":
+        bank_ND, query_QD = standardised(bank_ND, query_QD)
+    cosine_Qk, nearest_Qk = nearest(bank_ND, query_QD, max(counts))
+    results = []
+    for votes in VOTES:
+        weights_Qk = vote_weights(cosine_Qk, votes, temperature)
+        for k in counts:
+            predicted = winners(bank_labels[nearest_Qk[:, :k]], weights_Qk[:, :k], len(bank.classes))
+            protocol: dict[str, Any] = {**asdict(kind), "k": k, "votes": votes}
+            if votes == "weighted":
+                protocol["temperature"] = temperature
+            results.append(
+                {
+                    "task": "knn",
+                    "top1": float((predicted == query_labels).mean()),
+                    "protocol": protocol,
+                    "bank": f"{len(bank_ND)} images of {bank.name}",
+                    "queries": f"{len(query_QD)} images of {queries.name}",
+                    "checkpoint": checkpoint.folder.name,
+                }
+            )
+    folder = run_of(checkpoint.folder)
+    if folder:
+        log_result(folder, results)
+    return results
+
+
+def _counts(neighbours: Sequence[int], bank: int) -> list[int]:
+    """How many neighbours vote, ascending."""
+    if not neighbours:
+        return [k for k in NEIGHBOURS if k <= bank] or [bank]
+    for k in neighbours:
+        _check_k(k, bank)
+    return sorted(set(neighbours))
+
+
+def _check_k(k: int, bank: int) -> None:
+    if not 1 <= k <= bank:
+        raise ValueError(f"k must be in 1..{bank} (the images to compare with), got {k}")
+
+
+def knn_predict(
+    bank_ND: np.ndarray,
+    bank_labels: np.ndarray,
+    query_QD: np.ndarray,
+    k: int = 20,
+    *,
+    votes: Votes = "weighted",
+    temperature: float = TEMPERATURE,
+) -> np.ndarray:
+    """Vote among the k nearest by cosine.
+
+    Args:
+        bank_ND: float; bank_labels: int64 [N].
+        query_QD: float.
+        votes: "weighted": each neighbour weighs exp(cosine / temperature); "plain": each weighs the same.
     Returns:
         int64 [Q]; the lowest class wins a tie.
     Raises:
-        ValueError: k outside 1..N.
+        ValueError: k outside 1..N, or features of another width.
     """
-    if not 1 <= k <= len(bank):
-        raise ValueError(f"k must be in 1..{len(bank)} (the images to compare with), got {k}")
-    bank, queries = _unit(bank), _unit(queries)
-    chunks = range(0, len(queries), max(1, SIMILARITIES_AT_ONCE // len(bank)))
-    step = chunks.step
-    return np.concatenate([_vote(bank, bank_labels, queries[start : start + step], k) for start in chunks])
+    cosine_Qk, nearest_Qk = nearest(bank_ND, query_QD, k)
+    weights_Qk = vote_weights(cosine_Qk, votes, temperature)
+    return winners(bank_labels[nearest_Qk], weights_Qk, int(bank_labels.max()) + 1)
 
 
-def _vote(bank: np.ndarray, bank_labels: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
-    """`knn_predict` of unit vectors whose similarities fit into memory."""
-    similarity = queries @ bank.T
-    nearest = np.argpartition(similarity, len(bank) - k, axis=1)[:, len(bank) - k :]
-    weights = np.exp(np.take_along_axis(similarity, nearest, axis=1) / TEMPERATURE)
-    votes = np.zeros((len(queries), int(bank_labels.max()) + 1))
-    np.add.at(votes, (np.arange(len(queries))[:, None], bank_labels[nearest]), weights)
-    return votes.argmax(axis=1)
+def nearest(bank_ND: np.ndarray, query_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k most similar rows of the bank: (cosine [Q, k], their numbers int64 [Q, k]), the nearest first.
+
+    Exact, block by block. Of rows that are equally near, which one comes into the last place is left open.
+
+    Raises:
+        ValueError: k outside 1..N, or features of another width.
+    """
+    _check_k(k, len(bank_ND))
+    if bank_ND.shape[1] != query_QD.shape[1]:
+        raise ValueError(
+            f"the queries have {query_QD.shape[1]} features and the bank {bank_ND.shape[1]}; "
+            "compare features of one model and layer"
+        )
+    cosine_Qk = np.empty((len(query_QD), k), np.result_type(bank_ND, query_QD))
+    nearest_Qk = np.empty((len(query_QD), k), np.int64)
+    for start in range(0, len(query_QD), QUERIES_AT_ONCE):
+        rows = slice(start, start + QUERIES_AT_ONCE)
+        cosine_Qk[rows], nearest_Qk[rows] = _nearest_of_few(bank_ND, _unit(query_QD[rows]), k)
+    return cosine_Qk, nearest_Qk
+
+
+def _nearest_of_few(bank_ND: np.ndarray, unit_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """`nearest` of queries whose similarities to a block of the bank fit into memory."""
+    found: NDArray[Any] = np.empty((len(unit_QD), 0), unit_QD.dtype)
+    numbers: NDArray[Any] = np.empty((len(unit_QD), 0), np.int64)
+    for start in range(0, len(bank_ND), BANK_AT_ONCE):
+        cosine = unit_QD @ _unit(bank_ND[start : start + BANK_AT_ONCE]).T
+        best = _largest(cosine, k)
+        found = np.concatenate([found, np.take_along_axis(cosine, best, axis=1)], axis=1)
+        numbers = np.concatenate([numbers, best + start], axis=1)
+        best = _largest(found, k)
+        found, numbers = (np.take_along_axis(each, best, axis=1) for each in (found, numbers))
+    order = np.lexsort((numbers, -found), axis=1)
+    return np.take_along_axis(found, order, axis=1), np.take_along_axis(numbers, order, axis=1)
+
+
+def _largest(values: np.ndarray, k: int) -> np.ndarray:
+    """Columns of each row's k largest values, in any order."""
+    columns = values.shape[1]
+    if columns <= k:
+        return np.broadcast_to(np.arange(columns), values.shape)
+    return np.argpartition(values, columns - k, axis=1)[:, columns - k :]
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def vote_weights(cosine_Qk: np.ndarray, votes: Votes, temperature: float) -> np.ndarray:
+    """What each neighbour's vote weighs, float64 [Q, k]."""
+    if votes == "plain":
+        return np.ones(cosine_Qk.shape)
+    return np.exp(cosine_Qk.astype(np.float64) / temperature)
+
+
+def winners(labels_Qk: np.ndarray, weights_Qk: np.ndarray, num_classes: int) -> np.ndarray:
+    """The class with the most votes, int64 [Q]; the lowest wins a tie."""
+    parts = [np.empty(0, np.int64)]
+    for start in range(0, len(labels_Qk), VOTERS_AT_ONCE):
+        labels, weights = (each[start : start + VOTERS_AT_ONCE] for each in (labels_Qk, weights_Qk))
+        votes = np.zeros((len(labels), num_classes))
+        np.add.at(votes, (np.arange(len(labels))[:, None], labels), weights)
+        parts.append(votes.argmax(axis=1))
+    return np.concatenate(parts)
+
+
+def standardised(bank_ND: np.ndarray, query_QD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both with each feature brought to the bank's mean 0 and deviation 1."""
+    mean, deviation = bank_ND.mean(axis=0), np.maximum(bank_ND.std(axis=0), 1e-6)
+    return (bank_ND - mean) / deviation, (query_QD - mean) / deviation
+
+
+def result_line(result: dict[str, Any]) -> str:
+    """A result for people, with all that it depends on."""
+    protocol = result["protocol"]
+    votes = f"exp(cosine / {protocol['temperature']:g})" if protocol["votes"] == "weighted" else "one vote each"
+    kind = FeatureKind(**{name: protocol[name] for name in ("token", "layer", "norm")})
+    return f"top-1 {result['top1']:.2%}  k={protocol['k']}, {votes}, {kind}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ import paddle
 
 from paddlemae.data.augment import View
 from paddlemae.data.batches import PATH_STREAM, Batch, batch_rngs
+from paddlemae.data.randaugment import RandAugment
 from paddlemae.model.kernels import scale_channels
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.positions import resize_positions
 from paddlemae.model.vit import SIZES, VisionTransformer, pair, patch_grid
-from paddlemae.recipe import Augmentation, AutoencoderShape, ClassifierShape, default_statistics
+from paddlemae.recipe import Augmentation, AutoencoderShape, ClassifierShape, FinetuneAugmentation, default_statistics
 from paddlemae.train.checkpoint import find_checkpoint
 from paddlemae.weights.store import Description, read_description, read_tensors
 from paddlemae.weights.transfer import load_official
@@ -95,15 +96,33 @@ def load_autoencoder(checkpoint: Checkpoint) -> MaskedAutoencoder:
             f"{checkpoint.folder} holds a {checkpoint.description.kind}, which has no decoder to reconstruct with; "
             "name a pretraining run"
         )
+    model = _built(MaskedAutoencoder, checkpoint)
+    load_official(model, checkpoint.tensors, source=str(checkpoint.folder))
+    model.eval()
+    return model
+
+
+def load_encoder(checkpoint: Checkpoint) -> MaskedAutoencoder | VisionTransformer:
+    """The model of a checkpoint, of either kind, in eval mode: for its features.
+
+    Raises:
+        ValueError: its files don't belong together.
+    """
+    if checkpoint.description.kind == "mae":
+        return load_autoencoder(checkpoint)
+    model = _built(VisionTransformer, checkpoint)
+    load_official(model, checkpoint.tensors, source=str(checkpoint.folder))
+    model.eval()
+    return model
+
+
+def _built(kind, checkpoint: Checkpoint):
     try:
-        model = MaskedAutoencoder(**checkpoint.description.architecture)
+        return kind(**checkpoint.description.architecture)
     except TypeError as fault:
         raise ValueError(
             f"{checkpoint.folder} has an architecture that this PaddleMAE does not know: {fault}"
         ) from fault
-    load_official(model, checkpoint.tensors, source=str(checkpoint.folder))
-    model.eval()
-    return model
 
 
 def classifier_arguments(shape: ClassifierShape, checkpoint: Checkpoint | None, num_classes: int) -> dict[str, Any]:
@@ -204,9 +223,15 @@ def statistics_of(recipe, channels: int, checkpoint: Checkpoint | None = None):
     return mean, std
 
 
-def training_view(augment: Augmentation, image_size, channels: int) -> View:
-    """The views that a recipe's augmentation makes."""
-    return View(image_size=pair(image_size), channels=channels, **augment.model_dump())
+def training_view(augment: Augmentation, image_size, channels: int, mean: Sequence[float] = ()) -> View:
+    """The views that a recipe's augmentation makes; `mean`, in [0, 1] a channel, fills what RandAugment uncovers."""
+    plain = {name: getattr(augment, name) for name in Augmentation.model_fields}
+    view = View(image_size=pair(image_size), channels=channels, **plain)
+    if not isinstance(augment, FinetuneAugmentation) or not augment.randaugment:
+        return view
+    fill = tuple(min(255, round(255 * value)) for value in mean)
+    drawn = RandAugment(augment.randaugment, augment.magnitude, augment.magnitude_std, fill=fill)
+    return replace(view, randaugment=drawn)
 
 
 def evaluation_view(description: Description) -> View:

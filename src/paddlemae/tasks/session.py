@@ -141,11 +141,15 @@ def run_training(
     description: Description,
     batches: Generator[Batch, None, None],
     loss_fn: Callable[[nn.Layer, Batch], paddle.Tensor],
+    sharing: dict[str, Any] | None = None,
+    in_memory: bool = False,
 ) -> None:
     """Fit `state` to the end of the course, writing metrics and checkpoints into the run folder.
 
     Args:
         batches: micro-batches from `state.step` on; closed at the end.
+        sharing: `fit`'s settings of CPU threads; None is what suits the model, see `cpu_sharing`.
+        in_memory: whether nothing is read, so that no word need be said of waiting for data.
     Raises:
         KeyboardInterrupt: after Ctrl-C, once the state is saved; its text says where.
         NonFiniteLoss, OSError: as `fit` and `save_checkpoint` raise them.
@@ -161,7 +165,7 @@ def run_training(
                 loss_fn,
                 course.lr,
                 total_steps=total,
-                **cpu_sharing(state.model, training),
+                **(cpu_sharing(state.model, training) if sharing is None else sharing),
                 accumulation_steps=training.accumulation_steps,
                 precision=training.precision,
                 clip_grad=training.clip_grad,
@@ -172,7 +176,7 @@ def run_training(
             batches.close()
         if state.skipped:
             start.say(f"{state.skipped} times an image could not be read and was left out")
-        if spent.seconds:
+        if spent.seconds and not in_memory:
             start.say(waiting_text(spent, training))
         if state.step < total:
             _stop(start, course, state, description)

@@ -81,6 +81,20 @@ def own_checkpoint(start: Start) -> Path | None:
     return find_checkpoint(start.out) if start.resume and (start.out / FOLDER / LATEST).exists() else None
 
 
+def run_of(checkpoint: Path) -> Path | None:
+    """The run folder that a checkpoint folder is in; None for one that stands alone."""
+    run = checkpoint.parent.parent
+    return run if checkpoint.parent.name == FOLDER and (run / RECIPE_FILE).is_file() else None
+
+
+def origin_of(init: str | None) -> Path | None:
+    """The run folder that a training started from, if it started from one that is still there."""
+    try:
+        return run_of(find_checkpoint(init)) if init else None
+    except FileNotFoundError:
+        return None
+
+
 def enter_run(start: Start, recipe: Recipe, state: TrainState, description: Description) -> None:
     """Make the run folder and write what was asked for, or bring `state` to its latest checkpoint.
 

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from paddlemae.train.ema import Ema
+from paddlemae.train.lars import SLOT as LARS_SLOT
+from paddlemae.train.lars import Lars
 from paddlemae.weights.store import (
     DESCRIPTION_FILE,
     Description,
@@ -29,11 +33,12 @@ from paddlemae.weights.store import (
 from paddlemae.weights.transfer import load_official, to_official
 
 OPTIMIZER_FILE = "optimizer.safetensors"
+OWN_WEIGHTS_FILE = "own.safetensors"  # what training goes on with, where the model's file holds the average
 STATE_FILE = "state.json"
 FOLDER = "checkpoints"
 LATEST = "latest"
 BEST = "best"
-SLOTS = ("moment1", "moment2", "beta1_pow_acc", "beta2_pow_acc")  # what AdamW keeps for a parameter
+ADAMW_SLOTS = ("moment1", "moment2", "beta1_pow_acc", "beta2_pow_acc")  # what it keeps for a parameter
 
 
 @dataclass
@@ -48,6 +53,7 @@ class TrainState:
         seconds: training time so far, earlier sessions included.
         scaler: float16's loss scaling, as `GradScaler.state_dict` gives it; empty in other precisions.
         last_checkpoint: the newest one written or resumed from.
+        ema: the average of the model's weights; None keeps none.
     """
 
     model: nn.Layer
@@ -58,6 +64,11 @@ class TrainState:
     seconds: float = 0.0
     last_checkpoint: Path | None = None
     scaler: Any = field(default_factory=dict)
+    ema: Ema | None = None
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside, the model has its averaged weights, if they are kept: those that are evaluated and given away."""
+        return self.ema.applied(self.model) if self.ema else nullcontext()
 
 
 def save_checkpoint(
@@ -80,7 +91,10 @@ def save_checkpoint(
     try:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-        write_model(beside, to_official(state.model), description)
+        with state.averaged():
+            write_model(beside, to_official(state.model), description)
+        if state.ema:
+            write_tensor_file(beside / OWN_WEIGHTS_FILE, to_official(state.model))
         write_tensor_file(beside / OPTIMIZER_FILE, _optimizer_slots(state))
         (beside / STATE_FILE).write_text(json.dumps(_plain_state(state)))
         for path in beside.iterdir():
@@ -128,9 +142,13 @@ def _optimizer_slots(state: TrainState) -> dict[str, np.ndarray]:
     return {
         f"{name}.{slot}": np.asarray(slots[f"{parameter.name}_{slot}_0"])
         for name, parameter in state.model.named_parameters()
-        for slot in SLOTS
+        for slot in _slot_names(state)
         if f"{parameter.name}_{slot}_0" in slots
     }
+
+
+def _slot_names(state: TrainState) -> tuple[str, ...]:
+    return (LARS_SLOT,) if isinstance(state.optimizer, Lars) else ADAMW_SLOTS
 
 
 def _flush(path: Path) -> None:
@@ -186,13 +204,17 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
     paddle_slots = {}
     for key, array in slots.items():
         name, slot = key.rsplit(".", 1)
-        if name not in known or slot not in SLOTS:
+        if name not in known or slot not in _slot_names(state):
             raise ValueError(f"{checkpoint / OPTIMIZER_FILE} holds {key}, which this model's optimizer does not have")
         paddle_slots[f"{known[name].name}_{slot}_0"] = paddle.to_tensor(array)
-    expected = {f"{name}.{slot}" for name, one in known.items() if not one.stop_gradient for slot in SLOTS}
+    expected = {f"{name}.{slot}" for name, one in known.items() if not one.stop_gradient for slot in _slot_names(state)}
     if lacking := sorted(expected - set(slots)):
         raise ValueError(f"{checkpoint / OPTIMIZER_FILE} lacks {len(lacking)} entries, {lacking[0]} first")
+    own = read_tensor_file(checkpoint / OWN_WEIGHTS_FILE) if state.ema else None
     load_official(state.model, tensors, source=str(checkpoint))
+    if state.ema and own:
+        state.ema.follow(state.model)
+        load_official(state.model, own, source=str(checkpoint / OWN_WEIGHTS_FILE))
     state.optimizer.set_state_dict(paddle_slots)
     state.step, state.best, state.skipped = plain["step"], plain["best"], plain["skipped"]
     state.seconds, state.last_checkpoint = plain["seconds"], checkpoint

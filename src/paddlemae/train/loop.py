@@ -116,6 +116,8 @@ def fit(
                 loss += gradients.add(batch, 1 / accumulation_steps, update=update) / accumulation_steps
                 _check_finite(loss, step_lr, state)
             _update(state, clip_grad, scaler)
+            if state.ema:
+                state.ema.update(state.model)
             state.step += 1
             seconds = time.perf_counter() - started
             state.seconds += seconds

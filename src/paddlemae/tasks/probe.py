@@ -1,0 +1,194 @@
+"""Linear probing: train a linear classifier on frozen features.
+
+Shapes: N images, B images a batch, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+
+from paddlemae import device
+from paddlemae.data.augment import View
+from paddlemae.data.batches import Batch, due_in_training
+from paddlemae.data.sources import Source
+from paddlemae.model.probe import ProbeHead
+from paddlemae.model.vit import evaluating, pair
+from paddlemae.recipe import ProbeRecipe
+from paddlemae.report.runlog import log_result
+from paddlemae.tasks.embed import labelled_features
+from paddlemae.tasks.evaluation import Evaluation, evaluation_of, finish
+from paddlemae.tasks.finetune import labels_of, open_parts
+from paddlemae.tasks.inference import FeatureKind, Forward, forward_function
+from paddlemae.tasks.models import Checkpoint, load_encoder, read_checkpoint
+from paddlemae.tasks.plan import schedule_plan
+from paddlemae.tasks.session import Course, SkippedImages, run_training, training_batches
+from paddlemae.tasks.start import Start, check_same_recipe, enter_run, run_of, stored_recipe
+from paddlemae.train.checkpoint import TrainState
+from paddlemae.train.lars import Lars
+from paddlemae.weights.store import Description
+
+
+def probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
+    """Train a linear classifier on a pretrained encoder's features, and leave a run folder with the head.
+
+    The result is also appended to the results of the run that the encoder is from (`report.runlog.log_result`).
+
+    Returns:
+        the result, as in `result.json`: top-1 and top-5 of the last step in [0, 1], the best top-1 and its step.
+    Raises:
+        ValueError, FileNotFoundError: a recipe, data, checkpoint or folder that can't be used; nothing is written.
+        KeyboardInterrupt, NonFiniteLoss, OSError: training ended early; the text says what was kept.
+    """
+    start.check()
+    if start.resume:
+        check_same_recipe(stored_recipe(start.out, "probe"), recipe)
+    parts = prepare(recipe)
+    training, head = recipe.training, parts.head
+    optimizer = Lars(head.parameters(), momentum=recipe.momentum, weight_decay=training.weight_decay)
+    state = TrainState(head, optimizer)
+    enter_run(start, recipe, state, parts.description)
+    start.say(
+        f"probing {parts.kind} ({head.config['width']} features) of {recipe.init} with {len(parts.train)} images of "
+        f"{parts.train.name}, {len(parts.train.classes)} classes; evaluating on {len(parts.held_out)} images of "
+        f"{parts.held_out.name}"
+    )
+    settings: dict[str, Any] = dict(batch_size=training.batch_size, workers="auto", threads=training.threads)
+    known = labelled_features(parts.encoder, parts.encoder_description, parts.held_out, parts.kind, **settings)
+    if recipe.cached:
+        table = labelled_features(parts.encoder, parts.encoder_description, parts.train, parts.kind, **settings)
+        num_train = len(table[0])
+        batches = cached_batches(*table, recipe, state)
+        loss_fn = loss_function(None)
+    else:
+        num_train = len(parts.train)
+        batches = training_batches(parts.train, parts.view, training, state, SkippedImages(state), start)
+        loss_fn = loss_function(parts.forward)
+    last: Evaluation | None = None
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        nonlocal last
+        last = evaluate_head(head, *known, len(parts.train.classes))
+        return last.metrics
+
+    course = Course("probe", training, num_train, evaluate, recipe.evaluate_every, best_by="top1")
+    run_training(start, course, state, parts.description, batches, loss_fn, sharing={}, in_memory=recipe.cached)
+    last = last or evaluate_head(head, *known, len(parts.train.classes))
+    result = finish(start, state, last, parts.train.classes, num_train, "linear probing")
+    if origin := run_of(parts.checkpoint.folder):
+        log_result(origin, [_logged(recipe, parts, start, result)])
+    return result
+
+
+def _logged(recipe: ProbeRecipe, parts: Parts, start: Start, result: dict[str, Any]) -> dict[str, Any]:
+    protocol = {**asdict(parts.kind), "cached": recipe.cached, "steps": result["steps"]}
+    protocol |= {"base_lr": recipe.training.base_lr, "batch_size": recipe.training.effective_batch_size}
+    return {
+        "task": "probe",
+        **{name: result[name] for name in ("top1", "top5", "best_top1", "train_images", "eval_images")},
+        "protocol": protocol,
+        "data": parts.train.name,
+        "checkpoint": parts.checkpoint.folder.name,
+        "run": str(start.out),
+    }
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a linear probing is made of."""
+
+    checkpoint: Checkpoint
+    encoder: Any
+    kind: FeatureKind
+    forward: Forward
+    train: Source
+    held_out: Source
+    view: View
+    head: ProbeHead
+    description: Description
+
+    @property
+    def encoder_description(self) -> Description:
+        return self.checkpoint.description
+
+
+def prepare(recipe: ProbeRecipe) -> Parts:
+    """Build a recipe's parts, with every check that needs no training."""
+    if recipe.data is None:
+        raise ValueError("no images named; add --data FOLDER with one folder a class, or --data digits")
+    if recipe.init is None:
+        raise ValueError("name what to probe: --init RUN (a pretraining run or one of its checkpoints)")
+    device.prepare(recipe.training.device, recipe.training.threads)
+    checkpoint = read_checkpoint(recipe.init)
+    encoder = load_encoder(checkpoint)
+    kind = FeatureKind(recipe.token, recipe.layer, "layer")
+    forward = forward_function(encoder, checkpoint.description, kind, threads=recipe.training.threads)
+    train, held_out = open_parts(recipe, recipe.data)
+    shape = checkpoint.description.architecture
+    paddle.seed(recipe.training.seed)
+    head = ProbeHead(shape["embed_dim"], len(train.classes))
+    view = View(
+        image_size=pair(shape["image_size"]),
+        channels=shape["channels"],
+        crop_scale=recipe.crop_scale,
+        flip=recipe.flip,
+        eval_crop_ratio=checkpoint.description.eval_crop_ratio,
+    )
+    description = Description(
+        kind="probe",
+        architecture=head.config,
+        mean=checkpoint.description.mean,
+        std=checkpoint.description.std,
+        eval_crop_ratio=checkpoint.description.eval_crop_ratio,
+        classes=list(train.classes),
+        provenance={"task": "probe", "data": train.name, "images": len(train), "init": recipe.init, **asdict(kind)},
+    )
+    return Parts(checkpoint, encoder, kind, forward, train, held_out, view, head, description)
+
+
+def loss_function(forward: Forward | None):
+    """(head, batch) -> mean loss; None takes the batch's images as features already."""
+
+    def loss_fn(head: ProbeHead, batch: Batch) -> paddle.Tensor:
+        found_BD = batch.images if forward is None else forward(batch.images)
+        return F.cross_entropy(head(paddle.to_tensor(found_BD)), paddle.to_tensor(labels_of(batch)))
+
+    return loss_fn
+
+
+def cached_batches(
+    features_ND: np.ndarray, labels: np.ndarray, recipe: ProbeRecipe, state: TrainState
+) -> Generator[Batch, None, None]:
+    """The micro-batches that `training_batches` would give, of features instead of images."""
+    training = recipe.training
+    due = due_in_training(
+        len(features_ND),
+        batch_size=training.batch_size,
+        seed=training.seed,
+        start_step=state.step * training.accumulation_steps,
+        num_steps=(training.total_steps(len(features_ND)) - state.step) * training.accumulation_steps,
+    )
+    for indices, epochs in due:
+        yield Batch(features_ND[indices], labels[indices], indices, epochs)
+
+
+def evaluate_head(head: ProbeHead, features_ND: np.ndarray, labels: np.ndarray, num_classes: int) -> Evaluation:
+    """The head's predictions from the held-out images' features."""
+    with evaluating(head), paddle.no_grad():
+        return evaluation_of([(labels, head(paddle.to_tensor(features_ND)).numpy())], num_classes)
+
+
+def dry_run(recipe: ProbeRecipe) -> dict[str, str]:
+    """What a linear probing would do, without doing it: name -> value, for people."""
+    parts = prepare(recipe)
+    return {
+        "training images": f"{len(parts.train)} from {parts.train.name}, {len(parts.train.classes)} classes",
+        "held-out images": f"{len(parts.held_out)} from {parts.held_out.name}",
+        "features": f"{parts.head.config['width']}, {parts.kind}",
+        **schedule_plan(recipe.training, len(parts.train)),
+    }

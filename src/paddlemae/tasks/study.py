@@ -1,0 +1,112 @@
+"""A study: one fine-tuning recipe with one setting varied, over several seeds and starts; a table and a curve.
+
+Partial fine-tuning varies `trainable_blocks` (MAE, figure 9), a low-label study `labels`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from paddlemae.recipe import load_recipe
+from paddlemae.report.figures import draw_study
+from paddlemae.report.runlog import RECIPE_FILE
+from paddlemae.tasks.evaluation import RESULT_FILE
+from paddlemae.tasks.finetune import SCRATCH, finetune
+from paddlemae.tasks.start import Start, stored_recipe
+
+STUDY_FILE = "study.json"
+CURVE_FILE = "study.png"
+PRETRAINED = "pretrained"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared.
+
+    Args:
+        recipe: a fine-tuning recipe's name or file; None for the defaults.
+        overrides: its settings, "key=value", the same for all.
+        key: the setting that is varied, and its values.
+        seeds: of each value's runs.
+        init: the pretrained run.
+        scratch: whether the same is done from scratch.
+    """
+
+    recipe: str | None
+    overrides: tuple[str, ...]
+    key: str
+    values: tuple[str, ...]
+    seeds: tuple[int, ...]
+    init: str
+    scratch: bool = False
+
+    @property
+    def starts(self) -> dict[str, str]:
+        return {PRETRAINED: self.init, **({SCRATCH: SCRATCH} if self.scratch else {})}
+
+
+def study(plan: Study, out: Path, *, quiet: bool = False) -> dict[str, Any]:
+    """Fine-tune once for each start, value and seed, each in a folder of its own below `out`.
+
+    Runs that are there already are not repeated, so that a study that was stopped goes on, and one more value or seed
+    costs only its own runs.
+
+    Returns:
+        what `study.json` holds: for each start and value the top-1 of every seed after the last step.
+    Raises:
+        ValueError: no value or seed, or settings that can't be used; all are checked before the first run.
+    """
+    if not plan.values or not plan.seeds:
+        raise ValueError("a study needs at least one value and one seed")
+    recipes = {
+        (name, value, seed): _recipe(plan, init, value, seed)
+        for name, init in plan.starts.items()
+        for value in plan.values
+        for seed in plan.seeds
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    found: dict[str, dict[str, list[float]]] = {name: {value: [] for value in plan.values} for name in plan.starts}
+    for (name, value, seed), recipe in recipes.items():
+        folder = out / f"{plan.key}-{value}-{name}-{seed}"
+        top1 = _finished(folder, recipe)
+        if top1 is None:
+            top1 = finetune(recipe, Start(folder, quiet=True, overwrite=(folder / RECIPE_FILE).exists()))["top1"]
+        found[name][value].append(top1)
+        if not quiet:
+            print(f"{plan.key}={value}, {name}, seed {seed}: top-1 {top1:.2%}", flush=True)
+    result = {"key": plan.key, "seeds": list(plan.seeds), "init": plan.init, "top1": found}
+    (out / STUDY_FILE).write_text(json.dumps(result, indent=2) + "\n")
+    draw_study(out / CURVE_FILE, plan.key, found, "top-1, mean and standard deviation over seeds")
+    return result
+
+
+def _recipe(plan: Study, init: str, value: str, seed: int):
+    overrides = [*plan.overrides, f"init={json.dumps(init)}", f"{plan.key}={value}", f"seed={seed}"]
+    return load_recipe("finetune", plan.recipe, overrides)
+
+
+def _finished(folder: Path, recipe) -> float | None:
+    """The top-1 of a run of this very recipe that was done before."""
+    if not (folder / RESULT_FILE).exists() or stored_recipe(folder, "finetune") != recipe:
+        return None
+    return json.loads((folder / RESULT_FILE).read_text())["top1"]
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result in Markdown: a row a value, a column a start."""
+    starts = list(result["top1"])
+    lines = [f"| {result['key']} | {' | '.join(starts)} |", f"|---|{'---:|' * len(starts)}"]
+    for value in result["top1"][starts[0]]:
+        cells = [spread(result["top1"][name][value]) for name in starts]
+        lines.append(f"| {value} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds, in percent."""
+    return f"{mean(values):.1%}" + (f" ± {stdev(values):.1%}" if len(values) > 1 else "")

@@ -1,0 +1,52 @@
+"""An exponential moving average of a model's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import paddle
+from paddle import nn
+
+
+class Ema:
+    """Weights that follow a model's: after each step `decay` times themselves plus the rest of the model's.
+
+    Args:
+        model: its trainable weights are followed, from what they are now.
+        decay: in [0, 1); an average over about 1 / (1 - decay) steps.
+    """
+
+    def __init__(self, model: nn.Layer, decay: float):
+        self.decay = decay
+        self.weights = {name: one.detach().clone() for name, one in _trained(model)}
+
+    @paddle.no_grad()
+    def update(self, model: nn.Layer) -> None:
+        """Take in the model's weights after a step."""
+        for name, parameter in _trained(model):
+            self.weights[name].scale_(self.decay).add_(parameter * (1 - self.decay))
+
+    @contextmanager
+    def applied(self, model: nn.Layer) -> Iterator[None]:
+        """Inside, the model has the averaged weights; its own come back, bit for bit."""
+        own = {name: parameter.detach().clone() for name, parameter in _trained(model)}
+        _set(model, self.weights)
+        try:
+            yield
+        finally:
+            _set(model, own)
+
+    def follow(self, model: nn.Layer) -> None:
+        """Start anew from the model's weights as they are."""
+        for name, parameter in _trained(model):
+            self.weights[name].set_value(parameter)
+
+
+def _trained(model: nn.Layer) -> list[tuple[str, paddle.Tensor]]:
+    return [(name, parameter) for name, parameter in model.named_parameters() if not parameter.stop_gradient]
+
+
+def _set(model: nn.Layer, weights: dict[str, paddle.Tensor]) -> None:
+    for name, parameter in _trained(model):
+        parameter.set_value(weights[name])

@@ -1,0 +1,85 @@
+"""Studies: every run once, a table and a curve; and each run is what `finetune` alone makes of its settings."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from paddlemae.recipe import load_recipe
+from paddlemae.tasks import study as studies
+from paddlemae.tasks.finetune import finetune
+from paddlemae.tasks.pretrain import pretrain
+from paddlemae.tasks.start import Start
+from paddlemae.tasks.study import Study, spread, study, table
+
+SMALL = ("embed_dim=16", "depth=2", "num_heads=2")
+SHORT = ("steps=2", "batch_size=10", "eval_split=val", *SMALL)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("pretrained") / "run"
+    recipe = load_recipe("pretrain", "digits", ["steps=1", "batch_size=8", *SMALL])
+    pretrain(recipe, Start(folder, quiet=True))
+    return str(folder)
+
+
+def plan_of(run: str, key: str, values: tuple, **changes) -> Study:
+    return Study(
+        **{**dict(recipe="digits", overrides=SHORT, key=key, values=values, seeds=(0, 1), init=run), **changes}
+    )
+
+
+def test_every_start_value_and_seed_is_run_once(run: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    plan = plan_of(run, "labels", ("20", "50"), scratch=True)
+    result = study(plan, tmp_path / "study")
+    assert capsys.readouterr().out.count("top-1") == 8
+    assert {name: {value: len(seeds) for value, seeds in by.items()} for name, by in result["top1"].items()} == {
+        "pretrained": {"20": 2, "50": 2},
+        "scratch": {"20": 2, "50": 2},
+    }
+    assert json.loads((tmp_path / "study/study.json").read_text()) == result
+    assert (tmp_path / "study/study.png").stat().st_size > 5000
+    alone = finetune(
+        load_recipe("finetune", "digits", [*SHORT, f"init={json.dumps(run)}", "labels=50", "seed=1"]),
+        Start(tmp_path / "alone", quiet=True),
+    )
+    assert result["top1"]["pretrained"]["50"][1] == alone["top1"]
+
+    runs: list = []
+    monkeypatch.setattr(studies, "finetune", lambda recipe, start: runs.append(start.out.name) or {"top1": 0.5})
+    again = study(plan_of(run, "labels", ("20", "50", "100"), scratch=True), tmp_path / "study", quiet=True)
+    assert sorted(runs) == sorted(f"labels-100-{name}-{seed}" for name in ("pretrained", "scratch") for seed in (0, 1))
+    assert again["top1"]["pretrained"]["20"] == result["top1"]["pretrained"]["20"]
+    runs.clear()
+    study(plan_of(run, "labels", ("20",), overrides=(*SHORT, "base_lr=1e-3")), tmp_path / "study", quiet=True)
+    assert len(runs) == 2, "other settings are other runs"
+
+
+def test_blocks_can_be_varied(run: str, tmp_path: Path) -> None:
+    result = study(plan_of(run, "trainable_blocks", ("0", "0.5", "2"), seeds=(0,)), tmp_path, quiet=True)
+    assert list(result["top1"]["pretrained"]) == ["0", "0.5", "2"]
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "message"),
+    [
+        ("labels", (), "a study needs at least one value and one seed"),
+        ("lables", ("10",), "did you mean 'labels'"),
+        ("labels", ("10", "many"), "labels"),
+    ],
+)
+def test_mistakes_are_found_before_the_first_run(run: str, tmp_path: Path, key: str, values, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        study(plan_of(run, key, values), tmp_path / "study", quiet=True)
+    assert not (tmp_path / "study").exists()
+
+
+def test_the_table_shows_mean_and_deviation() -> None:
+    assert spread([0.5, 0.7]) == "60.0% ± 14.1%" and spread([0.5]) == "50.0%"
+    result = {"key": "labels", "top1": {"pretrained": {"10": [0.5]}, "scratch": {"10": [0.25]}}}
+    assert table(result).splitlines() == [
+        "| labels | pretrained | scratch |",
+        "|---|---:|---:|",
+        "| 10 | 50.0% | 25.0% |",
+    ]
