@@ -203,7 +203,7 @@ MEMORY = Work(
     section="memory",
     title="pretraining step, ViT-Base/16, batch 16",
     job=Job("memory", "", "base", 16, warmup=1, min_steps=2, min_seconds=0),
-    sides=("ours", "ours-recompute", *TORCH_EAGER),
+    sides=("ours", "ours-recompute", "ours-cross", *TORCH_EAGER),
     quantity="GB",
     targets=(Target("ours", TORCH_EAGER, 1.0), Target("ours-recompute", TORCH_EAGER, 0.6)),
     quick=("ours", "ours-recompute", "torch-sdpa"),

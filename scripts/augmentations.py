@@ -56,7 +56,7 @@ def pictures(one: np.ndarray, other: np.ndarray) -> list[tuple[str, np.ndarray]]
     top, bottom, left, right = region
     erased[top:bottom, left:right] = noise.transpose(1, 2, 0) * STD + MEAN
     sheet.append(("random erasing", (255 * erased.clip(0, 1)).astype(np.uint8)))
-    kept, _ = draw_mixture(Mixing(0.8, 0.0), SIZE, SIZE, np.random.default_rng(9))
+    kept, _ = draw_mixture(Mixing(0.8, 0.0), SIZE, SIZE, np.random.default_rng(4))
     sheet.append((f"mixup, {kept:.2f} kept", (kept * one + (1 - kept) * other).astype(np.uint8)))
     kept, (top, bottom, left, right) = draw_mixture(Mixing(0.0, 1.0), SIZE, SIZE, np.random.default_rng(3))
     cut = one.copy()

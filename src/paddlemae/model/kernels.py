@@ -125,7 +125,8 @@ class _LinearOnCpu(PyLayer):
 
 def linear(x, weight, bias):
     """`F.linear(x, weight, bias)`: x [..., in], weight [in, out], bias [out]."""
-    if on_cpu(x) and all_or_none_train(weight, bias):
+    both_train = not (weight.stop_gradient or bias.stop_gradient)  # x may be pixels, which need no gradient
+    if on_cpu(x) and (both_train or all_or_none_train(x, weight, bias)):
         return _LinearOnCpu.apply(x, weight, bias)
     return F.linear(x, weight, bias)
 
