@@ -9,7 +9,7 @@ import pytest
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks import knn
 from paddlemae.tasks.inference import FeatureKind
-from paddlemae.tasks.knn import knn_predict, nearest, standardised
+from paddlemae.tasks.knn import knn_predict, nearest, standardise
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.start import Start
 
@@ -103,11 +103,13 @@ def test_plain_votes_count_heads() -> None:
     assert knn_predict(bank, labels, query, 4, temperature=100.0).tolist() == [5], "so hot that all weigh the same"
 
 
-def test_standardised_features_have_the_banks_mean_and_deviation() -> None:
+def test_standardised_features_have_the_banks_mean_and_deviation(monkeypatch) -> None:
     rng = np.random.default_rng(0)
     bank, queries = rng.normal(3, 2, (50, 4)), rng.normal(3, 2, (9, 4))
     bank[:, 2] = 1.5  # a feature that says nothing
-    scaled, others = standardised(bank, queries)
+    scaled, others = bank.copy(), queries.copy()
+    monkeypatch.setattr(knn, "BANK_AT_ONCE", 20)
+    standardise(scaled, others)
     np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=1e-12)
     np.testing.assert_allclose(scaled.std(axis=0)[[0, 1, 3]], 1)
     np.testing.assert_allclose(others[:, 0], (queries[:, 0] - bank[:, 0].mean()) / bank[:, 0].std())

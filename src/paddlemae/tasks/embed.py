@@ -43,8 +43,17 @@ def embed(
     view = evaluation_view(description)
     forward = forward_function(model, description, kind, threads=threads)
     batches = eval_batches(source, view, batch_size=batch_size, workers=int(workers), on_skip=on_skip)
-    parts, indices = zip(*((forward(batch.images), batch.indices) for batch in batches))
-    return np.concatenate(parts), np.concatenate(indices)
+    found_ND: np.ndarray | None = None
+    indices, done = np.empty(len(source), np.int64), 0
+    for batch in batches:
+        part_BD = forward(batch.images)
+        if found_ND is None:  # filled in place: joined parts would take the memory twice
+            found_ND = np.empty((len(source), part_BD.shape[1]), np.float32)
+        found_ND[done : done + len(part_BD)] = part_BD
+        indices[done : done + len(part_BD)] = batch.indices
+        done += len(part_BD)
+    assert found_ND is not None  # having no image at all is an error of `eval_batches`
+    return found_ND[:done], indices[:done]
 
 
 def labelled_features(

@@ -82,7 +82,7 @@ def knn(
     )
     counts = [k for k in counts if k <= len(bank_ND)]  # some images may have been unreadable
     if kind.norm == "batch":
-        bank_ND, query_QD = standardised(bank_ND, query_QD)
+        standardise(bank_ND, query_QD)
     cosine_Qk, nearest_Qk = nearest(bank_ND, query_QD, max(counts))
     results = []
     for votes in VOTES:
@@ -214,10 +214,15 @@ def winners(labels_Qk: np.ndarray, weights_Qk: np.ndarray, num_classes: int) -> 
     return np.concatenate(parts)
 
 
-def standardised(bank_ND: np.ndarray, query_QD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both with each feature brought to the bank's mean 0 and deviation 1."""
-    mean, deviation = bank_ND.mean(axis=0), np.maximum(bank_ND.std(axis=0), 1e-6)
-    return (bank_ND - mean) / deviation, (query_QD - mean) / deviation
+def standardise(bank_ND: np.ndarray, query_QD: np.ndarray) -> None:
+    """Bring each feature of both to the bank's mean 0 and deviation 1, in place and in blocks."""
+    blocks = [bank_ND[start : start + BANK_AT_ONCE] for start in range(0, len(bank_ND), BANK_AT_ONCE)]
+    mean_D = bank_ND.mean(axis=0, dtype=np.float64)
+    squares_D = sum(np.square(block - mean_D).sum(axis=0) for block in blocks)
+    deviation_D = np.maximum(np.sqrt(squares_D / len(bank_ND)), 1e-6)
+    for block in (*blocks, query_QD):
+        block -= mean_D.astype(block.dtype)
+        block /= deviation_D.astype(block.dtype)
 
 
 def result_line(result: dict[str, Any]) -> str:
