@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 
-from benchmarks.ours import Options, feature_model, prepare
-from benchmarks.worker import Clock, NotAvailable, images_u8
+from benchmarks.ours import Options, feature_model, prepare, timed
+from benchmarks.worker import NotAvailable
 from benchmarks.works import CHANNELS, Job
 
 
@@ -40,11 +39,8 @@ def features(job: Job, options: Options) -> dict[str, object]:
             raise NotAvailable("this Paddle build has no oneDNN")
         config.set_cpu_math_library_num_threads(job.threads)
         engine = inference.create_predictor(config)
-    clock, batches = Clock(job), itertools.cycle(images_u8(job))
-    while not clock.done():
-        engine.run([paddle.to_tensor(next(batches))])[0].numpy()
-        clock.mark()
-    return {"seconds": clock.seconds(), "start_bytes": started, "threads": job.threads}
+    forward = timed(job, lambda images_u8: engine.run([paddle.to_tensor(images_u8)])[0].numpy())
+    return {**forward, "start_bytes": started}
 
 
 TASKS = {"features": features}

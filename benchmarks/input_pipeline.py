@@ -76,22 +76,13 @@ def pixel_differences(job: Job, source) -> dict[str, object]:
     Returns:
         `difference`: the mean view's and the worst one's, of 255; `compared`: how many views.
     """
-    from paddlemae.data.augment import Draw, draw_view, drawn_view, need
-    from paddlemae.data.images import Need, Picture
+    from paddlemae.data.batches import VIEW_STREAM, training_views
 
-    fast, exact = _view(job), _view(job, decode="exact")
-    rng, found = np.random.default_rng(0), []
+    pair, found = ((source, _view(job)), (_files(job, ""), _view(job, decode="exact"))), []
     for i in range(min(COMPARED, len(source))):
-        draws: list[Draw] = []
-
-        def need_of(height: int, width: int, draws=draws) -> Need:
-            draws.append(draw_view(height, width, fast, rng))
-            return need(draws, fast)
-
-        view = drawn_view(source.read_picture(i, CHANNELS, need_of), fast, draws[0]).astype(int)
-        whole = source.read(i, CHANNELS)
-        expected = drawn_view(Picture(whole, whole.shape[:2]), exact, draws[0])
-        found.append(float(np.abs(view - expected).mean()))
+        key = (0, VIEW_STREAM, 0, i)  # the same crop of both
+        fast, exact = (training_views(one, view, [key], i)[0].astype(int) for one, view in pair)
+        found.append(float(np.abs(fast - exact).mean()))
     return {"difference": [float(np.mean(found)), max(found)], "compared": len(found)}
 
 

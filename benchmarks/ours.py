@@ -55,11 +55,16 @@ def features(job: Job, options: Options) -> dict[str, object]:
 
     model, description = feature_model(job)
     forward = forward_function(model, description, FeatureKind("cls"), threads=job.threads)
+    return {**timed(job, forward), "start_bytes": started}
+
+
+def timed(job: Job, forward: Callable[[np.ndarray], object]) -> dict[str, object]:
+    """Batches through a function, one after another."""
     clock, batches = Clock(job), itertools.cycle(images_u8(job))
     while not clock.done():
         forward(next(batches))
         clock.mark()
-    return {"seconds": clock.seconds(), "start_bytes": started, "threads": job.threads}
+    return {"seconds": clock.seconds(), "threads": job.threads}
 
 
 def feature_model(job: Job):

@@ -10,7 +10,7 @@ from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.vit import VisionTransformer, encode, evaluating, features
 from paddlemae.tasks import inference
 from paddlemae.tasks.embed import decoding_workers, embed
-from paddlemae.tasks.inference import NORMS, FeatureKind, feature_kind, forward_function
+from paddlemae.tasks.inference import NORMS, FeatureKind, forward_function
 from paddlemae.tasks.models import describe, to_input
 
 SHAPE = dict(image_size=8, patch_size=4, channels=3, embed_dim=16, depth=2, num_heads=2)
@@ -139,9 +139,8 @@ def test_features_come_from_the_layer_that_is_named(layer: int, token: str, norm
             tokens = model.norm(tokens)
     tokens = tokens.numpy()
     expected = tokens[:, 0] if token == "cls" else tokens[:, 1:].mean(axis=1)
-    kind = feature_kind(token, layer, norm)
+    kind = FeatureKind(token, layer, norm)
     assert_close(forward_function(model, description, kind)(batch), expected)
-    assert kind == FeatureKind(token, layer, norm)
     if layer == 2:
         assert_close(forward_function(model, description, FeatureKind(token, None, norm))(batch), expected)
 
@@ -155,7 +154,7 @@ def test_features_come_from_the_layer_that_is_named(layer: int, token: str, norm
 )
 def test_kinds_that_there_are_not(token: str, norm: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        feature_kind(token, None, norm)
+        FeatureKind(token, None, norm)
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])

@@ -149,3 +149,11 @@ def test_a_probe_is_no_encoder(run: Path, tmp_path: Path) -> None:
     probed(run, tmp_path / "probe", "labels=50", "batch_size=25")
     with pytest.raises(ValueError, match="holds no model of PaddleMAE"):
         probed(tmp_path / "probe", tmp_path / "second")
+
+
+def test_overwriting_never_deletes_what_is_probed(run: Path) -> None:
+    before = sorted(run.rglob("*"))
+    for out in (run, run.parent):
+        with pytest.raises(ValueError, match=r"--overwrite would delete .*, which --init starts from|holds no run"):
+            probed(run, out, overwrite=True)
+    assert sorted(run.rglob("*")) == before

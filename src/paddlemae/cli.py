@@ -100,10 +100,7 @@ def pretrain(
     built = _recipe("pretrain", recipe, overrides, out, resume, data=data)
     from paddlemae.tasks import pretrain as task
 
-    if dry_run:
-        _print_plan(built, task.dry_run(built))
-    else:
-        task.pretrain(built, _start(out, resume, overwrite, quiet))
+    _plan_or_run(built, task.dry_run, task.pretrain, dry_run, out, resume, overwrite, quiet)
 
 
 @app.command()
@@ -131,10 +128,7 @@ def finetune(
     built = _recipe("finetune", recipe, overrides, out, resume, data=data, init=init)
     from paddlemae.tasks import finetune as task
 
-    if dry_run:
-        _print_plan(built, task.dry_run(built))
-    else:
-        task.finetune(built, _start(out, resume, overwrite, quiet))
+    _plan_or_run(built, task.dry_run, task.finetune, dry_run, out, resume, overwrite, quiet)
 
 
 @app.command()
@@ -228,10 +222,7 @@ def probe(
     built = _recipe("probe", recipe, overrides, out, resume, data=data, init=init)
     from paddlemae.tasks import probe as task
 
-    if dry_run:
-        _print_plan(built, task.dry_run(built))
-    else:
-        task.probe(built, _start(out, resume, overwrite, quiet))
+    _plan_or_run(built, task.dry_run, task.probe, dry_run, out, resume, overwrite, quiet)
 
 
 @app.command()
@@ -268,13 +259,12 @@ def knn(
 
     device.load_paddle()
     from paddlemae.tasks import knn as task
-    from paddlemae.tasks.inference import feature_kind
+    from paddlemae.tasks.inference import FeatureKind
 
-    kind = feature_kind(token, layer, norm)
     results = task.knn(
         run,
         data,
-        kind=kind,
+        kind=FeatureKind(token, layer, norm),
         neighbours=k or (),
         temperature=temperature,
         bank_split=bank,
@@ -313,12 +303,16 @@ def _recipe_and_overrides(name: str | None, overrides: list[str] | None, **named
     return name, overrides
 
 
-def _start(out: Path | None, resume: bool, overwrite: bool, quiet: bool):
+def _plan_or_run(built, plan, run, dry_run: bool, out: Path | None, resume: bool, overwrite: bool, quiet: bool) -> None:
+    """Print what a training would do, or do it."""
     from paddlemae.tasks.start import Start
 
+    if dry_run:
+        _print_plan(built, plan(built))
+        return
     if out is None:
         raise ValueError("name the run folder to write: --out runs/NAME")
-    return Start(out, resume=resume, overwrite=overwrite, quiet=quiet)
+    run(built, Start(out, resume=resume, overwrite=overwrite, quiet=quiet))
 
 
 def _print_plan(built, plan: dict[str, str]) -> None:

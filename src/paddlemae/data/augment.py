@@ -10,7 +10,7 @@ does every evaluation view.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +34,7 @@ _RESIZER = Resizer()
 # A longer image is cut to this many times its short side before it is resized to cover a view: the rest
 # would only be cropped away, and a hair-thin panorama would fill the memory first.
 MAX_ASPECT = 32
+TRIES = 10  # random rectangles that are drawn until one fits
 
 
 @dataclass(frozen=True)
@@ -185,10 +186,7 @@ def random_crop_box(
     Returns:
         (left, top, right, bottom), whole pixels.
     """
-    for _ in range(10):
-        area = height * width * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    for w, h in drawn_sides(height * width, scale, ratio, rng):
         if 0 < w <= width and 0 < h <= height:
             left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
             return left, top, left + w, top + h
@@ -196,6 +194,17 @@ def random_crop_box(
     h = max(1, min(height, round(width / ratio[0])))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
+
+
+def drawn_sides(
+    area: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+) -> Iterator[tuple[int, int]]:
+    """Ten rectangles' sides, drawn as they are asked for: their product uniform in `scale` x the area, the first over
+    the second log-uniform in `ratio`."""
+    for _ in range(TRIES):
+        part = area * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        yield round(math.sqrt(part * aspect)), round(math.sqrt(part / aspect))
 
 
 def _box_in(picture: Picture, box: Box) -> _FloatBox:

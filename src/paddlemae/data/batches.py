@@ -15,7 +15,7 @@ Shapes: B images a batch (of this rank), C channels, H height, W width.
 
 import contextlib
 import functools
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -188,7 +188,7 @@ def _make_train_batch(source: Source, view: View, seed: int, due: _Due) -> _Made
     for first in range(0, len(indices), view.repeats):
         keys = [(seed, VIEW_STREAM, epoch, indices[first]) for epoch in epochs[first : first + view.repeats]]
         substitute, made = _first_readable(
-            source, indices[first], functools.partial(_views, source, view, keys), skipped
+            source, indices[first], functools.partial(training_views, source, view, keys), skipped
         )
         for place, made_view in enumerate(made, start=first):
             images[place] = made_view
@@ -197,7 +197,9 @@ def _make_train_batch(source: Source, view: View, seed: int, due: _Due) -> _Made
     return Batch(images, labels, *due), skipped
 
 
-def _views(source: Source, view: View, keys: list[tuple[int, int, int, int]], i: int) -> list[NDArray[np.uint8]]:
+def training_views(
+    source: Source, view: View, keys: Sequence[tuple[int, int, int, int]], i: int
+) -> list[NDArray[np.uint8]]:
     """Image i seen once for each key of `sample_rng`, decoded once, as much as the most demanding needs."""
     draws: list[Draw] = []
 

@@ -6,15 +6,13 @@ pixel and channel, put into images that are normalised already.
 Shapes: C channels, H x W pixels.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from paddlemae.data.augment import drawn_sides
 from paddlemae.data.mixing import Region
-
-TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -38,10 +36,7 @@ def draw_erasing(
     """(the rectangle, what it is filled with, [C, its height, its width]); None for an image that stays whole."""
     if rng.random() >= settings.probability:
         return None
-    for _ in range(TRIES):
-        area = height * width * rng.uniform(*settings.area)
-        ratio = math.exp(rng.uniform(*np.log(settings.ratio)))
-        h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+    for h, w in drawn_sides(height * width, settings.area, settings.ratio, rng):
         if 0 < h < height and 0 < w < width:
             top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
             return (top, top + h, left, left + w), rng.standard_normal((channels, h, w), np.float32)

@@ -6,6 +6,7 @@ chosen for a batch as a whole, and so is how much is mixed in.
 Shapes: B images, H x W pixels.
 """
 
+import contextlib
 import math
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
@@ -61,11 +62,9 @@ class MixedBatch(Batch):
 
 def mixed_batches(batches: Generator[Batch, None, None], mixing: Mixing, seed: int) -> Generator[Batch, None, None]:
     """The batches, mixed; how depends on the seed and on a batch's first view alone."""
-    try:
+    with contextlib.closing(batches):
         for batch in batches:
             yield mixed(batch, mixing, sample_rng(seed, MIX_STREAM, int(batch.epochs[0]), int(batch.indices[0])))
-    finally:
-        batches.close()
 
 
 def mixed(batch: Batch, mixing: Mixing, rng: np.random.Generator) -> MixedBatch:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from paddlemae import device
 from paddlemae.data.sources import open_source
 from paddlemae.recipe import FinetuneRecipe, load_recipe
 from paddlemae.report.runlog import RECIPE_FILE, open_run
-from paddlemae.tasks.embed import embed
+from paddlemae.tasks.embed import labelled_features
 from paddlemae.tasks.finetune import SCRATCH, finetune
 from paddlemae.tasks.inference import FeatureKind
 from paddlemae.tasks.knn import knn_predict
@@ -20,6 +20,7 @@ from paddlemae.tasks.models import build_autoencoder, load_autoencoder, read_che
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.reconstruct import MaskChoice, reconstruct_images
 from paddlemae.tasks.start import Start
+from paddlemae.tasks.study import spread
 
 FINETUNE_STEPS = {100: 80, 500: 160}  # labels -> steps, the same with and without pretraining
 SEEDS = (0, 1, 2)
@@ -71,16 +72,14 @@ def compare_features(recipe, run: Path) -> dict[str, float]:
         "pretrained": load_autoencoder(checkpoint),
     }
     bank, queries = open_source("digits", "train"), open_source("digits", "test")
-    assert bank.labels is not None and queries.labels is not None  # digits always are labelled
     accuracy = {}
     for name, model in models.items():
         # digits are in memory: there is nothing to decode
-        known, asked = (
-            embed(model, checkpoint.description, source, kind=FeatureKind("mean"), workers=0)[0]
+        (known, labels), (asked, answers) = (
+            labelled_features(model, checkpoint.description, source, FeatureKind("mean"), workers=0)
             for source in (bank, queries)
         )
-        predicted = knn_predict(known, bank.labels, asked, NEIGHBOURS)
-        accuracy[name] = float((predicted == queries.labels).mean())
+        accuracy[name] = float((knn_predict(known, labels, asked, NEIGHBOURS) == answers).mean())
     return accuracy
 
 
@@ -108,7 +107,7 @@ def print_table(result: dict[str, Any]) -> None:
     )
     for labels, tops in result["finetune"].items():
         gain = 100 * (mean(tops["pretrained"]) - mean(tops["scratch"]))
-        cells = [f"{mean(tops[name]):.1%} ± {stdev(tops[name]):.1%}" for name in ("scratch", "pretrained")]
+        cells = [spread(tops[name]) for name in ("scratch", "pretrained")]
         table.add_row(f"fine-tuned, {labels} labels", *cells, f"{gain:+.1f}")
     Console().print(table)
     print(

@@ -11,12 +11,15 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
+from paddlemae.data.sources import Source
+from paddlemae.recipe import FinetuneRecipe, ProbeRecipe
 from paddlemae.report.figures import draw_confusion, draw_curves
-from paddlemae.report.runlog import FIGURES, read_metrics
-from paddlemae.tasks.start import Start
+from paddlemae.report.runlog import FIGURES, log_result, read_metrics
+from paddlemae.tasks.start import Start, origin_of
 from paddlemae.train.checkpoint import TrainState
 
 RESULT_FILE = "result.json"
+TITLES = {"finetune": "fine-tuning", "probe": "linear probing"}
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,24 @@ def evaluation_of(predictions: Iterable[tuple[np.ndarray, np.ndarray]], num_clas
     return Evaluation(confusion, hits / confusion.sum(), loss / confusion.sum())
 
 
-def finish(start: Start, state: TrainState, last: Evaluation, classes: tuple[str, ...], num_train: int, title: str):
+def finish(
+    start: Start,
+    state: TrainState,
+    last: Evaluation,
+    train: Source,
+    recipe: FinetuneRecipe | ProbeRecipe,
+    protocol: dict[str, Any],
+    *,
+    num_train: int | None = None,
+) -> dict[str, Any]:
     """Write `result.json` and the figures of a run that trained a classifier, and say the result.
+
+    It is also appended to the results of the run that was started from, if there is one.
 
     Args:
         last: the evaluation after the last step.
-        num_train: images that it was trained on.
-        title: of the curves.
+        train: what it was trained on; `num_train` of these images, all unless given.
+        protocol: what the result depends on besides the steps.
     Returns:
         the result.
     """
@@ -59,17 +73,21 @@ def finish(start: Start, state: TrainState, last: Evaluation, classes: tuple[str
         "best_top1": state.best["top1"],
         "best_step": int(state.best["step"]),
         "steps": state.step,
-        "train_images": num_train,
+        "train_images": len(train) if num_train is None else num_train,
         "eval_images": int(last.confusion.sum()),
     }
     (start.out / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n")
     figures = start.out / FIGURES
     caption = f"top-1 {result['top1']:.1%} of {result['eval_images']} held-out images after {state.step} steps"
-    draw_confusion(figures / "confusion.png", last.confusion, classes, caption)
-    draw_curves(figures / "curves.png", list(read_metrics(start.out)), ["loss", "top1", "lr"], title)
+    draw_confusion(figures / "confusion.png", last.confusion, train.classes, caption)
+    draw_curves(figures / "curves.png", list(read_metrics(start.out)), ["loss", "top1", "lr"], TITLES[recipe.task])
     start.say(
         f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%} after the last step; best top-1 "
         f"{result['best_top1']:.2%} at step {result['best_step']} (chosen on these same images); "
         f"see {figures / 'confusion.png'}"
     )
+    if origin := origin_of(recipe.init):
+        kept = {name: result[name] for name in ("top1", "top5", "best_top1", "train_images", "eval_images")}
+        made = {"protocol": {**protocol, "steps": state.step}, "data": train.name, "run": str(start.out)}
+        log_result(origin.run, [{"task": recipe.task, **kept, **made, "checkpoint": origin.checkpoint.name}])
     return result

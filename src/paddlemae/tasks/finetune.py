@@ -20,7 +20,6 @@ from paddlemae.data.mixing import MixedBatch, Mixing, mixed_batches, mixed_label
 from paddlemae.data.sources import Source, balanced_subset, check_same_classes, open_source, split_off
 from paddlemae.model.vit import VisionTransformer, freeze
 from paddlemae.recipe import FinetuneRecipe, ProbeRecipe
-from paddlemae.report.runlog import log_result
 from paddlemae.tasks.evaluation import Evaluation, evaluation_of, finish
 from paddlemae.tasks.footprint import memory_plan
 from paddlemae.tasks.inference import LOGITS, forward_function
@@ -38,7 +37,7 @@ from paddlemae.tasks.models import (
 )
 from paddlemae.tasks.plan import block_numbers, schedule_plan, step_bytes
 from paddlemae.tasks.session import Course, SkippedImages, run_training, training_batches
-from paddlemae.tasks.start import Start, check_same_recipe, enter_run, origin_of, own_checkpoint, stored_recipe
+from paddlemae.tasks.start import Start, check_start, enter_run, own_checkpoint
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.ema import Ema
 from paddlemae.train.loop import check_precision
@@ -59,11 +58,7 @@ def finetune(recipe: FinetuneRecipe, start: Start) -> dict[str, Any]:
         ValueError, FileNotFoundError: a recipe, data, checkpoint or folder that can't be used; nothing is written.
         KeyboardInterrupt, NonFiniteLoss, OSError: training ended early; the text says what was kept.
     """
-    start.check()
-    if start.overwrite and recipe.init and Path(recipe.init).resolve().is_relative_to(start.out.resolve()):
-        raise ValueError(f"--overwrite would delete {recipe.init}, which --init starts from; choose another --out")
-    if start.resume:
-        check_same_recipe(stored_recipe(start.out, "finetune"), recipe)
+    check_start(start, recipe, recipe.init)
     parts = prepare(recipe, own_checkpoint(start))
     training, model = recipe.training, parts.model
     optimizer = adamw(
@@ -98,27 +93,8 @@ def finetune(recipe: FinetuneRecipe, start: Start) -> dict[str, Any]:
     course = Course("finetune", training, len(parts.train), evaluate, recipe.evaluate_every, best_by="top1")
     run_training(start, course, state, parts.description, batches, loss_fn)
     last = last or evaluation()
-    result = finish(start, state, last, parts.train.classes, len(parts.train), "fine-tuning")
-    if origin := origin_of(recipe.init):
-        log_result(origin, [_logged(recipe, parts, start, result)])
-    return result
-
-
-def _logged(recipe: FinetuneRecipe, parts: Parts, start: Start, result: dict[str, Any]) -> dict[str, Any]:
-    """What the run that was started from keeps of a fine-tuning."""
-    return {
-        "task": "finetune",
-        **{name: result[name] for name in ("top1", "top5", "best_top1", "train_images", "eval_images")},
-        "protocol": {
-            "steps": result["steps"],
-            "labels": recipe.labels,
-            "trainable_blocks": recipe.trainable_blocks,
-            "seed": recipe.training.seed,
-        },
-        "data": parts.train.name,
-        "checkpoint": Path(recipe.init or "").name,
-        "run": str(start.out),
-    }
+    protocol = dict(labels=recipe.labels, trainable_blocks=recipe.trainable_blocks, seed=training.seed)
+    return finish(start, state, last, parts.train, recipe, protocol)
 
 
 def loss_function(recipe: FinetuneRecipe, description: Description) -> LossFn:

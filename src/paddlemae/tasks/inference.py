@@ -1,8 +1,7 @@
 """From uint8 images to a model's features or logits, without gradients, by all CPU threads.
 
 Each thread takes its part of a batch, as in training: only matrix products use several threads by themselves. Paddle's
-inference engine with oneDNN was measured against this (`benchmarks/`; two cores without AVX-512): 5 to 14% slower with
-ViT-Small and Base, 2 to 6% faster with ViT-Tiny, seconds of compilation aside.
+inference engine with oneDNN, which has to be compiled first, is slower for ViT-Base (docs/speed.md, "Features").
 
 Shapes: B images, C channels, H x W pixels, D width.
 """
@@ -13,7 +12,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import paddle
@@ -29,9 +28,7 @@ LOGITS: Literal["logits"] = "logits"
 Forward = Callable[[np.ndarray], np.ndarray]
 
 
-Token = Literal["cls", "mean"]
-Norm = Literal["layer", "batch", "none"]
-TOKENS, NORMS = get_args(Token), get_args(Norm)
+TOKENS, NORMS = ("cls", "mean"), ("layer", "batch", "none")
 
 
 @dataclass(frozen=True)
@@ -44,28 +41,23 @@ class FeatureKind:
         norm: "layer": the encoder's last norm, as it was trained behind the last block; "none": as they come out;
             "batch": as they come out, each feature brought to mean 0 and deviation 1 over the images that are
             compared with, which is left to whoever has all of these.
+    Raises:
+        ValueError: a token or norm that there is not.
     """
 
-    token: Token = "mean"
+    token: str = "mean"
     layer: int | None = None
-    norm: Norm = "layer"
+    norm: str = "layer"
+
+    def __post_init__(self) -> None:
+        for name, given, known in (("token", self.token, TOKENS), ("norm", self.norm, NORMS)):
+            if given not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {given!r}")
 
     def __str__(self) -> str:
         token = "cls token" if self.token == "cls" else "mean of the patch tokens"
         layer = "the last block" if self.layer is None else f"block {self.layer}"
         return f"{token} after {layer}, norm: {self.norm}"
-
-
-def feature_kind(token: str, layer: int | None, norm: str) -> FeatureKind:
-    """A `FeatureKind` of what a user named.
-
-    Raises:
-        ValueError: a token or norm that there is not.
-    """
-    for name, given, known in (("token", token, TOKENS), ("norm", norm, NORMS)):
-        if given not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {given!r}")
-    return FeatureKind(token, layer, norm)  # type: ignore[arg-type]
 
 
 def forward_function(

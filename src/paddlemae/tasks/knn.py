@@ -75,12 +75,12 @@ def knn(
     check_same_classes(bank, queries)
     if labels:
         bank = balanced_subset(bank, labels, seed)
-    counts = _counts(neighbours, len(bank))
+    _counts(neighbours, len(bank))  # before anything is computed
     (bank_ND, bank_labels), (query_QD, query_labels) = (
         labelled_features(model, checkpoint.description, source, kind, batch_size=batch_size, threads=threads)
         for source in (bank, queries)
     )
-    counts = [k for k in counts if k <= len(bank_ND)]  # some images may have been unreadable
+    counts = _counts(neighbours, len(bank_ND))  # some images may have been unreadable
     if kind.norm == "batch":
         standardise(bank_ND, query_QD)
     cosine_Qk, nearest_Qk = nearest(bank_ND, query_QD, max(counts))

@@ -35,7 +35,7 @@ from paddlemae.tasks.models import (
 from paddlemae.tasks.plan import block_numbers, cross_block_numbers, schedule_plan, step_bytes
 from paddlemae.tasks.reconstruct import draw
 from paddlemae.tasks.session import Course, SkippedImages, run_training, training_batches
-from paddlemae.tasks.start import Start, check_same_recipe, enter_run, stored_recipe
+from paddlemae.tasks.start import Start, check_start, enter_run
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.loop import check_precision
 from paddlemae.train.optim import adamw
@@ -54,9 +54,7 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
         ValueError, FileNotFoundError: a recipe, data or folder that can't be used; nothing is written then.
         KeyboardInterrupt, NonFiniteLoss, OSError: training ended early; the text says what was kept.
     """
-    start.check()
-    if start.resume:
-        check_same_recipe(stored_recipe(start.out, "pretrain"), recipe)
+    check_start(start, recipe)
     parts = prepare(recipe)
     model = parts.model
     training = recipe.training

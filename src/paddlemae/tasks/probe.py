@@ -20,15 +20,14 @@ from paddlemae.data.sources import Source
 from paddlemae.model.probe import ProbeHead
 from paddlemae.model.vit import evaluating, pair
 from paddlemae.recipe import ProbeRecipe
-from paddlemae.report.runlog import log_result
 from paddlemae.tasks.embed import labelled_features
 from paddlemae.tasks.evaluation import Evaluation, evaluation_of, finish
 from paddlemae.tasks.finetune import labels_of, open_parts
 from paddlemae.tasks.inference import FeatureKind, Forward, forward_function
 from paddlemae.tasks.models import Checkpoint, load_encoder, read_checkpoint
 from paddlemae.tasks.plan import schedule_plan
-from paddlemae.tasks.session import Course, SkippedImages, run_training, training_batches
-from paddlemae.tasks.start import Start, check_same_recipe, enter_run, run_of, stored_recipe
+from paddlemae.tasks.session import Course, SkippedImages, run_training, stretch, training_batches
+from paddlemae.tasks.start import Start, check_start, enter_run
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.lars import Lars
 from paddlemae.weights.store import Description
@@ -45,9 +44,7 @@ def probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
         ValueError, FileNotFoundError: a recipe, data, checkpoint or folder that can't be used; nothing is written.
         KeyboardInterrupt, NonFiniteLoss, OSError: training ended early; the text says what was kept.
     """
-    start.check()
-    if start.resume:
-        check_same_recipe(stored_recipe(start.out, "probe"), recipe)
+    check_start(start, recipe, recipe.init)
     parts = prepare(recipe)
     training, head = recipe.training, parts.head
     optimizer = Lars(head.parameters(), momentum=recipe.momentum, weight_decay=training.weight_decay)
@@ -79,23 +76,9 @@ def probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
     course = Course("probe", training, num_train, evaluate, recipe.evaluate_every, best_by="top1")
     run_training(start, course, state, parts.description, batches, loss_fn, sharing={}, in_memory=recipe.cached)
     last = last or evaluate_head(head, *known, len(parts.train.classes))
-    result = finish(start, state, last, parts.train.classes, num_train, "linear probing")
-    if origin := run_of(parts.checkpoint.folder):
-        log_result(origin, [_logged(recipe, parts, start, result)])
-    return result
-
-
-def _logged(recipe: ProbeRecipe, parts: Parts, start: Start, result: dict[str, Any]) -> dict[str, Any]:
-    protocol = {**asdict(parts.kind), "cached": recipe.cached, "steps": result["steps"]}
-    protocol |= {"base_lr": recipe.training.base_lr, "batch_size": recipe.training.effective_batch_size}
-    return {
-        "task": "probe",
-        **{name: result[name] for name in ("top1", "top5", "best_top1", "train_images", "eval_images")},
-        "protocol": protocol,
-        "data": parts.train.name,
-        "checkpoint": parts.checkpoint.folder.name,
-        "run": str(start.out),
-    }
+    protocol = {**asdict(parts.kind), "cached": recipe.cached, "base_lr": training.base_lr}
+    protocol["batch_size"] = training.effective_batch_size
+    return finish(start, state, last, parts.train, recipe, protocol, num_train=num_train)
 
 
 @dataclass(frozen=True)
@@ -165,15 +148,7 @@ def cached_batches(
     features_ND: np.ndarray, labels: np.ndarray, recipe: ProbeRecipe, state: TrainState
 ) -> Generator[Batch, None, None]:
     """The micro-batches that `training_batches` would give, of features instead of images."""
-    training = recipe.training
-    due = due_in_training(
-        len(features_ND),
-        batch_size=training.batch_size,
-        seed=training.seed,
-        start_step=state.step * training.accumulation_steps,
-        num_steps=(training.total_steps(len(features_ND)) - state.step) * training.accumulation_steps,
-    )
-    for indices, epochs in due:
+    for indices, epochs in due_in_training(len(features_ND), **stretch(recipe.training, len(features_ND), state)):
         yield Batch(features_ND[indices], labels[indices], indices, epochs)
 
 

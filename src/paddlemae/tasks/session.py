@@ -58,12 +58,20 @@ def training_batches(
     return train_batches(
         source,
         view,
+        **stretch(training, len(source), state),
+        workers=training.workers,
+        on_skip=on_skip,
+    )
+
+
+def stretch(training: Training, num_images: int, state: TrainState) -> dict[str, int]:
+    """The micro-batches of the steps that `state` has not taken yet, as `train_batches` is told them."""
+    steps = training.total_steps(num_images) - state.step
+    return dict(
         batch_size=training.batch_size,
         seed=training.seed,
         start_step=state.step * training.accumulation_steps,
-        num_steps=(training.total_steps(len(source)) - state.step) * training.accumulation_steps,
-        workers=training.workers,
-        on_skip=on_skip,
+        num_steps=steps * training.accumulation_steps,
     )
 
 

@@ -57,6 +57,21 @@ def stored_recipe(run: Path, task: str) -> Recipe:
     return build_recipe(task, content)
 
 
+def check_start(start: Start, recipe: Recipe, init: str | None = None) -> None:
+    """Refuse what a training must not do with its folder, before any work is done.
+
+    Args:
+        init: what it starts from, which it must not delete.
+    Raises:
+        ValueError, FileNotFoundError: the folder can't be taken, holds `init`, or is of another recipe's run.
+    """
+    start.check()
+    if start.overwrite and init and Path(init).resolve().is_relative_to(start.out.resolve()):
+        raise ValueError(f"--overwrite would delete {init}, which --init starts from; choose another --out")
+    if start.resume:
+        check_same_recipe(stored_recipe(start.out, recipe.task), recipe)
+
+
 def check_same_recipe(stored: Recipe, asked: Recipe) -> None:
     """Refuse to resume with settings that would change the run's result."""
     before, now = (_flat(recipe.model_dump(mode="json")) for recipe in (stored, asked))
@@ -87,12 +102,22 @@ def run_of(checkpoint: Path) -> Path | None:
     return run if checkpoint.parent.name == FOLDER and (run / RECIPE_FILE).is_file() else None
 
 
-def origin_of(init: str | None) -> Path | None:
-    """The run folder that a training started from, if it started from one that is still there."""
+@dataclass(frozen=True)
+class Origin:
+    """A run folder, and the one of its checkpoints that is meant."""
+
+    run: Path
+    checkpoint: Path
+
+
+def origin_of(init: str | None) -> Origin | None:
+    """Where a training started from, if that is a run that is still there."""
     try:
-        return run_of(find_checkpoint(init)) if init else None
+        checkpoint = find_checkpoint(init) if init else None
     except FileNotFoundError:
         return None
+    run = run_of(checkpoint) if checkpoint else None
+    return Origin(run, checkpoint) if run and checkpoint else None
 
 
 def enter_run(start: Start, recipe: Recipe, state: TrainState, description: Description) -> None:

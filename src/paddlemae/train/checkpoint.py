@@ -213,7 +213,7 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
     own = read_tensor_file(checkpoint / OWN_WEIGHTS_FILE) if state.ema else None
     load_official(state.model, tensors, source=str(checkpoint))
     if state.ema and own:
-        state.ema.follow(state.model)
+        state.ema = Ema(state.model, state.ema.decay)
         load_official(state.model, own, source=str(checkpoint / OWN_WEIGHTS_FILE))
     state.optimizer.set_state_dict(paddle_slots)
     state.step, state.best, state.skipped = plain["step"], plain["best"], plain["skipped"]

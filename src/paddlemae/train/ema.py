@@ -37,11 +37,6 @@ class Ema:
         finally:
             _set(model, own)
 
-    def follow(self, model: nn.Layer) -> None:
-        """Start anew from the model's weights as they are."""
-        for name, parameter in _trained(model):
-            self.weights[name].set_value(parameter)
-
 
 def _trained(model: nn.Layer) -> list[tuple[str, paddle.Tensor]]:
     return [(name, parameter) for name, parameter in model.named_parameters() if not parameter.stop_gradient]
