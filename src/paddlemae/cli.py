@@ -246,6 +246,7 @@ def knn(
         int | None, typer.Option("--labels", min=1, help="Search so many images only, the same number a class.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Draws them.")] = 0,
+    random: Annotated[bool, typer.Option("--random", help="Take the same encoder untrained, for comparison.")] = False,
 ) -> None:
     """Classify images by their nearest neighbours among labelled ones, by a model's features.
 
@@ -271,9 +272,61 @@ def knn(
         query_split=queries,
         labels=labels,
         seed=seed,
+        random=random,
     )
     for result in results:
         print(task.result_line(result))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A fine-tuning run or one of its checkpoints.")],
+    data: Annotated[str, typer.Option("--data", help="A labelled folder, one folder a class, or 'digits'.")],
+    split: Annotated[str, typer.Option("--split", help="train or test.")] = "test",
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", min=1, help="Pixels of a side; the model's own unless given.")
+    ] = None,
+) -> None:
+    """Evaluate a fine-tuned classifier on labelled images: top-1, top-5, and what it takes for what.
+
+    Examples:
+
+    `paddlemae evaluate runs/tuned --data labelled/`
+
+    `paddlemae evaluate runs/tuned --data labelled/ --image-size 288`
+    """
+    from paddlemae import device
+
+    device.load_paddle()
+    from paddlemae.tasks import evaluate as task
+
+    result = task.evaluate(run, data, split=split, image_size=image_size)
+    height, width = result["protocol"]["image_size"]
+    print(
+        f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, loss {result['eval_loss']:.4f} on "
+        f"{result['eval_images']} images of {height} x {width} pixels"
+    )
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; several are compared.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The folder to write to; the first run's unless given.")
+    ] = None,
+) -> None:
+    """Write a page that shows what a run did and how good it is, or compares several; it opens from disk.
+
+    Examples:
+
+    `paddlemae report runs/photos`
+
+    `paddlemae report runs/photos runs/photos-longer --out comparison`
+    """
+    from paddlemae.report.write import write_report
+
+    written = write_report(runs, out)
+    print(f"wrote {written.page}, {written.figures.name} and {written.table.name}")
 
 
 def _recipe(task: str, name, overrides, out, resume: bool, **named):

@@ -64,6 +64,21 @@ def is_cpu() -> bool:
     return paddle.get_device() == "cpu"
 
 
+def used_memory() -> int | None:
+    """Bytes of memory: on an accelerator the most that tensors took so far, else what this process has resident.
+
+    None where that can't be told.
+    """
+    import paddle
+
+    if not is_cpu():
+        return int(paddle.device.max_memory_allocated())
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # no Linux
+        return None
+
+
 def prepare(device: str = "auto", threads: int | str = "auto") -> str:
     """Choose Paddle's device, and on CPU make its kernels fast. Call before the first tensor.
 

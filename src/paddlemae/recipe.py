@@ -253,6 +253,7 @@ class ProbeRecipe(BaseModel):
     model_config = STRICT
     task: Literal["probe"] = "probe"
     init: str | None = None  # a pretrained run
+    random: bool = False  # probe the same encoder untrained, for comparison
     data: str | None = None
     train_split: str = "train"
     eval_split: str = "test"

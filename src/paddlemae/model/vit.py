@@ -465,6 +465,29 @@ def freeze(model: VisionTransformer, trainable_blocks: float) -> None:
         parameter.stop_gradient = True
 
 
+@paddle.no_grad()
+def attention_maps(layer: nn.Layer, images_BCHW, token: str):
+    """How much of its attention a token gives to each patch in the last block (DINO, arXiv 2104.14294, figure 1).
+
+    Args:
+        layer: a `MaskedAutoencoder` or a `VisionTransformer`; the patches of whole images are looked at.
+        token: "cls", or "mean" of the patch tokens.
+    Returns:
+        tensor [B, heads, L], in the image's order; of each head's attention the cls token's own share is missing.
+    Raises:
+        ValueError: "cls" from a model without a cls token, or another token.
+    """
+    pool_tokens(paddle.zeros([1, 2, 1]), token, layer.has_cls)  # refuses a token that it doesn't have
+    with evaluating(layer):
+        x_BND = encode(layer, images_BCHW, depth=len(layer.blocks) - 1)
+    last = layer.blocks[-1]
+    query, key, _ = split_heads(last.attn.qkv(last.norm1(x_BND)), 3, last.attn.num_heads)
+    weights_BHNN = F.softmax(paddle.matmul(query, key, transpose_y=True) / math.sqrt(query.shape[-1]), axis=-1)
+    front = int(layer.has_cls)
+    asking = weights_BHNN[:, :, :1] if token == "cls" else weights_BHNN[:, :, front:]
+    return asking.mean(axis=2)[:, :, front:]
+
+
 @contextmanager
 def evaluating(layer: nn.Layer) -> Iterator[None]:
     """Eval mode inside, so that drop path draws nothing; before and after as it was."""

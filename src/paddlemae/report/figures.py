@@ -73,6 +73,24 @@ def _picture(axes, pixels_HWC: np.ndarray) -> None:
     axes.set_axis_off()
 
 
+def heated(picture_HWC: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """A picture in grey under the colours of a map: uint8 [H, W, 3].
+
+    Args:
+        picture_HWC: uint8, any number of channels.
+        heat: float [rows, columns], a coarser map of the same picture; its highest value is the brightest colour.
+    """
+    import matplotlib
+    from PIL import Image
+
+    height, width = picture_HWC.shape[:2]
+    coarse = Image.fromarray((heat / max(float(heat.max()), 1e-12)).astype(np.float32))
+    fine = np.clip(np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)), 0, 1)
+    colours = matplotlib.colormaps["inferno"](fine)[..., :3]
+    grey = picture_HWC.mean(axis=2, keepdims=True) / 255
+    return (255 * (0.4 * grey + 0.6 * colours) + 0.5).astype(np.uint8)
+
+
 def draw_confusion(path: Path, matrix: np.ndarray, classes: Sequence[str], title: str) -> None:
     """Draw how often each true class (row) was predicted as each class (column).
 

@@ -18,7 +18,10 @@ RECIPE_FILE = "recipe.yaml"
 METRICS_FILE = "metrics.jsonl"
 ENVIRONMENT_FILE = "environment.json"
 RESULTS_FILE = "results.jsonl"  # evaluations of the run's checkpoints, a JSON object a line
+RESULT_FILE = "result.json"  # of a run that trains a classifier: its own
 FIGURES = "figures"
+EXHIBITS = "exhibits"  # pictures and what belongs to them, for the report
+REPORT_FILES = ("report.html", "report.json", "report.md")
 # all that a run's folder holds; --overwrite removes nothing else
 RUN_ENTRIES = (
     RECIPE_FILE,
@@ -26,9 +29,10 @@ RUN_ENTRIES = (
     ENVIRONMENT_FILE,
     RESULTS_FILE,
     FIGURES,
+    EXHIBITS,
     "checkpoints",
-    "result.json",
-    "report.html",
+    RESULT_FILE,
+    *REPORT_FILES,
 )
 PACKAGES = ("paddlemae", "paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "safetensors")
 
@@ -99,11 +103,11 @@ def write_environment(folder: Path) -> None:
         except importlib.metadata.PackageNotFoundError:
             continue
     content = {
-        "command": _command(),
-        "started": _now(),
+        "command": command_line(),
+        "started": now(),
         "python": platform.python_version(),
         "packages": versions,
-        "commit": _commit(),
+        "commit": commit(),
         "system": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cpus": os.cpu_count(),
@@ -111,22 +115,24 @@ def write_environment(folder: Path) -> None:
     (folder / ENVIRONMENT_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _command() -> list[str]:
+def command_line() -> list[str]:
+    """What this process was started with, the program's own name first."""
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
-def _now() -> str:
+def now() -> str:
+    """The time, UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def log_result(folder: Path, results: Iterable[dict[str, Any]]) -> None:
     """Append evaluations to `results.jsonl`, each with the command, the time and the commit that made it."""
-    made = {"command": _command(), "at": _now(), "commit": _commit()}
+    made = {"command": command_line(), "at": now(), "commit": commit()}
     with (folder / RESULTS_FILE).open("a") as file:
         file.writelines(json.dumps({**result, **made}) + "\n" for result in results)
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of PaddleMAE's own checkout, if it runs from one."""
     source = Path(__file__).parent
     if not any((parent / ".git").exists() for parent in source.parents):
@@ -158,12 +164,27 @@ def log_metrics(folder: Path, step: int, epoch: float, seconds: float, **values:
 
 def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
     """The lines of `metrics.jsonl`; a damaged line, as a crash may leave, is left out."""
-    path = folder / METRICS_FILE
-    for line in path.read_text().splitlines() if path.exists() else []:
+    lines, _ = read_lines(folder / METRICS_FILE, needs="step")
+    yield from lines
+
+
+def read_lines(path: Path, needs: str) -> tuple[list[dict[str, Any]], list[int]]:
+    """(the objects of a file with one a line, the numbers of its damaged lines, from 1); nothing of no file.
+
+    Args:
+        needs: a name that every object must have.
+    """
+    lines, damaged = [], []
+    for number, text in enumerate(path.read_text(errors="replace").splitlines() if path.exists() else [], start=1):
         try:
-            yield json.loads(line)
+            line = json.loads(text)
         except json.JSONDecodeError:
-            continue
+            line = None
+        if isinstance(line, dict) and needs in line:
+            lines.append(line)
+        else:
+            damaged.append(number)
+    return lines, damaged
 
 
 def forget_metrics_after(folder: Path, step: int) -> None:

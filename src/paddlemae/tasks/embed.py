@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from paddlemae import device
@@ -56,13 +58,19 @@ def embed(
     return found_ND[:done], indices[:done]
 
 
-def labelled_features(
-    model, description: Description, source: Source, kind: FeatureKind, **settings
-) -> tuple[np.ndarray, np.ndarray]:
-    """(features float32 [N, D], labels int64 [N]) of a labelled source's readable images; see `embed`."""
+class Labelled(NamedTuple):
+    """Features float32 [N, D] of images, their labels int64 [N], and their indices int64 [N] in the source."""
+
+    features_ND: np.ndarray
+    labels: np.ndarray
+    indices: np.ndarray
+
+
+def labelled_features(model, description: Description, source: Source, kind: FeatureKind, **settings) -> Labelled:
+    """The features of a labelled source's readable images; see `embed`."""
     assert source.labels is not None
     found_ND, indices = embed(model, description, source, kind=kind, **settings)
-    return found_ND, source.labels[indices]
+    return Labelled(found_ND, source.labels[indices], indices)
 
 
 def decoding_workers(num_images: int) -> int:

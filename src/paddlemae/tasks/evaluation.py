@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 
+from paddlemae.data.augment import View
 from paddlemae.data.sources import Source
 from paddlemae.recipe import FinetuneRecipe, ProbeRecipe
 from paddlemae.report.figures import draw_confusion, draw_curves
-from paddlemae.report.runlog import FIGURES, log_result, read_metrics
+from paddlemae.report.runlog import FIGURES, RESULT_FILE, log_result, read_metrics
+from paddlemae.tasks.gallery import Mistake, show_mistakes
 from paddlemae.tasks.start import Start, origin_of
 from paddlemae.train.checkpoint import TrainState
 
-RESULT_FILE = "result.json"
 TITLES = {"finetune": "fine-tuning", "probe": "linear probing"}
+# what a classifier or its features started from
+PRETRAINED, RANDOM, SCRATCH = "pretrained", "random", "scratch"
+SHOWN_MISTAKES = 24
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Predictions on held-out images: confusion counts [true, predicted], share of top-5 hits and mean loss."""
+    """Predictions on held-out images.
+
+    Attributes:
+        confusion: how often each class [true, predicted].
+        top5: share of the images whose class is among the five likeliest.
+        loss: mean cross-entropy.
+        mistakes: the surest ones, the surest first.
+    """
 
     confusion: np.ndarray
     top5: float
     loss: float
+    mistakes: list[Mistake] = field(default_factory=list)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -36,35 +49,61 @@ class Evaluation:
         return {"top1": top1, "top5": self.top5, "eval_loss": self.loss}
 
 
-def evaluation_of(predictions: Iterable[tuple[np.ndarray, np.ndarray]], num_classes: int) -> Evaluation:
-    """Count (labels int64 [B], logits float32 [B, classes]) batches; the lowest class wins a tie."""
-    confusion, hits, loss = np.zeros((num_classes, num_classes), np.int64), 0, 0.0
-    for labels, logits in predictions:
+def evaluation_of(predictions: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], num_classes: int) -> Evaluation:
+    """Count batches of (indices int64 [B], labels int64 [B], logits float32 [B, classes]).
+
+    The lowest class wins a tie.
+    """
+    hits, loss, seen = 0, 0.0, []
+    for indices, labels, logits in predictions:
         loss += float(F.cross_entropy(paddle.to_tensor(logits), paddle.to_tensor(labels), reduction="sum").numpy())
         ranked = np.argsort(-logits, axis=1, kind="stable")
-        np.add.at(confusion, (labels, ranked[:, 0]), 1)
         hits += int((ranked[:, :5] == labels[:, None]).any(axis=1).sum())
-    return Evaluation(confusion, hits / confusion.sum(), loss / confusion.sum())
+        likelihood = np.exp(logits - logits.max(axis=1, keepdims=True))
+        seen.append((indices, labels, ranked[:, 0], likelihood.max(axis=1) / likelihood.sum(axis=1)))
+    indices, labels, predicted, confidence = (np.concatenate(part) for part in zip(*seen))
+    confusion = confusion_of(labels, predicted, num_classes)
+    mistakes = surest_mistakes(indices, labels, predicted, confidence)
+    return Evaluation(confusion, hits / len(labels), loss / len(labels), mistakes)
+
+
+def confusion_of(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """How often each class was taken for which: int64 [true, predicted]."""
+    confusion = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(confusion, (labels, predicted), 1)
+    return confusion
+
+
+def surest_mistakes(
+    indices: np.ndarray, labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray
+) -> list[Mistake]:
+    """The wrong predictions of highest confidence, the surest first."""
+    wrong = np.flatnonzero(predicted != labels)
+    surest = wrong[np.argsort(-confidence[wrong], kind="stable")[:SHOWN_MISTAKES]]
+    return [Mistake(int(indices[i]), int(labels[i]), int(predicted[i]), float(confidence[i])) for i in surest]
 
 
 def finish(
     start: Start,
     state: TrainState,
     last: Evaluation,
-    train: Source,
+    held_out: tuple[Source, View],
     recipe: FinetuneRecipe | ProbeRecipe,
     protocol: dict[str, Any],
     *,
-    num_train: int | None = None,
+    num_train: int,
+    beside: str | None = None,
 ) -> dict[str, Any]:
-    """Write `result.json` and the figures of a run that trained a classifier, and say the result.
+    """Write result, figures and exhibits of a run that trained a classifier, and say the result.
 
-    It is also appended to the results of the run that was started from, if there is one.
+    It is also appended to the results of the run that it started from, or that it is compared with, if there is one.
 
     Args:
         last: the evaluation after the last step.
-        train: what it was trained on; `num_train` of these images, all unless given.
+        held_out: the images that it was made of, as they were seen.
         protocol: what the result depends on besides the steps.
+        num_train: images that were trained on.
+        beside: the run that it is compared with.
     Returns:
         the result.
     """
@@ -73,21 +112,32 @@ def finish(
         "best_top1": state.best["top1"],
         "best_step": int(state.best["step"]),
         "steps": state.step,
-        "train_images": len(train) if num_train is None else num_train,
+        "train_images": num_train,
         "eval_images": int(last.confusion.sum()),
     }
+    begun = SCRATCH if recipe.init == SCRATCH else RANDOM if recipe.task == "probe" and recipe.random else PRETRAINED
+    logged = {
+        "task": recipe.task,
+        "start": begun,
+        **{name: result[name] for name in ("top1", "top5", "best_top1", "train_images", "eval_images")},
+        "protocol": {**protocol, "steps": state.step, "seed": recipe.training.seed},
+        "data": recipe.data,
+    }
     (start.out / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n")
+    log_result(start.out, [logged])
+    source, view = held_out
+    title = f"{TITLES[recipe.task]}, {state.step} steps"
+    show_mistakes(start.out, source, view, last.confusion, last.mistakes, title)
     figures = start.out / FIGURES
     caption = f"top-1 {result['top1']:.1%} of {result['eval_images']} held-out images after {state.step} steps"
-    draw_confusion(figures / "confusion.png", last.confusion, train.classes, caption)
+    draw_confusion(figures / "confusion.png", last.confusion, source.classes, caption)
     draw_curves(figures / "curves.png", list(read_metrics(start.out)), ["loss", "top1", "lr"], TITLES[recipe.task])
     start.say(
         f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%} after the last step; best top-1 "
         f"{result['best_top1']:.2%} at step {result['best_step']} (chosen on these same images); "
         f"see {figures / 'confusion.png'}"
     )
-    if origin := origin_of(recipe.init):
-        kept = {name: result[name] for name in ("top1", "top5", "best_top1", "train_images", "eval_images")}
-        made = {"protocol": {**protocol, "steps": state.step}, "data": train.name, "run": str(start.out)}
-        log_result(origin.run, [{"task": recipe.task, **kept, **made, "checkpoint": origin.checkpoint.name}])
+    if origin := origin_of(beside or recipe.init):
+        where = {"checkpoint": origin.checkpoint.name, "run": os.path.relpath(start.out, origin.run)}
+        log_result(origin.run, [{**logged, **where}])
     return result

@@ -20,8 +20,9 @@ from paddlemae.data.mixing import MixedBatch, Mixing, mixed_batches, mixed_label
 from paddlemae.data.sources import Source, balanced_subset, check_same_classes, open_source, split_off
 from paddlemae.model.vit import VisionTransformer, freeze
 from paddlemae.recipe import FinetuneRecipe, ProbeRecipe
-from paddlemae.tasks.evaluation import Evaluation, evaluation_of, finish
+from paddlemae.tasks.evaluation import SCRATCH, Evaluation, evaluation_of, finish
 from paddlemae.tasks.footprint import memory_plan
+from paddlemae.tasks.gallery import fixed_images, show_attention
 from paddlemae.tasks.inference import LOGITS, forward_function
 from paddlemae.tasks.models import (
     build_classifier,
@@ -45,13 +46,15 @@ from paddlemae.train.optim import adamw
 from paddlemae.train.shards import LossFn
 from paddlemae.weights.store import Description, read_description
 
-SCRATCH = "scratch"
 DEFAULT_CHANNELS = 3
 
 
-def finetune(recipe: FinetuneRecipe, start: Start) -> dict[str, Any]:
+def finetune(recipe: FinetuneRecipe, start: Start, *, beside: str | None = None) -> dict[str, Any]:
     """Fine-tune as the recipe says and leave a run folder with the best and the last checkpoint.
 
+    Args:
+        beside: a pretraining run that gets the result into its own ones, for comparison; by default the one that
+            this starts from.
     Returns:
         the result, as in `result.json`: top-1 and top-5 of the last step in [0, 1], the best top-1 and its step.
     Raises:
@@ -93,8 +96,11 @@ def finetune(recipe: FinetuneRecipe, start: Start) -> dict[str, Any]:
     course = Course("finetune", training, len(parts.train), evaluate, recipe.evaluate_every, best_by="top1")
     run_training(start, course, state, parts.description, batches, loss_fn)
     last = last or evaluation()
-    protocol = dict(labels=recipe.labels, trainable_blocks=recipe.trainable_blocks, seed=training.seed)
-    return finish(start, state, last, parts.train, recipe, protocol)
+    with state.averaged():
+        show_attention(start.out, model, parts.description, fixed_images(parts.held_out, parts.description)[0])
+    protocol = dict(labels=recipe.labels, trainable_blocks=recipe.trainable_blocks)
+    held_out = parts.held_out, evaluation_view(parts.description)
+    return finish(start, state, last, held_out, recipe, protocol, num_train=len(parts.train), beside=beside)
 
 
 def loss_function(recipe: FinetuneRecipe, description: Description) -> LossFn:
@@ -254,7 +260,8 @@ def evaluate_classifier(
     forward = forward_function(model, parts.description, LOGITS, threads=threads)
     view = evaluation_view(parts.description)
     batches = eval_batches(parts.held_out, view, batch_size=batch_size, workers=workers, on_skip=on_skip)
-    return evaluation_of(((labels_of(batch), forward(batch.images)) for batch in batches), len(parts.held_out.classes))
+    predictions = ((batch.indices, labels_of(batch), forward(batch.images)) for batch in batches)
+    return evaluation_of(predictions, len(parts.held_out.classes))
 
 
 def dry_run(recipe: FinetuneRecipe) -> dict[str, str]:

@@ -9,22 +9,27 @@ Shapes: N images of the bank, Q queries, D width, k neighbours.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae import device
-from paddlemae.data.sources import balanced_subset, check_same_classes, open_source
+from paddlemae.data.augment import View
+from paddlemae.data.sources import Source, balanced_subset, check_same_classes, open_source
 from paddlemae.report.runlog import log_result
-from paddlemae.tasks.embed import labelled_features
+from paddlemae.tasks.embed import Labelled, labelled_features
+from paddlemae.tasks.evaluation import PRETRAINED, RANDOM, confusion_of, surest_mistakes
+from paddlemae.tasks.gallery import show_map, show_mistakes, show_neighbours
 from paddlemae.tasks.inference import FeatureKind
-from paddlemae.tasks.models import load_encoder, read_checkpoint
+from paddlemae.tasks.models import evaluation_view, load_encoder, read_checkpoint
 from paddlemae.tasks.start import run_of
 
 TEMPERATURE = 0.07  # Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", sec. 3.4
 NEIGHBOURS = (10, 20, 100, 200)
+SHOWN_NEIGHBOURS = 20  # of those, whose predictions are shown
 # Blocks of similarities, 64 MB each: a bank of any size takes its own memory, its queries', and a few such blocks
 QUERIES_AT_ONCE = 1 << 8
 BANK_AT_ONCE = 1 << 16
@@ -45,12 +50,14 @@ def knn(
     query_split: str = "test",
     labels: int | None = None,
     seed: int = 0,
+    random: bool = False,
     batch_size: int = 64,
     threads: int | str = "auto",
 ) -> list[dict[str, Any]]:
     """Top-1 of held-out images by the neighbours of their features, for both ways of voting and several k.
 
-    Every number is appended to the run's results (`report.runlog.log_result`) if `run` is in a run folder.
+    Every number is appended to the run's results (`report.runlog.log_result`) if `run` is in a run folder, and its
+    exhibits show neighbours, mistakes and a map of the queries.
 
     Args:
         run: a run folder or checkpoint.
@@ -60,6 +67,7 @@ def knn(
         temperature: of the weighted votes.
         bank_split, query_split: which part of `data` is searched, and which is classified.
         labels: images of a class-balanced bank, drawn from `seed`; None is all of it.
+        random: take the same encoder untrained, for comparison.
         threads: as in `device.prepare`.
     Returns:
         the results as they are logged.
@@ -70,42 +78,81 @@ def knn(
         raise ValueError(f"the temperature of votes must be above 0, got {temperature:g}")
     device.prepare("auto", threads)
     checkpoint = read_checkpoint(run)
-    model = load_encoder(checkpoint)
+    model = load_encoder(checkpoint, random=random)
     bank, queries = (open_source(data, split, labelled=True) for split in (bank_split, query_split))
     check_same_classes(bank, queries)
     if labels:
         bank = balanced_subset(bank, labels, seed)
     _counts(neighbours, len(bank))  # before anything is computed
-    (bank_ND, bank_labels), (query_QD, query_labels) = (
+    known, asked = (
         labelled_features(model, checkpoint.description, source, kind, batch_size=batch_size, threads=threads)
         for source in (bank, queries)
     )
-    counts = _counts(neighbours, len(bank_ND))  # some images may have been unreadable
+    counts = _counts(neighbours, len(known.features_ND))  # some images may have been unreadable
     if kind.norm == "batch":
-        standardise(bank_ND, query_QD)
-    cosine_Qk, nearest_Qk = nearest(bank_ND, query_QD, max(counts))
+        standardise(known.features_ND, asked.features_ND)
+    cosine_Qk, nearest_Qk = nearest(known.features_ND, asked.features_ND, max(counts))
     results = []
     for votes in VOTES:
         weights_Qk = vote_weights(cosine_Qk, votes, temperature)
         for k in counts:
-            predicted = winners(bank_labels[nearest_Qk[:, :k]], weights_Qk[:, :k], len(bank.classes))
+            predicted, _ = winners(known.labels[nearest_Qk[:, :k]], weights_Qk[:, :k], len(bank.classes))
             protocol: dict[str, Any] = {**asdict(kind), "k": k, "votes": votes}
             if votes == "weighted":
                 protocol["temperature"] = temperature
+            if labels:
+                protocol |= {"labels": labels, "seed": seed}
             results.append(
                 {
                     "task": "knn",
-                    "top1": float((predicted == query_labels).mean()),
+                    "start": RANDOM if random else PRETRAINED,
+                    "top1": float((predicted == asked.labels).mean()),
                     "protocol": protocol,
-                    "bank": f"{len(bank_ND)} images of {bank.name}",
-                    "queries": f"{len(query_QD)} images of {queries.name}",
+                    "data": data,
+                    "train_images": len(known.labels),
+                    "eval_images": len(asked.labels),
                     "checkpoint": checkpoint.folder.name,
                 }
             )
     folder = run_of(checkpoint.folder)
     if folder:
         log_result(folder, results)
+    if folder and not random:
+        view = evaluation_view(checkpoint.description)
+        found = Found(cosine_Qk, nearest_Qk, SHOWN_NEIGHBOURS if SHOWN_NEIGHBOURS in counts else counts[0], temperature)
+        _show(folder, view, (queries, asked), (bank, known), found, kind)
     return results
+
+
+@dataclass(frozen=True)
+class Found:
+    """The neighbours of every query, and how many of them vote for what is shown."""
+
+    cosine_Qk: np.ndarray
+    nearest_Qk: np.ndarray
+    k: int
+    temperature: float
+
+
+def _show(
+    run: Path,
+    view: View,
+    asked: tuple[Source, Labelled],
+    known: tuple[Source, Labelled],
+    found: Found,
+    kind: FeatureKind,
+) -> None:
+    """Leave the run's exhibits of the queries."""
+    (queries, query_features), (bank, bank_features) = asked, known
+    weights_Qk = vote_weights(found.cosine_Qk, "weighted", found.temperature)[:, : found.k]
+    nearest_Qk = found.nearest_Qk[:, : found.k]
+    predicted, share = winners(bank_features.labels[nearest_Qk], weights_Qk, len(bank.classes))
+    confusion = confusion_of(query_features.labels, predicted, len(bank.classes))
+    mistakes = surest_mistakes(query_features.indices, query_features.labels, predicted, share)
+    show_mistakes(run, queries, view, confusion, mistakes, f"kNN, k = {found.k}, weighted votes; {kind}")
+    sides = (queries, query_features.indices), (bank, bank_features.indices)
+    show_neighbours(run, *sides, view, found.cosine_Qk, found.nearest_Qk, str(kind))
+    show_map(run, queries, view, query_features.features_ND, query_features.indices, str(kind))
 
 
 def _counts(neighbours: Sequence[int], bank: int) -> list[int]:
@@ -144,7 +191,7 @@ def knn_predict(
     """
     cosine_Qk, nearest_Qk = nearest(bank_ND, query_QD, k)
     weights_Qk = vote_weights(cosine_Qk, votes, temperature)
-    return winners(bank_labels[nearest_Qk], weights_Qk, int(bank_labels.max()) + 1)
+    return winners(bank_labels[nearest_Qk], weights_Qk, int(bank_labels.max()) + 1)[0]
 
 
 def nearest(bank_ND: np.ndarray, query_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -203,15 +250,16 @@ def vote_weights(cosine_Qk: np.ndarray, votes: Votes, temperature: float) -> np.
     return np.exp(cosine_Qk.astype(np.float64) / temperature)
 
 
-def winners(labels_Qk: np.ndarray, weights_Qk: np.ndarray, num_classes: int) -> np.ndarray:
-    """The class with the most votes, int64 [Q]; the lowest wins a tie."""
-    parts = [np.empty(0, np.int64)]
+def winners(labels_Qk: np.ndarray, weights_Qk: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """(the class with the most votes, int64 [Q], the lowest of equals; its share of all votes, float64 [Q])."""
+    classes, shares = [np.empty(0, np.int64)], [np.empty(0)]
     for start in range(0, len(labels_Qk), VOTERS_AT_ONCE):
         labels, weights = (each[start : start + VOTERS_AT_ONCE] for each in (labels_Qk, weights_Qk))
         votes = np.zeros((len(labels), num_classes))
         np.add.at(votes, (np.arange(len(labels))[:, None], labels), weights)
-        parts.append(votes.argmax(axis=1))
-    return np.concatenate(parts)
+        classes.append(votes.argmax(axis=1))
+        shares.append(votes.max(axis=1) / votes.sum(axis=1))
+    return np.concatenate(classes), np.concatenate(shares)
 
 
 def standardise(bank_ND: np.ndarray, query_QD: np.ndarray) -> None:

@@ -79,6 +79,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     folder = find_checkpoint(path)
     description = read_description(folder)
+    if description.kind == "probe":
+        raise ValueError(
+            f"{folder} holds the head of a linear probe alone; name the run that it probed "
+            f"({description.provenance.get('init', 'not recorded')})"
+        )
     missing = [name for name in ENCODER_FIELDS if name not in description.architecture]
     if missing:
         raise ValueError(f"{folder} holds no model of PaddleMAE: its architecture lacks {', '.join(missing)}")
@@ -96,23 +101,43 @@ def load_autoencoder(checkpoint: Checkpoint) -> MaskedAutoencoder:
             f"{checkpoint.folder} holds a {checkpoint.description.kind}, which has no decoder to reconstruct with; "
             "name a pretraining run"
         )
-    model = _built(MaskedAutoencoder, checkpoint)
-    load_official(model, checkpoint.tensors, source=str(checkpoint.folder))
+    model = load_encoder(checkpoint)
+    assert isinstance(model, MaskedAutoencoder)
+    return model
+
+
+KINDS = {"mae": MaskedAutoencoder, "classifier": VisionTransformer}
+
+
+def load_encoder(checkpoint: Checkpoint, *, random: bool = False) -> MaskedAutoencoder | VisionTransformer:
+    """The model of a checkpoint, of either kind, in eval mode: for its features.
+
+    Args:
+        random: the same model as it is before any training, for comparison.
+    Raises:
+        ValueError: its files don't belong together.
+    """
+    if random:
+        paddle.seed(0)
+    model = _built(KINDS[checkpoint.description.kind], checkpoint)
+    if not random:
+        load_official(model, checkpoint.tensors, source=str(checkpoint.folder))
     model.eval()
     return model
 
 
-def load_encoder(checkpoint: Checkpoint) -> MaskedAutoencoder | VisionTransformer:
-    """The model of a checkpoint, of either kind, in eval mode: for its features.
+def load_classifier(checkpoint: Checkpoint) -> VisionTransformer:
+    """The classifier of a checkpoint, in eval mode.
 
     Raises:
-        ValueError: its files don't belong together.
+        ValueError: the checkpoint is another kind of model, or its files don't belong together.
     """
-    if checkpoint.description.kind == "mae":
-        return load_autoencoder(checkpoint)
-    model = _built(VisionTransformer, checkpoint)
-    load_official(model, checkpoint.tensors, source=str(checkpoint.folder))
-    model.eval()
+    if checkpoint.description.kind != "classifier":
+        raise ValueError(
+            f"{checkpoint.folder} holds a {checkpoint.description.kind}, which has no classes; name a fine-tuning run"
+        )
+    model = load_encoder(checkpoint)
+    assert isinstance(model, VisionTransformer)
     return model
 
 
@@ -200,7 +225,7 @@ def describe(model, statistics, *, eval_crop_ratio: float, classes=(), provenanc
         std=list(std),
         eval_crop_ratio=eval_crop_ratio,
         classes=list(classes),
-        provenance=provenance or {},
+        provenance={**(provenance or {}), "parameters": parameter_count(model)},
     )
 
 

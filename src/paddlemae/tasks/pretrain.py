@@ -11,7 +11,7 @@ import paddle
 
 from paddlemae import device
 from paddlemae.data.augment import View
-from paddlemae.data.batches import MASK_STREAM, PREDICTION_STREAM, Batch, batch_rngs, eval_batches
+from paddlemae.data.batches import MASK_STREAM, PREDICTION_STREAM, Batch, batch_rngs
 from paddlemae.data.images import check_channels
 from paddlemae.data.sources import Source, open_source
 from paddlemae.model.mae import MaskedAutoencoder
@@ -21,11 +21,11 @@ from paddlemae.recipe import PretrainRecipe
 from paddlemae.report.figures import draw_curves
 from paddlemae.report.runlog import FIGURES, read_metrics
 from paddlemae.tasks.footprint import memory_plan
+from paddlemae.tasks.gallery import Snapshots, fixed_images, show_attention
 from paddlemae.tasks.models import (
     autoencoder_arguments,
     build_autoencoder,
     describe,
-    evaluation_view,
     parameter_count,
     path_noise,
     statistics_of,
@@ -41,8 +41,6 @@ from paddlemae.train.loop import check_precision
 from paddlemae.train.optim import adamw
 from paddlemae.train.shards import LossFn
 from paddlemae.weights.store import Description
-
-SHOWN = 8  # images in the figure that a run ends with
 
 
 def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
@@ -65,9 +63,13 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
         f"pretraining {parameter_count(model) / 1e6:.2f} million parameters on {parts.source.name}, "
         f"{len(parts.source)} images"
     )
-    batches = training_batches(parts.source, parts.view, training, state, SkippedImages(state), start)
     course = Course("pretrain", training, len(parts.source))
-    run_training(start, course, state, parts.description, batches, loss_function(recipe, parts.description))
+    snapshots = snapshots_of(start.out, model, parts, recipe, course)
+    if not state.step:
+        snapshots.take(0)
+    batches = training_batches(parts.source, parts.view, training, state, SkippedImages(state), start)
+    loss_fn = loss_function(recipe, parts.description)
+    run_training(start, course, state, parts.description, batches, loss_fn, hooks=[snapshots])
     figures = start.out / FIGURES
     draw_curves(
         figures / "loss.png",
@@ -75,7 +77,8 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
         ["loss", "lr", "images_per_second"],
         "pretraining",
     )
-    draw_examples(figures / "reconstruction.png", model, parts, recipe)
+    draw(figures / "reconstruction.png", model, parts.description, snapshots.images_u8, snapshots.mask)
+    show_attention(start.out, model, parts.description, snapshots.images_u8)
     start.say(f"done: {start.out}; see {figures / 'reconstruction.png'}")
     return start.out
 
@@ -166,11 +169,13 @@ def batch_predicted(recipe: PretrainRecipe, seed: int, batch: Batch, mask: Mask)
     return draw_predicted(batch_rngs(seed, PREDICTION_STREAM, batch), mask.removed, wanted)
 
 
-def draw_examples(path: Path, model: MaskedAutoencoder, parts: Parts, recipe: PretrainRecipe) -> None:
-    """Draw what the trained model makes of the first images of its source."""
-    batch = next(eval_batches(parts.source, evaluation_view(parts.description), batch_size=SHOWN))
-    mask = batch_mask(recipe, model.grid, recipe.training.seed, batch)
-    draw(path, model, parts.description, batch.images, mask)
+def snapshots_of(
+    out: Path, model: MaskedAutoencoder, parts: Parts, recipe: PretrainRecipe, course: Course
+) -> Snapshots:
+    """What draws the same images, under the masks of their first epoch, as training goes on."""
+    images_u8, indices = fixed_images(parts.source, parts.description)
+    mask = batch_mask(recipe, model.grid, recipe.training.seed, Batch(images_u8, None, indices, np.zeros_like(indices)))
+    return Snapshots(out, model, parts.description, images_u8, mask, course.total_steps, course.epoch(1))
 
 
 def dry_run(recipe: PretrainRecipe) -> dict[str, str]:

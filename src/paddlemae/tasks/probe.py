@@ -9,7 +9,6 @@ from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 
@@ -20,11 +19,11 @@ from paddlemae.data.sources import Source
 from paddlemae.model.probe import ProbeHead
 from paddlemae.model.vit import evaluating, pair
 from paddlemae.recipe import ProbeRecipe
-from paddlemae.tasks.embed import labelled_features
+from paddlemae.tasks.embed import Labelled, labelled_features
 from paddlemae.tasks.evaluation import Evaluation, evaluation_of, finish
 from paddlemae.tasks.finetune import labels_of, open_parts
 from paddlemae.tasks.inference import FeatureKind, Forward, forward_function
-from paddlemae.tasks.models import Checkpoint, load_encoder, read_checkpoint
+from paddlemae.tasks.models import Checkpoint, evaluation_view, load_encoder, read_checkpoint
 from paddlemae.tasks.plan import schedule_plan
 from paddlemae.tasks.session import Course, SkippedImages, run_training, stretch, training_batches
 from paddlemae.tasks.start import Start, check_start, enter_run
@@ -51,7 +50,8 @@ def probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
     state = TrainState(head, optimizer)
     enter_run(start, recipe, state, parts.description)
     start.say(
-        f"probing {parts.kind} ({head.config['width']} features) of {recipe.init} with {len(parts.train)} images of "
+        f"probing {parts.kind} ({head.config['width']} features) of {recipe.init}{', untrained,' * recipe.random} with "
+        f"{len(parts.train)} images of "
         f"{parts.train.name}, {len(parts.train.classes)} classes; evaluating on {len(parts.held_out)} images of "
         f"{parts.held_out.name}"
     )
@@ -59,8 +59,8 @@ def probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
     known = labelled_features(parts.encoder, parts.encoder_description, parts.held_out, parts.kind, **settings)
     if recipe.cached:
         table = labelled_features(parts.encoder, parts.encoder_description, parts.train, parts.kind, **settings)
-        num_train = len(table[0])
-        batches = cached_batches(*table, recipe, state)
+        num_train = len(table.labels)
+        batches = cached_batches(table, recipe, state)
         loss_fn = loss_function(None)
     else:
         num_train = len(parts.train)
@@ -70,15 +70,17 @@ def probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
 
     def evaluate(state: TrainState) -> dict[str, float]:
         nonlocal last
-        last = evaluate_head(head, *known, len(parts.train.classes))
+        last = evaluate_head(head, known, len(parts.train.classes))
         return last.metrics
 
     course = Course("probe", training, num_train, evaluate, recipe.evaluate_every, best_by="top1")
     run_training(start, course, state, parts.description, batches, loss_fn, sharing={}, in_memory=recipe.cached)
-    last = last or evaluate_head(head, *known, len(parts.train.classes))
+    last = last or evaluate_head(head, known, len(parts.train.classes))
     protocol = {**asdict(parts.kind), "cached": recipe.cached, "base_lr": training.base_lr}
     protocol["batch_size"] = training.effective_batch_size
-    return finish(start, state, last, parts.train, recipe, protocol, num_train=num_train)
+    protocol["labels"] = recipe.labels
+    held_out = parts.held_out, evaluation_view(parts.encoder_description)
+    return finish(start, state, last, held_out, recipe, protocol, num_train=num_train)
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def prepare(recipe: ProbeRecipe) -> Parts:
         raise ValueError("name what to probe: --init RUN (a pretraining run or one of its checkpoints)")
     device.prepare(recipe.training.device, recipe.training.threads)
     checkpoint = read_checkpoint(recipe.init)
-    encoder = load_encoder(checkpoint)
+    encoder = load_encoder(checkpoint, random=recipe.random)
     kind = FeatureKind(recipe.token, recipe.layer, "layer")
     forward = forward_function(encoder, checkpoint.description, kind, threads=recipe.training.threads)
     train, held_out = open_parts(recipe, recipe.data)
@@ -144,18 +146,18 @@ def loss_function(forward: Forward | None):
     return loss_fn
 
 
-def cached_batches(
-    features_ND: np.ndarray, labels: np.ndarray, recipe: ProbeRecipe, state: TrainState
-) -> Generator[Batch, None, None]:
+def cached_batches(table: Labelled, recipe: ProbeRecipe, state: TrainState) -> Generator[Batch, None, None]:
     """The micro-batches that `training_batches` would give, of features instead of images."""
-    for indices, epochs in due_in_training(len(features_ND), **stretch(recipe.training, len(features_ND), state)):
-        yield Batch(features_ND[indices], labels[indices], indices, epochs)
+    num_images = len(table.labels)
+    for rows, epochs in due_in_training(num_images, **stretch(recipe.training, num_images, state)):
+        yield Batch(table.features_ND[rows], table.labels[rows], rows, epochs)
 
 
-def evaluate_head(head: ProbeHead, features_ND: np.ndarray, labels: np.ndarray, num_classes: int) -> Evaluation:
+def evaluate_head(head: ProbeHead, held_out: Labelled, num_classes: int) -> Evaluation:
     """The head's predictions from the held-out images' features."""
     with evaluating(head), paddle.no_grad():
-        return evaluation_of([(labels, head(paddle.to_tensor(features_ND)).numpy())], num_classes)
+        logits = head(paddle.to_tensor(held_out.features_ND)).numpy()
+    return evaluation_of([(held_out.indices, held_out.labels, logits)], num_classes)
 
 
 def dry_run(recipe: ProbeRecipe) -> dict[str, str]:

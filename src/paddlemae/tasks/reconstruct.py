@@ -163,19 +163,30 @@ def draw(
     plain: bool = False,
 ) -> None:
     """Write the figure: original, masked, prediction, prediction with the visible patches put back."""
+    drawn = drawn_pictures(model, description, images_u8, mask)
+    shown = ("plain prediction",) if plain else ("prediction", "prediction + visible")
+    stages = {name: drawn[name] for name in ("original", "masked", *shown)}
+    draw_reconstructions(path, list(stages), list(stages.values()), caption_of(description, mask, plain), names or [])
+
+
+def drawn_pictures(
+    model: MaskedAutoencoder, description: Description, images_u8: np.ndarray, mask: Mask
+) -> dict[str, np.ndarray]:
+    """Every stage of a reconstruction by its name, uint8 [B, H, W, C] each; see `model.mae.Reconstruction`."""
     grey = (0.5 - np.asarray(description.mean)) / np.asarray(description.std)
     drawn = reconstruct(model, to_input(images_u8, description), mask, fill=grey)
-    stages = {"original": drawn.original, "masked": drawn.masked}
-    if plain:
-        stages["plain prediction"] = drawn.plain
-    else:
-        stages |= {"prediction": drawn.prediction, "prediction + visible": drawn.completed}
+    stages = {
+        "original": drawn.original,
+        "masked": drawn.masked,
+        "prediction": drawn.prediction,
+        "prediction + visible": drawn.completed,
+        "plain prediction": drawn.plain,
+    }
+    return {name: to_pictures(stage, description) for name, stage in stages.items()}
+
+
+def caption_of(description: Description, mask: Mask, plain: bool = False) -> str:
+    """What must be known to read a reconstruction right."""
     normalised = description.target == "normalised"
     caption = (PLAIN_CAPTION if plain else NORMALISED_CAPTION) if normalised else RAW_CAPTION
-    draw_reconstructions(
-        path,
-        list(stages),
-        [to_pictures(stage, description) for stage in stages.values()],
-        caption.format(removed=mask.removed.shape[1], total=mask.as_map().shape[1]),
-        names or [],
-    )
+    return caption.format(removed=mask.removed.shape[1], total=mask.as_map().shape[1])

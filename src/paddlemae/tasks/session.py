@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,6 +151,7 @@ def run_training(
     loss_fn: Callable[[nn.Layer, Batch], paddle.Tensor],
     sharing: dict[str, Any] | None = None,
     in_memory: bool = False,
+    hooks: Sequence[AfterStep] = (),
 ) -> None:
     """Fit `state` to the end of the course, writing metrics and checkpoints into the run folder.
 
@@ -158,6 +159,7 @@ def run_training(
         batches: micro-batches from `state.step` on; closed at the end.
         sharing: `fit`'s settings of CPU threads; None is what suits the model, see `cpu_sharing`.
         in_memory: whether nothing is read, so that no word need be said of waiting for data.
+        hooks: called after each step, before it is logged and saved.
     Raises:
         KeyboardInterrupt: after Ctrl-C, once the state is saved; its text says where.
         NonFiniteLoss, OSError: as `fit` and `save_checkpoint` raise them.
@@ -177,7 +179,7 @@ def run_training(
                 accumulation_steps=training.accumulation_steps,
                 precision=training.precision,
                 clip_grad=training.clip_grad,
-                after_step=[spent, _logger(start, course, show), _saver(start, course, description)],
+                after_step=[spent, *hooks, _logger(start, course, show), _saver(start, course, description)],
                 should_stop=stop.is_set,
             )
         finally:
@@ -241,6 +243,8 @@ def _logger(start: Start, course: Course, show: Callable[[int, str], None]) -> A
             waiting=round(waiting, 4),
             skipped=state.skipped,
         )
+        if memory := device.used_memory():
+            values["memory_gb"] = round(memory / 1e9, 3)
         log_metrics(start.out, state.step, course.epoch(state.step), state.seconds, **values)
         show(state.step, f"loss {loss:.4f}  lr {result.lr:.2e}  {speed:.0f} images/s  {waiting:.1%} waiting")
 

@@ -14,14 +14,13 @@ from typing import Any
 
 from paddlemae.recipe import load_recipe
 from paddlemae.report.figures import draw_study
-from paddlemae.report.runlog import RECIPE_FILE
-from paddlemae.tasks.evaluation import RESULT_FILE
-from paddlemae.tasks.finetune import SCRATCH, finetune
+from paddlemae.report.runlog import RECIPE_FILE, RESULT_FILE
+from paddlemae.tasks.evaluation import PRETRAINED, SCRATCH
+from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.start import Start, stored_recipe
 
 STUDY_FILE = "study.json"
 CURVE_FILE = "study.png"
-PRETRAINED = "pretrained"
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,8 @@ def study(plan: Study, out: Path, *, quiet: bool = False) -> dict[str, Any]:
         folder = out / f"{plan.key}-{value}-{name}-{seed}"
         top1 = _finished(folder, recipe)
         if top1 is None:
-            top1 = finetune(recipe, Start(folder, quiet=True, overwrite=(folder / RECIPE_FILE).exists()))["top1"]
+            start = Start(folder, quiet=True, overwrite=(folder / RECIPE_FILE).exists())
+            top1 = finetune(recipe, start, beside=plan.init)["top1"]
         found[name][value].append(top1)
         if not quiet:
             print(f"{plan.key}={value}, {name}, seed {seed}: top-1 {top1:.2%}", flush=True)

@@ -1,0 +1,399 @@
+"""A report's figures, read from run folders alone: what `report.json` holds and the page shows.
+
+What a folder lacks, or holds damaged, is named in the report and never left out in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import yaml
+
+from paddlemae.report.exhibits import PARTS, read_exhibit
+from paddlemae.report.runlog import (
+    ENVIRONMENT_FILE,
+    METRICS_FILE,
+    RECIPE_FILE,
+    RESULTS_FILE,
+    command_line,
+    now,
+    read_lines,
+)
+
+FORMAT = 1
+STARTS = ("pretrained", "random", "scratch")
+ORDER = ("knn", "probe", "partial", "finetune", "evaluate")  # of results
+PLACE = ("step", "epoch", "seconds")  # what a line of metrics is about, not a metric
+TASKS = {"pretrain", "finetune", "probe"}
+# of a protocol, what the title says or what is averaged over
+SAID = ("seed", "k", "votes", "labels", "trainable_blocks", "cached", "token", "layer", "norm")
+
+Json = dict[str, Any]
+
+
+def collect(runs: Sequence[Path]) -> Json:
+    """The figures of one run, or of several beside each other.
+
+    Raises:
+        ValueError, FileNotFoundError: no run, or a folder that holds none.
+    """
+    if not runs:
+        raise ValueError("name at least one run folder to report on")
+    import paddlemae
+
+    found = [_run(Path(run)) for run in runs]
+    return {
+        "format": FORMAT,
+        "made": now(),
+        "version": paddlemae.__version__,
+        "command": command_line(),
+        "runs": found,
+        "comparison": _comparison(found) if len(found) > 1 else None,
+        "markdown": markdown(found),
+    }
+
+
+def _run(run: Path) -> Json:
+    recipe = _recipe(run)
+    problems: list[str] = []
+    lines, results = (_lines(run, name, needs, problems) for name, needs in NEEDED.items())
+    last = lines[-1] if lines else {}
+    rows = list(_rows(results, recipe["task"], problems))
+    exhibits = {part: _exhibit(run, part, results, problems) for part in PARTS}
+    return {
+        "name": run.resolve().name,
+        "folder": str(run),
+        "task": recipe["task"],
+        "problems": problems,
+        "setup": _setup(run, recipe, problems),
+        "totals": {"steps": last.get("step"), "epochs": last.get("epoch"), "seconds": last.get("seconds")},
+        "curves": _curves(lines),
+        "results": rows,
+        "exhibits": exhibits,
+        "missing": list(_missing(run, recipe, rows, exhibits)),
+    }
+
+
+NEEDED = {METRICS_FILE: "step", RESULTS_FILE: "task"}  # what every line must have
+
+
+def _recipe(run: Path) -> Json:
+    path = run / RECIPE_FILE
+    if not run.is_dir():
+        raise FileNotFoundError(f"{run} does not exist; expected a run folder, as --out named it")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{run} holds no run (no {RECIPE_FILE}); name folders that pretrain, finetune or probe wrote"
+        )
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as fault:
+        raise ValueError(
+            f"{path} is damaged ({' '.join(str(fault).split())}); restore it to report on this run"
+        ) from fault
+    if not isinstance(content, dict) or content.get("task") not in TASKS:
+        raise ValueError(f"{path} is no recipe of PaddleMAE; its task must be one of {', '.join(sorted(TASKS))}")
+    return content
+
+
+def _lines(run: Path, name: str, needs: str, problems: list[str]) -> list[Json]:
+    lines, damaged = read_lines(run / name, needs)
+    if damaged:
+        numbers = ", ".join(map(str, damaged[:5])) + (" ..." if len(damaged) > 5 else "")
+        problems.append(f"{name}: line {numbers} is damaged and was left out")
+    return lines
+
+
+def _setup(run: Path, recipe: Json, problems: list[str]) -> Json:
+    environment = _json(run / ENVIRONMENT_FILE, problems)
+    model = _model(run, problems)
+    provenance, classes = model.get("provenance", {}), model.get("classes", [])
+    return {
+        "recipe": dict(flat(recipe)),
+        "environment": environment,
+        "data": {
+            "name": provenance.get("data") or recipe.get("data"),
+            "images": provenance.get("images"),
+            "classes": len(classes) or None,
+        },
+        "model": {
+            "kind": model.get("kind"),
+            "parameters": provenance.get("parameters"),
+            "architecture": model.get("architecture", {}),
+        }
+        if model
+        else {},
+    }
+
+
+def _model(run: Path, problems: list[str]) -> Json:
+    """The description of the newest checkpoint's model."""
+    pointer = run / "checkpoints" / "latest"
+    if not pointer.is_file():
+        problems.append("there is no checkpoint yet")
+        return {}
+    return _json(pointer.parent / pointer.read_text().strip() / "model.json", problems)
+
+
+def _json(path: Path, problems: list[str]) -> Json:
+    if not path.is_file():
+        problems.append(f"{path.name} is missing")
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:
+        content = None
+    if isinstance(content, dict):
+        return content
+    problems.append(f"{path.name} is damaged and was left out")
+    return {}
+
+
+def flat(content: Json, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(section.key, value) of everything in nested objects."""
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _curves(lines: Iterable[Json]) -> Json:
+    curves: Json = {}
+    for line in lines:
+        for name, value in line.items():
+            if name in PLACE or isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            curve = curves.setdefault(name, {key: [] for key in (*PLACE, "value")})
+            for key in PLACE:
+                curve[key].append(line.get(key))
+            curve["value"].append(value)
+    return curves
+
+
+def _rows(results: Iterable[Json], task: str, problems: list[str]) -> Iterator[Json]:
+    """Results as rows of a table: what was done in the same way from other starts and seeds is beside each other."""
+    rows: dict[tuple, Json] = {}
+    cells: dict[tuple, dict[Any, Json]] = {}
+    for result in results:
+        if not isinstance(result.get("top1"), (int, float)) or not isinstance(result.get("protocol"), dict):
+            problems.append(f"{RESULTS_FILE}: a result of {result['task']} lacks its number or protocol")
+            continue
+        key, start = _identity(result), result.get("start", "pretrained")
+        row = {"task": result["task"], "title": key[1], "detail": key[2], "checkpoint": key[3], "starts": {}}
+        rows.setdefault(key, row)
+        cells.setdefault((key, start), {})[result["protocol"].get("seed")] = result  # done again, the newest counts
+    for (key, start), by_seed in cells.items():
+        rows[key]["starts"][start] = _cell(list(by_seed.values()))
+    for key in sorted(rows, key=lambda key: (key[0], *_numbers(key[1]), *key[1:])):
+        starts = rows[key]["starts"]
+        yield {**rows[key], "starts": {name: starts[name] for name in STARTS if name in starts}}
+
+
+def _identity(result: Json) -> tuple[int, str, str, str]:
+    """(place among the kinds of results, what was done, what else it depends on, the pretrained checkpoint)."""
+    protocol, kind = result["protocol"], result["task"]
+    blocks, labels = protocol.get("trainable_blocks"), protocol.get("labels")
+    if kind == "finetune" and blocks is not None:
+        kind = "partial"
+    titles = {
+        "knn": f"kNN, k = {protocol.get('k')}, {protocol.get('votes')} votes",
+        "probe": f"linear probe{', cached features' if protocol.get('cached') else ''}",
+        "partial": f"last {blocks:g} blocks fine-tuned" if isinstance(blocks, (int, float)) else "",
+        "finetune": "fine-tuned",
+        "evaluate": "evaluated",
+    }
+    title = titles.get(kind, str(kind)) + (f", {labels} labels" if labels else "")
+    parts = [_features(protocol)] if "token" in protocol else []
+    if result.get("train_images") is not None:
+        verb = "searched" if kind == "knn" else "trained on"
+        parts.append(f"{verb} {result['train_images']:,} images")
+    parts.append(f"measured on {result.get('eval_images', 0):,} of {result.get('data')}")
+    parts += [f"{name} {_plain(value)}" for name, value in protocol.items() if name not in SAID and value is not None]
+    place = ORDER.index(kind) if kind in ORDER else len(ORDER)
+    return place, title, "; ".join(parts), str(result.get("checkpoint") or "")
+
+
+def _features(protocol: Json) -> str:
+    token = "cls token" if protocol["token"] == "cls" else "mean of the patch tokens"
+    layer = "the last block" if protocol.get("layer") is None else f"block {protocol['layer']}"
+    return f"{token} after {layer}, norm: {protocol.get('norm')}"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _numbers(title: str) -> tuple[float, ...]:
+    """The numbers in a title, so that k = 100 comes behind k = 20."""
+    return tuple(float(word) for word in title.replace(",", "").split() if word.replace(".", "").isdigit())
+
+
+def _cell(results: Sequence[Json]) -> Json:
+    top1 = [result["top1"] for result in results]
+    last = results[-1]
+    return {
+        "top1": top1,
+        "top5": [result["top5"] for result in results if "top5" in result],
+        "mean": mean(top1),
+        "std": stdev(top1) if len(top1) > 1 else None,
+        "command": shlex.join(last.get("command", [])),
+        "at": last.get("at"),
+        "commit": last.get("commit"),
+    }
+
+
+def _exhibit(run: Path, part: str, results: Sequence[Json], problems: list[str]) -> Json | None:
+    """The run's own exhibit; mistakes also from the newest classifier that was trained from it."""
+    folders = [run]
+    if part in ("confusion", "mistakes"):
+        folders += [run / result["run"] for result in reversed(results) if isinstance(result.get("run"), str)]
+    for folder in folders:
+        try:
+            content = read_exhibit(folder, part)
+        except ValueError as fault:
+            problems.append(str(fault))
+            continue
+        if content:
+            return _moved(content, os.path.relpath(folder, run))
+    return None
+
+
+def _moved(content: Json, folder: str) -> Json:
+    """The same with the files of pictures named from another folder on."""
+    if folder == ".":
+        return content
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: f"{folder}/{one}" if key == "file" else moved(one) for key, one in value.items()}
+        return [moved(one) for one in value] if isinstance(value, list) else value
+
+    return moved(content)
+
+
+def _missing(run: Path, recipe: Json, rows: Sequence[Json], exhibits: Json) -> Iterator[Json]:
+    """Everything that a run could show and does not, with the command that would make it."""
+    folder, data = shlex.quote(str(run)), shlex.quote(recipe.get("data") or "FOLDER")
+    knn = f"paddlemae knn {folder} --data {data}"
+    pretrained = recipe["task"] == "pretrain"
+    if recipe["task"] != "probe":
+        ways = _evaluations(folder, data) if pretrained else {"knn": ("kNN", {"pretrained": knn})}
+        for kind, (title, commands) in ways.items():
+            done = {start for row in rows if _kind(row) == kind for start in row["starts"]}
+            for start, command in commands.items():
+                if start not in done:
+                    words = "" if start == "pretrained" else f", {OTHER_STARTS[start]}"
+                    yield _part(f"results.{kind}.{start}", title + words, "not run", command)
+    of_knn = {"confusion": knn, "mistakes": knn, "neighbours": knn, "map": knn}
+    for part, title in PARTS.items():
+        if exhibits[part] is not None:
+            continue
+        if recipe["task"] == "probe" and part not in ("confusion", "mistakes"):
+            yield _part(part, title, f"not part of a probe; see the report of {recipe.get('init')}", None)
+        elif part == "reconstructions" and not pretrained:
+            yield _part(part, title, "not part of fine-tuning: a classifier has no decoder", None)
+        else:
+            yield _part(part, title, "not run", of_knn.get(part) if recipe["task"] != "probe" else None)
+
+
+OTHER_STARTS = {"random": "of the untrained encoder", "scratch": "from scratch"}
+
+
+def _evaluations(folder: str, data: str) -> dict[str, tuple[str, dict[str, str]]]:
+    """Every way to say how good a pretraining is: kind -> (title, start -> command)."""
+    knn = f"paddlemae knn {folder} --data {data}"
+    probe = f"paddlemae probe --init {folder} --data {data} --out PROBE cached=true"
+    study = f"paddlemae study --init {folder} --data {data} --out STUDY"
+    return {
+        "knn": ("kNN", {"pretrained": knn, "random": f"{knn} --random"}),
+        "probe": ("linear probe", {"pretrained": probe, "random": f"{probe} random=true"}),
+        "partial": (
+            "partial fine-tuning",
+            {"pretrained": f"{study} --vary trainable_blocks --value 0 --value 0.5 --value 1"},
+        ),
+        "finetune": (
+            "fine-tuning",
+            {
+                "pretrained": f"paddlemae finetune --init {folder} --data {data} --out TUNED",
+                "scratch": f"{study} --vary labels --value 1000 --scratch",
+            },
+        ),
+    }
+
+
+def _kind(row: Json) -> str:
+    return "partial" if row["title"].startswith("last ") else row["task"]
+
+
+def _part(part: str, title: str, reason: str, command: str | None) -> Json:
+    return {"part": part, "title": title, "reason": reason, "command": command}
+
+
+def _comparison(runs: Sequence[Json]) -> Json:
+    return {
+        "recipes": list(_different([run["setup"]["recipe"] for run in runs])),
+        "environments": list(_different([dict(flat(run["setup"]["environment"])) for run in runs])),
+        "results": list(_compared(runs)),
+    }
+
+
+def _different(settings: Sequence[Json]) -> Iterator[Json]:
+    for key in dict.fromkeys(key for one in settings for key in one):
+        values = [one.get(key) for one in settings]
+        if any(value != values[0] for value in values):
+            yield {"key": key, "values": values}
+
+
+def _compared(runs: Sequence[Json]) -> Iterator[Json]:
+    """Results of the same kind beside each other, of each run's newest checkpoint that has them."""
+    found: dict[tuple[str, str, str], list[float | None]] = {}
+    for place, run in enumerate(runs):
+        for row in run["results"]:
+            for start, cell in row["starts"].items():
+                key = row["title"], row["detail"], start
+                found.setdefault(key, [None] * len(runs))[place] = cell["mean"]
+    for (title, detail, start), top1 in found.items():
+        first, last = top1[0], top1[-1]
+        difference = last - first if first is not None and last is not None else None
+        yield {"title": title, "detail": detail, "start": start, "top1": top1, "difference": difference}
+
+
+def markdown(runs: Sequence[Json]) -> str:
+    """The results of every run as a table to paste; several runs stand below each other."""
+    parts = []
+    for run in runs:
+        lines = [f"### {run['name']}", ""] if len(runs) > 1 else []
+        lines += ["| top-1 | pretrained | untrained | from scratch | points gained |", "|---|---:|---:|---:|---:|"]
+        lines += [_markdown_row(row) for row in run["results"]]
+        if not run["results"]:
+            lines.append("| not measured yet | | | | |")
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def _markdown_row(row: Json) -> str:
+    cells = {start: spread(cell) for start, cell in row["starts"].items()}
+    gained = gain(row)
+    return (
+        f"| {row['title']} | {' | '.join(cells.get(start, '') for start in STARTS)} | "
+        f"{'' if gained is None else f'{100 * gained:+.1f}'} |"
+    )
+
+
+def spread(cell: Json) -> str:
+    """Mean and standard deviation over seeds, in percent."""
+    return f"{cell['mean']:.1%}" + (f" ± {cell['std']:.1%}" if cell["std"] is not None else "")
+
+
+def gain(row: Json) -> float | None:
+    """What pretraining is worth: top-1 above that from scratch, or else of the untrained encoder."""
+    starts = row["starts"]
+    base = starts.get("scratch") or starts.get("random")
+    return starts["pretrained"]["mean"] - base["mean"] if base and "pretrained" in starts else None

@@ -1,0 +1,93 @@
+"""What a run shows of its model: small pictures joined in one file, and what belongs to each. Knows arrays only.
+
+Shapes: N pictures of H x W pixels and C channels.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from paddlemae.report.runlog import EXHIBITS
+
+PARTS = {  # name of its file -> what it is
+    "reconstructions": "reconstructions across training",
+    "attention": "attention maps of the last block",
+    "confusion": "confusion matrix",
+    "mistakes": "most confident mistakes",
+    "neighbours": "nearest neighbours",
+    "map": "2-D map of the features",
+}
+LARGEST_SIDE = 112  # pixels of a picture; a page holds hundreds of them
+QUALITY = 88  # of JPEG, at full colour resolution: a neighbour's colour must not bleed in
+
+
+def write_exhibit(run: Path, part: str, content: dict[str, Any]) -> None:
+    """Write `exhibits/PART.json`; the pictures that it names are there already."""
+    path = _path(run, f"{part}.json")
+    beside = path.with_name(f".{path.name}.partial")
+    beside.write_text(json.dumps(content) + "\n")
+    os.replace(beside, path)
+
+
+def read_exhibit(run: Path, part: str) -> dict[str, Any] | None:
+    """What `write_exhibit` wrote; None if there is none.
+
+    Raises:
+        ValueError: a damaged file.
+    """
+    path = run / EXHIBITS / f"{part}.json"
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as fault:
+        raise ValueError(f"{path} is damaged ({fault})") from fault
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged (no JSON object)")
+    return content
+
+
+def write_sprite(
+    run: Path, name: str, pictures: np.ndarray, columns: int, largest_side: int = LARGEST_SIDE
+) -> dict[str, Any]:
+    """Join pictures, row by row, into `exhibits/NAME.jpg`.
+
+    Args:
+        pictures: uint8 [N, H, W, C]; of other than three channels the first is shown.
+        columns: pictures in a row.
+        largest_side: pictures are made smaller than this, in pixels.
+    Returns:
+        what an exhibit says of it: file, tile [height, width], columns, count.
+    """
+    height, width = _tile(pictures.shape[1:3], largest_side)
+    sheet = Image.new("RGB", (columns * width, math.ceil(len(pictures) / columns) * height))
+    for number, picture in enumerate(pictures):
+        row, column = divmod(number, columns)
+        sheet.paste(_image(picture).resize((width, height), Image.Resampling.BOX), (column * width, row * height))
+    path = _path(run, f"{name}.jpg")
+    beside = path.with_name(f".{path.name}.partial")
+    sheet.save(beside, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
+    os.replace(beside, path)
+    return {"file": f"{EXHIBITS}/{path.name}", "tile": [height, width], "columns": columns, "count": len(pictures)}
+
+
+def _tile(size: tuple[int, ...], largest_side: int) -> tuple[int, int]:
+    scale = min(1.0, largest_side / max(size))
+    return max(1, round(scale * size[0])), max(1, round(scale * size[1]))
+
+
+def _image(picture_HWC: np.ndarray) -> Image.Image:
+    return Image.fromarray(picture_HWC if picture_HWC.shape[-1] == 3 else picture_HWC[..., 0])
+
+
+def _path(run: Path, name: str) -> Path:
+    folder = run / EXHIBITS
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name

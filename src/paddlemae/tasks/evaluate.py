@@ -1,0 +1,80 @@
+"""Evaluate a fine-tuned classifier on labelled images, at its own image size or at another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from paddlemae import device
+from paddlemae.data.batches import eval_batches
+from paddlemae.data.sources import Source, open_source
+from paddlemae.model.vit import pair, patch_grid
+from paddlemae.report.runlog import log_result
+from paddlemae.tasks.embed import decoding_workers
+from paddlemae.tasks.evaluation import PRETRAINED, evaluation_of
+from paddlemae.tasks.finetune import labels_of
+from paddlemae.tasks.gallery import show_mistakes
+from paddlemae.tasks.inference import LOGITS, forward_function
+from paddlemae.tasks.models import evaluation_view, load_classifier, read_checkpoint
+from paddlemae.tasks.start import run_of
+
+
+def evaluate(
+    run: str,
+    data: str,
+    *,
+    split: str = "test",
+    image_size: int | tuple[int, int] | None = None,
+    batch_size: int = 64,
+    threads: int | str = "auto",
+) -> dict[str, Any]:
+    """Top-1, top-5 and loss on labelled images; also logged to the run's results and shown in its exhibits.
+
+    Args:
+        run: a fine-tuning run or one of its checkpoints.
+        data, split: labelled images of the classifier's classes, see `open_source`.
+        image_size: pixels, one number or (height, width), that images are brought to; the model's positions are
+            resized, and the share of the resized image that is cropped out stays the same. None is the model's own.
+        threads: as in `device.prepare`.
+    Returns:
+        the result as it is logged.
+    Raises:
+        ValueError, FileNotFoundError: images, a checkpoint or a size that can't be used.
+    """
+    device.prepare("auto", threads)
+    checkpoint = read_checkpoint(run)
+    model = load_classifier(checkpoint)
+    description = checkpoint.description
+    if image_size is not None:
+        patch_grid(image_size, description.architecture["patch_size"])  # refuses a size that it does not divide
+        size = list(pair(image_size))
+        description = replace(description, architecture={**description.architecture, "image_size": size})
+    source = open_source(data, split, labelled=True)
+    _check_classes(description.classes, source)
+    view = evaluation_view(description)
+    forward = forward_function(model, description, LOGITS, threads=threads)
+    batches = eval_batches(source, view, batch_size=batch_size, workers=decoding_workers(len(source)))
+    predictions = ((batch.indices, labels_of(batch), forward(batch.images)) for batch in batches)
+    found = evaluation_of(predictions, len(source.classes))
+    result = {
+        "task": "evaluate",
+        "start": PRETRAINED,
+        **found.metrics,
+        "protocol": {"image_size": description.architecture["image_size"], "split": split},
+        "data": data,
+        "eval_images": int(found.confusion.sum()),
+        "checkpoint": checkpoint.folder.name,
+    }
+    if folder := run_of(checkpoint.folder):
+        log_result(folder, [result])
+        show_mistakes(folder, source, view, found.confusion, found.mistakes, f"evaluated on {source.name}")
+    return result
+
+
+def _check_classes(known: list[str], source: Source) -> None:
+    if known != list(source.classes):
+        only = sorted(set(known) ^ set(source.classes))
+        raise ValueError(
+            f"the classifier knows {len(known)} classes and {source.name} has {len(source.classes)}; these are in one "
+            f"only: {', '.join(only[:8])}; evaluate on images of the classes that it was trained on"
+        )
