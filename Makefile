@@ -4,7 +4,7 @@ VENV := .venv
 PARITY := .venv-parity
 PIP_FLAGS := --quiet --no-input --disable-pip-version-check
 
-.PHONY: help demo test parity bench lint clean
+.PHONY: help demo test browser parity bench lint clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -14,7 +14,11 @@ demo: $(VENV)/installed ## Pretrain, reconstruct, compare and fine-tune on the e
 	$(VENV)/bin/paddlemae demo --overwrite
 
 test: $(VENV)/installed ## Run the tests (no PyTorch)
-	$(VENV)/bin/python -m pytest -m "not slow and not parity"
+	$(VENV)/bin/python -m pytest -m "not slow and not parity and not browser"
+
+browser: $(VENV)/installed ## Open the report in headless Chromium (the system's)
+	@command -v chromium chromium-browser google-chrome >/dev/null || { echo "no Chromium found: apt-get install chromium" >&2; exit 1; }
+	$(VENV)/bin/python -m pytest -m browser
 
 parity: $(PARITY)/installed ## Compare with PyTorch side by side (installs it: 2 GB on disk)
 	$(PARITY)/bin/python -c "import torch, transformers" # without them pytest would skip, and pass

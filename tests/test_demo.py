@@ -6,6 +6,7 @@ import pytest
 
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks import demo
+from paddlemae.tasks import study as studies
 
 SHORT = {
     "pretrain": ["steps=4", "batch_size=8", "embed_dim=16", "depth=1", "num_heads=2", "threads=1"],
@@ -18,7 +19,8 @@ def short_demo(monkeypatch):
     def load(task, name, overrides=()):
         return load_recipe(task, name, [*overrides, *SHORT[task]])
 
-    monkeypatch.setattr(demo, "load_recipe", load)
+    for module in (demo, studies):
+        monkeypatch.setattr(module, "load_recipe", load)
     monkeypatch.setattr(demo, "FINETUNE_STEPS", {20: 2, 40: 2})
     monkeypatch.setattr(demo, "SEEDS", (0, 1))
 
@@ -29,20 +31,28 @@ def test_the_demo_leaves_runs_a_picture_and_the_figures_that_it_prints(short_dem
     printed = capsys.readouterr().out
 
     assert (out / "reconstruction.png").read_bytes().startswith(b"\x89PNG")
-    assert (out / "finetune-40-pretrained-1" / "checkpoints" / "latest").exists()
+    assert (out / "finetune-40" / "labels-40-pretrained-1" / "checkpoints" / "latest").exists()
     saved = json.loads((out / "demo.json").read_text())
     assert saved["knn"] == result["knn"] and set(result["knn"]) == {"random", "pretrained"}
     for labels in (20, 40):
         for name in ("scratch", "pretrained"):
             assert len(result["finetune"][labels][name]) == 2
         assert f"fine-tuned, {labels} labels" in printed
+    page = out / "pretrain" / "report.html"
+    assert f"the report, a page to open in a browser: {page}" in printed
+    rows = json.loads(page.with_suffix(".json").read_text())["runs"][0]["results"]
+    assert [row["title"] for row in rows if row["task"] == "finetune"] == [
+        "fine-tuned, 20 labels",
+        "fine-tuned, 40 labels",
+    ]
+    assert all({"pretrained", "scratch"} == set(row["starts"]) for row in rows if row["task"] == "finetune")
     assert f"{result['knn']['random']:.1%}" in printed
 
 
 def test_scratch_and_pretrained_differ_in_nothing_but_the_start(short_demo, tmp_path):
     out = tmp_path / "demo"
     demo.demo(out)
-    recipes = [(out / f"finetune-20-{name}-0" / "recipe.yaml").read_text() for name in ("scratch", "pretrained")]
+    recipes = [(out / "finetune-20" / f"labels-20-{name}-0" / "recipe.yaml").read_text() for name in ("scratch", "pretrained")]
     without_start = [[line for line in text.splitlines() if not line.startswith("init:")] for text in recipes]
     assert without_start[0] == without_start[1]
     assert recipes[0] != recipes[1]

@@ -26,7 +26,7 @@ ALLOWED = {
     "__main__": {"cli"},
     "__init__": set(),
 }
-COMMANDS = ("demo", "pretrain", "reconstruct", "finetune", "probe", "study", "knn")
+COMMANDS = ("demo", "pretrain", "reconstruct", "finetune", "probe", "study", "knn", "evaluate", "report")
 WITHOUT_PADDLE = """
 from importlib.machinery import PathFinder
 

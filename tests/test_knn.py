@@ -136,7 +136,9 @@ def test_every_number_comes_with_its_protocol_and_is_kept(run: str) -> None:
     ]
     assert all(0 < one["top1"] < 1 for one in results)
     assert results[0]["top1"] == results[2]["top1"], "one neighbour wins however it votes"
-    assert results[0]["bank"].startswith("50 images of ") and results[0]["queries"].startswith("1000 images of ")
+    assert (results[0]["train"], results[0]["train_images"]) == ("50 of digits (val)", 50)
+    assert (results[0]["eval"], results[0]["eval_images"]) == ("digits (test)", 1000)
+    assert results[0]["protocol"]["labels"] == 50 and results[0]["start"] == "pretrained"
     lines = [json.loads(line) for line in Path(run, "results.jsonl").read_text().splitlines()]
     assert [{name: line[name] for name in one} for line, one in zip(lines, results)] == results
     assert all(line["command"] and line["at"] for line in lines)

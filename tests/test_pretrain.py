@@ -31,6 +31,7 @@ def test_a_run_folder_is_complete(pretrained: Path, photos: Path) -> None:
         "metrics.jsonl",
         "checkpoints",
         "figures",
+        "exhibits",
     }
     for name in ("loss.png", "reconstruction.png"):
         with Image.open(pretrained / "figures" / name) as figure:

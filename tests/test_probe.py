@@ -94,7 +94,7 @@ def test_a_long_probe_comes_near_the_best_linear_classifier(run: Path, tmp_path:
 
     checkpoint = read_checkpoint(str(run))
     encoder = load_encoder(checkpoint)
-    (known, labels), (asked, answers) = (
+    (known, labels, _), (asked, answers, _) = (
         labelled_features(encoder, checkpoint.description, open_source("digits", split), FeatureKind("mean"))
         for split in ("train", "test")
     )
@@ -147,7 +147,7 @@ def test_mistakes_get_one_line_and_leave_nothing(run: Path, tmp_path: Path, over
 
 def test_a_probe_is_no_encoder(run: Path, tmp_path: Path) -> None:
     probed(run, tmp_path / "probe", "labels=50", "batch_size=25")
-    with pytest.raises(ValueError, match="holds no model of PaddleMAE"):
+    with pytest.raises(ValueError, match="holds the head of a linear probe alone; name the run that it probed .*run"):
         probed(tmp_path / "probe", tmp_path / "second")
 
 

@@ -47,7 +47,7 @@ def test_every_start_value_and_seed_is_run_once(run: str, tmp_path: Path, monkey
     assert result["top1"]["pretrained"]["50"][1] == alone["top1"]
 
     runs: list = []
-    monkeypatch.setattr(studies, "finetune", lambda recipe, start: runs.append(start.out.name) or {"top1": 0.5})
+    monkeypatch.setattr(studies, "finetune", lambda recipe, start, beside: runs.append(start.out.name) or {"top1": 0.5})
     again = study(plan_of(run, "labels", ("20", "50", "100"), scratch=True), tmp_path / "study", quiet=True)
     assert sorted(runs) == sorted(f"labels-100-{name}-{seed}" for name in ("pretrained", "scratch") for seed in (0, 1))
     assert again["top1"]["pretrained"]["20"] == result["top1"]["pretrained"]["20"]

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from types import NoneType
 from typing import Any
 
 import yaml
@@ -30,7 +31,7 @@ FORMAT = 1
 STARTS = ("pretrained", "random", "scratch")
 ORDER = ("knn", "probe", "partial", "finetune", "evaluate")  # of results
 PLACE = ("step", "epoch", "seconds")  # what a line of metrics is about, not a metric
-TASKS = {"pretrain", "finetune", "probe"}
+TASKS = ("finetune", "pretrain", "probe")
 # of a protocol, what the title says or what is averaged over
 SAID = ("seed", "k", "votes", "labels", "trainable_blocks", "cached", "token", "layer", "norm")
 
@@ -85,6 +86,8 @@ NEEDED = {METRICS_FILE: "step", RESULTS_FILE: "task"}  # what every line must ha
 
 def _recipe(run: Path) -> Json:
     path = run / RECIPE_FILE
+    if run.exists() and not run.is_dir():
+        raise ValueError(f"{run} is a file; expected a run folder, as --out named it")
     if not run.is_dir():
         raise FileNotFoundError(f"{run} does not exist; expected a run folder, as --out named it")
     if not path.is_file():
@@ -98,7 +101,7 @@ def _recipe(run: Path) -> Json:
             f"{path} is damaged ({' '.join(str(fault).split())}); restore it to report on this run"
         ) from fault
     if not isinstance(content, dict) or content.get("task") not in TASKS:
-        raise ValueError(f"{path} is no recipe of PaddleMAE; its task must be one of {', '.join(sorted(TASKS))}")
+        raise ValueError(f"{path} is no recipe of PaddleMAE; its task must be one of {', '.join(TASKS)}")
     return content
 
 
@@ -138,7 +141,13 @@ def _model(run: Path, problems: list[str]) -> Json:
     if not pointer.is_file():
         problems.append("there is no checkpoint yet")
         return {}
-    return _json(pointer.parent / pointer.read_text().strip() / "model.json", problems)
+    path = pointer.parent / pointer.read_text(errors="replace").strip().replace("\0", "") / "model.json"
+    model = _json(path, problems)
+    parts = {"provenance": dict, "classes": list, "architecture": dict}
+    if all(isinstance(model.get(name, kind()), kind) for name, kind in parts.items()):
+        return model
+    problems.append(f"{path.name} is damaged and was left out")
+    return {}
 
 
 def _json(path: Path, problems: list[str]) -> Json:
@@ -147,7 +156,7 @@ def _json(path: Path, problems: list[str]) -> Json:
         return {}
     try:
         content = json.loads(path.read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if isinstance(content, dict):
         return content
@@ -168,7 +177,7 @@ def _curves(lines: Iterable[Json]) -> Json:
     curves: Json = {}
     for line in lines:
         for name, value in line.items():
-            if name in PLACE or isinstance(value, bool) or not isinstance(value, (int, float)):
+            if name in PLACE or not _is_number(value):
                 continue
             curve = curves.setdefault(name, {key: [] for key in (*PLACE, "value")})
             for key in PLACE:
@@ -182,8 +191,8 @@ def _rows(results: Iterable[Json], task: str, problems: list[str]) -> Iterator[J
     rows: dict[tuple, Json] = {}
     cells: dict[tuple, dict[Any, Json]] = {}
     for result in results:
-        if not isinstance(result.get("top1"), (int, float)) or not isinstance(result.get("protocol"), dict):
-            problems.append(f"{RESULTS_FILE}: a result of {result['task']} lacks its number or protocol")
+        if not _makes_sense(result):
+            problems.append(f"{RESULTS_FILE}: a result of {result['task']} is damaged and was left out")
             continue
         key, start = _identity(result), result.get("start", "pretrained")
         row = {"task": result["task"], "title": key[1], "detail": key[2], "checkpoint": key[3], "starts": {}}
@@ -191,9 +200,28 @@ def _rows(results: Iterable[Json], task: str, problems: list[str]) -> Iterator[J
         cells.setdefault((key, start), {})[result["protocol"].get("seed")] = result  # done again, the newest counts
     for (key, start), by_seed in cells.items():
         rows[key]["starts"][start] = _cell(list(by_seed.values()))
-    for key in sorted(rows, key=lambda key: (key[0], *_numbers(key[1]), *key[1:])):
+    for key in sorted(rows, key=lambda key: (key[0], _numbers(key[1]), *key[1:])):
         starts = rows[key]["starts"]
         yield {**rows[key], "starts": {name: starts[name] for name in STARTS if name in starts}}
+
+
+def _makes_sense(result: Json) -> bool:
+    """Whether a result has its number, protocol and start, and the rest of it is of the types that are written."""
+    command = result.get("command", [])
+    return (
+        _is_number(result.get("top1"))
+        and isinstance(result["task"], str)
+        and result.get("start", STARTS[0]) in STARTS
+        and isinstance(result.get("protocol"), dict)
+        and isinstance(result["protocol"].get("seed"), (int, NoneType))
+        and all(isinstance(result.get(name), (int, NoneType)) for name in ("train_images", "eval_images"))
+        and isinstance(command, list)
+        and all(isinstance(word, str) for word in command)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _identity(result: Json) -> tuple[int, str, str, str]:
@@ -211,10 +239,10 @@ def _identity(result: Json) -> tuple[int, str, str, str]:
     }
     title = titles.get(kind, str(kind)) + (f", {labels} labels" if labels else "")
     parts = [_features(protocol)] if "token" in protocol else []
-    if result.get("train_images") is not None:
-        verb = "searched" if kind == "knn" else "trained on"
-        parts.append(f"{verb} {result['train_images']:,} images")
-    parts.append(f"measured on {result.get('eval_images', 0):,} of {result.get('data')}")
+    for verb, side in (("searched" if kind == "knn" else "trained on", "train"), ("measured on", "eval")):
+        if result.get(f"{side}_images") is not None:
+            name = f": {result[side]}" if result.get(side) else ""
+            parts.append(f"{verb} {result[f'{side}_images']:,} images{name}")
     parts += [f"{name} {_plain(value)}" for name, value in protocol.items() if name not in SAID and value is not None]
     place = ORDER.index(kind) if kind in ORDER else len(ORDER)
     return place, title, "; ".join(parts), str(result.get("checkpoint") or "")
@@ -280,7 +308,7 @@ def _moved(content: Json, folder: str) -> Json:
 
 def _missing(run: Path, recipe: Json, rows: Sequence[Json], exhibits: Json) -> Iterator[Json]:
     """Everything that a run could show and does not, with the command that would make it."""
-    folder, data = shlex.quote(str(run)), shlex.quote(recipe.get("data") or "FOLDER")
+    folder, data = shlex.quote(str(run)), shlex.quote(str(recipe.get("data") or "FOLDER"))
     knn = f"paddlemae knn {folder} --data {data}"
     pretrained = recipe["task"] == "pretrain"
     if recipe["task"] != "probe":

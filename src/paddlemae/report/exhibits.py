@@ -47,7 +47,7 @@ def read_exhibit(run: Path, part: str) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(path.read_text())
-    except ValueError as fault:
+    except (ValueError, RecursionError) as fault:
         raise ValueError(f"{path} is damaged ({fault})") from fault
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged (no JSON object)")
@@ -73,7 +73,7 @@ def write_sprite(
         sheet.paste(_image(picture).resize((width, height), Image.Resampling.BOX), (column * width, row * height))
     path = _path(run, f"{name}.jpg")
     beside = path.with_name(f".{path.name}.partial")
-    sheet.save(beside, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
+    sheet.save(beside, "JPEG", quality=QUALITY, subsampling=0)
     os.replace(beside, path)
     return {"file": f"{EXHIBITS}/{path.name}", "tile": [height, width], "columns": columns, "count": len(pictures)}
 

@@ -178,7 +178,7 @@ def read_lines(path: Path, needs: str) -> tuple[list[dict[str, Any]], list[int]]
     for number, text in enumerate(path.read_text(errors="replace").splitlines() if path.exists() else [], start=1):
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # also a number of too many digits, or brackets in brackets
             line = None
         if isinstance(line, dict) and needs in line:
             lines.append(line)

@@ -9,18 +9,15 @@ from statistics import mean
 from typing import Any
 
 from paddlemae import device
-from paddlemae.data.sources import open_source
-from paddlemae.recipe import FinetuneRecipe, load_recipe
+from paddlemae.recipe import load_recipe
 from paddlemae.report.runlog import RECIPE_FILE, open_run
-from paddlemae.tasks.embed import labelled_features
-from paddlemae.tasks.finetune import SCRATCH, finetune
+from paddlemae.report.write import write_report
 from paddlemae.tasks.inference import FeatureKind
-from paddlemae.tasks.knn import knn_predict
-from paddlemae.tasks.models import build_autoencoder, load_autoencoder, read_checkpoint
+from paddlemae.tasks.knn import knn
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.reconstruct import MaskChoice, reconstruct_images
 from paddlemae.tasks.start import Start
-from paddlemae.tasks.study import spread
+from paddlemae.tasks.study import Study, spread, study
 
 FINETUNE_STEPS = {100: 80, 500: 160}  # labels -> steps, the same with and without pretraining
 SEEDS = (0, 1, 2)
@@ -49,47 +46,32 @@ def demo(out: Path, *, overwrite: bool = False) -> dict[str, Any]:
     picture = out / "reconstruction.png"
     choice = MaskChoice("random", SHOWN_MASK_RATIO, seed=0)
     reconstruct_images(run, ["digits"], picture, choice=choice, limit=10)
-    result: dict[str, Any] = {"pretrain_seconds": pretrain_seconds, "knn": compare_features(recipe, run)}
-    result["finetune"] = {
-        labels: {
-            name: [fine_tuned(out, name, init, labels, seed) for seed in SEEDS]
-            for name, init in (("scratch", SCRATCH), ("pretrained", str(run)))
-        }
-        for labels in FINETUNE_STEPS
-    }
+    result: dict[str, Any] = {"pretrain_seconds": pretrain_seconds, "knn": compare_features(str(run))}
+    result["finetune"] = {labels: fine_tuned(out, str(run), labels) for labels in FINETUNE_STEPS}
     result["seconds"] = time.perf_counter() - started
     (out / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n")
     print_table(result)
     print(f"what the model makes of digits that it never saw, half of each removed: {picture}")
+    print(f"the report, a page to open in a browser: {write_report([run]).page.resolve()}")
     return result
 
 
-def compare_features(recipe, run: Path) -> dict[str, float]:
+def compare_features(run: str) -> dict[str, float]:
     """kNN accuracy of an untrained encoder's features and of the pretrained one's, on the 1,000 test digits."""
-    checkpoint = read_checkpoint(run)
-    models = {
-        "random": build_autoencoder(recipe.model, recipe.training.seed),
-        "pretrained": load_autoencoder(checkpoint),
-    }
-    bank, queries = open_source("digits", "train"), open_source("digits", "test")
     accuracy = {}
-    for name, model in models.items():
-        # digits are in memory: there is nothing to decode
-        (known, labels), (asked, answers) = (
-            labelled_features(model, checkpoint.description, source, FeatureKind("mean"), workers=0)
-            for source in (bank, queries)
-        )
-        accuracy[name] = float((knn_predict(known, labels, asked, NEIGHBOURS) == answers).mean())
+    for random in (True, False):
+        found = knn(run, "digits", kind=FeatureKind("mean"), neighbours=[NEIGHBOURS], random=random)
+        weighted = next(one for one in found if one["protocol"]["votes"] == "weighted")
+        accuracy[weighted["start"]] = weighted["top1"]
     return accuracy
 
 
-def fine_tuned(out: Path, name: str, init: str, labels: int, seed: int) -> float:
-    """Top-1 on the 1,000 test digits after the last step of one fine-tuning."""
-    overrides = [f"init={json.dumps(init)}", f"labels={labels}", f"seed={seed}", f"steps={FINETUNE_STEPS[labels]}"]
-    recipe: FinetuneRecipe = load_recipe("finetune", "digits", overrides)
-    top1 = finetune(recipe, Start(out / f"finetune-{labels}-{name}-{seed}", quiet=True))["top1"]
-    print(f"fine-tuned with {labels} labels, {name}, seed {seed}: {top1:.1%}", flush=True)
-    return top1
+def fine_tuned(out: Path, run: str, labels: int) -> dict[str, list[float]]:
+    """Top-1 on the 1,000 test digits of each seed, from scratch and pretrained."""
+    steps = (f"steps={FINETUNE_STEPS[labels]}",)
+    plan = Study("digits", steps, "labels", (str(labels),), SEEDS, run, scratch=True)
+    found = study(plan, out / f"finetune-{labels}")["top1"]
+    return {name: by_value[str(labels)] for name, by_value in found.items()}
 
 
 def print_table(result: dict[str, Any]) -> None:

@@ -60,8 +60,8 @@ def evaluate(
         "task": "evaluate",
         "start": PRETRAINED,
         **found.metrics,
-        "protocol": {"image_size": description.architecture["image_size"], "split": split},
-        "data": data,
+        "protocol": {"image_size": description.architecture["image_size"]},
+        "eval": source.name,
         "eval_images": int(found.confusion.sum()),
         "checkpoint": checkpoint.folder.name,
     }
@@ -72,6 +72,8 @@ def evaluate(
 
 
 def _check_classes(known: list[str], source: Source) -> None:
+    if sorted(known) == sorted(source.classes) and known != list(source.classes):
+        raise ValueError(f"{source.name} numbers the classifier's classes in another order; use one naming for both")
     if known != list(source.classes):
         only = sorted(set(known) ^ set(source.classes))
         raise ValueError(

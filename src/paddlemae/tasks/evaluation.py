@@ -87,7 +87,8 @@ def finish(
     start: Start,
     state: TrainState,
     last: Evaluation,
-    held_out: tuple[Source, View],
+    sources: tuple[Source, Source],
+    view: View,
     recipe: FinetuneRecipe | ProbeRecipe,
     protocol: dict[str, Any],
     *,
@@ -100,13 +101,14 @@ def finish(
 
     Args:
         last: the evaluation after the last step.
-        held_out: the images that it was made of, as they were seen.
+        sources: what was trained on, and the held-out images of the evaluation, which looked at them through `view`.
         protocol: what the result depends on besides the steps.
-        num_train: images that were trained on.
+        num_train: images that were trained on, without unreadable ones where these are known.
         beside: the run that it is compared with.
     Returns:
         the result.
     """
+    train, held_out = sources
     result: dict[str, Any] = {
         **last.metrics,
         "best_top1": state.best["top1"],
@@ -120,17 +122,17 @@ def finish(
         "task": recipe.task,
         "start": begun,
         **{name: result[name] for name in ("top1", "top5", "best_top1", "train_images", "eval_images")},
+        "train": train.name,
+        "eval": held_out.name,
         "protocol": {**protocol, "steps": state.step, "seed": recipe.training.seed},
-        "data": recipe.data,
     }
     (start.out / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n")
     log_result(start.out, [logged])
-    source, view = held_out
     title = f"{TITLES[recipe.task]}, {state.step} steps"
-    show_mistakes(start.out, source, view, last.confusion, last.mistakes, title)
+    show_mistakes(start.out, held_out, view, last.confusion, last.mistakes, title)
     figures = start.out / FIGURES
     caption = f"top-1 {result['top1']:.1%} of {result['eval_images']} held-out images after {state.step} steps"
-    draw_confusion(figures / "confusion.png", last.confusion, source.classes, caption)
+    draw_confusion(figures / "confusion.png", last.confusion, held_out.classes, caption)
     draw_curves(figures / "curves.png", list(read_metrics(start.out)), ["loss", "top1", "lr"], TITLES[recipe.task])
     start.say(
         f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%} after the last step; best top-1 "

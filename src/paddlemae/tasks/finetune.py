@@ -99,8 +99,8 @@ def finetune(recipe: FinetuneRecipe, start: Start, *, beside: str | None = None)
     with state.averaged():
         show_attention(start.out, model, parts.description, fixed_images(parts.held_out, parts.description)[0])
     protocol = dict(labels=recipe.labels, trainable_blocks=recipe.trainable_blocks)
-    held_out = parts.held_out, evaluation_view(parts.description)
-    return finish(start, state, last, held_out, recipe, protocol, num_train=len(parts.train), beside=beside)
+    sources, view = (parts.train, parts.held_out), evaluation_view(parts.description)
+    return finish(start, state, last, sources, view, recipe, protocol, num_train=len(parts.train), beside=beside)
 
 
 def loss_function(recipe: FinetuneRecipe, description: Description) -> LossFn:

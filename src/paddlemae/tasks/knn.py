@@ -108,8 +108,9 @@ def knn(
                     "start": RANDOM if random else PRETRAINED,
                     "top1": float((predicted == asked.labels).mean()),
                     "protocol": protocol,
-                    "data": data,
+                    "train": bank.name,
                     "train_images": len(known.labels),
+                    "eval": queries.name,
                     "eval_images": len(asked.labels),
                     "checkpoint": checkpoint.folder.name,
                 }

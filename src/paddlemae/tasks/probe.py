@@ -79,8 +79,8 @@ def probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
     protocol = {**asdict(parts.kind), "cached": recipe.cached, "base_lr": training.base_lr}
     protocol["batch_size"] = training.effective_batch_size
     protocol["labels"] = recipe.labels
-    held_out = parts.held_out, evaluation_view(parts.encoder_description)
-    return finish(start, state, last, held_out, recipe, protocol, num_train=num_train)
+    sources, view = (parts.train, parts.held_out), evaluation_view(parts.encoder_description)
+    return finish(start, state, last, sources, view, recipe, protocol, num_train=num_train)
 
 
 @dataclass(frozen=True)
