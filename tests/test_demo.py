@@ -52,7 +52,8 @@ def test_the_demo_leaves_runs_a_picture_and_the_figures_that_it_prints(short_dem
 def test_scratch_and_pretrained_differ_in_nothing_but_the_start(short_demo, tmp_path):
     out = tmp_path / "demo"
     demo.demo(out)
-    recipes = [(out / "finetune-20" / f"labels-20-{name}-0" / "recipe.yaml").read_text() for name in ("scratch", "pretrained")]
+    runs = [out / "finetune-20" / f"labels-20-{name}-0" for name in ("scratch", "pretrained")]
+    recipes = [(run / "recipe.yaml").read_text() for run in runs]
     without_start = [[line for line in text.splitlines() if not line.startswith("init:")] for text in recipes]
     assert without_start[0] == without_start[1]
     assert recipes[0] != recipes[1]

@@ -1,0 +1,101 @@
+"""Write docs/RESULTS.md: what was measured here, from docs/results/*.json, and what the paper reports.
+
+python scripts/results.py [RUN ...]
+
+Each RUN is a run folder whose figures are first taken into docs/results/NAME.json, as `paddlemae report` collects them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from paddlemae.report.collect import collect, gain, spread
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE, KEPT = DOCS / "RESULTS.md", DOCS / "results"
+SHOWN_VOTES = "weighted"  # of kNN; the others are in the JSON
+STARTS = ("pretrained", "random", "scratch")
+
+HEAD = """# Results
+
+Made by `scripts/results.py` from the figures in [docs/results](results), which `paddlemae report` collected from the
+run folders named below. Everything under *Measured here* was; everything under *Cited* was not.
+
+## Measured here
+
+Two CPU cores, no accelerator. "Untrained" is the same encoder with random weights, "from scratch" the same schedule
+without pretraining; ± is the standard deviation over seeds. A time is that of the training steps alone, on a machine
+that did other work too.
+"""
+
+# He et al., arXiv 2111.06377: table 3 (fine-tuned) and the appendix (linear probe), after 1600 epochs of pretraining
+CITED = {
+    "ViT-B/16": ("83.6%", "68.0%", "base", ""),
+    "ViT-L/16": ("85.9%", "75.8%", "large", " base_lr=1e-3 layer_decay=0.75 drop_path=0.2 epochs=50"),
+    "ViT-H/14": ("86.9%", "76.6%", "huge", " base_lr=1e-3 layer_decay=0.75 drop_path=0.3 epochs=50"),
+}
+CITED_HEAD = """
+## Cited: ImageNet-1k, top-1
+
+From the paper (He et al., arXiv 2111.06377), after 1600 epochs of pretraining on ImageNet-1k without labels. **None of
+this was run here**: the recipes, which are files in [src/paddlemae/recipes](../src/paddlemae/recipes), state how.
+
+| model | fine-tuned | linear probe | recipes |
+|---|---:|---:|---|
+"""
+CITED_FOOT = """
+Partial fine-tuning of ViT-L/16 after 800 epochs (figure 9): 73.5% with no block, 79.1% with half a block, 81.0% with
+one. The command: `paddlemae study imagenet --init RUN --data imagenet/ --out STUDY --vary trainable_blocks --value 0
+--value 0.5 --value 1 base_lr=1e-3`.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Path)
+    KEPT.mkdir(exist_ok=True)
+    for run in parser.parse_args().runs:
+        figures = collect([run])
+        (KEPT / f"{figures['runs'][0]['name']}.json").write_text(json.dumps(figures, indent=1) + "\n")
+    kept = [json.loads(path.read_text()) for path in sorted(KEPT.glob("*.json"))]
+    PAGE.write_text(HEAD + "".join(part for figures in kept for part in section(figures["runs"][0])) + cited())
+    print(f"wrote {PAGE}")
+
+
+def section(run: dict[str, Any]) -> Iterator[str]:
+    """One run: what it was, its results, and the command behind each."""
+    setup, totals = run["setup"], run["totals"]
+    environment, data = setup["environment"], setup["data"]
+    yield f"\n### {run['name']}\n\n"
+    yield (
+        f"`{' '.join(environment['command'])}`: {totals['steps']:,} steps, {totals['epochs']:g} epochs of "
+        f"{data['images']:,} images ({data['name']}), {totals['seconds'] / 60:.0f} min; "
+        f"{setup['model']['parameters'] / 1e6:.2f} million parameters; "
+        f"commit {(environment['commit'] or 'unknown')[:12]}.\n\n"
+    )
+    yield "| top-1, *measured* | pretrained | untrained | from scratch | points gained | what else it depends on |\n"
+    yield "|---|---:|---:|---:|---:|---|\n"
+    rows = [row for row in run["results"] if row["task"] != "knn" or SHOWN_VOTES in row["title"]]
+    for row in rows:
+        cells = " | ".join(spread(row["starts"][start]) if start in row["starts"] else "" for start in STARTS)
+        gained = gain(row)
+        yield f"| {row['title']} | {cells} | {'' if gained is None else f'{100 * gained:+.1f}'} | {row['detail']} |\n"
+    commands = dict.fromkeys(cell["command"] for row in rows for cell in row["starts"].values())
+    yield "\nThe commands behind these numbers:\n\n```\n" + "\n".join(commands) + "\n```\n"
+
+
+def cited() -> str:
+    """The paper's results, each with the recipes that state how it was reached."""
+    rows = [
+        f"| {model} | {tuned} | {probed} | `pretrain {size}`, `finetune imagenet{changes}`, `probe imagenet` |\n"
+        for model, (tuned, probed, size, changes) in CITED.items()
+    ]
+    return CITED_HEAD + "".join(rows) + CITED_FOOT
+
+
+if __name__ == "__main__":
+    main()
