@@ -246,6 +246,9 @@ def knn(
         int | None, typer.Option("--labels", min=1, help="Search so many images only, the same number a class.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Draws them.")] = 0,
+    max_bad_images: Annotated[
+        float, typer.Option("--max-bad-images", min=0, max=1, help="Share of images that may be unreadable.")
+    ] = 0.01,
 ) -> None:
     """Classify images by their nearest neighbours among labelled ones, by a model's features.
 
@@ -271,6 +274,7 @@ def knn(
         query_split=queries,
         labels=labels,
         seed=seed,
+        max_bad_images=max_bad_images,
     )
     for result in results:
         print(task.result_line(result))

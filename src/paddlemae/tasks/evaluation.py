@@ -70,8 +70,8 @@ def finish(
     """
     result: dict[str, Any] = {
         **last.metrics,
-        "best_top1": state.best["top1"],
-        "best_step": int(state.best["step"]),
+        "best_top1": state.best.get("top1", last.metrics["top1"]),  # none if its evaluations ended the run before
+        "best_step": int(state.best.get("step", state.step)),
         "steps": state.step,
         "train_images": len(train) if num_train is None else num_train,
         "eval_images": int(last.confusion.sum()),

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from paddlemae import device
 from paddlemae.data.sources import balanced_subset, check_same_classes, open_source
+from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.report.runlog import log_result
 from paddlemae.tasks.embed import labelled_features
 from paddlemae.tasks.inference import FeatureKind
 from paddlemae.tasks.models import load_encoder, read_checkpoint
+from paddlemae.tasks.skipped import SkippedImages
 from paddlemae.tasks.start import run_of
 
 TEMPERATURE = 0.07  # Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", sec. 3.4
@@ -47,6 +49,7 @@ def knn(
     seed: int = 0,
     batch_size: int = 64,
     threads: int | str = "auto",
+    max_bad_images: float = MAX_BAD_IMAGES,
 ) -> list[dict[str, Any]]:
     """Top-1 of held-out images by the neighbours of their features, for both ways of voting and several k.
 
@@ -61,6 +64,7 @@ def knn(
         bank_split, query_split: which part of `data` is searched, and which is classified.
         labels: images of a class-balanced bank, drawn from `seed`; None is all of it.
         threads: as in `device.prepare`.
+        max_bad_images: share, rounded up, of each part's images that may be unreadable; they are left out.
     Returns:
         the results as they are logged.
     Raises:
@@ -76,8 +80,11 @@ def knn(
     if labels:
         bank = balanced_subset(bank, labels, seed)
     _counts(neighbours, len(bank))  # before anything is computed
+    settings: dict[str, Any] = dict(batch_size=batch_size, threads=threads)
     (bank_ND, bank_labels), (query_QD, query_labels) = (
-        labelled_features(model, checkpoint.description, source, kind, batch_size=batch_size, threads=threads)
+        labelled_features(
+            model, checkpoint.description, source, kind, on_skip=SkippedImages(source, max_bad_images), **settings
+        )
         for source in (bank, queries)
     )
     counts = _counts(neighbours, len(bank_ND))  # some images may have been unreadable
