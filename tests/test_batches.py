@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paddlemae.data import workers as data_workers
 from paddlemae.data.augment import View, eval_view, train_view
 from paddlemae.data.batches import (
     MASK_STREAM,
@@ -24,6 +26,7 @@ from paddlemae.data.batches import (
     sample_rng,
     train_batches,
 )
+from paddlemae.data.faults import DataFault
 from paddlemae.data.images import NeedOf, Picture, UnreadableImage
 from paddlemae.data.sources import open_source
 
@@ -72,6 +75,14 @@ class Fatal(Numbered):
         if i == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().read(i, channels)
+
+
+@dataclass(frozen=True, eq=False)
+class Mistaken(Numbered):
+    """A bug."""
+
+    def read(self, i: int, channels: int) -> np.ndarray:
+        return super().read(i // 0, channels)
 
 
 @pytest.fixture
@@ -354,20 +365,62 @@ def test_an_error_in_the_caller_s_report_leaves_no_process(bounded: None) -> Non
     assert multiprocessing.active_children() == []
 
 
-def test_a_killed_worker_is_one_clear_error(bounded: None) -> None:
-    stream = train_batches(Numbered(50), AS_IT_IS, batch_size=4, seed=0, num_steps=10**9, workers=2)
-    next(stream)
+def kill_one() -> None:
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=r"a data worker died.* use fewer workers") as caught:
-        for _ in stream:
-            pass
-    assert "\n" not in str(caught.value)
-    assert multiprocessing.active_children() == []
 
 
-def test_a_worker_that_dies_at_its_work_is_the_same_error(bounded: None) -> None:
-    with pytest.raises(RuntimeError, match="a data worker died"):
+def test_a_killed_worker_changes_nothing_but_a_line(bounded: None, capfd: pytest.CaptureFixture[str]) -> None:
+    source, view = Numbered(50, frozenset({7, 30})), View((96, 96), 3)  # more than a pipe holds, so some die sending
+    settings = {"batch_size": 16, "seed": 5, "num_steps": 60}
+    expected = list(train_batches(source, view, **settings))
+    stream, batches = train_batches(source, view, workers=2, **settings), []
+    for batch in stream:
+        batches.append(batch)
+        if len(batches) in (1, 20, 40):
+            kill_one()
+    assert_same(batches, expected)
+    said = capfd.readouterr().err.splitlines()
+    assert [line.split(";")[0] for line in said] == ["paddlemae: a data worker died (SIGKILL)"] * 3
+    assert said[-1].endswith("another one makes its batch again (3 of 3 times)")
+
+
+def test_workers_that_keep_dying_are_one_clear_error(bounded: None) -> None:
+    with pytest.raises(DataFault, match=r"died \(SIGKILL\), for the 4th time.*use fewer workers") as caught:
         list(eval_batches(Fatal(8), AS_IT_IS, batch_size=2, workers=2))
+    assert "\n" not in str(caught.value)
+
+
+def test_deaths_far_apart_are_all_made_good(bounded: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_workers, "THINGS_TO_REGAIN_TRUST", 5)
+    monkeypatch.setattr(data_workers, "MOST_DEATHS", 1)
+    stream = train_batches(Numbered(50), AS_IT_IS, batch_size=4, seed=0, num_steps=36, workers=1)
+    for number, _ in enumerate(stream):
+        if number in (0, 12, 24):
+            kill_one()
+    assert number == 35
+
+
+def test_a_worker_that_hangs_is_spoken_of_and_ended(
+    bounded: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(data_workers, "SILENT_SECONDS", 0.2)
+    stream = train_batches(Numbered(50), AS_IT_IS, batch_size=4, seed=0, num_steps=10**9, workers=1)
+    next(stream)
+    process = multiprocessing.active_children()[0]
+    os.kill(process.pid, signal.SIGSTOP)
+    threading.Timer(1, os.kill, (process.pid, signal.SIGCONT)).start()
+    for _ in range(5):
+        next(stream)
+    assert "no data for 0 s: a worker process hangs" in capfd.readouterr().err
+    os.kill(process.pid, signal.SIGSTOP)
+    stream.close()  # does not wait for it
+    assert not process.is_alive()
+
+
+def test_a_worker_s_mistake_keeps_its_traceback(bounded: None) -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
+        list(eval_batches(Mistaken(8), AS_IT_IS, batch_size=2, workers=1))
+    assert "in read" in str(caught.value.__cause__)
 
 
 PARENT = """

@@ -177,6 +177,7 @@ def test_missing_forbidden_and_folder_are_unreadable(tmp_path: Path, monkeypatch
     def forbidden(path: Path, *_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
+    (tmp_path / "a.png").touch()
     monkeypatch.setattr("builtins.open", forbidden)  # root, who runs tests in containers, may read anything
     with pytest.raises(UnreadableImage, match=r"a\.png': Permission denied$"):
         read_image(tmp_path / "a.png", 3)
@@ -227,8 +228,8 @@ def test_whatever_pillow_says_becomes_one_line(
 
 
 def test_unreadable_image_survives_pickling() -> None:
-    copy = pickle.loads(pickle.dumps(UnreadableImage("a.jpg", "truncated")))
-    assert (copy.path, copy.reason) == ("a.jpg", "truncated")
+    copy = pickle.loads(pickle.dumps(UnreadableImage("a.jpg", "truncated", 5)))
+    assert (copy.path, copy.reason, copy.errno) == ("a.jpg", "truncated", 5)
     assert str(copy) == "cannot read image 'a.jpg': truncated"
 
 

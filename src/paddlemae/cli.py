@@ -247,6 +247,9 @@ def knn(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Draws them.")] = 0,
     random: Annotated[bool, typer.Option("--random", help="Take the same encoder untrained, for comparison.")] = False,
+    max_bad_images: Annotated[
+        float, typer.Option("--max-bad-images", min=0, max=1, help="Share of images that may be unreadable.")
+    ] = 0.01,
 ) -> None:
     """Classify images by their nearest neighbours among labelled ones, by a model's features.
 
@@ -273,6 +276,7 @@ def knn(
         labels=labels,
         seed=seed,
         random=random,
+        max_bad_images=max_bad_images,
     )
     for result in results:
         print(task.result_line(result))

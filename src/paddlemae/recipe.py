@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+MAX_BAD_IMAGES = 0.01
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -28,6 +29,7 @@ NonNegative = Annotated[int, NUMBER, Field(ge=0)]
 PositiveFloat = Annotated[float, NUMBER, Field(gt=0)]
 NonNegativeFloat = Annotated[float, NUMBER, Field(ge=0)]
 Share = Annotated[float, NUMBER, Field(ge=0, lt=1)]
+ShareOrNone = Annotated[float, NUMBER, Field(ge=0, le=1)]
 ShareOrAll = Annotated[float, NUMBER, Field(gt=0, le=1)]
 Pixels = Positive | tuple[Positive, Positive]
 Size = Literal["mini", "tiny", "small", "base", "large", "huge"]
@@ -145,6 +147,7 @@ class Training(BaseModel):
     workers: NonNegative = 0  # processes that make batches ahead
     cache: str | None = None  # folder for a packed copy of the training images, resized once
     cache_size: Positive | None = None  # short side there, in pixels; by default 8/7 of the view's, as 256 is of 224
+    max_bad_images: ShareOrNone = MAX_BAD_IMAGES  # share, rounded up, of images that may be unreadable
     log_every: Positive = 10  # steps
     checkpoint_every: PositiveFloat = 10  # epochs
     keep_checkpoints: Positive = 2

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.augment import Draw, View, draw_view, drawn_view, eval_view, need
+from paddlemae.data.faults import DataFault
 from paddlemae.data.images import Need, UnreadableImage
 from paddlemae.data.sources import Source
 from paddlemae.data.workers import make_ahead
@@ -57,7 +58,7 @@ class Batch:
 
 
 _Due = tuple[NDArray[np.int64], NDArray[np.int64]]  # the indices and epochs of a batch to make
-_Made = tuple[Batch, list[UnreadableImage]]
+_Made = tuple[Batch | DataFault, list[UnreadableImage]]  # a fault that is raised once the images are reported
 _Make = Callable[[_Due], _Made]
 _Read = TypeVar("_Read")
 
@@ -105,9 +106,9 @@ def train_batches(
         workers: processes that make batches ahead; 0 makes them here.
         on_skip: called here with every unreadable image, each time it is met.
     Raises:
-        ValueError: settings out of range, or repeats that don't divide a rank's share; or, while iterating, no
-            readable image among `MAX_UNREADABLE_IN_A_ROW`.
-        RuntimeError: a worker process died.
+        ValueError: settings out of range, or repeats that don't divide a rank's share.
+        DataFault: while iterating, no readable image among `MAX_UNREADABLE_IN_A_ROW`, a folder that does not come
+            back, or worker processes that keep dying.
     """
     _check(source, batch_size, workers)
     if not 0 <= rank < world or batch_size % world:
@@ -187,9 +188,13 @@ def _make_train_batch(source: Source, view: View, seed: int, due: _Due) -> _Made
     indices, epochs = (numbers.tolist() for numbers in due)
     for first in range(0, len(indices), view.repeats):
         keys = [(seed, VIEW_STREAM, epoch, indices[first]) for epoch in epochs[first : first + view.repeats]]
-        substitute, made = _first_readable(
-            source, indices[first], functools.partial(training_views, source, view, keys), skipped
-        )
+        see = functools.partial(training_views, source, view, keys)
+        try:
+            substitute, made = _first_readable(source, indices[first], see, skipped)
+        except UnreadableImage as error:
+            tries = min(len(source), MAX_UNREADABLE_IN_A_ROW)
+            text = f"{tries} images in a row of {source.name} are unreadable, mend them; first: {error}"
+            return DataFault(text), skipped
         for place, made_view in enumerate(made, start=first):
             images[place] = made_view
         shown += [substitute] * view.repeats
@@ -214,16 +219,19 @@ def training_views(
 def _first_readable(
     source: Source, index: int, read: Callable[[int], _Read], skipped: list[UnreadableImage]
 ) -> tuple[int, _Read]:
-    """What is read of the image at `index` or of the next that can be read, wrapping; appends those that can't."""
-    first: UnreadableImage | None = None
-    tries = min(len(source), MAX_UNREADABLE_IN_A_ROW)
-    for candidate in range(index, index + tries):
+    """What is read of the image at `index` or of the next that can be read, wrapping; appends those that can't.
+
+    Raises:
+        UnreadableImage: the first, when so many in a row can't be read that the search ends.
+    """
+    faults: list[UnreadableImage] = []
+    for candidate in range(index, index + min(len(source), MAX_UNREADABLE_IN_A_ROW)):
         try:
             return candidate % len(source), read(candidate % len(source))
         except UnreadableImage as error:
-            first = first or error
+            faults.append(error)
             skipped.append(error)
-    raise ValueError(f"{tries} images in a row of {source.name} are unreadable, mend them; first: {first}")
+    raise faults[0]
 
 
 def _make_eval_batch(source: Source, view: View, due: _Due) -> _Made:
@@ -251,7 +259,7 @@ def _filled(batches: Generator[Batch, None, None], source: Source) -> Generator[
             if len(batch.indices):
                 yield batch
     if num_images == 0:
-        raise ValueError(f"no image of {source.name} can be read, mend them; first: {source.describe(0)}")
+        raise DataFault(f"no image of {source.name} can be read, mend them; first: {source.describe(0)}")
 
 
 def _stream(make: _Make, due: Iterable[_Due], workers: int, on_skip: OnSkip | None) -> Generator[Batch, None, None]:
@@ -260,4 +268,6 @@ def _stream(make: _Make, due: Iterable[_Due], workers: int, on_skip: OnSkip | No
             for error in skipped:
                 if on_skip is not None:
                     on_skip(error)
+            if isinstance(batch, DataFault):
+                raise batch
             yield batch

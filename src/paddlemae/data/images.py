@@ -6,7 +6,7 @@ How pixels become 8-bit gray (C = 1) or RGB (C = 3):
     orientation      turned upright as the EXIF tag says; damaged EXIF data is ignored
     animation        the first frame
     palette, CMYK    to RGB by Pillow's plain formulas; colour profiles are not applied
-    transparency     composited on white
+    transparency     composited on white, of 16-bit gray only that of one value
     colour to gray   ITU-R 601-2 luma; gray to RGB repeats the channel
     integers > 8 bit values up to 65535, shifted right by 8; larger or negative ones are refused
     floating point   refused: such a file does not say which value is white
@@ -19,6 +19,7 @@ import contextlib
 import io
 import math
 import os
+import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -74,12 +75,16 @@ _FILTERS_LOCK = threading.Lock()
 
 
 class UnreadableImage(Exception):
-    """An image that can't be decoded: `path` as it was asked for, `reason` in a few words."""
+    """An image that can't be decoded: `path` as it was asked for, `reason` in a few words.
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)  # both, because unpickling calls the class with these
+    `errno` is the system's number for the fault when the bytes could not be read, None when they are no good.
+    """
+
+    def __init__(self, path: str, reason: str, errno: int | None = None) -> None:
+        super().__init__(path, reason, errno)  # all, because unpickling calls the class with these
         self.path = path
         self.reason = reason
+        self.errno = errno
 
     def __str__(self) -> str:
         return f"cannot read image {self.path!r}: {self.reason}"
@@ -179,7 +184,8 @@ def _reported(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Pillow raises nearly anything on damaged bytes
-        raise UnreadableImage(os.fspath(path), _reason(error)) from error
+        errno = error.errno if isinstance(error, OSError) else None
+        raise UnreadableImage(os.fspath(path), _reason(error), errno) from error
 
 
 @contextlib.contextmanager
@@ -193,6 +199,9 @@ def _opened_by_pillow(file: IO[bytes]) -> Iterator[Image.Image]:
 
 def _open(path: str | os.PathLike[str], channels: int) -> _Jpeg | NDArray[np.uint8]:
     """The file's JPEG, still to be decoded, or its pixels."""
+    kind = os.stat(path).st_mode
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # opening a folder says so; opening a pipe may never end
+        raise ValueError("a pipe or a device, not a file")
     with open(path, "rb", buffering=0) as file:
         start = file.read(len(_JPEG_START))
         if not start:
@@ -337,7 +346,10 @@ def _to_uint8(image: Image.Image, channels: int) -> NDArray[np.uint8]:
     if image.mode == "F":
         raise ValueError("floating-point pixels; save it as 8 or 16 bit")
     if image.mode.startswith("I"):
-        return np.repeat(_high_byte(np.asarray(image))[..., None], channels, axis=2)
+        pixels_HW = _high_byte(np.asarray(image))
+        if isinstance(key := image.info.get("transparency"), int):  # Pillow can't composite these
+            pixels_HW[np.asarray(image) == key] = 255
+        return np.repeat(pixels_HW[..., None], channels, axis=2)
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))

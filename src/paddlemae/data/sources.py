@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.images import EXTENSIONS, NeedOf, Picture, check_channels, read_image, read_picture
+from paddlemae.data.patience import patiently
+from paddlemae.data.slowness import noticed
 
 _DIGITS_FILE = Path(__file__).with_name("digits.npz")
 # First and last of each class's 500 images, in the file's order.
@@ -84,7 +86,7 @@ class DigitsSource:
 
 @dataclass(frozen=True, eq=False)
 class FolderSource:
-    """Image files, read on demand."""
+    """Image files below the folder `name`, read on demand."""
 
     name: str
     paths: tuple[str, ...]
@@ -98,10 +100,13 @@ class FolderSource:
         return self.paths[i]
 
     def read(self, i: int, channels: int) -> NDArray[np.uint8]:
-        return read_image(self.paths[i], channels)
+        with noticed(self.paths[i]):
+            return patiently(lambda: read_image(self.paths[i], channels), self.name)
 
     def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
-        return read_picture(self.paths[i], channels, need_of)
+        with noticed(self.paths[i]):
+            # a disk's faults come before the size is known, so `need_of` is still asked once
+            return patiently(lambda: read_picture(self.paths[i], channels, need_of), self.name)
 
     def stamp(self, i: int) -> str:
         path = os.path.relpath(self.paths[i], self.name)  # so that a folder may move

@@ -1,18 +1,32 @@
-"""Make things ahead in spawned processes, in order, and leave none of the processes behind."""
+"""Make things ahead in spawned processes, in order, and leave none of the processes behind.
+
+Each process has a pipe and, in this process, a thread that hands it one thing at a time. A process that dies closes its
+pipe, in the middle of an answer too, so its thread knows at once, starts another and hands it the same thing: what is
+made, and in which order, depends on no death. (A pool of the standard library breaks as a whole, and may wait forever
+for the rest of an answer.)
+"""
 
 import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import queue
 import signal
+import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
+from paddlemae.data.faults import DataFault
 from paddlemae.device import keep_freed_memory
+
+MOST_DEATHS = 3  # that are made good, and again so many after each
+THINGS_TO_REGAIN_TRUST = 1000
+SILENT_SECONDS = 120.0  # a worker that gives nothing for so long is spoken of: longer than a file's own notice takes
 
 _Due = TypeVar("_Due")
 _Made = TypeVar("_Made")
@@ -24,35 +38,153 @@ def make_ahead(make: Callable[[_Due], _Made], due: Iterable[_Due], workers: int)
     Args:
         make: travels once to each worker, by pickling.
         workers: processes that make things ahead, up to two each; 0 makes them here, when they are asked for. On any
-            exit, `close` included, no process is left.
+            exit, `close` included, no process is left. One that dies is replaced, and stderr says so.
     Raises:
-        ValueError: as `make` raised it.
-        RuntimeError: a worker process died.
+        Exception: as `make` raised it.
+        DataFault: worker processes keep dying.
     """
     return _make_in_workers(make, due, workers) if workers else (make(one) for one in due)
 
 
 def _make_in_workers(make: Callable[[_Due], _Made], due: Iterable[_Due], workers: int) -> Generator[_Made, None, None]:
-    context = multiprocessing.get_context("spawn")  # a fork of Paddle's threads can deadlock
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(make,))
+    crew = _Crew(make, workers)
+    threads = ThreadPoolExecutor(workers, "data worker")
     pending: deque[Future[_Made]] = deque()
     try:
         for one in due:
-            with _ctrl_c_blocked():
-                pending.append(pool.submit(_make_here, one))
+            pending.append(threads.submit(crew.made, one))
             if len(pending) == 2 * workers:
-                yield pending.popleft().result()
+                yield _result(pending.popleft())
         while pending:
-            yield pending.popleft().result()
+            yield _result(pending.popleft())
     except ValueError as error:  # raised again here, so that its traceback ends in this package as without workers
-        raise ValueError(str(error)) from error
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            "a data worker died, most likely for lack of memory: use fewer workers "
-            "(or, if your script starts training when imported, guard it with if __name__ == '__main__')"
-        ) from error
+        raise (DataFault if isinstance(error, DataFault) else ValueError)(str(error)) from error
     finally:
-        pool.shutdown(cancel_futures=True)
+        crew.close()
+        threads.shutdown(cancel_futures=True)
+
+
+def _result(future: Future[_Made]) -> _Made:
+    seconds = 0.0
+    while not wait([future], SILENT_SECONDS).done:
+        seconds += SILENT_SECONDS
+        _say(f"no data for {seconds:.0f} s: a worker process hangs, or its disk does; still waiting")
+    return future.result()
+
+
+def _say(text: str) -> None:
+    print(f"paddlemae: {text}", file=sys.stderr, flush=True)
+
+
+class _Worker:
+    """A process, and this process's end of its pipe."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork of Paddle's threads can deadlock
+        self.pipe, its_end = context.Pipe()
+        self.process = context.Process(target=_work, args=(make, its_end), daemon=True)
+        try:
+            with _ctrl_c_blocked():
+                self.process.start()
+        except BrokenPipeError:  # it died before it knew its work; the pipe tells so too
+            pass
+        finally:
+            its_end.close()
+
+    def made(self, due: Any) -> tuple[Any, Exception | None]:
+        """(what it made of it, None) or (None, the error); EOFError or OSError when it died."""
+        self.pipe.send(due)
+        made, error, trace = self.pipe.recv()
+        if error is not None:
+            error.__cause__ = RuntimeError(f"in a data worker:\n{trace}")
+        return made, error
+
+    def kill(self) -> None:
+        """End it, also if it hangs or was stopped."""
+        if self.process.pid is not None:
+            self.process.kill()
+            self.process.join()
+
+
+class _Crew:
+    """The worker processes, replaced when they die."""
+
+    def __init__(self, make: Callable[[Any], Any], workers: int) -> None:
+        self.make = make
+        self.lock = threading.Lock()
+        self.closed = False
+        self.deaths = 0
+        self.made_since_death = 0
+        self.all: set[_Worker] = set()
+        self.idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        try:
+            for _ in range(workers):
+                self.idle.put(self._hired())
+        except BaseException:
+            self.close()
+            raise
+
+    def made(self, due: Any) -> Any:
+        """`make(due)`, by whichever process is idle."""
+        worker = self.idle.get()
+        try:
+            while True:
+                try:
+                    made, error = worker.made(due)
+                    break
+                except (EOFError, OSError):
+                    worker = self._replaced(worker)
+        finally:
+            self.idle.put(worker)
+        self._count_made()
+        if error is not None:
+            raise error
+        return made
+
+    def close(self) -> None:
+        with self.lock:
+            self.closed = True
+            for worker in self.all:
+                worker.kill()
+
+    def _hired(self) -> _Worker:
+        worker = _Worker(self.make)
+        self.all.add(worker)
+        return worker
+
+    def _replaced(self, dead: _Worker) -> _Worker:
+        with self.lock:
+            if self.closed:
+                raise DataFault("the data workers were ended")  # nobody waits for this any more
+            dead.kill()
+            dead.pipe.close()
+            self.all.discard(dead)
+            self.deaths, self.made_since_death = self.deaths + 1, 0
+            died = f"a data worker died ({_ended_by(dead.process.exitcode)})"
+            if self.deaths > MOST_DEATHS:
+                raise DataFault(
+                    f"{died}, for the {self.deaths}th time, most likely for lack of memory: use fewer workers, or "
+                    "workers=0 (if your script starts training when imported, guard it with if __name__ == '__main__')"
+                )
+            _say(f"{died}; another one makes its batch again ({self.deaths} of {MOST_DEATHS} times)")
+            return self._hired()
+
+    def _count_made(self) -> None:
+        with self.lock:
+            self.made_since_death += 1
+            if self.made_since_death >= THINGS_TO_REGAIN_TRUST:
+                self.deaths = 0
+
+
+def _ended_by(exitcode: int | None) -> str:
+    if exitcode is None:
+        return "before it began"
+    if exitcode >= 0:
+        return f"exit status {exitcode}"
+    try:
+        return signal.Signals(-exitcode).name
+    except ValueError:
+        return f"signal {-exitcode}"
 
 
 @contextlib.contextmanager
@@ -72,15 +204,24 @@ def _ctrl_c_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_worker_make: Callable[[Any], Any] | None = None  # set once in each worker, so that the source travels once
-
-
-def _start_worker(make: Callable[[Any], Any]) -> None:
-    global _worker_make
-    _worker_make = make
+def _work(make: Callable[[Any], Any], pipe: Connection) -> None:
+    """What a worker process does until its pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    with contextlib.suppress(EOFError, OSError):  # the parent has closed it
+        while True:
+            _answer(make, pipe)
+
+
+def _answer(make: Callable[[Any], Any], pipe: Connection) -> None:
+    due = pipe.recv()
+    answer: tuple[Any, Exception | None, str]
+    try:
+        answer = make(due), None, ""
+    except Exception as error:
+        answer = None, error, traceback.format_exc()
+    pipe.send(answer)
 
 
 def _die_with_parent() -> None:
@@ -89,8 +230,3 @@ def _die_with_parent() -> None:
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)
-
-
-def _make_here(due: Any) -> Any:
-    assert _worker_make is not None
-    return _worker_make(due)

@@ -22,9 +22,11 @@ from paddlemae.report.runlog import (
     METRICS_FILE,
     RECIPE_FILE,
     RESULTS_FILE,
+    SKIPPED_FILE,
     command_line,
     now,
     read_lines,
+    read_skipped,
 )
 
 FORMAT = 1
@@ -64,6 +66,8 @@ def _run(run: Path) -> Json:
     recipe = _recipe(run)
     problems: list[str] = []
     lines, results = (_lines(run, name, needs, problems) for name, needs in NEEDED.items())
+    if skipped := len(list(read_skipped(run))):
+        problems.append(f"{skipped} images could not be read and were left out; {SKIPPED_FILE} lists them")
     last = lines[-1] if lines else {}
     rows = list(_rows(results, recipe["task"], problems))
     exhibits = {part: _exhibit(run, part, results, problems) for part in PARTS}
@@ -183,6 +187,8 @@ def _curves(lines: Iterable[Json]) -> Json:
             for key in PLACE:
                 curve[key].append(line.get(key))
             curve["value"].append(value)
+    if not any(curves.get("skipped", {}).get("value", [])):  # a line along zero says nothing
+        curves.pop("skipped", None)
     return curves
 
 

@@ -19,6 +19,7 @@ METRICS_FILE = "metrics.jsonl"
 ENVIRONMENT_FILE = "environment.json"
 RESULTS_FILE = "results.jsonl"  # evaluations of the run's checkpoints, a JSON object a line
 RESULT_FILE = "result.json"  # of a run that trains a classifier: its own
+SKIPPED_FILE = "skipped.jsonl"  # images that the run left out, a JSON object a line
 FIGURES = "figures"
 EXHIBITS = "exhibits"  # pictures and what belongs to them, for the report
 REPORT_FILES = ("report.html", "report.json", "report.md")
@@ -28,6 +29,7 @@ RUN_ENTRIES = (
     METRICS_FILE,
     ENVIRONMENT_FILE,
     RESULTS_FILE,
+    SKIPPED_FILE,
     FIGURES,
     EXHIBITS,
     "checkpoints",
@@ -191,6 +193,28 @@ def forget_metrics_after(folder: Path, step: int) -> None:
     """Drop the lines of steps that a resumed run will take again."""
     kept = [line for line in read_metrics(folder) if line["step"] <= step]
     _replace(folder / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def log_skipped(folder: Path, step: int, path: str, reason: str) -> None:
+    """Append one image that was left out, after so many steps, to `skipped.jsonl`."""
+    line = json.dumps({"path": path, "reason": reason, "step": step})  # ASCII, whatever bytes the name has
+    try:
+        with (folder / SKIPPED_FILE).open("a") as file:
+            file.write(line + "\n")
+    except OSError as fault:
+        text = f"could not list an image that can't be read ({fault.strerror}); make room and go on with --resume"
+        raise OSError(fault.errno, text, str(folder / SKIPPED_FILE)) from fault
+
+
+def read_skipped(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of `skipped.jsonl`: path, reason, step; a damaged line, as a crash may leave, is left out."""
+    lines, _ = read_lines(folder / SKIPPED_FILE, needs="path")
+    yield from lines
+
+
+def write_skipped(folder: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Replace `skipped.jsonl`."""
+    _replace(folder / SKIPPED_FILE, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def write_recipe(folder: Path, text: str) -> None:

@@ -11,6 +11,7 @@ from paddlemae.data.batches import OnSkip, eval_batches
 from paddlemae.data.sources import Source
 from paddlemae.tasks.inference import FeatureKind, forward_function
 from paddlemae.tasks.models import evaluation_view
+from paddlemae.tasks.skipped import SkippedImages
 from paddlemae.weights.store import Description
 
 IMAGES_FOR_WORKERS = 1000  # below, processes take longer to start than they save
@@ -35,15 +36,18 @@ def embed(
         kind: which features.
         workers: processes that decode; 0 decodes here, "auto" starts some if there are many images.
         threads: as in `device.prepare`.
+        on_skip: called with each image that can't be read; by default they are named, and as many as usual allowed.
     Returns:
         (features float32 [N, D], indices int64 [N] in the source); unreadable images are left out.
     Raises:
-        ValueError: features that the model does not have, or no image that can be read.
+        ValueError: features that the model does not have.
+        DataFault: no image that can be read, or more unreadable ones than `on_skip` allows.
     """
     if workers == "auto":
         workers = decoding_workers(len(source))
     view = evaluation_view(description)
     forward = forward_function(model, description, kind, threads=threads)
+    on_skip = on_skip or SkippedImages(source)
     batches = eval_batches(source, view, batch_size=batch_size, workers=int(workers), on_skip=on_skip)
     found_ND: np.ndarray | None = None
     indices, done = np.empty(len(source), np.int64), 0

@@ -16,6 +16,7 @@ from paddlemae.tasks.finetune import labels_of
 from paddlemae.tasks.gallery import show_mistakes
 from paddlemae.tasks.inference import LOGITS, forward_function
 from paddlemae.tasks.models import evaluation_view, load_classifier, read_checkpoint
+from paddlemae.tasks.skipped import SkippedImages
 from paddlemae.tasks.start import run_of
 
 
@@ -53,7 +54,8 @@ def evaluate(
     _check_classes(description.classes, source)
     view = evaluation_view(description)
     forward = forward_function(model, description, LOGITS, threads=threads)
-    batches = eval_batches(source, view, batch_size=batch_size, workers=decoding_workers(len(source)))
+    workers, skipped = decoding_workers(len(source)), SkippedImages(source)
+    batches = eval_batches(source, view, batch_size=batch_size, workers=workers, on_skip=skipped)
     predictions = ((batch.indices, labels_of(batch), forward(batch.images)) for batch in batches)
     found = evaluation_of(predictions, len(source.classes))
     result = {

@@ -111,8 +111,8 @@ def finish(
     train, held_out = sources
     result: dict[str, Any] = {
         **last.metrics,
-        "best_top1": state.best["top1"],
-        "best_step": int(state.best["step"]),
+        "best_top1": state.best.get("top1", last.metrics["top1"]),  # none if its evaluations ended the run before
+        "best_step": int(state.best.get("step", state.step)),
         "steps": state.step,
         "train_images": num_train,
         "eval_images": int(last.confusion.sum()),

@@ -37,7 +37,8 @@ from paddlemae.tasks.models import (
     training_view,
 )
 from paddlemae.tasks.plan import block_numbers, schedule_plan, step_bytes
-from paddlemae.tasks.session import Course, SkippedImages, run_training, training_batches
+from paddlemae.tasks.session import Course, run_training, training_batches
+from paddlemae.tasks.skipped import SkippedImages, open_skipped
 from paddlemae.tasks.start import Start, check_start, enter_run, own_checkpoint
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.ema import Ema
@@ -77,7 +78,8 @@ def finetune(recipe: FinetuneRecipe, start: Start, *, beside: str | None = None)
         f"on {parts.train.name}, {len(parts.train)} images, {len(parts.train.classes)} classes; "
         f"evaluating on {parts.held_out.name}, {len(parts.held_out)} images"
     )
-    skipped = SkippedImages(state)
+    listed = open_skipped(start, state)
+    skipped, held_out_skipped = (listed.of(part, training.max_bad_images) for part in (parts.train, parts.held_out))
     batches = training_batches(parts.train, parts.view, training, state, skipped, start)
     if mixing := Mixing(recipe.mixup, recipe.cutmix, recipe.cutmix_probability):
         batches = mixed_batches(batches, mixing, training.seed)
@@ -86,7 +88,9 @@ def finetune(recipe: FinetuneRecipe, start: Start, *, beside: str | None = None)
 
     def evaluation() -> Evaluation:
         with state.averaged():
-            return evaluate_classifier(model, parts, training.batch_size, training.workers, skipped, training.threads)
+            return evaluate_classifier(
+                model, parts, training.batch_size, training.workers, held_out_skipped, training.threads
+            )
 
     def evaluate(state: TrainState) -> dict[str, float]:
         nonlocal last
@@ -255,8 +259,10 @@ def evaluate_classifier(
 
     Args:
         workers: processes that decode the images to come; 0 decodes here.
+        on_skip: called with each image that can't be read; by default they are named, and as many as usual allowed.
         threads: as in `device.prepare`.
     """
+    on_skip = on_skip or SkippedImages(parts.held_out)
     forward = forward_function(model, parts.description, LOGITS, threads=threads)
     view = evaluation_view(parts.description)
     batches = eval_batches(parts.held_out, view, batch_size=batch_size, workers=workers, on_skip=on_skip)

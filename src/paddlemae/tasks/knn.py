@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from paddlemae import device
 from paddlemae.data.augment import View
 from paddlemae.data.sources import Source, balanced_subset, check_same_classes, open_source
+from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.report.runlog import log_result
 from paddlemae.tasks.embed import Labelled, labelled_features
 from paddlemae.tasks.evaluation import PRETRAINED, RANDOM, confusion_of, surest_mistakes
 from paddlemae.tasks.gallery import show_map, show_mistakes, show_neighbours
 from paddlemae.tasks.inference import FeatureKind
 from paddlemae.tasks.models import evaluation_view, load_encoder, read_checkpoint
+from paddlemae.tasks.skipped import SkippedImages
 from paddlemae.tasks.start import run_of
 
 TEMPERATURE = 0.07  # Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", sec. 3.4
@@ -53,6 +55,7 @@ def knn(
     random: bool = False,
     batch_size: int = 64,
     threads: int | str = "auto",
+    max_bad_images: float = MAX_BAD_IMAGES,
 ) -> list[dict[str, Any]]:
     """Top-1 of held-out images by the neighbours of their features, for both ways of voting and several k.
 
@@ -69,6 +72,7 @@ def knn(
         labels: images of a class-balanced bank, drawn from `seed`; None is all of it.
         random: take the same encoder untrained, for comparison.
         threads: as in `device.prepare`.
+        max_bad_images: share, rounded up, of each part's images that may be unreadable; they are left out.
     Returns:
         the results as they are logged.
     Raises:
@@ -84,8 +88,11 @@ def knn(
     if labels:
         bank = balanced_subset(bank, labels, seed)
     _counts(neighbours, len(bank))  # before anything is computed
+    settings: dict[str, Any] = dict(batch_size=batch_size, threads=threads)
     known, asked = (
-        labelled_features(model, checkpoint.description, source, kind, batch_size=batch_size, threads=threads)
+        labelled_features(
+            model, checkpoint.description, source, kind, on_skip=SkippedImages(source, max_bad_images), **settings
+        )
         for source in (bank, queries)
     )
     counts = _counts(neighbours, len(known.features_ND))  # some images may have been unreadable

@@ -34,7 +34,8 @@ from paddlemae.tasks.models import (
 )
 from paddlemae.tasks.plan import block_numbers, cross_block_numbers, schedule_plan, step_bytes
 from paddlemae.tasks.reconstruct import draw
-from paddlemae.tasks.session import Course, SkippedImages, run_training, training_batches
+from paddlemae.tasks.session import Course, run_training, training_batches
+from paddlemae.tasks.skipped import open_skipped
 from paddlemae.tasks.start import Start, check_start, enter_run
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.loop import check_precision
@@ -63,11 +64,12 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
         f"pretraining {parameter_count(model) / 1e6:.2f} million parameters on {parts.source.name}, "
         f"{len(parts.source)} images"
     )
+    skipped = open_skipped(start, state).of(parts.source, training.max_bad_images)
     course = Course("pretrain", training, len(parts.source))
     snapshots = snapshots_of(start.out, model, parts, recipe, course)
     if not state.step:
         snapshots.take(0)
-    batches = training_batches(parts.source, parts.view, training, state, SkippedImages(state), start)
+    batches = training_batches(parts.source, parts.view, training, state, skipped, start)
     loss_fn = loss_function(recipe, parts.description)
     run_training(start, course, state, parts.description, batches, loss_fn, hooks=[snapshots])
     figures = start.out / FIGURES

@@ -25,7 +25,8 @@ from paddlemae.tasks.finetune import labels_of, open_parts
 from paddlemae.tasks.inference import FeatureKind, Forward, forward_function
 from paddlemae.tasks.models import Checkpoint, evaluation_view, load_encoder, read_checkpoint
 from paddlemae.tasks.plan import schedule_plan
-from paddlemae.tasks.session import Course, SkippedImages, run_training, stretch, training_batches
+from paddlemae.tasks.session import Course, run_training, stretch, training_batches
+from paddlemae.tasks.skipped import open_skipped
 from paddlemae.tasks.start import Start, check_start, enter_run
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.lars import Lars
@@ -56,15 +57,18 @@ def probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
         f"{parts.held_out.name}"
     )
     settings: dict[str, Any] = dict(batch_size=training.batch_size, workers="auto", threads=training.threads)
-    known = labelled_features(parts.encoder, parts.encoder_description, parts.held_out, parts.kind, **settings)
+    listed = open_skipped(start, state)
+    skipped, held_out_skipped = (listed.of(part, training.max_bad_images) for part in (parts.train, parts.held_out))
+    encoder = (parts.encoder, parts.encoder_description)
+    known = labelled_features(*encoder, parts.held_out, parts.kind, on_skip=held_out_skipped, **settings)
     if recipe.cached:
-        table = labelled_features(parts.encoder, parts.encoder_description, parts.train, parts.kind, **settings)
+        table = labelled_features(*encoder, parts.train, parts.kind, on_skip=skipped, **settings)
         num_train = len(table.labels)
         batches = cached_batches(table, recipe, state)
         loss_fn = loss_function(None)
     else:
         num_train = len(parts.train)
-        batches = training_batches(parts.train, parts.view, training, state, SkippedImages(state), start)
+        batches = training_batches(parts.train, parts.view, training, state, skipped, start)
         loss_fn = loss_function(parts.forward)
     last: Evaluation | None = None
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,12 +15,13 @@ from paddle import nn
 from paddlemae import device
 from paddlemae.data.augment import View
 from paddlemae.data.batches import Batch, train_batches
-from paddlemae.data.images import UnreadableImage
+from paddlemae.data.faults import DataFault
 from paddlemae.data.packed import occupied, pack
 from paddlemae.data.sources import Source
 from paddlemae.recipe import Training
 from paddlemae.report.progress import progress
-from paddlemae.report.runlog import log_metrics
+from paddlemae.report.runlog import SKIPPED_FILE, log_metrics
+from paddlemae.tasks.skipped import SkippedImages
 from paddlemae.tasks.start import Start
 from paddlemae.train.checkpoint import TrainState, save_checkpoint, step_name
 from paddlemae.train.loop import StepResult, fit, stop_on_interrupt
@@ -29,24 +29,9 @@ from paddlemae.train.optim import lr_at, peak_lr
 from paddlemae.train.shards import worthwhile_replicas
 from paddlemae.weights.store import Description
 
-SHOWN_SKIPS = 5
 WAITING_TO_MEND = 0.03  # share of the time; a run that waits longer for data is told what helps
 
 AfterStep = Callable[[TrainState, StepResult], None]
-
-
-@dataclass
-class SkippedImages:
-    """Counts unreadable images and names the first few."""
-
-    state: TrainState
-    seen: set[str] = field(default_factory=set)
-
-    def __call__(self, image: UnreadableImage) -> None:
-        self.state.skipped += 1
-        if image.path not in self.seen and len(self.seen) < SHOWN_SKIPS:
-            print(f"skipped: {image}", file=sys.stderr)
-        self.seen.add(image.path)
 
 
 def training_batches(
@@ -162,6 +147,7 @@ def run_training(
         hooks: called after each step, before it is logged and saved.
     Raises:
         KeyboardInterrupt: after Ctrl-C, once the state is saved; its text says where.
+        DataFault: the images can't be read any more; the state is saved too.
         NonFiniteLoss, OSError: as `fit` and `save_checkpoint` raise them.
     """
     training, total = course.training, course.total_steps
@@ -182,10 +168,14 @@ def run_training(
                 after_step=[spent, *hooks, _logger(start, course, show), _saver(start, course, description)],
                 should_stop=stop.is_set,
             )
+        except DataFault as fault:
+            kept = _keep(start, course, state, description)
+            raise DataFault(f"{fault}; kept {kept}; {_go_on(start, course)}") from fault
         finally:
             batches.close()
         if state.skipped:
-            start.say(f"{state.skipped} times an image could not be read and was left out")
+            times = f"{state.skipped} times an image could not be read and was left out"
+            start.say(f"{times}; see {start.out / SKIPPED_FILE}")
         if spent.seconds and not in_memory:
             start.say(waiting_text(spent, training))
         if state.step < total:
@@ -269,10 +259,18 @@ def _saver(start: Start, course: Course, description: Description) -> AfterStep:
 
 def _stop(start: Start, course: Course, state: TrainState, description: Description) -> NoReturn:
     """Save what is not saved yet and say how to go on."""
+    kept = _keep(start, course, state, description)
+    text = f"stopped after step {state.step} of {course.total_steps}; kept {kept}; {_go_on(start, course)}"
+    raise KeyboardInterrupt(text)
+
+
+def _keep(start: Start, course: Course, state: TrainState, description: Description) -> Path:
+    """The checkpoint of this step, written if it is not there yet."""
     kept = state.last_checkpoint
     if kept is None or kept.name != step_name(state.step):
         kept = save_checkpoint(start.out, state, description, keep=course.training.keep_checkpoints)
-    raise KeyboardInterrupt(
-        f"stopped after step {state.step} of {course.total_steps}; kept {kept}; "
-        f"go on with: paddlemae {course.task} --resume --out {start.out}"
-    )
+    return kept
+
+
+def _go_on(start: Start, course: Course) -> str:
+    return f"go on with: paddlemae {course.task} --resume --out {start.out}"

@@ -21,7 +21,15 @@ from paddlemae.train.checkpoint import FOLDER, LATEST, TrainState, find_checkpoi
 from paddlemae.weights.store import Description, read_description
 
 # what a resume may change: none of it touches the result
-FREE_TO_CHANGE = ("device", "threads", "workers", "log_every", "checkpoint_every", "keep_checkpoints")
+FREE_TO_CHANGE = (
+    "device",
+    "threads",
+    "workers",
+    "max_bad_images",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,103 @@
+"""Images that could not be read: named, listed in the run folder, and no more of them than is allowed."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from paddlemae.data.faults import DataFault
+from paddlemae.data.images import UnreadableImage, read_image
+from paddlemae.data.sources import Source
+from paddlemae.recipe import MAX_BAD_IMAGES
+from paddlemae.report.runlog import SKIPPED_FILE, log_skipped, read_skipped, write_skipped
+from paddlemae.tasks.start import Start
+from paddlemae.train.checkpoint import TrainState
+
+SHOWN = 5  # images that are named on stderr, and in the error that ends a run
+
+
+@dataclass
+class SkippedList:
+    """A run's `skipped.jsonl`: each image that it left out once, with the reason and the steps taken by then."""
+
+    run: Path
+    state: TrainState
+    reasons: dict[str, str] = field(default_factory=dict)  # path -> why
+
+    def met(self, image: UnreadableImage) -> None:
+        self.state.skipped += 1
+        if image.path not in self.reasons:
+            self.reasons[image.path] = image.reason
+            log_skipped(self.run, self.state.step, image.path, image.reason)
+
+    def of(self, source: Source, limit: float) -> SkippedImages:
+        """Counts the bad images of one of the run's sources, those that are listed already included."""
+        skipped = SkippedImages(source, limit, self)
+        if self.reasons:
+            paths = (source.describe(i) for i in range(len(source)))
+            skipped.reasons = {path: self.reasons[path] for path in paths if path in self.reasons}
+        skipped.check()
+        return skipped
+
+
+@dataclass
+class SkippedImages:
+    """Called with an unreadable image of a source each time it is met; says so and counts it once.
+
+    Args:
+        limit: share of the source's images, rounded up, that may be unreadable: one of a small folder is always
+            allowed, unless the limit is 0.
+        kept: the list of the run that reads them.
+    Raises:
+        DataFault: when called, with more unreadable images than that.
+    """
+
+    source: Source
+    limit: float = MAX_BAD_IMAGES
+    kept: SkippedList | None = None
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, image: UnreadableImage) -> None:
+        if self.kept:
+            self.kept.met(image)
+        if image.path not in self.reasons:
+            self.reasons[image.path] = image.reason
+            if len(self.reasons) <= SHOWN:
+                print(f"skipped: {image}", file=sys.stderr)
+            elif len(self.reasons) == SHOWN + 1:
+                print("skipped: more images, which are not named here", file=sys.stderr)
+            self.check()
+
+    @property
+    def allowed(self) -> int:
+        return math.ceil(self.limit * len(self.source) - 1e-9)  # 0.07 x 100 is a little more than 7
+
+    def check(self) -> None:
+        if len(self.reasons) <= self.allowed:
+            return
+        named = [f"{path!r} ({reason})" for path, reason in list(self.reasons.items())[:SHOWN]]
+        listed = f", listed in {self.kept.run / SKIPPED_FILE}" if self.kept else ""
+        raise DataFault(
+            f"{len(self.reasons)} of {len(self.source)} images of {self.source.name} can't be read{listed}, and "
+            f"max_bad_images={self.limit:g} allows {self.allowed}; mend them or raise it; first: {', '.join(named)}"
+        )
+
+
+def open_skipped(start: Start, state: TrainState) -> SkippedList:
+    """The list of a run that starts or goes on; images that were mended since are taken off it."""
+    lines = list(read_skipped(start.out))
+    bad = [line for line in lines if not _readable(line["path"])]
+    if start.resume and (start.out / SKIPPED_FILE).exists():
+        write_skipped(start.out, bad)  # also if none was mended: the last line may be half of one
+        start.say(f"{len(lines) - len(bad)} of {len(lines)} images that were left out can be read now")
+    return SkippedList(start.out, state, {line["path"]: line["reason"] for line in bad})
+
+
+def _readable(path: str) -> bool:
+    try:
+        read_image(path, 3)
+    except UnreadableImage:
+        return False
+    return True
