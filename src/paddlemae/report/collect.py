@@ -34,6 +34,19 @@ STARTS = ("pretrained", "random", "scratch")
 ORDER = ("knn", "probe", "partial", "finetune", "evaluate")  # of results
 PLACE = ("step", "epoch", "seconds")  # what a line of metrics is about, not a metric
 TASKS = ("finetune", "pretrain", "probe")
+# the settings of a pretraining's model that a classifier has too
+ENCODER = (
+    "size",
+    "image_size",
+    "patch_size",
+    "channels",
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "mlp_ratio",
+    "cls_token",
+    "positions",
+)
 # of a protocol, what the title says or what is averaged over
 SAID = ("seed", "k", "votes", "labels", "trainable_blocks", "cached", "token", "layer", "norm")
 
@@ -318,7 +331,9 @@ def _missing(run: Path, recipe: Json, rows: Sequence[Json], exhibits: Json) -> I
     knn = f"paddlemae knn {folder} --data {data}"
     pretrained = recipe["task"] == "pretrain"
     if recipe["task"] != "probe":
-        ways = _evaluations(folder, data) if pretrained else {"knn": ("kNN", {"pretrained": knn})}
+        ways = {"knn": ("kNN", {"pretrained": knn})}
+        if pretrained:
+            ways = _evaluations(folder, data, _model_settings(recipe))
         for kind, (title, commands) in ways.items():
             done = {start for row in rows if _kind(row) == kind for start in row["starts"]}
             for start, command in commands.items():
@@ -340,7 +355,14 @@ def _missing(run: Path, recipe: Json, rows: Sequence[Json], exhibits: Json) -> I
 OTHER_STARTS = {"random": "of the untrained encoder", "scratch": "from scratch"}
 
 
-def _evaluations(folder: str, data: str) -> dict[str, tuple[str, dict[str, str]]]:
+def _model_settings(recipe: Json) -> str:
+    """What a training from scratch has to be told to have the pretrained encoder's model."""
+    model = recipe.get("model")
+    given = {name: model.get(name) for name in ENCODER} if isinstance(model, dict) else {}
+    return " ".join(shlex.quote(f"model.{name}={json.dumps(v)}") for name, v in given.items() if v is not None)
+
+
+def _evaluations(folder: str, data: str, model: str) -> dict[str, tuple[str, dict[str, str]]]:
     """Every way to say how good a pretraining is: kind -> (title, start -> command)."""
     knn = f"paddlemae knn {folder} --data {data}"
     probe = f"paddlemae probe --init {folder} --data {data} --out PROBE cached=true"
@@ -356,7 +378,7 @@ def _evaluations(folder: str, data: str) -> dict[str, tuple[str, dict[str, str]]
             "fine-tuning",
             {
                 "pretrained": f"paddlemae finetune --init {folder} --data {data} --out TUNED",
-                "scratch": f"{study} --vary labels --value 1000 --scratch",
+                "scratch": f"{study} --vary labels --value 1000 --scratch {model}".rstrip(),
             },
         ),
     }

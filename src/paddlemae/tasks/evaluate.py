@@ -11,7 +11,7 @@ from paddlemae.data.sources import Source, open_source
 from paddlemae.model.vit import pair, patch_grid
 from paddlemae.report.runlog import log_result
 from paddlemae.tasks.embed import decoding_workers
-from paddlemae.tasks.evaluation import PRETRAINED, evaluation_of
+from paddlemae.tasks.evaluation import PRETRAINED, SCRATCH, evaluation_of
 from paddlemae.tasks.finetune import labels_of
 from paddlemae.tasks.gallery import show_mistakes
 from paddlemae.tasks.inference import LOGITS, forward_function
@@ -60,7 +60,7 @@ def evaluate(
     found = evaluation_of(predictions, len(source.classes))
     result = {
         "task": "evaluate",
-        "start": PRETRAINED,
+        "start": SCRATCH if description.provenance.get("init") == SCRATCH else PRETRAINED,
         **found.metrics,
         "protocol": {"image_size": description.architecture["image_size"]},
         "eval": source.name,
