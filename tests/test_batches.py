@@ -28,7 +28,7 @@ from paddlemae.data.batches import (
 )
 from paddlemae.data.faults import DataFault
 from paddlemae.data.images import NeedOf, Picture, UnreadableImage
-from paddlemae.data.sources import open_source
+from paddlemae.data.sources import open_source, subset
 
 AS_IT_IS = View((4, 4), 1, crop_scale=None, flip=False, eval_crop_ratio=1.0)
 SHIFTED = View((28, 28), 1, crop_scale=None, shift=3)
@@ -79,10 +79,17 @@ class Fatal(Numbered):
 
 @dataclass(frozen=True, eq=False)
 class Mistaken(Numbered):
-    """A bug."""
+    """A bug; of image 0 one whose error does not survive pickling."""
 
     def read(self, i: int, channels: int) -> np.ndarray:
+        if i == 0:
+            raise Stubborn("no", "way")
         return super().read(i // 0, channels)
+
+
+class Stubborn(Exception):
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"{one} {other}")
 
 
 @pytest.fixture
@@ -419,8 +426,10 @@ def test_a_worker_that_hangs_is_spoken_of_and_ended(
 
 def test_a_worker_s_mistake_keeps_its_traceback(bounded: None) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
-        list(eval_batches(Mistaken(8), AS_IT_IS, batch_size=2, workers=1))
+        list(eval_batches(subset(Mistaken(8), [1]), AS_IT_IS, batch_size=2, workers=1))
     assert "in read" in str(caught.value.__cause__)
+    with pytest.raises(RuntimeError, match="Stubborn.*no way"):
+        list(eval_batches(Mistaken(8), AS_IT_IS, batch_size=2, workers=1))
 
 
 PARENT = """

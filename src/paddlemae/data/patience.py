@@ -37,6 +37,8 @@ FOLDER_WAITS_SECONDS = (*WAITS_SECONDS, *8 * (30,))  # while the whole folder is
 
 _Read = TypeVar("_Read")
 
+_given_up: set[str] = set()  # paths that this process waited for in vain, lest a bad sector cost a minute every epoch
+
 
 def patiently(read: Callable[[], _Read], folder: str, sleep: Callable[[float], object] = time.sleep) -> _Read:
     """What `read` returns, tried again while the fault may pass.
@@ -59,9 +61,12 @@ def patiently(read: Callable[[], _Read], folder: str, sleep: Callable[[float], o
             away = _away(folder)
             if not away and fault.errno not in PASSING:
                 raise
+            if not away and fault.path in _given_up:
+                raise
             seconds = next(folder_waits if away else file_waits, None)
             if seconds is None:
                 if not away:
+                    _given_up.add(fault.path)
                     raise
                 raise DataFault(
                     f"the images' folder {folder!r} was away for {sum(FOLDER_WAITS_SECONDS) // 60} minutes ({away}); "

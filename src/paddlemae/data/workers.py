@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import queue
 import signal
 import sys
@@ -220,8 +221,17 @@ def _answer(make: Callable[[Any], Any], pipe: Connection) -> None:
     try:
         answer = make(due), None, ""
     except Exception as error:
-        answer = None, error, traceback.format_exc()
+        answer = None, _sendable(error), traceback.format_exc()
     pipe.send(answer)
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, or what can be said of one that does not survive the way; dying of it would look like a killing."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(repr(error))
+    return error
 
 
 def _die_with_parent() -> None:
