@@ -38,7 +38,7 @@ def _make_in_workers(make: Callable[[_Due], _Made], due: Iterable[_Due], workers
     pending: deque[Future[_Made]] = deque()
     try:
         for one in due:
-            with _ctrl_c_blocked():
+            with _stop_signals_blocked():
                 pending.append(pool.submit(_make_here, one))
             if len(pending) == 2 * workers:
                 yield pending.popleft().result()
@@ -56,20 +56,24 @@ def _make_in_workers(make: Callable[[_Due], _Made], due: Iterable[_Due], workers
 
 
 @contextlib.contextmanager
-def _ctrl_c_blocked() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal, but answering it is the parent's.
+def _stop_signals_blocked() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal, a scheduler's signals every one of a job; the parent answers them.
 
     Workers inherit the block from the parent that starts them: it covers them until they ignore the
-    signal themselves. A Ctrl-C meanwhile waits for the parent's block to end.
+    signals themselves. One that comes meanwhile waits for the parent's block to end.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _stop_signals())
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _stop_signals() -> set[signal.Signals]:
+    return {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)}
 
 
 _worker_make: Callable[[Any], Any] | None = None  # set once in each worker, so that the source travels once
@@ -78,7 +82,8 @@ _worker_make: Callable[[Any], Any] | None = None  # set once in each worker, so 
 def _start_worker(make: Callable[[Any], Any]) -> None:
     global _worker_make
     _worker_make = make
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _stop_signals():
+        signal.signal(number, signal.SIG_IGN)
     keep_freed_memory()
     threading.Thread(target=_die_with_parent, daemon=True).start()
 

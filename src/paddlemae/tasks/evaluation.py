@@ -14,7 +14,7 @@ import paddle.nn.functional as F
 from paddlemae.data.sources import Source
 from paddlemae.recipe import FinetuneRecipe, ProbeRecipe
 from paddlemae.report.figures import draw_confusion, draw_curves
-from paddlemae.report.runlog import FIGURES, log_result, read_metrics
+from paddlemae.report.runlog import FIGURES, is_logged, log_result, mark_finished, read_metrics, replace_text
 from paddlemae.tasks.start import Start, origin_of
 from paddlemae.train.checkpoint import TrainState
 
@@ -76,7 +76,7 @@ def finish(
         "train_images": len(train) if num_train is None else num_train,
         "eval_images": int(last.confusion.sum()),
     }
-    (start.out / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n")
+    replace_text(start.out / RESULT_FILE, json.dumps(result, indent=2) + "\n")
     figures = start.out / FIGURES
     caption = f"top-1 {result['top1']:.1%} of {result['eval_images']} held-out images after {state.step} steps"
     draw_confusion(figures / "confusion.png", last.confusion, train.classes, caption)
@@ -89,5 +89,8 @@ def finish(
     if origin := origin_of(recipe.init):
         kept = {name: result[name] for name in ("top1", "top5", "best_top1", "train_images", "eval_images")}
         made = {"protocol": {**protocol, "steps": state.step}, "data": train.name, "run": str(start.out)}
-        log_result(origin.run, [{"task": recipe.task, **kept, **made, "checkpoint": origin.checkpoint.name}])
+        line = {"task": recipe.task, **kept, **made, "checkpoint": origin.checkpoint.name}
+        if not is_logged(origin.run, line):  # by a session that was killed right after
+            log_result(origin.run, [line])
+    mark_finished(start.out)
     return result

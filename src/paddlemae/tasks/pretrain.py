@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from paddlemae.model.masking import Mask, draw_mask, draw_predicted, grid_mask, 
 from paddlemae.model.vit import patch_grid
 from paddlemae.recipe import PretrainRecipe
 from paddlemae.report.figures import draw_curves
-from paddlemae.report.runlog import FIGURES, read_metrics
+from paddlemae.report.runlog import FIGURES, mark_finished, read_metrics
 from paddlemae.tasks.footprint import memory_plan
 from paddlemae.tasks.models import (
     autoencoder_arguments,
@@ -52,9 +53,9 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
         the run folder.
     Raises:
         ValueError, FileNotFoundError: a recipe, data or folder that can't be used; nothing is written then.
-        KeyboardInterrupt, NonFiniteLoss, OSError: training ended early; the text says what was kept.
+        KeyboardInterrupt, Preempted, NonFiniteLoss, OSError: training ended early; the text says what was kept.
     """
-    check_start(start, recipe)
+    start = check_start(start, recipe)
     parts = prepare(recipe)
     model = parts.model
     training = recipe.training
@@ -65,8 +66,8 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
         f"pretraining {parameter_count(model) / 1e6:.2f} million parameters on {parts.source.name}, "
         f"{len(parts.source)} images"
     )
-    batches = training_batches(parts.source, parts.view, training, state, SkippedImages(state), start)
-    course = Course("pretrain", training, len(parts.source))
+    course, skipped = Course("pretrain", training, len(parts.source)), SkippedImages(state)
+    batches = partial(training_batches, parts.source, parts.view, training, state, skipped, start)
     run_training(start, course, state, parts.description, batches, loss_function(recipe, parts.description))
     figures = start.out / FIGURES
     draw_curves(
@@ -76,6 +77,7 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
         "pretraining",
     )
     draw_examples(figures / "reconstruction.png", model, parts, recipe)
+    mark_finished(start.out)
     start.say(f"done: {start.out}; see {figures / 'reconstruction.png'}")
     return start.out
 
