@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,21 @@ import pytest
 
 from paddlemae.model.vit import VisionTransformer
 from paddlemae.train import checkpoint
-from paddlemae.train.checkpoint import TrainState, find_checkpoint, load_checkpoint, save_checkpoint
+from paddlemae.train.checkpoint import (
+    TrainState,
+    find_checkpoint,
+    load_checkpoint,
+    remove_leftovers,
+    save_checkpoint,
+    take_snapshot,
+    write_snapshot,
+)
 from paddlemae.train.optim import adamw
 from paddlemae.weights.store import Description
 
 SHAPE = dict(image_size=8, patch_size=4, channels=1, embed_dim=8, depth=2, num_heads=2, num_classes=3)
 DESCRIPTION = Description("classifier", SHAPE, [0.5], [0.5], 1.0, ["a", "b", "c"])
-FILES = {"model.safetensors", "model.json", "optimizer.safetensors", "state.json"}
+FILES = {"model.safetensors", "model.json", "optimizer.safetensors", "state.json", "checksums.json"}
 
 
 def new_state(seed: int = 0, steps: int = 0, **shape) -> TrainState:
@@ -56,7 +65,7 @@ def content(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
-def test_a_checkpoint_is_four_files_and_a_pointer(tmp_path) -> None:
+def test_a_checkpoint_is_five_files_and_a_pointer(tmp_path) -> None:
     state = new_state(steps=2)
     folder = save_checkpoint(tmp_path, state, DESCRIPTION)
     assert folder == tmp_path / "checkpoints" / "step_00000002" == state.last_checkpoint
@@ -68,6 +77,7 @@ def test_a_checkpoint_is_four_files_and_a_pointer(tmp_path) -> None:
 def test_loading_restores_every_bit_under_fresh_parameter_names(tmp_path) -> None:
     saved = new_state(seed=1, steps=3)
     saved.best, saved.skipped, saved.seconds = {"top1": 0.5, "step": 2}, 7, 12.5
+    saved.dropped, saved.dropped_in_a_row, saved.usual_loss, saved.since_log = 4, 1, 0.1, [{"loss": 1 / 3}]
     folder = save_checkpoint(tmp_path, saved, DESCRIPTION)
     loaded = new_state(seed=2, steps=1)
     names = [[parameter.name for parameter in state.model.parameters()] for state in (saved, loaded)]
@@ -75,7 +85,7 @@ def test_loading_restores_every_bit_under_fresh_parameter_names(tmp_path) -> Non
     load_checkpoint(folder, loaded)
     assert_same(everything(saved), everything(loaded))
     assert any("moment2" in name for name in everything(loaded))
-    for field in ("step", "best", "skipped", "seconds", "last_checkpoint"):
+    for field in ("step", "best", "skipped", "seconds", "last_checkpoint", *checkpoint.COUNTED):
         assert getattr(loaded, field) == getattr(saved, field), field
 
 
@@ -98,7 +108,10 @@ def test_nothing_saved_is_a_pickle(tmp_path) -> None:
     assert json.loads((folder / "state.json").read_text())["step"] == 1
 
 
-@pytest.mark.parametrize("broken", ["model.json", "optimizer.safetensors", "state.json", "fsync", "rename"])
+BREAKABLE = ["model.json", "optimizer.safetensors", "state.json", "checksums.json", "fsync", "rename"]
+
+
+@pytest.mark.parametrize("broken", BREAKABLE)
 def test_a_save_that_fails_leaves_the_old_one_untouched(tmp_path, monkeypatch, broken: str) -> None:
     state = new_state(steps=1)
     old = save_checkpoint(tmp_path, state, DESCRIPTION)
@@ -121,7 +134,7 @@ def test_a_save_that_fails_leaves_the_old_one_untouched(tmp_path, monkeypatch, b
         )
     with pytest.raises(OSError, match="could not save step 2") as fault:
         save_checkpoint(tmp_path, state, DESCRIPTION)
-    assert fault.value.errno == errno.ENOSPC and f"last good checkpoint: {old}" in str(fault.value)
+    assert fault.value.errno == errno.ENOSPC
     monkeypatch.undo()
     assert content(tmp_path) == before and state.last_checkpoint == old
     assert [path.name for path in (tmp_path / "checkpoints").glob(".*")] == []
@@ -146,6 +159,98 @@ def test_the_newest_are_kept_and_the_best_besides(tmp_path) -> None:
     assert names == ["best", "latest", "step_00000002", "step_00000005", "step_00000006"]
     assert find_checkpoint(tmp_path).name == "step_00000006"
     assert find_checkpoint(tmp_path / "checkpoints" / "best").name == "step_00000002"
+
+
+def test_some_are_kept_for_good(tmp_path) -> None:
+    state = new_state()
+    for state.step in range(1, 8):
+        save_checkpoint(tmp_path, state, DESCRIPTION, keep=1, lasting=lambda step: step % 3 == 0)
+    assert steps_kept(tmp_path) == [3, 6, 7]
+
+
+def test_later_steps_of_a_course_that_was_left_go(tmp_path) -> None:
+    """A run that went back, since its newest checkpoints were damaged, must not keep those instead of good ones."""
+    state = new_state()
+    for state.step in (1, 7, 8, 9, 2):
+        save_checkpoint(tmp_path, state, DESCRIPTION, keep=9, lasting=lambda step: step == 9)
+    assert steps_kept(tmp_path) == [1, 2]
+
+
+def steps_kept(run: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step_")) for path in (run / "checkpoints").glob("step_*"))
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+@pytest.mark.parametrize("damage", ["a bit", "the end", "all"])
+def test_the_one_before_a_damaged_one_is_used_and_that_is_said(tmp_path, name: str, damage: str) -> None:
+    state = new_state(steps=1)
+    good = save_checkpoint(tmp_path, state, DESCRIPTION, best=True)
+    take_step(state)
+    path = save_checkpoint(tmp_path, state, DESCRIPTION) / name
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    changed = {"a bit": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :], "the end": whole[:-1]}
+    path.unlink() if damage == "all" else path.write_bytes(changed[damage])
+    if name == "checksums.json" and damage == "all":
+        assert find_checkpoint(tmp_path, whole=True) == path.parent, "older checkpoints have none"
+        return
+    for way in (tmp_path, tmp_path / "checkpoints" / "latest"):
+        with pytest.warns(UserWarning, match="step_00000002.*(damaged|incomplete).*; step_00000001 is used") as said:
+            assert find_checkpoint(way, whole=True) == good
+        assert len(said) == 1 and "\n" not in str(said[0].message)
+    with pytest.raises((ValueError, FileNotFoundError), match="damaged|incomplete"):
+        find_checkpoint(path.parent, whole=True)
+    assert find_checkpoint(tmp_path / "checkpoints" / "best", whole=True) == good
+
+
+def test_who_needs_the_model_only_is_not_kept_from_it_by_the_optimizer(tmp_path) -> None:
+    folder = save_checkpoint(tmp_path, new_state(steps=1), DESCRIPTION)
+    (folder / "optimizer.safetensors").write_bytes(b"")
+    assert find_checkpoint(tmp_path) == folder
+
+
+def test_nothing_but_damaged_ones_is_an_error_that_names_the_newest(tmp_path) -> None:
+    for step in (1, 2):
+        folder = save_checkpoint(tmp_path, new_state(steps=step), DESCRIPTION)
+        (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="step_00000002/model.safetensors is damaged"):
+        find_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("pointer", [None, "", "step_00000009\n"])
+def test_a_pointer_that_is_lost_or_leads_nowhere_costs_nothing(tmp_path, pointer: str | None) -> None:
+    folder = save_checkpoint(tmp_path, new_state(steps=1), DESCRIPTION)
+    latest = tmp_path / "checkpoints" / "latest"
+    latest.unlink() if pointer is None else latest.write_text(pointer)
+    expected = pytest.warns(UserWarning, match="step_00000009.*incomplete") if pointer else nullcontext()
+    with expected:
+        assert find_checkpoint(tmp_path, whole=True) == folder
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path) -> None:
+    save_checkpoint(tmp_path, new_state(steps=1), DESCRIPTION)
+    before = content(tmp_path)
+    for name in (".step_00000002.partial/model.json", ".step_00000001.old.partial/model.json", ".latest.partial"):
+        path = tmp_path / "checkpoints" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("half")
+    (tmp_path / ".metrics.jsonl.partial").write_text("half")
+    remove_leftovers(tmp_path)
+    assert content(tmp_path) == before
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_a_snapshot_has_memory_of_its_own(tmp_path) -> None:
+    state = new_state(steps=2)
+    state.since_log, state.best = [{"loss": 1.0}], {"top1": 0.5}
+    expected, snapshot = everything(state), take_snapshot(state, DESCRIPTION)
+    state.since_log.append({"loss": 2.0})
+    state.best["top1"] = 0.6
+    take_step(state)
+    loaded = new_state(seed=3)
+    load_checkpoint(write_snapshot(tmp_path, snapshot), loaded)
+    assert_same(everything(loaded), expected)
+    assert (loaded.step, loaded.since_log, loaded.best) == (2, [{"loss": 1.0}], {"top1": 0.5})
 
 
 def test_a_checkpoint_is_found_by_run_folder_or_file(tmp_path) -> None:

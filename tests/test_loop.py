@@ -1,9 +1,6 @@
 """The loop: what a step is, when it is not taken, and when training ends."""
 
-import os
-import signal
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import paddle
@@ -12,7 +9,7 @@ from paddle import nn
 
 from paddlemae.train import loop
 from paddlemae.train.checkpoint import TrainState
-from paddlemae.train.loop import NonFiniteLoss, StepResult, check_precision, fit, stop_on_interrupt
+from paddlemae.train.loop import MOST_DROPPED, NonFiniteLoss, StepResult, check_precision, fit
 
 
 @dataclass
@@ -101,35 +98,82 @@ def test_gradients_do_not_leak_into_the_next_step() -> None:
     assert all(p.grad is None or not p.grad.numpy().any() for p in state.model.parameters())
 
 
+POISONED = Numbers(np.full((2, 3), np.nan, np.float32))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_loss_that_is_not_finite_stops_before_the_step(bad: float) -> None:
+def test_a_step_whose_loss_is_not_finite_is_passed_over(bad: float) -> None:
+    """In the first of two micro-batches: the second one belongs to the step too, and must not become the next one's."""
+    good, poisoned = list(batches(4, 2)), Numbers(np.full((2, 3), bad, np.float32))
+    results: list[StepResult] = []
+    expected, _ = trained(iter(good), 2, 2)
     state = new_state()
-    state.last_checkpoint = Path("runs/mine/checkpoints/step_00000001")
-    after: list[np.ndarray] = []
-    good, poisoned = next(batches(1, 2)), Numbers(np.full((2, 3), bad, np.float32))
-    micro_batches = iter([good, good, good, poisoned])  # the second half of the second step
-    with pytest.raises(NonFiniteLoss) as fault:
-        fit(
-            state,
-            micro_batches,
-            squares,
-            lambda step: 0.03125,
-            total_steps=4,
-            accumulation_steps=2,
-            after_step=[lambda state, result: after.append(weight(state))],
-        )
-    text = str(fault.value)
-    assert (
-        "step 1" in text and "lr 0.0312" in text and "last good checkpoint: runs/mine/checkpoints/step_00000001" in text
+    fit(
+        state,
+        iter([good[0], good[1], poisoned, good[0], good[2], good[3]]),
+        squares,
+        lambda step: 0.5,
+        total_steps=3,
+        accumulation_steps=2,
+        after_step=[lambda state, result: results.append(result)],
     )
-    assert len(after) == 1 and state.step == 1
-    np.testing.assert_array_equal(weight(state), after[0])
-    assert np.isfinite(weight(state)).all()
+    np.testing.assert_array_equal(weight(state), expected)
+    assert [result.dropped for result in results] == [False, True, False]
+    assert (state.step, state.dropped, state.dropped_in_a_row) == (3, 1, 0)
 
 
-def test_a_loss_that_is_not_finite_says_when_there_is_no_checkpoint_yet() -> None:
-    with pytest.raises(NonFiniteLoss, match="last good checkpoint: none yet; try a lower base_lr"):
-        fit(new_state(), iter([Numbers(np.full((1, 3), np.nan, np.float32))]), squares, lambda s: 0.1, total_steps=1)
+@pytest.mark.parametrize("clip_grad", [None, 1.0])
+def test_a_gradient_that_is_not_finite_drops_the_step_whole(clip_grad: float | None) -> None:
+    """A finite loss with an infinite gradient: the square root's at 0."""
+    state, before = new_state(), weight(new_state())
+
+    def loss_fn(model: nn.Layer, batch: Numbers) -> paddle.Tensor:
+        return squares(model, batch) + (model.weight * 0).sqrt().sum()
+
+    fit(state, batches(1, 2), loss_fn, lambda step: 0.5, total_steps=1, clip_grad=clip_grad)
+    np.testing.assert_array_equal(weight(state), before)
+    assert state.dropped == 1 and state.step == 1
+
+
+def test_what_a_dropped_forward_pass_changed_comes_back() -> None:
+    """Running statistics follow every batch, bad ones too."""
+    state = new_state()
+    state.model.register_buffer("running", paddle.zeros([3]))
+
+    def loss_fn(model: nn.Layer, batch: Numbers) -> paddle.Tensor:
+        model.running.add_(paddle.to_tensor(batch.images).mean(axis=0))
+        return squares(model, batch)
+
+    fit(state, iter([POISONED]), loss_fn, lambda step: 0.5, total_steps=1)
+    assert state.model.running.numpy().tolist() == [0, 0, 0]
+
+
+def test_bad_steps_in_a_row_end_the_training() -> None:
+    state, good = new_state(), next(batches(1, 2))
+    stream = iter([POISONED, POISONED, good, *[POISONED] * MOST_DROPPED, good])
+    with pytest.raises(NonFiniteLoss, match=r"in 3 steps in a row, the last one step 5 .lr 0.0312."):
+        fit(state, stream, squares, lambda step: 0.03125, total_steps=9)
+    assert np.isfinite(weight(state)).all() and state.dropped == 5
+
+
+def test_steps_to_pass_over_are_not_computed() -> None:
+    state, seen = new_state(), []
+    state.passed_over = {1}
+    fit(state, batches(3, 2), lambda m, b: seen.append(1) or squares(m, b), lambda step: 0.1, total_steps=3)
+    assert len(seen) == 2 and state.dropped == 1
+
+
+def test_the_norm_is_of_the_whole_gradient_before_clipping() -> None:
+    norms = []
+    for clip_grad in (None, 0.05):
+        results: list[StepResult] = []
+        hooks = [lambda state, result, results=results: results.append(result)]
+        fit(new_state(), batches(1, 8), squares, lambda s: 0.1, total_steps=1, clip_grad=clip_grad, after_step=hooks)
+        norms.append(results[0].grad_norm)
+    model = new_state().model
+    squares(model, next(batches(1, 8))).backward()
+    expected = float(np.sqrt(sum(np.square(one.grad.numpy()).sum() for one in model.parameters())))
+    assert norms == [pytest.approx(expected, rel=1e-5)] * 2
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -158,32 +202,6 @@ def test_training_ends_between_two_steps_when_asked() -> None:
         should_stop=lambda: len(taken) == 2,
     )
     assert taken == [1, 2] and state.step == 2
-
-
-def test_the_first_ctrl_c_is_a_flag_and_the_second_interrupts() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with stop_on_interrupt() as asked:
-        assert not asked.is_set()
-        os.kill(os.getpid(), signal.SIGINT)
-        assert asked.is_set()
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_training_outside_the_main_thread_leaves_signals_alone() -> None:
-    import threading
-
-    seen = []
-
-    def elsewhere() -> None:
-        with stop_on_interrupt() as asked:
-            seen.append((asked.is_set(), signal.getsignal(signal.SIGINT)))
-
-    thread = threading.Thread(target=elsewhere)
-    thread.start()
-    thread.join()
-    assert seen == [(False, signal.getsignal(signal.SIGINT))]
 
 
 def test_the_model_is_in_training_mode() -> None:

@@ -16,7 +16,8 @@ from paddlemae.tasks import session
 from paddlemae.tasks.models import parameter_count
 from paddlemae.tasks.pretrain import batch_mask, dry_run, memory_estimate, prepare, pretrain
 from paddlemae.tasks.start import Start
-from paddlemae.weights.store import read_description
+from paddlemae.train.checkpoint import find_checkpoint
+from paddlemae.weights.store import read_description, read_tensors
 
 
 def batch(indices: list[int], epochs: list[int]) -> Batch:
@@ -139,18 +140,49 @@ def test_overwriting_is_decided_after_everything_else(tmp_path, tiny, photos) ->
     assert len(list(read_metrics(out))) == 3
 
 
-def test_a_loss_that_is_not_finite_leaves_the_checkpoints(tmp_path, tiny, photos, monkeypatch) -> None:
+def poisoned(monkeypatch, *batches: int) -> None:
+    """Batches, counted from 1, whose pixels are not numbers."""
     normalise, calls = task.to_input, []
 
-    def poisoned(*arguments):
+    def to_input(*arguments):
         calls.append(arguments)
-        return normalise(*arguments) * (float("nan") if len(calls) == 3 else 1.0)
+        return normalise(*arguments) * (float("nan") if len(calls) in batches else 1.0)
 
-    monkeypatch.setattr(task, "to_input", poisoned)
-    recipe = load_recipe("pretrain", None, [*tiny, f"data={photos}", "checkpoint_every=0.5"])
-    with pytest.raises(FloatingPointError, match="the loss became nan at step 2 .*checkpoint: .*step_00000002"):
+    monkeypatch.setattr(task, "to_input", to_input)
+
+
+def test_losses_that_are_not_finite_end_the_run_on_its_last_good_checkpoint(tmp_path, tiny, photos, monkeypatch):
+    poisoned(monkeypatch, 3, 4, 5)
+    recipe = load_recipe("pretrain", None, [*tiny, f"data={photos}", "checkpoint_every=0.5", "steps=9"])
+    with pytest.raises(FloatingPointError, match="in 3 steps in a row.*checkpoint: .*step_00000004; start a new run"):
         pretrain(recipe, Start(tmp_path / "run", quiet=True))
-    assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step_00000002\n"
+    assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step_00000004\n"
+    saved = read_tensors(find_checkpoint(tmp_path / "run", whole=True))
+    assert all(np.isfinite(tensor).all() for tensor in saved.values())
+
+
+def test_a_dropped_step_is_counted_and_left_out_of_the_means(tmp_path, tiny, photos, monkeypatch) -> None:
+    poisoned(monkeypatch, 2)
+    recipe = load_recipe("pretrain", None, [*tiny, f"data={photos}", "steps=4"])
+    lines = list(read_metrics(pretrain(recipe, Start(tmp_path / "run", quiet=True))))
+    assert [line["dropped"] for line in lines] == [0, 1, 1, 1]
+    assert ["loss" in line and line["grad_norm"] > 0 for line in lines if line["step"] != 2] == [True] * 3
+    assert "loss" not in lines[1] and "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_a_spike_is_logged_and_said(tmp_path, tiny, photos, monkeypatch, capsys) -> None:
+    loss_function, calls = task.loss_function, []
+
+    def spiking(*arguments):
+        loss_fn = loss_function(*arguments)
+        return lambda *parts: calls.append(1) or loss_fn(*parts) * (9.0 if len(calls) == 3 else 1.0)
+
+    monkeypatch.setattr(task, "loss_function", spiking)
+    recipe = load_recipe("pretrain", None, [*tiny, f"data={photos}", "steps=4"])
+    lines = list(read_metrics(pretrain(recipe, Start(tmp_path / "run", quiet=True))))
+    spikes = [line for line in lines if "spike" in line]
+    assert [line["step"] for line in spikes] == [3] and spikes[0]["spike"] > 3 * spikes[0]["usual_loss"]
+    assert "at step 3, where" in capsys.readouterr().err
 
 
 def test_the_loop_gets_the_recipes_settings(tmp_path, tiny, photos, monkeypatch) -> None:

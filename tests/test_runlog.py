@@ -126,7 +126,7 @@ def test_a_full_disk_is_said_with_the_way_on(run, monkeypatch) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(OSError, match="could not log step 2 .No space left.*--resume.*metrics.jsonl"):
+    with pytest.raises(OSError, match="could not log step 2 .No space left on device.*metrics.jsonl"):
         log_metrics(run, 2, 1.0, 2.0)
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError):

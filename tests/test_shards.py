@@ -10,7 +10,7 @@ from paddlemae.data.batches import Batch
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import random_mask
 from paddlemae.train.checkpoint import TrainState
-from paddlemae.train.loop import NonFiniteLoss, fit
+from paddlemae.train.loop import TornStep, fit
 from paddlemae.train.optim import adamw
 from paddlemae.train.shards import replica_of, sharded, slices_of, worthwhile_replicas
 
@@ -118,10 +118,53 @@ def test_a_loss_that_is_not_finite_updates_nothing_and_leaves_no_gradient() -> N
         loss = loss_fn(network, batch)
         return loss * float("nan") if 5 in batch.indices else loss
 
-    with pytest.raises(NonFiniteLoss, match="step 0"):
-        fit(TrainState(model, adamw(model)), iter([batch(6)]), broken, lambda step: 1e-3, total_steps=1, threads=2)
+    state = TrainState(model, adamw(model))
+    fit(state, iter([batch(6)]), broken, lambda step: 1e-3, total_steps=1, threads=2)
+    assert state.dropped == 1
     assert all((one == two.numpy()).all() for one, two in zip(before, model.parameters()))
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def square_root_at_nothing(network, batch: Batch) -> paddle.Tensor:
+    """A finite loss whose gradient is not: at the first weights only, after all others were updated."""
+    return loss_fn(network, batch) + (network.cls_token * 0).sqrt().sum()
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_a_gradient_that_is_not_finite_is_a_torn_step(accumulation_steps: int) -> None:
+    model = autoencoder()
+    state = TrainState(model, adamw(model))
+    settings = dict(total_steps=1, threads=2, accumulation_steps=accumulation_steps)
+    with pytest.raises(TornStep) as torn:
+        fit(state, (batch(6) for _ in range(9)), square_root_at_nothing, lambda step: 1e-3, **settings)
+    assert torn.value.step == state.step == 0
+
+
+def test_with_clipping_no_weight_is_updated_before_the_whole_gradient_is_known() -> None:
+    model = autoencoder()
+    state, before = TrainState(model, adamw(model)), [parameter.numpy().copy() for parameter in model.parameters()]
+    settings = dict(total_steps=1, threads=2, clip_grad=1.0)
+    fit(state, iter([batch(6)]), square_root_at_nothing, lambda step: 1e-3, **settings)
+    assert state.dropped == 1 and all((one == two.numpy()).all() for one, two in zip(before, model.parameters()))
+
+
+def test_the_norm_is_that_of_whole_batches() -> None:
+    norms = []
+    for settings in ({"threads": 2}, {"threads": 2, "clip_grad": 1e9}, {"threads": None}):
+        model = autoencoder()
+        hooks = [lambda state, result: norms.append(result.grad_norm)]
+        stream = (batch(6, seed) for seed in range(9))
+        fit(
+            TrainState(model, adamw(model)),
+            stream,
+            loss_fn,
+            lambda step: 1e-3,
+            total_steps=1,
+            accumulation_steps=2,
+            after_step=hooks,
+            **settings,
+        )
+    np.testing.assert_allclose(norms, norms[-1], rtol=CLOSE)
 
 
 def test_an_error_in_a_thread_reaches_the_caller() -> None:

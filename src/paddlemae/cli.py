@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from paddlemae.train.stopping import REQUEUE_STATUS, Preempted
+
 PACKAGE = Path(__file__).parent
 USER_ERRORS = (ValueError, OSError, ModuleNotFoundError, FloatingPointError, RuntimeError)
 
@@ -381,10 +383,13 @@ def _print_plan(built, plan: dict[str, str]) -> None:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line and exit status 2, Ctrl-C is 130."""
+    """Run the command line; a user's mistake is one line and exit status 2, Ctrl-C 130, a run that was preempted 75."""
     warnings.showwarning = _one_line
     try:
         app(standalone_mode=True)
+    except Preempted as end:
+        print(f"paddlemae: {end}", file=sys.stderr)
+        sys.exit(REQUEUE_STATUS)
     except (KeyboardInterrupt, SystemExit) as end:
         stop = _interrupt(end)
         if stop is None:

@@ -150,7 +150,9 @@ class Training(BaseModel):
     max_bad_images: ShareOrNone = MAX_BAD_IMAGES  # share, rounded up, of images that may be unreadable
     log_every: Positive = 10  # steps
     checkpoint_every: PositiveFloat = 10  # epochs
-    keep_checkpoints: Positive = 2
+    keep_checkpoints: Positive = 2  # the newest; the best one is kept besides
+    keep_every: PositiveFloat | None = None  # epochs; the checkpoints of these are written and kept for good
+    max_hours: PositiveFloat | None = None  # of one session; then the run is saved and ends with exit status 75
 
     @model_validator(mode="after")
     def _check(self):

@@ -85,7 +85,7 @@ class _Worker:
         self.pipe, its_end = context.Pipe()
         self.process = context.Process(target=_work, args=(make, its_end), daemon=True)
         try:
-            with _ctrl_c_blocked():
+            with _stop_signals_blocked():
                 self.process.start()
         except BrokenPipeError:  # it died before it knew its work; the pipe tells so too
             pass
@@ -189,25 +189,30 @@ def _ended_by(exitcode: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _ctrl_c_blocked() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal, but answering it is the parent's.
+def _stop_signals_blocked() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal, a scheduler's signals every one of a job; the parent answers them.
 
     Workers inherit the block from the parent that starts them: it covers them until they ignore the
-    signal themselves. A Ctrl-C meanwhile waits for the parent's block to end.
+    signals themselves. One that comes meanwhile waits for the parent's block to end.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _stop_signals())
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _stop_signals() -> set[signal.Signals]:
+    return {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)}
+
+
 def _work(make: Callable[[Any], Any], pipe: Connection) -> None:
     """What a worker process does until its pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _stop_signals():
+        signal.signal(number, signal.SIG_IGN)
     keep_freed_memory()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):  # the parent has closed it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -63,7 +64,9 @@ def check_folder(
     is_run = (folder / marker).exists()
     if resume and not is_run:
         raise ValueError(f"{folder} holds no run to resume; leave --resume out to start one there")
-    if folder.is_dir() and any(folder.iterdir()) and not resume:
+    # what a run has that was killed before it had its recipe
+    beginning = {ENVIRONMENT_FILE, f".{ENVIRONMENT_FILE}.partial", f".{marker}.partial"}
+    if folder.is_dir() and {path.name for path in folder.iterdir()} - beginning and not resume:
         if not is_run:
             raise ValueError(f"{folder} is not empty and holds no run; choose another folder with --out")
         if not overwrite:
@@ -92,8 +95,17 @@ def open_run(
     """Make a run folder, or take over one that is there; arguments and errors are those of `check_folder`."""
     check_folder(folder, resume=resume, overwrite=overwrite, marker=marker, entries=entries)
     if overwrite and folder.exists():
-        shutil.rmtree(folder)
+        _empty(folder, last=folder / marker)
     folder.mkdir(parents=True, exist_ok=True)
+
+
+def _empty(folder: Path, last: Path) -> None:
+    """Remove all that is in a folder, what marks it as a run's last: a kill leaves what can be overwritten again."""
+    for path in sorted(folder.iterdir(), key=last.is_relative_to):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def write_environment(folder: Path) -> None:
@@ -114,7 +126,23 @@ def write_environment(folder: Path) -> None:
         "processor": platform.processor() or platform.machine(),
         "cpus": os.cpu_count(),
     }
-    (folder / ENVIRONMENT_FILE).write_text(json.dumps(content, indent=2) + "\n")
+    replace_text(folder / ENVIRONMENT_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def mark_finished(folder: Path) -> None:
+    """Note that the run has done all it was to do."""
+    path = folder / ENVIRONMENT_FILE
+    content = json.loads(path.read_text()) if path.exists() else {}
+    replace_text(path, json.dumps({**content, "finished": now()}, indent=2) + "\n")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has done all it was to do."""
+    path = folder / ENVIRONMENT_FILE
+    try:
+        return "finished" in json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
 
 
 def command_line() -> list[str]:
@@ -132,6 +160,12 @@ def log_result(folder: Path, results: Iterable[dict[str, Any]]) -> None:
     made = {"command": command_line(), "at": now(), "commit": commit()}
     with (folder / RESULTS_FILE).open("a") as file:
         file.writelines(json.dumps({**result, **made}) + "\n" for result in results)
+
+
+def is_logged(folder: Path, result: dict[str, Any]) -> bool:
+    """Whether `results.jsonl` holds this evaluation, whenever it was made."""
+    lines, _ = read_lines(folder / RESULTS_FILE, needs="task")
+    return any(result.items() <= line.items() for line in lines)
 
 
 def commit() -> str | None:
@@ -155,13 +189,15 @@ def commit() -> str | None:
 def log_metrics(folder: Path, step: int, epoch: float, seconds: float, **values: float) -> None:
     """Append one line to `metrics.jsonl`: step, epoch, seconds since the start of training, name -> value."""
     line = {"step": step, "epoch": round(epoch, 4), "seconds": round(seconds, 3), **values}
+    path = folder / METRICS_FILE
+    size = path.stat().st_size if path.exists() else 0
     try:
-        with (folder / METRICS_FILE).open("a") as file:
+        with path.open("a") as file:
             file.write(json.dumps(line) + "\n")
     except OSError as fault:
-        path = str(folder / METRICS_FILE)
-        text = f"could not log step {step} ({fault.strerror}); make room and go on with --resume"
-        raise OSError(fault.errno, text, path) from fault
+        with contextlib.suppress(OSError):
+            os.truncate(path, size)  # half a line would spoil the next one
+        raise OSError(fault.errno, f"could not log step {step} ({fault.strerror})", str(path)) from fault
 
 
 def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
@@ -192,7 +228,7 @@ def read_lines(path: Path, needs: str) -> tuple[list[dict[str, Any]], list[int]]
 def forget_metrics_after(folder: Path, step: int) -> None:
     """Drop the lines of steps that a resumed run will take again."""
     kept = [line for line in read_metrics(folder) if line["step"] <= step]
-    _replace(folder / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in kept))
+    replace_text(folder / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def log_skipped(folder: Path, step: int, path: str, reason: str) -> None:
@@ -214,15 +250,16 @@ def read_skipped(folder: Path) -> Iterator[dict[str, Any]]:
 
 def write_skipped(folder: Path, lines: Iterable[dict[str, Any]]) -> None:
     """Replace `skipped.jsonl`."""
-    _replace(folder / SKIPPED_FILE, "".join(json.dumps(line) + "\n" for line in lines))
+    replace_text(folder / SKIPPED_FILE, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def write_recipe(folder: Path, text: str) -> None:
     """Write the resolved recipe; on a full disk the one before stays."""
-    _replace(folder / RECIPE_FILE, text)
+    replace_text(folder / RECIPE_FILE, text)
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     beside = path.with_name(f".{path.name}.partial")
     beside.write_text(text)
     os.replace(beside, path)

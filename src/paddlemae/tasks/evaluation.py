@@ -16,7 +16,15 @@ from paddlemae.data.augment import View
 from paddlemae.data.sources import Source
 from paddlemae.recipe import FinetuneRecipe, ProbeRecipe
 from paddlemae.report.figures import draw_confusion, draw_curves
-from paddlemae.report.runlog import FIGURES, RESULT_FILE, log_result, read_metrics
+from paddlemae.report.runlog import (
+    FIGURES,
+    RESULT_FILE,
+    is_logged,
+    log_result,
+    mark_finished,
+    read_metrics,
+    replace_text,
+)
 from paddlemae.tasks.gallery import Mistake, show_mistakes
 from paddlemae.tasks.start import Start, origin_of
 from paddlemae.train.checkpoint import TrainState
@@ -126,8 +134,7 @@ def finish(
         "eval": held_out.name,
         "protocol": {**protocol, "steps": state.step, "seed": recipe.training.seed},
     }
-    (start.out / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n")
-    log_result(start.out, [logged])
+    replace_text(start.out / RESULT_FILE, json.dumps(result, indent=2) + "\n")
     title = f"{TITLES[recipe.task]}, {state.step} steps"
     show_mistakes(start.out, held_out, view, last.confusion, last.mistakes, title)
     figures = start.out / FIGURES
@@ -139,7 +146,12 @@ def finish(
         f"{result['best_top1']:.2%} at step {result['best_step']} (chosen on these same images); "
         f"see {figures / 'confusion.png'}"
     )
+    lines = [(start.out, logged)]
     if origin := origin_of(beside or recipe.init):
         where = {"checkpoint": origin.checkpoint.name, "run": os.path.relpath(start.out, origin.run)}
-        log_result(origin.run, [{**logged, **where}])
+        lines.append((origin.run, {**logged, **where}))
+    for folder, line in lines:
+        if not is_logged(folder, line):  # by a session that was killed right after
+            log_result(folder, [line])
+    mark_finished(start.out)
     return result

@@ -39,7 +39,7 @@ from paddlemae.tasks.models import (
 from paddlemae.tasks.plan import block_numbers, schedule_plan, step_bytes
 from paddlemae.tasks.session import Course, run_training, training_batches
 from paddlemae.tasks.skipped import SkippedImages, open_skipped
-from paddlemae.tasks.start import Start, check_start, enter_run, own_checkpoint
+from paddlemae.tasks.start import Start, check_start, enter_run
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.ema import Ema
 from paddlemae.train.loop import check_precision
@@ -60,10 +60,10 @@ def finetune(recipe: FinetuneRecipe, start: Start, *, beside: str | None = None)
         the result, as in `result.json`: top-1 and top-5 of the last step in [0, 1], the best top-1 and its step.
     Raises:
         ValueError, FileNotFoundError: a recipe, data, checkpoint or folder that can't be used; nothing is written.
-        KeyboardInterrupt, NonFiniteLoss, OSError: training ended early; the text says what was kept.
+        KeyboardInterrupt, Preempted, NonFiniteLoss, OSError: training ended early; the text says what was kept.
     """
-    check_start(start, recipe, recipe.init)
-    parts = prepare(recipe, own_checkpoint(start))
+    start = check_start(start, recipe, recipe.init)
+    parts = prepare(recipe, start.checkpoint)
     training, model = recipe.training, parts.model
     optimizer = adamw(
         model,
@@ -80,11 +80,13 @@ def finetune(recipe: FinetuneRecipe, start: Start, *, beside: str | None = None)
     )
     listed = open_skipped(start, state)
     skipped, held_out_skipped = (listed.of(part, training.max_bad_images) for part in (parts.train, parts.held_out))
-    batches = training_batches(parts.train, parts.view, training, state, skipped, start)
-    if mixing := Mixing(recipe.mixup, recipe.cutmix, recipe.cutmix_probability):
-        batches = mixed_batches(batches, mixing, training.seed)
+    mixing = Mixing(recipe.mixup, recipe.cutmix, recipe.cutmix_probability)
     loss_fn = loss_function(recipe, parts.description)
     last: Evaluation | None = None
+
+    def batches():
+        plain = training_batches(parts.train, parts.view, training, state, skipped, start)
+        return mixed_batches(plain, mixing, training.seed) if mixing else plain
 
     def evaluation() -> Evaluation:
         with state.averaged():

@@ -5,6 +5,7 @@ Shapes: B or N images, D features, k neighbours.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,10 @@ class Snapshots:
 
     def __call__(self, state: TrainState, result: Any) -> None:
         if state.step in self.steps:
-            self.take(state.step)
+            try:
+                self.take(state.step)
+            except OSError as fault:  # a full disk: training is worth more than a picture
+                warnings.warn(f"the reconstruction of step {state.step} is left out: {fault}", stacklevel=2)
 
     def take(self, step: int) -> None:
         """Add the reconstruction after `step` steps; later ones, of a run that is being resumed, will come again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from paddlemae.model.masking import Mask, draw_mask, draw_predicted, grid_mask, 
 from paddlemae.model.vit import patch_grid
 from paddlemae.recipe import PretrainRecipe
 from paddlemae.report.figures import draw_curves
-from paddlemae.report.runlog import FIGURES, read_metrics
+from paddlemae.report.runlog import FIGURES, mark_finished, read_metrics
 from paddlemae.tasks.footprint import memory_plan
 from paddlemae.tasks.gallery import Snapshots, fixed_images, show_attention
 from paddlemae.tasks.models import (
@@ -51,9 +52,9 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
         the run folder.
     Raises:
         ValueError, FileNotFoundError: a recipe, data or folder that can't be used; nothing is written then.
-        KeyboardInterrupt, NonFiniteLoss, OSError: training ended early; the text says what was kept.
+        KeyboardInterrupt, Preempted, NonFiniteLoss, OSError: training ended early; the text says what was kept.
     """
-    check_start(start, recipe)
+    start = check_start(start, recipe)
     parts = prepare(recipe)
     model = parts.model
     training = recipe.training
@@ -69,7 +70,7 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
     snapshots = snapshots_of(start.out, model, parts, recipe, course)
     if not state.step:
         snapshots.take(0)
-    batches = training_batches(parts.source, parts.view, training, state, skipped, start)
+    batches = partial(training_batches, parts.source, parts.view, training, state, skipped, start)
     loss_fn = loss_function(recipe, parts.description)
     run_training(start, course, state, parts.description, batches, loss_fn, hooks=[snapshots])
     figures = start.out / FIGURES
@@ -81,6 +82,7 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
     )
     draw(figures / "reconstruction.png", model, parts.description, snapshots.images_u8, snapshots.mask)
     show_attention(start.out, model, parts.description, snapshots.images_u8)
+    mark_finished(start.out)
     start.say(f"done: {start.out}; see {figures / 'reconstruction.png'}")
     return start.out
 

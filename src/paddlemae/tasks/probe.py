@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import paddle
@@ -42,9 +43,9 @@ def probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
         the result, as in `result.json`: top-1 and top-5 of the last step in [0, 1], the best top-1 and its step.
     Raises:
         ValueError, FileNotFoundError: a recipe, data, checkpoint or folder that can't be used; nothing is written.
-        KeyboardInterrupt, NonFiniteLoss, OSError: training ended early; the text says what was kept.
+        KeyboardInterrupt, Preempted, NonFiniteLoss, OSError: training ended early; the text says what was kept.
     """
-    check_start(start, recipe, recipe.init)
+    start = check_start(start, recipe, recipe.init)
     parts = prepare(recipe)
     training, head = recipe.training, parts.head
     optimizer = Lars(head.parameters(), momentum=recipe.momentum, weight_decay=training.weight_decay)
@@ -64,11 +65,11 @@ def probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
     if recipe.cached:
         table = labelled_features(*encoder, parts.train, parts.kind, on_skip=skipped, **settings)
         num_train = len(table.labels)
-        batches = cached_batches(table, recipe, state)
+        batches = partial(cached_batches, table, recipe, state)
         loss_fn = loss_function(None)
     else:
         num_train = len(parts.train)
-        batches = training_batches(parts.train, parts.view, training, state, skipped, start)
+        batches = partial(training_batches, parts.train, parts.view, training, state, skipped, start)
         loss_fn = loss_function(parts.forward)
     last: Evaluation | None = None
 

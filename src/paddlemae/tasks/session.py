@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,15 +22,19 @@ from paddlemae.data.packed import occupied, pack
 from paddlemae.data.sources import Source
 from paddlemae.recipe import Training
 from paddlemae.report.progress import progress
-from paddlemae.report.runlog import SKIPPED_FILE, log_metrics
+from paddlemae.report.runlog import SKIPPED_FILE, forget_metrics_after, log_metrics
 from paddlemae.tasks.skipped import SkippedImages
 from paddlemae.tasks.start import Start
-from paddlemae.train.checkpoint import TrainState, save_checkpoint, step_name
-from paddlemae.train.loop import StepResult, fit, stop_on_interrupt
+from paddlemae.train.checkpoint import TrainState, find_checkpoint, load_checkpoint
+from paddlemae.train.guard import is_spike
+from paddlemae.train.loop import NonFiniteLoss, StepResult, TornStep, fit
 from paddlemae.train.optim import lr_at, peak_lr
+from paddlemae.train.saver import Saver
 from paddlemae.train.shards import worthwhile_replicas
+from paddlemae.train.stopping import CTRL_C, Preempted, Stop, stop_on_signals
 from paddlemae.weights.store import Description
 
+SHOWN_SPIKES = 5
 WAITING_TO_MEND = 0.03  # share of the time; a run that waits longer for data is told what helps
 
 AfterStep = Callable[[TrainState, StepResult], None]
@@ -117,6 +123,10 @@ class Course:
         every_steps = max(1, round(every_epochs * self.num_images / self.training.effective_batch_size))
         return step >= self.total_steps or step % every_steps == 0
 
+    def is_lasting(self, step: int) -> bool:
+        """Whether the checkpoint after this step is kept for good."""
+        return self.training.keep_every is not None and self.is_due(step, self.training.keep_every)
+
     def lr(self, step: int) -> float:
         return lr_at(
             step,
@@ -127,12 +137,15 @@ class Course:
         )
 
 
+Batches = Callable[[], Generator[Batch, None, None]]
+
+
 def run_training(
     start: Start,
     course: Course,
     state: TrainState,
     description: Description,
-    batches: Generator[Batch, None, None],
+    batches: Batches,
     loss_fn: Callable[[nn.Layer, Batch], paddle.Tensor],
     sharing: dict[str, Any] | None = None,
     in_memory: bool = False,
@@ -141,45 +154,118 @@ def run_training(
     """Fit `state` to the end of the course, writing metrics and checkpoints into the run folder.
 
     Args:
-        batches: micro-batches from `state.step` on; closed at the end.
+        batches: gives the micro-batches from `state.step` on; asked again if the run goes back to a checkpoint.
         sharing: `fit`'s settings of CPU threads; None is what suits the model, see `cpu_sharing`.
         in_memory: whether nothing is read, so that no word need be said of waiting for data.
         hooks: called after each step, before it is logged and saved.
     Raises:
-        KeyboardInterrupt: after Ctrl-C, once the state is saved; its text says where.
+        KeyboardInterrupt, Preempted: after Ctrl-C, or another signal or `max_hours`, once the state is saved; the text
+            says where.
         DataFault: the images can't be read any more; the state is saved too.
-        NonFiniteLoss, OSError: as `fit` and `save_checkpoint` raise them.
+        NonFiniteLoss, OSError: as `fit` and `Saver` raise them.
     """
     training, total = course.training, course.total_steps
-    spent = Spent()
-    label = f"{course.task} {start.out.name}"
-    with progress(label, total, state.step, not start.quiet) as show, stop_on_interrupt() as stop:
-        try:
-            fit(
-                state,
-                batches,
-                loss_fn,
-                course.lr,
-                total_steps=total,
-                **(cpu_sharing(state.model, training) if sharing is None else sharing),
-                accumulation_steps=training.accumulation_steps,
-                precision=training.precision,
-                clip_grad=training.clip_grad,
-                after_step=[spent, *hooks, _logger(start, course, show), _saver(start, course, description)],
-                should_stop=stop.is_set,
-            )
-        except DataFault as fault:
-            kept = _keep(start, course, state, description)
-            raise DataFault(f"{fault}; kept {kept}; {_go_on(start, course)}") from fault
-        finally:
-            batches.close()
+    spent, record = Spent(), Record(start.out)
+    label, seconds = f"{course.task} {start.out.name}", training.max_hours and 3600 * training.max_hours
+    saver = Saver(
+        start.out,
+        state,
+        description,
+        keep=training.keep_checkpoints,
+        lasting=course.is_lasting,
+        before=record.flush,
+    )
+    stream = batches()  # before the bar: packing a cache shows one of its own
+    with progress(label, total, state.step, not start.quiet) as show, stop_on_signals(seconds) as stop, saver:
+        settings = dict(
+            total_steps=total,
+            **(cpu_sharing(state.model, training) if sharing is None else sharing),
+            accumulation_steps=training.accumulation_steps,
+            precision=training.precision,
+            clip_grad=training.clip_grad,
+            after_step=[
+                spent,
+                *hooks,
+                _spike_watch(course, record),
+                _logger(course, record, show),
+                _saving(course, record, saver),
+            ],
+            should_stop=stop.is_set,
+        )
+        while True:
+            try:
+                with closing(stream):
+                    fit(state, stream, loss_fn, course.lr, **settings)
+                break
+            except TornStep as torn:
+                _go_back(start, state, saver, record, torn)
+                stream = batches()
+            except DataFault as fault:
+                saver.finish()
+                raise DataFault(f"{fault}; {_ways_on(start, course, state)}") from fault
+            except NonFiniteLoss as fault:
+                saver.wait()
+                raise NonFiniteLoss(f"{fault}; {_what_helps(state)}") from fault
+        saver.finish()
+        record.flush()
         if state.skipped:
             times = f"{state.skipped} times an image could not be read and was left out"
             start.say(f"{times}; see {start.out / SKIPPED_FILE}")
         if spent.seconds and not in_memory:
             start.say(waiting_text(spent, training))
         if state.step < total:
-            _stop(start, course, state, description)
+            _end_early(start, course, state, stop)
+
+
+def _go_back(start: Start, state: TrainState, saver: Saver, record: Record, torn: TornStep) -> None:
+    """Load the last checkpoint and pass over the step that broke: as if it had been dropped when it was there."""
+    saver.wait()
+    if state.last_checkpoint is None:
+        raise NonFiniteLoss(f"{torn}; {_what_helps(state)}") from torn
+    passed_over = {*state.passed_over, torn.step}
+    load_checkpoint(find_checkpoint(start.out, whole=True), state)
+    state.passed_over = passed_over
+    record.forget_after(state.step)
+    print(f"{torn}; went back to step {state.step}, to leave it out", file=sys.stderr)
+
+
+def _what_helps(state: TrainState) -> str:
+    return (
+        f"last good checkpoint: {state.last_checkpoint or 'none yet'}; start a new run with a lower base_lr, a longer "
+        "warmup or clip_grad=1"
+    )
+
+
+@dataclass
+class Record:
+    """Metrics on their way to the run folder; lines that a full disk refuses wait for the next try."""
+
+    folder: Path
+    waiting: list[tuple[tuple, dict]] = field(default_factory=list)
+
+    def __call__(self, step: int, epoch: float, seconds: float, **values: float) -> None:
+        self.waiting.append(((step, epoch, seconds), values))
+        try:
+            self.flush()
+        except OSError as fault:
+            if len(self.waiting) == 1:
+                warnings.warn(f"{fault.strerror}; kept in memory until the next try", stacklevel=2)
+
+    def flush(self) -> None:
+        """Write what waits.
+
+        Raises:
+            OSError: no space or no permission.
+        """
+        while self.waiting:
+            line, values = self.waiting[0]
+            log_metrics(self.folder, *line, **values)
+            self.waiting.pop(0)
+
+    def forget_after(self, step: int) -> None:
+        """Drop the lines of steps that are taken again."""
+        self.waiting = [(line, values) for line, values in self.waiting if line[0] <= step]
+        forget_metrics_after(self.folder, step)
 
 
 def cpu_sharing(model, training: Training) -> dict[str, Any]:
@@ -214,63 +300,77 @@ def waiting_text(spent: Spent, training: Training) -> str:
     return f"{text}; a longer run gains by {', '.join(ways)}"
 
 
-def _logger(start: Start, course: Course, show: Callable[[int, str], None]) -> AfterStep:
+def _spike_watch(course: Course, record: Record) -> AfterStep:
+    """Logs losses far above the usual, and names the first few."""
+    shown: list[int] = []
+
+    def watch(state: TrainState, result: StepResult) -> None:
+        usual = state.usual_loss
+        if result.dropped or not is_spike(state, result.loss) or usual is None:
+            return
+        record(state.step, course.epoch(state.step), state.seconds, spike=result.loss, usual_loss=usual)
+        shown.append(state.step)
+        if len(shown) <= SHOWN_SPIKES:
+            print(f"loss {result.loss:.4g} at step {state.step}, where {usual:.4g} was usual", file=sys.stderr)
+
+    return watch
+
+
+def _logger(course: Course, record: Record, show: Callable[[int, str], None]) -> AfterStep:
     """Logs the mean loss, speed and share of time waiting for data of every `log_every` steps."""
-    since_log: list[StepResult] = []
 
     def log(state: TrainState, result: StepResult) -> None:
-        since_log.append(result)
+        state.since_log.append({name: value for name, value in asdict(result).items() if math.isfinite(value)})
         if state.step % course.training.log_every and state.step < course.total_steps:
             return
-        loss = math.fsum(one.loss for one in since_log) / len(since_log)
-        seconds = sum(one.seconds for one in since_log)
-        speed, waiting = (sum(part) / seconds for part in zip(*((one.images, one.waiting) for one in since_log)))
-        since_log.clear()
+        taken = [one for one in state.since_log if not one["dropped"]]
+        means = {name: math.fsum(one[name] for one in taken) / len(taken) for name in ("loss", "grad_norm") if taken}
+        seconds = sum(one["seconds"] for one in state.since_log)
+        speed, waiting = (sum(one[name] for one in state.since_log) / seconds for name in ("images", "waiting"))
+        state.since_log = []
         values = dict(
-            loss=loss,
+            **means,
             lr=result.lr,
             images_per_second=round(speed, 2),
             waiting=round(waiting, 4),
             skipped=state.skipped,
+            dropped=state.dropped,
         )
         if memory := device.used_memory():
             values["memory_gb"] = round(memory / 1e9, 3)
-        log_metrics(start.out, state.step, course.epoch(state.step), state.seconds, **values)
+        record(state.step, course.epoch(state.step), state.seconds, **values)
+        loss = means.get("loss", math.nan)
         show(state.step, f"loss {loss:.4f}  lr {result.lr:.2e}  {speed:.0f} images/s  {waiting:.1%} waiting")
 
     return log
 
 
-def _saver(start: Start, course: Course, description: Description) -> AfterStep:
+def _saving(course: Course, record: Record, saver: Saver) -> AfterStep:
     """Evaluates and saves when that is due; a new best is saved at once."""
 
     def evaluate_and_save(state: TrainState, result: StepResult) -> None:
+        saver.look()
         is_best = False
         if course.evaluate and course.is_due(state.step, course.evaluate_every):
             values = course.evaluate(state)
-            log_metrics(start.out, state.step, course.epoch(state.step), state.seconds, **values)
+            record(state.step, course.epoch(state.step), state.seconds, **values)
             if course.best_by and values[course.best_by] > state.best.get(course.best_by, -math.inf):
                 state.best, is_best = {course.best_by: values[course.best_by], "step": state.step}, True
-        if is_best or course.is_due(state.step, course.training.checkpoint_every):
-            save_checkpoint(start.out, state, description, best=is_best, keep=course.training.keep_checkpoints)
+        is_due = course.is_due(state.step, course.training.checkpoint_every) or course.is_lasting(state.step)
+        if is_best or is_due:
+            saver.save(best=is_best)
 
     return evaluate_and_save
 
 
-def _stop(start: Start, course: Course, state: TrainState, description: Description) -> NoReturn:
-    """Save what is not saved yet and say how to go on."""
-    kept = _keep(start, course, state, description)
-    text = f"stopped after step {state.step} of {course.total_steps}; kept {kept}; {_go_on(start, course)}"
-    raise KeyboardInterrupt(text)
+def _end_early(start: Start, course: Course, state: TrainState, stop: Stop) -> NoReturn:
+    """Say what is kept and how to go on."""
+    text = f"stopped after step {state.step} of {course.total_steps}"
+    ways = _ways_on(start, course, state)
+    if stop.reason == CTRL_C:
+        raise KeyboardInterrupt(f"{text}; {ways}")
+    raise Preempted(f"{text} ({stop.reason}); {ways}, or the same command again")
 
 
-def _keep(start: Start, course: Course, state: TrainState, description: Description) -> Path:
-    """The checkpoint of this step, written if it is not there yet."""
-    kept = state.last_checkpoint
-    if kept is None or kept.name != step_name(state.step):
-        kept = save_checkpoint(start.out, state, description, keep=course.training.keep_checkpoints)
-    return kept
-
-
-def _go_on(start: Start, course: Course) -> str:
-    return f"go on with: paddlemae {course.task} --resume --out {start.out}"
+def _ways_on(start: Start, course: Course, state: TrainState) -> str:
+    return f"kept {state.last_checkpoint}; go on with: paddlemae {course.task} --resume --out {start.out}"

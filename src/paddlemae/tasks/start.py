@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
 from paddlemae.recipe import Recipe, build_recipe, dump_recipe
 from paddlemae.report.runlog import (
+    ENVIRONMENT_FILE,
     METRICS_FILE,
     RECIPE_FILE,
     check_folder,
     forget_metrics_after,
+    is_finished,
     open_run,
     write_environment,
     write_recipe,
 )
-from paddlemae.train.checkpoint import FOLDER, LATEST, TrainState, find_checkpoint, load_checkpoint
+from paddlemae.train.checkpoint import FOLDER, STEPS, TrainState, find_checkpoint, load_checkpoint, remove_leftovers
 from paddlemae.weights.store import Description, read_description
 
 # what a resume may change: none of it touches the result
@@ -29,17 +31,24 @@ FREE_TO_CHANGE = (
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",
+    "keep_every",
+    "max_hours",
 )
 
 
 @dataclass(frozen=True)
 class Start:
-    """How a run takes its folder: anew (`overwrite` what is there) or where it was left (`resume`)."""
+    """How a run takes its folder: anew (`overwrite` what is there) or where it was left (`resume`).
+
+    `checkpoint` is the one that a resumed run goes on from; None for a new run, or one that was stopped before its
+    first.
+    """
 
     out: Path
     resume: bool = False
     overwrite: bool = False
     quiet: bool = False
+    checkpoint: Path | None = None
 
     def check(self) -> None:
         """Refuse a folder that can't be taken, before any work is done."""
@@ -65,19 +74,37 @@ def stored_recipe(run: Path, task: str) -> Recipe:
     return build_recipe(task, content)
 
 
-def check_start(start: Start, recipe: Recipe, init: str | None = None) -> None:
+def check_start(start: Start, recipe: Recipe, init: str | None = None) -> Start:
     """Refuse what a training must not do with its folder, before any work is done.
 
     Args:
         init: what it starts from, which it must not delete.
+    Returns:
+        the start as it is meant: a folder that holds an unfinished run of this very recipe is one to go on with, so
+        that whoever runs the same command again, after a crash say, need not know how far it came.
     Raises:
-        ValueError, FileNotFoundError: the folder can't be taken, holds `init`, or is of another recipe's run.
+        ValueError, FileNotFoundError: the folder can't be taken, holds `init`, or is of another recipe's run; or all
+            checkpoints to go on from are damaged.
     """
+    if not start.resume and not start.overwrite and _was_left(start.out, recipe):
+        start = replace(start, resume=True)
+        start.say(f"{start.out} holds this run, unfinished: going on with it")
     start.check()
     if start.overwrite and init and Path(init).resolve().is_relative_to(start.out.resolve()):
         raise ValueError(f"--overwrite would delete {init}, which --init starts from; choose another --out")
     if start.resume:
         check_same_recipe(stored_recipe(start.out, recipe.task), recipe)
+        if any((start.out / FOLDER).glob(STEPS)):
+            start = replace(start, checkpoint=find_checkpoint(start.out, whole=True))
+    return start
+
+
+def _was_left(run: Path, recipe: Recipe) -> bool:
+    """Whether a folder holds a run of this very recipe that has not come to its end."""
+    try:
+        return not is_finished(run) and stored_recipe(run, recipe.task) == recipe
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def check_same_recipe(stored: Recipe, asked: Recipe) -> None:
@@ -97,11 +124,6 @@ def _flat(content: dict, prefix: str = "") -> dict:
     for key, value in content.items():
         flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
     return flat
-
-
-def own_checkpoint(start: Start) -> Path | None:
-    """The checkpoint that a resumed run goes on from; None for a new run or one stopped before its first."""
-    return find_checkpoint(start.out) if start.resume and (start.out / FOLDER / LATEST).exists() else None
 
 
 def run_of(checkpoint: Path) -> Path | None:
@@ -131,14 +153,17 @@ def origin_of(init: str | None) -> Origin | None:
 def enter_run(start: Start, recipe: Recipe, state: TrainState, description: Description) -> None:
     """Make the run folder and write what was asked for, or bring `state` to its latest checkpoint.
 
+    Args:
+        start: as `check_start` gave it.
     Raises:
         ValueError: the folder can't be taken, or its run saw other images.
     """
-    saved = own_checkpoint(start)
+    saved = start.checkpoint
     if saved:
         _check_same_images(read_description(saved), description)
     open_run(start.out, resume=start.resume, overwrite=start.overwrite)
-    if not start.resume:
+    remove_leftovers(start.out)
+    if not start.resume or not (start.out / ENVIRONMENT_FILE).exists():
         write_environment(start.out)
     write_recipe(start.out, dump_recipe(recipe))
     if saved:

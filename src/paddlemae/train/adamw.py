@@ -67,8 +67,13 @@ class CpuAdamW:
         for slots in self.slots.values():
             slots.parameter.grad = None
 
-    def update(self, parameter, gradients: Sequence[paddle.Tensor]) -> None:
-        """One parameter's step with the sum of these gradients; different ones may be updated in several threads."""
+    @np.errstate(over="ignore", invalid="ignore")  # the squares show what is not finite, for the caller to judge
+    def update(self, parameter, gradients: Sequence[paddle.Tensor]) -> float:
+        """One parameter's step with the sum of these gradients; different ones may be updated in several threads.
+
+        Returns:
+            the sum of that gradient's squares, which costs little here; not finite if the gradient is not.
+        """
         slots = self.slots[parameter.name]
         lr, (beta1, beta2), (power1, power2) = self.lr * slots.lr_scale, self.betas, slots.powers
         correction = (1 - power2) ** 0.5
@@ -76,6 +81,7 @@ class CpuAdamW:
         weights, *summands = (flat_view(tensor, size) for tensor in (parameter, *gradients))
         spare, total = np.empty((2, min(PIECE, size)), np.float32)
         decay, rate = 1 - lr * slots.weight_decay, lr * correction / (1 - power1)
+        squares = 0.0
         for start in range(0, size, PIECE):
             piece = slice(start, start + PIECE)
             weight, moment1, moment2, gradient = (
@@ -90,7 +96,7 @@ class CpuAdamW:
             moment1 *= beta1
             moment1 += np.multiply(gradient, 1 - beta1, out=change)
             moment2 *= beta2
-            np.multiply(gradient, gradient, out=change)
+            squares += float(np.multiply(gradient, gradient, out=change).sum())
             change *= 1 - beta2
             moment2 += change
             np.sqrt(moment2, out=change)
@@ -101,6 +107,7 @@ class CpuAdamW:
                 weight *= decay
             weight -= change
         slots.powers = as_saved(power1 * beta1, power2 * beta2)
+        return squares
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The slots under Paddle's names for them."""

@@ -1,15 +1,19 @@
 """Training state on disk: written whole or not at all, and found again.
 
 A run keeps `checkpoints/step_XXXXXXXX/` folders and beside them two pointers, small text files that hold a folder's
-name: `latest` and, where a task has a best metric, `best`.
+name: `latest` and, where a task has a best metric, `best`. Whatever is being written or removed has another name,
+`.NAME.partial`, so that a kill leaves no folder that looks whole and isn't.
 """
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import os
 import shutil
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +28,7 @@ from paddlemae.train.lars import SLOT as LARS_SLOT
 from paddlemae.train.lars import Lars
 from paddlemae.weights.store import (
     DESCRIPTION_FILE,
+    WEIGHTS_FILE,
     Description,
     read_tensor_file,
     read_tensors,
@@ -35,9 +40,12 @@ from paddlemae.weights.transfer import load_official, to_official
 OPTIMIZER_FILE = "optimizer.safetensors"
 OWN_WEIGHTS_FILE = "own.safetensors"  # what training goes on with, where the model's file holds the average
 STATE_FILE = "state.json"
+CHECKSUMS_FILE = "checksums.json"  # of every other file, BLAKE2b in hexadecimal
 FOLDER = "checkpoints"
+STEPS = "step_" + 8 * "[0-9]"
 LATEST = "latest"
 BEST = "best"
+COUNTED = ("dropped", "dropped_in_a_row", "usual_loss", "since_log")  # since format 1's first runs, which lack them
 ADAMW_SLOTS = ("moment1", "moment2", "beta1_pow_acc", "beta2_pow_acc")  # what it keeps for a parameter
 
 
@@ -47,13 +55,17 @@ class TrainState:
 
     Attributes:
         model, optimizer: as they are after `step` optimizer steps.
-        step: optimizer steps taken.
+        step: optimizer steps behind it, dropped ones included.
         best: best value so far of the task's metric, and its step.
         skipped: images left out so far because they could not be read.
         seconds: training time so far, earlier sessions included.
         scaler: float16's loss scaling, as `GradScaler.state_dict` gives it; empty in other precisions.
         last_checkpoint: the newest one written or resumed from.
         ema: the average of the model's weights; None keeps none.
+        dropped, dropped_in_a_row: steps that changed nothing, as loss or gradient was not finite.
+        passed_over: steps to drop that are still ahead; not saved, since a resumed run finds them again.
+        usual_loss: the running mean that spikes are told by, see `guard`.
+        since_log: the steps since metrics were last logged, so that the next line is the same after a resume.
     """
 
     model: nn.Layer
@@ -65,58 +77,136 @@ class TrainState:
     last_checkpoint: Path | None = None
     scaler: Any = field(default_factory=dict)
     ema: Ema | None = None
+    dropped: int = 0
+    dropped_in_a_row: int = 0
+    passed_over: set[int] = field(default_factory=set)
+    usual_loss: float | None = None
+    since_log: list[dict[str, Any]] = field(default_factory=list)
 
     def averaged(self) -> AbstractContextManager[None]:
         """Inside, the model has its averaged weights, if they are kept: those that are evaluated and given away."""
         return self.ema.applied(self.model) if self.ema else nullcontext()
 
 
-def save_checkpoint(
-    run: Path, state: TrainState, description: Description, *, best: bool = False, keep: int = 2
+@dataclass(frozen=True)
+class Snapshot:
+    """A checkpoint's content in memory of its own, which training may leave behind: 12 bytes a weight, with an average
+    of the weights 16.
+
+    Attributes:
+        tensors: file -> name -> array.
+        plain: what `state.json` holds.
+    """
+
+    description: Description
+    tensors: dict[str, dict[str, np.ndarray]]
+    plain: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return self.plain["step"]
+
+
+def take_snapshot(state: TrainState, description: Description) -> Snapshot:
+    """Copy all that a checkpoint holds."""
+    with state.averaged():
+        tensors = {WEIGHTS_FILE: to_official(state.model)}
+    if state.ema:
+        tensors[OWN_WEIGHTS_FILE] = to_official(state.model)
+    tensors[OPTIMIZER_FILE] = _optimizer_slots(state)
+    return Snapshot(description, tensors, _plain_state(state))
+
+
+def write_snapshot(
+    run: Path,
+    snapshot: Snapshot,
+    *,
+    best: bool = False,
+    keep: int = 2,
+    lasting: Callable[[int], bool] = lambda _: False,
 ) -> Path:
     """Write a checkpoint beside the old ones, then move the pointers to it, then drop the oldest.
 
     Args:
         run: the run folder.
-        state: what to save; its `last_checkpoint` is set.
-        description: written as `model.json`.
         best: whether the `best` pointer moves too.
         keep: newest checkpoints to keep; the best one is kept besides.
+        lasting: whether that of a step is kept for good.
+    Returns:
+        its folder.
     Raises:
         OSError: no space or no permission; the old checkpoints are as they were.
     """
     folder = run / FOLDER
-    final = folder / step_name(state.step)
-    beside = folder / f".{final.name}.partial"
+    final = folder / step_name(snapshot.step)
+    beside = partial(final)
     try:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-        with state.averaged():
-            write_model(beside, to_official(state.model), description)
-        if state.ema:
-            write_tensor_file(beside / OWN_WEIGHTS_FILE, to_official(state.model))
-        write_tensor_file(beside / OPTIMIZER_FILE, _optimizer_slots(state))
-        (beside / STATE_FILE).write_text(json.dumps(_plain_state(state)))
-        for path in beside.iterdir():
-            _flush(path)
+        _write_files(beside, snapshot)
         if final.exists():  # the same step, saved again
-            shutil.rmtree(final)
+            _remove(final)
         os.replace(beside, final)
         _flush(folder)
-        for pointer in [LATEST, *([BEST] if best else [])]:
+        for pointer in [*([BEST] if best else []), LATEST]:  # a resume from the one before makes this best one again
             _point(folder / pointer, final.name)
+        for path in (folder, run):
+            _flush(path)
+        drop_old(run, snapshot.step, keep, lasting)
     except OSError as fault:
         shutil.rmtree(beside, ignore_errors=True)
-        kept = state.last_checkpoint or "none yet"
-        raise OSError(
-            fault.errno,
-            f"could not save step {state.step} ({fault.strerror}); last good checkpoint: {kept}; "
-            "make room and go on with --resume",
-            str(final),
-        ) from fault
-    state.last_checkpoint = final
-    _drop_old(folder, keep)
+        text = f"could not save step {snapshot.step} ({fault.strerror})"
+        raise OSError(fault.errno, text, str(final)) from fault
     return final
+
+
+def save_checkpoint(run: Path, state: TrainState, description: Description, **settings: Any) -> Path:
+    """Snapshot and write at once; settings and errors are those of `write_snapshot`."""
+    state.last_checkpoint = write_snapshot(run, take_snapshot(state, description), **settings)
+    return state.last_checkpoint
+
+
+def _write_files(folder: Path, snapshot: Snapshot) -> None:
+    for name, tensors in snapshot.tensors.items():
+        if name == WEIGHTS_FILE:
+            write_model(folder, tensors, snapshot.description)
+        else:
+            write_tensor_file(folder / name, tensors)
+    (folder / STATE_FILE).write_text(json.dumps(snapshot.plain))
+    sums = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
+    (folder / CHECKSUMS_FILE).write_text(json.dumps(sums, indent=2))
+    for path in [*folder.iterdir(), folder]:
+        _flush(path)
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=32)
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def partial(path: Path) -> Path:
+    """Its name while it is not whole."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove what a killed process was writing or removing."""
+    for path in [*run.glob(".*.partial"), *run.glob("*/.*.partial")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint, under another name, so that no half of it is taken for one."""
+    going = folder.with_name(f".{folder.name}.old.partial")
+    shutil.rmtree(going, ignore_errors=True)
+    os.replace(folder, going)
+    shutil.rmtree(going)
 
 
 def step_name(step: int) -> str:
@@ -127,12 +217,13 @@ def step_name(step: int) -> str:
 def _plain_state(state: TrainState) -> dict[str, Any]:
     return {
         "step": state.step,
-        "best": state.best,
+        "best": dict(state.best),
         "skipped": state.skipped,
         "seconds": state.seconds,
         "scaler": {name: np.asarray(value).tolist() for name, value in state.scaler.items()},
         "device": paddle.get_device(),
         "random": [list(generator.__getstate__()) for generator in paddle.get_rng_state()],
+        **{name: copy.copy(getattr(state, name)) for name in COUNTED},
     }
 
 
@@ -140,7 +231,7 @@ def _optimizer_slots(state: TrainState) -> dict[str, np.ndarray]:
     """Slots under the model's parameter names, in Paddle's layout: Paddle's own names change from run to run."""
     slots = state.optimizer.state_dict()
     return {
-        f"{name}.{slot}": np.asarray(slots[f"{parameter.name}_{slot}_0"])
+        f"{name}.{slot}": np.array(slots[f"{parameter.name}_{slot}_0"])
         for name, parameter in state.model.named_parameters()
         for slot in _slot_names(state)
         if f"{parameter.name}_{slot}_0" in slots
@@ -160,39 +251,110 @@ def _flush(path: Path) -> None:
 
 
 def _point(pointer: Path, name: str) -> None:
-    beside = pointer.with_name(f".{pointer.name}.partial")
+    beside = partial(pointer)
     beside.write_text(name + "\n")
     _flush(beside)
     os.replace(beside, pointer)
 
 
-def _drop_old(folder: Path, keep: int) -> None:
+def drop_old(run: Path, step: int, keep: int, lasting: Callable[[int], bool]) -> None:
+    """Keep the newest up to `step`, lasting and pointed-to ones; those of later steps are of a course that was left."""
+    folder = run / FOLDER
     held = {(folder / pointer).read_text().strip() for pointer in (LATEST, BEST) if (folder / pointer).exists()}
-    for old in sorted(folder.glob("step_*"))[: -keep or None]:
-        if old.name not in held:
-            shutil.rmtree(old)
+    steps = {int(path.name.removeprefix("step_")): path for path in folder.glob(STEPS)}
+    newest = sorted(one for one in steps if one <= step)[-keep:]
+    for one, path in steps.items():
+        if one not in newest and path.name not in held and not (lasting(one) and one <= step):
+            _remove(path)
 
 
-def find_checkpoint(path: str | Path) -> Path:
+def find_checkpoint(path: str | Path, *, whole: bool = False) -> Path:
     """The checkpoint folder that a user means by a run folder (its latest), a pointer or a checkpoint folder.
 
+    Its files are held against their checksums. Where a run's latest is damaged, the newest before it that is not is
+    taken, with a warning.
+
+    Args:
+        whole: whether optimizer and state are needed too, for a resume; else only the model is looked at.
     Raises:
-        FileNotFoundError: nothing there, or no checkpoint in it.
+        FileNotFoundError: nothing there, or no checkpoint in it, or files that are missing.
+        ValueError: damaged files.
     """
     path = Path(path)
+    if path.name == LATEST and path.parent.name == FOLDER:
+        path = path.parent.parent
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected a run folder or one of its checkpoints")
-    if (path / FOLDER / LATEST).exists():
-        path = path / FOLDER / LATEST
+    if (path / FOLDER).is_dir() and (candidates := list(_newest_first(path / FOLDER))):
+        return _first_intact(candidates, whole)
     if path.is_file():
-        path = path.parent / path.read_text().strip() if path.name in (LATEST, BEST) else path.parent
-    if (path / STATE_FILE).exists() or (path / DESCRIPTION_FILE).exists():
-        return path
-    raise FileNotFoundError(f"{path} holds no checkpoint; expected a run folder of PaddleMAE or one of its checkpoints")
+        path = path.parent / path.read_text().strip() if path.name == BEST else path.parent
+    if not ((path / STATE_FILE).exists() or (path / DESCRIPTION_FILE).exists()):
+        raise FileNotFoundError(
+            f"{path} holds no checkpoint; expected a run folder of PaddleMAE or one of its checkpoints"
+        )
+    return _first_intact([path], whole)
+
+
+def _newest_first(folder: Path) -> Iterator[Path]:
+    """The checkpoint that `latest` names, then those of earlier steps; without a pointer all of them."""
+    pointer = folder / LATEST
+    named = pointer.read_text().strip() if pointer.exists() else ""
+    if named and not (folder / named).exists():
+        yield folder / named  # whose lack is said
+    for path in sorted(folder.glob(STEPS), reverse=True):
+        if not named or path.name <= named:
+            yield path
+
+
+def _first_intact(candidates: list[Path], whole: bool) -> Path:
+    faults: list[OSError | ValueError] = []
+    for candidate in candidates:
+        try:
+            check_intact(candidate, whole=whole)
+        except (OSError, ValueError) as fault:
+            faults.append(fault)
+            continue
+        for each in faults:
+            warnings.warn(f"{each}; {candidate.name} is used instead", stacklevel=3)
+        return candidate
+    raise faults[0]
+
+
+def check_intact(checkpoint: Path, *, whole: bool) -> None:
+    """Hold a checkpoint's files against their checksums; of one without, as older ones are, reading them must tell.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is not what was written.
+    """
+    needed = {DESCRIPTION_FILE, WEIGHTS_FILE} | ({OPTIMIZER_FILE, STATE_FILE} if whole else set())
+    sums = _read_checksums(checkpoint)
+    if not sums and not whole:
+        return
+    for name in sorted(needed | (set(sums) if whole else set())):
+        path = checkpoint / name
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist; the checkpoint is incomplete, use another one")
+        if sums and sums.get(name) != _checksum(path):
+            raise ValueError(
+                f"{path} is damaged (its checksum is not that of {CHECKSUMS_FILE}); use another checkpoint"
+            )
+
+
+def _read_checksums(checkpoint: Path) -> dict[str, str]:
+    path = checkpoint / CHECKSUMS_FILE
+    try:
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+    except (ValueError, TypeError) as fault:
+        raise ValueError(f"{path} is damaged ({fault!r}); use another checkpoint") from fault
 
 
 def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
     """Bring `state` to where it was saved: weights, optimizer slots, step, random states.
+
+    Args:
+        checkpoint: a folder that `find_checkpoint` gave, which has held it against its checksums.
 
     Raises:
         FileNotFoundError: an incomplete checkpoint.
@@ -219,6 +381,9 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
     state.step, state.best, state.skipped = plain["step"], plain["best"], plain["skipped"]
     state.seconds, state.last_checkpoint = plain["seconds"], checkpoint
     state.scaler = plain["scaler"]
+    for name in COUNTED:
+        if name in plain:
+            setattr(state, name, plain[name])
     _restore_random(plain)
 
 
@@ -244,6 +409,7 @@ def _random_state(kind: Any, saved: list) -> Any:
 def _read_state(path: Path) -> dict[str, Any]:
     try:
         plain = json.loads(path.read_text())
-        return {name: plain[name] for name in ("step", "best", "skipped", "seconds", "scaler", "device", "random")}
+        needed = ("step", "best", "skipped", "seconds", "scaler", "device", "random")
+        return {name: plain[name] for name in needed} | {name: plain[name] for name in COUNTED if name in plain}
     except (ValueError, KeyError, TypeError) as fault:
         raise ValueError(f"{path} is damaged ({fault!r}); use another checkpoint") from fault

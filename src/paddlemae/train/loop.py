@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -20,13 +18,15 @@ from paddlemae.train.shards import LossFn, sharded
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS = get_args(Precision)
+MOST_DROPPED = 3  # steps in a row
 
 
 @dataclass(frozen=True)
 class StepResult:
     """What one optimizer step did: mean loss of its micro-batches, lr, images seen and seconds taken.
 
-    `waiting` is the part of `seconds` in which no micro-batch was there to train on.
+    `waiting` is the part of `seconds` in which no micro-batch was there to train on, `grad_norm` the norm of the whole
+    gradient before clipping. A dropped step changed no weight, and its loss or norm is not a number.
     """
 
     loss: float
@@ -34,10 +34,24 @@ class StepResult:
     images: int
     seconds: float
     waiting: float
+    grad_norm: float = math.nan
+    dropped: bool = False
 
 
 class NonFiniteLoss(FloatingPointError):
-    """The loss became infinite or not a number; the step was not taken."""
+    """Loss or gradient were infinite or not a number in too many steps in a row; none of them was taken."""
+
+
+class TornStep(Exception):
+    """A gradient was not finite when some weights were updated already: the state must be loaded again.
+
+    Attributes:
+        step: the one to pass over then (`TrainState.passed_over`).
+    """
+
+    def __init__(self, step: int):
+        super().__init__(f"a gradient of step {step} was not finite after some weights had been updated")
+        self.step = step
 
 
 def check_precision(precision: Precision) -> None:
@@ -74,6 +88,12 @@ def fit(
 ) -> None:
     """Train from `state.step` to `total_steps`.
 
+    A step whose loss or gradient is not finite is dropped: its micro-batches are passed over and counted, while
+    weights, slots and averages stay as they were. A loss is known before any weight is updated. A gradient is too,
+    except where `threads` are used without `clip_grad`: there weights are updated while gradients still arrive, and
+    holding all gradients back would take 4 bytes a weight. That rare case is a `TornStep`, for the caller to load the
+    last checkpoint.
+
     Args:
         state: changed in place.
         batches: micro-batches with `images`, starting at the one that `state.step` needs.
@@ -87,7 +107,8 @@ def fit(
         after_step: called in order after each step.
         should_stop: asked after each step; when true, training ends between two steps.
     Raises:
-        NonFiniteLoss: the weights are those before the step.
+        NonFiniteLoss: `MOST_DROPPED` steps in a row were dropped.
+        TornStep: see above.
         ValueError: a precision that the device can't do.
     """
     check_precision(precision)
@@ -100,29 +121,50 @@ def fit(
         backward = sharded(
             state.model, state.optimizer, loss_fn, threads=threads, replicas=replicas, save_memory=save_memory
         )
+    fused = threads is not None and not clip_grad
     state.model.train()
     with backward as gradients:
         while state.step < total_steps and not should_stop():
             started = time.perf_counter()
             step_lr = lr(state.step)
             state.optimizer.set_lr(step_lr)
-            loss, images, waiting = 0.0, 0, 0.0
-            for number in range(1, accumulation_steps + 1):
-                asked = time.perf_counter()
-                batch = next(batches)
-                waiting += time.perf_counter() - asked
-                images += len(batch.images)
-                update = number == accumulation_steps and not clip_grad
-                loss += gradients.add(batch, 1 / accumulation_steps, update=update) / accumulation_steps
-                _check_finite(loss, step_lr, state)
-            _update(state, clip_grad, scaler)
-            if state.ema:
+            buffers = _buffers(state.model) if threads is None else []
+            loss, images, waiting = _accumulate(
+                gradients, batches, accumulation_steps, fused, wanted=state.step not in state.passed_over
+            )
+            norm = _update(gradients, fused, state, clip_grad, scaler) if math.isfinite(loss) else math.nan
+            dropped = not math.isfinite(norm)
+            if dropped:
+                state.optimizer.clear_grad()
+                for buffer, before in buffers:
+                    buffer.set_value(before)
+            elif state.ema:
                 state.ema.update(state.model)
+            _count_dropped(state, step_lr, dropped, scaled=scaler is not None and math.isfinite(loss))
             state.step += 1
             seconds = time.perf_counter() - started
             state.seconds += seconds
             for hook in after_step:
-                hook(state, StepResult(loss, step_lr, images, seconds, waiting))
+                hook(state, StepResult(loss, step_lr, images, seconds, waiting, norm, dropped))
+
+
+def _accumulate(
+    gradients: Any, batches: Iterator[Any], count: int, fused: bool, *, wanted: bool
+) -> tuple[float, int, float]:
+    """(mean loss, images, seconds of waiting) of a step's micro-batches.
+
+    All are taken from the stream, whose place is a function of the step; but once the loss is not finite, or if the
+    step is not wanted, no more is computed.
+    """
+    loss, images, waiting = 0.0 if wanted else math.nan, 0, 0.0
+    for number in range(1, count + 1):
+        asked = time.perf_counter()
+        batch = next(batches)
+        waiting += time.perf_counter() - asked
+        images += len(batch.images)
+        if math.isfinite(loss):
+            loss += gradients.add(batch, 1 / count, update=fused and number == count) / count
+    return loss, images, waiting
 
 
 class _Whole:
@@ -141,49 +183,44 @@ class _Whole:
         return loss
 
 
-def _check_finite(loss: float, step_lr: float, state: TrainState) -> None:
-    if not math.isfinite(loss):
+def _update(
+    gradients: Any, fused: bool, state: TrainState, clip_grad: float | None, scaler: paddle.amp.GradScaler | None
+) -> float:
+    """The optimizer's step, not taken if the gradient is not finite; returns the gradient's norm before clipping.
+
+    Raises:
+        TornStep: it is not finite, and weights were updated while gradients still arrived.
+    """
+    if fused:
+        norm = gradients.norm()
+        if not math.isfinite(norm):
+            raise TornStep(state.step)
         state.optimizer.clear_grad()
+        return norm
+    if scaler:
+        scaler.unscale_(state.optimizer)
+    norm = clip_gradients(state.model, clip_grad)
+    if scaler:
+        scaler.step(state.optimizer)  # not taken either, and the next one is scaled less
+        scaler.update()
+        state.scaler = scaler.state_dict()
+    elif math.isfinite(norm):
+        state.optimizer.step()
+    state.optimizer.clear_grad()
+    return norm
+
+
+def _count_dropped(state: TrainState, step_lr: float, is_dropped: bool, scaled: bool) -> None:
+    """Count, and end a training that goes nowhere; float16's scaling drops steps until it has found its scale."""
+    state.dropped += is_dropped
+    state.dropped_in_a_row = state.dropped_in_a_row + 1 if is_dropped and not scaled else 0
+    if state.dropped_in_a_row >= MOST_DROPPED:
         raise NonFiniteLoss(
-            f"the loss became {loss} at step {state.step} (lr {step_lr:.3g}); last good checkpoint: "
-            f"{state.last_checkpoint or 'none yet'}; try a lower base_lr, a longer warmup or clip_grad=1"
+            f"loss or gradient was not finite in {MOST_DROPPED} steps in a row, the last one step {state.step} "
+            f"(lr {step_lr:.3g})"
         )
 
 
-def _update(state: TrainState, clip_grad: float | None, scaler: paddle.amp.GradScaler | None) -> None:
-    """The optimizer's step; of weights that were updated while gradients still arrived, nothing is left to do."""
-    if scaler and clip_grad:
-        scaler.unscale_(state.optimizer)
-    if clip_grad:
-        clip_gradients(state.model, clip_grad)
-    if scaler:
-        scaler.step(state.optimizer)
-        scaler.update()
-        state.scaler = scaler.state_dict()
-    else:
-        state.optimizer.step()
-    state.optimizer.clear_grad()
-
-
-@contextmanager
-def stop_on_interrupt():
-    """Turn the first Ctrl-C into a flag that `fit` reads between two steps; a second one interrupts at once.
-
-    Yields:
-        a `threading.Event`, set by the first Ctrl-C.
-    """
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def remember(signum, frame):
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    before = signal.signal(signal.SIGINT, remember)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _buffers(model: nn.Layer) -> list[tuple[paddle.Tensor, paddle.Tensor]]:
+    """What a forward pass may change besides weights, such as running statistics, and copies of it."""
+    return [(buffer, buffer.clone()) for buffer in model.buffers()]

@@ -85,11 +85,23 @@ def adamw(
     )
 
 
-def clip_gradients(model: nn.Layer, largest_norm: float) -> None:
+@paddle.no_grad()
+def clip_gradients(model: nn.Layer, largest_norm: float | None) -> float:
     """Scale all gradients so that their norm, taken over all of them together, is at most `largest_norm`.
 
     AdamW's own `grad_clip` takes the norm over each parameter group by itself, so it is not used.
+
+    Args:
+        largest_norm: None leaves gradients as they are, and so does a norm that is not finite.
+    Returns:
+        the norm as it was.
     """
-    members = [(parameter, parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
-    for parameter, gradient in nn.ClipGradByGlobalNorm(largest_norm)(members):
-        parameter.grad = gradient
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    if not gradients:
+        return 0.0
+    squares = [gradient.astype("float32").square().sum() for gradient in gradients]
+    norm = math.sqrt(float(paddle.stack(squares).sum().numpy()))
+    if largest_norm and math.isfinite(norm) and norm > largest_norm:
+        for gradient in gradients:
+            gradient.scale_(largest_norm / norm)
+    return norm

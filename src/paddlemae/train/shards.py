@@ -95,6 +95,7 @@ class Shards:
         self.whole: deque[int] = deque()  # parameters whose gradients are all there, by number
         self.working = count
         self.updates = False
+        self.squares = [0.0] * len(self.parameters)  # of the gradients that weights were updated with
         self.counting = threading.Lock()
 
     def add(self, batch, share: float, *, update: bool) -> float:
@@ -121,6 +122,10 @@ class Shards:
         if self.save_memory:
             give_back_memory()
         return sum(weight * loss for weight, loss in zip(weights, losses))
+
+    def norm(self) -> float:
+        """Of the whole gradient that the last update was with."""
+        return math.sqrt(math.fsum(self.squares))
 
     def _loss_and_backward(self, replica: nn.Layer, batch, scale: float) -> float:
         """A loss that is not finite has no backward pass, so that no weight's gradient is ever whole."""
@@ -159,7 +164,7 @@ class Shards:
         gradients = [one.grad for one in copies]
         if self.updates:
             before = [] if parameter.grad is None else [parameter.grad]
-            self.optimizer.update(parameter, before + gradients)
+            self.squares[number] = self.optimizer.update(parameter, before + gradients)
             parameter.grad = None
         else:
             if parameter.grad is None:

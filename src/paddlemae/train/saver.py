@@ -1,0 +1,103 @@
+"""Checkpoints written while training goes on: copied in the loop, written by a thread, one at a time."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from paddlemae.train.checkpoint import TrainState, drop_old, step_name, take_snapshot, write_snapshot
+from paddlemae.weights.store import Description
+
+
+class Saver:
+    """Saves a run's state; a context, which ends when the last write has.
+
+    A write that fails (no space, no permission) leaves the old checkpoints as they were, is said in one line, and
+    training goes on: the next attempt may find room. If that fails too, it is an OSError.
+
+    Args:
+        run, description, keep, lasting: as in `write_snapshot`.
+        state: its `last_checkpoint` is set once a checkpoint is whole.
+        before: called first in every attempt; an OSError of it counts as the attempt's.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        state: TrainState,
+        description: Description,
+        *,
+        keep: int = 2,
+        lasting: Callable[[int], bool] = lambda _: False,
+        before: Callable[[], None] = lambda: None,
+    ):
+        self.state, self.description, self.before = state, description, before
+        self.drop = partial(drop_old, run, keep=keep, lasting=lasting)
+        self.write = partial(write_snapshot, run, keep=keep, lasting=lasting)
+        self.pool = ThreadPoolExecutor(1, "saver")
+        self.writing: Future[Path] | None = None
+        self.failed = False  # in the last attempt
+        self.best_step: int | None = None  # that the last attempt was to make best
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind, *rest) -> None:
+        """Wait for the thread; what went wrong in it is raised unless something else did."""
+        self.pool.shutdown()
+        if kind is None:
+            self.look()
+
+    def save(self, *, best: bool = False) -> None:
+        """Begin to write the state, once the write before has ended.
+
+        Raises:
+            OSError: the second failure in a row.
+        """
+        self.wait()
+        if best:
+            self.best_step = self.state.step
+        try:
+            self.before()
+        except OSError as fault:
+            self._count(fault)
+            return
+        snapshot = take_snapshot(self.state, self.description)
+        is_best = self.best_step == self.state.step  # also of a step that is tried again
+        self.writing = self.pool.submit(self.write, snapshot, best=is_best)
+
+    def look(self) -> None:
+        """Take note of a write that has ended; errors as in `save`."""
+        if self.writing and self.writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for the write that is under way; errors as in `save`."""
+        writing, self.writing = self.writing, None
+        if writing is None:
+            return
+        try:
+            self.state.last_checkpoint = writing.result()
+            self.failed = False
+        except OSError as fault:
+            self._count(fault)
+
+    def finish(self) -> None:
+        """Have the state as it is now on disk. No attempt comes after this one: an OSError is raised at once."""
+        self.failed = True
+        self.wait()
+        if self.state.last_checkpoint is None or self.state.last_checkpoint.name != step_name(self.state.step):
+            self.failed = True
+            self.save()
+            self.wait()
+        self.drop(self.state.step)  # what a kill right after the last write left
+
+    def _count(self, fault: OSError) -> None:
+        kept = f"{fault.strerror}; last good checkpoint: {self.state.last_checkpoint or 'none yet'}"
+        if self.failed:
+            raise OSError(fault.errno, f"{kept}; make room and go on with the same command", fault.filename) from fault
+        self.failed = True
+        warnings.warn(f"{kept}; training goes on until the next attempt", stacklevel=4)

@@ -1,0 +1,67 @@
+"""Asked to stop: signals that end a training between two steps, and what a scheduler is told by it. Knows no Paddle."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+REQUEUE_STATUS = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, start the same command again
+CTRL_C = "Ctrl-C"
+SIGNALS = {"SIGINT": CTRL_C, "SIGTERM": "SIGTERM", "SIGUSR1": "SIGUSR1"}  # Windows has no SIGUSR1
+
+
+class Preempted(Exception):
+    """Training was ended from outside and is saved; the same command goes on. The command line exits with 75."""
+
+
+@dataclass
+class Stop:
+    """Whether training was asked to end, by a signal or by its time being up.
+
+    Args:
+        max_seconds: of this session; None is no limit.
+        clock: seconds, from any start.
+    """
+
+    max_seconds: float | None = None
+    clock: Callable[[], float] = time.monotonic
+    reason: str | None = None
+    started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
+
+    def is_set(self) -> bool:
+        if self.reason is None and self.max_seconds is not None and self.clock() - self.started >= self.max_seconds:
+            self.reason = "max_hours"
+        return self.reason is not None
+
+
+@contextmanager
+def stop_on_signals(max_seconds: float | None = None) -> Iterator[Stop]:
+    """Turn SIGTERM, SIGUSR1 and the first Ctrl-C into a flag that `fit` reads between two steps.
+
+    Schedulers send their signals several times, so only a second Ctrl-C interrupts at once.
+    """
+    stop = Stop(max_seconds)
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def remember(signum, frame):
+        name = SIGNALS[signal.Signals(signum).name]
+        if stop.reason == name == CTRL_C:
+            raise KeyboardInterrupt
+        stop.reason = name
+
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    before = {number: signal.signal(number, remember) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,53 @@
+"""Asked to stop: which signals, how often, and by the clock."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from paddlemae.train.stopping import Stop, stop_on_signals
+
+
+def test_the_first_ctrl_c_is_a_flag_and_the_second_interrupts() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stop_on_signals() as stop:
+        assert not stop.is_set()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.is_set() and stop.reason == "Ctrl-C"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_schedulers_may_repeat_themselves(name: str) -> None:
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    with stop_on_signals() as stop:
+        for _ in range(3):
+            os.kill(os.getpid(), number)
+        assert stop.is_set() and stop.reason == name
+    assert signal.getsignal(number) is before
+
+
+def test_time_that_is_up_stops_too() -> None:
+    now = [100.0]
+    stop = Stop(max_seconds=5.0, clock=lambda: now[0])
+    now[0] = 104.9
+    assert not stop.is_set()
+    now[0] = 105.0
+    assert stop.is_set() and stop.reason == "max_hours"
+
+
+def test_training_outside_the_main_thread_leaves_signals_alone() -> None:
+    seen = []
+
+    def elsewhere() -> None:
+        with stop_on_signals() as stop:
+            seen.append((stop.is_set(), signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == [(False, signal.getsignal(signal.SIGTERM))]
