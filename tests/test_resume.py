@@ -63,7 +63,7 @@ def assert_same_run(one: Path, other: Path, least: int = 16) -> None:
         assert set(tensors) == set(others) and len(tensors) >= least
         for key, tensor in tensors.items():
             np.testing.assert_array_equal(tensor, others[key], err_msg=f"{name}: {key}")
-    clock = ("seconds", "images_per_second", "waiting")
+    clock = ("seconds", "images_per_second", "waiting", "memory_gb")
     lines = [
         [{key: value for key, value in line.items() if key not in clock} for line in read_metrics(run)]
         for run in (one, other)
