@@ -6,6 +6,7 @@ made, and in which order, depends on no death. (A pool of the standard library b
 for the rest of an answer.)
 """
 
+import atexit
 import contextlib
 import multiprocessing
 import multiprocessing.connection
@@ -85,7 +86,7 @@ class _Worker:
         self.pipe, its_end = context.Pipe()
         self.process = context.Process(target=_work, args=(make, its_end), daemon=True)
         try:
-            with _ctrl_c_blocked():
+            with _stop_signals_blocked():
                 self.process.start()
         except BrokenPipeError:  # it died before it knew its work; the pipe tells so too
             pass
@@ -118,6 +119,7 @@ class _Crew:
         self.made_since_death = 0
         self.all: set[_Worker] = set()
         self.idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        atexit.register(self.close)  # the standard library would send SIGTERM, which workers ignore, and wait forever
         try:
             for _ in range(workers):
                 self.idle.put(self._hired())
@@ -143,6 +145,8 @@ class _Crew:
         return made
 
     def close(self) -> None:
+        """Let nothing be made any more, and end the processes."""
+        atexit.unregister(self.close)
         with self.lock:
             self.closed = True
             for worker in self.all:
@@ -189,25 +193,30 @@ def _ended_by(exitcode: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _ctrl_c_blocked() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal, but answering it is the parent's.
+def _stop_signals_blocked() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal, a scheduler's signals every one of a job; the parent answers them.
 
     Workers inherit the block from the parent that starts them: it covers them until they ignore the
-    signal themselves. A Ctrl-C meanwhile waits for the parent's block to end.
+    signals themselves. One that comes meanwhile waits for the parent's block to end.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _stop_signals())
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _stop_signals() -> set[signal.Signals]:
+    return {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)}
+
+
 def _work(make: Callable[[Any], Any], pipe: Connection) -> None:
     """What a worker process does until its pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _stop_signals():
+        signal.signal(number, signal.SIG_IGN)
     keep_freed_memory()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):  # the parent has closed it
