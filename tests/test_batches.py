@@ -471,6 +471,30 @@ def parent(tmp_path: Path, bounded: None) -> Iterator[subprocess.Popen[str]]:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_scheduler_s_signals_are_no_worker_s_to_answer(bounded: None, number: int) -> None:
+    stream = train_batches(Numbered(50), AS_IT_IS, batch_size=4, seed=0, num_steps=10, workers=1)
+    next(stream)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, number)
+    assert len(list(stream)) == 9 and worker.exitcode == -signal.SIGKILL  # by the end of the stream
+
+
+def test_a_stream_that_nobody_closed_does_not_keep_the_program_from_ending() -> None:
+    code = """
+from paddlemae.data.augment import View
+from paddlemae.data.batches import train_batches
+from paddlemae.data.sources import open_source
+view = View((28, 28), 1, crop_scale=None, shift=2)
+if __name__ == "__main__":
+    import builtins
+    builtins.stream = train_batches(open_source("digits"), view, batch_size=8, seed=0, num_steps=10**9, workers=1)
+    next(builtins.stream)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_killed_parent_leaves_no_orphan(parent: subprocess.Popen[str]) -> None:
     """The workers hold the pipe to us: it ends when the last of them does."""
     parent.kill()

@@ -6,6 +6,7 @@ made, and in which order, depends on no death. (A pool of the standard library b
 for the rest of an answer.)
 """
 
+import atexit
 import contextlib
 import multiprocessing
 import multiprocessing.connection
@@ -118,6 +119,7 @@ class _Crew:
         self.made_since_death = 0
         self.all: set[_Worker] = set()
         self.idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        atexit.register(self.close)  # the standard library would send SIGTERM, which workers ignore, and wait forever
         try:
             for _ in range(workers):
                 self.idle.put(self._hired())
@@ -143,6 +145,8 @@ class _Crew:
         return made
 
     def close(self) -> None:
+        """Let nothing be made any more, and end the processes."""
+        atexit.unregister(self.close)
         with self.lock:
             self.closed = True
             for worker in self.all:
