@@ -4,7 +4,7 @@ VENV := .venv
 PARITY := .venv-parity
 PIP_FLAGS := --quiet --no-input --disable-pip-version-check
 
-.PHONY: help demo test browser parity bench lint clean
+.PHONY: help demo test browser parity bench drill lint clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -26,6 +26,9 @@ parity: $(PARITY)/installed ## Compare with PyTorch side by side (installs it: 2
 
 bench: $(PARITY)/installed ## Measure speed and memory beside PyTorch (40 minutes; QUICK=1: 10)
 	$(PARITY)/bin/python -m benchmarks.run $(if $(QUICK),--quick) $(BENCH)
+
+drill: $(VENV)/installed ## Kill, stop and starve trainings, and see that nothing is lost (DRILL="--kills 10 --stops 2 --faults 3")
+	$(VENV)/bin/python -m drill.single $(DRILL)
 
 lint: $(VENV)/installed ## Check style, formatting and types
 	$(VENV)/bin/ruff check .

@@ -240,6 +240,24 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path) -> None:
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
+def test_a_step_that_can_not_be_saved_again_is_still_there(tmp_path, monkeypatch) -> None:
+    state = new_state(steps=1)
+    folder = save_checkpoint(tmp_path, state, DESCRIPTION)
+    before, replace = content(tmp_path), os.replace
+
+    def refused(source, target):
+        if Path(source).name == ".step_00000001.partial":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(OSError, match="could not save step 1"):
+        save_checkpoint(tmp_path, state, DESCRIPTION)
+    assert content(tmp_path) == before and find_checkpoint(tmp_path, whole=True) == folder
+    monkeypatch.undo()
+    assert save_checkpoint(tmp_path, state, DESCRIPTION) == folder and not list(folder.parent.glob(".*"))
+
+
 def test_a_snapshot_has_memory_of_its_own(tmp_path) -> None:
     state = new_state(steps=2)
     state.since_log, state.best = [{"loss": 1.0}], {"top1": 0.5}

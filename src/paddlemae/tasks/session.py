@@ -11,9 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-import paddle
-from paddle import nn
-
 from paddlemae import device
 from paddlemae.data.augment import View
 from paddlemae.data.batches import Batch, train_batches
@@ -30,7 +27,7 @@ from paddlemae.train.guard import is_spike
 from paddlemae.train.loop import NonFiniteLoss, StepResult, TornStep, fit
 from paddlemae.train.optim import lr_at, peak_lr
 from paddlemae.train.saver import Saver
-from paddlemae.train.shards import worthwhile_replicas
+from paddlemae.train.shards import LossFn, worthwhile_replicas
 from paddlemae.train.stopping import CTRL_C, Preempted, Stop, stop_on_signals
 from paddlemae.weights.store import Description
 
@@ -146,7 +143,7 @@ def run_training(
     state: TrainState,
     description: Description,
     batches: Batches,
-    loss_fn: Callable[[nn.Layer, Batch], paddle.Tensor],
+    loss_fn: LossFn,
     sharing: dict[str, Any] | None = None,
     in_memory: bool = False,
     hooks: Sequence[AfterStep] = (),
@@ -166,46 +163,24 @@ def run_training(
     """
     training, total = course.training, course.total_steps
     spent, record = Spent(), Record(start.out)
-    label, seconds = f"{course.task} {start.out.name}", training.max_hours and 3600 * training.max_hours
-    saver = Saver(
-        start.out,
-        state,
-        description,
-        keep=training.keep_checkpoints,
-        lasting=course.is_lasting,
-        before=record.flush,
-    )
+    label, max_seconds = f"{course.task} {start.out.name}", training.max_hours and 3600 * training.max_hours
+    kept: dict[str, Any] = dict(keep=training.keep_checkpoints, lasting=course.is_lasting)
+    saver = Saver(start.out, state, description, **kept, before=record.flush)
     stream = batches()  # before the bar: packing a cache shows one of its own
-    with progress(label, total, state.step, not start.quiet) as show, stop_on_signals(seconds) as stop, saver:
+    with progress(label, total, state.step, not start.quiet) as show, stop_on_signals(max_seconds) as stop, saver:
+        watch, log, save = _spike_watch(course, record), _logger(course, record, show), _saving(course, record, saver)
         settings = dict(
             total_steps=total,
             **(cpu_sharing(state.model, training) if sharing is None else sharing),
             accumulation_steps=training.accumulation_steps,
             precision=training.precision,
             clip_grad=training.clip_grad,
-            after_step=[
-                spent,
-                *hooks,
-                _spike_watch(course, record),
-                _logger(course, record, show),
-                _saving(course, record, saver),
-            ],
+            after_step=[spent, *hooks, watch, log, save],
             should_stop=stop.is_set,
         )
-        while True:
-            try:
-                with closing(stream):
-                    fit(state, stream, loss_fn, course.lr, **settings)
-                break
-            except TornStep as torn:
-                _go_back(start, state, saver, record, torn)
-                stream = batches()
-            except DataFault as fault:
-                saver.finish()
-                raise DataFault(f"{fault}; {_ways_on(start, course, state)}") from fault
-            except NonFiniteLoss as fault:
-                saver.wait()
-                raise NonFiniteLoss(f"{fault}; {_what_helps(state)}") from fault
+        while torn := _torn_step(start, state, stream, loss_fn, course, saver, settings):
+            _go_back(start, state, saver, record, torn)
+            stream = batches()
         saver.finish()
         record.flush()
         if state.skipped:
@@ -217,11 +192,35 @@ def run_training(
             _end_early(start, course, state, stop)
 
 
+def _torn_step(
+    start: Start,
+    state: TrainState,
+    stream: Generator[Batch, None, None],
+    loss_fn: LossFn,
+    course: Course,
+    saver: Saver,
+    settings: dict[str, Any],
+) -> TornStep | None:
+    """Fit to the end or to a stop; the step that could not be dropped where it was, if there was one."""
+    try:
+        with closing(stream):
+            fit(state, stream, loss_fn, course.lr, **settings)
+    except TornStep as torn:
+        return torn
+    except DataFault as fault:
+        saver.finish()
+        raise DataFault(f"{fault}; {_ways_on(start, course, state)}") from fault
+    except NonFiniteLoss as fault:
+        saver.wait()
+        raise NonFiniteLoss(f"{fault}; {_what_helps(state)}") from fault
+    return None
+
+
 def _go_back(start: Start, state: TrainState, saver: Saver, record: Record, torn: TornStep) -> None:
     """Load the last checkpoint and pass over the step that broke: as if it had been dropped when it was there."""
     saver.wait()
     if state.last_checkpoint is None:
-        raise NonFiniteLoss(f"{torn}; {_what_helps(state)}") from torn
+        raise NonFiniteLoss(f"{torn}; {_what_helps(state)}")
     passed_over = {*state.passed_over, torn.step}
     load_checkpoint(find_checkpoint(start.out, whole=True), state)
     state.passed_over = passed_over

@@ -144,9 +144,7 @@ def write_snapshot(
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         _write_files(beside, snapshot)
-        if final.exists():  # the same step, saved again
-            _remove(final)
-        os.replace(beside, final)
+        _put(beside, final)
         _flush(folder)
         for pointer in [*([BEST] if best else []), LATEST]:  # a resume from the one before makes this best one again
             _point(folder / pointer, final.name)
@@ -201,12 +199,25 @@ def remove_leftovers(run: Path) -> None:
             path.unlink()
 
 
-def _remove(folder: Path) -> None:
-    """Remove a checkpoint, under another name, so that no half of it is taken for one."""
-    going = folder.with_name(f".{folder.name}.old.partial")
-    shutil.rmtree(going, ignore_errors=True)
-    os.replace(folder, going)
-    shutil.rmtree(going)
+def _put(beside: Path, final: Path) -> None:
+    """Rename a whole checkpoint into place; one of the same step, from before a resume, is back there if that fails."""
+    old = _set_aside(final) if final.exists() else None
+    try:
+        os.replace(beside, final)
+    except OSError:
+        if old:
+            os.replace(old, final)
+        raise
+    if old:
+        shutil.rmtree(old)
+
+
+def _set_aside(folder: Path) -> Path:
+    """Give a checkpoint that is to go another name first, so that no half of it is taken for one."""
+    aside = folder.with_name(f".{folder.name}.old.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(folder, aside)
+    return aside
 
 
 def step_name(step: int) -> str:
@@ -265,7 +276,7 @@ def drop_old(run: Path, step: int, keep: int, lasting: Callable[[int], bool]) ->
     newest = sorted(one for one in steps if one <= step)[-keep:]
     for one, path in steps.items():
         if one not in newest and path.name not in held and not (lasting(one) and one <= step):
-            _remove(path)
+            shutil.rmtree(_set_aside(path))
 
 
 def find_checkpoint(path: str | Path, *, whole: bool = False) -> Path:

@@ -1,0 +1,1 @@
+"""Drills: what must survive kills, signals and full disks, done for real."""
