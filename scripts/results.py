@@ -1,6 +1,6 @@
 """Write docs/RESULTS.md: what was measured here, from docs/results/*.json, and what the paper reports.
 
-python scripts/results.py [RUN ...]
+python scripts/results.py [NAME=RUN ...]
 
 Each RUN is a run folder whose figures are first taken into docs/results/NAME.json, as `paddlemae report` collects them.
 """
@@ -56,21 +56,20 @@ one. The command: `paddlemae study imagenet --init RUN --data imagenet/ --out ST
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="*", type=Path)
+    parser.add_argument("runs", nargs="*", metavar="NAME=RUN")
     KEPT.mkdir(exist_ok=True)
-    for run in parser.parse_args().runs:
-        figures = collect([run])
-        (KEPT / f"{figures['runs'][0]['name']}.json").write_text(json.dumps(figures, indent=1) + "\n")
-    kept = [json.loads(path.read_text()) for path in sorted(KEPT.glob("*.json"))]
-    PAGE.write_text(HEAD + "".join(part for figures in kept for part in section(figures["runs"][0])) + cited())
+    for name, run in (given.split("=", 1) for given in parser.parse_args().runs):
+        (KEPT / f"{name}.json").write_text(json.dumps(collect([Path(run)]), indent=1) + "\n")
+    kept = {path.stem: json.loads(path.read_text())["runs"][0] for path in sorted(KEPT.glob("*.json"))}
+    PAGE.write_text(HEAD + "".join(part for name, run in kept.items() for part in section(name, run)) + cited())
     print(f"wrote {PAGE}")
 
 
-def section(run: dict[str, Any]) -> Iterator[str]:
+def section(name: str, run: dict[str, Any]) -> Iterator[str]:
     """One run: what it was, its results, and the command behind each."""
     setup, totals = run["setup"], run["totals"]
     environment, data = setup["environment"], setup["data"]
-    yield f"\n### {run['name']}\n\n"
+    yield f"\n### {name}\n\n"
     yield (
         f"`{' '.join(environment['command'])}`: {totals['steps']:,} steps, {totals['epochs']:g} epochs of "
         f"{data['images']:,} images ({data['name']}), {totals['seconds'] / 60:.0f} min; "

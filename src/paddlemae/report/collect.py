@@ -252,7 +252,9 @@ def _identity(result: Json) -> tuple[int, str, str, str]:
     titles = {
         "knn": f"kNN, k = {protocol.get('k')}, {protocol.get('votes')} votes",
         "probe": f"linear probe{', cached features' if protocol.get('cached') else ''}",
-        "partial": f"last {blocks:g} blocks fine-tuned" if isinstance(blocks, (int, float)) else "",
+        "partial": f"last {blocks:g} block{'' if blocks == 1 else 's'} fine-tuned"
+        if isinstance(blocks, (int, float))
+        else "",
         "finetune": "fine-tuned",
         "evaluate": "evaluated",
     }

@@ -102,8 +102,9 @@ def finetune(recipe: FinetuneRecipe, start: Start, *, beside: str | None = None)
     course = Course("finetune", training, len(parts.train), evaluate, recipe.evaluate_every, best_by="top1")
     run_training(start, course, state, parts.description, batches, loss_fn)
     last = last or evaluation()
-    with state.averaged():
-        show_attention(start.out, model, parts.description, fixed_images(parts.held_out, parts.description)[0])
+    if fixed := fixed_images(parts.held_out, parts.description):
+        with state.averaged():
+            show_attention(start.out, model, parts.description, fixed[0])
     protocol = dict(labels=recipe.labels, trainable_blocks=recipe.trainable_blocks)
     sources, view = (parts.train, parts.held_out), evaluation_view(parts.description)
     return finish(start, state, last, sources, view, recipe, protocol, num_train=len(parts.train), beside=beside)

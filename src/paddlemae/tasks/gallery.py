@@ -14,6 +14,7 @@ import numpy as np
 
 from paddlemae.data.augment import View
 from paddlemae.data.batches import eval_batches
+from paddlemae.data.faults import DataFault
 from paddlemae.data.sources import Source, subset
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import Mask
@@ -222,6 +223,9 @@ def show_map(
     write_exhibit(run, "map", content)
 
 
-def fixed_images(source: Source, description: Description) -> tuple[np.ndarray, np.ndarray]:
-    """(uint8 [B, C, H, W], indices) of the images that a run shows throughout."""
-    return pictures_at(source, evaluation_view(description), spread_over(source, SHOWN))
+def fixed_images(source: Source, description: Description) -> tuple[np.ndarray, np.ndarray] | None:
+    """(uint8 [B, C, H, W], indices) of the images that a run shows throughout; None if none of them can be read."""
+    try:
+        return pictures_at(source, evaluation_view(description), spread_over(source, SHOWN))
+    except DataFault:
+        return None

@@ -68,11 +68,11 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
     skipped = open_skipped(start, state).of(parts.source, training.max_bad_images)
     course = Course("pretrain", training, len(parts.source))
     snapshots = snapshots_of(start.out, model, parts, recipe, course)
-    if not state.step:
+    if snapshots and not state.step:
         snapshots.take(0)
     batches = partial(training_batches, parts.source, parts.view, training, state, skipped, start)
     loss_fn = loss_function(recipe, parts.description)
-    run_training(start, course, state, parts.description, batches, loss_fn, hooks=[snapshots])
+    run_training(start, course, state, parts.description, batches, loss_fn, hooks=[snapshots] if snapshots else [])
     figures = start.out / FIGURES
     draw_curves(
         figures / "loss.png",
@@ -80,8 +80,9 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
         ["loss", "lr", "images_per_second"],
         "pretraining",
     )
-    draw(figures / "reconstruction.png", model, parts.description, snapshots.images_u8, snapshots.mask)
-    show_attention(start.out, model, parts.description, snapshots.images_u8)
+    if snapshots:
+        draw(figures / "reconstruction.png", model, parts.description, snapshots.images_u8, snapshots.mask)
+        show_attention(start.out, model, parts.description, snapshots.images_u8)
     mark_finished(start.out)
     start.say(f"done: {start.out}; see {figures / 'reconstruction.png'}")
     return start.out
@@ -175,9 +176,12 @@ def batch_predicted(recipe: PretrainRecipe, seed: int, batch: Batch, mask: Mask)
 
 def snapshots_of(
     out: Path, model: MaskedAutoencoder, parts: Parts, recipe: PretrainRecipe, course: Course
-) -> Snapshots:
-    """What draws the same images, under the masks of their first epoch, as training goes on."""
-    images_u8, indices = fixed_images(parts.source, parts.description)
+) -> Snapshots | None:
+    """What draws the same images, under the masks of their first epoch, as training goes on; None without images."""
+    fixed = fixed_images(parts.source, parts.description)
+    if fixed is None:  # training will tell
+        return None
+    images_u8, indices = fixed
     mask = batch_mask(recipe, model.grid, recipe.training.seed, Batch(images_u8, None, indices, np.zeros_like(indices)))
     return Snapshots(out, model, parts.description, images_u8, mask, course.total_steps, course.epoch(1))
 
