@@ -117,15 +117,16 @@ def damage(folder: Path, part: str, count: int) -> None:
 def test_classifiers_and_neighbours_have_the_same_limit(
     tmp_path, paddlemae, encoder, colours, pretrained, part
 ) -> None:
-    data = tmp_path / "colours"
+    data, run = tmp_path / "colours", tmp_path / "pretrained"  # which gets results
     shutil.copytree(colours, data)
+    shutil.copytree(pretrained, run)
     damage(data, part, 2)
     count = 24 if part == "train" else 12
     few = ["epochs=1", "warmup_epochs=0", "batch_size=8", "threads=1", "checkpoint_every=9", "evaluate_every=1"]
     commands = {
         "finetune": ["finetune", *encoder, *few, "--init", "scratch", "--data", data, "--out", tmp_path / "tuned"],
-        "probe": ["probe", *few, "cached=true", "--init", pretrained, "--data", data, "--out", tmp_path / "probe"],
-        "knn": ["knn", pretrained, "--data", data],
+        "probe": ["probe", *few, "cached=true", "--init", run, "--data", data, "--out", tmp_path / "probe"],
+        "knn": ["knn", run, "--data", data],
     }
     for name, command in commands.items():
         done = paddlemae(*command)

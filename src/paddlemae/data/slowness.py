@@ -41,6 +41,8 @@ def _look_on() -> None:
     said: set[tuple[str, float]] = set()
     while True:
         time.sleep(SLOW_SECONDS / 10)
+        if threading.current_thread() is not _watcher:  # another one took over
+            return
         now, reading = time.monotonic(), set(_reading.copy().values())
         said &= reading
         for path, since in sorted(reading - said):
