@@ -108,9 +108,9 @@ def show_attention(
         return np.stack([heated(picture, one.reshape(model.grid)) for picture, one in zip(pictures, maps_NL)])
 
     each = over(maps_BHL.reshape(-1, maps_BHL.shape[2]), originals.repeat(heads, axis=0))
-    asking = "the cls token" if token == "cls" else "the patch tokens, on the mean,"
+    asking = "the cls token of the last block attends" if token == "cls" else "the last block's patches attend"
     content = {
-        "caption": f"What {asking} of the last block attend to: all {heads} heads' mean, then each head alone. "
+        "caption": f"What {asking} to: all {heads} heads' mean, then each head alone. "
         "Bright is much; each map has its own scale.",
         "heads": heads,
         "original": write_sprite(run, "attention-original", originals, columns=len(originals)),
