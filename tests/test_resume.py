@@ -197,6 +197,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path, capsys
 def test_what_is_done_is_done_once(tmp_path, monkeypatch, colours, pretrained) -> None:
     """Killed between the line in the pretraining's results and the end, the same command does not add another."""
     shutil.copytree(pretrained, tmp_path / "start")
+    (tmp_path / "start" / "results.jsonl").unlink(missing_ok=True)  # of trainings that other tests started from it
     overrides = [*REPEATABLE, f"data={colours}", f"init={tmp_path / 'start'}", "cached=true", "steps=2"]
     recipe = load_recipe("probe", None, overrides)
 
