@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from paddlemae.report.collect import collect, gain, spread
+from paddlemae.report.collect import collect, markdown_row
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, KEPT = DOCS / "RESULTS.md", DOCS / "results"
 SHOWN_VOTES = "weighted"  # of kNN; the others are in the JSON
-STARTS = ("pretrained", "random", "scratch")
 
 HEAD = """# Results
 
@@ -79,10 +78,7 @@ def section(name: str, run: dict[str, Any]) -> Iterator[str]:
     yield "| top-1, *measured* | pretrained | untrained | from scratch | points gained | what else it depends on |\n"
     yield "|---|---:|---:|---:|---:|---|\n"
     rows = [row for row in run["results"] if row["task"] != "knn" or SHOWN_VOTES in row["title"]]
-    for row in rows:
-        cells = " | ".join(spread(row["starts"][start]) if start in row["starts"] else "" for start in STARTS)
-        gained = gain(row)
-        yield f"| {row['title']} | {cells} | {'' if gained is None else f'{100 * gained:+.1f}'} | {row['detail']} |\n"
+    yield from (markdown_row(row, row["detail"]) + "\n" for row in rows)
     commands = dict.fromkeys(cell["command"] for row in rows for cell in row["starts"].values())
     yield "\nThe commands behind these numbers:\n\n```\n" + "\n".join(commands) + "\n```\n"
 

@@ -24,6 +24,7 @@ from paddlemae.report.runlog import (
     RESULTS_FILE,
     SKIPPED_FILE,
     command_line,
+    flat,
     now,
     read_lines,
     read_skipped,
@@ -181,15 +182,6 @@ def _json(path: Path, problems: list[str]) -> Json:
     return {}
 
 
-def flat(content: Json, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(section.key, value) of everything in nested objects."""
-    for key, value in content.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def _curves(lines: Iterable[Json]) -> Json:
     curves: Json = {}
     for line in lines:
@@ -337,7 +329,7 @@ def _missing(run: Path, recipe: Json, rows: Sequence[Json], exhibits: Json) -> I
         if pretrained:
             ways = _evaluations(folder, data, _model_settings(recipe))
         for kind, (title, commands) in ways.items():
-            done = {start for row in rows if _kind(row) == kind for start in row["starts"]}
+            done = {start for row in rows if kind_of(row) == kind for start in row["starts"]}
             for start, command in commands.items():
                 if start not in done:
                     words = "" if start == "pretrained" else f", {OTHER_STARTS[start]}"
@@ -386,7 +378,8 @@ def _evaluations(folder: str, data: str, model: str) -> dict[str, tuple[str, dic
     }
 
 
-def _kind(row: Json) -> str:
+def kind_of(row: Json) -> str:
+    """Which of `ORDER` a row of results is of."""
     return "partial" if row["title"].startswith("last ") else row["task"]
 
 
@@ -429,20 +422,18 @@ def markdown(runs: Sequence[Json]) -> str:
     for run in runs:
         lines = [f"### {run['name']}", ""] if len(runs) > 1 else []
         lines += ["| top-1 | pretrained | untrained | from scratch | points gained |", "|---|---:|---:|---:|---:|"]
-        lines += [_markdown_row(row) for row in run["results"]]
+        lines += [markdown_row(row) for row in run["results"]]
         if not run["results"]:
             lines.append("| not measured yet | | | | |")
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 
 
-def _markdown_row(row: Json) -> str:
-    cells = {start: spread(cell) for start, cell in row["starts"].items()}
+def markdown_row(row: Json, *more: str) -> str:
+    """What was done, top-1 from every start, points gained, and whatever else stands behind."""
+    cells = [spread(row["starts"][start]) if start in row["starts"] else "" for start in STARTS]
     gained = gain(row)
-    return (
-        f"| {row['title']} | {' | '.join(cells.get(start, '') for start in STARTS)} | "
-        f"{'' if gained is None else f'{100 * gained:+.1f}'} |"
-    )
+    return f"| {' | '.join([row['title'], *cells, '' if gained is None else f'{100 * gained:+.1f}', *more])} |"
 
 
 def spread(cell: Json) -> str:

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from paddlemae.report.runlog import EXHIBITS
+from paddlemae.report.runlog import EXHIBITS, replace_text
 
-PARTS = {  # name of its file -> what it is
+PARTS = {  # name of its file -> what it is, in the page's order
     "reconstructions": "reconstructions across training",
-    "attention": "attention maps of the last block",
     "confusion": "confusion matrix",
     "mistakes": "most confident mistakes",
     "neighbours": "nearest neighbours",
     "map": "2-D map of the features",
+    "attention": "attention maps of the last block",
 }
 LARGEST_SIDE = 112  # pixels of a picture; a page holds hundreds of them
 QUALITY = 88  # of JPEG, at full colour resolution: a neighbour's colour must not bleed in
@@ -30,10 +30,7 @@ QUALITY = 88  # of JPEG, at full colour resolution: a neighbour's colour must no
 
 def write_exhibit(run: Path, part: str, content: dict[str, Any]) -> None:
     """Write `exhibits/PART.json`; the pictures that it names are there already."""
-    path = _path(run, f"{part}.json")
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(json.dumps(content) + "\n")
-    os.replace(beside, path)
+    replace_text(_path(run, f"{part}.json"), json.dumps(content) + "\n")
 
 
 def read_exhibit(run: Path, part: str) -> dict[str, Any] | None:

@@ -25,7 +25,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from PIL import Image
 
-from paddlemae.report.collect import flat, gain, spread
+from paddlemae.report import exhibits
+from paddlemae.report.collect import gain, kind_of, spread
+from paddlemae.report.runlog import flat
 
 ASSETS = Path(__file__).with_name("assets")
 MOST_POINTS = 2000  # of a curve: twice the pixels that a wide screen gives it
@@ -55,14 +57,7 @@ CURVES = {  # in the page's order; whatever else was logged comes behind
     "top5": "Top-5 on held-out images",
     "waiting": "Share of the time spent waiting for data",
 }
-PARTS = {
-    "reconstructions": "Reconstructions across training",
-    "confusion": "Confusion matrix",
-    "mistakes": "Most confident mistakes",
-    "neighbours": "Nearest neighbours",
-    "map": "2-D map of the features",
-    "attention": "Attention maps of the last block",
-}
+PARTS = {part: title[0].upper() + title[1:] for part, title in exhibits.PARTS.items()}
 
 Json = dict[str, Any]
 
@@ -100,7 +95,7 @@ def _asset(name: str) -> str:
 def _template() -> Template:
     settings: Json = dict(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment = Environment(loader=FileSystemLoader(ASSETS, encoding="utf-8"), **settings)
-    shown = (spread, gain, kind, text, number, percent, points, short, duration, position)
+    shown = (spread, gain, kind_of, text, number, percent, points, short, duration, position)
     environment.filters |= {function.__name__: function for function in shown}
     environment.globals |= {
         "LOST": LOST,
@@ -265,17 +260,12 @@ def _grouped(recipe: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return groups
 
 
-def kind(row: Json) -> str:
-    """Which of KINDS a row of results is of."""
-    return "partial" if row["title"].startswith("last ") else row["task"]
-
-
 def _headline(run: Json) -> dict[str, Json | None]:
     """Kind of result -> its best row with the start to show of it; None where nothing was measured yet."""
     headline: dict[str, Json | None] = {}
     awaited = {one["part"].split(".")[1] for one in run["missing"] if one["part"].startswith("results.")}
     for name in KINDS:
-        rows = [row for row in run["results"] if kind(row) == name and row["starts"]]
+        rows = [row for row in run["results"] if kind_of(row) == name and row["starts"]]
         # a pretraining is judged by what was done with it; without any such row, by what there is
         rows = [row for row in rows if "pretrained" in row["starts"]] or rows
         if rows:

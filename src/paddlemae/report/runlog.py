@@ -129,6 +129,15 @@ def write_environment(folder: Path) -> None:
     replace_text(folder / ENVIRONMENT_FILE, json.dumps(content, indent=2) + "\n")
 
 
+def flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(section.key, value) of everything in nested objects, such as a recipe's."""
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def mark_finished(folder: Path) -> None:
     """Note that the run has done all it was to do."""
     path = folder / ENVIRONMENT_FILE
@@ -261,5 +270,5 @@ def write_recipe(folder: Path, text: str) -> None:
 def replace_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(text)
+    beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)

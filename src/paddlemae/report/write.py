@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from paddlemae.report.collect import collect
 from paddlemae.report.page import render
-from paddlemae.report.runlog import REPORT_FILES
+from paddlemae.report.runlog import REPORT_FILES, replace_text
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Written:
     folder.mkdir(parents=True, exist_ok=True)
     written = Written(*(folder / name for name in REPORT_FILES))
     for path, text in zip((written.page, written.figures, written.table), texts):
-        beside = path.with_name(f".{path.name}.partial")
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
+        replace_text(path, text)
     return written
 
 

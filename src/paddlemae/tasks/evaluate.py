@@ -6,17 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 from paddlemae import device
-from paddlemae.data.batches import eval_batches
 from paddlemae.data.sources import Source, open_source
 from paddlemae.model.vit import pair, patch_grid
 from paddlemae.report.runlog import log_result
 from paddlemae.tasks.embed import decoding_workers
-from paddlemae.tasks.evaluation import PRETRAINED, SCRATCH, evaluation_of
-from paddlemae.tasks.finetune import labels_of
+from paddlemae.tasks.evaluation import PRETRAINED, SCRATCH
+from paddlemae.tasks.finetune import evaluate_on
 from paddlemae.tasks.gallery import show_mistakes
-from paddlemae.tasks.inference import LOGITS, forward_function
 from paddlemae.tasks.models import evaluation_view, load_classifier, read_checkpoint
-from paddlemae.tasks.skipped import SkippedImages
 from paddlemae.tasks.start import run_of
 
 
@@ -52,12 +49,8 @@ def evaluate(
         description = replace(description, architecture={**description.architecture, "image_size": size})
     source = open_source(data, split, labelled=True)
     _check_classes(description.classes, source)
-    view = evaluation_view(description)
-    forward = forward_function(model, description, LOGITS, threads=threads)
-    workers, skipped = decoding_workers(len(source)), SkippedImages(source)
-    batches = eval_batches(source, view, batch_size=batch_size, workers=workers, on_skip=skipped)
-    predictions = ((batch.indices, labels_of(batch), forward(batch.images)) for batch in batches)
-    found = evaluation_of(predictions, len(source.classes))
+    workers = decoding_workers(len(source))
+    found = evaluate_on(model, description, source, batch_size=batch_size, workers=workers, threads=threads)
     result = {
         "task": "evaluate",
         "start": SCRATCH if description.provenance.get("init") == SCRATCH else PRETRAINED,
@@ -69,7 +62,9 @@ def evaluate(
     }
     if folder := run_of(checkpoint.folder):
         log_result(folder, [result])
-        show_mistakes(folder, source, view, found.confusion, found.mistakes, f"evaluated on {source.name}")
+        show_mistakes(
+            folder, source, evaluation_view(description), found.confusion, found.mistakes, f"evaluated on {source.name}"
+        )
     return result
 
 

@@ -265,12 +265,26 @@ def evaluate_classifier(
         on_skip: called with each image that can't be read; by default they are named, and as many as usual allowed.
         threads: as in `device.prepare`.
     """
-    on_skip = on_skip or SkippedImages(parts.held_out)
-    forward = forward_function(model, parts.description, LOGITS, threads=threads)
-    view = evaluation_view(parts.description)
-    batches = eval_batches(parts.held_out, view, batch_size=batch_size, workers=workers, on_skip=on_skip)
+    settings: dict[str, Any] = dict(batch_size=batch_size, workers=workers, on_skip=on_skip, threads=threads)
+    return evaluate_on(model, parts.description, parts.held_out, **settings)
+
+
+def evaluate_on(
+    model: VisionTransformer,
+    description: Description,
+    source: Source,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    on_skip: OnSkip | None = None,
+    threads: int | str = "auto",
+) -> Evaluation:
+    """The same on any labelled images, which are seen as `description` says."""
+    forward = forward_function(model, description, LOGITS, threads=threads)
+    view, on_skip = evaluation_view(description), on_skip or SkippedImages(source)
+    batches = eval_batches(source, view, batch_size=batch_size, workers=workers, on_skip=on_skip)
     predictions = ((batch.indices, labels_of(batch), forward(batch.images)) for batch in batches)
-    return evaluation_of(predictions, len(parts.held_out.classes))
+    return evaluation_of(predictions, len(source.classes))
 
 
 def dry_run(recipe: FinetuneRecipe) -> dict[str, str]:

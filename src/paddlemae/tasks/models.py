@@ -96,14 +96,15 @@ def load_autoencoder(checkpoint: Checkpoint) -> MaskedAutoencoder:
     Raises:
         ValueError: the checkpoint is another kind of model, or its files don't belong together.
     """
-    if checkpoint.description.kind != "mae":
-        raise ValueError(
-            f"{checkpoint.folder} holds a {checkpoint.description.kind}, which has no decoder to reconstruct with; "
-            "name a pretraining run"
-        )
+    _check_kind(checkpoint, "mae", "no decoder to reconstruct with; name a pretraining run")
     model = load_encoder(checkpoint)
     assert isinstance(model, MaskedAutoencoder)
     return model
+
+
+def _check_kind(checkpoint: Checkpoint, wanted: str, lacking: str) -> None:
+    if checkpoint.description.kind != wanted:
+        raise ValueError(f"{checkpoint.folder} holds a {checkpoint.description.kind}, which has {lacking}")
 
 
 KINDS = {"mae": MaskedAutoencoder, "classifier": VisionTransformer}
@@ -132,10 +133,7 @@ def load_classifier(checkpoint: Checkpoint) -> VisionTransformer:
     Raises:
         ValueError: the checkpoint is another kind of model, or its files don't belong together.
     """
-    if checkpoint.description.kind != "classifier":
-        raise ValueError(
-            f"{checkpoint.folder} holds a {checkpoint.description.kind}, which has no classes; name a fine-tuning run"
-        )
+    _check_kind(checkpoint, "classifier", "no classes; name a fine-tuning run")
     model = load_encoder(checkpoint)
     assert isinstance(model, VisionTransformer)
     return model

@@ -13,6 +13,7 @@ from paddlemae.report.runlog import (
     METRICS_FILE,
     RECIPE_FILE,
     check_folder,
+    flat,
     forget_metrics_after,
     is_finished,
     open_run,
@@ -109,7 +110,7 @@ def _was_left(run: Path, recipe: Recipe) -> bool:
 
 def check_same_recipe(stored: Recipe, asked: Recipe) -> None:
     """Refuse to resume with settings that would change the run's result."""
-    before, now = (_flat(recipe.model_dump(mode="json")) for recipe in (stored, asked))
+    before, now = (dict(flat(recipe.model_dump(mode="json"))) for recipe in (stored, asked))
     different = [
         f"{key} {before[key]} -> {now[key]}"
         for key in before
@@ -117,13 +118,6 @@ def check_same_recipe(stored: Recipe, asked: Recipe) -> None:
     ]
     if different:
         raise ValueError(f"a resume can't change {', '.join(different)}; leave these out, or start a new run")
-
-
-def _flat(content: dict, prefix: str = "") -> dict:
-    flat: dict = {}
-    for key, value in content.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
 
 
 def run_of(checkpoint: Path) -> Path | None:
