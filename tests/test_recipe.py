@@ -18,6 +18,18 @@ def write(path: Path, text: str) -> str:
     return str(path)
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("100", 100), ("10%", "10%"), ("0.5%", "0.5%"), ("5/class", "5/class")])
+def test_labels_may_be_a_number_a_share_or_a_number_a_class(typed: str, meant) -> None:
+    assert load_recipe("finetune", "digits", [f"labels={typed}"]).labels == meant
+
+
+@pytest.mark.parametrize("typed", ["0", "-1", "ten", "10 %", "%", "5/image", "1.5", "true"])
+def test_labels_that_mean_nothing_are_refused(typed: str) -> None:
+    with pytest.raises(ValueError, match="labels") as fault:
+        load_recipe("finetune", "digits", [f"labels={typed}"])
+    assert "\n" not in str(fault.value)
+
+
 def test_defaults_are_the_papers() -> None:
     """MAE, appendix A.1, table 8, and A.2, table 9."""
     pretraining, tuning = load_recipe("pretrain"), load_recipe("finetune")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from paddlemae.data.images import UnreadableImage
-from paddlemae.data.sources import Source, balanced_subset, open_source, split_off, subset
+from paddlemae.data.sources import Source, balanced_subset, labelled_count, open_source, split_off, subset
 
 
 def make_images(root: Path, *names: str) -> str:
@@ -193,6 +193,23 @@ def test_the_remainder_of_a_balanced_subset_goes_to_seeded_classes() -> None:
     counts = [np.bincount(balanced_subset(digits, 13, seed).labels, minlength=10) for seed in range(5)]
     assert all(sorted(count) == [1] * 7 + [2] * 3 for count in counts)
     assert len({tuple(count) for count in counts}) > 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "count"), [(70, 70), ("10%", 400), ("0.5%", 20), ("2.49%", 100), ("100%", 4000), ("7/class", 70)]
+)
+def test_few_labels_are_a_number_a_share_or_a_number_a_class(labels, count: int) -> None:
+    digits = open_source("digits")
+    assert labelled_count(labels, digits) == count
+    drawn = balanced_subset(digits, labelled_count(labels, digits), 0)
+    assert np.bincount(drawn.labels).tolist() == [count // 10] * 10
+
+
+@pytest.mark.parametrize("labels", ["0%", "0/class", "101%", "401/class"])
+def test_a_share_or_number_a_class_that_is_not_there_is_refused(labels: str) -> None:
+    digits = open_source("digits")
+    with pytest.raises(ValueError, match="expected 1 to 4000 images of digits"):
+        balanced_subset(digits, labelled_count(labels, digits), 0)
 
 
 def test_balanced_subset_explains_what_it_cannot_draw(tmp_path: Path) -> None:

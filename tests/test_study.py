@@ -56,6 +56,16 @@ def test_every_start_value_and_seed_is_run_once(run: str, tmp_path: Path, monkey
     assert len(runs) == 2, "other settings are other runs"
 
 
+def test_labels_can_be_a_share_or_a_number_a_class(run: str, tmp_path: Path) -> None:
+    study(plan_of(run, "labels", ("1%", "2/class"), seeds=(0,)), tmp_path / "study", quiet=True)
+    counts = {
+        folder.name: json.loads((folder / "result.json").read_text())["train_images"]
+        for folder in (tmp_path / "study").iterdir()
+        if folder.is_dir()
+    }
+    assert counts == {"labels-1%-pretrained-0": 40, "labels-2-per-class-pretrained-0": 20}
+
+
 def test_blocks_can_be_varied(run: str, tmp_path: Path) -> None:
     result = study(plan_of(run, "trainable_blocks", ("0", "0.5", "2"), seeds=(0,)), tmp_path, quiet=True)
     assert list(result["top1"]["pretrained"]) == ["0", "0.5", "2"]

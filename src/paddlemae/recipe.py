@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +24,14 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
+def _few(value: Any) -> Any:
+    """Images in all, "10%" of them, or "5/class"; always as many of each class as of any other."""
+    number = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if number or (isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?%|\d+/class", value)):
+        return value
+    raise ValueError(f'expected a number of images, a share ("10%") or a number a class ("5/class"), got {value!r}')
+
+
 NUMBER = BeforeValidator(_no_bool)
 Positive = Annotated[int, NUMBER, Field(ge=1)]
 NonNegative = Annotated[int, NUMBER, Field(ge=0)]
@@ -33,6 +42,7 @@ ShareOrNone = Annotated[float, NUMBER, Field(ge=0, le=1)]
 ShareOrAll = Annotated[float, NUMBER, Field(gt=0, le=1)]
 Pixels = Positive | tuple[Positive, Positive]
 Size = Literal["mini", "tiny", "small", "base", "large", "huge"]
+Labels = Annotated[int | str, BeforeValidator(_few)]
 Positions = Literal["sincos2d", "sincos1d", "learned"]
 
 
@@ -220,7 +230,7 @@ class FinetuneRecipe(BaseModel):
     train_split: str = "train"
     eval_split: str = "test"
     val_fraction: Share = 0.0  # held out of the training part when there is no other part to evaluate on
-    labels: Positive | None = None  # train on so many images only, the same number a class
+    labels: Labels | None = None  # train on so few images only
     mean: tuple[float, ...] | None = None
     std: tuple[PositiveFloat, ...] | None = None
     trainable_blocks: NonNegativeFloat | None = None  # 0, 0.5 (the last MLP), 1, 2 ...; by default everything
@@ -263,7 +273,7 @@ class ProbeRecipe(BaseModel):
     train_split: str = "train"
     eval_split: str = "test"
     val_fraction: Share = 0.0
-    labels: Positive | None = None  # train on so many images only, the same number a class
+    labels: Labels | None = None  # train on so few images only
     token: Literal["cls", "mean"] = "cls"
     layer: Positive | None = None  # the block that features are taken after, by default the last
     cached: bool = False  # compute each image's features once, from its evaluation view, without augmentation

@@ -203,6 +203,15 @@ def balanced_subset(source: Source, num_images: int, seed: int) -> Source:
     return subset(source, _draw(source.labels, wanted, rng))
 
 
+def labelled_count(labels: int | str, source: Source) -> int:
+    """The images that `labels` means: a number in all, a share such as "10%", or a number a class such as "5/class"."""
+    if isinstance(labels, int):
+        return labels
+    if labels.endswith("%"):
+        return round(float(labels.removesuffix("%")) / 100 * len(source))
+    return int(labels.removesuffix("/class")) * len(source.classes)
+
+
 def check_same_classes(train: Source, held_out: Source) -> None:
     """Raise a ValueError that names the classes which only one of the two has."""
     if train.classes != held_out.classes:

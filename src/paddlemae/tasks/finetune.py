@@ -17,7 +17,7 @@ from paddlemae.data.batches import ERASING_STREAM, Batch, OnSkip, batch_rngs, ev
 from paddlemae.data.erasing import Erasing, draw_erasing
 from paddlemae.data.images import check_channels
 from paddlemae.data.mixing import MixedBatch, Mixing, mixed_batches, mixed_labels
-from paddlemae.data.sources import Source, balanced_subset, check_same_classes, open_source, split_off
+from paddlemae.data.sources import Source, balanced_subset, check_same_classes, labelled_count, open_source, split_off
 from paddlemae.model.vit import VisionTransformer, freeze
 from paddlemae.recipe import FinetuneRecipe, ProbeRecipe
 from paddlemae.tasks.evaluation import SCRATCH, Evaluation, evaluation_of, finish
@@ -233,7 +233,7 @@ def open_parts(recipe: FinetuneRecipe | ProbeRecipe, data: str) -> tuple[Source,
         held_out = open_source(data, recipe.eval_split, labelled=True)
     check_same_classes(train, held_out)
     if recipe.labels:
-        train = balanced_subset(train, recipe.labels, recipe.training.seed)
+        train = balanced_subset(train, labelled_count(recipe.labels, train), recipe.training.seed)
     return train, held_out
 
 

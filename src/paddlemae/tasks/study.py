@@ -71,7 +71,7 @@ def study(plan: Study, out: Path, *, quiet: bool = False) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[str, list[float]]] = {name: {value: [] for value in plan.values} for name in plan.starts}
     for (name, value, seed), recipe in recipes.items():
-        folder = out / f"{plan.key}-{value}-{name}-{seed}"
+        folder = out / f"{plan.key}-{value.replace('/', '-per-')}-{name}-{seed}"
         top1 = _finished(folder, recipe)
         if top1 is None:
             start = Start(folder, quiet=True, overwrite=(folder / RECIPE_FILE).exists())
