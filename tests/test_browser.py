@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from paddlemae.report.page import PARTS, render
+from paddlemae.report.page import render
+from paddlemae.report.parts import PARTS
 from tests.report_example import NASTY, example
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.report.page import ASSETS, MOST_POINTS, PARTS, duration, number, render, thinned
+from paddlemae.report.page import ASSETS, MOST_POINTS, render, thinned
+from paddlemae.report.parts import PARTS
+from paddlemae.report.words import duration, number
 from tests.report_example import CLASSES, NASTY, bare_run, cell, example, report_of, whole_run
 
 

@@ -9,32 +9,25 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import io
 import itertools
 import json
-import math
 import shlex
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
-from PIL import Image
 
-from paddlemae.report import exhibits
 from paddlemae.report.collect import gain, kind_of, spread
+from paddlemae.report.parts import PARTS, shown_exhibits
 from paddlemae.report.runlog import flat
+from paddlemae.report.sheets import LOST, Pictures, position
+from paddlemae.report.words import duration, finite, number, percent, points, short, text
 
 ASSETS = Path(__file__).with_name("assets")
 MOST_POINTS = 2000  # of a curve: twice the pixels that a wide screen gives it
-NUMBERED_CLASSES = 20  # up to here a confusion matrix is a table of numbers, above it is a picture
-CONFUSED_PAIRS = 12
-SEEN, LOOKED_AT = 64, 96  # a picture's side in pixels of the screen: at least, and about where details matter
-FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
 TASKS = {"pretrain": "pretraining", "finetune": "fine-tuning", "probe": "linear probing"}
 STARTS = {"pretrained": "pretrained", "random": "untrained", "scratch": "from scratch"}
@@ -57,7 +50,6 @@ CURVES = {  # in the page's order; whatever else was logged comes behind
     "top5": "Top-5 on held-out images",
     "waiting": "Share of the time spent waiting for data",
 }
-PARTS = {part: title[0].upper() + title[1:] for part, title in exhibits.PARTS.items()}
 
 Json = dict[str, Any]
 
@@ -125,7 +117,7 @@ def _labels(runs: Sequence[Json]) -> list[str]:
 def _run(place: int, run: Json, label: str, folder: Path, pictures: Pictures) -> Json:
     problems = list(run["problems"])
     missing = {one["part"]: one for one in run["missing"]}
-    exhibits = _exhibits(run, Path(folder), pictures, problems)
+    exhibits = shown_exhibits(run, Path(folder), pictures, problems)
     return {
         **run,
         "id": f"run-{place}",
@@ -162,62 +154,6 @@ def _for_script(runs: Sequence[Json]) -> Json:
             for run in runs
         ],
     }
-
-
-# ------------------------------------------------------------------------------------------------- words and numbers
-
-
-def text(value: Any) -> str:
-    """A setting as a reader writes it."""
-    if value is None:
-        return "not set"
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def number(value: Any) -> str:
-    """With thousands apart: 50,000 or 1.02."""
-    if _finite(value) is None:
-        return "unknown" if value is None else str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
-
-
-def percent(share: Any) -> str:
-    """0.815 as 81.5%."""
-    return "unknown" if _finite(share) is None else f"{share:.1%}"
-
-
-def points(difference: float | None) -> str:
-    """A difference of two shares in points, with its sign."""
-    return "" if difference is None else f"{100 * difference:+.1f}".replace("-", "−")
-
-
-def short(value: Any) -> str:
-    """Four significant digits: 0.6006 or 1.2e-7."""
-    return "unknown" if _finite(value) is None else f"{value:.4g}".replace("e-0", "e-").replace("e+0", "e")
-
-
-def duration(seconds: Any) -> str:
-    """Seconds as a reader says them: 41 s, 2 min 21 s, 3 h 12 min."""
-    if _finite(seconds) is None:
-        return "unknown"
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def _finite(value: Any) -> int | float | None:
-    """The value if it is a number that can be drawn."""
-    try:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an int beyond any float
-        return None
-    return value if number else None
-
-
-# ----------------------------------------------------------------------------------------------------- what was run
 
 
 def _facts(run: Json) -> dict[str, str]:
@@ -276,9 +212,6 @@ def _headline(run: Json) -> dict[str, Json | None]:
     return headline
 
 
-# ----------------------------------------------------------------------------------------------------------- curves
-
-
 def _curves(curves: Mapping[str, Json], problems: list[str]) -> dict[str, Json]:
     names = [name for name in CURVES if name in curves] + [name for name in curves if name not in CURVES]
     found = {}
@@ -293,14 +226,14 @@ def _curves(curves: Mapping[str, Json], problems: list[str]) -> dict[str, Json]:
 
 def _curve(curve: Mapping[str, Sequence[Any]]) -> tuple[Json, int]:
     """(a curve that is light enough to draw, how many of its values can't be drawn)."""
-    kept = [place for place, value in enumerate(curve["value"]) if _finite(value) is not None]
+    kept = [place for place, value in enumerate(curve["value"]) if finite(value) is not None]
     chosen = [kept[place] for place in thinned([curve["value"][place] for place in kept], MOST_POINTS)]
     light = {key: [_rounded(curve[key][place]) for place in chosen] for key in ("step", "epoch", "seconds", "value")}
     return light, len(curve["value"]) - len(kept)
 
 
 def _rounded(value: Any) -> int | float | None:
-    value = _finite(value)
+    value = finite(value)
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
@@ -335,254 +268,3 @@ def _extremes(curve: Json | None) -> str:
     return (
         f"first {short(values[0])}, last {short(values[-1])}, lowest {short(min(values))}, highest {short(max(values))}"
     )
-
-
-# --------------------------------------------------------------------------------------------------------- pictures
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """Pictures of one size in one image; shown with `height` x `width` pixels each."""
-
-    name: str  # its class in the page's style; none if it can't be shown
-    uri: str
-    height: int
-    width: int
-    columns: int
-    count: int
-    magnified: bool
-
-
-LOST = Sheet("", "", SEEN, SEEN, 1, 0, False)
-
-
-@dataclass
-class Pictures:
-    """The images that the page holds."""
-
-    rules: list[str] = field(default_factory=list)  # of the style, one a sheet that is shown tile by tile
-    sheets: int = 0
-
-    def hold(self, folder: Path, sprite: Json, problems: list[str], side: int = SEEN, tiled: bool = True) -> Sheet:
-        """Take in a sprite.
-
-        Args:
-            problems: takes the reason if it can't be read.
-            side: in pixels, that tiles are magnified to; SEEN at the least.
-            tiled: whether single tiles are shown; else the whole sheet is, as an image.
-        """
-        try:
-            sheet, size = _sheet(folder, sprite, side, f"sheet-{self.sheets}")
-        except ValueError as fault:
-            problems.append(str(fault))
-            return LOST
-        self.sheets += 1
-        if tiled:
-            self.rules.append(
-                f".{sheet.name}{{width:{sheet.width}px;height:{sheet.height}px;background-size:{size[0]}px {size[1]}px;"
-                f'background-image:url("{sheet.uri}")}}'
-            )
-        return sheet
-
-
-def _sheet(folder: Path, sprite: Json, side: int, name: str) -> tuple[Sheet, tuple[int, int]]:
-    """A sprite read into memory, and the width and height of all of it on the screen."""
-    (height, width), columns, count = sprite["tile"], sprite["columns"], sprite["count"]
-    if not all(isinstance(one, int) and one > 0 for one in (height, width, columns, count)):
-        raise ValueError(f"{sprite['file']}: tiles of {height} x {width}, {columns} columns and {count} tiles")
-    rows = math.ceil(count / columns)
-    uri, size = _data_uri(folder, sprite["file"])
-    if size != (columns * width, rows * height):
-        raise ValueError(
-            f"{sprite['file']} is of {size[0]} x {size[1]} pixels, not {columns * width} x {rows * height}"
-        )
-    longest = max(height, width)
-    scale = max(1, math.ceil(SEEN / longest), side // longest)
-    shown = Sheet(name, uri, scale * height, scale * width, columns, count, scale > 1)
-    return shown, (scale * size[0], scale * size[1])
-
-
-def _data_uri(folder: Path, file: Any) -> tuple[str, tuple[int, int]]:
-    """(an image as a data URI, its width and height).
-
-    Raises:
-        ValueError: it is no image that a browser shows.
-    """
-    if not isinstance(file, str) or PurePath(file).is_absolute():
-        raise ValueError(f"{file} is not the name of a picture in the run's folder")
-    try:
-        content = (folder / file).read_bytes()
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=list(FORMATS)) as image:
-                image.load()  # a file that breaks off shows only now
-                size, media = image.size, FORMATS[str(image.format)]
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as fault:
-        reason = fault.strerror if isinstance(fault, OSError) and fault.strerror else "no whole picture"
-        raise ValueError(f"{file} can't be read ({reason})") from fault
-    return f"data:{media};base64,{base64.b64encode(content).decode()}", size
-
-
-def position(sheet: Sheet, tile: int) -> str:
-    """The style that moves a sheet so that one tile of it is seen."""
-    row, column = divmod(tile, sheet.columns)
-    return f"background-position:-{column * sheet.width}px -{row * sheet.height}px"
-
-
-# --------------------------------------------------------------------------------------------------------- exhibits
-
-Hold = Callable[..., Sheet]
-
-
-def _exhibits(run: Json, folder: Path, pictures: Pictures, problems: list[str]) -> dict[str, Json]:
-    """What the template shows of each exhibit; a damaged one becomes a problem."""
-    hold = functools.partial(pictures.hold, folder, problems=problems)
-    found = {}
-    for part, build in BUILDERS.items():
-        content = run["exhibits"].get(part)
-        if content is None:
-            continue
-        try:
-            found[part] = build(content, hold)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as fault:
-            problems.append(f"{PARTS[part]}: the exhibit is damaged and was left out ({type(fault).__name__}: {fault})")
-    return found
-
-
-def _name(classes: Sequence[Any], label: Any) -> str:
-    if label is None:
-        return "no label"
-    known = isinstance(label, int) and 0 <= label < len(classes)
-    return str(classes[label] if known else f"class {label}")
-
-
-def _reconstructions(content: Json, hold: Hold) -> Json:
-    def row(title: str, sprite: Json) -> Json:
-        return {"title": title, "sheet": hold(sprite, side=LOOKED_AT, tiled=False)}
-
-    steps = [
-        {**row(f"step {number(one['step'])}", one["sprite"]), "epoch": f"epoch {short(one.get('epoch'))}"}
-        for one in content["steps"]
-    ]
-    rows = [row("original", content["original"]), row("masked", content["masked"])]
-    return {"caption": text(content.get("caption", "")), "rows": rows, "steps": steps}
-
-
-def _confusion(content: Json, hold: Hold) -> Json:
-    counts = np.array(content["counts"], dtype=np.int64)
-    size = len(content["classes"])
-    if counts.shape != (size, size) or counts.min(initial=0) < 0:
-        raise ValueError(f"counts of {counts.shape} for {size} classes")
-    classes = [str(name) for name in content["classes"]]
-    totals = counts.sum(axis=1)
-    share = counts / np.maximum(totals, 1)[:, None]
-    cells = np.flatnonzero(counts)
-    return {
-        "source": text(content.get("source", "")),
-        "classes": classes,
-        "images": int(totals.sum()),
-        "accuracy": float(np.trace(counts) / max(totals.sum(), 1)),
-        "table": list(zip(classes, counts.tolist(), share.tolist())) if size <= NUMBERED_CLASSES else None,
-        "by_class": [
-            {"name": classes[place], "right": int(counts[place, place]), "of": int(totals[place])}
-            for place in np.argsort(np.where(totals > 0, np.diag(share), 2.0), kind="stable")
-        ],
-        "pairs": _confused(counts, totals, classes),
-        "drawn": {"classes": classes, "cells": cells.tolist(), "counts": counts.reshape(-1)[cells].tolist()},
-    }
-
-
-def _confused(counts: np.ndarray, totals: np.ndarray, classes: Sequence[str]) -> list[Json]:
-    """The pairs of classes that were taken for each other most often."""
-    wrong = counts - np.diag(np.diag(counts))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED_PAIRS]
-    places = [divmod(int(place), len(classes)) for place in order]
-    return [
-        {"true": classes[row], "predicted": classes[column], "count": int(wrong[row, column]), "of": int(totals[row])}
-        for row, column in places
-        if wrong[row, column]
-    ]
-
-
-def _mistakes(content: Json, hold: Hold) -> Json:
-    names = functools.partial(_name, content["classes"])
-    items = [
-        {
-            "true": names(item["true"]),
-            "predicted": names(item["predicted"]),
-            "confidence": percent(item.get("confidence")),
-            "name": text(item.get("name", "")),
-        }
-        for item in content["items"]
-    ]
-    sheet = hold(content["sprite"]) if items else LOST  # without a mistake there is nothing to show
-    return {"source": text(content.get("source", "")), "sheet": sheet, "items": items}
-
-
-def _neighbours(content: Json, hold: Hold) -> Json:
-    rows = [_neighbour_row(row, content["classes"]) for row in content["rows"]]
-    judged = [one["same"] for row in rows for one in row["neighbours"] if one["same"] is not None]
-    return {
-        "source": text(content.get("source", "")),
-        "sheet": hold(content["sprite"]),
-        "rows": rows,
-        "most": max((len(row["neighbours"]) for row in rows), default=0),
-        "right": sum(judged),
-        "judged": len(judged),
-    }
-
-
-def _neighbour_row(row: Json, classes: Sequence[Any]) -> Json:
-    """A query and its neighbours; without labels there is no saying who is of the same class."""
-    label = row["label"]
-    neighbours = [
-        {
-            "label": _name(classes, one["label"]),
-            "cosine": short(one.get("cosine")),
-            "same": None if label is None else one["label"] == label,
-        }
-        for one in row["neighbours"]
-    ]
-    return {"label": _name(classes, label), "name": text(row.get("name", "")), "neighbours": neighbours}
-
-
-def _map(content: Json, hold: Hold) -> Json:
-    placed = np.array([point[:2] for point in content["points"]], float).reshape(-1, 2)
-    if not np.isfinite(placed).all():
-        raise ValueError("a point is nowhere")
-    placed -= placed.min(axis=0, initial=math.inf) if len(placed) else 0
-    placed /= max(float(placed.max(initial=0)), 1e-12)  # one scale for both axes: distances mean something
-    sheet = hold(content["sprite"], side=LOOKED_AT)
-    labels = [point[2] for point in content["points"]]
-    classes = [str(name) for name in content["classes"]]
-    if not all(label is None or (isinstance(label, int) and 0 <= label < len(classes)) for label in labels):
-        raise ValueError("a label has no class")
-    return {
-        "source": text(content.get("source", "")),
-        "method": text(content.get("method", "")),
-        "classes": classes,
-        "points": [[round(x, 4), round(y, 4), label] for (x, y), label in zip(placed.tolist(), labels)],
-        "sheet": {"name": sheet.name, "columns": sheet.columns, "width": sheet.width, "height": sheet.height},
-    }
-
-
-def _attention(content: Json, hold: Hold) -> Json:
-    original, mean, each = (hold(content[name], side=LOOKED_AT) for name in ("original", "mean", "each"))
-    return {
-        "caption": text(content.get("caption", "")),
-        "images": original.count,  # of the file that was read: a stranger's number could be any
-        "heads": each.columns,
-        "original": original,
-        "mean": mean,
-        "each": each,
-    }
-
-
-BUILDERS: dict[str, Callable[[Json, Hold], Json]] = {
-    "reconstructions": _reconstructions,
-    "confusion": _confusion,
-    "mistakes": _mistakes,
-    "neighbours": _neighbours,
-    "map": _map,
-    "attention": _attention,
-}
