@@ -99,11 +99,12 @@ def knn(
     if kind.norm == "batch":
         standardise(known.features_ND, asked.features_ND)
     cosine_Qk, nearest_Qk = nearest(known.features_ND, asked.features_ND, max(counts))
-    results = []
+    results, voted = [], {}
     for votes in VOTES:
         weights_Qk = vote_weights(cosine_Qk, votes, temperature)
         for k in counts:
-            predicted, _ = winners(known.labels[nearest_Qk[:, :k]], weights_Qk[:, :k], len(bank.classes))
+            voted[votes, k] = winners(known.labels[nearest_Qk[:, :k]], weights_Qk[:, :k], len(bank.classes))
+            predicted, _ = voted[votes, k]
             protocol: dict[str, Any] = {**asdict(kind), "k": k, "votes": votes}
             if votes == "weighted":
                 protocol["temperature"] = temperature
@@ -127,19 +128,21 @@ def knn(
         log_result(folder, results)
     if folder and not random:
         view = evaluation_view(checkpoint.description)
-        found = Found(cosine_Qk, nearest_Qk, SHOWN_NEIGHBOURS if SHOWN_NEIGHBOURS in counts else counts[0], temperature)
+        shown = SHOWN_NEIGHBOURS if SHOWN_NEIGHBOURS in counts else counts[0]
+        found = Found(cosine_Qk, nearest_Qk, shown, *voted["weighted", shown])
         _show(folder, view, (queries, asked), (bank, known), found, kind)
     return results
 
 
 @dataclass(frozen=True)
 class Found:
-    """The neighbours of every query, and how many of them vote for what is shown."""
+    """The neighbours of every query, and what k of them made of it: the class [Q], and its share of the votes [Q]."""
 
     cosine_Qk: np.ndarray
     nearest_Qk: np.ndarray
     k: int
-    temperature: float
+    predicted: np.ndarray
+    share: np.ndarray
 
 
 def _show(
@@ -152,11 +155,8 @@ def _show(
 ) -> None:
     """Leave the run's exhibits of the queries."""
     (queries, query_features), (bank, bank_features) = asked, known
-    weights_Qk = vote_weights(found.cosine_Qk, "weighted", found.temperature)[:, : found.k]
-    nearest_Qk = found.nearest_Qk[:, : found.k]
-    predicted, share = winners(bank_features.labels[nearest_Qk], weights_Qk, len(bank.classes))
-    confusion = confusion_of(query_features.labels, predicted, len(bank.classes))
-    mistakes = surest_mistakes(query_features.indices, query_features.labels, predicted, share)
+    confusion = confusion_of(query_features.labels, found.predicted, len(bank.classes))
+    mistakes = surest_mistakes(query_features.indices, query_features.labels, found.predicted, found.share)
     show_mistakes(run, queries, view, confusion, mistakes, f"kNN, k = {found.k}, weighted votes; {kind}")
     sides = (queries, query_features.indices), (bank, bank_features.indices)
     show_neighbours(run, *sides, view, found.cosine_Qk, found.nearest_Qk, str(kind))
