@@ -1,6 +1,11 @@
 """The demo end to end, with a training too short to learn anything."""
 
+import contextlib
+import io
 import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -14,22 +19,38 @@ SHORT = {
 }
 
 
-@pytest.fixture
-def short_demo(monkeypatch):
+class Made(NamedTuple):
+    """A demo that was run: its folder, what it returned and what it printed."""
+
+    out: Path
+    result: dict
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def short_demo():
     def load(task, name, overrides=()):
         return load_recipe(task, name, [*overrides, *SHORT[task]])
 
-    for module in (demo, studies):
-        monkeypatch.setattr(module, "load_recipe", load)
-    monkeypatch.setattr(demo, "FINETUNE_STEPS", {20: 2, 40: 2})
-    monkeypatch.setattr(demo, "SEEDS", (0, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (demo, studies):
+            patch.setattr(module, "load_recipe", load)
+        patch.setattr(demo, "FINETUNE_STEPS", {20: 2, 40: 2})
+        patch.setattr(demo, "SEEDS", (0, 1))
+        yield
 
 
-def test_the_demo_leaves_runs_a_picture_and_the_figures_that_it_prints(short_demo, tmp_path, capsys):
-    out = tmp_path / "demo"
-    result = demo.demo(out)
-    printed = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def made(short_demo, tmp_path_factory) -> Made:
+    """Not to be changed."""
+    out, printed = tmp_path_factory.mktemp("made") / "demo", io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        result = demo.demo(out)
+    return Made(out, result, printed.getvalue())
 
+
+def test_the_demo_leaves_runs_a_picture_and_the_figures_that_it_prints(made):
+    out, result, printed = made
     assert (out / "reconstruction.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "finetune-40" / "labels-40-pretrained-1" / "checkpoints" / "latest").exists()
     saved = json.loads((out / "demo.json").read_text())
@@ -49,19 +70,17 @@ def test_the_demo_leaves_runs_a_picture_and_the_figures_that_it_prints(short_dem
     assert f"{result['knn']['random']:.1%}" in printed
 
 
-def test_scratch_and_pretrained_differ_in_nothing_but_the_start(short_demo, tmp_path):
-    out = tmp_path / "demo"
-    demo.demo(out)
-    runs = [out / "finetune-20" / f"labels-20-{name}-0" for name in ("scratch", "pretrained")]
+def test_scratch_and_pretrained_differ_in_nothing_but_the_start(made):
+    runs = [made.out / "finetune-20" / f"labels-20-{name}-0" for name in ("scratch", "pretrained")]
     recipes = [(run / "recipe.yaml").read_text() for run in runs]
     without_start = [[line for line in text.splitlines() if not line.startswith("init:")] for text in recipes]
     assert without_start[0] == without_start[1]
     assert recipes[0] != recipes[1]
 
 
-def test_a_second_demo_replaces_the_first_only_when_asked(short_demo, tmp_path):
+def test_a_second_demo_replaces_the_first_only_when_asked(made, tmp_path):
     out = tmp_path / "demo"
-    demo.demo(out)
+    shutil.copytree(made.out, out)
     with pytest.raises(ValueError, match="already holds a run"):
         demo.demo(out)
     (out / "demo.json").unlink()
