@@ -4,7 +4,7 @@ VENV := .venv
 PARITY := .venv-parity
 PIP_FLAGS := --quiet --no-input --disable-pip-version-check
 
-.PHONY: help demo test browser parity bench drill lint clean
+.PHONY: help demo test browser parity bench drill soak lint clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -29,6 +29,9 @@ bench: $(PARITY)/installed ## Measure speed and memory beside PyTorch (40 minute
 
 drill: $(VENV)/installed ## Kill, stop and starve trainings, and see that nothing is lost (DRILL="--kills 10 --stops 2 --faults 3")
 	$(VENV)/bin/python -m drill.single $(DRILL)
+
+soak: $(VENV)/installed ## Pretrain for 2 hours and see that memory and speed stay (DATA=FOLDER of images; HOURS=2)
+	$(VENV)/bin/python -m drill.soak --data $(DATA) --hours $(or $(HOURS),2) $(SOAK)
 
 lint: $(VENV)/installed ## Check style, formatting and types
 	$(VENV)/bin/ruff check .

@@ -11,6 +11,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 INSTALL_HINT = (
     "PaddlePaddle is not installed; on a CPU run: pip install 'paddlemae[cpu]'; for a GPU, XPU or NPU install "
@@ -77,6 +80,30 @@ def used_memory() -> int | None:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:  # no Linux
         return None
+
+
+def tensor_of(array: Any) -> Any:
+    """`paddle.to_tensor` of a NumPy array, for what is done every step.
+
+    On CPU Paddle 3.3.1's own never gives back 112 bytes a call (measured over 6,000 calls), which in a training of days
+    become gigabytes.
+    """
+    import paddle
+
+    if not is_cpu():
+        return paddle.to_tensor(array)
+    tensor = paddle.empty([0], array.dtype.name)
+    tensor.get_tensor().set(np.ascontiguousarray(array), paddle.CPUPlace())
+    return tensor
+
+
+def rows_view(tensor: Any, start: int, stop: int) -> Any:
+    """Rows of a CPU tensor, as a view of the same memory, without gradients; `Tensor._slice` loses 64 bytes a call."""
+    import paddle
+
+    view = paddle.empty([0], tensor.dtype)
+    view.get_tensor()._share_data_with(tensor.get_tensor()._slice(start, stop))
+    return view
 
 
 def prepare(device: str = "auto", threads: int | str = "auto") -> str:

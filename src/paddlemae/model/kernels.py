@@ -19,6 +19,8 @@ import paddle.nn.functional as F
 from paddle import _legacy_C_ops, nn
 from paddle.autograd import PyLayer
 
+from paddlemae.device import rows_view
+
 Wanted = tuple[int, int] | None  # tokens start..stop of each image whose output is used; None is all of them
 
 PIECE = 1 << 19  # numbers: what several operations pass over stays in the processor's cache between them
@@ -187,7 +189,7 @@ def pieces(*tensors_RD):
         yield tensors_RD
         return
     for start in range(0, rows, step):
-        yield [one._slice(start, min(start + step, rows)) for one in tensors_RD]
+        yield [rows_view(one, start, min(start + step, rows)) for one in tensors_RD]
 
 
 def gelu_backward(hidden_RE, gradient_RE):
@@ -208,7 +210,7 @@ def heads_of(x_BNE, parts: int, num_heads: int):
 
 def parts_of(x) -> list:
     """Along the first axis, as views of the same memory: for code without gradients."""
-    return [x._slice(number, number + 1).squeeze(0) for number in range(x.shape[0])]
+    return [rows_view(x, number, number + 1).squeeze(0) for number in range(x.shape[0])]
 
 
 def merged(x_PBHNd):

@@ -19,6 +19,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from paddlemae.device import tensor_of
 from paddlemae.model.kernels import (
     LayerNorm,
     Linear,
@@ -100,7 +101,7 @@ def unpatchify(patches_BLP, patch_size, grid: tuple[int, int]):
 
 def flat_rows(indices_BK: np.ndarray, num_patches: int):
     """Patch indices [B, K] as row numbers of `[B * L, ...]`, a tensor int64 [B * K]."""
-    return paddle.to_tensor((indices_BK + np.arange(len(indices_BK))[:, None] * num_patches).ravel())
+    return tensor_of((indices_BK + np.arange(len(indices_BK))[:, None] * num_patches).ravel())
 
 
 def take_patches(x_BLD, rows):
@@ -111,7 +112,7 @@ def take_patches(x_BLD, rows):
 
 def take_positions(table_LD, indices_BK: np.ndarray):
     """The position of each patch: tensor [B, K, D]."""
-    rows = paddle.to_tensor(indices_BK.ravel())
+    rows = tensor_of(indices_BK.ravel())
     return paddle.gather(table_LD, rows).reshape([*indices_BK.shape, table_LD.shape[-1]])
 
 
@@ -357,7 +358,7 @@ def drop_path_noise(layer: nn.Layer, batch: int, given: np.ndarray | None):
     """The noise that `encode` documents, a tensor; None where nothing is dropped."""
     if not layer.training or not any(block.drop_path for block in layer.blocks):
         return None
-    return paddle.rand([batch, len(layer.blocks), 2]) if given is None else paddle.to_tensor(given)
+    return paddle.rand([batch, len(layer.blocks), 2]) if given is None else tensor_of(given)
 
 
 def pool_tokens(x_BND, pool: str, has_cls: bool):

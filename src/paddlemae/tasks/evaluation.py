@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import paddle
 import paddle.nn.functional as F
 
 from paddlemae.data.augment import View
 from paddlemae.data.sources import Source
+from paddlemae.device import tensor_of
 from paddlemae.recipe import FinetuneRecipe, ProbeRecipe
 from paddlemae.report.figures import draw_confusion, draw_curves
 from paddlemae.report.runlog import (
@@ -64,7 +64,7 @@ def evaluation_of(predictions: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray
     """
     hits, loss, seen = 0, 0.0, []
     for indices, labels, logits in predictions:
-        loss += float(F.cross_entropy(paddle.to_tensor(logits), paddle.to_tensor(labels), reduction="sum").numpy())
+        loss += float(F.cross_entropy(tensor_of(logits), tensor_of(labels), reduction="sum").numpy())
         ranked = np.argsort(-logits, axis=1, kind="stable")
         hits += int((ranked[:, :5] == labels[:, None]).any(axis=1).sum())
         likelihood = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -18,6 +18,7 @@ from paddlemae.data.erasing import Erasing, draw_erasing
 from paddlemae.data.images import check_channels
 from paddlemae.data.mixing import MixedBatch, Mixing, mixed_batches, mixed_labels
 from paddlemae.data.sources import Source, balanced_subset, check_same_classes, labelled_count, open_source, split_off
+from paddlemae.device import tensor_of
 from paddlemae.model.vit import VisionTransformer, freeze
 from paddlemae.recipe import FinetuneRecipe, ProbeRecipe
 from paddlemae.tasks.evaluation import SCRATCH, Evaluation, evaluation_of, finish
@@ -136,7 +137,7 @@ def input_of(batch: Batch, description: Description, erasing: Erasing | None, se
     if bottom > top and right > left:
         taken_HW = np.zeros(images.shape[2:], bool)
         taken_HW[top:bottom, left:right] = True
-        return paddle.where(paddle.to_tensor(taken_HW), partners, images)
+        return paddle.where(tensor_of(taken_HW), partners, images)
     kept = float(batch.kept[0])
     return images * kept + partners * (1 - kept)
 
@@ -154,7 +155,7 @@ def erased(images_BCHW, erasing: Erasing, rngs: Sequence[np.random.Generator]):
             (top, bottom, left, right), fill = one
             noise_BCHW[image, :, top:bottom, left:right] = fill
             taken_B1HW[image, :, top:bottom, left:right] = True
-    return paddle.where(paddle.to_tensor(taken_B1HW), paddle.to_tensor(noise_BCHW), images_BCHW)
+    return paddle.where(tensor_of(taken_B1HW), tensor_of(noise_BCHW), images_BCHW)
 
 
 def targets_of(batch: Batch, num_classes: int, smoothing: float) -> paddle.Tensor:
@@ -162,7 +163,7 @@ def targets_of(batch: Batch, num_classes: int, smoothing: float) -> paddle.Tenso
     if not isinstance(batch, MixedBatch):
         return soft_targets(labels_of(batch), num_classes, smoothing)
     parts = [
-        soft_targets(labels, num_classes, smoothing) * paddle.to_tensor(share[:, None])
+        soft_targets(labels, num_classes, smoothing) * tensor_of(share[:, None])
         for labels, share in mixed_labels(batch)
     ]
     return parts[0] + parts[1]
@@ -247,7 +248,7 @@ def soft_targets(labels: np.ndarray, num_classes: int, smoothing: float) -> padd
     """Label-smoothed targets, float32 [B, classes] (Szegedy et al., "Rethinking Inception", sec. 7)."""
     soft = np.full((len(labels), num_classes), smoothing / num_classes, np.float32)
     soft[np.arange(len(labels)), labels] += 1 - smoothing
-    return paddle.to_tensor(soft)
+    return tensor_of(soft)
 
 
 def evaluate_classifier(

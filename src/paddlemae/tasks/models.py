@@ -14,6 +14,7 @@ import paddle
 from paddlemae.data.augment import View
 from paddlemae.data.batches import PATH_STREAM, Batch, batch_rngs
 from paddlemae.data.randaugment import RandAugment
+from paddlemae.device import tensor_of
 from paddlemae.model.kernels import scale_channels
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.positions import resize_positions
@@ -280,13 +281,13 @@ def path_noise(seed: int, batch: Batch, depth: int) -> np.ndarray:
 
 def to_input(images_u8: np.ndarray, description: Description) -> paddle.Tensor:
     """Normalised float32 images [B, C, H, W] from uint8 ones, on the model's device."""
-    return normalised(paddle.to_tensor(images_u8), description)
+    return normalised(tensor_of(images_u8), description)
 
 
 def normalised(images_u8: paddle.Tensor, description: Description) -> paddle.Tensor:
     """`to_input` of images that are on the device already."""
     mean, std = (values.ravel() for values in _pixel_statistics(description))
-    return scale_channels(images_u8.astype("float32"), paddle.to_tensor(1 / (255 * std)), paddle.to_tensor(-mean / std))
+    return scale_channels(images_u8.astype("float32"), tensor_of(1 / (255 * std)), tensor_of(-mean / std))
 
 
 def to_pictures(images: paddle.Tensor, description: Description) -> np.ndarray:

@@ -17,6 +17,7 @@ from paddlemae import device
 from paddlemae.data.augment import View
 from paddlemae.data.batches import Batch, due_in_training
 from paddlemae.data.sources import Source
+from paddlemae.device import tensor_of
 from paddlemae.model.probe import ProbeHead
 from paddlemae.model.vit import evaluating, pair
 from paddlemae.recipe import ProbeRecipe
@@ -146,7 +147,7 @@ def loss_function(forward: Forward | None):
 
     def loss_fn(head: ProbeHead, batch: Batch) -> paddle.Tensor:
         found_BD = batch.images if forward is None else forward(batch.images)
-        return F.cross_entropy(head(paddle.to_tensor(found_BD)), paddle.to_tensor(labels_of(batch)))
+        return F.cross_entropy(head(tensor_of(found_BD)), tensor_of(labels_of(batch)))
 
     return loss_fn
 

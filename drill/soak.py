@@ -1,0 +1,184 @@
+"""Pretrain for hours and see that memory, open files, processes and speed stay as they are.
+
+python -m drill.soak --data cifar10/ --hours 2 --out runs/soak
+
+The training is one of `paddlemae pretrain cifar10` in a process of its own, which `max_hours` ends. Samples are taken
+from /proc, speed from the run's own metrics. Judged is what comes after a warm-up: growth of the resident memory from
+the median of the first window to that of the last, and the speed of each window against the median of all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from paddlemae.report.runlog import read_metrics
+from paddlemae.train.stopping import REQUEUE_STATUS
+
+EVERY_SECONDS = 15
+WARM_UP_MINUTES = 10
+WINDOW_MINUTES = 10
+MOST_GROWTH = 0.02
+MOST_DEVIATION = 0.05
+SHARED_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the training's processes, data workers included, take at a moment."""
+
+    seconds: float
+    resident_bytes: int
+    processes: int
+    threads: int
+    open_files: int
+    shared_segments: int
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and all that it started, directly or not, which live."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            found += descendants(int(child))
+    return found
+
+
+def sample(pid: int, started: float) -> Sample | None:
+    """None when a process ended meanwhile."""
+    try:
+        pids = descendants(pid)
+        resident = [int(Path(f"/proc/{one}/statm").read_text().split()[1]) for one in pids]
+        return Sample(
+            seconds=time.monotonic() - started,
+            resident_bytes=sum(resident) * os.sysconf("SC_PAGE_SIZE"),
+            processes=len(pids),
+            threads=sum(len(list(Path(f"/proc/{one}/task").iterdir())) for one in pids),
+            open_files=sum(len(list(Path(f"/proc/{one}/fd").iterdir())) for one in pids),
+            shared_segments=len(list(SHARED_MEMORY.iterdir())),
+        )
+    except OSError:
+        return None
+
+
+def windows(pairs: Sequence[tuple[float, float]]) -> list[float]:
+    """Medians over whole windows after the warm-up, of (seconds, value)."""
+    warm, length = 60 * WARM_UP_MINUTES, 60 * WINDOW_MINUTES
+    last = pairs[-1][0]
+    starts = range(warm, int(last - length) + 1, length)
+    return [median(value for at, value in pairs if start <= at < start + length) for start in starts]
+
+
+def judged(samples: Sequence[Sample], speeds: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Growth and deviations as shares, and counts at the beginning and the end of what is judged."""
+    memory = windows([(one.seconds, one.resident_bytes) for one in samples])
+    speed = windows(speeds)
+    if len(memory) < 2 or len(speed) < 2:
+        minutes = WARM_UP_MINUTES + 2 * WINDOW_MINUTES
+        raise ValueError(f"a soak must last {minutes} minutes or more, this one took {samples[-1].seconds / 60:.0f}")
+    warm = [one for one in samples if one.seconds >= 60 * WARM_UP_MINUTES]
+    counts = {
+        f"{name}_{when}": float(getattr(one, name))
+        for name in ("processes", "threads", "open_files", "shared_segments")
+        for when, one in (("after_warm_up", warm[0]), ("at_the_end", warm[-1]))
+    }
+    usual = median(speed)
+    return {
+        "memory_gb": [round(one / 1e9, 4) for one in memory],
+        "memory_growth": memory[-1] / memory[0] - 1,
+        "images_per_second": [round(one, 1) for one in speed],
+        "worst_deviation_of_speed": max(abs(one / usual - 1) for one in speed),
+        **counts,
+    }
+
+
+def faults(found: dict[str, Any]) -> Iterator[str]:
+    """What is not as it should be."""
+    growth, deviation = found["memory_growth"], found["worst_deviation_of_speed"]
+    if growth >= MOST_GROWTH:
+        yield f"memory grew by {growth:.1%}"
+    if deviation > MOST_DEVIATION:
+        yield f"speed deviates by {deviation:.1%}"
+    for name in ("processes", "open_files", "shared_segments"):
+        if found[f"{name}_at_the_end"] > found[f"{name}_after_warm_up"]:
+            yield f"{name} grew from {found[f'{name}_after_warm_up']:.0f} to {found[f'{name}_at_the_end']:.0f}"
+
+
+def draw(path: Path, samples: Sequence[Sample], speeds: Sequence[tuple[float, float]]) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(3, 1, figsize=(9, 7), sharex=True, layout="constrained")
+    minutes = [one.seconds / 60 for one in samples]
+    axes[0].plot(minutes, [one.resident_bytes / 1e9 for one in samples])
+    axes[0].set_ylabel("resident, GB")
+    axes[1].plot([at / 60 for at, _ in speeds], [value for _, value in speeds])
+    axes[1].set_ylabel("images/s")
+    for name in ("processes", "threads", "open_files", "shared_segments"):
+        axes[2].plot(minutes, [getattr(one, name) for one in samples], label=name.replace("_", " "))
+    axes[2].legend(loc="upper right")
+    axes[2].set_xlabel("minutes")
+    for one in axes:
+        one.set_ylim(bottom=0)
+        one.axvline(WARM_UP_MINUTES, color="grey", linestyle=":")
+    figure.savefig(path, dpi=120)
+
+
+def soak(data: str, out: Path, hours: float, settings: Sequence[str]) -> int:
+    """Run, watch and judge; returns the exit status."""
+    command = [sys.executable, "-m", "paddlemae", "pretrain", "cifar10", "--data", data, "--out", str(out), "--quiet"]
+    command += ["epochs=1000", "workers=1", "checkpoint_every=0.5", f"max_hours={hours}", *settings]
+    before = {path.name for path in SHARED_MEMORY.iterdir()}
+    samples: list[Sample] = []
+    started = time.monotonic()
+    with subprocess.Popen(command) as process:
+        try:
+            seen: set[int] = set()
+            while process.poll() is None:
+                if taken := sample(process.pid, started):
+                    samples.append(taken)
+                    seen.update(descendants(process.pid))
+                time.sleep(EVERY_SECONDS)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+    speeds = [(line["seconds"], line["images_per_second"]) for line in read_metrics(out) if "images_per_second" in line]
+    found = judged(samples, speeds)
+    wrong = list(faults(found))
+    if process.returncode != REQUEUE_STATUS:
+        wrong.append(f"it ended with {process.returncode}, not with {REQUEUE_STATUS}")
+    if alive := [pid for pid in seen if Path(f"/proc/{pid}").exists()]:
+        wrong.append(f"processes were left over: {alive}")
+    if left := {path.name for path in SHARED_MEMORY.iterdir()} - before:
+        wrong.append(f"shared memory was left over: {sorted(left)}")
+    if torn := [str(path) for path in out.rglob(".*.partial")]:
+        wrong.append(f"files were left over: {torn}")
+    document = {"command": command[1:], "judged": found, "wrong": wrong, "samples": [asdict(one) for one in samples]}
+    (out / "soak.json").write_text(json.dumps(document, indent=1) + "\n")
+    draw(out / "soak.png", samples, speeds)
+    for name, value in found.items():
+        print(f"{name:28} {value if isinstance(value, list) else round(value, 4)}")
+    print(f"{len(wrong)} wrong", *wrong, sep="\n")
+    return bool(wrong)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="a folder of images, such as CIFAR-10's")
+    parser.add_argument("--out", type=Path, default=Path("runs/soak"))
+    parser.add_argument("--hours", type=float, default=2.0)
+    parser.add_argument("settings", nargs="*", help="KEY=VALUE of the recipe, such as threads=1")
+    wanted = parser.parse_args()
+    return soak(wanted.data, wanted.out, wanted.hours, wanted.settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
