@@ -11,11 +11,13 @@ import pytest
 import paddlemae
 
 ROOT = Path(paddlemae.__file__).parent
-BOTTOM = {"recipe", "device", "model", "data", "weights", "report"}
+BOTTOM = {"recipe", "device", "launch", "model", "data", "weights", "report"}
 # room -> the rooms that it may import besides itself
 ALLOWED = {
     "recipe": set(),
     "device": set(),
+    "launch": set(),
+    "rank": {"launch", "cli"},
     "model": {"device"},
     "data": {"device"},
     "weights": set(),

@@ -38,7 +38,7 @@ def loss_fn(model, batch: Batch) -> paddle.Tensor:
 def gradients(images: int, threads: int, parts: int = 1) -> list[np.ndarray]:
     model = autoencoder()
     with sharded(model, adamw(model), loss_fn, threads=threads) as work:
-        losses = [work.add(batch(images, seed), 1 / parts, update=False) for seed in range(parts)]
+        losses = [work.add(batch(images, seed), 1 / parts, last=False) for seed in range(parts)]
     return [np.float32(np.mean(losses)), *(parameter.grad.numpy() for parameter in model.parameters())]
 
 
@@ -100,12 +100,12 @@ def test_it_repeats_bitwise() -> None:
 def test_weights_loaded_in_between_are_those_that_are_trained() -> None:
     model = autoencoder()
     with sharded(model, adamw(model), loss_fn, threads=2) as work:
-        work.add(batch(4), 1.0, update=False)
+        work.add(batch(4), 1.0, last=False)
         for parameter in model.parameters():
             parameter.grad = None
         other = {name: value * 1.5 for name, value in model.state_dict().items()}
         model.set_state_dict(other)
-        loss = work.add(batch(4), 1.0, update=False)
+        loss = work.add(batch(4), 1.0, last=False)
     with paddle.no_grad():
         assert abs(loss - loss_fn(model, batch(4)).item()) <= CLOSE * loss
 
@@ -172,15 +172,18 @@ def test_an_error_in_a_thread_reaches_the_caller() -> None:
         raise RuntimeError("no such image")
 
     model = autoencoder()
-    with pytest.raises(RuntimeError, match="no such image"), sharded(model, adamw(model), broken, threads=2) as work:
-        work.add(batch(4), 1.0, update=True)
+    with (
+        pytest.raises(RuntimeError, match="no such image"),
+        sharded(model, adamw(model), broken, threads=2, fused=True) as work,
+    ):
+        work.add(batch(4), 1.0, last=True)
 
 
 def test_frozen_weights_stay_as_they_are_and_get_no_gradient() -> None:
     model = autoencoder()
     model.norm.weight.stop_gradient = True
     with sharded(model, adamw(model), loss_fn, threads=2) as work:
-        work.add(batch(4), 1.0, update=False)
+        work.add(batch(4), 1.0, last=False)
     assert model.norm.weight.grad is None and model.norm.bias.grad is not None
 
 

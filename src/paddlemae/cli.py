@@ -12,7 +12,8 @@ from typing import Annotated
 
 import typer
 
-from paddlemae.train.stopping import REQUEUE_STATUS, Preempted
+from paddlemae.launch import Hosts
+from paddlemae.train.stopping import REQUEUE_STATUS, EndedElsewhere, Preempted, RankLost
 
 PACKAGE = Path(__file__).parent
 USER_ERRORS = (ValueError, OSError, ModuleNotFoundError, FloatingPointError, RuntimeError)
@@ -45,6 +46,17 @@ Out = Annotated[Path | None, typer.Option("--out", help="The run folder to write
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")]
+Procs = Annotated[
+    str | None,
+    typer.Option("--procs", metavar="N|auto", help="Processes of this host that share each batch; auto tries some."),
+]
+Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Hosts that run this same command together.")]
+Master = Annotated[
+    str | None, typer.Option("--master", metavar="HOST:PORT", help="Where they meet: the first of them.")
+]
+NodeRank = Annotated[
+    int | None, typer.Option("--node-rank", help="This host among them, from 0; by arrival unless given.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
 
@@ -85,6 +97,10 @@ def pretrain(
     resume: Resume = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
+    procs: Procs = None,
+    nodes: Nodes = 1,
+    master: Master = None,
+    node_rank: NodeRank = None,
     quiet: Quiet = False,
 ) -> None:
     """Pretrain a masked autoencoder on images without labels.
@@ -98,7 +114,12 @@ def pretrain(
     `paddlemae pretrain base --data imagenet/ --dry-run`
 
     `paddlemae pretrain --resume --out runs/photos`
+
+    `paddlemae pretrain base --data imagenet/ --out runs/base --procs 8`
     """
+    hosts = Hosts(nodes, master, node_rank)
+    if _several("pretrain", recipe, overrides, data, out, dry_run, procs, hosts):
+        return
     built = _recipe("pretrain", recipe, overrides, out, resume, data=data)
     from paddlemae.tasks import pretrain as task
 
@@ -115,6 +136,10 @@ def finetune(
     resume: Resume = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
+    procs: Procs = None,
+    nodes: Nodes = 1,
+    master: Master = None,
+    node_rank: NodeRank = None,
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune a classifier on labelled images: one folder a class.
@@ -127,6 +152,9 @@ def finetune(
 
     `paddlemae finetune cifar10 --init scratch --data labelled/ --out runs/scratch val_fraction=0.2`
     """
+    hosts = Hosts(nodes, master, node_rank)
+    if _several("finetune", recipe, overrides, data, out, dry_run, procs, hosts):
+        return
     built = _recipe("finetune", recipe, overrides, out, resume, data=data, init=init)
     from paddlemae.tasks import finetune as task
 
@@ -371,7 +399,36 @@ def _plan_or_run(built, plan, run, dry_run: bool, out: Path | None, resume: bool
         return
     if out is None:
         raise ValueError("name the run folder to write: --out runs/NAME")
-    run(built, Start(out, resume=resume, overwrite=overwrite, quiet=quiet))
+    from paddlemae.train.distributed import join
+
+    ranks = join()
+    try:
+        start = Start(out, resume=resume, overwrite=overwrite, quiet=quiet or not ranks.is_first, ranks=ranks)
+        run(built, start)
+        ranks.wait()
+    except BaseException as fault:
+        ranks.end(*(_ending(fault) or (1, f"{type(fault).__name__}: {fault}")))
+        raise
+    ranks.leave()
+
+
+def _several(
+    task: str, name, overrides, data, out: Path | None, dry_run: bool, procs: str | None, hosts: Hosts
+) -> bool:
+    """Whether a training is one of several processes, which then were started, and have ended well."""
+    from paddlemae.launch import is_rank
+
+    hosts.check()
+    if dry_run or is_rank() or (procs in (None, "1") and hosts.count == 1):
+        return False
+    if out is None:
+        raise ValueError("name the run folder to write: --out runs/NAME")
+    from paddlemae.tasks.processes import train_in_processes
+
+    name, overrides = _recipe_and_overrides(name, overrides, data=data)
+    if status := train_in_processes(task, name, overrides, out, procs or "1", hosts, sys.argv[1:]):
+        sys.exit(status)
+    return True
 
 
 def _print_plan(built, plan: dict[str, str]) -> None:
@@ -387,20 +444,27 @@ def main() -> None:
     warnings.showwarning = _one_line
     try:
         app(standalone_mode=True)
-    except Preempted as end:
-        print(f"paddlemae: {end}", file=sys.stderr)
-        sys.exit(REQUEUE_STATUS)
-    except (KeyboardInterrupt, SystemExit) as end:
-        stop = _interrupt(end)
-        if stop is None:
+    except BaseException as end:
+        if (ending := _ending(end)) is None:
             raise
-        print(f"paddlemae: {str(stop) or 'stopped'}", file=sys.stderr)
-        sys.exit(130)
-    except USER_ERRORS as fault:
-        if os.environ.get("PADDLEMAE_DEBUG") or not _is_ours(fault):
-            raise
-        print(f"paddlemae: error: {' '.join(_text(fault).split())}", file=sys.stderr)
-        sys.exit(2)
+        status, text = ending
+        print(f"paddlemae: {'error: ' if status < REQUEUE_STATUS else ''}{text}", file=sys.stderr)
+        sys.exit(status)
+
+
+def _ending(fault: BaseException) -> tuple[int, str] | None:
+    """(exit status, what to say in a line) of what ended a command; None for a bug, or an exit that has its status."""
+    if isinstance(fault, Preempted):
+        return REQUEUE_STATUS, str(fault)
+    if stop := _interrupt(fault) if isinstance(fault, KeyboardInterrupt | SystemExit) else None:
+        return 130, str(stop) or "stopped"
+    if isinstance(fault, EndedElsewhere):
+        return fault.status, str(fault)
+    if isinstance(fault, RankLost):
+        return 1, str(fault)
+    if isinstance(fault, USER_ERRORS) and _is_ours(fault) and not os.environ.get("PADDLEMAE_DEBUG"):
+        return 2, " ".join(_text(fault).split())
+    return None
 
 
 def _interrupt(end: BaseException | None) -> KeyboardInterrupt | None:

@@ -27,6 +27,7 @@ MALLOC_SETTINGS = {
     -3: 16 << 20,  # mmap threshold: holes of larger buffers would stay unused (3.45 against 3.65 GB, ViT-Base)
     -8: 1,  # arenas
 }
+LOCAL_SIZE = "PADDLE_LOCAL_SIZE"  # processes of a launch on this host
 # giving back smaller buffers would cost too many page faults (2 MB: 2.5 times the time of 8 MB)
 FRUGAL_MALLOC_SETTINGS = {-2: 1 << 20, -3: 3 << 20}
 
@@ -56,8 +57,8 @@ def usable_cpus() -> int:
 
 
 def threads_of(threads: int | str) -> int:
-    """CPU threads that a setting means; "auto" is every core that this process may use."""
-    return usable_cpus() if threads == "auto" else int(threads)
+    """CPU threads that a setting means; "auto" is every core that it may use, shared out among a launch's processes."""
+    return max(1, usable_cpus() // int(os.environ.get(LOCAL_SIZE, "1"))) if threads == "auto" else int(threads)
 
 
 def is_cpu() -> bool:

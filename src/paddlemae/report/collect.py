@@ -18,6 +18,7 @@ import yaml
 
 from paddlemae.report.exhibits import PARTS, read_exhibit
 from paddlemae.report.runlog import (
+    CHECKPOINTS,
     ENVIRONMENT_FILE,
     METRICS_FILE,
     RECIPE_FILE,
@@ -25,6 +26,7 @@ from paddlemae.report.runlog import (
     SKIPPED_FILE,
     command_line,
     flat,
+    newest_checkpoint,
     now,
     read_lines,
     read_skipped,
@@ -155,11 +157,11 @@ def _setup(run: Path, recipe: Json, problems: list[str]) -> Json:
 
 def _model(run: Path, problems: list[str]) -> Json:
     """The description of the newest checkpoint's model."""
-    pointer = run / "checkpoints" / "latest"
-    if not pointer.is_file():
+    newest = newest_checkpoint(run)
+    if newest is None:
         problems.append("there is no checkpoint yet")
         return {}
-    path = pointer.parent / pointer.read_text(errors="replace").strip().replace("\0", "") / "model.json"
+    path = run / CHECKPOINTS / newest / "model.json"
     model = _json(path, problems)
     parts = {"provenance": dict, "classes": list, "architecture": dict}
     if all(isinstance(model.get(name, kind()), kind) for name, kind in parts.items()):

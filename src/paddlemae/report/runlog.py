@@ -21,6 +21,7 @@ ENVIRONMENT_FILE = "environment.json"
 RESULTS_FILE = "results.jsonl"  # evaluations of the run's checkpoints, a JSON object a line
 RESULT_FILE = "result.json"  # of a run that trains a classifier: its own
 SKIPPED_FILE = "skipped.jsonl"  # images that the run left out, a JSON object a line
+CHECKPOINTS = "checkpoints"  # their folders, and `latest`, which names the newest
 FIGURES = "figures"
 EXHIBITS = "exhibits"  # pictures and what belongs to them, for the report
 REPORT_FILES = ("report.html", "report.json", "report.md")
@@ -33,7 +34,7 @@ RUN_ENTRIES = (
     SKIPPED_FILE,
     FIGURES,
     EXHIBITS,
-    "checkpoints",
+    CHECKPOINTS,
     RESULT_FILE,
     *REPORT_FILES,
 )
@@ -106,6 +107,12 @@ def _empty(folder: Path, last: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def newest_checkpoint(run: Path) -> str | None:
+    """The folder name of the newest one, as `latest` has it; None where there is none."""
+    pointer = run / CHECKPOINTS / "latest"
+    return pointer.read_text(errors="replace").strip().replace("\0", "") if pointer.is_file() else None
 
 
 def write_environment(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import numpy as np
 import paddle.nn.functional as F
 
 from paddlemae.data.augment import View
+from paddlemae.data.faults import DataFault
 from paddlemae.data.sources import Source
 from paddlemae.device import tensor_of
 from paddlemae.recipe import FinetuneRecipe, ProbeRecipe
@@ -28,6 +30,7 @@ from paddlemae.report.runlog import (
 from paddlemae.tasks.gallery import Mistake, show_mistakes
 from paddlemae.tasks.start import Start, origin_of
 from paddlemae.train.checkpoint import TrainState
+from paddlemae.train.distributed import ALONE, Ranks
 
 TITLES = {"finetune": "fine-tuning", "probe": "linear probing"}
 # what a classifier or its features started from
@@ -57,22 +60,35 @@ class Evaluation:
         return {"top1": top1, "top5": self.top5, "eval_loss": self.loss}
 
 
-def evaluation_of(predictions: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], num_classes: int) -> Evaluation:
+Predictions = Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def evaluation_of(predictions: Predictions, num_classes: int, ranks: Ranks = ALONE) -> Evaluation:
     """Count batches of (indices int64 [B], labels int64 [B], logits float32 [B, classes]).
 
     The lowest class wins a tie.
+
+    Args:
+        ranks: processes that each have other images; all get the evaluation of all.
+    Raises:
+        DataFault: no image at all.
     """
-    hits, loss, seen = 0, 0.0, []
+    own: list[tuple[int, int, int, float, bool, float]] = []
     for indices, labels, logits in predictions:
-        loss += float(F.cross_entropy(tensor_of(logits), tensor_of(labels), reduction="sum").numpy())
+        losses = F.cross_entropy(tensor_of(logits), tensor_of(labels), reduction="none").numpy().ravel()
         ranked = np.argsort(-logits, axis=1, kind="stable")
-        hits += int((ranked[:, :5] == labels[:, None]).any(axis=1).sum())
+        hits = (ranked[:, :5] == labels[:, None]).any(axis=1)
         likelihood = np.exp(logits - logits.max(axis=1, keepdims=True))
-        seen.append((indices, labels, ranked[:, 0], likelihood.max(axis=1) / likelihood.sum(axis=1)))
-    indices, labels, predicted, confidence = (np.concatenate(part) for part in zip(*seen))
+        confidence = likelihood.max(axis=1) / likelihood.sum(axis=1)
+        columns = (indices, labels, ranked[:, 0], confidence, hits, losses)
+        own += zip(*(column.tolist() for column in columns), strict=True)
+    seen = sorted(tuple(image) for found in ranks.gather(own) for image in found)
+    if not seen:
+        raise DataFault("no image to evaluate on can be read, mend them")
+    indices, labels, predicted, confidence, hits, losses = (np.array(column) for column in zip(*seen))
     confusion = confusion_of(labels, predicted, num_classes)
     mistakes = surest_mistakes(indices, labels, predicted, confidence)
-    return Evaluation(confusion, hits / len(labels), loss / len(labels), mistakes)
+    return Evaluation(confusion, float(hits.mean()), math.fsum(losses) / len(losses), mistakes)
 
 
 def confusion_of(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:

@@ -13,7 +13,7 @@ import paddle.nn.functional as F
 
 from paddlemae import device
 from paddlemae.data.augment import View
-from paddlemae.data.batches import ERASING_STREAM, Batch, OnSkip, batch_rngs, eval_batches
+from paddlemae.data.batches import ERASING_STREAM, Batch, batch_rngs, eval_batches
 from paddlemae.data.erasing import Erasing, draw_erasing
 from paddlemae.data.images import check_channels
 from paddlemae.data.mixing import MixedBatch, Mixing, mixed_batches, mixed_labels
@@ -42,6 +42,7 @@ from paddlemae.tasks.session import Course, run_training, training_batches
 from paddlemae.tasks.skipped import SkippedImages, open_skipped
 from paddlemae.tasks.start import Start, check_start, enter_run
 from paddlemae.train.checkpoint import TrainState
+from paddlemae.train.distributed import ALONE, Ranks
 from paddlemae.train.ema import Ema
 from paddlemae.train.loop import check_precision
 from paddlemae.train.optim import adamw
@@ -92,7 +93,7 @@ def finetune(recipe: FinetuneRecipe, start: Start, *, beside: str | None = None)
     def evaluation() -> Evaluation:
         with state.averaged():
             return evaluate_classifier(
-                model, parts, training.batch_size, training.workers, held_out_skipped, training.threads
+                model, parts, training.batch_size, training.workers, held_out_skipped, training.threads, start.ranks
             )
 
     def evaluate(state: TrainState) -> dict[str, float]:
@@ -103,12 +104,16 @@ def finetune(recipe: FinetuneRecipe, start: Start, *, beside: str | None = None)
     course = Course("finetune", training, len(parts.train), evaluate, recipe.evaluate_every, best_by="top1")
     run_training(start, course, state, parts.description, batches, loss_fn)
     last = last or evaluation()
-    if fixed := fixed_images(parts.held_out, parts.description):
-        with state.averaged():
-            show_attention(start.out, model, parts.description, fixed[0])
-    protocol = dict(labels=recipe.labels, trainable_blocks=recipe.trainable_blocks)
-    sources, view = (parts.train, parts.held_out), evaluation_view(parts.description)
-    return finish(start, state, last, sources, view, recipe, protocol, num_train=len(parts.train), beside=beside)
+
+    def finished() -> dict[str, Any]:
+        if fixed := fixed_images(parts.held_out, parts.description):
+            with state.averaged():
+                show_attention(start.out, model, parts.description, fixed[0])
+        protocol = dict(labels=recipe.labels, trainable_blocks=recipe.trainable_blocks)
+        sources, view = (parts.train, parts.held_out), evaluation_view(parts.description)
+        return finish(start, state, last, sources, view, recipe, protocol, num_train=len(parts.train), beside=beside)
+
+    return start.ranks.from_first(finished)
 
 
 def loss_function(recipe: FinetuneRecipe, description: Description) -> LossFn:
@@ -256,8 +261,9 @@ def evaluate_classifier(
     parts: Parts,
     batch_size: int,
     workers: int = 0,
-    on_skip: OnSkip | None = None,
+    on_skip: SkippedImages | None = None,
     threads: int | str = "auto",
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Evaluate on the held-out images, each counted once; unreadable ones are left out.
 
@@ -265,8 +271,11 @@ def evaluate_classifier(
         workers: processes that decode the images to come; 0 decodes here.
         on_skip: called with each image that can't be read; by default they are named, and as many as usual allowed.
         threads: as in `device.prepare`.
+        ranks: processes that share the images.
     """
-    settings: dict[str, Any] = dict(batch_size=batch_size, workers=workers, on_skip=on_skip, threads=threads)
+    settings: dict[str, Any] = dict(
+        batch_size=batch_size, workers=workers, on_skip=on_skip, threads=threads, ranks=ranks
+    )
     return evaluate_on(model, parts.description, parts.held_out, **settings)
 
 
@@ -277,15 +286,19 @@ def evaluate_on(
     *,
     batch_size: int,
     workers: int = 0,
-    on_skip: OnSkip | None = None,
+    on_skip: SkippedImages | None = None,
     threads: int | str = "auto",
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """The same on any labelled images, which are seen as `description` says."""
     forward = forward_function(model, description, LOGITS, threads=threads)
     view, on_skip = evaluation_view(description), on_skip or SkippedImages(source)
-    batches = eval_batches(source, view, batch_size=batch_size, workers=workers, on_skip=on_skip)
+    share: dict[str, Any] = dict(batch_size=batch_size, rank=ranks.rank, world=ranks.world, workers=workers)
+    batches = eval_batches(source, view, **share, on_skip=on_skip)
     predictions = ((batch.indices, labels_of(batch), forward(batch.images)) for batch in batches)
-    return evaluation_of(predictions, len(source.classes))
+    found = evaluation_of(predictions, len(source.classes), ranks)
+    on_skip.share()
+    return found
 
 
 def dry_run(recipe: FinetuneRecipe) -> dict[str, str]:

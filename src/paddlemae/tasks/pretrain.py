@@ -67,12 +67,18 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
     )
     skipped = open_skipped(start, state).of(parts.source, training.max_bad_images)
     course = Course("pretrain", training, len(parts.source))
-    snapshots = snapshots_of(start.out, model, parts, recipe, course)
+    snapshots = snapshots_of(start.out, model, parts, recipe, course) if start.ranks.is_first else None
     if snapshots and not state.step:
         snapshots.take(0)
     batches = partial(training_batches, parts.source, parts.view, training, state, skipped, start)
     loss_fn = loss_function(recipe, parts.description)
     run_training(start, course, state, parts.description, batches, loss_fn, hooks=[snapshots] if snapshots else [])
+    if start.ranks.is_first:
+        _finish(start, model, parts, snapshots)
+    return start.out
+
+
+def _finish(start: Start, model: MaskedAutoencoder, parts: Parts, snapshots: Snapshots | None) -> None:
     figures = start.out / FIGURES
     draw_curves(
         figures / "loss.png",
@@ -85,7 +91,6 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
         show_attention(start.out, model, parts.description, snapshots.images_u8)
     mark_finished(start.out)
     start.say(f"done: {start.out}; see {figures / 'reconstruction.png'}")
-    return start.out
 
 
 def loss_function(recipe: PretrainRecipe, description: Description) -> LossFn:

@@ -7,7 +7,8 @@ import sys
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,12 +24,13 @@ from paddlemae.report.runlog import SKIPPED_FILE, forget_metrics_after, log_metr
 from paddlemae.tasks.skipped import SkippedImages
 from paddlemae.tasks.start import Start
 from paddlemae.train.checkpoint import TrainState, find_checkpoint, load_checkpoint
+from paddlemae.train.distributed import Ranks
 from paddlemae.train.guard import is_spike
 from paddlemae.train.loop import NonFiniteLoss, StepResult, TornStep, fit
 from paddlemae.train.optim import lr_at, peak_lr
 from paddlemae.train.saver import Saver
 from paddlemae.train.shards import LossFn, worthwhile_replicas
-from paddlemae.train.stopping import CTRL_C, Preempted, Stop, stop_on_signals
+from paddlemae.train.stopping import CTRL_C, EndedElsewhere, Preempted, Stop, stop_on_signals
 from paddlemae.weights.store import Description
 
 SHOWN_SPIKES = 5
@@ -42,14 +44,37 @@ def training_batches(
 ) -> Generator[Batch, None, None]:
     """The micro-batches of the steps that `state` has not taken yet; the cache is made first if one is wanted."""
     if training.cache:
-        source = _packed(source, view, training, training.cache, start)
-    return train_batches(
+        source = _packed_once(source, view, training, training.cache, start)
+    ranks = start.ranks
+    batches = train_batches(
         source,
         view,
         **stretch(training, len(source), state),
+        rank=ranks.rank,
+        world=ranks.world,
         workers=training.workers,
         on_skip=on_skip,
     )
+    return batches if ranks.world == 1 else _together(batches, on_skip, ranks)
+
+
+def _together(
+    batches: Generator[Batch, None, None], on_skip: SkippedImages, ranks: Ranks
+) -> Generator[Batch, None, None]:
+    """The same, once all ranks have theirs: what one can't read ends the training on all of them."""
+    with closing(batches):
+        while True:
+            fault = batch = None
+            try:
+                batch = next(batches, None)
+            except DataFault as raised:
+                fault = str(raised)
+            if faults := [each for each in ranks.gather(fault) if each]:
+                raise DataFault(faults[0])
+            on_skip.share()
+            if batch is None:
+                return
+            yield batch
 
 
 def stretch(training: Training, num_images: int, state: TrainState) -> dict[str, int]:
@@ -61,6 +86,16 @@ def stretch(training: Training, num_images: int, state: TrainState) -> dict[str,
         start_step=state.step * training.accumulation_steps,
         num_steps=steps * training.accumulation_steps,
     )
+
+
+def _packed_once(source: Source, view: View, training: Training, folder: str, start: Start) -> Source:
+    """Packed by the first process of all, and by the first of a host that does not see that pack."""
+    turns = ((start.ranks.is_first, start), (start.ranks.local_rank == 0, replace(start, quiet=True)))
+    for is_ours, quietly in turns if start.ranks.world > 1 else ():
+        if is_ours:
+            _packed(source, view, training, folder, quietly)
+        start.ranks.wait()
+    return _packed(source, view, training, folder, start)
 
 
 def _packed(source: Source, view: View, training: Training, folder: str, start: Start) -> Source:
@@ -162,21 +197,23 @@ def run_training(
         NonFiniteLoss, OSError: as `fit` and `Saver` raise them.
     """
     training, total = course.training, course.total_steps
-    spent, record = Spent(), Record(start.out)
+    ranks = start.ranks
+    spent, record = Spent(), Record(start.out, writes=ranks.is_first)
     label, max_seconds = f"{course.task} {start.out.name}", training.max_hours and 3600 * training.max_hours
     kept: dict[str, Any] = dict(keep=training.keep_checkpoints, lasting=course.is_lasting)
-    saver = Saver(start.out, state, description, **kept, before=record.flush)
+    saver = Saver(start.out, state, description, **kept, before=record.flush, writes=ranks.is_first)
     stream = batches()  # before the bar: packing a cache shows one of its own
     with progress(label, total, state.step, not start.quiet) as show, stop_on_signals(max_seconds) as stop, saver:
         watch, log, save = _spike_watch(course, record), _logger(course, record, show), _saving(course, record, saver)
         settings = dict(
             total_steps=total,
-            **(cpu_sharing(state.model, training) if sharing is None else sharing),
+            **(cpu_sharing(state.model, training, ranks.world) if sharing is None else sharing),
             accumulation_steps=training.accumulation_steps,
             precision=training.precision,
             clip_grad=training.clip_grad,
+            ranks=ranks,
             after_step=[spent, *hooks, watch, log, save],
-            should_stop=stop.is_set,
+            should_stop=partial(_is_asked_to_stop, stop, ranks),
         )
         while torn := _torn_step(start, state, stream, loss_fn, course, saver, settings):
             _go_back(start, state, saver, record, torn)
@@ -210,10 +247,21 @@ def _torn_step(
     except DataFault as fault:
         saver.finish()
         raise DataFault(f"{fault}; {_ways_on(start, course, state)}") from fault
+    except EndedElsewhere:
+        saver.finish()
+        raise
     except NonFiniteLoss as fault:
         saver.wait()
         raise NonFiniteLoss(f"{fault}; {_what_helps(state)}") from fault
     return None
+
+
+def _is_asked_to_stop(stop: Stop, ranks: Ranks) -> bool:
+    """Whether a rank was asked to stop before all of them last looked: they stop after the same step."""
+    stop.is_set()
+    agreed = next((reason for reason in ranks.gather(stop.reason) if reason), None)
+    stop.reason = stop.reason or agreed
+    return agreed is not None
 
 
 def _go_back(start: Start, state: TrainState, saver: Saver, record: Record, torn: TornStep) -> None:
@@ -240,9 +288,12 @@ class Record:
     """Metrics on their way to the run folder; lines that a full disk refuses wait for the next try."""
 
     folder: Path
+    writes: bool = True  # what no other process of the training writes
     waiting: list[tuple[tuple, dict]] = field(default_factory=list)
 
     def __call__(self, step: int, epoch: float, seconds: float, **values: float) -> None:
+        if not self.writes:
+            return
         self.waiting.append(((step, epoch, seconds), values))
         try:
             self.flush()
@@ -263,16 +314,18 @@ class Record:
 
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps that are taken again."""
+        if not self.writes:
+            return
         self.waiting = [(line, values) for line, values in self.waiting if line[0] <= step]
         forget_metrics_after(self.folder, step)
 
 
-def cpu_sharing(model, training: Training) -> dict[str, Any]:
-    """`fit`'s settings of CPU threads; none on an accelerator."""
+def cpu_sharing(model, training: Training, processes: int = 1) -> dict[str, Any]:
+    """`fit`'s settings of CPU threads, where so many processes share a micro-batch; none on an accelerator."""
     if not device.is_cpu():
         return {}
     threads = device.threads_of(training.threads)
-    patches = training.batch_size * math.prod(model.grid)
+    patches = training.batch_size // processes * math.prod(model.grid)
     operations = 6 * patches * sum(parameter.size for parameter in model.parameters())
     return dict(threads=threads, replicas=worthwhile_replicas(threads, operations), save_memory=training.recompute)
 

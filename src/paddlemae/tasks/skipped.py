@@ -14,6 +14,7 @@ from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.report.runlog import SKIPPED_FILE, log_skipped, read_skipped, write_skipped
 from paddlemae.tasks.start import Start
 from paddlemae.train.checkpoint import TrainState
+from paddlemae.train.distributed import ALONE, Ranks
 
 SHOWN = 5  # images that are named on stderr, and in the error that ends a run
 
@@ -25,12 +26,14 @@ class SkippedList:
     run: Path
     state: TrainState
     reasons: dict[str, str] = field(default_factory=dict)  # path -> why
+    ranks: Ranks = ALONE
 
     def met(self, image: UnreadableImage) -> None:
         self.state.skipped += 1
         if image.path not in self.reasons:
             self.reasons[image.path] = image.reason
-            log_skipped(self.run, self.state.step, image.path, image.reason)
+            if self.ranks.is_first:
+                log_skipped(self.run, self.state.step, image.path, image.reason)
 
     def of(self, source: Source, limit: float) -> SkippedImages:
         """Counts the bad images of one of the run's sources, those that are listed already included."""
@@ -46,6 +49,8 @@ class SkippedList:
 class SkippedImages:
     """Called with an unreadable image of a source each time it is met; says so and counts it once.
 
+    With several ranks, what one of them met counts once all `share` it, so that all count the same.
+
     Args:
         limit: share of the source's images, rounded up, that may be unreadable: one of a small folder is always
             allowed, unless the limit is 0.
@@ -58,8 +63,23 @@ class SkippedImages:
     limit: float = MAX_BAD_IMAGES
     kept: SkippedList | None = None
     reasons: dict[str, str] = field(default_factory=dict)
+    unshared: list[UnreadableImage] = field(default_factory=list)
 
     def __call__(self, image: UnreadableImage) -> None:
+        if self.kept and self.kept.ranks.world > 1:
+            self.unshared.append(image)
+        else:
+            self._take(image)
+
+    def share(self) -> None:
+        """Count what every rank met since the last time; all ranks come here together. Errors as in a call."""
+        if self.kept and self.kept.ranks.world > 1:
+            own, self.unshared = self.unshared, []
+            for found in self.kept.ranks.gather([(image.path, image.reason) for image in own]):
+                for path, reason in found:
+                    self._take(UnreadableImage(path, reason))
+
+    def _take(self, image: UnreadableImage) -> None:
         if self.kept:
             self.kept.met(image)
         if image.path not in self.reasons:
@@ -87,12 +107,17 @@ class SkippedImages:
 
 def open_skipped(start: Start, state: TrainState) -> SkippedList:
     """The list of a run that starts or goes on; images that were mended since are taken off it."""
+    reasons = start.ranks.from_first(lambda: _still_bad(start))
+    return SkippedList(start.out, state, reasons, start.ranks)
+
+
+def _still_bad(start: Start) -> dict[str, str]:
     lines = list(read_skipped(start.out))
     bad = [line for line in lines if not _readable(line["path"])]
     if start.resume and (start.out / SKIPPED_FILE).exists():
         write_skipped(start.out, bad)  # also if none was mended: the last line may be half of one
         start.say(f"{len(lines) - len(bad)} of {len(lines)} images that were left out can be read now")
-    return SkippedList(start.out, state, {line["path"]: line["reason"] for line in bad})
+    return {line["path"]: line["reason"] for line in bad}
 
 
 def _readable(path: str) -> bool:

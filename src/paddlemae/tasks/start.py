@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from paddlemae.launch import note_entered
 from paddlemae.recipe import Recipe, build_recipe, dump_recipe
 from paddlemae.report.runlog import (
     ENVIRONMENT_FILE,
@@ -21,6 +22,7 @@ from paddlemae.report.runlog import (
     write_recipe,
 )
 from paddlemae.train.checkpoint import FOLDER, STEPS, TrainState, find_checkpoint, load_checkpoint, remove_leftovers
+from paddlemae.train.distributed import ALONE, Ranks, check_same
 from paddlemae.weights.store import Description, read_description
 
 # what a resume may change: none of it touches the result
@@ -42,7 +44,7 @@ class Start:
     """How a run takes its folder: anew (`overwrite` what is there) or where it was left (`resume`).
 
     `checkpoint` is the one that a resumed run goes on from; None for a new run, or one that was stopped before its
-    first.
+    first. `ranks` are the processes that train it; the first alone decides and writes, and all read.
     """
 
     out: Path
@@ -50,6 +52,7 @@ class Start:
     overwrite: bool = False
     quiet: bool = False
     checkpoint: Path | None = None
+    ranks: Ranks = ALONE
 
     def check(self) -> None:
         """Refuse a folder that can't be taken, before any work is done."""
@@ -87,6 +90,12 @@ def check_start(start: Start, recipe: Recipe, init: str | None = None) -> Start:
         ValueError, FileNotFoundError: the folder can't be taken, holds `init`, or is of another recipe's run; or all
             checkpoints to go on from are damaged.
     """
+    resume, checkpoint = start.ranks.from_first(lambda: _decided(start, recipe, init))
+    return replace(start, resume=resume, checkpoint=Path(checkpoint) if checkpoint else None)
+
+
+def _decided(start: Start, recipe: Recipe, init: str | None) -> tuple[bool, str | None]:
+    """(whether the run is gone on with, the checkpoint to go on from)."""
     if not start.resume and not start.overwrite and _was_left(start.out, recipe):
         start = replace(start, resume=True)
         start.say(f"{start.out} holds this run, unfinished: going on with it")
@@ -96,8 +105,8 @@ def check_start(start: Start, recipe: Recipe, init: str | None = None) -> Start:
     if start.resume:
         check_same_recipe(stored_recipe(start.out, recipe.task), recipe)
         if any((start.out / FOLDER).glob(STEPS)):
-            start = replace(start, checkpoint=find_checkpoint(start.out, whole=True))
-    return start
+            return True, str(find_checkpoint(start.out, whole=True))
+    return start.resume, None
 
 
 def _was_left(run: Path, recipe: Recipe) -> bool:
@@ -150,19 +159,29 @@ def enter_run(start: Start, recipe: Recipe, state: TrainState, description: Desc
     Args:
         start: as `check_start` gave it.
     Raises:
-        ValueError: the folder can't be taken, or its run saw other images.
+        ValueError: the folder can't be taken, or its run saw other images, or the processes differ in what they do.
     """
-    saved = start.checkpoint
-    if saved:
-        _check_same_images(read_description(saved), description)
+    images = {"number of images": description.provenance.get("images"), "classes": description.classes}
+    check_same(start.ranks, dict(flat(recipe.model_dump(mode="json"))) | images)
+    if start.checkpoint:
+        _check_same_images(read_description(start.checkpoint), description)
+    start.ranks.from_first(lambda: _take_folder(start, recipe))
+    if start.checkpoint:
+        load_checkpoint(start.checkpoint, state)
+        start.say(f"resumed at step {state.step} from {start.checkpoint}")
+    start.ranks.from_first(lambda: _forget_what_comes(start, state))
+
+
+def _take_folder(start: Start, recipe: Recipe) -> None:
     open_run(start.out, resume=start.resume, overwrite=start.overwrite)
+    note_entered()
     remove_leftovers(start.out)
     if not start.resume or not (start.out / ENVIRONMENT_FILE).exists():
         write_environment(start.out)
     write_recipe(start.out, dump_recipe(recipe))
-    if saved:
-        load_checkpoint(saved, state)
-        start.say(f"resumed at step {state.step} from {saved}")
+
+
+def _forget_what_comes(start: Start, state: TrainState) -> None:
     if start.resume and (start.out / METRICS_FILE).exists():
         forget_metrics_after(start.out, state.step)
 

@@ -13,6 +13,7 @@ import paddle
 from paddle import nn
 
 from paddlemae.train.checkpoint import TrainState
+from paddlemae.train.distributed import ALONE, Ranks
 from paddlemae.train.optim import clip_gradients
 from paddlemae.train.shards import LossFn, sharded
 
@@ -83,6 +84,7 @@ def fit(
     accumulation_steps: int = 1,
     precision: Precision = "float32",
     clip_grad: float | None = None,
+    ranks: Ranks = ALONE,
     after_step: Sequence[Callable[[TrainState, StepResult], None]] = (),
     should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -104,6 +106,8 @@ def fit(
         accumulation_steps: micro-batches a step; their losses are averaged.
         precision: "float32", or "bfloat16"/"float16" autocast on accelerators.
         clip_grad: largest gradient norm, over all parameters together.
+        ranks: the processes that train together, each on micro-batches of its own of the same size. Losses and
+            gradients are means over all of them, so all take the same steps.
         after_step: called in order after each step.
         should_stop: asked after each step; when true, training ends between two steps.
     Raises:
@@ -115,13 +119,19 @@ def fit(
     scaler = paddle.amp.GradScaler() if precision == "float16" else None
     if scaler and state.scaler:
         scaler.load_state_dict(state.scaler)
+    fused = threads is not None and not clip_grad and ranks.world == 1
     if threads is None:
-        backward: Any = nullcontext(_Whole(state.model, loss_fn, precision, scaler))
+        backward: Any = nullcontext(_Whole(state.model, loss_fn, precision, scaler, ranks))
     else:
         backward = sharded(
-            state.model, state.optimizer, loss_fn, threads=threads, replicas=replicas, save_memory=save_memory
+            state.model,
+            state.optimizer,
+            loss_fn,
+            threads=threads,
+            replicas=replicas,
+            save_memory=save_memory,
+            fused=fused,
         )
-    fused = threads is not None and not clip_grad
     state.model.train()
     with backward as gradients:
         while state.step < total_steps and not should_stop():
@@ -129,9 +139,11 @@ def fit(
             step_lr = lr(state.step)
             state.optimizer.set_lr(step_lr)
             buffers = _buffers(state.model) if threads is None else []
-            loss, images, waiting = _accumulate(
-                gradients, batches, accumulation_steps, fused, wanted=state.step not in state.passed_over
-            )
+            wanted = state.step not in state.passed_over
+            loss, images, waiting = _accumulate(gradients, batches, accumulation_steps, wanted=wanted)
+            loss, images = ranks.mean(loss), images * ranks.world
+            if threads is not None and math.isfinite(loss):
+                ranks.add_up([one.grad for one in state.model.parameters() if one.grad is not None])
             norm = _update(gradients, fused, state, clip_grad, scaler) if math.isfinite(loss) else math.nan
             dropped = not math.isfinite(norm)
             if dropped:
@@ -148,9 +160,7 @@ def fit(
                 hook(state, StepResult(loss, step_lr, images, seconds, waiting, norm, dropped))
 
 
-def _accumulate(
-    gradients: Any, batches: Iterator[Any], count: int, fused: bool, *, wanted: bool
-) -> tuple[float, int, float]:
+def _accumulate(gradients: Any, batches: Iterator[Any], count: int, *, wanted: bool) -> tuple[float, int, float]:
     """(mean loss, images, seconds of waiting) of a step's micro-batches.
 
     All are taken from the stream, whose place is a function of the step; but once the loss is not finite, or if the
@@ -163,24 +173,50 @@ def _accumulate(
         waiting += time.perf_counter() - asked
         images += len(batch.images)
         if math.isfinite(loss):
-            loss += gradients.add(batch, 1 / count, update=fused and number == count) / count
+            loss += gradients.add(batch, 1 / count, last=number == count) / count
     return loss, images, waiting
 
 
 class _Whole:
-    """A micro-batch's gradient at once, in the device's own kernels; the interface is that of `shards.Shards`."""
+    """A micro-batch's gradient at once, in the device's own kernels; the interface is that of `shards.Shards`.
 
-    def __init__(self, model: nn.Layer, loss_fn: LossFn, precision: Precision, scaler: paddle.amp.GradScaler | None):
-        self.model, self.loss_fn, self.precision, self.scaler = model, loss_fn, precision, scaler
+    With several ranks gradients are averaged while the backward pass of a step's last micro-batch goes on; those before
+    it stay at home.
+    """
 
-    def add(self, batch, share: float, *, update: bool) -> float:
-        with autocast(self.precision):
-            mean = self.loss_fn(self.model, batch)
-            part = mean * share
-        loss = float(mean.numpy())
-        if math.isfinite(loss):
+    def __init__(
+        self,
+        model: nn.Layer,
+        loss_fn: LossFn,
+        precision: Precision,
+        scaler: paddle.amp.GradScaler | None,
+        ranks: Ranks,
+    ):
+        self.loss = ranks.parallel(_Loss(model, loss_fn))
+        self.precision, self.scaler, self.ranks = precision, scaler, ranks
+
+    def add(self, batch, share: float, *, last: bool) -> float:
+        at_home = self.ranks.world > 1 and not last
+        with self.loss.no_sync() if at_home else nullcontext():
+            with autocast(self.precision):
+                mean = self.loss(batch)
+                part = mean * share
+            loss = float(mean.numpy())
+            if self.ranks.any(not math.isfinite(loss)):  # nobody waits for gradients that do not come
+                return math.nan
             (self.scaler.scale(part) if self.scaler else part).backward()
         return loss
+
+
+class _Loss(nn.Layer):
+    """A loss as a layer, which is what `DataParallel` takes."""
+
+    def __init__(self, model: nn.Layer, loss_fn: LossFn):
+        super().__init__()
+        self.model, self.loss_fn = model, loss_fn
+
+    def forward(self, batch) -> paddle.Tensor:
+        return self.loss_fn(self.model, batch)
 
 
 def _update(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import nn
 
-from paddlemae.train.adamw import EPSILON, CpuAdamW
+from paddlemae.train.adamw import EPSILON, CpuAdamW, flat_view
 
+NORM_PIECE = 1 << 13  # numbers: float32 sums of so few stay exact, and NumPy's BLAS stays in this thread
 LR_REFERENCE_BATCH = 256  # base_lr is stated for this effective batch size (Goyal et al.; MAE, appendix A)
 
 
@@ -99,9 +102,21 @@ def clip_gradients(model: nn.Layer, largest_norm: float | None) -> float:
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     if not gradients:
         return 0.0
-    squares = [gradient.astype("float32").square().sum() for gradient in gradients]
-    norm = math.sqrt(float(paddle.stack(squares).sum().numpy()))
+    norm = math.sqrt(_sum_of_squares(gradients))
     if largest_norm and math.isfinite(norm) and norm > largest_norm:
         for gradient in gradients:
             gradient.scale_(largest_norm / norm)
     return norm
+
+
+def _sum_of_squares(gradients: Sequence[paddle.Tensor]) -> float:
+    if not all(gradient.place.is_cpu_place() and gradient.dtype == paddle.float32 for gradient in gradients):
+        squares = [gradient.astype("float32").square().sum() for gradient in gradients]
+        return float(paddle.stack(squares).sum().numpy())
+    total = 0.0
+    for gradient in gradients:  # a product of each piece with itself takes a tenth of the time, and no memory
+        numbers = flat_view(gradient, gradient.size)
+        for start in range(0, numbers.size, NORM_PIECE):
+            piece = numbers[start : start + NORM_PIECE]
+            total += float(np.dot(piece, piece))
+    return total

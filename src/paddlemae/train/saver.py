@@ -22,6 +22,7 @@ class Saver:
         run, description, keep, lasting: as in `write_snapshot`.
         state: its `last_checkpoint` is set once a checkpoint is whole.
         before: called first in every attempt; an OSError of it counts as the attempt's.
+        writes: whether anything is saved: not where another process of the training does it.
     """
 
     def __init__(
@@ -33,8 +34,9 @@ class Saver:
         keep: int = 2,
         lasting: Callable[[int], bool] = lambda _: False,
         before: Callable[[], None] = lambda: None,
+        writes: bool = True,
     ):
-        self.state, self.description, self.before = state, description, before
+        self.state, self.description, self.before, self.writes = state, description, before, writes
         self.drop = partial(drop_old, run, keep=keep, lasting=lasting)
         self.write = partial(write_snapshot, run, keep=keep, lasting=lasting)
         self.pool = ThreadPoolExecutor(1, "saver")
@@ -57,6 +59,8 @@ class Saver:
         Raises:
             OSError: the second failure in a row.
         """
+        if not self.writes:
+            return
         self.wait()
         if best:
             self.best_step = self.state.step
@@ -87,6 +91,8 @@ class Saver:
 
     def finish(self) -> None:
         """Have the state as it is now on disk. No attempt comes after this one: an OSError is raised at once."""
+        if not self.writes:
+            return
         self.failed = True
         self.wait()
         if self.state.last_checkpoint is None or self.state.last_checkpoint.name != step_name(self.state.step):

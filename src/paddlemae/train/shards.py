@@ -43,6 +43,7 @@ def sharded(
     threads: int,
     replicas: int | None = None,
     save_memory: bool = False,
+    fused: bool = False,
 ) -> Iterator[Shards]:
     """Gradients of `loss_fn` by `threads` CPU threads, within the context.
 
@@ -53,10 +54,11 @@ def sharded(
         threads: CPU threads, shared out among the replicas.
         replicas: how many; None is one a thread, at most `MOST_SHARDS`.
         save_memory: whether freed memory is given back at once, which costs page faults.
+        fused: whether the optimizer updates each weight as soon as its gradient of a step is whole.
     """
     count = min(threads, replicas or MOST_SHARDS)
     pool = ThreadPoolExecutor(count, "shard", paddle.set_device, (paddle.get_device(),))
-    shards = Shards(model, optimizer, loss_fn, pool, count, save_memory)
+    shards = Shards(model, optimizer, loss_fn, pool, count, save_memory, fused)
     give_back_memory()
     with pool, product_threads(threads // count), little_memory(save_memory):
         yield shards
@@ -78,7 +80,7 @@ def worthwhile_replicas(threads: int, operations: float) -> int:
 class Shards:
     """See `sharded`."""
 
-    def __init__(self, model, optimizer, loss_fn: LossFn, pool, count: int, save_memory: bool):
+    def __init__(self, model, optimizer, loss_fn: LossFn, pool, count: int, save_memory: bool, fused: bool):
         self.parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
         self.optimizer, self.loss_fn, self.map = optimizer, loss_fn, pool.map if count > 1 else map
         self.replicas, self.copies = [], []  # of the model, and the parameters of each
@@ -91,28 +93,28 @@ class Shards:
             self.copies.append(copies)
         self._share_weights()
         self.arrived = [0] * len(self.parameters)  # replicas that have delivered
-        self.save_memory = save_memory
+        self.save_memory, self.fused = save_memory, fused
         self.whole: deque[int] = deque()  # parameters whose gradients are all there, by number
         self.working = count
         self.updates = False
         self.squares = [0.0] * len(self.parameters)  # of the gradients that weights were updated with
         self.counting = threading.Lock()
 
-    def add(self, batch, share: float, *, update: bool) -> float:
+    def add(self, batch, share: float, *, last: bool) -> float:
         """Add `share` times the gradient of a micro-batch's mean loss.
 
         Args:
             batch: a dataclass of arrays, images first.
             share: of this micro-batch in its step.
-            update: whether it is the step's last one, so that the optimizer may update each weight as soon as its
-                gradient is whole; else gradients are the parameters' own afterwards.
+            last: whether it is the step's last one, so that weights are updated if that is fused; else gradients are
+                the parameters' own afterwards.
         Returns:
             the mean loss, not multiplied. If it is not finite, no weight was updated and gradients are incomplete.
         """
         self._share_weights()
         slices = slices_of(batch, len(self.replicas))
         weights = [len(one.images) / len(batch.images) for one in slices]
-        self.working, self.updates = len(slices), update
+        self.working, self.updates = len(slices), self.fused and last
         scales = [weight * share for weight in weights]
         losses = list(self.map(self._loss_and_backward, self.replicas, slices, scales))
         if all(math.isfinite(loss) for loss in losses):

@@ -1,4 +1,4 @@
-"""Asked to stop: signals that end a training between two steps, and what a scheduler is told by it. Knows no Paddle."""
+"""What ends a training before its end: signals, between two steps, and other processes. Knows no Paddle."""
 
 from __future__ import annotations
 
@@ -16,6 +16,22 @@ SIGNALS = {"SIGINT": CTRL_C, "SIGTERM": "SIGTERM", "SIGUSR1": "SIGUSR1"}  # Wind
 
 class Preempted(Exception):
     """Training was ended from outside and is saved; the same command goes on. The command line exits with 75."""
+
+
+class RankLost(ConnectionError):
+    """Another process of this training died or can't be reached. The command line exits with 1."""
+
+
+class EndedElsewhere(Exception):
+    """Another rank ended the training, for a reason that it told.
+
+    Attributes:
+        status: its exit status, which is this one's too.
+    """
+
+    def __init__(self, rank: int, status: int, text: str):
+        super().__init__(f"rank {rank}: {text}")
+        self.status = status
 
 
 @dataclass

@@ -1,0 +1,53 @@
+"""What Paddle's launcher runs as each process of a training: `paddlemae`, watched by the command that began it.
+
+Its exit status goes into a file, and what is in order (finished, stopped, a user's mistake) is 0 to the launcher, which
+would end the other processes in the middle of theirs otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+IN_ORDER = (0, 2, 75, 130)
+LOOK_EVERY_SECONDS = 0.2
+
+
+def main() -> None:
+    """Run the command line of this process's arguments."""
+    from paddlemae.launch import FOLDER_VARIABLE, SUPERVISOR_VARIABLE, identity, replace_file
+
+    folder = Path(os.environ[FOLDER_VARIABLE])
+    rank = os.environ["PADDLE_LOCAL_RANK"]
+    replace_file(folder / f"{rank}.process", json.dumps(identity(os.getpid())))
+    threading.Thread(target=_die_with, args=(json.loads(os.environ[SUPERVISOR_VARIABLE]),), daemon=True).start()
+    from paddlemae.cli import main as command_line
+
+    status = 1
+    try:
+        command_line()
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        replace_file(folder / f"{rank}.status", str(status))
+    sys.exit(0 if status in IN_ORDER else status)
+
+
+def _die_with(supervisor: list) -> None:
+    """Leave nothing behind a command that was killed: its next start must find nobody at work in the run folder."""
+    from paddlemae.launch import identity
+
+    while identity(supervisor[0]) == supervisor:
+        time.sleep(LOOK_EVERY_SECONDS)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    if sys.path and Path(sys.path[0]) == Path(__file__).parent:
+        del sys.path[0]  # of a script, whose neighbours would pass for modules of their own
+    main()

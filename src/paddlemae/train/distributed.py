@@ -1,0 +1,260 @@
+"""Several processes that train one model: who they are, what they tell each other, and their gradients added up.
+
+Two channels. Tensors go through Paddle's collectives (gloo on CPU; NCCL and the other vendors' libraries on
+accelerators), which must find all ranks at hand: gloo gives up after 30 s, whatever it is told. Everything else (what
+to do next, losses, skipped images, predictions, errors) goes as JSON through one connection of each rank to the first,
+and waits for as long as it takes: one rank may save, evaluate or wait for its disk while the others wait for it. A
+rank that dies closes its connection, so the others know at once. (Paddle's TCP store takes 40 ms a call, measured on
+loopback, and can't tell.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import paddle
+from paddle import nn
+
+from paddlemae.train.stopping import EndedElsewhere, RankLost
+
+CONNECT_SECONDS = 300
+CLOSE_SECONDS = 20
+KEEP_ALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 4}  # a host that is cut off is noticed in 17 s
+LINK_KEY = "paddlemae/link"
+SMALL = 1 << 18  # numbers: gradients below this travel together
+
+Found = TypeVar("Found")
+
+
+class _Line:
+    """A connection that carries JSON, a line each."""
+
+    def __init__(self, connection: socket.socket, peer: int):
+        connection.settimeout(None)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEP_ALIVE.items():
+            if hasattr(socket, name):  # Linux
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        self.peer, self.connection, self.file = peer, connection, connection.makefile("rwb")
+
+    def send(self, message: Any) -> None:
+        try:
+            self.file.write(json.dumps(message).encode() + b"\n")
+            self.file.flush()
+        except OSError as fault:
+            raise self._lost() from fault
+
+    def receive(self) -> Any:
+        try:
+            line = self.file.readline()
+        except OSError as fault:
+            raise self._lost() from fault
+        if not line.endswith(b"\n"):
+            raise self._lost()
+        return json.loads(line)
+
+    def close(self) -> None:
+        """Send nothing more, and read until the peer does the same: else what it has not read yet may be lost."""
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(CLOSE_SECONDS)
+            while self.connection.recv(1 << 16):
+                pass
+        with contextlib.suppress(OSError):  # what was not sent yet, to one that is gone
+            self.file.close()
+        self.connection.close()
+
+    def _lost(self) -> RankLost:
+        return RankLost(f"lost rank {self.peer}: it died, or its host can't be reached")
+
+
+@dataclass(eq=False)
+class Ranks:
+    """The processes of a training, as one of them sees it; on its own without any, where everything is a no-op.
+
+    All ranks must call the same methods in the same order.
+
+    Attributes:
+        rank: this process, counted from 0 over all hosts.
+        world: how many there are.
+        local_rank: this process, counted on its host.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    lines: list[_Line] = field(default_factory=list)  # rank 0 has one to each other rank, these have one to rank 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that writes."""
+        return self.rank == 0
+
+    def gather(self, own: Any) -> list[Any]:
+        """What every rank gives here, in the ranks' order, on every rank; JSON. Waits for all, without a limit.
+
+        Raises:
+            RankLost: a rank died.
+            EndedElsewhere: a rank came to an end instead, see `end`.
+        """
+        if not self.lines:
+            return [own]
+        if not self.is_first:
+            self.lines[0].send({"own": own})
+            return _opened(self.lines[0].receive())
+        messages = [line.receive() for line in self.lines]
+        ends = [message for message in messages if "end" in message]
+        reply = ends[0] if ends else {"all": [own, *(message["own"] for message in messages)]}
+        for line in self.lines:
+            with contextlib.suppress(RankLost) if ends else contextlib.nullcontext():
+                line.send(reply)
+        return _opened(reply)
+
+    def wait(self) -> None:
+        """Until every rank has come here."""
+        self.gather(None)
+
+    def any(self, own: bool) -> bool:
+        """Whether it is so on any rank."""
+        return any(self.gather(own))
+
+    def mean(self, own: float) -> float:
+        """Of a number over the ranks, the same on all to the last bit."""
+        found = self.gather(own)
+        return sum(found) / len(found)
+
+    def from_first(self, make: Callable[[], Found]) -> Found:
+        """What `make` gives on the first rank, as JSON; the others wait for it and don't call theirs."""
+        return self.gather(make() if self.is_first else None)[0]
+
+    def end(self, status: int, text: str) -> None:
+        """Tell the others that this rank ends, and why: an `EndedElsewhere` to them, now or when they come to talk."""
+        for line in self.lines:
+            with contextlib.suppress(RankLost):
+                line.send({"end": [self.rank, status, text]})
+        self.leave()
+
+    def leave(self) -> None:
+        """Close the connections."""
+        for line in self.lines:
+            line.close()
+        self.lines = []
+
+    def add_up(self, gradients: Sequence[paddle.Tensor]) -> None:
+        """Replace gradients by their means over the ranks, in place. The small ones travel together."""
+        if self.world == 1:
+            return
+        with paddle.no_grad():
+            large = [gradient for gradient in gradients if gradient.size >= SMALL]
+            small = [gradient for gradient in gradients if gradient.size < SMALL]
+            for gradient in large:
+                _mean_in_place(gradient, self.world)
+            if small:
+                together = paddle.concat([gradient.reshape([-1]) for gradient in small])
+                _mean_in_place(together, self.world)
+                parts = paddle.split(together, [gradient.size for gradient in small])
+                for gradient, part in zip(small, parts, strict=True):
+                    gradient.set_value(part.reshape(gradient.shape))
+
+    def parallel(self, model: nn.Layer) -> nn.Layer:
+        """The model with its gradients averaged over the ranks in its backward pass, meanwhile (`DataParallel`)."""
+        return model if self.world == 1 else paddle.DataParallel(model)
+
+
+ALONE = Ranks()
+
+
+def _opened(reply: dict[str, Any]) -> list[Any]:
+    if "end" in reply:
+        raise EndedElsewhere(*reply["end"])
+    return reply["all"]
+
+
+def _mean_in_place(tensor: paddle.Tensor, world: int) -> None:
+    paddle.distributed.all_reduce(tensor)  # gloo has no average
+    tensor.scale_(1 / world)
+
+
+def is_launched() -> bool:
+    """Whether this process is one of several that `paddle.distributed.launch` started."""
+    return int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1
+
+
+def join() -> Ranks:
+    """Meet the other processes of this launch; alone without one.
+
+    Raises:
+        RankLost: they can't be reached.
+    """
+    if not is_launched():
+        return ALONE
+    environment = paddle.distributed.ParallelEnv()
+    paddle.distributed.init_parallel_env()
+    store = paddle.base.core.create_or_get_global_tcp_store()
+    host = environment.current_endpoint.rsplit(":", 1)[0]
+    if environment.rank == 0:
+        lines = list(_admitted(host, environment.world_size, lambda text: store.set(LINK_KEY, text)))
+    else:
+        address = json.loads(bytes(store.get(LINK_KEY)).decode())
+        lines = [_admitted_by_first(address, environment.rank)]
+    local_rank = int(os.environ.get("PADDLE_LOCAL_RANK", environment.rank))
+    return Ranks(environment.rank, environment.world_size, local_rank, lines)
+
+
+def _admitted(host: str, world: int, publish: Callable[[str], None]) -> Iterator[_Line]:
+    """Rank 0's lines to the others, in their order; each shows the key that the launch's own store told it."""
+    key = secrets.token_hex(16)
+    lines: dict[int, _Line] = {}
+    with socket.create_server((host, 0), backlog=world) as server:
+        server.settimeout(CONNECT_SECONDS)
+        publish(json.dumps({"host": host, "port": server.getsockname()[1], "key": key}))
+        while len(lines) < world - 1:
+            try:
+                connection, _ = server.accept()
+            except TimeoutError as fault:
+                raise RankLost(
+                    f"{world - 1 - len(lines)} of {world} ranks did not come in {CONNECT_SECONDS} s"
+                ) from fault
+            line = _Line(connection, -1)
+            with contextlib.suppress(RankLost, ValueError, TypeError, KeyError):  # a stranger
+                hello = line.receive()
+                if secrets.compare_digest(hello["key"], key):
+                    line.peer = int(hello["rank"])
+                    lines[line.peer] = line
+    yield from (lines[rank] for rank in sorted(lines))
+
+
+def _admitted_by_first(address: dict[str, Any], rank: int) -> _Line:
+    try:
+        connection = socket.create_connection((address["host"], address["port"]), CONNECT_SECONDS)
+    except OSError as fault:
+        raise RankLost(f"rank 0 can't be reached at {address['host']}:{address['port']} ({fault})") from fault
+    line = _Line(connection, 0)
+    line.send({"key": address["key"], "rank": rank})
+    return line
+
+
+def check_same(ranks: Ranks, own: dict[str, Any]) -> None:
+    """Refuse to train where processes, on other hosts say, would not do the same.
+
+    Args:
+        own: name -> value of what must be equal.
+    Raises:
+        ValueError: on every rank, for the first difference.
+    """
+    first, *others = ranks.gather(own)
+    for rank, other in enumerate(others, start=1):
+        for name in {**first, **other}:
+            if first.get(name) != other.get(name):
+                raise ValueError(
+                    f"all processes must have the same {name}; it is {first.get(name)!r} on rank 0 and "
+                    f"{other.get(name)!r} on rank {rank}"
+                )
