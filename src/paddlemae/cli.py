@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from paddlemae.launch import Hosts
+from paddlemae.launch import MOST_RESTARTS, Launch
 from paddlemae.train.stopping import REQUEUE_STATUS, EndedElsewhere, Preempted, RankLost
 
 PACKAGE = Path(__file__).parent
@@ -56,6 +56,9 @@ Master = Annotated[
 ]
 NodeRank = Annotated[
     int | None, typer.Option("--node-rank", help="This host among them, from 0; by arrival unless given.")
+]
+Restarts = Annotated[
+    int, typer.Option("--restarts", min=0, help="After crashes, in a row without a new checkpoint; needs --procs.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
@@ -101,6 +104,7 @@ def pretrain(
     nodes: Nodes = 1,
     master: Master = None,
     node_rank: NodeRank = None,
+    restarts: Restarts = MOST_RESTARTS,
     quiet: Quiet = False,
 ) -> None:
     """Pretrain a masked autoencoder on images without labels.
@@ -117,8 +121,8 @@ def pretrain(
 
     `paddlemae pretrain base --data imagenet/ --out runs/base --procs 8`
     """
-    hosts = Hosts(nodes, master, node_rank)
-    if _several("pretrain", recipe, overrides, data, out, dry_run, procs, hosts):
+    launch = Launch(procs, nodes, master, node_rank, restarts)
+    if not dry_run and _launched("pretrain", recipe, overrides, data, out, resume, launch):
         return
     built = _recipe("pretrain", recipe, overrides, out, resume, data=data)
     from paddlemae.tasks import pretrain as task
@@ -140,6 +144,7 @@ def finetune(
     nodes: Nodes = 1,
     master: Master = None,
     node_rank: NodeRank = None,
+    restarts: Restarts = MOST_RESTARTS,
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune a classifier on labelled images: one folder a class.
@@ -152,8 +157,8 @@ def finetune(
 
     `paddlemae finetune cifar10 --init scratch --data labelled/ --out runs/scratch val_fraction=0.2`
     """
-    hosts = Hosts(nodes, master, node_rank)
-    if _several("finetune", recipe, overrides, data, out, dry_run, procs, hosts):
+    launch = Launch(procs, nodes, master, node_rank, restarts)
+    if not dry_run and _launched("finetune", recipe, overrides, data, out, resume, launch):
         return
     built = _recipe("finetune", recipe, overrides, out, resume, data=data, init=init)
     from paddlemae.tasks import finetune as task
@@ -412,21 +417,19 @@ def _plan_or_run(built, plan, run, dry_run: bool, out: Path | None, resume: bool
     ranks.leave()
 
 
-def _several(
-    task: str, name, overrides, data, out: Path | None, dry_run: bool, procs: str | None, hosts: Hosts
-) -> bool:
-    """Whether a training is one of several processes, which then were started, and have ended well."""
-    from paddlemae.launch import is_rank
-
-    hosts.check()
-    if dry_run or is_rank() or (procs in (None, "1") and hosts.count == 1):
+def _launched(task: str, name, overrides, data: str | None, out: Path | None, resume: bool, launch: Launch) -> bool:
+    """Whether a training was to be one of several processes; then they were started here, and have ended well."""
+    launch.check()
+    if not launch.is_needed:
         return False
     if out is None:
         raise ValueError("name the run folder to write: --out runs/NAME")
     from paddlemae.tasks.processes import train_in_processes
 
     name, overrides = _recipe_and_overrides(name, overrides, data=data)
-    if status := train_in_processes(task, name, overrides, out, procs or "1", hosts, sys.argv[1:]):
+    if resume and not name and (out / "recipe.yaml").exists():
+        name = str(out / "recipe.yaml")
+    if status := train_in_processes(task, name, overrides, out, launch, sys.argv[1:]):
         sys.exit(status)
     return True
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -24,44 +23,61 @@ from pathlib import Path
 
 FOLDER_VARIABLE = "PADDLEMAE_LAUNCH_FOLDER"  # where processes leave their identity and status
 SUPERVISOR_VARIABLE = "PADDLEMAE_SUPERVISOR"  # the identity of the process that watches
+AUTO = "auto"
 ENTERED = "entered"
 RANK_SCRIPT = Path(__file__).parent / "rank.py"
 LOOK_EVERY_SECONDS = 0.1
 GRACE_SECONDS = 10.0  # for the launcher, once its processes have ended, and for processes without a launcher
-MOST_RESTARTS = 3  # in a row, without a new checkpoint in between
+MOST_RESTARTS = 3
 PAUSE_SECONDS = 1.0  # before a restart, times how many there were
 SHOWN_LINES = 30  # of the log of a process that crashed
 FORWARDED = ("SIGINT", "SIGTERM", "SIGUSR1")
-FAILED = re.compile(r"Container rank (\d+) status failed .* code (-?\d+)")  # in the launcher's log
 
 
 @dataclass(frozen=True)
-class Hosts:
-    """The machines that train together, each running the same command.
+class Launch:
+    """How a command is to be run: in how many processes, on which hosts, and how often again after crashes.
 
     Attributes:
-        count: how many.
-        master: "host:port" of the first, any free port, the same on all.
-        number: this one, from 0; None lets the launchers number themselves.
+        procs: processes of each host, a number or "auto"; None is one, in which case nothing needs to be launched.
+        nodes: hosts that run the same command together.
+        master: "host:port" of the first of them, any free port, the same on all.
+        node_rank: this one, from 0; None lets the launchers number themselves.
+        restarts: in a row, without a new checkpoint in between.
     """
 
-    count: int = 1
+    procs: str | None = None
+    nodes: int = 1
     master: str | None = None
-    number: int | None = None
+    node_rank: int | None = None
+    restarts: int = MOST_RESTARTS
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there are several processes to start, and this is not one of them."""
+        return (self.procs not in (None, "1") or self.nodes > 1) and "PADDLE_TRAINER_ID" not in os.environ
 
     def check(self) -> None:
-        if self.count > 1 and not self.master:
+        """Refuse what does not go together.
+
+        Raises:
+            ValueError: in one line.
+        """
+        if self.procs not in (None, AUTO) and not (self.procs.isdigit() and int(self.procs)):
+            raise ValueError(f"--procs must be a number of processes, or {AUTO}; got {self.procs!r}")
+        if self.nodes > 1 and not self.master:
             raise ValueError("several hosts need a place to meet: --master HOST:PORT of the first one, the same on all")
-        if self.master and (self.count == 1 or not self.master.rpartition(":")[2].isdigit()):
-            raise ValueError(f"--master is HOST:PORT of several --nodes, got {self.master!r} for {self.count}")
-        if self.number is not None and not 0 <= self.number < self.count:
-            raise ValueError(f"--node-rank counts from 0 to --nodes - 1, got {self.number} of {self.count}")
+        if self.master and (self.nodes == 1 or not self.master.rpartition(":")[2].isdigit()):
+            raise ValueError(f"--master is HOST:PORT of several --nodes, got {self.master!r} for {self.nodes}")
+        if self.node_rank is not None and not 0 <= self.node_rank < self.nodes:
+            raise ValueError(f"--node-rank counts from 0 to --nodes - 1, got {self.node_rank} of {self.nodes}")
 
 
 def identity(pid: int) -> list:
     """[process id, when it started]: no other process has both; [process id, None] when there is none."""
     try:
-        return [pid, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]]
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return [pid, None if state == "Z" else fields[18]]
     except OSError:
         if Path("/proc/self/stat").exists():
             return [pid, None]
@@ -78,11 +94,6 @@ def replace_file(path: Path, text: str) -> None:
     os.replace(beside, path)
 
 
-def is_rank() -> bool:
-    """Whether this process is one that the launcher started."""
-    return "PADDLE_TRAINER_ID" in os.environ
-
-
 def note_entered() -> None:
     """Tell the command that watches that the run folder was taken, so that no restart empties it again."""
     if folder := os.environ.get(FOLDER_VARIABLE):
@@ -92,7 +103,7 @@ def note_entered() -> None:
 def run_ranks(
     command: Sequence[str],
     processes: int,
-    hosts: Hosts,
+    launch: Launch,
     newest: Callable[[], str | None],
     variables: dict[str, str] | None = None,
 ) -> int:
@@ -106,39 +117,40 @@ def run_ranks(
     restarts, before = 0, newest()
     command = list(command)
     while True:
-        attempt = _Attempt(command, processes, hosts, variables or {})
+        attempt = _Attempt(command, processes, launch, variables or {})
         with attempt:
             status = attempt.watch()
         if status is not None:
             return status
         now = newest()
         restarts, before = (1 if now != before else restarts + 1), now
-        if restarts > MOST_RESTARTS:
-            _say(f"gave up after {MOST_RESTARTS} restarts without a new checkpoint; once mended, start it again")
+        if restarts > launch.restarts:
+            _say(f"gave up after {launch.restarts} restarts without a new checkpoint; once mended, start it again")
             return 1
         if attempt.entered:
             command = [word for word in command if word != "--overwrite"]
-        _say(f"starting again from {now or 'the beginning'} ({restarts} of {MOST_RESTARTS} restarts)")
+        _say(f"starting again from {now or 'the beginning'} ({restarts} of {launch.restarts} restarts)")
         time.sleep(PAUSE_SECONDS * restarts)
 
 
 class _Attempt:
     """One launch of all processes of this host; a context that leaves none of them behind."""
 
-    def __init__(self, command: list[str], processes: int, hosts: Hosts, variables: dict[str, str]):
-        self.command, self.processes, self.hosts, self.variables = command, processes, hosts, variables
+    def __init__(self, command: list[str], processes: int, launch: Launch, variables: dict[str, str]):
+        self.command, self.processes, self.launch, self.variables = command, processes, launch, variables
         self.entered = False  # whether the run folder was taken
         self.asked: str | None = None  # a signal that ends the training
         self.hurried = False
         self.told: set[int] = set()  # processes that were sent it
+        self.silent: dict[int, None] = {}  # those that died without leaving a status, in this order
 
     def __enter__(self) -> _Attempt:
         self.folder = Path(tempfile.mkdtemp(prefix="paddlemae-launch-"))  # nobody else may look into it
         self.logs = self.folder / "logs"
         options = ["--nproc_per_node", str(self.processes), "--log_dir", str(self.logs)]
-        if self.hosts.count > 1:
-            options += ["--nnodes", str(self.hosts.count), "--master", str(self.hosts.master)]
-            options += ["--rank", str(self.hosts.number)] if self.hosts.number is not None else []
+        if self.launch.nodes > 1:
+            options += ["--nnodes", str(self.launch.nodes), "--master", str(self.launch.master)]
+            options += ["--rank", str(self.launch.node_rank)] if self.launch.node_rank is not None else []
         words = [
             sys.executable,
             "-W",
@@ -158,7 +170,7 @@ class _Attempt:
         # a session of its own: a terminal's Ctrl-C comes here only, and goes on from here
         self.launcher = subprocess.Popen(
             words,
-            env={**os.environ, **self.variables, **known},
+            env={"GLOG_minloglevel": "2", **os.environ, **self.variables, **known},  # no words on each connection
             stdin=subprocess.DEVNULL,
             stdout=self.output,
             stderr=subprocess.STDOUT,
@@ -189,11 +201,13 @@ class _Attempt:
         while self.launcher.poll() is None:
             shown.go_on()
             self._forward()
+            self._note_deaths()
             ended_at = (ended_at or time.monotonic()) if self._all_have_ended() else None
             if ended_at and time.monotonic() - ended_at > GRACE_SECONDS:
                 break
             time.sleep(LOOK_EVERY_SECONDS)
         shown.go_on()
+        self._note_deaths()
         self.entered = (self.folder / ENTERED).exists()
         statuses = self._statuses()
         orderly = [status for status in statuses.values() if status in (2, 75, 130)]
@@ -229,22 +243,35 @@ class _Attempt:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL if self.hurried else getattr(signal, self.asked))
 
+    def _note_deaths(self) -> None:
+        """Remember who died without leaving a status, the first one first; the launcher then kills the others."""
+        for path in sorted(self.folder.glob("*.process")):
+            pid, started = json.loads(path.read_text())
+            if not path.with_suffix(".status").exists() and identity(pid) != [pid, started]:
+                self.silent.setdefault(int(path.stem))
+
     def _show_crash(self, statuses: dict[int, int]) -> None:
-        """Who crashed, how, and the end of its log; the others' only say that they lost it."""
-        words = (self.folder / "launcher.log").read_text(errors="replace")
-        failed = {int(number): int(code) for number, code in FAILED.findall(words)}
-        if not failed:
-            crashed = [number for number in range(self.processes) if statuses.get(number) != 0]
-            failed = {number: statuses.get(number, -signal.SIGKILL) for number in crashed}
-        if not list(self.logs.glob("workerlog.*")):
+        """Who crashed, and the end of its log; others only say that they lost it."""
+        if not list(self.folder.glob("*.process")):
+            words = (self.folder / "launcher.log").read_text(errors="replace")
             _say(f"the launcher started no process; its last words: {words[-500:]}")
-        for number, code in sorted(failed.items()):
-            log = self.logs / f"workerlog.{number}"
-            _say(f"process {number} of this host crashed ({_ended_by(code)})")
-            if number and log.exists():  # the first one's is shown already
-                print(
-                    *log.read_text(errors="replace").splitlines()[-SHOWN_LINES:], sep="\n", file=sys.stderr, flush=True
-                )
+        elif self.launcher.returncode is not None and self.launcher.returncode < 0:
+            _say(f"the launcher was ended by {signal.Signals(-self.launcher.returncode).name}")
+        for number in [*self.silent][:1]:
+            _say(f"process {number} of this host died without a word: killed, perhaps for lack of memory")
+            self._show_log(number)
+        for number, status in sorted(statuses.items()):
+            if status and "Traceback" in self._log(number):
+                _say(f"process {number} of this host crashed")
+                self._show_log(number)
+
+    def _log(self, number: int) -> str:
+        path = self.logs / f"workerlog.{number}"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def _show_log(self, number: int) -> None:
+        if number:  # the first one's is shown already
+            print(*self._log(number).splitlines()[-SHOWN_LINES:], sep="\n", file=sys.stderr, flush=True)
 
 
 class _Shown:
@@ -260,13 +287,6 @@ class _Shown:
                 self.offset += len(piece)
                 sys.stderr.buffer.write(piece)
             sys.stderr.flush()
-
-
-def _ended_by(code: int) -> str:
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"exit status {code}"
 
 
 def _say(text: str) -> None:

@@ -8,39 +8,37 @@ from pathlib import Path
 from statistics import median
 
 from paddlemae import device
-from paddlemae.launch import Hosts, run_ranks
+from paddlemae.launch import AUTO, Launch, run_ranks
 from paddlemae.recipe import load_recipe
 from paddlemae.report.runlog import newest_checkpoint, read_metrics
 
-LAUNCH_OPTIONS = {"--procs", "--nodes", "--master", "--node-rank"}  # each with a value
+LAUNCH_OPTIONS = {"--procs", "--nodes", "--master", "--node-rank", "--restarts"}  # each with a value
 FOLDER_OPTIONS = {"--out"}
 FOLDER_FLAGS = {"--resume", "--overwrite"}
 TRIED_STEPS = 6
 FIRST_STEPS = 2  # of them, which are slower
-AUTO = "auto"
 
 
 def train_in_processes(
-    task: str, name: str | None, overrides: Sequence[str], out: Path, procs: str, hosts: Hosts, words: Sequence[str]
+    task: str, name: str | None, overrides: Sequence[str], out: Path, launch: Launch, words: Sequence[str]
 ) -> int:
     """Run a training's command in several processes; returns its exit status.
 
     Args:
         name, overrides: its recipe, as for `load_recipe`.
-        procs: a number, or "auto" for the fastest of some.
         words: the whole command line, from which the processes' own is made.
     Raises:
         ValueError: a number that can't share the recipe's batch, or "auto" where nothing can be tried.
     """
     recipe = load_recipe(task, name, overrides)
     command = without(words, LAUNCH_OPTIONS)
-    if procs == AUTO:
-        if task != "pretrain" or hosts.count > 1:
+    if launch.procs == AUTO:
+        if task != "pretrain" or launch.nodes > 1:
             raise ValueError("--procs auto tries pretraining on one host; name a number here")
-        count = fastest([*without(command, FOLDER_OPTIONS, FOLDER_FLAGS)], recipe.training.batch_size)
+        processes = fastest([*without(command, FOLDER_OPTIONS, FOLDER_FLAGS)], recipe.training.batch_size)
     else:
-        count = number_of(procs)
-    total = count * hosts.count
+        processes = int(launch.procs or 1)
+    total = processes * launch.nodes
     if recipe.training.batch_size % total:
         raise ValueError(
             f"{total} processes can't share a batch_size of {recipe.training.batch_size} evenly; choose a number that "
@@ -48,14 +46,7 @@ def train_in_processes(
         )
     # on a machine with accelerators the launcher would choose them
     variables = {"PADDLE_DISTRI_BACKEND": "gloo"} if recipe.training.device == "cpu" else {}
-    return run_ranks(command, count, hosts, lambda: newest_checkpoint(out), variables)
-
-
-def number_of(procs: str) -> int:
-    """The number that --procs means."""
-    if not procs.isdigit() or not int(procs):
-        raise ValueError(f"--procs must be a number of processes, or {AUTO}; got {procs!r}")
-    return int(procs)
+    return run_ranks(command, processes, launch, lambda: newest_checkpoint(out), variables)
 
 
 def without(words: Sequence[str], options: Collection[str], flags: Collection[str] = ()) -> list[str]:
@@ -89,7 +80,7 @@ def _speed(command: list[str], processes: int) -> float:
     with tempfile.TemporaryDirectory(prefix="paddlemae-trial-") as folder:
         out = Path(folder) / "run"
         settings = [f"steps={TRIED_STEPS}", "log_every=1", "checkpoint_every=1e9", "keep_every=null"]
-        status = run_ranks([*command, *settings, "--quiet", "--out", str(out)], processes, Hosts(), lambda: None)
+        status = run_ranks([*command, *settings, "--quiet", "--out", str(out)], processes, Launch(), lambda: None)
         speeds = [line["images_per_second"] for line in read_metrics(out) if "images_per_second" in line]
         if status or len(speeds) < TRIED_STEPS:
             raise ValueError(f"trying {processes} processes failed, see above; name a number: --procs N")

@@ -11,6 +11,7 @@ loopback, and can't tell.)
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import secrets
@@ -179,7 +180,12 @@ def _opened(reply: dict[str, Any]) -> list[Any]:
 
 
 def _mean_in_place(tensor: paddle.Tensor, world: int) -> None:
-    paddle.distributed.all_reduce(tensor)  # gloo has no average
+    try:
+        paddle.distributed.all_reduce(tensor)  # gloo has no average
+    except RuntimeError as fault:
+        raise RankLost(
+            f"lost another rank while gradients were added up ({str(fault).strip().splitlines()[-1]})"
+        ) from fault
     tensor.scale_(1 / world)
 
 
@@ -197,7 +203,8 @@ def join() -> Ranks:
     if not is_launched():
         return ALONE
     environment = paddle.distributed.ParallelEnv()
-    paddle.distributed.init_parallel_env()
+    with contextlib.redirect_stderr(io.StringIO()):  # Paddle's words on flags that were not touched
+        paddle.distributed.init_parallel_env()
     store = paddle.base.core.create_or_get_global_tcp_store()
     host = environment.current_endpoint.rsplit(":", 1)[0]
     if environment.rank == 0:
