@@ -11,6 +11,7 @@ from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.start import Start
 from paddlemae.tasks.study import Study, spread, study, table
+from paddlemae.train.stopping import CTRL_C, Stop
 
 SMALL = ("embed_dim=16", "depth=2", "num_heads=2")
 SHORT = ("steps=2", "batch_size=10", "eval_split=val", *SMALL)
@@ -64,6 +65,25 @@ def test_labels_can_be_a_share_or_a_number_a_class(run: str, tmp_path: Path) -> 
         if folder.is_dir()
     }
     assert counts == {"labels-1%-pretrained-0": 40, "labels-2-per-class-pretrained-0": 20}
+
+
+def test_a_run_that_was_stopped_goes_on(run: str, tmp_path: Path, monkeypatch) -> None:
+    whole = study(plan_of(run, "labels", ("20",)), tmp_path / "whole", quiet=True)
+    asked = iter([False, True])  # in the middle of the first run
+
+    def is_set(stop: Stop) -> bool:
+        stop.reason = CTRL_C if next(asked, False) else None
+        return stop.reason is not None
+
+    monkeypatch.setattr(Stop, "is_set", is_set)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 1 of 2"):
+        study(plan_of(run, "labels", ("20",)), tmp_path / "parts", quiet=True)
+    seen: list[Start] = []
+    monkeypatch.setattr(
+        studies, "finetune", lambda recipe, start, beside: seen.append(start) or finetune(recipe, start)
+    )
+    assert study(plan_of(run, "labels", ("20",)), tmp_path / "parts", quiet=True)["top1"] == whole["top1"]
+    assert len(seen) == 2 and not any(start.overwrite for start in seen)
 
 
 def test_blocks_can_be_varied(run: str, tmp_path: Path) -> None:

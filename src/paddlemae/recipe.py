@@ -140,7 +140,7 @@ class Training(BaseModel):
     """How long, how fast and on what: the same for every task."""
 
     model_config = STRICT
-    batch_size: Positive = 64  # images a micro-batch, in each process
+    batch_size: Positive = 64  # images a micro-batch, shared out among the processes
     accumulation_steps: Positive = 1
     epochs: PositiveFloat = 100
     steps: Positive | None = None  # ends the run instead of `epochs`; the warmup keeps its share of it

@@ -258,8 +258,8 @@ def _torn_step(
 
 def _is_asked_to_stop(stop: Stop, ranks: Ranks) -> bool:
     """Whether a rank was asked to stop before all of them last looked: they stop after the same step."""
-    stop.is_set()
-    agreed = next((reason for reason in ranks.gather(stop.reason) if reason), None)
+    reasons = ranks.gather(stop.reason if stop.is_set() else None)
+    agreed = next((reason for reason in reasons if reason), None)
     stop.reason = stop.reason or agreed
     return agreed is not None
 

@@ -52,8 +52,8 @@ class Study:
 def study(plan: Study, out: Path, *, quiet: bool = False) -> dict[str, Any]:
     """Fine-tune once for each start, value and seed, each in a folder of its own below `out`.
 
-    Runs that are there already are not repeated, so that a study that was stopped goes on, and one more value or seed
-    costs only its own runs.
+    Runs that are there already are not repeated, and one that was stopped goes on, so that a study can be stopped at
+    any time, and one more value or seed costs only its own runs.
 
     Returns:
         what `study.json` holds: for each start and value the top-1 of every seed after the last step.
@@ -74,7 +74,7 @@ def study(plan: Study, out: Path, *, quiet: bool = False) -> dict[str, Any]:
         folder = out / f"{plan.key}-{value.replace('/', '-per-')}-{name}-{seed}"
         top1 = _finished(folder, recipe)
         if top1 is None:
-            start = Start(folder, quiet=True, overwrite=(folder / RECIPE_FILE).exists())
+            start = Start(folder, quiet=True, overwrite=_is_of_another_recipe(folder, recipe))
             top1 = finetune(recipe, start, beside=plan.init)["top1"]
         found[name][value].append(top1)
         if not quiet:
@@ -88,6 +88,11 @@ def study(plan: Study, out: Path, *, quiet: bool = False) -> dict[str, Any]:
 def _recipe(plan: Study, init: str, value: str, seed: int):
     overrides = [*plan.overrides, f"init={json.dumps(init)}", f"{plan.key}={value}", f"seed={seed}"]
     return load_recipe("finetune", plan.recipe, overrides)
+
+
+def _is_of_another_recipe(folder: Path, recipe) -> bool:
+    """Whether a folder holds a run that is not this one; this one is gone on with, however far it came."""
+    return (folder / RECIPE_FILE).exists() and stored_recipe(folder, "finetune") != recipe
 
 
 def _finished(folder: Path, recipe) -> float | None:
