@@ -150,6 +150,7 @@ class Training(BaseModel):
     weight_decay: NonNegativeFloat = 0.05
     clip_grad: PositiveFloat | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    sharding: Literal["none", "optimizer"] = "none"  # optimizer: slots and gradients shared out among accelerators
     seed: NonNegative = 0
     device: str = "auto"
     threads: Positive | Literal["auto"] = "auto"
@@ -168,6 +169,8 @@ class Training(BaseModel):
     def _check(self):
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs:g}); set both")
+        if self.sharding == "optimizer" and (self.accumulation_steps > 1 or self.precision == "float16"):
+            raise ValueError("sharding=optimizer goes with accumulation_steps=1 and precision float32 or bfloat16")
         if self.cache_size and not self.cache:
             raise ValueError("cache_size has no effect without a cache; name its folder with cache=FOLDER")
         return self
@@ -182,6 +185,11 @@ class Training(BaseModel):
 
     def warmup_steps(self, num_images: int) -> float:
         return self.total_steps(num_images) * self.warmup_epochs / self.epochs
+
+
+def _check_whole(training: Training) -> None:
+    if training.sharding != "none":
+        raise ValueError("sharding shares out the state of a pretraining; leave it out here")
 
 
 def _check_repeats(augment: Augmentation, training: Training) -> None:
@@ -248,6 +256,7 @@ class FinetuneRecipe(BaseModel):
 
     @model_validator(mode="after")
     def _check(self):
+        _check_whole(self.training)
         _check_repeats(self.augment, self.training)
         return self
 
@@ -285,6 +294,7 @@ class ProbeRecipe(BaseModel):
 
     @model_validator(mode="after")
     def _check(self):
+        _check_whole(self.training)
         if self.training.cache and self.cached:
             raise ValueError("cached=true reads each image once, so a cache of images has no effect; leave one out")
         return self

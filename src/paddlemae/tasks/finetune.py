@@ -45,8 +45,8 @@ from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.distributed import ALONE, Ranks
 from paddlemae.train.ema import Ema
 from paddlemae.train.loop import check_precision
+from paddlemae.train.loss import LossFn
 from paddlemae.train.optim import adamw
-from paddlemae.train.shards import LossFn
 from paddlemae.weights.store import Description, read_description
 
 DEFAULT_CHANNELS = 3

@@ -40,8 +40,9 @@ from paddlemae.tasks.skipped import open_skipped
 from paddlemae.tasks.start import Start, check_start, enter_run
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.loop import check_precision
+from paddlemae.train.loss import LossFn
 from paddlemae.train.optim import adamw
-from paddlemae.train.shards import LossFn
+from paddlemae.train.sharding import ShardedAdamW
 from paddlemae.weights.store import Description
 
 
@@ -58,8 +59,9 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
     parts = prepare(recipe)
     model = parts.model
     training = recipe.training
-    optimizer = adamw(model, weight_decay=training.weight_decay, betas=recipe.betas)
-    state = TrainState(model, optimizer)
+    shared_out = training.sharding == "optimizer"
+    optimizer = adamw(model, weight_decay=training.weight_decay, betas=recipe.betas, grouped=not shared_out)
+    state = TrainState(model, ShardedAdamW(model, optimizer, start.ranks) if shared_out else optimizer)
     enter_run(start, recipe, state, parts.description)
     start.say(
         f"pretraining {parameter_count(model) / 1e6:.2f} million parameters on {parts.source.name}, "

@@ -27,9 +27,10 @@ from paddlemae.train.checkpoint import TrainState, find_checkpoint, load_checkpo
 from paddlemae.train.distributed import Ranks
 from paddlemae.train.guard import is_spike
 from paddlemae.train.loop import NonFiniteLoss, StepResult, TornStep, fit
+from paddlemae.train.loss import LossFn
 from paddlemae.train.optim import lr_at, peak_lr
 from paddlemae.train.saver import Saver
-from paddlemae.train.shards import LossFn, worthwhile_replicas
+from paddlemae.train.shards import worthwhile_replicas
 from paddlemae.train.stopping import CTRL_C, EndedElsewhere, Preempted, Stop, stop_on_signals
 from paddlemae.weights.store import Description
 
@@ -201,7 +202,7 @@ def run_training(
     spent, record = Spent(), Record(start.out, writes=ranks.is_first)
     label, max_seconds = f"{course.task} {start.out.name}", training.max_hours and 3600 * training.max_hours
     kept: dict[str, Any] = dict(keep=training.keep_checkpoints, lasting=course.is_lasting)
-    saver = Saver(start.out, state, description, **kept, before=record.flush, writes=ranks.is_first)
+    saver = Saver(start.out, state, description, **kept, before=record.flush, ranks=ranks)
     stream = batches()  # before the bar: packing a cache shows one of its own
     with progress(label, total, state.step, not start.quiet) as show, stop_on_signals(max_seconds) as stop, saver:
         watch, log, save = _spike_watch(course, record), _logger(course, record, show), _saving(course, record, saver)

@@ -29,6 +29,7 @@ from paddlemae.weights.store import Description, read_description
 FREE_TO_CHANGE = (
     "device",
     "threads",
+    "sharding",
     "workers",
     "max_bad_images",
     "log_every",

@@ -23,9 +23,11 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from paddlemae.train.distributed import ALONE, Ranks
 from paddlemae.train.ema import Ema
 from paddlemae.train.lars import SLOT as LARS_SLOT
 from paddlemae.train.lars import Lars
+from paddlemae.train.sharding import ShardedAdamW
 from paddlemae.weights.store import (
     DESCRIPTION_FILE,
     WEIGHTS_FILE,
@@ -107,13 +109,21 @@ class Snapshot:
         return self.plain["step"]
 
 
-def take_snapshot(state: TrainState, description: Description) -> Snapshot:
-    """Copy all that a checkpoint holds."""
+def is_shared_out(state: TrainState) -> bool:
+    """Whether each rank has a part of the state only."""
+    return isinstance(state.optimizer, ShardedAdamW)
+
+
+def take_snapshot(state: TrainState, description: Description, ranks: Ranks = ALONE) -> Snapshot | None:
+    """Copy all that a checkpoint holds; None on ranks but the first, which give it their part of the state."""
+    slots = _optimizer_slots(state)
+    if not ranks.is_first:
+        return None
     with state.averaged():
         tensors = {WEIGHTS_FILE: to_official(state.model)}
     if state.ema:
         tensors[OWN_WEIGHTS_FILE] = to_official(state.model)
-    tensors[OPTIMIZER_FILE] = _optimizer_slots(state)
+    tensors[OPTIMIZER_FILE] = slots
     return Snapshot(description, tensors, _plain_state(state))
 
 
@@ -160,7 +170,9 @@ def write_snapshot(
 
 def save_checkpoint(run: Path, state: TrainState, description: Description, **settings: Any) -> Path:
     """Snapshot and write at once; settings and errors are those of `write_snapshot`."""
-    state.last_checkpoint = write_snapshot(run, take_snapshot(state, description), **settings)
+    snapshot = take_snapshot(state, description)
+    assert snapshot is not None
+    state.last_checkpoint = write_snapshot(run, snapshot, **settings)
     return state.last_checkpoint
 
 

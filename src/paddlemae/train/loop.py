@@ -14,8 +14,10 @@ from paddle import nn
 
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.distributed import ALONE, Ranks
+from paddlemae.train.loss import Loss, LossFn
 from paddlemae.train.optim import clip_gradients
-from paddlemae.train.shards import LossFn, sharded
+from paddlemae.train.sharding import ShardedAdamW
+from paddlemae.train.shards import sharded
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS = get_args(Precision)
@@ -121,7 +123,7 @@ def fit(
         scaler.load_state_dict(state.scaler)
     fused = threads is not None and not clip_grad and ranks.world == 1
     if threads is None:
-        backward: Any = nullcontext(_Whole(state.model, loss_fn, precision, scaler, ranks))
+        backward: Any = nullcontext(_Whole(state, loss_fn, precision, scaler, ranks))
     else:
         backward = sharded(
             state.model,
@@ -186,17 +188,21 @@ class _Whole:
 
     def __init__(
         self,
-        model: nn.Layer,
+        state: TrainState,
         loss_fn: LossFn,
         precision: Precision,
         scaler: paddle.amp.GradScaler | None,
         ranks: Ranks,
     ):
-        self.loss = ranks.parallel(_Loss(model, loss_fn))
+        if isinstance(state.optimizer, ShardedAdamW):
+            state.optimizer.loss.loss_fn = loss_fn
+            self.loss = state.optimizer.layer
+        else:
+            self.loss = ranks.parallel(Loss(state.model, loss_fn))
         self.precision, self.scaler, self.ranks = precision, scaler, ranks
 
     def add(self, batch, share: float, *, last: bool) -> float:
-        at_home = self.ranks.world > 1 and not last
+        at_home = isinstance(self.loss, paddle.DataParallel) and not last
         with self.loss.no_sync() if at_home else nullcontext():
             with autocast(self.precision):
                 mean = self.loss(batch)
@@ -206,17 +212,6 @@ class _Whole:
                 return math.nan
             (self.scaler.scale(part) if self.scaler else part).backward()
         return loss
-
-
-class _Loss(nn.Layer):
-    """A loss as a layer, which is what `DataParallel` takes."""
-
-    def __init__(self, model: nn.Layer, loss_fn: LossFn):
-        super().__init__()
-        self.model, self.loss_fn = model, loss_fn
-
-    def forward(self, batch) -> paddle.Tensor:
-        return self.loss_fn(self.model, batch)
 
 
 def _update(
@@ -235,7 +230,8 @@ def _update(
         return norm
     if scaler:
         scaler.unscale_(state.optimizer)
-    norm = clip_gradients(state.model, clip_grad)
+    sharded_out = isinstance(state.optimizer, ShardedAdamW)
+    norm = state.optimizer.clip(clip_grad) if sharded_out else clip_gradients(state.model, clip_grad)
     if scaler:
         scaler.step(state.optimizer)  # not taken either, and the next one is scaled less
         scaler.update()

@@ -57,6 +57,7 @@ def adamw(
     weight_decay: float = 0.05,
     betas: tuple[float, float] = (0.9, 0.95),
     layer_decay: float = 1.0,
+    grouped: bool = True,
 ) -> Any:
     """AdamW over the model's trainable parameters: Paddle's, on CPU our own (`CpuAdamW`).
 
@@ -66,7 +67,19 @@ def adamw(
         weight_decay: for matrices only, see `has_decay`.
         betas: (0.9, 0.95) in pretraining, (0.9, 0.999) in fine-tuning (MAE, appendix A).
         layer_decay: layer l of depth + 2 gets lr x layer_decay ** (depth + 1 - l) (Clark et al., ELECTRA).
+        grouped: False is Paddle's without parameter groups, as `ShardedAdamW` takes it; without layer_decay.
     """
+    if not grouped:
+        decayed = {one.name for name, one in model.named_parameters() if has_decay(name, one.shape)}
+        return paddle.optimizer.AdamW(
+            learning_rate=0.0,
+            beta1=betas[0],
+            beta2=betas[1],
+            epsilon=EPSILON,
+            parameters=[one for one in model.parameters() if not one.stop_gradient],
+            weight_decay=weight_decay,
+            apply_decay_param_fun=lambda name: name in decayed,
+        )
     depth = len(model.blocks)
     groups: dict[tuple[float, float], list[paddle.Tensor]] = defaultdict(list)
     for name, parameter in model.named_parameters():
@@ -102,14 +115,15 @@ def clip_gradients(model: nn.Layer, largest_norm: float | None) -> float:
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     if not gradients:
         return 0.0
-    norm = math.sqrt(_sum_of_squares(gradients))
+    norm = math.sqrt(sum_of_squares(gradients))
     if largest_norm and math.isfinite(norm) and norm > largest_norm:
         for gradient in gradients:
             gradient.scale_(largest_norm / norm)
     return norm
 
 
-def _sum_of_squares(gradients: Sequence[paddle.Tensor]) -> float:
+def sum_of_squares(gradients: Sequence[paddle.Tensor]) -> float:
+    """Of all numbers of some gradients, at least one."""
     if not all(gradient.place.is_cpu_place() and gradient.dtype == paddle.float32 for gradient in gradients):
         squares = [gradient.astype("float32").square().sum() for gradient in gradients]
         return float(paddle.stack(squares).sum().numpy())

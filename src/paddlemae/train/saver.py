@@ -8,7 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from paddlemae.train.checkpoint import TrainState, drop_old, step_name, take_snapshot, write_snapshot
+from paddlemae.train.checkpoint import TrainState, drop_old, is_shared_out, step_name, take_snapshot, write_snapshot
+from paddlemae.train.distributed import ALONE, Ranks
 from paddlemae.weights.store import Description
 
 
@@ -22,7 +23,7 @@ class Saver:
         run, description, keep, lasting: as in `write_snapshot`.
         state: its `last_checkpoint` is set once a checkpoint is whole.
         before: called first in every attempt; an OSError of it counts as the attempt's.
-        writes: whether anything is saved: not where another process of the training does it.
+        ranks: of which the first saves; all call the same methods, since a part of the state may be with the others.
     """
 
     def __init__(
@@ -34,9 +35,9 @@ class Saver:
         keep: int = 2,
         lasting: Callable[[int], bool] = lambda _: False,
         before: Callable[[], None] = lambda: None,
-        writes: bool = True,
+        ranks: Ranks = ALONE,
     ):
-        self.state, self.description, self.before, self.writes = state, description, before, writes
+        self.state, self.description, self.before, self.ranks = state, description, before, ranks
         self.drop = partial(drop_old, run, keep=keep, lasting=lasting)
         self.write = partial(write_snapshot, run, keep=keep, lasting=lasting)
         self.pool = ThreadPoolExecutor(1, "saver")
@@ -59,19 +60,29 @@ class Saver:
         Raises:
             OSError: the second failure in a row.
         """
-        if not self.writes:
-            return
-        self.wait()
         if best:
             self.best_step = self.state.step
+        if not self._agreed(self._is_ready):
+            return
+        snapshot = take_snapshot(self.state, self.description, ranks=self.ranks)
+        if snapshot:
+            is_best = self.best_step == self.state.step  # also of a step that is tried again
+            self.writing = self.pool.submit(self.write, snapshot, best=is_best)
+
+    def _is_ready(self) -> bool:
+        self.wait()
         try:
             self.before()
         except OSError as fault:
             self._count(fault)
-            return
-        snapshot = take_snapshot(self.state, self.description)
-        is_best = self.best_step == self.state.step  # also of a step that is tried again
-        self.writing = self.pool.submit(self.write, snapshot, best=is_best)
+            return False
+        return True
+
+    def _agreed(self, decide: Callable[[], bool]) -> bool:
+        """What the first rank decides; the others need to know only where they have a part of the state."""
+        if is_shared_out(self.state):
+            return self.ranks.from_first(decide)
+        return self.ranks.is_first and decide()
 
     def look(self) -> None:
         """Take note of a write that has ended; errors as in `save`."""
@@ -91,15 +102,17 @@ class Saver:
 
     def finish(self) -> None:
         """Have the state as it is now on disk. No attempt comes after this one: an OSError is raised at once."""
-        if not self.writes:
-            return
-        self.failed = True
-        self.wait()
-        if self.state.last_checkpoint is None or self.state.last_checkpoint.name != step_name(self.state.step):
+        if self._agreed(self._lacks_newest):
             self.failed = True
             self.save()
             self.wait()
-        self.drop(self.state.step)  # what a kill right after the last write left
+        if self.ranks.is_first:
+            self.drop(self.state.step)  # what a kill right after the last write left
+
+    def _lacks_newest(self) -> bool:
+        self.failed = True
+        self.wait()
+        return self.state.last_checkpoint is None or self.state.last_checkpoint.name != step_name(self.state.step)
 
     def _count(self, fault: OSError) -> None:
         kept = f"{fault.strerror}; last good checkpoint: {self.state.last_checkpoint or 'none yet'}"

@@ -16,7 +16,7 @@ import itertools
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -27,8 +27,7 @@ from paddle import nn
 
 from paddlemae.device import give_back_memory, little_memory, product_threads
 from paddlemae.train.adamw import CpuAdamW
-
-LossFn = Callable[[nn.Layer, Any], paddle.Tensor]
+from paddlemae.train.loss import LossFn
 
 OPERATIONS_A_REPLICA = 5e9
 MOST_SHARDS = 8  # each holds gradients and activations of its own; more cores work inside matrix products
