@@ -227,6 +227,7 @@ def run_training(
         if spent.seconds and not in_memory:
             start.say(waiting_text(spent, training))
         if state.step < total:
+            state.last_checkpoint = Path(ranks.from_first(lambda: str(state.last_checkpoint)))
             _end_early(start, course, state, stop)
 
 
