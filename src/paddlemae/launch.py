@@ -89,7 +89,7 @@ def identity(pid: int) -> list:
 
 
 def replace_file(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}")
+    beside = path.with_name(f".{path.name}.partial")  # a name that no pattern of those who read the folder matches
     beside.write_text(text)
     os.replace(beside, path)
 
