@@ -89,7 +89,7 @@ def identity(pid: int) -> list:
 
 
 def replace_file(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}")
+    beside = path.with_name(f".{path.name}.partial")  # a name that no pattern of those who read the folder matches
     beside.write_text(text)
     os.replace(beside, path)
 
@@ -185,6 +185,9 @@ class _Attempt:
         if self.launcher.poll() is None:
             self.launcher.kill()
         self.launcher.wait()
+        deadline = time.monotonic() + GRACE_SECONDS
+        while self._alive() and time.monotonic() < deadline:  # one that was killed may be in the middle of a write
+            time.sleep(LOOK_EVERY_SECONDS)
         for number, handler in self.before.items():
             signal.signal(number, handler)
         self.output.close()

@@ -26,6 +26,7 @@ from paddle import nn
 from paddlemae.train.stopping import EndedElsewhere, RankLost
 
 CONNECT_SECONDS = 300
+HELLO_SECONDS = 5  # for a connection to say who it is
 CLOSE_SECONDS = 20
 KEEP_ALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 4}  # a host that is cut off is noticed in 17 s
 LINK_KEY = "paddlemae/link"
@@ -69,6 +70,10 @@ class _Line:
             self.connection.settimeout(CLOSE_SECONDS)
             while self.connection.recv(1 << 16):
                 pass
+        self.drop()
+
+    def drop(self) -> None:
+        """Close it at once."""
         with contextlib.suppress(OSError):  # what was not sent yet, to one that is gone
             self.file.close()
         self.connection.close()
@@ -231,11 +236,15 @@ def _admitted(host: str, world: int, publish: Callable[[str], None]) -> Iterator
                     f"{world - 1 - len(lines)} of {world} ranks did not come in {CONNECT_SECONDS} s"
                 ) from fault
             line = _Line(connection, -1)
-            with contextlib.suppress(RankLost, ValueError, TypeError, KeyError):  # a stranger
+            connection.settimeout(HELLO_SECONDS)  # a stranger may say nothing at all
+            with contextlib.suppress(RankLost, ValueError, TypeError, KeyError):  # or something else
                 hello = line.receive()
                 if secrets.compare_digest(hello["key"], key):
+                    connection.settimeout(None)
                     line.peer = int(hello["rank"])
                     lines[line.peer] = line
+                    continue
+            line.drop()
     yield from (lines[rank] for rank in sorted(lines))
 
 
