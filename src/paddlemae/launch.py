@@ -261,7 +261,8 @@ class _Attempt:
             return max(orderly, key=(75, 130, 2).index)
         if len(statuses) == self.processes and not any(statuses.values()):
             return 0
-        if self.asked:  # before there was anything to save
+        if self.asked:  # before there was anything to save, or once all was
+            _say(f"stopped ({self.asked}); the same command goes on")
             return 130 if self.asked == "SIGINT" else 75
         self._show_crash(statuses)
         return None
