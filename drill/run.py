@@ -3,9 +3,9 @@
 python -m drill.run --kills 60 --worker-kills 20 --launch-kills 20 --stops 15 --launch-stops 5 --faults 30
 
 Each training is started by the same command again and again until it ends, and must then equal one that was left alone:
-weights, slots and averages bit for bit, metrics but for the clock and the memory, no file more or less. With data
-workers it must equal the one without. After every start checkpoints are held against their checksums, no process, shared
-memory or temporary folder may be left, and the last words must be clear.
+weights, slots and averages bit for bit, metrics but for the clock and the memory, no file more or less; with data
+workers it must equal the one without. After every start checkpoints are held against their checksums, no process,
+shared memory or temporary folder may be left, and the last words must be clear.
 """
 
 from __future__ import annotations
