@@ -27,8 +27,8 @@ parity: $(PARITY)/installed ## Compare with PyTorch side by side (installs it: 2
 bench: $(PARITY)/installed ## Measure speed and memory beside PyTorch (40 minutes; QUICK=1: 10)
 	$(PARITY)/bin/python -m benchmarks.run $(if $(QUICK),--quick) $(BENCH)
 
-drill: $(VENV)/installed ## Kill, stop and starve trainings, and see that nothing is lost (DRILL="--kills 10 --stops 2 --faults 3")
-	$(VENV)/bin/python -m drill.single $(DRILL)
+drill: $(VENV)/installed ## Kill, stop and starve trainings, and see that nothing is lost (half an hour; DRILL="--kills 6 --faults 3")
+	$(VENV)/bin/python -m drill.run $(DRILL)
 
 soak: $(VENV)/installed ## Pretrain for 2 hours and see that memory and speed stay (DATA=FOLDER of images; HOURS=2)
 	$(VENV)/bin/python -m drill.soak --data $(DATA) --hours $(or $(HOURS),2) $(SOAK)

@@ -397,6 +397,43 @@ def test_workers_that_keep_dying_are_one_clear_error(bounded: None) -> None:
     assert "\n" not in str(caught.value)
 
 
+@dataclass(frozen=True)
+class Doubled:
+    """Work of more bytes than a pipe holds, that kills the first process which comes to know it in part."""
+
+    killed: Path
+    ballast: bytes = bytes(1 << 22)
+
+    def __reduce__(self):
+        return _doubled, (_Killing(self.killed), self.ballast)
+
+    def __call__(self, number: int) -> int:
+        return 2 * number
+
+
+@dataclass(frozen=True)
+class _Killing:
+    once: Path
+
+    def __reduce__(self):
+        return _kill_once, (self.once,)
+
+
+def _kill_once(killed: Path) -> Path:
+    if not killed.exists():
+        killed.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return killed
+
+
+def _doubled(killed: Path, ballast: bytes) -> Doubled:
+    return Doubled(killed, ballast)
+
+
+def test_a_worker_that_is_killed_while_it_is_told_its_work_is_replaced(bounded: None, tmp_path: Path) -> None:
+    assert list(data_workers.make_ahead(Doubled(tmp_path / "killed"), range(5), 1)) == [0, 2, 4, 6, 8]
+
+
 def test_deaths_far_apart_are_all_made_good(bounded: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_workers, "THINGS_TO_REGAIN_TRUST", 5)
     monkeypatch.setattr(data_workers, "MOST_DEATHS", 1)

@@ -2,8 +2,8 @@
 
 The launcher ends all processes of a host when one dies, and that is all: it starts nothing again (not without etcd), it
 writes the whole environment, passwords included, into its log folder, and the only orderly end it knows is status 0. So
-its folder is a private one that is deleted; signals go to the training's processes, which agree on the step to stop
-after; and their statuses come back in files. Knows no Paddle.
+its folder is a private one that is deleted, by the next launch if this command is killed; signals go to the training's
+processes, which agree on the step to stop after; and their statuses come back in files. Knows no Paddle.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -21,10 +22,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 FOLDER_VARIABLE = "PADDLEMAE_LAUNCH_FOLDER"  # where processes leave their identity and status
 SUPERVISOR_VARIABLE = "PADDLEMAE_SUPERVISOR"  # the identity of the process that watches
 AUTO = "auto"
 ENTERED = "entered"
+LAUNCHER_LOG = "launcher.log"
 RANK_SCRIPT = Path(__file__).parent / "rank.py"
 LOOK_EVERY_SECONDS = 0.1
 GRACE_SECONDS = 10.0  # for the launcher, once its processes have ended, and for processes without a launcher
@@ -94,6 +101,41 @@ def replace_file(path: Path, text: str) -> None:
     os.replace(beside, path)
 
 
+def _folder_prefix() -> str:
+    """Of this host's launch folders: a lock that was taken on another may not be seen here."""
+    return f"paddlemae-launch-{platform.node()}-"
+
+
+def _lock(folder: Path) -> int | None:
+    """Take a launch folder: a descriptor that keeps others from doing so for as long as this process lives.
+
+    Returns:
+        None where there are no such locks.
+    Raises:
+        BlockingIOError: another process has it.
+    """
+    if not fcntl:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as fault:
+        os.close(descriptor)
+        if isinstance(fault, BlockingIOError):
+            raise
+        return None
+    return descriptor
+
+
+def remove_orphans() -> None:
+    """Remove the launch folders of commands that were killed, which nobody holds any more."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_folder_prefix()}*"):
+        with contextlib.suppress(OSError):
+            if (folder / LAUNCHER_LOG).exists() and (descriptor := _lock(folder)) is not None:  # locked before the log
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(descriptor)
+
+
 def note_entered() -> None:
     """Tell the command that watches that the run folder was taken, so that no restart empties it again."""
     if folder := os.environ.get(FOLDER_VARIABLE):
@@ -145,7 +187,9 @@ class _Attempt:
         self.silent: dict[int, None] = {}  # those that died without leaving a status, in this order
 
     def __enter__(self) -> _Attempt:
-        self.folder = Path(tempfile.mkdtemp(prefix="paddlemae-launch-"))  # nobody else may look into it
+        remove_orphans()
+        self.folder = Path(tempfile.mkdtemp(prefix=_folder_prefix()))  # nobody else may look into it
+        self.held = _lock(self.folder)
         self.logs = self.folder / "logs"
         options = ["--nproc_per_node", str(self.processes), "--log_dir", str(self.logs)]
         if self.launch.nodes > 1:
@@ -162,7 +206,7 @@ class _Attempt:
             *self.command,
         ]
         known = {FOLDER_VARIABLE: str(self.folder), SUPERVISOR_VARIABLE: json.dumps(identity(os.getpid()))}
-        self.output = (self.folder / "launcher.log").open("w")
+        self.output = (self.folder / LAUNCHER_LOG).open("w")
         self.before = {
             number: signal.signal(number, self._remember)
             for number in (getattr(signal, name) for name in FORWARDED if hasattr(signal, name))
@@ -192,6 +236,8 @@ class _Attempt:
             signal.signal(number, handler)
         self.output.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self.held is not None:
+            os.close(self.held)
 
     def _remember(self, number: int, frame: object) -> None:
         self.hurried = self.asked == "SIGINT" and number == signal.SIGINT
@@ -218,7 +264,8 @@ class _Attempt:
             return max(orderly, key=(75, 130, 2).index)
         if len(statuses) == self.processes and not any(statuses.values()):
             return 0
-        if self.asked:  # before there was anything to save
+        if self.asked:  # before there was anything to save, or once all was
+            _say(f"stopped ({self.asked}); the same command goes on")
             return 130 if self.asked == "SIGINT" else 75
         self._show_crash(statuses)
         return None
@@ -256,7 +303,7 @@ class _Attempt:
     def _show_crash(self, statuses: dict[int, int]) -> None:
         """Who crashed, and the end of its log; others only say that they lost it."""
         if not list(self.folder.glob("*.process")):
-            words = (self.folder / "launcher.log").read_text(errors="replace")
+            words = (self.folder / LAUNCHER_LOG).read_text(errors="replace")
             _say(f"the launcher started no process; its last words: {words[-500:]}")
         elif self.launcher.returncode is not None and self.launcher.returncode < 0:
             _say(f"the launcher was ended by {signal.Signals(-self.launcher.returncode).name}")

@@ -84,7 +84,10 @@ class _Worker:
     def __init__(self, make: Callable[[Any], Any]) -> None:
         context = multiprocessing.get_context("spawn")  # a fork of Paddle's threads can deadlock
         self.pipe, its_end = context.Pipe()
-        self.process = context.Process(target=_work, args=(make, its_end), daemon=True)
+        self.untold: Callable[[Any], Any] | None = make  # until it knows its work
+        # the standard library writes the arguments into a pipe that it holds both ends of: more of them than a pipe
+        # takes, and it waits forever for a process that died before it read them
+        self.process = context.Process(target=_work, args=(its_end,), daemon=True)
         try:
             with _stop_signals_blocked():
                 self.process.start()
@@ -95,6 +98,9 @@ class _Worker:
 
     def made(self, due: Any) -> tuple[Any, Exception | None]:
         """(what it made of it, None) or (None, the error); EOFError or OSError when it died."""
+        if self.untold:
+            self.pipe.send(self.untold)
+            self.untold = None
         self.pipe.send(due)
         made, error, trace = self.pipe.recv()
         if error is not None:
@@ -213,13 +219,18 @@ def _stop_signals() -> set[signal.Signals]:
     return {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)}
 
 
-def _work(make: Callable[[Any], Any], pipe: Connection) -> None:
+def _work(pipe: Connection) -> None:
     """What a worker process does until its pipe ends."""
     for number in _stop_signals():
         signal.signal(number, signal.SIG_IGN)
     keep_freed_memory()
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    with contextlib.suppress(EOFError, OSError):  # the parent has closed it
+    try:
+        told = pipe.recv_bytes()
+    except (EOFError, OSError):  # the parent has closed it
+        return
+    make = pickle.loads(told)  # what goes wrong here is seen on stderr
+    with contextlib.suppress(EOFError, OSError):
         while True:
             _answer(make, pipe)
 

@@ -1,0 +1,54 @@
+"""The folders of launches: none is left for good, and none of a launch that is under way is touched."""
+
+import signal
+import subprocess
+import sys
+
+from paddlemae.launch import Launch, _Attempt, remove_orphans
+
+
+def held_elsewhere(folder):
+    """A process that has a launch folder in `folder`, as a command has while it watches, until it is killed."""
+    code = (
+        "import tempfile, time; from pathlib import Path; from paddlemae import launch;"
+        f"tempfile.tempdir = {str(folder)!r}; made = Path(tempfile.mkdtemp(prefix=launch._folder_prefix()));"
+        "held = launch._lock(made); (made / launch.LAUNCHER_LOG).touch(); print('held', flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"held\n"
+    return process
+
+
+def test_the_folder_of_a_killed_command_is_removed_and_that_of_a_living_one_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with held_elsewhere(tmp_path) as process:
+        (folder,) = tmp_path.iterdir()
+        remove_orphans()
+        assert folder.exists()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    remove_orphans()
+    assert not folder.exists()
+
+
+class Launched:
+    """A launcher that another command's start falls together with, and that has ended."""
+
+    def __init__(self, *_, **__):
+        remove_orphans()
+
+    def poll(self):
+        return 0
+
+    wait = poll
+
+
+def test_a_folder_is_held_from_the_moment_that_it_can_be_taken_for_an_orphan(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("subprocess.Popen", Launched)
+    with _Attempt([], 1, Launch(), {}) as attempt:
+        assert attempt.folder.exists()
+    assert not attempt.folder.exists()
+    attempt.folder.mkdir()  # not locked yet, and without the log
+    remove_orphans()
+    assert attempt.folder.exists()
