@@ -59,9 +59,10 @@ def batches(ranks: Ranks, start: int, steps: int) -> Iterator[Batch]:
         yield Batch(images[own], None, indices[own], np.zeros(BATCH, np.int64)[own])
 
 
-def trained(ranks: Ranks, steps: int, clip: float | None, resume: Path | None = None):
+def trained(ranks: Ranks, steps: int, clip: float | None, recompute: bool, resume: Path | None = None):
     recipe = load_recipe("pretrain", "digits", ["data=digits", f"batch_size={BATCH}", "threads=1", *SMALL])
     parts = pretrain.prepare(recipe)
+    parts.model.recompute = recompute
     optimizer: Any = adamw(parts.model, grouped=False)
     if ranks.world > 1:
         optimizer = ShardedAdamW(parts.model, optimizer, ranks)
@@ -91,17 +92,17 @@ def main(out: Path) -> None:
     ranks = join()
     pretend_an_accelerator()
     facts = []
-    for clip in (None, 0.5):
-        state, description, lines = trained(ranks, 4, clip)
+    for clip, recompute in ((None, False), (0.5, True)):
+        state, description, lines = trained(ranks, 4, clip, recompute)
         own = len(state.optimizer.adamw.state_dict())
         snapshot = take_snapshot(state, description, ranks)
         if snapshot is not None:
             write_snapshot(out / f"clip-{clip}", snapshot)
         ranks.wait()
-        state, _, more = trained(ranks, 3, clip, find_checkpoint(out / f"clip-{clip}", whole=True))
+        state, _, more = trained(ranks, 3, clip, recompute, find_checkpoint(out / f"clip-{clip}", whole=True))
         found: dict[str, Any] = {"clip": clip, "slots": ranks.gather(own), "lines": lines + more}
         if ranks.is_first:
-            alone, _, found["lines_alone"] = trained(ALONE, 7, clip)
+            alone, _, found["lines_alone"] = trained(ALONE, 7, clip, recompute)
             found["slots_alone"] = len(alone.optimizer.state_dict())
             different = numbers(state) - numbers(alone)
             found["difference"] = float(np.linalg.norm(different) / np.linalg.norm(numbers(alone)))

@@ -422,7 +422,7 @@ def test_a_rank_that_is_late_is_waited_for_longer_than_gloo_would(facts) -> None
     assert all(found["added up later"] == [True] * 7 for found in facts)
 
 
-@pytest.mark.parametrize("path", ["whole", "shards"])
+@pytest.mark.parametrize("path", ["whole", "afterwards", "shards"])
 @pytest.mark.parametrize("trouble", ["none", "loss", "gradient"])
 def test_steps_of_two_are_steps_of_one(facts, path: str, trouble: str) -> None:
     """Also where a loss or a gradient of one of them is not a number: the step is dropped on both."""

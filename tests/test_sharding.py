@@ -27,7 +27,7 @@ def facts(tmp_path_factory) -> list[dict]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [0, 1], ids=["as they are", "clipped"])
+@pytest.mark.parametrize("number", [0, 1], ids=["as they are", "clipped and recomputed"])
 def test_the_training_is_that_of_one_process_also_when_resumed(facts, number: int) -> None:
     found = facts[number]
     assert len(found["lines"]) == 7

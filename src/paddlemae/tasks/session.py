@@ -213,6 +213,7 @@ def run_training(
             precision=training.precision,
             clip_grad=training.clip_grad,
             ranks=ranks,
+            overlap=not training.recompute,
             after_step=[spent, *hooks, watch, log, save],
             should_stop=partial(_is_asked_to_stop, stop, ranks),
         )

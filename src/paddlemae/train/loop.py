@@ -87,6 +87,7 @@ def fit(
     precision: Precision = "float32",
     clip_grad: float | None = None,
     ranks: Ranks = ALONE,
+    overlap: bool = True,
     after_step: Sequence[Callable[[TrainState, StepResult], None]] = (),
     should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -110,6 +111,8 @@ def fit(
         clip_grad: largest gradient norm, over all parameters together.
         ranks: the processes that train together, each on micro-batches of its own of the same size. Losses and
             gradients are means over all of them, so all take the same steps.
+        overlap: whether ranks average gradients while the backward pass goes on, where `threads` is None; Paddle can't
+            where the model recomputes its blocks.
         after_step: called in order after each step.
         should_stop: asked after each step; when true, training ends between two steps.
     Raises:
@@ -123,7 +126,7 @@ def fit(
         scaler.load_state_dict(state.scaler)
     fused = threads is not None and not clip_grad and ranks.world == 1
     if threads is None:
-        backward: Any = nullcontext(_Whole(state, loss_fn, precision, scaler, ranks))
+        backward: Any = nullcontext(_Whole(state, loss_fn, precision, scaler, ranks, overlap))
     else:
         backward = sharded(
             state.model,
@@ -144,7 +147,7 @@ def fit(
             wanted = state.step not in state.passed_over
             loss, images, waiting = _accumulate(gradients, batches, accumulation_steps, wanted=wanted)
             loss, images = ranks.mean(loss), images * ranks.world
-            if threads is not None and math.isfinite(loss):
+            if (threads is not None or not overlap) and math.isfinite(loss):
                 ranks.add_up([one.grad for one in state.model.parameters() if one.grad is not None])
             norm = _update(gradients, fused, state, clip_grad, scaler) if math.isfinite(loss) else math.nan
             dropped = not math.isfinite(norm)
@@ -193,12 +196,13 @@ class _Whole:
         precision: Precision,
         scaler: paddle.amp.GradScaler | None,
         ranks: Ranks,
+        overlap: bool,
     ):
         if isinstance(state.optimizer, ShardedAdamW):
             state.optimizer.loss.loss_fn = loss_fn
             self.loss = state.optimizer.layer
         else:
-            self.loss = ranks.parallel(Loss(state.model, loss_fn))
+            self.loss = ranks.parallel(Loss(state.model, loss_fn)) if overlap else Loss(state.model, loss_fn)
         self.precision, self.scaler, self.ranks = precision, scaler, ranks
 
     def add(self, batch, share: float, *, last: bool) -> float:
