@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from paddlemae.launch import MOST_RESTARTS, Launch
+from paddlemae.report.output import outliving_a_full_disk
 from paddlemae.train.stopping import REQUEUE_STATUS, EndedElsewhere, Preempted, RankLost
 
 PACKAGE = Path(__file__).parent
@@ -445,14 +446,15 @@ def _print_plan(built, plan: dict[str, str]) -> None:
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit status 2, Ctrl-C 130, a run that was preempted 75."""
     warnings.showwarning = _one_line
-    try:
-        app(standalone_mode=True)
-    except BaseException as end:
-        if (ending := _ending(end)) is None:
-            raise
-        status, text = ending
-        print(f"paddlemae: {'error: ' if status < REQUEUE_STATUS else ''}{text}", file=sys.stderr)
-        sys.exit(status)
+    with outliving_a_full_disk():
+        try:
+            app(standalone_mode=True)
+        except BaseException as end:
+            if (ending := _ending(end)) is None:
+                raise
+            status, text = ending
+            print(f"paddlemae: {'error: ' if status < REQUEUE_STATUS else ''}{text}", file=sys.stderr)
+            sys.exit(status)
 
 
 def _ending(fault: BaseException) -> tuple[int, str] | None:
