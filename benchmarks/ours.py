@@ -18,15 +18,19 @@ FOREVER = 10**9  # steps; the clock ends a run
 CROSS_PREDICTION = 0.25
 
 
-def pretrain(job: Job, options: Options) -> dict[str, object]:
-    """Pretraining steps: uint8 images -> normalised -> loss -> gradients -> AdamW, as `tasks.pretrain` does them."""
+def pretrain(job: Job, options: Options, ranks: Any = None) -> dict[str, object]:
+    """Pretraining steps: uint8 images -> normalised -> loss -> gradients -> AdamW, as `tasks.pretrain` does them.
+
+    Args:
+        ranks: processes that share each batch (`train.distributed.Ranks`); None is this one alone.
+    """
     started = prepare(job)
     from paddlemae.tasks.models import describe
     from paddlemae.tasks.pretrain import loss_function
 
     recipe, model = autoencoder(job, options)
     description = describe(model, (MEAN, STD), eval_crop_ratio=1.0)
-    return {**train(job, model, loss_function(recipe, description)), "start_bytes": started}
+    return {**train(job, model, loss_function(recipe, description), ranks), "start_bytes": started}
 
 
 def classify(job: Job, options: Options) -> dict[str, object]:
@@ -109,24 +113,27 @@ def autoencoder(job: Job, options: Options):
     return recipe, model
 
 
-def batches(job: Job):
-    """The loop's batches, already in memory."""
+def batches(job: Job, rank: int = 0, world: int = 1):
+    """The loop's batches, or a rank's share of them, already in memory."""
     from paddlemae.data.batches import Batch
 
     places = np.arange(job.batch)
+    own = slice(rank * job.batch // world, (rank + 1) * job.batch // world)
     pairs = itertools.cycle(zip(images_u8(job), labels(job)))
     for number, (images, target) in enumerate(pairs):
-        yield Batch(images, target, places + number * job.batch, np.zeros_like(places))
+        yield Batch(images[own], target[own], places[own] + number * job.batch, np.zeros_like(places[own]))
 
 
-def train(job: Job, model, loss_fn: Callable) -> dict[str, object]:
+def train(job: Job, model, loss_fn: Callable, ranks: Any = None) -> dict[str, object]:
     """Steps of the package's own loop, timed from outside."""
     from paddlemae.recipe import Training
     from paddlemae.tasks.session import cpu_sharing
     from paddlemae.train.checkpoint import TrainState
+    from paddlemae.train.distributed import ALONE
     from paddlemae.train.loop import fit
     from paddlemae.train.optim import adamw
 
+    ranks = ranks or ALONE
     clock, losses = Clock(job), []
 
     def after_step(state, result) -> None:
@@ -135,13 +142,16 @@ def train(job: Job, model, loss_fn: Callable) -> dict[str, object]:
 
     fit(
         TrainState(model, adamw(model, weight_decay=WEIGHT_DECAY, betas=BETAS)),
-        batches(job),
+        batches(job, ranks.rank, ranks.world),
         loss_fn,
         lambda step: LR,
         total_steps=FOREVER,
-        **cpu_sharing(model, Training(batch_size=job.batch, threads=job.threads, recompute=model.recompute)),
+        **cpu_sharing(
+            model, Training(batch_size=job.batch, threads=job.threads, recompute=model.recompute), ranks.world
+        ),
+        ranks=ranks,
         after_step=[after_step],
-        should_stop=clock.done,
+        should_stop=lambda: ranks.from_first(clock.done),
     )
     return {"seconds": clock.seconds(), "losses": [losses[0], losses[-1]], "threads": job.threads}
 

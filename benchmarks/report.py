@@ -170,6 +170,7 @@ def _required(one: Verdict) -> str:
 YARDSTICKS: dict[str, tuple[str, ...]] = {
     "features": TORCH_EAGER,
     "memory": TORCH_EAGER,
+    "processes": ("ours-one",),
     "input": ("input-pillow",),
     "startup": (),
 }
@@ -180,11 +181,13 @@ YARDSTICK_NOTES = {
     "classify": FASTEST,
     "features": EAGER.format("speed"),
     "memory": EAGER.format("memory"),
+    "processes": "\n\n*Behind the dot: speed over that of one process.*",
     "input": "\n\n*Behind the dot: speed over that of the Pillow chain.*",
     "startup": "",
 }
 SECTION_TITLES = {
     "pretrain": "Pretraining step",
+    "processes": "Several processes",
     "classify": "Classifier training step",
     "features": "Features",
     "memory": "Peak memory",

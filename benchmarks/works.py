@@ -93,6 +93,8 @@ SIDES: dict[str, Side] = {
     "ours": Side("PaddleMAE", "ours"),
     "ours-cross": Side("PaddleMAE, CrossMAE decoder", "ours", {"cross": True}),
     "ours-recompute": Side("PaddleMAE, recompute", "ours", {"recompute": True}),
+    "ours-one": Side("PaddleMAE, one process of one thread", "ours"),
+    "ours-two": Side("PaddleMAE, two processes of one thread", "processes", {"processes": 2}),
     "engine": Side("Paddle's inference engine, oneDNN", "engine"),
     "torch-sdpa": Side("transformers, sdpa attention", "torch_peer", {"attention": "sdpa"}),
     "torch-eager": Side("transformers, eager attention", "torch_peer", {"attention": "eager"}),
@@ -107,7 +109,7 @@ SIDES: dict[str, Side] = {
     "import-paddle": Side("import paddle", "startup", {"arguments": ["-c", "import paddle"]}),
     "import-torch": Side("import torch", "startup", {"arguments": ["-c", "import torch"]}),
 }
-SECTIONS = ("limit", "pretrain", "classify", "features", "memory", "input", "startup", "sweep")
+SECTIONS = ("limit", "pretrain", "processes", "classify", "features", "memory", "input", "startup", "sweep")
 TORCH = ("torch-sdpa", "torch-eager", "torch-compile")
 TORCH_EAGER = ("torch-sdpa", "torch-eager")
 PRETRAIN_SIDES = ("ours", "ours-cross", *TORCH)
@@ -208,6 +210,17 @@ MEMORY = Work(
     targets=(Target("ours", TORCH_EAGER, 1.0), Target("ours-recompute", TORCH_EAGER, 0.6)),
     quick=("ours", "ours-recompute", "torch-sdpa"),
 )
+PROCESSES = Work(
+    name="processes-base-16",
+    section="processes",
+    title="pretraining step, ViT-Base/16, batch 16",
+    job=Job("pretrain", "", "base", 16, warmup=1, min_steps=3, min_seconds=0),
+    sides=("ours-one", "ours-two"),
+    quantity="images/s",
+    targets=(Target("ours-two", ("ours-one",), 1.7),),
+    quick=("ours-one", "ours-two"),
+    repeats=2,
+)
 INPUT = Work(
     name="input-224",
     section="input",
@@ -266,11 +279,12 @@ def works(cores: int) -> dict[str, Work]:
         _features(16, "images/s"),
         _features(1, "ms"),
         MEMORY,
+        PROCESSES,
         INPUT,
         STARTUP,
         *_sweep_works(cores),
     ]
-    fixed = ("limit", "sweep")  # these name their threads themselves
+    fixed = ("limit", "sweep", "processes")  # these name their threads themselves
     return {work.name: work if work.section in fixed else _threaded(work, cores) for work in listed}
 
 
