@@ -183,7 +183,8 @@ def test_models_on_request_are_measured_and_demanded_only_when_asked_for(capsys:
 def test_tables_name_the_rival_before_it_is_measured_and_keep_reasons_short() -> None:
     table = report.targets_table(results.Results(machine=MACHINE), works(2)).splitlines()[2:]
     assert {line.split(" | ")[2] for line in table} == {
-        "fastest transformers", "plain Paddle, as installed", "Pillow chain", "PaddleMAE, one process of one thread", "–"
+        "fastest transformers", "plain Paddle, as installed", "Pillow chain", "–",
+        "PaddleMAE, one process of one thread",
     }  # fmt: skip
     failed = results.Entry(
         session="now", commit="abc", job={}, runs=[{"unavailable": "exit status 1: " + "words " * 40}]
