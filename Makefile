@@ -4,7 +4,7 @@ VENV := .venv
 PARITY := .venv-parity
 PIP_FLAGS := --quiet --no-input --disable-pip-version-check
 
-.PHONY: help demo test browser parity bench drill soak lint clean
+.PHONY: help demo test slow browser parity bench drill soak lint clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -15,6 +15,9 @@ demo: $(VENV)/installed ## Pretrain, reconstruct, compare and fine-tune on the e
 
 test: $(VENV)/installed ## Run the tests (no PyTorch)
 	$(VENV)/bin/python -m pytest -m "not slow and not parity and not browser"
+
+slow: $(VENV)/installed ## Run the tests that take minutes: several processes, killed and resumed (10 minutes)
+	$(VENV)/bin/python -m pytest -m slow
 
 browser: $(VENV)/installed ## Open the report in headless Chromium (the system's)
 	@command -v chromium chromium-browser google-chrome >/dev/null || { echo "no Chromium found: apt-get install chromium" >&2; exit 1; }

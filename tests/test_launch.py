@@ -34,6 +34,8 @@ options, words = {}, sys.argv[1:]
 while words[0].startswith("--"):
     options[words[0]], words = words[1], words[2:]
 Path(os.environ["NOTES"], "options").write_text(repr(options))
+Path(os.environ["NOTES"], "launchers").open("a").write(f"{os.getpid()}\\n")
+deadline = time.monotonic() + 60  # whatever goes wrong, nothing stays for long
 if os.environ.get("STARTS_NOTHING"):
     sys.exit("no port is free")
 logs = Path(options["--log_dir"])
@@ -43,14 +45,14 @@ for rank in range(int(options["--nproc_per_node"])):
     environment = {**os.environ, "PADDLE_LOCAL_RANK": str(rank)}
     with (logs / f"workerlog.{rank}").open("w") as log:
         ranks.append(subprocess.Popen([sys.executable, *words], env=environment, stdout=log, stderr=log))
-while None in (statuses := [rank.poll() for rank in ranks]) and not any(statuses):
+while None in (statuses := [rank.poll() for rank in ranks]) and not any(statuses) and time.monotonic() < deadline:
     time.sleep(0.01)
 time.sleep(0.3 * any(statuses))  # Paddle's looks less often, so that it is seen who died first
 for rank in ranks:
     rank.kill()
     rank.wait()
-while os.environ.get("NEVER_ENDS"):
-    time.sleep(1)
+while os.environ.get("NEVER_ENDS") and time.monotonic() < deadline:
+    time.sleep(0.1)
 sys.exit(any(statuses))
 """
 RANK = """
@@ -144,7 +146,10 @@ def watched(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "PAUSE_SECONDS", 0.0)
     handlers = {name: signal.getsignal(getattr(signal, name)) for name in launch.FORWARDED}
     yield found
-    assert [pid for pid in found.noted("pids") if identity(pid)[1]] == []
+    left = [pid for pid in found.noted("pids") + found.noted("launchers") if identity(pid)[1]]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == []
     assert list(found.temporary.iterdir()) == []
     assert {name: signal.getsignal(getattr(signal, name)) for name in launch.FORWARDED} == handlers
 
@@ -373,7 +378,9 @@ time.sleep(60)
 
 def test_the_traceback_of_a_crash_is_shown_wherever_it_was(watched, capfd) -> None:
     for crashing in (0, 1):
-        code = f"if rank == {crashing}: raise RuntimeError(f'bug of {{rank}}')\ntime.sleep(60)"
+        deep = "".join(f"def f{number}(): f{number + 1}()\n" for number in range(40))  # more frames than lines shown
+        raising = "def f40(): raise RuntimeError(f'bug of {rank}')\n"
+        code = f"{deep}{raising}if rank == {crashing}: f0()\ntime.sleep(60)"
         assert watched.run(code, how=Launch("2", restarts=0)) == 1
         said = capfd.readouterr().err
         assert f"process {crashing} of this host crashed" in said

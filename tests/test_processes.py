@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import COLOURS, write_png
 from ranks_at_work import BATCH, LONGER_THAN_GLOO_WAITS, STEPS
 from safetensors.numpy import load_file
 
@@ -284,8 +285,6 @@ def test_auto_tries_and_then_trains(tmp_path) -> None:
 
 def test_fine_tuning_in_two_processes_is_that_of_one(tmp_path) -> None:
     """With an unreadable image, which both may meet; 26 held-out images, which no batch size here divides."""
-    from conftest import COLOURS, write_png
-
     data = tmp_path / "data"
     for part, count in (("train", 24), ("test", 26)):
         for number in range(count):
@@ -345,7 +344,10 @@ def test_a_bug_in_one_process_is_shown_and_ends_all(tmp_path) -> None:
         os.kill(job.ranks()[1], signal.SIGUSR2)
         assert job.end(60) == 1, job.said
     assert "process 1 of this host crashed" in job.said
-    assert job.said.count("Traceback") == 1 and "RuntimeError: a bug of this rank alone" in job.said
+    assert (
+        job.said.count("Traceback (most recent call last)") == 1
+        and "RuntimeError: a bug of this rank alone" in job.said
+    )
     assert "process 0 of this host crashed" not in job.said
 
 

@@ -37,7 +37,7 @@ LOOK_EVERY_SECONDS = 0.1
 GRACE_SECONDS = 10.0  # for the launcher, once its processes have ended, and for processes without a launcher
 MOST_RESTARTS = 3
 PAUSE_SECONDS = 1.0  # before a restart, times how many there were
-SHOWN_LINES = 30  # of the log of a process that crashed
+SHOWN_LINES = 30  # of the log of a process that crashed, at least
 FORWARDED = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 
@@ -321,7 +321,10 @@ class _Attempt:
 
     def _show_log(self, number: int) -> None:
         if number:  # the first one's is shown already
-            print(*self._log(number).splitlines()[-SHOWN_LINES:], sep="\n", file=sys.stderr, flush=True)
+            lines = self._log(number).splitlines()
+            tracebacks = [place for place, line in enumerate(lines) if line.startswith("Traceback")]
+            first = min([len(lines) - SHOWN_LINES, *tracebacks[-1:]])  # a traceback whole, typer's many frames included
+            print(*lines[max(0, first) :], sep="\n", file=sys.stderr, flush=True)
 
 
 class _Shown:
