@@ -1,10 +1,11 @@
-"""The folders of launches: none is left for good, and none of a launch that is under way is touched."""
+"""The folders of launches: none is left for good, none of a launch that is under way is touched, all is read whole."""
 
 import signal
 import subprocess
 import sys
+import time
 
-from paddlemae.launch import Launch, _Attempt, remove_orphans
+from paddlemae.launch import Launch, _Attempt, remove_orphans, replace_file
 
 
 def held_elsewhere(folder):
@@ -52,3 +53,24 @@ def test_a_folder_is_held_from_the_moment_that_it_can_be_taken_for_an_orphan(tmp
     attempt.folder.mkdir()  # not locked yet, and without the log
     remove_orphans()
     assert attempt.folder.exists()
+
+
+def test_a_file_that_is_being_written_is_not_taken_for_one_that_is(tmp_path, monkeypatch):
+    beside = []
+    monkeypatch.setattr("os.replace", lambda source, target: beside.append(source))
+    replace_file(tmp_path / "0.process", "[1, 2]")
+    assert beside[0].exists() and not [*tmp_path.glob("*.process")]
+
+
+def test_a_process_that_a_launch_gave_up_before_it_knew_of_it_ends(tmp_path):
+    folder = tmp_path / "launch"
+    folder.mkdir()
+    code = (
+        "import json, os; from pathlib import Path; from paddlemae import launch, rank;"
+        f"rank._die_with(launch.identity(os.getppid()), Path({str(folder)!r}))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        time.sleep(1)
+        assert process.poll() is None
+        folder.rmdir()
+        assert process.wait(30) == 1

@@ -96,7 +96,7 @@ def identity(pid: int) -> list:
 
 
 def replace_file(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}")
+    beside = path.with_name(f"{path.name}.partial")  # a dot in front would not hide it from `glob("*.process")`
     beside.write_text(text)
     os.replace(beside, path)
 
@@ -108,6 +108,8 @@ def _folder_prefix() -> str:
 
 def _lock(folder: Path) -> int | None:
     """Take a launch folder: a descriptor that keeps others from doing so for as long as this process lives.
+
+    Such a lock also tells systemd not to clear it from /tmp in a training of weeks.
 
     Returns:
         None where there are no such locks.
