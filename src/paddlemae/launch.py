@@ -107,7 +107,7 @@ def _folder_prefix() -> str:
 
 
 def _lock(folder: Path) -> int | None:
-    """Take a launch folder: a descriptor that keeps others from doing so for as long as this process lives.
+    """Take a launch folder: a descriptor that keeps others from doing so while this process and its launcher live.
 
     Such a lock also tells systemd not to clear it from /tmp in a training of weeks.
 
@@ -221,6 +221,7 @@ class _Attempt:
             stdout=self.output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=() if self.held is None else (self.held,),  # it makes the folder again if that is gone
         )
         return self
 
@@ -237,6 +238,7 @@ class _Attempt:
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.held is not None:
             os.close(self.held)
+        remove_orphans()  # whose launcher still held it when this launch began
 
     def _remember(self, number: int, frame: object) -> None:
         self.hurried = self.asked == "SIGINT" and number == signal.SIGINT
