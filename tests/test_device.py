@@ -2,6 +2,9 @@
 
 import importlib.util
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +117,9 @@ def test_what_is_done_every_step_keeps_no_memory() -> None:
     if before is None or after is None:
         pytest.skip("this system does not tell what memory is in use")
     assert after - before < 300_000  # Paddle's own calls keep 1,760,000 bytes
+
+
+def test_sigterm_before_training_ends_it_without_paddle_s_frames() -> None:
+    code = "import os, signal; from paddlemae import device; device.load_paddle(); os.kill(os.getpid(), signal.SIGTERM)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGTERM, "", "")

@@ -170,6 +170,7 @@ def watched(tmp_path, monkeypatch):
         (Launch("2", nodes=2, master="a"), "--master is HOST:PORT of several --nodes, got 'a' for 2"),
         (Launch("2", nodes=2, master="a:"), "--master is HOST:PORT"),
         (Launch("2", nodes=2, master="a:http"), "--master is HOST:PORT"),
+        (Launch("2", nodes=2, master=":29500"), "--master is HOST:PORT"),
         (Launch("2", nodes=2, master="a:1", node_rank=2), "--node-rank counts from 0 to --nodes - 1, got 2 of 2"),
         (Launch("2", nodes=2, master="a:1", node_rank=-1), "--node-rank counts from 0"),
         (Launch("2", node_rank=1), "--node-rank counts from 0 to --nodes - 1, got 1 of 1"),

@@ -1,10 +1,12 @@
-"""The folders of launches: none is left for good, and none of a launch that is under way is touched."""
+"""The folders of launches: none is left for good, none of a launch that is under way is touched, all is read whole."""
 
+import os
 import signal
 import subprocess
 import sys
+import time
 
-from paddlemae.launch import Launch, _Attempt, remove_orphans
+from paddlemae.launch import Launch, _Attempt, remove_orphans, replace_file
 
 
 def held_elsewhere(folder):
@@ -34,7 +36,8 @@ def test_the_folder_of_a_killed_command_is_removed_and_that_of_a_living_one_is_n
 class Launched:
     """A launcher that another command's start falls together with, and that has ended."""
 
-    def __init__(self, *_, **__):
+    def __init__(self, *_, pass_fds, **__):
+        (self.held,) = pass_fds
         remove_orphans()
 
     def poll(self):
@@ -52,3 +55,39 @@ def test_a_folder_is_held_from_the_moment_that_it_can_be_taken_for_an_orphan(tmp
     attempt.folder.mkdir()  # not locked yet, and without the log
     remove_orphans()
     assert attempt.folder.exists()
+
+
+def test_the_folder_of_a_killed_command_waits_for_its_launcher_which_would_make_it_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("subprocess.Popen", Launched)
+    attempt = _Attempt([], 1, Launch(), {})
+    with attempt:
+        held_by_launcher = os.dup(attempt.held)
+        os.close(attempt.held)
+        attempt.held = None  # as if this process were dead
+        remove_orphans()
+        assert attempt.folder.exists()
+        os.close(held_by_launcher)
+        remove_orphans()
+        assert not attempt.folder.exists()
+
+
+def test_a_file_that_is_being_written_is_not_taken_for_one_that_is(tmp_path, monkeypatch):
+    beside = []
+    monkeypatch.setattr("os.replace", lambda source, target: beside.append(source))
+    replace_file(tmp_path / "0.process", "[1, 2]")
+    assert beside[0].exists() and not [*tmp_path.glob("*.process")]
+
+
+def test_a_process_that_a_launch_gave_up_before_it_knew_of_it_ends(tmp_path):
+    folder = tmp_path / "launch"
+    folder.mkdir()
+    code = (
+        "import json, os; from pathlib import Path; from paddlemae import launch, rank;"
+        f"rank._die_with(launch.identity(os.getppid()), Path({str(folder)!r}))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        time.sleep(1)
+        assert process.poll() is None
+        folder.rmdir()
+        assert process.wait(30) == 1

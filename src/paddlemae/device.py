@@ -6,7 +6,9 @@ import ctypes
 import importlib.util
 import os
 import platform
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +35,7 @@ FRUGAL_MALLOC_SETTINGS = {-2: 1 << 20, -3: 3 << 20}
 
 
 def load_paddle() -> None:
-    """Import Paddle without its warnings, with its matrix products set free.
+    """Import Paddle without its warnings, with its matrix products set free and without its answer to SIGTERM.
 
     Raises:
         ModuleNotFoundError: no Paddle; the text says what to install.
@@ -44,6 +46,14 @@ def load_paddle() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of optional compilers, which nothing here needs
         import paddle  # noqa: F401
+    _answer_sigterm_as_before()
+
+
+def _answer_sigterm_as_before() -> None:
+    """Paddle's answer is a page of its frames, to whoever stops a training before it has begun."""
+    handler = signal.getsignal(signal.SIGTERM)  # Python's own notion, which Paddle passed by
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def usable_cpus() -> int:

@@ -74,7 +74,8 @@ class Launch:
             raise ValueError(f"--procs must be a number of processes, or {AUTO}; got {self.procs!r}")
         if self.nodes > 1 and not self.master:
             raise ValueError("several hosts need a place to meet: --master HOST:PORT of the first one, the same on all")
-        if self.master and (self.nodes == 1 or not self.master.rpartition(":")[2].isdigit()):
+        host, _, port = (self.master or "").rpartition(":")
+        if self.master and (self.nodes == 1 or not host or not port.isdigit()):
             raise ValueError(f"--master is HOST:PORT of several --nodes, got {self.master!r} for {self.nodes}")
         if self.node_rank is not None and not 0 <= self.node_rank < self.nodes:
             raise ValueError(f"--node-rank counts from 0 to --nodes - 1, got {self.node_rank} of {self.nodes}")
@@ -107,7 +108,9 @@ def _folder_prefix() -> str:
 
 
 def _lock(folder: Path) -> int | None:
-    """Take a launch folder: a descriptor that keeps others from doing so for as long as this process lives.
+    """Take a launch folder: a descriptor that keeps others from doing so while this process and its launcher live.
+
+    Such a lock also tells systemd not to clear it from /tmp in a training of weeks.
 
     Returns:
         None where there are no such locks.
@@ -219,6 +222,7 @@ class _Attempt:
             stdout=self.output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=() if self.held is None else (self.held,),  # it makes the folder again if that is gone
         )
         return self
 
@@ -238,6 +242,7 @@ class _Attempt:
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.held is not None:
             os.close(self.held)
+        remove_orphans()  # whose launcher still held it when this launch began
 
     def _remember(self, number: int, frame: object) -> None:
         self.hurried = self.asked == "SIGINT" and number == signal.SIGINT

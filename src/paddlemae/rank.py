@@ -24,7 +24,8 @@ def main() -> None:
     folder = Path(os.environ[FOLDER_VARIABLE])
     rank = os.environ["PADDLE_LOCAL_RANK"]
     replace_file(folder / f"{rank}.process", json.dumps(identity(os.getpid())))
-    threading.Thread(target=_die_with, args=(json.loads(os.environ[SUPERVISOR_VARIABLE]),), daemon=True).start()
+    supervisor = json.loads(os.environ[SUPERVISOR_VARIABLE])
+    threading.Thread(target=_die_with, args=(supervisor, folder), daemon=True).start()
     from paddlemae.cli import main as command_line
 
     status = 1
@@ -38,11 +39,14 @@ def main() -> None:
     sys.exit(0 if status in IN_ORDER else status)
 
 
-def _die_with(supervisor: list) -> None:
-    """Leave nothing behind a command that was killed: its next start must find nobody at work in the run folder."""
+def _die_with(supervisor: list, folder: Path) -> None:
+    """Leave nothing behind a command that was killed, or that gave this launch up before it knew of this process.
+
+    The next start must find nobody at work in the run folder.
+    """
     from paddlemae.launch import identity
 
-    while identity(supervisor[0]) == supervisor:
+    while identity(supervisor[0]) == supervisor and folder.exists():
         time.sleep(LOOK_EVERY_SECONDS)
     os._exit(1)
 
