@@ -249,6 +249,12 @@ def test_when_another_dies_all_know_at_once(three, dead: int) -> None:
     assert isinstance(fault, EndedElsewhere) and fault.status == 1 and f"rank 0: lost rank {dead}" in str(fault)
 
 
+def test_a_death_is_noticed_while_another_rank_is_busy(three) -> None:
+    waiting = begin(lambda: three[0].gather(None))
+    close([three[2]])  # and rank 1 says nothing
+    assert isinstance(outcome(waiting), RankLost)
+
+
 @pytest.mark.parametrize("who", [0, 1, 2])
 @pytest.mark.parametrize("status", [2, 75, 130])
 @pytest.mark.parametrize("others_wait", [True, False])

@@ -18,6 +18,7 @@ import secrets
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 import paddle
@@ -116,13 +117,26 @@ class Ranks:
         if not self.is_first:
             self.lines[0].send({"own": own})
             return _opened(self.lines[0].receive())
-        messages = [line.receive() for line in self.lines]
-        ends = [message for message in messages if "end" in message]
-        reply = ends[0] if ends else {"all": [own, *(message["own"] for message in messages)]}
+        messages = list(self._received())
+        ends = [message for _, message in messages if "end" in message]
+        others = [message["own"] for _, message in sorted(messages, key=lambda one: one[0])] if not ends else []
+        reply = ends[0] if ends else {"all": [own, *others]}
         for line in self.lines:
             with contextlib.suppress(RankLost) if ends else contextlib.nullcontext():
                 line.send(reply)
         return _opened(reply)
+
+    def _received(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(rank, message) as they come, so that a death is noticed while others are busy; an end is the last one."""
+        silent = list(self.lines)
+        while silent:
+            ready = wait([line.connection for line in silent])
+            for line in [line for line in silent if line.connection in ready]:
+                silent.remove(line)
+                message = line.receive()
+                yield line.peer, message
+                if "end" in message:
+                    return
 
     def wait(self) -> None:
         """Until every rank has come here."""
