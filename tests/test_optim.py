@@ -78,10 +78,11 @@ def test_tokens_never_decay_however_many_axes_they_have(name: str) -> None:
     assert has_decay("head.weight", [8, 3]) and not has_decay("head.bias", [3])
 
 
-def test_steps_are_adamws_in_every_group() -> None:
+@pytest.mark.parametrize(("layer_decay", "grouped"), [(0.5, True), (1.0, False)])
+def test_steps_are_adamws_in_every_group(layer_decay: float, grouped: bool) -> None:
     """Three steps of every layer scale, with and without decay, against AdamW in NumPy."""
     model = VisionTransformer(**TINY, num_classes=3)
-    optimizer = adamw(model, weight_decay=0.5, betas=(0.9, 0.95), layer_decay=0.5)
+    optimizer = adamw(model, weight_decay=0.5, betas=(0.9, 0.95), layer_decay=layer_decay, grouped=grouped)
     parameters = dict(model.named_parameters())
     wanted = {name: parameter.numpy().astype(np.float64) for name, parameter in parameters.items()}
     first = {name: np.zeros_like(value) for name, value in wanted.items()}
@@ -93,7 +94,7 @@ def test_steps_are_adamws_in_every_group() -> None:
             gradient = (magnitude * rng.normal(size=parameter.shape)).astype(np.float32)
             parameter.grad = paddle.to_tensor(gradient)
             depth = next((depth for prefix, depth in DEPTHS.items() if name.startswith(prefix)), 3)
-            scaled = lr * 0.5 ** (3 - depth)
+            scaled = lr * layer_decay ** (3 - depth)
             if name.endswith("weight") and "norm" not in name:
                 wanted[name] *= 1 - scaled * 0.5
             first[name] = 0.9 * first[name] + 0.1 * gradient
