@@ -28,6 +28,7 @@ EVERY_SECONDS = 15
 WARM_UP_MINUTES = 10
 WINDOW_MINUTES = 10
 MOST_GROWTH = 0.02
+LINGERING_SECONDS = 10  # that a helper of Python's multiprocessing takes to notice that it is not needed any more
 MOST_DEVIATION = 0.05
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -155,7 +156,10 @@ def soak(data: str, out: Path, hours: float, settings: Sequence[str]) -> int:
     wrong = list(faults(found))
     if process.returncode != REQUEUE_STATUS:
         wrong.append(f"it ended with {process.returncode}, not with {REQUEUE_STATUS}")
-    if alive := [pid for pid in seen if Path(f"/proc/{pid}").exists()]:
+    deadline = time.monotonic() + LINGERING_SECONDS
+    while (alive := [pid for pid in seen if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
+        time.sleep(1)
+    if alive:
         wrong.append(f"processes were left over: {alive}")
     if left := {path.name for path in SHARED_MEMORY.iterdir()} - before:
         wrong.append(f"shared memory was left over: {sorted(left)}")

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from paddlemae.device import give_back_memory
 from paddlemae.train.checkpoint import TrainState, drop_old, is_shared_out, step_name, take_snapshot, write_snapshot
 from paddlemae.train.distributed import ALONE, Ranks
 from paddlemae.weights.store import Description
@@ -94,6 +95,9 @@ class Saver:
         writing, self.writing = self.writing, None
         if writing is None:
             return
+        # the copy's memory, and holes that steps left where another thread's allocation came between: without this a
+        # training of hours grows, by 4% in 80 minutes of CIFAR-10
+        give_back_memory()
         try:
             self.state.last_checkpoint = writing.result()
             self.failed = False
