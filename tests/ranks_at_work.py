@@ -103,7 +103,7 @@ def train(path: str, trouble: str, ranks: Ranks) -> dict[str, Any]:
 
 
 def added_up(ranks: Ranks) -> list[bool]:
-    """Whether gradients of many sizes were exactly the mean of what both ranks gave: small, large, and in between."""
+    """Whether gradients of many sizes were exactly the sum of what both ranks gave: small, large, and in between."""
     shapes = [[3], [1], [513, 512], [2, 3, 4], [SMALL], [SMALL - 1], [1, 1]]
     gradients = [
         paddle.to_tensor(np.arange(math.prod(shape), dtype=np.float32).reshape(shape) * (1 + 2 * ranks.rank) + number)
@@ -111,7 +111,8 @@ def added_up(ranks: Ranks) -> list[bool]:
     ]
     ranks.add_up(gradients)
     expected = [
-        np.arange(math.prod(shape), dtype=np.float32).reshape(shape) * 2 + number for number, shape in enumerate(shapes)
+        np.arange(math.prod(shape), dtype=np.float32).reshape(shape) * 4 + 2 * number
+        for number, shape in enumerate(shapes)
     ]
     return [bool(np.array_equal(one.numpy(), other)) for one, other in zip(gradients, expected, strict=True)]
 

@@ -415,7 +415,7 @@ def test_processes_know_their_place(facts) -> None:
     assert [found["rank"] for found in facts] == [[0, 2, 0], [1, 2, 1]]
 
 
-def test_gradients_of_all_sizes_are_averaged(facts) -> None:
+def test_gradients_of_all_sizes_are_added_up(facts) -> None:
     assert all(found["added up"] == [True] * 7 for found in facts)
 
 

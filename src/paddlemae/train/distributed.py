@@ -169,17 +169,17 @@ class Ranks:
         self.lines = []
 
     def add_up(self, gradients: Sequence[paddle.Tensor]) -> None:
-        """Replace gradients by their means over the ranks, in place. The small ones travel together."""
+        """Replace gradients by their sums over the ranks, in place. The small ones travel together."""
         if self.world == 1:
             return
         with paddle.no_grad():
             large = [gradient for gradient in gradients if gradient.size >= SMALL]
             small = [gradient for gradient in gradients if gradient.size < SMALL]
             for gradient in large:
-                _mean_in_place(gradient, self.world)
+                _sum_in_place(gradient)
             if small:
                 together = paddle.concat([gradient.reshape([-1]) for gradient in small])
-                _mean_in_place(together, self.world)
+                _sum_in_place(together)
                 parts = paddle.split(together, [gradient.size for gradient in small])
                 for gradient, part in zip(small, parts, strict=True):
                     gradient.set_value(part.reshape(gradient.shape))
@@ -198,14 +198,13 @@ def _opened(reply: dict[str, Any]) -> list[Any]:
     return reply["all"]
 
 
-def _mean_in_place(tensor: paddle.Tensor, world: int) -> None:
+def _sum_in_place(tensor: paddle.Tensor) -> None:
     try:
-        paddle.distributed.all_reduce(tensor)  # gloo has no average
+        paddle.distributed.all_reduce(tensor)
     except RuntimeError as fault:
         raise RankLost(
             f"lost another rank while gradients were added up ({str(fault).strip().splitlines()[-1]})"
         ) from fault
-    tensor.scale_(1 / world)
 
 
 def is_launched() -> bool:

@@ -125,6 +125,8 @@ def fit(
     if scaler and state.scaler:
         scaler.load_state_dict(state.scaler)
     fused = threads is not None and not clip_grad and ranks.world == 1
+    adds_up = threads is not None or not overlap  # gradients of the ranks, once this one has its own
+    share = 1 / (accumulation_steps * (ranks.world if adds_up else 1))  # of a micro-batch in the step's mean
     if threads is None:
         backward: Any = nullcontext(_Whole(state, loss_fn, precision, scaler, ranks, overlap))
     else:
@@ -145,9 +147,9 @@ def fit(
             state.optimizer.set_lr(step_lr)
             buffers = _buffers(state.model) if threads is None else []
             wanted = state.step not in state.passed_over
-            loss, images, waiting = _accumulate(gradients, batches, accumulation_steps, wanted=wanted)
+            loss, images, waiting = _accumulate(gradients, batches, accumulation_steps, share, wanted=wanted)
             loss, images = ranks.mean(loss), images * ranks.world
-            if (threads is not None or not overlap) and math.isfinite(loss):
+            if adds_up and math.isfinite(loss):
                 ranks.add_up([one.grad for one in state.model.parameters() if one.grad is not None])
             norm = _update(gradients, fused, state, clip_grad, scaler) if math.isfinite(loss) else math.nan
             dropped = not math.isfinite(norm)
@@ -165,8 +167,10 @@ def fit(
                 hook(state, StepResult(loss, step_lr, images, seconds, waiting, norm, dropped))
 
 
-def _accumulate(gradients: Any, batches: Iterator[Any], count: int, *, wanted: bool) -> tuple[float, int, float]:
-    """(mean loss, images, seconds of waiting) of a step's micro-batches.
+def _accumulate(
+    gradients: Any, batches: Iterator[Any], count: int, share: float, *, wanted: bool
+) -> tuple[float, int, float]:
+    """(mean loss, images, seconds of waiting) of a step's micro-batches, whose gradients count by their share.
 
     All are taken from the stream, whose place is a function of the step; but once the loss is not finite, or if the
     step is not wanted, no more is computed.
@@ -178,7 +182,7 @@ def _accumulate(gradients: Any, batches: Iterator[Any], count: int, *, wanted: b
         waiting += time.perf_counter() - asked
         images += len(batch.images)
         if math.isfinite(loss):
-            loss += gradients.add(batch, 1 / count, last=number == count) / count
+            loss += gradients.add(batch, share, last=number == count) / count
     return loss, images, waiting
 
 
