@@ -79,7 +79,7 @@ class Drill:
         self.compared = 0
         self.wrong: list[str] = []
         self.left_out: set[str] = set()  # pictures of the present run
-        self.was_stopped = False  # which leaves a checkpoint more, in the place of an older one
+        self.saved_otherwise = False  # at a stop, or not at a fault: other steps' checkpoints are among the newest
         self.whole: dict[str, dict[str, object]] = {}
 
     def expected(self, name: str) -> dict[str, object]:
@@ -134,8 +134,8 @@ class Drill:
         faults = [*unreadable(out), *self.unclear(status)]
         if status not in allowed:
             faults.append(f"status {status}")
-        self.was_stopped |= status == REQUEUE_STATUS
         words = self.log.read_text(errors="replace")
+        self.saved_otherwise |= status == REQUEUE_STATUS or "could not save" in words
         self.left_out |= {f"exhibits/reconstructions-step_{int(step):08d}.jpg" for step in LEFT_OUT.findall(words)}
         if status != -signal.SIGKILL:
             faults += left_behind(self.shared)
@@ -164,13 +164,13 @@ class Drill:
         except (OSError, ValueError) as fault:
             found = {"fault": str(fault)}
         expected = self.expected(training.like)
-        if self.was_stopped:
+        if self.saved_otherwise:
             found, expected = pointed_to(found), pointed_to(expected)
         self.compared += 1
         different = differences(found, expected)
         if different := [name for name in different if name in found or name not in self.left_out]:
             self.wrong.append(f"{out.name} differs: {', '.join(different[:5])}")
-        self.left_out, self.was_stopped = set(), False
+        self.left_out, self.saved_otherwise = set(), False
         shutil.rmtree(out)
 
 
