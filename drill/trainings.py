@@ -110,6 +110,17 @@ def content(run: Path) -> dict[str, object]:
     }
 
 
+def pointed_to(content: dict[str, object]) -> dict[str, object]:
+    """The same without checkpoints that are neither the latest nor the best."""
+    held = {str(content.get(f"{FOLDER}/{pointer}")).strip() for pointer in (LATEST, BEST)}
+
+    def stays(name: str) -> bool:
+        folder, _, rest = name.partition("/")
+        return folder != FOLDER or not rest.startswith("step_") or rest.split("/")[0] in held
+
+    return {name: one for name, one in content.items() if stays(name)}
+
+
 def differences(found: dict[str, object], expected: dict[str, object]) -> list[str]:
     """What two contents differ in."""
     return sorted(key for key in {*found, *expected} if key not in found or found[key] != expected.get(key, found))
