@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from paddlemae.train.stopping import Stop, stop_on_signals
+from paddlemae.train.stopping import Preempted, Stop, ended_by_signals, stop_on_signals
 
 
 def test_the_first_ctrl_c_is_a_flag_and_the_second_interrupts() -> None:
@@ -51,3 +51,25 @@ def test_training_outside_the_main_thread_leaves_signals_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [(False, signal.getsignal(signal.SIGTERM))]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_outside_of_training_schedulers_end_a_command_where_it_is(name: str) -> None:
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    try:
+        with pytest.raises(Preempted, match=rf"stopped \({name}\); the same command goes on"), ended_by_signals():
+            signal.raise_signal(number)
+        signal.raise_signal(number)  # they repeat themselves, and the status is to be the command's own
+    finally:
+        for each in ("SIGTERM", "SIGUSR1"):
+            signal.signal(getattr(signal, each), before)
+
+
+def test_training_answers_in_between_and_all_is_as_before_in_the_end() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with ended_by_signals():
+        with stop_on_signals() as stop:
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.reason == "SIGTERM"
+    assert signal.getsignal(signal.SIGTERM) == before

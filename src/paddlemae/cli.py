@@ -14,7 +14,14 @@ import typer
 
 from paddlemae.launch import MOST_RESTARTS, Launch
 from paddlemae.report.output import outliving_a_full_disk
-from paddlemae.train.stopping import REQUEUE_STATUS, EndedElsewhere, Preempted, RankLost
+from paddlemae.train.stopping import (
+    REQUEUE_STATUS,
+    EndedElsewhere,
+    Preempted,
+    RankLost,
+    ended_by_signals,
+    ignore_schedulers,
+)
 
 PACKAGE = Path(__file__).parent
 USER_ERRORS = (ValueError, OSError, ModuleNotFoundError, FloatingPointError, RuntimeError)
@@ -408,13 +415,14 @@ def _plan_or_run(built, plan, run, dry_run: bool, out: Path | None, resume: bool
     from paddlemae.train.distributed import join
 
     ranks = join()
-    try:
-        start = Start(out, resume=resume, overwrite=overwrite, quiet=quiet or not ranks.is_first, ranks=ranks)
-        run(built, start)
-        ranks.wait()
-    except BaseException as fault:
-        ranks.end(*(_ending(fault) or (1, f"{type(fault).__name__}: {fault}")))
-        raise
+    with ended_by_signals():
+        try:
+            start = Start(out, resume=resume, overwrite=overwrite, quiet=quiet or not ranks.is_first, ranks=ranks)
+            run(built, start)
+            ranks.wait()
+        except BaseException as fault:
+            ranks.end(*(_ending(fault) or (1, f"{type(fault).__name__}: {fault}")))
+            raise
     ranks.leave()
 
 
@@ -453,6 +461,8 @@ def main() -> None:
             if (ending := _ending(end)) is None:
                 raise
             status, text = ending
+            if status == REQUEUE_STATUS:
+                ignore_schedulers()
             print(f"paddlemae: {'error: ' if status < REQUEUE_STATUS else ''}{text}", file=sys.stderr)
             sys.exit(status)
 

@@ -43,17 +43,29 @@ def load_paddle() -> None:
     if importlib.util.find_spec("paddle") is None:
         raise ModuleNotFoundError(INSTALL_HINT, name="paddle")
     _unlock_mkl_on_amd()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _sigterm_answered_as_before():
         warnings.simplefilter("ignore")  # of optional compilers, which nothing here needs
         import paddle  # noqa: F401
-    _answer_sigterm_as_before()
 
 
-def _answer_sigterm_as_before() -> None:
-    """Paddle's answer is a page of its frames, to whoever stops a training before it has begun."""
-    handler = signal.getsignal(signal.SIGTERM)  # Python's own notion, which Paddle passed by
-    if handler is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+@contextmanager
+def _sigterm_answered_as_before() -> Iterator[None]:
+    """Paddle's answer is a page of its frames, to whoever stops a training before it has begun.
+
+    A signal that comes while Paddle is imported waits for the end of that.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    can_wait = hasattr(signal, "pthread_sigmask")  # Windows can't
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}) if can_wait else set()
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)  # Python's own notion, which Paddle passed by
+        if can_wait:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def usable_cpus() -> int:

@@ -58,6 +58,42 @@ class Stop:
 
 
 @contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Before training and after it, SIGTERM and SIGUSR1 end the command where it is: nothing is lost then.
+
+    Raises:
+        Preempted: within; further signals are ignored from then on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(signum, frame):
+        ignore_schedulers()
+        raise Preempted(f"stopped ({signal.Signals(signum).name}); the same command goes on")
+
+    before = {number: signal.signal(number, end) for number in _from_schedulers()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is end:
+                signal.signal(number, handler)
+
+
+def ignore_schedulers() -> None:
+    """Of a command that ends: schedulers repeat themselves, and would take its status away from it."""
+    if threading.current_thread() is threading.main_thread():
+        for number in _from_schedulers():
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _from_schedulers() -> list[int]:
+    names = [name for name, meaning in SIGNALS.items() if meaning != CTRL_C]
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+
+@contextmanager
 def stop_on_signals(max_seconds: float | None = None) -> Iterator[Stop]:
     """Turn SIGTERM, SIGUSR1 and the first Ctrl-C into a flag that `fit` reads between two steps.
 
