@@ -300,14 +300,8 @@ class _Machine:
         else:
             self.pop()
 
-    def quoted(self) -> None:
-        text = self.line()
-        if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"" or "\\" in text:
-            raise ValueError("a pickle of protocol 0 with a quoted string; save the file with PyTorch's defaults")
-        self.push(text[1:-1])
-
-    def raw_unicode(self) -> None:
-        self.push(self.line().encode("latin-1", "replace").decode("raw-unicode-escape"))
+    def refuse_text(self) -> None:
+        raise ValueError("a pickle of protocol 0, which neither PyTorch nor Paddle writes; save it with their defaults")
 
     def refuse(self) -> None:
         raise ValueError("the pickle uses extension codes or buffers outside of itself, which no weights file needs")
@@ -332,10 +326,10 @@ STEPS: dict[int, Callable[[_Machine], object]] = {
     ord("M"): lambda m: m.push(m.unpack("<H")),
     0x8A: lambda m: m.integer(m.unpack("<B")),
     0x8B: lambda m: m.integer(m.unpack("<I")),
-    ord("S"): _Machine.quoted,
+    ord("S"): _Machine.refuse_text,
     ord("T"): lambda m: m.old_text(bytes(m.take(m.unpack("<i")))),
     ord("U"): lambda m: m.old_text(bytes(m.take(m.unpack("<B")))),
-    ord("V"): _Machine.raw_unicode,
+    ord("V"): _Machine.refuse_text,
     ord("X"): lambda m: m.text(m.take(m.unpack("<I"))),
     0x8C: lambda m: m.text(m.take(m.unpack("<B"))),
     0x8D: lambda m: m.text(m.take(m.unpack("<Q"))),
