@@ -123,7 +123,7 @@ def zip_bytes(entries: Mapping[str, bytes] | list[tuple[str, bytes]], method: in
     return file.getvalue()
 
 
-def torch_zip(value: Any, storages: Mapping[str, bytes] = {}, **more: bytes) -> bytes:  # noqa: B006
+def torch_zip(value: Any, storages: Mapping[str, bytes] = {}, **more: bytes) -> bytes:
     pickle = value if isinstance(value, bytes) else pickled(value)
     entries = {"archive/data.pkl": pickle, "archive/byteorder": b"little", "archive/version": b"3\n"}
     entries |= {f"archive/data/{key}": raw for key, raw in storages.items()}
@@ -132,7 +132,7 @@ def torch_zip(value: Any, storages: Mapping[str, bytes] = {}, **more: bytes) -> 
 
 def torch_legacy(
     value: Any,
-    storages: Mapping[str, np.ndarray] = {},  # noqa: B006
+    storages: Mapping[str, np.ndarray] = {},
     *,
     keys: list[str] | None = None,
     version: int = 1001,

@@ -191,7 +191,7 @@ class _Tensors:
 def _storage_id(value: Any, length: int) -> tuple[Opaque, str, int]:
     """(type, key, number of elements) of a persistent id."""
     if not isinstance(value, tuple) or len(value) != length or value[0] != "storage":
-        raise ValueError(f"a reference to data that is no storage ({shown(value[0] if value else value)})")
+        raise ValueError("a reference to data that is no storage; PyTorch writes no other")
     _, kind, key, _device, count = value[:5]
     if not isinstance(kind, Opaque) or kind.args is not None or type(key) is not str or type(count) is not int:
         raise ValueError("a reference to a storage of an unknown form")
