@@ -24,31 +24,66 @@ IN_ZIP64 = 0xFFFFFFFF
 TORN = "the archive is cut off or damaged; download or copy the file again"
 
 
+class Header(NamedTuple):
+    """What the archive's directory says of one entry."""
+
+    raw_name: bytes
+    flags: int
+    method: int
+    packed_size: int
+    size: int
+    header_offset: int
+
+
 class Entry(NamedTuple):
-    """Where the data of one file in the archive lies."""
+    """Where the data of one entry lies."""
 
     offset: int
     size: int
 
 
-def read_entries(data: memoryview) -> dict[str, Entry]:
-    """The entries of an archive that holds them as they are.
+def read_directory(data: memoryview) -> dict[str, Header]:
+    """The headers of all entries, by name.
 
     Raises:
-        ValueError: damaged, or with entries that are compressed, encrypted, named twice or named outside of it.
+        ValueError: damaged, or with entries that are named twice or outside of the archive.
     """
     count, start, end = _directory(data)
     if count > MAX_ENTRIES:
         raise ValueError(f"the archive has {count:,} entries; no weights file has more than {MAX_ENTRIES:,}")
-    entries: dict[str, Entry] = {}
+    headers: dict[str, Header] = {}
     for _ in range(count):
         if start + CENTRAL.size > end:
             raise ValueError(TORN)
-        name, entry, start = _entry(data, start)
-        if name in entries:
-            raise ValueError(f"the archive has two entries {shown(name)}; PyTorch writes each once")
-        entries[name] = entry
-    return entries
+        header, start = _header(data, start)
+        name = header.raw_name.decode("utf-8", "replace")
+        if name.startswith("/") or "\\" in name or ".." in name.split("/"):
+            raise ValueError(f"the archive has an entry outside of itself, {shown(name)}; torch.save never writes one")
+        if name in headers:
+            raise ValueError(f"the archive has two entries {shown(name)}; torch.save writes each once")
+        headers[name] = header
+    return headers
+
+
+def locate(data: memoryview, name: str, header: Header) -> Entry:
+    """Where an entry's data lies.
+
+    Raises:
+        ValueError: damaged, compressed or encrypted.
+    """
+    if header.flags & ENCRYPTED:
+        raise ValueError(f"the archive is encrypted ({shown(name)}); unpack it with its password and save it again")
+    if header.method != 0:
+        raise ValueError(f"the archive is compressed ({shown(name)}), which torch.save never does; save it again")
+    start = header.header_offset + LOCAL.size
+    if header.size != header.packed_size or start > len(data):
+        raise ValueError(TORN)
+    local = LOCAL.unpack_from(data, header.header_offset)
+    name_end = start + local[9]
+    offset = name_end + local[10]
+    if local[0] != b"PK\x03\x04" or data[start:name_end] != header.raw_name or offset + header.size > len(data):
+        raise ValueError(TORN)
+    return Entry(offset, header.size)
 
 
 def _directory(data: memoryview) -> tuple[int, int, int]:
@@ -70,28 +105,18 @@ def _directory(data: memoryview) -> tuple[int, int, int]:
     return count, start, start + size
 
 
-def _entry(data: memoryview, place: int) -> tuple[str, Entry, int]:
-    """(name, entry, where the next one's header begins)."""
-    header = CENTRAL.unpack_from(data, place)
-    magic, flags, method, packed, size, offset = (header[i] for i in (0, 3, 4, 8, 9, 16))
-    name_length, extra_length, comment_length = header[10:13]
+def _header(data: memoryview, place: int) -> tuple[Header, int]:
+    """(header, where the next one begins)."""
+    fields = CENTRAL.unpack_from(data, place)
+    name_length, extra_length, comment_length = fields[10:13]
     name_start = place + CENTRAL.size
     extra_start = name_start + name_length
-    end = extra_start + extra_length + comment_length
-    if magic != b"PK\x01\x02" or end > len(data):
+    extra_end = extra_start + extra_length
+    if fields[0] != b"PK\x01\x02" or extra_end + comment_length > len(data):
         raise ValueError(TORN)
-    raw_name = bytes(data[name_start:extra_start])
-    name = raw_name.decode("utf-8", "replace")
-    if flags & ENCRYPTED:
-        raise ValueError(f"the archive is encrypted ({shown(name)}); unpack it with its password and save it again")
-    if method != 0:
-        raise ValueError(f"the archive is compressed ({shown(name)}), which torch.save never does; save it again")
-    if name.startswith("/") or "\\" in name or ".." in name.split("/"):
-        raise ValueError(f"the archive has an entry outside of itself, {shown(name)}; torch.save never writes one")
-    size, packed, offset = _zip64(bytes(data[extra_start : extra_start + extra_length]), size, packed, offset)
-    if size != packed:
-        raise ValueError(f"the archive's {shown(name)} is {size} bytes in {packed}; download or copy the file again")
-    return name, Entry(_data_offset(data, offset, raw_name, size), size), end
+    size, packed_size, offset = _zip64(bytes(data[extra_start:extra_end]), fields[9], fields[8], fields[16])
+    header = Header(bytes(data[name_start:extra_start]), fields[3], fields[4], packed_size, size, offset)
+    return header, extra_end + comment_length
 
 
 def _zip64(extra: bytes, *fields: int) -> list[int]:
@@ -107,14 +132,3 @@ def _zip64(extra: bytes, *fields: int) -> list[int]:
         return [next(wide) if field == IN_ZIP64 else field for field in fields]
     except (StopIteration, RuntimeError):
         raise ValueError(TORN) from None
-
-
-def _data_offset(data: memoryview, offset: int, name: bytes, size: int) -> int:
-    if offset + LOCAL.size > len(data):
-        raise ValueError(TORN)
-    header = LOCAL.unpack_from(data, offset)
-    name_start = offset + LOCAL.size
-    start = name_start + header[9] + header[10]
-    if header[0] != b"PK\x03\x04" or data[name_start : name_start + header[9]] != name or start + size > len(data):
-        raise ValueError(TORN)
-    return start

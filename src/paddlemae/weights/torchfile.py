@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.weights.archive import Entry, read_entries
+from paddlemae.weights.archive import locate, read_directory
 from paddlemae.weights.kinds import LEGACY_MAGIC, kind_of, refusal
 from paddlemae.weights.mapped import map_file
 from paddlemae.weights.pickles import PLAIN, Functions, read_pickle
@@ -202,8 +202,9 @@ def _storage_id(value: Any, length: int) -> tuple[Opaque, str, int]:
 
 
 def _read_zip(data: memoryview) -> Any:
-    entries = read_entries(data)
-    root = _root(entries)
+    directory = read_directory(data)
+    root = _root(list(directory))
+    entries = {name: locate(data, name, header) for name, header in directory.items()}
     order = entries.get(f"{root}/byteorder")
     if order and bytes(data[order.offset : order.offset + min(order.size, 16)]) != b"little":
         raise ValueError("it was written on a big-endian machine; save it again on a usual one")
@@ -227,19 +228,17 @@ def _read_zip(data: memoryview) -> Any:
     return read_pickle(pickle, functions=tensors.functions(), persistent=storage)[0]
 
 
-def _root(entries: dict[str, Entry]) -> str:
-    roots = [name.removesuffix("/data.pkl") for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
-    if any(name.split("/")[1:2] in (["constants.pkl"], ["code"]) for name in entries):
+def _root(names: list[str]) -> str:
+    """The folder in the archive that everything lies in."""
+    if any(name.split("/")[1:2] in (["constants.pkl"], ["code"]) for name in names):
         raise ValueError("it is a TorchScript archive, a program; save the state_dict() of torch.jit.load's model")
-    if any(name.endswith(".npy") for name in entries) and not roots:
+    roots = [name.removesuffix("/data.pkl") for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(roots) == 1:
+        return roots[0]
+    if any(name.endswith(".npy") for name in names):
         raise ValueError("it is a NumPy archive; PyTorch, Paddle and safetensors files are read")
-    if len(roots) != 1:
-        raise ValueError(f"a zip archive without one data.pkl, so not from torch.save; it holds {_some(entries)}")
-    return roots[0]
-
-
-def _some(entries: dict[str, Entry]) -> str:
-    return ", ".join(shown(name, 40) for name in list(entries)[:3]) or "nothing"
+    held = ", ".join(shown(name, 40) for name in names[:3]) or "nothing"
+    raise ValueError(f"a zip archive without one data.pkl, so not from torch.save; it holds {held}")
 
 
 # Legacy
