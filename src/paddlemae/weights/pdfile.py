@@ -49,6 +49,8 @@ def read_paddle(path: str | Path) -> Any:
 
 
 def _tensor_of_pair(pair: Any = ()) -> Any:
+    if not isinstance(pair, (list, tuple)):
+        raise TypeError(f"tuple of {type(pair).__name__}")
     if len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], np.ndarray):
         return pair[1]
     return tuple(pair)

@@ -7,6 +7,7 @@ ours. Whatever a hostile file can make grow (the number of objects, their nestin
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from paddlemae.weights.tree import Opaque, shown
 MAX_STEPS = 2_000_000
 MAX_DEPTH = 100
 MAX_INT_BYTES = 256
+MAX_KEY_PARTS = 16
+MAX_DIMENSIONS = 64  # NumPy's and PyTorch's
 LONG_BYTES = 65_536  # longer byte strings stay views of the file
 PLAIN_DTYPES = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"}
 
@@ -376,19 +379,18 @@ STEPS: dict[int, Callable[[_Machine], object]] = {
 }
 
 
-def hashable(key: Any, depth: int = 4) -> Hashable:
+def hashable(key: Any) -> Hashable:
     """A key that costs little to hash, whatever the file: hashing nested tuples recurses in C without a limit.
 
     Raises:
         ValueError: it is none.
     """
-    if isinstance(key, tuple) and depth:
-        for part in key:
-            hashable(part, depth - 1)
-    elif isinstance(key, int) and key.bit_length() > 64:
-        raise ValueError("damaged pickle: a key of more than 64 bits")
-    elif not isinstance(key, (str, bytes, int, float, Opaque, np.generic, type(None))):
-        raise ValueError(f"damaged pickle: a key that is a {type(key).__name__}")
+    parts = key if isinstance(key, tuple) and len(key) <= MAX_KEY_PARTS else (key,)
+    for part in parts:
+        if isinstance(part, int) and part.bit_length() > 64:
+            raise ValueError("damaged pickle: a key of more than 64 bits")
+        if not isinstance(part, (str, bytes, int, float, Opaque, np.generic, type(None))):
+            raise ValueError(f"damaged pickle: a key that is or holds a {type(part).__name__}")
     return key
 
 
@@ -425,14 +427,21 @@ def check_depth(tree: Any) -> None:
                 todo.append(part)
 
 
-# What stands for the calls in pickles of plain values and NumPy arrays
+# What stands for the calls in pickles of plain values and NumPy arrays. Arguments are whatever the file says: no
+# function may walk an argument that can be larger than the file, such as an array, or turn one into text.
 
 
 def _mapping(*args: Any) -> dict[Any, Any]:
     pairs = args[0] if args else ()
     if isinstance(pairs, dict):
         return dict(pairs)
+    if not isinstance(pairs, (list, tuple)) or not all(map(_is_pair, pairs)):
+        raise TypeError("no list of pairs")
     return {hashable(key): value for key, value in pairs}
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2
 
 
 def _default_mapping(factory: Any = None, *args: Any) -> dict[Any, Any]:
@@ -440,12 +449,16 @@ def _default_mapping(factory: Any = None, *args: Any) -> dict[Any, Any]:
 
 
 def _set(values: Any = ()) -> set[Any]:
+    if not isinstance(values, (list, tuple, set)):
+        raise TypeError(f"set of {type(values).__name__}")
     return set(map(hashable, values))
 
 
 def _encode(text: str, encoding: str = "utf-8") -> bytes:
     """How protocol 2 writes bytes: as the text whose letters have their values."""
-    if encoding not in ("latin1", "latin-1", "iso-8859-1", "utf-8", "ascii") or not isinstance(text, str):
+    if not isinstance(text, str) or not isinstance(encoding, str):
+        raise TypeError("no text")
+    if encoding not in ("latin1", "latin-1", "iso-8859-1", "utf-8", "ascii"):
         raise TypeError(f"encoding {encoding}")
     return text.encode(encoding)
 
@@ -470,15 +483,17 @@ def _complex(real: float, imaginary: float = 0.0) -> complex:
 
 
 def _dtype(code: str, *flags: Any) -> Any:
-    if not isinstance(code, str) or code.lstrip("<>=|") not in PLAIN_DTYPES:
+    if not isinstance(code, str):
+        raise TypeError("a NumPy type without a name")
+    kind = code.lstrip("<>=|")
+    if kind not in PLAIN_DTYPES:
         return Opaque(f"numpy.dtype({shown(code, 20)})", (code, *flags))
-    dtype = np.dtype(code)
 
     def finish(state: Any) -> np.dtype:
         order = state[1]
-        if order not in ("<", ">", "=", "|"):
+        if not isinstance(order, str) or order not in ("<", ">", "=", "|"):
             raise ValueError("a NumPy type of an unknown byte order")
-        return dtype.newbyteorder(order)
+        return np.dtype(order + kind)
 
     return _Unfinished(finish)
 
@@ -506,15 +521,22 @@ def _array(raw: Any, dtype: Any, shape: Any, order: str) -> Any:
         return Opaque("numpy.ndarray of " + getattr(dtype, "name", "?"), (dtype, shape))
     if not isinstance(raw, (bytes, memoryview)):
         raise ValueError("a NumPy array whose contents are no bytes; save it with Python 3")
-    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape) or order not in ("C", "F"):
+    if not is_shape(shape) or not isinstance(order, str) or order not in ("C", "F"):
         raise ValueError("a NumPy array of an impossible shape")
-    count = 1
-    for length in shape:
-        count *= length
+    count = math.prod(shape)
     if count * plain.itemsize != len(raw):
         raise ValueError(f"a NumPy array of {count} x {plain.itemsize} bytes in {len(raw)} bytes")
     flat = np.frombuffer(raw, plain) if count else np.zeros(0, plain)
     return flat.reshape(shape, order=order)  # type: ignore[call-overload]
+
+
+def is_shape(value: Any) -> bool:
+    """A tuple of few numbers that are at least 0 and fit into 63 bits."""
+    return (
+        isinstance(value, tuple)
+        and len(value) <= MAX_DIMENSIONS
+        and all(type(n) is int and 0 <= n < 2**63 for n in value)
+    )
 
 
 def _scalar(dtype: Any, raw: Any) -> Any:

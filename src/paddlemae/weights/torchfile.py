@@ -8,6 +8,7 @@ persistent id), an offset, a size and strides. Described by PyTorch's `torch/ser
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 from paddlemae.weights.archive import locate, read_directory
 from paddlemae.weights.kinds import LEGACY_MAGIC, kind_of, refusal
 from paddlemae.weights.mapped import map_file
-from paddlemae.weights.pickles import PLAIN, Functions, read_pickle
+from paddlemae.weights.pickles import PLAIN, Functions, is_shape, read_pickle
 from paddlemae.weights.tree import BFloat16, Opaque, shown
 
 LEGACY_VERSION = 1001
@@ -124,7 +125,7 @@ class _Tensors:
             "torch._utils._rebuild_parameter_with_state": lambda data, *rest: data,
             "torch.nn.parameter.Parameter": lambda data, *rest: data,
             "torch._tensor._rebuild_from_type_v2": self.rebuild_from_type,
-            "torch.Size": lambda sizes=(): tuple(sizes),
+            "torch.Size": _size,
         }
 
     def rebuild(self, storage: Any, offset: Any, size: Any, stride: Any) -> Any:
@@ -160,23 +161,21 @@ class _Tensors:
             "torch._utils._rebuild_parameter": lambda data, *rest: data,
         }
         rebuild = functions.get(function.name)
+        if not isinstance(args, tuple):
+            raise TypeError("arguments that are no tuple")
         if rebuild is None or kind.name not in ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter"):
             return Opaque(f"torch._tensor._rebuild_from_type_v2 of {kind.name}", args)
         return rebuild(*args)
 
     def view(self, storage: _Storage, dtype: np.dtype, name: str, offset: Any, size: Any, stride: Any) -> Any:
         """The array that a tensor is: a window on the storage, whose every corner is inside."""
-        numbers = (offset, *size, *stride)
-        if len(size) != len(stride) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
-            raise ValueError(f"a tensor of size {shown(size)} and strides {shown(stride)} at {shown(offset)}")
+        if not (is_shape((offset,)) and is_shape(size) and is_shape(stride)) or len(size) != len(stride):
+            raise ValueError("a tensor whose offset, size or strides are none")
         empty = 0 in size
         last = offset + sum((n - 1) * step for n, step in zip(size, stride))
         if not empty and (last + 1) * dtype.itemsize > storage.nbytes:
             raise ValueError(f"a tensor reaches to element {last} of a storage of {storage.nbytes} bytes")
-        count = 1
-        for length in size:
-            count *= length
-        self.to_give -= count * dtype.itemsize
+        self.to_give -= math.prod(size) * dtype.itemsize
         if self.to_give < 0:
             raise ValueError(f"its tensors expand to more than {MAX_EXPANSION} times the file; no weights file does")
         if empty:
@@ -186,6 +185,12 @@ class _Tensors:
             start = storage.offset + offset * dtype.itemsize
             array = np.ndarray(size, dtype, self.data, start, [step * dtype.itemsize for step in stride])
         return BFloat16(array) if name == BFLOAT16 else array
+
+
+def _size(lengths: Any = ()) -> tuple[int, ...]:
+    if not isinstance(lengths, (list, tuple)):
+        raise TypeError("no list of lengths")
+    return tuple(lengths)
 
 
 def _storage_id(value: Any, length: int) -> tuple[Opaque, str, int]:
@@ -252,7 +257,7 @@ def _read_legacy(data: memoryview) -> Any:
         header.append(value)
     magic, version, sender = header
     if magic != LEGACY_MAGIC or version != LEGACY_VERSION:
-        raise ValueError(f"a legacy file of version {shown(version)}; version {LEGACY_VERSION} is read")
+        raise ValueError(f"a legacy file of another version than {LEGACY_VERSION}, which PyTorch has never written")
     if not isinstance(sender, dict) or sender.get("little_endian") is not True:
         raise ValueError("it was written on a big-endian machine; save it again on a usual one")
     # Where the storages lie is known only after the object that refers to them: it is read twice.
