@@ -85,6 +85,13 @@ def test_shared_values_stay_shared() -> None:
     assert first is second and third["k"] is third["l"]
 
 
+def test_what_follows_a_long_text_is_not_taken_for_it() -> None:
+    long, short, shared = "x" * 70_000, "name", ["list"]
+    for protocol in (2, 4):
+        got = read(pickle.dumps([long, short, shared, {short: shared, "again": long}], protocol))
+        assert_same(got, [long, short, shared, {short: shared, "again": long}])
+
+
 def test_long_contents_are_views_and_read_only() -> None:
     code = pickle.dumps({"w": np.arange(100_000.0), "raw": b"a" * 100_000}, 4)
     got = read(code)
@@ -133,8 +140,9 @@ def test_a_call_of_a_call_is_no_call() -> None:
     """A placeholder named like a known function must not become it."""
     twice = read(pickled(Call(Call(Global("x", "y"), ()), (1,))))
     assert isinstance(twice, Opaque)
-    inner = Call(Global("numpy", "ndarray"), ())
-    assert isinstance(read(pickled(Call(inner, (1,)))), Opaque)
+    posing = Call(Global(NUMPY, "_reconstruct"), (ORDERED, (0,), b"b"))
+    assert read(pickled(posing)).name == "collections.OrderedDict"
+    assert isinstance(read(pickled(Call(posing, ([("a", 1)],)))), Opaque)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +216,7 @@ def array_of(shape, code="f4", raw=b"\0" * 8, fortran=False):
         (array_of((2**62, 4, 0)), "in 8 bytes|too big|array is"),
         (array_of((-2, -1)), "an impossible shape"),
         (array_of(("2",)), "an impossible shape"),
-        (array_of((2**62,) * 100_000), "an impossible shape"),
+        (array_of((2**62,) * 1000), "an impossible shape"),
         (array_of(LAUGHS), "an impossible shape"),
         (Call(Global("numpy", "dtype"), (LAUGHS,)), "no such call has"),
         (Call(Global("numpy", "dtype"), ("f4",), LAUGHS), "unknown byte order"),
@@ -258,7 +266,7 @@ def test_a_subclass_of_arrays_stays_unread() -> None:
 
 
 def test_nesting_has_an_end() -> None:
-    for code in (b"]" * 200_000 + b"a" * 199_999 + b".", b")" + b"\x85" * 200_000 + b"."):
+    for code in (b"]" * 50_000 + b"a" * 49_999 + b".", b")" + b"\x85" * 50_000 + b"."):
         with pytest.raises(ValueError, match="nested more than 100 deep"):
             read(code)
     deep = [[]]

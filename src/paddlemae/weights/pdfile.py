@@ -15,7 +15,7 @@ import numpy as np
 from paddlemae.weights.kinds import kind_of, refusal
 from paddlemae.weights.mapped import map_file
 from paddlemae.weights.pickles import PLAIN, Functions, read_pickle
-from paddlemae.weights.tree import BFloat16, Opaque
+from paddlemae.weights.tree import BFloat16, Opaque, shown
 
 NAMES = "StructuredToParameterName@@"  # structured name -> Paddle's generated one; no weights
 SLICES = "UnpackBigParamInfor@@"  # name -> the shape and the keys of the slices of a large array
@@ -45,7 +45,7 @@ def read_paddle(path: str | Path) -> Any:
             raise ValueError(f"{len(data) - end} bytes follow the pickle; paddle.save writes nothing there")
         return _as_saved(_joined(tree, len(data)) if isinstance(tree, dict) and SLICES in tree else tree)
     except ValueError as fault:
-        raise ValueError(f"{path} cannot be read: {fault}") from fault
+        raise ValueError(f"{path} cannot be read: {shown(fault, 300)}") from fault
 
 
 def _tensor_of_pair(pair: Any = ()) -> Any:

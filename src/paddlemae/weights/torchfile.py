@@ -94,7 +94,7 @@ def read_torch(path: str | Path) -> Any:
     try:
         return (_read_zip if kind == "zip" else _read_legacy)(map_file(path))
     except ValueError as fault:
-        raise ValueError(f"{path} cannot be read: {fault}") from fault
+        raise ValueError(f"{path} cannot be read: {shown(fault, 300)}") from fault
 
 
 @dataclass(frozen=True, eq=False)
