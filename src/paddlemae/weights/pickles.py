@@ -26,6 +26,8 @@ MAX_DIMENSIONS = 64  # NumPy's and PyTorch's
 LONG_BYTES = 65_536  # longer byte strings stay views of the file
 PLAIN_DTYPES = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"}
 
+FORGOTTEN = object()  # in the memo, for what nothing refers to again and would fill the memory
+
 Functions = Mapping[str, Callable[..., Any]]
 
 
@@ -153,11 +155,15 @@ class _Machine:
         if isinstance(value, _Unfinished):
             value.memo_key = key
         # A long text is an array of an old protocol: nobody asks for it again, so it is not kept but could be reread.
+        if _is_encoded(value):
+            value = FORGOTTEN
         just_read = self.long_text is not None and self.long_text.stop == self.step_at
         self.memo[key] = self.long_text if just_read else value
 
     def get(self, key: int) -> None:
         value = self.memo[key]
+        if value is FORGOTTEN:
+            raise ValueError("the pickle refers to the arguments of an earlier call; no weights file does")
         if isinstance(value, slice):
             self.spend(value.stop - value.start)
             value = str(self.data[value], "utf-8", "surrogatepass")
@@ -528,6 +534,18 @@ def _array(raw: Any, dtype: Any, shape: Any, order: str) -> Any:
         raise ValueError(f"a NumPy array of {count} x {plain.itemsize} bytes in {len(raw)} bytes")
     flat = np.frombuffer(raw, plain) if count else np.zeros(0, plain)
     return flat.reshape(shape, order=order)  # type: ignore[call-overload]
+
+
+def _is_encoded(value: Any) -> bool:
+    """The arguments that protocol 2 writes long bytes as."""
+    return (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and len(value[0]) > LONG_BYTES
+        and isinstance(value[1], str)
+        and value[1] == "latin1"
+    )
 
 
 def is_shape(value: Any) -> bool:
