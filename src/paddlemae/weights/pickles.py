@@ -17,7 +17,7 @@ import numpy as np
 
 from paddlemae.weights.tree import Opaque, shown
 
-# A ViT-Huge with its optimizer takes 100,000 steps. Each can make an object of at most 216 bytes.
+# A ViT-Huge with its AdamW takes 55,000 steps (measured). A step makes an object of at most 216 bytes.
 MAX_STEPS = 2_000_000
 MAX_DEPTH = 100
 MAX_INT_BYTES = 256
