@@ -17,6 +17,7 @@ from PIL import Image
 
 from paddlemae import cli, device
 from paddlemae.tasks import footprint
+from paddlemae.train.stopping import SIGNALS
 
 # One thread and the command's own settings, in whatever order the tests run: Paddle repeats bit for bit only then.
 device.prepare("cpu", threads=1)
@@ -31,6 +32,16 @@ class Done(NamedTuple):
     status: int
     out: str
     err: str
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """A command that was preempted ignores schedulers until its process ends, which here goes on."""
+    names = [name for name in SIGNALS if hasattr(signal, name)]
+    before = {name: signal.getsignal(getattr(signal, name)) for name in names}
+    yield
+    for name, handler in before.items():
+        signal.signal(getattr(signal, name), handler)
 
 
 @pytest.fixture(scope="session")

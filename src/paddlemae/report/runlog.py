@@ -185,21 +185,21 @@ def is_logged(folder: Path, result: dict[str, Any]) -> bool:
 
 
 def commit() -> str | None:
-    """The commit of PaddleMAE's own checkout, if it runs from one."""
+    """The commit of PaddleMAE's own checkout, if it runs from one; "-dirty" behind it where files were changed."""
     source = Path(__file__).parent
     if not any((parent / ".git").exists() for parent in source.parents):
         return None
     try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=source,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        name, changed = (_git(source, *words) for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"]))
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip() or None
+    return f"{name}-dirty" if name and changed else name or None
+
+
+def _git(folder: Path, *words: str) -> str:
+    """What git says; it writes nothing, as `git describe --dirty` would, whose lock stays if it is killed."""
+    command = ["git", "--no-optional-locks", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10).stdout.strip()
 
 
 def log_metrics(folder: Path, step: int, epoch: float, seconds: float, **values: float) -> None:
