@@ -283,13 +283,19 @@ def test_all_that_end_well_end_the_command_well(watched, capfd) -> None:
 
 
 @pytest.mark.parametrize(
-    ("statuses", "status"), [((2, 2), 2), ((75, 75), 75), ((130, 130), 130), ((0, 75), 75), ((75, 2), 2), ((75, 1), 75)]
+    ("statuses", "status"), [((2, 2), 2), ((75, 75), 75), ((130, 130), 130), ((0, 75), 75), ((75, 2), 2), ((2, 1), 2)]
 )
 def test_an_orderly_end_is_the_commands_and_starts_nothing_again(watched, statuses, status: int) -> None:
     both = "note('here', rank); wait_for(lambda: len((notes / 'here').read_text().splitlines()) == 2)"
     code = f"{both}\nif rank: wait_for((folder / '0.status').exists)\nend({list(statuses)}[rank])"
     assert watched.run(code) == status
     assert len(watched.attempts) == 1
+
+
+@pytest.mark.parametrize("other", ["end(1)", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_a_process_that_the_launcher_stopped_for_anothers_crash_was_not_preempted(watched, other: str) -> None:
+    code = f"if rank: wait_for((folder / '0.status').exists)\nif rank: {other}\nend(75)"
+    assert watched.run(code, how=Launch("2", restarts=0)) == 1
 
 
 def test_the_folder_of_a_launch_is_private_and_goes_with_it(watched) -> None:

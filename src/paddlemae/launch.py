@@ -264,7 +264,9 @@ class _Attempt:
         self._note_deaths()
         self.entered = (self.folder / ENTERED).exists()
         statuses = self._statuses()
-        orderly = [status for status in statuses.values() if status in (2, 75, 130)]
+        crashed = bool(self.silent) or 1 in statuses.values()
+        stopped = (75, 130) if self.asked or not crashed else ()  # else by the launcher, because of the crash
+        orderly = [status for status in statuses.values() if status in (2, *stopped)]
         if orderly:
             return max(orderly, key=(75, 130, 2).index)
         if len(statuses) == self.processes and not any(statuses.values()):
