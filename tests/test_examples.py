@@ -52,11 +52,21 @@ def cluster(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, **slurm, **calls, "PATH": f"{folder}:{os.environ['PATH']}"}
 
 
+def run(script: list[str], environment: dict[str, str]) -> None:
+    """To a good end, or all of it is ended."""
+    job = subprocess.Popen(script, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        _, said = job.communicate(timeout=SECONDS)
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)  # and with each command that watches, its processes
+    assert job.returncode == 0, said
+
+
 def test_a_slurm_job_trains_on_all_of_its_hosts(tmp_path: Path, cluster) -> None:
     environment = {**cluster, "TRAINING": f"digits --out {tmp_path / 'run'} steps=20 {SETTINGS}"}
     script = ["bash", str(ROOT / "examples/slurm.sh")]
-    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=SECONDS)
-    assert done.returncode == 0, done.stderr
+    run(script, environment)
     assert (tmp_path / "run/checkpoints/latest").read_text() == "step_00000020\n"
     assert not (tmp_path / "calls").exists()
 
@@ -85,6 +95,5 @@ def test_a_slurm_job_whose_time_is_up_queues_itself_again(tmp_path: Path, cluste
 def test_hosts_without_a_scheduler_train_together(tmp_path: Path, cluster) -> None:
     words = ["digits", "--out", str(tmp_path / "run"), "--procs", "1", "steps=20", *SETTINGS.split()]
     script = ["bash", str(ROOT / "examples/hosts.sh"), "127.0.0.1 127.0.0.1", *words]
-    done = subprocess.run(script, env=cluster, capture_output=True, text=True, timeout=SECONDS)
-    assert done.returncode == 0, done.stderr
+    run(script, cluster)
     assert (tmp_path / "run/checkpoints/latest").read_text() == "step_00000020\n"

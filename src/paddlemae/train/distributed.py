@@ -29,6 +29,7 @@ from paddlemae.train.stopping import EndedElsewhere, RankLost
 CONNECT_SECONDS = 300
 HELLO_SECONDS = 5  # for a connection to say who it is
 CLOSE_SECONDS = 20
+PIECE = 1 << 16  # bytes
 KEEP_ALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 4}  # a host that is cut off is noticed in 17 s
 LINK_KEY = "paddlemae/link"
 SMALL = 1 << 18  # numbers: gradients below this travel together
@@ -46,22 +47,31 @@ class _Line:
         for name, value in KEEP_ALIVE.items():
             if hasattr(socket, name):  # Linux
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        self.peer, self.connection, self.file = peer, connection, connection.makefile("rwb")
+        self.peer, self.connection, self.come = peer, connection, bytearray()
 
     def send(self, message: Any) -> None:
         try:
-            self.file.write(json.dumps(message).encode() + b"\n")
-            self.file.flush()
+            self.connection.sendall(json.dumps(message).encode() + b"\n")
         except OSError as fault:
             raise self._lost() from fault
 
+    @property
+    def has_message(self) -> bool:
+        """Whether one is here already, behind the one before: the connection says nothing of it any more."""
+        return b"\n" in self.come
+
     def receive(self) -> Any:
-        try:
-            line = self.file.readline()
-        except OSError as fault:
-            raise self._lost() from fault
-        if not line.endswith(b"\n"):
-            raise self._lost()
+        seen = 0
+        while (end := self.come.find(b"\n", seen)) < 0:
+            seen = len(self.come)
+            try:
+                piece = self.connection.recv(PIECE)
+            except OSError as fault:
+                raise self._lost() from fault
+            if not piece:
+                raise self._lost()
+            self.come += piece
+        line, self.come = self.come[:end], self.come[end + 1 :]
         return json.loads(line)
 
     def close(self) -> None:
@@ -69,14 +79,12 @@ class _Line:
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
             self.connection.settimeout(CLOSE_SECONDS)
-            while self.connection.recv(1 << 16):
+            while self.connection.recv(PIECE):
                 pass
         self.drop()
 
     def drop(self) -> None:
         """Close it at once."""
-        with contextlib.suppress(OSError):  # what was not sent yet, to one that is gone
-            self.file.close()
         self.connection.close()
 
     def _lost(self) -> RankLost:
@@ -130,8 +138,9 @@ class Ranks:
         """(rank, message) as they come, so that a death is noticed while others are busy; an end is the last one."""
         silent = list(self.lines)
         while silent:
-            ready = wait([line.connection for line in silent])
-            for line in [line for line in silent if line.connection in ready]:
+            here = [line for line in silent if line.has_message]
+            ready = [] if here else wait([line.connection for line in silent])
+            for line in here or [line for line in silent if line.connection in ready]:
                 silent.remove(line)
                 message = line.receive()
                 yield line.peer, message
