@@ -251,12 +251,15 @@ def test_when_another_dies_all_know_at_once(three, dead: int) -> None:
 
 def test_what_comes_with_the_first_words_is_not_overlooked() -> None:
     """A rank that says who it is and goes on at once: both are read together, and the connection is silent then."""
-    with socket.create_server((HOST, 0)) as server, socket.create_connection(server.getsockname()) as theirs:
-        with server.accept()[0] as ours:
-            line = distributed._Line(ours, 1)
-            theirs.sendall(b'{"key": "x", "rank": 1}\n{"own": 7}\n')
-            assert line.receive() == {"key": "x", "rank": 1} and line.has_message
-            assert outcome(begin(lambda: Ranks(0, 2, 0, [line]).gather(3))) == [3, 7]
+    with (
+        socket.create_server((HOST, 0)) as server,
+        socket.create_connection(server.getsockname()) as theirs,
+        server.accept()[0] as ours,
+    ):
+        line = distributed._Line(ours, 1)
+        theirs.sendall(b'{"key": "x", "rank": 1}\n{"own": 7}\n')
+        assert line.receive() == {"key": "x", "rank": 1} and line.has_message
+        assert outcome(begin(lambda: Ranks(0, 2, 0, [line]).gather(3))) == [3, 7]
 
 
 def test_a_death_is_noticed_while_another_rank_is_busy(three) -> None:
