@@ -15,6 +15,7 @@ from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.probe import dry_run, probe
 from paddlemae.tasks.start import Start
 from paddlemae.train.checkpoint import find_checkpoint
+from paddlemae.train.distributed import Ranks
 from paddlemae.weights.store import read_description, read_tensors
 
 
@@ -33,6 +34,12 @@ def recipe_of(run: Path, *overrides: str):
 
 def probed(run: Path, out: Path, *overrides: str, **settings) -> dict:
     return probe(recipe_of(run, *overrides), Start(out, quiet=True, **settings))
+
+
+def test_several_processes_are_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="probing runs in one process; start it without a launcher"):
+        probed(run, tmp_path / "probe", ranks=Ranks(world=2))
+    assert not (tmp_path / "probe").exists()
 
 
 def test_the_head_normalises_each_feature_as_paddles_layer_does() -> None:

@@ -46,6 +46,8 @@ def probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
         ValueError, FileNotFoundError: a recipe, data, checkpoint or folder that can't be used; nothing is written.
         KeyboardInterrupt, Preempted, NonFiniteLoss, OSError: training ended early; the text says what was kept.
     """
+    if start.ranks.world > 1:
+        raise ValueError("probing runs in one process; start it without a launcher")
     start = check_start(start, recipe, recipe.init)
     parts = prepare(recipe)
     training, head = recipe.training, parts.head
