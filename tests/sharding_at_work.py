@@ -78,6 +78,7 @@ def trained(ranks: Ranks, steps: int, clip: float | None, recompute: bool, resum
         total_steps=state.step + steps,
         ranks=ranks,
         clip_grad=clip,
+        overlap=not recompute,  # as a training has it
         after_step=[lambda state, result: lines.append([result.loss, result.grad_norm])],
     )
     return state, parts.description, lines

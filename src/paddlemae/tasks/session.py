@@ -23,7 +23,7 @@ from paddlemae.report.progress import progress
 from paddlemae.report.runlog import SKIPPED_FILE, forget_metrics_after, log_metrics
 from paddlemae.tasks.skipped import SkippedImages
 from paddlemae.tasks.start import Start
-from paddlemae.train.checkpoint import TrainState, find_checkpoint, load_checkpoint
+from paddlemae.train.checkpoint import TrainState, find_checkpoint, is_shared_out, load_checkpoint
 from paddlemae.train.distributed import Ranks
 from paddlemae.train.guard import is_spike
 from paddlemae.train.loop import NonFiniteLoss, StepResult, TornStep, fit
@@ -251,7 +251,8 @@ def _torn_step(
         saver.finish()
         raise DataFault(f"{fault}; {_ways_on(start, course, state)}") from fault
     except EndedElsewhere:
-        saver.finish()
+        if not is_shared_out(state):  # else a part of it went with the rank that ended
+            saver.finish()
         raise
     except NonFiniteLoss as fault:
         saver.wait()

@@ -71,7 +71,7 @@ class TrainState:
     """
 
     model: nn.Layer
-    optimizer: paddle.optimizer.Optimizer
+    optimizer: Any  # Paddle's, or one with its interface
     step: int = 0
     best: dict[str, float] = field(default_factory=dict)
     skipped: int = 0

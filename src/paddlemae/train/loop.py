@@ -12,11 +12,10 @@ from typing import Any, Literal, get_args
 import paddle
 from paddle import nn
 
-from paddlemae.train.checkpoint import TrainState
+from paddlemae.train.checkpoint import TrainState, is_shared_out
 from paddlemae.train.distributed import ALONE, Ranks
 from paddlemae.train.loss import Loss, LossFn
 from paddlemae.train.optim import clip_gradients
-from paddlemae.train.sharding import ShardedAdamW
 from paddlemae.train.shards import sharded
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -125,7 +124,8 @@ def fit(
     if scaler and state.scaler:
         scaler.load_state_dict(state.scaler)
     fused = threads is not None and not clip_grad and ranks.world == 1
-    adds_up = threads is not None or not overlap  # gradients of the ranks, once this one has its own
+    # gradients of the ranks, once this one has its own; else Paddle does, during the backward pass
+    adds_up = not is_shared_out(state) and (threads is not None or not overlap)
     share = 1 / (accumulation_steps * (ranks.world if adds_up else 1))  # of a micro-batch in the step's mean
     if threads is None:
         backward: Any = nullcontext(_Whole(state, loss_fn, precision, scaler, ranks, overlap))
@@ -202,7 +202,7 @@ class _Whole:
         ranks: Ranks,
         overlap: bool,
     ):
-        if isinstance(state.optimizer, ShardedAdamW):
+        if is_shared_out(state):
             state.optimizer.loss.loss_fn = loss_fn
             self.loss = state.optimizer.layer
         else:
@@ -238,8 +238,7 @@ def _update(
         return norm
     if scaler:
         scaler.unscale_(state.optimizer)
-    sharded_out = isinstance(state.optimizer, ShardedAdamW)
-    norm = state.optimizer.clip(clip_grad) if sharded_out else clip_gradients(state.model, clip_grad)
+    norm = state.optimizer.clip(clip_grad) if is_shared_out(state) else clip_gradients(state.model, clip_grad)
     if scaler:
         scaler.step(state.optimizer)  # not taken either, and the next one is scaled less
         scaler.update()
