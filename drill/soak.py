@@ -125,7 +125,7 @@ def draw(path: Path, samples: Sequence[Sample], speeds: Sequence[tuple[float, fl
     axes[1].set_ylabel("images/s")
     for name in ("processes", "threads", "open_files", "shared_segments"):
         axes[2].plot(minutes, [getattr(one, name) for one in samples], label=name.replace("_", " "))
-    axes[2].legend(loc="upper right")
+    axes[2].legend(loc="center right")
     axes[2].set_xlabel("minutes")
     for one in axes:
         one.set_ylim(bottom=0)
