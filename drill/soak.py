@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from drill.leftovers import descendants, in_shared_memory
 from paddlemae.report.runlog import read_metrics
 from paddlemae.train.stopping import REQUEUE_STATUS
 
@@ -30,7 +31,6 @@ WINDOW_MINUTES = 10
 MOST_GROWTH = 0.02
 LINGERING_SECONDS = 10  # that a helper of Python's multiprocessing takes to notice that it is not needed any more
 MOST_DEVIATION = 0.05
-SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,15 @@ class Sample:
     shared_segments: int
 
 
-def descendants(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """A process and all that it started, directly or not, which live."""
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found += descendants(int(child))
-    return found
+    return [pid, *(one.pid for one in descendants(pid))]
 
 
 def sample(pid: int, started: float) -> Sample | None:
     """None when a process ended meanwhile."""
     try:
-        pids = descendants(pid)
+        pids = family(pid)
         resident = [int(Path(f"/proc/{one}/statm").read_text().split()[1]) for one in pids]
         return Sample(
             seconds=time.monotonic() - started,
@@ -65,7 +61,7 @@ def sample(pid: int, started: float) -> Sample | None:
             processes=len(pids),
             threads=sum(len(list(Path(f"/proc/{one}/task").iterdir())) for one in pids),
             open_files=sum(len(list(Path(f"/proc/{one}/fd").iterdir())) for one in pids),
-            shared_segments=len(list(SHARED_MEMORY.iterdir())),
+            shared_segments=len(in_shared_memory()),
         )
     except OSError:
         return None
@@ -137,7 +133,7 @@ def soak(data: str, out: Path, hours: float, settings: Sequence[str]) -> int:
     """Run, watch and judge; returns the exit status."""
     command = [sys.executable, "-m", "paddlemae", "pretrain", "cifar10", "--data", data, "--out", str(out), "--quiet"]
     command += ["epochs=1000", "workers=1", "checkpoint_every=0.5", f"max_hours={hours}", *settings]
-    before = {path.name for path in SHARED_MEMORY.iterdir()}
+    before = in_shared_memory()
     samples: list[Sample] = []
     started = time.monotonic()
     with subprocess.Popen(command) as process:
@@ -146,7 +142,7 @@ def soak(data: str, out: Path, hours: float, settings: Sequence[str]) -> int:
             while process.poll() is None:
                 if taken := sample(process.pid, started):
                     samples.append(taken)
-                    seen.update(descendants(process.pid))
+                    seen.update(family(process.pid))
                 time.sleep(EVERY_SECONDS)
         finally:
             if process.poll() is None:
@@ -161,7 +157,7 @@ def soak(data: str, out: Path, hours: float, settings: Sequence[str]) -> int:
         time.sleep(1)
     if alive:
         wrong.append(f"processes were left over: {alive}")
-    if left := {path.name for path in SHARED_MEMORY.iterdir()} - before:
+    if left := in_shared_memory() - before:
         wrong.append(f"shared memory was left over: {sorted(left)}")
     if torn := [str(path) for path in out.rglob(".*.partial")]:
         wrong.append(f"files were left over: {torn}")

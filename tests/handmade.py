@@ -5,13 +5,24 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 MAGIC = 0x1950A86A20F9469CFC6C
+
+
+def writer(folder: Path, usual_name: str) -> Callable[..., Path]:
+    """What writes bytes to a file of the folder, under the usual name or another, and says where."""
+
+    def write(content: bytes, name: str = usual_name) -> Path:
+        path = folder / name
+        path.write_bytes(content)
+        return path
+
+    return write
 
 
 class Global(NamedTuple):

@@ -16,8 +16,8 @@ BOTTOM = {"recipe", "device", "launch", "model", "data", "weights", "report"}
 ALLOWED = {
     "recipe": set(),
     "device": set(),
-    "launch": set(),
-    "rank": {"launch", "cli"},
+    "launch": {"train"},
+    "rank": {"launch", "cli", "report", "train"},
     "model": {"device"},
     "data": {"device"},
     "weights": set(),

@@ -25,6 +25,7 @@ import paddlemae
 from paddlemae import launch
 from paddlemae.launch import Launch, identity, note_entered, run_ranks
 from paddlemae.tasks.processes import without
+from paddlemae.train.stopping import SIGNALS
 
 LAUNCHER = """
 import os, subprocess, sys, time
@@ -58,11 +59,12 @@ sys.exit(any(statuses))
 RANK = """
 import json, os, signal, sys, time, traceback
 from pathlib import Path
-from paddlemae.launch import identity, note_entered, replace_file
+from paddlemae.launch import identity, note_entered
+from paddlemae.report.runlog import replace_text
 
 folder, notes = Path(os.environ["PADDLEMAE_LAUNCH_FOLDER"]), Path(os.environ["NOTES"])
 rank = int(os.environ["PADDLE_LOCAL_RANK"])
-replace_file(folder / f"{rank}.process", json.dumps(identity(os.getpid())))
+replace_text(folder / f"{rank}.process", json.dumps(identity(os.getpid())))
 
 def note(name, value):
     with (notes / name).open("a") as file:
@@ -73,7 +75,7 @@ def wait_for(condition):
         time.sleep(0.005)
 
 def end(status):
-    replace_file(folder / f"{rank}.status", str(status))
+    replace_text(folder / f"{rank}.status", str(status))
     sys.exit(0 if status in (0, 2, 75, 130) else status)
 
 note(f"words.{rank}", sys.argv[2:])
@@ -144,14 +146,14 @@ def watched(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "RANK_SCRIPT", found.script)
     monkeypatch.setattr(launch, "LOOK_EVERY_SECONDS", 0.01)
     monkeypatch.setattr(launch, "PAUSE_SECONDS", 0.0)
-    handlers = {name: signal.getsignal(getattr(signal, name)) for name in launch.FORWARDED}
+    handlers = {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS}
     yield found
     left = [pid for pid in found.noted("pids") + found.noted("launchers") if identity(pid)[1]]
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert left == []
     assert list(found.temporary.iterdir()) == []
-    assert {name: signal.getsignal(getattr(signal, name)) for name in launch.FORWARDED} == handlers
+    assert {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS} == handlers
 
 
 # ---------------------------------------------------------------- what is refused

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import time
 
-from paddlemae.launch import Launch, _Attempt, remove_orphans, replace_file
+from paddlemae.launch import Launch, _Attempt, remove_orphans
+from paddlemae.report.runlog import replace_text
 
 
 def held_elsewhere(folder):
@@ -75,7 +76,7 @@ def test_the_folder_of_a_killed_command_waits_for_its_launcher_which_would_make_
 def test_a_file_that_is_being_written_is_not_taken_for_one_that_is(tmp_path, monkeypatch):
     beside = []
     monkeypatch.setattr("os.replace", lambda source, target: beside.append(source))
-    replace_file(tmp_path / "0.process", "[1, 2]")
+    replace_text(tmp_path / "0.process", "[1, 2]")
     assert beside[0].exists() and not [*tmp_path.glob("*.process")]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from handmade import Call, Global, Persistent, attacks, numpy_array, pickled, row, torch_legacy, torch_zip
+from handmade import Call, Global, Persistent, attacks, numpy_array, pickled, row, torch_legacy, torch_zip, writer
 from paddle import nn
 
 from paddlemae.weights.pdfile import read_paddle
@@ -23,12 +23,7 @@ WEIGHTS = {
 
 @pytest.fixture
 def write(tmp_path: Path):
-    def write(content: bytes, name: str = "file.pdparams") -> Path:
-        path = tmp_path / name
-        path.write_bytes(content)
-        return path
-
-    return write
+    return writer(tmp_path, "file.pdparams")
 
 
 def same(one: np.ndarray, other: np.ndarray) -> None:

@@ -27,6 +27,7 @@ from handmade import (
     tensor,
     torch_legacy,
     torch_zip,
+    writer,
     zip_bytes,
 )
 from safetensors.numpy import save
@@ -57,12 +58,7 @@ NAMESPACE = Call(Global("argparse", "Namespace"), (), {"lr": 0.1, "data_path": "
 
 @pytest.fixture
 def write(tmp_path: Path):
-    def write(content: bytes, name: str = "file.pth") -> Path:
-        path = tmp_path / name
-        path.write_bytes(content)
-        return path
-
-    return write
+    return writer(tmp_path, "file.pth")
 
 
 @pytest.fixture(params=["zip", "legacy"])

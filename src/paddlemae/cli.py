@@ -15,6 +15,8 @@ import typer
 from paddlemae.launch import MOST_RESTARTS, Launch
 from paddlemae.report.output import outliving_a_full_disk
 from paddlemae.train.stopping import (
+    INTERRUPTED_STATUS,
+    MISTAKE_STATUS,
     REQUEUE_STATUS,
     EndedElsewhere,
     Preempted,
@@ -472,13 +474,13 @@ def _ending(fault: BaseException) -> tuple[int, str] | None:
     if isinstance(fault, Preempted):
         return REQUEUE_STATUS, str(fault)
     if stop := _interrupt(fault) if isinstance(fault, KeyboardInterrupt | SystemExit) else None:
-        return 130, str(stop) or "stopped"
+        return INTERRUPTED_STATUS, str(stop) or "stopped"
     if isinstance(fault, EndedElsewhere):
         return fault.status, str(fault)
     if isinstance(fault, RankLost):
         return 1, str(fault)
     if isinstance(fault, USER_ERRORS) and _is_ours(fault) and not os.environ.get("PADDLEMAE_DEBUG"):
-        return 2, " ".join(_text(fault).split())
+        return MISTAKE_STATUS, " ".join(_text(fault).split())
     return None
 
 

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from paddlemae.train.stopping import INTERRUPTED_STATUS, MISTAKE_STATUS, REQUEUE_STATUS, SIGNALS
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -38,7 +40,6 @@ GRACE_SECONDS = 10.0  # for the launcher, once its processes have ended, and for
 MOST_RESTARTS = 3
 PAUSE_SECONDS = 1.0  # before a restart, times how many there were
 SHOWN_LINES = 30  # of the log of a process that crashed, at least
-FORWARDED = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,6 @@ def identity(pid: int) -> list:
         return [pid, ""]
     except OSError:
         return [pid, None]
-
-
-def replace_file(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.partial")  # a name that no pattern of those who read the folder matches
-    beside.write_text(text)
-    os.replace(beside, path)
 
 
 def _folder_prefix() -> str:
@@ -212,7 +207,7 @@ class _Attempt:
         self.output = (self.folder / LAUNCHER_LOG).open("w")
         self.before = {
             number: signal.signal(number, self._remember)
-            for number in (getattr(signal, name) for name in FORWARDED if hasattr(signal, name))
+            for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name))
         }
         # a session of its own: a terminal's Ctrl-C comes here only, and goes on from here
         self.launcher = subprocess.Popen(
@@ -265,15 +260,17 @@ class _Attempt:
         self.entered = (self.folder / ENTERED).exists()
         statuses = self._statuses()
         crashed = bool(self.silent) or 1 in statuses.values()
-        stopped = (75, 130) if self.asked or not crashed else ()  # else by the launcher, because of the crash
-        orderly = [status for status in statuses.values() if status in (2, *stopped)]
+        stopped = (
+            (REQUEUE_STATUS, INTERRUPTED_STATUS) if self.asked or not crashed else ()
+        )  # else by the launcher, because of the crash
+        orderly = [status for status in statuses.values() if status in (MISTAKE_STATUS, *stopped)]
         if orderly:
-            return max(orderly, key=(75, 130, 2).index)
+            return max(orderly, key=(REQUEUE_STATUS, INTERRUPTED_STATUS, MISTAKE_STATUS).index)
         if len(statuses) == self.processes and not any(statuses.values()):
             return 0
         if self.asked:  # before there was anything to save, or once all was
             _say(f"stopped ({self.asked}); the same command goes on")
-            return 130 if self.asked == "SIGINT" else 75
+            return INTERRUPTED_STATUS if self.asked == "SIGINT" else REQUEUE_STATUS
         self._show_crash(statuses)
         return None
 

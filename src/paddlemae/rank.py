@@ -13,17 +13,18 @@ import threading
 import time
 from pathlib import Path
 
-IN_ORDER = (0, 2, 75, 130)
 LOOK_EVERY_SECONDS = 0.2
 
 
 def main() -> None:
     """Run the command line of this process's arguments."""
-    from paddlemae.launch import FOLDER_VARIABLE, SUPERVISOR_VARIABLE, identity, replace_file
+    from paddlemae.launch import FOLDER_VARIABLE, SUPERVISOR_VARIABLE, identity
+    from paddlemae.report.runlog import replace_text
+    from paddlemae.train.stopping import INTERRUPTED_STATUS, MISTAKE_STATUS, REQUEUE_STATUS
 
     folder = Path(os.environ[FOLDER_VARIABLE])
     rank = os.environ["PADDLE_LOCAL_RANK"]
-    replace_file(folder / f"{rank}.process", json.dumps(identity(os.getpid())))
+    replace_text(folder / f"{rank}.process", json.dumps(identity(os.getpid())))
     supervisor = json.loads(os.environ[SUPERVISOR_VARIABLE])
     threading.Thread(target=_die_with, args=(supervisor, folder), daemon=True).start()
     from paddlemae.cli import main as command_line
@@ -35,8 +36,8 @@ def main() -> None:
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     finally:
-        replace_file(folder / f"{rank}.status", str(status))
-    sys.exit(0 if status in IN_ORDER else status)
+        replace_text(folder / f"{rank}.status", str(status))
+    sys.exit(0 if status in (MISTAKE_STATUS, REQUEUE_STATUS, INTERRUPTED_STATUS) else status)
 
 
 def _die_with(supervisor: list, folder: Path) -> None:

@@ -15,6 +15,7 @@ import paddle
 
 PIECE = 1 << 16  # numbers: smaller ones cost more calls than they save memory traffic
 EPSILON = 1e-8
+SLOTS = ("moment1", "moment2", "beta1_pow_acc", "beta2_pow_acc")  # what it keeps for a parameter, as Paddle names it
 
 
 @dataclass

@@ -23,6 +23,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from paddlemae.train.adamw import SLOTS as ADAMW_SLOTS
 from paddlemae.train.distributed import ALONE, Ranks
 from paddlemae.train.ema import Ema
 from paddlemae.train.lars import SLOT as LARS_SLOT
@@ -48,7 +49,6 @@ STEPS = "step_" + 8 * "[0-9]"
 LATEST = "latest"
 BEST = "best"
 COUNTED = ("dropped", "dropped_in_a_row", "usual_loss", "since_log")  # since format 1's first runs, which lack them
-ADAMW_SLOTS = ("moment1", "moment2", "beta1_pow_acc", "beta2_pow_acc")  # what it keeps for a parameter
 
 
 @dataclass

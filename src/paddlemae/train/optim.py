@@ -116,10 +116,15 @@ def clip_gradients(model: nn.Layer, largest_norm: float | None) -> float:
     if not gradients:
         return 0.0
     norm = math.sqrt(sum_of_squares(gradients))
+    scale_down(gradients, norm, largest_norm)
+    return norm
+
+
+def scale_down(gradients: Sequence[paddle.Tensor], norm: float, largest_norm: float | None) -> None:
+    """Scale gradients of a norm that is above the largest, in place; None leaves them, and so does one not finite."""
     if largest_norm and math.isfinite(norm) and norm > largest_norm:
         for gradient in gradients:
             gradient.scale_(largest_norm / norm)
-    return norm
 
 
 def sum_of_squares(gradients: Sequence[paddle.Tensor]) -> float:

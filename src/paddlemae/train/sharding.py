@@ -17,11 +17,10 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from paddlemae.train.adamw import SLOTS
 from paddlemae.train.distributed import Ranks
 from paddlemae.train.loss import Loss
-from paddlemae.train.optim import sum_of_squares
-
-SLOTS = ("moment1", "moment2", "beta1_pow_acc", "beta2_pow_acc")
+from paddlemae.train.optim import scale_down, sum_of_squares
 
 
 class ShardedAdamW:
@@ -69,9 +68,7 @@ class ShardedAdamW:
         own = [one.grad for one in self.parameters if self.owner(one) == self.ranks.rank and one.grad is not None]
         squares = sum_of_squares(own) if own else 0.0
         norm = math.sqrt(math.fsum(self.ranks.gather(squares))) / self.ranks.world
-        if largest_norm and math.isfinite(norm) and norm > largest_norm:
-            for gradient in own:
-                gradient.scale_(largest_norm / norm)
+        scale_down(own, norm, largest_norm)
         return norm
 
     @paddle.no_grad()

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+MISTAKE_STATUS = 2  # of the user, said in a line
+INTERRUPTED_STATUS = 130  # Ctrl-C, as shells have it
 REQUEUE_STATUS = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, start the same command again
 CTRL_C = "Ctrl-C"
 SIGNALS = {"SIGINT": CTRL_C, "SIGTERM": "SIGTERM", "SIGUSR1": "SIGUSR1"}  # Windows has no SIGUSR1
