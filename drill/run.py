@@ -79,6 +79,7 @@ class Drill:
         self.compared = 0
         self.wrong: list[str] = []
         self.left_out: set[str] = set()  # pictures of the present run
+        self.words: list[str] = []  # of its starts
         self.saved_otherwise = False  # at a stop, or not at a fault: other steps' checkpoints are among the newest
         self.whole: dict[str, dict[str, object]] = {}
 
@@ -135,6 +136,7 @@ class Drill:
         if status not in allowed:
             faults.append(f"status {status}")
         words = self.log.read_text(errors="replace")
+        self.words.append(f"{after}, status {status}: {words[-2000:]}")
         self.saved_otherwise |= status == REQUEUE_STATUS or "could not save" in words
         self.left_out |= {f"exhibits/reconstructions-step_{int(step):08d}.jpg" for step in LEFT_OUT.findall(words)}
         if status != -signal.SIGKILL:
@@ -169,8 +171,8 @@ class Drill:
         self.compared += 1
         different = differences(found, expected)
         if different := [name for name in different if name in found or name not in self.left_out]:
-            self.wrong.append(f"{out.name} differs: {', '.join(different[:5])}")
-        self.left_out, self.saved_otherwise = set(), False
+            self.wrong.append("\n".join([f"{out.name} differs: {', '.join(different[:5])}", *self.words]))
+        self.left_out, self.words, self.saved_otherwise = set(), [], False
         shutil.rmtree(out)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +115,17 @@ def test_a_map_of_nothing_shows_the_picture() -> None:
     picture[:4] = 250
     shown = heated(picture, np.zeros((2, 2))).astype(int)
     assert (shown[0].sum(axis=-1) > shown[-1].sum(axis=-1) + 200).all()
+
+
+def test_a_full_disk_leaves_the_old_picture(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3)).astype(np.uint8)
+    sprite = write_sprite(tmp_path, "map", flat_pictures(1, (16, 16)), 1)
+    before = (tmp_path / sprite["file"]).read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # what does not fit is cut off first, and refused then
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_sprite(tmp_path, "map", noise, 8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / sprite["file"]).read_bytes() == before

@@ -7,6 +7,7 @@ import threading
 import pytest
 from test_checkpoint import DESCRIPTION, assert_same, everything, new_state, take_step
 
+from paddlemae.train import checkpoint
 from paddlemae.train import saver as module
 from paddlemae.train.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from paddlemae.train.saver import Saver
@@ -141,3 +142,29 @@ def test_what_a_kill_left_of_old_ones_goes_at_the_end(tmp_path) -> None:
     with Saver(tmp_path, state, DESCRIPTION, keep=1) as saver:
         saver.finish()
     assert [path.name for path in tmp_path.glob("checkpoints/step_*")] == ["step_00000003"]
+
+
+def test_what_a_full_disk_left_makes_room_for_the_next_write(tmp_path, monkeypatch) -> None:
+    def full(*_) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def kept() -> list[str]:
+        return sorted(path.name[-1] for path in tmp_path.glob("checkpoints/step_*"))
+
+    state = new_state(steps=1)
+    for state.step in (1, 2):
+        save_checkpoint(tmp_path, state, DESCRIPTION)
+    state.step = 3
+    with Saver(tmp_path, state, DESCRIPTION) as saver, monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_point", full)  # the checkpoint is whole, and there is no room to say so
+        saver.save()
+        with pytest.warns(UserWarning, match="could not save step 3"):
+            saver.wait()
+        assert kept() == ["1", "2"]
+    save_checkpoint(tmp_path, state, DESCRIPTION, keep=9)
+    load_checkpoint(tmp_path / "checkpoints" / "step_00000002", state)
+    with Saver(tmp_path, state, DESCRIPTION):
+        assert kept() == ["1", "2", "3"], "what a pointer names stays"
+        (tmp_path / "checkpoints" / "latest").write_text("step_00000002\n")  # as a kill before it was moved leaves it
+    with Saver(tmp_path, state, DESCRIPTION):
+        assert kept() == ["1", "2"]

@@ -5,16 +5,16 @@ Shapes: N pictures of H x W pixels and C channels.
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from paddlemae.report.runlog import EXHIBITS, replace_text
+from paddlemae.report.runlog import EXHIBITS, replace_bytes, replace_text
 
 PARTS = {  # name of its file -> what it is, in the page's order
     "reconstructions": "reconstructions across training",
@@ -68,10 +68,9 @@ def write_sprite(
     for number, picture in enumerate(pictures):
         row, column = divmod(number, columns)
         sheet.paste(_image(picture).resize((width, height), Image.Resampling.BOX), (column * width, row * height))
-    path = _path(run, f"{name}.jpg")
-    beside = path.with_name(f".{path.name}.partial")
-    sheet.save(beside, "JPEG", quality=QUALITY, subsampling=0)
-    os.replace(beside, path)
+    path, content = _path(run, f"{name}.jpg"), io.BytesIO()
+    sheet.save(content, "JPEG", quality=QUALITY, subsampling=0)
+    replace_bytes(path, content.getbuffer())  # Pillow itself does not see that a full disk took a part only
     return {"file": f"{EXHIBITS}/{path.name}", "tile": [height, width], "columns": columns, "count": len(pictures)}
 
 

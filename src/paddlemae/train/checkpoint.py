@@ -237,6 +237,11 @@ def step_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
+def step_of(folder: Path) -> int:
+    """The step whose checkpoint has this name."""
+    return int(folder.name.removeprefix("step_"))
+
+
 def _plain_state(state: TrainState) -> dict[str, Any]:
     return {
         "step": state.step,
@@ -284,7 +289,7 @@ def drop_old(run: Path, step: int, keep: int, lasting: Callable[[int], bool]) ->
     """Keep the newest up to `step`, lasting and pointed-to ones; those of later steps are of a course that was left."""
     folder = run / FOLDER
     held = {(folder / pointer).read_text().strip() for pointer in (LATEST, BEST) if (folder / pointer).exists()}
-    steps = {int(path.name.removeprefix("step_")): path for path in folder.glob(STEPS)}
+    steps = {step_of(path): path for path in folder.glob(STEPS)}
     newest = sorted(one for one in steps if one <= step)[-keep:]
     for one, path in steps.items():
         if one not in newest and path.name not in held and not (lasting(one) and one <= step):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,7 +10,15 @@ from functools import partial
 from pathlib import Path
 
 from paddlemae.device import give_back_memory
-from paddlemae.train.checkpoint import TrainState, drop_old, is_shared_out, step_name, take_snapshot, write_snapshot
+from paddlemae.train.checkpoint import (
+    TrainState,
+    drop_old,
+    is_shared_out,
+    step_name,
+    step_of,
+    take_snapshot,
+    write_snapshot,
+)
 from paddlemae.train.distributed import ALONE, Ranks
 from paddlemae.weights.store import Description
 
@@ -47,6 +56,7 @@ class Saver:
         self.best_step: int | None = None  # that the last attempt was to make best
 
     def __enter__(self) -> Saver:
+        self._make_room()
         return self
 
     def __exit__(self, kind, *rest) -> None:
@@ -118,7 +128,14 @@ class Saver:
         self.wait()
         return self.state.last_checkpoint is None or self.state.last_checkpoint.name != step_name(self.state.step)
 
+    def _make_room(self) -> None:
+        """Drop what a kill or a full disk left beyond the last good checkpoint: the next may not find room besides."""
+        if self.ranks.is_first and self.state.last_checkpoint:
+            with contextlib.suppress(OSError):  # the next write will say so
+                self.drop(step_of(self.state.last_checkpoint))
+
     def _count(self, fault: OSError) -> None:
+        self._make_room()
         kept = f"{fault.strerror}; last good checkpoint: {self.state.last_checkpoint or 'none yet'}"
         if self.failed:
             raise OSError(fault.errno, f"{kept}; make room and go on with the same command", fault.filename) from fault
