@@ -562,7 +562,7 @@ def _cases() -> dict[str, Case]:
             "timm", "classifier", official_tensors("norm head", grid), config=_timm_config(CLASSES, "token")
         ),
         "transformers: ViTMAEForPreTraining": Case(
-            "transformers", "mae", hf_tensors("decoder", wide), (8, 12), hf_config("mae", image_size=[8, 12])
+            "transformers", "mae", hf_tensors("decoder", grid), config=hf_config("mae", image_size=8)
         ),
         "transformers: no bias": Case(
             "transformers",

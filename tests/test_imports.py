@@ -82,7 +82,7 @@ def test_pretraining_does_not_know_the_demo() -> None:
 def test_importing_the_package_imports_no_paddle() -> None:
     modules = ["paddlemae", "paddlemae.recipe", "paddlemae.data.batches", "paddlemae.report.figures"]
     modules += ["paddlemae.report.runlog", "paddlemae.weights.store", "paddlemae.device", "paddlemae.cli"]
-    modules += ["paddlemae.weights.layouts"]
+    modules += ["paddlemae.weights.layouts", "paddlemae.weights.adapt"]
     done = python(f"import sys, {', '.join(modules)}\nprint('paddle' in sys.modules)")
     assert done.stdout == "False\n", done.stderr
 

@@ -83,7 +83,8 @@ def holds(layout: str, source: Imported) -> bool:
     """Whether a layout has a place for a model: what its definition has, written apart from the code."""
     shape = source.architecture
     if layout == "transformers":
-        return shape["cls_token"] and shape.get("pool") != "mean"
+        square = source.kind != "mae" or shape["image_size"][0] == shape["image_size"][1]
+        return shape["cls_token"] and shape.get("pool") != "mean" and square
     if "mae-pytorch" in layout:
         unbiased = source.kind != "mae" or not source.tensors["decoder_embed.bias"].any()
         return not shape["cls_token"] and source.kind != "encoder" and unbiased

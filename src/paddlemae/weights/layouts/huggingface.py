@@ -143,8 +143,10 @@ def write_parts(
         refused.append("it has no cls token")
     if architecture.get("pool") == "mean":
         refused.append("it pools by the mean and normalises then, where ViT takes the cls token")
-    if kind == "mae" and len(set(architecture["patch_size"])) > 1:
-        refused.append("its patches are not square")
+    if kind == "mae":  # ViTMAE's own code builds square tables only and cuts squares
+        for what in ("image", "patch"):
+            if len(set(architecture[f"{what}_size"])) > 1:
+                refused.append(f"ViTMAE takes square {what}{'es' if what == 'patch' else 's'} alone")
     if refused:
         raise ValueError(f"transformers' layout can't hold this model: {'; '.join(refused)}")
     if kind == "encoder":
