@@ -178,7 +178,10 @@ def _read(tensors: dict[str, np.ndarray], layout: str, config: Mapping[str, Any]
         return draft, huggingface.settings_of(config, draft.notes) if config else Settings()
     if layout == "timm" and config is not None:
         return drafted(tensors, timm.NAMES), timm.settings_of(config)
-    return drafted(tensors, _pairs(layout, pretrained="encoder.patch_embed.proj.weight" in tensors)), Settings()
+    draft = drafted(tensors, _pairs(layout, pretrained="encoder.patch_embed.proj.weight" in tensors))
+    if config is not None:
+        draft.notes.append(f"the configuration beside is not used: files of the layout {layout} have none")
+    return draft, Settings()
 
 
 def _pairs(layout: str, *, pretrained: bool) -> Pairs:

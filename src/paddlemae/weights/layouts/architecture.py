@@ -163,9 +163,15 @@ def _needed(draft: Draft, name: str, dimensions: int, layout: str) -> np.ndarray
     return array
 
 
-def _depth(tensors: Mapping[str, np.ndarray], prefix: str) -> int:
-    numbers = {int(found[1]) for name in tensors if (found := re.match(rf"{prefix}\.(\d+)\.", name))}
-    return max(numbers, default=-1) + 1
+def _depth(draft: Draft, prefix: str, layout: str) -> int:
+    """How many blocks there are, none of them left out."""
+    found = (re.match(rf"{prefix}\.(\d+)\.", name) for name in draft.tensors)
+    numbers = sorted({int(one[1]) for one in found if one})
+    gap = next((place for place, number in enumerate(numbers) if place != number), None)
+    if gap is not None:
+        missing = shown(draft.their_name(f"{prefix}.{gap}.norm1.weight"))
+        raise ValueError(f"these weights (layout {layout}) are not whole: block {gap} is missing, with {missing}")
+    return len(numbers)
 
 
 def _encoder(draft: Draft, layout: str) -> dict[str, Any]:
@@ -179,7 +185,7 @@ def _encoder(draft: Draft, layout: str) -> dict[str, Any]:
         patch_size=patch,
         channels=channels,
         embed_dim=width,
-        depth=_depth(draft.tensors, "blocks"),
+        depth=_depth(draft, "blocks", layout),
         num_heads=None,
         mlp_ratio=ratio,
         cls_token="cls_token" in draft.tensors,
@@ -192,7 +198,7 @@ def _decoder(draft: Draft, layout: str) -> dict[str, Any]:
     return dict(
         decoder="mae",
         decoder_embed_dim=_needed(draft, "decoder_embed.weight", 2, layout).shape[0],
-        decoder_depth=_depth(draft.tensors, "decoder_blocks"),
+        decoder_depth=_depth(draft, "decoder_blocks", layout),
         decoder_num_heads=None,
         norm_pix_loss=None,
     )
@@ -256,18 +262,19 @@ def _grid(draft: Draft, settings: Settings, architecture: Mapping[str, Any]) -> 
                 "trained at, resizing comes after"
             )
         return grid
-    return _grid_of_table(draft, table[0, front:], name)
+    return _grid_of_table(table[0, front:], name)
 
 
-def _grid_of_table(draft: Draft, table_LD: np.ndarray, name: str) -> tuple[int, int]:
+def _grid_of_table(table_LD: np.ndarray, name: str) -> tuple[int, int]:
+    """A 2-D sine-cosine table says itself how many columns there are: then its column half begins again."""
     count, width = table_LD.shape
-    side = math.isqrt(count)
-    pairs = [(rows, count // rows) for rows in range(1, count + 1) if count % rows == 0]
-    pairs.sort(key=lambda grid: abs(grid[0] - grid[1]))
     if width % 4 == 0:
-        for grid in pairs:
-            if _agree(table_LD, sincos_2d(width, grid)):
-                return grid
+        away = np.abs(table_LD[1:, : width // 2] - table_LD[0, : width // 2]).max(axis=1, initial=0)
+        columns = next((place for place, far in enumerate(away.tolist(), 1) if far < 1e-2), count)
+        grid = (count // columns, columns)
+        if count % columns == 0 and _agree(table_LD, sincos_2d(width, grid)):
+            return grid
+    side = math.isqrt(count)
     if side * side != count:
         raise ValueError(f"{name} has {count} patches, no square; name image_size=(height, width)")
     return side, side

@@ -99,12 +99,16 @@ def settings_of(config: Mapping[str, Any], notes: list[str]) -> Settings:
     """
     model = config.get("model_type")
     if model not in ("vit", "vit_mae"):
-        raise ValueError(f"config.json is of model_type {model!r}; vit and vit_mae are read")
+        raise ValueError(f"config.json is of model_type {shown(repr(model))}; vit and vit_mae are read")
     if config.get("hidden_act", ACTIVATION) != ACTIVATION:
-        raise ValueError(f"config.json has hidden_act {config['hidden_act']!r}; our blocks have the exact 'gelu'")
+        raise ValueError(
+            f"config.json has hidden_act {shown(repr(config['hidden_act']))}; our blocks have the exact 'gelu'"
+        )
     epsilon = config.get("layer_norm_eps", 1e-12)
     if not isinstance(epsilon, float) or not 0 <= epsilon <= EPSILON:
-        raise ValueError(f"config.json has layer_norm_eps {epsilon!r}; our models have {EPSILON}, and 1e-12 is near it")
+        raise ValueError(
+            f"config.json has layer_norm_eps {shown(repr(epsilon))}; our models have {EPSILON}, and 1e-12 is near it"
+        )
     if epsilon != EPSILON:
         notes.append(
             f"config.json has layer_norm_eps {epsilon} and our models {EPSILON}, as MAE's own: where tokens are tiny, "

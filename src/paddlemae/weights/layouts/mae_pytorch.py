@@ -15,6 +15,7 @@ from paddlemae.weights.tree import shown
 
 PARTS = (*BLOCK, "attn.q_bias", "attn.v_bias")
 IMAGE_SIZE = 224  # of its published models
+MAX_TOKENS = 4096  # 1024 x 1024 pixels in patches of 16; a number in a stranger's file must not fill the memory
 
 # Pretrained: encoder and decoder apart; fine-tuned: no prefix.
 PRETRAINED: Pairs = (
@@ -87,6 +88,8 @@ def _make_tables(draft: Draft, settings: Settings) -> None:
         tokens = draft.tensors["pos_embed"].shape[1]
     else:
         tokens = (settings.image_size[0] // patch.shape[2]) * (settings.image_size[1] // patch.shape[3])
+    if absent and tokens > MAX_TOKENS:
+        raise ValueError(f"an image size of {settings.image_size} makes {tokens:,} patches; name another image_size=")
     for name, width in absent.items():
         draft.set(name, sincos_1d(width, (tokens, 1))[None], "made again: the layout computes it")
     if absent:

@@ -21,6 +21,8 @@ Pairs = tuple[tuple[str, str], ...]
 Shapes = Mapping[str, tuple[int, ...]]
 T = TypeVar("T")
 
+MAX_TENSORS = 20_000  # a ViT-Huge autoencoder has 500
+
 BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 ENCODER = ("cls_token", "pos_embed", "patch_embed.proj", *(f"blocks.{{}}.{part}" for part in BLOCK), "norm")
 CLASSIFIER = ("fc_norm", "head")
@@ -64,7 +66,7 @@ def same_names(*names: str) -> Pairs:
 @cache
 def _patterns(pairs: Pairs, source: int) -> tuple[tuple[re.Pattern[str], str], ...]:
     return tuple(
-        (re.compile(re.escape(pair[source]).replace(r"\{\}", r"(\d+)") + r"(\.\w+)?"), pair[1 - source])
+        (re.compile(re.escape(pair[source]).replace(r"\{\}", r"(\d{1,4})") + r"(\.\w+)?"), pair[1 - source])
         for pair in pairs
     )
 
@@ -125,8 +127,10 @@ def drafted(tensors: Mapping[str, np.ndarray], pairs: Pairs, left_over: Iterable
         pairs: its layout's.
         left_over: (pattern of names, why they are not used).
     Raises:
-        ValueError: two names for one tensor.
+        ValueError: two names for one tensor, an empty tensor, or far too many.
     """
+    if len(tensors) > MAX_TENSORS:
+        raise ValueError(f"{len(tensors):,} tensors; no vision transformer has more than {MAX_TENSORS:,}")
     rules = (*TRAINING, *left_over)
     draft = Draft({}, {}.get)  # type: ignore[arg-type]
     origins: dict[str, str] = {}
@@ -135,6 +139,8 @@ def drafted(tensors: Mapping[str, np.ndarray], pairs: Pairs, left_over: Iterable
         ours = None if why else our_name(name, pairs)
         if why:
             draft.left_over[name] = why
+        elif array.size == 0:
+            raise ValueError(f"{shown(name)} is empty, {list(array.shape)}; the file is damaged or was saved sharded")
         elif ours is None:
             draft.unknown.append(name)
         elif ours in origins:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from paddlemae.weights.tree import Opaque
+from paddlemae.weights.tree import Opaque, shown
 
 Size = tuple[int, int]
 
@@ -51,8 +51,8 @@ def size_of(value: Any, what: str) -> Size | None:
     if value is None:
         return None
     values = [value, value] if isinstance(value, (int, float)) else list(value)[-2:] if _is_list(value) else []
-    if len(values) != 2 or any(isinstance(one, bool) or one != int(one) or one < 1 for one in values):
-        raise ValueError(f"{what} must be one or two whole numbers of pixels, got {value!r}")
+    if len(values) != 2 or any(isinstance(one, bool) or one < 1 or not float(one).is_integer() for one in values):
+        raise ValueError(f"{what} must be one or two whole numbers of pixels, got {shown(repr(value))}")
     return int(values[0]), int(values[1])
 
 
@@ -69,7 +69,7 @@ def whole(value: Any, what: str) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{what} must be a whole number from 1, got {value!r}")
+        raise ValueError(f"{what} must be a whole number from 1, got {shown(repr(value))}")
     return value
 
 
@@ -82,7 +82,7 @@ def numbers(value: Any, what: str) -> list[float] | None:
     if value is None:
         return None
     if not _is_list(value) or not value:
-        raise ValueError(f"{what} must be a list of numbers, got {value!r}")
+        raise ValueError(f"{what} must be a list of numbers, got {shown(repr(value))}")
     return [float(one) for one in value]
 
 

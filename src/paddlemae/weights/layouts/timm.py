@@ -9,6 +9,7 @@ import numpy as np
 
 from paddlemae.weights.layouts.names import CLASSIFIER, ENCODER, same_names
 from paddlemae.weights.layouts.settings import Settings, numbers, size_of, whole
+from paddlemae.weights.tree import shown
 
 NAMES = same_names(*ENCODER, *CLASSIFIER)
 SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
@@ -27,11 +28,13 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
     """
     name = str(config.get("architecture"))
     if not name.startswith("vit_"):
-        raise ValueError(f"config.json is of the architecture {name!r}; timm's vit_... are read")
+        raise ValueError(f"config.json is of the architecture {shown(name)}; timm's vit_... are read")
     arguments = _mapping(config.get("model_args"))
     pretrained = _mapping(config.get("pretrained_cfg"))
     if arguments.get("act_layer", "gelu") != "gelu":
-        raise ValueError(f"config.json has act_layer {arguments['act_layer']!r}; our blocks have the exact 'gelu'")
+        raise ValueError(
+            f"config.json has act_layer {shown(repr(arguments['act_layer']))}; our blocks have the exact 'gelu'"
+        )
     size = arguments.get("img_size", pretrained.get("input_size"))
     labels = config.get("label_names", pretrained.get("label_names"))
     pool = config.get("global_pool", arguments.get("global_pool"))
