@@ -1,0 +1,294 @@
+"""Other people's names and shapes of the same weights, both ways: NumPy arrays in, NumPy arrays out.
+
+A layout is told by its keys. Every key is accounted for: used, made into something, left over by a stated rule, or an
+error. No model is built and nothing is read from a disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from paddlemae.weights.layouts import huggingface, mae_pytorch, official, paddlevit, timm
+from paddlemae.weights.layouts.architecture import assemble, expected_shapes, faults
+from paddlemae.weights.layouts.names import (
+    Draft,
+    Pairs,
+    Shapes,
+    drafted,
+    lies_as,
+    linear_names,
+    our_name,
+    their_name,
+    transpose_linears,
+    without_prefix,
+)
+from paddlemae.weights.layouts.result import Exported, Imported
+from paddlemae.weights.layouts.settings import Settings, from_arguments, from_preprocessor, size_of, whole
+from paddlemae.weights.tree import shown
+
+__all__ = ["LAYOUTS", "Exported", "Imported", "export_weights", "import_weights", "recognise"]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What tells a layout from others.
+
+    Attributes:
+        signs: names that its every file has; the more of a file's, the nearer.
+        lies: how its Linear weights lie, "torch" or "paddle".
+        wrapper: see `Exported`.
+    """
+
+    signs: tuple[str, ...]
+    lies: str
+    wrapper: str | None = None
+
+
+_PLAIN = ("pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight")
+_MAE_PYTORCH = (
+    "encoder.patch_embed.proj.weight",
+    "encoder.blocks.0.attn.qkv.weight",
+    "encoder_to_decoder.weight",
+    "decoder.head.weight",
+)
+_LAYOUTS = {
+    "official": _Layout(_PLAIN, "torch", "model"),
+    "timm": _Layout(_PLAIN, "torch"),
+    "transformers": _Layout(
+        (
+            "embeddings.position_embeddings",
+            "embeddings.patch_embeddings.projection.weight",
+            "encoder.layer.0.layernorm_before.weight",
+            "encoder.layer.0.attention.attention.query.weight",
+        ),
+        "torch",
+    ),
+    "mae-pytorch": _Layout(_MAE_PYTORCH, "torch", "model"),
+    "paddle": _Layout(_PLAIN, "paddle"),
+    "paddle-mae-pytorch": _Layout(_MAE_PYTORCH, "paddle"),
+    "paddlevit": _Layout(
+        ("cls_token", "patch_embedding.patch_embedding.weight", "encoder.layers.0.attn_norm.weight"), "paddle"
+    ),
+}
+LAYOUTS: tuple[str, ...] = tuple(_LAYOUTS)
+
+
+def recognise(names_and_shapes: Shapes, config: Mapping[str, Any] | None = None) -> str:
+    """Which layout a file is of.
+
+    Official and timm's names are the same, so only a timm `config.json` makes it "timm". PASSL's and the other Paddle
+    ports of the official MAE are "paddle".
+
+    Args:
+        names_and_shapes: of a file's tensors.
+        config: `config.json` of its folder.
+    Returns:
+        one of `LAYOUTS`.
+    Raises:
+        ValueError: none; or Linear weights that lie both ways.
+    """
+    shapes, _ = without_prefix(names_and_shapes)
+    plain, _ = huggingface.with_plain_names(shapes)
+    names = set(plain)
+    if any(our_name(name, huggingface.NAMES) == "patch_embed.proj.weight" for name in names):
+        return "transformers"
+    if "patch_embedding.patch_embedding.weight" in names:
+        return "paddlevit"
+    paddle = lies_as(shapes) == "paddle"
+    if "encoder.patch_embed.proj.weight" in names or _has_split_biases(names):
+        return "paddle-mae-pytorch" if paddle else "mae-pytorch"
+    if "patch_embed.proj.weight" in names and "blocks.0.norm1.weight" in names:
+        return "paddle" if paddle else "timm" if timm.is_config(config) else "official"
+    raise ValueError(_not_known(names))
+
+
+def _has_split_biases(names: set[str]) -> bool:
+    return "patch_embed.proj.weight" in names and "blocks.0.attn.q_bias" in names and "cls_token" not in names
+
+
+def _not_known(names: set[str]) -> str:
+    """Which layout is nearest and what it lacks."""
+    lacking = {layout: [sign for sign in one.signs if sign not in names] for layout, one in _LAYOUTS.items()}
+    nearest = min(lacking, key=lambda layout: len(lacking[layout]) / len(_LAYOUTS[layout].signs))
+    held = ", ".join(shown(name) for name in sorted(names)[:3]) or "nothing"
+    return (
+        f"no layout of a ViT or MAE that is known here ({', '.join(LAYOUTS)}): the nearest is {nearest}, of which "
+        f"{', '.join(lacking[nearest])} is missing; the file holds {held}{', ...' if len(names) > 3 else ''}"
+    )
+
+
+def import_weights(
+    tensors: Mapping[str, np.ndarray],
+    *,
+    config: Mapping[str, Any] | None = None,
+    beside: Mapping[str, Any] | None = None,
+    layout: str | None = None,
+    image_size: int | Sequence[int] | None = None,
+    target: str | None = None,
+    heads: int | None = None,
+    decoder_heads: int | None = None,
+) -> Imported:
+    """Someone's tensors as one of our models.
+
+    Args:
+        tensors: the file's names -> arrays.
+        config: `config.json` of its folder.
+        beside: what else was found: "args" of a checkpoint (a mapping, or `Opaque` with one as its state),
+            "preprocessor_config.json" of a folder.
+        layout: one of `LAYOUTS`; by default what `recognise` says.
+        image_size: pixels that the weights were trained at, one number or (height, width), where nothing tells.
+        target: "normalised" or "raw" pixels, what an autoencoder predicts; overrules the file.
+        heads, decoder_heads: of attention; overrule the file.
+    Raises:
+        ValueError: not that layout, or tensors missing, left over or of another shape, under the file's own names; or
+            something that neither the file nor an argument tells.
+    """
+    if layout is not None and layout not in LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    if target not in (None, "normalised", "raw"):
+        raise ValueError(f"target must be 'normalised' or 'raw', got {target!r}")
+    said = Settings(
+        image_size=size_of(tuple(image_size) if isinstance(image_size, Sequence) else image_size, "image_size"),
+        heads=whole(heads, "heads"),
+        decoder_heads=whole(decoder_heads, "decoder_heads"),
+        norm_pix_loss=None if target is None else target == "normalised",
+    )
+    layout = layout or recognise({name: array.shape for name, array in tensors.items()}, config)
+    plain, prefix = without_prefix(tensors)
+    draft, own = _read(plain, layout, config)
+    if prefix:
+        draft.notes.append(f"all names begin with {prefix!r}, which a wrapper of the model put there")
+    found = from_arguments(beside).overruled(from_preprocessor(beside)).overruled(own).overruled(said)
+    _check_lie(draft, layout)
+    _read_parts(draft, layout, found)
+    return assemble(draft, layout, found)
+
+
+def _read(tensors: dict[str, np.ndarray], layout: str, config: Mapping[str, Any] | None) -> tuple[Draft, Settings]:
+    """(tensors under our names, what the configuration says)."""
+    if layout == "transformers":
+        plain, prefix = huggingface.with_plain_names(tensors)
+        draft = drafted(plain, huggingface.NAMES, huggingface.LEFT_OVER)
+        short = draft.their_name
+        draft.their_name = lambda name: _with_prefix(short(name), prefix)
+        return draft, huggingface.settings_of(config, draft.notes) if config else Settings()
+    if layout == "timm" and config is not None:
+        return drafted(tensors, timm.NAMES), timm.settings_of(config)
+    draft = drafted(tensors, _pairs(layout, pretrained="encoder.patch_embed.proj.weight" in tensors))
+    if config is not None:
+        draft.notes.append(f"the configuration beside is not used: files of the layout {layout} have none")
+    return draft, Settings()
+
+
+def _pairs(layout: str, *, pretrained: bool) -> Pairs:
+    """The names of a layout; MAE-pytorch's are others before and after fine-tuning."""
+    if "mae-pytorch" in layout:
+        return mae_pytorch.names_of(pretrained)
+    return {"timm": timm.NAMES, "paddlevit": paddlevit.NAMES, "transformers": huggingface.NAMES}.get(
+        layout, official.NAMES
+    )
+
+
+def _with_prefix(name: str, prefix: str) -> str:
+    return name if name.startswith(("decoder.", "classifier.")) else prefix + name
+
+
+def _check_lie(draft: Draft, layout: str) -> None:
+    """Linear weights lie as the layout's do; Paddle's are turned."""
+    wanted = _LAYOUTS[layout].lies
+    found = lies_as({name: array.shape for name, array in draft.tensors.items()})
+    if found not in (None, wanted):
+        ways = {"torch": "[out, in], as in PyTorch", "paddle": "[in, out], as in Paddle"}
+        raise ValueError(f"Linear weights lie {ways[found]}, and those of the layout {layout} {ways[wanted]}")
+    if wanted == "paddle":
+        transpose_linears(draft)
+
+
+def _read_parts(draft: Draft, layout: str, settings: Settings) -> None:
+    if layout == "transformers":
+        huggingface.read_parts(draft, settings)
+    elif "mae-pytorch" in layout:
+        mae_pytorch.read_parts(draft, settings)
+    elif layout == "paddlevit":
+        settings.biasless = True
+        paddlevit.check_head(draft)
+    elif layout in ("official", "paddle"):
+        official.fold_probe(draft)
+
+
+def export_weights(
+    layout: str,
+    kind: str,
+    architecture: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    classes: Sequence[str] = (),
+) -> Exported:
+    """One of our models as another layout has it.
+
+    Args:
+        layout: one of `LAYOUTS`.
+        kind, architecture: as `Imported` has them.
+        tensors: official names and layout, as `transfer.to_official` gives them.
+        mean, std, classes: of its images and head, for layouts that have a place for them.
+    Raises:
+        ValueError: the layout cannot hold this model, or its tensors are not whole.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    if architecture.get("decoder", "mae") != "mae":
+        raise ValueError(f"the layout {layout} can't hold a cross-attention decoder; export the model that it trains")
+    shapes = expected_shapes(kind, architecture)
+    held = {name: array for name, array in tensors.items() if kind != "encoder" or not name.startswith("head.")}
+    found = faults(Draft(held, lambda name: name), shapes)
+    if found:
+        raise ValueError(f"these tensors are no whole {kind}: {'; '.join(found)}")
+    notes: list[str] = []
+    parts = _write_parts(layout, kind, architecture, {name: held[name] for name in shapes}, notes)
+    if _LAYOUTS[layout].lies == "paddle":
+        turned = set(linear_names({name: array.shape for name, array in parts.items()}))
+        parts = {name: array.T if name in turned else array for name, array in parts.items()}
+    pairs, prefix = _pairs(layout, pretrained=kind == "mae"), ""
+    if layout == "transformers":
+        prefix = huggingface.prefix_of(kind)
+    named = {_with_prefix(their_name(name, pairs), prefix): np.ascontiguousarray(one) for name, one in parts.items()}
+    return replace(_described(layout, kind, architecture, mean, std, classes), tensors=named, notes=notes)
+
+
+def _write_parts(
+    layout: str, kind: str, architecture: Mapping[str, Any], tensors: dict[str, np.ndarray], notes: list[str]
+) -> dict[str, np.ndarray]:
+    if layout == "transformers":
+        return huggingface.write_parts(kind, architecture, tensors, notes)
+    if "mae-pytorch" in layout:
+        return mae_pytorch.write_parts(kind, architecture, tensors, notes)
+    if layout == "timm":
+        return timm.write_parts(kind, tensors, notes)
+    if layout == "paddlevit":
+        return paddlevit.write_parts(architecture, tensors)
+    official.note_what_is_ours(architecture, notes)
+    return tensors
+
+
+def _described(
+    layout: str,
+    kind: str,
+    architecture: Mapping[str, Any],
+    mean: Sequence[float],
+    std: Sequence[float],
+    classes: Sequence[str],
+) -> Exported:
+    """What lies around the tensors."""
+    if layout == "transformers":
+        config = huggingface.config_of(kind, architecture, classes)
+        preprocessor = huggingface.preprocessor_of(architecture, mean, std)
+        return Exported({}, config, files={"preprocessor_config.json": preprocessor})
+    if layout == "timm":
+        return Exported({}, timm.config_of(kind, architecture, mean, std, classes))
+    return Exported({}, wrapper=_LAYOUTS[layout].wrapper)

@@ -1,0 +1,368 @@
+"""The architecture that official tensors show, and whether they are all there.
+
+Shapes: D width, L patches of a grid (rows x columns).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from paddlemae.sincos import sincos_1d, sincos_2d
+from paddlemae.weights.layouts.names import FOREIGN, Draft, reason
+from paddlemae.weights.layouts.result import Imported
+from paddlemae.weights.layouts.settings import Settings
+from paddlemae.weights.tree import shown
+
+# Width -> heads of the published models: DeiT, table 1 (Tiny, Small); ViT, table 1 (Base, Large, Huge).
+HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
+DECODER_HEADS = {512: 16}  # MAE, as published
+Shapes = dict[str, tuple[int, ...]]
+
+
+def block_shapes(prefix: str, width: int, hidden: int) -> Shapes:
+    """Names and shapes of one block."""
+    weights = {"norm1": (width,), "attn.qkv": (3 * width, width), "attn.proj": (width, width), "norm2": (width,)}
+    weights |= {"mlp.fc1": (hidden, width), "mlp.fc2": (width, hidden)}
+    shapes: Shapes = {}
+    for part, shape in weights.items():
+        shapes |= {f"{prefix}.{part}.weight": shape, f"{prefix}.{part}.bias": shape[:1]}
+    return shapes
+
+
+def expected_shapes(kind: str, architecture: Mapping[str, Any]) -> Shapes:
+    """Every tensor of a model, official names and layout: the models' state dicts, without building them.
+
+    Args:
+        kind, architecture: as `Imported` has them; decoder "mae" alone.
+    """
+    width, front = architecture["embed_dim"], int(architecture["cls_token"])
+    (height, wide), (patch_height, patch_width) = architecture["image_size"], architecture["patch_size"]
+    tokens = (height // patch_height) * (wide // patch_width) + front
+    patch = (architecture["channels"], patch_height, patch_width)
+    shapes: Shapes = {"cls_token": (1, 1, width)} if front else {}
+    shapes |= {"pos_embed": (1, tokens, width)}
+    shapes |= {"patch_embed.proj.weight": (width, *patch), "patch_embed.proj.bias": (width,)}
+    for number in range(architecture["depth"]):
+        shapes |= block_shapes(f"blocks.{number}", width, int(width * architecture["mlp_ratio"]))
+    norm = "fc_norm" if architecture.get("pool") == "mean" else "norm"
+    shapes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
+    if kind == "classifier":
+        shapes |= {"head.weight": (architecture["num_classes"], width), "head.bias": (architecture["num_classes"],)}
+    if kind != "mae":
+        return shapes
+    narrow = architecture["decoder_embed_dim"]
+    shapes |= {"decoder_embed.weight": (narrow, width), "decoder_embed.bias": (narrow,)}
+    shapes |= {"mask_token": (1, 1, narrow), "decoder_pos_embed": (1, tokens, narrow)}
+    for number in range(architecture["decoder_depth"]):
+        shapes |= block_shapes(f"decoder_blocks.{number}", narrow, int(narrow * architecture["mlp_ratio"]))
+    shapes |= {"decoder_norm.weight": (narrow,), "decoder_norm.bias": (narrow,)}
+    return shapes | {"decoder_pred.weight": (math.prod(patch), narrow), "decoder_pred.bias": (math.prod(patch),)}
+
+
+def faults(draft: Draft, shapes: Shapes) -> list[str]:
+    """What does not fit, each kind in words, under the file's own names."""
+    theirs, tensors = draft.their_name, draft.tensors
+    missing = [theirs(name) for name in shapes if name not in tensors]
+    extra = [*draft.unknown, *(theirs(name) for name in tensors if name not in shapes)]
+    other = [
+        f"{shown(theirs(name))} {list(tensors[name].shape)} for {list(shape)}"
+        for name, shape in shapes.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    return [
+        f"{label}: {_shortened(names)}"
+        for label, names in (("missing", missing), ("left over", extra), ("of another shape", other))
+        if names
+    ]
+
+
+def _shortened(names: list[str], limit: int = 8) -> str:
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(shown(name) for name in names[:limit]) + rest
+
+
+def assemble(draft: Draft, layout: str, settings: Settings) -> Imported:
+    """The model that the draft's tensors make.
+
+    Raises:
+        ValueError: tensors missing, left over or of another shape, or something that cannot be told from them.
+    """
+    _refuse_foreign(draft, layout)
+    tensors = draft.tensors
+    kind = _kind(draft, layout)
+    architecture = _encoder(draft, layout)
+    if kind == "mae":
+        architecture |= _decoder(draft, layout)
+    else:
+        architecture |= _ending(draft, layout)
+    _compare(architecture | {"kind": kind}, settings.declared)
+    _fill_biases(draft, settings)
+    grid = _grid(draft, settings, architecture)
+    patch = architecture["patch_size"]
+    architecture["image_size"] = [grid[0] * patch[0], grid[1] * patch[1]]
+    architecture["positions"] = _positions(draft, architecture["cls_token"], grid)
+    _decoder_positions(draft, architecture, grid)
+    found = faults(draft, expected_shapes(kind, architecture))
+    if found:
+        raise ValueError(f"these weights are no whole {kind} of the layout {layout}; {'; '.join(found)}")
+    strange = [name for name, array in tensors.items() if array.dtype.kind != "f"]
+    if strange:
+        raise ValueError(f"{shown(draft.their_name(strange[0]))} is {tensors[strange[0]].dtype}, weights are floats")
+    _set_heads(draft, layout, settings, architecture)
+    if kind == "mae":
+        _set_target(draft, layout, settings, architecture)
+    elif kind == "encoder":
+        draft.notes.append("no decoder and no head: it gives features, but can't reconstruct or classify")
+    classes = settings.classes
+    if classes and len(classes) != architecture.get("num_classes"):
+        classes = []
+        draft.notes.append("the configuration names another number of classes than the head has; names are left out")
+    order = list(expected_shapes(kind, architecture))
+    return Imported(
+        layout=layout,
+        kind=kind,
+        architecture=architecture,
+        tensors={name: tensors[name] for name in order},
+        converted=draft.converted,
+        left_over=draft.left_over,
+        mean=settings.mean,
+        std=settings.std,
+        classes=list(classes),
+        notes=draft.notes,
+    )
+
+
+def _refuse_foreign(draft: Draft, layout: str) -> None:
+    found = {words: name for name in reversed(draft.unknown) if (words := reason(name, FOREIGN))}
+    if found:
+        listed = ", ".join(f"{words} ({shown(name)})" for words, name in found.items())
+        raise ValueError(f"these weights (layout {layout}) have what our models have not: {listed}")
+
+
+def _kind(draft: Draft, layout: str) -> str:
+    firsts = {name.split(".")[0] for name in draft.tensors}
+    decoder = sorted(name for name in firsts if name.startswith(("decoder_", "mask_token")))
+    if decoder and "head" in firsts:
+        names = f"{shown(draft.their_name(decoder[0]))} and {shown(draft.their_name('head.weight'))}"
+        raise ValueError(
+            f"these weights (layout {layout}) have a decoder and a head, {names}; one model has one of them"
+        )
+    return "mae" if decoder else "classifier" if "head" in firsts else "encoder"
+
+
+def _needed(draft: Draft, name: str, dimensions: int, layout: str) -> np.ndarray:
+    array = draft.tensors.get(name)
+    if array is None or array.ndim != dimensions:
+        found = "is missing" if array is None else f"is {list(array.shape)}, it should have {dimensions} dimensions"
+        raise ValueError(f"no weights of the layout {layout}: {shown(draft.their_name(name))} {found}")
+    return array
+
+
+def _depth(draft: Draft, prefix: str, layout: str) -> int:
+    """How many blocks there are, none of them left out."""
+    found = (re.match(rf"{prefix}\.(\d+)\.", name) for name in draft.tensors)
+    numbers = sorted({int(one[1]) for one in found if one})
+    gap = next((place for place, number in enumerate(numbers) if place != number), None)
+    if gap is not None:
+        missing = shown(draft.their_name(f"{prefix}.{gap}.norm1.weight"))
+        raise ValueError(f"these weights (layout {layout}) are not whole: block {gap} is missing, with {missing}")
+    return len(numbers)
+
+
+def _encoder(draft: Draft, layout: str) -> dict[str, Any]:
+    width, channels, *patch = _needed(draft, "patch_embed.proj.weight", 4, layout).shape
+    hidden = len(_needed(draft, "blocks.0.mlp.fc1.bias", 1, layout))
+    ratio = hidden / width
+    if int(width * ratio) != hidden:  # the models cut, and a quotient may lie just below
+        ratio = math.nextafter(ratio, math.inf)
+    return dict(
+        image_size=None,
+        patch_size=patch,
+        channels=channels,
+        embed_dim=width,
+        depth=_depth(draft, "blocks", layout),
+        num_heads=None,
+        mlp_ratio=ratio,
+        cls_token="cls_token" in draft.tensors,
+        positions=None,
+        drop_path=0.0,
+    )
+
+
+def _decoder(draft: Draft, layout: str) -> dict[str, Any]:
+    return dict(
+        decoder="mae",
+        decoder_embed_dim=_needed(draft, "decoder_embed.weight", 2, layout).shape[0],
+        decoder_depth=_depth(draft, "decoder_blocks", layout),
+        decoder_num_heads=None,
+        norm_pix_loss=None,
+    )
+
+
+def _ending(draft: Draft, layout: str) -> dict[str, Any]:
+    """What follows the blocks of a classifier or encoder."""
+    pool = "mean" if "fc_norm.weight" in draft.tensors else "cls"
+    if pool == "cls" and "cls_token" not in draft.tensors:
+        raise ValueError(
+            f"these weights (layout {layout}) have neither a cls token nor a norm behind pooling "
+            f"({shown(draft.their_name('cls_token'))}, {shown(draft.their_name('fc_norm.weight'))}); "
+            "our classifiers pool by one of them"
+        )
+    head = draft.tensors.get("head.weight")
+    return dict(num_classes=0 if head is None else len(head), pool=pool)
+
+
+def _compare(architecture: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
+    wrong = [
+        f"{name} is {value} in the configuration and {architecture[name]} by the tensors"
+        for name, value in declared.items()
+        if value is not None and name in architecture and architecture[name] != value
+    ]
+    if wrong:
+        raise ValueError(f"the configuration belongs to another file: {'; '.join(wrong)}")
+
+
+def _fill_biases(draft: Draft, settings: Settings) -> None:
+    """Zeros for queries, keys and values that have no bias anywhere."""
+    for prefix in ("blocks", "decoder_blocks"):
+        weights = [name for name in draft.tensors if re.fullmatch(rf"{prefix}\.\d+\.attn\.qkv\.weight", name)]
+        biases = [name.removesuffix("weight") + "bias" for name in weights]
+        if settings.biasless and not any(name in draft.tensors for name in biases):
+            for weight, bias in zip(weights, biases):
+                array = draft.tensors[weight]
+                draft.set(bias, np.zeros(len(array), array.dtype), "zeros: the file has no bias here")
+
+
+def _grid(draft: Draft, settings: Settings, architecture: Mapping[str, Any]) -> tuple[int, int]:
+    """(rows, columns) of patches, by what is said or by the position table."""
+    patch, front = architecture["patch_size"], int(architecture["cls_token"])
+    table, name = draft.tensors.get("pos_embed"), shown(draft.their_name("pos_embed"))
+    said = settings.image_size
+    if said is not None and (said[0] % patch[0] or said[1] % patch[1]):
+        raise ValueError(
+            f"an image size of {said[0]} x {said[1]} is not divisible by these weights' patches of "
+            f"{patch[0]} x {patch[1]}; name another image_size"
+        )
+    grid = (said[0] // patch[0], said[1] // patch[1]) if said else (1, 1)
+    if table is None:
+        return grid
+    if table.ndim != 3 or table.shape[1] <= front:
+        raise ValueError(f"{name} is {list(table.shape)}, [1, patches, width] was expected")
+    rows = table.shape[1] - front
+    if said:
+        if grid[0] * grid[1] != rows:
+            raise ValueError(
+                f"{name} has {rows} patches, an image of {said[0]} x {said[1]} with patches of "
+                f"{patch[0]} x {patch[1]} has {grid[0] * grid[1]}; name the image_size that these weights were "
+                "trained at, resizing comes after"
+            )
+        return grid
+    return _grid_of_table(table[0, front:], name)
+
+
+def _grid_of_table(table_LD: np.ndarray, name: str) -> tuple[int, int]:
+    """A 2-D sine-cosine table says itself how many columns there are: then its column half begins again."""
+    count, width = table_LD.shape
+    if width % 4 == 0:
+        away = np.abs(table_LD[1:, : width // 2] - table_LD[0, : width // 2]).max(axis=1, initial=0)
+        columns = next((place for place, far in enumerate(away.tolist(), 1) if far < 1e-2), count)
+        grid = (count // columns, columns)
+        if count % columns == 0 and _agree(table_LD, sincos_2d(width, grid)):
+            return grid
+    side = math.isqrt(count)
+    if side * side != count:
+        raise ValueError(f"{name} has {count} patches, no square; name image_size=(height, width)")
+    return side, side
+
+
+def _agree(table: np.ndarray, computed: np.ndarray) -> bool:
+    """Equal up to how finely the table is stored; training moves a table further than that."""
+    narrow = table.astype(np.float32)
+    limit = 1e-4
+    if not (narrow.view(np.uint32) & 0xFFFF).any():
+        limit = 1e-2  # bfloat16
+    elif np.array_equal(narrow, narrow.astype(np.float16)):
+        limit = 2e-3
+    return table.shape == computed.shape and bool(np.abs(narrow - computed).max() < limit)
+
+
+def _computed(table: np.ndarray, cls_token: bool, grid: tuple[int, int]) -> str | None:
+    """Which of our fixed tables it is; None if none. Theirs have a row of zeros for the cls token."""
+    front = int(cls_token)
+    if table[0, :front].any():
+        return None
+    width = table.shape[-1]
+    if width % 4 == 0 and _agree(table[0, front:], sincos_2d(width, grid)):
+        return "sincos2d"
+    if width % 2 == 0 and _agree(table[0, front:], sincos_1d(width, grid)):
+        return "sincos1d"
+    return None
+
+
+def _positions(draft: Draft, cls_token: bool, grid: tuple[int, int]) -> str | None:
+    table = draft.tensors.get("pos_embed")
+    if table is None:
+        return None
+    kind = _computed(table, cls_token, grid)
+    name = shown(draft.their_name("pos_embed"))
+    if kind is None:
+        draft.notes.append(f"{name} is not a computed table: positions are learned, on a grid of {grid[0]} x {grid[1]}")
+        return "learned"
+    draft.notes.append(f"{name} is the computed {kind} table of a grid of {grid[0]} x {grid[1]}")
+    return kind
+
+
+def _decoder_positions(draft: Draft, architecture: Mapping[str, Any], grid: tuple[int, int]) -> None:
+    table = draft.tensors.get("decoder_pos_embed")
+    if table is None or table.ndim != 3 or "decoder" not in architecture:
+        return
+    kind = _computed(table, architecture["cls_token"], grid)
+    name = shown(draft.their_name("decoder_pos_embed"))
+    if kind is None:
+        draft.notes.append(f"{name} is not a computed table: it is kept as it is, and stays fixed in training")
+    else:
+        draft.notes.append(f"{name} is the computed {kind} table")
+
+
+def _set_heads(draft: Draft, layout: str, settings: Settings, architecture: dict[str, Any]) -> None:
+    wanted = [("num_heads", "embed_dim", "heads", settings.heads, HEADS)]
+    if "decoder" in architecture:
+        narrow = {64 * n: n for n in range(1, 17)} if "mae-pytorch" in layout else DECODER_HEADS
+        wanted.append(("decoder_num_heads", "decoder_embed_dim", "decoder_heads", settings.decoder_heads, narrow))
+    for field, width_field, argument, said, known in wanted:
+        width = architecture[width_field]
+        heads = said or known.get(width)
+        if heads is None:
+            raise ValueError(f"tensors don't tell how many attention heads share a width of {width}; name {argument}=")
+        if width % heads:
+            raise ValueError(f"a width of {width} can't be shared by {heads} heads; name another {argument}=")
+        if not said:
+            draft.notes.append(
+                f"{argument} is not in the file: {heads}, as the published models of width {width} have; "
+                f"name another with {argument}="
+            )
+        architecture[field] = heads
+
+
+def _set_target(draft: Draft, layout: str, settings: Settings, architecture: dict[str, Any]) -> None:
+    """Whether pixels are predicted normalised; without a word of it, that layout's own default."""
+    said = settings.norm_pix_loss
+    if said is None:
+        said = "mae-pytorch" in layout
+        word = "normalised" if said else "raw"
+        other = "raw" if said else "normalised"
+        draft.notes.append(
+            f"norm_pix_loss is not in the file: taken as {said} ({word} pixels), the default of that layout's training "
+            f"script; name target='{other}' if it was trained otherwise"
+        )
+    if said and "mae-pytorch" in layout:
+        draft.notes.append(
+            "MAE-pytorch normalises a patch's channels one by one and our target all its values together: predictions "
+            "are the same numbers, but a picture made of them gets one mean and deviation for all channels"
+        )
+    architecture["norm_pix_loss"] = said

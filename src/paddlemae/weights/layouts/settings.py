@@ -1,0 +1,115 @@
+"""What a layout's files say of a model beside its tensors, and what the caller says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from paddlemae.weights.tree import Opaque, shown
+
+Size = tuple[int, int]
+
+
+@dataclass
+class Settings:
+    """What tensors alone do not tell; None where nobody says it.
+
+    Attributes:
+        image_size: (height, width) in pixels.
+        heads, decoder_heads: of attention.
+        norm_pix_loss: whether the decoder predicts normalised pixels.
+        mean, std, classes: see `Imported`.
+        declared: name of a setting -> what the configuration says that the tensors show too, to be compared.
+        biasless: whether queries, keys and values may have no bias at all.
+    """
+
+    image_size: Size | None = None
+    heads: int | None = None
+    decoder_heads: int | None = None
+    norm_pix_loss: bool | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    classes: list[str] = field(default_factory=list)
+    declared: dict[str, Any] = field(default_factory=dict)
+    biasless: bool = False
+
+    def overruled(self, other: Settings) -> Settings:
+        """These, but the other's wherever it says something."""
+        values = {one.name: getattr(other, one.name) or getattr(self, one.name) for one in fields(self)}
+        if other.norm_pix_loss is not None:
+            values["norm_pix_loss"] = other.norm_pix_loss
+        return Settings(**values)
+
+
+def size_of(value: Any, what: str) -> Size | None:
+    """(height, width) from one number, two, or timm's (channels, height, width).
+
+    Raises:
+        ValueError: something else.
+    """
+    if value is None:
+        return None
+    values = [value, value] if isinstance(value, (int, float)) else list(value)[-2:] if _is_list(value) else []
+    if len(values) != 2 or any(isinstance(one, bool) or one < 1 or not float(one).is_integer() for one in values):
+        raise ValueError(f"{what} must be one or two whole numbers of pixels, got {shown(repr(value))}")
+    return int(values[0]), int(values[1])
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(one, (int, float)) for one in value)
+
+
+def whole(value: Any, what: str) -> int | None:
+    """A positive whole number, or None.
+
+    Raises:
+        ValueError: something else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{what} must be a whole number from 1, got {shown(repr(value))}")
+    return value
+
+
+def numbers(value: Any, what: str) -> list[float] | None:
+    """A list of numbers, or None.
+
+    Raises:
+        ValueError: something else.
+    """
+    if value is None:
+        return None
+    if not _is_list(value) or not value:
+        raise ValueError(f"{what} must be a list of numbers, got {shown(repr(value))}")
+    return [float(one) for one in value]
+
+
+def training_arguments(beside: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The `args` of an official or MAE-pytorch checkpoint, if they lie beside its weights."""
+    args = (beside or {}).get("args")
+    if isinstance(args, Opaque):
+        args = args.state
+    return dict(args) if isinstance(args, Mapping) else {}
+
+
+def from_arguments(beside: Mapping[str, Any] | None) -> Settings:
+    """What an official or MAE-pytorch checkpoint's `args` say."""
+    args = training_arguments(beside)
+    target = args.get("norm_pix_loss", args.get("normlize_target"))  # the second is MAE-pytorch's own spelling
+    return Settings(
+        image_size=size_of(args.get("input_size"), "the checkpoint's args.input_size"),
+        norm_pix_loss=target if isinstance(target, bool) else None,
+    )
+
+
+def from_preprocessor(beside: Mapping[str, Any] | None) -> Settings:
+    """What a Hugging Face folder's `preprocessor_config.json` says, if it lies beside the weights."""
+    content = (beside or {}).get("preprocessor_config.json")
+    if not isinstance(content, Mapping) or content.get("do_normalize") is False:
+        return Settings()
+    return Settings(
+        mean=numbers(content.get("image_mean"), "preprocessor_config.json's image_mean"),
+        std=numbers(content.get("image_std"), "preprocessor_config.json's image_std"),
+    )

@@ -1,0 +1,108 @@
+"""timm's layout of ViTs, and the `config.json` of its folders: official names, no decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from paddlemae.weights.layouts.names import CLASSIFIER, ENCODER, same_names
+from paddlemae.weights.layouts.settings import Settings, numbers, size_of, whole
+from paddlemae.weights.tree import shown
+
+NAMES = same_names(*ENCODER, *CLASSIFIER)
+SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
+POOLS = {"mean": "avg", "cls": "token"}
+
+
+def is_config(config: Mapping[str, Any] | None) -> bool:
+    return config is not None and "architecture" in config and "model_type" not in config
+
+
+def settings_of(config: Mapping[str, Any]) -> Settings:
+    """What `config.json` says.
+
+    Raises:
+        ValueError: no ViT, or one that pools as ours don't.
+    """
+    name = str(config.get("architecture"))
+    if not name.startswith("vit_"):
+        raise ValueError(f"config.json is of the architecture {shown(name)}; timm's vit_... are read")
+    arguments = _mapping(config.get("model_args"))
+    pretrained = _mapping(config.get("pretrained_cfg"))
+    if arguments.get("act_layer", "gelu") != "gelu":
+        raise ValueError(
+            f"config.json has act_layer {shown(repr(arguments['act_layer']))}; our blocks have the exact 'gelu'"
+        )
+    size = arguments.get("img_size", pretrained.get("input_size"))
+    labels = config.get("label_names", pretrained.get("label_names"))
+    pool = config.get("global_pool", arguments.get("global_pool"))
+    return Settings(
+        image_size=size_of(size, "config.json's input_size"),
+        heads=whole(arguments.get("num_heads"), "config.json's num_heads"),
+        mean=numbers(pretrained.get("mean"), "config.json's mean"),
+        std=numbers(pretrained.get("std"), "config.json's std"),
+        classes=[str(label) for label in labels] if isinstance(labels, (list, tuple)) else [],
+        declared={"pool": {ours: theirs for theirs, ours in POOLS.items()}.get(str(pool), pool)},
+        biasless=arguments.get("qkv_bias") is False,
+    )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def write_parts(kind: str, tensors: Mapping[str, np.ndarray], notes: list[str]) -> dict[str, np.ndarray]:
+    """Our tensors but the decoder's, for which timm has no place."""
+    if kind == "mae":
+        notes.append("timm has no decoder: the encoder alone is written, as in its own vit_*.mae")
+    return {name: array for name, array in tensors.items() if not name.startswith(("decoder_", "mask_token"))}
+
+
+def config_of(
+    kind: str, architecture: Mapping[str, Any], mean: Any, std: Any, classes: Sequence[str]
+) -> dict[str, Any]:
+    """`config.json`."""
+    width, patch = architecture["embed_dim"], architecture["patch_size"]
+    size = [int(one) for one in architecture["image_size"]]
+    pool = POOLS[architecture.get("pool", "cls")]
+    config: dict[str, Any] = {
+        "architecture": _architecture(width, patch),
+        "num_classes": architecture["num_classes"] if kind == "classifier" else 0,
+        "num_features": width,
+        "global_pool": pool,
+        "model_args": {
+            "img_size": size,
+            "patch_size": [int(one) for one in patch],
+            "in_chans": architecture["channels"],
+            "embed_dim": width,
+            "depth": architecture["depth"],
+            "num_heads": architecture["num_heads"],
+            "mlp_ratio": architecture["mlp_ratio"],
+            "class_token": architecture["cls_token"],
+            "global_pool": pool,
+        },
+        "pretrained_cfg": {
+            "tag": "mae",
+            "custom_load": False,
+            "input_size": [architecture["channels"], *size],
+            "fixed_input_size": True,
+            "interpolation": "bicubic",
+            "mean": numbers(list(mean), "mean"),
+            "std": numbers(list(std), "std"),
+            "num_classes": architecture["num_classes"] if kind == "classifier" else 0,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+    }
+    if classes:
+        config["label_names"] = list(classes)
+    return config
+
+
+def _architecture(width: int, patch: Sequence[int]) -> str:
+    """The registered model to begin with; `model_args` says everything else."""
+    if width == 1280:
+        return "vit_huge_patch14_224"
+    return f"vit_{SIZES.get(width, 'base')}_patch16_224"
