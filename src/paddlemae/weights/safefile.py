@@ -15,7 +15,7 @@ import numpy as np
 
 from paddlemae.weights.kinds import kind_of, refusal
 from paddlemae.weights.mapped import map_file
-from paddlemae.weights.pickles import is_shape
+from paddlemae.weights.plain import is_shape
 from paddlemae.weights.strictjson import MAX_BYTES, parse_object
 from paddlemae.weights.tree import BFloat16, shown
 

@@ -9,7 +9,7 @@ from typing import Any
 from paddlemae.weights.tree import shown
 
 # A header of 300 tensors takes 30 KB. Parsed, a text can take 30 times its own size (measured: rows of small objects).
-MAX_BYTES = 2 * 2**20
+MAX_BYTES = 2**20
 MAX_DIGITS = 40
 
 
