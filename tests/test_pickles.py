@@ -13,7 +13,8 @@ import pytest
 from handmade import ORDERED, Call, Get, Global, Persistent, Put, Raw, attacks, numpy_array, opcodes, pickled
 
 from paddlemae.weights import pickles
-from paddlemae.weights.pickles import PLAIN, read_pickle
+from paddlemae.weights.pickles import read_pickle
+from paddlemae.weights.plain import PLAIN
 from paddlemae.weights.tree import Opaque
 
 
@@ -324,7 +325,7 @@ def test_a_bomb_of_references_takes_no_time() -> None:
     "function", [Global("_codecs", "encode"), Global("builtins", "set"), ORDERED, Global("builtins", "bytes")]
 )
 def test_a_bomb_of_copies_is_stopped(function: Global, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickles, "MAX_STEPS", 100_000)
+    monkeypatch.setattr(pickles, "FREE_BYTES", 2**20)
     long = {"encode": "x" * 60_000, "set": [0] * 60_000, "OrderedDict": [(1, 2)] * 20_000, "bytes": [0] * 60_000}
     bomb = Put(0, long[function.name])
     copies = [Call(function, (Get(0), "latin1") if function.name == "encode" else (Get(0),))] * 100
@@ -333,7 +334,7 @@ def test_a_bomb_of_copies_is_stopped(function: Global, monkeypatch: pytest.Monke
 
 
 def test_a_bomb_of_long_texts_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickles, "MAX_STEPS", 10_000)
+    monkeypatch.setattr(pickles, "FREE_BYTES", 2**16)
     text = "x" * 100_000
     assert read(pickled([Put(0, text), "y", Get(0)])) == [text, "y", text]
     with pytest.raises(ValueError, match="outgrow the file"):

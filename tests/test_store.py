@@ -87,14 +87,21 @@ def test_a_later_format_is_refused(folder: Path) -> None:
         read_description(folder)
 
 
-@pytest.mark.parametrize("damage", ["empty", "garbage", "truncated", "zip"])
+DAMAGES = {
+    "empty": (lambda whole: b"", "is empty; download or copy it again"),
+    "garbage": (lambda whole: b"\xff" * 200, "is damaged or no safetensors file"),
+    "truncated": (lambda whole: whole[:-5], "is damaged or no safetensors file"),
+    "zip": (lambda whole: b"PK\x03\x04" * 9, "is a zip archive, as PyTorch writes them; another kind"),
+    "pointer": (lambda whole: b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, .* git lfs pull"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_weights_are_named(folder: Path, damage: str) -> None:
     path = folder / "model.safetensors"
-    whole = path.read_bytes()
-    path.write_bytes(
-        {"empty": b"", "garbage": b"\xff" * 200, "truncated": whole[:-5], "zip": b"PK\x03\x04" * 9}[damage]
-    )
-    with pytest.raises(ValueError, match="model.safetensors is damaged or no safetensors file"):
+    change, message = DAMAGES[damage]
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"model.safetensors {message}"):
         read_tensors(folder)
 
 

@@ -8,11 +8,16 @@ directory of any size.
 from __future__ import annotations
 
 import struct
+import warnings
+import zlib
 from typing import NamedTuple
 
+from paddlemae.weights.mapped import release
 from paddlemae.weights.tree import shown
 
-MAX_ENTRIES = 100_000  # a ViT-Huge with its optimizer has 2,000
+MAX_ENTRIES = 50_000  # a ViT-Huge with its optimizer has 2,000
+MAX_NAME_BYTES = 250
+CHUNK_BYTES = 8 * 2**20
 END = struct.Struct("<4s4H2IH")
 END64_LOCATOR = struct.Struct("<4sIQI")
 END64 = struct.Struct("<4sQ2H2I4Q")
@@ -33,13 +38,52 @@ class Header(NamedTuple):
     packed_size: int
     size: int
     header_offset: int
+    checksum: int
 
 
 class Entry(NamedTuple):
-    """Where the data of one entry lies."""
+    """Where the data of one entry lies, and its CRC-32."""
 
     offset: int
     size: int
+    checksum: int
+
+
+def read_entries(data: memoryview) -> dict[str, Entry]:
+    """All entries, by name. No two share a byte, so that reading all of them reads the file once.
+
+    Raises:
+        ValueError: damaged, compressed, encrypted, or with entries that overlap, are named twice or lie outside.
+    """
+    headers = read_directory(data)
+    entries = {name: locate(data, name, header) for name, header in headers.items()}
+    place = 0
+    for start, end in sorted((headers[name].header_offset, sum(entry[:2])) for name, entry in entries.items()):
+        if start < place:
+            raise ValueError("the archive's entries overlap; torch.save writes one after another")
+        place = end
+    return entries
+
+
+def verify(data: memoryview, entries: dict[str, Entry]) -> None:
+    """Compare every entry with its checksum, or warn that the archive has none.
+
+    PyTorch writes zeros in their place after `torch.serialization.set_crc32_options(False)`.
+
+    Raises:
+        ValueError: an entry is not as it was written.
+    """
+    if not any(entry.checksum for entry in entries.values()):
+        warnings.warn("the archive was saved without checksums: damage to its tensors goes unnoticed", stacklevel=2)
+        return
+    for name, entry in entries.items():
+        checksum, end = 0, entry.offset + entry.size
+        for start in range(entry.offset, end, CHUNK_BYTES):
+            part = data[start : min(start + CHUNK_BYTES, end)]
+            checksum = zlib.crc32(part, checksum)
+            release(part)
+        if checksum != entry.checksum:
+            raise ValueError(f"{shown(name)} in the archive is damaged (its checksum differs); download the file again")
 
 
 def read_directory(data: memoryview) -> dict[str, Header]:
@@ -56,6 +100,8 @@ def read_directory(data: memoryview) -> dict[str, Header]:
         if start + CENTRAL.size > end:
             raise ValueError(TORN)
         header, start = _header(data, start)
+        if len(header.raw_name) > MAX_NAME_BYTES:
+            raise ValueError(f"the archive has an entry with a name of {len(header.raw_name)} bytes")
         name = header.raw_name.decode("utf-8", "replace")
         if name.startswith("/") or "\\" in name or ".." in name.split("/"):
             raise ValueError(f"the archive has an entry outside of itself, {shown(name)}; torch.save never writes one")
@@ -83,7 +129,7 @@ def locate(data: memoryview, name: str, header: Header) -> Entry:
     offset = name_end + local[10]
     if local[0] != b"PK\x03\x04" or data[start:name_end] != header.raw_name or offset + header.size > len(data):
         raise ValueError(TORN)
-    return Entry(offset, header.size)
+    return Entry(offset, header.size, header.checksum)
 
 
 def _directory(data: memoryview) -> tuple[int, int, int]:
@@ -115,7 +161,7 @@ def _header(data: memoryview, place: int) -> tuple[Header, int]:
     if fields[0] != b"PK\x01\x02" or extra_end + comment_length > len(data):
         raise ValueError(TORN)
     size, packed_size, offset = _zip64(bytes(data[extra_start:extra_end]), fields[9], fields[8], fields[16])
-    header = Header(bytes(data[name_start:extra_start]), fields[3], fields[4], packed_size, size, offset)
+    header = Header(bytes(data[name_start:extra_start]), fields[3], fields[4], packed_size, size, offset, fields[7])
     return header, extra_end + comment_length
 
 

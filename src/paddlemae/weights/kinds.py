@@ -11,7 +11,8 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_MAGIC_BYTES = LEGACY_MAGIC.to_bytes(10, "little")
 HEAD_BYTES = 1024
 
-# kind -> what is wrong with it and how to mend that; the kinds that some reader reads say which one
+# kind -> what is wrong with it and how to mend that; the last word on the kinds that one reader reads and another not
+OTHER = "another kind of weights file was expected here"
 ADVICE = {
     "empty": "is empty; download or copy it again",
     "git-lfs": "is a Git LFS pointer, not the weights; fetch them with: git lfs pull",
@@ -21,10 +22,10 @@ ADVICE = {
     "else unpack it and name the file in it",
     "compressed": "is compressed; unpack it first and name the file in it",
     "hdf5": "is an HDF5 file; PyTorch, Paddle and safetensors files are read",
-    "safetensors": "is a safetensors file; rename it to end in .safetensors",
-    "zip": "is a zip archive, as PyTorch writes them; rename it to end in .pth",
-    "legacy": "is a PyTorch file of the legacy format; rename it to end in .pth",
-    "pickle": "is a plain pickle, as Paddle writes them; rename it to end in .pdparams",
+    "safetensors": f"is a safetensors file; {OTHER}",
+    "zip": f"is a zip archive, as PyTorch writes them; {OTHER}",
+    "legacy": f"is a PyTorch file of the legacy format; {OTHER}",
+    "pickle": f"is a plain pickle, as Paddle writes them; {OTHER}",
     "unknown": "is no weights file that is known here; PyTorch, Paddle and safetensors files are read",
 }
 _STARTS = {

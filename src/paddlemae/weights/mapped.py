@@ -1,12 +1,39 @@
-"""A file as memory that is read where it is touched."""
+"""A file as memory that is read where it is touched, and given back after use."""
 
 from __future__ import annotations
 
 import mmap
+import sys
 from pathlib import Path
+
+import numpy as np
 
 
 def map_file(path: Path) -> memoryview:
     """The whole file, read-only; it must not be empty. It stays mapped as long as a view of it lives."""
     with path.open("rb") as file:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def release(used: np.ndarray | memoryview) -> None:
+    """Give back the memory that reading a view of a mapped file took; it is read again if it is touched again.
+
+    Whatever is no view of a mapped file stays as it is. Without this, a file of which every tensor is copied into a
+    model is in memory twice.
+    """
+    array = np.frombuffer(used, np.uint8) if isinstance(used, memoryview) else used
+    owner: object = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    file = owner.obj if isinstance(owner, memoryview) else None
+    if sys.platform == "win32" or not isinstance(file, mmap.mmap) or not array.size:
+        return
+    reach = [(count - 1) * step for count, step in zip(array.shape, array.strides)]
+    first = _address(array) + sum(step for step in reach if step < 0) - _address(np.frombuffer(file, np.uint8))
+    last = first + sum(map(abs, reach)) + array.itemsize
+    page = first - first % mmap.PAGESIZE
+    file.madvise(mmap.MADV_DONTNEED, page, last - page)
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]

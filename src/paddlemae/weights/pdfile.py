@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from paddlemae.weights.kinds import kind_of, refusal
-from paddlemae.weights.mapped import map_file
-from paddlemae.weights.pickles import PLAIN, Functions, read_pickle
+from paddlemae.weights.mapped import map_file, release
+from paddlemae.weights.pickles import read_pickle
+from paddlemae.weights.plain import PLAIN, Functions
 from paddlemae.weights.tree import BFloat16, Opaque, shown
 
 NAMES = "StructuredToParameterName@@"  # structured name -> Paddle's generated one; no weights
@@ -97,6 +98,8 @@ def _joined(saved: dict[Any, Any], limit: int) -> dict[Any, Any]:
                 raise ValueError
             tree[name] = np.concatenate(parts).reshape(record["OriginShape"])
             tree[name].flags.writeable = False
+            for part in parts:
+                release(part)
     except (AttributeError, KeyError, TypeError, ValueError) as fault:
         raise ValueError("the slices of its large arrays do not fit together; copy the file again") from fault
     return tree

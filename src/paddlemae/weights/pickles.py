@@ -7,28 +7,30 @@ ours. Whatever a hostile file can make grow (the number of objects, their nestin
 
 from __future__ import annotations
 
-import math
 import struct
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
 
+from paddlemae.weights.mapped import release
+from paddlemae.weights.plain import Functions, Unfinished, hashable
 from paddlemae.weights.tree import Opaque, shown
 
-# A ViT-Huge with its AdamW takes 55,000 steps (measured). A step makes an object of at most 216 bytes.
-MAX_STEPS = 2_000_000
+# A ViT-Huge with its AdamW takes 55,000 steps and is charged 10 MB (measured).
+MAX_STEPS = 1_000_000
 MAX_DEPTH = 100
 MAX_INT_BYTES = 256
-MAX_KEY_PARTS = 16
-MAX_DIMENSIONS = 64  # NumPy's and PyTorch's
+MAX_NUMBERS_AS_KEYS = 5000  # an optimizer's state has one a tensor
 LONG_BYTES = 65_536  # longer byte strings stay views of the file
-PLAIN_DTYPES = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"}
+
+# What a pickle may make costs memory beyond the file's size: bytes for all of it, and what each thing is charged.
+FREE_BYTES = 40 * 2**20
+STEP_BYTES = 40  # a number and its place on the stack
+OBJECT_BYTES = 250  # an empty set, dict or placeholder, and what walking the tree notes of it
+SLOT_BYTES = 100  # a place in a dict, a set or the memo, which grow in leaps
 
 FORGOTTEN = object()  # in the memo, for what nothing refers to again and would fill the memory
-
-Functions = Mapping[str, Callable[..., Any]]
 
 
 def read_pickle(
@@ -59,14 +61,6 @@ def read_pickle(
     return value, machine.position
 
 
-@dataclass(eq=False, slots=True)
-class _Unfinished:
-    """An object that the pickle makes in two steps: first this, then the state that `finish` takes."""
-
-    finish: Callable[[Any], Any]
-    memo_key: int | None = None
-
-
 class _Machine:
     """The stack, the memo and the position in the file."""
 
@@ -80,13 +74,15 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.step_at = start
         self.long_text: slice | None = None  # where the last long text lies
-        self.to_spend = 2 * len(data) + MAX_STEPS
+        self.numbers_as_keys = 0
+        self.to_spend = 2 * len(data) + FREE_BYTES
 
     def run(self) -> Any:
         for _ in range(MAX_STEPS):
             if self.position >= len(self.data):
                 raise ValueError("the pickle is cut off; download or copy the file again")
             self.step_at = self.position
+            self.spend(STEP_BYTES)
             code = self.data[self.position]
             self.position += 1
             if code == STOP:
@@ -119,7 +115,7 @@ class _Machine:
         return text[:end].decode("utf-8", "replace")
 
     def spend(self, count: int) -> None:
-        """Account for a copy, which repeated references to one long value could multiply without end."""
+        """Account for memory, which a short pickle could ask for without end: objects, and copies of long values."""
         self.to_spend -= count
         if self.to_spend < 0:
             raise ValueError("the pickle repeats its own contents until they outgrow the file; no weights file does")
@@ -127,6 +123,10 @@ class _Machine:
     # The stack
 
     def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def push_object(self, value: Any) -> None:
+        self.spend(OBJECT_BYTES)
         self.stack.append(value)
 
     def pop(self) -> Any:
@@ -151,8 +151,9 @@ class _Machine:
     # The memo
 
     def put(self, key: int) -> None:
+        self.spend(SLOT_BYTES)
         value = self.top()
-        if isinstance(value, _Unfinished):
+        if isinstance(value, Unfinished):
             value.memo_key = key
         # A long text is an array of an old protocol: nobody asks for it again, so it is not kept but could be reread.
         if _is_encoded(value):
@@ -165,17 +166,24 @@ class _Machine:
         if value is FORGOTTEN:
             raise ValueError("the pickle refers to the arguments of an earlier call; no weights file does")
         if isinstance(value, slice):
-            self.spend(value.stop - value.start)
-            value = str(self.data[value], "utf-8", "surrogatepass")
+            raw = self.data[value]
+            self.spend(_letter_bytes(raw) * len(raw))
+            value = str(raw, "utf-8", "surrogatepass")
         self.push(value)
 
     # Values
 
     def text(self, raw: memoryview) -> None:
-        self.spend(len(raw))
-        if len(raw) > LONG_BYTES:
+        is_long = len(raw) > LONG_BYTES
+        if is_long:
             self.long_text = slice(self.position - len(raw), self.position)
-        self.push(str(raw, "utf-8", "surrogatepass"))
+            self.spend(_letter_bytes(raw) * len(raw))
+        text = str(raw, "utf-8", "surrogatepass")
+        if is_long:
+            release(raw)
+        else:
+            self.spend(text.__sizeof__())
+        self.push(text)
 
     def byte_string(self, raw: memoryview) -> None:
         self.push(raw if len(raw) > LONG_BYTES else bytes(raw))
@@ -199,7 +207,7 @@ class _Machine:
 
     def tuple_of(self, count: int) -> None:
         values = [self.pop() for _ in range(count)]
-        self.push(tuple(values[::-1]))
+        self.push_object(tuple(values[::-1]))
 
     def append(self, values: list[Any]) -> None:
         target = self.top()
@@ -216,7 +224,7 @@ class _Machine:
         if isinstance(target, Opaque):
             target.items.extend(pairs)
         elif isinstance(target, dict):
-            target.update((hashable(key), value) for key, value in pairs)
+            target.update((self.key(key), value) for key, value in pairs)
         else:
             raise ValueError(f"damaged pickle: sets items of {type(target).__name__}")
 
@@ -225,34 +233,42 @@ class _Machine:
         if isinstance(target, Opaque):
             target.items.extend(values)
         elif isinstance(target, set):
-            target.update(map(hashable, values))
+            target.update(map(self.key, values))
         else:
             raise ValueError(f"damaged pickle: adds to {type(target).__name__}")
+
+    def key(self, key: Any) -> Hashable:
+        self.spend(SLOT_BYTES)
+        if not isinstance(key, str):
+            self.numbers_as_keys += 1
+            if self.numbers_as_keys > MAX_NUMBERS_AS_KEYS:
+                raise ValueError(f"the pickle has more than {MAX_NUMBERS_AS_KEYS:,} keys that are no text")
+        return hashable(key)
 
     # Globals, which are names and nothing else
 
     def global_name(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError("damaged pickle: a global whose name is no text")
-        self.spend(len(module) + len(name))
-        self.push(Opaque(f"{module}.{name}"))
+        self.spend(module.__sizeof__() + name.__sizeof__())
+        self.push_object(Opaque(f"{module}.{name}"))
 
     def call(self, function: Any, args: Any) -> None:
         if not isinstance(function, Opaque) or not isinstance(args, tuple):
             raise ValueError(f"damaged pickle: calls {type(function).__name__} with {type(args).__name__}")
         ours = self.functions.get(function.name) if function.args is None else None
         if ours is None:
-            self.push(Opaque(function.name, args))
+            self.push_object(Opaque(function.name, args))
             return
-        self.spend(sum(len(value) for value in args if isinstance(value, (str, bytes, list, tuple, dict))))
+        self.spend(sum(map(_copy_bytes, args)))
         try:
-            self.push(ours(*args))
+            self.push_object(ours(*args))
         except (TypeError, KeyError, IndexError, AttributeError, OverflowError, UnicodeError) as fault:
             raise ValueError(f"{shown(function.name)} with arguments that no such call has: {shown(fault)}") from fault
 
     def build(self) -> None:
         state, target = self.pop(), self.top()
-        if isinstance(target, _Unfinished):
+        if isinstance(target, Unfinished):
             value = target.finish(state)
             self.stack[-1] = value
             if target.memo_key is not None:
@@ -265,7 +281,7 @@ class _Machine:
     def persistent_id(self, value: Any) -> None:
         if self.persistent is None:
             raise ValueError("the pickle refers to data outside of itself; it was written by another program")
-        self.push(self.persistent(value))
+        self.push_object(self.persistent(value))
 
     def instance(self) -> None:
         module, name = self.line(), self.line()
@@ -293,7 +309,7 @@ class _Machine:
 
     def dict_of_mark(self) -> None:
         values = self.pop_mark()
-        self.push({})
+        self.push_object({})
         self.set_items(values)
 
     def set_item(self) -> None:
@@ -347,21 +363,21 @@ STEPS: dict[int, Callable[[_Machine], object]] = {
     0x8E: lambda m: m.byte_string(m.take(m.unpack("<Q"))),
     0x96: lambda m: m.byte_string(m.take(m.unpack("<Q"))),
     ord(")"): lambda m: m.push(()),
-    ord("t"): lambda m: m.push(tuple(m.pop_mark())),
+    ord("t"): lambda m: m.push_object(tuple(m.pop_mark())),
     0x85: lambda m: m.tuple_of(1),
     0x86: lambda m: m.tuple_of(2),
     0x87: lambda m: m.tuple_of(3),
-    ord("]"): lambda m: m.push([]),
-    ord("l"): lambda m: m.push(m.pop_mark()),
+    ord("]"): lambda m: m.push_object([]),
+    ord("l"): lambda m: m.push_object(m.pop_mark()),
     ord("a"): _Machine.append_one,
     ord("e"): lambda m: m.append(m.pop_mark()),
-    ord("}"): lambda m: m.push({}),
+    ord("}"): lambda m: m.push_object({}),
     ord("d"): _Machine.dict_of_mark,
     ord("s"): _Machine.set_item,
     ord("u"): lambda m: m.set_items(m.pop_mark()),
-    0x8F: lambda m: m.push(set()),
+    0x8F: lambda m: m.push_object(set()),
     0x90: lambda m: m.add_items(m.pop_mark()),
-    0x91: lambda m: m.push(frozenset(map(hashable, m.pop_mark()))),
+    0x91: lambda m: m.push_object(frozenset(map(m.key, m.pop_mark()))),
     ord("p"): lambda m: m.put(int(m.line())),
     ord("q"): lambda m: m.put(m.unpack("<B")),
     ord("r"): lambda m: m.put(m.unpack("<I")),
@@ -385,21 +401,6 @@ STEPS: dict[int, Callable[[_Machine], object]] = {
 }
 
 
-def hashable(key: Any) -> Hashable:
-    """A key that costs little to hash, whatever the file: hashing nested tuples recurses in C without a limit.
-
-    Raises:
-        ValueError: it is none.
-    """
-    parts = key if isinstance(key, tuple) and len(key) <= MAX_KEY_PARTS else (key,)
-    for part in parts:
-        if isinstance(part, int) and part.bit_length() > 64:
-            raise ValueError("damaged pickle: a key of more than 64 bits")
-        if not isinstance(part, (str, bytes, int, float, Opaque, np.generic, type(None))):
-            raise ValueError(f"damaged pickle: a key that is or holds a {type(part).__name__}")
-    return key
-
-
 def check_depth(tree: Any) -> None:
     """Refuse lists and dicts that hold themselves or are nested deeper than `MAX_DEPTH`: code that walks them recurses.
 
@@ -411,7 +412,7 @@ def check_depth(tree: Any) -> None:
     todo = [tree]
     while todo:
         value = todo[-1]
-        if isinstance(value, _Unfinished):
+        if isinstance(value, Unfinished):
             raise ValueError("damaged pickle: an array without contents")
         if not isinstance(value, (list, tuple, dict, set, frozenset)) or id(value) in done:
             todo.pop()
@@ -429,111 +430,8 @@ def check_depth(tree: Any) -> None:
         for part in parts:
             if id(part) in open_:
                 raise ValueError("the pickle holds itself; no weights file does")
-            if isinstance(part, (list, tuple, dict, set, frozenset, _Unfinished)) and id(part) not in done:
+            if isinstance(part, (list, tuple, dict, set, frozenset, Unfinished)) and id(part) not in done:
                 todo.append(part)
-
-
-# What stands for the calls in pickles of plain values and NumPy arrays. Arguments are whatever the file says: no
-# function may walk an argument that can be larger than the file, such as an array, or turn one into text.
-
-
-def _mapping(*args: Any) -> dict[Any, Any]:
-    pairs = args[0] if args else ()
-    if isinstance(pairs, dict):
-        return dict(pairs)
-    if not isinstance(pairs, (list, tuple)) or not all(map(_is_pair, pairs)):
-        raise TypeError("no list of pairs")
-    return {hashable(key): value for key, value in pairs}
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 2
-
-
-def _default_mapping(factory: Any = None, *args: Any) -> dict[Any, Any]:
-    return _mapping(*args)
-
-
-def _set(values: Any = ()) -> set[Any]:
-    if not isinstance(values, (list, tuple, set)):
-        raise TypeError(f"set of {type(values).__name__}")
-    return set(map(hashable, values))
-
-
-def _encode(text: str, encoding: str = "utf-8") -> bytes:
-    """How protocol 2 writes bytes: as the text whose letters have their values."""
-    if not isinstance(text, str) or not isinstance(encoding, str):
-        raise TypeError("no text")
-    if encoding not in ("latin1", "latin-1", "iso-8859-1", "utf-8", "ascii"):
-        raise TypeError(f"encoding {encoding}")
-    return text.encode(encoding)
-
-
-def _byte_string(*args: Any) -> bytes | memoryview:
-    if not args:
-        return b""
-    if isinstance(args[0], str):
-        return _encode(*args)
-    values = args[0]
-    if isinstance(values, (bytes, memoryview)):
-        return values
-    if not isinstance(values, (list, tuple)):
-        raise TypeError(f"bytes of {type(values).__name__}")
-    return bytes(values)
-
-
-def _complex(real: float, imaginary: float = 0.0) -> complex:
-    if not all(isinstance(part, (int, float)) for part in (real, imaginary)):
-        raise TypeError("parts that are no numbers")
-    return complex(real, imaginary)
-
-
-def _dtype(code: str, *flags: Any) -> Any:
-    if not isinstance(code, str):
-        raise TypeError("a NumPy type without a name")
-    kind = code.lstrip("<>=|")
-    if kind not in PLAIN_DTYPES:
-        return Opaque(f"numpy.dtype({shown(code, 20)})", (code, *flags))
-
-    def finish(state: Any) -> np.dtype:
-        order = state[1]
-        if not isinstance(order, str) or order not in ("<", ">", "=", "|"):
-            raise ValueError("a NumPy type of an unknown byte order")
-        return np.dtype(order + kind)
-
-    return _Unfinished(finish)
-
-
-def _as_dtype(dtype: Any) -> np.dtype | None:
-    """A NumPy type, which need not have been given a byte order."""
-    return dtype.finish((3, "=")) if isinstance(dtype, _Unfinished) else dtype if isinstance(dtype, np.dtype) else None
-
-
-def _empty_array(kind: Any, shape: Any, code: Any) -> Any:
-    if not isinstance(kind, Opaque) or kind.name != "numpy.ndarray":
-        return Opaque(kind.name, (shape, code))
-    return _Unfinished(_array_of_state)
-
-
-def _array_of_state(state: Any) -> Any:
-    _, shape, dtype, fortran, raw = state
-    return _array(raw, dtype, shape, "F" if fortran else "C")
-
-
-def _array(raw: Any, dtype: Any, shape: Any, order: str) -> Any:
-    """A view of the bytes, in this machine's byte order unless they were written on another kind."""
-    plain = _as_dtype(dtype)
-    if plain is None:
-        return Opaque("numpy.ndarray of " + getattr(dtype, "name", "?"), (dtype, shape))
-    if not isinstance(raw, (bytes, memoryview)):
-        raise ValueError("a NumPy array whose contents are no bytes; save it with Python 3")
-    if not is_shape(shape) or not isinstance(order, str) or order not in ("C", "F"):
-        raise ValueError("a NumPy array of an impossible shape")
-    count = math.prod(shape)
-    if count * plain.itemsize != len(raw):
-        raise ValueError(f"a NumPy array of {count} x {plain.itemsize} bytes in {len(raw)} bytes")
-    flat = np.frombuffer(raw, plain) if count else np.zeros(0, plain)
-    return flat.reshape(shape, order=order)  # type: ignore[call-overload]
 
 
 def _is_encoded(value: Any) -> bool:
@@ -548,39 +446,14 @@ def _is_encoded(value: Any) -> bool:
     )
 
 
-def is_shape(value: Any) -> bool:
-    """A tuple of few numbers that are at least 0 and fit into 63 bits."""
-    return (
-        isinstance(value, tuple)
-        and len(value) <= MAX_DIMENSIONS
-        and all(type(n) is int and 0 <= n < 2**63 for n in value)
-    )
+def _letter_bytes(raw: memoryview) -> int:
+    """What Python keeps each letter of a UTF-8 text in: 1, 2 or 4 bytes, by its greatest letter."""
+    greatest = np.frombuffer(raw, np.uint8).max()
+    return 1 if greatest <= 0xC3 else 2 if greatest < 0xF0 else 4
 
 
-def _scalar(dtype: Any, raw: Any) -> Any:
-    plain = _as_dtype(dtype)
-    if plain is None:
-        return Opaque("numpy scalar of " + getattr(dtype, "name", "?"), (dtype,))
-    return _array(raw, plain, (1,), "C")[0]
-
-
-_NUMPY: Functions = {
-    "multiarray._reconstruct": _empty_array,
-    "multiarray.scalar": _scalar,
-    "numeric._frombuffer": _array,
-}
-_BUILTINS: Functions = {
-    "set": _set,
-    "frozenset": _set,
-    "bytes": _byte_string,
-    "bytearray": _byte_string,
-    "complex": _complex,
-}
-PLAIN: Functions = {
-    "collections.OrderedDict": _mapping,
-    "collections.defaultdict": _default_mapping,
-    "_codecs.encode": _encode,
-    "numpy.dtype": _dtype,
-    **{f"numpy.{core}.{name}": function for core in ("core", "_core") for name, function in _NUMPY.items()},
-    **{f"{module}.{name}": function for module in ("builtins", "__builtin__") for name, function in _BUILTINS.items()},
-}
+def _copy_bytes(value: Any) -> int:
+    """What a function may make of an argument that it copies."""
+    if isinstance(value, (list, tuple, dict, set, frozenset)):
+        return SLOT_BYTES * len(value)
+    return value.__sizeof__() if isinstance(value, (str, bytes)) else 0

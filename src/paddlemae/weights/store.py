@@ -13,6 +13,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from paddlemae.weights.kinds import kind_of, refusal
+
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "model.json"
 FORMAT = 1
@@ -106,6 +108,9 @@ def read_tensor_file(path: Path) -> dict[str, np.ndarray]:
     """Read any safetensors file, with errors that name it."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; the checkpoint is incomplete, use another one")
+    kind = kind_of(path)
+    if kind not in ("safetensors", "unknown"):  # a damaged file may look like anything
+        raise refusal(path, kind)
     try:
         return load_file(path)
     except (SafetensorError, KeyError, ValueError) as fault:

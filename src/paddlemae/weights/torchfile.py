@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.weights.archive import locate, read_directory
+from paddlemae.weights.archive import read_entries, verify
 from paddlemae.weights.kinds import LEGACY_MAGIC, kind_of, refusal
 from paddlemae.weights.mapped import map_file
-from paddlemae.weights.pickles import PLAIN, Functions, is_shape, read_pickle
+from paddlemae.weights.pickles import read_pickle
+from paddlemae.weights.plain import PLAIN, Functions, is_shape
 from paddlemae.weights.tree import BFloat16, Opaque, shown
 
 LEGACY_VERSION = 1001
@@ -69,9 +70,11 @@ SKIPPED_STORAGES = {
     "torch.QUInt2x4Storage": 1,
     "torch.QInt32Storage": 4,
 }
-# Views may overlap or repeat (tied weights, expanded buffers), but not without end.
+# Views may overlap or repeat (tied weights, expanded buffers), but not without end. Those of bfloat16 are copied when
+# they are widened, to twice their size.
 MAX_EXPANSION = 8
 FREE_BYTES = 64 * 2**20
+FREE_BFLOAT16_BYTES = 16 * 2**20
 
 
 def read_torch(path: str | Path) -> Any:
@@ -113,6 +116,7 @@ class _Tensors:
     def __init__(self, data: memoryview) -> None:
         self.data = data
         self.to_give = MAX_EXPANSION * len(data) + FREE_BYTES
+        self.to_widen = len(data) + FREE_BFLOAT16_BYTES
 
     def functions(self) -> Functions:
         """What stands for the calls in a PyTorch pickle."""
@@ -175,9 +179,13 @@ class _Tensors:
         last = offset + sum((n - 1) * step for n, step in zip(size, stride))
         if not empty and (last + 1) * dtype.itemsize > storage.nbytes:
             raise ValueError(f"a tensor reaches to element {last} of a storage of {storage.nbytes} bytes")
-        self.to_give -= math.prod(size) * dtype.itemsize
+        nbytes = math.prod(size) * dtype.itemsize
+        self.to_give -= nbytes
+        self.to_widen -= nbytes if name == BFLOAT16 else 0
         if self.to_give < 0:
             raise ValueError(f"its tensors expand to more than {MAX_EXPANSION} times the file; no weights file does")
+        if self.to_widen < 0:
+            raise ValueError("its bfloat16 tensors repeat until they outgrow the file; no weights file's do")
         if empty:
             array = np.zeros(size, dtype)
             array.flags.writeable = False
@@ -207,12 +215,12 @@ def _storage_id(value: Any, length: int) -> tuple[Opaque, str, int]:
 
 
 def _read_zip(data: memoryview) -> Any:
-    directory = read_directory(data)
-    root = _root(list(directory))
-    entries = {name: locate(data, name, header) for name, header in directory.items()}
+    entries = read_entries(data)
+    root = _root(list(entries))
     order = entries.get(f"{root}/byteorder")
     if order and bytes(data[order.offset : order.offset + min(order.size, 16)]) != b"little":
         raise ValueError("it was written on a big-endian machine; save it again on a usual one")
+    verify(data, entries)
     tensors = _Tensors(data)
 
     def storage(value: Any) -> Opaque:

@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from paddle import nn
 
+from paddlemae.weights.mapped import release
+
 PATCH_EMBED = "patch_embed.proj.weight"
 
 
@@ -57,7 +59,7 @@ def load_official(
     """Set every tensor of the model, or none.
 
     Args:
-        tensors: official names and layout.
+        tensors: official names and layout; of views of a mapped file, the memory is given back as they are taken.
         may_miss: first name parts ("head") that the model keeps as they are if `tensors` lacks them.
         may_ignore: first name parts ("decoder_blocks") that `tensors` may have beyond the model.
         source: what the error calls them.
@@ -88,6 +90,7 @@ def load_official(
             elif name in linear:
                 array = array.T
             tensor.set_value(np.ascontiguousarray(array))
+            release(tensors[name])
 
 
 def _shortened(names: list[str], shown: int = 8) -> str:

@@ -94,7 +94,7 @@ def tensors_of(tree: Any, wrapper: str | None = None) -> StateDict:
             break
         if key not in chosen:
             raise ValueError(f"no {shown('.'.join([*path, key]))} in the file; at that place it holds {_list(chosen)}")
-        beside |= {shown(".".join([*path, str(k)])): describe(value) for k, value in chosen.items() if k != key}
+        beside |= _described(chosen, path, key)
         chosen = chosen[key]
         path.append(key)
     if not _holds_tensors(chosen):
@@ -114,6 +114,15 @@ def describe(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"{type(value).__name__} of {len(value)}"
     return type(value).__name__
+
+
+def _described(tree: dict[Any, Any], path: list[str], but: str) -> dict[str, str]:
+    """What lies beside one key. Each value is looked at once: a file may name one large dict many times."""
+    words: dict[int, str] = {}
+    for value in tree.values():
+        if id(value) not in words:
+            words[id(value)] = describe(value)
+    return {shown(".".join([*path, str(key)])): words[id(value)] for key, value in tree.items() if key != but}
 
 
 def shown(text: object, limit: int = 80) -> str:
@@ -139,7 +148,7 @@ def _was_tensor(value: Any) -> bool:
     """Whether something unread would have been a tensor: it is made from one, or by PyTorch's rebuilders."""
     if not isinstance(value, Opaque) or value.args is None:
         return False
-    return "._rebuild_" in value.name or value.name.endswith("Storage") or any(map(_is_tensor, value.args))
+    return "._rebuild_" in value.name or value.name.endswith("Storage") or any(map(_is_tensor, value.args[:16]))
 
 
 def _obvious(tree: dict[Any, Any]) -> str | None:
