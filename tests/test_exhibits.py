@@ -129,3 +129,4 @@ def test_a_full_disk_leaves_the_old_picture(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (tmp_path / sprite["file"]).read_bytes() == before
+    assert [path.name for path in (tmp_path / "exhibits").iterdir()] == ["map.jpg"], "nothing half written stays"

@@ -282,5 +282,9 @@ def replace_text(path: Path, text: str) -> None:
 def replace_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file whole or not at all."""
     beside = path.with_name(f".{path.name}.partial")
-    beside.write_bytes(content)
-    os.replace(beside, path)
+    try:
+        beside.write_bytes(content)
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
