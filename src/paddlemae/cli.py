@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from paddlemae import cli_weights
 from paddlemae.launch import MOST_RESTARTS, Launch
 from paddlemae.report.output import outliving_a_full_disk
 from paddlemae.train.stopping import (
@@ -48,6 +49,8 @@ Pretrain on your own images without labels, see what the model reconstructs, fin
     paddlemae finetune cifar10 --init runs/mine --data labelled/ --out runs/tuned
 """,
 )
+
+app.add_typer(cli_weights.app, name="weights")
 
 RecipeName = Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe's name or a .yaml file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the recipe.")]
@@ -105,6 +108,7 @@ def demo(
 def pretrain(
     recipe: RecipeName = None,
     overrides: Overrides = None,
+    init: Annotated[str | None, typer.Option("--init", help="Weights to start from: a run, or anyone's.")] = None,
     data: Data = None,
     out: Out = None,
     resume: Resume = False,
@@ -127,6 +131,8 @@ def pretrain(
 
     `paddlemae pretrain base --data imagenet/ --dry-run`
 
+    `paddlemae pretrain base --init mae_pretrain_vit_base.pth --data photos/ --out runs/photos`
+
     `paddlemae pretrain --resume --out runs/photos`
 
     `paddlemae pretrain base --data imagenet/ --out runs/base --procs 8`
@@ -134,7 +140,7 @@ def pretrain(
     launch = Launch(procs, nodes, master, node_rank, restarts)
     if not dry_run and _launched("pretrain", recipe, overrides, data, out, resume, launch):
         return
-    built = _recipe("pretrain", recipe, overrides, out, resume, data=data)
+    built = _recipe("pretrain", recipe, overrides, out, resume, data=data, init=init)
     from paddlemae.tasks import pretrain as task
 
     _plan_or_run(built, task.dry_run, task.pretrain, dry_run, out, resume, overwrite, quiet)
@@ -144,7 +150,9 @@ def pretrain(
 def finetune(
     recipe: RecipeName = None,
     overrides: Overrides = None,
-    init: Annotated[str | None, typer.Option("--init", help="A pretraining run, or 'scratch'.")] = None,
+    init: Annotated[
+        str | None, typer.Option("--init", help="A pretraining run, anyone's weights, or 'scratch'.")
+    ] = None,
     data: Data = None,
     out: Out = None,
     resume: Resume = False,
@@ -178,7 +186,7 @@ def finetune(
 
 @app.command()
 def reconstruct(
-    run: Annotated[str, typer.Argument(help="A pretraining run or one of its checkpoints.")],
+    run: Annotated[str, typer.Argument(help="A pretraining run, or anyone's MAE weights.")],
     images: Annotated[list[str], typer.Argument(help="Image files, folders of images, or 'digits'.")],
     out: Annotated[Path, typer.Option("--out", help="The picture to write.")] = Path("reconstruction.png"),
     mask: Annotated[
@@ -217,7 +225,7 @@ def study(
     vary: Annotated[str, typer.Option("--vary", help="The setting to vary: trainable_blocks, labels ...")] = "labels",
     value: Annotated[list[str] | None, typer.Option("--value", help="One of its values; give several.")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each value, with seeds 0, 1, 2 ...")] = 3,
-    init: Annotated[str | None, typer.Option("--init", help="The pretraining run.")] = None,
+    init: Annotated[str | None, typer.Option("--init", help="The pretraining run, or anyone's weights.")] = None,
     scratch: Annotated[bool, typer.Option("--scratch", help="The same from scratch, for comparison.")] = False,
     data: Data = None,
     out: Out = None,
@@ -248,7 +256,9 @@ def study(
 def probe(
     recipe: RecipeName = None,
     overrides: Overrides = None,
-    init: Annotated[str | None, typer.Option("--init", help="The pretraining run to probe.")] = None,
+    init: Annotated[
+        str | None, typer.Option("--init", help="The pretraining run to probe, or anyone's weights.")
+    ] = None,
     data: Data = None,
     out: Out = None,
     resume: Resume = False,
@@ -272,7 +282,7 @@ def probe(
 
 @app.command()
 def knn(
-    run: Annotated[str, typer.Argument(help="A run folder or one of its checkpoints.")],
+    run: Annotated[str, typer.Argument(help="A run, or anyone's MAE or ViT weights.")],
     data: Annotated[str, typer.Option("--data", help="A labelled folder, one folder a class, or 'digits'.")],
     token: Annotated[str, typer.Option("--token", help="cls, or mean of the patch tokens.")] = "mean",
     layer: Annotated[
@@ -329,7 +339,7 @@ def knn(
 
 @app.command()
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A fine-tuning run or one of its checkpoints.")],
+    run: Annotated[str, typer.Argument(help="A fine-tuning run, or anyone's classifier.")],
     data: Annotated[str, typer.Option("--data", help="A labelled folder, one folder a class, or 'digits'.")],
     split: Annotated[str, typer.Option("--split", help="train or test.")] = "test",
     image_size: Annotated[

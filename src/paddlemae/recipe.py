@@ -205,6 +205,7 @@ class PretrainRecipe(BaseModel):
 
     model_config = STRICT
     task: Literal["pretrain"] = "pretrain"
+    init: str | None = None  # weights to start from: a run, or anyone's MAE or ViT; by default new ones
     data: str | None = None
     split: str | None = None
     mean: tuple[float, ...] | None = None
@@ -233,7 +234,7 @@ class FinetuneRecipe(BaseModel):
 
     model_config = STRICT
     task: Literal["finetune"] = "finetune"
-    init: str | None = None  # a pretrained run, or "scratch"
+    init: str | None = None  # a pretrained run, anyone's MAE or ViT weights, or "scratch"
     data: str | None = None
     train_split: str = "train"
     eval_split: str = "test"
@@ -276,7 +277,7 @@ class ProbeRecipe(BaseModel):
 
     model_config = STRICT
     task: Literal["probe"] = "probe"
-    init: str | None = None  # a pretrained run
+    init: str | None = None  # a pretrained run, or anyone's MAE or ViT weights
     random: bool = False  # probe the same encoder untrained, for comparison
     data: str | None = None
     train_split: str = "train"

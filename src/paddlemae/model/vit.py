@@ -388,7 +388,7 @@ class VisionTransformer(nn.Layer):
         cls_token: whether there is one.
         positions: "sincos2d", "sincos1d" or "learned".
         drop_path: rate of the last block, rising linearly from 0.
-        num_classes: width of the head.
+        num_classes: width of the head; 0 is an encoder without one.
         pool: "mean" (global average pooling, then `fc_norm`; the paper's fine-tuning) or "cls".
     Raises:
         ValueError: a shape that does not fit together, or an unknown `positions` or `pool`.
@@ -433,14 +433,17 @@ class VisionTransformer(nn.Layer):
             self.fc_norm = norm
         else:
             self.norm = norm
-        self.head = Linear(embed_dim, num_classes)
+        if num_classes:
+            self.head = Linear(embed_dim, num_classes)
         initialise(self)
-        nn.initializer.TruncatedNormal(std=HEAD_STD, a=-2.0, b=2.0)(self.head.weight)
+        if num_classes:
+            nn.initializer.TruncatedNormal(std=HEAD_STD, a=-2.0, b=2.0)(self.head.weight)
         pool_tokens(paddle.zeros([1, 2, 1]), pool, cls_token)  # refuses a pool that the model can't do
 
     def forward(self, images_BCHW, path_noise: np.ndarray | None = None):
-        """Logits [B, num_classes]; for `path_noise` see `encode`."""
-        return self.head(features(self, images_BCHW, self.pool, path_noise))
+        """Logits [B, num_classes], or features [B, D] without a head; for `path_noise` see `encode`."""
+        x_BD = features(self, images_BCHW, self.pool, path_noise)
+        return self.head(x_BD) if self.config["num_classes"] else x_BD
 
 
 def freeze(model: VisionTransformer, trainable_blocks: float) -> None:

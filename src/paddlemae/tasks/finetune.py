@@ -21,6 +21,7 @@ from paddlemae.data.sources import Source, balanced_subset, check_same_classes, 
 from paddlemae.device import tensor_of
 from paddlemae.model.vit import VisionTransformer, freeze
 from paddlemae.recipe import FinetuneRecipe, ProbeRecipe
+from paddlemae.tasks.checkpoints import read_checkpoint
 from paddlemae.tasks.evaluation import SCRATCH, Evaluation, evaluation_of, finish
 from paddlemae.tasks.footprint import memory_plan
 from paddlemae.tasks.gallery import fixed_images, show_attention
@@ -30,9 +31,10 @@ from paddlemae.tasks.models import (
     classifier_arguments,
     describe,
     evaluation_view,
+    fitted,
+    named,
     parameter_count,
     path_noise,
-    read_checkpoint,
     statistics_of,
     to_input,
     training_view,
@@ -197,7 +199,7 @@ def prepare(recipe: FinetuneRecipe, own: Path | None = None) -> Parts:
         raise ValueError("name what to start from: --init RUN (a pretraining run) or --init scratch")
     device.prepare(recipe.training.device, recipe.training.threads)
     check_precision(recipe.training.precision)
-    checkpoint = None if recipe.init == SCRATCH or own else read_checkpoint(recipe.init)
+    checkpoint = None if recipe.init == SCRATCH or own else fitted(read_checkpoint(recipe.init), named(recipe.model))
     train, held_out = open_parts(recipe, recipe.data)
     if own:
         model, statistics = _saved_shape(own)

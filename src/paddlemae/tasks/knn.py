@@ -21,11 +21,12 @@ from paddlemae.data.augment import View
 from paddlemae.data.sources import Source, balanced_subset, check_same_classes, open_source
 from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.report.runlog import log_result
+from paddlemae.tasks.checkpoints import read_checkpoint
 from paddlemae.tasks.embed import Labelled, labelled_features
 from paddlemae.tasks.evaluation import PRETRAINED, RANDOM, confusion_of, surest_mistakes
 from paddlemae.tasks.gallery import show_map, show_mistakes, show_neighbours
 from paddlemae.tasks.inference import FeatureKind
-from paddlemae.tasks.models import evaluation_view, load_encoder, read_checkpoint
+from paddlemae.tasks.models import evaluation_view, load_encoder
 from paddlemae.tasks.skipped import SkippedImages
 from paddlemae.tasks.start import run_of
 

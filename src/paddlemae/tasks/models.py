@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,23 +17,19 @@ from paddlemae.data.randaugment import RandAugment
 from paddlemae.device import tensor_of
 from paddlemae.model.kernels import scale_channels
 from paddlemae.model.mae import MaskedAutoencoder
-from paddlemae.model.positions import resize_positions
-from paddlemae.model.vit import SIZES, VisionTransformer, pair, patch_grid
+from paddlemae.model.vit import SIZES, VisionTransformer, pair
 from paddlemae.recipe import Augmentation, AutoencoderShape, ClassifierShape, FinetuneAugmentation, default_statistics
-from paddlemae.train.checkpoint import find_checkpoint
-from paddlemae.weights.store import Description, read_description, read_tensors
+from paddlemae.tasks.checkpoints import ADAPTED, ENCODER_FIELDS, KIND_NAMES, Checkpoint, adapted, plain
+from paddlemae.weights.store import Description
 from paddlemae.weights.transfer import load_official
 
-ENCODER_FIELDS = (
-    "image_size",
-    "patch_size",
-    "channels",
-    "embed_dim",
-    "depth",
-    "num_heads",
-    "mlp_ratio",
-    "cls_token",
-    "positions",
+DECODER_FIELDS = (
+    "decoder",
+    "decoder_embed_dim",
+    "decoder_depth",
+    "decoder_num_heads",
+    "inter_block_attention",
+    "norm_pix_loss",
 )
 DECODER_PARTS = (
     "mask_token",
@@ -46,7 +42,7 @@ DECODER_PARTS = (
 )
 
 
-def _named(shape: AutoencoderShape | ClassifierShape) -> dict[str, Any]:
+def named(shape: AutoencoderShape | ClassifierShape) -> dict[str, Any]:
     """What a recipe's shape says: the size's values, overruled by those that are named one by one."""
     given = {name: value for name, value in shape.model_dump().items() if value is not None and name != "size"}
     return {**SIZES[shape.size], **given} if shape.size else given
@@ -54,41 +50,36 @@ def _named(shape: AutoencoderShape | ClassifierShape) -> dict[str, Any]:
 
 def autoencoder_arguments(shape: AutoencoderShape) -> dict[str, Any]:
     """The keyword arguments of `MaskedAutoencoder` that a recipe's shape means."""
-    return _named(shape)
+    return named(shape)
 
 
-def build_autoencoder(shape: AutoencoderShape, seed: int) -> MaskedAutoencoder:
-    """A new model whose weights depend on the seed alone."""
-    paddle.seed(seed)
-    return MaskedAutoencoder(**autoencoder_arguments(shape))
+def build_autoencoder(shape: AutoencoderShape, seed: int, checkpoint: Checkpoint | None = None) -> MaskedAutoencoder:
+    """A new model whose weights depend on the seed alone, or whose encoder is a checkpoint's.
 
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A model on disk, read: where it was, what it is, its tensors in the official layout."""
-
-    folder: Path
-    description: Description
-    tensors: dict[str, np.ndarray]
-
-
-def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read the model that a run folder or checkpoint folder holds.
+    The checkpoint's decoder comes along if it has one of the same shape that predicts the same target; a classifier has
+    no norm behind its encoder's last block, which is new then. What is new is said on stderr.
 
     Raises:
-        FileNotFoundError, ValueError: nothing there, or not a model of PaddleMAE.
+        ValueError: the checkpoint has another encoder; all differences are listed.
     """
-    folder = find_checkpoint(path)
-    description = read_description(folder)
-    if description.kind == "probe":
-        raise ValueError(
-            f"{folder} holds the head of a linear probe alone; name the run that it probed "
-            f"({description.provenance.get('init', 'not recorded')})"
-        )
-    missing = [name for name in ENCODER_FIELDS if name not in description.architecture]
-    if missing:
-        raise ValueError(f"{folder} holds no model of PaddleMAE: its architecture lacks {', '.join(missing)}")
-    return Checkpoint(folder, description, read_tensors(folder))
+    arguments = autoencoder_arguments(shape)
+    paddle.seed(seed)
+    model = MaskedAutoencoder(**arguments)
+    if checkpoint is None:
+        return model
+    checkpoint = fitted(checkpoint, arguments)
+    saved = checkpoint.description.architecture
+    other = [name for name in DECODER_FIELDS if saved.get(name) != model.config.get(name)]
+    new = [*(DECODER_PARTS if other else ()), *(() if "norm.weight" in checkpoint.tensors else ("norm",))]
+    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if name.split(".")[0] not in new}
+    load_official(
+        model, tensors, may_miss=new, may_ignore=["fc_norm", "head", *DECODER_PARTS], source=str(checkpoint.folder)
+    )
+    if new:
+        parts = " and ".join([*(["decoder"] if other else []), *(["encoder's last norm"] if "norm" in new else [])])
+        why = f" ({', '.join(other)} as the recipe has it)" if other and checkpoint.description.kind == "mae" else ""
+        print(f"{checkpoint.folder}: the {parts} begins anew{why}", file=sys.stderr)
+    return model
 
 
 def load_autoencoder(checkpoint: Checkpoint) -> MaskedAutoencoder:
@@ -105,14 +96,15 @@ def load_autoencoder(checkpoint: Checkpoint) -> MaskedAutoencoder:
 
 def _check_kind(checkpoint: Checkpoint, wanted: str, lacking: str) -> None:
     if checkpoint.description.kind != wanted:
-        raise ValueError(f"{checkpoint.folder} holds a {checkpoint.description.kind}, which has {lacking}")
+        what = KIND_NAMES[checkpoint.description.kind]
+        raise ValueError(f"{checkpoint.folder} holds {what}, which has {lacking}")
 
 
-KINDS = {"mae": MaskedAutoencoder, "classifier": VisionTransformer}
+KINDS = {"mae": MaskedAutoencoder, "classifier": VisionTransformer, "encoder": VisionTransformer}
 
 
 def load_encoder(checkpoint: Checkpoint, *, random: bool = False) -> MaskedAutoencoder | VisionTransformer:
-    """The model of a checkpoint, of either kind, in eval mode: for its features.
+    """The model of a checkpoint, of any kind, in eval mode: for its features.
 
     Args:
         random: the same model as it is before any training, for comparison.
@@ -152,10 +144,12 @@ def _built(kind, checkpoint: Checkpoint):
 def classifier_arguments(shape: ClassifierShape, checkpoint: Checkpoint | None, num_classes: int) -> dict[str, Any]:
     """The keyword arguments of `VisionTransformer`: the recipe's, else the checkpoint's, else the size's.
 
+    Args:
+        checkpoint: as `fitted` to the shape.
     Raises:
-        ValueError: the recipe names another encoder than the checkpoint holds; all differences are listed.
+        ValueError: neither a checkpoint nor a size.
     """
-    given = _named(shape)
+    given = named(shape)
     if checkpoint is None:
         if not shape.size:
             raise ValueError(
@@ -164,40 +158,41 @@ def classifier_arguments(shape: ClassifierShape, checkpoint: Checkpoint | None, 
             )
         return {**given, "num_classes": num_classes}
     saved = {name: checkpoint.description.architecture[name] for name in ENCODER_FIELDS}
+    return {**saved, **given, "num_classes": num_classes}
+
+
+def fitted(checkpoint: Checkpoint, wanted: Mapping[str, Any]) -> Checkpoint:
+    """A checkpoint whose encoder is as `wanted` has it, brought to its channels, patches and images.
+
+    Raises:
+        ValueError: it can't be brought to it; all differences are listed.
+    """
+    saved = checkpoint.description.architecture
     different = [
-        f"{name} is {_plain(saved[name])} in the checkpoint and {_plain(given[name])} in the recipe"
+        f"{name} is {plain(saved[name])} in the checkpoint and {plain(wanted[name])} in the recipe"
         for name in ENCODER_FIELDS
-        if name != "image_size" and name in given and _plain(saved[name]) != _plain(given[name])
+        if name not in ADAPTED and name in wanted and plain(saved[name]) != plain(wanted[name])
     ]
     if different:
         raise ValueError(
             f"{checkpoint.folder} has another architecture: {'; '.join(different)}; change the recipe or the checkpoint"
         )
-    return {**saved, **given, "num_classes": num_classes}
-
-
-def _plain(value: Any) -> Any:
-    """One number for a square, so that 16 and [16, 16] compare equal."""
-    if isinstance(value, (list, tuple)):
-        return value[0] if len(set(value)) == 1 else list(value)
-    return value
+    return adapted(checkpoint, **{name: wanted[name] for name in ADAPTED if name in wanted})
 
 
 def build_classifier(arguments: dict[str, Any], checkpoint: Checkpoint | None, seed: int) -> VisionTransformer:
-    """A classifier, its encoder taken from the checkpoint if there is one.
+    """A classifier, its encoder taken from the checkpoint, as `fitted` to it, if there is one.
 
-    The head is new, and so is `fc_norm` where the pretrained model had `norm` (MAE, appendix A.2); positions are
-    resized when the classifier runs at another image size.
+    The head is new, and so is `fc_norm` where the pretrained model had `norm` (MAE, appendix A.2).
     """
     paddle.seed(seed)
     model = VisionTransformer(**arguments)
     if checkpoint is None:
         return model
-    tensors = dict(checkpoint.tensors)
-    saved_grid = patch_grid(*(checkpoint.description.architecture[name] for name in ("image_size", "patch_size")))
-    tensors["pos_embed"] = _resized(tensors["pos_embed"], saved_grid, model)
     ignored = [*DECODER_PARTS, "norm", "fc_norm", "head"]
-    tensors = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] not in ("fc_norm", "head")}
+    tensors = {
+        name: tensor for name, tensor in checkpoint.tensors.items() if name.split(".")[0] not in ("fc_norm", "head")
+    }
     load_official(
         model,
         tensors,
@@ -206,12 +201,6 @@ def build_classifier(arguments: dict[str, Any], checkpoint: Checkpoint | None, s
         source=str(checkpoint.folder),
     )
     return model
-
-
-def _resized(table_1ND: np.ndarray, saved_grid: tuple[int, int], model: VisionTransformer) -> np.ndarray:
-    front = int(model.has_cls)
-    patches = resize_positions(paddle.to_tensor(table_1ND[0, front:]), saved_grid, model.grid).numpy()
-    return np.concatenate([table_1ND[:, :front], patches[None]], axis=1)
 
 
 def describe(model, statistics, *, eval_crop_ratio: float, classes=(), provenance=None) -> Description:
@@ -249,8 +238,8 @@ def statistics_of(recipe, channels: int, checkpoint: Checkpoint | None = None):
 
 def training_view(augment: Augmentation, image_size, channels: int, mean: Sequence[float] = ()) -> View:
     """The views that a recipe's augmentation makes; `mean`, in [0, 1] a channel, fills what RandAugment uncovers."""
-    plain = {name: getattr(augment, name) for name in Augmentation.model_fields}
-    view = View(image_size=pair(image_size), channels=channels, **plain)
+    shared = {name: getattr(augment, name) for name in Augmentation.model_fields}
+    view = View(image_size=pair(image_size), channels=channels, **shared)
     if not isinstance(augment, FinetuneAugmentation) or not augment.randaugment:
         return view
     fill = tuple(min(255, round(255 * value)) for value in mean)

@@ -21,12 +21,15 @@ from paddlemae.model.vit import patch_grid
 from paddlemae.recipe import PretrainRecipe
 from paddlemae.report.figures import draw_curves
 from paddlemae.report.runlog import FIGURES, mark_finished, read_metrics
+from paddlemae.tasks.checkpoints import read_checkpoint
 from paddlemae.tasks.footprint import memory_plan
 from paddlemae.tasks.gallery import Snapshots, fixed_images, show_attention
 from paddlemae.tasks.models import (
     autoencoder_arguments,
     build_autoencoder,
     describe,
+    fitted,
+    named,
     parameter_count,
     path_noise,
     statistics_of,
@@ -43,7 +46,7 @@ from paddlemae.train.loop import check_precision
 from paddlemae.train.loss import LossFn
 from paddlemae.train.optim import adamw
 from paddlemae.train.sharding import ShardedAdamW
-from paddlemae.weights.store import Description
+from paddlemae.weights.store import Description, read_description
 
 
 def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
@@ -55,16 +58,17 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
         ValueError, FileNotFoundError: a recipe, data or folder that can't be used; nothing is written then.
         KeyboardInterrupt, Preempted, NonFiniteLoss, OSError: training ended early; the text says what was kept.
     """
-    start = check_start(start, recipe)
-    parts = prepare(recipe)
+    start = check_start(start, recipe, recipe.init)
+    parts = prepare(recipe, start.checkpoint)
     model = parts.model
     training = recipe.training
     shared_out = training.sharding == "optimizer"
     optimizer = adamw(model, weight_decay=training.weight_decay, betas=recipe.betas, grouped=not shared_out)
     state = TrainState(model, ShardedAdamW(model, optimizer, start.ranks) if shared_out else optimizer)
     enter_run(start, recipe, state, parts.description)
+    beginning = f" from {recipe.init}" if recipe.init else ""
     start.say(
-        f"pretraining {parameter_count(model) / 1e6:.2f} million parameters on {parts.source.name}, "
+        f"pretraining {parameter_count(model) / 1e6:.2f} million parameters{beginning} on {parts.source.name}, "
         f"{len(parts.source)} images"
     )
     skipped = open_skipped(start, state).of(parts.source, training.max_bad_images)
@@ -118,8 +122,12 @@ class Parts:
     description: Description
 
 
-def prepare(recipe: PretrainRecipe) -> Parts:
-    """Build a recipe's parts, with every check that needs no training."""
+def prepare(recipe: PretrainRecipe, own: Path | None = None) -> Parts:
+    """Build a recipe's parts, with every check that needs no training.
+
+    Args:
+        own: this run's own checkpoint when it is resumed; what it started from is not needed then, and may be gone.
+    """
     if recipe.data is None:
         raise ValueError("no images named; add --data FOLDER, or --data digits for the embedded ones")
     if recipe.mask == "grid" and recipe.mask_ratio != 0.75:
@@ -135,9 +143,11 @@ def prepare(recipe: PretrainRecipe) -> Parts:
     predicted_patches(recipe, grid)  # refuses more than are removed
     check_channels(recipe.model.channels)
     source = open_source(recipe.data, recipe.split or "train")
-    statistics = statistics_of(recipe, recipe.model.channels)
+    checkpoint = fitted(read_checkpoint(recipe.init), named(recipe.model)) if recipe.init and not own else None
+    saved = read_description(own) if own else None
+    statistics = (saved.mean, saved.std) if saved else statistics_of(recipe, recipe.model.channels, checkpoint)
     view = training_view(recipe.augment, recipe.model.image_size, recipe.model.channels)
-    model = build_autoencoder(recipe.model, recipe.training.seed)
+    model = build_autoencoder(recipe.model, recipe.training.seed, checkpoint)
     model.recompute = recipe.training.recompute
     description = describe(
         model,
@@ -149,6 +159,7 @@ def prepare(recipe: PretrainRecipe) -> Parts:
             "images": len(source),
             "mask_ratio": recipe.mask_ratio,
             "prediction_ratio": recipe.prediction_ratio,
+            **({"init": recipe.init} if recipe.init else {}),
         },
     )
     return Parts(source, view, model, description)
@@ -195,8 +206,10 @@ def snapshots_of(
 
 def dry_run(recipe: PretrainRecipe) -> dict[str, str]:
     """What a pretraining would do, without doing it: name -> value, for people."""
+    if recipe.init:
+        fitted(read_checkpoint(recipe.init), named(recipe.model))  # refuses what does not fit
     with paddle.LazyGuard():  # counts parameters without filling them
-        parts = prepare(recipe)
+        parts = prepare(recipe.model_copy(update={"init": None}))
     training = recipe.training
     return {
         "images": f"{len(parts.source)} from {parts.source.name}",

@@ -21,11 +21,12 @@ from paddlemae.device import tensor_of
 from paddlemae.model.probe import ProbeHead
 from paddlemae.model.vit import evaluating, pair
 from paddlemae.recipe import ProbeRecipe
+from paddlemae.tasks.checkpoints import Checkpoint, read_checkpoint
 from paddlemae.tasks.embed import Labelled, labelled_features
 from paddlemae.tasks.evaluation import Evaluation, evaluation_of, finish
 from paddlemae.tasks.finetune import labels_of, open_parts
 from paddlemae.tasks.inference import FeatureKind, Forward, forward_function
-from paddlemae.tasks.models import Checkpoint, evaluation_view, load_encoder, read_checkpoint
+from paddlemae.tasks.models import evaluation_view, load_encoder
 from paddlemae.tasks.plan import schedule_plan
 from paddlemae.tasks.session import Course, run_training, stretch, training_batches
 from paddlemae.tasks.skipped import open_skipped

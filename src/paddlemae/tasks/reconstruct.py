@@ -18,7 +18,8 @@ from paddlemae.data.sources import open_source
 from paddlemae.model.mae import MaskedAutoencoder, reconstruct
 from paddlemae.model.masking import Mask, draw_mask, given_mask, num_kept
 from paddlemae.report.figures import draw_reconstructions
-from paddlemae.tasks.models import evaluation_view, load_autoencoder, read_checkpoint, to_input, to_pictures
+from paddlemae.tasks.checkpoints import read_checkpoint
+from paddlemae.tasks.models import evaluation_view, load_autoencoder, to_input, to_pictures
 from paddlemae.weights.store import Description
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")

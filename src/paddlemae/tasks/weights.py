@@ -1,0 +1,157 @@
+"""Other people's weights: what a file holds, and the same weights as another layout has them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddlemae.tasks.checkpoints import (
+    Checkpoint,
+    Reading,
+    foreign_checkpoint,
+    is_own,
+    read_checkpoint,
+    read_foreign,
+    say_origin,
+)
+from paddlemae.train.checkpoint import partial
+from paddlemae.weights.layouts import LAYOUTS, Exported, export_weights
+from paddlemae.weights.listing import lines, report
+from paddlemae.weights.store import WEIGHTS_FILE, write_model, write_tensor_file
+from paddlemae.weights.torchwrite import write_torch
+
+OWN = "paddlemae"
+TARGETS = (OWN, *LAYOUTS)
+FOLDERS = (OWN, "timm", "transformers")  # what such weights are published as; the others are single files
+PADDLES = ("paddle", "paddle-mae-pytorch", "paddlevit")
+
+
+def inspect(path: str | Path, reading: Reading) -> dict[str, Any]:
+    """The load report of someone's weights; see `weights.listing`.
+
+    Raises:
+        FileNotFoundError, ValueError: no weights, or of no layout that is known.
+    """
+    if is_own(path):
+        raise ValueError(f"{path} is PaddleMAE's own; its model.json says what it is, and its tensors need no report")
+    return report(*read_foreign(path, reading))
+
+
+def inspection(content: dict[str, Any]) -> str:
+    """The report as text."""
+    return "\n".join(lines(content))
+
+
+def read_any(path: str | Path, reading: Reading) -> Checkpoint:
+    """One of our models, or someone's weights read as asked.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing there, or no model.
+    """
+    if is_own(path):
+        if reading != Reading():
+            raise ValueError(f"{path} is PaddleMAE's own and says itself how it is read; leave the options out")
+        return read_checkpoint(path)
+    foreign, imported = read_foreign(path, reading)
+    say_origin(foreign, imported)
+    return foreign_checkpoint(foreign, imported)
+
+
+def convert(path: str | Path, out: Path, to: str, reading: Reading, *, overwrite: bool = False) -> list[str]:
+    """Write weights as another layout has them: a folder for `FOLDERS`, else a `.pth` or `.pdparams` file.
+
+    Args:
+        path: one of our runs, checkpoints or models, or someone's weights.
+        to: one of `TARGETS`.
+        overwrite: replace what is at `out`.
+    Returns:
+        what a user should know, one sentence each.
+    Raises:
+        FileNotFoundError, ValueError: weights that can't be read, or that the layout can't hold; nothing is written.
+    """
+    if to not in TARGETS:
+        raise ValueError(f"--to must be one of {', '.join(TARGETS)}, got {to!r}")
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out} exists; choose another --out, or replace it with --overwrite")
+    if Path(path).resolve().is_relative_to(out.resolve()):
+        raise ValueError(f"--overwrite would delete {path}, which is to be converted; choose another --out")
+    _check_ending(out, to)
+    checkpoint = read_any(path, reading)
+    exported = None if to == OWN else exported_of(checkpoint, to)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = partial(out)
+    _remove(beside)
+    try:
+        if exported is None:
+            _write_own(beside, checkpoint)
+        else:
+            _write(beside, to, exported)
+        if out.exists():
+            _remove(out)
+        beside.rename(out)
+    finally:
+        _remove(beside)
+    return exported.notes if exported else []
+
+
+def exported_of(checkpoint: Checkpoint, to: str) -> Exported:
+    """A checkpoint's weights as a layout has them, in float32."""
+    description = checkpoint.description
+    return export_weights(
+        to,
+        description.kind,
+        description.architecture,
+        in_float32(checkpoint),
+        mean=description.mean,
+        std=description.std,
+        classes=description.classes,
+    )
+
+
+def in_float32(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    """Its tensors as a model computes with them."""
+    return {name: np.asarray(array, np.float32) for name, array in checkpoint.tensors.items()}
+
+
+def _check_ending(out: Path, to: str) -> None:
+    ending = "" if to in FOLDERS else ".pdparams" if to in PADDLES else ".pth"
+    if ending and out.suffix != ending:
+        raise ValueError(f"weights of the layout {to} are a file that ends in {ending}; got --out {out}")
+    if not ending and out.suffix in (".pth", ".pt", ".bin", ".pdparams", ".safetensors"):
+        raise ValueError(f"weights of the layout {to} are a folder; got --out {out}, which looks like a file")
+
+
+def _write(out: Path, to: str, exported: Exported) -> None:
+    if to in PADDLES:
+        import paddle
+
+        paddle.save({name: paddle.to_tensor(array) for name, array in exported.tensors.items()}, str(out))
+    elif to not in FOLDERS:
+        write_torch(out, exported.tensors, exported.wrapper)
+    else:
+        write_folder(out, exported)
+
+
+def write_folder(out: Path, exported: Exported) -> None:
+    """Write a folder as the Hugging Face hub has it."""
+    out.mkdir()
+    write_tensor_file(out / WEIGHTS_FILE, exported.tensors)
+    for name, content in {"config.json": exported.config, **exported.files}.items():
+        (out / name).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _write_own(out: Path, checkpoint: Checkpoint) -> None:
+    out.mkdir()
+    contiguous = {name: np.ascontiguousarray(array) for name, array in in_float32(checkpoint).items()}
+    write_model(out, contiguous, checkpoint.description)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
