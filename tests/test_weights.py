@@ -253,3 +253,17 @@ def test_what_is_ours_is_told_from_the_rest(tmp_path: Path) -> None:
     (tmp_path / "own" / "model.safetensors").rename(alone)
     assert not is_own(alone) and not is_own(path) and not is_own(tmp_path)
     assert open_weights(alone).kind == "safetensors"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ({}, "share a width of 16; name --heads (an option of 'paddlemae weights convert')"),
+        ({"heads": 3}, "name another --heads (an option"),
+    ],
+)
+def test_what_to_name_is_named_as_the_command_line_has_it(words: dict, expected: str, tmp_path: Path) -> None:
+    path = written(CASES[MAE], tmp_path / "theirs")
+    with pytest.raises(ValueError) as fault:
+        read_any(path, Reading(**words))
+    assert expected in str(fault.value) and str(path) in str(fault.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -125,7 +126,7 @@ def read_foreign(path: str | Path, reading: Reading = Reading()) -> tuple[Foreig
             decoder_heads=reading.decoder_heads,
         )
     except ValueError as fault:
-        raise ValueError(f"{path}: {fault}") from fault
+        raise ValueError(f"{path}: {_as_options(str(fault))}") from fault
     return foreign, imported
 
 
@@ -155,7 +156,17 @@ def say_origin(foreign: Foreign, imported: Imported) -> None:
     """Tell the user which layout was recognised, and what else should be known."""
     print(f"{foreign.path}: weights of the layout {imported.layout}, {KIND_NAMES[imported.kind]}", file=sys.stderr)
     for note in imported.notes:
-        print(f"  {shown(note, 300)}", file=sys.stderr)
+        print(f"  {_as_options(shown(note, 300))}", file=sys.stderr)
+
+
+def _as_options(text: str) -> str:
+    """Names of `import_weights`'s arguments as the command line has them."""
+    options = re.sub(
+        r"\b(layout|image_size|target|heads|decoder_heads)=", lambda one: f"--{one[1].replace('_', '-')} ", text
+    )
+    if options == text:
+        return text
+    return f"{options.replace('(height, width)', 'HxW').rstrip()} (an option of 'paddlemae weights convert')"
 
 
 def adapted(checkpoint: Checkpoint, **wanted: int | Sequence[int] | None) -> Checkpoint:
