@@ -17,7 +17,8 @@ from paddlemae.model.masking import Mask, block_mask, draw_predicted, grid_mask,
 from paddlemae.model.vit import encode, features, patchify, unpatchify
 from paddlemae.recipe import load_recipe
 from paddlemae.report.runlog import read_metrics
-from paddlemae.tasks.models import build_classifier, classifier_arguments, load_autoencoder, read_checkpoint
+from paddlemae.tasks.checkpoints import read_checkpoint
+from paddlemae.tasks.models import build_classifier, classifier_arguments, load_autoencoder
 from paddlemae.tasks.pretrain import batch_mask, batch_predicted, dry_run, memory_estimate, prepare, pretrain
 from paddlemae.tasks.start import Start
 from paddlemae.train.checkpoint import find_checkpoint

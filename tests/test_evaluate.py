@@ -20,12 +20,13 @@ from paddlemae.model.vit import VisionTransformer
 from paddlemae.recipe import load_recipe
 from paddlemae.report.exhibits import read_exhibit
 from paddlemae.tasks import evaluate as task
+from paddlemae.tasks.checkpoints import read_checkpoint
 from paddlemae.tasks.evaluate import evaluate
 from paddlemae.tasks.evaluation import SHOWN_MISTAKES, confusion_of, evaluation_of, surest_mistakes
 from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.inference import FeatureKind
 from paddlemae.tasks.knn import knn, winners
-from paddlemae.tasks.models import evaluation_view, load_classifier, load_encoder, read_checkpoint, to_input
+from paddlemae.tasks.models import evaluation_view, load_classifier, load_encoder, to_input
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.probe import probe
 from paddlemae.tasks.start import Start

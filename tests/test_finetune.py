@@ -13,9 +13,10 @@ from paddlemae.recipe import load_recipe
 from paddlemae.report.runlog import read_metrics
 from paddlemae.tasks import evaluation as evaluating
 from paddlemae.tasks import finetune as task
+from paddlemae.tasks.checkpoints import read_checkpoint
 from paddlemae.tasks.evaluation import Evaluation
 from paddlemae.tasks.finetune import evaluate_classifier, finetune, open_parts, prepare, soft_targets
-from paddlemae.tasks.models import build_classifier, classifier_arguments, read_checkpoint
+from paddlemae.tasks.models import build_classifier, classifier_arguments
 from paddlemae.tasks.start import Start
 from paddlemae.train.checkpoint import find_checkpoint
 from paddlemae.weights.store import read_description, read_tensors

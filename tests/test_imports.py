@@ -25,7 +25,8 @@ ALLOWED = {
     "report": set(),
     "train": {"weights", "model", "device"},
     "tasks": BOTTOM | {"train"},
-    "cli": BOTTOM | {"train", "tasks"},
+    "cli": BOTTOM | {"train", "tasks", "cli_weights"},
+    "cli_weights": {"device", "tasks"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -95,9 +95,10 @@ def test_features_that_are_kept_give_what_features_made_anew_give(run: Path, tmp
 def test_a_long_probe_comes_near_the_best_linear_classifier(run: Path, tmp_path: Path) -> None:
     linear_model = pytest.importorskip("sklearn.linear_model")
     from paddlemae.data.sources import open_source
+    from paddlemae.tasks.checkpoints import read_checkpoint
     from paddlemae.tasks.embed import labelled_features
     from paddlemae.tasks.inference import FeatureKind
-    from paddlemae.tasks.models import load_encoder, read_checkpoint
+    from paddlemae.tasks.models import load_encoder
 
     checkpoint = read_checkpoint(str(run))
     encoder = load_encoder(checkpoint)

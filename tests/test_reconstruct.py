@@ -8,7 +8,8 @@ from PIL import Image
 
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks import reconstruct as task
-from paddlemae.tasks.models import load_autoencoder, read_checkpoint
+from paddlemae.tasks.checkpoints import read_checkpoint
+from paddlemae.tasks.models import load_autoencoder
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.reconstruct import MaskChoice, choose_mask, read_views, reconstruct_images
 from paddlemae.tasks.start import Start
