@@ -602,3 +602,8 @@ def rows_of(case: Case) -> tuple[np.ndarray, np.ndarray]:
     removed.sort(axis=1)
     keep = np.array([[row for row in range(patches) if row not in gone] for gone in removed.tolist()])
     return keep, removed
+
+
+def told(case: Case) -> dict[str, Any]:
+    """What no layout's tensors tell of a case's model."""
+    return dict(heads=HEADS, decoder_heads=DECODER_HEADS, image_size=case.image_size)

@@ -130,13 +130,9 @@ def test_it_is_written_in_every_layout_that_can_hold_it_and_read_again(case: Cas
         assert found.logits is None and found.prediction is None
         return  # the encoder alone; test_timm_gets_the_encoder_of_an_autoencoder
     assert_close(found, wanted)
-    again = read(case, tensors=written.tensors, config=written.config, beside=None, **_told(case))
+    again = read(case, tensors=written.tensors, config=written.config, beside=None, **work.told(case))
     assert again.layout == layout and again.kind == source.kind
     assert_bitwise(source.tensors, again.tensors)
     assert_bitwise(written.tensors, write(layout, again).tensors)
     changed = {key for key in source.architecture if source.architecture[key] != again.architecture[key]}
     assert changed <= {"norm_pix_loss"}  # not every layout says it
-
-
-def _told(case: Case) -> dict[str, Any]:
-    return dict(heads=work.HEADS, decoder_heads=work.DECODER_HEADS, image_size=case.image_size)

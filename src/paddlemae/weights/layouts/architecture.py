@@ -145,14 +145,12 @@ def _refuse_foreign(draft: Draft, layout: str) -> None:
 
 
 def _kind(draft: Draft, layout: str) -> str:
-    firsts = {name.split(".")[0] for name in draft.tensors}
-    decoder = sorted(name for name in firsts if name.startswith(("decoder_", "mask_token")))
-    if decoder and "head" in firsts:
-        names = f"{shown(draft.their_name(decoder[0]))} and {shown(draft.their_name('head.weight'))}"
-        raise ValueError(
-            f"these weights (layout {layout}) have a decoder and a head, {names}; one model has one of them"
-        )
-    return "mae" if decoder else "classifier" if "head" in firsts else "encoder"
+    decoder = [name for name in draft.tensors if name.startswith(("decoder_", "mask_token"))]
+    head = [name for name in draft.tensors if name.startswith("head.")]
+    if decoder and head:
+        names = f"{shown(draft.their_name(decoder[0]))} and {shown(draft.their_name(head[0]))}"
+        raise ValueError(f"these weights (layout {layout}) have a decoder and a head, {names}; a model has one of them")
+    return "mae" if decoder else "classifier" if head else "encoder"
 
 
 def _needed(draft: Draft, name: str, dimensions: int, layout: str) -> np.ndarray:
