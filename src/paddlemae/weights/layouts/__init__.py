@@ -28,6 +28,7 @@ from paddlemae.weights.layouts.names import (
 )
 from paddlemae.weights.layouts.result import Exported, Imported
 from paddlemae.weights.layouts.settings import Settings, from_arguments, from_preprocessor, size_of, whole
+from paddlemae.weights.matrices import turned
 from paddlemae.weights.tree import shown
 
 __all__ = ["LAYOUTS", "Exported", "Imported", "export_weights", "import_weights", "recognise"]
@@ -115,9 +116,11 @@ def _not_known(names: set[str]) -> str:
     lacking = {layout: [sign for sign in one.signs if sign not in names] for layout, one in _LAYOUTS.items()}
     nearest = min(lacking, key=lambda layout: len(lacking[layout]) / len(_LAYOUTS[layout].signs))
     held = ", ".join(shown(name) for name in sorted(names)[:3]) or "nothing"
+    near = f"the nearest is {nearest}, of which {', '.join(lacking[nearest])} is missing; "
     return (
-        f"no layout of a ViT or MAE that is known here ({', '.join(LAYOUTS)}): the nearest is {nearest}, of which "
-        f"{', '.join(lacking[nearest])} is missing; the file holds {held}{', ...' if len(names) > 3 else ''}"
+        f"no layout of a ViT or MAE that is known here ({', '.join(LAYOUTS)}): "
+        f"{near if len(lacking[nearest]) < len(_LAYOUTS[nearest].signs) else ''}"
+        f"the file holds {held}{', ...' if len(names) > 3 else ''}"
     )
 
 
@@ -252,8 +255,8 @@ def export_weights(
     notes: list[str] = []
     parts = _write_parts(layout, kind, architecture, {name: held[name] for name in shapes}, notes)
     if _LAYOUTS[layout].lies == "paddle":
-        turned = set(linear_names({name: array.shape for name, array in parts.items()}))
-        parts = {name: array.T if name in turned else array for name, array in parts.items()}
+        linear = set(linear_names({name: array.shape for name, array in parts.items()}))
+        parts = {name: turned(array) if name in linear else array for name, array in parts.items()}
     pairs, prefix = _pairs(layout, pretrained=kind == "mae"), ""
     if layout == "transformers":
         prefix = huggingface.prefix_of(kind)
