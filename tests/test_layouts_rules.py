@@ -175,8 +175,18 @@ def test_a_decoder_and_a_head_are_not_one_model() -> None:
 def test_whole_numbers_and_empty_tensors_are_no_weights() -> None:
     with pytest.raises(ValueError, match="norm.bias is int64, weights are floats"):
         read(MAE, tensors=changed(MAE, **{"norm.bias": np.zeros(16, np.int64)}))
+    with pytest.raises(ValueError, match="pos_embed is bool, weights are floats"):
+        read(MAE, tensors=changed(MAE, pos_embed=np.ones((1, 5, 16), bool)))
     with pytest.raises(ValueError, match=r"norm.bias is empty, \[0\]"):
         read(MAE, tensors=changed(MAE, **{"norm.bias": np.zeros(0, np.float32)}))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
+def test_values_that_no_table_has_are_no_computed_table(value: float) -> None:
+    table = MAE.tensors["pos_embed"].copy()
+    table[0, 2:] = value
+    tensors = changed(MAE, pos_embed=table)
+    assert read(MAE, tensors=tensors).architecture["positions"] == "learned"
 
 
 def test_names_cannot_make_work_or_memory_grow() -> None:
@@ -189,6 +199,9 @@ def test_names_cannot_make_work_or_memory_grow() -> None:
     args = {"args": {"input_size": 10**9}}
     with pytest.raises(ValueError, match="patches; name another image_size="):
         import_weights(PYTORCH.tensors, beside=args, heads=work.HEADS, decoder_heads=2)
+    args = {"args": {"input_size": 4 * 10**8}}
+    with pytest.raises(ValueError, match="missing: pos_embed"):
+        read(MAE, tensors=changed(MAE, without="pos_embed"), beside=args)
     assert time.perf_counter() - began < 5
 
 
@@ -346,6 +359,10 @@ def test_labels_and_pixel_statistics_come_along() -> None:
     few = {"id2label": {"0": "cat"}}
     assert read(HF_VIT, config=HF_VIT.config | few).classes == []
     assert "another number of classes" in said(HF_VIT, config=HF_VIT.config | few)
+    encoder = CASES["transformers: ViTModel"]
+    assert encoder.config is not None
+    source = read(encoder, config=encoder.config | few)
+    assert source.classes == [] and "number of classes" not in "\n".join(source.notes), "an encoder has no classes"
     timm = read(CASES["timm: token"])
     assert timm.mean == work.MEAN and timm.std == work.STD
 

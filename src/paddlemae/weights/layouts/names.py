@@ -22,6 +22,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 T = TypeVar("T")
 
 MAX_TENSORS = 20_000  # a ViT-Huge autoencoder has 500
+MAX_LETTERS = 512  # of a name that a pattern is tried on
 
 BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 ENCODER = ("cls_token", "pos_embed", "patch_embed.proj", *(f"blocks.{{}}.{part}" for part in BLOCK), "norm")
@@ -82,6 +83,8 @@ def their_name(ours: str, pairs: Pairs) -> str:
 
 
 def _translated(name: str, patterns: Iterable[tuple[re.Pattern[str], str]]) -> str | None:
+    if len(name) > MAX_LETTERS:
+        return None
     for pattern, target in patterns:
         found = pattern.fullmatch(name)
         if found:
@@ -92,6 +95,8 @@ def _translated(name: str, patterns: Iterable[tuple[re.Pattern[str], str]]) -> s
 
 def reason(name: str, rules: Iterable[tuple[str, str]]) -> str | None:
     """The words of the first rule whose pattern is the whole name."""
+    if len(name) > MAX_LETTERS:
+        return None
     return next((words for pattern, words in rules if re.fullmatch(pattern, name)), None)
 
 
@@ -127,13 +132,11 @@ def drafted(tensors: Mapping[str, np.ndarray], pairs: Pairs, left_over: Iterable
         pairs: its layout's.
         left_over: (pattern of names, why they are not used).
     Raises:
-        ValueError: two names for one tensor, an empty tensor, or far too many.
+        ValueError: two names for one tensor, or an empty tensor.
     """
-    if len(tensors) > MAX_TENSORS:
-        raise ValueError(f"{len(tensors):,} tensors; no vision transformer has more than {MAX_TENSORS:,}")
     rules = (*TRAINING, *left_over)
-    draft = Draft({}, {}.get)  # type: ignore[arg-type]
     origins: dict[str, str] = {}
+    draft = Draft({}, lambda ours: origins.get(ours) or their_name(ours, pairs))
     for name, array in tensors.items():
         why = reason(name, rules)
         ours = None if why else our_name(name, pairs)
@@ -147,12 +150,17 @@ def drafted(tensors: Mapping[str, np.ndarray], pairs: Pairs, left_over: Iterable
             raise ValueError(f"{shown(origins[ours])} and {shown(name)} are both {ours}; one of them is too many")
         else:
             draft.tensors[ours], origins[ours] = array, name
-    draft.their_name = lambda ours: origins.get(ours) or their_name(ours, pairs)
     return draft
 
 
 def without_prefix(named: Mapping[str, T]) -> tuple[dict[str, T], str]:
-    """(the same without what wrappers of models put before all names, what that was)."""
+    """(the same without what wrappers of models put before all names, what that was).
+
+    Raises:
+        ValueError: far more names than a model has.
+    """
+    if len(named) > MAX_TENSORS:
+        raise ValueError(f"{len(named):,} tensors; no vision transformer has more than {MAX_TENSORS:,}")
     for prefix in ("module.", "_orig_mod.", "_layers.", "model."):
         if named and all(name.startswith(prefix) for name in named):
             inner, more = without_prefix({name.removeprefix(prefix): one for name, one in named.items()})
