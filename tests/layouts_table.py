@@ -5,8 +5,8 @@ PYTHONPATH=tests python tests/layouts_table.py
 
 from __future__ import annotations
 
-import layouts_at_work as work
 import numpy as np
+from layouts_cases import CASES, told
 
 from paddlemae import device
 from paddlemae.weights.layouts import LAYOUTS
@@ -19,7 +19,7 @@ def main() -> None:
     from test_layouts import differences, holds, our_result, read, their_result, write
 
     print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
-    for name, case in work.CASES.items():
+    for name, case in CASES.items():
         source = read(case)
         theirs = their_result(case.layout, case.tensors, case)
         found = differences(our_result(source, case), theirs)
@@ -29,7 +29,7 @@ def main() -> None:
                 continue
             out = write(layout, source)
             difference = max(differences(their_result(layout, out.tensors, case), theirs).values())
-            back = read(case, tensors=out.tensors, config=out.config, beside=None, **work.told(case)).tensors
+            back = read(case, tensors=out.tensors, config=out.config, beside=None, **told(case)).tensors
             again &= all(np.array_equal(array, back[key]) for key, array in source.tensors.items())
             written.append(f"{layout} {difference:.0e}")
         figures = [f"{found[key]:.1e}" if key in found else "" for key in ("features", "prediction", "logits")]

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from layouts_at_work import CASES, Case, Result, images_of, rows_of, table_2d
+from layouts_at_work import Result
+from layouts_cases import CASES, Case, images_of, rows_of
+from layouts_layers import table_2d
 from safetensors.numpy import load_file, save_file
 from test_layouts import TOLERANCE, differences, our_result
 

@@ -6,10 +6,9 @@ Our names are the official MAE's; a Linear weight is PyTorch's [out, in] or Padd
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TypeVar
 
 import numpy as np
 
@@ -19,8 +18,8 @@ from paddlemae.weights.tree import shown
 # for one of ours is written.
 Pairs = tuple[tuple[str, str], ...]
 Shapes = Mapping[str, tuple[int, ...]]
-T = TypeVar("T")
 
+WRAPPERS = ("module.", "_orig_mod.", "_layers.", "model.")
 MAX_TENSORS = 20_000  # a ViT-Huge autoencoder has 500
 MAX_LETTERS = 512  # of a name that a pattern is tried on
 
@@ -124,22 +123,30 @@ class Draft:
         self.converted[name] = how
 
 
-def drafted(tensors: Mapping[str, np.ndarray], pairs: Pairs, left_over: Iterable[tuple[str, str]] = ()) -> Draft:
+def drafted(
+    tensors: Mapping[str, np.ndarray],
+    pairs: Pairs,
+    left_over: Iterable[tuple[str, str]] = (),
+    *,
+    bare: Callable[[str], str] = str,
+    whole: Callable[[str], str] = str,
+) -> Draft:
     """The tensors under our names.
 
     Args:
         tensors: of a file.
         pairs: its layout's.
         left_over: (pattern of names, why they are not used).
+        bare, whole: a name of the file without the prefixes that the pairs don't have, and with them.
     Raises:
         ValueError: two names for one tensor, or an empty tensor.
     """
     rules = (*TRAINING, *left_over)
     origins: dict[str, str] = {}
-    draft = Draft({}, lambda ours: origins.get(ours) or their_name(ours, pairs))
+    draft = Draft({}, lambda ours: origins.get(ours) or whole(their_name(ours, pairs)))
     for name, array in tensors.items():
-        why = reason(name, rules)
-        ours = None if why else our_name(name, pairs)
+        why = reason(bare(name), rules)
+        ours = None if why else our_name(bare(name), pairs)
         if why:
             draft.left_over[name] = why
         elif array.size == 0:
@@ -153,19 +160,21 @@ def drafted(tensors: Mapping[str, np.ndarray], pairs: Pairs, left_over: Iterable
     return draft
 
 
-def without_prefix(named: Mapping[str, T]) -> tuple[dict[str, T], str]:
-    """(the same without what wrappers of models put before all names, what that was).
+def wrapper_prefix(names: Collection[str]) -> str:
+    """What wrappers of models have put before all of the names.
 
     Raises:
         ValueError: far more names than a model has.
     """
-    if len(named) > MAX_TENSORS:
-        raise ValueError(f"{len(named):,} tensors; no vision transformer has more than {MAX_TENSORS:,}")
-    for prefix in ("module.", "_orig_mod.", "_layers.", "model."):
-        if named and all(name.startswith(prefix) for name in named):
-            inner, more = without_prefix({name.removeprefix(prefix): one for name, one in named.items()})
-            return inner, prefix + more
-    return dict(named), ""
+    if len(names) > MAX_TENSORS:
+        raise ValueError(f"{len(names):,} tensors; no vision transformer has more than {MAX_TENSORS:,}")
+    found = ""
+    while names:
+        more = [one for one in WRAPPERS if all(name.startswith(one, len(found)) for name in names)]
+        if not more:
+            break
+        found += more[0]
+    return found
 
 
 def linear_names(shapes: Shapes) -> list[str]:
