@@ -9,98 +9,35 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from layouts_layers import (
+    EPSILON,
+    PATCH,
+    Linear,
+    Tensors,
+    attend,
+    convolve,
+    gelu,
+    in_out,
+    norm,
+    out_in,
+    table_1d,
+    table_2d,
+    taken,
+    with_cls,
+)
 
 WIDTH, DEPTH, HEADS, HIDDEN = 16, 2, 4, 32
 NARROW, SHALLOW, DECODER_HEADS, NARROW_HIDDEN = 8, 1, 2, 16
-PATCH, CHANNELS, CLASSES = 4, 3, 5
+CHANNELS, CLASSES = 3, 5
 PIXELS = PATCH * PATCH * CHANNELS
-EPSILON = 1e-6
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 
-Tensors = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
-Linear = Callable[[np.ndarray, Tensors, str], np.ndarray]
-
-# Layers, in double precision
-
-
-def norm(x: np.ndarray, t: Tensors, name: str) -> np.ndarray:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    scale = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + EPSILON)
-    return centred / scale * t[f"{name}.weight"] + t[f"{name}.bias"]
-
-
-def gelu(x: np.ndarray) -> np.ndarray:
-    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
-
-
-def out_in(x: np.ndarray, t: Tensors, name: str) -> np.ndarray:
-    """PyTorch's Linear."""
-    return np.einsum("...i,oi->...o", x, t[f"{name}.weight"]) + t.get(f"{name}.bias", 0.0)
-
-
-def in_out(x: np.ndarray, t: Tensors, name: str) -> np.ndarray:
-    """Paddle's Linear."""
-    return np.einsum("...i,io->...o", x, t[f"{name}.weight"]) + t.get(f"{name}.bias", 0.0)
-
-
-def attend(query: np.ndarray, key: np.ndarray, value: np.ndarray, heads: int) -> np.ndarray:
-    batch, tokens, width = query.shape
-    query, key, value = (x.reshape(batch, tokens, heads, width // heads) for x in (query, key, value))
-    scores = np.einsum("bnhd,bmhd->bhnm", query, key) / math.sqrt(width // heads)
-    shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    shares /= shares.sum(axis=-1, keepdims=True)
-    return np.einsum("bhnm,bmhd->bnhd", shares, value).reshape(batch, tokens, width)
-
-
-def convolve(images: np.ndarray, t: Tensors, name: str) -> np.ndarray:
-    """Conv2D whose stride is its kernel: [B, L, D]."""
-    weight = t[f"{name}.weight"]
-    rows, columns = images.shape[2] // PATCH, images.shape[3] // PATCH
-    found = np.zeros((len(images), rows * columns, len(weight)))
-    for row in range(rows):
-        for column in range(columns):
-            place = images[:, :, row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH]
-            found[:, row * columns + column] = np.einsum("bchw,dchw->bd", place, weight)
-    return found + t[f"{name}.bias"]
-
-
-def with_cls(tokens: np.ndarray, t: Tensors, name: str, table: np.ndarray) -> np.ndarray:
-    first = np.broadcast_to(t[name] + table[:, :1], (len(tokens), 1, tokens.shape[-1]))
-    return np.concatenate([first, tokens], axis=1)
-
-
-def taken(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    return np.take_along_axis(x, rows[..., None], axis=1)
-
-
-# Tables
-
-
-def table_2d(width: int, rows: int, columns: int, front: int = 1) -> np.ndarray:
-    """MAE's: half for the column, half for the row; a row of zeros for the cls token."""
-    table = np.zeros((1, front + rows * columns, width), np.float32)
-    quarter = width // 4
-    for row in range(rows):
-        for column in range(columns):
-            angles = [c / 10000 ** (k / quarter) for c in (column, row) for k in range(quarter)]
-            pieces = [f(a) for part in (angles[:quarter], angles[quarter:]) for f in (math.sin, math.cos) for a in part]
-            table[0, front + row * columns + column] = pieces
-    return table
-
-
-def table_1d(width: int, count: int) -> np.ndarray:
-    """MAE-pytorch's, after "Attention Is All You Need"."""
-    angles = [[place / 10000 ** (2 * (k // 2) / width) for k in range(width)] for place in range(count)]
-    table = np.array(angles)
-    table[:, 0::2], table[:, 1::2] = np.sin(table[:, 0::2]), np.cos(table[:, 1::2])
-    return table[None]
-
 
 # Layouts: what their files hold, and what they compute from it
 
@@ -494,111 +431,3 @@ def run(layout: str, t: Mapping[str, np.ndarray], images: np.ndarray, keep: np.n
     if "mask_token" in tensors:
         return official_mae(tensors, images, keep, removed, linear)
     return official_vit(tensors, images, linear)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A file of some layout, what lies beside it, and how it has to be asked for."""
-
-    layout: str
-    kind: str
-    tensors: Tensors
-    image_size: tuple[int, int] = (8, 8)
-    config: dict[str, Any] | None = None
-    beside: dict[str, Any] | None = None
-    arguments: dict[str, Any] = field(default_factory=dict)
-
-
-def _timm_config(classes: int, pool: str) -> dict[str, Any]:
-    arguments = dict(img_size=[8, 8], num_heads=HEADS, embed_dim=WIDTH)
-    pretrained = dict(mean=MEAN, std=STD, input_size=[3, 8, 8])
-    config = dict(architecture="vit_base_patch16_224", num_classes=classes, global_pool=pool)
-    return config | dict(model_args=arguments, pretrained_cfg=pretrained)
-
-
-def _cases() -> dict[str, Case]:
-    grid, wide = (2, 2), (2, 3)
-    asked: dict[str, Any] = dict(heads=HEADS)
-    both = dict(asked, decoder_heads=DECODER_HEADS)
-    size = dict(image_size=(8, 12))
-    labels = {"id2label": {str(number): f"kind {number}" for number in range(CLASSES)}}
-    cases = {}
-    for layout, paddle in (("official", False), ("paddle", True)):
-        made: dict[str, Case] = {
-            "pretrained": Case(layout, "mae", official_tensors("norm decoder", grid, paddle=paddle), arguments=both),
-            "pretrained, 8 x 12": Case(
-                layout, "mae", official_tensors("norm decoder", wide, paddle=paddle), (8, 12), arguments=both
-            ),
-            "encoder": Case(layout, "encoder", official_tensors("norm", grid, paddle=paddle), arguments=asked),
-            "fine-tuned, mean": Case(
-                layout,
-                "classifier",
-                official_tensors("fc_norm head", grid, learned=True, paddle=paddle),
-                arguments=asked,
-            ),
-            "fine-tuned, cls": Case(
-                layout, "classifier", official_tensors("norm head", grid, paddle=paddle), arguments=asked
-            ),
-            "probe": Case(layout, "classifier", official_tensors("norm probe", grid, paddle=paddle), arguments=asked),
-        }
-        cases |= {f"{layout}: {name}": case for name, case in made.items()}
-    for layout, paddle in (("mae-pytorch", False), ("paddle-mae-pytorch", True)):
-        pretrained = mae_pytorch_tensors(pretrained=True, paddle=paddle)
-        fixed = mae_pytorch_tensors(pretrained=False, paddle=paddle)
-        learned = mae_pytorch_tensors(pretrained=False, paddle=paddle, learned=6)
-        made = {
-            "pretrained": Case(layout, "mae", pretrained, arguments=both | dict(image_size=8)),
-            "fine-tuned": Case(layout, "classifier", fixed, arguments=asked | dict(image_size=8)),
-            "fine-tuned, learned": Case(layout, "classifier", learned, (8, 12), arguments=asked | size),
-        }
-        cases |= {f"{layout}: {name}": case for name, case in made.items()}
-    encoder, avg = official_tensors("norm", grid), official_tensors("fc_norm head", grid, bias=False)
-    avg_config = _timm_config(CLASSES, "avg")
-    avg_config["model_args"]["qkv_bias"] = False
-    return cases | {
-        "timm: encoder": Case("timm", "encoder", encoder, config=_timm_config(0, "token")),
-        "timm: avg, no bias": Case("timm", "classifier", avg, config=avg_config),
-        "timm: token": Case(
-            "timm", "classifier", official_tensors("norm head", grid), config=_timm_config(CLASSES, "token")
-        ),
-        "transformers: ViTMAEForPreTraining": Case(
-            "transformers", "mae", hf_tensors("decoder", grid), config=hf_config("mae", image_size=8)
-        ),
-        "transformers: no bias": Case(
-            "transformers",
-            "mae",
-            hf_tensors("decoder", grid, bias=False),
-            config=hf_config("mae", image_size=8, qkv_bias=False),
-        ),
-        "transformers: ViTMAEModel": Case("transformers", "encoder", hf_tensors("", grid, ""), config=hf_config("mae")),
-        "transformers: ViTModel": Case(
-            "transformers", "encoder", hf_tensors("pooler", grid, "", learned=True), config=hf_config("vit")
-        ),
-        "transformers: ViTForImageClassification": Case(
-            "transformers",
-            "classifier",
-            hf_tensors("head", grid, learned=True),
-            config=hf_config("vit", **labels),
-            beside={"preprocessor_config.json": {"image_mean": MEAN, "image_std": STD}},
-        ),
-        "paddlevit: MAE": Case("paddlevit", "mae", paddlevit_tensors("mae", grid), arguments=both),
-        "paddlevit: MAE fine-tuned": Case("paddlevit", "classifier", paddlevit_tensors("mean", grid), arguments=asked),
-        "paddlevit: ViT": Case("paddlevit", "classifier", paddlevit_tensors("vit", grid), arguments=asked),
-        "paddlevit: old ViT": Case("paddlevit", "classifier", paddlevit_tensors("old", grid), arguments=asked),
-    }
-
-
-CASES = _cases()
-
-
-def images_of(case: Case) -> np.ndarray:
-    return np.random.default_rng(1).uniform(-2, 2, (2, CHANNELS, *case.image_size)).astype(np.float32)
-
-
-def rows_of(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """(kept, removed) patches, other ones in each of the two images."""
-    patches = (case.image_size[0] // PATCH) * (case.image_size[1] // PATCH)
-    removed = np.array([[0, patches - 1], [1, patches - 2]])
-    removed.sort(axis=1)
-    keep = np.array([[row for row in range(patches) if row not in gone] for gone in removed.tolist()])
-    return keep, removed

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
-from layouts_at_work import CASES, HEADS, images_of
+from layouts_at_work import HEADS
+from layouts_cases import CASES, images_of
 from parity import cases as parity_cases
 from test_layouts import build, read
 

@@ -8,7 +8,8 @@ import layouts_at_work as work
 import numpy as np
 import paddle
 import pytest
-from layouts_at_work import CASES, Case, Result
+from layouts_at_work import Result
+from layouts_cases import CASES, Case, images_of, rows_of, told
 
 from paddlemae.model.mae import MaskedAutoencoder, decode, encode_visible
 from paddlemae.model.masking import Mask
@@ -43,10 +44,10 @@ def build(source: Imported):
 
 def our_result(source: Imported, case: Case) -> Result:
     """What our model makes of the case's images."""
-    model, images = build(source), paddle.to_tensor(work.images_of(case))
+    model, images = build(source), paddle.to_tensor(images_of(case))
     with paddle.no_grad(), evaluating(model):
         if source.kind == "mae":
-            mask = Mask(*work.rows_of(case))
+            mask = Mask(*rows_of(case))
             prediction = decode(model, encode_visible(model, images, mask), mask).numpy()
             return Result(features(model, images, "mean").numpy(), prediction)
         found = features(model, images, source.architecture["pool"]).numpy()
@@ -54,7 +55,7 @@ def our_result(source: Imported, case: Case) -> Result:
 
 
 def their_result(layout: str, tensors: work.Tensors, case: Case) -> Result:
-    return work.run(layout, tensors, work.images_of(case), *work.rows_of(case))
+    return work.run(layout, tensors, images_of(case), *rows_of(case))
 
 
 def differences(got: Result, wanted: Result) -> dict[str, float]:
@@ -130,13 +131,9 @@ def test_it_is_written_in_every_layout_that_can_hold_it_and_read_again(case: Cas
         assert found.logits is None and found.prediction is None
         return  # the encoder alone; test_timm_gets_the_encoder_of_an_autoencoder
     assert_close(found, wanted)
-    again = read(case, tensors=written.tensors, config=written.config, beside=None, **_told(case))
+    again = read(case, tensors=written.tensors, config=written.config, beside=None, **told(case))
     assert again.layout == layout and again.kind == source.kind
     assert_bitwise(source.tensors, again.tensors)
     assert_bitwise(written.tensors, write(layout, again).tensors)
     changed = {key for key in source.architecture if source.architecture[key] != again.architecture[key]}
     assert changed <= {"norm_pix_loss"}  # not every layout says it
-
-
-def _told(case: Case) -> dict[str, Any]:
-    return dict(heads=work.HEADS, decoder_heads=work.DECODER_HEADS, image_size=case.image_size)

@@ -12,6 +12,7 @@ import numpy as np
 from paddle import nn
 
 from paddlemae.weights.mapped import release
+from paddlemae.weights.matrices import turned
 
 PATCH_EMBED = "patch_embed.proj.weight"
 
@@ -29,7 +30,7 @@ def to_official(model: nn.Layer) -> dict[str, np.ndarray]:
         if name == PATCH_EMBED:
             array = array.reshape([*model.patch_size, model.channels, -1]).transpose(3, 2, 0, 1)
         elif name in linear:
-            array = array.T
+            array = turned(array)
         tensors[name] = np.ascontiguousarray(array)
     return tensors
 
@@ -88,7 +89,7 @@ def load_official(
             if name == PATCH_EMBED:
                 array = array.transpose(2, 3, 1, 0).reshape(tensor.shape)
             elif name in linear:
-                array = array.T
+                array = turned(array)
             tensor.set_value(np.ascontiguousarray(array))
             release(tensors[name])
 

@@ -21,13 +21,13 @@ from paddlemae.weights.layouts.names import (
     drafted,
     lies_as,
     linear_names,
-    our_name,
     their_name,
     transpose_linears,
-    without_prefix,
+    wrapper_prefix,
 )
 from paddlemae.weights.layouts.result import Exported, Imported
 from paddlemae.weights.layouts.settings import Settings, from_arguments, from_preprocessor, size_of, whole
+from paddlemae.weights.matrices import turned
 from paddlemae.weights.tree import shown
 
 __all__ = ["LAYOUTS", "Exported", "Imported", "export_weights", "import_weights", "recognise"]
@@ -91,19 +91,19 @@ def recognise(names_and_shapes: Shapes, config: Mapping[str, Any] | None = None)
     Raises:
         ValueError: none; or Linear weights that lie both ways.
     """
-    shapes, _ = without_prefix(names_and_shapes)
-    plain, _ = huggingface.with_plain_names(shapes)
-    names = set(plain)
-    if any(our_name(name, huggingface.NAMES) == "patch_embed.proj.weight" for name in names):
+    wrapper = wrapper_prefix(names_and_shapes)
+    names = {name.removeprefix(wrapper) for name in names_and_shapes}
+    if f"{huggingface.encoder_prefix(names)}embeddings.patch_embeddings.projection.weight" in names:
         return "transformers"
     if "patch_embedding.patch_embedding.weight" in names:
         return "paddlevit"
-    paddle = lies_as(shapes) == "paddle"
+    paddle = lies_as(names_and_shapes) == "paddle"
     if "encoder.patch_embed.proj.weight" in names or _has_split_biases(names):
         return "paddle-mae-pytorch" if paddle else "mae-pytorch"
     if "patch_embed.proj.weight" in names and "blocks.0.norm1.weight" in names:
         return "paddle" if paddle else "timm" if timm.is_config(config) else "official"
-    raise ValueError(_not_known(names))
+    encoder = huggingface.encoder_prefix(names)
+    raise ValueError(_not_known({name.removeprefix(encoder) for name in names}))
 
 
 def _has_split_biases(names: set[str]) -> bool:
@@ -115,9 +115,11 @@ def _not_known(names: set[str]) -> str:
     lacking = {layout: [sign for sign in one.signs if sign not in names] for layout, one in _LAYOUTS.items()}
     nearest = min(lacking, key=lambda layout: len(lacking[layout]) / len(_LAYOUTS[layout].signs))
     held = ", ".join(shown(name) for name in sorted(names)[:3]) or "nothing"
+    near = f"the nearest is {nearest}, of which {', '.join(lacking[nearest])} is missing; "
     return (
-        f"no layout of a ViT or MAE that is known here ({', '.join(LAYOUTS)}): the nearest is {nearest}, of which "
-        f"{', '.join(lacking[nearest])} is missing; the file holds {held}{', ...' if len(names) > 3 else ''}"
+        f"no layout of a ViT or MAE that is known here ({', '.join(LAYOUTS)}): "
+        f"{near if len(lacking[nearest]) < len(_LAYOUTS[nearest].signs) else ''}"
+        f"the file holds {held}{', ...' if len(names) > 3 else ''}"
     )
 
 
@@ -158,29 +160,34 @@ def import_weights(
         norm_pix_loss=None if target is None else target == "normalised",
     )
     layout = layout or recognise({name: array.shape for name, array in tensors.items()}, config)
-    plain, prefix = without_prefix(tensors)
-    draft, own = _read(plain, layout, config)
-    if prefix:
-        draft.notes.append(f"all names begin with {prefix!r}, which a wrapper of the model put there")
+    draft, own = _read(tensors, layout, config)
     found = from_arguments(beside).overruled(from_preprocessor(beside)).overruled(own).overruled(said)
     _check_lie(draft, layout)
     _read_parts(draft, layout, found)
     return assemble(draft, layout, found)
 
 
-def _read(tensors: dict[str, np.ndarray], layout: str, config: Mapping[str, Any] | None) -> tuple[Draft, Settings]:
+def _read(tensors: Mapping[str, np.ndarray], layout: str, config: Mapping[str, Any] | None) -> tuple[Draft, Settings]:
     """(tensors under our names, what the configuration says)."""
+    wrapper = wrapper_prefix(tensors)
+    names = {name.removeprefix(wrapper) for name in tensors}
+    encoder = huggingface.encoder_prefix(names) if layout == "transformers" else ""
+    draft = drafted(
+        tensors,
+        _pairs(layout, pretrained="encoder.patch_embed.proj.weight" in names),
+        huggingface.LEFT_OVER if layout == "transformers" else (),
+        bare=lambda name: name.removeprefix(wrapper).removeprefix(encoder),
+        whole=lambda name: wrapper + huggingface.with_prefix(name, encoder),
+    )
+    if wrapper:
+        draft.notes.append(f"all names begin with {wrapper!r}, which a wrapper of the model put there")
+    if config is None:
+        return draft, Settings()
     if layout == "transformers":
-        plain, prefix = huggingface.with_plain_names(tensors)
-        draft = drafted(plain, huggingface.NAMES, huggingface.LEFT_OVER)
-        short = draft.their_name
-        draft.their_name = lambda name: _with_prefix(short(name), prefix)
-        return draft, huggingface.settings_of(config, draft.notes) if config else Settings()
-    if layout == "timm" and config is not None:
-        return drafted(tensors, timm.NAMES), timm.settings_of(config)
-    draft = drafted(tensors, _pairs(layout, pretrained="encoder.patch_embed.proj.weight" in tensors))
-    if config is not None:
-        draft.notes.append(f"the configuration beside is not used: files of the layout {layout} have none")
+        return draft, huggingface.settings_of(config, draft.notes)
+    if layout == "timm":
+        return draft, timm.settings_of(config)
+    draft.notes.append(f"the configuration beside is not used: files of the layout {layout} have none")
     return draft, Settings()
 
 
@@ -191,10 +198,6 @@ def _pairs(layout: str, *, pretrained: bool) -> Pairs:
     return {"timm": timm.NAMES, "paddlevit": paddlevit.NAMES, "transformers": huggingface.NAMES}.get(
         layout, official.NAMES
     )
-
-
-def _with_prefix(name: str, prefix: str) -> str:
-    return name if name.startswith(("decoder.", "classifier.")) else prefix + name
 
 
 def _check_lie(draft: Draft, layout: str) -> None:
@@ -252,12 +255,13 @@ def export_weights(
     notes: list[str] = []
     parts = _write_parts(layout, kind, architecture, {name: held[name] for name in shapes}, notes)
     if _LAYOUTS[layout].lies == "paddle":
-        turned = set(linear_names({name: array.shape for name, array in parts.items()}))
-        parts = {name: array.T if name in turned else array for name, array in parts.items()}
-    pairs, prefix = _pairs(layout, pretrained=kind == "mae"), ""
+        linear = set(linear_names({name: array.shape for name, array in parts.items()}))
+        parts = {name: turned(array) if name in linear else array for name, array in parts.items()}
+    pairs = _pairs(layout, pretrained=kind == "mae")
+    names = {name: their_name(name, pairs) for name in parts}
     if layout == "transformers":
-        prefix = huggingface.prefix_of(kind)
-    named = {_with_prefix(their_name(name, pairs), prefix): np.ascontiguousarray(one) for name, one in parts.items()}
+        names = {name: huggingface.with_prefix(theirs, huggingface.prefix_of(kind)) for name, theirs in names.items()}
+    named = {names[name]: np.ascontiguousarray(array) for name, array in parts.items()}
     return replace(_described(layout, kind, architecture, mean, std, classes), tensors=named, notes=notes)
 
 

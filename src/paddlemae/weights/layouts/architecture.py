@@ -93,66 +93,68 @@ def assemble(draft: Draft, layout: str, settings: Settings) -> Imported:
         ValueError: tensors missing, left over or of another shape, or something that cannot be told from them.
     """
     _refuse_foreign(draft, layout)
-    tensors = draft.tensors
     kind = _kind(draft, layout)
     architecture = _encoder(draft, layout)
-    if kind == "mae":
-        architecture |= _decoder(draft, layout)
-    else:
-        architecture |= _ending(draft, layout)
-    _compare(architecture | {"kind": kind}, settings.declared)
+    architecture |= _decoder(draft, layout) if kind == "mae" else _ending(draft, layout)
+    _compare(architecture, settings.declared)
     _fill_biases(draft, settings)
-    grid = _grid(draft, settings, architecture)
-    patch = architecture["patch_size"]
+    grid, patch = _grid(draft, settings, architecture), architecture["patch_size"]
     architecture["image_size"] = [grid[0] * patch[0], grid[1] * patch[1]]
     architecture["positions"] = _positions(draft, architecture["cls_token"], grid)
     _decoder_positions(draft, architecture, grid)
-    found = faults(draft, expected_shapes(kind, architecture))
+    shapes = expected_shapes(kind, architecture)
+    found = faults(draft, shapes)
     if found:
         raise ValueError(f"these weights are no whole {kind} of the layout {layout}; {'; '.join(found)}")
-    strange = [name for name, array in tensors.items() if array.dtype.kind != "f"]
-    if strange:
-        raise ValueError(f"{shown(draft.their_name(strange[0]))} is {tensors[strange[0]].dtype}, weights are floats")
     _set_heads(draft, layout, settings, architecture)
     if kind == "mae":
         _set_target(draft, layout, settings, architecture)
     elif kind == "encoder":
         draft.notes.append("no decoder and no head: it gives features, but can't reconstruct or classify")
-    classes = settings.classes
-    if classes and len(classes) != architecture.get("num_classes"):
-        classes = []
-        draft.notes.append("the configuration names another number of classes than the head has; names are left out")
-    order = list(expected_shapes(kind, architecture))
     return Imported(
         layout=layout,
         kind=kind,
         architecture=architecture,
-        tensors={name: tensors[name] for name in order},
+        tensors={name: draft.tensors[name] for name in shapes},
         converted=draft.converted,
         left_over=draft.left_over,
         mean=settings.mean,
         std=settings.std,
-        classes=list(classes),
+        classes=_classes(draft, settings, architecture) if kind == "classifier" else [],
         notes=draft.notes,
     )
 
 
+def _classes(draft: Draft, settings: Settings, architecture: Mapping[str, Any]) -> list[str]:
+    """The names of the head's classes, if there are as many."""
+    if settings.classes and len(settings.classes) != architecture["num_classes"]:
+        draft.notes.append("the configuration names another number of classes than the head has; names are left out")
+        return []
+    return list(settings.classes)
+
+
 def _refuse_foreign(draft: Draft, layout: str) -> None:
-    found = {words: name for name in reversed(draft.unknown) if (words := reason(name, FOREIGN))}
+    """What no model of ours has: other parts, and other values than floats."""
+    found: dict[str, str] = {}
+    for name in draft.unknown:
+        words = reason(name, FOREIGN)
+        if words:
+            found.setdefault(words, name)
     if found:
         listed = ", ".join(f"{words} ({shown(name)})" for words, name in found.items())
         raise ValueError(f"these weights (layout {layout}) have what our models have not: {listed}")
+    for name, array in draft.tensors.items():
+        if array.dtype.kind != "f":
+            raise ValueError(f"{shown(draft.their_name(name))} is {array.dtype}, weights are floats")
 
 
 def _kind(draft: Draft, layout: str) -> str:
-    firsts = {name.split(".")[0] for name in draft.tensors}
-    decoder = sorted(name for name in firsts if name.startswith(("decoder_", "mask_token")))
-    if decoder and "head" in firsts:
-        names = f"{shown(draft.their_name(decoder[0]))} and {shown(draft.their_name('head.weight'))}"
-        raise ValueError(
-            f"these weights (layout {layout}) have a decoder and a head, {names}; one model has one of them"
-        )
-    return "mae" if decoder else "classifier" if "head" in firsts else "encoder"
+    decoder = [name for name in draft.tensors if name.startswith(("decoder_", "mask_token"))]
+    head = [name for name in draft.tensors if name.startswith("head.")]
+    if decoder and head:
+        names = f"{shown(draft.their_name(decoder[0]))} and {shown(draft.their_name(head[0]))}"
+        raise ValueError(f"these weights (layout {layout}) have a decoder and a head, {names}; a model has one of them")
+    return "mae" if decoder else "classifier" if head else "encoder"
 
 
 def _needed(draft: Draft, name: str, dimensions: int, layout: str) -> np.ndarray:
@@ -269,7 +271,8 @@ def _grid_of_table(table_LD: np.ndarray, name: str) -> tuple[int, int]:
     """A 2-D sine-cosine table says itself how many columns there are: then its column half begins again."""
     count, width = table_LD.shape
     if width % 4 == 0:
-        away = np.abs(table_LD[1:, : width // 2] - table_LD[0, : width // 2]).max(axis=1, initial=0)
+        with np.errstate(all="ignore"):  # of values that no table has
+            away = np.abs(table_LD[1:, : width // 2] - table_LD[0, : width // 2]).max(axis=1, initial=0)
         columns = next((place for place, far in enumerate(away.tolist(), 1) if far < 1e-2), count)
         grid = (count // columns, columns)
         if count % columns == 0 and _agree(table_LD, sincos_2d(width, grid)):
@@ -282,19 +285,22 @@ def _grid_of_table(table_LD: np.ndarray, name: str) -> tuple[int, int]:
 
 def _agree(table: np.ndarray, computed: np.ndarray) -> bool:
     """Equal up to how finely the table is stored; training moves a table further than that."""
-    narrow = table.astype(np.float32)
-    limit = 1e-4
-    if not (narrow.view(np.uint32) & 0xFFFF).any():
-        limit = 1e-2  # bfloat16
-    elif np.array_equal(narrow, narrow.astype(np.float16)):
-        limit = 2e-3
-    return table.shape == computed.shape and bool(np.abs(narrow - computed).max() < limit)
+    if table.shape != computed.shape:
+        return False
+    with np.errstate(all="ignore"):  # of values that no table has
+        narrow = table.astype(np.float32)
+        limit = 1e-4
+        if not (narrow.view(np.uint32) & 0xFFFF).any():
+            limit = 1e-2  # bfloat16
+        elif np.array_equal(narrow, narrow.astype(np.float16)):
+            limit = 2e-3
+        return bool(np.abs(narrow - computed).max() < limit)
 
 
 def _computed(table: np.ndarray, cls_token: bool, grid: tuple[int, int]) -> str | None:
     """Which of our fixed tables it is; None if none. Theirs have a row of zeros for the cls token."""
     front = int(cls_token)
-    if table[0, :front].any():
+    if table.shape[1] - front != grid[0] * grid[1] or table[0, :front].any():
         return None
     width = table.shape[-1]
     if width % 4 == 0 and _agree(table[0, front:], sincos_2d(width, grid)):

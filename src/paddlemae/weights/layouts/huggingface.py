@@ -7,12 +7,12 @@ Its names have changed with its versions, and version 5 writes `decoder_encoder.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from paddlemae.weights.layouts.names import Draft, Pairs, T
+from paddlemae.weights.layouts.names import Draft, Pairs
 from paddlemae.weights.layouts.settings import Settings, numbers, size_of, whole
 from paddlemae.weights.tree import shown
 
@@ -59,12 +59,14 @@ LEFT_OVER = (
 ENCODER_PREFIXES = ("vit.", "vit_mae.")
 
 
-def with_plain_names(named: Mapping[str, T]) -> tuple[dict[str, T], str]:
-    """(the same without the prefix that models with a head or decoder put before the encoder's names, the prefix)."""
-    for prefix in ENCODER_PREFIXES:
-        if any(name.startswith(f"{prefix}embeddings.") for name in named):
-            return {name.removeprefix(prefix): one for name, one in named.items()}, prefix
-    return dict(named), ""
+def encoder_prefix(names: Collection[str]) -> str:
+    """What models with a head or decoder put before the encoder's names."""
+    return next((one for one in ENCODER_PREFIXES if any(name.startswith(f"{one}embeddings.") for name in names)), "")
+
+
+def with_prefix(name: str, prefix: str) -> str:
+    """A name as a whole model has it: only the encoder's get the prefix."""
+    return name if name.startswith(("decoder.", "classifier.")) else prefix + name
 
 
 def read_parts(draft: Draft, settings: Settings) -> None:

@@ -6,10 +6,9 @@ Our names are the official MAE's; a Linear weight is PyTorch's [out, in] or Padd
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TypeVar
 
 import numpy as np
 
@@ -19,9 +18,10 @@ from paddlemae.weights.tree import shown
 # for one of ours is written.
 Pairs = tuple[tuple[str, str], ...]
 Shapes = Mapping[str, tuple[int, ...]]
-T = TypeVar("T")
 
+WRAPPERS = ("module.", "_orig_mod.", "_layers.", "model.")
 MAX_TENSORS = 20_000  # a ViT-Huge autoencoder has 500
+MAX_LETTERS = 512  # of a name that a pattern is tried on
 
 BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 ENCODER = ("cls_token", "pos_embed", "patch_embed.proj", *(f"blocks.{{}}.{part}" for part in BLOCK), "norm")
@@ -82,6 +82,8 @@ def their_name(ours: str, pairs: Pairs) -> str:
 
 
 def _translated(name: str, patterns: Iterable[tuple[re.Pattern[str], str]]) -> str | None:
+    if len(name) > MAX_LETTERS:
+        return None
     for pattern, target in patterns:
         found = pattern.fullmatch(name)
         if found:
@@ -92,6 +94,8 @@ def _translated(name: str, patterns: Iterable[tuple[re.Pattern[str], str]]) -> s
 
 def reason(name: str, rules: Iterable[tuple[str, str]]) -> str | None:
     """The words of the first rule whose pattern is the whole name."""
+    if len(name) > MAX_LETTERS:
+        return None
     return next((words for pattern, words in rules if re.fullmatch(pattern, name)), None)
 
 
@@ -119,24 +123,30 @@ class Draft:
         self.converted[name] = how
 
 
-def drafted(tensors: Mapping[str, np.ndarray], pairs: Pairs, left_over: Iterable[tuple[str, str]] = ()) -> Draft:
+def drafted(
+    tensors: Mapping[str, np.ndarray],
+    pairs: Pairs,
+    left_over: Iterable[tuple[str, str]] = (),
+    *,
+    bare: Callable[[str], str] = str,
+    whole: Callable[[str], str] = str,
+) -> Draft:
     """The tensors under our names.
 
     Args:
         tensors: of a file.
         pairs: its layout's.
         left_over: (pattern of names, why they are not used).
+        bare, whole: a name of the file without the prefixes that the pairs don't have, and with them.
     Raises:
-        ValueError: two names for one tensor, an empty tensor, or far too many.
+        ValueError: two names for one tensor, or an empty tensor.
     """
-    if len(tensors) > MAX_TENSORS:
-        raise ValueError(f"{len(tensors):,} tensors; no vision transformer has more than {MAX_TENSORS:,}")
     rules = (*TRAINING, *left_over)
-    draft = Draft({}, {}.get)  # type: ignore[arg-type]
     origins: dict[str, str] = {}
+    draft = Draft({}, lambda ours: origins.get(ours) or whole(their_name(ours, pairs)))
     for name, array in tensors.items():
-        why = reason(name, rules)
-        ours = None if why else our_name(name, pairs)
+        why = reason(bare(name), rules)
+        ours = None if why else our_name(bare(name), pairs)
         if why:
             draft.left_over[name] = why
         elif array.size == 0:
@@ -147,17 +157,24 @@ def drafted(tensors: Mapping[str, np.ndarray], pairs: Pairs, left_over: Iterable
             raise ValueError(f"{shown(origins[ours])} and {shown(name)} are both {ours}; one of them is too many")
         else:
             draft.tensors[ours], origins[ours] = array, name
-    draft.their_name = lambda ours: origins.get(ours) or their_name(ours, pairs)
     return draft
 
 
-def without_prefix(named: Mapping[str, T]) -> tuple[dict[str, T], str]:
-    """(the same without what wrappers of models put before all names, what that was)."""
-    for prefix in ("module.", "_orig_mod.", "_layers.", "model."):
-        if named and all(name.startswith(prefix) for name in named):
-            inner, more = without_prefix({name.removeprefix(prefix): one for name, one in named.items()})
-            return inner, prefix + more
-    return dict(named), ""
+def wrapper_prefix(names: Collection[str]) -> str:
+    """What wrappers of models have put before all of the names.
+
+    Raises:
+        ValueError: far more names than a model has.
+    """
+    if len(names) > MAX_TENSORS:
+        raise ValueError(f"{len(names):,} tensors; no vision transformer has more than {MAX_TENSORS:,}")
+    found = ""
+    while names:
+        more = [one for one in WRAPPERS if all(name.startswith(one, len(found)) for name in names)]
+        if not more:
+            break
+        found += more[0]
+    return found
 
 
 def linear_names(shapes: Shapes) -> list[str]:

@@ -51,13 +51,17 @@ def size_of(value: Any, what: str) -> Size | None:
     if value is None:
         return None
     values = [value, value] if isinstance(value, (int, float)) else list(value)[-2:] if _is_list(value) else []
-    if len(values) != 2 or any(isinstance(one, bool) or one < 1 or not float(one).is_integer() for one in values):
+    if len(values) != 2 or not all(_is_size(one) for one in values):
         raise ValueError(f"{what} must be one or two whole numbers of pixels, got {shown(repr(value))}")
     return int(values[0]), int(values[1])
 
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(one, (int, float)) for one in value)
+
+
+def _is_size(value: Any) -> bool:
+    return not isinstance(value, bool) and value >= 1 and (isinstance(value, int) or value.is_integer())
 
 
 def whole(value: Any, what: str) -> int | None:
@@ -81,7 +85,7 @@ def numbers(value: Any, what: str) -> list[float] | None:
     """
     if value is None:
         return None
-    if not _is_list(value) or not value:
+    if not _is_list(value) or not value or not all(abs(one) < 1e30 for one in value):
         raise ValueError(f"{what} must be a list of numbers, got {shown(repr(value))}")
     return [float(one) for one in value]
 

@@ -28,9 +28,9 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
     """
     name = str(config.get("architecture"))
     if not name.startswith("vit_"):
-        raise ValueError(f"config.json is of the architecture {shown(name)}; timm's vit_... are read")
+        raise ValueError(f"config.json is of the architecture {shown(repr(name))}; timm's vit_... are read")
     arguments = _mapping(config.get("model_args"))
-    pretrained = _mapping(config.get("pretrained_cfg"))
+    pretrained = _mapping(config.get("pretrained_cfg", config))  # older folders have it all at the top
     if arguments.get("act_layer", "gelu") != "gelu":
         raise ValueError(
             f"config.json has act_layer {shown(repr(arguments['act_layer']))}; our blocks have the exact 'gelu'"
@@ -44,7 +44,7 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
         mean=numbers(pretrained.get("mean"), "config.json's mean"),
         std=numbers(pretrained.get("std"), "config.json's std"),
         classes=[str(label) for label in labels] if isinstance(labels, (list, tuple)) else [],
-        declared={"pool": {ours: theirs for theirs, ours in POOLS.items()}.get(str(pool), pool)},
+        declared={"pool": {theirs: ours for ours, theirs in POOLS.items()}.get(str(pool), pool) or None},
         biasless=arguments.get("qkv_bias") is False,
     )
 
