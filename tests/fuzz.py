@@ -66,14 +66,14 @@ NODES: list[Any] = [
     [0],
     [1, 2],
 ]
-WORDS = [
-    opcodes(value)
-    for value in (
-        None, True, 0, 1, -1, 2**63, 0.5, "", "w", "latin1", (), (1,), (0, 2**40), [], {}, b"bytes", row(24),
-        Global("os", "system"), Global("numpy", "dtype"), Global("torch", "HalfStorage"), ORDERED, Call(ORDERED, ()),
-        storage("BFloat16Storage", "0", 48), tensor(storage("FloatStorage", "0", 24), (2, 3), (0, 1)), numpy_array(FLOATS[:3]),
-    )
-]  # fmt: skip
+VALUES: list[Any] = [
+    *(None, True, 0, 1, -1, 2**63, 0.5, "", "w", "latin1", (), (1,), (0, 2**40), [], {}, b"bytes", row(24)),
+    *(Global("os", "system"), Global("numpy", "dtype"), Global("torch", "HalfStorage"), ORDERED, Call(ORDERED, ())),
+    storage("BFloat16Storage", "0", 48),
+    tensor(storage("FloatStorage", "0", 24), (2, 3), (0, 1)),
+    numpy_array(FLOATS[:3]),
+]
+WORDS = [opcodes(value) for value in VALUES]
 STEPS = [bytes([ord(op.code)]) for op in pickletools.opcodes if op.arg is None]
 MAX_POOL = 2000
 
@@ -270,8 +270,8 @@ def run(files: int, seed: int, keep: Path | None = None) -> tuple[Counter[str], 
     forms: set[str] = set()
     counts: Counter[str] = Counter()
     failures, slowest = [], 0.0
-    warnings.simplefilter("ignore")  # zipfile, of names that a change has doubled
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile, of names that a change has doubled
         path = Path(folder) / "file"
 
         def made() -> Iterator[Path]:

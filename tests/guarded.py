@@ -59,7 +59,8 @@ class _Child:
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self.listener = threading.Thread(target=self._listen, daemon=True)
+        self.listener.start()
 
     def _listen(self) -> None:
         assert self.process.stdout
@@ -82,7 +83,9 @@ class _Child:
         assert self.process.stdin and self.process.stdout
         self.process.kill()
         self.process.wait()
+        self.listener.join()
         self.process.stdin.close()
+        self.process.stdout.close()
 
 
 # The child
