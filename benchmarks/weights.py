@@ -117,7 +117,7 @@ def write_shards(path: Path, tensors: Tensors) -> None:
     """A folder as Hugging Face keeps large models: four shards and their index."""
     path.mkdir()
     names = list(tensors)
-    places = {}
+    places: dict[str, str] = {}
     for number in range(4):
         shard = f"model-{number + 1:05}-of-00004.safetensors"
         part = {name: tensors[name] for name in names[number::4]}
@@ -128,7 +128,8 @@ def write_shards(path: Path, tensors: Tensors) -> None:
 
 def write_bfloat16(path: Path, tensors: Tensors) -> None:
     """Half the size; read as float32."""
-    header, place = {}, 0
+    header: dict[str, Any] = {}
+    place = 0
     for name, array in tensors.items():
         header[name] = {"dtype": "BF16", "shape": array.shape, "data_offsets": [place, place + 2 * array.size]}
         place += 2 * array.size
