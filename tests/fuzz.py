@@ -311,7 +311,7 @@ def main() -> int:
     for outcome, count in counts.most_common():
         print(f"{outcome:10} {count:,}")
     print(f"{options.files:,} files from seed {options.seed} in {time.monotonic() - start:.0f} s, "
-          f"the slowest {slowest:.2f} s; {forms} forms of messages")  # fmt: skip
+          f"the slowest {slowest:.3f} s; {forms} forms of messages")  # fmt: skip
     for answer in failures[:20]:
         print(f"{Path(answer.path).name}: {answer.outcome}: {answer.message}")
     return 1 if failures else 0

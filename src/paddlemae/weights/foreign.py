@@ -96,8 +96,8 @@ def _open_file(path: Path, wrapper: str | None) -> tuple[str, StateDict, Any]:
         raise ValueError(f"{path}: {shown(fault, 600)}") from fault
     if metadata is not None or not isinstance(tree, dict):
         return kind, state, metadata
-    taken = state.taken.split(".")[0]
-    return kind, state, {key: value for key, value in tree.items() if str(key) not in (taken, *state.tensors)}
+    used = {state.taken.split(".")[0]} if state.taken else state.tensors.keys()
+    return kind, state, {key: value for key, value in tree.items() if str(key) not in used}
 
 
 def _weights_of(folder: Path) -> Path:

@@ -56,7 +56,9 @@ def read_pickle(
     try:
         value = machine.run()
         check_depth(value)
-    except (IndexError, KeyError, TypeError, OverflowError, struct.error, RecursionError) as fault:
+    except struct.error:
+        raise ValueError("the pickle is cut off within a number; download or copy the file again") from None
+    except (IndexError, KeyError, TypeError, OverflowError, RecursionError) as fault:
         raise ValueError(f"damaged pickle before byte {machine.position} ({type(fault).__name__})") from fault
     return value, machine.position
 
@@ -120,7 +122,7 @@ class _Machine:
         """Account for memory, which a short pickle could ask for without end: objects, and copies of long values."""
         self.to_spend -= count
         if self.to_spend < 0:
-            raise ValueError("the pickle repeats its own contents until they outgrow the file; no weights file does")
+            raise ValueError("what the pickle makes would outgrow the file; no weights file does")
 
     # The stack
 
