@@ -4,7 +4,7 @@ VENV := .venv
 PARITY := .venv-parity
 PIP_FLAGS := --quiet --no-input --disable-pip-version-check
 
-.PHONY: help demo test slow browser parity bench drill soak lint clean
+.PHONY: help demo test slow browser parity bench drill soak fuzz lint clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -35,6 +35,9 @@ drill: $(VENV)/installed ## Kill, stop and starve trainings, and see that nothin
 
 soak: $(VENV)/installed ## Pretrain for 2 hours and see that memory and speed stay (DATA=FOLDER of images; HOURS=2)
 	$(VENV)/bin/python -m drill.soak --data $(DATA) --hours $(or $(HOURS),2) $(SOAK)
+
+fuzz: $(VENV)/installed ## Open 20,000 damaged and hostile weights files under guard (minutes; FUZZ="--files 20000 --seed 0")
+	$(VENV)/bin/python tests/fuzz.py $(FUZZ)
 
 lint: $(VENV)/installed ## Check style, formatting and types
 	$(VENV)/bin/ruff check .

@@ -96,8 +96,8 @@ def _open_file(path: Path, wrapper: str | None) -> tuple[str, StateDict, Any]:
         raise ValueError(f"{path}: {shown(fault, 600)}") from fault
     if metadata is not None or not isinstance(tree, dict):
         return kind, state, metadata
-    taken = state.taken.split(".")[0]
-    return kind, state, {key: value for key, value in tree.items() if str(key) not in (taken, *state.tensors)}
+    used = {state.taken.split(".")[0]} if state.taken else state.tensors.keys()
+    return kind, state, {key: value for key, value in tree.items() if str(key) not in used}
 
 
 def _weights_of(folder: Path) -> Path:
@@ -155,7 +155,8 @@ def _shard(folder: Path, name: str) -> Path:
 
     Hugging Face's cache is a folder `snapshots/<revision>` of links into the `blobs` two levels up.
     """
-    if Path(name).name != name or "\\" in name or "\0" in name or name in ("", ".", ".."):
+    plain = Path(name).name == name and "\\" not in name and name not in ("", ".", "..")
+    if not plain or not name.isprintable() or len(name) > 255:
         raise ValueError(f"{folder} has an index that names the shard {shown(name)}; shards lie in the folder itself")
     path, real = folder / name, folder.resolve()
     if not path.exists():

@@ -11,8 +11,8 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_MAGIC_BYTES = LEGACY_MAGIC.to_bytes(10, "little")
 HEAD_BYTES = 1024
 
-# kind -> what is wrong with it and how to mend that; the last word on the kinds that one reader reads and another not
-OTHER = "another kind of weights file was expected here"
+OTHER = "another kind of weights file was expected here"  # of kinds that one reader reads and another does not
+# kind -> what is wrong with it and how to mend that
 ADVICE = {
     "empty": "is empty; download or copy it again",
     "git-lfs": "is a Git LFS pointer, not the weights; fetch them with: git lfs pull",

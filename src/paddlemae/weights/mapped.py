@@ -25,7 +25,7 @@ def release(used: np.ndarray | memoryview) -> None:
     owner: object = array
     while isinstance(owner, np.ndarray):
         owner = owner.base
-    file = owner.obj if isinstance(owner, memoryview) else None
+    file = owner.obj if isinstance(owner, memoryview) else owner
     if sys.platform == "win32" or not isinstance(file, mmap.mmap) or not array.size:
         return
     reach = [(count - 1) * step for count, step in zip(array.shape, array.strides)]
