@@ -24,11 +24,12 @@ ALLOWED = {
     "report": set(),
     "train": {"weights", "model", "device"},
     "tasks": BOTTOM | {"train"},
-    "cli": BOTTOM | {"train", "tasks"},
+    "export": BOTTOM | {"train", "tasks"},
+    "cli": BOTTOM | {"train", "tasks", "export"},
     "__main__": {"cli"},
     "__init__": set(),
 }
-COMMANDS = ("demo", "pretrain", "reconstruct", "finetune", "probe", "study", "knn", "evaluate", "report")
+COMMANDS = ("demo", "pretrain", "reconstruct", "finetune", "probe", "study", "knn", "evaluate", "report", "export")
 WITHOUT_PADDLE = """
 from importlib.machinery import PathFinder
 
@@ -110,6 +111,7 @@ finally:
         ["reconstruct", "unmade", "digits"],
         ["finetune", "digits", "--init", "scratch", "--out", "unmade"],
         ["knn", "unmade", "--data", "digits"],
+        ["export", "unmade", "--to", "paddle", "--out", "unmade-too"],
     ],
     ids=" ".join,
 )

@@ -146,6 +146,7 @@ def load_program(folder: Path, threads: int) -> Callable[..., list[np.ndarray]]:
     """What runs a program on the CPU: from its inputs in their order to its outputs in theirs."""
     config = inference.Config(*(str(folder / name) for name in FILES))
     config.disable_glog_info()
+    config.disable_mkldnn()  # oneDNN is no faster here, and has given nan from a program's second run on (docs/export.md)
     config.set_cpu_math_library_num_threads(threads)
     predictor = inference.create_predictor(config)
     inputs = [predictor.get_input_handle(name) for name in predictor.get_input_names()]
