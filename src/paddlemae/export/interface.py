@@ -72,12 +72,16 @@ def interface_of(model: Model, what: str, token: str | None = None) -> Interface
     if what == "classifier":
         outputs = [Value("logits", "float32", (model.config["num_classes"],), "before softmax, in the labels' order")]
         return Interface(what, None, tuple(inputs), tuple(outputs))
-    rule = "1 = patch removed, 0 = kept; every image of a batch keeps the same number, at least 1 (else nan or an error)"
+    rule = (
+        "1 = patch removed, 0 = kept; every image of a batch keeps the same number, at least 1 (else nan or an error)"
+    )
     inputs.append(Value("mask", "uint8", model.grid, rule))
     scale = "normalised by each patch's mean and deviation" if model.config["norm_pix_loss"] else "normalised images'"
     patches = (model.grid[0] * model.grid[1], model.patch_size[0] * model.patch_size[1] * model.channels)
     outputs = [
-        Value("completed", "float32", shape, "0..1 and a little beyond: kept patches as they are, removed ones predicted"),
+        Value(
+            "completed", "float32", shape, "0..1 and a little beyond: kept patches as they are, removed ones predicted"
+        ),
         Value("patches", "float32", patches, f"the decoder's own output, pixels {scale}, ordered row, column, channel"),
     ]
     return Interface(what, None, tuple(inputs), tuple(outputs))

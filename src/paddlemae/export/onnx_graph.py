@@ -149,7 +149,7 @@ def _picture(graph: Graph, model: Model, patches_BLP: Name) -> Name:
 
 
 def _split_table(graph: Graph, model: Model, name: str) -> tuple[np.ndarray, Name]:
-    """(a position table's row for the cls token [1, 1, D], which means nothing without one; the patches' rows [L, D])."""
+    """(a position table's first row [1, 1, D], the cls token's if there is one; the patches' rows [L, D])."""
     table_1ND, front = graph.weights[name], int(model.has_cls)
     return table_1ND[:, :1], graph.constant(f"{name}.patches", table_1ND[0, front:])
 
@@ -307,7 +307,9 @@ def _decoder(graph: Graph, model: MaskedAutoencoder, maps: list[Name], tokens: C
     x_BND = graph.add("Add", graph.reshape(x_RD, -1, patches, width), positions_LD)
     if model.has_cls:
         first_B1D = graph.slice(latent_BND, 0, 1, axis=1)
-        x_BND = graph.add("Concat", graph.add("Add", first_B1D, graph.constant("decoder_cls_row", row_11D)), x_BND, axis=1)
+        x_BND = graph.add(
+            "Concat", graph.add("Add", first_B1D, graph.constant("decoder_cls_row", row_11D)), x_BND, axis=1
+        )
     everything = patches + int(model.has_cls)
     x_RD = graph.reshape(x_BND, -1, width)
     for number, block in enumerate(model.decoder_blocks):

@@ -5,6 +5,7 @@ Shapes: B images, C channels, L patches, K kept ones, N tokens, D width, P pixel
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,8 +30,11 @@ def save_program(model: Model, interface: Interface, mean: list[float], std: lis
     """
     network = NETWORKS[interface.what](model, interface, mean, std)
     network.eval()
-    specs = [paddle.static.InputSpec([-1, *one.shape], one.dtype, one.name) for one in interface.inputs]
-    with evaluating(model), paddle.no_grad():
+    specs = [
+        paddle.static.InputSpec([-1, *one.shape], getattr(paddle, one.dtype), one.name) for one in interface.inputs
+    ]
+    with evaluating(model), paddle.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of lists that it does not trace, such as `run_blocks`' inputs
         paddle.jit.save(network, str(folder / STEM), input_spec=specs)
 
 
@@ -142,13 +146,17 @@ NETWORKS: dict[str, Callable[..., nn.Layer]] = {
 }
 
 
-def load_program(folder: Path, threads: int) -> Callable[..., list[np.ndarray]]:
-    """What runs a program on the CPU: from its inputs in their order to its outputs in theirs."""
+def load_program(folder: Path, threads: int, *, onednn: bool = False) -> Callable[..., list[np.ndarray]]:
+    """What runs a program on the CPU: from its inputs in their order to its outputs in theirs.
+
+    Args:
+        onednn: Paddle's default, which was no faster here and not always right (docs/export.md).
+    """
     config = inference.Config(*(str(folder / name) for name in FILES))
     config.disable_glog_info()
-    config.disable_mkldnn()  # oneDNN is no faster here, and has given nan from a program's second run on (docs/export.md)
+    (config.enable_mkldnn if onednn else config.disable_mkldnn)()
     config.set_cpu_math_library_num_threads(threads)
-    predictor = inference.create_predictor(config)
+    predictor = inference.create_predictor(config)  # has read the files then
     inputs = [predictor.get_input_handle(name) for name in predictor.get_input_names()]
 
     def run(*arrays: np.ndarray) -> list[np.ndarray]:
