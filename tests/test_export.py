@@ -204,7 +204,7 @@ def test_a_program_is_written_with_its_metadata(paddlemae, pretrained, tmp_path)
         (["--to", "paddle", "--out", "out.onnx"], "--out must be a folder"),
         (["--to", "paddle", "--out", "out", "--what", "classifier"], "a pretraining run has no classes"),
         (["--to", "paddle", "--out", "out", "--what", "decoder"], "must be one of encoder, classifier, reconstructor"),
-        (["--to", "paddle", "--out", "out", "--token", "sum"], "pool must be 'cls' or 'mean'"),
+        (["--to", "paddle", "--out", "out", "--token", "sum"], "--token must be one of cls, mean, got 'sum'"),
     ],
 )
 def test_what_can_t_be_exported_is_said_in_a_line(options, said, paddlemae, pretrained, tmp_path, monkeypatch) -> None:
@@ -223,6 +223,11 @@ def test_other_mistakes_are_said_too(paddlemae, classifier_run, tmp_path, monkey
     monkeypatch.setattr(write, "PACKAGES", ("no_such_package",))
     done = paddlemae("export", classifier_run, "--to", "onnx", "--out", tmp_path / "m.onnx")
     assert done.status == 2 and "pip install 'paddlemae[onnx]'" in done.err
+
+
+def test_a_model_without_cls_token_has_no_features_of_it() -> None:
+    with pytest.raises(ValueError, match="no cls token; take --token mean"):
+        interface_of(autoencoder(cls_token=False), "encoder", "cls")
 
 
 def test_what_does_not_agree_is_not_written(paddlemae, classifier_run, tmp_path, monkeypatch) -> None:

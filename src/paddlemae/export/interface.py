@@ -7,7 +7,8 @@ from typing import Any
 
 from paddlemae import __version__
 from paddlemae.model.mae import MaskedAutoencoder
-from paddlemae.model.vit import VisionTransformer, pool_tokens
+from paddlemae.model.vit import VisionTransformer
+from paddlemae.tasks.inference import TOKENS
 from paddlemae.weights.store import Description
 
 FORMAT = 1  # of the metadata
@@ -54,43 +55,38 @@ def interface_of(model: Model, what: str, token: str | None = None) -> Interface
         ValueError: a part or token that the model does not have.
     """
     if what not in PARTS:
-        raise ValueError(f"what is exported must be one of {', '.join(PARTS)}, got {what!r}")
+        raise ValueError(f"--what must be one of {', '.join(PARTS)}, got {what!r}")
     if what == "classifier" and not isinstance(model, VisionTransformer):
         raise ValueError("a pretraining run has no classes; fine-tune it first, or export --what encoder")
     if what == "reconstructor" and not isinstance(model, MaskedAutoencoder):
         raise ValueError("a classifier has no decoder to reconstruct with; export the pretraining run that it is from")
-    size = tuple(grid * patch for grid, patch in zip(model.grid, model.patch_size))
-    shape = (model.channels, *size)
-    inputs = [Value("images", "uint8", shape, "0..255, RGB where there are 3 channels; normalised inside")]
-    if what == "encoder":
-        token = token or "mean"
-        pool_tokens(_two_tokens(), token, model.has_cls)  # refuses a token that it doesn't have
-        width = model.config["embed_dim"]
-        meaning = "cls token" if token == "cls" else "mean of the patch tokens"
-        outputs = [Value("features", "float32", (width,), f"{meaning} after the encoder's last norm")]
-        return Interface(what, token, tuple(inputs), tuple(outputs))
+    shape = (model.channels, *(grid * patch for grid, patch in zip(model.grid, model.patch_size)))
+    images = Value("images", "uint8", shape, "0..255, RGB where there are 3 channels; normalised inside")
     if what == "classifier":
-        outputs = [Value("logits", "float32", (model.config["num_classes"],), "before softmax, in the labels' order")]
-        return Interface(what, None, tuple(inputs), tuple(outputs))
-    rule = (
-        "1 = patch removed, 0 = kept; every image of a batch keeps the same number, at least 1 (else nan or an error)"
-    )
-    inputs.append(Value("mask", "uint8", model.grid, rule))
-    scale = "normalised by each patch's mean and deviation" if model.config["norm_pix_loss"] else "normalised images'"
-    patches = (model.grid[0] * model.grid[1], model.patch_size[0] * model.patch_size[1] * model.channels)
-    outputs = [
-        Value(
-            "completed", "float32", shape, "0..1 and a little beyond: kept patches as they are, removed ones predicted"
-        ),
-        Value("patches", "float32", patches, f"the decoder's own output, pixels {scale}, ordered row, column, channel"),
-    ]
-    return Interface(what, None, tuple(inputs), tuple(outputs))
+        logits = Value("logits", "float32", (model.config["num_classes"],), "before softmax, in the labels' order")
+        return Interface(what, None, (images,), (logits,))
+    if what == "encoder":
+        return Interface(what, token or "mean", (images,), (_features(model, token or "mean"),))
+    assert isinstance(model, MaskedAutoencoder)
+    rule = "1 = patch removed, 0 = kept; all images of a batch keep the same number, at least 1 (else an error or nan)"
+    mask = Value("mask", "uint8", model.grid, rule)
+    meaning = "0..1 or a bit beyond: kept patches as they are, removed ones predicted"
+    return Interface(what, None, (images, mask), (Value("completed", "float32", shape, meaning), _patches(model)))
 
 
-def _two_tokens():
-    import paddle
+def _features(model: Model, token: str) -> Value:
+    if token not in TOKENS:
+        raise ValueError(f"--token must be one of {', '.join(TOKENS)}, got {token!r}")
+    if token == "cls" and not model.has_cls:
+        raise ValueError("this model has no cls token; take --token mean")
+    meaning = "cls token" if token == "cls" else "mean of the patch tokens"
+    return Value("features", "float32", (model.config["embed_dim"],), f"{meaning} after the encoder's last norm")
 
-    return paddle.zeros([1, 2, 1])
+
+def _patches(model: MaskedAutoencoder) -> Value:
+    shape = (model.grid[0] * model.grid[1], model.pixels)
+    pixels = "less the patch's own mean, over its deviation" if model.norm_pix_loss else "of normalised images"
+    return Value("patches", "float32", shape, f"what the decoder gives, pixels {pixels}; by row, column, channel")
 
 
 def metadata_of(model: Model, description: Description, interface: Interface) -> dict[str, Any]:

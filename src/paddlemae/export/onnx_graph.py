@@ -65,7 +65,7 @@ class Graph:
         return self.constant(name, self.weights[name])
 
     def reshape(self, x: Name, *shape: Count) -> Name:
-        """0 keeps a dimension, and -1 is what is left."""
+        """-1 is what the other dimensions leave."""
         return self.add("Reshape", x, self.numbers(*shape))
 
     def slice(self, x: Name, start: int, stop: int, axis: int) -> Name:
@@ -264,8 +264,10 @@ def _reconstruction(graph: Graph, model: MaskedAutoencoder, images_BCHW: Name) -
     x_BKD = graph.reshape(graph.add("Add", embedded_RD, positions_RD), _batch(graph), kept, width)
     maps, tokens = _encoder(graph, model, x_BKD, kept)
 
-    decoder = _cross_decoder if model.decoder == "cross" else _decoder
-    x_RD = decoder(graph, model, maps, tokens, kept_rows)
+    if model.decoder == "cross":
+        x_RD = _cross_decoder(graph, model, maps, tokens)
+    else:
+        x_RD = _decoder(graph, model, maps[-1], tokens, kept_rows)
     plain_BLP = graph.reshape(graph.linear(graph.norm(x_RD, "decoder_norm"), "decoder_pred"), -1, patches, pixels)
     plain_BLP = graph.add("Add", plain_BLP, _nan_if_uneven(graph, kept_BL), name="patches")
     patches_BLP = graph.reshape(patches_RP, -1, patches, pixels)
@@ -292,10 +294,10 @@ def _with_statistics_of(graph: Graph, patches_BLP: Name, normal_BLP: Name, pixel
     return graph.add("Add", graph.add("Mul", normal_BLP, deviation_BL1), mean_BL1)
 
 
-def _decoder(graph: Graph, model: MaskedAutoencoder, maps: list[Name], tokens: Count, kept_rows: Name) -> Name:
+def _decoder(graph: Graph, model: MaskedAutoencoder, latent_RE: Name, tokens: Count, kept_rows: Name) -> Name:
     """`mae.decode` up to its last norm, of all patches in the image's order: [R, D]."""
     width, patches = model.config["decoder_embed_dim"], model.grid[0] * model.grid[1]
-    latent_RD = graph.linear(graph.norm(maps[-1], "norm"), "decoder_embed")
+    latent_RD = graph.linear(graph.norm(latent_RE, "norm"), "decoder_embed")
     latent_BND = graph.reshape(latent_RD, -1, tokens, width)
     every_row = graph.add("Mul", _batch(graph), graph.numbers(patches))
     masks_RD = graph.add(
@@ -317,7 +319,7 @@ def _decoder(graph: Graph, model: MaskedAutoencoder, maps: list[Name], tokens: C
     return graph.reshape(_without_cls(graph, model, graph.reshape(x_RD, -1, everything, width)), -1, width)
 
 
-def _cross_decoder(graph: Graph, model: MaskedAutoencoder, maps: list[Name], tokens: Count, kept_rows: Name) -> Name:
+def _cross_decoder(graph: Graph, model: MaskedAutoencoder, maps: list[Name], tokens: Count) -> Name:
     """`crossmae.read_out` of every patch, up to its last norm: [R, D]."""
     width, patches = model.config["decoder_embed_dim"], model.grid[0] * model.grid[1]
     _, positions_LD = _split_table(graph, model, "decoder_pos_embed")
