@@ -25,12 +25,13 @@ ALLOWED = {
     "report": set(),
     "train": {"weights", "model", "device"},
     "tasks": BOTTOM | {"train"},
-    "cli": BOTTOM | {"train", "tasks", "cli_weights"},
+    "export": BOTTOM | {"train", "tasks"},
+    "cli": BOTTOM | {"train", "tasks", "export", "cli_weights"},
     "cli_weights": {"device", "tasks"},
     "__main__": {"cli"},
     "__init__": set(),
 }
-COMMANDS = ("demo", "pretrain", "reconstruct", "finetune", "probe", "study", "knn", "evaluate", "report")
+COMMANDS = ("demo", "pretrain", "reconstruct", "finetune", "probe", "study", "knn", "evaluate", "report", "export")
 WITHOUT_PADDLE = """
 from importlib.machinery import PathFinder
 
@@ -113,6 +114,7 @@ finally:
         ["reconstruct", "unmade", "digits"],
         ["finetune", "digits", "--init", "scratch", "--out", "unmade"],
         ["knn", "unmade", "--data", "digits"],
+        ["export", "unmade", "--to", "paddle", "--out", "unmade-too"],
     ],
     ids=" ".join,
 )

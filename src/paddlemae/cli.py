@@ -388,6 +388,38 @@ def report(
     print(f"wrote {written.page}, {written.figures.name} and {written.table.name}")
 
 
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="A run folder or one of its checkpoints.")],
+    to: Annotated[str, typer.Option("--to", help="onnx or paddle.")],
+    out: Annotated[Path, typer.Option("--out", help="A file that ends in .onnx, or a folder for Paddle's files.")],
+    what: Annotated[
+        str | None,
+        typer.Option("--what", help="encoder, classifier or reconstructor; by the run's kind unless given."),
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option("--token", help="Of an encoder: cls, or mean of the patch tokens (the default).")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files that are there.")] = False,
+) -> None:
+    """Export a model to an ONNX file or a program of Paddle's inference engine, checked against the model.
+
+    Examples:
+
+    `paddlemae export runs/tuned --to onnx --out tuned.onnx`
+
+    `paddlemae export runs/photos --to paddle --out exported/ --what reconstructor`
+    """
+    from paddlemae import device
+
+    device.load_paddle()
+    from paddlemae.export.write import export as export_model
+
+    done = export_model(run, to, out, what=what, token=token, overwrite=overwrite)
+    print(f"{done.what}: differs from the model by {done.difference:.1e} at most, on {done.images}")
+    print(f"wrote {', '.join(map(str, done.files))}")
+
+
 def _recipe(task: str, name, overrides, out, resume: bool, **named):
     """The recipe that a command line means; a bare --resume means the one in the run folder."""
     from paddlemae import device

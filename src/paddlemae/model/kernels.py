@@ -203,8 +203,8 @@ def gelu_backward(hidden_RE, gradient_RE):
 
 def heads_of(x_BNE, parts: int, num_heads: int):
     """[parts, B, H, N, d] from [B, N, parts * H * d]."""
-    batch, tokens, width = x_BNE.shape
-    split = x_BNE.reshape([batch, tokens, parts, num_heads, width // (parts * num_heads)])
+    # 0 is what it was, which need not be known while a program is traced
+    split = x_BNE.reshape([0, 0, parts, num_heads, x_BNE.shape[-1] // (parts * num_heads)])
     return split.transpose([2, 0, 3, 1, 4])
 
 
@@ -317,7 +317,7 @@ def attention(query_BHQd, key_BHNd, value_BHNd):
         return F.scaled_dot_product_attention(*swapped).reshape([batch, queries, heads * width])
     scores_BHQN = paddle.matmul(query_BHQd * width**-0.5, key_BHNd, transpose_y=True)
     mixed_BQHd = paddle.matmul(F.softmax(scores_BHQN, axis=-1), value_BHNd).transpose([0, 2, 1, 3])
-    return mixed_BQHd.reshape([batch, queries, heads * width])
+    return mixed_BQHd.reshape([0, 0, heads * width])
 
 
 def kept_rows(keep_B, rows: int):

@@ -1,0 +1,1 @@
+"""Models for use without PaddleMAE: as ONNX files and as programs of Paddle's inference engine."""

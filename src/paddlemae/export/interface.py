@@ -1,0 +1,117 @@
+"""What an exported model takes and gives, and what is written of it into its file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from paddlemae import __version__
+from paddlemae.model.mae import MaskedAutoencoder
+from paddlemae.model.vit import VisionTransformer
+from paddlemae.tasks.inference import TOKENS
+from paddlemae.weights.store import Description
+
+FORMAT = 1  # of the metadata
+PARTS = ("encoder", "classifier", "reconstructor")
+Model = MaskedAutoencoder | VisionTransformer
+
+
+@dataclass(frozen=True)
+class Value:
+    """An input or output; its shape is that of one image's, and the batch comes before it.
+
+    Attributes:
+        dtype: "uint8" or "float32".
+        meaning: for people.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The part of a model that is exported.
+
+    Attributes:
+        what: one of `PARTS`.
+        token: of an encoder's features, "cls" or "mean"; else None.
+    """
+
+    what: str
+    token: str | None
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+
+
+def interface_of(model: Model, what: str, token: str | None = None) -> Interface:
+    """The interface of a part.
+
+    Args:
+        token: of an encoder, "mean" unless given.
+    Raises:
+        ValueError: a part or token that the model does not have.
+    """
+    if what not in PARTS:
+        raise ValueError(f"--what must be one of {', '.join(PARTS)}, got {what!r}")
+    if what == "classifier" and not isinstance(model, VisionTransformer):
+        raise ValueError("a pretraining run has no classes; fine-tune it first, or export --what encoder")
+    if what == "reconstructor" and not isinstance(model, MaskedAutoencoder):
+        raise ValueError("a classifier has no decoder to reconstruct with; export the pretraining run that it is from")
+    shape = (model.channels, *(grid * patch for grid, patch in zip(model.grid, model.patch_size)))
+    images = Value("images", "uint8", shape, "0..255, RGB where there are 3 channels; normalised inside")
+    if what == "classifier":
+        logits = Value("logits", "float32", (model.config["num_classes"],), "before softmax, in the labels' order")
+        return Interface(what, None, (images,), (logits,))
+    if what == "encoder":
+        return Interface(what, token or "mean", (images,), (_features(model, token or "mean"),))
+    assert isinstance(model, MaskedAutoencoder)
+    rule = "1 = patch removed, 0 = kept; all images of a batch keep the same number, at least 1 (else an error or nan)"
+    mask = Value("mask", "uint8", model.grid, rule)
+    meaning = "0..1 or a bit beyond: kept patches as they are, removed ones predicted"
+    return Interface(what, None, (images, mask), (Value("completed", "float32", shape, meaning), _patches(model)))
+
+
+def _features(model: Model, token: str) -> Value:
+    if token not in TOKENS:
+        raise ValueError(f"--token must be one of {', '.join(TOKENS)}, got {token!r}")
+    if token == "cls" and not model.has_cls:
+        raise ValueError("this model has no cls token; take --token mean")
+    meaning = "cls token" if token == "cls" else "mean of the patch tokens"
+    return Value("features", "float32", (model.config["embed_dim"],), f"{meaning} after the encoder's last norm")
+
+
+def _patches(model: MaskedAutoencoder) -> Value:
+    shape = (model.grid[0] * model.grid[1], model.pixels)
+    pixels = "less the patch's own mean, over its deviation" if model.norm_pix_loss else "of normalised images"
+    return Value("patches", "float32", shape, f"what the decoder gives, pixels {pixels}; by row, column, channel")
+
+
+def metadata_of(model: Model, description: Description, interface: Interface) -> dict[str, Any]:
+    """What a program that knows no PaddleMAE must know to use the file; JSON's types alone."""
+    values = {
+        side: [{**asdict(value), "shape": ["batch", *value.shape]} for value in several]
+        for side, several in (("inputs", interface.inputs), ("outputs", interface.outputs))
+    }
+    facts: dict[str, Any] = {
+        "format": FORMAT,
+        "made_by": f"PaddleMAE {__version__}",
+        "what": interface.what,
+        **values,
+        "image_size": list(interface.inputs[0].shape[1:]),
+        "channels": model.channels,
+        "eval_crop_ratio": description.eval_crop_ratio,
+        "mean": description.mean,
+        "std": description.std,
+        "normalised_inside": True,
+        "patch_size": list(model.patch_size),
+    }
+    if interface.what == "encoder":
+        facts["token"] = interface.token
+    elif interface.what == "classifier":
+        facts["labels"] = description.classes
+    else:
+        facts["target"] = description.target
+    return facts

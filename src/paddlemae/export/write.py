@@ -1,0 +1,129 @@
+"""A run's model exported: built, held against the model itself, and only then put where it was asked for."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paddlemae import device
+from paddlemae.export.agreement import LIMIT, example_images, largest_difference, onnx_runtime, paddle_inference
+from paddlemae.export.interface import Interface, Model, interface_of, metadata_of
+from paddlemae.export.paddle_program import FILES, save_program
+from paddlemae.tasks.models import load_encoder, read_checkpoint
+from paddlemae.weights.store import Description
+
+METADATA_FILE = "metadata.json"  # beside a program of Paddle; an ONNX file has it inside
+MOST_BYTES = 2_000_000_000  # of weights inside an ONNX file, which can't have 2 GiB; more go into a file beside it
+PACKAGES = ("onnx", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written (the model's own file first), and how well it agrees with the model; see `agreement`.
+
+    `images` says what `difference` was found on.
+    """
+
+    files: tuple[Path, ...]
+    what: str
+    difference: float
+    images: str
+
+
+def export(
+    run: str | Path, to: str, out: Path, *, what: str | None = None, token: str | None = None, overwrite: bool = False
+) -> Exported:
+    """Write a run's model for use without PaddleMAE.
+
+    Args:
+        run: a run folder or one of its checkpoints.
+        to: "onnx" or "paddle".
+        out: a file that ends in .onnx, or the folder for Paddle's files.
+        what: "encoder", "classifier" or "reconstructor"; unless given, a fine-tuning run's classifier and a
+            pretraining run's encoder.
+        token: of an encoder: "cls", or "mean" of the patch tokens, which is taken unless given.
+        overwrite: whether files that are there are replaced.
+    Raises:
+        ModuleNotFoundError: a package is missing.
+        FileNotFoundError, FileExistsError, ValueError: a run, part, token or place that can't be used.
+        RuntimeError: what was exported does not agree with the model; nothing is written then.
+    """
+    writers = {"onnx": (_write_onnx, onnx_runtime), "paddle": (_write_program, paddle_inference)}
+    if to not in writers:
+        raise ValueError(f"--to must be one of {', '.join(writers)}, got {to!r}")
+    _check_place(to, out, overwrite)
+    device.prepare("cpu")
+    checkpoint = read_checkpoint(run)
+    model, description = load_encoder(checkpoint), checkpoint.description
+    what = what or ("classifier" if description.kind == "classifier" else "encoder")
+    if token and what != "encoder":
+        warnings.warn(f"--token has no effect on a {what}", stacklevel=2)
+    interface = interface_of(model, what, token)
+    images_u8, images = example_images(checkpoint, model.channels, interface.inputs[0].shape[1:])
+    write, engine_of = writers[to]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        beside = Path(folder) / out.name
+        written = write(model, description, interface, beside)
+        difference = largest_difference(engine_of(beside), model, description, interface, images_u8)
+        if not difference <= LIMIT:  # nor nan
+            raise RuntimeError(
+                f"the exported {what} differs from the model by {difference:.2g} on {images}, and {LIMIT:g} is the "
+                "most that is right; nothing was written. Please report this"
+            )
+        files = tuple(out.parent / path.relative_to(folder) for path in written)
+        files[0].parent.mkdir(exist_ok=True)
+        for path, final in zip(written, files):
+            os.replace(path, final)
+    return Exported(files, what, difference, images)
+
+
+def _check_place(to: str, out: Path, overwrite: bool) -> None:
+    """Refuse before any work is done."""
+    if to == "onnx":
+        if out.suffix != ".onnx" or out.is_dir():
+            raise ValueError(f"--out must be a file that ends in .onnx, got {out}")
+        if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+            raise ModuleNotFoundError(
+                f"ONNX files need the package {missing[0]}, which is not installed; run: pip install 'paddlemae[onnx]'",
+                name=missing[0],
+            )
+        taken = [out] if out.exists() else []
+    else:
+        if out.suffix == ".onnx" or out.is_file():
+            raise ValueError(f"--out must be a folder for the files of a Paddle program, got {out}")
+        taken = [path for path in (out / name for name in (*FILES, METADATA_FILE)) if path.exists()]
+    if taken and not overwrite:
+        raise FileExistsError(f"{taken[0]} exists already; choose another --out, or add --overwrite to replace it")
+
+
+def _write_onnx(model: Model, description: Description, interface: Interface, path: Path) -> list[Path]:
+    import onnx
+
+    from paddlemae.export.onnx_graph import onnx_model
+
+    content = onnx_model(model, interface, description.mean, description.std)
+    facts = metadata_of(model, description, interface)
+    onnx.helper.set_model_props(content, {name: json.dumps(value) for name, value in facts.items()})
+    external: dict[str, Any] = {}
+    files = [path]
+    if sum(len(one.raw_data) for one in content.graph.initializer) > MOST_BYTES:
+        files.append(path.with_name(f"{path.name}.data"))
+        external = {"save_as_external_data": True, "location": files[1].name, "size_threshold": 1024}
+    onnx.save_model(content, str(path), **external)
+    onnx.checker.check_model(str(path), full_check=True)
+    return files
+
+
+def _write_program(model: Model, description: Description, interface: Interface, folder: Path) -> list[Path]:
+    folder.mkdir()
+    save_program(model, interface, description.mean, description.std, folder)
+    facts = metadata_of(model, description, interface)
+    (folder / METADATA_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return [folder / name for name in (*FILES, METADATA_FILE)]
