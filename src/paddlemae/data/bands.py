@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib import format as npy
 from PIL import Image, UnidentifiedImageError
 
-from paddlemae.data.channels import Pixels, as_HWC
+from paddlemae.data.channels import NAMES, Pixels, as_HWC
 
 ARRAY_START = b"\x93NUMPY"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
@@ -28,6 +28,8 @@ def is_for_tifffile(file: IO[bytes], channels: int) -> bool:
         with Image.open(file, formats=["TIFF"]) as image:
             tags = image.tag_v2  # type: ignore[attr-defined]
             samples, bits = tags.get(_SAMPLES, 1), max(tags.get(_BITS, (1,)))
+            if samples == 1 and channels not in NAMES:
+                return image.n_frames == channels  # type: ignore[attr-defined]
         loses = samples > 4 or (samples > 1 and (bits > 8 or channels not in (1, 3)))
         return bool(loses and (_HAS_TIFFFILE or samples > 4))
     except UnidentifiedImageError:

@@ -30,7 +30,7 @@ def open_npy(path: str, split: str | None, labelled: bool) -> ArraySource:
 
 
 def open_npz(path: str, split: str | None, labelled: bool) -> ArraySource:
-    """The images in a `.npz` file: arrays `images` and `labels`, or `x_train`, `y_train`, or `test_images` and so on."""
+    """The images in a `.npz` file: arrays `images` and `labels`, or `x_train`, `test_images` and so on."""
     names = [info.filename.removesuffix(".npy") for info in infos(path)]
     roles = {name: set(re.split(r"[^a-z]+", name.lower())) for name in names}
     images = [name for name in names if roles[name] & set(IMAGE_ARRAYS)]

@@ -1,6 +1,7 @@
 """A folder of image files, searched to any depth."""
 
 import os
+from typing import Literal
 
 from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS
 from paddlemae.data.sources.labels import PARTS, class_folders, labels_by_folder, part_of
@@ -48,14 +49,13 @@ def list_images(root: str) -> tuple[list[str], int]:
         seen.add((info.st_dev, info.st_ino))
         for entry in _entries(os.path.join(root, folder)):
             path = f"{folder}/{entry.name}" if folder else entry.name
+            kind = _kind(entry)
             extension = os.path.splitext(entry.name)[1].lower()
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(path)
-            elif entry.is_symlink() and os.path.isdir(entry.path):
-                links.append(path)
-            elif extension in EXTENSIONS and _is_file(entry):
+            if kind == "folder":
+                (links if entry.is_symlink() else folders).append(path)
+            elif kind == "file" and extension in EXTENSIONS:
                 images.append(path)
-            elif extension == ARRAY_EXTENSION and _is_file(entry):
+            elif kind == "file" and extension == ARRAY_EXTENSION:
                 arrays.append(path)
             else:
                 num_others += 1
@@ -71,8 +71,15 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         raise ValueError(f"cannot list the folder {folder!r}: {error.strerror}; mend or move it") from error
 
 
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    """A dangling link counts, so that reading it reports it; a pipe, which would hang, doesn't."""
-    if not entry.is_symlink():
-        return entry.is_file()
-    return os.path.isfile(entry.path) or not os.path.exists(entry.path)
+def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "other"]:
+    """What it is, or what a link leads to, by one look at most, which is what listing a million links waits for.
+
+    A dangling link counts as a file, so that reading it reports it; a pipe, which would hang, doesn't.
+    """
+    try:
+        if entry.is_dir():
+            return "folder"
+        is_file = entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+        return "file" if is_file else "other"
+    except OSError:  # a link in a circle
+        return "file"
