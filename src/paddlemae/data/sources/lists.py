@@ -103,9 +103,12 @@ def _held_out(path: str) -> str:
 def _lines(path: str) -> list[str]:
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline=None) as file:
-            return file.read().splitlines()
+            text = file.read()
     except OSError as fault:
         raise ValueError(f"cannot read the list {path!r}: {fault.strerror}") from fault
+    if "\0" in text:
+        raise ValueError(f"{path!r} is no list of images: it is no text")
+    return text.splitlines()
 
 
 def _read_lines(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
@@ -169,9 +172,9 @@ def _place(
             return lower.index(name)
     if not given and not needed:
         return None
-    wanted = repr(given) if given else f"a column of {role}s (called {', '.join(usual)})"
+    wanted = repr(given) if given else f"of {role}s (called {', '.join(usual)})"
     hint = "" if given else f"; name it with {path}::{role}=COLUMN"
-    raise ValueError(f"{path!r} has no {'column ' if given else ''}{wanted}; its columns: {listed(header)}{hint}")
+    raise ValueError(f"{path!r} has no column {wanted}; its columns: {listed(header)}{hint}")
 
 
 def _check_options(path: str, options: dict[str, str], known: Sequence[str]) -> None:
