@@ -1,6 +1,7 @@
 """Every kind of source gives the same pixels, labels and order for the same images."""
 
 import pickle
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -151,3 +152,20 @@ def test_without_labels_all_parts_are_one(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         source = open_source(str(MAKERS[name](tmp_path / name)))
         assert len(source) == 36 and source.labels is None, name
+
+
+@pytest.mark.parametrize("name", [p for p in params() if p.values[0] in ("parquet", "arrow", "npz", "cifar-10", "tar")])
+def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the same process, as in a notebook."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    spec = str(MAKERS[name](tmp_path / "a"))
+    open_source(spec, "test", labelled=True).read(0, 3)
+    parts = {"train": kinds.PARTS["train"], "test": kinds.pictures(2, 9)}
+    monkeypatch.setattr(kinds, "PARTS", parts)
+    other = MAKERS[name](tmp_path / "b")
+    shutil.rmtree(tmp_path / "a")
+    shutil.copytree(tmp_path / "b", tmp_path / "a")
+    after = open_source(spec, "test", labelled=True)
+    assert spec.replace("/a/", "/b/") == str(other)
+    assert (after.read(0, 3) == parts["test"][0].pixels_HW3).all()

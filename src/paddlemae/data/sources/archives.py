@@ -30,6 +30,7 @@ from paddlemae.data.sources.tar import Entry, TarContents, entries
 from paddlemae.data.sources.zipped import ZipContents, zip_contents
 
 SIDECARS = (".cls", ".json", ".txt")  # where a shard's labels are, the first that is there
+_IMAGES = frozenset((*EXTENSIONS, ARRAY_EXTENSION))
 _JSON_KEYS = ("label", "cls", "class")
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 
@@ -66,14 +67,13 @@ def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool
         if not os.path.isfile(path):
             raise FileNotFoundError(f"the shard {path!r} of {name!r} does not exist")
     root = os.path.dirname(paths[0]) or "."
-    if len(paths) == 1:
-        listing = _listed(paths, labelled)
-        if not listing.has_sidecars:
-            contents = _contents(root, paths, listing, sorted(range(len(listing.images)), key=listing.name_of))
-            return _with_folders(name, contents, split, labelled)
+    alone = _listed(paths, labelled) if len(paths) == 1 else None
+    if alone and not alone.has_sidecars:
+        contents = _contents(root, paths, alone, sorted(range(len(alone.images)), key=alone.name_of))
+        return _with_folders(name, contents, split, labelled)
     relative = [os.path.relpath(path, root) for path in paths]
     chosen = [os.path.join(root, file) for file in files_of_part(relative, split, repr(name))]
-    listing = _listed(chosen, labelled)
+    listing = alone or _listed(chosen, labelled)
     contents = _contents(root, chosen, listing, range(len(listing.images)))
     if not len(contents):
         raise ValueError(f"no images in {name!r}; expected entries named like 0001.jpg, {_endings()}")
@@ -115,7 +115,7 @@ def _listed(paths: Sequence[str], labelled: bool) -> _Listing:
             key, ending = _key(entry.name), _ending(entry.name)
             if ending in SIDECARS:
                 beside.setdefault(key, {})[ending] = entry.content
-            elif _is_image(entry.name) and key not in image_of:
+            elif ending in _IMAGES and key not in image_of:
                 image_of[key] = len(listing.images)
                 listing.images.append((number, entry))
         _tell(path, refused)
@@ -131,7 +131,8 @@ def _key(name: str) -> str:
 
 
 def _ending(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > name.rfind("/") else ""
 
 
 def _label_of(image: str, beside: dict[str, bytes | None]) -> str:
@@ -207,7 +208,7 @@ def taken(contents: TarContents | ZipContents, chosen: Sequence[int]) -> TarCont
 
 
 def _is_image(name: str) -> bool:
-    return _ending(name) in (*EXTENSIONS, ARRAY_EXTENSION)
+    return _ending(name) in _IMAGES
 
 
 def _endings() -> str:

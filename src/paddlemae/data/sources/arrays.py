@@ -24,9 +24,10 @@ def open_npy(path: str, split: str | None, labelled: bool) -> ArraySource:
     if labelled:
         raise ValueError(f"{path!r} has no labels; save images and labels in one file: np.savez(..., images=, labels=)")
     part_of((), split, repr(path), "array")
-    images = loaded(map_npy, path)
+    stamped = file_stamp(path)
+    images = loaded(map_npy, (path,), stamped)
     _check_images(images, path)
-    return ArraySource(path, len(images), map_npy, (path,), stamped=file_stamp(path))
+    return ArraySource(path, len(images), map_npy, (path,), stamped=stamped)
 
 
 def open_npz(path: str, split: str | None, labelled: bool) -> ArraySource:
@@ -42,9 +43,10 @@ def open_npz(path: str, split: str | None, labelled: bool) -> ArraySource:
             f"{path!r} has {problem}; its arrays: {listed(names)}; expected one called images or x, or one for each of "
             "train and test"
         )
-    array = loaded(map_npz, path, images[0])
+    stamped = file_stamp(path)
+    array = loaded(map_npz, (path, images[0]), stamped)
     _check_images(array, f"{path}, array {images[0]}")
-    source = partial(ArraySource, path, len(array), map_npz, (path, images[0]), stamped=file_stamp(path))
+    source = partial(ArraySource, path, len(array), map_npz, (path, images[0]), stamped=stamped)
     if not labelled:
         return source()
 
@@ -52,7 +54,7 @@ def open_npz(path: str, split: str | None, labelled: bool) -> ArraySource:
         found = [n for n in names if roles[n] & set(LABEL_ARRAYS) and (part is None or part in roles[n])]
         if len(found) != 1:
             raise ValueError(f"{path!r} has no array of labels for {images[0]!r}; its arrays: {listed(names)}")
-        return loaded(map_npz, path, found[0]).squeeze()
+        return map_npz(path, found[0]).squeeze()
 
     labels = _as_classes(labels_of(part), path)
     if len(labels) != len(array):

@@ -100,12 +100,18 @@ def open_cifar(path: str, name: str, split: str | None, options: dict[str, str])
         raise ValueError(f"{path!r} takes label={' or label='.join(version.names)} only, got {options}")
     part = part_of(version.parts, split or "train", repr(path), "files to")
     assert part is not None
-    parts = loaded(_read, path, name, part)
+    stamped = _stamp(path, version.parts[part])
+    parts = loaded(_read, (path, name, part, stamped))
     labels, classes = parts.labels[kind], parts.classes[kind]
     if labels.size and labels.max() >= len(classes):
         raise ValueError(f"{path!r} is damaged: label {labels.max()}, but {len(classes)} classes; download it again")
     shown = f"{path} ({part})"
-    return ArraySource(shown, len(labels), _pixels, (path, name, part), labels, classes, stamped=file_stamp(path))
+    return ArraySource(shown, len(labels), _pixels, (path, name, part, stamped), labels, classes, stamped=stamped)
+
+
+def _stamp(path: str, files: Collection[str]) -> str:
+    paths = [os.path.join(path, file) for file in files] if os.path.isdir(path) else [path]
+    return "\0".join(file_stamp(each) for each in paths)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,11 +121,11 @@ class _Part:
     classes: dict[str, tuple[str, ...]]
 
 
-def _pixels(path: str, name: str, part: str) -> NDArray[np.uint8]:
-    return loaded(_read, path, name, part).pixels_NCHW
+def _pixels(path: str, name: str, part: str, stamped: str) -> NDArray[np.uint8]:
+    return loaded(_read, (path, name, part, stamped)).pixels_NCHW
 
 
-def _read(path: str, name: str, part: str) -> _Part:
+def _read(path: str, name: str, part: str, stamped: str) -> _Part:
     version = _VERSIONS[name]
     wanted = {*version.parts[part], *(file for file, _ in version.names.values())}
     try:

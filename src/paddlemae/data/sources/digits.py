@@ -18,7 +18,7 @@ def open_digits(split: str | None) -> Source:
     split = split or "train"
     if split not in _SPLITS:
         raise ValueError(f"expected one of digits' splits {', '.join(_SPLITS)}, got {split!r}")
-    labels = loaded(_read, "labels").astype(np.int64)
+    labels = loaded(_read, ("labels",)).astype(np.int64)
     digits = ArraySource("digits", len(labels), _read, ("images",), labels, tuple("0123456789"))
     first, last = _SPLITS[split]
     indices = np.concatenate([np.flatnonzero(labels == digit)[first:last] for digit in range(10)])

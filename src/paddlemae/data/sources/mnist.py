@@ -35,11 +35,12 @@ def open_idx(folder: str, names: Sequence[str], spec: str, split: str | None) ->
     labels_path = os.path.join(folder, name.replace("images", "labels").replace("idx3", "idx1"))
     if not os.path.exists(labels_path):
         raise FileNotFoundError(f"{path!r} lies without its labels; put {os.path.basename(labels_path)!r} beside it")
-    images, labels = loaded(read_idx, path, 3), read_idx(labels_path, 1)
+    stamped = file_stamp(path)
+    images, labels = loaded(read_idx, (path, 3), stamped), read_idx(labels_path, 1)
     if len(images) != len(labels):
         raise ValueError(f"{path!r} has {len(images)} images and {len(labels)} labels; download both again")
     numbers, classes = numbered([str(label) for label in labels.tolist()], repr(spec))
-    return ArraySource(path, len(images), read_idx, (path, 3), numbers, classes, stamped=file_stamp(path))
+    return ArraySource(path, len(images), read_idx, (path, 3), numbers, classes, stamped=stamped)
 
 
 def read_idx(path: str, num_axes: int) -> NDArray[np.uint8]:

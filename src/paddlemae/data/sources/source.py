@@ -171,7 +171,7 @@ class ArraySource:
 
     def read(self, i: int, channels: int) -> Pixels:
         check_channels(channels)
-        values = loaded(self.load, *self.arguments)[i]
+        values = loaded(self.load, self.arguments, self.stamped)[i]
         try:
             return as_channels(as_HWC(values, channels), channels)
         except ValueError as fault:
@@ -188,8 +188,8 @@ class ArraySource:
 
 
 @functools.lru_cache(maxsize=4)  # not a field of the source: it would travel to every worker
-def loaded(load: Callable[..., Any], *arguments: Any) -> Any:
-    """What `load` gives, kept by this process."""
+def loaded(load: Callable[..., Any], arguments: tuple[Any, ...], stamped: str = "") -> Any:
+    """What `load` gives, kept by this process; a file that has changed is loaded anew when it is opened again."""
     return load(*arguments)
 
 

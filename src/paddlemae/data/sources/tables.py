@@ -7,6 +7,7 @@ Arrow (`load_dataset(...).save_to_disk(FOLDER)`) or as shards.
 Needs pyarrow, an extra: a third of Paddle's size, for one kind of source.
 """
 
+import functools
 import importlib.util
 import json
 import os
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from paddlemae.data.sources.labels import files_of_part, listed, numbered
 from paddlemae.data.sources.lists import GROUP_COLUMNS, IMAGE_COLUMNS, LABEL_COLUMNS
-from paddlemae.data.sources.source import EncodedSource, file_stamp, loaded
+from paddlemae.data.sources.source import EncodedSource, file_stamp
 
 KEPT_BYTES = 256 * 2**20  # of row groups, in each process
 PARQUET, ARROW = ".parquet", ".arrow"
@@ -43,12 +44,13 @@ class TableContents:
     """Rows of tables.
 
     Args:
-        tables: their files.
+        tables: their files; `stamps`: of each what changes when it does.
         borders: [tables + 1]: the number of each one's first row, and of all.
     """
 
     root: str
     tables: tuple[str, ...]
+    stamps: tuple[str, ...]
     borders: NDArray[np.int64]
     image: str
     is_struct: bool
@@ -58,22 +60,23 @@ class TableContents:
 
     def describe(self, i: int) -> str:
         table, row = self._place(i)
-        return f"{table}, row {row}"
+        return f"{self.tables[table]}, row {row}"
 
     def content(self, i: int) -> bytes:
         table, row = self._place(i)
-        content = loaded(_opened, table, self.image, self.is_struct).content(row)
+        content = _opened(self.tables[table], self.stamps[table], self.image, self.is_struct).content(row)
         if content is None:
             raise ValueError("the table holds no bytes of this image")
         return content
 
     def stamp(self, i: int) -> str:
         table, row = self._place(i)
-        return f"{os.path.relpath(table, self.root)}\0{row}\0{file_stamp(table)}"
+        return f"{os.path.relpath(self.tables[table], self.root)}\0{row}\0{file_stamp(self.tables[table])}"
 
-    def _place(self, i: int) -> tuple[str, int]:
+    def _place(self, i: int) -> tuple[int, int]:
+        """(which table, which row)."""
         table = int(np.searchsorted(self.borders, i, "right")) - 1
-        return self.tables[table], int(i - self.borders[table])
+        return table, int(i - self.borders[table])
 
 
 def tables_in(folder: str) -> list[str]:
@@ -117,9 +120,10 @@ def open_tables(
         raise ValueError(f"{spec!r} takes no {listed(strangers)}; only image, label, group")
     chosen = tuple(os.path.join(root, file) for file in files_of_part(files, split, repr(spec)))
     columns = _columns(chosen[0], options, labelled)
-    rows = [loaded(_opened, path, columns.image, columns.is_struct).rows for path in chosen]
+    stamps = tuple(file_stamp(path) for path in chosen)
+    rows = [_opened(path, stamp, columns.image, columns.is_struct).rows for path, stamp in zip(chosen, stamps)]
     borders = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
-    contents = TableContents(root, chosen, borders, columns.image, columns.is_struct)
+    contents = TableContents(root, chosen, stamps, borders, columns.image, columns.is_struct)
     if not len(contents):
         raise ValueError(f"{spec!r} has no rows; expected one an image")
     groups = None
@@ -194,16 +198,16 @@ def _features(schema: Any) -> dict[str, dict]:
 
 
 def _schema(path: str) -> Any:
-    return loaded(_open_parquet, path).schema_arrow if path.endswith(PARQUET) else loaded(_open_arrow, path).schema
+    return _open_parquet(path).schema_arrow if path.endswith(PARQUET) else _open_arrow(path).schema
 
 
 def _values(paths: Sequence[str], column: str) -> list:
     values: list = []
     for path in paths:
         if path.endswith(PARQUET):
-            values += loaded(_open_parquet, path).read(columns=[column], use_threads=False).column(0).to_pylist()
+            values += _open_parquet(path).read(columns=[column], use_threads=False).column(0).to_pylist()
         else:
-            values += loaded(_open_arrow, path).column(column).to_pylist()
+            values += _open_arrow(path).column(column).to_pylist()
     return values
 
 
@@ -234,15 +238,17 @@ def _short(fault: Exception) -> str:
     return " ".join(str(fault).split())[:100]
 
 
-def _opened(path: str, image: str, is_struct: bool) -> "_Arrow | _Parquet":
-    return (_Parquet if path.endswith(PARQUET) else _Arrow)(path, image, is_struct)
+@functools.lru_cache(maxsize=1024)  # files of a large set; a table that is open takes little but its address space
+def _opened(path: str, stamp: str, image: str, is_struct: bool) -> "_Arrow | _Parquet":
+    """The images of a table, kept open by this process until it changes."""
+    return _Parquet(path, stamp, image, is_struct) if path.endswith(PARQUET) else _Arrow(path, image, is_struct)
 
 
 class _Arrow:
     """The images of a mapped Arrow file."""
 
     def __init__(self, path: str, image: str, is_struct: bool) -> None:
-        column = loaded(_open_arrow, path).column(image)
+        column = _open_arrow(path).column(image)
         self.chunks = [_bytes_of(chunk, is_struct) for chunk in column.chunks]
         self.borders = np.concatenate([[0], np.cumsum([len(chunk) for chunk in self.chunks])]).astype(np.int64)
         self.rows = int(self.borders[-1])
@@ -252,15 +258,15 @@ class _Arrow:
         return self.chunks[chunk][int(row - self.borders[chunk])].as_py()
 
 
-_kept: OrderedDict[tuple[str, int], Any] = OrderedDict()  # row groups of this process, those read last at the end
+_kept: OrderedDict[tuple[str, str, int], Any] = OrderedDict()  # row groups of this process, those read last at the end
 
 
 class _Parquet:
     """The images of a Parquet file, read by row groups."""
 
-    def __init__(self, path: str, image: str, is_struct: bool) -> None:
-        self.path, self.image, self.is_struct = path, image, is_struct
-        self.file = loaded(_open_parquet, path)
+    def __init__(self, path: str, stamp: str, image: str, is_struct: bool) -> None:
+        self.path, self.stamp, self.image, self.is_struct = path, stamp, image, is_struct
+        self.file = _open_parquet(path)
         metadata = self.file.metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self.borders = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -271,7 +277,7 @@ class _Parquet:
         return self._group(group)[int(row - self.borders[group])].as_py()
 
     def _group(self, group: int) -> Any:
-        key = (self.path, group)
+        key = (self.path, self.stamp, group)
         if key not in _kept:
             import pyarrow as pa
 

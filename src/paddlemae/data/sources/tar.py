@@ -16,7 +16,8 @@ from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import file_stamp
 
 _BLOCK = 512
-_SUM = slice(148, 156)
+_BUFFER = 1 << 14  # small files and their headers are read together, large ones passed over
+_SUM, _BLANK_SUM = slice(148, 156), 8 * ord(" ")  # a header's sum, which counts itself as blanks
 _FILES, _FOLDER, _LONG_NAME, _PAX = (b"0", b"\0", b"7"), b"5", b"L", b"x"
 _NO_ENTRIES = (b"K", b"g")  # a link's long name; what is said of all that follow
 _LONGEST_NAME = 1 << 20  # bytes; a header that claims more is damaged
@@ -86,7 +87,7 @@ def entries(path: str, wanted: Callable[[str], bool], refused: list[str]) -> Ite
         ValueError: damaged, or cut short.
     """
     length = os.path.getsize(path)
-    with open(path, "rb", buffering=0) as file:
+    with open(path, "rb", buffering=_BUFFER) as file:
         place, long_name, long_size, is_sparse = 0, "", -1, False
         while True:
             file.seek(place)
@@ -96,7 +97,7 @@ def entries(path: str, wanted: Callable[[str], bool], refused: list[str]) -> Ite
             if not header[0] and not any(header):
                 return
             kind, size = header[156:157], _number(header[124:136], path)
-            if sum(header) - sum(header[_SUM]) + 8 * ord(" ") != _number(header[_SUM], path):
+            if sum(header) - sum(header[_SUM]) + _BLANK_SUM != _number(header[_SUM], path):
                 raise ValueError(f"{path!r} is damaged at byte {place}: a wrong checksum; copy it again")
             offset = place + _BLOCK
             own_size = size if long_size < 0 or kind in (_LONG_NAME, _PAX) else long_size
