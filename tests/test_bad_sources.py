@@ -410,7 +410,7 @@ def test_a_damaged_entry_is_skipped_as_a_damaged_file_is(tmp_path: Path, paddlem
 
 def test_contents_can_be_large_or_come_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system may give less than was asked for."""
-    from paddlemae.data.sources import tar
+    from paddlemae.data.sources import stored
 
     class Slow(io.FileIO):
         def read(self, size: int = -1) -> bytes:
@@ -418,7 +418,7 @@ def test_contents_can_be_large_or_come_in_pieces(tmp_path: Path, monkeypatch: py
 
     path = tmp_path / "a"
     path.write_bytes(bytes(range(256)) * 4)
-    monkeypatch.setattr(tar, "open", lambda name, mode, buffering: Slow(name), raising=False)
-    assert tar.read_range(str(path), 10, 900) == (bytes(range(256)) * 4)[10:910]
+    monkeypatch.setattr(stored, "open", lambda name, mode, buffering: Slow(name), raising=False)
+    assert stored.read_range(str(path), 10, 900) == (bytes(range(256)) * 4)[10:910]
     with pytest.raises(ValueError, match="cut short"):
-        tar.read_range(str(path), 200, 900)
+        stored.read_range(str(path), 200, 900)

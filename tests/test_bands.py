@@ -280,7 +280,7 @@ def test_deep_images_without_statistics_are_spoken_of(
     assert done.status == 0 and "name their mean and std" in done.err
 
 
-def test_gray_images_train_from_end_to_end(paddlemae, tiny: list[str], tmp_path: Path) -> None:
+def test_deep_gray_images_train_from_end_to_end(paddlemae, tiny: list[str], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for part, count in (("train", 6), ("test", 3)):
         for label, name in enumerate(("dark", "light")):
@@ -289,8 +289,8 @@ def test_gray_images_train_from_end_to_end(paddlemae, tiny: list[str], tmp_path:
                 pixels = rng.integers(30000 * label, 30000 * label + 9000, (20, 12), np.uint16)
                 Image.fromarray(pixels).save(tmp_path / "gray" / part / name / f"{number}.png")
     data, run = tmp_path / "gray", tmp_path / "run"
-    plain = [each for each in tiny if not each.startswith("image_size")]
-    shape = ["channels=1", "model.image_size=[16,8]"]
+    plain = [each for each in tiny if not each.startswith(("image_size", "patch_size"))]
+    shape = ["channels=1", "model.image_size=[96,160]", "patch_size=16"]
     done = paddlemae("pretrain", "--data", data, "--out", run, *plain, *shape, "bits=16", "mean=[0.3]", "std=[0.2]")
     assert done.status == 0, done.err
     assert paddlemae("reconstruct", run, data / "test", "--out", tmp_path / "a.png").status == 0

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import file_stamp
+from paddlemae.data.sources.stored import is_hidden, leads_out, read_range
 
 _BLOCK = 512
 _BUFFER = 1 << 14  # small files and their headers are read together, large ones passed over
 _SUM, _BLANK_SUM = slice(148, 156), 8 * ord(" ")  # a header's sum, which counts itself as blanks
 _FILES, _FOLDER, _LONG_NAME, _PAX = (b"0", b"\0", b"7"), b"5", b"L", b"x"
 _NO_ENTRIES = (b"K", b"g")  # a link's long name; what is said of all that follow
-_LONGEST_NAME = 1 << 20  # bytes; a header that claims more is damaged
+_LONGEST_NAME = _LONGEST_CONTENT = 1 << 20  # bytes; a name or label that claims more is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,29 +59,11 @@ class TarContents:
         return f"{os.path.relpath(tar, self.root)}\0{self.files[i]}\0{file_stamp(tar)}"
 
 
-def read_range(path: str, offset: int, size: int) -> bytes:
-    """A stretch of a file; opened anew each time, so no process or thread shares a place in it.
-
-    Raises:
-        OSError: it can't be read.
-        ValueError: it ends before.
-    """
-    with open(path, "rb", buffering=0) as file:
-        file.seek(offset)
-        content = file.read(size)
-        while len(content) < size:  # the system may give less than was asked for
-            more = file.read(size - len(content))
-            if not more:
-                raise ValueError(f"{path} was cut short since it was listed")
-            content += more
-    return content
-
-
 def entries(path: str, wanted: Callable[[str], bool], refused: list[str]) -> Iterator[Entry]:
     """The plain files in a tar, as it stores them.
 
     Args:
-        wanted: whether an entry's content is to come with it, by its name.
+        wanted: whether an entry's content, if it is short, is to come with it; by its name.
         refused: gets the names of entries that no image may come from: links, devices, sparse files, and absolute names
             or such with "..", which lead out of the archive.
     Raises:
@@ -122,7 +105,8 @@ def entries(path: str, wanted: Callable[[str], bool], refused: list[str]) -> Ite
                 if kind != _FOLDER:
                     refused.append(name)
             elif not is_hidden(name):
-                yield Entry(name, offset, own_size, file.read(own_size) if wanted(name) else None)
+                has_content = own_size <= _LONGEST_CONTENT and wanted(name)
+                yield Entry(name, offset, own_size, file.read(own_size) if has_content else None)
             long_name, long_size, is_sparse = "", -1, False
 
 
@@ -156,16 +140,6 @@ def _from_pax(content: bytes, name: str) -> tuple[str, int, bool]:
         elif key.startswith(b"GNU.sparse."):
             is_sparse = True
     return name, size, is_sparse
-
-
-def leads_out(name: str) -> bool:
-    """Whether a path would leave the folder that an archive is unpacked in."""
-    return name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or name[1:2] == ":"
-
-
-def is_hidden(name: str) -> bool:
-    """Whether it, or a folder above it, is hidden, as what macOS adds to archives is."""
-    return name.startswith((".", "__MACOSX/")) or "/." in name
 
 
 def is_tar(path: str | Path) -> bool:

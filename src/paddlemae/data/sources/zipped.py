@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import file_stamp
-from paddlemae.data.sources.tar import is_hidden, leads_out, read_range
+from paddlemae.data.sources.stored import is_hidden, leads_out, read_range
 
 _LOCAL_HEADER = 30  # bytes, then name and extra field of the lengths that it has at 26 and 28
 _LOCAL_START = b"PK\3\4"
 _ENCRYPTED = 0x1
+_MOST_BYTES = 1 << 31  # that an entry may unpack to
 _LINK = 0o120000  # of the mode that Unix programs store
 _TYPE = 0o170000
 
@@ -40,6 +41,8 @@ class ZipContents:
 
     def content(self, i: int) -> bytes:
         method, size = int(self.methods[i]), int(self.sizes[i])
+        if size > _MOST_BYTES:
+            raise ValueError(f"it claims {size} bytes; no image is as large")
         if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"compressed by method {method}; pack it again, stored or deflated")
         packed = read_range(self.path, data_offset(self.path, int(self.headers[i])), int(self.packed_sizes[i]))
