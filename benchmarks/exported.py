@@ -89,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.model in MODELS:
         model, description = feature_model(Job("features", "", given.model, given.batch))
     else:
-        from paddlemae.tasks.models import load_encoder, read_checkpoint
+        from paddlemae.tasks.checkpoints import read_checkpoint
+        from paddlemae.tasks.models import load_encoder
 
         checkpoint = read_checkpoint(given.model)
         model, description = load_encoder(checkpoint), checkpoint.description

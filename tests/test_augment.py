@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -240,16 +241,17 @@ def test_shifts_move_the_content_exactly_and_fill_with_zeros() -> None:
     assert len(counts) == 49 and counts.min() > 5
 
 
-def test_any_number_of_channels_is_resized_channel_by_channel() -> None:
+@pytest.mark.parametrize("bits", [8, 16])
+def test_any_number_of_channels_is_resized_channel_by_channel(bits: Literal[8, 16]) -> None:
     image = noise(40, 50, 5)
-    settings = View((32, 24), 5)
+    settings = View((32, 24), 5, bits=bits)
     assert eval_view(image, settings).shape == (5, 32, 24)
     for c in range(5):
-        one = View((32, 24), 1)
+        one = View((32, 24), 1, bits=bits)
         assert (eval_view(image, settings)[c] == eval_view(image[:, :, c : c + 1], one)[0]).all()
         views = [train_view(i, s, np.random.default_rng(3)) for i, s in ((image, settings), (image[:, :, [c]], one))]
         assert (views[0][c] == views[1][0]).all()
-    rgb = eval_view(np.ascontiguousarray(image[:, :, :3]), View((32, 24), 3))
+    rgb = eval_view(np.ascontiguousarray(image[:, :, :3]), View((32, 24), 3, bits=bits))
     assert (rgb == eval_view(image, settings)[:3]).all()
 
 

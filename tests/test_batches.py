@@ -44,6 +44,7 @@ class Numbered:
     name: str = "numbers"
     classes: tuple[str, ...] = ("even", "odd")
     labels: np.ndarray | None = field(init=False)
+    groups: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", np.arange(self.size) % 2 if self.labelled else None)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from corpus import CASES, READABLE, UNREADABLE, Case, write_corpus
 
+from paddlemae.data.channels import at_depth
 from paddlemae.data.images import UnreadableImage, read_image
 from paddlemae.data.sources import open_source
 
@@ -44,7 +45,7 @@ def test_what_is_listed_is_what_may_be_an_image(corpus: Path) -> None:
 
 @pytest.mark.parametrize("case", READABLE, ids=called(READABLE))
 def test_it_is_converted(corpus: Path, case: Case) -> None:
-    pixels = read_image(os.path.join(corpus, os.fsdecode(case.name)), 3)
+    pixels = at_depth(read_image(os.path.join(corpus, os.fsdecode(case.name)), 3), 8)
     assert pixels.dtype == np.uint8 and pixels.shape == case.pixels.shape
     assert np.abs(pixels.astype(int) - case.pixels).max() <= case.tolerance
     assert read_image(os.path.join(corpus, os.fsdecode(case.name)), 1).shape == (*case.pixels.shape[:2], 1)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from paddlemae.data.channels import at_depth
 from paddlemae.data.images import Need, UnreadableImage, read_image, read_picture
 
 RAMP_HW = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8) * 5
@@ -40,10 +41,26 @@ def test_every_format_is_read(tmp_path: Path, extension: str) -> None:
     assert np.abs(read_image(path, 1)[..., 0].astype(int) - RAMP_HW).max() <= 8
 
 
-@pytest.mark.parametrize("channels", [0, 2, 4])
-def test_other_channel_counts_are_refused(tmp_path: Path, channels: int) -> None:
-    with pytest.raises(ValueError, match=f"not {channels}"):
-        read_image(tmp_path / "a.png", channels)
+def test_no_channels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not 0"):
+        read_image(tmp_path / "a.png", 0)
+
+
+@pytest.mark.parametrize("channels", [2, 5, 13])
+@pytest.mark.parametrize("extension", ["jpg", "png", "tif"])
+def test_channels_that_a_picture_lacks_are_not_made_up(tmp_path: Path, channels: int, extension: str) -> None:
+    path = saved(tmp_path / f"a.{extension}", Image.fromarray(PHOTO_HW3))
+    with pytest.raises(UnreadableImage, match=f"3 channels, where {channels} are asked for"):
+        read_image(path, channels)
+
+
+def test_rgba_keeps_transparency_and_is_opaque_without(tmp_path: Path) -> None:
+    rgba = np.random.default_rng(1).integers(0, 256, (6, 8, 4), np.uint8)
+    assert (read_image(saved(tmp_path / "a.png", Image.fromarray(rgba)), 4) == rgba).all()
+    opaque = read_image(saved(tmp_path / "b.png", Image.fromarray(rgba[..., :3])), 4)
+    assert (opaque[..., :3] == rgba[..., :3]).all() and (opaque[..., 3] == 255).all()
+    jpeg = saved(tmp_path / "c.jpg", Image.fromarray(RAMP_HW))
+    assert (read_image(jpeg, 4)[..., :3] == read_image(jpeg, 3)).all() and (read_image(jpeg, 4)[..., 3] == 255).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -101,10 +118,11 @@ def test_one_bit_and_cmyk_are_converted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extension", ["png", "tif", "pgm"])
-def test_sixteen_bits_keep_the_high_byte(tmp_path: Path, extension: str) -> None:
+def test_sixteen_bits_are_kept_and_eight_of_them_are_the_high_byte(tmp_path: Path, extension: str) -> None:
     values = np.array([[0, 255, 256], [32768, 65279, 65535]], np.uint16)
     path = saved(tmp_path / f"a.{extension}", Image.fromarray(values))
-    assert read_image(path, 1)[..., 0].tolist() == [[0, 0, 1], [128, 254, 255]]
+    assert (read_image(path, 1)[..., 0] == values).all()
+    assert at_depth(read_image(path, 1), 8)[..., 0].tolist() == [[0, 0, 1], [128, 254, 255]]
     assert (read_image(path, 3) == read_image(path, 1)).all() and read_image(path, 3).shape == (2, 3, 3)
 
 

@@ -54,7 +54,9 @@ app.add_typer(cli_weights.app, name="weights")
 
 RecipeName = Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe's name or a .yaml file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the recipe.")]
-Data = Annotated[str | None, typer.Option("--data", help="A folder of images, or 'digits' (embedded).")]
+Data = Annotated[
+    str | None, typer.Option("--data", help="Images: a folder, list, archive, table ... or 'digits' (docs/data.md).")
+]
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder to write.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
@@ -283,7 +285,9 @@ def probe(
 @app.command()
 def knn(
     run: Annotated[str, typer.Argument(help="A run, or anyone's MAE or ViT weights.")],
-    data: Annotated[str, typer.Option("--data", help="A labelled folder, one folder a class, or 'digits'.")],
+    data: Annotated[
+        str, typer.Option("--data", help="Labelled images: a folder a class, list, shards ... or 'digits'.")
+    ],
     token: Annotated[str, typer.Option("--token", help="cls, or mean of the patch tokens.")] = "mean",
     layer: Annotated[
         int | None, typer.Option("--layer", help="The block that features are taken after; the last unless given.")
@@ -340,7 +344,9 @@ def knn(
 @app.command()
 def evaluate(
     run: Annotated[str, typer.Argument(help="A fine-tuning run, or anyone's classifier.")],
-    data: Annotated[str, typer.Option("--data", help="A labelled folder, one folder a class, or 'digits'.")],
+    data: Annotated[
+        str, typer.Option("--data", help="Labelled images: a folder a class, list, shards ... or 'digits'.")
+    ],
     split: Annotated[str, typer.Option("--split", help="train or test.")] = "test",
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=1, help="Pixels of a side; the model's own unless given.")

@@ -112,6 +112,7 @@ class Augmentation(BaseModel):
     eval_crop_ratio: ShareOrAll = 0.875
     decode: Literal["fast", "exact"] = "fast"  # fast: JPEGs no larger than the crop needs, a faster resize
     repeats: Positive = 1  # views of each image that is decoded; an epoch stays as many views as there are images
+    bits: Literal[8, 16] | None = None  # of a channel's value; by default 8 of 1, 3, 4 channels and 16 of others
 
     @model_validator(mode="after")
     def _check(self):

@@ -1,7 +1,7 @@
 """Turn one image into one view for training or evaluation.
 
-Shapes: H height, W width of the whole image; h, w of a smaller one made of it; C channels. Images are uint8
-throughout; boxes are Pillow's (left, top, right, bottom), in pixels of the whole image.
+Shapes: H height, W width of the whole image; h, w of a smaller one made of it; C channels. Images are uint8 or uint16,
+views as deep as their settings say; boxes are Pillow's (left, top, right, bottom), in pixels of the whole image.
 
 A random view is drawn from the image's size alone, so that a JPEG need not be decoded larger than its crop needs.
 With decode "fast" the crop is then resized by cykooz_resizer: Pillow's antialiased bicubic filter with the
@@ -16,9 +16,9 @@ from typing import Literal
 
 import numpy as np
 from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
-from numpy.typing import NDArray
 from PIL import Image
 
+from paddlemae.data.channels import Pixels, at_depth, default_bits, white
 from paddlemae.data.images import REDUCTIONS, Need, Picture
 from paddlemae.data.randaugment import Drawn, RandAugment, apply_operations, draw_operations
 
@@ -28,7 +28,11 @@ _FloatBox = tuple[float, float, float, float]
 # The Catmull-Rom spline is the bicubic filter with Pillow's a = -0.5; its support is 2 pixels of the smaller image.
 _BICUBIC = ResizeAlg.convolution(FilterType.catmull_rom)
 _SUPPORT = 2
-_PIXEL_TYPES = {1: PixelType.U8, 3: PixelType.U8x3}
+_PIXEL_TYPES = {
+    np.dtype(np.uint8): {1: PixelType.U8, 2: PixelType.U8x2, 3: PixelType.U8x3, 4: PixelType.U8x4},
+    np.dtype(np.uint16): {1: PixelType.U16, 2: PixelType.U16x2, 3: PixelType.U16x3, 4: PixelType.U16x4},
+}
+_AT_ONCE = 4  # channels that the fast resizer takes; more are resized in turns
 _RESIZER = Resizer()
 
 # A longer image is cut to this many times its short side before it is resized to cover a view: the rest
@@ -55,6 +59,8 @@ class View:
         decode: "fast" decodes only what random crops need and resizes them faster, "exact" as Pillow does both.
         repeats: training views that are made of an image each time it is decoded.
         randaugment: what is done to the training views at last; None does nothing.
+        bits: of a channel's value in a view, 8 or 16; images of another depth are brought to it, and 8 bits lose the
+            low byte of 16. None: 8 for 1, 3 and 4 channels, 16 for any other number.
     """
 
     image_size: tuple[int, int]
@@ -67,6 +73,17 @@ class View:
     decode: Literal["fast", "exact"] = "fast"
     repeats: int = 1
     randaugment: RandAugment | None = None
+    bits: Literal[8, 16] | None = None
+
+    @property
+    def depth(self) -> int:
+        """Bits of a channel's value."""
+        return self.bits or default_bits(self.channels)
+
+    @property
+    def dtype(self) -> type[np.uint8] | type[np.uint16]:
+        """The type of a view's values."""
+        return np.uint8 if self.depth == 8 else np.uint16
 
     def __post_init__(self) -> None:
         if min(self.image_size) < 1 or self.channels < 1:
@@ -85,6 +102,13 @@ class View:
             raise ValueError(f"expected decode 'fast' or 'exact', got {self.decode!r}")
         if self.repeats < 1:
             raise ValueError(f"expected repeats of 1 or more, got {self.repeats}")
+        if self.bits not in (8, 16, None):
+            raise ValueError(f"expected 8 or 16 bits, got {self.bits}")
+        if self.randaugment and (self.channels not in (1, 3) or self.depth != 8):
+            raise ValueError(
+                f"RandAugment is for images of 1 or 3 channels and 8 bits, not {self.channels} and {self.depth}; "
+                "set randaugment=0"
+            )
 
 
 @dataclass(frozen=True)
@@ -126,18 +150,18 @@ def reduction_within(spare: float) -> int:
     return next((times for times in REDUCTIONS if times <= spare), 1)
 
 
-def drawn_view(picture: Picture, settings: View, draw: Draw) -> NDArray[np.uint8]:
+def drawn_view(picture: Picture, settings: View, draw: Draw) -> Pixels:
     """Make the training view that was drawn for the picture's size.
 
     Returns:
-        uint8 [C, H, W], laid out as [H, W, C]: whoever stacks views copies them once.
+        uint8 or uint16 [C, H, W], laid out as [H, W, C]: whoever stacks views copies them once.
     """
-    _check_channels(picture.pixels_hwC, settings)
+    pixels_hwC = _fitting(picture.pixels_hwC, settings)
     if draw.box:
         resize = _resize if settings.decode == "exact" else _resize_fast
-        view_HWC = resize(picture.pixels_hwC, _box_in(picture, draw.box), settings.image_size)
+        view_HWC = resize(pixels_hwC, _box_in(picture, draw.box), settings.image_size)
     else:
-        view_HWC = _centre(picture.pixels_hwC, settings)
+        view_HWC = _centre(pixels_hwC, settings)
     if settings.shift:
         view_HWC = _shifted(view_HWC, *draw.shift)
     if draw.flip:
@@ -147,28 +171,27 @@ def drawn_view(picture: Picture, settings: View, draw: Draw) -> NDArray[np.uint8
     return view_HWC.transpose(2, 0, 1)
 
 
-def shrunk(picture: Picture, size: tuple[int, int], settings: View) -> NDArray[np.uint8]:
-    """The whole picture, resized to `size` as a training view would be. Returns uint8 [h, w, C]."""
+def shrunk(picture: Picture, size: tuple[int, int], settings: View) -> Pixels:
+    """The whole picture, resized to `size` as a training view would be. Returns [h, w, C] of the view's depth."""
     resize = _resize if settings.decode == "exact" else _resize_fast
     height, width = picture.size
-    return resize(picture.pixels_hwC, _box_in(picture, (0, 0, width, height)), size)
+    return resize(_fitting(picture.pixels_hwC, settings), _box_in(picture, (0, 0, width, height)), size)
 
 
-def train_view(image_HWC: NDArray[np.uint8], settings: View, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A random view: crop and resize, or shift; then perhaps a flip. Returns uint8 [C, H, W]."""
+def train_view(image_HWC: Pixels, settings: View, rng: np.random.Generator) -> Pixels:
+    """A random view: crop and resize, or shift; then perhaps a flip. Returns [C, H, W] of the view's depth."""
     height, width = image_HWC.shape[:2]
     draw = draw_view(height, width, settings, rng)
     return np.ascontiguousarray(drawn_view(Picture(image_HWC, (height, width)), settings, draw))
 
 
-def eval_view(image_HWC: NDArray[np.uint8], settings: View) -> NDArray[np.uint8]:
-    """The middle of the image, resized so that it covers the view. Returns uint8 [C, H, W].
+def eval_view(image_HWC: Pixels, settings: View) -> Pixels:
+    """The middle of the image, resized so that it covers the view. Returns [C, H, W] of the view's depth.
 
     The image is resized, keeping its aspect, to just cover `image_size / eval_crop_ratio`; its
     centre is the view. (224 pixels and 0.875: short side to 256, centre 224, as is usual.)
     """
-    _check_channels(image_HWC, settings)
-    return np.ascontiguousarray(_centre(image_HWC, settings).transpose(2, 0, 1))
+    return np.ascontiguousarray(_centre(_fitting(image_HWC, settings), settings).transpose(2, 0, 1))
 
 
 def random_crop_box(
@@ -217,12 +240,14 @@ def _box_in(picture: Picture, box: Box) -> _FloatBox:
     return x, y, x_end, y_end
 
 
-def _check_channels(image_HWC: NDArray[np.uint8], settings: View) -> None:
+def _fitting(image_HWC: Pixels, settings: View) -> Pixels:
+    """The image in the view's depth."""
     if image_HWC.shape[2] != settings.channels:
         raise ValueError(f"expected an image of {settings.channels} channels, got {image_HWC.shape[2]}")
+    return at_depth(image_HWC, settings.depth)
 
 
-def _centre(image_HWC: NDArray[np.uint8], settings: View) -> NDArray[np.uint8]:
+def _centre(image_HWC: Pixels, settings: View) -> Pixels:
     """Resize to cover, then crop the centre."""
     H, W = image_HWC.shape[:2]
     image_HWC = _centre_crop(image_HWC, (min(H, MAX_ASPECT * W), min(W, MAX_ASPECT * H)))
@@ -235,40 +260,47 @@ def _centre(image_HWC: NDArray[np.uint8], settings: View) -> NDArray[np.uint8]:
     return _centre_crop(_resize(image_HWC, (0, 0, W, H), (cover_h, cover_w)), settings.image_size)
 
 
-def _centre_crop(image_HWC: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def _centre_crop(image_HWC: Pixels, size: tuple[int, int]) -> Pixels:
     top, left = (round((side - kept) / 2) for side, kept in zip(image_HWC.shape[:2], size, strict=True))
     return image_HWC[top : top + size[0], left : left + size[1]]
 
 
-def _resize(image_HWC: NDArray[np.uint8], box: _FloatBox, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _resize(image_HWC: Pixels, box: _FloatBox, size: tuple[int, int]) -> Pixels:
     """Resize the box with Pillow's antialiased bicubic filter; the same box and size change nothing."""
     H, W, C = image_HWC.shape
     if box == (0, 0, W, H) and size == (H, W):
         return image_HWC
-    if C != 3:  # Pillow has no images of any number of channels
+    if C != 3 or image_HWC.dtype == np.uint16:  # Pillow has no images of any number of channels, nor of deep ones
         planes = [_resize_plane(image_HWC[:, :, c], box, size) for c in range(C)]
         return np.stack(planes, axis=2)
     return _resize_plane(image_HWC, box, size)
 
 
-def _resize_plane(pixels: NDArray[np.uint8], box: _FloatBox, size: tuple[int, int]) -> NDArray[np.uint8]:
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC, box=box))
+def _resize_plane(pixels: Pixels, box: _FloatBox, size: tuple[int, int]) -> Pixels:
+    if pixels.dtype == np.uint8:
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC, box=box))
+    # Pillow rounds 16 bits down; of floats it loses nothing
+    image = Image.fromarray(pixels.astype(np.float32))
+    resized = np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC, box=box))
+    return np.clip(np.rint(resized), 0, white(pixels)).astype(np.uint16)
 
 
-def _resize_fast(image_HWC: NDArray[np.uint8], box: _FloatBox, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _resize_fast(image_HWC: Pixels, box: _FloatBox, size: tuple[int, int]) -> Pixels:
     """`_resize` to within rounding. Copies only what the filter reaches: the box and a margin around it."""
     C = image_HWC.shape[2]
-    if C not in _PIXEL_TYPES:
-        return np.concatenate([_resize_fast(image_HWC[:, :, [c]], box, size) for c in range(C)], axis=2)
+    if C > _AT_ONCE:
+        starts = range(0, C, _AT_ONCE)
+        return np.concatenate([_resize_fast(image_HWC[:, :, c : c + _AT_ONCE], box, size) for c in starts], axis=2)
+    kind = _PIXEL_TYPES[image_HWC.dtype][C]
     left, top, right, bottom = box
     x, x_end = _reach(left, right, size[1], image_HWC.shape[1])
     y, y_end = _reach(top, bottom, size[0], image_HWC.shape[0])
-    around = ImageData(x_end - x, y_end - y, _PIXEL_TYPES[C], image_HWC[y:y_end, x:x_end].tobytes())
-    view = ImageData(size[1], size[0], _PIXEL_TYPES[C])
+    around = ImageData(x_end - x, y_end - y, kind, image_HWC[y:y_end, x:x_end].tobytes())
+    view = ImageData(size[1], size[0], kind)
     crop = CropBox(left - x, top - y, right - left, bottom - top)
     _RESIZER.resize(around, view, ResizeOptions(_BICUBIC, use_alpha=False, crop_box=crop))
-    return np.frombuffer(view.get_buffer(), np.uint8).reshape(*size, C)
+    return np.frombuffer(view.get_buffer(), image_HWC.dtype).reshape(*size, C)
 
 
 def _reach(start: float, end: float, num_pixels: int, limit: int) -> tuple[int, int]:
@@ -282,7 +314,7 @@ def _margin(shrinking: float) -> float:
     return 1 + _SUPPORT * max(1.0, shrinking)
 
 
-def _shifted(image_HWC: NDArray[np.uint8], dy: int, dx: int) -> NDArray[np.uint8]:
+def _shifted(image_HWC: Pixels, dy: int, dx: int) -> Pixels:
     """Move the content dy pixels down and dx right; zeros come in."""
     H, W = image_HWC.shape[:2]
     moved = np.zeros_like(image_HWC)

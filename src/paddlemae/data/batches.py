@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.augment import Draw, View, draw_view, drawn_view, eval_view, need
+from paddlemae.data.channels import Pixels
 from paddlemae.data.faults import DataFault
 from paddlemae.data.images import Need, UnreadableImage
 from paddlemae.data.sources import Source
@@ -46,13 +47,13 @@ OnSkip = Callable[[UnreadableImage], None]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """uint8 images [B, C, H, W], with int64 [B] labels (None when unlabelled), indices and epochs.
+    """uint8 or uint16 images [B, C, H, W], with int64 [B] labels (None when unlabelled), indices and epochs.
 
     `indices` and `epochs` name the image that was due, and how many views it had before; where it was
     unreadable in training, `images` and `labels` are its substitute's.
     """
 
-    images: NDArray[np.uint8]
+    images: Pixels
     labels: NDArray[np.int64] | None
     indices: NDArray[np.int64]
     epochs: NDArray[np.int64]
@@ -187,7 +188,7 @@ def _due_in_evaluation(num_images: int, batch_size: int) -> Iterator[_Due]:
 
 
 def _make_train_batch(source: Source, view: View, seed: int, due: _Due) -> _Made:
-    images = np.empty((len(due[0]), view.channels, *view.image_size), np.uint8)
+    images: Pixels = np.empty((len(due[0]), view.channels, *view.image_size), view.dtype)
     shown: list[int] = []
     skipped: list[UnreadableImage] = []
     indices, epochs = (numbers.tolist() for numbers in due)
@@ -207,9 +208,7 @@ def _make_train_batch(source: Source, view: View, seed: int, due: _Due) -> _Made
     return Batch(images, labels, *due), skipped
 
 
-def training_views(
-    source: Source, view: View, keys: Sequence[tuple[int, int, int, int]], i: int
-) -> list[NDArray[np.uint8]]:
+def training_views(source: Source, view: View, keys: Sequence[tuple[int, int, int, int]], i: int) -> list[Pixels]:
     """Image i seen once for each key of `sample_rng`, decoded once, as much as the most demanding needs."""
     draws: list[Draw] = []
 
@@ -251,7 +250,7 @@ def _make_eval_batch(source: Source, view: View, due: _Due) -> _Made:
             skipped.append(error)
     indices, epochs = due[0][read], due[1][read]
     labels = None if source.labels is None else source.labels[indices]
-    images = np.stack(views) if views else np.empty((0, view.channels, *view.image_size), np.uint8)
+    images = np.stack(views) if views else np.empty((0, view.channels, *view.image_size), view.dtype)
     return Batch(images, labels, indices, epochs), skipped
 
 

@@ -1,15 +1,17 @@
-"""Decode one image file to a uint8 array, or say in one line why it can't be.
+"""Decode one image file to an array of pixels, or say in one line why it can't be.
 
 Shapes: H height, W width of the whole image; h, w of the pixels that were made of it; C channels.
 
-How pixels become 8-bit gray (C = 1) or RGB (C = 3):
+How pixels become gray (C = 1), RGB (3) or RGBA (4), in uint8 or, where the file has more bits, uint16:
     orientation      turned upright as the EXIF tag says; damaged EXIF data is ignored
     animation        the first frame
     palette, CMYK    to RGB by Pillow's plain formulas; colour profiles are not applied
-    transparency     composited on white, of 16-bit gray only that of one value
+    transparency     a channel of RGBA, opaque where the image has none; else composited on white, of 16-bit gray only
+                     that of one value
     colour to gray   ITU-R 601-2 luma; gray to RGB repeats the channel
-    integers > 8 bit values up to 65535, shifted right by 8; larger or negative ones are refused
+    integers > 8 bit values up to 65535; larger or negative ones are refused
     floating point   refused: such a file does not say which value is white
+Any other number of channels is that of the file, a TIFF or a NumPy array: see `bands`.
 
 Ordinary JPEGs are decoded by simplejpeg, whose libjpeg-turbo gives the same bits as Pillow's in less time; whatever it
 complains of is left to Pillow, so the verdict on a damaged file is always Pillow's. All else Pillow opens.
@@ -31,7 +33,11 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from paddlemae.data import bands
+from paddlemae.data.channels import Pixels, as_channels, as_pixels, check_channels
+
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+ARRAY_EXTENSION = ".npy"  # an image too, but not where pictures are: there it may hold anything
 
 # Only what the extensions promise, whatever a file's name: Pillow would hand an EPS to Ghostscript.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -39,6 +45,7 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # MPO is Pillow's name for a JPEG that more pictures follow, as phones write them; only the first is read.
 _JPEG_FORMATS = ("JPEG", "MPO")
 _JPEG_START = b"\xff\xd8\xff"
+_LONGEST_START = 8
 # What a JPEG holds, in Pillow's words and in simplejpeg's; the rest (CMYK) is Pillow's to convert.
 _JPEG_COLOURS = {"L": "GRAY", "RGB": "RGB"}
 _JPEG_MODES = {"Gray": "L", "YCbCr": "RGB", "RGB": "RGB"}  # by how simplejpeg says that a JPEG stores it
@@ -60,7 +67,7 @@ REDUCTIONS = (8, 4, 2, 1)
 _SMALLEST_REDUCED = 16
 
 _ORIENTATION_TAG = 0x0112
-_UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+_UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
     4: lambda pixels: pixels[::-1],
@@ -90,23 +97,17 @@ class UnreadableImage(Exception):
         return f"cannot read image {self.path!r}: {self.reason}"
 
 
-def check_channels(channels: int) -> None:
-    """Raise a ValueError for a number of channels that images are not read as."""
-    if channels not in (1, 3):
-        raise ValueError(f"images are read as 1 (gray) or 3 (RGB) channels, not {channels}")
-
-
 @dataclass(frozen=True, eq=False)
 class Picture:
     """An image, perhaps made smaller than it is, perhaps without its bottom.
 
     Args:
-        pixels_hwC: uint8, upright, not necessarily writable.
+        pixels_hwC: uint8 or uint16, upright, not necessarily writable.
         size: (H, W) of the whole image, upright.
         scale: (of rows, of columns) pixels here for one pixel of the whole image, at most 1.
     """
 
-    pixels_hwC: NDArray[np.uint8]
+    pixels_hwC: Pixels
     size: tuple[int, int]
     scale: tuple[float, float] = (1.0, 1.0)
 
@@ -127,19 +128,19 @@ class Need:
 NeedOf = Callable[[int, int], Need]  # of an image's (H, W)
 
 
-def read_image(path: str | os.PathLike[str], channels: int) -> NDArray[np.uint8]:
+def read_image(path: str | os.PathLike[str], channels: int) -> Pixels:
     """Decode an image file by the rules at the top of this module.
 
     Args:
-        path: a file in one of the formats of `EXTENSIONS`, judged by its content.
-        channels: 1 for gray, 3 for RGB.
+        path: a file in one of the formats of `EXTENSIONS`, or a NumPy array; judged by its content.
+        channels: 1 for gray, 3 for RGB, 4 for RGBA, or the file's own number.
     Returns:
-        uint8 [H, W, channels], not necessarily writable.
+        uint8 or uint16 [H, W, channels], not necessarily writable.
     Raises:
-        ValueError: another number of channels.
-        UnreadableImage: the file is missing, empty, forbidden, damaged, too large or no image.
+        ValueError: a number of channels below 1.
+        UnreadableImage: the file is missing, empty, forbidden, damaged, too large, no image or of other channels.
     """
-    return read_picture(path, channels, lambda height, width: Need()).pixels_hwC
+    return read_picture(path, channels, whole).pixels_hwC
 
 
 def read_picture(path: str | os.PathLike[str], channels: int, need_of: NeedOf) -> Picture:
@@ -156,9 +157,26 @@ def read_picture(path: str | os.PathLike[str], channels: int, need_of: NeedOf) -
     check_channels(channels)
     with _reported(path):
         opened = _open(path, channels)
+    return _made(opened, path, channels, need_of)
+
+
+def decode_picture(content: bytes, name: str, channels: int, need_of: NeedOf) -> Picture:
+    """The same of a file's content that is in memory; `name` is told where it can't be read."""
+    check_channels(channels)
+    with _reported(name):
+        opened = _recognised(io.BytesIO(content), channels)
+    return _made(opened, name, channels, need_of)
+
+
+def whole(height: int, width: int) -> Need:
+    """That everything is needed, whatever the size."""
+    return Need()
+
+
+def _made(opened: "_Jpeg | Pixels", name: str | os.PathLike[str], channels: int, need_of: NeedOf) -> Picture:
     if isinstance(opened, _Jpeg):
         need = need_of(*opened.size)
-        with _reported(path):
+        with _reported(name):
             return _decode(opened, channels, need)
     picture = Picture(opened, opened.shape[:2])
     need_of(*picture.size)
@@ -197,20 +215,24 @@ def _opened_by_pillow(file: IO[bytes]) -> Iterator[Image.Image]:
             yield image
 
 
-def _open(path: str | os.PathLike[str], channels: int) -> _Jpeg | NDArray[np.uint8]:
+def _open(path: str | os.PathLike[str], channels: int) -> _Jpeg | Pixels:
     """The file's JPEG, still to be decoded, or its pixels."""
     kind = os.stat(path).st_mode
     if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # opening a folder says so; opening a pipe may never end
         raise ValueError("a pipe or a device, not a file")
     with open(path, "rb", buffering=0) as file:
-        start = file.read(len(_JPEG_START))
-        if not start:
-            raise ValueError("the file is empty")
-        file.seek(0)
-        if start != _JPEG_START:
-            with io.BufferedReader(file) as buffered, _opened_by_pillow(buffered) as image:
-                return _pixels(image, channels)
-        content = file.read()  # at once: Pillow reads a header in dozens of small pieces
+        return _recognised(file, channels)
+
+
+def _recognised(file: io.FileIO | io.BytesIO, channels: int) -> _Jpeg | Pixels:
+    start = file.read(_LONGEST_START)
+    if not start:
+        raise ValueError("the file is empty")
+    file.seek(0)
+    if not start.startswith(_JPEG_START):
+        with io.BufferedReader(file) if isinstance(file, io.FileIO) else file as buffered:
+            return _other_pixels(buffered, start, channels)
+    content = file.read()  # at once: Pillow reads a header in dozens of small pieces
     plain = _plain_jpeg(content)
     if plain:
         return plain
@@ -220,6 +242,17 @@ def _open(path: str | os.PathLike[str], channels: int) -> _Jpeg | NDArray[np.uin
         orientation, (width, height) = _orientation(image), image.size
         size = (width, height) if orientation >= 5 else (height, width)
         return _Jpeg(content, image.mode, size, orientation)
+
+
+def _other_pixels(file: IO[bytes], start: bytes, channels: int) -> Pixels:
+    """What is no JPEG."""
+    if start.startswith(bands.ARRAY_START):
+        return as_channels(bands.read_array(file, channels), channels)
+    if start.startswith(bands.TIFF_STARTS) and bands.is_for_tifffile(file, channels):
+        pixels, orientation = bands.read_tiff(file, channels)
+        return as_channels(_upright(pixels, orientation), channels)
+    with _opened_by_pillow(file) as image:
+        return _pixels(image, channels)
 
 
 def _plain_jpeg(content: bytes) -> _Jpeg | None:
@@ -282,12 +315,9 @@ def _decode(jpeg: _Jpeg, channels: int, need: Need) -> Picture:
     except Exception:  # its words for damage are as many as Pillow's, and the verdict is Pillow's
         with _opened_by_pillow(io.BytesIO(jpeg.content)) as image:
             return Picture(_pixels(image, channels), jpeg.size)
-    if channels > pixels.shape[2]:
-        pixels = np.repeat(pixels, channels, axis=2)
-    elif channels < pixels.shape[2]:
+    if channels == 1 and pixels.shape[2] == 3:  # Pillow's way takes half the time
         pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
-    if jpeg.orientation in _UPRIGHT:
-        pixels = _UPRIGHT[jpeg.orientation](pixels)
+    pixels = _upright(as_channels(pixels, channels), jpeg.orientation)
     return Picture(pixels, jpeg.size, (1 / reduction, 1 / reduction))
 
 
@@ -335,29 +365,30 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _pixels(image: Image.Image, channels: int) -> NDArray[np.uint8]:
-    """Every pixel of an opened image, upright."""
-    image.load()  # some formats have their metadata behind the pixels
-    pixels, orientation = _to_uint8(image, channels), _orientation(image)
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
     return _UPRIGHT[orientation](pixels) if orientation in _UPRIGHT else pixels
 
 
-def _to_uint8(image: Image.Image, channels: int) -> NDArray[np.uint8]:
-    if image.mode == "F":
-        raise ValueError("floating-point pixels; save it as 8 or 16 bit")
-    if image.mode.startswith("I"):
-        pixels_HW = _high_byte(np.asarray(image))
+def _pixels(image: Image.Image, channels: int) -> Pixels:
+    """Every pixel of an opened image, upright."""
+    image.load()  # some formats have their metadata behind the pixels
+    pixels = _stored(image, channels)
+    return _upright(pixels, _orientation(image))
+
+
+def _stored(image: Image.Image, channels: int) -> Pixels:
+    if image.mode.startswith(("F", "I")):
+        pixels_HW = as_pixels(np.asarray(image)).astype(np.uint16)
         if isinstance(key := image.info.get("transparency"), int):  # Pillow can't composite these
-            pixels_HW[np.asarray(image) == key] = 255
-        return np.repeat(pixels_HW[..., None], channels, axis=2)
-    if image.has_transparency_data:
+            pixels_HW[np.asarray(image) == key] = 65535
+        return as_channels(pixels_HW[..., None], channels)
+    if channels == 4:
+        mode = "RGBA"
+    elif image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    pixels: NDArray[np.uint8] = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    return pixels.reshape(*pixels.shape[:2], channels)
-
-
-def _high_byte(values_HW: NDArray[np.integer]) -> NDArray[np.uint8]:
-    if values_HW.min() < 0 or values_HW.max() > 65535:
-        raise ValueError("integer pixels outside 0..65535; save it as 8 or 16 bit")
-    return (values_HW >> 8).astype(np.uint8)
+        mode = "L" if channels == 1 else "RGB"
+    else:
+        mode = "L" if channels == 1 else "RGB"
+    pixels: NDArray[np.uint8] = np.asarray(image.convert(mode))
+    return as_channels(pixels.reshape(*pixels.shape[:2], -1), channels)

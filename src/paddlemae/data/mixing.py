@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.batches import MIX_STREAM, Batch, sample_rng
+from paddlemae.data.channels import Pixels
 
 Region = tuple[int, int, int, int]  # top, bottom, left, right
 
@@ -47,7 +48,7 @@ class MixedBatch(Batch):
         regions: int64 [B, 4], what CutMix takes from the partner (`Region`); empty for mixup.
     """
 
-    partners: NDArray[np.uint8]
+    partners: Pixels
     partner_labels: NDArray[np.int64] | None
     partner_indices: NDArray[np.int64]
     partner_epochs: NDArray[np.int64]

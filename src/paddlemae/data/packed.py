@@ -22,18 +22,20 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.augment import View, reduction_within, shrunk
+from paddlemae.data.channels import Pixels, at_depth
 from paddlemae.data.images import Need, NeedOf, Picture, UnreadableImage
 from paddlemae.data.sources import Source
 from paddlemae.data.workers import make_ahead
 
 FORMAT = 1  # raised whenever the same originals would be packed otherwise
 PIXELS_FILE = "pixels.u8"  # uint8 [h, w, C] of each image, one behind the other
+DEEP_PIXELS_FILE = "pixels.u16"  # the same as uint16, of views that have 16 bits
 SIZES_FILE = "sizes.i64"  # int64 [N, 4]: h, w, H, W; zeros for an image that could not be read
 DESCRIPTION_FILE = "pack.json"
 
@@ -41,7 +43,8 @@ _CHUNK = 32  # images that a worker packs at a time
 # The size of the whole is told from so many images, to stop before hours are spent on what won't fit.
 _TELLING = 256
 
-_Packed = list[tuple[NDArray[np.uint8], tuple[int, int]] | None]  # pixels and (H, W); None when unreadable
+_PIXELS: dict[int, tuple[str, Any]] = {8: (PIXELS_FILE, np.uint8), 16: (DEEP_PIXELS_FILE, np.uint16)}
+_Packed = list[tuple[Pixels, tuple[int, int]] | None]  # pixels and (H, W); None when unreadable
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class _Settings:
     channels: int
     short_side: int
     decode: str
+    bits: int = 8
     format: int = FORMAT
 
 
@@ -61,6 +65,7 @@ class PackedSource:
     original: Source
     folder: str
     channels: int
+    bits: int
 
     @property
     def name(self) -> str:
@@ -74,6 +79,10 @@ class PackedSource:
     def classes(self) -> tuple[str, ...]:
         return self.original.classes
 
+    @property
+    def groups(self) -> NDArray[np.int64] | None:
+        return self.original.groups
+
     def __len__(self) -> int:
         return len(self.original)
 
@@ -83,12 +92,12 @@ class PackedSource:
     def stamp(self, i: int) -> str:
         return self.original.stamp(i)
 
-    def read(self, i: int, channels: int) -> NDArray[np.uint8]:
+    def read(self, i: int, channels: int) -> Pixels:
         return self.original.read(i, channels)
 
     def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
         assert channels == self.channels
-        pack = _opened(self.folder, channels)
+        pack = _opened(self.folder, channels, self.bits)
         h, w, H, W = pack.sizes_N4[i].tolist()
         if not h:  # it says again why it can't be read
             return self.original.read_picture(i, channels, need_of)
@@ -101,16 +110,17 @@ class PackedSource:
 class _Pack:
     sizes_N4: NDArray[np.int64]
     borders: NDArray[np.int64]  # [N + 1]: where each image's pixels begin, and where the last one's end
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
 
 
 @functools.lru_cache(maxsize=4)  # not a field of the source: a pickled map would be a copy of all its bytes
-def _opened(folder: str, channels: int) -> _Pack:
+def _opened(folder: str, channels: int, bits: int) -> _Pack:
     sizes_N4 = _read_sizes(Path(folder))
     borders = _borders(sizes_N4, channels)
     if not borders[-1]:  # nothing can be mapped then, and nothing will be read
         return _Pack(sizes_N4, borders, np.empty(0, np.uint8))
-    pixels = np.memmap(Path(folder, PIXELS_FILE), np.uint8, mode="r").view(np.ndarray)
+    name, dtype = _PIXELS[bits]
+    pixels = np.memmap(Path(folder, name), dtype, mode="r").view(np.ndarray)
     return _Pack(sizes_N4, borders, pixels)
 
 
@@ -141,14 +151,14 @@ def pack(
     short_side = short_side or round(needed * 8 / 7)
     if short_side < needed:
         raise ValueError(f"expected a cache_size of {needed} or more, as the view has, got {short_side}")
-    settings = _Settings(source.name, len(source), view.channels, short_side, view.decode)
+    settings = _Settings(source.name, len(source), view.channels, short_side, view.decode, view.depth)
     place = Path(folder).expanduser()
     path = place / _pack_name(source, settings)
     try:
         place.mkdir(parents=True, exist_ok=True)
-        if not _is_whole(path, view.channels):
+        if not _is_whole(path, view):
             with _alone(place):
-                if not _is_whole(path, view.channels):  # another process may have made it while this one waited
+                if not _is_whole(path, view):  # another process may have made it while this one waited
                     _remove_broken_off(place)
                     if on_start:
                         on_start(path)
@@ -157,30 +167,33 @@ def pack(
         what = fault.strerror or str(fault)
         text = f"could not make the cache ({what}); make room, name another folder or a smaller cache_size"
         raise OSError(fault.errno, text, str(path)) from fault
-    return PackedSource(source, str(path), view.channels)
+    return PackedSource(source, str(path), view.channels, view.depth)
 
 
 def occupied(folder: str | os.PathLike[str]) -> int:
     """Bytes that the packs in a folder take."""
-    return sum(path.stat().st_size for path in Path(folder).expanduser().glob(f"*/{PIXELS_FILE}"))
+    packs = Path(folder).expanduser()
+    return sum(path.stat().st_size for name, _ in _PIXELS.values() for path in packs.glob(f"*/{name}"))
 
 
 def _pack_name(source: Source, settings: _Settings) -> str:
     """A folder's name that is another one when a file, its place among the others or a setting is another one."""
     content = {**asdict(settings), "source": ""}  # a folder of images may move
+    if settings.bits == 8:  # packs of before there was a choice are still good
+        del content["bits"]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     for i in range(len(source)):
         digest.update(source.stamp(i).encode("utf-8", "surrogateescape") + b"\n")
     return f"{len(source)}-images-{settings.short_side}px-{digest.hexdigest()[:20]}"
 
 
-def _is_whole(path: Path, channels: int) -> bool:
+def _is_whole(path: Path, view: View) -> bool:
     """Whether a pack is there, and as long as it says; a copy that was cut short is not."""
     try:
         sizes_N4 = _read_sizes(path)
         described = json.loads((path / DESCRIPTION_FILE).read_text())
-        end = int(_borders(sizes_N4, channels)[-1])
-        return described["images"] == len(sizes_N4) and end == (path / PIXELS_FILE).stat().st_size
+        end = int(_borders(sizes_N4, view.channels)[-1]) * view.depth // 8
+        return described["images"] == len(sizes_N4) and end == (path / _PIXELS[view.depth][0]).stat().st_size
     except (FileNotFoundError, ValueError, KeyError):
         return False
 
@@ -220,7 +233,7 @@ def _make(
     beside = path.with_name(f".{path.name}.partial")
     try:
         beside.mkdir()
-        with open(beside / PIXELS_FILE, "wb") as file:
+        with open(beside / _PIXELS[view.depth][0], "wb") as file:
             sizes_N4 = _write_pixels(source, view, settings, file, workers, on_image)
             _flush(file)
         for name, content in (
@@ -278,9 +291,7 @@ def _shrink(source: Source, view: View, short_side: int, numbers: range) -> _Pac
     return [_shrink_one(source, view, short_side, i) for i in numbers]
 
 
-def _shrink_one(
-    source: Source, view: View, short_side: int, i: int
-) -> tuple[NDArray[np.uint8], tuple[int, int]] | None:
+def _shrink_one(source: Source, view: View, short_side: int, i: int) -> tuple[Pixels, tuple[int, int]] | None:
     def need_of(height: int, width: int) -> Need:
         return Need() if view.decode == "exact" else Need(reduction_within(min(height, width) / short_side))
 
@@ -289,7 +300,7 @@ def _shrink_one(
     except UnreadableImage:  # training meets it again, and says so
         return None
     if min(picture.size) <= short_side:
-        return picture.pixels_hwC, picture.size
+        return at_depth(picture.pixels_hwC, view.depth), picture.size
     scale = short_side / min(picture.size)
     height, width = (max(1, round(side * scale)) for side in picture.size)
     return shrunk(picture, (height, width), view), picture.size

@@ -15,7 +15,8 @@ from paddlemae import device
 from paddlemae.export.agreement import LIMIT, example_images, largest_difference, onnx_runtime, paddle_inference
 from paddlemae.export.interface import Interface, Model, interface_of, metadata_of
 from paddlemae.export.paddle_program import FILES, save_program
-from paddlemae.tasks.models import load_encoder, read_checkpoint
+from paddlemae.tasks.checkpoints import read_checkpoint
+from paddlemae.tasks.models import load_encoder
 from paddlemae.weights.store import Description
 
 METADATA_FILE = "metadata.json"  # beside a program of Paddle; an ONNX file has it inside

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import paddle
@@ -15,7 +15,6 @@ from paddlemae import device
 from paddlemae.data.augment import View
 from paddlemae.data.batches import ERASING_STREAM, Batch, batch_rngs, eval_batches
 from paddlemae.data.erasing import Erasing, draw_erasing
-from paddlemae.data.images import check_channels
 from paddlemae.data.mixing import MixedBatch, Mixing, mixed_batches, mixed_labels
 from paddlemae.data.sources import Source, balanced_subset, check_same_classes, labelled_count, open_source, split_off
 from paddlemae.device import tensor_of
@@ -51,8 +50,6 @@ from paddlemae.train.loss import LossFn
 from paddlemae.train.optim import adamw
 from paddlemae.weights.store import Description, read_description
 
-DEFAULT_CHANNELS = 3
-
 
 def finetune(recipe: FinetuneRecipe, start: Start, *, beside: str | None = None) -> dict[str, Any]:
     """Fine-tune as the recipe says and leave a run folder with the best and the last checkpoint.
@@ -82,7 +79,7 @@ def finetune(recipe: FinetuneRecipe, start: Start, *, beside: str | None = None)
         f"on {parts.train.name}, {len(parts.train)} images, {len(parts.train.classes)} classes; "
         f"evaluating on {parts.held_out.name}, {len(parts.held_out)} images"
     )
-    listed = open_skipped(start, state)
+    listed = open_skipped(start, state, [parts.train, parts.held_out], parts.view.channels)
     skipped, held_out_skipped = (listed.of(part, training.max_bad_images) for part in (parts.train, parts.held_out))
     mixing = Mixing(recipe.mixup, recipe.cutmix, recipe.cutmix_probability)
     loss_fn = loss_function(recipe, parts.description)
@@ -202,30 +199,32 @@ def prepare(recipe: FinetuneRecipe, own: Path | None = None) -> Parts:
     checkpoint = None if recipe.init == SCRATCH or own else fitted(read_checkpoint(recipe.init), named(recipe.model))
     train, held_out = open_parts(recipe, recipe.data)
     if own:
-        model, statistics = _saved_shape(own)
+        model, statistics, bits = _saved_shape(own)
     else:
         arguments = classifier_arguments(recipe.model, checkpoint, len(train.classes))
-        check_channels(arguments.get("channels", DEFAULT_CHANNELS))
         model = build_classifier(arguments, checkpoint, recipe.training.seed)
         statistics = statistics_of(recipe, model.config["channels"], checkpoint)
+        bits = checkpoint.description.bits if checkpoint else None
     if recipe.trainable_blocks is not None:
         freeze(model, recipe.trainable_blocks)
     model.recompute = recipe.training.recompute
+    shape = model.config
+    view = training_view(recipe.augment, shape["image_size"], shape["channels"], statistics[0], bits)
     description = describe(
         model,
         statistics,
         eval_crop_ratio=recipe.augment.eval_crop_ratio,
+        bits=view.depth,
         classes=train.classes,
         provenance={"task": "finetune", "data": train.name, "images": len(train), "init": recipe.init},
     )
-    view = training_view(recipe.augment, model.config["image_size"], model.config["channels"], description.mean)
     return Parts(train, held_out, view, model, description)
 
 
-def _saved_shape(own: Path) -> tuple[VisionTransformer, tuple[list[float], list[float]]]:
-    """(a new model of the saved one's shape, its mean and std)."""
+def _saved_shape(own: Path) -> tuple[VisionTransformer, tuple[list[float], list[float]], Literal[8, 16] | None]:
+    """(a new model of the saved one's shape, its mean and std, its images' bits)."""
     saved = read_description(own)
-    return VisionTransformer(**saved.architecture), (saved.mean, saved.std)
+    return VisionTransformer(**saved.architecture), (saved.mean, saved.std), saved.bits
 
 
 def open_parts(recipe: FinetuneRecipe | ProbeRecipe, data: str) -> tuple[Source, Source]:

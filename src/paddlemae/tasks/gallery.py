@@ -41,14 +41,19 @@ def spread_over(source: Source, count: int) -> np.ndarray:
 
 
 def pictures_at(source: Source, view: View, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(uint8 [N, C, H, W] as evaluation sees these images, the indices of those that can be read)."""
+    """([N, C, H, W] as evaluation sees these images, the indices of those that can be read)."""
     batches = list(eval_batches(subset(source, indices), view, batch_size=len(indices)))
     found = np.concatenate([batch.indices for batch in batches])
     return np.concatenate([batch.images for batch in batches]), indices[found]
 
 
-def channels_last(images_BCHW: np.ndarray) -> np.ndarray:
-    return images_BCHW.transpose(0, 2, 3, 1)
+def as_pictures(images_BCHW: np.ndarray) -> np.ndarray:
+    """uint8 [B, H, W, C]; 16 bits are stretched, each channel between these images' darkest and brightest hundredth."""
+    if images_BCHW.dtype == np.uint8:
+        return images_BCHW.transpose(0, 2, 3, 1)
+    low, high = np.percentile(images_BCHW, (1, 99), axis=(0, 2, 3), keepdims=True)
+    stretched = 255 * (images_BCHW - low) / np.maximum(high - low, 1)
+    return np.clip(stretched, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 @dataclass
@@ -102,7 +107,7 @@ def show_attention(
     """
     token = getattr(model, "pool", "cls" if model.has_cls else "mean")
     maps_BHL = attention_maps(model, to_input(images_u8, description), token).numpy()
-    heads, originals = maps_BHL.shape[1], channels_last(images_u8)
+    heads, originals = maps_BHL.shape[1], as_pictures(images_u8)
 
     def over(maps_NL: np.ndarray, pictures: np.ndarray) -> np.ndarray:
         return np.stack([heated(picture, one.reshape(model.grid)) for picture, one in zip(pictures, maps_NL)])
@@ -146,7 +151,7 @@ def show_mistakes(
         for one in mistakes
         if one.index in found
     ]
-    sprite = write_sprite(run, "mistakes", channels_last(images), columns=8)
+    sprite = write_sprite(run, "mistakes", as_pictures(images), columns=8)
     write_exhibit(run, "mistakes", {**content, "sprite": sprite, "items": items})
 
 
@@ -187,7 +192,7 @@ def show_neighbours(
         items.append(
             {"label": int(queries.labels[query]), "name": name_of(queries, int(query)), "neighbours": neighbours}
         )
-    sprite = write_sprite(run, "neighbours", channels_last(np.concatenate(pictures)), columns=1 + shown)
+    sprite = write_sprite(run, "neighbours", as_pictures(np.concatenate(pictures)), columns=1 + shown)
     content = {"source": title, "classes": list(queries.classes), "sprite": sprite, "rows": items}
     write_exhibit(run, "neighbours", content)
 
@@ -214,7 +219,7 @@ def show_map(
         "source": title,
         "method": f"t-SNE of cosine distances, perplexity {perplexity:.3g}",
         "classes": list(source.classes),
-        "sprite": write_sprite(run, "map", channels_last(images), columns=32, largest_side=MAP_SIDE),
+        "sprite": write_sprite(run, "map", as_pictures(images), columns=32, largest_side=MAP_SIDE),
         "points": [
             [round(float(x), 3), round(float(y), 3), int(label)]
             for (x, y), label in zip(points, source.labels[indices[rows]])
@@ -224,7 +229,7 @@ def show_map(
 
 
 def fixed_images(source: Source, description: Description) -> tuple[np.ndarray, np.ndarray] | None:
-    """(uint8 [B, C, H, W], indices) of the images that a run shows throughout; None if none of them can be read."""
+    """([B, C, H, W], indices) of the images that a run shows throughout; None if none of them can be read."""
     try:
         return pictures_at(source, evaluation_view(description), spread_over(source, SHOWN))
     except DataFault:

@@ -6,13 +6,14 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import paddle
 
 from paddlemae.data.augment import View
 from paddlemae.data.batches import PATH_STREAM, Batch, batch_rngs
+from paddlemae.data.channels import default_bits
 from paddlemae.data.randaugment import RandAugment
 from paddlemae.device import tensor_of
 from paddlemae.model.kernels import scale_channels
@@ -23,6 +24,7 @@ from paddlemae.tasks.checkpoints import ADAPTED, ENCODER_FIELDS, KIND_NAMES, Che
 from paddlemae.weights.store import Description
 from paddlemae.weights.transfer import load_official
 
+SHOWN_DEVIATIONS = 2.5
 DECODER_FIELDS = (
     "decoder",
     "decoder_embed_dim",
@@ -203,7 +205,7 @@ def build_classifier(arguments: dict[str, Any], checkpoint: Checkpoint | None, s
     return model
 
 
-def describe(model, statistics, *, eval_crop_ratio: float, classes=(), provenance=None) -> Description:
+def describe(model, statistics, *, eval_crop_ratio: float, classes=(), provenance=None, bits=None) -> Description:
     """The description that goes beside the model's weights."""
     mean, std = statistics
     return Description(
@@ -214,6 +216,7 @@ def describe(model, statistics, *, eval_crop_ratio: float, classes=(), provenanc
         eval_crop_ratio=eval_crop_ratio,
         classes=list(classes),
         provenance={**(provenance or {}), "parameters": parameter_count(model)},
+        bits=bits,
     )
 
 
@@ -230,15 +233,33 @@ def statistics_of(recipe, channels: int, checkpoint: Checkpoint | None = None):
         mean, std = checkpoint.description.mean, checkpoint.description.std
         if not all(np.allclose(given, saved) for given, saved in ((recipe.mean, mean), (recipe.std, std)) if given):
             warnings.warn(f"the recipe normalises images otherwise than {checkpoint.folder} was trained", stacklevel=3)
+    elif not recipe.mean and (recipe.augment.bits or default_bits(channels)) == 16:
+        warnings.warn(
+            "images of 16 bits are normalised as if they were as bright as pictures, and few are: name their mean and "
+            "std (a channel, as parts of 65535)",
+            stacklevel=3,
+        )
     mean, std = recipe.mean or mean, recipe.std or std
     if len(mean) != channels or len(std) != channels:
         raise ValueError(f"mean and std need {channels} numbers, one a channel; got {list(mean)} and {list(std)}")
     return mean, std
 
 
-def training_view(augment: Augmentation, image_size, channels: int, mean: Sequence[float] = ()) -> View:
-    """The views that a recipe's augmentation makes; `mean`, in [0, 1] a channel, fills what RandAugment uncovers."""
+def training_view(
+    augment: Augmentation,
+    image_size,
+    channels: int,
+    mean: Sequence[float] = (),
+    bits: Literal[8, 16] | None = None,
+) -> View:
+    """The views that a recipe's augmentation makes.
+
+    Args:
+        mean: in [0, 1] a channel, fills what RandAugment uncovers.
+        bits: of a channel's value, if the recipe names none.
+    """
     shared = {name: getattr(augment, name) for name in Augmentation.model_fields}
+    shared["bits"] = augment.bits or bits
     view = View(image_size=pair(image_size), channels=channels, **shared)
     if not isinstance(augment, FinetuneAugmentation) or not augment.randaugment:
         return view
@@ -254,6 +275,7 @@ def evaluation_view(description: Description) -> View:
         image_size=pair(shape["image_size"]),
         channels=shape["channels"],
         eval_crop_ratio=description.eval_crop_ratio,
+        bits=description.bits,
     )
 
 
@@ -268,22 +290,32 @@ def path_noise(seed: int, batch: Batch, depth: int) -> np.ndarray:
     return np.stack([rng.random((depth, 2), np.float32) for rng in batch_rngs(seed, PATH_STREAM, batch)])
 
 
-def to_input(images_u8: np.ndarray, description: Description) -> paddle.Tensor:
-    """Normalised float32 images [B, C, H, W] from uint8 ones, on the model's device."""
-    return normalised(tensor_of(images_u8), description)
+def to_input(images: np.ndarray, description: Description) -> paddle.Tensor:
+    """Normalised float32 images [B, C, H, W] from uint8 or uint16 ones, on the model's device."""
+    if images.dtype == np.uint16:  # which Paddle takes for bfloat16
+        return normalised(tensor_of(images.astype(np.int32)), description, white=65535)
+    return normalised(tensor_of(images), description)
 
 
-def normalised(images_u8: paddle.Tensor, description: Description) -> paddle.Tensor:
-    """`to_input` of images that are on the device already."""
+def normalised(images: paddle.Tensor, description: Description, white: int = 255) -> paddle.Tensor:
+    """`to_input` of images that are on the device already; `white` is the largest value of their depth."""
     mean, std = (values.ravel() for values in _pixel_statistics(description))
-    return scale_channels(images_u8.astype("float32"), tensor_of(1 / (255 * std)), tensor_of(-mean / std))
+    return scale_channels(images.astype("float32"), tensor_of(1 / (white * std)), tensor_of(-mean / std))
 
 
 def to_pictures(images: paddle.Tensor, description: Description) -> np.ndarray:
-    """uint8 [B, H, W, C] pictures from normalised images; values out of range are clipped."""
-    mean, std = _pixel_statistics(description)
-    pixels = np.clip((images.numpy() * std + mean) * 255 + 0.5, 0, 255)
-    return pixels.astype(np.uint8).transpose(0, 2, 3, 1)
+    """uint8 [B, H, W, C] pictures from normalised images; values out of range are clipped.
+
+    Of 16 bits, `SHOWN_DEVIATIONS` standard deviations around each channel's mean are shown, since most such images
+    would be black else.
+    """
+    values = images.numpy()
+    if evaluation_view(description).depth == 16:
+        shown = values / (2 * SHOWN_DEVIATIONS) + 0.5
+    else:
+        mean, std = _pixel_statistics(description)
+        shown = values * std + mean
+    return np.clip(shown * 255 + 0.5, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 def parameter_count(model) -> int:

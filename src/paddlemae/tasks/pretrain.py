@@ -13,7 +13,6 @@ import paddle
 from paddlemae import device
 from paddlemae.data.augment import View
 from paddlemae.data.batches import MASK_STREAM, PREDICTION_STREAM, Batch, batch_rngs
-from paddlemae.data.images import check_channels
 from paddlemae.data.sources import Source, open_source
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import Mask, draw_mask, draw_predicted, grid_mask, num_kept, num_predicted
@@ -71,7 +70,7 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
         f"pretraining {parameter_count(model) / 1e6:.2f} million parameters{beginning} on {parts.source.name}, "
         f"{len(parts.source)} images"
     )
-    skipped = open_skipped(start, state).of(parts.source, training.max_bad_images)
+    skipped = open_skipped(start, state, [parts.source], parts.view.channels).of(parts.source, training.max_bad_images)
     course = Course("pretrain", training, len(parts.source))
     snapshots = snapshots_of(start.out, model, parts, recipe, course) if start.ranks.is_first else None
     if snapshots and not state.step:
@@ -141,7 +140,6 @@ def prepare(recipe: PretrainRecipe, own: Path | None = None) -> Parts:
             f"mask_ratio {recipe.mask_ratio} removes none of {grid[0] * grid[1]} patches, so nothing is left to learn"
         )
     predicted_patches(recipe, grid)  # refuses more than are removed
-    check_channels(recipe.model.channels)
     source = open_source(recipe.data, recipe.split or "train")
     checkpoint = fitted(read_checkpoint(recipe.init), named(recipe.model)) if recipe.init and not own else None
     saved = read_description(own) if own else None
@@ -153,6 +151,7 @@ def prepare(recipe: PretrainRecipe, own: Path | None = None) -> Parts:
         model,
         statistics,
         eval_crop_ratio=recipe.augment.eval_crop_ratio,
+        bits=view.depth,
         provenance={
             "task": "pretrain",
             "data": source.name,

@@ -62,7 +62,7 @@ def probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
         f"{parts.held_out.name}"
     )
     settings: dict[str, Any] = dict(batch_size=training.batch_size, workers="auto", threads=training.threads)
-    listed = open_skipped(start, state)
+    listed = open_skipped(start, state, [parts.train, parts.held_out], parts.view.channels)
     skipped, held_out_skipped = (listed.of(part, training.max_bad_images) for part in (parts.train, parts.held_out))
     encoder = (parts.encoder, parts.encoder_description)
     known = labelled_features(*encoder, parts.held_out, parts.kind, on_skip=held_out_skipped, **settings)
@@ -132,6 +132,7 @@ def prepare(recipe: ProbeRecipe) -> Parts:
         crop_scale=recipe.crop_scale,
         flip=recipe.flip,
         eval_crop_ratio=checkpoint.description.eval_crop_ratio,
+        bits=checkpoint.description.bits,
     )
     description = Description(
         kind="probe",
@@ -141,6 +142,7 @@ def prepare(recipe: ProbeRecipe) -> Parts:
         eval_crop_ratio=checkpoint.description.eval_crop_ratio,
         classes=list(train.classes),
         provenance={"task": "probe", "data": train.name, "images": len(train), "init": recipe.init, **asdict(kind)},
+        bits=checkpoint.description.bits,
     )
     return Parts(checkpoint, encoder, kind, forward, train, held_out, view, head, description)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from paddlemae import device
 from paddlemae.data.augment import eval_view
-from paddlemae.data.images import UnreadableImage, read_image
+from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS, UnreadableImage, read_image
 from paddlemae.data.sources import open_source
 from paddlemae.model.mae import MaskedAutoencoder, reconstruct
 from paddlemae.model.masking import Mask, draw_mask, given_mask, num_kept
@@ -116,9 +116,9 @@ def read_views(images: list[str], description: Description, limit: int) -> tuple
 
 
 def _readers(item: str, channels: int, limit: int) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-    """A name and a way to read it for each image that `item` names: a file, or a source's images."""
+    """A name and a way to read it for each image that `item` names: an image file, or a source's images."""
     path = Path(item)
-    if path.is_file():
+    if path.is_file() and path.suffix.lower() in (*EXTENSIONS, ARRAY_EXTENSION):
         yield path.name, partial(read_image, path, channels)
         return
     source = open_source(item, "test" if item == "digits" else None)

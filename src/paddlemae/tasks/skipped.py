@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from paddlemae.data.faults import DataFault
-from paddlemae.data.images import UnreadableImage, read_image
+from paddlemae.data.images import UnreadableImage
 from paddlemae.data.sources import Source
 from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.report.runlog import SKIPPED_FILE, log_skipped, read_skipped, write_skipped
@@ -105,24 +106,34 @@ class SkippedImages:
         )
 
 
-def open_skipped(start: Start, state: TrainState) -> SkippedList:
-    """The list of a run that starts or goes on; images that were mended since are taken off it."""
-    reasons = start.ranks.from_first(lambda: _still_bad(start))
+def open_skipped(start: Start, state: TrainState, sources: Sequence[Source], channels: int) -> SkippedList:
+    """The list of a run that starts or goes on; images that were mended since are taken off it.
+
+    Args:
+        sources: the run's, where the listed images are looked for.
+        channels: of their images, as the run reads them.
+    """
+    reasons = start.ranks.from_first(lambda: _still_bad(start, sources, channels))
     return SkippedList(start.out, state, reasons, start.ranks)
 
 
-def _still_bad(start: Start) -> dict[str, str]:
+def _still_bad(start: Start, sources: Sequence[Source], channels: int) -> dict[str, str]:
     lines = list(read_skipped(start.out))
-    bad = [line for line in lines if not _readable(line["path"])]
+    listed = {line["path"] for line in lines}
+    good: set[str] = set()
+    for source in sources if lines else ():
+        found = ((source.describe(i), i) for i in range(len(source)))
+        good |= {path for path, i in found if path in listed and _readable(source, i, channels)}
+    bad = [line for line in lines if line["path"] not in good]
     if start.resume and (start.out / SKIPPED_FILE).exists():
         write_skipped(start.out, bad)  # also if none was mended: the last line may be half of one
         start.say(f"{len(lines) - len(bad)} of {len(lines)} images that were left out can be read now")
     return {line["path"]: line["reason"] for line in bad}
 
 
-def _readable(path: str) -> bool:
+def _readable(source: Source, i: int, channels: int) -> bool:
     try:
-        read_image(path, 3)
+        source.read(i, channels)
     except UnreadableImage:
         return False
     return True

@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from safetensors import SafetensorError
@@ -31,6 +31,7 @@ class Description:
         eval_crop_ratio: part of a resized image's short side that evaluation crops out.
         classes: names in the head's order; empty for "mae".
         provenance: how it was made, for people.
+        bits: of a channel's value in its images; None, as in older files, means what their number of channels does.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Description:
     eval_crop_ratio: float
     classes: list[str] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
+    bits: Literal[8, 16] | None = None
 
     @property
     def target(self) -> str:
@@ -51,6 +53,8 @@ def write_model(folder: Path, tensors: dict[str, np.ndarray], description: Descr
     """Write both files into an existing folder; the caller makes that atomic."""
     write_tensor_file(folder / WEIGHTS_FILE, tensors)
     content = {"format": FORMAT, **asdict(description)}
+    if description.bits is None:
+        del content["bits"]
     if description.kind == "mae":
         content["target"] = description.target
     (folder / DESCRIPTION_FILE).write_text(json.dumps(content, indent=2) + "\n")
@@ -85,7 +89,7 @@ def read_description(folder: Path) -> Description:
             f"{folder} holds no PaddleMAE model (no {DESCRIPTION_FILE}); name a run folder or one of its checkpoints"
         )
     try:
-        content = json.loads(path.read_text())
+        content = {"bits": None, **json.loads(path.read_text())}
         if content["format"] != FORMAT:
             raise ValueError(f"{path} is of format {content['format']}; this PaddleMAE reads format {FORMAT}")
         fields = {name: content[name] for name in Description.__dataclass_fields__}

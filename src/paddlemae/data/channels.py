@@ -1,0 +1,109 @@
+"""Pixels as a model takes them: so many channels, of so many bits.
+
+Values are uint8 or uint16 as an image stores them; one depth becomes the other so that black stays black and white
+white (x 257, or the high byte). Shapes: H height, W width, C channels.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[Any]  # uint8 or uint16
+
+# ITU-R 601-2 luma in 65536ths, rounded as Pillow does
+_LUMA = np.array([19595, 38470, 7471], np.uint64)
+NAMES = {1: "gray", 3: "RGB", 4: "RGBA"}  # any other number of channels has no colours
+
+
+def check_channels(channels: int) -> None:
+    """Raise a ValueError for a number of channels that no image has."""
+    if channels < 1:
+        raise ValueError(f"images have 1 channel or more, not {channels}")
+
+
+def default_bits(channels: int) -> int:
+    """8 for pictures; 16 for other bands, whose values (0 to 10,000 of a satellite's) 8 bits would lose."""
+    return 8 if channels in NAMES else 16
+
+
+def as_channels(pixels_HWC: Pixels, channels: int) -> Pixels:
+    """Gray, RGB and RGBA made of each other as far as nothing must be guessed; any other number as it is.
+
+    Raises:
+        ValueError: the image has another number of channels.
+    """
+    stored = pixels_HWC.shape[2]
+    if stored == channels:
+        return pixels_HWC
+    if stored == 1 and channels in (3, 4):
+        pixels_HWC, stored = np.repeat(pixels_HWC, 3, axis=2), 3
+    if stored == 3 and channels == 1:
+        luma_HW = (pixels_HWC.astype(np.uint64) @ _LUMA + 0x8000) >> 16
+        return luma_HW[..., None].astype(pixels_HWC.dtype)
+    if stored == 3 and channels == 4:
+        opaque = np.full_like(pixels_HWC[..., :1], white(pixels_HWC))
+        return np.concatenate([pixels_HWC, opaque], axis=2)
+    if stored != channels:
+        raise ValueError(f"{_count(stored)}, where {channels} are asked for")
+    return pixels_HWC
+
+
+def _count(channels: int) -> str:
+    return "1 channel" if channels == 1 else f"{channels} channels"
+
+
+def at_depth(pixels: Pixels, bits: int) -> Pixels:
+    """The same in 8 bits (uint8) or 16 (uint16)."""
+    if pixels.dtype == np.uint16 and bits == 8:
+        return (pixels >> 8).astype(np.uint8)
+    if pixels.dtype == np.uint8 and bits == 16:
+        return pixels.astype(np.uint16) * np.uint16(257)
+    return pixels
+
+
+def white(pixels: Pixels) -> int:
+    """The largest value of this depth."""
+    return int(np.iinfo(pixels.dtype).max)
+
+
+def as_pixels(values: NDArray) -> Pixels:
+    """Integers as uint8 if they are that, as uint16 if they fit.
+
+    Raises:
+        ValueError: values that say not which is white, or that don't fit.
+    """
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8) * np.uint8(255)
+    if values.dtype.kind == "f":
+        raise ValueError("floating-point pixels; save it as 8 or 16 bit")
+    if values.dtype.kind not in "iu":
+        raise ValueError(f"values of type {values.dtype}, which are no pixels; save it as 8 or 16 bit")
+    if values.dtype in (np.uint8, np.uint16):
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
+    if values.size and (values.min() < 0 or values.max() > 65535):
+        raise ValueError("integer pixels outside 0..65535; save it as 8 or 16 bit")
+    return values.astype(np.uint16)
+
+
+def as_HWC(values: NDArray, channels: int) -> Pixels:
+    """An array of an image: [H, W], [H, W, C] or, where that alone fits the channels, [C, H, W].
+
+    Raises:
+        ValueError: another shape or type.
+    """
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim != 3 or not values.size:
+        raise ValueError(f"an array of shape {values.shape}; expected [H, W], [H, W, C] or [C, H, W]")
+    if channels_first(values.shape, channels):
+        values = np.moveaxis(values, 0, -1)
+    return as_pixels(values)
+
+
+def channels_first(shape: tuple[int, ...], channels: int) -> bool:
+    """Whether an image's array is [C, H, W]: its last axis can't be the channels, and its first can."""
+    first, last = shape[0], shape[-1]
+    if channels in (first, last):
+        return last != channels
+    return last not in NAMES and first in NAMES

@@ -1,0 +1,18 @@
+"""Where images come from: `open_source` names them, a `Source` lists them once and reads them by index."""
+
+from paddlemae.data.sources.opening import open_source
+from paddlemae.data.sources.parts import balanced_subset, check_same_classes, labelled_count, split_off, subset
+from paddlemae.data.sources.source import ArraySource, EncodedSource, FolderSource, Source
+
+__all__ = [
+    "ArraySource",
+    "EncodedSource",
+    "FolderSource",
+    "Source",
+    "balanced_subset",
+    "check_same_classes",
+    "labelled_count",
+    "open_source",
+    "split_off",
+    "subset",
+]

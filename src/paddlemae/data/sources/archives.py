@@ -1,0 +1,224 @@
+"""Images in archives: a tar or zip with folders in it, or the shards of a WebDataset.
+
+A tar is a shard when files beside its images are named alike: `0001.jpg` and `0001.cls`. Images of an archive are in
+their names' order, as those of the unpacked folder would be; those of shards as they are stored.
+"""
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+
+from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS
+from paddlemae.data.sources.labels import (
+    PARTS,
+    class_folders,
+    files_of_part,
+    is_whole,
+    labels_by_folder,
+    numbered,
+    part_of,
+)
+from paddlemae.data.sources.names import Names
+from paddlemae.data.sources.source import EncodedSource
+from paddlemae.data.sources.tar import Entry, TarContents, entries
+from paddlemae.data.sources.zipped import ZipContents, zip_contents
+
+SIDECARS = (".cls", ".json", ".txt")  # where a shard's labels are, the first that is there
+_IMAGES = frozenset((*EXTENSIONS, ARRAY_EXTENSION))
+_JSON_KEYS = ("label", "cls", "class")
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
+
+
+def expanded(pattern: str) -> list[str]:
+    """The names that a pattern with braces means: `{000..099}`, zeros in front kept, or `{train,val}`."""
+    found = _BRACES.search(pattern)
+    if not found:
+        return [pattern]
+    first, last, words = found.groups()
+    middles = words.split(",") if words else [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
+    return [each for m in middles for each in expanded(pattern[: found.start()] + m + pattern[found.end() :])]
+
+
+def open_zip(path: str, split: str | None, labelled: bool) -> EncodedSource:
+    """The images in a zip."""
+    refused: list[str] = []
+    contents = zip_contents(path, _is_image, refused)
+    _tell(path, refused)
+    return _with_folders(path, contents, split, labelled)
+
+
+def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool) -> EncodedSource:
+    """The images in a tar, or in shards.
+
+    Args:
+        paths: the tars of all parts.
+        name: how they were named.
+        split: for shards, those whose names have the word.
+    Raises:
+        FileNotFoundError, ValueError: a shard that is missing, damaged or cut short; no images; no labels.
+    """
+    for path in paths:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"the shard {path!r} of {name!r} does not exist")
+    root = os.path.dirname(paths[0]) or "."
+    alone = _listed(paths, labelled) if len(paths) == 1 else None
+    if alone and not alone.has_sidecars:
+        contents = _contents(root, paths, alone, sorted(range(len(alone.images)), key=alone.name_of))
+        return _with_folders(name, contents, split, labelled)
+    relative = [os.path.relpath(path, root) for path in paths]
+    chosen = [os.path.join(root, file) for file in files_of_part(relative, split, repr(name))]
+    listing = alone or _listed(chosen, labelled)
+    contents = _contents(root, chosen, listing, range(len(listing.images)))
+    if not len(contents):
+        raise ValueError(f"no images in {name!r}; expected entries named like 0001.jpg, {_endings()}")
+    if not labelled:
+        return EncodedSource(name, contents)
+    if not listing.has_sidecars:
+        classes = class_folders(name, contents.files)
+        return EncodedSource(name, contents, labels_by_folder(contents.files, classes), classes)
+    known: tuple[str, ...] = ()
+    if split == "test":
+        trained_on = [os.path.join(root, file) for file in files_of_part(relative, "train", repr(name))]
+        if trained_on != chosen:
+            known = numbered(_listed(trained_on, True).labels(), name)[1]
+    return EncodedSource(name, contents, *numbered(listing.labels(), name, known))
+
+
+@dataclass(eq=False)
+class _Listing:
+    """Images of tars, as they are stored, with the files beside them."""
+
+    images: list[tuple[int, Entry]] = field(default_factory=list)  # which tar, which entry
+    beside: list[dict[str, bytes | None]] = field(default_factory=list)  # of each image: ending -> content
+    has_sidecars: bool = False
+
+    def name_of(self, place: int) -> str:
+        return self.images[place][1].name
+
+    def labels(self) -> list[str]:
+        return [_label_of(self.name_of(place), files) for place, files in enumerate(self.beside)]
+
+
+def _listed(paths: Sequence[str], labelled: bool) -> _Listing:
+    listing = _Listing()
+    for number, path in enumerate(paths):
+        refused: list[str] = []
+        image_of: dict[str, int] = {}
+        beside: dict[str, dict[str, bytes | None]] = {}
+        for entry in entries(path, lambda name: labelled and _ending(name) in SIDECARS, refused):
+            key, ending = _key(entry.name), _ending(entry.name)
+            if ending in SIDECARS:
+                beside.setdefault(key, {})[ending] = entry.content
+            elif ending in _IMAGES and key not in image_of:
+                image_of[key] = len(listing.images)
+                listing.images.append((number, entry))
+        _tell(path, refused)
+        listing.has_sidecars |= any(key in image_of for key in beside)
+        listing.beside += [beside.get(key, {}) for key in image_of]
+    return listing
+
+
+def _key(name: str) -> str:
+    """What names a sample's files: the path up to the file name's first dot."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.partition(".")[0]
+
+
+def _ending(name: str) -> str:
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > name.rfind("/") else ""
+
+
+def _label_of(image: str, beside: dict[str, bytes | None]) -> str:
+    for ending in SIDECARS:
+        content = beside.get(ending)
+        if content is None:
+            continue
+        text = content.decode("utf-8", "replace").strip()
+        if ending == ".json":
+            try:
+                values = json.loads(text)
+            except json.JSONDecodeError:
+                values = None
+            label = (
+                next((values[key] for key in _JSON_KEYS if key in values), None) if isinstance(values, dict) else None
+            )
+            if isinstance(label, str | int):
+                return str(label)
+        elif is_whole(text):
+            return text
+        raise ValueError(f"the label of {image!r} in its {ending} is no whole number: {text[:40]!r}; mend it")
+    raise ValueError(f"labels need a file beside each image, as in 0001.jpg and 0001.cls, but {image!r} has none")
+
+
+def _contents(root: str, paths: Sequence[str], listing: _Listing, order: Iterable[int]) -> TarContents:
+    images = [listing.images[place] for place in order]
+    return TarContents(
+        root,
+        tuple(paths),
+        np.array([which for which, _ in images], np.int32),
+        np.array([entry.offset for _, entry in images], np.int64),
+        np.array([entry.size for _, entry in images], np.int64),
+        Names.of(entry.name for _, entry in images),
+    )
+
+
+def _with_folders(name: str, contents: TarContents | ZipContents, split: str | None, labelled: bool) -> EncodedSource:
+    """An archive whose folders are parts and classes, as a folder's are; one folder around all does not count."""
+    files = list(contents.files)
+    if not files:
+        raise ValueError(f"no images in {name!r}; expected entries {_endings()}")
+    around = _around_all(files)
+    part = part_of({file[len(around) :].partition("/")[0] for file in files}, split, repr(name), "folder")
+    around += f"{part}/" if part else ""
+    chosen = [place for place, file in enumerate(files) if file.startswith(around)]
+    inside = [files[place][len(around) :] for place in chosen]
+    if len(chosen) < len(files):
+        contents = taken(contents, chosen)
+    if not labelled:
+        return EncodedSource(name, contents)
+    classes = class_folders(f"{name}/{around}".rstrip("/"), inside)
+    return EncodedSource(name, contents, labels_by_folder(inside, classes), classes)
+
+
+def _around_all(files: Sequence[str]) -> str:
+    """The folders, with a slash, that all files are in, unless they are parts."""
+    kept = ""
+    for first, last in zip(files[0].split("/")[:-1], files[-1].split("/")[:-1]):  # they are sorted
+        if first != last or first in PARTS:
+            break
+        kept += f"{first}/"
+    return kept
+
+
+def taken(contents: TarContents | ZipContents, chosen: Sequence[int]) -> TarContents | ZipContents:
+    """Some of an archive's entries, in this order."""
+    columns: dict[str, Any] = {
+        column.name: value[list(chosen)]
+        for column in fields(contents)
+        if isinstance(value := getattr(contents, column.name), np.ndarray)
+    }
+    return replace(contents, files=Names.of(contents.files[place] for place in chosen), **columns)
+
+
+def _is_image(name: str) -> bool:
+    return _ending(name) in _IMAGES
+
+
+def _endings() -> str:
+    return f"ending in {' '.join(EXTENSIONS)} or {ARRAY_EXTENSION}"
+
+
+def _tell(path: str, refused: list[str]) -> None:
+    if refused:
+        warnings.warn(
+            f"{path!r}: {len(refused)} entries are links, devices, encrypted or lead out of it, and are left out; "
+            f"first: {refused[0]!r}",
+            stacklevel=4,
+        )

@@ -1,0 +1,116 @@
+"""NumPy arrays of images: `.npy`, and `.npz` with labels, as MedMNIST and Keras store them. No pickle is loaded.
+
+Arrays that are not compressed are mapped into memory: all processes share them, and only what is read is loaded.
+"""
+
+import os
+import re
+import zipfile
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paddlemae.data.bands import read_array_header
+from paddlemae.data.sources.labels import listed, numbered, part_of
+from paddlemae.data.sources.source import ArraySource, file_stamp, loaded
+from paddlemae.data.sources.zipped import data_offset, infos
+
+IMAGE_ARRAYS, LABEL_ARRAYS = ("images", "image", "x", "data", "arr"), ("labels", "label", "y", "targets")
+
+
+def open_npy(path: str, split: str | None, labelled: bool) -> ArraySource:
+    """The images in a `.npy` file."""
+    if labelled:
+        raise ValueError(f"{path!r} has no labels; save images and labels in one file: np.savez(..., images=, labels=)")
+    part_of((), split, repr(path), "array")
+    stamped = file_stamp(path)
+    images = loaded(map_npy, (path,), stamped)
+    _check_images(images, path)
+    return ArraySource(path, len(images), map_npy, (path,), stamped=stamped)
+
+
+def open_npz(path: str, split: str | None, labelled: bool) -> ArraySource:
+    """The images in a `.npz` file: arrays `images` and `labels`, or `x_train`, `test_images` and so on."""
+    names = [info.filename.removesuffix(".npy") for info in infos(path)]
+    roles = {name: set(re.split(r"[^a-z]+", name.lower())) for name in names}
+    images = [name for name in names if roles[name] & set(IMAGE_ARRAYS)]
+    part = part_of({word for name in images for word in roles[name]}, split, repr(path), "array named by")
+    images = [name for name in images if part is None or part in roles[name]]
+    if len(images) != 1:
+        problem = f"several arrays of images ({listed(images)})" if images else "no array of images"
+        raise ValueError(
+            f"{path!r} has {problem}; its arrays: {listed(names)}; expected one called images or x, or one for each of "
+            "train and test"
+        )
+    stamped = file_stamp(path)
+    array = loaded(map_npz, (path, images[0]), stamped)
+    _check_images(array, f"{path}, array {images[0]}")
+    source = partial(ArraySource, path, len(array), map_npz, (path, images[0]), stamped=stamped)
+    if not labelled:
+        return source()
+
+    def labels_of(part: str | None) -> NDArray:
+        found = [n for n in names if roles[n] & set(LABEL_ARRAYS) and (part is None or part in roles[n])]
+        if len(found) != 1:
+            raise ValueError(f"{path!r} has no array of labels for {images[0]!r}; its arrays: {listed(names)}")
+        return map_npz(path, found[0]).squeeze()
+
+    labels = _as_classes(labels_of(part), path)
+    if len(labels) != len(array):
+        raise ValueError(f"{path!r} has {len(array)} images and {len(labels)} labels; expected as many")
+    has_train = any("train" in roles[name] for name in names)
+    known = numbered(_as_classes(labels_of("train"), path), repr(path))[1] if part != "train" and has_train else ()
+    return source(*numbered(labels, repr(path), known))
+
+
+def _as_classes(labels: NDArray, path: str) -> list[str]:
+    if labels.ndim != 1 or labels.dtype.kind not in "iuU":
+        raise ValueError(
+            f"{path!r}: expected one whole number or name an image as labels, got an array of shape {labels.shape} and "
+            f"type {labels.dtype}"
+        )
+    return [str(label) for label in labels.tolist()]
+
+
+def _check_images(images: NDArray, where: str) -> None:
+    if images.ndim not in (3, 4) or images.dtype.kind not in "iub" or not images.size:
+        raise ValueError(
+            f"{where!r} holds an array of shape {images.shape} and type {images.dtype}; expected [N, H, W], "
+            "[N, H, W, C] or [N, C, H, W] of 8- or 16-bit integers"
+        )
+
+
+def map_npy(path: str) -> NDArray:
+    """The array in a `.npy` file, mapped.
+
+    Raises:
+        ValueError: damaged, cut short, or of objects.
+    """
+    return _mapped(path, 0, path)
+
+
+def map_npz(path: str, name: str) -> NDArray:
+    """One array of a `.npz` file: mapped, or loaded if it is compressed. Errors as `map_npy`."""
+    info = next(info for info in infos(path) if info.filename.removesuffix(".npy") == name)
+    if info.compress_type == zipfile.ZIP_STORED:
+        return _mapped(path, data_offset(path, info.header_offset), f"{path}, array {name}")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays[name]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as fault:
+        raise ValueError(f"{path!r}, array {name!r}: {fault}") from fault
+
+
+def _mapped(path: str, offset: int, where: str) -> NDArray:
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            shape, fortran, dtype = read_array_header(file)
+            start = file.tell()
+        if os.path.getsize(path) < start + dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
+            raise ValueError("it is cut short; copy it again")
+        mapped = np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
+        return mapped.view(np.ndarray)
+    except (ValueError, OSError) as fault:
+        raise ValueError(f"{where!r}: {fault}") from fault

@@ -1,0 +1,187 @@
+"""CIFAR-10 and CIFAR-100 as published: the python and the binary version, as `.tar.gz` or unpacked.
+
+Images are in the order of the files; labels, always known, are named as the set names them, CIFAR-100's by its fine or
+coarse classes. The python version's pickles are read, not run.
+"""
+
+import os
+import tarfile
+import zlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paddlemae.data.sources.labels import part_of
+from paddlemae.data.sources.pickled import read_pickle
+from paddlemae.data.sources.source import ArraySource, file_stamp, loaded
+
+_SIDE, _CHANNELS = 32, 3
+_PIXELS = _CHANNELS * _SIDE * _SIDE
+
+
+@dataclass(frozen=True)
+class _Version:
+    """How one published version is laid out.
+
+    Args:
+        parts: files of each part, in their order.
+        names: of class names; for each kind of label the file that has them, and the key in it.
+        labels: for each kind of label its key in a pickled batch, or its place in a binary record.
+    """
+
+    parts: dict[str, tuple[str, ...]]
+    names: dict[str, tuple[str, str]]
+    labels: dict[str, Any]
+    is_binary: bool
+
+    @property
+    def files(self) -> set[str]:
+        return {file for files in self.parts.values() for file in files} | {file for file, _ in self.names.values()}
+
+
+def _batches(ending: str) -> dict[str, tuple[str, ...]]:
+    train = tuple(f"data_batch_{number}{ending}" for number in range(1, 6))
+    return {"train": train, "test": (f"test_batch{ending}",)}
+
+
+_VERSIONS = {
+    "cifar-10-batches-py": _Version(
+        _batches(""), {"label": ("batches.meta", "label_names")}, {"label": "labels"}, False
+    ),
+    "cifar-10-batches-bin": _Version(_batches(".bin"), {"label": ("batches.meta.txt", "")}, {"label": 0}, True),
+    "cifar-100-python": _Version(
+        {"train": ("train",), "test": ("test",)},
+        {"fine": ("meta", "fine_label_names"), "coarse": ("meta", "coarse_label_names")},
+        {"fine": "fine_labels", "coarse": "coarse_labels"},
+        False,
+    ),
+    "cifar-100-binary": _Version(
+        {"train": ("train.bin",), "test": ("test.bin",)},
+        {"fine": ("fine_label_names.txt", ""), "coarse": ("coarse_label_names.txt", "")},
+        {"coarse": 0, "fine": 1},
+        True,
+    ),
+}
+
+
+def version_of_folder(files: Collection[str]) -> str | None:
+    """The version that a folder with these files holds."""
+    return next((name for name, version in _VERSIONS.items() if version.files <= set(files)), None)
+
+
+def version_of_archive(path: str) -> str | None:
+    """The version in a compressed tar, by the folder that its first entry is in."""
+    try:
+        with tarfile.open(path, "r|*") as archive:
+            first = archive.next()
+    except (tarfile.TarError, OSError, EOFError, zlib.error):
+        return None
+    folder = first.name.removeprefix("./").partition("/")[0] if first else ""
+    return folder if folder in _VERSIONS else None
+
+
+def open_cifar(path: str, name: str, split: str | None, options: dict[str, str]) -> ArraySource:
+    """A part of a published set.
+
+    Args:
+        path: its folder or archive.
+        name: its version's, as `version_of_folder` and `version_of_archive` say.
+        split: "train" (also None) or "test".
+        options: `label`, "fine" (the default) or "coarse", for CIFAR-100.
+    Raises:
+        ValueError: damaged or incomplete files.
+    """
+    version = _VERSIONS[name]
+    kind = options.get("label", next(iter(version.names)))
+    if set(options) - {"label"} or kind not in version.labels:
+        raise ValueError(f"{path!r} takes label={' or label='.join(version.names)} only, got {options}")
+    part = part_of(version.parts, split or "train", repr(path), "files to")
+    assert part is not None
+    stamped = _stamp(path, version.parts[part])
+    parts = loaded(_read, (path, name, part, stamped))
+    labels, classes = parts.labels[kind], parts.classes[kind]
+    if labels.size and labels.max() >= len(classes):
+        raise ValueError(f"{path!r} is damaged: label {labels.max()}, but {len(classes)} classes; download it again")
+    shown = f"{path} ({part})"
+    return ArraySource(shown, len(labels), _pixels, (path, name, part, stamped), labels, classes, stamped=stamped)
+
+
+def _stamp(path: str, files: Collection[str]) -> str:
+    paths = [os.path.join(path, file) for file in files] if os.path.isdir(path) else [path]
+    return "\0".join(file_stamp(each) for each in paths)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    pixels_NCHW: NDArray[np.uint8]
+    labels: dict[str, NDArray[np.int64]]
+    classes: dict[str, tuple[str, ...]]
+
+
+def _pixels(path: str, name: str, part: str, stamped: str) -> NDArray[np.uint8]:
+    return loaded(_read, (path, name, part, stamped)).pixels_NCHW
+
+
+def _read(path: str, name: str, part: str, stamped: str) -> _Part:
+    version = _VERSIONS[name]
+    wanted = {*version.parts[part], *(file for file, _ in version.names.values())}
+    try:
+        contents = dict(_contents(path, wanted))
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as fault:
+        raise ValueError(f"{path!r} is damaged ({fault}); download it again") from fault
+    if missing := sorted(wanted - set(contents)):
+        raise ValueError(f"{path!r} lacks {', '.join(missing)}; download it again")
+    read = _binary if version.is_binary else _pickled
+    batches = [read(contents[file], version, f"{path}, {file}") for file in version.parts[part]]
+    pixels = np.concatenate([batch[0] for batch in batches])
+    labels = {kind: np.concatenate([batch[1][kind] for batch in batches]) for kind in version.labels}
+    classes = {}
+    for kind, (file, key) in version.names.items():
+        text = contents[file]
+        names = text.decode().split() if version.is_binary else read_pickle(text, f"{path}, {file}").get(key)
+        if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+            raise ValueError(f"{path}, {file}: no list of class names; download it again")
+        classes[kind] = tuple(names)
+    return _Part(pixels.reshape(-1, _CHANNELS, _SIDE, _SIDE), labels, classes)
+
+
+def _contents(path: str, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of the wanted files of a folder or of a compressed tar."""
+    if os.path.isdir(path):
+        for name in wanted:
+            if os.path.isfile(file_path := os.path.join(path, name)):
+                with open(file_path, "rb") as file:
+                    yield name, file.read()
+        return
+    with tarfile.open(path, "r|*") as archive:
+        for entry in archive:
+            if entry.isfile() and (name := os.path.basename(entry.name)) in wanted:
+                content = archive.extractfile(entry)
+                assert content is not None
+                yield name, content.read()
+
+
+_Batch = tuple[NDArray[np.uint8], dict[str, NDArray[np.int64]]]
+
+
+def _pickled(content: bytes, version: _Version, where: str) -> _Batch:
+    batch = read_pickle(content, where)
+    pixels = batch.get("data")
+    labels = {kind: np.asarray(batch.get(key, ()), np.int64) for kind, key in version.labels.items()}
+    if not isinstance(pixels, np.ndarray) or pixels.shape[1:] != (_PIXELS,) or pixels.dtype != np.uint8:
+        raise ValueError(f"{where}: no images of {_SIDE} x {_SIDE} pixels; download it again")
+    if any(len(numbers) != len(pixels) for numbers in labels.values()):
+        raise ValueError(f"{where}: not as many labels as images; download it again")
+    return pixels, labels
+
+
+def _binary(content: bytes, version: _Version, where: str) -> _Batch:
+    front = len(version.labels)
+    if not content or len(content) % (front + _PIXELS):
+        raise ValueError(f"{where} is cut short: {len(content)} bytes are no whole images; download it again")
+    records = np.frombuffer(content, np.uint8).reshape(-1, front + _PIXELS)
+    labels = {kind: records[:, place].astype(np.int64) for kind, place in version.labels.items()}
+    return records[:, front:], labels

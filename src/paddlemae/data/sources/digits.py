@@ -1,0 +1,30 @@
+"""The embedded digits."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paddlemae.data.sources.parts import view_of
+from paddlemae.data.sources.source import ArraySource, Source, loaded
+
+_FILE = Path(__file__).parents[1] / "digits.npz"
+# First and last of each class's 500 images, in the file's order.
+_SPLITS = {"train": (0, 400), "test": (400, 500), "fit": (0, 350), "val": (350, 400)}
+
+
+def open_digits(split: str | None) -> Source:
+    """A split of the 28 x 28 digits; None means "train"."""
+    split = split or "train"
+    if split not in _SPLITS:
+        raise ValueError(f"expected one of digits' splits {', '.join(_SPLITS)}, got {split!r}")
+    labels = loaded(_read, ("labels",)).astype(np.int64)
+    digits = ArraySource("digits", len(labels), _read, ("images",), labels, tuple("0123456789"))
+    first, last = _SPLITS[split]
+    indices = np.concatenate([np.flatnonzero(labels == digit)[first:last] for digit in range(10)])
+    return view_of(digits, indices, f"digits ({split})")
+
+
+def _read(name: str) -> NDArray:
+    with np.load(_FILE) as arrays:
+        return arrays[name]

@@ -1,0 +1,193 @@
+"""Lists of image files: `train_list.txt` as ImageNet ports have it, and CSV files with a header.
+
+A list has a path and, where labels are known, a whole number a line, with spaces or a tab between them; a path may have
+spaces in it. Paths are relative to the list's folder, or to `root`. The held-out part of `train_list.txt` is the list
+beside it that is called the same but for "train": `val_list.txt`.
+
+A CSV has a column of paths, and may have one of classes, one of parts ("train", "val", "test") and one of groups. They
+are known by their names, or named.
+"""
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from paddlemae.data.sources.labels import PARTS, TEST_PARTS, is_whole, listed, numbered, part_of
+from paddlemae.data.sources.names import Names
+from paddlemae.data.sources.source import FolderSource
+
+IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
+LABEL_COLUMNS = ("label", "class", "labels", "class_name", "category", "target", "y", "fine_label")
+SPLIT_COLUMNS = ("split", "set", "part", "partition")
+GROUP_COLUMNS = ("group", "patient", "patient_id", "tile", "tile_id")
+_TRIED = 100  # of a list's images, whether they are there
+
+
+@dataclass
+class _Rows:
+    """What a list says: for each image its path, and its label, part and group where it says those."""
+
+    paths: list[str]
+    labels: list[str] | None = None
+    parts: list[str] | None = None
+    groups: list[str] | None = None
+
+    def chosen(self, part: str | None) -> "_Rows":
+        if part is None or self.parts is None:
+            return self
+        kept = [number for number, own in enumerate(self.parts) if own == part]
+        columns = (self.paths, self.labels, self.parts, self.groups)
+        return _Rows(*(column and [column[number] for number in kept] for column in columns))  # type: ignore[arg-type]
+
+
+def open_list(path: str, split: str | None, labelled: bool, options: dict[str, str]) -> FolderSource:
+    """The images that a list names.
+
+    Args:
+        options: `root`, the folder that paths are relative to; for a CSV `image`, `label`, `split`, `group`: its
+            columns, where their names don't tell.
+    Raises:
+        FileNotFoundError, ValueError: images that are not there, no labels, labels that are no numbers or unknown.
+    """
+    read = _read_csv if is_csv(path) else _read_lines
+    own, known = read(path, labelled, options), tuple[str, ...]()
+    if own.parts is not None:
+        part = part_of(set(own.parts), split, repr(path), "rows whose part is")
+        if labelled and part and part != "train" and "train" in own.parts:
+            known = _classes(path, own.chosen("train"))
+        own = own.chosen(part)
+    elif split == "test":
+        if labelled:
+            known = _classes(path, own)
+        path = _held_out(path)
+        own = read(path, labelled, options)
+    if not own.paths:
+        raise ValueError(f"{path!r} names no images; expected a path a line")
+    root = os.path.expanduser(options.get("root") or os.path.dirname(path) or ".")
+    _check_there(path, root, own.paths)
+    groups = None if own.groups is None else np.unique(own.groups, return_inverse=True)[1].astype(np.int64)
+    if not labelled:
+        return FolderSource(path, root, Names.of(own.paths), groups=groups)
+    assert own.labels is not None
+    labels, classes = numbered(own.labels, repr(path), known)
+    return FolderSource(path, root, Names.of(own.paths), labels, classes, groups)
+
+
+def is_csv(path: str) -> bool:
+    """Whether a text file is read as CSV rather than as a plain list."""
+    return os.path.splitext(path)[1].lower() in (".csv", ".tsv")
+
+
+def _classes(path: str, rows: _Rows) -> tuple[str, ...]:
+    assert rows.labels is not None
+    return numbered(rows.labels, repr(path))[1]
+
+
+def _held_out(path: str) -> str:
+    folder, name = os.path.split(path)
+    for part in TEST_PARTS:
+        beside = os.path.join(folder, name.replace("train", part))
+        if beside != path and os.path.isfile(beside):
+            return beside
+    raise ValueError(
+        f"there is no held-out list for {path!r}; put {name.replace('train', 'val')!r} beside it, or hold part of the "
+        "training images out with val_fraction"
+        if "train" in name
+        else f"{path!r} says nothing of a held-out part; hold part of it out with val_fraction"
+    )
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline=None) as file:
+            text = file.read()
+    except OSError as fault:
+        raise ValueError(f"cannot read the list {path!r}: {fault.strerror}") from fault
+    if "\0" in text:
+        raise ValueError(f"{path!r} is no list of images: it is no text")
+    return text.splitlines()
+
+
+def _read_lines(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
+    _check_options(path, options, ("root",))
+    paths, labels = [], []
+    for number, line in enumerate(_lines(path), start=1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        image, label = _parted(line)
+        if labelled and label is None:
+            raise ValueError(
+                f"{path!r}, line {number}: expected a path and a whole number as its label, got {line[-80:]!r}"
+            )
+        paths.append(image)
+        labels.append(label or "")
+    return _Rows(paths, labels if labelled else None)
+
+
+def _parted(line: str) -> tuple[str, str | None]:
+    """(path, label or None): the last word is a label if it is a number."""
+    words = line.rsplit(maxsplit=1)
+    return (words[0], words[1]) if len(words) == 2 and is_whole(words[1]) else (line, None)
+
+
+def _read_csv(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
+    _check_options(path, options, ("root", "image", "label", "split", "group"))
+    lines = _lines(path)
+    delimiter = max(",;\t", key=lines[0].count) if lines else ","
+    rows = list(csv.reader(lines, delimiter=delimiter))
+    header, rows = [name.strip() for name in rows[0]] if rows else [], [row for row in rows[1:] if row]
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            raise ValueError(f"{path!r}, row {number}: {len(row)} values under {len(header)} column names")
+
+    def column(role: str, usual: Sequence[str], needed: bool) -> list[str] | None:
+        place = _place(path, header, role, options.get(role), usual, needed)
+        return None if place is None else [row[place].strip() for row in rows]
+
+    paths = column("image", IMAGE_COLUMNS, needed=True)
+    labels = column("label", LABEL_COLUMNS, needed=True) if labelled else None
+    parts = column("split", SPLIT_COLUMNS, needed=False)
+    groups = column("group", GROUP_COLUMNS, needed=False)
+    assert paths is not None
+    for number, label in enumerate(labels or (), start=2):
+        if not label:
+            raise ValueError(f"{path!r}, row {number}: no label; fill it in or remove the row")
+    parts = parts and [part.lower() for part in parts]
+    if parts and not set(parts) & set(PARTS):
+        raise ValueError(f"{path!r}: its column of parts has {listed(sorted(set(parts)))}; expected {', '.join(PARTS)}")
+    return _Rows(paths, labels, parts, groups)
+
+
+def _place(
+    path: str, header: list[str], role: str, given: str | None, usual: Sequence[str], needed: bool
+) -> int | None:
+    """Which column has a role."""
+    lower = [name.lower() for name in header]
+    for name in [given.lower()] if given else usual:
+        if name in lower:
+            return lower.index(name)
+    if not given and not needed:
+        return None
+    wanted = repr(given) if given else f"of {role}s (called {', '.join(usual)})"
+    hint = "" if given else f"; name it with {path}::{role}=COLUMN"
+    raise ValueError(f"{path!r} has no column {wanted}; its columns: {listed(header)}{hint}")
+
+
+def _check_options(path: str, options: dict[str, str], known: Sequence[str]) -> None:
+    strangers = sorted(set(options) - set(known))
+    if strangers:
+        raise ValueError(f"{path!r} takes no {listed(strangers)}; only {', '.join(known)}")
+
+
+def _check_there(path: str, root: str, images: list[str]) -> None:
+    """Refuse a list of which no image is where it says; single ones that are missing are left out as they are met."""
+    tried = [images[place] for place in np.linspace(0, len(images) - 1, min(_TRIED, len(images))).astype(int)]
+    if not any(os.path.lexists(os.path.join(root, image)) for image in tried):
+        raise FileNotFoundError(
+            f"{path!r} names {tried[0]!r}, which is not below {root!r}, nor are others; name their folder with "
+            f"{path}::root=FOLDER"
+        )

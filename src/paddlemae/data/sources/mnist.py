@@ -1,0 +1,69 @@
+"""MNIST and the like, as published: IDX files of images and of labels, plain or gzipped."""
+
+import gzip
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paddlemae.data.sources.labels import numbered, part_of
+from paddlemae.data.sources.source import ArraySource, file_stamp, loaded
+
+_IMAGES, _LABELS = "-images-idx3-ubyte", "-labels-idx1-ubyte"
+_TEST = ("t10k", "test")  # MNIST's and EMNIST's words
+_BYTES = 8  # the code of unsigned bytes
+
+
+def is_idx_images(name: str) -> bool:
+    """Whether a file is called as published images are; some unpackers write a dot for the last dash but one."""
+    return name.lower().removesuffix(".gz").replace(".idx3", "-idx3").endswith(_IMAGES)
+
+
+def open_idx(folder: str, names: Sequence[str], spec: str, split: str | None) -> ArraySource:
+    """A published set; its labels are always known.
+
+    Args:
+        names: its files of images.
+        split: "train" (also None) or "test".
+    """
+    is_test = {name: any(word in name.lower() for word in _TEST) for name in names}
+    parts = {"test" if is_test[name] else "train" for name in names}
+    wanted = part_of(parts, split, repr(spec), "file of images to") or sorted(parts)[-1]
+    name = next(name for name in names if is_test[name] == (wanted == "test"))
+    path = os.path.join(folder, name)
+    labels_path = os.path.join(folder, name.replace("images", "labels").replace("idx3", "idx1"))
+    if not os.path.exists(labels_path):
+        raise FileNotFoundError(f"{path!r} lies without its labels; put {os.path.basename(labels_path)!r} beside it")
+    stamped = file_stamp(path)
+    images, labels = loaded(read_idx, (path, 3), stamped), read_idx(labels_path, 1)
+    if len(images) != len(labels):
+        raise ValueError(f"{path!r} has {len(images)} images and {len(labels)} labels; download both again")
+    numbers, classes = numbered([str(label) for label in labels.tolist()], repr(spec))
+    return ArraySource(path, len(images), read_idx, (path, 3), numbers, classes, stamped=stamped)
+
+
+def read_idx(path: str, num_axes: int) -> NDArray[np.uint8]:
+    """The bytes in an IDX file, of so many axes; mapped if it is not gzipped.
+
+    Raises:
+        ValueError: damaged, cut short, or another kind of IDX file.
+    """
+    start = 4 + 4 * num_axes
+    with open(path, "rb") as file:
+        is_gzipped = file.read(2) == b"\x1f\x8b"
+    try:
+        with gzip.open(path) if is_gzipped else open(path, "rb") as file:
+            header = file.read(start)
+            content = file.read() if is_gzipped else b""
+    except (OSError, EOFError) as fault:
+        raise ValueError(f"{path!r} is damaged ({fault}); download it again") from fault
+    if header[:4] != bytes((0, 0, _BYTES, num_axes)):
+        raise ValueError(f"{path!r} is no IDX file of bytes with {num_axes} axes; download it again")
+    shape = tuple(int.from_bytes(header[place : place + 4], "big") for place in range(4, start, 4))
+    length = len(content) if is_gzipped else os.path.getsize(path) - start
+    if length != np.prod(shape, dtype=np.int64):
+        raise ValueError(f"{path!r} is cut short: {length} bytes of images of shape {shape}; download it again")
+    if is_gzipped:
+        return np.frombuffer(content, np.uint8).reshape(shape)
+    return np.memmap(path, np.uint8, "r", start, shape).view(np.ndarray)

@@ -1,0 +1,139 @@
+"""From the words that name images to their source: what a path holds is told by its content."""
+
+import os
+from collections.abc import Callable
+
+from paddlemae.data.bands import ARRAY_START
+from paddlemae.data.images import EXTENSIONS
+from paddlemae.data.sources.archives import expanded, open_tars, open_zip
+from paddlemae.data.sources.arrays import open_npy, open_npz
+from paddlemae.data.sources.cifar import open_cifar, version_of_archive, version_of_folder
+from paddlemae.data.sources.digits import open_digits
+from paddlemae.data.sources.folder import open_folder
+from paddlemae.data.sources.labels import listed
+from paddlemae.data.sources.lists import open_list
+from paddlemae.data.sources.mnist import is_idx_images, open_idx
+from paddlemae.data.sources.source import Source
+from paddlemae.data.sources.tables import ARROW, PARQUET, open_tables, tables_in
+from paddlemae.data.sources.tar import is_tar
+from paddlemae.data.sources.zipped import infos
+
+_KINDS = "a folder, list, archive, shards, table or array of images, or 'digits'"
+_ZIP, _GZIP, _PARQUET, _IDX = b"PK", b"\x1f\x8b", b"PAR1", b"\0\0\x08\x03"
+_COMPRESSED = (_GZIP, b"BZh", b"\xfd7zXZ")
+_TEXT = (".txt", ".csv", ".tsv", ".lst", ".list", "")
+
+
+def open_source(spec: str, split: str | None = None, labelled: bool = False) -> Source:
+    """List the images that `spec` names.
+
+    Args:
+        spec: "digits" (embedded, always labelled); or a path, perhaps with options behind it,
+            `PATH::option=value::option=value`:
+            a folder (searched to any depth for files with one of `images.EXTENSIONS`; hidden files and folders are
+            skipped, a folder linked to is followed once, and the order is that of the paths' characters);
+            a list of files, `.txt` or `.csv` (options root, image, label, split, group: see `sources.lists`);
+            a tar or zip; shards of a WebDataset, as a folder or as `data-{000..099}.tar`; Parquet or Arrow tables or
+            a folder of them (options image, label, group); `.npy` or `.npz` arrays; CIFAR-10 or -100 (option label)
+            and MNIST as published, packed or not.
+        split: for digits "train" (4000 images, also None), "test" (1000), or "fit" (3500) and "val"
+            (500), which together are "train". For a folder, "train" is its subfolder train, and
+            "test" the first that exists of val, valid, validation, test; if it has none of these
+            five, "train" is the folder itself and "test" an error. None: the folder itself. An archive's folders, the
+            names of shards, tables and arrays, and the values of a CSV's column are parts in the same way; CIFAR and
+            MNIST have both, and None means "train".
+        labelled: labels are needed. A folder's classes are then the sorted names of its (or of its
+            split's) subfolders, each holding its class's images at any depth.
+    Raises:
+        FileNotFoundError: no such path.
+        ValueError: nothing that is known, an unknown split, no images, or no labels.
+    """
+    if spec == "digits":
+        return open_digits(split)
+    path, options = _parsed(spec)
+    if "{" in path and not os.path.exists(path):
+        _refuse_options(spec, options)
+        return open_tars(expanded(path), spec, split, labelled)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"expected {_KINDS}, got {spec!r}, which does not exist")
+    opened = _open_in_folder if os.path.isdir(path) else _open_file
+    return opened(path, spec, split, labelled, options)
+
+
+def _parsed(spec: str) -> tuple[str, dict[str, str]]:
+    """(path, options)."""
+    if os.path.exists(os.path.expanduser(spec)):
+        return os.path.expanduser(spec), {}
+    path, *given = spec.split("::")
+    options = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not equals or not value:
+            raise ValueError(f"expected PATH::option=value, got {each!r} in {spec!r}")
+        options[name] = value
+    return os.path.expanduser(path), options
+
+
+def _refuse_options(spec: str, options: dict[str, str]) -> None:
+    if options:
+        raise ValueError(f"{spec!r}: images of this kind take no options, got {listed(sorted(options))}")
+
+
+def _open_in_folder(root: str, spec: str, split: str | None, labelled: bool, options: dict[str, str]) -> Source:
+    try:
+        with os.scandir(root) as entries:
+            seen = [(e.name, os.path.isdir(e.path)) for e in entries if not e.name.startswith(".")]
+    except OSError as error:
+        raise ValueError(f"cannot list the folder {root!r}: {error.strerror}; mend or move it") from error
+    files = [name for name, is_folder in seen if not is_folder]
+    if version := version_of_folder(files):
+        return open_cifar(root, version, split, options)
+    if not any(os.path.splitext(name)[1].lower() in EXTENSIONS for name in files):
+        if idx := [name for name in files if is_idx_images(name)]:
+            _refuse_options(spec, options)
+            return open_idx(root, idx, spec, split)
+        if tables := tables_in(root):
+            return open_tables(root, tables, root, split, labelled, options)
+        tars = sorted(name for name in files if name.endswith(".tar"))
+        if tars and len(seen) == len(files):  # where folders are, a tar is what they came in
+            _refuse_options(spec, options)
+            return open_tars([os.path.join(root, name) for name in tars], root, split, labelled)
+    _refuse_options(spec, options)
+    return open_folder(root, split, labelled)
+
+
+def _open_file(path: str, spec: str, split: str | None, labelled: bool, options: dict[str, str]) -> Source:
+    folder, name = os.path.split(path)
+    ending = os.path.splitext(name)[1].lower()
+    with open(path, "rb") as file:
+        start = file.read(8)
+    if start.startswith(_PARQUET) or ending in (PARQUET, ARROW):
+        return open_tables(folder or ".", [name], path, split, labelled, options)
+    if start.startswith(_COMPRESSED) and not is_idx_images(name):
+        if version := version_of_archive(path):
+            return open_cifar(path, version, split, options)
+        raise ValueError(
+            f"{path!r} is compressed as a whole, so no image of it can be read alone; unpack it, or make it a plain "
+            "tar (gunzip)"
+        )
+    if ending in _TEXT and not start.startswith((_ZIP, ARRAY_START, _IDX)) and not is_tar(path):
+        return open_list(path, split, labelled, options)
+    _refuse_options(spec, options)
+    if is_idx_images(name) or start.startswith(_IDX):
+        return open_idx(folder, [name], path, split)
+    kinds: list[tuple[bool, Callable[[], Source]]] = [
+        (start.startswith(ARRAY_START), lambda: open_npy(path, split, labelled)),
+        (start.startswith(_ZIP) and _is_npz(path), lambda: open_npz(path, split, labelled)),
+        (start.startswith(_ZIP), lambda: open_zip(path, split, labelled)),
+        (is_tar(path), lambda: open_tars([path], path, split, labelled)),
+    ]
+    for is_it, opened in kinds:
+        if is_it:
+            return opened()
+    raise ValueError(f"expected {_KINDS}, got {spec!r}, which is none of these; give an image's folder")
+
+
+def _is_npz(path: str) -> bool:
+    return all(info.filename.endswith(".npy") and "/" not in info.filename for info in infos(path)) or path.endswith(
+        ".npz"
+    )

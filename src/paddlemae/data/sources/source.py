@@ -1,0 +1,202 @@
+"""What a source of images is, and the three ways of holding one: files, contents by number, one array.
+
+A source is any object with the attributes of `Source`. It reaches worker processes by pickling, so it holds no open
+file: each read opens what it needs, or finds it loaded by this process.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paddlemae.data.channels import Pixels, as_channels, as_HWC, check_channels
+from paddlemae.data.images import NeedOf, Picture, UnreadableImage, decode_picture, read_picture, whole
+from paddlemae.data.patience import patiently
+from paddlemae.data.slowness import noticed
+from paddlemae.data.sources.names import Names
+
+
+class Source(Protocol):
+    """Images by index, with labels where they are known."""
+
+    @property
+    def name(self) -> str:
+        """For messages and logs."""
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """int64 [len], indices into `classes`; None when unlabelled."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; empty when unlabelled."""
+
+    @property
+    def groups(self) -> NDArray[np.int64] | None:
+        """int64 [len], equal for images that must stay together when the source is split; None when there are none."""
+
+    def __len__(self) -> int: ...
+
+    def describe(self, i: int) -> str:
+        """Which image this is, to a person: a path, or "digits image 17"."""
+
+    def read(self, i: int, channels: int) -> Pixels:
+        """Return uint8 or uint16 [H, W, channels], or raise `images.UnreadableImage`."""
+
+    def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
+        """The same, or as much of it as is needed; `need_of` is asked once, with the whole image's size."""
+
+    def stamp(self, i: int) -> str:
+        """What changes when image i does: for a file its path, size and time of change."""
+
+
+@dataclass(frozen=True, eq=False)
+class FolderSource:
+    """Image files, read on demand.
+
+    Args:
+        root: the folder that is away when the images are.
+        files: paths, relative to `root` or absolute.
+    """
+
+    name: str
+    root: str
+    files: Names
+    labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
+    groups: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def describe(self, i: int) -> str:
+        return os.path.join(self.root, self.files[i])
+
+    def read(self, i: int, channels: int) -> Pixels:
+        return self.read_picture(i, channels, whole).pixels_hwC
+
+    def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
+        path = self.describe(i)
+        with noticed(path):
+            # a disk's faults come before the size is known, so `need_of` is still asked once
+            return patiently(lambda: read_picture(path, channels, need_of), self.root)
+
+    def stamp(self, i: int) -> str:
+        return f"{self.files[i]}\0{file_stamp(self.describe(i))}"  # the path as it is listed, so that a folder may move
+
+
+class Contents(Protocol):
+    """What image files hold, by number: entries of archives, rows of tables."""
+
+    @property
+    def root(self) -> str:
+        """The folder that is away when the contents are."""
+
+    def __len__(self) -> int: ...
+
+    def describe(self, i: int) -> str: ...
+
+    def content(self, i: int) -> bytes:
+        """The bytes of an image file; OSError when they can't be read, ValueError when they can't be used."""
+
+    def stamp(self, i: int) -> str: ...
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSource:
+    """Image files inside other files."""
+
+    name: str
+    contents: Contents
+    labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
+    groups: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.contents)
+
+    def describe(self, i: int) -> str:
+        return self.contents.describe(i)
+
+    def read(self, i: int, channels: int) -> Pixels:
+        return self.read_picture(i, channels, whole).pixels_hwC
+
+    def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
+        name = self.describe(i)
+
+        def read() -> Picture:
+            try:
+                content = self.contents.content(i)
+            except (OSError, ValueError) as fault:
+                errno = fault.errno if isinstance(fault, OSError) else None
+                reason = fault.strerror if isinstance(fault, OSError) else None
+                raise UnreadableImage(name, reason or " ".join(str(fault).split()), errno) from fault
+            return decode_picture(content, name, channels, need_of)
+
+        with noticed(name):
+            return patiently(read, self.contents.root)
+
+    def stamp(self, i: int) -> str:
+        return self.contents.stamp(i)
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """Images of one size in one array, which each process loads or maps for itself when it first reads one.
+
+    Args:
+        load: called with `arguments`, gives the array: [N, H, W], [N, H, W, C] or [N, C, H, W]. It travels to worker
+            processes by its name.
+        stamped: what changes when the array's file does.
+    """
+
+    name: str
+    count: int
+    load: Callable[..., NDArray]
+    arguments: tuple[Any, ...]
+    labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
+    groups: NDArray[np.int64] | None = None
+    stamped: str = ""
+
+    def __len__(self) -> int:
+        return self.count
+
+    def describe(self, i: int) -> str:
+        return f"{self.name} image {i}"
+
+    def read(self, i: int, channels: int) -> Pixels:
+        check_channels(channels)
+        values = loaded(self.load, self.arguments, self.stamped)[i]
+        try:
+            return as_channels(as_HWC(values, channels), channels)
+        except ValueError as fault:
+            raise UnreadableImage(self.describe(i), str(fault)) from fault
+
+    def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
+        image_HWC = self.read(i, channels)
+        size = image_HWC.shape[:2]
+        need_of(*size)
+        return Picture(image_HWC, size)
+
+    def stamp(self, i: int) -> str:
+        return f"{i}\0{self.stamped}"
+
+
+@functools.lru_cache(maxsize=4)  # not a field of the source: it would travel to every worker
+def loaded(load: Callable[..., Any], arguments: tuple[Any, ...], stamped: str = "") -> Any:
+    """What `load` gives, kept by this process; a file that has changed is loaded anew when it is opened again."""
+    return load(*arguments)
+
+
+def file_stamp(path: str) -> str:
+    """What changes when a file does."""
+    try:
+        info = os.stat(path)
+    except OSError as error:  # reading it will say so again
+        return str(error.strerror)
+    return f"{info.st_size}\0{info.st_mtime_ns}"

@@ -1,0 +1,297 @@
+"""Tables with the bytes of image files in a column: Parquet and Arrow, as Hugging Face's `datasets` stores them.
+
+An Arrow file is mapped into memory, and any row of it is at hand. Parquet packs rows in groups, so that one row takes
+reading its whole group: those read last are kept, up to a limit a process. A table that is larger is better read as
+Arrow (`load_dataset(...).save_to_disk(FOLDER)`) or as shards.
+
+Needs pyarrow, an extra: a third of Paddle's size, for one kind of source.
+"""
+
+import functools
+import importlib.util
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paddlemae.data.sources.labels import files_of_part, listed, numbered
+from paddlemae.data.sources.lists import GROUP_COLUMNS, IMAGE_COLUMNS, LABEL_COLUMNS
+from paddlemae.data.sources.source import EncodedSource, file_stamp
+
+KEPT_BYTES = 256 * 2**20  # of row groups, in each process
+PARQUET, ARROW = ".parquet", ".arrow"
+_METADATA = b"huggingface"
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Where a table's images and labels are; `classes` if it names them itself."""
+
+    image: str
+    is_struct: bool
+    label: str | None = None
+    group: str | None = None
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class TableContents:
+    """Rows of tables.
+
+    Args:
+        tables: their files; `stamps`: of each what changes when it does.
+        borders: [tables + 1]: the number of each one's first row, and of all.
+    """
+
+    root: str
+    tables: tuple[str, ...]
+    stamps: tuple[str, ...]
+    borders: NDArray[np.int64]
+    image: str
+    is_struct: bool
+
+    def __len__(self) -> int:
+        return int(self.borders[-1])
+
+    def describe(self, i: int) -> str:
+        table, row = self._place(i)
+        return f"{self.tables[table]}, row {row}"
+
+    def content(self, i: int) -> bytes:
+        table, row = self._place(i)
+        content = _opened(self.tables[table], self.stamps[table], self.image, self.is_struct).content(row)
+        if content is None:
+            raise ValueError("the table holds no bytes of this image")
+        return content
+
+    def stamp(self, i: int) -> str:
+        table, row = self._place(i)
+        return f"{os.path.relpath(self.tables[table], self.root)}\0{row}\0{file_stamp(self.tables[table])}"
+
+    def _place(self, i: int) -> tuple[int, int]:
+        """(which table, which row)."""
+        table = int(np.searchsorted(self.borders, i, "right")) - 1
+        return table, int(i - self.borders[table])
+
+
+def tables_in(folder: str) -> list[str]:
+    """The tables of a folder or, where it has none, of a folder in it; paths relative to it, sorted.
+
+    A folder that `save_to_disk` made has others for its parts.
+    """
+    found = [path for path in _files(folder, depth=0) if path.endswith((PARQUET, ARROW))]
+    if not found:
+        found = [path for path in _files(folder, depth=1) if path.endswith((PARQUET, ARROW))]
+    found = [path for path in found if not os.path.basename(path).startswith("cache-")]  # what `datasets` computed
+    return sorted(found)
+
+
+def _files(folder: str, depth: int) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if os.path.isfile(entry.path):
+                yield entry.name
+            elif depth and os.path.isdir(entry.path):
+                yield from (f"{entry.name}/{name}" for name in _files(entry.path, depth - 1))
+
+
+def open_tables(
+    root: str, files: Sequence[str], spec: str, split: str | None, labelled: bool, options: dict[str, str]
+) -> EncodedSource:
+    """The images in tables.
+
+    Args:
+        files: paths below `root`, of all parts.
+        split: tables of it have the word in their paths.
+        options: `image`, `label`, `group`: columns, where their names and types don't tell.
+    Raises:
+        ValueError: pyarrow is missing; no column of images or labels; damaged files.
+    """
+    if importlib.util.find_spec("pyarrow") is None:
+        raise ValueError(f"{spec!r} holds tables, which pyarrow reads; pip install 'paddlemae[tables]'")
+    if strangers := sorted(set(options) - {"image", "label", "group"}):
+        raise ValueError(f"{spec!r} takes no {listed(strangers)}; only image, label, group")
+    chosen = tuple(os.path.join(root, file) for file in files_of_part(files, split, repr(spec)))
+    columns = _columns(chosen[0], options, labelled)
+    stamps = tuple(file_stamp(path) for path in chosen)
+    rows = [_opened(path, stamp, columns.image, columns.is_struct).rows for path, stamp in zip(chosen, stamps)]
+    borders = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
+    contents = TableContents(root, chosen, stamps, borders, columns.image, columns.is_struct)
+    if not len(contents):
+        raise ValueError(f"{spec!r} has no rows; expected one an image")
+    groups = None
+    if columns.group:
+        groups = np.unique(_values(chosen, columns.group), return_inverse=True)[1].astype(np.int64)
+    if columns.label is None:
+        return EncodedSource(spec, contents, groups=groups)
+    values = _values(chosen, columns.label)
+    if columns.classes:
+        return EncodedSource(spec, contents, _checked(values, columns.classes, spec), columns.classes, groups)
+    known: tuple[str, ...] = ()
+    if split == "test":
+        trained_on = [os.path.join(root, file) for file in files_of_part(files, "train", repr(spec))]
+        known = numbered([str(value) for value in _values(trained_on, columns.label)], repr(spec))[1]
+    return EncodedSource(spec, contents, *numbered([str(value) for value in values], repr(spec), known), groups)
+
+
+def _checked(values: list, classes: tuple[str, ...], spec: str) -> NDArray[np.int64]:
+    labels = np.array([-1 if value is None else value for value in values], np.int64)
+    if labels.min() < 0 or labels.max() >= len(classes):
+        row = int(np.argmax((labels < 0) | (labels >= len(classes))))
+        raise ValueError(f"{spec!r}, row {row}: label {values[row]} is none of the table's {len(classes)} classes")
+    return labels
+
+
+def _columns(path: str, options: dict[str, str], labelled: bool) -> _Columns:
+    import pyarrow as pa
+
+    schema = _schema(path)
+    names = [f"{field.name} ({field.type})" for field in schema]
+    features = _features(schema)
+
+    def is_image(name: str) -> bool:
+        kind = schema.field(name).type
+        return _is_bytes(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+
+    def first(candidates: Sequence[str]) -> str | None:
+        return next((name for name in candidates if name in schema.names), None)
+
+    image = options.get("image") or next((n for n, f in features.items() if f.get("_type") == "Image"), None)
+    image = image or first([n for n in (*IMAGE_COLUMNS, *schema.names) if n in schema.names and is_image(n)])
+    if image is None or image not in schema.names or not is_image(image):
+        raise ValueError(f"{path!r} has no column of images (bytes of files); its columns: {', '.join(names)}")
+    label = options.get("label") or first(LABEL_COLUMNS)
+    label = label or next((n for n, f in features.items() if f.get("_type") == "ClassLabel"), None)
+    group = options.get("group") or first(GROUP_COLUMNS)
+    for wanted in (options.get("label"), group):
+        if wanted and wanted not in schema.names:
+            raise ValueError(f"{path!r} has no column {wanted!r}; its columns: {', '.join(names)}")
+    if labelled and label is None:
+        raise ValueError(
+            f"{path!r} has no column of labels (called {', '.join(LABEL_COLUMNS)}); its columns: {', '.join(names)}; "
+            "name it with PATH::label=COLUMN"
+        )
+    classes = tuple(features.get(label, {}).get("names") or ()) if label else ()
+    return _Columns(image, pa.types.is_struct(schema.field(image).type), label if labelled else None, group, classes)
+
+
+def _is_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _features(schema: Any) -> dict[str, dict]:
+    """What `datasets` says of the columns."""
+    try:
+        features = json.loads(schema.metadata[_METADATA])["info"]["features"]
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+def _schema(path: str) -> Any:
+    return _open_parquet(path).schema_arrow if path.endswith(PARQUET) else _open_arrow(path).schema
+
+
+def _values(paths: Sequence[str], column: str) -> list:
+    values: list = []
+    for path in paths:
+        if path.endswith(PARQUET):
+            values += _open_parquet(path).read(columns=[column], use_threads=False).column(0).to_pylist()
+        else:
+            values += _open_arrow(path).column(column).to_pylist()
+    return values
+
+
+def _open_parquet(path: str) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path, memory_map=True)
+    except (pa.ArrowException, OSError) as fault:
+        raise ValueError(f"{path!r} is cut short, damaged or no table ({_short(fault)}); download it again") from fault
+
+
+def _open_arrow(path: str) -> Any:
+    import pyarrow as pa
+
+    try:
+        source = pa.memory_map(path)
+        try:
+            return pa.ipc.open_stream(source).read_all()
+        except pa.ArrowInvalid:
+            return pa.ipc.open_file(source).read_all()
+    except (pa.ArrowException, OSError) as fault:
+        raise ValueError(f"{path!r} is cut short, damaged or no table ({_short(fault)}); download it again") from fault
+
+
+def _short(fault: Exception) -> str:
+    return " ".join(str(fault).split())[:100]
+
+
+@functools.lru_cache(maxsize=1024)  # files of a large set; a table that is open takes little but its address space
+def _opened(path: str, stamp: str, image: str, is_struct: bool) -> "_Arrow | _Parquet":
+    """The images of a table, kept open by this process until it changes."""
+    return _Parquet(path, stamp, image, is_struct) if path.endswith(PARQUET) else _Arrow(path, image, is_struct)
+
+
+class _Arrow:
+    """The images of a mapped Arrow file."""
+
+    def __init__(self, path: str, image: str, is_struct: bool) -> None:
+        column = _open_arrow(path).column(image)
+        self.chunks = [_bytes_of(chunk, is_struct) for chunk in column.chunks]
+        self.borders = np.concatenate([[0], np.cumsum([len(chunk) for chunk in self.chunks])]).astype(np.int64)
+        self.rows = int(self.borders[-1])
+
+    def content(self, row: int) -> bytes | None:
+        chunk = int(np.searchsorted(self.borders, row, "right")) - 1
+        return self.chunks[chunk][int(row - self.borders[chunk])].as_py()
+
+
+_kept: OrderedDict[tuple[str, str, int], Any] = OrderedDict()  # row groups of this process, those read last at the end
+
+
+class _Parquet:
+    """The images of a Parquet file, read by row groups."""
+
+    def __init__(self, path: str, stamp: str, image: str, is_struct: bool) -> None:
+        self.path, self.stamp, self.image, self.is_struct = path, stamp, image, is_struct
+        self.file = _open_parquet(path)
+        metadata = self.file.metadata
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self.borders = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self.rows = int(self.borders[-1])
+
+    def content(self, row: int) -> bytes | None:
+        group = int(np.searchsorted(self.borders, row, "right")) - 1
+        return self._group(group)[int(row - self.borders[group])].as_py()
+
+    def _group(self, group: int) -> Any:
+        key = (self.path, self.stamp, group)
+        if key not in _kept:
+            import pyarrow as pa
+
+            column = f"{self.image}.bytes" if self.is_struct else self.image
+            try:
+                table = self.file.read_row_group(group, columns=[column], use_threads=False)
+            except (pa.ArrowException, OSError) as fault:
+                raise ValueError(f"its row group is damaged ({_short(fault)})") from fault
+            _kept[key] = _bytes_of(table.column(0).combine_chunks(), self.is_struct)
+            while len(_kept) > 1 and sum(values.nbytes for values in _kept.values()) > KEPT_BYTES:
+                _kept.popitem(last=False)
+        _kept.move_to_end(key)
+        return _kept[key]
+
+
+def _bytes_of(column: Any, is_struct: bool) -> Any:
+    return column.field("bytes") if is_struct else column
