@@ -71,13 +71,18 @@ def adamw(
         grouped: False is Paddle's without parameter groups, as Paddle's group sharding takes it; without layer_decay.
     """
     if not grouped:
-        decayed = {one.name for name, one in model.named_parameters() if has_decay(name, one.shape)}
+        trained = {name: one for name, one in model.named_parameters() if not one.stop_gradient}
+        for number, one in enumerate(trained.values()):
+            # stage 3 lays gradients out in the order of names, which must be the same on all ranks: Paddle numbers them
+            # as layers come into being in a process, and linear_10 comes before linear_9
+            one.name = f"{number:04d}.{one.name}"
+        decayed = {one.name for name, one in trained.items() if has_decay(name, one.shape)}
         return paddle.optimizer.AdamW(
             learning_rate=0.0,
             beta1=betas[0],
             beta2=betas[1],
             epsilon=EPSILON,
-            parameters=[one for one in model.parameters() if not one.stop_gradient],
+            parameters=list(trained.values()),
             weight_decay=weight_decay,
             apply_decay_param_fun=lambda name: name.removeprefix(SLICE) in decayed,
         )
