@@ -9,6 +9,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from paddlemae.data.batches import Batch
 from paddlemae.model import kernels
 from paddlemae.model.vit import attention_maps
 from paddlemae.recipe import load_recipe
-from paddlemae.tasks import pretrain
+from paddlemae.tasks import pretrain, session
 from paddlemae.tasks.models import to_input
 from paddlemae.tasks.reconstruct import drawn_pictures
+from paddlemae.tasks.start import Start
 from paddlemae.train.checkpoint import TrainState, find_checkpoint, load_checkpoint, take_snapshot, write_snapshot
 from paddlemae.train.distributed import ALONE, Ranks, join
 from paddlemae.train.fully_sharded import FullyShardedAdamW
@@ -33,17 +35,20 @@ from paddlemae.train.loop import fit
 from paddlemae.train.optim import adamw
 from paddlemae.train.sharding import ShardedAdamW
 
-SMALL = ["embed_dim=36", "depth=2", "num_heads=2", "decoder_embed_dim=16", "decoder_depth=1"]
+SMALL = ["embed_dim=36", "depth=2", "num_heads=2", "decoder_embed_dim=16", "decoder_depth=1", "positions=learned"]
 SEGMENT_SIZE = 256  # numbers: most matrices are larger, and none can be cut in two without padding
 BATCH = 8
-STEPS, MORE_STEPS, PICTURE_STEP, BROKEN_STEP = 4, 3, 2, 3  # the last two counted from 1 and 0
-PLAIN, OTHERWISE = (None, False, "sincos2d"), (0.5, True, "learned")  # clip_grad, recompute, positions
-# (how it is shared out at first, and when it is resumed; clip_grad, recompute, positions)
+STEPS, PICTURE_STEP = 4, 2
+MORE_STEPS, NO_LOSS, NO_GRADIENT = 5, 5, 7  # after a resume; steps, from 0, that are not finite and so dropped
+# clip_grad, recompute, accumulation_steps
+PLAIN, RECOMPUTED, ACCUMULATED = (None, False, 1), (0.5, True, 1), (0.5, False, 2)
+# how it is shared out at first, and when it is resumed
 COURSES = [
     ("optimizer", "optimizer", PLAIN),
-    ("optimizer", "optimizer", OTHERWISE),
+    ("optimizer", "optimizer", RECOMPUTED),
     ("parameters", "parameters", PLAIN),
-    ("parameters", "parameters", OTHERWISE),
+    ("parameters", "parameters", RECOMPUTED),
+    ("parameters", "parameters", ACCUMULATED),
     ("parameters", "optimizer", PLAIN),
     ("parameters", "none", PLAIN),
     ("optimizer", "parameters", PLAIN),
@@ -73,18 +78,18 @@ def pretend_an_accelerator() -> None:
     kernels.on_cpu = lambda tensor: False
 
 
-def batches(ranks: Ranks, start: int, steps: int) -> Iterator[Batch]:
+def batches(ranks: Ranks, start: int, count: int) -> Iterator[Batch]:
     share = BATCH // ranks.world
     own = slice(ranks.rank * share, (ranks.rank + 1) * share)
-    for step in range(start, start + steps):
-        images = np.random.default_rng(step).integers(0, 256, (BATCH, 1, 28, 28)).astype(np.uint8)
-        indices = np.arange(BATCH) + BATCH * step
+    for number in range(start, start + count):
+        images = np.random.default_rng(number).integers(0, 256, (BATCH, 1, 28, 28)).astype(np.uint8)
+        indices = np.arange(BATCH) + BATCH * number
         yield Batch(images[own], None, indices[own], np.zeros(BATCH, np.int64)[own])
 
 
 def trained(sharding: str, ranks: Ranks, steps: int, settings: tuple, resume: Path | None = None) -> dict[str, Any]:
-    clip, recompute, positions = settings
-    chosen = ["data=digits", f"batch_size={BATCH}", "threads=1", f"positions={positions}", *SMALL]
+    clip, recompute, accumulation_steps = settings
+    chosen = ["data=digits", f"batch_size={BATCH}", "threads=1", *SMALL]
     recipe = load_recipe("pretrain", "digits", chosen)
     parts = pretrain.prepare(recipe)
     parts.model.recompute = recompute
@@ -108,18 +113,24 @@ def trained(sharding: str, ranks: Ranks, steps: int, settings: tuple, resume: Pa
     loss_fn = pretrain.loss_function(recipe, parts.description)
 
     def breaking(model: Any, batch: Batch) -> paddle.Tensor:
-        """Step `BROKEN_STEP` loses its gradient to what is not a number, after one whose loss is none already."""
+        """The loss, or in two steps' last micro-batches none on one rank, and one without a gradient."""
         loss = loss_fn(model, batch)
+        number, image = divmod(int(batch.indices[0]), BATCH)
+        if image == 0 and number == (NO_LOSS + 1) * accumulation_steps - 1:
+            return loss * math.nan
+        if image == 0 and number == (NO_GRADIENT + 1) * accumulation_steps - 1:
+            return loss + (loss - loss.detach()).sqrt()
         return loss
 
     fit(
         state,
-        batches(ranks, state.step, steps),
+        batches(ranks, state.step * accumulation_steps, steps * accumulation_steps),
         breaking,
         lambda step: 1e-3,
         total_steps=state.step + steps,
         ranks=ranks,
         clip_grad=clip,
+        accumulation_steps=accumulation_steps,
         overlap=not recompute,  # as a training has it
         after_step=[lambda state, result: lines.append([result.loss, result.grad_norm]), look],
     )
@@ -150,7 +161,7 @@ def held(state: TrainState) -> dict[str, int]:
 
 def followed(out: Path, ranks: Ranks, first: str, then: str, settings: tuple) -> dict[str, Any]:
     """Of a course that is interrupted: what a test wants to know, on the first rank."""
-    folder = out / f"{first}-{then}-{settings[0]}"
+    folder = out / "-".join(str(one) for one in (first, then, *settings))
     found: dict[str, Any] = {}
     for sharding, steps in ((first, STEPS), (then, MORE_STEPS)):
         own = ALONE if sharding == "none" else ranks
@@ -167,6 +178,17 @@ def followed(out: Path, ranks: Ranks, first: str, then: str, settings: tuple) ->
                 found["numbers"] = numbers(done["state"])
         ranks.wait()
     return found
+
+
+def pretrained(out: Path, ranks: Ranks) -> None:
+    """The task itself, from the first picture to the last, on both ranks and then on one."""
+    session.cpu_sharing = lambda *_: {}
+    pretrain.FullyShardedAdamW = partial(FullyShardedAdamW, segment_size=SEGMENT_SIZE)
+    settings = ["data=digits", f"batch_size={BATCH}", "steps=5", "checkpoint_every=0.005", *SMALL]  # 3 steps
+    recipe = load_recipe("pretrain", "digits", ["sharding=parameters", *settings])
+    pretrain.pretrain(recipe, Start(out / "both", quiet=True, ranks=ranks))
+    if ranks.is_first:
+        pretrain.pretrain(load_recipe("pretrain", "digits", settings), Start(out / "one", quiet=True))
 
 
 def compared(found: dict[str, Any], alone: dict[str, Any]) -> dict[str, Any]:
@@ -189,10 +211,11 @@ def main(out: Path) -> None:
     facts, alone = [], {}
     for first, then, settings in COURSES:
         if settings not in alone:
-            alone[settings] = followed(out / "alone", ranks, "none", "none", settings)
+            alone[settings] = followed(out, ranks, "none", "none", settings)
         found = followed(out, ranks, first, then, settings)
         if ranks.is_first:
             facts.append({"course": [first, then, settings], **compared(found, alone[settings])})
+    pretrained(out, ranks)
     if ranks.is_first:
         (out / "facts.json").write_text(json.dumps(facts))
     ranks.wait()

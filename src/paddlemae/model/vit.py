@@ -128,7 +128,7 @@ class PatchEmbed(nn.Layer):
 
 
 class QkvLinear(Linear):
-    """Queries, keys and values; weights are cut here, since group sharding has a layer's at hand in its forward only."""
+    """Queries, keys and values. Weights are cut here: group sharding has a layer's at hand in its own forward only."""
 
     def forward(self, x_BND, wanted: Wanted = None):
         """[B, N, 3D], or with `wanted` those tokens' queries [B, Q, D], and keys and values of all [B, N, 2D]."""

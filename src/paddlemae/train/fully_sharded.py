@@ -1,8 +1,8 @@
 """Large parameters shared out among the ranks of accelerators too, by Paddle's own group sharding (stage 3).
 
-Each rank keeps a part of every large parameter, of its gradient and of its slots. A layer's parameters are gathered just
-before its forward and its backward pass, by hooks, and let go of afterwards (Rajbhandari et al., ZeRO, arXiv 1910.02054).
-Parameters up to `SEGMENT_SIZE` numbers, their gradients and their slots stay whole on every rank.
+Each rank keeps a part of every large parameter, of its gradient and of its slots. Hooks gather a layer's parameters just
+before its forward and its backward pass and let go of them afterwards (Rajbhandari et al., ZeRO, arXiv 1910.02054).
+Parameters of up to `SEGMENT_SIZE` numbers, their gradients and their slots stay whole on every rank.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class FullyShardedAdamW:
     Args:
         model, optimizer, ranks: as in `ShardedAdamW`.
         recompute: whether the model computes its blocks again in the backward pass. Layers are gathered when they are
-            needed then, and not while the one before is computed: that one is another then.
+            needed then, not ahead: there the layer that comes next is not the one that came next before.
         segment_size: numbers of the largest parameter that stays whole.
     Raises:
         ValueError: where Paddle can't share out, or there is nothing to share out.
@@ -87,8 +87,13 @@ class FullyShardedAdamW:
         self.adamw.step()
 
     def clear_grad(self) -> None:
-        if any(one.bw_storage is not None for one in self.sliced):  # Paddle's fails where there is nothing to clear
-            self.adamw.clear_grad()
+        """Paddle's own fails where a step ended before its backward pass."""
+        for one in self.sliced:
+            one.bw_storage = None
+            if one.fw_storage is not None:  # else it is whole still
+                one.fw_storage.clear_gradient(False)
+        for storage in self.layer._grad_storages.values():
+            storage.buffer.zero_()
 
     @paddle.no_grad()
     def clip(self, largest_norm: float | None) -> float:
