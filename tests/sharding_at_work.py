@@ -35,13 +35,14 @@ from paddlemae.train.loop import fit
 from paddlemae.train.optim import adamw
 from paddlemae.train.sharding import ShardedAdamW
 
-SMALL = ["embed_dim=36", "depth=2", "num_heads=2", "decoder_embed_dim=16", "decoder_depth=1", "positions=learned"]
+SMALL = ["embed_dim=36", "depth=2", "num_heads=2", "decoder_embed_dim=16", "decoder_depth=2", "positions=learned"]
 SEGMENT_SIZE = 256  # numbers: most matrices are larger, and none can be cut in two without padding
 BATCH = 8
 STEPS, PICTURE_STEP = 4, 2
 MORE_STEPS, NO_LOSS, NO_GRADIENT = 5, 5, 7  # after a resume; steps, from 0, that are not finite and so dropped
-# clip_grad, recompute, accumulation_steps
-PLAIN, RECOMPUTED, ACCUMULATED = (None, False, 1), (0.5, True, 1), (0.5, False, 2)
+# clip_grad, recompute, accumulation_steps, decoder
+PLAIN, RECOMPUTED, ACCUMULATED = (None, False, 1, "mae"), (0.5, True, 1, "mae"), (0.5, False, 2, "mae")
+CROSSED = (None, False, 1, "cross")
 # how it is shared out at first, and when it is resumed
 COURSES = [
     ("optimizer", "optimizer", PLAIN),
@@ -49,6 +50,7 @@ COURSES = [
     ("parameters", "parameters", PLAIN),
     ("parameters", "parameters", RECOMPUTED),
     ("parameters", "parameters", ACCUMULATED),
+    ("parameters", "parameters", CROSSED),
     ("parameters", "optimizer", PLAIN),
     ("parameters", "none", PLAIN),
     ("optimizer", "parameters", PLAIN),
@@ -88,8 +90,8 @@ def batches(ranks: Ranks, start: int, count: int) -> Iterator[Batch]:
 
 
 def trained(sharding: str, ranks: Ranks, steps: int, settings: tuple, resume: Path | None = None) -> dict[str, Any]:
-    clip, recompute, accumulation_steps = settings
-    chosen = ["data=digits", f"batch_size={BATCH}", "threads=1", *SMALL]
+    clip, recompute, accumulation_steps, decoder = settings
+    chosen = ["data=digits", f"batch_size={BATCH}", "threads=1", f"decoder={decoder}", *SMALL]
     recipe = load_recipe("pretrain", "digits", chosen)
     parts = pretrain.prepare(recipe)
     parts.model.recompute = recompute

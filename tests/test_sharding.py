@@ -50,7 +50,7 @@ def course(found: dict) -> str:
 
 @pytest.mark.slow
 def test_the_training_is_that_of_one_process_also_when_resumed(facts) -> None:
-    assert len(facts) == 9
+    assert len(facts) == 10
     for found in facts:
         assert len(found["lines"]) == 9, course(found)
         for line, alone in zip(found["lines"], found["lines_alone"], strict=True):
