@@ -151,7 +151,8 @@ class Training(BaseModel):
     weight_decay: NonNegativeFloat = 0.05
     clip_grad: PositiveFloat | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    sharding: Literal["none", "optimizer"] = "none"  # optimizer: slots and gradients shared out among accelerators
+    # optimizer: slots and gradients shared out among accelerators; parameters: large weights too
+    sharding: Literal["none", "optimizer", "parameters"] = "none"
     seed: NonNegative = 0
     device: str = "auto"
     threads: Positive | Literal["auto"] = "auto"
@@ -170,8 +171,10 @@ class Training(BaseModel):
     def _check(self):
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs:g}); set both")
-        if self.sharding == "optimizer" and (self.accumulation_steps > 1 or self.precision == "float16"):
-            raise ValueError("sharding=optimizer goes with accumulation_steps=1 and precision float32 or bfloat16")
+        if self.sharding == "optimizer" and self.accumulation_steps > 1:
+            raise ValueError("sharding=optimizer goes with accumulation_steps=1; sharding=parameters goes with more")
+        if self.sharding != "none" and self.precision == "float16":
+            raise ValueError(f"sharding={self.sharding} goes with precision float32 or bfloat16")
         if self.cache_size and not self.cache:
             raise ValueError("cache_size has no effect without a cache; name its folder with cache=FOLDER")
         return self

@@ -127,13 +127,25 @@ class PatchEmbed(nn.Layer):
         return self.proj(patches_BLP)
 
 
+class QkvLinear(Linear):
+    """Queries, keys and values. Weights are cut here: group sharding has a layer's at hand in its own forward only."""
+
+    def forward(self, x_BND, wanted: Wanted = None):
+        """[B, N, 3D], or with `wanted` those tokens' queries [B, Q, D], and keys and values of all [B, N, 2D]."""
+        if wanted is None:
+            return super().forward(x_BND)
+        width = x_BND.shape[-1]
+        weights, biases = self.weight.split([width, -1], axis=1), self.bias.split([width, -1])
+        return linear(tokens_of(x_BND, wanted), weights[0], biases[0]), linear(x_BND, weights[1], biases[1])
+
+
 class Attention(nn.Layer):
     """Multi-head self-attention with a bias on queries, keys and values."""
 
     def __init__(self, width: int, num_heads: int):
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = Linear(width, 3 * width)
+        self.qkv = QkvLinear(width, 3 * width)
         self.proj = Linear(width, width)
 
     def forward(self, x_BND, wanted: Wanted = None):
@@ -143,10 +155,9 @@ class Attention(nn.Layer):
                 # a program that splits weights gives nan from its second run on, in Paddle 3.3.1's engine with oneDNN
                 query = query[:, :, wanted[0] : wanted[1]]
         else:
-            width = x_BND.shape[-1]
-            weights, biases = self.qkv.weight.split([width, -1], axis=1), self.qkv.bias.split([width, -1])
-            (query,) = split_heads(linear(tokens_of(x_BND, wanted), weights[0], biases[0]), 1, self.num_heads)
-            key, value = split_heads(linear(x_BND, weights[1], biases[1]), 2, self.num_heads)
+            queries_BQD, pairs_BNE = self.qkv(x_BND, wanted)
+            (query,) = split_heads(queries_BQD, 1, self.num_heads)
+            key, value = split_heads(pairs_BNE, 2, self.num_heads)
         return self.proj(attention(query, key, value))
 
 

@@ -31,7 +31,7 @@ SHOWN_QUERIES, SHOWN_NEIGHBOURS = 10, 5
 MAPPED, MAP_SIDE = 800, 64  # images of a map, and the pixels of each
 FEWEST_MAPPED = 8
 PERPLEXITY = 30  # t-SNE's, of so many images that they have as many neighbours
-# parts of a training at which the same images are reconstructed again: most is learned early
+# parts of a training, see `moments`: most is learned early
 MOMENTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
 
 
@@ -56,6 +56,11 @@ def as_pictures(images_BCHW: np.ndarray) -> np.ndarray:
     return np.clip(stretched, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
+def moments(total_steps: int) -> frozenset[int]:
+    """The steps after which the same images are reconstructed again."""
+    return frozenset(max(1, round(part * total_steps)) for part in MOMENTS)
+
+
 @dataclass
 class Snapshots:
     """Reconstructs the same images with the same masks as training goes on: a hook of the training loop."""
@@ -70,7 +75,7 @@ class Snapshots:
     steps: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.steps = frozenset(max(1, round(part * self.total_steps)) for part in MOMENTS)
+        self.steps = moments(self.total_steps)
 
     def __call__(self, state: TrainState, result: Any) -> None:
         if state.step in self.steps:

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -22,7 +23,7 @@ from paddlemae.report.figures import draw_curves
 from paddlemae.report.runlog import FIGURES, mark_finished, read_metrics
 from paddlemae.tasks.checkpoints import read_checkpoint
 from paddlemae.tasks.footprint import memory_plan
-from paddlemae.tasks.gallery import Snapshots, fixed_images, show_attention
+from paddlemae.tasks.gallery import Snapshots, fixed_images, moments, show_attention
 from paddlemae.tasks.models import (
     autoencoder_arguments,
     build_autoencoder,
@@ -41,7 +42,9 @@ from paddlemae.tasks.session import Course, run_training, training_batches
 from paddlemae.tasks.skipped import open_skipped
 from paddlemae.tasks.start import Start, check_start, enter_run
 from paddlemae.train.checkpoint import TrainState
-from paddlemae.train.loop import check_precision
+from paddlemae.train.distributed import Ranks
+from paddlemae.train.fully_sharded import FullyShardedAdamW
+from paddlemae.train.loop import StepResult, check_precision
 from paddlemae.train.loss import LossFn
 from paddlemae.train.optim import adamw
 from paddlemae.train.sharding import ShardedAdamW
@@ -61,9 +64,7 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
     parts = prepare(recipe, start.checkpoint)
     model = parts.model
     training = recipe.training
-    shared_out = training.sharding == "optimizer"
-    optimizer = adamw(model, weight_decay=training.weight_decay, betas=recipe.betas, grouped=not shared_out)
-    state = TrainState(model, ShardedAdamW(model, optimizer, start.ranks) if shared_out else optimizer)
+    state = TrainState(model, _optimizer_of(model, recipe, start.ranks))
     enter_run(start, recipe, state, parts.description)
     beginning = f" from {recipe.init}" if recipe.init else ""
     start.say(
@@ -73,14 +74,37 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
     skipped = open_skipped(start, state, [parts.source], parts.view.channels).of(parts.source, training.max_bad_images)
     course = Course("pretrain", training, len(parts.source))
     snapshots = snapshots_of(start.out, model, parts, recipe, course) if start.ranks.is_first else None
-    if snapshots and not state.step:
-        snapshots.take(0)
+    if not state.step:
+        with state.whole():
+            if snapshots:
+                snapshots.take(0)
     batches = partial(training_batches, parts.source, parts.view, training, state, skipped, start)
     loss_fn = loss_function(recipe, parts.description)
-    run_training(start, course, state, parts.description, batches, loss_fn, hooks=[snapshots] if snapshots else [])
-    if start.ranks.is_first:
-        _finish(start, model, parts, snapshots)
+    hooks = [partial(_draw, snapshots, moments(course.total_steps))]
+    run_training(start, course, state, parts.description, batches, loss_fn, hooks=hooks)
+    with state.whole():
+        if start.ranks.is_first:
+            _finish(start, model, parts, snapshots)
     return start.out
+
+
+def _optimizer_of(model: MaskedAutoencoder, recipe: PretrainRecipe, ranks: Ranks) -> Any:
+    training = recipe.training
+    whole = training.sharding == "none"
+    optimizer = adamw(model, weight_decay=training.weight_decay, betas=recipe.betas, grouped=whole)
+    if training.sharding == "optimizer":
+        return ShardedAdamW(model, optimizer, ranks)
+    if training.sharding == "parameters":
+        return FullyShardedAdamW(model, optimizer, ranks, recompute=training.recompute)
+    return optimizer
+
+
+def _draw(snapshots: Snapshots | None, steps: frozenset[int], state: TrainState, result: StepResult) -> None:
+    """A hook of all ranks, since each may have a part of the weights; the first alone has snapshots to take."""
+    if state.step in steps:
+        with state.whole():
+            if snapshots:
+                snapshots(state, result)
 
 
 def _finish(start: Start, model: MaskedAutoencoder, parts: Parts, snapshots: Snapshots | None) -> None:

@@ -26,6 +26,7 @@ from paddle import nn
 from paddlemae.train.adamw import SLOTS as ADAMW_SLOTS
 from paddlemae.train.distributed import ALONE, Ranks
 from paddlemae.train.ema import Ema
+from paddlemae.train.fully_sharded import FullyShardedAdamW
 from paddlemae.train.lars import SLOT as LARS_SLOT
 from paddlemae.train.lars import Lars
 from paddlemae.train.sharding import ShardedAdamW
@@ -89,6 +90,13 @@ class TrainState:
         """Inside, the model has its averaged weights, if they are kept: those that are evaluated and given away."""
         return self.ema.applied(self.model) if self.ema else nullcontext()
 
+    def whole(self) -> AbstractContextManager[None]:
+        """Inside, the model has all of its weights where each rank has a part of them, and takes over what is set.
+
+        All ranks must come here together.
+        """
+        return self.optimizer.whole() if is_shared_out(self) else nullcontext()
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -111,18 +119,19 @@ class Snapshot:
 
 def is_shared_out(state: TrainState) -> bool:
     """Whether each rank has a part of the state only."""
-    return isinstance(state.optimizer, ShardedAdamW)
+    return isinstance(state.optimizer, (ShardedAdamW, FullyShardedAdamW))
 
 
 def take_snapshot(state: TrainState, description: Description, ranks: Ranks = ALONE) -> Snapshot | None:
     """Copy all that a checkpoint holds; None on ranks but the first, which give it their part of the state."""
     slots = _optimizer_slots(state)
-    if not ranks.is_first:
-        return None
-    with state.averaged():
-        tensors = {WEIGHTS_FILE: to_official(state.model)}
-    if state.ema:
-        tensors[OWN_WEIGHTS_FILE] = to_official(state.model)
+    with state.whole():
+        if not ranks.is_first:
+            return None
+        with state.averaged():
+            tensors = {WEIGHTS_FILE: to_official(state.model)}
+        if state.ema:
+            tensors[OWN_WEIGHTS_FILE] = to_official(state.model)
     tensors[OPTIMIZER_FILE] = slots
     return Snapshot(description, tensors, _plain_state(state))
 
@@ -401,7 +410,8 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
     if lacking := sorted(expected - set(slots)):
         raise ValueError(f"{checkpoint / OPTIMIZER_FILE} lacks {len(lacking)} entries, {lacking[0]} first")
     own = read_tensor_file(checkpoint / OWN_WEIGHTS_FILE) if state.ema else None
-    load_official(state.model, tensors, source=str(checkpoint))
+    with state.whole():
+        load_official(state.model, tensors, source=str(checkpoint))
     if state.ema and own:
         state.ema = Ema(state.model, state.ema.decay)
         load_official(state.model, own, source=str(checkpoint / OWN_WEIGHTS_FILE))
