@@ -180,7 +180,7 @@ def _read(tensors: Mapping[str, np.ndarray], layout: str, config: Mapping[str, A
         whole=lambda name: wrapper + huggingface.with_prefix(name, encoder),
     )
     if wrapper:
-        draft.notes.append(f"all names begin with {wrapper!r}, which a wrapper of the model put there")
+        draft.notes.append(f"all names begin with {shown(wrapper)!r}, which a wrapper of the model put there")
     if config is None:
         return draft, Settings()
     if layout == "transformers":

@@ -126,10 +126,10 @@ class Draft:
 def drafted(
     tensors: Mapping[str, np.ndarray],
     pairs: Pairs,
-    left_over: Iterable[tuple[str, str]] = (),
+    left_over: Iterable[tuple[str, str]],
     *,
-    bare: Callable[[str], str] = str,
-    whole: Callable[[str], str] = str,
+    bare: Callable[[str], str],
+    whole: Callable[[str], str],
 ) -> Draft:
     """The tensors under our names.
 
@@ -169,7 +169,7 @@ def wrapper_prefix(names: Collection[str]) -> str:
     if len(names) > MAX_TENSORS:
         raise ValueError(f"{len(names):,} tensors; no vision transformer has more than {MAX_TENSORS:,}")
     found = ""
-    while names:
+    while names and len(found) < MAX_LETTERS:
         more = [one for one in WRAPPERS if all(name.startswith(one, len(found)) for name in names)]
         if not more:
             break
