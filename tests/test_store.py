@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from paddlemae.weights import store
-from paddlemae.weights.store import Description, read_description, read_tensors, write_model
+from paddlemae.weights.store import Description, read_description, read_tensors, write_model, write_tensor_file
 
 TENSORS = {"head.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "head.bias": np.zeros(2, np.float32)}
 DESCRIPTION = Description(
@@ -128,3 +128,10 @@ def test_a_full_disk_is_an_oserror(tmp_path, monkeypatch) -> None:
     with pytest.raises(OSError, match="No space left on device") as fault:
         write_model(tmp_path, TENSORS, DESCRIPTION)
     assert fault.value.errno == errno.ENOSPC
+
+
+def test_arrays_of_any_strides_are_written_as_they_read(tmp_path) -> None:
+    tensors = {"turned": np.arange(6, dtype=np.float32).reshape(2, 3).T, "scalar": np.float32(2).reshape(())}
+    write_tensor_file(tmp_path / "model.safetensors", tensors)
+    for name, array in read_tensors(tmp_path).items():
+        assert array.shape == tensors[name].shape and np.array_equal(array, tensors[name])

@@ -103,11 +103,11 @@ def onnx_model(model: Model, interface: Interface, mean: list[float], std: list[
     else:
         assert interface.token
         graph.add("Identity", _features(graph, model, images_BCHW, interface.token), name="features")
-    values = [
+    inputs, outputs = (
         [helper.make_tensor_value_info(one.name, ELEMENTS[one.dtype], ["batch", *one.shape]) for one in several]
         for several in (interface.inputs, interface.outputs)
-    ]
-    whole = helper.make_graph(graph.nodes, interface.what, *values, list(graph.constants.values()))
+    )
+    whole = helper.make_graph(graph.nodes, interface.what, inputs, outputs, list(graph.constants.values()))
     opset = [helper.make_opsetid("", OPSET)]
     return helper.make_model(whole, opset_imports=opset, ir_version=IR_VERSION, producer_name="PaddleMAE")
 

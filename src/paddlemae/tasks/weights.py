@@ -146,8 +146,7 @@ def write_folder(out: Path, exported: Exported) -> None:
 
 def _write_own(out: Path, checkpoint: Checkpoint) -> None:
     out.mkdir()
-    contiguous = {name: np.ascontiguousarray(array) for name, array in in_float32(checkpoint).items()}
-    write_model(out, contiguous, checkpoint.description)
+    write_model(out, in_float32(checkpoint), checkpoint.description)
 
 
 def _remove(path: Path) -> None:

@@ -67,7 +67,9 @@ def write_tensor_file(path: Path, tensors: dict[str, np.ndarray]) -> None:
         OSError: no space or no permission; safetensors has an exception of its own for that.
     """
     try:
-        save_file(tensors, path, metadata={"format": "pt"})  # PyTorch users' loaders ask for it
+        # safetensors would write the memory of a transposed array as it lies
+        contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+        save_file(contiguous, path, metadata={"format": "pt"})  # PyTorch users' loaders ask for it
     except SafetensorError as fault:
         system = re.search(r"os error (\d+)", str(fault))
         if system is None:
