@@ -1,8 +1,8 @@
 """Large parameters shared out among the ranks of accelerators too, by Paddle's own group sharding (stage 3).
 
-Each rank keeps a part of every large parameter, of its gradient and of its slots. Hooks gather a layer's parameters
-just before its forward and its backward pass and let them go afterwards (Rajbhandari et al., ZeRO, arXiv 1910.02054).
-Parameters of up to `SEGMENT_SIZE` numbers, their gradients and their slots stay whole on every rank.
+Each rank keeps a part of every large parameter, of its gradient and of its slots (Rajbhandari et al., ZeRO, arXiv
+1910.02054). Hooks gather a layer's parameters just before its forward and its backward pass and let go of them
+afterwards. Parameters of up to `SEGMENT_SIZE` numbers, their gradients and their slots stay whole on every rank.
 """
 
 from __future__ import annotations
