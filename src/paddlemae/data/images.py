@@ -128,6 +128,11 @@ class Need:
 NeedOf = Callable[[int, int], Need]  # of an image's (H, W)
 
 
+def has_ending(name: str, endings: tuple[str, ...]) -> bool:
+    """Whether a file is called so, in any case: `.jpg` of "A.JPG"."""
+    return name[-8:].lower().endswith(endings)
+
+
 def read_image(path: str | os.PathLike[str], channels: int) -> Pixels:
     """Decode an image file by the rules at the top of this module.
 

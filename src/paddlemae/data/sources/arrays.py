@@ -94,7 +94,9 @@ def map_npz(path: str, name: str) -> NDArray:
     """One array of a `.npz` file: mapped, or loaded if it is compressed. Errors as `map_npy`."""
     info = next(info for info in infos(path) if info.filename.removesuffix(".npy") == name)
     if info.compress_type == zipfile.ZIP_STORED:
-        return _mapped(path, data_offset(path, info.header_offset), f"{path}, array {name}")
+        with open(path, "rb", buffering=0) as file:
+            offset = data_offset(file, info.header_offset)
+        return _mapped(path, offset, f"{path}, array {name}")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays[name]
