@@ -27,7 +27,7 @@ import numpy as np
 
 from paddlemae.data.augment import View
 from paddlemae.data.batches import train_batches
-from paddlemae.data.sources import Source, open_source, subset
+from paddlemae.data.sources import Source, open_source, subset, tables
 from paddlemae.device import keep_freed_memory
 
 BATCH = 64
@@ -136,7 +136,7 @@ def write_npz(files: Files, root: Path) -> Path:
 
 
 def write_cifar(files: Files, root: Path) -> Path:
-    """The published binary version; as many images in the first batch as it takes for the rest to be one each."""
+    """The published binary version."""
     root.mkdir()
     rows = files.pixels().transpose(0, 3, 1, 2).reshape(len(files.labels), -1)
     records = np.concatenate([np.array(files.labels, np.uint8)[:, None], rows], axis=1)
@@ -212,7 +212,10 @@ def main() -> None:
     usage.add_argument("--turns", type=int, default=15)
     usage.add_argument("--batches", type=int, default=8, help=f"of {BATCH} images, in a turn")
     usage.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    usage.add_argument("--kept-bytes", type=int, help="of a Parquet table's row groups that stay in memory")
     options = usage.parse_args()
+    if options.kept_bytes is not None:
+        tables.KEPT_BYTES = options.kept_bytes
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     keep_freed_memory()

@@ -83,6 +83,8 @@ def test_labels_that_training_does_not_know_are_named(tmp_path: Path) -> None:
         open_source(path, "test", labelled=True)
     write(tmp_path / "val_list.txt", "a.png 2\n")
     assert open_source(path, "test", labelled=True).labels.tolist() == [1]  # the number that training gives it
+    write(tmp_path / "val_list.txt", "a.png 0\na.png 2\n")
+    assert open_source(str(tmp_path / "val_list.txt"), "test", labelled=True).classes == ("0", "2")
 
 
 @pytest.mark.parametrize(

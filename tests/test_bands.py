@@ -324,3 +324,15 @@ def test_mixed_channel_counts_are_left_out_and_named(
     assert done.status == 0, done.err
     (line,) = (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()
     assert json.loads(line)["reason"] == "3 channels, where 13 are asked for"
+
+
+def test_the_documented_way_to_statistics(
+    satellite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The example in docs/data.md, but for its workers."""
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0].replace("workers=4", "workers=0")
+    (tmp_path / "scenes").symlink_to(satellite)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert capsys.readouterr().out.startswith("mean=[0.07")

@@ -294,7 +294,7 @@ def test_what_holds_no_checkpoint_says_so(tmp_path) -> None:
     ("name", "text", "message"),
     [
         ("model.safetensors", b"\x00" * 50, "model.safetensors is damaged"),
-        ("optimizer.safetensors", b"\xff{}", "optimizer.safetensors is no weights file"),
+        ("optimizer.safetensors", b"\xff{}", "optimizer.safetensors is damaged"),
         ("state.json", b"{", "state.json is damaged"),
         ("state.json", b"[]", "state.json is damaged"),
         ("state.json", b'{"step": 3}', "state.json is damaged"),

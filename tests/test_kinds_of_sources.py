@@ -14,6 +14,7 @@ import pytest
 from paddlemae.data.augment import View
 from paddlemae.data.batches import train_batches
 from paddlemae.data.sources import Source, open_source
+from paddlemae.data.sources.archives import expanded
 from tests import kinds_of_sources as kinds
 
 with_tables = pytest.mark.skipif(not find_spec("pyarrow"), reason="needs pyarrow, of the extra 'tables'")
@@ -137,8 +138,22 @@ def test_shards_by_a_pattern(tmp_path: Path) -> None:
     source = open_source(f"{root}/train-{{000..002}}.tar", "train", labelled=True)
     assert [(source.read(i, 3) == one.pixels_HW3).all() for i, one in enumerate(kinds.PARTS["train"])] == [True] * 30
     assert source.describe(11) == f"{root}/train-001.tar, entry 000012.png"
-    with pytest.raises(FileNotFoundError, match=r"train-003.tar' of .* does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"train-003.tar', which .* means, does not exist"):
         open_source(f"{root}/train-{{000..003}}.tar")
+
+
+@with_tables
+def test_tables_by_a_pattern(tmp_path: Path) -> None:
+    root = kinds.write_parquet(tmp_path / "set")
+    source = open_source(f"{root}/data/train-{{00000..00001}}-of-00002.parquet", "train", labelled=True)
+    assert len(source) == 30 and (source.read(29, 3) == kinds.PARTS["train"][29].pixels_HW3).all()
+
+
+def test_patterns_of_braces() -> None:
+    assert expanded("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
+    assert expanded("{x,y}{0..1}") == ["x0", "x1", "y0", "y1"]
+    with pytest.raises(ValueError, match="more than 1000000 files"):
+        expanded("{0..99999999}")
 
 
 def test_one_shard_alone_is_in_its_own_order(tmp_path: Path) -> None:

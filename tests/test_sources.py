@@ -10,6 +10,7 @@ from PIL import Image
 
 from paddlemae.data.images import UnreadableImage
 from paddlemae.data.sources import Source, balanced_subset, labelled_count, open_source, split_off, subset
+from paddlemae.data.sources.names import Names
 
 
 def make_images(root: Path, *names: str) -> str:
@@ -251,3 +252,20 @@ def test_sources_survive_pickling(tmp_path: Path) -> None:
         assert identities(copy) == identities(source)
         assert copy.labels.tolist() == source.labels.tolist()
         assert (copy.read(0, 3) == source.read(0, 3)).all()
+
+
+def test_names_come_back_and_take_little_memory() -> None:
+    strings = [
+        "a/b.png",
+        "",
+        "ä",
+        os.fsdecode(b"raw\xff.png"),
+        "two\nlines",
+        *(f"class/{i:08}.png" for i in range(10_000)),
+    ]
+    names = Names.of(strings)
+    assert list(names) == strings and len(names) == len(strings) and names[-1] == strings[-1] and names[3] == strings[3]
+    assert len(pickle.dumps(names)) < 10_100 * (18 + 8) + 500
+    for i in (len(strings), -len(strings) - 1):
+        with pytest.raises(IndexError):
+            names[i]

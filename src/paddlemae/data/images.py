@@ -128,6 +128,11 @@ class Need:
 NeedOf = Callable[[int, int], Need]  # of an image's (H, W)
 
 
+def has_ending(name: str, endings: tuple[str, ...]) -> bool:
+    """Whether a file is called so, in any case: `.jpg` of "A.JPG"."""
+    return name[-8:].lower().endswith(endings)
+
+
 def read_image(path: str | os.PathLike[str], channels: int) -> Pixels:
     """Decode an image file by the rules at the top of this module.
 
@@ -382,13 +387,8 @@ def _stored(image: Image.Image, channels: int) -> Pixels:
         if isinstance(key := image.info.get("transparency"), int):  # Pillow can't composite these
             pixels_HW[np.asarray(image) == key] = 65535
         return as_channels(pixels_HW[..., None], channels)
-    if channels == 4:
-        mode = "RGBA"
-    elif image.has_transparency_data:
+    if channels != 4 and image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-        mode = "L" if channels == 1 else "RGB"
-    else:
-        mode = "L" if channels == 1 else "RGB"
-    pixels: NDArray[np.uint8] = np.asarray(image.convert(mode))
+    pixels: NDArray[np.uint8] = np.asarray(image.convert({1: "L", 4: "RGBA"}.get(channels, "RGB")))
     return as_channels(pixels.reshape(*pixels.shape[:2], -1), channels)

@@ -318,6 +318,13 @@ def to_pictures(images: paddle.Tensor, description: Description) -> np.ndarray:
     return np.clip(shown * 255 + 0.5, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
+def grey_of(description: Description) -> np.ndarray:
+    """The normalised value of each channel, [C], that `to_pictures` shows as the middle of all brightness."""
+    if evaluation_view(description).depth == 16:
+        return np.zeros(len(description.mean))
+    return (0.5 - np.asarray(description.mean)) / np.asarray(description.std)
+
+
 def parameter_count(model) -> int:
     """Trainable numbers in the model."""
     return sum(parameter.size for parameter in model.parameters() if not parameter.stop_gradient)

@@ -19,7 +19,7 @@ from paddlemae.model.mae import MaskedAutoencoder, reconstruct
 from paddlemae.model.masking import Mask, draw_mask, given_mask, num_kept
 from paddlemae.report.figures import draw_reconstructions
 from paddlemae.tasks.checkpoints import read_checkpoint
-from paddlemae.tasks.models import evaluation_view, load_autoencoder, to_input, to_pictures
+from paddlemae.tasks.models import evaluation_view, grey_of, load_autoencoder, to_input, to_pictures
 from paddlemae.weights.store import Description
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
@@ -174,7 +174,7 @@ def drawn_pictures(
     model: MaskedAutoencoder, description: Description, images_u8: np.ndarray, mask: Mask
 ) -> dict[str, np.ndarray]:
     """Every stage of a reconstruction by its name, uint8 [B, H, W, C] each; see `model.mae.Reconstruction`."""
-    grey = (0.5 - np.asarray(description.mean)) / np.asarray(description.std)
+    grey = grey_of(description)
     drawn = reconstruct(model, to_input(images_u8, description), mask, fill=grey)
     stages = {
         "original": drawn.original,

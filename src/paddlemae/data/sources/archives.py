@@ -32,6 +32,7 @@ from paddlemae.data.sources.zipped import ZipContents, zip_contents
 SIDECARS = (".cls", ".json", ".txt")  # where a shard's labels are, the first that is there
 _IMAGES = frozenset((*EXTENSIONS, ARRAY_EXTENSION))
 _JSON_KEYS = ("label", "cls", "class")
+_MOST_NAMES = 1_000_000
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 
 
@@ -41,6 +42,8 @@ def expanded(pattern: str) -> list[str]:
     if not found:
         return [pattern]
     first, last, words = found.groups()
+    if not words and int(last) - int(first) >= _MOST_NAMES:
+        raise ValueError(f"{pattern!r} means more than {_MOST_NAMES} files")
     middles = words.split(",") if words else [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
     return [each for m in middles for each in expanded(pattern[: found.start()] + m + pattern[found.end() :])]
 
@@ -61,11 +64,8 @@ def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool
         name: how they were named.
         split: for shards, those whose names have the word.
     Raises:
-        FileNotFoundError, ValueError: a shard that is missing, damaged or cut short; no images; no labels.
+        ValueError: a shard that is damaged or cut short; no images; no labels.
     """
-    for path in paths:
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"the shard {path!r} of {name!r} does not exist")
     root = os.path.dirname(paths[0]) or "."
     alone = _listed(paths, labelled) if len(paths) == 1 else None
     if alone and not alone.has_sidecars:

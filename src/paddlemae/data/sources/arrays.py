@@ -4,7 +4,6 @@ Arrays that are not compressed are mapped into memory: all processes share them,
 """
 
 import os
-import re
 import zipfile
 from functools import partial
 
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.bands import read_array_header
-from paddlemae.data.sources.labels import listed, numbered, part_of
+from paddlemae.data.sources.labels import listed, numbered, part_of, words_of
 from paddlemae.data.sources.source import ArraySource, file_stamp, loaded
 from paddlemae.data.sources.zipped import data_offset, infos
 
@@ -33,7 +32,7 @@ def open_npy(path: str, split: str | None, labelled: bool) -> ArraySource:
 def open_npz(path: str, split: str | None, labelled: bool) -> ArraySource:
     """The images in a `.npz` file: arrays `images` and `labels`, or `x_train`, `test_images` and so on."""
     names = [info.filename.removesuffix(".npy") for info in infos(path)]
-    roles = {name: set(re.split(r"[^a-z]+", name.lower())) for name in names}
+    roles = {name: words_of(name) for name in names}
     images = [name for name in names if roles[name] & set(IMAGE_ARRAYS)]
     part = part_of({word for name in images for word in roles[name]}, split, repr(path), "array named by")
     images = [name for name in images if part is None or part in roles[name]]
@@ -94,7 +93,9 @@ def map_npz(path: str, name: str) -> NDArray:
     """One array of a `.npz` file: mapped, or loaded if it is compressed. Errors as `map_npy`."""
     info = next(info for info in infos(path) if info.filename.removesuffix(".npy") == name)
     if info.compress_type == zipfile.ZIP_STORED:
-        return _mapped(path, data_offset(path, info.header_offset), f"{path}, array {name}")
+        with open(path, "rb", buffering=0) as file:
+            offset = data_offset(file, info.header_offset)
+        return _mapped(path, offset, f"{path}, array {name}")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays[name]

@@ -37,9 +37,14 @@ def part_of(present: Collection[str], split: str | None, where: str, unit: str) 
 
 def files_of_part(files: Sequence[str], split: str | None, where: str) -> list[str]:
     """The files of a split, by a word of their paths: `train-00000.tar`, `data/cifar_test.parquet`."""
-    words = [set(re.split(r"[^a-z]+", file.lower())) for file in files]
+    words = [words_of(file) for file in files]
     part = part_of(set().union(*words), split, where, "file named by")
     return [file for file, own in zip(files, words) if part is None or part in own]
+
+
+def words_of(name: str) -> set[str]:
+    """The words in a file's or an array's name: "train", "images" of `train-images_03`."""
+    return set(re.split(r"[^a-z]+", name.lower()))
 
 
 def numbered(values: Sequence[str], where: str, classes: tuple[str, ...] = ()) -> tuple[NDArray[np.int64], tuple]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paddlemae.data.sources.labels import PARTS, TEST_PARTS, is_whole, listed, numbered, part_of
+from paddlemae.data.sources.labels import PARTS, TEST_PARTS, is_whole, listed, numbered, part_of, words_of
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import FolderSource
 
@@ -87,10 +87,13 @@ def _classes(path: str, rows: _Rows) -> tuple[str, ...]:
 
 
 def _held_out(path: str) -> str:
+    """The list of held-out images that belongs to this one, or this one if it is called so itself."""
     folder, name = os.path.split(path)
+    if words_of(name) & set(TEST_PARTS):
+        return path
     for part in TEST_PARTS:
         beside = os.path.join(folder, name.replace("train", part))
-        if beside != path and os.path.isfile(beside):
+        if "train" in name and os.path.isfile(beside):
             return beside
     raise ValueError(
         f"there is no held-out list for {path!r}; put {name.replace('train', 'val')!r} beside it, or hold part of the "

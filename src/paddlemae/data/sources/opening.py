@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 
 from paddlemae.data.bands import ARRAY_START
-from paddlemae.data.images import EXTENSIONS
+from paddlemae.data.images import EXTENSIONS, has_ending
 from paddlemae.data.sources.archives import expanded, open_tars, open_zip
 from paddlemae.data.sources.arrays import open_npy, open_npz
 from paddlemae.data.sources.cifar import open_cifar, version_of_archive, version_of_folder
@@ -52,8 +52,7 @@ def open_source(spec: str, split: str | None = None, labelled: bool = False) -> 
         return open_digits(split)
     path, options = _parsed(spec)
     if "{" in path and not os.path.exists(path):
-        _refuse_options(spec, options)
-        return open_tars(expanded(path), spec, split, labelled)
+        return _open_many(expanded(path), spec, split, labelled, options)
     if not os.path.exists(path):
         raise FileNotFoundError(f"expected {_KINDS}, got {spec!r}, which does not exist")
     opened = _open_in_folder if os.path.isdir(path) else _open_file
@@ -79,25 +78,36 @@ def _refuse_options(spec: str, options: dict[str, str]) -> None:
         raise ValueError(f"{spec!r}: images of this kind take no options, got {listed(sorted(options))}")
 
 
+def _open_many(paths: list[str], spec: str, split: str | None, labelled: bool, options: dict[str, str]) -> Source:
+    """The shards or tables that a pattern means."""
+    for path in paths:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{path!r}, which {spec!r} means, does not exist")
+    if all(has_ending(path, (PARQUET, ARROW)) for path in paths):
+        root = os.path.commonpath([os.path.dirname(path) or "." for path in paths])
+        return open_tables(root, [os.path.relpath(path, root) for path in paths], spec, split, labelled, options)
+    _refuse_options(spec, options)
+    return open_tars(paths, spec, split, labelled)
+
+
 def _open_in_folder(root: str, spec: str, split: str | None, labelled: bool, options: dict[str, str]) -> Source:
     try:
-        with os.scandir(root) as entries:
-            seen = [(e.name, os.path.isdir(e.path)) for e in entries if not e.name.startswith(".")]
+        names = [name for name in os.listdir(root) if not name.startswith(".")]
     except OSError as error:
         raise ValueError(f"cannot list the folder {root!r}: {error.strerror}; mend or move it") from error
-    files = [name for name, is_folder in seen if not is_folder]
-    if version := version_of_folder(files):
+    if version := version_of_folder(names):
         return open_cifar(root, version, split, options)
-    if not any(os.path.splitext(name)[1].lower() in EXTENSIONS for name in files):
-        if idx := [name for name in files if is_idx_images(name)]:
+    if not any(has_ending(name, EXTENSIONS) for name in names):  # a million are not looked at one by one
+        if idx := [name for name in names if is_idx_images(name)]:
             _refuse_options(spec, options)
             return open_idx(root, idx, spec, split)
         if tables := tables_in(root):
             return open_tables(root, tables, root, split, labelled, options)
-        tars = sorted(name for name in files if name.endswith(".tar"))
-        if tars and len(seen) == len(files):  # where folders are, a tar is what they came in
+        tars = sorted(os.path.join(root, name) for name in names if name.endswith(".tar"))
+        # where folders are, a tar is what they came in
+        if tars and not any(os.path.isdir(os.path.join(root, name)) for name in names):
             _refuse_options(spec, options)
-            return open_tars([os.path.join(root, name) for name in tars], root, split, labelled)
+            return open_tars(tars, root, split, labelled)
     _refuse_options(spec, options)
     return open_folder(root, split, labelled)
 

@@ -1,5 +1,7 @@
 """What archives of all kinds share: stretches of files, and names that no image may come from."""
 
+import io
+
 
 def read_range(path: str, offset: int, size: int) -> bytes:
     """A stretch of a file; opened anew each time, so no process or thread shares a place in it.
@@ -9,13 +11,18 @@ def read_range(path: str, offset: int, size: int) -> bytes:
         ValueError: it ends before.
     """
     with open(path, "rb", buffering=0) as file:
-        file.seek(offset)
-        content = file.read(size)
-        while len(content) < size:  # the system may give less than was asked for
-            more = file.read(size - len(content))
-            if not more:
-                raise ValueError(f"{path} was cut short since it was listed")
-            content += more
+        return read_from(file, offset, size)
+
+
+def read_from(file: io.FileIO, offset: int, size: int) -> bytes:
+    """The same of a file that is open."""
+    file.seek(offset)
+    content = file.read(size)
+    while len(content) < size:  # the system may give less than was asked for
+        more = file.read(size - len(content))
+        if not more:
+            raise ValueError(f"{file.name} was cut short since it was listed")
+        content += more
     return content
 
 

@@ -12,13 +12,14 @@ import importlib.util
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
 from paddlemae.data.sources.labels import files_of_part, listed, numbered
 from paddlemae.data.sources.lists import GROUP_COLUMNS, IMAGE_COLUMNS, LABEL_COLUMNS
 from paddlemae.data.sources.source import EncodedSource, file_stamp
@@ -84,22 +85,27 @@ def tables_in(folder: str) -> list[str]:
 
     A folder that `save_to_disk` made has others for its parts.
     """
-    found = [path for path in _files(folder, depth=0) if path.endswith((PARQUET, ARROW))]
-    if not found:
-        found = [path for path in _files(folder, depth=1) if path.endswith((PARQUET, ARROW))]
-    found = [path for path in found if not os.path.basename(path).startswith("cache-")]  # what `datasets` computed
-    return sorted(found)
+    found = [name for name in sorted(os.listdir(folder)) if _is_table(name)]
+    return found or sorted(_tables_below(folder))
 
 
-def _files(folder: str, depth: int) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if os.path.isfile(entry.path):
-                yield entry.name
-            elif depth and os.path.isdir(entry.path):
-                yield from (f"{entry.name}/{name}" for name in _files(entry.path, depth - 1))
+def _tables_below(folder: str) -> list[str]:
+    found = []
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if not os.path.isdir(path):
+            continue
+        for inner in os.listdir(path):
+            if has_ending(inner, (*EXTENSIONS, ARRAY_EXTENSION)):  # a folder of images, and perhaps a million
+                return []
+            if _is_table(inner):
+                found.append(f"{name}/{inner}")
+    return found
+
+
+def _is_table(name: str) -> bool:
+    """By name, but not what `datasets` computed, nor what is hidden."""
+    return has_ending(name, (PARQUET, ARROW)) and not name.startswith((".", "cache-"))
 
 
 def open_tables(

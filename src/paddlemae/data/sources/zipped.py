@@ -1,5 +1,6 @@
 """Zip files, read where they are: stored or deflated entries, each checked by its sum; nothing is unpacked."""
 
+import io
 import os
 import zipfile
 import zlib
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import file_stamp
-from paddlemae.data.sources.stored import is_hidden, leads_out, read_range
+from paddlemae.data.sources.stored import is_hidden, leads_out, read_from
 
 _LOCAL_HEADER = 30  # bytes, then name and extra field of the lengths that it has at 26 and 28
 _LOCAL_START = b"PK\3\4"
@@ -45,7 +46,8 @@ class ZipContents:
             raise ValueError(f"it claims {size} bytes; no image is as large")
         if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"compressed by method {method}; pack it again, stored or deflated")
-        packed = read_range(self.path, data_offset(self.path, int(self.headers[i])), int(self.packed_sizes[i]))
+        with open(self.path, "rb", buffering=0) as file:
+            packed = read_from(file, data_offset(file, int(self.headers[i])), int(self.packed_sizes[i]))
         if method == zipfile.ZIP_DEFLATED:
             try:
                 packed = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, size + 1)
@@ -59,13 +61,13 @@ class ZipContents:
         return f"{os.path.relpath(self.path, self.root)}\0{self.files[i]}\0{int(self.sums[i])}\0{file_stamp(self.path)}"
 
 
-def data_offset(path: str, header: int) -> int:
+def data_offset(file: io.FileIO, header: int) -> int:
     """Where an entry's bytes are, behind its local header.
 
     Raises:
         ValueError: there is none.
     """
-    local = read_range(path, header, _LOCAL_HEADER)
+    local = read_from(file, header, _LOCAL_HEADER)
     if not local.startswith(_LOCAL_START):
         raise ValueError("damaged in its archive: no entry where one should be")
     return header + _LOCAL_HEADER + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
