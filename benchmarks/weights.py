@@ -20,7 +20,7 @@ import tempfile
 import time
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -208,7 +208,7 @@ def measured(path: Path, size: str, into_model: bool) -> dict[str, float]:
 # The table
 
 
-def rows(folder: Path, size: str) -> Iterator[str]:
+def rows(folder: Path, size: str, formats: Sequence[str]) -> Iterator[str]:
     from paddlemae.weights.transfer import to_official
 
     tensors = {name: np.ascontiguousarray(array) for name, array in to_official(build(size)).items()}
@@ -218,9 +218,9 @@ def rows(folder: Path, size: str) -> Iterator[str]:
     yield ""
     yield "| format | file, GB | handed on: s (CPU s) | peak | into a model: s (CPU s) | peak | with the imports |"
     yield "|---|---|---|---|---|---|---|"
-    for name, write in WRITERS.items():
+    for name in formats:
         path = folder / "weights"
-        write(path, tensors)
+        WRITERS[name](path, tensors)
         files = list(path.iterdir()) if path.is_dir() else [path]
         total = sum(file.stat().st_size for file in files)
         found = [measured(path, size, into_model) for into_model in (False, True)]
@@ -239,6 +239,7 @@ def main() -> int:
     usage = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     usage.add_argument("--size", default="large", choices=list(SIZES))
     usage.add_argument("--folder", help="where the files are made, a temporary folder in it (default: the system's)")
+    usage.add_argument("--formats", nargs="+", default=list(WRITERS), choices=list(WRITERS), metavar="FORMAT")
     usage.add_argument("--load", help=argparse.SUPPRESS)
     usage.add_argument("--into-model", action="store_true", help=argparse.SUPPRESS)
     options = usage.parse_args()
@@ -246,7 +247,7 @@ def main() -> int:
         print(json.dumps(load(options.load, options.size, options.into_model)))
         return 0
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        for line in rows(Path(folder), options.size):
+        for line in rows(Path(folder), options.size, options.formats):
             print(line, flush=True)
     return 0
 

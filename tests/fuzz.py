@@ -170,6 +170,8 @@ def change_archive(content: bytes, draw: random.Random) -> bytes:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 entries = [(name, archive.read(name)) for name in archive.namelist()]
         except Exception:  # already damaged
+            entries = []
+        if not entries:
             return change_bytes(content, draw)
         target = draw.choice([name for name, _ in entries if name.endswith("data.pkl")] or [entries[0][0]])
         if draw.random() < 0.1:

@@ -385,6 +385,12 @@ def test_files_of_no_kind_are_explained(tmp_path: Path, name: str) -> None:
         open_source(str(tmp_path / name))
 
 
+def test_pipes_are_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    with pytest.raises(ValueError, match="which is a pipe or a device"):
+        open_source(str(tmp_path / "a.tar"))
+
+
 def test_a_folder_is_not_taken_for_what_lies_beside_its_images(tmp_path: Path) -> None:
     """The archive that its folders came in, a list, a pack of features."""
     kinds.write_folder(tmp_path)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from paddlemae.weights.mapped import release
+
 # Where training scripts put the weights that a user means; any other place has to be asked for by name.
 WRAPPERS = ("model", "state_dict", "model_state", "model_state_dict", "module")
 
@@ -194,6 +196,7 @@ def _state_dict(chosen: dict[Any, Any], taken: str, beside: dict[str, str]) -> S
             )
         if isinstance(value, BFloat16):
             tensors[name], dtypes[name] = value.to_float32(), "bfloat16"
+            release(value.bits)
         elif isinstance(value, np.ndarray):
             tensors[name], dtypes[name] = value, value.dtype.name
         else:

@@ -115,8 +115,13 @@ def _open_in_folder(root: str, spec: str, split: str | None, labelled: bool, opt
 def _open_file(path: str, spec: str, split: str | None, labelled: bool, options: dict[str, str]) -> Source:
     folder, name = os.path.split(path)
     ending = os.path.splitext(name)[1].lower()
-    with open(path, "rb") as file:
-        start = file.read(8)
+    if not os.path.isfile(path):  # opening a pipe may never end
+        raise ValueError(f"expected {_KINDS}, got {spec!r}, which is a pipe or a device")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(8)
+    except OSError as fault:
+        raise ValueError(f"cannot read {path!r}: {fault.strerror}") from fault
     if start.startswith(_PARQUET) or ending in (PARQUET, ARROW):
         return open_tables(folder or ".", [name], path, split, labelled, options)
     if start.startswith(_COMPRESSED) and not is_idx_images(name):
@@ -144,6 +149,7 @@ def _open_file(path: str, spec: str, split: str | None, labelled: bool, options:
 
 
 def _is_npz(path: str) -> bool:
-    return all(info.filename.endswith(".npy") and "/" not in info.filename for info in infos(path)) or path.endswith(
-        ".npz"
+    """Whether a zip is one of arrays: by its name, or because nothing else is in it."""
+    return has_ending(path, (".npz",)) or all(
+        info.filename.endswith(".npy") and "/" not in info.filename for info in infos(path)
     )

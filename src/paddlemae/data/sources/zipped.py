@@ -4,6 +4,7 @@ import io
 import os
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,7 +87,7 @@ def infos(path: str) -> list[zipfile.ZipInfo]:
         raise ValueError(f"{path!r} is cut short or damaged ({fault}); copy it again") from fault
 
 
-def zip_contents(path: str, is_wanted, refused: list[str]) -> ZipContents:
+def zip_contents(path: str, is_wanted: Callable[[str], bool], refused: list[str]) -> ZipContents:
     """The plain files of a zip whose names are wanted, sorted by name.
 
     Args:
