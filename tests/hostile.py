@@ -186,7 +186,7 @@ def archives() -> Iterator[Made]:
         struct.pack_into(form, content, place, *values)
         return bytes(content)
 
-    yield "deflated bomb of 256 MB", deflated_bomb(), "refused"
+    yield "deflated bomb of 64 MB", deflated_bomb(), "refused"
     yield "deflated weights", zip_bytes(STORED, zipfile.ZIP_DEFLATED), "refused"
     yield "bzip2 weights", zip_bytes(STORED, zipfile.ZIP_BZIP2), "refused"
     yield "encrypted", changed(central + 8, "<H", 1), "refused"
@@ -256,7 +256,7 @@ def deflated_bomb() -> bytes:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         archive.writestr("archive/data.pkl", STORED["archive/data.pkl"])
         with archive.open("archive/data/0", "w", force_zip64=True) as entry:
-            for _ in range(16):
+            for _ in range(4):
                 entry.write(bytes(16 * MB))
     return file.getvalue()
 
