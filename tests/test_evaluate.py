@@ -224,7 +224,7 @@ class Reversed:
 
 
 def test_only_classifiers_are_evaluated(pretrained, alike) -> None:
-    with pytest.raises(ValueError, match="holds a mae, which has no classes; name a fine-tuning run"):
+    with pytest.raises(ValueError, match="holds a masked autoencoder, which has no classes; name a fine-tuning run"):
         evaluate(str(pretrained), str(alike))
 
 
@@ -257,7 +257,7 @@ def test_an_untrained_encoder_is_always_the_same_and_not_the_trained_one(run: Pa
 
 
 def test_a_classifier_is_refused_of_any_other_model(run: Path) -> None:
-    with pytest.raises(ValueError, match="holds a mae, which has no classes"):
+    with pytest.raises(ValueError, match="holds a masked autoencoder, which has no classes"):
         load_classifier(read_checkpoint(run))
 
 
