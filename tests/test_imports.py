@@ -26,12 +26,14 @@ ALLOWED = {
     "train": {"weights", "model", "device"},
     "tasks": BOTTOM | {"train"},
     "export": BOTTOM | {"train", "tasks"},
-    "cli": BOTTOM | {"train", "tasks", "export", "cli_weights"},
+    "cli": BOTTOM | {"train", "tasks", "export", "cli_features", "cli_weights"},
+    "cli_features": {"device", "tasks"},
     "cli_weights": {"device", "tasks"},
     "__main__": {"cli"},
     "__init__": set(),
 }
 COMMANDS = ("demo", "pretrain", "reconstruct", "finetune", "probe", "study", "knn", "evaluate", "report", "export")
+COMMANDS += ("embed", "search")
 WITHOUT_PADDLE = """
 from importlib.machinery import PathFinder
 
@@ -114,6 +116,8 @@ finally:
         ["reconstruct", "unmade", "digits"],
         ["finetune", "digits", "--init", "scratch", "--out", "unmade"],
         ["knn", "unmade", "--data", "digits"],
+        ["embed", "unmade", "--data", "digits", "--out", "unmade.npz"],
+        ["search", "unmade.npz", "unmade.png", "--run", "unmade"],
         ["export", "unmade", "--to", "paddle", "--out", "unmade-too"],
     ],
     ids=" ".join,

@@ -41,6 +41,7 @@ def folders_of_the_readme(tmp_path, monkeypatch):
 def test_every_command_of_the_readme_runs_in_the_order_given(folders_of_the_readme, paddlemae):
     typed = [["10" if word == "5000" else word for word in command] for command in commands()]  # of fewer images
     wanted = {"pretrain", "reconstruct", "finetune", "knn", "probe", "study", "evaluate", "report", "weights", "export"}
+    wanted |= {"embed", "search"}
     assert {command[1] for command in typed} >= wanted
     for command in typed:
         # a later setting wins: the commands stay as typed, only their trainings are cut short

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from paddlemae import cli_weights
+from paddlemae import cli_features, cli_weights
 from paddlemae.launch import MOST_RESTARTS, Launch
 from paddlemae.report.output import outliving_a_full_disk
 from paddlemae.train.stopping import (
@@ -339,6 +339,10 @@ def knn(
     )
     for result in results:
         print(task.result_line(result))
+
+
+app.command()(cli_features.embed)
+app.command()(cli_features.search)
 
 
 @app.command()

@@ -145,6 +145,7 @@ def eval_batches(
     view: View,
     *,
     batch_size: int,
+    start_batch: int = 0,
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
@@ -152,15 +153,16 @@ def eval_batches(
 ) -> Generator[Batch, None, None]:
     """Yield every image once, in the source's order; unreadable ones are left out.
 
-    Arguments and errors are those of `train_batches`, but that batches are dealt out whole to several ranks: each image
+    With `start_batch` the first batches are left out too, and the others are what they are without it. Other
+    arguments and errors are those of `train_batches`, but that batches are dealt out whole to several ranks: each image
     comes on one of them, and none is repeated to fill a share. The last batch may be smaller, and so is one with
-    unreadable images; `indices` says which are there. That there is none at all is a fault on one rank only if there
-    are no others.
+    unreadable images; `indices` says which are there. That there is none at all is a fault only where one rank sees
+    all batches.
     """
     _check(source, batch_size, workers)
     make = functools.partial(_make_eval_batch, source, view)
-    due = itertools.islice(_due_in_evaluation(len(source), batch_size), rank, None, world)
-    return _filled(_stream(make, due, workers, on_skip), source, may_lack=world > 1)
+    due = itertools.islice(_due_in_evaluation(len(source), batch_size), start_batch + rank, None, world)
+    return _filled(_stream(make, due, workers, on_skip), source, may_lack=world > 1 or start_batch > 0)
 
 
 def _check(source: Source, batch_size: int, workers: int) -> None:

@@ -73,6 +73,40 @@ def _picture(axes, pixels_HWC: np.ndarray) -> None:
     axes.set_axis_off()
 
 
+def draw_neighbours(
+    path: Path,
+    rows: Sequence[Sequence[np.ndarray]],
+    names: Sequence[str],
+    titles: Sequence[Sequence[str]],
+    caption: str,
+) -> None:
+    """Draw a contact sheet: a row for each query, which comes first and is followed by its neighbours.
+
+    Args:
+        rows: pictures uint8 [H, W, C] of one size, the same number a row; drawn as in `draw_reconstructions`.
+        names: one a query, above it.
+        titles: one a neighbour, above it.
+        caption: below the pictures.
+    """
+    height, width = rows[0][0].shape[:2]
+    cell, gap, title = 1.15, 0.12, 0.17  # inches; the gap sets the queries apart
+    cell_height = cell * height / width + title
+    total_width = len(rows[0]) * cell + gap
+    caption = "\n".join(textwrap.wrap(caption, int(total_width * 20)))
+    total_height = len(rows) * cell_height + 0.2 + 0.13 * (caption.count("\n") + 1)
+    figure = _figure(total_width, total_height)
+    for row, (pictures, name, above) in enumerate(zip(rows, names, titles)):
+        for column, (pixels_HWC, text) in enumerate(zip(pictures, [name, *above])):
+            left, bottom = column * cell + (gap if column else 0), total_height - (row + 1) * cell_height
+            size = (0.97 * cell / total_width, (cell_height - title) / total_height)
+            axes = figure.add_axes((left / total_width, bottom / total_height, *size))
+            _picture(axes, pixels_HWC)
+            shown = text if len(text) <= 24 else f"{text[:10]}...{text[-11:]}"
+            axes.set_title(shown, fontsize=5, color=ACCENT if column == 0 else INK, pad=2)
+    figure.text(0.01, 0.06 / total_height, caption, fontsize=5, color=INK, va="bottom")
+    _save(figure, path)
+
+
 def heated(picture_HWC: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """A picture in grey under the colours of a map: uint8 [H, W, 3].
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,23 +45,40 @@ def embed(
         ValueError: features that the model does not have.
         DataFault: no image that can be read, or more unreadable ones than `on_skip` allows.
     """
-    if workers == "auto":
-        workers = decoding_workers(len(source))
-    view = evaluation_view(description)
-    forward = forward_function(model, description, kind, threads=threads)
-    on_skip = on_skip or SkippedImages(source)
-    batches = eval_batches(source, view, batch_size=batch_size, workers=int(workers), on_skip=on_skip)
+    settings: dict[str, Any] = dict(batch_size=batch_size, workers=workers, threads=threads, on_skip=on_skip)
     found_ND: np.ndarray | None = None
     indices, done = np.empty(len(source), np.int64), 0
-    for batch in batches:
-        part_BD = forward(batch.images)
+    for part_BD, part_indices in embedded(model, description, source, kind=kind, **settings):
         if found_ND is None:  # filled in place: joined parts would take the memory twice
             found_ND = np.empty((len(source), part_BD.shape[1]), np.float32)
         found_ND[done : done + len(part_BD)] = part_BD
-        indices[done : done + len(part_BD)] = batch.indices
+        indices[done : done + len(part_BD)] = part_indices
         done += len(part_BD)
     assert found_ND is not None  # having no image at all is an error of `eval_batches`
     return found_ND[:done], indices[:done]
+
+
+def embedded(
+    model,
+    description: Description,
+    source: Source,
+    *,
+    kind: FeatureKind = DEFAULT_KIND,
+    batch_size: int = 32,
+    start_batch: int = 0,
+    workers: int | str = "auto",
+    threads: int | str = "auto",
+    on_skip: OnSkip | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield `embed`'s features and indices batch by batch, from `start_batch` on; arguments and errors are its own."""
+    if workers == "auto":
+        workers = decoding_workers(len(source) - start_batch * batch_size)
+    forward = forward_function(model, description, kind, threads=threads)
+    settings: dict[str, Any] = dict(batch_size=batch_size, start_batch=start_batch, workers=int(workers))
+    view = evaluation_view(description)
+    with closing(eval_batches(source, view, **settings, on_skip=on_skip or SkippedImages(source))) as batches:
+        for batch in batches:
+            yield forward(batch.images), batch.indices
 
 
 class Labelled(NamedTuple):

@@ -72,8 +72,7 @@ def reconstruct_images(
     Raises:
         FileNotFoundError, ValueError: no such run, images or mask, or an image that can't be read.
     """
-    if out.suffix.lower() not in PICTURES:
-        raise ValueError(f"--out must be a picture's name that ends in {', '.join(PICTURES)}; got {out}")
+    check_picture(out)
     device.prepare(device_name)
     checkpoint = read_checkpoint(run)
     model = load_autoencoder(checkpoint)
@@ -84,6 +83,12 @@ def reconstruct_images(
     mask = choose_mask(choice, model.grid, len(pixels))
     draw(out, model, checkpoint.description, pixels, mask, names=names, plain=plain)
     return out
+
+
+def check_picture(out: Path) -> None:
+    """Raise a ValueError if no picture can be written to a file that is called so."""
+    if out.suffix.lower() not in PICTURES:
+        raise ValueError(f"--out must be a picture's name that ends in {', '.join(PICTURES)}; got {out}")
 
 
 def read_views(images: list[str], description: Description, limit: int) -> tuple[list[str], np.ndarray]:

@@ -1,0 +1,94 @@
+"""`paddlemae embed` and `paddlemae search`: parse, import lazily, dispatch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Run = Annotated[str, typer.Argument(help="A run, or anyone's MAE or ViT weights.")]
+
+
+def embed(
+    run: Run,
+    data: Annotated[
+        str, typer.Option("--data", help="Images: a folder, list, archive, table ... or 'digits' (docs/data.md).")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The file to write: it ends in .parquet or .npz.")],
+    split: Annotated[str | None, typer.Option("--split", help="train or test; all images unless given.")] = None,
+    token: Annotated[str, typer.Option("--token", help="cls, or mean of the patch tokens.")] = "mean",
+    layer: Annotated[
+        int | None, typer.Option("--layer", help="The block that features are taken after; the last unless given.")
+    ] = None,
+    norm: Annotated[
+        str, typer.Option("--norm", help="layer (the encoder's last norm), batch (each feature's own), or none.")
+    ] = "layer",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images that are computed together.")] = 64,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=0, help="Processes that decode images; by their number unless given.")
+    ] = None,
+    max_bad_images: Annotated[
+        float, typer.Option("--max-bad-images", min=0, max=1, help="Share of images that may be unreadable.")
+    ] = 0.01,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Write the features of a whole source of images to a file; the same command goes on where it was stopped.
+
+    Examples:
+
+    `paddlemae embed runs/photos --data photos/ --out photos.parquet`
+
+    `paddlemae embed runs/digits --data digits --split test --token cls --out digits.npz`
+    """
+    from paddlemae import device
+
+    device.load_paddle()
+    from paddlemae.tasks.embed_source import embed_source
+    from paddlemae.tasks.inference import FeatureKind
+
+    written = embed_source(
+        run,
+        data,
+        out,
+        split=split,
+        kind=FeatureKind(token, layer, norm),
+        batch_size=batch_size,
+        workers="auto" if workers is None else workers,
+        max_bad_images=max_bad_images,
+        overwrite=overwrite,
+        quiet=quiet,
+    )
+    lacking = f", without {written.skipped} that can't be read" if written.skipped else ""
+    print(f"wrote {written.path}: {written.images} images x {written.width} features{lacking}")
+
+
+def search(
+    features: Annotated[Path, typer.Argument(help="A file that 'paddlemae embed' wrote.")],
+    images: Annotated[list[str], typer.Argument(help="The queries: image files, folders of images, or 'digits'.")],
+    run: Annotated[str, typer.Option("--run", help="The run or weights that made the features.")],
+    k: Annotated[int, typer.Option("--k", min=1, help="Neighbours of each query.")] = 5,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Queries at most.")] = 8,
+    out: Annotated[Path | None, typer.Option("--out", help="A picture of queries and neighbours to write.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Where the images are now, for the picture, if they were moved.")
+    ] = None,
+) -> None:
+    """Find the images that are most like a query, among those whose features a file holds.
+
+    Examples:
+
+    `paddlemae search photos.parquet a.jpg --run runs/photos`
+
+    `paddlemae search photos.parquet a.jpg b.jpg --run runs/photos --k 10 --out nearest.png`
+    """
+    from paddlemae import device
+
+    device.load_paddle()
+    from paddlemae.tasks import search as task
+
+    for found in task.search(features, images, run=run, k=k, limit=limit, out=out, data=data):
+        print(task.table(found))
+    if out:
+        print(f"wrote {out}")

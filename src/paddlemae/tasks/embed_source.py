@@ -1,0 +1,289 @@
+"""Write the features of a whole source to a file: in parts, each written whole, which are joined at the end.
+
+A command that was stopped leaves the parts that it finished beside the file; the same command goes on behind them, with
+the same batches, so that the file is the same bit for bit (for a fixed number of threads).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import shutil
+import zipfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddlemae import device
+from paddlemae.data.faults import DataFault
+from paddlemae.data.images import UnreadableImage
+from paddlemae.data.sources import Source, open_source
+from paddlemae.recipe import MAX_BAD_IMAGES
+from paddlemae.report.progress import progress
+from paddlemae.report.runlog import replace_bytes, replace_text
+from paddlemae.tasks.checkpoints import Checkpoint, read_checkpoint
+from paddlemae.tasks.embed import DEFAULT_KIND, embedded
+from paddlemae.tasks.feature_file import Rows, check_format, write_file
+from paddlemae.tasks.inference import FeatureKind
+from paddlemae.tasks.models import load_encoder
+from paddlemae.tasks.skipped import SkippedImages
+
+IMAGES_A_PART = 1024  # about; what an interruption can cost
+ABOUT_FILE = "about.json"
+SMALLEST_DEVIATION = 1e-6  # of features that say nothing, as in `knn.standardise`
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `embed_source` wrote: the file, its rows, their width, images that could not be read."""
+
+    path: Path
+    images: int
+    width: int
+    skipped: int
+
+
+def embed_source(
+    run: str,
+    data: str,
+    out: Path,
+    *,
+    split: str | None = None,
+    kind: FeatureKind = DEFAULT_KIND,
+    batch_size: int = 64,
+    workers: int | str = "auto",
+    threads: int | str = "auto",
+    max_bad_images: float = MAX_BAD_IMAGES,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Written:
+    """Write the features of every readable image of a source, with its number, path and label.
+
+    Args:
+        run: a run, a checkpoint, or anyone's weights, see `read_checkpoint`.
+        data, split: images, labelled or not, see `open_source`.
+        out: a file that ends in .parquet or .npz; unfinished parts are in a folder of its name and `.parts`.
+        kind: which features; with the norm "batch" they are brought to mean 0 and deviation 1 over the source.
+        workers, threads: as in `embed`.
+        max_bad_images: share, rounded up, of the images that may be unreadable; they are left out.
+        overwrite: replace the file that is there, and parts of other features; parts of these are gone on with.
+    Raises:
+        ValueError, FileNotFoundError: images, weights, settings or a file that can't be used; parts of another command.
+        DataFault: too many unreadable images.
+    """
+    check_format(out)
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out} exists already; add --overwrite to write it anew, or name another --out")
+    device.prepare("auto", threads)
+    checkpoint = read_checkpoint(run)
+    model = load_encoder(checkpoint)
+    source = labelled_if_possible(data, split)
+    about = about_features(checkpoint, data, split, source, kind, batch_size)
+    parts = _Parts(out.with_name(f"{out.name}.parts"), source, max(1, IMAGES_A_PART // batch_size) * batch_size)
+    parts.take(about, overwrite)
+    skipped = SkippedImages(source, max_bad_images)
+    parts.recall(skipped)
+    settings: dict[str, Any] = dict(kind=kind, batch_size=batch_size, workers=workers, threads=threads)
+    batches = embedded(
+        model,
+        checkpoint.description,
+        source,
+        start_batch=math.ceil(parts.images_done / batch_size),
+        on_skip=skipped,
+        **settings,
+    )
+    with progress("embedding", len(source), parts.images_done, show=not quiet) as show:
+        parts.fill(batches, skipped, show)
+    return parts.join(out, about, standardised=kind.norm == "batch")
+
+
+def labelled_if_possible(data: str, split: str | None) -> Source:
+    """The images with their labels, or without where they have none."""
+    plain = open_source(data, split)
+    try:
+        labelled = open_source(data, split, labelled=True)
+    except ValueError:
+        return plain
+    return labelled if len(labelled) == len(plain) else plain
+
+
+def about_features(
+    checkpoint: Checkpoint, data: str, split: str | None, source: Source, kind: FeatureKind, batch_size: int
+) -> dict[str, Any]:
+    """All that features depend on, but for the number of threads, which changes their last bits."""
+    stamps = hashlib.sha256()
+    for i in range(len(source)):
+        stamps.update(source.stamp(i).encode("utf-8", "surrogateescape") + b"\n")
+    return {
+        "model": str(checkpoint.folder),
+        "weights": weights_digest(checkpoint),
+        "data": data,
+        "split": split,
+        "images": len(source),
+        "stamps": stamps.hexdigest(),
+        "classes": list(source.classes),
+        **asdict(kind),
+        "batch_size": batch_size,
+    }
+
+
+def weights_digest(checkpoint: Checkpoint) -> str:
+    """What tells a model, and the way it looks at images, from any other."""
+    seen_as = {name: value for name, value in asdict(checkpoint.description).items() if name != "provenance"}
+    digest = hashlib.sha256(json.dumps(seen_as, sort_keys=True).encode())
+    for name in sorted(checkpoint.tensors):
+        digest.update(name.encode())
+        digest.update(np.asarray(checkpoint.tensors[name]).tobytes())
+    return digest.hexdigest()
+
+
+@dataclass
+class _Parts:
+    """The folder of the parts: so many images each, in the source's order.
+
+    A part has the indices and features of its readable images, and why the others could not be read.
+    """
+
+    folder: Path
+    source: Source
+    size: int
+    done: int = 0
+
+    @property
+    def images_done(self) -> int:
+        return min(self.done * self.size, len(self.source))
+
+    def take(self, about: dict[str, Any], overwrite: bool) -> None:
+        """Make the folder, or find the parts that are there.
+
+        Raises:
+            ValueError: they are of other features.
+        """
+        note = self.folder / ABOUT_FILE
+        if note.is_file():
+            different = self._different(about)
+            if different and not overwrite:
+                raise ValueError(
+                    f"{self.folder} holds parts that were made with other {', '.join(different)}; give the same again, "
+                    "or add --overwrite to begin anew"
+                )
+            if different:
+                shutil.rmtree(self.folder)
+        if note.is_file():
+            while self._path(self.done).is_file() and self.images_done < len(self.source):
+                self.done += 1
+            return
+        if self.folder.exists() and any(self.folder.iterdir()):
+            raise ValueError(f"{self.folder} holds something else than parts of features; move it, or change --out")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        replace_text(note, json.dumps(about))
+
+    def _different(self, about: dict[str, Any]) -> list[str]:
+        """What the parts that are there were made with otherwise."""
+        before = json.loads((self.folder / ABOUT_FILE).read_text())
+        return [name for name in about if before.get(name) != about[name] and name != "model"]
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:08d}.npz"
+
+    def _read(self, number: int) -> dict[str, np.ndarray]:
+        path = self._path(number)
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in ("indices", "vectors", "reasons")}
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as fault:
+            raise ValueError(f"{path} is damaged; delete it, and the same command makes it again") from fault
+
+    def recall(self, skipped: SkippedImages) -> None:
+        """Count what the parts left out."""
+        for number in range(self.done):
+            part = self._read(number)
+            for i, reason in zip(self._lacking(number, part["indices"]), part["reasons"].tolist(), strict=True):
+                skipped(UnreadableImage(self.source.describe(i), reason))
+
+    def _lacking(self, number: int, indices: np.ndarray) -> list[int]:
+        due = range(number * self.size, min((number + 1) * self.size, len(self.source)))
+        return sorted(set(due) - set(indices.tolist()))
+
+    def fill(self, batches: Iterator[tuple[np.ndarray, np.ndarray]], skipped: SkippedImages, show: Any) -> None:
+        """Write the parts that are missing; a batch lies in one part."""
+        vectors: list[np.ndarray] = []
+        indices: list[np.ndarray] = []
+        for batch_BD, batch_indices in batches:
+            while int(batch_indices[0]) // self.size > self.done:
+                self._write(vectors, indices, skipped)
+            vectors.append(batch_BD)
+            indices.append(batch_indices)
+            show(int(batch_indices[-1]) + 1)
+        while self.images_done < len(self.source):
+            self._write(vectors, indices, skipped)
+
+    def _write(self, vectors: list[np.ndarray], indices: list[np.ndarray], skipped: SkippedImages) -> None:
+        """The next part, of what is in the lists, which are emptied."""
+        found = np.concatenate(indices) if indices else np.empty(0, np.int64)
+        lacking = (self.source.describe(i) for i in self._lacking(self.done, found))
+        reasons = [skipped.reasons.get(path, "") for path in lacking]
+        content = io.BytesIO()
+        np.savez(
+            content,
+            indices=found,
+            vectors=np.concatenate(vectors) if vectors else np.empty((0, 0), np.float32),
+            reasons=np.array(reasons, dtype=str),
+        )
+        replace_bytes(self._path(self.done), content.getbuffer())
+        self.done += 1
+        vectors.clear()
+        indices.clear()
+
+    def join(self, out: Path, about: dict[str, Any], *, standardised: bool) -> Written:
+        """Make one file of the parts, and remove them."""
+        counted = [len(part["indices"]) for part in self._whole()]
+        if not sum(counted):
+            raise DataFault(f"no image of {self.source.name} can be read, mend them; first: {self.source.describe(0)}")
+        scale = self._scale() if standardised else None
+        if scale is not None:
+            about = {**about, "mean": scale[0].tolist(), "deviation": scale[1].tolist()}
+        write_file(out, partial(self._rows, scale), about)
+        width = next(self._rows(scale)).vectors.shape[1]
+        shutil.rmtree(self.folder)
+        return Written(out, sum(counted), width, len(self.source) - sum(counted))
+
+    def _whole(self) -> Iterator[dict[str, np.ndarray]]:
+        return (self._read(number) for number in range(self.done))
+
+    def _rows(self, scale: tuple[np.ndarray, np.ndarray] | None) -> Iterator[Rows]:
+        for part in self._whole():
+            indices, vectors = part["indices"], part["vectors"]
+            if not len(indices):
+                continue
+            paths = [path_of(self.source, i) for i in indices.tolist()]
+            labels = None
+            if self.source.labels is not None:
+                labels = [self.source.classes[label] for label in self.source.labels[indices].tolist()]
+            yield Rows(indices, paths, labels, vectors if scale is None else scaled(vectors, *scale))
+
+    def _scale(self) -> tuple[np.ndarray, np.ndarray]:
+        """(mean, deviation) of each feature, float64 [D]."""
+        count, total, squares = 0, 0.0, 0.0
+        for rows in self._rows(None):
+            count, total = count + len(rows.ids), total + rows.vectors.sum(axis=0, dtype=np.float64)
+        mean = np.asarray(total / count)
+        for rows in self._rows(None):
+            squares = squares + np.square(rows.vectors - mean).sum(axis=0)
+        return mean, np.maximum(np.sqrt(np.asarray(squares) / count), SMALLEST_DEVIATION)
+
+
+def scaled(vectors: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Features at mean 0 and deviation 1, float32 [N, D]."""
+    return ((vectors - mean) / deviation).astype(np.float32)
+
+
+def path_of(source: Source, i: int) -> str:
+    """An image's name as files of features have it: bytes that are no text become "?"."""
+    return source.describe(i).encode("utf-8", "replace").decode()

@@ -1,0 +1,138 @@
+"""The images of a file of features that are most like a query image, by the cosine of their features.
+
+Shapes: Q queries, k neighbours, D width of a feature.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from paddlemae import device
+from paddlemae.data.sources import Source, open_source
+from paddlemae.report.figures import draw_neighbours
+from paddlemae.tasks.checkpoints import read_checkpoint
+from paddlemae.tasks.embed_source import path_of, scaled, weights_digest
+from paddlemae.tasks.feature_file import Features, read_file
+from paddlemae.tasks.gallery import as_pictures, pictures_at
+from paddlemae.tasks.inference import FeatureKind, forward_function
+from paddlemae.tasks.knn import nearest
+from paddlemae.tasks.models import evaluation_view, load_encoder
+from paddlemae.tasks.reconstruct import check_picture, read_views
+from paddlemae.weights.store import Description
+
+DEFAULT_NEIGHBOURS = 5
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An image of the file: its number in the source, path, class (None: unlabelled), cosine in [-1, 1]."""
+
+    id: int
+    path: str
+    label: str | None
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """A query's name, and its neighbours, the most similar first."""
+
+    query: str
+    neighbours: list[Neighbour]
+
+
+def search(
+    features: Path,
+    images: list[str],
+    *,
+    run: str,
+    k: int = DEFAULT_NEIGHBOURS,
+    limit: int = 8,
+    out: Path | None = None,
+    data: str | None = None,
+    threads: int | str = "auto",
+) -> list[Found]:
+    """Find each query's nearest images.
+
+    Args:
+        features: a file that `embed_source` wrote.
+        images: the queries: files, folders or other sources of images.
+        run: the weights that made the file.
+        k: neighbours of each query.
+        limit: queries at most.
+        out: a picture of the queries and their neighbours, if it is wanted.
+        data: where the file's images are now, for the picture; by default where they were.
+        threads: as in `device.prepare`.
+    Raises:
+        ValueError, FileNotFoundError: a file, weights or images that can't be used, or don't belong together.
+    """
+    if out is not None:
+        check_picture(out)
+    bank = read_file(features)
+    if not 1 <= k <= len(bank.ids):
+        raise ValueError(f"--k must be in 1..{len(bank.ids)}, the images of {features}; got {k}")
+    source = _source_of(bank, data, features) if out else None
+    device.prepare("auto", threads)
+    checkpoint = read_checkpoint(run)
+    if weights_digest(checkpoint) != bank.about["weights"]:
+        raise ValueError(
+            f"{features} was made with other weights than those of {checkpoint.folder}, so nothing can be compared; "
+            f"they were in {bank.about['model']}"
+        )
+    kind = FeatureKind(**{name: bank.about[name] for name in ("token", "layer", "norm")})
+    names, views = read_views(images, checkpoint.description, limit)
+    query_QD = forward_function(load_encoder(checkpoint), checkpoint.description, kind, threads=threads)(views)
+    if kind.norm == "batch":
+        query_QD = scaled(query_QD, *(np.array(bank.about[name]) for name in ("mean", "deviation")))
+    cosine_Qk, nearest_Qk = nearest(bank.vectors, query_QD, k)
+    found = [
+        Found(name, [_neighbour(bank, int(row), float(one)) for row, one in zip(rows, cosines)])
+        for name, rows, cosines in zip(names, nearest_Qk, cosine_Qk)
+    ]
+    if out and source:
+        _draw(out, found, views, source, checkpoint.description, f"{features.name}: {kind}")
+    return found
+
+
+def _neighbour(bank: Features, row: int, cosine: float) -> Neighbour:
+    label = bank.labels[row] if bank.labels is not None else None
+    return Neighbour(int(bank.ids[row]), bank.paths[row], label, cosine)
+
+
+def _source_of(bank: Features, data: str | None, features: Path) -> Source:
+    """The images that the features are of."""
+    try:
+        source = open_source(data or bank.about["data"], bank.about["split"])
+    except FileNotFoundError as fault:
+        raise FileNotFoundError(f"{fault}; name the images of {features} with --data to draw them") from fault
+    if len(source) != bank.about["images"]:
+        raise ValueError(f"{source.name} has {len(source)} images, and had {bank.about['images']} for {features}")
+    return source
+
+
+def _draw(out: Path, found: list[Found], views: np.ndarray, source: Source, description: Description, of: str) -> None:
+    view = evaluation_view(description)
+    rows, titles = [], []
+    for query, one in zip(views, found):
+        pictures = [query[None]]
+        for near in one.neighbours:
+            if Path(path_of(source, near.id)).name != Path(near.path).name:
+                raise ValueError(f"image {near.id} of {source.name} is no longer {near.path}; embed it again")
+            pictures.append(pictures_at(source, view, np.array([near.id]))[0])
+        rows.append(list(as_pictures(np.concatenate(pictures))))
+        titles.append([f"{near.similarity:.3f}  {Path(near.path).name}" for near in one.neighbours])
+    caption = f"Queries, and the nearest of {len(source)} images by cosine similarity ({of})."
+    draw_neighbours(out, rows, [one.query for one in found], titles, caption)
+
+
+def table(found: Found) -> str:
+    """A query's neighbours, a line each: rank, similarity, class where there is one, path."""
+    lines = [found.query]
+    labels = [near.label or "" for near in found.neighbours]
+    wide = max(map(len, labels))
+    for rank, (near, label) in enumerate(zip(found.neighbours, labels), start=1):
+        lines.append(f"{rank:4}  {near.similarity:7.4f}  {label:{wide}}{'  ' if wide else ''}{near.path}")
+    return "\n".join(lines)
