@@ -241,7 +241,7 @@ def test_unlabelled_folders_can_not_be_fine_tuned_on(paddlemae, encoder, photos,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--mask", "holes"], "mask must be random, block, grid or a given map, got 'holes'"),
+        (["--mask", "holes"], "mask must be random, block, grid, none, .*; got 'holes'"),
         (["--mask-ratio", "1.0"], r"mask_ratio must be in \[0, 1\), got 1.0"),
         (["--mask-ratio", "-0.5"], r"mask_ratio must be in \[0, 1\), got -0.5"),
         (["--mask", "gone.npy"], "mask file gone.npy does not exist"),

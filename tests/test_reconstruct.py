@@ -1,4 +1,4 @@
-"""Reconstruction: which patches go, what is drawn, and what the caption admits."""
+"""Reconstruction: what is drawn, and what the caption admits."""
 
 from pathlib import Path
 
@@ -9,12 +9,11 @@ from PIL import Image
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks import reconstruct as task
 from paddlemae.tasks.checkpoints import read_checkpoint
+from paddlemae.tasks.masks import MaskChoice, parsed_mask
 from paddlemae.tasks.models import load_autoencoder
 from paddlemae.tasks.pretrain import pretrain
-from paddlemae.tasks.reconstruct import MaskChoice, choose_mask, read_views, reconstruct_images
+from paddlemae.tasks.reconstruct import read_views, reconstruct_images
 from paddlemae.tasks.start import Start
-
-GRID = (4, 6)
 
 
 @pytest.fixture(scope="module")
@@ -36,73 +35,6 @@ def drawn(monkeypatch):
 
     monkeypatch.setattr(task, "draw_reconstructions", note)
     return seen
-
-
-def removed(choice: MaskChoice, batch_size: int = 3) -> np.ndarray:
-    return choose_mask(choice, GRID, batch_size).as_map().reshape(batch_size, *GRID)
-
-
-def test_a_random_mask_follows_its_seed_and_differs_between_images() -> None:
-    maps = removed(MaskChoice("random", 0.5, seed=1))
-    assert maps.sum(axis=(1, 2)).tolist() == [12, 12, 12]
-    assert (maps[0] != maps[1]).any() and (removed(MaskChoice("random", 0.5, seed=1)) == maps).all()
-    assert (removed(MaskChoice("random", 0.5, seed=2)) != maps).any()
-
-
-def test_a_block_mask_removes_the_ratio_and_differs_between_images() -> None:
-    maps = removed(MaskChoice("block", 0.25))
-    assert maps.sum(axis=(1, 2)).tolist() == [6, 6, 6] and (maps[0] != maps[1]).any()
-
-
-def test_a_grid_mask_keeps_one_of_four() -> None:
-    maps = removed(MaskChoice("grid"))
-    assert maps.sum(axis=(1, 2)).tolist() == [18] * 3 and (maps[0] == maps[2]).all()
-
-
-@pytest.mark.parametrize("name", ["mask.npy", "mask.txt"])
-def test_a_mask_from_a_file_is_used_for_every_image(tmp_path, name: str) -> None:
-    wanted = np.zeros(GRID, int)
-    wanted[1:3, 2:5] = 1
-    path = tmp_path / name
-    np.save(path, wanted) if path.suffix == ".npy" else np.savetxt(path, wanted, fmt="%d")
-    maps = removed(MaskChoice("given", file=path))
-    assert (maps == wanted).all() and len(maps) == 3
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("gone.txt", None, "mask file .*gone.txt does not exist"),
-        ("a.txt", b"1 0 1\n0 1 1\n", r"a mask must be \[B, 24\] or \[B, 4, 6\] .*, got \[3, 2, 3\]"),
-        ("a.txt", b"zero one\n", "a.txt is not a mask; expected rows of 0"),
-        ("a.txt", b"0 1\n1\n", "a.txt is not a mask"),
-        ("a.txt", b"", "a.txt is not a mask"),
-        ("a.npy", b"", "a.npy is not a mask"),
-        ("a.npy", b"garbage", "a.npy is not a mask"),
-        ("a.txt", b"2 0 0 0 0 0\n" * 4, "0 .kept. and 1 .removed. only"),
-        ("a.txt", b"1 1 1 1 1 1\n" * 4, "keep"),
-    ],
-)
-def test_a_wrong_mask_file_is_one_line(tmp_path, name: str, content: bytes | None, message: str) -> None:
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises((ValueError, FileNotFoundError), match=message) as fault:
-        removed(MaskChoice("given", file=tmp_path / name))
-    assert "\n" not in str(fault.value)
-
-
-@pytest.mark.parametrize(
-    ("choice", "message"),
-    [
-        (MaskChoice("holes"), "mask must be random, block, grid or a given map, got 'holes'"),
-        (MaskChoice("random", 1.0), r"mask_ratio must be in \[0, 1\), got 1.0"),
-        (MaskChoice("block", -0.5), r"mask_ratio must be in \[0, 1\), got -0.5"),
-        (MaskChoice("random", 0.99), "keeps none of 24 patches"),
-    ],
-)
-def test_a_wrong_choice_is_one_line(choice: MaskChoice, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        removed(choice)
 
 
 def test_visible_patches_are_put_back_and_removed_ones_are_gray(tmp_path, raw, photos, drawn) -> None:
@@ -127,6 +59,21 @@ def test_the_original_is_the_image(tmp_path, raw, photos, drawn) -> None:
         mean = np.asarray(image).mean(axis=(0, 1))
     assert drawn["names"] == [path.name]
     np.testing.assert_allclose(drawn["pictures"]["original"].mean(axis=(0, 1, 2)), mean, atol=10)
+
+
+def test_without_a_mask_every_patch_is_seen(tmp_path, raw, photos, drawn) -> None:
+    reconstruct_images(raw, [str(photos)], tmp_path / "a.png", choice=MaskChoice("none"), limit=2)
+    original, masked, prediction, completed = drawn["pictures"].values()
+    assert np.abs(masked.astype(int) - original).max() <= 1 and np.abs(completed.astype(int) - original).max() <= 1
+    assert (prediction != original).any() and "0 of 4 patches removed" in drawn["caption"]
+
+
+def test_boxes_are_in_pixels_of_the_view(tmp_path, raw, photos, drawn) -> None:
+    choice = parsed_mask("boxes:4,0,8,5")  # touches the lower right patch, of 4 pixels
+    reconstruct_images(raw, [str(photos)], tmp_path / "a.png", choice=choice, limit=2)
+    original, masked, _, _ = drawn["pictures"].values()
+    assert np.abs(masked[:, :, 4:].astype(int) - 128).max() <= 1
+    assert np.abs(masked[:, :, :4].astype(int) - original[:, :, :4]).max() <= 1
 
 
 def test_captions_tell_raw_from_normalised_and_both_from_plain(tmp_path, raw, pretrained, photos, drawn) -> None:

@@ -193,7 +193,11 @@ def reconstruct(
     out: Annotated[Path, typer.Option("--out", help="The picture to write.")] = Path("reconstruction.png"),
     mask: Annotated[
         str,
-        typer.Option("--mask", help="random, block, grid, or a .npy/.txt map of the patches (1 = removed)."),
+        typer.Option(
+            "--mask",
+            help="random, block, grid, none; boxes:LEFT,TOP,RIGHT,BOTTOM;... in the view's pixels; or a file: a "
+            "picture (white = removed) or a .npy/.txt map of the patches (1 = removed).",
+        ),
     ] = "random",
     mask_ratio: Annotated[
         float | None, typer.Option("--mask-ratio", help="Share of the patches to remove; 0.75 unless given.")
@@ -209,14 +213,16 @@ def reconstruct(
     `paddlemae reconstruct runs/photos photos/ --out photos.png`
 
     `paddlemae reconstruct runs/digits digits --mask block --mask-ratio 0.5`
+
+    `paddlemae reconstruct runs/photos a.jpg --mask 'boxes:32,32,96,96;160,0,224,64'`
     """
     from paddlemae import device
 
     device.load_paddle()
-    from paddlemae.tasks.reconstruct import MaskChoice, reconstruct_images
+    from paddlemae.tasks.masks import parsed_mask
+    from paddlemae.tasks.reconstruct import reconstruct_images
 
-    is_file = Path(mask).suffix in (".npy", ".txt")
-    choice = MaskChoice("given" if is_file else mask, mask_ratio, seed, Path(mask) if is_file else None)
+    choice = parsed_mask(mask, mask_ratio, seed)
     print(f"wrote {reconstruct_images(run, images, out, choice=choice, limit=limit, plain=plain)}")
 
 

@@ -16,8 +16,8 @@ from paddlemae.model.masking import num_kept, random_mask
 from paddlemae.model.vit import evaluating
 from paddlemae.tasks.gallery import SHOWN, fixed_images
 from paddlemae.tasks.inference import LOGITS, FeatureKind, forward_function
+from paddlemae.tasks.masks import DEFAULT_RATIO
 from paddlemae.tasks.models import Checkpoint, to_input
-from paddlemae.tasks.reconstruct import DEFAULT_RATIO
 from paddlemae.tasks.start import run_of, stored_recipe
 from paddlemae.weights.store import Description
 

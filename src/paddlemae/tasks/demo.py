@@ -14,8 +14,9 @@ from paddlemae.report.runlog import RECIPE_FILE, open_run
 from paddlemae.report.write import write_report
 from paddlemae.tasks.inference import FeatureKind
 from paddlemae.tasks.knn import knn
+from paddlemae.tasks.masks import MaskChoice
 from paddlemae.tasks.pretrain import pretrain
-from paddlemae.tasks.reconstruct import MaskChoice, reconstruct_images
+from paddlemae.tasks.reconstruct import reconstruct_images
 from paddlemae.tasks.start import Start
 from paddlemae.tasks.study import Study, spread, study
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,14 +15,14 @@ from paddlemae.data.augment import eval_view
 from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS, UnreadableImage, read_image
 from paddlemae.data.sources import open_source
 from paddlemae.model.mae import MaskedAutoencoder, reconstruct
-from paddlemae.model.masking import Mask, draw_mask, given_mask, num_kept
+from paddlemae.model.masking import Mask
 from paddlemae.report.figures import draw_reconstructions
 from paddlemae.tasks.checkpoints import read_checkpoint
+from paddlemae.tasks.masks import MaskChoice, choose_mask
 from paddlemae.tasks.models import evaluation_view, grey_of, load_autoencoder, to_input, to_pictures
 from paddlemae.weights.store import Description
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
-DEFAULT_RATIO = 0.75  # the paper's
 RAW_CAPTION = (
     "{removed} of {total} patches removed. The model predicts raw pixels; it learned that for removed patches only, so "
     "what it predicts in place of visible ones means nothing."
@@ -37,16 +36,6 @@ PLAIN_CAPTION = (
     "{removed} of {total} patches removed. This model predicts pixels normalised per patch; the prediction is shown "
     "plain, as the decoder gives it, without the original patches' mean and deviation."
 )
-
-
-@dataclass(frozen=True)
-class MaskChoice:
-    """How the patches to remove are chosen: a kind and a ratio (None: 0.75), or a file with a map (1 = removed)."""
-
-    kind: str = "random"
-    ratio: float | None = None
-    seed: int = 0
-    file: Path | None = None
 
 
 def reconstruct_images(
@@ -80,7 +69,7 @@ def reconstruct_images(
         warnings.warn("--plain has no effect: this model predicts raw pixels", stacklevel=2)
         plain = False
     names, pixels = read_views(images, checkpoint.description, limit)
-    mask = choose_mask(choice, model.grid, len(pixels))
+    mask = choose_mask(choice, model.grid, len(pixels), model.patch_size)
     draw(out, model, checkpoint.description, pixels, mask, names=names, plain=plain)
     return out
 
@@ -130,32 +119,6 @@ def _readers(item: str, channels: int, limit: int) -> Iterator[tuple[str, Callab
     # spread over the source, since neighbours in a folder are often of one class
     for index in np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int):
         yield Path(source.describe(int(index))).name, partial(source.read, int(index), channels)
-
-
-def choose_mask(choice: MaskChoice, grid: tuple[int, int], batch_size: int) -> Mask:
-    """The mask of each image.
-
-    Raises:
-        ValueError: an unknown kind, a ratio or map that does not fit the model's patches.
-    """
-    if choice.ratio is not None and (choice.file is not None or choice.kind == "grid"):
-        warnings.warn(f"--mask-ratio has no effect with --mask {choice.file or choice.kind}", stacklevel=2)
-    if choice.file is not None:
-        removed_map = _read_map(choice.file)
-        return given_mask(np.broadcast_to(removed_map, (batch_size, *removed_map.shape)), grid)
-    num_keep = num_kept(grid[0] * grid[1], DEFAULT_RATIO if choice.ratio is None else choice.ratio)
-    return draw_mask(choice.kind, [np.random.default_rng(choice.seed)] * batch_size, grid, num_keep)
-
-
-def _read_map(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise FileNotFoundError(f"mask file {path} does not exist")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # NumPy only warns of an empty file
-            return np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, ndmin=2)
-    except (ValueError, EOFError, UserWarning) as fault:
-        raise ValueError(f"{path} is not a mask; expected rows of 0 (kept) and 1 (removed)") from fault
 
 
 def draw(
