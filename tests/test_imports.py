@@ -26,11 +26,12 @@ ALLOWED = {
     "train": {"weights", "model", "device"},
     "tasks": BOTTOM | {"train"},
     "export": BOTTOM | {"train", "tasks"},
+    "api": BOTTOM | {"train", "tasks"},
     "cli": BOTTOM | {"train", "tasks", "export", "cli_features", "cli_weights"},
     "cli_features": {"device", "tasks"},
     "cli_weights": {"device", "tasks"},
     "__main__": {"cli"},
-    "__init__": set(),
+    "__init__": {"device"},
 }
 COMMANDS = ("demo", "pretrain", "reconstruct", "finetune", "probe", "study", "knn", "evaluate", "report", "export")
 COMMANDS += ("embed", "search")

@@ -7,7 +7,12 @@ from importlib import import_module, metadata
 
 __version__ = metadata.version("paddlemae")
 
+_API = "paddlemae.api"
 _HOMES = {
+    "load": _API,
+    "pretrain": _API,
+    "finetune": _API,
+    "Model": _API,
     "MaskedAutoencoder": "paddlemae.model.mae",
     "VisionTransformer": "paddlemae.model.vit",
     "SIZES": "paddlemae.model.vit",
@@ -28,4 +33,12 @@ __all__ = list(_HOMES)
 def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module 'paddlemae' has no attribute {name!r}")
+    if _HOMES[name] == _API:  # which trains and computes: Paddle has settings that it takes only before it is imported
+        from paddlemae.device import load_paddle
+
+        load_paddle()
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])  # what a notebook completes

@@ -243,7 +243,7 @@ def _recognised(file: io.FileIO | io.BytesIO, channels: int) -> _Jpeg | Pixels:
         return plain
     with _opened_by_pillow(io.BytesIO(content)) as image:
         if image.format not in _JPEG_FORMATS or image.mode not in _JPEG_COLOURS:
-            return _pixels(image, channels)
+            return pixels_of(image, channels)
         orientation, (width, height) = _orientation(image), image.size
         size = (width, height) if orientation >= 5 else (height, width)
         return _Jpeg(content, image.mode, size, orientation)
@@ -257,7 +257,7 @@ def _other_pixels(file: IO[bytes], start: bytes, channels: int) -> Pixels:
         pixels, orientation = bands.read_tiff(file, channels)
         return as_channels(_upright(pixels, orientation), channels)
     with _opened_by_pillow(file) as image:
-        return _pixels(image, channels)
+        return pixels_of(image, channels)
 
 
 def _plain_jpeg(content: bytes) -> _Jpeg | None:
@@ -319,7 +319,7 @@ def _decode(jpeg: _Jpeg, channels: int, need: Need) -> Picture:
             raise ValueError("another size than the header's that Pillow read")
     except Exception:  # its words for damage are as many as Pillow's, and the verdict is Pillow's
         with _opened_by_pillow(io.BytesIO(jpeg.content)) as image:
-            return Picture(_pixels(image, channels), jpeg.size)
+            return Picture(pixels_of(image, channels), jpeg.size)
     if channels == 1 and pixels.shape[2] == 3:  # Pillow's way takes half the time
         pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
     pixels = _upright(as_channels(pixels, channels), jpeg.orientation)
@@ -374,8 +374,13 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
     return _UPRIGHT[orientation](pixels) if orientation in _UPRIGHT else pixels
 
 
-def _pixels(image: Image.Image, channels: int) -> Pixels:
-    """Every pixel of an opened image, upright."""
+def pixels_of(image: Image.Image, channels: int) -> Pixels:
+    """Every pixel of an image that Pillow opened or made, by the rules at the top of this module.
+
+    Raises:
+        ValueError: of other channels, or values that are no pixels.
+        Exception: nearly any, of Pillow's, if its file is damaged.
+    """
     image.load()  # some formats have their metadata behind the pixels
     pixels = _stored(image, channels)
     return _upright(pixels, _orientation(image))

@@ -6,6 +6,7 @@ import logging
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -24,13 +25,18 @@ def _figure(width: float, height: float):
     return figure
 
 
-def _save(figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _save(figure, path: Path | BinaryIO) -> None:
+    if isinstance(path, Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
 
 def draw_reconstructions(
-    path: Path, columns: Sequence[str], pictures: Sequence[np.ndarray], caption: str, names: Sequence[str] = ()
+    path: Path | BinaryIO,
+    columns: Sequence[str],
+    pictures: Sequence[np.ndarray],
+    caption: str,
+    names: Sequence[str] = (),
 ) -> None:
     """Draw each image's stages side by side; more than four images stand in two columns of such strips.
 

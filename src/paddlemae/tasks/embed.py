@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -63,14 +63,17 @@ def embedded(
     description: Description,
     source: Source,
     *,
-    kind: FeatureKind = DEFAULT_KIND,
+    kind: FeatureKind | Literal["logits"] = DEFAULT_KIND,
     batch_size: int = 32,
     start_batch: int = 0,
     workers: int | str = "auto",
     threads: int | str = "auto",
     on_skip: OnSkip | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield `embed`'s features and indices batch by batch, from `start_batch` on; arguments and errors are its own."""
+) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
+    """Yield `embed`'s features, or a classifier's logits, and indices batch by batch, from `start_batch` on.
+
+    Arguments and errors are those of `embed`.
+    """
     if workers == "auto":
         workers = decoding_workers(len(source) - start_batch * batch_size)
     forward = forward_function(model, description, kind, threads=threads)

@@ -13,6 +13,7 @@ import math
 import shutil
 import zipfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -76,6 +77,7 @@ def embed_source(
     Raises:
         ValueError, FileNotFoundError: images, weights, settings or a file that can't be used; parts of another command.
         DataFault: too many unreadable images.
+        KeyboardInterrupt: the text says what was kept.
     """
     check_format(out)
     if out.exists() and not overwrite:
@@ -98,8 +100,13 @@ def embed_source(
         on_skip=skipped,
         **settings,
     )
-    with progress("embedding", len(source), parts.images_done, show=not quiet) as show:
-        parts.fill(batches, skipped, show)
+    with progress("embedding", len(source), parts.images_done, show=not quiet) as show, closing(batches):
+        try:
+            parts.fill(batches, skipped, show)
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(
+                f"stopped with {parts.images_done} of {len(source)} images in {parts.folder}; the same command goes on"
+            ) from stop
     return parts.join(out, about, standardised=kind.norm == "batch")
 
 

@@ -37,8 +37,8 @@ class MaskChoice:
         kind: "random", "block", "grid" or "none"; what follows the seed goes before it.
         ratio: of the patches to remove; None is 0.75.
         seed: of what is drawn.
-        file: a map of the patches, `.npy` or `.txt` (1 = removed), or a picture of the view: patches are removed whose
-            mean brightness is half of white or more.
+        file: a map of the patches, `.npy` or `.txt` (1 = removed), or a picture of the view, brought to the grid by
+            averaging: patches are removed that are half white or more.
         boxes: (left, top, right, bottom) in pixels of the view, right and bottom not included; every patch that one of
             them touches is removed.
         removed: a map of the patches, [rows, columns] or [B, rows, columns], True or 1 where one is removed.

@@ -1,0 +1,289 @@
+"""PaddleMAE from Python, as a notebook wants it: models that take images as they come, and trainings in one call.
+
+Shapes: N images of H x W pixels and C channels, D width of a feature, K classes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+
+from paddlemae import device as devices
+from paddlemae.data.batches import eval_batches
+from paddlemae.data.images import UnreadableImage
+from paddlemae.data.sources import GivenSource, Images, Source, given_source
+from paddlemae.model.mae import MaskedAutoencoder
+from paddlemae.model.masking import Mask
+from paddlemae.recipe import load_recipe
+from paddlemae.report.figures import draw_reconstructions
+from paddlemae.tasks import finetune as finetuning
+from paddlemae.tasks import pretrain as pretraining
+from paddlemae.tasks.checkpoints import KIND_NAMES, Checkpoint, read_checkpoint
+from paddlemae.tasks.embed import embedded
+from paddlemae.tasks.inference import LOGITS, FeatureKind
+from paddlemae.tasks.masks import MaskChoice, choose_mask, parsed_mask
+from paddlemae.tasks.models import evaluation_view, load_autoencoder, load_classifier, load_encoder
+from paddlemae.tasks.reconstruct import caption_of, drawn_pictures
+from paddlemae.tasks.start import Start
+
+SHOWN = 8  # images of a notebook's picture
+AT_ONCE = 32  # images that are computed together
+
+
+def load(weights: str | os.PathLike[str], *, device: str = "auto", threads: int | str = "auto") -> Model:
+    """Load a model, ready for images.
+
+    Args:
+        weights: a run folder, a checkpoint, or anyone's MAE or ViT weights, as for every command.
+        device: "cpu", "gpu" ..., or "auto": the accelerator that Paddle was built for.
+        threads: of the CPU; "auto" takes all.
+    Raises:
+        FileNotFoundError, ValueError: nothing there, no model, or no such device.
+        ModuleNotFoundError: no Paddle.
+    """
+    devices.prepare(device, threads)
+    return Model(read_checkpoint(os.fspath(weights)), threads)
+
+
+class Model:
+    """A trained model; `load` makes one.
+
+    Images are given as in `given_source`: a path, a picture of Pillow, a uint8 or uint16 array, a list of these, or a
+    source ("digits", a folder, an archive ...). They are resized and cropped as in evaluation. One that can't be read
+    is a ValueError, so that results are always as many as images, in their order.
+
+    Attributes:
+        kind: "mae", "classifier" or "encoder".
+        image_size: (height, width) in pixels of what the model sees; channels: of an image.
+        classes: a classifier's, else empty.
+        layer: the `paddle.nn.Layer` itself, in eval mode.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, threads: int | str = "auto"):
+        self.description = checkpoint.description
+        self.kind = self.description.kind
+        view = evaluation_view(self.description)
+        self.image_size, self.channels = view.image_size, view.channels
+        self.classes = tuple(self.description.classes)
+        self.layer = load_encoder(checkpoint)
+        self._checkpoint, self._threads = checkpoint, threads
+
+    def __repr__(self) -> str:
+        shape, (height, width) = self.description.architecture, self.image_size
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        return (
+            f"<{KIND_NAMES[self.kind]} of {shape['depth']} blocks x {shape['embed_dim']}, images of {height} x {width} "
+            f"x {self.channels}{classes}, from {self._checkpoint.folder}>"
+        )
+
+    def encode(
+        self, images: Images, *, token: str = "mean", layer: int | None = None, norm: Literal["layer", "none"] = "layer"
+    ) -> np.ndarray:
+        """Features of whole images, the same ones in every call: float32 [N, D].
+
+        Args:
+            token: "cls", or "mean" of the patch tokens.
+            layer: the block that they are taken after, counted from 1; None is the last.
+            norm: "layer", the encoder's last norm, or "none".
+        Raises:
+            ValueError, FileNotFoundError: features that the model does not have, or images that can't be used.
+        """
+        if norm == "batch":
+            raise ValueError("norm 'batch' makes features depend on the images beside them; use 'layer' or 'none' here")
+        return self._outputs(images, FeatureKind(token, layer, norm))
+
+    def classify(self, images: Images) -> Predictions:
+        """A classifier's probabilities.
+
+        Raises:
+            ValueError, FileNotFoundError: the model is none, or images that can't be used.
+        """
+        if self.kind != "classifier":
+            load_classifier(self._checkpoint)  # says what it is instead
+        logits_NK = self._outputs(images, LOGITS).astype(np.float64)
+        exponents = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
+        return Predictions(self.classes, exponents / exponents.sum(axis=1, keepdims=True))
+
+    def reconstruct(
+        self,
+        images: Images,
+        *,
+        mask_ratio: float | None = None,
+        seed: int = 0,
+        mask: str | os.PathLike[str] | np.ndarray = "random",
+    ) -> Pictures:
+        """What a masked autoencoder makes of images that it sees in part.
+
+        Args:
+            mask_ratio: share of the patches to remove; 0.75 unless given.
+            seed: draws the mask.
+            mask: what `--mask` takes ("random", "block", "grid", "none", "boxes:10,20,60,80", a file), or a map of the
+                patches, [rows, columns] for all images or [N, rows, columns], True or 1 where one is removed.
+        Raises:
+            ValueError, FileNotFoundError: the model has no decoder, or images or a mask that can't be used.
+        """
+        model = self.layer
+        if not isinstance(model, MaskedAutoencoder):
+            model = load_autoencoder(self._checkpoint)  # says what it is instead
+        if isinstance(mask, np.ndarray):
+            choice = MaskChoice(ratio=mask_ratio, seed=seed, removed=mask)
+        else:
+            choice = parsed_mask(os.fspath(mask), mask_ratio, seed)
+        source = given_source(images)
+        seen_BCHW = np.concatenate([batch.images for batch in self._batches(source)])
+        chosen = choose_mask(choice, model.grid, len(seen_BCHW), model.patch_size)
+        if len(chosen.keep) != len(seen_BCHW):
+            raise ValueError(f"the map is of {len(chosen.keep)} images, and there are {len(seen_BCHW)}")
+        blocks = [slice(start, start + AT_ONCE) for start in range(0, len(seen_BCHW), AT_ONCE)]
+        drawn = [
+            drawn_pictures(model, self.description, seen_BCHW[block], Mask(chosen.keep[block], chosen.removed[block]))
+            for block in blocks
+        ]
+        stages = {name: np.concatenate([part[name] for part in drawn]) for name in drawn[0]}
+        return Pictures(
+            original=stages["original"],
+            masked=stages["masked"],
+            prediction=stages["prediction"],
+            completed=stages["prediction + visible"],
+            plain=stages["plain prediction"],
+            removed=chosen.as_map().reshape(-1, *model.grid),
+            caption=caption_of(self.description, chosen),
+        )
+
+    def _outputs(self, images: Images, output: FeatureKind | Literal["logits"]) -> np.ndarray:
+        source = given_source(images)
+        in_memory = isinstance(source, GivenSource) and not source.all_files
+        settings: dict[str, Any] = dict(batch_size=AT_ONCE, workers=0 if in_memory else "auto", threads=self._threads)
+        parts = embedded(self.layer, self.description, source, kind=output, on_skip=_refuse, **settings)
+        return np.concatenate([part for part, _ in parts])
+
+    def _batches(self, source: Source) -> Iterator[Any]:
+        return eval_batches(source, evaluation_view(self.description), batch_size=AT_ONCE, on_skip=_refuse)
+
+
+def _refuse(image: UnreadableImage) -> NoReturn:
+    raise ValueError(str(image)) from image
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a classifier makes of images: probabilities float64 [N, K] of the classes, in their order."""
+
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+
+    @property
+    def labels(self) -> list[str]:
+        """The likeliest class of each image."""
+        return [self.classes[number] for number in self.probabilities.argmax(axis=1)]
+
+    def top(self, k: int = 5) -> list[list[tuple[str, float]]]:
+        """The k likeliest classes of each image, with their probabilities."""
+        order_Nk = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
+        return [
+            [(self.classes[number], float(row[number])) for number in best]
+            for best, row in zip(order_Nk.tolist(), self.probabilities)
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Reconstructions, uint8 [N, H, W, C] each; a notebook shows the first ones as a figure.
+
+    Attributes:
+        original: the images as the model sees them.
+        masked: removed patches in grey.
+        prediction: every patch as predicted, with `norm_pix_loss` brought to the original patch's mean and deviation.
+        completed: `prediction` with the visible patches put back.
+        plain: the decoder's output as it is.
+        removed: bool [N, rows, columns], True where a patch was removed.
+        caption: what must be known to read them right.
+    """
+
+    original: np.ndarray
+    masked: np.ndarray
+    prediction: np.ndarray
+    completed: np.ndarray
+    plain: np.ndarray
+    removed: np.ndarray
+    caption: str
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the figure of all images; the name's ending says how (.png, .pdf ...)."""
+        self._draw(Path(path), len(self.original))
+        return Path(path)
+
+    def _repr_png_(self) -> bytes:
+        content = io.BytesIO()
+        self._draw(content, SHOWN)
+        return content.getvalue()
+
+    def _draw(self, to: Any, count: int) -> None:
+        stages = {name: getattr(self, name)[:count] for name in ("original", "masked", "prediction", "completed")}
+        draw_reconstructions(to, list(stages), list(stages.values()), self.caption)
+
+
+def pretrain(
+    recipe: str | None = None,
+    *,
+    data: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str],
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> Path:
+    """Pretrain a masked autoencoder, as `paddlemae pretrain` does.
+
+    Args:
+        recipe: a recipe's name or a .yaml file; None for the defaults.
+        data: images, see `open_source`; None is the recipe's.
+        out: the run folder. An unfinished run of the same recipe there is gone on with.
+        resume: go on with the run in `out`; overwrite: replace it.
+        settings: of the recipe: `steps=100`, `init="mae.pth"`, or with its section `**{"model.depth": 4}`.
+    Returns:
+        the run folder, which `load` takes.
+    Raises:
+        ValueError, FileNotFoundError: a setting, images or a folder that can't be used; nothing is written.
+        KeyboardInterrupt, NonFiniteLoss, OSError: training ended early; the text says what was kept.
+    """
+    built = load_recipe("pretrain", recipe, _overrides(settings, data))
+    return pretraining.pretrain(built, Start(Path(out), resume=resume, overwrite=overwrite, quiet=quiet))
+
+
+def finetune(
+    recipe: str | None = None,
+    *,
+    init: str | os.PathLike[str],
+    data: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str],
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Fine-tune a classifier on labelled images, as `paddlemae finetune` does.
+
+    Args:
+        init: a pretraining run, anyone's weights, or "scratch".
+        recipe, data, out, resume, overwrite, settings: as for `pretrain`; the images are labelled.
+    Returns:
+        the result, as in `result.json`: `top1` and `top5` of the last step in [0, 1], `best_top1` ...; `load` takes
+        `out`.
+    Raises:
+        As `pretrain`.
+    """
+    built = load_recipe("finetune", recipe, _overrides({**settings, "init": init}, data))
+    return finetuning.finetune(built, Start(Path(out), resume=resume, overwrite=overwrite, quiet=quiet))
+
+
+def _overrides(settings: dict[str, Any], data: str | os.PathLike[str] | None) -> list[str]:
+    given = settings if data is None else {**settings, "data": data}
+    return [f"{key}={json.dumps(value, default=os.fspath)}" for key, value in given.items()]
