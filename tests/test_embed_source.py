@@ -85,6 +85,12 @@ def test_columns_are_what_other_readers_expect(tmp_path, pretrained, photos) -> 
         np.testing.assert_array_equal(arrays["vectors"][3], np.float32(table["vector"][3].as_py()))
 
 
+def test_parts_of_a_source_are_no_labels(tmp_path, pretrained, colours) -> None:
+    assert read_file(written(pretrained, colours, tmp_path / "all.npz")).labels is None
+    found = read_file(written(pretrained, colours, tmp_path / "test.npz", split="test"))
+    assert list(found.labels) == ["blue"] * 4 + ["green"] * 4 + ["red"] * 4
+
+
 def test_batch_norm_is_that_of_the_whole_source(tmp_path, pretrained, photos) -> None:
     found = read_file(written(pretrained, photos, tmp_path / "f.npz", kind=FeatureKind(norm="batch")))
     expected = in_memory(pretrained, photos, FeatureKind(norm="batch"))
@@ -251,6 +257,12 @@ def test_a_search_refuses_what_does_not_belong_together(tmp_path, pretrained, ph
     other = pretrain(load_recipe("pretrain", None, chosen), Start(tmp_path / "other", quiet=True))
     (tmp_path / "broken.npz").write_bytes(features.read_bytes()[:500])
     np.savez(tmp_path / "strange.npz", ids=np.arange(3))
+    np.savez(tmp_path / "bare.npz", paddlemae='{"format": 1}')
+    np.save(tmp_path / "array.npy", np.arange(3))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    damaged = bytearray(features.read_bytes())
+    damaged[1200:1600] = bytes(400)
+    (tmp_path / "damaged.npz").write_bytes(damaged)
     for wrong, settings, message in [
         (features, dict(run=str(other)), "made with other weights than those of .*other"),
         (features, dict(k=13), r"--k must be in 1..12, the images of .*f.npz; got 13"),
@@ -259,7 +271,10 @@ def test_a_search_refuses_what_does_not_belong_together(tmp_path, pretrained, ph
         (features, dict(out=tmp_path / "a.png", data="unmade"), "name the images of .*f.npz with --data"),
         (tmp_path / "none.npz", {}, "none.npz does not exist"),
         (tmp_path / "broken.npz", {}, "broken.npz is damaged, or no features"),
-        (tmp_path / "strange.npz", {}, "strange.npz is damaged, or no features"),
+        *(
+            (tmp_path / f"{name}.npz", {}, f"{name}.npz is damaged, or no features")
+            for name in ("strange", "bare", "array", "damaged")
+        ),
     ]:
         with pytest.raises((ValueError, FileNotFoundError), match=message) as fault:
             search(wrong, [query], **{"run": str(pretrained), "threads": 1, **settings})

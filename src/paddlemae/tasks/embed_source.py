@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from paddlemae import device
 from paddlemae.data.faults import DataFault
 from paddlemae.data.images import UnreadableImage
 from paddlemae.data.sources import Source, open_source
+from paddlemae.data.sources.labels import PARTS
 from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.report.progress import progress
 from paddlemae.report.runlog import replace_bytes, replace_text
@@ -111,13 +112,15 @@ def embed_source(
 
 
 def labelled_if_possible(data: str, split: str | None) -> Source:
-    """The images with their labels, or without where they have none."""
+    """The images with their labels, or without where they have none, or where only parts' names would be labels."""
     plain = open_source(data, split)
     try:
         labelled = open_source(data, split, labelled=True)
     except ValueError:
         return plain
-    return labelled if len(labelled) == len(plain) else plain
+    if set(labelled.classes) <= set(PARTS) or len(labelled) != len(plain):
+        return plain
+    return labelled
 
 
 def about_features(
@@ -199,18 +202,18 @@ class _Parts:
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:08d}.npz"
 
-    def _read(self, number: int) -> dict[str, np.ndarray]:
+    def _read(self, number: int, names: Sequence[str] = ("indices", "vectors", "reasons")) -> dict[str, np.ndarray]:
         path = self._path(number)
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in ("indices", "vectors", "reasons")}
+                return {name: arrays[name] for name in names}
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as fault:
             raise ValueError(f"{path} is damaged; delete it, and the same command makes it again") from fault
 
     def recall(self, skipped: SkippedImages) -> None:
         """Count what the parts left out."""
         for number in range(self.done):
-            part = self._read(number)
+            part = self._read(number, ("indices", "reasons"))
             for i, reason in zip(self._lacking(number, part["indices"]), part["reasons"].tolist(), strict=True):
                 skipped(UnreadableImage(self.source.describe(i), reason))
 
@@ -250,8 +253,8 @@ class _Parts:
 
     def join(self, out: Path, about: dict[str, Any], *, standardised: bool) -> Written:
         """Make one file of the parts, and remove them."""
-        counted = [len(part["indices"]) for part in self._whole()]
-        if not sum(counted):
+        count = sum(len(self._read(number, ("indices",))["indices"]) for number in range(self.done))
+        if not count:
             raise DataFault(f"no image of {self.source.name} can be read, mend them; first: {self.source.describe(0)}")
         scale = self._scale() if standardised else None
         if scale is not None:
@@ -259,13 +262,10 @@ class _Parts:
         write_file(out, partial(self._rows, scale), about)
         width = next(self._rows(scale)).vectors.shape[1]
         shutil.rmtree(self.folder)
-        return Written(out, sum(counted), width, len(self.source) - sum(counted))
-
-    def _whole(self) -> Iterator[dict[str, np.ndarray]]:
-        return (self._read(number) for number in range(self.done))
+        return Written(out, count, width, len(self.source) - count)
 
     def _rows(self, scale: tuple[np.ndarray, np.ndarray] | None) -> Iterator[Rows]:
-        for part in self._whole():
+        for part in map(self._read, range(self.done)):
             indices, vectors = part["indices"], part["vectors"]
             if not len(indices):
                 continue

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from paddlemae.data.sources.arrays import map_npz
 PARQUET, NUMPY = ".parquet", ".npz"
 ABOUT = "paddlemae"  # the metadata's key, or the array's name
 FORMAT = 1
+NEEDED = ("model", "weights", "data", "split", "images", "token", "layer", "norm")  # by whoever reads a file
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,15 @@ def read_file(path: Path) -> Features:
         raise FileNotFoundError(f"{path} does not exist; 'paddlemae embed' writes such files")
     try:
         return _read_parquet(path) if path.suffix == PARQUET else _read_numpy(path)
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as fault:  # pyarrow's are ValueErrors too
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as fault:  # pyarrow's too
         reason = " ".join(str(fault).split())[:100]
         raise ValueError(f"{path} is damaged, or no features that 'paddlemae embed' wrote ({reason})") from fault
 
@@ -158,11 +168,17 @@ def _read_numpy(path: Path) -> Features:
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
         about = _about_of(str(arrays[ABOUT]))
         labels = arrays["labels"].tolist() if "labels" in arrays else None
-        return Features(arrays["ids"], arrays["paths"].tolist(), labels, map_npz(str(path), "vectors"), about)
+        ids, paths = arrays["ids"], arrays["paths"].tolist()
+        vectors = map_npz(str(path), "vectors")
+    if vectors.shape[:1] != ids.shape or len(paths) != len(ids) or vectors.ndim != 2:
+        raise ValueError("arrays of different lengths")
+    return Features(ids, paths, labels, vectors, about)
 
 
 def _about_of(text: str) -> dict[str, Any]:
     about = json.loads(text)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise ValueError(f"of another format than {FORMAT}")
+    if lacking := [name for name in NEEDED if name not in about]:
+        raise ValueError(f"without {', '.join(lacking)}")
     return about

@@ -93,7 +93,8 @@ def search(
         for name, rows, cosines in zip(names, nearest_Qk, cosine_Qk)
     ]
     if out and source:
-        _draw(out, found, views, source, checkpoint.description, f"{features.name}: {kind}")
+        caption = f"Queries, and the nearest of {len(bank.ids)} images by cosine similarity ({features.name}: {kind})."
+        _draw(out, found, views, source, checkpoint.description, caption)
     return found
 
 
@@ -113,7 +114,9 @@ def _source_of(bank: Features, data: str | None, features: Path) -> Source:
     return source
 
 
-def _draw(out: Path, found: list[Found], views: np.ndarray, source: Source, description: Description, of: str) -> None:
+def _draw(
+    out: Path, found: list[Found], views: np.ndarray, source: Source, description: Description, caption: str
+) -> None:
     view = evaluation_view(description)
     rows, titles = [], []
     for query, one in zip(views, found):
@@ -124,7 +127,6 @@ def _draw(out: Path, found: list[Found], views: np.ndarray, source: Source, desc
             pictures.append(pictures_at(source, view, np.array([near.id]))[0])
         rows.append(list(as_pictures(np.concatenate(pictures))))
         titles.append([f"{near.similarity:.3f}  {Path(near.path).name}" for near in one.neighbours])
-    caption = f"Queries, and the nearest of {len(source)} images by cosine similarity ({of})."
     draw_neighbours(out, rows, [one.query for one in found], titles, caption)
 
 
