@@ -26,8 +26,9 @@ ALLOWED = {
     "train": {"weights", "model", "device"},
     "tasks": BOTTOM | {"train"},
     "export": BOTTOM | {"train", "tasks"},
-    "cli": BOTTOM | {"train", "tasks", "export", "cli_weights"},
+    "cli": BOTTOM | {"train", "tasks", "export", "cli_weights", "cli_data"},
     "cli_weights": {"device", "tasks"},
+    "cli_data": {"tasks"},
     "__main__": {"cli"},
     "__init__": set(),
 }
