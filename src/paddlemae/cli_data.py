@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="""Your images, before any training: what their channels hold.
+    help="""Your images, before any training: what their channels hold, what is wrong with them.
 
 PATH is whatever `--data` takes: a folder, list, archive, shards, table, arrays, or 'digits' (docs/data.md).
 """,
@@ -47,3 +48,35 @@ def stats(
 
     found = task.statistics(path, split=split, channels=channels, bits=bits, workers=workers, quiet=quiet)
     print(json.dumps(task.as_json(found), indent=2) if as_json else task.settings(found))
+
+
+@app.command()
+def check(
+    path: Source,
+    split: Annotated[str, typer.Option("--split", help="train, test, or all: both, where there are both.")] = "all",
+    channels: Channels = 3,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A folder for check.json and the picture check.png.")
+    ] = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+) -> None:
+    """Look for what is wrong with images: exit status 0 if nothing was found, 1 if something was.
+
+    Unreadable ones, exact and near duplicates, images that are in both parts, 16 bits of which 8 would lose most.
+
+    Examples:
+
+    `paddlemae data check photos/`
+
+    `paddlemae data check labelled/ --out labelled-check`
+    """
+    from paddlemae.tasks import data_check as task
+
+    found = task.check(path, split=split, channels=channels, workers=workers, quiet=quiet)
+    print(task.summary(found))
+    if out:
+        task.write(found, out)
+        print(f"wrote {out / task.JSON_FILE} and {task.PICTURE_FILE}")
+    if found.findings:
+        raise typer.Exit(1)

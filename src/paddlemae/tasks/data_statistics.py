@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from paddlemae.data.channels import NAMES
-from paddlemae.data.sources import Source, open_source
+from paddlemae.data.sources import open_source
 from paddlemae.data.statistics import ChannelStatistics, channel_statistics
 from paddlemae.device import usable_cpus
 from paddlemae.report.progress import progress
@@ -54,18 +54,18 @@ def statistics(
 
     with progress("images", len(source), show=not quiet) as show:
         found = channel_statistics(
-            source, channels, bits=bits, workers=workers_for(source, workers), on_skip=name, on_images=show
+            source, channels, bits=bits, workers=workers_for(len(source), workers), on_skip=name, on_images=show
         )
     if flat := [str(channel + 1) for channel, std in enumerate(found.std) if not std]:
         print(f"note: nothing varies in channel {', '.join(flat)}, and recipes refuse a std of 0", file=sys.stderr)
     return found
 
 
-def workers_for(source: Source, asked: int | None) -> int:
-    """Processes to decode a source with: those asked for, else one a core where they pay."""
+def workers_for(images: int, asked: int | None) -> int:
+    """Processes to decode so many images with: those asked for, else one a core where they pay."""
     if asked is not None:
         return asked
-    return usable_cpus() if len(source) >= WORTH_WORKERS and usable_cpus() > 1 else 0
+    return usable_cpus() if images >= WORTH_WORKERS and usable_cpus() > 1 else 0
 
 
 def settings(found: ChannelStatistics) -> str:
