@@ -39,7 +39,8 @@ def form_of(stored: bytes | NDArray[Any], channels: int) -> Form:
     if not isinstance(stored, bytes):
         return _array_form(stored.shape, stored.dtype, channels)
     if stored.startswith(_PNG_START):
-        return _PNG_COLOURS.get(stored[_PNG_DEPTH + 1], "unknown"), stored[_PNG_DEPTH]
+        name = _PNG_COLOURS[stored[_PNG_DEPTH + 1]]
+        return name, 8 if name == "palette" else stored[_PNG_DEPTH]
     if stored.startswith(_JPEG_START) and (colours := _jpeg_colours(stored)):
         return colours, 8
     if stored.startswith(ARRAY_START):

@@ -1,8 +1,8 @@
 """One look at every image of a source: can it be read, how large is it, what would tell that another is the same.
 
-About a hundred bytes are kept of an image, so that a million of them fit into any memory.
+About 300 bytes are kept of an image: of a million 0.3 GB.
 
-Shapes: N images; H height, W width, C channels; a thumbnail has 8 x 9 gray values.
+Shapes: N images; H height, W width, C channels; P values of a thumbnail, which has 16 x 18 in gray.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from paddlemae.data.images import Need, Picture, UnreadableImage, decode_picture
 from paddlemae.data.sources import Source
 from paddlemae.data.workers import make_ahead
 
-ROWS, COLUMNS = 8, 9  # of a thumbnail, whose 64 differences along rows are its hash
+ROWS, COLUMNS = 16, 18  # of a thumbnail
 SHALLOW = 16  # values of the high byte; 16-bit images below it have 12 bits or fewer, of which 8 bits would keep 4
 
 _CHUNK = 64  # images that a worker looks at before it tells
@@ -39,7 +39,7 @@ class Looks:
 
     Args:
         digests_N2: uint64: of the bytes of the file, or of an array's values.
-        thumbnails_NP: uint8 [N, 72].
+        thumbnails_NP: uint8 [N, 288].
         sizes_N2: int32: H and W, upright; zeros where an image can't be read.
         shallow_N: of images of 16 bits whether the high byte is below `SHALLOW` everywhere.
         forms: how many are stored in each form.
@@ -147,7 +147,7 @@ def _described(values: NDArray[Any]) -> bytes:
 
 
 def thumbnail(pixels_HWC: Pixels) -> NDArray[np.uint8]:
-    """uint8 [8, 9]: gray means of areas. 16 bits are stretched between the darkest and the brightest of them."""
+    """uint8 [16, 18]: gray means of areas. 16 bits are stretched between the darkest and the brightest of them."""
     if pixels_HWC.dtype == np.uint8 and pixels_HWC.shape[2] in (1, 3, 4):
         gray = Image.fromarray(pixels_HWC[..., 0] if pixels_HWC.shape[2] == 1 else pixels_HWC[..., :3]).convert("L")
         return np.asarray(gray.resize((COLUMNS, ROWS), Image.Resampling.BOX))

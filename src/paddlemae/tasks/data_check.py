@@ -194,8 +194,8 @@ def as_json(found: Checked) -> dict[str, Any]:
         "nearly_empty_high_byte": [found.describe(i) for i in np.flatnonzero(found.looks.shallow_N)[:MOST_LISTED]],
         "rule": {
             "exact": "the same bytes of a file, or values of an array",
-            "near": f"at most {duplicates.MOST_BITS} of 64 bits of a difference hash and {duplicates.MOST_LEVELS:g} of "
-            "255 levels of an 8 x 9 thumbnail apart; groups are linked by such pairs",
+            "near": f"thumbnails correlate by {duplicates.LEAST_CORRELATION:g} or more, and at most "
+            f"{duplicates.MOST_BITS} of 64 bits of a difference hash differ; groups are linked by such pairs",
         },
     }
 
