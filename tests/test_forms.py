@@ -52,3 +52,11 @@ def test_arrays_tell_their_channels_from_their_rows() -> None:
     assert form_of(np.zeros((8, 9), np.uint8), 3) == ("gray", 8)
     assert form_of(np.zeros((3, 8, 9), np.uint8), 3) == ("RGB", 8)
     assert form_of(np.zeros((8, 9), np.bool_), 1) == ("gray", 1)
+
+
+@pytest.mark.parametrize("shape, settings", [((8, 9, 13), {}), ((13, 8, 9), {"photometric": "minisblack"})])
+def test_tiffs_of_bands_tell_their_number(shape: tuple[int, ...], settings: dict) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.zeros(shape, np.uint16), **(settings or {"planarconfig": "contig"}))
+    assert form_of(file.getvalue(), 13) == ("13 channels", 16)

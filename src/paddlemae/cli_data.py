@@ -73,7 +73,7 @@ def check(
     """
     from paddlemae.tasks import data_check as task
 
-    found = task.check(path, split=split, channels=channels, workers=workers, quiet=quiet)
+    found = task.check(path, split=split, channels=channels, workers=workers, quiet=quiet, out=out)
     print(task.summary(found))
     if out:
         task.write(found, out)

@@ -1,16 +1,15 @@
 """How an image is stored: its channels and bits, as its header tells them."""
 
 import io
-import struct
 from typing import Any
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
 
 from paddlemae.data.bands import ARRAY_START, TIFF_STARTS, read_array_header
 from paddlemae.data.channels import NAMES, channels_first
+from paddlemae.data.images import opened_by_pillow
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_DEPTH = 24  # where a PNG's header has its bits, and in the next byte the kind of its colours
@@ -46,6 +45,8 @@ def form_of(stored: bytes | NDArray[Any], channels: int) -> Form:
     if stored.startswith(ARRAY_START):
         shape, _, dtype = read_array_header(io.BytesIO(stored))
         return _array_form(shape, dtype, channels)
+    if stored.startswith(TIFF_STARTS):
+        return _tiff_form(stored, channels)
     return _other_form(stored)
 
 
@@ -63,14 +64,23 @@ def _jpeg_colours(content: bytes) -> str | None:
 
 
 def _other_form(content: bytes) -> Form:
+    with opened_by_pillow(io.BytesIO(content)) as image:
+        return _MODES.get(image.mode, (image.mode, 8))
+
+
+def _tiff_form(content: bytes, channels: int) -> Form:
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            if content.startswith(TIFF_STARTS):
-                tags = image.tag_v2  # type: ignore[attr-defined]
-                return _name(tags.get(_SAMPLES, 1)), max(tags.get(_BITS, (1,)))
-            return _MODES.get(image.mode, (image.mode, 8))
-    except (OSError, ValueError, SyntaxError, struct.error):  # a TIFF that Pillow can't read and tifffile can
-        return "bands", 0
+        with opened_by_pillow(io.BytesIO(content)) as image:
+            tags = image.tag_v2  # type: ignore[attr-defined]
+            samples, bits = tags.get(_SAMPLES, 1), max(tags.get(_BITS, (1,)))
+            kind = "palette" if image.mode == "P" else _name(samples)
+    except Exception:  # bands, or more pixels than Pillow takes, which tifffile must have read
+        import tifffile
+
+        with tifffile.TiffFile(io.BytesIO(content)) as tiff:
+            page = tiff.pages.first
+            kind, bits = _name(page.samplesperpixel), int(page.bitspersample)
+    return kind if channels in NAMES else _name(channels), bits  # pages may be channels
 
 
 def _name(channels: int) -> str:

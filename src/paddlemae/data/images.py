@@ -225,7 +225,8 @@ def _reported(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened_by_pillow(file: IO[bytes]) -> Iterator[Image.Image]:
+def opened_by_pillow(file: IO[bytes]) -> Iterator[Image.Image]:
+    """One of the formats that are read here, without Pillow's warnings; too large an image is an error."""
     with _FILTERS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -258,7 +259,7 @@ def _recognised(file: io.FileIO | io.BytesIO, channels: int) -> _Jpeg | Pixels:
     plain = _plain_jpeg(content)
     if plain:
         return plain
-    with _opened_by_pillow(io.BytesIO(content)) as image:
+    with opened_by_pillow(io.BytesIO(content)) as image:
         if image.format not in _JPEG_FORMATS or image.mode not in _JPEG_COLOURS:
             return _pixels(image, channels)
         orientation, (width, height) = _orientation(image), image.size
@@ -273,7 +274,7 @@ def _other_pixels(file: IO[bytes], start: bytes, channels: int) -> Pixels:
     if start.startswith(bands.TIFF_STARTS) and bands.is_for_tifffile(file, channels):
         pixels, orientation = bands.read_tiff(file, channels)
         return as_channels(_upright(pixels, orientation), channels)
-    with _opened_by_pillow(file) as image:
+    with opened_by_pillow(file) as image:
         return _pixels(image, channels)
 
 
@@ -335,7 +336,7 @@ def _decode(jpeg: _Jpeg, channels: int, need: Need) -> Picture:
         if pixels.shape[:2] != (h, w):
             raise ValueError("another size than the header's that Pillow read")
     except Exception:  # its words for damage are as many as Pillow's, and the verdict is Pillow's
-        with _opened_by_pillow(io.BytesIO(jpeg.content)) as image:
+        with opened_by_pillow(io.BytesIO(jpeg.content)) as image:
             return Picture(_pixels(image, channels), jpeg.size)
     if channels == 1 and pixels.shape[2] == 3:  # Pillow's way takes half the time
         pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]

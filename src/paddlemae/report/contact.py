@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-TILE, GAP, WIDTH = 96, 8, 1056  # pixels
+TILE, GAP, WIDTH = 96, 8, 1080  # pixels; ten tiles in a row, or five pairs
 _HEADING, _TEXT, _LINE = 18, 11, 15  # sizes of letters; and the height of a line of text
 _INK, _FAINT = "#1d2733", "#69737e"
 

@@ -69,7 +69,13 @@ class Checked:
 
 
 def check(
-    spec: str, *, split: str = "all", channels: int = 3, workers: int | None = None, quiet: bool = False
+    spec: str,
+    *,
+    split: str = "all",
+    channels: int = 3,
+    workers: int | None = None,
+    quiet: bool = False,
+    out: Path | None = None,
 ) -> Checked:
     """Look at every image that `spec` names, and compare them.
 
@@ -78,11 +84,15 @@ def check(
         split: train, test, or all: both, where there are both.
         channels: as images are read for a model.
         workers: processes that decode; None is one a core where the images are many.
+        out: a folder for `write`, made before the images are looked at: that it can't be is better known now.
     Raises:
         ValueError: another split, or no images.
+        OSError: `out` can't be made.
         FileNotFoundError: no such path.
     """
     parts = _parts(spec, split)
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
     sources = [part.source for part in parts]
     count = sum(map(len, sources))
     with progress("images", count, show=not quiet) as show:
@@ -211,10 +221,9 @@ def _named(found: Checked, groups: Iterable[NDArray[np.int64]]) -> list[list[str
 
 
 def write(found: Checked, out: Path) -> None:
-    """Write the JSON and the picture into a folder, which is made if it is not there."""
+    """Write the JSON and the picture into a folder that is there."""
     from paddlemae.tasks.data_sheet import draw
 
-    out.mkdir(parents=True, exist_ok=True)
     (out / JSON_FILE).write_text(json.dumps(as_json(found), indent=2) + "\n")
     draw(found, out / PICTURE_FILE)
 

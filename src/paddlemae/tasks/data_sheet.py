@@ -55,7 +55,7 @@ def _spread(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
 def _groups(found: Checked, groups: Iterable[NDArray[np.int64]]) -> Iterator[Block]:
     for group in islice(groups, GROUPS):
         shown = group[[0, -1]] if len(group) > _OF_A_GROUP else group  # of a leak one of each part
-        names = " = ".join(PurePath(found.describe(i)).name for i in shown)
+        names = " = ".join("/".join(PurePath(found.describe(i)).parts[-2:]) for i in shown)  # with the class's folder
         yield Block(f"{len(group)}: {names}", _pictures(found, shown))
 
 
