@@ -1,6 +1,7 @@
 """`paddlemae data check`: what it finds, and that it finds nothing in sound images."""
 
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -60,7 +61,7 @@ def test_sound_images_give_counts_and_status_0(paddlemae, sound: Path, tmp_path:
     assert found["height"] == {"least": 40, "median": 40, "largest": 64}
     assert found["width_to_height"] == {"least": 1.0, "median": 1.6, "largest": 1.6}
     assert found["stored"] == [{"colours": "RGB", "bits": 8, "images": 13}]
-    assert "train: 2, of 3 (dog) to 6 images (cat)" in text and "test: 2 of 2 images each" in text
+    assert "train: 2, of 3 ('dog') to 6 images ('cat')" in text and "test: 2 of 2 images each" in text
     assert "height 40 to 64 (median 40), width 64, width / height 1 to 1.6" in text and "nothing wrong" in text
     picture = drawn(tmp_path / "out")
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000
@@ -84,7 +85,7 @@ def test_each_fault_is_found_once_and_named(paddlemae, messy: Path, tmp_path: Pa
     leak = [f"train: {train}/cat/2.png", f"test: {test}/cat/leaked.jpg"]
     assert found["leaks"] == [{"exact": False, "images": leak}]
     assert "found      1 in the test part have a duplicate, exact or near, in the training part" in text
-    assert f"{train}/cat/1.png = {train}/dog/copy.png" in text
+    assert f"'{train}/cat/1.png' = '{train}/dog/copy.png'" in text
     before = drawn(tmp_path / "out").shape[0]
     (messy / "train" / "dog" / "broken.jpg").unlink()
     report(paddlemae, messy, tmp_path / "out")
@@ -97,6 +98,15 @@ def test_an_exact_copy_in_both_parts_is_an_exact_leak(paddlemae, sound: Path, tm
     assert found["findings"] == {"exact_duplicates": 1, "leaks": 1} and found["leaks"][0]["exact"] is True
     found, _ = report(paddlemae, sound, tmp_path / "out", "--split", "train", status=0)
     assert found["images"] == {"train": 9}
+
+
+def test_names_may_hold_anything(paddlemae, sound: Path, tmp_path: Path) -> None:
+    strange = sound / "train" / "cat" / os.fsdecode(b"a\n\xff.png")
+    shutil.copy(sound / "train" / "cat" / "1.png", strange)
+    (sound / "test" / "dog" / os.fsdecode(b"\xfe.png")).write_bytes(b"no image")
+    found, text = report(paddlemae, sound, tmp_path / "out")
+    assert found["exact_duplicates"] == [[f"{sound}/train/cat/1.png", str(strange)]]
+    assert r"a\n\udcff.png" in text and r"\udcfe.png': not an image" in text
 
 
 def test_archives_and_workers_give_the_same(paddlemae, messy: Path, tmp_path: Path, monkeypatch) -> None:

@@ -144,7 +144,6 @@ def _leaks(exact: NDArray[np.int64], near: NDArray[np.int64], starts: list[int])
 
 
 def _findings(found: Checked) -> dict[str, int]:
-    shallow = int(found.looks.shallow_N.sum()) if default_bits(found.channels) == 8 else 0
     labelled = [part for part in found.parts if part.unlabelled is None]
     return {
         "unreadable": len(found.looks.faults),
@@ -152,9 +151,14 @@ def _findings(found: Checked) -> dict[str, int]:
         "near_duplicates": sum(len(np.unique(found.exact[group])) - 1 for group in found.near_duplicates()),
         "leaks": sum(int((group >= found.parts[1].start).sum()) for group, _ in found.leaks),
         "labels_differ": sum(1 for _ in _contradictions(found)),
-        "nearly_empty_high_byte": shallow,
+        "nearly_empty_high_byte": len(_shallow(found)),
         "parts_without_the_labels_of_others": len(found.parts) - len(labelled) if labelled else 0,
     }
+
+
+def _shallow(found: Checked) -> NDArray[np.int64]:
+    """Images that would lose most of their bits, if training takes 8 of them."""
+    return np.flatnonzero(found.looks.shallow_N if default_bits(found.channels) == 8 else [])
 
 
 def _contradictions(found: Checked) -> Iterator[NDArray[np.int64]]:
@@ -201,7 +205,7 @@ def as_json(found: Checked) -> dict[str, Any]:
             for group, is_exact in found.leaks[:MOST_LISTED]
         ],
         "labels_differ": _named(found, _contradictions(found)),
-        "nearly_empty_high_byte": [found.describe(i) for i in np.flatnonzero(found.looks.shallow_N)[:MOST_LISTED]],
+        "nearly_empty_high_byte": [found.describe(i) for i in _shallow(found)[:MOST_LISTED]],
         "rule": {
             "exact": "the same bytes of a file, or values of an array",
             "near": f"thumbnails correlate by {duplicates.LEAST_CORRELATION:g} or more, and at most "
@@ -241,7 +245,7 @@ SHOWN = 3  # of each kind, in the text
 
 
 def summary(found: Checked) -> str:
-    """What was seen and found, a line each."""
+    """What was seen and found, a line each; names are escaped, as they may hold anything."""
     lines = [f"images     {', '.join(f'{part.name} {len(part.source):,}' for part in found.parts)}"]
     for part in found.parts:
         lines.append(f"classes    {part.name}: {_balance(part)}")
@@ -264,7 +268,7 @@ def _balance(part: Part) -> str:
     least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
     if counts[least] == counts[most]:
         return f"{len(counts):,} of {counts[most]:,} images each"
-    return f"{len(counts):,}, of {counts[least]:,} ({least}) to {counts[most]:,} images ({most})"
+    return f"{len(counts):,}, of {counts[least]:,} ({least!r}) to {counts[most]:,} images ({most!r})"
 
 
 def _range(values: NDArray) -> str:
@@ -274,9 +278,9 @@ def _range(values: NDArray) -> str:
 
 def _examples(found: Checked, name: str) -> list[str]:
     if name == "unreadable":
-        return [f"{found.describe(i)}: {reason}" for i, reason in list(found.looks.faults.items())[:SHOWN]]
+        return [f"{found.describe(i)!r}: {reason}" for i, reason in list(found.looks.faults.items())[:SHOWN]]
     if name == "nearly_empty_high_byte":
-        return [found.describe(i) for i in np.flatnonzero(found.looks.shallow_N)[:SHOWN]]
+        return [repr(found.describe(i)) for i in _shallow(found)[:SHOWN]]
     groups: dict[str, Iterable[NDArray[np.int64]]] = {
         "exact_duplicates": found.exact_duplicates(),
         "near_duplicates": found.near_duplicates(),
@@ -284,4 +288,4 @@ def _examples(found: Checked, name: str) -> list[str]:
         "labels_differ": _contradictions(found),
     }
     shown = (group[[0, -1]] for group in groups.get(name, ()))
-    return [f"{found.describe(first)} = {found.describe(last)}" for _, (first, last) in zip(range(SHOWN), shown)]
+    return [f"{found.describe(first)!r} = {found.describe(last)!r}" for _, (first, last) in zip(range(SHOWN), shown)]
