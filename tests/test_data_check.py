@@ -128,6 +128,7 @@ def test_deep_images_that_8_bits_would_lose_are_told(paddlemae, tmp_path: Path) 
     pictures = scenes(6, 1)[..., 0].astype(np.uint16)
     for number, picture in enumerate(pictures):
         save(tmp_path / "scans" / f"{number}.png", picture * (16 if number else 257) + 10)  # up to 4090: 12 bits
+    save(tmp_path / "scans" / "dark.png", (scenes(1, 3)[0, ..., 0] // 20))  # of 8 bits, of which none is lost
     found, text = report(paddlemae, tmp_path / "scans", tmp_path / "out", "--channels", 1)
     assert found["findings"] == {"nearly_empty_high_byte": 5}
     assert found["nearly_empty_high_byte"][0].endswith("1.png") and found["stored"][0]["bits"] == 16

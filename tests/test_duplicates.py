@@ -89,6 +89,20 @@ def test_groups_join_what_is_linked_exact_duplicates_too() -> None:
     assert grouped(thumbnails, exact, among) == [[1, 5], [2, 6]]
 
 
+def test_copies_of_a_near_duplicate_are_in_its_group() -> None:
+    assert grouped(thumbnails_of(scenes(2, 8))[[0, 1, 0, 0]], np.array([0, 1, 2, 2])) == [[0, 2, 3]]
+
+
+@pytest.mark.parametrize("correlation, alike", [(0.96, False), (0.98, True)])
+def test_thumbnails_are_alike_from_a_correlation_on_whatever_their_contrast(correlation: float, alike: bool) -> None:
+    one, other = np.random.default_rng(9).standard_normal((2, ROWS * COLUMNS))
+    one, other = (each - each.mean() for each in (one, other))
+    other -= one * (one @ other) / (one @ one)  # nothing in common
+    mixed = correlation * one / np.linalg.norm(one) + np.sqrt(1 - correlation**2) * other / np.linalg.norm(other)
+    a, b = (np.round(128 + each).astype(np.uint8)[None] for each in (35 * one, 300 * mixed))
+    assert look_alike(a, b).tolist() == [alike]
+
+
 @pytest.mark.parametrize("levels, expected", [(1, [[0, 1]]), (5, [])])
 def test_flat_images_are_alike_if_they_are_equally_bright(levels: int, expected: list) -> None:
     noise = np.random.default_rng(5).integers(0, 2, (2, ROWS * COLUMNS))
