@@ -53,6 +53,15 @@ def test_images_have_the_same_features_in_every_form(model, files, photos) -> No
         np.testing.assert_array_equal(model.encode(whole), features[order])
 
 
+def test_what_is_kept_of_an_image_is_its_file_or_its_values(files) -> None:
+    picture = Image.open(files[0])
+    source = given_source([files[0], picture, np.asarray(picture)])
+    assert source.stored(0) == files[0].read_bytes()
+    for i in (1, 2):
+        np.testing.assert_array_equal(source.stored(i), np.asarray(picture))
+    assert len({source.stamp(i) for i in range(3)}) == 3
+
+
 def test_one_image_is_one_row(model, files) -> None:
     picture = Image.open(files[0])
     for one in (files[0], str(files[0]), picture, np.asarray(picture)):

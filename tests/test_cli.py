@@ -610,7 +610,7 @@ def test_a_number_of_channels_that_images_do_not_have_is_named(
     paddlemae, tiny, encoder, colours, tmp_path, command: str
 ) -> None:
     extra = [*tiny] if command == "pretrain" else [*encoder, "--init", "scratch"]
-    done = paddlemae(command, *extra, "channels=5", "--data", colours, "--out", tmp_path / "run")
+    done = paddlemae(command, *extra, "channels=5", "bits=8", "--data", colours, "--out", tmp_path / "run")
     assert done.status == 2 and "3 channels, where 5 are asked for" in done.err
 
 

@@ -78,6 +78,7 @@ def test_scratch_and_pretrained_differ_in_nothing_but_the_start(made):
     assert recipes[0] != recipes[1]
 
 
+@pytest.mark.slow
 def test_a_second_demo_replaces_the_first_only_when_asked(made, tmp_path):
     out = tmp_path / "demo"
     shutil.copytree(made.out, out)

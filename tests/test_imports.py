@@ -27,9 +27,10 @@ ALLOWED = {
     "tasks": BOTTOM | {"train"},
     "export": BOTTOM | {"train", "tasks"},
     "api": BOTTOM | {"train", "tasks"},
-    "cli": BOTTOM | {"train", "tasks", "export", "cli_features", "cli_weights"},
+    "cli": BOTTOM | {"train", "tasks", "export", "cli_features", "cli_weights", "cli_data"},
     "cli_features": {"device", "tasks"},
     "cli_weights": {"device", "tasks"},
+    "cli_data": {"tasks"},
     "__main__": {"cli"},
     "__init__": {"device"},
 }
@@ -88,6 +89,7 @@ def test_importing_the_package_imports_no_paddle() -> None:
     modules = ["paddlemae", "paddlemae.recipe", "paddlemae.data.batches", "paddlemae.report.figures"]
     modules += ["paddlemae.report.runlog", "paddlemae.weights.store", "paddlemae.device", "paddlemae.cli"]
     modules += ["paddlemae.weights.layouts", "paddlemae.weights.adapt"]
+    modules += ["paddlemae.tasks.data_statistics", "paddlemae.tasks.data_check", "paddlemae.tasks.data_sheet"]
     done = python(f"import sys, {', '.join(modules)}\nprint('paddle' in sys.modules)")
     assert done.stdout == "False\n", done.stderr
 

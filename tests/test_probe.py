@@ -92,6 +92,7 @@ def test_features_that_are_kept_give_what_features_made_anew_give(run: Path, tmp
     assert exact["eval_loss"] == pytest.approx(kept["eval_loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_long_probe_comes_near_the_best_linear_classifier(run: Path, tmp_path: Path) -> None:
     linear_model = pytest.importorskip("sklearn.linear_model")
     from paddlemae.data.sources import open_source

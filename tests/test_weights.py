@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts_at_work import CASES, Case, images_of, rows_of, run
+from layouts_at_work import run
+from layouts_cases import CASES, Case, images_of, rows_of
 
 from paddlemae import cli
 from paddlemae.recipe import load_recipe

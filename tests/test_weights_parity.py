@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts_at_work import CASES
+from layouts_cases import CASES
 from test_weights import MAE, TOLERANCE, command, reading
 
 from paddlemae.tasks.checkpoints import Reading

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from paddlemae import cli_features, cli_weights
+from paddlemae import cli_data, cli_features, cli_weights
 from paddlemae.launch import MOST_RESTARTS, Launch
 from paddlemae.report.output import outliving_a_full_disk
 from paddlemae.train.stopping import (
@@ -51,6 +51,7 @@ Pretrain on your own images without labels, see what the model reconstructs, fin
 )
 
 app.add_typer(cli_weights.app, name="weights")
+app.add_typer(cli_data.app, name="data")
 
 RecipeName = Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe's name or a .yaml file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the recipe.")]

@@ -46,6 +46,7 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _JPEG_FORMATS = ("JPEG", "MPO")
 _JPEG_START = b"\xff\xd8\xff"
 _LONGEST_START = 8
+_MOST_BYTES = 1 << 32  # no array that is decoded takes as much
 # What a JPEG holds, in Pillow's words and in simplejpeg's; the rest (CMYK) is Pillow's to convert.
 _JPEG_COLOURS = {"L": "GRAY", "RGB": "RGB"}
 _JPEG_MODES = {"Gray": "L", "YCbCr": "RGB", "RGB": "RGB"}  # by how simplejpeg says that a JPEG stores it
@@ -165,6 +166,18 @@ def read_picture(path: str | os.PathLike[str], channels: int, need_of: NeedOf) -
     return _made(opened, path, channels, need_of)
 
 
+def read_content(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of an image file, to be looked at before `decode_picture`.
+
+    Raises:
+        UnreadableImage: the file is missing or forbidden, or larger than any image that is decoded.
+    """
+    with _reported(path), _opened_file(path) as file:
+        if os.fstat(file.fileno()).st_size > _MOST_BYTES:
+            raise ValueError(f"a file of more than {_MOST_BYTES} bytes")
+        return file.read()
+
+
 def decode_picture(content: bytes, name: str, channels: int, need_of: NeedOf) -> Picture:
     """The same of a file's content that is in memory; `name` is told where it can't be read."""
     check_channels(channels)
@@ -212,7 +225,8 @@ def _reported(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened_by_pillow(file: IO[bytes]) -> Iterator[Image.Image]:
+def opened_by_pillow(file: IO[bytes]) -> Iterator[Image.Image]:
+    """One of the formats that are read here, without Pillow's warnings; too large an image is an error."""
     with _FILTERS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -222,11 +236,15 @@ def _opened_by_pillow(file: IO[bytes]) -> Iterator[Image.Image]:
 
 def _open(path: str | os.PathLike[str], channels: int) -> _Jpeg | Pixels:
     """The file's JPEG, still to be decoded, or its pixels."""
+    with _opened_file(path) as file:
+        return _recognised(file, channels)
+
+
+def _opened_file(path: str | os.PathLike[str]) -> io.FileIO:
     kind = os.stat(path).st_mode
     if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # opening a folder says so; opening a pipe may never end
         raise ValueError("a pipe or a device, not a file")
-    with open(path, "rb", buffering=0) as file:
-        return _recognised(file, channels)
+    return open(path, "rb", buffering=0)
 
 
 def _recognised(file: io.FileIO | io.BytesIO, channels: int) -> _Jpeg | Pixels:
@@ -241,7 +259,7 @@ def _recognised(file: io.FileIO | io.BytesIO, channels: int) -> _Jpeg | Pixels:
     plain = _plain_jpeg(content)
     if plain:
         return plain
-    with _opened_by_pillow(io.BytesIO(content)) as image:
+    with opened_by_pillow(io.BytesIO(content)) as image:
         if image.format not in _JPEG_FORMATS or image.mode not in _JPEG_COLOURS:
             return pixels_of(image, channels)
         orientation, (width, height) = _orientation(image), image.size
@@ -256,7 +274,7 @@ def _other_pixels(file: IO[bytes], start: bytes, channels: int) -> Pixels:
     if start.startswith(bands.TIFF_STARTS) and bands.is_for_tifffile(file, channels):
         pixels, orientation = bands.read_tiff(file, channels)
         return as_channels(_upright(pixels, orientation), channels)
-    with _opened_by_pillow(file) as image:
+    with opened_by_pillow(file) as image:
         return pixels_of(image, channels)
 
 
@@ -318,7 +336,7 @@ def _decode(jpeg: _Jpeg, channels: int, need: Need) -> Picture:
         if pixels.shape[:2] != (h, w):
             raise ValueError("another size than the header's that Pillow read")
     except Exception:  # its words for damage are as many as Pillow's, and the verdict is Pillow's
-        with _opened_by_pillow(io.BytesIO(jpeg.content)) as image:
+        with opened_by_pillow(io.BytesIO(jpeg.content)) as image:
             return Picture(pixels_of(image, channels), jpeg.size)
     if channels == 1 and pixels.shape[2] == 3:  # Pillow's way takes half the time
         pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]

@@ -89,6 +89,9 @@ class PackedSource:
     def describe(self, i: int) -> str:
         return self.original.describe(i)
 
+    def stored(self, i: int) -> bytes | NDArray[Any]:
+        return self.original.stored(i)
+
     def stamp(self, i: int) -> str:
         return self.original.stamp(i)
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import nn
-from paddle.distributed.fleet.meta_parallel.sharding import group_sharded_stage3 as paddle_stage3
 
 from paddlemae.train.adamw import SLOTS
 from paddlemae.train.distributed import Ranks
@@ -113,6 +112,8 @@ class FullyShardedAdamW:
 
         All ranks must come here together, but may then pass forward alone: nothing is gathered inside.
         """
+        from paddle.distributed.fleet.meta_parallel.sharding import group_sharded_stage3 as paddle_stage3
+
         self.ranks.wait()  # collectives have less patience
         layer = self.layer
         with paddle.no_grad():

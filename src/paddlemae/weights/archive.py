@@ -49,13 +49,12 @@ class Entry(NamedTuple):
     checksum: int
 
 
-def read_entries(data: memoryview) -> dict[str, Entry]:
-    """All entries, by name. No two share a byte, so that reading all of them reads the file once.
+def locate_all(data: memoryview, headers: dict[str, Header]) -> dict[str, Entry]:
+    """Where the data of all entries lies, by name. No two share a byte, so that reading all reads the file once.
 
     Raises:
-        ValueError: damaged, compressed, encrypted, or with entries that overlap, are named twice or lie outside.
+        ValueError: damaged, compressed, encrypted, or with entries that overlap.
     """
-    headers = read_directory(data)
     entries = {name: locate(data, name, header) for name, header in headers.items()}
     place = 0
     for start, end in sorted((headers[name].header_offset, sum(entry[:2])) for name, entry in entries.items()):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.weights.archive import read_entries, verify
+from paddlemae.weights.archive import locate_all, read_directory, verify
 from paddlemae.weights.kinds import LEGACY_MAGIC, kind_of, refusal
 from paddlemae.weights.mapped import map_file
 from paddlemae.weights.pickles import read_pickle
@@ -215,8 +215,9 @@ def _storage_id(value: Any, length: int) -> tuple[Opaque, str, int]:
 
 
 def _read_zip(data: memoryview) -> Any:
-    entries = read_entries(data)
-    root = _root(list(entries))
+    directory = read_directory(data)
+    root = _root(list(directory))  # first: other archives are told by name before their entries are looked at
+    entries = locate_all(data, directory)
     order = entries.get(f"{root}/byteorder")
     if order and bytes(data[order.offset : order.offset + min(order.size, 16)]) != b"little":
         raise ValueError("it was written on a big-endian machine; save it again on a usual one")

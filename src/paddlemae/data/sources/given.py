@@ -21,6 +21,7 @@ from paddlemae.data.images import (
     UnreadableImage,
     has_ending,
     pixels_of,
+    read_content,
     read_picture,
     whole,
 )
@@ -68,6 +69,10 @@ class GivenSource:
             raise UnreadableImage(self.describe(i), " ".join(str(fault).split())) from fault
         need_of(*pixels.shape[:2])
         return Picture(pixels, pixels.shape[:2])
+
+    def stored(self, i: int) -> bytes | NDArray:
+        image = self.images[i]
+        return read_content(image) if isinstance(image, str | os.PathLike) else np.asarray(image)
 
     def stamp(self, i: int) -> str:
         image = self.images[i]

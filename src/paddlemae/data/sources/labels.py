@@ -11,6 +11,10 @@ PARTS = ("train", *TEST_PARTS)
 _LONGEST_LIST = 10  # names that an error lists
 
 
+class MissingPart(ValueError):
+    """A split of a source that it does not have."""
+
+
 def part_of(present: Collection[str], split: str | None, where: str, unit: str) -> str | None:
     """Which of the parts that are there a split means: "train", or the first of `TEST_PARTS`; None for the whole.
 
@@ -19,7 +23,8 @@ def part_of(present: Collection[str], split: str | None, where: str, unit: str) 
         where: what is to be split, for errors.
         unit: what a part is there, for errors: "subfolder", say.
     Raises:
-        ValueError: another split, or a part that isn't there.
+        MissingPart: it isn't there.
+        ValueError: another split.
     """
     if split is None:
         return None
@@ -32,7 +37,7 @@ def part_of(present: Collection[str], split: str | None, where: str, unit: str) 
     if split == "train" and not set(PARTS) & set(present):
         return None
     hint = "" if split == "train" else ", or hold part of the training images out with val_fraction"
-    raise ValueError(f"{where} has no {unit} {' or '.join(wanted)}; put the {split} images there{hint}")
+    raise MissingPart(f"{where} has no {unit} {' or '.join(wanted)}; put the {split} images there{hint}")
 
 
 def files_of_part(files: Sequence[str], split: str | None, where: str) -> list[str]:

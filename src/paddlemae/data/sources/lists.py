@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paddlemae.data.sources.labels import PARTS, TEST_PARTS, is_whole, listed, numbered, part_of, words_of
+from paddlemae.data.sources.labels import PARTS, TEST_PARTS, MissingPart, is_whole, listed, numbered, part_of, words_of
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import FolderSource
 
@@ -95,7 +95,7 @@ def _held_out(path: str) -> str:
         beside = os.path.join(folder, name.replace("train", part))
         if "train" in name and os.path.isfile(beside):
             return beside
-    raise ValueError(
+    raise MissingPart(
         f"there is no held-out list for {path!r}; put {name.replace('train', 'val')!r} beside it, or hold part of the "
         "training images out with val_fraction"
         if "train" in name

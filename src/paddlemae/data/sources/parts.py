@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,9 @@ class SubsetSource:
 
     def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
         return self.whole.read_picture(int(self.indices[i]), channels, need_of)
+
+    def stored(self, i: int) -> bytes | NDArray[Any]:
+        return self.whole.stored(int(self.indices[i]))
 
     def stamp(self, i: int) -> str:
         return self.whole.stamp(int(self.indices[i]))

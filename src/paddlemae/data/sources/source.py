@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.channels import Pixels, as_channels, as_HWC, check_channels
-from paddlemae.data.images import NeedOf, Picture, UnreadableImage, decode_picture, read_picture, whole
+from paddlemae.data.images import NeedOf, Picture, UnreadableImage, decode_picture, read_content, read_picture, whole
 from paddlemae.data.patience import patiently
 from paddlemae.data.slowness import noticed
 from paddlemae.data.sources.names import Names
@@ -50,6 +50,9 @@ class Source(Protocol):
     def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
         """The same, or as much of it as is needed; `need_of` is asked once, with the whole image's size."""
 
+    def stored(self, i: int) -> bytes | NDArray[Any]:
+        """What is kept of image i: the bytes of an image file, or an array's values. Raises as `read` does."""
+
     def stamp(self, i: int) -> str:
         """What changes when image i does: for a file its path, size and time of change."""
 
@@ -84,6 +87,11 @@ class FolderSource:
         with noticed(path):
             # a disk's faults come before the size is known, so `need_of` is still asked once
             return patiently(lambda: read_picture(path, channels, need_of), self.root)
+
+    def stored(self, i: int) -> bytes:
+        path = self.describe(i)
+        with noticed(path):
+            return patiently(lambda: read_content(path), self.root)
 
     def stamp(self, i: int) -> str:
         return f"{self.files[i]}\0{file_stamp(self.describe(i))}"  # the path as it is listed, so that a folder may move
@@ -126,16 +134,18 @@ class EncodedSource:
         return self.read_picture(i, channels, whole).pixels_hwC
 
     def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
+        return decode_picture(self.stored(i), self.describe(i), channels, need_of)
+
+    def stored(self, i: int) -> bytes:
         name = self.describe(i)
 
-        def read() -> Picture:
+        def read() -> bytes:
             try:
-                content = self.contents.content(i)
+                return self.contents.content(i)
             except (OSError, ValueError) as fault:
                 errno = fault.errno if isinstance(fault, OSError) else None
                 reason = fault.strerror if isinstance(fault, OSError) else None
                 raise UnreadableImage(name, reason or " ".join(str(fault).split()), errno) from fault
-            return decode_picture(content, name, channels, need_of)
 
         with noticed(name):
             return patiently(read, self.contents.root)
@@ -171,9 +181,8 @@ class ArraySource:
 
     def read(self, i: int, channels: int) -> Pixels:
         check_channels(channels)
-        values = loaded(self.load, self.arguments, self.stamped)[i]
         try:
-            return as_channels(as_HWC(values, channels), channels)
+            return as_channels(as_HWC(self.stored(i), channels), channels)
         except ValueError as fault:
             raise UnreadableImage(self.describe(i), str(fault)) from fault
 
@@ -182,6 +191,9 @@ class ArraySource:
         size = image_HWC.shape[:2]
         need_of(*size)
         return Picture(image_HWC, size)
+
+    def stored(self, i: int) -> NDArray[Any]:
+        return loaded(self.load, self.arguments, self.stamped)[i]
 
     def stamp(self, i: int) -> str:
         return f"{i}\0{self.stamped}"

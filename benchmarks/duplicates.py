@@ -1,0 +1,85 @@
+"""How many of the near duplicates that comparing each image with each tells are found, and how long that takes.
+
+python -m benchmarks.duplicates --data cifar10 --blends 300000
+
+Blends are thumbnails mixed of two random ones, the first mirrored: so many images as like each other as real ones are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paddlemae.data.duplicates import MOST_BITS, NEAR_STEPS, hashes_of, look_alike, near_groups
+from paddlemae.data.looks import COLUMNS, ROWS, look_at
+from paddlemae.data.sources import open_source
+
+_QUERIES = 500  # that are compared with everything at a time
+_WELL_BELOW = 0.96  # float32 products find candidates, which `look_alike` judges
+
+
+def pairs_by_force(queries_NP: NDArray[np.uint8], others_NP: NDArray[np.uint8]) -> tuple[NDArray, NDArray]:
+    """(queries, others) that the rule calls near duplicates."""
+    queries, others = _standardised(queries_NP), _standardised(others_NP)
+    found = []
+    for start in range(0, len(queries), _QUERIES):
+        a, b = np.nonzero(queries[start : start + _QUERIES] @ others.T > _WELL_BELOW)
+        found.append((a + start, b))
+    a, b = (np.concatenate(each) for each in zip(*found))
+    differing = np.unpackbits(
+        (hashes_of(queries_NP)[a] ^ hashes_of(others_NP)[b]).view(np.uint8).reshape(-1, 8), axis=1
+    )
+    near = look_alike(queries_NP[a], others_NP[b]) & (differing.sum(axis=1) <= MOST_BITS)
+    return a[near], b[near]
+
+
+def _standardised(thumbnails_NP: NDArray[np.uint8]) -> NDArray[np.float32]:
+    values = thumbnails_NP - thumbnails_NP.mean(axis=1, keepdims=True, dtype=np.float32)
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1)
+
+
+def blends(thumbnails_NP: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(0)
+    made = np.empty((count, ROWS * COLUMNS), np.uint8)
+    for start in range(0, count, 10_000):
+        rows = made[start : start + 10_000]
+        one, other = thumbnails_NP[rng.integers(0, len(thumbnails_NP), (2, len(rows)))]
+        share = rng.uniform(0, 0.3, (len(rows), 1))
+        rows[:] = (share * one.reshape(-1, ROWS, COLUMNS)[..., ::-1].reshape(one.shape) + (1 - share) * other).astype(
+            int
+        )
+    return made
+
+
+def grouped(thumbnails_NP: NDArray[np.uint8]) -> NDArray[np.int64]:
+    started, count = time.process_time(), len(thumbnails_NP)
+    firsts = near_groups(thumbnails_NP, np.arange(count), np.ones(count, np.bool_), lambda step: None)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(
+        f"{count} images compared in {time.process_time() - started:.1f} s of CPU time ({NEAR_STEPS} sorts): "
+        f"{count - len(np.unique(firsts))} near duplicates of others; peak {peak / 1e9:.2f} GB"
+    )
+    return firsts
+
+
+def main() -> None:
+    usage = argparse.ArgumentParser(prog="python -m benchmarks.duplicates", description=__doc__.partition("\n")[0])
+    usage.add_argument("--data", required=True, help="images with a train and a test part")
+    usage.add_argument("--blends", type=int, default=0)
+    options = usage.parse_args()
+    train, test = open_source(options.data, "train"), open_source(options.data, "test")
+    thumbnails = look_at([train, test], 3).thumbnails_NP
+    firsts = grouped(thumbnails)
+    if options.blends:
+        grouped(blends(thumbnails, options.blends))
+    a, b = pairs_by_force(thumbnails[len(train) :], thumbnails[: len(train)])
+    same = firsts[a + len(train)] == firsts[b]
+    print(f"{same.sum()} found of {len(a)} near duplicates between test and train that comparing each with each tells")
+
+
+if __name__ == "__main__":
+    main()

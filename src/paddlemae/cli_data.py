@@ -1,0 +1,82 @@
+"""`paddlemae data ...`: parse, import lazily, dispatch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="""Your images, before any training: what their channels hold, what is wrong with them.
+
+PATH is whatever `--data` takes: a folder, list, archive, shards, table, arrays, or 'digits' (docs/data.md).
+""",
+)
+
+Source = Annotated[str, typer.Argument(metavar="PATH", help="Images: a folder, list, archive, table ... or 'digits'.")]
+Channels = Annotated[int, typer.Option("--channels", min=1, help="1 gray, 3 RGB, 4 RGBA, or the images' own number.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=0, help="Processes that decode; as many as cores unless given.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+
+@app.command()
+def stats(
+    path: Source,
+    split: Annotated[str, typer.Option("--split", help="train, test, or all that PATH holds.")] = "train",
+    channels: Channels = 3,
+    bits: Annotated[
+        int | None, typer.Option("--bits", help="8 or 16 of a value; as training takes them unless given.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every digit.")] = False,
+    workers: Workers = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compute the mean and standard deviation of each channel, in one pass: settings to paste behind a command.
+
+    Examples:
+
+    `paddlemae data stats photos/`
+
+    `paddlemae data stats scenes/ --channels 13 --json`
+    """
+    from paddlemae.tasks import data_statistics as task
+
+    found = task.statistics(path, split=split, channels=channels, bits=bits, workers=workers, quiet=quiet)
+    print(json.dumps(task.as_json(found), indent=2) if as_json else task.settings(found))
+
+
+@app.command()
+def check(
+    path: Source,
+    split: Annotated[str, typer.Option("--split", help="train, test, or all: both, where there are both.")] = "all",
+    channels: Channels = 3,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A folder for check.json and the picture check.png.")
+    ] = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+) -> None:
+    """Look for what is wrong with images: exit status 0 if nothing was found, 1 if something was.
+
+    Unreadable ones, exact and near duplicates, images that are in both parts, 16 bits of which 8 would lose most.
+
+    Examples:
+
+    `paddlemae data check photos/`
+
+    `paddlemae data check labelled/ --out labelled-check`
+    """
+    from paddlemae.tasks import data_check as task
+
+    found = task.check(path, split=split, channels=channels, workers=workers, quiet=quiet, out=out)
+    print(task.summary(found))
+    if out:
+        task.write(found, out)
+        print(f"wrote {out / task.JSON_FILE} and {task.PICTURE_FILE}")
+    if found.findings:
+        raise typer.Exit(1)

@@ -1,0 +1,291 @@
+"""What is wrong with a source of images, before a training finds out: `paddlemae data check`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paddlemae.data import duplicates
+from paddlemae.data.channels import default_bits
+from paddlemae.data.looks import Looks, look_at
+from paddlemae.data.sources import MissingPart, Source, open_source
+from paddlemae.report.progress import progress
+from paddlemae.tasks.data_statistics import workers_for
+
+JSON_FILE, PICTURE_FILE = "check.json", "check.png"
+MOST_LISTED = 10_000  # groups or images of one kind that the JSON names; all are counted
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The images of a split; labels are in its source if it has them, else why not is in `unlabelled`."""
+
+    name: str
+    source: Source
+    start: int  # the number of its first image among those of all parts
+    unlabelled: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """What was found; arrays have an entry an image, of all parts one behind the other.
+
+    Args:
+        exact, near: the first image of each one's group, as `duplicates` gives them.
+        leaks: groups of images that are in more than one part, and whether any two of these are exact duplicates.
+        findings: how many of each kind there are that should be looked into; empty where nothing was found.
+    """
+
+    spec: str
+    channels: int
+    parts: list[Part]
+    looks: Looks
+    exact: NDArray[np.int64]
+    near: NDArray[np.int64]
+    leaks: list[tuple[NDArray[np.int64], bool]]
+    findings: dict[str, int] = field(default_factory=dict)
+
+    def place(self, i: int) -> tuple[Part, int]:
+        """(part, number in its source) of an image."""
+        part = next(part for part in reversed(self.parts) if i >= part.start)
+        return part, int(i) - part.start
+
+    def describe(self, i: int) -> str:
+        part, number = self.place(i)
+        return part.source.describe(number)
+
+    def exact_duplicates(self) -> Iterator[NDArray[np.int64]]:
+        return duplicates.members(self.exact)
+
+    def near_duplicates(self) -> Iterator[NDArray[np.int64]]:
+        """Groups that are more than copies of one file."""
+        return (group for group in duplicates.members(self.near) if len(np.unique(self.exact[group])) > 1)
+
+
+def check(
+    spec: str,
+    *,
+    split: str = "all",
+    channels: int = 3,
+    workers: int | None = None,
+    quiet: bool = False,
+    out: Path | None = None,
+) -> Checked:
+    """Look at every image that `spec` names, and compare them.
+
+    Args:
+        spec: as `open_source` takes it.
+        split: train, test, or all: both, where there are both.
+        channels: as images are read for a model.
+        workers: processes that decode; None is one a core where the images are many.
+        out: a folder for `write`, made before the images are looked at: that it can't be is better known now.
+    Raises:
+        ValueError: another split, or no images.
+        OSError: `out` can't be made.
+        FileNotFoundError: no such path.
+    """
+    parts = _parts(spec, split)
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+    sources = [part.source for part in parts]
+    count = sum(map(len, sources))
+    with progress("images", count, show=not quiet) as show:
+        looks = look_at(sources, channels, workers=workers_for(count, workers), on_images=show)
+    exact = duplicates.exact_groups(looks.digests_N2, looks.readable_N)
+    with progress("comparisons", duplicates.NEAR_STEPS, show=not quiet) as show:
+        near = duplicates.near_groups(looks.thumbnails_NP, exact, looks.readable_N, show)
+    starts = [part.start for part in parts]
+    found = Checked(spec, channels, parts, looks, exact, near, _leaks(exact, near, starts) if len(parts) > 1 else [])
+    found.findings.update({name: number for name, number in _findings(found).items() if number})
+    return found
+
+
+def _parts(spec: str, split: str) -> list[Part]:
+    if split not in ("train", "test", "all"):
+        raise ValueError(f"--split is train, test or all; got {split!r}")
+    parts: list[Part] = []
+    missing: MissingPart | None = None
+    for name in ("train", "test") if split == "all" else (split,):
+        try:
+            source, unlabelled = _opened(spec, name)
+        except MissingPart as fault:
+            missing = fault
+        else:
+            parts.append(Part(name, source, sum(len(part.source) for part in parts), unlabelled))
+    if not parts and missing:
+        raise missing
+    return parts
+
+
+def _opened(spec: str, split: str) -> tuple[Source, str | None]:
+    """(the images, with labels if they have any; else why they have none)."""
+    try:
+        return open_source(spec, split, labelled=True), None
+    except MissingPart:
+        raise
+    except ValueError as fault:
+        return open_source(spec, split), str(fault)
+
+
+def _leaks(exact: NDArray[np.int64], near: NDArray[np.int64], starts: list[int]) -> list[tuple[NDArray, bool]]:
+    part_of = np.searchsorted(starts, np.arange(len(near)), "right")
+    found = []
+    for group in duplicates.members(near):
+        if len(np.unique(part_of[group])) > 1:
+            copies = [part_of[group[exact[group] == first]] for first in np.unique(exact[group])]
+            found.append((group, any(len(np.unique(each)) > 1 for each in copies)))
+    return found
+
+
+def _findings(found: Checked) -> dict[str, int]:
+    labelled = [part for part in found.parts if part.unlabelled is None]
+    return {
+        "unreadable": len(found.looks.faults),
+        "exact_duplicates": sum(len(group) - 1 for group in found.exact_duplicates()),
+        "near_duplicates": sum(len(np.unique(found.exact[group])) - 1 for group in found.near_duplicates()),
+        "leaks": sum(int((group >= found.parts[1].start).sum()) for group, _ in found.leaks),
+        "labels_differ": sum(1 for _ in _contradictions(found)),
+        "nearly_empty_high_byte": len(_shallow(found)),
+        "parts_without_the_labels_of_others": len(found.parts) - len(labelled) if labelled else 0,
+    }
+
+
+def _shallow(found: Checked) -> NDArray[np.int64]:
+    """Images that would lose most of their bits, if training takes 8 of them."""
+    return np.flatnonzero(found.looks.shallow_N if default_bits(found.channels) == 8 else [])
+
+
+def _contradictions(found: Checked) -> Iterator[NDArray[np.int64]]:
+    """Groups of exact duplicates with more than one label."""
+    if any(part.source.labels is None for part in found.parts):
+        return
+    labels = np.concatenate([part.source.labels for part in found.parts if part.source.labels is not None])
+    yield from (group for group in found.exact_duplicates() if len(np.unique(labels[group])) > 1)
+
+
+def class_counts(part: Part) -> dict[str, int]:
+    """How many images each class has; empty without labels."""
+    if part.source.labels is None:
+        return {}
+    counts = np.bincount(part.source.labels, minlength=len(part.source.classes))
+    return dict(zip(part.source.classes, counts.tolist()))
+
+
+def as_json(found: Checked) -> dict[str, Any]:
+    """Everything that was found; of each kind at most `MOST_LISTED` groups or images are named."""
+    sizes = found.looks.sizes_N2[found.looks.readable_N]
+    return {
+        "source": found.spec,
+        "channels": found.channels,
+        "images": {part.name: len(part.source) for part in found.parts},
+        "classes": {part.name: class_counts(part) for part in found.parts},
+        "unlabelled": {part.name: part.unlabelled for part in found.parts if part.unlabelled},
+        "height": _spread(sizes[:, 0]),
+        "width": _spread(sizes[:, 1]),
+        "width_to_height": _spread(sizes[:, 1] / sizes[:, 0]),
+        "stored": [
+            {"colours": colours, "bits": bits, "images": count}
+            for (colours, bits), count in found.looks.forms.most_common()
+        ],
+        "findings": found.findings,
+        "unreadable": [
+            {"image": found.describe(i), "reason": reason}
+            for i, reason in list(found.looks.faults.items())[:MOST_LISTED]
+        ],
+        "exact_duplicates": _named(found, found.exact_duplicates()),
+        "near_duplicates": _named(found, found.near_duplicates()),
+        "leaks": [
+            {"exact": is_exact, "images": [f"{found.place(i)[0].name}: {found.describe(i)}" for i in group]}
+            for group, is_exact in found.leaks[:MOST_LISTED]
+        ],
+        "labels_differ": _named(found, _contradictions(found)),
+        "nearly_empty_high_byte": [found.describe(i) for i in _shallow(found)[:MOST_LISTED]],
+        "rule": {
+            "exact": "the same bytes of a file, or values of an array",
+            "near": f"thumbnails correlate by {duplicates.LEAST_CORRELATION:g} or more, and at most "
+            f"{duplicates.MOST_BITS} of 64 bits of a difference hash differ; groups are linked by such pairs",
+        },
+    }
+
+
+def _spread(values: NDArray) -> dict[str, float] | None:
+    if not values.size:
+        return None
+    return {"least": values.min().item(), "median": float(np.median(values)), "largest": values.max().item()}
+
+
+def _named(found: Checked, groups: Iterable[NDArray[np.int64]]) -> list[list[str]]:
+    return [[found.describe(i) for i in group] for _, group in zip(range(MOST_LISTED), groups)]
+
+
+def write(found: Checked, out: Path) -> None:
+    """Write the JSON and the picture into a folder that is there."""
+    from paddlemae.tasks.data_sheet import draw
+
+    (out / JSON_FILE).write_text(json.dumps(as_json(found), indent=2) + "\n")
+    draw(found, out / PICTURE_FILE)
+
+
+_WORDS = {
+    "unreadable": "can't be read",
+    "exact_duplicates": "exact duplicates of others",
+    "near_duplicates": "near duplicates of others",
+    "leaks": "in the test part have a duplicate, exact or near, in the training part",
+    "labels_differ": "groups of exact duplicates have different labels",
+    "nearly_empty_high_byte": "have 16 bits with a nearly empty high byte: train with bits=16",
+    "parts_without_the_labels_of_others": "part has no labels that fit the other's",
+}
+SHOWN = 3  # of each kind, in the text
+
+
+def summary(found: Checked) -> str:
+    """What was seen and found, a line each; names are escaped, as they may hold anything."""
+    lines = [f"images     {', '.join(f'{part.name} {len(part.source):,}' for part in found.parts)}"]
+    for part in found.parts:
+        lines.append(f"classes    {part.name}: {_balance(part)}")
+    sizes = found.looks.sizes_N2[found.looks.readable_N]
+    if len(sizes):
+        height, width, ratio = (_range(values) for values in (sizes[:, 0], sizes[:, 1], sizes[:, 1] / sizes[:, 0]))
+        lines.append(f"sizes      height {height}, width {width}, width / height {ratio}")
+    forms = (f"{colours} of {bits} bits {count:,}" for (colours, bits), count in found.looks.forms.most_common())
+    lines.append(f"stored as  {', '.join(forms) or 'nothing that can be read'}")
+    for name, count in found.findings.items():
+        lines.append(f"found      {count:,} {_WORDS[name]}")
+        lines += [f"           {example}" for example in _examples(found, name)]
+    return "\n".join(lines if found.findings else [*lines, "found      nothing wrong"])
+
+
+def _balance(part: Part) -> str:
+    counts = class_counts(part)
+    if not counts:
+        return f"no labels ({part.unlabelled})"
+    least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    if counts[least] == counts[most]:
+        return f"{len(counts):,} of {counts[most]:,} images each"
+    return f"{len(counts):,}, of {counts[least]:,} ({least!r}) to {counts[most]:,} images ({most!r})"
+
+
+def _range(values: NDArray) -> str:
+    least, median, largest = values.min(), np.median(values), values.max()
+    return f"{least:.4g}" if least == largest else f"{least:.4g} to {largest:.4g} (median {median:.4g})"
+
+
+def _examples(found: Checked, name: str) -> list[str]:
+    if name == "unreadable":
+        return [f"{found.describe(i)!r}: {reason}" for i, reason in list(found.looks.faults.items())[:SHOWN]]
+    if name == "nearly_empty_high_byte":
+        return [repr(found.describe(i)) for i in _shallow(found)[:SHOWN]]
+    groups: dict[str, Iterable[NDArray[np.int64]]] = {
+        "exact_duplicates": found.exact_duplicates(),
+        "near_duplicates": found.near_duplicates(),
+        "leaks": (group for group, _ in found.leaks),
+        "labels_differ": _contradictions(found),
+    }
+    shown = (group[[0, -1]] for group in groups.get(name, ()))
+    return [f"{found.describe(first)!r} = {found.describe(last)!r}" for _, (first, last) in zip(range(SHOWN), shown)]

@@ -1,0 +1,169 @@
+"""`paddlemae data check`: what it finds, and that it finds nothing in sound images."""
+
+import json
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from paddlemae.data import looks
+from paddlemae.data.sources import open_source
+from tests.test_duplicates import scenes
+
+
+def save(path: Path, picture: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    """Two classes with 6 and 3 pictures to train, 2 each to test; of two sizes."""
+    root = tmp_path / "sound"
+    pictures = iter(scenes(13, 0))
+    for part, counts in (("train", (6, 3)), ("test", (2, 2))):
+        for name, count in zip(("cat", "dog"), counts):
+            for number in range(count):
+                picture = next(pictures)
+                save(root / part / name / f"{number}.png", picture[:40] if number else picture)
+    return root
+
+
+@pytest.fixture
+def messy(sound: Path) -> Path:
+    """The same with a fault of each kind that concerns single images."""
+    shutil.copy(sound / "train" / "cat" / "1.png", sound / "train" / "dog" / "copy.png")  # with another label
+    leaked = Image.open(sound / "train" / "cat" / "2.png")
+    leaked.resize((50, 30)).save(sound / "test" / "cat" / "leaked.jpg")
+    (sound / "train" / "dog" / "broken.jpg").write_bytes(b"no image")
+    return sound
+
+
+def report(paddlemae, data: Path, out: Path, *arguments: object, status: int = 1) -> tuple[dict, str]:
+    done = paddlemae("data", "check", data, "--out", out, "--quiet", *arguments)
+    assert done.status == status and done.err == "", done
+    return json.loads((out / "check.json").read_text()), done.out
+
+
+def drawn(out: Path) -> np.ndarray:
+    with Image.open(out / "check.png") as picture:
+        return np.asarray(picture)
+
+
+def test_sound_images_give_counts_and_status_0(paddlemae, sound: Path, tmp_path: Path) -> None:
+    found, text = report(paddlemae, sound, tmp_path / "out", status=0)
+    assert found["images"] == {"train": 9, "test": 4} and found["findings"] == {}
+    assert found["classes"] == {"train": {"cat": 6, "dog": 3}, "test": {"cat": 2, "dog": 2}}
+    assert found["height"] == {"least": 40, "median": 40, "largest": 64}
+    assert found["width_to_height"] == {"least": 1.0, "median": 1.6, "largest": 1.6}
+    assert found["stored"] == [{"colours": "RGB", "bits": 8, "images": 13}]
+    assert "train: 2, of 3 ('dog') to 6 images ('cat')" in text and "test: 2 of 2 images each" in text
+    assert "height 40 to 64 (median 40), width 64, width / height 1 to 1.6" in text and "nothing wrong" in text
+    picture = drawn(tmp_path / "out")
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000
+
+
+def test_each_fault_is_found_once_and_named(paddlemae, messy: Path, tmp_path: Path) -> None:
+    found, text = report(paddlemae, messy, tmp_path / "out")
+    train, test = messy / "train", messy / "test"
+    assert found["findings"] == {
+        "unreadable": 1,
+        "exact_duplicates": 1,
+        "near_duplicates": 1,
+        "leaks": 1,
+        "labels_differ": 1,
+    }
+    reason = "not an image in a format that is read here"
+    assert found["unreadable"] == [{"image": f"{train}/dog/broken.jpg", "reason": reason}]
+    assert found["exact_duplicates"] == [[f"{train}/cat/1.png", f"{train}/dog/copy.png"]]
+    assert found["labels_differ"] == found["exact_duplicates"]
+    assert found["near_duplicates"] == [[f"{train}/cat/2.png", f"{test}/cat/leaked.jpg"]]
+    leak = [f"train: {train}/cat/2.png", f"test: {test}/cat/leaked.jpg"]
+    assert found["leaks"] == [{"exact": False, "images": leak}]
+    assert "found      1 in the test part have a duplicate, exact or near, in the training part" in text
+    assert f"'{train}/cat/1.png' = '{train}/dog/copy.png'" in text
+    before = drawn(tmp_path / "out").shape[0]
+    (messy / "train" / "dog" / "broken.jpg").unlink()
+    report(paddlemae, messy, tmp_path / "out")
+    assert drawn(tmp_path / "out").shape[0] < before  # no names of unreadable ones
+
+
+def test_an_exact_copy_in_both_parts_is_an_exact_leak(paddlemae, sound: Path, tmp_path: Path) -> None:
+    shutil.copy(sound / "train" / "cat" / "3.png", sound / "test" / "cat" / "copy.png")
+    found, _ = report(paddlemae, sound, tmp_path / "out")
+    assert found["findings"] == {"exact_duplicates": 1, "leaks": 1} and found["leaks"][0]["exact"] is True
+    found, _ = report(paddlemae, sound, tmp_path / "out", "--split", "train", status=0)
+    assert found["images"] == {"train": 9}
+
+
+def test_names_may_hold_anything(paddlemae, sound: Path, tmp_path: Path) -> None:
+    strange = sound / "train" / "cat" / os.fsdecode(b"a\n\xff.png")
+    shutil.copy(sound / "train" / "cat" / "1.png", strange)
+    (sound / "test" / "dog" / os.fsdecode(b"\xfe.png")).write_bytes(b"no image")
+    found, text = report(paddlemae, sound, tmp_path / "out")
+    assert found["exact_duplicates"] == [[f"{sound}/train/cat/1.png", str(strange)]]
+    assert r"a\n\udcff.png" in text and r"\udcfe.png': not an image" in text
+
+
+def test_archives_and_workers_give_the_same(paddlemae, messy: Path, tmp_path: Path, monkeypatch) -> None:
+    with tarfile.open(tmp_path / "all.tar", "w") as archive:
+        archive.add(messy, ".")
+    alone, _ = report(paddlemae, messy, tmp_path / "alone", "--workers", 0)
+    packed, _ = report(paddlemae, tmp_path / "all.tar", tmp_path / "packed")
+    assert alone["findings"] == packed["findings"] and alone["classes"] == packed["classes"]
+    assert "all.tar, entry " in packed["unreadable"][0]["image"]
+    monkeypatch.setattr(looks, "_CHUNK", 4)
+    sources = [open_source(str(messy), part) for part in ("train", "test")]
+    here, there = (looks.look_at(sources, 3, workers=workers) for workers in (0, 1))
+    assert here.forms == there.forms and here.faults == there.faults == {9: here.faults[9]}
+    for name in ("digests_N2", "thumbnails_NP", "sizes_N2", "shallow_N"):
+        np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
+
+
+def test_deep_images_that_8_bits_would_lose_are_told(paddlemae, tmp_path: Path) -> None:
+    pictures = scenes(6, 1)[..., 0].astype(np.uint16)
+    for number, picture in enumerate(pictures):
+        save(tmp_path / "scans" / f"{number}.png", picture * (16 if number else 257) + 10)  # up to 4090: 12 bits
+    save(tmp_path / "scans" / "dark.png", (scenes(1, 3)[0, ..., 0] // 20))  # of 8 bits, of which none is lost
+    found, text = report(paddlemae, tmp_path / "scans", tmp_path / "out", "--channels", 1)
+    assert found["findings"] == {"nearly_empty_high_byte": 5}
+    assert found["nearly_empty_high_byte"][0].endswith("1.png") and found["stored"][0]["bits"] == 16
+    assert "train with bits=16" in text
+    np.save(tmp_path / "bands.npy", np.repeat(pictures[..., None] * 16, 5, axis=3))
+    report(paddlemae, tmp_path / "bands.npy", tmp_path / "out", "--channels", 5, status=0)  # are read with 16 anyway
+
+
+def test_arrays_are_compared_by_their_values(paddlemae, tmp_path: Path) -> None:
+    pictures = scenes(5, 2)
+    np.save(tmp_path / "a.npy", np.concatenate([pictures, pictures[1:2]]))
+    found, _ = report(paddlemae, tmp_path / "a.npy", tmp_path / "out")
+    assert found["findings"] == {"exact_duplicates": 1} and found["unlabelled"]
+    assert found["exact_duplicates"] == [[f"{tmp_path}/a.npy image 1", f"{tmp_path}/a.npy image 5"]]
+
+
+def test_a_held_out_part_without_the_labels_of_the_other_is_told(paddlemae, sound: Path, tmp_path: Path) -> None:
+    shutil.move(sound / "test" / "cat" / "0.png", sound / "test" / "loose.png")
+    found, text = report(paddlemae, sound, tmp_path / "out")
+    assert found["findings"] == {"parts_without_the_labels_of_others": 1}
+    assert "outside any" in found["unlabelled"]["test"] and "outside any" in text
+
+
+def test_mistakes_are_one_line(paddlemae, sound: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "file").write_text("")
+    for arguments in (
+        (tmp_path / "none",),
+        (sound / "train", "--split", "test"),
+        (sound, "--split", "val"),
+        (tmp_path / "broken",),
+        (sound, "--out", tmp_path / "file"),
+    ):
+        done = paddlemae("data", "check", *arguments, "--quiet")
+        assert done.status == 2 and done.err.count("\n") == 1 and "error" in done.err, done
+    (tmp_path / "broken" / "a.png").write_bytes(b"no image")
+    found, text = report(paddlemae, tmp_path / "broken", tmp_path / "out")
+    assert found["findings"] == {"unreadable": 1} and found["height"] is None and "nothing that can be read" in text
