@@ -34,7 +34,7 @@ class MaskChoice:
     """How the patches to remove are chosen.
 
     Args:
-        kind: "random", "block", "grid" or "none"; what follows the seed goes before it.
+        kind: "random", "block", "grid" or "none", unless a file, boxes or a map are given.
         ratio: of the patches to remove; None is 0.75.
         seed: of what is drawn.
         file: a map of the patches, `.npy` or `.txt` (1 = removed), or a picture of the view, brought to the grid by
