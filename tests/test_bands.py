@@ -1,6 +1,7 @@
 """Images of any number of channels and 16 bits: TIFFs, arrays, and a training of them from end to end."""
 
 import json
+import re
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -326,13 +327,11 @@ def test_mixed_channel_counts_are_left_out_and_named(
     assert json.loads(line)["reason"] == "3 channels, where 13 are asked for"
 
 
-def test_the_documented_way_to_statistics(
-    satellite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The example in docs/data.md, but for its workers."""
+def test_the_documented_way_to_statistics(satellite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paddlemae):
+    """The command in docs/data.md."""
     page = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
-    code = page.split("```python\n")[1].split("```")[0].replace("workers=4", "workers=0")
+    (typed,) = re.findall(r"^paddlemae (data stats [^#\n]*)", page, flags=re.MULTILINE)
     (tmp_path / "scenes").symlink_to(satellite)
     monkeypatch.chdir(tmp_path)
-    exec(code, {})
-    assert capsys.readouterr().out.startswith("mean=[0.07")
+    done = paddlemae(*typed.split())
+    assert done.status == 0 and done.out.startswith("mean=[0.07"), done.err

@@ -26,7 +26,8 @@ def batch(indices: list[int], epochs: list[int]) -> Batch:
 
 
 def test_a_run_folder_is_complete(pretrained: Path, photos: Path) -> None:
-    assert {path.name for path in pretrained.iterdir()} == {
+    # other tests start from this run, and what they find is kept with it
+    assert {path.name for path in pretrained.iterdir()} - {"results.jsonl"} == {
         "recipe.yaml",
         "environment.json",
         "metrics.jsonl",
