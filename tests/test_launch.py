@@ -458,3 +458,24 @@ def test_a_signal_before_there_is_anything_to_save_starts_nothing_again(watched,
     assert watched.run(code) == status
     sender.join()
     assert len(watched.attempts) == 1
+
+
+def test_a_rank_leaves_signals_to_its_main_thread(tmp_path) -> None:
+    """Else SIGTERM, while Paddle is imported, reaches the thread that watches the command, and Paddle prints a page."""
+    code = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from paddlemae.launch import identity
+from paddlemae.rank import _die_with
+watch = threading.Thread(target=_die_with, args=(identity(os.getpid()), Path(sys.argv[1])), daemon=True)
+watch.start()
+status = Path(f"/proc/self/task/{watch.native_id}/status")
+deadline = time.monotonic() + 20
+while time.monotonic() < deadline:
+    (blocked,) = (int(line.split()[1], 16) for line in status.read_text().splitlines() if line.startswith("SigBlk"))
+    if blocked >> (signal.SIGTERM - 1) & 1:
+        os._exit(0)
+    time.sleep(0.05)
+os._exit(3)
+"""
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60).returncode == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -47,6 +48,9 @@ def _die_with(supervisor: list, folder: Path) -> None:
     """
     from paddlemae.launch import identity
 
+    if hasattr(signal, "pthread_sigmask"):  # Windows can't
+        # signals are the main thread's, which lets SIGTERM wait while Paddle, that would answer it, is imported
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     while identity(supervisor[0]) == supervisor and folder.exists():
         time.sleep(LOOK_EVERY_SECONDS)
     os._exit(1)
