@@ -206,7 +206,7 @@ def test_mistakes_are_one_clear_line(tmp_path: Path, monkeypatch, capsys) -> Non
     cases = [
         (["inspect", tmp_path / "nothing"], "does not exist; expected a run folder, a checkpoint, or MAE or ViT"),
         (["inspect", tmp_path / "note.txt"], "is a text file, not weights"),
-        (["inspect", own], "is PaddleMAE's own"),
+        (["inspect", own, "--heads", "3"], "says itself how it is read"),
         (["convert", path, "--out", own], "exists; choose another --out"),
         (["convert", path, "--out", tmp_path / "a.bin", "--to", "official"], "a file that ends in .pth"),
         (["convert", path, "--out", tmp_path / "a.pth", "--to", "timm"], "are a folder"),
@@ -249,6 +249,9 @@ def test_a_golden_stands_for_the_other_implementation(tmp_path: Path, monkeypatc
 def test_what_is_ours_is_told_from_the_rest(tmp_path: Path) -> None:
     path = written(CASES[MAE], tmp_path / "theirs")
     convert(path, tmp_path / "own", "paddlemae", reading(CASES[MAE]))
+    ours, theirs = inspect(tmp_path / "own", Reading()), inspect(path, reading(CASES[MAE]))
+    assert ours["layout"] == "paddlemae" and "parameters:" in inspection(ours)
+    assert all(ours[name] == theirs[name] for name in ("architecture", "parameters", "loaded", "kind", "target"))
     assert is_own(tmp_path / "own") and is_own(tmp_path / "own" / "model.safetensors")
     alone = tmp_path / "alone.safetensors"
     (tmp_path / "own" / "model.safetensors").rename(alone)

@@ -19,10 +19,12 @@ from paddlemae.tasks.checkpoints import (
     say_origin,
 )
 from paddlemae.train.checkpoint import partial
-from paddlemae.weights.layouts import LAYOUTS, Exported, export_weights
+from paddlemae.weights.foreign import Foreign
+from paddlemae.weights.layouts import LAYOUTS, Exported, Imported, export_weights
 from paddlemae.weights.listing import lines, report
 from paddlemae.weights.store import WEIGHTS_FILE, write_model, write_tensor_file
 from paddlemae.weights.torchwrite import write_torch
+from paddlemae.weights.tree import StateDict
 
 OWN = "paddlemae"
 TARGETS = (OWN, *LAYOUTS)
@@ -31,14 +33,19 @@ PADDLES = ("paddle", "paddle-mae-pytorch", "paddlevit")
 
 
 def inspect(path: str | Path, reading: Reading) -> dict[str, Any]:
-    """The load report of someone's weights; see `weights.listing`.
+    """The load report of weights; see `weights.listing`.
 
     Raises:
         FileNotFoundError, ValueError: no weights, or of no layout that is known.
     """
-    if is_own(path):
-        raise ValueError(f"{path} is PaddleMAE's own; its model.json says what it is, and its tensors need no report")
-    return report(*read_foreign(path, reading))
+    if not is_own(path):
+        return report(*read_foreign(path, reading))
+    checkpoint = read_any(path, reading)
+    what, tensors = checkpoint.description, dict(checkpoint.tensors)
+    state = StateDict(tensors, {name: array.dtype.name for name, array in tensors.items()}, "", {}, {})
+    foreign = Foreign(checkpoint.folder, "safetensors", state, None, None, None)
+    about: dict[str, Any] = dict(mean=what.mean, std=what.std, classes=what.classes)
+    return report(foreign, Imported(OWN, what.kind, what.architecture, tensors, {}, {}, **about))
 
 
 def inspection(content: dict[str, Any]) -> str:
