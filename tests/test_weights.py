@@ -17,7 +17,7 @@ from paddlemae.tasks import verify as verifying
 from paddlemae.tasks.checkpoints import Reading, adapted, is_own, read_checkpoint
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.start import Start
-from paddlemae.tasks.weights import convert, inspect, inspection, read_any
+from paddlemae.tasks.weights import convert, inspect, inspection
 from paddlemae.weights.foreign import open_weights
 from paddlemae.weights.store import read_tensors, write_tensor_file
 from paddlemae.weights.torchwrite import write_torch
@@ -75,7 +75,7 @@ def test_our_model_computes_what_the_layout_defines(name: str, tmp_path: Path) -
     path = written(case, tmp_path / "theirs")
     keep, removed = rows_of(case)
     theirs = run(case.layout, case.tensors, images_of(case), keep, removed)
-    checkpoint = read_any(path, reading(case))
+    checkpoint = read_checkpoint(path, reading(case))
     assert checkpoint.description.kind == case.kind
     found = verifying.verify(path, reading(case))
     assert found.against == "the definition in NumPy" and found.holds, found
@@ -98,7 +98,7 @@ def test_each_file_is_reported_tensor_by_tensor(name: str, tmp_path: Path) -> No
     text = inspection(content)
     assert content["layout"] == case.layout and f"model:       {case.kind}" in text
     assert json.loads(json.dumps(content)) == content
-    assert len(content["loaded"]) == len(read_any(written(case, tmp_path / "theirs"), reading(case)).tensors)
+    assert len(content["loaded"]) == len(read_checkpoint(written(case, tmp_path / "theirs"), reading(case)).tensors)
     assert all(word in text for word in ("parameters:", "0 missing", "left over", "encoder:"))
 
 
@@ -111,7 +111,7 @@ def test_there_and_back_is_bitwise(to: str, tmp_path: Path) -> None:
     convert(path, there, to, reading(CASES[name]))
     back = Reading() if to in ("paddlemae", "timm", "transformers") else reading(CASES[name])
     convert(there, tmp_path / "back", "paddlemae", back)
-    before = read_any(path, reading(CASES[name]))
+    before = read_checkpoint(path, reading(CASES[name]))
     after = read_tensors(tmp_path / "back")
     assert after.keys() == before.tensors.keys()
     for key, array in before.tensors.items():
@@ -126,7 +126,7 @@ def test_the_key_in_the_file_is_found_or_named(key: str | None, tmp_path: Path) 
     write_torch(path, CASES[MAE].tensors, key or "model")
     if key:
         with pytest.raises(ValueError, match="model_ema"):
-            read_any(path, reading(CASES[MAE]))
+            read_checkpoint(path, reading(CASES[MAE]))
     assert inspect(path, reading(CASES[MAE], key=key))["key"] == (key or "model")
 
 
@@ -191,7 +191,7 @@ def test_a_resumed_pretraining_does_not_need_what_it_started_from(tmp_path: Path
     "wanted", [{"channels": 1}, {"channels": 5}, {"patch_size": (2, 4), "image_size": (6, 12)}, {"image_size": 16}]
 )
 def test_weights_are_brought_to_other_images(wanted: dict, tmp_path: Path, capsys) -> None:
-    checkpoint = adapted(read_any(written(CASES[MAE], tmp_path / "theirs"), reading(CASES[MAE])), **wanted)
+    checkpoint = adapted(read_checkpoint(written(CASES[MAE], tmp_path / "theirs"), reading(CASES[MAE])), **wanted)
     shape = checkpoint.description.architecture
     assert shape["channels"] == wanted.get("channels", 3) == len(checkpoint.description.mean)
     assert len(verifying.our_outputs(checkpoint)["features"]) == 2
@@ -203,6 +203,9 @@ def test_mistakes_are_one_clear_line(tmp_path: Path, monkeypatch, capsys) -> Non
     own = tmp_path / "own"
     convert(path, own, "paddlemae", reading(CASES[MAE]))
     (tmp_path / "note.txt").write_text("hello\n")
+    other = tmp_path / "other.pth"
+    other.mkdir()
+    (other / "thesis.txt").write_text("years of work")
     cases = [
         (["inspect", tmp_path / "nothing"], "does not exist; expected a run folder, a checkpoint, or MAE or ViT"),
         (["inspect", tmp_path / "note.txt"], "is a text file, not weights"),
@@ -212,6 +215,8 @@ def test_mistakes_are_one_clear_line(tmp_path: Path, monkeypatch, capsys) -> Non
         (["convert", path, "--out", tmp_path / "a.pth", "--to", "timm"], "are a folder"),
         (["convert", path, "--out", tmp_path / "a", "--to", "keras"], "--to must be one of"),
         (["convert", path, "--out", tmp_path, "--overwrite"], "would delete"),
+        (["convert", path, "--out", other, "--overwrite"], "holds more than weights (thesis.txt); move that"),
+        (["convert", path, "--out", other, "--to", "official", "--overwrite"], "is a folder, and weights of"),
         (["inspect", path, "--image-size", "big"], "--image-size is pixels"),
         (["inspect", path, "--layout", "caffe"], "layout must be one of"),
         (["inspect", path, "--target", "hog"], "target must be"),
@@ -223,6 +228,7 @@ def test_mistakes_are_one_clear_line(tmp_path: Path, monkeypatch, capsys) -> Non
         status, _, err = command(monkeypatch, capsys, "weights", *words)
         assert status == 2 and message in err and len(err.strip().splitlines()[-1]) < 400, (words, err)
         assert "Traceback" not in err
+    assert (other / "thesis.txt").read_text() == "years of work"
     assert not (tmp_path / "a").exists() and not list(tmp_path.glob(".*")), "nothing is written"
 
 
@@ -240,7 +246,7 @@ def test_a_golden_stands_for_the_other_implementation(tmp_path: Path, monkeypatc
     with np.load(golden) as arrays:
         false = {name: arrays[name] for name in arrays.files}
     false["prediction"] = false["prediction"] * 1.001
-    false["digest"] = np.frombuffer(verifying._digest(read_checkpoint(folder)), np.uint8)
+    false["digest"] = np.frombuffer(verifying.tensors_digest(read_checkpoint(folder)), np.uint8)
     np.savez(golden, **false)
     status, _, err = command(monkeypatch, capsys, "weights", "verify", folder, "--golden", golden)
     assert status == 1 and "does not give the same outputs" in err
@@ -269,5 +275,5 @@ def test_what_is_ours_is_told_from_the_rest(tmp_path: Path) -> None:
 def test_what_to_name_is_named_as_the_command_line_has_it(words: dict, expected: str, tmp_path: Path) -> None:
     path = written(CASES[MAE], tmp_path / "theirs")
     with pytest.raises(ValueError) as fault:
-        read_any(path, Reading(**words))
+        read_checkpoint(path, Reading(**words))
     assert expected in str(fault.value) and str(path) in str(fault.value)

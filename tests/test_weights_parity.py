@@ -10,9 +10,9 @@ import pytest
 from layouts_cases import CASES
 from test_weights import MAE, TOLERANCE, command, reading
 
-from paddlemae.tasks.checkpoints import Reading
+from paddlemae.tasks.checkpoints import Reading, read_checkpoint
 from paddlemae.tasks.verify import verify
-from paddlemae.tasks.weights import convert, read_any
+from paddlemae.tasks.weights import convert
 from paddlemae.weights.torchfile import read_torch
 from paddlemae.weights.torchwrite import write_torch
 
@@ -69,7 +69,7 @@ def test_files_of_torch_save_with_what_trainers_put_beside(tmp_path: Path) -> No
     tensors = {name: torch.from_numpy(array.copy()) for name, array in CASES[MAE].tensors.items()}
     settings = argparse.Namespace(norm_pix_loss=True, input_size=8, mask_ratio=0.75)
     torch.save({"model": tensors, "optimizer": {}, "epoch": 799, "args": settings}, tmp_path / "theirs.pth")
-    checkpoint = read_any(tmp_path / "theirs.pth", reading(CASES[MAE]))
+    checkpoint = read_checkpoint(tmp_path / "theirs.pth", reading(CASES[MAE]))
     assert checkpoint.description.target == "normalised"
     for name, array in CASES[MAE].tensors.items():
         assert np.array_equal(checkpoint.tensors[name], array)

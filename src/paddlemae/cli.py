@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from paddlemae import cli_data, cli_features, cli_weights
+from paddlemae.cli_options import Layer, MaxBadImages, Norm, Quiet, Run, Token
 from paddlemae.launch import MOST_RESTARTS, Launch
 from paddlemae.report.output import outliving_a_full_disk
 from paddlemae.train.stopping import (
@@ -76,7 +77,6 @@ NodeRank = Annotated[
 Restarts = Annotated[
     int, typer.Option("--restarts", min=0, help="After crashes, in a row without a new checkpoint; needs --procs.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -291,17 +291,13 @@ def probe(
 
 @app.command()
 def knn(
-    run: Annotated[str, typer.Argument(help="A run, or anyone's MAE or ViT weights.")],
+    run: Run,
     data: Annotated[
         str, typer.Option("--data", help="Labelled images: a folder a class, list, shards ... or 'digits'.")
     ],
-    token: Annotated[str, typer.Option("--token", help="cls, or mean of the patch tokens.")] = "mean",
-    layer: Annotated[
-        int | None, typer.Option("--layer", help="The block that features are taken after; the last unless given.")
-    ] = None,
-    norm: Annotated[
-        str, typer.Option("--norm", help="layer (the encoder's last norm), batch (each feature's own), or none.")
-    ] = "layer",
+    token: Token = "mean",
+    layer: Layer = None,
+    norm: Norm = "layer",
     k: Annotated[
         list[int] | None, typer.Option("--k", help="Neighbours that vote; 10, 20, 100 and 200 unless given.")
     ] = None,
@@ -313,9 +309,7 @@ def knn(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Draws them.")] = 0,
     random: Annotated[bool, typer.Option("--random", help="Take the same encoder untrained, for comparison.")] = False,
-    max_bad_images: Annotated[
-        float, typer.Option("--max-bad-images", min=0, max=1, help="Share of images that may be unreadable.")
-    ] = 0.01,
+    max_bad_images: MaxBadImages = 0.01,
 ) -> None:
     """Classify images by their nearest neighbours among labelled ones, by a model's features.
 

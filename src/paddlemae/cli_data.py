@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from paddlemae.cli_options import Quiet
+
 app = typer.Typer(
     no_args_is_help=True,
     help="""Your images, before any training: what their channels hold, what is wrong with them.
@@ -21,7 +23,6 @@ Channels = Annotated[int, typer.Option("--channels", min=1, help="1 gray, 3 RGB,
 Workers = Annotated[
     int | None, typer.Option("--workers", min=0, help="Processes that decode; as many as cores unless given.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
 
 @app.command()

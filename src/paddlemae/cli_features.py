@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-Run = Annotated[str, typer.Argument(help="A run, or anyone's MAE or ViT weights.")]
+from paddlemae.cli_options import Layer, MaxBadImages, Norm, Quiet, Run, Token
 
 
 def embed(
@@ -17,22 +17,16 @@ def embed(
     ],
     out: Annotated[Path, typer.Option("--out", help="The file to write: it ends in .parquet or .npz.")],
     split: Annotated[str | None, typer.Option("--split", help="train or test; all images unless given.")] = None,
-    token: Annotated[str, typer.Option("--token", help="cls, or mean of the patch tokens.")] = "mean",
-    layer: Annotated[
-        int | None, typer.Option("--layer", help="The block that features are taken after; the last unless given.")
-    ] = None,
-    norm: Annotated[
-        str, typer.Option("--norm", help="layer (the encoder's last norm), batch (each feature's own), or none.")
-    ] = "layer",
+    token: Token = "mean",
+    layer: Layer = None,
+    norm: Norm = "layer",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images that are computed together.")] = 64,
     workers: Annotated[
         int | None, typer.Option("--workers", min=0, help="Processes that decode images; by their number unless given.")
     ] = None,
-    max_bad_images: Annotated[
-        float, typer.Option("--max-bad-images", min=0, max=1, help="Share of images that may be unreadable.")
-    ] = 0.01,
+    max_bad_images: MaxBadImages = 0.01,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write the features of a whole source of images to a file; the same command goes on where it was stopped.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -62,18 +63,25 @@ class Reading:
     decoder_heads: int | None = None
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+AS_THEY_SAY = Reading()
+
+
+def read_checkpoint(path: str | Path, reading: Reading = AS_THEY_SAY) -> Checkpoint:
     """Read the model that a run folder, a checkpoint folder, or any file or folder of MAE or ViT weights holds.
 
     What is read of someone's weights, and how, is said on stderr.
 
+    Args:
+        reading: for someone's weights; ours say it themselves.
     Raises:
         FileNotFoundError, ValueError: nothing there, or no model.
     """
     if not is_own(path):
-        foreign, imported = read_foreign(path)
+        foreign, imported = read_foreign(path, reading)
         say_origin(foreign, imported)
         return foreign_checkpoint(foreign, imported)
+    if reading != AS_THEY_SAY:
+        raise ValueError(f"{path} is PaddleMAE's own and says itself how it is read; leave the options out")
     folder = find_checkpoint(path)
     description = read_description(folder)
     if description.kind == "probe":
@@ -104,7 +112,7 @@ def is_own(path: str | Path) -> bool:
     return path.name in names and (path.parent / DESCRIPTION_FILE).exists()
 
 
-def read_foreign(path: str | Path, reading: Reading = Reading()) -> tuple[Foreign, Imported]:  # frozen
+def read_foreign(path: str | Path, reading: Reading) -> tuple[Foreign, Imported]:
     """Someone's weights, and what they are as one of our models.
 
     Raises:
@@ -143,6 +151,20 @@ def foreign_checkpoint(foreign: Foreign, imported: Imported) -> Checkpoint:
         provenance={"weights": foreign.path.name, "layout": imported.layout},
     )
     return Checkpoint(foreign.path, description, imported.tensors)
+
+
+def tensors_digest(checkpoint: Checkpoint) -> bytes:
+    """Of the weights as a model computes with them: the same for every layout and type that holds the same numbers."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, array in sorted(in_float32(checkpoint).items()):
+        digest.update(f"{name} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.digest()
+
+
+def in_float32(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    """Its tensors as a model computes with them."""
+    return {name: np.asarray(array, np.float32) for name, array in checkpoint.tensors.items()}
 
 
 def class_names(imported: Imported) -> list[str]:

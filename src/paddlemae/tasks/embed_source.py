@@ -29,7 +29,7 @@ from paddlemae.data.sources.labels import PARTS
 from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.report.progress import progress
 from paddlemae.report.runlog import replace_bytes, replace_text
-from paddlemae.tasks.checkpoints import Checkpoint, read_checkpoint
+from paddlemae.tasks.checkpoints import Checkpoint, read_checkpoint, tensors_digest
 from paddlemae.tasks.embed import DEFAULT_KIND, embedded
 from paddlemae.tasks.feature_file import Rows, check_format, write_file
 from paddlemae.tasks.inference import FeatureKind
@@ -146,11 +146,7 @@ def about_features(
 def weights_digest(checkpoint: Checkpoint) -> str:
     """What tells a model, and the way it looks at images, from any other."""
     seen_as = {name: value for name, value in asdict(checkpoint.description).items() if name != "provenance"}
-    digest = hashlib.sha256(json.dumps(seen_as, sort_keys=True).encode())
-    for name in sorted(checkpoint.tensors):
-        digest.update(name.encode())
-        digest.update(np.asarray(checkpoint.tensors[name]).tobytes())
-    return digest.hexdigest()
+    return hashlib.sha256(json.dumps(seen_as, sort_keys=True).encode() + tensors_digest(checkpoint)).hexdigest()
 
 
 @dataclass

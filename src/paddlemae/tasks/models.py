@@ -56,20 +56,15 @@ def autoencoder_arguments(shape: AutoencoderShape) -> dict[str, Any]:
 
 
 def build_autoencoder(shape: AutoencoderShape, seed: int, checkpoint: Checkpoint | None = None) -> MaskedAutoencoder:
-    """A new model whose weights depend on the seed alone, or whose encoder is a checkpoint's.
+    """A new model whose weights depend on the seed alone, or whose encoder is a checkpoint's, as `fitted` to it.
 
     The checkpoint's decoder comes along if it has one of the same shape that predicts the same target; a classifier has
     no norm behind its encoder's last block, which is new then. What is new is said on stderr.
-
-    Raises:
-        ValueError: the checkpoint has another encoder; all differences are listed.
     """
-    arguments = autoencoder_arguments(shape)
     paddle.seed(seed)
-    model = MaskedAutoencoder(**arguments)
+    model = MaskedAutoencoder(**autoencoder_arguments(shape))
     if checkpoint is None:
         return model
-    checkpoint = fitted(checkpoint, arguments)
     saved = checkpoint.description.architecture
     other = [name for name in DECODER_FIELDS if saved.get(name) != model.config.get(name)]
     new = [*(DECODER_PARTS if other else ()), *(() if "norm.weight" in checkpoint.tensors else ("norm",))]

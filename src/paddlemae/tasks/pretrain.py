@@ -29,7 +29,6 @@ from paddlemae.tasks.models import (
     build_autoencoder,
     describe,
     fitted,
-    named,
     parameter_count,
     path_noise,
     statistics_of,
@@ -165,7 +164,7 @@ def prepare(recipe: PretrainRecipe, own: Path | None = None) -> Parts:
         )
     predicted_patches(recipe, grid)  # refuses more than are removed
     source = open_source(recipe.data, recipe.split or "train")
-    checkpoint = fitted(read_checkpoint(recipe.init), named(recipe.model)) if recipe.init and not own else None
+    checkpoint = fitted(read_checkpoint(recipe.init), arguments) if recipe.init and not own else None
     saved = read_description(own) if own else None
     statistics = (saved.mean, saved.std) if saved else statistics_of(recipe, recipe.model.channels, checkpoint)
     view = training_view(recipe.augment, recipe.model.image_size, recipe.model.channels)
@@ -230,7 +229,7 @@ def snapshots_of(
 def dry_run(recipe: PretrainRecipe) -> dict[str, str]:
     """What a pretraining would do, without doing it: name -> value, for people."""
     if recipe.init:
-        fitted(read_checkpoint(recipe.init), named(recipe.model))  # refuses what does not fit
+        fitted(read_checkpoint(recipe.init), autoencoder_arguments(recipe.model))  # refuses what does not fit
     with paddle.LazyGuard():  # counts parameters without filling them
         parts = prepare(recipe.model_copy(update={"init": None}))
     training = recipe.training

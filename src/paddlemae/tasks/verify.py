@@ -1,12 +1,11 @@
 """Weights proven equal: what our model makes of them against what another implementation does.
 
-Shapes: B images, C channels, H x W pixels, L patches, K kept, D features, P pixels a patch.
+Shapes: B images, C channels, H x W pixels, L patches, D features, P pixels a patch.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import tempfile
 from collections.abc import Mapping
@@ -19,11 +18,11 @@ import paddle
 
 from paddlemae import device
 from paddlemae.model.mae import MaskedAutoencoder, predict
-from paddlemae.model.masking import num_kept, random_mask
+from paddlemae.model.masking import Mask, num_kept, random_mask
 from paddlemae.model.vit import features
-from paddlemae.tasks.checkpoints import Checkpoint, Reading
+from paddlemae.tasks.checkpoints import Checkpoint, Reading, in_float32, read_checkpoint, tensors_digest
 from paddlemae.tasks.models import load_encoder
-from paddlemae.tasks.weights import exported_of, in_float32, read_any, write_folder
+from paddlemae.tasks.weights import exported_of, write_folder
 from paddlemae.weights import reference
 
 IMAGES, SEED, MASK_RATIO = 2, 0, 0.75
@@ -61,14 +60,15 @@ def verify(path: str | Path, reading: Reading, golden: Path | None = None) -> Ve
     Raises:
         FileNotFoundError, ValueError: weights that can't be read, or a golden of other weights.
     """
-    checkpoint = read_any(path, reading)
+    checkpoint = read_checkpoint(path, reading)
     device.prepare("cpu")
-    ours, digest = our_outputs(checkpoint), _digest(checkpoint)
+    ours = our_outputs(checkpoint)
     if golden and golden.exists():
-        return _compared(f"the outputs in {golden}", ours, _read_golden(golden, digest))
+        return _compared(f"the outputs in {golden}", ours, _read_golden(golden, tensors_digest(checkpoint)))
     against, theirs = _originals(checkpoint)
     if golden:
-        np.savez(golden, digest=np.frombuffer(digest, np.uint8), against=np.array(against), **theirs)  # type: ignore[arg-type]
+        digest = np.frombuffer(tensors_digest(checkpoint), np.uint8)
+        np.savez(golden, digest=digest, against=np.array(against), **theirs)  # type: ignore[arg-type]
     return _compared(against, ours, theirs)
 
 
@@ -82,30 +82,30 @@ def _originals(checkpoint: Checkpoint) -> tuple[str, Outputs]:
     if has_originals():
         with contextlib.suppress(_NotTheirs):
             return _transformers_outputs(checkpoint)
-    images, keep, _ = fixed_input(checkpoint)
+    images, mask, _ = fixed_input(checkpoint)
     description = checkpoint.description
-    found = reference.outputs(description.kind, description.architecture, in_float32(checkpoint), images, keep)
+    found = reference.outputs(description.kind, description.architecture, in_float32(checkpoint), images, mask.keep)
     return "the definition in NumPy", found
 
 
-def fixed_input(checkpoint: Checkpoint) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(normalised images float32 [B, C, H, W], patches to keep int64 [B, K], the noise that orders them [B, L])."""
+def fixed_input(checkpoint: Checkpoint) -> tuple[np.ndarray, Mask, np.ndarray]:
+    """(normalised images float32 [B, C, H, W], their masks, the noise that the masks are drawn from [B, L])."""
     shape = checkpoint.description.architecture
     (height, width), (rows, columns) = shape["image_size"], shape["patch_size"]
     rng = np.random.default_rng(SEED)
     images = rng.standard_normal((IMAGES, shape["channels"], height, width)).astype(np.float32)
     noise = rng.random((IMAGES, (height // rows) * (width // columns))).astype(np.float32)
-    return images, random_mask(noise, num_kept(noise.shape[1], MASK_RATIO)).keep, noise
+    return images, random_mask(noise, num_kept(noise.shape[1], MASK_RATIO)), noise
 
 
 @paddle.no_grad()
 def our_outputs(checkpoint: Checkpoint) -> Outputs:
     """What our model makes of the fixed input, as `reference.outputs` has it."""
-    images, keep, noise = fixed_input(checkpoint)
+    images, mask, _ = fixed_input(checkpoint)
     model, tensor = load_encoder(checkpoint), paddle.to_tensor(images)
     found = {"features": features(model, tensor, getattr(model, "pool", "mean")).numpy()}
     if isinstance(model, MaskedAutoencoder):
-        found["prediction"] = predict(model, tensor, random_mask(noise, keep.shape[1])).numpy()
+        found["prediction"] = predict(model, tensor, mask).numpy()
     elif hasattr(model, "head"):
         found["logits"] = model(tensor).numpy()
     return found
@@ -162,15 +162,6 @@ def _compared(against: str, ours: Outputs, theirs: Mapping[str, np.ndarray]) -> 
         other = np.asarray(theirs[name], np.float64)
         differences[name] = float(np.linalg.norm(one - other)) / max(float(np.linalg.norm(other)), 1e-30)
     return Verified(against, differences)
-
-
-def _digest(checkpoint: Checkpoint) -> bytes:
-    """Of the weights under our names: the same for every layout of the same model."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, array in sorted(in_float32(checkpoint).items()):
-        digest.update(f"{name} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.digest()
 
 
 def _read_golden(path: Path, digest: bytes) -> Outputs:

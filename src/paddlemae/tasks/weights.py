@@ -7,28 +7,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from paddlemae.tasks.checkpoints import (
-    Checkpoint,
-    Reading,
-    foreign_checkpoint,
-    is_own,
-    read_checkpoint,
-    read_foreign,
-    say_origin,
-)
+from paddlemae.tasks.checkpoints import Checkpoint, Reading, in_float32, is_own, read_checkpoint, read_foreign
 from paddlemae.train.checkpoint import partial
-from paddlemae.weights.foreign import Foreign
+from paddlemae.weights.foreign import CONFIG, PREPROCESSOR, Foreign
 from paddlemae.weights.layouts import LAYOUTS, Exported, Imported, export_weights
 from paddlemae.weights.listing import lines, report
-from paddlemae.weights.store import WEIGHTS_FILE, write_model, write_tensor_file
+from paddlemae.weights.store import DESCRIPTION_FILE, WEIGHTS_FILE, write_model, write_tensor_file
 from paddlemae.weights.torchwrite import write_torch
 from paddlemae.weights.tree import StateDict
 
 OWN = "paddlemae"
 TARGETS = (OWN, *LAYOUTS)
 FOLDERS = (OWN, "timm", "transformers")  # what such weights are published as; the others are single files
+FOLDER_FILES = (WEIGHTS_FILE, DESCRIPTION_FILE, CONFIG, PREPROCESSOR)  # of them; a folder with more is not replaced
 PADDLES = ("paddle", "paddle-mae-pytorch", "paddlevit")
 
 
@@ -40,7 +31,7 @@ def inspect(path: str | Path, reading: Reading) -> dict[str, Any]:
     """
     if not is_own(path):
         return report(*read_foreign(path, reading))
-    checkpoint = read_any(path, reading)
+    checkpoint = read_checkpoint(path, reading)
     what, tensors = checkpoint.description, dict(checkpoint.tensors)
     state = StateDict(tensors, {name: array.dtype.name for name, array in tensors.items()}, "", {}, {})
     foreign = Foreign(checkpoint.folder, "safetensors", state, None, None, None)
@@ -51,21 +42,6 @@ def inspect(path: str | Path, reading: Reading) -> dict[str, Any]:
 def inspection(content: dict[str, Any]) -> str:
     """The report as text."""
     return "\n".join(lines(content))
-
-
-def read_any(path: str | Path, reading: Reading) -> Checkpoint:
-    """One of our models, or someone's weights read as asked.
-
-    Raises:
-        FileNotFoundError, ValueError: nothing there, or no model.
-    """
-    if is_own(path):
-        if reading != Reading():
-            raise ValueError(f"{path} is PaddleMAE's own and says itself how it is read; leave the options out")
-        return read_checkpoint(path)
-    foreign, imported = read_foreign(path, reading)
-    say_origin(foreign, imported)
-    return foreign_checkpoint(foreign, imported)
 
 
 def convert(path: str | Path, out: Path, to: str, reading: Reading, *, overwrite: bool = False) -> list[str]:
@@ -82,12 +58,11 @@ def convert(path: str | Path, out: Path, to: str, reading: Reading, *, overwrite
     """
     if to not in TARGETS:
         raise ValueError(f"--to must be one of {', '.join(TARGETS)}, got {to!r}")
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists; choose another --out, or replace it with --overwrite")
-    if Path(path).resolve().is_relative_to(out.resolve()):
+    if Path(path).resolve().is_relative_to(out.resolve()) and overwrite:
         raise ValueError(f"--overwrite would delete {path}, which is to be converted; choose another --out")
+    _check_free(out, to, overwrite)
     _check_ending(out, to)
-    checkpoint = read_any(path, reading)
+    checkpoint = read_checkpoint(path, reading)
     exported = None if to == OWN else exported_of(checkpoint, to)
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = partial(out)
@@ -119,9 +94,17 @@ def exported_of(checkpoint: Checkpoint, to: str) -> Exported:
     )
 
 
-def in_float32(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-    """Its tensors as a model computes with them."""
-    return {name: np.asarray(array, np.float32) for name, array in checkpoint.tensors.items()}
+def _check_free(out: Path, to: str, overwrite: bool) -> None:
+    """Refuse to take the place of anything, unless it is weights that may be replaced."""
+    if not out.exists():
+        return
+    if not overwrite:
+        raise ValueError(f"{out} exists; choose another --out, or replace it with --overwrite")
+    if to not in FOLDERS and out.is_dir():
+        raise ValueError(f"{out} is a folder, and weights of the layout {to} are a file; choose another --out")
+    others = sorted(path.name for path in out.iterdir() if path.name not in FOLDER_FILES) if out.is_dir() else []
+    if others:
+        raise ValueError(f"{out} holds more than weights ({', '.join(others[:3])}); move that or choose another --out")
 
 
 def _check_ending(out: Path, to: str) -> None:
@@ -147,7 +130,7 @@ def write_folder(out: Path, exported: Exported) -> None:
     """Write a folder as the Hugging Face hub has it."""
     out.mkdir()
     write_tensor_file(out / WEIGHTS_FILE, exported.tensors)
-    for name, content in {"config.json": exported.config, **exported.files}.items():
+    for name, content in {CONFIG: exported.config, **exported.files}.items():
         (out / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
