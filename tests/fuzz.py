@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from guarded import FINE, Answer, answers
 from handmade import (
+    FLOATS,
     ORDERED,
     Call,
     Global,
@@ -44,7 +45,6 @@ from handmade import (
 )
 from safetensors.numpy import save
 
-FLOATS = np.arange(24, dtype=np.float32)
 NUMBERS = [0, 1, 2, 7, 127, 128, 255, 256, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1]
 NODES: list[Any] = [
     None,

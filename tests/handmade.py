@@ -204,3 +204,13 @@ def attacks(witness: Path) -> dict[str, Any]:
         "default factory": Call(Global("collections", "defaultdict"), (Global("os", "system"),)),
         "numpy loads": Call(Global("numpy", "load"), (str(witness), None, True)),
     }
+
+
+# What most of the files hold
+
+
+FLOATS = np.arange(24, dtype=np.float32)
+RAW = FLOATS.tobytes()
+WEIGHTS = numpy_array(FLOATS)
+NUMPY = "numpy.core.multiarray"
+MB = 2**20

@@ -19,6 +19,9 @@ import hostile_pickles
 import hostile_safetensors
 import numpy as np
 from handmade import (
+    FLOATS,
+    MB,
+    RAW,
     Call,
     Get,
     Global,
@@ -35,12 +38,6 @@ from handmade import (
     torch_zip,
     zip_bytes,
 )
-
-FLOATS = np.arange(24, dtype=np.float32)
-RAW = FLOATS.tobytes()
-WEIGHTS = numpy_array(FLOATS)
-NUMPY = "numpy.core.multiarray"
-MB = 2**20
 
 
 class Case(NamedTuple):

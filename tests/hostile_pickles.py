@@ -7,16 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from handmade import (
+    FLOATS,
+    MB,
+    NUMPY,
     ORDERED,
+    RAW,
+    WEIGHTS,
     Call,
     Get,
     Global,
     Put,
     Raw,
     attacks,
-    numpy_array,
     opcodes,
     pickled,
     row,
@@ -24,11 +27,6 @@ from handmade import (
     torch_zip,
 )
 
-FLOATS = np.arange(24, dtype=np.float32)
-RAW = FLOATS.tobytes()
-WEIGHTS = numpy_array(FLOATS)
-NUMPY = "numpy.core.multiarray"
-MB = 2**20
 Made = tuple[str, bytes, str]  # name, content, how opening it ends
 
 

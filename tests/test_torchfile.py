@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from handmade import (
+    FLOATS,
     ORDERED,
     Call,
     Get,
@@ -50,7 +51,6 @@ DTYPES = {
     "ComplexFloatStorage": np.complex64,
     "ComplexDoubleStorage": np.complex128,
 }
-FLOATS = np.arange(24, dtype=np.float32)
 # a list of 51 lists, each of which holds the one before ten times: whoever prints it never ends
 LAUGHS = b"(" + opcodes(Put(0, ("x",))) + b"".join(opcodes(Put(i + 1, (Get(i),) * 10)) for i in range(50)) + b"t"
 NAMESPACE = Call(Global("argparse", "Namespace"), (), {"lr": 0.1, "data_path": "/data"})
