@@ -4,7 +4,9 @@ python -m drill.soak --data cifar10/ --hours 2 --out runs/soak
 
 The training is one of `paddlemae pretrain cifar10` in a process of its own, which `max_hours` ends. Samples are taken
 from /proc, speed from the run's own metrics. Judged is what comes after a warm-up: growth of the resident memory from
-the median of the first window to that of the last, and the speed of each window against the median of all.
+the median of the first window to that of the last, and the speed of each window against the median of all. Speed is a
+ratio, as everywhere in this house: the images trained on in the time that a fixed peer takes (drill/peer.py), which is
+asked at each sample, so a machine that is shared with others is not taken for a training that slows down.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ from statistics import median
 from typing import Any
 
 from drill.leftovers import descendants, in_shared_memory
+from drill.peer import Peer
 from paddlemae.report.runlog import read_metrics
 from paddlemae.train.stopping import REQUEUE_STATUS
 
+RECIPE = "cifar10"
 EVERY_SECONDS = 15
 WARM_UP_MINUTES = 10
 WINDOW_MINUTES = 10
@@ -35,9 +39,10 @@ MOST_DEVIATION = 0.05
 
 @dataclass(frozen=True)
 class Sample:
-    """What the training's processes, data workers included, take at a moment."""
+    """What the training's processes, data workers included, take at a moment, and what the peer took then."""
 
     seconds: float
+    peer_seconds: float
     resident_bytes: int
     processes: int
     threads: int
@@ -50,13 +55,15 @@ def family(pid: int) -> list[int]:
     return [pid, *(one.pid for one in descendants(pid))]
 
 
-def sample(pid: int, started: float) -> Sample | None:
+def sample(pid: int, started: float, peer: Peer) -> Sample | None:
     """None when a process ended meanwhile."""
+    peer_seconds = peer.seconds()
     try:
         pids = family(pid)
         resident = [int(Path(f"/proc/{one}/statm").read_text().split()[1]) for one in pids]
         return Sample(
             seconds=time.monotonic() - started,
+            peer_seconds=peer_seconds,
             resident_bytes=sum(resident) * os.sysconf("SC_PAGE_SIZE"),
             processes=len(pids),
             threads=sum(len(list(Path(f"/proc/{one}/task").iterdir())) for one in pids),
@@ -78,8 +85,9 @@ def windows(pairs: Sequence[tuple[float, float]]) -> list[float]:
 def judged(samples: Sequence[Sample], speeds: Sequence[tuple[float, float]]) -> dict[str, Any]:
     """Growth and deviations as shares, and counts at the beginning and the end of what is judged."""
     memory = windows([(one.seconds, one.resident_bytes) for one in samples])
-    speed = windows(speeds)
-    if len(memory) < 2 or len(speed) < 2:
+    peer = windows([(one.seconds, one.peer_seconds) for one in samples])
+    images = windows(speeds)
+    if len(memory) < 2 or len(images) < 2:
         minutes = WARM_UP_MINUTES + 2 * WINDOW_MINUTES
         raise ValueError(f"a soak must last {minutes} minutes or more, this one took {samples[-1].seconds / 60:.0f}")
     warm = [one for one in samples if one.seconds >= 60 * WARM_UP_MINUTES]
@@ -88,11 +96,14 @@ def judged(samples: Sequence[Sample], speeds: Sequence[tuple[float, float]]) -> 
         for name in ("processes", "threads", "open_files", "shared_segments")
         for when, one in (("after_warm_up", warm[0]), ("at_the_end", warm[-1]))
     }
+    speed = [each * seconds for each, seconds in zip(images, peer)]
     usual = median(speed)
     return {
         "memory_gb": [round(one / 1e9, 4) for one in memory],
         "memory_growth": memory[-1] / memory[0] - 1,
-        "images_per_second": [round(one, 1) for one in speed],
+        "images_per_second": [round(one, 1) for one in images],
+        "peer_seconds": [round(one, 4) for one in peer],
+        "images_while_the_peer_steps": [round(one, 1) for one in speed],
         "worst_deviation_of_speed": max(abs(one / usual - 1) for one in speed),
         **counts,
     }
@@ -113,16 +124,18 @@ def faults(found: dict[str, Any]) -> Iterator[str]:
 def draw(path: Path, samples: Sequence[Sample], speeds: Sequence[tuple[float, float]]) -> None:
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(3, 1, figsize=(9, 7), sharex=True, layout="constrained")
+    figure, axes = plt.subplots(4, 1, figsize=(9, 9), sharex=True, layout="constrained")
     minutes = [one.seconds / 60 for one in samples]
     axes[0].plot(minutes, [one.resident_bytes / 1e9 for one in samples])
     axes[0].set_ylabel("resident, GB")
     axes[1].plot([at / 60 for at, _ in speeds], [value for _, value in speeds])
     axes[1].set_ylabel("images/s")
+    axes[2].plot(minutes, [one.peer_seconds for one in samples])
+    axes[2].set_ylabel("the peer's step, s")
     for name in ("processes", "threads", "open_files", "shared_segments"):
-        axes[2].plot(minutes, [getattr(one, name) for one in samples], label=name.replace("_", " "))
-    axes[2].legend(loc="center right")
-    axes[2].set_xlabel("minutes")
+        axes[3].plot(minutes, [getattr(one, name) for one in samples], label=name.replace("_", " "))
+    axes[3].legend(loc="center right")
+    axes[3].set_xlabel("minutes")
     for one in axes:
         one.set_ylim(bottom=0)
         one.axvline(WARM_UP_MINUTES, color="grey", linestyle=":")
@@ -131,16 +144,16 @@ def draw(path: Path, samples: Sequence[Sample], speeds: Sequence[tuple[float, fl
 
 def soak(data: str, out: Path, hours: float, settings: Sequence[str]) -> int:
     """Run, watch and judge; returns the exit status."""
-    command = [sys.executable, "-m", "paddlemae", "pretrain", "cifar10", "--data", data, "--out", str(out), "--quiet"]
+    command = [sys.executable, "-m", "paddlemae", "pretrain", RECIPE, "--data", data, "--out", str(out), "--quiet"]
     command += ["epochs=1000", "workers=1", "checkpoint_every=0.5", f"max_hours={hours}", *settings]
-    before = in_shared_memory()
+    before, peer = in_shared_memory(), Peer(RECIPE)
     samples: list[Sample] = []
     started = time.monotonic()
     with subprocess.Popen(command) as process:
         try:
             seen: set[int] = set()
             while process.poll() is None:
-                if taken := sample(process.pid, started):
+                if taken := sample(process.pid, started, peer):
                     samples.append(taken)
                     seen.update(family(process.pid))
                 time.sleep(EVERY_SECONDS)

@@ -1,0 +1,47 @@
+"""A fixed piece of the work that a training does, to tell a slower training from a slower machine."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+THREADS = 1
+WARM_STEPS = 2
+
+
+class Peer:
+    """Loss and gradients of a recipe's own model on one fixed batch; no file is read, no weight is changed.
+
+    Whatever else a machine does (its other cores' use of the shared cache, its clock, its host) changes this as it
+    changes the training; what a training piles up over hours does not.
+    """
+
+    def __init__(self, recipe_name: str) -> None:
+        from paddlemae import device
+        from paddlemae.recipe import load_recipe
+
+        device.prepare("cpu", THREADS)
+        import paddle
+
+        from paddlemae.data.batches import Batch
+        from paddlemae.model.mae import MaskedAutoencoder
+        from paddlemae.tasks.models import autoencoder_arguments, describe
+        from paddlemae.tasks.pretrain import loss_function
+
+        recipe = load_recipe("pretrain", recipe_name)
+        paddle.seed(0)
+        self.model = MaskedAutoencoder(**autoencoder_arguments(recipe.model))
+        self.loss = loss_function(recipe, describe(self.model, (recipe.mean, recipe.std), eval_crop_ratio=1.0))
+        size, places = recipe.model.image_size, np.arange(recipe.training.batch_size)
+        images = np.random.default_rng(0).integers(0, 256, (len(places), 3, size, size), np.uint8)
+        self.batch = Batch(images, np.zeros_like(places), places, np.zeros_like(places))
+        for _ in range(WARM_STEPS):
+            self.seconds()
+
+    def seconds(self) -> float:
+        """Seconds of CPU that the work takes now; by the clock it would share its core with the training."""
+        started = time.process_time()
+        self.loss(self.model, self.batch).backward()
+        self.model.clear_gradients()
+        return time.process_time() - started
