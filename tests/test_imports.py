@@ -27,8 +27,10 @@ ALLOWED = {
     "tasks": BOTTOM | {"train"},
     "export": BOTTOM | {"train", "tasks"},
     "api": BOTTOM | {"train", "tasks"},
-    "cli": BOTTOM | {"train", "tasks", "export", "cli_options", "cli_features", "cli_weights", "cli_data"},
-    "cli_features": {"cli_options", "device", "tasks"},
+    "cli": BOTTOM
+    | {"train", "tasks", "export", "cli_options", "cli_endings", "cli_features", "cli_weights", "cli_data"},
+    "cli_endings": {"train"},
+    "cli_features": {"cli_options", "cli_endings", "device", "launch", "tasks"},
     "cli_options": set(),
     "cli_weights": {"device", "tasks"},
     "cli_data": {"cli_options", "tasks"},

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import traceback
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -13,22 +11,11 @@ from typing import Annotated
 import typer
 
 from paddlemae import cli_data, cli_features, cli_weights
+from paddlemae.cli_endings import as_one_of_the_ranks, ending
 from paddlemae.cli_options import Layer, MaxBadImages, Norm, Quiet, Run, Token
 from paddlemae.launch import MOST_RESTARTS, Launch
 from paddlemae.report.output import outliving_a_full_disk
-from paddlemae.train.stopping import (
-    INTERRUPTED_STATUS,
-    MISTAKE_STATUS,
-    REQUEUE_STATUS,
-    EndedElsewhere,
-    Preempted,
-    RankLost,
-    ended_by_signals,
-    ignore_schedulers,
-)
-
-PACKAGE = Path(__file__).parent
-USER_ERRORS = (ValueError, OSError, ModuleNotFoundError, FloatingPointError, RuntimeError)
+from paddlemae.train.stopping import REQUEUE_STATUS, ignore_schedulers
 
 app = typer.Typer(
     name="paddlemae",
@@ -467,18 +454,8 @@ def _plan_or_run(built, plan, run, dry_run: bool, out: Path | None, resume: bool
         return
     if out is None:
         raise ValueError("name the run folder to write: --out runs/NAME")
-    from paddlemae.train.distributed import join
-
-    ranks = join()
-    with ended_by_signals():
-        try:
-            start = Start(out, resume=resume, overwrite=overwrite, quiet=quiet or not ranks.is_first, ranks=ranks)
-            run(built, start)
-            ranks.wait()
-        except BaseException as fault:
-            ranks.end(*(_ending(fault) or (1, f"{type(fault).__name__}: {fault}")))
-            raise
-    ranks.leave()
+    with as_one_of_the_ranks() as ranks:
+        run(built, Start(out, resume=resume, overwrite=overwrite, quiet=quiet or not ranks.is_first, ranks=ranks))
 
 
 def _launched(task: str, name, overrides, data: str | None, out: Path | None, resume: bool, launch: Launch) -> bool:
@@ -513,48 +490,14 @@ def main() -> None:
         try:
             app(standalone_mode=True)
         except BaseException as end:
-            if (ending := _ending(end)) is None:
+            if (known := ending(end)) is None:
                 raise
-            status, text = ending
+            status, text = known
             if status == REQUEUE_STATUS:
                 ignore_schedulers()
             print(f"paddlemae: {'error: ' if status < REQUEUE_STATUS else ''}{text}", file=sys.stderr)
             sys.exit(status)
 
 
-def _ending(fault: BaseException) -> tuple[int, str] | None:
-    """(exit status, what to say in a line) of what ended a command; None for a bug, or an exit that has its status."""
-    if isinstance(fault, Preempted):
-        return REQUEUE_STATUS, str(fault)
-    if stop := _interrupt(fault) if isinstance(fault, KeyboardInterrupt | SystemExit) else None:
-        return INTERRUPTED_STATUS, str(stop) or "stopped"
-    if isinstance(fault, EndedElsewhere):
-        return fault.status, str(fault)
-    if isinstance(fault, RankLost):
-        return 1, str(fault)
-    if isinstance(fault, USER_ERRORS) and _is_ours(fault) and not os.environ.get("PADDLEMAE_DEBUG"):
-        return MISTAKE_STATUS, " ".join(_text(fault).split())
-    return None
-
-
-def _interrupt(end: BaseException | None) -> KeyboardInterrupt | None:
-    """The Ctrl-C behind an exit: typer makes one of it, and would lose its text."""
-    while end is not None and not isinstance(end, KeyboardInterrupt):
-        end = end.__cause__ or end.__context__
-    return end
-
-
 def _one_line(message, category, filename, lineno, file=None, line=None) -> None:
     print(f"paddlemae: warning: {message}", file=sys.stderr)
-
-
-def _is_ours(fault: BaseException) -> bool:
-    """Whether our code or the system raised it: anything else is a bug, whose traceback is wanted."""
-    frames = traceback.extract_tb(fault.__traceback__)
-    return isinstance(fault, OSError) or Path(frames[-1].filename).is_relative_to(PACKAGE)
-
-
-def _text(fault: BaseException) -> str:
-    if isinstance(fault, OSError) and fault.errno is not None:
-        return f"{fault.strerror}: {fault.filename}" if fault.filename else str(fault.strerror)
-    return str(fault)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from paddlemae.cli_endings import as_one_of_the_ranks
 from paddlemae.cli_options import Layer, MaxBadImages, Norm, Quiet, Run, Token
+from paddlemae.launch import Launch
 
 
 def embed(
@@ -24,6 +27,10 @@ def embed(
     workers: Annotated[
         int | None, typer.Option("--workers", min=0, help="Processes that decode images; by their number unless given.")
     ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="CPU threads; all, shared out among --procs, unless given.")
+    ] = None,
+    procs: Annotated[int, typer.Option("--procs", min=1, help="Processes of this host that share the images.")] = 1,
     max_bad_images: MaxBadImages = 0.01,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
     quiet: Quiet = False,
@@ -35,27 +42,40 @@ def embed(
     `paddlemae embed runs/photos --data photos/ --out photos.parquet`
 
     `paddlemae embed runs/digits --data digits --split test --token cls --out digits.npz`
+
+    `paddlemae embed runs/photos --data photos/ --out photos.parquet --procs 4`
     """
+    launch = Launch(str(procs), restarts=0)
+    if launch.is_needed:
+        from paddlemae.tasks.processes import run_together
+
+        if status := run_together(sys.argv[1:], procs, launch):
+            sys.exit(status)
+        return
     from paddlemae import device
 
     device.load_paddle()
     from paddlemae.tasks.embed_source import embed_source
     from paddlemae.tasks.inference import FeatureKind
 
-    written = embed_source(
-        run,
-        data,
-        out,
-        split=split,
-        kind=FeatureKind(token, layer, norm),
-        batch_size=batch_size,
-        workers="auto" if workers is None else workers,
-        max_bad_images=max_bad_images,
-        overwrite=overwrite,
-        quiet=quiet,
-    )
+    with as_one_of_the_ranks() as ranks:
+        written = embed_source(
+            run,
+            data,
+            out,
+            split=split,
+            kind=FeatureKind(token, layer, norm),
+            batch_size=batch_size,
+            workers="auto" if workers is None else workers,
+            threads="auto" if threads is None else threads,
+            max_bad_images=max_bad_images,
+            overwrite=overwrite,
+            quiet=quiet or not ranks.is_first,
+            ranks=ranks,
+        )
     lacking = f", without {written.skipped} that can't be read" if written.skipped else ""
-    print(f"wrote {written.path}: {written.images} images x {written.width} features{lacking}")
+    if ranks.is_first:
+        print(f"wrote {written.path}: {written.images} images x {written.width} features{lacking}")
 
 
 def search(

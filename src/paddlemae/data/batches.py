@@ -145,7 +145,7 @@ def eval_batches(
     view: View,
     *,
     batch_size: int,
-    start_batch: int = 0,
+    chosen: Iterable[int] | None = None,
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
@@ -153,16 +153,16 @@ def eval_batches(
 ) -> Generator[Batch, None, None]:
     """Yield every image once, in the source's order; unreadable ones are left out.
 
-    With `start_batch` the first batches are left out too, and the others are what they are without it. Other
-    arguments and errors are those of `train_batches`, but that batches are dealt out whole to several ranks: each image
-    comes on one of them, and none is repeated to fill a share. The last batch may be smaller, and so is one with
-    unreadable images; `indices` says which are there. That there is none at all is a fault only where one rank sees
-    all batches.
+    With `chosen` only the batches of these numbers come, in this order, each as it is without it. Other arguments and
+    errors are those of `train_batches`, but that batches are dealt out whole to several ranks: each image comes on one
+    of them, and none is repeated to fill a share. The last batch may be smaller, and so is one with unreadable images;
+    `indices` says which are there. That there is none at all is a fault only where one rank sees all batches.
     """
     _check(source, batch_size, workers)
     make = functools.partial(_make_eval_batch, source, view)
-    due = itertools.islice(_due_in_evaluation(len(source), batch_size), start_batch + rank, None, world)
-    return _filled(_stream(make, due, workers, on_skip), source, may_lack=world > 1 or start_batch > 0)
+    numbers = range(-(-len(source) // batch_size)) if chosen is None else chosen
+    due = _due_in_evaluation(len(source), batch_size, itertools.islice(numbers, rank, None, world))
+    return _filled(_stream(make, due, workers, on_skip), source, may_lack=world > 1 or chosen is not None)
 
 
 def _check(source: Source, batch_size: int, workers: int) -> None:
@@ -183,9 +183,9 @@ def _due_in_training(num_images: int, repeats: int, seed: int, share: int, start
         yield np.array(indices, np.int64), passes * repeats + views % repeats
 
 
-def _due_in_evaluation(num_images: int, batch_size: int) -> Iterator[_Due]:
-    for start in range(0, num_images, batch_size):
-        indices = np.arange(start, min(start + batch_size, num_images), dtype=np.int64)
+def _due_in_evaluation(num_images: int, batch_size: int, numbers: Iterable[int]) -> Iterator[_Due]:
+    for number in numbers:
+        indices = np.arange(number * batch_size, min((number + 1) * batch_size, num_images), dtype=np.int64)
         yield indices, np.zeros_like(indices)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import Any, Literal, NamedTuple
 
@@ -65,19 +65,21 @@ def embedded(
     *,
     kind: FeatureKind | Literal["logits"] = DEFAULT_KIND,
     batch_size: int = 32,
-    start_batch: int = 0,
+    chosen: Sequence[int] | None = None,
     workers: int | str = "auto",
     threads: int | str = "auto",
     on_skip: OnSkip | None = None,
 ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
-    """Yield `embed`'s features, or a classifier's logits, and indices batch by batch, from `start_batch` on.
+    """Yield `embed`'s features, or a classifier's logits, and indices batch by batch.
 
-    Arguments and errors are those of `embed`.
+    Args:
+        chosen: the numbers of the batches to compute; None is all.
+        others, and errors: those of `embed`.
     """
     if workers == "auto":
-        workers = decoding_workers(len(source) - start_batch * batch_size)
+        workers = decoding_workers(len(source) if chosen is None else len(chosen) * batch_size)
     forward = forward_function(model, description, kind, threads=threads)
-    settings: dict[str, Any] = dict(batch_size=batch_size, start_batch=start_batch, workers=int(workers))
+    settings: dict[str, Any] = dict(batch_size=batch_size, chosen=chosen, workers=int(workers))
     view = evaluation_view(description)
     with closing(eval_batches(source, view, **settings, on_skip=on_skip or SkippedImages(source))) as batches:
         for batch in batches:
@@ -100,5 +102,5 @@ def labelled_features(model, description: Description, source: Source, kind: Fea
 
 
 def decoding_workers(num_images: int) -> int:
-    """Processes that decode files while the model computes."""
-    return min(max(1, device.usable_cpus() // 2), MOST_WORKERS) if num_images >= IMAGES_FOR_WORKERS else 0
+    """Processes that decode files while the model computes, on its share of the CPUs."""
+    return min(max(1, device.threads_of("auto") // 2), MOST_WORKERS) if num_images >= IMAGES_FOR_WORKERS else 0

@@ -1,7 +1,8 @@
 """Write the features of a whole source to a file: in parts, each written whole, which are joined at the end.
 
-A command that was stopped leaves the parts that it finished beside the file; the same command goes on behind them, with
-the same batches, so that the file is the same bit for bit (for a fixed number of threads).
+A command that was stopped leaves the parts that it finished beside the file; the same command makes those that are
+missing, of the same batches, so that the file is the same bit for bit (for a fixed number of threads). Several processes
+deal the missing parts out; the first one joins them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import json
 import math
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -35,6 +37,7 @@ from paddlemae.tasks.feature_file import Rows, check_format, write_file
 from paddlemae.tasks.inference import FeatureKind
 from paddlemae.tasks.models import load_encoder
 from paddlemae.tasks.skipped import SkippedImages
+from paddlemae.train.distributed import ALONE, Ranks, check_same
 
 IMAGES_A_PART = 1024  # about; what an interruption can cost
 ABOUT_FILE = "about.json"
@@ -64,6 +67,7 @@ def embed_source(
     max_bad_images: float = MAX_BAD_IMAGES,
     overwrite: bool = False,
     quiet: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Written:
     """Write the features of every readable image of a source, with its number, path and label.
 
@@ -75,6 +79,7 @@ def embed_source(
         workers, threads: as in `embed`.
         max_bad_images: share, rounded up, of the images that may be unreadable; they are left out.
         overwrite: replace the file that is there, and parts of other features; parts of these are gone on with.
+        ranks: processes that deal the parts out; all of them see the same files.
     Raises:
         ValueError, FileNotFoundError: images, weights, settings or a file that can't be used; parts of another command.
         DataFault: too many unreadable images.
@@ -88,27 +93,30 @@ def embed_source(
     model = load_encoder(checkpoint)
     source = labelled_if_possible(data, split)
     about = about_features(checkpoint, data, split, source, kind, batch_size)
+    check_same(ranks, about)  # a run that is still trained may have another checkpoint for each
     parts = _Parts(out.with_name(f"{out.name}.parts"), source, max(1, IMAGES_A_PART // batch_size) * batch_size)
-    parts.take(about, overwrite)
+    due = ranks.from_first(lambda: parts.take(about, overwrite))[ranks.rank :: ranks.world]
     skipped = SkippedImages(source, max_bad_images)
     parts.recall(skipped)
     settings: dict[str, Any] = dict(kind=kind, batch_size=batch_size, workers=workers, threads=threads)
-    batches = embedded(
-        model,
-        checkpoint.description,
-        source,
-        start_batch=math.ceil(parts.images_done / batch_size),
-        on_skip=skipped,
-        **settings,
-    )
+    chosen = parts.batches(due, batch_size)
+    batches = embedded(model, checkpoint.description, source, chosen=chosen, on_skip=skipped, **settings)
     with progress("embedding", len(source), parts.images_done, show=not quiet) as show, closing(batches):
         try:
-            parts.fill(batches, skipped, show)
+            parts.fill(due, batches, skipped, show)
+            ranks.wait()
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(
                 f"stopped with {parts.images_done} of {len(source)} images in {parts.folder}; the same command goes on"
             ) from stop
-    return parts.join(out, about, standardised=kind.norm == "batch")
+        show(len(source))
+
+    def joined() -> tuple[int, int]:
+        parts.recall(skipped)  # of other processes
+        return parts.join(out, about, standardised=kind.norm == "batch")
+
+    images, width = ranks.from_first(joined)
+    return Written(out, images, width, len(source) - images)
 
 
 def labelled_if_possible(data: str, split: str | None) -> Source:
@@ -149,7 +157,7 @@ def weights_digest(checkpoint: Checkpoint) -> str:
     return hashlib.sha256(json.dumps(seen_as, sort_keys=True).encode() + tensors_digest(checkpoint)).hexdigest()
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Parts:
     """The folder of the parts: so many images each, in the source's order.
 
@@ -159,15 +167,31 @@ class _Parts:
     folder: Path
     source: Source
     size: int
-    done: int = 0
+
+    def _numbers(self) -> range:
+        return range(math.ceil(len(self.source) / self.size))
+
+    def _images(self, number: int) -> range:
+        return range(number * self.size, min((number + 1) * self.size, len(self.source)))
+
+    def _done(self) -> list[int]:
+        """The parts that are there, whichever process wrote them."""
+        return [number for number in self._numbers() if self._path(number).is_file()]
 
     @property
     def images_done(self) -> int:
-        return min(self.done * self.size, len(self.source))
+        return sum(len(self._images(number)) for number in self._done())
 
-    def take(self, about: dict[str, Any], overwrite: bool) -> None:
+    def batches(self, numbers: Sequence[int], batch_size: int) -> list[int]:
+        """The numbers of the batches that parts are made of."""
+        starts = (start for number in numbers for start in self._images(number)[::batch_size])
+        return [start // batch_size for start in starts]
+
+    def take(self, about: dict[str, Any], overwrite: bool) -> list[int]:
         """Make the folder, or find the parts that are there.
 
+        Returns:
+            the numbers of those that are missing.
         Raises:
             ValueError: they are of other features.
         """
@@ -181,14 +205,12 @@ class _Parts:
                 )
             if different:
                 shutil.rmtree(self.folder)
-        if note.is_file():
-            while self._path(self.done).is_file() and self.images_done < len(self.source):
-                self.done += 1
-            return
-        if self.folder.exists() and any(self.folder.iterdir()):
-            raise ValueError(f"{self.folder} holds something else than parts of features; move it, or change --out")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        replace_text(note, json.dumps(about))
+        if not note.is_file():
+            if self.folder.exists() and any(self.folder.iterdir()):
+                raise ValueError(f"{self.folder} holds something else than parts of features; move it, or change --out")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            replace_text(note, json.dumps(about))
+        return sorted(set(self._numbers()) - set(self._done()))
 
     def _different(self, about: dict[str, Any]) -> list[str]:
         """What the parts that are there were made with otherwise."""
@@ -207,33 +229,41 @@ class _Parts:
             raise ValueError(f"{path} is damaged; delete it, and the same command makes it again") from fault
 
     def recall(self, skipped: SkippedImages) -> None:
-        """Count what the parts left out."""
-        for number in range(self.done):
+        """Count what the parts that are there left out."""
+        for number in self._done():
             part = self._read(number, ("indices", "reasons"))
             for i, reason in zip(self._lacking(number, part["indices"]), part["reasons"].tolist(), strict=True):
                 skipped(UnreadableImage(self.source.describe(i), reason))
 
     def _lacking(self, number: int, indices: np.ndarray) -> list[int]:
-        due = range(number * self.size, min((number + 1) * self.size, len(self.source)))
-        return sorted(set(due) - set(indices.tolist()))
+        return sorted(set(self._images(number)) - set(indices.tolist()))
 
-    def fill(self, batches: Iterator[tuple[np.ndarray, np.ndarray]], skipped: SkippedImages, show: Any) -> None:
-        """Write the parts that are missing; a batch lies in one part."""
-        vectors: list[np.ndarray] = []
-        indices: list[np.ndarray] = []
+    def fill(
+        self,
+        numbers: Sequence[int],
+        batches: Iterator[tuple[np.ndarray, np.ndarray]],
+        skipped: SkippedImages,
+        show: Callable[[int], None],
+    ) -> None:
+        """Write these parts, of their batches."""
+        due, vectors, indices = deque(numbers), list[np.ndarray](), list[np.ndarray]()
+        before = self.images_done
         for batch_BD, batch_indices in batches:
-            while int(batch_indices[0]) // self.size > self.done:
-                self._write(vectors, indices, skipped)
+            while int(batch_indices[0]) not in self._images(due[0]):
+                self._write(due.popleft(), vectors, indices, skipped)
+                before = self.images_done  # others write too
             vectors.append(batch_BD)
             indices.append(batch_indices)
-            show(int(batch_indices[-1]) + 1)
-        while self.images_done < len(self.source):
-            self._write(vectors, indices, skipped)
+            show(before + sum(map(len, indices)))
+        for number in due:
+            self._write(number, vectors, indices, skipped)
 
-    def _write(self, vectors: list[np.ndarray], indices: list[np.ndarray], skipped: SkippedImages) -> None:
-        """The next part, of what is in the lists, which are emptied."""
+    def _write(
+        self, number: int, vectors: list[np.ndarray], indices: list[np.ndarray], skipped: SkippedImages
+    ) -> None:
+        """A part, of what is in the lists, which are emptied."""
         found = np.concatenate(indices) if indices else np.empty(0, np.int64)
-        lacking = (self.source.describe(i) for i in self._lacking(self.done, found))
+        lacking = (self.source.describe(i) for i in self._lacking(number, found))
         reasons = [skipped.reasons.get(path, "") for path in lacking]
         content = io.BytesIO()
         np.savez(
@@ -242,14 +272,13 @@ class _Parts:
             vectors=np.concatenate(vectors) if vectors else np.empty((0, 0), np.float32),
             reasons=np.array(reasons, dtype=str),
         )
-        replace_bytes(self._path(self.done), content.getbuffer())
-        self.done += 1
+        replace_bytes(self._path(number), content.getbuffer())
         vectors.clear()
         indices.clear()
 
-    def join(self, out: Path, about: dict[str, Any], *, standardised: bool) -> Written:
-        """Make one file of the parts, and remove them."""
-        count = sum(len(self._read(number, ("indices",))["indices"]) for number in range(self.done))
+    def join(self, out: Path, about: dict[str, Any], *, standardised: bool) -> tuple[int, int]:
+        """Make one file of the parts, and remove them; returns its images and their width."""
+        count = sum(len(self._read(number, ("indices",))["indices"]) for number in self._numbers())
         if not count:
             raise DataFault(f"no image of {self.source.name} can be read, mend them; first: {self.source.describe(0)}")
         scale = self._scale() if standardised else None
@@ -258,10 +287,10 @@ class _Parts:
         write_file(out, partial(self._rows, scale), about)
         width = next(self._rows(scale)).vectors.shape[1]
         shutil.rmtree(self.folder)
-        return Written(out, count, width, len(self.source) - count)
+        return count, width
 
     def _rows(self, scale: tuple[np.ndarray, np.ndarray] | None) -> Iterator[Rows]:
-        for part in map(self._read, range(self.done)):
+        for part in map(self._read, self._numbers()):
             indices, vectors = part["indices"], part["vectors"]
             if not len(indices):
                 continue

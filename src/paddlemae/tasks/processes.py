@@ -1,4 +1,4 @@
-"""A training in several processes of this host: how many, checked before they start, or found by trying."""
+"""Commands in several processes of this host: how many, checked before they start, or found by trying."""
 
 from __future__ import annotations
 
@@ -47,6 +47,11 @@ def train_in_processes(
     # on a machine with accelerators the launcher would choose them
     variables = {"PADDLE_DISTRI_BACKEND": "gloo"} if recipe.training.device == "cpu" else {}
     return run_ranks(command, processes, launch, lambda: newest_checkpoint(out), variables)
+
+
+def run_together(words: Sequence[str], processes: int, launch: Launch) -> int:
+    """Run a command that keeps no checkpoints in several processes; arguments and result as above."""
+    return run_ranks(without(words, LAUNCH_OPTIONS), processes, launch, lambda: None)
 
 
 def without(words: Sequence[str], options: Collection[str], flags: Collection[str] = ()) -> list[str]:
