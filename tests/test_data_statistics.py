@@ -51,3 +51,66 @@ def test_unreadable_images_are_named_and_mistakes_are_one_line(paddlemae, colour
     for arguments in ((tmp_path, "--split", "val"), (colours, "--bits", 12), (tmp_path / "none",)):
         done = paddlemae("data", "stats", *arguments)
         assert done.status == 2 and done.err.count("\n") == 1 and done.out == "", done
+
+
+def test_a_recipe_is_written_that_both_trainings_take(paddlemae, colours: Path, tmp_path: Path) -> None:
+    out = tmp_path / "colours.yaml"
+    done = paddlemae("data", "stats", colours, "--channels", 4, "--bits", 16, "--out", out, "--quiet")
+    assert done.status == 2 and "nothing varies in channel 4" in done.err and not out.exists()  # opaque
+    done = paddlemae("data", "stats", colours, "--bits", 16, "--out", out, "--quiet")
+    assert done.status == 0 and done.err == "", done
+    pasted, said = done.out.splitlines()
+    assert said == f"wrote {out}"
+    expected = load_recipe("pretrain", None, [f"data={colours}", *pasted.split()])
+    assert load_recipe("pretrain", str(out)) == expected and expected.augment.bits == 16
+    assert load_recipe("finetune", str(out), ["init=scratch"]).mean == expected.mean
+    first, second, third = out.read_text().splitlines()[:3]
+    assert first == f"# mean and std of 24 images of {colours} (train), 16 bits a value; measured"
+    assert second == f"# source:   paddlemae data stats {colours} --bits 16 --out {out} --quiet"
+    assert third == f"# command:  paddlemae pretrain {out} --out runs/colours"
+
+
+def test_a_recipe_may_be_another_one_with_what_was_found(paddlemae, colours: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine.yaml"
+    done = paddlemae("data", "stats", colours, "--recipe", "digits", "--out", out, "--quiet")
+    assert done.status == 0 and done.out.count(",") == 0, "of one channel, as that recipe has it"
+    written, base = load_recipe("pretrain", str(out)), load_recipe("pretrain", "digits")
+    differing = {"data", "mean", "std"}
+    assert written.model_dump(exclude=differing) == base.model_dump(exclude=differing)
+    assert written.data == str(colours) and len(written.mean) == len(written.std) == 1
+    before = out.read_text()
+    again = ["data", "stats", colours, "--recipe", out, "--channels", 3, "--out", out, "--quiet"]
+    done = paddlemae(*again)
+    assert done.status == 2 and "exists already; add --overwrite" in done.err and out.read_text() == before
+    done = paddlemae(*again, "--overwrite")
+    assert done.status == 0 and load_recipe("pretrain", str(out)).model.channels == 3
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_names_in_a_recipe_may_hold_anything(paddlemae, tmp_path: Path) -> None:
+    folder = tmp_path / "a\nmask_ratio: 0.1 \udcff \u00e4"
+    folder.mkdir()
+    for number in range(2):
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)).save(
+            folder / f"{number}.png"
+        )
+    done = paddlemae("data", "stats", folder, "--out", tmp_path / "a.yaml", "--quiet")
+    assert done.status == 0
+    assert load_recipe("pretrain", str(tmp_path / "a.yaml")).data == str(folder)
+    assert "\\nmask_ratio: 0.1 \\udcff \u00e4" in (tmp_path / "a.yaml").read_text().splitlines()[0]
+
+
+def test_mistakes_in_writing_a_recipe_are_told_before_images_are_seen(paddlemae, colours: Path, tmp_path: Path) -> None:
+    (tmp_path / "tuning.yaml").write_text("task: finetune\n")
+    (tmp_path / "wrong.yaml").write_text("mask_ratio: 2\n")
+    for arguments, message in [
+        (["--out", tmp_path / "a.txt"], "ends in .yaml; got"),
+        (["--out", tmp_path / "none" / "a.yaml"], "there is no folder"),
+        (["--recipe", "digits"], "add --out FILE.yaml"),
+        (["--recipe", "digit", "--out", tmp_path / "a.yaml"], "did you mean 'digits'"),
+        (["--recipe", tmp_path / "tuning.yaml", "--out", tmp_path / "a.yaml"], "is a recipe for 'paddlemae finetune'"),
+        (["--recipe", tmp_path / "wrong.yaml", "--out", tmp_path / "a.yaml"], "mask_ratio"),
+    ]:
+        done = paddlemae("data", "stats", colours, *arguments)
+        assert done.status == 2 and done.err.count("\n") == 1 and message in done.err, done
+    assert not (tmp_path / "a.yaml").exists()

@@ -34,7 +34,7 @@ def small_parts(monkeypatch) -> None:
 
 @pytest.fixture
 def together(small_parts) -> Iterator[OnRanks]:
-    """What a call returns or raises on each of so many ranks, in threads of this process; one that raises tells them."""
+    """What a call returns or raises on each of so many ranks, in threads of this process; one that raises tells all."""
     met: list[Ranks] = []
 
     def on_ranks(world: int, call: Callable[[Ranks], Any]) -> list[Any]:
@@ -84,7 +84,9 @@ def test_a_stopped_command_goes_on_with_another_number_of_processes(
     with monkeypatch.context() as stopped:
         stop_after(stopped, 1)
         ends = together(before, lambda ranks: written(pretrained, photos, out, ranks=ranks))
-    assert any(isinstance(end, Killed) for end in ends) and all(isinstance(end, Killed | EndedElsewhere) for end in ends)
+    assert any(isinstance(end, Killed) for end in ends) and all(
+        isinstance(end, Killed | EndedElsewhere) for end in ends
+    )
     assert len(kept := parts_of(out)) == 1 and not out.exists()
     write = task.replace_bytes
 
@@ -134,7 +136,7 @@ def embed_digits(tmp_path_factory) -> Callable[..., list[Any]]:
     run(folder, "pretrain", "digits", *shape, "batch_size=8", "--out", folder / "run", "--quiet")
 
     def command(out: Path, *arguments: object) -> list[Any]:
-        known = ["--data", "digits", "--split", "train", "--threads", 1, "--batch-size", 16]
+        known = ["--data", "digits", "--split", "train", "--threads", 1, "--workers", 0, "--batch-size", 16]
         return ["embed", folder / "run", *known, "--out", out, *arguments]
 
     return command

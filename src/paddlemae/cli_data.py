@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -29,26 +30,40 @@ Workers = Annotated[
 def stats(
     path: Source,
     split: Annotated[str, typer.Option("--split", help="train, test, or all that PATH holds.")] = "train",
-    channels: Channels = 3,
+    channels: Annotated[
+        int | None, typer.Option("--channels", min=1, help="As in a recipe; --recipe's, or 3, unless given.")
+    ] = None,
     bits: Annotated[
         int | None, typer.Option("--bits", help="8 or 16 of a value; as training takes them unless given.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every digit.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="A recipe to write, with PATH and what was found.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="The pretraining recipe that --out adds it to, by name or as a file.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the recipe that is there.")] = False,
     workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:
-    """Compute the mean and standard deviation of each channel, in one pass: settings to paste behind a command.
+    """Compute the mean and standard deviation of each channel, in one pass: settings to paste, or a recipe.
 
     Examples:
 
     `paddlemae data stats photos/`
 
     `paddlemae data stats scenes/ --channels 13 --json`
+
+    `paddlemae data stats scenes/ --channels 13 --recipe cifar10 --out scenes.yaml`
     """
     from paddlemae.tasks import data_statistics as task
 
+    base = task.base_of(recipe, out, overwrite)
+    channels, bits = task.asked_of(base, channels, bits)
     found = task.statistics(path, split=split, channels=channels, bits=bits, workers=workers, quiet=quiet)
     print(json.dumps(task.as_json(found), indent=2) if as_json else task.settings(found))
+    if out:
+        task.write_recipe(found, path, split, base, out)
+        print(f"wrote {out}", file=sys.stderr if as_json else sys.stdout)
 
 
 @app.command()

@@ -28,7 +28,7 @@ USER_ERRORS = (ValueError, OSError, ModuleNotFoundError, FloatingPointError, Run
 
 @contextmanager
 def as_one_of_the_ranks() -> Iterator[Ranks]:
-    """Do something together with the other processes of this launch: all end well, or all end as the first that doesn't.
+    """Do something together with the other processes of this launch: all end well, or all as the first that doesn't.
 
     Yields:
         them, or this process alone where nothing was launched. All wait for each other at the end.

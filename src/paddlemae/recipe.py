@@ -15,6 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 MAX_BAD_IMAGES = 0.01
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SCRATCH = "scratch"  # what fine-tuning starts from without weights
+AUTO: Literal["auto"] = "auto"  # in the place of mean and std: those of the training images
 
 
 def _no_bool(value: Any) -> Any:
@@ -44,6 +46,8 @@ Pixels = Positive | tuple[Positive, Positive]
 Size = Literal["mini", "tiny", "small", "base", "large", "huge"]
 Labels = Annotated[int | str, BeforeValidator(_few)]
 Positions = Literal["sincos2d", "sincos1d", "learned"]
+Mean = tuple[float, ...] | Literal["auto"]
+Std = tuple[PositiveFloat, ...] | Literal["auto"]
 
 
 class AutoencoderShape(BaseModel):
@@ -196,6 +200,11 @@ def _check_whole(training: Training) -> None:
         raise ValueError("sharding shares out the state of a pretraining; leave it out here")
 
 
+def _check_statistics(mean: Mean | None, std: Std | None) -> None:
+    if (mean == AUTO) != (std == AUTO):
+        raise ValueError("mean=auto and std=auto go together, they come from one pass; set both, or neither")
+
+
 def _check_repeats(augment: Augmentation, training: Training) -> None:
     if training.batch_size % augment.repeats:
         raise ValueError(
@@ -212,8 +221,8 @@ class PretrainRecipe(BaseModel):
     init: str | None = None  # weights to start from: a run, or anyone's MAE or ViT; by default new ones
     data: str | None = None
     split: str | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[PositiveFloat, ...] | None = None
+    mean: Mean | None = None
+    std: Std | None = None
     mask: Literal["random", "block", "grid"] = "random"
     mask_ratio: Share = 0.75
     prediction_ratio: ShareOrAll | None = None  # of all patches; by default all removed ones are predicted
@@ -225,6 +234,7 @@ class PretrainRecipe(BaseModel):
     @model_validator(mode="after")
     def _check(self):
         _check_repeats(self.augment, self.training)
+        _check_statistics(self.mean, self.std)
         if self.prediction_ratio is not None and self.model.decoder == "mae":
             raise ValueError(
                 f"prediction_ratio={self.prediction_ratio:g} needs decoder=cross; MAE's decoder predicts every removed "
@@ -244,8 +254,8 @@ class FinetuneRecipe(BaseModel):
     eval_split: str = "test"
     val_fraction: Share = 0.0  # held out of the training part when there is no other part to evaluate on
     labels: Labels | None = None  # train on so few images only
-    mean: tuple[float, ...] | None = None
-    std: tuple[PositiveFloat, ...] | None = None
+    mean: Mean | None = None
+    std: Std | None = None
     trainable_blocks: NonNegativeFloat | None = None  # 0, 0.5 (the last MLP), 1, 2 ...; by default everything
     label_smoothing: Share = 0.1
     layer_decay: ShareOrAll = 0.75
@@ -263,6 +273,9 @@ class FinetuneRecipe(BaseModel):
     def _check(self):
         _check_whole(self.training)
         _check_repeats(self.augment, self.training)
+        _check_statistics(self.mean, self.std)
+        if self.mean == AUTO and self.init not in (None, SCRATCH):
+            raise ValueError("mean=auto goes with init=scratch; pretrained weights bring the mean and std of theirs")
         return self
 
 
@@ -331,6 +344,11 @@ def load_recipe(task: str, name: str | None = None, overrides: Sequence[str] = (
         ValueError: an unknown key (the nearest one is given), a value of the wrong type, a recipe of another task.
         FileNotFoundError: no such recipe.
     """
+    return build_recipe(task, recipe_content(task, name, overrides))
+
+
+def recipe_content(task: str, name: str | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a recipe names, with the overrides, and nothing else; arguments and errors as above, values unchecked."""
     content = _read(task, name) if name else {}
     if content.get("task", task) != task:
         raise ValueError(f"{name} is a recipe for 'paddlemae {content['task']}', not for 'paddlemae {task}'")
@@ -341,7 +359,7 @@ def load_recipe(task: str, name: str | None = None, overrides: Sequence[str] = (
         for section in sections:
             target = target.setdefault(section, {})
         target[leaf] = value
-    return build_recipe(task, content)
+    return content
 
 
 def build_recipe(task: str, content: dict[str, Any]) -> Any:

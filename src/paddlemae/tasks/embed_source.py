@@ -2,7 +2,7 @@
 
 A command that was stopped leaves the parts that it finished beside the file; the same command makes those that are
 missing, of the same batches, so that the file is the same bit for bit (for a fixed number of threads). Several processes
-deal the missing parts out; the first one joins them.
+deal the missing parts out, and the first one joins all.
 """
 
 from __future__ import annotations
@@ -258,9 +258,7 @@ class _Parts:
         for number in due:
             self._write(number, vectors, indices, skipped)
 
-    def _write(
-        self, number: int, vectors: list[np.ndarray], indices: list[np.ndarray], skipped: SkippedImages
-    ) -> None:
+    def _write(self, number: int, vectors: list[np.ndarray], indices: list[np.ndarray], skipped: SkippedImages) -> None:
         """A part, of what is in the lists, which are emptied."""
         found = np.concatenate(indices) if indices else np.empty(0, np.int64)
         lacking = (self.source.describe(i) for i in self._lacking(number, found))

@@ -8,10 +8,11 @@ from typing import Any
 from paddlemae import device
 from paddlemae.data.sources import Source, open_source
 from paddlemae.model.vit import pair, patch_grid
+from paddlemae.recipe import SCRATCH
 from paddlemae.report.runlog import log_result
 from paddlemae.tasks.checkpoints import read_checkpoint
 from paddlemae.tasks.embed import decoding_workers
-from paddlemae.tasks.evaluation import PRETRAINED, SCRATCH
+from paddlemae.tasks.evaluation import PRETRAINED
 from paddlemae.tasks.finetune import evaluate_on
 from paddlemae.tasks.gallery import show_mistakes
 from paddlemae.tasks.models import evaluation_view, load_classifier

@@ -16,7 +16,7 @@ from paddlemae.data.augment import View
 from paddlemae.data.faults import DataFault
 from paddlemae.data.sources import Source
 from paddlemae.device import tensor_of
-from paddlemae.recipe import FinetuneRecipe, ProbeRecipe
+from paddlemae.recipe import SCRATCH, FinetuneRecipe, ProbeRecipe
 from paddlemae.report.figures import draw_confusion, draw_curves
 from paddlemae.report.runlog import (
     FIGURES,
@@ -34,7 +34,7 @@ from paddlemae.train.distributed import ALONE, Ranks
 
 TITLES = {"finetune": "fine-tuning", "probe": "linear probing"}
 # what a classifier or its features started from
-PRETRAINED, RANDOM, SCRATCH = "pretrained", "random", "scratch"
+PRETRAINED, RANDOM = "pretrained", "random"
 SHOWN_MISTAKES = 24
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +20,9 @@ from paddlemae.data.mixing import MixedBatch, Mixing, mixed_batches, mixed_label
 from paddlemae.data.sources import Source, balanced_subset, check_same_classes, labelled_count, open_source, split_off
 from paddlemae.device import tensor_of
 from paddlemae.model.vit import VisionTransformer, freeze
-from paddlemae.recipe import FinetuneRecipe, ProbeRecipe
+from paddlemae.recipe import SCRATCH, FinetuneRecipe, ProbeRecipe
 from paddlemae.tasks.checkpoints import read_checkpoint
-from paddlemae.tasks.evaluation import SCRATCH, Evaluation, evaluation_of, finish
+from paddlemae.tasks.evaluation import Evaluation, evaluation_of, finish
 from paddlemae.tasks.footprint import memory_plan
 from paddlemae.tasks.gallery import fixed_images, show_attention
 from paddlemae.tasks.inference import LOGITS, forward_function
@@ -38,6 +39,7 @@ from paddlemae.tasks.models import (
     to_input,
     training_view,
 )
+from paddlemae.tasks.own_statistics import Measure, measured, recalled, statistics_plan, with_those_of
 from paddlemae.tasks.plan import block_numbers, schedule_plan, step_bytes
 from paddlemae.tasks.session import Course, run_training, training_batches
 from paddlemae.tasks.skipped import SkippedImages, open_skipped
@@ -63,8 +65,10 @@ def finetune(recipe: FinetuneRecipe, start: Start, *, beside: str | None = None)
         ValueError, FileNotFoundError: a recipe, data, checkpoint or folder that can't be used; nothing is written.
         KeyboardInterrupt, Preempted, NonFiniteLoss, OSError: training ended early; the text says what was kept.
     """
+    recipe = recalled(recipe, start)
     start = check_start(start, recipe, recipe.init)
-    parts = prepare(recipe, start.checkpoint)
+    parts = prepare(recipe, start.checkpoint, partial(measured, start))
+    recipe = with_those_of(recipe, parts.description)
     training, model = recipe.training, parts.model
     optimizer = adamw(
         model,
@@ -184,12 +188,8 @@ class Parts:
     description: Description
 
 
-def prepare(recipe: FinetuneRecipe, own: Path | None = None) -> Parts:
-    """Build a recipe's parts, with every check that needs no training.
-
-    Args:
-        own: this run's own checkpoint when it is resumed; what it started from is not needed then, and may be gone.
-    """
+def prepare(recipe: FinetuneRecipe, own: Path | None = None, measure: Measure | None = None) -> Parts:
+    """Build a recipe's parts, with every check that needs no training; arguments as of `pretrain.prepare`."""
     if recipe.data is None:
         raise ValueError("no images named; add --data FOLDER with one folder a class, or --data digits")
     if recipe.init is None:
@@ -203,8 +203,10 @@ def prepare(recipe: FinetuneRecipe, own: Path | None = None) -> Parts:
     else:
         arguments = classifier_arguments(recipe.model, checkpoint, len(train.classes))
         model = build_classifier(arguments, checkpoint, recipe.training.seed)
-        statistics = statistics_of(recipe, model.config["channels"], checkpoint)
         bits = checkpoint.description.bits if checkpoint else None
+        plain = training_view(recipe.augment, model.config["image_size"], model.config["channels"], (), bits)
+        look = partial(measure, recipe.training.workers, train, plain) if measure else None
+        statistics = statistics_of(recipe, plain.channels, checkpoint, look)
     if recipe.trainable_blocks is not None:
         freeze(model, recipe.trainable_blocks)
     model.recompute = recipe.training.recompute
@@ -312,6 +314,7 @@ def dry_run(recipe: FinetuneRecipe) -> dict[str, str]:
         "training images": f"{len(parts.train)} from {parts.train.name}, {len(parts.train.classes)} classes",
         "held-out images": f"{len(parts.held_out)} from {parts.held_out.name}",
         "parameters": f"{parameters:,}",
+        **statistics_plan(recipe, len(parts.train)),
         **schedule_plan(recipe.training, len(parts.train)),
         **memory_plan(recipe, step_bytes(parameters, recipe.training.batch_size * activations)),
     }

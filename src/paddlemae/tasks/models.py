@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -19,7 +19,14 @@ from paddlemae.device import tensor_of
 from paddlemae.model.kernels import scale_channels
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.vit import SIZES, VisionTransformer, pair
-from paddlemae.recipe import Augmentation, AutoencoderShape, ClassifierShape, FinetuneAugmentation, default_statistics
+from paddlemae.recipe import (
+    AUTO,
+    Augmentation,
+    AutoencoderShape,
+    ClassifierShape,
+    FinetuneAugmentation,
+    default_statistics,
+)
 from paddlemae.tasks.checkpoints import ADAPTED, ENCODER_FIELDS, KIND_NAMES, Checkpoint, adapted, plain
 from paddlemae.weights.store import Description
 from paddlemae.weights.transfer import load_official
@@ -215,26 +222,33 @@ def describe(model, statistics, *, eval_crop_ratio: float, classes=(), provenanc
     )
 
 
-def statistics_of(recipe, channels: int, checkpoint: Checkpoint | None = None):
+def statistics_of(
+    recipe, channels: int, checkpoint: Checkpoint | None = None, measured: Callable[[], Any] | None = None
+):
     """(mean, std): the recipe's, else those that the checkpoint was trained with, else the defaults.
 
+    Args:
+        measured: gives those of the training images, which `auto` means; without it the numbers don't matter.
     Raises:
         ValueError: not one number a channel.
     """
     mean: Sequence[float]
     std: Sequence[float]
     mean, std = default_statistics(channels)
+    given = (recipe.mean, recipe.std)
+    if recipe.mean == AUTO:
+        given = measured() if measured else (mean, std)
     if checkpoint:
         mean, std = checkpoint.description.mean, checkpoint.description.std
-        if not all(np.allclose(given, saved) for given, saved in ((recipe.mean, mean), (recipe.std, std)) if given):
+        if not all(np.allclose(own, saved) for own, saved in zip(given, (mean, std)) if own):
             warnings.warn(f"the recipe normalises images otherwise than {checkpoint.folder} was trained", stacklevel=3)
-    elif not recipe.mean and (recipe.augment.bits or default_bits(channels)) == 16:
+    elif not given[0] and (recipe.augment.bits or default_bits(channels)) == 16:
         warnings.warn(
             "images of 16 bits are normalised as if they were as bright as pictures, and few are: name their mean and "
-            "std (a channel, as parts of 65535)",
+            "std (a channel, as parts of 65535), or mean=auto std=auto",
             stacklevel=3,
         )
-    mean, std = recipe.mean or mean, recipe.std or std
+    mean, std = given[0] or mean, given[1] or std
     if len(mean) != channels or len(std) != channels:
         raise ValueError(f"mean and std need {channels} numbers, one a channel; got {list(mean)} and {list(std)}")
     return mean, std

@@ -35,6 +35,7 @@ from paddlemae.tasks.models import (
     to_input,
     training_view,
 )
+from paddlemae.tasks.own_statistics import Measure, measured, recalled, statistics_plan, with_those_of
 from paddlemae.tasks.plan import block_numbers, cross_block_numbers, schedule_plan, step_bytes
 from paddlemae.tasks.reconstruct import draw
 from paddlemae.tasks.session import Course, run_training, training_batches
@@ -59,8 +60,10 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
         ValueError, FileNotFoundError: a recipe, data or folder that can't be used; nothing is written then.
         KeyboardInterrupt, Preempted, NonFiniteLoss, OSError: training ended early; the text says what was kept.
     """
+    recipe = recalled(recipe, start)
     start = check_start(start, recipe, recipe.init)
-    parts = prepare(recipe, start.checkpoint)
+    parts = prepare(recipe, start.checkpoint, partial(measured, start))
+    recipe = with_those_of(recipe, parts.description)
     model = parts.model
     training = recipe.training
     state = TrainState(model, _optimizer_of(model, recipe, start.ranks))
@@ -144,11 +147,12 @@ class Parts:
     description: Description
 
 
-def prepare(recipe: PretrainRecipe, own: Path | None = None) -> Parts:
+def prepare(recipe: PretrainRecipe, own: Path | None = None, measure: Measure | None = None) -> Parts:
     """Build a recipe's parts, with every check that needs no training.
 
     Args:
         own: this run's own checkpoint when it is resumed; what it started from is not needed then, and may be gone.
+        measure: finds the mean and std that the recipe leaves to be found; without it they are any.
     """
     if recipe.data is None:
         raise ValueError("no images named; add --data FOLDER, or --data digits for the embedded ones")
@@ -166,10 +170,11 @@ def prepare(recipe: PretrainRecipe, own: Path | None = None) -> Parts:
     source = open_source(recipe.data, recipe.split or "train")
     checkpoint = fitted(read_checkpoint(recipe.init), arguments) if recipe.init and not own else None
     saved = read_description(own) if own else None
-    statistics = (saved.mean, saved.std) if saved else statistics_of(recipe, recipe.model.channels, checkpoint)
     view = training_view(recipe.augment, recipe.model.image_size, recipe.model.channels)
     model = build_autoencoder(recipe.model, recipe.training.seed, checkpoint)
     model.recompute = recipe.training.recompute
+    look = partial(measure, recipe.training.workers, source, view) if measure else None
+    statistics = (saved.mean, saved.std) if saved else statistics_of(recipe, view.channels, checkpoint, look)
     description = describe(
         model,
         statistics,
@@ -237,6 +242,7 @@ def dry_run(recipe: PretrainRecipe) -> dict[str, str]:
         "images": f"{len(parts.source)} from {parts.source.name}",
         "parameters": f"{parameter_count(parts.model):,}",
         "patches": f"{parts.model.grid[0]} x {parts.model.grid[1]}",
+        **statistics_plan(recipe, len(parts.source)),
         **schedule_plan(training, len(parts.source)),
         **memory_plan(recipe, memory_estimate(parts.model, recipe)),
     }

@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from paddlemae.recipe import load_recipe
+from paddlemae.recipe import SCRATCH, load_recipe
 from paddlemae.report.figures import draw_study
 from paddlemae.report.runlog import RECIPE_FILE, RESULT_FILE
-from paddlemae.tasks.evaluation import PRETRAINED, SCRATCH
+from paddlemae.tasks.evaluation import PRETRAINED
 from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.start import Start, stored_recipe
 
