@@ -159,6 +159,8 @@ def test_mistakes_are_one_line(paddlemae, sound: Path, tmp_path: Path) -> None:
         (tmp_path / "none",),
         (sound / "train", "--split", "test"),
         (sound, "--split", "val"),
+        (sound, "--split", "train", "--test", sound / "test"),
+        (sound, "--test", tmp_path / "none"),
         (tmp_path / "broken",),
         (sound, "--out", tmp_path / "file"),
     ):
@@ -167,3 +169,91 @@ def test_mistakes_are_one_line(paddlemae, sound: Path, tmp_path: Path) -> None:
     (tmp_path / "broken" / "a.png").write_bytes(b"no image")
     found, text = report(paddlemae, tmp_path / "broken", tmp_path / "out")
     assert found["findings"] == {"unreadable": 1} and found["height"] is None and "nothing that can be read" in text
+
+
+def test_held_out_images_elsewhere_are_compared_with_the_training_part(paddlemae, sound: Path, tmp_path: Path) -> None:
+    """Whether both are folders of classes, or are parts of others."""
+    other = tmp_path / "other"
+    shutil.copytree(sound / "test", other)
+    found, _ = report(paddlemae, sound / "train", tmp_path / "out", "--test", other, status=0)
+    assert found["images"] == {"train": 9, "test": 4} and found["test_source"] == str(other)
+    shutil.copy(sound / "train" / "cat" / "3.png", other / "dog" / "copy.png")
+    leak = {"exact": True, "images": [f"train: {sound}/train/cat/3.png", f"test: {other}/dog/copy.png"]}
+    for train, test in ((sound / "train", other), (sound, other)):
+        found, text = report(paddlemae, train, tmp_path / "out", "--test", test)
+        assert found["findings"] == {"exact_duplicates": 1, "leaks": 1, "labels_differ": 1}
+        assert found["leaks"] == [leak] and "1 in the test part have a duplicate" in text
+    found, _ = report(paddlemae, other, tmp_path / "out", "--test", sound)
+    assert found["images"] == {"train": 5, "test": 4}, "of one with both parts its test part"
+    assert found["findings"]["leaks"] == 4
+
+
+def test_classes_that_only_one_of_two_has_are_told(paddlemae, sound: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(sound / "test" / "cat", other / "cat")
+    shutil.copytree(sound / "test" / "dog", other / "wolf")
+    shutil.copy(sound / "train" / "dog" / "1.png", other / "wolf" / "copy.png")
+    found, text = report(paddlemae, sound / "train", tmp_path / "out", "--test", other)
+    assert found["findings"] == {"exact_duplicates": 1, "leaks": 1, "parts_without_the_labels_of_others": 1}
+    assert found["classes"]["test"] == {"cat": 2, "wolf": 3}
+    assert "in one only: dog, wolf" in found["unlabelled"]["test"] and "in one only: dog, wolf" in text
+    shutil.rmtree(other / "cat")
+    found, _ = report(paddlemae, sound / "train", tmp_path / "out", "--test", other / "wolf")
+    assert found["findings"]["parts_without_the_labels_of_others"] == 1 and found["findings"]["leaks"] == 1
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """A CSV of 9 pictures of patients 1 to 5; patient 2 is in both parts, and 5 in none of these two."""
+    lines = ["image,patient,split"]
+    rows = [(1, "train"), (2, "train"), (2, "train"), (2, "test"), (3, "train"), (4, "test"), (4, "test"), (2, "test")]
+    for number, (patient, part) in enumerate([*rows, (5, "other")]):
+        lines.append(f"{number}.png,{patient},{part}")
+    for number, picture in enumerate(scenes(len(lines) - 1, 7)):
+        save(tmp_path / f"{number}.png", picture)
+    (tmp_path / "scans.csv").write_text("\n".join(lines))
+    return tmp_path / "scans.csv"
+
+
+def test_groups_are_counted_and_those_in_both_parts_are_leaks(paddlemae, scans: Path, tmp_path: Path) -> None:
+    found, text = report(paddlemae, scans, tmp_path / "out")
+    assert found["groups"] == {
+        "train": {"groups": 3, "largest": {"group": "2", "images": 2}},
+        "test": {"groups": 2, "largest": {"group": "2", "images": 2}},
+    }
+    assert found["findings"] == {"groups_in_both_parts": 1}
+    assert found["groups_in_both_parts"] == [{"group": "2", "train": 2, "test": 2}]
+    assert "groups     train: 3, the largest '2' of 2 images" in text
+    assert "found      1 groups (patients, tiles ...) have images in both parts" in text
+    assert "           '2': 2 and 2 images" in text
+    found, text = report(paddlemae, scans, tmp_path / "out", "--split", "test", status=0)
+    assert list(found["groups"]) == ["test"] and "both parts" not in text
+
+
+def test_groups_of_two_files_are_compared_by_name(paddlemae, scans: Path, tmp_path: Path) -> None:
+    """Their numbers mean nothing to each other: patient 4 is the first one in one, the third in the other."""
+    lines = [line.rpartition(",")[0] for line in scans.read_text().splitlines()]
+    (tmp_path / "a.csv").write_text("\n".join([lines[0], *lines[1:6]]))
+    (tmp_path / "b.csv").write_text("\n".join([lines[0], *lines[6:8]]))
+    found, _ = report(paddlemae, tmp_path / "a.csv", tmp_path / "out", "--test", tmp_path / "b.csv", status=0)
+    assert [found["groups"][part]["groups"] for part in ("train", "test")] == [3, 1]
+    (tmp_path / "b.csv").write_text("\n".join([lines[0], *lines[6:9]]))
+    found, _ = report(paddlemae, tmp_path / "a.csv", tmp_path / "out", "--test", tmp_path / "b.csv")
+    assert found["groups_in_both_parts"] == [{"group": "2", "train": 3, "test": 1}]
+    plain = tmp_path / "plain"
+    save(plain / "0.png", scenes(1, 9)[0])
+    found, _ = report(paddlemae, tmp_path / "a.csv", tmp_path / "out", "--test", plain, status=0)
+    assert list(found["groups"]) == ["train"]
+
+
+def test_groups_of_a_table_may_be_numbers_some_of_them_missing(paddlemae, tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for number, picture in enumerate(scenes(6, 8)):
+        save(tmp_path / f"{number}.png", picture)
+    content = [(tmp_path / f"{number}.png").read_bytes() for number in range(6)]
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table({"image": content[:4], "tile": [7, 8, None, 7]}), tmp_path / "data" / "train.parquet")
+    pq.write_table(pa.table({"image": content[4:], "tile": [9, 8]}), tmp_path / "data" / "test.parquet")
+    found, _ = report(paddlemae, tmp_path / "data", tmp_path / "out")
+    assert found["groups"]["train"] == {"groups": 3, "largest": {"group": "7", "images": 2}}
+    assert found["groups_in_both_parts"] == [{"group": "8", "train": 1, "test": 1}]

@@ -70,6 +70,10 @@ def stats(
 def check(
     path: Source,
     split: Annotated[str, typer.Option("--split", help="train, test, or all: both, where there are both.")] = "all",
+    test: Annotated[
+        str | None,
+        typer.Option("--test", metavar="PATH", help="Held-out images elsewhere, to compare PATH's training part with."),
+    ] = None,
     channels: Channels = 3,
     out: Annotated[
         Path | None, typer.Option("--out", help="A folder for check.json and the picture check.png.")
@@ -79,17 +83,20 @@ def check(
 ) -> None:
     """Look for what is wrong with images: exit status 0 if nothing was found, 1 if something was.
 
-    Unreadable ones, exact and near duplicates, images that are in both parts, 16 bits of which 8 would lose most.
+    Unreadable ones, exact and near duplicates, images or groups that are in both parts, 16 bits of which 8 would lose
+    most.
 
     Examples:
 
     `paddlemae data check photos/`
 
     `paddlemae data check labelled/ --out labelled-check`
+
+    `paddlemae data check train/ --test other/`
     """
     from paddlemae.tasks import data_check as task
 
-    found = task.check(path, split=split, channels=channels, workers=workers, quiet=quiet, out=out)
+    found = task.check(path, split=split, test=test, channels=channels, workers=workers, quiet=quiet, out=out)
     print(task.summary(found))
     if out:
         task.write(found, out)

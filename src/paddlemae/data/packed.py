@@ -31,6 +31,7 @@ from paddlemae.data.augment import View, reduction_within, shrunk
 from paddlemae.data.channels import Pixels, at_depth
 from paddlemae.data.images import Need, NeedOf, Picture, UnreadableImage
 from paddlemae.data.sources import Source
+from paddlemae.data.sources.names import Names
 from paddlemae.data.workers import make_ahead
 
 FORMAT = 1  # raised whenever the same originals would be packed otherwise
@@ -82,6 +83,10 @@ class PackedSource:
     @property
     def groups(self) -> NDArray[np.int64] | None:
         return self.original.groups
+
+    @property
+    def group_names(self) -> Names | None:
+        return self.original.group_names
 
     def __len__(self) -> int:
         return len(self.original)

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from paddlemae.data import duplicates
 from paddlemae.data.channels import default_bits
 from paddlemae.data.looks import Looks, look_at
-from paddlemae.data.sources import MissingPart, Source, open_source
+from paddlemae.data.sources import MissingPart, Source, check_same_classes, open_source
 from paddlemae.report.progress import progress
+from paddlemae.tasks.data_groups import Shared, groups_of, shared_groups
 from paddlemae.tasks.data_statistics import workers_for
 
 JSON_FILE, PICTURE_FILE = "check.json", "check.png"
@@ -24,7 +25,7 @@ MOST_LISTED = 10_000  # groups or images of one kind that the JSON names; all ar
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The images of a split; labels are in its source if it has them, else why not is in `unlabelled`."""
+    """The images of a split; if it has no labels that can be held against the other's, `unlabelled` is why."""
 
     name: str
     source: Source
@@ -39,16 +40,19 @@ class Checked:
     Args:
         exact, near: the first image of each one's group, as `duplicates` gives them.
         leaks: groups of images that are in more than one part, and whether any two of these are exact duplicates.
+        shared: the source's own groups, patients say, that are in both parts.
         findings: how many of each kind there are that should be looked into; empty where nothing was found.
     """
 
     spec: str
+    test: str | None
     channels: int
     parts: list[Part]
     looks: Looks
     exact: NDArray[np.int64]
     near: NDArray[np.int64]
     leaks: list[tuple[NDArray[np.int64], bool]]
+    shared: list[Shared]
     findings: dict[str, int] = field(default_factory=dict)
 
     def place(self, i: int) -> tuple[Part, int]:
@@ -72,6 +76,7 @@ def check(
     spec: str,
     *,
     split: str = "all",
+    test: str | None = None,
     channels: int = 3,
     workers: int | None = None,
     quiet: bool = False,
@@ -82,6 +87,8 @@ def check(
     Args:
         spec: as `open_source` takes it.
         split: train, test, or all: both, where there are both.
+        test: other images, as `open_source` takes them, to be held out: all of them, or their test part if they have
+            one. Of `spec` they are compared with the training part.
         channels: as images are read for a model.
         workers: processes that decode; None is one a core where the images are many.
         out: a folder for `write`, made before the images are looked at: that it can't be is better known now.
@@ -90,7 +97,7 @@ def check(
         OSError: `out` can't be made.
         FileNotFoundError: no such path.
     """
-    parts = _parts(spec, split)
+    parts = _parts(spec, split) if test is None else _two_parts(spec, split, test)
     if out:
         out.mkdir(parents=True, exist_ok=True)
     sources = [part.source for part in parts]
@@ -101,7 +108,9 @@ def check(
     with progress("comparisons", duplicates.NEAR_STEPS, show=not quiet) as show:
         near = duplicates.near_groups(looks.thumbnails_NP, exact, looks.readable_N, show)
     starts = [part.start for part in parts]
-    found = Checked(spec, channels, parts, looks, exact, near, _leaks(exact, near, starts) if len(parts) > 1 else [])
+    leaks = _leaks(exact, near, starts) if len(parts) > 1 else []
+    shared = shared_groups(*sources) if len(sources) > 1 else []
+    found = Checked(spec, test, channels, parts, looks, exact, near, leaks, shared)
     found.findings.update({name: number for name, number in _findings(found).items() if number})
     return found
 
@@ -123,7 +132,25 @@ def _parts(spec: str, split: str) -> list[Part]:
     return parts
 
 
-def _opened(spec: str, split: str) -> tuple[Source, str | None]:
+def _two_parts(spec: str, split: str, test: str) -> list[Part]:
+    if split != "all":
+        raise ValueError(
+            f"--test brings the images to hold out, so --split={split} has no meaning; leave one of them out"
+        )
+    train, unlabelled = _opened(spec, "train")
+    try:
+        held_out, other_unlabelled = _opened(test, "test")
+    except MissingPart:
+        held_out, other_unlabelled = _opened(test, None)
+    if unlabelled is None and other_unlabelled is None:
+        try:
+            check_same_classes(train, held_out)
+        except ValueError as fault:
+            other_unlabelled = str(fault)
+    return [Part("train", train, 0, unlabelled), Part("test", held_out, len(train), other_unlabelled)]
+
+
+def _opened(spec: str, split: str | None) -> tuple[Source, str | None]:
     """(the images, with labels if they have any; else why they have none)."""
     try:
         return open_source(spec, split, labelled=True), None
@@ -150,6 +177,7 @@ def _findings(found: Checked) -> dict[str, int]:
         "exact_duplicates": sum(len(group) - 1 for group in found.exact_duplicates()),
         "near_duplicates": sum(len(np.unique(found.exact[group])) - 1 for group in found.near_duplicates()),
         "leaks": sum(int((group >= found.parts[1].start).sum()) for group, _ in found.leaks),
+        "groups_in_both_parts": len(found.shared),
         "labels_differ": sum(1 for _ in _contradictions(found)),
         "nearly_empty_high_byte": len(_shallow(found)),
         "parts_without_the_labels_of_others": len(found.parts) - len(labelled) if labelled else 0,
@@ -163,7 +191,7 @@ def _shallow(found: Checked) -> NDArray[np.int64]:
 
 def _contradictions(found: Checked) -> Iterator[NDArray[np.int64]]:
     """Groups of exact duplicates with more than one label."""
-    if any(part.source.labels is None for part in found.parts):
+    if any(part.unlabelled for part in found.parts):
         return
     labels = np.concatenate([part.source.labels for part in found.parts if part.source.labels is not None])
     yield from (group for group in found.exact_duplicates() if len(np.unique(labels[group])) > 1)
@@ -182,10 +210,12 @@ def as_json(found: Checked) -> dict[str, Any]:
     sizes = found.looks.sizes_N2[found.looks.readable_N]
     return {
         "source": found.spec,
+        **({"test_source": found.test} if found.test is not None else {}),
         "channels": found.channels,
         "images": {part.name: len(part.source) for part in found.parts},
         "classes": {part.name: class_counts(part) for part in found.parts},
         "unlabelled": {part.name: part.unlabelled for part in found.parts if part.unlabelled},
+        "groups": {part.name: groups_of(part.source) for part in found.parts if part.source.groups is not None},
         "height": _spread(sizes[:, 0]),
         "width": _spread(sizes[:, 1]),
         "width_to_height": _spread(sizes[:, 1] / sizes[:, 0]),
@@ -203,6 +233,9 @@ def as_json(found: Checked) -> dict[str, Any]:
         "leaks": [
             {"exact": is_exact, "images": [f"{found.place(i)[0].name}: {found.describe(i)}" for i in group]}
             for group, is_exact in found.leaks[:MOST_LISTED]
+        ],
+        "groups_in_both_parts": [
+            {"group": group.name, "train": group.train, "test": group.test} for group in found.shared[:MOST_LISTED]
         ],
         "labels_differ": _named(found, _contradictions(found)),
         "nearly_empty_high_byte": [found.describe(i) for i in _shallow(found)[:MOST_LISTED]],
@@ -237,6 +270,7 @@ _WORDS = {
     "exact_duplicates": "exact duplicates of others",
     "near_duplicates": "near duplicates of others",
     "leaks": "in the test part have a duplicate, exact or near, in the training part",
+    "groups_in_both_parts": "groups (patients, tiles ...) have images in both parts",
     "labels_differ": "groups of exact duplicates have different labels",
     "nearly_empty_high_byte": "have 16 bits with a nearly empty high byte: train with bits=16",
     "parts_without_the_labels_of_others": "part has no labels that fit the other's",
@@ -249,6 +283,13 @@ def summary(found: Checked) -> str:
     lines = [f"images     {', '.join(f'{part.name} {len(part.source):,}' for part in found.parts)}"]
     for part in found.parts:
         lines.append(f"classes    {part.name}: {_balance(part)}")
+    for part in found.parts:
+        if groups := groups_of(part.source):
+            largest = groups["largest"]
+            lines.append(
+                f"groups     {part.name}: {groups['groups']:,}, the largest {largest['group']!r} of "
+                f"{largest['images']:,} images"
+            )
     sizes = found.looks.sizes_N2[found.looks.readable_N]
     if len(sizes):
         height, width, ratio = (_range(values) for values in (sizes[:, 0], sizes[:, 1], sizes[:, 1] / sizes[:, 0]))
@@ -266,9 +307,10 @@ def _balance(part: Part) -> str:
     if not counts:
         return f"no labels ({part.unlabelled})"
     least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    why_not = f" ({part.unlabelled})" if part.unlabelled else ""
     if counts[least] == counts[most]:
-        return f"{len(counts):,} of {counts[most]:,} images each"
-    return f"{len(counts):,}, of {counts[least]:,} ({least!r}) to {counts[most]:,} images ({most!r})"
+        return f"{len(counts):,} of {counts[most]:,} images each{why_not}"
+    return f"{len(counts):,}, of {counts[least]:,} ({least!r}) to {counts[most]:,} images ({most!r}){why_not}"
 
 
 def _range(values: NDArray) -> str:
@@ -279,6 +321,8 @@ def _range(values: NDArray) -> str:
 def _examples(found: Checked, name: str) -> list[str]:
     if name == "unreadable":
         return [f"{found.describe(i)!r}: {reason}" for i, reason in list(found.looks.faults.items())[:SHOWN]]
+    if name == "groups_in_both_parts":
+        return [f"{group.name!r}: {group.train} and {group.test} images" for group in found.shared[:SHOWN]]
     if name == "nearly_empty_high_byte":
         return [repr(found.describe(i)) for i in _shallow(found)[:SHOWN]]
     groups: dict[str, Iterable[NDArray[np.int64]]] = {

@@ -1,8 +1,8 @@
 """Write the features of a whole source to a file: in parts, each written whole, which are joined at the end.
 
 A command that was stopped leaves the parts that it finished beside the file; the same command makes those that are
-missing, of the same batches, so that the file is the same bit for bit (for a fixed number of threads). Several processes
-deal the missing parts out, and the first one joins all.
+missing, of the same batches, so that the file is the same bit for bit (for a fixed number of threads). Of several
+processes each makes some, and the first one joins all.
 """
 
 from __future__ import annotations

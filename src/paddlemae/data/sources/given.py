@@ -25,6 +25,7 @@ from paddlemae.data.images import (
     read_picture,
     whole,
 )
+from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.opening import open_source
 from paddlemae.data.sources.source import Source, file_stamp
 
@@ -42,6 +43,7 @@ class GivenSource:
     labels: NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
     groups: NDArray[np.int64] | None = None
+    group_names: Names | None = None
 
     def __len__(self) -> int:
         return len(self.images)

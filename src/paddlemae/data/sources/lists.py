@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from paddlemae.data.sources.groups import grouped
 from paddlemae.data.sources.labels import PARTS, TEST_PARTS, MissingPart, is_whole, listed, numbered, part_of, words_of
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import FolderSource
@@ -68,12 +69,12 @@ def open_list(path: str, split: str | None, labelled: bool, options: dict[str, s
         raise ValueError(f"{path!r} names no images; expected a path a line")
     root = os.path.expanduser(options.get("root") or os.path.dirname(path) or ".")
     _check_there(path, root, own.paths)
-    groups = None if own.groups is None else np.unique(own.groups, return_inverse=True)[1].astype(np.int64)
+    groups = (None, None) if own.groups is None else grouped(own.groups)
     if not labelled:
-        return FolderSource(path, root, Names.of(own.paths), groups=groups)
+        return FolderSource(path, root, Names.of(own.paths), None, (), *groups)
     assert own.labels is not None
     labels, classes = numbered(own.labels, repr(path), known)
-    return FolderSource(path, root, Names.of(own.paths), labels, classes, groups)
+    return FolderSource(path, root, Names.of(own.paths), labels, classes, *groups)
 
 
 def is_csv(path: str) -> bool:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from paddlemae.data.channels import Pixels
 from paddlemae.data.images import NeedOf, Picture
+from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import Source
 
 _Indices = NDArray[np.int64]
@@ -24,6 +25,10 @@ class SubsetSource:
     labels: NDArray[np.int64] | None
     classes: tuple[str, ...]
     groups: NDArray[np.int64] | None
+
+    @property
+    def group_names(self) -> Names | None:
+        return self.whole.group_names
 
     def __len__(self) -> int:
         return len(self.indices)

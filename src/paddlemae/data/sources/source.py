@@ -39,6 +39,10 @@ class Source(Protocol):
     def groups(self) -> NDArray[np.int64] | None:
         """int64 [len], equal for images that must stay together when the source is split; None when there are none."""
 
+    @property
+    def group_names(self) -> Names | None:
+        """What the numbers in `groups` mean, in other parts of the images too; None where only numbers are known."""
+
     def __len__(self) -> int: ...
 
     def describe(self, i: int) -> str:
@@ -72,6 +76,7 @@ class FolderSource:
     labels: NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
     groups: NDArray[np.int64] | None = None
+    group_names: Names | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -123,6 +128,7 @@ class EncodedSource:
     labels: NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
     groups: NDArray[np.int64] | None = None
+    group_names: Names | None = None
 
     def __len__(self) -> int:
         return len(self.contents)
@@ -171,6 +177,7 @@ class ArraySource:
     labels: NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
     groups: NDArray[np.int64] | None = None
+    group_names: Names | None = None
     stamped: str = ""
 
     def __len__(self) -> int:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
+from paddlemae.data.sources.groups import grouped
 from paddlemae.data.sources.labels import files_of_part, listed, numbered
 from paddlemae.data.sources.lists import GROUP_COLUMNS, IMAGE_COLUMNS, LABEL_COLUMNS
 from paddlemae.data.sources.source import EncodedSource, file_stamp
@@ -132,19 +133,17 @@ def open_tables(
     contents = TableContents(root, chosen, stamps, borders, columns.image, columns.is_struct)
     if not len(contents):
         raise ValueError(f"{spec!r} has no rows; expected one an image")
-    groups = None
-    if columns.group:
-        groups = np.unique(_values(chosen, columns.group), return_inverse=True)[1].astype(np.int64)
+    groups = grouped(_values(chosen, columns.group)) if columns.group else (None, None)
     if columns.label is None:
-        return EncodedSource(spec, contents, groups=groups)
+        return EncodedSource(spec, contents, None, (), *groups)
     values = _values(chosen, columns.label)
     if columns.classes:
-        return EncodedSource(spec, contents, _checked(values, columns.classes, spec), columns.classes, groups)
+        return EncodedSource(spec, contents, _checked(values, columns.classes, spec), columns.classes, *groups)
     known: tuple[str, ...] = ()
     if split == "test":
         trained_on = [os.path.join(root, file) for file in files_of_part(files, "train", repr(spec))]
         known = numbered([str(value) for value in _values(trained_on, columns.label)], repr(spec))[1]
-    return EncodedSource(spec, contents, *numbered([str(value) for value in values], repr(spec), known), groups)
+    return EncodedSource(spec, contents, *numbered([str(value) for value in values], repr(spec), known), *groups)
 
 
 def _checked(values: list, classes: tuple[str, ...], spec: str) -> NDArray[np.int64]:
