@@ -257,3 +257,14 @@ def test_groups_of_a_table_may_be_numbers_some_of_them_missing(paddlemae, tmp_pa
     found, _ = report(paddlemae, tmp_path / "data", tmp_path / "out")
     assert found["groups"]["train"] == {"groups": 3, "largest": {"group": "7", "images": 2}}
     assert found["groups_in_both_parts"] == [{"group": "8", "train": 1, "test": 1}]
+
+
+def test_a_group_of_very_many_is_not_listed_whole(paddlemae, sound: Path, tmp_path: Path) -> None:
+    for number in range(30):
+        shutil.copy(sound / "train" / "cat" / "3.png", sound / "train" / "cat" / f"copy{number:02}.png")
+    shutil.copy(sound / "train" / "cat" / "3.png", sound / "test" / "cat" / "copy.png")
+    found, _ = report(paddlemae, sound, tmp_path / "out")
+    assert found["findings"] == {"exact_duplicates": 31, "leaks": 1}
+    assert [len(group) for group in found["exact_duplicates"]] == [20]
+    assert [len(leak["images"]) for leak in found["leaks"]] == [11], "ten to train on, and the one of the test part"
+    assert found["leaks"][0]["images"][-1] == f"test: {sound}/test/cat/copy.png"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from paddlemae.tasks.data_statistics import workers_for
 
 JSON_FILE, PICTURE_FILE = "check.json", "check.png"
 MOST_LISTED = 10_000  # groups or images of one kind that the JSON names; all are counted
+MOST_OF_A_GROUP = 20  # images that it names of each: a million black ones are one group
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +208,7 @@ def class_counts(part: Part) -> dict[str, int]:
 
 
 def as_json(found: Checked) -> dict[str, Any]:
-    """Everything that was found; of each kind at most `MOST_LISTED` groups or images are named."""
+    """Everything that was found; of each kind at most `MOST_LISTED` groups or images are named, and not all of each."""
     sizes = found.looks.sizes_N2[found.looks.readable_N]
     return {
         "source": found.spec,
@@ -231,8 +233,7 @@ def as_json(found: Checked) -> dict[str, Any]:
         "exact_duplicates": _named(found, found.exact_duplicates()),
         "near_duplicates": _named(found, found.near_duplicates()),
         "leaks": [
-            {"exact": is_exact, "images": [f"{found.place(i)[0].name}: {found.describe(i)}" for i in group]}
-            for group, is_exact in found.leaks[:MOST_LISTED]
+            {"exact": is_exact, "images": _of_each_part(found, group)} for group, is_exact in found.leaks[:MOST_LISTED]
         ],
         "groups_in_both_parts": [
             {"group": group.name, "train": group.train, "test": group.test} for group in found.shared[:MOST_LISTED]
@@ -254,7 +255,14 @@ def _spread(values: NDArray) -> dict[str, float] | None:
 
 
 def _named(found: Checked, groups: Iterable[NDArray[np.int64]]) -> list[list[str]]:
-    return [[found.describe(i) for i in group] for _, group in zip(range(MOST_LISTED), groups)]
+    return [[found.describe(i) for i in group[:MOST_OF_A_GROUP]] for group in islice(groups, MOST_LISTED)]
+
+
+def _of_each_part(found: Checked, group: NDArray[np.int64]) -> list[str]:
+    """The first images of a group in each of the parts, with these."""
+    border = int(np.searchsorted(group, found.parts[1].start))
+    shown = [*group[:border][: MOST_OF_A_GROUP // 2], *group[border:][: MOST_OF_A_GROUP // 2]]
+    return [f"{found.place(i)[0].name}: {found.describe(i)}" for i in shown]
 
 
 def write(found: Checked, out: Path) -> None:
