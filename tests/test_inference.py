@@ -179,3 +179,5 @@ def test_embedding_with_workers_is_the_same(photos) -> None:
 def test_workers_are_for_many_images(cpus: int, num_images: int, wanted: int, monkeypatch) -> None:
     monkeypatch.setattr(device, "usable_cpus", lambda: cpus)
     assert decoding_workers(num_images) == wanted
+    monkeypatch.setenv(device.LOCAL_SIZE, "8")  # of the processes of a launch each has its share
+    assert decoding_workers(num_images) == min(wanted, 4 if cpus == 64 else 1)

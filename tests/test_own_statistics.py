@@ -9,6 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 from test_distributed import close, meet, on_each
+from test_processes import run
 
 from paddlemae.data.sources import open_source
 from paddlemae.data.statistics import channel_statistics
@@ -121,3 +122,12 @@ def test_one_process_looks_and_all_have_the_numbers(colours, tmp_path, looked) -
     found = on_each(ranks, lambda one: own_statistics.measured(Start(tmp_path, quiet=True, ranks=one), 0, source, view))
     close(ranks)
     assert found[0] == found[1] and len(found[0][0]) == 3 and len(looked) == 1
+
+
+@pytest.mark.slow
+def test_a_launch_of_two_trains_with_the_same_numbers(paddlemae, colours, tiny, tmp_path) -> None:
+    out = tmp_path / "run"
+    job = run(tmp_path, "pretrain", *tiny, *AUTO, "--data", colours, "--out", out, "--procs", 2)
+    assert job.said.count("of 24 images, and in the run's recipe") == 1
+    expected = load_recipe("pretrain", None, paddlemae("data", "stats", colours, "--quiet").out.split())
+    assert numbers_of(out) == (list(expected.mean), list(expected.std))
