@@ -109,8 +109,7 @@ def check(
     exact = duplicates.exact_groups(looks.digests_N2, looks.readable_N)
     with progress("comparisons", duplicates.NEAR_STEPS, show=not quiet) as show:
         near = duplicates.near_groups(looks.thumbnails_NP, exact, looks.readable_N, show)
-    starts = [part.start for part in parts]
-    leaks = _leaks(exact, near, starts) if len(parts) > 1 else []
+    leaks = _leaks(exact, near, parts[1].start) if len(parts) > 1 else []
     shared = shared_groups(*sources) if len(sources) > 1 else []
     found = Checked(spec, test, channels, parts, looks, exact, near, leaks, shared)
     found.findings.update({name: number for name, number in _findings(found).items() if number})
@@ -162,14 +161,16 @@ def _opened(spec: str, split: str | None) -> tuple[Source, str | None]:
         return open_source(spec, split), str(fault)
 
 
-def _leaks(exact: NDArray[np.int64], near: NDArray[np.int64], starts: list[int]) -> list[tuple[NDArray, bool]]:
-    part_of = np.searchsorted(starts, np.arange(len(near)), "right")
-    found = []
-    for group in duplicates.members(near):
-        if len(np.unique(part_of[group])) > 1:
-            copies = [part_of[group[exact[group] == first]] for first in np.unique(exact[group])]
-            found.append((group, any(len(np.unique(each)) > 1 for each in copies)))
-    return found
+def _leaks(exact: NDArray[np.int64], near: NDArray[np.int64], border: int) -> list[tuple[NDArray, bool]]:
+    """`Checked.leaks` of two parts, of which the second begins at `border`."""
+    spread, copied = _spread_over(near, border), _spread_over(exact, border)
+    return [(group, bool(copied[exact[group]].any())) for group in duplicates.members(near) if spread[near[group[0]]]]
+
+
+def _spread_over(firsts: NDArray[np.int64], border: int) -> NDArray[np.bool_]:
+    """[N]: of each group's first image whether the group has images on both sides."""
+    before, behind = (np.bincount(side, minlength=len(firsts)) > 0 for side in (firsts[:border], firsts[border:]))
+    return before & behind
 
 
 def _findings(found: Checked) -> dict[str, int]:
