@@ -221,22 +221,25 @@ def statistics_of(recipe, channels: int, checkpoint: Checkpoint | None = None):
     Raises:
         ValueError: not one number a channel.
     """
+    trained, origin = (checkpoint.description, checkpoint.folder) if checkpoint else (None, None)
     mean: Sequence[float]
     std: Sequence[float]
-    mean, std = default_statistics(channels)
-    if checkpoint:
-        mean, std = checkpoint.description.mean, checkpoint.description.std
-        if not all(np.allclose(given, saved) for given, saved in ((recipe.mean, mean), (recipe.std, std)) if given):
-            warnings.warn(f"the recipe normalises images otherwise than {checkpoint.folder} was trained", stacklevel=3)
-    elif not recipe.mean and (recipe.augment.bits or default_bits(channels)) == 16:
+    mean, std = (trained.mean, trained.std) if trained else default_statistics(channels)
+    mean, std = recipe.mean or mean, recipe.std or std
+    if len(mean) != channels or len(std) != channels:
+        otherwise = f", or take those of {origin} with mean=null std=null" if trained else ""
+        raise ValueError(
+            f"mean and std need {channels} numbers, one a channel; got {list(mean)} and {list(std)}; 'paddlemae data "
+            f"stats' prints your images'{otherwise}"
+        )
+    if trained and not np.allclose((mean, std), (trained.mean, trained.std)):
+        warnings.warn(f"the recipe normalises images otherwise than {origin} was trained", stacklevel=3)
+    if not trained and not recipe.mean and (recipe.augment.bits or default_bits(channels)) == 16:
         warnings.warn(
             "images of 16 bits are normalised as if they were as bright as pictures, and few are: name their mean and "
             "std (a channel, as parts of 65535)",
             stacklevel=3,
         )
-    mean, std = recipe.mean or mean, recipe.std or std
-    if len(mean) != channels or len(std) != channels:
-        raise ValueError(f"mean and std need {channels} numbers, one a channel; got {list(mean)} and {list(std)}")
     return mean, std
 
 
