@@ -14,7 +14,7 @@ demo: $(VENV)/installed ## Pretrain, reconstruct, compare and fine-tune on the e
 	$(VENV)/bin/paddlemae demo --overwrite
 
 test: $(VENV)/installed ## Run the tests (no PyTorch)
-	$(VENV)/bin/python -m pytest -m "not slow and not parity and not browser"
+	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not parity and not browser"
 
 slow: $(VENV)/installed ## Run the tests that take minutes: several processes, killed and resumed (10 minutes)
 	$(VENV)/bin/python -m pytest -m slow

@@ -65,6 +65,13 @@ def test_a_list_s_labels_are_whole_numbers(tmp_path: Path, line: str) -> None:
         open_source(path, labelled=True)
 
 
+def test_a_list_of_words_as_labels_is_refused_where_labels_are_not_needed_either(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    path = write(tmp_path / "list.txt", "a.png cat\na.png dog\n")
+    with pytest.raises(ValueError, match=r"a whole number as its label in a line, got 'a\.png cat'; number"):
+        open_source(path)
+
+
 def test_paths_with_spaces_and_numbers_are_told_apart_from_labels(tmp_path: Path) -> None:
     (tmp_path / "my photo 7.png").write_bytes(PNG)
     path = write(tmp_path / "list.txt", "my photo 7.png\tt 3\nmy photo 7.png 12\n".replace("\tt", "\t"))

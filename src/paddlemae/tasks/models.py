@@ -232,25 +232,28 @@ def statistics_of(
     Raises:
         ValueError: not one number a channel.
     """
+    trained, origin = (checkpoint.description, checkpoint.folder) if checkpoint else (None, None)
     mean: Sequence[float]
     std: Sequence[float]
-    mean, std = default_statistics(channels)
+    mean, std = (trained.mean, trained.std) if trained else default_statistics(channels)
     given = (recipe.mean, recipe.std)
     if recipe.mean == AUTO:
-        given = measured() if measured else (mean, std)
-    if checkpoint:
-        mean, std = checkpoint.description.mean, checkpoint.description.std
-        if not all(np.allclose(own, saved) for own, saved in zip(given, (mean, std)) if own):
-            warnings.warn(f"the recipe normalises images otherwise than {checkpoint.folder} was trained", stacklevel=3)
-    elif not given[0] and (recipe.augment.bits or default_bits(channels)) == 16:
+        given = measured() if measured else (None, None)
+    mean, std = given[0] or mean, given[1] or std
+    if len(mean) != channels or len(std) != channels:
+        otherwise = f", or take those of {origin} with mean=null std=null" if trained else ""
+        raise ValueError(
+            f"mean and std need {channels} numbers, one a channel; got {list(mean)} and {list(std)}; 'paddlemae data "
+            f"stats' prints your images'{otherwise}"
+        )
+    if trained and not np.allclose((mean, std), (trained.mean, trained.std)):
+        warnings.warn(f"the recipe normalises images otherwise than {origin} was trained", stacklevel=3)
+    if not trained and not recipe.mean and (recipe.augment.bits or default_bits(channels)) == 16:
         warnings.warn(
             "images of 16 bits are normalised as if they were as bright as pictures, and few are: name their mean and "
             "std (a channel, as parts of 65535), or mean=auto std=auto",
             stacklevel=3,
         )
-    mean, std = given[0] or mean, given[1] or std
-    if len(mean) != channels or len(std) != channels:
-        raise ValueError(f"mean and std need {channels} numbers, one a channel; got {list(mean)} and {list(std)}")
     return mean, std
 
 

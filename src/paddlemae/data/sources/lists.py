@@ -190,7 +190,16 @@ def _check_options(path: str, options: dict[str, str], known: Sequence[str]) -> 
 def _check_there(path: str, root: str, images: list[str]) -> None:
     """Refuse a list of which no image is where it says; single ones that are missing are left out as they are met."""
     tried = [images[place] for place in np.linspace(0, len(images) - 1, min(_TRIED, len(images))).astype(int)]
-    if not any(os.path.lexists(os.path.join(root, image)) for image in tried):
+
+    def there(images: Sequence[str]) -> bool:
+        return any(os.path.lexists(os.path.join(root, image)) for image in images)
+
+    if not there(tried):
+        if there([image.rsplit(maxsplit=1)[0] for image in tried]):
+            raise ValueError(
+                f"{path!r}: expected a path and a whole number as its label in a line, got {tried[0][-80:]!r}; "
+                "number the classes, or name the list .csv, with a line 'image,label' first and commas"
+            )
         raise FileNotFoundError(
             f"{path!r} names {tried[0]!r}, which is not below {root!r}, nor are others; name their folder with "
             f"{path}::root=FOLDER"
