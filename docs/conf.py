@@ -1,4 +1,4 @@
-"""How the pages of this folder become a site (`make docs`): plain Markdown in, HTML that asks no network for anything out.
+"""How the pages of this folder become a site (`make docs`): plain Markdown in, HTML that needs no network out.
 
 A link to a file outside of docs/ is relative, as GitHub wants it; on the site the file is a download.
 """
@@ -10,7 +10,9 @@ copyright = "The PaddleMAE authors. Apache-2.0"
 root_doc = "index"
 extensions = ["myst_parser"]  # reads Markdown by the rules that GitHub has
 exclude_patterns = ["results"]
-myst_heading_anchors = 4  # GitHub's names; a link to one that isn't there is a warning, which `make docs` takes as an error
+myst_heading_anchors = (
+    4  # GitHub's names; a link to one that isn't there is a warning, which `make docs` takes as an error
+)
 highlight_language = "text"  # of blocks that name none
 
 html_theme = "furo"  # brings its scripts and styles along, and asks for no font

@@ -60,7 +60,9 @@ def main() -> None:
     for name, run in (given.split("=", 1) for given in parser.parse_args().runs):
         (KEPT / f"{name}.json").write_text(json.dumps(collect([Path(run)]), indent=1) + "\n")
     kept = {path.stem: json.loads(path.read_text()).get("runs") for path in sorted(KEPT.glob("*.json"))}
-    PAGE.write_text(HEAD + "".join(part for name, runs in kept.items() if runs for part in section(name, runs[0])) + cited())
+    PAGE.write_text(
+        HEAD + "".join(part for name, runs in kept.items() if runs for part in section(name, runs[0])) + cited()
+    )
     print(f"wrote {PAGE}")
 
 
@@ -80,7 +82,11 @@ def section(name: str, run: dict[str, Any]) -> Iterator[str]:
     rows = [row for row in run["results"] if row["task"] != "knn" or SHOWN_VOTES in row["title"]]
     yield from (markdown_row(row, row["detail"]) + "\n" for row in rows)
     commands = dict.fromkeys(cell["command"] for row in rows for cell in row["starts"].values())
-    yield "\nThe commands behind these numbers:\n\n<!-- not run: they take hours -->\n```\n" + "\n".join(commands) + "\n```\n"
+    yield (
+        "\nThe commands behind these numbers:\n\n<!-- not run: they take hours -->\n```\n"
+        + "\n".join(commands)
+        + "\n```\n"
+    )
 
 
 def cited() -> str:

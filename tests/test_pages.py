@@ -1,4 +1,4 @@
-"""The README and the site's pages: every command is run as it stands there, on pictures made for it; links lead somewhere."""
+"""The README and the pages of docs/: every command is run as it stands there, and links lead somewhere."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ def yaml_name(text: str) -> str:
     return named[1]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(one.language == "bash" for one in blocks(page))], ids=name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(one.language == "bash" for one in blocks(page))], ids=name
+)
 def test_every_command_runs(page: Path, type_page: Callable, desk: Desk) -> None:
     type_page(page)
     assert {command for block in blocks(page) if block.language == "bash" for command in block.commands()} <= desk.typed
@@ -108,7 +110,7 @@ def test_the_first_hour_leaves_what_it_says(type_page: Callable, desk: Desk) -> 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_block_is_run_or_says_why_not(page: Path) -> None:
     for block in blocks(page):
-        looks_typed = any(line.split()[0] in PROGRAMS for line in block.text.splitlines() if line.split())
+        looks_typed = any(re.match(rf"[$ ]*({'|'.join(PROGRAMS)})\b", line) for line in block.text.splitlines())
         if block.language == "python":
             assert page.name == "python.md", "tests/test_docs_python.py runs that page alone"
         elif block.language == "yaml":
@@ -116,7 +118,7 @@ def test_every_block_is_run_or_says_why_not(page: Path) -> None:
         elif block.language != "bash":
             assert bool(block.reason) == looks_typed, f"fence it with 'bash', or say why not above it:\n{block.text}"
         assert not (block.reason and block.language), f"it is run, so no reason is needed why not:\n{block.text}"
-    assert prose(page).count("```") == 0, "a fence that begins or ends otherwise than at a line's begin"
+    assert not re.search("```|~~~", prose(page)), "a fence that is indented or never ends, or of another kind"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

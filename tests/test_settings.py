@@ -82,7 +82,9 @@ def test_every_recipe_is_listed_with_what_its_file_says() -> None:
     for (task, name), cells in table.items():
         assert f"../src/paddlemae/recipes/{task}/{name}.yaml" in links(RECIPE_PAGE)
         head = (files("paddlemae") / "recipes" / task / f"{name}.yaml").read_text().split("task:")[0]
-        for figure in re.findall(r"\d+(?:\.\d+)?%|\d+(?:\.\d+)? (?:hours|minutes)|arXiv \S+|table \d+", " ".join(cells[2:])):
+        for figure in re.findall(
+            r"\d+(?:\.\d+)?%|\d+(?:\.\d+)? (?:hours|minutes)|arXiv \S+|table \d+", " ".join(cells[2:])
+        ):
             assert figure in head, f"docs/recipes.md: {task} {name}: {figure} is not in the file's head"
         (word,) = re.findall(r"\*(cited|measured)\*", cells[3])
         assert word in head, f"docs/recipes.md: {task} {name} is not {word} by the file's head"

@@ -78,7 +78,9 @@ def test_pages_show_in_a_browser_without_a_network(site: Path, chromium, width: 
     context = chromium.new_context(viewport={"width": width, "height": 900})
     context.set_offline(True)
     page = context.new_page()
-    page.on("console", lambda said: wrong.append(f"{page.url}: {said.text}") if said.type in ("error", "warning") else None)
+    page.on(
+        "console", lambda said: wrong.append(f"{page.url}: {said.text}") if said.type in ("error", "warning") else None
+    )
     page.on("pageerror", lambda error: wrong.append(f"{page.url}: {error}"))
     page.on("requestfailed", lambda asked: wrong.append(f"{page.url}: {asked.url}"))
     page.on("request", lambda asked: None if asked.url.startswith(("file:", "data:")) else wrong.append(asked.url))
