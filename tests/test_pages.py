@@ -61,7 +61,7 @@ def type_page(desk: Desk, paddlemae: Callable, monkeypatch: pytest.MonkeyPatch) 
 
     def type_command(command: str) -> None:
         program, *arguments = shlex.split(command)
-        if program == "make":  # it would take minutes; CI runs what is in it
+        if program == "make":  # minutes, and a network: only that make knows how; tests/test_demo.py runs a short demo
             done = subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, capture_output=True, text=True)
             assert done.returncode == 0, (command, done.stderr)
             return
@@ -95,9 +95,8 @@ def yaml_name(text: str) -> str:
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if any(one.language == "bash" for one in blocks(page))], ids=name
 )
-def test_every_command_runs(page: Path, type_page: Callable, desk: Desk) -> None:
-    type_page(page)
-    assert {command for block in blocks(page) if block.language == "bash" for command in block.commands()} <= desk.typed
+def test_every_command_runs(page: Path, type_page: Callable) -> None:
+    type_page(page)  # fails with the command that does
 
 
 def test_the_first_hour_leaves_what_it_says(type_page: Callable, desk: Desk) -> None:
