@@ -4,7 +4,7 @@ VENV := .venv
 PARITY := .venv-parity
 PIP_FLAGS := --quiet --no-input --disable-pip-version-check
 
-.PHONY: help demo test slow browser parity bench drill soak fuzz lint clean
+.PHONY: help demo test slow browser parity bench drill soak fuzz lint docs clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -19,7 +19,7 @@ test: $(VENV)/installed ## Run the tests (no PyTorch)
 slow: $(VENV)/installed ## Run the tests that take minutes: several processes, killed and resumed (10 minutes)
 	$(VENV)/bin/python -m pytest -m slow
 
-browser: $(VENV)/installed ## Open the report in headless Chromium (the system's)
+browser: $(VENV)/installed ## Open the report and the site in headless Chromium (the system's)
 	@command -v chromium chromium-browser google-chrome >/dev/null || { echo "no Chromium found: apt-get install chromium" >&2; exit 1; }
 	$(VENV)/bin/python -m pytest -m browser
 
@@ -44,11 +44,18 @@ lint: $(VENV)/installed ## Check style, formatting and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+# Every warning is an error: broken links and anchors, pages that the contents lack. Read anew each time, since what was
+# warned of once is not said again. Links to other sites are not followed: that needs a network.
+docs: $(VENV)/installed ## Build the pages into a site that needs no network: site/index.html
+	@rm -rf site
+	$(VENV)/bin/python -m sphinx --quiet --nitpicky --fail-on-warning --keep-going --fresh-env -d build/docs docs site
+	$(VENV)/bin/python scripts/check_site.py site
+
 clean: ## Remove the environments and caches; runs stay
-	rm -rf $(VENV) $(PARITY) .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) $(PARITY) .pytest_cache .mypy_cache .ruff_cache build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/installed: EXTRAS := cpu,dev
+$(VENV)/installed: EXTRAS := cpu,dev,docs
 $(PARITY)/installed: EXTRAS := cpu,dev,parity
 
 # The stamp is touched last, so an installation that broke off is taken up again.

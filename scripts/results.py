@@ -21,8 +21,8 @@ SHOWN_VOTES = "weighted"  # of kNN; the others are in the JSON
 
 HEAD = """# Results
 
-Made by `scripts/results.py` from the figures in [docs/results](results), which `paddlemae report` collected from the
-run folders named below. Everything under *Measured here* was; everything under *Cited* was not.
+Made by `scripts/results.py` from the figures in `docs/results`, which `paddlemae report` collected from the run
+folders named below. Everything under *Measured here* was; everything under *Cited* was not.
 
 ## Measured here
 
@@ -41,7 +41,7 @@ CITED_HEAD = """
 ## Cited: ImageNet-1k, top-1
 
 From the paper (He et al., arXiv 2111.06377), after 1600 epochs of pretraining on ImageNet-1k without labels. **None of
-this was run here**: the recipes, which are files in [src/paddlemae/recipes](../src/paddlemae/recipes), state how.
+this was run here**: the [recipes](recipes.md) state how.
 
 | model | fine-tuned | linear probe | recipes |
 |---|---:|---:|---|
@@ -59,8 +59,10 @@ def main() -> None:
     KEPT.mkdir(exist_ok=True)
     for name, run in (given.split("=", 1) for given in parser.parse_args().runs):
         (KEPT / f"{name}.json").write_text(json.dumps(collect([Path(run)]), indent=1) + "\n")
-    kept = {path.stem: json.loads(path.read_text())["runs"][0] for path in sorted(KEPT.glob("*.json"))}
-    PAGE.write_text(HEAD + "".join(part for name, run in kept.items() for part in section(name, run)) + cited())
+    kept = {path.stem: json.loads(path.read_text()).get("runs") for path in sorted(KEPT.glob("*.json"))}
+    PAGE.write_text(
+        HEAD + "".join(part for name, runs in kept.items() if runs for part in section(name, runs[0])) + cited()
+    )
     print(f"wrote {PAGE}")
 
 
@@ -80,7 +82,11 @@ def section(name: str, run: dict[str, Any]) -> Iterator[str]:
     rows = [row for row in run["results"] if row["task"] != "knn" or SHOWN_VOTES in row["title"]]
     yield from (markdown_row(row, row["detail"]) + "\n" for row in rows)
     commands = dict.fromkeys(cell["command"] for row in rows for cell in row["starts"].values())
-    yield "\nThe commands behind these numbers:\n\n```\n" + "\n".join(commands) + "\n```\n"
+    yield (
+        "\nThe commands behind these numbers:\n\n<!-- not run: they take hours -->\n```\n"
+        + "\n".join(commands)
+        + "\n```\n"
+    )
 
 
 def cited() -> str:

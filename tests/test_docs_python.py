@@ -21,6 +21,7 @@ def test_every_block_of_the_page_runs(tmp_path, monkeypatch) -> None:
     assert names["everything"].shape == (1000, 32) and names["nearest"][0] == 0
     assert len(names["found"].labels) == 2 and len(names["found"].top(3)[0]) == 3
     assert 0 < names["result"]["top1"] < 1
+    assert names["shown"].completed.shape == [2, 3, 96, 160] and float(names["loss"].numpy()) > 0
     with Image.open("corner.png") as figure:
         assert figure.size[0] > 300
 

@@ -1,0 +1,43 @@
+"""How the pages of this folder become a site (`make docs`): plain Markdown in, HTML that needs no network out.
+
+A link to a file outside of docs/ is relative, as GitHub wants it; on the site the file is a download.
+"""
+
+from __future__ import annotations
+
+project = "PaddleMAE"
+copyright = "The PaddleMAE authors. Apache-2.0"
+root_doc = "index"
+extensions = ["myst_parser"]  # reads Markdown by the rules that GitHub has
+exclude_patterns = ["results"]
+myst_heading_anchors = (
+    4  # GitHub's names; a link to one that isn't there is a warning, which `make docs` takes as an error
+)
+highlight_language = "text"  # of blocks that name none
+
+html_theme = "furo"  # brings its scripts and styles along, and asks for no font
+html_title = "PaddleMAE"
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_use_index = False
+
+# The order of reading. Not in index.md, where GitHub would show it as a block of code.
+PAGES = {
+    "Start": ["first-hour", "data", "data-faults", "reading-fast"],
+    "Train": ["recipes", "settings", "runs", "processes"],
+    "Look": ["reconstruct", "evaluate", "features"],
+    "Use elsewhere": ["weights", "weights-safety", "export", "python"],
+    "How it is made, and proofs": ["design", "parity", "speed", "soak", "RESULTS"],
+}
+
+
+def append_contents(app, name: str, source: list[str]) -> None:
+    """Add to the first page what Sphinx makes the sidebar of."""
+    if name == root_doc:
+        for caption, pages in PAGES.items():
+            source[0] += "\n```{toctree}\n:hidden:\n:caption: " + caption + "\n\n" + "\n".join(pages) + "\n```\n"
+
+
+def setup(app) -> None:
+    app.connect("source-read", append_contents)
