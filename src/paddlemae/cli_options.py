@@ -15,6 +15,6 @@ Norm = Annotated[
     str, typer.Option("--norm", help="layer (the encoder's last norm), batch (each feature's own), or none.")
 ]
 MaxBadImages = Annotated[
-    float, typer.Option("--max-bad-images", min=0, max=1, help="Share of images that may be unreadable.")
+    float, typer.Option("--max-bad-images", "--max-bad", min=0, max=1, help="Share of images that may be unreadable.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]

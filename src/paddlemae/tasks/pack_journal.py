@@ -1,0 +1,257 @@
+"""The folder of a pack: what is done of it, so that the same command goes on, and at last its index.
+
+While a pack is made, `packing.jsonl` has what it is made of in its first line, and then a line for each shard that is
+in its place. A line that a crash left half written, and a shard without a line, count for nothing: they are made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paddlemae.data.shard_file import PARTIAL, flush_folder
+from paddlemae.data.sources.packs import INDEX_FILE, JOURNAL_FILE, SHARD, read_index, shard_faults
+from paddlemae.report.runlog import SKIPPED_FILE
+
+PARTS = ("train", "test")
+MOST_SHARDS = 100_000  # of a part: its shards are in the order of their names
+_SHARD_NAME = re.compile(rf"({'|'.join(PARTS)})-\d{{5}}{re.escape(SHARD)}")
+_COMPARED = {  # of parts with as many images
+    "files": "files (names, sizes or times of change)",
+    "classes": "classes",
+    "labels": "labels",
+    "groups": "groups",
+}
+
+About = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard that is in its place.
+
+    Args:
+        end: the number of the source's image that comes next.
+        bytes_before: that its images took in the source.
+        skipped: (path, reason) of each image up to `end` that is in no shard.
+    """
+
+    name: str
+    part: str
+    images: int
+    bytes: int
+    sha256: str
+    end: int
+    bytes_before: int
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+def shard_name(part: str, number: int) -> str:
+    if number >= MOST_SHARDS:
+        raise ValueError(f"a part has at most {MOST_SHARDS} shards; name a larger --shard-size")
+    return f"{part}-{number:05}{SHARD}"
+
+
+class Journal:
+    """The shards of a pack that are done, in their order; nobody else writes them meanwhile."""
+
+    def __init__(self, folder: Path, about: About, done: list[Shard], is_finished: bool) -> None:
+        self.folder = folder
+        self.about = about
+        self.done = done
+        self.is_finished = is_finished
+
+    @property
+    def images(self) -> int:
+        return sum(shard.images for shard in self.done)
+
+    def of_part(self, part: str) -> list[Shard]:
+        return [shard for shard in self.done if shard.part == part]
+
+    def add(self, shard: Shard) -> None:
+        self.done.append(shard)
+        with open(self.folder / JOURNAL_FILE, "a") as file:
+            file.write(json.dumps(asdict(shard)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def finish(self) -> None:
+        """Write the index, which makes it a pack."""
+        shards = [{key: value for key, value in asdict(shard).items() if key != "skipped"} for shard in self.done]
+        _replace(self.folder / INDEX_FILE, json.dumps({**self.about, "shards": shards}, indent=1) + "\n")
+        (self.folder / JOURNAL_FILE).unlink()
+        self.is_finished = True
+
+
+@contextlib.contextmanager
+def open_journal(folder: Path, about: About, overwrite: bool = False) -> Iterator[Journal]:
+    """Begin a pack, go on with one, or find it finished.
+
+    Args:
+        folder: made if it is not there.
+        about: what the pack is made of, and how.
+        overwrite: remove the pack that is there.
+    Raises:
+        ValueError: something else is in the folder, or a pack of something else; nothing is touched then.
+        BlockingIOError: another process writes it.
+    """
+    _refuse_others(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        names = os.listdir(folder)
+        begun = None if overwrite else _begun(folder, names)
+        if begun:
+            _compare(folder, begun.about, about)
+        else:
+            _begin(folder, about)
+            begun = Journal(folder, about, [], is_finished=False)
+        if INDEX_FILE in names and not begun.is_finished:  # of the pack that is replaced
+            (folder / INDEX_FILE).unlink()
+        if begun.is_finished:
+            _check_whole(begun)
+        else:
+            _tidy(begun)
+        yield begun
+
+
+def _refuse_others(folder: Path) -> None:
+    """Whatever is in the folder must be a pack's, and say so."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; name another --out")
+    strangers = sorted(name for name in names if not _is_ours(name))
+    if not strangers and names and JOURNAL_FILE not in names and not read_index(folder, names):
+        strangers = sorted(names)
+    if strangers:
+        raise ValueError(f"{folder} holds something else than a pack: {strangers[0]!r}; move it, or name another --out")
+
+
+def _is_ours(name: str) -> bool:
+    return name in (INDEX_FILE, JOURNAL_FILE, SKIPPED_FILE, *map(_beside, (INDEX_FILE, JOURNAL_FILE))) or bool(
+        _SHARD_NAME.fullmatch(name.removesuffix(PARTIAL))
+    )
+
+
+def _beside(name: str) -> str:
+    return f".{name}{PARTIAL}"
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    import fcntl  # Linux and macOS
+
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as fault:
+            raise BlockingIOError(fault.errno, "another process is packing into this folder", str(folder)) from fault
+        yield
+    finally:
+        os.close(number)
+
+
+def _begun(folder: Path, names: list[str]) -> Journal | None:
+    """The pack that is there, finished or not."""
+    journal = _read_journal(folder) if JOURNAL_FILE in names else None
+    index = read_index(folder, names) if INDEX_FILE in names else None
+    if index and (journal is None or not _differences(index, journal.about)):
+        shards = index.pop("shards")
+        return Journal(folder, index, [Shard(**shard) for shard in shards], is_finished=True)
+    return journal
+
+
+def _read_journal(folder: Path) -> Journal | None:
+    """Its whole lines; what is behind them is cut off."""
+    path = folder / JOURNAL_FILE
+    lines, whole = [], 0
+    for text in path.read_bytes().splitlines(keepends=True):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            break
+        if not text.endswith(b"\n"):
+            break
+        lines.append(line)
+        whole += len(text)
+    if not lines:
+        return None
+    os.truncate(path, whole)
+    shards = [Shard(**{**line, "skipped": [tuple(each) for each in line["skipped"]]}) for line in lines[1:]]
+    return Journal(folder, lines[0], shards, is_finished=False)
+
+
+def _begin(folder: Path, about: About) -> None:
+    _replace(folder / JOURNAL_FILE, json.dumps(about) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all, and to the disk."""
+    beside = path.with_name(_beside(path.name))
+    with open(beside, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+    flush_folder(path.parent)
+
+
+def _check_whole(journal: Journal) -> None:
+    for name, what in _faults(journal).items():
+        raise ValueError(f"{journal.folder} is not the whole pack: {name} {what}; add --overwrite to make it anew")
+    (journal.folder / JOURNAL_FILE).unlink(missing_ok=True)  # it was ended between its last two steps
+
+
+def _faults(journal: Journal) -> dict[str, str]:
+    return shard_faults(journal.folder, {"shards": [asdict(shard) for shard in journal.done]})
+
+
+def _tidy(journal: Journal) -> None:
+    """Remove the shards that count for nothing; those that follow one which is gone are not done either."""
+    faults = _faults(journal)
+    if wrong := [place for place, shard in enumerate(journal.done) if shard.name in faults]:
+        del journal.done[wrong[0] :]
+        lines = [journal.about, *map(asdict, journal.done)]
+        _replace(journal.folder / JOURNAL_FILE, "".join(json.dumps(line) + "\n" for line in lines))
+    kept = {shard.name for shard in journal.done}
+    for name in os.listdir(journal.folder):
+        if name not in kept and _SHARD_NAME.fullmatch(name.removesuffix(PARTIAL)):
+            (journal.folder / name).unlink()
+
+
+def _compare(folder: Path, before: About, now: About) -> None:
+    if different := _differences(before, now):
+        raise ValueError(
+            f"{folder} holds a pack of something else: {', '.join(different)}; add --overwrite to make it anew, or "
+            "name another --out"
+        )
+
+
+def _differences(before: About, now: About) -> list[str]:
+    """What the two were made of otherwise, in words."""
+    found = [
+        f"{name} {_shown(before['settings'].get(name))} then, {_shown(value)} now"
+        for name, value in now["settings"].items()
+        if before["settings"].get(name) != value
+    ]
+    if before["pack"] != now["pack"]:
+        found.append("another version of PaddleMAE")
+    then, here = before["parts"], now["parts"]
+    if then.keys() != here.keys():
+        return [*found, f"parts {', '.join(then)} then, {', '.join(here)} now"]
+    for part in here:
+        if then[part]["images"] != here[part]["images"]:
+            found.append(f"{part} images {then[part]['images']} then, {here[part]['images']} now")
+        else:
+            found += [f"{part} {words}" for key, words in _COMPARED.items() if then[part][key] != here[part][key]]
+    return found
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value)
