@@ -80,8 +80,8 @@ def encoded(stored: bytes | NDArray[Any], name: str, settings: Encoding) -> Enco
         return Encoded(*_written(pixels_hwC, settings, lossless=settings.lossless), before)
     if settings.bits == 8:
         pixels_hwC = at_depth(pixels_hwC, 8)
-    is_file = isinstance(stored, bytes) and pixels_hwC.dtype == picture.pixels_hwC.dtype
-    if is_file and (ending := _ending_to_keep(stored, settings.channels)):
+    is_as_asked = pixels_hwC.dtype == picture.pixels_hwC.dtype
+    if isinstance(stored, bytes) and is_as_asked and (ending := _ending_to_keep(stored, settings.channels)):
         return Encoded(ending, stored, before)
     return Encoded(*_written(pixels_hwC, settings, lossless=True), before)
 

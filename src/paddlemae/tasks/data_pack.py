@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -135,9 +137,13 @@ def _make(
     with progress("packing", total, journal.images, show=not quiet) as show:
         for part in parts:
             skipped = Skipped(skipped_file, part, max_bad_images)
-            fill(journal, part, skipped, encoding, most, workers, lambda done, before=seen: show(before + done))
+            fill(journal, part, skipped, encoding, most, workers, partial(_show_all, show, seen))
             seen += len(part.source)
     journal.finish()
+
+
+def _show_all(show: Callable[[int], None], before: int, done: int) -> None:
+    show(before + done)
 
 
 def _parts(spec: str, split: str) -> list[Part]:

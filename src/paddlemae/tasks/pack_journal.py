@@ -122,11 +122,12 @@ def open_journal(folder: Path, about: About, overwrite: bool = False) -> Iterato
 
 def _refuse_others(folder: Path) -> None:
     """Whatever is in the folder must be a pack's, and say so."""
-    names = os.listdir(folder) if folder.is_dir() else []
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is no folder; name another --out")
+    names = os.listdir(folder) if folder.exists() else []
     strangers = sorted(name for name in names if not _is_ours(name))
-    if not strangers and names and JOURNAL_FILE not in names and not read_index(folder, names):
+    says_so = JOURNAL_FILE in names or set(names) <= {_beside(JOURNAL_FILE)} or read_index(folder, names)
+    if not strangers and not says_so:
         strangers = sorted(names)
     if strangers:
         raise ValueError(f"{folder} holds something else than a pack: {strangers[0]!r}; move it, or name another --out")
@@ -168,21 +169,13 @@ def _begun(folder: Path, names: list[str]) -> Journal | None:
 
 
 def _read_journal(folder: Path) -> Journal | None:
-    """Its whole lines; what is behind them is cut off."""
-    path = folder / JOURNAL_FILE
-    lines, whole = [], 0
-    for text in path.read_bytes().splitlines(keepends=True):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            break
-        if not text.endswith(b"\n"):
-            break
-        lines.append(line)
-        whole += len(text)
-    if not lines:
+    """Its whole lines; None if the first is not whole."""
+    whole = (folder / JOURNAL_FILE).read_text().splitlines(keepends=True)
+    if whole and not whole[-1].endswith("\n"):
+        del whole[-1]
+    if not whole:
         return None
-    os.truncate(path, whole)
+    lines = [json.loads(text) for text in whole]
     shards = [Shard(**{**line, "skipped": [tuple(each) for each in line["skipped"]]}) for line in lines[1:]]
     return Journal(folder, lines[0], shards, is_finished=False)
 
@@ -213,12 +206,13 @@ def _faults(journal: Journal) -> dict[str, str]:
 
 
 def _tidy(journal: Journal) -> None:
-    """Remove the shards that count for nothing; those that follow one which is gone are not done either."""
+    """Remove what counts for nothing; shards that follow one which is gone are not done either."""
     faults = _faults(journal)
     if wrong := [place for place, shard in enumerate(journal.done) if shard.name in faults]:
         del journal.done[wrong[0] :]
-        lines = [journal.about, *map(asdict, journal.done)]
-        _replace(journal.folder / JOURNAL_FILE, "".join(json.dumps(line) + "\n" for line in lines))
+    text = "".join(json.dumps(line) + "\n" for line in (journal.about, *map(asdict, journal.done)))
+    if (journal.folder / JOURNAL_FILE).read_text() != text:
+        _replace(journal.folder / JOURNAL_FILE, text)
     kept = {shard.name for shard in journal.done}
     for name in os.listdir(journal.folder):
         if name not in kept and _SHARD_NAME.fullmatch(name.removesuffix(PARTIAL)):
