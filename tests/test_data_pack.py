@@ -68,7 +68,13 @@ def test_a_pack_gives_what_its_source_gives(tmp_path: Path, name: str) -> None:
 def test_other_programs_find_an_image_a_label_and_what_is_known(tmp_path: Path) -> None:
     kinds.write_folder(tmp_path / "photos")
     packed(tmp_path / "photos", tmp_path / "pack", shard_size="16")
-    assert sorted(os.listdir(tmp_path / "pack")) == ["pack.json", "test-00000.tar", "train-00000.tar", "train-00001.tar"]
+    assert sorted(os.listdir(tmp_path / "pack")) == [
+        "images.npy",
+        "pack.json",
+        "test-00000.tar",
+        "train-00000.tar",
+        "train-00001.tar",
+    ]
     found = entries(tmp_path / "pack" / "train-00001.tar")
     assert list(found)[:3] == ["000000016.png", "000000016.cls", "000000016.json"] and len(found) == 3 * 14
     image = kinds.PARTS["train"][16]
@@ -77,7 +83,7 @@ def test_other_programs_find_an_image_a_label_and_what_is_known(tmp_path: Path) 
     assert json.loads(found["000000016.json"]) == {"source": f"train/{image.name}", "class": "cat"}
     with tarfile.open(tmp_path / "pack" / "train-00001.tar") as archive:
         assert {(one.mtime, one.uid, one.uname, one.mode) for one in archive} == {(0, 0, "", 0o644)}
-    for file in ("pack.json", "train-00000.tar"):
+    for file in ("pack.json", "images.npy", "train-00000.tar"):
         (tmp_path / "pack" / file).unlink()
     alone = open_source(str(tmp_path / "pack"), "train", labelled=True)  # as anyone's shards
     assert (alone.read(0, 3) == image.pixels_HW3).all() and alone.classes == ("1", "2")
@@ -128,10 +134,14 @@ def test_without_labels(tmp_path: Path, paddlemae: Callable) -> None:
 SIZES = [(60, 80), (96, 64), (37, 37), (20, 300), (30, 24), (128, 72), (256, 300), (40, 2)]
 
 
-def write_photos(folder: Path, ending: str = "jpg", make: Callable[[Image.Image], Image.Image] = lambda one: one) -> Path:
+def write_photos(
+    folder: Path, ending: str = "jpg", make: Callable[[Image.Image], Image.Image] = lambda one: one
+) -> Path:
     folder.mkdir(parents=True)
     for number, (height, width) in enumerate(SIZES):
-        make(photo(height, width, number)).save(folder / f"{number}.{ending}", **{"quality": 95} if ending == "jpg" else {})
+        make(photo(height, width, number)).save(
+            folder / f"{number}.{ending}", **{"quality": 95} if ending == "jpg" else {}
+        )
     return folder
 
 

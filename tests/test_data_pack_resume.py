@@ -13,11 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from paddlemae.data.faults import DataFault
 from paddlemae.data.sources import open_source
-from paddlemae.tasks.data_pack import Packed, pack, verify
+from paddlemae.tasks.data_pack import Packed, pack
 from tests.test_packed import photo
 
 SETTINGS: dict[str, Any] = {"size": 24, "shard_size": "3", "max_bad_images": 0.4, "workers": 0, "quiet": True}
@@ -91,7 +92,7 @@ def test_killed_at_any_step_it_goes_on_to_the_same_bytes(photos: Path, tmp_path:
     """Before or after each flush to the disk, renaming and removal; what was half written is there then."""
     packed(photos, tmp_path / "whole")
     expected = content(tmp_path / "whole")
-    assert set(expected) == {"pack.json", "skipped.jsonl", "test-00000.tar", "test-00001.tar"} | {
+    assert set(expected) == {"pack.json", "images.npy", "skipped.jsonl", "test-00000.tar", "test-00001.tar"} | {
         f"train-0000{number}.tar" for number in range(3)
     }
     code = KILLED_AT.format(settings=SETTINGS)
@@ -203,7 +204,9 @@ def test_other_labels_are_another_source(tmp_path: Path) -> None:
         packed(tmp_path / "b.csv", tmp_path / "p")
 
 
-@pytest.mark.parametrize("strangers", [["notes.txt"], ["train-00000.tar"], ["pack.json"], ["pack.json", "a.jpg"], [".x"]])
+@pytest.mark.parametrize(
+    "strangers", [["notes.txt"], ["train-00000.tar"], ["pack.json"], ["pack.json", "a.jpg"], [".x"]]
+)
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_of_something_else_is_not_touched(
     photos: Path, tmp_path: Path, strangers: list[str], overwrite: bool
@@ -319,9 +322,18 @@ def test_verify_finds_a_damaged_shard(finished: Path, paddlemae: Callable) -> No
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda pack: (pack / "train-00001.tar").unlink(), r"not the whole pack: train-00001.tar is missing \(.*\); copy"),
+        (
+            lambda pack: (pack / "train-00001.tar").unlink(),
+            r"not the whole pack: train-00001.tar is missing \(.*\); copy",
+        ),
         (lambda pack: os.truncate(pack / "test-00001.tar", 5120), "test-00001.tar has 5120 bytes instead of 10240"),
         (lambda pack: (pack / "train-00009.tar").write_bytes(b""), "train-00009.tar is not in pack.json"),
+        (lambda pack: (pack / "images.npy").unlink(), "images.npy is missing"),
+        (lambda pack: (pack / "images.npy").write_bytes(bytes(656)), "images.npy' can't be read .*; copy it again"),
+        (
+            lambda pack: np.save(pack / "images.npy", np.zeros((66, 1), int)),
+            "is not of the images that pack.json tells",
+        ),
         (lambda pack: (pack / "pack.json").write_text("{"), "pack.json' can't be read"),
         (lambda pack: (pack / "pack.json").write_text('{"pack": 99}'), "is of format 99, and 1 is read here"),
         (lambda pack: (pack / "pack.json").rename(pack / "packing.jsonl"), "is a pack that is not finished"),
@@ -346,18 +358,14 @@ def test_a_finished_pack_that_lost_a_shard_is_not_taken_for_whole(finished: Path
 
 
 def test_a_shard_that_is_gone_is_made_again(photos: Path, finished: Path, tmp_path: Path) -> None:
-    expected = content(finished)
-    index = json.loads((finished / "pack.json").read_text())
-    shards = index.pop("shards")[:3]
-    skipped = [("cat/1.jpg",), (), ("dog/3.jpg", "dog/4.jpg")]
-    reason = json.loads((finished / "skipped.jsonl").read_text().splitlines()[0])["reason"]
-    rows = [{**s, "skipped": [[str(photos / "train" / n), reason] for n in names]} for s, names in zip(shards, skipped)]
-    (finished / "packing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [index, *rows]))
-    for name in ("pack.json", "train-00001.tar"):
-        (finished / name).unlink()
-    first = snapshot(finished)["train-00000.tar"]
-    packed(photos, finished)
-    assert content(finished) == expected and snapshot(finished)["train-00000.tar"] == first
+    out = tmp_path / "begun"
+    with pytest.raises(DataFault):
+        packed(photos, out, max_bad_images=0.1)
+    before = snapshot(out)
+    (out / "train-00001.tar").unlink()
+    packed(photos, out)
+    assert content(out) == content(finished)
+    assert snapshot(out)["train-00000.tar"] == before["train-00000.tar"]
 
 
 def test_a_file_called_pack_json_among_images_is_theirs(photos: Path) -> None:

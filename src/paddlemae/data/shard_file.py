@@ -40,16 +40,19 @@ class ShardFile:
         self.path = path
         self.beside = path.with_name(path.name + PARTIAL)
         self.bytes = 0
-        self.names: list[str] = []
+        self._placed: list[tuple[str, int, int]] = []  # name, where its content is, and its size
         self._digest = hashlib.sha256()
         self._file = open(self.beside, "wb")  # noqa: SIM115 (until `close` or `abandon`)
 
-    def add(self, name: str, content: bytes) -> None:
+    def add(self, name: str, content: bytes) -> int:
+        """Add an entry; returns where its content begins in the tar."""
         info = tarfile.TarInfo(name)
         info.size = len(content)
         self._write(info.tobuf(tarfile.USTAR_FORMAT))
+        offset = self.bytes
         self._write(content + bytes(-len(content) % _BLOCK))
-        self.names.append(name)
+        self._placed.append((name, offset, len(content)))
+        return offset
 
     def close(self) -> Written:
         """Flush it to the disk, read it back, and rename it.
@@ -63,7 +66,7 @@ class ShardFile:
         os.fsync(self._file.fileno())
         self._file.close()
         digest = self._digest.hexdigest()
-        if file_digest(self.beside) != digest or [one.name for one in self._listed()] != self.names:
+        if file_digest(self.beside) != digest or self._found() != self._placed:
             raise OSError(errno.EIO, "the disk gave back other bytes than were written", str(self.beside))
         os.replace(self.beside, self.path)
         flush_folder(self.path.parent)
@@ -79,8 +82,9 @@ class ShardFile:
         self._digest.update(content)
         self.bytes += len(content)
 
-    def _listed(self):
-        return entries(str(self.beside), lambda name: False, [])
+    def _found(self) -> list[tuple[str, int, int]]:
+        """What the tar's reader finds."""
+        return [(one.name, one.offset, one.size) for one in entries(str(self.beside), lambda name: False, [])]
 
 
 def size_in_tar(content: bytes) -> int:

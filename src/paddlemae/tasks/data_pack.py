@@ -15,7 +15,7 @@ import paddlemae
 from paddlemae.data.encoding import Encoding
 from paddlemae.data.shard_file import file_digest
 from paddlemae.data.sources import MissingPart, Source, open_source
-from paddlemae.data.sources.packs import FORMAT, INDEX_FILE, read_index, shard_faults
+from paddlemae.data.sources.packs import FORMAT, INDEX_FILE, file_faults, files_of, read_index
 from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.report.progress import progress
 from paddlemae.report.runlog import SKIPPED_FILE
@@ -220,7 +220,7 @@ def _megabytes(count: int) -> str:
 
 @dataclass(frozen=True)
 class Verified:
-    """A pack that was looked at; `faults`: what is wrong with which shard."""
+    """A pack that was looked at; `bytes` of all its files; `faults`: what is wrong with which file."""
 
     folder: Path
     shards: int
@@ -229,7 +229,7 @@ class Verified:
 
 
 def verify(folder: Path, *, quiet: bool = False) -> Verified:
-    """Read every shard of a pack, and compare its checksum with the index's.
+    """Read every file of a pack, and compare its checksum with the index's.
 
     Raises:
         ValueError: no pack, or one that is not finished.
@@ -239,13 +239,13 @@ def verify(folder: Path, *, quiet: bool = False) -> Verified:
     index = read_index(folder, names)
     if index is None:
         raise ValueError(f"{folder} is no pack: it has no {INDEX_FILE} of 'paddlemae data pack'")
-    faults = shard_faults(folder, index)
-    with progress("shards", len(index["shards"]), show=not quiet) as show:
-        for number, shard in enumerate(index["shards"], start=1):
-            if shard["name"] not in faults and (fault := _damage(folder / shard["name"], shard["sha256"])):
-                faults[shard["name"]] = fault
+    files, faults = files_of(index), file_faults(folder, index)
+    with progress("files", len(files), show=not quiet) as show:
+        for number, file in enumerate(files, start=1):
+            if file["name"] not in faults and (fault := _damage(folder / file["name"], file["sha256"])):
+                faults[file["name"]] = fault
             show(number)
-    return Verified(folder, len(index["shards"]), sum(shard["bytes"] for shard in index["shards"]), faults)
+    return Verified(folder, len(index["shards"]), sum(file["bytes"] for file in files), faults)
 
 
 def _damage(path: Path, sha256: str) -> str | None:
@@ -257,7 +257,7 @@ def _damage(path: Path, sha256: str) -> str | None:
 
 
 def verdict(found: Verified) -> str:
-    """A line for each shard that is wrong, or one that all are whole."""
+    """A line for each file that is wrong, or one that all are whole."""
     if found.faults:
         return "\n".join(f"{found.folder / name} {what}" for name, what in found.faults.items())
     return f"{found.folder}: {found.shards:,} shards, {_megabytes(found.bytes)}, as they were written"

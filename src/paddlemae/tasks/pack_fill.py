@@ -21,6 +21,7 @@ from paddlemae.data.faults import DataFault, check_unreadable, tell_unreadable
 from paddlemae.data.images import UnreadableImage
 from paddlemae.data.shard_file import ShardFile, size_in_tar
 from paddlemae.data.sources import Source
+from paddlemae.data.sources.packs import ENDINGS
 from paddlemae.data.workers import make_ahead
 from paddlemae.tasks.data_statistics import workers_for
 from paddlemae.tasks.pack_journal import Journal, Shard, shard_name
@@ -164,20 +165,23 @@ class _Shards:
     most: ShardSize
     skipped: Skipped
     file: ShardFile | None = None
-    images: int = 0
+    rows: list[list[int]] = field(default_factory=list)
     bytes_before: int = 0
 
     def add(self, i: int, image: Encoded) -> None:
         """Add image `i`, to the next shard if it is one too many for this one."""
-        entries = list(_entries(self.part, i, image))
-        if self.file and self._is_full(self.file.bytes + sum(size_in_tar(content) for _, content in entries)):
+        own, *beside = _entries(self.part, i, image)
+        if self.file and self._is_full(self.file.bytes + sum(size_in_tar(content) for _, content in (own, *beside))):
             self.finish(i)
         if self.file is None:
             name = shard_name(self.part.name, len(self.journal.of_part(self.part.name)))
-            self.file, self.images, self.bytes_before = ShardFile(self.journal.folder / name), 0, 0
-        for name, content in entries:
-            self.file.add(name, content)
-        self.images += 1
+            self.file, self.rows, self.bytes_before = ShardFile(self.journal.folder / name), [], 0
+        offset = self.file.add(*own)
+        for entry in beside:
+            self.file.add(*entry)
+        source = self.part.source
+        numbers = (-1 if known is None else int(known[i]) for known in (source.labels, source.groups))
+        self.rows.append([i, offset, len(image.content), ENDINGS.index(image.ending), *numbers])
         self.bytes_before += image.bytes_before
 
     def finish(self, end: int) -> None:
@@ -186,15 +190,15 @@ class _Shards:
             return
         written = self.file.close()
         name, self.file = self.file.path.name, None
-        counts = (self.images, written.bytes, written.sha256, end, self.bytes_before)
-        self.journal.add(Shard(name, self.part.name, *counts, self.skipped.taken()))
+        counts = (len(self.rows), written.bytes, written.sha256, end, self.bytes_before)
+        self.journal.add(Shard(name, self.part.name, *counts, self.skipped.taken(), self.rows))
 
     def abandon(self) -> None:
         if self.file:
             self.file.abandon()
 
     def _is_full(self, bytes_then: int) -> bool:
-        return self.images == self.most.images or bool(self.most.bytes and bytes_then > self.most.bytes)
+        return len(self.rows) == self.most.images or bool(self.most.bytes and bytes_then > self.most.bytes)
 
 
 def _entries(part: Part, i: int, image: Encoded) -> Iterator[tuple[str, bytes]]:

@@ -7,16 +7,20 @@ in its place. A line that a crash left half written, and a shard without a line,
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from paddlemae.data.shard_file import PARTIAL, flush_folder
-from paddlemae.data.sources.packs import INDEX_FILE, JOURNAL_FILE, SHARD, read_index, shard_faults
+from paddlemae.data.sources.packs import IMAGES_FILE, INDEX_FILE, JOURNAL_FILE, SHARD, file_faults, read_index
 from paddlemae.report.runlog import SKIPPED_FILE
 
 PARTS = ("train", "test")
@@ -40,6 +44,7 @@ class Shard:
         end: the number of the source's image that comes next.
         bytes_before: that its images took in the source.
         skipped: (path, reason) of each image up to `end` that is in no shard.
+        rows: of its images, as `packs.COLUMNS` has them.
     """
 
     name: str
@@ -50,6 +55,12 @@ class Shard:
     end: int
     bytes_before: int
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    rows: list[list[int]] = field(default_factory=list)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the index has of it."""
+        return {key: value for key, value in asdict(self).items() if key not in ("skipped", "rows")}
 
 
 def shard_name(part: str, number: int) -> str:
@@ -76,15 +87,24 @@ class Journal:
 
     def add(self, shard: Shard) -> None:
         self.done.append(shard)
-        with open(self.folder / JOURNAL_FILE, "a") as file:
-            file.write(json.dumps(asdict(shard)) + "\n")
+        with open(self.folder / JOURNAL_FILE, "ab") as file:
+            file.write(_lines([asdict(shard)]))
             file.flush()
             os.fsync(file.fileno())
 
     def finish(self) -> None:
-        """Write the index, which makes it a pack."""
-        shards = [{key: value for key, value in asdict(shard).items() if key != "skipped"} for shard in self.done]
-        _replace(self.folder / INDEX_FILE, json.dumps({**self.about, "shards": shards}, indent=1) + "\n")
+        """Write where each image is, and the index, which makes it a pack."""
+        file = io.BytesIO()
+        np.save(file, np.array([row for shard in self.done for row in shard.rows], "<i8"), allow_pickle=False)
+        content = file.getvalue()
+        _replace(self.folder / IMAGES_FILE, content)
+        digest = hashlib.sha256(content).hexdigest()
+        index = {
+            **self.about,
+            "images": {"name": IMAGES_FILE, "bytes": len(content), "sha256": digest},
+            "shards": [shard.summary for shard in self.done],
+        }
+        _replace(self.folder / INDEX_FILE, (json.dumps(index, indent=1) + "\n").encode())
         (self.folder / JOURNAL_FILE).unlink()
         self.is_finished = True
 
@@ -113,6 +133,7 @@ def open_journal(folder: Path, about: About, overwrite: bool = False) -> Iterato
             begun = Journal(folder, about, [], is_finished=False)
         if INDEX_FILE in names and not begun.is_finished:  # of the pack that is replaced
             (folder / INDEX_FILE).unlink()
+            (folder / IMAGES_FILE).unlink(missing_ok=True)
         if begun.is_finished:
             _check_whole(begun)
         else:
@@ -134,9 +155,9 @@ def _refuse_others(folder: Path) -> None:
 
 
 def _is_ours(name: str) -> bool:
-    return name in (INDEX_FILE, JOURNAL_FILE, SKIPPED_FILE, *map(_beside, (INDEX_FILE, JOURNAL_FILE))) or bool(
-        _SHARD_NAME.fullmatch(name.removesuffix(PARTIAL))
-    )
+    replaced = (INDEX_FILE, IMAGES_FILE, JOURNAL_FILE)
+    is_shard = _SHARD_NAME.fullmatch(name.removesuffix(PARTIAL)) is not None
+    return is_shard or name in (*replaced, *map(_beside, replaced), SKIPPED_FILE)
 
 
 def _beside(name: str) -> str:
@@ -163,8 +184,7 @@ def _begun(folder: Path, names: list[str]) -> Journal | None:
     journal = _read_journal(folder) if JOURNAL_FILE in names else None
     index = read_index(folder, names) if INDEX_FILE in names else None
     if index and (journal is None or not _differences(index, journal.about)):
-        shards = index.pop("shards")
-        return Journal(folder, index, [Shard(**shard) for shard in shards], is_finished=True)
+        return Journal(folder, index, [Shard(**shard) for shard in index["shards"]], is_finished=True)
     return journal
 
 
@@ -181,14 +201,18 @@ def _read_journal(folder: Path) -> Journal | None:
 
 
 def _begin(folder: Path, about: About) -> None:
-    _replace(folder / JOURNAL_FILE, json.dumps(about) + "\n")
+    _replace(folder / JOURNAL_FILE, _lines([about]))
 
 
-def _replace(path: Path, text: str) -> None:
+def _lines(objects: Iterable[Any]) -> bytes:
+    return "".join(json.dumps(each) + "\n" for each in objects).encode()
+
+
+def _replace(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, and to the disk."""
     beside = path.with_name(_beside(path.name))
-    with open(beside, "w") as file:
-        file.write(text)
+    with open(beside, "wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(beside, path)
@@ -196,23 +220,19 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _check_whole(journal: Journal) -> None:
-    for name, what in _faults(journal).items():
+    for name, what in file_faults(journal.folder, journal.about).items():
         raise ValueError(f"{journal.folder} is not the whole pack: {name} {what}; add --overwrite to make it anew")
     (journal.folder / JOURNAL_FILE).unlink(missing_ok=True)  # it was ended between its last two steps
 
 
-def _faults(journal: Journal) -> dict[str, str]:
-    return shard_faults(journal.folder, {"shards": [asdict(shard) for shard in journal.done]})
-
-
 def _tidy(journal: Journal) -> None:
     """Remove what counts for nothing; shards that follow one which is gone are not done either."""
-    faults = _faults(journal)
+    faults = file_faults(journal.folder, {"shards": [shard.summary for shard in journal.done]})
     if wrong := [place for place, shard in enumerate(journal.done) if shard.name in faults]:
         del journal.done[wrong[0] :]
-    text = "".join(json.dumps(line) + "\n" for line in (journal.about, *map(asdict, journal.done)))
-    if (journal.folder / JOURNAL_FILE).read_text() != text:
-        _replace(journal.folder / JOURNAL_FILE, text)
+    content = _lines([journal.about, *map(asdict, journal.done)])
+    if (journal.folder / JOURNAL_FILE).read_bytes() != content:
+        _replace(journal.folder / JOURNAL_FILE, content)
     kept = {shard.name for shard in journal.done}
     for name in os.listdir(journal.folder):
         if name not in kept and _SHARD_NAME.fullmatch(name.removesuffix(PARTIAL)):

@@ -67,14 +67,14 @@ def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool
         ValueError: a shard that is damaged or cut short; no images; no labels.
     """
     root = os.path.dirname(paths[0]) or "."
-    alone = listing_of(paths, labelled) if len(paths) == 1 else None
+    alone = _listed(paths, labelled) if len(paths) == 1 else None
     if alone and not alone.has_sidecars:
-        contents = contents_of(root, paths, alone, sorted(range(len(alone.images)), key=alone.name_of))
+        contents = _contents(root, paths, alone, sorted(range(len(alone.images)), key=alone.name_of))
         return _with_folders(name, contents, split, labelled)
     relative = [os.path.relpath(path, root) for path in paths]
     chosen = [os.path.join(root, file) for file in files_of_part(relative, split, repr(name))]
-    listing = alone or listing_of(chosen, labelled)
-    contents = contents_of(root, chosen, listing, range(len(listing.images)))
+    listing = alone or _listed(chosen, labelled)
+    contents = _contents(root, chosen, listing, range(len(listing.images)))
     if not len(contents):
         raise ValueError(f"no images in {name!r}; expected entries named like 0001.jpg, {_endings()}")
     if not labelled:
@@ -86,12 +86,12 @@ def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool
     if split == "test":
         trained_on = [os.path.join(root, file) for file in files_of_part(relative, "train", repr(name))]
         if trained_on != chosen:
-            known = numbered(listing_of(trained_on, True).labels(), name)[1]
+            known = numbered(_listed(trained_on, True).labels(), name)[1]
     return EncodedSource(name, contents, *numbered(listing.labels(), name, known))
 
 
 @dataclass(eq=False)
-class Listing:
+class _Listing:
     """Images of tars, as they are stored, with the files beside them."""
 
     images: list[tuple[int, Entry]] = field(default_factory=list)  # which tar, which entry
@@ -105,8 +105,8 @@ class Listing:
         return [_label_of(self.name_of(place), files) for place, files in enumerate(self.beside)]
 
 
-def listing_of(paths: Sequence[str], labelled: bool) -> Listing:
-    listing = Listing()
+def _listed(paths: Sequence[str], labelled: bool) -> _Listing:
+    listing = _Listing()
     for number, path in enumerate(paths):
         refused: list[str] = []
         image_of: dict[str, int] = {}
@@ -157,7 +157,7 @@ def _label_of(image: str, beside: dict[str, bytes | None]) -> str:
     raise ValueError(f"labels need a file beside each image, as in 0001.jpg and 0001.cls, but {image!r} has none")
 
 
-def contents_of(root: str, paths: Sequence[str], listing: Listing, order: Iterable[int]) -> TarContents:
+def _contents(root: str, paths: Sequence[str], listing: _Listing, order: Iterable[int]) -> TarContents:
     images = [listing.images[place] for place in order]
     return TarContents(
         root,

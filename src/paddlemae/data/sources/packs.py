@@ -1,7 +1,10 @@
-"""Read what `paddlemae data pack` wrote: shards of a WebDataset, with an index that has the class names.
+"""Read what `paddlemae data pack` wrote: shards of a WebDataset, and two files that say what is in them.
 
-The shards alone can be read too, by other programs and by `archives`; the index makes a pack's classes, groups and
-parts those of the source that it was made of, and a missing or shortened shard an error.
+`pack.json` has the settings, the parts with their class names, and each shard's size and checksum; `images.npy` where
+each image is, with its label and group, so that a pack is opened at once, however many images it has. The shards alone
+can be read too, by other programs and by `archives`.
+
+Shapes: N images; a row has an entry for each of `COLUMNS`.
 """
 
 import json
@@ -12,14 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.sources.archives import Listing, contents_of, listing_of
-from paddlemae.data.sources.labels import listed, part_of
+from paddlemae.data.sources.labels import part_of
+from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import EncodedSource
+from paddlemae.data.sources.tar import TarContents
 
 INDEX_FILE = "pack.json"
+IMAGES_FILE = "images.npy"  # int64 [N, 6], in the order of the shards and their entries
 JOURNAL_FILE = "packing.jsonl"  # of a pack that is not finished
 SHARD = ".tar"
 FORMAT = 1  # raised whenever the same source would be packed otherwise
+# number in the source, place in the shard, bytes, which of `ENDINGS`; label and group, -1 where there are none
+COLUMNS = ("number", "offset", "size", "ending", "label", "group")
+ENDINGS = ("jpg", "png", "webp", "npy")
 
 Index = dict[str, Any]
 
@@ -54,17 +62,22 @@ def read_index(folder: str | os.PathLike[str], names: Collection[str]) -> Index 
     return index
 
 
-def shard_faults(folder: str | os.PathLike[str], index: Index) -> dict[str, str]:
-    """What is wrong with a pack's shards as far as their names and sizes tell: name -> what."""
+def files_of(index: Index) -> list[dict[str, Any]]:
+    """Name, bytes and sha256 of each file that the index tells of."""
+    return [*index["shards"], *([index["images"]] if "images" in index else [])]
+
+
+def file_faults(folder: str | os.PathLike[str], index: Index) -> dict[str, str]:
+    """What is wrong with a pack's files as far as their names and sizes tell: name -> what."""
     faults = {}
-    for shard in index["shards"]:
+    for file in files_of(index):
         try:
-            size = os.stat(os.path.join(folder, shard["name"])).st_size
+            size = os.stat(os.path.join(folder, file["name"])).st_size
         except OSError as fault:
-            faults[shard["name"]] = f"is missing ({fault.strerror})"
+            faults[file["name"]] = f"is missing ({fault.strerror})"
         else:
-            if size != shard["bytes"]:
-                faults[shard["name"]] = f"has {size} bytes instead of {shard['bytes']}"
+            if size != file["bytes"]:
+                faults[file["name"]] = f"has {size} bytes instead of {file['bytes']}"
     known = {shard["name"] for shard in index["shards"]}
     strangers = sorted(name for name in os.listdir(folder) if name.endswith(SHARD) and name not in known)
     return faults | {name: f"is not in {INDEX_FILE}" for name in strangers}
@@ -76,26 +89,43 @@ def open_pack(folder: str, index: Index, split: str | None, labelled: bool) -> E
     Args:
         index: as `read_index` gives it.
     Raises:
-        ValueError: shards that are missing, of another size, or not in the index; no labels.
+        ValueError: files that are missing, of another size, or not in the index; no labels.
     """
-    if faults := shard_faults(folder, index):
+    if faults := file_faults(folder, index):
         name, what = next(iter(faults.items()))
-        more = f", and {len(faults) - 1} more shards are wrong" if len(faults) > 1 else ""
+        more = f", and {len(faults) - 1} more files are wrong" if len(faults) > 1 else ""
         raise ValueError(f"{folder!r} is not the whole pack: {name} {what}{more}; copy it again")
     part = part_of(index["parts"], split, repr(folder), "part")
-    shards = [shard for shard in index["shards"] if part is None or shard["part"] == part]
-    parts = [index["parts"][name] for name in sorted({shard["part"] for shard in shards})]
-    classes = _classes(folder, parts) if labelled else ()
+    shards = index["shards"]
+    of_part = [number for number, shard in enumerate(shards) if part is None or shard["part"] == part]
+    which = np.repeat(np.arange(len(shards)), [shard["images"] for shard in shards])
+    chosen = np.isin(which, of_part)
+    columns = dict(zip(COLUMNS, _rows(folder, len(which))[chosen].T))
+    parts = [index["parts"][name] for name in dict.fromkeys(shards[number]["part"] for number in of_part)]
+    contents = TarContents(
+        folder,
+        tuple(os.path.join(folder, shard["name"]) for shard in shards),
+        which[chosen].astype(np.int32),
+        columns["offset"].copy(),
+        columns["size"].copy(),
+        Names.of(f"{n:09}.{ENDINGS[e]}" for n, e in zip(columns["number"].tolist(), columns["ending"].tolist())),
+    )
     has_groups = len(parts) == 1 and parts[0]["groups"] is not None
-    paths = [os.path.join(folder, shard["name"]) for shard in shards]
-    listing = listing_of(paths, labelled or has_groups)
-    if len(listing.images) != sum(shard["images"] for shard in shards):
-        raise ValueError(
-            f"{folder!r}: its shards hold other images than {INDEX_FILE} says; see 'paddlemae data verify'"
-        )
-    contents = contents_of(folder, paths, listing, range(len(listing.images)))
-    labels = _labels(folder, listing, classes) if labelled else None
-    return EncodedSource(folder, contents, labels, classes, _groups(listing) if has_groups else None)
+    groups = columns["group"].copy() if has_groups else None
+    if not labelled:
+        return EncodedSource(folder, contents, groups=groups)
+    return EncodedSource(folder, contents, columns["label"].copy(), _classes(folder, parts), groups)
+
+
+def _rows(folder: str, count: int) -> NDArray[np.int64]:
+    path = os.path.join(folder, IMAGES_FILE)
+    try:
+        rows = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as fault:
+        raise ValueError(f"{path!r} can't be read ({fault}); copy it again") from fault
+    if rows.shape != (count, len(COLUMNS)) or rows.dtype != np.int64:
+        raise ValueError(f"{path!r} is not of the images that {INDEX_FILE} tells of; copy both again")
+    return rows
 
 
 def _classes(folder: str, parts: list[dict[str, Any]]) -> tuple[str, ...]:
@@ -106,14 +136,3 @@ def _classes(folder: str, parts: list[dict[str, Any]]) -> tuple[str, ...]:
     if not only:
         raise ValueError(f"{folder!r} was packed from images without labels; pack them in labelled folders, say")
     return only
-
-
-def _labels(folder: str, listing: Listing, classes: tuple[str, ...]) -> NDArray[np.int64]:
-    labels = np.array([int(label) for label in listing.labels()], np.int64)
-    if strangers := sorted({str(label) for label in labels.tolist() if not 0 <= label < len(classes)}):
-        raise ValueError(f"{folder!r} has labels that none of its {len(classes)} classes has: {listed(strangers)}")
-    return labels
-
-
-def _groups(listing: Listing) -> NDArray[np.int64]:
-    return np.array([json.loads(beside[".json"] or b"")["group"] for beside in listing.beside], np.int64)
