@@ -18,7 +18,7 @@ import pytest
 
 from paddlemae.data.faults import DataFault
 from paddlemae.data.sources import open_source
-from paddlemae.tasks.data_pack import Packed, pack
+from paddlemae.tasks.data_pack import Packed, pack, verify
 from tests.test_packed import photo
 
 SETTINGS: dict[str, Any] = {"size": 24, "shard_size": "3", "max_bad_images": 0.4, "workers": 0, "quiet": True}
@@ -368,6 +368,42 @@ def test_a_shard_that_is_gone_is_made_again(photos: Path, finished: Path, tmp_pa
     assert snapshot(out)["train-00000.tar"] == before["train-00000.tar"]
 
 
-def test_a_file_called_pack_json_among_images_is_theirs(photos: Path) -> None:
-    (photos / "pack.json").write_text('{"pack": "of wolves"')
+@pytest.mark.parametrize("text", ['{"pack": "of wolves"}', "{", "[]"])
+def test_a_file_called_pack_json_among_images_is_theirs(photos: Path, text: str) -> None:
+    (photos / "pack.json").write_text(text)
     assert len(open_source(str(photos))) == 14
+
+
+HOSTILE_INDEX: dict[str, Callable[[dict], object]] = {
+    "a name that leads out": lambda index: index["shards"][0].update(name="../train-00000.tar"),
+    "more images than fit": lambda index: index["shards"][0].update(images=10**15),
+    "no images": lambda index: index["shards"][0].update(images=0),
+    "no checksum": lambda index: index["shards"][1].pop("sha256"),
+    "no part": lambda index: index["shards"][1].update(part="more"),
+    "an unhashable part": lambda index: index["shards"][1].update(part=[]),
+    "a size that is none": lambda index: index["images"].update(bytes="656"),
+    "no parts": lambda index: index.update(parts=None),
+    "shards that are none": lambda index: index.update(shards=7),
+    "classes that are none": lambda index: index["parts"]["train"].update(classes=[1, 2]),
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE_INDEX.values(), ids=HOSTILE_INDEX)
+def test_an_index_of_anyone_is_looked_at_before_it_is_used(finished: Path, change: Callable[[dict], object]) -> None:
+    index = json.loads((finished / "pack.json").read_text())
+    change(index)
+    (finished / "pack.json").write_text(json.dumps(index))
+    for use in (lambda: open_source(str(finished), "train"), lambda: verify(finished)):
+        with pytest.raises(ValueError, match=r"pack.json' is damaged; copy it again"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [(0, -1), (1, -512), (1, 2**62), (2, -1), (2, 2**40), (3, 4), (3, -1), (4, 2), (4, -1)]
+)
+def test_places_of_anyone_are_looked_at_before_they_are_used(finished: Path, column: int, value: int) -> None:
+    rows = np.load(finished / "images.npy")
+    rows[3, column] = value
+    np.save(finished / "images.npy", rows)
+    with pytest.raises(ValueError, match=r"is not of the images that pack.json tells of"):
+        open_source(str(finished), "test")

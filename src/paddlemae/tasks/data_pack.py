@@ -239,7 +239,8 @@ def verify(folder: Path, *, quiet: bool = False) -> Verified:
     index = read_index(folder, names)
     if index is None:
         raise ValueError(f"{folder} is no pack: it has no {INDEX_FILE} of 'paddlemae data pack'")
-    files, faults = files_of(index), file_faults(folder, index)
+    files = files_of(index)
+    faults = file_faults(folder, files)
     with progress("files", len(files), show=not quiet) as show:
         for number, file in enumerate(files, start=1):
             if file["name"] not in faults and (fault := _damage(folder / file["name"], file["sha256"])):

@@ -20,7 +20,15 @@ from typing import Any
 import numpy as np
 
 from paddlemae.data.shard_file import PARTIAL, flush_folder
-from paddlemae.data.sources.packs import IMAGES_FILE, INDEX_FILE, JOURNAL_FILE, SHARD, file_faults, read_index
+from paddlemae.data.sources.packs import (
+    IMAGES_FILE,
+    INDEX_FILE,
+    JOURNAL_FILE,
+    SHARD,
+    file_faults,
+    files_of,
+    read_index,
+)
 from paddlemae.report.runlog import SKIPPED_FILE
 
 PARTS = ("train", "test")
@@ -220,14 +228,14 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _check_whole(journal: Journal) -> None:
-    for name, what in file_faults(journal.folder, journal.about).items():
+    for name, what in file_faults(journal.folder, files_of(journal.about)).items():
         raise ValueError(f"{journal.folder} is not the whole pack: {name} {what}; add --overwrite to make it anew")
     (journal.folder / JOURNAL_FILE).unlink(missing_ok=True)  # it was ended between its last two steps
 
 
 def _tidy(journal: Journal) -> None:
     """Remove what counts for nothing; shards that follow one which is gone are not done either."""
-    faults = file_faults(journal.folder, {"shards": [shard.summary for shard in journal.done]})
+    faults = file_faults(journal.folder, [shard.summary for shard in journal.done])
     if wrong := [place for place, shard in enumerate(journal.done) if shard.name in faults]:
         del journal.done[wrong[0] :]
     content = _lines([journal.about, *map(asdict, journal.done)])
