@@ -17,6 +17,7 @@ from PIL import Image
 
 from paddlemae.data.augment import View
 from paddlemae.data.batches import train_batches
+from paddlemae.data.channels import at_depth
 from paddlemae.data.packed import pack as cached
 from paddlemae.data.sources import Source, open_source, split_off
 from paddlemae.report.runlog import read_metrics
@@ -300,6 +301,31 @@ def test_13_channels_of_arrays_stay(tmp_path: Path) -> None:
     for number, pixels in enumerate(deep(4, 13, 2)):
         np.save(tmp_path / "scenes" / f"{number}.npy", pixels.transpose(2, 0, 1) if number < 2 else pixels)
     check_deep(tmp_path / "scenes", tmp_path, 13, ["npy"] * 4)
+
+
+def test_16_bits_of_8_bit_photos_are_those_of_a_cache(tmp_path: Path) -> None:
+    folder, view = write_photos(tmp_path / "photos"), View((32, 32), 3, bits=16)
+    packed(folder, tmp_path / "pack", size=37, bits=16)
+    expected, copy = cached(open_source(str(folder)), tmp_path / "cache", view), open_source(str(tmp_path / "pack"))
+    assert endings(tmp_path / "pack") == ["npy", "npy", "jpg", "jpg", "jpg", "npy", "npy", "jpg"]
+    for i in range(len(SIZES)):
+        pixels = expected.read_picture(i, 3, lambda height, width: 1).pixels_hwC
+        assert (at_depth(copy.read(i, 3), 16) == pixels).all()
+
+
+def test_what_others_would_read_otherwise_is_written_anew(tmp_path: Path) -> None:
+    """One value that means transparent, and more pictures behind the first."""
+    (tmp_path / "photos").mkdir()
+    first, second = photo(16, 24, 1), photo(16, 24, 2)
+    first.save(tmp_path / "photos" / "a.png", transparency=first.getpixel((3, 3)))
+    first.save(tmp_path / "photos" / "b.webp", lossless=True, save_all=True, append_images=[second])
+    first.save(tmp_path / "photos" / "c.png", save_all=True, append_images=[second])
+    packed(tmp_path / "photos", tmp_path / "pack")
+    assert endings(tmp_path / "pack") == ["png"] * 3
+    source = open_source(str(tmp_path / "photos"))
+    for i, plain in enumerate(pixels_of_pack(tmp_path / "pack")):
+        assert (plain == source.read(i, 3)).all()
+    assert (plain == np.asarray(first)).all()
 
 
 def test_an_array_of_16_bit_colours_is_no_png(tmp_path: Path) -> None:

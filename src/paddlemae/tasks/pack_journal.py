@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 
 from paddlemae.data.shard_file import PARTIAL, flush_folder
 from paddlemae.data.sources.packs import (
+    FORMAT,
     IMAGES_FILE,
     INDEX_FILE,
     JOURNAL_FILE,
@@ -68,7 +69,7 @@ class Shard:
     @property
     def summary(self) -> dict[str, Any]:
         """What the index has of it."""
-        return {key: value for key, value in asdict(self).items() if key not in ("skipped", "rows")}
+        return {key: value for key, value in vars(self).items() if key not in ("skipped", "rows")}
 
 
 def shard_name(part: str, number: int) -> str:
@@ -96,7 +97,7 @@ class Journal:
     def add(self, shard: Shard) -> None:
         self.done.append(shard)
         with open(self.folder / JOURNAL_FILE, "ab") as file:
-            file.write(_lines([asdict(shard)]))
+            file.write(_lines([vars(shard)]))
             file.flush()
             os.fsync(file.fileno())
 
@@ -135,7 +136,7 @@ def open_journal(folder: Path, about: About, overwrite: bool = False) -> Iterato
         names = os.listdir(folder)
         begun = None if overwrite else _begun(folder, names)
         if begun:
-            _compare(folder, begun.about, about)
+            _compare(begun, about)
         else:
             _begin(folder, about)
             begun = Journal(folder, about, [], is_finished=False)
@@ -155,8 +156,9 @@ def _refuse_others(folder: Path) -> None:
         raise ValueError(f"{folder} is no folder; name another --out")
     names = os.listdir(folder) if folder.exists() else []
     strangers = sorted(name for name in names if not _is_ours(name))
-    says_so = JOURNAL_FILE in names or set(names) <= {_beside(JOURNAL_FILE)} or read_index(folder, names)
-    if not strangers and not says_so:
+    if not strangers and JOURNAL_FILE in names:
+        _read_journal(folder)
+    elif not strangers and not set(names) <= {_beside(JOURNAL_FILE)} and not read_index(folder, names):
         strangers = sorted(names)
     if strangers:
         raise ValueError(f"{folder} holds something else than a pack: {strangers[0]!r}; move it, or name another --out")
@@ -196,16 +198,24 @@ def _begun(folder: Path, names: list[str]) -> Journal | None:
     return journal
 
 
-def _read_journal(folder: Path) -> Journal | None:
-    """Its whole lines; None if the first is not whole."""
-    whole = (folder / JOURNAL_FILE).read_text().splitlines(keepends=True)
-    if whole and not whole[-1].endswith("\n"):
-        del whole[-1]
-    if not whole:
-        return None
-    lines = [json.loads(text) for text in whole]
-    shards = [Shard(**{**line, "skipped": [tuple(each) for each in line["skipped"]]}) for line in lines[1:]]
-    return Journal(folder, lines[0], shards, is_finished=False)
+def _read_journal(folder: Path) -> Journal:
+    """Its whole lines.
+
+    Raises:
+        ValueError: it is damaged, or something else.
+    """
+    path = folder / JOURNAL_FILE
+    try:
+        whole = [text for text in path.read_text().splitlines(keepends=True) if text.endswith("\n")]
+        about, *lines = map(json.loads, whole)
+        if about["pack"] != FORMAT:
+            raise ValueError(about["pack"])
+        shards = [Shard(**{**line, "skipped": [tuple(each) for each in line["skipped"]]}) for line in lines]
+    except (ValueError, KeyError, TypeError) as fault:
+        raise ValueError(
+            f"{path} is damaged, or of something else than a pack; move it, or name another --out"
+        ) from fault
+    return Journal(folder, about, shards, is_finished=False)
 
 
 def _begin(folder: Path, about: About) -> None:
@@ -238,7 +248,7 @@ def _tidy(journal: Journal) -> None:
     faults = file_faults(journal.folder, [shard.summary for shard in journal.done])
     if wrong := [place for place, shard in enumerate(journal.done) if shard.name in faults]:
         del journal.done[wrong[0] :]
-    content = _lines([journal.about, *map(asdict, journal.done)])
+    content = _lines([journal.about, *map(vars, journal.done)])
     if (journal.folder / JOURNAL_FILE).read_bytes() != content:
         _replace(journal.folder / JOURNAL_FILE, content)
     kept = {shard.name for shard in journal.done}
@@ -247,11 +257,14 @@ def _tidy(journal: Journal) -> None:
             (journal.folder / name).unlink()
 
 
-def _compare(folder: Path, before: About, now: About) -> None:
-    if different := _differences(before, now):
+def _compare(begun: Journal, now: About) -> None:
+    different = _differences(begun.about, now)
+    if not begun.is_finished and begun.about["paddlemae"] != now["paddlemae"]:  # its shards may come out otherwise
+        different.append(f"PaddleMAE {begun.about['paddlemae']} then, {now['paddlemae']} now")
+    if different:
         raise ValueError(
-            f"{folder} holds a pack of something else: {', '.join(different)}; add --overwrite to make it anew, or "
-            "name another --out"
+            f"{begun.folder} holds a pack of something else: {', '.join(different)}; add --overwrite to make it anew, "
+            "or name another --out"
         )
 
 
@@ -262,8 +275,6 @@ def _differences(before: About, now: About) -> list[str]:
         for name, value in now["settings"].items()
         if before["settings"].get(name) != value
     ]
-    if before["pack"] != now["pack"]:
-        found.append("another version of PaddleMAE")
     then, here = before["parts"], now["parts"]
     if then.keys() != here.keys():
         return [*found, f"parts {', '.join(then)} then, {', '.join(here)} now"]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from paddlemae.data.sources.arrays import map_npy
 from paddlemae.data.sources.labels import part_of
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import EncodedSource
@@ -24,7 +25,7 @@ INDEX_FILE = "pack.json"
 IMAGES_FILE = "images.npy"  # int64 [N, 6], in the order of the shards and their entries
 JOURNAL_FILE = "packing.jsonl"  # of a pack that is not finished
 SHARD = ".tar"
-FORMAT = 1  # raised whenever the same source would be packed otherwise
+FORMAT = 1  # of these files
 # number in the source, place in the shard, bytes, which of `ENDINGS`; label and group, -1 where there are none
 COLUMNS = ("number", "offset", "size", "ending", "label", "group")
 ENDINGS = ("jpg", "png", "webp", "npy")
@@ -72,7 +73,8 @@ def _is_sound(index: Index) -> bool:
         return (
             all(isinstance(file["name"], str) and os.sep not in file["name"] for file in files)
             and all(isinstance(file["sha256"], str) and type(file["bytes"]) is int for file in files)
-            and all(shard["part"] in parts and type(shard["images"]) is int for shard in shards)
+            and {shard["part"] for shard in shards} == set(parts) != set()
+            and all(type(shard["images"]) is int for shard in shards)
             and all(0 < shard["images"] * _LEAST_BYTES <= shard["bytes"] for shard in shards)
             and all(isinstance(part["classes"], list) and "groups" in part for part in parts.values())
             and all(isinstance(name, str) for part in parts.values() for name in part["classes"])
@@ -143,10 +145,7 @@ def open_pack(folder: str, index: Index, split: str | None, labelled: bool) -> E
 def _rows(folder: str, index: Index, which: NDArray[np.int64]) -> NDArray[np.int64]:
     """What `IMAGES_FILE` holds, once it fits the shards and classes; `which` shard each image is in."""
     path = os.path.join(folder, IMAGES_FILE)
-    try:
-        rows = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as fault:
-        raise ValueError(f"{path!r} can't be read ({fault}); copy it again") from fault
+    rows = map_npy(path)
     if rows.shape == (len(which), len(COLUMNS)) and rows.dtype == np.int64:
         lengths = np.array([shard["bytes"] for shard in index["shards"]])[which]
         classes = np.array([len(index["parts"][shard["part"]]["classes"]) for shard in index["shards"]])[which]
