@@ -296,6 +296,27 @@ def test_a_full_disk_is_a_line_and_the_pack_goes_on(photos: Path, tmp_path: Path
     assert content(tmp_path / "p") == content(tmp_path / "whole")
 
 
+def test_a_shard_that_the_disk_gives_back_otherwise_gets_no_name(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush = os.fsync
+
+    def flip(number: int) -> None:
+        flush(number)
+        for path in (tmp_path / "p").glob("train-00001.tar.partial"):
+            content = bytearray(path.read_bytes())
+            content[600] ^= 4
+            path.write_bytes(content)
+
+    monkeypatch.setattr(os, "fsync", flip)
+    with pytest.raises(OSError, match="gave back other bytes than were written.*the same command goes on"):
+        packed(photos, tmp_path / "p")
+    assert [path.name for path in (tmp_path / "p").glob("*.tar*")] == ["train-00000.tar"]
+    monkeypatch.undo()
+    packed(photos, tmp_path / "p")
+    assert not verify(tmp_path / "p", quiet=True).faults
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_signals_leave_it_resumable(
     tmp_path: Path, start_command: Callable, number: signal.Signals, status: int
@@ -374,6 +395,9 @@ def test_a_finished_pack_that_lost_a_shard_is_not_taken_for_whole(finished: Path
         packed(photos, finished)
     packed(photos, finished, overwrite=True)
     assert content(finished) == expected
+    for out in (finished, finished.parent / "fresh"):
+        packed(photos, out, overwrite=True, shard_size="100")  # fewer shards than before
+    assert content(finished) == content(finished.parent / "fresh") and len(content(finished)) == 5
 
 
 def test_a_shard_that_is_gone_is_made_again(photos: Path, finished: Path, tmp_path: Path) -> None:
@@ -382,6 +406,11 @@ def test_a_shard_that_is_gone_is_made_again(photos: Path, finished: Path, tmp_pa
         packed(photos, out, max_bad_images=0.1)
     before = snapshot(out)
     (out / "train-00001.tar").unlink()
+    with open(out / "packing.jsonl", "a") as file:
+        file.write('{"name": "train-00')  # half a line, behind which the next one must not be
+    with pytest.raises(DataFault):
+        packed(photos, out, max_bad_images=0.1)
+    assert snapshot(out)["train-00001.tar"] != before["train-00001.tar"]
     packed(photos, out)
     assert content(out) == content(finished)
     assert snapshot(out)["train-00000.tar"] == before["train-00000.tar"]
