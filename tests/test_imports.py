@@ -93,6 +93,7 @@ def test_importing_the_package_imports_no_paddle() -> None:
     modules += ["paddlemae.report.runlog", "paddlemae.weights.store", "paddlemae.device", "paddlemae.cli"]
     modules += ["paddlemae.weights.layouts", "paddlemae.weights.adapt"]
     modules += ["paddlemae.tasks.data_statistics", "paddlemae.tasks.data_check", "paddlemae.tasks.data_sheet"]
+    modules += ["paddlemae.tasks.data_pack"]
     done = python(f"import sys, {', '.join(modules)}\nprint('paddle' in sys.modules)")
     assert done.stdout == "False\n", done.stderr
 

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from paddlemae.cli_options import Quiet
+from paddlemae.cli_options import MaxBadImages, Quiet
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="""Your images, before any training: what their channels hold, what is wrong with them.
+    help="""Your images before any training: what their channels hold, what is wrong with them; packs that read fast.
 
 PATH is whatever `--data` takes: a folder, list, archive, shards, table, arrays, or 'digits' (docs/data.md).
 """,
@@ -102,4 +102,69 @@ def check(
         task.write(found, out)
         print(f"wrote {out / task.JSON_FILE} and {task.PICTURE_FILE}")
     if found.findings:
+        raise typer.Exit(1)
+
+
+@app.command()
+def pack(
+    path: Source,
+    out: Annotated[Path, typer.Option("--out", help="The folder of shards to write.")],
+    size: Annotated[
+        int, typer.Option("--size", min=1, help="Largest short side, pixels; larger ones are resized.")
+    ] = 256,
+    channels: Channels = 3,
+    bits: Annotated[int | None, typer.Option("--bits", help="8 or 16 of a value; each image's unless given.")] = None,
+    quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="Of JPEGs, which resized ones are.")] = 95,
+    lossless: Annotated[bool, typer.Option("--lossless", help="Write resized images as PNG.")] = False,
+    shard_size: Annotated[str, typer.Option("--shard-size", help="Images in a shard, or bytes as in 500MB.")] = "1000",
+    split: Annotated[str, typer.Option("--split", help="train, test, or all: both, where there are both.")] = "all",
+    max_bad_images: MaxBadImages = 0.01,
+    workers: Workers = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the pack in --out.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write images into WebDataset shards, those that are large made smaller: `--data FOLDER` reads them fast.
+
+    Labels, class names, groups, order and parts stay. Stopped at any time, the same command goes on.
+
+    Examples:
+
+    `paddlemae data pack photos/ --out photos-256`
+
+    `paddlemae data pack scenes/ --channels 13 --size 120 --shard-size 1GB --out scenes-120`
+    """
+    from paddlemae.tasks import data_pack as task
+
+    packed = task.pack(
+        path,
+        out,
+        size=size,
+        channels=channels,
+        bits=bits,
+        quality=quality,
+        lossless=lossless,
+        shard_size=shard_size,
+        split=split,
+        max_bad_images=max_bad_images,
+        workers=workers,
+        overwrite=overwrite,
+        quiet=quiet,
+    )
+    print(task.summary(packed))
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `data pack` wrote.")],
+    quiet: Quiet = False,
+) -> None:
+    """Read every shard of a pack and compare checksums: exit status 0 if all are whole, 1 if one is damaged.
+
+    Example: `paddlemae data verify photos-256`
+    """
+    from paddlemae.tasks import data_pack as task
+
+    found = task.verify(folder, quiet=quiet)
+    print(task.verdict(found))
+    if found.faults:
         raise typer.Exit(1)

@@ -44,7 +44,7 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 # MPO is Pillow's name for a JPEG that more pictures follow, as phones write them; only the first is read.
 _JPEG_FORMATS = ("JPEG", "MPO")
-_JPEG_START = b"\xff\xd8\xff"
+JPEG_START = b"\xff\xd8\xff"
 _LONGEST_START = 8
 _MOST_BYTES = 1 << 32  # no array that is decoded takes as much
 # What a JPEG holds, in Pillow's words and in simplejpeg's; the rest (CMYK) is Pillow's to convert.
@@ -252,7 +252,7 @@ def _recognised(file: io.FileIO | io.BytesIO, channels: int) -> _Jpeg | Pixels:
     if not start:
         raise ValueError("the file is empty")
     file.seek(0)
-    if not start.startswith(_JPEG_START):
+    if not start.startswith(JPEG_START):
         with io.BufferedReader(file) if isinstance(file, io.FileIO) else file as buffered:
             return _other_pixels(buffered, start, channels)
     content = file.read()  # at once: Pillow reads a header in dozens of small pieces
@@ -262,7 +262,7 @@ def _recognised(file: io.FileIO | io.BytesIO, channels: int) -> _Jpeg | Pixels:
     with opened_by_pillow(io.BytesIO(content)) as image:
         if image.format not in _JPEG_FORMATS or image.mode not in _JPEG_COLOURS:
             return pixels_of(image, channels)
-        orientation, (width, height) = _orientation(image), image.size
+        orientation, (width, height) = orientation_of(image), image.size
         size = (width, height) if orientation >= 5 else (height, width)
         return _Jpeg(content, image.mode, size, orientation)
 
@@ -310,7 +310,7 @@ def _frame_to_cut(content: bytes, segments: dict[int, int]) -> int | None:
 def _segments(content: bytes) -> dict[int, int] | None:
     """Where each kind of segment is, or the last of its kind, up to the first scan; None if something else comes."""
     places: dict[int, int] = {}
-    place = len(_JPEG_START) - 1
+    place = len(JPEG_START) - 1
     while len(content) > place + 4 and content[place] == 0xFF:
         kind = content[place + 1]
         places[kind] = place
@@ -379,7 +379,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """The EXIF tag: 1, or a key of `_UPRIGHT`."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
@@ -401,7 +401,7 @@ def pixels_of(image: Image.Image, channels: int) -> Pixels:
     """
     image.load()  # some formats have their metadata behind the pixels
     pixels = _stored(image, channels)
-    return _upright(pixels, _orientation(image))
+    return _upright(pixels, orientation_of(image))
 
 
 def _stored(image: Image.Image, channels: int) -> Pixels:

@@ -307,8 +307,13 @@ def _shrink_one(source: Source, view: View, short_side: int, i: int) -> tuple[Pi
         picture = source.read_picture(i, view.channels, need_of)
     except UnreadableImage:  # training meets it again, and says so
         return None
+    return made_smaller(picture, short_side, view), picture.size
+
+
+def made_smaller(picture: Picture, short_side: int, view: View) -> Pixels:
+    """The picture with a short side of at most so many pixels, [h, w, C] of the view's depth."""
     if min(picture.size) <= short_side:
-        return at_depth(picture.pixels_hwC, view.depth), picture.size
+        return at_depth(picture.pixels_hwC, view.depth)
     scale = short_side / min(picture.size)
     height, width = (max(1, round(side * scale)) for side in picture.size)
-    return shrunk(picture, (height, width), view), picture.size
+    return shrunk(picture, (height, width), view)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from paddlemae.data.faults import DataFault
+from paddlemae.data.faults import allowed_unreadable, check_unreadable, tell_unreadable
 from paddlemae.data.images import UnreadableImage
 from paddlemae.data.sources import Source
 from paddlemae.recipe import MAX_BAD_IMAGES
@@ -16,8 +14,6 @@ from paddlemae.report.runlog import SKIPPED_FILE, log_skipped, read_skipped, wri
 from paddlemae.tasks.start import Start
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.distributed import ALONE, Ranks
-
-SHOWN = 5  # images that are named on stderr, and in the error that ends a run
 
 
 @dataclass
@@ -85,25 +81,16 @@ class SkippedImages:
             self.kept.met(image)
         if image.path not in self.reasons:
             self.reasons[image.path] = image.reason
-            if len(self.reasons) <= SHOWN:
-                print(f"skipped: {image}", file=sys.stderr)
-            elif len(self.reasons) == SHOWN + 1:
-                print("skipped: more images, which are not named here", file=sys.stderr)
+            tell_unreadable(len(self.reasons), image)
             self.check()
 
     @property
     def allowed(self) -> int:
-        return math.ceil(self.limit * len(self.source) - 1e-9)  # 0.07 x 100 is a little more than 7
+        return allowed_unreadable(self.limit, len(self.source))
 
     def check(self) -> None:
-        if len(self.reasons) <= self.allowed:
-            return
-        named = [f"{path!r} ({reason})" for path, reason in list(self.reasons.items())[:SHOWN]]
-        listed = f", listed in {self.kept.run / SKIPPED_FILE}" if self.kept else ""
-        raise DataFault(
-            f"{len(self.reasons)} of {len(self.source)} images of {self.source.name} can't be read{listed}, and "
-            f"max_bad_images={self.limit:g} allows {self.allowed}; mend them or raise it; first: {', '.join(named)}"
-        )
+        listed = self.kept.run / SKIPPED_FILE if self.kept else None
+        check_unreadable(self.reasons, self.limit, len(self.source), self.source.name, listed)
 
 
 def open_skipped(start: Start, state: TrainState, sources: Sequence[Source], channels: int) -> SkippedList:

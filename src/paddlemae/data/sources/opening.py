@@ -13,6 +13,7 @@ from paddlemae.data.sources.folder import open_folder
 from paddlemae.data.sources.labels import listed
 from paddlemae.data.sources.lists import open_list
 from paddlemae.data.sources.mnist import is_idx_images, open_idx
+from paddlemae.data.sources.packs import open_pack, read_index
 from paddlemae.data.sources.source import Source
 from paddlemae.data.sources.tables import ARROW, PARQUET, open_tables, tables_in
 from paddlemae.data.sources.tar import is_tar
@@ -33,9 +34,9 @@ def open_source(spec: str, split: str | None = None, labelled: bool = False) -> 
             a folder (searched to any depth for files with one of `images.EXTENSIONS`; hidden files and folders are
             skipped, a folder linked to is followed once, and the order is that of the paths' characters);
             a list of files, `.txt` or `.csv` (options root, image, label, split, group: see `sources.lists`);
-            a tar or zip; shards of a WebDataset, as a folder or as `data-{000..099}.tar`; Parquet or Arrow tables or
-            a folder of them (options image, label, group); `.npy` or `.npz` arrays; CIFAR-10 or -100 (option label)
-            and MNIST as published, packed or not.
+            a tar or zip; shards of a WebDataset, as a folder or as `data-{000..099}.tar`; a pack that `data pack`
+            made; Parquet or Arrow tables or a folder of them (options image, label, group); `.npy` or `.npz` arrays;
+            CIFAR-10 or -100 (option label) and MNIST as published, packed or not.
         split: for digits "train" (4000 images, also None), "test" (1000), or "fit" (3500) and "val"
             (500), which together are "train". For a folder, "train" is its subfolder train, and
             "test" the first that exists of val, valid, validation, test; if it has none of these
@@ -97,6 +98,9 @@ def _open_in_folder(root: str, spec: str, split: str | None, labelled: bool, opt
         raise ValueError(f"cannot list the folder {root!r}: {error.strerror}; mend or move it") from error
     if version := version_of_folder(names):
         return open_cifar(root, version, split, options)
+    if index := read_index(root, names):
+        _refuse_options(spec, options)
+        return open_pack(root, index, split, labelled)
     if not any(has_ending(name, EXTENSIONS) for name in names):  # a million are not looked at one by one
         if idx := [name for name in names if is_idx_images(name)]:
             _refuse_options(spec, options)
