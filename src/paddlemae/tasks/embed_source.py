@@ -95,9 +95,10 @@ def embed_source(
     about = about_features(checkpoint, data, split, source, kind, batch_size)
     check_same(ranks, about)  # a run that is still trained may have another checkpoint for each
     parts = _Parts(out.with_name(f"{out.name}.parts"), source, max(1, IMAGES_A_PART // batch_size) * batch_size)
-    due = ranks.from_first(lambda: parts.take(about, overwrite))[ranks.rank :: ranks.world]
+    missing = ranks.from_first(lambda: parts.take(about, overwrite))
+    due = missing[ranks.rank :: ranks.world]
     skipped = SkippedImages(source, max_bad_images)
-    parts.recall(skipped)
+    parts.recall(sorted(set(parts.numbers) - set(missing)), skipped)
     settings: dict[str, Any] = dict(kind=kind, batch_size=batch_size, workers=workers, threads=threads)
     chosen = parts.batches(due, batch_size)
     batches = embedded(model, checkpoint.description, source, chosen=chosen, on_skip=skipped, **settings)
@@ -112,7 +113,7 @@ def embed_source(
         show(len(source))
 
     def joined() -> tuple[int, int]:
-        parts.recall(skipped)  # of other processes
+        parts.recall(parts.numbers, skipped)  # those of other processes too
         return parts.join(out, about, standardised=kind.norm == "batch")
 
     images, width = ranks.from_first(joined)
@@ -168,7 +169,8 @@ class _Parts:
     source: Source
     size: int
 
-    def _numbers(self) -> range:
+    @property
+    def numbers(self) -> range:
         return range(math.ceil(len(self.source) / self.size))
 
     def _images(self, number: int) -> range:
@@ -176,7 +178,7 @@ class _Parts:
 
     def _done(self) -> list[int]:
         """The parts that are there, whichever process wrote them."""
-        return [number for number in self._numbers() if self._path(number).is_file()]
+        return [number for number in self.numbers if self._path(number).is_file()]
 
     @property
     def images_done(self) -> int:
@@ -210,7 +212,7 @@ class _Parts:
                 raise ValueError(f"{self.folder} holds something else than parts of features; move it, or change --out")
             self.folder.mkdir(parents=True, exist_ok=True)
             replace_text(note, json.dumps(about))
-        return sorted(set(self._numbers()) - set(self._done()))
+        return sorted(set(self.numbers) - set(self._done()))
 
     def _different(self, about: dict[str, Any]) -> list[str]:
         """What the parts that are there were made with otherwise."""
@@ -228,9 +230,9 @@ class _Parts:
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as fault:
             raise ValueError(f"{path} is damaged; delete it, and the same command makes it again") from fault
 
-    def recall(self, skipped: SkippedImages) -> None:
-        """Count what the parts that are there left out."""
-        for number in self._done():
+    def recall(self, numbers: Sequence[int], skipped: SkippedImages) -> None:
+        """Count what these parts left out."""
+        for number in numbers:
             part = self._read(number, ("indices", "reasons"))
             for i, reason in zip(self._lacking(number, part["indices"]), part["reasons"].tolist(), strict=True):
                 skipped(UnreadableImage(self.source.describe(i), reason))
@@ -276,7 +278,7 @@ class _Parts:
 
     def join(self, out: Path, about: dict[str, Any], *, standardised: bool) -> tuple[int, int]:
         """Make one file of the parts, and remove them; returns its images and their width."""
-        count = sum(len(self._read(number, ("indices",))["indices"]) for number in self._numbers())
+        count = sum(len(self._read(number, ("indices",))["indices"]) for number in self.numbers)
         if not count:
             raise DataFault(f"no image of {self.source.name} can be read, mend them; first: {self.source.describe(0)}")
         scale = self._scale() if standardised else None
@@ -288,7 +290,7 @@ class _Parts:
         return count, width
 
     def _rows(self, scale: tuple[np.ndarray, np.ndarray] | None) -> Iterator[Rows]:
-        for part in map(self._read, self._numbers()):
+        for part in map(self._read, self.numbers):
             indices, vectors = part["indices"], part["vectors"]
             if not len(indices):
                 continue
