@@ -241,10 +241,9 @@ def statistics_of(
         given = measured() if measured else (None, None)
     mean, std = given[0] or mean, given[1] or std
     if len(mean) != channels or len(std) != channels:
-        otherwise = f", or take those of {origin} with mean=null std=null" if trained else ""
+        instead = f"mean=null std=null takes those of {origin}" if trained else "mean=auto std=auto finds your images'"
         raise ValueError(
-            f"mean and std need {channels} numbers, one a channel; got {list(mean)} and {list(std)}; 'paddlemae data "
-            f"stats' prints your images'{otherwise}"
+            f"mean and std need {channels} numbers, one a channel; got {list(mean)} and {list(std)}; {instead}"
         )
     if trained and not np.allclose((mean, std), (trained.mean, trained.std)):
         warnings.warn(f"the recipe normalises images otherwise than {origin} was trained", stacklevel=3)
