@@ -102,7 +102,10 @@ def _patches(graph: Graph, model: Model, images_BCHW: Value) -> Value:
     (rows, columns), (height, width) = model.grid, model.patch_size
     split = _reshape(graph, images_BCHW, -1, model.channels, rows, height, columns, width)
     turned = graph.add("Transpose", split, perm=[0, 2, 4, 3, 5, 1])
-    return _reshape(graph, turned, -1, height * width * model.channels)
+    # by way of [B, L, P], since Paddle's engine with oneDNN makes one step of a transposition and a reshape, and then
+    # takes rows of another length into the product behind them
+    patches_BLP = _reshape(graph, turned, -1, rows * columns, height * width * model.channels)
+    return _reshape(graph, patches_BLP, -1, height * width * model.channels)
 
 
 def _picture(graph: Graph, model: Model, patches_BLP: Value) -> Value:
