@@ -438,7 +438,8 @@ between. CrossMAE's decoder multiplies other, fewer matrices; its limit is not d
   `--models tiny-512` measures ViT-Tiny with the paper's).
   Weights are random draws of the same shapes.
 - PaddleMAE: its own training loop (`train.loop.fit`) with the settings that the command makes by itself; features as
-  `embed` computes them (`tasks.inference`). Paddle's inference engine is compiled before the clock starts.
+  `embed` computes them (`tasks.inference`). Paddle's inference engine is compiled and its features are checked before
+  the clock starts and after it; on one thread it is measured in [export.md](export.md) too.
 - transformers: `ViTMAEForPreTraining`, `ViTForImageClassification` and `ViTModel`, all cores, attention "sdpa" and
   "eager", `torch.compile` in its default mode, and whichever of AdamW's `fused` and `foreach` was faster in place;
   the fastest of all these stands for transformers. Features are compared with eager execution, as issue 3 asks;
@@ -455,6 +456,7 @@ between. CrossMAE's decoder multiplies other, fewer matrices; its limit is not d
 
 ## Not measured
 
+- Where a table has –, such as Paddle's inference engine before its features were checked.
 - Accelerators, other machines, other precisions: nothing here was run on any.
 - Training from files at full length: the steps above have their images in memory, and the pipeline is measured alone.
 - Accuracy. That both sides compute the same is held by `make parity`, not by this page.

@@ -95,7 +95,8 @@ SIDES: dict[str, Side] = {
     "ours-recompute": Side("PaddleMAE, recompute", "ours", {"recompute": True}),
     "ours-one": Side("PaddleMAE, one process of one thread", "ours"),
     "ours-two": Side("PaddleMAE, two processes of one thread", "processes", {"processes": 2}),
-    "engine": Side("Paddle's inference engine, oneDNN", "engine"),
+    "engine": Side("Paddle's inference engine", "engine"),
+    "engine-onednn": Side("Paddle's inference engine, oneDNN", "engine", {"onednn": True}),
     "torch-sdpa": Side("transformers, sdpa attention", "torch_peer", {"attention": "sdpa"}),
     "torch-eager": Side("transformers, eager attention", "torch_peer", {"attention": "eager"}),
     "torch-compile": Side("transformers, torch.compile", "torch_peer", {"attention": "sdpa", "compile": True}),
@@ -192,10 +193,10 @@ def _features(batch: int, quantity: str) -> Work:
         section="features",
         title=f"ViT-Base/16, batch {batch}" + (", latency" if quantity == "ms" else ""),
         job=Job("features", "", "base", batch),
-        sides=("ours", "engine", *TORCH),
+        sides=("ours", "engine", "engine-onednn", *TORCH),
         quantity=quantity,
         targets=(Target("ours", TORCH_EAGER, 1.0, 1.15),),
-        quick=("ours", "engine", "torch-sdpa"),
+        quick=("ours", "engine", "engine-onednn", "torch-sdpa"),
         repeats=3,
     )
 

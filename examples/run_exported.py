@@ -4,6 +4,7 @@ python run_exported.py MODEL.onnx|FOLDER IMAGE...
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -20,6 +21,9 @@ def load_onnx(path):
 
 
 def load_paddle(folder):
+    cpu = Path("/proc/cpuinfo")
+    if cpu.exists() and "AuthenticAMD" in cpu.read_text():
+        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")  # else Paddle's MKL doesn't use AVX2 there
     from paddle import inference
 
     config = inference.Config(f"{folder}/inference.json", f"{folder}/inference.pdiparams")

@@ -1,149 +1,125 @@
-"""A model as a program of Paddle's inference engine.
+"""A model as a program of Paddle's inference engine, written operation by operation (`network`).
 
-Shapes: B images, C channels, L patches, K kept ones, N tokens, D width, P pixels a patch, R rows of a batch.
+Shapes: B images, H heads, Q tokens that ask, N tokens, R rows of a batch, d width of a head.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
-from paddle import inference, nn
+import paddle.nn.functional as F
+from paddle import _C_ops, inference, static
 
 from paddlemae.export.interface import Interface, Model
-from paddlemae.model.kernels import scale_channels
-from paddlemae.model.mae import TARGET_EPSILON, MaskedAutoencoder
-from paddlemae.model.vit import VisionTransformer, evaluating, features, patchify, run_blocks, unpatchify
+from paddlemae.export.network import Count, build, weights_of
 
 STEM = "inference"  # of the two files, as Paddle's own tools name them
 FILES = (f"{STEM}.json", f"{STEM}.pdiparams")
 
 
-def save_program(model: Model, interface: Interface, mean: list[float], std: list[float], folder: Path) -> None:
-    """Write `FILES` into a folder: the part of a model that an interface describes.
-
-    Args:
-        mean, std: of images in [0, 1], a channel; uint8 ones are normalised with them inside.
-    """
-    network = NETWORKS[interface.what](model, interface, mean, std)
-    network.eval()
-    specs = [
-        paddle.static.InputSpec([-1, *one.shape], getattr(paddle, one.dtype), one.name) for one in interface.inputs
-    ]
-    with evaluating(model), paddle.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of lists that it does not trace, such as `run_blocks`' inputs
-        paddle.jit.save(network, str(folder / STEM), input_spec=specs)
+def _only(numbers: Any) -> Any:
+    """Where a single number is used as one, not as a shape."""
+    return numbers[0] if isinstance(numbers, list) else numbers
 
 
-class _Pixels(nn.Layer):
-    """uint8 images to normalised ones, and back to 0..1."""
-
-    def __init__(self, mean: list[float], std: list[float]):
-        super().__init__()
-        mean_C, std_C = np.asarray(mean, np.float64), np.asarray(std, np.float64)
-        arrays = {"mean": mean_C, "std": std_C, "scale": 1 / (255 * std_C), "shift": -mean_C / std_C}
-        for name, array in arrays.items():
-            self.register_buffer(name, paddle.to_tensor(array.astype(np.float32)))
-
-    def forward(self, images_u8):
-        return scale_channels(images_u8.astype("float32"), self.scale, self.shift)
-
-    def back(self, images_BCHW):
-        return scale_channels(images_BCHW, self.std, self.mean)
-
-
-class _Encoder(nn.Layer):
-    def __init__(self, model: Model, interface: Interface, mean: list[float], std: list[float]):
-        super().__init__()
-        self.model, self.token, self.pixels = model, interface.token, _Pixels(mean, std)
-
-    def forward(self, images_u8):
-        return features(self.model, self.pixels(images_u8), self.token)
-
-
-class _Classifier(nn.Layer):
-    def __init__(self, model: VisionTransformer, interface: Interface, mean: list[float], std: list[float]):
-        super().__init__()
-        self.model, self.pixels = model, _Pixels(mean, std)
-
-    def forward(self, images_u8):
-        return self.model(self.pixels(images_u8))
-
-
-class _Reconstructor(nn.Layer):
-    """`mae.predict` and `mae.reconstruct` for masks that are only known when the program runs."""
-
-    def __init__(self, model: MaskedAutoencoder, interface: Interface, mean: list[float], std: list[float]):
-        super().__init__()
-        self.model, self.pixels = model, _Pixels(mean, std)
-
-    def forward(self, images_u8, mask_u8):
-        model, patches = self.model, self.model.grid[0] * self.model.grid[1]
-        patches_BLP = patchify(self.pixels(images_u8), model.patch_size)
-        removed_BL = mask_u8.reshape([-1, patches]).astype("bool")
-        kept_rows = paddle.nonzero(paddle.logical_not(removed_BL).flatten()).flatten()  # among all images' patches
-        visible_RP = paddle.gather(patches_BLP.reshape([-1, model.pixels]), kept_rows)
-        front = int(model.has_cls)
-        positions_RD = paddle.gather(model.pos_embed[0, front:], kept_rows % patches)
-        x_RD = model.patch_embed(visible_RP) + positions_RD
-        x_BND = x_RD.reshape([paddle.shape(images_u8)[0], -1, x_RD.shape[-1]])
-        if model.has_cls:
-            cls_B1D = (model.cls_token + model.pos_embed[:, :1]).expand([paddle.shape(x_BND)[0], -1, -1])
-            x_BND = paddle.concat([cls_B1D, x_BND], axis=1)
-        maps: list = []
-        last_BND = run_blocks(model.blocks, x_BND, inputs=maps)
-        maps.append(last_BND)
-        x_BLD = self.cross_decoder(maps) if model.decoder == "cross" else self.decoder(last_BND, kept_rows)
-        plain_BLP = model.decoder_pred(model.decoder_norm(x_BLD)) + _nan_if_uneven(removed_BL)
-        prediction_BLP = plain_BLP
-        if model.norm_pix_loss:
-            mean_BL1 = patches_BLP.mean(axis=-1, keepdim=True)
-            variance_BL1 = (patches_BLP - mean_BL1).square().sum(axis=-1, keepdim=True) / (model.pixels - 1)
-            prediction_BLP = plain_BLP * paddle.sqrt(variance_BL1 + TARGET_EPSILON) + mean_BL1
-        completed_BLP = paddle.where(removed_BL.unsqueeze(-1), prediction_BLP, patches_BLP)
-        return self.pixels.back(unpatchify(completed_BLP, model.patch_size, model.grid)), plain_BLP
-
-    def decoder(self, x_BND, kept_rows):
-        """Up to the last norm, of all patches in the image's order: [B, L, D]."""
-        model, patches = self.model, self.model.grid[0] * self.model.grid[1]
-        x_BND = model.decoder_embed(model.norm(x_BND))
-        width, front = x_BND.shape[-1], int(model.has_cls)
-        visible_RD = x_BND[:, front:].reshape([-1, width])
-        masks_RD = model.mask_token[0].expand([paddle.shape(x_BND)[0] * patches, -1])
-        x_RD = paddle.scatter(masks_RD, kept_rows, visible_RD)
-        x_BLD = x_RD.reshape([-1, patches, width]) + model.decoder_pos_embed[:, front:]
-        if model.has_cls:
-            x_BLD = paddle.concat([x_BND[:, :1] + model.decoder_pos_embed[:, :1], x_BLD], axis=1)
-        return run_blocks(model.decoder_blocks, x_BLD)[:, front:]
-
-    def cross_decoder(self, maps: list):
-        """The same of CrossMAE's decoder."""
-        model, batch = self.model, paddle.shape(maps[0])[0]
-        if model.inter_block is None:
-            memories = [model.norm(maps[-1])] * len(model.decoder_blocks)
-        else:
-            sums_BNEJ = paddle.matmul(paddle.stack(maps, axis=-1), model.inter_block.weight, transpose_y=True)
-            memories = [norm(sum_BNE) for norm, sum_BNE in zip(model.inter_block.norms, sums_BNEJ.unbind(-1))]
-        x_BLD = (model.mask_token + model.decoder_pos_embed[:, int(model.has_cls) :]).expand([batch, -1, -1])
-        for block, memory_BNE in zip(model.decoder_blocks, memories):
-            x_BLD = block(x_BLD, memory_BNE)
-        return x_BLD
-
-
-def _nan_if_uneven(removed_BL):
-    """0, or nan where images of a batch keep different numbers of patches: what is computed then is of no image."""
-    counts_B = removed_BL.astype("float32").sum(axis=1)
-    return paddle.sqrt(counts_B.min() - counts_B.max())  # the engine can't read a program with nan in it
-
-
-NETWORKS: dict[str, Callable[..., nn.Layer]] = {
-    "encoder": _Encoder,
-    "classifier": _Classifier,
-    "reconstructor": _Reconstructor,
+# ONNX's operations in the forms that `network` uses. Shapes and axes are lists
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "Add": lambda x, y: x + _only(y),
+    "Cast": lambda x, to: x.astype(to),
+    "Concat": lambda *several, axis: paddle.concat(several, axis),
+    "Div": lambda x, y: x // y,
+    "Expand": paddle.expand,
+    "Gather": paddle.gather,
+    "Gelu": F.gelu,
+    # as Paddle's own passes for GPU and oneDNN make it; a sum of its own would take 3% as long as the product
+    "Gemm": lambda x_RD, weight, bias: _C_ops.fc(x_RD, weight, bias, 1, "", False),
+    "Identity": paddle.assign,
+    "LayerNormalization": lambda x, weight, bias, axis, epsilon: F.layer_norm(x, x.shape[axis:], weight, bias, epsilon),
+    "MatMul": paddle.matmul,
+    "Mod": lambda x, y: x % _only(y),
+    "Mul": lambda x, y: x * _only(y),
+    "NonZero": paddle.nonzero,
+    "Not": paddle.logical_not,
+    "ReduceMax": lambda x, axes, keepdims: x.max(axes, bool(keepdims)),
+    "ReduceMean": lambda x, axes, keepdims=1: x.mean(axes, bool(keepdims)),
+    "ReduceMin": lambda x, axes, keepdims: x.min(axes, bool(keepdims)),
+    "ReduceSum": lambda x, axes, keepdims: x.sum(axes, keepdim=bool(keepdims)),
+    "ReduceSumSquare": lambda x, axes: x.square().sum(axes, keepdim=True),
+    "Reshape": paddle.reshape,
+    "ScatterND": paddle.scatter,
+    "Shape": lambda x, start=0, end=None: paddle.shape(x)[start:end],
+    "Slice": lambda x, starts, ends, axes: paddle.slice(x, axes, starts, ends),
+    "Softmax": F.softmax,
+    "Sqrt": paddle.sqrt,
+    "Sub": paddle.subtract,
+    "Transpose": paddle.transpose,
+    "Unsqueeze": paddle.unsqueeze,
+    "Where": paddle.where,
 }
+
+
+class ProgramGraph:
+    """A `network.Graph`: adds to the program that Paddle builds just now."""
+
+    def __init__(self, weights: dict[str, np.ndarray], interface: Interface):
+        self.weights = weights
+        self.inputs = {one.name: static.data(one.name, [-1, *one.shape], one.dtype) for one in interface.inputs}
+        self.outputs: dict[str, Any] = {}
+        self.constants: dict[str, Any] = {}
+
+    def input(self, name: str) -> Any:
+        return self.inputs[name]
+
+    def constant(self, name: str, array: np.ndarray) -> Any:
+        if name not in self.constants:
+            self.constants[name] = static.create_parameter(array.shape, "float32", name)
+            static.global_scope().var(name).get_tensor().set(np.ascontiguousarray(array), paddle.CPUPlace())
+        return self.constants[name]
+
+    def numbers(self, *values: Count) -> list[Count]:
+        return list(values)
+
+    def number(self, value: float) -> float:
+        return value
+
+    def add(self, operation: str, *inputs: Any, name: str | None = None, **attributes: Any) -> Any:
+        output = OPERATIONS[operation](*inputs, **attributes)
+        if name:
+            self.outputs[name] = output
+        return output
+
+    def scores(self, query_BHQd: Any, key_BNHd: Any) -> Any:
+        return paddle.matmul(query_BHQd, paddle.transpose(key_BNHd, [0, 2, 1, 3]), transpose_y=True)
+
+
+def save_program(model: Model, interface: Interface, mean: list[float], std: list[float], folder: Path) -> None:
+    """Write `FILES` into a folder: the part of a model that an interface describes; see `network.build`."""
+    weights = weights_of(model)
+    with _building():
+        graph = ProgramGraph(weights, interface)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `paddle.where` asks a program's values where they are
+            build(graph, model, interface, mean, std)
+        outputs = [graph.outputs[one.name] for one in interface.outputs]
+        inputs, executor = list(graph.inputs.values()), static.Executor(paddle.CPUPlace())
+        static.save_inference_model(str(folder / STEM), inputs, outputs, executor)
+
+
+@contextmanager
+def _building() -> Iterator[None]:
+    """Inside, Paddle's functions add to a new program instead of computing."""
+    paddle.enable_static()
+    try:
+        with static.program_guard(static.Program(), static.Program()), static.scope_guard(static.Scope()):
+            yield
+    finally:
+        paddle.disable_static()
 
 
 def load_program(folder: Path, threads: int, *, onednn: bool = False) -> Callable[..., list[np.ndarray]]:

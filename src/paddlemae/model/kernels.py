@@ -29,7 +29,7 @@ SAFE_EXPONENT = 80.0  # exponentials of up to so much, and sums of `LONG_ROW` of
 
 
 def on_cpu(x) -> bool:
-    """Whether `x` is computed here and now, on CPU: not while a program is traced for export."""
+    """Whether `x` is computed here and now, on CPU: not while a program is traced."""
     return paddle.in_dynamic_mode() and x.place.is_cpu_place()
 
 

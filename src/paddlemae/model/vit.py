@@ -149,11 +149,8 @@ class Attention(nn.Layer):
         self.proj = Linear(width, width)
 
     def forward(self, x_BND, wanted: Wanted = None):
-        if wanted is None or not paddle.in_dynamic_mode():
+        if wanted is None:
             query, key, value = split_heads(self.qkv(x_BND), 3, self.num_heads)
-            if wanted is not None:
-                # a program that splits weights gives nan from its second run on, in Paddle 3.3.1's engine with oneDNN
-                query = query[:, :, wanted[0] : wanted[1]]
         else:
             queries_BQD, pairs_BNE = self.qkv(x_BND, wanted)
             (query,) = split_heads(queries_BQD, 1, self.num_heads)

@@ -1,0 +1,354 @@
+"""A model's parts, operation by operation from its weights, for the graph of whichever engine.
+
+Operations are ONNX's, by name and meaning. Linear weights are Paddle's, [in, out], under the names that they have in
+the model.
+
+Shapes: B images, C channels, H x W pixels, L patches of a grid (rows x columns), K kept ones, N tokens, D or E width,
+P pixels a patch, Q tokens that ask, R rows of a batch, d width of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from paddlemae.export.interface import Interface, Model
+from paddlemae.model.crossmae import CrossAttention
+from paddlemae.model.mae import TARGET_EPSILON, MaskedAutoencoder
+from paddlemae.model.vit import NORM_EPSILON, Attention, VisionTransformer
+
+LAST = np.iinfo(np.int64).max  # where a slice ends that goes to the end
+Value = Any  # of a graph: an array that is known when it runs
+Count = int | Value  # a number, known already or, int64 [1], when the graph runs
+
+
+class Graph(Protocol):
+    """What an engine's graph must offer.
+
+    Attributes:
+        weights: arrays by name, of which the file gets those that are asked for.
+    """
+
+    weights: dict[str, np.ndarray]
+
+    def input(self, name: str) -> Value:
+        """One of the interface's."""
+
+    def constant(self, name: str, array: np.ndarray) -> Value:
+        """Put an array into the file, once."""
+
+    def numbers(self, *values: Count) -> Any:
+        """int64 [n], as operations take shapes and axes."""
+
+    def number(self, value: float) -> Any:
+        """A float32 scalar."""
+
+    def add(self, operation: str, *inputs: Any, name: str | None = None, **attributes: Any) -> Value:
+        """Add an operation of one output; `name` makes that an output of the interface."""
+
+    def scores(self, query_BHQd: Value, key_BNHd: Value) -> Value:
+        """Each query's products with the keys of its head: [B, H, Q, N]."""
+
+
+def build(graph: Graph, model: Model, interface: Interface, mean: list[float], std: list[float]) -> None:
+    """Add the part of a model that an interface describes, from its inputs to its outputs.
+
+    Args:
+        graph: of `weights_of(model)`.
+        mean, std: of images in [0, 1], a channel; uint8 ones are normalised with them inside.
+    """
+    mean_C11, std_C11 = (np.asarray(values, np.float64).reshape(-1, 1, 1) for values in (mean, std))
+    scale = graph.constant("pixel_scale", (1 / (255 * std_C11)).astype(np.float32))
+    shift = graph.constant("pixel_shift", (-mean_C11 / std_C11).astype(np.float32))
+    images_BCHW = graph.add("Cast", graph.input("images"), to="float32")
+    images_BCHW = graph.add("Add", graph.add("Mul", images_BCHW, scale), shift)
+    if interface.what == "reconstructor":
+        assert isinstance(model, MaskedAutoencoder)
+        normal_BCHW = _reconstruction(graph, model, images_BCHW)
+        coloured = graph.add("Mul", normal_BCHW, graph.constant("pixel_std", std_C11.astype(np.float32)))
+        graph.add("Add", coloured, graph.constant("pixel_mean", mean_C11.astype(np.float32)), name="completed")
+    elif interface.what == "classifier":
+        assert isinstance(model, VisionTransformer)
+        features_BD = _features(graph, model, images_BCHW, model.pool)
+        graph.add("Identity", _linear(graph, features_BD, "head"), name="logits")
+    else:
+        assert interface.token
+        graph.add("Identity", _features(graph, model, images_BCHW, interface.token), name="features")
+
+
+def weights_of(model: Model) -> dict[str, np.ndarray]:
+    """The model's arrays; attention's fused layers as `q`, scaled already, `k` and `v`.
+
+    Three products need no copies that take a fused one's result apart.
+    """
+    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    for name, layer in model.named_sublayers():
+        if not isinstance(layer, Attention | CrossAttention):
+            continue
+        for kind in ("weight", "bias"):
+            if isinstance(layer, Attention):
+                query, key, value = np.split(weights.pop(f"{name}.qkv.{kind}"), 3, axis=-1)
+            else:
+                query = weights.pop(f"{name}.q.{kind}")
+                key, value = np.split(weights.pop(f"{name}.kv.{kind}"), 2, axis=-1)
+            scale = (query.shape[-1] // layer.num_heads) ** -0.5
+            weights |= {f"{name}.q.{kind}": query * scale, f"{name}.k.{kind}": key, f"{name}.v.{kind}": value}
+    return weights
+
+
+def _patches(graph: Graph, model: Model, images_BCHW: Value) -> Value:
+    """[R, P], as `vit.patchify` cuts them, those of one image after those of another."""
+    (rows, columns), (height, width) = model.grid, model.patch_size
+    split = _reshape(graph, images_BCHW, -1, model.channels, rows, height, columns, width)
+    turned = graph.add("Transpose", split, perm=[0, 2, 4, 3, 5, 1])
+    # by way of [B, L, P], since Paddle's engine with oneDNN makes one step of a transposition and a reshape, and then
+    # takes rows of another length into the product behind them
+    patches_BLP = _reshape(graph, turned, -1, rows * columns, height * width * model.channels)
+    return _reshape(graph, patches_BLP, -1, height * width * model.channels)
+
+
+def _picture(graph: Graph, model: Model, patches_BLP: Value) -> Value:
+    """[B, C, H, W], as `vit.unpatchify` joins them."""
+    (rows, columns), (height, width) = model.grid, model.patch_size
+    split = _reshape(graph, patches_BLP, -1, rows, columns, height, width, model.channels)
+    turned = graph.add("Transpose", split, perm=[0, 5, 1, 3, 2, 4])
+    return _reshape(graph, turned, -1, model.channels, rows * height, columns * width)
+
+
+def _split_table(graph: Graph, model: Model, name: str) -> tuple[np.ndarray, Value]:
+    """(a position table's first row [1, 1, D], the cls token's if there is one; the patches' rows [L, D])."""
+    table_1ND, front = graph.weights[name], int(model.has_cls)
+    return table_1ND[:, :1], graph.constant(f"{name}.patches", table_1ND[0, front:])
+
+
+def _features(graph: Graph, model: Model, images_BCHW: Value, token: str) -> Value:
+    """[B, D], as `vit.features` makes them."""
+    patches, width = model.grid[0] * model.grid[1], model.config["embed_dim"]
+    embedded_RD = _linear(graph, _patches(graph, model, images_BCHW), "patch_embed.proj")
+    _, positions_LD = _split_table(graph, model, "pos_embed")
+    x_BLD = graph.add("Add", _reshape(graph, embedded_RD, -1, patches, width), positions_LD)
+    maps, tokens = _encoder(graph, model, x_BLD, patches, only_first=token == "cls")
+    norms_tokens = not hasattr(model, "fc_norm")
+    x_RD = _norm(graph, maps[-1], "norm") if norms_tokens else maps[-1]
+    if token == "mean":
+        x_BLD = _without_cls(graph, model, _reshape(graph, x_RD, -1, tokens, width))
+        x_RD = graph.add("ReduceMean", x_BLD, graph.numbers(1), keepdims=0)
+    return x_RD if norms_tokens else _norm(graph, x_RD, "fc_norm")
+
+
+def _without_cls(graph: Graph, model: Model, x_BND: Value) -> Value:
+    return _slice(graph, x_BND, 1, LAST, axis=1) if model.has_cls else x_BND
+
+
+def _encoder(
+    graph: Graph, model: Model, x_BKD: Value, patches: Count, only_first: bool = False
+) -> tuple[list[Value], Count]:
+    """(what goes into each block and what the last one gives, [R, D] each; the tokens of an image, N).
+
+    Args:
+        x_BKD: embedded patches with their positions, all of them or the kept ones.
+        patches: their number, K.
+        only_first: of the last block, the first token of each image alone.
+    """
+    tokens, width = patches, model.config["embed_dim"]
+    if model.has_cls:
+        row_11D = graph.weights["cls_token"] + _split_table(graph, model, "pos_embed")[0]
+        cls_B1D = _for_each_image(graph, graph.constant("cls_row", row_11D), 1, width)
+        x_BKD = graph.add("Concat", cls_B1D, x_BKD, axis=1)
+        tokens = patches + 1 if isinstance(patches, int) else graph.add("Add", patches, graph.numbers(1))
+    maps = [_reshape(graph, x_BKD, -1, width)]
+    for number, block in enumerate(model.blocks):
+        first = only_first and number == len(model.blocks) - 1
+        maps.append(_block(graph, maps[-1], f"blocks.{number}", tokens, block.attn.num_heads, first))
+    if only_first and not len(model.blocks):
+        maps.append(_first_tokens(graph, maps[-1], tokens, width))
+    return maps, tokens
+
+
+def _first_tokens(graph: Graph, x_RD: Value, tokens: Count, width: int) -> Value:
+    """[B, D]."""
+    first_B1D = _slice(graph, _reshape(graph, x_RD, -1, tokens, width), 0, 1, axis=1)
+    return _reshape(graph, first_B1D, -1, width)
+
+
+def _batch(graph: Graph) -> Value:
+    """B, int64 [1]."""
+    return graph.add("Shape", graph.input("images"), start=0, end=1)
+
+
+def _for_each_image(graph: Graph, x_1ND: Value, tokens: int, width: int) -> Value:
+    return graph.add("Expand", x_1ND, graph.numbers(_batch(graph), tokens, width))
+
+
+def _block(graph: Graph, x_RD: Value, block: str, tokens: Count, heads: int, only_first: bool = False) -> Value:
+    """`vit.Block`, of all tokens or of each image's first."""
+    seen_RD = _norm(graph, x_RD, f"{block}.norm1")
+    if only_first:
+        width = graph.weights[f"{block}.norm1.weight"].size
+        x_RD = _first_tokens(graph, x_RD, tokens, width)
+        attended_RD = _attention_of_first(graph, seen_RD, tokens, f"{block}.attn", heads)
+    else:
+        attended_RD = _attention(graph, seen_RD, tokens, seen_RD, tokens, f"{block}.attn", heads)
+    return _mlp(graph, graph.add("Add", x_RD, attended_RD), block)
+
+
+def _attention(
+    graph: Graph, asking_RD: Value, queries: Count, memory_RE: Value, tokens: Count, layer: str, heads: int
+) -> Value:
+    """`vit.Attention` or `crossmae.CrossAttention`, of `queries` and `tokens` an image: [R, D]."""
+    width = graph.weights[f"{layer}.q.bias"].size
+
+    def split(x: Value, part: str, count: Count) -> Value:
+        return _reshape(graph, _linear(graph, x, f"{layer}.{part}"), -1, count, heads, width // heads)
+
+    query_BHQd = graph.add("Transpose", split(asking_RD, "q", queries), perm=[0, 2, 1, 3])
+    value_BHNd = graph.add("Transpose", split(memory_RE, "v", tokens), perm=[0, 2, 1, 3])
+    shares_BHQN = graph.add("Softmax", graph.scores(query_BHQd, split(memory_RE, "k", tokens)), axis=-1)
+    mixed_BQHd = graph.add("Transpose", graph.add("MatMul", shares_BHQN, value_BHNd), perm=[0, 2, 1, 3])
+    return _linear(graph, _reshape(graph, mixed_BQHd, -1, width), f"{layer}.proj")
+
+
+def _attention_of_first(graph: Graph, seen_RD: Value, tokens: Count, layer: str, heads: int) -> Value:
+    """`_attention` of each image's first token, [B, D], without a product for every token's key and value.
+
+    Each head's query is multiplied by the keys' weights instead, and the tokens are mixed before they are multiplied by
+    the values'. The keys' bias adds the same to all scores of a query, so softmax takes no notice; a query's shares add
+    up to 1, so the values' bias comes through whole.
+    """
+    width = graph.weights[f"{layer}.q.bias"].size
+    key_DHd, value_DHd = (graph.weights[f"{layer}.{part}.weight"].reshape(width, heads, -1) for part in "kv")
+    key_HdD = graph.constant(f"{layer}.k.weight.turned", key_DHd.transpose(1, 2, 0))
+    value_HDd = graph.constant(f"{layer}.v.weight.turned", value_DHd.transpose(1, 0, 2))
+    seen_BND = _reshape(graph, seen_RD, -1, tokens, width)
+    first_BD = _first_tokens(graph, seen_RD, tokens, width)
+    query_BH1d = _reshape(graph, _linear(graph, first_BD, f"{layer}.q"), -1, heads, 1, width // heads)
+    query_B1HD = _reshape(graph, graph.add("MatMul", query_BH1d, key_HdD), -1, 1, heads, width)
+    scores_B1HN = graph.scores(query_B1HD, _reshape(graph, seen_RD, -1, tokens, 1, width))
+    shares_BHN = _reshape(graph, graph.add("Softmax", scores_B1HN, axis=-1), -1, heads, tokens)
+    mixed_BH1D = _reshape(graph, graph.add("MatMul", shares_BHN, seen_BND), -1, heads, 1, width)
+    mixed_BD = _reshape(graph, graph.add("MatMul", mixed_BH1D, value_HDd), -1, width)
+    return _linear(graph, graph.add("Add", mixed_BD, _weight(graph, f"{layer}.v.bias")), f"{layer}.proj")
+
+
+def _mlp(graph: Graph, x_RD: Value, block: str) -> Value:
+    """`x + mlp(norm(x))`."""
+    hidden = graph.add("Gelu", _linear(graph, _norm(graph, x_RD, f"{block}.norm2"), f"{block}.mlp.fc1"))
+    return graph.add("Add", x_RD, _linear(graph, hidden, f"{block}.mlp.fc2"))
+
+
+def _reconstruction(graph: Graph, model: MaskedAutoencoder, images_BCHW: Value) -> Value:
+    """The images with the patches that "mask" removes as they are predicted; "patches" is what the decoder gives."""
+    patches, pixels, width = model.grid[0] * model.grid[1], model.pixels, model.config["embed_dim"]
+    patches_RP = _patches(graph, model, images_BCHW)
+    removed_BL = graph.add("Cast", _reshape(graph, graph.input("mask"), -1, patches), to="bool")
+    kept_BL = graph.add("Not", removed_BL)
+    kept_rows = _reshape(graph, graph.add("NonZero", _reshape(graph, kept_BL, -1)), -1)  # among all images' patches
+    kept = graph.add("Div", graph.add("Shape", kept_rows), _batch(graph))
+
+    embedded_RD = _linear(graph, graph.add("Gather", patches_RP, kept_rows), "patch_embed.proj")
+    _, positions_LD = _split_table(graph, model, "pos_embed")
+    positions_RD = graph.add("Gather", positions_LD, graph.add("Mod", kept_rows, graph.numbers(patches)))
+    x_BKD = _reshape(graph, graph.add("Add", embedded_RD, positions_RD), _batch(graph), kept, width)
+    maps, tokens = _encoder(graph, model, x_BKD, kept)
+
+    if model.decoder == "cross":
+        x_RD = _cross_decoder(graph, model, maps, tokens)
+    else:
+        x_RD = _decoder(graph, model, maps[-1], tokens, kept_rows)
+    plain_BLP = _reshape(graph, _linear(graph, _norm(graph, x_RD, "decoder_norm"), "decoder_pred"), -1, patches, pixels)
+    plain_BLP = graph.add("Add", plain_BLP, _nan_if_uneven(graph, kept_BL), name="patches")
+    patches_BLP = _reshape(graph, patches_RP, -1, patches, pixels)
+    prediction_BLP = plain_BLP
+    if model.norm_pix_loss:
+        prediction_BLP = _with_statistics_of(graph, patches_BLP, plain_BLP, pixels)
+    removed_BL1 = graph.add("Unsqueeze", removed_BL, graph.numbers(-1))
+    return _picture(graph, model, graph.add("Where", removed_BL1, prediction_BLP, patches_BLP))
+
+
+def _nan_if_uneven(graph: Graph, kept_BL: Value) -> Value:
+    """0, or nan where images of a batch keep different numbers of patches: what is computed then is of no image."""
+    counts_B = graph.add("ReduceSum", graph.add("Cast", kept_BL, to="float32"), graph.numbers(1), keepdims=0)
+    least, most = (graph.add(f"Reduce{side}", counts_B, graph.numbers(0), keepdims=0) for side in ("Min", "Max"))
+    return graph.add("Sqrt", graph.add("Sub", least, most))
+
+
+def _with_statistics_of(graph: Graph, patches_BLP: Value, normal_BLP: Value, pixels: int) -> Value:
+    """The reverse of `mae.normal_patches`."""
+    mean_BL1 = graph.add("ReduceMean", patches_BLP, graph.numbers(-1))
+    squares_BL1 = graph.add("ReduceSumSquare", graph.add("Sub", patches_BLP, mean_BL1), graph.numbers(-1))
+    variance_BL1 = graph.add("Mul", squares_BL1, graph.number(1 / (pixels - 1)))
+    deviation_BL1 = graph.add("Sqrt", graph.add("Add", variance_BL1, graph.number(TARGET_EPSILON)))
+    return graph.add("Add", graph.add("Mul", normal_BLP, deviation_BL1), mean_BL1)
+
+
+def _decoder(graph: Graph, model: MaskedAutoencoder, latent_RE: Value, tokens: Count, kept_rows: Value) -> Value:
+    """`mae.decode` up to its last norm, of all patches in the image's order: [R, D]."""
+    width, patches = model.config["decoder_embed_dim"], model.grid[0] * model.grid[1]
+    latent_RD = _linear(graph, _norm(graph, latent_RE, "norm"), "decoder_embed")
+    latent_BND = _reshape(graph, latent_RD, -1, tokens, width)
+    every_row = graph.add("Mul", _batch(graph), graph.numbers(patches))
+    masks_RD = graph.add(
+        "Expand", graph.constant("mask_token", graph.weights["mask_token"][0]), graph.numbers(every_row, width)
+    )
+    visible_RD = _reshape(graph, _without_cls(graph, model, latent_BND), -1, width)
+    x_RD = graph.add("ScatterND", masks_RD, graph.add("Unsqueeze", kept_rows, graph.numbers(1)), visible_RD)
+    row_11D, positions_LD = _split_table(graph, model, "decoder_pos_embed")
+    x_BND = graph.add("Add", _reshape(graph, x_RD, -1, patches, width), positions_LD)
+    if model.has_cls:
+        first_B1D = _slice(graph, latent_BND, 0, 1, axis=1)
+        x_BND = graph.add(
+            "Concat", graph.add("Add", first_B1D, graph.constant("decoder_cls_row", row_11D)), x_BND, axis=1
+        )
+    everything = patches + int(model.has_cls)
+    x_RD = _reshape(graph, x_BND, -1, width)
+    for number, block in enumerate(model.decoder_blocks):
+        x_RD = _block(graph, x_RD, f"decoder_blocks.{number}", everything, block.attn.num_heads)
+    return _reshape(graph, _without_cls(graph, model, _reshape(graph, x_RD, -1, everything, width)), -1, width)
+
+
+def _cross_decoder(graph: Graph, model: MaskedAutoencoder, maps: list[Value], tokens: Count) -> Value:
+    """`crossmae.read_out` of every patch, up to its last norm: [R, D]."""
+    width, patches = model.config["decoder_embed_dim"], model.grid[0] * model.grid[1]
+    _, positions_LD = _split_table(graph, model, "decoder_pos_embed")
+    queries_1LD = graph.add("Add", _weight(graph, "mask_token"), positions_LD)
+    x_RD = _reshape(graph, _for_each_image(graph, queries_1LD, patches, width), -1, width)
+    for number, (block, memory_RE) in enumerate(zip(model.decoder_blocks, _memories(graph, model, maps))):
+        name = f"decoder_blocks.{number}"
+        asking_RD = _norm(graph, x_RD, f"{name}.norm1")
+        attended_RD = _attention(graph, asking_RD, patches, memory_RE, tokens, f"{name}.attn", block.attn.num_heads)
+        x_RD = _mlp(graph, graph.add("Add", x_RD, attended_RD), name)
+    return x_RD
+
+
+def _memories(graph: Graph, model: MaskedAutoencoder, maps: list[Value]) -> list[Value]:
+    """What each block of a cross decoder attends to, as `mae.encode_memories` makes it: [R, E] each."""
+    count, width = len(model.decoder_blocks), model.config["embed_dim"]
+    if model.inter_block is None:
+        return [_norm(graph, maps[-1], "norm")] * count
+    numbers = graph.add("Concat", *(_reshape(graph, one, 1, -1) for one in maps), axis=0)
+    sums = graph.add("MatMul", _weight(graph, "inter_block.weight"), numbers)
+    each = (_reshape(graph, _slice(graph, sums, block, block + 1, axis=0), -1, width) for block in range(count))
+    return [_norm(graph, sum_RE, f"inter_block.norms.{block}") for block, sum_RE in enumerate(each)]
+
+
+def _reshape(graph: Graph, x: Value, *shape: Count) -> Value:
+    """-1 is what the other dimensions leave."""
+    return graph.add("Reshape", x, graph.numbers(*shape))
+
+
+def _slice(graph: Graph, x: Value, start: int, stop: int, axis: int) -> Value:
+    return graph.add("Slice", x, graph.numbers(start), graph.numbers(stop), graph.numbers(axis))
+
+
+def _weight(graph: Graph, name: str) -> Value:
+    return graph.constant(name, graph.weights[name])
+
+
+def _linear(graph: Graph, x_RD: Value, layer: str) -> Value:
+    return graph.add("Gemm", x_RD, _weight(graph, f"{layer}.weight"), _weight(graph, f"{layer}.bias"))
+
+
+def _norm(graph: Graph, x: Value, layer: str) -> Value:
+    weight, bias = _weight(graph, f"{layer}.weight"), _weight(graph, f"{layer}.bias")
+    return graph.add("LayerNormalization", x, weight, bias, axis=-1, epsilon=NORM_EPSILON)
