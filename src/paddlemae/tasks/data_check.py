@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from paddlemae.data import duplicates
 from paddlemae.data.channels import default_bits
 from paddlemae.data.looks import Looks, look_at
-from paddlemae.data.sources import MissingPart, Source, check_same_classes, open_source
+from paddlemae.data.sources import MissingPart, Source, check_same_classes
 from paddlemae.report.progress import progress
 from paddlemae.tasks.data_groups import Shared, groups_of, shared_groups
+from paddlemae.tasks.data_parts import ALL, Opened, open_part, open_parts
 from paddlemae.tasks.data_statistics import workers_for
 
 JSON_FILE, PICTURE_FILE = "check.json", "check.png"
@@ -77,7 +78,7 @@ class Checked:
 def check(
     spec: str,
     *,
-    split: str = "all",
+    split: str = ALL,
     test: str | None = None,
     channels: int = 3,
     workers: int | None = None,
@@ -99,7 +100,7 @@ def check(
         OSError: `out` can't be made.
         FileNotFoundError: no such path.
     """
-    parts = _parts(spec, split) if test is None else _two_parts(spec, split, test)
+    parts = _parts(spec, split, test)
     if out:
         out.mkdir(parents=True, exist_ok=True)
     sources = [part.source for part in parts]
@@ -116,49 +117,29 @@ def check(
     return found
 
 
-def _parts(spec: str, split: str) -> list[Part]:
-    if split not in ("train", "test", "all"):
-        raise ValueError(f"--split is train, test or all; got {split!r}")
-    parts: list[Part] = []
-    missing: MissingPart | None = None
-    for name in ("train", "test") if split == "all" else (split,):
-        try:
-            source, unlabelled = _opened(spec, name)
-        except MissingPart as fault:
-            missing = fault
-        else:
-            parts.append(Part(name, source, sum(len(part.source) for part in parts), unlabelled))
-    if not parts and missing:
-        raise missing
-    return parts
+def _parts(spec: str, split: str, test: str | None) -> list[Part]:
+    opened = open_parts(spec, split) if test is None else _with_test(spec, split, test)
+    starts = accumulate((len(part.source) for part in opened), initial=0)
+    return [Part(part.name, part.source, start, part.unlabelled) for part, start in zip(opened, starts)]
 
 
-def _two_parts(spec: str, split: str, test: str) -> list[Part]:
-    if split != "all":
+def _with_test(spec: str, split: str, test: str) -> list[Opened]:
+    """A source's training part, and other images that are held out."""
+    if split != ALL:
         raise ValueError(
             f"--test brings the images to hold out, so --split={split} has no meaning; leave one of them out"
         )
-    train, unlabelled = _opened(spec, "train")
+    train = open_part(spec, "train", "train")
     try:
-        held_out, other_unlabelled = _opened(test, "test")
+        held_out = open_part(test, "test", "test")
     except MissingPart:
-        held_out, other_unlabelled = _opened(test, None)
-    if unlabelled is None and other_unlabelled is None:
+        held_out = open_part(test, None, "test")
+    if train.unlabelled is None and held_out.unlabelled is None:
         try:
-            check_same_classes(train, held_out)
+            check_same_classes(train.source, held_out.source)
         except ValueError as fault:
-            other_unlabelled = str(fault)
-    return [Part("train", train, 0, unlabelled), Part("test", held_out, len(train), other_unlabelled)]
-
-
-def _opened(spec: str, split: str | None) -> tuple[Source, str | None]:
-    """(the images, with labels if they have any; else why they have none)."""
-    try:
-        return open_source(spec, split, labelled=True), None
-    except MissingPart:
-        raise
-    except ValueError as fault:
-        return open_source(spec, split), str(fault)
+            held_out = held_out._replace(unlabelled=str(fault))
+    return [train, held_out]
 
 
 def _leaks(exact: NDArray[np.int64], near: NDArray[np.int64], border: int) -> list[tuple[NDArray, bool]]:

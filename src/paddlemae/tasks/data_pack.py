@@ -14,13 +14,14 @@ from typing import Any, Literal, cast
 import paddlemae
 from paddlemae.data.encoding import Encoding
 from paddlemae.data.shard_file import file_digest
-from paddlemae.data.sources import MissingPart, Source, open_source
+from paddlemae.data.sources import Source
 from paddlemae.data.sources.packs import FORMAT, INDEX_FILE, file_faults, files_of, read_index
 from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.report.progress import progress
 from paddlemae.report.runlog import SKIPPED_FILE
+from paddlemae.tasks.data_parts import ALL, open_parts
 from paddlemae.tasks.pack_fill import Part, ShardSize, Skipped, fill
-from paddlemae.tasks.pack_journal import PARTS, Journal, open_journal
+from paddlemae.tasks.pack_journal import Journal, open_journal
 from paddlemae.train.stopping import ended_by_signals
 
 SHARD_IMAGES = "1000"
@@ -58,7 +59,7 @@ def pack(
     quality: int = 95,
     lossless: bool = False,
     shard_size: str = SHARD_IMAGES,
-    split: str = "all",
+    split: str = ALL,
     max_bad_images: float = MAX_BAD_IMAGES,
     workers: int | None = None,
     overwrite: bool = False,
@@ -87,7 +88,8 @@ def pack(
     encoding = Encoding(size, channels, cast(Literal[8, 16] | None, bits), quality, lossless)
     most = ShardSize.of(shard_size)
     started = time.monotonic()
-    parts = _parts(spec, split)
+    root = _root(spec)
+    parts = [Part(*opened, root) for opened in open_parts(spec, split)]
     _check_apart(spec, out)
     about = {
         "pack": FORMAT,
@@ -144,33 +146,6 @@ def _make(
 
 def _show_all(show: Callable[[int], None], before: int, done: int) -> None:
     show(before + done)
-
-
-def _parts(spec: str, split: str) -> list[Part]:
-    if split not in (*PARTS, "all"):
-        raise ValueError(f"--split is train, test or all; got {split!r}")
-    parts: list[Part] = []
-    missing: MissingPart | None = None
-    for name in PARTS if split == "all" else (split,):
-        try:
-            source, unlabelled = _opened(spec, name)
-        except MissingPart as fault:
-            missing = fault
-        else:
-            parts.append(Part(name, source, unlabelled, _root(spec)))
-    if not parts and missing:
-        raise missing
-    return parts
-
-
-def _opened(spec: str, split: str) -> tuple[Source, str | None]:
-    """(the images, with labels if they have any; else why they have none)."""
-    try:
-        return open_source(spec, split, labelled=True), None
-    except MissingPart:
-        raise
-    except ValueError as fault:
-        return open_source(spec, split), str(fault)
 
 
 def _about(source: Source) -> dict[str, Any]:

@@ -31,8 +31,8 @@ from paddlemae.data.sources.packs import (
     read_index,
 )
 from paddlemae.report.runlog import SKIPPED_FILE
+from paddlemae.tasks.data_parts import PARTS
 
-PARTS = ("train", "test")
 MOST_SHARDS = 100_000  # of a part: its shards are in the order of their names
 _SHARD_NAME = re.compile(rf"({'|'.join(PARTS)})-\d{{5}}{re.escape(SHARD)}")
 _COMPARED = {  # of parts with as many images
