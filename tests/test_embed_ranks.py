@@ -152,7 +152,7 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path, embed_
         os.kill(job.ranks()[1], signal.SIGKILL)
         assert job.end() == 1, job.said
     assert "process 1 of this host died without a word: killed" in job.said
-    assert "gave up after 0 restarts; once mended, the same command goes on" in job.said
+    assert "once mended, the same command goes on" in job.said and "gave up" not in job.said
     assert 1 <= len(parts_of(out)) < 4 and not out.exists()
     with Job(tmp_path / "stopped", *embed_digits(out, "--procs", 3)) as job:
         job.wait_for(lambda: len(job.ranks()) == 3)

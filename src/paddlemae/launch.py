@@ -165,8 +165,8 @@ def run_ranks(
         now = newest()
         restarts, before = (1 if now != before else restarts + 1), now
         if restarts > launch.restarts:
-            meanwhile = " without a new checkpoint" if launch.restarts else ""
-            _say(f"gave up after {launch.restarts} restarts{meanwhile}; once mended, the same command goes on")
+            tried = f"gave up after {launch.restarts} restarts without a new checkpoint; " if launch.restarts else ""
+            _say(f"{tried}once mended, the same command goes on")
             return 1
         if attempt.entered:
             command = [word for word in command if word != "--overwrite"]
