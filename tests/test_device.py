@@ -123,3 +123,15 @@ def test_sigterm_before_training_ends_it_without_paddle_s_frames() -> None:
     code = "import os, signal; from paddlemae import device; device.load_paddle(); os.kill(os.getpid(), signal.SIGTERM)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGTERM, "", "")
+
+
+@pytest.mark.parametrize(("named", "speaks"), [({}, False), ({"GLOG_minloglevel": "0"}, True)])
+def test_paddle_s_log_is_silent_unless_the_user_asks_for_it(named: dict[str, str], speaks: bool) -> None:
+    """A sum in a static program is an occasion at which it would say something."""
+    code = (
+        "from paddlemae import device; device.load_paddle(); import paddle; paddle.enable_static();"
+        "x = paddle.static.data('x', [1]); x + x"
+    )
+    quiet = {name: value for name, value in os.environ.items() if not name.startswith("GLOG_")}
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=quiet | named, check=True)
+    assert bool(said.stderr) == speaks

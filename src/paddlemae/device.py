@@ -35,7 +35,7 @@ FRUGAL_MALLOC_SETTINGS = {-2: 1 << 20, -3: 3 << 20}
 
 
 def load_paddle() -> None:
-    """Import Paddle without its warnings, with its matrix products set free and without its answer to SIGTERM.
+    """Import Paddle without its warnings and log, with its matrix products set free and without its answer to SIGTERM.
 
     Raises:
         ModuleNotFoundError: no Paddle; the text says what to install.
@@ -43,6 +43,7 @@ def load_paddle() -> None:
     if importlib.util.find_spec("paddle") is None:
         raise ModuleNotFoundError(INSTALL_HINT, name="paddle")
     _unlock_mkl_on_amd()
+    os.environ.setdefault("GLOG_minloglevel", "2")  # what is no error is no user's business
     with warnings.catch_warnings(), _sigterm_answered_as_before():
         warnings.simplefilter("ignore")  # of optional compilers, which nothing here needs
         import paddle  # noqa: F401
