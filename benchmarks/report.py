@@ -439,7 +439,8 @@ between. CrossMAE's decoder multiplies other, fewer matrices; its limit is not d
   Weights are random draws of the same shapes.
 - PaddleMAE: its own training loop (`train.loop.fit`) with the settings that the command makes by itself; features as
   `embed` computes them (`tasks.inference`). Paddle's inference engine is compiled and its features are checked before
-  the clock starts and after it; on one thread it is measured in [export.md](export.md) too.
+  the clock starts and after it. Its rows are of a session a day after the others', so small differences mean nothing;
+  [export.md](export.md#speed) has it beside ours in one process, where turns are taken.
 - transformers: `ViTMAEForPreTraining`, `ViTForImageClassification` and `ViTModel`, all cores, attention "sdpa" and
   "eager", `torch.compile` in its default mode, and whichever of AdamW's `fused` and `foreach` was faster in place;
   the fastest of all these stands for transformers. Features are compared with eager execution, as issue 3 asks;
@@ -456,7 +457,7 @@ between. CrossMAE's decoder multiplies other, fewer matrices; its limit is not d
 
 ## Not measured
 
-- Where a table has –, such as Paddle's inference engine before its features were checked.
+- Where a table has –.
 - Accelerators, other machines, other precisions: nothing here was run on any.
 - Training from files at full length: the steps above have their images in memory, and the pipeline is measured alone.
 - Accuracy. That both sides compute the same is held by `make parity`, not by this page.
