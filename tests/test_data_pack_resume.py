@@ -319,9 +319,10 @@ def test_a_shard_that_the_disk_gives_back_otherwise_gets_no_name(
 
 
 SIGNALLED_AT_THE_SECOND_SHARD = """
-import os, sys
+import os, signal, sys
 from paddlemae import cli
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background inherit that it is ignored
 rename, number, shards = os.replace, int(sys.argv.pop(1)), []
 
 
