@@ -14,7 +14,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +42,7 @@ def sides(model, description, token: str, folder: Path, threads: int) -> dict[st
     session = onnxruntime.InferenceSession(str(folder / "m.onnx"), options, providers=["CPUExecutionProvider"])
     save_program(model, interface, *statistic, folder)
     plain, onednn = (load_program(folder, threads, onednn=wanted) for wanted in (False, True))
-    one_thread = [load_program(folder, threads=1) for _ in range(threads)]
-    found: dict[str, Forward] = {
+    return {
         "PaddleMAE": forward_function(model, description, FeatureKind(token), threads=threads),
         "ONNX Runtime": lambda images: session.run(None, {"images": images})[0],
         "ONNX Runtime, image by image": lambda images: np.concatenate(
@@ -53,15 +51,6 @@ def sides(model, description, token: str, folder: Path, threads: int) -> dict[st
         "Paddle inference": lambda images: plain(images)[0],
         "Paddle inference, oneDNN": lambda images: onednn(images)[0],
     }
-    if threads > 1:
-        pool = ThreadPoolExecutor(threads)
-
-        def shared_out(images: np.ndarray) -> np.ndarray:
-            found = pool.map(lambda run, few: run(few)[0], one_thread, np.array_split(images, threads))
-            return np.concatenate(list(found))
-
-        found["Paddle inference, a predictor a thread"] = shared_out
-    return found
 
 
 def measure(
@@ -121,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         middle = statistics.median(each)
         spread = f"({1000 * min(each):.1f}–{1000 * max(each):.1f})"
         ratio = statistics.median(our / its for our, its in zip(ours, each))  # of each round, whose minute is the same
-        print(f"{name:40} {1000 * middle:9.1f} ms {spread:20} {ratio:5.2f} times our speed", flush=True)
+        print(f"{name:30} {1000 * middle:9.1f} ms {spread:20} {ratio:5.2f} times our speed", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ python run_exported.py MODEL.onnx|FOLDER IMAGE...
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,18 @@ from PIL import Image, ImageOps
 def load_onnx(path):
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # an image a thread is faster than all threads at every product
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     facts = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
-    return facts, lambda **inputs: session.run(None, inputs)
+
+    def run(**inputs):
+        images = [dict(zip(inputs, (array[None] for array in arrays))) for arrays in zip(*inputs.values())]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = pool.map(lambda image: session.run(None, image), images)
+            return [np.concatenate(outputs) for outputs in zip(*found)]
+
+    return facts, run
 
 
 def load_paddle(folder):
