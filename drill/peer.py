@@ -26,6 +26,7 @@ class Peer:
 
         from paddlemae.data.batches import Batch
         from paddlemae.model.mae import MaskedAutoencoder
+        from paddlemae.model.vit import pair
         from paddlemae.tasks.models import autoencoder_arguments, describe
         from paddlemae.tasks.pretrain import loss_function
 
@@ -33,8 +34,9 @@ class Peer:
         paddle.seed(0)
         self.model = MaskedAutoencoder(**autoencoder_arguments(recipe.model))
         self.loss = loss_function(recipe, describe(self.model, (recipe.mean, recipe.std), eval_crop_ratio=1.0))
-        size, places = recipe.model.image_size, np.arange(recipe.training.batch_size)
-        images = np.random.default_rng(0).integers(0, 256, (len(places), 3, size, size), np.uint8)
+        places = np.arange(recipe.training.batch_size)
+        shape = (len(places), recipe.model.channels, *pair(recipe.model.image_size))
+        images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         self.batch = Batch(images, np.zeros_like(places), places, np.zeros_like(places))
         for _ in range(WARM_STEPS):
             self.seconds()
