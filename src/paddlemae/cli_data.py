@@ -21,6 +21,7 @@ PATH is whatever `--data` takes: a folder, list, archive, shards, table, arrays,
 
 Source = Annotated[str, typer.Argument(metavar="PATH", help="Images: a folder, list, archive, table ... or 'digits'.")]
 Channels = Annotated[int, typer.Option("--channels", min=1, help="1 gray, 3 RGB, 4 RGBA, or the images' own number.")]
+Parts = Annotated[str, typer.Option("--split", help="train, test, or all: both, where there are both.")]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=0, help="Processes that decode; as many as cores unless given.")
 ]
@@ -69,7 +70,7 @@ def stats(
 @app.command()
 def check(
     path: Source,
-    split: Annotated[str, typer.Option("--split", help="train, test, or all: both, where there are both.")] = "all",
+    split: Parts = "all",
     test: Annotated[
         str | None,
         typer.Option("--test", metavar="PATH", help="Held-out images elsewhere, to compare PATH's training part with."),
@@ -117,7 +118,7 @@ def pack(
     quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="Of JPEGs, which resized ones are.")] = 95,
     lossless: Annotated[bool, typer.Option("--lossless", help="Write resized images as PNG.")] = False,
     shard_size: Annotated[str, typer.Option("--shard-size", help="Images in a shard, or bytes as in 500MB.")] = "1000",
-    split: Annotated[str, typer.Option("--split", help="train, test, or all: both, where there are both.")] = "all",
+    split: Parts = "all",
     max_bad_images: MaxBadImages = 0.01,
     workers: Workers = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the pack in --out.")] = False,

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from paddlemae.data.augment import View, reduction_within, shrunk
 from paddlemae.data.channels import Pixels, at_depth
 from paddlemae.data.images import Need, NeedOf, Picture, UnreadableImage
-from paddlemae.data.sources import Source
+from paddlemae.data.sources import Source, add_stamps
 from paddlemae.data.sources.names import Names
 from paddlemae.data.workers import make_ahead
 
@@ -190,8 +190,7 @@ def _pack_name(source: Source, settings: _Settings) -> str:
     if settings.bits == 8:  # packs of before there was a choice are still good
         del content["bits"]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-    for i in range(len(source)):
-        digest.update(source.stamp(i).encode("utf-8", "surrogateescape") + b"\n")
+    add_stamps(digest, source)
     return f"{len(source)}-images-{settings.short_side}px-{digest.hexdigest()[:20]}"
 
 

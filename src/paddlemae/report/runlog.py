@@ -279,9 +279,14 @@ def replace_text(path: Path, text: str) -> None:
     replace_bytes(path, text.encode())
 
 
+def partial(path: Path) -> Path:
+    """Its name while it is not whole."""
+    return path.with_name(f".{path.name}.partial")
+
+
 def replace_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file whole or not at all."""
-    beside = path.with_name(f".{path.name}.partial")
+    beside = partial(path)
     try:
         beside.write_bytes(content)
         os.replace(beside, path)

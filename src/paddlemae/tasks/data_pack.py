@@ -14,7 +14,8 @@ from typing import Any, Literal, cast
 import paddlemae
 from paddlemae.data.encoding import Encoding
 from paddlemae.data.shard_file import file_digest
-from paddlemae.data.sources import Source
+from paddlemae.data.sources import Source, add_stamps
+from paddlemae.data.sources.opening import path_and_options
 from paddlemae.data.sources.packs import FORMAT, INDEX_FILE, file_faults, files_of, read_index
 from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.report.progress import progress
@@ -151,8 +152,7 @@ def _show_all(show: Callable[[int], None], before: int, done: int) -> None:
 def _about(source: Source) -> dict[str, Any]:
     """All of a source that a pack depends on."""
     files = hashlib.sha256()
-    for i in range(len(source)):
-        files.update(source.stamp(i).encode("utf-8", "surrogateescape") + b"\n")
+    add_stamps(files, source)
     digests = {
         name: None if numbers is None else hashlib.sha256(numbers.astype("<i8").tobytes()).hexdigest()
         for name, numbers in (("labels", source.labels), ("groups", source.groups))
@@ -162,20 +162,14 @@ def _about(source: Source) -> dict[str, Any]:
 
 def _check_apart(spec: str, out: Path) -> None:
     """A pack among the images would be looked at as images the next time."""
-    folder = Path(_path(spec))
+    folder = Path(path_and_options(spec)[0])
     if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"--out {out} is in the folder of the images, {folder}; name a place outside of it")
 
 
-def _path(spec: str) -> str:
-    """The path in a source's words, without its options."""
-    path = os.path.expanduser(spec)
-    return path if os.path.exists(path) else path.partition("::")[0]
-
-
 def _root(spec: str) -> str:
     """The folder whose name says nothing of an image."""
-    path = _path(spec)
+    path, _ = path_and_options(spec)
     return path if os.path.isdir(path) else os.path.dirname(path)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from paddlemae.data.channels import NAMES
+from paddlemae.data.faults import tell_unreadable
 from paddlemae.data.sources import open_source
 from paddlemae.data.statistics import ChannelStatistics, channel_statistics
 from paddlemae.device import usable_cpus
@@ -19,7 +20,6 @@ from paddlemae.recipe import build_recipe, recipe_content
 from paddlemae.report.progress import progress
 from paddlemae.report.runlog import command_line, replace_text
 
-NAMED = 5  # unreadable images that are named on stderr
 WORTH_WORKERS = 2000  # images; of fewer, starting a process takes longer than they do
 SPLITS = {"train": "train", "test": "test", "all": None}
 
@@ -54,10 +54,7 @@ def statistics(
     def name(fault: Exception) -> None:
         nonlocal named
         named += 1
-        if named <= NAMED:
-            print(f"skipped: {fault}", file=sys.stderr)
-        elif named == NAMED + 1:
-            print("skipped: more images, which are not named here", file=sys.stderr)
+        tell_unreadable(named, fault)
 
     with progress("images", len(source), show=not quiet) as show:
         found = channel_statistics(

@@ -26,7 +26,7 @@ import numpy as np
 from paddlemae import device
 from paddlemae.data.faults import DataFault
 from paddlemae.data.images import UnreadableImage
-from paddlemae.data.sources import Source, open_source
+from paddlemae.data.sources import Source, add_stamps, open_source
 from paddlemae.data.sources.labels import PARTS
 from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.report.progress import progress
@@ -137,8 +137,7 @@ def about_features(
 ) -> dict[str, Any]:
     """All that features depend on, but for the number of threads, which changes their last bits."""
     stamps = hashlib.sha256()
-    for i in range(len(source)):
-        stamps.update(source.stamp(i).encode("utf-8", "surrogateescape") + b"\n")
+    add_stamps(stamps, source)
     return {
         "model": str(checkpoint.folder),
         "weights": weights_digest(checkpoint),

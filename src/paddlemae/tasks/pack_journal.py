@@ -30,7 +30,7 @@ from paddlemae.data.sources.packs import (
     files_of,
     read_index,
 )
-from paddlemae.report.runlog import SKIPPED_FILE
+from paddlemae.report.runlog import SKIPPED_FILE, partial
 from paddlemae.tasks.data_parts import PARTS
 
 MOST_SHARDS = 100_000  # of a part: its shards are in the order of their names
@@ -158,7 +158,7 @@ def _refuse_others(folder: Path) -> None:
     strangers = sorted(name for name in names if not _is_ours(name))
     if not strangers and JOURNAL_FILE in names:
         _read_journal(folder)
-    elif not strangers and not set(names) <= {_beside(JOURNAL_FILE)} and not read_index(folder, names):
+    elif not strangers and not set(names) <= {partial(Path(JOURNAL_FILE)).name} and not read_index(folder, names):
         strangers = sorted(names)
     if strangers:
         raise ValueError(f"{folder} holds something else than a pack: {strangers[0]!r}; move it, or name another --out")
@@ -167,11 +167,7 @@ def _refuse_others(folder: Path) -> None:
 def _is_ours(name: str) -> bool:
     replaced = (INDEX_FILE, IMAGES_FILE, JOURNAL_FILE)
     is_shard = _SHARD_NAME.fullmatch(name.removesuffix(PARTIAL)) is not None
-    return is_shard or name in (*replaced, *map(_beside, replaced), SKIPPED_FILE)
-
-
-def _beside(name: str) -> str:
-    return f".{name}{PARTIAL}"
+    return is_shard or name in (*replaced, *(partial(Path(one)).name for one in replaced), SKIPPED_FILE)
 
 
 @contextlib.contextmanager
@@ -228,7 +224,7 @@ def _lines(objects: Iterable[Any]) -> bytes:
 
 def _replace(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, and to the disk."""
-    beside = path.with_name(_beside(path.name))
+    beside = partial(path)
     with open(beside, "wb") as file:
         file.write(content)
         file.flush()

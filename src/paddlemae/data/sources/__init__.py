@@ -4,7 +4,7 @@ from paddlemae.data.sources.given import GivenSource, Images, given_source
 from paddlemae.data.sources.labels import MissingPart
 from paddlemae.data.sources.opening import open_source
 from paddlemae.data.sources.parts import balanced_subset, check_same_classes, labelled_count, split_off, subset
-from paddlemae.data.sources.source import ArraySource, EncodedSource, FolderSource, Source
+from paddlemae.data.sources.source import ArraySource, EncodedSource, FolderSource, Source, add_stamps
 
 __all__ = [
     "ArraySource",
@@ -14,6 +14,7 @@ __all__ = [
     "Images",
     "MissingPart",
     "Source",
+    "add_stamps",
     "balanced_subset",
     "check_same_classes",
     "given_source",

@@ -51,7 +51,7 @@ def open_source(spec: str, split: str | None = None, labelled: bool = False) -> 
     """
     if spec == "digits":
         return open_digits(split)
-    path, options = _parsed(spec)
+    path, options = path_and_options(spec)
     if "{" in path and not os.path.exists(path):
         return _open_many(expanded(path), spec, split, labelled, options)
     if not os.path.exists(path):
@@ -60,8 +60,8 @@ def open_source(spec: str, split: str | None = None, labelled: bool = False) -> 
     return opened(path, spec, split, labelled, options)
 
 
-def _parsed(spec: str) -> tuple[str, dict[str, str]]:
-    """(path, options)."""
+def path_and_options(spec: str) -> tuple[str, dict[str, str]]:
+    """What a source's words say: the path, with the home folder in it, and the options behind it."""
     if os.path.exists(os.path.expanduser(spec)):
         return os.path.expanduser(spec), {}
     path, *given = spec.split("::")

@@ -212,6 +212,12 @@ def loaded(load: Callable[..., Any], arguments: tuple[Any, ...], stamped: str = 
     return load(*arguments)
 
 
+def add_stamps(digest: Any, source: Source) -> None:
+    """Put into a hashlib digest what changes when one of a source's images does, or its place among the others."""
+    for i in range(len(source)):
+        digest.update(source.stamp(i).encode("utf-8", "surrogateescape") + b"\n")
+
+
 def file_stamp(path: str) -> str:
     """What changes when a file does."""
     try:
