@@ -1,19 +1,21 @@
-"""Exported encoders beside our own feature extraction: in one process, in turn.
+"""Exported encoders beside our own feature extraction: in one process and examples/run_exported.py's, in turn.
 
-taskset -c 0 python -m benchmarks.exported --model base --batch 4 --rounds 3
+taskset -c 0 python -m benchmarks.exported --model base --batch 4 --rounds 9
 taskset -c 0 python -m benchmarks.exported --model runs/demo/pretrain --batch 16 --token mean
 python -m benchmarks.exported --model base --batch 16 --threads 2
 
-On one thread processor time is compared, not that of a clock, so that whoever else uses the machine counts for little.
+By the clock, so leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,41 +24,61 @@ from benchmarks.ours import feature_model
 from benchmarks.works import MODELS, Job
 from paddlemae import device
 
+EXAMPLES = Path(__file__).parent.parent / "examples"
 Forward = Callable[[np.ndarray], np.ndarray]
 
 
-def sides(model, description, token: str, folder: Path, threads: int) -> dict[str, Forward]:
-    """What makes features of uint8 images [B, C, H, W], by its name; ours first."""
-    import onnx
+@contextlib.contextmanager
+def sides(
+    run: Path, token: str, folder: Path, threads: int, batch: int
+) -> Iterator[tuple[dict[str, Forward], tuple[int, ...]]]:
+    """(What makes features of uint8 images [B, C, H, W], by its name, ours first; an image's shape.)
+
+    Args:
+        run: a run folder or a checkpoint, which is exported into `folder`.
+    """
     import onnxruntime
 
-    from paddlemae.export.interface import interface_of
-    from paddlemae.export.onnx_graph import onnx_model
-    from paddlemae.export.paddle_program import load_program, save_program
-    from paddlemae.tasks.inference import FeatureKind, forward_function
+    sys.path.insert(0, str(EXAMPLES))
+    import run_exported
 
-    interface, statistic = interface_of(model, "encoder", token), (description.mean, description.std)
-    onnx.save_model(onnx_model(model, interface, *statistic), str(folder / "m.onnx"))
+    from paddlemae.export.paddle_program import load_program
+    from paddlemae.export.write import export
+    from paddlemae.tasks.checkpoints import read_checkpoint
+    from paddlemae.tasks.inference import FeatureKind, forward_function
+    from paddlemae.tasks.models import load_encoder
+
+    checkpoint = read_checkpoint(run)
+    model, description = load_encoder(checkpoint), checkpoint.description
+    file, program = folder / "m.onnx", folder / "m"
+    for to, place in (("onnx", file), ("paddle", program)):
+        export(run, to, place, what="encoder", token=token)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(folder / "m.onnx"), options, providers=["CPUExecutionProvider"])
-    save_program(model, interface, *statistic, folder)
-    plain, onednn = (load_program(folder, threads, onednn=wanted) for wanted in (False, True))
-    return {
-        "PaddleMAE": forward_function(model, description, FeatureKind(token), threads=threads),
-        "ONNX Runtime": lambda images: session.run(None, {"images": images})[0],
-        "ONNX Runtime, image by image": lambda images: np.concatenate(
-            [session.run(None, {"images": images[[one]]})[0] for one in range(len(images))]
-        ),
-        "Paddle inference": lambda images: plain(images)[0],
-        "Paddle inference, oneDNN": lambda images: onednn(images)[0],
-    }
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    device.prepare("cpu", threads)  # which the exports have set otherwise
+    plain, onednn = (load_program(program, threads, onednn=wanted) for wanted in (False, True))
+    ours = forward_function(model, description, FeatureKind(token), threads=threads)
+    with contextlib.ExitStack() as pools:
+
+        def example(place: Path) -> Forward:
+            _, infer, pool = run_exported.load(str(place), threads, batch)
+            pools.enter_context(pool)
+            return lambda images: infer(images=images)[0]
+
+        forwards = {
+            "PaddleMAE": ours,
+            "ONNX Runtime, the example": example(file),
+            "ONNX Runtime, one call": lambda images: session.run(None, {"images": images})[0],
+            "Paddle inference, the example": example(program),
+            "Paddle inference, one call": lambda images: plain(images)[0],
+            "the same with oneDNN": lambda images: onednn(images)[0],
+        }
+        yield forwards, (model.channels, *(grid * patch for grid, patch in zip(model.grid, model.patch_size)))
 
 
-def measure(
-    forwards: dict[str, Forward], images: np.ndarray, rounds: int, clock: Callable[[], float]
-) -> dict[str, list[float]]:
-    """Seconds of each round by a clock; one before them is not counted, and every other is in reverse order.
+def measure(forwards: dict[str, Forward], images: np.ndarray, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each round; one before them is not counted, and every other is in reverse order.
 
     Raises:
         RuntimeError: features that differ from ours by more than 1e-4.
@@ -65,14 +87,25 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in forwards}
     for number in range(rounds + 1):
         for name, forward in list(forwards.items())[:: (-1) ** number]:
-            started = clock()
+            started = time.perf_counter()
             found = forward(images)
-            took = clock() - started
+            took = time.perf_counter() - started
             if not np.abs(found - wanted).max() <= 1e-4:  # nor nan
                 raise RuntimeError(f"{name} computes something else in round {number}")
             if number:
                 seconds[name].append(took)
     return seconds
+
+
+def saved_model(name: str, folder: Path) -> Path:
+    """A checkpoint of a model of the benchmarks' sizes."""
+    from paddlemae.weights.store import write_model
+    from paddlemae.weights.transfer import to_official
+
+    model, description = feature_model(Job("features", "", name, 1))
+    folder.mkdir()
+    write_model(folder, to_official(model), description)
+    return folder
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,24 +119,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     usage.add_argument("--batch", type=int, default=16, help="images (default: 16)")
     usage.add_argument("--token", choices=("cls", "mean"), default="cls")
     usage.add_argument("--rounds", type=int, default=3)
-    usage.add_argument("--threads", type=int, default=1, help="of more than one the clock's time counts (default: 1)")
+    usage.add_argument("--threads", type=int, default=1, help="default: 1")
     given = usage.parse_args(arguments)
 
     device.prepare("cpu", given.threads)
-    if given.model in MODELS:
-        model, description = feature_model(Job("features", "", given.model, given.batch))
-    else:
-        from paddlemae.tasks.checkpoints import read_checkpoint
-        from paddlemae.tasks.models import load_encoder
-
-        checkpoint = read_checkpoint(given.model)
-        model, description = load_encoder(checkpoint), checkpoint.description
-    shape = (given.batch, model.channels, *(grid * patch for grid, patch in zip(model.grid, model.patch_size)))
-    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     with tempfile.TemporaryDirectory(prefix="paddlemae-bench-") as folder:
-        forwards = sides(model, description, given.token, Path(folder), given.threads)
-        clock = time.process_time if given.threads == 1 else time.perf_counter
-        seconds = measure(forwards, images, given.rounds, clock)
+        run = saved_model(given.model, Path(folder) / "model") if given.model in MODELS else Path(given.model)
+        with sides(run, given.token, Path(folder), given.threads, given.batch) as (forwards, shape):
+            images = np.random.default_rng(0).integers(0, 256, (given.batch, *shape), np.uint8)
+            seconds = measure(forwards, images, given.rounds)
     ours = next(iter(seconds.values()))
     print(f"{given.model}, {given.batch} images, {given.token} token, {given.rounds} rounds, {given.threads} threads")
     for name, each in seconds.items():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from paddlemae.tasks.models import describe
 from paddlemae.weights.store import write_model
 from paddlemae.weights.transfer import to_official
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "run_exported.py"
+EXAMPLES = Path(__file__).parent.parent / "examples"
 ENCODER = dict(image_size=[8, 12], patch_size=[4, 3], embed_dim=16, depth=2, num_heads=2)
 DECODER = dict(decoder_embed_dim=8, decoder_depth=2, decoder_num_heads=2)
 MEAN, STD = [0.3, 0.5, 0.4], [0.2, 0.25, 0.3]
@@ -257,25 +257,54 @@ def test_the_example_runs_it_without_paddlemae(to: str, what: str, tmp_path: Pat
     if to == "onnx":
         pytest.importorskip("onnxruntime")
     model = autoencoder(channels=3) if what == "reconstructor" else classifier(channels=3)
-    description = replace(description_of(model), eval_crop_ratio=0.8)
     name = "m.onnx" if to == "onnx" else "m"
     write.export(saved(model, tmp_path / "run"), to, tmp_path / name, what=what)
-    pixels = np.random.default_rng(0).integers(0, 256, (37, 29, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    run = f"import runpy; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
-    code = f"import sys; sys.modules['paddlemae'] = None; {run}"
-    command = [sys.executable, "-I", "-W", "ignore", "-c", code, name, "a.png", "a.png"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
-    view = eval_view(pixels, View(image_size=(8, 12), channels=3, eval_crop_ratio=0.8))
+    views = photos(tmp_path)
+    printed = run_example("run_exported.py", name, tmp_path)
     if what == "reconstructor":
-        completed = np.asarray(Image.open(tmp_path / "a-completed.png"))
-        same = (completed == view.transpose(1, 2, 0)).all(axis=2).reshape(2, 4, 4, 3).transpose(0, 2, 1, 3)
-        assert same.reshape(8, 12).all(axis=1).sum() == 2  # of 8 patches those that were kept
+        for number, view in enumerate(views):
+            completed = np.asarray(Image.open(tmp_path / f"{number}-completed.png"))
+            same = (completed == view.transpose(1, 2, 0)).all(axis=2).reshape(2, 4, 4, 3).transpose(0, 2, 1, 3)
+            assert same.reshape(8, 12).all(axis=1).sum() == 2  # of 8 patches those that were kept
         return
     kind = agreement.FeatureKind("mean") if what == "encoder" else agreement.LOGITS
-    wanted = agreement.forward_function(model, description, kind)(view[None])[0]
+    wanted = agreement.forward_function(model, description_of(model), kind)(views)
     if what == "encoder":
-        np.testing.assert_allclose(np.load(tmp_path / "features.npy"), [wanted, wanted], atol=1e-5)
+        np.testing.assert_allclose(np.load(tmp_path / "features.npy"), wanted, atol=1e-5)
     else:
-        assert done.stdout.splitlines()[0].startswith(f"a.png: class {wanted.argmax()} (")
+        assert printed == answers(wanted)
+
+
+def test_twenty_lines_classify_without_paddlemae(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    model = classifier(channels=3)
+    write.export(saved(model, tmp_path / "run"), "onnx", tmp_path / "m.onnx")
+    height, width = 10, 16  # of which the model sees 8 x 12, so that both crop alike
+    wanted = agreement.forward_function(model, description_of(model), agreement.LOGITS)(photos(tmp_path, height, width))
+    assert run_example("classify.py", "m.onnx", tmp_path) == answers(wanted)
+    lines = (EXAMPLES / "classify.py").read_text().rpartition('"""')[2].splitlines()
+    assert sum(bool(line) for line in lines) <= 20
+
+
+def photos(folder: Path, height: int = 37, width: int = 29) -> np.ndarray:
+    """Write 0.png, 1.png and 2.png; what a model should see of them, uint8 [3, C, H, W]."""
+    pixels = np.random.default_rng(0).integers(0, 256, (3, height, width, 3), np.uint8)
+    for number, each in enumerate(pixels):
+        Image.fromarray(each).save(folder / f"{number}.png")
+    return np.stack([eval_view(each, View(image_size=(8, 12), channels=3, eval_crop_ratio=0.8)) for each in pixels])
+
+
+def run_example(script: str, exported: str, folder: Path) -> list[str]:
+    """The lines that it prints of the photos in a folder, where PaddleMAE can't be imported."""
+    (folder / "paddlemae.py").write_text("raise ImportError('the example has need of PaddleMAE')")
+    shutil.copy(EXAMPLES / script, folder)
+    command = [sys.executable, "-W", "ignore", script, exported, "0.png", "1.png", "2.png"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def answers(logits: np.ndarray) -> list[str]:
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    return [f"{number}.png: class {row.argmax()} ({row.max():.1%})" for number, row in enumerate(shares)]
