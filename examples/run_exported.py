@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import sys
+import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def load_paddle(folder, workers, threads):
 
 def start_paddle(folder, threads):
     global predictor
+    warnings.filterwarnings("ignore", "No ccache found")  # each process would say it
     from paddle import inference
 
     config = inference.Config(f"{folder}/inference.json", f"{folder}/inference.pdiparams")
