@@ -33,7 +33,7 @@ class Killed(Exception):
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch) -> None:
-    monkeypatch.setattr(task, "IMAGES_A_PART", 4)
+    monkeypatch.setattr(task, "LEAST_PARTS", 3)
 
 
 def written(run: Path, data: Path | str, out: Path, **settings) -> Path:
@@ -57,6 +57,15 @@ def in_memory(run: Path, data: Path | str, kind: FeatureKind) -> np.ndarray:
     checkpoint = read_checkpoint(run)
     source = open_source(str(data))
     return embed(load_encoder(checkpoint), checkpoint.description, source, kind=kind, batch_size=2, threads=1)[0]
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "size"),
+    [(384, 64, 64), (1000, 16, 16), (4000, 16, 48), (10**6, 64, 1024), (10**6, 2048, 2048)],
+)
+def test_small_sources_have_parts_for_several_processes(monkeypatch, images: int, batch_size: int, size: int) -> None:
+    monkeypatch.undo()  # of `small_parts`
+    assert task._part_size(images, batch_size) == size
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

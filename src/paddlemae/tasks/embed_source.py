@@ -39,7 +39,8 @@ from paddlemae.tasks.models import load_encoder
 from paddlemae.tasks.skipped import SkippedImages
 from paddlemae.train.distributed import ALONE, Ranks, check_same
 
-IMAGES_A_PART = 1024  # about; what an interruption can cost
+IMAGES_A_PART = 1024  # at most, about; what an interruption can cost
+LEAST_PARTS = 64  # of sources with so many batches: processes deal the parts out, and one has the last alone
 ABOUT_FILE = "about.json"
 SMALLEST_DEVIATION = 1e-6  # of features that say nothing, as in `knn.standardise`
 
@@ -94,7 +95,7 @@ def embed_source(
     source = labelled_if_possible(data, split)
     about = about_features(checkpoint, data, split, source, kind, batch_size)
     check_same(ranks, about)  # a run that is still trained may have another checkpoint for each
-    parts = _Parts(out.with_name(f"{out.name}.parts"), source, max(1, IMAGES_A_PART // batch_size) * batch_size)
+    parts = _Parts(out.with_name(f"{out.name}.parts"), source, _part_size(len(source), batch_size))
     missing = ranks.from_first(lambda: parts.take(about, overwrite))
     due = missing[ranks.rank :: ranks.world]
     skipped = SkippedImages(source, max_bad_images)
@@ -157,6 +158,12 @@ def weights_digest(checkpoint: Checkpoint) -> str:
     return hashlib.sha256(json.dumps(seen_as, sort_keys=True).encode() + tensors_digest(checkpoint)).hexdigest()
 
 
+def _part_size(images: int, batch_size: int) -> int:
+    """How many images are a part: a whole number of batches, the same for any number of processes."""
+    wanted = min(IMAGES_A_PART, math.ceil(images / LEAST_PARTS))
+    return max(1, wanted // batch_size) * batch_size
+
+
 @dataclass(frozen=True)
 class _Parts:
     """The folder of the parts: so many images each, in the source's order.
@@ -196,7 +203,7 @@ class _Parts:
         Raises:
             ValueError: they are of other features.
         """
-        note = self.folder / ABOUT_FILE
+        note, about = self.folder / ABOUT_FILE, {**about, "part size": self.size}
         if note.is_file():
             different = self._different(about)
             if different and not overwrite:
