@@ -42,6 +42,7 @@ def sides(
     sys.path.insert(0, str(EXAMPLES))
     import run_exported
 
+    from paddlemae.export.interface import interface_of
     from paddlemae.export.paddle_program import load_program
     from paddlemae.export.write import export
     from paddlemae.tasks.checkpoints import read_checkpoint
@@ -74,7 +75,7 @@ def sides(
             "Paddle inference, one call": lambda images: plain(images)[0],
             "the same with oneDNN": lambda images: onednn(images)[0],
         }
-        yield forwards, (model.channels, *(grid * patch for grid, patch in zip(model.grid, model.patch_size)))
+        yield forwards, interface_of(model, "encoder", token).inputs[0].shape
 
 
 def measure(forwards: dict[str, Forward], images: np.ndarray, rounds: int) -> dict[str, list[float]]:

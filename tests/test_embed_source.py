@@ -188,6 +188,18 @@ def test_parts_of_another_command_are_not_mixed_in(tmp_path, pretrained, photos,
     np.testing.assert_array_equal(found.vectors, in_memory(pretrained, photos, FeatureKind("cls")))
 
 
+def test_parts_of_another_size_are_not_mixed_in(tmp_path, pretrained, photos, monkeypatch) -> None:
+    with monkeypatch.context() as stopped:
+        stop_after(stopped, 1)
+        with pytest.raises(Killed):
+            written(pretrained, photos, tmp_path / "f.npz")
+    monkeypatch.setattr(task, "LEAST_PARTS", 6)
+    with pytest.raises(ValueError, match=r"made with other part size; give the same .* --overwrite"):
+        written(pretrained, photos, tmp_path / "f.npz")
+    found = read_file(written(pretrained, photos, tmp_path / "f.npz", overwrite=True))
+    assert found.ids.tolist() == list(range(12))
+
+
 def test_a_damaged_part_is_named(tmp_path, pretrained, photos, monkeypatch) -> None:
     with monkeypatch.context() as stopped:
         stop_after(stopped, 2)
