@@ -1,4 +1,4 @@
-"""Classify images with what `paddlemae export --to onnx` wrote: NumPy, Pillow and onnxruntime do.
+"""Classify gray or RGB images with what `paddlemae export --to onnx` wrote: NumPy, Pillow and onnxruntime do.
 
 python classify.py MODEL.onnx IMAGE...
 """

@@ -2,6 +2,7 @@
 
 python run_exported.py MODEL.onnx|FOLDER IMAGE...
 
+An image is a picture or, for models of other than 1 or 3 channels of 8 bits, a .npy array [C, H, W] of the right size.
 Each core runs images of its own, which is faster than all cores at every product of one batch.
 """
 
@@ -72,7 +73,14 @@ def run_paddle(inputs):
 
 
 def view(path, facts):
-    """The middle of an image, as the model was evaluated on: uint8 [C, H, W]."""
+    """The middle of an image, as the model was evaluated on: [C, H, W]."""
+    if path.endswith(".npy"):
+        return np.load(path)
+    if facts["channels"] not in (1, 3) or facts["bits"] != 8:
+        shape = [facts["channels"], *facts["image_size"]]
+        sys.exit(
+            f"{path}: expected a .npy array {shape} of {facts['bits']} bits a value, got a picture; save it as one"
+        )
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB" if facts["channels"] == 3 else "L")
     height, width = facts["image_size"]
     h, w = (round(side / facts["eval_crop_ratio"]) for side in (height, width))
@@ -89,15 +97,19 @@ def main(model, *paths):
 
 
 def show(facts, run, paths):
-    images = np.stack([view(path, facts) for path in paths])
+    images = np.stack([view(path, facts) for path in paths]).astype(facts["inputs"][0]["dtype"])
     if facts["what"] == "reconstructor":
         grid = facts["inputs"][1]["shape"][1:]
         order = np.random.default_rng(0).permutation(grid[0] * grid[1]).reshape(grid)
         mask = np.broadcast_to(order >= max(1, order.size // 4), (len(images), *grid))  # 1 = removed
         completed, _ = run(images=images, mask=np.ascontiguousarray(mask, np.uint8))
-        for path, picture in zip(paths, (completed.clip(0, 1) * 255).round().astype(np.uint8)):
-            pixels = picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
-            Image.fromarray(pixels).save(f"{Path(path).stem}-completed.png")
+        for path, image in zip(paths, completed):
+            name = f"{Path(path).stem}-completed"
+            if path.endswith(".npy"):
+                np.save(f"{name}.npy", image)
+                continue
+            picture = (image.clip(0, 1) * 255).round().astype(np.uint8)
+            Image.fromarray(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)).save(f"{name}.png")
     elif facts["what"] == "classifier":
         (logits,) = run(images=images)
         for path, row in zip(paths, logits):

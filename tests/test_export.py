@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -275,6 +276,51 @@ def test_the_example_runs_it_without_paddlemae(to: str, what: str, tmp_path: Pat
         assert printed == answers(wanted)
 
 
+@pytest.mark.parametrize("to", ["onnx", "paddle"])
+@pytest.mark.parametrize(("what", "channels"), [("encoder", 13), ("classifier", 1), ("reconstructor", 13)])
+def test_images_of_16_bits(to: str, what: str, channels: int, tmp_path: Path) -> None:
+    if to == "onnx":
+        pytest.importorskip("onnxruntime")
+    model = autoencoder(channels=channels) if what == "reconstructor" else classifier(channels=channels)
+    statistics = ([0.02 + 0.01 * band for band in range(channels)], [0.01 + 0.002 * band for band in range(channels)])
+    classes = [f"class {number}" for number in range(5)] if isinstance(model, VisionTransformer) else []
+    description = replace(describe(model, statistics, eval_crop_ratio=1.0, classes=classes), bits=16)
+    (tmp_path / "run").mkdir()
+    write_model(tmp_path / "run", to_official(model), description)
+    name = "m.onnx" if to == "onnx" else "m"
+    done = write.export(tmp_path / "run", to, tmp_path / name, what=what)
+    assert done.difference < 1e-5 and done.images == "8 images of random pixels, since there are none of the run's"
+    images = np.random.default_rng(0).integers(0, 9000, (3, channels, 8, 12), np.uint16)
+    for number, image in enumerate(images):
+        np.save(tmp_path / f"{number}.npy", image)
+    printed = run_example("run_exported.py", name, tmp_path, ending="npy")
+    if what == "reconstructor":
+        completed = np.stack([np.load(tmp_path / f"{number}-completed.npy") for number in range(3)])
+        same = np.isclose(completed, images / 65535, rtol=0, atol=1e-6).all(axis=1).reshape(3, 2, 4, 4, 3)
+        assert same.all(axis=(2, 4)).sum() == 3 * 2  # of 8 patches those that were kept
+        return
+    kind = agreement.FeatureKind("mean") if what == "encoder" else agreement.LOGITS
+    wanted = agreement.forward_function(model, description, kind)(images)
+    if what == "encoder":
+        np.testing.assert_allclose(np.load(tmp_path / "features.npy"), wanted, atol=1e-5)
+    else:
+        assert printed == [answer.replace("png", "npy") for answer in answers(wanted)]
+
+
+def test_a_picture_for_a_model_of_bands_is_refused_in_a_line(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    model = classifier(channels=13)
+    (tmp_path / "run").mkdir()
+    description = describe(model, ([0.5] * 13, [0.2] * 13), eval_crop_ratio=1.0, classes=list("abcde"))
+    write_model(tmp_path / "run", to_official(model), description)
+    write.export(tmp_path / "run", "onnx", tmp_path / "m.onnx")
+    photos(tmp_path)
+    command = [sys.executable, EXAMPLES / "run_exported.py", "m.onnx", "0.png"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert done.stderr == "0.png: expected a .npy array [13, 8, 12] of 16 bits a value, got a picture; save it as one\n"
+
+
 def test_twenty_lines_classify_without_paddlemae(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     model = classifier(channels=3)
@@ -294,11 +340,11 @@ def photos(folder: Path, height: int = 37, width: int = 29) -> np.ndarray:
     return np.stack([eval_view(each, View(image_size=(8, 12), channels=3, eval_crop_ratio=0.8)) for each in pixels])
 
 
-def run_example(script: str, exported: str, folder: Path) -> list[str]:
+def run_example(script: str, exported: str, folder: Path, ending: str = "png") -> list[str]:
     """The lines that it prints of the photos in a folder, where PaddleMAE can't be imported."""
     (folder / "paddlemae.py").write_text("raise ImportError('the example has need of PaddleMAE')")
     shutil.copy(EXAMPLES / script, folder)
-    command = [sys.executable, "-W", "ignore", script, exported, "0.png", "1.png", "2.png"]
+    command = [sys.executable, "-W", "ignore", script, exported, *(f"{number}.{ending}" for number in range(3))]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

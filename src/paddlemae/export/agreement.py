@@ -17,7 +17,7 @@ from paddlemae.model.vit import evaluating
 from paddlemae.tasks.gallery import SHOWN, fixed_images
 from paddlemae.tasks.inference import LOGITS, FeatureKind, forward_function
 from paddlemae.tasks.masks import DEFAULT_RATIO
-from paddlemae.tasks.models import Checkpoint, to_input
+from paddlemae.tasks.models import Checkpoint, evaluation_view, to_input
 from paddlemae.tasks.start import run_of, stored_recipe
 from paddlemae.weights.store import Description
 
@@ -29,7 +29,7 @@ Run = Callable[..., list[np.ndarray]]  # from inputs to outputs, in the interfac
 
 
 def example_images(checkpoint: Checkpoint, channels: int, size: tuple[int, ...]) -> tuple[np.ndarray, str]:
-    """(uint8 [B, C, H, W], what they are): some that the run was trained on if they are there, else random pixels."""
+    """(uint8 or uint16 [B, C, H, W], what they are): some that the run was trained on if there are any, else random."""
     run, description = run_of(checkpoint.folder), checkpoint.description
     try:
         recipe = stored_recipe(run, TASKS[description.kind]) if run else None
@@ -39,19 +39,20 @@ def example_images(checkpoint: Checkpoint, channels: int, size: tuple[int, ...])
     found = fixed_images(source, description) if source else None
     if source and found:
         return found[0], f"{len(found[0])} images of {source.name}"
-    random = np.random.default_rng(0).integers(0, 256, (SHOWN, channels, *size), np.uint8)
+    dtype = np.uint8 if evaluation_view(description).depth == 8 else np.uint16
+    random = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (SHOWN, channels, *size), dtype, endpoint=True)
     return random, f"{SHOWN} images of random pixels, since there are none of the run's"
 
 
 def largest_difference(
-    run: Run, model: Model, description: Description, interface: Interface, images_u8: np.ndarray
+    run: Run, model: Model, description: Description, interface: Interface, images: np.ndarray
 ) -> float:
     """The largest of an engine's outputs from the model's own, over batches of several sizes; see `LIMIT`.
 
     Returns:
         nan where one of them is not a number.
     """
-    inputs, wanted = _inputs_and_outputs(model, description, interface, images_u8)
+    inputs, wanted = _inputs_and_outputs(model, description, interface, images)
     differences = []
     for batch in BATCHES:
         outputs = run(*(array[:batch] for array in inputs))
@@ -67,23 +68,24 @@ def _difference(output: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def _inputs_and_outputs(
-    model: Model, description: Description, interface: Interface, images_u8: np.ndarray
+    model: Model, description: Description, interface: Interface, images: np.ndarray
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Arrays for each of the interface's inputs, and what the model makes of them."""
+    images_fed = images.astype(interface.inputs[0].dtype)
     if interface.what != "reconstructor":
         kind = FeatureKind(interface.token) if interface.token else LOGITS
-        return [images_u8], [forward_function(model, description, kind)(images_u8)]
+        return [images_fed], [forward_function(model, description, kind)(images)]
     assert isinstance(model, MaskedAutoencoder)
     patches = model.grid[0] * model.grid[1]
-    noise_BL = np.random.default_rng(0).random((len(images_u8), patches))
+    noise_BL = np.random.default_rng(0).random((len(images), patches))
     mask = random_mask(noise_BL, num_kept(patches, min(DEFAULT_RATIO, 1 - 1 / patches)))
     mask_u8 = mask.as_map().reshape(-1, *model.grid).astype(np.uint8)
     mean, std = (np.reshape(values, (-1, 1, 1)) for values in (description.mean, description.std))
     with evaluating(model), paddle.no_grad():
-        images = to_input(images_u8, description)
-        plain_BLP = predict(model, images, mask).numpy()
-        completed = reconstruct(model, images, mask).completed.numpy() * std + mean
-    return [images_u8, mask_u8], [completed, plain_BLP]
+        normal_BCHW = to_input(images, description)
+        plain_BLP = predict(model, normal_BCHW, mask).numpy()
+        completed = reconstruct(model, normal_BCHW, mask).completed.numpy() * std + mean
+    return [images_fed, mask_u8], [completed, plain_BLP]
 
 
 def onnx_runtime(path: Path) -> Run:

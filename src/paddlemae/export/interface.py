@@ -21,7 +21,7 @@ class Value:
     """An input or output; its shape is that of one image's, and the batch comes before it.
 
     Attributes:
-        dtype: "uint8" or "float32".
+        dtype: "uint8", "int32" or "float32".
         meaning: for people.
     """
 
@@ -38,19 +38,23 @@ class Interface:
     Attributes:
         what: one of `PARTS`.
         token: of an encoder's features, "cls" or "mean"; else None.
+        depth: bits of a channel's value in its images, 8 or 16.
     """
 
     what: str
     token: str | None
+    depth: int
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
 
 
-def interface_of(model: Model, what: str, token: str | None = None) -> Interface:
+def interface_of(model: Model, what: str, token: str | None = None, depth: int = 8) -> Interface:
     """The interface of a part.
 
     Args:
         token: of an encoder, "mean" unless given.
+        depth: bits of a channel's value, as in `View.depth`. Images of 16 are int32, since Paddle takes uint16 for
+            bfloat16.
     Raises:
         ValueError: a part or token that the model does not have.
     """
@@ -61,17 +65,19 @@ def interface_of(model: Model, what: str, token: str | None = None) -> Interface
     if what == "reconstructor" and not isinstance(model, MaskedAutoencoder):
         raise ValueError("a classifier has no decoder to reconstruct with; export the pretraining run that it is from")
     shape = (model.channels, *(grid * patch for grid, patch in zip(model.grid, model.patch_size)))
-    images = Value("images", "uint8", shape, "0..255, RGB where there are 3 channels; normalised inside")
+    values = f"0..{2**depth - 1}, RGB where there are 3 channels; normalised inside"
+    images = Value("images", "uint8" if depth == 8 else "int32", shape, values)
     if what == "classifier":
         logits = Value("logits", "float32", (model.config["num_classes"],), "before softmax, in the labels' order")
-        return Interface(what, None, (images,), (logits,))
+        return Interface(what, None, depth, (images,), (logits,))
     if what == "encoder":
-        return Interface(what, token or "mean", (images,), (_features(model, token or "mean"),))
+        return Interface(what, token or "mean", depth, (images,), (_features(model, token or "mean"),))
     assert isinstance(model, MaskedAutoencoder)
     rule = "1 = patch removed, 0 = kept; all images of a batch keep the same number, at least 1 (else an error or nan)"
     mask = Value("mask", "uint8", model.grid, rule)
     meaning = "0..1 or a bit beyond: kept patches as they are, removed ones predicted"
-    return Interface(what, None, (images, mask), (Value("completed", "float32", shape, meaning), _patches(model)))
+    completed = Value("completed", "float32", shape, meaning)
+    return Interface(what, None, depth, (images, mask), (completed, _patches(model)))
 
 
 def _features(model: Model, token: str) -> Value:
@@ -102,6 +108,7 @@ def metadata_of(model: Model, description: Description, interface: Interface) ->
         **values,
         "image_size": list(interface.inputs[0].shape[1:]),
         "channels": model.channels,
+        "bits": interface.depth,
         "eval_crop_ratio": description.eval_crop_ratio,
         "mean": description.mean,
         "std": description.std,

@@ -56,10 +56,11 @@ def build(graph: Graph, model: Model, interface: Interface, mean: list[float], s
 
     Args:
         graph: of `weights_of(model)`.
-        mean, std: of images in [0, 1], a channel; uint8 ones are normalised with them inside.
+        mean, std: of images in [0, 1], a channel; those of whole numbers are normalised with them inside.
     """
+    white = 2**interface.depth - 1
     mean_C11, std_C11 = (np.asarray(values, np.float64).reshape(-1, 1, 1) for values in (mean, std))
-    scale = graph.constant("pixel_scale", (1 / (255 * std_C11)).astype(np.float32))
+    scale = graph.constant("pixel_scale", (1 / (white * std_C11)).astype(np.float32))
     shift = graph.constant("pixel_shift", (-mean_C11 / std_C11).astype(np.float32))
     images_BCHW = graph.add("Cast", graph.input("images"), to="float32")
     images_BCHW = graph.add("Add", graph.add("Mul", images_BCHW, scale), shift)

@@ -18,7 +18,12 @@ from paddlemae.export.network import Count, build, weights_of
 
 OPSET = 20  # the first with Gelu
 IR_VERSION = 9  # opset 20's
-ELEMENTS = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT, "bool": TensorProto.BOOL}
+ELEMENTS = {
+    "uint8": TensorProto.UINT8,
+    "int32": TensorProto.INT32,
+    "float32": TensorProto.FLOAT,
+    "bool": TensorProto.BOOL,
+}
 Name = str  # of a value in the graph
 
 

@@ -16,7 +16,7 @@ from paddlemae.export.agreement import LIMIT, example_images, largest_difference
 from paddlemae.export.interface import Interface, Model, interface_of, metadata_of
 from paddlemae.export.paddle_program import FILES, save_program
 from paddlemae.tasks.checkpoints import read_checkpoint
-from paddlemae.tasks.models import load_encoder
+from paddlemae.tasks.models import evaluation_view, load_encoder
 from paddlemae.weights.store import Description
 
 METADATA_FILE = "metadata.json"  # beside a program of Paddle; an ONNX file has it inside
@@ -65,14 +65,14 @@ def export(
     what = what or ("classifier" if description.kind == "classifier" else "encoder")
     if token and what != "encoder":
         warnings.warn(f"--token has no effect on a {what}", stacklevel=2)
-    interface = interface_of(model, what, token)
-    images_u8, images = example_images(checkpoint, model.channels, interface.inputs[0].shape[1:])
+    interface = interface_of(model, what, token, evaluation_view(description).depth)
+    examples, images = example_images(checkpoint, model.channels, interface.inputs[0].shape[1:])
     write, engine_of = writers[to]
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         beside = Path(folder) / out.name
         written = write(model, description, interface, beside)
-        difference = largest_difference(engine_of(beside), model, description, interface, images_u8)
+        difference = largest_difference(engine_of(beside), model, description, interface, examples)
         if not difference <= LIMIT:  # nor nan
             raise RuntimeError(
                 f"the exported {what} differs from the model by {difference:.2g} on {images}, and {LIMIT:g} is the "
