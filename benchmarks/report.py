@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks import figures, limit
 from benchmarks.measure import ROOT, Summary, summary, unavailable
 from benchmarks.results import Results
-from benchmarks.works import ON_REQUEST, SIDES, TORCH, TORCH_EAGER, Target, Work, works
+from benchmarks.works import ON_REQUEST, SECTIONS, SIDES, TORCH, TORCH_EAGER, Target, Work, works
 
 PAGE = ROOT / "docs" / "speed.md"
 IMAGES = PAGE.parent / "images"
@@ -85,23 +85,37 @@ def gain(work: Work, ours: Summary, theirs: Summary) -> float:
     return theirs.value / ours.value if work.quantity in ("s", "ms") else ours.value / theirs.value
 
 
-def publish(results: Results, path: Path) -> str:
-    """Write docs/speed.md and its figures; returns the page's tables, for the terminal."""
+def tables_text(results: Results) -> str:
+    """Return the page's tables, for the terminal."""
     everything = works(results.machine.cores)
-    bars = [bar for work in everything.values() if (bar := relative_bar(results, work))]
+    return f"{targets_table(results, everything)}\n\n{speed_tables(results, everything)}"
+
+
+def write_page(results: Results, path: Path) -> None:
+    """Write docs/speed.md and its figures.
+
+    Args:
+        path: the file of the results, which the page links to.
+    Raises:
+        ValueError: a section was not measured; other pages link to each of them.
+    """
+    everything = works(results.machine.cores)
+    measured = {work.section for work in everything.values() if summaries(results, work)}
+    missing = [name for name in SECTIONS if name not in measured]
+    if missing:
+        raise ValueError(
+            f"the page needs every section, and {shown_path(path)} has no results of {', '.join(missing)}; "
+            f"measure them first: python -m benchmarks.run {' '.join(missing)} --out {shown_path(path.parent)}"
+        )
     sweeps = {setting: sweep(results, everything, setting) for setting in figures.PANELS}
-    sweeps = {setting: points for setting, points in sweeps.items() if points}
-    if bars:
-        figures.draw_bars(BARS, bars)
-    if sweeps:
-        figures.draw_sweeps(SWEEPS, sweeps)
-    tables = targets_table(results, everything), speed_tables(results, everything)
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page(results, path, everything, tables, bool(bars), bool(sweeps)))
-    return "\n\n".join([*tables, f"written: {_shown(path)}, {_shown(PAGE)}"])
+    figures.draw_bars(BARS, [bar for work in everything.values() if (bar := relative_bar(results, work))])
+    figures.draw_sweeps(SWEEPS, {setting: points for setting, points in sweeps.items() if points})
+    PAGE.write_text(page(results, path, everything))
 
 
-def _shown(path: Path) -> Path:
+def shown_path(path: Path) -> Path:
+    """Return a path relative to the repository where it is inside."""
+    path = path.resolve()
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
@@ -127,7 +141,7 @@ def digits(value: float) -> str:
 
 
 def targets_table(results: Results, everything: dict[str, Work]) -> str:
-    """What issue 3 demands beside what was measured."""
+    """Return the table of targets with what was measured."""
     demanded = [work for work in everything.values() if work.job.model not in ON_REQUEST or summaries(results, work)]
     verdicts = [verdict(results, work, target) for work in demanded for target in work.targets]
     rows = [
@@ -357,10 +371,8 @@ def rates_table(results: Results, everything: dict[str, Work]) -> str:
     return markdown(["threads", "PyTorch, GFLOP/s", "Paddle, GFLOP/s"], rows)
 
 
-def page(
-    results: Results, path: Path, everything: dict[str, Work], tables: tuple[str, str], bars: bool, sweeps: bool
-) -> str:
-    """docs/speed.md."""
+def page(results: Results, path: Path, everything: dict[str, Work]) -> str:
+    """Return the text of docs/speed.md."""
     entries = [entry for sides in results.works.values() for entry in sides.values()]
     machine = results.machine
     used: dict[str, str] = {}
@@ -371,25 +383,24 @@ def page(
     commits = ", ".join(sorted({entry.commit for entry in entries}))
     sessions = sorted({entry.session for entry in entries})
     return PAGE_TEXT.format(
-        results=_shown(path),
+        results=shown_path(path),
         machine=f"{machine.cpu}, {machine.cores} cores, {machine.memory_gb:g} GB, {machine.system}",
         versions=f"Python {machine.python}, {versions}",
         commits=commits,
         sessions=sessions[0] + (f" to {sessions[-1]}" if len(sessions) > 1 else ""),
-        targets=tables[0],
-        bars=f"![Speed relative to transformers](images/{BARS.name})\n" if bars else "",
-        tables=tables[1],
+        targets=targets_table(results, everything),
+        bars=BARS.name,
+        tables=speed_tables(results, everything),
         limits=limits_table(results, everything),
         rates=rates_table(results, everything),
-        sweeps=f"![Images a second against batch, image size, mask ratio and threads](images/{SWEEPS.name})\n"
-        if sweeps
-        else "Not measured yet: `python -m benchmarks.run sweep`.\n",
+        sweeps=SWEEPS.name,
     )
 
 
 PAGE_TEXT = """# Speed and memory
 
-Written by `python -m benchmarks.run report` from [{results}](../{results}); `make bench` measures anew.
+Written by `python -m benchmarks.run page --out benchmarks/results` from [{results}](../{results}).
+`make bench` measures this machine, prints the same tables and leaves this page as it is.
 
 | | |
 |---|---|
@@ -398,7 +409,8 @@ Written by `python -m benchmarks.run report` from [{results}](../{results}); `ma
 | commit ("+": with changes) | {commits} |
 | measured | {sessions} |
 
-{bars}
+![Speed relative to transformers](images/{bars})
+
 ## What must hold
 
 {targets}
@@ -421,7 +433,8 @@ between. CrossMAE's decoder multiplies other, fewer matrices; its limit is not d
 
 ## Against batch size, image size, mask ratio and threads
 
-{sweeps}
+![Images a second against batch, image size, mask ratio and threads](images/{sweeps})
+
 *ViT-Tiny/16 pretraining, batch 16, 224 px, mask ratio 0.75 and all cores where not said otherwise; a process a point.*
 
 ## How it was measured
@@ -443,8 +456,8 @@ between. CrossMAE's decoder multiplies other, fewer matrices; its limit is not d
   [export.md](export.md#speed) has it beside ours in one process, where turns are taken.
 - transformers: `ViTMAEForPreTraining`, `ViTForImageClassification` and `ViTModel`, all cores, attention "sdpa" and
   "eager", `torch.compile` in its default mode, and whichever of AdamW's `fused` and `foreach` was faster in place;
-  the fastest of all these stands for transformers. Features are compared with eager execution, as issue 3 asks;
-  the compiled model is in the table.
+  the fastest of all these stands for transformers. Features are compared with eager execution; the
+  compiled model is in the table.
 - Plain Paddle: MAE from the paper with `nn.Linear`, `nn.LayerNorm`, `nn.GELU`, `take_along_axis` and
   `paddle.optimizer.AdamW` (`benchmarks/plain_paddle.py`), which is what one writes first. "As installed" has no
   environment settings; Paddle then multiplies on one core, and on AMD processors on a slow path. "Environment set" has

@@ -1,4 +1,4 @@
-"""Results on disk: `benchmarks/results/NAME.json`, one machine each, a partial run replacing its part."""
+"""Results on disk: a JSON file for each machine; measuring some works again replaces these alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from benchmarks.measure import ROOT, Run
 
-FOLDER = ROOT / "benchmarks" / "results"
+FOLDER = ROOT / "build" / "bench"  # not committed; benchmarks/results holds the results that docs/speed.md shows
 STRICT = ConfigDict(extra="forbid")
 
 

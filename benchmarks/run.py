@@ -1,10 +1,13 @@
-"""The benchmark's command line: measure, side by side and in turn, then write the report.
+"""The benchmark's command line: measure, side by side and in turn, and print tables.
 
 python -m benchmarks.run                                        everything: half an hour on two cores
 python -m benchmarks.run --quick                                one process a side, no sweeps: some minutes
 python -m benchmarks.run pretrain --models tiny base --repeats 5
-python -m benchmarks.run report                                 tables and figures from the results, nothing measured
+python -m benchmarks.run report                                 print the tables again, measure nothing
+python -m benchmarks.run page --out benchmarks/results          rewrite docs/speed.md from complete results
 python -m benchmarks.run --list
+
+Results are written to build/bench, or to the folder that --out names. Only `page` writes into docs.
 """
 
 from __future__ import annotations
@@ -38,13 +41,14 @@ def parser() -> argparse.ArgumentParser:
         epilog=__doc__.partition("\n\n")[2],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    usage.add_argument("sections", nargs="*", metavar="SECTION", help=f"{', '.join(SECTIONS)}, or report alone")
+    usage.add_argument("sections", nargs="*", metavar="SECTION", help=f"{', '.join(SECTIONS)}; or report or page alone")
     usage.add_argument("--models", nargs="+", metavar="MODEL", help=f"only works on these: {', '.join(MODELS)}")
     usage.add_argument("--sides", nargs="+", metavar="SIDE", help=f"only these: {', '.join(SIDES)}")
     usage.add_argument("--repeats", type=int, help="processes a side (default 1 to 3, by the work)")
     usage.add_argument("--quick", action="store_true", help="one process a side, few steps, no sweeps")
     usage.add_argument("--photos", help=f"folder or tar of JPEG photos for the input pipeline (default {PHOTOS.name})")
-    usage.add_argument("--name", help="results/NAME.json (default: after the CPU)")
+    usage.add_argument("--out", type=Path, default=FOLDER, help="folder of the results (default build/bench)")
+    usage.add_argument("--name", help="OUT/NAME.json (default: after the CPU)")
     usage.add_argument("--prefix", default="", help="words before each command, such as 'taskset -c 0,1'")
     usage.add_argument("--list", action="store_true", help="print the works and their sides, and stop")
     return usage
@@ -65,9 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     machine = this_machine(usable_cpus())
-    path = FOLDER / f"{options.name or machine_name(machine)}.json"
-    if options.sections == ["report"]:
-        print(report.publish(read(path), path))
+    path = options.out / f"{options.name or machine_name(machine)}.json"
+    if options.sections == ["page"]:
+        report.write_page(read(path), path)
+    if options.sections in (["report"], ["page"]):
+        print(report.tables_text(read(path)))
         return
     plan = selected(works(machine.cores), options)
     if options.list:
@@ -75,7 +81,7 @@ def _run(options: argparse.Namespace) -> None:
             print(f"{work.name}: {', '.join(work.sides)}")
         return
     _measure(plan, options, machine, path)
-    print(report.publish(read(path), path))
+    print(f"{report.tables_text(read(path))}\n\nwritten: {report.shown_path(path)}")
 
 
 def selected(everything: dict[str, Work], options: argparse.Namespace) -> list[Work]:

@@ -253,23 +253,33 @@ def test_list_shows_works_and_measures_nothing(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == "pretrain-base-16: ours, ours-cross, torch-sdpa, plain\n"
 
 
-def test_a_partial_run_changes_its_part_and_the_page(
+def test_a_run_writes_its_results_where_it_is_asked_to_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run, "FOLDER", tmp_path)
     for name in ("PAGE", "BARS", "SWEEPS"):
-        monkeypatch.setattr(report, name, tmp_path / Path(getattr(report, name)).name)
+        monkeypatch.setattr(report, name, tmp_path / "docs" / Path(getattr(report, name)).name)
     took = {"ours": 1.0, "torch-sdpa": 2.0}
     monkeypatch.setattr(measure, "run_job", lambda job, prefix: {"seconds": [took[job.side]] * 3})
-    command = ["pretrain", "--models", "tiny", "--name", "a", "--repeats", "1", "--sides"]
-    assert run.main([*command, "ours", "torch-sdpa"]) == 0
+    command = ["pretrain", "--models", "tiny", "--name", "a", "--out", str(tmp_path / "out"), "--repeats", "1"]
+    assert run.main([*command, "--sides", "ours", "torch-sdpa"]) == 0
     took["ours"] = 0.5
-    assert run.main([*command, "ours"]) == 0
-    found = results.read(tmp_path / "a.json").works["pretrain-tiny-32"]
+    assert run.main([*command, "--sides", "ours"]) == 0
+    found = results.read(tmp_path / "out" / "a.json").works["pretrain-tiny-32"]
     assert [found[side].runs[0]["seconds"][0] for side in ("ours", "torch-sdpa")] == [0.5, 2.0]
-    assert "4.00 (64.0 / 16.0 images/s)" in (tmp_path / "speed.md").read_text()
     assert "4.00 (64.0 / 16.0 images/s)" in capsys.readouterr().out
-    assert (tmp_path / "speed.png").stat().st_size > 1000
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["a.json"]
+    assert run.main(["page", "--name", "a", "--out", str(tmp_path / "out")]) == 2
+    assert "has no results of limit, processes" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["a.json"], "a page without sections breaks links"
+
+
+def test_the_page_is_that_of_the_committed_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    committed = report.PAGE.read_text()
+    for name in ("PAGE", "BARS", "SWEEPS"):
+        monkeypatch.setattr(report, name, tmp_path / Path(getattr(report, name)).name)
+    assert run.main(["page", "--name", "amd-epyc-2-cores", "--out", str(report.ROOT / "benchmarks" / "results")]) == 0
+    assert (tmp_path / "speed.md").read_text() == committed
+    assert min((tmp_path / name).stat().st_size for name in ("speed.png", "speed-sweeps.png")) > 1000
 
 
 def test_photos_are_a_folder_a_tar_or_missing_with_a_clear_line(tmp_path: Path, monkeypatch) -> None:

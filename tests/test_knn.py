@@ -79,7 +79,8 @@ def test_blocks_of_any_size_find_the_same_neighbours(k: int, monkeypatch) -> Non
         monkeypatch.setattr(knn, "BANK_AT_ONCE", rows)
         again = nearest(bank, queries, k)
         assert (again[1] == numbers).all()
-        np.testing.assert_allclose(again[0], cosine, rtol=1e-5)
+        # products of another shape may be summed in another order, by the processor and its BLAS
+        np.testing.assert_allclose(again[0], cosine, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("k", [1, 5, 50])

@@ -1,6 +1,9 @@
 """Trainings in several processes, as a user types them: equal to one process, and to themselves after any end.
 
 Each launch takes 6 to 30 s, most of it imports, so tests share the runs that nothing goes wrong in.
+
+
+What equality to the last bit depends on is said in tests/test_resume.py.
 """
 
 from __future__ import annotations

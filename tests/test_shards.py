@@ -1,4 +1,7 @@
-"""Threads that share a batch train as one does, slice by slice, and the same each time."""
+"""Threads that share a batch train as one does, slice by slice, and the same each time.
+
+What equality to the last bit depends on is said in tests/test_resume.py.
+"""
 
 import dataclasses
 
