@@ -2,7 +2,6 @@
 
 Each launch takes 6 to 30 s, most of it imports, so tests share the runs that nothing goes wrong in.
 
-
 What equality to the last bit depends on is said in tests/test_resume.py.
 """
 

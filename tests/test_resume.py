@@ -1,8 +1,8 @@
 """A run that was stopped and resumed is the run that was not stopped, bit for bit.
 
 Equality to the last bit is claimed for one processor, one Paddle build, one number of threads and one code path of its
-matrix library (MKL_DEBUG_CPU_TYPE): both runs of a comparison are made by the same process or on the same machine, so the
-claim holds on every processor. Across processors, sums are made in another order and results differ in their last bits.
+matrix library (MKL_DEBUG_CPU_TYPE). Both runs of a comparison are made on the same machine, so the tests pass on every
+processor; across processors sums are made in another order, and results differ in their last bits.
 """
 
 import itertools
