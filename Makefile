@@ -36,9 +36,9 @@ drill: $(VENV)/installed ## Kill, stop and starve trainings, and see that nothin
 soak: $(VENV)/installed ## Pretrain for 2 hours and see that memory and speed stay (DATA=FOLDER of images; HOURS=2)
 	$(VENV)/bin/python -m drill.soak --data $(DATA) --hours $(or $(HOURS),2) $(SOAK)
 
-fuzz: $(VENV)/installed ## Open 20,000 hostile weights files, and 10,000 cases of each property test (FUZZ="--seed 1")
+fuzz: $(VENV)/installed ## Open 20,000 hostile weights files, and 10,000 cases of each property test (FUZZ=... CASES="--cases 10000 --seed 0")
 	$(VENV)/bin/python tests/fuzz.py $(FUZZ)
-	$(VENV)/bin/python tests/fuzz_properties.py $(FUZZ)
+	$(VENV)/bin/python tests/fuzz_properties.py $(CASES)
 
 lint: $(VENV)/installed ## Check style, formatting and types
 	$(VENV)/bin/ruff check .

@@ -1,0 +1,16 @@
+"""Records the golden loss curves: PYTHONPATH=tests python tests/goldens/record_losses.py
+
+Run it only when a change of the numbers is intended, and say in the commit what changed them.
+"""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from loss_curves import CURVES, curve, processor
+
+if __name__ == "__main__":
+    with TemporaryDirectory() as folder:
+        curves = {name: curve(name, Path(folder, name)) for name in CURVES}
+    content = {"processor": processor(), "losses": curves}
+    Path(__file__).with_name("losses.json").write_text(json.dumps(content, indent=1) + "\n")
