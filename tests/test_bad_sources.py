@@ -160,7 +160,7 @@ def test_entries_that_lead_out_of_a_tar_are_left_out(tmp_path: Path) -> None:
         for name in ("../out.png", "/abs.png", "a/../../out.png", "C:/x.png", "a\\..\\b.png"):
             kinds.add(archive, name, PNG)
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
-            kinds.add(archive, f"a/{kind.decode()}.png", b"", type=kind, linkname="/etc/passwd")
+            kinds.add(archive, f"a/link{kind.decode()}.png", b"", type=kind, linkname="/etc/passwd")
         kinds.add(archive, "a/._1.png", PNG)  # macOS's, which is hidden
         kinds.add(archive, "__MACOSX/1.png", PNG)
         kinds.add(archive, "b/2.png", PNG)

@@ -1,43 +1,37 @@
-"""Images in archives: a tar or zip with folders in it, or the shards of a WebDataset.
+"""Images in archives: a tar or zip gives those that its unpacked folder would give, in that order, a shard its samples.
 
-A tar is a shard when files beside its images are named alike: `0001.jpg` and `0001.cls`. Images of an archive are in
-their names' order, as those of the unpacked folder would be; those of shards as they are stored.
+Nothing is unpacked. Of an entry that comes twice the last one counts, as it does when the archive is unpacked.
 """
 
-import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
+from zipfile import ZipInfo
 
 import numpy as np
+from numpy.typing import NDArray
 
 from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS
-from paddlemae.data.sources.labels import (
-    PARTS,
-    class_folders,
-    files_of_part,
-    is_whole,
-    labels_by_folder,
-    numbered,
-    part_of,
-)
+from paddlemae.data.sources.labels import PARTS, class_folders, files_of_part, labels_by_folder, numbered, part_of
 from paddlemae.data.sources.names import Names
+from paddlemae.data.sources.shards import SIDECARS, Samples, ending_of, is_shard, label_of, samples_of
 from paddlemae.data.sources.source import EncodedSource
 from paddlemae.data.sources.tar import Entry, TarContents, entries
-from paddlemae.data.sources.zipped import ZipContents, zip_contents
+from paddlemae.data.sources.zipped import zip_contents, zip_entries
 
-SIDECARS = (".cls", ".json", ".txt")  # where a shard's labels are, the first that is there
+_PICTURES = frozenset(EXTENSIONS)
 _IMAGES = frozenset((*EXTENSIONS, ARRAY_EXTENSION))
-_JSON_KEYS = ("label", "cls", "class")
 _MOST_NAMES = 1_000_000
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 
+_Stored = TypeVar("_Stored", Entry, ZipInfo)
+
 
 def expanded(pattern: str) -> list[str]:
-    """The names that a pattern with braces means: `{000..099}`, zeros in front kept, or `{train,val}`."""
+    """Return the names that a pattern with braces means: `{000..099}`, zeros in front kept, or `{train,val}`."""
     found = _BRACES.search(pattern)
     if not found:
         return [pattern]
@@ -49,116 +43,140 @@ def expanded(pattern: str) -> list[str]:
 
 
 def open_zip(path: str, split: str | None, labelled: bool) -> EncodedSource:
-    """The images in a zip."""
-    refused: list[str] = []
-    contents = zip_contents(path, _is_image, refused)
-    _tell(path, refused)
-    return _with_folders(path, contents, split, labelled)
+    """Return the images in a zip."""
+    listing = _Listing[ZipInfo]()
+    for name, kind, info in zip_entries(path):
+        listing.add(name, kind, info)
+    _warn(path, refused=listing.refused, replaced=listing.replaced)
+    chosen = _chosen(path, sorted(listing.images()), listing.folders, split, labelled)
+    contents = zip_contents(path, chosen.names, [listing.files[name] for name in chosen.names])
+    return EncodedSource(path, contents, chosen.labels, chosen.classes)
 
 
-def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool) -> EncodedSource:
-    """The images in a tar, or in shards.
+def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool, root: str = "") -> EncodedSource:
+    """Return the images in a tar, or in shards.
 
     Args:
-        paths: the tars of all parts.
+        paths: the tars of all splits.
         name: how they were named.
-        split: for shards, those whose names have the word.
+        split: of shards, those whose paths below `root` have the word.
+        root: the folder that holds all; by default the first one's.
     Raises:
-        ValueError: a shard that is damaged or cut short; no images; no labels.
+        ValueError: a tar that is damaged or cut short; no images; no labels.
     """
-    root = os.path.dirname(paths[0]) or "."
-    alone = _listed(paths, labelled) if len(paths) == 1 else None
-    if alone and not alone.has_sidecars:
-        contents = _contents(root, paths, alone, sorted(range(len(alone.images)), key=alone.name_of))
-        return _with_folders(name, contents, split, labelled)
+    root = root or os.path.dirname(paths[0]) or "."
+    only = _listed(paths[0], labelled) if len(paths) == 1 else None
+    if only and not is_shard(only.files):
+        _warn(name, refused=only.refused, replaced=only.replaced)
+        chosen = _chosen(name, sorted(only.images()), only.folders, split, labelled)
+        contents = _contents(root, paths, [(0, only.files[each]) for each in chosen.names])
+        return EncodedSource(name, contents, chosen.labels, chosen.classes)
     relative = [os.path.relpath(path, root) for path in paths]
-    chosen = [os.path.join(root, file) for file in files_of_part(relative, split, repr(name))]
-    listing = alone or _listed(chosen, labelled)
-    contents = _contents(root, chosen, listing, range(len(listing.images)))
-    if not len(contents):
+    selected = [os.path.join(root, file) for file in files_of_part(relative, split, repr(name))]
+    shards = _shards(selected, labelled)
+    _warn(name, refused=shards.refused, replaced=shards.replaced, further=shards.further)
+    if not shards.images:
         raise ValueError(f"no images in {name!r}; expected entries named like 0001.jpg, {_endings()}")
+    contents = _contents(root, selected, shards.images)
     if not labelled:
         return EncodedSource(name, contents)
-    if not listing.has_sidecars:
-        classes = class_folders(name, contents.files)
-        return EncodedSource(name, contents, labels_by_folder(contents.files, classes), classes)
+    if not shards.have_samples:
+        around = _around_all(sorted(contents.files), PARTS if len(selected) == len(paths) else ())
+        return EncodedSource(name, contents, *_classes(name, around, list(contents.files), shards.folders))
     known: tuple[str, ...] = ()
     if split == "test":
         trained_on = [os.path.join(root, file) for file in files_of_part(relative, "train", repr(name))]
-        if trained_on != chosen:
-            known = numbered(_listed(trained_on, True).labels(), name)[1]
-    return EncodedSource(name, contents, *numbered(listing.labels(), name, known))
+        if trained_on != selected:
+            known = numbered(_shards(trained_on, True).labels(), name)[1]
+    return EncodedSource(name, contents, *numbered(shards.labels(), name, known))
 
 
 @dataclass(eq=False)
-class _Listing:
-    """Images of tars, as they are stored, with the files beside them."""
+class _Listing(Generic[_Stored]):
+    """What an archive gives when it is unpacked.
 
-    images: list[tuple[int, Entry]] = field(default_factory=list)  # which tar, which entry
-    beside: list[dict[str, bytes | None]] = field(default_factory=list)  # of each image: ending -> content
-    has_sidecars: bool = False
+    Attributes:
+        files: by name, in the order of their first entries.
+        folders: of directories, and of files that are no images, with a "/" behind.
+        refused: names of entries that no image may come from.
+        replaced: names of images that came again.
+    """
 
-    def name_of(self, place: int) -> str:
-        return self.images[place][1].name
+    files: dict[str, _Stored] = field(default_factory=dict)
+    folders: set[str] = field(default_factory=set)
+    refused: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
 
-    def labels(self) -> list[str]:
-        return [_label_of(self.name_of(place), files) for place, files in enumerate(self.beside)]
+    def add(self, name: str, kind: str, stored: _Stored) -> None:
+        if kind == "folder":
+            self.folders.add(f"{name}/")
+        elif kind == "other":
+            self.files.pop(name, None)
+            self.refused.append(name)
+        else:
+            if ending_of(name) not in _IMAGES:
+                self.folders.add(name[: name.rfind("/") + 1])
+            elif name in self.files:
+                self.replaced.append(name)
+            self.files[name] = stored
+
+    def images(self) -> list[str]:
+        return [name for name in self.files if ending_of(name) in _IMAGES]
 
 
-def _listed(paths: Sequence[str], labelled: bool) -> _Listing:
-    listing = _Listing()
-    for number, path in enumerate(paths):
-        refused: list[str] = []
-        image_of: dict[str, int] = {}
-        beside: dict[str, dict[str, bytes | None]] = {}
-        for entry in entries(path, lambda name: labelled and _ending(name) in SIDECARS, refused):
-            key, ending = _key(entry.name), _ending(entry.name)
-            if ending in SIDECARS:
-                beside.setdefault(key, {})[ending] = entry.content
-            elif ending in _IMAGES and key not in image_of:
-                image_of[key] = len(listing.images)
-                listing.images.append((number, entry))
-        _tell(path, refused)
-        listing.has_sidecars |= any(key in image_of for key in beside)
-        listing.beside += [beside.get(key, {}) for key in image_of]
+def _listed(path: str, labelled: bool) -> _Listing[Entry]:
+    """Return what a tar holds; with the contents of the files that labels may be in, if these are needed."""
+    listing = _Listing[Entry]()
+    for entry in entries(path, lambda name: labelled and ending_of(name) in SIDECARS):
+        if entry.kind == "copy":
+            original = listing.files.get(entry.target)
+            entry = original._replace(name=entry.name) if original else entry._replace(kind="other")
+        listing.add(entry.name, entry.kind, entry)
     return listing
 
 
-def _key(name: str) -> str:
-    """What names a sample's files: the path up to the file name's first dot."""
-    folder, slash, file = name.rpartition("/")
-    return folder + slash + file.partition(".")[0]
+@dataclass(eq=False)
+class _Shards:
+    """Images of several tars, as they are stored.
+
+    Attributes:
+        images: which tar, which entry.
+        beside: the sidecars of each; none in tars that are no shards.
+        further: names of pictures that are not the first of their samples.
+    """
+
+    images: list[tuple[int, Entry]] = field(default_factory=list)
+    beside: list[Mapping[str, bytes | None]] = field(default_factory=list)
+    have_samples: bool = False
+    folders: set[str] = field(default_factory=set)
+    refused: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    further: list[str] = field(default_factory=list)
+
+    def labels(self) -> list[str]:
+        return [label_of(entry.name, beside) for (_, entry), beside in zip(self.images, self.beside)]
 
 
-def _ending(name: str) -> str:
-    dot = name.rfind(".")
-    return name[dot:].lower() if dot > name.rfind("/") else ""
+def _shards(paths: Sequence[str], labelled: bool) -> _Shards:
+    found = _Shards()
+    for number, path in enumerate(paths):
+        listing = _listed(path, labelled)
+        if is_shard(listing.files):
+            samples = samples_of(listing.files)
+            found.have_samples = True
+            found.further += samples.further
+        else:
+            images = [listing.files[name] for name in _counted(listing.images())]
+            samples = Samples(images, [{} for _ in images])
+        found.images += [(number, entry) for entry in samples.images]
+        found.beside += samples.beside
+        found.folders |= listing.folders
+        found.refused += listing.refused
+        found.replaced += listing.replaced
+    return found
 
 
-def _label_of(image: str, beside: dict[str, bytes | None]) -> str:
-    for ending in SIDECARS:
-        content = beside.get(ending)
-        if content is None:
-            continue
-        text = content.decode("utf-8", "replace").strip()
-        if ending == ".json":
-            try:
-                values = json.loads(text)
-            except json.JSONDecodeError:
-                values = None
-            label = (
-                next((values[key] for key in _JSON_KEYS if key in values), None) if isinstance(values, dict) else None
-            )
-            if isinstance(label, str | int):
-                return str(label)
-        elif is_whole(text):
-            return text
-        raise ValueError(f"the label of {image!r} in its {ending} is no whole number: {text[:40]!r}; mend it")
-    raise ValueError(f"labels need a file beside each image, as in 0001.jpg and 0001.cls, but {image!r} has none")
-
-
-def _contents(root: str, paths: Sequence[str], listing: _Listing, order: Iterable[int]) -> TarContents:
-    images = [listing.images[place] for place in order]
+def _contents(root: str, paths: Sequence[str], images: Sequence[tuple[int, Entry]]) -> TarContents:
     return TarContents(
         root,
         tuple(paths),
@@ -169,56 +187,82 @@ def _contents(root: str, paths: Sequence[str], listing: _Listing, order: Iterabl
     )
 
 
-def _with_folders(name: str, contents: TarContents | ZipContents, split: str | None, labelled: bool) -> EncodedSource:
-    """An archive whose folders are parts and classes, as a folder's are; one folder around all does not count."""
-    files = list(contents.files)
+class _Chosen(NamedTuple):
+    """Images of a split, with labels where they are needed."""
+
+    names: list[str]
+    labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
+
+
+def _chosen(name: str, files: list[str], folders: Collection[str], split: str | None, labelled: bool) -> _Chosen:
+    """Return the images of an archive whose folders are splits and classes; one folder around all does not count.
+
+    Args:
+        files: of all images and arrays, sorted.
+        folders: others than theirs.
+    """
     if not files:
         raise ValueError(f"no images in {name!r}; expected entries {_endings()}")
-    around = _around_all(files)
-    part = part_of({file[len(around) :].partition("/")[0] for file in files}, split, repr(name), "folder")
+    around = _around_all(_counted(files))
+    part = part_of(_first_folders(around, (*files, *folders)), split, repr(name), "folder")
     around += f"{part}/" if part else ""
-    chosen = [place for place, file in enumerate(files) if file.startswith(around)]
-    inside = [files[place][len(around) :] for place in chosen]
-    if len(chosen) < len(files):
-        contents = taken(contents, chosen)
+    chosen = _counted([file for file in files if file.startswith(around)])
+    if not chosen:
+        raise ValueError(f"no images in '{name}/{around}'; expected entries {_endings()}")
     if not labelled:
-        return EncodedSource(name, contents)
-    classes = class_folders(f"{name}/{around}".rstrip("/"), inside)
-    return EncodedSource(name, contents, labels_by_folder(inside, classes), classes)
+        return _Chosen(chosen)
+    return _Chosen(chosen, *_classes(name, around, chosen, {*files, *folders}))
 
 
-def _around_all(files: Sequence[str]) -> str:
-    """The folders, with a slash, that all files are in, unless they are parts."""
-    kept = ""
-    for first, last in zip(files[0].split("/")[:-1], files[-1].split("/")[:-1]):  # they are sorted
-        if first != last or first in PARTS:
+def _classes(
+    name: str, around: str, files: Sequence[str], folders: Collection[str]
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return (labels, classes) by the first folders below the one around all."""
+    inside = [file[len(around) :] for file in files]
+    classes = class_folders(f"{name}/{around}".rstrip("/"), inside, _first_folders(around, (*files, *folders)))
+    return labels_by_folder(inside, classes), classes
+
+
+def _counted(files: list[str]) -> list[str]:
+    """Return the pictures or, where there are none, the arrays."""
+    return [file for file in files if ending_of(file) in _PICTURES] or files
+
+
+def _first_folders(around: str, paths: Iterable[str]) -> set[str]:
+    """Return the first folders of the paths below another."""
+    start = len(around)
+    return {path[start : path.index("/", start)] for path in paths if path.startswith(around) and "/" in path[start:]}
+
+
+def _around_all(files: Sequence[str], kept: Collection[str] = PARTS) -> str:
+    """Return the folders, with a slash, that all files are in, up to one that is a split.
+
+    Args:
+        files: sorted.
+        kept: names of splits.
+    """
+    around = ""
+    for first, last in zip(files[0].split("/")[:-1], files[-1].split("/")[:-1]):
+        if first != last or first in kept:
             break
-        kept += f"{first}/"
-    return kept
-
-
-def taken(contents: TarContents | ZipContents, chosen: Sequence[int]) -> TarContents | ZipContents:
-    """Some of an archive's entries, in this order."""
-    columns: dict[str, Any] = {
-        column.name: value[list(chosen)]
-        for column in fields(contents)
-        if isinstance(value := getattr(contents, column.name), np.ndarray)
-    }
-    return replace(contents, files=Names.of(contents.files[place] for place in chosen), **columns)
-
-
-def _is_image(name: str) -> bool:
-    return _ending(name) in _IMAGES
+        around += f"{first}/"
+    return around
 
 
 def _endings() -> str:
     return f"ending in {' '.join(EXTENSIONS)} or {ARRAY_EXTENSION}"
 
 
-def _tell(path: str, refused: list[str]) -> None:
-    if refused:
-        warnings.warn(
-            f"{path!r}: {len(refused)} entries are links, devices, encrypted or lead out of it, and are left out; "
-            f"first: {refused[0]!r}",
-            stacklevel=4,
-        )
+def _warn(name: str, *, refused: list[str], replaced: list[str], further: Sequence[str] = ()) -> None:
+    """Say what of an archive is not read."""
+    for names, what in (
+        (refused, "entries are links, devices, encrypted or lead out of it, and are left out"),
+        (replaced, "images come again under the same name; the last one counts, as when it is unpacked"),
+        (
+            further,
+            "images are not the first of their sample (the files of one name up to its first dot), and are left out",
+        ),
+    ):
+        if names:
+            warnings.warn(f"{name!r}: {len(names)} {what}; first: {names[0]!r}", stacklevel=4)
