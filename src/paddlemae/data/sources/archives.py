@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS
 from paddlemae.data.sources.labels import PARTS, class_folders, files_of_part, labels_by_folder, numbered, part_of
 from paddlemae.data.sources.names import Names
-from paddlemae.data.sources.shards import SIDECARS, Samples, ending_of, is_shard, label_of, samples_of
+from paddlemae.data.sources.shards import Samples, ending_of, is_sidecar, label_of, samples_of
 from paddlemae.data.sources.source import EncodedSource
 from paddlemae.data.sources.tar import Entry, TarContents, entries
-from paddlemae.data.sources.zipped import zip_contents, zip_entries
+from paddlemae.data.sources.zipped import begins_with_entry, zip_contents, zip_entries
 
-_PICTURES = frozenset(EXTENSIONS)
 _IMAGES = frozenset((*EXTENSIONS, ARRAY_EXTENSION))
 _MOST_NAMES = 1_000_000
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
@@ -44,12 +43,19 @@ def expanded(pattern: str) -> list[str]:
 
 def open_zip(path: str, split: str | None, labelled: bool) -> EncodedSource:
     """Return the images in a zip."""
-    listing = _Listing[ZipInfo]()
+    listing, first = _Listing[ZipInfo](), -1
     for name, kind, info in zip_entries(path):
         listing.add(name, kind, info)
+        first = info.header_offset if first < 0 else min(first, info.header_offset)
+    if first > 0 and begins_with_entry(path):
+        warnings.warn(
+            f"{path!r}: its directory lists no entry of its first {first} bytes; of zips that were joined the last one "
+            "is read, as when they are unpacked",
+            stacklevel=3,
+        )
     _warn(path, refused=listing.refused, replaced=listing.replaced)
-    chosen = _chosen(path, sorted(listing.images()), listing.folders, split, labelled)
-    contents = zip_contents(path, chosen.names, [listing.files[name] for name in chosen.names])
+    chosen = _chosen(path, listing, split, labelled)
+    contents = zip_contents(path, chosen.names, [listing.images[name] for name in chosen.names])
     return EncodedSource(path, contents, chosen.labels, chosen.classes)
 
 
@@ -66,14 +72,14 @@ def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool
     """
     root = root or os.path.dirname(paths[0]) or "."
     only = _listed(paths[0], labelled) if len(paths) == 1 else None
-    if only and not is_shard(only.files):
+    if only and samples_of(only.images, only.others) is None:
         _warn(name, refused=only.refused, replaced=only.replaced)
-        chosen = _chosen(name, sorted(only.images()), only.folders, split, labelled)
-        contents = _contents(root, paths, [(0, only.files[each]) for each in chosen.names])
+        chosen = _chosen(name, only, split, labelled)
+        contents = _contents(root, paths, [(0, only.images[each]) for each in chosen.names])
         return EncodedSource(name, contents, chosen.labels, chosen.classes)
     relative = [os.path.relpath(path, root) for path in paths]
     selected = [os.path.join(root, file) for file in files_of_part(relative, split, repr(name))]
-    shards = _shards(selected, labelled)
+    shards = _shards([only] if only else (_listed(path, labelled) for path in selected))
     _warn(name, refused=shards.refused, replaced=shards.replaced, further=shards.further)
     if not shards.images:
         raise ValueError(f"no images in {name!r}; expected entries named like 0001.jpg, {_endings()}")
@@ -87,7 +93,7 @@ def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool
     if split == "test":
         trained_on = [os.path.join(root, file) for file in files_of_part(relative, "train", repr(name))]
         if trained_on != selected:
-            known = numbered(_shards(trained_on, True).labels(), name)[1]
+            known = numbered(_shards(_listed(path, True) for path in trained_on).labels(), name)[1]
     return EncodedSource(name, contents, *numbered(shards.labels(), name, known))
 
 
@@ -96,40 +102,50 @@ class _Listing(Generic[_Stored]):
     """What an archive gives when it is unpacked.
 
     Attributes:
-        files: by name, in the order of their first entries.
-        folders: of directories, and of files that are no images, with a "/" behind.
+        images: pictures and arrays by name, in the order of their first entries.
+        arrays: which of them are arrays.
+        others: other files.
+        folders: with a "/" behind, of all these and of directories.
         refused: names of entries that no image may come from.
         replaced: names of images that came again.
     """
 
-    files: dict[str, _Stored] = field(default_factory=dict)
+    images: dict[str, _Stored] = field(default_factory=dict)
+    arrays: set[str] = field(default_factory=set)
+    others: dict[str, _Stored] = field(default_factory=dict)
     folders: set[str] = field(default_factory=set)
     refused: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
 
     def add(self, name: str, kind: str, stored: _Stored) -> None:
-        if kind == "folder":
-            self.folders.add(f"{name}/")
-        elif kind == "other":
-            self.files.pop(name, None)
-            self.refused.append(name)
-        else:
-            if ending_of(name) not in _IMAGES:
-                self.folders.add(name[: name.rfind("/") + 1])
-            elif name in self.files:
+        if kind == "file":
+            self.folders.add(name[: name.rfind("/") + 1])
+            ending = ending_of(name)
+            if ending not in _IMAGES:
+                self.others[name] = stored
+                return
+            if name in self.images:
                 self.replaced.append(name)
-            self.files[name] = stored
+            self.images[name] = stored
+            if ending == ARRAY_EXTENSION:
+                self.arrays.add(name)
+        elif kind == "folder":
+            self.folders.add(f"{name}/" if name else "")
+        else:
+            self.images.pop(name, None)
+            self.refused.append(name)
 
-    def images(self) -> list[str]:
-        return [name for name in self.files if ending_of(name) in _IMAGES]
+    def counted(self, names: list[str]) -> list[str]:
+        """Return those of the names that count as images: the pictures or, where there are none, the arrays."""
+        return ([name for name in names if name not in self.arrays] or names) if self.arrays else names
 
 
 def _listed(path: str, labelled: bool) -> _Listing[Entry]:
     """Return what a tar holds; with the contents of the files that labels may be in, if these are needed."""
     listing = _Listing[Entry]()
-    for entry in entries(path, lambda name: labelled and ending_of(name) in SIDECARS):
+    for entry in entries(path, is_sidecar if labelled else lambda name: False):
         if entry.kind == "copy":
-            original = listing.files.get(entry.target)
+            original = listing.images.get(entry.target) or listing.others.get(entry.target)
             entry = original._replace(name=entry.name) if original else entry._replace(kind="other")
         listing.add(entry.name, entry.kind, entry)
     return listing
@@ -157,16 +173,15 @@ class _Shards:
         return [label_of(entry.name, beside) for (_, entry), beside in zip(self.images, self.beside)]
 
 
-def _shards(paths: Sequence[str], labelled: bool) -> _Shards:
+def _shards(listings: Iterable[_Listing[Entry]]) -> _Shards:
     found = _Shards()
-    for number, path in enumerate(paths):
-        listing = _listed(path, labelled)
-        if is_shard(listing.files):
-            samples = samples_of(listing.files)
+    for number, listing in enumerate(listings):
+        samples = samples_of(listing.images, listing.others)
+        if samples:
             found.have_samples = True
             found.further += samples.further
         else:
-            images = [listing.files[name] for name in _counted(listing.images())]
+            images = [listing.images[name] for name in listing.counted(list(listing.images))]
             samples = Samples(images, [{} for _ in images])
         found.images += [(number, entry) for entry in samples.images]
         found.beside += samples.beside
@@ -195,44 +210,34 @@ class _Chosen(NamedTuple):
     classes: tuple[str, ...] = ()
 
 
-def _chosen(name: str, files: list[str], folders: Collection[str], split: str | None, labelled: bool) -> _Chosen:
-    """Return the images of an archive whose folders are splits and classes; one folder around all does not count.
-
-    Args:
-        files: of all images and arrays, sorted.
-        folders: others than theirs.
-    """
+def _chosen(name: str, listing: _Listing, split: str | None, labelled: bool) -> _Chosen:
+    """Return the images of an archive whose folders are splits and classes; one folder around all does not count."""
+    files = sorted(listing.images)
     if not files:
         raise ValueError(f"no images in {name!r}; expected entries {_endings()}")
-    around = _around_all(_counted(files))
-    part = part_of(_first_folders(around, (*files, *folders)), split, repr(name), "folder")
+    around = _around_all(listing.counted(files))
+    part = part_of(_first_folders(around, listing.folders), split, repr(name), "folder")
     around += f"{part}/" if part else ""
-    chosen = _counted([file for file in files if file.startswith(around)])
+    chosen = listing.counted([file for file in files if file.startswith(around)])
     if not chosen:
         raise ValueError(f"no images in '{name}/{around}'; expected entries {_endings()}")
     if not labelled:
         return _Chosen(chosen)
-    return _Chosen(chosen, *_classes(name, around, chosen, {*files, *folders}))
+    return _Chosen(chosen, *_classes(name, around, chosen, listing.folders))
 
 
 def _classes(
-    name: str, around: str, files: Sequence[str], folders: Collection[str]
+    name: str, around: str, files: Sequence[str], folders: Iterable[str]
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Return (labels, classes) by the first folders below the one around all."""
     inside = [file[len(around) :] for file in files]
-    classes = class_folders(f"{name}/{around}".rstrip("/"), inside, _first_folders(around, (*files, *folders)))
+    classes = class_folders(f"{name}/{around}".rstrip("/"), inside, _first_folders(around, folders))
     return labels_by_folder(inside, classes), classes
 
 
-def _counted(files: list[str]) -> list[str]:
-    """Return the pictures or, where there are none, the arrays."""
-    return [file for file in files if ending_of(file) in _PICTURES] or files
-
-
-def _first_folders(around: str, paths: Iterable[str]) -> set[str]:
-    """Return the first folders of the paths below another."""
-    start = len(around)
-    return {path[start : path.index("/", start)] for path in paths if path.startswith(around) and "/" in path[start:]}
+def _first_folders(around: str, folders: Iterable[str]) -> set[str]:
+    """Return the first folders below another of paths that end with a "/"."""
+    return {path[len(around) :].partition("/")[0] for path in folders if path.startswith(around) and path != around}
 
 
 def _around_all(files: Sequence[str], kept: Collection[str] = PARTS) -> str:

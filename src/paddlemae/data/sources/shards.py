@@ -5,21 +5,19 @@ A tar is a shard if a `.cls` lies next to one of its images; or if its images ar
 """
 
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
-from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS
+from paddlemae.data.images import EXTENSIONS, has_ending
 from paddlemae.data.sources.labels import is_whole
 from paddlemae.data.sources.tar import Entry
 
 SIDECARS = (".cls", ".json", ".txt")  # where a sample's label is, the first that is there
-_CLASS = SIDECARS[0]
+_CLASS = (".cls",)
 _JSON_KEYS = ("label", "cls", "class")
-_PICTURES = frozenset(EXTENSIONS)
-_IMAGES = frozenset((*EXTENSIONS, ARRAY_EXTENSION))
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Samples:
     """The samples of a shard, in the order of their images.
 
@@ -29,9 +27,9 @@ class Samples:
         further: further pictures of the samples.
     """
 
-    images: list[Entry] = field(default_factory=list)
-    beside: list[dict[str, bytes | None]] = field(default_factory=list)
-    further: list[str] = field(default_factory=list)
+    images: list[Entry]
+    beside: list[dict[str, bytes | None]]
+    further: Sequence[str] = ()
 
 
 def ending_of(name: str) -> str:
@@ -46,43 +44,47 @@ def key_of(name: str) -> str:
     return folder + slash + file.partition(".")[0]
 
 
-def is_shard(names: Collection[str]) -> bool:
-    """Return whether a tar with files of these names is a shard."""
-    sidecars = [name for name in names if ending_of(name) in SIDECARS]
-    if not sidecars:
-        return False
-    keys = {key_of(name): name.rpartition("/")[0] for name in names if ending_of(name) in _IMAGES}
-    if any(ending_of(name) == _CLASS and key_of(name) in keys for name in sidecars):
-        return True
-    return len(set(keys.values())) == 1 and keys.keys() <= {name[: name.rindex(".")] for name in sidecars}
+def is_sidecar(name: str) -> bool:
+    """Return whether a file may hold a sample's label."""
+    return has_ending(name, SIDECARS)
 
 
-def samples_of(files: Mapping[str, Entry]) -> Samples:
-    """Return the samples of a shard.
+def samples_of(images: Mapping[str, Entry], others: Mapping[str, Entry]) -> Samples | None:
+    """Return the samples of a shard; None of a tar that is an archive of folders.
 
     Args:
-        files: its files by name, as they are stored.
+        images: pictures and arrays by name, as they are stored.
+        others: the other files.
     """
-    image_of: dict[str, Entry] = {}
+    sidecars = [name for name in others if is_sidecar(name)]
+    keys = [key_of(name) for name in images] if sidecars else []
+    if not _is_shard(images, keys, sidecars):
+        return None
     beside: dict[str, dict[str, bytes | None]] = {}
-    found = Samples()
-    for name, entry in files.items():
+    for name in sidecars:
         key, ending = key_of(name), ending_of(name)
-        if ending in SIDECARS:
-            own = beside.setdefault(key, {})
-            if ending not in own or len(name) == len(key) + len(ending):  # `1.json` counts more than `1.meta.json`
-                own[ending] = entry.content
-        elif ending in _IMAGES:
-            first = image_of.setdefault(key, entry)
-            if first is entry:
-                continue
-            if ending in _PICTURES and ending_of(first.name) not in _PICTURES:
+        own = beside.setdefault(key, {})
+        if ending not in own or len(name) == len(key) + len(ending):  # `1.json` counts more than `1.meta.json`
+            own[ending] = others[name].content
+    image_of: dict[str, Entry] = {}
+    further = []
+    for key, (name, entry) in zip(keys, images.items()):
+        first = image_of.setdefault(key, entry)
+        if first is not entry and has_ending(name, EXTENSIONS):
+            if has_ending(first.name, EXTENSIONS):
+                further.append(name)
+            else:
                 image_of[key] = entry
-            elif ending in _PICTURES:
-                found.further.append(name)
-    found.images = list(image_of.values())
-    found.beside = [beside.get(key, {}) for key in image_of]
-    return found
+    return Samples(list(image_of.values()), [beside.get(key, {}) for key in image_of], further)
+
+
+def _is_shard(images: Collection[str], keys: Sequence[str], sidecars: Sequence[str]) -> bool:
+    """Return whether the rule at the top of this module holds."""
+    own = set(keys)
+    if any(has_ending(name, _CLASS) and key_of(name) in own for name in sidecars):
+        return True
+    folders = {name[: name.rfind("/") + 1] for name in images}
+    return bool(sidecars) and len(folders) == 1 and own <= {name[: name.rindex(".")] for name in sidecars}
 
 
 def label_of(image: str, beside: Mapping[str, bytes | None]) -> str:

@@ -32,8 +32,10 @@ def read_from(file: io.FileIO, offset: int, size: int) -> bytes:
 
 
 def leads_out(name: str) -> bool:
-    """Whether a path would leave the folder that an archive is unpacked in."""
-    return name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or name[1:2] == ":"
+    """Return whether a path would leave the folder that an archive is unpacked in."""
+    if name.startswith(("/", "\\")) or name[1:2] == ":":
+        return True
+    return ".." in name and ".." in name.replace("\\", "/").split("/")
 
 
 def clean(name: str) -> str:
@@ -50,3 +52,10 @@ def is_hidden(name: str) -> bool:
         name: a folder's has a "/" behind it.
     """
     return name.startswith(".") or "/." in name or not SYSTEM_FOLDERS.isdisjoint(name.split("/")[:-1])
+
+
+def visible_above(name: str) -> str:
+    """Return the folders of a hidden path that are not hidden themselves; "" where there are none."""
+    steps = name.split("/")
+    first = next((n for n, step in enumerate(steps) if step.startswith(".") or step in SYSTEM_FOLDERS), len(steps))
+    return "/".join(steps[:first])

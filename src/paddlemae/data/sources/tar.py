@@ -5,6 +5,7 @@ an index, which a run of a million images waits for, and passes over a file that
 """
 
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,15 @@ from typing import BinaryIO, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from paddlemae.data.images import has_ending
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import file_stamp
-from paddlemae.data.sources.stored import clean, is_hidden, leads_out, read_range
+from paddlemae.data.sources.stored import clean, is_hidden, leads_out, read_range, visible_above
 
 _BLOCK = 512
 _BUFFER = 1 << 14  # small files and their headers are read together, large ones passed over
 _SUM, _BLANK_SUM = slice(148, 156), 8 * ord(" ")  # a header's sum, which counts itself as blanks
+_SUM_MODULUS = 65521
 _FILES, _FOLDERS, _HARD_LINK = (b"0", b"\0", b"7"), (b"5", b"D"), b"1"
 _LONG_NAME, _LONG_TARGET = b"L", b"K"
 _SAID = (_LONG_NAME, _LONG_TARGET, b"x", b"X")  # headers of the next entry: these, pax
@@ -87,7 +90,7 @@ class TarContents:
 
 
 def entries(path: str, wanted: Callable[[str], bool]) -> Iterator[Entry]:
-    """Return the entries of a tar as it stores them, without hidden ones; also those of tars joined to it.
+    """Return the entries of a tar as it stores them, and those of tars joined to it; of hidden ones their folders only.
 
     Args:
         wanted: whether a file's content, if it is short, is to come with it; by its name.
@@ -123,7 +126,9 @@ def entries(path: str, wanted: Callable[[str], bool]) -> Iterator[Entry]:
             elif kind not in _NO_ENTRIES:
                 entry = _entry(kind, header, said, offset, size)
                 said = _NOTHING
-                if not is_hidden(entry.name + "/" * (entry.kind == "folder")) or leads_out(entry.name):
+                if is_hidden(entry.name + "/" * (entry.kind == "folder")) and not leads_out(entry.name):
+                    yield Entry(visible_above(entry.name), "folder")
+                else:
                     has_content = entry.kind == "file" and size <= _LONGEST_CONTENT and wanted(entry.name)
                     yield entry._replace(content=file.read(size)) if has_content else entry
 
@@ -140,14 +145,20 @@ def _behind_zeros(file: BinaryIO, place: int) -> int:
 
 def _has_its_sum(header: bytes) -> bool:
     """Return whether a block is a header; some old programs add the bytes up as signed numbers."""
+    if len(header) < _BLOCK:
+        return False
     try:
-        stated = _number(header[_SUM])
+        missing = _byte_sum(header) - sum(header[_SUM]) + _BLANK_SUM - _number(header[_SUM])
     except ValueError:
         return False
-    missing = sum(header) - sum(header[_SUM]) + _BLANK_SUM - stated
-    if missing and len(header) == _BLOCK:
-        missing -= 256 * sum(byte > 127 for byte in header[: _SUM.start] + header[_SUM.stop :])
-    return not missing and len(header) == _BLOCK
+    return not missing % _SUM_MODULUS or missing == 256 * sum(
+        byte > 127 for byte in header[: _SUM.start] + header[_SUM.stop :]
+    )
+
+
+def _byte_sum(header: bytes) -> int:
+    """Return the sum of a block's bytes modulo 65521: a part of its Adler-32, which takes a tenth of `sum`'s time."""
+    return (zlib.adler32(header) & 0xFFFF) - 1
 
 
 def _fault(path: str, place: int, length: int, is_short: bool, has_ended: bool) -> str:
@@ -205,9 +216,10 @@ def _number(field: bytes) -> int:
     Raises:
         ValueError: neither.
     """
-    if field[:1] >= b"\x80":
+    if field[0] & 0x80:
         return int.from_bytes(field[1:], "big")
-    return int(field.strip(b"\0 ").partition(b"\0")[0] or b"0", 8)
+    digits = field.strip(b"\0 ")
+    return int(digits.partition(b"\0")[0] if b"\0" in digits else digits or b"0", 8)
 
 
 def _name(header: bytes) -> str:
@@ -240,7 +252,9 @@ def _more_said(kind: bytes, content: bytes, said: _Said) -> _Said:
 
 
 def is_tar(path: str | Path) -> bool:
-    """Return whether a file begins as a tar does."""
+    """Return whether a file begins as a tar does, or, if it is called so, as an empty one."""
     with open(path, "rb") as file:
         header = file.read(_BLOCK)
-    return header[257:262] == b"ustar" or (any(header) and _has_its_sum(header))
+    if not any(header):
+        return len(header) == _BLOCK and has_ending(os.fspath(path), (".tar",))
+    return header[257:262] == b"ustar" or _has_its_sum(header)

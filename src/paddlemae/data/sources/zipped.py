@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import file_stamp
-from paddlemae.data.sources.stored import clean, is_hidden, leads_out, read_from
+from paddlemae.data.sources.stored import clean, is_hidden, leads_out, read_from, visible_above
 
 _LOCAL_HEADER = 30  # bytes, then name and extra field of the lengths that it has at 26 and 28
 _LOCAL_START = b"PK\3\4"
@@ -91,7 +91,7 @@ def infos(path: str) -> list[zipfile.ZipInfo]:
 
 
 def zip_entries(archive: str) -> Iterator[tuple[str, str, zipfile.ZipInfo]]:
-    """Return the entries of a zip as its directory lists them, without hidden ones.
+    """Return the entries of a zip as its directory lists them; of hidden ones their folders only.
 
     Each is its path below the folder of unpacking (with "/" for the "\\" of Windows' programs), its kind, and what the
     directory says of it. The kinds are "file", "folder", and "other", which no image may come from: links, encrypted
@@ -110,9 +110,17 @@ def zip_entries(archive: str) -> Iterator[tuple[str, str, zipfile.ZipInfo]]:
         is_link = info.external_attr >> 16 & _TYPE == _LINK
         if leads_out(name):
             yield name, "other", info
-        elif not is_hidden((path := clean(name)) + "/" * is_folder):
+        elif is_hidden((path := clean(name)) + "/" * is_folder):
+            yield visible_above(path), "folder", info
+        else:
             is_file = not is_link and not info.flag_bits & _ENCRYPTED
             yield path, "folder" if is_folder else "file" if is_file else "other", info
+
+
+def begins_with_entry(path: str) -> bool:
+    """Return whether a file's first bytes are those of a zip's entry."""
+    with open(path, "rb") as file:
+        return file.read(len(_LOCAL_START)) == _LOCAL_START
 
 
 def _stored_name(info: zipfile.ZipInfo) -> str:
