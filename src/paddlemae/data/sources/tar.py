@@ -23,6 +23,7 @@ _BLOCK = 512
 _BUFFER = 1 << 14  # small files and their headers are read together, large ones passed over
 _SUM, _BLANK_SUM = slice(148, 156), 8 * ord(" ")  # a header's sum, which counts itself as blanks
 _SUM_MODULUS = 65521
+_PREFIX = 345  # where folders begin that the name has no room for
 _FILES, _FOLDERS, _HARD_LINK = (b"0", b"\0", b"7"), (b"5", b"D"), b"1"
 _LONG_NAME, _LONG_TARGET = b"L", b"K"
 _SAID = (_LONG_NAME, _LONG_TARGET, b"x", b"X")  # headers of the next entry: these, pax
@@ -130,7 +131,7 @@ def entries(path: str, wanted: Callable[[str], bool]) -> Iterator[Entry]:
                     yield Entry(visible_above(entry.name), "folder")
                 else:
                     has_content = entry.kind == "file" and size <= _LONGEST_CONTENT and wanted(entry.name)
-                    yield entry._replace(content=file.read(size)) if has_content else entry
+                    yield Entry(*entry[:4], file.read(size)) if has_content else entry
 
 
 def _behind_zeros(file: BinaryIO, place: int) -> int:
@@ -223,9 +224,10 @@ def _number(field: bytes) -> int:
 
 
 def _name(header: bytes) -> str:
-    name, prefix = header[:100].partition(b"\0")[0], header[345:500].partition(b"\0")[0]
-    is_posix = header[257:263] == b"ustar\0"  # GNU's own format has other things there
-    return os.fsdecode(prefix + b"/" + name if is_posix and prefix else name)
+    name = header[:100].partition(b"\0")[0]
+    if header[_PREFIX] and header[257:263] == b"ustar\0":  # GNU's own format has other things there
+        name = header[_PREFIX:500].partition(b"\0")[0] + b"/" + name
+    return os.fsdecode(name)
 
 
 def _more_said(kind: bytes, content: bytes, said: _Said) -> _Said:
