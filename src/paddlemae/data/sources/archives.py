@@ -16,13 +16,15 @@ import numpy as np
 
 from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS
 from paddlemae.data.sources.labels import (
-    PARTS,
+    MissingPart,
+    as_labels,
     class_folders,
     files_of_part,
     is_whole,
     labels_by_folder,
     numbered,
-    part_of,
+    of_split,
+    split_of,
 )
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import EncodedSource
@@ -79,15 +81,27 @@ def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool
         raise ValueError(f"no images in {name!r}; expected entries named like 0001.jpg, {_endings()}")
     if not labelled:
         return EncodedSource(name, contents)
-    if not listing.has_sidecars:
-        classes = class_folders(name, contents.files)
-        return EncodedSource(name, contents, labels_by_folder(contents.files, classes), classes)
     known: tuple[str, ...] = ()
-    if split == "test":
-        trained_on = [os.path.join(root, file) for file in files_of_part(relative, "train", repr(name))]
-        if trained_on != chosen:
-            known = numbered(_listed(trained_on, True).labels(), name)[1]
+    if split == "test" and (trained_on := _trained_on(root, relative, name)) not in ([], chosen):
+        known = _classes_of(_listed(trained_on, labelled=True), name)
+    if not listing.has_sidecars:
+        classes = class_folders(name, contents.files, known=known)
+        return EncodedSource(name, contents, labels_by_folder(contents.files, classes), classes)
     return EncodedSource(name, contents, *numbered(listing.labels(), name, known))
+
+
+def _trained_on(root: str, files: Sequence[str], name: str) -> list[str]:
+    """The shards of the split to train on."""
+    try:
+        return [os.path.join(root, file) for file in files_of_part(files, "train", repr(name))]
+    except MissingPart:
+        return []
+
+
+def _classes_of(listing: "_Listing", name: str) -> tuple[str, ...]:
+    if listing.has_sidecars:
+        return numbered(listing.labels(), name)[1]
+    return class_folders(name, (entry.name for _, entry in listing.images))
 
 
 @dataclass(eq=False)
@@ -144,13 +158,11 @@ def _label_of(image: str, beside: dict[str, bytes | None]) -> str:
         if ending == ".json":
             try:
                 values = json.loads(text)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):  # also of a number of more than 4,300 digits
                 values = None
-            label = (
-                next((values[key] for key in _JSON_KEYS if key in values), None) if isinstance(values, dict) else None
-            )
-            if isinstance(label, str | int):
-                return str(label)
+            key = next((key for key in _JSON_KEYS if key in values), None) if isinstance(values, dict) else None
+            if key:
+                return as_labels([values[key]], lambda _: f"{image!r} and its .json")[0]
         elif is_whole(text):
             return text
         raise ValueError(f"the label of {image!r} in its {ending} is no whole number: {text[:40]!r}; mend it")
@@ -175,23 +187,19 @@ def _with_folders(name: str, contents: TarContents | ZipContents, split: str | N
     if not files:
         raise ValueError(f"no images in {name!r}; expected entries {_endings()}")
     around = _around_all(files)
-    part = part_of({file[len(around) :].partition("/")[0] for file in files}, split, repr(name), "folder")
-    around += f"{part}/" if part else ""
-    chosen = [place for place, file in enumerate(files) if file.startswith(around)]
-    inside = [files[place][len(around) :] for place in chosen]
-    if len(chosen) < len(files):
-        contents = taken(contents, chosen)
-    if not labelled:
-        return EncodedSource(name, contents)
-    classes = class_folders(f"{name}/{around}".rstrip("/"), inside)
-    return EncodedSource(name, contents, labels_by_folder(inside, classes), classes)
+    where = f"{name}/{around}".rstrip("/")
+    part, labels, classes = of_split([file[len(around) :] for file in files], split, labelled, where)
+    if part is not None:
+        inside = f"{around}{part}/"
+        contents = taken(contents, [place for place, file in enumerate(files) if file.startswith(inside)])
+    return EncodedSource(name, contents, labels, classes)
 
 
 def _around_all(files: Sequence[str]) -> str:
     """The folders, with a slash, that all files are in, unless they are parts."""
     kept = ""
     for first, last in zip(files[0].split("/")[:-1], files[-1].split("/")[:-1]):  # they are sorted
-        if first != last or first in PARTS:
+        if first != last or split_of(first):
             break
         kept += f"{first}/"
     return kept
