@@ -234,7 +234,7 @@ def numbered(values: Sequence[str], where: str, classes: tuple[str, ...] = ()) -
 def _check_known(names: Collection[str], known: Collection[str], where: str) -> None:
     if strangers := sorted(name for name in names if name not in known):
         raise ValueError(
-            f"{where} has labels that no training image has: {listed(strangers)}; change them or train on such images"
+            f"{where} has labels that no training image has: {listed(strangers)}; change them or train on them"
         )
 
 

@@ -1,7 +1,7 @@
 """Lists of image files: `train_list.txt` as ImageNet ports have it, and CSV files with a header.
 
 A list has a path and, where labels are known, a whole number a line, with spaces or a tab between them; a path may have
-spaces in it. Paths are relative to the list's folder, or to `root`; Windows' backslashes are read too. The held-out split
+spaces in it. Paths are relative to the list's folder, or to `root`; Windows' backslashes do too. The held-out split
 of `train_list.txt` is the list next to it that is called the same but for "train": `val_list.txt`. Lines end at a
 line feed, a carriage return, or both.
 
