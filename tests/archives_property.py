@@ -7,6 +7,7 @@ sample's first picture and label are compared with what was written.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -23,11 +24,26 @@ from paddlemae.data.sources import Source, open_source
 
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 ENDINGS = (".png",) * 6 + (".PNG", ".jpg", ".JPEG", ".b.png", ".png.jpg", ".Webp", ".npy", ".txt", ".json", ".xml", "")
-SPLITS = {"train", "val", "valid", "validation", "test"}
+SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 FOLDERS = (
-    *(b"cat", b"dog", b"bird", b"train", b"val", b"test", b"0", b"2", b"10", b"a b", b"a.b", b"1.2.840", b"-lead"),
+    *(
+        b"cat",
+        b"dog",
+        b"bird",
+        b"train",
+        b"val",
+        b"Test",
+        b"training",
+        b"0",
+        b"2",
+        b"10",
+        b"a b",
+        b"a.b",
+        b"1.2.840",
+        b"-lead",
+    ),
     *("ä".encode(), "日本".encode(), b"caf\xe9", b"new\nline", b"qu'o\"te", b"st*r[1]", b"$x{y}", b"x" * 60, b"%41~#"),
-    *(b".hidden", b"__MACOSX", b"@eaDir", b"lost+found", b"back\\slash", "é".encode() * 55, b"x" * 130, b"ends.png"),
+    *(b".hidden", b"__MACOSX", b"@eaDir", b"back\\slash", "é".encode() * 55, b"x" * 130, b"ends.png"),
 )
 STEMS = (
     *(b"0", b"1", b"2", b"10", b"scan", b"scan.0", b"scan.1", b"1.2.840.1", b"1.2.840.2", b"A", b"a", b"-v", b"--help"),
@@ -87,8 +103,8 @@ def _opened(spec: str, split: str | None, labelled: bool) -> Source | None:
 
 def _around(unpacked: Path, whole: Source) -> Path:
     """Return the folder that all images are in, up to one that is a split."""
-    steps = [Path(whole.describe(i)).relative_to(unpacked).parts[:-1] for i in range(len(whole))]
-    shared = os.path.commonprefix(steps)
+    folders = [os.path.dirname(whole.describe(i)) for i in range(len(whole))]
+    shared = Path(os.path.commonpath(folders)).relative_to(unpacked).parts
     until = next((place for place, step in enumerate(shared) if step.lower() in SPLITS), len(shared))
     return unpacked.joinpath(*shared[:until])
 
@@ -185,10 +201,8 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes | None, rng: random
 
 
 def _add_entry(archive: tarfile.TarFile, entry: tarfile.TarInfo, content: bytes | None) -> None:
-    try:
+    with contextlib.suppress(ValueError):  # too long a name for USTAR
         archive.addfile(entry, io.BytesIO(content or b""))
-    except ValueError:  # too long a name for USTAR
-        pass
 
 
 def _system_tar(rng: random.Random, folder: Path, trees: list[Tree]) -> Packed:

@@ -5,8 +5,8 @@ Nothing is unpacked. Of an entry that comes twice the last one counts, as it doe
 
 import os
 import re
-import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 from zipfile import ZipInfo
@@ -15,10 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS
-from paddlemae.data.sources.labels import PARTS, class_folders, files_of_part, labels_by_folder, numbered, part_of
+from paddlemae.data.sources.labels import (
+    MissingPart,
+    class_folders,
+    files_of_part,
+    in_order,
+    labels_by_folder,
+    note,
+    numbered,
+    split_of,
+)
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.shards import Samples, ending_of, is_sidecar, label_of, samples_of
 from paddlemae.data.sources.source import EncodedSource
+from paddlemae.data.sources.subfolders import ARRAY, PICTURE, chosen_folder
 from paddlemae.data.sources.tar import Entry, TarContents, entries
 from paddlemae.data.sources.zipped import begins_with_entry, zip_contents, zip_entries
 
@@ -48,10 +58,9 @@ def open_zip(path: str, split: str | None, labelled: bool) -> EncodedSource:
         listing.add(name, kind, info)
         first = info.header_offset if first < 0 else min(first, info.header_offset)
     if first > 0 and begins_with_entry(path):
-        warnings.warn(
+        note(
             f"{path!r}: its directory lists no entry of its first {first} bytes; of zips that were joined the last one "
-            "is read, as when they are unpacked",
-            stacklevel=3,
+            "is read, as when they are unpacked"
         )
     _warn(path, refused=listing.refused, replaced=listing.replaced)
     chosen = _chosen(path, listing, split, labelled)
@@ -86,15 +95,18 @@ def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool
     contents = _contents(root, selected, shards.images)
     if not labelled:
         return EncodedSource(name, contents)
-    if not shards.have_samples:
-        around = _around_all(sorted(contents.files), PARTS if len(selected) == len(paths) else ())
-        return EncodedSource(name, contents, *_classes(name, around, list(contents.files), shards.folders))
     known: tuple[str, ...] = ()
-    if split == "test":
-        trained_on = [os.path.join(root, file) for file in files_of_part(relative, "train", repr(name))]
-        if trained_on != selected:
-            known = numbered(_shards(_listed(path, True) for path in trained_on).labels(), name)[1]
-    return EncodedSource(name, contents, *numbered(shards.labels(), name, known))
+    if split == "test" and (trained_on := _trained_on(root, relative, name)) not in ([], selected):
+        known = _labels(name, _shards(_listed(path, True) for path in trained_on), is_split=True)[1]
+    return EncodedSource(name, contents, *_labels(name, shards, len(selected) < len(paths), known))
+
+
+def _trained_on(root: str, files: Sequence[str], name: str) -> list[str]:
+    """Return the shards of the split to train on."""
+    try:
+        return [os.path.join(root, file) for file in files_of_part(files, "train", repr(name))]
+    except MissingPart:
+        return []
 
 
 @dataclass(eq=False)
@@ -169,9 +181,6 @@ class _Shards:
     replaced: list[str] = field(default_factory=list)
     further: list[str] = field(default_factory=list)
 
-    def labels(self) -> list[str]:
-        return [label_of(entry.name, beside) for (_, entry), beside in zip(self.images, self.beside)]
-
 
 def _shards(listings: Iterable[_Listing[Entry]]) -> _Shards:
     found = _Shards()
@@ -189,6 +198,18 @@ def _shards(listings: Iterable[_Listing[Entry]]) -> _Shards:
         found.refused += listing.refused
         found.replaced += listing.replaced
     return found
+
+
+def _labels(
+    name: str, shards: _Shards, is_split: bool, known: tuple[str, ...] = ()
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return (labels, classes): of the samples, or by folder where no tar is a shard."""
+    if shards.have_samples:
+        labels = [label_of(entry.name, beside) for (_, entry), beside in zip(shards.images, shards.beside)]
+        return numbered(labels, name, known)
+    files = [entry.name for _, entry in shards.images]
+    around = _around_all(sorted(files), stops=not is_split)
+    return _by_folder(f"{name}/{around}", [file[len(around) :] for file in files], known, is_split)
 
 
 def _contents(root: str, paths: Sequence[str], images: Sequence[tuple[int, Entry]]) -> TarContents:
@@ -216,23 +237,48 @@ def _chosen(name: str, listing: _Listing, split: str | None, labelled: bool) -> 
     if not files:
         raise ValueError(f"no images in {name!r}; expected entries {_endings()}")
     around = _around_all(listing.counted(files))
-    part = part_of(_first_folders(around, listing.folders), split, repr(name), "folder")
-    around += f"{part}/" if part else ""
-    chosen = listing.counted([file for file in files if file.startswith(around)])
+    folders = _first_folders(around, listing.folders)
+    part = _split_folder(name, listing, around, folders, split)
+    inside = f"{around}{part}/" if part else around
+    chosen = listing.counted([file for file in files if file.startswith(inside)])
     if not chosen:
-        raise ValueError(f"no images in '{name}/{around}'; expected entries {_endings()}")
+        raise ValueError(f"no images in '{name}/{inside}'; expected entries {_endings()}")
     if not labelled:
         return _Chosen(chosen)
-    return _Chosen(chosen, *_classes(name, around, chosen, listing.folders))
+    known: tuple[str, ...] = ()
+    if part and split == "test" and (train := next((each for each in folders if split_of(each) == "train"), None)):
+        known = in_order(_first_folders(f"{around}{train}/", listing.folders))
+    below = [file[len(inside) :] for file in chosen]
+    first = _first_folders(inside, listing.folders)
+    return _Chosen(chosen, *_by_folder(f"{name}/{inside}", below, known, part is not None, first))
 
 
-def _classes(
-    name: str, around: str, files: Sequence[str], folders: Iterable[str]
+def _split_folder(name: str, listing: _Listing, around: str, folders: set[str], split: str | None) -> str | None:
+    """Return which of the folders next to each other a split means, as `subfolders.subfolder_of` does; None for all."""
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    if split and any(split_of(folder) for folder in folders):
+        for file in listing.images:
+            if file.startswith(around):
+                first, slash, _ = file[len(around) :].partition("/")
+                counts[first if slash else ""][ARRAY if file in listing.arrays else PICTURE] += 1
+    part = chosen_folder(
+        folders,
+        split,
+        repr(name),
+        lambda folder: next((kind for kind in (PICTURE, ARRAY) if counts[folder][kind]), None),
+        lambda folder, kind: counts[folder][kind],
+    )
+    if part and (loose := counts[""][PICTURE]):
+        note(f"{name!r}: {loose:,} image{'s' * (loose != 1)} in no folder of a split are left out")
+    return part
+
+
+def _by_folder(
+    root: str, files: list[str], known: tuple[str, ...], is_split: bool, folders: Iterable[str] | None = None
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Return (labels, classes) by the first folders below the one around all."""
-    inside = [file[len(around) :] for file in files]
-    classes = class_folders(f"{name}/{around}".rstrip("/"), inside, _first_folders(around, folders))
-    return labels_by_folder(inside, classes), classes
+    """Return (labels, classes) by the first folders of the files' paths."""
+    classes = class_folders(root.rstrip("/"), files, folders, known, is_split)
+    return labels_by_folder(files, classes), classes
 
 
 def _first_folders(around: str, folders: Iterable[str]) -> set[str]:
@@ -240,16 +286,16 @@ def _first_folders(around: str, folders: Iterable[str]) -> set[str]:
     return {path[len(around) :].partition("/")[0] for path in folders if path.startswith(around) and path != around}
 
 
-def _around_all(files: Sequence[str], kept: Collection[str] = PARTS) -> str:
-    """Return the folders, with a slash, that all files are in, up to one that is a split.
+def _around_all(files: Sequence[str], stops: bool = True) -> str:
+    """Return the folders, with a slash, that all files are in.
 
     Args:
         files: sorted.
-        kept: names of splits.
+        stops: before a folder of a split.
     """
     around = ""
     for first, last in zip(files[0].split("/")[:-1], files[-1].split("/")[:-1]):
-        if first != last or first in kept:
+        if first != last or (stops and split_of(first)):
             break
         around += f"{first}/"
     return around
@@ -270,4 +316,4 @@ def _warn(name: str, *, refused: list[str], replaced: list[str], further: Sequen
         ),
     ):
         if names:
-            warnings.warn(f"{name!r}: {len(names)} {what}; first: {names[0]!r}", stacklevel=4)
+            note(f"{name!r}: {len(names)} {what}; first: {names[0]!r}")

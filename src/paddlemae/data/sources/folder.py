@@ -5,18 +5,18 @@ from collections.abc import Iterator
 from typing import Literal
 
 from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
-from paddlemae.data.sources.labels import PARTS, class_folders, labels_by_folder, part_of
+from paddlemae.data.sources.labels import class_folders, labels_by_folder
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import FolderSource
 from paddlemae.data.sources.stored import SYSTEM_FOLDERS
+from paddlemae.data.sources.subfolders import classes_to_train_on, subfolder_of, subfolders
 
 TAR = ".tar"
 
 
 def open_folder(root: str, split: str | None, labelled: bool) -> FolderSource:
     """The images of a folder, or of its subfolder that a split means; labels by folder."""
-    parts = [name for name in PARTS if os.path.isdir(os.path.join(root, name))] if split else []
-    part = part_of(parts, split, repr(root), "subfolder")
+    whole, part = root, subfolder_of(root, split)
     root = os.path.join(root, part) if part else root
     files, num_others = list_images(root)
     if not files:
@@ -26,8 +26,8 @@ def open_folder(root: str, split: str | None, labelled: bool) -> FolderSource:
         )
     if not labelled:
         return FolderSource(root, root, Names.of(files))
-    folders = [entry.name for entry in _entries(root) if entry.name not in SYSTEM_FOLDERS and os.path.isdir(entry.path)]
-    classes = class_folders(root, files, folders)
+    known = classes_to_train_on(whole) if part and split == "test" else ()
+    classes = class_folders(root, files, subfolders(root), known, is_split=part is not None)
     return FolderSource(root, root, Names.of(files), labels_by_folder(files, classes), classes)
 
 

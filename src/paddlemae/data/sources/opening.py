@@ -15,12 +15,12 @@ from paddlemae.data.sources.lists import open_list
 from paddlemae.data.sources.mnist import is_idx_images, open_idx
 from paddlemae.data.sources.packs import open_pack, read_index
 from paddlemae.data.sources.source import Source
-from paddlemae.data.sources.tables import ARROW, PARQUET, open_tables, tables_in
+from paddlemae.data.sources.tables import ARROW, ARROW_START, PARQUET, PARQUET_START, open_tables, tables_in
 from paddlemae.data.sources.tar import is_tar
 from paddlemae.data.sources.zipped import infos
 
 _KINDS = "a folder, list, archive, shards, table or array of images, or 'digits'"
-_ZIP, _GZIP, _PARQUET, _IDX = b"PK", b"\x1f\x8b", b"PAR1", b"\0\0\x08\x03"
+_ZIP, _GZIP, _ARROW_STREAM, _IDX = b"PK", b"\x1f\x8b", b"\xff\xff\xff\xff", b"\0\0\x08\x03"
 _COMPRESSED = (_GZIP, b"BZh", b"\xfd7zXZ")
 _TEXT = (".txt", ".csv", ".tsv", ".lst", ".list", "")
 
@@ -130,7 +130,7 @@ def _open_file(path: str, spec: str, split: str | None, labelled: bool, options:
             start = file.read(8)
     except OSError as fault:
         raise ValueError(f"cannot read {path!r}: {fault.strerror}") from fault
-    if start.startswith(_PARQUET) or ending in (PARQUET, ARROW):
+    if start.startswith((PARQUET_START, ARROW_START, _ARROW_STREAM)) or ending in (PARQUET, ARROW):
         return open_tables(folder or ".", [name], path, split, labelled, options)
     if start.startswith(_COMPRESSED) and not is_idx_images(name):
         if version := version_of_archive(path):
@@ -159,5 +159,5 @@ def _open_file(path: str, spec: str, split: str | None, labelled: bool, options:
 def _is_npz(path: str) -> bool:
     """Whether a zip is one of arrays: by its name, or because nothing else is in it."""
     return has_ending(path, (".npz",)) or all(
-        info.filename.endswith(".npy") and "/" not in info.filename for info in infos(path)
+        info.filename.endswith(".npy") and not {"/", "\\"} & set(info.filename) for info in infos(path)
     )

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from paddlemae.data.images import EXTENSIONS, has_ending
-from paddlemae.data.sources.labels import is_whole
+from paddlemae.data.sources.labels import as_labels, is_whole
 from paddlemae.data.sources.tar import Entry
 
 SIDECARS = (".cls", ".json", ".txt")  # where a sample's label is, the first that is there
@@ -104,13 +104,11 @@ def label_of(image: str, beside: Mapping[str, bytes | None]) -> str:
         if ending == ".json":
             try:
                 values = json.loads(text)
-            except (ValueError, RecursionError):
+            except (ValueError, RecursionError):  # also of a number of more than 4,300 digits
                 values = None
-            label = (
-                next((values[key] for key in _JSON_KEYS if key in values), None) if isinstance(values, dict) else None
-            )
-            if isinstance(label, str | int) and not isinstance(label, bool):
-                return str(label)
+            key = next((key for key in _JSON_KEYS if key in values), None) if isinstance(values, dict) else None
+            if key:
+                return as_labels([values[key]], lambda _: f"{image!r} and its .json")[0]
         elif is_whole(text):
             return text
         raise ValueError(f"the label of {image!r} in its {ending} is no whole number: {text[:40]!r}; correct it")
