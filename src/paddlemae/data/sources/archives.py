@@ -80,15 +80,16 @@ def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool
         ValueError: a tar that is damaged or cut short; no images; no labels.
     """
     root = root or os.path.dirname(paths[0]) or "."
-    only = _listed(paths[0], labelled) if len(paths) == 1 else None
-    if only and samples_of(only.images, only.others) is None:
-        _warn(name, refused=only.refused, replaced=only.replaced)
-        chosen = _chosen(name, only, split, labelled)
-        contents = _contents(root, paths, [(0, only.images[each]) for each in chosen.names])
+    only = [_listed(paths[0], labelled)] if len(paths) == 1 else []
+    if only and only[0][1] is None:
+        listing = only[0][0]
+        _warn(name, refused=listing.refused, replaced=listing.replaced)
+        chosen = _chosen(name, listing, split, labelled)
+        contents = _contents(root, paths, [(0, listing.images[each]) for each in chosen.names])
         return EncodedSource(name, contents, chosen.labels, chosen.classes)
     relative = [os.path.relpath(path, root) for path in paths]
     selected = [os.path.join(root, file) for file in files_of_part(relative, split, repr(name))]
-    shards = _shards([only] if only else (_listed(path, labelled) for path in selected))
+    shards = _shards(only or (_listed(path, labelled) for path in selected))
     _warn(name, refused=shards.refused, replaced=shards.replaced, further=shards.further)
     if not shards.images:
         raise ValueError(f"no images in {name!r}; expected entries named like 0001.jpg, {_endings()}")
@@ -152,15 +153,15 @@ class _Listing(Generic[_Stored]):
         return ([name for name in names if name not in self.arrays] or names) if self.arrays else names
 
 
-def _listed(path: str, labelled: bool) -> _Listing[Entry]:
-    """Return what a tar holds; with the contents of the files that labels may be in, if these are needed."""
+def _listed(path: str, labelled: bool) -> tuple[_Listing[Entry], Samples | None]:
+    """Return what a tar holds, and its samples if it is a shard; with the contents of sidecars if labels are needed."""
     listing = _Listing[Entry]()
     for entry in entries(path, is_sidecar if labelled else lambda name: False):
         if entry.kind == "copy":
             original = listing.images.get(entry.target) or listing.others.get(entry.target)
             entry = original._replace(name=entry.name) if original else entry._replace(kind="other")
         listing.add(entry.name, entry.kind, entry)
-    return listing
+    return listing, samples_of(listing.images, listing.others)
 
 
 @dataclass(eq=False)
@@ -170,22 +171,21 @@ class _Shards:
     Attributes:
         images: which tar, which entry.
         beside: the sidecars of each; none in tars that are no shards.
+        have_samples: whether a tar is a shard.
         further: names of pictures that are not the first of their samples.
     """
 
     images: list[tuple[int, Entry]] = field(default_factory=list)
     beside: list[Mapping[str, bytes | None]] = field(default_factory=list)
     have_samples: bool = False
-    folders: set[str] = field(default_factory=set)
     refused: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
     further: list[str] = field(default_factory=list)
 
 
-def _shards(listings: Iterable[_Listing[Entry]]) -> _Shards:
+def _shards(tars: Iterable[tuple[_Listing[Entry], Samples | None]]) -> _Shards:
     found = _Shards()
-    for number, listing in enumerate(listings):
-        samples = samples_of(listing.images, listing.others)
+    for number, (listing, samples) in enumerate(tars):
         if samples:
             found.have_samples = True
             found.further += samples.further
@@ -194,7 +194,6 @@ def _shards(listings: Iterable[_Listing[Entry]]) -> _Shards:
             samples = Samples(images, [{} for _ in images])
         found.images += [(number, entry) for entry in samples.images]
         found.beside += samples.beside
-        found.folders |= listing.folders
         found.refused += listing.refused
         found.replaced += listing.replaced
     return found
