@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from paddlemae.data.images import UnreadableImage
 from paddlemae.data.sources import Source, SourceNote, open_source
 from tests import archives_property
 from tests import kinds_of_sources as kinds
@@ -179,6 +180,16 @@ def test_joined_zips_are_said_to_be_read_in_part(tmp_path: Path) -> None:
     (tmp_path / "ab.zip").write_bytes(b"".join(parts))
     with pytest.warns(SourceNote, match=f"lists no entry of its first {len(parts[0])} bytes"):
         assert read(open_source(str(tmp_path / "ab.zip"))) == ["b/0.png"]
+
+
+def test_a_method_of_compression_that_is_none_is_an_unreadable_image(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "a.zip", "a/1.png")
+    content = bytearray(path.read_bytes())
+    directory = content.index(b"PK\1\2")
+    content[directory + 10 : directory + 12] = (24994).to_bytes(2, "little")
+    path.write_bytes(content)
+    with pytest.raises(UnreadableImage, match="compressed by method 24994"):
+        open_source(str(path)).read(0, 3)
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "zip"])

@@ -36,7 +36,7 @@ class ZipContents:
     packed_sizes: NDArray[np.int64]
     sizes: NDArray[np.int64]
     sums: NDArray[np.uint32]
-    methods: NDArray[np.uint8]
+    methods: NDArray[np.uint16]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -149,10 +149,15 @@ def zip_contents(path: str, names: Sequence[str], found: Sequence[zipfile.ZipInf
     Args:
         names: of each entry, as `zip_entries` gives them.
         found: what the directory says of each.
+    Raises:
+        ValueError: a number in it that no file can have.
     """
 
     def column(values: Iterable[int], dtype: type) -> NDArray:
-        return np.fromiter(values, dtype, len(found))
+        try:
+            return np.fromiter(values, dtype, len(found))
+        except OverflowError:
+            raise ValueError(f"{path!r} is damaged: the size or place of an entry is none; copy it again") from None
 
     return ZipContents(
         os.path.dirname(path) or ".",
@@ -162,5 +167,5 @@ def zip_contents(path: str, names: Sequence[str], found: Sequence[zipfile.ZipInf
         column((info.compress_size for info in found), np.int64),
         column((info.file_size for info in found), np.int64),
         column((info.CRC for info in found), np.uint32),
-        column((info.compress_type for info in found), np.uint8),
+        column((info.compress_type for info in found), np.uint16),
     )
