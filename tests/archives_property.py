@@ -136,10 +136,12 @@ def _fits(tree: Iterable[bytes], path: bytes) -> bool:
 
 
 def _has_bare_image(tree: Iterable[bytes]) -> bool:
-    """Return whether some image has no sidecar, so that the tree is no shard."""
+    """Return whether an image that is not hidden has no sidecar, so that the tree is no shard."""
+    sidecars = [path for path in tree if path.endswith((b".txt", b".json"))]
     return any(
         path.lower().endswith(tuple(ending.encode() for ending in PICTURES))
-        and not any(other.startswith(path.split(b".")[0]) for other in tree if other.endswith((b".txt", b".json")))
+        and not any(step.startswith((b".", b"__", b"@", b"lost")) for step in path.split(b"/"))
+        and not any(other.startswith(path.split(b".")[0]) for other in sidecars)
         for path in tree
     )
 
@@ -181,7 +183,7 @@ def _python_tar(rng: random.Random, folder: Path, trees: list[Tree]) -> Packed:
                     _add(archive, prefix + os.fsdecode(parent), None, rng)
             for path in rng.sample(sorted(tree), len(tree)):
                 _add(archive, prefix + os.fsdecode(path), tree[path], rng)
-            copies = [path for path in tree if rng.random() < 0.1 and not path.endswith(b"/")]
+            copies = [path for path in tree if rng.random() < 0.1 and not path.endswith((b".txt", b".json"))]
             for path in copies:
                 entry = tarfile.TarInfo(prefix + os.fsdecode(path) + ".copy.png")
                 entry.type, entry.linkname = tarfile.LNKTYPE, prefix + os.fsdecode(path)
@@ -214,7 +216,7 @@ def _system_tar(rng: random.Random, folder: Path, trees: list[Tree]) -> Packed:
     roots = [_write(tree, folder / f"tree{number}", rng) for number, tree in enumerate(trees)]
     if rng.random() < 0.2 and trees[0]:
         source = os.path.join(os.fsencode(roots[0]), rng.choice(sorted(trees[0])))
-        os.link(source, source + b".link.png")
+        os.link(source, os.path.join(os.path.dirname(source), b"link.png"))
     path = folder / "a.tar"
 
     def tar(*arguments: str, root: Path) -> None:
