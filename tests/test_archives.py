@@ -88,9 +88,11 @@ def test_a_hard_link_is_the_file_that_it_repeats(tmp_path: Path) -> None:
         kinds.add(archive, "a/" + "x" * 120 + ".png", b"pixels")
         kinds.add(archive, "b/1.png", b"", type=tarfile.LNKTYPE, linkname="./a/" + "x" * 120 + ".png")
         kinds.add(archive, "b/2.png", b"", type=tarfile.LNKTYPE, linkname="a/gone.png")
+        kinds.add(archive, ".cache/3", b"hidden")
+        kinds.add(archive, "b/3.png", b"", type=tarfile.LNKTYPE, linkname=".cache/3")
     with pytest.warns(SourceNote, match=r"1 entries are links.*first: 'b/2\.png'"):
         source = open_source(str(path), labelled=True)
-    assert read(source) == ["pixels", "pixels"] and source.classes == ("a", "b")
+    assert read(source) == ["pixels", "pixels", "hidden"] and source.classes == ("a", "b")
 
 
 def test_tars_of_before_posix_are_read(tmp_path: Path) -> None:

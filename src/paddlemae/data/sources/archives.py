@@ -28,6 +28,7 @@ from paddlemae.data.sources.labels import (
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.shards import Samples, ending_of, is_sidecar, label_of, samples_of
 from paddlemae.data.sources.source import EncodedSource
+from paddlemae.data.sources.stored import visible_above
 from paddlemae.data.sources.subfolders import ARRAY, PICTURE, chosen_folder
 from paddlemae.data.sources.tar import Entry, TarContents, entries
 from paddlemae.data.sources.zipped import begins_with_entry, zip_contents, zip_entries
@@ -117,7 +118,7 @@ class _Listing(Generic[_Stored]):
     Attributes:
         images: pictures and arrays by name, in the order of their first entries.
         arrays: which of them are arrays.
-        others: other files.
+        others: other files, and hidden ones.
         folders: with a "/" behind, of all these and of directories.
         refused: names of entries that no image may come from.
         replaced: names of images that came again.
@@ -144,6 +145,9 @@ class _Listing(Generic[_Stored]):
                 self.arrays.add(name)
         elif kind == "folder":
             self.folders.add(f"{name}/" if name else "")
+        elif kind == "hidden":
+            self.others[name] = stored
+            self.folders.add(visible_above(name))
         else:
             self.images.pop(name, None)
             self.refused.append(name)
@@ -159,7 +163,7 @@ def _listed(path: str, labelled: bool) -> tuple[_Listing[Entry], Samples | None]
     for entry in entries(path, is_sidecar if labelled else lambda name: False):
         if entry.kind == "copy":
             original = listing.images.get(entry.target) or listing.others.get(entry.target)
-            entry = original._replace(name=entry.name) if original else entry._replace(kind="other")
+            entry = original._replace(name=entry.name, kind="file") if original else entry._replace(kind="other")
         listing.add(entry.name, entry.kind, entry)
     return listing, samples_of(listing.images, listing.others)
 

@@ -55,7 +55,7 @@ def is_hidden(name: str) -> bool:
 
 
 def visible_above(name: str) -> str:
-    """Return the folders of a hidden path that are not hidden themselves; "" where there are none."""
+    """Return the folders of a hidden path that are not hidden, with a "/" behind; "" where there are none."""
     steps = name.split("/")
-    first = next((n for n, step in enumerate(steps) if step.startswith(".") or step in SYSTEM_FOLDERS), len(steps))
-    return "/".join(steps[:first])
+    first = next((n for n, step in enumerate(steps) if step.startswith(".") or step in SYSTEM_FOLDERS), 0)
+    return "".join(f"{step}/" for step in steps[:first])

@@ -39,14 +39,15 @@ class Entry(NamedTuple):
 
     Attributes:
         name: its path below the folder of unpacking.
-        kind: "copy" is a hard link to the earlier entry `target`; "other" is what no image may come from: symbolic
-            links, devices, sparse files, and absolute names or such with "..", which lead out of the archive.
+        kind: "hidden" is a file that a folder's listing passes over; "copy" a hard link to the earlier entry `target`;
+            "other" what no image may come from: symbolic links, devices, sparse files, and absolute names or such with
+            "..", which lead out of the archive.
         offset: where its bytes begin.
         content: these bytes, if they were asked for.
     """
 
     name: str
-    kind: Literal["file", "folder", "copy", "other"]
+    kind: Literal["file", "folder", "copy", "hidden", "other"]
     offset: int = 0
     size: int = 0
     content: bytes | None = None
@@ -91,7 +92,7 @@ class TarContents:
 
 
 def entries(path: str, wanted: Callable[[str], bool]) -> Iterator[Entry]:
-    """Return the entries of a tar as it stores them, and those of tars joined to it; of hidden ones their folders only.
+    """Return the entries of a tar as it stores them, and those of tars joined to it.
 
     Args:
         wanted: whether a file's content, if it is short, is to come with it; by its name.
@@ -127,11 +128,8 @@ def entries(path: str, wanted: Callable[[str], bool]) -> Iterator[Entry]:
             elif kind not in _NO_ENTRIES:
                 entry = _entry(kind, header, said, offset, size)
                 said = _NOTHING
-                if is_hidden(entry.name + "/" * (entry.kind == "folder")) and not leads_out(entry.name):
-                    yield Entry(visible_above(entry.name), "folder")
-                else:
-                    has_content = entry.kind == "file" and size <= _LONGEST_CONTENT and wanted(entry.name)
-                    yield Entry(*entry[:4], file.read(size)) if has_content else entry
+                has_content = entry.kind == "file" and size <= _LONGEST_CONTENT and wanted(entry.name)
+                yield Entry(*entry[:4], file.read(size)) if has_content else entry
 
 
 def _behind_zeros(file: BinaryIO, place: int) -> int:
@@ -203,9 +201,13 @@ def _entry(kind: bytes, header: bytes, said: _Said, offset: int, size: int) -> E
     name = clean(stored)
     if leads_out(stored):
         return Entry(stored, "other")
-    if kind in _FOLDERS or (kind in _FILES and stored.endswith("/")):  # as before POSIX
+    is_folder = kind in _FOLDERS or (kind in _FILES and stored.endswith("/"))  # as before POSIX
+    is_file = kind in _FILES and not is_folder and not said.is_sparse
+    if is_hidden(name + "/" * is_folder):
+        return Entry(name, "hidden", offset, size) if is_file else Entry(visible_above(name).rstrip("/"), "folder")
+    if is_folder:
         return Entry(name, "folder")
-    if kind in _FILES and not said.is_sparse:
+    if is_file:
         return Entry(name, "file", offset, size)
     target = said.target or os.fsdecode(header[157:257].partition(b"\0")[0])
     return Entry(name, "copy" if kind == _HARD_LINK else "other", target=clean(target))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import file_stamp
-from paddlemae.data.sources.stored import clean, is_hidden, leads_out, read_from, visible_above
+from paddlemae.data.sources.stored import clean, is_hidden, leads_out, read_from
 
 _LOCAL_HEADER = 30  # bytes, then name and extra field of the lengths that it has at 26 and 28
 _LOCAL_START = b"PK\3\4"
@@ -91,11 +91,11 @@ def infos(path: str) -> list[zipfile.ZipInfo]:
 
 
 def zip_entries(archive: str) -> Iterator[tuple[str, str, zipfile.ZipInfo]]:
-    """Return the entries of a zip as its directory lists them; of hidden ones their folders only.
+    """Return the entries of a zip as its directory lists them.
 
     Each is its path below the folder of unpacking (with "/" for the "\\" of Windows' programs), its kind, and what the
-    directory says of it. The kinds are "file", "folder", and "other", which no image may come from: links, encrypted
-    entries, and absolute names or such with "..".
+    directory says of it. The kinds are "file", "folder", "hidden", which a folder's listing passes over, and "other",
+    which no image may come from: links, encrypted entries, and absolute names or such with "..".
 
     Raises:
         ValueError: damaged, or cut short.
@@ -111,7 +111,7 @@ def zip_entries(archive: str) -> Iterator[tuple[str, str, zipfile.ZipInfo]]:
         if leads_out(name):
             yield name, "other", info
         elif is_hidden((path := clean(name)) + "/" * is_folder):
-            yield visible_above(path), "folder", info
+            yield path, "hidden", info
         else:
             is_file = not is_link and not info.flag_bits & _ENCRYPTED
             yield path, "folder" if is_folder else "file" if is_file else "other", info
