@@ -194,9 +194,10 @@ def test_classes_that_only_one_of_two_has_are_told(paddlemae, sound: Path, tmp_p
     shutil.copytree(sound / "test" / "dog", other / "wolf")
     shutil.copy(sound / "train" / "dog" / "1.png", other / "wolf" / "copy.png")
     found, text = report(paddlemae, sound / "train", tmp_path / "out", "--test", other)
-    assert found["findings"] == {"exact_duplicates": 1, "leaks": 1, "parts_without_the_labels_of_others": 1}
-    assert found["classes"]["test"] == {"cat": 2, "wolf": 3}
-    assert "in one only: dog, wolf" in found["unlabelled"]["test"] and "in one only: dog, wolf" in text
+    expected = {"exact_duplicates": 1, "leaks": 1, "labels_differ": 1, "classes_in_one_part_only": 2}
+    assert found["findings"] == expected and found["classes"]["test"] == {"cat": 2, "wolf": 3}
+    dog, wolf = {"class": "dog", "train": 3, "test": 0}, {"class": "wolf", "train": 0, "test": 3}
+    assert found["classes_in_one_part_only"] == [dog, wolf] and "'wolf': 0 and 3 images" in text
     shutil.rmtree(other / "cat")
     found, _ = report(paddlemae, sound / "train", tmp_path / "out", "--test", other / "wolf")
     assert found["findings"]["parts_without_the_labels_of_others"] == 1 and found["findings"]["leaks"] == 1

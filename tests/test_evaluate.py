@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from paddlemae.data.augment import eval_view
-from paddlemae.data.sources import open_source
+from paddlemae.data.sources import SourceNote, open_source, subset, with_classes
 from paddlemae.model.positions import resize_positions
 from paddlemae.model.vit import VisionTransformer
 from paddlemae.recipe import load_recipe
@@ -200,7 +200,7 @@ def test_at_another_size_positions_are_resized(tuned, alike, size) -> None:
         (dict(image_size=0), "image and patch sizes must be at least 1 pixel"),
         (dict(split="nonsense"), "nonsense"),
         (dict(data="nowhere"), "nowhere"),
-        (dict(data="digits"), "knows 3 classes and .* has 10; these are in one only: 0, 1, .*; evaluate on images of"),
+        (dict(data="digits"), "knows 3 classes, and digits .* of others: '0', '1', .*; evaluate on images of"),
     ],
     ids=str,
 )
@@ -211,16 +211,16 @@ def test_what_can_not_be_evaluated_is_one_line_and_logs_nothing(tuned, alike, ch
     assert "\n" not in str(fault.value) and results_of(tuned[0]) == before
 
 
-def test_classes_in_another_order_are_other_classes(tuned, alike, monkeypatch) -> None:
-    monkeypatch.setattr(task, "open_source", lambda *_, **__: Reversed())
-    with pytest.raises(ValueError, match="in another order"):
-        evaluate(str(tuned[0]), str(alike))
-
-
-class Reversed:
-    """A source whose classes are numbered otherwise."""
-
-    name, classes = "reversed", ("redder", "lighter", "greener")
+def test_classes_are_matched_by_their_names(tuned, alike, monkeypatch) -> None:
+    expected = evaluate(str(tuned[0]), str(alike), threads=1)
+    opened = open_source(str(alike), "test", labelled=True)
+    reversed_ = with_classes(opened, opened.classes[::-1])
+    assert reversed_.labels.tolist() == [2] * 4 + [1] * 4 + [0] * 4
+    monkeypatch.setattr(task, "open_source", lambda *_, **__: reversed_)
+    assert evaluate(str(tuned[0]), str(alike), threads=1) == expected
+    monkeypatch.setattr(task, "open_source", lambda *_, **__: subset(with_classes(opened, opened.classes), range(8)))
+    with pytest.warns(SourceNote, match="1 of 3 classes have no image in .*: 'redder'"):
+        assert evaluate(str(tuned[0]), str(alike), threads=1)["eval_images"] == 8
 
 
 def test_only_classifiers_are_evaluated(pretrained, alike) -> None:

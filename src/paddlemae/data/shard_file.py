@@ -84,7 +84,7 @@ class ShardFile:
 
     def _found(self) -> list[tuple[str, int, int]]:
         """What the tar's reader finds."""
-        return [(one.name, one.offset, one.size) for one in entries(str(self.beside), lambda name: False, [])]
+        return [(one.name, one.offset, one.size) for one in entries(str(self.beside), lambda name: False)]
 
 
 def size_in_tar(content: bytes) -> int:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from pathlib import Path
@@ -15,7 +18,8 @@ from numpy.typing import NDArray
 from paddlemae.data import duplicates
 from paddlemae.data.channels import default_bits
 from paddlemae.data.looks import Looks, look_at
-from paddlemae.data.sources import MissingPart, Source, check_same_classes
+from paddlemae.data.sources import MissingPart, Source, SourceNote
+from paddlemae.data.sources.passed_over import passed_over
 from paddlemae.report.progress import progress
 from paddlemae.tasks.data_groups import Shared, groups_of, shared_groups
 from paddlemae.tasks.data_parts import ALL, Opened, open_part, open_parts
@@ -44,6 +48,8 @@ class Checked:
         exact, near: the first image of each one's group, as `duplicates` gives them.
         leaks: groups of images that are in more than one part, and whether any two of these are exact duplicates.
         shared: the source's own groups, patients say, that are in both parts.
+        notes: how the source was understood where that is not plain: what is left out, say.
+        others: how many files with each ending lie among the images and are not read.
         findings: how many of each kind there are that should be looked into; empty where nothing was found.
     """
 
@@ -56,6 +62,8 @@ class Checked:
     near: NDArray[np.int64]
     leaks: list[tuple[NDArray[np.int64], bool]]
     shared: list[Shared]
+    notes: list[str]
+    others: Counter[str]
     findings: dict[str, int] = field(default_factory=dict)
 
     def place(self, i: int) -> tuple[Part, int]:
@@ -100,7 +108,9 @@ def check(
         OSError: `out` can't be made.
         FileNotFoundError: no such path.
     """
-    parts = _parts(spec, split, test)
+    with _noted() as notes:
+        parts = _parts(spec, split, test)
+    others = passed_over(spec, parts[0].source)
     if out:
         out.mkdir(parents=True, exist_ok=True)
     sources = [part.source for part in parts]
@@ -112,9 +122,24 @@ def check(
         near = duplicates.near_groups(looks.thumbnails_NP, exact, looks.readable_N, show)
     leaks = _leaks(exact, near, parts[1].start) if len(parts) > 1 else []
     shared = shared_groups(*sources) if len(sources) > 1 else []
-    found = Checked(spec, test, channels, parts, looks, exact, near, leaks, shared)
+    found = Checked(spec, test, channels, parts, looks, exact, near, leaks, shared, notes, others)
     found.findings.update({name: number for name, number in _findings(found).items() if number})
     return found
+
+
+@contextmanager
+def _noted() -> Iterator[list[str]]:
+    """Collect what is said of how sources were understood; other warnings are given when all is done."""
+    texts: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", SourceNote)
+        yield texts
+    for warning in caught:
+        if issubclass(warning.category, SourceNote):
+            texts.append(str(warning.message))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    texts[:] = dict.fromkeys(texts)
 
 
 def _parts(spec: str, split: str, test: str | None) -> list[Part]:
@@ -134,11 +159,6 @@ def _with_test(spec: str, split: str, test: str) -> list[Opened]:
         held_out = open_part(test, "test", "test")
     except MissingPart:
         held_out = open_part(test, None, "test")
-    if train.unlabelled is None and held_out.unlabelled is None:
-        try:
-            check_same_classes(train.source, held_out.source)
-        except ValueError as fault:
-            held_out = held_out._replace(unlabelled=str(fault))
     return [train, held_out]
 
 
@@ -163,6 +183,7 @@ def _findings(found: Checked) -> dict[str, int]:
         "leaks": sum(int((group >= found.parts[1].start).sum()) for group, _ in found.leaks),
         "groups_in_both_parts": len(found.shared),
         "labels_differ": sum(1 for _ in _contradictions(found)),
+        "classes_in_one_part_only": len(_classes_in_one_part(found)),
         "nearly_empty_high_byte": len(_shallow(found)),
         "parts_without_the_labels_of_others": len(found.parts) - len(labelled) if labelled else 0,
     }
@@ -174,11 +195,26 @@ def _shallow(found: Checked) -> NDArray[np.int64]:
 
 
 def _contradictions(found: Checked) -> Iterator[NDArray[np.int64]]:
-    """Groups of exact duplicates with more than one label."""
-    if any(part.unlabelled for part in found.parts):
-        return
-    labels = np.concatenate([part.source.labels for part in found.parts if part.source.labels is not None])
-    yield from (group for group in found.exact_duplicates() if len(np.unique(labels[group])) > 1)
+    """Groups of exact duplicates with more than one label; these are compared by their names."""
+    number_of: dict[str, int] = {}
+    labels = []
+    for part in found.parts:
+        numbers = [number_of.setdefault(name, len(number_of)) for name in part.source.classes]
+        known = part.source.labels
+        labels.append(np.full(len(part.source), -1) if known is None else np.array(numbers, np.int64)[known])
+    every = np.concatenate(labels)
+    for group in found.exact_duplicates():
+        own = np.unique(every[group])
+        if (own >= 0).sum() > 1:
+            yield group
+
+
+def _classes_in_one_part(found: Checked) -> dict[str, list[int]]:
+    """How many images each class has in each of the parts, of those classes that have none in one."""
+    counts = [class_counts(part) for part in found.parts if part.unlabelled is None]
+    names = dict.fromkeys(name for each in counts for name in each)
+    each = {name: [count.get(name, 0) for count in counts] for name in names}
+    return {name: numbers for name, numbers in each.items() if len(numbers) > 1 and 0 in numbers}
 
 
 def class_counts(part: Part) -> dict[str, int]:
@@ -207,6 +243,8 @@ def as_json(found: Checked) -> dict[str, Any]:
             {"colours": colours, "bits": bits, "images": count}
             for (colours, bits), count in found.looks.forms.most_common()
         ],
+        "notes": found.notes,
+        "not_read": dict(found.others.most_common()),
         "findings": found.findings,
         "unreadable": [
             {"image": found.describe(i), "reason": reason}
@@ -221,6 +259,10 @@ def as_json(found: Checked) -> dict[str, Any]:
             {"group": group.name, "train": group.train, "test": group.test} for group in found.shared[:MOST_LISTED]
         ],
         "labels_differ": _named(found, _contradictions(found)),
+        "classes_in_one_part_only": [
+            {"class": name, **{part.name: count for part, count in zip(found.parts, counts)}}
+            for name, counts in islice(_classes_in_one_part(found).items(), MOST_LISTED)
+        ],
         "nearly_empty_high_byte": [found.describe(i) for i in _shallow(found)[:MOST_LISTED]],
         "rule": {
             "exact": "the same bytes of a file, or values of an array",
@@ -262,10 +304,11 @@ _WORDS = {
     "leaks": "in the test part have a duplicate, exact or near, in the training part",
     "groups_in_both_parts": "groups (patients, tiles ...) have images in both parts",
     "labels_differ": "groups of exact duplicates have different labels",
+    "classes_in_one_part_only": "classes have no image in one of the parts",
     "nearly_empty_high_byte": "have 16 bits with a nearly empty high byte: train with bits=16",
     "parts_without_the_labels_of_others": "part has no labels that fit the other's",
 }
-SHOWN = 3  # of each kind, in the text
+SHOWN, MOST_ENDINGS = 3, 10  # of each kind, in the text
 
 
 def summary(found: Checked) -> str:
@@ -286,10 +329,23 @@ def summary(found: Checked) -> str:
         lines.append(f"sizes      height {height}, width {width}, width / height {ratio}")
     forms = (f"{colours} of {bits} bits {count:,}" for (colours, bits), count in found.looks.forms.most_common())
     lines.append(f"stored as  {', '.join(forms) or 'nothing that can be read'}")
+    if found.others:
+        lines.append(f"not read   {_endings(found.others)}, files that are no images here")
+    lines += [f"note       {text}" for text in found.notes]
     for name, count in found.findings.items():
         lines.append(f"found      {count:,} {_WORDS[name]}")
         lines += [f"           {example}" for example in _examples(found, name)]
     return "\n".join(lines if found.findings else [*lines, "found      nothing wrong"])
+
+
+def _endings(others: Counter[str]) -> str:
+    """Return how many files have which ending; endings may hold anything."""
+    shown = [
+        f"{(ending if ending.isprintable() else repr(ending)) or 'without an ending'} {count:,}"
+        for ending, count in others.most_common(MOST_ENDINGS)
+    ]
+    more = len(others) - len(shown)
+    return ", ".join([*shown, f"{more} more endings"] if more > 0 else shown)
 
 
 def _balance(part: Part) -> str:
@@ -313,6 +369,9 @@ def _examples(found: Checked, name: str) -> list[str]:
         return [f"{found.describe(i)!r}: {reason}" for i, reason in list(found.looks.faults.items())[:SHOWN]]
     if name == "groups_in_both_parts":
         return [f"{group.name!r}: {group.train} and {group.test} images" for group in found.shared[:SHOWN]]
+    if name == "classes_in_one_part_only":
+        classes = islice(_classes_in_one_part(found).items(), SHOWN)
+        return [f"{label!r}: {' and '.join(map(str, counts))} images" for label, counts in classes]
     if name == "nearly_empty_high_byte":
         return [repr(found.describe(i)) for i in _shallow(found)[:SHOWN]]
     groups: dict[str, Iterable[NDArray[np.int64]]] = {

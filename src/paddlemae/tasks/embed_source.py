@@ -27,7 +27,6 @@ from paddlemae import device
 from paddlemae.data.faults import DataFault
 from paddlemae.data.images import UnreadableImage
 from paddlemae.data.sources import Source, add_stamps, open_source
-from paddlemae.data.sources.labels import PARTS
 from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.report.progress import progress
 from paddlemae.report.runlog import replace_bytes, replace_text
@@ -122,15 +121,13 @@ def embed_source(
 
 
 def labelled_if_possible(data: str, split: str | None) -> Source:
-    """The images with their labels, or without where they have none, or where only parts' names would be labels."""
+    """The images with their labels, or without where they have none."""
     plain = open_source(data, split)
     try:
         labelled = open_source(data, split, labelled=True)
     except ValueError:
         return plain
-    if set(labelled.classes) <= set(PARTS) or len(labelled) != len(plain):
-        return plain
-    return labelled
+    return labelled if len(labelled) == len(plain) else plain
 
 
 def about_features(

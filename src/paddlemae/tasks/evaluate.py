@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from paddlemae import device
-from paddlemae.data.sources import Source, open_source
+from paddlemae.data.sources import Source, open_source, unknown_classes, with_classes
+from paddlemae.data.sources.labels import listed
+from paddlemae.data.sources.parts import note_absent
 from paddlemae.model.vit import pair, patch_grid
 from paddlemae.recipe import SCRATCH
 from paddlemae.report.runlog import log_result
@@ -49,8 +51,7 @@ def evaluate(
         patch_grid(image_size, description.architecture["patch_size"])  # refuses a size that it does not divide
         size = list(pair(image_size))
         description = replace(description, architecture={**description.architecture, "image_size": size})
-    source = open_source(data, split, labelled=True)
-    _check_classes(description.classes, source)
+    source = _numbered_as(description.classes, open_source(data, split, labelled=True))
     workers = decoding_workers(len(source))
     found = evaluate_on(model, description, source, batch_size=batch_size, workers=workers, threads=threads)
     result = {
@@ -70,12 +71,13 @@ def evaluate(
     return result
 
 
-def _check_classes(known: list[str], source: Source) -> None:
-    if sorted(known) == sorted(source.classes) and known != list(source.classes):
-        raise ValueError(f"{source.name} numbers the classifier's classes in another order; use one naming for both")
-    if known != list(source.classes):
-        only = sorted(set(known) ^ set(source.classes))
+def _numbered_as(known: list[str], source: Source) -> Source:
+    """Return a source with its labels numbered as a classifier's are, by the names of the classes."""
+    if only := unknown_classes(source, known):
         raise ValueError(
-            f"the classifier knows {len(known)} classes and {source.name} has {len(source.classes)}; these are in one "
-            f"only: {', '.join(only[:8])}; evaluate on images of the classes that it was trained on"
+            f"the classifier knows {len(known)} classes, and {source.name} has images of others: {listed(only)}; "
+            "evaluate on images of the classes that it was trained on"
         )
+    source = with_classes(source, known)
+    note_absent(source, f"image in {source.name}")
+    return source

@@ -17,7 +17,15 @@ from paddlemae.data.augment import View
 from paddlemae.data.batches import ERASING_STREAM, Batch, batch_rngs, eval_batches
 from paddlemae.data.erasing import Erasing, draw_erasing
 from paddlemae.data.mixing import MixedBatch, Mixing, mixed_batches, mixed_labels
-from paddlemae.data.sources import Source, balanced_subset, check_same_classes, labelled_count, open_source, split_off
+from paddlemae.data.sources import (
+    Source,
+    balanced_subset,
+    labelled_count,
+    matched,
+    open_source,
+    split_off,
+    with_classes,
+)
 from paddlemae.device import tensor_of
 from paddlemae.model.vit import VisionTransformer, freeze
 from paddlemae.recipe import SCRATCH, FinetuneRecipe, ProbeRecipe
@@ -197,7 +205,7 @@ def prepare(recipe: FinetuneRecipe, own: Path | None = None, measure: Measure | 
     device.prepare(recipe.training.device, recipe.training.threads)
     check_precision(recipe.training.precision)
     checkpoint = None if recipe.init == SCRATCH or own else fitted(read_checkpoint(recipe.init), named(recipe.model))
-    train, held_out = open_parts(recipe, recipe.data)
+    train, held_out = open_parts(recipe, recipe.data, own)
     if own:
         model, statistics, bits = _saved_shape(own)
     else:
@@ -229,18 +237,22 @@ def _saved_shape(own: Path) -> tuple[VisionTransformer, tuple[list[float], list[
     return VisionTransformer(**saved.architecture), (saved.mean, saved.std), saved.bits
 
 
-def open_parts(recipe: FinetuneRecipe | ProbeRecipe, data: str) -> tuple[Source, Source]:
-    """(training images, held-out images), both labelled, with the same classes.
+def open_parts(recipe: FinetuneRecipe | ProbeRecipe, data: str, own: Path | None = None) -> tuple[Source, Source]:
+    """Return (training images, held-out images), both labelled, with the same classes in the same order.
 
+    Args:
+        own: this run's own checkpoint when it is resumed; the order of the classes is that of its classifier.
     Raises:
-        ValueError: unlabelled images, or classes that differ.
+        ValueError: unlabelled images, or held-out ones of classes that no training image has.
     """
     train = open_source(data, recipe.train_split, labelled=True)
+    if own and sorted(order := read_description(own).classes) == sorted(train.classes):
+        train = with_classes(train, order)
     if recipe.val_fraction:
         train, held_out = split_off(train, recipe.val_fraction, recipe.training.seed)
     else:
         held_out = open_source(data, recipe.eval_split, labelled=True)
-    check_same_classes(train, held_out)
+    held_out = matched(train, held_out)
     if recipe.labels:
         train = balanced_subset(train, labelled_count(recipe.labels, train), recipe.training.seed)
     return train, held_out

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from paddlemae import device
 from paddlemae.data.augment import View
-from paddlemae.data.sources import Source, balanced_subset, check_same_classes, open_source
+from paddlemae.data.sources import Source, balanced_subset, matched, open_source
 from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.report.runlog import log_result
 from paddlemae.tasks.checkpoints import read_checkpoint
@@ -85,7 +85,7 @@ def knn(
     checkpoint = read_checkpoint(run)
     model = load_encoder(checkpoint, random=random)
     bank, queries = (open_source(data, split, labelled=True) for split in (bank_split, query_split))
-    check_same_classes(bank, queries)
+    queries = matched(bank, queries)
     if labels:
         bank = balanced_subset(bank, labels, seed)
     _counts(neighbours, len(bank))  # before anything is computed

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import paddle
@@ -50,7 +51,7 @@ def probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
     if start.ranks.world > 1:
         raise ValueError("probing runs in one process; start it without a launcher")
     start = check_start(start, recipe, recipe.init)
-    parts = prepare(recipe)
+    parts = prepare(recipe, start.checkpoint)
     training, head = recipe.training, parts.head
     optimizer = Lars(head.parameters(), momentum=recipe.momentum, weight_decay=training.weight_decay)
     state = TrainState(head, optimizer)
@@ -111,8 +112,8 @@ class Parts:
         return self.checkpoint.description
 
 
-def prepare(recipe: ProbeRecipe) -> Parts:
-    """Build a recipe's parts, with every check that needs no training."""
+def prepare(recipe: ProbeRecipe, own: Path | None = None) -> Parts:
+    """Build a recipe's parts, with every check that needs no training; `own` as of `open_parts`."""
     if recipe.data is None:
         raise ValueError("no images named; add --data FOLDER with one folder a class, or --data digits")
     if recipe.init is None:
@@ -122,7 +123,7 @@ def prepare(recipe: ProbeRecipe) -> Parts:
     encoder = load_encoder(checkpoint, random=recipe.random)
     kind = FeatureKind(recipe.token, recipe.layer, "layer")
     forward = forward_function(encoder, checkpoint.description, kind, threads=recipe.training.threads)
-    train, held_out = open_parts(recipe, recipe.data)
+    train, held_out = open_parts(recipe, recipe.data, own)
     shape = checkpoint.description.architecture
     paddle.seed(recipe.training.seed)
     head = ProbeHead(shape["embed_dim"], len(train.classes))

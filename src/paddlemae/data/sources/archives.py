@@ -1,43 +1,47 @@
-"""Images in archives: a tar or zip with folders in it, or the shards of a WebDataset.
+"""Images in archives: a tar or zip gives those that its unpacked folder would give, in that order, a shard its samples.
 
-A tar is a shard when files beside its images are named alike: `0001.jpg` and `0001.cls`. Images of an archive are in
-their names' order, as those of the unpacked folder would be; those of shards as they are stored.
+Nothing is unpacked. Of an entry that comes twice the last one counts, as it does when the archive is unpacked.
 """
 
-import json
 import os
 import re
-import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
+from zipfile import ZipInfo
 
 import numpy as np
+from numpy.typing import NDArray
 
 from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS
 from paddlemae.data.sources.labels import (
-    PARTS,
+    MissingPart,
     class_folders,
     files_of_part,
-    is_whole,
+    in_order,
     labels_by_folder,
+    note,
     numbered,
-    part_of,
+    split_of,
 )
 from paddlemae.data.sources.names import Names
+from paddlemae.data.sources.shards import Samples, ending_of, is_sidecar, label_of, samples_of
 from paddlemae.data.sources.source import EncodedSource
+from paddlemae.data.sources.stored import visible_above
+from paddlemae.data.sources.subfolders import ARRAY, PICTURE, chosen_folder
 from paddlemae.data.sources.tar import Entry, TarContents, entries
-from paddlemae.data.sources.zipped import ZipContents, zip_contents
+from paddlemae.data.sources.zipped import begins_with_entry, zip_contents, zip_entries
 
-SIDECARS = (".cls", ".json", ".txt")  # where a shard's labels are, the first that is there
 _IMAGES = frozenset((*EXTENSIONS, ARRAY_EXTENSION))
-_JSON_KEYS = ("label", "cls", "class")
 _MOST_NAMES = 1_000_000
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 
+_Stored = TypeVar("_Stored", Entry, ZipInfo)
+
 
 def expanded(pattern: str) -> list[str]:
-    """The names that a pattern with braces means: `{000..099}`, zeros in front kept, or `{train,val}`."""
+    """Return the names that a pattern with braces means: `{000..099}`, zeros in front kept, or `{train,val}`."""
     found = _BRACES.search(pattern)
     if not found:
         return [pattern]
@@ -49,116 +53,169 @@ def expanded(pattern: str) -> list[str]:
 
 
 def open_zip(path: str, split: str | None, labelled: bool) -> EncodedSource:
-    """The images in a zip."""
-    refused: list[str] = []
-    contents = zip_contents(path, _is_image, refused)
-    _tell(path, refused)
-    return _with_folders(path, contents, split, labelled)
+    """Return the images in a zip."""
+    listing, first = _Listing[ZipInfo](), -1
+    for name, kind, info in zip_entries(path):
+        listing.add(name, kind, info)
+        first = info.header_offset if first < 0 else min(first, info.header_offset)
+    if first > 0 and begins_with_entry(path):
+        note(
+            f"{path!r}: its directory lists no entry of its first {first} bytes; of zips that were joined the last one "
+            "is read, as when they are unpacked"
+        )
+    _warn(path, refused=listing.refused, replaced=listing.replaced)
+    chosen = _chosen(path, listing, split, labelled)
+    contents = zip_contents(path, chosen.names, [listing.images[name] for name in chosen.names])
+    return EncodedSource(path, contents, chosen.labels, chosen.classes)
 
 
-def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool) -> EncodedSource:
-    """The images in a tar, or in shards.
+def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool, root: str = "") -> EncodedSource:
+    """Return the images in a tar, or in shards.
 
     Args:
-        paths: the tars of all parts.
+        paths: the tars of all splits.
         name: how they were named.
-        split: for shards, those whose names have the word.
+        split: of shards, those whose paths below `root` have the word.
+        root: the folder that holds all; by default the first one's.
     Raises:
-        ValueError: a shard that is damaged or cut short; no images; no labels.
+        ValueError: a tar that is damaged or cut short; no images; no labels.
     """
-    root = os.path.dirname(paths[0]) or "."
-    alone = _listed(paths, labelled) if len(paths) == 1 else None
-    if alone and not alone.has_sidecars:
-        contents = _contents(root, paths, alone, sorted(range(len(alone.images)), key=alone.name_of))
-        return _with_folders(name, contents, split, labelled)
+    root = root or os.path.dirname(paths[0]) or "."
+    only = [_listed(paths[0], labelled)] if len(paths) == 1 else []
+    if only and only[0][1] is None:
+        listing = only[0][0]
+        _warn(name, refused=listing.refused, replaced=listing.replaced)
+        chosen = _chosen(name, listing, split, labelled)
+        contents = _contents(root, paths, [(0, listing.images[each]) for each in chosen.names])
+        return EncodedSource(name, contents, chosen.labels, chosen.classes)
     relative = [os.path.relpath(path, root) for path in paths]
-    chosen = [os.path.join(root, file) for file in files_of_part(relative, split, repr(name))]
-    listing = alone or _listed(chosen, labelled)
-    contents = _contents(root, chosen, listing, range(len(listing.images)))
-    if not len(contents):
+    selected = [os.path.join(root, file) for file in files_of_part(relative, split, repr(name))]
+    shards = _shards(only or (_listed(path, labelled) for path in selected))
+    _warn(name, refused=shards.refused, replaced=shards.replaced, further=shards.further)
+    if not shards.images:
         raise ValueError(f"no images in {name!r}; expected entries named like 0001.jpg, {_endings()}")
+    contents = _contents(root, selected, shards.images)
     if not labelled:
         return EncodedSource(name, contents)
-    if not listing.has_sidecars:
-        classes = class_folders(name, contents.files)
-        return EncodedSource(name, contents, labels_by_folder(contents.files, classes), classes)
     known: tuple[str, ...] = ()
-    if split == "test":
-        trained_on = [os.path.join(root, file) for file in files_of_part(relative, "train", repr(name))]
-        if trained_on != chosen:
-            known = numbered(_listed(trained_on, True).labels(), name)[1]
-    return EncodedSource(name, contents, *numbered(listing.labels(), name, known))
+    if split == "test" and (trained_on := _trained_on(root, relative, name)) not in ([], selected):
+        known = _labels(name, _shards(_listed(path, True) for path in trained_on), is_split=True)[1]
+    return EncodedSource(name, contents, *_labels(name, shards, len(selected) < len(paths), known))
+
+
+def _trained_on(root: str, files: Sequence[str], name: str) -> list[str]:
+    """Return the shards of the split to train on."""
+    try:
+        return [os.path.join(root, file) for file in files_of_part(files, "train", repr(name))]
+    except MissingPart:
+        return []
 
 
 @dataclass(eq=False)
-class _Listing:
-    """Images of tars, as they are stored, with the files beside them."""
+class _Listing(Generic[_Stored]):
+    """What an archive gives when it is unpacked.
 
-    images: list[tuple[int, Entry]] = field(default_factory=list)  # which tar, which entry
-    beside: list[dict[str, bytes | None]] = field(default_factory=list)  # of each image: ending -> content
-    has_sidecars: bool = False
+    Attributes:
+        images: pictures and arrays by name, in the order of their first entries.
+        arrays: which of them are arrays.
+        others: other files, and hidden ones.
+        folders: with a "/" behind, of all these and of directories.
+        refused: names of entries that no image may come from.
+        replaced: names of images that came again.
+    """
 
-    def name_of(self, place: int) -> str:
-        return self.images[place][1].name
+    images: dict[str, _Stored] = field(default_factory=dict)
+    arrays: set[str] = field(default_factory=set)
+    others: dict[str, _Stored] = field(default_factory=dict)
+    folders: set[str] = field(default_factory=set)
+    refused: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
 
-    def labels(self) -> list[str]:
-        return [_label_of(self.name_of(place), files) for place, files in enumerate(self.beside)]
+    def add(self, name: str, kind: str, stored: _Stored) -> None:
+        if kind == "file":
+            self.folders.add(name[: name.rfind("/") + 1])
+            ending = ending_of(name)
+            if ending not in _IMAGES:
+                self.others[name] = stored
+                return
+            if name in self.images:
+                self.replaced.append(name)
+            self.images[name] = stored
+            if ending == ARRAY_EXTENSION:
+                self.arrays.add(name)
+        elif kind == "folder":
+            self.folders.add(f"{name}/" if name else "")
+        elif kind == "hidden":
+            self.others[name] = stored
+            self.folders.add(visible_above(name))
+        else:
+            self.images.pop(name, None)
+            self.refused.append(name)
 
-
-def _listed(paths: Sequence[str], labelled: bool) -> _Listing:
-    listing = _Listing()
-    for number, path in enumerate(paths):
-        refused: list[str] = []
-        image_of: dict[str, int] = {}
-        beside: dict[str, dict[str, bytes | None]] = {}
-        for entry in entries(path, lambda name: labelled and _ending(name) in SIDECARS, refused):
-            key, ending = _key(entry.name), _ending(entry.name)
-            if ending in SIDECARS:
-                beside.setdefault(key, {})[ending] = entry.content
-            elif ending in _IMAGES and key not in image_of:
-                image_of[key] = len(listing.images)
-                listing.images.append((number, entry))
-        _tell(path, refused)
-        listing.has_sidecars |= any(key in image_of for key in beside)
-        listing.beside += [beside.get(key, {}) for key in image_of]
-    return listing
-
-
-def _key(name: str) -> str:
-    """What names a sample's files: the path up to the file name's first dot."""
-    folder, slash, file = name.rpartition("/")
-    return folder + slash + file.partition(".")[0]
-
-
-def _ending(name: str) -> str:
-    dot = name.rfind(".")
-    return name[dot:].lower() if dot > name.rfind("/") else ""
-
-
-def _label_of(image: str, beside: dict[str, bytes | None]) -> str:
-    for ending in SIDECARS:
-        content = beside.get(ending)
-        if content is None:
-            continue
-        text = content.decode("utf-8", "replace").strip()
-        if ending == ".json":
-            try:
-                values = json.loads(text)
-            except json.JSONDecodeError:
-                values = None
-            label = (
-                next((values[key] for key in _JSON_KEYS if key in values), None) if isinstance(values, dict) else None
-            )
-            if isinstance(label, str | int):
-                return str(label)
-        elif is_whole(text):
-            return text
-        raise ValueError(f"the label of {image!r} in its {ending} is no whole number: {text[:40]!r}; mend it")
-    raise ValueError(f"labels need a file beside each image, as in 0001.jpg and 0001.cls, but {image!r} has none")
+    def counted(self, names: list[str]) -> list[str]:
+        """Return those of the names that count as images: the pictures or, where there are none, the arrays."""
+        return ([name for name in names if name not in self.arrays] or names) if self.arrays else names
 
 
-def _contents(root: str, paths: Sequence[str], listing: _Listing, order: Iterable[int]) -> TarContents:
-    images = [listing.images[place] for place in order]
+def _listed(path: str, labelled: bool) -> tuple[_Listing[Entry], Samples | None]:
+    """Return what a tar holds, and its samples if it is a shard; with the contents of sidecars if labels are needed."""
+    listing = _Listing[Entry]()
+    for entry in entries(path, is_sidecar if labelled else lambda name: False):
+        if entry.kind == "copy":
+            original = listing.images.get(entry.target) or listing.others.get(entry.target)
+            entry = original._replace(name=entry.name, kind="file") if original else entry._replace(kind="other")
+        listing.add(entry.name, entry.kind, entry)
+    return listing, samples_of(listing.images, listing.others)
+
+
+@dataclass(eq=False)
+class _Shards:
+    """Images of several tars, as they are stored.
+
+    Attributes:
+        images: which tar, which entry.
+        beside: the sidecars of each; none in tars that are no shards.
+        have_samples: whether a tar is a shard.
+        further: names of pictures that are not the first of their samples.
+    """
+
+    images: list[tuple[int, Entry]] = field(default_factory=list)
+    beside: list[Mapping[str, bytes | None]] = field(default_factory=list)
+    have_samples: bool = False
+    refused: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    further: list[str] = field(default_factory=list)
+
+
+def _shards(tars: Iterable[tuple[_Listing[Entry], Samples | None]]) -> _Shards:
+    found = _Shards()
+    for number, (listing, samples) in enumerate(tars):
+        if samples:
+            found.have_samples = True
+            found.further += samples.further
+        else:
+            images = [listing.images[name] for name in listing.counted(list(listing.images))]
+            samples = Samples(images, [{} for _ in images])
+        found.images += [(number, entry) for entry in samples.images]
+        found.beside += samples.beside
+        found.refused += listing.refused
+        found.replaced += listing.replaced
+    return found
+
+
+def _labels(
+    name: str, shards: _Shards, is_split: bool, known: tuple[str, ...] = ()
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return (labels, classes): of the samples, or by folder where no tar is a shard."""
+    if shards.have_samples:
+        labels = [label_of(entry.name, beside) for (_, entry), beside in zip(shards.images, shards.beside)]
+        return numbered(labels, name, known)
+    files = [entry.name for _, entry in shards.images]
+    around = _around_all(sorted(files), stops=not is_split)
+    return _by_folder(f"{name}/{around}", [file[len(around) :] for file in files], known, is_split)
+
+
+def _contents(root: str, paths: Sequence[str], images: Sequence[tuple[int, Entry]]) -> TarContents:
     return TarContents(
         root,
         tuple(paths),
@@ -169,56 +226,97 @@ def _contents(root: str, paths: Sequence[str], listing: _Listing, order: Iterabl
     )
 
 
-def _with_folders(name: str, contents: TarContents | ZipContents, split: str | None, labelled: bool) -> EncodedSource:
-    """An archive whose folders are parts and classes, as a folder's are; one folder around all does not count."""
-    files = list(contents.files)
+class _Chosen(NamedTuple):
+    """Images of a split, with labels where they are needed."""
+
+    names: list[str]
+    labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
+
+
+def _chosen(name: str, listing: _Listing, split: str | None, labelled: bool) -> _Chosen:
+    """Return the images of an archive whose folders are splits and classes; one folder around all does not count."""
+    files = sorted(listing.images)
     if not files:
         raise ValueError(f"no images in {name!r}; expected entries {_endings()}")
-    around = _around_all(files)
-    part = part_of({file[len(around) :].partition("/")[0] for file in files}, split, repr(name), "folder")
-    around += f"{part}/" if part else ""
-    chosen = [place for place, file in enumerate(files) if file.startswith(around)]
-    inside = [files[place][len(around) :] for place in chosen]
-    if len(chosen) < len(files):
-        contents = taken(contents, chosen)
+    around = _around_all(listing.counted(files))
+    folders = _first_folders(around, listing.folders)
+    part = _split_folder(name, listing, around, folders, split)
+    inside = f"{around}{part}/" if part else around
+    chosen = listing.counted([file for file in files if file.startswith(inside)])
+    if not chosen:
+        raise ValueError(f"no images in '{name}/{inside}'; expected entries {_endings()}")
     if not labelled:
-        return EncodedSource(name, contents)
-    classes = class_folders(f"{name}/{around}".rstrip("/"), inside)
-    return EncodedSource(name, contents, labels_by_folder(inside, classes), classes)
+        return _Chosen(chosen)
+    known: tuple[str, ...] = ()
+    if part and split == "test" and (train := next((each for each in folders if split_of(each) == "train"), None)):
+        known = in_order(_first_folders(f"{around}{train}/", listing.folders))
+    below = [file[len(inside) :] for file in chosen]
+    first = _first_folders(inside, listing.folders)
+    return _Chosen(chosen, *_by_folder(f"{name}/{inside}", below, known, part is not None, first))
 
 
-def _around_all(files: Sequence[str]) -> str:
-    """The folders, with a slash, that all files are in, unless they are parts."""
-    kept = ""
-    for first, last in zip(files[0].split("/")[:-1], files[-1].split("/")[:-1]):  # they are sorted
-        if first != last or first in PARTS:
+def _split_folder(name: str, listing: _Listing, around: str, folders: set[str], split: str | None) -> str | None:
+    """Return which of the folders next to each other a split means, as `subfolders.subfolder_of` does; None for all."""
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    if split and any(split_of(folder) for folder in folders):
+        for file in listing.images:
+            if file.startswith(around):
+                first, slash, _ = file[len(around) :].partition("/")
+                counts[first if slash else ""][ARRAY if file in listing.arrays else PICTURE] += 1
+    part = chosen_folder(
+        folders,
+        split,
+        repr(name),
+        lambda folder: next((kind for kind in (PICTURE, ARRAY) if counts[folder][kind]), None),
+        lambda folder, kind: counts[folder][kind],
+    )
+    if part and (loose := counts[""][PICTURE]):
+        note(f"{name!r}: {loose:,} image{'s' * (loose != 1)} in no folder of a split are left out")
+    return part
+
+
+def _by_folder(
+    root: str, files: list[str], known: tuple[str, ...], is_split: bool, folders: Iterable[str] | None = None
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return (labels, classes) by the first folders of the files' paths."""
+    classes = class_folders(root.rstrip("/"), files, folders, known, is_split)
+    return labels_by_folder(files, classes), classes
+
+
+def _first_folders(around: str, folders: Iterable[str]) -> set[str]:
+    """Return the first folders below another of paths that end with a "/"."""
+    return {path[len(around) :].partition("/")[0] for path in folders if path.startswith(around) and path != around}
+
+
+def _around_all(files: Sequence[str], stops: bool = True) -> str:
+    """Return the folders, with a slash, that all files are in.
+
+    Args:
+        files: sorted.
+        stops: before a folder of a split.
+    """
+    around = ""
+    for first, last in zip(files[0].split("/")[:-1], files[-1].split("/")[:-1]):
+        if first != last or (stops and split_of(first)):
             break
-        kept += f"{first}/"
-    return kept
-
-
-def taken(contents: TarContents | ZipContents, chosen: Sequence[int]) -> TarContents | ZipContents:
-    """Some of an archive's entries, in this order."""
-    columns: dict[str, Any] = {
-        column.name: value[list(chosen)]
-        for column in fields(contents)
-        if isinstance(value := getattr(contents, column.name), np.ndarray)
-    }
-    return replace(contents, files=Names.of(contents.files[place] for place in chosen), **columns)
-
-
-def _is_image(name: str) -> bool:
-    return _ending(name) in _IMAGES
+        around += f"{first}/"
+    return around
 
 
 def _endings() -> str:
     return f"ending in {' '.join(EXTENSIONS)} or {ARRAY_EXTENSION}"
 
 
-def _tell(path: str, refused: list[str]) -> None:
-    if refused:
-        warnings.warn(
-            f"{path!r}: {len(refused)} entries are links, devices, encrypted or lead out of it, and are left out; "
-            f"first: {refused[0]!r}",
-            stacklevel=4,
-        )
+def _warn(name: str, *, refused: list[str], replaced: list[str], further: Sequence[str] = ()) -> None:
+    """Say what of an archive is not read."""
+    for names, what in (
+        (refused, "entries are links, devices, encrypted or lead out of it, and are left out"),
+        (replaced, "images come again under the same name; the last one counts, as when it is unpacked"),
+        (
+            further,
+            "images are not the first of their sample (the files of one name up to its first dot), and are left out",
+        ),
+    ):
+        if names:
+            note(f"{name!r}: {len(names)} {what}; first: {names[0]!r}")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.bands import read_array_header
-from paddlemae.data.sources.labels import listed, numbered, part_of, words_of
+from paddlemae.data.sources.labels import as_labels, files_of_part, listed, numbered, part_of, split_of, words_of
 from paddlemae.data.sources.source import ArraySource, file_stamp, loaded
 from paddlemae.data.sources.zipped import data_offset, infos
 
@@ -34,8 +34,7 @@ def open_npz(path: str, split: str | None, labelled: bool) -> ArraySource:
     names = [info.filename.removesuffix(".npy") for info in infos(path)]
     roles = {name: words_of(name) for name in names}
     images = [name for name in names if roles[name] & set(IMAGE_ARRAYS)]
-    part = part_of({word for name in images for word in roles[name]}, split, repr(path), "array named by")
-    images = [name for name in images if part is None or part in roles[name]]
+    every, images = images, files_of_part(images, split, repr(path), "array")
     if len(images) != 1:
         problem = f"several arrays of images ({listed(images)})" if images else "no array of images"
         raise ValueError(
@@ -49,27 +48,31 @@ def open_npz(path: str, split: str | None, labelled: bool) -> ArraySource:
     if not labelled:
         return source()
 
-    def labels_of(part: str | None) -> NDArray:
-        found = [n for n in names if roles[n] & set(LABEL_ARRAYS) and (part is None or part in roles[n])]
+    def labels_of(images: str) -> list[str]:
+        found = [name for name in names if roles[name] & set(LABEL_ARRAYS) and splits[name] == splits[images]]
         if len(found) != 1:
-            raise ValueError(f"{path!r} has no array of labels for {images[0]!r}; its arrays: {listed(names)}")
-        return map_npz(path, found[0]).squeeze()
+            problem = f"several arrays of labels ({listed(found)})" if found else "no array of labels"
+            raise ValueError(f"{path!r} has {problem} for {images!r}; its arrays: {listed(names)}")
+        return _as_labels(map_npz(path, found[0]), path, found[0])
 
-    labels = _as_classes(labels_of(part), path)
+    splits = {name: {split_of(word) for word in roles[name]} - {None} for name in names}
+    labels = labels_of(images[0])
     if len(labels) != len(array):
         raise ValueError(f"{path!r} has {len(array)} images and {len(labels)} labels; expected as many")
-    has_train = any("train" in roles[name] for name in names)
-    known = numbered(_as_classes(labels_of("train"), path), repr(path))[1] if part != "train" and has_train else ()
+    trained_on = next((name for name in every if "train" in splits[name]), images[0])
+    known = numbered(labels_of(trained_on), repr(path))[1] if trained_on != images[0] else ()
     return source(*numbered(labels, repr(path), known))
 
 
-def _as_classes(labels: NDArray, path: str) -> list[str]:
-    if labels.ndim != 1 or labels.dtype.kind not in "iuU":
+def _as_labels(labels: NDArray, path: str, name: str) -> list[str]:
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iuUS":
         raise ValueError(
-            f"{path!r}: expected one whole number or name an image as labels, got an array of shape {labels.shape} and "
-            f"type {labels.dtype}"
+            f"{path!r}: expected one whole number or name an image as labels, got an array {name!r} of shape "
+            f"{labels.shape} and type {labels.dtype}"
         )
-    return [str(label) for label in labels.tolist()]
+    return as_labels(labels.tolist(), lambda row: f"{path!r}, array {name!r}, row {row}")
 
 
 def _check_images(images: NDArray, where: str) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.sources.labels import part_of
+from paddlemae.data.sources.labels import as_labels, part_of
 from paddlemae.data.sources.pickled import read_pickle
-from paddlemae.data.sources.source import ArraySource, file_stamp, loaded
+from paddlemae.data.sources.source import ArraySource, file_stamp, loaded, not_read
 
 _SIDE, _CHANNELS = 32, 3
 _PIXELS = _CHANNELS * _SIDE * _SIDE
@@ -103,8 +103,9 @@ def open_cifar(path: str, name: str, split: str | None, options: dict[str, str])
     stamped = _stamp(path, version.parts[part])
     parts = loaded(_read, (path, name, part, stamped))
     labels, classes = parts.labels[kind], parts.classes[kind]
-    if labels.size and labels.max() >= len(classes):
-        raise ValueError(f"{path!r} is damaged: label {labels.max()}, but {len(classes)} classes; download it again")
+    if labels.size and not 0 <= labels.min() <= labels.max() < len(classes):
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise ValueError(f"{path!r} is damaged: label {wrong}, but {len(classes)} classes; download it again")
     shown = f"{path} ({part})"
     return ArraySource(shown, len(labels), _pixels, (path, name, part, stamped), labels, classes, stamped=stamped)
 
@@ -131,7 +132,7 @@ def _read(path: str, name: str, part: str, stamped: str) -> _Part:
     try:
         contents = dict(_contents(path, wanted))
     except (tarfile.TarError, OSError, EOFError, zlib.error) as fault:
-        raise ValueError(f"{path!r} is damaged ({fault}); download it again") from fault
+        raise not_read(path, fault) from fault
     if missing := sorted(wanted - set(contents)):
         raise ValueError(f"{path!r} lacks {', '.join(missing)}; download it again")
     read = _binary if version.is_binary else _pickled
@@ -170,12 +171,20 @@ _Batch = tuple[NDArray[np.uint8], dict[str, NDArray[np.int64]]]
 def _pickled(content: bytes, version: _Version, where: str) -> _Batch:
     batch = read_pickle(content, where)
     pixels = batch.get("data")
-    labels = {kind: np.asarray(batch.get(key, ()), np.int64) for kind, key in version.labels.items()}
+    labels = {kind: _whole_numbers(batch.get(key, ()), f"{where}, {key}") for kind, key in version.labels.items()}
     if not isinstance(pixels, np.ndarray) or pixels.shape[1:] != (_PIXELS,) or pixels.dtype != np.uint8:
         raise ValueError(f"{where}: no images of {_SIDE} x {_SIDE} pixels; download it again")
     if any(len(numbers) != len(pixels) for numbers in labels.values()):
         raise ValueError(f"{where}: not as many labels as images; download it again")
     return pixels, labels
+
+
+def _whole_numbers(values: Any, where: str) -> NDArray[np.int64]:
+    values = values.tolist() if isinstance(values, np.ndarray) else values
+    if not isinstance(values, list | tuple):
+        raise ValueError(f"{where}: no list of labels; download it again")
+    texts = as_labels(values, lambda row: f"{where}, row {row}")
+    return np.array([int(text) if text.isdigit() and len(text) < 5 else -1 for text in texts], np.int64)
 
 
 def _binary(content: bytes, version: _Version, where: str) -> _Batch:

@@ -1,18 +1,22 @@
 """A folder of image files, searched to any depth."""
 
 import os
+from collections.abc import Iterator
 from typing import Literal
 
-from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS
-from paddlemae.data.sources.labels import PARTS, class_folders, labels_by_folder, part_of
+from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
+from paddlemae.data.sources.labels import class_folders, labels_by_folder
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import FolderSource
+from paddlemae.data.sources.stored import SYSTEM_FOLDERS
+from paddlemae.data.sources.subfolders import classes_to_train_on, subfolder_of, subfolders
+
+TAR = ".tar"
 
 
 def open_folder(root: str, split: str | None, labelled: bool) -> FolderSource:
     """The images of a folder, or of its subfolder that a split means; labels by folder."""
-    parts = [name for name in PARTS if os.path.isdir(os.path.join(root, name))] if split else []
-    part = part_of(parts, split, repr(root), "subfolder")
+    whole, part = root, subfolder_of(root, split)
     root = os.path.join(root, part) if part else root
     files, num_others = list_images(root)
     if not files:
@@ -22,9 +26,8 @@ def open_folder(root: str, split: str | None, labelled: bool) -> FolderSource:
         )
     if not labelled:
         return FolderSource(root, root, Names.of(files))
-    with os.scandir(root) as entries:
-        folders = [entry.name for entry in entries if not entry.name.startswith(".") and os.path.isdir(entry.path)]
-    classes = class_folders(root, files, folders)
+    known = classes_to_train_on(whole) if part and split == "test" else ()
+    classes = class_folders(root, files, subfolders(root), known, is_split=part is not None)
     return FolderSource(root, root, Names.of(files), labels_by_folder(files, classes), classes)
 
 
@@ -32,7 +35,7 @@ def list_images(root: str) -> tuple[list[str], int]:
     """Paths of the images below `root`, relative, with "/" and sorted; and the number of other files.
 
     Real folders are walked before links to folders, so an image has its real path where it has one. Arrays count as
-    images where there are no others.
+    images where there are no others. Hidden ones and `SYSTEM_FOLDERS` are passed over.
     """
     images: list[str] = []
     arrays: list[str] = []
@@ -51,6 +54,8 @@ def list_images(root: str) -> tuple[list[str], int]:
             path = f"{folder}/{entry.name}" if folder else entry.name
             kind = _kind(entry)
             extension = os.path.splitext(entry.name)[1].lower()
+            if kind == "folder" and entry.name in SYSTEM_FOLDERS:
+                continue
             if kind == "folder":
                 (links if entry.is_symlink() else folders).append(path)
             elif kind == "file" and extension in EXTENSIONS:
@@ -62,11 +67,37 @@ def list_images(root: str) -> tuple[list[str], int]:
     return (sorted(images), num_others + len(arrays)) if images else (sorted(arrays), num_others)
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """Everything in a folder that isn't hidden."""
+def tars_below(root: str) -> list[str]:
+    """Return the tars of a folder and those below it, relative and sorted; none where a folder in it has images.
+
+    There a tar is what these came in.
+    """
+    found: list[str] = []
+    folders, seen = [""], set[str]()
+    while folders:
+        folder = folders.pop()
+        if (real := os.path.realpath(os.path.join(root, folder))) in seen:
+            continue
+        seen.add(real)
+        for entry in _entries(os.path.join(root, folder)):
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            if folder and has_ending(entry.name, (*EXTENSIONS, ARRAY_EXTENSION)):
+                return []
+            kind = _kind(entry)
+            if kind == "folder" and entry.name not in SYSTEM_FOLDERS:
+                folders.append(path)
+            elif kind == "file" and has_ending(entry.name, (TAR,)):
+                found.append(path)
+    return sorted(found)
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    """Return everything in a folder that isn't hidden."""
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    yield entry
     except OSError as error:
         raise ValueError(f"cannot list the folder {folder!r}: {error.strerror}; mend or move it") from error
 

@@ -1,22 +1,37 @@
 """Lists of image files: `train_list.txt` as ImageNet ports have it, and CSV files with a header.
 
 A list has a path and, where labels are known, a whole number a line, with spaces or a tab between them; a path may have
-spaces in it. Paths are relative to the list's folder, or to `root`. The held-out part of `train_list.txt` is the list
-beside it that is called the same but for "train": `val_list.txt`.
+spaces in it. Paths are relative to the list's folder, or to `root`; Windows' backslashes do too. The held-out split
+of `train_list.txt` is the list next to it that is called the same but for "train": `val_list.txt`. Lines end at a
+line feed, a carriage return, or both.
 
-A CSV has a column of paths, and may have one of classes, one of parts ("train", "val", "test") and one of groups. They
+A CSV has a column of paths, and may have one of classes, one of splits ("train", "val", "test") and one of groups. They
 are known by their names, or named.
 """
 
 import csv
+import io
 import os
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from paddlemae.data.sources.groups import grouped
-from paddlemae.data.sources.labels import PARTS, TEST_PARTS, MissingPart, is_whole, listed, numbered, part_of, words_of
+from paddlemae.data.sources.labels import (
+    TEST_WORDS,
+    TRAIN_WORDS,
+    MissingPart,
+    as_labels,
+    is_whole,
+    listed,
+    numbered,
+    part_of,
+    split_of,
+    words_of,
+)
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import FolderSource
 
@@ -24,6 +39,7 @@ IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "filepath", "
 LABEL_COLUMNS = ("label", "class", "labels", "class_name", "category", "target", "y", "fine_label")
 SPLIT_COLUMNS = ("split", "set", "part", "partition")
 GROUP_COLUMNS = ("group", "patient", "patient_id", "tile", "tile_id")
+_BLANKS = " \t"  # between a path and its label; others may be in names
 _TRIED = 100  # of a list's images, whether they are there
 
 
@@ -56,9 +72,10 @@ def open_list(path: str, split: str | None, labelled: bool, options: dict[str, s
     read = _read_csv if is_csv(path) else _read_lines
     own, known = read(path, labelled, options), tuple[str, ...]()
     if own.parts is not None:
-        part = part_of(set(own.parts), split, repr(path), "rows whose part is")
-        if labelled and part and part != "train" and "train" in own.parts:
-            known = _classes(path, own.chosen("train"))
+        part = part_of(Counter(own.parts), split, repr(path), "rows whose split is")
+        train = next((name for name in set(own.parts) if split_of(name) == "train"), None)
+        if labelled and part and train and part != train:
+            known = _classes(path, own.chosen(train))
         own = own.chosen(part)
     elif split == "test":
         if labelled:
@@ -68,7 +85,7 @@ def open_list(path: str, split: str | None, labelled: bool, options: dict[str, s
     if not own.paths:
         raise ValueError(f"{path!r} names no images; expected a path a line")
     root = os.path.expanduser(options.get("root") or os.path.dirname(path) or ".")
-    _check_there(path, root, own.paths)
+    own.paths = _as_they_are(path, root, own.paths)
     groups = (None, None) if own.groups is None else grouped(own.groups)
     if not labelled:
         return FolderSource(path, root, Names.of(own.paths), None, (), *groups)
@@ -90,36 +107,45 @@ def _classes(path: str, rows: _Rows) -> tuple[str, ...]:
 def _held_out(path: str) -> str:
     """The list of held-out images that belongs to this one, or this one if it is called so itself."""
     folder, name = os.path.split(path)
-    if words_of(name) & set(TEST_PARTS):
+    words = words_of(name)
+    if words & set(TEST_WORDS):
+        if words & set(TRAIN_WORDS):
+            raise ValueError(f"{path!r} has the words of two splits in its name; rename it, or hold part of it out")
         return path
-    for part in TEST_PARTS:
-        beside = os.path.join(folder, name.replace("train", part))
-        if "train" in name and os.path.isfile(beside):
-            return beside
+    if "train" in name.lower():
+        wanted = [re.sub("training|train", word, name, flags=re.IGNORECASE) for word in TEST_WORDS]
+        for one in wanted:
+            if os.path.isfile(os.path.join(folder, one)):
+                return os.path.join(folder, one)
+        there = {other.lower(): other for other in sorted(os.listdir(folder or "."), reverse=True)}
+        for one in wanted:  # Val_List.txt of Train_List.txt
+            if one.lower() in there:
+                return os.path.join(folder, there[one.lower()])
     raise MissingPart(
-        f"there is no held-out list for {path!r}; put {name.replace('train', 'val')!r} beside it, or hold part of the "
+        f"there is no held-out list for {path!r}; put {name.replace('train', 'val')!r} next to it, or hold part of the "
         "training images out with val_fraction"
-        if "train" in name
-        else f"{path!r} says nothing of a held-out part; hold part of it out with val_fraction"
+        if "train" in name.lower()
+        else f"{path!r} says nothing of a held-out split; hold part of it out with val_fraction"
     )
 
 
-def _lines(path: str) -> list[str]:
+def _text(path: str) -> str:
+    """What a text file holds; its lines end at line feeds, and at nothing else that Unicode calls a line's end."""
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline=None) as file:
             text = file.read()
     except OSError as fault:
         raise ValueError(f"cannot read the list {path!r}: {fault.strerror}") from fault
     if "\0" in text:
-        raise ValueError(f"{path!r} is no list of images: it is no text")
-    return text.splitlines()
+        raise ValueError(f"{path!r} is no list of images: it is no text, or not of UTF-8; save it as UTF-8")
+    return text
 
 
 def _read_lines(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
     _check_options(path, options, ("root",))
     paths, labels = [], []
-    for number, line in enumerate(_lines(path), start=1):
-        line = line.strip()
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        line = line.strip(_BLANKS)
         if not line or line.startswith("#"):
             continue
         image, label = _parted(line)
@@ -134,19 +160,13 @@ def _read_lines(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
 
 def _parted(line: str) -> tuple[str, str | None]:
     """(path, label or None): the last word is a label if it is a number."""
-    words = line.rsplit(maxsplit=1)
-    return (words[0], words[1]) if len(words) == 2 and is_whole(words[1]) else (line, None)
+    end = max(map(line.rfind, _BLANKS))
+    return (line[:end].rstrip(_BLANKS), line[end + 1 :]) if end > 0 and is_whole(line[end + 1 :]) else (line, None)
 
 
 def _read_csv(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
     _check_options(path, options, ("root", "image", "label", "split", "group"))
-    lines = _lines(path)
-    delimiter = max(",;\t", key=lines[0].count) if lines else ","
-    rows = list(csv.reader(lines, delimiter=delimiter))
-    header, rows = [name.strip() for name in rows[0]] if rows else [], [row for row in rows[1:] if row]
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(header):
-            raise ValueError(f"{path!r}, row {number}: {len(row)} values under {len(header)} column names")
+    header, rows, numbers = _rows_of(path)
 
     def column(role: str, usual: Sequence[str], needed: bool) -> list[str] | None:
         place = _place(path, header, role, options.get(role), usual, needed)
@@ -157,13 +177,34 @@ def _read_csv(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
     parts = column("split", SPLIT_COLUMNS, needed=False)
     groups = column("group", GROUP_COLUMNS, needed=False)
     assert paths is not None
-    for number, label in enumerate(labels or (), start=2):
-        if not label:
-            raise ValueError(f"{path!r}, row {number}: no label; fill it in or remove the row")
+    labels = labels and as_labels(labels, lambda number: f"{path!r}, row {numbers[number]}")
     parts = parts and [part.lower() for part in parts]
-    if parts and not set(parts) & set(PARTS):
-        raise ValueError(f"{path!r}: its column of parts has {listed(sorted(set(parts)))}; expected {', '.join(PARTS)}")
+    if parts and not any(split_of(part) for part in set(parts)):
+        expected = ", ".join((*TRAIN_WORDS, *TEST_WORDS))
+        raise ValueError(f"{path!r}: its column of splits has {listed(sorted(set(parts)))}; expected {expected}")
     return _Rows(paths, labels, parts, groups)
+
+
+def _rows_of(path: str) -> tuple[list[str], list[list[str]], list[int]]:
+    """(names of the columns, rows, their numbers) of a CSV; empty rows are passed over."""
+    file, first = io.StringIO(_text(path)), 1
+    head = file.readline().rstrip("\n")
+    delimiter = max(",;\t", key=head.count)
+    if re.fullmatch(r"sep=[,;\t|]", head, re.IGNORECASE):  # Excel's first line, which no column is called like
+        delimiter, first = head[-1], 2
+    else:
+        file.seek(0)
+    try:
+        rows = list(csv.reader(file, delimiter=delimiter))
+    except csv.Error as fault:
+        raise ValueError(f"{path!r} is no CSV: {fault}; is a quotation mark left open?") from fault
+    header = [name.strip() for name in rows[0]] if rows else []
+    numbers = [number for number, row in enumerate(rows[1:], start=first + 1) if row]
+    rows = [row for row in rows[1:] if row]
+    for number, row in zip(numbers, rows):
+        if len(row) != len(header):
+            raise ValueError(f"{path!r}, row {number}: {len(row)} values under {len(header)} column names")
+    return header, rows, numbers
 
 
 def _place(
@@ -172,6 +213,8 @@ def _place(
     """Which column has a role."""
     lower = [name.lower() for name in header]
     for name in [given.lower()] if given else usual:
+        if lower.count(name) > 1:
+            raise ValueError(f"{path!r} has {lower.count(name)} columns called {name!r}; rename all but one")
         if name in lower:
             return lower.index(name)
     if not given and not needed:
@@ -187,20 +230,26 @@ def _check_options(path: str, options: dict[str, str], known: Sequence[str]) -> 
         raise ValueError(f"{path!r} takes no {listed(strangers)}; only {', '.join(known)}")
 
 
-def _check_there(path: str, root: str, images: list[str]) -> None:
-    """Refuse a list of which no image is where it says; single ones that are missing are left out as they are met."""
+def _as_they_are(path: str, root: str, images: list[str]) -> list[str]:
+    """Return the paths of a list, with slashes if they are there so rather than with backslashes.
+
+    Refuse a list of which no image is where it says; single ones that are missing are left out as they are met.
+    """
     tried = [images[place] for place in np.linspace(0, len(images) - 1, min(_TRIED, len(images))).astype(int)]
 
     def there(images: Sequence[str]) -> bool:
         return any(os.path.lexists(os.path.join(root, image)) for image in images)
 
-    if not there(tried):
-        if there([image.rsplit(maxsplit=1)[0] for image in tried]):
-            raise ValueError(
-                f"{path!r}: expected a path and a whole number as its label in a line, got {tried[0][-80:]!r}; "
-                "number the classes, or name the list .csv, with a line 'image,label' first and commas"
-            )
-        raise FileNotFoundError(
-            f"{path!r} names {tried[0]!r}, which is not below {root!r}, nor are others; name their folder with "
-            f"{path}::root=FOLDER"
+    if there(tried):
+        return images
+    if there([image.replace("\\", "/") for image in tried]):
+        return [image.replace("\\", "/") for image in images]
+    if there([image.rsplit(maxsplit=1)[0] for image in tried if image.split()]):
+        raise ValueError(
+            f"{path!r}: expected a path and a whole number as its label in a line, got {tried[0][-80:]!r}; "
+            "number the classes, or name the list .csv, with a line 'image,label' first and commas"
         )
+    raise FileNotFoundError(
+        f"{path!r} names {tried[0]!r}, which is not below {root!r}, nor are others; name their folder with "
+        f"{path}::root=FOLDER"
+    )

@@ -2,16 +2,16 @@
 
 import gzip
 import os
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.sources.labels import numbered, part_of
-from paddlemae.data.sources.source import ArraySource, file_stamp, loaded
+from paddlemae.data.sources.labels import TEST_WORDS, listed, numbered, part_of, words_of
+from paddlemae.data.sources.source import ArraySource, file_stamp, loaded, not_read
 
 _IMAGES, _LABELS = "-images-idx3-ubyte", "-labels-idx1-ubyte"
-_TEST = ("t10k", "test")  # MNIST's and EMNIST's words
 _BYTES = 8  # the code of unsigned bytes
 
 
@@ -27,10 +27,13 @@ def open_idx(folder: str, names: Sequence[str], spec: str, split: str | None) ->
         names: its files of images.
         split: "train" (also None) or "test".
     """
-    is_test = {name: any(word in name.lower() for word in _TEST) for name in names}
+    is_test = {name: "t10k" in name.lower() or bool(words_of(name) & set(TEST_WORDS)) for name in names}
     parts = {"test" if is_test[name] else "train" for name in names}
     wanted = part_of(parts, split, repr(spec), "file of images to") or sorted(parts)[-1]
-    name = next(name for name in names if is_test[name] == (wanted == "test"))
+    meant = sorted(name for name in names if is_test[name] == (wanted == "test"))
+    if len(meant) > 1:
+        raise ValueError(f"{spec!r} has several sets of images to {wanted}: {listed(meant)}; name the file of one")
+    (name,) = meant
     path = os.path.join(folder, name)
     labels_path = os.path.join(folder, name.replace("images", "labels").replace("idx3", "idx1"))
     if not os.path.exists(labels_path):
@@ -56,8 +59,8 @@ def read_idx(path: str, num_axes: int) -> NDArray[np.uint8]:
         with gzip.open(path) if is_gzipped else open(path, "rb") as file:
             header = file.read(start)
             content = file.read() if is_gzipped else b""
-    except (OSError, EOFError) as fault:
-        raise ValueError(f"{path!r} is damaged ({fault}); download it again") from fault
+    except (OSError, EOFError, zlib.error) as fault:
+        raise not_read(path, fault) from fault
     if header[:4] != bytes((0, 0, _BYTES, num_axes)):
         raise ValueError(f"{path!r} is no IDX file of bytes with {num_axes} axes; download it again")
     shape = tuple(int.from_bytes(header[place : place + 4], "big") for place in range(4, start, 4))

@@ -9,18 +9,18 @@ from paddlemae.data.sources.archives import expanded, open_tars, open_zip
 from paddlemae.data.sources.arrays import open_npy, open_npz
 from paddlemae.data.sources.cifar import open_cifar, version_of_archive, version_of_folder
 from paddlemae.data.sources.digits import open_digits
-from paddlemae.data.sources.folder import open_folder
+from paddlemae.data.sources.folder import TAR, open_folder, tars_below
 from paddlemae.data.sources.labels import listed
 from paddlemae.data.sources.lists import open_list
 from paddlemae.data.sources.mnist import is_idx_images, open_idx
 from paddlemae.data.sources.packs import open_pack, read_index
 from paddlemae.data.sources.source import Source
-from paddlemae.data.sources.tables import ARROW, PARQUET, open_tables, tables_in
+from paddlemae.data.sources.tables import ARROW, ARROW_START, PARQUET, PARQUET_START, open_tables, tables_in
 from paddlemae.data.sources.tar import is_tar
 from paddlemae.data.sources.zipped import infos
 
 _KINDS = "a folder, list, archive, shards, table or array of images, or 'digits'"
-_ZIP, _GZIP, _PARQUET, _IDX = b"PK", b"\x1f\x8b", b"PAR1", b"\0\0\x08\x03"
+_ZIP, _GZIP, _ARROW_STREAM, _IDX = b"PK", b"\x1f\x8b", b"\xff\xff\xff\xff", b"\0\0\x08\x03"
 _COMPRESSED = (_GZIP, b"BZh", b"\xfd7zXZ")
 _TEXT = (".txt", ".csv", ".tsv", ".lst", ".list", "")
 
@@ -84,11 +84,11 @@ def _open_many(paths: list[str], spec: str, split: str | None, labelled: bool, o
     for path in paths:
         if not os.path.isfile(path):
             raise FileNotFoundError(f"{path!r}, which {spec!r} means, does not exist")
+    root = os.path.commonpath([os.path.dirname(path) or "." for path in paths]) or "."
     if all(has_ending(path, (PARQUET, ARROW)) for path in paths):
-        root = os.path.commonpath([os.path.dirname(path) or "." for path in paths])
         return open_tables(root, [os.path.relpath(path, root) for path in paths], spec, split, labelled, options)
     _refuse_options(spec, options)
-    return open_tars(paths, spec, split, labelled)
+    return open_tars(paths, spec, split, labelled, root)
 
 
 def _open_in_folder(root: str, spec: str, split: str | None, labelled: bool, options: dict[str, str]) -> Source:
@@ -105,15 +105,19 @@ def _open_in_folder(root: str, spec: str, split: str | None, labelled: bool, opt
         if idx := [name for name in names if is_idx_images(name)]:
             _refuse_options(spec, options)
             return open_idx(root, idx, spec, split)
-        if tables := tables_in(root):
+        tables = tables_in(root)
+        if tables and not all(_describes_shard(os.path.join(root, table)) for table in tables):
             return open_tables(root, tables, root, split, labelled, options)
-        tars = sorted(os.path.join(root, name) for name in names if name.endswith(".tar"))
-        # where folders are, a tar is what they came in
-        if tars and not any(os.path.isdir(os.path.join(root, name)) for name in names):
+        if tars := tars_below(root):
             _refuse_options(spec, options)
-            return open_tars(tars, root, split, labelled)
+            return open_tars([os.path.join(root, tar) for tar in tars], root, split, labelled, root)
     _refuse_options(spec, options)
     return open_folder(root, split, labelled)
+
+
+def _describes_shard(table: str) -> bool:
+    """Return whether a table says what is in the tar next to it, as img2dataset writes them."""
+    return os.path.isfile(os.path.splitext(table)[0] + TAR)
 
 
 def _open_file(path: str, spec: str, split: str | None, labelled: bool, options: dict[str, str]) -> Source:
@@ -126,7 +130,7 @@ def _open_file(path: str, spec: str, split: str | None, labelled: bool, options:
             start = file.read(8)
     except OSError as fault:
         raise ValueError(f"cannot read {path!r}: {fault.strerror}") from fault
-    if start.startswith(_PARQUET) or ending in (PARQUET, ARROW):
+    if start.startswith((PARQUET_START, ARROW_START, _ARROW_STREAM)) or ending in (PARQUET, ARROW):
         return open_tables(folder or ".", [name], path, split, labelled, options)
     if start.startswith(_COMPRESSED) and not is_idx_images(name):
         if version := version_of_archive(path):
@@ -155,5 +159,5 @@ def _open_file(path: str, spec: str, split: str | None, labelled: bool, options:
 def _is_npz(path: str) -> bool:
     """Whether a zip is one of arrays: by its name, or because nothing else is in it."""
     return has_ending(path, (".npz",)) or all(
-        info.filename.endswith(".npy") and "/" not in info.filename for info in infos(path)
+        info.filename.endswith(".npy") and not {"/", "\\"} & set(info.filename) for info in infos(path)
     )

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.sources.arrays import map_npy
-from paddlemae.data.sources.labels import part_of
+from paddlemae.data.sources.labels import by_value, part_of
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import EncodedSource
 from paddlemae.data.sources.tar import TarContents
@@ -139,7 +139,7 @@ def open_pack(folder: str, index: Index, split: str | None, labelled: bool) -> E
     groups = columns["group"].copy() if has_groups else None
     if not labelled:
         return EncodedSource(folder, contents, groups=groups)
-    return EncodedSource(folder, contents, columns["label"].copy(), _classes(folder, parts), groups)
+    return EncodedSource(folder, contents, *by_value(columns["label"].copy(), _classes(folder, parts)), groups)
 
 
 def _rows(folder: str, index: Index, which: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from paddlemae.data.channels import Pixels
 from paddlemae.data.images import NeedOf, Picture
+from paddlemae.data.sources.labels import listed, note
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import Source
 
@@ -90,13 +91,54 @@ def labelled_count(labels: int | str, source: Source) -> int:
     return int(labels.removesuffix("/class")) * len(source.classes)
 
 
-def check_same_classes(train: Source, held_out: Source) -> None:
-    """Raise a ValueError that names the classes which only one of the two has."""
-    if train.classes != held_out.classes:
-        only = sorted(set(train.classes) ^ set(held_out.classes))
+def unknown_classes(source: Source, classes: Sequence[str]) -> list[str]:
+    """Return the classes of a source's images that are not among others, in their order."""
+    assert source.labels is not None
+    counts, known = np.bincount(source.labels, minlength=len(source.classes)), set(classes)
+    return [name for name, count in zip(source.classes, counts.tolist()) if count and name not in known]
+
+
+def with_classes(source: Source, classes: Sequence[str]) -> Source:
+    """Return a source with its labels numbered as `classes` are, by their names.
+
+    Args:
+        classes: they have those of all its images, see `unknown_classes`.
+    """
+    classes = tuple(classes)
+    if source.classes == classes or source.labels is None:
+        return source
+    number_of = {name: number for number, name in enumerate(classes)}
+    numbers = np.array([number_of.get(name, -1) for name in source.classes], np.int64)
+    return SubsetSource(source.name, source, np.arange(len(source)), numbers[source.labels], classes, source.groups)
+
+
+def matched(train: Source, held_out: Source) -> Source:
+    """Return held-out images with their labels numbered as those to train on are, by the names of the classes.
+
+    Raises:
+        ValueError: it has images of classes that no training image has.
+    """
+    if only := unknown_classes(held_out, train.classes):
         raise ValueError(
-            f"training and held-out images must have the same classes; these are in one only: {', '.join(only)}"
+            f"{held_out.name} has labels that no training image has: {listed(only)}; change them or train on them"
         )
+    held_out = with_classes(held_out, train.classes)
+    note_absent(train, "image to train on")
+    note_absent(held_out, "held-out image")
+    return held_out
+
+
+def note_absent(source: Source, what: str) -> None:
+    """Say which classes have no image.
+
+    Args:
+        what: an image of them would be, such as "held-out image".
+    """
+    assert source.labels is not None
+    absent = np.flatnonzero(np.bincount(source.labels, minlength=len(source.classes)) == 0)
+    if absent.size:
+        names = listed([source.classes[number] for number in absent.tolist()])
+        note(f"{absent.size} of {len(source.classes)} classes have no {what}: {names}")
 
 
 def split_off(source: Source, fraction: float, seed: int) -> tuple[Source, Source]:

@@ -4,6 +4,7 @@ A source is any object with the attributes of `Source`. It reaches worker proces
 file: each read opens what it needs, or finds it loaded by this process.
 """
 
+import errno
 import functools
 import os
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from paddlemae.data.images import NeedOf, Picture, UnreadableImage, decode_pictu
 from paddlemae.data.patience import patiently
 from paddlemae.data.slowness import noticed
 from paddlemae.data.sources.names import Names
+
+_LONGEST_REASON = 100
 
 
 class Source(Protocol):
@@ -216,6 +219,15 @@ def add_stamps(digest: Any, source: Source) -> None:
     """Put into a hashlib digest what changes when one of a source's images does, or its place among the others."""
     for i in range(len(source)):
         digest.update(source.stamp(i).encode("utf-8", "surrogateescape") + b"\n")
+
+
+def not_read(path: str, fault: Exception) -> ValueError:
+    """Return the error of a file that can't be read: what the system said, or that its content is damaged."""
+    if isinstance(fault, OSError) and fault.errno is not None:
+        advice = "; raise 'ulimit -n'" if fault.errno in (errno.EMFILE, errno.ENFILE) else ""
+        return ValueError(f"cannot read {path!r}: {os.strerror(fault.errno)}{advice}")
+    reason = " ".join(str(fault).split())[:_LONGEST_REASON]
+    return ValueError(f"{path!r} is cut short, damaged or of another kind ({reason}); download it again")
 
 
 def file_stamp(path: str) -> str:

@@ -1,6 +1,11 @@
-"""What archives of all kinds share: stretches of files, and names that no image may come from."""
+"""What archives of all kinds share: stretches of files, and names as unpacking would write them."""
 
 import io
+
+# What macOS, NAS systems, Windows and file systems put next to images: resource forks, thumbnails, deleted files.
+SYSTEM_FOLDERS = frozenset(
+    ("__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+)
 
 
 def read_range(path: str, offset: int, size: int) -> bytes:
@@ -27,10 +32,30 @@ def read_from(file: io.FileIO, offset: int, size: int) -> bytes:
 
 
 def leads_out(name: str) -> bool:
-    """Whether a path would leave the folder that an archive is unpacked in."""
-    return name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or name[1:2] == ":"
+    """Return whether a path would leave the folder that an archive is unpacked in."""
+    if name.startswith(("/", "\\")) or name[1:2] == ":":
+        return True
+    return ".." in name and ".." in name.replace("\\", "/").split("/")
+
+
+def clean(name: str) -> str:
+    """Return an entry's path as it would be below the folder of unpacking: without "." and empty steps."""
+    if name.startswith("./") or "//" in name or "/." in name or name.endswith("/"):
+        return "/".join(step for step in name.split("/") if step not in ("", "."))
+    return name
 
 
 def is_hidden(name: str) -> bool:
-    """Whether it, or a folder above it, is hidden, as what macOS adds to archives is."""
-    return name.startswith((".", "__MACOSX/")) or "/." in name
+    """Return whether a clean path is passed over: itself or a folder above it begins with ".", or is a system folder.
+
+    Args:
+        name: a folder's has a "/" behind it.
+    """
+    return name.startswith(".") or "/." in name or not SYSTEM_FOLDERS.isdisjoint(name.split("/")[:-1])
+
+
+def visible_above(name: str) -> str:
+    """Return the folders of a hidden path that are not hidden, with a "/" behind; "" where there are none."""
+    steps = name.split("/")
+    first = next((n for n, step in enumerate(steps) if step.startswith(".") or step in SYSTEM_FOLDERS), 0)
+    return "".join(f"{step}/" for step in steps[:first])

@@ -2,16 +2,16 @@
 
 An Arrow file is mapped into memory, and any row of it is at hand. Parquet packs rows in groups, so that one row takes
 reading its whole group: those read last are kept, up to a limit a process. A table that is larger is better read as
-Arrow (`load_dataset(...).save_to_disk(FOLDER)`) or as shards.
+Arrow (`load_dataset(...).save_to_disk(FOLDER)`) or as shards. A process keeps a quarter of the files open that it may,
+those that were read last, and which of the two kinds a file is of is told by its first bytes.
 
 Needs pyarrow, an extra: a third of Paddle's size, for one kind of source.
 """
 
-import functools
 import importlib.util
 import json
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 
 from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
 from paddlemae.data.sources.groups import grouped
-from paddlemae.data.sources.labels import files_of_part, listed, numbered
+from paddlemae.data.sources.labels import MissingPart, as_labels, by_value, files_of_part, listed, numbered
 from paddlemae.data.sources.lists import GROUP_COLUMNS, IMAGE_COLUMNS, LABEL_COLUMNS
-from paddlemae.data.sources.source import EncodedSource, file_stamp
+from paddlemae.data.sources.source import EncodedSource, file_stamp, not_read
 
 KEPT_BYTES = 256 * 2**20  # of row groups, in each process
 PARQUET, ARROW = ".parquet", ".arrow"
+PARQUET_START, ARROW_START = b"PAR1", b"ARROW1"
+_FEWEST_OPEN, _MOST_OPEN = 4, 1024  # files; one that is open takes little but its address space
 _METADATA = b"huggingface"
 
 
@@ -63,6 +65,11 @@ class TableContents:
     def describe(self, i: int) -> str:
         table, row = self._place(i)
         return f"{self.tables[table]}, row {row}"
+
+    def row(self, i: int) -> str:
+        """Where a row is, for errors."""
+        table, row = self._place(i)
+        return f"{self.tables[table]!r}, row {row}"
 
     def content(self, i: int) -> bytes:
         table, row = self._place(i)
@@ -136,28 +143,39 @@ def open_tables(
     groups = grouped(_values(chosen, columns.group)) if columns.group else (None, None)
     if columns.label is None:
         return EncodedSource(spec, contents, None, (), *groups)
-    values = _values(chosen, columns.label)
+    values = _values(chosen, columns.label, columns.classes)
     if columns.classes:
-        return EncodedSource(spec, contents, _checked(values, columns.classes, spec), columns.classes, *groups)
-    known: tuple[str, ...] = ()
-    if split == "test":
-        trained_on = [os.path.join(root, file) for file in files_of_part(files, "train", repr(spec))]
-        known = numbered([str(value) for value in _values(trained_on, columns.label)], repr(spec))[1]
-    return EncodedSource(spec, contents, *numbered([str(value) for value in values], repr(spec), known), *groups)
+        return EncodedSource(spec, contents, *_of_classes(values, columns.classes, contents), *groups)
+    labels = as_labels(values, contents.row)
+    known = _classes_to_train_on(root, files, spec, columns.label) if split == "test" else ()
+    return EncodedSource(spec, contents, *numbered(labels, repr(spec), known), *groups)
 
 
-def _checked(values: list, classes: tuple[str, ...], spec: str) -> NDArray[np.int64]:
-    labels = np.array([-1 if value is None else value for value in values], np.int64)
-    if labels.min() < 0 or labels.max() >= len(classes):
-        row = int(np.argmax((labels < 0) | (labels >= len(classes))))
-        raise ValueError(f"{spec!r}, row {row}: label {values[row]} is none of the table's {len(classes)} classes")
-    return labels
+def _classes_to_train_on(root: str, files: Sequence[str], spec: str, label: str) -> tuple[str, ...]:
+    """The classes of the training split; none where there is no such split."""
+    try:
+        tables = [os.path.join(root, file) for file in files_of_part(files, "train", repr(spec))]
+    except MissingPart:
+        return ()
+    return numbered(as_labels(_values(tables, label), lambda row: f"{spec!r}, training row {row}"), repr(spec))[1]
+
+
+def _of_classes(
+    values: list, classes: tuple[str, ...], contents: TableContents
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """(labels, classes) of numbers that the tables name."""
+    for i, value in enumerate(values):
+        if type(value) is not int or not 0 <= value < len(classes):
+            raise ValueError(f"{contents.row(i)}: label {value!r} is none of the table's {len(classes)} classes")
+    return by_value(np.array(values, np.int64), classes)
 
 
 def _columns(path: str, options: dict[str, str], labelled: bool) -> _Columns:
     import pyarrow as pa
 
     schema = _schema(path)
+    if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
+        raise ValueError(f"{path!r} has several columns called {listed(twice)}; rename all but one of each")
     names = [f"{field.name} ({field.type})" for field in schema]
     features = _features(schema)
 
@@ -183,8 +201,22 @@ def _columns(path: str, options: dict[str, str], labelled: bool) -> _Columns:
             f"{path!r} has no column of labels (called {', '.join(LABEL_COLUMNS)}); its columns: {', '.join(names)}; "
             "name it with PATH::label=COLUMN"
         )
-    classes = tuple(features.get(label, {}).get("names") or ()) if label else ()
+    classes = _classes_of(schema, label, path) if labelled else ()
     return _Columns(image, pa.types.is_struct(schema.field(image).type), label if labelled else None, group, classes)
+
+
+def _classes_of(schema: Any, label: str | None, path: str) -> tuple[str, ...]:
+    """The class names that a table itself has for its labels.
+
+    Raises:
+        ValueError: they are no names.
+    """
+    names = _features(schema).get(label or "", {}).get("names") or ()
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path!r}: the classes of column {label!r} are no list of names; write the table again")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path!r}: two classes of column {label!r} have the same name; rename one")
+    return tuple(names)
 
 
 def _is_bytes(kind: Any) -> bool:
@@ -203,17 +235,37 @@ def _features(schema: Any) -> dict[str, dict]:
 
 
 def _schema(path: str) -> Any:
-    return _open_parquet(path).schema_arrow if path.endswith(PARQUET) else _open_arrow(path).schema
+    return _open_parquet(path).schema_arrow if _is_parquet(path) else _open_arrow(path).schema
 
 
-def _values(paths: Sequence[str], column: str) -> list:
+def _values(paths: Sequence[str], column: str, classes: tuple[str, ...] = ()) -> list:
+    """What a column of tables holds.
+
+    Raises:
+        ValueError: one without it, or that names other classes than these.
+    """
     values: list = []
     for path in paths:
-        if path.endswith(PARQUET):
-            values += _open_parquet(path).read(columns=[column], use_threads=False).column(0).to_pylist()
-        else:
-            values += _open_arrow(path).column(column).to_pylist()
+        parquet = _open_parquet(path) if _is_parquet(path) else None
+        table = parquet or _open_arrow(path)
+        schema = parquet.schema_arrow if parquet else table.schema
+        if column not in schema.names:
+            raise ValueError(f"{path!r} has no column {column!r}, which {paths[0]!r} has; write both again")
+        if classes and _classes_of(schema, column, path) != classes:
+            raise ValueError(
+                f"{path!r} has other classes than {paths[0]!r}, or another order of them; write both again"
+            )
+        read = parquet.read(columns=[column], use_threads=False) if parquet else table
+        values += read.column(column).to_pylist()
     return values
+
+
+def _is_parquet(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(PARQUET_START)) == PARQUET_START
+    except OSError as fault:
+        raise not_read(path, fault) from fault
 
 
 def _open_parquet(path: str) -> Any:
@@ -223,7 +275,7 @@ def _open_parquet(path: str) -> Any:
     try:
         return pq.ParquetFile(path, memory_map=True)
     except (pa.ArrowException, OSError) as fault:
-        raise ValueError(f"{path!r} is cut short, damaged or no table ({_short(fault)}); download it again") from fault
+        raise not_read(path, fault) from fault
 
 
 def _open_arrow(path: str) -> Any:
@@ -236,17 +288,29 @@ def _open_arrow(path: str) -> Any:
         except pa.ArrowInvalid:
             return pa.ipc.open_file(source).read_all()
     except (pa.ArrowException, OSError) as fault:
-        raise ValueError(f"{path!r} is cut short, damaged or no table ({_short(fault)}); download it again") from fault
+        raise not_read(path, fault) from fault
 
 
-def _short(fault: Exception) -> str:
-    return " ".join(str(fault).split())[:100]
+_open: OrderedDict[tuple[str, str, str, bool], "_Arrow | _Parquet"] = OrderedDict()  # as `_kept`
 
 
-@functools.lru_cache(maxsize=1024)  # files of a large set; a table that is open takes little but its address space
 def _opened(path: str, stamp: str, image: str, is_struct: bool) -> "_Arrow | _Parquet":
-    """The images of a table, kept open by this process until it changes."""
-    return _Parquet(path, stamp, image, is_struct) if path.endswith(PARQUET) else _Arrow(path, image, is_struct)
+    """The images of a table, kept open by this process until it changes, or many others were read since."""
+    key = (path, stamp, image, is_struct)
+    if key not in _open:
+        while len(_open) >= _most_open():
+            _open.popitem(last=False)
+        _open[key] = _Parquet(*key) if _is_parquet(path) else _Arrow(path, image, is_struct)
+    _open.move_to_end(key)
+    return _open[key]
+
+
+def _most_open() -> int:
+    """How many tables this process keeps open: a quarter of the files that it may have."""
+    import resource
+
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _MOST_OPEN if allowed < 0 else min(_MOST_OPEN, max(_FEWEST_OPEN, allowed // 4))
 
 
 class _Arrow:
@@ -290,7 +354,7 @@ class _Parquet:
             try:
                 table = self.file.read_row_group(group, columns=[column], use_threads=False)
             except (pa.ArrowException, OSError) as fault:
-                raise ValueError(f"its row group is damaged ({_short(fault)})") from fault
+                raise ValueError(f"its row group is damaged ({' '.join(str(fault).split())[:100]})") from fault
             _kept[key] = _bytes_of(table.column(0).combine_chunks(), self.is_struct)
             while len(_kept) > 1 and sum(values.nbytes for values in _kept.values()) > KEPT_BYTES:
                 _kept.popitem(last=False)

@@ -2,9 +2,10 @@
 
 import io
 import os
+import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +13,13 @@ from numpy.typing import NDArray
 
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import file_stamp
-from paddlemae.data.sources.stored import is_hidden, leads_out, read_from
+from paddlemae.data.sources.stored import clean, is_hidden, leads_out, read_from
 
 _LOCAL_HEADER = 30  # bytes, then name and extra field of the lengths that it has at 26 and 28
 _LOCAL_START = b"PK\3\4"
-_ENCRYPTED = 0x1
+_ENCRYPTED, _UTF8 = 0x1, 0x800  # flags
+_UNIX, _WINDOWS = 3, (0, 10, 11, 14)  # systems that an entry was made on: FAT, NTFS, VFAT
+_UNICODE_PATH = 0x7075  # an extra field
 _MOST_BYTES = 1 << 31  # that an entry may unpack to
 _LINK = 0o120000  # of the mode that Unix programs store
 _TYPE = 0o170000
@@ -33,7 +36,7 @@ class ZipContents:
     packed_sizes: NDArray[np.int64]
     sizes: NDArray[np.int64]
     sums: NDArray[np.uint32]
-    methods: NDArray[np.uint8]
+    methods: NDArray[np.uint16]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -75,7 +78,7 @@ def data_offset(file: io.FileIO, header: int) -> int:
 
 
 def infos(path: str) -> list[zipfile.ZipInfo]:
-    """What a zip file's directory lists.
+    """Return what a zip file's directory lists.
 
     Raises:
         ValueError: damaged, or cut short.
@@ -83,39 +86,86 @@ def infos(path: str) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError) as fault:
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as fault:
         raise ValueError(f"{path!r} is cut short or damaged ({fault}); copy it again") from fault
 
 
-def zip_contents(path: str, is_wanted: Callable[[str], bool], refused: list[str]) -> ZipContents:
-    """The plain files of a zip whose names are wanted, sorted by name.
+def zip_entries(archive: str) -> Iterator[tuple[str, str, zipfile.ZipInfo]]:
+    """Return the entries of a zip as its directory lists them.
+
+    Each is its path below the folder of unpacking (with "/" for the "\\" of Windows' programs), its kind, and what the
+    directory says of it. The kinds are "file", "folder", "hidden", which a folder's listing passes over, and "other",
+    which no image may come from: links, encrypted entries, and absolute names or such with "..".
+
+    Raises:
+        ValueError: damaged, or cut short.
+    """
+    listed = infos(archive)
+    stored = [_stored_name(info) for info in listed]
+    has_slash = any("/" in name for name in stored)
+    for name, info in zip(stored, listed):
+        if "\\" in name and "/" not in name and (info.create_system in _WINDOWS or not has_slash):
+            name = name.replace("\\", "/")
+        is_folder = name.endswith("/")
+        is_link = info.external_attr >> 16 & _TYPE == _LINK
+        if leads_out(name):
+            yield name, "other", info
+        elif is_hidden((path := clean(name)) + "/" * is_folder):
+            yield path, "hidden", info
+        else:
+            is_file = not is_link and not info.flag_bits & _ENCRYPTED
+            yield path, "folder" if is_folder else "file" if is_file else "other", info
+
+
+def begins_with_entry(path: str) -> bool:
+    """Return whether a file's first bytes are those of a zip's entry."""
+    with open(path, "rb") as file:
+        return file.read(len(_LOCAL_START)) == _LOCAL_START
+
+
+def _stored_name(info: zipfile.ZipInfo) -> str:
+    """Return an entry's name; without a mark that it is UTF-8, Unix programs store the bytes of the file's name."""
+    if info.flag_bits & _UTF8 or info.orig_filename.isascii():
+        return info.filename
+    if info.create_system != _UNIX:
+        return info.filename
+    stored = info.orig_filename.encode("cp437")
+    return _unicode_path(info.extra, stored) or os.fsdecode(stored.partition(b"\0")[0])
+
+
+def _unicode_path(extra: bytes, stored: bytes) -> str | None:
+    """Return the UTF-8 name in an entry's extra fields, unless it belongs to another name."""
+    while len(extra) >= 4:
+        kind, size = struct.unpack("<HH", extra[:4])
+        field, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == _UNICODE_PATH and field[:1] == b"\1" and field[1:5] == struct.pack("<I", zlib.crc32(stored)):
+            return os.fsdecode(field[5:])
+    return None
+
+
+def zip_contents(path: str, names: Sequence[str], found: Sequence[zipfile.ZipInfo]) -> ZipContents:
+    """Return entries of a zip, in this order.
 
     Args:
-        is_wanted: of a name.
-        refused: gets the names of links, encrypted entries, and such with absolute paths or "..".
+        names: of each entry, as `zip_entries` gives them.
+        found: what the directory says of each.
+    Raises:
+        ValueError: a number in it that no file can have.
     """
-    found = []
-    for info in infos(path):
-        name = info.filename.removeprefix("./")
-        if info.is_dir():
-            continue
-        is_link = info.external_attr >> 16 & _TYPE == _LINK
-        if is_link or info.flag_bits & _ENCRYPTED or leads_out(name):
-            refused.append(name)
-        elif not is_hidden(name) and is_wanted(name):
-            found.append((name, info))
-    found.sort(key=lambda each: each[0])
 
-    def column(values, dtype) -> NDArray:
-        return np.fromiter(values, dtype, len(found))
+    def column(values: Iterable[int], dtype: type) -> NDArray:
+        try:
+            return np.fromiter(values, dtype, len(found))
+        except OverflowError:
+            raise ValueError(f"{path!r} is damaged: the size or place of an entry is none; copy it again") from None
 
     return ZipContents(
         os.path.dirname(path) or ".",
         path,
-        Names.of(name for name, _ in found),
-        column((info.header_offset for _, info in found), np.int64),
-        column((info.compress_size for _, info in found), np.int64),
-        column((info.file_size for _, info in found), np.int64),
-        column((info.CRC for _, info in found), np.uint32),
-        column((info.compress_type for _, info in found), np.uint8),
+        Names.of(names),
+        column((info.header_offset for info in found), np.int64),
+        column((info.compress_size for info in found), np.int64),
+        column((info.file_size for info in found), np.int64),
+        column((info.CRC for info in found), np.uint32),
+        column((info.compress_type for info in found), np.uint16),
     )

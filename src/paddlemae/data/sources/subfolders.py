@@ -1,0 +1,118 @@
+"""Which subfolder of a folder holds the images of a split, found without listing those of other splits."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+
+from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
+from paddlemae.data.sources.labels import in_order, note, on_both_sides, part_of, split_of
+from paddlemae.data.sources.stored import is_hidden
+
+PICTURE, ARRAY = "picture", "array"
+
+
+def subfolder_of(root: str, split: str | None) -> str | None:
+    """Return the subfolder that a split means; None for the whole folder.
+
+    Raises:
+        MissingPart, ValueError: as `labels.part_of`.
+    """
+    part = chosen_folder(
+        subfolders(root) if split else [],
+        split,
+        repr(root),
+        lambda name: _kind_of_images(os.path.join(root, name)),
+        lambda name, kind: Counter(_images_below(os.path.join(root, name)))[kind],
+    )
+    if part:
+        _tell_loose(root)
+    return part
+
+
+def chosen_folder(
+    names: Collection[str],
+    split: str | None,
+    where: str,
+    kind_of: Callable[[str], str | None],
+    count_of: Callable[[str, str], int],
+) -> str | None:
+    """Return which of the folders next to each other a split means; None for all.
+
+    Args:
+        where: what holds them, for errors.
+        kind_of: of a folder's name, whether it holds a `PICTURE`, or an `ARRAY` only, or None of them.
+        count_of: of a name and one of these, how many it holds.
+    Raises:
+        MissingPart, ValueError: as `labels.part_of`.
+    """
+    words, others = [name for name in names if split_of(name)], [name for name in names if not split_of(name)]
+    present = _present(words, others, kind_of, count_of) if split and words and others else dict.fromkeys(words, 0)
+    return part_of(present, split, where, "subfolder", others="classes")
+
+
+def _present(
+    words: list[str], others: list[str], kind_of: Callable[[str], str | None], count_of: Callable[[str, str], int]
+) -> dict[str, int]:
+    """Return the folders that decide what is a split: name -> number of images, counted where it is left out."""
+    kinds = {name: kind_of(name) for name in words}
+    filled = [name for name in words if kinds[name]]
+    kind = PICTURE if PICTURE in kinds.values() else ARRAY  # arrays next to pictures are no images
+    if on_both_sides(filled):
+        counts = {name: count_of(name, kind) for name in others}
+        return {**dict.fromkeys(words, 0), **{name: count for name, count in counts.items() if count}}
+    held = any(kind_of(name) in (PICTURE, kind) for name in others)
+    return dict.fromkeys([*filled, *others] if held else words, 0)
+
+
+def classes_to_train_on(root: str) -> tuple[str, ...]:
+    """Return the class folders of the split to train on, in their order; none where there is no such split."""
+    train = next((name for name in subfolders(root) if split_of(name) == "train"), None)
+    return in_order(subfolders(os.path.join(root, train))) if train else ()
+
+
+def subfolders(root: str) -> list[str]:
+    """Return the names of the folders in a folder that are not hidden."""
+    with os.scandir(root) as entries:
+        return [entry.name for entry in entries if not is_hidden(f"{entry.name}/") and os.path.isdir(entry.path)]
+
+
+def _tell_loose(root: str) -> None:
+    """Say how many images next to the folders of splits are left out."""
+    with os.scandir(root) as entries:
+        loose = sum(has_ending(entry.name, EXTENSIONS) and not is_hidden(entry.name) for entry in entries)
+    if loose:
+        note(f"{root!r}: {loose:,} image{'s' * (loose != 1)} in no folder of a split are left out")
+
+
+def _kind_of_images(folder: str) -> str | None:
+    """Return "picture" at the first one; "array" if there are only arrays; None without images."""
+    found = None
+    for kind in _images_below(folder):
+        if kind == PICTURE:
+            return kind
+        found = kind
+    return found
+
+
+def _images_below(folder: str) -> Iterator[str]:
+    """Give the kind of each image file, in no order; what can't be listed is passed over."""
+    folders, seen = [folder], set[tuple[int, int]]()
+    while folders:
+        path = folders.pop()
+        try:
+            info = os.stat(path)
+            if (info.st_dev, info.st_ino) in seen:
+                continue
+            seen.add((info.st_dev, info.st_ino))
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if is_hidden(f"{entry.name}/"):
+                        continue
+                    if entry.is_dir():
+                        folders.append(entry.path)
+                    elif has_ending(entry.name, EXTENSIONS):
+                        yield PICTURE
+                    elif has_ending(entry.name, (ARRAY_EXTENSION,)):
+                        yield ARRAY
+        except OSError:
+            continue
