@@ -25,10 +25,9 @@ class Ema:
     def update(self, model: nn.Layer) -> None:
         """Take in the model's weights after a step."""
         for name, parameter in _trained(model):
-            average = self.weights[name]
-            # not decay * average + (1 - decay) * weights: rounded to float32, 0.9999 and 0.0001 make 0.99999998, and
-            # averages of such sums come out 1.7e-4 too small
-            average.add_((parameter - average).scale_(1 - self.decay))
+            # (average - weights) * decay + weights: decay * average + (1 - decay) * weights is 1.7e-4 too small for
+            # 0.9999, since the two factors don't add up to 1 once they are rounded to float32
+            self.weights[name].subtract_(parameter).scale_(self.decay).add_(parameter)
 
     @contextmanager
     def applied(self, model: nn.Layer) -> Iterator[None]:
