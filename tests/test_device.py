@@ -85,6 +85,7 @@ def test_variables_that_are_read_once_are_not_left_to_child_processes(monkeypatc
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(device, "_mkl_variables", lambda: {"MKL_DEBUG_CPU_TYPE": "5"})
     monkeypatch.setattr(device, "_mkl", Mkl)
+    monkeypatch.setattr(device, "_is_loaded", False)
     before = dict(os.environ)
     device.load_paddle()
     assert dict(os.environ) == before

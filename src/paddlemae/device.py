@@ -41,6 +41,9 @@ LOCAL_SIZE = "PADDLE_LOCAL_SIZE"  # processes of a launch on this host
 FRUGAL_MALLOC_SETTINGS = {-2: 1 << 20, -3: 3 << 20}
 
 
+_is_loaded = False  # by this module: a program may have imported it itself before
+
+
 def load_paddle() -> None:
     """Import Paddle without its warnings and log, with its matrix products set free and without its answer to SIGTERM.
 
@@ -49,11 +52,15 @@ def load_paddle() -> None:
     Raises:
         ModuleNotFoundError: no Paddle; the text says what to install.
     """
+    global _is_loaded
     if importlib.util.find_spec("paddle") is None:
         raise ModuleNotFoundError(INSTALL_HINT, name="paddle")
+    if _is_loaded:
+        return
     with warnings.catch_warnings(), _sigterm_answered_as_before(), _logging_as_before(), _read_once_variables():
         warnings.simplefilter("ignore")  # of optional compilers, which nothing here needs
         import paddle  # noqa: F401
+    _is_loaded = True
 
 
 @contextmanager
@@ -332,5 +339,6 @@ def give_back_memory() -> None:
         libc.malloc_trim(0)
 
 
+@lru_cache(maxsize=1)
 def _glibc() -> ctypes.CDLL | None:
     return ctypes.CDLL(None) if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" else None
