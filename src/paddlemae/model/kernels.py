@@ -233,9 +233,10 @@ def heads_of(x_BNE, parts: int, num_heads: int):
 
 
 def parts_of(x) -> list:
-    """Along the first axis, without gradients: views of the same memory, or of a copy where `x` itself is a strided view.
+    """Return the parts along the first axis, without gradients: views of the same memory.
 
-    What is written into them reaches `x` only if that is contiguous, as a new tensor is.
+    Where `x` itself is a strided view, they are views of a copy: what is written into them reaches `x` only if that is
+    contiguous, as a new tensor is.
     """
     x = x.contiguous()
     return [rows_view(x, number, number + 1).squeeze(0) for number in range(x.shape[0])]

@@ -40,7 +40,7 @@ def lr_at(step: float, *, peak: float, total_steps: int, warmup_steps: float, mi
 
 
 def has_decay(name: str, shape, *, tokens: bool = False) -> bool:
-    """Return whether a parameter decays: matrices do, biases, norms and positions don't, and tokens if `tokens` is true.
+    """Return whether a parameter decays: matrices do, tokens if `tokens` is true, biases, norms and positions never.
 
     The official pretraining lets everything of two or more dimensions decay, so its cls and mask tokens too; the
     official fine-tuning lets neither tokens nor positions.
