@@ -14,7 +14,8 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,50 @@ def test_trainings_leave_their_host_as_it_was(tiny, encoder, colours: Path, unch
     unchanged(unchanged(paddlemae.load, tmp_path / "tuned").classify, [np.zeros((9, 9, 3), np.uint8)])
     with pytest.raises(ValueError):
         unchanged(paddlemae.pretrain, data=colours, out=tmp_path / "run", quiet=True, **settings)
+
+
+@contextmanager
+def float64_by_default() -> Iterator[None]:
+    paddle.set_default_dtype("float64")
+    try:
+        yield
+    finally:
+        paddle.set_default_dtype("float32")
+
+
+@contextmanager
+def static_mode() -> Iterator[None]:
+    paddle.enable_static()
+    try:
+        yield
+    finally:
+        paddle.disable_static()
+
+
+@pytest.mark.parametrize("mode", [float64_by_default, static_mode, paddle.no_grad])
+def test_calls_do_the_same_whatever_mode_paddle_is_in(
+    mode: Callable[[], Any], pretrained: Path, colours: Path, encoder, tmp_path: Path
+) -> None:
+    """Without gradients a training trained nothing, and said nothing."""
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 9, 8, 3), np.uint8)
+    settings: dict[str, Any] = {name: int(value) for name, value in (one.split("=") for one in encoder[1:])}
+    settings |= dict(
+        data=colours, quiet=True, size="mini", init=pretrained, steps=3, batch_size=8, threads=1, base_lr=1
+    )
+
+    def results(out: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        model = paddlemae.load(pretrained, threads=1)
+        tuned = paddlemae.finetune(out=out, **settings)
+        return model.encode(pictures), model.reconstruct(pictures).completed, tuned
+
+    usual = results(tmp_path / "usual")
+    with mode():
+        before = (paddle.get_default_dtype(), paddle.in_dynamic_mode(), paddle.is_grad_enabled())
+        found = results(tmp_path / "found")
+        assert (paddle.get_default_dtype(), paddle.in_dynamic_mode(), paddle.is_grad_enabled()) == before
+    for one, other in zip(usual[:2], found[:2]):
+        assert np.array_equal(one, other)
+    assert usual[2] == found[2]
 
 
 def test_calls_that_overlap_put_back_what_the_first_one_found() -> None:

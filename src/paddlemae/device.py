@@ -236,7 +236,8 @@ _calls_change = threading.Lock()
 def host_as_before() -> Iterator[None]:
     """Leave Paddle as the program around this call has it: for entry points of the library; commands need it not.
 
-    That is the device, the strided kernels, the threads of matrix products and the random numbers. Calls may overlap in
+    That is the device, the strided kernels, the threads of matrix products and the random numbers. Inside, Paddle is
+    in dynamic mode, has gradients and makes float32 numbers, whatever the program has chosen. Calls may overlap in
     several threads: the last one that returns puts back what the first one found. Of glibc's allocator, which can't be
     asked, the thresholds become the largest ones that it takes by itself, and the number of arenas is not touched.
     """
@@ -248,9 +249,12 @@ def host_as_before() -> Iterator[None]:
     with _calls_change:
         if _calls == 0:
             _host.append(_HostSettings())
+            paddle.disable_static()
+            paddle.set_default_dtype("float32")
         _calls += 1
     try:
-        yield
+        with paddle.enable_grad():
+            yield
     finally:
         with _calls_change:
             _calls -= 1
@@ -266,6 +270,7 @@ class _HostSettings:
     def __init__(self) -> None:
         import paddle
 
+        self.is_dynamic, self.dtype = paddle.in_dynamic_mode(), paddle.get_default_dtype()
         self.flags = paddle.get_flags([STRIDE_FLAG])
         self.threads = _product_threads()
         self.random = {place: paddle.get_rng_state(place) for place in {"cpu", paddle.get_device()}}
@@ -273,6 +278,9 @@ class _HostSettings:
     def put_back(self) -> None:
         import paddle
 
+        if not self.is_dynamic:
+            paddle.enable_static()
+        paddle.set_default_dtype(self.dtype)
         paddle.set_flags(self.flags)
         _set_product_threads(self.threads)
         for place, state in self.random.items():
