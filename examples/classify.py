@@ -1,6 +1,6 @@
-"""Classify gray or RGB images with what `paddlemae export --to onnx` wrote: NumPy, Pillow and onnxruntime do.
+"""Classify gray or RGB images of 8 bits with what `paddlemae export --to onnx` wrote, seen as in evaluation.
 
-python classify.py MODEL.onnx IMAGE...
+NumPy, Pillow and onnxruntime do: python classify.py MODEL.onnx IMAGE...
 """
 
 import json
@@ -10,16 +10,21 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-if len(sys.argv) < 3:
-    sys.exit(__doc__)
-session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+
+def crop(image, h, w):
+    left, top = round((image.width - w) / 2), round((image.height - h) / 2)
+    return image.crop((left, top, left + w, top + h))
+
+
+_, model, *paths = sys.argv if len(sys.argv) > 2 else sys.exit(__doc__)
+session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 facts = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
-height, width = facts["image_size"]
-for path in sys.argv[2:]:
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB" if facts["channels"] == 3 else "L")
-    border = (1 - facts["eval_crop_ratio"]) / 2  # a side, which evaluation leaves off
-    image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC, border)
-    pixels = np.asarray(image).reshape(height, width, -1).transpose(2, 0, 1)
-    (logits,) = session.run(None, {"images": pixels[None]})
-    chances = np.exp(logits[0] - logits[0].max())
-    print(f"{path}: {facts['labels'][chances.argmax()]} ({chances.max() / chances.sum():.1%})")
+h, w = (round(side / facts["eval_crop_ratio"]) for side in facts["image_size"])
+for path in paths:
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = crop(image, min(image.height, 32 * image.width), min(image.width, 32 * image.height))
+    size = max(w, h * image.width // image.height), max(h, w * image.height // image.width)
+    image = image.convert("RGB" if facts["channels"] == 3 else "L").resize(size, Image.Resampling.BICUBIC)
+    (logits,) = session.run(None, {"images": np.atleast_3d(crop(image, *facts["image_size"])).transpose(2, 0, 1)[None]})
+    print(f"{path}: {facts['labels'][logits.argmax()]} ({1 / np.exp(logits - logits.max()).sum():.1%})")

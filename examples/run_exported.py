@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+MAX_ASPECT = 32  # evaluation first cuts longer images to this many times their short side
+
 
 def load(path, cores, count):
     """(What the file says of itself, what runs the model on `count` images, its workers: shut them down at the end.)"""
@@ -81,13 +83,19 @@ def view(path, facts):
         sys.exit(
             f"{path}: expected a .npy array {shape} of {facts['bits']} bits a value, got a picture; save it as one"
         )
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB" if facts["channels"] == 3 else "L")
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = middle(image, min(image.width, MAX_ASPECT * image.height), min(image.height, MAX_ASPECT * image.width))
     height, width = facts["image_size"]
     h, w = (round(side / facts["eval_crop_ratio"]) for side in (height, width))
     size = max(w, h * image.width // image.height), max(h, w * image.height // image.width)
-    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-    image = image.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + width, top + height))
-    return np.asarray(image).reshape(height, width, -1).transpose(2, 0, 1)
+    image = image.convert("RGB" if facts["channels"] == 3 else "L").resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(middle(image, width, height)).reshape(height, width, -1).transpose(2, 0, 1)
+
+
+def middle(image, width, height):
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
 
 
 def main(model, *paths):

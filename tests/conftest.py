@@ -20,9 +20,6 @@ from paddlemae import cli, device
 from paddlemae.tasks import footprint
 from paddlemae.train.stopping import SIGNALS
 
-# One thread and the command's own settings, in whatever order the tests run: Paddle repeats bit for bit only then.
-device.prepare("cpu", threads=1)
-
 COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (210, 40, 30)}
 TIMEOUT_SECONDS = 120
 
@@ -33,6 +30,15 @@ class Done(NamedTuple):
     status: int
     out: str
     err: str
+
+
+@pytest.fixture(autouse=True)
+def paddle_as_in_a_new_process() -> None:
+    """Begin each test with Paddle as a user's program has it, whatever the tests before have set."""
+    if (paddle := sys.modules.get("paddle")) is not None:
+        paddle.set_device("cpu")
+        paddle.set_flags({device.STRIDE_FLAG: True})
+        paddle.base.core.set_num_threads(1)  # Paddle's import sets OMP_NUM_THREADS=1
 
 
 @pytest.fixture(autouse=True)

@@ -14,12 +14,6 @@ import pytest
 from paddlemae import device
 
 
-@pytest.fixture(autouse=True)
-def back_to_one_thread():
-    yield
-    device.prepare("cpu", threads=1)
-
-
 def test_auto_is_the_cpu_where_there_is_nothing_else(monkeypatch) -> None:
     assert device.prepare("auto", threads=1) == device.prepare("cpu", threads=1) == "cpu"
 
@@ -71,18 +65,31 @@ def test_without_paddle_the_error_says_what_to_install(monkeypatch) -> None:
     ],
 )
 def test_mkl_is_unlocked_on_amd_with_avx2_only(monkeypatch, machine: str, cpuinfo: str, wanted: str | None) -> None:
-    monkeypatch.delenv("MKL_DEBUG_CPU_TYPE", raising=False)
     monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr(Path, "exists", lambda path: True)
     monkeypatch.setattr(Path, "read_text", lambda path: cpuinfo)
-    device._unlock_mkl_on_amd()
-    assert os.environ.pop("MKL_DEBUG_CPU_TYPE", None) == wanted
+    assert device._mkl_variables().get(device.MKL_TYPE) == wanted
 
 
-def test_a_users_own_mkl_setting_stays(monkeypatch) -> None:
-    monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "4")
-    device._unlock_mkl_on_amd()
-    assert os.environ["MKL_DEBUG_CPU_TYPE"] == "4"
+@pytest.mark.parametrize("of_users", [{}, {"MKL_DEBUG_CPU_TYPE": "4", "GLOG_minloglevel": "1"}])
+def test_variables_that_are_read_once_are_not_left_to_child_processes(monkeypatch, of_users: dict[str, str]) -> None:
+    products: list[str] = []
+
+    class Mkl:
+        def cblas_sgemm(self, *numbers: object) -> None:
+            products.append(os.environ["MKL_DEBUG_CPU_TYPE"])
+
+    for name in ("MKL_DEBUG_CPU_TYPE", "GLOG_minloglevel"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in of_users.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(device, "_mkl_variables", lambda: {"MKL_DEBUG_CPU_TYPE": "5"})
+    monkeypatch.setattr(device, "_mkl", Mkl)
+    monkeypatch.setattr(device, "_is_loaded", False)
+    before = dict(os.environ)
+    device.load_paddle()
+    assert dict(os.environ) == before
+    assert products == ([] if of_users else ["5"]), "MKL reads the variable at its first product"
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "bool", "int64", "float32", "float64"])

@@ -18,6 +18,7 @@ from paddlemae.tasks.checkpoints import read_checkpoint
 from paddlemae.tasks.evaluation import Evaluation
 from paddlemae.tasks.finetune import evaluate_classifier, finetune, open_parts, prepare, soft_targets
 from paddlemae.tasks.models import build_classifier, classifier_arguments
+from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.start import Start
 from paddlemae.train.checkpoint import find_checkpoint
 from paddlemae.weights.store import read_description, read_tensors, write_model
@@ -64,6 +65,27 @@ def test_a_run_folder_is_complete(tuned) -> None:
     evaluated = [line for line in read_metrics(out) if "top1" in line]
     assert [line["step"] for line in evaluated] == [12, 24, 36, 48, 60]
     assert {"top1", "top5", "eval_loss"} <= set(evaluated[0])
+
+
+def test_positions_are_learned_from_the_fixed_table_of_the_weights(recipe, pretrained: Path, tmp_path: Path) -> None:
+    """As the official fine-tuning does it."""
+    chosen = recipe(f"init={pretrained}", "positions=learned", "base_lr=1", "layer_decay=1")
+    fixed = read_checkpoint(str(pretrained))
+    assert fixed.description.architecture["positions"] == "sincos2d"
+    parts = prepare(chosen)
+    table = fixed.tensors["pos_embed"]
+    np.testing.assert_array_equal(parts.model.pos_embed.numpy(), table)
+    finetune(chosen, Start(tmp_path / "run", quiet=True))
+    tuned = read_tensors(find_checkpoint(tmp_path / "run"))["pos_embed"]
+    assert 0 < np.abs(tuned - table).max() < 0.1
+    assert read_description(find_checkpoint(tmp_path / "run")).architecture["positions"] == "learned"
+
+
+def test_learned_positions_do_not_become_fixed_ones(recipe, tmp_path: Path, photos: Path, tiny) -> None:
+    learned = load_recipe("pretrain", None, [*tiny, f"data={photos}", "positions=learned"])
+    run = pretrain(learned, Start(tmp_path / "run", quiet=True))
+    with pytest.raises(ValueError, match="positions is learned in the checkpoint and sincos2d in the recipe"):
+        prepare(recipe(f"init={run}", "positions=sincos2d"))
 
 
 def test_confusion_counts_every_held_out_image_once(recipe) -> None:
@@ -262,12 +284,12 @@ def test_unlabelled_images_are_refused(recipe, photos) -> None:
 
 def test_another_architecture_is_refused_with_every_difference(recipe, pretrained) -> None:
     with pytest.raises(ValueError, match="has another architecture") as fault:
-        prepare(recipe(f"init={pretrained}", "embed_dim=32", "depth=2", "positions=learned"))
+        prepare(recipe(f"init={pretrained}", "embed_dim=32", "depth=2", "positions=sincos1d"))
     text = str(fault.value)
     for difference in (
         "embed_dim is 16 in the checkpoint and 32 in the recipe",
         "depth is 1 in the checkpoint and 2 in the recipe",
-        "positions is sincos2d in the checkpoint and learned in the recipe",
+        "positions is sincos2d in the checkpoint and sincos1d in the recipe",
     ):
         assert difference in text
     assert "num_heads" not in text and "\n" not in text

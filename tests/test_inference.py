@@ -1,5 +1,7 @@
 """Inference: batches shared among threads give what the model gives, and leave everything as it was."""
 
+from dataclasses import replace
+
 import numpy as np
 import paddle
 import pytest
@@ -80,10 +82,23 @@ def test_every_batch_gives_what_the_model_gives(make, output, size, always_share
 def test_threads_are_shared_out_and_given_back(images: int, each: int, always_shared, monkeypatch) -> None:
     seen: list[int] = []
     forward = forward_function(*classifier(), FeatureKind("mean"), threads=5)
-    with device.product_threads(4):
-        monkeypatch.setattr(paddle.base.core, "set_num_threads", seen.append)
-        forward(pictures(images))
-        assert seen == [each, 4]
+    monkeypatch.setattr(device, "_product_threads", lambda: 4)
+    monkeypatch.setattr(paddle.base.core, "set_num_threads", seen.append)
+    forward(pictures(images))
+    assert seen == [each, 4]
+
+
+@pytest.mark.parametrize("output", [FeatureKind("mean"), "logits"])
+@pytest.mark.parametrize("damage", ["a weight", "mean"])
+def test_outputs_that_are_not_finite_are_an_error(output, damage: str) -> None:
+    """An all-nan row would count for the first class."""
+    model, description = classifier()
+    if damage == "a weight":
+        model.fc_norm.weight.set_value(np.full(16, np.nan, np.float32))
+    else:
+        description = replace(description, mean=[float("nan"), 0.5, 0.5])
+    with pytest.raises(FloatingPointError, match="not finite for 5 of 5 images"):
+        forward_function(model, description, output, threads=1)(pictures(5))
 
 
 def test_small_batches_stay_on_one_thread(monkeypatch) -> None:

@@ -57,6 +57,27 @@ def test_features_of_zeros_are_no_error() -> None:
     assert knn_predict(np.eye(2), np.array([0, 1]), np.zeros((1, 2)), 2).tolist() == [0]
 
 
+@pytest.mark.parametrize("length", [1e-38, 1e-25, 1e-16, 1e-12, 1e16, 1e25, 1e37])
+def test_extreme_lengths_count_as_little_as_usual_ones(length: float) -> None:
+    rng = np.random.default_rng(0)
+    bank, queries = rng.uniform(0.5, 1, (20, 6)).astype(np.float32), rng.uniform(0.5, 1, (5, 6)).astype(np.float32)
+    cosine, numbers = nearest(bank, queries, 4)
+    lengths = np.full(20, length, np.float32)
+    lengths[::3] = 1
+    again = nearest(bank * lengths[:, None], queries * np.float32(length), 4)
+    assert (again[1] == numbers).all()
+    np.testing.assert_allclose(again[0], cosine, rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("side", [0, 1])
+def test_features_that_are_not_finite_are_refused(value: float, side: int) -> None:
+    features = [np.ones((3, 2), np.float32), np.ones((3, 2), np.float32)]
+    features[side][1, 0] = value
+    with pytest.raises(ValueError, match="not finite"):
+        nearest(*features, 2)
+
+
 @pytest.mark.parametrize("k", [0, 4])
 def test_k_must_be_within_the_bank(k: int) -> None:
     with pytest.raises(ValueError, match=f"k must be in 1..3 .*, got {k}"):

@@ -116,6 +116,20 @@ def test_num_kept_rounds_down_without_float_slips(num_patches: int, ratio: float
     assert num_kept(num_patches, ratio) == kept
 
 
+def test_num_kept_is_the_share_itself_rounded_down_where_the_official_code_slips() -> None:
+    """docs/parity.md says where `int(patches * (1 - ratio))` of the official code keeps one patch less."""
+    less = []
+    for patches in (49, 64, 100, 144, 196, 256, 400):
+        for percent in range(0, 96, 5):
+            kept = num_kept(patches, percent / 100)
+            assert kept == patches * (100 - percent) // 100, (patches, percent)
+            official = int(patches * (1 - percent / 100))
+            assert kept - official in (0, 1)
+            if kept != official:
+                less.append((patches, percent))
+    assert less == [(patches, percent) for patches in (100, 400) for percent in (55, 80, 90)]
+
+
 @pytest.mark.parametrize("ratio", [-0.1, 1, 1.5, float("nan")])
 def test_ratios_outside_the_unit_interval_are_refused(ratio: float) -> None:
     with pytest.raises(ValueError, match=r"mask_ratio must be in \[0, 1\)"):

@@ -44,6 +44,18 @@ def test_the_rest_does_not_decay_and_nothing_is_left_out() -> None:
     assert all(name.endswith("bias") or "norm" in name for name in still - {"cls_token", "mask_token", "pos_embed"})
 
 
+@pytest.mark.parametrize("grouped", [True, False])
+def test_tokens_decay_where_that_is_asked_for_as_in_the_official_pretraining(grouped: bool) -> None:
+    model = MaskedAutoencoder(**TINY, **DECODER, positions="learned")
+    optimizer = adamw(model, weight_decay=0.3, decay_tokens=True, grouped=grouped)
+    if grouped:
+        decaying = {name for name, (_, decay) in groups(optimizer, model).items() if decay}
+    else:
+        decaying = {name for name, one in model.named_parameters() if optimizer._apply_decay_param_fun(one.name)}
+    matrices = {name for name, one in model.named_parameters() if one.ndim == 2}
+    assert decaying == matrices | {"cls_token", "mask_token"}  # positions are fixed in the official one
+
+
 def test_a_new_head_decays_and_fc_norm_does_not() -> None:
     model = VisionTransformer(**TINY, num_classes=3)
     of = groups(adamw(model), model)

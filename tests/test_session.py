@@ -15,7 +15,7 @@ from paddlemae.data import packed
 from paddlemae.recipe import Training, load_recipe
 from paddlemae.report.runlog import read_metrics
 from paddlemae.tasks.pretrain import pretrain
-from paddlemae.tasks.session import Spent, waiting_text
+from paddlemae.tasks.session import Spent, _rate, waiting_text
 from paddlemae.tasks.start import Start
 from paddlemae.train import loop
 from paddlemae.train.checkpoint import TrainState
@@ -66,6 +66,11 @@ def test_a_run_that_waits_is_told_what_helps() -> None:
     text = waiting_text(Spent(200, 30), training)
     assert text == "waited for data 15.0% of 200 s; a longer run gains by workers=3 or more, cache=FOLDER"
     assert "cache" not in waiting_text(Spent(200, 30), Training(cache="packs"))
+
+
+@pytest.mark.parametrize(("speed", "said"), [(0.021349, "0.0213"), (3.14159, "3.14"), (99.96, "100"), (1234.5, "1234")])
+def test_slow_trainings_have_a_speed_too(speed: float, said: str) -> None:
+    assert _rate(speed) == said
 
 
 def test_waiting_is_logged_and_shown(tmp_path, paddlemae, tiny, photos) -> None:

@@ -9,6 +9,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -48,8 +49,9 @@ def load(weights: str | os.PathLike[str], *, device: str = "auto", threads: int 
         FileNotFoundError, ValueError: nothing there, no model, or no such device.
         ModuleNotFoundError: no Paddle.
     """
-    devices.prepare(device, threads)
-    return Model(read_checkpoint(os.fspath(weights)), threads)
+    with devices.host_as_before():
+        name = devices.prepare(device, threads)
+        return Model(read_checkpoint(os.fspath(weights)), threads, name)
 
 
 class Model:
@@ -66,14 +68,14 @@ class Model:
         layer: the `paddle.nn.Layer` itself, in eval mode.
     """
 
-    def __init__(self, checkpoint: Checkpoint, threads: int | str = "auto"):
+    def __init__(self, checkpoint: Checkpoint, threads: int | str = "auto", device: str = "auto"):
         self.description = checkpoint.description
         self.kind = self.description.kind
         view = evaluation_view(self.description)
         self.image_size, self.channels = view.image_size, view.channels
         self.classes = tuple(self.description.classes)
         self.layer = load_encoder(checkpoint)
-        self._checkpoint, self._threads = checkpoint, threads
+        self._checkpoint, self._threads, self._device = checkpoint, threads, device
 
     def __repr__(self) -> str:
         shape, (height, width) = self.description.architecture, self.image_size
@@ -129,13 +131,17 @@ class Model:
         Raises:
             ValueError, FileNotFoundError: the model has no decoder, or images or a mask that can't be used.
         """
-        model = self.layer
-        if not isinstance(model, MaskedAutoencoder):
-            model = load_autoencoder(self._checkpoint)  # says what it is instead
         if isinstance(mask, np.ndarray):
             choice = MaskChoice(ratio=mask_ratio, seed=seed, removed=mask)
         else:
             choice = parsed_mask(os.fspath(mask), mask_ratio, seed)
+        with self._computing():
+            return self._reconstructed(images, choice)
+
+    def _reconstructed(self, images: Images, choice: MaskChoice) -> Pictures:
+        model = self.layer
+        if not isinstance(model, MaskedAutoencoder):
+            model = load_autoencoder(self._checkpoint)  # says what it is instead
         source = given_source(images)
         seen_BCHW = np.concatenate([batch.images for batch in self._batches(source)])
         chosen = choose_mask(choice, model.grid, len(seen_BCHW), model.patch_size)
@@ -161,8 +167,15 @@ class Model:
         source = given_source(images)
         in_memory = isinstance(source, GivenSource) and not source.all_files
         settings: dict[str, Any] = dict(batch_size=AT_ONCE, workers=0 if in_memory else "auto", threads=self._threads)
-        parts = embedded(self.layer, self.description, source, kind=output, on_skip=_refuse, **settings)
-        return np.concatenate([part for part, _ in parts])
+        with self._computing():
+            parts = embedded(self.layer, self.description, source, kind=output, on_skip=_refuse, **settings)
+            return np.concatenate([part for part, _ in parts])
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        with devices.host_as_before():
+            devices.prepare(self._device, self._threads)
+            yield
 
     def _batches(self, source: Source) -> Iterator[Any]:
         return eval_batches(source, evaluation_view(self.description), batch_size=AT_ONCE, on_skip=_refuse)
@@ -255,7 +268,8 @@ def pretrain(
         KeyboardInterrupt, NonFiniteLoss, OSError: training ended early; the text says what was kept.
     """
     built = load_recipe("pretrain", recipe, _overrides(settings, data))
-    return pretraining.pretrain(built, Start(Path(out), resume=resume, overwrite=overwrite, quiet=quiet))
+    with devices.host_as_before():
+        return pretraining.pretrain(built, Start(Path(out), resume=resume, overwrite=overwrite, quiet=quiet))
 
 
 def finetune(
@@ -281,7 +295,8 @@ def finetune(
         As `pretrain`.
     """
     built = load_recipe("finetune", recipe, _overrides({**settings, "init": init}, data))
-    return finetuning.finetune(built, Start(Path(out), resume=resume, overwrite=overwrite, quiet=quiet))
+    with devices.host_as_before():
+        return finetuning.finetune(built, Start(Path(out), resume=resume, overwrite=overwrite, quiet=quiet))
 
 
 def _overrides(settings: dict[str, Any], data: str | os.PathLike[str] | None) -> list[str]:

@@ -227,6 +227,7 @@ class PretrainRecipe(BaseModel):
     mask_ratio: Share = 0.75
     prediction_ratio: ShareOrAll | None = None  # of all patches; by default all removed ones are predicted
     betas: tuple[Share, Share] = (0.9, 0.95)
+    decay_tokens: bool = False  # weight decay of the cls and mask tokens too, as in the official code
     model: AutoencoderShape = AutoencoderShape()
     augment: Augmentation = Augmentation()
     training: Training = Training()

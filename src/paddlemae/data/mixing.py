@@ -99,10 +99,12 @@ def draw_mixture(mixing: Mixing, height: int, width: int, rng: np.random.Generat
 
 
 def _span(length: int, share: float, rng: np.random.Generator) -> tuple[int, int]:
-    """A stretch of so much of a length around a random place, cut off at the ends."""
-    size, centre = int(length * share), int(rng.integers(length))
-    start = centre - size // 2
-    return max(0, start), min(length, start + size)
+    """Return a stretch of that share of a length around a random place, of an even size and cut off at the ends.
+
+    Even, since timm's rule, which MAE's fine-tuning uses, takes half of it on each side of the place.
+    """
+    half, centre = int(length * share) // 2, int(rng.integers(length))
+    return max(0, centre - half), min(length, centre + half)
 
 
 def mixed_labels(batch: MixedBatch) -> Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]:

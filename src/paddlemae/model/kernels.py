@@ -181,6 +181,30 @@ class LayerNorm(nn.LayerNorm):
         return super().forward(x)
 
 
+def mean_of(x):
+    """Return the mean of all numbers, with as many right digits on CPU as elsewhere.
+
+    Paddle's CPU kernels of means, and of sums along an axis, add float32 numbers one after the other: the mean of 2**24
+    squares is 1e-3 too low. Its sum of a whole tensor adds up parts of it and is right within 1e-7.
+    """
+    return x.sum() / x.size if on_cpu(x) else x.mean()
+
+
+@lru_cache(maxsize=16)
+def block_sums(rows: int, dtype):
+    """A matrix [G, rows] of 0 and 1 that adds up blocks of about the root of `rows` rows each. Don't write into it."""
+    size = math.isqrt(rows - 1) + 1
+    return paddle.eye(-(-rows // size), dtype=dtype).repeat_interleave(size, axis=1)[:, :rows].contiguous()
+
+
+def mean_rows(x_BND):
+    """Return the mean over N, [B, D]; on CPU of sums of blocks, which keeps the digits that `mean_of` tells of."""
+    if not on_cpu(x_BND):
+        return x_BND.mean(axis=1)
+    rows = x_BND.shape[1]
+    return paddle.matmul(block_sums(rows, x_BND.dtype), x_BND).sum(axis=1) / rows
+
+
 def pieces(*tensors_RD):
     """The same rows of each, about `PIECE` numbers at a time, as views of the same memory."""
     rows, width = tensors_RD[0].shape
@@ -209,7 +233,12 @@ def heads_of(x_BNE, parts: int, num_heads: int):
 
 
 def parts_of(x) -> list:
-    """Along the first axis, as views of the same memory: for code without gradients."""
+    """Return the parts along the first axis, without gradients: views of the same memory.
+
+    Where `x` itself is a strided view, they are views of a copy: what is written into them reaches `x` only if that is
+    contiguous, as a new tensor is.
+    """
+    x = x.contiguous()
     return [rows_view(x, number, number + 1).squeeze(0) for number in range(x.shape[0])]
 
 

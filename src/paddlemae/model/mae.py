@@ -14,7 +14,7 @@ import paddle
 from paddle import nn
 
 from paddlemae.model.crossmae import InterBlockAttention, cross_blocks, read_out
-from paddlemae.model.kernels import LayerNorm, Linear, normal_rows, rows_of
+from paddlemae.model.kernels import LayerNorm, Linear, mean_of, normal_rows, rows_of
 from paddlemae.model.masking import Mask
 from paddlemae.model.vit import (
     FIXED_POSITIONS,
@@ -162,7 +162,7 @@ class MaskedAutoencoder(nn.Layer):
         else:
             raise ValueError("MAE's decoder predicts every removed patch; only decoder='cross' can leave some out")
         target_BQP = patch_target(self, images_BCHW, wanted_BQ)
-        return (prediction_BQP - target_BQP).square().mean()
+        return mean_of((prediction_BQP - target_BQP).square())
 
 
 def encode_visible(model: MaskedAutoencoder, images_BCHW, mask: Mask, path_noise: np.ndarray | None = None):

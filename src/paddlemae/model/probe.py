@@ -8,7 +8,7 @@ from __future__ import annotations
 import paddle
 from paddle import nn
 
-from paddlemae.model.kernels import Linear
+from paddlemae.model.kernels import Linear, mean_rows
 
 NORM_EPSILON = 1e-6  # MAE's published linear probing
 TAKEN_IN = 0.1  # of a batch's statistics into the running ones
@@ -30,9 +30,9 @@ class FeatureNorm(nn.Layer):
     def forward(self, features_BD):
         if not self.training:
             return (features_BD - self.running_mean) * paddle.rsqrt(self.running_var + NORM_EPSILON)
-        mean_D, count = features_BD.mean(axis=0), features_BD.shape[0]
+        mean_D, count = mean_rows(features_BD.unsqueeze(0))[0], features_BD.shape[0]
         centred_BD = features_BD - mean_D
-        variance_D = centred_BD.square().mean(axis=0)
+        variance_D = mean_rows(centred_BD.square().unsqueeze(0))[0]
         with paddle.no_grad():  # the running variance is the unbiased one, as in PyTorch
             self.running_mean.scale_(1 - TAKEN_IN).add_(mean_D * TAKEN_IN)
             self.running_var.scale_(1 - TAKEN_IN).add_(variance_D * (TAKEN_IN * count / max(1, count - 1)))

@@ -26,6 +26,7 @@ from paddlemae.model.kernels import (
     Wanted,
     attention,
     linear,
+    mean_rows,
     residual_attention,
     residual_mlp,
     split_heads,
@@ -383,10 +384,10 @@ def pool_tokens(x_BND, pool: str, has_cls: bool):
     if pool == "cls" and not has_cls:
         raise ValueError("this model has no cls token; use pool='mean'")
     if not has_cls:
-        return x_BND.mean(axis=1)
+        return mean_rows(x_BND)
     if pool == "cls":
         return tokens_of(x_BND, (0, 1)).squeeze(1)
-    return tokens_of(x_BND, (1, x_BND.shape[1])).mean(axis=1)
+    return mean_rows(tokens_of(x_BND, (1, x_BND.shape[1])))
 
 
 class VisionTransformer(nn.Layer):
@@ -500,7 +501,8 @@ def attention_maps(layer: nn.Layer, images_BCHW, token: str):
     weights_BHNN = F.softmax(paddle.matmul(query, key, transpose_y=True) / math.sqrt(query.shape[-1]), axis=-1)
     front = int(layer.has_cls)
     asking = weights_BHNN[:, :, :1] if token == "cls" else weights_BHNN[:, :, front:]
-    return asking.mean(axis=2)[:, :, front:]
+    mean_RN = mean_rows(asking.reshape([-1, *asking.shape[2:]]))
+    return mean_RN.reshape([*asking.shape[:2], -1])[:, :, front:]
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +13,6 @@ INK, FAINT, ACCENT = "#1d2733", "#8a94a0", "#c2410c"
 
 
 def _figure(width: float, height: float):
-    # Paddle's logging setup lets matplotlib's notes about its font cache through
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     # the object interface: pyplot would keep every figure, and pick a window system
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

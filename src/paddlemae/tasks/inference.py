@@ -73,6 +73,7 @@ def forward_function(
         threads changes the last bits.
     Raises:
         ValueError: an output that the model does not have.
+        FloatingPointError: by the function, for outputs that are not finite.
     """
     _check_output(model, output)
 
@@ -101,7 +102,13 @@ def forward_function(
 def _evaluating(model, forward: Forward) -> Forward:
     def in_eval_mode(images_u8: np.ndarray) -> np.ndarray:
         with evaluating(model):
-            return forward(images_u8)
+            outputs = forward(images_u8)
+        if bad := int((~np.isfinite(outputs).all(axis=1)).sum()):  # comparisons would take them for the first class
+            raise FloatingPointError(
+                f"the model gives outputs that are not finite for {bad} of {len(outputs)} images: its weights, or its "
+                "mean and std, are damaged or have grown too large; use an earlier checkpoint"
+            )
+        return outputs
 
     return in_eval_mode
 

@@ -36,6 +36,7 @@ SHOWN_NEIGHBOURS = 20  # of those, whose predictions are shown
 # Blocks of similarities, 64 MB each: a bank of any size takes its own memory, its queries', and a few such blocks
 QUERIES_AT_ONCE = 1 << 8
 BANK_AT_ONCE = 1 << 16
+LEAST_LENGTH = 1e-15  # of a row whose squares keep their digits in float32; the largest is one over that
 VOTERS_AT_ONCE = 1 << 12  # queries whose votes for every class are held at a time
 
 Votes = Literal["weighted", "plain"]
@@ -249,7 +250,22 @@ def _largest(values: np.ndarray, k: int) -> np.ndarray:
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    """Return the rows at a length of 1, whatever theirs is; rows of zeros stay.
+
+    Raises:
+        ValueError: a row that is not finite, which would be nearest to everything.
+    """
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(rows, axis=1)
+    extreme = ~((lengths > LEAST_LENGTH) & (lengths < 1 / LEAST_LENGTH))
+    if extreme.any():  # whose squares float32 can't hold
+        if not np.isfinite(rows[extreme]).all():
+            raise ValueError("features hold numbers that are not finite; compute them again with another checkpoint")
+        largest = np.abs(rows[extreme]).max(axis=1, keepdims=True)
+        rows = rows.copy()
+        rows[extreme] /= np.where(largest > 0, largest, 1)
+        lengths[extreme] = np.linalg.norm(rows[extreme], axis=1)
+    return rows / np.where(lengths > 0, lengths, 1)[:, None]
 
 
 def vote_weights(cosine_Qk: np.ndarray, votes: Votes, temperature: float) -> np.ndarray:

@@ -93,7 +93,13 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
 def _optimizer_of(model: MaskedAutoencoder, recipe: PretrainRecipe, ranks: Ranks) -> Any:
     training = recipe.training
     whole = training.sharding == "none"
-    optimizer = adamw(model, weight_decay=training.weight_decay, betas=recipe.betas, grouped=whole)
+    optimizer = adamw(
+        model,
+        weight_decay=training.weight_decay,
+        betas=recipe.betas,
+        decay_tokens=recipe.decay_tokens,
+        grouped=whole,
+    )
     if training.sharding == "optimizer":
         return ShardedAdamW(model, optimizer, ranks)
     if training.sharding == "parameters":

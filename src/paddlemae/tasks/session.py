@@ -254,7 +254,7 @@ def _torn_step(
         if not is_shared_out(state):  # else a part of it went with the rank that ended
             saver.finish()
         raise
-    except NonFiniteLoss as fault:
+    except FloatingPointError as fault:  # of the training, or of an evaluation
         saver.wait()
         raise NonFiniteLoss(f"{fault}; {_what_helps(state)}") from fault
     return None
@@ -387,7 +387,7 @@ def _logger(course: Course, record: Record, show: Callable[[int, str], None]) ->
         values = dict(
             **means,
             lr=result.lr,
-            images_per_second=round(speed, 2),
+            images_per_second=float(f"{speed:.5g}"),
             waiting=round(waiting, 4),
             skipped=state.skipped,
             dropped=state.dropped,
@@ -396,9 +396,14 @@ def _logger(course: Course, record: Record, show: Callable[[int, str], None]) ->
             values["memory_gb"] = round(memory / 1e9, 3)
         record(state.step, course.epoch(state.step), state.seconds, **values)
         loss = means.get("loss", math.nan)
-        show(state.step, f"loss {loss:.4f}  lr {result.lr:.2e}  {speed:.0f} images/s  {waiting:.1%} waiting")
+        show(state.step, f"loss {loss:.4g}  lr {result.lr:.2e}  {_rate(speed)} images/s  {waiting:.1%} waiting")
 
     return log
+
+
+def _rate(speed: float) -> str:
+    """Return a number of images with three digits at least: 1234, 0.0213."""
+    return f"{speed:.0f}" if speed >= 100 else f"{speed:.3g}"
 
 
 def _saving(course: Course, record: Record, saver: Saver) -> AfterStep:

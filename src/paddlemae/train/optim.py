@@ -39,9 +39,14 @@ def lr_at(step: float, *, peak: float, total_steps: int, warmup_steps: float, mi
     return min_lr + (peak - min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def has_decay(name: str, shape) -> bool:
-    """Weight decay is for matrices only: none for biases, norms, tokens and positions."""
-    return len(shape) >= 2 and name.split(".")[-1] not in ("cls_token", "mask_token", "pos_embed")
+def has_decay(name: str, shape, *, tokens: bool = False) -> bool:
+    """Return whether a parameter decays: matrices do, tokens if `tokens` is true, biases, norms and positions never.
+
+    The official pretraining lets everything of two or more dimensions decay, so its cls and mask tokens too; the
+    official fine-tuning lets neither tokens nor positions.
+    """
+    last = name.split(".")[-1]
+    return tokens if last in ("cls_token", "mask_token") else len(shape) >= 2 and last != "pos_embed"
 
 
 def layer_number(name: str, depth: int) -> int:
@@ -58,6 +63,7 @@ def adamw(
     weight_decay: float = 0.05,
     betas: tuple[float, float] = (0.9, 0.95),
     layer_decay: float = 1.0,
+    decay_tokens: bool = False,
     grouped: bool = True,
 ) -> Any:
     """AdamW over the model's trainable parameters: Paddle's, on CPU our own (`CpuAdamW`).
@@ -65,7 +71,7 @@ def adamw(
     The loop sets its lr before every step.
 
     Args:
-        weight_decay: for matrices only, see `has_decay`.
+        weight_decay: for matrices, with `decay_tokens` for tokens too, see `has_decay`.
         betas: (0.9, 0.95) in pretraining, (0.9, 0.999) in fine-tuning (MAE, appendix A).
         layer_decay: layer l of depth + 2 gets lr x layer_decay ** (depth + 1 - l) (Clark et al., ELECTRA).
         grouped: False is Paddle's without parameter groups, as Paddle's group sharding takes it; without layer_decay.
@@ -76,7 +82,7 @@ def adamw(
             # stage 3 lays gradients out in the order of names, which must be the same on all ranks: Paddle numbers them
             # as layers come into being in a process, and linear_10 comes before linear_9
             one.name = f"{number:04d}.{one.name}"
-        decayed = {one.name for name, one in trained.items() if has_decay(name, one.shape)}
+        decayed = {one.name for name, one in trained.items() if has_decay(name, one.shape, tokens=decay_tokens)}
         return paddle.optimizer.AdamW(
             learning_rate=0.0,
             beta1=betas[0],
@@ -91,7 +97,8 @@ def adamw(
     for name, parameter in model.named_parameters():
         if not parameter.stop_gradient:
             lr_scale = layer_decay ** (depth + 1 - layer_number(name, depth))
-            groups[lr_scale, weight_decay if has_decay(name, parameter.shape) else 0.0].append(parameter)
+            decays = has_decay(name, parameter.shape, tokens=decay_tokens)
+            groups[lr_scale, weight_decay if decays else 0.0].append(parameter)
     if all(parameter.place.is_cpu_place() for members in groups.values() for parameter in members):
         return CpuAdamW([(members, *settings) for settings, members in groups.items()], betas)
     parameters: list[Any] = [
