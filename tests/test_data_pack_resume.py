@@ -17,6 +17,7 @@ import pytest
 import paddlemae
 from paddlemae.data.faults import DataFault
 from paddlemae.data.sources import open_source
+from paddlemae.locks import locked_folder
 from paddlemae.tasks.data_pack import Packed, pack, verify
 from tests.test_packed import photo
 
@@ -270,14 +271,10 @@ def test_places_that_can_not_be(photos: Path, tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_write_one_pack(photos: Path, tmp_path: Path) -> None:
-    import fcntl
-
-    (tmp_path / "p").mkdir()
-    folder = os.open(tmp_path / "p", os.O_RDONLY)
-    fcntl.flock(folder, fcntl.LOCK_EX)
-    with pytest.raises(BlockingIOError, match="another process is packing into this folder"):
-        packed(photos, tmp_path / "p")
-    os.close(folder)
+    with locked_folder(tmp_path / "p"):
+        with pytest.raises(BlockingIOError, match=f"another command is writing there .process {os.getpid()} on "):
+            packed(photos, tmp_path / "p")
+        assert [path.name for path in (tmp_path / "p").iterdir()] == [".lock"]
     packed(photos, tmp_path / "p")
 
 

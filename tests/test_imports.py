@@ -11,19 +11,21 @@ import pytest
 import paddlemae
 
 ROOT = Path(paddlemae.__file__).parent
-BOTTOM = {"recipe", "device", "launch", "model", "data", "weights", "report", "sincos"}
+BOTTOM = {"atomic", "locks", "recipe", "device", "launch", "model", "data", "weights", "report", "sincos"}
 # room -> the rooms that it may import besides itself
 ALLOWED = {
+    "atomic": set(),
+    "locks": set(),
     "recipe": set(),
     "device": set(),
-    "launch": {"train"},
-    "rank": {"launch", "cli", "report", "train"},
+    "launch": {"train", "locks"},
+    "rank": {"launch", "cli", "train", "atomic", "locks"},
     "sincos": set(),
     "model": {"device", "sincos"},
-    "data": {"device"},
+    "data": {"device", "atomic", "locks"},
     "weights": {"sincos"},
-    "report": set(),
-    "train": {"weights", "model", "device"},
+    "report": {"atomic", "locks"},
+    "train": {"weights", "model", "device", "atomic"},
     "tasks": BOTTOM | {"train"},
     "export": BOTTOM | {"train", "tasks"},
     "api": BOTTOM | {"train", "tasks"},

@@ -60,7 +60,7 @@ RANK = """
 import json, os, signal, sys, time, traceback
 from pathlib import Path
 from paddlemae.launch import identity, note_entered
-from paddlemae.report.runlog import replace_text
+from paddlemae.atomic import replace_text
 
 folder, notes = Path(os.environ["PADDLEMAE_LAUNCH_FOLDER"]), Path(os.environ["NOTES"])
 rank = int(os.environ["PADDLE_LOCAL_RANK"])

@@ -6,8 +6,8 @@ import subprocess
 import sys
 import time
 
+from paddlemae.atomic import replace_text
 from paddlemae.launch import Launch, _Attempt, remove_orphans
-from paddlemae.report.runlog import replace_text
 
 
 def held_elsewhere(folder):
@@ -15,7 +15,8 @@ def held_elsewhere(folder):
     code = (
         "import tempfile, time; from pathlib import Path; from paddlemae import launch;"
         f"tempfile.tempdir = {str(folder)!r}; made = Path(tempfile.mkdtemp(prefix=launch._folder_prefix()));"
-        "held = launch._lock(made); (made / launch.LAUNCHER_LOG).touch(); print('held', flush=True); time.sleep(600)"
+        "held = launch.locked_by_descriptor(made); (made / launch.LAUNCHER_LOG).touch();"
+        "print('held', flush=True); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"held\n"

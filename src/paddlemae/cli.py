@@ -312,7 +312,7 @@ def knn(
     from paddlemae.tasks import knn as task
     from paddlemae.tasks.inference import FeatureKind
 
-    results = task.knn(
+    task.knn(
         run,
         data,
         kind=FeatureKind(token, layer, norm),
@@ -324,9 +324,8 @@ def knn(
         seed=seed,
         random=random,
         max_bad_images=max_bad_images,
+        say=lambda results: print(*map(task.result_line, results), sep="\n", flush=True),
     )
-    for result in results:
-        print(task.result_line(result))
 
 
 app.command()(cli_features.embed)
@@ -357,12 +356,15 @@ def evaluate(
     device.load_paddle()
     from paddlemae.tasks import evaluate as task
 
-    result = task.evaluate(run, data, split=split, image_size=image_size)
-    height, width = result["protocol"]["image_size"]
-    print(
-        f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, loss {result['eval_loss']:.4f} on "
-        f"{result['eval_images']} images of {height} x {width} pixels"
-    )
+    def say(result: dict) -> None:
+        height, width = result["protocol"]["image_size"]
+        print(
+            f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, loss {result['eval_loss']:.4f} on "
+            f"{result['eval_images']} images of {height} x {width} pixels",
+            flush=True,
+        )
+
+    task.evaluate(run, data, split=split, image_size=image_size, say=say)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -97,11 +98,12 @@ def check(
     """
     from paddlemae.tasks import data_check as task
 
-    found = task.check(path, split=split, test=test, channels=channels, workers=workers, quiet=quiet, out=out)
-    print(task.summary(found))
-    if out:
-        task.write(found, out)
-        print(f"wrote {out / task.JSON_FILE} and {task.PICTURE_FILE}")
+    with task.held(out, path, test) if out else nullcontext():
+        found = task.check(path, split=split, test=test, channels=channels, workers=workers, quiet=quiet)
+        print(task.summary(found), flush=True)
+        if out:
+            task.write(found, out)
+            print(f"wrote {out / task.JSON_FILE} and {task.PICTURE_FILE}")
     if found.findings:
         raise typer.Exit(1)
 

@@ -102,7 +102,9 @@ def search(
     device.load_paddle()
     from paddlemae.tasks import search as task
 
-    for found in task.search(features, images, run=run, k=k, limit=limit, out=out, data=data):
-        print(task.table(found))
+    def say(found: list[task.Found]) -> None:
+        print(*map(task.table, found), sep="\n", flush=True)
+
+    task.search(features, images, run=run, k=k, limit=limit, out=out, data=data, say=say)
     if out:
         print(f"wrote {out}")

@@ -22,12 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from paddlemae.locks import identity, locked_by_descriptor
 from paddlemae.train.stopping import INTERRUPTED_STATUS, MISTAKE_STATUS, REQUEUE_STATUS, SIGNALS
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 FOLDER_VARIABLE = "PADDLEMAE_LAUNCH_FOLDER"  # where processes leave their identity and status
 SUPERVISOR_VARIABLE = "PADDLEMAE_SUPERVISOR"  # the identity of the process that watches
@@ -82,54 +78,18 @@ class Launch:
             raise ValueError(f"--node-rank counts from 0 to --nodes - 1, got {self.node_rank} of {self.nodes}")
 
 
-def identity(pid: int) -> list:
-    """[process id, when it started]: no other process has both; [process id, None] when there is none."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return [pid, None if state == "Z" else fields[18]]
-    except OSError:
-        if Path("/proc/self/stat").exists():
-            return [pid, None]
-    try:  # not Linux
-        os.kill(pid, 0)
-        return [pid, ""]
-    except OSError:
-        return [pid, None]
-
-
 def _folder_prefix() -> str:
     """Of this host's launch folders: a lock that was taken on another may not be seen here."""
     return f"paddlemae-launch-{platform.node()}-"
-
-
-def _lock(folder: Path) -> int | None:
-    """Take a launch folder: a descriptor that keeps others from doing so while this process and its launcher live.
-
-    Such a lock also tells systemd not to clear it from /tmp in a training of weeks.
-
-    Returns:
-        None where there are no such locks.
-    Raises:
-        BlockingIOError: another process has it.
-    """
-    if not fcntl:
-        return None
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as fault:
-        os.close(descriptor)
-        if isinstance(fault, BlockingIOError):
-            raise
-        return None
-    return descriptor
 
 
 def remove_orphans() -> None:
     """Remove the launch folders of commands that were killed, which nobody holds any more."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_folder_prefix()}*"):
         with contextlib.suppress(OSError):
-            if (folder / LAUNCHER_LOG).exists() and (descriptor := _lock(folder)) is not None:  # locked before the log
+            if (folder / LAUNCHER_LOG).exists() and (
+                descriptor := locked_by_descriptor(folder)
+            ) is not None:  # locked before the log
                 shutil.rmtree(folder, ignore_errors=True)
                 os.close(descriptor)
 
@@ -188,7 +148,7 @@ class _Attempt:
     def __enter__(self) -> _Attempt:
         remove_orphans()
         self.folder = Path(tempfile.mkdtemp(prefix=_folder_prefix()))  # nobody else may look into it
-        self.held = _lock(self.folder)
+        self.held = locked_by_descriptor(self.folder)
         self.logs = self.folder / "logs"
         options = ["--nproc_per_node", str(self.processes), "--log_dir", str(self.logs)]
         if self.launch.nodes > 1:

@@ -19,8 +19,9 @@ LOOK_EVERY_SECONDS = 0.2
 
 def main() -> None:
     """Run the command line of this process's arguments."""
-    from paddlemae.launch import FOLDER_VARIABLE, SUPERVISOR_VARIABLE, identity
-    from paddlemae.report.runlog import replace_text
+    from paddlemae.atomic import replace_text
+    from paddlemae.launch import FOLDER_VARIABLE, SUPERVISOR_VARIABLE
+    from paddlemae.locks import identity
     from paddlemae.train.stopping import INTERRUPTED_STATUS, MISTAKE_STATUS, REQUEUE_STATUS
 
     folder = Path(os.environ[FOLDER_VARIABLE])
@@ -46,7 +47,7 @@ def _die_with(supervisor: list, folder: Path) -> None:
 
     The next start must find nobody at work in the run folder.
     """
-    from paddlemae.launch import identity
+    from paddlemae.locks import identity
 
     if hasattr(signal, "pthread_sigmask"):  # Windows can't
         # signals are the main thread's, which lets SIGTERM wait while Paddle, that would answer it, is imported

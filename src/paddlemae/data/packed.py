@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -33,6 +33,7 @@ from paddlemae.data.images import Need, NeedOf, Picture, UnreadableImage
 from paddlemae.data.sources import Source, add_stamps
 from paddlemae.data.sources.names import Names
 from paddlemae.data.workers import make_ahead
+from paddlemae.locks import locked_folder
 
 FORMAT = 1  # raised whenever the same originals would be packed otherwise
 PIXELS_FILE = "pixels.u8"  # uint8 [h, w, C] of each image, one behind the other
@@ -141,6 +142,7 @@ def pack(
     workers: int = 0,
     on_start: Callable[[Path], None] | None = None,
     on_image: Callable[[int], None] | None = None,
+    on_wait: Callable[[str], None] | None = None,
 ) -> PackedSource:
     """The source, packed: from the pack in `folder` if it is of these very files, made there first if not.
 
@@ -151,6 +153,7 @@ def pack(
         workers: processes that read images; 0 reads them here.
         on_start: called before a pack is made, with its path.
         on_image: called with the number of images packed so far.
+        on_wait: called with who is making a pack in the same folder, before this waits for it.
     Raises:
         ValueError: a short side below the view's.
         OSError: no space, no permission, or a file where the folder should be; no half a pack is left.
@@ -163,9 +166,8 @@ def pack(
     place = Path(folder).expanduser()
     path = place / _pack_name(source, settings)
     try:
-        place.mkdir(parents=True, exist_ok=True)
         if not _is_whole(path, view):
-            with _alone(place):
+            with locked_folder(place, on_wait or _say_nothing):
                 if not _is_whole(path, view):  # another process may have made it while this one waited
                     _remove_broken_off(place)
                     if on_start:
@@ -213,14 +215,8 @@ def _borders(sizes_N4: NDArray[np.int64], channels: int) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(sizes_N4[:, 0] * sizes_N4[:, 1] * channels)]).astype(np.int64)
 
 
-@contextlib.contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """Packs in a folder are made by one process at a time; another one waits."""
-    import fcntl  # Linux and macOS; without a pack, everything here runs elsewhere too
-
-    with open(place / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _say_nothing(text: str) -> None:
+    pass
 
 
 def _remove_broken_off(place: Path) -> None:

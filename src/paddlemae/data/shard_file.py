@@ -13,9 +13,9 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from paddlemae.atomic import PARTIAL, flush_folder
 from paddlemae.data.sources.tar import entries
 
-PARTIAL = ".partial"  # behind the name of a shard that is being written
 _BLOCK = 512
 _RECORD = 20 * _BLOCK  # what a tar's length is a multiple of
 _AT_ONCE = 1 << 20  # bytes that are read back at a time
@@ -101,13 +101,3 @@ def file_digest(path: Path) -> str:
         while content := file.read(_AT_ONCE):
             digest.update(content)
     return digest.hexdigest()
-
-
-def flush_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk; some systems can't."""
-    with contextlib.suppress(OSError):
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)

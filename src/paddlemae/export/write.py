@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from paddlemae import device
+from paddlemae.atomic import naming
 from paddlemae.export.agreement import LIMIT, example_images, largest_difference, onnx_runtime, paddle_inference
 from paddlemae.export.interface import Interface, Model, interface_of, metadata_of
 from paddlemae.export.paddle_program import FILES, save_program
@@ -69,7 +70,7 @@ def export(
     examples, images = example_images(checkpoint, model.channels, interface.inputs[0].shape[1:])
     write, engine_of = writers[to]
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+    with naming(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         beside = Path(folder) / out.name
         written = write(model, description, interface, beside)
         difference = largest_difference(engine_of(beside), model, description, interface, examples)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from paddlemae.atomic import replace_bytes
 
 TILE, GAP, WIDTH = 96, 8, 1080  # pixels; ten tiles in a row, or five pairs
 _HEADING, _TEXT, _LINE = 18, 11, 15  # sizes of letters; and the height of a line of text
@@ -55,7 +58,9 @@ def draw_sheet(path: Path, sections: Sequence[tuple[str, Sequence[Block]]]) -> N
             tile = _tile(picture)
             corner = left + number * (TILE + GAP) + (TILE - tile.width) // 2, top + _LINE + (TILE - tile.height) // 2
             sheet.paste(tile, corner)
-    sheet.save(path)
+    content = io.BytesIO()
+    sheet.save(content, "PNG")
+    replace_bytes(path, content.getbuffer())
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from paddlemae.report.runlog import EXHIBITS, replace_bytes, replace_text
+from paddlemae.atomic import replace_bytes, replace_text
+from paddlemae.report.runlog import EXHIBITS
 
 PARTS = {  # name of its file -> what it is, in the page's order
     "reconstructions": "reconstructions across training",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+
+from paddlemae.atomic import replace_bytes
 
 INK, FAINT, ACCENT = "#1d2733", "#8a94a0", "#c2410c"
 
@@ -23,9 +26,13 @@ def _figure(width: float, height: float):
 
 
 def _save(figure, path: Path | BinaryIO) -> None:
-    if isinstance(path, Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    if not isinstance(path, Path):
+        figure.savefig(path)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:].lower())
+    replace_bytes(path, content.getbuffer())  # Pillow itself does not see that a full disk took a part only
 
 
 def draw_reconstructions(

@@ -7,13 +7,15 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from paddlemae.atomic import PARTIAL, is_partial, naming, remove, replace_text
+from paddlemae.locks import LOCK_FILE
 
 RECIPE_FILE = "recipe.yaml"
 METRICS_FILE = "metrics.jsonl"
@@ -65,24 +67,40 @@ def check_folder(
     is_run = (folder / marker).exists()
     if resume and not is_run:
         raise ValueError(f"{folder} holds no run to resume; leave --resume out to start one there")
-    # what a run has that was killed before it had its recipe
-    beginning = {ENVIRONMENT_FILE, f".{ENVIRONMENT_FILE}.partial", f".{marker}.partial"}
-    if folder.is_dir() and {path.name for path in folder.iterdir()} - beginning and not resume:
+    if folder.is_dir() and not resume and not all(_is_of_a_beginning(name, marker) for name in os.listdir(folder)):
         if not is_run:
             raise ValueError(f"{folder} is not empty and holds no run; choose another folder with --out")
         if not overwrite:
             ways = "--resume to go on with it, --overwrite to replace it" if marker == RECIPE_FILE else "--overwrite"
             raise ValueError(f"{folder} already holds a run; add {ways}, or choose another --out")
-        others = sorted(path.name for path in folder.iterdir() if not any(map(path.match, _half_written(entries))))
+        others = sorted(path.name for path in folder.iterdir() if not _is_of_a_run(path, entries))
         if others:
             raise ValueError(
                 f"{folder} holds more than a run ({', '.join(others[:3])}); move that or choose another --out"
             )
+        _check_link(folder / CHECKPOINTS)
 
 
-def _half_written(entries: Collection[str]) -> list[str]:
-    """The entries, and their names before they are whole."""
-    return [*entries, *(f".{entry}.partial" for entry in entries)]
+def _check_link(checkpoints: Path) -> None:
+    """Refuse a link that leads to anything but checkpoints: they are to be removed."""
+    if checkpoints.is_symlink() and checkpoints.is_dir():
+        ours = ("step_*", "latest", "best", f".*{PARTIAL}")
+        if others := sorted(path.name for path in checkpoints.iterdir() if not any(map(path.match, ours))):
+            raise ValueError(
+                f"{checkpoints} is a link to {checkpoints.resolve()}, which holds more than checkpoints "
+                f"({', '.join(others[:3])}); remove the link, or choose another --out"
+            )
+
+
+def _is_of_a_beginning(name: str, marker: str) -> bool:
+    """Whether a run has this that was killed before it had its recipe."""
+    return name in (LOCK_FILE, ENVIRONMENT_FILE) or any(is_partial(name, one) for one in (ENVIRONMENT_FILE, marker))
+
+
+def _is_of_a_run(path: Path, entries: Collection[str]) -> bool:
+    """Whether this is one of the entries, perhaps not whole yet, or the lock."""
+    patterns = [*entries, *(f".{entry}.*{PARTIAL}" for entry in entries), *(f".{entry}{PARTIAL}" for entry in entries)]
+    return path.name == LOCK_FILE or any(map(path.match, patterns))
 
 
 def open_run(
@@ -101,12 +119,16 @@ def open_run(
 
 
 def _empty(folder: Path, last: Path) -> None:
-    """Remove all that is in a folder, what marks it as a run's last: a kill leaves what can be overwritten again."""
+    """Remove all that is in a folder but its lock, what marks it as a run's last: a kill leaves what can be overwritten
+    again. The folder of checkpoints may be a link, to a larger disk say: it stays one, and what it leads to is emptied;
+    other links are removed, and what they lead to stays.
+    """
+    checkpoints = folder / CHECKPOINTS
+    if checkpoints.is_symlink() and checkpoints.is_dir():
+        _empty(checkpoints, last=checkpoints)
     for path in sorted(folder.iterdir(), key=last.is_relative_to):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        if path.name != LOCK_FILE and not (path == checkpoints and path.is_symlink() and path.is_dir()):
+            remove(path)
 
 
 def newest_checkpoint(run: Path) -> str | None:
@@ -174,7 +196,8 @@ def now() -> str:
 def log_result(folder: Path, results: Iterable[dict[str, Any]]) -> None:
     """Append evaluations to `results.jsonl`, each with the command, the time and the commit that made it."""
     made = {"command": command_line(), "at": now(), "commit": commit()}
-    with (folder / RESULTS_FILE).open("a") as file:
+    path = folder / RESULTS_FILE
+    with naming(path), path.open("a") as file:
         file.writelines(json.dumps({**result, **made}) + "\n" for result in results)
 
 
@@ -272,24 +295,3 @@ def write_skipped(folder: Path, lines: Iterable[dict[str, Any]]) -> None:
 def write_recipe(folder: Path, text: str) -> None:
     """Write the resolved recipe; on a full disk the one before stays."""
     replace_text(folder / RECIPE_FILE, text)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    replace_bytes(path, text.encode())
-
-
-def partial(path: Path) -> Path:
-    """Its name while it is not whole."""
-    return path.with_name(f".{path.name}.partial")
-
-
-def replace_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a file whole or not at all."""
-    beside = partial(path)
-    try:
-        beside.write_bytes(content)
-        os.replace(beside, path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paddlemae.atomic import naming, replace_text
 from paddlemae.report.collect import collect
 from paddlemae.report.page import render
-from paddlemae.report.runlog import REPORT_FILES, replace_text
+from paddlemae.report.runlog import REPORT_FILES
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Written:
     folder = out or runs[0]
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; --out needs a folder for the report")
-    folder.mkdir(parents=True, exist_ok=True)
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     written = Written(*(folder / name for name in REPORT_FILES))
     for path, text in zip((written.page, written.figures, written.table), texts):
         replace_text(path, text)

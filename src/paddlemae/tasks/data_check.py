@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from paddlemae.atomic import replace_text
 from paddlemae.data import duplicates
 from paddlemae.data.channels import default_bits
 from paddlemae.data.looks import Looks, look_at
 from paddlemae.data.sources import MissingPart, Source, SourceNote
+from paddlemae.data.sources.outputs import check_outside
 from paddlemae.data.sources.passed_over import passed_over
+from paddlemae.locks import locked_folder
 from paddlemae.report.progress import progress
 from paddlemae.tasks.data_groups import Shared, groups_of, shared_groups
 from paddlemae.tasks.data_parts import ALL, Opened, open_part, open_parts
@@ -92,7 +95,6 @@ def check(
     channels: int = 3,
     workers: int | None = None,
     quiet: bool = False,
-    out: Path | None = None,
 ) -> Checked:
     """Look at every image that `spec` names, and compare them.
 
@@ -103,17 +105,13 @@ def check(
             one. Of `spec` they are compared with the training part.
         channels: as images are read for a model.
         workers: processes that decode; None is one a core where the images are many.
-        out: a folder for `write`, made before the images are looked at: that it can't be is better known now.
     Raises:
         ValueError: another split, or no images.
-        OSError: `out` can't be made.
         FileNotFoundError: no such path.
     """
     with _noted() as notes:
         parts = _parts(spec, split, test)
     others = passed_over(spec, parts[0].source)
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
     sources = [part.source for part in parts]
     count = sum(map(len, sources))
     with progress("images", count, show=not quiet) as show:
@@ -291,11 +289,25 @@ def _of_each_part(found: Checked, group: NDArray[np.int64]) -> list[str]:
     return [f"{found.place(i)[0].name}: {found.describe(i)}" for i in shown]
 
 
+@contextmanager
+def held(out: Path, spec: str, test: str | None) -> Iterator[None]:
+    """Hold a folder for `write`, before the images are looked at: that it can't be written is better known then.
+
+    Raises:
+        ValueError: it is in a folder of the images.
+        BlockingIOError: another command writes there.
+        OSError: it can't be made.
+    """
+    check_outside(out, [spec, test])
+    with locked_folder(out):
+        yield
+
+
 def write(found: Checked, out: Path) -> None:
     """Write the JSON and the picture into a folder that is there."""
     from paddlemae.tasks.data_sheet import draw
 
-    (out / JSON_FILE).write_text(json.dumps(as_json(found), indent=2) + "\n")
+    replace_text(out / JSON_FILE, json.dumps(as_json(found), indent=2) + "\n")
     draw(found, out / PICTURE_FILE)
 
 

@@ -16,6 +16,7 @@ from paddlemae.data.encoding import Encoding
 from paddlemae.data.shard_file import file_digest
 from paddlemae.data.sources import Source, add_stamps
 from paddlemae.data.sources.opening import path_and_options
+from paddlemae.data.sources.outputs import check_outside
 from paddlemae.data.sources.packs import FORMAT, INDEX_FILE, file_faults, files_of, read_index
 from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.report.progress import progress
@@ -95,7 +96,7 @@ def pack(
         if part.is_fault:
             raise ValueError(part.unlabelled)
     parts = [Part(part.name, part.source, part.unlabelled, root) for part in opened]
-    _check_apart(spec, out)
+    check_outside(out, [spec])
     about = {
         "pack": FORMAT,
         "paddlemae": paddlemae.__version__,
@@ -162,13 +163,6 @@ def _about(source: Source) -> dict[str, Any]:
         for name, numbers in (("labels", source.labels), ("groups", source.groups))
     }
     return {"images": len(source), "classes": list(source.classes), "files": files.hexdigest(), **digests}
-
-
-def _check_apart(spec: str, out: Path) -> None:
-    """A pack among the images would be looked at as images the next time."""
-    folder = Path(path_and_options(spec)[0])
-    if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"--out {out} is in the folder of the images, {folder}; name a place outside of it")
 
 
 def _root(spec: str) -> str:

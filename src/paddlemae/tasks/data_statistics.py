@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from paddlemae.atomic import replace_text
 from paddlemae.data.channels import NAMES
 from paddlemae.data.faults import tell_unreadable
 from paddlemae.data.sources import open_source
@@ -18,7 +19,7 @@ from paddlemae.data.statistics import ChannelStatistics, channel_statistics
 from paddlemae.device import usable_cpus
 from paddlemae.recipe import build_recipe, recipe_content
 from paddlemae.report.progress import progress
-from paddlemae.report.runlog import command_line, replace_text
+from paddlemae.report.runlog import command_line
 
 WORTH_WORKERS = 2000  # images; of fewer, starting a process takes longer than they do
 SPLITS = {"train": "train", "test": "test", "all": None}

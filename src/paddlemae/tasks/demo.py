@@ -9,6 +9,8 @@ from statistics import mean
 from typing import Any
 
 from paddlemae import device
+from paddlemae.atomic import replace_text
+from paddlemae.locks import locked_folder
 from paddlemae.recipe import load_recipe
 from paddlemae.report.runlog import RECIPE_FILE, open_run
 from paddlemae.report.write import write_report
@@ -37,6 +39,11 @@ def demo(out: Path, *, overwrite: bool = False) -> dict[str, Any]:
     Returns:
         the figures of the printed table: accuracies in [0, 1] and seconds.
     """
+    with locked_folder(out):
+        return _demo(out, overwrite)
+
+
+def _demo(out: Path, overwrite: bool) -> dict[str, Any]:
     started = time.perf_counter()
     open_run(out, overwrite=overwrite, marker=f"pretrain/{RECIPE_FILE}", entries=ENTRIES)
     recipe = load_recipe("pretrain", "digits")
@@ -50,7 +57,7 @@ def demo(out: Path, *, overwrite: bool = False) -> dict[str, Any]:
     result: dict[str, Any] = {"pretrain_seconds": pretrain_seconds, "knn": compare_features(str(run))}
     result["finetune"] = {labels: fine_tuned(out, str(run), labels) for labels in FINETUNE_STEPS}
     result["seconds"] = time.perf_counter() - started
-    (out / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n")
+    replace_text(out / RESULT_FILE, json.dumps(result, indent=2) + "\n")
     print_table(result)
     print(f"what the model makes of digits that it never saw, half of each removed: {picture}")
     print(f"the report, a page to open in a browser: {write_report([run]).page.resolve()}")

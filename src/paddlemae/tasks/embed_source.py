@@ -15,7 +15,7 @@ import shutil
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,14 @@ from typing import Any
 import numpy as np
 
 from paddlemae import device
+from paddlemae.atomic import replace_bytes, replace_text
 from paddlemae.data.faults import DataFault
 from paddlemae.data.images import UnreadableImage
 from paddlemae.data.sources import BadLabel, Source, add_stamps, open_source
+from paddlemae.data.sources.outputs import check_outside
+from paddlemae.locks import locked_file
 from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.report.progress import progress
-from paddlemae.report.runlog import replace_bytes, replace_text
 from paddlemae.tasks.checkpoints import Checkpoint, read_checkpoint, tensors_digest
 from paddlemae.tasks.embed import DEFAULT_KIND, embedded
 from paddlemae.tasks.feature_file import Rows, check_format, write_file
@@ -86,38 +88,39 @@ def embed_source(
         KeyboardInterrupt: the text says what was kept.
     """
     check_format(out)
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists already; add --overwrite to write it anew, or name another --out")
-    device.prepare("auto", threads)
-    checkpoint = read_checkpoint(run)
-    model = load_encoder(checkpoint)
-    source = labelled_if_possible(data, split)
-    about = about_features(checkpoint, data, split, source, kind, batch_size)
-    check_same(ranks, about)  # a run that is still trained may have another checkpoint for each
-    parts = _Parts(out.with_name(f"{out.name}.parts"), source, _part_size(len(source), batch_size))
-    missing = ranks.from_first(lambda: parts.take(about, overwrite))
-    due = missing[ranks.rank :: ranks.world]
-    skipped = SkippedImages(source, max_bad_images)
-    parts.recall(sorted(set(parts.numbers) - set(missing)), skipped)
-    settings: dict[str, Any] = dict(kind=kind, batch_size=batch_size, workers=workers, threads=threads)
-    chosen = parts.batches(due, batch_size)
-    batches = embedded(model, checkpoint.description, source, chosen=chosen, on_skip=skipped, **settings)
-    with progress("embedding", len(source), parts.images_done, show=not quiet) as show, closing(batches):
-        try:
-            parts.fill(due, batches, skipped, show)
-            ranks.wait()
-        except KeyboardInterrupt as stop:
-            raise KeyboardInterrupt(
-                f"stopped with {parts.images_done} of {len(source)} images in {parts.folder}; the same command goes on"
-            ) from stop
-        show(len(source))
+    check_outside(out, [data])
+    with locked_file(out) if ranks.is_first else nullcontext():  # for all of them
+        if out.exists() and not overwrite:
+            raise ValueError(f"{out} exists already; add --overwrite to write it anew, or name another --out")
+        device.prepare("auto", threads)
+        checkpoint = read_checkpoint(run)
+        model = load_encoder(checkpoint)
+        source = labelled_if_possible(data, split)
+        about = about_features(checkpoint, data, split, source, kind, batch_size)
+        check_same(ranks, about)  # a run that is still trained may have another checkpoint for each
+        parts = _Parts(out.with_name(f"{out.name}.parts"), source, _part_size(len(source), batch_size))
+        missing = ranks.from_first(lambda: parts.take(about, overwrite))
+        due = missing[ranks.rank :: ranks.world]
+        skipped = SkippedImages(source, max_bad_images)
+        parts.recall(sorted(set(parts.numbers) - set(missing)), skipped)
+        settings: dict[str, Any] = dict(kind=kind, batch_size=batch_size, workers=workers, threads=threads)
+        chosen = parts.batches(due, batch_size)
+        batches = embedded(model, checkpoint.description, source, chosen=chosen, on_skip=skipped, **settings)
+        with progress("embedding", len(source), parts.images_done, show=not quiet) as show, closing(batches):
+            try:
+                parts.fill(due, batches, skipped, show)
+                ranks.wait()
+            except KeyboardInterrupt as stop:
+                done = f"{parts.images_done} of {len(source)} images in {parts.folder}"
+                raise KeyboardInterrupt(f"stopped with {done}; the same command goes on") from stop
+            show(len(source))
 
-    def joined() -> tuple[int, int]:
-        parts.recall(parts.numbers, skipped)  # those of other processes too
-        return parts.join(out, about, standardised=kind.norm == "batch")
+        def joined() -> tuple[int, int]:
+            parts.recall(parts.numbers, skipped)  # those of other processes too
+            return parts.join(out, about, standardised=kind.norm == "batch")
 
-    images, width = ranks.from_first(joined)
-    return Written(out, images, width, len(source) - images)
+        images, width = ranks.from_first(joined)
+        return Written(out, images, width, len(source) - images)
 
 
 def labelled_if_possible(data: str, split: str | None) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from paddlemae.tasks.evaluation import PRETRAINED
 from paddlemae.tasks.finetune import evaluate_on
 from paddlemae.tasks.gallery import show_mistakes
 from paddlemae.tasks.models import evaluation_view, load_classifier
+from paddlemae.tasks.optional import optional
 from paddlemae.tasks.start import run_of
 
 
@@ -29,6 +31,7 @@ def evaluate(
     image_size: int | tuple[int, int] | None = None,
     batch_size: int = 64,
     threads: int | str = "auto",
+    say: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Top-1, top-5 and loss on labelled images; also logged to the run's results and shown in its exhibits.
 
@@ -38,6 +41,7 @@ def evaluate(
         image_size: pixels, one number or (height, width), that images are brought to; the model's positions are
             resized, and the share of the resized image that is cropped out stays the same. None is the model's own.
         threads: as in `device.prepare`.
+        say: called with the result before anything is written.
     Returns:
         the result as it is logged.
     Raises:
@@ -63,11 +67,14 @@ def evaluate(
         "eval_images": int(found.confusion.sum()),
         "checkpoint": checkpoint.folder.name,
     }
+    if say:
+        say(result)
     if folder := run_of(checkpoint.folder):
-        log_result(folder, [result])
-        show_mistakes(
-            folder, source, evaluation_view(description), found.confusion, found.mistakes, f"evaluated on {source.name}"
-        )
+        with optional("the line in the run's results"):
+            log_result(folder, [result])
+        view, title = evaluation_view(description), f"evaluated on {source.name}"
+        with optional("the mistakes"):
+            show_mistakes(folder, source, view, found.confusion, found.mistakes, title)
     return result
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle.nn.functional as F
 
+from paddlemae.atomic import replace_text
 from paddlemae.data.augment import View
 from paddlemae.data.faults import DataFault
 from paddlemae.data.sources import Source
@@ -25,9 +27,9 @@ from paddlemae.report.runlog import (
     log_result,
     mark_finished,
     read_metrics,
-    replace_text,
 )
 from paddlemae.tasks.gallery import Mistake, show_mistakes
+from paddlemae.tasks.optional import optional
 from paddlemae.tasks.start import Start, origin_of
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.distributed import ALONE, Ranks
@@ -118,6 +120,7 @@ def finish(
     *,
     num_train: int,
     beside: str | None = None,
+    more: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Write result, figures and exhibits of a run that trained a classifier, and say the result.
 
@@ -129,6 +132,7 @@ def finish(
         protocol: what the result depends on besides the steps.
         num_train: images that were trained on, without unreadable ones where these are known.
         beside: the run that it is compared with.
+        more: writes further exhibits, which nothing depends on.
     Returns:
         the result.
     """
@@ -151,23 +155,32 @@ def finish(
         "protocol": {**protocol, "steps": state.step, "seed": recipe.training.seed},
     }
     replace_text(start.out / RESULT_FILE, json.dumps(result, indent=2) + "\n")
-    title = f"{TITLES[recipe.task]}, {state.step} steps"
-    show_mistakes(start.out, held_out, view, last.confusion, last.mistakes, title)
+    _log_once(start.out, logged)
     figures = start.out / FIGURES
-    caption = f"top-1 {result['top1']:.1%} of {result['eval_images']} held-out images after {state.step} steps"
-    draw_confusion(figures / "confusion.png", last.confusion, held_out.classes, caption)
-    draw_curves(figures / "curves.png", list(read_metrics(start.out)), ["loss", "top1", "lr"], TITLES[recipe.task])
     start.say(
         f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%} after the last step; best top-1 "
         f"{result['best_top1']:.2%} at step {result['best_step']} (chosen on these same images); "
         f"see {figures / 'confusion.png'}"
     )
-    lines = [(start.out, logged)]
-    if origin := origin_of(beside or recipe.init):
-        where = {"checkpoint": origin.checkpoint.name, "run": os.path.relpath(start.out, origin.run)}
-        lines.append((origin.run, {**logged, **where}))
-    for folder, line in lines:
-        if not is_logged(folder, line):  # by a session that was killed right after
-            log_result(folder, [line])
+    title = f"{TITLES[recipe.task]}, {state.step} steps"
+    with optional("the mistakes"):
+        show_mistakes(start.out, held_out, view, last.confusion, last.mistakes, title)
+    caption = f"top-1 {result['top1']:.1%} of {result['eval_images']} held-out images after {state.step} steps"
+    with optional("the confusion matrix"):
+        draw_confusion(figures / "confusion.png", last.confusion, held_out.classes, caption)
+    with optional("the curves"):
+        draw_curves(figures / "curves.png", list(read_metrics(start.out)), ["loss", "top1", "lr"], TITLES[recipe.task])
+    if more:
+        more()
     mark_finished(start.out)
+    with optional("the line in the results of the run that this one started from"):
+        if origin := origin_of(beside or recipe.init):
+            where = {"checkpoint": origin.checkpoint.name, "run": os.path.relpath(start.out, origin.run)}
+            _log_once(origin.run, {**logged, **where})
     return result
+
+
+def _log_once(run: Path, line: dict[str, Any]) -> None:
+    """Log a result, unless a session that was killed right after has done it."""
+    if not is_logged(run, line):
+        log_result(run, [line])

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
+from paddlemae.atomic import replacing
 from paddlemae.data.sources.arrays import map_npz
 
 PARQUET, NUMPY = ".parquet", ".npz"
@@ -61,13 +62,8 @@ def write_file(path: Path, parts: Callable[[], Iterator[Rows]], about: dict[str,
     """
     content = json.dumps({"format": FORMAT, **about})
     write = _write_parquet if path.suffix == PARQUET else _write_numpy
-    beside = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing(path) as beside:
         write(beside, parts, content)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
 
 
 def _write_parquet(path: Path, parts: Callable[[], Iterator[Rows]], about: str) -> None:

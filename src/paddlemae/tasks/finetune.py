@@ -47,6 +47,7 @@ from paddlemae.tasks.models import (
     to_input,
     training_view,
 )
+from paddlemae.tasks.optional import optional
 from paddlemae.tasks.own_statistics import Measure, measured, recalled, statistics_plan, with_those_of
 from paddlemae.tasks.plan import block_numbers, schedule_plan, step_bytes
 from paddlemae.tasks.session import Course, run_training, training_batches
@@ -73,6 +74,11 @@ def finetune(recipe: FinetuneRecipe, start: Start, *, beside: str | None = None)
         ValueError, FileNotFoundError: a recipe, data, checkpoint or folder that can't be used; nothing is written.
         KeyboardInterrupt, Preempted, NonFiniteLoss, OSError: training ended early; the text says what was kept.
     """
+    with start.held():
+        return _finetune(recipe, start, beside)
+
+
+def _finetune(recipe: FinetuneRecipe, start: Start, beside: str | None) -> dict[str, Any]:
     recipe = recalled(recipe, start)
     start = check_start(start, recipe, recipe.init)
     parts = prepare(recipe, start.checkpoint, partial(measured, start))
@@ -116,13 +122,16 @@ def finetune(recipe: FinetuneRecipe, start: Start, *, beside: str | None = None)
     run_training(start, course, state, parts.description, batches, loss_fn)
     last = last or evaluation()
 
-    def finished() -> dict[str, Any]:
+    def attention() -> None:
         if fixed := fixed_images(parts.held_out, parts.description):
-            with state.averaged():
+            with optional("the attention maps"), state.averaged():
                 show_attention(start.out, model, parts.description, fixed[0])
+
+    def finished() -> dict[str, Any]:
         protocol = dict(labels=recipe.labels, trainable_blocks=recipe.trainable_blocks)
         sources, view = (parts.train, parts.held_out), evaluation_view(parts.description)
-        return finish(start, state, last, sources, view, recipe, protocol, num_train=len(parts.train), beside=beside)
+        settings: dict[str, Any] = dict(num_train=len(parts.train), beside=beside, more=attention)
+        return finish(start, state, last, sources, view, recipe, protocol, **settings)
 
     return start.ranks.from_first(finished)
 

@@ -5,7 +5,6 @@ Shapes: B or N images, D features, k neighbours.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from paddlemae.model.vit import VisionTransformer, attention_maps
 from paddlemae.report.exhibits import read_exhibit, write_exhibit, write_sprite
 from paddlemae.report.figures import heated
 from paddlemae.tasks.models import evaluation_view, to_input
+from paddlemae.tasks.optional import optional
 from paddlemae.tasks.reconstruct import caption_of, drawn_pictures
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.weights.store import Description
@@ -77,12 +77,10 @@ class Snapshots:
     def __post_init__(self) -> None:
         self.steps = moments(self.total_steps)
 
-    def __call__(self, state: TrainState, result: Any) -> None:
-        if state.step in self.steps:
-            try:
+    def __call__(self, state: TrainState) -> None:
+        if state.step in self.steps or not state.step:
+            with optional(f"the reconstruction of step {state.step}"):
                 self.take(state.step)
-            except OSError as fault:  # a full disk: training is worth more than a picture
-                warnings.warn(f"the reconstruction of step {state.step} is left out: {fault}", stacklevel=2)
 
     def take(self, step: int) -> None:
         """Add the reconstruction after `step` steps; later ones, of a run that is being resumed, will come again."""

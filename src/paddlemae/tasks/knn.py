@@ -8,7 +8,7 @@ Shapes: N images of the bank, Q queries, D width, k neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from paddlemae.tasks.evaluation import PRETRAINED, RANDOM, confusion_of, surest_
 from paddlemae.tasks.gallery import show_map, show_mistakes, show_neighbours
 from paddlemae.tasks.inference import FeatureKind
 from paddlemae.tasks.models import evaluation_view, load_encoder
+from paddlemae.tasks.optional import optional
 from paddlemae.tasks.skipped import SkippedImages
 from paddlemae.tasks.start import run_of
 
@@ -58,6 +59,7 @@ def knn(
     batch_size: int = 64,
     threads: int | str = "auto",
     max_bad_images: float = MAX_BAD_IMAGES,
+    say: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Top-1 of held-out images by the neighbours of their features, for both ways of voting and several k.
 
@@ -75,6 +77,7 @@ def knn(
         random: take the same encoder untrained, for comparison.
         threads: as in `device.prepare`.
         max_bad_images: share, rounded up, of each part's images that may be unreadable; they are left out.
+        say: called with the results before anything is written.
     Returns:
         the results as they are logged.
     Raises:
@@ -125,9 +128,12 @@ def knn(
                     "checkpoint": checkpoint.folder.name,
                 }
             )
+    if say:
+        say(results)
     folder = run_of(checkpoint.folder)
     if folder:
-        log_result(folder, results)
+        with optional("the lines in the run's results"):
+            log_result(folder, results)
     if folder and not random:
         view = evaluation_view(checkpoint.description)
         shown = SHOWN_NEIGHBOURS if SHOWN_NEIGHBOURS in counts else counts[0]
@@ -159,10 +165,13 @@ def _show(
     (queries, query_features), (bank, bank_features) = asked, known
     confusion = confusion_of(query_features.labels, found.predicted, len(bank.classes))
     mistakes = surest_mistakes(query_features.indices, query_features.labels, found.predicted, found.share)
-    show_mistakes(run, queries, view, confusion, mistakes, f"kNN, k = {found.k}, weighted votes; {kind}")
+    with optional("the mistakes"):
+        show_mistakes(run, queries, view, confusion, mistakes, f"kNN, k = {found.k}, weighted votes; {kind}")
     sides = (queries, query_features.indices), (bank, bank_features.indices)
-    show_neighbours(run, *sides, view, found.cosine_Qk, found.nearest_Qk, str(kind))
-    show_map(run, queries, view, query_features.features_ND, query_features.indices, str(kind))
+    with optional("the neighbours"):
+        show_neighbours(run, *sides, view, found.cosine_Qk, found.nearest_Qk, str(kind))
+    with optional("the map"):
+        show_map(run, queries, view, query_features.features_ND, query_features.indices, str(kind))
 
 
 def _counts(neighbours: Sequence[int], bank: int) -> list[int]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.data.shard_file import PARTIAL, flush_folder
+from paddlemae.atomic import PARTIAL, is_partial, replace_bytes
 from paddlemae.data.sources.packs import (
     FORMAT,
     IMAGES_FILE,
@@ -30,7 +30,8 @@ from paddlemae.data.sources.packs import (
     files_of,
     read_index,
 )
-from paddlemae.report.runlog import SKIPPED_FILE, partial
+from paddlemae.locks import LOCK_FILE, locked_folder
+from paddlemae.report.runlog import SKIPPED_FILE
 from paddlemae.tasks.data_parts import PARTS
 
 MOST_SHARDS = 100_000  # of a part: its shards are in the order of their names
@@ -106,14 +107,14 @@ class Journal:
         file = io.BytesIO()
         np.save(file, np.array([row for shard in self.done for row in shard.rows], "<i8"), allow_pickle=False)
         content = file.getvalue()
-        _replace(self.folder / IMAGES_FILE, content)
+        replace_bytes(self.folder / IMAGES_FILE, content, flush=True)
         digest = hashlib.sha256(content).hexdigest()
         index = {
             **self.about,
             "images": {"name": IMAGES_FILE, "bytes": len(content), "sha256": digest},
             "shards": [shard.summary for shard in self.done],
         }
-        _replace(self.folder / INDEX_FILE, (json.dumps(index, indent=1) + "\n").encode())
+        replace_bytes(self.folder / INDEX_FILE, (json.dumps(index, indent=1) + "\n").encode(), flush=True)
         (self.folder / JOURNAL_FILE).unlink()
         self.is_finished = True
 
@@ -128,11 +129,10 @@ def open_journal(folder: Path, about: About, overwrite: bool = False) -> Iterato
         overwrite: remove the pack that is there.
     Raises:
         ValueError: something else is in the folder, or a pack of something else; nothing is touched then.
-        BlockingIOError: another process writes it.
+        BlockingIOError: another command writes it; the text says which.
     """
     _refuse_others(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with locked_folder(folder):
         names = os.listdir(folder)
         begun = None if overwrite else _begun(folder, names)
         if begun:
@@ -158,7 +158,7 @@ def _refuse_others(folder: Path) -> None:
     strangers = sorted(name for name in names if not _is_ours(name))
     if not strangers and JOURNAL_FILE in names:
         _read_journal(folder)
-    elif not strangers and not set(names) <= {partial(Path(JOURNAL_FILE)).name} and not read_index(folder, names):
+    elif not strangers and not all(_is_of_a_beginning(name) for name in names) and not read_index(folder, names):
         strangers = sorted(names)
     if strangers:
         raise ValueError(f"{folder} holds something else than a pack: {strangers[0]!r}; move it, or name another --out")
@@ -167,22 +167,11 @@ def _refuse_others(folder: Path) -> None:
 def _is_ours(name: str) -> bool:
     replaced = (INDEX_FILE, IMAGES_FILE, JOURNAL_FILE)
     is_shard = _SHARD_NAME.fullmatch(name.removesuffix(PARTIAL)) is not None
-    return is_shard or name in (*replaced, *(partial(Path(one)).name for one in replaced), SKIPPED_FILE)
+    return is_shard or name in (*replaced, SKIPPED_FILE, LOCK_FILE) or any(is_partial(name, one) for one in replaced)
 
 
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    import fcntl  # Linux and macOS
-
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as fault:
-            raise BlockingIOError(fault.errno, "another process is packing into this folder", str(folder)) from fault
-        yield
-    finally:
-        os.close(number)
+def _is_of_a_beginning(name: str) -> bool:
+    return name == LOCK_FILE or is_partial(name, JOURNAL_FILE)
 
 
 def _begun(folder: Path, names: list[str]) -> Journal | None:
@@ -215,22 +204,11 @@ def _read_journal(folder: Path) -> Journal:
 
 
 def _begin(folder: Path, about: About) -> None:
-    _replace(folder / JOURNAL_FILE, _lines([about]))
+    replace_bytes(folder / JOURNAL_FILE, _lines([about]), flush=True)
 
 
 def _lines(objects: Iterable[Any]) -> bytes:
     return "".join(json.dumps(each) + "\n" for each in objects).encode()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, and to the disk."""
-    beside = partial(path)
-    with open(beside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-    flush_folder(path.parent)
 
 
 def _check_whole(journal: Journal) -> None:
@@ -246,10 +224,11 @@ def _tidy(journal: Journal) -> None:
         del journal.done[wrong[0] :]
     content = _lines([journal.about, *map(vars, journal.done)])
     if (journal.folder / JOURNAL_FILE).read_bytes() != content:
-        _replace(journal.folder / JOURNAL_FILE, content)
+        replace_bytes(journal.folder / JOURNAL_FILE, content, flush=True)
     kept = {shard.name for shard in journal.done}
     for name in os.listdir(journal.folder):
-        if name not in kept and _SHARD_NAME.fullmatch(name.removesuffix(PARTIAL)):
+        is_shard = _SHARD_NAME.fullmatch(name.removesuffix(PARTIAL))
+        if name not in kept and (is_shard or (name.startswith(".") and name.endswith(PARTIAL))):
             (journal.folder / name).unlink()
 
 

@@ -35,6 +35,7 @@ from paddlemae.tasks.models import (
     to_input,
     training_view,
 )
+from paddlemae.tasks.optional import optional
 from paddlemae.tasks.own_statistics import Measure, measured, recalled, statistics_plan, with_those_of
 from paddlemae.tasks.plan import block_numbers, cross_block_numbers, schedule_plan, step_bytes
 from paddlemae.tasks.reconstruct import draw
@@ -60,6 +61,11 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
         ValueError, FileNotFoundError: a recipe, data or folder that can't be used; nothing is written then.
         KeyboardInterrupt, Preempted, NonFiniteLoss, OSError: training ended early; the text says what was kept.
     """
+    with start.held():
+        return _pretrain(recipe, start)
+
+
+def _pretrain(recipe: PretrainRecipe, start: Start) -> Path:
     recipe = recalled(recipe, start)
     start = check_start(start, recipe, recipe.init)
     parts = prepare(recipe, start.checkpoint, partial(measured, start))
@@ -79,7 +85,7 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
     if not state.step:
         with state.whole():
             if snapshots:
-                snapshots.take(0)
+                snapshots(state)
     batches = partial(training_batches, parts.source, parts.view, training, state, skipped, start)
     loss_fn = loss_function(recipe, parts.description)
     hooks = [partial(_draw, snapshots, moments(course.total_steps))]
@@ -112,20 +118,19 @@ def _draw(snapshots: Snapshots | None, steps: frozenset[int], state: TrainState,
     if state.step in steps:
         with state.whole():
             if snapshots:
-                snapshots(state, result)
+                snapshots(state)
 
 
 def _finish(start: Start, model: MaskedAutoencoder, parts: Parts, snapshots: Snapshots | None) -> None:
     figures = start.out / FIGURES
-    draw_curves(
-        figures / "loss.png",
-        list(read_metrics(start.out)),
-        ["loss", "lr", "images_per_second"],
-        "pretraining",
-    )
+    with optional("the curves"):
+        names = ["loss", "lr", "images_per_second"]
+        draw_curves(figures / "loss.png", list(read_metrics(start.out)), names, "pretraining")
     if snapshots:
-        draw(figures / "reconstruction.png", model, parts.description, snapshots.images_u8, snapshots.mask)
-        show_attention(start.out, model, parts.description, snapshots.images_u8)
+        with optional("the reconstruction"):
+            draw(figures / "reconstruction.png", model, parts.description, snapshots.images_u8, snapshots.mask)
+        with optional("the attention maps"):
+            show_attention(start.out, model, parts.description, snapshots.images_u8)
     mark_finished(start.out)
     start.say(f"done: {start.out}; see {figures / 'reconstruction.png'}")
 

@@ -50,6 +50,11 @@ def probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
     """
     if start.ranks.world > 1:
         raise ValueError("probing runs in one process; start it without a launcher")
+    with start.held():
+        return _probe(recipe, start)
+
+
+def _probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
     start = check_start(start, recipe, recipe.init)
     parts = prepare(recipe, start.checkpoint)
     training, head = recipe.training, parts.head

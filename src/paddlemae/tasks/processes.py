@@ -9,6 +9,7 @@ from statistics import median
 
 from paddlemae import device
 from paddlemae.launch import AUTO, Launch, run_ranks
+from paddlemae.locks import check_unlocked
 from paddlemae.recipe import load_recipe
 from paddlemae.report.runlog import newest_checkpoint, read_metrics
 
@@ -30,6 +31,7 @@ def train_in_processes(
     Raises:
         ValueError: a number that can't share the recipe's batch, or "auto" where nothing can be tried.
     """
+    check_unlocked(out)
     recipe = load_recipe(task, name, overrides)
     command = without(words, LAUNCH_OPTIONS)
     if launch.procs == AUTO:

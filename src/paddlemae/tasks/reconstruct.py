@@ -14,6 +14,7 @@ from paddlemae import device
 from paddlemae.data.augment import eval_view
 from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS, UnreadableImage, read_image
 from paddlemae.data.sources import open_source
+from paddlemae.data.sources.outputs import check_outside
 from paddlemae.model.mae import MaskedAutoencoder, reconstruct
 from paddlemae.model.masking import Mask
 from paddlemae.report.figures import draw_reconstructions
@@ -62,6 +63,7 @@ def reconstruct_images(
         FileNotFoundError, ValueError: no such run, images or mask, or an image that can't be read.
     """
     check_picture(out)
+    check_outside(out, images)
     device.prepare(device_name)
     checkpoint = read_checkpoint(run)
     model = load_autoencoder(checkpoint)

@@ -5,6 +5,7 @@ Shapes: Q queries, k neighbours, D width of a feature.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from paddlemae import device
 from paddlemae.data.sources import Source, open_source
+from paddlemae.data.sources.outputs import check_outside
 from paddlemae.report.figures import draw_neighbours
 from paddlemae.tasks.checkpoints import read_checkpoint
 from paddlemae.tasks.embed_source import path_of, scaled, weights_digest
@@ -54,6 +56,7 @@ def search(
     out: Path | None = None,
     data: str | None = None,
     threads: int | str = "auto",
+    say: Callable[[list[Found]], None] | None = None,
 ) -> list[Found]:
     """Find each query's nearest images.
 
@@ -66,15 +69,19 @@ def search(
         out: a picture of the queries and their neighbours, if it is wanted.
         data: where the file's images are now, for the picture; by default where they were.
         threads: as in `device.prepare`.
+        say: called with what was found before the picture is drawn.
     Raises:
         ValueError, FileNotFoundError: a file, weights or images that can't be used, or don't belong together.
     """
     if out is not None:
         check_picture(out)
+        check_outside(out, images)
     bank = read_file(features)
     if not 1 <= k <= len(bank.ids):
         raise ValueError(f"--k must be in 1..{len(bank.ids)}, the images of {features}; got {k}")
     source = _source_of(bank, data, features) if out else None
+    if out:
+        check_outside(out, [data or bank.about["data"]])
     device.prepare("auto", threads)
     checkpoint = read_checkpoint(run)
     if weights_digest(checkpoint) != bank.about["weights"]:
@@ -92,6 +99,8 @@ def search(
         Found(name, [_neighbour(bank, int(row), float(one)) for row, one in zip(rows, cosines)])
         for name, rows, cosines in zip(names, nearest_Qk, cosine_Qk)
     ]
+    if say:
+        say(found)
     if out and source:
         caption = f"Queries, and the nearest of {len(bank.ids)} images by cosine similarity ({features.name}: {kind})."
         _draw(out, found, views, source, checkpoint.description, caption)

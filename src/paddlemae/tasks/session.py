@@ -115,6 +115,7 @@ def _packed(source: Source, view: View, training: Training, folder: str, start: 
             workers=training.workers,
             on_start=begin,
             on_image=lambda done: bars[0](done, "images"),
+            on_wait=lambda who: start.say(f"{who} to make its cache in {folder}"),
         )
     start.say(f"training on the images packed in {packed.folder}")
     return packed

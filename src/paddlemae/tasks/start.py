@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
+from paddlemae.data.sources.outputs import check_outside
 from paddlemae.launch import note_entered
+from paddlemae.locks import locked_folder
 from paddlemae.recipe import Recipe, build_recipe, dump_recipe
 from paddlemae.report.runlog import (
     ENVIRONMENT_FILE,
@@ -59,6 +63,19 @@ class Start:
         """Refuse a folder that can't be taken, before any work is done."""
         check_folder(self.out, resume=self.resume, overwrite=self.overwrite)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other commands out of the folder; the first of the ranks does it for all.
+
+        Raises:
+            BlockingIOError: another command is writing there.
+        """
+        if not self.ranks.is_first or (self.out.exists() and not self.out.is_dir()):  # `check` refuses a file
+            yield
+            return
+        with locked_folder(self.out):
+            yield
+
     def say(self, text: str) -> None:
         if not self.quiet:
             print(text, flush=True)
@@ -101,6 +118,10 @@ def _decided(start: Start, recipe: Recipe, init: str | None) -> tuple[bool, str 
         start = replace(start, resume=True)
         start.say(f"{start.out} holds this run, unfinished: going on with it")
     start.check()
+    if not start.resume:
+        check_outside(start.out, [recipe.data])
+        if recipe.training.cache:
+            check_outside(recipe.training.cache, [recipe.data], "cache")
     if start.overwrite and init and Path(init).resolve().is_relative_to(start.out.resolve()):
         raise ValueError(f"--overwrite would delete {init}, which --init starts from; choose another --out")
     if start.resume:

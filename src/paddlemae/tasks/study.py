@@ -12,11 +12,15 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from paddlemae.recipe import SCRATCH, load_recipe
+from paddlemae.atomic import replace_text
+from paddlemae.data.sources.outputs import check_outside
+from paddlemae.locks import locked_folder
+from paddlemae.recipe import SCRATCH, FinetuneRecipe, load_recipe
 from paddlemae.report.figures import draw_study
 from paddlemae.report.runlog import RECIPE_FILE, RESULT_FILE
 from paddlemae.tasks.evaluation import PRETRAINED
 from paddlemae.tasks.finetune import finetune
+from paddlemae.tasks.optional import optional
 from paddlemae.tasks.start import Start, stored_recipe
 
 STUDY_FILE = "study.json"
@@ -68,7 +72,12 @@ def study(plan: Study, out: Path, *, quiet: bool = False) -> dict[str, Any]:
         for value in plan.values
         for seed in plan.seeds
     }
-    out.mkdir(parents=True, exist_ok=True)
+    check_outside(out, [recipe.data for recipe in recipes.values()])
+    with locked_folder(out):
+        return _study(plan, recipes, out, quiet)
+
+
+def _study(plan: Study, recipes: dict[tuple[str, str, int], FinetuneRecipe], out: Path, quiet: bool) -> dict[str, Any]:
     found: dict[str, dict[str, list[float]]] = {name: {value: [] for value in plan.values} for name in plan.starts}
     for (name, value, seed), recipe in recipes.items():
         folder = out / f"{plan.key}-{value.replace('/', '-per-')}-{name}-{seed}"
@@ -80,8 +89,9 @@ def study(plan: Study, out: Path, *, quiet: bool = False) -> dict[str, Any]:
         if not quiet:
             print(f"{plan.key}={value}, {name}, seed {seed}: top-1 {top1:.2%}", flush=True)
     result = {"key": plan.key, "seeds": list(plan.seeds), "init": plan.init, "top1": found}
-    (out / STUDY_FILE).write_text(json.dumps(result, indent=2) + "\n")
-    draw_study(out / CURVE_FILE, plan.key, found, "top-1, mean and standard deviation over seeds")
+    replace_text(out / STUDY_FILE, json.dumps(result, indent=2) + "\n")
+    with optional("the curve"):
+        draw_study(out / CURVE_FILE, plan.key, found, "top-1, mean and standard deviation over seeds")
     return result
 
 

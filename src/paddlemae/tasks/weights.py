@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
+from paddlemae.atomic import naming, partial, put, remove
 from paddlemae.tasks.checkpoints import Checkpoint, Reading, in_float32, is_own, read_checkpoint, read_foreign
-from paddlemae.train.checkpoint import partial
 from paddlemae.weights.foreign import CONFIG, PREPROCESSOR, Foreign
 from paddlemae.weights.layouts import LAYOUTS, Exported, Imported, export_weights
 from paddlemae.weights.listing import lines, report
@@ -66,17 +65,16 @@ def convert(path: str | Path, out: Path, to: str, reading: Reading, *, overwrite
     exported = None if to == OWN else exported_of(checkpoint, to)
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = partial(out)
-    _remove(beside)
+    remove(beside)
     try:
-        if exported is None:
-            _write_own(beside, checkpoint)
-        else:
-            _write(beside, to, exported)
-        if out.exists():
-            _remove(out)
-        beside.rename(out)
+        with naming(out):
+            if exported is None:
+                _write_own(beside, checkpoint)
+            else:
+                _write(beside, to, exported)
+            put(beside, out)
     finally:
-        _remove(beside)
+        remove(beside)
     return exported.notes if exported else []
 
 
@@ -137,10 +135,3 @@ def write_folder(out: Path, exported: Exported) -> None:
 def _write_own(out: Path, checkpoint: Checkpoint) -> None:
     out.mkdir()
     write_model(out, in_float32(checkpoint), checkpoint.description)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from paddlemae.atomic import flush_path, partial, put, remove, replace_text, set_aside
 from paddlemae.train.adamw import SLOTS as ADAMW_SLOTS
 from paddlemae.train.distributed import ALONE, Ranks
 from paddlemae.train.ema import Ema
@@ -163,12 +163,12 @@ def write_snapshot(
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         _write_files(beside, snapshot)
-        _put(beside, final)
-        _flush(folder)
+        put(beside, final)
+        flush_path(folder)
         for pointer in [*([BEST] if best else []), LATEST]:  # a resume from the one before makes this best one again
-            _point(folder / pointer, final.name)
+            replace_text(folder / pointer, final.name + "\n", flush=True)
         for path in (folder, run):
-            _flush(path)
+            flush_path(path)
         drop_old(run, snapshot.step, keep, lasting)
     except OSError as fault:
         shutil.rmtree(beside, ignore_errors=True)
@@ -195,7 +195,7 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
     sums = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
     (folder / CHECKSUMS_FILE).write_text(json.dumps(sums, indent=2))
     for path in [*folder.iterdir(), folder]:
-        _flush(path)
+        flush_path(path)
 
 
 def _checksum(path: Path) -> str:
@@ -206,39 +206,10 @@ def _checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def partial(path: Path) -> Path:
-    """Its name while it is not whole."""
-    return path.with_name(f".{path.name}.partial")
-
-
 def remove_leftovers(run: Path) -> None:
     """Remove what a killed process was writing or removing."""
     for path in [*run.glob(".*.partial"), *run.glob("*/.*.partial")]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def _put(beside: Path, final: Path) -> None:
-    """Rename a whole checkpoint into place; one of the same step, from before a resume, is back there if that fails."""
-    old = _set_aside(final) if final.exists() else None
-    try:
-        os.replace(beside, final)
-    except OSError:
-        if old:
-            os.replace(old, final)
-        raise
-    if old:
-        shutil.rmtree(old)
-
-
-def _set_aside(folder: Path) -> Path:
-    """Give a checkpoint that is to go another name first, so that no half of it is taken for one."""
-    aside = folder.with_name(f".{folder.name}.old.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    os.replace(folder, aside)
-    return aside
+        remove(path)
 
 
 def step_name(step: int) -> str:
@@ -279,21 +250,6 @@ def _slot_names(state: TrainState) -> tuple[str, ...]:
     return (LARS_SLOT,) if isinstance(state.optimizer, Lars) else ADAMW_SLOTS
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _point(pointer: Path, name: str) -> None:
-    beside = partial(pointer)
-    beside.write_text(name + "\n")
-    _flush(beside)
-    os.replace(beside, pointer)
-
-
 def drop_old(run: Path, step: int, keep: int, lasting: Callable[[int], bool]) -> None:
     """Keep the newest up to `step`, lasting and pointed-to ones; those of later steps are of a course that was left."""
     folder = run / FOLDER
@@ -302,7 +258,7 @@ def drop_old(run: Path, step: int, keep: int, lasting: Callable[[int], bool]) ->
     newest = sorted(one for one in steps if one <= step)[-keep:]
     for one, path in steps.items():
         if one not in newest and path.name not in held and not (lasting(one) and one <= step):
-            shutil.rmtree(_set_aside(path))
+            shutil.rmtree(set_aside(path))
 
 
 def find_checkpoint(path: str | Path, *, whole: bool = False) -> Path:
