@@ -269,3 +269,45 @@ def test_a_group_of_very_many_is_not_listed_whole(paddlemae, sound: Path, tmp_pa
     assert [len(group) for group in found["exact_duplicates"]] == [20]
     assert [len(leak["images"]) for leak in found["leaks"]] == [11], "ten to train on, and the one of the test part"
     assert found["leaks"][0]["images"][-1] == f"test: {sound}/test/cat/copy.png"
+
+
+def test_what_is_left_out_and_not_read_is_told(paddlemae, sound: Path, tmp_path: Path) -> None:
+    """Images of no split, and files that are none here; neither is a finding."""
+    for name in ("a.heic", "b.HEIC", "c.dcm", "d", ".hidden"):
+        (sound / "train" / "cat" / name).write_bytes(b"")
+    shutil.copytree(sound / "test" / "cat", sound / "extra")
+    found, text = report(paddlemae, sound, tmp_path / "out", status=0)
+    assert found["not_read"] == {".heic": 2, ".dcm": 1, "": 1}
+    assert "not read   .heic 2, .dcm 1, without an ending 1" in text
+    assert len(found["notes"]) == 1 and "2 images of no split are left out: 'extra' (2)" in found["notes"][0]
+    assert f"note       {found['notes'][0]}" in text
+    with tarfile.open(tmp_path / "all.tar", "w") as archive:
+        archive.add(sound, ".")
+    packed, _ = report(paddlemae, tmp_path / "all.tar", tmp_path / "packed", status=0)
+    assert packed["not_read"] == found["not_read"] and len(packed["notes"]) == 1
+
+
+def test_a_missing_label_is_a_finding_and_nothing_is_made_without_it(
+    paddlemae, sound: Path, tmp_path: Path, pretrained: Path
+) -> None:
+    rows = [f"{path.relative_to(sound)},{path.parent.name}" for path in sorted(sound.rglob("*.png"))]
+    (sound / "all.csv").write_text("\n".join(["path,label", *rows[:-1], rows[-1].partition(",")[0] + ","]))
+    found, text = report(paddlemae, sound / "all.csv", tmp_path / "out")
+    assert found["findings"] == {"parts_with_unusable_labels": 1} and "row 14: no label" in text
+    for command in (("data", "pack", sound / "all.csv"), ("embed", pretrained, "--data", sound / "all.csv")):
+        done = paddlemae(*command, "--out", tmp_path / "none.npz", "--quiet")
+        assert done.status == 2 and "row 14: no label" in done.err and done.err.count("\n") == 1, done
+        assert not (tmp_path / "none.npz").exists()
+
+
+def test_labels_are_compared_by_name(paddlemae, sound: Path, tmp_path: Path) -> None:
+    """Of a held-out split without one of the classes, the others have other numbers of their own."""
+    shutil.rmtree(sound / "test" / "cat")
+    shutil.copy(sound / "train" / "dog" / "1.png", sound / "test" / "dog" / "same.png")
+    found, _ = report(paddlemae, sound, tmp_path / "out")
+    assert found["findings"] == {"exact_duplicates": 1, "leaks": 1, "classes_in_one_part_only": 1}
+    assert found["classes_in_one_part_only"] == [{"class": "cat", "train": 6, "test": 0}]
+    shutil.copy(sound / "train" / "cat" / "1.png", sound / "test" / "dog" / "other.png")
+    found, _ = report(paddlemae, sound, tmp_path / "out")
+    assert found["findings"]["labels_differ"] == 1 and found["findings"]["leaks"] == 2
+    assert found["labels_differ"] == [[f"{sound}/train/cat/1.png", f"{sound}/test/dog/other.png"]]

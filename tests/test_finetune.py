@@ -1,6 +1,7 @@
 """Fine-tuning: it learns, from what it was told, and reports what it measured."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from paddlemae.tasks.finetune import evaluate_classifier, finetune, open_parts, 
 from paddlemae.tasks.models import build_classifier, classifier_arguments
 from paddlemae.tasks.start import Start
 from paddlemae.train.checkpoint import find_checkpoint
-from paddlemae.weights.store import read_description, read_tensors
+from paddlemae.weights.store import read_description, read_tensors, write_model
 from paddlemae.weights.transfer import to_official
 
 QUICK = ["threads=1", "log_every=1", "batch_size=8", "steps=3", "warmup_epochs=0.5", "epochs=3"]
@@ -298,3 +299,23 @@ def test_overwriting_the_run_that_init_starts_from_is_refused(tmp_path, pretrain
     with pytest.raises(ValueError, match="--overwrite would delete .*run, which --init starts from"):
         finetune(recipe, Start(run, overwrite=True, quiet=True))
     assert (run / "checkpoints" / "latest").exists()
+
+
+@pytest.mark.parametrize("kind", ["finetune", "probe"])
+def test_a_resumed_run_keeps_the_order_of_its_classes(recipe, colours, pretrained, tmp_path, kind: str) -> None:
+    """Whatever order its images have their classes in by now; the labels are those of the same images."""
+    from paddlemae.tasks import probe
+
+    chosen, prepare_it = recipe("val_fraction=0.25"), prepare
+    if kind == "probe":
+        quick = [setting for setting in QUICK if not setting.startswith("epochs")]
+        chosen = load_recipe("probe", None, [f"data={colours}", f"init={pretrained}", "val_fraction=0.25", *quick])
+        prepare_it = probe.prepare
+    saved = replace(prepare_it(chosen).description, classes=["red", "green", "blue"])
+    write_model(tmp_path, {}, saved)
+    after = prepare_it(chosen, tmp_path)
+    assert after.train.classes == after.held_out.classes == ("red", "green", "blue")
+    assert after.description.classes == saved.classes
+    for source in (after.train, after.held_out):
+        names = [source.describe(i).split("/")[-2] for i in range(len(source))]
+        assert names == [source.classes[label] for label in source.labels]

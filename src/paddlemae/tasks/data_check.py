@@ -32,12 +32,13 @@ MOST_OF_A_GROUP = 20  # images that it names of each: a million black ones are o
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The images of a split; if it has no labels that can be held against the other's, `unlabelled` is why."""
+    """The images of a split; if it has no labels, `unlabelled` is why, and `is_fault` whether one is unusable."""
 
     name: str
     source: Source
     start: int  # the number of its first image among those of all parts
     unlabelled: str | None
+    is_fault: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +146,7 @@ def _noted() -> Iterator[list[str]]:
 def _parts(spec: str, split: str, test: str | None) -> list[Part]:
     opened = open_parts(spec, split) if test is None else _with_test(spec, split, test)
     starts = accumulate((len(part.source) for part in opened), initial=0)
-    return [Part(part.name, part.source, start, part.unlabelled) for part, start in zip(opened, starts)]
+    return [Part(part.name, part.source, start, part.unlabelled, part.is_fault) for part, start in zip(opened, starts)]
 
 
 def _with_test(spec: str, split: str, test: str) -> list[Opened]:
@@ -185,6 +186,7 @@ def _findings(found: Checked) -> dict[str, int]:
         "labels_differ": sum(1 for _ in _contradictions(found)),
         "classes_in_one_part_only": len(_classes_in_one_part(found)),
         "nearly_empty_high_byte": len(_shallow(found)),
+        "parts_with_unusable_labels": sum(part.is_fault for part in found.parts),
         "parts_without_the_labels_of_others": len(found.parts) - len(labelled) if labelled else 0,
     }
 
@@ -306,6 +308,7 @@ _WORDS = {
     "labels_differ": "groups of exact duplicates have different labels",
     "classes_in_one_part_only": "classes have no image in one of the parts",
     "nearly_empty_high_byte": "have 16 bits with a nearly empty high byte: train with bits=16",
+    "parts_with_unusable_labels": "part has a missing or unusable label",
     "parts_without_the_labels_of_others": "part has no labels that fit the other's",
 }
 SHOWN, MOST_ENDINGS = 3, 10  # of each kind, in the text

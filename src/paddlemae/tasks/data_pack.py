@@ -90,7 +90,11 @@ def pack(
     most = ShardSize.of(shard_size)
     started = time.monotonic()
     root = _root(spec)
-    parts = [Part(*opened, root) for opened in open_parts(spec, split)]
+    opened = open_parts(spec, split)
+    for part in opened:
+        if part.is_fault:
+            raise ValueError(part.unlabelled)
+    parts = [Part(part.name, part.source, part.unlabelled, root) for part in opened]
     _check_apart(spec, out)
     about = {
         "pack": FORMAT,

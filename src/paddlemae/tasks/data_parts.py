@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from paddlemae.data.sources import MissingPart, Source, open_source
+from paddlemae.data.sources import BadLabel, MissingPart, Source, open_source
 
 PARTS = ("train", "test")
 ALL = "all"
 
 
 class Opened(NamedTuple):
-    """A part of a source; if it has no labels, `unlabelled` is why."""
+    """A part of a source; if it has no labels, `unlabelled` is why, and `is_fault` whether one is unusable."""
 
     name: str
     source: Source
     unlabelled: str | None
+    is_fault: bool = False
 
 
 def open_parts(spec: str, split: str) -> list[Opened]:
@@ -45,4 +46,4 @@ def open_part(spec: str, split: str | None, name: str) -> Opened:
     except MissingPart:
         raise
     except ValueError as fault:
-        return Opened(name, open_source(spec, split), str(fault))
+        return Opened(name, open_source(spec, split), str(fault), isinstance(fault, BadLabel))

@@ -26,7 +26,7 @@ import numpy as np
 from paddlemae import device
 from paddlemae.data.faults import DataFault
 from paddlemae.data.images import UnreadableImage
-from paddlemae.data.sources import Source, add_stamps, open_source
+from paddlemae.data.sources import BadLabel, Source, add_stamps, open_source
 from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.report.progress import progress
 from paddlemae.report.runlog import replace_bytes, replace_text
@@ -121,10 +121,16 @@ def embed_source(
 
 
 def labelled_if_possible(data: str, split: str | None) -> Source:
-    """The images with their labels, or without where they have none."""
+    """The images with their labels, or without where they have none.
+
+    Raises:
+        BadLabel: one of their labels is missing or unusable.
+    """
     plain = open_source(data, split)
     try:
         labelled = open_source(data, split, labelled=True)
+    except BadLabel:
+        raise
     except ValueError:
         return plain
     return labelled if len(labelled) == len(plain) else plain

@@ -1,7 +1,7 @@
 """Where images come from: `open_source` names them, a `Source` lists them once and reads them by index."""
 
 from paddlemae.data.sources.given import GivenSource, Images, given_source
-from paddlemae.data.sources.labels import MissingPart, SourceNote
+from paddlemae.data.sources.labels import BadLabel, MissingPart, SourceNote
 from paddlemae.data.sources.opening import open_source
 from paddlemae.data.sources.parts import (
     balanced_subset,
@@ -16,6 +16,7 @@ from paddlemae.data.sources.source import ArraySource, EncodedSource, FolderSour
 
 __all__ = [
     "ArraySource",
+    "BadLabel",
     "EncodedSource",
     "FolderSource",
     "GivenSource",

@@ -39,6 +39,10 @@ class MissingPart(ValueError):
     """A split of a source that it does not have."""
 
 
+class BadLabel(ValueError):
+    """A label that is missing, or neither a name nor a whole number."""
+
+
 class SourceNote(UserWarning):
     """How a source was understood where that is not plain: images that are left out, a word that names a class."""
 
@@ -179,7 +183,7 @@ def as_labels(values: Sequence, row_of: Callable[[int], str]) -> list[str]:
         values: as they are stored; bytes are names if they are UTF-8.
         row_of: says where value i is, for errors.
     Raises:
-        ValueError: anything else, such as a missing value, a fraction or a truth value.
+        BadLabel: anything else, such as a missing value, a fraction or a truth value.
     """
     kinds = set(map(type, values))
     if len(kinds) == 1 and kinds <= {str, int, bytes}:  # of one type, so that equal ones are the same
@@ -190,9 +194,19 @@ def as_labels(values: Sequence, row_of: Callable[[int], str]) -> list[str]:
     for number, value in enumerate(values):
         label = _label_of(value)
         if label is None:
-            raise ValueError(f"{row_of(number)}: {_problem(value)}")
+            raise unusable(values, row_of(number), _problem(value))
         labels.append(label)
     return labels
+
+
+def unusable(values: Sequence, row: str, problem: str) -> ValueError:
+    """Return the error of a row of labels: a `BadLabel`, unless there are no labels in any row."""
+    return (ValueError if all(map(_is_missing, values)) else BadLabel)(f"{row}: {problem}")
+
+
+def _is_missing(value: object) -> bool:
+    """Whether there is no label; -1 is what data sets write for one that is not published."""
+    return value is None or value != value or value == -1 or (isinstance(value, str | bytes) and not value.strip())
 
 
 def _label_of(value: object) -> str | None:
@@ -207,7 +221,7 @@ def _label_of(value: object) -> str | None:
 
 
 def _problem(value: object) -> str:
-    if value is None or value != value or (isinstance(value, str | bytes) and not value.strip()):
+    if _is_missing(value) and value != -1:
         return "no label; fill it in or remove the row"
     shown = repr(value)
     shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
@@ -310,9 +324,10 @@ def class_folders(
             raise ValueError(f"{layout}, but '{root}/{name}' has no images; fill or remove it")
     if known:
         _check_known(classes, known, repr(root))
-    elif len(classes) < 2:
+        classes = known
+    if len(classes) < 2:
         raise ValueError(f"{layout}, and two classes or more, but {root!r} has only {classes[0]!r}")
-    return known or classes
+    return classes
 
 
 def labels_by_folder(files: Iterable[str], classes: tuple[str, ...]) -> NDArray[np.int64]:

@@ -45,18 +45,19 @@ _TRIED = 100  # of a list's images, whether they are there
 
 @dataclass
 class _Rows:
-    """What a list says: for each image its path, and its label, part and group where it says those."""
+    """What a list says: for each image its path, and its label, split, group and row where it says those."""
 
     paths: list[str]
     labels: list[str] | None = None
     parts: list[str] | None = None
     groups: list[str] | None = None
+    numbers: list[int] | None = None
 
     def chosen(self, part: str | None) -> "_Rows":
         if part is None or self.parts is None:
             return self
         kept = [number for number, own in enumerate(self.parts) if own == part]
-        columns = (self.paths, self.labels, self.parts, self.groups)
+        columns = (self.paths, self.labels, self.parts, self.groups, self.numbers)
         return _Rows(*(column and [column[number] for number in kept] for column in columns))  # type: ignore[arg-type]
 
 
@@ -89,8 +90,7 @@ def open_list(path: str, split: str | None, labelled: bool, options: dict[str, s
     groups = (None, None) if own.groups is None else grouped(own.groups)
     if not labelled:
         return FolderSource(path, root, Names.of(own.paths), None, (), *groups)
-    assert own.labels is not None
-    labels, classes = numbered(own.labels, repr(path), known)
+    labels, classes = numbered(_labels(path, own), repr(path), known)
     return FolderSource(path, root, Names.of(own.paths), labels, classes, *groups)
 
 
@@ -100,8 +100,14 @@ def is_csv(path: str) -> bool:
 
 
 def _classes(path: str, rows: _Rows) -> tuple[str, ...]:
+    return numbered(_labels(path, rows), repr(path))[1]
+
+
+def _labels(path: str, rows: _Rows) -> list[str]:
+    """The labels of the rows that are used; others may have none."""
     assert rows.labels is not None
-    return numbered(rows.labels, repr(path))[1]
+    numbers = rows.numbers
+    return rows.labels if numbers is None else as_labels(rows.labels, lambda row: f"{path!r}, row {numbers[row]}")
 
 
 def _held_out(path: str) -> str:
@@ -113,14 +119,11 @@ def _held_out(path: str) -> str:
             raise ValueError(f"{path!r} has the words of two splits in its name; rename it, or hold part of it out")
         return path
     if "train" in name.lower():
-        wanted = [re.sub("training|train", word, name, flags=re.IGNORECASE) for word in TEST_WORDS]
-        for one in wanted:
-            if os.path.isfile(os.path.join(folder, one)):
-                return os.path.join(folder, one)
         there = {other.lower(): other for other in sorted(os.listdir(folder or "."), reverse=True)}
-        for one in wanted:  # Val_List.txt of Train_List.txt
-            if one.lower() in there:
-                return os.path.join(folder, there[one.lower()])
+        lists = {word: re.sub("training|train", word, name.lower()) for word in TEST_WORDS}
+        present = [word for word, other in lists.items() if other in there]
+        if present and (word := part_of(present, "test", f"the lists next to {path!r}", "list")):
+            return os.path.join(folder, there[lists[word]])
     raise MissingPart(
         f"there is no held-out list for {path!r}; put {name.replace('train', 'val')!r} next to it, or hold part of the "
         "training images out with val_fraction"
@@ -177,12 +180,11 @@ def _read_csv(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
     parts = column("split", SPLIT_COLUMNS, needed=False)
     groups = column("group", GROUP_COLUMNS, needed=False)
     assert paths is not None
-    labels = labels and as_labels(labels, lambda number: f"{path!r}, row {numbers[number]}")
     parts = parts and [part.lower() for part in parts]
     if parts and not any(split_of(part) for part in set(parts)):
         expected = ", ".join((*TRAIN_WORDS, *TEST_WORDS))
         raise ValueError(f"{path!r}: its column of splits has {listed(sorted(set(parts)))}; expected {expected}")
-    return _Rows(paths, labels, parts, groups)
+    return _Rows(paths, labels, parts, groups, numbers)
 
 
 def _rows_of(path: str) -> tuple[list[str], list[list[str]], list[int]]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
 from paddlemae.data.sources.groups import grouped
-from paddlemae.data.sources.labels import MissingPart, as_labels, by_value, files_of_part, listed, numbered
+from paddlemae.data.sources.labels import MissingPart, as_labels, by_value, files_of_part, listed, numbered, unusable
 from paddlemae.data.sources.lists import GROUP_COLUMNS, IMAGE_COLUMNS, LABEL_COLUMNS
 from paddlemae.data.sources.source import EncodedSource, file_stamp, not_read
 
@@ -166,7 +166,8 @@ def _of_classes(
     """(labels, classes) of numbers that the tables name."""
     for i, value in enumerate(values):
         if type(value) is not int or not 0 <= value < len(classes):
-            raise ValueError(f"{contents.row(i)}: label {value!r} is none of the table's {len(classes)} classes")
+            problem = f"label {value!r} is none of the table's {len(classes)} classes"
+            raise unusable(values, contents.row(i), problem)
     return by_value(np.array(values, np.int64), classes)
 
 
@@ -313,11 +314,20 @@ def _most_open() -> int:
     return _MOST_OPEN if allowed < 0 else min(_MOST_OPEN, max(_FEWEST_OPEN, allowed // 4))
 
 
+def _check_image(schema: Any, image: str, is_struct: bool, path: str) -> None:
+    import pyarrow as pa
+
+    if image not in schema.names or pa.types.is_struct(schema.field(image).type) != is_struct:
+        raise ValueError(f"{path!r} has no column {image!r} like that of the tables before it; write all alike")
+
+
 class _Arrow:
     """The images of a mapped Arrow file."""
 
     def __init__(self, path: str, image: str, is_struct: bool) -> None:
-        column = _open_arrow(path).column(image)
+        table = _open_arrow(path)
+        _check_image(table.schema, image, is_struct, path)
+        column = table.column(image)
         self.chunks = [_bytes_of(chunk, is_struct) for chunk in column.chunks]
         self.borders = np.concatenate([[0], np.cumsum([len(chunk) for chunk in self.chunks])]).astype(np.int64)
         self.rows = int(self.borders[-1])
@@ -336,6 +346,7 @@ class _Parquet:
     def __init__(self, path: str, stamp: str, image: str, is_struct: bool) -> None:
         self.path, self.stamp, self.image, self.is_struct = path, stamp, image, is_struct
         self.file = _open_parquet(path)
+        _check_image(self.file.schema_arrow, image, is_struct, path)
         metadata = self.file.metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self.borders = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
