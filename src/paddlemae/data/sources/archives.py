@@ -311,7 +311,7 @@ def _endings() -> str:
 def _warn(name: str, *, refused: list[str], replaced: list[str], further: Sequence[str] = ()) -> None:
     """Say what of an archive is not read."""
     for names, what in (
-        (refused, "entries are links, devices, encrypted or lead out of it, and are left out"),
+        (refused, "entries are links, devices, sparse, encrypted or lead out of it, and are left out"),
         (replaced, "images come again under the same name; the last one counts, as when it is unpacked"),
         (
             further,

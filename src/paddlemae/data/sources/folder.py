@@ -58,10 +58,9 @@ def list_images(root: str) -> tuple[list[str], int]:
             path = f"{folder}/{entry.name}" if folder else entry.name
             kind = _kind(entry)
             extension = os.path.splitext(entry.name)[1].lower()
-            if kind == "folder" and entry.name in SYSTEM_FOLDERS:
-                continue
             if kind == "folder":
-                (links if entry.is_symlink() else folders).append(path)
+                if entry.name not in SYSTEM_FOLDERS:
+                    (links if entry.is_symlink() else folders).append(path)
             elif kind == "file" and extension in EXTENSIONS:
                 images.append(path)
             elif kind == "file" and extension == ARRAY_EXTENSION:
