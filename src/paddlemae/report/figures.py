@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ParamSpec
 
 import numpy as np
 
 INK, FAINT, ACCENT = "#1d2733", "#8a94a0", "#c2410c"
+
+
+Given = ParamSpec("Given")
+
+
+def _in_own_style(draw: Callable[Given, None]) -> Callable[Given, None]:
+    """Draw in the style of the user's matplotlibrc, not in that of the program around, and leave that one as it is."""
+
+    @functools.wraps(draw)
+    def drawn(*given: Given.args, **named: Given.kwargs) -> None:
+        import matplotlib
+
+        with matplotlib.rc_context():
+            matplotlib.rc_file_defaults()
+            draw(*given, **named)
+
+    return drawn
 
 
 def _figure(width: float, height: float):
@@ -28,6 +46,7 @@ def _save(figure, path: Path | BinaryIO) -> None:
     figure.savefig(path)
 
 
+@_in_own_style
 def draw_reconstructions(
     path: Path | BinaryIO,
     columns: Sequence[str],
@@ -76,6 +95,7 @@ def _picture(axes, pixels_HWC: np.ndarray) -> None:
     axes.set_axis_off()
 
 
+@_in_own_style
 def draw_neighbours(
     path: Path,
     rows: Sequence[Sequence[np.ndarray]],
@@ -128,6 +148,7 @@ def heated(picture_HWC: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return (255 * (0.4 * grey + 0.6 * colours) + 0.5).astype(np.uint8)
 
 
+@_in_own_style
 def draw_confusion(path: Path, matrix: np.ndarray, classes: Sequence[str], title: str) -> None:
     """Draw how often each true class (row) was predicted as each class (column).
 
@@ -154,6 +175,7 @@ def draw_confusion(path: Path, matrix: np.ndarray, classes: Sequence[str], title
     _save(figure, path)
 
 
+@_in_own_style
 def draw_curves(path: Path, lines: Sequence[dict], names: Sequence[str], title: str) -> None:
     """Draw metrics against steps, one panel a name.
 
@@ -179,6 +201,7 @@ def draw_curves(path: Path, lines: Sequence[dict], names: Sequence[str], title: 
     _save(figure, path)
 
 
+@_in_own_style
 def draw_study(path: Path, key: str, found: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> None:
     """Draw a measure against the values of a setting, a line a start, bars of a standard deviation.
 
