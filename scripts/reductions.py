@@ -87,7 +87,8 @@ def own_rows() -> Iterator[tuple[str, Any, Any]]:
     e, t = x.astype(np.float64), paddle.to_tensor(x)
     yield "`mean_of`: losses", mean_of(t), e.mean()
     yield "`mean_rows`: tokens, [16, 2^14, 64]", mean_rows(t.reshape([16, -1, 64])), e.reshape(16, -1, 64).mean(axis=1)
-    yield "`mean_rows`: a probe's batch, [1, 2^20, 16]", mean_rows(t.reshape([1, -1, 16])), e.reshape(-1, 16).mean(0)
+    batch = t.reshape([1, 1 << 14, -1])
+    yield "`mean_rows`: a probe's batch, [1, 2^14, 2^10]", mean_rows(batch), e.reshape(batch.shape).mean(axis=1)
     yield "`sum_of_squares`: norms", sum_of_squares([t]), e @ e
 
 

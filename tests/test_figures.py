@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import matplotlib
+import matplotlib.style
 import numpy as np
 import pytest
 from PIL import Image
@@ -89,3 +91,25 @@ def test_curves_have_a_panel_for_each_metric_that_was_logged(tmp_path) -> None:
 def test_curves_of_nothing_are_not_drawn(tmp_path) -> None:
     draw_curves(tmp_path / "a.png", [{"step": 1, "loss": 1.0}], ["top1"], "title")
     assert not (tmp_path / "a.png").exists()
+
+
+def test_a_style_of_the_program_around_changes_nothing_and_stays(tmp_path) -> None:
+    """A dark style made captions white on white."""
+    curve = [{"step": step, "loss": 1.0 / (step + 1)} for step in range(5)]
+    picture = np.full((1, 8, 8, 3), 90, np.uint8)
+
+    def drawn(name: str) -> list[np.ndarray]:
+        draw_reconstructions(tmp_path / f"{name}.png", ["left"], [picture], "a caption")
+        draw_curves(tmp_path / f"{name}-curve.png", curve, ["loss"], "a title")
+        draw_confusion(tmp_path / f"{name}-confusion.png", np.eye(2, dtype=np.int64), ["a", "b"], "a title")
+        return [pixels(path) for path in sorted(tmp_path.glob(f"{name}*.png"))]
+
+    plain = drawn("plain")
+    with matplotlib.rc_context():
+        matplotlib.style.use("dark_background")
+        matplotlib.rcParams.update({"font.size": 30, "savefig.dpi": 30})
+        before = dict(matplotlib.rcParams)
+        found = drawn("dark")
+        assert dict(matplotlib.rcParams) == before
+    for one, other in zip(plain, found, strict=True):
+        assert np.array_equal(one, other)

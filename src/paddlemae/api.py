@@ -59,7 +59,8 @@ class Model:
 
     Images are given as in `given_source`: a path, a picture of Pillow, a uint8 or uint16 array, a list of these, or a
     source ("digits", a folder, an archive ...). They are resized and cropped as in evaluation. One that can't be read
-    is a ValueError, so that results are always as many as images, in their order.
+    is a ValueError, so that results are always as many as images, in their order. Outputs that are not finite are a
+    FloatingPointError.
 
     Attributes:
         kind: "mae", "classifier" or "encoder".

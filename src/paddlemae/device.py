@@ -211,13 +211,15 @@ def prepare(device: str = "auto", threads: int | str = "auto") -> str:
     return name
 
 
-_last_product_threads = 1
+_last_product_threads: int | None = None  # that were set here
 
 
 def _product_threads() -> int:
     """Return how many CPU threads a matrix product uses; Paddle doesn't say, MKL does."""
-    mkl = _mkl()
-    return int(mkl.MKL_Get_Max_Threads()) if mkl else _last_product_threads
+    if mkl := _mkl():
+        return int(mkl.MKL_Get_Max_Threads())
+    begun_with = os.environ.get("OMP_NUM_THREADS", "")  # Paddle's import sets it to 1 if it is not set
+    return _last_product_threads or (int(begun_with) if begun_with.isdigit() else 1)
 
 
 def _set_product_threads(count: int) -> None:
@@ -234,7 +236,7 @@ _calls_change = threading.Lock()
 
 @contextmanager
 def host_as_before() -> Iterator[None]:
-    """Leave Paddle as the program around this call has it: for entry points of the library; commands need it not.
+    """Leave Paddle as the program around this call has it: for entry points of the library; commands own their process.
 
     That is the device, the strided kernels, the threads of matrix products and the random numbers. Inside, Paddle is
     in dynamic mode, has gradients and makes float32 numbers, whatever the program has chosen. Calls may overlap in

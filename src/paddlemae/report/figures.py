@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ParamSpec
 
 import numpy as np
 
 from paddlemae.atomic import replace_bytes
 
 INK, FAINT, ACCENT = "#1d2733", "#8a94a0", "#c2410c"
+
+
+Given = ParamSpec("Given")
+
+
+def _in_own_style(draw: Callable[Given, None]) -> Callable[Given, None]:
+    """Draw in the style of the user's matplotlibrc, not in that of the program around, and leave that one as it is."""
+
+    @functools.wraps(draw)
+    def drawn(*given: Given.args, **named: Given.kwargs) -> None:
+        import matplotlib
+
+        with matplotlib.rc_context():
+            matplotlib.rc_file_defaults()
+            draw(*given, **named)
+
+    return drawn
 
 
 def _figure(width: float, height: float):
@@ -35,6 +53,7 @@ def _save(figure, path: Path | BinaryIO) -> None:
     replace_bytes(path, content.getbuffer())  # Pillow itself does not see that a full disk took a part only
 
 
+@_in_own_style
 def draw_reconstructions(
     path: Path | BinaryIO,
     columns: Sequence[str],
@@ -83,6 +102,7 @@ def _picture(axes, pixels_HWC: np.ndarray) -> None:
     axes.set_axis_off()
 
 
+@_in_own_style
 def draw_neighbours(
     path: Path,
     rows: Sequence[Sequence[np.ndarray]],
@@ -135,6 +155,7 @@ def heated(picture_HWC: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return (255 * (0.4 * grey + 0.6 * colours) + 0.5).astype(np.uint8)
 
 
+@_in_own_style
 def draw_confusion(path: Path, matrix: np.ndarray, classes: Sequence[str], title: str) -> None:
     """Draw how often each true class (row) was predicted as each class (column).
 
@@ -161,6 +182,7 @@ def draw_confusion(path: Path, matrix: np.ndarray, classes: Sequence[str], title
     _save(figure, path)
 
 
+@_in_own_style
 def draw_curves(path: Path, lines: Sequence[dict], names: Sequence[str], title: str) -> None:
     """Draw metrics against steps, one panel a name.
 
@@ -186,6 +208,7 @@ def draw_curves(path: Path, lines: Sequence[dict], names: Sequence[str], title: 
     _save(figure, path)
 
 
+@_in_own_style
 def draw_study(path: Path, key: str, found: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> None:
     """Draw a measure against the values of a setting, a line a start, bars of a standard deviation.
 
