@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from paddlemae import device
-from paddlemae.data.sources import Source, open_source
+from paddlemae.data.sources import Source, listed, open_source
 from paddlemae.model.vit import pair, patch_grid
 from paddlemae.recipe import SCRATCH
 from paddlemae.report.runlog import log_result
@@ -77,5 +77,5 @@ def _check_classes(known: list[str], source: Source) -> None:
         only = sorted(set(known) ^ set(source.classes))
         raise ValueError(
             f"the classifier knows {len(known)} classes and {source.name} has {len(source.classes)}; these are in one "
-            f"only: {', '.join(only[:8])}; evaluate on images of the classes that it was trained on"
+            f"only: {listed(only)}; evaluate on images of the classes that it was trained on"
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from paddlemae.display_names import say, shown
 from paddlemae.launch import note_entered
 from paddlemae.recipe import Recipe, build_recipe, dump_recipe
 from paddlemae.report.runlog import (
@@ -61,7 +62,7 @@ class Start:
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            print(text, flush=True)
+            say(text)
 
 
 def stored_recipe(run: Path, task: str) -> Recipe:
@@ -75,7 +76,9 @@ def stored_recipe(run: Path, task: str) -> Recipe:
         raise FileNotFoundError(f"{run} holds no run to resume (no {RECIPE_FILE}); leave --resume out to start one")
     content = yaml.safe_load(path.read_text())
     if content.get("task") != task:
-        raise ValueError(f"{run} is a {content.get('task')} run; resume it with 'paddlemae {content.get('task')}'")
+        raise ValueError(
+            f"{run} is a {shown(content.get('task'))} run; resume it with 'paddlemae {shown(content.get('task'))}'"
+        )
     return build_recipe(task, content)
 
 

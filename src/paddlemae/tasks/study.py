@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from paddlemae.display_names import say
 from paddlemae.recipe import SCRATCH, load_recipe
 from paddlemae.report.figures import draw_study
 from paddlemae.report.runlog import RECIPE_FILE, RESULT_FILE
@@ -78,7 +79,7 @@ def study(plan: Study, out: Path, *, quiet: bool = False) -> dict[str, Any]:
             top1 = finetune(recipe, start, beside=plan.init)["top1"]
         found[name][value].append(top1)
         if not quiet:
-            print(f"{plan.key}={value}, {name}, seed {seed}: top-1 {top1:.2%}", flush=True)
+            say(f"{plan.key}={value}, {name}, seed {seed}: top-1 {top1:.2%}")
     result = {"key": plan.key, "seeds": list(plan.seeds), "init": plan.init, "top1": found}
     (out / STUDY_FILE).write_text(json.dumps(result, indent=2) + "\n")
     draw_study(out / CURVE_FILE, plan.key, found, "top-1, mean and standard deviation over seeds")

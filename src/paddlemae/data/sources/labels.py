@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from paddlemae.display_names import shown
+
 TEST_PARTS = ("val", "valid", "validation", "test")
 PARTS = ("train", *TEST_PARTS)
 _LONGEST_LIST = 10  # names that an error lists
@@ -85,7 +87,7 @@ def is_whole(text: str) -> bool:
 def listed(names: Sequence[str]) -> str:
     """Names for an error, not too many."""
     more = f" and {len(names) - _LONGEST_LIST} more" if len(names) > _LONGEST_LIST else ""
-    return ", ".join(repr(name) for name in names[:_LONGEST_LIST]) + more
+    return ", ".join(shown(repr(name)) for name in names[:_LONGEST_LIST]) + more
 
 
 def class_folders(root: str, files: Iterable[str], folders: Iterable[str] | None = None) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from paddlemae.data.channels import Pixels
 from paddlemae.data.images import NeedOf, Picture
+from paddlemae.data.sources.labels import listed
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import Source
 
@@ -95,7 +96,7 @@ def check_same_classes(train: Source, held_out: Source) -> None:
     if train.classes != held_out.classes:
         only = sorted(set(train.classes) ^ set(held_out.classes))
         raise ValueError(
-            f"training and held-out images must have the same classes; these are in one only: {', '.join(only)}"
+            f"training and held-out images must have the same classes; these are in one only: {listed(only)}"
         )
 
 
