@@ -303,7 +303,8 @@ class _Parts:
             paths = [path_of(self.source, i) for i in indices.tolist()]
             labels = None
             if self.source.labels is not None:
-                labels = [self.source.classes[label] for label in self.source.labels[indices].tolist()]
+                classes = [stored(name) for name in self.source.classes]
+                labels = [classes[label] for label in self.source.labels[indices].tolist()]
             yield Rows(indices, paths, labels, vectors if scale is None else scaled(vectors, *scale))
 
     def _scale(self) -> tuple[np.ndarray, np.ndarray]:
@@ -323,5 +324,5 @@ def scaled(vectors: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.n
 
 
 def path_of(source: Source, i: int) -> str:
-    """An image's name as files of features have it: bytes that are no text become "?"."""
-    return source.describe(i).encode("utf-8", "replace").decode()
+    """Return an image's name as files of features have it."""
+    return stored(source.describe(i))

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from paddlemae import device
-from paddlemae.data.sources import Source, listed, open_source
+from paddlemae.data.sources import Source, open_source
+from paddlemae.data.sources.labels import listed
 from paddlemae.model.vit import pair, patch_grid
 from paddlemae.recipe import SCRATCH
 from paddlemae.report.runlog import log_result

@@ -76,9 +76,8 @@ def stored_recipe(run: Path, task: str) -> Recipe:
         raise FileNotFoundError(f"{run} holds no run to resume (no {RECIPE_FILE}); leave --resume out to start one")
     content = yaml.safe_load(path.read_text())
     if content.get("task") != task:
-        raise ValueError(
-            f"{run} is a {shown(content.get('task'))} run; resume it with 'paddlemae {shown(content.get('task'))}'"
-        )
+        other = shown(content.get("task"))
+        raise ValueError(f"{run} is a {other} run; resume it with 'paddlemae {other}'")
     return build_recipe(task, content)
 
 
