@@ -196,7 +196,7 @@ def test_classes_that_only_one_of_two_has_are_told(paddlemae, sound: Path, tmp_p
     found, text = report(paddlemae, sound / "train", tmp_path / "out", "--test", other)
     assert found["findings"] == {"exact_duplicates": 1, "leaks": 1, "parts_without_the_labels_of_others": 1}
     assert found["classes"]["test"] == {"cat": 2, "wolf": 3}
-    assert "in one only: dog, wolf" in found["unlabelled"]["test"] and "in one only: dog, wolf" in text
+    assert "in one only: 'dog', 'wolf'" in found["unlabelled"]["test"] and "in one only: 'dog', 'wolf'" in text
     shutil.rmtree(other / "cat")
     found, _ = report(paddlemae, sound / "train", tmp_path / "out", "--test", other / "wolf")
     assert found["findings"]["parts_without_the_labels_of_others"] == 1 and found["findings"]["leaks"] == 1

@@ -28,6 +28,7 @@ from paddlemae.data.faults import DataFault
 from paddlemae.data.images import UnreadableImage
 from paddlemae.data.sources import Source, add_stamps, open_source
 from paddlemae.data.sources.labels import PARTS
+from paddlemae.display_names import stored
 from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.report.progress import progress
 from paddlemae.report.runlog import replace_bytes, replace_text
@@ -303,8 +304,7 @@ class _Parts:
             paths = [path_of(self.source, i) for i in indices.tolist()]
             labels = None
             if self.source.labels is not None:
-                classes = [stored(name) for name in self.source.classes]
-                labels = [classes[label] for label in self.source.labels[indices].tolist()]
+                labels = [stored(self.source.classes[label]) for label in self.source.labels[indices].tolist()]
             yield Rows(indices, paths, labels, vectors if scale is None else scaled(vectors, *scale))
 
     def _scale(self) -> tuple[np.ndarray, np.ndarray]:
