@@ -203,7 +203,7 @@ def test_at_another_size_positions_are_resized(tuned, alike, size) -> None:
         (dict(data="nowhere"), "nowhere"),
         (
             dict(data="digits"),
-            "knows 3 classes and .* has 10; these are in one only: '0', '1', .*; evaluate on images of",
+            "knows 3 classes and .* has 10; these are in one only: '0', '1', .*; evaluate on",
         ),
     ],
     ids=str,

@@ -10,6 +10,7 @@ from PIL import Image
 
 from paddlemae.model.positions import resize_positions
 from paddlemae.recipe import load_recipe
+from paddlemae.report.confusion import read_confusion
 from paddlemae.report.runlog import read_metrics
 from paddlemae.tasks import evaluation as evaluating
 from paddlemae.tasks import finetune as task
@@ -138,7 +139,7 @@ def test_the_best_checkpoint_is_kept(recipe, tmp_path, monkeypatch) -> None:
 
     def scripted(model, parts, *rest) -> Evaluation:
         right = next(hits)
-        return Evaluation(np.array([[right, 4 - right], [0, 0]]), 1.0, 0.5)
+        return Evaluation(read_confusion({"classes": "ab", "counts": [[right, 4 - right], [0, 0]]}), 1.0, 0.5)
 
     monkeypatch.setattr(task, "evaluate_classifier", scripted)
     monkeypatch.setattr(evaluating, "draw_confusion", lambda *arguments: None)

@@ -16,6 +16,7 @@ _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 _UNUSUAL, _UNUSUAL_IN_LINES = re.compile("[^ -~]"), re.compile("[^ -~\n\t]")
+_NOT_ASCII = re.compile("[^\0-\x7f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
@@ -111,8 +112,8 @@ class _Escaping:
 
     @property
     def rich_proxied_file(self) -> Any:
-        """Where rich writes: it steers the terminal itself, and is given names that are escaped already."""
-        return _Escaping(self.stream, _encodable)
+        """Where rich writes, which steers the terminal itself; all else is escaped."""
+        return _Escaping(self.stream, _without_ascii)
 
     def write(self, text: str) -> int:
         self.stream.write(self.escape(text, self.stream.encoding or "utf-8"))
@@ -123,8 +124,8 @@ class _Escaping:
             self.write(line)
 
 
-def _encodable(text: str, encoding: str) -> str:
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+def _without_ascii(text: str, encoding: str) -> str:
+    return _NOT_ASCII.sub(lambda found: _letter(found[0], encoding, ()), text)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from paddlemae.report.fonts import Lettering, fonts, lettering
 
 NAMED_CLASSES = 40  # of a confusion matrix; above it names would overlap
 MOST_CELLS = 1000  # of a confusion matrix's side: half of its pixels
-LONGEST_NAME = 32  # columns of a name in a picture
+LONGEST_NAME, LONGEST_TITLE, LONGEST_CAPTION = 32, 100, 500  # columns in a picture
 INK, FAINT, ACCENT = "#1d2733", "#8a94a0", "#c2410c"
 
 
@@ -70,7 +70,7 @@ def draw_reconstructions(
     cell_height = cell * height / width
     total_width = strips * len(columns) * cell + (strips - 1) * gap
     letters = lettering([*columns, *names, caption])
-    caption = "\n".join(textwrap.wrap(letters(caption, None), int(total_width * 23)))
+    caption = "\n".join(textwrap.wrap(letters(caption, LONGEST_CAPTION), int(total_width * 23)))
     total_height = rows * cell_height + top + 0.25 + 0.13 * (caption.count("\n") + 1)
     figure = _figure(total_width, total_height)
     for image in range(images):
@@ -118,7 +118,7 @@ def draw_neighbours(
     cell_height = cell * height / width + title
     total_width = len(rows[0]) * cell + gap
     letters = lettering([*names, *(title for row in titles for title in row), caption])
-    caption = "\n".join(textwrap.wrap(letters(caption, None), int(total_width * 20)))
+    caption = "\n".join(textwrap.wrap(letters(caption, LONGEST_CAPTION), int(total_width * 20)))
     total_height = len(rows) * cell_height + 0.2 + 0.13 * (caption.count("\n") + 1)
     figure = _figure(total_width, total_height)
     for row, (pictures, name, above) in enumerate(zip(rows, names, titles)):
@@ -174,7 +174,7 @@ def draw_confusion(path: Path, confusion: Confusion, classes: Sequence[str], tit
     together = f", about {round(size / len(matrix))} classes together" if len(matrix) < size else ""
     axes.set_xlabel(f"predicted{together}", color=INK)
     axes.set_ylabel(f"true{together}", color=INK)
-    axes.set_title(letters(title, None), fontsize=9, color=INK)
+    axes.set_title(letters(title, LONGEST_TITLE), fontsize=9, color=INK)
     _save(figure, path, letters, tight=True)
 
 
@@ -198,7 +198,7 @@ def draw_curves(path: Path, lines: Sequence[dict], names: Sequence[str], title: 
         axes.grid(color="#e5e7eb", linewidth=0.6)
         axes.tick_params(labelsize=7, colors=FAINT)
         if panel == 0:
-            axes.set_title(letters(title, None), fontsize=9, color=INK)
+            axes.set_title(letters(title, LONGEST_TITLE), fontsize=9, color=INK)
     axes.set_xlabel("step", fontsize=8, color=INK)
     _save(figure, path, letters, tight=True)
 
@@ -220,7 +220,7 @@ def draw_study(path: Path, key: str, found: Mapping[str, Mapping[str, Sequence[f
     axes.set_xticks(range(len(by_value)), [letters(value, LONGEST_NAME) for value in by_value], fontsize=7)
     axes.set_xlabel(letters(key, LONGEST_NAME), fontsize=8, color=INK)
     axes.set_ylabel("%", fontsize=8, color=INK)
-    axes.set_title(letters(title, None), fontsize=9, color=INK)
+    axes.set_title(letters(title, LONGEST_TITLE), fontsize=9, color=INK)
     axes.grid(color="#e5e7eb", linewidth=0.6)
     axes.tick_params(labelsize=7, colors=FAINT)
     axes.legend(fontsize=7, frameon=False)

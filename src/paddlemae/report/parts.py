@@ -19,6 +19,7 @@ from paddlemae.report.words import number, percent, short, text
 NUMBERED_CLASSES = 20  # up to here a confusion matrix is a table of numbers, above it is a picture
 CONFUSED_PAIRS = 12
 LISTED_CLASSES = 1000  # whose accuracy is listed
+NAME_COLUMNS = 48  # of a class in a table of the page
 PARTS = {part: title[0].upper() + title[1:] for part, title in exhibits.PARTS.items()}
 
 Json = dict[str, Any]
@@ -44,11 +45,11 @@ def _name(classes: Sequence[Any], label: Any) -> str:
     if label is None:
         return "no label"
     known = isinstance(label, int) and 0 <= label < len(classes)
-    return shown(classes[label] if known else f"class {label}")
+    return shown(classes[label] if known else f"class {label}", NAME_COLUMNS)
 
 
 def _names(content: Json) -> list[str]:
-    return [shown(name) for name in content["classes"]]
+    return [shown(name, NAME_COLUMNS) for name in content["classes"]]
 
 
 def _reconstructions(content: Json, hold: Hold) -> Json:

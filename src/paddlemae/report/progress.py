@@ -39,7 +39,8 @@ def _bar():
         MofNCompleteColumn(),
         TextColumn("{task.fields[text]}", markup=False),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        # explicitly what is below a stream that escapes: rich looks through one such stream only, and puts up its own
+        console=Console(file=getattr(sys.stderr, "rich_proxied_file", sys.stderr)),
     )
 
 

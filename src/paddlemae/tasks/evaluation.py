@@ -78,11 +78,10 @@ def evaluation_of(predictions: Predictions, num_classes: int, ranks: Ranks = ALO
     own: list[list[np.ndarray]] = [[np.empty(0, kind)] for kind in _KINDS]
     for indices, labels, logits in predictions:
         losses = F.cross_entropy(tensor_of(logits), tensor_of(labels), reduction="none").numpy().ravel()
-        ranked = np.argsort(-logits, axis=1, kind="stable")
-        hits = (ranked[:, :5] == labels[:, None]).any(axis=1)
+        predicted, places = _ranked(logits, labels)
         likelihood = np.exp(logits - logits.max(axis=1, keepdims=True))
         confidence = likelihood.max(axis=1) / likelihood.sum(axis=1)
-        for seen, column in zip(own, (indices, labels, ranked[:, 0], confidence, hits, losses)):
+        for seen, column in zip(own, (indices, labels, predicted, confidence, places < 5, losses)):
             seen.append(column)
     indices, labels, predicted, confidence, hits, losses = _of_all(own, ranks)
     if not len(indices):
@@ -90,6 +89,14 @@ def evaluation_of(predictions: Predictions, num_classes: int, ranks: Ranks = ALO
     confusion = Confusion.of(labels, predicted, num_classes)
     mistakes = surest_mistakes(indices, labels, predicted, confidence)
     return Evaluation(confusion, float(hits.mean()), math.fsum(losses) / len(losses), mistakes)
+
+
+def _ranked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the likeliest class of each image, how many classes come before its own); of equals the lowest comes first."""
+    logits = np.where(np.isnan(logits), -np.inf, logits)
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    equal = (logits == own) & (np.arange(logits.shape[1]) < labels[:, None])
+    return logits.argmax(axis=1), ((logits > own) | equal).sum(axis=1)
 
 
 def _of_all(own: Sequence[Sequence[np.ndarray]], ranks: Ranks) -> list[np.ndarray]:
