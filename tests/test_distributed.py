@@ -423,7 +423,7 @@ def test_an_evaluation_of_ranks_is_that_of_one_process(three) -> None:
     whole = evaluation_of(batches, 8)
     for found in on_each(three, lambda one: evaluation_of(batches[one.rank :: 3], 8, one)):
         assert found.metrics == whole.metrics and found.mistakes == whole.mistakes and len(found.mistakes) > 5
-        np.testing.assert_array_equal(found.confusion, whole.confusion)
+        np.testing.assert_array_equal(found.confusion.matrix(), whole.confusion.matrix())
     # a rank may have none at all, as long as another has some
     for found in on_each(three, lambda one: evaluation_of(batches if one.rank == 2 else [], 8, one)):
         assert found.metrics == whole.metrics

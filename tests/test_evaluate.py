@@ -18,11 +18,12 @@ from paddlemae.data.sources import SourceNote, open_source, subset, with_classes
 from paddlemae.model.positions import resize_positions
 from paddlemae.model.vit import VisionTransformer
 from paddlemae.recipe import load_recipe
+from paddlemae.report.confusion import Confusion, read_confusion
 from paddlemae.report.exhibits import read_exhibit
 from paddlemae.tasks import evaluate as task
 from paddlemae.tasks.checkpoints import read_checkpoint
 from paddlemae.tasks.evaluate import evaluate
-from paddlemae.tasks.evaluation import SHOWN_MISTAKES, confusion_of, evaluation_of, surest_mistakes
+from paddlemae.tasks.evaluation import SHOWN_MISTAKES, evaluation_of, surest_mistakes
 from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.inference import FeatureKind
 from paddlemae.tasks.knn import knn, winners
@@ -68,13 +69,13 @@ def test_predictions_are_counted_over_all_batches() -> None:
 def test_the_lowest_class_wins_a_tie_and_large_logits_are_no_error() -> None:
     logits = np.array([[0, 5, 5], [1e4, -1e4, 1e4]], np.float32)
     found = evaluation_of([(np.array([3, 4]), np.array([2, 2]), logits)], 3)
-    assert found.confusion.tolist() == [[0, 0, 0], [0, 0, 0], [1, 1, 0]]
+    assert found.confusion.matrix().tolist() == [[0, 0, 0], [0, 0, 0], [1, 1, 0]]
     assert [(one.index, one.predicted) for one in found.mistakes] == [(4, 0), (3, 1)]
     assert [one.confidence for one in found.mistakes] == pytest.approx([0.5, 1 / (2 + np.exp(-5))])
 
 
 def test_rows_of_a_confusion_are_true_classes() -> None:
-    assert confusion_of(np.array([0, 0, 2, 2, 2]), np.array([1, 1, 2, 0, 2]), 3).tolist() == [
+    assert Confusion.of(np.array([0, 0, 2, 2, 2]), np.array([1, 1, 2, 0, 2]), 3).matrix().tolist() == [
         [0, 2, 0],
         [0, 0, 0],
         [1, 0, 2],
@@ -281,7 +282,7 @@ def test_knn_shows_its_mistakes_as_they_are_counted(run: Path, alike: Path) -> N
     results = knn(str(run), str(alike), kind=FeatureKind(), neighbours=[3], threads=1)
     confusion, mistakes = (read_exhibit(run, part) for part in ("confusion", "mistakes"))
     assert confusion is not None and mistakes is not None and "k = 3" in confusion["source"]
-    counts = np.array(confusion["counts"])
+    counts = read_confusion(confusion).matrix()
     assert counts.sum() == 12 and np.trace(counts) / 12 == results[0]["top1"]
     assert len(mistakes["items"]) == 12 - np.trace(counts) > 0
     sure = [item["confidence"] for item in mistakes["items"]]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from paddlemae.report.confusion import Confusion, read_confusion
 from paddlemae.report.figures import draw_confusion, draw_curves, draw_reconstructions
 
 
@@ -15,6 +16,10 @@ def pixels(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         assert image.format == "PNG"
         return np.asarray(image.convert("RGB")).astype(int)
+
+
+def confusion(counts: list[list[int]]) -> Confusion:
+    return read_confusion({"classes": [""] * len(counts), "counts": counts})
 
 
 def near(picture: np.ndarray, colour: tuple[int, int, int]) -> float:
@@ -68,14 +73,15 @@ def test_many_images_stand_in_two_strips(tmp_path) -> None:
 
 def test_a_confusion_matrix_is_dark_where_the_counts_are(tmp_path) -> None:
     path = tmp_path / "a.png"
-    draw_confusion(path, np.array([[9, 0], [0, 5]]), ["cat", "dog"], "title")
+    draw_confusion(path, confusion([[9, 0], [0, 5]]), ["cat", "dog"], "title")
     right = near(pixels(path), (8, 48, 107))  # the darkest of Blues
-    draw_confusion(path, np.array([[0, 0], [0, 0]]), ["cat", "dog"], "title")
+    draw_confusion(path, confusion([[0, 0], [0, 0]]), ["cat", "dog"], "title")
     assert right > 0.2 > 0.01 > near(pixels(path), (8, 48, 107))
 
 
 def test_many_classes_fit(tmp_path) -> None:
-    draw_confusion(tmp_path / "a.png", np.eye(60, dtype=int), [f"class {i}" for i in range(60)], "title")
+    of_each = np.arange(60)
+    draw_confusion(tmp_path / "a.png", Confusion.of(of_each, of_each, 60), [f"class {i}" for i in of_each], "title")
     assert max(pixels(tmp_path / "a.png").shape) <= 14 * 160
 
 
@@ -101,7 +107,7 @@ def test_a_style_of_the_program_around_changes_nothing_and_stays(tmp_path) -> No
     def drawn(name: str) -> list[np.ndarray]:
         draw_reconstructions(tmp_path / f"{name}.png", ["left"], [picture], "a caption")
         draw_curves(tmp_path / f"{name}-curve.png", curve, ["loss"], "a title")
-        draw_confusion(tmp_path / f"{name}-confusion.png", np.eye(2, dtype=np.int64), ["a", "b"], "a title")
+        draw_confusion(tmp_path / f"{name}-confusion.png", Confusion.of(np.arange(2), np.arange(2), 2), ["a", "b"], "a title")
         return [pixels(path) for path in sorted(tmp_path.glob(f"{name}*.png"))]
 
     plain = drawn("plain")

@@ -11,6 +11,7 @@ from PIL import Image
 
 from paddlemae.model.positions import resize_positions
 from paddlemae.recipe import load_recipe
+from paddlemae.report.confusion import read_confusion
 from paddlemae.report.runlog import read_metrics
 from paddlemae.tasks import evaluation as evaluating
 from paddlemae.tasks import finetune as task
@@ -92,9 +93,9 @@ def test_confusion_counts_every_held_out_image_once(recipe) -> None:
     parts = prepare(recipe())
     evaluations = [evaluate_classifier(parts.model, parts, batch_size) for batch_size in (5, 100)]
     for evaluation in evaluations:
-        assert evaluation.confusion.sum(axis=1).tolist() == [4, 4, 4]
-        assert evaluation.metrics["top1"] == np.trace(evaluation.confusion) / 12
-    assert (evaluations[0].confusion == evaluations[1].confusion).all()
+        assert evaluation.confusion.images_of_class().tolist() == [4, 4, 4]
+        assert evaluation.metrics["top1"] == evaluation.confusion.right / 12
+    assert (evaluations[0].confusion.matrix() == evaluations[1].confusion.matrix()).all()
     assert evaluations[0].loss == pytest.approx(evaluations[1].loss, rel=1e-6)
     assert parts.model.training
 
@@ -103,7 +104,7 @@ def test_rows_of_the_confusion_are_true_classes(recipe, monkeypatch) -> None:
     parts = prepare(recipe())
     always_red = paddle.to_tensor(np.tile(np.array([0.0, 1.0, 2.0], np.float32), (12, 1)))
     monkeypatch.setattr(type(parts.model), "forward", lambda model, images: always_red[: images.shape[0]])
-    assert evaluate_classifier(parts.model, parts, 12).confusion.tolist() == [[0, 0, 4]] * 3
+    assert evaluate_classifier(parts.model, parts, 12).confusion.matrix().tolist() == [[0, 0, 4]] * 3
 
 
 def test_top5_and_loss_are_over_all_images(recipe, tmp_path, encoder) -> None:
@@ -161,7 +162,7 @@ def test_the_best_checkpoint_is_kept(recipe, tmp_path, monkeypatch) -> None:
 
     def scripted(model, parts, *rest) -> Evaluation:
         right = next(hits)
-        return Evaluation(np.array([[right, 4 - right], [0, 0]]), 1.0, 0.5)
+        return Evaluation(read_confusion({"classes": "ab", "counts": [[right, 4 - right], [0, 0]]}), 1.0, 0.5)
 
     monkeypatch.setattr(task, "evaluate_classifier", scripted)
     monkeypatch.setattr(evaluating, "draw_confusion", lambda *arguments: None)

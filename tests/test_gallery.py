@@ -17,6 +17,7 @@ from paddlemae.data.sources import open_source
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.vit import NORM_EPSILON, VisionTransformer, attention_maps, features
 from paddlemae.recipe import load_recipe
+from paddlemae.report.confusion import Confusion
 from paddlemae.report.exhibits import read_exhibit, write_exhibit
 from paddlemae.tasks import gallery
 from paddlemae.tasks.gallery import Mistake, Snapshots, pictures_at, show_map, show_mistakes, show_neighbours
@@ -275,7 +276,7 @@ def test_unreadable_images_are_left_out_with_what_belongs_to_them(damaged: Path,
     images, found = pictures_at(source, COLOUR_VIEW, np.array([0, 1, 5]))
     assert images.shape == (2, 3, 8, 8) and found.tolist() == [0, 5]
     mistakes = [Mistake(index, index // 4, (index // 4 + 1) % 3, 0.5 + index / 50) for index in (9, 1, 5, 0)]
-    show_mistakes(tmp_path, source, COLOUR_VIEW, np.eye(3, dtype=np.int64), mistakes, "title")
+    show_mistakes(tmp_path, source, COLOUR_VIEW, Confusion.of(np.arange(3), np.arange(3), 3), mistakes, "title")
     shown = read_exhibit(tmp_path, "mistakes")
     assert shown is not None and [item["name"] for item in shown["items"]] == ["red/1.png", "green/1.png", "blue/0.png"]
     assert middle_colours(tmp_path, shown["sprite"]) == ["red", "green", "blue"]
@@ -283,7 +284,9 @@ def test_unreadable_images_are_left_out_with_what_belongs_to_them(damaged: Path,
     assert read_exhibit(tmp_path, "confusion") == {
         "source": "title",
         "classes": ["blue", "green", "red"],
-        "counts": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+        "true": [0, 1, 2],
+        "predicted": [0, 1, 2],
+        "count": [1, 1, 1],
     }
 
 

@@ -11,27 +11,29 @@ import pytest
 import paddlemae
 
 ROOT = Path(paddlemae.__file__).parent
-BOTTOM = {"atomic", "locks", "recipe", "device", "launch", "model", "data", "weights", "report", "sincos"}
+NAMES = {"display_names"}
+BOTTOM = NAMES | {"atomic", "locks", "recipe", "device", "launch", "model", "data", "weights", "report", "sincos"}
 # room -> the rooms that it may import besides itself
 ALLOWED = {
+    "display_names": set(),
     "atomic": set(),
     "locks": set(),
-    "recipe": set(),
+    "recipe": NAMES,
     "device": set(),
-    "launch": {"train", "locks"},
+    "launch": NAMES | {"train", "locks"},
     "rank": {"launch", "cli", "train", "atomic", "locks"},
     "sincos": set(),
     "model": {"device", "sincos"},
-    "data": {"device", "atomic", "locks"},
-    "weights": {"sincos"},
-    "report": {"atomic", "locks"},
-    "train": {"weights", "model", "device", "atomic"},
+    "data": NAMES | {"device", "atomic", "locks"},
+    "weights": NAMES | {"sincos"},
+    "report": NAMES | {"atomic", "locks"},
+    "train": NAMES | {"weights", "model", "device", "atomic"},
     "tasks": BOTTOM | {"train"},
     "export": BOTTOM | {"train", "tasks"},
     "api": BOTTOM | {"train", "tasks"},
     "cli": BOTTOM
     | {"train", "tasks", "export", "cli_options", "cli_endings", "cli_features", "cli_weights", "cli_data"},
-    "cli_endings": {"train"},
+    "cli_endings": NAMES | {"train"},
     "cli_features": {"cli_options", "cli_endings", "device", "launch", "tasks"},
     "cli_options": set(),
     "cli_weights": {"device", "tasks"},

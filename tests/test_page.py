@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from paddlemae.display_names import shown
 from paddlemae.report.page import ASSETS, MOST_POINTS, render, thinned
 from paddlemae.report.parts import PARTS
 from paddlemae.report.words import duration, number
@@ -140,7 +141,16 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(made) -> None:
     assert [run["label"] for run in Seen(render(report_of(runs), folders)).data["runs"]] == ["runs/whole", "runs/bare"]
 
 
-NASTIES = [NASTY, '"><b onmouseover=alert(1)>', "' onload='x", "\u2028]]>", "{{ 7 * 7 }}", "\ud800", "--></style>"]
+NASTIES = [
+    NASTY,
+    '"><b onmouseover=alert(1)>',
+    "' onload='x",
+    "\u2028]]>",
+    "{{ 7 * 7 }}",
+    "\ud800",
+    "--></style>",
+    "\x1b]0;pwn\x07\u202e",
+]
 
 
 @pytest.mark.parametrize("nasty", NASTIES, ids=range(len(NASTIES)))
@@ -166,9 +176,9 @@ def test_strangers_words_stay_words(made, nasty: str) -> None:
     assert {tag for tag, _ in after.tags} <= {tag for tag, _ in before.tags}
     names = {name for _, attributes in before.tags for name in attributes}
     assert {name for _, attributes in after.tags for name in attributes} <= names
-    shown = nasty.encode("utf-8", "replace").decode()
-    assert " ".join(shown.split()) in after.text
-    assert after.data["runs"][0]["map"]["classes"][0] == nasty  # the script's data comes through unharmed
+    assert " ".join(shown(nasty).split()) in after.text
+    assert after.data["runs"][0]["map"]["classes"][0] == shown(nasty)  # the script's data comes through unharmed
+    assert not set("\x1b\x07\u202e\u2028\ud800") & set(page)
     assert len(after.scripts) == len(before.scripts) == 2 and after.scripts[1] == before.scripts[1]
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from paddlemae.weights.tree import BFloat16, Opaque, describe, shown, tensors_of
+from paddlemae.weights.tree import BFloat16, Opaque, describe, tensors_of
 
 ONE, TWO = {"w": np.ones((2, 3), np.float32)}, {"w": np.zeros(2, np.float16)}
 NAMESPACE = Opaque("argparse.Namespace", (), {"lr": 0.1})
@@ -95,7 +95,4 @@ def test_bfloat16_widens_every_value_of_any_layout() -> None:
 
 
 def test_texts_of_a_file_are_tamed() -> None:
-    assert shown("a\nb\x1b[0m\u202e") == "a?b?[0m?"
-    assert shown("x" * 100) == "x" * 77 + "..."
-    assert shown("y" * 80) == "y" * 80
-    assert describe(Opaque("evil\nname", ())) == "evil?name"
+    assert describe(Opaque("evil\nname", ())) == r"evil\nname"

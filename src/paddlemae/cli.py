@@ -13,6 +13,7 @@ import typer
 from paddlemae import cli_data, cli_features, cli_weights
 from paddlemae.cli_endings import as_one_of_the_ranks, ending
 from paddlemae.cli_options import Layer, MaxBadImages, Norm, Quiet, Run, Token
+from paddlemae.display_names import names_escaped, say
 from paddlemae.launch import MOST_RESTARTS, Launch
 from paddlemae.report.output import outliving_a_full_disk
 from paddlemae.train.stopping import REQUEUE_STATUS, ignore_schedulers
@@ -488,7 +489,7 @@ def _print_plan(built, plan: dict[str, str]) -> None:
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit status 2, Ctrl-C 130, a run that was preempted 75."""
     warnings.showwarning = _one_line
-    with outliving_a_full_disk():
+    with outliving_a_full_disk(), names_escaped():
         try:
             app(standalone_mode=True)
         except BaseException as end:
@@ -497,9 +498,9 @@ def main() -> None:
             status, text = known
             if status == REQUEUE_STATUS:
                 ignore_schedulers()
-            print(f"paddlemae: {'error: ' if status < REQUEUE_STATUS else ''}{text}", file=sys.stderr)
+            say(f"paddlemae: {'error: ' if status < REQUEUE_STATUS else ''}{text}", error=True)
             sys.exit(status)
 
 
 def _one_line(message, category, filename, lineno, file=None, line=None) -> None:
-    print(f"paddlemae: warning: {message}", file=sys.stderr)
+    say(f"paddlemae: warning: {' '.join(str(message).split())}", error=True)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from paddlemae.display_names import say
 from paddlemae.locks import identity, locked_by_descriptor
 from paddlemae.train.stopping import INTERRUPTED_STATUS, MISTAKE_STATUS, REQUEUE_STATUS, SIGNALS
 
@@ -308,4 +309,4 @@ class _Shown:
 
 
 def _say(text: str) -> None:
-    print(f"paddlemae: {text}", file=sys.stderr, flush=True)
+    say(f"paddlemae: {text}", error=True)

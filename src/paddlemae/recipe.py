@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from paddlemae.display_names import shown
+
 STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 MAX_BAD_IMAGES = 0.01
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -352,7 +354,7 @@ def recipe_content(task: str, name: str | None = None, overrides: Sequence[str] 
     """What a recipe names, with the overrides, and nothing else; arguments and errors as above, values unchecked."""
     content = _read(task, name) if name else {}
     if content.get("task", task) != task:
-        raise ValueError(f"{name} is a recipe for 'paddlemae {content['task']}', not for 'paddlemae {task}'")
+        raise ValueError(f"{name} is a recipe for 'paddlemae {shown(content['task'])}', not for 'paddlemae {task}'")
     for override in overrides:
         key, value = _parse_override(override)
         *sections, leaf = _full_key(RECIPES[task], key).split(".")

@@ -2,8 +2,9 @@
 
 import math
 import os
-import sys
 from collections.abc import Mapping
+
+from paddlemae.display_names import say
 
 SHOWN = 5  # images that are named on stderr, and in the error that ends a run
 
@@ -15,9 +16,9 @@ class DataFault(ValueError):
 def tell_unreadable(number: int, image: Exception) -> None:
     """Name the `number`-th unreadable image on stderr, if it is one of the first."""
     if number <= SHOWN:
-        print(f"skipped: {image}", file=sys.stderr)
+        say(f"skipped: {image}", error=True)
     elif number == SHOWN + 1:
-        print("skipped: more images, which are not named here", file=sys.stderr)
+        say("skipped: more images, which are not named here", error=True)
 
 
 def allowed_unreadable(limit: float, images: int) -> int:

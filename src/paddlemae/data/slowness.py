@@ -4,10 +4,11 @@ A thread looks on, since a read that hangs returns to nobody. It writes to stder
 """
 
 import contextlib
-import sys
 import threading
 import time
 from collections.abc import Iterator
+
+from paddlemae.display_names import say
 
 SLOW_SECONDS = 30.0
 
@@ -49,4 +50,4 @@ def _look_on() -> None:
             if now - since >= SLOW_SECONDS:
                 said.add((path, since))
                 text = f"paddlemae: reading is slow: {path!r} has not come for {now - since:.0f} s, still waiting"
-                print(text, file=sys.stderr, flush=True)
+                say(text, error=True)

@@ -14,7 +14,6 @@ import os
 import pickle
 import queue
 import signal
-import sys
 import threading
 import traceback
 from collections import deque
@@ -25,6 +24,7 @@ from typing import Any, TypeVar
 
 from paddlemae.data.faults import DataFault
 from paddlemae.device import keep_freed_memory
+from paddlemae.display_names import say
 
 MOST_DEATHS = 3  # that are made good, and again so many after each
 THINGS_TO_REGAIN_TRUST = 1000
@@ -75,7 +75,7 @@ def _result(future: Future[_Made]) -> _Made:
 
 
 def _say(text: str) -> None:
-    print(f"paddlemae: {text}", file=sys.stderr, flush=True)
+    say(f"paddlemae: {text}", error=True)
 
 
 class _Worker:

@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from paddlemae.display_names import shown, shown_lines
+from paddlemae.report.confusion import read_confusion
 from paddlemae.report.exhibits import PARTS, read_exhibit
 from paddlemae.report.runlog import (
     CHECKPOINTS,
@@ -304,8 +306,18 @@ def _exhibit(run: Path, part: str, results: Sequence[Json], problems: list[str])
             problems.append(str(fault))
             continue
         if content:
+            if part == "confusion":
+                content = _by_pairs(content)
             return _moved(content, os.path.relpath(folder, run))
     return None
+
+
+def _by_pairs(content: Json) -> Json:
+    """The same of an older run, whose counts are a matrix, so that no figures grow with the square of the classes."""
+    try:
+        return {name: content[name] for name in content if name != "counts"} | read_confusion(content).as_json()
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return content  # the page says that it is damaged
 
 
 def _moved(content: Json, folder: str) -> Json:
@@ -422,20 +434,21 @@ def markdown(runs: Sequence[Json]) -> str:
     """The results of every run as a table to paste; several runs stand below each other."""
     parts = []
     for run in runs:
-        lines = [f"### {run['name']}", ""] if len(runs) > 1 else []
+        lines = [f"### {shown(run['name'])}", ""] if len(runs) > 1 else []
         lines += ["| top-1 | pretrained | untrained | from scratch | points gained |", "|---|---:|---:|---:|---:|"]
         lines += [markdown_row(row) for row in run["results"]]
         if not run["results"]:
             lines.append("| not measured yet | | | | |")
         parts.append("\n".join(lines) + "\n")
-    return "\n".join(parts)
+    return shown_lines("\n".join(parts))
 
 
 def markdown_row(row: Json, *more: str) -> str:
     """What was done, top-1 from every start, points gained, and whatever else stands behind."""
     cells = [spread(row["starts"][start]) if start in row["starts"] else "" for start in STARTS]
     gained = gain(row)
-    return f"| {' | '.join([row['title'], *cells, '' if gained is None else f'{100 * gained:+.1f}', *more])} |"
+    title = shown(row["title"], None).replace("|", "\\|")
+    return f"| {' | '.join([title, *cells, '' if gained is None else f'{100 * gained:+.1f}', *more])} |"
 
 
 def spread(cell: Json) -> str:

@@ -12,7 +12,12 @@ from typing import BinaryIO, ParamSpec
 import numpy as np
 
 from paddlemae.atomic import replace_bytes
+from paddlemae.report.confusion import Confusion
+from paddlemae.report.fonts import Lettering, fonts, lettering
 
+NAMED_CLASSES = 40  # of a confusion matrix; above it names would overlap
+MOST_CELLS = 1000  # of a confusion matrix's side: half of its pixels
+LONGEST_NAME, LONGEST_TITLE, LONGEST_CAPTION = 32, 100, 500  # columns in a picture
 INK, FAINT, ACCENT = "#1d2733", "#8a94a0", "#c2410c"
 
 
@@ -34,6 +39,7 @@ def _in_own_style(draw: Callable[Given, None]) -> Callable[Given, None]:
 
 
 def _figure(width: float, height: float):
+    fonts()
     # the object interface: pyplot would keep every figure, and pick a window system
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -43,7 +49,20 @@ def _figure(width: float, height: float):
     return figure
 
 
-def _save(figure, path: Path | BinaryIO) -> None:
+def _save(figure, path: Path | BinaryIO, names: Lettering, *, tight: bool = False) -> None:
+    """Write a figure in which every text is drawn as it is written, a `$` too.
+
+    Args:
+        names: what its texts were made with.
+        tight: moves the axes so that their labels fit.
+    """
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_fontfamily(names.families)
+    if tight:
+        figure.tight_layout()
     if not isinstance(path, Path):
         figure.savefig(path)
         return
@@ -75,7 +94,8 @@ def draw_reconstructions(
     cell, gap, top = 1.15, 0.15, 0.3  # inches
     cell_height = cell * height / width
     total_width = strips * len(columns) * cell + (strips - 1) * gap
-    caption = "\n".join(textwrap.wrap(caption, int(total_width * 23)))
+    letters = lettering([*columns, *names, caption])
+    caption = "\n".join(textwrap.wrap(letters(caption, LONGEST_CAPTION), int(total_width * 23)))
     total_height = rows * cell_height + top + 0.25 + 0.13 * (caption.count("\n") + 1)
     figure = _figure(total_width, total_height)
     for image in range(images):
@@ -87,12 +107,13 @@ def draw_reconstructions(
             axes = figure.add_axes((left / total_width, bottom / total_height, *size))
             _picture(axes, stage[image])
             if row == 0:
-                axes.set_title(columns[column], fontsize=6, color=INK, pad=3)
+                axes.set_title(letters(columns[column], LONGEST_NAME), fontsize=6, color=INK, pad=3)
             if column == 0 and names:
                 style = dict(facecolor="black", alpha=0.5, linewidth=0, pad=1)
-                axes.text(0.02, 0.03, names[image], fontsize=3.5, color="white", transform=axes.transAxes, bbox=style)
+                name = letters(names[image], LONGEST_NAME)
+                axes.text(0.02, 0.03, name, fontsize=3.5, color="white", transform=axes.transAxes, bbox=style)
     figure.text(0.01, 0.06 / total_height, caption, fontsize=6, color=INK, va="bottom")
-    _save(figure, path)
+    _save(figure, path, letters)
 
 
 def _picture(axes, pixels_HWC: np.ndarray) -> None:
@@ -122,7 +143,8 @@ def draw_neighbours(
     cell, gap, title = 1.15, 0.12, 0.17  # inches; the gap sets the queries apart
     cell_height = cell * height / width + title
     total_width = len(rows[0]) * cell + gap
-    caption = "\n".join(textwrap.wrap(caption, int(total_width * 20)))
+    letters = lettering([*names, *(title for row in titles for title in row), caption])
+    caption = "\n".join(textwrap.wrap(letters(caption, LONGEST_CAPTION), int(total_width * 20)))
     total_height = len(rows) * cell_height + 0.2 + 0.13 * (caption.count("\n") + 1)
     figure = _figure(total_width, total_height)
     for row, (pictures, name, above) in enumerate(zip(rows, names, titles)):
@@ -131,10 +153,9 @@ def draw_neighbours(
             size = (0.97 * cell / total_width, (cell_height - title) / total_height)
             axes = figure.add_axes((left / total_width, bottom / total_height, *size))
             _picture(axes, pixels_HWC)
-            shown = text if len(text) <= 24 else f"{text[:10]}...{text[-11:]}"
-            axes.set_title(shown, fontsize=5, color=ACCENT if column == 0 else INK, pad=2)
+            axes.set_title(letters(text, 24), fontsize=5, color=ACCENT if column == 0 else INK, pad=2)
     figure.text(0.01, 0.06 / total_height, caption, fontsize=5, color=INK, va="bottom")
-    _save(figure, path)
+    _save(figure, path, letters)
 
 
 def heated(picture_HWC: np.ndarray, heat: np.ndarray) -> np.ndarray:
@@ -144,6 +165,7 @@ def heated(picture_HWC: np.ndarray, heat: np.ndarray) -> np.ndarray:
         picture_HWC: uint8, any number of channels.
         heat: float [rows, columns], a coarser map of the same picture; its highest value is the brightest colour.
     """
+    fonts()
     import matplotlib
     from PIL import Image
 
@@ -156,30 +178,31 @@ def heated(picture_HWC: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 @_in_own_style
-def draw_confusion(path: Path, matrix: np.ndarray, classes: Sequence[str], title: str) -> None:
-    """Draw how often each true class (row) was predicted as each class (column).
-
-    Args:
-        matrix: int [classes, classes].
-    """
-    size = len(classes)
+def draw_confusion(path: Path, confusion: Confusion, classes: Sequence[str], title: str) -> None:
+    """Draw how often each true class (row) was predicted as each class (column); of many, several classes share one."""
+    matrix, size = confusion.matrix(MOST_CELLS), len(classes)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    letters = lettering([*(classes if size <= NAMED_CLASSES else ()), title])
     side = min(14.0, max(4.5, 0.42 * size + 2))
     figure = _figure(side, side)
     axes = figure.add_subplot()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    if size <= 40:
-        axes.set_xticks(range(size), classes, rotation=60, ha="right", fontsize=7)
-        axes.set_yticks(range(size), classes, fontsize=7)
+    if size <= NAMED_CLASSES:
+        names = [letters(name, LONGEST_NAME) for name in classes]
+        axes.set_xticks(range(size), names, rotation=60, ha="right", fontsize=7)
+        axes.set_yticks(range(size), names, fontsize=7)
+    elif len(matrix) < size:
+        axes.set_xticks([])  # numbers of cells would pass for numbers of classes
+        axes.set_yticks([])
     if size <= 20:
         for row, column in zip(*np.nonzero(matrix)):
             tone = "white" if share[row, column] > 0.5 else INK
             axes.text(column, row, matrix[row, column], ha="center", va="center", fontsize=7, color=tone)
-    axes.set_xlabel("predicted", color=INK)
-    axes.set_ylabel("true", color=INK)
-    axes.set_title(title, fontsize=9, color=INK)
-    figure.tight_layout()
-    _save(figure, path)
+    together = f", about {round(size / len(matrix))} classes together" if len(matrix) < size else ""
+    axes.set_xlabel(f"predicted{together}", color=INK)
+    axes.set_ylabel(f"true{together}", color=INK)
+    axes.set_title(letters(title, LONGEST_TITLE), fontsize=9, color=INK)
+    _save(figure, path, letters, tight=True)
 
 
 @_in_own_style
@@ -194,18 +217,18 @@ def draw_curves(path: Path, lines: Sequence[dict], names: Sequence[str], title: 
     if not present:
         return
     figure = _figure(6, 2.2 * len(present))
+    letters = lettering([*present, title])
     for panel, name in enumerate(present):
         axes = figure.add_subplot(len(present), 1, panel + 1)
         points = [(line["step"], line[name]) for line in lines if name in line]
         axes.plot(*zip(*points), color=ACCENT, linewidth=1.2, marker="." if len(points) < 3 else None)
-        axes.set_ylabel(name, fontsize=8, color=INK)
+        axes.set_ylabel(letters(name, LONGEST_NAME), fontsize=8, color=INK)
         axes.grid(color="#e5e7eb", linewidth=0.6)
         axes.tick_params(labelsize=7, colors=FAINT)
         if panel == 0:
-            axes.set_title(title, fontsize=9, color=INK)
+            axes.set_title(letters(title, LONGEST_TITLE), fontsize=9, color=INK)
     axes.set_xlabel("step", fontsize=8, color=INK)
-    figure.tight_layout()
-    _save(figure, path)
+    _save(figure, path, letters, tight=True)
 
 
 @_in_own_style
@@ -216,18 +239,18 @@ def draw_study(path: Path, key: str, found: Mapping[str, Mapping[str, Sequence[f
         found: start -> value of the setting -> the measure of each seed, in [0, 1].
     """
     figure = _figure(5, 3.2)
+    letters = lettering([key, title, *found, *(value for by_value in found.values() for value in by_value)])
     axes = figure.add_subplot()
     for (name, by_value), colour in zip(found.items(), (ACCENT, FAINT)):
         means = [100 * float(np.mean(values)) for values in by_value.values()]
         deviations = [100 * float(np.std(values, ddof=1)) if len(values) > 1 else 0.0 for values in by_value.values()]
         style = dict(marker="o", markersize=3, linewidth=1.2, capsize=2)
-        axes.errorbar(range(len(means)), means, deviations, color=colour, label=name, **style)
-    axes.set_xticks(range(len(by_value)), list(by_value), fontsize=7)
-    axes.set_xlabel(key, fontsize=8, color=INK)
+        axes.errorbar(range(len(means)), means, deviations, color=colour, label=letters(name, LONGEST_NAME), **style)
+    axes.set_xticks(range(len(by_value)), [letters(value, LONGEST_NAME) for value in by_value], fontsize=7)
+    axes.set_xlabel(letters(key, LONGEST_NAME), fontsize=8, color=INK)
     axes.set_ylabel("%", fontsize=8, color=INK)
-    axes.set_title(title, fontsize=9, color=INK)
+    axes.set_title(letters(title, LONGEST_TITLE), fontsize=9, color=INK)
     axes.grid(color="#e5e7eb", linewidth=0.6)
     axes.tick_params(labelsize=7, colors=FAINT)
     axes.legend(fontsize=7, frameon=False)
-    figure.tight_layout()
-    _save(figure, path)
+    _save(figure, path, letters, tight=True)

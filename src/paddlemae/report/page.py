@@ -20,6 +20,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from paddlemae.display_names import shown, shown_lines
 from paddlemae.report.collect import gain, kind_of, spread
 from paddlemae.report.parts import PARTS, shown_exhibits
 from paddlemae.report.runlog import flat
@@ -65,7 +66,7 @@ def render(report: Mapping[str, Any], folders: Sequence[Path]) -> str:
     labels = _labels(report["runs"])
     runs = [_run(place, *each, pictures) for place, each in enumerate(zip(report["runs"], labels, folders))]
     script = _asset("uPlot.iife.min.js") + "\n" + _asset("page.js")
-    page = _template().render(
+    return _template().render(
         report=report,
         runs=runs,
         kinds=[kind for kind in KINDS if any(kind in run["headline"] for run in runs)],
@@ -75,7 +76,6 @@ def render(report: Mapping[str, Any], folders: Sequence[Path]) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=Markup("\n".join([_asset("uPlot.min.css"), _asset("page.css"), *pictures.rules])),
     )
-    return page.encode("utf-8", "replace").decode()  # half a surrogate, which JSON can hold, can't be written
 
 
 @functools.cache
@@ -86,9 +86,10 @@ def _asset(name: str) -> str:
 @functools.cache
 def _template() -> Template:
     settings: Json = dict(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment = Environment(loader=FileSystemLoader(ASSETS, encoding="utf-8"), **settings)
-    shown = (spread, gain, kind_of, text, number, percent, points, short, duration, position)
-    environment.filters |= {function.__name__: function for function in shown}
+    loader = FileSystemLoader(ASSETS, encoding="utf-8")
+    environment = Environment(loader=loader, finalize=_printable, **settings)
+    filters = (spread, gain, kind_of, text, number, percent, points, short, duration, position)
+    environment.filters |= {function.__name__: function for function in filters}
     environment.globals |= {
         "LOST": LOST,
         "STARTS": STARTS,
@@ -98,6 +99,11 @@ def _template() -> Template:
         "TASKS": TASKS,
     }
     return environment.get_template("page.html.jinja")
+
+
+def _printable(value: Any) -> Any:
+    """What an expression of the template gives, without characters that a name may hold and a page may not."""
+    return shown_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _script_json(content: Any) -> Markup:
@@ -111,7 +117,7 @@ def _script_json(content: Any) -> Markup:
 def _labels(runs: Sequence[Json]) -> list[str]:
     """What tells the runs apart: their names, or where two are the same their folders."""
     names = [run["name"] for run in runs]
-    return names if len(set(names)) == len(names) else [run["folder"] for run in runs]
+    return [shown(name) for name in (names if len(set(names)) == len(names) else [run["folder"] for run in runs])]
 
 
 def _run(place: int, run: Json, label: str, folder: Path, pictures: Pictures) -> Json:
@@ -220,7 +226,7 @@ def _curves(curves: Mapping[str, Json], problems: list[str]) -> dict[str, Json]:
         if lost:
             problems.append(f"{name}: {lost} values are no finite numbers and are not drawn")
         if curve["value"]:
-            found[name] = curve
+            found[shown(name)] = curve
     return found
 
 

@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from paddlemae.display_names import shown
 from paddlemae.report import exhibits
+from paddlemae.report.confusion import Confusion, read_confusion
 from paddlemae.report.sheets import LOOKED_AT, LOST, Pictures, Sheet
 from paddlemae.report.words import number, percent, short, text
 
 NUMBERED_CLASSES = 20  # up to here a confusion matrix is a table of numbers, above it is a picture
 CONFUSED_PAIRS = 12
+LISTED_CLASSES = 1000  # whose accuracy is listed
+NAME_COLUMNS = 48  # of a class in a table of the page
 PARTS = {part: title[0].upper() + title[1:] for part, title in exhibits.PARTS.items()}
 
 Json = dict[str, Any]
@@ -41,7 +45,11 @@ def _name(classes: Sequence[Any], label: Any) -> str:
     if label is None:
         return "no label"
     known = isinstance(label, int) and 0 <= label < len(classes)
-    return str(classes[label] if known else f"class {label}")
+    return shown(classes[label] if known else f"class {label}", NAME_COLUMNS)
+
+
+def _names(content: Json) -> list[str]:
+    return [shown(name, NAME_COLUMNS) for name in content["classes"]]
 
 
 def _reconstructions(content: Json, hold: Hold) -> Json:
@@ -57,38 +65,41 @@ def _reconstructions(content: Json, hold: Hold) -> Json:
 
 
 def _confusion(content: Json, hold: Hold) -> Json:
-    counts = np.array(content["counts"], dtype=np.int64)
-    size = len(content["classes"])
-    if counts.shape != (size, size) or counts.min(initial=0) < 0:
-        raise ValueError(f"counts of {counts.shape} for {size} classes")
-    classes = [str(name) for name in content["classes"]]
-    totals = counts.sum(axis=1)
-    share = counts / np.maximum(totals, 1)[:, None]
-    cells = np.flatnonzero(counts)
+    found = read_confusion(content)
+    classes, totals, right = _names(content), found.images_of_class(), found.right_of_class()
+    order = np.argsort(np.where(totals > 0, right / np.maximum(totals, 1), 2.0), kind="stable")
+    numbered = len(classes) <= NUMBERED_CLASSES
+    counts = found.matrix() if numbered else None
     return {
         "source": text(content.get("source", "")),
         "classes": classes,
-        "images": int(totals.sum()),
-        "accuracy": float(np.trace(counts) / max(totals.sum(), 1)),
-        "table": list(zip(classes, counts.tolist(), share.tolist())) if size <= NUMBERED_CLASSES else None,
+        "images": found.images,
+        "accuracy": found.right / max(found.images, 1),
+        "table": list(zip(classes, counts.tolist(), (counts / np.maximum(totals, 1)[:, None]).tolist()))
+        if counts is not None
+        else None,
         "by_class": [
-            {"name": classes[place], "right": int(counts[place, place]), "of": int(totals[place])}
-            for place in np.argsort(np.where(totals > 0, np.diag(share), 2.0), kind="stable")
+            {"name": classes[place], "right": int(right[place]), "of": int(totals[place])}
+            for place in order[:LISTED_CLASSES]
         ],
-        "pairs": _confused(counts, totals, classes),
-        "drawn": {"classes": classes, "cells": cells.tolist(), "counts": counts.reshape(-1)[cells].tolist()},
+        "unlisted": max(0, len(classes) - LISTED_CLASSES),
+        "pairs": _confused(found, totals, classes),
+        "drawn": {
+            "classes": classes,
+            "cells": (found.true * len(classes) + found.predicted).tolist(),
+            "counts": found.count.tolist(),
+        },
     }
 
 
-def _confused(counts: np.ndarray, totals: np.ndarray, classes: Sequence[str]) -> list[Json]:
+def _confused(found: Confusion, totals: np.ndarray, classes: Sequence[str]) -> list[Json]:
     """The pairs of classes that were taken for each other most often."""
-    wrong = counts - np.diag(np.diag(counts))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED_PAIRS]
-    places = [divmod(int(place), len(classes)) for place in order]
+    wrong = np.flatnonzero(found.true != found.predicted)
+    most = wrong[np.argsort(-found.count[wrong], kind="stable")[:CONFUSED_PAIRS]]
+    columns = zip(*(column[most].tolist() for column in (found.true, found.predicted, found.count)))
     return [
-        {"true": classes[row], "predicted": classes[column], "count": int(wrong[row, column]), "of": int(totals[row])}
-        for row, column in places
-        if wrong[row, column]
+        {"true": classes[row], "predicted": classes[column], "count": count, "of": int(totals[row])}
+        for row, column, count in columns
     ]
 
 
@@ -142,7 +153,7 @@ def _map(content: Json, hold: Hold) -> Json:
     placed /= max(float(placed.max(initial=0)), 1e-12)  # one scale for both axes: distances mean something
     sheet = hold(content["sprite"], side=LOOKED_AT)
     labels = [point[2] for point in content["points"]]
-    classes = [str(name) for name in content["classes"]]
+    classes = _names(content)
     if not all(label is None or (isinstance(label, int) and 0 <= label < len(classes)) for label in labels):
         raise ValueError("a label has no class")
     return {

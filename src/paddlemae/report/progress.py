@@ -6,6 +6,8 @@ import sys
 import time
 from contextlib import contextmanager
 
+from paddlemae.display_names import names_escaped, say, shown
+
 LINE_EVERY_SECONDS = 10.0
 
 
@@ -16,10 +18,11 @@ def progress(label: str, total: int, done: int = 0, show: bool = True):
     Yields:
         a function of (steps done, text such as "loss 0.41"), to be called as often as one likes.
     """
+    label = shown(label)
     if not show:
         yield lambda done, text="": None
     elif sys.stderr.isatty():
-        with _bar() as bar:
+        with _bar() as bar, names_escaped():  # a bar prints what is printed meanwhile
             task = bar.add_task(label, total=total, completed=done, text="")
             yield lambda done, text="": bar.update(task, completed=done, text=text)
     else:
@@ -31,12 +34,13 @@ def _bar():
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        # explicitly what is below a stream that escapes: rich looks through one such stream only, and puts up its own
+        console=Console(file=getattr(sys.stderr, "rich_proxied_file", sys.stderr)),
     )
 
 
@@ -49,6 +53,6 @@ def _lines(label: str, total: int, first: int):
         if done >= total or now - last >= LINE_EVERY_SECONDS:
             last = now
             left = (now - started) / max(1, done - first) * (total - done)
-            print(f"{label} {done}/{total}  {text}  {left:.0f} s left", file=sys.stderr, flush=True)
+            say(f"{label} {done}/{total}  {text}  {left:.0f} s left", error=True)
 
     return update

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from paddlemae.display_names import say, shown
 from paddlemae.recipe import Augmentation, default_statistics
 from paddlemae.report.runlog import RECIPE_FILE
 from paddlemae.train.checkpoint import BEST, FOLDER, LATEST, STATE_FILE, find_checkpoint
@@ -19,7 +19,6 @@ from paddlemae.weights.adapt import Adapted, change_channels, change_image_size,
 from paddlemae.weights.foreign import Foreign, open_weights
 from paddlemae.weights.layouts import Imported, import_weights
 from paddlemae.weights.store import DESCRIPTION_FILE, WEIGHTS_FILE, Description, read_description, read_tensors
-from paddlemae.weights.tree import shown
 
 ENCODER_FIELDS = (
     "image_size",
@@ -87,7 +86,7 @@ def read_checkpoint(path: str | Path, reading: Reading = AS_THEY_SAY) -> Checkpo
     if description.kind == "probe":
         raise ValueError(
             f"{folder} holds the head of a linear probe alone; name the run that it probed "
-            f"({description.provenance.get('init', 'not recorded')})"
+            f"({shown(description.provenance.get('init', 'not recorded'))})"
         )
     missing = [name for name in ENCODER_FIELDS if name not in description.architecture]
     if missing:
@@ -176,9 +175,9 @@ def class_names(imported: Imported) -> list[str]:
 
 def say_origin(foreign: Foreign, imported: Imported) -> None:
     """Tell the user which layout was recognised, and what else should be known."""
-    print(f"{foreign.path}: weights of the layout {imported.layout}, {KIND_NAMES[imported.kind]}", file=sys.stderr)
+    say(f"{foreign.path}: weights of the layout {imported.layout}, {KIND_NAMES[imported.kind]}", error=True)
     for note in imported.notes:
-        print(f"  {_as_options(shown(note, 300))}", file=sys.stderr)
+        say(f"  {_as_options(shown(note, 300))}", error=True)
 
 
 def _as_options(text: str) -> str:
@@ -204,7 +203,7 @@ def adapted(checkpoint: Checkpoint, **wanted: int | Sequence[int] | None) -> Che
         if value is None or plain(value) == plain(checkpoint.description.architecture[name]):
             continue
         made: Adapted = change(checkpoint.tensors, checkpoint.description.architecture, value)  # type: ignore[operator, arg-type]
-        print(f"{checkpoint.folder}: {made.note}", file=sys.stderr)
+        say(f"{checkpoint.folder}: {made.note}", error=True)
         description = replace(checkpoint.description, architecture=made.architecture)
         if name == "channels":
             mean, std = (_other_channels(numbers, int(value)) for numbers in (description.mean, description.std))  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from paddlemae.data.faults import tell_unreadable
 from paddlemae.data.sources import open_source
 from paddlemae.data.statistics import ChannelStatistics, channel_statistics
 from paddlemae.device import usable_cpus
+from paddlemae.display_names import shown
 from paddlemae.recipe import build_recipe, recipe_content
 from paddlemae.report.progress import progress
 from paddlemae.report.runlog import command_line
@@ -155,12 +156,7 @@ def write_recipe(found: ChannelStatistics, spec: str, split: str, base: dict[str
         f"command:  paddlemae pretrain {shlex.quote(str(out))} --out runs/{out.stem}",
     )
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
-    replace_text(out, "".join(f"# {_one_line(line)}\n" for line in header) + text)
-
-
-def _one_line(text: str) -> str:
-    """A name may hold anything, a line's end too."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    replace_text(out, "".join(f"# {shown(line, None)}\n" for line in header) + text)
 
 
 def as_json(found: ChannelStatistics) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from paddlemae.data.faults import DataFault
 from paddlemae.data.images import UnreadableImage
 from paddlemae.data.sources import BadLabel, Source, add_stamps, open_source
 from paddlemae.data.sources.outputs import check_outside
+from paddlemae.display_names import stored
 from paddlemae.locks import locked_file
 from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.report.progress import progress
@@ -309,7 +310,7 @@ class _Parts:
             paths = [path_of(self.source, i) for i in indices.tolist()]
             labels = None
             if self.source.labels is not None:
-                labels = [self.source.classes[label] for label in self.source.labels[indices].tolist()]
+                labels = [stored(self.source.classes[label]) for label in self.source.labels[indices].tolist()]
             yield Rows(indices, paths, labels, vectors if scale is None else scaled(vectors, *scale))
 
     def _scale(self) -> tuple[np.ndarray, np.ndarray]:
@@ -329,5 +330,5 @@ def scaled(vectors: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.n
 
 
 def path_of(source: Source, i: int) -> str:
-    """An image's name as files of features have it: bytes that are no text become "?"."""
-    return source.describe(i).encode("utf-8", "replace").decode()
+    """Return an image's name as files of features have it."""
+    return stored(source.describe(i))

@@ -64,7 +64,7 @@ def evaluate(
         **found.metrics,
         "protocol": {"image_size": description.architecture["image_size"]},
         "eval": source.name,
-        "eval_images": int(found.confusion.sum()),
+        "eval_images": found.confusion.images,
         "checkpoint": checkpoint.folder.name,
     }
     if say:

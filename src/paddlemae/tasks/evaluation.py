@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from paddlemae.data.faults import DataFault
 from paddlemae.data.sources import Source
 from paddlemae.device import tensor_of
 from paddlemae.recipe import SCRATCH, FinetuneRecipe, ProbeRecipe
+from paddlemae.report.confusion import Confusion
 from paddlemae.report.figures import draw_confusion, draw_curves
 from paddlemae.report.runlog import (
     FIGURES,
@@ -45,23 +46,24 @@ class Evaluation:
     """Predictions on held-out images.
 
     Attributes:
-        confusion: how often each class [true, predicted].
+        confusion: how often each class was taken for which.
         top5: share of the images whose class is among the five likeliest.
         loss: mean cross-entropy.
         mistakes: the surest ones, the surest first.
     """
 
-    confusion: np.ndarray
+    confusion: Confusion
     top5: float
     loss: float
     mistakes: list[Mistake] = field(default_factory=list)
 
     @property
     def metrics(self) -> dict[str, float]:
-        top1 = float(np.trace(self.confusion) / max(1, self.confusion.sum()))
+        top1 = self.confusion.right / max(1, self.confusion.images)
         return {"top1": top1, "top5": self.top5, "eval_loss": self.loss}
 
 
+_KINDS = (np.int64, np.int64, np.int64, np.float64, np.bool_, np.float64)  # of what is kept of an image
 Predictions = Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
@@ -75,29 +77,38 @@ def evaluation_of(predictions: Predictions, num_classes: int, ranks: Ranks = ALO
     Raises:
         DataFault: no image at all.
     """
-    own: list[tuple[int, int, int, float, bool, float]] = []
+    own: list[list[np.ndarray]] = [[np.empty(0, kind)] for kind in _KINDS]
     for indices, labels, logits in predictions:
         losses = F.cross_entropy(tensor_of(logits), tensor_of(labels), reduction="none").numpy().ravel()
-        ranked = np.argsort(-logits, axis=1, kind="stable")
-        hits = (ranked[:, :5] == labels[:, None]).any(axis=1)
+        predicted, places = _ranked(logits, labels)
         likelihood = np.exp(logits - logits.max(axis=1, keepdims=True))
         confidence = likelihood.max(axis=1) / likelihood.sum(axis=1)
-        columns = (indices, labels, ranked[:, 0], confidence, hits, losses)
-        own += zip(*(column.tolist() for column in columns), strict=True)
-    seen = sorted(tuple(image) for found in ranks.gather(own) for image in found)
-    if not seen:
-        raise DataFault("no image to evaluate on can be read, mend them")
-    indices, labels, predicted, confidence, hits, losses = (np.array(column) for column in zip(*seen))
-    confusion = confusion_of(labels, predicted, num_classes)
+        for seen, column in zip(own, (indices, labels, predicted, confidence, places < 5, losses)):
+            seen.append(column)
+    indices, labels, predicted, confidence, hits, losses = _of_all(own, ranks)
+    if not len(indices):
+        raise DataFault("no image to evaluate on can be read; fix them")
+    confusion = Confusion.of(labels, predicted, num_classes)
     mistakes = surest_mistakes(indices, labels, predicted, confidence)
     return Evaluation(confusion, float(hits.mean()), math.fsum(losses) / len(losses), mistakes)
 
 
-def confusion_of(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """How often each class was taken for which: int64 [true, predicted]."""
-    confusion = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(confusion, (labels, predicted), 1)
-    return confusion
+def _ranked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the likeliest class of each image, how many classes come before its own); of equals the lowest comes first."""
+    logits = np.where(np.isnan(logits), -np.inf, logits)
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    equal = (logits == own) & (np.arange(logits.shape[1]) < labels[:, None])
+    return logits.argmax(axis=1), ((logits > own) | equal).sum(axis=1)
+
+
+def _of_all(own: Sequence[Sequence[np.ndarray]], ranks: Ranks) -> list[np.ndarray]:
+    """The columns of all processes' images, ascending by the first of them and then by the next."""
+    columns = [np.concatenate(seen) for seen in own]
+    if ranks.lines:
+        found = ranks.gather([column.tolist() for column in columns])
+        columns = [np.concatenate([np.array(one, kind) for one in each]) for each, kind in zip(zip(*found), _KINDS)]
+    order = np.lexsort(columns[::-1])
+    return [column[order] for column in columns]
 
 
 def surest_mistakes(
@@ -143,7 +154,7 @@ def finish(
         "best_step": int(state.best.get("step", state.step)),
         "steps": state.step,
         "train_images": num_train,
-        "eval_images": int(last.confusion.sum()),
+        "eval_images": last.confusion.images,
     }
     begun = SCRATCH if recipe.init == SCRATCH else RANDOM if recipe.task == "probe" and recipe.random else PRETRAINED
     logged = {

@@ -18,6 +18,7 @@ from paddlemae.data.sources import Source, subset
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import Mask
 from paddlemae.model.vit import VisionTransformer, attention_maps
+from paddlemae.report.confusion import Confusion
 from paddlemae.report.exhibits import read_exhibit, write_exhibit, write_sprite
 from paddlemae.report.figures import heated
 from paddlemae.tasks.models import evaluation_view, to_input
@@ -139,12 +140,12 @@ class Mistake:
 
 
 def show_mistakes(
-    run: Path, source: Source, view: View, confusion: np.ndarray, mistakes: list[Mistake], title: str
+    run: Path, source: Source, view: View, confusion: Confusion, mistakes: list[Mistake], title: str
 ) -> None:
     """Show how often each class was taken for which, and the images of which that was surest."""
     classes = list(source.classes)
     content = {"source": title, "classes": classes}
-    write_exhibit(run, "confusion", {**content, "counts": confusion.tolist()})
+    write_exhibit(run, "confusion", {**content, **confusion.as_json()})
     if not mistakes:
         write_exhibit(run, "mistakes", {**content, "sprite": None, "items": []})
         return

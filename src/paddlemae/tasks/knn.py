@@ -20,10 +20,11 @@ from paddlemae import device
 from paddlemae.data.augment import View
 from paddlemae.data.sources import Source, balanced_subset, matched, open_source
 from paddlemae.recipe import MAX_BAD_IMAGES
+from paddlemae.report.confusion import Confusion
 from paddlemae.report.runlog import log_result
 from paddlemae.tasks.checkpoints import read_checkpoint
 from paddlemae.tasks.embed import Labelled, labelled_features
-from paddlemae.tasks.evaluation import PRETRAINED, RANDOM, confusion_of, surest_mistakes
+from paddlemae.tasks.evaluation import PRETRAINED, RANDOM, surest_mistakes
 from paddlemae.tasks.gallery import show_map, show_mistakes, show_neighbours
 from paddlemae.tasks.inference import FeatureKind
 from paddlemae.tasks.models import evaluation_view, load_encoder
@@ -163,7 +164,7 @@ def _show(
 ) -> None:
     """Leave the run's exhibits of the queries."""
     (queries, query_features), (bank, bank_features) = asked, known
-    confusion = confusion_of(query_features.labels, found.predicted, len(bank.classes))
+    confusion = Confusion.of(query_features.labels, found.predicted, len(bank.classes))
     mistakes = surest_mistakes(query_features.indices, query_features.labels, found.predicted, found.share)
     with optional("the mistakes"):
         show_mistakes(run, queries, view, confusion, mistakes, f"kNN, k = {found.k}, weighted votes; {kind}")
@@ -289,10 +290,14 @@ def winners(labels_Qk: np.ndarray, weights_Qk: np.ndarray, num_classes: int) -> 
     classes, shares = [np.empty(0, np.int64)], [np.empty(0)]
     for start in range(0, len(labels_Qk), VOTERS_AT_ONCE):
         labels, weights = (each[start : start + VOTERS_AT_ONCE] for each in (labels_Qk, weights_Qk))
-        votes = np.zeros((len(labels), num_classes))
-        np.add.at(votes, (np.arange(len(labels))[:, None], labels), weights)
-        classes.append(votes.argmax(axis=1))
-        shares.append(votes.max(axis=1) / votes.sum(axis=1))
+        # the classes that are among each query's neighbours: all classes of all queries would be too many
+        cells, places = np.unique(np.arange(len(labels))[:, None] * num_classes + labels, return_inverse=True)
+        queries, candidates = np.divmod(cells, num_classes)
+        votes = np.bincount(places.ravel(), weights.ravel())
+        order = np.lexsort((candidates, -votes, queries))
+        best = order[np.unique(queries, return_index=True)[1]]  # of each query the first in that order
+        classes.append(candidates[best])
+        shares.append(votes[best] / np.bincount(queries, votes))
     return np.concatenate(classes), np.concatenate(shares)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from paddlemae.data.batches import PATH_STREAM, Batch, batch_rngs
 from paddlemae.data.channels import default_bits
 from paddlemae.data.randaugment import RandAugment
 from paddlemae.device import tensor_of
+from paddlemae.display_names import say, shown
 from paddlemae.model.kernels import scale_channels
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.vit import SIZES, VisionTransformer, pair
@@ -82,7 +82,7 @@ def build_autoencoder(shape: AutoencoderShape, seed: int, checkpoint: Checkpoint
     if new:
         parts = " and ".join([*(["decoder"] if other else []), *(["encoder's last norm"] if "norm" in new else [])])
         why = f" ({', '.join(other)} as the recipe has it)" if other and checkpoint.description.kind == "mae" else ""
-        print(f"{checkpoint.folder}: the {parts} begins anew{why}", file=sys.stderr)
+        say(f"{checkpoint.folder}: the {parts} begins anew{why}", error=True)
     return model
 
 
@@ -141,7 +141,7 @@ def _built(kind, checkpoint: Checkpoint):
         return kind(**checkpoint.description.architecture)
     except TypeError as fault:
         raise ValueError(
-            f"{checkpoint.folder} has an architecture that this PaddleMAE does not know: {fault}"
+            f"{checkpoint.folder} has an architecture that this PaddleMAE does not know: {shown(fault)}"
         ) from fault
 
 

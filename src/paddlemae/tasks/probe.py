@@ -36,6 +36,8 @@ from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.lars import Lars
 from paddlemae.weights.store import Description
 
+LOGITS_AT_ONCE = 1 << 24  # numbers, 64 MB: of all held-out images they would grow with the square of the classes
+
 
 def probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
     """Train a linear classifier on a pretrained encoder's features, and leave a run folder with the head.
@@ -173,8 +175,13 @@ def cached_batches(table: Labelled, recipe: ProbeRecipe, state: TrainState) -> G
 def evaluate_head(head: ProbeHead, held_out: Labelled, num_classes: int) -> Evaluation:
     """The head's predictions from the held-out images' features."""
     with evaluating(head), paddle.no_grad():
-        logits = head(paddle.to_tensor(held_out.features_ND)).numpy()
-    return evaluation_of([(held_out.indices, held_out.labels, logits)], num_classes)
+        rows = max(1, LOGITS_AT_ONCE // num_classes)
+        blocks = (slice(start, start + rows) for start in range(0, max(1, len(held_out.labels)), rows))
+        predictions = (
+            (held_out.indices[block], held_out.labels[block], head(tensor_of(held_out.features_ND[block])).numpy())
+            for block in blocks
+        )
+        return evaluation_of(predictions, num_classes)
 
 
 def dry_run(recipe: ProbeRecipe) -> dict[str, str]:

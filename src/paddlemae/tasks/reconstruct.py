@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,6 +14,7 @@ from paddlemae.data.augment import eval_view
 from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS, UnreadableImage, read_image
 from paddlemae.data.sources import open_source
 from paddlemae.data.sources.outputs import check_outside
+from paddlemae.display_names import say
 from paddlemae.model.mae import MaskedAutoencoder, reconstruct
 from paddlemae.model.masking import Mask
 from paddlemae.report.figures import draw_reconstructions
@@ -107,7 +107,7 @@ def read_views(images: list[str], description: Description, limit: int) -> tuple
         more = f" (and {len(faults) - 1} more can't be read either)" if len(faults) > 1 else ""
         raise ValueError(f"{faults[0]}{more}")
     for unreadable in faults:
-        print(f"skipped: {unreadable}", file=sys.stderr)
+        say(f"skipped: {unreadable}", error=True)
     return names, np.stack(views)
 
 

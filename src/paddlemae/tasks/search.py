@@ -14,6 +14,7 @@ import numpy as np
 from paddlemae import device
 from paddlemae.data.sources import Source, open_source
 from paddlemae.data.sources.outputs import check_outside
+from paddlemae.display_names import shown
 from paddlemae.report.figures import draw_neighbours
 from paddlemae.tasks.checkpoints import read_checkpoint
 from paddlemae.tasks.embed_source import path_of, scaled, weights_digest
@@ -141,9 +142,9 @@ def _draw(
 
 def table(found: Found) -> str:
     """A query's neighbours, a line each: rank, similarity, class where there is one, path."""
-    lines = [found.query]
-    labels = [near.label or "" for near in found.neighbours]
+    lines = [shown(found.query, None)]
+    labels = [shown(near.label or "") for near in found.neighbours]
     wide = max(map(len, labels))
     for rank, (near, label) in enumerate(zip(found.neighbours, labels), start=1):
-        lines.append(f"{rank:4}  {near.similarity:7.4f}  {label:{wide}}{'  ' if wide else ''}{near.path}")
+        lines.append(f"{rank:4}  {near.similarity:7.4f}  {label:{wide}}{'  ' if wide else ''}{shown(near.path, None)}")
     return "\n".join(lines)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
@@ -18,6 +17,7 @@ from paddlemae.data.batches import Batch, train_batches
 from paddlemae.data.faults import DataFault
 from paddlemae.data.packed import occupied, pack
 from paddlemae.data.sources import Source
+from paddlemae.display_names import say
 from paddlemae.recipe import Training
 from paddlemae.report.progress import progress
 from paddlemae.report.runlog import SKIPPED_FILE, forget_metrics_after, log_metrics
@@ -278,7 +278,7 @@ def _go_back(start: Start, state: TrainState, saver: Saver, record: Record, torn
     load_checkpoint(find_checkpoint(start.out, whole=True), state)
     state.passed_over = passed_over
     record.forget_after(state.step)
-    print(f"{torn}; went back to step {state.step}, to leave it out", file=sys.stderr)
+    say(f"{torn}; went back to step {state.step}, to leave it out", error=True)
 
 
 def _what_helps(state: TrainState) -> str:
@@ -368,7 +368,7 @@ def _spike_watch(course: Course, record: Record) -> AfterStep:
         record(state.step, course.epoch(state.step), state.seconds, spike=result.loss, usual_loss=usual)
         shown.append(state.step)
         if len(shown) <= SHOWN_SPIKES:
-            print(f"loss {result.loss:.4g} at step {state.step}, where {usual:.4g} was usual", file=sys.stderr)
+            say(f"loss {result.loss:.4g} at step {state.step}, where {usual:.4g} was usual", error=True)
 
     return watch
 

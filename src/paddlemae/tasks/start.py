@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from paddlemae.data.sources.outputs import check_outside
+from paddlemae.display_names import say, shown
 from paddlemae.launch import note_entered
 from paddlemae.locks import locked_folder
 from paddlemae.recipe import Recipe, build_recipe, dump_recipe
@@ -78,7 +79,7 @@ class Start:
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            print(text, flush=True)
+            say(text)
 
 
 def stored_recipe(run: Path, task: str) -> Recipe:
@@ -92,7 +93,8 @@ def stored_recipe(run: Path, task: str) -> Recipe:
         raise FileNotFoundError(f"{run} holds no run to resume (no {RECIPE_FILE}); leave --resume out to start one")
     content = yaml.safe_load(path.read_text())
     if content.get("task") != task:
-        raise ValueError(f"{run} is a {content.get('task')} run; resume it with 'paddlemae {content.get('task')}'")
+        other = shown(content.get("task"))
+        raise ValueError(f"{run} is a {other} run; resume it with 'paddlemae {other}'")
     return build_recipe(task, content)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from paddlemae.atomic import replace_text
 from paddlemae.data.sources.outputs import check_outside
+from paddlemae.display_names import say
 from paddlemae.locks import locked_folder
 from paddlemae.recipe import SCRATCH, FinetuneRecipe, load_recipe
 from paddlemae.report.figures import draw_study
@@ -87,7 +88,7 @@ def _study(plan: Study, recipes: dict[tuple[str, str, int], FinetuneRecipe], out
             top1 = finetune(recipe, start, beside=plan.init)["top1"]
         found[name][value].append(top1)
         if not quiet:
-            print(f"{plan.key}={value}, {name}, seed {seed}: top-1 {top1:.2%}", flush=True)
+            say(f"{plan.key}={value}, {name}, seed {seed}: top-1 {top1:.2%}")
     result = {"key": plan.key, "seeds": list(plan.seeds), "init": plan.init, "top1": found}
     replace_text(out / STUDY_FILE, json.dumps(result, indent=2) + "\n")
     with optional("the curve"):

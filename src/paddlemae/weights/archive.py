@@ -12,8 +12,8 @@ import warnings
 import zlib
 from typing import NamedTuple
 
+from paddlemae.display_names import shown
 from paddlemae.weights.mapped import release
-from paddlemae.weights.tree import shown
 
 MAX_ENTRIES = 50_000  # a ViT-Huge with its optimizer has 2,000
 MAX_NAME_BYTES = 250

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paddlemae.display_names import shown
 from paddlemae.weights.kinds import kind_of, refusal
 from paddlemae.weights.pdfile import read_paddle
 from paddlemae.weights.safefile import read_safetensors
 from paddlemae.weights.strictjson import read_object
 from paddlemae.weights.torchfile import read_torch
-from paddlemae.weights.tree import StateDict, describe, shown, tensors_of
+from paddlemae.weights.tree import StateDict, describe, tensors_of
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paddlemae.weights.tree import shown
+from paddlemae.display_names import shown
 
 # torch.save writes this number, as a pickle of its own, before everything else in its legacy format.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C

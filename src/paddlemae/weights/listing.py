@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from paddlemae.display_names import shown
 from paddlemae.weights.foreign import Foreign
 from paddlemae.weights.layouts import Imported
-from paddlemae.weights.tree import shown
 
 KINDS = {
     "zip": "PyTorch file",
@@ -54,7 +54,7 @@ def parameter_count(tensors: Mapping[str, np.ndarray], architecture: Mapping[str
 def lines(content: Mapping[str, Any]) -> list[str]:
     """The report as a page of text; the same tensor of several blocks is one line."""
     shape, converted = content["architecture"], content["converted"]
-    beside = f"; beside: {', '.join(f'{name} ({what})' for name, what in content['beside'].items())}"
+    beside = f"; beside: {', '.join(f'{shown(name)} ({shown(what)})' for name, what in content['beside'].items())}"
     place = f" under {content['key']!r}" if content["key"] else ""
     target = f", predicts {content['target']} pixels" if content["target"] else ""
     classes = f", {content['classes']} classes" if content["kind"] == "classifier" else ""
@@ -65,7 +65,7 @@ def lines(content: Mapping[str, Any]) -> list[str]:
     found = [
         ("file", f"{content['file']}, weights{place}{beside if content['beside'] else ''}"),
         ("layout", content["layout"]),
-        ("model", f"{content['kind']}{target}{classes}"),
+        ("model", f"{shown(content['kind'])}{target}{classes}"),
         ("encoder", _encoder(shape)),
         *([("decoder", _decoder(shape))] if content["kind"] == "mae" else []),
         ("parameters", f"{content['parameters'] / 1e6:.2f} million, {' and '.join(content['dtypes'])}"),

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from paddlemae.display_names import shown
 from paddlemae.weights.kinds import kind_of, refusal
 from paddlemae.weights.mapped import map_file, release
 from paddlemae.weights.pickles import read_pickle
 from paddlemae.weights.plain import PLAIN, Functions
-from paddlemae.weights.tree import BFloat16, Opaque, shown
+from paddlemae.weights.tree import BFloat16, Opaque
 
 NAMES = "StructuredToParameterName@@"  # structured name -> Paddle's generated one; no weights
 SLICES = "UnpackBigParamInfor@@"  # name -> the shape and the keys of the slices of a large array

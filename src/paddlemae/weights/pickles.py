@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from paddlemae.display_names import shown
 from paddlemae.weights.mapped import release
 from paddlemae.weights.plain import Functions, Unfinished, hashable
-from paddlemae.weights.tree import Opaque, shown
+from paddlemae.weights.tree import Opaque
 
 # A ViT-Huge with its AdamW (2,000 tensors) takes 70,000 steps and is charged 11 MB (measured).
 MAX_STEPS = 500_000

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.weights.tree import Opaque, shown
+from paddlemae.display_names import shown
+from paddlemae.weights.tree import Opaque
 
 MAX_KEY_PARTS = 16
 MAX_NUMBERS_IN_CALL = 200

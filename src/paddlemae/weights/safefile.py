@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from paddlemae.display_names import shown
 from paddlemae.weights.kinds import kind_of, refusal
 from paddlemae.weights.mapped import map_file
 from paddlemae.weights.plain import is_shape
 from paddlemae.weights.strictjson import MAX_BYTES, parse_object
-from paddlemae.weights.tree import BFloat16, shown
+from paddlemae.weights.tree import BFloat16
 
 METADATA = "__metadata__"
 BFLOAT16 = "BF16"

@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from paddlemae.display_names import shown
 from paddlemae.weights.kinds import kind_of, refusal
 
 WEIGHTS_FILE = "model.safetensors"
@@ -93,7 +94,7 @@ def read_description(folder: Path) -> Description:
     try:
         content = {"bits": None, **json.loads(path.read_text())}
         if content["format"] != FORMAT:
-            raise ValueError(f"{path} is of format {content['format']}; this PaddleMAE reads format {FORMAT}")
+            raise ValueError(f"{path} is of format {shown(content['format'])}; this PaddleMAE reads format {FORMAT}")
         fields = {name: content[name] for name in Description.__dataclass_fields__}
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as fault:
         raise ValueError(f"{path} is not a model description of PaddleMAE: {fault!r}") from fault

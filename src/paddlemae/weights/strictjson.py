@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from paddlemae.weights.tree import shown
+from paddlemae.display_names import shown
 
 # A header of 300 tensors takes 30 KB. Parsed, a text can take 30 times its own size (measured: rows of small objects).
 MAX_BYTES = 2**20

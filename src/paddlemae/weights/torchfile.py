@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from paddlemae.display_names import shown
 from paddlemae.weights.archive import locate_all, read_directory, verify
 from paddlemae.weights.kinds import LEGACY_MAGIC, kind_of, refusal
 from paddlemae.weights.mapped import map_file
 from paddlemae.weights.pickles import read_pickle
 from paddlemae.weights.plain import PLAIN, Functions, is_shape
-from paddlemae.weights.tree import BFloat16, Opaque, shown
+from paddlemae.weights.tree import BFloat16, Opaque
 
 LEGACY_VERSION = 1001
 BFLOAT16 = "bfloat16"

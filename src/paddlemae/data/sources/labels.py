@@ -19,6 +19,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from paddlemae.display_names import shown
+
 _TRAIN, _VAL, _TEST = "train", "val", "test"
 _SPLIT_OF = {
     **dict.fromkeys(("train", "training"), _TRAIN),
@@ -286,7 +288,7 @@ def is_whole(text: str) -> bool:
 def listed(names: Sequence[str]) -> str:
     """Return names for an error, not too many."""
     more = f" and {len(names) - _LONGEST_LIST} more" if len(names) > _LONGEST_LIST else ""
-    return ", ".join(repr(name) for name in names[:_LONGEST_LIST]) + more
+    return ", ".join(shown(repr(name)) for name in names[:_LONGEST_LIST]) + more
 
 
 def class_folders(

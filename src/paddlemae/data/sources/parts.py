@@ -181,7 +181,8 @@ def _whole_groups(source: Source, groups: _Indices, fraction: float, rng: np.ran
 
 def _draw(groups: _Indices, wanted: _Indices, rng: np.random.Generator) -> _Indices:
     """Indices, ascending, of `wanted[g]` random members of each group g."""
-    draws = [rng.permutation(np.flatnonzero(groups == g))[:count] for g, count in enumerate(wanted)]
+    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups, minlength=len(wanted)))[:-1])
+    draws = [rng.permutation(own)[:count] for own, count in zip(members, wanted)]
     return np.sort(np.concatenate(draws))
 
 

@@ -500,6 +500,8 @@
 
   /* ---------------------------------------------------------------------------------------------- confusion */
 
+  const MOST_PIXELS = 1024; // of a matrix's side
+
   function confusionOf(element) {
     const { classes, cells, counts } = data.runs.find(({ id }) => id === element.dataset.run).confusion;
     const totals = classes.map(() => 0), found = new Map();
@@ -536,26 +538,35 @@
   function startMatrix(figure) {
     const canvas = one("canvas", figure);
     const { classes, cells, counts, totals, tell } = confusionOf(figure);
-    const size = classes.length;
+    const size = classes.length, side = Math.min(size, MOST_PIXELS); // of many classes several share a pixel
+    const pixelOf = (cell) => side * Math.floor(Math.floor(cell / size) * side / size) + Math.floor((cell % size) * side / size);
+    const shares = new Float64Array(side * side), strongest = new Map(); // of each pixel, and the cell that it is of
+    cells.forEach((cell, index) => {
+      const share = counts[index] / totals[Math.floor(cell / size)], pixel = pixelOf(cell);
+      if (share <= shares[pixel]) return;
+      shares[pixel] = share;
+      strongest.set(pixel, cell);
+    });
 
     function draw() {
-      canvas.width = canvas.height = size;
+      canvas.width = canvas.height = side;
       const context = canvas.getContext("2d");
-      const image = context.createImageData(size, size);
+      const image = context.createImageData(side, side);
       const [red, green, blue] = inks().heat;
-      cells.forEach((cell, index) => {
-        const share = counts[index] / totals[Math.floor(cell / size)];
+      for (const pixel of strongest.keys()) {
         // the square root keeps rare confusions in sight
-        image.data.set([red, green, blue, 255 * Math.sqrt(share)], 4 * cell);
-      });
+        image.data.set([red, green, blue, 255 * Math.sqrt(shares[pixel])], 4 * pixel);
+      }
       context.putImageData(image, 0, 0);
     }
 
     const point = (event) => {
       const box = canvas.getBoundingClientRect();
       const [column, row] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height]
-        .map((part) => Math.max(0, Math.min(size - 1, Math.floor(part * size))));
-      tell(event, row, column);
+        .map((part) => Math.max(0, Math.min(side - 1, Math.floor(part * side))));
+      const cell = strongest.get(side * row + column);
+      if (cell !== undefined) tell(event, Math.floor(cell / size), cell % size);
+      else tell(event, Math.floor(row * size / side), Math.floor(column * size / side));
     };
     canvas.addEventListener("pointermove", point);
     canvas.addEventListener("pointerdown", point);

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from paddlemae.display_names import shown
 from paddlemae.weights.layouts.names import Draft, Pairs
 from paddlemae.weights.layouts.settings import Settings, numbers, size_of, whole
-from paddlemae.weights.tree import shown
 
 EPSILON = 1e-6  # our LayerNorm's
 ACTIVATION = "gelu"

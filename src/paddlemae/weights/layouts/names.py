@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from paddlemae.weights.tree import shown
+from paddlemae.display_names import shown
 
 # (our name, theirs), both without ".weight" and ".bias"; "{}" is a block's number. All are read, the first of several
 # for one of ours is written.

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from paddlemae.weights.tree import Opaque, shown
+from paddlemae.display_names import shown
+from paddlemae.weights.tree import Opaque
 
 Size = tuple[int, int]
 
