@@ -214,7 +214,7 @@ def _system_tar(rng: random.Random, folder: Path, trees: list[Tree]) -> Packed:
         return None
     style = f"--format={rng.choice(sorted(TAR_FORMATS))}"
     roots = [_write(tree, folder / f"tree{number}", rng) for number, tree in enumerate(trees)]
-    if rng.random() < 0.2 and trees[0]:
+    if is_linked := rng.random() < 0.2:
         source = os.path.join(os.fsencode(roots[0]), rng.choice(sorted(trees[0])))
         os.link(source, os.path.join(os.path.dirname(source), b"link.png"))
     path = folder / "a.tar"
@@ -236,7 +236,8 @@ def _system_tar(rng: random.Random, folder: Path, trees: list[Tree]) -> Packed:
                 path.write_bytes(path.read_bytes() + other.read_bytes())
             else:
                 _run("tar", "-Af", str(path), str(other))
-    return path, rng.choice([_tar_program, _tarfile]) if len(roots) == 1 else _tar_program
+    plain = len(roots) == 1 and not is_linked
+    return path, rng.choice([_tar_program, _tarfile]) if plain else _tar_program
 
 
 def _python_zip(rng: random.Random, folder: Path, trees: list[Tree]) -> Packed:

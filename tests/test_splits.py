@@ -463,9 +463,9 @@ def test_a_table_that_the_system_does_not_open_is_not_called_damaged(tmp_path: P
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
     try:
         with pytest.raises(ValueError, match="Too many open files") as fault:
-            from paddlemae.data.sources import tables
+            from paddlemae.data.sources import table_files
 
-            tables._open_parquet(str(path))
+            table_files._open_parquet(str(path))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert "damaged" not in str(fault.value)
@@ -504,3 +504,28 @@ def test_an_older_pack_s_classes_get_numeric_order(tmp_path: Path, paddlemae) ->
     source = open_source(str(tmp_path / "pack"), labelled=True)
     assert source.classes == tuple(map(str, range(12)))
     assert names_of(source) == names_of(open_source(str(tmp_path / "n"), labelled=True))
+
+
+@with_tables
+@pytest.mark.parametrize("column", ["split", "Part"])
+def test_a_table_s_column_of_splits(tmp_path: Path, column: str) -> None:
+    """As a CSV's: what a table without a split's word in its name says row by row."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    words = ["Train", "test", "train", "holdout", "test", "train"]
+    images = [kinds.png(np.full((1, 1), number, np.uint8)) for number in range(6)]
+    table = {"image": images, "label": ["a", "b", "b", None, "a", "a"], column: words}
+    pq.write_table(pa.table(table), tmp_path / "all.parquet")
+    spec = f"{tmp_path}/all.parquet" + (f"::split={column}" if column == "Part" else "")
+    for split, numbers in (("train", [0, 2, 5]), ("test", [1, 4])):
+        with pytest.warns(SourceNote, match=r"1 image of no split are left out: 'holdout' \(1\)"):
+            source = open_source(spec, split, labelled=True)
+        assert [int(source.read(i, 1)[0, 0, 0]) for i in range(len(source))] == numbers
+        assert names_of(source) == [table["label"][number] for number in numbers]
+        assert source.describe(1).endswith(f", row {numbers[1]}")
+    assert len(open_source(spec)) == 6
+    pq.write_table(pa.table({**table, "label": list("aabbcc"), column: list("xyzxyz")}), tmp_path / "all.parquet")
+    assert len(open_source(spec, "train", labelled=True)) == 6
+    with pytest.raises(MissingPart):
+        open_source(spec, "test")

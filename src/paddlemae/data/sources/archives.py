@@ -29,7 +29,7 @@ from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.shards import Samples, ending_of, is_sidecar, label_of, samples_of
 from paddlemae.data.sources.source import EncodedSource
 from paddlemae.data.sources.stored import visible_above
-from paddlemae.data.sources.subfolders import ARRAY, PICTURE, chosen_folder
+from paddlemae.data.sources.subfolders import ARRAY, PICTURE, choose_folder
 from paddlemae.data.sources.tar import Entry, TarContents, entries
 from paddlemae.data.sources.zipped import begins_with_entry, zip_contents, zip_entries
 
@@ -64,7 +64,7 @@ def open_zip(path: str, split: str | None, labelled: bool) -> EncodedSource:
             "is read, as when they are unpacked"
         )
     _warn(path, refused=listing.refused, replaced=listing.replaced)
-    chosen = _chosen(path, listing, split, labelled)
+    chosen = _choose(path, listing, split, labelled)
     contents = zip_contents(path, chosen.names, [listing.images[name] for name in chosen.names])
     return EncodedSource(path, contents, chosen.labels, chosen.classes)
 
@@ -81,16 +81,16 @@ def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool
         ValueError: a tar that is damaged or cut short; no images; no labels.
     """
     root = root or os.path.dirname(paths[0]) or "."
-    only = [_listed(paths[0], labelled)] if len(paths) == 1 else []
-    if only and only[0][1] is None:
+    only = [_list_tar(paths[0], labelled)] if len(paths) == 1 else []
+    if only and only[0][1] is None:  # no samples
         listing = only[0][0]
         _warn(name, refused=listing.refused, replaced=listing.replaced)
-        chosen = _chosen(name, listing, split, labelled)
+        chosen = _choose(name, listing, split, labelled)
         contents = _contents(root, paths, [(0, listing.images[each]) for each in chosen.names])
         return EncodedSource(name, contents, chosen.labels, chosen.classes)
     relative = [os.path.relpath(path, root) for path in paths]
     selected = [os.path.join(root, file) for file in files_of_part(relative, split, repr(name))]
-    shards = _shards(only or (_listed(path, labelled) for path in selected))
+    shards = _join_tars(only or (_list_tar(path, labelled) for path in selected))
     _warn(name, refused=shards.refused, replaced=shards.replaced, further=shards.further)
     if not shards.images:
         raise ValueError(f"no images in {name!r}; expected entries named like 0001.jpg, {_endings()}")
@@ -99,7 +99,7 @@ def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool
         return EncodedSource(name, contents)
     known: tuple[str, ...] = ()
     if split == "test" and (trained_on := _trained_on(root, relative, name)) not in ([], selected):
-        known = _labels(name, _shards(_listed(path, True) for path in trained_on), is_split=True)[1]
+        known = _labels(name, _join_tars(_list_tar(path, True) for path in trained_on), is_split=True)[1]
     return EncodedSource(name, contents, *_labels(name, shards, len(selected) < len(paths), known))
 
 
@@ -152,12 +152,12 @@ class _Listing(Generic[_Stored]):
             self.images.pop(name, None)
             self.refused.append(name)
 
-    def counted(self, names: list[str]) -> list[str]:
+    def images_among(self, names: list[str]) -> list[str]:
         """Return those of the names that count as images: the pictures or, where there are none, the arrays."""
         return ([name for name in names if name not in self.arrays] or names) if self.arrays else names
 
 
-def _listed(path: str, labelled: bool) -> tuple[_Listing[Entry], Samples | None]:
+def _list_tar(path: str, labelled: bool) -> tuple[_Listing[Entry], Samples | None]:
     """Return what a tar holds, and its samples if it is a shard; with the contents of sidecars if labels are needed."""
     listing = _Listing[Entry]()
     for entry in entries(path, is_sidecar if labelled else lambda name: False):
@@ -187,14 +187,14 @@ class _Shards:
     further: list[str] = field(default_factory=list)
 
 
-def _shards(tars: Iterable[tuple[_Listing[Entry], Samples | None]]) -> _Shards:
+def _join_tars(tars: Iterable[tuple[_Listing[Entry], Samples | None]]) -> _Shards:
     found = _Shards()
     for number, (listing, samples) in enumerate(tars):
         if samples:
             found.have_samples = True
             found.further += samples.further
         else:
-            images = [listing.images[name] for name in listing.counted(list(listing.images))]
+            images = [listing.images[name] for name in listing.images_among(list(listing.images))]
             samples = Samples(images, [{} for _ in images])
         found.images += [(number, entry) for entry in samples.images]
         found.beside += samples.beside
@@ -234,16 +234,16 @@ class _Chosen(NamedTuple):
     classes: tuple[str, ...] = ()
 
 
-def _chosen(name: str, listing: _Listing, split: str | None, labelled: bool) -> _Chosen:
+def _choose(name: str, listing: _Listing, split: str | None, labelled: bool) -> _Chosen:
     """Return the images of an archive whose folders are splits and classes; one folder around all does not count."""
     files = sorted(listing.images)
     if not files:
         raise ValueError(f"no images in {name!r}; expected entries {_endings()}")
-    around = _around_all(listing.counted(files))
+    around = _around_all(listing.images_among(files))
     folders = _first_folders(around, listing.folders)
     part = _split_folder(name, listing, around, folders, split)
     inside = f"{around}{part}/" if part else around
-    chosen = listing.counted([file for file in files if file.startswith(inside)])
+    chosen = listing.images_among([file for file in files if file.startswith(inside)])
     if not chosen:
         raise ValueError(f"no images in '{name}/{inside}'; expected entries {_endings()}")
     if not labelled:
@@ -264,7 +264,7 @@ def _split_folder(name: str, listing: _Listing, around: str, folders: set[str], 
             if file.startswith(around):
                 first, slash, _ = file[len(around) :].partition("/")
                 counts[first if slash else ""][ARRAY if file in listing.arrays else PICTURE] += 1
-    part = chosen_folder(
+    part = choose_folder(
         folders,
         split,
         repr(name),

@@ -150,7 +150,7 @@ def files_of_part(files: Sequence[str], split: str | None, where: str, unit: str
     Raises:
         MissingPart, ValueError: as `part_of`; or a name with the words of two splits.
     """
-    words = _words_of_files(files)
+    words = words_of_files(files)
     if split is not None:
         for file, own in zip(files, words):
             if len({_SPLIT_OF[word] for word in own}) > 1:
@@ -160,7 +160,7 @@ def files_of_part(files: Sequence[str], split: str | None, where: str, unit: str
     return [file for file in files if part is None or tags[file] == part]
 
 
-def _words_of_files(files: Sequence[str]) -> list[set[str]]:
+def words_of_files(files: Sequence[str]) -> list[set[str]]:
     """Return the words of splits in each path; a folder that all are in counts only where nothing else has a word."""
     common = len(_common_folder(files))
     words = [words_of(file[common:]) & _SPLIT_OF.keys() for file in files]
@@ -191,7 +191,7 @@ def as_labels(values: Sequence, row_of: Callable[[int], str]) -> list[str]:
     if len(kinds) == 1 and kinds <= {str, int, bytes}:  # of one type, so that equal ones are the same
         texts = {value: _label_of(value) for value in set(values)}
         if None not in texts.values():
-            return [texts[value] for value in values]  # type: ignore[misc]
+            return list(values) if kinds == {str} else [texts[value] for value in values]  # type: ignore[misc]
     labels = []
     for number, value in enumerate(values):
         label = _label_of(value)

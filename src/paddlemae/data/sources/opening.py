@@ -15,7 +15,8 @@ from paddlemae.data.sources.lists import open_list
 from paddlemae.data.sources.mnist import is_idx_images, open_idx
 from paddlemae.data.sources.packs import open_pack, read_index
 from paddlemae.data.sources.source import Source
-from paddlemae.data.sources.tables import ARROW, ARROW_START, PARQUET, PARQUET_START, open_tables, tables_in
+from paddlemae.data.sources.table_files import ARROW_START, PARQUET_START
+from paddlemae.data.sources.tables import ARROW, PARQUET, open_tables, tables_in
 from paddlemae.data.sources.tar import is_tar
 from paddlemae.data.sources.zipped import infos
 

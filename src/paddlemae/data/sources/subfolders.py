@@ -17,7 +17,7 @@ def subfolder_of(root: str, split: str | None) -> str | None:
     Raises:
         MissingPart, ValueError: as `labels.part_of`.
     """
-    part = chosen_folder(
+    part = choose_folder(
         subfolders(root) if split else [],
         split,
         repr(root),
@@ -29,7 +29,7 @@ def subfolder_of(root: str, split: str | None) -> str | None:
     return part
 
 
-def chosen_folder(
+def choose_folder(
     names: Collection[str],
     split: str | None,
     where: str,

@@ -26,8 +26,8 @@ _SUM_MODULUS = 65521
 _PREFIX = 345  # where folders begin that the name has no room for
 _FILES, _FOLDERS, _HARD_LINK = (b"0", b"\0", b"7"), (b"5", b"D"), b"1"
 _LONG_NAME, _LONG_TARGET = b"L", b"K"
-_SAID = (_LONG_NAME, _LONG_TARGET, b"x", b"X")  # headers of the next entry: these, pax
-_NO_ENTRIES = (b"g", b"V")  # what is said of all that follow; the name of a volume
+_OVERRIDING = (_LONG_NAME, _LONG_TARGET, b"x", b"X")  # headers of the next entry: these, pax
+_NO_ENTRIES = (b"g", b"V")  # what holds for all that follow; the name of a volume
 _NO_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")  # whatever size they state
 _SPARSE, _SPARSE_MORE, _SPARSE_MORE_AGAIN = b"S", 482, 504  # GNU's: whether a block follows with more of its map
 _LONGEST_NAME = _LONGEST_CONTENT = 1 << 20  # bytes; a name or label that claims more is none
@@ -54,7 +54,7 @@ class Entry(NamedTuple):
     target: str = ""
 
 
-class _Said(NamedTuple):
+class _Overrides(NamedTuple):
     """What the headers before an entry say of it; "" and -1 where they say nothing."""
 
     name: str = ""
@@ -63,7 +63,7 @@ class _Said(NamedTuple):
     is_sparse: bool = False
 
 
-_NOTHING = _Said()
+_NO_OVERRIDES = _Overrides()
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +101,7 @@ def entries(path: str, wanted: Callable[[str], bool]) -> Iterator[Entry]:
     """
     length = os.path.getsize(path)
     with open(path, "rb", buffering=_BUFFER) as file:
-        place, said, has_ended = 0, _NOTHING, False
+        place, overrides, has_ended = 0, _NO_OVERRIDES, False
         while True:
             file.seek(place)
             header = file.read(_BLOCK)
@@ -115,19 +115,19 @@ def entries(path: str, wanted: Callable[[str], bool]) -> Iterator[Entry]:
             kind, offset = header[156:157], place + _BLOCK
             if kind == _SPARSE:
                 offset += _sparse_map_size(file, header)
-            size = _size(path, kind, header, said)
+            size = _size(path, kind, header, overrides)
             place = offset + -(-size // _BLOCK) * _BLOCK
             if offset + size > length:
-                name = said.name or os.fsdecode(header[:100].rstrip(b"\0"))
+                name = overrides.name or os.fsdecode(header[:100].rstrip(b"\0"))
                 raise ValueError(
                     f"{path!r} is cut short: entry {name!r} needs {size} bytes and {max(0, length - offset)} are "
                     "there; copy it again"
                 )
-            if kind in _SAID:
-                said = _more_said(kind, file.read(min(size, _LONGEST_NAME)), said)
+            if kind in _OVERRIDING:
+                overrides = _read_override(kind, file.read(min(size, _LONGEST_NAME)), overrides)
             elif kind not in _NO_ENTRIES:
-                entry = _entry(kind, header, said, offset, size)
-                said = _NOTHING
+                entry = _entry(kind, header, overrides, offset, size)
+                overrides = _NO_OVERRIDES
                 has_content = entry.kind == "file" and size <= _LONGEST_CONTENT and wanted(entry.name)
                 yield Entry(*entry[:4], file.read(size)) if has_content else entry
 
@@ -172,12 +172,12 @@ def _fault(path: str, place: int, length: int, is_short: bool, has_ended: bool) 
     return f"{path!r} is no tar file, or damaged at byte {place}: a wrong checksum; copy it again"
 
 
-def _size(path: str, kind: bytes, header: bytes, said: _Said) -> int:
+def _size(path: str, kind: bytes, header: bytes, overrides: _Overrides) -> int:
     """Return how many bytes an entry has."""
     if kind in _NO_CONTENT:
         return 0
-    if said.size >= 0 and kind not in _SAID:
-        return said.size
+    if overrides.size >= 0 and kind not in _OVERRIDING:
+        return overrides.size
     try:
         if (size := _number(header[124:136])) >= 0:
             return size
@@ -196,20 +196,20 @@ def _sparse_map_size(file: BinaryIO, header: bytes) -> int:
     return size
 
 
-def _entry(kind: bytes, header: bytes, said: _Said, offset: int, size: int) -> Entry:
-    stored = said.name or _name(header)
+def _entry(kind: bytes, header: bytes, overrides: _Overrides, offset: int, size: int) -> Entry:
+    stored = overrides.name or _name(header)
     name = clean(stored)
     if leads_out(stored):
         return Entry(stored, "other")
     is_folder = kind in _FOLDERS or (kind in _FILES and stored.endswith("/"))  # as before POSIX
-    is_file = kind in _FILES and not is_folder and not said.is_sparse
+    is_file = kind in _FILES and not is_folder and not overrides.is_sparse
     if is_hidden(name + "/" * is_folder):
         return Entry(name, "hidden", offset, size) if is_file else Entry(visible_above(name).rstrip("/"), "folder")
     if is_folder:
         return Entry(name, "folder")
     if is_file:
         return Entry(name, "file", offset, size)
-    target = said.target or os.fsdecode(header[157:257].partition(b"\0")[0])
+    target = overrides.target or os.fsdecode(header[157:257].partition(b"\0")[0])
     return Entry(name, "copy" if kind == _HARD_LINK else "other", target=clean(target))
 
 
@@ -232,12 +232,12 @@ def _name(header: bytes) -> str:
     return os.fsdecode(name)
 
 
-def _more_said(kind: bytes, content: bytes, said: _Said) -> _Said:
+def _read_override(kind: bytes, content: bytes, overrides: _Overrides) -> _Overrides:
     """Return what is known of the next entry with what one more header says: GNU's long names, or pax records."""
     if kind == _LONG_NAME:
-        return said._replace(name=os.fsdecode(content.partition(b"\0")[0]))
+        return overrides._replace(name=os.fsdecode(content.partition(b"\0")[0]))
     if kind == _LONG_TARGET:
-        return said._replace(target=os.fsdecode(content.partition(b"\0")[0]))
+        return overrides._replace(target=os.fsdecode(content.partition(b"\0")[0]))
     while content:  # records of "length key=value"
         length, _, rest = content.partition(b" ")
         if not length.isdigit() or int(length) <= len(length) + 1:
@@ -245,14 +245,14 @@ def _more_said(kind: bytes, content: bytes, said: _Said) -> _Said:
         key, _, value = rest[: int(length) - len(length) - 2].partition(b"=")
         content = content[int(length) :]
         if key in (b"path", b"GNU.sparse.name"):
-            said = said._replace(name=os.fsdecode(value))
+            overrides = overrides._replace(name=os.fsdecode(value))
         elif key == b"linkpath":
-            said = said._replace(target=os.fsdecode(value))
+            overrides = overrides._replace(target=os.fsdecode(value))
         elif key == b"size" and value.isdigit():
-            said = said._replace(size=int(value))
+            overrides = overrides._replace(size=int(value))
         if key.startswith(b"GNU.sparse."):
-            said = said._replace(is_sparse=True)
-    return said
+            overrides = overrides._replace(is_sparse=True)
+    return overrides
 
 
 def is_tar(path: str | Path) -> bool:

@@ -125,9 +125,7 @@ def begins_with_entry(path: str) -> bool:
 
 def _stored_name(info: zipfile.ZipInfo) -> str:
     """Return an entry's name; without a mark that it is UTF-8, Unix programs store the bytes of the file's name."""
-    if info.flag_bits & _UTF8 or info.orig_filename.isascii():
-        return info.filename
-    if info.create_system != _UNIX:
+    if info.flag_bits & _UTF8 or info.create_system != _UNIX or info.orig_filename.isascii():
         return info.filename
     stored = info.orig_filename.encode("cp437")
     return _unicode_path(info.extra, stored) or os.fsdecode(stored.partition(b"\0")[0])
