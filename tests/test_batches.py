@@ -518,6 +518,50 @@ def test_a_scheduler_s_signals_are_no_worker_s_to_answer(bounded: None, number: 
     assert len(list(stream)) == 9 and worker.exitcode == -signal.SIGKILL  # by the end of the stream
 
 
+def run_script(script: Path, text: str) -> subprocess.CompletedProcess[str]:
+    script.write_text(text)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_workers_do_not_run_the_program_again(tmp_path: Path) -> None:
+    """A script without a guard would start workers in its workers, and end with an error."""
+    text = """
+from paddlemae.data.augment import View
+from paddlemae.data.batches import eval_batches
+from paddlemae.data.sources import open_source
+print("once", flush=True)
+batches = list(eval_batches(open_source("digits", "test"), View((28, 28), 1), batch_size=100, workers=2))
+print(len(batches), __name__)
+"""
+    done = run_script(tmp_path / "script.py", text)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "once\n10 __main__\n", "")
+
+
+def test_a_source_of_the_program_s_own_comes_along(tmp_path: Path) -> None:
+    text = """
+from paddlemae.data.augment import View
+from paddlemae.data.batches import eval_batches
+from paddlemae.data.sources import open_source, subset
+
+class Mine:
+    def __init__(self, source):
+        self.source = source
+    def __getattr__(self, name):
+        if name.startswith("__") or name == "source":
+            raise AttributeError(name)
+        return getattr(self.source, name)
+    def __len__(self):
+        return len(self.source)
+
+if __name__ == "__main__":
+    source = subset(Mine(open_source("digits", "test")), [5, 6])
+    print(sum(len(batch.images) for batch in eval_batches(source, View((28, 28), 1), batch_size=1, workers=1)))
+"""
+    done = run_script(tmp_path / "script.py", text)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
+
+
 def test_a_stream_that_nobody_closed_does_not_keep_the_program_from_ending() -> None:
     code = """
 from paddlemae.data.augment import View

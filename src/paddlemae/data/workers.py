@@ -8,6 +8,7 @@ for the rest of an answer.)
 
 import atexit
 import contextlib
+import functools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -16,6 +17,7 @@ import queue
 import signal
 import threading
 import traceback
+import types
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -28,6 +30,7 @@ from paddlemae.display_names import say
 
 MOST_DEATHS = 3  # that are made good, and again so many after each
 THINGS_TO_REGAIN_TRUST = 1000
+MOST_PARTS = 100  # of a list among a function's arguments that may be the program's own; longer ones are names
 SILENT_SECONDS = 120.0  # a worker that gives nothing for so long is spoken of: longer than a file's own notice takes
 
 _Due = TypeVar("_Due")
@@ -89,7 +92,7 @@ class _Worker:
         # takes, and it waits forever for a process that died before it read them
         self.process = context.Process(target=_work, args=(its_end,), daemon=True)
         try:
-            with _stop_signals_blocked():
+            with _stop_signals_blocked(), _program_not_run_again(make):
                 self.process.start()
         except BrokenPipeError:  # it died before it knew its work; the pipe tells so too
             pass
@@ -175,7 +178,7 @@ class _Crew:
             if self.deaths > MOST_DEATHS:
                 raise DataFault(
                     f"{died}, for the {self.deaths}th time, most likely for lack of memory: use fewer workers, or "
-                    "workers=0 (if your script starts training when imported, guard it with if __name__ == '__main__')"
+                    "workers=0"
                 )
             _say(f"{died}; another one makes its batch again ({self.deaths} of {MOST_DEATHS} times)")
             return self._hired()
@@ -196,6 +199,42 @@ def _ended_by(exitcode: int | None) -> str:
         return signal.Signals(-exitcode).name
     except ValueError:
         return f"signal {-exitcode}"
+
+
+_starting = threading.Lock()
+
+
+@contextlib.contextmanager
+def _program_not_run_again(make: Callable[[Any], Any]) -> Iterator[None]:
+    """Start a process that does not import the program's script, as `spawn` would.
+
+    Scripts that train or embed at their top level would do so in each worker. A script that defines what is made, such
+    as a source of its own, must be imported.
+    """
+    if _is_defined_by_program(make):
+        yield
+        return
+    with _starting:
+        program = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = program
+
+
+def _is_defined_by_program(one: Any, depth: int = 6) -> bool:
+    """Return whether a function or an object, or what of ours holds it, is of the script that was started."""
+    if "__main__" in (type(one).__module__, getattr(one, "__module__", None)):
+        return True
+    parts: Iterable[Any] = ()
+    if isinstance(one, functools.partial):
+        parts = (one.func, *one.args, *one.keywords.values())
+    elif isinstance(one, list | tuple) and len(one) < MOST_PARTS:
+        parts = one
+    elif type(one).__module__.startswith("paddlemae.") and hasattr(one, "__dict__"):
+        parts = vars(one).values()
+    return depth > 0 and any(_is_defined_by_program(part, depth - 1) for part in parts)
 
 
 @contextlib.contextmanager

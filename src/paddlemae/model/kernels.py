@@ -187,7 +187,7 @@ def mean_of(x):
     Paddle's CPU kernels of means, and of sums along an axis, add float32 numbers one after the other: the mean of 2**24
     squares is 1e-3 too low. Its sum of a whole tensor adds up parts of it and is right within 1e-7.
     """
-    return x.sum() / x.size if on_cpu(x) else x.mean()
+    return x.sum() / float(x.size) if on_cpu(x) else x.mean()
 
 
 @lru_cache(maxsize=16)

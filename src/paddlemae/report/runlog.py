@@ -227,7 +227,7 @@ def _git(folder: Path, *words: str) -> str:
 
 def log_metrics(folder: Path, step: int, epoch: float, seconds: float, **values: float) -> None:
     """Append one line to `metrics.jsonl`: step, epoch, seconds since the start of training, name -> value."""
-    line = {"step": step, "epoch": round(epoch, 4), "seconds": round(seconds, 3), **values}
+    line = {"step": step, "epoch": float(f"{epoch:.7g}"), "seconds": round(seconds, 3), **values}
     path = folder / METRICS_FILE
     size = path.stat().st_size if path.exists() else 0
     try:
