@@ -140,7 +140,7 @@ def _tell_left_out(present: Collection[str], strangers: list[str], where: str, u
     few = list(shown)[:_LONGEST_LIST]
     total, what = (sum(counts), "image") if counts else (len(strangers), unit.split()[0])
     more = f" and {len(strangers) - _LONGEST_LIST} more" if len(strangers) > _LONGEST_LIST else ""
-    note(f"{where}: {total:,} {what}{'s' * (total != 1)} of no split are left out: {', '.join(few)}{more}")
+    note(f"{where} leaves out {total:,} {what}{'s' * (total != 1)} of no split: {', '.join(few)}{more}")
 
 
 def files_of_part(files: Sequence[str], split: str | None, where: str, unit: str = "file") -> list[str]:
@@ -304,7 +304,7 @@ def of_split(
     part = part_of(held, split, repr(where), "folder", others="classes")
     loose = ends.count(-1)
     if part is not None and loose:
-        note(f"{where!r}: {loose:,} image{'s' * (loose != 1)} in no folder of a split are left out")
+        note(f"{where!r} leaves out {loose:,} image{'s' * (loose != 1)} in no folder of a split")
     if not labelled:
         return part, None, ()
     inside = files if part is None else _inside(files, part)
