@@ -107,7 +107,8 @@ def test_a_style_of_the_program_around_changes_nothing_and_stays(tmp_path) -> No
     def drawn(name: str) -> list[np.ndarray]:
         draw_reconstructions(tmp_path / f"{name}.png", ["left"], [picture], "a caption")
         draw_curves(tmp_path / f"{name}-curve.png", curve, ["loss"], "a title")
-        draw_confusion(tmp_path / f"{name}-confusion.png", Confusion.of(np.arange(2), np.arange(2), 2), ["a", "b"], "a title")
+        found = Confusion.of(np.arange(2), np.arange(2), 2)
+        draw_confusion(tmp_path / f"{name}-confusion.png", found, ["a", "b"], "a title")
         return [pixels(path) for path in sorted(tmp_path.glob(f"{name}*.png"))]
 
     plain = drawn("plain")

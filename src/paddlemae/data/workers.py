@@ -15,6 +15,7 @@ import os
 import pickle
 import queue
 import signal
+import sys
 import threading
 import traceback
 import types

@@ -141,7 +141,7 @@ def _tell_left_out(present: Collection[str], strangers: list[str], where: str, u
     few = list(shown)[:_LONGEST_LIST]
     total, what = (sum(counts), "image") if counts else (len(strangers), unit.split()[0])
     more = f" and {len(strangers) - _LONGEST_LIST} more" if len(strangers) > _LONGEST_LIST else ""
-    note(f"{where}: {total:,} {what}{'s' * (total != 1)} of no split are left out: {', '.join(few)}{more}")
+    note(f"{where} leaves out {total:,} {what}{'s' * (total != 1)} of no split: {', '.join(few)}{more}")
 
 
 def files_of_part(files: Sequence[str], split: str | None, where: str, unit: str = "file") -> list[str]:
