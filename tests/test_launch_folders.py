@@ -15,7 +15,8 @@ def held_elsewhere(folder):
     code = (
         "import tempfile, time; from pathlib import Path; from paddlemae import launch;"
         f"tempfile.tempdir = {str(folder)!r}; made = Path(tempfile.mkdtemp(prefix=launch._folder_prefix()));"
-        "held = launch.locked_by_descriptor(made); (made / launch.LAUNCHER_LOG).touch(); print('held', flush=True); time.sleep(600)"
+        "held = launch.locked_by_descriptor(made); (made / launch.LAUNCHER_LOG).touch();"
+        "print('held', flush=True); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"held\n"
