@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from paddlemae.atomic import naming, put, replace_bytes, replace_text, replacing
+from paddlemae.atomic import append_text, naming, put, replace_bytes, replace_text, replacing
 from paddlemae.data.sources.folder import RUN_MARKS, list_images
 from paddlemae.data.sources.outputs import check_outside
 from paddlemae.report import figures
@@ -99,6 +99,23 @@ def test_a_place_that_can_t_be_taken_keeps_what_was_there(tmp_path: Path, monkey
 def test_errors_that_are_not_the_system_s_keep_their_text() -> None:
     with pytest.raises(OSError, match="^no picture$"), naming(Path("a")):
         raise OSError("no picture")
+
+
+def test_lines_are_appended_all_or_none(tmp_path: Path) -> None:
+    resource, path = pytest.importorskip("resource"), tmp_path / "results.jsonl"
+    append_text(path, "1\n")
+    with path.open("a") as file:
+        file.write('{"half')
+    append_text(path, "2\n3\n")
+    assert path.read_text() == '1\n{"half\n2\n3\n'
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            append_text(path, "4" * 30 + "\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(path) and path.read_text() == '1\n{"half\n2\n3\n'
 
 
 def test_random_writes_and_outputs_keep_the_rules(tmp_path: Path) -> None:

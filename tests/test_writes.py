@@ -37,14 +37,14 @@ def origin(tmp_path: Path, pretrained: Path) -> Path:
 @pytest.fixture
 def read_only(origin: Path, monkeypatch) -> Path:
     """The run of a colleague; permissions would not stop root."""
-    real = Path.open
+    real = runlog.append_text
 
-    def opened(path: Path, mode: str = "r", *arguments, **named):
-        if mode == "a" and path.is_relative_to(origin):
+    def append(path: Path, text: str) -> None:
+        if path.is_relative_to(origin):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return real(path, mode, *arguments, **named)
+        real(path, text)
 
-    monkeypatch.setattr(Path, "open", opened)
+    monkeypatch.setattr(runlog, "append_text", append)
     return origin
 
 
