@@ -198,7 +198,7 @@ def test_too_small_a_disk_is_noticed_after_the_first_images(images: Path, tmp_pa
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6 - 9000, 9000))
     with pytest.raises(OSError, match=r"6 images need about 0\.0 GB.*make room"):
         pack(whole, tmp_path / "packs", VIEW, on_image=counts.append)
-    assert counts == [] and packs(tmp_path / "packs") == []
+    assert counts == [] and not (tmp_path / "packs").exists()
 
 
 def test_an_interrupted_pack_leaves_nothing(images: Path, tmp_path: Path) -> None:

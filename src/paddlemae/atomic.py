@@ -63,6 +63,27 @@ def replace_text(path: Path, text: str, *, flush: bool = False) -> None:
     replace_bytes(path, text.encode(), flush=flush)
 
 
+def append_text(path: Path, text: str) -> None:
+    """Append lines to a file, all of them or none; half a line that a killed process left gets an end first.
+
+    Raises:
+        OSError: no space or no permission, with the name of `path`.
+    """
+    with naming(path), path.open("ab+", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        content = (b"\n" if file.read(1) not in (b"", b"\n") else b"") + text.encode()
+        try:
+            left = memoryview(content)
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                if os.stat(path).st_size < size + len(content):  # nobody else has appended
+                    os.truncate(path, size)
+            raise
+
+
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Give OSErrors of the system, which often name no file or a temporary one, the name of what is written."""

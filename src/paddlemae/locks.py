@@ -75,23 +75,29 @@ def locked_folder(folder: Path, on_wait: Callable[[str], None] | None = None) ->
     Raises:
         BlockingIOError: another command holds it; the text says which.
     """
-    folder = Path(os.path.abspath(folder))
-    made = list(itertools.takewhile(lambda one: not one.exists(), [folder, *folder.parents]))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / LOCK_FILE, folder, on_wait):
-            yield
-    finally:
-        for each in made:
-            with contextlib.suppress(OSError):
-                each.rmdir()
+    with _made(folder), _locked(folder / LOCK_FILE, folder, on_wait):
+        yield
 
 
 @contextlib.contextmanager
 def locked_file(path: Path) -> Iterator[None]:
-    """Hold a file that is being made; its folder must be there. Errors are those of `locked_folder`."""
-    with _locked(path.with_name(f".{path.name}{LOCK_FILE}"), path, None):
+    """Hold a file that is being made; its folder is made and removed, and errors raised, as by `locked_folder`."""
+    with _made(path.parent), _locked(path.with_name(f".{path.name}{LOCK_FILE}"), path, None):
         yield
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder and those above it; at the end those of them that are empty are removed."""
+    folder = Path(os.path.abspath(folder))
+    new = list(itertools.takewhile(lambda one: not one.exists(), [folder, *folder.parents]))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for each in new:
+            with contextlib.suppress(OSError):
+                each.rmdir()
 
 
 def check_unlocked(folder: Path) -> None:
@@ -159,10 +165,13 @@ def _take(path: Path, target: Path, on_wait: Callable[[str], None] | None) -> in
     deadline = time.monotonic() + GRACE_SECONDS
     while True:
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)  # the one that held it may have removed it
             descriptor = _open(path)
         except OSError as fault:
             if fault.errno in _NO_PLACE:
                 return None
+            if fault.errno == errno.ENOENT and time.monotonic() < deadline:  # removed in between
+                continue
             raise
         taken, owner = _flock(descriptor), _read(descriptor)
         if taken is False:

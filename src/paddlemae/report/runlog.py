@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import json
 import os
@@ -14,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from paddlemae.atomic import PARTIAL, is_partial, naming, remove, replace_text
+from paddlemae.atomic import PARTIAL, append_text, is_partial, remove, replace_text
 from paddlemae.locks import LOCK_FILE
 
 RECIPE_FILE = "recipe.yaml"
@@ -196,9 +195,7 @@ def now() -> str:
 def log_result(folder: Path, results: Iterable[dict[str, Any]]) -> None:
     """Append evaluations to `results.jsonl`, each with the command, the time and the commit that made it."""
     made = {"command": command_line(), "at": now(), "commit": commit()}
-    path = folder / RESULTS_FILE
-    with naming(path), path.open("a") as file:
-        file.writelines(json.dumps({**result, **made}) + "\n" for result in results)
+    append_text(folder / RESULTS_FILE, "".join(json.dumps({**result, **made}) + "\n" for result in results))
 
 
 def is_logged(folder: Path, result: dict[str, Any]) -> bool:
@@ -229,13 +226,9 @@ def log_metrics(folder: Path, step: int, epoch: float, seconds: float, **values:
     """Append one line to `metrics.jsonl`: step, epoch, seconds since the start of training, name -> value."""
     line = {"step": step, "epoch": float(f"{epoch:.7g}"), "seconds": round(seconds, 3), **values}
     path = folder / METRICS_FILE
-    size = path.stat().st_size if path.exists() else 0
     try:
-        with path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_text(path, json.dumps(line) + "\n")
     except OSError as fault:
-        with contextlib.suppress(OSError):
-            os.truncate(path, size)  # half a line would spoil the next one
         raise OSError(fault.errno, f"could not log step {step} ({fault.strerror})", str(path)) from fault
 
 
@@ -274,8 +267,7 @@ def log_skipped(folder: Path, step: int, path: str, reason: str) -> None:
     """Append one image that was left out, after so many steps, to `skipped.jsonl`."""
     line = json.dumps({"path": path, "reason": reason, "step": step})  # ASCII, whatever bytes the name has
     try:
-        with (folder / SKIPPED_FILE).open("a") as file:
-            file.write(line + "\n")
+        append_text(folder / SKIPPED_FILE, line + "\n")
     except OSError as fault:
         text = f"could not list an image that can't be read ({fault.strerror}); make room and go on with --resume"
         raise OSError(fault.errno, text, str(folder / SKIPPED_FILE)) from fault

@@ -89,6 +89,8 @@ def embed_source(
         KeyboardInterrupt: the text says what was kept.
     """
     check_format(out)
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; name a file with --out")
     check_outside(out, [data])
     with locked_file(out) if ranks.is_first else nullcontext():  # for all of them
         if out.exists() and not overwrite:

@@ -78,7 +78,7 @@ class Snapshots:
     def __post_init__(self) -> None:
         self.steps = moments(self.total_steps)
 
-    def __call__(self, state: TrainState) -> None:
+    def __call__(self, state: TrainState, result: Any = None) -> None:
         if state.step in self.steps or not state.step:
             with optional(f"the reconstruction of step {state.step}"):
                 self.take(state.step)

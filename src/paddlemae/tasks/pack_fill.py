@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paddlemae.atomic import append_text
 from paddlemae.data.encoding import Encoded, Encoding, encoded
 from paddlemae.data.faults import DataFault, check_unreadable, tell_unreadable
 from paddlemae.data.images import UnreadableImage
@@ -95,8 +96,8 @@ class Skipped:
 
     def _list(self, path: str, reason: str) -> None:
         self.reasons[path] = reason
-        with open(self.file, "a") as file:  # ASCII, whatever bytes the name has
-            file.write(json.dumps({"path": path, "reason": reason, "part": self.part.name}) + "\n")
+        line = json.dumps({"path": path, "reason": reason, "part": self.part.name})  # ASCII, whatever bytes it has
+        append_text(self.file, line + "\n")
 
     def _check(self) -> None:
         source = self.part.source

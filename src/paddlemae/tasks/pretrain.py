@@ -118,7 +118,7 @@ def _draw(snapshots: Snapshots | None, steps: frozenset[int], state: TrainState,
     if state.step in steps:
         with state.whole():
             if snapshots:
-                snapshots(state)
+                snapshots(state, result)
 
 
 def _finish(start: Start, model: MaskedAutoencoder, parts: Parts, snapshots: Snapshots | None) -> None:

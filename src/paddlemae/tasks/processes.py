@@ -31,7 +31,8 @@ def train_in_processes(
     Raises:
         ValueError: a number that can't share the recipe's batch, or "auto" where nothing can be tried.
     """
-    check_unlocked(out)
+    if launch.nodes == 1:  # else the first host may have begun already
+        check_unlocked(out)
     recipe = load_recipe(task, name, overrides)
     command = without(words, LAUNCH_OPTIONS)
     if launch.procs == AUTO:

@@ -80,6 +80,8 @@ def check_picture(out: Path) -> None:
     """Raise a ValueError if no picture can be written to a file that is called so."""
     if out.suffix.lower() not in PICTURES:
         raise ValueError(f"--out must be a picture's name that ends in {', '.join(PICTURES)}; got {out}")
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; name a picture to write with --out")
 
 
 def read_views(images: list[str], description: Description, limit: int) -> tuple[list[str], np.ndarray]:

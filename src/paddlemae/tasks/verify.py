@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 import paddle
 
 from paddlemae import device
+from paddlemae.atomic import replace_bytes
 from paddlemae.model.mae import MaskedAutoencoder, predict
 from paddlemae.model.masking import Mask, num_kept, random_mask
 from paddlemae.model.vit import features
@@ -68,7 +70,9 @@ def verify(path: str | Path, reading: Reading, golden: Path | None = None) -> Ve
     against, theirs = _originals(checkpoint)
     if golden:
         digest = np.frombuffer(tensors_digest(checkpoint), np.uint8)
-        np.savez(golden, digest=digest, against=np.array(against), **theirs)  # type: ignore[arg-type]
+        content = io.BytesIO()
+        np.savez(content, digest=digest, against=np.array(against), **theirs)  # type: ignore[arg-type]
+        replace_bytes(golden, content.getbuffer())
     return _compared(against, ours, theirs)
 
 
