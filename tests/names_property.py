@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import unicodedata
 from pathlib import Path
@@ -118,7 +119,7 @@ def check_pictures(seed: int, folder: Path) -> None:
     kept = [stored(name) for name in names]
     rows = Rows(labels, kept, kept, np.zeros((len(names), 2), np.float32))
     about = dict.fromkeys(("model", "weights", "data", "split", "images", "token", "layer", "norm"), names[0])
-    for ending in (".npz", ".parquet"):
+    for ending in (".npz", ".parquet") if importlib.util.find_spec("pyarrow") else (".npz",):
         write_file(folder / f"f{ending}", lambda: iter([rows]), about)
         found = read_file(folder / f"f{ending}")
         assert found.about["data"] == names[0]

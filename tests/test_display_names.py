@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +22,7 @@ from paddlemae.report.confusion import Confusion
 from paddlemae.report.contact import Block, draw_sheet
 from paddlemae.report.figures import draw_confusion
 from paddlemae.report.progress import progress
+from paddlemae.tasks.feature_file import read_file
 from tests.names_property import check, check_pictures
 
 EVIL = "\x1b]0;pwn\x07\u202e"
@@ -185,3 +189,111 @@ draw_curves(__import__("pathlib").Path("a.png"), [{"step": 1, "loss": 1.0}], ["l
     assert done.returncode == 0 and (tmp_path / "a.png").is_file(), done.stderr
     assert done.stderr == ""
     assert logging.getLogger("matplotlib").level == logging.NOTSET, "the host's own settings stay"
+
+
+CLASSES = ["US$_{$ bill", "caf\udce9", f"x{EVIL}", "中文\n", "[bold]<b>"]
+
+
+@pytest.fixture(scope="module")
+def strangely_named(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of classes of any name, with one file that is no image."""
+    root = tmp_path_factory.mktemp("names") / f"ph\udce9{EVIL}"
+    rng = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for name in CLASSES:
+            (root / part / name).mkdir(parents=True)
+            for number in range(2):
+                picture = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+                with (root / part / name / f"{EVIL}{number}.png").open("wb") as file:
+                    picture.save(file, "PNG")
+    return root
+
+
+def harmless(done) -> str:
+    """What a command said, once it is known to have ended well and to steer no terminal."""
+    said = done.out + done.err
+    assert done.status == 0, said
+    assert not set(said) & set("\x1b\x07\u202e\udce9"), said
+    return said
+
+
+def test_commands_take_any_names_and_print_none_of_them_raw(
+    paddlemae, tiny, encoder, strangely_named: Path, tmp_path: Path
+) -> None:
+    """Standard output is strict here, and names of bytes that are no text can't be encoded."""
+    data, run, tuned = strangely_named, tmp_path / f"r\udce9{EVIL}", tmp_path / f"t{EVIL}"
+    escaped = r"ph\xe9\x1b]0;pwn\x07\u202e"
+    assert escaped in harmless(paddlemae("pretrain", *tiny, "--data", data, "--out", run))
+    assert escaped in harmless(
+        paddlemae("finetune", *encoder, "steps=2", "batch_size=4", "--init", run, "--data", data, "--out", tuned)
+    )
+    harmless(paddlemae("probe", "steps=2", "batch_size=4", "--init", run, "--data", data, "--out", tmp_path / "probe"))
+    assert (tuned / "figures" / "confusion.png").is_file() and "finished" in (tuned / "environment.json").read_text()
+    harmless(paddlemae("evaluate", tuned, "--data", data))
+    harmless(paddlemae("knn", run, "--data", data, "--k", "1"))
+    harmless(paddlemae("report", run, tuned, "--out", tmp_path / f"rep{EVIL}"))
+    harmless(paddlemae("data", "stats", data))
+    page = (tmp_path / f"rep{EVIL}" / "report.html").read_text()
+    assert not set(page) & set("\x1b\x07\u202e") and r"caf\xe9" in page and "US$_{$ bill" in page
+    with Image.open(tuned / "figures" / "confusion.png") as picture:
+        picture.load()
+    query = data / "train" / CLASSES[2]
+    for ending in (".npz", ".parquet") if importlib.util.find_spec("pyarrow") else (".npz",):
+        features = tmp_path / f"f{EVIL}{ending}"
+        assert "wrote" in harmless(paddlemae("embed", run, "--data", data, "--split", "train", "--out", features))
+        found = read_file(features)
+        assert set(found.labels or ()) == {stored(name) for name in CLASSES}
+        said = harmless(paddlemae("search", features, query, "--run", run, "--k", "10", "--out", tmp_path / "s.png"))
+        assert r"caf\xe9" in said and len(said.splitlines()) == 2 * 11 + 1, "a name is one line"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder, run: ["pretrain", _file(folder / f"{EVIL}.yaml", f'{{"task": "{_JSON}"}}')],
+        lambda folder, run: ["pretrain", "--data", _file(folder / f"{EVIL}.txt", "no.png\n"), "--out", folder / "run"],
+        lambda folder, run: ["pretrain", "--data", _file(folder / "a.csv", f"x{EVIL},y\n1,2\n"), "--out", folder / "r"],
+        lambda folder, run: ["embed", _model(run, folder, format=EVIL), "--data", "digits", "--out", folder / "f.npz"],
+        lambda folder, run: ["embed", _model(run, folder, kind="probe", provenance={"init": EVIL}), "--data", "digits"],
+        lambda folder, run: ["weights", "inspect", _weights(folder / "w.safetensors")],
+        lambda folder, run: ["report", folder / f"no{EVIL}\udce9"],
+        lambda folder, run: ["pretrain", "digits", f"{EVIL}=1"],
+        lambda folder, run: ["pretrain", f"--{EVIL}"],
+        lambda folder, run: [f"{EVIL}\udce9"],
+    ],
+)
+def test_refusals_print_no_name_raw(make, paddlemae, pretrained: Path, tmp_path: Path) -> None:
+    done = paddlemae(*make(tmp_path, pretrained))
+    said = done.out + done.err
+    assert done.status == 2 and said and not set(said) & set("\x1b\x07\u202e\udce9"), said
+
+
+def test_an_inspected_model_prints_nothing_raw(paddlemae, pretrained: Path, tmp_path: Path) -> None:
+    done = paddlemae("weights", "inspect", _model(pretrained, tmp_path, kind=EVIL, architecture={EVIL: 1}))
+    assert r"\x1b]0;pwn" in done.out + done.err and not set(done.out + done.err) & set("\x1b\x07\u202e")
+
+
+_JSON = r"\u001b]0;pwn\u0007\u202e"
+
+
+def _file(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def _model(run: Path, folder: Path, **changes: object) -> Path:
+    """A model of ours whose description says something else."""
+    checkpoint = next((run / "checkpoints").glob("step_*"))
+    shutil.copy(checkpoint / "model.safetensors", folder)
+    description = json.loads((checkpoint / "model.json").read_text())
+    changes = {
+        key: {**description[key], **value} if isinstance(value, dict) else value for key, value in changes.items()
+    }
+    return _file(folder / "model.json", json.dumps({**description, **changes})).parent
+
+
+def _weights(path: Path) -> Path:
+    from safetensors.numpy import save_file
+
+    save_file({f"k{EVIL}": np.zeros((2, 2), np.float32), f"blocks.0{EVIL}.norm": np.zeros(3, np.float32)}, path)
+    return path
