@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from paddlemae import cli, device
+from paddlemae.signals import SIGNALS
 from paddlemae.tasks import footprint
-from paddlemae.train.stopping import SIGNALS
 
 # One thread and the command's own settings, in whatever order the tests run: Paddle repeats bit for bit only then.
 device.prepare("cpu", threads=1)

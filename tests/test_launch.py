@@ -24,8 +24,8 @@ import pytest
 import paddlemae
 from paddlemae import launch
 from paddlemae.launch import Launch, identity, note_entered, run_ranks
+from paddlemae.signals import SIGNALS
 from paddlemae.tasks.processes import without
-from paddlemae.train.stopping import SIGNALS
 
 LAUNCHER = """
 import os, subprocess, sys, time

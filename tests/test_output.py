@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from paddlemae.report.output import outliving_a_full_disk
+from paddlemae.report.output import outliving_lost_output
 
 FULL_DEVICE = Path("/dev/full")
 
@@ -28,15 +28,15 @@ class Stream:
 
 def test_a_full_disk_is_outlived_and_no_other_fault(monkeypatch) -> None:
     monkeypatch.setattr(sys, "stdout", Stream(errno.ENOSPC))
-    with outliving_a_full_disk():
+    with outliving_lost_output():
         print("lost")
     monkeypatch.setattr(sys, "stdout", Stream(errno.EBADF))
-    with pytest.raises(OSError, match=os.strerror(errno.EBADF)), outliving_a_full_disk():
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)), outliving_lost_output():
         print("lost")
 
 
 def test_words_arrive_where_there_is_room(capsys) -> None:
-    with outliving_a_full_disk():
+    with outliving_lost_output():
         print("kept")
         print("this too", file=sys.stderr)
     assert capsys.readouterr() == ("kept\n", "this too\n")

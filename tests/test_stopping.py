@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from paddlemae.train.stopping import Preempted, Stop, ended_by_signals, stop_on_signals
+from paddlemae.signals import Preempted
+from paddlemae.train.stopping import Stop, ended_by_signals, stop_on_signals
 
 
 def test_the_first_ctrl_c_is_a_flag_and_the_second_interrupts() -> None:

@@ -9,15 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paddlemae.train.stopping import (
-    INTERRUPTED_STATUS,
-    MISTAKE_STATUS,
-    REQUEUE_STATUS,
-    EndedElsewhere,
-    Preempted,
-    RankLost,
-    ended_by_signals,
-)
+from paddlemae.signals import INTERRUPTED_STATUS, REQUEUE_STATUS, Preempted
+from paddlemae.train.stopping import MISTAKE_STATUS, EndedElsewhere, RankLost, ended_by_signals
 
 if TYPE_CHECKING:  # needs Paddle
     from paddlemae.train.distributed import Ranks

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from paddlemae import signals
 
 INSTALL_HINT = (
     "PaddlePaddle is not installed; on a CPU run: pip install 'paddlemae[cpu]'; for a GPU, XPU or NPU install "
@@ -44,16 +44,21 @@ def load_paddle() -> None:
         raise ModuleNotFoundError(INSTALL_HINT, name="paddle")
     _unlock_mkl_on_amd()
     os.environ.setdefault("GLOG_minloglevel", "2")  # what is no error is no user's business
-    with warnings.catch_warnings(), _sigterm_answered_as_before():
-        warnings.simplefilter("ignore")  # of optional compilers, which nothing here needs
-        import paddle  # noqa: F401
+    was_idle = signals.set_idle(True)  # commands call this before they begin
+    try:
+        with warnings.catch_warnings(), _sigterm_answered_as_before():
+            warnings.simplefilter("ignore")  # of optional compilers, which nothing here needs
+            import paddle  # noqa: F401
+    finally:
+        signals.set_idle(was_idle)
 
 
 @contextmanager
 def _sigterm_answered_as_before() -> Iterator[None]:
     """Paddle's answer is a page of its frames, to whoever stops a training before it has begun.
 
-    A signal that comes while Paddle is imported waits for the end of that.
+    A signal that comes while Paddle is imported waits for the end of that. Threads inherit what waits: NumPy's must not
+    be there before, or the signal would go to one of them, and meet Paddle's answer. So this module imports no NumPy.
     """
     handler = signal.getsignal(signal.SIGTERM)
     if handler is None or threading.current_thread() is not threading.main_thread():
@@ -112,6 +117,7 @@ def tensor_of(array: Any) -> Any:
     On CPU Paddle 3.3.1's own never gives back 112 bytes a call (measured over 6,000 calls), which in a training of days
     become gigabytes.
     """
+    import numpy as np
     import paddle
 
     if not is_cpu():

@@ -22,7 +22,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from paddlemae.train.stopping import INTERRUPTED_STATUS, MISTAKE_STATUS, REQUEUE_STATUS, SIGNALS
+from paddlemae.run_module import python_module
+from paddlemae.signals import INTERRUPTED_STATUS, REQUEUE_STATUS, numbers
+from paddlemae.train.stopping import MISTAKE_STATUS
 
 try:
     import fcntl
@@ -63,7 +65,7 @@ class Launch:
     @property
     def is_needed(self) -> bool:
         """Whether there are several processes to start, and this is not one of them."""
-        return (self.procs not in (None, "1") or self.nodes > 1) and "PADDLE_TRAINER_ID" not in os.environ
+        return (self.procs not in (None, "1") or self.nodes > 1) and not is_rank()
 
     def check(self) -> None:
         """Refuse what does not go together.
@@ -80,6 +82,11 @@ class Launch:
             raise ValueError(f"--master is HOST:PORT of several --nodes, got {self.master!r} for {self.nodes}")
         if self.node_rank is not None and not 0 <= self.node_rank < self.nodes:
             raise ValueError(f"--node-rank counts from 0 to --nodes - 1, got {self.node_rank} of {self.nodes}")
+
+
+def is_rank() -> bool:
+    """Whether this process is one of those that a launcher started."""
+    return "PADDLE_TRAINER_ID" in os.environ
 
 
 def identity(pid: int) -> list:
@@ -187,6 +194,15 @@ class _Attempt:
 
     def __enter__(self) -> _Attempt:
         remove_orphans()
+        self.before = {number: signal.signal(number, self._remember) for number in numbers()}
+        try:
+            self._start()
+        except BaseException:
+            self._answer_as_before()
+            raise
+        return self
+
+    def _start(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=_folder_prefix()))  # nobody else may look into it
         self.held = _lock(self.folder)
         self.logs = self.folder / "logs"
@@ -194,23 +210,10 @@ class _Attempt:
         if self.launch.nodes > 1:
             options += ["--nnodes", str(self.launch.nodes), "--master", str(self.launch.master)]
             options += ["--rank", str(self.launch.node_rank)] if self.launch.node_rank is not None else []
-        words = [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-m",
-            "paddle.distributed.launch",
-            *options,
-            str(RANK_SCRIPT),
-            *self.command,
-        ]
+        words = [*python_module("paddle.distributed.launch"), *options, str(RANK_SCRIPT), *self.command]
         known = {FOLDER_VARIABLE: str(self.folder), SUPERVISOR_VARIABLE: json.dumps(identity(os.getpid()))}
         self.output = (self.folder / LAUNCHER_LOG).open("w")
-        self.before = {
-            number: signal.signal(number, self._remember)
-            for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name))
-        }
-        # a session of its own: a terminal's Ctrl-C comes here only, and goes on from here
+        # a session of its own: a terminal's Ctrl-C comes here only, and is sent on from here
         self.launcher = subprocess.Popen(
             words,
             env={"GLOG_minloglevel": "2", **os.environ, **self.variables, **known},  # no words on each connection
@@ -220,7 +223,10 @@ class _Attempt:
             start_new_session=True,
             pass_fds=() if self.held is None else (self.held,),  # it makes the folder again if that is gone
         )
-        return self
+
+    def _answer_as_before(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def __exit__(self, *_: object) -> None:
         for pid in self._alive():
@@ -232,8 +238,7 @@ class _Attempt:
         deadline = time.monotonic() + GRACE_SECONDS
         while self._alive() and time.monotonic() < deadline:  # one that was killed may be in the middle of a write
             time.sleep(LOOK_EVERY_SECONDS)
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        self._answer_as_before()
         self.output.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.held is not None:

@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.util
 import os
 import pickle
 import queue
@@ -25,11 +26,13 @@ from typing import Any, TypeVar
 
 from paddlemae.data.faults import DataFault
 from paddlemae.device import keep_freed_memory
+from paddlemae.signals import numbers
 
 MOST_DEATHS = 3  # that are made good, and again so many after each
 THINGS_TO_REGAIN_TRUST = 1000
 SILENT_SECONDS = 120.0  # a worker that gives nothing for so long is spoken of: longer than a file's own notice takes
 
+_starting = threading.Lock()
 _Due = TypeVar("_Due")
 _Made = TypeVar("_Made")
 
@@ -89,7 +92,7 @@ class _Worker:
         # takes, and it waits forever for a process that died before it read them
         self.process = context.Process(target=_work, args=(its_end,), daemon=True)
         try:
-            with _stop_signals_blocked():
+            with _current_folder_out_of_the_way(), _stop_signals_blocked():
                 self.process.start()
         except BrokenPipeError:  # it died before it knew its work; the pipe tells so too
             pass
@@ -199,6 +202,22 @@ def _ended_by(exitcode: int | None) -> str:
 
 
 @contextlib.contextmanager
+def _current_folder_out_of_the_way() -> Iterator[None]:
+    """Let a file of the current folder not pass for a module of the standard library, and be executed, in a worker.
+
+    Workers have this process's path for imports, but only once they have imported what brings it to them.
+    """
+    flag = "-P" if sys.version_info >= (3, 11) else "-I"
+    with _starting:
+        usual = multiprocessing.util._args_from_interpreter_flags  # type: ignore[attr-defined]
+        multiprocessing.util._args_from_interpreter_flags = lambda: [flag, *usual()]  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            multiprocessing.util._args_from_interpreter_flags = usual  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
 def _stop_signals_blocked() -> Iterator[None]:
     """Ctrl-C reaches every process of a terminal, a scheduler's signals every one of a job; the parent answers them.
 
@@ -216,7 +235,7 @@ def _stop_signals_blocked() -> Iterator[None]:
 
 
 def _stop_signals() -> set[signal.Signals]:
-    return {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)}
+    return {signal.Signals(number) for number in numbers()}
 
 
 def _work(pipe: Connection) -> None:

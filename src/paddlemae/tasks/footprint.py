@@ -1,6 +1,6 @@
 """What a training step really holds in memory: tried with a few images, in processes of their own.
 
-python -m paddlemae.tasks.footprint BATCH_SIZE < RECIPE prints the largest memory of two steps, in bytes.
+`run_module.py paddlemae.tasks.footprint BATCH_SIZE < RECIPE` prints the largest memory of two steps, in bytes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import yaml
 
 from paddlemae.device import is_cpu
 from paddlemae.recipe import FinetuneRecipe, PretrainRecipe, build_recipe, dump_recipe
+from paddlemae.run_module import python_module
 from paddlemae.tasks.plan import memory_text
 
 TRIED = (4, 12)  # batch sizes; the line through both gives any other
@@ -82,7 +83,7 @@ def _bytes_in(path: Path, name: str) -> int:
 
 
 def _peak_in_process(recipe: PretrainRecipe | FinetuneRecipe, batch_size: int) -> int | None:
-    command = [sys.executable, "-m", __name__, str(batch_size)]
+    command = [*python_module("paddlemae.tasks.footprint"), str(batch_size)]
     try:
         done = subprocess.run(
             command, input=dump_recipe(recipe), capture_output=True, text=True, timeout=TIMEOUT_SECONDS
