@@ -5,24 +5,20 @@ import sys
 
 def main() -> None:
     """Run the command line; a signal ends it with its status and a line, from here on to the end of the process."""
-    from paddlemae import signals
-
-    signals.take_over()
-    status: object = 0
     try:
+        from paddlemae import signals
+
+        signals.take_over()
         from paddlemae.cli import main as command_line
 
         signals.set_idle(False)
         command_line()
+        signals.keep_status(0)
     except SystemExit as end:
-        status = end.code or 0
-        signals.keep_status(status if isinstance(status, int) else 1)
+        signals.keep_status(end.code if isinstance(end.code, int) else int(end.code is not None))
         raise
-    except KeyboardInterrupt:  # another one, while the first was answered
-        status = signals.INTERRUPTED_STATUS
-        signals.keep_status(status)
-        sys.exit(status)
-    signals.keep_status(0)
+    except KeyboardInterrupt:  # before it was taken over, or another one while the first was answered
+        sys.exit(130)
 
 
 def forget_current_folder() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from paddlemae import signals
+from paddlemae.limits import cpu_quota
 
 INSTALL_HINT = (
     "PaddlePaddle is not installed; on a CPU run: pip install 'paddlemae[cpu]'; for a GPU, XPU or NPU install "
@@ -77,11 +78,8 @@ def _sigterm_answered_as_before() -> Iterator[None]:
 def usable_cpus() -> int:
     """CPUs that this process may use: those it is bound to, or fewer where a container has a quota."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return min(bound, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such file, or "max" for no quota
-        return bound
+    quota = cpu_quota()
+    return bound if quota is None else min(bound, max(1, round(quota)))
 
 
 def threads_of(threads: int | str) -> int:

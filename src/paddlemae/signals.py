@@ -4,6 +4,7 @@ Imports only what Python has loaded anyway, or nearly so: a signal may come whil
 Paddle.
 """
 
+import atexit
 import os
 import signal
 
@@ -12,7 +13,7 @@ REQUEUE_STATUS = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, start the sa
 CTRL_C = "Ctrl-C"
 # Windows has the first two only. SIGHUP is a terminal that was closed, SIGXCPU some schedulers' soft limit
 SIGNALS = {"SIGINT": CTRL_C, **{name: name for name in ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGXCPU")}}
-RETRY_SECONDS = 0.02
+RETRY_SECONDS = 0.005
 UNTAKEN = (signal.SIG_DFL, signal.default_int_handler)  # handlers of whoever left a signal alone
 
 _is_command = False  # whether the process is a command of its own, whose entry point says when it begins and ends
@@ -21,8 +22,11 @@ _final_status: int | None = None  # of a command that has ended, while Python st
 _deferred: int | None = None  # a signal that waits for the end of an import
 
 
-class Preempted(Exception):
-    """A command was ended from outside, and nothing is lost; the same command resumes. Its exit status is 75."""
+class Preempted(BaseException):
+    """A command was ended from outside, and nothing is lost; the same command resumes. Its exit status is 75.
+
+    Like KeyboardInterrupt it is no Exception: it may come anywhere, where what was tried must not pass for failed.
+    """
 
 
 def numbers() -> list[int]:
@@ -44,6 +48,7 @@ def take_over() -> None:
     for number in numbers():
         if signal.getsignal(number) in UNTAKEN:
             signal.signal(number, answer)
+    atexit.register(_ignore_all)  # the first that is registered is called last
 
 
 def set_idle(idle: bool) -> bool:
@@ -60,6 +65,17 @@ def keep_status(status: int) -> None:
     """Let no signal change the exit status of a command that has ended."""
     global _final_status
     _final_status = status
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    # Python kills itself by SIGINT in the end if a KeyboardInterrupt once left a string that was executed, as that of a
+    # dataclass is, whatever became of it since; the next string makes it forget that
+    exec("")
+
+
+def _ignore_all() -> None:
+    """From here on Python forgets its handlers, and a signal would kill it."""
+    for number in numbers():
+        signal.signal(number, signal.SIG_IGN)
 
 
 def ending_of(number: int) -> tuple[int, str]:

@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 
 from paddlemae.device import is_cpu
+from paddlemae.limits import free_memory
 from paddlemae.recipe import FinetuneRecipe, PretrainRecipe, build_recipe, dump_recipe
 from paddlemae.run_module import python_module
 from paddlemae.tasks.plan import memory_text
@@ -24,7 +25,7 @@ from paddlemae.tasks.plan import memory_text
 TRIED = (4, 12)  # batch sizes; the line through both gives any other
 STEPS = 2  # the optimizer's own memory is there from the second on
 TIMEOUT_SECONDS = 300
-STATUS, MACHINE = Path("/proc/self/status"), Path("/proc/meminfo")
+STATUS = Path("/proc/self/status")
 FREE_SHARE = 0.9  # of what is free, so that the machine keeps something
 
 
@@ -54,9 +55,10 @@ def measure(recipe: PretrainRecipe | FinetuneRecipe) -> Footprint | None:
 
 def memory_plan(recipe: PretrainRecipe | FinetuneRecipe, estimate: int) -> dict[str, str]:
     """What `--dry-run` says of memory: measured on CPU, else the estimate in bytes; name -> value, for people."""
-    if not (is_cpu() and STATUS.exists()):
+    free = free_memory()
+    if not (is_cpu() and STATUS.exists()) or free is None:
         return {"memory": memory_text(estimate)}
-    batch_size, free = recipe.training.batch_size, free_bytes()
+    batch_size = recipe.training.batch_size
     found = measure(recipe) if estimate < free else None
     if found is None:
         return {"memory": f"{memory_text(estimate)}; trying it failed, or {free / 2**30:.1f} GiB won't hold it"}
@@ -69,11 +71,6 @@ def memory_plan(recipe: PretrainRecipe | FinetuneRecipe, estimate: int) -> dict[
         if fitting
         else f"none fits into the {free / 2**30:.1f} GiB that are free; recompute=true needs less",
     }
-
-
-def free_bytes() -> int:
-    """Memory that programs can still get."""
-    return _bytes_in(MACHINE, "MemAvailable")
 
 
 def _bytes_in(path: Path, name: str) -> int:
