@@ -20,7 +20,7 @@ ALLOWED = {
     "limits": set(),
     "run_module": set(),
     "device": {"signals", "limits"},
-    "launch": {"train", "signals", "run_module"},
+    "launch": {"train", "signals", "limits", "run_module"},
     "rank": {"launch", "cli", "report", "train", "signals"},
     "sincos": set(),
     "model": {"device", "sincos"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import traceback
 from collections.abc import Iterator
@@ -68,6 +69,8 @@ def _is_ours(fault: BaseException) -> bool:
 
 
 def _text(fault: BaseException) -> str:
+    if isinstance(fault, OSError) and fault.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{fault.strerror}; allow more (ulimit -n), or use fewer workers"
     if isinstance(fault, OSError) and fault.errno is not None:
         return f"{fault.strerror}: {fault.filename}" if fault.filename else str(fault.strerror)
     return str(fault)

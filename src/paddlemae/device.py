@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from paddlemae import signals
-from paddlemae.limits import cpu_quota
+from paddlemae.limits import check_current_folder, cpu_quota
 
 INSTALL_HINT = (
     "PaddlePaddle is not installed; on a CPU run: pip install 'paddlemae[cpu]'; for a GPU, XPU or NPU install "
@@ -40,7 +40,9 @@ def load_paddle() -> None:
 
     Raises:
         ModuleNotFoundError: no Paddle; the text says what to install.
+        FileNotFoundError: the current folder was deleted.
     """
+    check_current_folder()
     if importlib.util.find_spec("paddle") is None:
         raise ModuleNotFoundError(INSTALL_HINT, name="paddle")
     _unlock_mkl_on_amd()

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from paddlemae.limits import check_current_folder
 from paddlemae.run_module import python_module
 from paddlemae.signals import INTERRUPTED_STATUS, REQUEUE_STATUS, numbers
 from paddlemae.train.stopping import MISTAKE_STATUS
@@ -161,6 +162,7 @@ def run_ranks(
         newest: what names the newest checkpoint; crashes count anew once there is another.
         variables: of the environment, besides this process's own.
     """
+    check_current_folder()
     restarts, before = 0, newest()
     command = list(command)
     while True:
@@ -195,15 +197,20 @@ class _Attempt:
     def __enter__(self) -> _Attempt:
         remove_orphans()
         self.before = {number: signal.signal(number, self._remember) for number in numbers()}
+        self.held: int | None = None
         try:
-            self._start()
+            self.folder = Path(tempfile.mkdtemp(prefix=_folder_prefix()))  # nobody else may look into it
+            try:
+                self._start()
+            except BaseException:
+                self._remove_folder()
+                raise
         except BaseException:
             self._answer_as_before()
             raise
         return self
 
     def _start(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix=_folder_prefix()))  # nobody else may look into it
         self.held = _lock(self.folder)
         self.logs = self.folder / "logs"
         options = ["--nproc_per_node", str(self.processes), "--log_dir", str(self.logs)]
@@ -212,17 +219,22 @@ class _Attempt:
             options += ["--rank", str(self.launch.node_rank)] if self.launch.node_rank is not None else []
         words = [*python_module("paddle.distributed.launch"), *options, str(RANK_SCRIPT), *self.command]
         known = {FOLDER_VARIABLE: str(self.folder), SUPERVISOR_VARIABLE: json.dumps(identity(os.getpid()))}
-        self.output = (self.folder / LAUNCHER_LOG).open("w")
         # a session of its own: a terminal's Ctrl-C comes here only, and is sent on from here
-        self.launcher = subprocess.Popen(
-            words,
-            env={"GLOG_minloglevel": "2", **os.environ, **self.variables, **known},  # no words on each connection
-            stdin=subprocess.DEVNULL,
-            stdout=self.output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=() if self.held is None else (self.held,),  # it makes the folder again if that is gone
-        )
+        with (self.folder / LAUNCHER_LOG).open("w") as output:
+            self.launcher = subprocess.Popen(
+                words,
+                env={"GLOG_minloglevel": "2", **os.environ, **self.variables, **known},  # no words on each connection
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=() if self.held is None else (self.held,),  # it makes the folder again if that is gone
+            )
+
+    def _remove_folder(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.held is not None:
+            os.close(self.held)
 
     def _answer_as_before(self) -> None:
         for number, handler in self.before.items():
@@ -239,10 +251,7 @@ class _Attempt:
         while self._alive() and time.monotonic() < deadline:  # one that was killed may be in the middle of a write
             time.sleep(LOOK_EVERY_SECONDS)
         self._answer_as_before()
-        self.output.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if self.held is not None:
-            os.close(self.held)
+        self._remove_folder()
         remove_orphans()  # whose launcher still held it when this launch began
 
     def _remember(self, number: int, frame: object) -> None:

@@ -6,11 +6,25 @@ hierarchy for each controller, version 2 one for all, and a machine may have bot
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 ROOT = Path("/")
 USUAL_MOUNT = PurePosixPath("/sys/fs/cgroup")  # of version 2, where the list of mounts can't be read
+
+
+def check_current_folder() -> None:
+    """Refuse to work where there is no current folder, which Paddle needs, and its launcher.
+
+    Raises:
+        FileNotFoundError: it was deleted.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as fault:
+        text = "the current folder was deleted; change to one that exists, and run the command there"
+        raise FileNotFoundError(fault.errno, text) from None
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
