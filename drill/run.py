@@ -41,7 +41,7 @@ from drill.trainings import (
     unreadable,
 )
 from paddlemae.report.runlog import is_finished
-from paddlemae.train.stopping import REQUEUE_STATUS
+from paddlemae.signals import REQUEUE_STATUS
 
 LAUNCH_FOLDERS = "paddlemae-launch-"
 FAULT_STATUS = 2

@@ -26,7 +26,7 @@ from typing import Any
 from drill.leftovers import descendants, in_shared_memory
 from drill.peer import Peer
 from paddlemae.report.runlog import read_metrics
-from paddlemae.train.stopping import REQUEUE_STATUS
+from paddlemae.signals import REQUEUE_STATUS
 
 RECIPE = "cifar10"
 EVERY_SECONDS = 15

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from paddlemae import cli, device
+from paddlemae.signals import SIGNALS
 from paddlemae.tasks import footprint
-from paddlemae.train.stopping import SIGNALS
 
 COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (210, 40, 30)}
 TIMEOUT_SECONDS = 120

@@ -12,33 +12,37 @@ import paddlemae
 
 ROOT = Path(paddlemae.__file__).parent
 NAMES = {"display_names"}
-BOTTOM = NAMES | {"atomic", "locks", "recipe", "device", "launch", "model", "data", "weights", "report", "sincos"}
+BOTTOM = NAMES | {"atomic", "locks", "recipe", "device", "launch", "signals", "limits", "run_module"}
+BOTTOM |= {"model", "data", "weights", "report", "sincos"}
 # room -> the rooms that it may import besides itself
 ALLOWED = {
     "display_names": set(),
     "atomic": set(),
     "locks": set(),
+    "signals": set(),
+    "limits": set(),
+    "run_module": set(),
     "recipe": NAMES,
-    "device": set(),
-    "launch": NAMES | {"train", "locks"},
-    "rank": {"launch", "cli", "train", "atomic", "locks"},
+    "device": {"signals", "limits"},
+    "launch": NAMES | {"train", "locks", "signals", "limits", "run_module"},
+    "rank": {"launch", "cli", "train", "atomic", "locks", "signals"},
     "sincos": set(),
     "model": {"device", "sincos"},
-    "data": NAMES | {"device", "atomic", "locks"},
+    "data": NAMES | {"device", "atomic", "locks", "signals"},
     "weights": NAMES | {"sincos"},
     "report": NAMES | {"atomic", "locks"},
-    "train": NAMES | {"weights", "model", "device", "atomic"},
+    "train": NAMES | {"weights", "model", "device", "atomic", "signals"},
     "tasks": BOTTOM | {"train"},
     "export": BOTTOM | {"train", "tasks"},
     "api": BOTTOM | {"train", "tasks"},
     "cli": BOTTOM
     | {"train", "tasks", "export", "cli_options", "cli_endings", "cli_features", "cli_weights", "cli_data"},
-    "cli_endings": NAMES | {"train"},
+    "cli_endings": NAMES | {"train", "signals"},
     "cli_features": {"cli_options", "cli_endings", "device", "launch", "tasks"},
     "cli_options": set(),
     "cli_weights": {"device", "tasks"},
     "cli_data": {"cli_options", "tasks"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "signals"},
     "__init__": {"device"},
 }
 COMMANDS = ("demo", "pretrain", "reconstruct", "finetune", "probe", "study", "knn", "evaluate", "report", "export")

@@ -24,8 +24,9 @@ import pytest
 import paddlemae
 from paddlemae import launch
 from paddlemae.launch import Launch, identity, note_entered, run_ranks
+from paddlemae.report.output import outliving_lost_output
+from paddlemae.signals import SIGNALS
 from paddlemae.tasks.processes import without
-from paddlemae.train.stopping import SIGNALS
 
 LAUNCHER = """
 import os, subprocess, sys, time
@@ -91,7 +92,7 @@ end(0)
 # signals that a process gets, and an end once it got one
 LISTENING = """
 got = []
-for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
     signal.signal(number, lambda number, frame: got.append(signal.Signals(number).name))
 note("listening", rank)
 wait_for(lambda: got)
@@ -425,13 +426,28 @@ def send_when(condition: Callable[[], Any], *names: str) -> threading.Thread:
     return thread
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 75), ("SIGINT", 130), ("SIGUSR1", 75)])
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 75), ("SIGINT", 130), ("SIGUSR1", 75), ("SIGHUP", 75)])
 def test_signals_reach_each_process_once(watched, name: str, status: int) -> None:
     code = LISTENING + f"time.sleep(0.2)\nnote('got', got)\nend({status})"
     sender = send_when(lambda: len(watched.noted("listening")) == 2, name)
     assert watched.run(code) == status
     sender.join()
     assert watched.noted("got") == [[name]] * 2 and len(watched.attempts) == 1
+
+
+def test_words_of_the_processes_that_nobody_reads_do_not_end_them(watched, monkeypatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as broken:
+        monkeypatch.setattr(sys, "stderr", broken)
+        with outliving_lost_output():
+            assert watched.run("print('words', flush=True); time.sleep(0.1); print('more')") == 0
+
+
+def test_a_launch_that_cannot_start_leaves_signals_and_folders_as_they_were(watched, monkeypatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", lambda *words, **settings: exec("raise OSError('no processes')"))
+    with pytest.raises(OSError, match="no processes"):
+        watched.run("end(0)")
 
 
 def test_a_schedulers_second_signal_changes_nothing(watched) -> None:

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 
 from paddlemae.recipe import load_recipe
 from paddlemae.report.runlog import read_metrics
+from paddlemae.signals import CTRL_C
 from paddlemae.tasks import evaluation, session
 from paddlemae.tasks import pretrain as task
 from paddlemae.tasks.finetune import finetune
@@ -27,7 +28,7 @@ from paddlemae.tasks.start import Start
 from paddlemae.train import guard
 from paddlemae.train.checkpoint import check_intact, find_checkpoint
 from paddlemae.train.loop import NonFiniteLoss
-from paddlemae.train.stopping import CTRL_C, Stop
+from paddlemae.train.stopping import Stop
 
 AUGMENTED = ["randaugment=2", "erasing=0.5", "mixup=0.8", "cutmix=1", "ema_decay=0.8", "drop_path=0.5", "depth=2"]
 REPEATABLE = ["threads=1", "log_every=1", "warmup_epochs=0.5", "epochs=4", "base_lr=0.05"]

@@ -1,12 +1,14 @@
 """Asked to stop: which signals, how often, and by the clock."""
 
+import contextlib
 import os
 import signal
 import threading
 
 import pytest
 
-from paddlemae.train.stopping import Preempted, Stop, ended_by_signals, stop_on_signals
+from paddlemae.signals import Preempted
+from paddlemae.train.stopping import Stop, ended_by_signals, stop_on_signals
 
 
 def test_the_first_ctrl_c_is_a_flag_and_the_second_interrupts() -> None:
@@ -20,7 +22,7 @@ def test_the_first_ctrl_c_is_a_flag_and_the_second_interrupts() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGHUP", "SIGXCPU"])
 def test_schedulers_may_repeat_themselves(name: str) -> None:
     number = getattr(signal, name)
     before = signal.getsignal(number)
@@ -53,7 +55,7 @@ def test_training_outside_the_main_thread_leaves_signals_alone() -> None:
     assert seen == [(False, signal.getsignal(signal.SIGTERM))]
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGHUP", "SIGXCPU"])
 def test_outside_of_training_schedulers_end_a_command_where_it_is(name: str) -> None:
     number = getattr(signal, name)
     before = signal.getsignal(number)
@@ -62,8 +64,24 @@ def test_outside_of_training_schedulers_end_a_command_where_it_is(name: str) -> 
             signal.raise_signal(number)
         signal.raise_signal(number)  # they repeat themselves, and the status is to be the command's own
     finally:
-        for each in ("SIGTERM", "SIGUSR1"):
+        for each in ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGXCPU"):
             signal.signal(getattr(signal, each), before)
+
+
+def test_a_hangup_that_nohup_ignores_does_not_stop_training() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ended_by_signals(), stop_on_signals() as stop:
+            signal.raise_signal(signal.SIGHUP)
+        assert not stop.is_set() and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_being_ended_passes_for_no_failure_of_what_was_tried() -> None:
+    """An image that was just being read must not be counted as unreadable."""
+    with pytest.raises(Preempted), contextlib.suppress(Exception), ended_by_signals():
+        signal.raise_signal(signal.SIGTERM)
 
 
 def test_training_answers_in_between_and_all_is_as_before_in_the_end() -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from paddlemae.recipe import load_recipe
+from paddlemae.signals import CTRL_C
 from paddlemae.tasks import study as studies
 from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.start import Start
 from paddlemae.tasks.study import Study, spread, study, table
-from paddlemae.train.stopping import CTRL_C, Stop
+from paddlemae.train.stopping import Stop
 
 SMALL = ("embed_dim=16", "depth=2", "num_heads=2")
 SHORT = ("steps=2", "batch_size=10", "eval_split=val", *SMALL)

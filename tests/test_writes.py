@@ -19,10 +19,10 @@ from paddlemae.locks import LOCK_FILE, locked_file, locked_folder
 from paddlemae.recipe import load_recipe
 from paddlemae.report import runlog
 from paddlemae.report.runlog import is_finished, open_run, read_lines
+from paddlemae.signals import Preempted
 from paddlemae.tasks import evaluation, finetune, knn, pretrain, search
 from paddlemae.tasks.optional import optional
 from paddlemae.tasks.start import Start
-from paddlemae.train.stopping import Preempted
 
 FINETUNE = ["batch_size=8", "steps=2", "log_every=1", "threads=1", "evaluate_every=1000"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +15,10 @@ from paddlemae import cli_data, cli_features, cli_weights
 from paddlemae.cli_endings import as_one_of_the_ranks, ending
 from paddlemae.cli_options import Layer, MaxBadImages, Norm, Quiet, Run, Token
 from paddlemae.display_names import names_escaped, say
-from paddlemae.launch import MOST_RESTARTS, Launch
-from paddlemae.report.output import outliving_a_full_disk
-from paddlemae.train.stopping import REQUEUE_STATUS, ignore_schedulers
+from paddlemae.launch import MOST_RESTARTS, Launch, is_rank
+from paddlemae.report.output import outliving_lost_output
+from paddlemae.signals import REQUEUE_STATUS, ignore_schedulers
+from paddlemae.train.stopping import ended_by_signals
 
 app = typer.Typer(
     name="paddlemae",
@@ -489,9 +491,10 @@ def _print_plan(built, plan: dict[str, str]) -> None:
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit status 2, Ctrl-C 130, a run that was preempted 75."""
     warnings.showwarning = _one_line
-    with outliving_a_full_disk(), names_escaped():
+    with outliving_lost_output(), names_escaped():
         try:
-            app(standalone_mode=True)
+            with nullcontext() if is_rank() else ended_by_signals():
+                app(standalone_mode=True)
         except BaseException as end:
             if (known := ending(end)) is None:
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import traceback
 from collections.abc import Iterator
@@ -9,15 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paddlemae.train.stopping import (
-    INTERRUPTED_STATUS,
-    MISTAKE_STATUS,
-    REQUEUE_STATUS,
-    EndedElsewhere,
-    Preempted,
-    RankLost,
-    ended_by_signals,
-)
+from paddlemae.signals import INTERRUPTED_STATUS, REQUEUE_STATUS, Preempted
+from paddlemae.train.stopping import MISTAKE_STATUS, EndedElsewhere, RankLost, ended_by_signals
 
 if TYPE_CHECKING:  # needs Paddle
     from paddlemae.train.distributed import Ranks
@@ -75,6 +69,8 @@ def _is_ours(fault: BaseException) -> bool:
 
 
 def _text(fault: BaseException) -> str:
+    if isinstance(fault, OSError) and fault.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{fault.strerror}; allow more (ulimit -n), or use fewer workers"
     if isinstance(fault, OSError) and fault.errno is not None:
         return f"{fault.strerror}: {fault.filename}" if fault.filename else str(fault.strerror)
     return str(fault)

@@ -17,7 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from paddlemae import signals
+from paddlemae.limits import check_current_folder, cpu_quota
 
 INSTALL_HINT = (
     "PaddlePaddle is not installed; on a CPU run: pip install 'paddlemae[cpu]'; for a GPU, XPU or NPU install "
@@ -51,15 +52,21 @@ def load_paddle() -> None:
 
     Raises:
         ModuleNotFoundError: no Paddle; the text says what to install.
+        FileNotFoundError: the current folder was deleted.
     """
     global _is_loaded
+    check_current_folder()
     if importlib.util.find_spec("paddle") is None:
         raise ModuleNotFoundError(INSTALL_HINT, name="paddle")
     if _is_loaded:
         return
-    with warnings.catch_warnings(), _sigterm_answered_as_before(), _logging_as_before(), _read_once_variables():
-        warnings.simplefilter("ignore")  # of optional compilers, which nothing here needs
-        import paddle  # noqa: F401
+    was_idle = signals.set_idle(True)  # commands call this before they begin
+    try:
+        with warnings.catch_warnings(), _sigterm_answered_as_before(), _logging_as_before(), _read_once_variables():
+            warnings.simplefilter("ignore")  # of optional compilers, which nothing here needs
+            import paddle  # noqa: F401
+    finally:
+        signals.set_idle(was_idle)
     _is_loaded = True
 
 
@@ -104,7 +111,8 @@ def _mkl() -> ctypes.CDLL | None:
 def _sigterm_answered_as_before() -> Iterator[None]:
     """Paddle's answer is a page of its frames, to whoever stops a training before it has begun.
 
-    A signal that comes while Paddle is imported waits for the end of that.
+    A signal that comes while Paddle is imported waits for the end of that. Threads inherit what waits: NumPy's must not
+    be there before, or the signal would go to one of them, and meet Paddle's answer. So this module imports no NumPy.
     """
     handler = signal.getsignal(signal.SIGTERM)
     if handler is None or threading.current_thread() is not threading.main_thread():
@@ -123,11 +131,8 @@ def _sigterm_answered_as_before() -> Iterator[None]:
 def usable_cpus() -> int:
     """CPUs that this process may use: those it is bound to, or fewer where a container has a quota."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return min(bound, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such file, or "max" for no quota
-        return bound
+    quota = cpu_quota()
+    return bound if quota is None else min(bound, max(1, round(quota)))
 
 
 def threads_of(threads: int | str) -> int:
@@ -163,6 +168,7 @@ def tensor_of(array: Any) -> Any:
     On CPU Paddle 3.3.1's own never gives back 112 bytes a call (measured over 6,000 calls), which in a training of days
     become gigabytes.
     """
+    import numpy as np
     import paddle
 
     if not is_cpu():

@@ -23,8 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paddlemae.display_names import say
+from paddlemae.limits import check_current_folder
 from paddlemae.locks import identity, locked_by_descriptor
-from paddlemae.train.stopping import INTERRUPTED_STATUS, MISTAKE_STATUS, REQUEUE_STATUS, SIGNALS
+from paddlemae.run_module import python_module
+from paddlemae.signals import INTERRUPTED_STATUS, REQUEUE_STATUS, numbers
+from paddlemae.train.stopping import MISTAKE_STATUS
 
 FOLDER_VARIABLE = "PADDLEMAE_LAUNCH_FOLDER"  # where processes leave their identity and status
 SUPERVISOR_VARIABLE = "PADDLEMAE_SUPERVISOR"  # the identity of the process that watches
@@ -60,7 +63,7 @@ class Launch:
     @property
     def is_needed(self) -> bool:
         """Whether there are several processes to start, and this is not one of them."""
-        return (self.procs not in (None, "1") or self.nodes > 1) and "PADDLE_TRAINER_ID" not in os.environ
+        return (self.procs not in (None, "1") or self.nodes > 1) and not is_rank()
 
     def check(self) -> None:
         """Refuse what does not go together.
@@ -77,6 +80,11 @@ class Launch:
             raise ValueError(f"--master is HOST:PORT of several --nodes, got {self.master!r} for {self.nodes}")
         if self.node_rank is not None and not 0 <= self.node_rank < self.nodes:
             raise ValueError(f"--node-rank counts from 0 to --nodes - 1, got {self.node_rank} of {self.nodes}")
+
+
+def is_rank() -> bool:
+    """Whether this process is one of those that a launcher started."""
+    return "PADDLE_TRAINER_ID" in os.environ
 
 
 def _folder_prefix() -> str:
@@ -115,6 +123,7 @@ def run_ranks(
         newest: what names the newest checkpoint; crashes count anew once there is another.
         variables: of the environment, besides this process's own.
     """
+    check_current_folder()
     restarts, before = 0, newest()
     command = list(command)
     while True:
@@ -148,40 +157,49 @@ class _Attempt:
 
     def __enter__(self) -> _Attempt:
         remove_orphans()
-        self.folder = Path(tempfile.mkdtemp(prefix=_folder_prefix()))  # nobody else may look into it
+        self.before = {number: signal.signal(number, self._remember) for number in numbers()}
+        self.held: int | None = None
+        try:
+            self.folder = Path(tempfile.mkdtemp(prefix=_folder_prefix()))  # nobody else may look into it
+            try:
+                self._start()
+            except BaseException:
+                self._remove_folder()
+                raise
+        except BaseException:
+            self._answer_as_before()
+            raise
+        return self
+
+    def _start(self) -> None:
         self.held = locked_by_descriptor(self.folder)
         self.logs = self.folder / "logs"
         options = ["--nproc_per_node", str(self.processes), "--log_dir", str(self.logs)]
         if self.launch.nodes > 1:
             options += ["--nnodes", str(self.launch.nodes), "--master", str(self.launch.master)]
             options += ["--rank", str(self.launch.node_rank)] if self.launch.node_rank is not None else []
-        words = [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-m",
-            "paddle.distributed.launch",
-            *options,
-            str(RANK_SCRIPT),
-            *self.command,
-        ]
+        words = [*python_module("paddle.distributed.launch"), *options, str(RANK_SCRIPT), *self.command]
         known = {FOLDER_VARIABLE: str(self.folder), SUPERVISOR_VARIABLE: json.dumps(identity(os.getpid()))}
-        self.output = (self.folder / LAUNCHER_LOG).open("w")
-        self.before = {
-            number: signal.signal(number, self._remember)
-            for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name))
-        }
-        # a session of its own: a terminal's Ctrl-C comes here only, and goes on from here
-        self.launcher = subprocess.Popen(
-            words,
-            env={"GLOG_minloglevel": "2", **os.environ, **self.variables, **known},  # no words on each connection
-            stdin=subprocess.DEVNULL,
-            stdout=self.output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=() if self.held is None else (self.held,),  # it makes the folder again if that is gone
-        )
-        return self
+        # a session of its own: a terminal's Ctrl-C comes here only, and is sent on from here
+        with (self.folder / LAUNCHER_LOG).open("w") as output:
+            self.launcher = subprocess.Popen(
+                words,
+                env={"GLOG_minloglevel": "2", **os.environ, **self.variables, **known},  # no words on each connection
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=() if self.held is None else (self.held,),  # it makes the folder again if that is gone
+            )
+
+    def _remove_folder(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.held is not None:
+            os.close(self.held)
+
+    def _answer_as_before(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def __exit__(self, *_: object) -> None:
         for pid in self._alive():
@@ -193,12 +211,8 @@ class _Attempt:
         deadline = time.monotonic() + GRACE_SECONDS
         while self._alive() and time.monotonic() < deadline:  # one that was killed may be in the middle of a write
             time.sleep(LOOK_EVERY_SECONDS)
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-        self.output.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if self.held is not None:
-            os.close(self.held)
+        self._answer_as_before()
+        self._remove_folder()
         remove_orphans()  # whose launcher still held it when this launch began
 
     def _remember(self, number: int, frame: object) -> None:

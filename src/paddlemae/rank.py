@@ -22,8 +22,13 @@ def main() -> None:
     from paddlemae.atomic import replace_text
     from paddlemae.launch import FOLDER_VARIABLE, SUPERVISOR_VARIABLE
     from paddlemae.locks import identity
-    from paddlemae.train.stopping import INTERRUPTED_STATUS, MISTAKE_STATUS, REQUEUE_STATUS
+    from paddlemae.signals import INTERRUPTED_STATUS, REQUEUE_STATUS
+    from paddlemae.train.stopping import MISTAKE_STATUS
 
+    # until it has met the others, a signal ends it as the system does it, wherever it is: the launcher then ends the
+    # others, which may wait for it, and the command that watches has the status and the line
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     folder = Path(os.environ[FOLDER_VARIABLE])
     rank = os.environ["PADDLE_LOCAL_RANK"]
     replace_text(folder / f"{rank}.process", json.dumps(identity(os.getpid())))
@@ -58,6 +63,7 @@ def _die_with(supervisor: list, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if sys.path and Path(sys.path[0]) == Path(__file__).parent:
-        del sys.path[0]  # of a script, whose neighbours would pass for modules of their own
+    from run_module import clean_path  # a neighbour, as long as a script's neighbours pass for modules
+
+    clean_path()
     main()

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.util
 import os
 import pickle
 import queue
@@ -28,12 +29,14 @@ from typing import Any, TypeVar
 from paddlemae.data.faults import DataFault
 from paddlemae.device import keep_freed_memory
 from paddlemae.display_names import say
+from paddlemae.signals import numbers
 
 MOST_DEATHS = 3  # that are made good, and again so many after each
 THINGS_TO_REGAIN_TRUST = 1000
 MOST_PARTS = 100  # of a list among a function's arguments that may be the program's own; longer ones are names
 SILENT_SECONDS = 120.0  # a worker that gives nothing for so long is spoken of: longer than a file's own notice takes
 
+_starting = threading.RLock()  # of what is changed for all threads while a process starts
 _Due = TypeVar("_Due")
 _Made = TypeVar("_Made")
 
@@ -93,7 +96,7 @@ class _Worker:
         # takes, and it waits forever for a process that died before it read them
         self.process = context.Process(target=_work, args=(its_end,), daemon=True)
         try:
-            with _stop_signals_blocked(), _program_not_run_again(make):
+            with _current_folder_out_of_the_way(), _program_not_run_again(make), _stop_signals_blocked():
                 self.process.start()
         except BrokenPipeError:  # it died before it knew its work; the pipe tells so too
             pass
@@ -202,9 +205,6 @@ def _ended_by(exitcode: int | None) -> str:
         return f"signal {-exitcode}"
 
 
-_starting = threading.Lock()
-
-
 @contextlib.contextmanager
 def _program_not_run_again(make: Callable[[Any], Any]) -> Iterator[None]:
     """Start a process that does not import the program's script, as `spawn` would.
@@ -239,6 +239,22 @@ def _is_defined_by_program(one: Any, depth: int = 6) -> bool:
 
 
 @contextlib.contextmanager
+def _current_folder_out_of_the_way() -> Iterator[None]:
+    """Let a file of the current folder not pass for a module of the standard library, and be executed, in a worker.
+
+    Workers have this process's path for imports, but only once they have imported what brings it to them.
+    """
+    flag = "-P" if sys.version_info >= (3, 11) else "-I"
+    with _starting:
+        usual = multiprocessing.util._args_from_interpreter_flags  # type: ignore[attr-defined]
+        multiprocessing.util._args_from_interpreter_flags = lambda: [flag, *usual()]  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            multiprocessing.util._args_from_interpreter_flags = usual  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
 def _stop_signals_blocked() -> Iterator[None]:
     """Ctrl-C reaches every process of a terminal, a scheduler's signals every one of a job; the parent answers them.
 
@@ -256,7 +272,7 @@ def _stop_signals_blocked() -> Iterator[None]:
 
 
 def _stop_signals() -> set[signal.Signals]:
-    return {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)}
+    return {signal.Signals(number) for number in numbers()}
 
 
 def _work(pipe: Connection) -> None:

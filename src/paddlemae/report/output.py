@@ -1,4 +1,4 @@
-"""Standard output and error that outlive a full disk: what can't be said there is lost, and the training goes on."""
+"""Standard output and error that outlive whatever they lead to: what can't be said is lost, and the work is not."""
 
 from __future__ import annotations
 
@@ -9,53 +9,89 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-FULL = {errno.ENOSPC, errno.EFBIG, *({errno.EDQUOT} if hasattr(errno, "EDQUOT") else ())}
+# a pipe or connection without a reader, a terminal that is gone: no later word would arrive either
+GONE = {errno.EPIPE, errno.EIO, errno.ECONNRESET, errno.ENXIO}
+STANDARD = (0, 1, 2)
 
 
 class _Patient:
-    """A stream whose writes may fail for lack of space; in all else the stream itself."""
+    """A stream whose writes may fail; in all else the stream itself."""
 
-    def __init__(self, stream: TextIO):
+    def __init__(self, stream: Any):
         self.stream = stream
+        self.fault: OSError | None = None  # the first
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
-    def write(self, text: str) -> int:
-        with _unless_full():
+    @property
+    def buffer(self) -> Any:
+        return _Patient(self.stream.buffer)
+
+    def write(self, text: Any) -> int:
+        with self._losing_words():
             return self.stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with _unless_full():
+        with self._losing_words():
             self.stream.flush()
 
+    @contextlib.contextmanager
+    def _losing_words(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as fault:
+            self.fault = self.fault or fault
+            if fault.errno in GONE:
+                _lead_nowhere(self.stream)
+
+
+def _lead_nowhere(stream: Any) -> None:
+    """What waits in a stream, and what is written to it later, by whomever, is lost."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # a stream without a file
+        _open_nowhere(stream.fileno())
+
+
+def _open_nowhere(descriptor: int) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    if nowhere != descriptor:
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+
+
+def _opened(stream: TextIO | None, descriptor: int) -> TextIO:
+    """A stream that was closed when the program began, as one that leads nowhere."""
+    return stream if stream is not None else open(descriptor, "w", encoding="utf-8", errors="replace", closefd=False)
+
+
+def reopen_closed() -> None:
+    """Occupy the standard descriptors that are closed: else the next file is opened there, and gets others' words."""
+    for descriptor in STANDARD:
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            _open_nowhere(descriptor)
+
 
 @contextlib.contextmanager
-def _unless_full() -> Iterator[None]:
-    try:
-        yield
-    except OSError as fault:
-        if fault.errno not in FULL:
-            raise
+def outliving_lost_output() -> Iterator[None]:
+    """Inside, neither stream raises, whether a disk is full, a reader gone or the stream closed.
 
-
-@contextlib.contextmanager
-def outliving_a_full_disk() -> Iterator[None]:
-    """Inside, neither stream raises when a disk is full; afterwards nothing is left in them that could."""
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (_Patient(stream) for stream in before)  # type: ignore[assignment]
+    Afterwards nothing is left in them that could. Text that a full disk refused on standard output is said to be lost.
+    """
+    reopen_closed()
+    before = _opened(sys.stdout, 1), _opened(sys.stderr, 2)
+    output, error = patient = [_Patient(stream) for stream in before]
+    sys.stdout, sys.stderr = patient  # type: ignore[assignment]
     try:
         yield
     finally:
+        output.flush()
+        if output.fault and output.fault.errno not in GONE:
+            print(f"paddlemae: warning: standard output is incomplete: {output.fault.strerror}", file=error)
+        error.flush()
         sys.stdout, sys.stderr = before
-        for stream in before:
-            try:
-                stream.flush()
-            except OSError as fault:
-                if fault.errno not in FULL:
-                    raise
-                # Python would try again when it ends, and end with a status of its own
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)
+        for stream in patient:
+            if stream.fault:  # Python would try again when it ends, and end with a status of its own
+                _lead_nowhere(stream.stream)

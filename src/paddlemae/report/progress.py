@@ -19,7 +19,7 @@ def progress(label: str, total: int, done: int = 0, show: bool = True):
         a function of (steps done, text such as "loss 0.41"), to be called as often as one likes.
     """
     label = shown(label)
-    if not show:
+    if not show or sys.stderr is None:  # of a program without a terminal
         yield lambda done, text="": None
     elif sys.stderr.isatty():
         with _bar() as bar, names_escaped():  # a bar prints what is printed meanwhile

@@ -1,6 +1,6 @@
 """What a training step really holds in memory: tried with a few images, in processes of their own.
 
-python -m paddlemae.tasks.footprint BATCH_SIZE < RECIPE prints the largest memory of two steps, in bytes.
+`run_module.py paddlemae.tasks.footprint BATCH_SIZE < RECIPE` prints the largest memory of two steps, in bytes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import numpy as np
 import yaml
 
 from paddlemae.device import is_cpu
+from paddlemae.limits import free_memory
 from paddlemae.recipe import FinetuneRecipe, PretrainRecipe, build_recipe, dump_recipe
+from paddlemae.run_module import python_module
 from paddlemae.tasks.plan import memory_text
 
 TRIED = (4, 12)  # batch sizes; the line through both gives any other
 STEPS = 2  # the optimizer's own memory is there from the second on
 TIMEOUT_SECONDS = 300
-STATUS, MACHINE = Path("/proc/self/status"), Path("/proc/meminfo")
+STATUS = Path("/proc/self/status")
 FREE_SHARE = 0.9  # of what is free, so that the machine keeps something
 
 
@@ -53,9 +55,10 @@ def measure(recipe: PretrainRecipe | FinetuneRecipe) -> Footprint | None:
 
 def memory_plan(recipe: PretrainRecipe | FinetuneRecipe, estimate: int) -> dict[str, str]:
     """What `--dry-run` says of memory: measured on CPU, else the estimate in bytes; name -> value, for people."""
-    if not (is_cpu() and STATUS.exists()):
+    free = free_memory()
+    if not (is_cpu() and STATUS.exists()) or free is None:
         return {"memory": memory_text(estimate)}
-    batch_size, free = recipe.training.batch_size, free_bytes()
+    batch_size = recipe.training.batch_size
     found = measure(recipe) if estimate < free else None
     if found is None:
         return {"memory": f"{memory_text(estimate)}; trying it failed, or {free / 2**30:.1f} GiB won't hold it"}
@@ -70,11 +73,6 @@ def memory_plan(recipe: PretrainRecipe | FinetuneRecipe, estimate: int) -> dict[
     }
 
 
-def free_bytes() -> int:
-    """Memory that programs can still get."""
-    return _bytes_in(MACHINE, "MemAvailable")
-
-
 def _bytes_in(path: Path, name: str) -> int:
     """A number of kB that the kernel's file gives under this name."""
     lines = path.read_text().splitlines()
@@ -82,7 +80,7 @@ def _bytes_in(path: Path, name: str) -> int:
 
 
 def _peak_in_process(recipe: PretrainRecipe | FinetuneRecipe, batch_size: int) -> int | None:
-    command = [sys.executable, "-m", __name__, str(batch_size)]
+    command = [*python_module("paddlemae.tasks.footprint"), str(batch_size)]
     try:
         done = subprocess.run(
             command, input=dump_recipe(recipe), capture_output=True, text=True, timeout=TIMEOUT_SECONDS

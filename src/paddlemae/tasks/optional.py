@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from paddlemae.train.stopping import EndedElsewhere, Preempted, RankLost
+from paddlemae.train.stopping import EndedElsewhere, RankLost
 
 
 @contextmanager
@@ -15,7 +15,7 @@ def optional(what: str) -> Iterator[None]:
     """Warn in one line if what is done within fails; with PADDLEMAE_DEBUG set, let it fail."""
     try:
         yield
-    except (Preempted, EndedElsewhere, RankLost):
+    except (EndedElsewhere, RankLost):
         raise
     except Exception as fault:
         if os.environ.get("PADDLEMAE_DEBUG"):

@@ -21,6 +21,7 @@ from paddlemae.display_names import say
 from paddlemae.recipe import Training
 from paddlemae.report.progress import progress
 from paddlemae.report.runlog import SKIPPED_FILE, forget_metrics_after, log_metrics
+from paddlemae.signals import CTRL_C, Preempted
 from paddlemae.tasks.skipped import SkippedImages
 from paddlemae.tasks.start import Start
 from paddlemae.train.checkpoint import TrainState, find_checkpoint, is_shared_out, load_checkpoint
@@ -31,7 +32,7 @@ from paddlemae.train.loss import LossFn
 from paddlemae.train.optim import lr_at, peak_lr
 from paddlemae.train.saver import Saver
 from paddlemae.train.shards import worthwhile_replicas
-from paddlemae.train.stopping import CTRL_C, EndedElsewhere, Preempted, Stop, stop_on_signals
+from paddlemae.train.stopping import EndedElsewhere, Stop, stop_on_signals
 from paddlemae.weights.store import Description
 
 SHOWN_SPIKES = 5

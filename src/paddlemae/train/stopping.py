@@ -9,15 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from paddlemae.signals import CTRL_C, SIGNALS, UNTAKEN, answer, from_schedulers, numbers
+
 MISTAKE_STATUS = 2  # of the user, said in a line
-INTERRUPTED_STATUS = 130  # Ctrl-C, as shells have it
-REQUEUE_STATUS = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, start the same command again
-CTRL_C = "Ctrl-C"
-SIGNALS = {"SIGINT": CTRL_C, "SIGTERM": "SIGTERM", "SIGUSR1": "SIGUSR1"}  # Windows has no SIGUSR1
-
-
-class Preempted(Exception):
-    """Training was ended from outside and is saved; the same command goes on. The command line exits with 75."""
 
 
 class RankLost(ConnectionError):
@@ -61,43 +55,27 @@ class Stop:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Before training and after it, SIGTERM and SIGUSR1 end the command where it is: nothing is lost then.
+    """Before training and after it, signals end the command where it is: nothing is lost then.
 
     Raises:
-        Preempted: within; further signals are ignored from then on.
+        KeyboardInterrupt, Preempted: within; further signals of schedulers are ignored from then on.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def end(signum, frame):
-        ignore_schedulers()
-        raise Preempted(f"stopped ({signal.Signals(signum).name}); the same command goes on")
-
-    before = {number: signal.signal(number, end) for number in _from_schedulers()}
+    taken = [*from_schedulers(), *([signal.SIGINT] if signal.getsignal(signal.SIGINT) in UNTAKEN else [])]
+    before = {number: signal.signal(number, answer) for number in taken}
     try:
         yield
     finally:
         for number, handler in before.items():
-            if signal.getsignal(number) is end:
+            if signal.getsignal(number) is answer:
                 signal.signal(number, handler)
-
-
-def ignore_schedulers() -> None:
-    """Of a command that ends: schedulers repeat themselves, and would take its status away from it."""
-    if threading.current_thread() is threading.main_thread():
-        for number in _from_schedulers():
-            signal.signal(number, signal.SIG_IGN)
-
-
-def _from_schedulers() -> list[int]:
-    names = [name for name, meaning in SIGNALS.items() if meaning != CTRL_C]
-    return [getattr(signal, name) for name in names if hasattr(signal, name)]
 
 
 @contextmanager
 def stop_on_signals(max_seconds: float | None = None) -> Iterator[Stop]:
-    """Turn SIGTERM, SIGUSR1 and the first Ctrl-C into a flag that `fit` reads between two steps.
+    """Turn the first Ctrl-C and other signals that end a command into a flag that `fit` reads between two steps.
 
     Schedulers send their signals several times, so only a second Ctrl-C interrupts at once.
     """
@@ -112,8 +90,7 @@ def stop_on_signals(max_seconds: float | None = None) -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.reason = name
 
-    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
-    before = {number: signal.signal(number, remember) for number in numbers}
+    before = {number: signal.signal(number, remember) for number in numbers()}
     try:
         yield stop
     finally:

@@ -1,0 +1,141 @@
+"""Signals that end a command, from its first moment to its last; a training answers them itself (`train.stopping`).
+
+Imports only what Python has loaded anyway, or nearly so: a signal may come while anything else is imported. Knows no
+Paddle.
+"""
+
+import atexit
+import os
+import signal
+
+INTERRUPTED_STATUS = 130  # Ctrl-C, as shells have it
+REQUEUE_STATUS = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, start the same command again
+CTRL_C = "Ctrl-C"
+# Windows has the first two only. SIGHUP is a terminal that was closed, SIGXCPU some schedulers' soft limit
+SIGNALS = {"SIGINT": CTRL_C, **{name: name for name in ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGXCPU")}}
+RETRY_SECONDS = 0.005
+UNTAKEN = (signal.SIG_DFL, signal.default_int_handler)  # handlers of whoever left a signal alone
+
+_is_command = False  # whether the process is a command of its own, whose entry point says when it begins and ends
+_is_idle = False  # nothing is under way that could be lost
+_final_status: int | None = None  # of a command that has ended, while Python still clears up
+_deferred: int | None = None  # a signal that waits for the end of an import
+
+
+class Preempted(BaseException):
+    """A command was ended from outside, and nothing is lost; the same command resumes. Its exit status is 75.
+
+    Like KeyboardInterrupt it is no Exception: it may come anywhere, where what was tried must not pass for failed.
+    """
+
+
+def numbers() -> list[int]:
+    """The signals that end a command, except SIGHUP where it is ignored, as `nohup` does it."""
+    found = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    hangup = getattr(signal, "SIGHUP", None)
+    return [number for number in found if number != hangup or signal.getsignal(hangup) != signal.SIG_IGN]
+
+
+def from_schedulers() -> list[int]:
+    """The same without Ctrl-C."""
+    return [number for number in numbers() if number != signal.SIGINT]
+
+
+def take_over() -> None:
+    """Let `answer` handle the signals of a command from its start on, when nothing is under way yet."""
+    global _is_command, _is_idle
+    _is_command = _is_idle = True
+    for number in numbers():
+        if signal.getsignal(number) in UNTAKEN:
+            signal.signal(number, answer)
+    atexit.register(_ignore_all)  # the first that is registered is called last
+
+
+def set_idle(idle: bool) -> bool:
+    """Say whether nothing is under way that an end could cost; returns what was said before.
+
+    Without effect unless `take_over` was called: only then may a signal end the process on the spot.
+    """
+    global _is_idle
+    before, _is_idle = _is_idle, idle and _is_command
+    return before
+
+
+def keep_status(status: int) -> None:
+    """Let no signal change the exit status of a command that has ended."""
+    global _final_status
+    _final_status = status
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    # Python kills itself by SIGINT in the end if a KeyboardInterrupt once left a string that was executed, as that of a
+    # dataclass is, whatever became of it since; the next string makes it forget that
+    exec("")
+
+
+def _ignore_all() -> None:
+    """From here on Python forgets its handlers, and a signal would kill it."""
+    for number in numbers():
+        signal.signal(number, signal.SIG_IGN)
+
+
+def ending_of(number: int) -> tuple[int, str]:
+    """(exit status, what to say in a line) of a command that a signal ended before there was anything to save."""
+    if number == signal.SIGINT:
+        return INTERRUPTED_STATUS, "stopped"
+    return REQUEUE_STATUS, f"stopped ({signal.Signals(number).name}); the same command goes on"
+
+
+def answer(number, frame) -> None:
+    """End the command: at once if nothing is under way, else by an exception, but not in the middle of an import.
+
+    An exception that is raised while a C extension is initialized becomes an ImportError with a page of frames, and
+    some packages swallow whatever is raised while they import what is optional. So the signal waits for the import to
+    end; a second Ctrl-C does not.
+
+    Raises:
+        KeyboardInterrupt, Preempted: as the signal is Ctrl-C or another.
+    """
+    global _deferred
+    if _final_status is not None:
+        os._exit(_final_status)
+    importing = _is_importing(frame)
+    if _is_idle or (_is_command and importing and number == _deferred == signal.SIGINT):
+        _end_at_once(number)
+    if importing and hasattr(signal, "setitimer"):
+        _deferred = number
+        signal.signal(signal.SIGALRM, lambda _, later: _answer_deferred(number, later))
+        signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
+        return
+    _deferred = None
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    ignore_schedulers()
+    raise Preempted(ending_of(number)[1])
+
+
+def _answer_deferred(number, frame) -> None:
+    global _deferred
+    _deferred = None
+    answer(number, frame)
+
+
+def _end_at_once(number) -> None:
+    status, text = ending_of(number)
+    try:
+        os.write(2, f"paddlemae: {text}\n".encode())
+    finally:  # also if nobody reads it
+        os._exit(status)
+
+
+def _is_importing(frame) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def ignore_schedulers() -> None:
+    """Of a command that ends: schedulers repeat themselves, and would take its status away from it."""
+    for number in from_schedulers():
+        signal.signal(number, signal.SIG_IGN)
