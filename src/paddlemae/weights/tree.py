@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from paddlemae.documents import shown
 from paddlemae.weights.mapped import release
 
 # Where training scripts put the weights that a user means; any other place has to be asked for by name.
@@ -125,12 +126,6 @@ def _described(tree: dict[Any, Any], path: list[str], but: str) -> dict[str, str
         if id(value) not in words:
             words[id(value)] = describe(value)
     return {shown(".".join([*path, str(key)])): words[id(value)] for key, value in tree.items() if key != but}
-
-
-def shown(text: object, limit: int = 80) -> str:
-    """Text of a file as it may appear in a one-line message."""
-    line = "".join(letter if letter.isprintable() else "?" for letter in str(text)[: limit + 1])
-    return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
 def _is_tensor(value: Any) -> bool:
