@@ -12,7 +12,7 @@ import typer
 
 from paddlemae import cli_data, cli_features, cli_weights
 from paddlemae.cli_endings import as_one_of_the_ranks, ending
-from paddlemae.cli_options import Layer, MaxBadImages, Norm, Quiet, Run, Token
+from paddlemae.cli_options import Layer, MaxBadImages, Norm, Quiet, Run, Token, Trust
 from paddlemae.launch import MOST_RESTARTS, Launch
 from paddlemae.report.output import outliving_a_full_disk
 from paddlemae.train.stopping import REQUEUE_STATUS, ignore_schedulers
@@ -110,6 +110,7 @@ def pretrain(
     node_rank: NodeRank = None,
     restarts: Restarts = MOST_RESTARTS,
     quiet: Quiet = False,
+    trust: Trust = False,
 ) -> None:
     """Pretrain a masked autoencoder on images without labels.
 
@@ -133,7 +134,7 @@ def pretrain(
     built = _recipe("pretrain", recipe, overrides, out, resume, data=data, init=init)
     from paddlemae.tasks import pretrain as task
 
-    _plan_or_run(built, task.dry_run, task.pretrain, dry_run, out, resume, overwrite, quiet)
+    _plan_or_run(built, task.dry_run, task.pretrain, dry_run, out, resume, overwrite, quiet, trust)
 
 
 @app.command()
@@ -154,6 +155,7 @@ def finetune(
     node_rank: NodeRank = None,
     restarts: Restarts = MOST_RESTARTS,
     quiet: Quiet = False,
+    trust: Trust = False,
 ) -> None:
     """Fine-tune a classifier on labelled images: one folder a class.
 
@@ -171,7 +173,7 @@ def finetune(
     built = _recipe("finetune", recipe, overrides, out, resume, data=data, init=init)
     from paddlemae.tasks import finetune as task
 
-    _plan_or_run(built, task.dry_run, task.finetune, dry_run, out, resume, overwrite, quiet)
+    _plan_or_run(built, task.dry_run, task.finetune, dry_run, out, resume, overwrite, quiet, trust)
 
 
 @app.command()
@@ -193,6 +195,7 @@ def reconstruct(
     seed: Annotated[int, typer.Option("--seed", help="Draws the mask.")] = 0,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Images to draw at most.")] = 8,
     plain: Annotated[bool, typer.Option("--plain", help="Show the decoder's output as it is.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Draw what a pretrained model makes of images that it sees only in part.
 
@@ -211,7 +214,7 @@ def reconstruct(
     from paddlemae.tasks.reconstruct import reconstruct_images
 
     choice = parsed_mask(mask, mask_ratio, seed)
-    print(f"wrote {reconstruct_images(run, images, out, choice=choice, limit=limit, plain=plain)}")
+    print(f"wrote {reconstruct_images(run, images, out, choice=choice, limit=limit, plain=plain, trust=trust)}")
 
 
 @app.command()
@@ -226,6 +229,7 @@ def study(
     data: Data = None,
     out: Out = None,
     quiet: Quiet = False,
+    trust: Trust = False,
 ) -> None:
     """Fine-tune with one setting varied, over several seeds: a table, a curve, and every run.
 
@@ -244,7 +248,7 @@ def study(
         raise ValueError("a study needs --init RUN, --out FOLDER and one --value or more")
     recipe, overrides = _recipe_and_overrides(recipe, overrides, data=data)
     plan = task.Study(recipe, tuple(overrides), vary, tuple(value), tuple(range(seeds)), init, scratch)
-    print(task.table(task.study(plan, out, quiet=quiet)))
+    print(task.table(task.study(plan, out, quiet=quiet, trust=trust)))
     print(f"see {out / task.CURVE_FILE}")
 
 
@@ -261,6 +265,7 @@ def probe(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
+    trust: Trust = False,
 ) -> None:
     """Train a linear classifier on a pretrained encoder's frozen features.
 
@@ -273,7 +278,7 @@ def probe(
     built = _recipe("probe", recipe, overrides, out, resume, data=data, init=init)
     from paddlemae.tasks import probe as task
 
-    _plan_or_run(built, task.dry_run, task.probe, dry_run, out, resume, overwrite, quiet)
+    _plan_or_run(built, task.dry_run, task.probe, dry_run, out, resume, overwrite, quiet, trust)
 
 
 @app.command()
@@ -297,6 +302,7 @@ def knn(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Draws them.")] = 0,
     random: Annotated[bool, typer.Option("--random", help="Take the same encoder untrained, for comparison.")] = False,
     max_bad_images: MaxBadImages = 0.01,
+    trust: Trust = False,
 ) -> None:
     """Classify images by their nearest neighbours among labelled ones, by a model's features.
 
@@ -324,6 +330,7 @@ def knn(
         seed=seed,
         random=random,
         max_bad_images=max_bad_images,
+        trust=trust,
     )
     for result in results:
         print(task.result_line(result))
@@ -343,6 +350,7 @@ def evaluate(
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=1, help="Pixels of a side; the model's own unless given.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Evaluate a fine-tuned classifier on labelled images: top-1, top-5, and what it takes for what.
 
@@ -357,7 +365,7 @@ def evaluate(
     device.load_paddle()
     from paddlemae.tasks import evaluate as task
 
-    result = task.evaluate(run, data, split=split, image_size=image_size)
+    result = task.evaluate(run, data, split=split, image_size=image_size, trust=trust)
     height, width = result["protocol"]["image_size"]
     print(
         f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, loss {result['eval_loss']:.4f} on "
@@ -399,6 +407,7 @@ def export(
         str | None, typer.Option("--token", help="Of an encoder: cls, or mean of the patch tokens (the default).")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files that are there.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Export a model to an ONNX file or a program of Paddle's inference engine, checked against the model.
 
@@ -413,7 +422,7 @@ def export(
     device.load_paddle()
     from paddlemae.export.write import export as export_model
 
-    done = export_model(run, to, out, what=what, token=token, overwrite=overwrite)
+    done = export_model(run, to, out, what=what, token=token, overwrite=overwrite, trust=trust)
     print(f"{done.what}: differs from the model by {done.difference:.1e} at most, on {done.images}")
     print(f"wrote {', '.join(map(str, done.files))}")
 
@@ -445,17 +454,20 @@ def _recipe_and_overrides(name: str | None, overrides: list[str] | None, **named
     return name, overrides
 
 
-def _plan_or_run(built, plan, run, dry_run: bool, out: Path | None, resume: bool, overwrite: bool, quiet: bool) -> None:
+def _plan_or_run(
+    built, plan, run, dry_run: bool, out: Path | None, resume: bool, overwrite: bool, quiet: bool, trust: bool
+) -> None:
     """Print what a training would do, or do it."""
     from paddlemae.tasks.start import Start
 
     if dry_run:
-        _print_plan(built, plan(built))
+        _print_plan(built, plan(built, trust=trust))
         return
     if out is None:
         raise ValueError("name the run folder to write: --out runs/NAME")
     with as_one_of_the_ranks() as ranks:
-        run(built, Start(out, resume=resume, overwrite=overwrite, quiet=quiet or not ranks.is_first, ranks=ranks))
+        quiet = quiet or not ranks.is_first
+        run(built, Start(out, resume=resume, overwrite=overwrite, quiet=quiet, ranks=ranks, trust=trust))
 
 
 def _launched(task: str, name, overrides, data: str | None, out: Path | None, resume: bool, launch: Launch) -> bool:

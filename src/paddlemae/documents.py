@@ -76,7 +76,7 @@ def read_name(path: Path, pattern: str) -> str:
     Raises:
         ValueError: it holds anything else than a name of this pattern.
     """
-    name = read_text(path, 4096).strip()
+    name = read_bytes(path, 4096).decode(errors="replace").strip()
     if not re.fullmatch(pattern, name):
         raise ValueError(f"{path} is damaged (it holds {brief(name)})")
     return name

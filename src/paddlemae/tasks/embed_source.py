@@ -69,6 +69,7 @@ def embed_source(
     overwrite: bool = False,
     quiet: bool = False,
     ranks: Ranks = ALONE,
+    trust: bool = False,
 ) -> Written:
     """Write the features of every readable image of a source, with its number, path and label.
 
@@ -81,6 +82,7 @@ def embed_source(
         max_bad_images: share, rounded up, of the images that may be unreadable; they are left out.
         overwrite: replace the file that is there, and parts of other features; parts of these are gone on with.
         ranks: processes that deal the parts out; all of them see the same files.
+        trust: see `read_checkpoint`.
     Raises:
         ValueError, FileNotFoundError: images, weights, settings or a file that can't be used; parts of another command.
         DataFault: too many unreadable images.
@@ -90,7 +92,7 @@ def embed_source(
     if out.exists() and not overwrite:
         raise ValueError(f"{out} exists already; add --overwrite to write it anew, or name another --out")
     device.prepare("auto", threads)
-    checkpoint = read_checkpoint(run)
+    checkpoint = read_checkpoint(run, trust=trust)
     model = load_encoder(checkpoint)
     source = labelled_if_possible(data, split)
     about = about_features(checkpoint, data, split, source, kind, batch_size)

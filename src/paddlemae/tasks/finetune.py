@@ -67,7 +67,7 @@ def finetune(recipe: FinetuneRecipe, start: Start, *, beside: str | None = None)
     """
     recipe = recalled(recipe, start)
     start = check_start(start, recipe, recipe.init)
-    parts = prepare(recipe, start.checkpoint, partial(measured, start))
+    parts = prepare(recipe, start.checkpoint, partial(measured, start), trust=start.trust)
     recipe = with_those_of(recipe, parts.description)
     training, model = recipe.training, parts.model
     optimizer = adamw(
@@ -188,7 +188,9 @@ class Parts:
     description: Description
 
 
-def prepare(recipe: FinetuneRecipe, own: Path | None = None, measure: Measure | None = None) -> Parts:
+def prepare(
+    recipe: FinetuneRecipe, own: Path | None = None, measure: Measure | None = None, *, trust: bool = False
+) -> Parts:
     """Build a recipe's parts, with every check that needs no training; arguments as of `pretrain.prepare`."""
     if recipe.data is None:
         raise ValueError("no images named; add --data FOLDER with one folder a class, or --data digits")
@@ -196,7 +198,8 @@ def prepare(recipe: FinetuneRecipe, own: Path | None = None, measure: Measure | 
         raise ValueError("name what to start from: --init RUN (a pretraining run) or --init scratch")
     device.prepare(recipe.training.device, recipe.training.threads)
     check_precision(recipe.training.precision)
-    checkpoint = None if recipe.init == SCRATCH or own else fitted(read_checkpoint(recipe.init), named(recipe.model))
+    begins = recipe.init != SCRATCH and not own
+    checkpoint = fitted(read_checkpoint(recipe.init, trust=trust), named(recipe.model)) if begins else None
     train, held_out = open_parts(recipe, recipe.data)
     if own:
         model, statistics, bits = _saved_shape(own)
@@ -304,9 +307,9 @@ def evaluate_on(
     return found
 
 
-def dry_run(recipe: FinetuneRecipe) -> dict[str, str]:
+def dry_run(recipe: FinetuneRecipe, *, trust: bool = False) -> dict[str, str]:
     """What a fine-tuning would do, without doing it: name -> value, for people."""
-    parts = prepare(recipe)
+    parts = prepare(recipe, trust=trust)
     shape, parameters = parts.model.config, parameter_count(parts.model)
     tokens = parts.model.grid[0] * parts.model.grid[1] + int(parts.model.has_cls)
     activations = shape["depth"] * block_numbers(tokens, shape["embed_dim"], shape["num_heads"])

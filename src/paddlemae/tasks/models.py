@@ -117,7 +117,7 @@ def load_encoder(checkpoint: Checkpoint, *, random: bool = False) -> MaskedAutoe
     """
     if random:
         paddle.seed(0)
-    model = _built(KINDS[checkpoint.description.kind], checkpoint)
+    model = KINDS[checkpoint.description.kind](**checkpoint.description.architecture)
     if not random:
         load_official(model, checkpoint.tensors, source=str(checkpoint.folder))
     model.eval()
@@ -134,15 +134,6 @@ def load_classifier(checkpoint: Checkpoint) -> VisionTransformer:
     model = load_encoder(checkpoint)
     assert isinstance(model, VisionTransformer)
     return model
-
-
-def _built(kind, checkpoint: Checkpoint):
-    try:
-        return kind(**checkpoint.description.architecture)
-    except TypeError as fault:
-        raise ValueError(
-            f"{checkpoint.folder} has an architecture that this PaddleMAE does not know: {fault}"
-        ) from fault
 
 
 def classifier_arguments(shape: ClassifierShape, checkpoint: Checkpoint | None, num_classes: int) -> dict[str, Any]:

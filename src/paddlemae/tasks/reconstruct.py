@@ -47,6 +47,7 @@ def reconstruct_images(
     limit: int = 8,
     plain: bool = False,
     device_name: str = "auto",
+    trust: bool = False,
 ) -> Path:
     """Draw reconstructions of image files, folders of them or the embedded digits into one figure.
 
@@ -56,6 +57,7 @@ def reconstruct_images(
         out: the picture to write.
         limit: images to draw at most.
         plain: show the decoder's output as it is instead of with the original patches' statistics.
+        trust: see `read_checkpoint`.
     Returns:
         `out`.
     Raises:
@@ -63,7 +65,7 @@ def reconstruct_images(
     """
     check_picture(out)
     device.prepare(device_name)
-    checkpoint = read_checkpoint(run)
+    checkpoint = read_checkpoint(run, trust=trust)
     model = load_autoencoder(checkpoint)
     if plain and checkpoint.description.target == "raw":
         warnings.warn("--plain has no effect: this model predicts raw pixels", stacklevel=2)

@@ -54,6 +54,7 @@ def search(
     out: Path | None = None,
     data: str | None = None,
     threads: int | str = "auto",
+    trust: bool = False,
 ) -> list[Found]:
     """Find each query's nearest images.
 
@@ -66,6 +67,7 @@ def search(
         out: a picture of the queries and their neighbours, if it is wanted.
         data: where the file's images are now, for the picture; by default where they were.
         threads: as in `device.prepare`.
+        trust: see `read_checkpoint`.
     Raises:
         ValueError, FileNotFoundError: a file, weights or images that can't be used, or don't belong together.
     """
@@ -76,7 +78,7 @@ def search(
         raise ValueError(f"--k must be in 1..{len(bank.ids)}, the images of {features}; got {k}")
     source = _source_of(bank, data, features) if out else None
     device.prepare("auto", threads)
-    checkpoint = read_checkpoint(run)
+    checkpoint = read_checkpoint(run, trust=trust)
     if weights_digest(checkpoint) != bank.about["weights"]:
         raise ValueError(
             f"{features} was made with other weights than those of {checkpoint.folder}, so nothing can be compared; "

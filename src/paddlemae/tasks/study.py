@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
+from paddlemae.documents import read_record
 from paddlemae.recipe import SCRATCH, load_recipe
 from paddlemae.report.figures import draw_study
 from paddlemae.report.runlog import RECIPE_FILE, RESULT_FILE
@@ -21,6 +24,13 @@ from paddlemae.tasks.start import Start, stored_recipe
 
 STUDY_FILE = "study.json"
 CURVE_FILE = "study.png"
+
+
+class ResultType(BaseModel):
+    """What a study needs of a run's `result.json`."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    top1: Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ class Study:
         return {PRETRAINED: self.init, **({SCRATCH: SCRATCH} if self.scratch else {})}
 
 
-def study(plan: Study, out: Path, *, quiet: bool = False) -> dict[str, Any]:
+def study(plan: Study, out: Path, *, quiet: bool = False, trust: bool = False) -> dict[str, Any]:
     """Fine-tune once for each start, value and seed, each in a folder of its own below `out`.
 
     Runs that are there already are not repeated, and one that was stopped goes on, so that a study can be stopped at
@@ -74,7 +84,7 @@ def study(plan: Study, out: Path, *, quiet: bool = False) -> dict[str, Any]:
         folder = out / f"{plan.key}-{value.replace('/', '-per-')}-{name}-{seed}"
         top1 = _finished(folder, recipe)
         if top1 is None:
-            start = Start(folder, quiet=True, overwrite=_is_of_another_recipe(folder, recipe))
+            start = Start(folder, quiet=True, overwrite=_is_of_another_recipe(folder, recipe), trust=trust)
             top1 = finetune(recipe, start, beside=plan.init)["top1"]
         found[name][value].append(top1)
         if not quiet:
@@ -99,7 +109,8 @@ def _finished(folder: Path, recipe) -> float | None:
     """The top-1 of a run of this very recipe that was done before."""
     if not (folder / RESULT_FILE).exists() or stored_recipe(folder, "finetune") != recipe:
         return None
-    return json.loads((folder / RESULT_FILE).read_text())["top1"]
+    advice = "delete its folder, and the study trains this run again"
+    return read_record(folder / RESULT_FILE, ResultType, advice).top1
 
 
 def table(result: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ class Verified:
         return max(self.differences.values()) <= LARGEST
 
 
-def verify(path: str | Path, reading: Reading, golden: Path | None = None) -> Verified:
+def verify(path: str | Path, reading: Reading, golden: Path | None = None, *, trust: bool = False) -> Verified:
     """Compare our model's outputs on fixed images with those of another implementation, of the same weights.
 
     That is transformers' on PyTorch where they are installed and have such a model (for a folder of theirs, loaded from
@@ -60,7 +60,7 @@ def verify(path: str | Path, reading: Reading, golden: Path | None = None) -> Ve
     Raises:
         FileNotFoundError, ValueError: weights that can't be read, or a golden of other weights.
     """
-    checkpoint = read_checkpoint(path, reading)
+    checkpoint = read_checkpoint(path, reading, trust=trust)
     device.prepare("cpu")
     ours = our_outputs(checkpoint)
     if golden and golden.exists():
