@@ -33,7 +33,7 @@ ALLOWED = {
     "cli_endings": {"train"},
     "cli_features": {"cli_options", "cli_endings", "device", "launch", "tasks"},
     "cli_options": set(),
-    "cli_weights": {"device", "tasks"},
+    "cli_weights": {"cli_options", "device", "tasks"},
     "cli_data": {"cli_options", "tasks"},
     "__main__": {"cli"},
     "__init__": {"device"},

@@ -163,7 +163,7 @@ def finish(
         f"see {figures / 'confusion.png'}"
     )
     lines = [(start.out, logged)]
-    if origin := origin_of(beside or recipe.init):
+    if origin := origin_of(beside or recipe.init, trust=start.trust):
         where = {"checkpoint": origin.checkpoint.name, "run": os.path.relpath(start.out, origin.run)}
         lines.append((origin.run, {**logged, **where}))
     for folder, line in lines:

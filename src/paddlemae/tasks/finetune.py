@@ -28,6 +28,7 @@ from paddlemae.tasks.gallery import fixed_images, show_attention
 from paddlemae.tasks.inference import LOGITS, forward_function
 from paddlemae.tasks.models import (
     build_classifier,
+    check_memory,
     classifier_arguments,
     describe,
     evaluation_view,
@@ -205,6 +206,8 @@ def prepare(
         model, statistics, bits = _saved_shape(own)
     else:
         arguments = classifier_arguments(recipe.model, checkpoint, len(train.classes))
+        if measure:
+            check_memory("classifier", arguments)
         model = build_classifier(arguments, checkpoint, recipe.training.seed)
         bits = checkpoint.description.bits if checkpoint else None
         plain = training_view(recipe.augment, model.config["image_size"], model.config["channels"], (), bits)

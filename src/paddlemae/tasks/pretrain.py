@@ -27,6 +27,7 @@ from paddlemae.tasks.gallery import Snapshots, fixed_images, moments, show_atten
 from paddlemae.tasks.models import (
     autoencoder_arguments,
     build_autoencoder,
+    check_memory,
     describe,
     fitted,
     parameter_count,
@@ -170,6 +171,8 @@ def prepare(
             f"mask_ratio {recipe.mask_ratio} removes none of {grid[0] * grid[1]} patches, so nothing is left to learn"
         )
     predicted_patches(recipe, grid)  # refuses more than are removed
+    if measure:
+        check_memory("mae", arguments)
     source = open_source(recipe.data, recipe.split or "train")
     checkpoint = fitted(read_checkpoint(recipe.init, trust=trust), arguments) if recipe.init and not own else None
     saved = read_description(own) if own else None

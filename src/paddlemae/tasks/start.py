@@ -148,10 +148,10 @@ class Origin:
     checkpoint: Path
 
 
-def origin_of(init: str | None) -> Origin | None:
+def origin_of(init: str | None, *, trust: bool = False) -> Origin | None:
     """Where a training started from, if that is a run that is still there, and whole."""
     try:
-        checkpoint = find_checkpoint(init) if init else None
+        checkpoint = find_checkpoint(init, trust=trust) if init else None
     except (OSError, ValueError):  # it was read when the training began
         return None
     run = run_of(checkpoint) if checkpoint else None

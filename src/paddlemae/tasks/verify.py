@@ -20,6 +20,7 @@ from paddlemae import device
 from paddlemae.model.mae import MaskedAutoencoder, predict
 from paddlemae.model.masking import Mask, num_kept, random_mask
 from paddlemae.model.vit import features
+from paddlemae.tasks.array_file import FAULTS, names_of, read_arrays
 from paddlemae.tasks.checkpoints import Checkpoint, Reading, in_float32, read_checkpoint, tensors_digest
 from paddlemae.tasks.models import load_encoder
 from paddlemae.tasks.weights import exported_of, write_folder
@@ -166,9 +167,8 @@ def _compared(against: str, ours: Outputs, theirs: Mapping[str, np.ndarray]) -> 
 
 def _read_golden(path: Path, digest: bytes) -> Outputs:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError) as fault:
+        found = read_arrays(path, dict.fromkeys(names_of(path), "fiu"))
+    except FAULTS as fault:
         raise ValueError(
             f"{path} is no golden of outputs ({fault}); write one by naming a file that is not there"
         ) from fault
