@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -429,14 +430,17 @@ def _parse_override(text: str) -> tuple[str, Any]:
     return key.strip(), None if value == "none" else parsed
 
 
-def _keys(model: type[BaseModel]) -> Iterator[str]:
+@cache
+def _keys(model: type[BaseModel]) -> tuple[str, ...]:
     """Every full key of a recipe; a section's own name is not one."""
+    found: list[str] = []
     for name, field in model.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, BaseModel):
-            yield from (f"{name}.{inner}" for inner in _keys(section))
+            found += (f"{name}.{inner}" for inner in _keys(section))
         else:
-            yield name
+            found.append(name)
+    return tuple(found)
 
 
 def _given_keys(content: dict[str, Any], known: set[str]) -> Iterator[str]:
@@ -454,7 +458,7 @@ def _full_key(model: type[BaseModel], key: str) -> str:
     Raises:
         ValueError: unknown, or in several sections.
     """
-    known = list(_keys(model))
+    known = _keys(model)
     if key in known:
         return key
     matches = [full for full in known if "." in full and full.split(".")[-1] == key]

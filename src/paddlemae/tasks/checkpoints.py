@@ -182,7 +182,7 @@ def say_origin(foreign: Foreign, imported: Imported) -> None:
 def _as_options(text: str) -> str:
     """Names of `import_weights`'s arguments as the command line has them."""
     options = re.sub(
-        r"\b(layout|image_size|target|heads|decoder_heads)=", lambda one: f"--{one[1].replace('_', '-')} ", text
+        r"\b(key|layout|image_size|target|heads|decoder_heads)=", lambda one: f"--{one[1].replace('_', '-')} ", text
     )
     if options == text:
         return text
