@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paddle
 
 from paddlemae.cli_endings import ending
 from paddlemae.model.vit import VisionTransformer
@@ -76,7 +77,9 @@ def whole_run() -> Path:
     state = new_state()
     config = state.model.config
     description = Description("classifier", config, [0.5], [0.5], 1.0, ["a", "b"], {"images": 4, "init": "x"})
+    state.model(paddle.zeros([2, 1, 8, 8])).mean().backward()
     state.optimizer.step()
+    state.optimizer.clear_grad()
     for state.step in (1, 2):
         save_checkpoint(run, state, description, best=state.step == 1)
         log_metrics(run, state.step, state.step / 2, 1.0, loss=0.5, images_per_second=3.0)
@@ -206,7 +209,7 @@ def check(seed: int, folder: Path) -> None:
             continue
         said = ended(read, f"seed {seed}, {path.relative_to(run)}, {name}")
         if is_damaged and name == "whole" and path.parent.name == STEPS[1]:
-            assert path.name in said or "checksum" in said, f"seed {seed}: damage of {path.name} is not said: {said!r}"
+            assert "step_00000002" in said, f"seed {seed}: damage of {path.name} is not said: {said!r}"
         if is_damaged and name in ("npz", "parquet"):
             assert_features(read, said, seed)
 

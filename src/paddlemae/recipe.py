@@ -47,6 +47,7 @@ Positive = Annotated[int, NUMBER, Field(ge=1, le=MOST)]
 NonNegative = Annotated[int, NUMBER, Field(ge=0, le=MOST)]
 PositiveFloat = Annotated[float, NUMBER, Field(gt=0, le=MOST)]
 NonNegativeFloat = Annotated[float, NUMBER, Field(ge=0, le=MOST)]
+Seed = Annotated[int, NUMBER, Field(ge=0, lt=2**63)]
 Share = Annotated[float, NUMBER, Field(ge=0, lt=1)]
 ShareOrNone = Annotated[float, NUMBER, Field(ge=0, le=1)]
 ShareOrAll = Annotated[float, NUMBER, Field(gt=0, le=1)]
@@ -59,8 +60,9 @@ Threads = Annotated[int, NUMBER, Field(ge=1, le=MOST_WORKERS)]
 Size = Literal["mini", "tiny", "small", "base", "large", "huge"]
 Labels = Annotated[int | str, BeforeValidator(_few)]
 Positions = Literal["sincos2d", "sincos1d", "learned"]
-Mean = tuple[float, ...] | Literal["auto"]
-Std = tuple[PositiveFloat, ...] | Literal["auto"]
+# of pixels in [0, 1]; beyond these bounds, as in `weights.described`, normalised values are no numbers
+Mean = tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] | Literal["auto"]
+Std = tuple[Annotated[float, NUMBER, Field(ge=1e-6, le=1e6)], ...] | Literal["auto"]
 
 
 class AutoencoderShape(BaseModel):
@@ -170,7 +172,7 @@ class Training(BaseModel):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     # optimizer: slots and gradients shared out among accelerators; parameters: large weights too
     sharding: Literal["none", "optimizer", "parameters"] = "none"
-    seed: NonNegative = 0
+    seed: Seed = 0
     device: str = "auto"
     threads: Threads | Literal["auto"] = "auto"
     recompute: bool = False  # keep each block's input only and compute the rest again for its gradients: less memory

@@ -78,7 +78,10 @@ class StateType(BaseModel):
     since_log: list[dict[str, Number]] = []
 
 
-class ChecksumsType(RootModel[dict[str, Checksum]]):
+FileName = Annotated[str, Field(pattern=r"^[\w-][\w.-]{0,80}$")]
+
+
+class ChecksumsType(RootModel[dict[FileName, Checksum]]):
     """What `checksums.json` holds: a checkpoint's file -> its checksum."""
 
     model_config = ConfigDict(strict=True)
