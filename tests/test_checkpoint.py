@@ -191,14 +191,12 @@ def test_the_one_before_a_damaged_one_is_used_and_that_is_said(tmp_path, name: s
     middle = len(whole) // 2
     changed = {"a bit": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :], "the end": whole[:-1]}
     path.unlink() if damage == "all" else path.write_bytes(changed[damage])
-    if name == "checksums.json" and damage == "all":
-        assert find_checkpoint(tmp_path, whole=True) == path.parent, "older checkpoints have none"
-        return
     for way in (tmp_path, tmp_path / "checkpoints" / "latest"):
-        with pytest.warns(UserWarning, match="step_00000002.*(damaged|incomplete).*; step_00000001 is used") as said:
+        match = "step_00000002.*(damaged|incomplete|no checksums).*; step_00000001 is used"
+        with pytest.warns(UserWarning, match=match) as said:
             assert find_checkpoint(way, whole=True) == good
         assert len(said) == 1 and "\n" not in str(said[0].message)
-    with pytest.raises((ValueError, FileNotFoundError), match="damaged|incomplete"):
+    with pytest.raises((ValueError, FileNotFoundError), match="damaged|incomplete|no checksums"):
         find_checkpoint(path.parent, whole=True)
     assert find_checkpoint(tmp_path / "checkpoints" / "best", whole=True) == good
 
@@ -222,9 +220,80 @@ def test_a_pointer_that_is_lost_or_leads_nowhere_costs_nothing(tmp_path, pointer
     folder = save_checkpoint(tmp_path, new_state(steps=1), DESCRIPTION)
     latest = tmp_path / "checkpoints" / "latest"
     latest.unlink() if pointer is None else latest.write_text(pointer)
-    expected = pytest.warns(UserWarning, match="step_00000009.*incomplete") if pointer else nullcontext()
-    with expected:
+    said = {None: nullcontext(), "": pytest.warns(UserWarning, match="latest is damaged")}
+    with said.get(pointer, pytest.warns(UserWarning, match="step_00000009.*incomplete")):
         assert find_checkpoint(tmp_path, whole=True) == folder
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"../../elsewhere", b"step_00000001" * 9999, b"\0", b"[1]"], ids=repr)
+def test_a_damaged_pointer_is_said_and_leads_nowhere_else(tmp_path, content: bytes) -> None:
+    folder = save_checkpoint(tmp_path, new_state(steps=1), DESCRIPTION, best=True)
+    for name in ("latest", "best"):
+        (folder.parent / name).write_bytes(content)
+    with pytest.warns(UserWarning, match="latest is damaged|latest is larger"):
+        assert find_checkpoint(tmp_path, whole=True) == folder
+    with pytest.raises(ValueError, match="best is (damaged|larger).*name one of the folders next to it"):
+        find_checkpoint(folder.parent / "best")
+
+
+@pytest.mark.parametrize("checksums", [None, {}, {"model.json": None, "model.safetensors": None}])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_checkpoint_without_checksums_is_not_trusted_unless_asked(tmp_path, checksums, whole: bool) -> None:
+    older = save_checkpoint(tmp_path, new_state(steps=1), DESCRIPTION)
+    folder = save_checkpoint(tmp_path, new_state(steps=2), DESCRIPTION)
+    path = folder / "checksums.json"
+    before = json.loads(path.read_text())
+    path.unlink()
+    if checksums is not None:
+        path.write_text(
+            json.dumps({name: sum for name, sum in before.items() if name not in checksums} if checksums else {})
+        )
+    with pytest.warns(UserWarning, match="step_00000002 has no checksum.*step_00000001 is used instead"):
+        assert find_checkpoint(tmp_path, whole=whole) == older
+    with pytest.raises(ValueError, match="has no checksum.*--trust"):
+        find_checkpoint(folder, whole=whole)
+    with pytest.warns(UserWarning, match="step_00000002 has no checksum.*it is trusted"):
+        assert find_checkpoint(tmp_path, whole=whole, trust=True) == folder
+
+
+def test_what_differs_from_its_checksum_is_never_trusted(tmp_path) -> None:
+    folder = save_checkpoint(tmp_path, new_state(steps=1), DESCRIPTION)
+    (folder / "state.json").write_text("{}")
+    with pytest.raises(ValueError, match="state.json is damaged"):
+        find_checkpoint(folder, whole=True, trust=True)
+
+
+def test_a_model_alone_needs_no_checksums(tmp_path) -> None:
+    folder = save_checkpoint(tmp_path / "run", new_state(steps=1), DESCRIPTION)
+    (tmp_path / "model").mkdir()
+    for name in ("model.json", "model.safetensors"):
+        (folder / name).rename(tmp_path / "model" / name)
+    assert find_checkpoint(tmp_path / "model") == tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(step=-1),
+        dict(step="1"),
+        dict(step=True),
+        dict(best=5),
+        dict(seconds="x"),
+        dict(random=5),
+        dict(random=[[1]]),
+        dict(random=[["x", None, {}]]),
+        dict(since_log=[5]),
+        dict(usual_loss="x"),
+        dict(device=None),
+    ],
+    ids=str,
+)
+def test_a_state_of_no_sense_is_refused(tmp_path, change: dict) -> None:
+    folder = save_checkpoint(tmp_path, new_state(steps=1), DESCRIPTION)
+    path = folder / "state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError, match="state.json is damaged.*use another checkpoint"):
+        load_checkpoint(folder, new_state())
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path) -> None:
@@ -327,5 +396,5 @@ def test_another_models_checkpoint_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="do not fit the model; left over: blocks.1|holds blocks.1"):
         load_checkpoint(folder, state)
     assert_same(everything(state), before)
-    with pytest.raises(ValueError, match="of another shape: head.weight"):
+    with pytest.raises(ValueError, match="of another shape: head.bias"):
         load_checkpoint(folder, new_state(num_classes=4))

@@ -12,10 +12,18 @@ import typer
 import yaml
 
 from paddlemae import cli
+from paddlemae.documents import read_lines
 from paddlemae.recipe import load_recipe
 from paddlemae.report.collect import collect, gain, markdown, spread
 from paddlemae.report.exhibits import PARTS, write_exhibit
-from paddlemae.report.runlog import log_metrics, log_result, read_lines
+from paddlemae.report.runlog import (
+    forget_metrics_after,
+    is_finished,
+    log_metrics,
+    log_result,
+    mark_finished,
+    read_metrics,
+)
 
 SPRITE = {"file": "exhibits/mistakes.jpg", "tile": [8, 8], "columns": 1, "count": 1}
 
@@ -178,8 +186,46 @@ def test_many_damaged_lines_are_not_all_named(run: Path) -> None:
 
 def test_bytes_that_are_no_text_damage_their_line_alone(tmp_path: Path) -> None:
     (tmp_path / "lines").write_bytes(b'{"step": 1}\n\xff\xfe\n{"step": 2}\n{"other": 2}\n{"step"')
-    assert read_lines(tmp_path / "lines", "step") == ([{"step": 1}, {"step": 2}], [2, 4, 5])
-    assert read_lines(tmp_path / "none", "step") == ([], [])
+    has_step = lambda line: "step" in line  # noqa: E731
+    assert read_lines(tmp_path / "lines", has_step) == ([{"step": 1}, {"step": 2}], [2, 4, 5])
+    assert read_lines(tmp_path / "none", has_step) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": "1"}',
+        '{"step": true}',
+        '{"step": -1}',
+        '{"step": 1.5}',
+        '{"step": 1, "epoch": "x"}',
+        '{"step": 3, "seconds": []}',
+        '{"step": 1' + 50 * "0" + "}",
+    ],
+)
+def test_a_line_of_metrics_whose_place_is_no_number_is_damaged(run: Path, line: str) -> None:
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(line + "\n")
+    assert only(run)["problems"] == ["metrics.jsonl: line 3 is damaged and was left out"]
+    forget_metrics_after(run, 2)
+    assert [one["step"] for one in read_metrics(run)] == [2]
+
+
+def test_a_line_without_end_takes_no_memory(tmp_path: Path) -> None:
+    with (tmp_path / "lines").open("wb") as file:
+        file.write(b'{"step": 1}\n' + b"x" * 3_000_000 + b'\n{"step": 2}\n')
+    assert read_lines(tmp_path / "lines", lambda line: True) == ([{"step": 1}, {"step": 2}], [2])
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1]", "7", '{"cpus": "many"}', '{"packages": [1]}', "[" * 99_999, '{"finished": 5}']
+)
+def test_a_damaged_environment_costs_no_run_its_end(run: Path, text: str) -> None:
+    (run / "environment.json").write_text(text)
+    assert "environment.json is damaged and was left out" in only(run)["problems"]
+    assert not is_finished(run)
+    mark_finished(run)
+    assert is_finished(run)
 
 
 @pytest.mark.parametrize(

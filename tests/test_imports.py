@@ -12,26 +12,28 @@ import paddlemae
 
 ROOT = Path(paddlemae.__file__).parent
 NAMES = {"display_names"}
+TEXTS = NAMES | {"documents"}
 BOTTOM = NAMES | {"atomic", "locks", "recipe", "device", "launch", "signals", "limits", "run_module"}
-BOTTOM |= {"model", "data", "weights", "report", "sincos"}
+BOTTOM |= {"documents", "model", "data", "weights", "report", "sincos"}
 # room -> the rooms that it may import besides itself
 ALLOWED = {
     "display_names": set(),
+    "documents": NAMES,
     "atomic": set(),
     "locks": set(),
     "signals": set(),
     "limits": set(),
     "run_module": set(),
-    "recipe": NAMES,
+    "recipe": TEXTS,
     "device": {"signals", "limits"},
     "launch": NAMES | {"train", "locks", "signals", "limits", "run_module"},
     "rank": {"launch", "cli", "train", "atomic", "locks", "signals"},
     "sincos": set(),
     "model": {"device", "sincos"},
     "data": NAMES | {"device", "atomic", "locks", "signals"},
-    "weights": NAMES | {"sincos"},
-    "report": NAMES | {"atomic", "locks"},
-    "train": NAMES | {"weights", "model", "device", "atomic", "signals"},
+    "weights": TEXTS | {"sincos"},
+    "report": TEXTS | {"atomic", "locks"},
+    "train": TEXTS | {"weights", "model", "device", "atomic", "signals"},
     "tasks": BOTTOM | {"train"},
     "export": BOTTOM | {"train", "tasks"},
     "api": BOTTOM | {"train", "tasks"},
@@ -40,7 +42,7 @@ ALLOWED = {
     "cli_endings": NAMES | {"train", "signals"},
     "cli_features": {"cli_options", "cli_endings", "device", "launch", "tasks"},
     "cli_options": set(),
-    "cli_weights": {"device", "tasks"},
+    "cli_weights": {"cli_options", "device", "tasks"},
     "cli_data": {"cli_options", "tasks"},
     "__main__": {"cli", "signals"},
     "__init__": {"device"},

@@ -13,6 +13,7 @@ from test_layouts import assert_bitwise, assert_close, our_result, read, their_r
 
 from paddlemae.weights.layouts import import_weights, recognise
 from paddlemae.weights.layouts.names import lies_as
+from paddlemae.weights.tree import tensors_of
 
 MAE, PROBE = CASES["official: pretrained"], CASES["official: probe"]
 HF_MAE, HF_VIT = (CASES[f"transformers: {name}"] for name in ("ViTMAEForPreTraining", "ViTForImageClassification"))
@@ -64,6 +65,36 @@ def test_a_files_wrapper_before_all_names_is_taken_off_and_said() -> None:
     text = "missing: module.model.vit.layernorm.bias, module.model.classifier.bias; left over: module.model.vit.extra$"
     with pytest.raises(ValueError, match=text):
         read(HF_VIT, tensors=hf)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["backbone.", "_fsdp_wrapped_module.", "encoder.", "module._orig_mod.", "model.encoder.", "model.backbone."],
+)
+def test_names_behind_what_a_wrapper_is_called_are_the_models(prefix: str) -> None:
+    source = read(MAE, tensors={f"{prefix}{name}": array for name, array in MAE.tensors.items()})
+    assert_bitwise(source.tensors, read(MAE).tensors)
+
+
+@pytest.mark.parametrize("marker", ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."])
+def test_what_wrappers_put_into_the_middle_of_names_is_taken_out(marker: str) -> None:
+    inner = {name.replace("blocks.0.", f"blocks.0.{marker}"): array for name, array in MAE.tensors.items()}
+    wrapped = {f"{marker}{name.replace('attn.', f'attn.{marker}')}": array for name, array in inner.items()}
+    for tensors in (inner, wrapped):
+        assert_bitwise(read(MAE, tensors=tensors).tensors, read(MAE).tensors)
+
+
+@pytest.mark.parametrize("prefix", ["backbone", "encoder", "teacher.backbone"])
+def test_a_vit_within_other_weights_is_named_and_taken_by_its_key(prefix: str) -> None:
+    mixed = {f"{prefix}.{name}": array for name, array in PROBE.tensors.items() if not name.startswith("head")}
+    mixed["projector.0.weight"] = np.zeros((3, 3), np.float32)
+    with pytest.raises(ValueError, match=f"begin with '{prefix}.' are a ViT's.*key={prefix} "):
+        recognise(shapes(mixed))
+    found = tensors_of({"state_dict": mixed}, f"state_dict.{prefix}")
+    assert set(found.tensors) == {name for name in PROBE.tensors if not name.startswith("head")}
+    assert found.beside["others"] == "1 entries of other names"
+    with pytest.raises(ValueError, match="no nothing in the file"):
+        tensors_of(mixed, "nothing")
 
 
 def test_linear_weights_that_lie_both_ways_are_refused_by_name() -> None:

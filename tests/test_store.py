@@ -3,6 +3,7 @@
 import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +11,19 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from paddlemae.weights import store
+from paddlemae.weights.layouts.architecture import expected_shapes
 from paddlemae.weights.store import Description, read_description, read_tensors, write_model, write_tensor_file
 
-TENSORS = {"head.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "head.bias": np.zeros(2, np.float32)}
+ENCODER = dict(image_size=[8, 8], patch_size=[4, 4], channels=1, embed_dim=4, depth=1, num_heads=2, mlp_ratio=2.0)
+ENCODER |= dict(cls_token=True, positions="learned")
+DECODER = dict(decoder_embed_dim=2, decoder_depth=1, decoder_num_heads=1, norm_pix_loss=True)
+TENSORS = {
+    name: np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    for name, shape in expected_shapes("mae", ENCODER | DECODER).items()
+}
 DESCRIPTION = Description(
     kind="mae",
-    architecture={"image_size": [8, 8], "norm_pix_loss": True},
+    architecture=ENCODER | DECODER,
     mean=[0.1],
     std=[0.2],
     eval_crop_ratio=0.9,
@@ -38,7 +46,7 @@ def test_both_files_come_back(folder: Path) -> None:
 
 
 def test_the_weights_read_with_plain_safetensors_as_pytorchs(folder: Path) -> None:
-    np.testing.assert_array_equal(load_file(folder / "model.safetensors")["head.weight"], TENSORS["head.weight"])
+    np.testing.assert_array_equal(load_file(folder / "model.safetensors")["norm.bias"], TENSORS["norm.bias"])
     with safe_open(folder / "model.safetensors", framework="numpy") as file:
         assert file.metadata() == {"format": "pt"}
 
@@ -47,7 +55,7 @@ def test_the_description_is_plain_json(folder: Path) -> None:
     assert json.loads((folder / "model.json").read_text()) == {
         "format": 1,
         "kind": "mae",
-        "architecture": {"image_size": [8, 8], "norm_pix_loss": True},
+        "architecture": ENCODER | DECODER,
         "target": "normalised",
         "mean": [0.1],
         "std": [0.2],
@@ -58,8 +66,10 @@ def test_the_description_is_plain_json(folder: Path) -> None:
 
 
 def test_a_classifier_names_its_classes_and_has_no_target(tmp_path) -> None:
-    description = Description("classifier", {"num_classes": 2}, [0.1], [0.2], 0.9, ["cat", "dog"])
-    write_model(tmp_path, TENSORS, description)
+    architecture = ENCODER | dict(num_classes=2, pool="mean")
+    description = Description("classifier", architecture, [0.1], [0.2], 0.9, ["cat", "dog"])
+    shapes = expected_shapes("classifier", architecture)
+    write_model(tmp_path, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, description)
     content = json.loads((tmp_path / "model.json").read_text())
     assert content["classes"] == ["cat", "dog"] and "target" not in content
     assert read_description(tmp_path) == description
@@ -135,3 +145,87 @@ def test_arrays_of_any_strides_are_written_as_they_read(tmp_path) -> None:
     write_tensor_file(tmp_path / "model.safetensors", tensors)
     for name, array in read_tensors(tmp_path).items():
         assert array.shape == tensors[name].shape and np.array_equal(array, tensors[name])
+
+
+WRONG_ARCHITECTURES: dict[str, Any] = {
+    "depth": [0, 100_000, -1, 1.0, "1", None, True, 2**70, [1]],
+    "image_size": [28_000, [28_000, 28_000], [8], [8, 9], "8", 0],
+    "patch_size": [2, [8, 8], 0],
+    "mlp_ratio": [1e5, 0, -2.0, "2", None],
+    "num_heads": [0, 3, 2**40],
+    "embed_dim": [8, 2**31],
+    "channels": [3, 0],
+    "cls_token": [False, 1],
+    "positions": ["evil", None, ["learned"]],
+    "decoder_depth": [2, 100_000],
+    "decoder_embed_dim": [4],
+    "decoder": ["cross", "evil"],
+    "norm_pix_loss": [None, 1],
+    "evil": [1],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in WRONG_ARCHITECTURES.items() for value in values], ids=str
+)
+def test_an_architecture_that_is_not_the_weights_is_refused_before_a_model_is_built(folder, name, value) -> None:
+    rewrite(folder, architecture={**DESCRIPTION.architecture, name: value})
+    with pytest.raises(ValueError, match=r"model\.json") as fault:
+        read_description(folder)
+    assert "\n" not in str(fault.value) and len(str(fault.value)) < 1500
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(kind="evil"),
+        dict(kind=["mae"]),
+        dict(classes=5),
+        dict(classes=["a"]),
+        dict(mean=[float("nan")]),
+        dict(mean=[float("inf")]),
+        dict(mean=[0.1, 0.2, 0.3]),
+        dict(mean=[]),
+        dict(std=[0.0]),
+        dict(std=[-1.0]),
+        dict(std=[1e-300]),
+        dict(std=[float("nan")]),
+        dict(std="x"),
+        dict(eval_crop_ratio=0),
+        dict(eval_crop_ratio=float("nan")),
+        dict(architecture=[1]),
+        dict(architecture={}),
+        dict(provenance=[1]),
+        dict(bits=12),
+    ],
+    ids=str,
+)
+def test_a_description_of_no_sense_is_refused(folder: Path, change: dict[str, Any]) -> None:
+    rewrite(folder, **change)
+    with pytest.raises(ValueError, match=r"model\.json is not a model description.*use another checkpoint") as fault:
+        read_description(folder)
+    assert "\n" not in str(fault.value)
+
+
+def test_a_description_nested_deep_is_refused(folder: Path) -> None:
+    (folder / "model.json").write_text('{"format": 1, "architecture": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(ValueError, match=r"model\.json .*nested too deep"):
+        read_description(folder)
+
+
+def test_weights_of_whole_numbers_are_refused(folder: Path) -> None:
+    write_tensor_file(folder / "model.safetensors", {name: one.astype(np.int32) for name, one in TENSORS.items()})
+    with pytest.raises(ValueError, match="is of int32"):
+        read_description(folder)
+
+
+def test_a_header_that_claims_much_is_refused(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes((2**40).to_bytes(8, "little") + path.read_bytes()[8:])
+    with pytest.raises(ValueError, match="model.safetensors is damaged"):
+        read_tensors(folder)
+
+
+def rewrite(folder: Path, **changes: Any) -> None:
+    path = folder / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

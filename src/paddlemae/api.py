@@ -38,20 +38,23 @@ SHOWN = 8  # images of a notebook's picture
 AT_ONCE = 32  # images that are computed together
 
 
-def load(weights: str | os.PathLike[str], *, device: str = "auto", threads: int | str = "auto") -> Model:
+def load(
+    weights: str | os.PathLike[str], *, device: str = "auto", threads: int | str = "auto", trust: bool = False
+) -> Model:
     """Load a model, ready for images.
 
     Args:
         weights: a run folder, a checkpoint, or anyone's MAE or ViT weights, as for every command.
         device: "cpu", "gpu" ..., or "auto": the accelerator that Paddle was built for.
         threads: of the CPU; "auto" takes all.
+        trust: take a checkpoint of ours that has no checksums, too.
     Raises:
         FileNotFoundError, ValueError: nothing there, no model, or no such device.
         ModuleNotFoundError: no Paddle.
     """
     with devices.host_as_before():
         name = devices.prepare(device, threads)
-        return Model(read_checkpoint(os.fspath(weights)), threads, name)
+        return Model(read_checkpoint(os.fspath(weights), trust=trust), threads, name)
 
 
 class Model:

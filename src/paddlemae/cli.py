@@ -13,7 +13,7 @@ import typer
 
 from paddlemae import cli_data, cli_features, cli_weights
 from paddlemae.cli_endings import as_one_of_the_ranks, ending
-from paddlemae.cli_options import Layer, MaxBadImages, Norm, Quiet, Run, Token
+from paddlemae.cli_options import Layer, MaxBadImages, Norm, Quiet, Run, Token, Trust
 from paddlemae.display_names import names_escaped, say
 from paddlemae.launch import MOST_RESTARTS, Launch, is_rank
 from paddlemae.report.output import outliving_lost_output
@@ -113,6 +113,7 @@ def pretrain(
     node_rank: NodeRank = None,
     restarts: Restarts = MOST_RESTARTS,
     quiet: Quiet = False,
+    trust: Trust = False,
 ) -> None:
     """Pretrain a masked autoencoder on images without labels.
 
@@ -136,7 +137,7 @@ def pretrain(
     built = _recipe("pretrain", recipe, overrides, out, resume, data=data, init=init)
     from paddlemae.tasks import pretrain as task
 
-    _plan_or_run(built, task.dry_run, task.pretrain, dry_run, out, resume, overwrite, quiet)
+    _plan_or_run(built, task.dry_run, task.pretrain, dry_run, out, resume, overwrite, quiet, trust)
 
 
 @app.command()
@@ -157,6 +158,7 @@ def finetune(
     node_rank: NodeRank = None,
     restarts: Restarts = MOST_RESTARTS,
     quiet: Quiet = False,
+    trust: Trust = False,
 ) -> None:
     """Fine-tune a classifier on labelled images: one folder a class.
 
@@ -174,7 +176,7 @@ def finetune(
     built = _recipe("finetune", recipe, overrides, out, resume, data=data, init=init)
     from paddlemae.tasks import finetune as task
 
-    _plan_or_run(built, task.dry_run, task.finetune, dry_run, out, resume, overwrite, quiet)
+    _plan_or_run(built, task.dry_run, task.finetune, dry_run, out, resume, overwrite, quiet, trust)
 
 
 @app.command()
@@ -196,6 +198,7 @@ def reconstruct(
     seed: Annotated[int, typer.Option("--seed", help="Draws the mask.")] = 0,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Images to draw at most.")] = 8,
     plain: Annotated[bool, typer.Option("--plain", help="Show the decoder's output as it is.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Draw what a pretrained model makes of images that it sees only in part.
 
@@ -214,7 +217,7 @@ def reconstruct(
     from paddlemae.tasks.reconstruct import reconstruct_images
 
     choice = parsed_mask(mask, mask_ratio, seed)
-    print(f"wrote {reconstruct_images(run, images, out, choice=choice, limit=limit, plain=plain)}")
+    print(f"wrote {reconstruct_images(run, images, out, choice=choice, limit=limit, plain=plain, trust=trust)}")
 
 
 @app.command()
@@ -229,6 +232,7 @@ def study(
     data: Data = None,
     out: Out = None,
     quiet: Quiet = False,
+    trust: Trust = False,
 ) -> None:
     """Fine-tune with one setting varied, over several seeds: a table, a curve, and every run.
 
@@ -247,7 +251,7 @@ def study(
         raise ValueError("a study needs --init RUN, --out FOLDER and one --value or more")
     recipe, overrides = _recipe_and_overrides(recipe, overrides, data=data)
     plan = task.Study(recipe, tuple(overrides), vary, tuple(value), tuple(range(seeds)), init, scratch)
-    print(task.table(task.study(plan, out, quiet=quiet)))
+    print(task.table(task.study(plan, out, quiet=quiet, trust=trust)))
     print(f"see {out / task.CURVE_FILE}")
 
 
@@ -264,6 +268,7 @@ def probe(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
+    trust: Trust = False,
 ) -> None:
     """Train a linear classifier on a pretrained encoder's frozen features.
 
@@ -276,7 +281,7 @@ def probe(
     built = _recipe("probe", recipe, overrides, out, resume, data=data, init=init)
     from paddlemae.tasks import probe as task
 
-    _plan_or_run(built, task.dry_run, task.probe, dry_run, out, resume, overwrite, quiet)
+    _plan_or_run(built, task.dry_run, task.probe, dry_run, out, resume, overwrite, quiet, trust)
 
 
 @app.command()
@@ -300,6 +305,7 @@ def knn(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Draws them.")] = 0,
     random: Annotated[bool, typer.Option("--random", help="Take the same encoder untrained, for comparison.")] = False,
     max_bad_images: MaxBadImages = 0.01,
+    trust: Trust = False,
 ) -> None:
     """Classify images by their nearest neighbours among labelled ones, by a model's features.
 
@@ -328,6 +334,7 @@ def knn(
         random=random,
         max_bad_images=max_bad_images,
         say=lambda results: print(*map(task.result_line, results), sep="\n", flush=True),
+        trust=trust,
     )
 
 
@@ -345,6 +352,7 @@ def evaluate(
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=1, help="Pixels of a side; the model's own unless given.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Evaluate a fine-tuned classifier on labelled images: top-1, top-5, and what it takes for what.
 
@@ -367,7 +375,7 @@ def evaluate(
             flush=True,
         )
 
-    task.evaluate(run, data, split=split, image_size=image_size, say=say)
+    task.evaluate(run, data, split=split, image_size=image_size, say=say, trust=trust)
 
 
 @app.command()
@@ -404,6 +412,7 @@ def export(
         str | None, typer.Option("--token", help="Of an encoder: cls, or mean of the patch tokens (the default).")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files that are there.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Export a model to an ONNX file or a program of Paddle's inference engine, checked against the model.
 
@@ -418,7 +427,7 @@ def export(
     device.load_paddle()
     from paddlemae.export.write import export as export_model
 
-    done = export_model(run, to, out, what=what, token=token, overwrite=overwrite)
+    done = export_model(run, to, out, what=what, token=token, overwrite=overwrite, trust=trust)
     print(f"{done.what}: differs from the model by {done.difference:.1e} at most, on {done.images}")
     print(f"wrote {', '.join(map(str, done.files))}")
 
@@ -450,17 +459,20 @@ def _recipe_and_overrides(name: str | None, overrides: list[str] | None, **named
     return name, overrides
 
 
-def _plan_or_run(built, plan, run, dry_run: bool, out: Path | None, resume: bool, overwrite: bool, quiet: bool) -> None:
+def _plan_or_run(
+    built, plan, run, dry_run: bool, out: Path | None, resume: bool, overwrite: bool, quiet: bool, trust: bool
+) -> None:
     """Print what a training would do, or do it."""
     from paddlemae.tasks.start import Start
 
     if dry_run:
-        _print_plan(built, plan(built))
+        _print_plan(built, plan(built, trust=trust))
         return
     if out is None:
         raise ValueError("name the run folder to write: --out runs/NAME")
     with as_one_of_the_ranks() as ranks:
-        run(built, Start(out, resume=resume, overwrite=overwrite, quiet=quiet or not ranks.is_first, ranks=ranks))
+        quiet = quiet or not ranks.is_first
+        run(built, Start(out, resume=resume, overwrite=overwrite, quiet=quiet, ranks=ranks, trust=trust))
 
 
 def _launched(task: str, name, overrides, data: str | None, out: Path | None, resume: bool, launch: Launch) -> bool:

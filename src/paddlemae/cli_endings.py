@@ -50,6 +50,8 @@ def ending(fault: BaseException) -> tuple[int, str] | None:
         return fault.status, str(fault)
     if isinstance(fault, RankLost):
         return 1, str(fault)
+    if isinstance(fault, MemoryError) and not os.environ.get("PADDLEMAE_DEBUG"):
+        return MISTAKE_STATUS, "there is not enough memory for this; choose a smaller model, batch or image size"
     if isinstance(fault, USER_ERRORS) and _is_ours(fault) and not os.environ.get("PADDLEMAE_DEBUG"):
         return MISTAKE_STATUS, " ".join(_text(fault).split())
     return None

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from paddlemae.cli_endings import as_one_of_the_ranks
-from paddlemae.cli_options import Layer, MaxBadImages, Norm, Quiet, Run, Token
+from paddlemae.cli_options import Layer, MaxBadImages, Norm, Quiet, Run, Token, Trust
 from paddlemae.launch import Launch
 
 
@@ -34,6 +34,7 @@ def embed(
     max_bad_images: MaxBadImages = 0.01,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
     quiet: Quiet = False,
+    trust: Trust = False,
 ) -> None:
     """Write the features of a whole source of images to a file; the same command goes on where it was stopped.
 
@@ -72,6 +73,7 @@ def embed(
             overwrite=overwrite,
             quiet=quiet or not ranks.is_first,
             ranks=ranks,
+            trust=trust,
         )
     lacking = f", without {written.skipped} that can't be read" if written.skipped else ""
     if ranks.is_first:
@@ -88,6 +90,7 @@ def search(
     data: Annotated[
         str | None, typer.Option("--data", help="Where the images are now, for the picture, if they were moved.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Find the images that are most like a query, among those whose features a file holds.
 
@@ -105,6 +108,6 @@ def search(
     def say(found: list[task.Found]) -> None:
         print(*map(task.table, found), sep="\n", flush=True)
 
-    task.search(features, images, run=run, k=k, limit=limit, out=out, data=data, say=say)
+    task.search(features, images, run=run, k=k, limit=limit, out=out, data=data, say=say, trust=trust)
     if out:
         print(f"wrote {out}")

@@ -17,4 +17,5 @@ Norm = Annotated[
 MaxBadImages = Annotated[
     float, typer.Option("--max-bad-images", min=0, max=1, help="Share of images that may be unreadable.")
 ]
+Trust = Annotated[bool, typer.Option("--trust", help="Take a checkpoint that has no checksums, too.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]

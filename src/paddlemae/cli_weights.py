@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paddlemae.cli_options import Trust
+
 if TYPE_CHECKING:
     from paddlemae.tasks.checkpoints import Reading
 
@@ -43,6 +45,7 @@ def inspect(
     heads: Heads = None,
     decoder_heads: DecoderHeads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every tensor on its own.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Say whose weights they are, what model they make, and what became of every tensor. No model is built.
 
@@ -57,7 +60,7 @@ def inspect(
     device.load_paddle()
     from paddlemae.tasks import weights as task
 
-    content = task.inspect(weights, _reading(key, layout, image_size, target, heads, decoder_heads))
+    content = task.inspect(weights, _reading(key, layout, image_size, target, heads, decoder_heads), trust=trust)
     print(json.dumps(content, indent=2) if as_json else task.inspection(content))
 
 
@@ -76,6 +79,7 @@ def convert(
     heads: Heads = None,
     decoder_heads: DecoderHeads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Write weights as others have them: for PyTorch, for transformers, for timm, for Paddle.
 
@@ -93,7 +97,7 @@ def convert(
     from paddlemae.tasks import weights as task
 
     reading = _reading(key, layout, image_size, target, heads, decoder_heads)
-    for note in task.convert(weights, out, to, reading, overwrite=overwrite):
+    for note in task.convert(weights, out, to, reading, overwrite=overwrite, trust=trust):
         print(f"note: {note}")
     print(f"wrote {out}")
 
@@ -111,6 +115,7 @@ def verify(
     target: Target = None,
     heads: Heads = None,
     decoder_heads: DecoderHeads = None,
+    trust: Trust = False,
 ) -> None:
     """Compute with them here and in another implementation, and compare: exit status 0 if both agree within 1e-4.
 
@@ -128,7 +133,7 @@ def verify(
     device.load_paddle()
     from paddlemae.tasks import verify as task
 
-    found = task.verify(weights, _reading(key, layout, image_size, target, heads, decoder_heads), golden)
+    found = task.verify(weights, _reading(key, layout, image_size, target, heads, decoder_heads), golden, trust=trust)
     for name, difference in found.differences.items():
         print(f"{name + ':':12}{difference:.1e} apart from {found.against}")
     if not found.holds:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,8 +14,14 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from paddlemae.display_names import shown
+from paddlemae.documents import brief, first_fault, parse_yaml, read_yaml
 
-STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+MOST = 10**12  # of anything that is counted, so that products of such numbers stay numbers
+MOST_PIXELS = 2**20  # of an image's side
+MOST_LAYERS = 10_000
+MOST_CHANNELS = 65_536
+MOST_WORKERS = 4096
 MAX_BAD_IMAGES = 0.01
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SCRATCH = "scratch"  # what fine-tuning starts from without weights
@@ -37,19 +44,26 @@ def _few(value: Any) -> Any:
 
 
 NUMBER = BeforeValidator(_no_bool)
-Positive = Annotated[int, NUMBER, Field(ge=1)]
-NonNegative = Annotated[int, NUMBER, Field(ge=0)]
-PositiveFloat = Annotated[float, NUMBER, Field(gt=0)]
-NonNegativeFloat = Annotated[float, NUMBER, Field(ge=0)]
+Positive = Annotated[int, NUMBER, Field(ge=1, le=MOST)]
+NonNegative = Annotated[int, NUMBER, Field(ge=0, le=MOST)]
+PositiveFloat = Annotated[float, NUMBER, Field(gt=0, le=MOST)]
+NonNegativeFloat = Annotated[float, NUMBER, Field(ge=0, le=MOST)]
+Seed = Annotated[int, NUMBER, Field(ge=0, lt=2**63)]
 Share = Annotated[float, NUMBER, Field(ge=0, lt=1)]
 ShareOrNone = Annotated[float, NUMBER, Field(ge=0, le=1)]
 ShareOrAll = Annotated[float, NUMBER, Field(gt=0, le=1)]
-Pixels = Positive | tuple[Positive, Positive]
+Side = Annotated[int, NUMBER, Field(ge=1, le=MOST_PIXELS)]
+Pixels = Side | tuple[Side, Side]
+Layers = Annotated[int, NUMBER, Field(ge=1, le=MOST_LAYERS)]
+Channels = Annotated[int, NUMBER, Field(ge=1, le=MOST_CHANNELS)]
+Workers = Annotated[int, NUMBER, Field(ge=0, le=MOST_WORKERS)]
+Threads = Annotated[int, NUMBER, Field(ge=1, le=MOST_WORKERS)]
 Size = Literal["mini", "tiny", "small", "base", "large", "huge"]
 Labels = Annotated[int | str, BeforeValidator(_few)]
 Positions = Literal["sincos2d", "sincos1d", "learned"]
-Mean = tuple[float, ...] | Literal["auto"]
-Std = tuple[PositiveFloat, ...] | Literal["auto"]
+# of pixels in [0, 1]; beyond these bounds, as in `weights.described`, normalised values are no numbers
+Mean = tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] | Literal["auto"]
+Std = tuple[Annotated[float, NUMBER, Field(ge=1e-6, le=1e6)], ...] | Literal["auto"]
 
 
 class AutoencoderShape(BaseModel):
@@ -59,9 +73,9 @@ class AutoencoderShape(BaseModel):
     size: Size = "base"
     image_size: Pixels = 224
     patch_size: Pixels | None = None
-    channels: Positive = 3
+    channels: Channels = 3
     embed_dim: Positive | None = None
-    depth: Positive | None = None
+    depth: Layers | None = None
     num_heads: Positive | None = None
     mlp_ratio: PositiveFloat = 4.0
     cls_token: bool = True
@@ -69,7 +83,7 @@ class AutoencoderShape(BaseModel):
     drop_path: Share = 0.0
     decoder: Literal["mae", "cross"] = "mae"
     decoder_embed_dim: Positive = 512
-    decoder_depth: Positive = 8  # 12 with decoder=cross
+    decoder_depth: Layers = 8  # 12 with decoder=cross
     decoder_num_heads: Positive = 16
     inter_block_attention: bool = True  # decoder=cross only
     norm_pix_loss: bool = True
@@ -96,9 +110,9 @@ class ClassifierShape(BaseModel):
     size: Size | None = None
     image_size: Pixels | None = None
     patch_size: Pixels | None = None
-    channels: Positive | None = None
+    channels: Channels | None = None
     embed_dim: Positive | None = None
-    depth: Positive | None = None
+    depth: Layers | None = None
     num_heads: Positive | None = None
     mlp_ratio: PositiveFloat | None = None
     cls_token: bool | None = None
@@ -159,13 +173,13 @@ class Training(BaseModel):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     # optimizer: slots and gradients shared out among accelerators; parameters: large weights too
     sharding: Literal["none", "optimizer", "parameters"] = "none"
-    seed: NonNegative = 0
+    seed: Seed = 0
     device: str = "auto"
-    threads: Positive | Literal["auto"] = "auto"
+    threads: Threads | Literal["auto"] = "auto"
     recompute: bool = False  # keep each block's input only and compute the rest again for its gradients: less memory
-    workers: NonNegative = 0  # processes that make batches ahead
+    workers: Workers = 0  # processes that make batches ahead
     cache: str | None = None  # folder for a packed copy of the training images, resized once
-    cache_size: Positive | None = None  # short side there, in pixels; by default 8/7 of the view's, as 256 is of 224
+    cache_size: Side | None = None  # short side there, in pixels; by default 8/7 of the view's, as 256 is of 224
     max_bad_images: ShareOrNone = MAX_BAD_IMAGES  # share, rounded up, of images that may be unreadable
     log_every: Positive = 10  # steps
     checkpoint_every: PositiveFloat = 10  # epochs
@@ -373,11 +387,7 @@ def build_recipe(task: str, content: dict[str, Any]) -> Any:
     try:
         return RECIPES[task](**content)
     except ValidationError as fault:
-        first = fault.errors()[0]
-        place = ".".join(part for part in map(str, first["loc"]) if part in ".".join(known).split("."))
-        got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
-        message = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"recipe: {place + ': ' if place else ''}{message}{got}") from fault
+        raise ValueError(f"recipe: {first_fault(fault, names=set('.'.join(known).split('.')))}") from fault
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -386,47 +396,55 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def _read(task: str, name: str) -> dict[str, Any]:
-    builtin = files("paddlemae") / "recipes" / task / f"{name}.yaml"
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.is_file():
-        if not path.is_file():
-            raise FileNotFoundError(f"recipe file {name} does not exist")
-        text = path.read_text()
-    elif builtin.is_file():
-        text = builtin.read_text()
-    else:
+        return read_recipe_file(path)
+    builtin = files("paddlemae") / "recipes" / task / f"{name}.yaml"
+    if not builtin.is_file():
         names = recipe_names(task)
         near = difflib.get_close_matches(name, names, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise FileNotFoundError(f"no {task} recipe {name!r}; {hint}there are {', '.join(names)}, or name a .yaml file")
-    try:
-        content = yaml.safe_load(text) or {}
-    except yaml.YAMLError as fault:
-        raise ValueError(f"recipe {name} is not YAML: {' '.join(str(fault).split())}") from fault
-    if not isinstance(content, dict):
-        raise ValueError(f"recipe {name} must be a mapping of keys to values, got a {type(content).__name__}")
-    return content
+    return parse_yaml(builtin.read_text(encoding="utf-8")) or {}
+
+
+def read_recipe_file(path: Path) -> dict[str, Any]:
+    """Return what a recipe's file names, values unchecked; nothing of an empty one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no YAML mapping of keys to values, or beyond the limits of `documents.parse_yaml`.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"recipe file {path} does not exist")
+    content = read_yaml(path)
+    if content is not None and not isinstance(content, dict):
+        raise ValueError(f"recipe {path} must be a mapping of keys to values, got a {type(content).__name__}")
+    return content or {}
 
 
 def _parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ValueError(f"expected key=value, got {text!r}; for example mask_ratio=0.6 or model.size=tiny")
+        raise ValueError(f"expected key=value, got {brief(text)}; for example mask_ratio=0.6 or model.size=tiny")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as fault:
-        raise ValueError(f"can't read the value of {text!r}; write lists as [1,2]") from fault
+        parsed = parse_yaml(value)
+    except ValueError as fault:
+        raise ValueError(f"can't read the value of {brief(text)}; write lists as [1,2]") from fault
     return key.strip(), None if value == "none" else parsed
 
 
-def _keys(model: type[BaseModel]) -> Iterator[str]:
+@cache
+def _keys(model: type[BaseModel]) -> tuple[str, ...]:
     """Every full key of a recipe; a section's own name is not one."""
+    found: list[str] = []
     for name, field in model.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, BaseModel):
-            yield from (f"{name}.{inner}" for inner in _keys(section))
+            found += (f"{name}.{inner}" for inner in _keys(section))
         else:
-            yield name
+            found.append(name)
+    return tuple(found)
 
 
 def _given_keys(content: dict[str, Any], known: set[str]) -> Iterator[str]:
@@ -444,7 +462,7 @@ def _full_key(model: type[BaseModel], key: str) -> str:
     Raises:
         ValueError: unknown, or in several sections.
     """
-    known = list(_keys(model))
+    known = _keys(model)
     if key in known:
         return key
     matches = [full for full in known if "." in full and full.split(".")[-1] == key]
@@ -455,4 +473,4 @@ def _full_key(model: type[BaseModel], key: str) -> str:
     leaves = {full.split(".")[-1]: full for full in known}
     near = difflib.get_close_matches(key.split(".")[-1], leaves, 1, cutoff=0.5)
     hint = f"did you mean {leaves[near[0]]!r}?" if near else f"known keys: {', '.join(known)}"
-    raise ValueError(f"unknown recipe key {key!r}; {hint}")
+    raise ValueError(f"unknown recipe key {brief(key)}; {hint}")

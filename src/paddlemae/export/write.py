@@ -39,7 +39,14 @@ class Exported:
 
 
 def export(
-    run: str | Path, to: str, out: Path, *, what: str | None = None, token: str | None = None, overwrite: bool = False
+    run: str | Path,
+    to: str,
+    out: Path,
+    *,
+    what: str | None = None,
+    token: str | None = None,
+    overwrite: bool = False,
+    trust: bool = False,
 ) -> Exported:
     """Write a run's model for use without PaddleMAE.
 
@@ -51,6 +58,7 @@ def export(
             pretraining run's encoder.
         token: of an encoder: "cls", or "mean" of the patch tokens, which is taken unless given.
         overwrite: whether files that are there are replaced.
+        trust: see `read_checkpoint`.
     Raises:
         ModuleNotFoundError: a package is missing.
         FileNotFoundError, FileExistsError, ValueError: a run, part, token or place that can't be used.
@@ -61,7 +69,7 @@ def export(
         raise ValueError(f"--to must be one of {', '.join(writers)}, got {to!r}")
     _check_place(to, out, overwrite)
     device.prepare("cpu")
-    checkpoint = read_checkpoint(run)
+    checkpoint = read_checkpoint(run, trust=trust)
     model, description = load_encoder(checkpoint), checkpoint.description
     what = what or ("classifier" if description.kind == "classifier" else "encoder")
     if token and what != "encoder":

@@ -8,15 +8,16 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from types import NoneType
 from typing import Any
 
-import yaml
+from pydantic import BaseModel, ConfigDict
 
 from paddlemae.display_names import shown, shown_lines
+from paddlemae.documents import read_record, read_yaml
 from paddlemae.report.confusion import read_confusion
 from paddlemae.report.exhibits import PARTS, read_exhibit
 from paddlemae.report.runlog import (
@@ -28,9 +29,12 @@ from paddlemae.report.runlog import (
     SKIPPED_FILE,
     command_line,
     flat,
+    is_number,
     newest_checkpoint,
     now,
-    read_lines,
+    read_environment,
+    read_metric_lines,
+    read_results,
     read_skipped,
 )
 
@@ -55,7 +59,29 @@ ENCODER = (
 # of a protocol, what the title says or what is averaged over
 SAID = ("seed", "k", "votes", "labels", "trainable_blocks", "cached", "token", "layer", "norm")
 
+MODEL_FILE = "model.json"
+MAX_MODEL_BYTES = 2**24
+
 Json = dict[str, Any]
+
+
+class ProvenanceType(BaseModel):
+    """What the report says of how a model was made."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    data: str | None = None
+    images: int | None = None
+    parameters: int | None = None
+
+
+class ModelType(BaseModel):
+    """What the report says of a model."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    kind: str | None = None
+    architecture: dict[str, Any] = {}
+    classes: list[str] = []
+    provenance: ProvenanceType = ProvenanceType()
 
 
 def collect(runs: Sequence[Path]) -> Json:
@@ -83,7 +109,8 @@ def collect(runs: Sequence[Path]) -> Json:
 def _run(run: Path) -> Json:
     recipe = _recipe(run)
     problems: list[str] = []
-    lines, results = (_lines(run, name, needs, problems) for name, needs in NEEDED.items())
+    lines = _whole(METRICS_FILE, read_metric_lines(run), problems)
+    results = _whole(RESULTS_FILE, read_results(run), problems)
     if skipped := len(list(read_skipped(run))):
         problems.append(f"{skipped} images could not be read and were left out; {SKIPPED_FILE} lists them")
     last = lines[-1] if lines else {}
@@ -103,9 +130,6 @@ def _run(run: Path) -> Json:
     }
 
 
-NEEDED = {METRICS_FILE: "step", RESULTS_FILE: "task"}  # what every line must have
-
-
 def _recipe(run: Path) -> Json:
     path = run / RECIPE_FILE
     if run.exists() and not run.is_dir():
@@ -117,18 +141,17 @@ def _recipe(run: Path) -> Json:
             f"{run} holds no run (no {RECIPE_FILE}); name folders that pretrain, finetune or probe wrote"
         )
     try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as fault:
-        raise ValueError(
-            f"{path} is damaged ({' '.join(str(fault).split())}); restore it to report on this run"
-        ) from fault
+        content = read_yaml(path)
+    except ValueError as fault:
+        raise ValueError(f"{path} is damaged ({shown(fault, 300)}); restore it to report on this run") from fault
     if not isinstance(content, dict) or content.get("task") not in TASKS:
         raise ValueError(f"{path} is no recipe of PaddleMAE; its task must be one of {', '.join(TASKS)}")
     return content
 
 
-def _lines(run: Path, name: str, needs: str, problems: list[str]) -> list[Json]:
-    lines, damaged = read_lines(run / name, needs)
+def _whole(name: str, found: tuple[list[Json], list[int]], problems: list[str]) -> list[Json]:
+    """The whole lines of a file; the damaged ones are a problem."""
+    lines, damaged = found
     if damaged:
         numbers = ", ".join(map(str, damaged[:5])) + (" ..." if len(damaged) > 5 else "")
         problems.append(f"{name}: line {numbers} is damaged and was left out")
@@ -136,7 +159,7 @@ def _lines(run: Path, name: str, needs: str, problems: list[str]) -> list[Json]:
 
 
 def _setup(run: Path, recipe: Json, problems: list[str]) -> Json:
-    environment = _json(run / ENVIRONMENT_FILE, problems)
+    environment = _found(ENVIRONMENT_FILE, lambda: read_environment(run), problems)
     model = _model(run, problems)
     provenance, classes = model.get("provenance", {}), model.get("classes", [])
     return {
@@ -163,26 +186,18 @@ def _model(run: Path, problems: list[str]) -> Json:
     if newest is None:
         problems.append("there is no checkpoint yet")
         return {}
-    path = run / CHECKPOINTS / newest / "model.json"
-    model = _json(path, problems)
-    parts = {"provenance": dict, "classes": list, "architecture": dict}
-    if all(isinstance(model.get(name, kind()), kind) for name, kind in parts.items()):
-        return model
-    problems.append(f"{path.name} is damaged and was left out")
-    return {}
+    path = run / CHECKPOINTS / newest / MODEL_FILE
+    return _found(MODEL_FILE, lambda: read_record(path, ModelType, "", MAX_MODEL_BYTES).model_dump(), problems)
 
 
-def _json(path: Path, problems: list[str]) -> Json:
-    if not path.is_file():
-        problems.append(f"{path.name} is missing")
-        return {}
+def _found(name: str, read: Callable[[], Json], problems: list[str]) -> Json:
+    """What a file holds; nothing of a damaged one, which is a problem."""
     try:
-        content = json.loads(path.read_text())
-    except (ValueError, RecursionError):
-        content = None
-    if isinstance(content, dict):
-        return content
-    problems.append(f"{path.name} is damaged and was left out")
+        return read()
+    except FileNotFoundError:
+        problems.append(f"{name} is missing")
+    except (OSError, ValueError):
+        problems.append(f"{name} is damaged and was left out")
     return {}
 
 
@@ -190,7 +205,7 @@ def _curves(lines: Iterable[Json]) -> Json:
     curves: Json = {}
     for line in lines:
         for name, value in line.items():
-            if name in PLACE or not _is_number(value):
+            if name in PLACE or not is_number(value):
                 continue
             curve = curves.setdefault(name, {key: [] for key in (*PLACE, "value")})
             for key in PLACE:
@@ -224,7 +239,7 @@ def _makes_sense(result: Json) -> bool:
     """Whether a result has its number, protocol and start, and the rest of it is of the types that are written."""
     command = result.get("command", [])
     return (
-        _is_number(result.get("top1"))
+        is_number(result.get("top1"))
         and isinstance(result["task"], str)
         and result.get("start", STARTS[0]) in STARTS
         and isinstance(result.get("protocol"), dict)
@@ -233,10 +248,6 @@ def _makes_sense(result: Json) -> bool:
         and isinstance(command, list)
         and all(isinstance(word, str) for word in command)
     )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _identity(result: Json) -> tuple[int, str, str, str]:

@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image
 
 from paddlemae.atomic import replace_bytes, replace_text
+from paddlemae.display_names import shown
+from paddlemae.documents import parse_lenient, read_bytes
 from paddlemae.report.runlog import EXHIBITS
 
 PARTS = {  # name of its file -> what it is, in the page's order
@@ -26,6 +28,7 @@ PARTS = {  # name of its file -> what it is, in the page's order
     "attention": "attention maps of the last block",
 }
 LARGEST_SIDE = 112  # pixels of a picture; a page holds hundreds of them
+MAX_EXHIBIT_BYTES = 2**26  # parsed, a file can take 20 times its size
 QUALITY = 88  # of JPEG, at full colour resolution: a neighbour's colour must not bleed in
 
 
@@ -44,9 +47,9 @@ def read_exhibit(run: Path, part: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text())
-    except (ValueError, RecursionError) as fault:
-        raise ValueError(f"{path} is damaged ({fault})") from fault
+        content = parse_lenient(read_bytes(path, MAX_EXHIBIT_BYTES))
+    except ValueError as fault:
+        raise ValueError(f"{path} is damaged ({shown(fault, 200)})") from fault
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged (no JSON object)")
     return content

@@ -13,7 +13,10 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from paddlemae.atomic import PARTIAL, append_text, is_partial, remove, replace_text
+from paddlemae.documents import read_lines, read_name, read_record
 from paddlemae.locks import LOCK_FILE
 
 RECIPE_FILE = "recipe.yaml"
@@ -39,6 +42,23 @@ RUN_ENTRIES = (
     RESULT_FILE,
     *REPORT_FILES,
 )
+
+
+class EnvironmentType(BaseModel):
+    """What `environment.json` holds; what an older version did not write may lack."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    command: list[str] | None = None
+    started: str | None = None
+    python: str | None = None
+    packages: dict[str, str] | None = None
+    commit: str | None = None
+    system: str | None = None
+    processor: str | None = None
+    cpus: int | None = None
+    finished: str | None = None
+
+
 PACKAGES = ("paddlemae", "paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "safetensors")
 
 
@@ -131,9 +151,11 @@ def _empty(folder: Path, last: Path) -> None:
 
 
 def newest_checkpoint(run: Path) -> str | None:
-    """The folder name of the newest one, as `latest` has it; None where there is none."""
-    pointer = run / CHECKPOINTS / "latest"
-    return pointer.read_text(errors="replace").strip().replace("\0", "") if pointer.is_file() else None
+    """The folder name of the newest one, as `latest` has it; None where there is none, or it is damaged."""
+    try:
+        return read_name(run / CHECKPOINTS / "latest", "step_[0-9]{8}")
+    except (OSError, ValueError):
+        return None
 
 
 def write_environment(folder: Path) -> None:
@@ -166,18 +188,31 @@ def flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield f"{prefix}{key}", value
 
 
+def read_environment(folder: Path) -> dict[str, Any]:
+    """Return what `environment.json` holds, each part of the type that `write_environment` gives it.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged.
+    """
+    path = folder / ENVIRONMENT_FILE
+    found = read_record(path, EnvironmentType, "the next session of this run writes it again")
+    return found.model_dump(exclude_unset=True)
+
+
 def mark_finished(folder: Path) -> None:
     """Note that the run has done all it was to do."""
-    path = folder / ENVIRONMENT_FILE
-    content = json.loads(path.read_text()) if path.exists() else {}
-    replace_text(path, json.dumps({**content, "finished": now()}, indent=2) + "\n")
+    try:
+        content = read_environment(folder)
+    except (OSError, ValueError):  # lost or damaged: no reason to lose what the run has done, too
+        content = {}
+    replace_text(folder / ENVIRONMENT_FILE, json.dumps({**content, "finished": now()}, indent=2) + "\n")
 
 
 def is_finished(folder: Path) -> bool:
     """Whether a run has done all it was to do."""
-    path = folder / ENVIRONMENT_FILE
     try:
-        return "finished" in json.loads(path.read_text())
+        return "finished" in read_environment(folder)
     except (OSError, ValueError):
         return False
 
@@ -200,7 +235,7 @@ def log_result(folder: Path, results: Iterable[dict[str, Any]]) -> None:
 
 def is_logged(folder: Path, result: dict[str, Any]) -> bool:
     """Whether `results.jsonl` holds this evaluation, whenever it was made."""
-    lines, _ = read_lines(folder / RESULTS_FILE, needs="task")
+    lines, _ = read_results(folder)
     return any(result.items() <= line.items() for line in lines)
 
 
@@ -234,27 +269,29 @@ def log_metrics(folder: Path, step: int, epoch: float, seconds: float, **values:
 
 def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
     """The lines of `metrics.jsonl`; a damaged line, as a crash may leave, is left out."""
-    lines, _ = read_lines(folder / METRICS_FILE, needs="step")
+    lines, _ = read_metric_lines(folder)
     yield from lines
 
 
-def read_lines(path: Path, needs: str) -> tuple[list[dict[str, Any]], list[int]]:
-    """(the objects of a file with one a line, the numbers of its damaged lines, from 1); nothing of no file.
+def read_metric_lines(folder: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The whole lines of `metrics.jsonl`, and the numbers of its damaged ones, from 1."""
+    return read_lines(folder / METRICS_FILE, _is_metric)
 
-    Args:
-        needs: a name that every object must have.
-    """
-    lines, damaged = [], []
-    for number, text in enumerate(path.read_text(errors="replace").splitlines() if path.exists() else [], start=1):
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):  # also a number of too many digits, or brackets in brackets
-            line = None
-        if isinstance(line, dict) and needs in line:
-            lines.append(line)
-        else:
-            damaged.append(number)
-    return lines, damaged
+
+def read_results(folder: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The whole lines of `results.jsonl`, which may be of any task, and the numbers of its damaged ones, from 1."""
+    return read_lines(folder / RESULTS_FILE, lambda line: "task" in line)
+
+
+def _is_metric(line: dict[str, Any]) -> bool:
+    """Whether a line has its step, and numbers that can be drawn (NaN as well) where there are numbers."""
+    places = all(is_number(line.get(name, 0)) or line.get(name) is None for name in ("epoch", "seconds"))
+    return places and isinstance(line.get("step"), int) and is_number(line["step"]) and line["step"] >= 0
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a JSON file is a number; `true` is none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def forget_metrics_after(folder: Path, step: int) -> None:
@@ -275,8 +312,12 @@ def log_skipped(folder: Path, step: int, path: str, reason: str) -> None:
 
 def read_skipped(folder: Path) -> Iterator[dict[str, Any]]:
     """The lines of `skipped.jsonl`: path, reason, step; a damaged line, as a crash may leave, is left out."""
-    lines, _ = read_lines(folder / SKIPPED_FILE, needs="path")
+    lines, _ = read_lines(folder / SKIPPED_FILE, _is_skipped)
     yield from lines
+
+
+def _is_skipped(line: dict[str, Any]) -> bool:
+    return isinstance(line.get("path"), str) and isinstance(line.get("reason"), str)
 
 
 def write_skipped(folder: Path, lines: Iterable[dict[str, Any]]) -> None:

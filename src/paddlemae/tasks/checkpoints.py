@@ -65,13 +65,14 @@ class Reading:
 AS_THEY_SAY = Reading()
 
 
-def read_checkpoint(path: str | Path, reading: Reading = AS_THEY_SAY) -> Checkpoint:
+def read_checkpoint(path: str | Path, reading: Reading = AS_THEY_SAY, *, trust: bool = False) -> Checkpoint:
     """Read the model that a run folder, a checkpoint folder, or any file or folder of MAE or ViT weights holds.
 
     What is read of someone's weights, and how, is said on stderr.
 
     Args:
         reading: for someone's weights; ours say it themselves.
+        trust: take a checkpoint of ours without checksums too, see `find_checkpoint`.
     Raises:
         FileNotFoundError, ValueError: nothing there, or no model.
     """
@@ -81,16 +82,13 @@ def read_checkpoint(path: str | Path, reading: Reading = AS_THEY_SAY) -> Checkpo
         return foreign_checkpoint(foreign, imported)
     if reading != AS_THEY_SAY:
         raise ValueError(f"{path} is PaddleMAE's own and says itself how it is read; leave the options out")
-    folder = find_checkpoint(path)
+    folder = find_checkpoint(path, trust=trust)
     description = read_description(folder)
     if description.kind == "probe":
         raise ValueError(
             f"{folder} holds the head of a linear probe alone; name the run that it probed "
             f"({shown(description.provenance.get('init', 'not recorded'))})"
         )
-    missing = [name for name in ENCODER_FIELDS if name not in description.architecture]
-    if missing:
-        raise ValueError(f"{folder} holds no model of PaddleMAE: its architecture lacks {', '.join(missing)}")
     return Checkpoint(folder, description, read_tensors(folder))
 
 
@@ -183,7 +181,7 @@ def say_origin(foreign: Foreign, imported: Imported) -> None:
 def _as_options(text: str) -> str:
     """Names of `import_weights`'s arguments as the command line has them."""
     options = re.sub(
-        r"\b(layout|image_size|target|heads|decoder_heads)=", lambda one: f"--{one[1].replace('_', '-')} ", text
+        r"\b(key|layout|image_size|target|heads|decoder_heads)=", lambda one: f"--{one[1].replace('_', '-')} ", text
     )
     if options == text:
         return text

@@ -12,7 +12,6 @@ import io
 import json
 import math
 import shutil
-import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
@@ -30,12 +29,14 @@ from paddlemae.data.images import UnreadableImage
 from paddlemae.data.sources import BadLabel, Source, add_stamps, open_source
 from paddlemae.data.sources.outputs import check_outside
 from paddlemae.display_names import stored
+from paddlemae.documents import read_object
 from paddlemae.locks import locked_file
 from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.report.progress import progress
+from paddlemae.tasks.array_file import FAULTS, read_arrays
 from paddlemae.tasks.checkpoints import Checkpoint, read_checkpoint, tensors_digest
 from paddlemae.tasks.embed import DEFAULT_KIND, embedded
-from paddlemae.tasks.feature_file import Rows, check_format, write_file
+from paddlemae.tasks.feature_file import MAX_ABOUT_BYTES, Rows, check_format, write_file
 from paddlemae.tasks.inference import FeatureKind
 from paddlemae.tasks.models import load_encoder
 from paddlemae.tasks.skipped import SkippedImages
@@ -44,6 +45,7 @@ from paddlemae.train.distributed import ALONE, Ranks, check_same
 IMAGES_A_PART = 1024  # at most, about; what an interruption can cost
 LEAST_PARTS = 64  # of sources with so many batches: processes deal the parts out, and one has the last alone
 ABOUT_FILE = "about.json"
+PART_KINDS = {"indices": "iu", "vectors": "f", "reasons": "U"}
 SMALLEST_DEVIATION = 1e-6  # of features that say nothing, as in `knn.standardise`
 
 
@@ -71,6 +73,7 @@ def embed_source(
     overwrite: bool = False,
     quiet: bool = False,
     ranks: Ranks = ALONE,
+    trust: bool = False,
 ) -> Written:
     """Write the features of every readable image of a source, with its number, path and label.
 
@@ -83,6 +86,7 @@ def embed_source(
         max_bad_images: share, rounded up, of the images that may be unreadable; they are left out.
         overwrite: replace the file that is there, and parts of other features; parts of these are gone on with.
         ranks: processes that deal the parts out; all of them see the same files.
+        trust: see `read_checkpoint`.
     Raises:
         ValueError, FileNotFoundError: images, weights, settings or a file that can't be used; parts of another command.
         DataFault: too many unreadable images.
@@ -96,7 +100,7 @@ def embed_source(
         if out.exists() and not overwrite:
             raise ValueError(f"{out} exists already; add --overwrite to write it anew, or name another --out")
         device.prepare("auto", threads)
-        checkpoint = read_checkpoint(run)
+        checkpoint = read_checkpoint(run, trust=trust)
         model = load_encoder(checkpoint)
         source = labelled_if_possible(data, split)
         about = about_features(checkpoint, data, split, source, kind, batch_size)
@@ -214,7 +218,12 @@ class _Parts:
         """
         note, about = self.folder / ABOUT_FILE, {**about, "part size": self.size}
         if note.is_file():
-            different = self._different(about)
+            try:
+                different = self._different(about)
+            except ValueError as fault:
+                if not overwrite:
+                    raise ValueError(f"{fault}; add --overwrite to begin again") from fault
+                different = [ABOUT_FILE]
             if different and not overwrite:
                 raise ValueError(
                     f"{self.folder} holds parts that were made with other {', '.join(different)}; give the same again, "
@@ -231,25 +240,36 @@ class _Parts:
 
     def _different(self, about: dict[str, Any]) -> list[str]:
         """What the parts that are there were made with otherwise."""
-        before = json.loads((self.folder / ABOUT_FILE).read_text())
+        before = read_object(self.folder / ABOUT_FILE, MAX_ABOUT_BYTES)
         return [name for name in about if before.get(name) != about[name] and name != "model"]
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:08d}.npz"
 
-    def _read(self, number: int, names: Sequence[str] = ("indices", "vectors", "reasons")) -> dict[str, np.ndarray]:
+    def _read(self, number: int, names: Sequence[str] = ("indices", "vectors", "reasons")) -> dict[str, Any]:
         path = self._path(number)
         try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in names}
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as fault:
+            found = read_arrays(path, {name: PART_KINDS[name] for name in names})
+            self._check(number, found)
+        except FAULTS as fault:
             raise ValueError(f"{path} is damaged; delete it, and the same command makes it again") from fault
+        return found
+
+    def _check(self, number: int, found: dict[str, Any]) -> None:
+        """Raise a ValueError unless a part's arrays belong together and are of its images."""
+        images, indices = self._images(number), found["indices"]
+        if indices.ndim != 1 or not set(indices.tolist()) <= set(images) or len(set(indices.tolist())) < len(indices):
+            raise ValueError("indices of other images")
+        if "vectors" in found and (found["vectors"].ndim != 2 or len(found["vectors"]) != len(indices)):
+            raise ValueError("as many vectors as images were expected")
+        if "reasons" in found and len(found["reasons"]) != len(images) - len(indices):
+            raise ValueError("as many reasons as images are missing were expected")
 
     def recall(self, numbers: Sequence[int], skipped: SkippedImages) -> None:
         """Count what these parts left out."""
         for number in numbers:
             part = self._read(number, ("indices", "reasons"))
-            for i, reason in zip(self._lacking(number, part["indices"]), part["reasons"].tolist(), strict=True):
+            for i, reason in zip(self._lacking(number, part["indices"]), part["reasons"], strict=True):
                 skipped(UnreadableImage(self.source.describe(i), reason))
 
     def _lacking(self, number: int, indices: np.ndarray) -> list[int]:

@@ -32,6 +32,7 @@ def evaluate(
     batch_size: int = 64,
     threads: int | str = "auto",
     say: Callable[[dict[str, Any]], None] | None = None,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Top-1, top-5 and loss on labelled images; also logged to the run's results and shown in its exhibits.
 
@@ -42,13 +43,14 @@ def evaluate(
             resized, and the share of the resized image that is cropped out stays the same. None is the model's own.
         threads: as in `device.prepare`.
         say: called with the result before anything is written.
+        trust: see `read_checkpoint`.
     Returns:
         the result as it is logged.
     Raises:
         ValueError, FileNotFoundError: images, a checkpoint or a size that can't be used.
     """
     device.prepare("auto", threads)
-    checkpoint = read_checkpoint(run)
+    checkpoint = read_checkpoint(run, trust=trust)
     model = load_classifier(checkpoint)
     description = checkpoint.description
     if image_size is not None:

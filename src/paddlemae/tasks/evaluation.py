@@ -185,7 +185,7 @@ def finish(
         more()
     mark_finished(start.out)
     with optional("the line in the results of the run that this one started from"):
-        if origin := origin_of(beside or recipe.init):
+        if origin := origin_of(beside or recipe.init, trust=start.trust):
             where = {"checkpoint": origin.checkpoint.name, "run": os.path.relpath(start.out, origin.run)}
             _log_once(origin.run, {**logged, **where})
     return result

@@ -11,22 +11,39 @@ from __future__ import annotations
 import importlib.util
 import json
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy
+from pydantic import BaseModel, ConfigDict, Field
 
 from paddlemae.atomic import replacing
 from paddlemae.data.sources.arrays import map_npz
+from paddlemae.documents import parse_object, validated
+from paddlemae.tasks.array_file import check_entry, damage_in, read_arrays
 
 PARQUET, NUMPY = ".parquet", ".npz"
 ABOUT = "paddlemae"  # the metadata's key, or the array's name
 FORMAT = 1
-NEEDED = ("model", "weights", "data", "split", "images", "token", "layer", "norm")  # by whoever reads a file
+MAX_ABOUT_BYTES = 2**24  # with a mean and a deviation of each feature, and the names of the classes
+MOST_PACKED = 32  # numbers of a Parquet file take so many times the file at most
+
+
+class AboutType(BaseModel):
+    """How features were made, as far as whoever reads a file needs it."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    model: str
+    weights: str
+    data: str
+    split: str | None
+    images: Annotated[int, Field(ge=0)]
+    token: Literal["cls", "mean"]
+    layer: Annotated[int, Field(ge=1)] | None
+    norm: Literal["layer", "batch", "none"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +94,7 @@ def _write_parquet(path: Path, parts: Callable[[], Iterator[Rows]], about: str) 
             if writer is None:
                 kinds = {"id": pa.int64(), "path": pa.string(), "label": pa.string()}
                 schema = pa.schema({**kinds, "vector": pa.list_(pa.float32(), width)}, metadata={ABOUT: about})
-                writer = pq.ParquetWriter(path, schema, use_dictionary=["label"])
+                writer = pq.ParquetWriter(path, schema, use_dictionary=["label"], write_page_checksum=True)
             flat = pa.array(np.ascontiguousarray(rows.vectors).ravel(), pa.float32())
             labels = pa.nulls(len(rows.ids), pa.string()) if rows.labels is None else pa.array(rows.labels, pa.string())
             columns = [pa.array(rows.ids), pa.array(rows.paths, pa.string()), labels]
@@ -128,53 +145,53 @@ def read_file(path: Path) -> Features:
     check_format(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; 'paddlemae embed' writes such files")
-    try:
+    with damage_in(path, "no features that 'paddlemae embed' wrote"):
         return _read_parquet(path) if path.suffix == PARQUET else _read_numpy(path)
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        OSError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as fault:  # pyarrow's too
-        reason = " ".join(str(fault).split())[:100]
-        raise ValueError(f"{path} is damaged, or no features that 'paddlemae embed' wrote ({reason})") from fault
 
 
 def _read_parquet(path: Path) -> Features:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
-        about = _about_of((file.schema_arrow.metadata or {})[ABOUT.encode()].decode())
-        width = file.schema_arrow.field("vector").type.list_size
-        vectors = np.empty((file.metadata.num_rows, width), np.float32)
-        done = 0
-        for batch in file.iter_batches(columns=["vector"]):  # by and by: all at once would take the memory twice
-            block = batch.column(0).flatten().to_numpy().reshape(-1, width)
-            vectors[done : done + len(block)] = block
-            done += len(block)
-        others = file.read(columns=["id", "path", "label"])
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return _of_parquet(file, path.stat().st_size)
+    except (pa.ArrowException, AttributeError) as fault:
+        raise ValueError(str(fault)) from fault
+
+
+def _of_parquet(file: Any, size: int) -> Features:
+    about = _about_of((file.schema_arrow.metadata or {})[ABOUT.encode()].decode())
+    rows, width = file.metadata.num_rows, file.schema_arrow.field("vector").type.list_size
+    if not 0 < rows * width * 4 <= MOST_PACKED * size:
+        raise ValueError(f"it claims {rows:,} x {width:,} numbers and has {size:,} bytes")
+    vectors = np.empty((rows, width), np.float32)
+    done = 0
+    for batch in file.iter_batches(columns=["vector"]):  # by and by: all at once would take the memory twice
+        block = batch.column(0).flatten().to_numpy().reshape(-1, width)
+        vectors[done : done + len(block)] = block
+        done += len(block)
+    others = file.read(columns=["id", "path", "label"])
     labels = None if others["label"].null_count else others["label"].to_pylist()
+    if done != rows or others["path"].null_count or others["id"].null_count:
+        raise ValueError("it lacks values")
     return Features(others["id"].to_numpy(), others["path"].to_pylist(), labels, vectors, about)
 
 
 def _read_numpy(path: Path) -> Features:
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-        about = _about_of(str(arrays[ABOUT]))
-        labels = arrays["labels"].tolist() if "labels" in arrays else None
-        ids, paths = arrays["ids"], arrays["paths"].tolist()
-        vectors = map_npz(str(path), "vectors")
-    if vectors.shape[:1] != ids.shape or len(paths) != len(ids) or vectors.ndim != 2:
-        raise ValueError("arrays of different lengths")
+    kinds = {ABOUT: "U", "labels": "U", "ids": "iu", "paths": "U"}
+    found = read_arrays(path, kinds, optional=["labels"])
+    about, ids, paths, labels = _about_of(found[ABOUT]), found["ids"], found["paths"], found.get("labels")
+    check_entry(path, "vectors")  # they are mapped, which reads no checksum
+    vectors = map_npz(str(path), "vectors")
+    lengths = {len(each) for each in (ids, paths, labels) if each is not None}
+    if vectors.ndim != 2 or lengths != {len(vectors)} or ids.ndim != 1 or vectors.dtype.kind != "f":
+        raise ValueError("arrays of different lengths or of other types")
     return Features(ids, paths, labels, vectors, about)
 
 
 def _about_of(text: str) -> dict[str, Any]:
-    about = json.loads(text)
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+    content = parse_object(text.encode(), MAX_ABOUT_BYTES)
+    if content.get("format") != FORMAT:
         raise ValueError(f"of another format than {FORMAT}")
-    if lacking := [name for name in NEEDED if name not in about]:
-        raise ValueError(f"without {', '.join(lacking)}")
-    return about
+    return validated(AboutType, content).model_dump()

@@ -36,6 +36,7 @@ from paddlemae.tasks.gallery import fixed_images, show_attention
 from paddlemae.tasks.inference import LOGITS, forward_function
 from paddlemae.tasks.models import (
     build_classifier,
+    check_memory,
     classifier_arguments,
     describe,
     evaluation_view,
@@ -81,7 +82,7 @@ def finetune(recipe: FinetuneRecipe, start: Start, *, beside: str | None = None)
 def _finetune(recipe: FinetuneRecipe, start: Start, beside: str | None) -> dict[str, Any]:
     recipe = recalled(recipe, start)
     start = check_start(start, recipe, recipe.init)
-    parts = prepare(recipe, start.checkpoint, partial(measured, start))
+    parts = prepare(recipe, start.checkpoint, partial(measured, start), trust=start.trust)
     recipe = with_those_of(recipe, parts.description)
     training, model = recipe.training, parts.model
     optimizer = adamw(
@@ -205,7 +206,9 @@ class Parts:
     description: Description
 
 
-def prepare(recipe: FinetuneRecipe, own: Path | None = None, measure: Measure | None = None) -> Parts:
+def prepare(
+    recipe: FinetuneRecipe, own: Path | None = None, measure: Measure | None = None, *, trust: bool = False
+) -> Parts:
     """Build a recipe's parts, with every check that needs no training; arguments as of `pretrain.prepare`."""
     if recipe.data is None:
         raise ValueError("no images named; add --data FOLDER with one folder a class, or --data digits")
@@ -213,12 +216,15 @@ def prepare(recipe: FinetuneRecipe, own: Path | None = None, measure: Measure | 
         raise ValueError("name what to start from: --init RUN (a pretraining run) or --init scratch")
     device.prepare(recipe.training.device, recipe.training.threads)
     check_precision(recipe.training.precision)
-    checkpoint = None if recipe.init == SCRATCH or own else fitted(read_checkpoint(recipe.init), named(recipe.model))
+    begins = recipe.init != SCRATCH and not own
+    checkpoint = fitted(read_checkpoint(recipe.init, trust=trust), named(recipe.model)) if begins else None
     train, held_out = open_parts(recipe, recipe.data, own)
     if own:
         model, statistics, bits = _saved_shape(own)
     else:
         arguments = classifier_arguments(recipe.model, checkpoint, len(train.classes))
+        if measure:
+            check_memory("classifier", arguments)
         model = build_classifier(arguments, checkpoint, recipe.training.seed)
         bits = checkpoint.description.bits if checkpoint else None
         plain = training_view(recipe.augment, model.config["image_size"], model.config["channels"], (), bits)
@@ -325,9 +331,9 @@ def evaluate_on(
     return found
 
 
-def dry_run(recipe: FinetuneRecipe) -> dict[str, str]:
+def dry_run(recipe: FinetuneRecipe, *, trust: bool = False) -> dict[str, str]:
     """What a fine-tuning would do, without doing it: name -> value, for people."""
-    parts = prepare(recipe)
+    parts = prepare(recipe, trust=trust)
     shape, parameters = parts.model.config, parameter_count(parts.model)
     tokens = parts.model.grid[0] * parts.model.grid[1] + int(parts.model.has_cls)
     activations = shape["depth"] * block_numbers(tokens, shape["embed_dim"], shape["num_heads"])

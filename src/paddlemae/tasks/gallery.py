@@ -86,7 +86,7 @@ class Snapshots:
     def take(self, step: int) -> None:
         """Add the reconstruction after `step` steps; later ones, of a run that is being resumed, will come again."""
         drawn = drawn_pictures(self.model, self.description, self.images_u8, self.mask)
-        before = read_exhibit(self.run, "reconstructions") if step else None
+        before = self._before() if step else None
         if before is None:
             before = {
                 "caption": caption_of(self.description, self.mask),
@@ -97,6 +97,15 @@ class Snapshots:
         earlier = [one for one in before["steps"] if one["step"] < step]
         taken = {"step": step, "epoch": round(step * self.epochs_a_step, 4), "sprite": shown}
         write_exhibit(self.run, "reconstructions", {**before, "steps": [*earlier, taken]})
+
+    def _before(self) -> dict[str, Any] | None:
+        """The pictures of earlier steps; None of a damaged file, which is no reason to stop training."""
+        try:
+            before = read_exhibit(self.run, "reconstructions")
+            whole = before and all(isinstance(one["step"], int) for one in before["steps"])
+        except (ValueError, KeyError, TypeError):
+            return None
+        return before if whole else None
 
     def _sprite(self, name: str, pictures: np.ndarray) -> dict[str, Any]:
         return write_sprite(self.run, f"reconstructions-{name}", pictures, columns=len(pictures))

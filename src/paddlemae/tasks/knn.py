@@ -61,6 +61,7 @@ def knn(
     threads: int | str = "auto",
     max_bad_images: float = MAX_BAD_IMAGES,
     say: Callable[[list[dict[str, Any]]], None] | None = None,
+    trust: bool = False,
 ) -> list[dict[str, Any]]:
     """Top-1 of held-out images by the neighbours of their features, for both ways of voting and several k.
 
@@ -79,6 +80,7 @@ def knn(
         threads: as in `device.prepare`.
         max_bad_images: share, rounded up, of each part's images that may be unreadable; they are left out.
         say: called with the results before anything is written.
+        trust: see `read_checkpoint`.
     Returns:
         the results as they are logged.
     Raises:
@@ -87,7 +89,7 @@ def knn(
     if not temperature > 0:
         raise ValueError(f"the temperature of votes must be above 0, got {temperature:g}")
     device.prepare("auto", threads)
-    checkpoint = read_checkpoint(run)
+    checkpoint = read_checkpoint(run, trust=trust)
     model = load_encoder(checkpoint, random=random)
     bank, queries = (open_source(data, split, labelled=True) for split in (bank_split, query_split))
     queries = matched(bank, queries)

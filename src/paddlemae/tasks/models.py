@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from typing import Any, Literal
 
 import numpy as np
@@ -14,8 +15,9 @@ from paddlemae.data.augment import View
 from paddlemae.data.batches import PATH_STREAM, Batch, batch_rngs
 from paddlemae.data.channels import default_bits
 from paddlemae.data.randaugment import RandAugment
-from paddlemae.device import tensor_of
-from paddlemae.display_names import say, shown
+from paddlemae.device import is_cpu, tensor_of
+from paddlemae.display_names import say
+from paddlemae.limits import free_memory
 from paddlemae.model.kernels import scale_channels
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.vit import SIZES, VisionTransformer, pair
@@ -28,10 +30,13 @@ from paddlemae.recipe import (
     default_statistics,
 )
 from paddlemae.tasks.checkpoints import ADAPTED, ENCODER_FIELDS, KIND_NAMES, Checkpoint, adapted, plain
+from paddlemae.weights.described import count_weights
 from paddlemae.weights.store import Description
 from paddlemae.weights.transfer import load_official
 
+KINDS = {"mae": MaskedAutoencoder, "classifier": VisionTransformer, "encoder": VisionTransformer}
 SHOWN_DEVIATIONS = 2.5
+BYTES_A_WEIGHT = 16  # in training: itself, its gradient and two moments, in float32
 DECODER_FIELDS = (
     "decoder",
     "decoder_embed_dim",
@@ -60,6 +65,24 @@ def named(shape: AutoencoderShape | ClassifierShape) -> dict[str, Any]:
 def autoencoder_arguments(shape: AutoencoderShape) -> dict[str, Any]:
     """The keyword arguments of `MaskedAutoencoder` that a recipe's shape means."""
     return named(shape)
+
+
+def check_memory(kind: str, arguments: Mapping[str, Any]) -> None:
+    """Raise a ValueError if training such a model takes more memory than there is, before any is taken.
+
+    Args:
+        kind, arguments: the keyword arguments of one of `KINDS`.
+    """
+    if not is_cpu():
+        return
+    defaults = {name: one.default for name, one in signature(KINDS[kind]).parameters.items()}
+    weights = count_weights(kind, {**defaults, **arguments})
+    free = free_memory()
+    if free is not None and BYTES_A_WEIGHT * weights > free:
+        raise ValueError(
+            f"a model of {weights:,} weights takes {BYTES_A_WEIGHT * weights / 2**30:,.1f} GiB with its gradients and "
+            f"the optimizer's state, and {free / 2**30:.1f} GiB are free; choose a smaller one, or another machine"
+        )
 
 
 def build_autoencoder(shape: AutoencoderShape, seed: int, checkpoint: Checkpoint | None = None) -> MaskedAutoencoder:
@@ -104,9 +127,6 @@ def _check_kind(checkpoint: Checkpoint, wanted: str, lacking: str) -> None:
         raise ValueError(f"{checkpoint.folder} holds {what}, which has {lacking}")
 
 
-KINDS = {"mae": MaskedAutoencoder, "classifier": VisionTransformer, "encoder": VisionTransformer}
-
-
 def load_encoder(checkpoint: Checkpoint, *, random: bool = False) -> MaskedAutoencoder | VisionTransformer:
     """The model of a checkpoint, of any kind, in eval mode: for its features.
 
@@ -117,7 +137,7 @@ def load_encoder(checkpoint: Checkpoint, *, random: bool = False) -> MaskedAutoe
     """
     if random:
         paddle.seed(0)
-    model = _built(KINDS[checkpoint.description.kind], checkpoint)
+    model = KINDS[checkpoint.description.kind](**checkpoint.description.architecture)
     if not random:
         load_official(model, checkpoint.tensors, source=str(checkpoint.folder))
     model.eval()
@@ -134,15 +154,6 @@ def load_classifier(checkpoint: Checkpoint) -> VisionTransformer:
     model = load_encoder(checkpoint)
     assert isinstance(model, VisionTransformer)
     return model
-
-
-def _built(kind, checkpoint: Checkpoint):
-    try:
-        return kind(**checkpoint.description.architecture)
-    except TypeError as fault:
-        raise ValueError(
-            f"{checkpoint.folder} has an architecture that this PaddleMAE does not know: {shown(fault)}"
-        ) from fault
 
 
 def classifier_arguments(shape: ClassifierShape, checkpoint: Checkpoint | None, num_classes: int) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from paddlemae.tasks.gallery import Snapshots, fixed_images, moments, show_atten
 from paddlemae.tasks.models import (
     autoencoder_arguments,
     build_autoencoder,
+    check_memory,
     describe,
     fitted,
     parameter_count,
@@ -68,7 +69,7 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
 def _pretrain(recipe: PretrainRecipe, start: Start) -> Path:
     recipe = recalled(recipe, start)
     start = check_start(start, recipe, recipe.init)
-    parts = prepare(recipe, start.checkpoint, partial(measured, start))
+    parts = prepare(recipe, start.checkpoint, partial(measured, start), trust=start.trust)
     recipe = with_those_of(recipe, parts.description)
     model = parts.model
     training = recipe.training
@@ -158,12 +159,15 @@ class Parts:
     description: Description
 
 
-def prepare(recipe: PretrainRecipe, own: Path | None = None, measure: Measure | None = None) -> Parts:
+def prepare(
+    recipe: PretrainRecipe, own: Path | None = None, measure: Measure | None = None, *, trust: bool = False
+) -> Parts:
     """Build a recipe's parts, with every check that needs no training.
 
     Args:
         own: this run's own checkpoint when it is resumed; what it started from is not needed then, and may be gone.
         measure: finds the mean and std that the recipe leaves to be found; without it they are any.
+        trust: see `read_checkpoint`.
     """
     if recipe.data is None:
         raise ValueError("no images named; add --data FOLDER, or --data digits for the embedded ones")
@@ -178,8 +182,10 @@ def prepare(recipe: PretrainRecipe, own: Path | None = None, measure: Measure | 
             f"mask_ratio {recipe.mask_ratio} removes none of {grid[0] * grid[1]} patches, so nothing is left to learn"
         )
     predicted_patches(recipe, grid)  # refuses more than are removed
+    if measure:
+        check_memory("mae", arguments)
     source = open_source(recipe.data, recipe.split or "train")
-    checkpoint = fitted(read_checkpoint(recipe.init), arguments) if recipe.init and not own else None
+    checkpoint = fitted(read_checkpoint(recipe.init, trust=trust), arguments) if recipe.init and not own else None
     saved = read_description(own) if own else None
     view = training_view(recipe.augment, recipe.model.image_size, recipe.model.channels)
     model = build_autoencoder(recipe.model, recipe.training.seed, checkpoint)
@@ -242,10 +248,11 @@ def snapshots_of(
     return Snapshots(out, model, parts.description, images_u8, mask, course.total_steps, course.epoch(1))
 
 
-def dry_run(recipe: PretrainRecipe) -> dict[str, str]:
+def dry_run(recipe: PretrainRecipe, *, trust: bool = False) -> dict[str, str]:
     """What a pretraining would do, without doing it: name -> value, for people."""
     if recipe.init:
-        fitted(read_checkpoint(recipe.init), autoencoder_arguments(recipe.model))  # refuses what does not fit
+        # refuses what does not fit
+        fitted(read_checkpoint(recipe.init, trust=trust), autoencoder_arguments(recipe.model))
     with paddle.LazyGuard():  # counts parameters without filling them
         parts = prepare(recipe.model_copy(update={"init": None}))
     training = recipe.training

@@ -58,7 +58,7 @@ def probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
 
 def _probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
     start = check_start(start, recipe, recipe.init)
-    parts = prepare(recipe, start.checkpoint)
+    parts = prepare(recipe, start.checkpoint, trust=start.trust)
     training, head = recipe.training, parts.head
     optimizer = Lars(head.parameters(), momentum=recipe.momentum, weight_decay=training.weight_decay)
     state = TrainState(head, optimizer)
@@ -119,14 +119,14 @@ class Parts:
         return self.checkpoint.description
 
 
-def prepare(recipe: ProbeRecipe, own: Path | None = None) -> Parts:
+def prepare(recipe: ProbeRecipe, own: Path | None = None, *, trust: bool = False) -> Parts:
     """Build a recipe's parts, with every check that needs no training; `own` as of `open_parts`."""
     if recipe.data is None:
         raise ValueError("no images named; add --data FOLDER with one folder a class, or --data digits")
     if recipe.init is None:
         raise ValueError("name what to probe: --init RUN (a pretraining run or one of its checkpoints)")
     device.prepare(recipe.training.device, recipe.training.threads)
-    checkpoint = read_checkpoint(recipe.init)
+    checkpoint = read_checkpoint(recipe.init, trust=trust)
     encoder = load_encoder(checkpoint, random=recipe.random)
     kind = FeatureKind(recipe.token, recipe.layer, "layer")
     forward = forward_function(encoder, checkpoint.description, kind, threads=recipe.training.threads)
@@ -184,9 +184,9 @@ def evaluate_head(head: ProbeHead, held_out: Labelled, num_classes: int) -> Eval
         return evaluation_of(predictions, num_classes)
 
 
-def dry_run(recipe: ProbeRecipe) -> dict[str, str]:
+def dry_run(recipe: ProbeRecipe, *, trust: bool = False) -> dict[str, str]:
     """What a linear probing would do, without doing it: name -> value, for people."""
-    parts = prepare(recipe)
+    parts = prepare(recipe, trust=trust)
     return {
         "training images": f"{len(parts.train)} from {parts.train.name}, {len(parts.train.classes)} classes",
         "held-out images": f"{len(parts.held_out)} from {parts.held_out.name}",

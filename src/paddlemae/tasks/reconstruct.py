@@ -48,6 +48,7 @@ def reconstruct_images(
     limit: int = 8,
     plain: bool = False,
     device_name: str = "auto",
+    trust: bool = False,
 ) -> Path:
     """Draw reconstructions of image files, folders of them or the embedded digits into one figure.
 
@@ -57,6 +58,7 @@ def reconstruct_images(
         out: the picture to write.
         limit: images to draw at most.
         plain: show the decoder's output as it is instead of with the original patches' statistics.
+        trust: see `read_checkpoint`.
     Returns:
         `out`.
     Raises:
@@ -65,7 +67,7 @@ def reconstruct_images(
     check_picture(out)
     check_outside(out, images)
     device.prepare(device_name)
-    checkpoint = read_checkpoint(run)
+    checkpoint = read_checkpoint(run, trust=trust)
     model = load_autoencoder(checkpoint)
     if plain and checkpoint.description.target == "raw":
         warnings.warn("--plain has no effect: this model predicts raw pixels", stacklevel=2)

@@ -58,6 +58,7 @@ def search(
     data: str | None = None,
     threads: int | str = "auto",
     say: Callable[[list[Found]], None] | None = None,
+    trust: bool = False,
 ) -> list[Found]:
     """Find each query's nearest images.
 
@@ -71,6 +72,7 @@ def search(
         data: where the file's images are now, for the picture; by default where they were.
         threads: as in `device.prepare`.
         say: called with what was found before the picture is drawn.
+        trust: see `read_checkpoint`.
     Raises:
         ValueError, FileNotFoundError: a file, weights or images that can't be used, or don't belong together.
     """
@@ -84,7 +86,7 @@ def search(
     if out:
         check_outside(out, [data or bank.about["data"]])
     device.prepare("auto", threads)
-    checkpoint = read_checkpoint(run)
+    checkpoint = read_checkpoint(run, trust=trust)
     if weights_digest(checkpoint) != bank.about["weights"]:
         raise ValueError(
             f"{features} was made with other weights than those of {checkpoint.folder}, so nothing can be compared; "
@@ -94,8 +96,10 @@ def search(
     names, views = read_views(images, checkpoint.description, limit)
     query_QD = forward_function(load_encoder(checkpoint), checkpoint.description, kind, threads=threads)(views)
     if kind.norm == "batch":
-        query_QD = scaled(query_QD, *(np.array(bank.about[name]) for name in ("mean", "deviation")))
+        query_QD = scaled(query_QD, *_scale_of(bank, features))
     cosine_Qk, nearest_Qk = nearest(bank.vectors, query_QD, k)
+    if not np.isfinite(cosine_Qk).all():
+        raise ValueError(f"{features} or the features of the queries hold values that are no numbers; embed it again")
     found = [
         Found(name, [_neighbour(bank, int(row), float(one)) for row, one in zip(rows, cosines)])
         for name, rows, cosines in zip(names, nearest_Qk, cosine_Qk)
@@ -105,6 +109,14 @@ def search(
     if out and source:
         caption = f"Queries, and the nearest of {len(bank.ids)} images by cosine similarity ({features.name}: {kind})."
         _draw(out, found, views, source, checkpoint.description, caption)
+    return found
+
+
+def _scale_of(bank: Features, features: Path) -> list[np.ndarray]:
+    """(mean, deviation) that the file's features were brought to 0 and 1 with, [D] each."""
+    found = [np.array(bank.about.get(name)) for name in ("mean", "deviation")]
+    if any(one.shape != bank.vectors.shape[1:] or one.dtype.kind != "f" for one in found):
+        raise ValueError(f"{features} is damaged (no mean and deviation of each feature); embed it again")
     return found
 
 

@@ -276,7 +276,7 @@ def _go_back(start: Start, state: TrainState, saver: Saver, record: Record, torn
     if state.last_checkpoint is None:
         raise NonFiniteLoss(f"{torn}; {_what_helps(state)}")
     passed_over = {*state.passed_over, torn.step}
-    load_checkpoint(find_checkpoint(start.out, whole=True), state)
+    load_checkpoint(find_checkpoint(start.out, whole=True, trust=start.trust), state)
     state.passed_over = passed_over
     record.forget_after(state.step)
     say(f"{torn}; went back to step {state.step}, to leave it out", error=True)

@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from paddlemae.data.sources.outputs import check_outside
-from paddlemae.display_names import say, shown
+from paddlemae.display_names import say
+from paddlemae.documents import brief
 from paddlemae.launch import note_entered
 from paddlemae.locks import locked_folder
-from paddlemae.recipe import Recipe, build_recipe, dump_recipe
+from paddlemae.recipe import RECIPES, Recipe, build_recipe, dump_recipe, read_recipe_file
 from paddlemae.report.runlog import (
     ENVIRONMENT_FILE,
     METRICS_FILE,
@@ -50,7 +49,8 @@ class Start:
     """How a run takes its folder: anew (`overwrite` what is there) or where it was left (`resume`).
 
     `checkpoint` is the one that a resumed run goes on from; None for a new run, or one that was stopped before its
-    first. `ranks` are the processes that train it; the first alone decides and writes, and all read.
+    first. `ranks` are the processes that train it; the first alone decides and writes, and all read. `trust` takes
+    checkpoints without checksums too, see `find_checkpoint`.
     """
 
     out: Path
@@ -59,6 +59,7 @@ class Start:
     quiet: bool = False
     checkpoint: Path | None = None
     ranks: Ranks = ALONE
+    trust: bool = False
 
     def check(self) -> None:
         """Refuse a folder that can't be taken, before any work is done."""
@@ -91,10 +92,12 @@ def stored_recipe(run: Path, task: str) -> Recipe:
     path = run / RECIPE_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{run} holds no run to resume (no {RECIPE_FILE}); leave --resume out to start one")
-    content = yaml.safe_load(path.read_text())
-    if content.get("task") != task:
-        other = shown(content.get("task"))
-        raise ValueError(f"{run} is a {other} run; resume it with 'paddlemae {other}'")
+    content = read_recipe_file(path)
+    named = content.get("task")
+    if named not in RECIPES:
+        raise ValueError(f"{path} is damaged (its task is {brief(named)}); restore it, or start anew with --overwrite")
+    if named != task:
+        raise ValueError(f"{run} is a {named} run; resume it with 'paddlemae {named}'")
     return build_recipe(task, content)
 
 
@@ -129,7 +132,7 @@ def _decided(start: Start, recipe: Recipe, init: str | None) -> tuple[bool, str 
     if start.resume:
         check_same_recipe(stored_recipe(start.out, recipe.task), recipe)
         if any((start.out / FOLDER).glob(STEPS)):
-            return True, str(find_checkpoint(start.out, whole=True))
+            return True, str(find_checkpoint(start.out, whole=True, trust=start.trust))
     return start.resume, None
 
 
@@ -167,11 +170,11 @@ class Origin:
     checkpoint: Path
 
 
-def origin_of(init: str | None) -> Origin | None:
-    """Where a training started from, if that is a run that is still there."""
+def origin_of(init: str | None, *, trust: bool = False) -> Origin | None:
+    """Where a training started from, if that is a run that is still there, and whole."""
     try:
-        checkpoint = find_checkpoint(init) if init else None
-    except FileNotFoundError:
+        checkpoint = find_checkpoint(init, trust=trust) if init else None
+    except (OSError, ValueError):  # it was read when the training began
         return None
     run = run_of(checkpoint) if checkpoint else None
     return Origin(run, checkpoint) if run and checkpoint else None

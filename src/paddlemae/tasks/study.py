@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from paddlemae.atomic import replace_text
 from paddlemae.data.sources.outputs import check_outside
 from paddlemae.display_names import say
+from paddlemae.documents import read_record
 from paddlemae.locks import locked_folder
 from paddlemae.recipe import SCRATCH, FinetuneRecipe, load_recipe
 from paddlemae.report.figures import draw_study
@@ -26,6 +29,13 @@ from paddlemae.tasks.start import Start, stored_recipe
 
 STUDY_FILE = "study.json"
 CURVE_FILE = "study.png"
+
+
+class ResultType(BaseModel):
+    """What a study needs of a run's `result.json`."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    top1: Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class Study:
         return {PRETRAINED: self.init, **({SCRATCH: SCRATCH} if self.scratch else {})}
 
 
-def study(plan: Study, out: Path, *, quiet: bool = False) -> dict[str, Any]:
+def study(plan: Study, out: Path, *, quiet: bool = False, trust: bool = False) -> dict[str, Any]:
     """Fine-tune once for each start, value and seed, each in a folder of its own below `out`.
 
     Runs that are there already are not repeated, and one that was stopped goes on, so that a study can be stopped at
@@ -75,16 +85,18 @@ def study(plan: Study, out: Path, *, quiet: bool = False) -> dict[str, Any]:
     }
     check_outside(out, [recipe.data for recipe in recipes.values()])
     with locked_folder(out):
-        return _study(plan, recipes, out, quiet)
+        return _study(plan, recipes, out, quiet, trust)
 
 
-def _study(plan: Study, recipes: dict[tuple[str, str, int], FinetuneRecipe], out: Path, quiet: bool) -> dict[str, Any]:
+def _study(
+    plan: Study, recipes: dict[tuple[str, str, int], FinetuneRecipe], out: Path, quiet: bool, trust: bool
+) -> dict[str, Any]:
     found: dict[str, dict[str, list[float]]] = {name: {value: [] for value in plan.values} for name in plan.starts}
     for (name, value, seed), recipe in recipes.items():
         folder = out / f"{plan.key}-{value.replace('/', '-per-')}-{name}-{seed}"
         top1 = _finished(folder, recipe)
         if top1 is None:
-            start = Start(folder, quiet=True, overwrite=_is_of_another_recipe(folder, recipe))
+            start = Start(folder, quiet=True, overwrite=_is_of_another_recipe(folder, recipe), trust=trust)
             top1 = finetune(recipe, start, beside=plan.init)["top1"]
         found[name][value].append(top1)
         if not quiet:
@@ -110,7 +122,8 @@ def _finished(folder: Path, recipe) -> float | None:
     """The top-1 of a run of this very recipe that was done before."""
     if not (folder / RESULT_FILE).exists() or stored_recipe(folder, "finetune") != recipe:
         return None
-    return json.loads((folder / RESULT_FILE).read_text())["top1"]
+    advice = "delete its folder, and the study trains this run again"
+    return read_record(folder / RESULT_FILE, ResultType, advice).top1
 
 
 def table(result: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from paddlemae.atomic import replace_bytes
 from paddlemae.model.mae import MaskedAutoencoder, predict
 from paddlemae.model.masking import Mask, num_kept, random_mask
 from paddlemae.model.vit import features
+from paddlemae.tasks.array_file import FAULTS, names_of, read_arrays
 from paddlemae.tasks.checkpoints import Checkpoint, Reading, in_float32, read_checkpoint, tensors_digest
 from paddlemae.tasks.models import load_encoder
 from paddlemae.tasks.weights import exported_of, write_folder
@@ -50,7 +51,7 @@ class Verified:
         return max(self.differences.values()) <= LARGEST
 
 
-def verify(path: str | Path, reading: Reading, golden: Path | None = None) -> Verified:
+def verify(path: str | Path, reading: Reading, golden: Path | None = None, *, trust: bool = False) -> Verified:
     """Compare our model's outputs on fixed images with those of another implementation, of the same weights.
 
     That is transformers' on PyTorch where they are installed and have such a model (for a folder of theirs, loaded from
@@ -62,7 +63,7 @@ def verify(path: str | Path, reading: Reading, golden: Path | None = None) -> Ve
     Raises:
         FileNotFoundError, ValueError: weights that can't be read, or a golden of other weights.
     """
-    checkpoint = read_checkpoint(path, reading)
+    checkpoint = read_checkpoint(path, reading, trust=trust)
     device.prepare("cpu")
     ours = our_outputs(checkpoint)
     if golden and golden.exists():
@@ -170,9 +171,8 @@ def _compared(against: str, ours: Outputs, theirs: Mapping[str, np.ndarray]) -> 
 
 def _read_golden(path: Path, digest: bytes) -> Outputs:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError) as fault:
+        found = read_arrays(path, dict.fromkeys(names_of(path), "fiu"))
+    except FAULTS as fault:
         raise ValueError(
             f"{path} is no golden of outputs ({fault}); write one by naming a file that is not there"
         ) from fault

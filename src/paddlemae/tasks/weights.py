@@ -22,7 +22,7 @@ FOLDER_FILES = (WEIGHTS_FILE, DESCRIPTION_FILE, CONFIG, PREPROCESSOR)  # of them
 PADDLES = ("paddle", "paddle-mae-pytorch", "paddlevit")
 
 
-def inspect(path: str | Path, reading: Reading) -> dict[str, Any]:
+def inspect(path: str | Path, reading: Reading, *, trust: bool = False) -> dict[str, Any]:
     """The load report of weights; see `weights.listing`.
 
     Raises:
@@ -30,7 +30,7 @@ def inspect(path: str | Path, reading: Reading) -> dict[str, Any]:
     """
     if not is_own(path):
         return report(*read_foreign(path, reading))
-    checkpoint = read_checkpoint(path, reading)
+    checkpoint = read_checkpoint(path, reading, trust=trust)
     what, tensors = checkpoint.description, dict(checkpoint.tensors)
     state = StateDict(tensors, {name: array.dtype.name for name, array in tensors.items()}, "", {}, {})
     foreign = Foreign(checkpoint.folder, "safetensors", state, None, None, None)
@@ -43,13 +43,16 @@ def inspection(content: dict[str, Any]) -> str:
     return "\n".join(lines(content))
 
 
-def convert(path: str | Path, out: Path, to: str, reading: Reading, *, overwrite: bool = False) -> list[str]:
+def convert(
+    path: str | Path, out: Path, to: str, reading: Reading, *, overwrite: bool = False, trust: bool = False
+) -> list[str]:
     """Write weights as another layout has them: a folder for `FOLDERS`, else a `.pth` or `.pdparams` file.
 
     Args:
         path: one of our runs, checkpoints or models, or someone's weights.
         to: one of `TARGETS`.
         overwrite: replace what is at `out`.
+        trust: see `read_checkpoint`.
     Returns:
         what a user should know, one sentence each.
     Raises:
@@ -61,7 +64,7 @@ def convert(path: str | Path, out: Path, to: str, reading: Reading, *, overwrite
         raise ValueError(f"--overwrite would delete {path}, which is to be converted; choose another --out")
     _check_free(out, to, overwrite)
     _check_ending(out, to)
-    checkpoint = read_checkpoint(path, reading)
+    checkpoint = read_checkpoint(path, reading, trust=trust)
     exported = None if to == OWN else exported_of(checkpoint, to)
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = partial(out)

@@ -16,13 +16,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import paddle
 from paddle import nn
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from paddlemae.atomic import flush_path, partial, put, remove, replace_text, set_aside
+from paddlemae.display_names import shown
+from paddlemae.documents import read_name, read_record
 from paddlemae.train.adamw import SLOTS as ADAMW_SLOTS
 from paddlemae.train.distributed import ALONE, Ranks
 from paddlemae.train.ema import Ema
@@ -49,7 +52,40 @@ FOLDER = "checkpoints"
 STEPS = "step_" + 8 * "[0-9]"
 LATEST = "latest"
 BEST = "best"
+STEP_NAME = r"step_[0-9]{8}"  # what a pointer holds
 COUNTED = ("dropped", "dropped_in_a_row", "usual_loss", "since_log")  # since format 1's first runs, which lack them
+USE_ANOTHER = "use another checkpoint"
+MAX_STATE_BYTES = 2**24  # of the random states of some accelerators
+
+Number = int | float | bool  # as it was written
+Counted = Annotated[int, Field(ge=0, lt=2**63)]
+Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class StateType(BaseModel):
+    """What `state.json` holds."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    step: Counted
+    best: dict[str, Number]
+    skipped: Counted
+    seconds: Annotated[int | float, Field(ge=0)]
+    scaler: dict[str, Any]
+    device: str
+    random: list[list[Any]]
+    dropped: Counted = 0
+    dropped_in_a_row: Counted = 0
+    usual_loss: int | float | None = None
+    since_log: list[dict[str, Number]] = []
+
+
+FileName = Annotated[str, Field(pattern=r"^[\w-][\w.-]{0,80}$")]
+
+
+class ChecksumsType(RootModel[dict[FileName, Checksum]]):
+    """What `checksums.json` holds: a checkpoint's file -> its checksum."""
+
+    model_config = ConfigDict(strict=True)
 
 
 @dataclass
@@ -83,7 +119,7 @@ class TrainState:
     dropped: int = 0
     dropped_in_a_row: int = 0
     passed_over: set[int] = field(default_factory=set)
-    usual_loss: float | None = None
+    usual_loss: int | float | None = None
     since_log: list[dict[str, Any]] = field(default_factory=list)
 
     def averaged(self) -> AbstractContextManager[None]:
@@ -253,7 +289,7 @@ def _slot_names(state: TrainState) -> tuple[str, ...]:
 def drop_old(run: Path, step: int, keep: int, lasting: Callable[[int], bool]) -> None:
     """Keep the newest up to `step`, lasting and pointed-to ones; those of later steps are of a course that was left."""
     folder = run / FOLDER
-    held = {(folder / pointer).read_text().strip() for pointer in (LATEST, BEST) if (folder / pointer).exists()}
+    held = {_pointed(folder / pointer) for pointer in (LATEST, BEST)}
     steps = {step_of(path): path for path in folder.glob(STEPS)}
     newest = sorted(one for one in steps if one <= step)[-keep:]
     for one, path in steps.items():
@@ -261,7 +297,7 @@ def drop_old(run: Path, step: int, keep: int, lasting: Callable[[int], bool]) ->
             shutil.rmtree(set_aside(path))
 
 
-def find_checkpoint(path: str | Path, *, whole: bool = False) -> Path:
+def find_checkpoint(path: str | Path, *, whole: bool = False, trust: bool = False) -> Path:
     """The checkpoint folder that a user means by a run folder (its latest), a pointer or a checkpoint folder.
 
     Its files are held against their checksums. Where a run's latest is damaged, the newest before it that is not is
@@ -269,9 +305,10 @@ def find_checkpoint(path: str | Path, *, whole: bool = False) -> Path:
 
     Args:
         whole: whether optimizer and state are needed too, for a resume; else only the model is looked at.
+        trust: take a checkpoint without checksums, too, with a warning; one whose checksums differ never is.
     Raises:
         FileNotFoundError: nothing there, or no checkpoint in it, or files that are missing.
-        ValueError: damaged files.
+        ValueError: damaged files, or no checksums.
     """
     path = Path(path)
     if path.name == LATEST and path.parent.name == FOLDER:
@@ -279,20 +316,36 @@ def find_checkpoint(path: str | Path, *, whole: bool = False) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected a run folder or one of its checkpoints")
     if (path / FOLDER).is_dir() and (candidates := list(_newest_first(path / FOLDER))):
-        return _first_intact(candidates, whole)
+        return _first_intact(candidates, whole, trust)
     if path.is_file():
-        path = path.parent / path.read_text().strip() if path.name == BEST else path.parent
+        path = path.parent / _named_by(path) if path.name == BEST else path.parent
     if not ((path / STATE_FILE).exists() or (path / DESCRIPTION_FILE).exists()):
         raise FileNotFoundError(
             f"{path} holds no checkpoint; expected a run folder of PaddleMAE or one of its checkpoints"
         )
-    return _first_intact([path], whole)
+    return _first_intact([path], whole, trust)
+
+
+def _named_by(pointer: Path) -> str:
+    try:
+        return read_name(pointer, STEP_NAME)
+    except ValueError as fault:
+        raise ValueError(f"{fault}; name one of the folders next to it") from fault
+
+
+def _pointed(pointer: Path) -> str | None:
+    """The name that a pointer holds; None of none, or of a damaged one, which is said."""
+    try:
+        return read_name(pointer, STEP_NAME)
+    except (OSError, ValueError) as fault:
+        if pointer.exists():
+            warnings.warn(f"{fault}; it is left out of account", stacklevel=2)
+        return None
 
 
 def _newest_first(folder: Path) -> Iterator[Path]:
     """The checkpoint that `latest` names, then those of earlier steps; without a pointer all of them."""
-    pointer = folder / LATEST
-    named = pointer.read_text().strip() if pointer.exists() else ""
+    named = _pointed(folder / LATEST)
     if named and not (folder / named).exists():
         yield folder / named  # whose lack is said
     for path in sorted(folder.glob(STEPS), reverse=True):
@@ -300,11 +353,11 @@ def _newest_first(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _first_intact(candidates: list[Path], whole: bool) -> Path:
+def _first_intact(candidates: list[Path], whole: bool, trust: bool) -> Path:
     faults: list[OSError | ValueError] = []
     for candidate in candidates:
         try:
-            check_intact(candidate, whole=whole)
+            check_intact(candidate, whole=whole, trust=trust)
         except (OSError, ValueError) as fault:
             faults.append(fault)
             continue
@@ -314,33 +367,39 @@ def _first_intact(candidates: list[Path], whole: bool) -> Path:
     raise faults[0]
 
 
-def check_intact(checkpoint: Path, *, whole: bool) -> None:
-    """Hold a checkpoint's files against their checksums; of one without, as older ones are, reading them must tell.
+def check_intact(checkpoint: Path, *, whole: bool, trust: bool = False) -> None:
+    """Hold a checkpoint's files against their checksums; a model's folder that is no checkpoint needs none.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is not what was written.
+        ValueError: a file is not what was written, or nothing tells and `trust` is not said.
     """
     needed = {DESCRIPTION_FILE, WEIGHTS_FILE} | ({OPTIMIZER_FILE, STATE_FILE} if whole else set())
     sums = _read_checksums(checkpoint)
-    if not sums and not whole:
-        return
     for name in sorted(needed | (set(sums) if whole else set())):
         path = checkpoint / name
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist; the checkpoint is incomplete, use another one")
-        if sums and sums.get(name) != _checksum(path):
-            raise ValueError(
-                f"{path} is damaged (its checksum is not that of {CHECKSUMS_FILE}); use another checkpoint"
-            )
+        if name in sums and sums[name] != _checksum(path):
+            raise ValueError(f"{path} is damaged (its checksum is not that of {CHECKSUMS_FILE}); {USE_ANOTHER}")
+    unproven = sorted(needed - set(sums))
+    if not unproven or not (sums or whole or _is_of_a_run(checkpoint)):
+        return
+    lack = f"no checksum of {unproven[0]}" if sums else "no checksums"
+    text = f"{checkpoint} has {lack} (in {CHECKSUMS_FILE}), so nothing tells whether it is what was written"
+    if not trust:
+        raise ValueError(f"{text}; {USE_ANOTHER}, or add --trust to take it as it is")
+    warnings.warn(f"{text}; it is trusted", stacklevel=4)
+
+
+def _is_of_a_run(checkpoint: Path) -> bool:
+    """Whether a folder is a checkpoint, which has checksums, and no model alone."""
+    return (checkpoint / STATE_FILE).exists() or checkpoint.absolute().parent.name == FOLDER
 
 
 def _read_checksums(checkpoint: Path) -> dict[str, str]:
     path = checkpoint / CHECKSUMS_FILE
-    try:
-        return dict(json.loads(path.read_text())) if path.exists() else {}
-    except (ValueError, TypeError) as fault:
-        raise ValueError(f"{path} is damaged ({fault!r}); use another checkpoint") from fault
+    return read_record(path, ChecksumsType, USE_ANOTHER).root if path.exists() else {}
 
 
 def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
@@ -354,17 +413,8 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
         ValueError: damaged files, or those of another model.
     """
     tensors, slots = read_tensors(checkpoint), read_tensor_file(checkpoint / OPTIMIZER_FILE)
-    plain = _read_state(checkpoint / STATE_FILE)
-    known = {name: parameter for name, parameter in state.model.named_parameters()}
-    paddle_slots = {}
-    for key, array in slots.items():
-        name, slot = key.rsplit(".", 1)
-        if name not in known or slot not in _slot_names(state):
-            raise ValueError(f"{checkpoint / OPTIMIZER_FILE} holds {key}, which this model's optimizer does not have")
-        paddle_slots[f"{known[name].name}_{slot}_0"] = paddle.to_tensor(array)
-    expected = {f"{name}.{slot}" for name, one in known.items() if not one.stop_gradient for slot in _slot_names(state)}
-    if lacking := sorted(expected - set(slots)):
-        raise ValueError(f"{checkpoint / OPTIMIZER_FILE} lacks {len(lacking)} entries, {lacking[0]} first")
+    plain = read_record(checkpoint / STATE_FILE, StateType, USE_ANOTHER, MAX_STATE_BYTES)
+    paddle_slots = _paddle_slots(checkpoint / OPTIMIZER_FILE, slots, state)
     own = read_tensor_file(checkpoint / OWN_WEIGHTS_FILE) if state.ema else None
     with state.whole():
         load_official(state.model, tensors, source=str(checkpoint))
@@ -372,25 +422,44 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
         state.ema = Ema(state.model, state.ema.decay)
         load_official(state.model, own, source=str(checkpoint / OWN_WEIGHTS_FILE))
     state.optimizer.set_state_dict(paddle_slots)
-    state.step, state.best, state.skipped = plain["step"], plain["best"], plain["skipped"]
-    state.seconds, state.last_checkpoint = plain["seconds"], checkpoint
-    state.scaler = plain["scaler"]
-    for name in COUNTED:
-        if name in plain:
-            setattr(state, name, plain[name])
-    _restore_random(plain)
+    for name in ("step", "best", "skipped", "seconds", "scaler", *COUNTED):
+        if name in plain.model_fields_set:
+            setattr(state, name, getattr(plain, name))
+    state.last_checkpoint = checkpoint
+    _restore_random(plain, checkpoint / STATE_FILE)
 
 
-def _restore_random(plain: dict[str, Any]) -> None:
+def _paddle_slots(path: Path, slots: dict[str, np.ndarray], state: TrainState) -> dict[str, paddle.Tensor]:
+    """The optimizer's slots under Paddle's names, each of the shape that it must have."""
+    known = {name: parameter for name, parameter in state.model.named_parameters()}
+    found = {}
+    for key, array in slots.items():
+        name, _, slot = key.rpartition(".")
+        if name not in known or slot not in _slot_names(state):
+            raise ValueError(f"{path} holds {shown(key)}, which this model's optimizer does not have")
+        wanted = 1 if slot.endswith("_pow_acc") else known[name].size
+        if array.size != wanted or array.dtype.kind != "f":
+            raise ValueError(f"{path} is of another shape: {shown(key)} is {array.dtype} {list(array.shape)}")
+        found[f"{known[name].name}_{slot}_0"] = paddle.to_tensor(array)
+    expected = {f"{name}.{slot}" for name, one in known.items() if not one.stop_gradient for slot in _slot_names(state)}
+    if lacking := sorted(expected - set(slots)):
+        raise ValueError(f"{path} lacks {len(lacking)} entries, {lacking[0]} first")
+    return found
+
+
+def _restore_random(plain: StateType, path: Path) -> None:
     now = paddle.get_rng_state()
-    if plain["device"].split(":")[0] != paddle.get_device().split(":")[0] or len(now) != len(plain["random"]):
+    if plain.device.split(":")[0] != paddle.get_device().split(":")[0] or len(now) != len(plain.random):
         warnings.warn(
-            f"saved on {plain['device']}, resumed on {paddle.get_device()}: drop path draws anew from here",
+            f"saved on {shown(plain.device)}, resumed on {paddle.get_device()}: drop path draws anew from here",
             stacklevel=3,
         )
-        paddle.seed(plain["step"])
+        paddle.seed(plain.step)
         return
-    paddle.set_rng_state([_random_state(type(one), saved) for one, saved in zip(now, plain["random"])])
+    try:
+        paddle.set_rng_state([_random_state(type(one), saved) for one, saved in zip(now, plain.random)])
+    except (TypeError, RuntimeError) as fault:
+        raise ValueError(f"{path} is damaged (its random state is none); {USE_ANOTHER}") from fault
 
 
 def _random_state(kind: Any, saved: list) -> Any:
@@ -398,12 +467,3 @@ def _random_state(kind: Any, saved: list) -> Any:
     state = kind.__new__(kind)
     state.__setstate__(tuple(saved))
     return state
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    try:
-        plain = json.loads(path.read_text())
-        needed = ("step", "best", "skipped", "seconds", "scaler", "device", "random")
-        return {name: plain[name] for name in needed} | {name: plain[name] for name in COUNTED if name in plain}
-    except (ValueError, KeyError, TypeError) as fault:
-        raise ValueError(f"{path} is damaged ({fault!r}); use another checkpoint") from fault

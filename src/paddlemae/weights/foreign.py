@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from paddlemae.display_names import shown
+from paddlemae.documents import read_object
 from paddlemae.weights.kinds import kind_of, refusal
 from paddlemae.weights.pdfile import read_paddle
 from paddlemae.weights.safefile import read_safetensors
-from paddlemae.weights.strictjson import read_object
 from paddlemae.weights.torchfile import read_torch
 from paddlemae.weights.tree import StateDict, describe, tensors_of
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from paddlemae.display_names import shown
+from paddlemae.documents import MAX_BYTES, parse_object
 from paddlemae.weights.kinds import kind_of, refusal
 from paddlemae.weights.mapped import map_file
 from paddlemae.weights.plain import is_shape
-from paddlemae.weights.strictjson import MAX_BYTES, parse_object
 from paddlemae.weights.tree import BFloat16
 
 METADATA = "__metadata__"
@@ -40,11 +40,12 @@ DTYPES: dict[str, np.dtype] = {
 }
 
 
-def read_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
+def read_safetensors(path: str | Path, most: int = MAX_BYTES) -> tuple[dict[str, Any], dict[str, str]]:
     """Read a safetensors file.
 
     Args:
         path: its content decides what it is, not its name.
+        most: bytes of its header.
     Returns:
         (name -> read-only array or `BFloat16`, each a view of the mapped file; the metadata).
     Raises:
@@ -56,18 +57,18 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
     if kind != "safetensors":
         raise refusal(path, kind)
     try:
-        return _read(map_file(path))
+        return _read(map_file(path), most)
     except ValueError as fault:
         raise ValueError(f"{path} cannot be read: {shown(fault, 300)}") from fault
 
 
-def _read(data: memoryview) -> tuple[dict[str, Any], dict[str, str]]:
+def _read(data: memoryview, most: int) -> tuple[dict[str, Any], dict[str, str]]:
     length = int.from_bytes(data[:8], "little")
-    if length > MAX_BYTES:
-        raise ValueError(f"its header claims {length:,} bytes; no weights file needs more than {MAX_BYTES:,}")
+    if length > most:
+        raise ValueError(f"its header claims {length:,} bytes; no weights file needs more than {most:,}")
     if 8 + length > len(data):
         raise ValueError("it is cut off; download or copy the file again")
-    header = parse_object(bytes(data[8 : 8 + length]))
+    header = parse_object(bytes(data[8 : 8 + length]), most)
     metadata = header.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("its metadata is no object of texts")

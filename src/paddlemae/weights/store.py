@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
-from paddlemae.display_names import shown
+from paddlemae.documents import brief, parse_object, read_bytes
+from paddlemae.weights.described import check_description, check_tensors
 from paddlemae.weights.kinds import kind_of, refusal
+from paddlemae.weights.mapped import release
+from paddlemae.weights.safefile import read_safetensors
+from paddlemae.weights.tree import BFloat16
 
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "model.json"
 FORMAT = 1
+MAX_DESCRIPTION_BYTES = 2**24  # of 21,000 classes whose names are long
+MAX_HEADER_BYTES = 2**24  # of our own files: the optimizer of 2,000 blocks
 
 
 @dataclass(frozen=True)
@@ -80,25 +87,46 @@ def write_tensor_file(path: Path, tensors: dict[str, np.ndarray]) -> None:
 
 
 def read_description(folder: Path) -> Description:
-    """Read `model.json`.
+    """Read `model.json`, which is held against the tensors of `model.safetensors` if that is there.
 
     Raises:
         FileNotFoundError: the folder has no such file.
-        ValueError: the file is not one of ours.
+        ValueError: the file is not one of ours, or describes another model than the weights next to it.
     """
-    path = Path(folder) / DESCRIPTION_FILE
+    folder = Path(folder)
+    path, weights = folder / DESCRIPTION_FILE, folder / WEIGHTS_FILE
     if not path.is_file():
         raise FileNotFoundError(
             f"{folder} holds no PaddleMAE model (no {DESCRIPTION_FILE}); name a run folder or one of its checkpoints"
         )
     try:
-        content = {"bits": None, **json.loads(path.read_text())}
-        if content["format"] != FORMAT:
-            raise ValueError(f"{path} is of format {shown(content['format'])}; this PaddleMAE reads format {FORMAT}")
-        fields = {name: content[name] for name in Description.__dataclass_fields__}
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as fault:
-        raise ValueError(f"{path} is not a model description of PaddleMAE: {fault!r}") from fault
-    return Description(**fields)
+        content = {"bits": None, **parse_object(read_bytes(path, MAX_DESCRIPTION_BYTES), MAX_DESCRIPTION_BYTES)}
+        if content.get("format") == FORMAT:
+            check_description(content)
+    except ValueError as fault:
+        raise ValueError(f"{path} is not a model description of PaddleMAE ({fault}); use another checkpoint") from fault
+    if content.get("format") != FORMAT:
+        raise _another_format(path, content)
+    description = Description(**{name: content[name] for name in Description.__dataclass_fields__})
+    if weights.is_file():
+        check_belonging(description, mapped_tensors(weights), weights)
+    return description
+
+
+def _another_format(path: Path, content: dict[str, Any]) -> ValueError:
+    if "format" not in content:
+        return ValueError(f"{path} is not a model description of PaddleMAE (it names no format); use another one")
+    return ValueError(f"{path} is of format {brief(content['format'])}; this PaddleMAE reads format {FORMAT}")
+
+
+def check_belonging(description: Description, tensors: Mapping[str, np.ndarray], weights: Path) -> None:
+    """Raise a ValueError unless the tensors of a file are those of the model that is described."""
+    try:
+        check_tensors(description.kind, description.architecture, tensors)
+    except ValueError as fault:
+        raise ValueError(
+            f"{weights} does not fit the model that {DESCRIPTION_FILE} describes ({fault}); use another checkpoint"
+        ) from fault
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
@@ -112,13 +140,23 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
 
 
 def read_tensor_file(path: Path) -> dict[str, np.ndarray]:
-    """Read any safetensors file, with errors that name it."""
+    """Read one of our safetensors files into memory of its own, with errors that name it."""
+    tensors = {}
+    for name, view in mapped_tensors(path).items():
+        tensors[name] = np.array(view)
+        release(view)
+    return tensors
+
+
+def mapped_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of one of our safetensors files, as views of it. Errors as `read_tensor_file`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; the checkpoint is incomplete, use another one")
     kind = kind_of(path)
     if kind not in ("safetensors", "unknown"):  # a damaged file may look like anything
         raise refusal(path, kind)
     try:
-        return load_file(path)
-    except (SafetensorError, KeyError, ValueError) as fault:
+        tensors, _ = read_safetensors(path, MAX_HEADER_BYTES)
+    except ValueError as fault:
         raise ValueError(f"{path} is damaged or no safetensors file ({fault}); use another checkpoint") from fault
+    return {name: one.to_float32() if isinstance(one, BFloat16) else one for name, one in tensors.items()}

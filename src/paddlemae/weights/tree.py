@@ -82,8 +82,8 @@ def tensors_of(tree: Any, wrapper: str | None = None) -> StateDict:
 
     Args:
         tree: from `read_torch` or `read_paddle`.
-        wrapper: the key that holds it, such as "teacher", with dots for keys in keys; default: one of `WRAPPERS`,
-            or the whole file if tensors lie at its top.
+        wrapper: the key that holds it, such as "teacher", with dots for keys in keys, or what its names begin with
+            among others', such as "backbone"; default: one of `WRAPPERS`, or the whole file if tensors lie at its top.
     Raises:
         ValueError: there is none, none of them is the obvious one, or one of its tensors cannot be read.
     """
@@ -94,6 +94,12 @@ def tensors_of(tree: Any, wrapper: str | None = None) -> StateDict:
             raise ValueError(_no_state_dict(chosen, path))
         key = asked.pop(0) if asked else _obvious(chosen)
         if key is None:
+            break
+        prefix = ".".join([key, *(asked or ())])
+        if key not in chosen and (behind := _behind(chosen, prefix)):
+            path.append(prefix)
+            beside["others"] = f"{len(chosen) - len(behind)} entries of other names"
+            chosen = behind
             break
         if key not in chosen:
             raise ValueError(f"no {shown('.'.join([*path, key]))} in the file; at that place it holds {_list(chosen)}")
@@ -117,6 +123,13 @@ def describe(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"{type(value).__name__} of {len(value)}"
     return type(value).__name__
+
+
+def _behind(tree: dict[Any, Any], prefix: str) -> dict[str, Any]:
+    """The entries whose names begin with a prefix and a dot, without it; none if no tensor is among them."""
+    start = f"{prefix}."
+    found = {str(name).removeprefix(start): value for name, value in tree.items() if str(name).startswith(start)}
+    return found if _holds_tensors(found) else {}
 
 
 def _described(tree: dict[Any, Any], path: list[str], but: str) -> dict[str, str]:

@@ -24,6 +24,7 @@ from paddlemae.weights.layouts.names import (
     linear_names,
     their_name,
     transpose_linears,
+    unmarked,
     wrapper_prefix,
 )
 from paddlemae.weights.layouts.result import Exported, Imported
@@ -92,12 +93,17 @@ def recognise(names_and_shapes: Shapes, config: Mapping[str, Any] | None = None)
         ValueError: none; or Linear weights that lie both ways.
     """
     wrapper = wrapper_prefix(names_and_shapes)
-    names = {name.removeprefix(wrapper) for name in names_and_shapes}
+    names = {unmarked(name.removeprefix(wrapper)) for name in names_and_shapes}
     if f"{huggingface.encoder_prefix(names)}embeddings.patch_embeddings.projection.weight" in names:
         return "transformers"
     if "patch_embedding.patch_embedding.weight" in names:
         return "paddlevit"
     paddle = lies_as(names_and_shapes) == "paddle"
+    if within := _prefix_of_vit(names):
+        raise ValueError(
+            f"the names that begin with {shown(within)!r} are a ViT's, next to others that are none of it; name "
+            f"key={shown(within[:-1])} to take these alone"
+        )
     if "encoder.patch_embed.proj.weight" in names or _has_split_biases(names):
         return "paddle-mae-pytorch" if paddle else "mae-pytorch"
     if "patch_embed.proj.weight" in names and "blocks.0.norm1.weight" in names:
@@ -108,6 +114,16 @@ def recognise(names_and_shapes: Shapes, config: Mapping[str, Any] | None = None)
 
 def _has_split_biases(names: set[str]) -> bool:
     return "patch_embed.proj.weight" in names and "blocks.0.attn.q_bias" in names and "cls_token" not in names
+
+
+def _prefix_of_vit(names: set[str]) -> str | None:
+    """What precedes the names of a ViT in the official layout that is a part of something else; None of a whole one.
+
+    MAE-pytorch's own encoder, which has no cls token, is none.
+    """
+    ends = ("patch_embed.proj.weight", "cls_token", "blocks.0.attn.qkv.bias")
+    starts = sorted(name.removesuffix(ends[0]) for name in names if name.endswith(f".{ends[0]}"))
+    return next((start for start in starts if any(f"{start}{end}" in names for end in ends[1:])), None)
 
 
 def _not_known(names: set[str]) -> str:
@@ -170,13 +186,13 @@ def import_weights(
 def _read(tensors: Mapping[str, np.ndarray], layout: str, config: Mapping[str, Any] | None) -> tuple[Draft, Settings]:
     """(tensors under our names, what the configuration says)."""
     wrapper = wrapper_prefix(tensors)
-    names = {name.removeprefix(wrapper) for name in tensors}
+    names = {unmarked(name.removeprefix(wrapper)) for name in tensors}
     encoder = huggingface.encoder_prefix(names) if layout == "transformers" else ""
     draft = drafted(
         tensors,
         _pairs(layout, pretrained="encoder.patch_embed.proj.weight" in names),
         huggingface.LEFT_OVER if layout == "transformers" else (),
-        bare=lambda name: name.removeprefix(wrapper).removeprefix(encoder),
+        bare=lambda name: unmarked(name.removeprefix(wrapper)).removeprefix(encoder),
         whole=lambda name: wrapper + huggingface.with_prefix(name, encoder),
     )
     if wrapper:

@@ -34,14 +34,22 @@ def block_shapes(prefix: str, width: int, hidden: int) -> Shapes:
     return shapes
 
 
+def cross_block_shapes(prefix: str, width: int, memory: int, hidden: int) -> Shapes:
+    """Names and shapes of one block of a cross-attention decoder, which looks at tokens of width `memory`."""
+    shapes = {name: shape for name, shape in block_shapes(prefix, width, hidden).items() if ".qkv." not in name}
+    for part, shape in {"q": (width, width), "kv": (2 * width, memory)}.items():
+        shapes |= {f"{prefix}.attn.{part}.weight": shape, f"{prefix}.attn.{part}.bias": shape[:1]}
+    return shapes
+
+
 def expected_shapes(kind: str, architecture: Mapping[str, Any]) -> Shapes:
     """Every tensor of a model, official names and layout: the models' state dicts, without building them.
 
     Args:
-        kind, architecture: as `Imported` has them; decoder "mae" alone.
+        kind, architecture: as `Imported` has them; sizes may be one number, and what is left out is the default.
     """
     width, front = architecture["embed_dim"], int(architecture["cls_token"])
-    (height, wide), (patch_height, patch_width) = architecture["image_size"], architecture["patch_size"]
+    (height, wide), (patch_height, patch_width) = (_sides(architecture[name]) for name in ("image_size", "patch_size"))
     tokens = (height // patch_height) * (wide // patch_width) + front
     patch = (architecture["channels"], patch_height, patch_width)
     shapes: Shapes = {"cls_token": (1, 1, width)} if front else {}
@@ -53,15 +61,32 @@ def expected_shapes(kind: str, architecture: Mapping[str, Any]) -> Shapes:
     shapes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
     if kind == "classifier":
         shapes |= {"head.weight": (architecture["num_classes"], width), "head.bias": (architecture["num_classes"],)}
-    if kind != "mae":
-        return shapes
-    narrow = architecture["decoder_embed_dim"]
-    shapes |= {"decoder_embed.weight": (narrow, width), "decoder_embed.bias": (narrow,)}
-    shapes |= {"mask_token": (1, 1, narrow), "decoder_pos_embed": (1, tokens, narrow)}
-    for number in range(architecture["decoder_depth"]):
-        shapes |= block_shapes(f"decoder_blocks.{number}", narrow, int(narrow * architecture["mlp_ratio"]))
+    return shapes | (_decoder_shapes(architecture, tokens, math.prod(patch)) if kind == "mae" else {})
+
+
+def _decoder_shapes(architecture: Mapping[str, Any], tokens: int, pixels: int) -> Shapes:
+    width, narrow = architecture["embed_dim"], architecture["decoder_embed_dim"]
+    depth, hidden = architecture["decoder_depth"], int(narrow * architecture["mlp_ratio"])
+    shapes: Shapes = {"mask_token": (1, 1, narrow), "decoder_pos_embed": (1, tokens, narrow)}
+    if architecture.get("decoder", "mae") == "mae":
+        shapes |= {"decoder_embed.weight": (narrow, width), "decoder_embed.bias": (narrow,)}
+        for number in range(depth):
+            shapes |= block_shapes(f"decoder_blocks.{number}", narrow, hidden)
+    else:
+        for number in range(depth):
+            shapes |= cross_block_shapes(f"decoder_blocks.{number}", narrow, width, hidden)
+        if architecture.get("inter_block_attention", True):
+            shapes |= {"inter_block.weight": (depth, architecture["depth"] + 1)}
+            for number in range(depth):
+                names = (f"inter_block.norms.{number}.{part}" for part in ("weight", "bias"))
+                shapes |= dict.fromkeys(names, (width,))
     shapes |= {"decoder_norm.weight": (narrow,), "decoder_norm.bias": (narrow,)}
-    return shapes | {"decoder_pred.weight": (math.prod(patch), narrow), "decoder_pred.bias": (math.prod(patch),)}
+    return shapes | {"decoder_pred.weight": (pixels, narrow), "decoder_pred.bias": (pixels,)}
+
+
+def _sides(size: Any) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
 
 
 def faults(draft: Draft, shapes: Shapes) -> list[str]:

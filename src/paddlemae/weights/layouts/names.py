@@ -19,7 +19,9 @@ from paddlemae.display_names import shown
 Pairs = tuple[tuple[str, str], ...]
 Shapes = Mapping[str, tuple[int, ...]]
 
-WRAPPERS = ("module.", "_orig_mod.", "_layers.", "model.")
+WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_layers.", "model.", "backbone.", "encoder.")
+# what wrappers of single blocks put into the middle of names: torch.compile, FSDP, activation checkpointing
+MARKERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 MAX_TENSORS = 20_000  # a ViT-Huge autoencoder has 500
 MAX_LETTERS = 512  # of a name that a pattern is tried on
 
@@ -158,6 +160,14 @@ def drafted(
         else:
             draft.tensors[ours], origins[ours] = array, name
     return draft
+
+
+def unmarked(name: str) -> str:
+    """A name without the `MARKERS`, wherever they stand."""
+    for marker in MARKERS:
+        if marker in name:
+            name = name.replace(f".{marker}", ".").removeprefix(marker)
+    return name
 
 
 def wrapper_prefix(names: Collection[str]) -> str:
