@@ -21,11 +21,13 @@ from PIL import Image
 from paddlemae.data.augment import View
 from paddlemae.data.bands import ARRAY_START
 from paddlemae.data.channels import NAMES, Pixels, at_depth, white
-from paddlemae.data.images import JPEG_START, opened_by_pillow, orientation_of
+from paddlemae.data.images import JPEG_START
 from paddlemae.data.looks import picture_of
+from paddlemae.data.orientation import orientation_of
 from paddlemae.data.packed import made_smaller
+from paddlemae.data.pillow import opened_by_pillow
+from paddlemae.data.png import PNG_START
 
-_PNG_START = b"\x89PNG\r\n\x1a\n"
 _RIFF, _WEBP = b"RIFF", b"WEBP"  # the size of the file is between them
 _PLAIN_MODES = ("L", "RGB", "I;16")  # Pillow's
 _LONGEST_JPEG_SIDE = 65535
@@ -105,7 +107,7 @@ def _ending_to_keep(content: bytes, channels: int) -> str | None:
 def _ending(content: bytes) -> str | None:
     if content.startswith(JPEG_START):
         return "jpg"
-    if content.startswith(_PNG_START):
+    if content.startswith(PNG_START):
         return "png"
     return "webp" if content.startswith(_RIFF) and content[8:12] == _WEBP else None
 

@@ -152,7 +152,7 @@ def _encoded_chunk(source: Source, encoding: Encoding, numbers: range) -> list[E
         try:
             found.append(encoded(source.stored(i), source.describe(i), encoding))
         except UnreadableImage as fault:
-            found.append(fault)
+            found.append(fault.without_frames())
     return found
 
 

@@ -20,11 +20,11 @@ from paddlemae.data.images import (
     Picture,
     UnreadableImage,
     has_ending,
-    pixels_of,
     read_content,
     read_picture,
     whole,
 )
+from paddlemae.data.pillow import pixels_of
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.opening import open_source
 from paddlemae.data.sources.source import Source, file_stamp
