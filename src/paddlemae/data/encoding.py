@@ -62,17 +62,18 @@ class Encoded:
     bytes_before: int
 
 
-def encoded(stored: bytes | NDArray[Any], name: str, settings: Encoding) -> Encoded:
+def encoded(stored: bytes | NDArray[Any], name: str, settings: Encoding, room: int | None = None) -> Encoded:
     """The image as a pack holds it, from what `Source.stored` gives.
 
     Every pixel of what is kept is looked at, so that no unreadable image gets into a pack.
 
     Args:
         name: for errors.
+        room: as `Source.room` gives it.
     Raises:
         UnreadableImage: as `Source.read` does.
     """
-    picture = picture_of(stored, name, settings.channels, settings.size)
+    picture = picture_of(stored, name, settings.channels, settings.size, room)
     pixels_hwC = picture.pixels_hwC
     before = len(stored) if isinstance(stored, bytes) else stored.nbytes
     if min(picture.size) > settings.size:

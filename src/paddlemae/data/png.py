@@ -13,6 +13,7 @@ from paddlemae.data.channels import Pixels, as_channels, meant
 from paddlemae.data.deep import both_bytes
 from paddlemae.data.limits import check_room
 from paddlemae.data.orientation import orientation_of, upright
+from paddlemae.data.pillow import quietly
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_COLOURS = {0: "gray", 2: "RGB", 3: "palette", 4: "gray and alpha", 6: "RGBA"}
@@ -22,7 +23,7 @@ _DEPTH, _COLOURS, _HEADER = (
     25,
     26,
 )  # where a PNG's header has its bits, the kind of its colours, and what follows
-_RGB, _GRAY_ALPHA, _RGB_ALPHA = 2, 4, 6
+_GRAY, _RGB, _GRAY_ALPHA = 0, 2, 4
 _SCALES = {"L;2": 85, "L;4": 17}  # by how Pillow says that it decodes them
 
 
@@ -42,8 +43,11 @@ def read_deep_png(file: IO[bytes], channels: int, room: int) -> Pixels | None:
     """
     colours, bits = png_form(file.read(_HEADER))
     file.seek(0)
-    if bits != 16 or colours not in (_RGB, _GRAY_ALPHA, _RGB_ALPHA):
-        return None
+    return _deep(file, colours, channels, room) if bits == 16 and colours != _GRAY else None
+
+
+@quietly
+def _deep(file: IO[bytes], colours: int, channels: int, room: int) -> Pixels:
     with Image.open(file, formats=["PNG"]) as image:
         check_room(math.prod(image.size) * (4 + 3 * 8), room)
         pixels = _gray_alpha(image) if colours == _GRAY_ALPHA else None

@@ -29,6 +29,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from paddlemae.data.channels import NAMES, Pixels, as_channels, as_pixels, at_full_scale, meant, rgb_of_cmyk, white
 from paddlemae.data.deep import both_bytes
 from paddlemae.data.limits import check_room, check_size
+from paddlemae.data.pillow import quietly
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 
@@ -40,7 +41,7 @@ _UNEXPLAINED, _ASSOCIATED, _UNASSOCIATED = 0, 1, 2  # extra samples
 _SEPARATE = 2  # planar configuration
 _OLD_JPEG = 6  # compression
 _HEIGHT, _WIDTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 257, 256, 258, 259, 262, 277, 284  # tags
-_COLOUR_MAP, _TILE_WIDTH, _TILE_HEIGHT, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 320, 322, 323, 338, 339
+_TILE_WIDTH, _TILE_HEIGHT, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 322, 323, 338, 339
 _HAS_TIFFFILE = importlib.util.find_spec("tifffile") is not None
 
 # Pillow's own conversion, its values of one sample, both bytes of its 16-bit colours; or tifffile's samples.
@@ -72,6 +73,7 @@ class TiffForm:
         return self.photometric == _PALETTE
 
 
+@quietly
 def tiff_form(file: IO[bytes]) -> TiffForm:
     """Return the form of a TIFF's first page.
 
@@ -103,7 +105,10 @@ def _tags(file: IO[bytes], after: int | None = None) -> ImageFileDirectory_v2:
     file.seek(0)
     head = file.read(8)
     head += file.read(8) if head[2:4] in (b"+\0", b"\0+") else b""
-    tags = ImageFileDirectory_v2(head)
+    is_big_endian = head.startswith(b"MM\0+")
+    tags = ImageFileDirectory_v2(head[:8] if is_big_endian else head)
+    if is_big_endian:  # of BigTIFFs, which Pillow takes for plain ones
+        tags._bigtiff, tags.next = True, int.from_bytes(head[8:16], "big")
     file.seek(after or tags.next)
     tags.load(file)
     file.seek(0)
@@ -139,6 +144,7 @@ def _checked(form: TiffForm) -> TiffForm:
     return form
 
 
+@quietly
 def read_tiff(file: IO[bytes], channels: int, room: int) -> tuple[Pixels, int] | None:
     """Return (pixels [H, W, channels], orientation) of a TIFF's first image; None if Pillow reads it as it is.
 
@@ -189,9 +195,10 @@ def _wanted_decoder(form: TiffForm, channels: int) -> _Decoder:
         if form.bits <= 8 or form.bits > 16 or is_signed or (form.photometric, form.bits) == (_BLACK_IS_ZERO, 16):
             return "pillow"
         return "tifffile" if form.photometric == _PALETTE else "values"
-    if is_signed or len(form.extras) > 1:
+    is_planar = form.planar == _SEPARATE
+    if is_signed or len(form.extras) > 1 or (is_planar and form.extras):
         return "tifffile"
-    if form.bits == 16 and form.samples in (3, 4) and form.planar != _SEPARATE:
+    if form.bits == 16 and form.samples in (3, 4) and not is_planar:
         return "both bytes"
     keeps_fourth = channels == 4 and form.photometric == _RGB and form.extras == (_UNEXPLAINED,)
     return "pillow" if form.bits == 8 and not keeps_fourth else "tifffile"
@@ -220,14 +227,6 @@ def _values(file: IO[bytes]) -> NDArray:
     with Image.open(file, formats=["TIFF"]) as image:
         image.load()
         return as_pixels(np.asarray(image))[..., None]
-
-
-def fix_colour_map(image: Image.Image) -> None:
-    """Take the colours of a TIFF's palette as 8 bits where none needs more, as some programs write them."""
-    if image.format == "TIFF" and image.mode == "P":
-        colours = image.tag_v2.get(_COLOUR_MAP, ())  # type: ignore[attr-defined]
-        if colours and max(colours) < 256:
-            image.putpalette(bytes(np.array(colours, np.uint8).reshape(3, -1).T))
 
 
 def _by_tifffile(file: IO[bytes], form: TiffForm, channels: int) -> tuple[Pixels, int]:
