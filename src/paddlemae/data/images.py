@@ -5,13 +5,12 @@ Shapes: H height, W width of the whole image; h, w of the pixels that were made 
 How pixels become gray (C = 1), RGB (3) or RGBA (4), in uint8 or, where the file has more bits, uint16:
     orientation      turned upright as the EXIF tag says; damaged EXIF data is ignored
     animation        the first frame
-    palette, CMYK    to RGB by Pillow's plain formulas; colour profiles are not applied
-    transparency     a channel of RGBA, opaque where the image has none; else composited on white, of 16-bit gray only
-                     that of one value
+    palette, CMYK    to RGB by Pillow's plain formulas; colour profiles and gamma are not applied
+    transparency     a channel of RGBA, opaque where the image has none; else composited on white
     colour to gray   ITU-R 601-2 luma; gray to RGB repeats the channel
     integers > 8 bit values up to 65535; larger or negative ones are refused
     floating point   refused: such a file does not say which value is white
-Any other number of channels is that of the file, a TIFF or a NumPy array: see `bands`.
+Any other number of channels is that of the file, a TIFF or a NumPy array: see `tiff`, which also says what its tags mean.
 
 Ordinary JPEGs are decoded by simplejpeg, whose libjpeg-turbo gives the same bits as Pillow's in less time; whatever it
 complains of is left to Pillow, so the verdict on a damaged file is always Pillow's. All else Pillow opens.
