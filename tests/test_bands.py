@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.data import bands
+from paddlemae.data import tiff
 from paddlemae.data.augment import View, eval_view, train_view
 from paddlemae.data.images import UnreadableImage, read_image
 from paddlemae.data.sources import open_source
@@ -74,7 +74,7 @@ def test_sixteen_bit_colour_of_a_tiff_keeps_its_bits(tmp_path: Path) -> None:
 def test_bands_without_tifffile_say_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     Image.fromarray(rgb).save(tmp_path / "rgb.tif")
-    monkeypatch.setattr(bands, "_HAS_TIFFFILE", False)
+    monkeypatch.setattr(tiff, "_HAS_TIFFFILE", False)
     assert (read_image(tmp_path / "rgb.tif", 3) == rgb).all()
     with pytest.raises(UnreadableImage, match="3 channels, where 13"):
         read_image(tmp_path / "rgb.tif", 13)

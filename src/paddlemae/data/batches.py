@@ -235,7 +235,7 @@ def _first_readable(
         try:
             return candidate % len(source), read(candidate % len(source))
         except UnreadableImage as error:
-            faults.append(error)
+            faults.append(error.without_frames())
             skipped.append(error)
     raise faults[0]
 
@@ -249,7 +249,7 @@ def _make_eval_batch(source: Source, view: View, due: _Due) -> _Made:
             views.append(eval_view(source.read(index, view.channels), view))
             read[place] = True
         except UnreadableImage as error:
-            skipped.append(error)
+            skipped.append(error.without_frames())
     indices, epochs = due[0][read], due[1][read]
     labels = None if source.labels is None else source.labels[indices]
     images = np.stack(views) if views else np.empty((0, view.channels, *view.image_size), view.dtype)

@@ -4,6 +4,7 @@ Values are uint8 or uint16 as an image stores them; one depth becomes the other 
 white (x 257, or the high byte). Shapes: H height, W width, C channels.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ Pixels = NDArray[Any]  # uint8 or uint16
 
 # ITU-R 601-2 luma in 65536ths, rounded as Pillow does
 _LUMA = np.array([19595, 38470, 7471], np.uint64)
+_BLOCK = 1 << 20  # values that are converted at a time, in types that take several times their memory
 NAMES = {1: "gray", 3: "RGB", 4: "RGBA"}  # any other number of channels has no colours
 
 
@@ -39,14 +41,74 @@ def as_channels(pixels_HWC: Pixels, channels: int) -> Pixels:
     if stored == 1 and channels in (3, 4):
         pixels_HWC, stored = np.repeat(pixels_HWC, 3, axis=2), 3
     if stored == 3 and channels == 1:
-        luma_HW = (pixels_HWC.astype(np.uint64) @ _LUMA + 0x8000) >> 16
-        return luma_HW[..., None].astype(pixels_HWC.dtype)
+        return in_blocks(_luma, pixels_HWC)
     if stored == 3 and channels == 4:
         opaque = np.full_like(pixels_HWC[..., :1], white(pixels_HWC))
         return np.concatenate([pixels_HWC, opaque], axis=2)
     if stored != channels:
         raise ValueError(f"{_count(stored)}, where {channels} are asked for")
     return pixels_HWC
+
+
+def _luma(pixels_HW3: Pixels) -> Pixels:
+    luma_HW = (pixels_HW3.astype(np.uint64) @ _LUMA + 0x8000) >> 16
+    return luma_HW[..., None].astype(pixels_HW3.dtype)
+
+
+def in_blocks(convert: Callable[[Pixels], Pixels], pixels_HWC: Pixels) -> Pixels:
+    """Return `convert(pixels_HWC)`, made of blocks of rows where the image is large, so that little memory is taken."""
+    height = pixels_HWC.shape[0]
+    rows = max(1, _BLOCK * height // max(1, pixels_HWC.size))
+    if rows >= height:
+        return convert(pixels_HWC)
+    first = convert(pixels_HWC[:rows])
+    converted = np.empty((height, *first.shape[1:]), first.dtype)
+    converted[:rows] = first
+    for top in range(rows, height, rows):
+        converted[top : top + rows] = convert(pixels_HWC[top : top + rows])
+    return converted
+
+
+def meant(pixels_HWC: Pixels, channels: int, *, associated: bool = False) -> Pixels:
+    """Return gray or colours with transparency as `channels` asks: on white, or as RGBA.
+
+    Args:
+        pixels_HWC: the last channel is alpha.
+        associated: the others are multiplied by it.
+    """
+
+    def convert(block: Pixels) -> Pixels:
+        top = np.uint32(white(block))
+        colours, alpha = block[..., :-1].astype(np.uint32), block[..., -1:].astype(np.uint32)
+        if channels == 4:
+            if associated:
+                colours = np.where(alpha == 0, colours, np.minimum((colours * top + alpha // 2) // alpha.clip(1), top))
+            rgb = np.broadcast_to(colours, (*colours.shape[:2], 3))
+            return np.concatenate([rgb, alpha], axis=2).astype(block.dtype)
+        shown = colours if associated else (colours * alpha + top // 2) // top
+        return np.minimum(shown + top - alpha, top).astype(block.dtype)
+
+    return as_channels(in_blocks(convert, pixels_HWC), channels)
+
+
+def rgb_of_cmyk(pixels_HW4: Pixels) -> Pixels:
+    """Return [H, W, 3] by the plain formula: full ink leaves nothing of its colour."""
+
+    def convert(block: Pixels) -> Pixels:
+        top = np.uint32(white(block))
+        paper = top - block[..., 3:].astype(np.uint32)
+        return (paper - (block[..., :3] * paper + top // 2) // top).astype(block.dtype)
+
+    return in_blocks(convert, pixels_HW4)
+
+
+def at_full_scale(values: NDArray, bits: int) -> Pixels:
+    """Return unsigned values of 1 to 16 bits as uint8 or, of more than 8 bits, uint16, their white as its white."""
+    dtype, top = (np.uint8, 255) if bits <= 8 else (np.uint16, 65535)
+    if bits in (8, 16):
+        return values.astype(dtype, copy=False)
+    largest = 2**bits - 1
+    return in_blocks(lambda block: ((block.astype(np.uint32) * top + largest // 2) // largest).astype(dtype), values)
 
 
 def _count(channels: int) -> str:
@@ -77,6 +139,8 @@ def as_pixels(values: NDArray) -> Pixels:
         return values.astype(np.uint8) * np.uint8(255)
     if values.dtype.kind == "f":
         raise ValueError("floating-point pixels; save it as 8 or 16 bit")
+    if values.dtype == np.int8:
+        raise ValueError("signed 8-bit values, which do not say what is white; save it as unsigned")
     if values.dtype.kind not in "iu":
         raise ValueError(f"values of type {values.dtype}, which are no pixels; save it as 8 or 16 bit")
     if values.dtype in (np.uint8, np.uint16):

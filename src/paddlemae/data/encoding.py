@@ -21,11 +21,13 @@ from PIL import Image
 from paddlemae.data.augment import View
 from paddlemae.data.bands import ARRAY_START
 from paddlemae.data.channels import NAMES, Pixels, at_depth, white
-from paddlemae.data.images import JPEG_START, opened_by_pillow, orientation_of
+from paddlemae.data.images import JPEG_START
 from paddlemae.data.looks import picture_of
+from paddlemae.data.orientation import orientation_of
 from paddlemae.data.packed import made_smaller
+from paddlemae.data.pillow import opened_by_pillow
+from paddlemae.data.png import PNG_START
 
-_PNG_START = b"\x89PNG\r\n\x1a\n"
 _RIFF, _WEBP = b"RIFF", b"WEBP"  # the size of the file is between them
 _PLAIN_MODES = ("L", "RGB", "I;16")  # Pillow's
 _LONGEST_JPEG_SIDE = 65535
@@ -60,17 +62,18 @@ class Encoded:
     bytes_before: int
 
 
-def encoded(stored: bytes | NDArray[Any], name: str, settings: Encoding) -> Encoded:
+def encoded(stored: bytes | NDArray[Any], name: str, settings: Encoding, room: int | None = None) -> Encoded:
     """The image as a pack holds it, from what `Source.stored` gives.
 
     Every pixel of what is kept is looked at, so that no unreadable image gets into a pack.
 
     Args:
         name: for errors.
+        room: as `Source.room` gives it.
     Raises:
         UnreadableImage: as `Source.read` does.
     """
-    picture = picture_of(stored, name, settings.channels, settings.size)
+    picture = picture_of(stored, name, settings.channels, settings.size, room)
     pixels_hwC = picture.pixels_hwC
     before = len(stored) if isinstance(stored, bytes) else stored.nbytes
     if min(picture.size) > settings.size:
@@ -105,7 +108,7 @@ def _ending_to_keep(content: bytes, channels: int) -> str | None:
 def _ending(content: bytes) -> str | None:
     if content.startswith(JPEG_START):
         return "jpg"
-    if content.startswith(_PNG_START):
+    if content.startswith(PNG_START):
         return "png"
     return "webp" if content.startswith(_RIFF) and content[8:12] == _WEBP else None
 

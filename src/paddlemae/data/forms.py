@@ -7,13 +7,13 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from paddlemae.data.bands import ARRAY_START, TIFF_STARTS, read_array_header
+from paddlemae.data.bands import ARRAY_START, read_array_header
 from paddlemae.data.channels import NAMES, channels_first
-from paddlemae.data.images import opened_by_pillow
+from paddlemae.data.pillow import opened_by_pillow
+from paddlemae.data.png import PNG_COLOURS, PNG_START, png_form
+from paddlemae.data.ppm import PPM_STARTS, ppm_header
+from paddlemae.data.tiff import TIFF_STARTS, tiff_form
 
-_PNG_START = b"\x89PNG\r\n\x1a\n"
-_PNG_DEPTH = 24  # where a PNG's header has its bits, and in the next byte the kind of its colours
-_PNG_COLOURS = {0: "gray", 2: "RGB", 3: "palette", 4: "gray and alpha", 6: "RGBA"}
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_COLOURS = {"Gray": "gray", "YCbCr": "RGB", "RGB": "RGB", "CMYK": "CMYK", "YCCK": "CMYK"}
 _MODES = {  # Pillow's; the others say it themselves, and have 8 bits
@@ -24,8 +24,6 @@ _MODES = {  # Pillow's; the others say it themselves, and have 8 bits
     "I": ("gray", 16),  # of a PGM
     "I;16": ("gray", 16),
 }
-_BITS, _SAMPLES = 258, 277  # tags of a TIFF
-
 Form = tuple[str, int]  # such as ("RGB", 8): colours, or "13 channels"; bits of a value
 
 
@@ -37,9 +35,11 @@ def form_of(stored: bytes | NDArray[Any], channels: int) -> Form:
     """
     if not isinstance(stored, bytes):
         return _array_form(stored.shape, stored.dtype, channels)
-    if stored.startswith(_PNG_START):
-        name = _PNG_COLOURS[stored[_PNG_DEPTH + 1]]
-        return name, 8 if name == "palette" else stored[_PNG_DEPTH]
+    if stored.startswith(PNG_START):
+        kind, bits = png_form(stored)
+        return PNG_COLOURS[kind], 8 if PNG_COLOURS[kind] == "palette" else bits
+    if stored.startswith(PPM_STARTS) and (header := ppm_header(stored[:4096])):
+        return "RGB", 16 if header[2] > 255 else 8
     if stored.startswith(_JPEG_START) and (colours := _jpeg_colours(stored)):
         return colours, 8
     if stored.startswith(ARRAY_START):
@@ -69,18 +69,9 @@ def _other_form(content: bytes) -> Form:
 
 
 def _tiff_form(content: bytes, channels: int) -> Form:
-    try:
-        with opened_by_pillow(io.BytesIO(content)) as image:
-            tags = image.tag_v2  # type: ignore[attr-defined]
-            samples, bits = tags.get(_SAMPLES, 1), max(tags.get(_BITS, (1,)))
-            kind = "palette" if image.mode == "P" else _name(samples)
-    except Exception:  # bands, or more pixels than Pillow takes, which tifffile must have read
-        import tifffile
-
-        with tifffile.TiffFile(io.BytesIO(content)) as tiff:
-            page = tiff.pages.first
-            kind, bits = _name(page.samplesperpixel), int(page.bitspersample)
-    return kind if channels in NAMES else _name(channels), bits  # pages may be channels
+    form = tiff_form(io.BytesIO(content))
+    kind = "palette" if form.is_palette else _name(form.samples)
+    return kind if channels in NAMES else _name(channels), form.bits  # pages may be channels
 
 
 def _name(channels: int) -> str:

@@ -5,13 +5,12 @@ Shapes: H height, W width of the whole image; h, w of the pixels that were made 
 How pixels become gray (C = 1), RGB (3) or RGBA (4), in uint8 or, where the file has more bits, uint16:
     orientation      turned upright as the EXIF tag says; damaged EXIF data is ignored
     animation        the first frame
-    palette, CMYK    to RGB by Pillow's plain formulas; colour profiles are not applied
-    transparency     a channel of RGBA, opaque where the image has none; else composited on white, of 16-bit gray only
-                     that of one value
+    palette, CMYK    to RGB by Pillow's plain formulas; colour profiles and gamma are not applied
+    transparency     a channel of RGBA, opaque where the image has none; else composited on white
     colour to gray   ITU-R 601-2 luma; gray to RGB repeats the channel
     integers > 8 bit values up to 65535; larger or negative ones are refused
     floating point   refused: such a file does not say which value is white
-Any other number of channels is that of the file, a TIFF or a NumPy array: see `bands`.
+Any other number of channels is that of the file, a TIFF or a NumPy array: see `tiff`, which says what its tags mean.
 
 Ordinary JPEGs are decoded by simplejpeg, whose libjpeg-turbo gives the same bits as Pillow's in less time; whatever it
 complains of is left to Pillow, so the verdict on a damaged file is always Pillow's. All else Pillow opens.
@@ -22,25 +21,25 @@ import io
 import math
 import os
 import stat
-import threading
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
 import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from paddlemae.data import bands
-from paddlemae.data.channels import Pixels, as_channels, as_pixels, check_channels
+from paddlemae.data.bands import ARRAY_START, read_array
+from paddlemae.data.channels import Pixels, as_channels, check_channels, in_blocks
+from paddlemae.data.limits import MAX_IMAGE_BYTES, check_room, room_for
+from paddlemae.data.orientation import orientation_of, upright
+from paddlemae.data.pillow import opened_by_pillow, pixels_of
+from paddlemae.data.png import PNG_START, read_deep_png, scale_transparent_gray
+from paddlemae.data.ppm import PPM_STARTS, read_deep_ppm
+from paddlemae.data.tiff import TIFF_STARTS, read_tiff
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+EXTENSIONS = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 ARRAY_EXTENSION = ".npy"  # an image too, but not where pictures are: there it may hold anything
-
-# Only what the extensions promise, whatever a file's name: Pillow would hand an EPS to Ghostscript.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 # MPO is Pillow's name for a JPEG that more pictures follow, as phones write them; only the first is read.
 _JPEG_FORMATS = ("JPEG", "MPO")
@@ -54,7 +53,8 @@ _JPEG_MODES = {"Gray": "L", "YCbCr": "RGB", "RGB": "RGB"}  # by how simplejpeg s
 # A JPEG is marked segments up to its first scan: 0xff, the kind, the length in two bytes, and so much content.
 _FIRST_SCAN = 0xDA
 _METADATA = 0xE1  # Exif and XMP, which may say that the image is turned
-_SEQUENTIAL_FRAMES = (0xC0, 0xC1)  # what most cameras write: rows are coded from top to bottom
+_FRAMES = (0xC0, 0xC1, 0xC2)  # the last: progressive
+_SEQUENTIAL_FRAMES = _FRAMES[:2]  # what most cameras write: rows are coded from top to bottom
 _HEIGHT, _NUM_COLOURS = 5, 9  # where such a frame's segment has its height, two bytes, and its colours
 _NUM_IN_SCAN = 4  # where a scan's segment has the number of colours in it
 _JPEG_END = b"\xff\xd9"
@@ -66,20 +66,6 @@ _ROWS_TOGETHER = 8  # no reduced row may lie across a cut
 REDUCTIONS = (8, 4, 2, 1)
 # simplejpeg is asked for a smallest size, and can't tell these factors apart below so many pixels.
 _SMALLEST_REDUCED = 16
-
-_ORIENTATION_TAG = 0x0112
-_UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
-    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
-    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
-}
-
-# Warning filters belong to the whole process: two threads that change them at once would leave them changed.
-_FILTERS_LOCK = threading.Lock()
 
 
 class UnreadableImage(Exception):
@@ -93,6 +79,11 @@ class UnreadableImage(Exception):
         self.path = path
         self.reason = reason
         self.errno = errno
+
+    def without_frames(self) -> "UnreadableImage":
+        """Return it without its traceback and causes, whose frames would keep the image's bytes in memory."""
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+        return self
 
     def __str__(self) -> str:
         return f"cannot read image {self.path!r}: {self.reason}"
@@ -134,36 +125,40 @@ def has_ending(name: str, endings: tuple[str, ...]) -> bool:
     return name[-8:].lower().endswith(endings)
 
 
-def read_image(path: str | os.PathLike[str], channels: int) -> Pixels:
+def read_image(path: str | os.PathLike[str], channels: int, max_image_bytes: int = MAX_IMAGE_BYTES) -> Pixels:
     """Decode an image file by the rules at the top of this module.
 
     Args:
         path: a file in one of the formats of `EXTENSIONS`, or a NumPy array; judged by its content.
         channels: 1 for gray, 3 for RGB, 4 for RGBA, or the file's own number.
+        max_image_bytes: memory that it may take, besides twice the file's bytes.
     Returns:
         uint8 or uint16 [H, W, channels], not necessarily writable.
     Raises:
         ValueError: a number of channels below 1.
         UnreadableImage: the file is missing, empty, forbidden, damaged, too large, no image or of other channels.
     """
-    return read_picture(path, channels, whole).pixels_hwC
+    return read_picture(path, channels, whole, max_image_bytes).pixels_hwC
 
 
-def read_picture(path: str | os.PathLike[str], channels: int, need_of: NeedOf) -> Picture:
+def read_picture(
+    path: str | os.PathLike[str], channels: int, need_of: NeedOf, max_image_bytes: int = MAX_IMAGE_BYTES
+) -> Picture:
     """Decode an image file, or as much of it as is needed where that saves time, as it does with JPEGs.
 
     Damage below the rows that are needed is not always seen.
 
     Args:
-        path, channels: as for `read_image`.
+        path, channels, max_image_bytes: as for `read_image`.
         need_of: asked once, with the whole image's size; a JPEG is decoded after it, so it may choose what to show.
     Raises:
         ValueError, UnreadableImage: as `read_image`.
     """
     check_channels(channels)
-    with _reported(path):
-        opened = _open(path, channels)
-    return _made(opened, path, channels, need_of)
+    with _reported(path), _opened_file(path) as file:
+        room = room_for(os.fstat(file.fileno()).st_size, max_image_bytes)
+        opened = _recognised(file, channels, room)
+    return _made(opened, path, channels, need_of, room)
 
 
 def read_content(path: str | os.PathLike[str]) -> bytes:
@@ -178,12 +173,18 @@ def read_content(path: str | os.PathLike[str]) -> bytes:
         return file.read()
 
 
-def decode_picture(content: bytes, name: str, channels: int, need_of: NeedOf) -> Picture:
-    """The same of a file's content that is in memory; `name` is told where it can't be read."""
+def decode_picture(content: bytes, name: str, channels: int, need_of: NeedOf, room: int | None = None) -> Picture:
+    """Decode a file's content that is in memory, as `read_picture` does.
+
+    Args:
+        name: names the image in errors.
+        room: bytes of memory that the content and its image may take together; by default those of such a file.
+    """
     check_channels(channels)
+    room = room_for(len(content), MAX_IMAGE_BYTES) if room is None else room
     with _reported(name):
-        opened = _recognised(io.BytesIO(content), channels)
-    return _made(opened, name, channels, need_of)
+        opened = _recognised(io.BytesIO(content), channels, room - len(content))
+    return _made(opened, name, channels, need_of, room - len(content))
 
 
 def whole(height: int, width: int) -> Need:
@@ -191,11 +192,11 @@ def whole(height: int, width: int) -> Need:
     return Need()
 
 
-def _made(opened: "_Jpeg | Pixels", name: str | os.PathLike[str], channels: int, need_of: NeedOf) -> Picture:
+def _made(opened: "_Jpeg | Pixels", name: str | os.PathLike[str], channels: int, need_of: NeedOf, room: int) -> Picture:
     if isinstance(opened, _Jpeg):
         need = need_of(*opened.size)
         with _reported(name):
-            return _decode(opened, channels, need)
+            return _decode(opened, channels, need, room)
     picture = Picture(opened, opened.shape[:2])
     need_of(*picture.size)
     return picture
@@ -224,22 +225,6 @@ def _reported(path: str | os.PathLike[str]) -> Iterator[None]:
         raise UnreadableImage(os.fspath(path), _reason(error), errno) from error
 
 
-@contextlib.contextmanager
-def opened_by_pillow(file: IO[bytes]) -> Iterator[Image.Image]:
-    """One of the formats that are read here, without Pillow's warnings; too large an image is an error."""
-    with _FILTERS_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(file, formats=_FORMATS) as image:
-            yield image
-
-
-def _open(path: str | os.PathLike[str], channels: int) -> _Jpeg | Pixels:
-    """The file's JPEG, still to be decoded, or its pixels."""
-    with _opened_file(path) as file:
-        return _recognised(file, channels)
-
-
 def _opened_file(path: str | os.PathLike[str]) -> io.FileIO:
     kind = os.stat(path).st_mode
     if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # opening a folder says so; opening a pipe may never end
@@ -247,35 +232,42 @@ def _opened_file(path: str | os.PathLike[str]) -> io.FileIO:
     return open(path, "rb", buffering=0)
 
 
-def _recognised(file: io.FileIO | io.BytesIO, channels: int) -> _Jpeg | Pixels:
+def _recognised(file: io.FileIO | io.BytesIO, channels: int, room: int) -> _Jpeg | Pixels:
+    """Return the file's JPEG, still to be decoded, or its pixels."""
     start = file.read(_LONGEST_START)
     if not start:
         raise ValueError("the file is empty")
     file.seek(0)
     if not start.startswith(JPEG_START):
         with io.BufferedReader(file) if isinstance(file, io.FileIO) else file as buffered:
-            return _other_pixels(buffered, start, channels)
+            return _other_pixels(buffered, start, channels, room)
     content = file.read()  # at once: Pillow reads a header in dozens of small pieces
     plain = _plain_jpeg(content)
     if plain:
         return plain
     with opened_by_pillow(io.BytesIO(content)) as image:
         if image.format not in _JPEG_FORMATS or image.mode not in _JPEG_COLOURS:
-            return pixels_of(image, channels)
+            return pixels_of(image, channels, room)
         orientation, (width, height) = orientation_of(image), image.size
         size = (width, height) if orientation >= 5 else (height, width)
         return _Jpeg(content, image.mode, size, orientation)
 
 
-def _other_pixels(file: IO[bytes], start: bytes, channels: int) -> Pixels:
-    """What is no JPEG."""
-    if start.startswith(bands.ARRAY_START):
-        return as_channels(bands.read_array(file, channels), channels)
-    if start.startswith(bands.TIFF_STARTS) and bands.is_for_tifffile(file, channels):
-        pixels, orientation = bands.read_tiff(file, channels)
-        return as_channels(_upright(pixels, orientation), channels)
+def _other_pixels(file: IO[bytes], start: bytes, channels: int, room: int) -> Pixels:
+    """Return the pixels of what is no JPEG."""
+    if start.startswith(ARRAY_START):
+        return as_channels(read_array(file, channels, room), channels)
+    if start.startswith(TIFF_STARTS) and (read := read_tiff(file, channels, room)) is not None:
+        pixels, orientation = read
+        return upright(pixels, orientation)
+    if start == PNG_START and (deep := read_deep_png(file, channels, room)) is not None:
+        return deep
+    if start.startswith(PPM_STARTS) and (deep := read_deep_ppm(file, room)) is not None:
+        return as_channels(deep, channels)
     with opened_by_pillow(file) as image:
-        return pixels_of(image, channels)
+        if start == PNG_START:
+            scale_transparent_gray(image)
+        return pixels_of(image, channels, room)
 
 
 def _plain_jpeg(content: bytes) -> _Jpeg | None:
@@ -320,7 +312,7 @@ def _segments(content: bytes) -> dict[int, int] | None:
     return None
 
 
-def _decode(jpeg: _Jpeg, channels: int, need: Need) -> Picture:
+def _decode(jpeg: _Jpeg, channels: int, need: Need, room: int) -> Picture:
     reduction = need.reduction
     while reduction > 1 and not _can_reduce(jpeg, reduction):
         reduction //= 2
@@ -328,6 +320,8 @@ def _decode(jpeg: _Jpeg, channels: int, need: Need) -> Picture:
     rows = _rows_to_decode(jpeg, need, reduction)
     content = jpeg.content if rows == height else _cut_off(jpeg, rows)
     h, w = -(-rows // reduction), -(-width // reduction)
+    if h * w * (len(jpeg.mode) + channels) + 6 * height * width > room:
+        check_room(h * w * (len(jpeg.mode) + channels) + _coefficient_bytes(jpeg.content), room)
     try:
         # without `strict` it ignores, as Pillow does, what is merely odd: here that data goes on behind the last row
         pixels = simplejpeg.decode_jpeg(
@@ -337,10 +331,10 @@ def _decode(jpeg: _Jpeg, channels: int, need: Need) -> Picture:
             raise ValueError("another size than the header's that Pillow read")
     except Exception:  # its words for damage are as many as Pillow's, and the verdict is Pillow's
         with opened_by_pillow(io.BytesIO(jpeg.content)) as image:
-            return Picture(pixels_of(image, channels), jpeg.size)
+            return Picture(pixels_of(image, channels, room), jpeg.size)
     if channels == 1 and pixels.shape[2] == 3:  # Pillow's way takes half the time
-        pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
-    pixels = _upright(as_channels(pixels, channels), jpeg.orientation)
+        pixels = in_blocks(lambda block: np.asarray(Image.fromarray(block).convert("L"))[..., None], pixels)
+    pixels = upright(as_channels(pixels, channels), jpeg.orientation)
     return Picture(pixels, jpeg.size, (1 / reduction, 1 / reduction))
 
 
@@ -362,10 +356,24 @@ def _cut_off(jpeg: _Jpeg, rows: int) -> bytearray:
     return content
 
 
+def _coefficient_bytes(content: bytes) -> int:
+    """Return the bytes of all coefficients, which a decoder keeps unless one scan holds all colours row by row."""
+    segments = _segments(content) or {}
+    frames = [segments[kind] for kind in _FRAMES if kind in segments]
+    if not frames or _frame_to_cut(content + _JPEG_END, segments) is not None:
+        return 0
+    place = frames[0] + _HEIGHT
+    height, width = (int.from_bytes(content[place + k : place + k + 2], "big") for k in (0, 2))
+    first = frames[0] + _NUM_COLOURS + 2
+    samplings = [(content[at] >> 4, content[at] & 15) for at in range(first, first + 3 * content[first - 2], 3)]
+    largest = max(h for h, _ in samplings) * max(v for _, v in samplings)
+    return 2 * height * width * sum(h * v for h, v in samplings) // max(1, largest)
+
+
 def _can_reduce(jpeg: _Jpeg, reduction: int) -> bool:
     """The last row and column of a reduced image may stand for fewer pixels; turned, they would not come last."""
     whole_pixels = all(side % reduction == 0 for side in jpeg.size)
-    return min(jpeg.size) >= _SMALLEST_REDUCED and (whole_pixels or jpeg.orientation not in _UPRIGHT)
+    return min(jpeg.size) >= _SMALLEST_REDUCED and (whole_pixels or jpeg.orientation == 1)
 
 
 def _reason(error: Exception) -> str:
@@ -377,41 +385,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def orientation_of(image: Image.Image) -> int:
-    """The EXIF tag: 1, or a key of `_UPRIGHT`."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
-        return orientation if orientation in _UPRIGHT else 1
-    except Exception:  # damaged metadata is no reason to lose good pixels
-        return 1
-
-
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    return _UPRIGHT[orientation](pixels) if orientation in _UPRIGHT else pixels
-
-
-def pixels_of(image: Image.Image, channels: int) -> Pixels:
-    """Every pixel of an image that Pillow opened or made, by the rules at the top of this module.
-
-    Raises:
-        ValueError: of other channels, or values that are no pixels.
-        Exception: nearly any, of Pillow's, if its file is damaged.
-    """
-    image.load()  # some formats have their metadata behind the pixels
-    pixels = _stored(image, channels)
-    return _upright(pixels, orientation_of(image))
-
-
-def _stored(image: Image.Image, channels: int) -> Pixels:
-    if image.mode.startswith(("F", "I")):
-        pixels_HW = as_pixels(np.asarray(image)).astype(np.uint16)
-        if isinstance(key := image.info.get("transparency"), int):  # Pillow can't composite these
-            pixels_HW[np.asarray(image) == key] = 65535
-        return as_channels(pixels_HW[..., None], channels)
-    if channels != 4 and image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    pixels: NDArray[np.uint8] = np.asarray(image.convert({1: "L", 4: "RGBA"}.get(channels, "RGB")))
-    return as_channels(pixels.reshape(*pixels.shape[:2], -1), channels)

@@ -114,7 +114,7 @@ def _look_at_chunk(sources: Sequence[Source], channels: int, due: tuple[int, ran
 
 def _look_at_one(source: Source, i: int, channels: int, looks: Looks, place: int) -> None:
     stored = source.stored(i)
-    picture = picture_of(stored, source.describe(i), channels, _ENOUGH)
+    picture = picture_of(stored, source.describe(i), channels, _ENOUGH, source.room(i))
     form = form_of(stored, channels)
     high = picture.pixels_hwC >> 8 if picture.pixels_hwC.dtype == np.uint16 else picture.pixels_hwC
     digest = hashlib.blake2b(stored if isinstance(stored, bytes) else _described(stored), digest_size=16)
@@ -125,16 +125,20 @@ def _look_at_one(source: Source, i: int, channels: int, looks: Looks, place: int
     looks.forms[form] += 1
 
 
-def picture_of(stored: bytes | NDArray[Any], name: str, channels: int, enough: int) -> Picture:
+def picture_of(stored: bytes | NDArray[Any], name: str, channels: int, enough: int, room: int | None = None) -> Picture:
     """What `Source.stored` gave, decoded to as little as has a short side of `enough` pixels.
 
+    Args:
+        room: as `Source.room` gives it.
     Raises:
         UnreadableImage: as `Source.read` does.
     """
     if isinstance(stored, bytes):
-        return decode_picture(
-            stored, name, channels, lambda height, width: Need(reduction_within(min(height, width) / enough))
-        )
+
+        def need_of(height: int, width: int) -> Need:
+            return Need(reduction_within(min(height, width) / enough))
+
+        return decode_picture(stored, name, channels, need_of, room)
     try:
         pixels_HWC = as_channels(as_HWC(stored, channels), channels)
     except ValueError as fault:

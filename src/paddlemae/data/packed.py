@@ -98,6 +98,9 @@ class PackedSource:
     def stored(self, i: int) -> bytes | NDArray[Any]:
         return self.original.stored(i)
 
+    def room(self, i: int) -> int:
+        return self.original.room(i)
+
     def stamp(self, i: int) -> str:
         return self.original.stamp(i)
 

@@ -116,7 +116,7 @@ def _moments_of_chunk(
         try:
             found.append(image_moments(at_depth(source.read(i, channels), bits)))
         except UnreadableImage as fault:
-            faults.append(fault)
+            faults.append(fault.without_frames())
     return _sum(found) if found else None, len(numbers), faults
 
 

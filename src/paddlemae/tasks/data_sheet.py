@@ -65,7 +65,7 @@ def _pictures(found: Checked, numbers: Iterable[int]) -> list[np.ndarray]:
         part, number = found.place(i)
         try:
             stored = part.source.stored(number)
-            picture = picture_of(stored, part.source.describe(number), found.channels, TILE)
+            picture = picture_of(stored, part.source.describe(number), found.channels, TILE, part.source.room(number))
         except UnreadableImage:  # it went away since it was looked at
             continue
         pictures.append(_shown(picture.pixels_hwC))

@@ -151,9 +151,9 @@ def _encoded_chunk(source: Source, encoding: Encoding, numbers: range) -> list[E
     found: list[Encoded | UnreadableImage] = []
     for i in numbers:
         try:
-            found.append(encoded(source.stored(i), source.describe(i), encoding))
+            found.append(encoded(source.stored(i), source.describe(i), encoding, source.room(i)))
         except UnreadableImage as fault:
-            found.append(fault)
+            found.append(fault.without_frames())
     return found
 
 

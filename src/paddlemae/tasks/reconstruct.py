@@ -106,7 +106,7 @@ def read_views(images: list[str], description: Description, limit: int) -> tuple
                 views.append(eval_view(read(), view))
                 names.append(name)
             except UnreadableImage as fault:
-                faults.append(fault)
+                faults.append(fault.without_frames())
     if not views:
         more = f" (and {len(faults) - 1} more can't be read either)" if len(faults) > 1 else ""
         raise ValueError(f"{faults[0]}{more}")

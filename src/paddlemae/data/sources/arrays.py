@@ -3,6 +3,7 @@
 Arrays that are not compressed are mapped into memory: all processes share them, and only what is read is loaded.
 """
 
+import math
 import os
 import zipfile
 from functools import partial
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.bands import read_array_header
+from paddlemae.data.limits import MAX_IMAGE_BYTES, check_room, room_for
 from paddlemae.data.sources.labels import as_labels, files_of_part, listed, numbered, part_of, split_of, words_of
 from paddlemae.data.sources.source import ArraySource, file_stamp, loaded
 from paddlemae.data.sources.zipped import data_offset, infos
@@ -29,7 +31,7 @@ def open_npy(path: str, split: str | None, labelled: bool) -> ArraySource:
     return ArraySource(path, len(images), map_npy, (path,), stamped=stamped)
 
 
-def open_npz(path: str, split: str | None, labelled: bool) -> ArraySource:
+def open_npz(path: str, split: str | None, labelled: bool, max_image_bytes: int = MAX_IMAGE_BYTES) -> ArraySource:
     """The images in a `.npz` file: arrays `images` and `labels`, or `x_train`, `test_images` and so on."""
     names = [info.filename.removesuffix(".npy") for info in infos(path)]
     roles = {name: words_of(name) for name in names}
@@ -42,9 +44,10 @@ def open_npz(path: str, split: str | None, labelled: bool) -> ArraySource:
             "train and test"
         )
     stamped = file_stamp(path)
-    array = loaded(map_npz, (path, images[0]), stamped)
+    arguments = (path, images[0], max_image_bytes)
+    array = loaded(map_npz, arguments, stamped)
     _check_images(array, f"{path}, array {images[0]}")
-    source = partial(ArraySource, path, len(array), map_npz, (path, images[0]), stamped=stamped)
+    source = partial(ArraySource, path, len(array), map_npz, arguments, stamped=stamped)
     if not labelled:
         return source()
 
@@ -53,7 +56,7 @@ def open_npz(path: str, split: str | None, labelled: bool) -> ArraySource:
         if len(found) != 1:
             problem = f"several arrays of labels ({listed(found)})" if found else "no array of labels"
             raise ValueError(f"{path!r} has {problem} for {images!r}; its arrays: {listed(names)}")
-        return _as_labels(map_npz(path, found[0]), path, found[0])
+        return _as_labels(map_npz(path, found[0], max_image_bytes), path, found[0])
 
     splits = {name: {split_of(word) for word in roles[name]} - {None} for name in names}
     labels = labels_of(images[0])
@@ -92,7 +95,7 @@ def map_npy(path: str) -> NDArray:
     return _mapped(path, 0, path)
 
 
-def map_npz(path: str, name: str) -> NDArray:
+def map_npz(path: str, name: str, max_image_bytes: int = MAX_IMAGE_BYTES) -> NDArray:
     """One array of a `.npz` file: mapped, or loaded if it is compressed. Errors as `map_npy`."""
     info = next(info for info in infos(path) if info.filename.removesuffix(".npy") == name)
     if info.compress_type == zipfile.ZIP_STORED:
@@ -100,6 +103,11 @@ def map_npz(path: str, name: str) -> NDArray:
             offset = data_offset(file, info.header_offset)
         return _mapped(path, offset, f"{path}, array {name}")
     try:
+        check_room(info.file_size, room_for(info.compress_size, max_image_bytes))
+        with zipfile.ZipFile(path) as archive, archive.open(info) as entry:
+            shape, _, dtype = read_array_header(entry)
+            if dtype.itemsize * math.prod(shape) > info.file_size:
+                raise ValueError("it is cut short; copy it again")
         with np.load(path, allow_pickle=False) as arrays:
             return arrays[name]
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as fault:
@@ -112,7 +120,7 @@ def _mapped(path: str, offset: int, where: str) -> NDArray:
             file.seek(offset)
             shape, fortran, dtype = read_array_header(file)
             start = file.tell()
-        if os.path.getsize(path) < start + dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
+        if os.path.getsize(path) < start + dtype.itemsize * math.prod(shape):
             raise ValueError("it is cut short; copy it again")
         mapped = np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
         return mapped.view(np.ndarray)

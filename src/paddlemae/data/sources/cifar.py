@@ -4,22 +4,28 @@ Images are in the order of the files; labels, always known, are named as the set
 coarse classes. The python version's pickles are read, not run.
 """
 
+import bz2
+import gzip
+import lzma
 import os
 import tarfile
 import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from paddlemae.data.limits import MAX_IMAGE_BYTES, LimitedReader, room_for
 from paddlemae.data.sources.labels import as_labels, part_of
 from paddlemae.data.sources.pickled import read_pickle
 from paddlemae.data.sources.source import ArraySource, file_stamp, loaded, not_read
 
 _SIDE, _CHANNELS = 32, 3
 _PIXELS = _CHANNELS * _SIDE * _SIDE
+_UNPACK: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+_FIRST_BYTES = 1 << 20  # of an archive, in which its first entry is named
 
 
 @dataclass(frozen=True)
@@ -75,15 +81,27 @@ def version_of_folder(files: Collection[str]) -> str | None:
 def version_of_archive(path: str) -> str | None:
     """The version in a compressed tar, by the folder that its first entry is in."""
     try:
-        with tarfile.open(path, "r|*") as archive:
-            first = archive.next()
-    except (tarfile.TarError, OSError, EOFError, zlib.error):
+        with _unpacked(path) as file:
+            head = cast(Any, LimitedReader(file, _FIRST_BYTES))
+            with tarfile.open(fileobj=head, mode="r|", bufsize=512) as archive:
+                first = archive.next()
+    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError):
         return None
     folder = first.name.removeprefix("./").partition("/")[0] if first else ""
     return folder if folder in _VERSIONS else None
 
 
-def open_cifar(path: str, name: str, split: str | None, options: dict[str, str]) -> ArraySource:
+def _unpacked(path: str) -> IO[bytes]:
+    """Open a compressed file for reading what was compressed."""
+    with open(path, "rb") as file:
+        start = file.read(6)
+    opened = next((opened for magic, opened in _UNPACK.items() if start.startswith(magic)), open)
+    return cast(IO[bytes], opened(path, "rb"))
+
+
+def open_cifar(
+    path: str, name: str, split: str | None, options: dict[str, str], max_image_bytes: int = MAX_IMAGE_BYTES
+) -> ArraySource:
     """A part of a published set.
 
     Args:
@@ -101,13 +119,14 @@ def open_cifar(path: str, name: str, split: str | None, options: dict[str, str])
     part = part_of(version.parts, split or "train", repr(path), "files to")
     assert part is not None
     stamped = _stamp(path, version.parts[part])
-    parts = loaded(_read, (path, name, part, stamped))
+    arguments = (path, name, part, max_image_bytes, stamped)
+    parts = loaded(_read, arguments)
     labels, classes = parts.labels[kind], parts.classes[kind]
     if labels.size and not 0 <= labels.min() <= labels.max() < len(classes):
         wrong = labels.min() if labels.min() < 0 else labels.max()
         raise ValueError(f"{path!r} is damaged: label {wrong}, but {len(classes)} classes; download it again")
     shown = f"{path} ({part})"
-    return ArraySource(shown, len(labels), _pixels, (path, name, part, stamped), labels, classes, stamped=stamped)
+    return ArraySource(shown, len(labels), _pixels, arguments, labels, classes, stamped=stamped)
 
 
 def _stamp(path: str, files: Collection[str]) -> str:
@@ -122,16 +141,16 @@ class _Part:
     classes: dict[str, tuple[str, ...]]
 
 
-def _pixels(path: str, name: str, part: str, stamped: str) -> NDArray[np.uint8]:
-    return loaded(_read, (path, name, part, stamped)).pixels_NCHW
+def _pixels(*arguments: Any) -> NDArray[np.uint8]:
+    return loaded(_read, arguments).pixels_NCHW
 
 
-def _read(path: str, name: str, part: str, stamped: str) -> _Part:
+def _read(path: str, name: str, part: str, max_image_bytes: int, stamped: str) -> _Part:
     version = _VERSIONS[name]
     wanted = {*version.parts[part], *(file for file, _ in version.names.values())}
     try:
-        contents = dict(_contents(path, wanted))
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as fault:
+        contents = dict(_contents(path, wanted, max_image_bytes))
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as fault:
         raise not_read(path, fault) from fault
     if missing := sorted(wanted - set(contents)):
         raise ValueError(f"{path!r} lacks {', '.join(missing)}; download it again")
@@ -149,7 +168,7 @@ def _read(path: str, name: str, part: str, stamped: str) -> _Part:
     return _Part(pixels.reshape(-1, _CHANNELS, _SIDE, _SIDE), labels, classes)
 
 
-def _contents(path: str, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+def _contents(path: str, wanted: Collection[str], max_image_bytes: int) -> Iterator[tuple[str, bytes]]:
     """(name, content) of the wanted files of a folder or of a compressed tar."""
     if os.path.isdir(path):
         for name in wanted:
@@ -157,7 +176,11 @@ def _contents(path: str, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]
                 with open(file_path, "rb") as file:
                     yield name, file.read()
         return
-    with tarfile.open(path, "r|*") as archive:
+    room = room_for(os.path.getsize(path), max_image_bytes)
+    with (
+        _unpacked(path) as unpacked,
+        tarfile.open(fileobj=cast(Any, LimitedReader(unpacked, room)), mode="r|") as archive,
+    ):
         for entry in archive:
             if entry.isfile() and (name := os.path.basename(entry.name)) in wanted:
                 content = archive.extractfile(entry)

@@ -20,11 +20,12 @@ from paddlemae.data.images import (
     Picture,
     UnreadableImage,
     has_ending,
-    pixels_of,
     read_content,
     read_picture,
     whole,
 )
+from paddlemae.data.limits import MAX_IMAGE_BYTES, room_for
+from paddlemae.data.pillow import pixels_of
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.opening import open_source
 from paddlemae.data.sources.source import Source, file_stamp
@@ -75,6 +76,10 @@ class GivenSource:
     def stored(self, i: int) -> bytes | NDArray:
         image = self.images[i]
         return read_content(image) if isinstance(image, str | os.PathLike) else np.asarray(image)
+
+    def room(self, i: int) -> int:
+        image = self.images[i]
+        return room_for(os.path.getsize(image) if isinstance(image, str | os.PathLike) else 0, MAX_IMAGE_BYTES)
 
     def stamp(self, i: int) -> str:
         image = self.images[i]

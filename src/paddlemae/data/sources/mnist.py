@@ -1,6 +1,7 @@
 """MNIST and the like, as published: IDX files of images and of labels, plain or gzipped."""
 
 import gzip
+import math
 import os
 import zlib
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from paddlemae.data.limits import MAX_IMAGE_BYTES, check_room, room_for
 from paddlemae.data.sources.labels import TEST_WORDS, listed, numbered, part_of, words_of
 from paddlemae.data.sources.source import ArraySource, file_stamp, loaded, not_read
 
@@ -20,12 +22,15 @@ def is_idx_images(name: str) -> bool:
     return name.lower().removesuffix(".gz").replace(".idx3", "-idx3").endswith(_IMAGES)
 
 
-def open_idx(folder: str, names: Sequence[str], spec: str, split: str | None) -> ArraySource:
+def open_idx(
+    folder: str, names: Sequence[str], spec: str, split: str | None, max_image_bytes: int = MAX_IMAGE_BYTES
+) -> ArraySource:
     """A published set; its labels are always known.
 
     Args:
         names: its files of images.
         split: "train" (also None) or "test".
+        max_image_bytes: memory that unpacking may take, besides twice the file's bytes.
     """
     is_test = {name: "t10k" in name.lower() or bool(words_of(name) & set(TEST_WORDS)) for name in names}
     parts = {"test" if is_test[name] else "train" for name in names}
@@ -38,35 +43,41 @@ def open_idx(folder: str, names: Sequence[str], spec: str, split: str | None) ->
     labels_path = os.path.join(folder, name.replace("images", "labels").replace("idx3", "idx1"))
     if not os.path.exists(labels_path):
         raise FileNotFoundError(f"{path!r} lies without its labels; put {os.path.basename(labels_path)!r} beside it")
-    stamped = file_stamp(path)
-    images, labels = loaded(read_idx, (path, 3), stamped), read_idx(labels_path, 1)
+    stamped, arguments = file_stamp(path), (path, 3, max_image_bytes)
+    images, labels = loaded(read_idx, arguments, stamped), read_idx(labels_path, 1, max_image_bytes)
     if len(images) != len(labels):
         raise ValueError(f"{path!r} has {len(images)} images and {len(labels)} labels; download both again")
     numbers, classes = numbered([str(label) for label in labels.tolist()], repr(spec))
-    return ArraySource(path, len(images), read_idx, (path, 3), numbers, classes, stamped=stamped)
+    return ArraySource(path, len(images), read_idx, arguments, numbers, classes, stamped=stamped)
 
 
-def read_idx(path: str, num_axes: int) -> NDArray[np.uint8]:
+def read_idx(path: str, num_axes: int, max_image_bytes: int = MAX_IMAGE_BYTES) -> NDArray[np.uint8]:
     """The bytes in an IDX file, of so many axes; mapped if it is not gzipped.
 
     Raises:
-        ValueError: damaged, cut short, or another kind of IDX file.
+        ValueError: damaged, cut short, too large to unpack, or another kind of IDX file.
     """
     start = 4 + 4 * num_axes
     with open(path, "rb") as file:
         is_gzipped = file.read(2) == b"\x1f\x8b"
     try:
         with gzip.open(path) if is_gzipped else open(path, "rb") as file:
-            header = file.read(start)
-            content = file.read() if is_gzipped else b""
+            shape = _shape(file.read(start), path, num_axes)
+            size = math.prod(shape)
+            if is_gzipped:
+                check_room(size, room_for(os.path.getsize(path), max_image_bytes))
+                content = file.read(size + 1)
     except (OSError, EOFError, zlib.error) as fault:
         raise not_read(path, fault) from fault
-    if header[:4] != bytes((0, 0, _BYTES, num_axes)):
-        raise ValueError(f"{path!r} is no IDX file of bytes with {num_axes} axes; download it again")
-    shape = tuple(int.from_bytes(header[place : place + 4], "big") for place in range(4, start, 4))
     length = len(content) if is_gzipped else os.path.getsize(path) - start
-    if length != np.prod(shape, dtype=np.int64):
+    if length != size:
         raise ValueError(f"{path!r} is cut short: {length} bytes of images of shape {shape}; download it again")
     if is_gzipped:
         return np.frombuffer(content, np.uint8).reshape(shape)
     return np.memmap(path, np.uint8, "r", start, shape).view(np.ndarray)
+
+
+def _shape(header: bytes, path: str, num_axes: int) -> tuple[int, ...]:
+    if header[:4] != bytes((0, 0, _BYTES, num_axes)):
+        raise ValueError(f"{path!r} is no IDX file of bytes with {num_axes} axes; download it again")
+    return tuple(int.from_bytes(header[place : place + 4], "big") for place in range(4, 4 + 4 * num_axes, 4))

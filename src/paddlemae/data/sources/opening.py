@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 
 from paddlemae.data.bands import ARRAY_START
 from paddlemae.data.images import EXTENSIONS, has_ending
+from paddlemae.data.limits import MAX_IMAGE_BYTES, OPTION, parsed_bytes
 from paddlemae.data.sources.archives import expanded, open_tars, open_zip
 from paddlemae.data.sources.arrays import open_npy, open_npz
 from paddlemae.data.sources.cifar import open_cifar, version_of_archive, version_of_folder
@@ -14,7 +16,7 @@ from paddlemae.data.sources.labels import listed
 from paddlemae.data.sources.lists import open_list
 from paddlemae.data.sources.mnist import is_idx_images, open_idx
 from paddlemae.data.sources.packs import open_pack, read_index
-from paddlemae.data.sources.source import Source
+from paddlemae.data.sources.source import EncodedSource, FolderSource, Source
 from paddlemae.data.sources.table_files import ARROW_START, PARQUET_START
 from paddlemae.data.sources.tables import ARROW, PARQUET, open_tables, tables_in
 from paddlemae.data.sources.tar import is_tar
@@ -37,7 +39,8 @@ def open_source(spec: str, split: str | None = None, labelled: bool = False) -> 
             a list of files, `.txt` or `.csv` (options root, image, label, split, group: see `sources.lists`);
             a tar or zip; shards of a WebDataset, as a folder or as `data-{000..099}.tar`; a pack that `data pack`
             made; Parquet or Arrow tables or a folder of them (options image, label, group); `.npy` or `.npz` arrays;
-            CIFAR-10 or -100 (option label) and MNIST as published, packed or not.
+            CIFAR-10 or -100 (option label) and MNIST as published, packed or not. The option max_image_bytes of any
+            kind ("2GB") is the memory that reading an image may take, besides twice its stored bytes.
         split: for digits "train" (4000 images, also None), "test" (1000), or "fit" (3500) and "val"
             (500), which together are "train". For a folder, "train" is its subfolder train, and
             "test" its subfolder val or else test, in any of the spellings and by the rule at the top of
@@ -54,12 +57,18 @@ def open_source(spec: str, split: str | None = None, labelled: bool = False) -> 
     if spec == "digits":
         return open_digits(split)
     path, options = path_and_options(spec)
+    limit = parsed_bytes(options.pop(OPTION)) if OPTION in options else MAX_IMAGE_BYTES
     if "{" in path and not os.path.exists(path):
-        return _open_many(expanded(path), spec, split, labelled, options)
-    if not os.path.exists(path):
+        opened = _open_many(expanded(path), spec, split, labelled, options)
+    elif not os.path.exists(path):
         raise FileNotFoundError(f"expected {_KINDS}, got {spec!r}, which does not exist")
-    opened = _open_in_folder if os.path.isdir(path) else _open_file
-    return opened(path, spec, split, labelled, options)
+    elif os.path.isdir(path):
+        opened = _open_in_folder(path, spec, split, labelled, options, limit)
+    else:
+        opened = _open_file(path, spec, split, labelled, options, limit)
+    if limit != MAX_IMAGE_BYTES and isinstance(opened, FolderSource | EncodedSource):
+        return replace(opened, max_image_bytes=limit)
+    return opened
 
 
 def path_and_options(spec: str) -> tuple[str, dict[str, str]]:
@@ -93,20 +102,22 @@ def _open_many(paths: list[str], spec: str, split: str | None, labelled: bool, o
     return open_tars(paths, spec, split, labelled, root)
 
 
-def _open_in_folder(root: str, spec: str, split: str | None, labelled: bool, options: dict[str, str]) -> Source:
+def _open_in_folder(
+    root: str, spec: str, split: str | None, labelled: bool, options: dict[str, str], limit: int
+) -> Source:
     try:
         names = [name for name in os.listdir(root) if not name.startswith(".")]
     except OSError as error:
         raise ValueError(f"cannot list the folder {root!r}: {error.strerror}; mend or move it") from error
     if version := version_of_folder(names):
-        return open_cifar(root, version, split, options)
+        return open_cifar(root, version, split, options, limit)
     if index := read_index(root, names):
         _refuse_options(spec, options)
         return open_pack(root, index, split, labelled)
     if not any(has_ending(name, EXTENSIONS) for name in names):  # a million are not looked at one by one
         if idx := [name for name in names if is_idx_images(name)]:
             _refuse_options(spec, options)
-            return open_idx(root, idx, spec, split)
+            return open_idx(root, idx, spec, split, limit)
         tables = tables_in(root)
         if tables and not all(_describes_shard(os.path.join(root, table)) for table in tables):
             return open_tables(root, tables, root, split, labelled, options)
@@ -122,7 +133,7 @@ def _describes_shard(table: str) -> bool:
     return os.path.isfile(os.path.splitext(table)[0] + TAR)
 
 
-def _open_file(path: str, spec: str, split: str | None, labelled: bool, options: dict[str, str]) -> Source:
+def _open_file(path: str, spec: str, split: str | None, labelled: bool, options: dict[str, str], limit: int) -> Source:
     folder, name = os.path.split(path)
     ending = os.path.splitext(name)[1].lower()
     if not os.path.isfile(path):  # opening a pipe may never end
@@ -136,7 +147,7 @@ def _open_file(path: str, spec: str, split: str | None, labelled: bool, options:
         return open_tables(folder or ".", [name], path, split, labelled, options)
     if start.startswith(_COMPRESSED) and not is_idx_images(name):
         if version := version_of_archive(path):
-            return open_cifar(path, version, split, options)
+            return open_cifar(path, version, split, options, limit)
         raise ValueError(
             f"{path!r} is compressed as a whole, so no image of it can be read alone; unpack it, or make it a plain "
             "tar (gunzip)"
@@ -145,10 +156,10 @@ def _open_file(path: str, spec: str, split: str | None, labelled: bool, options:
         return open_list(path, split, labelled, options)
     _refuse_options(spec, options)
     if is_idx_images(name) or start.startswith(_IDX):
-        return open_idx(folder, [name], path, split)
+        return open_idx(folder, [name], path, split, limit)
     kinds: list[tuple[bool, Callable[[], Source]]] = [
         (start.startswith(ARRAY_START), lambda: open_npy(path, split, labelled)),
-        (start.startswith(_ZIP) and _is_npz(path), lambda: open_npz(path, split, labelled)),
+        (start.startswith(_ZIP) and _is_npz(path), lambda: open_npz(path, split, labelled, limit)),
         (start.startswith(_ZIP), lambda: open_zip(path, split, labelled)),
         (is_tar(path), lambda: open_tars([path], path, split, labelled)),
     ]

@@ -46,6 +46,9 @@ class SubsetSource:
     def stored(self, i: int) -> bytes | NDArray[Any]:
         return self.whole.stored(int(self.indices[i]))
 
+    def room(self, i: int) -> int:
+        return self.whole.room(int(self.indices[i]))
+
     def stamp(self, i: int) -> str:
         return self.whole.stamp(int(self.indices[i]))
 

@@ -15,6 +15,7 @@ _ARRAY = {f"{module} _reconstruct" for module in _MULTIARRAY}
 _DTYPE, _ENCODE = "numpy dtype", "_codecs encode"
 _TYPES = {"u1": np.uint8, "i8": np.int64, "i4": np.int32}
 _MARK = object()
+_DEEPEST = 2
 
 
 @dataclass(eq=False)
@@ -137,12 +138,14 @@ _DONE: dict[str, Callable[[list], None]] = {
 }
 
 
-def _made(value: Any) -> Any:
-    """Plain values of what was read."""
+def _made(value: Any, depth: int = 0) -> Any:
+    """Plain values of what was read: a dictionary of values and lists of values."""
+    if depth > _DEEPEST:  # lists that hold each other many times would take memory without end
+        raise ValueError("it nests lists")
     if isinstance(value, dict):
-        return {_made(key): _made(item) for key, item in value.items()}
+        return {_made(key, depth + 1): _made(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_made(item) for item in value]
+        return [_made(item, depth + 1) for item in value]
     if isinstance(value, _Call):
         return _encoded(value) if value.name == _ENCODE else _array(value)
     return value

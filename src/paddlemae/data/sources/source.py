@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from paddlemae.data.channels import Pixels, as_channels, as_HWC, check_channels
 from paddlemae.data.images import NeedOf, Picture, UnreadableImage, decode_picture, read_content, read_picture, whole
+from paddlemae.data.limits import MAX_IMAGE_BYTES, room_for
 from paddlemae.data.patience import patiently
 from paddlemae.data.slowness import noticed
 from paddlemae.data.sources.names import Names
@@ -60,6 +61,9 @@ class Source(Protocol):
     def stored(self, i: int) -> bytes | NDArray[Any]:
         """What is kept of image i: the bytes of an image file, or an array's values. Raises as `read` does."""
 
+    def room(self, i: int) -> int:
+        """Return the bytes of memory that reading image i may take (see `data.limits`)."""
+
     def stamp(self, i: int) -> str:
         """What changes when image i does: for a file its path, size and time of change."""
 
@@ -80,6 +84,7 @@ class FolderSource:
     classes: tuple[str, ...] = ()
     groups: NDArray[np.int64] | None = None
     group_names: Names | None = None
+    max_image_bytes: int = MAX_IMAGE_BYTES
 
     def __len__(self) -> int:
         return len(self.files)
@@ -94,12 +99,15 @@ class FolderSource:
         path = self.describe(i)
         with noticed(path):
             # a disk's faults come before the size is known, so `need_of` is still asked once
-            return patiently(lambda: read_picture(path, channels, need_of), self.root)
+            return patiently(lambda: read_picture(path, channels, need_of, self.max_image_bytes), self.root)
 
     def stored(self, i: int) -> bytes:
         path = self.describe(i)
         with noticed(path):
             return patiently(lambda: read_content(path), self.root)
+
+    def room(self, i: int) -> int:
+        return room_for(os.path.getsize(self.describe(i)), self.max_image_bytes)
 
     def stamp(self, i: int) -> str:
         return f"{self.files[i]}\0{file_stamp(self.describe(i))}"  # the path as it is listed, so that a folder may move
@@ -116,8 +124,15 @@ class Contents(Protocol):
 
     def describe(self, i: int) -> str: ...
 
-    def content(self, i: int) -> bytes:
-        """The bytes of an image file; OSError when they can't be read, ValueError when they can't be used."""
+    def content(self, i: int, max_image_bytes: int) -> bytes:
+        """The bytes of an image file; OSError when they can't be read, ValueError when they can't be used or are many.
+
+        Args:
+            max_image_bytes: as of `data.limits`.
+        """
+
+    def stored_bytes(self, i: int) -> int:
+        """Return how many bytes of the file that it is in the image takes, as they are stored."""
 
     def stamp(self, i: int) -> str: ...
 
@@ -132,6 +147,7 @@ class EncodedSource:
     classes: tuple[str, ...] = ()
     groups: NDArray[np.int64] | None = None
     group_names: Names | None = None
+    max_image_bytes: int = MAX_IMAGE_BYTES
 
     def __len__(self) -> int:
         return len(self.contents)
@@ -143,14 +159,14 @@ class EncodedSource:
         return self.read_picture(i, channels, whole).pixels_hwC
 
     def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
-        return decode_picture(self.stored(i), self.describe(i), channels, need_of)
+        return decode_picture(self.stored(i), self.describe(i), channels, need_of, self.room(i))
 
     def stored(self, i: int) -> bytes:
         name = self.describe(i)
 
         def read() -> bytes:
             try:
-                return self.contents.content(i)
+                return self.contents.content(i, self.max_image_bytes)
             except (OSError, ValueError) as fault:
                 errno = fault.errno if isinstance(fault, OSError) else None
                 reason = fault.strerror if isinstance(fault, OSError) else None
@@ -158,6 +174,9 @@ class EncodedSource:
 
         with noticed(name):
             return patiently(read, self.contents.root)
+
+    def room(self, i: int) -> int:
+        return room_for(self.contents.stored_bytes(i), self.max_image_bytes)
 
     def stamp(self, i: int) -> str:
         return self.contents.stamp(i)
@@ -204,6 +223,9 @@ class ArraySource:
 
     def stored(self, i: int) -> NDArray[Any]:
         return loaded(self.load, self.arguments, self.stamped)[i]
+
+    def room(self, i: int) -> int:
+        return MAX_IMAGE_BYTES  # for what is made of an image that is in memory
 
     def stamp(self, i: int) -> str:
         return f"{i}\0{self.stamped}"

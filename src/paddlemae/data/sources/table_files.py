@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from paddlemae.data.limits import check_room, room_for
 from paddlemae.data.sources.source import not_read
 
 KEPT_BYTES = 256 * 2**20  # of row groups, in each process
@@ -94,9 +95,16 @@ class ArrowTable:
     def values(self, column: str) -> list:
         return self.table.column(column).to_pylist()
 
-    def content(self, row: int) -> bytes | None:
+    def stored_bytes(self, row: int) -> int:
+        value = self._value(row)
+        return value.as_buffer().size if value.is_valid else 0
+
+    def content(self, row: int, max_image_bytes: int) -> bytes | None:
+        return self._value(row).as_py()
+
+    def _value(self, row: int) -> Any:
         chunk = int(np.searchsorted(self.borders, row, "right")) - 1
-        return self.chunks[chunk][int(row - self.borders[chunk])].as_py()
+        return self.chunks[chunk][int(row - self.borders[chunk])]
 
 
 _kept: OrderedDict[tuple[str, str, int], Any] = OrderedDict()  # row groups of this process, those read last at the end
@@ -110,6 +118,7 @@ class ParquetTable:
         self.file = _open_parquet(path)
         self.schema = self.file.schema_arrow
         _check_image(self.schema, image, is_struct, path)
+        self.sizes: dict[int, tuple[int, int]] = {}  # of row groups
         metadata = self.file.metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self.borders = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -118,21 +127,45 @@ class ParquetTable:
     def values(self, column: str) -> list:
         return self.file.read(columns=[column], use_threads=False).column(0).to_pylist()
 
-    def content(self, row: int) -> bytes | None:
+    def stored_bytes(self, row: int) -> int:
+        """Return the row's share of its row group's compressed bytes."""
         group = int(np.searchsorted(self.borders, row, "right")) - 1
-        return self._group(group)[int(row - self.borders[group])].as_py()
+        return self._sizes(group)[0] // max(1, int(self.borders[group + 1] - self.borders[group]))
 
-    def _group(self, group: int) -> Any:
+    def content(self, row: int, max_image_bytes: int) -> bytes | None:
+        group = int(np.searchsorted(self.borders, row, "right")) - 1
+        return self._group(group, max_image_bytes)[int(row - self.borders[group])].as_py()
+
+    def _sizes(self, group: int) -> tuple[int, int]:
+        """Return (compressed, unpacked) bytes of a row group's images, as the file states them."""
+        if group in self.sizes:
+            return self.sizes[group]
+        metadata, path = self.file.metadata.row_group(group), f"{self.image}.bytes" if self.is_struct else self.image
+        chunks = [metadata.column(number) for number in range(metadata.num_columns)]
+        chunk = next(each for each in chunks if each.path_in_schema == path)
+        self.sizes[group] = chunk.total_compressed_size, chunk.total_uncompressed_size
+        return self.sizes[group]
+
+    def _group(self, group: int, max_image_bytes: int) -> Any:
         key = (self.path, self.stamp, group)
         if key not in _kept:
             import pyarrow as pa
 
             column = f"{self.image}.bytes" if self.is_struct else self.image
+            compressed, unpacked = self._sizes(group)
+            room = room_for(compressed, max_image_bytes)
+            check_room(unpacked, room)
+            # A value that the file has once may be that of every row: no more rows are read at a time than fit.
+            rows = max(1, room // max(1, unpacked))
+            batches, size = [], 0
             try:
-                table = self.file.read_row_group(group, columns=[column], use_threads=False)
+                for batch in self.file.iter_batches(rows, row_groups=[group], columns=[column], use_threads=False):
+                    batches.append(_bytes_of(batch.column(0), self.is_struct))
+                    size += batches[-1].nbytes
+                    check_room(size, room)
             except (pa.ArrowException, OSError) as fault:
                 raise ValueError(f"its row group is damaged ({' '.join(str(fault).split())[:100]})") from fault
-            _kept[key] = _bytes_of(table.column(0).combine_chunks(), self.is_struct)
+            _kept[key] = batches[0] if len(batches) == 1 else pa.chunked_array(batches)
             while len(_kept) > 1 and sum(values.nbytes for values in _kept.values()) > KEPT_BYTES:
                 _kept.popitem(last=False)
         _kept.move_to_end(key)

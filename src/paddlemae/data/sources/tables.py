@@ -109,9 +109,14 @@ class TableContents:
         for path, stamp in zip(self.tables, self.stamps):
             yield opened(path, stamp, self.image, self.is_struct)
 
-    def content(self, i: int) -> bytes:
+    def stored_bytes(self, i: int) -> int:
         table, row = self._place(i)
-        content = opened(self.tables[table], self.stamps[table], self.image, self.is_struct).content(row)
+        return opened(self.tables[table], self.stamps[table], self.image, self.is_struct).stored_bytes(row)
+
+    def content(self, i: int, max_image_bytes: int) -> bytes:
+        table, row = self._place(i)
+        images = opened(self.tables[table], self.stamps[table], self.image, self.is_struct)
+        content = images.content(row, max_image_bytes)
         if content is None:
             raise ValueError("the table holds no bytes of this image")
         return content

@@ -83,7 +83,10 @@ class TarContents:
     def describe(self, i: int) -> str:
         return f"{self.tars[self.which[i]]}, entry {self.files[i]}"
 
-    def content(self, i: int) -> bytes:
+    def stored_bytes(self, i: int) -> int:
+        return int(self.sizes[i])
+
+    def content(self, i: int, max_image_bytes: int) -> bytes:
         return read_range(self.tars[self.which[i]], int(self.offsets[i]), int(self.sizes[i]))
 
     def stamp(self, i: int) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from paddlemae.data.limits import check_room, room_for
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import file_stamp
 from paddlemae.data.sources.stored import clean, is_hidden, leads_out, read_from
@@ -20,7 +21,6 @@ _LOCAL_START = b"PK\3\4"
 _ENCRYPTED, _UTF8 = 0x1, 0x800  # flags
 _UNIX, _WINDOWS = 3, (0, 10, 11, 14)  # systems that an entry was made on: FAT, NTFS, VFAT
 _UNICODE_PATH = 0x7075  # an extra field
-_MOST_BYTES = 1 << 31  # that an entry may unpack to
 _LINK = 0o120000  # of the mode that Unix programs store
 _TYPE = 0o170000
 
@@ -44,10 +44,12 @@ class ZipContents:
     def describe(self, i: int) -> str:
         return f"{self.path}, entry {self.files[i]}"
 
-    def content(self, i: int) -> bytes:
+    def stored_bytes(self, i: int) -> int:
+        return int(self.packed_sizes[i])
+
+    def content(self, i: int, max_image_bytes: int) -> bytes:
         method, size = int(self.methods[i]), int(self.sizes[i])
-        if size > _MOST_BYTES:
-            raise ValueError(f"it claims {size} bytes; no image is as large")
+        check_room(size, room_for(self.stored_bytes(i), max_image_bytes))
         if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"compressed by method {method}; pack it again, stored or deflated")
         with open(self.path, "rb", buffering=0) as file:
