@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import paddle
 
+from paddlemae import device
 from paddlemae.cli_endings import ending
 from paddlemae.model.vit import VisionTransformer
 from paddlemae.recipe import dump_recipe, load_recipe
@@ -70,6 +71,7 @@ def new_state() -> TrainState:
 @functools.cache
 def whole_run() -> Path:
     """A run folder of a classifier as a training leaves it, with features and their unfinished parts next to it."""
+    device.prepare("cpu", threads=1)
     run = Path(tempfile.mkdtemp(prefix="paddlemae-whole-"))
     recipe = wanted_recipe()
     write_recipe(run, dump_recipe(recipe))

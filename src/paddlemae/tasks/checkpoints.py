@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from paddlemae.recipe import Augmentation, default_statistics
 from paddlemae.report.runlog import RECIPE_FILE
 from paddlemae.train.checkpoint import BEST, FOLDER, LATEST, STATE_FILE, find_checkpoint
 from paddlemae.weights.adapt import Adapted, change_channels, change_image_size, change_patch_size
+from paddlemae.weights.described import check_description
 from paddlemae.weights.foreign import Foreign, open_weights
 from paddlemae.weights.layouts import Imported, import_weights
 from paddlemae.weights.store import DESCRIPTION_FILE, WEIGHTS_FILE, Description, read_description, read_tensors
@@ -147,6 +148,10 @@ def foreign_checkpoint(foreign: Foreign, imported: Imported) -> Checkpoint:
         classes=class_names(imported),
         provenance={"weights": foreign.path.name, "layout": imported.layout},
     )
+    try:
+        check_description(asdict(description))
+    except ValueError as fault:
+        raise ValueError(f"{foreign.path} makes no model that can be computed ({fault})") from fault
     return Checkpoint(foreign.path, description, imported.tensors)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -119,7 +120,7 @@ class TrainState:
     dropped: int = 0
     dropped_in_a_row: int = 0
     passed_over: set[int] = field(default_factory=set)
-    usual_loss: int | float | None = None
+    usual_loss: float | None = None
     since_log: list[dict[str, Any]] = field(default_factory=list)
 
     def averaged(self) -> AbstractContextManager[None]:
@@ -394,7 +395,7 @@ def check_intact(checkpoint: Path, *, whole: bool, trust: bool = False) -> None:
 
 def _is_of_a_run(checkpoint: Path) -> bool:
     """Whether a folder is a checkpoint, which has checksums, and no model alone."""
-    return (checkpoint / STATE_FILE).exists() or checkpoint.absolute().parent.name == FOLDER
+    return (checkpoint / STATE_FILE).exists() or re.fullmatch(STEP_NAME, checkpoint.absolute().name) is not None
 
 
 def _read_checksums(checkpoint: Path) -> dict[str, str]:
@@ -414,7 +415,7 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
     """
     tensors, slots = read_tensors(checkpoint), read_tensor_file(checkpoint / OPTIMIZER_FILE)
     plain = read_record(checkpoint / STATE_FILE, StateType, USE_ANOTHER, MAX_STATE_BYTES)
-    paddle_slots = _paddle_slots(checkpoint / OPTIMIZER_FILE, slots, state)
+    paddle_slots = _paddle_slots(checkpoint / OPTIMIZER_FILE, slots, tensors, state)
     own = read_tensor_file(checkpoint / OWN_WEIGHTS_FILE) if state.ema else None
     with state.whole():
         load_official(state.model, tensors, source=str(checkpoint))
@@ -429,15 +430,17 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
     _restore_random(plain, checkpoint / STATE_FILE)
 
 
-def _paddle_slots(path: Path, slots: dict[str, np.ndarray], state: TrainState) -> dict[str, paddle.Tensor]:
-    """The optimizer's slots under Paddle's names, each of the shape that it must have."""
+def _paddle_slots(
+    path: Path, slots: dict[str, np.ndarray], tensors: dict[str, np.ndarray], state: TrainState
+) -> dict[str, paddle.Tensor]:
+    """The optimizer's slots under Paddle's names, each of the size of its weight (a rank may hold a part of that)."""
     known = {name: parameter for name, parameter in state.model.named_parameters()}
     found = {}
     for key, array in slots.items():
         name, _, slot = key.rpartition(".")
-        if name not in known or slot not in _slot_names(state):
+        if name not in known or name not in tensors or slot not in _slot_names(state):
             raise ValueError(f"{path} holds {shown(key)}, which this model's optimizer does not have")
-        wanted = 1 if slot.endswith("_pow_acc") else known[name].size
+        wanted = 1 if slot.endswith("_pow_acc") else tensors[name].size
         if array.size != wanted or array.dtype.kind != "f":
             raise ValueError(f"{path} is of another shape: {shown(key)} is {array.dtype} {list(array.shape)}")
         found[f"{known[name].name}_{slot}_0"] = paddle.to_tensor(array)
