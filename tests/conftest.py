@@ -1,4 +1,4 @@
-"""What the tests share: Paddle made ready, tiny images, a tiny model, and the command line as a user types it."""
+"""What the tests share: Paddle as a new process has it, tiny images and models, and commands as a user types them."""
 
 from __future__ import annotations
 
