@@ -8,7 +8,7 @@ from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
 from paddlemae.data.sources.labels import class_folders, labels_by_folder
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import FolderSource
-from paddlemae.data.sources.stored import SYSTEM_FOLDERS
+from paddlemae.data.sources.stored import RUN_MARKS, SYSTEM_FOLDERS
 from paddlemae.data.sources.subfolders import classes_to_train_on, subfolder_of, subfolders
 
 TAR = ".tar"
@@ -35,7 +35,8 @@ def list_images(root: str) -> tuple[list[str], int]:
     """Paths of the images below `root`, relative, with "/" and sorted; and the number of other files.
 
     Real folders are walked before links to folders, so an image has its real path where it has one. Arrays count as
-    images where there are no others. Hidden ones and `SYSTEM_FOLDERS` are passed over.
+    images where there are no others. Passed over are hidden ones, `SYSTEM_FOLDERS`, and a run's folder below `root`:
+    its pictures are no images of it.
     """
     images: list[str] = []
     arrays: list[str] = []
@@ -50,6 +51,8 @@ def list_images(root: str) -> tuple[list[str], int]:
         if (info.st_dev, info.st_ino) in seen:
             continue
         seen.add((info.st_dev, info.st_ino))
+        found, marks = [images, arrays, folders, links], 0
+        before, others_before = [len(each) for each in found], num_others
         for entry in _entries(os.path.join(root, folder)):
             path = f"{folder}/{entry.name}" if folder else entry.name
             kind = _kind(entry)
@@ -63,6 +66,11 @@ def list_images(root: str) -> tuple[list[str], int]:
                 arrays.append(path)
             else:
                 num_others += 1
+                marks += entry.name in RUN_MARKS
+        if folder and marks == len(RUN_MARKS):
+            for each, length in zip(found, before):
+                del each[length:]
+            num_others = others_before
     return (sorted(images), num_others + len(arrays)) if images else (sorted(arrays), num_others)
 
 
