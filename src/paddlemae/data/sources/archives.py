@@ -279,7 +279,7 @@ def _split_folder(name: str, listing: _Listing, around: str, folders: set[str], 
         lambda folder, kind: counts[folder][kind],
     )
     if part and (loose := counts[""][PICTURE]):
-        note(f"{name!r}: {loose:,} image{'s' * (loose != 1)} in no folder of a split are left out")
+        note(f"{name!r} leaves out {loose:,} image{'s' * (loose != 1)} in no folder of a split")
     return part
 
 

@@ -60,8 +60,8 @@ def _present(
     if on_both_sides(filled):
         counts = {name: count_of(name, kind) for name in others}
         return {**dict.fromkeys(words, 0), **{name: count for name, count in counts.items() if count}}
-    held = any(kind_of(name) in (PICTURE, kind) for name in others)
-    return dict.fromkeys([*filled, *others] if held else words, 0)
+    held = [name for name in others if kind_of(name) in (PICTURE, kind)]
+    return dict.fromkeys([*filled, *held] if held else words, 0)
 
 
 def classes_to_train_on(root: str) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ def _tell_loose(root: str) -> None:
     with os.scandir(root) as entries:
         loose = sum(has_ending(entry.name, EXTENSIONS) and not is_hidden(entry.name) for entry in entries)
     if loose:
-        note(f"{root!r}: {loose:,} image{'s' * (loose != 1)} in no folder of a split are left out")
+        note(f"{root!r} leaves out {loose:,} image{'s' * (loose != 1)} in no folder of a split")
 
 
 def _kind_of_images(folder: str) -> str | None:
