@@ -126,6 +126,9 @@ def _tree(rng: random.Random) -> Tree:
         path = os.path.normpath(around + b"/".join([*steps, name]))
         if _fits(tree, path):
             tree[path] = b"%d %d" % (number, rng.getrandbits(40))
+    if rng.random() < 0.1 and (parents := sorted({os.path.dirname(path) for path in tree} - {b""})):
+        run = rng.choice(parents)  # of a training, which is passed over
+        tree |= {run + b"/recipe.yaml": b"", run + b"/environment.json": b""}
     return tree if _has_bare_image(tree) else {**tree, os.path.normpath(around + b"bare.png"): b"bare"}
 
 

@@ -43,6 +43,15 @@ def write_zip(path: Path, *names: str, system: int = 3) -> Path:
     return path
 
 
+def write_tree(path: Path, kind: str, names: list[str]) -> None:
+    if kind != "folder":
+        (write_tar if kind == "tar" else write_zip)(path, *names)
+        return
+    for name in names:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(name)
+
+
 def read(source: Source) -> list[str]:
     return [source.stored(i).decode("utf-8", "surrogateescape") for i in range(len(source))]  # type: ignore[union-attr]
 
@@ -198,14 +207,17 @@ def test_a_method_of_compression_that_is_none_is_an_unreadable_image(tmp_path: P
 def test_what_systems_put_next_to_images_is_passed_over(tmp_path: Path, kind: str) -> None:
     names = ["cat/1.png", "dog/1.png", "cat/@eaDir/1.png/SYNOFILE_THUMB_M.jpg", "@eaDir/x.png", "__MACOSX/cat/x.png"]
     names += ["lost+found/x.png", "#recycle/x.png", "$RECYCLE.BIN/$R1.png", "System Volume Information/x.txt"]
-    if kind == "folder":
-        for name in names:
-            (tmp_path / "a" / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / "a" / name).write_text(name)
-    else:
-        (write_tar if kind == "tar" else write_zip)(tmp_path / "a", *names)
+    write_tree(tmp_path / "a", kind, names)
     source = open_source(str(tmp_path / "a"), "train", labelled=True)
     assert read(source) == ["cat/1.png", "dog/1.png"] and source.classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "zip"])
+def test_the_folder_of_a_training_is_passed_over(tmp_path: Path, kind: str) -> None:
+    names = ["a/1.png", "a/runs/x/recipe.yaml", "a/runs/x/environment.json", "a/runs/x/figures/loss.png"]
+    names += ["a/runs/y/recipe.yaml", "a/runs/y/2.png"]
+    write_tree(tmp_path / "x", kind, names)
+    assert read(open_source(str(tmp_path / "x"), "train")) == ["a/1.png", "a/runs/y/2.png"]
 
 
 @pytest.mark.parametrize("write", [write_tar, write_zip])

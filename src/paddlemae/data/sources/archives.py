@@ -28,7 +28,7 @@ from paddlemae.data.sources.labels import (
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.shards import Samples, ending_of, is_sidecar, label_of, samples_of
 from paddlemae.data.sources.source import EncodedSource
-from paddlemae.data.sources.stored import visible_above
+from paddlemae.data.sources.stored import RUN_MARKS, visible_above
 from paddlemae.data.sources.subfolders import ARRAY, PICTURE, choose_folder
 from paddlemae.data.sources.tar import Entry, TarContents, entries
 from paddlemae.data.sources.zipped import begins_with_entry, zip_contents, zip_entries
@@ -236,7 +236,7 @@ class _Chosen(NamedTuple):
 
 def _choose(name: str, listing: _Listing, split: str | None, labelled: bool) -> _Chosen:
     """Return the images of an archive whose folders are splits and classes; one folder around all does not count."""
-    files = sorted(listing.images)
+    files = sorted(_outside_runs(listing))
     if not files:
         raise ValueError(f"no images in {name!r}; expected entries {_endings()}")
     around = _around_all(listing.images_among(files))
@@ -256,6 +256,13 @@ def _choose(name: str, listing: _Listing, split: str | None, labelled: bool) -> 
     return _Chosen(chosen, *_by_folder(f"{name}/{inside}", below, known, part is not None, first))
 
 
+def _outside_runs(listing: _Listing) -> list[str]:
+    """Return the images that are in no folder of a training, whose pictures are no images of the archive."""
+    with_mark = [{name[: -len(mark)] for name in listing.others if name.endswith(f"/{mark}")} for mark in RUN_MARKS]
+    runs = tuple(set.intersection(*with_mark))
+    return [name for name in listing.images if not name.startswith(runs)] if runs else list(listing.images)
+
+
 def _split_folder(name: str, listing: _Listing, around: str, folders: set[str], split: str | None) -> str | None:
     """Return which of the folders next to each other a split means, as `subfolders.subfolder_of` does; None for all."""
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -272,7 +279,7 @@ def _split_folder(name: str, listing: _Listing, around: str, folders: set[str], 
         lambda folder, kind: counts[folder][kind],
     )
     if part and (loose := counts[""][PICTURE]):
-        note(f"{name!r}: {loose:,} image{'s' * (loose != 1)} in no folder of a split are left out")
+        note(f"{name!r} leaves out {loose:,} image{'s' * (loose != 1)} in no folder of a split")
     return part
 
 

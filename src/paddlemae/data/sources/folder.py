@@ -8,7 +8,7 @@ from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
 from paddlemae.data.sources.labels import class_folders, labels_by_folder
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import FolderSource
-from paddlemae.data.sources.stored import SYSTEM_FOLDERS
+from paddlemae.data.sources.stored import RUN_MARKS, SYSTEM_FOLDERS
 from paddlemae.data.sources.subfolders import classes_to_train_on, subfolder_of, subfolders
 
 TAR = ".tar"

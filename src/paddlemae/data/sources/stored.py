@@ -7,6 +7,8 @@ SYSTEM_FOLDERS = frozenset(
     ("__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 )
 
+RUN_MARKS = ("recipe.yaml", "environment.json")  # a folder with both is that of a training
+
 
 def read_range(path: str, offset: int, size: int) -> bytes:
     """A stretch of a file; opened anew each time, so no process or thread shares a place in it.
