@@ -181,7 +181,7 @@ def report_of(runs: list[Json]) -> Json:
         ],
     }
     return {
-        "format": 1,
+        "format": 2,
         "made": "2026-11-25T08:00:00Z",
         "version": "0.1.0",
         "command": ["paddlemae", "report", "runs/whole"],

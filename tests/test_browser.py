@@ -6,11 +6,13 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from paddlemae.report.confusion import Confusion
 from paddlemae.report.page import render
 from paddlemae.report.parts import PARTS
-from tests.report_example import NASTY, example
+from tests.report_example import NASTY, bare_run, example, report_of
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.browser
@@ -220,6 +222,28 @@ def test_the_confusion_matrix_tells_its_cells(visit) -> None:
     page = visit()
     tip = tip_at(page, page.locator("table.confusion tbody tr").nth(0).locator("td").nth(2))
     assert re.fullmatch(r"true: plane\npredicted: bird\n6 of \d+ images, \d+\.\d%", tip)
+
+
+def test_the_matrix_of_many_classes_is_drawn_in_few_pixels(chromium, tmp_path: Path) -> None:
+    """A canvas of 21,000 x 21,000 pixels is more than browsers make."""
+    size = 21_000
+    labels = np.arange(size)
+    content = {"source": "", "classes": [f"class {i}" for i in labels], **Confusion.of(labels, labels, size).as_json()}
+    run = {**bare_run(), "exhibits": {**bare_run()["exhibits"], "confusion": content}}
+    (tmp_path / "a.html").write_text(render(report_of([run]), [tmp_path]), encoding="utf-8")
+    page = chromium.new_page(viewport={"width": 1300, "height": 900})
+    page.goto((tmp_path / "a.html").as_uri())
+    canvas = page.locator(".matrix canvas")
+    assert canvas.evaluate("one => [one.width, one.height]") == [1024, 1024]
+    on_the_diagonal = (
+        "one => [...one.getContext('2d').getImageData(0, 0, 1024, 1024).data.filter((_, i) => i % 4 === 3)]"
+    )
+    assert (np.array(canvas.evaluate(on_the_diagonal)).reshape(1024, 1024) > 0).sum() == 1024
+    x, y = middle(page, canvas, 100.5 / 1024, 100.5 / 1024)
+    canvas.dispatch_event("pointermove", {"clientX": x, "clientY": y})
+    said = page.locator(".tip").inner_text().split("\n")
+    assert said[0].removeprefix("true: ") == said[1].removeprefix("predicted: ") and said[2] == "1 of 1 images, 100.0%"
+    page.close()
 
 
 def test_the_slider_shows_a_time_in_training(visit) -> None:

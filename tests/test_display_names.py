@@ -32,6 +32,7 @@ EVIL = "\x1b]0;pwn\x07\u202e"
     ("name", "line"),
     [
         ("caf\udce9", r"caf\xe9"),
+        ("\udc80\udcff\udd00", r"\x80\xff\udd00"),
         ("\x1b[2J\x07\x9b", r"\x1b[2J\x07\u009b"),
         ("a\nb\t\r", r"a\nb\t\r"),
         ("\u202egnp\u2066\u200b", r"\u202egnp\u2066\u200b"),
@@ -109,15 +110,11 @@ def test_a_bar_of_progress_escapes_its_label_and_what_is_printed_meanwhile(monke
 
 
 def test_what_reads_as_mathematics_is_drawn_as_written(tmp_path: Path) -> None:
-    one = np.arange(2)
-    for number, name in enumerate((r"$\alpha$", r"\$\alpha\$")):
-        draw_confusion(tmp_path / f"{number}.png", Confusion.of(one, one, 2), [name, "b"], "")
-    widths = []
-    for number in range(2):
-        with Image.open(tmp_path / f"{number}.png") as image:
-            axis = np.asarray(image.convert("L"))[: image.size[1] // 2]
-        widths.append(int((axis < 128).any(axis=0).argmax()))
-    assert abs(widths[0] - widths[1]) < 60, "seven and nine letters; as mathematics it would be one"
+    """As mathematics it ends in an error, after all training."""
+    nothing = Confusion.of(np.arange(0), np.arange(0), 2)
+    draw_confusion(tmp_path / "a.png", nothing, ["US$_{$ bill", "b"], "$_{$")
+    with Image.open(tmp_path / "a.png") as picture:
+        picture.load()
 
 
 @pytest.fixture

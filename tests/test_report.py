@@ -87,7 +87,7 @@ def test_the_report_is_a_page_its_figures_and_a_table(journey: Path, paddlemae, 
 def test_the_figures_are_those_of_the_trainings(journey: Path, written: Path) -> None:
     found = figures(written)
     (run,) = found["runs"]
-    assert run["problems"] == [] and found["comparison"] is None and found["format"] == 1
+    assert run["problems"] == [] and found["comparison"] is None and found["format"] == 2
     logged = [json.loads(line) for line in (journey / "a run/metrics.jsonl").read_text().splitlines()]
     assert run["curves"]["loss"]["value"] == [line["loss"] for line in logged] and len(logged) == 3
     assert run["totals"] == {"steps": 3, "epochs": logged[-1]["epoch"], "seconds": logged[-1]["seconds"]}

@@ -38,7 +38,7 @@ from paddlemae.report.runlog import (
     read_skipped,
 )
 
-FORMAT = 1
+FORMAT = 2  # 1 had confusions as matrices
 STARTS = ("pretrained", "random", "scratch")
 ORDER = ("knn", "probe", "partial", "finetune", "evaluate")  # of results
 PLACE = ("step", "epoch", "seconds")  # what a line of metrics is about, not a metric
