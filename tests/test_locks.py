@@ -1,5 +1,6 @@
 """One command at a time writes into a folder: who is second is told who is first, and a dead one keeps nobody out."""
 
+import contextlib
 import json
 import os
 import platform
@@ -162,6 +163,19 @@ def test_where_nothing_can_be_written_there_is_no_lock(tmp_path: Path, monkeypat
     monkeypatch.setattr(locks, "_open", refused)
     with locked_folder(tmp_path):
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_was_removed_while_it_was_opened_is_none(tmp_path: Path, monkeypatch) -> None:
+    first, flock = contextlib.ExitStack(), locks._flock
+    first.enter_context(locked_folder(tmp_path / "run"))
+
+    def freed(descriptor: int) -> bool | None:
+        first.close()
+        return flock(descriptor)
+
+    monkeypatch.setattr(locks, "_flock", freed)
+    with locked_folder(tmp_path / "run"), pytest.raises(BlockingIOError):
+        locked_folder(tmp_path / "run").__enter__()
 
 
 def test_many_at_once_are_one_after_the_other(tmp_path: Path) -> None:

@@ -96,9 +96,8 @@ def remove_orphans() -> None:
     """Remove the launch folders of commands that were killed, which nobody holds any more."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_folder_prefix()}*"):
         with contextlib.suppress(OSError):
-            if (folder / LAUNCHER_LOG).exists() and (
-                descriptor := locked_by_descriptor(folder)
-            ) is not None:  # locked before the log
+            has_log = (folder / LAUNCHER_LOG).exists()  # it was locked before it had one
+            if has_log and (descriptor := locked_by_descriptor(folder)) is not None:
                 shutil.rmtree(folder, ignore_errors=True)
                 os.close(descriptor)
 

@@ -138,9 +138,10 @@ def open_run(
 
 
 def _empty(folder: Path, last: Path) -> None:
-    """Remove all that is in a folder but its lock, what marks it as a run's last: a kill leaves what can be overwritten
-    again. The folder of checkpoints may be a link, to a larger disk say: it stays one, and what it leads to is emptied;
-    other links are removed, and what they lead to stays.
+    """Remove all that is in a folder but its lock, what marks it as a run's last, so a kill leaves one to overwrite.
+
+    The folder of checkpoints may be a link, to a larger disk say: it stays one, and what it leads to is emptied. Other
+    links are removed, and what they lead to stays.
     """
     checkpoints = folder / CHECKPOINTS
     if checkpoints.is_symlink() and checkpoints.is_dir():

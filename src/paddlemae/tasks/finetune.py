@@ -124,8 +124,8 @@ def _finetune(recipe: FinetuneRecipe, start: Start, beside: str | None) -> dict[
     last = last or evaluation()
 
     def attention() -> None:
-        if fixed := fixed_images(parts.held_out, parts.description):
-            with optional("the attention maps"), state.averaged():
+        with optional("the attention maps"), state.averaged():
+            if fixed := fixed_images(parts.held_out, parts.description):
                 show_attention(start.out, model, parts.description, fixed[0])
 
     def finished() -> dict[str, Any]:
