@@ -13,8 +13,6 @@ from paddlemae.data.sources.subfolders import classes_to_train_on, subfolder_of,
 
 TAR = ".tar"
 
-RUN_MARKS = ("recipe.yaml", "environment.json")  # a folder with both is that of a training
-
 
 def open_folder(root: str, split: str | None, labelled: bool) -> FolderSource:
     """The images of a folder, or of its subfolder that a split means; labels by folder."""
