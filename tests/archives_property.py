@@ -126,9 +126,9 @@ def _tree(rng: random.Random) -> Tree:
         path = os.path.normpath(around + b"/".join([*steps, name]))
         if _fits(tree, path):
             tree[path] = b"%d %d" % (number, rng.getrandbits(40))
-    if rng.random() < 0.1 and (parents := sorted({os.path.dirname(path) for path in tree} - {b""})):
-        run = rng.choice(parents)  # of a training, which is passed over
-        tree |= {run + b"/recipe.yaml": b"", run + b"/environment.json": b""}
+    if rng.random() < 0.1 and (parents := sorted({os.path.dirname(path) for path in tree if b"/" in path})):
+        run = rng.choice(parents) + b"/run"  # of a training, which is passed over; a split's folder is none
+        tree |= {run + b"/loss.png": b"figure", run + b"/recipe.yaml": b"", run + b"/environment.json": b""}
     return tree if _has_bare_image(tree) else {**tree, os.path.normpath(around + b"bare.png"): b"bare"}
 
 
