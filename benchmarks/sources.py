@@ -29,7 +29,7 @@ import numpy as np
 
 from paddlemae.data.augment import View
 from paddlemae.data.batches import train_batches
-from paddlemae.data.sources import Source, open_source, subset, tables
+from paddlemae.data.sources import Source, open_source, subset, table_files
 from paddlemae.device import keep_freed_memory
 from paddlemae.tasks.data_pack import pack
 
@@ -235,7 +235,7 @@ def main() -> None:
     usage.add_argument("--kept-bytes", type=int, help="of a Parquet table's row groups that stay in memory")
     options = usage.parse_args()
     if options.kept_bytes is not None:
-        tables.KEPT_BYTES = options.kept_bytes
+        table_files.KEPT_BYTES = options.kept_bytes
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     keep_freed_memory()

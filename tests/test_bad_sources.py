@@ -104,7 +104,7 @@ def test_labels_that_training_does_not_know_are_named(tmp_path: Path) -> None:
         ("path,kind\na.png,0\n", r"no column of labels .*; its columns: 'path', 'kind'"),
         ("path,label\na.png\n", r"row 2: 1 values under 2 column names"),
         ("path,label\na.png,0\na.png,\n", "row 3: no label"),
-        ("path,label,split\na.png,0,A\na.png,1,B\n", r"column of splits has 'a', 'b'; expected train, training, val"),
+        ("path,label,split\na.png,0,A\na.png,1,B\n", r"column of splits has 'A', 'B'; expected train, training, val"),
         ("path,label\na.png,x\na.png,x\n", "two classes or more"),
         ("path,label\n", "names no images"),
         ("", "no column of images"),
@@ -304,14 +304,14 @@ def test_a_table_s_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @with_tables
 def test_row_groups_are_kept_within_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from paddlemae.data.sources import tables
+    from paddlemae.data.sources import table_files
 
     source = open_source(str(kinds.write_parquet(tmp_path / "set")), "train")
-    monkeypatch.setattr(tables, "KEPT_BYTES", 50_000)  # two groups of 7 images
-    tables._kept.clear()
+    monkeypatch.setattr(table_files, "KEPT_BYTES", 50_000)  # two groups of 7 images
+    table_files._kept.clear()
     for i in np.random.default_rng(0).integers(0, 30, 60).tolist():
         assert (source.read(i, 3) == kinds.PARTS["train"][i].pixels_HW3).all()
-        assert 1 <= len(tables._kept) <= 2
+        assert 1 <= len(table_files._kept) <= 2
 
 
 # --- arrays and published sets

@@ -279,7 +279,7 @@ def test_what_is_left_out_and_not_read_is_told(paddlemae, sound: Path, tmp_path:
     found, text = report(paddlemae, sound, tmp_path / "out", status=0)
     assert found["not_read"] == {".heic": 2, ".dcm": 1, "": 1}
     assert "not read   .heic 2, .dcm 1, without an ending 1" in text
-    assert len(found["notes"]) == 1 and "2 images of no split are left out: 'extra' (2)" in found["notes"][0]
+    assert len(found["notes"]) == 1 and "leaves out 2 images of no split: 'extra' (2)" in found["notes"][0]
     assert f"note       {found['notes'][0]}" in text
     with tarfile.open(tmp_path / "all.tar", "w") as archive:
         archive.add(sound, ".")

@@ -83,8 +83,8 @@ def test_what_is_of_no_split_is_counted(tmp_path: Path) -> None:
     with pytest.warns(SourceNote) as said:
         assert len(open_source(str(root), "train")) == 1
     texts = [str(warning.message) for warning in said]
-    assert any("2 images of no split are left out: 'extra' (2)" in text for text in texts), texts
-    assert any("1 image in no folder of a split" in text for text in texts), texts
+    assert any("leaves out 2 images of no split: 'extra' (2)" in text for text in texts), texts
+    assert any("leaves out 1 image in no folder of a split" in text for text in texts), texts
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_rows_of_unknown_splits_are_counted(tmp_path: Path) -> None:
     words = ("Train", "train", "dev", "DEV", "holdout", "", "Test")
     rows = "".join(f"0.png,{n % 2},{word}\n" for n, word in enumerate(words))
     (tmp_path / "a.csv").write_text("path,label,split\n" + rows)
-    with pytest.warns(SourceNote, match=r"2 images of no split are left out: '' \(1\), 'holdout' \(1\)"):
+    with pytest.warns(SourceNote, match=r"leaves out 2 images of no split: '' \(1\), 'holdout' \(1\)"):
         assert len(open_source(f"{tmp_path}/a.csv", "train", labelled=True)) == 2
     with pytest.warns(SourceNote) as said:
         assert len(open_source(f"{tmp_path}/a.csv", "test", labelled=True)) == 2
@@ -246,7 +246,7 @@ def test_a_list_finds_its_held_out_list_in_any_spelling(tmp_path: Path) -> None:
 
 def test_files_of_a_split() -> None:
     files = ["w/Train-0.tar", "w/train-1.tar", "w/val-0.tar", "w/extra.tar"]
-    with pytest.warns(SourceNote, match="1 file of no split are left out: 'w/extra.tar'"):
+    with pytest.warns(SourceNote, match="leaves out 1 file of no split: 'w/extra.tar'"):
         assert files_of_part(files, "train", "w") == files[:2]
     assert files_of_part(["test export/train-0", "test export/val-0"], "test", "w") == ["test export/val-0"]
     assert files_of_part(["train/0.tar", "train/1.tar", "test/0.tar"], "train", "w") == ["train/0.tar", "train/1.tar"]
@@ -264,7 +264,7 @@ def test_arrays_of_no_split_are_said(tmp_path: Path) -> None:
     images, labels = np.zeros((2, 3, 3), np.uint8), np.array([0, 1])
     arrays = {f"{what}_{part}": value for part in ("train", "Test") for what, value in (("x", images), ("y", labels))}
     np.savez(tmp_path / "a.npz", **arrays, x_extra=images)
-    with pytest.warns(SourceNote, match="1 array of no split are left out: 'x_extra'"):
+    with pytest.warns(SourceNote, match="leaves out 1 array of no split: 'x_extra'"):
         assert len(open_source(f"{tmp_path}/a.npz", "train", labelled=True)) == 2
     np.savez(tmp_path / "b.npz", images=images, test_images=images)
     with pytest.raises(ValueError, match="'test' names a split, and 'images' none"):
@@ -463,9 +463,9 @@ def test_a_table_that_the_system_does_not_open_is_not_called_damaged(tmp_path: P
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
     try:
         with pytest.raises(ValueError, match="Too many open files") as fault:
-            from paddlemae.data.sources import tables
+            from paddlemae.data.sources import table_files
 
-            tables._open_parquet(str(path))
+            table_files._open_parquet(str(path))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert "damaged" not in str(fault.value)
@@ -504,3 +504,28 @@ def test_an_older_pack_s_classes_get_numeric_order(tmp_path: Path, paddlemae) ->
     source = open_source(str(tmp_path / "pack"), labelled=True)
     assert source.classes == tuple(map(str, range(12)))
     assert names_of(source) == names_of(open_source(str(tmp_path / "n"), labelled=True))
+
+
+@with_tables
+@pytest.mark.parametrize("column", ["split", "Part"])
+def test_a_table_s_column_of_splits(tmp_path: Path, column: str) -> None:
+    """As a CSV's: what a table without a split's word in its name says row by row."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    words = ["Train", "test", "train", "holdout", "test", "train"]
+    images = [kinds.png(np.full((1, 1), number, np.uint8)) for number in range(6)]
+    table = {"image": images, "label": ["a", "b", "b", None, "a", "a"], column: words}
+    pq.write_table(pa.table(table), tmp_path / "all.parquet")
+    spec = f"{tmp_path}/all.parquet" + (f"::split={column}" if column == "Part" else "")
+    for split, numbers in (("train", [0, 2, 5]), ("test", [1, 4])):
+        with pytest.warns(SourceNote, match=r"leaves out 1 image of no split: 'holdout' \(1\)"):
+            source = open_source(spec, split, labelled=True)
+        assert [int(source.read(i, 1)[0, 0, 0]) for i in range(len(source))] == numbers
+        assert names_of(source) == [table["label"][number] for number in numbers]
+        assert source.describe(1).endswith(f", row {numbers[1]}")
+    assert len(open_source(spec)) == 6
+    pq.write_table(pa.table({**table, "label": list("aabbcc"), column: list("xyzxyz")}), tmp_path / "all.parquet")
+    assert len(open_source(spec, "train", labelled=True)) == 6
+    with pytest.raises(MissingPart):
+        open_source(spec, "test")

@@ -140,7 +140,7 @@ def _tell_left_out(present: Collection[str], strangers: list[str], where: str, u
     few = list(shown)[:_LONGEST_LIST]
     total, what = (sum(counts), "image") if counts else (len(strangers), unit.split()[0])
     more = f" and {len(strangers) - _LONGEST_LIST} more" if len(strangers) > _LONGEST_LIST else ""
-    note(f"{where}: {total:,} {what}{'s' * (total != 1)} of no split are left out: {', '.join(few)}{more}")
+    note(f"{where} leaves out {total:,} {what}{'s' * (total != 1)} of no split: {', '.join(few)}{more}")
 
 
 def files_of_part(files: Sequence[str], split: str | None, where: str, unit: str = "file") -> list[str]:
@@ -149,7 +149,7 @@ def files_of_part(files: Sequence[str], split: str | None, where: str, unit: str
     Raises:
         MissingPart, ValueError: as `part_of`; or a name with the words of two splits.
     """
-    words = _words_of_files(files)
+    words = words_of_files(files)
     if split is not None:
         for file, own in zip(files, words):
             if len({_SPLIT_OF[word] for word in own}) > 1:
@@ -159,7 +159,7 @@ def files_of_part(files: Sequence[str], split: str | None, where: str, unit: str
     return [file for file in files if part is None or tags[file] == part]
 
 
-def _words_of_files(files: Sequence[str]) -> list[set[str]]:
+def words_of_files(files: Sequence[str]) -> list[set[str]]:
     """Return the words of splits in each path; a folder that all are in counts only where nothing else has a word."""
     common = len(_common_folder(files))
     words = [words_of(file[common:]) & _SPLIT_OF.keys() for file in files]
@@ -190,7 +190,7 @@ def as_labels(values: Sequence, row_of: Callable[[int], str]) -> list[str]:
     if len(kinds) == 1 and kinds <= {str, int, bytes}:  # of one type, so that equal ones are the same
         texts = {value: _label_of(value) for value in set(values)}
         if None not in texts.values():
-            return [texts[value] for value in values]  # type: ignore[misc]
+            return list(values) if kinds == {str} else [texts[value] for value in values]  # type: ignore[misc]
     labels = []
     for number, value in enumerate(values):
         label = _label_of(value)
@@ -299,24 +299,28 @@ def of_split(
     Raises:
         MissingPart, ValueError: as `part_of` and `class_folders`.
     """
-    firsts = [file.partition("/") for file in files]
-    held = Counter(first for first, slash, _ in firsts if slash)
+    ends = [file.find("/") for file in files]
+    held = Counter([file[:end] for file, end in zip(files, ends) if end > 0])
     part = part_of(held, split, repr(where), "folder", others="classes")
-    loose = len(files) - held.total()
+    loose = ends.count(-1)
     if part is not None and loose:
-        note(f"{where!r}: {loose:,} of {len(files):,} images are in no folder of a split and are left out")
+        note(f"{where!r} leaves out {loose:,} image{'s' * (loose != 1)} in no folder of a split")
     if not labelled:
         return part, None, ()
-    inside = [
-        rest if part is not None else file for file, (first, _, rest) in zip(files, firsts) if part in (None, first)
-    ]
+    inside = files if part is None else _inside(files, part)
     train = next((name for name in held if split_of(name) == _TRAIN), None)
     known: tuple[str, ...] = ()
     if part is not None and train is not None and part != train:
-        known = in_order({file.partition("/")[0] for first, _, file in firsts if first == train and "/" in file})
+        known = in_order({file.partition("/")[0] for file in _inside(files, train) if "/" in file})
     root = where if part is None else f"{where}/{part}"
     classes = class_folders(root, inside, known=known, is_split=part is not None)
     return part, labels_by_folder(inside, classes), classes
+
+
+def _inside(files: Sequence[str], folder: str) -> list[str]:
+    """Return the files in a folder, by their paths in it."""
+    start = f"{folder}/"
+    return [file[len(start) :] for file in files if file.startswith(start)]
 
 
 def class_folders(

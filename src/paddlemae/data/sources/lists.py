@@ -51,12 +51,13 @@ class _Rows:
     labels: list[str] | None = None
     parts: list[str] | None = None
     groups: list[str] | None = None
-    numbers: list[int] | None = None
+    numbers: Sequence[int] | None = None
 
     def chosen(self, part: str | None) -> "_Rows":
         if part is None or self.parts is None:
             return self
-        kept = [number for number, own in enumerate(self.parts) if own == part]
+        spelled = {own for own in set(self.parts) if own.lower() == part}
+        kept = [number for number, own in enumerate(self.parts) if own in spelled]
         columns = (self.paths, self.labels, self.parts, self.groups, self.numbers)
         return _Rows(*(column and [column[number] for number in kept] for column in columns))  # type: ignore[arg-type]
 
@@ -73,8 +74,11 @@ def open_list(path: str, split: str | None, labelled: bool, options: dict[str, s
     read = _read_csv if is_csv(path) else _read_lines
     own, known = read(path, labelled, options), tuple[str, ...]()
     if own.parts is not None:
-        part = part_of(Counter(own.parts), split, repr(path), "rows whose split is")
-        train = next((name for name in set(own.parts) if split_of(name) == "train"), None)
+        counts = Counter[str]()
+        for name, count in Counter(own.parts).items():
+            counts[name.lower()] += count
+        part = part_of(counts, split, repr(path), "rows whose split is")
+        train = next((name for name in counts if split_of(name) == "train"), None)
         if labelled and part and train and part != train:
             known = _classes(path, own.chosen(train))
         own = own.chosen(part)
@@ -163,8 +167,10 @@ def _read_lines(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
 
 def _parted(line: str) -> tuple[str, str | None]:
     """(path, label or None): the last word is a label if it is a number."""
-    end = max(map(line.rfind, _BLANKS))
-    return (line[:end].rstrip(_BLANKS), line[end + 1 :]) if end > 0 and is_whole(line[end + 1 :]) else (line, None)
+    path, _, label = line.rpartition(" ")
+    if "\t" in label:
+        path, _, label = line.rpartition("\t")
+    return (path.rstrip(_BLANKS), label) if path and is_whole(label) else (line, None)
 
 
 def _read_csv(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
@@ -180,14 +186,13 @@ def _read_csv(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
     parts = column("split", SPLIT_COLUMNS, needed=False)
     groups = column("group", GROUP_COLUMNS, needed=False)
     assert paths is not None
-    parts = parts and [part.lower() for part in parts]
     if parts and not any(split_of(part) for part in set(parts)):
         expected = ", ".join((*TRAIN_WORDS, *TEST_WORDS))
         raise ValueError(f"{path!r}: its column of splits has {listed(sorted(set(parts)))}; expected {expected}")
     return _Rows(paths, labels, parts, groups, numbers)
 
 
-def _rows_of(path: str) -> tuple[list[str], list[list[str]], list[int]]:
+def _rows_of(path: str) -> tuple[list[str], list[list[str]], Sequence[int]]:
     """(names of the columns, rows, their numbers) of a CSV; empty rows are passed over."""
     file, first = io.StringIO(_text(path)), 1
     head = file.readline().rstrip("\n")
@@ -201,8 +206,10 @@ def _rows_of(path: str) -> tuple[list[str], list[list[str]], list[int]]:
     except csv.Error as fault:
         raise ValueError(f"{path!r} is no CSV: {fault}; is a quotation mark left open?") from fault
     header = [name.strip() for name in rows[0]] if rows else []
-    numbers = [number for number, row in enumerate(rows[1:], start=first + 1) if row]
-    rows = [row for row in rows[1:] if row]
+    del rows[:1]
+    numbers: Sequence[int] = range(first + 1, first + 1 + len(rows))
+    if not all(rows):
+        numbers, rows = [number for number, row in zip(numbers, rows) if row], [row for row in rows if row]
     for number, row in zip(numbers, rows):
         if len(row) != len(header):
             raise ValueError(f"{path!r}, row {number}: {len(row)} values under {len(header)} column names")

@@ -15,7 +15,8 @@ from paddlemae.data.sources.lists import open_list
 from paddlemae.data.sources.mnist import is_idx_images, open_idx
 from paddlemae.data.sources.packs import open_pack, read_index
 from paddlemae.data.sources.source import Source
-from paddlemae.data.sources.tables import ARROW, ARROW_START, PARQUET, PARQUET_START, open_tables, tables_in
+from paddlemae.data.sources.table_files import ARROW_START, PARQUET_START
+from paddlemae.data.sources.tables import ARROW, PARQUET, open_tables, tables_in
 from paddlemae.data.sources.tar import is_tar
 from paddlemae.data.sources.zipped import infos
 
@@ -39,15 +40,16 @@ def open_source(spec: str, split: str | None = None, labelled: bool = False) -> 
             CIFAR-10 or -100 (option label) and MNIST as published, packed or not.
         split: for digits "train" (4000 images, also None), "test" (1000), or "fit" (3500) and "val"
             (500), which together are "train". For a folder, "train" is its subfolder train, and
-            "test" the first that exists of val, valid, validation, test; if it has none of these
-            five, "train" is the folder itself and "test" an error. None: the folder itself. An archive's folders, the
-            names of shards, tables and arrays, and the values of a CSV's column are parts in the same way; CIFAR and
-            MNIST have both, and None means "train".
-        labelled: labels are needed. A folder's classes are then the sorted names of its (or of its
-            split's) subfolders, each holding its class's images at any depth.
+            "test" its subfolder val or else test, in any of the spellings and by the rule at the top of
+            `sources.labels`; if it has no splits, "train" is the folder itself and "test" an error. None: the folder
+            itself. An archive's folders, the names of shards, tables and arrays, and the values of a column are splits
+            in the same way; CIFAR and MNIST have both, and None means "train".
+        labelled: labels are needed. A folder's classes are then the names of its (or of its training
+            split's) subfolders, each holding its class's images at any depth; whole numbers are in numeric order.
     Raises:
         FileNotFoundError: no such path.
-        ValueError: nothing that is known, an unknown split, no images, or no labels.
+        ValueError: nothing that is known, an unknown split, names that leave open what is meant, no images, or no
+            labels. A `SourceNote` is a warning of how the source was understood: of images that are left out, say.
     """
     if spec == "digits":
         return open_digits(split)

@@ -78,6 +78,7 @@ def _is_sound(index: Index) -> bool:
             and all(0 < shard["images"] * _LEAST_BYTES <= shard["bytes"] for shard in shards)
             and all(isinstance(part["classes"], list) and "groups" in part for part in parts.values())
             and all(isinstance(name, str) for part in parts.values() for name in part["classes"])
+            and all(len(set(part["classes"])) == len(part["classes"]) for part in parts.values())
         )
     except (KeyError, TypeError, AttributeError):
         return False

@@ -34,8 +34,8 @@ def _present(root: str, words: list[str], others: list[str]) -> dict[str, int]:
     if on_both_sides(filled):
         counts = {name: Counter(_images_below(os.path.join(root, name)))[kind] for name in others}
         return {**dict.fromkeys(words, 0), **{name: count for name, count in counts.items() if count}}
-    held = any(_kind_of_images(os.path.join(root, name)) in (_PICTURE, kind) for name in others)
-    return dict.fromkeys([*filled, *others] if held else words, 0)
+    held = [name for name in others if _kind_of_images(os.path.join(root, name)) in (_PICTURE, kind)]
+    return dict.fromkeys([*filled, *held] if held else words, 0)
 
 
 def classes_to_train_on(root: str) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ def _tell_loose(root: str) -> None:
     with os.scandir(root) as entries:
         loose = sum(has_ending(entry.name, EXTENSIONS) and not is_hidden(entry.name) for entry in entries)
     if loose:
-        note(f"{root!r}: {loose:,} image{'s' * (loose != 1)} in no folder of a split are left out")
+        note(f"{root!r} leaves out {loose:,} image{'s' * (loose != 1)} in no folder of a split")
 
 
 def _kind_of_images(folder: str) -> str | None:

@@ -1,0 +1,143 @@
+"""Files of tables, Parquet and Arrow, told by their first bytes and kept open: a bounded number in each process.
+
+Needs pyarrow.
+"""
+
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+
+from paddlemae.data.sources.source import not_read
+
+KEPT_BYTES = 256 * 2**20  # of row groups, in each process
+PARQUET_START, ARROW_START = b"PAR1", b"ARROW1"
+_FEWEST_OPEN, _MOST_OPEN = 4, 1024  # files; one that is open takes little but its address space
+
+
+def schema_of(path: str) -> Any:
+    return _open_parquet(path).schema_arrow if _is_parquet(path) else _open_arrow(path).schema
+
+
+def _is_parquet(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(PARQUET_START)) == PARQUET_START
+    except OSError as fault:
+        raise not_read(path, fault) from fault
+
+
+def _open_parquet(path: str) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path, memory_map=True)
+    except (pa.ArrowException, OSError) as fault:
+        raise not_read(path, fault) from fault
+
+
+def _open_arrow(path: str) -> Any:
+    import pyarrow as pa
+
+    try:
+        source = pa.memory_map(path)
+        try:
+            return pa.ipc.open_stream(source).read_all()
+        except pa.ArrowInvalid:
+            return pa.ipc.open_file(source).read_all()
+    except (pa.ArrowException, OSError) as fault:
+        raise not_read(path, fault) from fault
+
+
+_open: OrderedDict[tuple[str, str, str, bool], "ArrowTable | ParquetTable"] = OrderedDict()  # as `_kept`
+
+
+def opened(path: str, stamp: str, image: str, is_struct: bool) -> "ArrowTable | ParquetTable":
+    """The images of a table, kept open by this process until it changes, or many others were read since."""
+    key = (path, stamp, image, is_struct)
+    if key not in _open:
+        while len(_open) >= _most_open():
+            _open.popitem(last=False)
+        _open[key] = ParquetTable(*key) if _is_parquet(path) else ArrowTable(path, image, is_struct)
+    _open.move_to_end(key)
+    return _open[key]
+
+
+def _most_open() -> int:
+    """How many tables this process keeps open: a quarter of the files that it may have."""
+    import resource
+
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _MOST_OPEN if allowed < 0 else min(_MOST_OPEN, max(_FEWEST_OPEN, allowed // 4))
+
+
+def _check_image(schema: Any, image: str, is_struct: bool, path: str) -> None:
+    import pyarrow as pa
+
+    if image not in schema.names or pa.types.is_struct(schema.field(image).type) != is_struct:
+        raise ValueError(f"{path!r} has no column {image!r} like that of the tables before it; write all alike")
+
+
+class ArrowTable:
+    """The images of a mapped Arrow file."""
+
+    def __init__(self, path: str, image: str, is_struct: bool) -> None:
+        self.path, self.table = path, _open_arrow(path)
+        self.schema = self.table.schema
+        _check_image(self.schema, image, is_struct, path)
+        column = self.table.column(image)
+        self.chunks = [_bytes_of(chunk, is_struct) for chunk in column.chunks]
+        self.borders = np.concatenate([[0], np.cumsum([len(chunk) for chunk in self.chunks])]).astype(np.int64)
+        self.rows = int(self.borders[-1])
+
+    def values(self, column: str) -> list:
+        return self.table.column(column).to_pylist()
+
+    def content(self, row: int) -> bytes | None:
+        chunk = int(np.searchsorted(self.borders, row, "right")) - 1
+        return self.chunks[chunk][int(row - self.borders[chunk])].as_py()
+
+
+_kept: OrderedDict[tuple[str, str, int], Any] = OrderedDict()  # row groups of this process, those read last at the end
+
+
+class ParquetTable:
+    """The images of a Parquet file, read by row groups."""
+
+    def __init__(self, path: str, stamp: str, image: str, is_struct: bool) -> None:
+        self.path, self.stamp, self.image, self.is_struct = path, stamp, image, is_struct
+        self.file = _open_parquet(path)
+        self.schema = self.file.schema_arrow
+        _check_image(self.schema, image, is_struct, path)
+        metadata = self.file.metadata
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self.borders = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self.rows = int(self.borders[-1])
+
+    def values(self, column: str) -> list:
+        return self.file.read(columns=[column], use_threads=False).column(0).to_pylist()
+
+    def content(self, row: int) -> bytes | None:
+        group = int(np.searchsorted(self.borders, row, "right")) - 1
+        return self._group(group)[int(row - self.borders[group])].as_py()
+
+    def _group(self, group: int) -> Any:
+        key = (self.path, self.stamp, group)
+        if key not in _kept:
+            import pyarrow as pa
+
+            column = f"{self.image}.bytes" if self.is_struct else self.image
+            try:
+                table = self.file.read_row_group(group, columns=[column], use_threads=False)
+            except (pa.ArrowException, OSError) as fault:
+                raise ValueError(f"its row group is damaged ({' '.join(str(fault).split())[:100]})") from fault
+            _kept[key] = _bytes_of(table.column(0).combine_chunks(), self.is_struct)
+            while len(_kept) > 1 and sum(values.nbytes for values in _kept.values()) > KEPT_BYTES:
+                _kept.popitem(last=False)
+        _kept.move_to_end(key)
+        return _kept[key]
+
+
+def _bytes_of(column: Any, is_struct: bool) -> Any:
+    return column.field("bytes") if is_struct else column
