@@ -33,7 +33,7 @@ _LONGEST_LIST = 10  # names that an error lists
 # What a text that is no name looks like: negative or broken numbers, and what programs write where a value is missing.
 _NO_NAME = re.compile(r"[+-]\d+|[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?|[+-]?\d+[eE][+-]\d+|nan|NaN|[+-]?inf", re.ASCII)
 
-Others = Literal["left out", "refused", "classes"]  # what names of no split are beside words of one side
+Others = Literal["left out", "refused", "classes"]  # what names of no split are next to words of one side
 
 
 class MissingPart(ValueError):
@@ -125,7 +125,7 @@ def _read_as_names(words: list[str], strangers: list[str], where: str, unit: str
     raise ValueError(
         f"{where}: {listed(words)} names a split, and {listed(strangers)} none, so it is open which images are meant; "
         + (
-            "call the folder of training images 'train', or move all class folders into one that is called so"
+            "name the folder of training images 'train', or move all class folders into a folder 'train'"
             if others == "classes"
             else f"put the word of its split into the name of each {unit.split()[0]}"
         )
