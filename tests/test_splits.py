@@ -213,6 +213,21 @@ def test_a_csv_as_windows_and_excel_write_it(tmp_path: Path) -> None:
         open_source(f"{tmp_path}/d.csv", labelled=True)
 
 
+def test_a_csv_s_row_without_a_path_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, "0.png")
+    (tmp_path / "a.csv").write_text("path,label\n0.png,a\n,b\n")
+    with pytest.raises(ValueError, match="row 3: no path"):
+        open_source(f"{tmp_path}/a.csv")
+
+
+def test_which_of_several_columns_has_the_labels_is_said(tmp_path: Path) -> None:
+    make(tmp_path, "0.png")
+    (tmp_path / "a.csv").write_text("path,Class,label\n0.png,a,0\n0.png,b,1\n")
+    with pytest.warns(SourceNote, match="labels are of column 'label', and 'Class' not used"):
+        assert names_of(open_source(f"{tmp_path}/a.csv", labelled=True)) == ["0", "1"]
+    assert names_of(open_source(f"{tmp_path}/a.csv::label=Class", labelled=True)) == ["a", "b"]
+
+
 def test_rows_of_unknown_splits_are_counted(tmp_path: Path) -> None:
     make(tmp_path, "0.png")
     words = ("Train", "train", "dev", "DEV", "holdout", "", "Test")

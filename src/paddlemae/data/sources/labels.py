@@ -29,6 +29,8 @@ _SPLIT_OF = {
 TRAIN_WORDS = tuple(word for word, split in _SPLIT_OF.items() if split == _TRAIN)
 TEST_WORDS = tuple(word for word, split in _SPLIT_OF.items() if split != _TRAIN)
 _MEANT = {"train": (_TRAIN,), "test": (_VAL, _TEST)}  # the first that is there
+# Columns that labels are in, if none is named: the first that is there.
+LABEL_COLUMNS = ("label", "class", "labels", "class_name", "category", "target", "y", "fine_label")
 _LONGEST_LIST = 10  # names that an error lists
 # What a text that is no name looks like: negative or broken numbers, and what programs write where a value is missing.
 _NO_NAME = re.compile(r"[+-]\d+|[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?|[+-]?\d+[eE][+-]\d+|nan|NaN|[+-]?inf", re.ASCII)
@@ -198,6 +200,14 @@ def as_labels(values: Sequence, row_of: Callable[[int], str]) -> list[str]:
             raise unusable(values, row_of(number), _problem(value))
         labels.append(label)
     return labels
+
+
+def note_unused(where: str, columns: Sequence[str]) -> None:
+    """Say which column has the labels where several are called so."""
+    if len(columns) > 1:
+        first = min(columns, key=lambda name: LABEL_COLUMNS.index(name.lower()))
+        others = listed([name for name in columns if name != first])
+        note(f"{where}: labels are of column {first!r}, and {others} not used; name another with ::label=")
 
 
 def unusable(values: Sequence, row: str, problem: str) -> ValueError:

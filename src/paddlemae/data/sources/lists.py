@@ -21,12 +21,14 @@ import numpy as np
 
 from paddlemae.data.sources.groups import grouped
 from paddlemae.data.sources.labels import (
+    LABEL_COLUMNS,
     TEST_WORDS,
     TRAIN_WORDS,
     MissingPart,
     as_labels,
     is_whole,
     listed,
+    note_unused,
     numbered,
     part_of,
     split_of,
@@ -36,7 +38,6 @@ from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import FolderSource
 
 IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
-LABEL_COLUMNS = ("label", "class", "labels", "class_name", "category", "target", "y", "fine_label")
 SPLIT_COLUMNS = ("split", "set", "part", "partition")
 GROUP_COLUMNS = ("group", "patient", "patient_id", "tile", "tile_id")
 _BLANKS = " \t"  # between a path and its label; others may be in names
@@ -186,6 +187,10 @@ def _read_csv(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
     parts = column("split", SPLIT_COLUMNS, needed=False)
     groups = column("group", GROUP_COLUMNS, needed=False)
     assert paths is not None
+    if not all(paths):
+        raise ValueError(f"{path!r}, row {numbers[paths.index('')]}: no path; fill it in or remove the row")
+    if labelled and "label" not in options:
+        note_unused(repr(path), [name for name in header if name.lower() in LABEL_COLUMNS])
     if parts and not any(split_of(part) for part in set(parts)):
         expected = ", ".join((*TRAIN_WORDS, *TEST_WORDS))
         raise ValueError(f"{path!r}: its column of splits has {listed(sorted(set(parts)))}; expected {expected}")

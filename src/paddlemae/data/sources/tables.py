@@ -23,18 +23,20 @@ from numpy.typing import NDArray
 from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
 from paddlemae.data.sources.groups import grouped
 from paddlemae.data.sources.labels import (
+    LABEL_COLUMNS,
     MissingPart,
     as_labels,
     by_value,
     files_of_part,
     listed,
+    note_unused,
     numbered,
     part_of,
     split_of,
     unusable,
     words_of_files,
 )
-from paddlemae.data.sources.lists import GROUP_COLUMNS, IMAGE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS
+from paddlemae.data.sources.lists import GROUP_COLUMNS, IMAGE_COLUMNS, SPLIT_COLUMNS
 from paddlemae.data.sources.source import EncodedSource, file_stamp
 from paddlemae.data.sources.table_files import ArrowTable, ParquetTable, opened, schema_of
 
@@ -256,6 +258,8 @@ def _columns(path: str, options: dict[str, str], labelled: bool) -> _Columns:
             f"{path!r} has no column of labels (called {', '.join(LABEL_COLUMNS)}); its columns: {', '.join(names)}; "
             "name it with PATH::label=COLUMN"
         )
+    if labelled and "label" not in options:
+        note_unused(repr(path), [name for name in schema.names if name in LABEL_COLUMNS])
     classes = _classes_of(schema, label, path) if labelled else ()
     is_struct = pa.types.is_struct(schema.field(image).type)
     return _Columns(image, is_struct, label if labelled else None, group, part, classes)
