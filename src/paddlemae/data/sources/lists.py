@@ -234,7 +234,7 @@ def _place(
     if not given and not needed:
         return None
     wanted = repr(given) if given else f"of {role}s (called {', '.join(usual)})"
-    hint = "" if given else f"; name it with {path}::{role}=COLUMN"
+    hint = "" if given else f"; name it with {f'{path}::{role}=COLUMN'!r}"
     raise ValueError(f"{path!r} has no column {wanted}; its columns: {listed(header)}{hint}")
 
 
@@ -265,5 +265,5 @@ def _as_they_are(path: str, root: str, images: list[str]) -> list[str]:
         )
     raise FileNotFoundError(
         f"{path!r} names {tried[0]!r}, which is not below {root!r}, nor are others; name their folder with "
-        f"{path}::root=FOLDER"
+        f"{f'{path}::root=FOLDER'!r}"
     )
