@@ -142,7 +142,7 @@ def test_a_linked_class_folder_is_a_class(tmp_path: Path) -> None:
         (["1.png", "2.png"], "one folder a class.* 2 images are outside any; move '1.png'"),
         (["cat/1.png", "2.png"], "1 images are outside any; move '2.png'"),
         (["cat/1.png"], "two classes or more, .* only 'cat'"),
-        (["train/cat/1.png", "val/cat/2.png"], "holds train, val; ask for split"),
+        (["train/cat/1.png", "val/cat/2.png"], "holds 'train', 'val'; ask for split"),
     ],
 )
 def test_wrong_layouts_of_labelled_folders_are_explained(tmp_path: Path, names: list[str], message: str) -> None:

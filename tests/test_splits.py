@@ -118,6 +118,18 @@ def test_folders_without_images_decide_nothing(tmp_path: Path) -> None:
         assert len(open_source(str(root), "train")) == 3 - 1
 
 
+def test_a_refusal_is_one_line_whatever_names_hold(tmp_path: Path) -> None:
+    root = make(tmp_path / "two\nlines", "a\nb/0.png")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a\nb/0.png", PNG)
+    (root / "x.csv").write_text("name\n0.png\n")
+    (root / "x.txt").write_text("gone.png 0\n")
+    for spec in (root, tmp_path / "a.zip", root / "x.csv", root / "x.txt"):
+        with pytest.raises((ValueError, FileNotFoundError)) as fault:
+            open_source(str(spec), labelled=True)
+        assert "\n" not in str(fault.value), spec
+
+
 def test_a_link_in_a_circle_is_no_sibling_with_images(tmp_path: Path) -> None:
     root = make(tmp_path, "train/1.png")
     (root / "loop").mkdir()

@@ -318,7 +318,7 @@ def class_folders(
     Raises:
         ValueError: another layout.
     """
-    layout = f"labels need one folder a class, as in '{root}/cat/1.jpg'"
+    layout = f"labels need one folder a class, as in {f'{root}/cat/1.jpg'!r}"
     filled, loose = set[str](), list[str]()
     for file in files:
         first, slash, _ = file.partition("/")
@@ -330,10 +330,10 @@ def class_folders(
         raise ValueError(f"{layout}, but {len(loose)} images are outside any; move {loose[0]!r} and the like")
     classes = in_order(filled if folders is None else folders)
     if all(split_of(name) for name in classes) or (not is_split and on_both_sides(classes)):
-        raise ValueError(f"{layout}, but {root!r} holds {', '.join(classes)}; ask for split 'train' or 'test'")
+        raise ValueError(f"{layout}, but {root!r} holds {listed(classes)}; ask for split 'train' or 'test'")
     for name in classes:
         if name not in filled:
-            raise ValueError(f"{layout}, but '{root}/{name}' has no images; fill or remove it")
+            raise ValueError(f"{layout}, but {f'{root}/{name}'!r} has no images; fill or remove it")
     if known:
         _check_known(classes, known, repr(root))
         classes = known

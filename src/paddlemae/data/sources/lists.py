@@ -36,7 +36,6 @@ from paddlemae.data.sources.labels import (
 )
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import FolderSource
-from paddlemae.display_names import shown
 
 IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
 SPLIT_COLUMNS = ("split", "set", "part", "partition")
@@ -235,7 +234,7 @@ def _place(
     if not given and not needed:
         return None
     wanted = repr(given) if given else f"of {role}s (called {', '.join(usual)})"
-    hint = "" if given else f"; name it with {shown(path, None)}::{role}=COLUMN"
+    hint = "" if given else f"; name it with {f'{path}::{role}=COLUMN'!r}"
     raise ValueError(f"{path!r} has no column {wanted}; its columns: {listed(header)}{hint}")
 
 
@@ -266,5 +265,5 @@ def _as_they_are(path: str, root: str, images: list[str]) -> list[str]:
         )
     raise FileNotFoundError(
         f"{path!r} names {tried[0]!r}, which is not below {root!r}, nor are others; name their folder with "
-        f"{shown(path, None)}::root=FOLDER"
+        f"{f'{path}::root=FOLDER'!r}"
     )

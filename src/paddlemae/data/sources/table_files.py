@@ -67,8 +67,10 @@ def opened(path: str, stamp: str, image: str, is_struct: bool) -> "ArrowTable | 
 
 def _most_open() -> int:
     """How many tables this process keeps open: a quarter of the files that it may have."""
-    import resource
-
+    try:
+        import resource
+    except ImportError:  # Windows
+        return _MOST_OPEN
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return _MOST_OPEN if allowed < 0 else min(_MOST_OPEN, max(_FEWEST_OPEN, allowed // 4))
 
