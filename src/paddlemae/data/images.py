@@ -10,7 +10,7 @@ How pixels become gray (C = 1), RGB (3) or RGBA (4), in uint8 or, where the file
     colour to gray   ITU-R 601-2 luma; gray to RGB repeats the channel
     integers > 8 bit values up to 65535; larger or negative ones are refused
     floating point   refused: such a file does not say which value is white
-Any other number of channels is that of the file, a TIFF or a NumPy array: see `tiff`, which says what its tags mean.
+Any other number of channels is that of the file, a TIFF (`tiff` says what its tags mean) or a NumPy array.
 
 Ordinary JPEGs are decoded by simplejpeg, whose libjpeg-turbo gives the same bits as Pillow's in less time; whatever it
 complains of is left to Pillow, so the verdict on a damaged file is always Pillow's. All else Pillow opens.

@@ -55,8 +55,11 @@ def quietly(read: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result
 @contextlib.contextmanager
 def opened_by_pillow(file: IO[bytes]) -> Iterator[Image.Image]:
     """Open one of the formats that are read here, without Pillow's warnings; too large an image is an error."""
-    with _without_warnings(), Image.open(file, formats=_FORMATS) as image:
-        yield image
+    with _FILTERS_LOCK, warnings.catch_warnings():  # not by `_without_warnings`, which takes longer than this
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(file, formats=_FORMATS) as image:
+            yield image
 
 
 def pixels_of(image: Image.Image, channels: int, room: int | None = None) -> Pixels:
@@ -73,14 +76,17 @@ def pixels_of(image: Image.Image, channels: int, room: int | None = None) -> Pix
         each = _MODE_BYTES.get(image.mode, 4) + channels * (2 if is_deep else 1)
         check_room(math.prod(image.size) * (each + _WEBP_BYTES * (image.format == "WEBP")), room)
     image.load()  # some formats have their metadata behind the pixels
-    _fix_colour_map(image)
-    pixels = _deep(image, channels) if is_deep else _shallow(_as_opaque(image), channels)
+    if image.format == "TIFF":
+        _fix_colour_map(image)
+    elif image.format == "BMP":
+        image = _as_opaque(image)
+    pixels = _deep(image, channels) if is_deep else _shallow(image, channels)
     return upright(pixels, orientation_of(image))
 
 
 def _fix_colour_map(image: Image.Image) -> None:
     """Take the colours of a TIFF's palette as 8 bits where none needs more, as some programs write them."""
-    if image.format == "TIFF" and image.mode == "P":
+    if image.mode == "P":
         colours = image.tag_v2.get(_COLOUR_MAP, ())  # type: ignore[attr-defined]
         if colours and max(colours) < 256:
             image.putpalette(bytes(np.array(colours, np.uint8).reshape(3, -1).T))
@@ -88,7 +94,7 @@ def _fix_colour_map(image: Image.Image) -> None:
 
 def _as_opaque(image: Image.Image) -> Image.Image:
     """Return the image without the transparency of a BMP that is transparent all over, as other programs show it."""
-    is_blank = image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
+    is_blank = image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
     return image.convert("RGB") if is_blank else image
 
 
