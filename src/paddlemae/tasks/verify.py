@@ -171,7 +171,7 @@ def _compared(against: str, ours: Outputs, theirs: Mapping[str, np.ndarray]) -> 
 
 def _read_golden(path: Path, digest: bytes) -> Outputs:
     try:
-        found = read_arrays(path, dict.fromkeys(names_of(path), "fiu"))
+        found = read_arrays(path, dict.fromkeys(names_of(path), "fiuU"))
     except FAULTS as fault:
         raise ValueError(
             f"{path} is no golden of outputs ({fault}); write one by naming a file that is not there"
