@@ -98,7 +98,11 @@ def say(text: str, *, error: bool = False) -> None:
     """Print a line of text on stdout, or on stderr, whatever names are in it and whatever the stream's encoding."""
     stream = sys.stderr if error else sys.stdout
     if stream is not None:
-        print(shown(text, None, encoding=stream.encoding or "utf-8"), file=stream, flush=True)
+        print(shown(text, None, encoding=_encoding_of(stream)), file=stream, flush=True)
+
+
+def _encoding_of(stream: TextIO) -> str:
+    return getattr(stream, "encoding", None) or "utf-8"  # some hosts' streams have none
 
 
 class _Escaping:
@@ -116,7 +120,7 @@ class _Escaping:
         return _Escaping(self.stream, _without_ascii)
 
     def write(self, text: str) -> int:
-        self.stream.write(self.escape(text, self.stream.encoding or "utf-8"))
+        self.stream.write(self.escape(text, _encoding_of(self.stream)))
         return len(text)
 
     def writelines(self, lines: Any) -> None:
