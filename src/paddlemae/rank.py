@@ -63,7 +63,6 @@ def _die_with(supervisor: list, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    from run_module import clean_path  # a neighbour, as long as a script's neighbours pass for modules
-
-    clean_path()
+    here = Path(__file__).parent  # a script's neighbours would pass for modules of their own
+    sys.path[:] = [*(place for place in sys.path if place != str(here)), str(here.parent)]
     main()

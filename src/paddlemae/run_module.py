@@ -14,7 +14,7 @@ def python_module(name: str) -> list[str]:
 
 
 def clean_path() -> None:
-    """Let a script of this package import nothing from where it lies, and this package from where it is."""
+    """Let this script import nothing from where it lies, and this package from where it is."""
     import os
 
     here = os.path.dirname(os.path.abspath(__file__))

@@ -137,5 +137,8 @@ def _is_importing(frame) -> bool:
 
 def ignore_schedulers() -> None:
     """Of a command that ends: schedulers repeat themselves, and would take its status away from it."""
-    for number in from_schedulers():
-        signal.signal(number, signal.SIG_IGN)
+    try:
+        for number in from_schedulers():
+            signal.signal(number, signal.SIG_IGN)
+    except ValueError:  # not the main thread, which they are sent to
+        pass
