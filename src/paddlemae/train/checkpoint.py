@@ -377,6 +377,8 @@ def check_intact(checkpoint: Path, *, whole: bool, trust: bool = False) -> None:
     """
     needed = {DESCRIPTION_FILE, WEIGHTS_FILE} | ({OPTIMIZER_FILE, STATE_FILE} if whole else set())
     sums = _read_checksums(checkpoint)
+    if not (sums or whole or _is_of_a_run(checkpoint)):
+        return
     for name in sorted(needed | (set(sums) if whole else set())):
         path = checkpoint / name
         if not path.is_file():
@@ -384,7 +386,7 @@ def check_intact(checkpoint: Path, *, whole: bool, trust: bool = False) -> None:
         if name in sums and sums[name] != _checksum(path):
             raise ValueError(f"{path} is damaged (its checksum is not that of {CHECKSUMS_FILE}); {USE_ANOTHER}")
     unproven = sorted(needed - set(sums))
-    if not unproven or not (sums or whole or _is_of_a_run(checkpoint)):
+    if not unproven:
         return
     lack = f"no checksum of {unproven[0]}" if sums else "no checksums"
     text = f"{checkpoint} has {lack} (in {CHECKSUMS_FILE}), so nothing tells whether it is what was written"
