@@ -145,7 +145,7 @@ def test_what_a_kill_left_of_old_ones_goes_at_the_end(tmp_path) -> None:
 
 
 def test_what_a_full_disk_left_makes_room_for_the_next_write(tmp_path, monkeypatch) -> None:
-    def full(*_) -> None:
+    def full(*_, **__) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def kept() -> list[str]:
@@ -156,7 +156,7 @@ def test_what_a_full_disk_left_makes_room_for_the_next_write(tmp_path, monkeypat
         save_checkpoint(tmp_path, state, DESCRIPTION)
     state.step = 3
     with Saver(tmp_path, state, DESCRIPTION) as saver, monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_point", full)  # the checkpoint is whole, and there is no room to say so
+        patch.setattr(checkpoint, "replace_text", full)  # the checkpoint is whole, and there is no room to say so
         saver.save()
         with pytest.warns(UserWarning, match="could not save step 3"):
             saver.wait()
