@@ -27,6 +27,7 @@ from paddlemae.data.sources.lists import GROUP_COLUMNS, IMAGE_COLUMNS, LABEL_COL
 from paddlemae.data.sources.source import EncodedSource, file_stamp
 
 KEPT_BYTES = 256 * 2**20  # of row groups, in each process
+_SHARE = 16  # a part of the memory that is allowed, for rows that are read at a time
 PARQUET, ARROW = ".parquet", ".arrow"
 _METADATA = b"huggingface"
 
@@ -320,13 +321,13 @@ class _Parquet:
             room = room_for(compressed, max_image_bytes)
             check_room(unpacked, room)
             # A value that the file has once may be that of every row: no more rows are read at a time than fit.
-            rows = max(1, room // max(1, unpacked))
+            rows = max(1, room // max(1, _SHARE * unpacked))
             batches, size = [], 0
             try:
                 for batch in self.file.iter_batches(rows, row_groups=[group], columns=[column], use_threads=False):
                     batches.append(_bytes_of(batch.column(0), self.is_struct))
                     size += batches[-1].nbytes
-                    check_room(size, room)
+                    check_room(size + size // 4, room)  # with what the next ones take on their way
             except (pa.ArrowException, OSError) as fault:
                 raise ValueError(f"its row group is damaged ({_short(fault)})") from fault
             _kept[key] = batches[0] if len(batches) == 1 else pa.chunked_array(batches)
