@@ -287,6 +287,7 @@ class _Parquet:
         self.path, self.stamp, self.image, self.is_struct = path, stamp, image, is_struct
         self.file = _open_parquet(path)
         self.sizes: dict[int, tuple[int, int]] = {}  # of row groups
+        self.refused: dict[tuple[int, int], str] = {}  # row groups that take more memory than allowed
         metadata = self.file.metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self.borders = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -317,6 +318,8 @@ class _Parquet:
             import pyarrow as pa
 
             column = f"{self.image}.bytes" if self.is_struct else self.image
+            if (refusal := self.refused.get((group, max_image_bytes))) is not None:
+                raise ValueError(refusal)
             compressed, unpacked = self._sizes(group)
             room = room_for(compressed, max_image_bytes)
             check_room(unpacked, room)
@@ -327,7 +330,11 @@ class _Parquet:
                 for batch in self.file.iter_batches(rows, row_groups=[group], columns=[column], use_threads=False):
                     batches.append(_bytes_of(batch.column(0), self.is_struct))
                     size += batches[-1].nbytes
-                    check_room(size + size // 4, room)  # with what the next ones take on their way
+                    check_room(size + size // 2, room)  # with what the next ones take on their way
+            except ValueError as fault:  # not tried again for each of its rows
+                batches.clear()
+                refusal = self.refused[group, max_image_bytes] = f"its row group is damaged or too large: {fault}"
+                raise ValueError(refusal) from fault
             except (pa.ArrowException, OSError) as fault:
                 raise ValueError(f"its row group is damaged ({_short(fault)})") from fault
             _kept[key] = batches[0] if len(batches) == 1 else pa.chunked_array(batches)
