@@ -25,6 +25,7 @@ _FILTERS_LOCK = threading.RLock()
 
 _MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}  # of a pixel; of other modes 4
 _COLOUR_MAP = 320  # a tag of a TIFF
+_DEEP_BYTES = 6  # of a pixel on its way out of Pillow, which makes three copies of the whole
 _WEBP_BYTES = 12  # of a pixel in its decoder, besides
 _BLOCK = 1 << 20  # pixels that are converted at a time
 
@@ -73,7 +74,7 @@ def pixels_of(image: Image.Image, channels: int, room: int | None = None) -> Pix
     """
     is_deep = image.mode.startswith(("F", "I"))
     if room is not None:
-        each = _MODE_BYTES.get(image.mode, 4) + channels * (2 if is_deep else 1)
+        each = _MODE_BYTES.get(image.mode, 4) + channels * (2 if is_deep else 1) + _DEEP_BYTES * is_deep
         check_room(math.prod(image.size) * (each + _WEBP_BYTES * (image.format == "WEBP")), room)
     image.load()  # some formats have their metadata behind the pixels
     if image.format == "TIFF":

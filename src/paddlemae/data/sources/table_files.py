@@ -12,6 +12,7 @@ from paddlemae.data.limits import check_room, room_for
 from paddlemae.data.sources.source import not_read
 
 KEPT_BYTES = 256 * 2**20  # of row groups, in each process
+_SHARE = 16  # a part of the memory that is allowed, for rows that are read at a time
 PARQUET_START, ARROW_START = b"PAR1", b"ARROW1"
 _FEWEST_OPEN, _MOST_OPEN = 4, 1024  # files; one that is open takes little but its address space
 
@@ -121,6 +122,7 @@ class ParquetTable:
         self.schema = self.file.schema_arrow
         _check_image(self.schema, image, is_struct, path)
         self.sizes: dict[int, tuple[int, int]] = {}  # of row groups
+        self.refused: dict[tuple[int, int], str] = {}  # row groups that take more memory than allowed
         metadata = self.file.metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self.borders = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -154,17 +156,23 @@ class ParquetTable:
             import pyarrow as pa
 
             column = f"{self.image}.bytes" if self.is_struct else self.image
+            if (refusal := self.refused.get((group, max_image_bytes))) is not None:
+                raise ValueError(refusal)
             compressed, unpacked = self._sizes(group)
             room = room_for(compressed, max_image_bytes)
             check_room(unpacked, room)
             # A value that the file has once may be that of every row: no more rows are read at a time than fit.
-            rows = max(1, room // max(1, unpacked))
+            rows = max(1, room // max(1, _SHARE * unpacked))
             batches, size = [], 0
             try:
                 for batch in self.file.iter_batches(rows, row_groups=[group], columns=[column], use_threads=False):
                     batches.append(_bytes_of(batch.column(0), self.is_struct))
                     size += batches[-1].nbytes
-                    check_room(size, room)
+                    check_room(size + size // 2, room)  # with what the next ones take on their way
+            except ValueError as fault:  # not tried again for each of its rows
+                batches.clear()
+                refusal = self.refused[group, max_image_bytes] = f"its row group is damaged or too large: {fault}"
+                raise ValueError(refusal) from fault
             except (pa.ArrowException, OSError) as fault:
                 raise ValueError(f"its row group is damaged ({' '.join(str(fault).split())[:100]})") from fault
             _kept[key] = batches[0] if len(batches) == 1 else pa.chunked_array(batches)
