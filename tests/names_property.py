@@ -118,7 +118,8 @@ def check_pictures(seed: int, folder: Path) -> None:
             assert 0 < image.size[0] <= 2400 and 0 < image.size[1] <= 2400, image.size
     kept = [stored(name) for name in names]
     rows = Rows(labels, kept, kept, np.zeros((len(names), 2), np.float32))
-    about = dict.fromkeys(("model", "weights", "data", "split", "images", "token", "layer", "norm"), names[0])
+    about: dict = dict.fromkeys(("model", "weights", "data", "split"), names[0])
+    about |= {"images": len(names), "token": "cls", "layer": None, "norm": "layer"}
     for ending in (".npz", ".parquet") if importlib.util.find_spec("pyarrow") else (".npz",):
         write_file(folder / f"f{ending}", lambda: iter([rows]), about)
         found = read_file(folder / f"f{ending}")

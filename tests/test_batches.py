@@ -595,5 +595,5 @@ def test_the_data_room_starts_without_paddle_or_rooms_above_it() -> None:
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "paddle" not in names
     rooms = {name.split(".")[1] for name in names if name.startswith("paddlemae.")}
-    assert rooms == {"data", "device", "limits", "signals"}, rooms
+    assert rooms == {"data", "device", "display_names", "limits", "signals"}, rooms
     assert not {"pydantic", "yaml", "matplotlib"} & set(names)

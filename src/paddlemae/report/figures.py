@@ -29,6 +29,7 @@ def _in_own_style(draw: Callable[Given, None]) -> Callable[Given, None]:
 
     @functools.wraps(draw)
     def drawn(*given: Given.args, **named: Given.kwargs) -> None:
+        fonts()  # imports matplotlib without its warnings
         import matplotlib
 
         with matplotlib.rc_context():
@@ -39,7 +40,6 @@ def _in_own_style(draw: Callable[Given, None]) -> Callable[Given, None]:
 
 
 def _figure(width: float, height: float):
-    fonts()
     # the object interface: pyplot would keep every figure, and pick a window system
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
