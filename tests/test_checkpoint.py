@@ -396,5 +396,5 @@ def test_another_models_checkpoint_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="do not fit the model; left over: blocks.1|holds blocks.1"):
         load_checkpoint(folder, state)
     assert_same(everything(state), before)
-    with pytest.raises(ValueError, match="of another shape: head.bias"):
+    with pytest.raises(ValueError, match="of another shape: .*head.bias"):
         load_checkpoint(folder, new_state(num_classes=4))
