@@ -103,14 +103,16 @@ def test_images_of_16_bits_need_no_warning(paddlemae, tiny, tmp_path, recwarn) -
 
 
 def test_mistakes_are_one_line_and_leave_nothing(paddlemae, colours, tiny, tmp_path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
     for number in range(8):
-        Image.new("RGB", (8, 8), (number, 0, 9)).save(tmp_path / f"{number}.png")
+        Image.new("RGB", (8, 8), (number, 0, 9)).save(photos / f"{number}.png")
     for arguments, message in [
         (["mean=auto"], "mean=auto and std=auto go together"),
         (["std=auto", "mean=[0.5,0.5,0.5]"], "mean=auto and std=auto go together"),
         (AUTO, "nothing varies in channel 2, 3, and no recipe may have a std of 0"),
     ]:
-        done = paddlemae("pretrain", *tiny, *arguments, "--data", tmp_path, "--out", tmp_path / "run", "--quiet")
+        done = paddlemae("pretrain", *tiny, *arguments, "--data", photos, "--out", tmp_path / "run", "--quiet")
         assert done.status == 2 and done.err.count("\n") == 1 and message in done.err, done
     assert not (tmp_path / "run").exists()
 

@@ -18,7 +18,7 @@ from paddlemae.data.sources import open_source
 from paddlemae.locks import LOCK_FILE, locked_file, locked_folder
 from paddlemae.recipe import load_recipe
 from paddlemae.report import runlog
-from paddlemae.report.runlog import is_finished, open_run, read_lines
+from paddlemae.report.runlog import is_finished, open_run, read_results
 from paddlemae.signals import Preempted
 from paddlemae.tasks import evaluation, finetune, knn, pretrain, search
 from paddlemae.tasks.optional import optional
@@ -62,7 +62,7 @@ def test_a_read_only_origin_costs_a_warning(tmp_path: Path, read_only: Path, col
     assert done.status == 0 and is_finished(out) and "top-1" in done.out
     (line,) = [line for line in done.err.splitlines() if "warning" in line]
     assert f"Permission denied: {read_only / 'results.jsonl'}" in line
-    assert len(read_lines(out / "results.jsonl", "task")[0]) == 1
+    assert len(read_results(out)[0]) == 1
 
 
 @pytest.mark.filterwarnings("default")
@@ -91,7 +91,7 @@ def test_pictures_that_fail_cost_no_training(tmp_path: Path, origin: Path, colou
         result = finetune.finetune(recipe, Start(tmp_path / "tuned", quiet=True))
     assert len(caught) == 4 and is_finished(tmp_path / "tuned")
     assert json.loads((tmp_path / "tuned" / "result.json").read_text()) == result
-    assert len(read_lines(origin / "results.jsonl", "task")[0]) == 1
+    assert len(read_results(origin)[0]) == 1
 
 
 def test_pictures_that_fail_cost_no_pretraining(tmp_path: Path, tiny, photos, monkeypatch) -> None:
@@ -112,7 +112,7 @@ def test_a_result_is_said_before_its_pictures_are_drawn(origin: Path, colours, m
         monkeypatch.setattr(knn, name, stop)
     done = paddlemae("knn", origin, "--data", colours, "--k", 1)
     assert done.status == 130 and done.out.count("top-1") == 2
-    assert len(read_lines(origin / "results.jsonl", "task")[0]) == 2
+    assert len(read_results(origin)[0]) == 2
 
 
 def test_what_is_optional_hides_neither_an_end_nor_a_bug_that_is_looked_for(monkeypatch) -> None:
