@@ -37,25 +37,25 @@ def replacing(path: Path, *, flush: bool = False) -> Iterator[Path]:
         OSError: as writing raised it, with the name of `path`.
     """
     place = Path(os.path.realpath(path))  # a link stays one
-    beside = place.with_name(f".{place.name}.{secrets.token_hex(4)}{PARTIAL}")
+    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         with naming(path):
-            yield beside
+            yield temporary
             if flush:
-                flush_path(beside)
-            os.replace(beside, place)
+                flush_path(temporary)
+            os.replace(temporary, place)
             if flush:
                 flush_folder(place.parent)
     except BaseException:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
         raise
 
 
 def replace_bytes(path: Path, content: bytes | memoryview, *, flush: bool = False) -> None:
     """Write a file whole or not at all; arguments and errors are those of `replacing`."""
-    with replacing(path, flush=flush) as beside:
-        beside.write_bytes(content)
+    with replacing(path, flush=flush) as temporary:
+        temporary.write_bytes(content)
 
 
 def replace_text(path: Path, text: str, *, flush: bool = False) -> None:
@@ -95,11 +95,11 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(fault.errno, fault.strerror, str(path)) from fault
 
 
-def put(beside: Path, final: Path) -> None:
+def put(temporary: Path, final: Path) -> None:
     """Rename a whole folder or file into place; what was there is removed then, and is back there if that fails."""
     old = set_aside(final) if os.path.lexists(final) else None
     try:
-        os.replace(beside, final)
+        os.replace(temporary, final)
     except OSError:
         if old:
             os.replace(old, final)

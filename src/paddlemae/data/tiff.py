@@ -148,7 +148,7 @@ def _checked(form: TiffForm) -> TiffForm:
 def read_tiff(file: IO[bytes], channels: int, room: int) -> tuple[Pixels, int] | None:
     """Return (pixels [H, W, channels], orientation) of a TIFF's first image; None if Pillow reads it as it is.
 
-    Several pages of one channel are the channels of an image, where so many are asked for.
+    Several pages of one channel are the channels of an image, where that number of channels is asked for.
 
     Args:
         room: bytes of memory that it may take.

@@ -45,7 +45,7 @@ class Lettering:
         return [font.family for font in self.fonts]
 
     def __call__(self, name: object, most: int | None) -> str:
-        """Return a name as it is drawn, in at most so many columns; what no font has is escaped."""
+        """Return a name as it is drawn, in at most `most` columns; what no font has is escaped."""
         return shown(name, most, without=self.lacking)
 
 

@@ -29,7 +29,7 @@ PARQUET, NUMPY = ".parquet", ".npz"
 ABOUT = "paddlemae"  # the metadata's key, or the array's name
 FORMAT = 1
 MAX_ABOUT_BYTES = 2**24  # with a mean and a deviation of each feature, and the names of the classes
-MOST_PACKED = 32  # numbers of a Parquet file take so many times the file at most
+MOST_PACKED = 32  # numbers of a Parquet file take at most that many times the bytes of the file
 
 
 class AboutType(BaseModel):

@@ -95,7 +95,7 @@ def stored_recipe(run: Path, task: str) -> Recipe:
     content = read_recipe_file(path)
     named = content.get("task")
     if named not in RECIPES:
-        raise ValueError(f"{path} is damaged (its task is {brief(named)}); restore it, or start anew with --overwrite")
+        raise ValueError(f"{path} is damaged (its task is {brief(named)}); restore it, or start over with --overwrite")
     if named != task:
         raise ValueError(f"{run} is a {named} run; resume it with 'paddlemae {named}'")
     return build_recipe(task, content)
