@@ -556,3 +556,14 @@ def test_a_table_s_column_of_splits(tmp_path: Path, column: str) -> None:
     assert len(open_source(spec, "train", labelled=True)) == 6
     with pytest.raises(MissingPart):
         open_source(spec, "test")
+
+
+def test_splits_one_level_deeper_are_pointed_out(tmp_path: Path) -> None:
+    """Images and masks each with splits inside, which would all be trained on."""
+    make(tmp_path / "set", *(f"{kind}/{split}/1.png" for kind in ("images", "masks") for split in ("train", "test")))
+    with tarfile.open(tmp_path / "set.tar", "w") as archive:
+        archive.add(tmp_path / "set", "set")
+    for path in (tmp_path / "set", tmp_path / "set.tar"):
+        with pytest.warns(SourceNote, match="'images' holds folders 'train' and 'test'"):
+            assert len(open_source(str(path), "train")) == 4
+    assert len(open_source(str(tmp_path / "set" / "images"), "train")) == 1

@@ -29,7 +29,7 @@ from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.shards import Samples, ending_of, is_sidecar, label_of, samples_of
 from paddlemae.data.sources.source import EncodedSource
 from paddlemae.data.sources.stored import RUN_MARKS, visible_above
-from paddlemae.data.sources.subfolders import ARRAY, PICTURE, choose_folder
+from paddlemae.data.sources.subfolders import ARRAY, PICTURE, choose_folder, note_deeper_splits
 from paddlemae.data.sources.tar import Entry, TarContents, entries
 from paddlemae.data.sources.zipped import begins_with_entry, zip_contents, zip_entries
 
@@ -246,6 +246,8 @@ def _choose(name: str, listing: _Listing, split: str | None, labelled: bool) -> 
     chosen = listing.images_among([file for file in files if file.startswith(inside)])
     if not chosen:
         raise ValueError(f"no images in '{name}/{inside}'; expected entries {_endings()}")
+    if split and not part:
+        note_deeper_splits(name, [file[len(around) :] for file in chosen])
     if not labelled:
         return _Chosen(chosen)
     known: tuple[str, ...] = ()

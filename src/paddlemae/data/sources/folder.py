@@ -9,7 +9,7 @@ from paddlemae.data.sources.labels import class_folders, labels_by_folder
 from paddlemae.data.sources.names import Names
 from paddlemae.data.sources.source import FolderSource
 from paddlemae.data.sources.stored import RUN_MARKS, SYSTEM_FOLDERS
-from paddlemae.data.sources.subfolders import classes_to_train_on, subfolder_of, subfolders
+from paddlemae.data.sources.subfolders import classes_to_train_on, note_deeper_splits, subfolder_of, subfolders
 
 TAR = ".tar"
 
@@ -24,6 +24,8 @@ def open_folder(root: str, split: str | None, labelled: bool) -> FolderSource:
             f"no images in {root!r}: {num_others} other files seen; expected names ending in "
             f"{' '.join((*EXTENSIONS, ARRAY_EXTENSION))}"
         )
+    if split and not part:
+        note_deeper_splits(root, files)
     if not labelled:
         return FolderSource(root, root, Names.of(files))
     known = classes_to_train_on(whole) if part and split == "test" else ()

@@ -1,14 +1,16 @@
 """Which subfolder of a folder holds the images of a split, found without listing those of other splits."""
 
 import os
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
-from paddlemae.data.sources.labels import in_order, note, on_both_sides, part_of, split_of
+from paddlemae.data.sources.labels import TEST_WORDS, TRAIN_WORDS, in_order, note, on_both_sides, part_of, split_of
 from paddlemae.data.sources.stored import is_hidden
 
 PICTURE, ARRAY = "picture", "array"
+_MOST_FOLDERS = 1000  # that are searched for splits inside
 
 
 def subfolder_of(root: str, split: str | None) -> str | None:
@@ -74,6 +76,37 @@ def subfolders(root: str) -> list[str]:
     """Return the names of the folders in a folder that are not hidden."""
     with os.scandir(root) as entries:
         return [entry.name for entry in entries if not is_hidden(f"{entry.name}/") and os.path.isdir(entry.path)]
+
+
+def note_deeper_splits(where: str, files: Sequence[str]) -> None:
+    """Say if folders of splits lie one level deeper than where they are looked for, as in `images/train/1.png`.
+
+    Args:
+        where: what holds the files, for the note.
+        files: paths in it, sorted.
+    """
+
+    def is_there(folder: str) -> bool:
+        place = bisect_left(files, folder)
+        return place < len(files) and files[place].startswith(folder)
+
+    place = 0
+    for _ in range(_MOST_FOLDERS):
+        if place >= len(files):
+            return
+        first, slash, _ = files[place].partition("/")
+        if not slash:
+            place += 1
+            continue
+        spelled = [each for word in (*TRAIN_WORDS, *TEST_WORDS) for each in (word, word.capitalize(), word.upper())]
+        found = [word for word in spelled if is_there(f"{first}/{word}/")]
+        if on_both_sides(found):
+            note(
+                f"{where!r} is read as one split with all that is in it, though {first!r} holds folders "
+                f"{' and '.join(map(repr, found))}; to use these as splits, give the folder {first!r}"
+            )
+            return
+        place = bisect_left(files, f"{first}0", place)  # "0" follows "/"
 
 
 def _tell_loose(root: str) -> None:
