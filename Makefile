@@ -38,7 +38,7 @@ soak: $(VENV)/installed ## Pretrain for 2 hours and see that memory and speed st
 
 fuzz: $(VENV)/installed ## Open 20,000 hostile weights files, and 10,000 cases of each property test (FUZZ=... CASES="--cases 10000 --seed 0")
 	$(VENV)/bin/python tests/fuzz.py $(FUZZ)
-	$(VENV)/bin/python tests/fuzz_properties.py $(CASES)
+	$(VENV)/bin/python -m tests.fuzz_properties $(CASES)
 
 lint: $(VENV)/installed ## Check style, formatting and types
 	$(VENV)/bin/ruff check .

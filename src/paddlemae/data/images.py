@@ -155,9 +155,11 @@ def read_picture(
         ValueError, UnreadableImage: as `read_image`.
     """
     check_channels(channels)
-    with _reported(path), _opened_file(path) as file:
-        room = room_for(os.fstat(file.fileno()).st_size, max_image_bytes)
-        opened = _recognised(file, channels, room)
+    with _reported(path):
+        file, size = _opened_file(path)
+        room = room_for(size, max_image_bytes)
+        with file:
+            opened = _recognised(file, channels, room)
     return _made(opened, path, channels, need_of, room)
 
 
@@ -167,7 +169,7 @@ def read_content(path: str | os.PathLike[str]) -> bytes:
     Raises:
         UnreadableImage: the file is missing or forbidden, or larger than any image that is decoded.
     """
-    with _reported(path), _opened_file(path) as file:
+    with _reported(path), _opened_file(path)[0] as file:
         if os.fstat(file.fileno()).st_size > _MOST_BYTES:
             raise ValueError(f"a file of more than {_MOST_BYTES} bytes")
         return file.read()
@@ -225,11 +227,13 @@ def _reported(path: str | os.PathLike[str]) -> Iterator[None]:
         raise UnreadableImage(os.fspath(path), _reason(error), errno) from error
 
 
-def _opened_file(path: str | os.PathLike[str]) -> io.FileIO:
-    kind = os.stat(path).st_mode
+def _opened_file(path: str | os.PathLike[str]) -> tuple[io.FileIO, int]:
+    """Return an open file and its size in bytes; anything else than a file is refused."""
+    info = os.stat(path)
+    kind = info.st_mode
     if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # opening a folder says so; opening a pipe may never end
         raise ValueError("a pipe or a device, not a file")
-    return open(path, "rb", buffering=0)
+    return open(path, "rb", buffering=0), info.st_size
 
 
 def _recognised(file: io.FileIO | io.BytesIO, channels: int, room: int) -> _Jpeg | Pixels:
