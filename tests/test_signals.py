@@ -15,10 +15,11 @@ from paddlemae import signals
 
 ROOT = Path(paddlemae.__file__).parents[1]
 # as the installed command does it; a shell's background commands ignore Ctrl-C, and tests may be run by one
-COMMAND = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-COMMAND += "from paddlemae.__main__ import main; main()"
-# once Python itself has started, which takes hundredths of a second, and before anything is imported
-READY = "import os, sys; os.write(1, b'.'); " + COMMAND
+HEARS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+COMMAND = HEARS + "from paddlemae.__main__ import main; main()"
+# once Python itself has started, which takes hundredths of a second, and before anything else is imported
+READY = HEARS + "import os; from paddlemae import signals; signals.take_over(); os.write(1, b'.'); "
+READY += "from paddlemae.__main__ import main; main()"
 STATUSES = {"SIGINT": 130, "SIGTERM": 75, "SIGHUP": 75, "SIGUSR1": 75, "SIGXCPU": 75}
 
 

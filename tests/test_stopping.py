@@ -91,3 +91,20 @@ def test_training_answers_in_between_and_all_is_as_before_in_the_end() -> None:
             signal.raise_signal(signal.SIGTERM)
         assert stop.reason == "SIGTERM"
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_signal_whose_exception_a_package_caught_ends_the_training_that_begins() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)}
+    try:
+        with ended_by_signals():
+            with contextlib.suppress(BaseException):  # as some packages do it
+                signal.raise_signal(signal.SIGTERM)
+            with stop_on_signals() as stop:
+                assert stop.is_set() and stop.reason == "SIGTERM"
+        with pytest.raises(Preempted), ended_by_signals():
+            signal.raise_signal(signal.SIGUSR1)
+        with stop_on_signals() as stop:
+            assert not stop.is_set(), "that one ended what it was to end"
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

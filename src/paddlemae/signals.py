@@ -20,6 +20,7 @@ _is_command = False  # whether the process is a command of its own, whose entry 
 _is_idle = False  # nothing is under way that could be lost
 _final_status: int | None = None  # of a command that has ended, while Python still clears up
 _deferred: int | None = None  # a signal that waits for the end of an import
+_raised: int | None = None  # a signal that became an exception
 
 
 class Preempted(BaseException):
@@ -95,7 +96,7 @@ def answer(number, frame) -> None:
     Raises:
         KeyboardInterrupt, Preempted: as the signal is Ctrl-C or another.
     """
-    global _deferred
+    global _deferred, _raised
     if _final_status is not None:
         os._exit(_final_status)
     importing = _is_importing(frame)
@@ -106,11 +107,21 @@ def answer(number, frame) -> None:
         signal.signal(signal.SIGALRM, lambda _, later: _answer_deferred(number, later))
         signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
         return
-    _deferred = None
+    _deferred, _raised = None, number
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     ignore_schedulers()
     raise Preempted(ending_of(number)[1])
+
+
+def swallowed() -> str | None:
+    """Return the name of a signal whose exception did not end the command, since a package caught it; None if none did.
+
+    A training asks when it begins: it then ends after its first step.
+    """
+    global _raised
+    number, _raised = _raised, None
+    return SIGNALS[signal.Signals(number).name] if number is not None else None
 
 
 def _answer_deferred(number, frame) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from paddlemae.signals import CTRL_C, SIGNALS, UNTAKEN, answer, from_schedulers, numbers
+from paddlemae.signals import CTRL_C, SIGNALS, UNTAKEN, answer, from_schedulers, numbers, swallowed
 
 MISTAKE_STATUS = 2  # of the user, said in a line
 
@@ -67,6 +67,9 @@ def ended_by_signals() -> Iterator[None]:
     before = {number: signal.signal(number, answer) for number in taken}
     try:
         yield
+    except BaseException:
+        swallowed()  # it was not: forget it
+        raise
     finally:
         for number, handler in before.items():
             if signal.getsignal(number) is answer:
@@ -83,6 +86,7 @@ def stop_on_signals(max_seconds: float | None = None) -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
+    stop.reason = swallowed()
 
     def remember(signum, frame):
         name = SIGNALS[signal.Signals(signum).name]
