@@ -201,7 +201,8 @@ def draw_confusion(path: Path, confusion: Confusion, classes: Sequence[str], tit
     together = f", about {round(size / len(matrix))} classes together" if len(matrix) < size else ""
     axes.set_xlabel(f"predicted{together}", color=INK)
     axes.set_ylabel(f"true{together}", color=INK)
-    axes.set_title(letters(title, LONGEST_TITLE), fontsize=9, color=INK)
+    lines = textwrap.wrap(letters(title, LONGEST_TITLE), int(side * 12))  # over the whole figure, names included
+    figure.suptitle("\n".join(lines), fontsize=9, color=INK)
     _save(figure, path, letters, tight=True)
 
 
