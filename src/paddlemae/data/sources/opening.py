@@ -9,6 +9,7 @@ from paddlemae.data.images import EXTENSIONS, has_ending
 from paddlemae.data.limits import MAX_IMAGE_BYTES, OPTION, parsed_bytes
 from paddlemae.data.sources.archives import expanded, open_tars, open_zip
 from paddlemae.data.sources.arrays import open_npy, open_npz
+from paddlemae.data.sources.arrow_file import ARROW_START
 from paddlemae.data.sources.cifar import open_cifar, version_of_archive, version_of_folder
 from paddlemae.data.sources.digits import open_digits
 from paddlemae.data.sources.folder import TAR, open_folder, tars_below
@@ -17,7 +18,7 @@ from paddlemae.data.sources.lists import open_list
 from paddlemae.data.sources.mnist import is_idx_images, open_idx
 from paddlemae.data.sources.packs import open_pack, read_index
 from paddlemae.data.sources.source import EncodedSource, FolderSource, Source
-from paddlemae.data.sources.table_files import ARROW_START, PARQUET_START
+from paddlemae.data.sources.table_files import PARQUET_START
 from paddlemae.data.sources.tables import ARROW, PARQUET, open_tables, tables_in
 from paddlemae.data.sources.tar import is_tar
 from paddlemae.data.sources.zipped import infos

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 
 from paddlemae.data.limits import check_room, room_for
+from paddlemae.data.sources.arrow_file import read_arrow
 from paddlemae.data.sources.source import not_read
 
 KEPT_BYTES = 256 * 2**20  # of row groups, in each process
 _SHARE = 16  # a part of the memory that is allowed, for rows that are read at a time
-PARQUET_START, ARROW_START = b"PAR1", b"ARROW1"
+PARQUET_START = b"PAR1"
 _FEWEST_OPEN, _MOST_OPEN = 4, 1024  # files; one that is open takes little but its address space
 
 
 def schema_of(path: str) -> Any:
-    return _open_parquet(path).schema_arrow if _is_parquet(path) else _open_arrow(path).schema
+    return _open_parquet(path).schema_arrow if _is_parquet(path) else read_arrow(path).schema
 
 
 def _is_parquet(path: str) -> bool:
@@ -35,19 +36,6 @@ def _open_parquet(path: str) -> Any:
 
     try:
         return pq.ParquetFile(path, memory_map=True)
-    except (pa.ArrowException, OSError) as fault:
-        raise not_read(path, fault) from fault
-
-
-def _open_arrow(path: str) -> Any:
-    import pyarrow as pa
-
-    try:
-        source = pa.memory_map(path)
-        try:
-            return pa.ipc.open_stream(source).read_all()
-        except pa.ArrowInvalid:
-            return pa.ipc.open_file(source).read_all()
     except (pa.ArrowException, OSError) as fault:
         raise not_read(path, fault) from fault
 
@@ -87,7 +75,7 @@ class ArrowTable:
     """The images of a mapped Arrow file."""
 
     def __init__(self, path: str, image: str, is_struct: bool) -> None:
-        self.path, self.table = path, _open_arrow(path)
+        self.path, self.table = path, read_arrow(path)
         self.schema = self.table.schema
         _check_image(self.schema, image, is_struct, path)
         column = self.table.column(image)
