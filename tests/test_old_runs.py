@@ -37,7 +37,12 @@ def test_a_stopped_run_is_resumed_to_the_same_end(kind: str, runs: Path, paddlem
     expected, found = weights(runs / kind), weights(runs / f"{kind}-stopped")
     assert expected.keys() == found.keys()
     for name, value in expected.items():  # another processor rounds otherwise
-        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-4 * max(np.abs(value).max(), 1e-3), err_msg=name)
+        keys = slice(None)
+        if name.endswith("qkv.bias"):  # no output depends on the biases of keys: their gradients are rounding alone
+            width = len(value) // 3
+            keys = np.r_[:width, 2 * width : 3 * width]
+        bound = 1e-4 * max(np.abs(value).max(), 1e-3)
+        np.testing.assert_allclose(found[name][keys], value[keys], rtol=0, atol=bound, err_msg=name)
 
 
 def test_runs_are_reported_together(runs: Path, paddlemae: Callable) -> None:
