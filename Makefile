@@ -36,7 +36,7 @@ drill: $(VENV)/installed ## Kill, stop and starve trainings, and see that nothin
 soak: $(VENV)/installed ## Pretrain for 2 hours and see that memory and speed stay (DATA=FOLDER of images; HOURS=2)
 	$(VENV)/bin/python -m drill.soak --data $(DATA) --hours $(or $(HOURS),2) $(SOAK)
 
-fuzz: $(VENV)/installed ## Open 20,000 hostile weights files, and 10,000 cases of each property test (FUZZ=... CASES="--cases 10000 --seed 0")
+fuzz: $(VENV)/installed ## Open 20,000 hostile weights files, and 20,000 cases of each property test (FUZZ=... CASES="--cases 20000 --seed 0")
 	$(VENV)/bin/python tests/fuzz.py $(FUZZ)
 	$(VENV)/bin/python -m tests.fuzz_properties $(CASES)
 

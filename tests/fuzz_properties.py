@@ -1,4 +1,4 @@
-"""Runs the property tests on many seeds: python -m tests.fuzz_properties --cases 10000 [--only archives pixels]
+"""Runs the property tests on many seeds: python -m tests.fuzz_properties --cases 20000 [--only archives pixels]
 
 Each property has a module with `check(seed, folder)`, which builds case `seed` in an empty folder and raises an
 AssertionError where the property does not hold. `make test` runs some hundred seeds of each, this --cases.
@@ -45,7 +45,7 @@ def failures_of(name: str, seeds: range) -> list[str]:
 
 def main() -> int:
     usage = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    usage.add_argument("--cases", type=int, default=10_000, help="seeds of each property")
+    usage.add_argument("--cases", type=int, default=20_000, help="seeds of each property")
     usage.add_argument("--seed", type=int, default=0, help="the first one")
     usage.add_argument("--only", nargs="+", choices=PROPERTIES, default=list(PROPERTIES), metavar="NAME")
     options = usage.parse_args()
