@@ -21,7 +21,7 @@ def partial(path: Path) -> Path:
 
 
 def is_partial(name: str, of: str) -> bool:
-    """Whether a file's name is a temporary one of the file named `of`."""
+    """Return whether a file's name is a temporary one of the file named `of`."""
     return name.startswith(f".{of}.") and name.endswith(PARTIAL)
 
 

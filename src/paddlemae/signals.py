@@ -38,7 +38,7 @@ def numbers() -> list[int]:
 
 
 def from_schedulers() -> list[int]:
-    """The same without Ctrl-C."""
+    """Return the signals of `numbers` without Ctrl-C."""
     return [number for number in numbers() if number != signal.SIGINT]
 
 

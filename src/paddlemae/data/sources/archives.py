@@ -113,7 +113,7 @@ def _trained_on(root: str, files: Sequence[str], name: str) -> list[str]:
 
 @dataclass(eq=False)
 class _Listing(Generic[_Stored]):
-    """What an archive gives when it is unpacked.
+    """Hold what an archive gives when it is unpacked.
 
     Attributes:
         images: pictures and arrays by name, in the order of their first entries.

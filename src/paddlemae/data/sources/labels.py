@@ -115,7 +115,7 @@ def _spelled(names: Iterable[str], where: str) -> dict[str, str]:
 
 
 def on_both_sides(names: Iterable[str]) -> bool:
-    """Whether a split to train on and one to hold out are among names."""
+    """Return whether a split to train on and one to hold out are among names."""
     splits = {split_of(name) for name in names} - {None}
     return _TRAIN in splits and len(splits) > 1
 
@@ -217,7 +217,7 @@ def unusable(values: Sequence, row: str, problem: str) -> ValueError:
 
 
 def _is_missing(value: object) -> bool:
-    """Whether there is no label; -1 is what data sets write for one that is not published."""
+    """Return whether there is no label; data sets write -1 for one that is not published."""
     return value is None or value != value or value == -1 or (isinstance(value, str | bytes) and not value.strip())
 
 

@@ -46,7 +46,7 @@ _TRIED = 100  # of a list's images, whether they are there
 
 @dataclass
 class _Rows:
-    """What a list says: for each image its path, and its label, split, group and row where it says those."""
+    """Hold what a list says of each image: its path, and its label, split, group and row where it says those."""
 
     paths: list[str]
     labels: list[str] | None = None
@@ -138,7 +138,7 @@ def _held_out(path: str) -> str:
 
 
 def _text(path: str) -> str:
-    """What a text file holds; its lines end at line feeds, and at nothing else that Unicode calls a line's end."""
+    """Return the text of a file; lines end at line feeds, and at nothing else that Unicode calls a line's end."""
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline=None) as file:
             text = file.read()

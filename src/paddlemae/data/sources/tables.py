@@ -88,7 +88,7 @@ class TableContents:
         return f"{self.tables[table]!r}, row {row}"
 
     def values(self, column: str) -> list:
-        """What a column holds for each image.
+        """Return what a column holds for each image.
 
         Raises:
             ValueError: a table without it.

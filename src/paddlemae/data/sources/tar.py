@@ -55,7 +55,7 @@ class Entry(NamedTuple):
 
 
 class _Overrides(NamedTuple):
-    """What the headers before an entry say of it; "" and -1 where they say nothing."""
+    """Hold what the headers before an entry say of it; "" and -1 where they say nothing."""
 
     name: str = ""
     target: str = ""
