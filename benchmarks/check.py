@@ -25,7 +25,7 @@ SHARES = (64, 193)  # of 256, that the first of two images has in a blend
 CHECK = """
 import resource, sys, time
 from pathlib import Path
-from paddlemae.data import duplicates
+from paddlemae.data.inspect import duplicates
 from paddlemae.tasks import data_check as task
 
 def timed(room, name):

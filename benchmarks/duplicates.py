@@ -14,8 +14,8 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.duplicates import MOST_BITS, NEAR_STEPS, hashes_of, look_alike, near_groups
-from paddlemae.data.looks import COLUMNS, ROWS, look_at
+from paddlemae.data.inspect.duplicates import MOST_BITS, NEAR_STEPS, hashes_of, look_alike, near_groups
+from paddlemae.data.inspect.survey import COLUMNS, ROWS, look_at
 from paddlemae.data.sources import open_source
 
 _QUERIES = 500  # that are compared with everything at a time

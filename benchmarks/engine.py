@@ -1,4 +1,4 @@
-"""Features by Paddle's inference engine, beside PaddleMAE's own way (`tasks.inference`)."""
+"""Features by Paddle's inference engine, beside PaddleMAE's own way (`tasks.models.inference`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def features(job: Job, options: Options) -> dict[str, object]:
     started = prepare(job)
     from paddlemae.export.interface import interface_of
     from paddlemae.export.paddle_program import load_program, save_program
-    from paddlemae.tasks.inference import FeatureKind, forward_function
+    from paddlemae.tasks.models.inference import FeatureKind, forward_function
 
     model, description = feature_model(job)
     with tempfile.TemporaryDirectory(prefix="paddlemae-bench-") as folder:

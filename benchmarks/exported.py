@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.ours import feature_model
 from benchmarks.works import MODELS, Job
-from paddlemae import device
+from paddlemae.engine import device
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 Forward = Callable[[np.ndarray], np.ndarray]
@@ -45,9 +45,9 @@ def sides(
     from paddlemae.export.interface import interface_of
     from paddlemae.export.paddle_program import load_program
     from paddlemae.export.write import export
-    from paddlemae.tasks.checkpoints import read_checkpoint
-    from paddlemae.tasks.inference import FeatureKind, forward_function
-    from paddlemae.tasks.models import load_encoder
+    from paddlemae.tasks.models.build import load_encoder
+    from paddlemae.tasks.models.inference import FeatureKind, forward_function
+    from paddlemae.tasks.models.read_model import read_checkpoint
 
     checkpoint = read_checkpoint(run)
     model, description = load_encoder(checkpoint), checkpoint.description
@@ -100,7 +100,7 @@ def measure(forwards: dict[str, Forward], images: np.ndarray, rounds: int) -> di
 
 def saved_model(name: str, folder: Path) -> Path:
     """A checkpoint of a model of the benchmarks' sizes."""
-    from paddlemae.weights.store import write_model
+    from paddlemae.weights.model_folder import write_model
     from paddlemae.weights.transfer import to_official
 
     model, description = feature_model(Job("features", "", name, 1))

@@ -42,7 +42,7 @@ def pillow_batches(job: Job) -> Generator[np.ndarray, None, None]:
     """The usual chain: Pillow decodes, crops, resizes (bicubic) and flips; then floats, then normalised."""
     from PIL import Image
 
-    from paddlemae.data.augment import random_crop_box
+    from paddlemae.data.views.augment import random_crop_box
 
     mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (MEAN, STD))
     rng, size = np.random.default_rng(0), (job.shape["image_size"],) * 2
@@ -64,7 +64,7 @@ def pillow_batches(job: Job) -> Generator[np.ndarray, None, None]:
 def training_batches(job: Job, source) -> Generator[object, None, None]:
     """What a training run reads; it stays uint8, and normalising it is part of the step."""
     from paddlemae.data.batches import train_batches
-    from paddlemae.device import keep_freed_memory
+    from paddlemae.engine.device import keep_freed_memory
 
     keep_freed_memory()  # as a training's process and its data workers do
     return train_batches(source, _view(job), batch_size=job.batch, seed=0, num_steps=10**6)
@@ -87,7 +87,7 @@ def pixel_differences(job: Job, source) -> dict[str, object]:
 
 
 def _view(job: Job, decode: Literal["fast", "exact"] = "fast"):
-    from paddlemae.data.augment import View
+    from paddlemae.data.views.augment import View
 
     size = (job.shape["image_size"],) * 2
     return View(image_size=size, channels=CHANNELS, crop_scale=CROP_SCALE, decode=decode)
@@ -101,7 +101,7 @@ def _files(job: Job, folder: str):
 
 def _packed(job: Job, folder: str):
     """A packed cache of resized images, which is made before the clock starts."""
-    from paddlemae.data.packed import pack
+    from paddlemae.data.cache import pack
 
     return pack(_files(job, folder), folder, _view(job))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.worker import Clock, images_u8, labels, resident_bytes
 from benchmarks.works import BETAS, LR, MEAN, NUM_CLASSES, STD, WEIGHT_DECAY, Job
-from paddlemae import device
+from paddlemae.engine import device
 
 Options = dict[str, Any]
 FOREVER = 10**9  # steps; the clock ends a run
@@ -22,10 +22,10 @@ def pretrain(job: Job, options: Options, ranks: Any = None) -> dict[str, object]
     """Pretraining steps: uint8 images -> normalised -> loss -> gradients -> AdamW, as `tasks.pretrain` does them.
 
     Args:
-        ranks: processes that share each batch (`train.distributed.Ranks`); None is this one alone.
+        ranks: processes that share each batch (`train.parallel.ranks.Ranks`); None is this one alone.
     """
     started = prepare(job)
-    from paddlemae.tasks.models import describe
+    from paddlemae.tasks.models.build import describe
     from paddlemae.tasks.pretrain import loss_function
 
     recipe, model = autoencoder(job, options)
@@ -40,7 +40,7 @@ def classify(job: Job, options: Options) -> dict[str, object]:
     import paddle.nn.functional as F
 
     from paddlemae.model.vit import VisionTransformer
-    from paddlemae.tasks.models import describe, to_input
+    from paddlemae.tasks.models.build import describe, to_input
 
     paddle.seed(0)
     model = VisionTransformer(**encoder(job), num_classes=NUM_CLASSES, pool="cls")
@@ -53,9 +53,9 @@ def classify(job: Job, options: Options) -> dict[str, object]:
 
 
 def features(job: Job, options: Options) -> dict[str, object]:
-    """The cls token of whole images, from uint8 images to a NumPy array, as `tasks.embed` makes it."""
+    """The cls token of whole images, from uint8 images to a NumPy array, as `tasks.models.features` makes it."""
     started = prepare(job)
-    from paddlemae.tasks.inference import FeatureKind, forward_function
+    from paddlemae.tasks.models.inference import FeatureKind, forward_function
 
     model, description = feature_model(job)
     forward = forward_function(model, description, FeatureKind("cls"), threads=job.threads)
@@ -76,7 +76,7 @@ def feature_model(job: Job):
     import paddle
 
     from paddlemae.model.vit import VisionTransformer
-    from paddlemae.tasks.models import describe
+    from paddlemae.tasks.models.build import describe
 
     paddle.seed(0)
     model = VisionTransformer(**encoder(job), num_classes=2, pool="cls")
@@ -100,7 +100,7 @@ def autoencoder(job: Job, options: Options):
 
     from paddlemae.model.mae import MaskedAutoencoder
     from paddlemae.recipe import build_recipe
-    from paddlemae.tasks.models import autoencoder_arguments
+    from paddlemae.tasks.models.build import autoencoder_arguments
 
     content: Options = {"mask_ratio": job.mask_ratio, "model": {**job.shape, "norm_pix_loss": True}}
     if options.get("cross"):
@@ -127,11 +127,11 @@ def batches(job: Job, rank: int = 0, world: int = 1):
 def train(job: Job, model, loss_fn: Callable, ranks: Any = None) -> dict[str, object]:
     """Steps of the package's own loop, timed from outside."""
     from paddlemae.recipe import Training
-    from paddlemae.tasks.session import cpu_sharing
+    from paddlemae.tasks.training.run_training import cpu_sharing
     from paddlemae.train.checkpoint import TrainState
-    from paddlemae.train.distributed import ALONE
     from paddlemae.train.loop import fit
     from paddlemae.train.optim import adamw
+    from paddlemae.train.parallel.ranks import ALONE
 
     ranks = ranks or ALONE
     clock, losses = Clock(job), []

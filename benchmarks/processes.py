@@ -31,7 +31,7 @@ def pretrain(job: Job, options: ours.Options) -> dict[str, object]:
 def rank(job: Job, found: Path) -> None:
     """What each process does."""
     ours.prepare(job)
-    from paddlemae.train.distributed import join
+    from paddlemae.train.parallel.ranks import join
 
     ranks = join()
     measured = ours.pretrain(job, {}, ranks)

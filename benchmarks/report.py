@@ -451,9 +451,9 @@ between. CrossMAE's decoder multiplies other, fewer matrices; its limit is not d
   `--models tiny-512` measures ViT-Tiny with the paper's).
   Weights are random draws of the same shapes.
 - PaddleMAE: its own training loop (`train.loop.fit`) with the settings that the command makes by itself; features as
-  `embed` computes them (`tasks.inference`). Paddle's inference engine is compiled and its features are checked before
-  the clock starts and after it. Its rows are of a session a day after the others', so small differences mean nothing;
-  [export.md](export.md#speed) has it beside ours in one process, where turns are taken.
+  `embed` computes them (`tasks.models.inference`). Paddle's inference engine is compiled and its features are checked
+  before the clock starts and after it. Its rows are of a session a day after the others', so small differences mean
+  nothing; [export.md](export.md#speed) has it beside ours in one process, where turns are taken.
 - transformers: `ViTMAEForPreTraining`, `ViTForImageClassification` and `ViTModel`, all cores, attention "sdpa" and
   "eager", `torch.compile` in its default mode, and whichever of AdamW's `fused` and `foreach` was faster in place;
   the fastest of all these stands for transformers. Features are compared with eager execution; the

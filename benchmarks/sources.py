@@ -27,11 +27,11 @@ from pathlib import Path
 
 import numpy as np
 
-from paddlemae.data.augment import View
 from paddlemae.data.batches import train_batches
 from paddlemae.data.sources import Source, open_source, subset, table_files
-from paddlemae.device import keep_freed_memory
-from paddlemae.tasks.data_pack import pack
+from paddlemae.data.views.augment import View
+from paddlemae.engine.device import keep_freed_memory
+from paddlemae.tasks.data.pack import pack
 
 BATCH = 64
 SHARD_IMAGES = 1000

@@ -164,8 +164,8 @@ def load(path: str, size: str, into_model: bool) -> dict[str, float]:
     """Open one file and use each tensor once: seconds, seconds of computing (of all threads), bytes."""
     import paddle  # noqa: F401  what any reader of ours into a model has imported before
 
-    from paddlemae.weights.foreign import open_weights
-    from paddlemae.weights.mapped import release
+    from paddlemae.weights.formats.mapped_file import release
+    from paddlemae.weights.open import open_weights
     from paddlemae.weights.transfer import load_official
 
     model = build(size) if into_model else None
@@ -191,7 +191,7 @@ def load(path: str, size: str, into_model: bool) -> dict[str, float]:
 
 def imported() -> int:
     """Bytes of a process that has imported what reading into a model needs."""
-    code = "import benchmarks.weights as w; import paddle, paddlemae.weights.foreign, paddlemae.model.mae; "
+    code = "import benchmarks.weights as w; import paddle, paddlemae.weights.open, paddlemae.model.mae; "
     done = subprocess.run([sys.executable, "-c", code + "print(w._memory('VmRSS'))"], capture_output=True, text=True)
     return int(done.stdout)
 

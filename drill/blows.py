@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from drill.leftovers import descendants
-from paddlemae.report.runlog import read_metrics
+from paddlemae.runs.runlog import read_metrics
 from paddlemae.train.checkpoint import FOLDER, STEPS
 
 TMPFS_MB = 4
@@ -73,7 +73,9 @@ def _victims(whom: str, main: int) -> list[int]:
         return [one.pid for one in processes if "paddle.distributed.launch" in one.words]
     rank = whom.removeprefix("rank ")
     return [
-        one.pid for one in processes if "paddlemae/rank.py" in one.words and one.variable("PADDLE_TRAINER_ID") == rank
+        one.pid
+        for one in processes
+        if "paddlemae/cli/rank_main.py" in one.words and one.variable("PADDLE_TRAINER_ID") == rank
     ]
 
 

@@ -18,7 +18,7 @@ class Peer:
     """
 
     def __init__(self, recipe_name: str) -> None:
-        from paddlemae import device
+        from paddlemae.engine import device
         from paddlemae.recipe import load_recipe
 
         device.prepare("cpu", THREADS)
@@ -27,7 +27,7 @@ class Peer:
         from paddlemae.data.batches import Batch
         from paddlemae.model.mae import MaskedAutoencoder
         from paddlemae.model.vit import pair
-        from paddlemae.tasks.models import autoencoder_arguments, describe
+        from paddlemae.tasks.models.build import autoencoder_arguments, describe
         from paddlemae.tasks.pretrain import loss_function
 
         recipe = load_recipe("pretrain", recipe_name)

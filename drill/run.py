@@ -40,8 +40,8 @@ from drill.trainings import (
     pointed_to,
     unreadable,
 )
-from paddlemae.report.runlog import is_finished
-from paddlemae.signals import REQUEUE_STATUS
+from paddlemae.runs.runlog import is_finished
+from paddlemae.system.signals import REQUEUE_STATUS
 
 LAUNCH_FOLDERS = "paddlemae-launch-"
 FAULT_STATUS = 2

@@ -25,8 +25,8 @@ from typing import Any
 
 from drill.leftovers import descendants, in_shared_memory
 from drill.peer import Peer
-from paddlemae.report.runlog import read_metrics
-from paddlemae.signals import REQUEUE_STATUS
+from paddlemae.runs.runlog import read_metrics
+from paddlemae.system.signals import REQUEUE_STATUS
 
 RECIPE = "cifar10"
 EVERY_SECONDS = 15

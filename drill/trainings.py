@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from paddlemae import cli, device
-from paddlemae.report.runlog import read_metrics
+from paddlemae.cli import app
+from paddlemae.engine import device
+from paddlemae.runs.runlog import read_metrics
 from paddlemae.train.checkpoint import BEST, FOLDER, LATEST, STEPS, check_intact
 
 SMALL = ["embed_dim=32", "depth=2", "num_heads=2", "threads=1", "log_every=7", "warmup_epochs=0.1", "epochs=1"]
@@ -57,7 +58,7 @@ LAUNCHED = [
 def import_tasks() -> None:
     """Once for all forks, which then start in a tenth of a second instead of three; nothing is done with Paddle."""
     device.load_paddle()
-    import paddlemae.report.figures
+    import paddlemae.runs.figures
     import paddlemae.tasks.finetune
     import paddlemae.tasks.pretrain  # noqa: F401
 
@@ -84,7 +85,7 @@ def begin(training: Training, out: Path, log: Path, prepare: Callable[[], None] 
     with contextlib.suppress(BaseException):
         try:
             prepare()
-            cli.main()
+            app.main()
             os._exit(0)
         except SystemExit as end:
             os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))

@@ -13,9 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-from paddlemae.data.erasing import Erasing, draw_erasing
-from paddlemae.data.mixing import Mixing, draw_mixture
-from paddlemae.data.randaugment import NAMES, apply_operations
+from paddlemae.data.views.erasing import Erasing, draw_erasing
+from paddlemae.data.views.mixup import Mixing, draw_mixture
+from paddlemae.data.views.randaugment import NAMES, apply_operations
 
 SIZE, MAGNITUDE, COLUMNS = 160, 9.0, 8
 MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))

@@ -40,12 +40,12 @@ STEPS, ROUNDS, REPEATS = 200, 500, 5
 
 def rank(out: Path) -> None:
     """What each of two processes does: gradients of ViT-Base, then messages."""
-    from paddlemae import device
+    from paddlemae.engine import device
 
     device.prepare("cpu", 1)
     import paddle
 
-    from paddlemae.train.distributed import join
+    from paddlemae.train.parallel.ranks import join
 
     ranks = join()
     gradients = [paddle.ones([4_000_000]) for _ in range(28)]
@@ -89,7 +89,7 @@ def step_seconds(folder: Path) -> list[float]:
 
 def checkpoint_seconds(folder: Path) -> dict[str, Any]:
     """Copying ViT-Base's state in the loop, and writing it behind its back."""
-    from paddlemae import device
+    from paddlemae.engine import device
 
     device.prepare("cpu", 1)
     from paddlemae.recipe import load_recipe
@@ -113,14 +113,14 @@ def checkpoint_seconds(folder: Path) -> dict[str, Any]:
 
 
 def parameters_of_large() -> int:
-    from paddlemae import device
+    from paddlemae.engine import device
 
     device.load_paddle()
     import paddle
 
     from paddlemae.model.mae import MaskedAutoencoder
     from paddlemae.recipe import load_recipe
-    from paddlemae.tasks.models import autoencoder_arguments, parameter_count
+    from paddlemae.tasks.models.build import autoencoder_arguments, parameter_count
 
     with paddle.LazyGuard():
         return parameter_count(MaskedAutoencoder(**autoencoder_arguments(load_recipe("pretrain", "large").model)))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae import device
+from paddlemae.engine import device
 
 COUNT = 1 << 24
 

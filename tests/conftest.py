@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae import cli, device
-from paddlemae.signals import SIGNALS
-from paddlemae.tasks import footprint
+from paddlemae.cli import app
+from paddlemae.engine import device
+from paddlemae.system.signals import SIGNALS
+from paddlemae.tasks.training import memory_trial
 
 COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (210, 40, 30)}
 TIMEOUT_SECONDS = 120
@@ -73,7 +74,7 @@ def paddlemae(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         monkeypatch.setattr(sys, "argv", ["paddlemae", *map(str, arguments)])
         capsys.readouterr()
         try:
-            cli.main()
+            app.main()
             status = 0
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -146,7 +147,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny: lis
     """The run folder of a tiny pretraining (normalised pixels). Not to be changed."""
     from paddlemae.recipe import load_recipe
     from paddlemae.tasks.pretrain import pretrain
-    from paddlemae.tasks.start import Start
+    from paddlemae.tasks.training.run_start import Start
 
     out = tmp_path_factory.mktemp("runs") / "pretrained"
     return pretrain(load_recipe("pretrain", None, [*tiny, f"data={photos}"]), Start(out, quiet=True))
@@ -168,7 +169,7 @@ def chromium() -> Iterator[Any]:
 @pytest.fixture
 def untried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dry runs that say what they measure without trying it: ViT-Base would take half a minute."""
-    monkeypatch.setattr(footprint, "measure", lambda recipe: footprint.Footprint(2.0 * 2**30, 0.1 * 2**30))
+    monkeypatch.setattr(memory_trial, "measure", lambda recipe: memory_trial.Footprint(2.0 * 2**30, 0.1 * 2**30))
 
 
 @pytest.fixture

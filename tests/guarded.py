@@ -157,7 +157,7 @@ def _serve() -> None:
     from handmade import Call, Global, numpy_array, pickled, row, torch_legacy, torch_zip
     from safetensors.numpy import save
 
-    from paddlemae.weights.foreign import open_weights
+    from paddlemae.weights.open import open_weights
 
     warnings.simplefilter("ignore")
 

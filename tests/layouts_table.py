@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from layouts_cases import CASES, told
 
-from paddlemae import device
+from paddlemae.engine import device
 from paddlemae.weights.layouts import LAYOUTS
 
 COLUMNS = ("layout: file", "read: features", "prediction", "logits", "written to: largest of its own", "read again")

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 from paddlemae.recipe import load_recipe
-from paddlemae.report.runlog import read_metrics
+from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.pretrain import pretrain
-from paddlemae.tasks.start import Start
+from paddlemae.tasks.training.run_start import Start
 
 ALWAYS = ["threads=1", "workers=0", "seed=0", "log_every=1", "checkpoint_every=1000"]
 PRETRAIN = ["steps=100", "warmup_epochs=0.1"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from paddlemae.display_names import LONGEST, shown, shown_lines, stored
+from paddlemae.system.display_names import LONGEST, shown, shown_lines, stored
 
 WORDS = [
     "cat",
@@ -100,10 +100,10 @@ def check_pictures(seed: int, folder: Path) -> None:
     """Raise an AssertionError, or a warning, where a picture or a file of features does not take some names."""
     from PIL import Image
 
-    from paddlemae.report.confusion import Confusion
-    from paddlemae.report.contact import Block, draw_sheet
-    from paddlemae.report.figures import draw_confusion, draw_neighbours, draw_reconstructions, draw_study
-    from paddlemae.tasks.feature_file import Rows, read_file, write_file
+    from paddlemae.runs.confusion import Confusion
+    from paddlemae.runs.contact_sheet import Block, draw_sheet
+    from paddlemae.runs.figures import draw_confusion, draw_neighbours, draw_reconstructions, draw_study
+    from paddlemae.tasks.models.feature_file import Rows, read_file, write_file
 
     rng = random.Random(seed)
     names = [name_of(rng) for _ in range(rng.randint(2, 6))]

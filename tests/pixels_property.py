@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.data.images import UnreadableImage, read_image
+from paddlemae.data.decode.images import UnreadableImage, read_image
 
 Rng = np.random.Generator
 Case = tuple[Path, np.ndarray, int, int]  # file, what is to be read [H, W, C], channels, how far values may be apart

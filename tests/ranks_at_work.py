@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae import device
+from paddlemae.engine import device
 
 device.prepare("cpu", threads=1)
 import paddle  # noqa: E402
@@ -24,8 +24,8 @@ from paddle import nn  # noqa: E402
 
 from paddlemae.train.adamw import CpuAdamW  # noqa: E402
 from paddlemae.train.checkpoint import TrainState  # noqa: E402
-from paddlemae.train.distributed import ALONE, SMALL, Ranks, join  # noqa: E402
 from paddlemae.train.loop import StepResult, fit  # noqa: E402
+from paddlemae.train.parallel.ranks import ALONE, SMALL, Ranks, join  # noqa: E402
 
 STEPS, ACCUMULATION, BATCH = 6, 2, 8
 BROKEN = (5, 8)  # micro-batches, of steps 2 and 4: the last one of its step, and the first

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import paddle
 
-from paddlemae import device
-from paddlemae.cli_endings import ending
+from paddlemae.cli.exit_status import ending
+from paddlemae.engine import device
 from paddlemae.model.vit import VisionTransformer
 from paddlemae.recipe import dump_recipe, load_recipe
 from paddlemae.report.collect import collect
-from paddlemae.report.exhibits import PARTS, read_exhibit, write_exhibit
-from paddlemae.report.runlog import (
+from paddlemae.runs.exhibit_files import PARTS, read_exhibit, write_exhibit
+from paddlemae.runs.runlog import (
     forget_metrics_after,
     is_finished,
     is_logged,
@@ -41,13 +41,13 @@ from paddlemae.report.runlog import (
     write_recipe,
 )
 from paddlemae.tasks import study
-from paddlemae.tasks.checkpoints import read_checkpoint
-from paddlemae.tasks.embed_source import ABOUT_FILE, _Parts
-from paddlemae.tasks.feature_file import Rows, read_file, write_file
-from paddlemae.tasks.start import Start, check_start, origin_of, stored_recipe
+from paddlemae.tasks.embed import ABOUT_FILE, _Parts
+from paddlemae.tasks.models.feature_file import Rows, read_file, write_file
+from paddlemae.tasks.models.read_model import read_checkpoint
+from paddlemae.tasks.training.run_start import Start, check_start, origin_of, stored_recipe
 from paddlemae.train.checkpoint import FOLDER, TrainState, find_checkpoint, load_checkpoint, save_checkpoint
 from paddlemae.train.optim import adamw
-from paddlemae.weights.store import Description
+from paddlemae.weights.model_folder import Description
 
 RECIPE = ["size=mini", "image_size=8", "patch_size=4", "channels=1", "embed_dim=8", "depth=1", "num_heads=2"]
 RECIPE += ["steps=2", "batch_size=4", "data=digits"]

@@ -19,21 +19,28 @@ from paddle.distributed.fleet.meta_parallel.sharding import group_sharded_optimi
 from paddle.distributed.fleet.meta_parallel.sharding import group_sharded_stage3 as stage3
 from paddle.distributed.fleet.meta_parallel.sharding import group_sharded_storage as storage
 
-from paddlemae import device
 from paddlemae.data.batches import Batch
+from paddlemae.engine import device
 from paddlemae.model import kernels
 from paddlemae.model.vit import attention_maps
 from paddlemae.recipe import load_recipe
-from paddlemae.tasks import pretrain, session
-from paddlemae.tasks.models import to_input
+from paddlemae.tasks import pretrain
+from paddlemae.tasks.models.build import to_input
 from paddlemae.tasks.reconstruct import drawn_pictures
-from paddlemae.tasks.start import Start
-from paddlemae.train.checkpoint import TrainState, find_checkpoint, load_checkpoint, take_snapshot, write_snapshot
-from paddlemae.train.distributed import ALONE, Ranks, join
-from paddlemae.train.fully_sharded import FullyShardedAdamW
+from paddlemae.tasks.training import run_training
+from paddlemae.tasks.training.run_start import Start
+from paddlemae.train.checkpoint import (
+    TrainState,
+    find_checkpoint,
+    load_checkpoint,
+    take_snapshot,
+    write_snapshot,
+)
 from paddlemae.train.loop import fit
 from paddlemae.train.optim import adamw
-from paddlemae.train.sharding import ShardedAdamW
+from paddlemae.train.parallel.ranks import ALONE, Ranks, join
+from paddlemae.train.parallel.zero2 import ShardedAdamW
+from paddlemae.train.parallel.zero3 import FullyShardedAdamW
 
 SMALL = ["embed_dim=36", "depth=2", "num_heads=2", "decoder_embed_dim=16", "decoder_depth=2", "positions=learned"]
 SEGMENT_SIZE = 256  # numbers: most matrices are larger, and none can be cut in two without padding
@@ -184,7 +191,7 @@ def followed(out: Path, ranks: Ranks, first: str, then: str, settings: tuple) ->
 
 def pretrained(out: Path, ranks: Ranks) -> None:
     """The task itself, from the first picture to the last, on both ranks and then on one."""
-    session.cpu_sharing = lambda *_: {}
+    run_training.cpu_sharing = lambda *_: {}
     pretrain.FullyShardedAdamW = partial(FullyShardedAdamW, segment_size=SEGMENT_SIZE)
     settings = ["data=digits", f"batch_size={BATCH}", "steps=5", "checkpoint_every=0.005", *SMALL]  # 3 steps
     recipe = load_recipe("pretrain", "digits", ["sharding=parameters", *settings])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from paddlemae.data.images import UnreadableImage
+from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.sources import Source, SourceNote, open_source
 from tests import archives_property
 from tests import kinds_of_sources as kinds

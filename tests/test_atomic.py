@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from paddlemae.atomic import append_text, naming, put, replace_bytes, replace_text, replacing
 from paddlemae.data.sources.folder import RUN_MARKS, list_images
-from paddlemae.data.sources.outputs import check_outside
-from paddlemae.report import figures
-from paddlemae.report.contact import draw_sheet
-from paddlemae.report.figures import draw_curves
-from paddlemae.report.runlog import ENVIRONMENT_FILE, RECIPE_FILE
+from paddlemae.data.sources.output_folders import check_outside
+from paddlemae.runs import figures
+from paddlemae.runs.contact_sheet import draw_sheet
+from paddlemae.runs.figures import draw_curves
+from paddlemae.runs.runlog import ENVIRONMENT_FILE, RECIPE_FILE
+from paddlemae.system.atomic import append_text, naming, put, replace_bytes, replace_text, replacing
 from tests.writes_property import check
 
 SEEDS = 400

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.data.augment import (
+from paddlemae.data.decode.images import Need, Picture, read_image, read_picture
+from paddlemae.data.views.augment import (
     MAX_ASPECT,
     Draw,
     View,
@@ -19,7 +20,6 @@ from paddlemae.data.augment import (
     random_crop_box,
     train_view,
 )
-from paddlemae.data.images import Need, Picture, read_image, read_picture
 
 DECODES = ("fast", "exact")
 SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)

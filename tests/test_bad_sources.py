@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paddlemae.data.images import UnreadableImage
+from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.sources import open_source, split_off
 from tests import kinds_of_sources as kinds
 from tests.test_kinds_of_sources import with_tables
@@ -425,7 +425,7 @@ def test_a_damaged_entry_is_skipped_as_a_damaged_file_is(tmp_path: Path, paddlem
 
 def test_contents_can_be_large_or_come_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system may give less than was asked for."""
-    from paddlemae.data.sources import stored
+    from paddlemae.data.sources import archive_entries
 
     class Slow(io.FileIO):
         def read(self, size: int = -1) -> bytes:
@@ -433,7 +433,7 @@ def test_contents_can_be_large_or_come_in_pieces(tmp_path: Path, monkeypatch: py
 
     path = tmp_path / "a"
     path.write_bytes(bytes(range(256)) * 4)
-    monkeypatch.setattr(stored, "open", lambda name, mode, buffering: Slow(name), raising=False)
-    assert stored.read_range(str(path), 10, 900) == (bytes(range(256)) * 4)[10:910]
+    monkeypatch.setattr(archive_entries, "open", lambda name, mode, buffering: Slow(name), raising=False)
+    assert archive_entries.read_range(str(path), 10, 900) == (bytes(range(256)) * 4)[10:910]
     with pytest.raises(ValueError, match="cut short"):
-        stored.read_range(str(path), 200, 900)
+        archive_entries.read_range(str(path), 200, 900)

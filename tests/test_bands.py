@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.data import tiff
-from paddlemae.data.augment import View, eval_view, train_view
-from paddlemae.data.images import UnreadableImage, read_image
+from paddlemae.data.decode import tiff
+from paddlemae.data.decode.images import UnreadableImage, read_image
+from paddlemae.data.inspect.statistics import channel_statistics
 from paddlemae.data.sources import open_source
-from paddlemae.data.statistics import channel_statistics
+from paddlemae.data.views.augment import View, eval_view, train_view
 
 with_tifffile = pytest.mark.skipif(not find_spec("tifffile"), reason="needs tifffile, of the extra 'tiff'")
 
@@ -207,7 +207,7 @@ def test_eight_and_sixteen_bits_mean_the_same_brightness() -> None:
 
 
 def test_randaugment_is_refused_before_anything_is_read() -> None:
-    from paddlemae.data.randaugment import RandAugment
+    from paddlemae.data.views.randaugment import RandAugment
 
     with pytest.raises(ValueError, match="1 or 3 channels and 8 bits, not 13 and 16"):
         View((16, 16), 13, randaugment=RandAugment())

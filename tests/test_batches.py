@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from paddlemae.data import workers as data_workers
-from paddlemae.data.augment import View, eval_view, train_view
 from paddlemae.data.batches import (
     MASK_STREAM,
     MAX_UNREADABLE_IN_A_ROW,
@@ -26,9 +25,10 @@ from paddlemae.data.batches import (
     sample_rng,
     train_batches,
 )
-from paddlemae.data.faults import DataFault
-from paddlemae.data.images import NeedOf, Picture, UnreadableImage
+from paddlemae.data.decode.images import NeedOf, Picture, UnreadableImage
+from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import open_source, subset
+from paddlemae.data.views.augment import View, eval_view, train_view
 
 AS_IT_IS = View((4, 4), 1, crop_scale=None, flip=False, eval_crop_ratio=1.0)
 SHIFTED = View((28, 28), 1, crop_scale=None, shift=3)
@@ -472,7 +472,7 @@ def test_a_worker_s_mistake_keeps_its_traceback(bounded: None) -> None:
 
 PARENT = """
 import multiprocessing, signal
-from paddlemae.data.augment import View
+from paddlemae.data.views.augment import View
 from paddlemae.data.batches import train_batches
 from paddlemae.data.sources import open_source
 
@@ -527,7 +527,7 @@ def run_script(script: Path, text: str) -> subprocess.CompletedProcess[str]:
 def test_workers_do_not_run_the_program_again(tmp_path: Path) -> None:
     """A script without a guard would start workers in its workers, and end with an error."""
     text = """
-from paddlemae.data.augment import View
+from paddlemae.data.views.augment import View
 from paddlemae.data.batches import eval_batches
 from paddlemae.data.sources import open_source
 print("once", flush=True)
@@ -540,7 +540,7 @@ print(len(batches), __name__)
 
 def test_a_source_of_the_program_s_own_comes_along(tmp_path: Path) -> None:
     text = """
-from paddlemae.data.augment import View
+from paddlemae.data.views.augment import View
 from paddlemae.data.batches import eval_batches
 from paddlemae.data.sources import open_source, subset
 
@@ -564,7 +564,7 @@ if __name__ == "__main__":
 
 def test_a_stream_that_nobody_closed_does_not_keep_the_program_from_ending() -> None:
     code = """
-from paddlemae.data.augment import View
+from paddlemae.data.views.augment import View
 from paddlemae.data.batches import train_batches
 from paddlemae.data.sources import open_source
 view = View((28, 28), 1, crop_scale=None, shift=2)
@@ -595,5 +595,5 @@ def test_the_data_room_starts_without_paddle_or_rooms_above_it() -> None:
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "paddle" not in names
     rooms = {name.split(".")[1] for name in names if name.startswith("paddlemae.")}
-    assert rooms == {"data", "device", "display_names", "limits", "signals"}, rooms
+    assert rooms == {"data", "engine", "system"}, rooms
     assert not {"pydantic", "yaml", "matplotlib"} & set(names)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paddlemae.report.confusion import Confusion
+from paddlemae.report.exhibit_views import PARTS
 from paddlemae.report.page import render
-from paddlemae.report.parts import PARTS
+from paddlemae.runs.confusion import Confusion
 from tests.report_example import NASTY, bare_run, example, report_of
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

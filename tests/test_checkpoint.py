@@ -22,7 +22,7 @@ from paddlemae.train.checkpoint import (
     write_snapshot,
 )
 from paddlemae.train.optim import adamw
-from paddlemae.weights.store import Description
+from paddlemae.weights.model_folder import Description
 
 SHAPE = dict(image_size=8, patch_size=4, channels=1, embed_dim=8, depth=2, num_heads=2, num_classes=3)
 DESCRIPTION = Description("classifier", SHAPE, [0.5], [0.5], 1.0, ["a", "b", "c"])

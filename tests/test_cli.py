@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from paddlemae import cli
+from paddlemae.cli import app
 from paddlemae.recipe import load_recipe
-from paddlemae.report.runlog import read_metrics
-from paddlemae.tasks import session, start
+from paddlemae.runs.runlog import read_metrics
+from paddlemae.tasks.training import run_start, run_training
 from paddlemae.train import checkpoint
 from paddlemae.train.checkpoint import find_checkpoint
 
@@ -135,7 +135,7 @@ def test_masks_and_plain_pictures_are_options(paddlemae, pretrained, photos, tmp
 def test_help_teaches_with_examples_that_work(paddlemae, command: str) -> None:
     done = paddlemae(command, "--help")
     assert done.status == 0 and f"paddlemae {command}" in done.out
-    text = " ".join(getattr(cli, command).__doc__.split())
+    text = " ".join(getattr(app, command).__doc__.split())
     examples = re.findall(rf"`paddlemae {command}([^`]*)`", text)
     assert examples
     for example in examples:
@@ -477,14 +477,14 @@ def test_a_limit_that_the_system_sets_is_met_in_earnest(run_command, tiny, photo
 
 def stop_in_step(monkeypatch, step: int, number: int = signal.SIGINT) -> None:
     """Send this process a Ctrl-C, or another signal, while it logs `step`."""
-    log_metrics = session.log_metrics
+    log_metrics = run_training.log_metrics
 
     def log(folder, at, *arguments, **values):
         log_metrics(folder, at, *arguments, **values)
         if at == step:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(session, "log_metrics", log)
+    monkeypatch.setattr(run_training, "log_metrics", log)
 
 
 def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(pretrain, paddlemae, tmp_path, monkeypatch) -> None:
@@ -528,7 +528,7 @@ def test_ctrl_c_before_training_is_one_line(pretrain, tmp_path, monkeypatch) -> 
     def pressed(*arguments, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(start, "open_run", pressed)
+    monkeypatch.setattr(run_start, "open_run", pressed)
     assert pretrain() == (130, "", "paddlemae: stopped\n")
 
 

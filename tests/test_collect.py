@@ -11,12 +11,11 @@ import pytest
 import typer
 import yaml
 
-from paddlemae import cli
-from paddlemae.documents import read_lines
+from paddlemae.cli import app
 from paddlemae.recipe import load_recipe
 from paddlemae.report.collect import collect, gain, markdown, spread
-from paddlemae.report.exhibits import PARTS, write_exhibit
-from paddlemae.report.runlog import (
+from paddlemae.runs.exhibit_files import PARTS, write_exhibit
+from paddlemae.runs.runlog import (
     forget_metrics_after,
     is_finished,
     log_metrics,
@@ -24,6 +23,7 @@ from paddlemae.report.runlog import (
     mark_finished,
     read_metrics,
 )
+from paddlemae.system.documents import read_lines
 
 SPRITE = {"file": "exhibits/mistakes.jpg", "tile": [8, 8], "columns": 1, "count": 1}
 
@@ -319,7 +319,7 @@ def test_the_runs_folder_may_be_named_from_anywhere(run: Path, tmp_path: Path, m
 
 @functools.cache
 def commands() -> dict:
-    return typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    return typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
 
 
 def parsed(command: str) -> typer.Context:
@@ -330,7 +330,7 @@ def parsed(command: str) -> typer.Context:
     if "overrides" in context.params:
         task = "finetune" if name == "study" else name
         chosen = {key: context.params[key] for key in ("data", "init")}
-        recipe, overrides = cli._recipe_and_overrides(context.params["recipe"], context.params["overrides"], **chosen)
+        recipe, overrides = app._recipe_and_overrides(context.params["recipe"], context.params["overrides"], **chosen)
         if name == "study":
             overrides += [f"{context.params['vary']}={value}" for value in context.params["value"]]
         load_recipe(task, recipe, overrides)

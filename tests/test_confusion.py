@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from paddlemae.report.collect import collect
-from paddlemae.report.confusion import COLUMNS, Confusion, read_confusion
-from paddlemae.report.exhibits import write_exhibit
-from paddlemae.report.figures import MOST_CELLS, draw_confusion
+from paddlemae.report.exhibit_views import LISTED_CLASSES
 from paddlemae.report.page import render
-from paddlemae.report.parts import LISTED_CLASSES
-from paddlemae.tasks.evaluation import evaluation_of
+from paddlemae.runs.confusion import COLUMNS, Confusion, read_confusion
+from paddlemae.runs.exhibit_files import write_exhibit
+from paddlemae.runs.figures import MOST_CELLS, draw_confusion
 from paddlemae.tasks.knn import winners
+from paddlemae.tasks.training.classification import evaluation_of
 from tests.report_example import bare_run, report_of
 
 IMAGENET_21K = 21_000
@@ -165,7 +165,7 @@ def test_a_classifier_of_21000_classes_ends_in_the_memory_of_its_images(encoder:
         ["report", run],
     ]
     for command in commands:
-        code = "import resource, sys; from paddlemae.cli import main\ntry: main()\nfinally: "
+        code = "import resource, sys; from paddlemae.cli.app import main\ntry: main()\nfinally: "
         code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.__stdout__)"
         done = subprocess.run(
             [sys.executable, "-c", code, *map(str, command)], capture_output=True, text=True, timeout=900

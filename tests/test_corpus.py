@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from corpus import CASES, READABLE, UNREADABLE, Case, write_corpus
 
-from paddlemae.data.channels import at_depth
-from paddlemae.data.images import UnreadableImage, read_image
+from paddlemae.data.decode.images import UnreadableImage, read_image
+from paddlemae.data.decode.pixel_format import at_depth
 from paddlemae.data.sources import open_source
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import paddlemae
-from paddlemae.run_module import python_module
+from paddlemae.system.run_module import python_module
 
 ROOT = Path(paddlemae.__file__).parents[1]
 OTHERS = ("numpy", "paddle", "yaml", "typer", "rich", "pydantic", "matplotlib", "PIL", "jinja2", "safetensors")

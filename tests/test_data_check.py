@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.data import looks
+from paddlemae.data.inspect import survey
 from paddlemae.data.sources import open_source
 from tests.test_duplicates import scenes
 
@@ -116,9 +116,9 @@ def test_archives_and_workers_give_the_same(paddlemae, messy: Path, tmp_path: Pa
     packed, _ = report(paddlemae, tmp_path / "all.tar", tmp_path / "packed")
     assert alone["findings"] == packed["findings"] and alone["classes"] == packed["classes"]
     assert "all.tar, entry " in packed["unreadable"][0]["image"]
-    monkeypatch.setattr(looks, "_CHUNK", 4)
+    monkeypatch.setattr(survey, "_CHUNK", 4)
     sources = [open_source(str(messy), part) for part in ("train", "test")]
-    here, there = (looks.look_at(sources, 3, workers=workers) for workers in (0, 1))
+    here, there = (survey.look_at(sources, 3, workers=workers) for workers in (0, 1))
     assert here.forms == there.forms and here.faults == there.faults == {9: here.faults[9]}
     for name in ("digests_N2", "thumbnails_NP", "sizes_N2", "shallow_N"):
         np.testing.assert_array_equal(getattr(here, name), getattr(there, name))

@@ -15,13 +15,13 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from paddlemae.data.augment import View
 from paddlemae.data.batches import train_batches
-from paddlemae.data.channels import at_depth
-from paddlemae.data.packed import pack as cached
+from paddlemae.data.cache import pack as cached
+from paddlemae.data.decode.pixel_format import at_depth
 from paddlemae.data.sources import Source, open_source, split_off
-from paddlemae.report.runlog import read_metrics
-from paddlemae.tasks.data_pack import Packed, pack
+from paddlemae.data.views.augment import View
+from paddlemae.runs.runlog import read_metrics
+from paddlemae.tasks.data.pack import Packed, pack
 from tests import kinds_of_sources as kinds
 from tests.test_kinds_of_sources import MAKERS, params
 from tests.test_packed import photo

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 import paddlemae
-from paddlemae.data.faults import DataFault
+from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import open_source
-from paddlemae.locks import locked_folder
-from paddlemae.tasks.data_pack import Packed, pack, verify
+from paddlemae.system.locks import locked_folder
+from paddlemae.tasks.data.pack import Packed, pack, verify
 from tests.test_packed import photo
 
 SETTINGS: dict[str, Any] = {"size": 24, "shard_size": "3", "max_bad_images": 0.4, "workers": 0, "quiet": True}
@@ -56,7 +56,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:
 
 KILLED_AT = """
 import os, sys
-from paddlemae.tasks.data_pack import pack
+from paddlemae.tasks.data.pack import pack
 
 settings = {settings!r}
 real = {{"fsync": os.fsync, "replace": os.replace, "unlink": os.unlink}}
@@ -317,7 +317,7 @@ def test_a_shard_that_the_disk_gives_back_otherwise_gets_no_name(
 
 SIGNALLED_AT_THE_SECOND_SHARD = """
 import os, signal, sys
-from paddlemae import cli
+from paddlemae.cli import app as cli
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background inherit that it is ignored
 rename, number, shards = os.replace, int(sys.argv.pop(1)), []

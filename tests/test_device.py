@@ -11,7 +11,7 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemae import device
+from paddlemae.engine import device
 
 
 def test_auto_is_the_cpu_where_there_is_nothing_else(monkeypatch) -> None:
@@ -127,7 +127,8 @@ def test_what_is_done_every_step_keeps_no_memory() -> None:
 
 
 def test_sigterm_before_training_ends_it_without_paddle_s_frames() -> None:
-    code = "import os, signal; from paddlemae import device; device.load_paddle(); os.kill(os.getpid(), signal.SIGTERM)"
+    code = "import os, signal; from paddlemae.engine import device; device.load_paddle(); "
+    code += "os.kill(os.getpid(), signal.SIGTERM)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGTERM, "", "")
 
@@ -136,7 +137,7 @@ def test_sigterm_before_training_ends_it_without_paddle_s_frames() -> None:
 def test_paddle_s_log_is_silent_unless_the_user_asks_for_it(named: dict[str, str], speaks: bool) -> None:
     """A sum in a static program is an occasion at which it would say something."""
     code = (
-        "from paddlemae import device; device.load_paddle(); import paddle; paddle.enable_static();"
+        "from paddlemae.engine import device; device.load_paddle(); import paddle; paddle.enable_static();"
         "x = paddle.static.data('x', [1]); x + x"
     )
     quiet = {name: value for name, value in os.environ.items() if not name.startswith("GLOG_")}

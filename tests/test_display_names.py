@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.display_names import names_escaped, say, shown, shown_lines, stored
-from paddlemae.report import fonts
-from paddlemae.report.confusion import Confusion
-from paddlemae.report.contact import Block, draw_sheet
-from paddlemae.report.figures import draw_confusion
-from paddlemae.report.progress import progress
-from paddlemae.tasks.feature_file import read_file
+from paddlemae.runs import fonts
+from paddlemae.runs.confusion import Confusion
+from paddlemae.runs.contact_sheet import Block, draw_sheet
+from paddlemae.runs.figures import draw_confusion
+from paddlemae.runs.progress import progress
+from paddlemae.system.display_names import names_escaped, say, shown, shown_lines, stored
+from paddlemae.tasks.models.feature_file import read_file
 from tests.names_property import check, check_pictures
 
 EVIL = "\x1b]0;pwn\x07\u202e"
@@ -176,7 +176,7 @@ def test_matplotlib_says_nothing_of_its_folders(tmp_path: Path) -> None:
     code = """
 import logging
 logging.basicConfig(level=logging.INFO)
-from paddlemae.report.figures import draw_curves
+from paddlemae.runs.figures import draw_curves
 draw_curves(__import__("pathlib").Path("a.png"), [{"step": 1, "loss": 1.0}], ["loss"], "")
 """
     at = {"MPLCONFIGDIR": str(tmp_path / "file" / "no"), "PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}

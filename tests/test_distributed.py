@@ -19,19 +19,19 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemae import device
-from paddlemae.data.augment import View
 from paddlemae.data.batches import Batch, eval_batches
-from paddlemae.data.faults import DataFault
-from paddlemae.data.images import UnreadableImage
+from paddlemae.data.decode.images import UnreadableImage
+from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source, open_source
-from paddlemae.report.runlog import read_skipped
-from paddlemae.tasks.evaluation import evaluation_of
-from paddlemae.tasks.session import _is_asked_to_stop, _together
-from paddlemae.tasks.skipped import SkippedImages, SkippedList
-from paddlemae.train import distributed
+from paddlemae.data.views.augment import View
+from paddlemae.engine import device
+from paddlemae.runs.runlog import read_skipped
+from paddlemae.tasks.training.classification import evaluation_of
+from paddlemae.tasks.training.run_training import _is_asked_to_stop, _together
+from paddlemae.tasks.training.skipped_images import SkippedImages, SkippedList
 from paddlemae.train.checkpoint import TrainState
-from paddlemae.train.distributed import ALONE, Ranks, _admitted, _admitted_by_first, check_same
+from paddlemae.train.parallel import ranks as ranks_module
+from paddlemae.train.parallel.ranks import ALONE, Ranks, _admitted, _admitted_by_first, check_same
 from paddlemae.train.stopping import EndedElsewhere, RankLost, Stop
 
 HOST = "127.0.0.1"
@@ -168,7 +168,7 @@ def test_one_process_alone_asks_nobody() -> None:
 
 
 def test_strangers_are_turned_away(monkeypatch) -> None:
-    monkeypatch.setattr(distributed, "HELLO_SECONDS", 0.5)
+    monkeypatch.setattr(ranks_module, "HELLO_SECONDS", 0.5)
     words = [
         b"GET / HTTP/1.1\r\n\r\n",
         b"no end of line",
@@ -201,7 +201,7 @@ def test_strangers_are_turned_away(monkeypatch) -> None:
 
 
 def test_ranks_that_do_not_come_are_counted(monkeypatch) -> None:
-    monkeypatch.setattr(distributed, "CONNECT_SECONDS", 0.05)
+    monkeypatch.setattr(ranks_module, "CONNECT_SECONDS", 0.05)
     with pytest.raises(RankLost, match=r"2 of 3 ranks did not come in 0.05 s"):
         list(_admitted(HOST, 3, lambda text: None))
 
@@ -256,7 +256,7 @@ def test_what_comes_with_the_first_words_is_not_overlooked() -> None:
         socket.create_connection(server.getsockname()) as theirs,
         server.accept()[0] as ours,
     ):
-        line = distributed._Line(ours, 1)
+        line = ranks_module._Line(ours, 1)
         theirs.sendall(b'{"key": "x", "rank": 1}\n{"own": 7}\n')
         assert line.receive() == {"key": "x", "rank": 1} and line.has_message
         assert outcome(begin(lambda: Ranks(0, 2, 0, [line]).gather(3))) == [3, 7]

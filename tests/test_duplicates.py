@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.data import duplicates
-from paddlemae.data.duplicates import exact_groups, hashes_of, look_alike, members, near_groups
-from paddlemae.data.looks import COLUMNS, ROWS, thumbnail
+from paddlemae.data.inspect import duplicates
+from paddlemae.data.inspect.duplicates import exact_groups, hashes_of, look_alike, members, near_groups
+from paddlemae.data.inspect.survey import COLUMNS, ROWS, thumbnail
 
 
 def scenes(count: int, seed: int, side: int = 64) -> np.ndarray:

@@ -10,10 +10,10 @@ from paddle import nn
 
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks.finetune import finetune
-from paddlemae.tasks.start import Start
+from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import find_checkpoint
 from paddlemae.train.ema import Ema
-from paddlemae.weights.store import read_tensor_file, read_tensors
+from paddlemae.weights.model_folder import read_tensor_file, read_tensors
 
 SHORT = ["init=scratch", "labels=40", "batch_size=10", "steps=6", "embed_dim=16", "depth=2", "num_heads=2"]
 

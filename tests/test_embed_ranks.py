@@ -15,9 +15,9 @@ from test_distributed import begin, close, meet
 from test_embed_source import Killed, some_bad, stop_after, written
 from test_processes import Job, run
 
-from paddlemae.data.faults import DataFault
-from paddlemae.tasks import embed_source as task
-from paddlemae.train.distributed import Ranks
+from paddlemae.data.disk.errors import DataFault
+from paddlemae.tasks import embed as task
+from paddlemae.train.parallel.ranks import Ranks
 from paddlemae.train.stopping import EndedElsewhere
 
 __all__ = ["some_bad"]  # a fixture

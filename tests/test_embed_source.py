@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.data.faults import DataFault
+from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import open_source
-from paddlemae.tasks import embed_source as task
-from paddlemae.tasks.checkpoints import read_checkpoint
-from paddlemae.tasks.embed import embed
-from paddlemae.tasks.embed_source import embed_source
-from paddlemae.tasks.feature_file import read_file
-from paddlemae.tasks.inference import FeatureKind
+from paddlemae.tasks import embed as task
+from paddlemae.tasks.embed import embed_source
 from paddlemae.tasks.knn import standardise
-from paddlemae.tasks.models import load_encoder
+from paddlemae.tasks.models.build import load_encoder
+from paddlemae.tasks.models.feature_file import read_file
+from paddlemae.tasks.models.features import embed
+from paddlemae.tasks.models.inference import FeatureKind
+from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.search import search
 
 ENDINGS = [".npz"]
@@ -270,7 +270,7 @@ def test_neighbours_are_those_of_all_pairs(tmp_path, pretrained, photos) -> None
 def test_a_search_refuses_what_does_not_belong_together(tmp_path, pretrained, photos, colours, tiny) -> None:
     from paddlemae.recipe import load_recipe
     from paddlemae.tasks.pretrain import pretrain
-    from paddlemae.tasks.start import Start
+    from paddlemae.tasks.training.run_start import Start
 
     features = written(pretrained, photos, tmp_path / "f.npz")
     query = str(next(photos.rglob("*.png")))

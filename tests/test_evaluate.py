@@ -13,27 +13,27 @@ import paddle
 import pytest
 from PIL import Image
 
-from paddlemae.data.augment import eval_view
 from paddlemae.data.sources import SourceNote, open_source, subset, with_classes
+from paddlemae.data.views.augment import eval_view
 from paddlemae.model.positions import resize_positions
 from paddlemae.model.vit import VisionTransformer
 from paddlemae.recipe import load_recipe
-from paddlemae.report.confusion import Confusion, read_confusion
-from paddlemae.report.exhibits import read_exhibit
+from paddlemae.runs.confusion import Confusion, read_confusion
+from paddlemae.runs.exhibit_files import read_exhibit
 from paddlemae.tasks import evaluate as task
-from paddlemae.tasks.checkpoints import read_checkpoint
 from paddlemae.tasks.evaluate import evaluate
-from paddlemae.tasks.evaluation import SHOWN_MISTAKES, evaluation_of, surest_mistakes
 from paddlemae.tasks.finetune import finetune
-from paddlemae.tasks.inference import FeatureKind
 from paddlemae.tasks.knn import knn, winners
-from paddlemae.tasks.models import evaluation_view, load_classifier, load_encoder, to_input
+from paddlemae.tasks.models.build import evaluation_view, load_classifier, load_encoder, to_input
+from paddlemae.tasks.models.inference import FeatureKind
+from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.probe import probe
-from paddlemae.tasks.start import Start
 from paddlemae.tasks.study import Study, study
+from paddlemae.tasks.training.classification import SHOWN_MISTAKES, evaluation_of, surest_mistakes
+from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import find_checkpoint
-from paddlemae.weights.store import Description
+from paddlemae.weights.model_folder import Description
 from paddlemae.weights.transfer import load_official
 
 QUICK = ["threads=1", "log_every=1", "batch_size=8", "steps=4", "warmup_epochs=0.5", "epochs=3"]

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.data.augment import View, eval_view
-from paddlemae.data.images import read_image
+from paddlemae.data.decode.images import read_image
+from paddlemae.data.views.augment import View, eval_view
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 # odd, near a border of rounding, and so thin that evaluation cuts them first

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.report.exhibits import LARGEST_SIDE, read_exhibit, write_exhibit, write_sprite
-from paddlemae.report.figures import heated
+from paddlemae.runs.exhibit_files import LARGEST_SIDE, read_exhibit, write_exhibit, write_sprite
+from paddlemae.runs.figures import heated
 
 CONTENT = {"caption": "ünïcode \u2028 </script>", "steps": [{"step": 1, "share": 0.25}]}
 

@@ -16,15 +16,15 @@ import pytest
 from PIL import Image
 
 from paddlemae import __version__
-from paddlemae.data.augment import View, eval_view
-from paddlemae.export import agreement, write
-from paddlemae.export.agreement import LIMIT, largest_difference
+from paddlemae.data.views.augment import View, eval_view
+from paddlemae.export import check, write
+from paddlemae.export.check import LIMIT, largest_difference
 from paddlemae.export.interface import interface_of
 from paddlemae.export.paddle_program import FILES, load_program, save_program
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.vit import VisionTransformer
-from paddlemae.tasks.models import describe
-from paddlemae.weights.store import write_model
+from paddlemae.tasks.models.build import describe
+from paddlemae.weights.model_folder import write_model
 from paddlemae.weights.transfer import to_official
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -90,7 +90,7 @@ CASES = {
 }
 
 
-def engine(to: str, model, interface, folder: Path) -> agreement.Run:
+def engine(to: str, model, interface, folder: Path) -> check.Run:
     mean, std = MEAN[: model.channels], STD[: model.channels]
     if to != "onnx":
         save_program(model, interface, mean, std, folder)
@@ -101,7 +101,7 @@ def engine(to: str, model, interface, folder: Path) -> agreement.Run:
 
     onnx.save_model(onnx_model(model, interface, mean, std), str(folder / "m.onnx"))
     onnx.checker.check_model(str(folder / "m.onnx"), full_check=True)
-    return agreement.onnx_runtime(folder / "m.onnx")
+    return check.onnx_runtime(folder / "m.onnx")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -128,7 +128,7 @@ def test_what_a_program_adds_and_multiplies(tmp_path: Path) -> None:
 def test_a_difference_is_seen_whatever_output_and_batch_it_is_in() -> None:
     model = autoencoder()
     interface, description, images = interface_of(model, "reconstructor"), description_of(model), images_of(model)
-    _, wanted = agreement._inputs_and_outputs(model, description, interface, images)
+    _, wanted = check._inputs_and_outputs(model, description, interface, images)
     calls = []
 
     def spoilt(output: int, call: int, by: float):
@@ -268,8 +268,8 @@ def test_the_example_runs_it_without_paddlemae(to: str, what: str, tmp_path: Pat
             same = (completed == view.transpose(1, 2, 0)).all(axis=2).reshape(2, 4, 4, 3).transpose(0, 2, 1, 3)
             assert same.reshape(8, 12).all(axis=1).sum() == 2  # of 8 patches those that were kept
         return
-    kind = agreement.FeatureKind("mean") if what == "encoder" else agreement.LOGITS
-    wanted = agreement.forward_function(model, description_of(model), kind)(views)
+    kind = check.FeatureKind("mean") if what == "encoder" else check.LOGITS
+    wanted = check.forward_function(model, description_of(model), kind)(views)
     if what == "encoder":
         np.testing.assert_allclose(np.load(tmp_path / "features.npy"), wanted, atol=1e-5)
     else:
@@ -299,8 +299,8 @@ def test_images_of_16_bits(to: str, what: str, channels: int, tmp_path: Path) ->
         same = np.isclose(completed, images / 65535, rtol=0, atol=1e-6).all(axis=1).reshape(3, 2, 4, 4, 3)
         assert same.all(axis=(2, 4)).sum() == 3 * 2  # of 8 patches those that were kept
         return
-    kind = agreement.FeatureKind("mean") if what == "encoder" else agreement.LOGITS
-    wanted = agreement.forward_function(model, description, kind)(images)
+    kind = check.FeatureKind("mean") if what == "encoder" else check.LOGITS
+    wanted = check.forward_function(model, description, kind)(images)
     if what == "encoder":
         np.testing.assert_allclose(np.load(tmp_path / "features.npy"), wanted, atol=1e-5)
     else:
@@ -326,7 +326,7 @@ def test_twenty_lines_classify_without_paddlemae(height: int, width: int, tmp_pa
     pytest.importorskip("onnxruntime")
     model = classifier(channels=3)
     write.export(saved(model, tmp_path / "run"), "onnx", tmp_path / "m.onnx")
-    wanted = agreement.forward_function(model, description_of(model), agreement.LOGITS)(photos(tmp_path, height, width))
+    wanted = check.forward_function(model, description_of(model), check.LOGITS)(photos(tmp_path, height, width))
     assert run_example("classify.py", "m.onnx", tmp_path) == answers(wanted)
 
 

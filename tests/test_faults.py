@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from corpus import READABLE, UNREADABLE, Case, write_corpus
 
-from paddlemae.report.runlog import log_skipped, read_metrics, read_skipped
-from paddlemae.tasks.skipped import SkippedImages
+from paddlemae.runs.runlog import log_skipped, read_metrics, read_skipped
+from paddlemae.tasks.training.skipped_images import SkippedImages
 from paddlemae.train.checkpoint import find_checkpoint
 
 
@@ -93,7 +93,7 @@ def test_a_run_that_was_stopped_by_bad_images_is_the_run_that_allowed_them(tmp_p
 
 
 def test_a_limit_is_rounded_up_and_counts_each_image_once(few_bad, capsys) -> None:
-    from paddlemae.data.images import UnreadableImage
+    from paddlemae.data.decode.images import UnreadableImage
     from paddlemae.data.sources import open_source, subset
 
     source = open_source(str(few_bad))

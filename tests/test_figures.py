@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.report.confusion import Confusion, read_confusion
-from paddlemae.report.figures import draw_confusion, draw_curves, draw_reconstructions
+from paddlemae.runs.confusion import Confusion, read_confusion
+from paddlemae.runs.figures import draw_confusion, draw_curves, draw_reconstructions
 
 
 def pixels(path: Path) -> np.ndarray:

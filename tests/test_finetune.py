@@ -11,18 +11,18 @@ from PIL import Image
 
 from paddlemae.model.positions import resize_positions
 from paddlemae.recipe import load_recipe
-from paddlemae.report.confusion import read_confusion
-from paddlemae.report.runlog import read_metrics
-from paddlemae.tasks import evaluation as evaluating
+from paddlemae.runs.confusion import read_confusion
+from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks import finetune as task
-from paddlemae.tasks.checkpoints import read_checkpoint
-from paddlemae.tasks.evaluation import Evaluation
 from paddlemae.tasks.finetune import evaluate_classifier, finetune, open_parts, prepare, soft_targets
-from paddlemae.tasks.models import build_classifier, classifier_arguments
+from paddlemae.tasks.models.build import build_classifier, classifier_arguments
+from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.pretrain import pretrain
-from paddlemae.tasks.start import Start
+from paddlemae.tasks.training import classification as evaluating
+from paddlemae.tasks.training.classification import Evaluation
+from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import find_checkpoint
-from paddlemae.weights.store import read_description, read_tensors, write_model
+from paddlemae.weights.model_folder import read_description, read_tensors, write_model
 from paddlemae.weights.transfer import to_official
 
 QUICK = ["threads=1", "log_every=1", "batch_size=8", "steps=3", "warmup_epochs=0.5", "epochs=3"]

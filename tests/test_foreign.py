@@ -11,9 +11,9 @@ import pytest
 from handmade import Call, Global, numpy_array, pickled, row, storage, tensor, torch_legacy, torch_zip
 from safetensors.numpy import save
 
-from paddlemae.weights.foreign import INDEX, open_weights
-from paddlemae.weights.safefile import read_safetensors
-from paddlemae.weights.tree import BFloat16
+from paddlemae.weights.formats.safetensors_file import read_safetensors
+from paddlemae.weights.formats.state_dict import BFloat16
+from paddlemae.weights.open import INDEX, open_weights
 
 FLOATS = np.arange(24, dtype=np.float32)
 RAW = FLOATS.tobytes()

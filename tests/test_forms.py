@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.data.forms import form_of
+from paddlemae.data.decode.stored_format import form_of
 
 
 def encoded(mode: str, kind: str, **settings: object) -> bytes:

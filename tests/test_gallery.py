@@ -12,17 +12,24 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from paddlemae.data.augment import View
 from paddlemae.data.sources import open_source
+from paddlemae.data.views.augment import View
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.vit import NORM_EPSILON, VisionTransformer, attention_maps, features
 from paddlemae.recipe import load_recipe
-from paddlemae.report.confusion import Confusion
-from paddlemae.report.exhibits import read_exhibit, write_exhibit
-from paddlemae.tasks import gallery
-from paddlemae.tasks.gallery import Mistake, Snapshots, pictures_at, show_map, show_mistakes, show_neighbours
+from paddlemae.runs.confusion import Confusion
+from paddlemae.runs.exhibit_files import read_exhibit, write_exhibit
 from paddlemae.tasks.pretrain import pretrain
-from paddlemae.tasks.start import Start
+from paddlemae.tasks.training import exhibits
+from paddlemae.tasks.training.exhibits import (
+    Mistake,
+    Snapshots,
+    pictures_at,
+    show_map,
+    show_mistakes,
+    show_neighbours,
+)
+from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import TrainState, find_checkpoint
 from tests.test_resume import interrupt_after
 
@@ -144,14 +151,14 @@ def test_a_token_that_there_is_not_is_refused(token: str, message: str) -> None:
     ],
 )
 def test_a_run_shows_the_token_that_its_model_is_judged_by(tmp_path, monkeypatch, kind, more, wanted: str) -> None:
-    from paddlemae.tasks.models import describe
+    from paddlemae.tasks.models.build import describe
 
     asked = []
     maps = lambda model, images, token: asked.append(token) or attention_maps(model, images, token)  # noqa: E731
-    monkeypatch.setattr(gallery, "attention_maps", maps)
+    monkeypatch.setattr(exhibits, "attention_maps", maps)
     model = model_of(kind, image_size=[12, 20], depth=1, **more)
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 12, 20), dtype=np.uint8)
-    gallery.show_attention(tmp_path, model, describe(model, ([0.5] * 3, [0.5] * 3), eval_crop_ratio=1.0), images)
+    exhibits.show_attention(tmp_path, model, describe(model, ([0.5] * 3, [0.5] * 3), eval_crop_ratio=1.0), images)
     shown = read_exhibit(tmp_path, "attention")
     assert shown is not None and asked == [wanted] and shown["heads"] == 2
     assert ("cls token" in shown["caption"]) == (wanted == "cls")
@@ -248,7 +255,7 @@ def test_a_resumed_run_shows_what_an_uninterrupted_one_shows(recipe, whole: Path
 
 @pytest.mark.parametrize(("length", "count", "wanted"), [(12, 4, [0, 3, 7, 11]), (3, 8, [0, 1, 2]), (1, 8, [0])])
 def test_images_are_chosen_all_over_the_source(length: int, count: int, wanted: list[int]) -> None:
-    assert gallery.spread_over(range(length), count).tolist() == wanted  # type: ignore[arg-type]
+    assert exhibits.spread_over(range(length), count).tolist() == wanted  # type: ignore[arg-type]
 
 
 @pytest.fixture

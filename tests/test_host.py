@@ -27,7 +27,7 @@ import PIL.ImageFile
 import pytest
 
 import paddlemae
-from paddlemae import device
+from paddlemae.engine import device
 
 ALONE = """
 import sys

@@ -63,7 +63,7 @@ def test_hangs_crashes_and_memory_are_told_apart(tmp_path: Path, monkeypatch: py
         "    if word == 'exception': raise KeyError('x')\n"
         "    if word == 'message': raise ValueError('two\\nlines')\n"
         "    raise ValueError('fine')\n"
-        "import paddlemae.weights.foreign as foreign\n"
+        "import paddlemae.weights.open as foreign\n"
         "real, count = foreign.open_weights, [0]\n"
         "def opened(path):\n"
         "    count[0] += 1\n"

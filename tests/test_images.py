@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from paddlemae.data.channels import at_depth
-from paddlemae.data.images import Need, UnreadableImage, read_image, read_picture
+from paddlemae.data.decode.images import Need, UnreadableImage, read_image, read_picture
+from paddlemae.data.decode.pixel_format import at_depth
 
 RAMP_HW = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8) * 5
 PHOTO_HW3 = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)

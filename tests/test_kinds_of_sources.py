@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paddlemae.data.augment import View
 from paddlemae.data.batches import train_batches
 from paddlemae.data.sources import Source, open_source
 from paddlemae.data.sources.archives import expanded
+from paddlemae.data.views.augment import View
 from tests import kinds_of_sources as kinds
 
 with_tables = pytest.mark.skipif(not find_spec("pyarrow"), reason="needs pyarrow, of the extra 'tables'")

@@ -8,10 +8,10 @@ import pytest
 
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks import knn
-from paddlemae.tasks.inference import FeatureKind
 from paddlemae.tasks.knn import knn_predict, nearest, standardise
+from paddlemae.tasks.models.inference import FeatureKind
 from paddlemae.tasks.pretrain import pretrain
-from paddlemae.tasks.start import Start
+from paddlemae.tasks.training.run_start import Start
 
 
 def by_loops(bank: np.ndarray, labels: np.ndarray, queries: np.ndarray, k: int) -> list[int]:

@@ -10,7 +10,7 @@ from paddle import nn
 from paddlemae.model.probe import ProbeHead
 from paddlemae.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from paddlemae.train.lars import Lars
-from paddlemae.weights.store import Description
+from paddlemae.weights.model_folder import Description
 
 
 def parameter(values) -> paddle.Tensor:

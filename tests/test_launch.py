@@ -22,11 +22,11 @@ from typing import Any
 import pytest
 
 import paddlemae
-from paddlemae import launch
-from paddlemae.launch import Launch, identity, note_entered, run_ranks
-from paddlemae.report.output import outliving_lost_output
-from paddlemae.signals import SIGNALS
-from paddlemae.tasks.processes import without
+from paddlemae.launch import launcher
+from paddlemae.launch.commands import without
+from paddlemae.launch.launcher import Launch, identity, note_entered, run_ranks
+from paddlemae.runs.full_disk_output import outliving_lost_output
+from paddlemae.system.signals import SIGNALS
 
 LAUNCHER = """
 import os, subprocess, sys, time
@@ -60,8 +60,8 @@ sys.exit(any(statuses))
 RANK = """
 import json, os, signal, sys, time, traceback
 from pathlib import Path
-from paddlemae.launch import identity, note_entered
-from paddlemae.atomic import replace_text
+from paddlemae.launch.launcher import identity, note_entered
+from paddlemae.system.atomic import replace_text
 
 folder, notes = Path(os.environ["PADDLEMAE_LAUNCH_FOLDER"]), Path(os.environ["NOTES"])
 rank = int(os.environ["PADDLE_LOCAL_RANK"])
@@ -144,9 +144,9 @@ def watched(tmp_path, monkeypatch):
     """And sees that no process and no file is left behind."""
     found = Watched(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(found.temporary))
-    monkeypatch.setattr(launch, "RANK_SCRIPT", found.script)
-    monkeypatch.setattr(launch, "LOOK_EVERY_SECONDS", 0.01)
-    monkeypatch.setattr(launch, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(launcher, "RANK_SCRIPT", found.script)
+    monkeypatch.setattr(launcher, "LOOK_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(launcher, "PAUSE_SECONDS", 0.0)
     handlers = {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS}
     yield found
     left = [pid for pid in found.noted("pids") + found.noted("launchers") if identity(pid)[1]]
@@ -269,9 +269,9 @@ def test_a_process_is_known_by_when_it_started() -> None:
 
 
 def test_a_run_that_was_entered_is_noted_where_somebody_watches(tmp_path, monkeypatch) -> None:
-    monkeypatch.delenv(launch.FOLDER_VARIABLE, raising=False)
+    monkeypatch.delenv(launcher.FOLDER_VARIABLE, raising=False)
     note_entered()
-    monkeypatch.setenv(launch.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(launcher.FOLDER_VARIABLE, str(tmp_path))
     note_entered()
     assert [path.name for path in tmp_path.iterdir()] == ["entered"]
 
@@ -331,7 +331,7 @@ def test_the_launcher_is_told_of_the_other_hosts(watched, how: Launch, options: 
 
 
 def test_a_launcher_that_does_not_end_is_ended(watched, monkeypatch) -> None:
-    monkeypatch.setattr(launch, "GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(launcher, "GRACE_SECONDS", 0.05)
     assert watched.run("end(0)", NEVER_ENDS="1") == 0
 
 
@@ -482,8 +482,8 @@ def test_a_rank_leaves_signals_to_its_main_thread(tmp_path) -> None:
     code = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from paddlemae.launch import identity
-from paddlemae.rank import _die_with
+from paddlemae.launch.launcher import identity
+from paddlemae.cli.rank_main import _die_with
 watch = threading.Thread(target=_die_with, args=(identity(os.getpid()), Path(sys.argv[1])), daemon=True)
 watch.start()
 status = Path(f"/proc/self/task/{watch.native_id}/status")

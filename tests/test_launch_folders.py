@@ -6,14 +6,14 @@ import subprocess
 import sys
 import time
 
-from paddlemae.atomic import replace_text
-from paddlemae.launch import Launch, _Attempt, remove_orphans
+from paddlemae.launch.launcher import Launch, _Attempt, remove_orphans
+from paddlemae.system.atomic import replace_text
 
 
 def held_elsewhere(folder):
     """A process that has a launch folder in `folder`, as a command has while it watches, until it is killed."""
     code = (
-        "import tempfile, time; from pathlib import Path; from paddlemae import launch;"
+        "import tempfile, time; from pathlib import Path; from paddlemae.launch import launcher as launch;"
         f"tempfile.tempdir = {str(folder)!r}; made = Path(tempfile.mkdtemp(prefix=launch._folder_prefix()));"
         "held = launch.locked_by_descriptor(made); (made / launch.LAUNCHER_LOG).touch();"
         "print('held', flush=True); time.sleep(600)"
@@ -85,8 +85,9 @@ def test_a_process_that_a_launch_gave_up_before_it_knew_of_it_ends(tmp_path):
     folder = tmp_path / "launch"
     folder.mkdir()
     code = (
-        "import json, os; from pathlib import Path; from paddlemae import launch, rank;"
-        f"rank._die_with(launch.identity(os.getppid()), Path({str(folder)!r}))"
+        "import json, os; from pathlib import Path; from paddlemae.cli import rank_main;"
+        "from paddlemae.system.locks import identity;"
+        f"rank_main._die_with(identity(os.getppid()), Path({str(folder)!r}))"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as process:
         time.sleep(1)

@@ -14,7 +14,14 @@ from layouts_cases import CASES, Case, images_of, rows_of, told
 from paddlemae.model.mae import MaskedAutoencoder, decode, encode_visible
 from paddlemae.model.masking import Mask
 from paddlemae.model.vit import VisionTransformer, evaluating, features
-from paddlemae.weights.layouts import LAYOUTS, Exported, Imported, export_weights, import_weights, recognise
+from paddlemae.weights.layouts import (
+    LAYOUTS,
+    Exported,
+    Imported,
+    export_weights,
+    import_weights,
+    recognise,
+)
 from paddlemae.weights.layouts.architecture import expected_shapes
 from paddlemae.weights.transfer import load_official, official_shapes, to_official
 

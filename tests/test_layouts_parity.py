@@ -77,7 +77,7 @@ def their_result(model: Any, kind: str) -> Result:
 
 @dataclass(frozen=True)
 class Folder:
-    """A Hugging Face folder, as `weights.foreign` will hand it over."""
+    """A Hugging Face folder, as `weights.open` will hand it over."""
 
     path: Path
 

@@ -11,9 +11,9 @@ import pytest
 from layouts_cases import CASES, Case, changed
 from test_layouts import assert_bitwise, assert_close, our_result, read, their_result, write
 
+from paddlemae.weights.formats.state_dict import tensors_of
 from paddlemae.weights.layouts import import_weights, recognise
-from paddlemae.weights.layouts.names import lies_as
-from paddlemae.weights.tree import tensors_of
+from paddlemae.weights.layouts.tensor_names import lies_as
 
 MAE, PROBE = CASES["official: pretrained"], CASES["official: probe"]
 HF_MAE, HF_VIT = (CASES[f"transformers: {name}"] for name in ("ViTMAEForPreTraining", "ViTForImageClassification"))

@@ -10,8 +10,8 @@ import pytest
 from layouts_cases import CASES, Case, changed
 from test_layouts import assert_bitwise, assert_close, our_result, read, their_result
 
+from paddlemae.weights.formats.state_dict import Opaque
 from paddlemae.weights.layouts import import_weights
-from paddlemae.weights.tree import Opaque
 
 MAE = CASES["official: pretrained"]
 HF_MAE, HF_VIT = (CASES[f"transformers: {name}"] for name in ("ViTMAEForPreTraining", "ViTForImageClassification"))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from paddlemae import device, limits
-from paddlemae.tasks import footprint
+from paddlemae.engine import device
+from paddlemae.system import limits
+from paddlemae.tasks.training import memory_trial
 
 GIB = 2**30
 V2 = "30 23 0:26 {top} /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
@@ -99,10 +100,10 @@ def test_threads_are_those_that_a_quota_leaves(monkeypatch, quota: float | None,
 
 
 def test_a_dry_run_says_what_a_container_leaves(paddlemae, tiny, photos, untried, monkeypatch) -> None:
-    monkeypatch.setattr(footprint, "free_memory", lambda: 5 * GIB)
+    monkeypatch.setattr(memory_trial, "free_memory", lambda: 5 * GIB)
     done = paddlemae("pretrain", *tiny, "--data", photos, "--dry-run")
     assert done.status == 0 and "up to about 25 in the 5.0 GiB" in done.out
-    monkeypatch.setattr(footprint, "free_memory", lambda: None)  # no /proc
+    monkeypatch.setattr(memory_trial, "free_memory", lambda: None)  # no /proc
     done = paddlemae("pretrain", *tiny, "--data", photos, "--dry-run")
     assert done.status == 0 and "estimated" in done.out
 
@@ -111,7 +112,9 @@ def test_a_dry_run_says_what_a_container_leaves(paddlemae, tiny, photos, untried
 def test_a_current_folder_that_is_gone_is_one_line(tiny, photos, tmp_path, options: list[str]) -> None:
     (tmp_path / "gone").mkdir()
     words = ["pretrain", *tiny, "--data", photos, "--out", tmp_path / "run", *options]
-    code = "import os, sys; os.chdir(sys.argv.pop(1)); os.rmdir(os.getcwd()); from paddlemae.cli import main; main()"
+    code = (
+        "import os, sys; os.chdir(sys.argv.pop(1)); os.rmdir(os.getcwd()); from paddlemae.cli.app import main; main()"
+    )
     command = [sys.executable, "-c", code, tmp_path / "gone", *words]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "current folder was deleted" in done.stderr

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from paddlemae import locks
-from paddlemae.locks import LOCK_FILE, check_unlocked, locked_file, locked_folder
+from paddlemae.system import locks
+from paddlemae.system.locks import LOCK_FILE, check_unlocked, locked_file, locked_folder
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from paddlemae.locks import locked_folder
+from paddlemae.system.locks import locked_folder
 with locked_folder(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paddlemae.weights.mapped import map_file, release
+from paddlemae.weights.formats.mapped_file import map_file, release
 
 COUNT = 8_000_000
 needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")

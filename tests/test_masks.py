@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.tasks.masks import MaskChoice, choose_mask, parsed_mask
+from paddlemae.tasks.models.mask_choice import MaskChoice, choose_mask, parsed_mask
 
 GRID = (4, 6)
 PATCH_SIZE = (8, 16)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from paddlemae.weights.matrices import turned
+from paddlemae.weights.transpose import turned
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (16, 16), (33, 100), (48, 7), (1, 40), (40, 1)])

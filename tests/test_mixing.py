@@ -5,12 +5,12 @@ import paddle
 import pytest
 
 from paddlemae.data.batches import Batch
-from paddlemae.data.erasing import Erasing, draw_erasing
-from paddlemae.data.mixing import MixedBatch, Mixing, draw_mixture, mixed, mixed_batches
+from paddlemae.data.views.erasing import Erasing, draw_erasing
+from paddlemae.data.views.mixup import MixedBatch, Mixing, draw_mixture, mixed, mixed_batches
 from paddlemae.tasks.finetune import erased, input_of, targets_of
-from paddlemae.tasks.models import to_input
-from paddlemae.train.shards import slices_of
-from paddlemae.weights.store import Description
+from paddlemae.tasks.models.build import to_input
+from paddlemae.train.parallel.threads import slices_of
+from paddlemae.weights.model_folder import Description
 
 DESCRIPTION = Description("classifier", {}, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4], 1.0)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from paddlemae.report.output import outliving_lost_output
-from paddlemae.report.runlog import is_finished, newest_checkpoint, read_metrics
+from paddlemae.runs.full_disk_output import outliving_lost_output
+from paddlemae.runs.runlog import is_finished, newest_checkpoint, read_metrics
 
 FULL_DEVICE = Path("/dev/full")
 
@@ -82,7 +82,7 @@ def test_a_file_is_not_opened_where_a_closed_stream_was(tmp_path) -> None:
     """Else whatever a library writes to standard error would go into it, a checkpoint say."""
     code = """
 import os, sys
-from paddlemae.report.output import outliving_lost_output
+from paddlemae.runs.full_disk_output import outliving_lost_output
 with outliving_lost_output():
     with open(sys.argv[1], "w") as file:
         os.write(2, b"words of a library")

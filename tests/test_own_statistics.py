@@ -11,14 +11,14 @@ from PIL import Image
 from test_distributed import close, meet, on_each
 from test_processes import run
 
+from paddlemae.data.inspect.statistics import channel_statistics
 from paddlemae.data.sources import open_source
-from paddlemae.data.statistics import channel_statistics
 from paddlemae.recipe import load_recipe
-from paddlemae.tasks import own_statistics
-from paddlemae.tasks.models import training_view
-from paddlemae.tasks.start import Start
+from paddlemae.tasks.models.build import training_view
+from paddlemae.tasks.training import auto_statistics
+from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import find_checkpoint
-from paddlemae.weights.store import read_description
+from paddlemae.weights.model_folder import read_description
 
 AUTO = ["mean=auto", "std=auto"]
 
@@ -32,7 +32,7 @@ def looked(monkeypatch) -> list[str]:
         seen.append(source.name)
         return channel_statistics(source, *arguments, **settings)
 
-    monkeypatch.setattr(own_statistics, "channel_statistics", look)
+    monkeypatch.setattr(auto_statistics, "channel_statistics", look)
     return seen
 
 
@@ -121,7 +121,9 @@ def test_one_process_looks_and_all_have_the_numbers(colours, tmp_path, looked) -
     recipe = load_recipe("pretrain", None, [*AUTO, "image_size=8"])
     source, view = open_source(str(colours), "train"), training_view(recipe.augment, 8, 3)
     ranks = meet(2)
-    found = on_each(ranks, lambda one: own_statistics.measured(Start(tmp_path, quiet=True, ranks=one), 0, source, view))
+    found = on_each(
+        ranks, lambda one: auto_statistics.measured(Start(tmp_path, quiet=True, ranks=one), 0, source, view)
+    )
     close(ranks)
     assert found[0] == found[1] and len(found[0][0]) == 3 and len(looked) == 1
 

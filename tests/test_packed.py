@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.data import packed
-from paddlemae.data.augment import View
+from paddlemae.data import cache
 from paddlemae.data.batches import Batch, eval_batches, train_batches
-from paddlemae.data.images import Need, NeedOf, UnreadableImage
-from paddlemae.data.packed import PIXELS_FILE, occupied, pack
+from paddlemae.data.cache import PIXELS_FILE, occupied, pack
+from paddlemae.data.decode.images import Need, NeedOf, UnreadableImage
 from paddlemae.data.sources import FolderSource, Source, open_source, subset
+from paddlemae.data.views.augment import View
 
 VIEW = View((32, 32), 3)
 SIZES = [(60, 80), (96, 64), (37, 37), (20, 300), (30, 24), (128, 72)]
@@ -164,9 +164,9 @@ def test_a_pack_that_was_cut_short_is_made_again(images: Path, tmp_path: Path) -
     source = open_source(str(images))
     first = pack(source, tmp_path / "packs", VIEW)
     expected = Path(first.folder, PIXELS_FILE).read_bytes()
-    for name in (PIXELS_FILE, packed.SIZES_FILE, packed.DESCRIPTION_FILE):
+    for name in (PIXELS_FILE, cache.SIZES_FILE, cache.DESCRIPTION_FILE):
         path, made = Path(first.folder, name), Made()
-        path.write_bytes(path.read_bytes()[:-1] if name != packed.DESCRIPTION_FILE else b"{")
+        path.write_bytes(path.read_bytes()[:-1] if name != cache.DESCRIPTION_FILE else b"{")
         pack(source, tmp_path / "packs", VIEW, on_start=made)
         assert made.paths == [Path(first.folder)]
         assert Path(first.folder, PIXELS_FILE).read_bytes() == expected
@@ -184,7 +184,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(images: Path, tmp_path: Path
     def full(file: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(packed, "_flush", full)
+    monkeypatch.setattr(cache, "_flush", full)
     with pytest.raises(OSError, match=r"could not make the cache \(No space left on device\); make room") as caught:
         pack(open_source(str(images)), tmp_path / "packs", VIEW)
     assert "\n" not in str(caught.value) and caught.value.errno == errno.ENOSPC
@@ -193,8 +193,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(images: Path, tmp_path: Path
 
 def test_too_small_a_disk_is_noticed_after_the_first_images(images: Path, tmp_path: Path, monkeypatch) -> None:
     whole, counts = open_source(str(images)), []
-    monkeypatch.setattr(packed, "_TELLING", 2)
-    monkeypatch.setattr(packed, "_CHUNK", 2)
+    monkeypatch.setattr(cache, "_TELLING", 2)
+    monkeypatch.setattr(cache, "_CHUNK", 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6 - 9000, 9000))
     with pytest.raises(OSError, match=r"6 images need about 0\.0 GB.*make room"):
         pack(whole, tmp_path / "packs", VIEW, on_image=counts.append)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from paddlemae.data.sources import open_source
-from paddlemae.tasks.data_pack import verify
+from paddlemae.tasks.data.pack import verify
 from tests.test_data_pack_resume import packed, write_photos
 
 

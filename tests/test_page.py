@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.display_names import shown
+from paddlemae.report.exhibit_views import PARTS
+from paddlemae.report.formatting import duration, number
 from paddlemae.report.page import ASSETS, MOST_POINTS, render, thinned
-from paddlemae.report.parts import PARTS
-from paddlemae.report.words import duration, number
+from paddlemae.system.display_names import shown
 from tests.report_example import CLASSES, NASTY, bare_run, cell, example, report_of, whole_run
 
 

@@ -14,7 +14,7 @@ import pytest
 import typer
 from PIL import Image
 
-from paddlemae import cli
+from paddlemae.cli import app
 from tests.pages import PAGES, README, ROOT, blocks, links, name, prose, rows
 
 FIRST_HOUR = ROOT / "docs" / "first-hour.md"
@@ -22,7 +22,7 @@ SMALL = ["steps=2", "batch_size=4", "embed_dim=16", "depth=1", "num_heads=2", "t
 SHORT = {"pretrain": SMALL, "finetune": SMALL, "study": SMALL, "probe": ["steps=2", "batch_size=4", "threads=1"]}
 FINDINGS = ("data", "check")  # a status of 1 says that something was found
 # of each command, those below it
-COMMANDS = {one: set(getattr(what, "commands", ())) for one, what in typer.main.get_command(cli.app).commands.items()}
+COMMANDS = {one: set(getattr(what, "commands", ())) for one, what in typer.main.get_command(app.app).commands.items()}
 PROGRAMS = ("paddlemae", "make", "pip", "python", "python3", "bash", "sh", "srun", "ssh", "git", "apt-get")
 
 

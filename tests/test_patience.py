@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from paddlemae.data import patience, slowness
-from paddlemae.data.augment import View
 from paddlemae.data.batches import train_batches
-from paddlemae.data.faults import DataFault
-from paddlemae.data.images import UnreadableImage
-from paddlemae.data.patience import PASSING, patiently
-from paddlemae.data.slowness import noticed
+from paddlemae.data.decode.images import UnreadableImage
+from paddlemae.data.disk import retry, slow_reads
+from paddlemae.data.disk.errors import DataFault
+from paddlemae.data.disk.retry import PASSING, patiently
+from paddlemae.data.disk.slow_reads import noticed
 from paddlemae.data.sources import open_source
+from paddlemae.data.views.augment import View
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def hopeful(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "_given_up", set())
+    monkeypatch.setattr(retry, "_given_up", set())
 
 
 def failing(times: int, number: int | None) -> Callable[[], str]:
@@ -95,7 +95,7 @@ def test_a_folder_that_stays_away_ends_it_after_five_minutes(folder: Path, monke
     source = open_source(str(folder))
     folder.rename(folder.with_name("away"))
     slept: list[float] = []
-    monkeypatch.setattr(patience.patiently, "__defaults__", (slept.append,))
+    monkeypatch.setattr(retry.patiently, "__defaults__", (slept.append,))
     skipped: list[UnreadableImage] = []
     stream = train_batches(source, View((8, 8), 1), batch_size=2, seed=0, num_steps=3, on_skip=skipped.append)
     with pytest.raises(
@@ -120,12 +120,12 @@ def test_a_file_removed_while_training_is_skipped_and_shifts_no_other(folder: Pa
 
 
 def test_a_slow_read_is_named_once(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(slowness, "_watcher", None)  # one that looks more often
-    monkeypatch.setattr(slowness, "SLOW_SECONDS", 0.1)
+    monkeypatch.setattr(slow_reads, "_watcher", None)  # one that looks more often
+    monkeypatch.setattr(slow_reads, "SLOW_SECONDS", 0.1)
     with noticed("quick.png"):
         pass
     with noticed("slow\n.png"):
         threading.Event().wait(0.5)
     said = capfd.readouterr().err
     assert said.count("paddlemae: reading is slow: 'slow\\n.png' has not come for 0 s, still waiting\n") == 1
-    assert "quick" not in said and said.count("\n") == 1 and not slowness._reading
+    assert "quick" not in said and said.count("\n") == 1 and not slow_reads._reading

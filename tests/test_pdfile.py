@@ -10,8 +10,8 @@ import pytest
 from handmade import Call, Global, Persistent, attacks, numpy_array, pickled, row, torch_legacy, torch_zip, writer
 from paddle import nn
 
-from paddlemae.weights.pdfile import read_paddle
-from paddlemae.weights.tree import BFloat16, Opaque, tensors_of
+from paddlemae.weights.formats.paddle_file import read_paddle
+from paddlemae.weights.formats.state_dict import BFloat16, Opaque, tensors_of
 
 WEIGHTS = {
     "fc.weight": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from handmade import ORDERED, Call, Get, Global, Persistent, Put, Raw, attacks, numpy_array, opcodes, pickled
 
-from paddlemae.weights import pickles
-from paddlemae.weights.pickles import read_pickle
-from paddlemae.weights.plain import PLAIN
-from paddlemae.weights.tree import Opaque
+from paddlemae.weights.formats import pickles
+from paddlemae.weights.formats.pickle_calls import PLAIN
+from paddlemae.weights.formats.pickles import read_pickle
+from paddlemae.weights.formats.state_dict import Opaque
 
 
 def read(code: bytes, **named):

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.data import tiff
-from paddlemae.data.augment import View
 from paddlemae.data.batches import eval_batches
-from paddlemae.data.images import UnreadableImage, read_image
-from paddlemae.data.limits import parsed_bytes
+from paddlemae.data.decode import tiff
+from paddlemae.data.decode.images import UnreadableImage, read_image
+from paddlemae.data.decode.limits import parsed_bytes
 from paddlemae.data.sources import open_source
+from paddlemae.data.views.augment import View
 from tests.pixels_property import FORMS, check
 
 needs_tifffile = pytest.mark.skipif(not find_spec("tifffile"), reason="needs tifffile, of the extra 'tiff'")
@@ -160,7 +160,7 @@ def bomb_of_arrays(folder: Path) -> Path:
 
 _READ = """
 import sys
-from paddlemae.data.augment import View
+from paddlemae.data.views.augment import View
 from paddlemae.data.batches import eval_batches
 from paddlemae.data.sources import open_source
 reasons = []

@@ -10,14 +10,14 @@ from PIL import Image
 
 from paddlemae.data.batches import Batch
 from paddlemae.recipe import load_recipe
-from paddlemae.report.runlog import read_metrics
+from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks import pretrain as task
-from paddlemae.tasks import session
-from paddlemae.tasks.models import parameter_count
+from paddlemae.tasks.models.build import parameter_count
 from paddlemae.tasks.pretrain import batch_mask, dry_run, memory_estimate, prepare, pretrain
-from paddlemae.tasks.start import Start
+from paddlemae.tasks.training import run_training
+from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import find_checkpoint
-from paddlemae.weights.store import read_description, read_tensors
+from paddlemae.weights.model_folder import read_description, read_tensors
 
 
 def batch(indices: list[int], epochs: list[int]) -> Batch:
@@ -188,8 +188,10 @@ def test_a_spike_is_logged_and_said(tmp_path, tiny, photos, monkeypatch, capsys)
 
 def test_the_loop_gets_the_recipes_settings(tmp_path, tiny, photos, monkeypatch) -> None:
     seen: dict = {}
-    fit = session.fit
-    monkeypatch.setattr(session, "fit", lambda *parts, **settings: seen.update(settings) or fit(*parts, **settings))
+    fit = run_training.fit
+    monkeypatch.setattr(
+        run_training, "fit", lambda *parts, **settings: seen.update(settings) or fit(*parts, **settings)
+    )
     recipe = load_recipe("pretrain", None, [*tiny, f"data={photos}", "clip_grad=0.5", "accumulation_steps=2"])
     pretrain(recipe, Start(tmp_path / "run", quiet=True))
     assert (seen["clip_grad"], seen["accumulation_steps"], seen["total_steps"]) == (0.5, 2, 3)

@@ -13,10 +13,10 @@ from paddlemae.model.probe import ProbeHead
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.probe import dry_run, probe
-from paddlemae.tasks.start import Start
+from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import find_checkpoint
-from paddlemae.train.distributed import Ranks
-from paddlemae.weights.store import read_description, read_tensors
+from paddlemae.train.parallel.ranks import Ranks
+from paddlemae.weights.model_folder import read_description, read_tensors
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +96,10 @@ def test_features_that_are_kept_give_what_features_made_anew_give(run: Path, tmp
 def test_a_long_probe_comes_near_the_best_linear_classifier(run: Path, tmp_path: Path) -> None:
     linear_model = pytest.importorskip("sklearn.linear_model")
     from paddlemae.data.sources import open_source
-    from paddlemae.tasks.checkpoints import read_checkpoint
-    from paddlemae.tasks.embed import labelled_features
-    from paddlemae.tasks.inference import FeatureKind
-    from paddlemae.tasks.models import load_encoder
+    from paddlemae.tasks.models.build import load_encoder
+    from paddlemae.tasks.models.features import labelled_features
+    from paddlemae.tasks.models.inference import FeatureKind
+    from paddlemae.tasks.models.read_model import read_checkpoint
 
     checkpoint = read_checkpoint(str(run))
     encoder = load_encoder(checkpoint)

@@ -28,8 +28,8 @@ from ranks_at_work import BATCH, LONGER_THAN_GLOO_WAITS, STEPS
 from safetensors.numpy import load_file
 
 import paddlemae
-from paddlemae.launch import identity
-from paddlemae.report.runlog import is_finished, newest_checkpoint, read_metrics, read_skipped
+from paddlemae.launch.launcher import identity
+from paddlemae.runs.runlog import is_finished, newest_checkpoint, read_metrics, read_skipped
 from paddlemae.train.checkpoint import check_intact, find_checkpoint
 
 pytestmark = pytest.mark.slow

@@ -5,9 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from paddlemae.data.augment import View, draw_view, drawn_view, train_view
-from paddlemae.data.images import Picture
-from paddlemae.data.randaugment import LARGEST, NAMES, RandAugment, apply_operations, draw_operations
+from paddlemae.data.decode.images import Picture
+from paddlemae.data.views.augment import View, draw_view, drawn_view, train_view
+from paddlemae.data.views.randaugment import LARGEST, NAMES, RandAugment, apply_operations, draw_operations
 
 FILL = (9, 200, 77)
 

@@ -8,7 +8,14 @@ import yaml
 from pydantic import BaseModel
 
 from paddlemae import recipe
-from paddlemae.recipe import RECIPES, FinetuneRecipe, PretrainRecipe, build_recipe, dump_recipe, load_recipe
+from paddlemae.recipe import (
+    RECIPES,
+    FinetuneRecipe,
+    PretrainRecipe,
+    build_recipe,
+    dump_recipe,
+    load_recipe,
+)
 
 SHIPPED = [(task, name) for task in RECIPES for name in recipe.recipe_names(task)]
 

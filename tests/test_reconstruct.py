@@ -8,12 +8,12 @@ from PIL import Image
 
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks import reconstruct as task
-from paddlemae.tasks.checkpoints import read_checkpoint
-from paddlemae.tasks.masks import MaskChoice, parsed_mask
-from paddlemae.tasks.models import load_autoencoder
+from paddlemae.tasks.models.build import load_autoencoder
+from paddlemae.tasks.models.mask_choice import MaskChoice, parsed_mask
+from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.reconstruct import read_views, reconstruct_images
-from paddlemae.tasks.start import Start
+from paddlemae.tasks.training.run_start import Start
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,14 @@ import paddle.nn.functional as F
 import pytest
 
 from paddlemae.data.batches import Batch
-from paddlemae.data.mixing import Mixing, mixed
-from paddlemae.data.statistics import image_moments
+from paddlemae.data.inspect.statistics import image_moments
+from paddlemae.data.views.mixup import Mixing, mixed
 from paddlemae.model.kernels import mean_of, mean_rows
 from paddlemae.model.mae import MaskedAutoencoder, decode, encode_visible, patch_target
 from paddlemae.model.masking import random_mask
 from paddlemae.model.probe import ProbeHead
-from paddlemae.tasks.evaluation import evaluation_of
 from paddlemae.tasks.finetune import targets_of
+from paddlemae.tasks.training.classification import evaluation_of
 from paddlemae.train.adamw import CpuAdamW
 from paddlemae.train.ema import Ema
 from paddlemae.train.lars import Lars

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import yaml
 
-from paddlemae import cli, device
+from paddlemae.cli import app
+from paddlemae.engine import device
 from paddlemae.report.collect import collect
-from paddlemae.report.exhibits import PARTS, write_exhibit
-from paddlemae.report.runlog import RUN_ENTRIES, check_folder
-from paddlemae.report.write import write_report
+from paddlemae.report.write_report import write_report
+from paddlemae.runs.exhibit_files import PARTS, write_exhibit
+from paddlemae.runs.runlog import RUN_ENTRIES, check_folder
 from tests.test_collect import make_run, parsed, result
 from tests.test_imports import WITHOUT_PADDLE, python
 from tests.test_page import Seen
@@ -35,7 +36,7 @@ def typed(*arguments: object) -> None:
         patch.setattr(warnings, "showwarning", warnings.showwarning)
         patch.setattr(sys, "argv", ["paddlemae", *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
-            cli.main()
+            app.main()
     assert not end.value.code, arguments
 
 
@@ -182,7 +183,8 @@ def test_a_report_needs_no_paddle(journey: Path, written: Path, tmp_path: Path) 
 
 
 def test_a_report_imports_no_paddle(journey: Path, tmp_path: Path) -> None:
-    code = "import sys\nfrom paddlemae.report.write import *\nwrite_report([Path(sys.argv[1])], Path(sys.argv[2]))\n"
+    code = "import sys\nfrom paddlemae.report.write_report import *\n"
+    code += "write_report([Path(sys.argv[1])], Path(sys.argv[2]))\n"
     done = python(code + "print('paddle' in sys.modules)", str(journey / "a run"), str(tmp_path))
     assert done.stdout == "False\n", done.stderr
 

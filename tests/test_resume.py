@@ -17,15 +17,15 @@ import pytest
 from safetensors.numpy import load_file
 
 from paddlemae.recipe import load_recipe
-from paddlemae.report.runlog import read_metrics
-from paddlemae.signals import CTRL_C
-from paddlemae.tasks import evaluation, session
+from paddlemae.runs.runlog import read_metrics
+from paddlemae.system.signals import CTRL_C
 from paddlemae.tasks import pretrain as task
 from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.probe import probe
-from paddlemae.tasks.start import Start
-from paddlemae.train import guard
+from paddlemae.tasks.training import classification, run_training
+from paddlemae.tasks.training.run_start import Start
+from paddlemae.train import loss_spikes
 from paddlemae.train.checkpoint import check_intact, find_checkpoint
 from paddlemae.train.loop import NonFiniteLoss
 from paddlemae.train.stopping import Stop
@@ -46,7 +46,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         def is_set(self) -> bool:
             return next(self.asked) >= steps
 
-    monkeypatch.setattr(session, "stop_on_signals", lambda seconds: nullcontext(Interrupted()))
+    monkeypatch.setattr(run_training, "stop_on_signals", lambda seconds: nullcontext(Interrupted()))
 
 
 def stopped_and_resumed(task: Callable, recipe, out: Path, steps: list[int], monkeypatch) -> None:
@@ -115,16 +115,16 @@ def test_probing_resumes_bitwise(tmp_path, monkeypatch, colours, pretrained, cac
 def test_a_stop_between_two_lines_of_metrics_changes_neither(tmp_path, monkeypatch, pretraining) -> None:
     """Lines are means over 3 steps here, and stops come within; so does a spike's running mean."""
     rare = with_training(pretraining, log_every=3)
-    monkeypatch.setattr(guard, "SPIKE", 1.0)
+    monkeypatch.setattr(loss_spikes, "SPIKE", 1.0)
     pretrain(rare, Start(tmp_path / "whole", quiet=True))
     lines = list(read_metrics(tmp_path / "whole"))
     assert [line["step"] for line in lines if "loss" in line] == [3, 6, 8] and any("spike" in line for line in lines)
     for number, count in enumerate([1, 1, 3]):
         interrupt_after(monkeypatch, count)
-        monkeypatch.setattr(guard, "SPIKE", 1.0)
+        monkeypatch.setattr(loss_spikes, "SPIKE", 1.0)
         with pytest.raises(KeyboardInterrupt):
             pretrain(rare, Start(tmp_path / "parts", resume=number > 0, quiet=True))
-    monkeypatch.setattr(session, "stop_on_signals", lambda seconds: nullcontext(Stop()))
+    monkeypatch.setattr(run_training, "stop_on_signals", lambda seconds: nullcontext(Stop()))
     pretrain(rare, Start(tmp_path / "parts", resume=True, quiet=True))
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
@@ -210,7 +210,7 @@ def test_what_is_done_is_done_once(tmp_path, monkeypatch, colours, pretrained) -
     def killed(folder: Path) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(evaluation, "mark_finished", killed)
+    monkeypatch.setattr(classification, "mark_finished", killed)
     with pytest.raises(MemoryError):
         probe(recipe, Start(tmp_path / "run", quiet=True))
     monkeypatch.undo()
@@ -254,14 +254,14 @@ def test_a_crash_between_checkpoints_leaves_no_second_lines(tmp_path, monkeypatc
     stopped = pretraining.model_copy(
         update={"training": pretraining.training.model_copy(update={"checkpoint_every": 2.0})}  # 4 steps
     )
-    log_metrics, calls = session.log_metrics, itertools.count(1)
+    log_metrics, calls = run_training.log_metrics, itertools.count(1)
 
     def crash(*arguments, **values) -> None:
         log_metrics(*arguments, **values)
         if next(calls) == 6:
             raise MemoryError
 
-    monkeypatch.setattr(session, "log_metrics", crash)
+    monkeypatch.setattr(run_training, "log_metrics", crash)
     with pytest.raises(MemoryError):
         pretrain(stopped, Start(out, quiet=True))
     assert [line["step"] for line in read_metrics(out)] == [1, 2, 3, 4, 5, 6]

@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from paddlemae.report import runlog
-from paddlemae.report.runlog import forget_metrics_after, log_metrics, open_run, read_metrics, write_environment
+from paddlemae.runs import runlog
+from paddlemae.runs.runlog import (
+    forget_metrics_after,
+    log_metrics,
+    open_run,
+    read_metrics,
+    write_environment,
+)
 
 
 @pytest.fixture

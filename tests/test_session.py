@@ -11,12 +11,12 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemae.data import packed
+from paddlemae.data import cache
 from paddlemae.recipe import Training, load_recipe
-from paddlemae.report.runlog import read_metrics
+from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks.pretrain import pretrain
-from paddlemae.tasks.session import Spent, _rate, waiting_text
-from paddlemae.tasks.start import Start
+from paddlemae.tasks.training.run_start import Start
+from paddlemae.tasks.training.run_training import Spent, _rate, waiting_text
 from paddlemae.train import loop
 from paddlemae.train.checkpoint import TrainState
 
@@ -98,7 +98,7 @@ def test_a_cache_without_room_is_one_line(tmp_path, paddlemae, tiny, photos, mon
     def full(file: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(packed, "_flush", full)
+    monkeypatch.setattr(cache, "_flush", full)
     done = paddlemae("pretrain", *tiny, f"cache={tmp_path / 'packs'}", "--data", photos, "--out", tmp_path / "run")
     assert done.status == 2 and "could not make the cache (No space left on device); make room" in done.err
     assert "Traceback" not in done.err

@@ -16,11 +16,11 @@ from safetensors.numpy import load_file
 from paddlemae.model.vit import Attention
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks.pretrain import pretrain
-from paddlemae.tasks.start import Start
+from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import find_checkpoint
-from paddlemae.train.distributed import Ranks
-from paddlemae.train.fully_sharded import FullyShardedAdamW
 from paddlemae.train.optim import adamw
+from paddlemae.train.parallel.ranks import Ranks
+from paddlemae.train.parallel.zero3 import FullyShardedAdamW
 
 SCRIPT = Path(__file__).parent / "sharding_at_work.py"
 SECONDS = 400
@@ -127,7 +127,7 @@ def test_one_process_and_cpus_are_refused(tmp_path: Path, sharding: str) -> None
 
 
 def test_a_model_without_large_parameters_is_refused(monkeypatch) -> None:
-    monkeypatch.setattr("paddlemae.train.sharding.paddle.get_device", lambda: "gpu:0")
+    monkeypatch.setattr("paddlemae.train.parallel.zero2.paddle.get_device", lambda: "gpu:0")
     model = paddle.nn.Linear(1024, 1024)  # 2 ** 20 numbers are not too many
     with pytest.raises(ValueError, match="without a parameter of more than 1,048,576 numbers; use sharding=optimizer"):
         FullyShardedAdamW(model, adamw(model, grouped=False), Ranks(world=2))

@@ -15,7 +15,7 @@ from paddlemae.model.masking import random_mask
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.loop import TornStep, fit
 from paddlemae.train.optim import adamw
-from paddlemae.train.shards import replica_of, sharded, slices_of, worthwhile_replicas
+from paddlemae.train.parallel.threads import replica_of, sharded, slices_of, worthwhile_replicas
 
 SHAPE = dict(image_size=16, patch_size=4, embed_dim=16, depth=2, num_heads=2, decoder_embed_dim=8)
 CLOSE = 1e-5  # relative to the largest magnitude

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 import paddlemae
-from paddlemae import signals
+from paddlemae.system import signals
 
 ROOT = Path(paddlemae.__file__).parents[1]
 # as the installed command does it; a shell's background commands ignore Ctrl-C, and tests may be run by one
 HEARS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 COMMAND = HEARS + "from paddlemae.__main__ import main; main()"
 # once Python itself has started, which takes hundredths of a second, and before anything else is imported
-READY = HEARS + "import os; from paddlemae import signals; signals.take_over(); os.write(1, b'.'); "
+READY = HEARS + "import os; from paddlemae.system import signals; signals.take_over(); os.write(1, b'.'); "
 READY += "from paddlemae.__main__ import main; main()"
 STATUSES = {"SIGINT": 130, "SIGTERM": 75, "SIGHUP": 75, "SIGUSR1": 75, "SIGXCPU": 75}
 
@@ -72,7 +72,7 @@ def test_a_command_that_ends_has_its_own_status_or_the_signals(photos, name: str
 INTERRUPTED_IMPORT = """
 import os, signal, sys, time
 from pathlib import Path
-from paddlemae import signals
+from paddlemae.system import signals
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signals.take_over()
 signals.set_idle(sys.argv[2] == "idle")
@@ -113,7 +113,7 @@ def test_an_import_is_not_torn_but_by_the_second_ctrl_c(tmp_path, idle: str, tim
 def test_the_status_of_a_command_that_has_ended_stays(name: str) -> None:
     code = f"""
 import atexit, os, signal, sys
-from paddlemae import signals
+from paddlemae.system import signals
 signals.take_over()
 signals.set_idle(False)
 try:
@@ -148,5 +148,5 @@ def test_a_hangup_that_was_ignored_from_the_start_stays_ignored() -> None:
 
 def test_sigterm_while_paddle_is_imported_shows_none_of_its_frames() -> None:
     """Whichever thread the system chooses: NumPy's threads inherit what waits, since they start behind it."""
-    code = "import sys; from paddlemae import device; print('numpy' in sys.modules)"
+    code = "import sys; from paddlemae.engine import device; print('numpy' in sys.modules)"
     assert run(code).stdout == "False\n"

@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.data.images import UnreadableImage
-from paddlemae.data.sources import Source, balanced_subset, labelled_count, open_source, split_off, subset
-from paddlemae.data.sources.labels import SourceNote
-from paddlemae.data.sources.names import Names
+from paddlemae.data.decode.images import UnreadableImage
+from paddlemae.data.sources import (
+    Source,
+    balanced_subset,
+    labelled_count,
+    open_source,
+    split_off,
+    subset,
+)
+from paddlemae.data.sources.splits import SourceNote
+from paddlemae.data.sources.string_table import Names
 
 
 def make_images(root: Path, *names: str) -> str:

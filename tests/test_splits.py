@@ -25,7 +25,7 @@ from paddlemae.data.sources import (
     subset,
     with_classes,
 )
-from paddlemae.data.sources.labels import as_labels, files_of_part, in_order
+from paddlemae.data.sources.splits import as_labels, files_of_part, in_order
 from tests import kinds_of_sources as kinds
 from tests import splits_property
 from tests.test_kinds_of_sources import with_tables

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.data import statistics
-from paddlemae.data.faults import DataFault
+from paddlemae.data.disk.errors import DataFault
+from paddlemae.data.inspect import statistics
+from paddlemae.data.inspect.statistics import channel_statistics
 from paddlemae.data.sources import open_source
-from paddlemae.data.statistics import channel_statistics
 
 
 @pytest.fixture

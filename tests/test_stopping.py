@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from paddlemae.signals import Preempted
+from paddlemae.system.signals import Preempted
 from paddlemae.train.stopping import Stop, ended_by_signals, stop_on_signals
 
 

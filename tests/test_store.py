@@ -10,9 +10,15 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from paddlemae.weights import store
+from paddlemae.weights import model_folder
 from paddlemae.weights.layouts.architecture import expected_shapes
-from paddlemae.weights.store import Description, read_description, read_tensors, write_model, write_tensor_file
+from paddlemae.weights.model_folder import (
+    Description,
+    read_description,
+    read_tensors,
+    write_model,
+    write_tensor_file,
+)
 
 ENCODER = dict(image_size=[8, 8], patch_size=[4, 4], channels=1, embed_dim=4, depth=1, num_heads=2, mlp_ratio=2.0)
 ENCODER |= dict(cls_token=True, positions="learned")
@@ -126,15 +132,15 @@ def test_a_failed_write_is_an_oserror_with_its_path(tmp_path) -> None:
     """safetensors has an exception of its own for a full disk, which nobody would catch."""
     path = tmp_path / "missing" / "model.safetensors"
     with pytest.raises(FileNotFoundError) as fault:
-        store.write_tensor_file(path, TENSORS)
+        model_folder.write_tensor_file(path, TENSORS)
     assert fault.value.errno == errno.ENOENT and fault.value.filename == str(path)
 
 
 def test_a_full_disk_is_an_oserror(tmp_path, monkeypatch) -> None:
     def full(*arguments, **named):
-        raise store.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise model_folder.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(store, "save_file", full)
+    monkeypatch.setattr(model_folder, "save_file", full)
     with pytest.raises(OSError, match="No space left on device") as fault:
         write_model(tmp_path, TENSORS, DESCRIPTION)
     assert fault.value.errno == errno.ENOSPC

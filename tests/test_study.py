@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from paddlemae.recipe import load_recipe
-from paddlemae.signals import CTRL_C
+from paddlemae.system.signals import CTRL_C
 from paddlemae.tasks import study as studies
 from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.pretrain import pretrain
-from paddlemae.tasks.start import Start
 from paddlemae.tasks.study import Study, spread, study, table
+from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.stopping import Stop
 
 SMALL = ("embed_dim=16", "depth=2", "num_heads=2")

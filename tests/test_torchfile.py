@@ -33,10 +33,10 @@ from handmade import (
 )
 from safetensors.numpy import save
 
-from paddlemae.weights import archive
-from paddlemae.weights.kinds import ADVICE, kind_of
-from paddlemae.weights.torchfile import read_torch
-from paddlemae.weights.tree import BFloat16, Opaque, tensors_of
+from paddlemae.weights.formats import zip_directory
+from paddlemae.weights.formats.file_kind import ADVICE, kind_of
+from paddlemae.weights.formats.state_dict import BFloat16, Opaque, tensors_of
+from paddlemae.weights.formats.torch_file import read_torch
 
 DTYPES = {
     "DoubleStorage": np.float64,
@@ -448,7 +448,7 @@ def test_entries_that_reach_outside_of_the_file_are_refused(write) -> None:
 
 
 def test_a_directory_of_absurd_length_is_refused(write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "MAX_ENTRIES", 10)
+    monkeypatch.setattr(zip_directory, "MAX_ENTRIES", 10)
     with pytest.raises(ValueError, match="the archive has 22 entries"):
         read_torch(write(zip_bytes({**STORED, **{f"archive/x{i}": b"" for i in range(20)}})))
 
@@ -546,7 +546,8 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
 def test_reading_needs_neither_torch_nor_paddle(write) -> None:
     path = write(torch_zip({"w": row(24)}, {"0": FLOATS.tobytes()}))
     code = (
-        "import sys\nfrom paddlemae.weights.torchfile import read_torch\nimport paddlemae.weights.pdfile\n"
+        "import sys\nfrom paddlemae.weights.formats.torch_file import read_torch\n"
+        "import paddlemae.weights.formats.paddle_file\n"
         "print(read_torch(sys.argv[1])['w'].sum(), {'torch', 'paddle', 'pickle'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60)
@@ -558,8 +559,8 @@ def test_reading_needs_neither_torch_nor_paddle(write) -> None:
 
 MEASURED = """
 import re, sys, time
-from paddlemae.weights.torchfile import read_torch
-from paddlemae.weights.tree import tensors_of
+from paddlemae.weights.formats.torch_file import read_torch
+from paddlemae.weights.formats.state_dict import tensors_of
 def peak():  # not getrusage's, which a process takes over from the one that started it
     return int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 start, before = time.perf_counter(), peak()

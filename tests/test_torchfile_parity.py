@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paddlemae.weights.torchfile import read_torch
-from paddlemae.weights.tree import BFloat16, Opaque, tensors_of
+from paddlemae.weights.formats.state_dict import BFloat16, Opaque, tensors_of
+from paddlemae.weights.formats.torch_file import read_torch
 
 torch = pytest.importorskip("torch")
 pytestmark = [
@@ -198,8 +198,8 @@ def test_arrays_of_zip_files_are_aligned(tmp_path: Path) -> None:
 MEASURED = """
 import re, sys, time
 import numpy as np
-from paddlemae.weights.torchfile import read_torch
-from paddlemae.weights.tree import tensors_of
+from paddlemae.weights.formats.torch_file import read_torch
+from paddlemae.weights.formats.state_dict import tensors_of
 start = time.perf_counter()
 found = tensors_of(read_torch(sys.argv[1]))
 read = sum(int(tensor.reshape(-1).view(np.uint32)[::1024].sum()) for tensor in found.tensors.values())

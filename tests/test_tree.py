@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from paddlemae.weights.tree import BFloat16, Opaque, describe, tensors_of
+from paddlemae.weights.formats.state_dict import BFloat16, Opaque, describe, tensors_of
 
 ONE, TWO = {"w": np.ones((2, 3), np.float32)}, {"w": np.zeros(2, np.float16)}
 NAMESPACE = Opaque("argparse.Namespace", (), {"lr": 0.1})

@@ -11,16 +11,16 @@ import pytest
 from layouts_at_work import run
 from layouts_cases import CASES, Case, images_of, rows_of
 
-from paddlemae import cli
+from paddlemae.cli import app
 from paddlemae.recipe import load_recipe
-from paddlemae.tasks import verify as verifying
-from paddlemae.tasks.checkpoints import Reading, adapted, is_own, read_checkpoint
+from paddlemae.tasks import weights_verify as verifying
+from paddlemae.tasks.models.read_model import Reading, adapted, is_own, read_checkpoint
 from paddlemae.tasks.pretrain import pretrain
-from paddlemae.tasks.start import Start
-from paddlemae.tasks.weights import convert, inspect, inspection
-from paddlemae.weights.foreign import open_weights
-from paddlemae.weights.store import read_tensors, write_tensor_file
-from paddlemae.weights.torchwrite import write_torch
+from paddlemae.tasks.training.run_start import Start
+from paddlemae.tasks.weights_convert import convert, inspect, inspection
+from paddlemae.weights.formats.torch_write import write_torch
+from paddlemae.weights.model_folder import read_tensors, write_tensor_file
+from paddlemae.weights.open import open_weights
 
 TOLERANCE = 1e-4
 MAE, CLASSIFIER = "official: pretrained", "official: fine-tuned, mean"
@@ -63,7 +63,7 @@ def command(monkeypatch, capsys, *words: str | Path) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["paddlemae", *map(str, words)])
     status = 0
     try:
-        cli.main()
+        app.main()
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     return status, *capsys.readouterr()
@@ -81,7 +81,7 @@ def test_our_model_computes_what_the_layout_defines(name: str, tmp_path: Path) -
     assert found.against == "the definition in NumPy" and found.holds, found
     # and the definition in NumPy is the layout's own, written apart from it
     shape = checkpoint.description.architecture
-    own = verifying.reference.outputs(case.kind, shape, checkpoint.tensors, images_of(case), keep)
+    own = verifying.numpy_reference.outputs(case.kind, shape, checkpoint.tensors, images_of(case), keep)
     if theirs.features is not None:
         assert np.allclose(own["features"], theirs.features, rtol=TOLERANCE, atol=1e-5)
     if theirs.prediction is not None:

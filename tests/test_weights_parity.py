@@ -10,11 +10,11 @@ import pytest
 from layouts_cases import CASES
 from test_weights import MAE, TOLERANCE, command, reading
 
-from paddlemae.tasks.checkpoints import Reading, read_checkpoint
-from paddlemae.tasks.verify import verify
-from paddlemae.tasks.weights import convert
-from paddlemae.weights.torchfile import read_torch
-from paddlemae.weights.torchwrite import write_torch
+from paddlemae.tasks.models.read_model import Reading, read_checkpoint
+from paddlemae.tasks.weights_convert import convert
+from paddlemae.tasks.weights_verify import verify
+from paddlemae.weights.formats.torch_file import read_torch
+from paddlemae.weights.formats.torch_write import write_torch
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")
@@ -96,6 +96,6 @@ def test_torch_loads_what_is_written_for_it(mapped: bool, tmp_path: Path) -> Non
 
 
 def test_the_tolerance_is_the_commands() -> None:
-    from paddlemae.tasks import verify as task
+    from paddlemae.tasks import weights_verify as task
 
     assert task.LARGEST == TOLERANCE

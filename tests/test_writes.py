@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 
 from paddlemae.data.sources import open_source
-from paddlemae.locks import LOCK_FILE, locked_file, locked_folder
 from paddlemae.recipe import load_recipe
-from paddlemae.report import runlog
-from paddlemae.report.runlog import is_finished, open_run, read_results
-from paddlemae.signals import Preempted
-from paddlemae.tasks import evaluation, finetune, knn, pretrain, search
-from paddlemae.tasks.optional import optional
-from paddlemae.tasks.start import Start
+from paddlemae.runs import runlog
+from paddlemae.runs.runlog import is_finished, open_run, read_results
+from paddlemae.system.locks import LOCK_FILE, locked_file, locked_folder
+from paddlemae.system.signals import Preempted
+from paddlemae.tasks import finetune, knn, pretrain, search
+from paddlemae.tasks.training import classification
+from paddlemae.tasks.training.optional_output import optional
+from paddlemae.tasks.training.run_start import Start
 
 FINETUNE = ["batch_size=8", "steps=2", "log_every=1", "threads=1", "evaluate_every=1000"]
 
@@ -84,7 +85,7 @@ def test_a_read_only_run_is_measured(command: str, tmp_path: Path, read_only: Pa
 
 def test_pictures_that_fail_cost_no_training(tmp_path: Path, origin: Path, colours, monkeypatch) -> None:
     for name in ("draw_confusion", "draw_curves", "show_mistakes"):
-        monkeypatch.setattr(evaluation, name, broken)
+        monkeypatch.setattr(classification, name, broken)
     monkeypatch.setattr(finetune, "show_attention", broken)
     recipe = load_recipe("finetune", None, [*FINETUNE, f"init={origin}", f"data={colours}"])
     with pytest.warns(UserWarning, match="could not be written: TypeError, a picture that can't be drawn$") as caught:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
-from paddlemae import atomic
-from paddlemae.atomic import put, replace_bytes
 from paddlemae.data.sources.folder import RUN_MARKS, list_images
-from paddlemae.data.sources.outputs import check_outside
+from paddlemae.data.sources.output_folders import check_outside
+from paddlemae.system import atomic
+from paddlemae.system.atomic import put, replace_bytes
 
 NAMES = ("a", "runs", "train", "b c", "é", "x.png", "cat")
 IMAGES = ("0.png", "1.JPG", "recipe.yaml.png", "environment.json.jpg")

@@ -26,6 +26,7 @@ _HOMES = {
     "reconstruct": "paddlemae.model.mae",
     "open_source": "paddlemae.data.sources",
     "load_recipe": "paddlemae.recipe",
+    "device": "paddlemae.engine",
 }
 __all__ = list(_HOMES)
 
@@ -38,9 +39,11 @@ def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module 'paddlemae' has no attribute {name!r}")
     if _HOMES[name] == _API:  # which trains and computes: Paddle has settings that it takes only before it is imported
-        from paddlemae.device import load_paddle
+        from paddlemae.engine.device import load_paddle
 
         load_paddle()
+    if name == "device":
+        return import_module("paddlemae.engine.device")
     return getattr(import_module(_HOMES[name]), name)
 
 

@@ -6,10 +6,10 @@ import sys
 def main() -> None:
     """Run the command line; a signal ends it with its status and a line, from here on to the end of the process."""
     try:
-        from paddlemae import signals
+        from paddlemae.system import signals
 
         signals.take_over()
-        from paddlemae.cli import main as command_line
+        from paddlemae.cli.app import main as command_line
 
         signals.set_idle(False)
         command_line()

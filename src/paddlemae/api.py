@@ -16,23 +16,23 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
-from paddlemae import device as devices
 from paddlemae.data.batches import eval_batches
-from paddlemae.data.images import UnreadableImage
+from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.sources import GivenSource, Images, Source, given_source
+from paddlemae.engine import device as devices
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import Mask
 from paddlemae.recipe import load_recipe
-from paddlemae.report.figures import draw_reconstructions
+from paddlemae.runs.figures import draw_reconstructions
 from paddlemae.tasks import finetune as finetuning
 from paddlemae.tasks import pretrain as pretraining
-from paddlemae.tasks.checkpoints import KIND_NAMES, Checkpoint, read_checkpoint
-from paddlemae.tasks.embed import embedded
-from paddlemae.tasks.inference import LOGITS, FeatureKind
-from paddlemae.tasks.masks import MaskChoice, choose_mask, parsed_mask
-from paddlemae.tasks.models import evaluation_view, load_autoencoder, load_classifier, load_encoder
+from paddlemae.tasks.models.build import evaluation_view, load_autoencoder, load_classifier, load_encoder
+from paddlemae.tasks.models.features import embedded
+from paddlemae.tasks.models.inference import LOGITS, FeatureKind
+from paddlemae.tasks.models.mask_choice import MaskChoice, choose_mask, parsed_mask
+from paddlemae.tasks.models.read_model import KIND_NAMES, Checkpoint, read_checkpoint
 from paddlemae.tasks.reconstruct import caption_of, drawn_pictures
-from paddlemae.tasks.start import Start
+from paddlemae.tasks.training.run_start import Start
 
 SHOWN = 8  # images of a notebook's picture
 AT_ONCE = 32  # images that are computed together

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from paddlemae.display_names import shown
-from paddlemae.documents import brief, first_fault, parse_yaml, read_yaml
+from paddlemae.system.display_names import shown
+from paddlemae.system.documents import brief, first_fault, parse_yaml, read_yaml
 
 STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 MOST = 10**12  # of anything that is counted, so that products of such numbers stay numbers
@@ -61,7 +61,7 @@ Threads = Annotated[int, NUMBER, Field(ge=1, le=MOST_WORKERS)]
 Size = Literal["mini", "tiny", "small", "base", "large", "huge"]
 Labels = Annotated[int | str, BeforeValidator(_few)]
 Positions = Literal["sincos2d", "sincos1d", "learned"]
-# of pixels in [0, 1]; beyond these bounds, as in `weights.described`, normalised values are no numbers
+# of pixels in [0, 1]; beyond these bounds, as in `weights.description`, normalised values are no numbers
 Mean = tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] | Literal["auto"]
 Std = tuple[Annotated[float, NUMBER, Field(ge=1e-6, le=1e6)], ...] | Literal["auto"]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from paddlemae import device
+from paddlemae.engine import device
 from parity import cases
 
 COLUMNS = ("case", "prediction", "loss", "gradients", "weights", "prediction after", "key biases after")

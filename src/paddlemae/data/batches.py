@@ -23,11 +23,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.augment import Draw, View, draw_view, drawn_view, eval_view, need
-from paddlemae.data.channels import Pixels
-from paddlemae.data.faults import DataFault
-from paddlemae.data.images import Need, UnreadableImage
+from paddlemae.data.decode.images import Need, UnreadableImage
+from paddlemae.data.decode.pixel_format import Pixels
+from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source
+from paddlemae.data.views.augment import Draw, View, draw_view, drawn_view, eval_view, need
 from paddlemae.data.workers import make_ahead
 
 # Second word of every generator's key, so that no two purposes share draws. Zero is left out: NumPy pads

@@ -26,10 +26,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from paddlemae.data.faults import DataFault
-from paddlemae.device import keep_freed_memory
-from paddlemae.display_names import say
-from paddlemae.signals import numbers
+from paddlemae.data.disk.errors import DataFault
+from paddlemae.engine.device import keep_freed_memory
+from paddlemae.system.display_names import say
+from paddlemae.system.signals import numbers
 
 MOST_DEATHS = 3  # that are made good, and again so many after each
 THINGS_TO_REGAIN_TRUST = 1000

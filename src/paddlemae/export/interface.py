@@ -8,8 +8,8 @@ from typing import Any
 from paddlemae import __version__
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.vit import VisionTransformer
-from paddlemae.tasks.inference import TOKENS
-from paddlemae.weights.store import Description
+from paddlemae.tasks.models.inference import TOKENS
+from paddlemae.weights.model_folder import Description
 
 FORMAT = 1  # of the metadata
 PARTS = ("encoder", "classifier", "reconstructor")

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from paddlemae.export.graph import Count, build, weights_of
 from paddlemae.export.interface import Interface, Model
-from paddlemae.export.network import Count, build, weights_of
 
 OPSET = 20  # the first with Gelu
 IR_VERSION = 9  # opset 20's

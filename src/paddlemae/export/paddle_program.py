@@ -16,8 +16,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import _C_ops, inference, static
 
+from paddlemae.export.graph import Count, build, weights_of
 from paddlemae.export.interface import Interface, Model
-from paddlemae.export.network import Count, build, weights_of
 
 STEM = "inference"  # of the two files, as Paddle's own tools name them
 FILES = (f"{STEM}.json", f"{STEM}.pdiparams")

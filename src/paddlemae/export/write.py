@@ -11,14 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paddlemae import device
-from paddlemae.atomic import naming
-from paddlemae.export.agreement import LIMIT, example_images, largest_difference, onnx_runtime, paddle_inference
+from paddlemae.engine import device
+from paddlemae.export.check import (
+    LIMIT,
+    example_images,
+    largest_difference,
+    onnx_runtime,
+    paddle_inference,
+)
 from paddlemae.export.interface import Interface, Model, interface_of, metadata_of
 from paddlemae.export.paddle_program import FILES, save_program
-from paddlemae.tasks.checkpoints import read_checkpoint
-from paddlemae.tasks.models import evaluation_view, load_encoder
-from paddlemae.weights.store import Description
+from paddlemae.system.atomic import naming
+from paddlemae.tasks.models.build import evaluation_view, load_encoder
+from paddlemae.tasks.models.read_model import read_checkpoint
+from paddlemae.weights.model_folder import Description
 
 METADATA_FILE = "metadata.json"  # beside a program of Paddle; an ONNX file has it inside
 MOST_BYTES = 2_000_000_000  # of weights inside an ONNX file, which can't have 2 GiB; more go into a file beside it

@@ -1,5 +1,5 @@
 """The paper: positions, masks, the ViT and the masked autoencoder. Knows no recipe and no disk."""
 
-from paddlemae import device
+from paddlemae.engine import device
 
 device.load_paddle()

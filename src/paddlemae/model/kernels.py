@@ -19,7 +19,7 @@ import paddle.nn.functional as F
 from paddle import _legacy_C_ops, nn
 from paddle.autograd import PyLayer
 
-from paddlemae.device import rows_view
+from paddlemae.engine.device import rows_view
 
 Wanted = tuple[int, int] | None  # tokens start..stop of each image whose output is used; None is all of them
 

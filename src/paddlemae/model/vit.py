@@ -19,7 +19,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from paddlemae.device import tensor_of
+from paddlemae.engine.device import tensor_of
 from paddlemae.model.kernels import (
     LayerNorm,
     Linear,

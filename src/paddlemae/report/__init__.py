@@ -1,1 +1,1 @@
-"""What a run leaves behind, and the pictures made of it."""
+"""The report page: what run folders hold, collected and drawn as one HTML file."""

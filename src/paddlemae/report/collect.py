@@ -16,11 +16,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from paddlemae.display_names import shown, shown_lines
-from paddlemae.documents import read_record, read_yaml
-from paddlemae.report.confusion import read_confusion
-from paddlemae.report.exhibits import PARTS, read_exhibit
-from paddlemae.report.runlog import (
+from paddlemae.runs.confusion import read_confusion
+from paddlemae.runs.exhibit_files import PARTS, read_exhibit
+from paddlemae.runs.runlog import (
     CHECKPOINTS,
     ENVIRONMENT_FILE,
     METRICS_FILE,
@@ -37,6 +35,8 @@ from paddlemae.report.runlog import (
     read_results,
     read_skipped,
 )
+from paddlemae.system.display_names import shown, shown_lines
+from paddlemae.system.documents import read_record, read_yaml
 
 FORMAT = 2  # 1 had confusions as matrices
 STARTS = ("pretrained", "random", "scratch")

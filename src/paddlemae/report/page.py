@@ -20,12 +20,12 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from paddlemae.display_names import shown, shown_lines
 from paddlemae.report.collect import gain, kind_of, spread
-from paddlemae.report.parts import PARTS, shown_exhibits
-from paddlemae.report.runlog import flat
-from paddlemae.report.sheets import LOST, Pictures, position
-from paddlemae.report.words import duration, finite, number, percent, points, short, text
+from paddlemae.report.exhibit_views import PARTS, shown_exhibits
+from paddlemae.report.formatting import duration, finite, number, percent, points, short, text
+from paddlemae.report.sprites import LOST, Pictures, position
+from paddlemae.runs.runlog import flat
+from paddlemae.system.display_names import shown, shown_lines
 
 ASSETS = Path(__file__).with_name("assets")
 MOST_POINTS = 2000  # of a curve: twice the pixels that a wide screen gives it

@@ -8,19 +8,19 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from paddlemae import device
-from paddlemae.atomic import replace_text
-from paddlemae.locks import locked_folder
+from paddlemae.engine import device
 from paddlemae.recipe import load_recipe
-from paddlemae.report.runlog import RECIPE_FILE, open_run
-from paddlemae.report.write import write_report
-from paddlemae.tasks.inference import FeatureKind
+from paddlemae.report.write_report import write_report
+from paddlemae.runs.runlog import RECIPE_FILE, open_run
+from paddlemae.system.atomic import replace_text
+from paddlemae.system.locks import locked_folder
 from paddlemae.tasks.knn import knn
-from paddlemae.tasks.masks import MaskChoice
+from paddlemae.tasks.models.inference import FeatureKind
+from paddlemae.tasks.models.mask_choice import MaskChoice
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.reconstruct import reconstruct_images
-from paddlemae.tasks.start import Start
 from paddlemae.tasks.study import Study, spread, study
+from paddlemae.tasks.training.run_start import Start
 
 FINETUNE_STEPS = {100: 80, 500: 160}  # labels -> steps, the same with and without pretraining
 SEEDS = (0, 1, 2)

@@ -6,21 +6,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from paddlemae import device
 from paddlemae.data.sources import Source, open_source, unknown_classes, with_classes
-from paddlemae.data.sources.labels import listed
-from paddlemae.data.sources.parts import note_absent
+from paddlemae.data.sources.splits import listed
+from paddlemae.data.sources.subsets import note_absent
+from paddlemae.engine import device
 from paddlemae.model.vit import pair, patch_grid
 from paddlemae.recipe import SCRATCH
-from paddlemae.report.runlog import log_result
-from paddlemae.tasks.checkpoints import read_checkpoint
-from paddlemae.tasks.embed import decoding_workers
-from paddlemae.tasks.evaluation import PRETRAINED
+from paddlemae.runs.runlog import log_result
 from paddlemae.tasks.finetune import evaluate_on
-from paddlemae.tasks.gallery import show_mistakes
-from paddlemae.tasks.models import evaluation_view, load_classifier
-from paddlemae.tasks.optional import optional
-from paddlemae.tasks.start import run_of
+from paddlemae.tasks.models.build import evaluation_view, load_classifier
+from paddlemae.tasks.models.features import decoding_workers
+from paddlemae.tasks.models.read_model import read_checkpoint
+from paddlemae.tasks.training.classification import PRETRAINED
+from paddlemae.tasks.training.exhibits import show_mistakes
+from paddlemae.tasks.training.optional_output import optional
+from paddlemae.tasks.training.run_start import run_of
 
 
 def evaluate(

@@ -12,11 +12,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from paddlemae import device
-from paddlemae.data.augment import View
 from paddlemae.data.batches import ERASING_STREAM, Batch, batch_rngs, eval_batches
-from paddlemae.data.erasing import Erasing, draw_erasing
-from paddlemae.data.mixing import MixedBatch, Mixing, mixed_batches, mixed_labels
 from paddlemae.data.sources import (
     Source,
     balanced_subset,
@@ -26,15 +22,14 @@ from paddlemae.data.sources import (
     split_off,
     with_classes,
 )
-from paddlemae.device import tensor_of
+from paddlemae.data.views.augment import View
+from paddlemae.data.views.erasing import Erasing, draw_erasing
+from paddlemae.data.views.mixup import MixedBatch, Mixing, mixed_batches, mixed_labels
+from paddlemae.engine import device
+from paddlemae.engine.device import tensor_of
 from paddlemae.model.vit import VisionTransformer, freeze
 from paddlemae.recipe import SCRATCH, FinetuneRecipe, ProbeRecipe
-from paddlemae.tasks.checkpoints import read_checkpoint
-from paddlemae.tasks.evaluation import Evaluation, evaluation_of, finish
-from paddlemae.tasks.footprint import memory_plan
-from paddlemae.tasks.gallery import fixed_images, show_attention
-from paddlemae.tasks.inference import LOGITS, forward_function
-from paddlemae.tasks.models import (
+from paddlemae.tasks.models.build import (
     build_classifier,
     check_memory,
     classifier_arguments,
@@ -48,19 +43,24 @@ from paddlemae.tasks.models import (
     to_input,
     training_view,
 )
-from paddlemae.tasks.optional import optional
-from paddlemae.tasks.own_statistics import Measure, measured, recalled, statistics_plan, with_those_of
-from paddlemae.tasks.plan import block_numbers, schedule_plan, step_bytes
-from paddlemae.tasks.session import Course, run_training, training_batches
-from paddlemae.tasks.skipped import SkippedImages, open_skipped
-from paddlemae.tasks.start import Start, check_start, enter_run
+from paddlemae.tasks.models.inference import LOGITS, forward_function
+from paddlemae.tasks.models.read_model import read_checkpoint
+from paddlemae.tasks.training.auto_statistics import Measure, measured, recalled, statistics_plan, with_those_of
+from paddlemae.tasks.training.classification import Evaluation, evaluation_of, finish
+from paddlemae.tasks.training.dry_run import block_numbers, schedule_plan, step_bytes
+from paddlemae.tasks.training.exhibits import fixed_images, show_attention
+from paddlemae.tasks.training.memory_trial import memory_plan
+from paddlemae.tasks.training.optional_output import optional
+from paddlemae.tasks.training.run_start import Start, check_start, enter_run
+from paddlemae.tasks.training.run_training import Course, run_training, training_batches
+from paddlemae.tasks.training.skipped_images import SkippedImages, open_skipped
 from paddlemae.train.checkpoint import TrainState
-from paddlemae.train.distributed import ALONE, Ranks
 from paddlemae.train.ema import Ema
 from paddlemae.train.loop import check_precision
-from paddlemae.train.loss import LossFn
 from paddlemae.train.optim import adamw
-from paddlemae.weights.store import Description, read_description
+from paddlemae.train.parallel.loss_layer import LossFn
+from paddlemae.train.parallel.ranks import ALONE, Ranks
+from paddlemae.weights.model_folder import Description, read_description
 
 
 def finetune(recipe: FinetuneRecipe, start: Start, *, beside: str | None = None) -> dict[str, Any]:

@@ -16,21 +16,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae import device
-from paddlemae.data.augment import View
 from paddlemae.data.sources import Source, balanced_subset, matched, open_source
+from paddlemae.data.views.augment import View
+from paddlemae.engine import device
 from paddlemae.recipe import MAX_BAD_IMAGES
-from paddlemae.report.confusion import Confusion
-from paddlemae.report.runlog import log_result
-from paddlemae.tasks.checkpoints import read_checkpoint
-from paddlemae.tasks.embed import Labelled, labelled_features
-from paddlemae.tasks.evaluation import PRETRAINED, RANDOM, surest_mistakes
-from paddlemae.tasks.gallery import show_map, show_mistakes, show_neighbours
-from paddlemae.tasks.inference import FeatureKind
-from paddlemae.tasks.models import evaluation_view, load_encoder
-from paddlemae.tasks.optional import optional
-from paddlemae.tasks.skipped import SkippedImages
-from paddlemae.tasks.start import run_of
+from paddlemae.runs.confusion import Confusion
+from paddlemae.runs.runlog import log_result
+from paddlemae.tasks.models.build import evaluation_view, load_encoder
+from paddlemae.tasks.models.features import Labelled, labelled_features
+from paddlemae.tasks.models.inference import FeatureKind
+from paddlemae.tasks.models.read_model import read_checkpoint
+from paddlemae.tasks.training.classification import PRETRAINED, RANDOM, surest_mistakes
+from paddlemae.tasks.training.exhibits import show_map, show_mistakes, show_neighbours
+from paddlemae.tasks.training.optional_output import optional
+from paddlemae.tasks.training.run_start import run_of
+from paddlemae.tasks.training.skipped_images import SkippedImages
 
 TEMPERATURE = 0.07  # Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", sec. 3.4
 NEIGHBOURS = (10, 20, 100, 200)
@@ -65,7 +65,7 @@ def knn(
 ) -> list[dict[str, Any]]:
     """Top-1 of held-out images by the neighbours of their features, for both ways of voting and several k.
 
-    Every number is appended to the run's results (`report.runlog.log_result`) if `run` is in a run folder, and its
+    Every number is appended to the run's results (`runs.runlog.log_result`) if `run` is in a run folder, and its
     exhibits show neighbours, mistakes and a map of the queries.
 
     Args:

@@ -11,20 +11,17 @@ from typing import Any
 import numpy as np
 import paddle
 
-from paddlemae import device
-from paddlemae.data.augment import View
 from paddlemae.data.batches import MASK_STREAM, PREDICTION_STREAM, Batch, batch_rngs
 from paddlemae.data.sources import Source, open_source
+from paddlemae.data.views.augment import View
+from paddlemae.engine import device
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import Mask, draw_mask, draw_predicted, grid_mask, num_kept, num_predicted
 from paddlemae.model.vit import patch_grid
 from paddlemae.recipe import PretrainRecipe
-from paddlemae.report.figures import draw_curves
-from paddlemae.report.runlog import FIGURES, mark_finished, read_metrics
-from paddlemae.tasks.checkpoints import read_checkpoint
-from paddlemae.tasks.footprint import memory_plan
-from paddlemae.tasks.gallery import Snapshots, fixed_images, moments, show_attention
-from paddlemae.tasks.models import (
+from paddlemae.runs.figures import draw_curves
+from paddlemae.runs.runlog import FIGURES, mark_finished, read_metrics
+from paddlemae.tasks.models.build import (
     autoencoder_arguments,
     build_autoencoder,
     check_memory,
@@ -36,21 +33,24 @@ from paddlemae.tasks.models import (
     to_input,
     training_view,
 )
-from paddlemae.tasks.optional import optional
-from paddlemae.tasks.own_statistics import Measure, measured, recalled, statistics_plan, with_those_of
-from paddlemae.tasks.plan import block_numbers, cross_block_numbers, schedule_plan, step_bytes
+from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.reconstruct import draw
-from paddlemae.tasks.session import Course, run_training, training_batches
-from paddlemae.tasks.skipped import open_skipped
-from paddlemae.tasks.start import Start, check_start, enter_run
+from paddlemae.tasks.training.auto_statistics import Measure, measured, recalled, statistics_plan, with_those_of
+from paddlemae.tasks.training.dry_run import block_numbers, cross_block_numbers, schedule_plan, step_bytes
+from paddlemae.tasks.training.exhibits import Snapshots, fixed_images, moments, show_attention
+from paddlemae.tasks.training.memory_trial import memory_plan
+from paddlemae.tasks.training.optional_output import optional
+from paddlemae.tasks.training.run_start import Start, check_start, enter_run
+from paddlemae.tasks.training.run_training import Course, run_training, training_batches
+from paddlemae.tasks.training.skipped_images import open_skipped
 from paddlemae.train.checkpoint import TrainState
-from paddlemae.train.distributed import Ranks
-from paddlemae.train.fully_sharded import FullyShardedAdamW
 from paddlemae.train.loop import StepResult, check_precision
-from paddlemae.train.loss import LossFn
 from paddlemae.train.optim import adamw
-from paddlemae.train.sharding import ShardedAdamW
-from paddlemae.weights.store import Description, read_description
+from paddlemae.train.parallel.loss_layer import LossFn
+from paddlemae.train.parallel.ranks import Ranks
+from paddlemae.train.parallel.zero2 import ShardedAdamW
+from paddlemae.train.parallel.zero3 import FullyShardedAdamW
+from paddlemae.weights.model_folder import Description, read_description
 
 
 def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
@@ -267,7 +267,7 @@ def dry_run(recipe: PretrainRecipe, *, trust: bool = False) -> dict[str, str]:
 
 
 def memory_estimate(model: MaskedAutoencoder, recipe: PretrainRecipe) -> int:
-    """Bytes that a training step holds, see `tasks.plan`."""
+    """Bytes that a training step holds, see `tasks.training.dry_run`."""
     shape = model.config
     patches, front = model.grid[0] * model.grid[1], int(model.has_cls)
     visible = kept_patches(recipe, model.grid) + front

@@ -14,27 +14,27 @@ from typing import Any
 import paddle
 import paddle.nn.functional as F
 
-from paddlemae import device
-from paddlemae.data.augment import View
 from paddlemae.data.batches import Batch, due_in_training
 from paddlemae.data.sources import Source
-from paddlemae.device import tensor_of
+from paddlemae.data.views.augment import View
+from paddlemae.engine import device
+from paddlemae.engine.device import tensor_of
 from paddlemae.model.probe import ProbeHead
 from paddlemae.model.vit import evaluating, pair
 from paddlemae.recipe import ProbeRecipe
-from paddlemae.tasks.checkpoints import Checkpoint, read_checkpoint
-from paddlemae.tasks.embed import Labelled, labelled_features
-from paddlemae.tasks.evaluation import Evaluation, evaluation_of, finish
 from paddlemae.tasks.finetune import labels_of, open_parts
-from paddlemae.tasks.inference import FeatureKind, Forward, forward_function
-from paddlemae.tasks.models import evaluation_view, load_encoder
-from paddlemae.tasks.plan import schedule_plan
-from paddlemae.tasks.session import Course, run_training, stretch, training_batches
-from paddlemae.tasks.skipped import open_skipped
-from paddlemae.tasks.start import Start, check_start, enter_run
+from paddlemae.tasks.models.build import evaluation_view, load_encoder
+from paddlemae.tasks.models.features import Labelled, labelled_features
+from paddlemae.tasks.models.inference import FeatureKind, Forward, forward_function
+from paddlemae.tasks.models.read_model import Checkpoint, read_checkpoint
+from paddlemae.tasks.training.classification import Evaluation, evaluation_of, finish
+from paddlemae.tasks.training.dry_run import schedule_plan
+from paddlemae.tasks.training.run_start import Start, check_start, enter_run
+from paddlemae.tasks.training.run_training import Course, run_training, stretch, training_batches
+from paddlemae.tasks.training.skipped_images import open_skipped
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.lars import Lars
-from paddlemae.weights.store import Description
+from paddlemae.weights.model_folder import Description
 
 LOGITS_AT_ONCE = 1 << 24  # numbers, 64 MB: of all held-out images they would grow with the square of the classes
 
@@ -42,7 +42,7 @@ LOGITS_AT_ONCE = 1 << 24  # numbers, 64 MB: of all held-out images they would gr
 def probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
     """Train a linear classifier on a pretrained encoder's features, and leave a run folder with the head.
 
-    The result is also appended to the results of the run that the encoder is from (`report.runlog.log_result`).
+    The result is also appended to the results of the run that the encoder is from (`runs.runlog.log_result`).
 
     Returns:
         the result, as in `result.json`: top-1 and top-5 of the last step in [0, 1], the best top-1 and its step.

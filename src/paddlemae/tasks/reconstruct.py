@@ -9,19 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from paddlemae import device
-from paddlemae.data.augment import eval_view
-from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS, UnreadableImage, read_image
+from paddlemae.data.decode.images import ARRAY_EXTENSION, EXTENSIONS, UnreadableImage, read_image
 from paddlemae.data.sources import open_source
-from paddlemae.data.sources.outputs import check_outside
-from paddlemae.display_names import say
+from paddlemae.data.sources.output_folders import check_outside
+from paddlemae.data.views.augment import eval_view
+from paddlemae.engine import device
 from paddlemae.model.mae import MaskedAutoencoder, reconstruct
 from paddlemae.model.masking import Mask
-from paddlemae.report.figures import draw_reconstructions
-from paddlemae.tasks.checkpoints import read_checkpoint
-from paddlemae.tasks.masks import MaskChoice, choose_mask
-from paddlemae.tasks.models import evaluation_view, grey_of, load_autoencoder, to_input, to_pictures
-from paddlemae.weights.store import Description
+from paddlemae.runs.figures import draw_reconstructions
+from paddlemae.system.display_names import say
+from paddlemae.tasks.models.build import evaluation_view, grey_of, load_autoencoder, to_input, to_pictures
+from paddlemae.tasks.models.mask_choice import MaskChoice, choose_mask
+from paddlemae.tasks.models.read_model import read_checkpoint
+from paddlemae.weights.model_folder import Description
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 RAW_CAPTION = (

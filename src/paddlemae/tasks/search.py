@@ -11,20 +11,20 @@ from pathlib import Path
 
 import numpy as np
 
-from paddlemae import device
 from paddlemae.data.sources import Source, open_source
-from paddlemae.data.sources.outputs import check_outside
-from paddlemae.display_names import shown
-from paddlemae.report.figures import draw_neighbours
-from paddlemae.tasks.checkpoints import read_checkpoint
-from paddlemae.tasks.embed_source import path_of, scaled, weights_digest
-from paddlemae.tasks.feature_file import Features, read_file
-from paddlemae.tasks.gallery import as_pictures, pictures_at
-from paddlemae.tasks.inference import FeatureKind, forward_function
+from paddlemae.data.sources.output_folders import check_outside
+from paddlemae.engine import device
+from paddlemae.runs.figures import draw_neighbours
+from paddlemae.system.display_names import shown
+from paddlemae.tasks.embed import path_of, scaled, weights_digest
 from paddlemae.tasks.knn import nearest
-from paddlemae.tasks.models import evaluation_view, load_encoder
+from paddlemae.tasks.models.build import evaluation_view, load_encoder
+from paddlemae.tasks.models.feature_file import Features, read_file
+from paddlemae.tasks.models.inference import FeatureKind, forward_function
+from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.reconstruct import check_picture, read_views
-from paddlemae.weights.store import Description
+from paddlemae.tasks.training.exhibits import as_pictures, pictures_at
+from paddlemae.weights.model_folder import Description
 
 DEFAULT_NEIGHBOURS = 5
 

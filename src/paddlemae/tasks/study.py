@@ -14,18 +14,18 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from paddlemae.atomic import replace_text
-from paddlemae.data.sources.outputs import check_outside
-from paddlemae.display_names import say
-from paddlemae.documents import read_record
-from paddlemae.locks import locked_folder
+from paddlemae.data.sources.output_folders import check_outside
 from paddlemae.recipe import SCRATCH, FinetuneRecipe, load_recipe
-from paddlemae.report.figures import draw_study
-from paddlemae.report.runlog import RECIPE_FILE, RESULT_FILE
-from paddlemae.tasks.evaluation import PRETRAINED
+from paddlemae.runs.figures import draw_study
+from paddlemae.runs.runlog import RECIPE_FILE, RESULT_FILE
+from paddlemae.system.atomic import replace_text
+from paddlemae.system.display_names import say
+from paddlemae.system.documents import read_record
+from paddlemae.system.locks import locked_folder
 from paddlemae.tasks.finetune import finetune
-from paddlemae.tasks.optional import optional
-from paddlemae.tasks.start import Start, stored_recipe
+from paddlemae.tasks.training.classification import PRETRAINED
+from paddlemae.tasks.training.optional_output import optional
+from paddlemae.tasks.training.run_start import Start, stored_recipe
 
 STUDY_FILE = "study.json"
 CURVE_FILE = "study.png"

@@ -24,17 +24,17 @@ import paddle
 from paddle import nn
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from paddlemae.atomic import flush_path, partial, put, remove, replace_text, set_aside
-from paddlemae.display_names import shown
-from paddlemae.documents import read_name, read_record
+from paddlemae.system.atomic import flush_path, partial, put, remove, replace_text, set_aside
+from paddlemae.system.display_names import shown
+from paddlemae.system.documents import read_name, read_record
 from paddlemae.train.adamw import SLOTS as ADAMW_SLOTS
-from paddlemae.train.distributed import ALONE, Ranks
 from paddlemae.train.ema import Ema
-from paddlemae.train.fully_sharded import FullyShardedAdamW
 from paddlemae.train.lars import SLOT as LARS_SLOT
 from paddlemae.train.lars import Lars
-from paddlemae.train.sharding import ShardedAdamW
-from paddlemae.weights.store import (
+from paddlemae.train.parallel.ranks import ALONE, Ranks
+from paddlemae.train.parallel.zero2 import ShardedAdamW
+from paddlemae.train.parallel.zero3 import FullyShardedAdamW
+from paddlemae.weights.model_folder import (
     DESCRIPTION_FILE,
     WEIGHTS_FILE,
     Description,

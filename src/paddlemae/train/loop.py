@@ -13,10 +13,10 @@ import paddle
 from paddle import nn
 
 from paddlemae.train.checkpoint import TrainState, is_shared_out
-from paddlemae.train.distributed import ALONE, Ranks
-from paddlemae.train.loss import Loss, LossFn
 from paddlemae.train.optim import clip_gradients
-from paddlemae.train.shards import sharded
+from paddlemae.train.parallel.loss_layer import Loss, LossFn
+from paddlemae.train.parallel.ranks import ALONE, Ranks
+from paddlemae.train.parallel.threads import sharded
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS = get_args(Precision)

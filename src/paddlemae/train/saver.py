@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from paddlemae.device import give_back_memory
+from paddlemae.engine.device import give_back_memory
 from paddlemae.train.checkpoint import (
     TrainState,
     drop_old,
@@ -19,8 +19,8 @@ from paddlemae.train.checkpoint import (
     take_snapshot,
     write_snapshot,
 )
-from paddlemae.train.distributed import ALONE, Ranks
-from paddlemae.weights.store import Description
+from paddlemae.train.parallel.ranks import ALONE, Ranks
+from paddlemae.weights.model_folder import Description
 
 
 class Saver:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from paddlemae.signals import CTRL_C, SIGNALS, UNTAKEN, answer, from_schedulers, numbers, swallowed
+from paddlemae.system.signals import CTRL_C, SIGNALS, UNTAKEN, answer, from_schedulers, numbers, swallowed
 
 MISTAKE_STATUS = 2  # of the user, said in a line
 

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from paddle import nn
 
-from paddlemae.weights.mapped import release
-from paddlemae.weights.matrices import turned
+from paddlemae.weights.formats.mapped_file import release
+from paddlemae.weights.transpose import turned
 
 PATCH_EMBED = "patch_embed.proj.weight"
 

@@ -1,9 +1,10 @@
 """Where images come from: `open_source` names them, a `Source` lists them once and reads them by index."""
 
-from paddlemae.data.sources.given import GivenSource, Images, given_source
-from paddlemae.data.sources.labels import BadLabel, MissingPart, SourceNote
-from paddlemae.data.sources.opening import open_source
-from paddlemae.data.sources.parts import (
+from paddlemae.data.sources.in_memory import GivenSource, Images, given_source
+from paddlemae.data.sources.open import open_source
+from paddlemae.data.sources.source import ArraySource, EncodedSource, FolderSource, Source, add_stamps
+from paddlemae.data.sources.splits import BadLabel, MissingPart, SourceNote
+from paddlemae.data.sources.subsets import (
     balanced_subset,
     labelled_count,
     matched,
@@ -12,7 +13,6 @@ from paddlemae.data.sources.parts import (
     unknown_classes,
     with_classes,
 )
-from paddlemae.data.sources.source import ArraySource, EncodedSource, FolderSource, Source, add_stamps
 
 __all__ = [
     "ArraySource",

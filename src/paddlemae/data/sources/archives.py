@@ -14,8 +14,11 @@ from zipfile import ZipInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS
-from paddlemae.data.sources.labels import (
+from paddlemae.data.decode.images import ARRAY_EXTENSION, EXTENSIONS
+from paddlemae.data.sources.archive_entries import RUN_MARKS, visible_above
+from paddlemae.data.sources.shards import Samples, ending_of, is_sidecar, label_of, samples_of
+from paddlemae.data.sources.source import EncodedSource
+from paddlemae.data.sources.splits import (
     MissingPart,
     class_folders,
     files_of_part,
@@ -25,13 +28,10 @@ from paddlemae.data.sources.labels import (
     numbered,
     split_of,
 )
-from paddlemae.data.sources.names import Names
-from paddlemae.data.sources.shards import Samples, ending_of, is_sidecar, label_of, samples_of
-from paddlemae.data.sources.source import EncodedSource
-from paddlemae.data.sources.stored import RUN_MARKS, visible_above
+from paddlemae.data.sources.string_table import Names
 from paddlemae.data.sources.subfolders import ARRAY, PICTURE, choose_folder, note_deeper_splits
 from paddlemae.data.sources.tar import Entry, TarContents, entries
-from paddlemae.data.sources.zipped import begins_with_entry, zip_contents, zip_entries
+from paddlemae.data.sources.zip import begins_with_entry, zip_contents, zip_entries
 
 _IMAGES = frozenset((*EXTENSIONS, ARRAY_EXTENSION))
 _MOST_NAMES = 1_000_000

@@ -11,11 +11,19 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.bands import read_array_header
-from paddlemae.data.limits import MAX_IMAGE_BYTES, check_room, room_for
-from paddlemae.data.sources.labels import as_labels, files_of_part, listed, numbered, part_of, split_of, words_of
+from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, check_room, room_for
+from paddlemae.data.decode.multichannel import read_array_header
 from paddlemae.data.sources.source import ArraySource, file_stamp, loaded
-from paddlemae.data.sources.zipped import data_offset, infos
+from paddlemae.data.sources.splits import (
+    as_labels,
+    files_of_part,
+    listed,
+    numbered,
+    part_of,
+    split_of,
+    words_of,
+)
+from paddlemae.data.sources.zip import data_offset, infos
 
 IMAGE_ARRAYS, LABEL_ARRAYS = ("images", "image", "x", "data", "arr"), ("labels", "label", "y", "targets")
 

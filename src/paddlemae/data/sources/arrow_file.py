@@ -8,7 +8,7 @@ import os
 import struct
 from typing import Any
 
-from paddlemae.data.limits import MAX_IMAGE_BYTES, room_for
+from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, room_for
 from paddlemae.data.sources.source import not_read
 
 ARROW_START = b"ARROW1"

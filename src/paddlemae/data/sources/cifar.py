@@ -17,10 +17,10 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.limits import MAX_IMAGE_BYTES, LimitedReader, room_for
-from paddlemae.data.sources.labels import as_labels, part_of
-from paddlemae.data.sources.pickled import read_pickle
+from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, LimitedReader, room_for
+from paddlemae.data.sources.cifar_pickle import read_pickle
 from paddlemae.data.sources.source import ArraySource, file_stamp, loaded, not_read
+from paddlemae.data.sources.splits import as_labels, part_of
 
 _SIDE, _CHANNELS = 32, 3
 _PIXELS = _CHANNELS * _SIDE * _SIDE

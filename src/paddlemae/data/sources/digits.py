@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.sources.parts import view_of
 from paddlemae.data.sources.source import ArraySource, Source, loaded
+from paddlemae.data.sources.subsets import view_of
 
 _FILE = Path(__file__).parents[1] / "digits.npz"
 # First and last of each class's 500 images, in the file's order.

@@ -4,11 +4,11 @@ import os
 from collections.abc import Iterator
 from typing import Literal
 
-from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
-from paddlemae.data.sources.labels import class_folders, labels_by_folder
-from paddlemae.data.sources.names import Names
+from paddlemae.data.decode.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
+from paddlemae.data.sources.archive_entries import RUN_MARKS, SYSTEM_FOLDERS
 from paddlemae.data.sources.source import FolderSource
-from paddlemae.data.sources.stored import RUN_MARKS, SYSTEM_FOLDERS
+from paddlemae.data.sources.splits import class_folders, labels_by_folder
+from paddlemae.data.sources.string_table import Names
 from paddlemae.data.sources.subfolders import classes_to_train_on, note_deeper_splits, subfolder_of, subfolders
 
 TAR = ".tar"

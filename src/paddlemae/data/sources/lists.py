@@ -19,8 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paddlemae.data.sources.groups import grouped
-from paddlemae.data.sources.labels import (
+from paddlemae.data.sources.image_groups import grouped
+from paddlemae.data.sources.source import FolderSource
+from paddlemae.data.sources.splits import (
     LABEL_COLUMNS,
     TEST_WORDS,
     TRAIN_WORDS,
@@ -34,8 +35,7 @@ from paddlemae.data.sources.labels import (
     split_of,
     words_of,
 )
-from paddlemae.data.sources.names import Names
-from paddlemae.data.sources.source import FolderSource
+from paddlemae.data.sources.string_table import Names
 
 IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
 SPLIT_COLUMNS = ("split", "set", "part", "partition")

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.limits import MAX_IMAGE_BYTES, check_room, room_for
-from paddlemae.data.sources.labels import TEST_WORDS, listed, numbered, part_of, words_of
+from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, check_room, room_for
 from paddlemae.data.sources.source import ArraySource, file_stamp, loaded, not_read
+from paddlemae.data.sources.splits import TEST_WORDS, listed, numbered, part_of, words_of
 
 _IMAGES, _LABELS = "-images-idx3-ubyte", "-labels-idx1-ubyte"
 _BYTES = 8  # the code of unsigned bytes

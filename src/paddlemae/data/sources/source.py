@@ -14,12 +14,20 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.channels import Pixels, as_channels, as_HWC, check_channels
-from paddlemae.data.images import NeedOf, Picture, UnreadableImage, decode_picture, read_content, read_picture, whole
-from paddlemae.data.limits import MAX_IMAGE_BYTES, room_for
-from paddlemae.data.patience import patiently
-from paddlemae.data.slowness import noticed
-from paddlemae.data.sources.names import Names
+from paddlemae.data.decode.images import (
+    NeedOf,
+    Picture,
+    UnreadableImage,
+    decode_picture,
+    read_content,
+    read_picture,
+    whole,
+)
+from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, room_for
+from paddlemae.data.decode.pixel_format import Pixels, as_channels, as_HWC, check_channels
+from paddlemae.data.disk.retry import patiently
+from paddlemae.data.disk.slow_reads import noticed
+from paddlemae.data.sources.string_table import Names
 
 _LONGEST_REASON = 100
 
@@ -62,7 +70,7 @@ class Source(Protocol):
         """What is kept of image i: the bytes of an image file, or an array's values. Raises as `read` does."""
 
     def room(self, i: int) -> int:
-        """Return the bytes of memory that reading image i may take (see `data.limits`)."""
+        """Return the bytes of memory that reading image i may take (see `data.decode.limits`)."""
 
     def stamp(self, i: int) -> str:
         """What changes when image i does: for a file its path, size and time of change."""
@@ -128,7 +136,7 @@ class Contents(Protocol):
         """The bytes of an image file; OSError when they can't be read, ValueError when they can't be used or are many.
 
         Args:
-            max_image_bytes: as of `data.limits`.
+            max_image_bytes: as of `data.decode.limits`.
         """
 
     def stored_bytes(self, i: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.data.limits import check_room, room_for
+from paddlemae.data.decode.limits import check_room, room_for
 from paddlemae.data.sources.arrow_file import read_arrow
 from paddlemae.data.sources.source import not_read
 

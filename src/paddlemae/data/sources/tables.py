@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
-from paddlemae.data.sources.groups import grouped
-from paddlemae.data.sources.labels import (
+from paddlemae.data.decode.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
+from paddlemae.data.sources.image_groups import grouped
+from paddlemae.data.sources.lists import GROUP_COLUMNS, IMAGE_COLUMNS, SPLIT_COLUMNS
+from paddlemae.data.sources.source import EncodedSource, file_stamp
+from paddlemae.data.sources.splits import (
     LABEL_COLUMNS,
     MissingPart,
     as_labels,
@@ -36,8 +38,6 @@ from paddlemae.data.sources.labels import (
     unusable,
     words_of_files,
 )
-from paddlemae.data.sources.lists import GROUP_COLUMNS, IMAGE_COLUMNS, SPLIT_COLUMNS
-from paddlemae.data.sources.source import EncodedSource, file_stamp
 from paddlemae.data.sources.table_files import ArrowTable, ParquetTable, opened, schema_of
 
 PARQUET, ARROW = ".parquet", ".arrow"

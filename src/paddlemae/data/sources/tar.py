@@ -14,10 +14,10 @@ from typing import BinaryIO, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.images import has_ending
-from paddlemae.data.sources.names import Names
+from paddlemae.data.decode.images import has_ending
+from paddlemae.data.sources.archive_entries import clean, is_hidden, leads_out, read_range, visible_above
 from paddlemae.data.sources.source import file_stamp
-from paddlemae.data.sources.stored import clean, is_hidden, leads_out, read_range, visible_above
+from paddlemae.data.sources.string_table import Names
 
 _BLOCK = 512
 _BUFFER = 1 << 14  # small files and their headers are read together, large ones passed over

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.display_names import shown
+from paddlemae.system.display_names import shown
 from paddlemae.weights.layouts import huggingface, mae_pytorch, official, paddlevit, timm
 from paddlemae.weights.layouts.architecture import assemble, expected_shapes, faults
-from paddlemae.weights.layouts.names import (
+from paddlemae.weights.layouts.settings import Settings, from_arguments, from_preprocessor, size_of, whole
+from paddlemae.weights.layouts.tensor_names import (
     Draft,
     Pairs,
     Shapes,
@@ -27,9 +28,8 @@ from paddlemae.weights.layouts.names import (
     unmarked,
     wrapper_prefix,
 )
-from paddlemae.weights.layouts.result import Exported, Imported
-from paddlemae.weights.layouts.settings import Settings, from_arguments, from_preprocessor, size_of, whole
-from paddlemae.weights.matrices import turned
+from paddlemae.weights.layouts.translation import Exported, Imported
+from paddlemae.weights.transpose import turned
 
 __all__ = ["LAYOUTS", "Exported", "Imported", "export_weights", "import_weights", "recognise"]
 

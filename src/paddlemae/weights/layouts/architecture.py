@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.display_names import shown
 from paddlemae.sincos import sincos_1d, sincos_2d
-from paddlemae.weights.layouts.names import FOREIGN, Draft, reason
-from paddlemae.weights.layouts.result import Imported
+from paddlemae.system.display_names import shown
 from paddlemae.weights.layouts.settings import Settings
+from paddlemae.weights.layouts.tensor_names import FOREIGN, Draft, reason
+from paddlemae.weights.layouts.translation import Imported
 
 # Width -> heads of the published models: DeiT, table 1 (Tiny, Small); ViT, table 1 (Base, Large, Huge).
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.display_names import shown
-from paddlemae.weights.layouts.names import Draft, Pairs
+from paddlemae.system.display_names import shown
 from paddlemae.weights.layouts.settings import Settings, numbers, size_of, whole
+from paddlemae.weights.layouts.tensor_names import Draft, Pairs
 
 EPSILON = 1e-6  # our LayerNorm's
 ACTIVATION = "gelu"

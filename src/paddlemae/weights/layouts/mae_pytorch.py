@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.display_names import shown
 from paddlemae.sincos import sincos_1d
-from paddlemae.weights.layouts.names import BLOCK, CLASSIFIER, Draft, Pairs, same_names
+from paddlemae.system.display_names import shown
 from paddlemae.weights.layouts.settings import Settings
+from paddlemae.weights.layouts.tensor_names import BLOCK, CLASSIFIER, Draft, Pairs, same_names
 
 PARTS = (*BLOCK, "attn.q_bias", "attn.v_bias")
 IMAGE_SIZE = 224  # of its published models

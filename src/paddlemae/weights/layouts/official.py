@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.weights.layouts.names import CLASSIFIER, DECODER, ENCODER, Draft, same_names
+from paddlemae.weights.layouts.tensor_names import CLASSIFIER, DECODER, ENCODER, Draft, same_names
 
 PROBE = ("head.0", "head.1")
 NAMES = same_names(*ENCODER, *CLASSIFIER, *DECODER, *PROBE)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.weights.layouts.names import Draft, Pairs
+from paddlemae.weights.layouts.tensor_names import Draft, Pairs
 
 LAYER = (
     ("norm1", "attn_norm"),

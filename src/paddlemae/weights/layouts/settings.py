@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from paddlemae.display_names import shown
-from paddlemae.weights.tree import Opaque
+from paddlemae.system.display_names import shown
+from paddlemae.weights.formats.state_dict import Opaque
 
 Size = tuple[int, int]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.display_names import shown
-from paddlemae.weights.layouts.names import CLASSIFIER, ENCODER, same_names
+from paddlemae.system.display_names import shown
 from paddlemae.weights.layouts.settings import Settings, numbers, size_of, whole
+from paddlemae.weights.layouts.tensor_names import CLASSIFIER, ENCODER, same_names
 
 NAMES = same_names(*ENCODER, *CLASSIFIER)
 SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}

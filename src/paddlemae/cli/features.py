@@ -1,0 +1,113 @@
+"""`paddlemae embed` and `paddlemae search`: parse, import lazily, dispatch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from paddlemae.cli.exit_status import as_one_of_the_ranks
+from paddlemae.cli.options import Layer, MaxBadImages, Norm, Quiet, Run, Token, Trust
+from paddlemae.launch.launcher import Launch
+
+
+def embed(
+    run: Run,
+    data: Annotated[
+        str, typer.Option("--data", help="Images: a folder, list, archive, table ... or 'digits' (docs/data.md).")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The file to write: it ends in .parquet or .npz.")],
+    split: Annotated[str | None, typer.Option("--split", help="train or test; all images unless given.")] = None,
+    token: Token = "mean",
+    layer: Layer = None,
+    norm: Norm = "layer",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images that are computed together.")] = 64,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=0, help="Processes that decode images; by their number unless given.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="CPU threads; all, shared out among --procs, unless given.")
+    ] = None,
+    procs: Annotated[int, typer.Option("--procs", min=1, help="Processes of this host that share the images.")] = 1,
+    max_bad_images: MaxBadImages = 0.01,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
+    quiet: Quiet = False,
+    trust: Trust = False,
+) -> None:
+    """Write the features of a whole source of images to a file; the same command goes on where it was stopped.
+
+    Examples:
+
+    `paddlemae embed runs/photos --data photos/ --out photos.parquet`
+
+    `paddlemae embed runs/digits --data digits --split test --token cls --out digits.npz`
+
+    `paddlemae embed runs/photos --data photos/ --out photos.parquet --procs 4`
+    """
+    launch = Launch(str(procs), restarts=0)
+    if launch.is_needed:
+        from paddlemae.launch.commands import run_together
+
+        if status := run_together(sys.argv[1:], procs, launch):
+            sys.exit(status)
+        return
+    from paddlemae.engine import device
+
+    device.load_paddle()
+    from paddlemae.tasks.embed import embed_source
+    from paddlemae.tasks.models.inference import FeatureKind
+
+    with as_one_of_the_ranks() as ranks:
+        written = embed_source(
+            run,
+            data,
+            out,
+            split=split,
+            kind=FeatureKind(token, layer, norm),
+            batch_size=batch_size,
+            workers="auto" if workers is None else workers,
+            threads="auto" if threads is None else threads,
+            max_bad_images=max_bad_images,
+            overwrite=overwrite,
+            quiet=quiet or not ranks.is_first,
+            ranks=ranks,
+            trust=trust,
+        )
+    lacking = f", without {written.skipped} that can't be read" if written.skipped else ""
+    if ranks.is_first:
+        print(f"wrote {written.path}: {written.images} images x {written.width} features{lacking}")
+
+
+def search(
+    features: Annotated[Path, typer.Argument(help="A file that 'paddlemae embed' wrote.")],
+    images: Annotated[list[str], typer.Argument(help="The queries: image files, folders of images, or 'digits'.")],
+    run: Annotated[str, typer.Option("--run", help="The run or weights that made the features.")],
+    k: Annotated[int, typer.Option("--k", min=1, help="Neighbours of each query.")] = 5,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Queries at most.")] = 8,
+    out: Annotated[Path | None, typer.Option("--out", help="A picture of queries and neighbours to write.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Where the images are now, for the picture, if they were moved.")
+    ] = None,
+    trust: Trust = False,
+) -> None:
+    """Find the images that are most like a query, among those whose features a file holds.
+
+    Examples:
+
+    `paddlemae search photos.parquet a.jpg --run runs/photos`
+
+    `paddlemae search photos.parquet a.jpg b.jpg --run runs/photos --k 10 --out nearest.png`
+    """
+    from paddlemae.engine import device
+
+    device.load_paddle()
+    from paddlemae.tasks import search as task
+
+    def say(found: list[task.Found]) -> None:
+        print(*map(task.table, found), sep="\n", flush=True)
+
+    task.search(features, images, run=run, k=k, limit=limit, out=out, data=data, say=say, trust=trust)
+    if out:
+        print(f"wrote {out}")

@@ -1,0 +1,163 @@
+"""`paddlemae weights ...`: parse, import lazily, dispatch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from paddlemae.cli.options import Trust
+
+if TYPE_CHECKING:
+    from paddlemae.tasks.models.read_model import Reading
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="""Other people's MAE and ViT weights: look into them, convert them, prove them equal.
+
+PyTorch's, Paddle's and safetensors' files and Hugging Face folders are read without PyTorch, and nothing in them is
+executed. Every command that takes a run takes them as they are, too.
+""",
+)
+
+Weights = Annotated[str, typer.Argument(metavar="WEIGHTS", help="A file or folder of weights, or a run.")]
+Key = Annotated[str | None, typer.Option("--key", help="Where in the file the weights are, such as model_ema.")]
+Layout = Annotated[str | None, typer.Option("--layout", help="Whose names they have; recognised unless given.")]
+ImageSize = Annotated[
+    str | None,
+    typer.Option("--image-size", metavar="N|HxW", help="Pixels that they were trained at, if nothing tells."),
+]
+Target = Annotated[str | None, typer.Option("--target", help="What a decoder predicts: normalised or raw pixels.")]
+Heads = Annotated[int | None, typer.Option("--heads", min=1, help="Attention heads of the encoder.")]
+DecoderHeads = Annotated[int | None, typer.Option("--decoder-heads", min=1, help="Attention heads of the decoder.")]
+
+
+@app.command()
+def inspect(
+    weights: Weights,
+    key: Key = None,
+    layout: Layout = None,
+    image_size: ImageSize = None,
+    target: Target = None,
+    heads: Heads = None,
+    decoder_heads: DecoderHeads = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every tensor on its own.")] = False,
+    trust: Trust = False,
+) -> None:
+    """Say whose weights they are, what model they make, and what became of every tensor. No model is built.
+
+    Examples:
+
+    `paddlemae weights inspect mae_pretrain_vit_base.pth`
+
+    `paddlemae weights inspect vit-mae-large/ --json`
+    """
+    from paddlemae.engine import device
+
+    device.load_paddle()
+    from paddlemae.tasks import weights_convert as task
+
+    content = task.inspect(weights, _reading(key, layout, image_size, target, heads, decoder_heads), trust=trust)
+    print(json.dumps(content, indent=2) if as_json else task.inspection(content))
+
+
+@app.command()
+def convert(
+    weights: Weights,
+    out: Annotated[Path, typer.Option("--out", help="The file or folder to write.")],
+    to: Annotated[
+        str,
+        typer.Option("--to", help="paddlemae, timm, transformers (folders); official, mae-pytorch (.pth); paddle ..."),
+    ] = "paddlemae",
+    key: Key = None,
+    layout: Layout = None,
+    image_size: ImageSize = None,
+    target: Target = None,
+    heads: Heads = None,
+    decoder_heads: DecoderHeads = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")] = False,
+    trust: Trust = False,
+) -> None:
+    """Write weights as others have them: for PyTorch, for transformers, for timm, for Paddle.
+
+    Examples:
+
+    `paddlemae weights convert runs/photos --to transformers --out photos-mae/`
+
+    `paddlemae weights convert runs/photos --to official --out photos.pth`
+
+    `paddlemae weights convert theirs.pdparams --out theirs/`
+    """
+    from paddlemae.engine import device
+
+    device.load_paddle()
+    from paddlemae.tasks import weights_convert as task
+
+    reading = _reading(key, layout, image_size, target, heads, decoder_heads)
+    for note in task.convert(weights, out, to, reading, overwrite=overwrite, trust=trust):
+        print(f"note: {note}")
+    print(f"wrote {out}")
+
+
+@app.command()
+def verify(
+    weights: Weights,
+    golden: Annotated[
+        Path | None,
+        typer.Option("--golden", metavar="FILE.npz", help="Outputs to compare with; written if it is not there."),
+    ] = None,
+    key: Key = None,
+    layout: Layout = None,
+    image_size: ImageSize = None,
+    target: Target = None,
+    heads: Heads = None,
+    decoder_heads: DecoderHeads = None,
+    trust: Trust = False,
+) -> None:
+    """Compute with them here and in another implementation, and compare: exit status 0 if both agree within 1e-4.
+
+    The other one is transformers' on PyTorch where these are installed (`pip install "paddlemae[parity]"`) and have
+    such a model, else the papers' definition in NumPy.
+
+    Examples:
+
+    `paddlemae weights verify mae_pretrain_vit_base.pth`
+
+    `paddlemae weights verify runs/photos --golden photos.npz`
+    """
+    from paddlemae.engine import device
+
+    device.load_paddle()
+    from paddlemae.tasks import weights_verify as task
+
+    found = task.verify(weights, _reading(key, layout, image_size, target, heads, decoder_heads), golden, trust=trust)
+    for name, difference in found.differences.items():
+        print(f"{name + ':':12}{difference:.1e} apart from {found.against}")
+    if not found.holds:
+        print(f"paddlemae: error: {weights} does not give the same outputs within {task.LARGEST:g}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _reading(
+    key: str | None,
+    layout: str | None,
+    image_size: str | None,
+    target: str | None,
+    heads: int | None,
+    decoder_heads: int | None,
+) -> Reading:
+    from paddlemae.tasks.models.read_model import Reading
+
+    return Reading(key, layout, _size(image_size), target, heads, decoder_heads)
+
+
+def _size(text: str | None) -> int | tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise ValueError(f"--image-size is pixels, as in 224 or 224x160; got {text!r}")
+    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))

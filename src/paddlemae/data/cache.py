@@ -1,0 +1,317 @@
+"""A packed copy of a source: its images made smaller once, their pixels in one file that is mapped into memory.
+
+What differs from reading the files: a training view is cut out of an image whose short side has at most `short_side`
+pixels, so it went through two resizings, and a crop with fewer pixels than its view is enlarged from fewer still.
+What stays: every draw of chance. Crops are drawn for the original's size and cut from the copy to 1/1024 pixel.
+Images that are no larger are kept as they are. Evaluation reads the originals.
+
+A pack is a folder named by what it was made of: the settings, and each file's path, size and time of change. When
+those change, another is made and the old one removed. It is written beside, flushed and renamed, so it is whole or
+not there.
+
+Shapes: N images, H height, W width of the original; h, w of the copy; C channels.
+"""
+
+import contextlib
+import errno
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paddlemae.data.decode.images import Need, NeedOf, Picture, UnreadableImage
+from paddlemae.data.decode.pixel_format import Pixels, at_depth
+from paddlemae.data.sources import Source, add_stamps
+from paddlemae.data.sources.string_table import Names
+from paddlemae.data.views.augment import View, reduction_within, shrunk
+from paddlemae.data.workers import make_ahead
+from paddlemae.system.locks import locked_folder
+
+FORMAT = 1  # raised whenever the same originals would be packed otherwise
+PIXELS_FILE = "pixels.u8"  # uint8 [h, w, C] of each image, one behind the other
+DEEP_PIXELS_FILE = "pixels.u16"  # the same as uint16, of views that have 16 bits
+SIZES_FILE = "sizes.i64"  # int64 [N, 4]: h, w, H, W; zeros for an image that could not be read
+DESCRIPTION_FILE = "pack.json"
+
+_CHUNK = 32  # images that a worker packs at a time
+# The size of the whole is told from so many images, to stop before hours are spent on what won't fit.
+_TELLING = 256
+
+_PIXELS: dict[int, tuple[str, Any]] = {8: (PIXELS_FILE, np.uint8), 16: (DEEP_PIXELS_FILE, np.uint16)}
+_Packed = list[tuple[Pixels, tuple[int, int]] | None]  # pixels and (H, W); None when unreadable
+
+
+@dataclass(frozen=True)
+class _Settings:
+    source: str
+    images: int
+    channels: int
+    short_side: int
+    decode: str
+    bits: int = 8
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, eq=False)
+class PackedSource:
+    """A source whose training pictures come from the pack in `folder`; all else is the original's."""
+
+    original: Source
+    folder: str
+    channels: int
+    bits: int
+
+    @property
+    def name(self) -> str:
+        return self.original.name
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        return self.original.labels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.original.classes
+
+    @property
+    def groups(self) -> NDArray[np.int64] | None:
+        return self.original.groups
+
+    @property
+    def group_names(self) -> Names | None:
+        return self.original.group_names
+
+    def __len__(self) -> int:
+        return len(self.original)
+
+    def describe(self, i: int) -> str:
+        return self.original.describe(i)
+
+    def stored(self, i: int) -> bytes | NDArray[Any]:
+        return self.original.stored(i)
+
+    def room(self, i: int) -> int:
+        return self.original.room(i)
+
+    def stamp(self, i: int) -> str:
+        return self.original.stamp(i)
+
+    def read(self, i: int, channels: int) -> Pixels:
+        return self.original.read(i, channels)
+
+    def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
+        assert channels == self.channels
+        pack = _opened(self.folder, channels, self.bits)
+        h, w, H, W = pack.sizes_N4[i].tolist()
+        if not h:  # it says again why it can't be read
+            return self.original.read_picture(i, channels, need_of)
+        need_of(H, W)
+        start, end = pack.borders[i : i + 2].tolist()
+        return Picture(pack.pixels[start:end].reshape(h, w, channels), (H, W), (h / H, w / W))
+
+
+@dataclass(frozen=True, eq=False)
+class _Pack:
+    sizes_N4: NDArray[np.int64]
+    borders: NDArray[np.int64]  # [N + 1]: where each image's pixels begin, and where the last one's end
+    pixels: Pixels
+
+
+@functools.lru_cache(maxsize=4)  # not a field of the source: a pickled map would be a copy of all its bytes
+def _opened(folder: str, channels: int, bits: int) -> _Pack:
+    sizes_N4 = _read_sizes(Path(folder))
+    borders = _borders(sizes_N4, channels)
+    if not borders[-1]:  # nothing can be mapped then, and nothing will be read
+        return _Pack(sizes_N4, borders, np.empty(0, np.uint8))
+    name, dtype = _PIXELS[bits]
+    pixels = np.memmap(Path(folder, name), dtype, mode="r").view(np.ndarray)
+    return _Pack(sizes_N4, borders, pixels)
+
+
+def pack(
+    source: Source,
+    folder: str | os.PathLike[str],
+    view: View,
+    *,
+    short_side: int | None = None,
+    workers: int = 0,
+    on_start: Callable[[Path], None] | None = None,
+    on_image: Callable[[int], None] | None = None,
+    on_wait: Callable[[str], None] | None = None,
+) -> PackedSource:
+    """The source, packed: from the pack in `folder` if it is of these very files, made there first if not.
+
+    Args:
+        folder: holds packs of any sources; made if it is not there.
+        view: the training views to come: their channels, and how images are decoded and resized.
+        short_side: pixels; by default 8/7 of the view's longer side, as the customary 256 is of 224.
+        workers: processes that read images; 0 reads them here.
+        on_start: called before a pack is made, with its path.
+        on_image: called with the number of images packed so far.
+        on_wait: called with who is making a pack in the same folder, before this waits for it.
+    Raises:
+        ValueError: a short side below the view's.
+        OSError: no space, no permission, or a file where the folder should be; no half a pack is left.
+    """
+    needed = max(view.image_size)
+    short_side = short_side or round(needed * 8 / 7)
+    if short_side < needed:
+        raise ValueError(f"expected a cache_size of {needed} or more, as the view has, got {short_side}")
+    settings = _Settings(source.name, len(source), view.channels, short_side, view.decode, view.depth)
+    place = Path(folder).expanduser()
+    path = place / _pack_name(source, settings)
+    try:
+        if not _is_whole(path, view):
+            with locked_folder(place, on_wait or _say_nothing):
+                if not _is_whole(path, view):  # another process may have made it while this one waited
+                    _remove_broken_off(place)
+                    if on_start:
+                        on_start(path)
+                    _make(source, view, settings, path, workers, on_image)
+    except OSError as fault:
+        what = fault.strerror or str(fault)
+        text = f"could not make the cache ({what}); make room, name another folder or a smaller cache_size"
+        raise OSError(fault.errno, text, str(path)) from fault
+    return PackedSource(source, str(path), view.channels, view.depth)
+
+
+def occupied(folder: str | os.PathLike[str]) -> int:
+    """Bytes that the packs in a folder take."""
+    packs = Path(folder).expanduser()
+    return sum(path.stat().st_size for name, _ in _PIXELS.values() for path in packs.glob(f"*/{name}"))
+
+
+def _pack_name(source: Source, settings: _Settings) -> str:
+    """A folder's name that is another one when a file, its place among the others or a setting is another one."""
+    content = {**asdict(settings), "source": ""}  # a folder of images may move
+    if settings.bits == 8:  # packs of before there was a choice are still good
+        del content["bits"]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    add_stamps(digest, source)
+    return f"{len(source)}-images-{settings.short_side}px-{digest.hexdigest()[:20]}"
+
+
+def _is_whole(path: Path, view: View) -> bool:
+    """Whether a pack is there, and as long as it says; a copy that was cut short is not."""
+    try:
+        sizes_N4 = _read_sizes(path)
+        described = json.loads((path / DESCRIPTION_FILE).read_text())
+        end = int(_borders(sizes_N4, view.channels)[-1]) * view.depth // 8
+        return described["images"] == len(sizes_N4) and end == (path / _PIXELS[view.depth][0]).stat().st_size
+    except (FileNotFoundError, ValueError, KeyError):
+        return False
+
+
+def _read_sizes(path: Path) -> NDArray[np.int64]:
+    return np.fromfile(path / SIZES_FILE, "<i8").reshape(-1, 4)
+
+
+def _borders(sizes_N4: NDArray[np.int64], channels: int) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(sizes_N4[:, 0] * sizes_N4[:, 1] * channels)]).astype(np.int64)
+
+
+def _say_nothing(text: str) -> None:
+    pass
+
+
+def _remove_broken_off(place: Path) -> None:
+    """Remove what a killed process left; nobody else is making a pack here now."""
+    for path in place.glob(".*.partial"):
+        shutil.rmtree(path)
+
+
+def _make(
+    source: Source,
+    view: View,
+    settings: _Settings,
+    path: Path,
+    workers: int,
+    on_image: Callable[[int], None] | None,
+) -> None:
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        beside.mkdir()
+        with open(beside / _PIXELS[view.depth][0], "wb") as file:
+            sizes_N4 = _write_pixels(source, view, settings, file, workers, on_image)
+            _flush(file)
+        for name, content in (
+            (SIZES_FILE, sizes_N4.astype("<i8").tobytes()),
+            (DESCRIPTION_FILE, json.dumps(asdict(settings), indent=2).encode() + b"\n"),
+        ):
+            with open(beside / name, "wb") as file:
+                file.write(content)
+                _flush(file)
+        shutil.rmtree(path, ignore_errors=True)  # one that was cut short
+        os.replace(beside, path)
+        _opened.cache_clear()
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _write_pixels(
+    source: Source,
+    view: View,
+    settings: _Settings,
+    file: IO[bytes],
+    workers: int,
+    on_image: Callable[[int], None] | None,
+) -> NDArray[np.int64]:
+    sizes_N4, done = np.zeros((len(source), 4), np.int64), 0
+    chunks = (range(i, min(i + _CHUNK, len(source))) for i in range(0, len(source), _CHUNK))
+    shrink = functools.partial(_shrink, source, view, settings.short_side)
+    with contextlib.closing(make_ahead(shrink, chunks, workers)) as chunks_made:
+        for made in chunks_made:
+            for number, image in enumerate(made, start=done):
+                if image:
+                    pixels_hwC, size = image
+                    sizes_N4[number] = *pixels_hwC.shape[:2], *size
+                    file.write(pixels_hwC.tobytes())
+            done += len(made)
+            _check_room(file, done, len(source))
+            if on_image:
+                on_image(done)
+    return sizes_N4
+
+
+def _check_room(file: IO[bytes], done: int, total: int) -> None:
+    """Stop early when what is still to come won't fit, by the images so far."""
+    to_come = file.tell() / done * (total - done)
+    if done >= _TELLING and to_come > shutil.disk_usage(file.name).free:
+        raise OSError(errno.ENOSPC, f"{total} images need about {(file.tell() + to_come) / 1e9:.1f} GB")
+
+
+def _shrink(source: Source, view: View, short_side: int, numbers: range) -> _Packed:
+    return [_shrink_one(source, view, short_side, i) for i in numbers]
+
+
+def _shrink_one(source: Source, view: View, short_side: int, i: int) -> tuple[Pixels, tuple[int, int]] | None:
+    def need_of(height: int, width: int) -> Need:
+        return Need() if view.decode == "exact" else Need(reduction_within(min(height, width) / short_side))
+
+    try:
+        picture = source.read_picture(i, view.channels, need_of)
+    except UnreadableImage:  # training meets it again, and says so
+        return None
+    return made_smaller(picture, short_side, view), picture.size
+
+
+def made_smaller(picture: Picture, short_side: int, view: View) -> Pixels:
+    """The picture with a short side of at most so many pixels, [h, w, C] of the view's depth."""
+    if min(picture.size) <= short_side:
+        return at_depth(picture.pixels_hwC, view.depth)
+    scale = short_side / min(picture.size)
+    height, width = (max(1, round(side * scale)) for side in picture.size)
+    return shrunk(picture, (height, width), view)

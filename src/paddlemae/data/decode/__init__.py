@@ -1,0 +1,1 @@
+"""Encoded bytes of one image to an array of pixels."""

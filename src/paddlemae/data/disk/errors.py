@@ -1,0 +1,48 @@
+"""What ends a run because of its data: nothing is wrong with the settings, and the run can go on once it is mended."""
+
+import math
+import os
+from collections.abc import Mapping
+
+from paddlemae.system.display_names import say
+
+SHOWN = 5  # images that are named on stderr, and in the error that ends a run
+
+
+class DataFault(ValueError):
+    """Data that can't be had any more; its text says what to mend."""
+
+
+def tell_unreadable(number: int, image: Exception) -> None:
+    """Name the `number`-th unreadable image on stderr, if it is one of the first."""
+    if number <= SHOWN:
+        say(f"skipped: {image}", error=True)
+    elif number == SHOWN + 1:
+        say("skipped: more images, which are not named here", error=True)
+
+
+def allowed_unreadable(limit: float, images: int) -> int:
+    """How many of a source's images may be unreadable: a share, rounded up."""
+    return math.ceil(limit * images - 1e-9)  # 0.07 x 100 is a little more than 7
+
+
+def check_unreadable(
+    reasons: Mapping[str, str], limit: float, images: int, name: str, listed: str | os.PathLike[str] | None = None
+) -> None:
+    """Refuse to go on with more unreadable images than that.
+
+    Args:
+        reasons: path -> why.
+        images, name: of their source.
+        listed: the file that lists them, if there is one.
+    Raises:
+        DataFault: it names the first of them.
+    """
+    allowed = allowed_unreadable(limit, images)
+    if len(reasons) <= allowed:
+        return
+    named = [f"{path!r} ({reason})" for path, reason in list(reasons.items())[:SHOWN]]
+    raise DataFault(
+        f"{len(reasons)} of {images} images of {name} can't be read{f', listed in {listed}' if listed else ''}, and "
+        f"max_bad_images={limit:g} allows {allowed}; mend them or raise it; first: {', '.join(named)}"
+    )

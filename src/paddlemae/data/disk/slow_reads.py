@@ -1,0 +1,53 @@
+"""Say which file a slow disk keeps this process waiting for.
+
+A thread looks on, since a read that hangs returns to nobody. It writes to stderr: a worker process has no other voice.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+
+from paddlemae.system.display_names import say
+
+SLOW_SECONDS = 30.0
+
+_reading: dict[int, tuple[str, float]] = {}  # thread -> the path that it reads, and since when
+_starting = threading.Lock()
+_watcher: threading.Thread | None = None
+
+
+@contextlib.contextmanager
+def noticed(path: str) -> Iterator[None]:
+    """Inside, reading `path` for longer than `SLOW_SECONDS` is said in one line."""
+    if _watcher is None or not _watcher.is_alive():
+        _watch()
+    reader = threading.get_ident()
+    _reading[reader] = path, time.monotonic()
+    try:
+        yield
+    finally:
+        del _reading[reader]
+
+
+def _watch() -> None:
+    global _watcher
+    with _starting:
+        if _watcher is None or not _watcher.is_alive():
+            _watcher = threading.Thread(target=_look_on, name="slow reads", daemon=True)
+            _watcher.start()
+
+
+def _look_on() -> None:
+    said: set[tuple[str, float]] = set()
+    while True:
+        time.sleep(SLOW_SECONDS / 10)
+        if threading.current_thread() is not _watcher:  # another one took over
+            return
+        now, reading = time.monotonic(), set(_reading.copy().values())
+        said &= reading
+        for path, since in sorted(reading - said):
+            if now - since >= SLOW_SECONDS:
+                said.add((path, since))
+                text = f"paddlemae: reading is slow: {path!r} has not come for {now - since:.0f} s, still waiting"
+                say(text, error=True)

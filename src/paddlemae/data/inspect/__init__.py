@@ -1,0 +1,1 @@
+"""One pass over all images of a source: survey, duplicates, channel statistics."""

@@ -1,0 +1,1 @@
+"""Packs: WebDataset shards that PaddleMAE writes and reads."""

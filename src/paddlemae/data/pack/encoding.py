@@ -1,0 +1,138 @@
+"""One image of a pack: its own bytes where they will do, else its pixels written anew.
+
+Its own bytes are kept of an image that is small enough, if it is a JPEG, PNG, WebP or `.npy` that other programs, which
+turn nothing upright and composite nothing, read as we do. What is written anew loses nothing (PNG, or `.npy` where a
+PNG can't hold it), but for what is made smaller and has 8 bits of gray or RGB: a JPEG.
+
+Shapes: H height, W width, C channels; h, w of a smaller copy.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from paddlemae.data.cache import made_smaller
+from paddlemae.data.decode.images import JPEG_START
+from paddlemae.data.decode.multichannel import ARRAY_START
+from paddlemae.data.decode.orientation import orientation_of
+from paddlemae.data.decode.pillow import opened_by_pillow
+from paddlemae.data.decode.pixel_format import NAMES, Pixels, at_depth, white
+from paddlemae.data.decode.png import PNG_START
+from paddlemae.data.inspect.survey import picture_of
+from paddlemae.data.views.augment import View
+
+_RIFF, _WEBP = b"RIFF", b"WEBP"  # the size of the file is between them
+_PLAIN_MODES = ("L", "RGB", "I;16")  # Pillow's
+_LONGEST_JPEG_SIDE = 65535
+SUBSAMPLING = "420"  # colours have half the height and width, as in a camera's files: they decode in less time
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How images are brought into a pack.
+
+    Args:
+        size: largest short side, pixels; images whose short side is longer are made smaller.
+        channels: as images are read for a model.
+        bits: 8 or 16 of a value; None keeps each image's.
+        quality: of JPEGs, 1 to 100.
+        lossless: no JPEG is written.
+    """
+
+    size: int
+    channels: int = 3
+    bits: Literal[8, 16] | None = None
+    quality: int = 95
+    lossless: bool = False
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An image file: its name's ending without the dot, its bytes; how many bytes the image took before."""
+
+    ending: str
+    content: bytes
+    bytes_before: int
+
+
+def encoded(stored: bytes | NDArray[Any], name: str, settings: Encoding, room: int | None = None) -> Encoded:
+    """The image as a pack holds it, from what `Source.stored` gives.
+
+    Every pixel of what is kept is looked at, so that no unreadable image gets into a pack.
+
+    Args:
+        name: for errors.
+        room: as `Source.room` gives it.
+    Raises:
+        UnreadableImage: as `Source.read` does.
+    """
+    picture = picture_of(stored, name, settings.channels, settings.size, room)
+    pixels_hwC = picture.pixels_hwC
+    before = len(stored) if isinstance(stored, bytes) else stored.nbytes
+    if min(picture.size) > settings.size:
+        bits = settings.bits or (16 if pixels_hwC.dtype == np.uint16 else 8)
+        view = View((settings.size, settings.size), settings.channels, bits=bits)
+        pixels_hwC = made_smaller(picture, settings.size, view)
+        return Encoded(*_written(pixels_hwC, settings, lossless=settings.lossless), before)
+    if settings.bits == 8:
+        pixels_hwC = at_depth(pixels_hwC, 8)
+    is_as_asked = pixels_hwC.dtype == picture.pixels_hwC.dtype
+    if isinstance(stored, bytes) and is_as_asked and (ending := _ending_to_keep(stored, settings.channels)):
+        return Encoded(ending, stored, before)
+    return Encoded(*_written(pixels_hwC, settings, lossless=True), before)
+
+
+def _ending_to_keep(content: bytes, channels: int) -> str | None:
+    """What the image file is, if any program reads the same pixels from it as we do."""
+    if content.startswith(ARRAY_START):
+        return "npy"
+    ending = _ending(content)
+    if ending is None:
+        return None
+    with opened_by_pillow(io.BytesIO(content)) as image:
+        if ending != "jpg":
+            image.load()  # what is said of its orientation may be behind the pixels
+        plain = image.mode in _PLAIN_MODES and not image.has_transparency_data
+        plain |= image.mode == "RGBA" and channels == 4
+        is_still = ending == "jpg" or getattr(image, "n_frames", 1) == 1
+        return ending if plain and is_still and orientation_of(image) == 1 else None
+
+
+def _ending(content: bytes) -> str | None:
+    if content.startswith(JPEG_START):
+        return "jpg"
+    if content.startswith(PNG_START):
+        return "png"
+    return "webp" if content.startswith(_RIFF) and content[8:12] == _WEBP else None
+
+
+def _written(pixels_HWC: Pixels, settings: Encoding, *, lossless: bool) -> tuple[str, bytes]:
+    """(ending, bytes) of an image file with these pixels."""
+    pixels_HWC = np.ascontiguousarray(_needed_channels(pixels_HWC) if settings.channels in NAMES else pixels_HWC)
+    channels, is_deep = pixels_HWC.shape[2], pixels_HWC.dtype == np.uint16
+    can_be_jpeg = channels in (1, 3) and not is_deep and max(pixels_HWC.shape) <= _LONGEST_JPEG_SIDE
+    if can_be_jpeg and not lossless:
+        colours, sampling = ("GRAY", "Gray") if channels == 1 else ("RGB", SUBSAMPLING)
+        return "jpg", simplejpeg.encode_jpeg(pixels_HWC, settings.quality, colours, sampling)
+    file = io.BytesIO()
+    if channels == 1 or (channels in (3, 4) and not is_deep):
+        Image.fromarray(pixels_HWC[..., 0] if channels == 1 else pixels_HWC).save(file, "PNG")
+        return "png", file.getvalue()
+    np.save(file, pixels_HWC, allow_pickle=False)
+    return "npy", file.getvalue()
+
+
+def _needed_channels(pixels_HWC: Pixels) -> Pixels:
+    """Without what reading makes up again: colours that are all gray, transparency that is nowhere."""
+    if pixels_HWC.shape[2] == 4 and (pixels_HWC[..., 3] == white(pixels_HWC)).all():
+        pixels_HWC = pixels_HWC[..., :3]
+    if pixels_HWC.shape[2] == 3 and (pixels_HWC == pixels_HWC[..., :1]).all():
+        pixels_HWC = pixels_HWC[..., :1]
+    return pixels_HWC

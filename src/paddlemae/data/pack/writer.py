@@ -1,0 +1,103 @@
+"""Write one shard: a tar beside its place, on the disk and read back before it is there.
+
+The same entries give the same bytes: a header has a name and a size, and neither a time nor an owner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from paddlemae.data.sources.tar import entries
+from paddlemae.system.atomic import PARTIAL, flush_folder
+
+_BLOCK = 512
+_RECORD = 20 * _BLOCK  # what a tar's length is a multiple of
+_AT_ONCE = 1 << 20  # bytes that are read back at a time
+
+
+@dataclass(frozen=True)
+class Written:
+    """A shard that is in its place."""
+
+    bytes: int
+    sha256: str
+
+
+class ShardFile:
+    """A tar that is being written; `close` brings it to its place, `abandon` removes it.
+
+    Raises:
+        OSError: on opening, adding and closing, as the disk says.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.beside = path.with_name(path.name + PARTIAL)
+        self.bytes = 0
+        self._placed: list[tuple[str, int, int]] = []  # name, where its content is, and its size
+        self._digest = hashlib.sha256()
+        self._file = open(self.beside, "wb")  # noqa: SIM115 (until `close` or `abandon`)
+
+    def add(self, name: str, content: bytes) -> int:
+        """Add an entry; returns where its content begins in the tar."""
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        self._write(info.tobuf(tarfile.USTAR_FORMAT))
+        offset = self.bytes
+        self._write(content + bytes(-len(content) % _BLOCK))
+        self._placed.append((name, offset, len(content)))
+        return offset
+
+    def close(self) -> Written:
+        """Flush it to the disk, read it back, and rename it.
+
+        Raises:
+            OSError: also if what is read back is not what was written.
+        """
+        end = 2 * _BLOCK
+        self._write(bytes(end + -(self.bytes + end) % _RECORD))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        digest = self._digest.hexdigest()
+        if file_digest(self.beside) != digest or self._found() != self._placed:
+            raise OSError(errno.EIO, "the disk gave back other bytes than were written", str(self.beside))
+        os.replace(self.beside, self.path)
+        flush_folder(self.path.parent)
+        return Written(self.bytes, digest)
+
+    def abandon(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self.beside.unlink(missing_ok=True)
+
+    def _write(self, content: bytes) -> None:
+        self._file.write(content)
+        self._digest.update(content)
+        self.bytes += len(content)
+
+    def _found(self) -> list[tuple[str, int, int]]:
+        """What the tar's reader finds."""
+        return [(one.name, one.offset, one.size) for one in entries(str(self.beside), lambda name: False)]
+
+
+def size_in_tar(content: bytes) -> int:
+    """Bytes that an entry takes."""
+    return _BLOCK + len(content) + -len(content) % _BLOCK
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, from the disk rather than from memory where the system can be asked to."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        if hasattr(os, "posix_fadvise"):  # of Linux
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        while content := file.read(_AT_ONCE):
+            digest.update(content)
+    return digest.hexdigest()

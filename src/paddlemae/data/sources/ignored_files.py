@@ -1,0 +1,44 @@
+"""Files of a folder, tar or zip that are no images here, such as `.heic` and `.dcm`: counted by their endings."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+from paddlemae.data.decode.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
+from paddlemae.data.sources.archive_entries import is_hidden
+from paddlemae.data.sources.open import path_and_options
+from paddlemae.data.sources.shards import is_sidecar
+from paddlemae.data.sources.source import EncodedSource, FolderSource, Source
+from paddlemae.data.sources.tar import TarContents, entries
+from paddlemae.data.sources.zip import ZipContents, zip_entries
+
+
+def passed_over(spec: str, source: Source) -> Counter[str]:
+    """Return how many files with each ending lie among the images and are not read; hidden ones don't count.
+
+    Args:
+        spec: names the source, as `open_source` takes it.
+        source: any split of it.
+    """
+    path, _ = path_and_options(spec)
+    contents = source.contents if isinstance(source, EncodedSource) else None
+    if isinstance(source, FolderSource) and os.path.isdir(path):
+        names, first = _files_below(path), source.files[0]
+    elif isinstance(contents, ZipContents):
+        names, first = (name for name, kind, _ in zip_entries(path) if kind == "file"), contents.files[0]
+    elif isinstance(contents, TarContents) and os.path.isfile(path):
+        found = (entry.name for entry in entries(path, lambda name: False) if entry.kind == "file")
+        names, first = (name for name in found if not is_sidecar(name)), contents.files[0]
+    else:
+        return Counter()
+    arrays = has_ending(first, (ARRAY_EXTENSION,))  # next to pictures they are none
+    read = (*EXTENSIONS, ARRAY_EXTENSION) if arrays else EXTENSIONS
+    return Counter(
+        os.path.splitext(name)[1].lower() for name in names if not has_ending(name, read) and not is_hidden(name)
+    )
+
+
+def _files_below(root: str) -> Iterator[str]:
+    for _, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not is_hidden(f"{name}/")]
+        yield from files

@@ -1,0 +1,129 @@
+"""Images that a program hands over: pictures of Pillow, arrays, paths, or anything that `open_source` takes.
+
+They are read by the rules of `data.decode.images`, so that an image gives the same pixels as its file.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from paddlemae.data.decode.images import (
+    ARRAY_EXTENSION,
+    EXTENSIONS,
+    NeedOf,
+    Picture,
+    UnreadableImage,
+    has_ending,
+    read_content,
+    read_picture,
+    whole,
+)
+from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, room_for
+from paddlemae.data.decode.pillow import pixels_of
+from paddlemae.data.decode.pixel_format import Pixels, as_channels, as_HWC, check_channels
+from paddlemae.data.sources.open import open_source
+from paddlemae.data.sources.source import Source, file_stamp
+from paddlemae.data.sources.string_table import Names
+
+One = str | os.PathLike[str] | Image.Image | NDArray
+Images = One | Sequence[One] | Source
+_EXPECTED = "a path, a picture of Pillow, a uint8 or uint16 array, a list of these, or a source of images"
+
+
+@dataclass(frozen=True, eq=False)
+class GivenSource:
+    """Unlabelled images: paths, Pillow's pictures, arrays [H, W], [H, W, C] or [C, H, W]."""
+
+    images: tuple[One, ...]
+    name: str = "the given images"
+    labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
+    groups: NDArray[np.int64] | None = None
+    group_names: Names | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def all_files(self) -> bool:
+        """Whether none has to be sent to whoever reads them."""
+        return all(isinstance(image, str | os.PathLike) for image in self.images)
+
+    def describe(self, i: int) -> str:
+        image = self.images[i]
+        return os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {i}"
+
+    def read(self, i: int, channels: int) -> Pixels:
+        return self.read_picture(i, channels, whole).pixels_hwC
+
+    def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
+        image = self.images[i]
+        if isinstance(image, str | os.PathLike):
+            return read_picture(image, channels, need_of)
+        check_channels(channels)
+        try:
+            pixels = pixels_of(image, channels) if isinstance(image, Image.Image) else _of_array(image, channels)
+        except (ValueError, OSError, SyntaxError) as fault:  # a picture of Pillow reads its file only now
+            raise UnreadableImage(self.describe(i), " ".join(str(fault).split())) from fault
+        need_of(*pixels.shape[:2])
+        return Picture(pixels, pixels.shape[:2])
+
+    def stored(self, i: int) -> bytes | NDArray:
+        image = self.images[i]
+        return read_content(image) if isinstance(image, str | os.PathLike) else np.asarray(image)
+
+    def room(self, i: int) -> int:
+        image = self.images[i]
+        return room_for(os.path.getsize(image) if isinstance(image, str | os.PathLike) else 0, MAX_IMAGE_BYTES)
+
+    def stamp(self, i: int) -> str:
+        image = self.images[i]
+        return f"{image}\0{file_stamp(os.fspath(image))}" if isinstance(image, str | os.PathLike) else f"{i}"
+
+
+def _of_array(values: NDArray, channels: int) -> Pixels:
+    return as_channels(as_HWC(values, channels), channels)
+
+
+def given_source(images: Images) -> Source:
+    """The images that a program names in any of the ways that it may.
+
+    Args:
+        images: a file; a source, or its name as in `open_source`; a picture of Pillow; an array of one image ([H, W],
+            [H, W, C] or [C, H, W]) or of several ([N, H, W, C] or [N, C, H, W]); a list of files, pictures and arrays
+            of one image.
+    Raises:
+        FileNotFoundError, ValueError: no such source, or something else.
+    """
+    if isinstance(images, str | os.PathLike):
+        path = os.path.expanduser(os.fspath(images))
+        if has_ending(path, (*EXTENSIONS, ARRAY_EXTENSION)) and os.path.isfile(path) and not _holds_many(path):
+            return GivenSource((path,))
+        return open_source(os.fspath(images))
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        images = list(images)
+    elif isinstance(images, Image.Image | np.ndarray):
+        images = [images]
+    elif hasattr(images, "read_picture"):
+        return cast(Source, images)
+    if not isinstance(images, list | tuple):
+        raise ValueError(f"expected {_EXPECTED}; got {type(images).__name__}")
+    strangers = [each for each in images if not isinstance(each, str | os.PathLike | Image.Image | np.ndarray)]
+    if strangers or not images:
+        raise ValueError(f"expected {_EXPECTED}; got {type(strangers[0]).__name__ if strangers else 'none'} in a list")
+    return GivenSource(tuple(os.path.expanduser(each) if isinstance(each, str) else each for each in images))
+
+
+def _holds_many(path: str) -> bool:
+    """Whether a `.npy` file is an array of several images."""
+    if not has_ending(path, (ARRAY_EXTENSION,)):
+        return False
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False).ndim == 4
+    except (ValueError, OSError, EOFError):
+        return False  # reading it will say what is wrong

@@ -1,0 +1,177 @@
+"""From the words that name images to their source: what a path holds is told by its content."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+from paddlemae.data.decode.images import EXTENSIONS, has_ending
+from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, OPTION, parsed_bytes
+from paddlemae.data.decode.multichannel import ARRAY_START
+from paddlemae.data.pack.reader import open_pack, read_index
+from paddlemae.data.sources.archives import expanded, open_tars, open_zip
+from paddlemae.data.sources.arrays import open_npy, open_npz
+from paddlemae.data.sources.arrow_file import ARROW_START
+from paddlemae.data.sources.cifar import open_cifar, version_of_archive, version_of_folder
+from paddlemae.data.sources.digits import open_digits
+from paddlemae.data.sources.folder import TAR, open_folder, tars_below
+from paddlemae.data.sources.lists import open_list
+from paddlemae.data.sources.mnist import is_idx_images, open_idx
+from paddlemae.data.sources.source import EncodedSource, FolderSource, Source
+from paddlemae.data.sources.splits import listed
+from paddlemae.data.sources.table_files import PARQUET_START
+from paddlemae.data.sources.tables import ARROW, PARQUET, open_tables, tables_in
+from paddlemae.data.sources.tar import is_tar
+from paddlemae.data.sources.zip import infos
+
+_KINDS = "a folder, list, archive, shards, table or array of images, or 'digits'"
+_ZIP, _GZIP, _ARROW_STREAM, _IDX = b"PK", b"\x1f\x8b", b"\xff\xff\xff\xff", b"\0\0\x08\x03"
+_COMPRESSED = (_GZIP, b"BZh", b"\xfd7zXZ")
+_TEXT = (".txt", ".csv", ".tsv", ".lst", ".list", "")
+
+
+def open_source(spec: str, split: str | None = None, labelled: bool = False) -> Source:
+    """List the images that `spec` names.
+
+    Args:
+        spec: "digits" (embedded, always labelled); or a path, perhaps with options behind it,
+            `PATH::option=value::option=value`:
+            a folder (searched to any depth for files with one of `images.EXTENSIONS`; hidden files and folders are
+            skipped, a folder linked to is followed once, and the order is that of the paths' characters);
+            a list of files, `.txt` or `.csv` (options root, image, label, split, group: see `sources.lists`);
+            a tar or zip; shards of a WebDataset, as a folder or as `data-{000..099}.tar`; a pack that `data pack`
+            made; Parquet or Arrow tables or a folder of them (options image, label, group); `.npy` or `.npz` arrays;
+            CIFAR-10 or -100 (option label) and MNIST as published, packed or not. The option max_image_bytes of any
+            kind ("2GB") is the memory that reading an image may take, besides twice its stored bytes.
+        split: for digits "train" (4000 images, also None), "test" (1000), or "fit" (3500) and "val"
+            (500), which together are "train". For a folder, "train" is its subfolder train, and
+            "test" its subfolder val or else test, in any of the spellings and by the rule at the top of
+            `sources.labels`; if it has no splits, "train" is the folder itself and "test" an error. None: the folder
+            itself. An archive's folders, the names of shards, tables and arrays, and the values of a column are splits
+            in the same way; CIFAR and MNIST have both, and None means "train".
+        labelled: labels are needed. A folder's classes are then the names of its (or of its training
+            split's) subfolders, each holding its class's images at any depth; whole numbers are in numeric order.
+    Raises:
+        FileNotFoundError: no such path.
+        ValueError: nothing that is known, an unknown split, names that leave open what is meant, no images, or no
+            labels. A `SourceNote` is a warning of how the source was understood: of images that are left out, say.
+    """
+    if spec == "digits":
+        return open_digits(split)
+    path, options = path_and_options(spec)
+    limit = parsed_bytes(options.pop(OPTION)) if OPTION in options else MAX_IMAGE_BYTES
+    if "{" in path and not os.path.exists(path):
+        opened = _open_many(expanded(path), spec, split, labelled, options)
+    elif not os.path.exists(path):
+        raise FileNotFoundError(f"expected {_KINDS}, got {spec!r}, which does not exist")
+    elif os.path.isdir(path):
+        opened = _open_in_folder(path, spec, split, labelled, options, limit)
+    else:
+        opened = _open_file(path, spec, split, labelled, options, limit)
+    if limit != MAX_IMAGE_BYTES and isinstance(opened, FolderSource | EncodedSource):
+        return replace(opened, max_image_bytes=limit)
+    return opened
+
+
+def path_and_options(spec: str) -> tuple[str, dict[str, str]]:
+    """What a source's words say: the path, with the home folder in it, and the options behind it."""
+    if os.path.exists(os.path.expanduser(spec)):
+        return os.path.expanduser(spec), {}
+    path, *given = spec.split("::")
+    options = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not equals or not value:
+            raise ValueError(f"expected PATH::option=value, got {each!r} in {spec!r}")
+        options[name] = value
+    return os.path.expanduser(path), options
+
+
+def _refuse_options(spec: str, options: dict[str, str]) -> None:
+    if options:
+        raise ValueError(f"{spec!r}: images of this kind take no options, got {listed(sorted(options))}")
+
+
+def _open_many(paths: list[str], spec: str, split: str | None, labelled: bool, options: dict[str, str]) -> Source:
+    """The shards or tables that a pattern means."""
+    for path in paths:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{path!r}, which {spec!r} means, does not exist")
+    root = os.path.commonpath([os.path.dirname(path) or "." for path in paths]) or "."
+    if all(has_ending(path, (PARQUET, ARROW)) for path in paths):
+        return open_tables(root, [os.path.relpath(path, root) for path in paths], spec, split, labelled, options)
+    _refuse_options(spec, options)
+    return open_tars(paths, spec, split, labelled, root)
+
+
+def _open_in_folder(
+    root: str, spec: str, split: str | None, labelled: bool, options: dict[str, str], limit: int
+) -> Source:
+    try:
+        names = [name for name in os.listdir(root) if not name.startswith(".")]
+    except OSError as error:
+        raise ValueError(f"cannot list the folder {root!r}: {error.strerror}; mend or move it") from error
+    if version := version_of_folder(names):
+        return open_cifar(root, version, split, options, limit)
+    if index := read_index(root, names):
+        _refuse_options(spec, options)
+        return open_pack(root, index, split, labelled)
+    if not any(has_ending(name, EXTENSIONS) for name in names):  # a million are not looked at one by one
+        if idx := [name for name in names if is_idx_images(name)]:
+            _refuse_options(spec, options)
+            return open_idx(root, idx, spec, split, limit)
+        tables = tables_in(root)
+        if tables and not all(_describes_shard(os.path.join(root, table)) for table in tables):
+            return open_tables(root, tables, root, split, labelled, options)
+        if tars := tars_below(root):
+            _refuse_options(spec, options)
+            return open_tars([os.path.join(root, tar) for tar in tars], root, split, labelled, root)
+    _refuse_options(spec, options)
+    return open_folder(root, split, labelled)
+
+
+def _describes_shard(table: str) -> bool:
+    """Return whether a table says what is in the tar next to it, as img2dataset writes them."""
+    return os.path.isfile(os.path.splitext(table)[0] + TAR)
+
+
+def _open_file(path: str, spec: str, split: str | None, labelled: bool, options: dict[str, str], limit: int) -> Source:
+    folder, name = os.path.split(path)
+    ending = os.path.splitext(name)[1].lower()
+    if not os.path.isfile(path):  # opening a pipe may never end
+        raise ValueError(f"expected {_KINDS}, got {spec!r}, which is a pipe or a device")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(8)
+    except OSError as fault:
+        raise ValueError(f"cannot read {path!r}: {fault.strerror}") from fault
+    if start.startswith((PARQUET_START, ARROW_START, _ARROW_STREAM)) or ending in (PARQUET, ARROW):
+        return open_tables(folder or ".", [name], path, split, labelled, options)
+    if start.startswith(_COMPRESSED) and not is_idx_images(name):
+        if version := version_of_archive(path):
+            return open_cifar(path, version, split, options, limit)
+        raise ValueError(
+            f"{path!r} is compressed as a whole, so no image of it can be read alone; unpack it, or make it a plain "
+            "tar (gunzip)"
+        )
+    if ending in _TEXT and not start.startswith((_ZIP, ARRAY_START, _IDX)) and not is_tar(path):
+        return open_list(path, split, labelled, options)
+    _refuse_options(spec, options)
+    if is_idx_images(name) or start.startswith(_IDX):
+        return open_idx(folder, [name], path, split, limit)
+    kinds: list[tuple[bool, Callable[[], Source]]] = [
+        (start.startswith(ARRAY_START), lambda: open_npy(path, split, labelled)),
+        (start.startswith(_ZIP) and _is_npz(path), lambda: open_npz(path, split, labelled, limit)),
+        (start.startswith(_ZIP), lambda: open_zip(path, split, labelled)),
+        (is_tar(path), lambda: open_tars([path], path, split, labelled)),
+    ]
+    for is_it, opened in kinds:
+        if is_it:
+            return opened()
+    raise ValueError(f"expected {_KINDS}, got {spec!r}, which is none of these; give an image's folder")
+
+
+def _is_npz(path: str) -> bool:
+    """Whether a zip is one of arrays: by its name, or because nothing else is in it."""
+    return has_ending(path, (".npz",)) or all(
+        info.filename.endswith(".npy") and not {"/", "\\"} & set(info.filename) for info in infos(path)
+    )

@@ -1,0 +1,196 @@
+"""Parts of a source: chosen, balanced, held out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paddlemae.data.decode.images import NeedOf, Picture
+from paddlemae.data.decode.pixel_format import Pixels
+from paddlemae.data.sources.source import Source
+from paddlemae.data.sources.splits import listed, note
+from paddlemae.data.sources.string_table import Names
+
+_Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class SubsetSource:
+    """Some images of another source, in the order of `indices`."""
+
+    name: str
+    whole: Source
+    indices: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
+    classes: tuple[str, ...]
+    groups: NDArray[np.int64] | None
+
+    @property
+    def group_names(self) -> Names | None:
+        return self.whole.group_names
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def describe(self, i: int) -> str:
+        return self.whole.describe(int(self.indices[i]))
+
+    def read(self, i: int, channels: int) -> Pixels:
+        return self.whole.read(int(self.indices[i]), channels)
+
+    def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
+        return self.whole.read_picture(int(self.indices[i]), channels, need_of)
+
+    def stored(self, i: int) -> bytes | NDArray[Any]:
+        return self.whole.stored(int(self.indices[i]))
+
+    def room(self, i: int) -> int:
+        return self.whole.room(int(self.indices[i]))
+
+    def stamp(self, i: int) -> str:
+        return self.whole.stamp(int(self.indices[i]))
+
+
+def subset(source: Source, indices: Sequence[int] | NDArray[np.int64]) -> Source:
+    """A view of the images at `indices`, in that order; labels and classes are kept."""
+    return view_of(source, np.asarray(indices, dtype=np.int64), f"{len(indices)} of {source.name}")
+
+
+def balanced_subset(source: Source, num_images: int, seed: int) -> Source:
+    """Draw `num_images` with as many of each class as of any other, in the source's order.
+
+    A remainder goes, one image each, to the first classes of an order drawn from `seed`. When
+    `num_images` is a multiple of the classes, a smaller draw with the same seed is part of a larger.
+
+    Raises:
+        ValueError: an unlabelled source, or more images than it (or one of its classes) has.
+    """
+    if source.labels is None:
+        raise ValueError(f"a balanced subset needs labels, and {source.name} has none")
+    if not 1 <= num_images <= len(source):
+        raise ValueError(f"expected 1 to {len(source)} images of {source.name}, got {num_images}")
+    rng = np.random.default_rng(seed)
+    each, remainder = divmod(num_images, len(source.classes))
+    wanted = np.full(len(source.classes), each)
+    wanted[rng.permutation(len(wanted))[:remainder]] += 1
+    available = np.bincount(source.labels, minlength=len(wanted))
+    if (wanted > available).any():
+        label = int(np.argmax(wanted > available))
+        raise ValueError(
+            f"class {source.classes[label]!r} of {source.name} has {available[label]} images, "
+            f"but {num_images} balanced ones need {wanted[label]}; ask for fewer"
+        )
+    return subset(source, _draw(source.labels, wanted, rng))
+
+
+def labelled_count(labels: int | str, source: Source) -> int:
+    """The images that `labels` means: a number in all, a share such as "10%", or a number a class such as "5/class"."""
+    if isinstance(labels, int):
+        return labels
+    if labels.endswith("%"):
+        return round(float(labels.removesuffix("%")) / 100 * len(source))
+    return int(labels.removesuffix("/class")) * len(source.classes)
+
+
+def unknown_classes(source: Source, classes: Sequence[str]) -> list[str]:
+    """Return the classes of a source's images that are not among others, in their order."""
+    assert source.labels is not None
+    counts, known = np.bincount(source.labels, minlength=len(source.classes)), set(classes)
+    return [name for name, count in zip(source.classes, counts.tolist()) if count and name not in known]
+
+
+def with_classes(source: Source, classes: Sequence[str]) -> Source:
+    """Return a source with its labels numbered as `classes` are, by their names.
+
+    Args:
+        classes: they have those of all its images, see `unknown_classes`.
+    """
+    classes = tuple(classes)
+    if source.classes == classes or source.labels is None:
+        return source
+    number_of = {name: number for number, name in enumerate(classes)}
+    numbers = np.array([number_of.get(name, -1) for name in source.classes], np.int64)
+    return SubsetSource(source.name, source, np.arange(len(source)), numbers[source.labels], classes, source.groups)
+
+
+def matched(train: Source, held_out: Source) -> Source:
+    """Return held-out images with their labels numbered as those to train on are, by the names of the classes.
+
+    Raises:
+        ValueError: it has images of classes that no training image has.
+    """
+    if only := unknown_classes(held_out, train.classes):
+        raise ValueError(
+            f"{held_out.name} has labels that no training image has: {listed(only)}; change them or train on them"
+        )
+    held_out = with_classes(held_out, train.classes)
+    note_absent(train, "image to train on")
+    note_absent(held_out, "held-out image")
+    return held_out
+
+
+def note_absent(source: Source, what: str) -> None:
+    """Say which classes have no image.
+
+    Args:
+        what: an image of them would be, such as "held-out image".
+    """
+    assert source.labels is not None
+    absent = np.flatnonzero(np.bincount(source.labels, minlength=len(source.classes)) == 0)
+    if absent.size:
+        names = listed([source.classes[number] for number in absent.tolist()])
+        note(f"{absent.size} of {len(source.classes)} classes have no {what}: {names}")
+
+
+def split_off(source: Source, fraction: float, seed: int) -> tuple[Source, Source]:
+    """Split into (rest, held_out), drawn from `seed`, both in the source's order.
+
+    `held_out` gets the rounded `fraction` of each class when the source is labelled, of all images otherwise. Where the
+    source has groups, whole groups are held out instead, so many that they come closest to the fraction of all images.
+
+    Raises:
+        ValueError: a fraction outside 0..1, or one that leaves either part without images.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"expected a fraction between 0 and 1 to hold out, got {fraction}")
+    rng = np.random.default_rng(seed)
+    if source.groups is not None:
+        held_out = _whole_groups(source, source.groups, fraction, rng)
+    else:
+        strata = np.zeros(len(source), np.int64) if source.labels is None else source.labels
+        wanted = np.floor(fraction * np.bincount(strata) + 0.5).astype(np.int64)
+        if not 0 < wanted.sum() < len(source):
+            raise ValueError(
+                f"holding out {fraction} of {source.name} takes {wanted.sum()} of its {len(source)} images; "
+                "choose a fraction that leaves images in both parts"
+            )
+        held_out = _draw(strata, wanted, rng)
+    rest = np.setdiff1d(np.arange(len(source)), held_out)
+    return subset(source, rest), subset(source, held_out)
+
+
+def _whole_groups(source: Source, groups: _Indices, fraction: float, rng: np.random.Generator) -> _Indices:
+    """Indices, ascending, of the images of so many groups, in a drawn order, as come closest to the fraction."""
+    found, group_of = np.unique(groups, return_inverse=True)
+    if len(found) < 2:
+        raise ValueError(f"all images of {source.name} are of one group, which can't be on both sides of a split")
+    drawn = rng.permutation(len(found))
+    held = np.cumsum(np.bincount(group_of)[drawn])[:-1]
+    count = 1 + int(np.argmin(np.abs(held - fraction * len(source))))
+    return np.flatnonzero(np.isin(group_of, drawn[:count]))
+
+
+def _draw(groups: _Indices, wanted: _Indices, rng: np.random.Generator) -> _Indices:
+    """Indices, ascending, of `wanted[g]` random members of each group g."""
+    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups, minlength=len(wanted)))[:-1])
+    draws = [rng.permutation(own)[:count] for own, count in zip(members, wanted)]
+    return np.sort(np.concatenate(draws))
+
+
+def view_of(source: Source, indices: NDArray[np.int64], name: str) -> Source:
+    if indices.size and not 0 <= indices.min() <= indices.max() < len(source):
+        raise ValueError(f"expected indices in 0..{len(source) - 1} of {source.name}")
+    labels, groups = (None if known is None else known[indices] for known in (source.labels, source.groups))
+    return SubsetSource(name, source, indices, labels, source.classes, groups)

@@ -1,0 +1,1 @@
+"""Views of images: crops, flips and other augmentations, mixing and erasing."""

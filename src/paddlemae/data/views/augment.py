@@ -1,0 +1,324 @@
+"""Turn one image into one view for training or evaluation.
+
+Shapes: H height, W width of the whole image; h, w of a smaller one made of it; C channels. Images are uint8 or uint16,
+views as deep as their settings say; boxes are Pillow's (left, top, right, bottom), in pixels of the whole image.
+
+A random view is drawn from the image's size alone, so that a JPEG need not be decoded larger than its crop needs.
+With decode "fast" the crop is then resized by cykooz_resizer: Pillow's antialiased bicubic filter with the
+processor's vector instructions, which rounds differently. "exact" decodes every pixel and resizes with Pillow, and so
+does every evaluation view.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
+from PIL import Image
+
+from paddlemae.data.decode.images import REDUCTIONS, Need, Picture
+from paddlemae.data.decode.pixel_format import Pixels, at_depth, default_bits, white
+from paddlemae.data.views.randaugment import Drawn, RandAugment, apply_operations, draw_operations
+
+Box = tuple[int, int, int, int]
+_FloatBox = tuple[float, float, float, float]
+
+# The Catmull-Rom spline is the bicubic filter with Pillow's a = -0.5; its support is 2 pixels of the smaller image.
+_BICUBIC = ResizeAlg.convolution(FilterType.catmull_rom)
+_SUPPORT = 2
+_PIXEL_TYPES = {
+    np.dtype(np.uint8): {1: PixelType.U8, 2: PixelType.U8x2, 3: PixelType.U8x3, 4: PixelType.U8x4},
+    np.dtype(np.uint16): {1: PixelType.U16, 2: PixelType.U16x2, 3: PixelType.U16x3, 4: PixelType.U16x4},
+}
+_AT_ONCE = 4  # channels that the fast resizer takes; more are resized in turns
+_RESIZER = Resizer()
+
+# A longer image is cut to this many times its short side before it is resized to cover a view: the rest
+# would only be cropped away, and a hair-thin panorama would fill the memory first.
+MAX_ASPECT = 32
+TRIES = 10  # random rectangles that are drawn until one fits
+
+
+@dataclass(frozen=True)
+class View:
+    """How images become views of one size.
+
+    Args:
+        image_size: (height, width) of a view, pixels.
+        channels: of an image and of its view.
+        crop_scale: smallest and largest area of a random crop, as a part of the image; None trains
+            on the evaluation view.
+        crop_ratio: smallest and largest width / height of a random crop.
+        flip: mirror left and right half of the training views.
+        shift: instead of a crop, move the training view by up to so many pixels each way and fill
+            with zeros: for digits and other tiny images.
+        eval_crop_ratio: side of the evaluation view's centre crop, as a part of the resized image;
+            with 1 images of the right size stay untouched.
+        decode: "fast" decodes only what random crops need and resizes them faster, "exact" as Pillow does both.
+        repeats: training views that are made of an image each time it is decoded.
+        randaugment: what is done to the training views at last; None does nothing.
+        bits: of a channel's value in a view, 8 or 16; images of another depth are brought to it, and 8 bits lose the
+            low byte of 16. None: 8 for 1, 3 and 4 channels, 16 for any other number.
+    """
+
+    image_size: tuple[int, int]
+    channels: int
+    crop_scale: tuple[float, float] | None = (0.2, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+    shift: int = 0
+    eval_crop_ratio: float = 0.875
+    decode: Literal["fast", "exact"] = "fast"
+    repeats: int = 1
+    randaugment: RandAugment | None = None
+    bits: Literal[8, 16] | None = None
+
+    @property
+    def depth(self) -> int:
+        """Bits of a channel's value."""
+        return self.bits or default_bits(self.channels)
+
+    @property
+    def dtype(self) -> type[np.uint8] | type[np.uint16]:
+        """The type of a view's values."""
+        return np.uint8 if self.depth == 8 else np.uint16
+
+    def __post_init__(self) -> None:
+        if min(self.image_size) < 1 or self.channels < 1:
+            raise ValueError(f"expected positive image_size and channels, got {self.image_size}, {self.channels}")
+        if self.crop_scale and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"expected 0 < smallest <= largest <= 1 as crop_scale, got {self.crop_scale}")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ValueError(f"expected 0 < smallest <= largest as crop_ratio, got {self.crop_ratio}")
+        if not 0 <= self.shift < min(self.image_size):
+            raise ValueError(f"expected a shift in 0..{min(self.image_size) - 1} pixels, got {self.shift}")
+        if self.shift and self.crop_scale:
+            raise ValueError("a view is cropped or shifted, not both; set crop_scale to null or shift to 0")
+        if not 0 < self.eval_crop_ratio <= 1:
+            raise ValueError(f"expected 0 < eval_crop_ratio <= 1, got {self.eval_crop_ratio}")
+        if self.decode not in ("fast", "exact"):
+            raise ValueError(f"expected decode 'fast' or 'exact', got {self.decode!r}")
+        if self.repeats < 1:
+            raise ValueError(f"expected repeats of 1 or more, got {self.repeats}")
+        if self.bits not in (8, 16, None):
+            raise ValueError(f"expected 8 or 16 bits, got {self.bits}")
+        if self.randaugment and (self.channels not in (1, 3) or self.depth != 8):
+            raise ValueError(
+                f"RandAugment is for images of 1 or 3 channels and 8 bits, not {self.channels} and {self.depth}; "
+                "set randaugment=0"
+            )
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What chance decides of a training view: the box to crop (None: the evaluation view), shift, flip, operations."""
+
+    box: Box | None
+    shift: tuple[int, int]
+    flip: bool
+    operations: Drawn = ()
+
+
+def draw_view(height: int, width: int, settings: View, rng: np.random.Generator) -> Draw:
+    """Draw a training view of an image of this size."""
+    box, shift = None, (0, 0)
+    if settings.crop_scale:
+        box = random_crop_box(height, width, settings.crop_scale, settings.crop_ratio, rng)
+    if settings.shift:
+        dy, dx = (int(draw) - settings.shift for draw in rng.random(2) * (2 * settings.shift + 1))
+        shift = dy, dx
+    flip = bool(settings.flip and rng.random() < 0.5)
+    return Draw(box, shift, flip, draw_operations(settings.randaugment, rng) if settings.randaugment else ())
+
+
+def need(draws: Sequence[Draw], settings: View) -> Need:
+    """What of an image these crops need: as many pixels as each one's view has, and no row below the lowest."""
+    boxes = [draw.box for draw in draws if draw.box]
+    if settings.decode == "exact" or len(boxes) < len(draws):
+        return Need()
+    height, width = settings.image_size
+    spare = min(min((bottom - top) / height, (right - left) / width) for left, top, right, bottom in boxes)
+    times = reduction_within(spare)
+    lowest = max(bottom + times * _margin((bottom - top) / times / height) for _, top, _, bottom in boxes)
+    return Need(times, math.ceil(lowest))
+
+
+def reduction_within(spare: float) -> int:
+    """The largest reduction of an image that has `spare` times the pixels a side that are needed of it."""
+    return next((times for times in REDUCTIONS if times <= spare), 1)
+
+
+def drawn_view(picture: Picture, settings: View, draw: Draw) -> Pixels:
+    """Make the training view that was drawn for the picture's size.
+
+    Returns:
+        uint8 or uint16 [C, H, W], laid out as [H, W, C]: whoever stacks views copies them once.
+    """
+    pixels_hwC = _fitting(picture.pixels_hwC, settings)
+    if draw.box:
+        resize = _resize if settings.decode == "exact" else _resize_fast
+        view_HWC = resize(pixels_hwC, _box_in(picture, draw.box), settings.image_size)
+    else:
+        view_HWC = _centre(pixels_hwC, settings)
+    if settings.shift:
+        view_HWC = _shifted(view_HWC, *draw.shift)
+    if draw.flip:
+        view_HWC = view_HWC[:, ::-1]
+    if draw.operations and settings.randaugment:
+        view_HWC = apply_operations(view_HWC, draw.operations, settings.randaugment.fill)
+    return view_HWC.transpose(2, 0, 1)
+
+
+def shrunk(picture: Picture, size: tuple[int, int], settings: View) -> Pixels:
+    """The whole picture, resized to `size` as a training view would be. Returns [h, w, C] of the view's depth."""
+    resize = _resize if settings.decode == "exact" else _resize_fast
+    height, width = picture.size
+    return resize(_fitting(picture.pixels_hwC, settings), _box_in(picture, (0, 0, width, height)), size)
+
+
+def train_view(image_HWC: Pixels, settings: View, rng: np.random.Generator) -> Pixels:
+    """A random view: crop and resize, or shift; then perhaps a flip. Returns [C, H, W] of the view's depth."""
+    height, width = image_HWC.shape[:2]
+    draw = draw_view(height, width, settings, rng)
+    return np.ascontiguousarray(drawn_view(Picture(image_HWC, (height, width)), settings, draw))
+
+
+def eval_view(image_HWC: Pixels, settings: View) -> Pixels:
+    """The middle of the image, resized so that it covers the view. Returns [C, H, W] of the view's depth.
+
+    The image is resized, keeping its aspect, to just cover `image_size / eval_crop_ratio`; its
+    centre is the view. (224 pixels and 0.875: short side to 256, centre 224, as is usual.)
+    """
+    return np.ascontiguousarray(_centre(_fitting(image_HWC, settings), settings).transpose(2, 0, 1))
+
+
+def random_crop_box(
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+) -> Box:
+    """Draw the box of a random resized crop (Szegedy et al. 2015, arXiv 1409.4842, sec. 6).
+
+    The area is uniform in `scale` x the image's and width / height log-uniform in `ratio`; after ten
+    boxes that don't fit, the largest centred one within `ratio` is taken.
+
+    Returns:
+        (left, top, right, bottom), whole pixels.
+    """
+    for w, h in drawn_sides(height * width, scale, ratio, rng):
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    w = max(1, min(width, round(height * ratio[1])))
+    h = max(1, min(height, round(width / ratio[0])))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def drawn_sides(
+    area: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+) -> Iterator[tuple[int, int]]:
+    """Ten rectangles' sides, drawn as they are asked for: their product uniform in `scale` x the area, the first over
+    the second log-uniform in `ratio`."""
+    for _ in range(TRIES):
+        part = area * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        yield round(math.sqrt(part * aspect)), round(math.sqrt(part / aspect))
+
+
+def _box_in(picture: Picture, box: Box) -> _FloatBox:
+    """The box in the pixels that there are, in steps of 1/1024: their sums are exact, and so end at the border."""
+    h, w = picture.pixels_hwC.shape[:2]
+    rows, columns = (1024 * scale for scale in picture.scale)
+    left, top, right, bottom = box
+    x, x_end = (min(w, round(edge * columns) / 1024) for edge in (left, right))
+    y, y_end = (min(h, round(edge * rows) / 1024) for edge in (top, bottom))
+    return x, y, x_end, y_end
+
+
+def _fitting(image_HWC: Pixels, settings: View) -> Pixels:
+    """The image in the view's depth."""
+    if image_HWC.shape[2] != settings.channels:
+        raise ValueError(f"expected an image of {settings.channels} channels, got {image_HWC.shape[2]}")
+    return at_depth(image_HWC, settings.depth)
+
+
+def _centre(image_HWC: Pixels, settings: View) -> Pixels:
+    """Resize to cover, then crop the centre."""
+    H, W = image_HWC.shape[:2]
+    image_HWC = _centre_crop(image_HWC, (min(H, MAX_ASPECT * W), min(W, MAX_ASPECT * H)))
+    H, W = image_HWC.shape[:2]
+    cover_h, cover_w = (round(side / settings.eval_crop_ratio) for side in settings.image_size)
+    if cover_h * W >= cover_w * H:
+        cover_w = max(cover_w, cover_h * W // H)
+    else:
+        cover_h = max(cover_h, cover_w * H // W)
+    return _centre_crop(_resize(image_HWC, (0, 0, W, H), (cover_h, cover_w)), settings.image_size)
+
+
+def _centre_crop(image_HWC: Pixels, size: tuple[int, int]) -> Pixels:
+    top, left = (round((side - kept) / 2) for side, kept in zip(image_HWC.shape[:2], size, strict=True))
+    return image_HWC[top : top + size[0], left : left + size[1]]
+
+
+def _resize(image_HWC: Pixels, box: _FloatBox, size: tuple[int, int]) -> Pixels:
+    """Resize the box with Pillow's antialiased bicubic filter; the same box and size change nothing."""
+    H, W, C = image_HWC.shape
+    if box == (0, 0, W, H) and size == (H, W):
+        return image_HWC
+    if C != 3 or image_HWC.dtype == np.uint16:  # Pillow has no images of any number of channels, nor of deep ones
+        planes = [_resize_plane(image_HWC[:, :, c], box, size) for c in range(C)]
+        return np.stack(planes, axis=2)
+    return _resize_plane(image_HWC, box, size)
+
+
+def _resize_plane(pixels: Pixels, box: _FloatBox, size: tuple[int, int]) -> Pixels:
+    if pixels.dtype == np.uint8:
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC, box=box))
+    # Pillow rounds 16 bits down; of floats it loses nothing
+    image = Image.fromarray(pixels.astype(np.float32))
+    resized = np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC, box=box))
+    return np.clip(np.rint(resized), 0, white(pixels)).astype(np.uint16)
+
+
+def _resize_fast(image_HWC: Pixels, box: _FloatBox, size: tuple[int, int]) -> Pixels:
+    """`_resize` to within rounding. Copies only what the filter reaches: the box and a margin around it."""
+    C = image_HWC.shape[2]
+    if C > _AT_ONCE:
+        starts = range(0, C, _AT_ONCE)
+        return np.concatenate([_resize_fast(image_HWC[:, :, c : c + _AT_ONCE], box, size) for c in starts], axis=2)
+    kind = _PIXEL_TYPES[image_HWC.dtype][C]
+    left, top, right, bottom = box
+    x, x_end = _reach(left, right, size[1], image_HWC.shape[1])
+    y, y_end = _reach(top, bottom, size[0], image_HWC.shape[0])
+    around = ImageData(x_end - x, y_end - y, kind, image_HWC[y:y_end, x:x_end].tobytes())
+    view = ImageData(size[1], size[0], kind)
+    crop = CropBox(left - x, top - y, right - left, bottom - top)
+    _RESIZER.resize(around, view, ResizeOptions(_BICUBIC, use_alpha=False, crop_box=crop))
+    return np.frombuffer(view.get_buffer(), image_HWC.dtype).reshape(*size, C)
+
+
+def _reach(start: float, end: float, num_pixels: int, limit: int) -> tuple[int, int]:
+    """The pixels, of `limit`, that the filter reaches when start..end becomes `num_pixels`."""
+    margin = _margin((end - start) / num_pixels)
+    return max(0, math.floor(start - margin)), min(limit, math.ceil(end + margin))
+
+
+def _margin(shrinking: float) -> float:
+    """Pixels beyond a box that the filter may reach when it is made so many times smaller."""
+    return 1 + _SUPPORT * max(1.0, shrinking)
+
+
+def _shifted(image_HWC: Pixels, dy: int, dx: int) -> Pixels:
+    """Move the content dy pixels down and dx right; zeros come in."""
+    H, W = image_HWC.shape[:2]
+    moved = np.zeros_like(image_HWC)
+    moved[max(0, dy) : H + min(0, dy), max(0, dx) : W + min(0, dx)] = image_HWC[
+        max(0, -dy) : H - max(0, dy), max(0, -dx) : W - max(0, dx)
+    ]
+    return moved

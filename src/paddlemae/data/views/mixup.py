@@ -1,0 +1,113 @@
+"""Mixup and CutMix: each image of a batch mixed with the one at the other end, and their labels with them.
+
+Zhang et al., arXiv 1710.09412; Yun et al., arXiv 1905.04899. As in MAE's fine-tuning (appendix A.2), one of the two is
+chosen for a batch as a whole, and so is how much is mixed in.
+
+Shapes: B images, H x W pixels.
+"""
+
+import contextlib
+import math
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paddlemae.data.batches import MIX_STREAM, Batch, sample_rng
+from paddlemae.data.decode.pixel_format import Pixels
+
+Region = tuple[int, int, int, int]  # top, bottom, left, right
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How batches are mixed.
+
+    Args:
+        mixup: alpha of the beta distribution that mixup's share is drawn from; 0 does no mixup.
+        cutmix: the same for CutMix.
+        cutmix_probability: of CutMix where both are done.
+    """
+
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    cutmix_probability: float = 0.5
+
+    def __bool__(self) -> bool:
+        return self.mixup > 0 or self.cutmix > 0
+
+
+@dataclass(frozen=True, eq=False)
+class MixedBatch(Batch):
+    """A batch with each image's partner; fields are arrays of B, so that it may be cut up and shared out.
+
+    Args:
+        partners, partner_labels, partner_indices, partner_epochs: of the image that is mixed in.
+        kept: float32 [B], the image's own share of the mixture, the partner's being the rest.
+        regions: int64 [B, 4], what CutMix takes from the partner (`Region`); empty for mixup.
+    """
+
+    partners: Pixels
+    partner_labels: NDArray[np.int64] | None
+    partner_indices: NDArray[np.int64]
+    partner_epochs: NDArray[np.int64]
+    kept: NDArray[np.float32]
+    regions: NDArray[np.int64]
+
+    @property
+    def partner_batch(self) -> Batch:
+        """The partners as a batch of their own."""
+        return Batch(self.partners, self.partner_labels, self.partner_indices, self.partner_epochs)
+
+
+def mixed_batches(batches: Generator[Batch, None, None], mixing: Mixing, seed: int) -> Generator[Batch, None, None]:
+    """The batches, mixed; how depends on the seed and on a batch's first view alone."""
+    with contextlib.closing(batches):
+        for batch in batches:
+            yield mixed(batch, mixing, sample_rng(seed, MIX_STREAM, int(batch.epochs[0]), int(batch.indices[0])))
+
+
+def mixed(batch: Batch, mixing: Mixing, rng: np.random.Generator) -> MixedBatch:
+    """Pair the batch with itself in reverse, and draw what is mixed."""
+    count, (height, width) = len(batch.images), batch.images.shape[2:]
+    kept, region = draw_mixture(mixing, height, width, rng)
+    backwards = slice(None, None, -1)
+    return MixedBatch(
+        batch.images,
+        batch.labels,
+        batch.indices,
+        batch.epochs,
+        partners=batch.images[backwards],
+        partner_labels=None if batch.labels is None else batch.labels[backwards],
+        partner_indices=batch.indices[backwards],
+        partner_epochs=batch.epochs[backwards],
+        kept=np.full(count, kept, np.float32),
+        regions=np.tile(np.array(region, np.int64), (count, 1)),
+    )
+
+
+def draw_mixture(mixing: Mixing, height: int, width: int, rng: np.random.Generator) -> tuple[float, Region]:
+    """(what share is an image's own, what CutMix takes from its partner: nothing for mixup)."""
+    cuts = rng.random() < mixing.cutmix_probability if mixing.mixup > 0 and mixing.cutmix > 0 else mixing.cutmix > 0
+    if not cuts:
+        return float(rng.beta(mixing.mixup, mixing.mixup)), (0, 0, 0, 0)
+    side = math.sqrt(1 - rng.beta(mixing.cutmix, mixing.cutmix))
+    region = (*_span(height, side, rng), *_span(width, side, rng))
+    top, bottom, left, right = region
+    return 1 - (bottom - top) * (right - left) / (height * width), region
+
+
+def _span(length: int, share: float, rng: np.random.Generator) -> tuple[int, int]:
+    """Return a stretch of that share of a length around a random place, of an even size and cut off at the ends.
+
+    Even, since timm's rule, which MAE's fine-tuning uses, takes half of it on each side of the place.
+    """
+    half, centre = int(length * share) // 2, int(rng.integers(length))
+    return max(0, centre - half), min(length, centre + half)
+
+
+def mixed_labels(batch: MixedBatch) -> Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """(labels, their share of each image), of the images and of their partners."""
+    assert batch.labels is not None and batch.partner_labels is not None
+    return (batch.labels, batch.kept), (batch.partner_labels, 1 - batch.kept)

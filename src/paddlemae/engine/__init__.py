@@ -1,0 +1,1 @@
+"""Paddle: importing it, selecting a device, tuning the CPU."""

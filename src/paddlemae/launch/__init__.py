@@ -1,0 +1,1 @@
+"""Start, watch and restart the processes of a training that runs in several."""

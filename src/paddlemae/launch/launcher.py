@@ -1,0 +1,325 @@
+"""Several processes of one command: started by Paddle's launcher, watched, ended together, started again after a crash.
+
+The launcher ends all processes of a host when one dies, and that is all: it starts nothing again (not without etcd), it
+writes the whole environment, passwords included, into its log folder, and the only orderly end it knows is status 0. So
+its folder is a private one that is deleted, by the next launch if this command is killed; signals go to the training's
+processes, which agree on the step to stop after; and their statuses come back in files. Knows no Paddle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from paddlemae.system.display_names import say
+from paddlemae.system.limits import check_current_folder
+from paddlemae.system.locks import identity, locked_by_descriptor
+from paddlemae.system.run_module import python_module
+from paddlemae.system.signals import INTERRUPTED_STATUS, REQUEUE_STATUS, numbers
+from paddlemae.train.stopping import MISTAKE_STATUS
+
+FOLDER_VARIABLE = "PADDLEMAE_LAUNCH_FOLDER"  # where processes leave their identity and status
+SUPERVISOR_VARIABLE = "PADDLEMAE_SUPERVISOR"  # the identity of the process that watches
+AUTO = "auto"
+ENTERED = "entered"
+LAUNCHER_LOG = "launcher.log"
+RANK_SCRIPT = Path(__file__).parents[1] / "cli" / "rank_main.py"
+LOOK_EVERY_SECONDS = 0.1
+GRACE_SECONDS = 10.0  # for the launcher, once its processes have ended, and for processes without a launcher
+MOST_RESTARTS = 3
+PAUSE_SECONDS = 1.0  # before a restart, times how many there were
+SHOWN_LINES = 30  # of the log of a process that crashed, at least
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a command is to be run: in how many processes, on which hosts, and how often again after crashes.
+
+    Attributes:
+        procs: processes of each host, a number or "auto"; None is one, in which case nothing needs to be launched.
+        nodes: hosts that run the same command together.
+        master: "host:port" of the first of them, any free port, the same on all.
+        node_rank: this one, from 0; None lets the launchers number themselves.
+        restarts: in a row, without a new checkpoint in between.
+    """
+
+    procs: str | None = None
+    nodes: int = 1
+    master: str | None = None
+    node_rank: int | None = None
+    restarts: int = MOST_RESTARTS
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there are several processes to start, and this is not one of them."""
+        return (self.procs not in (None, "1") or self.nodes > 1) and not is_rank()
+
+    def check(self) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            ValueError: in one line.
+        """
+        if self.procs not in (None, AUTO) and not (self.procs.isdigit() and int(self.procs)):
+            raise ValueError(f"--procs must be a number of processes, or {AUTO}; got {self.procs!r}")
+        if self.nodes > 1 and not self.master:
+            raise ValueError("several hosts need a place to meet: --master HOST:PORT of the first one, the same on all")
+        host, _, port = (self.master or "").rpartition(":")
+        if self.master and (self.nodes == 1 or not host or not port.isdigit()):
+            raise ValueError(f"--master is HOST:PORT of several --nodes, got {self.master!r} for {self.nodes}")
+        if self.node_rank is not None and not 0 <= self.node_rank < self.nodes:
+            raise ValueError(f"--node-rank counts from 0 to --nodes - 1, got {self.node_rank} of {self.nodes}")
+
+
+def is_rank() -> bool:
+    """Whether this process is one of those that a launcher started."""
+    return "PADDLE_TRAINER_ID" in os.environ
+
+
+def _folder_prefix() -> str:
+    """Of this host's launch folders: a lock that was taken on another may not be seen here."""
+    return f"paddlemae-launch-{platform.node()}-"
+
+
+def remove_orphans() -> None:
+    """Remove the launch folders of commands that were killed, which nobody holds any more."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_folder_prefix()}*"):
+        with contextlib.suppress(OSError):
+            has_log = (folder / LAUNCHER_LOG).exists()  # it was locked before it had one
+            if has_log and (descriptor := locked_by_descriptor(folder)) is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(descriptor)
+
+
+def note_entered() -> None:
+    """Tell the command that watches that the run folder was taken, so that no restart empties it again."""
+    if folder := os.environ.get(FOLDER_VARIABLE):
+        (Path(folder) / ENTERED).touch()
+
+
+def run_ranks(
+    command: Sequence[str],
+    processes: int,
+    launch: Launch,
+    newest: Callable[[], str | None],
+    variables: dict[str, str] | None = None,
+) -> int:
+    """Run `paddlemae COMMAND` in so many processes on this host, again after crashes; returns its exit status.
+
+    Args:
+        command: the arguments; `--overwrite` is given to the first attempt alone.
+        newest: what names the newest checkpoint; crashes count anew once there is another.
+        variables: of the environment, besides this process's own.
+    """
+    check_current_folder()
+    restarts, before = 0, newest()
+    command = list(command)
+    while True:
+        attempt = _Attempt(command, processes, launch, variables or {})
+        with attempt:
+            status = attempt.watch()
+        if status is not None:
+            return status
+        now = newest()
+        restarts, before = (1 if now != before else restarts + 1), now
+        if restarts > launch.restarts:
+            tried = f"gave up after {launch.restarts} restarts without a new checkpoint; " if launch.restarts else ""
+            _say(f"{tried}once mended, the same command goes on")
+            return 1
+        if attempt.entered:
+            command = [word for word in command if word != "--overwrite"]
+        _say(f"starting again from {now or 'the beginning'} ({restarts} of {launch.restarts} restarts)")
+        time.sleep(PAUSE_SECONDS * restarts)
+
+
+class _Attempt:
+    """One launch of all processes of this host; a context that leaves none of them behind."""
+
+    def __init__(self, command: list[str], processes: int, launch: Launch, variables: dict[str, str]):
+        self.command, self.processes, self.launch, self.variables = command, processes, launch, variables
+        self.entered = False  # whether the run folder was taken
+        self.asked: str | None = None  # a signal that ends the training
+        self.hurried = False
+        self.told: set[int] = set()  # processes that were sent it
+        self.silent: dict[int, None] = {}  # those that died without leaving a status, in this order
+
+    def __enter__(self) -> _Attempt:
+        remove_orphans()
+        self.before = {number: signal.signal(number, self._remember) for number in numbers()}
+        self.held: int | None = None
+        try:
+            self.folder = Path(tempfile.mkdtemp(prefix=_folder_prefix()))  # nobody else may look into it
+            try:
+                self._start()
+            except BaseException:
+                self._remove_folder()
+                raise
+        except BaseException:
+            self._answer_as_before()
+            raise
+        return self
+
+    def _start(self) -> None:
+        self.held = locked_by_descriptor(self.folder)
+        self.logs = self.folder / "logs"
+        options = ["--nproc_per_node", str(self.processes), "--log_dir", str(self.logs)]
+        if self.launch.nodes > 1:
+            options += ["--nnodes", str(self.launch.nodes), "--master", str(self.launch.master)]
+            options += ["--rank", str(self.launch.node_rank)] if self.launch.node_rank is not None else []
+        words = [*python_module("paddle.distributed.launch"), *options, str(RANK_SCRIPT), *self.command]
+        known = {FOLDER_VARIABLE: str(self.folder), SUPERVISOR_VARIABLE: json.dumps(identity(os.getpid()))}
+        # a session of its own: a terminal's Ctrl-C comes here only, and is sent on from here
+        with (self.folder / LAUNCHER_LOG).open("w") as output:
+            self.launcher = subprocess.Popen(
+                words,
+                env={"GLOG_minloglevel": "2", **os.environ, **self.variables, **known},  # no words on each connection
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=() if self.held is None else (self.held,),  # it makes the folder again if that is gone
+            )
+
+    def _remove_folder(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.held is not None:
+            os.close(self.held)
+
+    def _answer_as_before(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def __exit__(self, *_: object) -> None:
+        for pid in self._alive():
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        if self.launcher.poll() is None:
+            self.launcher.kill()
+        self.launcher.wait()
+        deadline = time.monotonic() + GRACE_SECONDS
+        while self._alive() and time.monotonic() < deadline:  # one that was killed may be in the middle of a write
+            time.sleep(LOOK_EVERY_SECONDS)
+        self._answer_as_before()
+        self._remove_folder()
+        remove_orphans()  # whose launcher still held it when this launch began
+
+    def _remember(self, number: int, frame: object) -> None:
+        self.hurried = self.asked == "SIGINT" and number == signal.SIGINT
+        self.asked = signal.Signals(number).name
+
+    def watch(self) -> int | None:
+        """Until all have ended: their exit status, or None if one crashed; its log is shown then."""
+        shown = _Shown(self.logs / "workerlog.0")
+        ended_at: float | None = None
+        while self.launcher.poll() is None:
+            shown.go_on()
+            self._forward()
+            self._note_deaths()
+            ended_at = (ended_at or time.monotonic()) if self._all_have_ended() else None
+            if ended_at and time.monotonic() - ended_at > GRACE_SECONDS:
+                break
+            time.sleep(LOOK_EVERY_SECONDS)
+        shown.go_on()
+        self._note_deaths()
+        self.entered = (self.folder / ENTERED).exists()
+        statuses = self._statuses()
+        crashed = bool(self.silent) or 1 in statuses.values()
+        stopped = (
+            (REQUEUE_STATUS, INTERRUPTED_STATUS) if self.asked or not crashed else ()
+        )  # else by the launcher, because of the crash
+        orderly = [status for status in statuses.values() if status in (MISTAKE_STATUS, *stopped)]
+        if orderly:
+            return max(orderly, key=(REQUEUE_STATUS, INTERRUPTED_STATUS, MISTAKE_STATUS).index)
+        if len(statuses) == self.processes and not any(statuses.values()):
+            return 0
+        if self.asked:  # before there was anything to save, or once all was
+            _say(f"stopped ({self.asked}); the same command goes on")
+            return INTERRUPTED_STATUS if self.asked == "SIGINT" else REQUEUE_STATUS
+        self._show_crash(statuses)
+        return None
+
+    def _processes(self) -> Iterator[list]:
+        for path in self.folder.glob("*.process"):
+            yield json.loads(path.read_text())
+
+    def _alive(self) -> list[int]:
+        return [pid for pid, started in self._processes() if identity(pid) == [pid, started]]
+
+    def _statuses(self) -> dict[int, int]:
+        return {int(path.stem): int(path.read_text()) for path in self.folder.glob("*.status")}
+
+    def _all_have_ended(self) -> bool:
+        return len(list(self._processes())) == self.processes and not self._alive()
+
+    def _forward(self) -> None:
+        """Tell the processes what this one was told; a second Ctrl-C ends them at once."""
+        if not self.asked:
+            return
+        for pid in self._alive():
+            if pid not in self.told or self.hurried:
+                self.told.add(pid)
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL if self.hurried else getattr(signal, self.asked))
+
+    def _note_deaths(self) -> None:
+        """Remember who died without leaving a status, the first one first; the launcher then kills the others."""
+        for path in sorted(self.folder.glob("*.process")):
+            pid, started = json.loads(path.read_text())
+            if not path.with_suffix(".status").exists() and identity(pid) != [pid, started]:
+                self.silent.setdefault(int(path.stem))
+
+    def _show_crash(self, statuses: dict[int, int]) -> None:
+        """Who crashed, and the end of its log; others only say that they lost it."""
+        if not list(self.folder.glob("*.process")):
+            words = (self.folder / LAUNCHER_LOG).read_text(errors="replace")
+            _say(f"the launcher started no process; its last words: {words[-500:]}")
+        elif self.launcher.returncode is not None and self.launcher.returncode < 0:
+            _say(f"the launcher was ended by {signal.Signals(-self.launcher.returncode).name}")
+        for number in [*self.silent][:1]:
+            _say(f"process {number} of this host died without a word: killed, perhaps for lack of memory")
+            self._show_log(number)
+        for number, status in sorted(statuses.items()):
+            if status and "Traceback" in self._log(number):
+                _say(f"process {number} of this host crashed")
+                self._show_log(number)
+
+    def _log(self, number: int) -> str:
+        path = self.logs / f"workerlog.{number}"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def _show_log(self, number: int) -> None:
+        if number:  # the first one's is shown already
+            lines = self._log(number).splitlines()
+            tracebacks = [place for place, line in enumerate(lines) if line.startswith("Traceback")]
+            first = min([len(lines) - SHOWN_LINES, *tracebacks[-1:]])  # a traceback whole, typer's many frames included
+            print(*lines[max(0, first) :], sep="\n", file=sys.stderr, flush=True)
+
+
+class _Shown:
+    """The log of the first process, shown as it grows."""
+
+    def __init__(self, path: Path):
+        self.path, self.offset = path, 0
+
+    def go_on(self) -> None:
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            file.seek(self.offset)
+            while piece := file.read(1 << 16):
+                self.offset += len(piece)
+                sys.stderr.buffer.write(piece)
+            sys.stderr.flush()
+
+
+def _say(text: str) -> None:
+    say(f"paddlemae: {text}", error=True)

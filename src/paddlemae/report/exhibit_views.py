@@ -1,0 +1,187 @@
+"""What the report's page shows of each exhibit of a run."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddlemae.report.formatting import number, percent, short, text
+from paddlemae.report.sprites import LOOKED_AT, LOST, Pictures, Sheet
+from paddlemae.runs import exhibit_files
+from paddlemae.runs.confusion import Confusion, read_confusion
+from paddlemae.system.display_names import shown
+
+NUMBERED_CLASSES = 20  # up to here a confusion matrix is a table of numbers, above it is a picture
+CONFUSED_PAIRS = 12
+LISTED_CLASSES = 1000  # whose accuracy is listed
+NAME_COLUMNS = 48  # of a class in a table of the page
+PARTS = {part: title[0].upper() + title[1:] for part, title in exhibit_files.PARTS.items()}
+
+Json = dict[str, Any]
+Hold = Callable[..., Sheet]
+
+
+def shown_exhibits(run: Json, folder: Path, pictures: Pictures, problems: list[str]) -> dict[str, Json]:
+    """What the template shows of each exhibit; a damaged one becomes a problem."""
+    hold = functools.partial(pictures.hold, folder, problems=problems)
+    found = {}
+    for part, build in BUILDERS.items():
+        content = run["exhibits"].get(part)
+        if content is None:
+            continue
+        try:
+            found[part] = build(content, hold)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as fault:
+            problems.append(f"{PARTS[part]}: the exhibit is damaged and was left out ({type(fault).__name__}: {fault})")
+    return found
+
+
+def _name(classes: Sequence[Any], label: Any) -> str:
+    if label is None:
+        return "no label"
+    known = isinstance(label, int) and 0 <= label < len(classes)
+    return shown(classes[label] if known else f"class {label}", NAME_COLUMNS)
+
+
+def _names(content: Json) -> list[str]:
+    return [shown(name, NAME_COLUMNS) for name in content["classes"]]
+
+
+def _reconstructions(content: Json, hold: Hold) -> Json:
+    def row(title: str, sprite: Json) -> Json:
+        return {"title": title, "sheet": hold(sprite, side=LOOKED_AT, tiled=False)}
+
+    steps = [
+        {**row(f"step {number(one['step'])}", one["sprite"]), "epoch": f"epoch {short(one.get('epoch'))}"}
+        for one in content["steps"]
+    ]
+    rows = [row("original", content["original"]), row("masked", content["masked"])]
+    return {"caption": text(content.get("caption", "")), "rows": rows, "steps": steps}
+
+
+def _confusion(content: Json, hold: Hold) -> Json:
+    found = read_confusion(content)
+    classes, totals, right = _names(content), found.images_of_class(), found.right_of_class()
+    order = np.argsort(np.where(totals > 0, right / np.maximum(totals, 1), 2.0), kind="stable")
+    numbered = len(classes) <= NUMBERED_CLASSES
+    counts = found.matrix() if numbered else None
+    return {
+        "source": text(content.get("source", "")),
+        "classes": classes,
+        "images": found.images,
+        "accuracy": found.right / max(found.images, 1),
+        "table": list(zip(classes, counts.tolist(), (counts / np.maximum(totals, 1)[:, None]).tolist()))
+        if counts is not None
+        else None,
+        "by_class": [
+            {"name": classes[place], "right": int(right[place]), "of": int(totals[place])}
+            for place in order[:LISTED_CLASSES]
+        ],
+        "unlisted": max(0, len(classes) - LISTED_CLASSES),
+        "pairs": _confused(found, totals, classes),
+        "drawn": {
+            "classes": classes,
+            "cells": (found.true * len(classes) + found.predicted).tolist(),
+            "counts": found.count.tolist(),
+        },
+    }
+
+
+def _confused(found: Confusion, totals: np.ndarray, classes: Sequence[str]) -> list[Json]:
+    """The pairs of classes that were taken for each other most often."""
+    wrong = np.flatnonzero(found.true != found.predicted)
+    most = wrong[np.argsort(-found.count[wrong], kind="stable")[:CONFUSED_PAIRS]]
+    columns = zip(*(column[most].tolist() for column in (found.true, found.predicted, found.count)))
+    return [
+        {"true": classes[row], "predicted": classes[column], "count": count, "of": int(totals[row])}
+        for row, column, count in columns
+    ]
+
+
+def _mistakes(content: Json, hold: Hold) -> Json:
+    names = functools.partial(_name, content["classes"])
+    items = [
+        {
+            "true": names(item["true"]),
+            "predicted": names(item["predicted"]),
+            "confidence": percent(item.get("confidence")),
+            "name": text(item.get("name", "")),
+        }
+        for item in content["items"]
+    ]
+    sheet = hold(content["sprite"]) if items else LOST  # without a mistake there is nothing to show
+    return {"source": text(content.get("source", "")), "sheet": sheet, "items": items}
+
+
+def _neighbours(content: Json, hold: Hold) -> Json:
+    rows = [_neighbour_row(row, content["classes"]) for row in content["rows"]]
+    judged = [one["same"] for row in rows for one in row["neighbours"] if one["same"] is not None]
+    return {
+        "source": text(content.get("source", "")),
+        "sheet": hold(content["sprite"]),
+        "rows": rows,
+        "most": max((len(row["neighbours"]) for row in rows), default=0),
+        "right": sum(judged),
+        "judged": len(judged),
+    }
+
+
+def _neighbour_row(row: Json, classes: Sequence[Any]) -> Json:
+    """A query and its neighbours; without labels there is no saying who is of the same class."""
+    label = row["label"]
+    neighbours = [
+        {
+            "label": _name(classes, one["label"]),
+            "cosine": short(one.get("cosine")),
+            "same": None if label is None else one["label"] == label,
+        }
+        for one in row["neighbours"]
+    ]
+    return {"label": _name(classes, label), "name": text(row.get("name", "")), "neighbours": neighbours}
+
+
+def _map(content: Json, hold: Hold) -> Json:
+    placed = np.array([point[:2] for point in content["points"]], float).reshape(-1, 2)
+    if not np.isfinite(placed).all():
+        raise ValueError("a point is nowhere")
+    placed -= placed.min(axis=0, initial=math.inf) if len(placed) else 0
+    placed /= max(float(placed.max(initial=0)), 1e-12)  # one scale for both axes: distances mean something
+    sheet = hold(content["sprite"], side=LOOKED_AT)
+    labels = [point[2] for point in content["points"]]
+    classes = _names(content)
+    if not all(label is None or (isinstance(label, int) and 0 <= label < len(classes)) for label in labels):
+        raise ValueError("a label has no class")
+    return {
+        "source": text(content.get("source", "")),
+        "method": text(content.get("method", "")),
+        "classes": classes,
+        "points": [[round(x, 4), round(y, 4), label] for (x, y), label in zip(placed.tolist(), labels)],
+        "sheet": {"name": sheet.name, "columns": sheet.columns, "width": sheet.width, "height": sheet.height},
+    }
+
+
+def _attention(content: Json, hold: Hold) -> Json:
+    original, mean, each = (hold(content[name], side=LOOKED_AT) for name in ("original", "mean", "each"))
+    return {
+        "caption": text(content.get("caption", "")),
+        "images": original.count,  # of the file that was read: a stranger's number could be any
+        "heads": each.columns,
+        "original": original,
+        "mean": mean,
+        "each": each,
+    }
+
+
+BUILDERS: dict[str, Callable[[Json, Hold], Json]] = {
+    "reconstructions": _reconstructions,
+    "confusion": _confusion,
+    "mistakes": _mistakes,
+    "neighbours": _neighbours,
+    "map": _map,
+    "attention": _attention,
+}

@@ -1,0 +1,56 @@
+"""The report on disk: a page to look at, its figures as JSON, and the results as a table to paste."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paddlemae.report.collect import collect
+from paddlemae.report.page import render
+from paddlemae.runs.runlog import REPORT_FILES
+from paddlemae.system.atomic import naming, replace_text
+
+
+@dataclass(frozen=True)
+class Written:
+    """The report's files."""
+
+    page: Path
+    figures: Path
+    table: Path
+
+
+def write_report(runs: Sequence[Path], out: Path | None = None) -> Written:
+    """Write the report of one run, or of several compared.
+
+    Args:
+        runs: run folders.
+        out: the folder to write to, that of the first run unless given; reports that are there are replaced.
+    Raises:
+        ValueError, FileNotFoundError: a folder without a run.
+    """
+    report = collect(runs)
+    figures = json.dumps(_finite(report), indent=1, allow_nan=False) + "\n"
+    texts = render(report, runs), figures, report["markdown"]
+    folder = out or runs[0]
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; --out needs a folder for the report")
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    written = Written(*(folder / name for name in REPORT_FILES))
+    for path, text in zip((written.page, written.figures, written.table), texts):
+        replace_text(path, text)
+    return written
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what JSON has no word for: NaN and infinities, of a loss that exploded."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""What a run folder holds: its records, figures and exhibits. Imports no Paddle."""

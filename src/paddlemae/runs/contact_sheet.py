@@ -1,0 +1,123 @@
+"""A contact sheet: small pictures in labelled rows, under headings, in one image."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from paddlemae.runs.fonts import lettering
+from paddlemae.system.atomic import replace_bytes
+from paddlemae.system.display_names import shown
+
+TILE, GAP, WIDTH = 96, 8, 1080  # pixels; ten tiles in a row, or five pairs
+_HEADING, _TEXT, _LINE = 18, 11, 15  # sizes of letters; and the height of a line of text
+_INK, _FAINT = "#1d2733", "#69737e"
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Pictures side by side, uint8 [H, W] or [H, W, 3], below a line of text; or only the text."""
+
+    text: str
+    pictures: Sequence[np.ndarray] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        if not self.pictures:
+            return WIDTH - 2 * GAP, _LINE
+        return len(self.pictures) * (TILE + GAP) - GAP, _LINE + TILE
+
+
+def draw_sheet(path: Path, sections: Sequence[tuple[str, Sequence[Block]]]) -> None:
+    """Draw sections, each a heading and its blocks; as many blocks stand in a row as there is room for."""
+    places: list[tuple[int, int, Block]] = []
+    headings: list[tuple[int, str]] = []
+    y = GAP
+    for heading, blocks in sections:
+        headings.append((y, heading))
+        y += _HEADING + GAP
+        x, row_height = GAP, 0
+        for block in blocks:
+            width, height = block.size
+            if x > GAP and x + width > WIDTH - GAP:
+                x, y, row_height = GAP, y + row_height + GAP, 0
+            places.append((x, y, block))
+            x, row_height = x + width + 2 * GAP, max(row_height, height)
+        y += row_height + 2 * GAP
+    sheet = Image.new("RGB", (WIDTH, y), "white")
+    pen = ImageDraw.Draw(sheet)
+    letters = _Letters([*(heading for heading, _ in sections), *(block.text for _, _, block in places)])
+    for top, heading in headings:
+        letters.write(pen, (GAP, top), heading, WIDTH - 2 * GAP, _INK, _HEADING)
+    for left, top, block in places:
+        letters.write(pen, (left, top), block.text, block.size[0], _FAINT, _TEXT)
+        for number, picture in enumerate(block.pictures):
+            tile = _tile(picture)
+            corner = left + number * (TILE + GAP) + (TILE - tile.width) // 2, top + _LINE + (TILE - tile.height) // 2
+            sheet.paste(tile, corner)
+    content = io.BytesIO()
+    sheet.save(content, "PNG")
+    replace_bytes(path, content.getbuffer())
+
+
+class _Letters:
+    """Writes texts, each on one line: ASCII in Pillow's own font, other letters in the first font that has them."""
+
+    def __init__(self, texts: Iterable[str]):
+        others = [text for text in texts if not text.isascii()]  # matplotlib is slow to import
+        self.found = lettering(others) if others else None
+        self.fonts: dict[tuple[tuple[str, int], int], _Font] = {}
+
+    def write(
+        self, pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, width: int, colour: str, size: int
+    ) -> None:
+        """Write a text, its middle left out where it is wider than `width` pixels."""
+        x, y = place
+        for font, piece in self._pieces(self._fitting(text, width, size), size):
+            pen.text((x, y + size), piece, colour, font, anchor="ls")
+            x += round(font.getlength(piece))
+
+    def _fitting(self, text: str, width: int, size: int) -> str:
+        most = width  # no letter is narrower than a pixel
+        while True:
+            line = shown(text, most) if self.found is None else self.found(text, most)
+            wide = sum(font.getlength(piece) for font, piece in self._pieces(line, size))
+            if wide <= width or most <= 0:
+                return line
+            most = max(0, min(int(most * width / wide), len(line) - 1))
+
+    def _pieces(self, line: str, size: int) -> Iterator[tuple[_Font, str]]:
+        """A line in pieces of one font each."""
+        for place, letters in groupby(line, self._place_of):
+            yield self._font(place, size), "".join(letters)
+
+    def _place_of(self, letter: str) -> tuple[str, int]:
+        """(file of the font, its number there) for a letter; no file for Pillow's own."""
+        if self.found is None or letter.isascii():
+            return "", 0
+        return next((one.path, one.index) for one in self.found.fonts if ord(letter) in one.letters)
+
+    def _font(self, place: tuple[str, int], size: int) -> _Font:
+        if (place, size) not in self.fonts:
+            path, index = place
+            self.fonts[place, size] = ImageFont.truetype(path, size, index) if path else ImageFont.load_default(size)
+        return self.fonts[place, size]
+
+
+def _tile(picture: np.ndarray) -> Image.Image:
+    """As large as fits: small pictures whole numbers of times, larger ones averaged."""
+    image = Image.fromarray(picture).convert("RGB")
+    longest = max(image.size)
+    if longest <= TILE:
+        times = TILE // longest
+        return image.resize((times * image.width, times * image.height), Image.Resampling.NEAREST)
+    width, height = (max(1, round(side * TILE / longest)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BOX)

@@ -1,0 +1,331 @@
+"""A run folder's records: recipe, environment and one line of metrics after another."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from paddlemae.system.atomic import PARTIAL, append_text, is_partial, remove, replace_text
+from paddlemae.system.documents import read_lines, read_name, read_record
+from paddlemae.system.locks import LOCK_FILE
+
+RECIPE_FILE = "recipe.yaml"
+METRICS_FILE = "metrics.jsonl"
+ENVIRONMENT_FILE = "environment.json"
+RESULTS_FILE = "results.jsonl"  # evaluations of the run's checkpoints, a JSON object a line
+RESULT_FILE = "result.json"  # of a run that trains a classifier: its own
+SKIPPED_FILE = "skipped.jsonl"  # images that the run left out, a JSON object a line
+CHECKPOINTS = "checkpoints"  # their folders, and `latest`, which names the newest
+FIGURES = "figures"
+EXHIBITS = "exhibits"  # pictures and what belongs to them, for the report
+REPORT_FILES = ("report.html", "report.json", "report.md")
+# all that a run's folder holds; --overwrite removes nothing else
+RUN_ENTRIES = (
+    RECIPE_FILE,
+    METRICS_FILE,
+    ENVIRONMENT_FILE,
+    RESULTS_FILE,
+    SKIPPED_FILE,
+    FIGURES,
+    EXHIBITS,
+    CHECKPOINTS,
+    RESULT_FILE,
+    *REPORT_FILES,
+)
+
+
+class EnvironmentType(BaseModel):
+    """What `environment.json` holds; what an older version did not write may lack."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    command: list[str] | None = None
+    started: str | None = None
+    python: str | None = None
+    packages: dict[str, str] | None = None
+    commit: str | None = None
+    system: str | None = None
+    processor: str | None = None
+    cpus: int | None = None
+    finished: str | None = None
+
+
+PACKAGES = ("paddlemae", "paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "safetensors")
+
+
+def check_folder(
+    folder: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    marker: str = RECIPE_FILE,
+    entries: Collection[str] = RUN_ENTRIES,
+) -> None:
+    """Say no to a folder that a run must not take.
+
+    Args:
+        marker: the file that tells a run's folder from any other.
+        entries: what a run puts there, with wildcards; a folder that holds more is not overwritten.
+    Raises:
+        ValueError: it holds a run and neither resume nor overwrite was asked for; or it holds something else, which
+            is never overwritten; or there is nothing to resume.
+    """
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other: continue the run or start it anew")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; --out needs a folder for the run")
+    is_run = (folder / marker).exists()
+    if resume and not is_run:
+        raise ValueError(f"{folder} holds no run to resume; leave --resume out to start one there")
+    if folder.is_dir() and not resume and not all(_is_of_a_beginning(name, marker) for name in os.listdir(folder)):
+        if not is_run:
+            raise ValueError(f"{folder} is not empty and holds no run; choose another folder with --out")
+        if not overwrite:
+            ways = "--resume to go on with it, --overwrite to replace it" if marker == RECIPE_FILE else "--overwrite"
+            raise ValueError(f"{folder} already holds a run; add {ways}, or choose another --out")
+        others = sorted(path.name for path in folder.iterdir() if not _is_of_a_run(path, entries))
+        if others:
+            raise ValueError(
+                f"{folder} holds more than a run ({', '.join(others[:3])}); move that or choose another --out"
+            )
+        _check_link(folder / CHECKPOINTS)
+
+
+def _check_link(checkpoints: Path) -> None:
+    """Refuse a link that leads to anything but checkpoints: they are to be removed."""
+    if checkpoints.is_symlink() and checkpoints.is_dir():
+        ours = ("step_*", "latest", "best", f".*{PARTIAL}")
+        if others := sorted(path.name for path in checkpoints.iterdir() if not any(map(path.match, ours))):
+            raise ValueError(
+                f"{checkpoints} is a link to {checkpoints.resolve()}, which holds more than checkpoints "
+                f"({', '.join(others[:3])}); remove the link, or choose another --out"
+            )
+
+
+def _is_of_a_beginning(name: str, marker: str) -> bool:
+    """Whether a run has this that was killed before it had its recipe."""
+    return name in (LOCK_FILE, ENVIRONMENT_FILE) or any(is_partial(name, one) for one in (ENVIRONMENT_FILE, marker))
+
+
+def _is_of_a_run(path: Path, entries: Collection[str]) -> bool:
+    """Whether this is one of the entries, perhaps not whole yet, or the lock."""
+    patterns = [*entries, *(f".{entry}.*{PARTIAL}" for entry in entries), *(f".{entry}{PARTIAL}" for entry in entries)]
+    return path.name == LOCK_FILE or any(map(path.match, patterns))
+
+
+def open_run(
+    folder: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    marker: str = RECIPE_FILE,
+    entries: Collection[str] = RUN_ENTRIES,
+) -> None:
+    """Make a run folder, or take over one that is there; arguments and errors are those of `check_folder`."""
+    check_folder(folder, resume=resume, overwrite=overwrite, marker=marker, entries=entries)
+    if overwrite and folder.exists():
+        _empty(folder, last=folder / marker)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _empty(folder: Path, last: Path) -> None:
+    """Remove all that is in a folder but its lock, what marks it as a run's last, so a kill leaves one to overwrite.
+
+    The folder of checkpoints may be a link, to a larger disk say: it stays one, and what it leads to is emptied. Other
+    links are removed, and what they lead to stays.
+    """
+    checkpoints = folder / CHECKPOINTS
+    if checkpoints.is_symlink() and checkpoints.is_dir():
+        _empty(checkpoints, last=checkpoints)
+    for path in sorted(folder.iterdir(), key=last.is_relative_to):
+        if path.name != LOCK_FILE and not (path == checkpoints and path.is_symlink() and path.is_dir()):
+            remove(path)
+
+
+def newest_checkpoint(run: Path) -> str | None:
+    """The folder name of the newest one, as `latest` has it; None where there is none, or it is damaged."""
+    try:
+        return read_name(run / CHECKPOINTS / "latest", "step_[0-9]{8}")
+    except (OSError, ValueError):
+        return None
+
+
+def write_environment(folder: Path) -> None:
+    """Write versions, machine and command: enough to repeat a run, no variable of the user's environment."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    content = {
+        "command": command_line(),
+        "started": now(),
+        "python": platform.python_version(),
+        "packages": versions,
+        "commit": commit(),
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpus": os.cpu_count(),
+    }
+    replace_text(folder / ENVIRONMENT_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(section.key, value) of everything in nested objects, such as a recipe's."""
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """Return what `environment.json` holds, each part of the type that `write_environment` gives it.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged.
+    """
+    path = folder / ENVIRONMENT_FILE
+    found = read_record(path, EnvironmentType, "the next session of this run writes it again")
+    return found.model_dump(exclude_unset=True)
+
+
+def mark_finished(folder: Path) -> None:
+    """Note that the run has done all it was to do."""
+    try:
+        content = read_environment(folder)
+    except (OSError, ValueError):  # lost or damaged: no reason to lose what the run has done, too
+        content = {}
+    replace_text(folder / ENVIRONMENT_FILE, json.dumps({**content, "finished": now()}, indent=2) + "\n")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has done all it was to do."""
+    try:
+        return "finished" in read_environment(folder)
+    except (OSError, ValueError):
+        return False
+
+
+def command_line() -> list[str]:
+    """What this process was started with, the program's own name first."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
+def now() -> str:
+    """The time, UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def log_result(folder: Path, results: Iterable[dict[str, Any]]) -> None:
+    """Append evaluations to `results.jsonl`, each with the command, the time and the commit that made it."""
+    made = {"command": command_line(), "at": now(), "commit": commit()}
+    append_text(folder / RESULTS_FILE, "".join(json.dumps({**result, **made}) + "\n" for result in results))
+
+
+def is_logged(folder: Path, result: dict[str, Any]) -> bool:
+    """Whether `results.jsonl` holds this evaluation, whenever it was made."""
+    lines, _ = read_results(folder)
+    return any(result.items() <= line.items() for line in lines)
+
+
+def commit() -> str | None:
+    """The commit of PaddleMAE's own checkout, if it runs from one; "-dirty" behind it where files were changed."""
+    source = Path(__file__).parent
+    if not any((parent / ".git").exists() for parent in source.parents):
+        return None
+    try:
+        name, changed = (_git(source, *words) for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"]))
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return f"{name}-dirty" if name and changed else name or None
+
+
+def _git(folder: Path, *words: str) -> str:
+    """What git says; it writes nothing, as `git describe --dirty` would, whose lock stays if it is killed."""
+    command = ["git", "--no-optional-locks", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10).stdout.strip()
+
+
+def log_metrics(folder: Path, step: int, epoch: float, seconds: float, **values: float) -> None:
+    """Append one line to `metrics.jsonl`: step, epoch, seconds since the start of training, name -> value."""
+    line = {"step": step, "epoch": float(f"{epoch:.7g}"), "seconds": round(seconds, 3), **values}
+    path = folder / METRICS_FILE
+    try:
+        append_text(path, json.dumps(line) + "\n")
+    except OSError as fault:
+        raise OSError(fault.errno, f"could not log step {step} ({fault.strerror})", str(path)) from fault
+
+
+def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of `metrics.jsonl`; a damaged line, as a crash may leave, is left out."""
+    lines, _ = read_metric_lines(folder)
+    yield from lines
+
+
+def read_metric_lines(folder: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The whole lines of `metrics.jsonl`, and the numbers of its damaged ones, from 1."""
+    return read_lines(folder / METRICS_FILE, _is_metric)
+
+
+def read_results(folder: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The whole lines of `results.jsonl`, which may be of any task, and the numbers of its damaged ones, from 1."""
+    return read_lines(folder / RESULTS_FILE, lambda line: "task" in line)
+
+
+def _is_metric(line: dict[str, Any]) -> bool:
+    """Whether a line has its step, and numbers that can be drawn (NaN as well) where there are numbers."""
+    places = all(is_number(line.get(name, 0)) or line.get(name) is None for name in ("epoch", "seconds"))
+    return places and isinstance(line.get("step"), int) and is_number(line["step"]) and line["step"] >= 0
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a JSON file is a number; `true` is none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def forget_metrics_after(folder: Path, step: int) -> None:
+    """Drop the lines of steps that a resumed run will take again."""
+    kept = [line for line in read_metrics(folder) if line["step"] <= step]
+    replace_text(folder / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def log_skipped(folder: Path, step: int, path: str, reason: str) -> None:
+    """Append one image that was left out, after so many steps, to `skipped.jsonl`."""
+    line = json.dumps({"path": path, "reason": reason, "step": step})  # ASCII, whatever bytes the name has
+    try:
+        append_text(folder / SKIPPED_FILE, line + "\n")
+    except OSError as fault:
+        text = f"could not list an image that can't be read ({fault.strerror}); make room and go on with --resume"
+        raise OSError(fault.errno, text, str(folder / SKIPPED_FILE)) from fault
+
+
+def read_skipped(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of `skipped.jsonl`: path, reason, step; a damaged line, as a crash may leave, is left out."""
+    lines, _ = read_lines(folder / SKIPPED_FILE, _is_skipped)
+    yield from lines
+
+
+def _is_skipped(line: dict[str, Any]) -> bool:
+    return isinstance(line.get("path"), str) and isinstance(line.get("reason"), str)
+
+
+def write_skipped(folder: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Replace `skipped.jsonl`."""
+    replace_text(folder / SKIPPED_FILE, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_recipe(folder: Path, text: str) -> None:
+    """Write the resolved recipe; on a full disk the one before stays."""
+    replace_text(folder / RECIPE_FILE, text)

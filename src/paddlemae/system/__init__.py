@@ -1,0 +1,1 @@
+"""What the operating system offers, used safely: files, locks, signals, limits. Imports no Paddle."""

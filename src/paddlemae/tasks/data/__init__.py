@@ -1,0 +1,1 @@
+"""The `paddlemae data` commands, which inspect, measure and pack data sets."""

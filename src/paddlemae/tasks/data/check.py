@@ -1,0 +1,399 @@
+"""What is wrong with a source of images, before a training finds out: `paddlemae data check`."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paddlemae.data.decode.pixel_format import default_bits
+from paddlemae.data.inspect import duplicates
+from paddlemae.data.inspect.survey import Looks, look_at
+from paddlemae.data.sources import MissingPart, Source, SourceNote
+from paddlemae.data.sources.ignored_files import passed_over
+from paddlemae.data.sources.output_folders import check_outside
+from paddlemae.runs.progress import progress
+from paddlemae.system.atomic import replace_text
+from paddlemae.system.locks import locked_folder
+from paddlemae.tasks.data.groups import Shared, groups_of, shared_groups
+from paddlemae.tasks.data.splits import ALL, Opened, open_part, open_parts
+from paddlemae.tasks.data.statistics import workers_for
+
+JSON_FILE, PICTURE_FILE = "check.json", "check.png"
+MOST_LISTED = 10_000  # groups or images of one kind that the JSON names; all are counted
+MOST_OF_A_GROUP = 20  # images that it names of each: a million black ones are one group
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The images of a split; if it has no labels, `unlabelled` is why, and `is_fault` whether one is unusable."""
+
+    name: str
+    source: Source
+    start: int  # the number of its first image among those of all parts
+    unlabelled: str | None
+    is_fault: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """What was found; arrays have an entry an image, of all parts one behind the other.
+
+    Args:
+        exact, near: the first image of each one's group, as `duplicates` gives them.
+        leaks: groups of images that are in more than one part, and whether any two of these are exact duplicates.
+        shared: the source's own groups, patients say, that are in both parts.
+        notes: how the source was understood where that is not plain: what is left out, say.
+        others: how many files with each ending lie among the images and are not read.
+        findings: how many of each kind there are that should be looked into; empty where nothing was found.
+    """
+
+    spec: str
+    test: str | None
+    channels: int
+    parts: list[Part]
+    looks: Looks
+    exact: NDArray[np.int64]
+    near: NDArray[np.int64]
+    leaks: list[tuple[NDArray[np.int64], bool]]
+    shared: list[Shared]
+    notes: list[str]
+    others: Counter[str]
+    findings: dict[str, int] = field(default_factory=dict)
+
+    def place(self, i: int) -> tuple[Part, int]:
+        """(part, number in its source) of an image."""
+        part = next(part for part in reversed(self.parts) if i >= part.start)
+        return part, int(i) - part.start
+
+    def describe(self, i: int) -> str:
+        part, number = self.place(i)
+        return part.source.describe(number)
+
+    def exact_duplicates(self) -> Iterator[NDArray[np.int64]]:
+        return duplicates.members(self.exact)
+
+    def near_duplicates(self) -> Iterator[NDArray[np.int64]]:
+        """Groups that are more than copies of one file."""
+        return (group for group in duplicates.members(self.near) if len(np.unique(self.exact[group])) > 1)
+
+
+def check(
+    spec: str,
+    *,
+    split: str = ALL,
+    test: str | None = None,
+    channels: int = 3,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> Checked:
+    """Look at every image that `spec` names, and compare them.
+
+    Args:
+        spec: as `open_source` takes it.
+        split: train, test, or all: both, where there are both.
+        test: other images, as `open_source` takes them, to be held out: all of them, or their test part if they have
+            one. Of `spec` they are compared with the training part.
+        channels: as images are read for a model.
+        workers: processes that decode; None is one a core where the images are many.
+    Raises:
+        ValueError: another split, or no images.
+        FileNotFoundError: no such path.
+    """
+    with _noted() as notes:
+        parts = _parts(spec, split, test)
+    others = passed_over(spec, parts[0].source)
+    sources = [part.source for part in parts]
+    count = sum(map(len, sources))
+    with progress("images", count, show=not quiet) as show:
+        looks = look_at(sources, channels, workers=workers_for(count, workers), on_images=show)
+    exact = duplicates.exact_groups(looks.digests_N2, looks.readable_N)
+    with progress("comparisons", duplicates.NEAR_STEPS, show=not quiet) as show:
+        near = duplicates.near_groups(looks.thumbnails_NP, exact, looks.readable_N, show)
+    leaks = _leaks(exact, near, parts[1].start) if len(parts) > 1 else []
+    shared = shared_groups(*sources) if len(sources) > 1 else []
+    found = Checked(spec, test, channels, parts, looks, exact, near, leaks, shared, notes, others)
+    found.findings.update({name: number for name, number in _findings(found).items() if number})
+    return found
+
+
+@contextmanager
+def _noted() -> Iterator[list[str]]:
+    """Collect what is said of how sources were understood; other warnings are given when all is done."""
+    texts: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", SourceNote)
+        yield texts
+    for warning in caught:
+        if issubclass(warning.category, SourceNote):
+            texts.append(str(warning.message))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    texts[:] = dict.fromkeys(texts)
+
+
+def _parts(spec: str, split: str, test: str | None) -> list[Part]:
+    opened = open_parts(spec, split) if test is None else _with_test(spec, split, test)
+    starts = accumulate((len(part.source) for part in opened), initial=0)
+    return [Part(part.name, part.source, start, part.unlabelled, part.is_fault) for part, start in zip(opened, starts)]
+
+
+def _with_test(spec: str, split: str, test: str) -> list[Opened]:
+    """A source's training part, and other images that are held out."""
+    if split != ALL:
+        raise ValueError(
+            f"--test brings the images to hold out, so --split={split} has no meaning; leave one of them out"
+        )
+    train = open_part(spec, "train", "train")
+    try:
+        held_out = open_part(test, "test", "test")
+    except MissingPart:
+        held_out = open_part(test, None, "test")
+    return [train, held_out]
+
+
+def _leaks(exact: NDArray[np.int64], near: NDArray[np.int64], border: int) -> list[tuple[NDArray, bool]]:
+    """`Checked.leaks` of two parts, of which the second begins at `border`."""
+    spread, copied = _spread_over(near, border), _spread_over(exact, border)
+    return [(group, bool(copied[exact[group]].any())) for group in duplicates.members(near) if spread[near[group[0]]]]
+
+
+def _spread_over(firsts: NDArray[np.int64], border: int) -> NDArray[np.bool_]:
+    """[N]: of each group's first image whether the group has images on both sides."""
+    before, behind = (np.bincount(side, minlength=len(firsts)) > 0 for side in (firsts[:border], firsts[border:]))
+    return before & behind
+
+
+def _findings(found: Checked) -> dict[str, int]:
+    labelled = [part for part in found.parts if part.unlabelled is None]
+    return {
+        "unreadable": len(found.looks.faults),
+        "exact_duplicates": sum(len(group) - 1 for group in found.exact_duplicates()),
+        "near_duplicates": sum(len(np.unique(found.exact[group])) - 1 for group in found.near_duplicates()),
+        "leaks": sum(int((group >= found.parts[1].start).sum()) for group, _ in found.leaks),
+        "groups_in_both_parts": len(found.shared),
+        "labels_differ": sum(1 for _ in _contradictions(found)),
+        "classes_in_one_part_only": len(_classes_in_one_part(found)),
+        "nearly_empty_high_byte": len(_shallow(found)),
+        "parts_with_unusable_labels": sum(part.is_fault for part in found.parts),
+        "parts_without_the_labels_of_others": len(found.parts) - len(labelled) if labelled else 0,
+    }
+
+
+def _shallow(found: Checked) -> NDArray[np.int64]:
+    """Images that would lose most of their bits, if training takes 8 of them."""
+    return np.flatnonzero(found.looks.shallow_N if default_bits(found.channels) == 8 else [])
+
+
+def _contradictions(found: Checked) -> Iterator[NDArray[np.int64]]:
+    """Groups of exact duplicates with more than one label; these are compared by their names."""
+    number_of: dict[str, int] = {}
+    labels = []
+    for part in found.parts:
+        numbers = [number_of.setdefault(name, len(number_of)) for name in part.source.classes]
+        known = part.source.labels
+        labels.append(np.full(len(part.source), -1) if known is None else np.array(numbers, np.int64)[known])
+    every = np.concatenate(labels)
+    for group in found.exact_duplicates():
+        own = np.unique(every[group])
+        if (own >= 0).sum() > 1:
+            yield group
+
+
+def _classes_in_one_part(found: Checked) -> dict[str, list[int]]:
+    """How many images each class has in each of the parts, of those classes that have none in one."""
+    counts = [class_counts(part) for part in found.parts if part.unlabelled is None]
+    names = dict.fromkeys(name for each in counts for name in each)
+    each = {name: [count.get(name, 0) for count in counts] for name in names}
+    return {name: numbers for name, numbers in each.items() if len(numbers) > 1 and 0 in numbers}
+
+
+def class_counts(part: Part) -> dict[str, int]:
+    """How many images each class has; empty without labels."""
+    if part.source.labels is None:
+        return {}
+    counts = np.bincount(part.source.labels, minlength=len(part.source.classes))
+    return dict(zip(part.source.classes, counts.tolist()))
+
+
+def as_json(found: Checked) -> dict[str, Any]:
+    """Everything that was found; of each kind at most `MOST_LISTED` groups or images are named, and not all of each."""
+    sizes = found.looks.sizes_N2[found.looks.readable_N]
+    return {
+        "source": found.spec,
+        **({"test_source": found.test} if found.test is not None else {}),
+        "channels": found.channels,
+        "images": {part.name: len(part.source) for part in found.parts},
+        "classes": {part.name: class_counts(part) for part in found.parts},
+        "unlabelled": {part.name: part.unlabelled for part in found.parts if part.unlabelled},
+        "groups": {part.name: groups_of(part.source) for part in found.parts if part.source.groups is not None},
+        "height": _spread(sizes[:, 0]),
+        "width": _spread(sizes[:, 1]),
+        "width_to_height": _spread(sizes[:, 1] / sizes[:, 0]),
+        "stored": [
+            {"colours": colours, "bits": bits, "images": count}
+            for (colours, bits), count in found.looks.forms.most_common()
+        ],
+        "notes": found.notes,
+        "not_read": dict(found.others.most_common()),
+        "findings": found.findings,
+        "unreadable": [
+            {"image": found.describe(i), "reason": reason}
+            for i, reason in list(found.looks.faults.items())[:MOST_LISTED]
+        ],
+        "exact_duplicates": _named(found, found.exact_duplicates()),
+        "near_duplicates": _named(found, found.near_duplicates()),
+        "leaks": [
+            {"exact": is_exact, "images": _of_each_part(found, group)} for group, is_exact in found.leaks[:MOST_LISTED]
+        ],
+        "groups_in_both_parts": [
+            {"group": group.name, "train": group.train, "test": group.test} for group in found.shared[:MOST_LISTED]
+        ],
+        "labels_differ": _named(found, _contradictions(found)),
+        "classes_in_one_part_only": [
+            {"class": name, **{part.name: count for part, count in zip(found.parts, counts)}}
+            for name, counts in islice(_classes_in_one_part(found).items(), MOST_LISTED)
+        ],
+        "nearly_empty_high_byte": [found.describe(i) for i in _shallow(found)[:MOST_LISTED]],
+        "rule": {
+            "exact": "the same bytes of a file, or values of an array",
+            "near": f"thumbnails correlate by {duplicates.LEAST_CORRELATION:g} or more, and at most "
+            f"{duplicates.MOST_BITS} of 64 bits of a difference hash differ; groups are linked by such pairs",
+        },
+    }
+
+
+def _spread(values: NDArray) -> dict[str, float] | None:
+    if not values.size:
+        return None
+    return {"least": values.min().item(), "median": float(np.median(values)), "largest": values.max().item()}
+
+
+def _named(found: Checked, groups: Iterable[NDArray[np.int64]]) -> list[list[str]]:
+    return [[found.describe(i) for i in group[:MOST_OF_A_GROUP]] for group in islice(groups, MOST_LISTED)]
+
+
+def _of_each_part(found: Checked, group: NDArray[np.int64]) -> list[str]:
+    """The first images of a group in each of the parts, with these."""
+    border = int(np.searchsorted(group, found.parts[1].start))
+    shown = [*group[:border][: MOST_OF_A_GROUP // 2], *group[border:][: MOST_OF_A_GROUP // 2]]
+    return [f"{found.place(i)[0].name}: {found.describe(i)}" for i in shown]
+
+
+@contextmanager
+def held(out: Path, spec: str, test: str | None) -> Iterator[None]:
+    """Hold a folder for `write`, before the images are looked at: that it can't be written is better known then.
+
+    Raises:
+        ValueError: it is in a folder of the images.
+        BlockingIOError: another command writes there.
+        OSError: it can't be made.
+    """
+    check_outside(out, [spec, test])
+    with locked_folder(out):
+        yield
+
+
+def write(found: Checked, out: Path) -> None:
+    """Write the JSON and the picture into a folder that is there."""
+    from paddlemae.tasks.data.check_picture import draw
+
+    replace_text(out / JSON_FILE, json.dumps(as_json(found), indent=2) + "\n")
+    draw(found, out / PICTURE_FILE)
+
+
+_WORDS = {
+    "unreadable": "can't be read",
+    "exact_duplicates": "exact duplicates of others",
+    "near_duplicates": "near duplicates of others",
+    "leaks": "in the test part have a duplicate, exact or near, in the training part",
+    "groups_in_both_parts": "groups (patients, tiles ...) have images in both parts",
+    "labels_differ": "groups of exact duplicates have different labels",
+    "classes_in_one_part_only": "classes have no image in one of the parts",
+    "nearly_empty_high_byte": "have 16 bits with a nearly empty high byte: train with bits=16",
+    "parts_with_unusable_labels": "part has a missing or unusable label",
+    "parts_without_the_labels_of_others": "part has no labels that fit the other's",
+}
+SHOWN, MOST_ENDINGS = 3, 10  # of each kind, in the text
+
+
+def summary(found: Checked) -> str:
+    """What was seen and found, a line each; names are escaped, as they may hold anything."""
+    lines = [f"images     {', '.join(f'{part.name} {len(part.source):,}' for part in found.parts)}"]
+    for part in found.parts:
+        lines.append(f"classes    {part.name}: {_balance(part)}")
+    for part in found.parts:
+        if groups := groups_of(part.source):
+            largest = groups["largest"]
+            lines.append(
+                f"groups     {part.name}: {groups['groups']:,}, the largest {largest['group']!r} of "
+                f"{largest['images']:,} images"
+            )
+    sizes = found.looks.sizes_N2[found.looks.readable_N]
+    if len(sizes):
+        height, width, ratio = (_range(values) for values in (sizes[:, 0], sizes[:, 1], sizes[:, 1] / sizes[:, 0]))
+        lines.append(f"sizes      height {height}, width {width}, width / height {ratio}")
+    forms = (f"{colours} of {bits} bits {count:,}" for (colours, bits), count in found.looks.forms.most_common())
+    lines.append(f"stored as  {', '.join(forms) or 'nothing that can be read'}")
+    if found.others:
+        lines.append(f"not read   {_endings(found.others)}, files that are no images here")
+    lines += [f"note       {text}" for text in found.notes]
+    for name, count in found.findings.items():
+        lines.append(f"found      {count:,} {_WORDS[name]}")
+        lines += [f"           {example}" for example in _examples(found, name)]
+    return "\n".join(lines if found.findings else [*lines, "found      nothing wrong"])
+
+
+def _endings(others: Counter[str]) -> str:
+    """Return how many files have which ending; endings may hold anything."""
+    shown = [
+        f"{(ending if ending.isprintable() else repr(ending)) or 'without an ending'} {count:,}"
+        for ending, count in others.most_common(MOST_ENDINGS)
+    ]
+    more = len(others) - len(shown)
+    return ", ".join([*shown, f"{more} more endings"] if more > 0 else shown)
+
+
+def _balance(part: Part) -> str:
+    counts = class_counts(part)
+    if not counts:
+        return f"no labels ({part.unlabelled})"
+    least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    why_not = f" ({part.unlabelled})" if part.unlabelled else ""
+    if counts[least] == counts[most]:
+        return f"{len(counts):,} of {counts[most]:,} images each{why_not}"
+    return f"{len(counts):,}, of {counts[least]:,} ({least!r}) to {counts[most]:,} images ({most!r}){why_not}"
+
+
+def _range(values: NDArray) -> str:
+    least, median, largest = values.min(), np.median(values), values.max()
+    return f"{least:.4g}" if least == largest else f"{least:.4g} to {largest:.4g} (median {median:.4g})"
+
+
+def _examples(found: Checked, name: str) -> list[str]:
+    if name == "unreadable":
+        return [f"{found.describe(i)!r}: {reason}" for i, reason in list(found.looks.faults.items())[:SHOWN]]
+    if name == "groups_in_both_parts":
+        return [f"{group.name!r}: {group.train} and {group.test} images" for group in found.shared[:SHOWN]]
+    if name == "classes_in_one_part_only":
+        classes = islice(_classes_in_one_part(found).items(), SHOWN)
+        return [f"{label!r}: {' and '.join(map(str, counts))} images" for label, counts in classes]
+    if name == "nearly_empty_high_byte":
+        return [repr(found.describe(i)) for i in _shallow(found)[:SHOWN]]
+    groups: dict[str, Iterable[NDArray[np.int64]]] = {
+        "exact_duplicates": found.exact_duplicates(),
+        "near_duplicates": found.near_duplicates(),
+        "leaks": (group for group, _ in found.leaks),
+        "labels_differ": _contradictions(found),
+    }
+    shown = (group[[0, -1]] for group in groups.get(name, ()))
+    return [f"{found.describe(first)!r} = {found.describe(last)!r}" for _, (first, last) in zip(range(SHOWN), shown)]

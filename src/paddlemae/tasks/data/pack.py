@@ -1,0 +1,231 @@
+"""Pack a source of images into shards that are read fast, and check such a pack: `paddlemae data pack` and `verify`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import paddlemae
+from paddlemae.data.pack.encoding import Encoding
+from paddlemae.data.pack.reader import FORMAT, INDEX_FILE, file_faults, files_of, read_index
+from paddlemae.data.pack.writer import file_digest
+from paddlemae.data.sources import Source, add_stamps
+from paddlemae.data.sources.open import path_and_options
+from paddlemae.data.sources.output_folders import check_outside
+from paddlemae.recipe import MAX_BAD_IMAGES
+from paddlemae.runs.progress import progress
+from paddlemae.runs.runlog import SKIPPED_FILE
+from paddlemae.tasks.data.pack_fill import Part, ShardSize, Skipped, fill
+from paddlemae.tasks.data.pack_journal import Journal, open_journal
+from paddlemae.tasks.data.splits import ALL, open_parts
+from paddlemae.train.stopping import ended_by_signals
+
+SHARD_IMAGES = "1000"
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A pack that is finished.
+
+    Args:
+        images, skipped: of the source, those that are in shards and those that can't be read.
+        bytes, bytes_before: of the shards, and of their images in the source.
+        images_now, seconds: what was done this time, and how long it took.
+        unlabelled: parts without labels, and why.
+    """
+
+    folder: Path
+    images: int
+    skipped: int
+    shards: int
+    bytes: int
+    bytes_before: int
+    images_now: int
+    seconds: float
+    unlabelled: dict[str, str]
+
+
+def pack(
+    spec: str,
+    out: Path,
+    *,
+    size: int = 256,
+    channels: int = 3,
+    bits: int | None = None,
+    quality: int = 95,
+    lossless: bool = False,
+    shard_size: str = SHARD_IMAGES,
+    split: str = ALL,
+    max_bad_images: float = MAX_BAD_IMAGES,
+    workers: int | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Packed:
+    """Make a pack of the images that `spec` names, or go on with the one in `out`.
+
+    Args:
+        spec: as `open_source` takes it.
+        out: the pack's folder, made if it is not there.
+        size, channels, bits, quality, lossless: see `Encoding`.
+        shard_size: images in a shard, or bytes as in "500MB".
+        split: train, test, or all: both, where there are both.
+        max_bad_images: share, rounded up, of each part's images that may be unreadable; they are left out and listed.
+        workers: processes that decode and encode; None is one a core where the images are many.
+        overwrite: remove the pack in `out` first.
+    Raises:
+        ValueError: settings that can't be, no images, a folder of something else or of another pack.
+        FileNotFoundError: no such path.
+        DataFault: too many unreadable images. From here on, what is done is kept.
+        OSError: no room.
+        KeyboardInterrupt, Preempted: the text says that the same command goes on.
+    """
+    if bits not in (None, 8, 16):
+        raise ValueError(f"--bits is 8 or 16; got {bits}")
+    encoding = Encoding(size, channels, cast(Literal[8, 16] | None, bits), quality, lossless)
+    most = ShardSize.of(shard_size)
+    started = time.monotonic()
+    root = _root(spec)
+    opened = open_parts(spec, split)
+    for part in opened:
+        if part.is_fault:
+            raise ValueError(part.unlabelled)
+    parts = [Part(part.name, part.source, part.unlabelled, root) for part in opened]
+    check_outside(out, [spec])
+    about = {
+        "pack": FORMAT,
+        "paddlemae": paddlemae.__version__,
+        "source": spec,
+        "settings": {**asdict(encoding), "shard-size": str(most)},
+        "parts": {part.name: _about(part.source) for part in parts},
+    }
+    with ended_by_signals(), open_journal(out, about, overwrite) as journal:
+        before = journal.images
+        if not journal.is_finished:
+            try:
+                _make(journal, parts, encoding, most, max_bad_images, workers, quiet)
+            except KeyboardInterrupt as stop:
+                count = sum(len(part.source) for part in parts)
+                raise KeyboardInterrupt(
+                    f"stopped with {journal.images} of {count} images in {out}; the same command goes on"
+                ) from stop
+            except OSError as fault:
+                text = f"could not write the pack ({fault.strerror or fault}); mend it, and the same command goes on"
+                raise OSError(fault.errno, text, str(out)) from fault
+    return Packed(
+        out,
+        journal.images,
+        sum(len(part.source) for part in parts) - journal.images,
+        len(journal.done),
+        sum(shard.bytes for shard in journal.done),
+        sum(shard.bytes_before for shard in journal.done),
+        journal.images - before,
+        time.monotonic() - started,
+        {part.name: part.unlabelled for part in parts if part.unlabelled},
+    )
+
+
+def _make(
+    journal: Journal,
+    parts: list[Part],
+    encoding: Encoding,
+    most: ShardSize,
+    max_bad_images: float,
+    workers: int | None,
+    quiet: bool,
+) -> None:
+    skipped_file = journal.folder / SKIPPED_FILE
+    skipped_file.unlink(missing_ok=True)  # it may end in half a line, or list what was met behind the last shard
+    total, seen = sum(len(part.source) for part in parts), 0
+    with progress("packing", total, journal.images, show=not quiet) as show:
+        for part in parts:
+            skipped = Skipped(skipped_file, part, max_bad_images)
+            fill(journal, part, skipped, encoding, most, workers, partial(_show_all, show, seen))
+            seen += len(part.source)
+    journal.finish()
+
+
+def _show_all(show: Callable[[int], None], before: int, done: int) -> None:
+    show(before + done)
+
+
+def _about(source: Source) -> dict[str, Any]:
+    """All of a source that a pack depends on."""
+    files = hashlib.sha256()
+    add_stamps(files, source)
+    digests = {
+        name: None if numbers is None else hashlib.sha256(numbers.astype("<i8").tobytes()).hexdigest()
+        for name, numbers in (("labels", source.labels), ("groups", source.groups))
+    }
+    return {"images": len(source), "classes": list(source.classes), "files": files.hexdigest(), **digests}
+
+
+def _root(spec: str) -> str:
+    """The folder whose name says nothing of an image."""
+    path, _ = path_and_options(spec)
+    return path if os.path.isdir(path) else os.path.dirname(path)
+
+
+def summary(packed: Packed) -> str:
+    """What is there, in a line; before it, a line for each part without labels."""
+    notes = [f"note: {name} is packed without labels: {reason}" for name, reason in packed.unlabelled.items()]
+    left_out = f", {packed.skipped:,} skipped, see {packed.folder / SKIPPED_FILE}" if packed.skipped else ""
+    rate = f", {packed.images_now / packed.seconds:,.0f} images/s" if packed.images_now else ", all done before"
+    done = f"packed {packed.images:,} images in {packed.shards:,} shard{'s' * (packed.shards > 1)} in {packed.folder}"
+    sizes = f"{_megabytes(packed.bytes)} of {_megabytes(packed.bytes_before)}"
+    return "\n".join([*notes, f"{done}: {sizes}{rate}{left_out}"])
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A pack that was looked at; `bytes` of all its files; `faults`: what is wrong with which file."""
+
+    folder: Path
+    shards: int
+    bytes: int
+    faults: dict[str, str]
+
+
+def verify(folder: Path, *, quiet: bool = False) -> Verified:
+    """Read every file of a pack, and compare its checksum with the index's.
+
+    Raises:
+        ValueError: no pack, or one that is not finished.
+        FileNotFoundError: no such folder.
+    """
+    names = os.listdir(folder)
+    index = read_index(folder, names)
+    if index is None:
+        raise ValueError(f"{folder} is no pack: it has no {INDEX_FILE} of 'paddlemae data pack'")
+    files = files_of(index)
+    faults = file_faults(folder, files)
+    with progress("files", len(files), show=not quiet) as show:
+        for number, file in enumerate(files, start=1):
+            if file["name"] not in faults and (fault := _damage(folder / file["name"], file["sha256"])):
+                faults[file["name"]] = fault
+            show(number)
+    return Verified(folder, len(index["shards"]), sum(file["bytes"] for file in files), faults)
+
+
+def _damage(path: Path, sha256: str) -> str | None:
+    try:
+        found = file_digest(path)
+    except OSError as fault:
+        return f"can't be read ({fault.strerror})"
+    return None if found == sha256 else f"is damaged: its SHA-256 is {found}, and was {sha256}"
+
+
+def verdict(found: Verified) -> str:
+    """A line for each file that is wrong, or one that all are whole."""
+    if found.faults:
+        return "\n".join(f"{found.folder / name} {what}" for name, what in found.faults.items())
+    return f"{found.folder}: {found.shards:,} shards, {_megabytes(found.bytes)}, as they were written"

@@ -1,0 +1,215 @@
+"""Fill a pack's shards with a part's images, in the source's order, each as `data.pack.encoding` brings it in.
+
+The entries of an image are named by its number in the source: `000000012.jpg`; with a label `000000012.cls`, the
+class's number; and `000000012.json`: its name in the source and, where they are known, its class and group.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paddlemae.data.decode.images import UnreadableImage
+from paddlemae.data.disk.errors import DataFault, check_unreadable, tell_unreadable
+from paddlemae.data.pack.encoding import Encoded, Encoding, encoded
+from paddlemae.data.pack.reader import ENDINGS
+from paddlemae.data.pack.writer import ShardFile, size_in_tar
+from paddlemae.data.sources import Source
+from paddlemae.data.workers import make_ahead
+from paddlemae.system.atomic import append_text
+from paddlemae.tasks.data.pack_journal import Journal, Shard, shard_name
+from paddlemae.tasks.data.statistics import workers_for
+
+_CHUNK = 32  # images that a worker packs at a time
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_SHARD_SIZE = re.compile(r"(\d+) *([KMG]B)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ShardSize:
+    """The most that a shard holds: images, or bytes of entries."""
+
+    images: int | None = None
+    bytes: int | None = None
+
+    @classmethod
+    def of(cls, text: str) -> ShardSize:
+        """Of "1000", which are images, or "500MB"."""
+        found = _SHARD_SIZE.fullmatch(text.strip())
+        number = int(found[1]) * _UNITS[(found[2] or "").upper()] if found else 0
+        if not found or not number:
+            raise ValueError(f"--shard-size is a number of images, or of bytes as in 500MB; got {text!r}")
+        return cls(bytes=number) if found[2] else cls(images=number)
+
+    def __str__(self) -> str:
+        return f"{self.images} images" if self.images else f"{self.bytes} bytes"
+
+
+@dataclass(frozen=True)
+class Part:
+    """The images of a split.
+
+    Args:
+        unlabelled: why its source has no labels, if it has none.
+        root: what the images' names begin with, and says nothing of them.
+    """
+
+    name: str
+    source: Source
+    unlabelled: str | None
+    root: str
+
+
+@dataclass
+class Skipped:
+    """A part's unreadable images: listed in the pack's `skipped.jsonl`, named, and no more than are allowed."""
+
+    file: Path
+    part: Part
+    limit: float
+    reasons: dict[str, str] = field(default_factory=dict)  # path -> why
+    since_shard: list[tuple[str, str]] = field(default_factory=list)
+
+    def recall(self, shards: list[Shard]) -> None:
+        """Take those that finished shards left out."""
+        for path, reason in (each for shard in shards for each in shard.skipped):
+            self._list(path, reason)
+        self._check()
+
+    def add(self, image: UnreadableImage) -> None:
+        self.since_shard.append((image.path, image.reason))
+        self._list(image.path, image.reason)
+        tell_unreadable(len(self.reasons), image)
+        self._check()
+
+    def taken(self) -> list[tuple[str, str]]:
+        """Those since the last shard."""
+        taken, self.since_shard = self.since_shard, []
+        return taken
+
+    def _list(self, path: str, reason: str) -> None:
+        self.reasons[path] = reason
+        line = json.dumps({"path": path, "reason": reason, "part": self.part.name})  # ASCII, whatever bytes it has
+        append_text(self.file, line + "\n")
+
+    def _check(self) -> None:
+        source = self.part.source
+        check_unreadable(self.reasons, self.limit, len(source), source.name, self.file)
+
+
+def fill(
+    journal: Journal,
+    part: Part,
+    skipped: Skipped,
+    encoding: Encoding,
+    most: ShardSize,
+    workers: int | None,
+    show: Callable[[int], None],
+) -> None:
+    """Make the shards of a part that are not done yet.
+
+    Args:
+        most: a shard with one image may have more bytes.
+        show: called with the number of the part's images seen so far.
+    Raises:
+        DataFault: too many of the part's images, or all, can't be read.
+        OSError: no room, or a disk that gives back other bytes.
+    """
+    done, count = journal.of_part(part.name), len(part.source)
+    skipped.recall(done)
+    start = done[-1].end if done else 0
+    chunks = (range(i, min(i + _CHUNK, count)) for i in range(start, count, _CHUNK))
+    encode = functools.partial(_encoded_chunk, part.source, encoding)
+    shards = _Shards(journal, part, most, skipped)
+    i = start
+    try:
+        with closing(make_ahead(encode, chunks, workers_for(count - start, workers))) as made:
+            for chunk in made:
+                for image in chunk:
+                    if isinstance(image, UnreadableImage):
+                        skipped.add(image)
+                    else:
+                        shards.add(i, image)
+                    i += 1
+                show(i)
+        shards.finish(count)
+    finally:
+        shards.abandon()
+    if not journal.of_part(part.name):
+        path, reason = next(iter(skipped.reasons.items()))
+        raise DataFault(f"no image of {part.source.name} can be read, mend them; first: {path!r} ({reason})")
+
+
+def _encoded_chunk(source: Source, encoding: Encoding, numbers: range) -> list[Encoded | UnreadableImage]:
+    found: list[Encoded | UnreadableImage] = []
+    for i in numbers:
+        try:
+            found.append(encoded(source.stored(i), source.describe(i), encoding, source.room(i)))
+        except UnreadableImage as fault:
+            found.append(fault.without_frames())
+    return found
+
+
+@dataclass
+class _Shards:
+    """The shards of a part, of which one is being written."""
+
+    journal: Journal
+    part: Part
+    most: ShardSize
+    skipped: Skipped
+    file: ShardFile | None = None
+    rows: list[list[int]] = field(default_factory=list)
+    bytes_before: int = 0
+
+    def add(self, i: int, image: Encoded) -> None:
+        """Add image `i`, to the next shard if it is one too many for this one."""
+        own, *beside = _entries(self.part, i, image)
+        if self.file and self._is_full(self.file.bytes + sum(size_in_tar(content) for _, content in (own, *beside))):
+            self.finish(i)
+        if self.file is None:
+            name = shard_name(self.part.name, len(self.journal.of_part(self.part.name)))
+            self.file, self.rows, self.bytes_before = ShardFile(self.journal.folder / name), [], 0
+        offset = self.file.add(*own)
+        for entry in beside:
+            self.file.add(*entry)
+        source = self.part.source
+        numbers = (-1 if known is None else int(known[i]) for known in (source.labels, source.groups))
+        self.rows.append([i, offset, len(image.content), ENDINGS.index(image.ending), *numbers])
+        self.bytes_before += image.bytes_before
+
+    def finish(self, end: int) -> None:
+        """Bring the shard to its place; the source's image `end` comes next."""
+        if self.file is None:
+            return
+        written = self.file.close()
+        name, self.file = self.file.path.name, None
+        counts = (len(self.rows), written.bytes, written.sha256, end, self.bytes_before)
+        self.journal.add(Shard(name, self.part.name, *counts, self.skipped.taken(), self.rows))
+
+    def abandon(self) -> None:
+        if self.file:
+            self.file.abandon()
+
+    def _is_full(self, bytes_then: int) -> bool:
+        return len(self.rows) == self.most.images or bool(self.most.bytes and bytes_then > self.most.bytes)
+
+
+def _entries(part: Part, i: int, image: Encoded) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of an image's files."""
+    source, about = part.source, dict[str, Any]()
+    yield f"{i:09}.{image.ending}", image.content
+    about["source"] = source.describe(i).removeprefix(os.path.join(part.root, ""))
+    if source.labels is not None:
+        yield f"{i:09}.cls", str(source.labels[i]).encode()
+        about["class"] = source.classes[source.labels[i]]
+    if source.groups is not None:
+        about["group"] = int(source.groups[i])
+    yield f"{i:09}.json", json.dumps(about).encode()

@@ -1,0 +1,1 @@
+"""Models from recipes, run folders and weights files; their inputs and outputs."""

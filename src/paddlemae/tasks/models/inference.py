@@ -1,0 +1,124 @@
+"""From uint8 images to a model's features or logits, without gradients, by all CPU threads.
+
+Each thread takes its part of a batch, as in training: only matrix products use several threads by themselves. Paddle's
+inference engine, which needs a program built first, is hardly faster for ViT-Base (docs/export.md, "Speed").
+
+Shapes: B images, C channels, H x W pixels, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import paddle
+
+from paddlemae.engine import device
+from paddlemae.model.vit import evaluating, features, pool_tokens
+from paddlemae.tasks.models.build import to_input
+from paddlemae.train.parallel.threads import worthwhile_replicas
+from paddlemae.weights.model_folder import Description
+
+LOGITS: Literal["logits"] = "logits"
+
+Forward = Callable[[np.ndarray], np.ndarray]
+
+
+TOKENS, NORMS = ("cls", "mean"), ("layer", "batch", "none")
+
+
+@dataclass(frozen=True)
+class FeatureKind:
+    """Which features of an encoder.
+
+    Args:
+        token: "cls", or "mean" of the patch tokens.
+        layer: the block that they are taken after, counted from 1; None is the last.
+        norm: "layer": the encoder's last norm, as it was trained behind the last block; "none": as they come out;
+            "batch": as they come out, each feature brought to mean 0 and deviation 1 over the images that are
+            compared with, which is left to whoever has all of these.
+    Raises:
+        ValueError: a token or norm that there is not.
+    """
+
+    token: str = "mean"
+    layer: int | None = None
+    norm: str = "layer"
+
+    def __post_init__(self) -> None:
+        for name, given, known in (("token", self.token, TOKENS), ("norm", self.norm, NORMS)):
+            if given not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {given!r}")
+
+    def __str__(self) -> str:
+        token = "cls token" if self.token == "cls" else "mean of the patch tokens"
+        layer = "the last block" if self.layer is None else f"block {self.layer}"
+        return f"{token} after {layer}, norm: {self.norm}"
+
+
+def forward_function(
+    model, description: Description, output: FeatureKind | Literal["logits"], *, threads: int | str = "auto"
+) -> Forward:
+    """What computes features or logits of batches, in eval mode.
+
+    Args:
+        output: which features, or the logits of a classifier.
+        threads: as in `device.prepare`; without effect on an accelerator.
+    Returns:
+        a function from uint8 [B, C, H, W] to float32 [B, D] (or [B, classes]), for any B. How B is shared among the
+        threads changes the last bits.
+    Raises:
+        ValueError: an output that the model does not have.
+        FloatingPointError: by the function, for outputs that are not finite.
+    """
+    _check_output(model, output)
+
+    @paddle.no_grad()
+    def part(images_u8: np.ndarray) -> np.ndarray:
+        images = to_input(images_u8, description)
+        if not isinstance(output, FeatureKind):
+            return model(images).numpy()
+        return features(model, images, output.token, depth=output.layer, normalise=output.norm == "layer").numpy()
+
+    if not device.is_cpu():
+        return _evaluating(model, part)
+    count = device.threads_of(threads)
+    pool = ThreadPoolExecutor(count, "forward", paddle.set_device, (paddle.get_device(),))
+    operations = 2 * sum(parameter.size for parameter in model.parameters()) / math.prod(model.patch_size)  # a pixel
+
+    def shared(images_u8: np.ndarray) -> np.ndarray:
+        worthwhile = worthwhile_replicas(count, operations * math.prod(images_u8[:, 0].shape))
+        parts = np.array_split(images_u8, min(worthwhile, len(images_u8)))
+        with device.product_threads(count // len(parts)):
+            return np.concatenate(list(pool.map(part, parts)))
+
+    return _evaluating(model, shared)
+
+
+def _evaluating(model, forward: Forward) -> Forward:
+    def in_eval_mode(images_u8: np.ndarray) -> np.ndarray:
+        with evaluating(model):
+            outputs = forward(images_u8)
+        if bad := int((~np.isfinite(outputs).all(axis=1)).sum()):  # comparisons would take them for the first class
+            raise FloatingPointError(
+                f"the model gives outputs that are not finite for {bad} of {len(outputs)} images: its weights, or its "
+                "mean and std, are damaged or have grown too large; use an earlier checkpoint"
+            )
+        return outputs
+
+    return in_eval_mode
+
+
+def _check_output(model, output: FeatureKind | str) -> None:
+    if not isinstance(output, FeatureKind):
+        if not hasattr(model, "head"):
+            raise ValueError("logits need a classifier, and this model has no head; ask for features")
+        return
+    pool_tokens(paddle.zeros([1, 2, 1]), output.token, model.has_cls)  # refuses a token that it doesn't have
+    depth = len(model.blocks)
+    if output.layer is not None and not 1 <= output.layer <= depth:
+        raise ValueError(f"layer must be one of the encoder's {depth} blocks, 1..{depth}, got {output.layer}")

@@ -1,0 +1,1 @@
+"""What all training commands share: start of a run, training run, evaluation, exhibits."""

@@ -1,0 +1,130 @@
+"""What a training step really holds in memory: tried with a few images, in processes of their own.
+
+`run_module.py paddlemae.tasks.training.memory_trial BATCH_SIZE < RECIPE` prints the peak memory of two steps, in bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from paddlemae.engine.device import is_cpu
+from paddlemae.recipe import FinetuneRecipe, PretrainRecipe, build_recipe, dump_recipe
+from paddlemae.system.limits import free_memory
+from paddlemae.system.run_module import python_module
+from paddlemae.tasks.training.dry_run import memory_text
+
+TRIED = (4, 12)  # batch sizes; the line through both gives any other
+STEPS = 2  # the optimizer's own memory is there from the second on
+TIMEOUT_SECONDS = 300
+STATUS = Path("/proc/self/status")
+FREE_SHARE = 0.9  # of what is free, so that the machine keeps something
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that training takes on CPU: without images, and for each image of a batch."""
+
+    fixed: float
+    an_image: float
+
+    def of(self, batch_size: int) -> float:
+        return self.fixed + batch_size * self.an_image
+
+    def fitting(self, num_bytes: float) -> int:
+        """The largest batch that so much memory holds."""
+        return max(0, math.floor((num_bytes - self.fixed) / self.an_image))
+
+
+def measure(recipe: PretrainRecipe | FinetuneRecipe) -> Footprint | None:
+    """Measured on this machine's CPU, in half a minute for ViT-Base; None where that can't be done."""
+    (few, low), (many, high) = ((tried, _peak_in_process(recipe, tried)) for tried in TRIED)
+    if low is None or high is None:
+        return None
+    an_image = max(1.0, (high - low) / (many - few))
+    return Footprint(low - few * an_image, an_image)
+
+
+def memory_plan(recipe: PretrainRecipe | FinetuneRecipe, estimate: int) -> dict[str, str]:
+    """What `--dry-run` says of memory: measured on CPU, else the estimate in bytes; name -> value, for people."""
+    free = free_memory()
+    if not (is_cpu() and STATUS.exists()) or free is None:
+        return {"memory": memory_text(estimate)}
+    batch_size = recipe.training.batch_size
+    found = measure(recipe) if estimate < free else None
+    if found is None:
+        return {"memory": f"{memory_text(estimate)}; trying it failed, or {free / 2**30:.1f} GiB won't hold it"}
+    fitting = found.fitting(FREE_SHARE * free)
+    few, many = TRIED
+    return {
+        "memory": f"{found.of(batch_size) / 2**30:.2f} GiB: {found.fixed / 2**30:.2f} and {found.an_image / 2**20:.1f} "
+        f"MiB an image (measured with {few} and {many} images a step)",
+        "batch size": f"up to about {fitting} in the {free / 2**30:.1f} GiB that are free"
+        if fitting
+        else f"none fits into the {free / 2**30:.1f} GiB that are free; recompute=true needs less",
+    }
+
+
+def _bytes_in(path: Path, name: str) -> int:
+    """A number of kB that the kernel's file gives under this name."""
+    lines = path.read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def _peak_in_process(recipe: PretrainRecipe | FinetuneRecipe, batch_size: int) -> int | None:
+    command = [*python_module("paddlemae.tasks.training.memory_trial"), str(batch_size)]
+    try:
+        done = subprocess.run(
+            command, input=dump_recipe(recipe), capture_output=True, text=True, timeout=TIMEOUT_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    return None if done.returncode else int(done.stdout.split()[-1])
+
+
+def _peak(recipe: PretrainRecipe | FinetuneRecipe, batch_size: int) -> int:
+    """Largest memory of this process after training steps on noise."""
+    from paddlemae.data.batches import Batch
+    from paddlemae.tasks import finetune, pretrain
+    from paddlemae.tasks.training.run_training import cpu_sharing
+    from paddlemae.train.checkpoint import TrainState
+    from paddlemae.train.loop import fit
+    from paddlemae.train.optim import adamw
+
+    parts: Any
+    if isinstance(recipe, PretrainRecipe):
+        parts = pretrain.prepare(recipe)
+        loss_fn = pretrain.loss_function(recipe, parts.description)
+    else:
+        parts = finetune.prepare(recipe)
+        loss_fn = finetune.loss_function(recipe, parts.description)
+    shape = parts.description.architecture
+    images = np.random.default_rng(0).integers(0, 256, (batch_size, shape["channels"], *shape["image_size"]), np.uint8)
+    zeros = np.zeros(batch_size, np.int64)
+    fit(
+        TrainState(parts.model, adamw(parts.model)),
+        itertools.repeat(Batch(images, zeros, np.arange(batch_size), zeros)),
+        loss_fn,
+        lambda step: 0.0,
+        total_steps=STEPS,
+        **cpu_sharing(parts.model, recipe.training.model_copy(update={"batch_size": batch_size})),
+    )
+    return _bytes_in(STATUS, "VmHWM")
+
+
+def main() -> None:
+    content = yaml.safe_load(sys.stdin)
+    recipe = build_recipe(content["task"], content)
+    print(_peak(recipe, int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Other people's weights: what a file holds, and the same weights as another layout has them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from paddlemae.system.atomic import naming, partial, put, remove
+from paddlemae.tasks.models.read_model import (
+    Checkpoint,
+    Reading,
+    in_float32,
+    is_own,
+    read_checkpoint,
+    read_foreign,
+)
+from paddlemae.weights.formats.state_dict import StateDict
+from paddlemae.weights.formats.torch_write import write_torch
+from paddlemae.weights.layouts import LAYOUTS, Exported, Imported, export_weights
+from paddlemae.weights.load_report import lines, report
+from paddlemae.weights.model_folder import DESCRIPTION_FILE, WEIGHTS_FILE, write_model, write_tensor_file
+from paddlemae.weights.open import CONFIG, PREPROCESSOR, Foreign
+
+OWN = "paddlemae"
+TARGETS = (OWN, *LAYOUTS)
+FOLDERS = (OWN, "timm", "transformers")  # what such weights are published as; the others are single files
+FOLDER_FILES = (WEIGHTS_FILE, DESCRIPTION_FILE, CONFIG, PREPROCESSOR)  # of them; a folder with more is not replaced
+PADDLES = ("paddle", "paddle-mae-pytorch", "paddlevit")
+
+
+def inspect(path: str | Path, reading: Reading, *, trust: bool = False) -> dict[str, Any]:
+    """The load report of weights; see `weights.load_report`.
+
+    Raises:
+        FileNotFoundError, ValueError: no weights, or of no layout that is known.
+    """
+    if not is_own(path):
+        return report(*read_foreign(path, reading))
+    checkpoint = read_checkpoint(path, reading, trust=trust)
+    what, tensors = checkpoint.description, dict(checkpoint.tensors)
+    state = StateDict(tensors, {name: array.dtype.name for name, array in tensors.items()}, "", {}, {})
+    foreign = Foreign(checkpoint.folder, "safetensors", state, None, None, None)
+    about: dict[str, Any] = dict(mean=what.mean, std=what.std, classes=what.classes)
+    return report(foreign, Imported(OWN, what.kind, what.architecture, tensors, {}, {}, **about))
+
+
+def inspection(content: dict[str, Any]) -> str:
+    """The report as text."""
+    return "\n".join(lines(content))
+
+
+def convert(
+    path: str | Path, out: Path, to: str, reading: Reading, *, overwrite: bool = False, trust: bool = False
+) -> list[str]:
+    """Write weights as another layout has them: a folder for `FOLDERS`, else a `.pth` or `.pdparams` file.
+
+    Args:
+        path: one of our runs, checkpoints or models, or someone's weights.
+        to: one of `TARGETS`.
+        overwrite: replace what is at `out`.
+        trust: see `read_checkpoint`.
+    Returns:
+        what a user should know, one sentence each.
+    Raises:
+        FileNotFoundError, ValueError: weights that can't be read, or that the layout can't hold; nothing is written.
+    """
+    if to not in TARGETS:
+        raise ValueError(f"--to must be one of {', '.join(TARGETS)}, got {to!r}")
+    if Path(path).resolve().is_relative_to(out.resolve()) and overwrite:
+        raise ValueError(f"--overwrite would delete {path}, which is to be converted; choose another --out")
+    _check_free(out, to, overwrite)
+    _check_ending(out, to)
+    checkpoint = read_checkpoint(path, reading, trust=trust)
+    exported = None if to == OWN else exported_of(checkpoint, to)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = partial(out)
+    remove(beside)
+    try:
+        with naming(out):
+            if exported is None:
+                _write_own(beside, checkpoint)
+            else:
+                _write(beside, to, exported)
+            put(beside, out)
+    finally:
+        remove(beside)
+    return exported.notes if exported else []
+
+
+def exported_of(checkpoint: Checkpoint, to: str) -> Exported:
+    """A checkpoint's weights as a layout has them, in float32."""
+    description = checkpoint.description
+    return export_weights(
+        to,
+        description.kind,
+        description.architecture,
+        in_float32(checkpoint),
+        mean=description.mean,
+        std=description.std,
+        classes=description.classes,
+    )
+
+
+def _check_free(out: Path, to: str, overwrite: bool) -> None:
+    """Refuse to take the place of anything, unless it is weights that may be replaced."""
+    if not out.exists():
+        return
+    if not overwrite:
+        raise ValueError(f"{out} exists; choose another --out, or replace it with --overwrite")
+    if to not in FOLDERS and out.is_dir():
+        raise ValueError(f"{out} is a folder, and weights of the layout {to} are a file; choose another --out")
+    others = sorted(path.name for path in out.iterdir() if path.name not in FOLDER_FILES) if out.is_dir() else []
+    if others:
+        raise ValueError(f"{out} holds more than weights ({', '.join(others[:3])}); move that or choose another --out")
+
+
+def _check_ending(out: Path, to: str) -> None:
+    ending = "" if to in FOLDERS else ".pdparams" if to in PADDLES else ".pth"
+    if ending and out.suffix != ending:
+        raise ValueError(f"weights of the layout {to} are a file that ends in {ending}; got --out {out}")
+    if not ending and out.suffix in (".pth", ".pt", ".bin", ".pdparams", ".safetensors"):
+        raise ValueError(f"weights of the layout {to} are a folder; got --out {out}, which looks like a file")
+
+
+def _write(out: Path, to: str, exported: Exported) -> None:
+    if to in PADDLES:
+        import paddle
+
+        paddle.save({name: paddle.to_tensor(array) for name, array in exported.tensors.items()}, str(out))
+    elif to not in FOLDERS:
+        write_torch(out, exported.tensors, exported.wrapper)
+    else:
+        write_folder(out, exported)
+
+
+def write_folder(out: Path, exported: Exported) -> None:
+    """Write a folder as the Hugging Face hub has it."""
+    out.mkdir()
+    write_tensor_file(out / WEIGHTS_FILE, exported.tensors)
+    for name, content in {CONFIG: exported.config, **exported.files}.items():
+        (out / name).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _write_own(out: Path, checkpoint: Checkpoint) -> None:
+    out.mkdir()
+    write_model(out, in_float32(checkpoint), checkpoint.description)

@@ -1,0 +1,183 @@
+"""Weights proven equal: what our model makes of them against what another implementation does.
+
+Shapes: B images, C channels, H x W pixels, L patches, D features, P pixels a patch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+
+from paddlemae.engine import device
+from paddlemae.model.mae import MaskedAutoencoder, predict
+from paddlemae.model.masking import Mask, num_kept, random_mask
+from paddlemae.model.vit import features
+from paddlemae.system.atomic import replace_bytes
+from paddlemae.tasks.models.array_file import FAULTS, names_of, read_arrays
+from paddlemae.tasks.models.build import load_encoder
+from paddlemae.tasks.models.read_model import Checkpoint, Reading, in_float32, read_checkpoint, tensors_digest
+from paddlemae.tasks.weights_convert import exported_of, write_folder
+from paddlemae.weights import numpy_reference
+
+IMAGES, SEED, MASK_RATIO = 2, 0, 0.75
+LARGEST = 1e-4  # relative difference of float32 models that compute the same
+ORIGINAL = "transformers"
+Outputs = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """How far apart two computations of the same outputs are.
+
+    Attributes:
+        against: what ours were compared with.
+        differences: output -> norm of the difference over the norm of the other's.
+    """
+
+    against: str
+    differences: dict[str, float]
+
+    @property
+    def holds(self) -> bool:
+        return max(self.differences.values()) <= LARGEST
+
+
+def verify(path: str | Path, reading: Reading, golden: Path | None = None, *, trust: bool = False) -> Verified:
+    """Compare our model's outputs on fixed images with those of another implementation, of the same weights.
+
+    That is transformers' on PyTorch where they are installed and have such a model (for a folder of theirs, loaded from
+    that folder by themselves), else `weights.numpy_reference`, in NumPy.
+
+    Args:
+        path: one of our models, or any weights.
+        golden: a file of such outputs: compared with if it is there, written if not.
+    Raises:
+        FileNotFoundError, ValueError: weights that can't be read, or a golden of other weights.
+    """
+    checkpoint = read_checkpoint(path, reading, trust=trust)
+    device.prepare("cpu")
+    ours = our_outputs(checkpoint)
+    if golden and golden.exists():
+        return _compared(f"the outputs in {golden}", ours, _read_golden(golden, tensors_digest(checkpoint)))
+    against, theirs = _originals(checkpoint)
+    if golden:
+        digest = np.frombuffer(tensors_digest(checkpoint), np.uint8)
+        content = io.BytesIO()
+        np.savez(content, digest=digest, against=np.array(against), **theirs)  # type: ignore[arg-type]
+        replace_bytes(golden, content.getbuffer())
+    return _compared(against, ours, theirs)
+
+
+def has_originals() -> bool:
+    """Whether transformers and PyTorch are installed."""
+    return all(importlib.util.find_spec(name) for name in (ORIGINAL, "torch"))
+
+
+def _originals(checkpoint: Checkpoint) -> tuple[str, Outputs]:
+    """(which implementation, its outputs)."""
+    if has_originals():
+        with contextlib.suppress(_NotTheirs):
+            return _transformers_outputs(checkpoint)
+    images, mask, _ = fixed_input(checkpoint)
+    description = checkpoint.description
+    found = numpy_reference.outputs(
+        description.kind, description.architecture, in_float32(checkpoint), images, mask.keep
+    )
+    return "the definition in NumPy", found
+
+
+def fixed_input(checkpoint: Checkpoint) -> tuple[np.ndarray, Mask, np.ndarray]:
+    """(normalised images float32 [B, C, H, W], their masks, the noise that the masks are drawn from [B, L])."""
+    shape = checkpoint.description.architecture
+    (height, width), (rows, columns) = shape["image_size"], shape["patch_size"]
+    rng = np.random.default_rng(SEED)
+    images = rng.standard_normal((IMAGES, shape["channels"], height, width)).astype(np.float32)
+    noise = rng.random((IMAGES, (height // rows) * (width // columns))).astype(np.float32)
+    return images, random_mask(noise, num_kept(noise.shape[1], MASK_RATIO)), noise
+
+
+@paddle.no_grad()
+def our_outputs(checkpoint: Checkpoint) -> Outputs:
+    """What our model makes of the fixed input, as `numpy_reference.outputs` has it."""
+    images, mask, _ = fixed_input(checkpoint)
+    model, tensor = load_encoder(checkpoint), paddle.to_tensor(images)
+    found = {"features": features(model, tensor, getattr(model, "pool", "mean")).numpy()}
+    if isinstance(model, MaskedAutoencoder):
+        found["prediction"] = predict(model, tensor, mask).numpy()
+    elif hasattr(model, "head"):
+        found["logits"] = model(tensor).numpy()
+    return found
+
+
+class _NotTheirs(Exception):
+    """A model that transformers has no class for."""
+
+
+def _transformers_outputs(checkpoint: Checkpoint) -> tuple[str, Outputs]:
+    import torch
+    import transformers
+
+    kind = checkpoint.description.kind
+    images, _, noise = fixed_input(checkpoint)
+    tensor = torch.from_numpy(images)
+    classes = {"mae": "ViTMAEForPreTraining", "classifier": "ViTForImageClassification", "encoder": "ViTModel"}
+    settings: dict[str, Any] = {"add_pooling_layer": False} if kind == "encoder" else {}
+    with tempfile.TemporaryDirectory() as folder:
+        model = getattr(transformers, classes[kind]).from_pretrained(
+            _their_folder(checkpoint, Path(folder)), **settings
+        )
+    model.eval()
+    if kind == "encoder":
+        theirs = model(tensor).last_hidden_state
+        pool = checkpoint.description.architecture.get("pool", "mean")
+        found = {"features": theirs[:, 0] if pool == "cls" else theirs[:, 1:].mean(dim=1)}
+    elif kind == "classifier":
+        found = {"features": model.vit(tensor).last_hidden_state[:, 0], "logits": model(tensor).logits}
+    else:
+        model.config.mask_ratio = MASK_RATIO
+        found = {"prediction": model(tensor, noise=torch.from_numpy(noise)).logits}
+        model.config.mask_ratio = 0.0  # all patches, in their order
+        ordered = torch.arange(noise.shape[1], dtype=torch.float32).expand(len(noise), -1)
+        found["features"] = model.vit(tensor, noise=ordered).last_hidden_state[:, 1:].mean(dim=1)
+    return f"transformers {transformers.__version__}", {name: one.detach().numpy() for name, one in found.items()}
+
+
+def _their_folder(checkpoint: Checkpoint, beside: Path) -> Path:
+    """The folder itself if it is transformers' own, else one written for the purpose."""
+    if checkpoint.description.provenance.get("layout") == ORIGINAL and (checkpoint.folder / "config.json").exists():
+        return checkpoint.folder
+    try:
+        exported = exported_of(checkpoint, ORIGINAL)
+    except ValueError as fault:
+        raise _NotTheirs from fault
+    write_folder(beside / "model", exported)
+    return beside / "model"
+
+
+def _compared(against: str, ours: Outputs, theirs: Mapping[str, np.ndarray]) -> Verified:
+    differences = {}
+    for name, one in ours.items():
+        other = np.asarray(theirs[name], np.float64)
+        differences[name] = float(np.linalg.norm(one - other)) / max(float(np.linalg.norm(other)), 1e-30)
+    return Verified(against, differences)
+
+
+def _read_golden(path: Path, digest: bytes) -> Outputs:
+    try:
+        found = read_arrays(path, dict.fromkeys(names_of(path), "fiuU"))
+    except FAULTS as fault:
+        raise ValueError(
+            f"{path} is no golden of outputs ({fault}); write one by naming a file that is not there"
+        ) from fault
+    if found.get("digest", np.empty(0, np.uint8)).tobytes() != digest:
+        raise ValueError(f"{path} holds the outputs of other weights; name another --golden")
+    return found

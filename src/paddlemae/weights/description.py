@@ -1,0 +1,172 @@
+"""What `model.json` says: typed, and held against the tensors next to it before a model is built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from paddlemae.system.display_names import shown
+from paddlemae.system.documents import validated
+from paddlemae.weights.layouts.architecture import Shapes, expected_shapes, faults
+from paddlemae.weights.layouts.tensor_names import Draft
+
+MOST = 2**31
+SMALLEST_STD, LARGEST_STATISTIC = 1e-6, 1e6  # of pixels in [0, 1]; beyond, normalised values are no numbers
+
+Count = Annotated[int, Field(ge=1, le=MOST)]
+CountOrNone = Annotated[int, Field(ge=0, le=MOST)]
+Size = Count | Annotated[list[Count], Field(min_length=2, max_length=2)]
+Means = Annotated[list[Annotated[float, Field(ge=-LARGEST_STATISTIC, le=LARGEST_STATISTIC)]], Field(min_length=1)]
+Stds = Annotated[list[Annotated[float, Field(ge=SMALLEST_STD, le=LARGEST_STATISTIC)]], Field(min_length=1)]
+
+
+class EncoderType(BaseModel):
+    """What every model but a probe's head has."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+    image_size: Size
+    patch_size: Size
+    channels: Count
+    embed_dim: Count
+    depth: Count
+    num_heads: Count
+    mlp_ratio: Annotated[float, Field(gt=0, le=MOST)]
+    cls_token: bool
+    positions: Literal["sincos2d", "sincos1d", "learned"]
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class DecoderType(BaseModel):
+    """What a masked autoencoder has besides."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    decoder: Literal["mae", "cross"] = "mae"
+    decoder_embed_dim: Count
+    decoder_depth: CountOrNone
+    decoder_num_heads: Count
+    inter_block_attention: bool = True
+    norm_pix_loss: bool
+
+
+class EndingType(BaseModel):
+    """What a classifier, or an encoder alone, has besides."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    num_classes: CountOrNone
+    pool: Literal["mean", "cls"]
+
+
+class HeadType(BaseModel):
+    """A probe's head."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    width: Count
+    num_classes: Count
+
+
+TYPES: dict[str, tuple[type[BaseModel], ...]] = {
+    "mae": (EncoderType, DecoderType),
+    "classifier": (EncoderType, EndingType),
+    "encoder": (EncoderType, EndingType),
+    "probe": (HeadType,),
+}
+
+
+class DescriptionType(BaseModel):
+    """The fields of `model.json`, but for what its kind asks of the architecture."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+    kind: Literal["mae", "classifier", "encoder", "probe"]
+    architecture: dict[str, Any]
+    mean: Means
+    std: Stds
+    eval_crop_ratio: Annotated[float, Field(gt=0, le=1)]
+    classes: list[str]
+    provenance: dict[str, Any]
+    bits: Literal[8, 16] | None = None
+
+
+def check_description(content: Mapping[str, Any]) -> None:
+    """Raise a ValueError, one line, unless these are a model's description, each field and all together."""
+    found = validated(DescriptionType, dict(content))
+    known: set[str] = set()
+    shape: dict[str, Any] = {}
+    for kind in TYPES[found.kind]:
+        try:
+            shape |= validated(kind, found.architecture).model_dump()
+        except ValueError as fault:
+            raise ValueError(f"architecture.{fault}") from None
+        known |= set(kind.model_fields)
+    if others := sorted(set(found.architecture) - known):
+        raise ValueError(f"an architecture that this PaddleMAE does not know: {shown(', '.join(others[:4]))}")
+    if found.kind != "probe":
+        _check_encoder(found.kind, shape)
+        if len(found.mean) != shape["channels"] or len(found.std) != shape["channels"]:
+            raise ValueError(f"{len(found.mean)} means and {len(found.std)} stds for {shape['channels']} channels")
+    classes = shape.get("num_classes", 0) if found.kind in ("classifier", "probe") else 0
+    if len(found.classes) != classes:
+        raise ValueError(f"{len(found.classes)} names of {classes} classes")
+
+
+def _check_encoder(kind: str, shape: Mapping[str, Any]) -> None:
+    sides = zip(_pair(shape["image_size"]), _pair(shape["patch_size"]))
+    if any(image % patch for image, patch in sides):
+        raise ValueError("architecture.image_size is not divisible by its patch_size")
+    widths = [("embed_dim", "num_heads")] + ([("decoder_embed_dim", "decoder_num_heads")] if kind == "mae" else [])
+    for width, heads in widths:
+        if shape[width] % shape[heads]:
+            raise ValueError(f"architecture.{width} ({shape[width]}) is not divisible by {heads} ({shape[heads]})")
+    if shape.get("pool") == "cls" and not shape["cls_token"]:
+        raise ValueError("architecture.pool is cls, and there is no cls token")
+
+
+def check_tensors(kind: str, architecture: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+    """Raise a ValueError, one line, unless the tensors are all that this model has, each of its shape, of floats.
+
+    Args:
+        kind, architecture: as `check_description` took them. No model is built, and no more time and memory is taken
+            than for a model of as many tensors.
+    """
+    depth = sum(architecture.get(name, 0) for name in ("depth", "decoder_depth"))
+    if depth > len(tensors):
+        raise ValueError(f"a model of {depth} blocks, and weights of {len(tensors)} tensors")
+    if kind == "probe":
+        shapes = head_shapes(architecture["width"], architecture["num_classes"])
+    else:
+        shapes = expected_shapes(kind, architecture)
+    found = faults(Draft(dict(tensors), lambda name: name), shapes)
+    found += [f"{name} is of {array.dtype}" for name, array in tensors.items() if array.dtype.kind != "f"][:1]
+    if found:
+        raise ValueError("; ".join(found))
+
+
+def head_shapes(width: int, num_classes: int) -> Shapes:
+    """The tensors of a probe's head."""
+    shapes: Shapes = {"head.0.running_mean": (width,), "head.0.running_var": (width,)}
+    return shapes | {"head.1.weight": (num_classes, width), "head.1.bias": (num_classes,)}
+
+
+def count_weights(kind: str, architecture: Mapping[str, Any]) -> int:
+    """How many numbers a model's tensors hold, without a list of its blocks: for models of any depth.
+
+    Args:
+        kind, architecture: see `expected_shapes`.
+    """
+    depths = ("depth", "decoder_depth") if kind == "mae" else ("depth",)
+    least = {**architecture, **dict.fromkeys(depths, 1)}
+    total = base = _numbers(kind, least)
+    for name in depths:
+        total += (architecture[name] - 1) * (_numbers(kind, {**least, name: 2}) - base)
+    return total
+
+
+def _numbers(kind: str, architecture: Mapping[str, Any]) -> int:
+    return sum(map(math.prod, expected_shapes(kind, architecture).values()))
+
+
+def _pair(size: int | list[int]) -> list[int]:
+    return [size, size] if isinstance(size, int) else size

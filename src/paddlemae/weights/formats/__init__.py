@@ -1,0 +1,1 @@
+"""Weights files of every supported format: recognised, read within limits, written."""

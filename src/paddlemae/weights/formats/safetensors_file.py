@@ -1,0 +1,116 @@
+"""safetensors files, mapped and not copied, after their header is checked.
+
+The layout: the header's length in 8 bytes, the header as JSON (name -> dtype, shape and where its bytes lie, and
+`__metadata__`), the tensors' bytes in a row without holes. Described by safetensors' own README; the package's NumPy
+reader copies and knows no bfloat16.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddlemae.system.display_names import shown
+from paddlemae.system.documents import MAX_BYTES, parse_object
+from paddlemae.weights.formats.file_kind import kind_of, refusal
+from paddlemae.weights.formats.mapped_file import map_file
+from paddlemae.weights.formats.pickle_calls import is_shape
+from paddlemae.weights.formats.state_dict import BFloat16
+
+METADATA = "__metadata__"
+BFLOAT16 = "BF16"
+DTYPES: dict[str, np.dtype] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    BFLOAT16: np.dtype("<u2"),
+    "C64": np.dtype("<c8"),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"),
+    "U32": np.dtype("<u4"),
+    "U16": np.dtype("<u2"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+
+
+def read_safetensors(path: str | Path, most: int = MAX_BYTES) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read a safetensors file.
+
+    Args:
+        path: its content decides what it is, not its name.
+        most: bytes of its header.
+    Returns:
+        (name -> read-only array or `BFloat16`, each a view of the mapped file; the metadata).
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no such file, damaged, or holds a type that is not read, such as float8.
+    """
+    path = Path(path)
+    kind = kind_of(path)
+    if kind != "safetensors":
+        raise refusal(path, kind)
+    try:
+        return _read(map_file(path), most)
+    except ValueError as fault:
+        raise ValueError(f"{path} cannot be read: {shown(fault, 300)}") from fault
+
+
+def _read(data: memoryview, most: int) -> tuple[dict[str, Any], dict[str, str]]:
+    length = int.from_bytes(data[:8], "little")
+    if length > most:
+        raise ValueError(f"its header claims {length:,} bytes; no weights file needs more than {most:,}")
+    if 8 + length > len(data):
+        raise ValueError("it is cut off; download or copy the file again")
+    header = parse_object(bytes(data[8 : 8 + length]), most)
+    metadata = header.pop(METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("its metadata is no object of texts")
+    places = {name: _place(name, entry) for name, entry in header.items()}
+    _check_row([place[2:] for place in places.values()], len(data) - 8 - length)
+    return {name: _array(data, 8 + length, *place[:3]) for name, place in places.items()}, metadata
+
+
+def _place(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """(dtype, shape, first byte, last byte + 1) of one tensor, each checked by itself."""
+    keys = ("dtype", "shape", "data_offsets")
+    if not isinstance(entry, dict) or not all(key in entry for key in keys):
+        raise ValueError(f"tensor {shown(name)} lacks one of {', '.join(keys)}")
+    dtype, shape, offsets = (entry[key] for key in keys)
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ValueError(f"tensor {shown(name)} is of type {shown(dtype, 20)}, which is not read; save it as float32")
+    if not isinstance(shape, list) or not is_shape(tuple(shape)):
+        raise ValueError(f"tensor {shown(name)} has an impossible shape")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not is_shape(tuple(offsets)):
+        raise ValueError(f"tensor {shown(name)} has impossible offsets")
+    start, end = offsets
+    size = math.prod(shape) * DTYPES[dtype].itemsize
+    if end - start != size:
+        raise ValueError(f"tensor {shown(name)} of {shown(size, 30)} bytes is given {end - start}")
+    return dtype, tuple(shape), start, end
+
+
+def _check_row(spans: list[tuple[int, int]], size: int) -> None:
+    """The tensors follow each other from the first byte to the last."""
+    place = 0
+    for start, end in sorted(spans):
+        if start != place:
+            raise ValueError("its tensors overlap or leave holes; no writer makes such a file")
+        place = end
+    if place != size:
+        raise ValueError(f"its tensors take {place:,} bytes and the file has {size:,}; download or copy it again")
+
+
+def _array(data: memoryview, base: int, dtype: str, shape: tuple[int, ...], start: int) -> Any:
+    if 0 in shape:
+        array = np.zeros(shape, DTYPES[dtype])
+        array.flags.writeable = False
+    else:
+        array = np.ndarray(shape, DTYPES[dtype], data, base + start)
+    return BFloat16(array) if dtype == BFLOAT16 else array

@@ -1,0 +1,212 @@
+"""What a foreign weights file holds once it is read, and the way from there to one state dict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from paddlemae.system.display_names import shown
+from paddlemae.weights.formats.mapped_file import release
+
+# Where training scripts put the weights that a user means; any other place has to be asked for by name.
+WRAPPERS = ("model", "state_dict", "model_state", "model_state_dict", "module")
+
+
+@dataclass(eq=False, repr=False, slots=True)
+class Opaque:
+    """Something that a file names and the reader does not make. Nothing of it was imported or called.
+
+    Attributes:
+        name: "module.name" as the file has it.
+        args: what the file would have called it with; None for the class or function itself.
+        state: what the file would have set on the result, such as a Namespace's settings.
+        items: what the file would have put into the result; (key, value) pairs for a mapping.
+    """
+
+    name: str
+    args: tuple[Any, ...] | None = None
+    state: Any = None
+    items: list[Any] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"Opaque({shown(self.name)})"  # no contents: they may hold themselves
+
+
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
+class BFloat16:
+    """An array of bfloat16, which NumPy has no type for: the upper halves of float32 values.
+
+    Attributes:
+        bits: uint16, a view of the file.
+    """
+
+    bits: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.bits.shape
+
+    def __repr__(self) -> str:
+        return f"BFloat16(shape={self.shape})"
+
+    def to_float32(self) -> np.ndarray:
+        """The same values, exactly: each bfloat16 is a float32 whose lower half is zero."""
+        wide = np.array(self.bits, dtype=np.uint32)
+        wide <<= np.uint32(16)
+        return wide.view(np.float32)
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """The weights that were found in a file, and what else it holds.
+
+    Attributes:
+        tensors: name -> array. Read-only views of the file, but bfloat16 is widened to float32.
+        dtypes: name -> the type in the file, such as "float32" or "bfloat16".
+        taken: where in the file they were, such as "model"; "" for the whole file.
+        beside: what lies next to them, such as {"optimizer": "...", "epoch": "int"}.
+        skipped: entries among them that are no tensors, each with what it is.
+    """
+
+    tensors: dict[str, np.ndarray]
+    dtypes: dict[str, str]
+    taken: str
+    beside: dict[str, str]
+    skipped: dict[str, str]
+
+
+def tensors_of(tree: Any, wrapper: str | None = None) -> StateDict:
+    """Find the state dict in what a reader gave.
+
+    Args:
+        tree: from `read_torch` or `read_paddle`.
+        wrapper: the key that holds it, such as "teacher", with dots for keys in keys, or what its names begin with
+            among others', such as "backbone"; default: one of `WRAPPERS`, or the whole file if tensors lie at its top.
+    Raises:
+        ValueError: there is none, none of them is the obvious one, or one of its tensors cannot be read.
+    """
+    chosen, path, beside = tree, list[str](), dict[str, str]()
+    asked = None if wrapper is None else wrapper.split(".")
+    while asked is None or asked:
+        if not isinstance(chosen, dict):
+            raise ValueError(_no_state_dict(chosen, path))
+        key = asked.pop(0) if asked else _obvious(chosen)
+        if key is None:
+            break
+        prefix = ".".join([key, *(asked or ())])
+        if key not in chosen and (behind := _behind(chosen, prefix)):
+            path.append(prefix)
+            beside["others"] = f"{len(chosen) - len(behind)} entries of other names"
+            chosen = behind
+            break
+        if key not in chosen:
+            raise ValueError(f"no {shown('.'.join([*path, key]))} in the file; at that place it holds {_list(chosen)}")
+        beside |= _described(chosen, path, key)
+        chosen = chosen[key]
+        path.append(key)
+    if not _holds_tensors(chosen):
+        raise ValueError(_no_state_dict(chosen, path))
+    return _state_dict(chosen, ".".join(path), beside)
+
+
+def describe(value: Any) -> str:
+    """What a value is, in a few words, for reports."""
+    if _is_tensor(value):
+        return f"{_dtype(value)} {list(value.shape)}"
+    if isinstance(value, Opaque):
+        return shown(value.name)
+    if isinstance(value, dict):
+        count = sum(map(_is_tensor, value.values()))
+        return f"state dict of {count} tensors" if count else f"dict of {len(value)}"
+    if isinstance(value, (list, tuple)):
+        return f"{type(value).__name__} of {len(value)}"
+    return type(value).__name__
+
+
+def _behind(tree: dict[Any, Any], prefix: str) -> dict[str, Any]:
+    """The entries whose names begin with a prefix and a dot, without it; none if no tensor is among them."""
+    start = f"{prefix}."
+    found = {str(name).removeprefix(start): value for name, value in tree.items() if str(name).startswith(start)}
+    return found if _holds_tensors(found) else {}
+
+
+def _described(tree: dict[Any, Any], path: list[str], but: str) -> dict[str, str]:
+    """What lies beside one key. Each value is looked at once: a file may name one large dict many times."""
+    words: dict[int, str] = {}
+    for value in tree.values():
+        if id(value) not in words:
+            words[id(value)] = describe(value)
+    return {shown(".".join([*path, str(key)])): words[id(value)] for key, value in tree.items() if key != but}
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, (np.ndarray, BFloat16))
+
+
+def _dtype(value: np.ndarray | BFloat16) -> str:
+    return "bfloat16" if isinstance(value, BFloat16) else value.dtype.name
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Has tensors among its values, or what were tensors but for a kind that is not understood."""
+    return isinstance(value, dict) and any(_is_tensor(v) or _was_tensor(v) for v in value.values())
+
+
+def _was_tensor(value: Any) -> bool:
+    """Whether something unread would have been a tensor: it is made from one, or by PyTorch's rebuilders."""
+    if not isinstance(value, Opaque) or value.args is None:
+        return False
+    return "._rebuild_" in value.name or value.name.endswith("Storage") or any(map(_is_tensor, value.args[:16]))
+
+
+def _obvious(tree: dict[Any, Any]) -> str | None:
+    """The key that leads to the weights; None if they are here."""
+    for key in WRAPPERS:
+        if isinstance(tree.get(key), dict) and tree[key]:
+            return key
+    if _holds_tensors(tree):
+        return None
+    whole = [f"{shown(key)} ({shown(value.name)})" for key, value in tree.items() if _is_module(value)]
+    if whole:
+        raise ValueError(f"{', '.join(whole[:3])} is a whole model object; save its state_dict() instead")
+    held = [shown(key) for key, value in tree.items() if isinstance(value, dict) and value]
+    if held:
+        raise ValueError(f"no weights under {', '.join(WRAPPERS)}; name where they are: {', '.join(held[:20])}")
+    raise ValueError(f"no weights in the file, it holds {_list(tree)}; a state dict of tensors was expected")
+
+
+def _is_module(value: Any) -> bool:
+    return isinstance(value, Opaque) and isinstance(value.state, dict) and "_parameters" in value.state
+
+
+def _no_state_dict(value: Any, path: list[str]) -> str:
+    place = shown(".".join(path)) if path else "the file"
+    if _is_module(value):
+        return f"{place} is a whole model object ({shown(value.name)}); save its state_dict() instead"
+    return f"{place} is no state dict but {describe(value)}; a dict of named tensors was expected"
+
+
+def _list(tree: dict[Any, Any], limit: int = 10) -> str:
+    held = [f"{shown(key, 40)} ({describe(value)})" for key, value in list(tree.items())[:limit]]
+    rest = f" and {len(tree) - limit} more" if len(tree) > limit else ""
+    return (", ".join(held) or "nothing") + rest
+
+
+def _state_dict(chosen: dict[Any, Any], taken: str, beside: dict[str, str]) -> StateDict:
+    tensors, dtypes, skipped = dict[str, np.ndarray](), dict[str, str](), dict[str, str]()
+    for key, value in chosen.items():
+        name = str(key)
+        if _was_tensor(value):
+            raise ValueError(
+                f"{shown(name)} is made by {shown(value.name)}, which is not read; save it as a plain tensor"
+            )
+        if isinstance(value, BFloat16):
+            tensors[name], dtypes[name] = value.to_float32(), "bfloat16"
+            release(value.bits)
+        elif isinstance(value, np.ndarray):
+            tensors[name], dtypes[name] = value, value.dtype.name
+        else:
+            skipped[name] = describe(value)
+    return StateDict(tensors, dtypes, taken, beside, skipped)
