@@ -13,8 +13,10 @@ from paddlemae.recipe import load_recipe
 from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks import pretrain as task
 from paddlemae.tasks.models.build import parameter_count
-from paddlemae.tasks.pretrain import batch_mask, dry_run, memory_estimate, prepare, pretrain
+from paddlemae.tasks.pretrain import dry_run, memory_estimate, pretrain
 from paddlemae.tasks.training import run_training
+from paddlemae.tasks.training.pretraining_loss import batch_mask
+from paddlemae.tasks.training.pretraining_setup import prepare
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import find_checkpoint
 from paddlemae.weights.model_folder import read_description, read_tensors
@@ -236,7 +238,7 @@ def test_the_memory_estimate_grows_with_what_it_counts(tiny, photos) -> None:
 
 
 def test_a_grid_mask_is_counted_as_a_quarter_kept_and_ignores_the_ratio_aloud(tiny, photos) -> None:
-    from paddlemae.tasks.pretrain import kept_patches
+    from paddlemae.tasks.training.pretraining_loss import kept_patches
 
     recipe = load_recipe("pretrain", None, [*tiny, f"data={photos}", "mask=grid", "mask_ratio=0.5"])
     assert kept_patches(recipe, (4, 4)) == 4

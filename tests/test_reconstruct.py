@@ -11,8 +11,9 @@ from paddlemae.tasks import reconstruct as task
 from paddlemae.tasks.models.build import load_autoencoder
 from paddlemae.tasks.models.mask_choice import MaskChoice, parsed_mask
 from paddlemae.tasks.models.read_model import read_checkpoint
+from paddlemae.tasks.models.read_views import read_views
 from paddlemae.tasks.pretrain import pretrain
-from paddlemae.tasks.reconstruct import read_views, reconstruct_images
+from paddlemae.tasks.reconstruct import reconstruct_images
 from paddlemae.tasks.training.run_start import Start
 
 
