@@ -115,7 +115,7 @@ def test_bfloat16_is_widened_and_float8_refused(tmp_path: Path) -> None:
             np.testing.assert_array_equal(state.tensors["w"], FLOATS)
             assert state.dtypes == {"w": "bfloat16"}
         else:
-            with pytest.raises(ValueError, match="tensor w is of type F8_E4M3, which is not supported; save it as float32"):
+            with pytest.raises(ValueError, match="tensor w is of the unsupported type F8_E4M3; save it as float32"):
                 open_weights(path)
 
 

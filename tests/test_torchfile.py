@@ -189,7 +189,7 @@ def test_types_without_a_storage_class_are_read_from_bytes(write) -> None:
     tree = read_torch(write(torch_zip({name: typed(name, 8 // n, 8) for name, n in SIZES.items()}, {"0": raw})))
     for name in ("uint16", "uint32", "uint64"):
         same(tree[name], np.frombuffer(raw, name))
-    with pytest.raises(ValueError, match="float8_e4m3fn was saved as .*_v3 of torch.float8_e4m3fn, which is not supported"):
+    with pytest.raises(ValueError, match="float8_e4m3fn was saved as .*_v3 of torch.float8_e4m3fn, which is not"):
         tensors_of(tree)
 
 

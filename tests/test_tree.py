@@ -59,7 +59,7 @@ def test_what_is_no_tensor_is_named() -> None:
 
 def test_tensors_that_are_not_understood_are_refused() -> None:
     strange = Opaque("torch._utils._rebuild_sparse_tensor", (1, 2))
-    with pytest.raises(ValueError, match="head.w was saved as torch._utils._rebuild_sparse_tensor, which is not supported"):
+    with pytest.raises(ValueError, match="head.w was saved as torch._utils._rebuild_sparse_tensor, which is not"):
         tensors_of({**ONE, "head.w": strange})
     with pytest.raises(ValueError, match="w was saved as mine.pack, which is not supported; save it as a plain tensor"):
         tensors_of({"w": Opaque("mine.pack", (np.ones(2),))})

@@ -84,7 +84,7 @@ def _place(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
         raise ValueError(f"tensor {shown(name)} lacks one of {', '.join(keys)}")
     dtype, shape, offsets = (entry[key] for key in keys)
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ValueError(f"tensor {shown(name)} is of type {shown(dtype, 20)}, which is not supported; save it as float32")
+        raise ValueError(f"tensor {shown(name)} is of the unsupported type {shown(dtype, 20)}; save it as float32")
     if not isinstance(shape, list) or not is_shape(tuple(shape)):
         raise ValueError(f"tensor {shown(name)} has an impossible shape")
     if not isinstance(offsets, list) or len(offsets) != 2 or not is_shape(tuple(offsets)):
