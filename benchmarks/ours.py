@@ -40,7 +40,8 @@ def classify(job: Job, options: Options) -> dict[str, object]:
     import paddle.nn.functional as F
 
     from paddlemae.model.vit import VisionTransformer
-    from paddlemae.tasks.models.build import describe, to_input
+    from paddlemae.tasks.models.build import describe
+    from paddlemae.tasks.models.preprocess import to_input
 
     paddle.seed(0)
     model = VisionTransformer(**encoder(job), num_classes=NUM_CLASSES, pool="cls")

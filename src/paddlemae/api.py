@@ -26,10 +26,11 @@ from paddlemae.recipe import load_recipe
 from paddlemae.runs.figures import draw_reconstructions
 from paddlemae.tasks import finetune as finetuning
 from paddlemae.tasks import pretrain as pretraining
-from paddlemae.tasks.models.build import evaluation_view, load_autoencoder, load_classifier, load_encoder
+from paddlemae.tasks.models.build import load_autoencoder, load_classifier, load_encoder
 from paddlemae.tasks.models.features import embedded
 from paddlemae.tasks.models.inference import LOGITS, FeatureKind
 from paddlemae.tasks.models.mask_choice import MaskChoice, choose_mask, parsed_mask
+from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import KIND_NAMES, Checkpoint, read_checkpoint
 from paddlemae.tasks.reconstruct import caption_of, drawn_pictures
 from paddlemae.tasks.training.run_start import Start

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from paddlemae.system.display_names import shown
 from paddlemae.system.documents import brief, first_fault, parse_yaml, read_yaml
@@ -171,8 +171,7 @@ class Training(BaseModel):
     weight_decay: NonNegativeFloat = 0.05
     clip_grad: PositiveFloat | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    # optimizer: slots and gradients shared out among accelerators; parameters: large weights too
-    sharding: Literal["none", "optimizer", "parameters"] = "none"
+    sharding: Literal["none", "optimizer"] = "none"  # optimizer: slots and gradients shared out among accelerators
     seed: Seed = 0
     device: str = "auto"
     threads: Threads | Literal["auto"] = "auto"
@@ -187,14 +186,21 @@ class Training(BaseModel):
     keep_every: PositiveFloat | None = None  # epochs; the checkpoints of these are written and kept for good
     max_hours: PositiveFloat | None = None  # of one session; then the run is saved and ends with exit status 75
 
+    @field_validator("sharding", mode="before")
+    @classmethod
+    def _check_sharding(cls, value: Any) -> Any:
+        if value == "parameters":
+            raise ValueError("sharding=parameters was removed; use sharding=optimizer")
+        return value
+
     @model_validator(mode="after")
     def _check(self):
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs:g}); set both")
         if self.sharding == "optimizer" and self.accumulation_steps > 1:
-            raise ValueError("sharding=optimizer goes with accumulation_steps=1; sharding=parameters goes with more")
+            raise ValueError("sharding=optimizer requires accumulation_steps=1")
         if self.sharding != "none" and self.precision == "float16":
-            raise ValueError(f"sharding={self.sharding} goes with precision float32 or bfloat16")
+            raise ValueError(f"sharding={self.sharding} requires precision float32 or bfloat16")
         if self.cache_size and not self.cache:
             raise ValueError("cache_size has no effect without a cache; name its folder with cache=FOLDER")
         return self

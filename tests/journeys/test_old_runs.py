@@ -1,7 +1,7 @@
-"""Run folders that an earlier version wrote are still read: reported, evaluated, exported and resumed.
+"""Run folders that earlier versions wrote are still read: reported, evaluated, exported and resumed.
 
-runs-fea9812.tar.gz holds tiny runs of commit fea9812 on the embedded digits: `pretrain`, and `finetune`
-and `probe` from it, each finished after 6 steps, and each stopped after 3 as NAME-stopped. Figures were removed.
+runs-COMMIT.tar.gz holds tiny runs of that commit on the embedded digits: `pretrain`, and `finetune` and
+`probe` from it, each finished after 6 steps, and each stopped after 3 as NAME-stopped. Figures were removed.
 """
 
 import json
@@ -15,14 +15,15 @@ from safetensors.numpy import load_file
 
 from tests.support.paths import ROOT
 
-RUNS = ROOT / "tests" / "fixtures" / "runs-fea9812.tar.gz"
+FIXTURES = ROOT / "tests" / "fixtures"
+COMMITS = ("fea9812", "1e6c328")
 KINDS = ("pretrain", "finetune", "probe")
 
 
-@pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the current folder, which holds the runs; they name each other relative to it."""
-    with tarfile.open(RUNS) as archive:
+@pytest.fixture(params=COMMITS)
+def runs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the current folder, which holds the runs of one commit; they name each other relative to it."""
+    with tarfile.open(FIXTURES / f"runs-{request.param}.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
     monkeypatch.chdir(tmp_path)
     return tmp_path

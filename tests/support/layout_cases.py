@@ -26,14 +26,14 @@ from tests.support.layout_models import (
 
 @dataclass(frozen=True)
 class Case:
-    """A file of some layout, what lies beside it, and how it has to be asked for."""
+    """A file of some layout, the files next to it, and how it is read."""
 
     layout: str
     kind: str
     tensors: Tensors
     image_size: tuple[int, int] = (8, 8)
     config: dict[str, Any] | None = None
-    beside: dict[str, Any] | None = None
+    extras: dict[str, Any] | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
@@ -107,7 +107,7 @@ def _cases() -> dict[str, Case]:
             "classifier",
             hf_tensors("head", grid, learned=True),
             config=hf_config("vit", **labels),
-            beside={"preprocessor_config.json": {"image_mean": MEAN, "image_std": STD}},
+            extras={"preprocessor_config.json": {"image_mean": MEAN, "image_std": STD}},
         ),
         "paddlevit: MAE": Case("paddlevit", "mae", paddlevit_tensors("mae", grid), arguments=both),
         "paddlevit: MAE fine-tuned": Case("paddlevit", "classifier", paddlevit_tensors("mean", grid), arguments=asked),

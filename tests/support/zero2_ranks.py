@@ -9,14 +9,12 @@ import json
 import math
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle
 from paddle.distributed.fleet.meta_parallel.sharding import group_sharded_optimizer_stage2 as stage2
-from paddle.distributed.fleet.meta_parallel.sharding import group_sharded_stage3 as stage3
 from paddle.distributed.fleet.meta_parallel.sharding import group_sharded_storage as storage
 
 from paddlemae.data.batches import Batch
@@ -25,7 +23,7 @@ from paddlemae.model import kernels
 from paddlemae.model.vit import attention_maps
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks import pretrain
-from paddlemae.tasks.models.build import to_input
+from paddlemae.tasks.models.preprocess import to_input
 from paddlemae.tasks.reconstruct import drawn_pictures
 from paddlemae.tasks.training import run_training
 from paddlemae.tasks.training.run_start import Start
@@ -40,28 +38,21 @@ from paddlemae.train.loop import fit
 from paddlemae.train.optim import adamw
 from paddlemae.train.parallel.ranks import ALONE, Ranks, join
 from paddlemae.train.parallel.zero2 import ShardedAdamW
-from paddlemae.train.parallel.zero3 import FullyShardedAdamW
 
 SMALL = ["embed_dim=36", "depth=2", "num_heads=2", "decoder_embed_dim=16", "decoder_depth=2", "positions=learned"]
-SEGMENT_SIZE = 256  # numbers: most matrices are larger, and none can be cut in two without padding
 BATCH = 8
 STEPS, PICTURE_STEP = 4, 2
 MORE_STEPS, NO_LOSS, NO_GRADIENT = 5, 5, 7  # after a resume; steps, from 0, that are not finite and so dropped
 # clip_grad, recompute, accumulation_steps, decoder
-PLAIN, RECOMPUTED, ACCUMULATED = (None, False, 1, "mae"), (0.5, True, 1, "mae"), (0.5, False, 2, "mae")
+PLAIN, RECOMPUTED = (None, False, 1, "mae"), (0.5, True, 1, "mae")
 CROSSED = (None, False, 1, "cross")
 # how it is shared out at first, and when it is resumed
 COURSES = [
     ("optimizer", "optimizer", PLAIN),
     ("optimizer", "optimizer", RECOMPUTED),
-    ("parameters", "parameters", PLAIN),
-    ("parameters", "parameters", RECOMPUTED),
-    ("parameters", "parameters", ACCUMULATED),
-    ("parameters", "parameters", CROSSED),
-    ("parameters", "optimizer", PLAIN),
-    ("parameters", "none", PLAIN),
-    ("optimizer", "parameters", PLAIN),
-    ("none", "parameters", PLAIN),
+    ("optimizer", "optimizer", CROSSED),
+    ("optimizer", "none", PLAIN),
+    ("none", "optimizer", PLAIN),
 ]
 
 
@@ -77,12 +68,12 @@ def pretend_an_accelerator() -> None:
         return sys._getframe(2).f_globals["__name__"].split(".")[-1] in modules
 
     true_device = paddle.get_device
-    fooled = ("group_sharded", "group_sharded_optimizer_stage2", "group_sharded_stage3", "sharding")
+    fooled = ("group_sharded", "group_sharded_optimizer_stage2", "zero2")
     paddle.get_device = lambda: "cpu:0" if called_by(*fooled) else true_device()
     paddle.device.get_all_custom_device_type = lambda: ["cpu"] if called_by("group_sharded") else []
     paddle.Tensor.cpu = lambda tensor: tensor.clone()
-    stage2.core = stage3.core = Core()
-    stage2.alignment["cpu"] = stage3.alignment["cpu"] = 256
+    stage2.core = Core()
+    stage2.alignment["cpu"] = 256
     storage.cvt_to_device = lambda tensor, *_, **__: tensor
     kernels.on_cpu = lambda tensor: False
 
@@ -105,8 +96,6 @@ def trained(sharding: str, ranks: Ranks, steps: int, settings: tuple, resume: Pa
     optimizer: Any = adamw(parts.model, grouped=False)
     if sharding == "optimizer":
         optimizer = ShardedAdamW(parts.model, optimizer, ranks)
-    if sharding == "parameters":
-        optimizer = FullyShardedAdamW(parts.model, optimizer, ranks, recompute=recompute, segment_size=SEGMENT_SIZE)
     state = TrainState(parts.model, optimizer)
     if resume:
         load_checkpoint(resume, state)
@@ -114,10 +103,8 @@ def trained(sharding: str, ranks: Ranks, steps: int, settings: tuple, resume: Pa
     pictures: list[Any] = []
 
     def look(state: TrainState, _: Any) -> None:
-        if state.step == PICTURE_STEP:
-            with state.whole():
-                if ranks.is_first:
-                    pictures.extend(looked_at(recipe, parts))
+        if state.step == PICTURE_STEP and ranks.is_first:
+            pictures.extend(looked_at(recipe, parts))
 
     loss_fn = pretrain.loss_function(recipe, parts.description)
 
@@ -162,8 +149,6 @@ def held(state: TrainState) -> dict[str, int]:
     """Numbers that this rank keeps between two steps: weights, and moments of AdamW."""
     weights = sum(one.size for one in state.model.parameters() if one._is_initialized())
     optimizer = state.optimizer
-    if isinstance(optimizer, FullyShardedAdamW):
-        weights += sum(one.fw_storage.size for one in optimizer.sliced)
     slots = getattr(optimizer, "adamw", optimizer).state_dict()
     return {"weights": weights, "slots": sum(math.prod(one.shape) for key, one in slots.items() if "moment" in key)}
 
@@ -183,8 +168,7 @@ def followed(out: Path, ranks: Ranks, first: str, then: str, settings: tuple) ->
             snapshot = take_snapshot(done["state"], done["description"], own)
             if snapshot is not None:
                 write_snapshot(folder, snapshot)
-            with done["state"].whole():
-                found["numbers"] = numbers(done["state"])
+            found["numbers"] = numbers(done["state"])
         ranks.wait()
     return found
 
@@ -192,9 +176,8 @@ def followed(out: Path, ranks: Ranks, first: str, then: str, settings: tuple) ->
 def pretrained(out: Path, ranks: Ranks) -> None:
     """The task itself, from the first picture to the last, on both ranks and then on one."""
     run_training.cpu_sharing = lambda *_: {}
-    pretrain.FullyShardedAdamW = partial(FullyShardedAdamW, segment_size=SEGMENT_SIZE)
     settings = ["data=digits", f"batch_size={BATCH}", "steps=5", "checkpoint_every=0.005", *SMALL]  # 3 steps
-    recipe = load_recipe("pretrain", "digits", ["sharding=parameters", *settings])
+    recipe = load_recipe("pretrain", "digits", ["sharding=optimizer", *settings])
     pretrain.pretrain(recipe, Start(out / "both", quiet=True, ranks=ranks))
     if ranks.is_first:
         pretrain.pretrain(load_recipe("pretrain", "digits", settings), Start(out / "one", quiet=True))

@@ -24,8 +24,9 @@ from paddlemae.tasks import evaluate as task
 from paddlemae.tasks.evaluate import evaluate
 from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.knn import knn, winners
-from paddlemae.tasks.models.build import evaluation_view, load_classifier, load_encoder, to_input
+from paddlemae.tasks.models.build import load_classifier, load_encoder
 from paddlemae.tasks.models.inference import FeatureKind
+from paddlemae.tasks.models.preprocess import evaluation_view, to_input
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.probe import probe

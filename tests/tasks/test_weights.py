@@ -40,7 +40,7 @@ def written(case: Case, folder: Path) -> Path:
         folder.mkdir(exist_ok=True)
         write_tensor_file(folder / "model.safetensors", case.tensors)
         (folder / "config.json").write_text(json.dumps(case.config))
-        for name, content in (case.beside or {}).items():
+        for name, content in (case.extras or {}).items():
             (folder / name).write_text(json.dumps(content))
         return folder
     if case.layout.startswith("paddle"):

@@ -1,4 +1,4 @@
-"""Whatever weights people name is opened: files by content, folders by their files, with all that lies beside."""
+"""Whatever weights people name is opened: files by content, folders by their files, with the files next to them."""
 
 import json
 import os
@@ -47,10 +47,10 @@ def test_a_file_is_opened_by_its_content_whatever_its_name(kind: str, name: str,
     np.testing.assert_array_equal(found.state.tensors["w"], FLOATS)
     assert found.state.dtypes == {"w": "float32"} and not found.state.tensors["w"].flags.writeable
     if kind == "safetensors":
-        assert found.beside == {"format": "pt"} and found.state.taken == ""
+        assert found.extras == {"format": "pt"} and found.state.place == ""
     else:
-        assert found.state.taken == "model" and set(found.beside) == {"args", "epoch"}
-        assert found.beside["args"].state == {"lr": 0.1} and found.beside["epoch"] == 3
+        assert found.state.place == "model" and set(found.extras) == {"args", "epoch"}
+        assert found.extras["args"].state == {"lr": 0.1} and found.extras["epoch"] == 3
 
 
 def test_a_wrapper_is_asked_for_by_name_and_the_rest_lies_beside(tmp_path: Path) -> None:
@@ -58,11 +58,11 @@ def test_a_wrapper_is_asked_for_by_name_and_the_rest_lies_beside(tmp_path: Path)
     tree = {"teacher": {"net": {"w": row(24)}}, "student": {"w": row(12)}, "epoch": 3}
     path.write_bytes(torch_zip(tree, {"0": RAW}))
     found = open_weights(path, "teacher.net")
-    assert found.state.tensors["w"].shape == (24,) and set(found.beside) == {"student", "epoch"}
+    assert found.state.tensors["w"].shape == (24,) and set(found.extras) == {"student", "epoch"}
     with pytest.raises(ValueError, match=r"weights: no weights under .*name where they are: teacher, student"):
         open_weights(path)
     path.write_bytes(torch_zip({"w": row(24), "epoch": 3}, {"0": RAW}))
-    assert open_weights(path).beside == {"epoch": 3}
+    assert open_weights(path).extras == {"epoch": 3}
 
 
 def test_what_is_no_weights_file_is_named(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_bfloat16_is_widened_and_float8_refused(tmp_path: Path) -> None:
             np.testing.assert_array_equal(state.tensors["w"], FLOATS)
             assert state.dtypes == {"w": "bfloat16"}
         else:
-            with pytest.raises(ValueError, match="tensor w is of type F8_E4M3, which is not read; save it as float32"):
+            with pytest.raises(ValueError, match="tensor w is of the unsupported type F8_E4M3; save it as float32"):
                 open_weights(path)
 
 
@@ -154,7 +154,7 @@ def test_shards_are_put_together(kind: str, tmp_path: Path) -> None:
     found = open_weights(shards(tmp_path / "a", kind))
     assert found.kind == kind and set(found.state.tensors) == {"w", "v"}
     np.testing.assert_array_equal(found.state.tensors["v"], FLOATS[:6])
-    assert found.beside == {"total_size": 120} and found.state.skipped == {}
+    assert found.extras == {"total_size": 120} and found.state.skipped == {}
 
 
 def test_a_shard_that_lacks_or_has_more_is_told(tmp_path: Path) -> None:

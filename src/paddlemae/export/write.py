@@ -22,7 +22,8 @@ from paddlemae.export.check import (
 from paddlemae.export.interface import Interface, Model, interface_of, metadata_of
 from paddlemae.export.paddle_program import FILES, save_program
 from paddlemae.system.atomic import naming
-from paddlemae.tasks.models.build import evaluation_view, load_encoder
+from paddlemae.tasks.models.build import load_encoder
+from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.weights.model_folder import Description
 

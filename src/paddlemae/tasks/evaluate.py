@@ -14,8 +14,9 @@ from paddlemae.model.vit import pair, patch_grid
 from paddlemae.recipe import SCRATCH
 from paddlemae.runs.runlog import log_result
 from paddlemae.tasks.finetune import evaluate_on
-from paddlemae.tasks.models.build import evaluation_view, load_classifier
+from paddlemae.tasks.models.build import load_classifier
 from paddlemae.tasks.models.features import decoding_workers
+from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.classification import PRETRAINED
 from paddlemae.tasks.training.exhibits import show_mistakes

@@ -34,16 +34,12 @@ from paddlemae.tasks.models.build import (
     check_memory,
     classifier_arguments,
     describe,
-    evaluation_view,
     fitted,
     named,
     parameter_count,
-    path_noise,
-    statistics_of,
-    to_input,
-    training_view,
 )
 from paddlemae.tasks.models.inference import LOGITS, forward_function
+from paddlemae.tasks.models.preprocess import evaluation_view, path_noise, statistics_of, to_input, training_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.auto_statistics import Measure, measured, recalled, statistics_plan, with_those_of
 from paddlemae.tasks.training.classification import Evaluation, evaluation_of, finish

@@ -22,9 +22,10 @@ from paddlemae.engine import device
 from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.runs.confusion import Confusion
 from paddlemae.runs.runlog import log_result
-from paddlemae.tasks.models.build import evaluation_view, load_encoder
+from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.features import Labelled, labelled_features
 from paddlemae.tasks.models.inference import FeatureKind
+from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.classification import PRETRAINED, RANDOM, surest_mistakes
 from paddlemae.tasks.training.exhibits import show_map, show_mistakes, show_neighbours

@@ -28,11 +28,8 @@ from paddlemae.tasks.models.build import (
     describe,
     fitted,
     parameter_count,
-    path_noise,
-    statistics_of,
-    to_input,
-    training_view,
 )
+from paddlemae.tasks.models.preprocess import path_noise, statistics_of, to_input, training_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.reconstruct import draw
 from paddlemae.tasks.training.auto_statistics import Measure, measured, recalled, statistics_plan, with_those_of
@@ -49,7 +46,6 @@ from paddlemae.train.optim import adamw
 from paddlemae.train.parallel.loss_layer import LossFn
 from paddlemae.train.parallel.ranks import Ranks
 from paddlemae.train.parallel.zero2 import ShardedAdamW
-from paddlemae.train.parallel.zero3 import FullyShardedAdamW
 from paddlemae.weights.model_folder import Description, read_description
 
 
@@ -83,43 +79,33 @@ def _pretrain(recipe: PretrainRecipe, start: Start) -> Path:
     skipped = open_skipped(start, state, [parts.source], parts.view.channels).of(parts.source, training.max_bad_images)
     course = Course("pretrain", training, len(parts.source))
     snapshots = snapshots_of(start.out, model, parts, recipe, course) if start.ranks.is_first else None
-    if not state.step:
-        with state.whole():
-            if snapshots:
-                snapshots(state)
+    if snapshots and not state.step:
+        snapshots(state)
     batches = partial(training_batches, parts.source, parts.view, training, state, skipped, start)
     loss_fn = loss_function(recipe, parts.description)
-    hooks = [partial(_draw, snapshots, moments(course.total_steps))]
+    hooks = [partial(_draw, snapshots, moments(course.total_steps))] if snapshots else []
     run_training(start, course, state, parts.description, batches, loss_fn, hooks=hooks)
-    with state.whole():
-        if start.ranks.is_first:
-            _finish(start, model, parts, snapshots)
+    if start.ranks.is_first:
+        _finish(start, model, parts, snapshots)
     return start.out
 
 
 def _optimizer_of(model: MaskedAutoencoder, recipe: PretrainRecipe, ranks: Ranks) -> Any:
     training = recipe.training
-    whole = training.sharding == "none"
+    is_sharded = training.sharding == "optimizer"
     optimizer = adamw(
         model,
         weight_decay=training.weight_decay,
         betas=recipe.betas,
         decay_tokens=recipe.decay_tokens,
-        grouped=whole,
+        grouped=not is_sharded,
     )
-    if training.sharding == "optimizer":
-        return ShardedAdamW(model, optimizer, ranks)
-    if training.sharding == "parameters":
-        return FullyShardedAdamW(model, optimizer, ranks, recompute=training.recompute)
-    return optimizer
+    return ShardedAdamW(model, optimizer, ranks) if is_sharded else optimizer
 
 
-def _draw(snapshots: Snapshots | None, steps: frozenset[int], state: TrainState, result: StepResult) -> None:
-    """A hook of all ranks, since each may have a part of the weights; the first alone has snapshots to take."""
+def _draw(snapshots: Snapshots, steps: frozenset[int], state: TrainState, result: StepResult) -> None:
     if state.step in steps:
-        with state.whole():
-            if snapshots:
-                snapshots(state, result)
+        snapshots(state, result)
 
 
 def _finish(start: Start, model: MaskedAutoencoder, parts: Parts, snapshots: Snapshots | None) -> None:

@@ -23,9 +23,10 @@ from paddlemae.model.probe import ProbeHead
 from paddlemae.model.vit import evaluating, pair
 from paddlemae.recipe import ProbeRecipe
 from paddlemae.tasks.finetune import labels_of, open_parts
-from paddlemae.tasks.models.build import evaluation_view, load_encoder
+from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.features import Labelled, labelled_features
 from paddlemae.tasks.models.inference import FeatureKind, Forward, forward_function
+from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import Checkpoint, read_checkpoint
 from paddlemae.tasks.training.classification import Evaluation, evaluation_of, finish
 from paddlemae.tasks.training.dry_run import schedule_plan

@@ -18,8 +18,9 @@ from paddlemae.model.mae import MaskedAutoencoder, reconstruct
 from paddlemae.model.masking import Mask
 from paddlemae.runs.figures import draw_reconstructions
 from paddlemae.system.display_names import say
-from paddlemae.tasks.models.build import evaluation_view, grey_of, load_autoencoder, to_input, to_pictures
+from paddlemae.tasks.models.build import load_autoencoder
 from paddlemae.tasks.models.mask_choice import MaskChoice, choose_mask
+from paddlemae.tasks.models.preprocess import evaluation_view, grey_of, to_input, to_pictures
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.weights.model_folder import Description
 

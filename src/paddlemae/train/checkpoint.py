@@ -33,7 +33,6 @@ from paddlemae.train.lars import SLOT as LARS_SLOT
 from paddlemae.train.lars import Lars
 from paddlemae.train.parallel.ranks import ALONE, Ranks
 from paddlemae.train.parallel.zero2 import ShardedAdamW
-from paddlemae.train.parallel.zero3 import FullyShardedAdamW
 from paddlemae.weights.model_folder import (
     DESCRIPTION_FILE,
     WEIGHTS_FILE,
@@ -127,13 +126,6 @@ class TrainState:
         """Inside, the model has its averaged weights, if they are kept: those that are evaluated and given away."""
         return self.ema.applied(self.model) if self.ema else nullcontext()
 
-    def whole(self) -> AbstractContextManager[None]:
-        """Inside, the model has all of its weights where each rank has a part of them, and takes over what is set.
-
-        All ranks must come here together.
-        """
-        return self.optimizer.whole() if is_shared_out(self) else nullcontext()
-
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -155,20 +147,19 @@ class Snapshot:
 
 
 def is_shared_out(state: TrainState) -> bool:
-    """Whether each rank has a part of the state only."""
-    return isinstance(state.optimizer, (ShardedAdamW, FullyShardedAdamW))
+    """Return whether each rank has a part of the optimizer's state only."""
+    return isinstance(state.optimizer, ShardedAdamW)
 
 
 def take_snapshot(state: TrainState, description: Description, ranks: Ranks = ALONE) -> Snapshot | None:
     """Copy all that a checkpoint holds; None on ranks but the first, which give it their part of the state."""
     slots = _optimizer_slots(state)
-    with state.whole():
-        if not ranks.is_first:
-            return None
-        with state.averaged():
-            tensors = {WEIGHTS_FILE: to_official(state.model)}
-        if state.ema:
-            tensors[OWN_WEIGHTS_FILE] = to_official(state.model)
+    if not ranks.is_first:
+        return None
+    with state.averaged():
+        tensors = {WEIGHTS_FILE: to_official(state.model)}
+    if state.ema:
+        tensors[OWN_WEIGHTS_FILE] = to_official(state.model)
     tensors[OPTIMIZER_FILE] = slots
     return Snapshot(description, tensors, _plain_state(state))
 
@@ -419,8 +410,7 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
     plain = read_record(checkpoint / STATE_FILE, StateType, USE_ANOTHER, MAX_STATE_BYTES)
     paddle_slots = _paddle_slots(checkpoint / OPTIMIZER_FILE, slots, tensors, state)
     own = read_tensor_file(checkpoint / OWN_WEIGHTS_FILE) if state.ema else None
-    with state.whole():
-        load_official(state.model, tensors, source=str(checkpoint))
+    load_official(state.model, tensors, source=str(checkpoint))
     if state.ema and own:
         state.ema = Ema(state.model, state.ema.decay)
         load_official(state.model, own, source=str(checkpoint / OWN_WEIGHTS_FILE))

@@ -15,7 +15,6 @@ from paddle import nn
 from paddlemae.train.adamw import EPSILON, CpuAdamW, flat_view
 
 NORM_PIECE = 1 << 13  # numbers: float32 sums of so few stay exact, and NumPy's BLAS stays in this thread
-SLICE = "slice@"  # before the name of a parameter whose part a rank has, in Paddle's group sharding
 LR_REFERENCE_BATCH = 256  # base_lr is stated for this effective batch size (Goyal et al.; MAE, appendix A)
 
 
@@ -78,10 +77,6 @@ def adamw(
     """
     if not grouped:
         trained = {name: one for name, one in model.named_parameters() if not one.stop_gradient}
-        for number, one in enumerate(trained.values()):
-            # stage 3 lays gradients out in the order of names, which must be the same on all ranks: Paddle numbers them
-            # as layers come into being in a process, and linear_10 comes before linear_9
-            one.name = f"{number:04d}.{one.name}"
         decayed = {one.name for name, one in trained.items() if has_decay(name, one.shape, tokens=decay_tokens)}
         return paddle.optimizer.AdamW(
             learning_rate=0.0,
@@ -90,7 +85,7 @@ def adamw(
             epsilon=EPSILON,
             parameters=list(trained.values()),
             weight_decay=weight_decay,
-            apply_decay_param_fun=lambda name: name.removeprefix(SLICE) in decayed,
+            apply_decay_param_fun=lambda name: name in decayed,
         )
     depth = len(model.blocks)
     groups: dict[tuple[float, float], list[paddle.Tensor]] = defaultdict(list)

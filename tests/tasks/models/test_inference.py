@@ -11,9 +11,10 @@ from paddlemae.engine import device
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.vit import VisionTransformer, encode, evaluating, features
 from paddlemae.tasks.models import inference
-from paddlemae.tasks.models.build import describe, to_input
+from paddlemae.tasks.models.build import describe
 from paddlemae.tasks.models.features import decoding_workers, embed
 from paddlemae.tasks.models.inference import NORMS, FeatureKind, forward_function
+from paddlemae.tasks.models.preprocess import to_input
 
 SHAPE = dict(image_size=8, patch_size=4, channels=3, embed_dim=16, depth=2, num_heads=2)
 DECODER = dict(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)

@@ -12,7 +12,7 @@ from PIL import Image
 from paddlemae.data.inspect.statistics import channel_statistics
 from paddlemae.data.sources import open_source
 from paddlemae.recipe import load_recipe
-from paddlemae.tasks.models.build import training_view
+from paddlemae.tasks.models.preprocess import training_view
 from paddlemae.tasks.training import auto_statistics
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import find_checkpoint

@@ -56,7 +56,7 @@ def test_a_state_dict_of_paddle_is_read_exactly(protocol: int, tmp_path: Path) -
     paddle.save(model.state_dict(), str(path), protocol=protocol)
     found = tensors_of(read_paddle(path))
     wanted = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    assert list(found.tensors) == list(wanted) and found.taken == "" and not found.skipped
+    assert list(found.tensors) == list(wanted) and found.place == "" and not found.skipped
     for name, array in wanted.items():
         same(found.tensors[name], array)
 
@@ -110,8 +110,8 @@ def test_tensors_outside_of_state_dicts_are_read(tmp_path: Path) -> None:
     same(tree["list"][1]["b"], layer.bias.numpy())
     assert tree["pair"] == ("name", 1)
     found = tensors_of(tree)
-    assert found.taken == "model" and set(found.tensors) == {"weight", "bias"}
-    assert found.beside == {"epoch": "int", "list": "list of 2", "pair": "tuple of 2"}
+    assert found.place == "model" and set(found.tensors) == {"weight", "bias"}
+    assert found.others == {"epoch": "int", "list": "list of 2", "pair": "tuple of 2"}
 
 
 def test_one_tensor_alone_is_read(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_paddle_itself_would_run_them(write, tmp_path: Path) -> None:
         (torch_legacy({}, {}), "is a PyTorch file of the legacy format"),
         (pickled({"w": 1})[:-1], "cut off"),
         (pickled({"w": 1}) + b"x", "1 bytes follow the pickle"),
-        (pickled({"w": Persistent(("storage",))}), "refers to data outside of itself"),
+        (pickled({"w": Persistent(("storage",))}), "refers to data outside the file"),
     ],
 )
 def test_other_files_are_named(content: bytes, message: str, write) -> None:

@@ -10,7 +10,7 @@ NAMESPACE = Opaque("argparse.Namespace", (), {"lr": 0.1})
 
 
 @pytest.mark.parametrize(
-    ("tree", "taken", "beside"),
+    ("tree", "taken", "others"),
     [
         (ONE, "", {}),
         ({"model": ONE}, "model", {}),
@@ -26,9 +26,9 @@ NAMESPACE = Opaque("argparse.Namespace", (), {"lr": 0.1})
         ({"model": 7, "state_dict": ONE}, "state_dict", {"model": "int"}),
     ],
 )
-def test_the_usual_places_are_found_and_the_rest_is_named(tree, taken: str, beside) -> None:
+def test_the_usual_places_are_found_and_the_rest_is_named(tree, taken: str, others) -> None:
     found = tensors_of(tree)
-    assert (found.taken, found.beside) == (taken, beside)
+    assert (found.place, found.others) == (taken, others)
     assert found.tensors["w"] is ONE["w"] and found.dtypes == {"w": "float32"} and not found.skipped
 
 
@@ -38,7 +38,7 @@ def test_other_places_are_taken_when_asked() -> None:
         tensors_of(tree)
     assert tensors_of(tree, "teacher").tensors["w"] is TWO["w"]
     assert tensors_of(tree, "teacher").dtypes == {"w": "float16"}
-    assert tensors_of(tree, "ema.inner").taken == "ema.inner"
+    assert tensors_of(tree, "ema.inner").place == "ema.inner"
     assert tensors_of({"model": TWO, "model_ema": ONE}, "model_ema").tensors["w"] is ONE["w"]
     with pytest.raises(
         ValueError, match=r"no tutor in the file; .* holds student \(state dict of 1 tensors\), teacher"
@@ -59,9 +59,9 @@ def test_what_is_no_tensor_is_named() -> None:
 
 def test_tensors_that_are_not_understood_are_refused() -> None:
     strange = Opaque("torch._utils._rebuild_sparse_tensor", (1, 2))
-    with pytest.raises(ValueError, match="head.w is made by torch._utils._rebuild_sparse_tensor, which is not read"):
+    with pytest.raises(ValueError, match="head.w was saved as torch._utils._rebuild_sparse_tensor, which is not"):
         tensors_of({**ONE, "head.w": strange})
-    with pytest.raises(ValueError, match="w is made by mine.pack, which is not read; save it as a plain tensor"):
+    with pytest.raises(ValueError, match="w was saved as mine.pack, which is not supported; save it as a plain tensor"):
         tensors_of({"w": Opaque("mine.pack", (np.ones(2),))})
 
 

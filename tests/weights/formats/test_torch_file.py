@@ -141,8 +141,8 @@ def test_a_training_checkpoint_is_read_with_its_settings_and_optimizer(saved) ->
     assert tree["optimizer"]["param_groups"] == [{"lr": 0.1, "betas": (0.9, 0.95)}]
     same(tree["optimizer"]["state"][0]["step"], np.array([1, 2]))
     found = tensors_of(tree)
-    assert (found.taken, found.dtypes) == ("model", {"w": "float32"})
-    assert found.beside == {
+    assert (found.place, found.dtypes) == ("model", {"w": "float32"})
+    assert found.others == {
         "optimizer": "dict of 2",
         "epoch": "int",
         "scaler": "NoneType",
@@ -189,7 +189,7 @@ def test_types_without_a_storage_class_are_read_from_bytes(write) -> None:
     tree = read_torch(write(torch_zip({name: typed(name, 8 // n, 8) for name, n in SIZES.items()}, {"0": raw})))
     for name in ("uint16", "uint32", "uint64"):
         same(tree[name], np.frombuffer(raw, name))
-    with pytest.raises(ValueError, match="float8_e4m3fn is made by .*_v3 of torch.float8_e4m3fn, which is not read"):
+    with pytest.raises(ValueError, match="float8_e4m3fn was saved as .*_v3 of torch.float8_e4m3fn, which is not"):
         tensors_of(tree)
 
 
@@ -207,14 +207,14 @@ def test_other_kinds_of_tensors_are_refused_by_name_and_only_when_wanted(functio
     value = {"model": {"w": row(24, key="1", legacy=saved.legacy)}, "model_ema": {"w": strange}}
     tree = read_torch(saved(value, **content))
     same(tensors_of(tree).tensors["w"], FLOATS)
-    with pytest.raises(ValueError, match=f"^w is made by torch._utils.{function}, which is not read"):
+    with pytest.raises(ValueError, match=f"^w was saved as torch._utils.{function}, which is not supported"):
         tensors_of(tree, "model_ema")
 
 
 def test_a_quantized_storage_in_a_plain_tensor_is_refused_by_name(saved) -> None:
     value = {"w": row(24, "QInt8Storage", legacy=saved.legacy)}
     tree = read_torch(saved(value, **{"0": FLOATS.astype(np.int8)}))
-    with pytest.raises(ValueError, match="of torch.QInt8Storage, which is not read"):
+    with pytest.raises(ValueError, match="of torch.QInt8Storage, which is not supported"):
         tensors_of(tree)
 
 
@@ -223,7 +223,7 @@ def test_a_conjugate_view_is_refused_by_name(saved) -> None:
     values = np.arange(24, dtype=np.complex64) * 1j
     same(read_torch(saved([plain._replace(args=(*plain.args, {}))], **{"0": values}))[0], values)
     tree = read_torch(saved({"w": plain._replace(args=(*plain.args, {"conj": True}))}, **{"0": values}))
-    with pytest.raises(ValueError, match="of a conjugate or negative view, which is not read"):
+    with pytest.raises(ValueError, match="of a conjugate or negative view, which is not supported"):
         tensors_of(tree)
 
 
@@ -289,21 +289,21 @@ def test_an_attack_in_place_of_a_tensor_is_refused_or_left_out(saved, tmp_path: 
         ((), (), 24, "reaches to element 24"),
         ((2,), (2**62,), 2**62, "reaches to element"),
         ((2**62, 2**62), (2**62, 1), 0, "reaches to element"),
-        ((24,), (-1,), 23, "a tensor whose offset, size or strides are none"),
-        ((-24,), (1,), 0, "a tensor whose offset, size or strides are none"),
-        ((24,), (1,), -1, "a tensor whose offset, size or strides are none"),
-        ((24,), (1, 1), 0, "a tensor whose offset, size or strides are none"),
-        ((2.0,), (1,), 0, "a tensor whose offset, size or strides are none"),
-        ((True,), (1,), 0, "a tensor whose offset, size or strides are none"),
-        ((2**64,), (0,), 0, "a tensor whose offset, size or strides are none"),
+        ((24,), (-1,), 23, "a tensor with an invalid offset, size or stride"),
+        ((-24,), (1,), 0, "a tensor with an invalid offset, size or stride"),
+        ((24,), (1,), -1, "a tensor with an invalid offset, size or stride"),
+        ((24,), (1, 1), 0, "a tensor with an invalid offset, size or stride"),
+        ((2.0,), (1,), 0, "a tensor with an invalid offset, size or stride"),
+        ((True,), (1,), 0, "a tensor with an invalid offset, size or stride"),
+        ((2**64,), (0,), 0, "a tensor with an invalid offset, size or stride"),
         ((2**40,), (0,), 0, "expand to more than 8 times the file"),
         ((2**40, 2**40, 2**40), (0, 0, 0), 0, "expand to more than 8 times the file"),
         ((0, 2**62, 2**62), (0, 0, 0), 0, "cannot be read"),
-        ((1,) * 70, (1,) * 70, 0, "a tensor whose offset, size or strides are none"),
-        ((2**62,) * 1000, (0,) * 1000, 0, "a tensor whose offset, size or strides are none"),
-        (Raw(LAUGHS), Raw(LAUGHS), 0, "a tensor whose offset, size or strides are none"),
-        (None, None, 0, "a tensor whose offset, size or strides are none"),
-        (("x",), ("y",), 0, "a tensor whose offset, size or strides are none"),
+        ((1,) * 70, (1,) * 70, 0, "a tensor with an invalid offset, size or stride"),
+        ((2**62,) * 1000, (0,) * 1000, 0, "a tensor with an invalid offset, size or stride"),
+        (Raw(LAUGHS), Raw(LAUGHS), 0, "a tensor with an invalid offset, size or stride"),
+        (None, None, 0, "a tensor with an invalid offset, size or stride"),
+        (("x",), ("y",), 0, "a tensor with an invalid offset, size or stride"),
     ],
 )
 def test_a_tensor_outside_of_its_storage_is_refused(size, stride, offset, message: str, saved) -> None:

@@ -137,7 +137,7 @@ def test_a_training_checkpoint(save) -> None:
     theirs, ours = save(value)
     assert_same(theirs, ours)
     found = tensors_of(ours)
-    assert found.taken == "model" and set(found.beside) == set(value) - {"model"}
+    assert found.place == "model" and set(found.others) == set(value) - {"model"}
     assert_same(theirs["model"], {name: found.tensors[name] for name in theirs["model"]})
 
 
@@ -172,7 +172,7 @@ def test_other_kinds_are_refused_by_name(name: str, save) -> None:
         pytest.skip("the legacy format cannot hold it")
     _, ours = save({"model": {"w": torch.ones(2)}, "strange": {"w": torch.ones(2), "v": STRANGE[name]()}})
     assert list(tensors_of(ours).tensors) == ["w"]
-    with pytest.raises(ValueError, match=f"^v is made by torch.*{name.split(' ')[0]}.*, which is not read"):
+    with pytest.raises(ValueError, match=f"^v was saved as torch.*{name.split(' ')[0]}.*, which is not supported"):
         tensors_of(ours, "strange")
 
 

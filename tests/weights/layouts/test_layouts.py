@@ -30,7 +30,7 @@ LAYOUT_CASES = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
 def read(case: Case, **changed: Any) -> Imported:
-    arguments: dict[str, Any] = dict(config=case.config, beside=case.beside) | case.arguments | changed
+    arguments: dict[str, Any] = dict(config=case.config, extras=case.extras) | case.arguments | changed
     tensors = arguments.pop("tensors", case.tensors)
     return import_weights(tensors, **arguments)
 
@@ -138,7 +138,7 @@ def test_it_is_written_in_every_layout_that_can_hold_it_and_read_again(case: Cas
         assert found.logits is None and found.prediction is None
         return  # the encoder alone; test_timm_gets_the_encoder_of_an_autoencoder
     assert_close(found, wanted)
-    again = read(case, tensors=written.tensors, config=written.config, beside=None, **told(case))
+    again = read(case, tensors=written.tensors, config=written.config, extras=None, **told(case))
     assert again.layout == layout and again.kind == source.kind
     assert_bitwise(source.tensors, again.tensors)
     assert_bitwise(written.tensors, write(layout, again).tensors)

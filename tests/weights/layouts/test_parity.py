@@ -82,11 +82,11 @@ class Folder:
     path: Path
 
     def read(self, **arguments: Any) -> Imported:
-        beside = {}
+        extras = {}
         if (self.path / "preprocessor_config.json").is_file():
-            beside["preprocessor_config.json"] = json.loads((self.path / "preprocessor_config.json").read_text())
+            extras["preprocessor_config.json"] = json.loads((self.path / "preprocessor_config.json").read_text())
         tensors = load_file(self.path / "model.safetensors")
-        return import_weights(tensors, config=self.config(), beside=beside, **arguments)
+        return import_weights(tensors, config=self.config(), extras=extras, **arguments)
 
     def config(self) -> dict[str, Any]:
         return json.loads((self.path / "config.json").read_text())
@@ -134,7 +134,7 @@ def test_what_transformers_saves_is_read(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["ViTMAEForPreTraining", "ViTModel", "ViTForImageClassification"])
 def test_names_in_memory_are_read_too(name: str) -> None:
-    """As `torch.save(model.state_dict())` writes them; no configuration lies beside."""
+    """As `torch.save(model.state_dict())` writes them; no configuration file is written."""
     kind, _ = MODELS[name]
     model = model_of(name)
     tensors = {key: value.numpy() for key, value in model.state_dict().items()}

@@ -92,7 +92,7 @@ def test_a_vit_within_other_weights_is_named_and_taken_by_its_key(prefix: str) -
         recognise(shapes(mixed))
     found = tensors_of({"state_dict": mixed}, f"state_dict.{prefix}")
     assert set(found.tensors) == {name for name in PROBE.tensors if not name.startswith("head")}
-    assert found.beside["others"] == "1 entries of other names"
+    assert found.others["others"] == "1 entries of other names"
     with pytest.raises(ValueError, match="no nothing in the file"):
         tensors_of(mixed, "nothing")
 
@@ -234,10 +234,10 @@ def test_names_cannot_make_work_or_memory_grow() -> None:
         read(MAE, tensors={f"{number}": np.zeros(1) for number in range(20_001)} | MAE.tensors)
     args = {"args": {"input_size": 10**9}}
     with pytest.raises(ValueError, match="patches; name another image_size="):
-        import_weights(PYTORCH.tensors, beside=args, heads=work.HEADS, decoder_heads=2)
+        import_weights(PYTORCH.tensors, extras=args, heads=work.HEADS, decoder_heads=2)
     args = {"args": {"input_size": 4 * 10**8}}
     with pytest.raises(ValueError, match="missing: pos_embed"):
-        read(MAE, tensors=changed(MAE, without="pos_embed"), beside=args)
+        read(MAE, tensors=changed(MAE, without="pos_embed"), extras=args)
     assert time.perf_counter() - began < 5
 
 

@@ -1,4 +1,4 @@
-"""What tensors don't tell: settings, assumptions, and the configurations that lie beside them."""
+"""What tensors don't tell: settings, assumptions, and the configuration files next to them."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_the_target_is_the_files_else_the_layouts_else_the_callers() -> None:
     assert normalised(PYTORCH) is True and "channels one by one" in said(PYTORCH)
     assert "taken as True (normalised pixels)" in said(PYTORCH)
     args = Opaque("argparse.Namespace", state={"norm_pix_loss": True, "input_size": 8, "model": "mae"})
-    assert normalised(MAE, beside={"args": args}) and "norm_pix_loss" not in said(MAE, beside={"args": args})
-    assert normalised(PYTORCH, beside={"args": {"normlize_target": False}}) is False
-    assert normalised(MAE, beside={"args": args}, target="raw") is False
+    assert normalised(MAE, extras={"args": args}) and "norm_pix_loss" not in said(MAE, extras={"args": args})
+    assert normalised(PYTORCH, extras={"args": {"normlize_target": False}}) is False
+    assert normalised(MAE, extras={"args": args}, target="raw") is False
     assert normalised(HF_MAE) is True and normalised(HF_MAE, target="raw") is False
     with pytest.raises(ValueError, match="target must be 'normalised' or 'raw', got 'pixels'"):
         read(MAE, target="pixels")
@@ -73,9 +73,9 @@ def test_image_sizes_are_told_by_the_table_the_arguments_or_the_caller() -> None
     with pytest.raises(ValueError, match="an image size of 9 x 8 is not divisible"):
         read(MAE, image_size=(9, 8))
     with pytest.raises(ValueError, match=r"args.input_size must be one or two whole numbers of pixels, got 'large'"):
-        read(MAE, beside={"args": {"input_size": "large"}})
+        read(MAE, extras={"args": {"input_size": "large"}})
     args = {"args": Opaque("argparse.Namespace", state={"input_size": 8})}
-    assert read(PYTORCH, image_size=None, beside=args).architecture["image_size"] == [8, 8]
+    assert read(PYTORCH, image_size=None, extras=args).architecture["image_size"] == [8, 8]
     assert "taken as 224" in said(PYTORCH, image_size=None)
 
 
@@ -195,7 +195,7 @@ def test_a_timm_model_that_ours_is_not_is_refused(change: dict[str, Any], messag
 
 
 def test_a_configuration_that_is_not_used_is_said() -> None:
-    assert "the configuration beside is not used" in said(MAE, config={"model_type": "vit_mae"})
+    assert "its configuration is not used" in said(MAE, config={"model_type": "vit_mae"})
 
 
 def test_biases_may_lack_only_where_the_layout_can_do_without() -> None:

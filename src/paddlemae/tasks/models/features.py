@@ -11,8 +11,8 @@ import numpy as np
 from paddlemae.data.batches import OnSkip, eval_batches
 from paddlemae.data.sources import Source
 from paddlemae.engine import device
-from paddlemae.tasks.models.build import evaluation_view
 from paddlemae.tasks.models.inference import FeatureKind, forward_function
+from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.training.skipped_images import SkippedImages
 from paddlemae.weights.model_folder import Description
 

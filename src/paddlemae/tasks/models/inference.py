@@ -19,7 +19,7 @@ import paddle
 
 from paddlemae.engine import device
 from paddlemae.model.vit import evaluating, features, pool_tokens
-from paddlemae.tasks.models.build import to_input
+from paddlemae.tasks.models.preprocess import to_input
 from paddlemae.train.parallel.threads import worthwhile_replicas
 from paddlemae.weights.model_folder import Description
 

@@ -21,7 +21,7 @@ from paddlemae.model.vit import VisionTransformer, attention_maps
 from paddlemae.runs.confusion import Confusion
 from paddlemae.runs.exhibit_files import read_exhibit, write_exhibit, write_sprite
 from paddlemae.runs.figures import heated
-from paddlemae.tasks.models.build import evaluation_view, to_input
+from paddlemae.tasks.models.preprocess import evaluation_view, to_input
 from paddlemae.tasks.reconstruct import caption_of, drawn_pictures
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.train.checkpoint import TrainState

@@ -36,10 +36,11 @@ class ShardedAdamW:
     """
 
     def __init__(self, model: nn.Layer, optimizer: paddle.optimizer.AdamW, ranks: Ranks):
-        check_accelerators("optimizer", ranks)
+        if ranks.world == 1 or paddle.get_device() == "cpu":
+            raise ValueError("sharding=optimizer needs several accelerators (--procs); leave it out here")
         self.loss, self.adamw, self.ranks = Loss(model), optimizer, ranks
         self.parameters = [one for one in model.parameters() if not one.stop_gradient]
-        with quiet():
+        with _quiet():
             self.layer, self.stage2, _ = paddle.distributed.sharding.group_sharded_parallel(
                 self.loss, optimizer, "os_g"
             )
@@ -85,10 +86,6 @@ class ShardedAdamW:
                 found[key] = whole.numpy()
         return found
 
-    def whole(self) -> contextlib.AbstractContextManager[None]:
-        """Every rank has the whole parameters at all times."""
-        return contextlib.nullcontext()
-
     def set_state_dict(self, state: dict[str, Any]) -> None:
         """Take over this rank's part of the slots."""
         names = {one.name for one in self.parameters if self.owner(one) == self.ranks.rank}
@@ -96,14 +93,8 @@ class ShardedAdamW:
         self.adamw.set_state_dict(kept)
 
 
-def check_accelerators(sharding: str, ranks: Ranks) -> None:
-    """Raise a ValueError where Paddle can't share out: on CPU, or on one rank."""
-    if ranks.world == 1 or paddle.get_device() == "cpu":
-        raise ValueError(f"sharding={sharding} needs several accelerators (--procs); leave it out here")
-
-
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Without Paddle's banners."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

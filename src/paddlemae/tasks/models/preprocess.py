@@ -1,0 +1,138 @@
+"""Turn images into a model's input and back: views, statistics, normalisation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import paddle
+
+from paddlemae.data.batches import PATH_STREAM, Batch, batch_rngs
+from paddlemae.data.decode.pixel_format import default_bits
+from paddlemae.data.views.augment import View
+from paddlemae.data.views.randaugment import RandAugment
+from paddlemae.engine.device import tensor_of
+from paddlemae.model.kernels import scale_channels
+from paddlemae.model.vit import pair
+from paddlemae.recipe import AUTO, Augmentation, FinetuneAugmentation, default_statistics
+from paddlemae.tasks.models.read_model import Checkpoint
+from paddlemae.weights.model_folder import Description
+
+SHOWN_DEVIATIONS = 2.5
+
+
+def statistics_of(
+    recipe, channels: int, checkpoint: Checkpoint | None = None, measured: Callable[[], Any] | None = None
+):
+    """(mean, std): the recipe's, else those that the checkpoint was trained with, else the defaults.
+
+    Args:
+        measured: gives those of the training images, which `auto` means; without it the numbers don't matter.
+    Raises:
+        ValueError: not one number a channel.
+    """
+    trained, origin = (checkpoint.description, checkpoint.folder) if checkpoint else (None, None)
+    mean: Sequence[float]
+    std: Sequence[float]
+    mean, std = (trained.mean, trained.std) if trained else default_statistics(channels)
+    given = (recipe.mean, recipe.std)
+    if recipe.mean == AUTO:
+        given = measured() if measured else (None, None)
+    mean, std = given[0] or mean, given[1] or std
+    if len(mean) != channels or len(std) != channels:
+        instead = f"mean=null std=null takes those of {origin}" if trained else "mean=auto std=auto finds your images'"
+        raise ValueError(
+            f"mean and std need {channels} numbers, one a channel; got {list(mean)} and {list(std)}; {instead}"
+        )
+    if trained and not np.allclose((mean, std), (trained.mean, trained.std)):
+        warnings.warn(f"the recipe normalises images otherwise than {origin} was trained", stacklevel=3)
+    if not trained and not recipe.mean and (recipe.augment.bits or default_bits(channels)) == 16:
+        warnings.warn(
+            "images of 16 bits are normalised as if they were as bright as pictures, and few are: name their mean and "
+            "std (a channel, as parts of 65535), or mean=auto std=auto",
+            stacklevel=3,
+        )
+    return mean, std
+
+
+def training_view(
+    augment: Augmentation,
+    image_size,
+    channels: int,
+    mean: Sequence[float] = (),
+    bits: Literal[8, 16] | None = None,
+) -> View:
+    """The views that a recipe's augmentation makes.
+
+    Args:
+        mean: in [0, 1] a channel, fills what RandAugment uncovers.
+        bits: of a channel's value, if the recipe names none.
+    """
+    shared = {name: getattr(augment, name) for name in Augmentation.model_fields}
+    shared["bits"] = augment.bits or bits
+    view = View(image_size=pair(image_size), channels=channels, **shared)
+    if not isinstance(augment, FinetuneAugmentation) or not augment.randaugment:
+        return view
+    fill = tuple(min(255, round(255 * value)) for value in mean)
+    drawn = RandAugment(augment.randaugment, augment.magnitude, augment.magnitude_std, fill=fill)
+    return replace(view, randaugment=drawn)
+
+
+def evaluation_view(description: Description) -> View:
+    """The view that a saved model looks at images through."""
+    shape = description.architecture
+    return View(
+        image_size=pair(shape["image_size"]),
+        channels=shape["channels"],
+        eval_crop_ratio=description.eval_crop_ratio,
+        bits=description.bits,
+    )
+
+
+def _pixel_statistics(description: Description) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, std), float32 [1, C, 1, 1] each."""
+    mean, std = (np.asarray(values, np.float32).reshape(1, -1, 1, 1) for values in (description.mean, description.std))
+    return mean, std
+
+
+def path_noise(seed: int, batch: Batch, depth: int) -> np.ndarray:
+    """Each image's noise for drop path, float32 [B, depth, 2] in [0, 1); see `vit.encode`."""
+    return np.stack([rng.random((depth, 2), np.float32) for rng in batch_rngs(seed, PATH_STREAM, batch)])
+
+
+def to_input(images: np.ndarray, description: Description) -> paddle.Tensor:
+    """Normalised float32 images [B, C, H, W] from uint8 or uint16 ones, on the model's device."""
+    if images.dtype == np.uint16:  # which Paddle takes for bfloat16
+        return normalised(tensor_of(images.astype(np.int32)), description, white=65535)
+    return normalised(tensor_of(images), description)
+
+
+def normalised(images: paddle.Tensor, description: Description, white: int = 255) -> paddle.Tensor:
+    """`to_input` of images that are on the device already; `white` is the largest value of their depth."""
+    mean, std = (values.ravel() for values in _pixel_statistics(description))
+    return scale_channels(images.astype("float32"), tensor_of(1 / (white * std)), tensor_of(-mean / std))
+
+
+def to_pictures(images: paddle.Tensor, description: Description) -> np.ndarray:
+    """uint8 [B, H, W, C] pictures from normalised images; values out of range are clipped.
+
+    Of 16 bits, `SHOWN_DEVIATIONS` standard deviations around each channel's mean are shown, since most such images
+    would be black else.
+    """
+    values = images.numpy()
+    if evaluation_view(description).depth == 16:
+        shown = values / (2 * SHOWN_DEVIATIONS) + 0.5
+    else:
+        mean, std = _pixel_statistics(description)
+        shown = values * std + mean
+    return np.clip(shown * 255 + 0.5, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def grey_of(description: Description) -> np.ndarray:
+    """The normalised value of each channel, [C], that `to_pictures` shows as the middle of all brightness."""
+    if evaluation_view(description).depth == 16:
+        return np.zeros(len(description.mean))
+    return (0.5 - np.asarray(description.mean)) / np.asarray(description.std)
