@@ -79,7 +79,7 @@ def test_the_first_failure_is_a_word_and_the_second_the_end(tmp_path, monkeypatc
         for fails in (False, True, False, True):
             saver.save()
             if fails:
-                with pytest.warns(UserWarning, match="save step .*last good checkpoint: .*; training goes on"):
+                with pytest.warns(UserWarning, match="save step .*last good checkpoint: .*; training continues"):
                     saver.wait()
             saver.wait()
             state.step += 1
