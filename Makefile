@@ -37,8 +37,8 @@ soak: $(VENV)/installed ## Pretrain for 2 hours and see that memory and speed st
 	$(VENV)/bin/python -m drill.soak --data $(DATA) --hours $(or $(HOURS),2) $(SOAK)
 
 fuzz: $(VENV)/installed ## Open 20,000 hostile weights files, and 20,000 cases of each property test (FUZZ=... CASES="--cases 20000 --seed 0")
-	$(VENV)/bin/python tests/fuzz.py $(FUZZ)
-	$(VENV)/bin/python -m tests.fuzz_properties $(CASES)
+	$(VENV)/bin/python -m tests.fuzz.weights $(FUZZ)
+	$(VENV)/bin/python -m tests.fuzz.properties $(CASES)
 
 lint: $(VENV)/installed ## Check style, formatting and types
 	$(VENV)/bin/ruff check .

@@ -1,4 +1,4 @@
-"""Records the golden loss curves: PYTHONPATH=tests python tests/goldens/record_losses.py
+"""Records the golden loss curves: python -m tests.goldens.record_losses
 
 Run it only when a change of the numbers is intended, and say in the commit what changed them.
 """
@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from loss_curves import CURVES, curve, processor
+from tests.support.loss_curves import CURVES, curve, processor
 
 if __name__ == "__main__":
     with TemporaryDirectory() as folder:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-GOLDENS = Path(__file__).parents[1] / "goldens"
+from tests.support.paths import GOLDENS
+
 MASK_RATIO = 0.75
 STEPS, WARMUP_STEPS = 10, 3
 BATCH_SIZE = 2

@@ -16,7 +16,7 @@ import paddle
 from paddlemae.model.mae import MaskedAutoencoder, predict
 from paddlemae.model.masking import Mask, num_kept, random_mask
 from paddlemae.train.optim import adamw, lr_at, peak_lr
-from parity import cases
+from tests.parity import cases
 
 # largest errors allowed, each relative to the tensor's largest magnitude
 PREDICTION, LOSS, GRADIENT, WEIGHT = 1e-4, 1e-5, 1e-3, 1e-4

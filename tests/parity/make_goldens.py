@@ -1,6 +1,6 @@
 """The PyTorch side: transformers' ViTMAEForPreTraining in float32 on CPU. Needs no Paddle.
 
-PYTHONPATH=tests python -m parity.make_goldens  # rewrites tests/goldens
+python -m tests.parity.make_goldens  # rewrites tests/goldens
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
-from parity import cases
+from tests.parity import cases
 
 
 def run(case: cases.Case) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """Prints how far PaddleMAE is from transformers, case by case, as a Markdown table.
 
-PYTHONPATH=tests python -m parity.table           # against the goldens, without PyTorch
-PYTHONPATH=tests python -m parity.table --live    # against PyTorch, ViT-Base included
+python -m tests.parity.table           # against the goldens, without PyTorch
+python -m tests.parity.table --live    # against PyTorch, ViT-Base included
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from paddlemae.engine import device
-from parity import cases
+from tests.parity import cases
 
 COLUMNS = ("case", "prediction", "loss", "gradients", "weights", "prediction after", "key biases after")
 
@@ -20,7 +20,7 @@ COLUMNS = ("case", "prediction", "loss", "gradients", "weights", "prediction aft
 def expected(live: bool) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """What PyTorch gives for each case, one at a time: ViT-Base's gradients and weights fill a gigabyte."""
     if live:
-        from parity import make_goldens
+        from tests.parity import make_goldens
 
         for name, case in cases.CASES.items():
             yield name, make_goldens.run(case)
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--live", action="store_true", help="run PyTorch too, instead of reading the goldens")
     live = parser.parse_args().live
     device.prepare("cpu")  # before the next line imports Paddle
-    from parity import compare
+    from tests.parity import compare
 
     print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
     allowed = (compare.PREDICTION, compare.LOSS, compare.GRADIENT, compare.WEIGHT, compare.PREDICTION)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from parity import cases
-from parity.compare import assert_close, compare
+from tests.parity import cases
+from tests.parity.compare import assert_close, compare
 
 pytestmark = pytest.mark.parity
 
@@ -12,6 +12,6 @@ pytestmark = pytest.mark.parity
 def test_prediction_loss_gradients_and_ten_adamw_steps_agree(name: str) -> None:
     pytest.importorskip("torch", reason="needs PyTorch: pip install 'paddlemae[parity]'")
     pytest.importorskip("transformers", reason="needs transformers: pip install 'paddlemae[parity]'")
-    from parity import make_goldens
+    from tests.parity import make_goldens
 
     assert_close(compare(cases.CASES[name], make_goldens.run(cases.CASES[name])))

@@ -74,17 +74,17 @@ def convert(
     checkpoint = read_checkpoint(path, reading, trust=trust)
     exported = None if to == OWN else exported_of(checkpoint, to)
     out.parent.mkdir(parents=True, exist_ok=True)
-    beside = partial(out)
-    remove(beside)
+    unfinished = partial(out)
+    remove(unfinished)
     try:
         with naming(out):
             if exported is None:
-                _write_own(beside, checkpoint)
+                _write_own(unfinished, checkpoint)
             else:
-                _write(beside, to, exported)
-            put(beside, out)
+                _write(unfinished, to, exported)
+            put(unfinished, out)
     finally:
-        remove(beside)
+        remove(unfinished)
     return exported.notes if exported else []
 
 

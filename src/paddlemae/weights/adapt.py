@@ -1,7 +1,7 @@
 """Weights for other images than they were trained on: another size, patch, number of channels or of classes.
 
-Each function takes official tensors and the architecture that they make, and gives both anew with a note that says by
-which rule. Nothing is changed in place; what a change does not concern is shared.
+Each function takes official tensors and the architecture that they make, and returns new ones with a note of the
+rule. Nothing is changed in place; what a change does not concern is shared.
 
 Shapes: D width, C channels, L patches of a grid (rows x columns).
 """
@@ -64,7 +64,7 @@ def change_image_size(tensors: Tensors, architecture: Mapping[str, Any], image_s
 def change_patch_size(tensors: Tensors, architecture: Mapping[str, Any], patch_size: int | Sequence[int]) -> Adapted:
     """Resize the patch embedding by the pseudo-inverse of resizing patches (FlexiViT, arXiv 2212.08013, sec. 3.4).
 
-    Where patches grow, each resized patch gives exactly the tokens of the patch that it was made of; where they shrink,
+    Where patches grow, each resized patch gives exactly the tokens of the patch that it came from; where they shrink,
     this is the nearest in the sense of least squares. Patches are resized by antialiased bicubic interpolation. A
     decoder's predicted pixels are resized directly. The grid stays, so the image size changes with the patch.
 
@@ -131,14 +131,14 @@ def change_channels(tensors: Tensors, architecture: Mapping[str, Any], channels:
 
 
 def drop_head(tensors: Tensors, architecture: Mapping[str, Any]) -> Adapted:
-    """A classifier's encoder: kind "encoder", `num_classes=0`."""
+    """Return a classifier's encoder: kind "encoder", `num_classes=0`."""
     kept = {name: array for name, array in tensors.items() if name not in HEAD}
     note = f"the head of {architecture['num_classes']} classes is dropped"
     return Adapted(kept, {**architecture, "num_classes": 0}, note)
 
 
 def new_head(tensors: Tensors, architecture: Mapping[str, Any], num_classes: int, rng: np.random.Generator) -> Adapted:
-    """A classifier with a head for another number of classes, drawn anew (MAE, appendix A.2).
+    """Replace a classifier's head by a random one for another number of classes (MAE, appendix A.2).
 
     Args:
         tensors, architecture: a classifier's or encoder's, as `layouts.Imported` has them.
@@ -158,12 +158,12 @@ def new_head(tensors: Tensors, architecture: Mapping[str, Any], num_classes: int
     return Adapted(
         {**tensors, **head},
         {**architecture, "num_classes": num_classes},
-        f"{before}: {num_classes} classes, drawn anew, so it has to be trained",
+        f"{before}: {num_classes} classes with random weights, so it has to be trained",
     )
 
 
 def cubic_weights(old: int, new: int, *, antialias: bool = False) -> np.ndarray:
-    """The matrix [new, old] that resizes a row of pixels as PyTorch's and Paddle's bicubic interpolation do.
+    """Return the matrix [new, old] that resizes a row of pixels as PyTorch's and Paddle's bicubic interpolation do.
 
     Pixels are areas (`align_corners=False`). With antialiasing the kernel is as wide as the output's pixels and cut
     off at the border; without, pixels beyond the border are the border's.
@@ -196,7 +196,7 @@ def _kernel(distance: float, sharpness: float) -> float:
 
 
 def _resized(table_1ND: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
-    """A position table of another grid; what precedes its patches stays."""
+    """Resize a position table to another grid; rows before the patches (the cls token) are unchanged."""
     if old == new:
         return table_1ND
     front = table_1ND.shape[1] - old[0] * old[1]

@@ -145,13 +145,13 @@ def check_tensors(kind: str, architecture: Mapping[str, Any], tensors: Mapping[s
 
 
 def head_shapes(width: int, num_classes: int) -> Shapes:
-    """The tensors of a probe's head."""
+    """Return names and shapes of a probe's head."""
     shapes: Shapes = {"head.0.running_mean": (width,), "head.0.running_var": (width,)}
     return shapes | {"head.1.weight": (num_classes, width), "head.1.bias": (num_classes,)}
 
 
 def count_weights(kind: str, architecture: Mapping[str, Any]) -> int:
-    """How many numbers a model's tensors hold, without a list of its blocks: for models of any depth.
+    """Count the numbers in a model's tensors without listing its blocks, so that any depth is fast.
 
     Args:
         kind, architecture: see `expected_shapes`.

@@ -27,8 +27,8 @@ def report(foreign: Foreign, imported: Imported) -> dict[str, Any]:
     return {
         "path": str(foreign.path),
         "file": KINDS[foreign.kind],
-        "key": state.taken,
-        "beside": state.beside,
+        "key": state.place,
+        "beside": state.others,
         "layout": imported.layout,
         "kind": imported.kind,
         "architecture": architecture,
@@ -52,9 +52,9 @@ def parameter_count(tensors: Mapping[str, np.ndarray], architecture: Mapping[str
 
 
 def lines(content: Mapping[str, Any]) -> list[str]:
-    """The report as a page of text; the same tensor of several blocks is one line."""
+    """Format the report as text; a tensor that several blocks have takes one line."""
     shape, converted = content["architecture"], content["converted"]
-    beside = f"; beside: {', '.join(f'{shown(name)} ({shown(what)})' for name, what in content['beside'].items())}"
+    others = f"; next to: {', '.join(f'{shown(name)} ({shown(what)})' for name, what in content['beside'].items())}"
     place = f" under {content['key']!r}" if content["key"] else ""
     target = f", predicts {content['target']} pixels" if content["target"] else ""
     classes = f", {content['classes']} classes" if content["kind"] == "classifier" else ""
@@ -63,7 +63,7 @@ def lines(content: Mapping[str, Any]) -> list[str]:
         mean = f"{_numbers(content['mean'])}; {_numbers(content['std'])}"
     same = len(content["loaded"]) - len(converted)
     found = [
-        ("file", f"{content['file']}, weights{place}{beside if content['beside'] else ''}"),
+        ("file", f"{content['file']}, weights{place}{others if content['beside'] else ''}"),
         ("layout", content["layout"]),
         ("model", f"{shown(content['kind'])}{target}{classes}"),
         ("encoder", _encoder(shape)),

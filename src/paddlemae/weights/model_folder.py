@@ -1,4 +1,4 @@
-"""One model on disk: `model.safetensors` in the official names and layout, `model.json` beside it."""
+"""One model on disk: `model.safetensors` with the official names and layout, and its description `model.json`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Description:
 
     @property
     def target(self) -> str:
-        """ "normalised" or "raw" pixels, what a masked autoencoder predicts."""
+        """Return what a masked autoencoder predicts: "normalised" or "raw" pixels."""
         return "normalised" if self.architecture.get("norm_pix_loss") else "raw"
 
 
@@ -149,7 +149,7 @@ def read_tensor_file(path: Path) -> dict[str, np.ndarray]:
 
 
 def mapped_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of one of our safetensors files, as views of it. Errors as `read_tensor_file`."""
+    """Return the tensors of one of our safetensors files as views of it; errors as for `read_tensor_file`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; the checkpoint is incomplete, use another one")
     kind = kind_of(path)

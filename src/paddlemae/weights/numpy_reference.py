@@ -20,7 +20,7 @@ EPSILON = 1e-6
 def outputs(
     kind: str, architecture: Mapping[str, Any], tensors: Tensors, images_BCHW: np.ndarray, keep_BK: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What the model makes of images.
+    """Compute the model's outputs for images.
 
     Args:
         kind, architecture, tensors: as `layouts.Imported` has them.
@@ -67,7 +67,7 @@ class _Model:
         return x_BND + self.linear(_gelu(hidden), f"{name}.mlp.fc2")
 
     def encoded(self, images_BCHW: np.ndarray, keep_BK: np.ndarray | None) -> np.ndarray:
-        """[B, N, D], before the last norm."""
+        """Return tokens [B, N, D], before the last norm."""
         weight = self.tensors["patch_embed.proj.weight"]
         rows, columns = weight.shape[2:]
         batch, channels, height, width = images_BCHW.shape
@@ -92,7 +92,7 @@ class _Model:
         return self.norm(x_BD, "fc_norm") if after else x_BD
 
     def decoded(self, x_BND: np.ndarray, keep_BK: np.ndarray) -> np.ndarray:
-        """[B, L, P]: every patch, in the image's order."""
+        """Return pixels [B, L, P] of every patch, in the image's order."""
         x_BND = self.linear(self.norm(x_BND, "norm"), "decoder_embed")
         table = self.tensors["decoder_pos_embed"]
         patches = table.shape[1] - self.front
@@ -105,5 +105,5 @@ class _Model:
 
 
 def _gelu(x: np.ndarray) -> np.ndarray:
-    """x times the normal distribution's integral up to x, exactly (Hendrycks and Gimpel, arXiv 1606.08415)."""
+    """Compute x times the normal distribution function of x, exactly (Hendrycks and Gimpel, arXiv 1606.08415)."""
     return x * 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2)))

@@ -33,7 +33,7 @@ class Foreign:
         state: the weights. Arrays are read-only and most are views of the file, which must not be changed meanwhile.
         config: a folder's `config.json`.
         preprocessor: a folder's `preprocessor_config.json`.
-        beside: what else lies at the top of the file, such as a dict of "args" (an `Opaque` Namespace) and "epoch";
+        extras: what else lies at the top of the file, such as a dict of "args" (an `Opaque` Namespace) and "epoch";
             of a safetensors file the metadata. None if the file is no dict.
     """
 
@@ -42,15 +42,15 @@ class Foreign:
     state: StateDict
     config: dict[str, Any] | None
     preprocessor: dict[str, Any] | None
-    beside: Any
+    extras: Any
 
 
 def open_weights(path: str | Path, wrapper: str | None = None) -> Foreign:
     """Read the weights in a PyTorch, Paddle or safetensors file, or in a folder that holds one; nothing is executed.
 
     Args:
-        path: a file, told by its content; or a folder with `model.safetensors` or `pytorch_model.bin`, whole or in
-            shards with an index, or with exactly one weights file.
+        path: a file, recognised by its content; or a folder with `model.safetensors` or `pytorch_model.bin`, whole or
+            sharded with an index, or with exactly one weights file.
         wrapper: the key under which the file has the state dict; see `tensors_of`.
     Raises:
         FileNotFoundError: there is no such file.
@@ -58,12 +58,12 @@ def open_weights(path: str | Path, wrapper: str | None = None) -> Foreign:
     """
     path = Path(path)
     if not path.is_dir():
-        kind, state, beside = _open_file(path, wrapper)
-        return Foreign(path, kind, state, None, None, beside)
+        kind, state, extras = _open_file(path, wrapper)
+        return Foreign(path, kind, state, None, None, extras)
     file = _weights_of(path)
     read = _open_shards if file.name.endswith(INDEX) else _open_file
-    kind, state, beside = read(file, wrapper)
-    return Foreign(path, kind, state, _beside(path / CONFIG), _beside(path / PREPROCESSOR), beside)
+    kind, state, extras = read(file, wrapper)
+    return Foreign(path, kind, state, _read_extra_json(path / CONFIG), _read_extra_json(path / PREPROCESSOR), extras)
 
 
 def _safetensors(path: Path) -> tuple[Any, Any]:
@@ -97,12 +97,12 @@ def _open_file(path: Path, wrapper: str | None) -> tuple[str, StateDict, Any]:
         raise ValueError(f"{path}: {shown(fault, 600)}") from fault
     if metadata is not None or not isinstance(tree, dict):
         return kind, state, metadata
-    used = {state.taken.split(".")[0]} if state.taken else state.tensors.keys()
+    used = {state.place.split(".")[0]} if state.place else state.tensors.keys()
     return kind, state, {key: value for key, value in tree.items() if str(key) not in used}
 
 
 def _weights_of(folder: Path) -> Path:
-    """The file of a folder that holds its weights, or their index."""
+    """Return the file of a folder that holds its weights, or their index."""
     for name in WHOLE:
         for file in (folder / name, folder / f"{name}{INDEX}"):
             if file.exists():
@@ -119,7 +119,7 @@ def _weights_of(folder: Path) -> Path:
     return models[0]
 
 
-def _beside(path: Path) -> dict[str, Any] | None:
+def _read_extra_json(path: Path) -> dict[str, Any] | None:
     return read_object(path) if path.exists() else None
 
 
@@ -152,7 +152,7 @@ def _open_shards(index: Path, wrapper: str | None) -> tuple[str, StateDict, Any]
 
 
 def _shard(folder: Path, name: str) -> Path:
-    """The file that an index names, which must not lead out of the folder.
+    """Return the path of a file that an index names, which must be inside the folder.
 
     Hugging Face's cache is a folder `snapshots/<revision>` of links into the `blobs` two levels up.
     """

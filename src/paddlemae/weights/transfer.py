@@ -12,7 +12,7 @@ import numpy as np
 from paddle import nn
 
 from paddlemae.weights.formats.mapped_file import release
-from paddlemae.weights.transpose import turned
+from paddlemae.weights.transpose import transpose
 
 PATCH_EMBED = "patch_embed.proj.weight"
 
@@ -22,7 +22,7 @@ def _linear_weights(model: nn.Layer) -> set[str]:
 
 
 def to_official(model: nn.Layer) -> dict[str, np.ndarray]:
-    """The model's weights and position tables under the official names, in PyTorch's layout."""
+    """Return the model's weights and position tables under the official names, in PyTorch's layout."""
     linear = _linear_weights(model)
     tensors = {}
     for name, tensor in model.state_dict().items():
@@ -30,13 +30,13 @@ def to_official(model: nn.Layer) -> dict[str, np.ndarray]:
         if name == PATCH_EMBED:
             array = array.reshape([*model.patch_size, model.channels, -1]).transpose(3, 2, 0, 1)
         elif name in linear:
-            array = turned(array)
+            array = transpose(array)
         tensors[name] = np.ascontiguousarray(array)
     return tensors
 
 
 def official_shapes(model: nn.Layer) -> dict[str, tuple[int, ...]]:
-    """The shape that each official tensor of this model has."""
+    """Return the shape of each official tensor of this model."""
     linear = _linear_weights(model)
     shapes = {}
     for name, tensor in model.state_dict().items():
@@ -89,7 +89,7 @@ def load_official(
             if name == PATCH_EMBED:
                 array = array.transpose(2, 3, 1, 0).reshape(tensor.shape)
             elif name in linear:
-                array = turned(array)
+                array = transpose(array)
             tensor.set_value(np.ascontiguousarray(array))
             release(tensors[name])
 

@@ -9,8 +9,8 @@ import numpy as np
 ROWS = 16
 
 
-def turned(matrix: np.ndarray) -> np.ndarray:
-    """The transposed matrix, contiguous; a view where the matrix is a transposed one itself."""
+def transpose(matrix: np.ndarray) -> np.ndarray:
+    """Return the transposed matrix, contiguous; a view where the matrix itself is a transposed one."""
     if matrix.T.flags.c_contiguous:
         return matrix.T
     out = np.empty(matrix.shape[::-1], matrix.dtype)

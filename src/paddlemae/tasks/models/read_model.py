@@ -54,7 +54,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Reading:
-    """How someone's weights are to be read, where neither their keys nor what lies beside them tell.
+    """How someone's weights are to be read, where neither their keys nor the files next to them state it.
 
     Attributes:
         key: where in the file the state dict is, see `tree.tensors_of`.
@@ -123,14 +123,14 @@ def read_foreign(path: str | Path, reading: Reading) -> tuple[Foreign, Imported]
         FileNotFoundError, ValueError: no weights, of no layout that is known, or with tensors that do not fit it.
     """
     foreign = open_weights(path, reading.key)
-    beside = dict(foreign.beside) if isinstance(foreign.beside, Mapping) else {}
+    extras = dict(foreign.extras) if isinstance(foreign.extras, Mapping) else {}
     if foreign.preprocessor is not None:
-        beside["preprocessor_config.json"] = foreign.preprocessor
+        extras["preprocessor_config.json"] = foreign.preprocessor
     try:
         imported = import_weights(
             foreign.state.tensors,
             config=foreign.config,
-            beside=beside,
+            extras=extras,
             layout=reading.layout,
             image_size=reading.image_size,
             target=reading.target,

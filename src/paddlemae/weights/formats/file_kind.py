@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever its name: weights to read, or what people get instead of them."""
+"""Detect the kind of a file by its first bytes: weights of a known format, or common mistakes such as a web page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEGACY_MAGIC_BYTES = LEGACY_MAGIC.to_bytes(10, "little")
 HEAD_BYTES = 1024
 
 OTHER = "another kind of weights file was expected here"  # of kinds that one reader reads and another does not
-# kind -> what is wrong with it and how to mend that
+# kind -> what is wrong with it and how to fix that
 ADVICE = {
     "empty": "is empty; download or copy it again",
     "git-lfs": "is a Git LFS pointer, not the weights; fetch them with: git lfs pull",
@@ -44,7 +44,7 @@ _PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
 
 
 def kind_of(path: Path) -> str:
-    """One of the keys of `ADVICE`.
+    """Return the kind of a file, one of the keys of `ADVICE`, by its first bytes.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -80,7 +80,7 @@ def _is_text(head: bytes) -> bool:
 
 
 def refusal(path: Path, kind: str) -> ValueError:
-    """What to say of a file that a reader does not read."""
+    """Return the error for a file of a kind that a reader does not read."""
     advice = ADVICE[kind]
     if kind == "text":
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""A file as memory that is read where it is touched, and given back after use."""
+"""Map files into memory: read on first use, released after use."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 
 
 def map_file(path: Path) -> memoryview:
-    """The whole file, read-only; it must not be empty. It stays mapped as long as a view of it lives."""
+    """Map a whole, non-empty file read-only; it stays mapped as long as a view of it lives."""
     with path.open("rb") as file:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def release(used: np.ndarray | memoryview) -> None:
-    """Give back the memory that reading a view of a mapped file took; it is read again if it is touched again.
+    """Release the memory that reading a view of a mapped file took; the next access reads it again.
 
-    Whatever is no view of a mapped file stays as it is. Without this, a file of which every tensor is copied into a
-    model is in memory twice.
+    Does nothing for other arrays. Without it, a file of which every tensor is copied into a
+    model takes its size in memory twice.
     """
     array = np.frombuffer(used, np.uint8) if isinstance(used, memoryview) else used
     owner: object = array

@@ -24,7 +24,7 @@ SLICES = "UnpackBigParamInfor@@"  # name -> the shape and the keys of the slices
 
 
 def read_paddle(path: str | Path) -> Any:
-    """Read what paddle.save wrote, as `paddle.load` would return it, but made of plain values.
+    """Read a file of paddle.save as `paddle.load` would, but into plain values.
 
     Args:
         path: its content decides what it is, not its name.
@@ -73,7 +73,7 @@ FUNCTIONS: Functions = {
 
 
 def _as_saved(value: Any, done: dict[int, Any] | None = None) -> Any:
-    """The tree without names, and with bfloat16 told apart; what is shared stays so."""
+    """Remove tensor names from the tree and mark bfloat16 arrays; shared values stay shared."""
     done = {} if done is None else done
     if id(value) in done:
         return done[id(value)]
@@ -89,7 +89,7 @@ def _as_saved(value: Any, done: dict[int, Any] | None = None) -> Any:
 
 
 def _joined(saved: dict[Any, Any], limit: int) -> dict[Any, Any]:
-    """The dict with its large arrays put together; all of them take at most `limit` bytes, as in the file."""
+    """Join the slices of large arrays in a dict; together they take at most `limit` bytes, as in the file."""
     tree = {key: value for key, value in saved.items() if key != SLICES}
     try:
         for name, record in saved[SLICES].items():

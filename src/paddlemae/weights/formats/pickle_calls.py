@@ -1,4 +1,4 @@
-"""What stands for the calls in pickles of plain values and NumPy arrays.
+"""Replacements for the calls in pickles of plain values and NumPy arrays.
 
 Arguments are whatever the file says: no function may walk an argument that can be larger than the file, such as an
 array, or turn one into text.
@@ -33,10 +33,10 @@ class Unfinished:
 
 
 def hashable(key: Any) -> Hashable:
-    """A key that costs little to hash, whatever the file: hashing nested tuples recurses in C without a limit.
+    """Return the key if it is cheap to hash: hashing nested tuples recurses in C without a limit.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a plain value or a short tuple of them.
     """
     parts = key if isinstance(key, tuple) and len(key) <= MAX_KEY_PARTS else (key,)
     for part in parts:
@@ -79,7 +79,7 @@ def _set(values: Any = ()) -> set[Any]:
 
 
 def _encode(text: str, encoding: str = "utf-8") -> bytes:
-    """How protocol 2 writes bytes: as the text whose letters have their values."""
+    """Encode text to bytes: protocol 2 writes bytes as the text whose letters have their values."""
     if not isinstance(text, str) or not isinstance(encoding, str):
         raise TypeError("no text")
     if encoding not in ("latin1", "latin-1", "iso-8859-1", "utf-8", "ascii"):
@@ -123,7 +123,7 @@ def _dtype(code: str, *flags: Any) -> Any:
 
 
 def _as_dtype(dtype: Any) -> np.dtype | None:
-    """A NumPy type, which need not have been given a byte order."""
+    """Return a NumPy type, in this machine's byte order if the pickle sets none; None for another value."""
     return dtype.finish((3, "=")) if isinstance(dtype, Unfinished) else dtype if isinstance(dtype, np.dtype) else None
 
 
@@ -139,7 +139,7 @@ def _array_of_state(state: Any) -> Any:
 
 
 def _array(raw: Any, dtype: Any, shape: Any, order: str) -> Any:
-    """A view of the bytes, in this machine's byte order unless they were written on another kind."""
+    """Return an array that is a view of the bytes, in the byte order of its type."""
     plain = _as_dtype(dtype)
     if plain is None:
         return Opaque("numpy.ndarray of " + getattr(dtype, "name", "?"), (dtype, shape))
@@ -155,7 +155,7 @@ def _array(raw: Any, dtype: Any, shape: Any, order: str) -> Any:
 
 
 def is_shape(value: Any) -> bool:
-    """A tuple of few numbers that are at least 0 and fit into 63 bits."""
+    """Check that a value is a tuple of at most `MAX_DIMENSIONS` integers from 0 to 2^63 - 1."""
     return (
         isinstance(value, tuple)
         and len(value) <= MAX_DIMENSIONS

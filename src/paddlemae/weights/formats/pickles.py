@@ -1,4 +1,4 @@
-"""Reads a pickle without running it: plain values and NumPy arrays are made, all else becomes `Opaque`.
+"""Read a pickle without running it: plain values and NumPy arrays are created, all else becomes `Opaque`.
 
 A pickle is a program for a small stack machine (Python's `pickletools` documents each opcode). Here the machine has no
 way to import or call anything: a global is only a name, and "calling" it looks the name up in a table of functions of
@@ -94,7 +94,7 @@ class _Machine:
             if step is None:
                 raise ValueError(f"no pickle: unknown opcode {code:#04x} at byte {self.position - 1}")
             step(self)
-        raise ValueError(f"the pickle takes more than {MAX_STEPS:,} steps; no weights file needs so many")
+        raise ValueError(f"the pickle takes more than {MAX_STEPS:,} steps, more than any weights file needs")
 
     # Reading
 
@@ -123,7 +123,7 @@ class _Machine:
         """Account for memory, which a short pickle could ask for without end: objects, and copies of long values."""
         self.to_spend -= count
         if self.to_spend < 0:
-            raise ValueError("what the pickle makes would outgrow the file; no weights file does")
+            raise ValueError("the pickle would expand beyond the limit for a file of its size; no weights file does")
 
     # The stack
 
@@ -285,7 +285,7 @@ class _Machine:
 
     def persistent_id(self, value: Any) -> None:
         if self.persistent is None:
-            raise ValueError("the pickle refers to data outside of itself; it was written by another program")
+            raise ValueError("the pickle refers to data outside the file; it was written by another program")
         self.push_object(self.persistent(value))
 
     def instance(self) -> None:
@@ -442,7 +442,7 @@ def check_depth(tree: Any) -> None:
 
 
 def _is_encoded(value: Any) -> bool:
-    """The arguments that protocol 2 writes long bytes as."""
+    """Check for the arguments as which protocol 2 writes long bytes."""
     return (
         isinstance(value, tuple)
         and len(value) == 2
@@ -454,13 +454,13 @@ def _is_encoded(value: Any) -> bool:
 
 
 def _letter_bytes(raw: memoryview) -> int:
-    """What Python keeps each letter of a UTF-8 text in: 1, 2 or 4 bytes, by its greatest letter."""
+    """Return the bytes that Python uses per letter of a UTF-8 text: 1, 2 or 4, by its greatest letter."""
     greatest = np.frombuffer(raw, np.uint8).max()
     return 1 if greatest <= 0xC3 else 2 if greatest < 0xF0 else 4
 
 
 def _copy_bytes(value: Any) -> int:
-    """What a function may make of an argument that it copies."""
+    """Return the bytes that a function may allocate for an argument that it copies."""
     if isinstance(value, (list, tuple, dict, set, frozenset)):
         return SLOT_BYTES * len(value)
     return value.__sizeof__() if isinstance(value, (str, bytes)) else 0

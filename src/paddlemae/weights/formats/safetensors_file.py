@@ -78,13 +78,13 @@ def _read(data: memoryview, most: int) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _place(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
-    """(dtype, shape, first byte, last byte + 1) of one tensor, each checked by itself."""
+    """Return (dtype, shape, first byte, last byte + 1) of one tensor, each value checked."""
     keys = ("dtype", "shape", "data_offsets")
     if not isinstance(entry, dict) or not all(key in entry for key in keys):
         raise ValueError(f"tensor {shown(name)} lacks one of {', '.join(keys)}")
     dtype, shape, offsets = (entry[key] for key in keys)
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ValueError(f"tensor {shown(name)} is of type {shown(dtype, 20)}, which is not read; save it as float32")
+        raise ValueError(f"tensor {shown(name)} is of the unsupported type {shown(dtype, 20)}; save it as float32")
     if not isinstance(shape, list) or not is_shape(tuple(shape)):
         raise ValueError(f"tensor {shown(name)} has an impossible shape")
     if not isinstance(offsets, list) or len(offsets) != 2 or not is_shape(tuple(offsets)):
@@ -97,7 +97,7 @@ def _place(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
 
 
 def _check_row(spans: list[tuple[int, int]], size: int) -> None:
-    """The tensors follow each other from the first byte to the last."""
+    """Check that the tensors cover the data from the first byte to the last without gap or overlap."""
     place = 0
     for start, end in sorted(spans):
         if start != place:

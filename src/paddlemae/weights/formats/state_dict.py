@@ -1,4 +1,4 @@
-"""What a foreign weights file holds once it is read, and the way from there to one state dict."""
+"""The content of a weights file of another program, and the choice of one state dict in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WRAPPERS = ("model", "state_dict", "model_state", "model_state_dict", "module")
 
 @dataclass(eq=False, repr=False, slots=True)
 class Opaque:
-    """Something that a file names and the reader does not make. Nothing of it was imported or called.
+    """A class, function or call that a file names and the reader neither imported nor called.
 
     Attributes:
         name: "module.name" as the file has it.
@@ -52,7 +52,7 @@ class BFloat16:
         return f"BFloat16(shape={self.shape})"
 
     def to_float32(self) -> np.ndarray:
-        """The same values, exactly: each bfloat16 is a float32 whose lower half is zero."""
+        """Convert exactly: each bfloat16 is a float32 whose lower half is zero."""
         wide = np.array(self.bits, dtype=np.uint32)
         wide <<= np.uint32(16)
         return wide.view(np.float32)
@@ -60,59 +60,59 @@ class BFloat16:
 
 @dataclass(frozen=True)
 class StateDict:
-    """The weights that were found in a file, and what else it holds.
+    """The weights found in a file, and a description of the rest of it.
 
     Attributes:
         tensors: name -> array. Read-only views of the file, but bfloat16 is widened to float32.
         dtypes: name -> the type in the file, such as "float32" or "bfloat16".
-        taken: where in the file they were, such as "model"; "" for the whole file.
-        beside: what lies next to them, such as {"optimizer": "...", "epoch": "int"}.
-        skipped: entries among them that are no tensors, each with what it is.
+        place: where in the file they were, such as "model"; "" for the whole file.
+        others: the other entries of the file, such as {"optimizer": "...", "epoch": "int"}.
+        skipped: entries among the weights that are not tensors, with their types.
     """
 
     tensors: dict[str, np.ndarray]
     dtypes: dict[str, str]
-    taken: str
-    beside: dict[str, str]
+    place: str
+    others: dict[str, str]
     skipped: dict[str, str]
 
 
 def tensors_of(tree: Any, wrapper: str | None = None) -> StateDict:
-    """Find the state dict in what a reader gave.
+    """Find the state dict in the content of a file.
 
     Args:
         tree: from `read_torch` or `read_paddle`.
-        wrapper: the key that holds it, such as "teacher", with dots for keys in keys, or what its names begin with
-            among others', such as "backbone"; default: one of `WRAPPERS`, or the whole file if tensors lie at its top.
+        wrapper: the key that holds it, such as "teacher", with dots for nested keys, or the prefix of its names
+            among other names, such as "backbone"; default: one of `WRAPPERS`, or the whole file if it holds tensors.
     Raises:
-        ValueError: there is none, none of them is the obvious one, or one of its tensors cannot be read.
+        ValueError: there is none, several candidates and no default among them, or an unreadable tensor.
     """
-    chosen, path, beside = tree, list[str](), dict[str, str]()
-    asked = None if wrapper is None else wrapper.split(".")
-    while asked is None or asked:
+    chosen, path, others = tree, list[str](), dict[str, str]()
+    keys = None if wrapper is None else wrapper.split(".")
+    while keys is None or keys:
         if not isinstance(chosen, dict):
             raise ValueError(_no_state_dict(chosen, path))
-        key = asked.pop(0) if asked else _obvious(chosen)
+        key = keys.pop(0) if keys else _default_key(chosen)
         if key is None:
             break
-        prefix = ".".join([key, *(asked or ())])
-        if key not in chosen and (behind := _behind(chosen, prefix)):
+        prefix = ".".join([key, *(keys or ())])
+        if key not in chosen and (prefixed := _entries_with_prefix(chosen, prefix)):
             path.append(prefix)
-            beside["others"] = f"{len(chosen) - len(behind)} entries of other names"
-            chosen = behind
+            others["others"] = f"{len(chosen) - len(prefixed)} entries of other names"
+            chosen = prefixed
             break
         if key not in chosen:
             raise ValueError(f"no {shown('.'.join([*path, key]))} in the file; at that place it holds {_list(chosen)}")
-        beside |= _described(chosen, path, key)
+        others |= _describe_others(chosen, path, key)
         chosen = chosen[key]
         path.append(key)
     if not _holds_tensors(chosen):
         raise ValueError(_no_state_dict(chosen, path))
-    return _state_dict(chosen, ".".join(path), beside)
+    return _state_dict(chosen, ".".join(path), others)
 
 
 def describe(value: Any) -> str:
-    """What a value is, in a few words, for reports."""
+    """Describe a value in a few words, for reports."""
     if _is_tensor(value):
         return f"{_dtype(value)} {list(value.shape)}"
     if isinstance(value, Opaque):
@@ -125,15 +125,15 @@ def describe(value: Any) -> str:
     return type(value).__name__
 
 
-def _behind(tree: dict[Any, Any], prefix: str) -> dict[str, Any]:
-    """The entries whose names begin with a prefix and a dot, without it; none if no tensor is among them."""
+def _entries_with_prefix(tree: dict[Any, Any], prefix: str) -> dict[str, Any]:
+    """Return the entries whose names begin with a prefix and a dot, without it; none if no tensor is among them."""
     start = f"{prefix}."
     found = {str(name).removeprefix(start): value for name, value in tree.items() if str(name).startswith(start)}
     return found if _holds_tensors(found) else {}
 
 
-def _described(tree: dict[Any, Any], path: list[str], but: str) -> dict[str, str]:
-    """What lies beside one key. Each value is looked at once: a file may name one large dict many times."""
+def _describe_others(tree: dict[Any, Any], path: list[str], but: str) -> dict[str, str]:
+    """Describe all entries but one. Each value is described once: a file may name one large dict many times."""
     words: dict[int, str] = {}
     for value in tree.values():
         if id(value) not in words:
@@ -150,19 +150,19 @@ def _dtype(value: np.ndarray | BFloat16) -> str:
 
 
 def _holds_tensors(value: Any) -> bool:
-    """Has tensors among its values, or what were tensors but for a kind that is not understood."""
+    """Check for tensors among the values of a dict, unreadable ones included."""
     return isinstance(value, dict) and any(_is_tensor(v) or _was_tensor(v) for v in value.values())
 
 
 def _was_tensor(value: Any) -> bool:
-    """Whether something unread would have been a tensor: it is made from one, or by PyTorch's rebuilders."""
+    """Check whether an opaque value stands for a tensor: its arguments hold one, or PyTorch's functions rebuild it."""
     if not isinstance(value, Opaque) or value.args is None:
         return False
     return "._rebuild_" in value.name or value.name.endswith("Storage") or any(map(_is_tensor, value.args[:16]))
 
 
-def _obvious(tree: dict[Any, Any]) -> str | None:
-    """The key that leads to the weights; None if they are here."""
+def _default_key(tree: dict[Any, Any]) -> str | None:
+    """Return the key that holds the weights; None if the dict itself does."""
     for key in WRAPPERS:
         if isinstance(tree.get(key), dict) and tree[key]:
             return key
@@ -194,13 +194,13 @@ def _list(tree: dict[Any, Any], limit: int = 10) -> str:
     return (", ".join(held) or "nothing") + rest
 
 
-def _state_dict(chosen: dict[Any, Any], taken: str, beside: dict[str, str]) -> StateDict:
+def _state_dict(chosen: dict[Any, Any], place: str, others: dict[str, str]) -> StateDict:
     tensors, dtypes, skipped = dict[str, np.ndarray](), dict[str, str](), dict[str, str]()
     for key, value in chosen.items():
         name = str(key)
         if _was_tensor(value):
             raise ValueError(
-                f"{shown(name)} is made by {shown(value.name)}, which is not read; save it as a plain tensor"
+                f"{shown(name)} was saved as {shown(value.name)}, which is not supported; save it as a plain tensor"
             )
         if isinstance(value, BFloat16):
             tensors[name], dtypes[name] = value.to_float32(), "bfloat16"
@@ -209,4 +209,4 @@ def _state_dict(chosen: dict[Any, Any], taken: str, beside: dict[str, str]) -> S
             tensors[name], dtypes[name] = value, value.dtype.name
         else:
             skipped[name] = describe(value)
-    return StateDict(tensors, dtypes, taken, beside, skipped)
+    return StateDict(tensors, dtypes, place, others, skipped)

@@ -79,10 +79,10 @@ FREE_BFLOAT16_BYTES = 16 * 2**20
 
 
 def read_torch(path: str | Path) -> Any:
-    """Read what torch.save wrote, as `torch.load` would return it, but made of plain values.
+    """Read a file of torch.save as `torch.load` would, but into plain values.
 
     Args:
-        path: its content decides what it is, not its name.
+        path: a file; its content decides its kind, not its name.
     Returns:
         Dicts (whatever mapping they were), lists, tuples, plain values, read-only NumPy arrays, `BFloat16` arrays, and
         `Opaque` for everything else. Arrays and byte strings over 64 KB are views of the file, which is mapped: it is
@@ -103,7 +103,7 @@ def read_torch(path: str | Path) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class _Storage:
-    """A row of elements in the file."""
+    """A contiguous row of elements in the file."""
 
     dtype: np.dtype
     name: str
@@ -112,7 +112,7 @@ class _Storage:
 
 
 class _Tensors:
-    """Makes arrays of a mapped file's storages, within limits."""
+    """Creates arrays from the storages of a mapped file, within limits."""
 
     def __init__(self, data: memoryview) -> None:
         self.data = data
@@ -120,7 +120,7 @@ class _Tensors:
         self.to_widen = len(data) + FREE_BFLOAT16_BYTES
 
     def functions(self) -> Functions:
-        """What stands for the calls in a PyTorch pickle."""
+        """Return the replacements for the calls in a PyTorch pickle."""
         return {
             **PLAIN,
             "torch._utils._rebuild_tensor": self.rebuild,
@@ -150,7 +150,7 @@ class _Tensors:
     def rebuild_v3(
         self, storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, flags: Any = None
     ) -> Any:
-        """A tensor whose type has no storage class of its own: the storage is bytes."""
+        """Rebuild a tensor whose type has no storage class: its storage is bytes."""
         if not isinstance(dtype, Opaque) or not isinstance(storage, Opaque):
             raise TypeError("no type or no storage")
         name = dtype.name.removeprefix("torch.")
@@ -159,7 +159,7 @@ class _Tensors:
         return self.view(storage.state, DTYPES[name], name, offset, size, stride)
 
     def rebuild_from_type(self, function: Any, kind: Any, args: Any, state: Any = None) -> Any:
-        """A tensor with Python attributes, which are left out, or of a subclass, which is not understood."""
+        """Rebuild a tensor with Python attributes, which are dropped; a subclass becomes `Opaque`."""
         functions: Functions = {
             "torch._utils._rebuild_tensor_v2": self.rebuild_v2,
             "torch._utils._rebuild_tensor_v3": self.rebuild_v3,
@@ -173,9 +173,9 @@ class _Tensors:
         return rebuild(*args)
 
     def view(self, storage: _Storage, dtype: np.dtype, name: str, offset: Any, size: Any, stride: Any) -> Any:
-        """The array that a tensor is: a window on the storage, whose every corner is inside."""
+        """Return a tensor's array: a view of its storage that does not reach outside it."""
         if not (is_shape((offset,)) and is_shape(size) and is_shape(stride)) or len(size) != len(stride):
-            raise ValueError("a tensor whose offset, size or strides are none")
+            raise ValueError("a tensor with an invalid offset, size or stride")
         empty = 0 in size
         last = offset + sum((n - 1) * step for n, step in zip(size, stride))
         if not empty and (last + 1) * dtype.itemsize > storage.nbytes:
@@ -203,7 +203,7 @@ def _size(lengths: Any = ()) -> tuple[int, ...]:
 
 
 def _storage_id(value: Any, length: int) -> tuple[Opaque, str, int]:
-    """(type, key, number of elements) of a persistent id."""
+    """Return (type, key, number of elements) of a persistent id."""
     if not isinstance(value, tuple) or len(value) != length or value[0] != "storage":
         raise ValueError("a reference to data that is no storage; PyTorch writes no other")
     _, kind, key, _device, count = value[:5]
@@ -217,7 +217,7 @@ def _storage_id(value: Any, length: int) -> tuple[Opaque, str, int]:
 
 def _read_zip(data: memoryview) -> Any:
     directory = read_directory(data)
-    root = _root(list(directory))  # first: other archives are told by name before their entries are looked at
+    root = _root(list(directory))  # first: other archives are recognised by names before their entries are read
     entries = locate_all(data, directory)
     order = entries.get(f"{root}/byteorder")
     if order and bytes(data[order.offset : order.offset + min(order.size, 16)]) != b"little":
@@ -244,7 +244,7 @@ def _read_zip(data: memoryview) -> Any:
 
 
 def _root(names: list[str]) -> str:
-    """The folder in the archive that everything lies in."""
+    """Return the folder of the archive that holds all its entries."""
     if any(name.split("/")[1:2] in (["constants.pkl"], ["code"]) for name in names):
         raise ValueError("it is a TorchScript archive, a program; save the state_dict() of torch.jit.load's model")
     roots = [name.removesuffix("/data.pkl") for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
@@ -312,7 +312,7 @@ def _giver(storages: dict[str, Opaque]) -> Callable[[Any], Any]:
 def _legacy_storages(
     data: memoryview, place: int, keys: Any, counts: dict[str, tuple[Opaque, int]]
 ) -> dict[str, Opaque]:
-    """Find each storage: its number of elements in 8 bytes, then they."""
+    """Find each storage: its number of elements in 8 bytes, then the elements."""
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != set(counts):
         raise ValueError("the list of storages does not match what the file refers to; download or copy it again")
     storages = {}

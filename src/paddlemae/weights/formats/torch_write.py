@@ -58,7 +58,7 @@ def _pickle(tensors: Mapping[str, np.ndarray], wrapper: str | None) -> bytes:
 
 
 def _tensor(number: int, array: np.ndarray) -> bytes:
-    """The call of PyTorch's function that makes a contiguous tensor of a storage."""
+    """Write the call of PyTorch's function that rebuilds a contiguous tensor from a storage."""
     storage = f"ctorch\n{STORAGES[array.dtype.name]}\n".encode()
     reference = b"(" + _text("storage") + storage + _text(str(number)) + _text("cpu") + _number(array.size) + b"tQ"
     strides = [int(np.prod(array.shape[axis + 1 :])) for axis in range(array.ndim)]

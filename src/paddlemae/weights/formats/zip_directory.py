@@ -50,7 +50,7 @@ class Entry(NamedTuple):
 
 
 def locate_all(data: memoryview, headers: dict[str, Header]) -> dict[str, Entry]:
-    """Where the data of all entries lies, by name. No two share a byte, so that reading all reads the file once.
+    """Return the place of every entry's data, by name. No two share a byte, so reading all reads the file once.
 
     Raises:
         ValueError: damaged, compressed, encrypted, or with entries that overlap.
@@ -86,7 +86,7 @@ def verify(data: memoryview, entries: dict[str, Entry]) -> None:
 
 
 def read_directory(data: memoryview) -> dict[str, Header]:
-    """The headers of all entries, by name.
+    """Read the headers of all entries, by name.
 
     Raises:
         ValueError: damaged, or with entries that are named twice or outside of the archive.
@@ -111,7 +111,7 @@ def read_directory(data: memoryview) -> dict[str, Header]:
 
 
 def locate(data: memoryview, name: str, header: Header) -> Entry:
-    """Where an entry's data lies.
+    """Return the place of an entry's data.
 
     Raises:
         ValueError: damaged, compressed or encrypted.
@@ -132,7 +132,7 @@ def locate(data: memoryview, name: str, header: Header) -> Entry:
 
 
 def _directory(data: memoryview) -> tuple[int, int, int]:
-    """(number of entries, where their directory begins, where it ends)."""
+    """Return (number of entries, first byte of the directory, last byte + 1)."""
     tail_start = max(0, len(data) - END.size - 0xFFFF)
     place = bytes(data[tail_start:]).rfind(b"PK\x05\x06")
     if place < 0 or tail_start + place + END.size > len(data):
@@ -151,7 +151,7 @@ def _directory(data: memoryview) -> tuple[int, int, int]:
 
 
 def _header(data: memoryview, place: int) -> tuple[Header, int]:
-    """(header, where the next one begins)."""
+    """Return (header, first byte of the next header)."""
     fields = CENTRAL.unpack_from(data, place)
     name_length, extra_length, comment_length = fields[10:13]
     name_start = place + CENTRAL.size
@@ -165,7 +165,7 @@ def _header(data: memoryview, place: int) -> tuple[Header, int]:
 
 
 def _zip64(extra: bytes, *fields: int) -> list[int]:
-    """The fields, with those that need 64 bits taken from the extra field that holds them in order."""
+    """Replace the fields that need 64 bits by the values in the zip64 extra field, in order."""
     wide = iter(())
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<2H", extra)

@@ -1,6 +1,6 @@
 """Other people's names and shapes of the same weights, both ways: NumPy arrays in, NumPy arrays out.
 
-A layout is told by its keys. Every key is accounted for: used, made into something, left over by a stated rule, or an
+A layout is recognised by its keys. Every key is accounted for: used, converted, ignored by a stated rule, or an
 error. No model is built and nothing is read from a disk.
 """
 
@@ -29,14 +29,14 @@ from paddlemae.weights.layouts.tensor_names import (
     wrapper_prefix,
 )
 from paddlemae.weights.layouts.translation import Exported, Imported
-from paddlemae.weights.transpose import turned
+from paddlemae.weights.transpose import transpose
 
 __all__ = ["LAYOUTS", "Exported", "Imported", "export_weights", "import_weights", "recognise"]
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """What tells a layout from others.
+    """How a layout is recognised.
 
     Attributes:
         signs: names that its every file has; the more of a file's, the nearer.
@@ -79,7 +79,7 @@ LAYOUTS: tuple[str, ...] = tuple(_LAYOUTS)
 
 
 def recognise(names_and_shapes: Shapes, config: Mapping[str, Any] | None = None) -> str:
-    """Which layout a file is of.
+    """Recognise the layout of a file by its keys.
 
     Official and timm's names are the same, so only a timm `config.json` makes it "timm". PASSL's and the other Paddle
     ports of the official MAE are "paddle".
@@ -117,7 +117,7 @@ def _has_split_biases(names: set[str]) -> bool:
 
 
 def _prefix_of_vit(names: set[str]) -> str | None:
-    """What precedes the names of a ViT in the official layout that is a part of something else; None of a whole one.
+    """Return the prefix of a ViT's names inside a larger model in the official layout; None for a whole model.
 
     MAE-pytorch's own encoder, which has no cls token, is none.
     """
@@ -127,7 +127,7 @@ def _prefix_of_vit(names: set[str]) -> str | None:
 
 
 def _not_known(names: set[str]) -> str:
-    """Which layout is nearest and what it lacks."""
+    """Describe the nearest layout and the keys that it lacks."""
     lacking = {layout: [sign for sign in one.signs if sign not in names] for layout, one in _LAYOUTS.items()}
     nearest = min(lacking, key=lambda layout: len(lacking[layout]) / len(_LAYOUTS[layout].signs))
     held = ", ".join(shown(name) for name in sorted(names)[:3]) or "nothing"
@@ -143,7 +143,7 @@ def import_weights(
     tensors: Mapping[str, np.ndarray],
     *,
     config: Mapping[str, Any] | None = None,
-    beside: Mapping[str, Any] | None = None,
+    extras: Mapping[str, Any] | None = None,
     layout: str | None = None,
     image_size: int | Sequence[int] | None = None,
     target: str | None = None,
@@ -155,15 +155,15 @@ def import_weights(
     Args:
         tensors: the file's names -> arrays.
         config: `config.json` of its folder.
-        beside: what else was found: "args" of a checkpoint (a mapping, or `Opaque` with one as its state),
+        extras: what else was found: "args" of a checkpoint (a mapping, or `Opaque` with one as its state),
             "preprocessor_config.json" of a folder.
         layout: one of `LAYOUTS`; by default what `recognise` says.
-        image_size: pixels that the weights were trained at, one number or (height, width), where nothing tells.
+        image_size: pixels that the weights were trained at, one number or (height, width), where no file states it.
         target: "normalised" or "raw" pixels, what an autoencoder predicts; overrules the file.
         heads, decoder_heads: of attention; overrule the file.
     Raises:
         ValueError: not that layout, or tensors missing, left over or of another shape, under the file's own names; or
-            something that neither the file nor an argument tells.
+            a property that neither the file nor an argument states.
     """
     if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
@@ -177,14 +177,14 @@ def import_weights(
     )
     layout = layout or recognise({name: array.shape for name, array in tensors.items()}, config)
     draft, own = _read(tensors, layout, config)
-    found = from_arguments(beside).overruled(from_preprocessor(beside)).overruled(own).overruled(said)
+    found = from_arguments(extras).overruled(from_preprocessor(extras)).overruled(own).overruled(said)
     _check_lie(draft, layout)
     _read_parts(draft, layout, found)
     return assemble(draft, layout, found)
 
 
 def _read(tensors: Mapping[str, np.ndarray], layout: str, config: Mapping[str, Any] | None) -> tuple[Draft, Settings]:
-    """(tensors under our names, what the configuration says)."""
+    """Return (tensors under our names, settings of the configuration)."""
     wrapper = wrapper_prefix(tensors)
     names = {unmarked(name.removeprefix(wrapper)) for name in tensors}
     encoder = huggingface.encoder_prefix(names) if layout == "transformers" else ""
@@ -203,12 +203,12 @@ def _read(tensors: Mapping[str, np.ndarray], layout: str, config: Mapping[str, A
         return draft, huggingface.settings_of(config, draft.notes)
     if layout == "timm":
         return draft, timm.settings_of(config)
-    draft.notes.append(f"the configuration beside is not used: files of the layout {layout} have none")
+    draft.notes.append(f"its configuration is not used: files of the layout {layout} have none")
     return draft, Settings()
 
 
 def _pairs(layout: str, *, pretrained: bool) -> Pairs:
-    """The names of a layout; MAE-pytorch's are others before and after fine-tuning."""
+    """Return the name pairs of a layout; MAE-pytorch's differ between pretraining and fine-tuning."""
     if "mae-pytorch" in layout:
         return mae_pytorch.names_of(pretrained)
     return {"timm": timm.NAMES, "paddlevit": paddlevit.NAMES, "transformers": huggingface.NAMES}.get(
@@ -249,7 +249,7 @@ def export_weights(
     std: Sequence[float],
     classes: Sequence[str] = (),
 ) -> Exported:
-    """One of our models as another layout has it.
+    """Convert one of our models to another layout.
 
     Args:
         layout: one of `LAYOUTS`.
@@ -272,7 +272,7 @@ def export_weights(
     parts = _write_parts(layout, kind, architecture, {name: held[name] for name in shapes}, notes)
     if _LAYOUTS[layout].lies == "paddle":
         linear = set(linear_names({name: array.shape for name, array in parts.items()}))
-        parts = {name: turned(array) if name in linear else array for name, array in parts.items()}
+        parts = {name: transpose(array) if name in linear else array for name, array in parts.items()}
     pairs = _pairs(layout, pretrained=kind == "mae")
     names = {name: their_name(name, pairs) for name in parts}
     if layout == "transformers":
@@ -304,7 +304,7 @@ def _described(
     std: Sequence[float],
     classes: Sequence[str],
 ) -> Exported:
-    """What lies around the tensors."""
+    """Return the extra files and values of a layout around the tensors."""
     if layout == "transformers":
         config = huggingface.config_of(kind, architecture, classes)
         preprocessor = huggingface.preprocessor_of(architecture, mean, std)

@@ -25,7 +25,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def block_shapes(prefix: str, width: int, hidden: int) -> Shapes:
-    """Names and shapes of one block."""
+    """Return names and shapes of one block."""
     weights = {"norm1": (width,), "attn.qkv": (3 * width, width), "attn.proj": (width, width), "norm2": (width,)}
     weights |= {"mlp.fc1": (hidden, width), "mlp.fc2": (width, hidden)}
     shapes: Shapes = {}
@@ -35,7 +35,7 @@ def block_shapes(prefix: str, width: int, hidden: int) -> Shapes:
 
 
 def cross_block_shapes(prefix: str, width: int, memory: int, hidden: int) -> Shapes:
-    """Names and shapes of one block of a cross-attention decoder, which looks at tokens of width `memory`."""
+    """Return names and shapes of one block of a cross-attention decoder that attends to tokens of width `memory`."""
     shapes = {name: shape for name, shape in block_shapes(prefix, width, hidden).items() if ".qkv." not in name}
     for part, shape in {"q": (width, width), "kv": (2 * width, memory)}.items():
         shapes |= {f"{prefix}.attn.{part}.weight": shape, f"{prefix}.attn.{part}.bias": shape[:1]}
@@ -43,7 +43,7 @@ def cross_block_shapes(prefix: str, width: int, memory: int, hidden: int) -> Sha
 
 
 def expected_shapes(kind: str, architecture: Mapping[str, Any]) -> Shapes:
-    """Every tensor of a model, official names and layout: the models' state dicts, without building them.
+    """Return the shape of every tensor of a model under its official name, without building the model.
 
     Args:
         kind, architecture: as `Imported` has them; sizes may be one number, and what is left out is the default.
@@ -90,7 +90,7 @@ def _sides(size: Any) -> tuple[int, int]:
 
 
 def faults(draft: Draft, shapes: Shapes) -> list[str]:
-    """What does not fit, each kind in words, under the file's own names."""
+    """Describe the tensors that do not fit, one text per kind, under the file's own names."""
     theirs, tensors = draft.their_name, draft.tensors
     missing = [theirs(name) for name in shapes if name not in tensors]
     extra = [*draft.unknown, *(theirs(name) for name in tensors if name not in shapes)]
@@ -112,10 +112,10 @@ def _shortened(names: list[str], limit: int = 8) -> str:
 
 
 def assemble(draft: Draft, layout: str, settings: Settings) -> Imported:
-    """The model that the draft's tensors make.
+    """Assemble the model from the draft's tensors.
 
     Raises:
-        ValueError: tensors missing, left over or of another shape, or something that cannot be told from them.
+        ValueError: tensors missing, left over or of another shape, or a property that cannot be derived from them.
     """
     _refuse_foreign(draft, layout)
     kind = _kind(draft, layout)
@@ -151,7 +151,7 @@ def assemble(draft: Draft, layout: str, settings: Settings) -> Imported:
 
 
 def _classes(draft: Draft, settings: Settings, architecture: Mapping[str, Any]) -> list[str]:
-    """The names of the head's classes, if there are as many."""
+    """Return the class names if there is one for each of the head's outputs."""
     if settings.classes and len(settings.classes) != architecture["num_classes"]:
         draft.notes.append("the configuration names another number of classes than the head has; names are left out")
         return []
@@ -159,7 +159,7 @@ def _classes(draft: Draft, settings: Settings, architecture: Mapping[str, Any]) 
 
 
 def _refuse_foreign(draft: Draft, layout: str) -> None:
-    """What no model of ours has: other parts, and other values than floats."""
+    """Raise ValueError for tensors that no model of ours has, and for values that are not floats."""
     found: dict[str, str] = {}
     for name in draft.unknown:
         words = reason(name, FOREIGN)
@@ -191,7 +191,7 @@ def _needed(draft: Draft, name: str, dimensions: int, layout: str) -> np.ndarray
 
 
 def _depth(draft: Draft, prefix: str, layout: str) -> int:
-    """How many blocks there are, none of them left out."""
+    """Count the blocks; raise ValueError if one is missing in between."""
     found = (re.match(rf"{prefix}\.(\d+)\.", name) for name in draft.tensors)
     numbers = sorted({int(one[1]) for one in found if one})
     gap = next((place for place, number in enumerate(numbers) if place != number), None)
@@ -232,7 +232,7 @@ def _decoder(draft: Draft, layout: str) -> dict[str, Any]:
 
 
 def _ending(draft: Draft, layout: str) -> dict[str, Any]:
-    """What follows the blocks of a classifier or encoder."""
+    """Return the settings of the layers after the blocks of a classifier or encoder."""
     pool = "mean" if "fc_norm.weight" in draft.tensors else "cls"
     if pool == "cls" and "cls_token" not in draft.tensors:
         raise ValueError(
@@ -266,7 +266,7 @@ def _fill_biases(draft: Draft, settings: Settings) -> None:
 
 
 def _grid(draft: Draft, settings: Settings, architecture: Mapping[str, Any]) -> tuple[int, int]:
-    """(rows, columns) of patches, by what is said or by the position table."""
+    """Return (rows, columns) of patches, from the settings or from the position table."""
     patch, front = architecture["patch_size"], int(architecture["cls_token"])
     table, name = draft.tensors.get("pos_embed"), shown(draft.their_name("pos_embed"))
     said = settings.image_size
@@ -293,7 +293,7 @@ def _grid(draft: Draft, settings: Settings, architecture: Mapping[str, Any]) -> 
 
 
 def _grid_of_table(table_LD: np.ndarray, name: str) -> tuple[int, int]:
-    """A 2-D sine-cosine table says itself how many columns there are: then its column half begins again."""
+    """Return the grid of a 2-D sine-cosine table: its column half repeats after each row."""
     count, width = table_LD.shape
     if width % 4 == 0:
         with np.errstate(all="ignore"):  # of values that no table has
@@ -323,7 +323,7 @@ def _agree(table: np.ndarray, computed: np.ndarray) -> bool:
 
 
 def _computed(table: np.ndarray, cls_token: bool, grid: tuple[int, int]) -> str | None:
-    """Which of our fixed tables it is; None if none. Theirs have a row of zeros for the cls token."""
+    """Return which of our fixed tables it equals, or None; a cls token's row must be zeros."""
     front = int(cls_token)
     if table.shape[1] - front != grid[0] * grid[1] or table[0, :front].any():
         return None
@@ -381,7 +381,7 @@ def _set_heads(draft: Draft, layout: str, settings: Settings, architecture: dict
 
 
 def _set_target(draft: Draft, layout: str, settings: Settings, architecture: dict[str, Any]) -> None:
-    """Whether pixels are predicted normalised; without a word of it, that layout's own default."""
+    """Set whether normalised pixels are predicted; the layout's default applies where no setting states it."""
     said = settings.norm_pix_loss
     if said is None:
         said = "mae-pytorch" in layout
@@ -394,6 +394,6 @@ def _set_target(draft: Draft, layout: str, settings: Settings, architecture: dic
     if said and "mae-pytorch" in layout:
         draft.notes.append(
             "MAE-pytorch normalises a patch's channels one by one and our target all its values together: predictions "
-            "are the same numbers, but a picture made of them gets one mean and deviation for all channels"
+            "are the same numbers, but pictures drawn from them get one mean and deviation for all channels"
         )
     architecture["norm_pix_loss"] = said

@@ -1,4 +1,4 @@
-"""transformers' layout, ViTMAE and ViT: queries, keys and values apart, a configuration beside.
+"""transformers' layout, ViTMAE and ViT: separate queries, keys and values, and a configuration file.
 
 Its names have changed with its versions, and version 5 writes `decoder_encoder.layer` where all others read
 `decoder_layers`: all are read, those of the published files are written.
@@ -60,12 +60,12 @@ ENCODER_PREFIXES = ("vit.", "vit_mae.")
 
 
 def encoder_prefix(names: Collection[str]) -> str:
-    """What models with a head or decoder put before the encoder's names."""
+    """Return the prefix of the encoder's names in models with a head or decoder."""
     return next((one for one in ENCODER_PREFIXES if any(name.startswith(f"{one}embeddings.") for name in names)), "")
 
 
 def with_prefix(name: str, prefix: str) -> str:
-    """A name as a whole model has it: only the encoder's get the prefix."""
+    """Add the prefix to an encoder's name, as in a whole model."""
     return name if name.startswith(("decoder.", "classifier.")) else prefix + name
 
 
@@ -94,7 +94,7 @@ def read_parts(draft: Draft, settings: Settings) -> None:
 
 
 def settings_of(config: Mapping[str, Any], notes: list[str]) -> Settings:
-    """What `config.json` says.
+    """Read the settings in `config.json`.
 
     Raises:
         ValueError: another kind of model, activation or epsilon than ours.
@@ -128,7 +128,7 @@ def settings_of(config: Mapping[str, Any], notes: list[str]) -> Settings:
 
 
 def _classes(labels: Mapping[str, Any]) -> list[str]:
-    """Names in order; none for transformers' own placeholders."""
+    """Return class names in order; none for transformers' placeholders."""
     try:
         names = [str(labels[key]) for key in sorted(labels, key=int)]
     except (TypeError, ValueError):
@@ -139,7 +139,7 @@ def _classes(labels: Mapping[str, Any]) -> list[str]:
 def write_parts(
     kind: str, architecture: Mapping[str, Any], tensors: Mapping[str, np.ndarray], notes: list[str]
 ) -> dict[str, np.ndarray]:
-    """Our tensors with queries, keys and values apart.
+    """Return our tensors with separate queries, keys and values.
 
     Raises:
         ValueError: what transformers' models have no place for.
@@ -156,7 +156,7 @@ def write_parts(
     if refused:
         raise ValueError(f"transformers' layout can't hold this model: {'; '.join(refused)}")
     if kind == "encoder":
-        notes.append("written as a ViTModel without pooler, which transformers makes anew and warns of")
+        notes.append("written as a ViTModel without pooler; transformers initialises it at random and warns")
     if kind == "mae" and architecture["positions"] == "learned":
         notes.append("the position table was learned here; ViTMAE keeps it as it is and does not train it")
     parts: dict[str, np.ndarray] = {}
@@ -170,12 +170,12 @@ def write_parts(
 
 
 def prefix_of(kind: str) -> str:
-    """What the encoder's names begin with in a model of that kind."""
+    """Return the prefix of the encoder's names in a model of that kind."""
     return "" if kind == "encoder" else "vit."
 
 
 def config_of(kind: str, architecture: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    """`config.json`."""
+    """Return the content of `config.json`."""
     width, ratio = architecture["embed_dim"], architecture["mlp_ratio"]
     names = {"mae": "ViTMAEForPreTraining", "classifier": "ViTForImageClassification", "encoder": "ViTModel"}
     config: dict[str, Any] = {
@@ -218,7 +218,7 @@ def _plain(size: Sequence[int]) -> int | list[int]:
 
 
 def preprocessor_of(architecture: Mapping[str, Any], mean: Any, std: Any) -> dict[str, Any]:
-    """`preprocessor_config.json`: what images go through before the model."""
+    """Return the content of `preprocessor_config.json`, which describes the preprocessing of images."""
     height, width = architecture["image_size"]
     return {
         "image_processor_type": "ViTImageProcessor",

@@ -1,4 +1,4 @@
-"""pengzhiliang/MAE-pytorch's layout: no cls token, separate biases of queries and values, a table that is made anew."""
+"""pengzhiliang/MAE-pytorch's layout: no cls token, separate biases of queries and values, a computed position table."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _join_biases(draft: Draft) -> None:
 
 
 def _make_tables(draft: Draft, settings: Settings) -> None:
-    """The 1-D tables, which the layout computes and does not save."""
+    """Compute the 1-D position tables, which files of this layout do not hold."""
     patch = draft.tensors.get("patch_embed.proj.weight")
     if patch is None or patch.ndim != 4:
         return  # refused later, with everything that is missing
@@ -99,7 +99,7 @@ def _make_tables(draft: Draft, settings: Settings) -> None:
 def write_parts(
     kind: str, architecture: Mapping[str, Any], tensors: Mapping[str, np.ndarray], notes: list[str]
 ) -> dict[str, np.ndarray]:
-    """Our tensors as far as the layout has a place for them, with biases apart.
+    """Return the tensors that the layout has names for, with separate biases.
 
     Raises:
         ValueError: what it has no place for.

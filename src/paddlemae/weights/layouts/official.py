@@ -17,7 +17,7 @@ MEANS, VARIANCES = ("running_mean", "_mean"), ("running_var", "_variance")
 
 
 def fold_probe(draft: Draft) -> None:
-    """A linear probe's batch norm into its linear layer, exactly: W ((x - m) / s) + b = (W / s) x + (b - (W / s) m).
+    """Fold a probe's batch norm into its linear layer, exactly: W ((x - m) / s) + b = (W / s) x + (b - (W / s) m).
 
     Raises:
         ValueError: a part of the probe is missing.
@@ -49,6 +49,6 @@ def fold_probe(draft: Draft) -> None:
 
 
 def note_what_is_ours(architecture: Mapping[str, Any], notes: list[str]) -> None:
-    """What the names can say and their own code cannot build."""
+    """Note properties that the names can express and the official code cannot build."""
     if not architecture["cls_token"]:
         notes.append("there is no cls token: the official code, whose models have one, can't load it; timm can")

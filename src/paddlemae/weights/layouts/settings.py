@@ -1,4 +1,4 @@
-"""What a layout's files say of a model beside its tensors, and what the caller says."""
+"""Settings of a model that files state next to its tensors, or that the caller states."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Settings:
     biasless: bool = False
 
     def overruled(self, other: Settings) -> Settings:
-        """These, but the other's wherever it says something."""
+        """Return these settings, replaced by the other's wherever those are set."""
         values = {one.name: getattr(other, one.name) or getattr(self, one.name) for one in fields(self)}
         if other.norm_pix_loss is not None:
             values["norm_pix_loss"] = other.norm_pix_loss
@@ -44,7 +44,7 @@ class Settings:
 
 
 def size_of(value: Any, what: str) -> Size | None:
-    """(height, width) from one number, two, or timm's (channels, height, width).
+    """Return (height, width) from one number, two, or timm's (channels, height, width).
 
     Raises:
         ValueError: something else.
@@ -66,7 +66,7 @@ def _is_size(value: Any) -> bool:
 
 
 def whole(value: Any, what: str) -> int | None:
-    """A positive whole number, or None.
+    """Return a positive integer, or None for anything else.
 
     Raises:
         ValueError: something else.
@@ -79,7 +79,7 @@ def whole(value: Any, what: str) -> int | None:
 
 
 def numbers(value: Any, what: str) -> list[float] | None:
-    """A list of numbers, or None.
+    """Return a list of numbers, or None for anything else.
 
     Raises:
         ValueError: something else.
@@ -91,17 +91,17 @@ def numbers(value: Any, what: str) -> list[float] | None:
     return [float(one) for one in value]
 
 
-def training_arguments(beside: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The `args` of an official or MAE-pytorch checkpoint, if they lie beside its weights."""
-    args = (beside or {}).get("args")
+def training_arguments(extras: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the `args` of an official or MAE-pytorch checkpoint, if its file holds them."""
+    args = (extras or {}).get("args")
     if isinstance(args, Opaque):
         args = args.state
     return dict(args) if isinstance(args, Mapping) else {}
 
 
-def from_arguments(beside: Mapping[str, Any] | None) -> Settings:
-    """What an official or MAE-pytorch checkpoint's `args` say."""
-    args = training_arguments(beside)
+def from_arguments(extras: Mapping[str, Any] | None) -> Settings:
+    """Read settings from the `args` of an official or MAE-pytorch checkpoint."""
+    args = training_arguments(extras)
     target = args.get("norm_pix_loss", args.get("normlize_target"))  # the second is MAE-pytorch's own spelling
     return Settings(
         image_size=size_of(args.get("input_size"), "the checkpoint's args.input_size"),
@@ -109,9 +109,9 @@ def from_arguments(beside: Mapping[str, Any] | None) -> Settings:
     )
 
 
-def from_preprocessor(beside: Mapping[str, Any] | None) -> Settings:
-    """What a Hugging Face folder's `preprocessor_config.json` says, if it lies beside the weights."""
-    content = (beside or {}).get("preprocessor_config.json")
+def from_preprocessor(extras: Mapping[str, Any] | None) -> Settings:
+    """Read settings from a Hugging Face folder's `preprocessor_config.json`, if there is one."""
+    content = (extras or {}).get("preprocessor_config.json")
     if not isinstance(content, Mapping) or content.get("do_normalize") is False:
         return Settings()
     return Settings(

@@ -37,7 +37,7 @@ DECODER = (
     "decoder_pred",
 )
 
-# What training leaves beside the weights, in any layout.
+# Keys of training state next to the weights, in any layout.
 TRAINING = (
     (r"(.*\.)?num_batches_tracked", "a counter of batch norm's"),
     (r"(optimizer|lr_scheduler|scaler)\..*", "the training's, not the model's"),
@@ -74,12 +74,12 @@ def _patterns(pairs: Pairs, source: int) -> tuple[tuple[re.Pattern[str], str], .
 
 
 def our_name(theirs: str, pairs: Pairs) -> str | None:
-    """What we call a tensor of that layout; None for what the pairs don't know."""
+    """Return our name for a tensor of another layout; None if the pairs lack it."""
     return _translated(theirs, _patterns(pairs, 1))
 
 
 def their_name(ours: str, pairs: Pairs) -> str:
-    """What that layout calls a tensor of ours; our name where it has none for it."""
+    """Return another layout's name for a tensor of ours; our name where the layout has none."""
     return _translated(ours, _patterns(pairs, 0)) or ours
 
 
@@ -95,7 +95,7 @@ def _translated(name: str, patterns: Iterable[tuple[re.Pattern[str], str]]) -> s
 
 
 def reason(name: str, rules: Iterable[tuple[str, str]]) -> str | None:
-    """The words of the first rule whose pattern is the whole name."""
+    """Return the text of the first rule whose pattern matches the whole name."""
     if len(name) > MAX_LETTERS:
         return None
     return next((words for pattern, words in rules if re.fullmatch(pattern, name)), None)
@@ -133,7 +133,7 @@ def drafted(
     bare: Callable[[str], str],
     whole: Callable[[str], str],
 ) -> Draft:
-    """The tensors under our names.
+    """Rename the tensors to our names.
 
     Args:
         tensors: of a file.
@@ -163,7 +163,7 @@ def drafted(
 
 
 def unmarked(name: str) -> str:
-    """A name without the `MARKERS`, wherever they stand."""
+    """Remove the `MARKERS` from a name, wherever they are."""
     for marker in MARKERS:
         if marker in name:
             name = name.replace(f".{marker}", ".").removeprefix(marker)
@@ -171,7 +171,7 @@ def unmarked(name: str) -> str:
 
 
 def wrapper_prefix(names: Collection[str]) -> str:
-    """What wrappers of models have put before all of the names.
+    """Return the prefix that model wrappers have put before all names.
 
     Raises:
         ValueError: far more names than a model has.
@@ -188,12 +188,12 @@ def wrapper_prefix(names: Collection[str]) -> str:
 
 
 def linear_names(shapes: Shapes) -> list[str]:
-    """The matrices, which are Linear weights in every layout here."""
+    """Return the names of the matrices, which are Linear weights in every layout here."""
     return [name for name, shape in shapes.items() if len(shape) == 2 and name.endswith(".weight")]
 
 
 def lies_as(shapes: Shapes) -> str | None:
-    """ "torch" where Linear weights lie [out, in], "paddle" where [in, out]; None if all are square.
+    """Return "torch" for Linear weights [out, in], "paddle" for [in, out]; None if all are square.
 
     A square one does not tell; those that are not must agree, and their bias or the three parts of `qkv` say which
     side is out.

@@ -21,7 +21,7 @@ def is_config(config: Mapping[str, Any] | None) -> bool:
 
 
 def settings_of(config: Mapping[str, Any]) -> Settings:
-    """What `config.json` says.
+    """Read the settings in `config.json`.
 
     Raises:
         ValueError: no ViT, or one that pools as ours don't.
@@ -54,7 +54,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def write_parts(kind: str, tensors: Mapping[str, np.ndarray], notes: list[str]) -> dict[str, np.ndarray]:
-    """Our tensors but the decoder's, for which timm has no place."""
+    """Return our tensors without the decoder's, for which timm has no names."""
     if kind == "mae":
         notes.append("timm has no decoder: the encoder alone is written, as in its own vit_*.mae")
     return {name: array for name, array in tensors.items() if not name.startswith(("decoder_", "mask_token"))}
@@ -63,7 +63,7 @@ def write_parts(kind: str, tensors: Mapping[str, np.ndarray], notes: list[str]) 
 def config_of(
     kind: str, architecture: Mapping[str, Any], mean: Any, std: Any, classes: Sequence[str]
 ) -> dict[str, Any]:
-    """`config.json`."""
+    """Return the content of `config.json`."""
     width, patch = architecture["embed_dim"], architecture["patch_size"]
     size = [int(one) for one in architecture["image_size"]]
     pool = POOLS[architecture.get("pool", "cls")]
@@ -102,7 +102,7 @@ def config_of(
 
 
 def _architecture(width: int, patch: Sequence[int]) -> str:
-    """The registered model to begin with; `model_args` says everything else."""
+    """Return the registered model nearest to ours; `model_args` states the differences."""
     if width == 1280:
         return "vit_huge_patch14_224"
     return f"vit_{SIZES.get(width, 'base')}_patch16_224"

@@ -1,0 +1,193 @@
+"""Which room may know which, and what is imported before it is needed."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import paddlemae
+from tests.support.python_process import WITHOUT_PADDLE, python
+
+ROOT = Path(paddlemae.__file__).parent
+# room -> the rooms that it may import, except for itself
+ALLOWED = {
+    "system": set(),
+    "sincos": set(),
+    "engine": {"system"},
+    "recipe": {"system"},
+    "model": {"engine", "sincos"},
+    "data": {"engine", "system"},
+    "weights": {"sincos", "system"},
+    "runs": {"system"},
+    "report": {"__init__", "runs", "system"},
+    "train": {"engine", "model", "system", "weights"},
+    "launch": {"engine", "recipe", "runs", "system", "train"},
+    "tasks": {"__init__", "data", "engine", "launch", "model", "recipe", "report", "runs", "sincos", "system"}
+    | {"train", "weights"},
+    "export": {"__init__", "data", "engine", "model", "recipe", "runs", "system", "tasks", "weights"},
+    "api": {"data", "engine", "model", "recipe", "runs", "system", "tasks", "train", "weights"},
+    "cli": {"__init__", "engine", "export", "launch", "recipe", "report", "runs", "system", "tasks", "train"},
+    "__main__": {"cli", "system"},
+    "__init__": {"engine"},
+}
+COMMANDS = ("demo", "pretrain", "reconstruct", "finetune", "probe", "study", "knn", "evaluate", "report", "export")
+COMMANDS += ("embed", "search")
+
+
+def rooms_imported(path: Path) -> Iterator[str]:
+    """Yield the rooms of this package that a file imports anywhere, in functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: imports are absolute here"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        yield from (name.split(".")[1] for name in names if name.startswith("paddlemae."))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def test_imports_point_one_way() -> None:
+    wrong, seen = [], set()
+    for path in ROOT.rglob("*.py"):
+        own = room(path)
+        assert own in ALLOWED, f"{path.relative_to(ROOT)} is in no known room; add the room to ALLOWED"
+        for other in set(rooms_imported(path)) - {own}:
+            seen.add((own, other))
+            if other not in ALLOWED[own] and other in ALLOWED:
+                wrong.append(f"{path.relative_to(ROOT)} imports {other}")
+    assert not wrong
+    assert {("cli", "tasks"), ("tasks", "train"), ("train", "weights")} <= seen  # else nothing was read
+
+
+def imports_of(root: Path) -> dict[str, set[str]]:
+    """Return module -> the modules of the package that it imports anywhere, in functions too."""
+    parts = {path: ["paddlemae", *path.relative_to(root).with_suffix("").parts] for path in root.rglob("*.py")}
+    files = {".".join(names).removesuffix(".__init__"): path for path, names in parts.items()}
+    graph: dict[str, set[str]] = {}
+    for module, path in files.items():
+        found = ast.walk(ast.parse(path.read_text()))
+        nodes = [node for node in found if isinstance(node, (ast.Import, ast.ImportFrom))]
+        origins = [f"{node.module}." if isinstance(node, ast.ImportFrom) else "" for node in nodes]
+        names = [origin + alias.name for node, origin in zip(nodes, origins) for alias in node.names]
+        graph[module] = {name if name in files else name.rpartition(".")[0] for name in names} & set(files) - {module}
+    return graph
+
+
+def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the groups of modules that each import, over others or not, all of their group."""
+
+    def reached(module: str) -> set[str]:
+        seen, waiting = set(), list(graph[module])
+        while waiting:
+            if (other := waiting.pop()) not in seen:
+                seen.add(other)
+                waiting += graph[other]
+        return seen
+
+    ways = {module: reached(module) for module in graph}
+    groups = {frozenset(other for other in ways[module] if module in ways[other]) for module in graph}
+    return sorted(sorted(group) for group in groups if group)
+
+
+def is_command(module: str) -> bool:
+    parent, _, name = module.rpartition(".")
+    if parent == "paddlemae.tasks.data":
+        return name in ("check", "pack", "statistics")
+    if parent == "paddlemae.tasks":
+        return name not in ("data", "models", "training")
+    return module == "paddlemae.export.write"
+
+
+def commands_imported(graph: dict[str, set[str]]) -> list[str]:
+    """Return the imports of a command by another module below cli and api."""
+    return [
+        f"{module} imports {other}"
+        for module, others in graph.items()
+        for other in others
+        if is_command(other) and not module.startswith(("paddlemae.cli", "paddlemae.api"))
+    ]
+
+
+def test_no_command_is_the_library_of_another() -> None:
+    graph = imports_of(ROOT)
+    assert sum(map(is_command, graph)) > 12
+    assert commands_imported(graph) == []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    assert cycles(imports_of(ROOT)) == []
+
+
+def test_both_rules_see_an_import_in_a_function(tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "knn.py").write_text("from paddlemae.tasks import embed")
+    (tmp_path / "tasks" / "embed.py").write_text("def a():\n    from paddlemae.tasks.knn import knn")
+    graph = imports_of(tmp_path)
+    assert cycles(graph) == [["paddlemae.tasks.embed", "paddlemae.tasks.knn"]]
+    assert len(commands_imported(graph)) == 2
+
+
+def test_importing_the_package_imports_no_paddle() -> None:
+    modules = ["paddlemae", "paddlemae.recipe", "paddlemae.data.batches", "paddlemae.runs.figures"]
+    modules += [
+        "paddlemae.runs.runlog",
+        "paddlemae.weights.model_folder",
+        "paddlemae.engine.device",
+        "paddlemae.cli.app",
+    ]
+    modules += ["paddlemae.weights.layouts", "paddlemae.weights.adapt"]
+    modules += ["paddlemae.tasks.data.statistics", "paddlemae.tasks.data.check", "paddlemae.tasks.data.check_picture"]
+    modules += ["paddlemae.tasks.data.pack"]
+    done = python(f"import sys, {', '.join(modules)}\nprint('paddle' in sys.modules)")
+    assert done.stdout == "False\n", done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)])
+def test_help_imports_nothing_slow(arguments: list[str]) -> None:
+    code = """
+import sys
+from paddlemae.cli.app import main
+try:
+    main()
+finally:
+    print("slow:", [name for name in ("paddle", "numpy", "yaml", "matplotlib", "PIL") if name in sys.modules])
+"""
+    done = python(code, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("slow: []\n")
+    assert "0.1" in done.stdout if arguments == ["--version"] else "paddlemae" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["demo"],
+        ["pretrain", "digits", "--out", "unmade"],
+        ["pretrain", "--resume", "--out", "unmade"],
+        ["reconstruct", "unmade", "digits"],
+        ["finetune", "digits", "--init", "scratch", "--out", "unmade"],
+        ["knn", "unmade", "--data", "digits"],
+        ["embed", "unmade", "--data", "digits", "--out", "unmade.npz"],
+        ["search", "unmade.npz", "unmade.png", "--run", "unmade"],
+        ["export", "unmade", "--to", "paddle", "--out", "unmade-too"],
+    ],
+    ids=" ".join,
+)
+def test_without_paddle_a_command_says_what_to_install(arguments: list[str], tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = python(WITHOUT_PADDLE, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "pip install 'paddlemae[cpu]'" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_public_names_are_all_there() -> None:
+    for name in paddlemae.__all__:
+        assert getattr(paddlemae, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        paddlemae.nonsense  # noqa: B018

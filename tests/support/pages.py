@@ -1,0 +1,60 @@
+"""README.md and docs/*.md as a test reads them: blocks of code, commands, links, tables."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.support.paths import ROOT
+
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"(?:^<!-- not run: (.+?) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+class Block(NamedTuple):
+    """A fenced block."""
+
+    language: str
+    text: str
+    reason: str  # why it is not run; empty where none is given
+
+    def commands(self) -> list[str]:
+        """Its lines, without comments; those that go on behind a backslash joined."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        return [shlex.join(words) for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def name(page: Path) -> str:
+    """As pytest shows it."""
+    return page.name
+
+
+def blocks(page: Path) -> list[Block]:
+    return [Block(language, text, reason) for reason, language, text in FENCE.findall(page.read_text())]
+
+
+def prose(page: Path) -> str:
+    """The page without its blocks."""
+    return FENCE.sub("", page.read_text())
+
+
+def links(page: Path) -> list[str]:
+    """Where its links and pictures lead."""
+    return re.findall(r"\]\(([^)\s]+)\)", prose(page))
+
+
+def rows(page: Path, *head: str) -> list[list[str]]:
+    """The cells of every table that begins with these columns."""
+    found, inside = [], False
+    for line in page.read_text().splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if not cells:
+            inside = False
+        elif tuple(cells[: len(head)]) == head:
+            inside = True
+        elif inside and not set(cells[0]) <= set(":-"):
+            found.append(cells)
+    return found
