@@ -11,34 +11,14 @@ import pytest
 
 from paddlemae.data.batches import Batch
 from paddlemae.model.crossmae import InterBlockAttention, read_out
-from paddlemae.model.mae import (
-    MaskedAutoencoder,
-    encode_memories,
-    patch_target,
-    predict,
-    reconstruct,
-)
-from paddlemae.model.masking import (
-    Mask,
-    block_mask,
-    draw_predicted,
-    grid_mask,
-    num_predicted,
-    random_mask,
-)
+from paddlemae.model.mae import MaskedAutoencoder, encode_memories, patch_target, predict, reconstruct
+from paddlemae.model.masking import Mask, block_mask, draw_predicted, grid_mask, num_predicted, random_mask
 from paddlemae.model.vit import encode, features, patchify, unpatchify
 from paddlemae.recipe import load_recipe
 from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks.models.build import build_classifier, classifier_arguments, load_autoencoder
 from paddlemae.tasks.models.read_model import read_checkpoint
-from paddlemae.tasks.pretrain import (
-    batch_mask,
-    batch_predicted,
-    dry_run,
-    memory_estimate,
-    prepare,
-    pretrain,
-)
+from paddlemae.tasks.pretrain import batch_mask, batch_predicted, dry_run, memory_estimate, prepare, pretrain
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import find_checkpoint
 from paddlemae.weights.model_folder import read_description, read_tensors

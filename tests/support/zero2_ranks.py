@@ -27,13 +27,7 @@ from paddlemae.tasks.models.preprocess import to_input
 from paddlemae.tasks.reconstruct import drawn_pictures
 from paddlemae.tasks.training import run_training
 from paddlemae.tasks.training.run_start import Start
-from paddlemae.train.checkpoint import (
-    TrainState,
-    find_checkpoint,
-    load_checkpoint,
-    take_snapshot,
-    write_snapshot,
-)
+from paddlemae.train.checkpoint import TrainState, find_checkpoint, load_checkpoint, take_snapshot, write_snapshot
 from paddlemae.train.loop import fit
 from paddlemae.train.optim import adamw
 from paddlemae.train.parallel.ranks import ALONE, Ranks, join
