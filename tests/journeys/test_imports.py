@@ -88,7 +88,8 @@ def test_importing_the_package_imports_no_paddle() -> None:
     modules += [
         "paddlemae.runs.runlog",
         "paddlemae.weights.model_folder",
-        "paddlemae.engine.device",
+        "paddlemae.engine.cpus",
+        "paddlemae.engine.memory",
         "paddlemae.cli.app",
     ]
     modules += ["paddlemae.weights.layouts", "paddlemae.weights.adapt"]

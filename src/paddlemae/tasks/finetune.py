@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import paddle
-import paddle.nn.functional as F
 
 from paddlemae.data.batches import ERASING_STREAM, Batch, batch_rngs, eval_batches
 from paddlemae.data.sources import (
@@ -26,7 +24,8 @@ from paddlemae.data.views.augment import View
 from paddlemae.data.views.erasing import Erasing, draw_erasing
 from paddlemae.data.views.mixup import MixedBatch, Mixing, mixed_batches, mixed_labels
 from paddlemae.engine import device
-from paddlemae.engine.device import tensor_of
+from paddlemae.engine.safe_import import F, paddle
+from paddlemae.engine.tensors import tensor_of
 from paddlemae.model.vit import VisionTransformer, freeze
 from paddlemae.recipe import SCRATCH, FinetuneRecipe, ProbeRecipe
 from paddlemae.tasks.models.build import (

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
 
 from paddlemae.data.batches import MASK_STREAM, PREDICTION_STREAM, Batch, batch_rngs
 from paddlemae.data.sources import Source, open_source
 from paddlemae.data.views.augment import View
 from paddlemae.engine import device
+from paddlemae.engine.safe_import import paddle
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import Mask, draw_mask, draw_predicted, grid_mask, num_kept, num_predicted
 from paddlemae.model.vit import patch_grid

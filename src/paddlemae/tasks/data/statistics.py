@@ -15,7 +15,7 @@ from paddlemae.data.decode.pixel_format import NAMES
 from paddlemae.data.disk.errors import tell_unreadable
 from paddlemae.data.inspect.statistics import ChannelStatistics, channel_statistics
 from paddlemae.data.sources import open_source
-from paddlemae.engine.device import usable_cpus
+from paddlemae.engine.cpus import usable_cpus
 from paddlemae.recipe import build_recipe, recipe_content
 from paddlemae.runs.progress import progress
 from paddlemae.runs.runlog import command_line
