@@ -17,53 +17,35 @@ from paddlemae.engine.threads import current_product_threads, product_threads
 from paddlemae.system.private import interpreter_flag
 
 ROOT = Path(paddlemae.__file__).parent
-HOMES = ("engine/private.py", "system/private.py")
-# of our own classes and of what Python documents with an underscore
-ALLOWED = {"_exit", "_replace", "_repr_png_"}
+HOMES = ("engine/private.py", "engine/safe_import.py", "system/private.py")
+PUBLIC = {"_exit", "_replace", "_repr_png_"}  # that Python or IPython documents
 INTERNALS = ("paddle.base", "paddle.framework", "paddle._", "paddle.pir", "paddle.utils")
 
 
 def private_names(text: str) -> set[str]:
-    """Return the private attributes, and the paths into Paddle's internals, that a module's text names."""
+    """Return the private attributes, the paths into Paddle's internals and Paddle's imports in a module's text."""
     tree = ast.parse(text)
-    ours = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    ours |= {
-        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-    }
-    ours |= {
-        node.target.id
-        for node in ast.walk(tree)
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-    }
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
-            path, name = ast.unparse(node), node.attr
-            is_hidden = name.startswith("_") and not name.endswith("__") and name not in ours | ALLOWED
-            if is_hidden or path.startswith(INTERNALS) or name == "get_tensor":
-                names.add(path)
-        elif isinstance(node, ast.ImportFrom | ast.Import):
-            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            names |= {f"import {module}" for module in modules if module.split(".")[0] == "paddle"}
+    nodes = list(ast.walk(tree))
+    attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
+    ours = {node.attr for node in attributes if isinstance(node.ctx, ast.Store)} | PUBLIC
+    ours |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    ours |= {ast.unparse(node.target) for node in nodes if isinstance(node, ast.AnnAssign)}
+    names = {f"import {node.module}" for node in nodes if isinstance(node, ast.ImportFrom)}
+    names |= {f"import {alias.name}" for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names = {name for name in names if name.removeprefix("import ").split(".")[0] == "paddle"}
+    for node in attributes:
+        path, name = ast.unparse(node), node.attr
+        is_hidden = name.startswith("_") and not name.endswith("__") and name not in ours
+        if is_hidden or name == "get_tensor" or path.startswith(INTERNALS):
+            names.add(path)
     return names
 
 
 def test_private_names_are_in_one_module() -> None:
-    text = "from paddle.base import core\nx = y._slice(1)\nz = paddle.base.core.f\nself._mine = self._mine\n"
-    assert private_names(text) == {
-        "import paddle.base",
-        "y._slice",
-        "paddle.base",
-        "paddle.base.core",
-        "paddle.base.core.f",
-    }
-    found = {
-        str(path.relative_to(ROOT)): names
-        for path in ROOT.rglob("*.py")
-        if str(path.relative_to(ROOT)) not in (*HOMES, "engine/safe_import.py")
-        and (names := private_names(path.read_text()))
-    }
-    assert not found
+    text = "from paddle.base import core\nx = y._slice(1)\nz = paddle.base.core\nself._mine = self._mine\n"
+    assert private_names(text) == {"import paddle.base", "y._slice", "paddle.base", "paddle.base.core"}
+    texts = {str(path.relative_to(ROOT)): path.read_text() for path in ROOT.rglob("*.py")}
+    assert not {name: found for name, text in texts.items() if name not in HOMES and (found := private_names(text))}
 
 
 def test_threads_of_products_are_set() -> None:
@@ -125,7 +107,7 @@ def test_a_linear_layer_is_one_operation_of_a_program() -> None:
     assert made[0].tolist() == [[7.0] * 4] * 2
 
 
-def test_the_processes_of_a_launch_share_a_store(tmp_path) -> None:
+def test_the_processes_of_a_launch_share_a_store() -> None:
     code = (
         "from paddlemae.engine.private import rendezvous_store as s; a = s(); a.set('key', 'text'); print(a.get('key'))"
     )

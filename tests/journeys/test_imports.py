@@ -19,7 +19,7 @@ ALLOWED = {
     "recipe": {"system"},
     "model": {"engine", "sincos"},
     "data": {"engine", "system"},
-    "weights": {"sincos", "system"},
+    "weights": {"engine", "sincos", "system"},
     "runs": {"system"},
     "report": {"__init__", "runs", "system"},
     "train": {"engine", "model", "system", "weights"},
@@ -30,7 +30,7 @@ ALLOWED = {
     "api": {"data", "engine", "model", "recipe", "runs", "system", "tasks", "train", "weights"},
     "cli": {"__init__", "engine", "export", "launch", "recipe", "report", "runs", "system", "tasks", "train"},
     "__main__": {"cli", "system"},
-    "__init__": {"engine"},
+    "__init__": set(),
 }
 COMMANDS = ("demo", "pretrain", "reconstruct", "finetune", "probe", "study", "knn", "evaluate", "report", "export")
 COMMANDS += ("embed", "search")
