@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from paddlemae.data import cache
 from paddlemae.data.batches import Batch, eval_batches, train_batches
@@ -18,15 +17,10 @@ from paddlemae.data.cache import PIXELS_FILE, occupied, pack
 from paddlemae.data.decode.images import Need, NeedOf, UnreadableImage
 from paddlemae.data.sources import FolderSource, Source, open_source, subset
 from paddlemae.data.views.augment import View
+from tests.support.pictures import photo
 
 VIEW = View((32, 32), 3)
 SIZES = [(60, 80), (96, 64), (37, 37), (20, 300), (30, 24), (128, 72)]
-
-
-def photo(height: int, width: int, seed: int) -> Image.Image:
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 @pytest.fixture

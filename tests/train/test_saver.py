@@ -10,7 +10,7 @@ from paddlemae.train import checkpoint
 from paddlemae.train import saver as module
 from paddlemae.train.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from paddlemae.train.saver import Saver
-from tests.train.test_checkpoint import DESCRIPTION, assert_same, everything, new_state, take_step
+from tests.support.train_states import DESCRIPTION, assert_same, everything, new_state, take_step
 
 SECONDS = 20
 
