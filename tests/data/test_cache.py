@@ -16,7 +16,8 @@ from paddlemae.data import cache
 from paddlemae.data.batches import Batch, eval_batches, train_batches
 from paddlemae.data.cache import PIXELS_FILE, occupied, pack
 from paddlemae.data.decode.images import Need, NeedOf, UnreadableImage
-from paddlemae.data.sources import FolderSource, Source, open_source, subset
+from paddlemae.data.sources import Source, open_source, subset
+from paddlemae.data.sources.readers import FileReader
 from paddlemae.data.views.augment import View
 
 VIEW = View((32, 32), 3)
@@ -266,12 +267,12 @@ def test_repeats_and_resumption_work_on_packs(images: Path, tmp_path: Path) -> N
 def test_large_jpegs_are_decoded_reduced_unless_exactness_is_wanted(tmp_path: Path, monkeypatch) -> None:
     photo(300, 400, 0).save(tmp_path / "a.jpg")
     asked: list[Need] = []
-    read = FolderSource.read_picture
+    read = FileReader.read_picture
 
-    def recorded(source: FolderSource, i: int, channels: int, need_of: NeedOf):
-        return read(source, i, channels, lambda *size: asked.append(need_of(*size)) or asked[-1])
+    def recorded(reader: FileReader, i: int, channels: int, need_of: NeedOf):
+        return read(reader, i, channels, lambda *size: asked.append(need_of(*size)) or asked[-1])
 
-    monkeypatch.setattr(FolderSource, "read_picture", recorded)
+    monkeypatch.setattr(FileReader, "read_picture", recorded)
     for decode in ("fast", "exact"):
         pack(open_source(str(tmp_path)), tmp_path / "packs", replace(VIEW, decode=decode))
     assert asked == [Need(8), Need()]

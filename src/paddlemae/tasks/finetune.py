@@ -271,8 +271,8 @@ def open_parts(recipe: FinetuneRecipe | ProbeRecipe, data: str, own: Path | None
 
 def labels_of(batch: Batch) -> np.ndarray:
     """The labels of a batch of labelled images."""
-    assert batch.labels is not None
-    return batch.labels
+    assert batch.targets is not None
+    return batch.targets
 
 
 def soft_targets(labels: np.ndarray, num_classes: int, smoothing: float) -> paddle.Tensor:
