@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from paddlemae.cli import app
 from paddlemae.engine import device
 from paddlemae.system.signals import SIGNALS
 from paddlemae.tasks.training import memory_trial
 
-COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (210, 40, 30)}
+pytest.register_assert_rewrite("tests.support", "tests.fuzz")
+from tests.support.pictures import COLOURS, write_png  # noqa: E402
+
 TIMEOUT_SECONDS = 120
 
 
@@ -113,13 +114,6 @@ def run_command(start_command) -> Callable[..., Done]:
         return Done(process.returncode, out, err)
 
     return run
-
-
-def write_png(path: Path, colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (10, 12)) -> None:
-    """A noisy picture of one colour."""
-    noise = np.random.default_rng(seed).integers(-25, 26, (*size, 3))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(path)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,9 @@ from paddlemae.recipe import (
     PretrainRecipe,
     build_recipe,
     dump_recipe,
+    load,
     load_recipe,
+    settings,
 )
 
 SHIPPED = [(task, name) for task in RECIPES for name in recipe.recipe_names(task)]
@@ -121,8 +123,8 @@ def test_an_ambiguous_key_is_refused_with_its_meanings() -> None:
         right: One = One()
 
     with pytest.raises(ValueError, match="'size' is ambiguous: left.size or right.size"):
-        recipe._full_key(Both, "size")
-    assert recipe._full_key(Both, "right.size") == "right.size"
+        load._full_key(Both, "size")
+    assert load._full_key(Both, "right.size") == "right.size"
 
 
 @pytest.mark.parametrize(
@@ -217,7 +219,7 @@ def test_the_papers_pretraining_is_the_papers(name: str) -> None:
 
 @pytest.mark.parametrize(("task", "name"), SHIPPED, ids=["-".join(one) for one in SHIPPED])
 def test_a_shipped_recipe_says_where_it_comes_from(task: str, name: str) -> None:
-    text = (Path(recipe.__file__).parent / "recipes" / task / f"{name}.yaml").read_text()
+    text = (Path(recipe.__file__).parent.parent / "recipes" / task / f"{name}.yaml").read_text()
     header = [line for line in text.splitlines() if line.startswith("#")]
     assert any("source:" in line for line in header) and any(f"paddlemae {task} {name}" in line for line in header)
     assert any("measured" in line or "cited" in line for line in header)
@@ -240,7 +242,7 @@ def test_statistics_default_to_imagenets_for_colour_only() -> None:
 def test_sizes_are_the_models() -> None:
     from paddlemae.model import vit
 
-    assert set(get_args(recipe.Size)) == set(vit.SIZES)
+    assert set(get_args(settings.Size)) == set(vit.SIZES)
 
 
 def test_yes_is_no_number() -> None:

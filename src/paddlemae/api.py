@@ -103,11 +103,11 @@ class Model:
             ValueError, FileNotFoundError: features that the model does not have, or images that can't be used.
         """
         if norm == "batch":
-            raise ValueError("norm 'batch' makes features depend on the images beside them; use 'layer' or 'none' here")
+            raise ValueError("norm 'batch' makes features depend on the batch's other images; use 'layer' or 'none'")
         return self._outputs(images, FeatureKind(token, layer, norm))
 
     def classify(self, images: Images) -> Predictions:
-        """A classifier's probabilities.
+        """Return a classifier's probabilities.
 
         Raises:
             ValueError, FileNotFoundError: the model is none, or images that can't be used.
@@ -126,7 +126,7 @@ class Model:
         seed: int = 0,
         mask: str | os.PathLike[str] | np.ndarray = "random",
     ) -> Pictures:
-        """What a masked autoencoder makes of images that it sees in part.
+        """Reconstruct images of which the masked autoencoder sees some patches.
 
         Args:
             mask_ratio: share of the patches to remove; 0.75 unless given.
@@ -199,11 +199,11 @@ class Predictions:
 
     @property
     def labels(self) -> list[str]:
-        """The likeliest class of each image."""
+        """Return the likeliest class of each image."""
         return [self.classes[number] for number in self.probabilities.argmax(axis=1)]
 
     def top(self, k: int = 5) -> list[list[tuple[str, float]]]:
-        """The k likeliest classes of each image, with their probabilities."""
+        """Return the k likeliest classes of each image with their probabilities."""
         order_Nk = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
         return [
             [(self.classes[number], float(row[number])) for number in best]

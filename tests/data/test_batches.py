@@ -27,7 +27,7 @@ from paddlemae.data.batches import (
 )
 from paddlemae.data.decode.images import NeedOf, Picture, UnreadableImage
 from paddlemae.data.disk.errors import DataFault
-from paddlemae.data.sources import ClassTargets, open_source, subset
+from paddlemae.data.sources import ClassTargets, Source, open_source, subset
 from paddlemae.data.views.augment import View, eval_view, train_view
 
 AS_IT_IS = View((4, 4), 1, crop_scale=None, flip=False, eval_crop_ratio=1.0)
@@ -463,7 +463,7 @@ def test_a_worker_that_hangs_is_spoken_of_and_ended(
 
 def test_a_worker_s_mistake_keeps_its_traceback(bounded: None) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
-        list(eval_batches(subset(Mistaken(8), [1]), AS_IT_IS, batch_size=2, workers=1))
+        list(eval_batches(subset(Source("numbers", Mistaken(8)), [1]), AS_IT_IS, batch_size=2, workers=1))
     assert "in read" in str(caught.value.__cause__)
     with pytest.raises(RuntimeError, match="Stubborn.*no way"):
         list(eval_batches(Mistaken(8), AS_IT_IS, batch_size=2, workers=1))
@@ -537,24 +537,24 @@ print(len(batches), __name__)
     assert (done.returncode, done.stdout, done.stderr) == (0, "once\n10 __main__\n", "")
 
 
-def test_a_source_of_the_program_s_own_comes_along(tmp_path: Path) -> None:
+def test_a_reader_of_the_program_s_own_comes_along(tmp_path: Path) -> None:
     text = """
 from paddlemae.data.views.augment import View
 from paddlemae.data.batches import eval_batches
-from paddlemae.data.sources import open_source, subset
+from paddlemae.data.sources import Source, open_source, subset
 
 class Mine:
-    def __init__(self, source):
-        self.source = source
+    def __init__(self, reader):
+        self.reader = reader
     def __getattr__(self, name):
-        if name.startswith("__") or name == "source":
+        if name.startswith("__") or name == "reader":
             raise AttributeError(name)
-        return getattr(self.source, name)
+        return getattr(self.reader, name)
     def __len__(self):
-        return len(self.source)
+        return len(self.reader)
 
 if __name__ == "__main__":
-    source = subset(Mine(open_source("digits", "test")), [5, 6])
+    source = subset(Source("mine", Mine(open_source("digits", "test").reader)), [5, 6])
     print(sum(len(batch.images) for batch in eval_batches(source, View((28, 28), 1), batch_size=1, workers=1)))
 """
     done = run_script(tmp_path / "script.py", text)

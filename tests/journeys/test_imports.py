@@ -1,14 +1,13 @@
 """Which room may know which, and what is imported before it is needed."""
 
 import ast
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import paddlemae
+from tests.support.python_process import WITHOUT_PADDLE, python
 
 ROOT = Path(paddlemae.__file__).parent
 # room -> the rooms that it may import, except for itself
@@ -34,14 +33,6 @@ ALLOWED = {
 }
 COMMANDS = ("demo", "pretrain", "reconstruct", "finetune", "probe", "study", "knn", "evaluate", "report", "export")
 COMMANDS += ("embed", "search")
-WITHOUT_PADDLE = """
-from importlib.machinery import PathFinder
-
-find_spec = PathFinder.find_spec
-PathFinder.find_spec = lambda name, *rest: None if name == "paddle" else find_spec(name, *rest)
-from paddlemae.cli.app import main
-main()
-"""
 
 
 def rooms_imported(path: Path) -> Iterator[str]:
@@ -58,11 +49,6 @@ def rooms_imported(path: Path) -> Iterator[str]:
 
 def room(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
-
-
-def python(code: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
 
 
 def test_imports_point_one_way() -> None:

@@ -43,7 +43,7 @@ from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import find_checkpoint
 from paddlemae.weights.model_folder import read_description, read_tensors
 from paddlemae.weights.transfer import load_official, to_official
-from tests.journeys.test_resume import REPEATABLE, assert_same_run, stopped_and_resumed
+from tests.support.resumed_runs import REPEATABLE, assert_same_run, stopped_and_resumed
 
 SMALL = dict(
     image_size=(8, 16),

@@ -21,9 +21,10 @@ from paddlemae.report.collect import collect
 from paddlemae.report.write_report import write_report
 from paddlemae.runs.exhibit_files import PARTS, write_exhibit
 from paddlemae.runs.runlog import RUN_ENTRIES, check_folder
-from tests.journeys.test_imports import WITHOUT_PADDLE, python
-from tests.report.test_collect import make_run, parsed, result
-from tests.report.test_page import Seen
+from tests.support.command_line import parsed
+from tests.support.python_process import WITHOUT_PADDLE, python
+from tests.support.report_example import Seen
+from tests.support.run_folders import make_run, result
 
 SMALL = ("patch_size=7", "embed_dim=16", "depth=1", "num_heads=2")
 KS = (10, 20, 100, 200)

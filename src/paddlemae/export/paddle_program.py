@@ -24,7 +24,7 @@ FILES = (f"{STEM}.json", f"{STEM}.pdiparams")
 
 
 def _only(numbers: Any) -> Any:
-    """Where a single number is used as one, not as a shape."""
+    """Return the number in a list of one, where an operation takes a number instead of a shape."""
     return numbers[0] if isinstance(numbers, list) else numbers
 
 
@@ -123,7 +123,7 @@ def _building() -> Iterator[None]:
 
 
 def load_program(folder: Path, threads: int, *, onednn: bool = False) -> Callable[..., list[np.ndarray]]:
-    """What runs a program on the CPU: from its inputs in their order to its outputs in theirs.
+    """Return a function that runs a program on the CPU: inputs in order to outputs in order.
 
     Args:
         onednn: Paddle's default, which was no faster here and not always right (docs/export.md).

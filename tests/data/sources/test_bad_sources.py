@@ -16,8 +16,8 @@ import pytest
 
 from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.sources import open_source, split_off
-from tests.data.sources.test_equal_sources import with_tables
 from tests.support import source_writers as kinds
+from tests.support.source_writers import with_tables
 
 PNG = kinds.png(np.zeros((2, 3, 3), np.uint8))
 

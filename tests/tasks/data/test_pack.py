@@ -22,9 +22,9 @@ from paddlemae.data.sources import Source, open_source, split_off
 from paddlemae.data.views.augment import View
 from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks.data.pack import Packed, pack
-from tests.data.sources.test_equal_sources import MAKERS, params
-from tests.data.test_cache import photo
 from tests.support import source_writers as kinds
+from tests.support.pictures import photo
+from tests.support.source_writers import MAKERS, params
 
 with_tifffile = pytest.mark.skipif(not find_spec("tifffile"), reason="needs tifffile, of the extra 'tiff'")
 

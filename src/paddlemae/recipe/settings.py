@@ -1,20 +1,11 @@
-"""Typed recipes: defaults, then one YAML file, then key=value. Imports no Paddle."""
+"""The settings of each task: their types, defaults and limits."""
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterator, Sequence
-from functools import cache
-from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-from paddlemae.system.display_names import shown
-from paddlemae.system.documents import brief, first_fault, parse_yaml, read_yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 MOST = 10**12  # of anything that is counted, so that products of such numbers stay numbers
@@ -348,135 +339,3 @@ Recipe = PretrainRecipe | FinetuneRecipe | ProbeRecipe
 def default_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std) when a recipe names none: ImageNet's for three channels, 0.5 for any other number."""
     return (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
-
-
-def recipe_names(task: str) -> list[str]:
-    """The recipes that come with PaddleMAE."""
-    folder = files("paddlemae") / "recipes" / task
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def load_recipe(task: str, name: str | None = None, overrides: Sequence[str] = ()) -> Any:
-    """Build a task's recipe.
-
-    Args:
-        task: a key of `RECIPES`.
-        name: a recipe that comes with PaddleMAE, or a YAML file; None for the defaults alone.
-        overrides: "key=value"; the key with its section ("model.depth") or, where only one section has it, without.
-    Raises:
-        ValueError: an unknown key (the nearest one is given), a value of the wrong type, a recipe of another task.
-        FileNotFoundError: no such recipe.
-    """
-    return build_recipe(task, recipe_content(task, name, overrides))
-
-
-def recipe_content(task: str, name: str | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """What a recipe names, with the overrides, and nothing else; arguments and errors as above, values unchecked."""
-    content = _read(task, name) if name else {}
-    if content.get("task", task) != task:
-        raise ValueError(f"{name} is a recipe for 'paddlemae {shown(content['task'])}', not for 'paddlemae {task}'")
-    for override in overrides:
-        key, value = _parse_override(override)
-        *sections, leaf = _full_key(RECIPES[task], key).split(".")
-        target = content
-        for section in sections:
-            target = target.setdefault(section, {})
-        target[leaf] = value
-    return content
-
-
-def build_recipe(task: str, content: dict[str, Any]) -> Any:
-    """Validate a mapping; one line for the first fault."""
-    known = set(_keys(RECIPES[task]))
-    for key in _given_keys(content, known):
-        _full_key(RECIPES[task], key)
-    try:
-        return RECIPES[task](**content)
-    except ValidationError as fault:
-        raise ValueError(f"recipe: {first_fault(fault, names=set('.'.join(known).split('.')))}") from fault
-
-
-def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as YAML that `load_recipe` reads again."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
-
-
-def _read(task: str, name: str) -> dict[str, Any]:
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        return read_recipe_file(path)
-    builtin = files("paddlemae") / "recipes" / task / f"{name}.yaml"
-    if not builtin.is_file():
-        names = recipe_names(task)
-        near = difflib.get_close_matches(name, names, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise FileNotFoundError(f"no {task} recipe {name!r}; {hint}there are {', '.join(names)}, or name a .yaml file")
-    return parse_yaml(builtin.read_text(encoding="utf-8")) or {}
-
-
-def read_recipe_file(path: Path) -> dict[str, Any]:
-    """Return what a recipe's file names, values unchecked; nothing of an empty one.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no YAML mapping of keys to values, or beyond the limits of `documents.parse_yaml`.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"recipe file {path} does not exist")
-    content = read_yaml(path)
-    if content is not None and not isinstance(content, dict):
-        raise ValueError(f"recipe {path} must be a mapping of keys to values, got a {type(content).__name__}")
-    return content or {}
-
-
-def _parse_override(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ValueError(f"expected key=value, got {brief(text)}; for example mask_ratio=0.6 or model.size=tiny")
-    try:
-        parsed = parse_yaml(value)
-    except ValueError as fault:
-        raise ValueError(f"can't read the value of {brief(text)}; write lists as [1,2]") from fault
-    return key.strip(), None if value == "none" else parsed
-
-
-@cache
-def _keys(model: type[BaseModel]) -> tuple[str, ...]:
-    """Every full key of a recipe; a section's own name is not one."""
-    found: list[str] = []
-    for name, field in model.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            found += (f"{name}.{inner}" for inner in _keys(section))
-        else:
-            found.append(name)
-    return tuple(found)
-
-
-def _given_keys(content: dict[str, Any], known: set[str]) -> Iterator[str]:
-    sections = {key.split(".")[0] for key in known if "." in key}
-    for name, value in content.items():
-        if name in sections and isinstance(value, dict):
-            yield from (f"{name}.{inner}" for inner in value)
-        elif name not in sections:
-            yield str(name)
-
-
-def _full_key(model: type[BaseModel], key: str) -> str:
-    """The full key that `key` names, itself or by its last part.
-
-    Raises:
-        ValueError: unknown, or in several sections.
-    """
-    known = _keys(model)
-    if key in known:
-        return key
-    matches = [full for full in known if "." in full and full.split(".")[-1] == key]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        raise ValueError(f"recipe key {key!r} is ambiguous: {' or '.join(matches)}")
-    leaves = {full.split(".")[-1]: full for full in known}
-    near = difflib.get_close_matches(key.split(".")[-1], leaves, 1, cutoff=0.5)
-    hint = f"did you mean {leaves[near[0]]!r}?" if near else f"known keys: {', '.join(known)}"
-    raise ValueError(f"unknown recipe key {brief(key)}; {hint}")
