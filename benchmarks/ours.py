@@ -26,7 +26,7 @@ def pretrain(job: Job, options: Options, ranks: Any = None) -> dict[str, object]
     """
     started = prepare(job)
     from paddlemae.tasks.models.build import describe
-    from paddlemae.tasks.pretrain import loss_function
+    from paddlemae.tasks.training.pretraining_loss import loss_function
 
     recipe, model = autoencoder(job, options)
     description = describe(model, (MEAN, STD), eval_crop_ratio=1.0)

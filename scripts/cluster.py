@@ -93,7 +93,7 @@ def checkpoint_seconds(folder: Path) -> dict[str, Any]:
 
     device.prepare("cpu", 1)
     from paddlemae.recipe import load_recipe
-    from paddlemae.tasks.pretrain import prepare
+    from paddlemae.tasks.training.pretraining_setup import prepare
     from paddlemae.train.checkpoint import TrainState, take_snapshot, write_snapshot
     from paddlemae.train.optim import adamw
 

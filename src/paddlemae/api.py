@@ -32,7 +32,7 @@ from paddlemae.tasks.models.inference import LOGITS, FeatureKind
 from paddlemae.tasks.models.mask_choice import MaskChoice, choose_mask, parsed_mask
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import KIND_NAMES, Checkpoint, read_checkpoint
-from paddlemae.tasks.reconstruct import caption_of, drawn_pictures
+from paddlemae.tasks.models.reconstruction import caption_of, drawn_pictures
 from paddlemae.tasks.training.run_start import Start
 
 SHOWN = 8  # images of a notebook's picture

@@ -64,9 +64,72 @@ def test_imports_point_one_way() -> None:
     assert {("cli", "tasks"), ("tasks", "train"), ("train", "weights")} <= seen  # else nothing was read
 
 
-def test_pretraining_does_not_know_the_demo() -> None:
-    for path in (ROOT / "tasks").glob("*.py"):
-        assert path.name == "demo.py" or "tasks.demo" not in path.read_text(), path
+def imports_of(root: Path) -> dict[str, set[str]]:
+    """Return module -> the modules of the package that it imports anywhere, in functions too."""
+    parts = {path: ["paddlemae", *path.relative_to(root).with_suffix("").parts] for path in root.rglob("*.py")}
+    files = {".".join(names).removesuffix(".__init__"): path for path, names in parts.items()}
+    graph: dict[str, set[str]] = {}
+    for module, path in files.items():
+        found = ast.walk(ast.parse(path.read_text()))
+        nodes = [node for node in found if isinstance(node, (ast.Import, ast.ImportFrom))]
+        origins = [f"{node.module}." if isinstance(node, ast.ImportFrom) else "" for node in nodes]
+        names = [origin + alias.name for node, origin in zip(nodes, origins) for alias in node.names]
+        graph[module] = {name if name in files else name.rpartition(".")[0] for name in names} & set(files) - {module}
+    return graph
+
+
+def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the groups of modules that each import, over others or not, all of their group."""
+
+    def reached(module: str) -> set[str]:
+        seen, waiting = set(), list(graph[module])
+        while waiting:
+            if (other := waiting.pop()) not in seen:
+                seen.add(other)
+                waiting += graph[other]
+        return seen
+
+    ways = {module: reached(module) for module in graph}
+    groups = {frozenset(other for other in ways[module] if module in ways[other]) for module in graph}
+    return sorted(sorted(group) for group in groups if group)
+
+
+def is_command(module: str) -> bool:
+    parent, _, name = module.rpartition(".")
+    if parent == "paddlemae.tasks.data":
+        return name in ("check", "pack", "statistics")
+    if parent == "paddlemae.tasks":
+        return name not in ("data", "models", "training")
+    return module == "paddlemae.export.write"
+
+
+def commands_imported(graph: dict[str, set[str]]) -> list[str]:
+    """Return the imports of a command by another module below cli and api."""
+    return [
+        f"{module} imports {other}"
+        for module, others in graph.items()
+        for other in others
+        if is_command(other) and not module.startswith(("paddlemae.cli", "paddlemae.api"))
+    ]
+
+
+def test_no_command_is_the_library_of_another() -> None:
+    graph = imports_of(ROOT)
+    assert sum(map(is_command, graph)) > 12
+    assert commands_imported(graph) == []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    assert cycles(imports_of(ROOT)) == []
+
+
+def test_both_rules_see_an_import_in_a_function(tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "knn.py").write_text("from paddlemae.tasks import embed")
+    (tmp_path / "tasks" / "embed.py").write_text("def a():\n    from paddlemae.tasks.knn import knn")
+    graph = imports_of(tmp_path)
+    assert cycles(graph) == [["paddlemae.tasks.embed", "paddlemae.tasks.knn"]]
+    assert len(commands_imported(graph)) == 2
 
 
 def test_importing_the_package_imports_no_paddle() -> None:

@@ -31,14 +31,9 @@ from paddlemae.recipe import load_recipe
 from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks.models.build import build_classifier, classifier_arguments, load_autoencoder
 from paddlemae.tasks.models.read_model import read_checkpoint
-from paddlemae.tasks.pretrain import (
-    batch_mask,
-    batch_predicted,
-    dry_run,
-    memory_estimate,
-    prepare,
-    pretrain,
-)
+from paddlemae.tasks.pretrain import dry_run, memory_estimate, pretrain
+from paddlemae.tasks.training.pretraining_loss import batch_mask, batch_predicted
+from paddlemae.tasks.training.pretraining_setup import prepare
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import find_checkpoint
 from paddlemae.weights.model_folder import read_description, read_tensors

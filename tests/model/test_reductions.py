@@ -20,8 +20,8 @@ from paddlemae.model.kernels import mean_of, mean_rows
 from paddlemae.model.mae import MaskedAutoencoder, decode, encode_visible, patch_target
 from paddlemae.model.masking import random_mask
 from paddlemae.model.probe import ProbeHead
-from paddlemae.tasks.finetune import targets_of
 from paddlemae.tasks.training.classification import evaluation_of
+from paddlemae.tasks.training.finetuning_loss import targets_of
 from paddlemae.train.adamw import CpuAdamW
 from paddlemae.train.ema import Ema
 from paddlemae.train.lars import Lars

@@ -13,11 +13,11 @@ from PIL import Image
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import open_source
 from paddlemae.tasks import embed as task
-from paddlemae.tasks.knn import standardise
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.feature_file import read_file
 from paddlemae.tasks.models.features import embed
 from paddlemae.tasks.models.inference import FeatureKind
+from paddlemae.tasks.models.nearest import standardise
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.search import search
 from tests.support.embed_files import Killed, stop_after, written

@@ -92,7 +92,7 @@ def demo(
     from paddlemae.engine import device
 
     device.load_paddle()
-    from paddlemae.tasks.demo import demo as run_demo
+    from paddlemae.cli.demo import demo as run_demo
 
     run_demo(out, overwrite=overwrite)
 
@@ -246,12 +246,13 @@ def study(
 
     device.load_paddle()
     from paddlemae.tasks import study as task
+    from paddlemae.tasks.finetune import finetune as run_finetune
 
     if out is None or init is None or not value:
         raise ValueError("a study needs --init RUN, --out FOLDER and one --value or more")
     recipe, overrides = _recipe_and_overrides(recipe, overrides, data=data)
     plan = task.Study(recipe, tuple(overrides), vary, tuple(value), tuple(range(seeds)), init, scratch)
-    print(task.table(task.study(plan, out, quiet=quiet, trust=trust)))
+    print(task.table(task.study(plan, out, run_finetune, quiet=quiet, trust=trust)))
     print(f"see {out / task.CURVE_FILE}")
 
 

@@ -80,6 +80,17 @@ def batch_rngs(seed: int, stream: int, batch: Batch) -> list[np.random.Generator
     return [sample_rng(seed, stream, epoch, index) for epoch, index in zip(batch.epochs, batch.indices)]
 
 
+def path_noise(seed: int, batch: Batch, depth: int) -> NDArray[np.float32]:
+    """Return each image's noise for drop path, float32 [B, depth, 2] in [0, 1); see `vit.encode`."""
+    return np.stack([rng.random((depth, 2), np.float32) for rng in batch_rngs(seed, PATH_STREAM, batch)])
+
+
+def labels_of(batch: Batch) -> NDArray[np.int64]:
+    """Return the labels of a batch of labelled images, int64 [B]."""
+    assert batch.targets is not None
+    return batch.targets
+
+
 def epoch_order(num_images: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The order of an epoch: a permutation of 0..num_images-1."""
     return np.random.default_rng((seed, ORDER_STREAM, epoch)).permutation(num_images)

@@ -27,10 +27,11 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from paddlemae.data.disk.errors import DataFault
-from paddlemae.engine.device import keep_freed_memory
+from paddlemae.engine.device import keep_freed_memory, usable_cpus
 from paddlemae.system.display_names import say
 from paddlemae.system.signals import numbers
 
+WORTH_WORKERS = 2000  # images; of fewer, starting a process takes longer than they do
 MOST_DEATHS = 3  # that are made good, and again so many after each
 THINGS_TO_REGAIN_TRUST = 1000
 MOST_PARTS = 100  # of a list among a function's arguments that may be the program's own; longer ones are names
@@ -316,3 +317,10 @@ def _die_with_parent() -> None:
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)
+
+
+def workers_for(images: int, asked: int | None) -> int:
+    """Processes to decode so many images with: those asked for, else one a core where they pay."""
+    if asked is not None:
+        return asked
+    return usable_cpus() if images >= WORTH_WORKERS and usable_cpus() > 1 else 0

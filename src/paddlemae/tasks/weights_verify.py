@@ -24,8 +24,8 @@ from paddlemae.model.vit import features
 from paddlemae.system.atomic import replace_bytes
 from paddlemae.tasks.models.array_file import FAULTS, names_of, read_arrays
 from paddlemae.tasks.models.build import load_encoder
+from paddlemae.tasks.models.export_weights import exported_of, write_folder
 from paddlemae.tasks.models.read_model import Checkpoint, Reading, in_float32, read_checkpoint, tensors_digest
-from paddlemae.tasks.weights_convert import exported_of, write_folder
 from paddlemae.weights import numpy_reference
 
 IMAGES, SEED, MASK_RATIO = 2, 0, 0.75

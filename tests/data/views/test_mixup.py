@@ -7,8 +7,8 @@ import pytest
 from paddlemae.data.batches import Batch
 from paddlemae.data.views.erasing import Erasing, draw_erasing
 from paddlemae.data.views.mixup import MixedBatch, Mixing, draw_mixture, mixed, mixed_batches
-from paddlemae.tasks.finetune import erased, input_of, targets_of
 from paddlemae.tasks.models.preprocess import to_input
+from paddlemae.tasks.training.finetuning_loss import erased, input_of, targets_of
 from paddlemae.train.parallel.threads import slices_of
 from paddlemae.weights.model_folder import Description
 
