@@ -49,7 +49,7 @@ def classify(job: Job, options: Options) -> dict[str, object]:
     description = describe(model, (MEAN, STD), eval_crop_ratio=1.0)
 
     def loss_fn(network, batch):
-        return F.cross_entropy(network(to_input(batch.images, description)), paddle.to_tensor(batch.labels))
+        return F.cross_entropy(network(to_input(batch.images, description)), paddle.to_tensor(batch.targets))
 
     return {**train(job, model, loss_fn), "start_bytes": started}
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from paddlemae.data.batches import eval_batches
 from paddlemae.data.decode.images import UnreadableImage
-from paddlemae.data.sources import GivenSource, Images, Source, given_source
+from paddlemae.data.sources import GivenReader, Images, Source, given_source
 from paddlemae.engine import device as devices
 from paddlemae.engine.host import host_as_before
 from paddlemae.model.mae import MaskedAutoencoder
@@ -171,7 +171,7 @@ class Model:
 
     def _outputs(self, images: Images, output: FeatureKind | Literal["logits"]) -> np.ndarray:
         source = given_source(images)
-        in_memory = isinstance(source, GivenSource) and not source.all_files
+        in_memory = isinstance(source.reader, GivenReader) and not source.reader.all_files
         settings: dict[str, Any] = dict(batch_size=AT_ONCE, workers=0 if in_memory else "auto", threads=self._threads)
         with self._computing():
             parts = embedded(self.layer, self.description, source, kind=output, on_skip=_refuse, **settings)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from paddlemae.data.batches import Batch, train_batches
-from paddlemae.data.cache import occupied, pack
+from paddlemae.data.cache import CacheReader, occupied, pack
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
@@ -119,7 +119,8 @@ def _packed(source: Source, view: View, training: Training, folder: str, start: 
             on_image=lambda done: bars[0](done, "images"),
             on_wait=lambda who: start.say(f"{who} to make its cache in {folder}"),
         )
-    start.say(f"training on the images packed in {packed.folder}")
+    assert isinstance(packed.reader, CacheReader)
+    start.say(f"training on the images packed in {packed.reader.folder}")
     return packed
 
 
