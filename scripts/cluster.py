@@ -113,11 +113,7 @@ def checkpoint_seconds(folder: Path) -> dict[str, Any]:
 
 
 def parameters_of_large() -> int:
-    from paddlemae.engine import device
-
-    device.load_paddle()
-    import paddle
-
+    from paddlemae.engine.safe_import import paddle
     from paddlemae.model.mae import MaskedAutoencoder
     from paddlemae.recipe import load_recipe
     from paddlemae.tasks.models.build import autoencoder_arguments, parameter_count

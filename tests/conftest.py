@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from paddlemae.cli import app
-from paddlemae.engine import device
+from paddlemae.engine.device import STRIDE_FLAG
 from paddlemae.system.signals import SIGNALS
 from paddlemae.tasks.training import memory_trial
 
@@ -39,7 +39,7 @@ def paddle_as_in_a_new_process() -> None:
     """Begin each test with Paddle as a user's program has it, whatever the tests before have set."""
     if (paddle := sys.modules.get("paddle")) is not None:
         paddle.set_device("cpu")
-        paddle.set_flags({device.STRIDE_FLAG: True})
+        paddle.set_flags({STRIDE_FLAG: True})
         paddle.base.core.set_num_threads(1)  # Paddle's import sets OMP_NUM_THREADS=1
 
 

@@ -18,8 +18,9 @@ import numpy as np
 
 from paddlemae.data.batches import eval_batches
 from paddlemae.data.decode.images import UnreadableImage
-from paddlemae.data.sources import GivenSource, Images, Source, given_source
+from paddlemae.data.sources import GivenReader, Images, Source, given_source
 from paddlemae.engine import device as devices
+from paddlemae.engine.host import host_as_before
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import Mask
 from paddlemae.recipe import load_recipe
@@ -53,7 +54,7 @@ def load(
         FileNotFoundError, ValueError: nothing there, no model, or no such device.
         ModuleNotFoundError: no Paddle.
     """
-    with devices.host_as_before():
+    with host_as_before():
         name = devices.prepare(device, threads)
         return Model(read_checkpoint(os.fspath(weights), trust=trust), threads, name)
 
@@ -170,7 +171,7 @@ class Model:
 
     def _outputs(self, images: Images, output: FeatureKind | Literal["logits"]) -> np.ndarray:
         source = given_source(images)
-        in_memory = isinstance(source, GivenSource) and not source.all_files
+        in_memory = isinstance(source.reader, GivenReader) and not source.reader.all_files
         settings: dict[str, Any] = dict(batch_size=AT_ONCE, workers=0 if in_memory else "auto", threads=self._threads)
         with self._computing():
             parts = embedded(self.layer, self.description, source, kind=output, on_skip=_refuse, **settings)
@@ -178,7 +179,7 @@ class Model:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        with devices.host_as_before():
+        with host_as_before():
             devices.prepare(self._device, self._threads)
             yield
 
@@ -273,7 +274,7 @@ def pretrain(
         KeyboardInterrupt, NonFiniteLoss, OSError: training ended early; the text says what was kept.
     """
     built = load_recipe("pretrain", recipe, _overrides(settings, data))
-    with devices.host_as_before():
+    with host_as_before():
         return pretraining.pretrain(built, Start(Path(out), resume=resume, overwrite=overwrite, quiet=quiet))
 
 
@@ -300,7 +301,7 @@ def finetune(
         As `pretrain`.
     """
     built = load_recipe("finetune", recipe, _overrides({**settings, "init": init}, data))
-    with devices.host_as_before():
+    with host_as_before():
         return finetuning.finetune(built, Start(Path(out), resume=resume, overwrite=overwrite, quiet=quiet))
 
 

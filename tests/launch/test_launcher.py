@@ -186,8 +186,7 @@ def test_a_launch_that_makes_no_sense_is_one_line(how: Launch, message: str) -> 
 
 
 @pytest.mark.parametrize(
-    "how",
-    [Launch(), Launch("1"), Launch("64"), Launch("auto"), Launch("2", 2, "a:1"), Launch(None, 3, "[::1]:80", 2)],
+    "how", [Launch(), Launch("1"), Launch("64"), Launch("auto"), Launch("2", 2, "a:1"), Launch(None, 3, "[::1]:80", 2)]
 )
 def test_a_launch_that_makes_sense_passes(how: Launch) -> None:
     how.check()

@@ -4,14 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemae.model.mae import (
-    MaskedAutoencoder,
-    decode,
-    encode_visible,
-    normal_patches,
-    predict,
-    reconstruct,
-)
+from paddlemae.model.mae import MaskedAutoencoder, decode, encode_visible, normal_patches, predict, reconstruct
 from paddlemae.model.masking import Mask, block_mask, given_mask, grid_mask, random_mask
 from paddlemae.model.vit import patchify, unpatchify
 

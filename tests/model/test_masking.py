@@ -109,8 +109,7 @@ def test_masks_are_a_function_of_their_generators() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_patches", "ratio", "kept"),
-    [(196, 0.75, 49), (100, 0.9, 10), (49, 0.75, 12), (16, 0, 16), (10, 0.7, 3)],
+    ("num_patches", "ratio", "kept"), [(196, 0.75, 49), (100, 0.9, 10), (49, 0.75, 12), (16, 0, 16), (10, 0.7, 3)]
 )
 def test_num_kept_rounds_down_without_float_slips(num_patches: int, ratio: float, kept: int) -> None:
     assert num_kept(num_patches, ratio) == kept

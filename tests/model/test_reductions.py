@@ -107,11 +107,11 @@ def test_the_loss_of_a_classifier(images: int, classes: int, smoothing: float) -
     values = logits.astype(np.float64)
     log_shares = values - np.log(np.exp(values).sum(axis=1, keepdims=True))
     each = np.arange(images)
-    own, partner = -log_shares[each, both.labels], -log_shares[each, both.partner_labels]
+    own, partner = -log_shares[each, both.targets], -log_shares[each, both.partner_targets]
     kept = float(both.kept[0])
     expected = (1 - smoothing) * (kept * own + (1 - kept) * partner) - smoothing * log_shares.mean(axis=1)
     assert loss.item() == pytest.approx(expected.mean(), rel=LIMIT)
-    hard = F.cross_entropy(paddle.to_tensor(logits), paddle.to_tensor(both.labels))
+    hard = F.cross_entropy(paddle.to_tensor(logits), paddle.to_tensor(both.targets))
     assert hard.item() == pytest.approx(own.mean(), rel=LIMIT)
 
 

@@ -12,13 +12,7 @@ from safetensors.numpy import load_file
 
 from paddlemae.weights import model_folder
 from paddlemae.weights.layouts.architecture import expected_shapes
-from paddlemae.weights.model_folder import (
-    Description,
-    read_description,
-    read_tensors,
-    write_model,
-    write_tensor_file,
-)
+from paddlemae.weights.model_folder import Description, read_description, read_tensors, write_model, write_tensor_file
 
 ENCODER = dict(image_size=[8, 8], patch_size=[4, 4], channels=1, embed_dim=4, depth=1, num_heads=2, mlp_ratio=2.0)
 ENCODER |= dict(cls_token=True, positions="learned")

@@ -89,9 +89,7 @@ def demo(
 
     Example: `paddlemae demo`
     """
-    from paddlemae.engine import device
-
-    device.load_paddle()
+    import paddlemae.engine.safe_import  # noqa: F401
     from paddlemae.cli.demo import demo as run_demo
 
     run_demo(out, overwrite=overwrite)
@@ -210,9 +208,7 @@ def reconstruct(
 
     `paddlemae reconstruct runs/photos a.jpg --mask 'boxes:32,32,96,96;160,0,224,64'`
     """
-    from paddlemae.engine import device
-
-    device.load_paddle()
+    import paddlemae.engine.safe_import  # noqa: F401
     from paddlemae.tasks.models.mask_choice import parsed_mask
     from paddlemae.tasks.reconstruct import reconstruct_images
 
@@ -242,9 +238,7 @@ def study(
 
     `paddlemae study digits --init runs/digits --out runs/labels --vary labels --value 50 --value 100 --scratch`
     """
-    from paddlemae.engine import device
-
-    device.load_paddle()
+    import paddlemae.engine.safe_import  # noqa: F401
     from paddlemae.tasks import study as task
     from paddlemae.tasks.finetune import finetune as run_finetune
 
@@ -316,9 +310,7 @@ def knn(
 
     `paddlemae knn runs/digits --data digits --token cls --k 20 --k 50`
     """
-    from paddlemae.engine import device
-
-    device.load_paddle()
+    import paddlemae.engine.safe_import  # noqa: F401
     from paddlemae.tasks import knn as task
     from paddlemae.tasks.models.inference import FeatureKind
 
@@ -363,9 +355,7 @@ def evaluate(
 
     `paddlemae evaluate runs/tuned --data labelled/ --image-size 288`
     """
-    from paddlemae.engine import device
-
-    device.load_paddle()
+    import paddlemae.engine.safe_import  # noqa: F401
     from paddlemae.tasks import evaluate as task
 
     def say(result: dict) -> None:
@@ -423,9 +413,7 @@ def export(
 
     `paddlemae export runs/photos --to paddle --out exported/ --what reconstructor`
     """
-    from paddlemae.engine import device
-
-    device.load_paddle()
+    import paddlemae.engine.safe_import  # noqa: F401
     from paddlemae.export.write import export as export_model
 
     done = export_model(run, to, out, what=what, token=token, overwrite=overwrite, trust=trust)
@@ -435,12 +423,12 @@ def export(
 
 def _recipe(task: str, name, overrides, out, resume: bool, **named):
     """The recipe that a command line means; a bare --resume means the one in the run folder."""
-    from paddlemae.engine import device
     from paddlemae.recipe import load_recipe
 
     name, overrides = _recipe_and_overrides(name, overrides, **named)
     built = None if resume and not name else load_recipe(task, name, overrides)
-    device.load_paddle()
+    import paddlemae.engine.safe_import  # noqa: F401
+
     if built is None:
         from paddlemae.tasks.training.run_start import stored_recipe
 

@@ -27,8 +27,10 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from paddlemae.data.disk.errors import DataFault
-from paddlemae.engine.device import keep_freed_memory, usable_cpus
+from paddlemae.engine.cpus import usable_cpus
+from paddlemae.engine.memory import keep_freed_memory
 from paddlemae.system.display_names import say
+from paddlemae.system.private import interpreter_flag
 from paddlemae.system.signals import numbers
 
 WORTH_WORKERS = 2000  # images; of fewer, starting a process takes longer than they do
@@ -246,13 +248,8 @@ def _current_folder_out_of_the_way() -> Iterator[None]:
     Workers have this process's path for imports, but only once they have imported what brings it to them.
     """
     flag = "-P" if sys.version_info >= (3, 11) else "-I"
-    with _starting:
-        usual = multiprocessing.util._args_from_interpreter_flags  # type: ignore[attr-defined]
-        multiprocessing.util._args_from_interpreter_flags = lambda: [flag, *usual()]  # type: ignore[attr-defined]
-        try:
-            yield
-        finally:
-            multiprocessing.util._args_from_interpreter_flags = usual  # type: ignore[attr-defined]
+    with _starting, interpreter_flag(flag):
+        yield
 
 
 @contextlib.contextmanager

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import paddle
 
 from paddlemae.data.sources import open_source
-from paddlemae.engine import device
+from paddlemae.engine.cpus import threads_of
+from paddlemae.engine.safe_import import paddle
 from paddlemae.export.interface import Interface, Model
 from paddlemae.model.mae import MaskedAutoencoder, predict, reconstruct
 from paddlemae.model.masking import num_kept, random_mask
@@ -94,7 +94,7 @@ def onnx_runtime(path: Path) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = device.threads_of("auto")
+    options.intra_op_num_threads = threads_of("auto")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
     return lambda *arrays: session.run(None, dict(zip(names, arrays)))
@@ -104,4 +104,4 @@ def paddle_inference(folder: Path) -> Run:
     """Paddle's inference engine on the CPU."""
     from paddlemae.export.paddle_program import load_program
 
-    return load_program(folder, device.threads_of("auto"))
+    return load_program(folder, threads_of("auto"))

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
 
 from paddlemae.data.batches import Batch
+from paddlemae.engine.safe_import import paddle
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.recipe import PretrainRecipe
 from paddlemae.runs.figures import draw_curves

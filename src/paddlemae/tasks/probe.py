@@ -11,14 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import paddle
-import paddle.nn.functional as F
-
 from paddlemae.data.batches import Batch, due_in_training, labels_of
 from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
 from paddlemae.engine import device
-from paddlemae.engine.device import tensor_of
+from paddlemae.engine.safe_import import F, paddle
+from paddlemae.engine.tensors import tensor_of
 from paddlemae.model.probe import ProbeHead
 from paddlemae.model.vit import evaluating, pair
 from paddlemae.recipe import ProbeRecipe

@@ -111,7 +111,7 @@ def _check_ending(out: Path, to: str) -> None:
 
 def _write(out: Path, to: str, exported: Exported) -> None:
     if to in PADDLES:
-        import paddle
+        from paddlemae.engine.safe_import import paddle
 
         paddle.save({name: paddle.to_tensor(array) for name, array in exported.tensors.items()}, str(out))
     elif to not in FOLDERS:

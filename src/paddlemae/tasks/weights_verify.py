@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
 
 from paddlemae.engine import device
+from paddlemae.engine.safe_import import paddle
 from paddlemae.model.mae import MaskedAutoencoder, predict
 from paddlemae.model.masking import Mask, num_kept, random_mask
 from paddlemae.model.vit import features

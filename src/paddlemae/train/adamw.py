@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import paddle
+
+from paddlemae.engine.safe_import import paddle
 
 PIECE = 1 << 16  # numbers: smaller ones cost more calls than they save memory traffic
 EPSILON = 1e-8

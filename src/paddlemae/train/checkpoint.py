@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import paddle
-from paddle import nn
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
+from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.system.atomic import flush_path, partial, put, remove, replace_text, set_aside
 from paddlemae.system.display_names import shown
 from paddlemae.system.documents import read_name, read_record

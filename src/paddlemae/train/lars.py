@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import paddle
 
+from paddlemae.engine.safe_import import paddle
 from paddlemae.train.optim import sum_of_squares
 
 TRUST_COEFFICIENT = 0.001  # You et al., sec. 5

@@ -9,9 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import paddle
-from paddle import nn
-
+from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.train.checkpoint import TrainState, is_shared_out
 from paddlemae.train.optim import clip_gradients
 from paddlemae.train.parallel.loss_layer import Loss, LossFn

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import paddle
-from paddle import nn
 
+from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.train.adamw import EPSILON, CpuAdamW, flat_view
 
 NORM_PIECE = 1 << 13  # numbers: float32 sums of so few stay exact, and NumPy's BLAS stays in this thread

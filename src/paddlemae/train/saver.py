@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from paddlemae.engine.device import give_back_memory
+from paddlemae.engine.memory import give_back_memory
 from paddlemae.train.checkpoint import (
     TrainState,
     drop_old,

@@ -51,7 +51,7 @@ def from_folder(tmp_path_factory: pytest.TempPathFactory) -> Source:
 def first_batches(source: Source, workers: int = 0, start_step: int = 0) -> list[tuple[bytes, bytes]]:
     view = View((16, 24), 3)
     stream = train_batches(source, view, batch_size=8, seed=3, num_steps=5, start_step=start_step, workers=workers)
-    return [(batch.images.tobytes(), batch.labels.tobytes()) for batch in stream]
+    return [(batch.images.tobytes(), batch.targets.tobytes()) for batch in stream]
 
 
 @pytest.mark.parametrize("name", params())

@@ -9,14 +9,7 @@ import pytest
 from PIL import Image
 
 from paddlemae.data.decode.images import UnreadableImage
-from paddlemae.data.sources import (
-    Source,
-    balanced_subset,
-    labelled_count,
-    open_source,
-    split_off,
-    subset,
-)
+from paddlemae.data.sources import Source, balanced_subset, labelled_count, open_source, split_off, subset
 from paddlemae.data.sources.splits import SourceNote
 from paddlemae.data.sources.string_table import Names
 

@@ -25,7 +25,8 @@ from paddlemae.data.sources import (
     subset,
     with_classes,
 )
-from paddlemae.data.sources.splits import as_labels, files_of_part, in_order
+from paddlemae.data.sources.labels import as_labels, in_order
+from paddlemae.data.sources.splits import files_of_part
 from tests.fuzz import splits as splits_property
 from tests.support import source_writers as kinds
 from tests.support.source_writers import with_tables

@@ -64,8 +64,7 @@ def test_crop_areas_are_uniform_and_ratios_log_uniform() -> None:
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "box"),
-    [(10, 1000, (493, 0, 506, 10)), (1000, 9, (0, 494, 9, 506)), (1, 1, (0, 0, 1, 1))],
+    ("height", "width", "box"), [(10, 1000, (493, 0, 506, 10)), (1000, 9, (0, 494, 9, 506)), (1, 1, (0, 0, 1, 1))]
 )
 def test_an_image_too_long_to_crop_gives_its_centre(height: int, width: int, box: tuple[int, ...]) -> None:
     assert random_crop_box(height, width, (0.9, 1.0), RATIO, np.random.default_rng(0)) == box

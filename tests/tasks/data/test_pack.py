@@ -46,7 +46,7 @@ def endings(pack: Path) -> list[str]:
 
 def batches(source: Source, view: View) -> list[tuple[bytes, bytes]]:
     stream = train_batches(source, view, batch_size=8, seed=3, num_steps=3)
-    return [(batch.images.tobytes(), b"" if batch.labels is None else batch.labels.tobytes()) for batch in stream]
+    return [(batch.images.tobytes(), b"" if batch.targets is None else batch.targets.tobytes()) for batch in stream]
 
 
 @pytest.mark.parametrize("name", params())

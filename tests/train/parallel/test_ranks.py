@@ -23,7 +23,7 @@ from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source, open_source
 from paddlemae.data.views.augment import View
-from paddlemae.engine import device
+from paddlemae.engine.cpus import LOCAL_SIZE, threads_of
 from paddlemae.runs.runlog import read_skipped
 from paddlemae.tasks.training.classification import evaluation_of
 from paddlemae.tasks.training.run_training import _is_asked_to_stop, _together
@@ -385,10 +385,10 @@ def test_an_evaluation_of_ranks_is_that_of_one_process(three) -> None:
 
 @pytest.mark.parametrize(("cpus", "processes", "threads"), [(8, "2", 4), (8, "3", 2), (2, "8", 1), (8, None, 8)])
 def test_cores_are_shared_out_among_the_processes_of_a_host(monkeypatch, cpus, processes, threads) -> None:
-    monkeypatch.setattr(device, "usable_cpus", lambda: cpus)
+    monkeypatch.setattr("paddlemae.engine.cpus.usable_cpus", lambda: cpus)
     if processes:
-        monkeypatch.setenv(device.LOCAL_SIZE, processes)
+        monkeypatch.setenv(LOCAL_SIZE, processes)
     else:
-        monkeypatch.delenv(device.LOCAL_SIZE, raising=False)
-    assert device.threads_of("auto") == threads
-    assert device.threads_of(3) == 3
+        monkeypatch.delenv(LOCAL_SIZE, raising=False)
+    assert threads_of("auto") == threads
+    assert threads_of(3) == 3

@@ -5,10 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from paddlemae.weights.layouts import (
-    LAYOUTS,
-    recognise,
-)
+from paddlemae.weights.layouts import LAYOUTS, recognise
 from paddlemae.weights.layouts.architecture import expected_shapes
 from paddlemae.weights.transfer import official_shapes, to_official
 from tests.support.layout_cases import CASES, Case, told

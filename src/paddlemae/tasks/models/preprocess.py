@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-import paddle
 
 from paddlemae.data.decode.pixel_format import default_bits
 from paddlemae.data.views.augment import View
 from paddlemae.data.views.randaugment import RandAugment
-from paddlemae.engine.device import tensor_of
+from paddlemae.engine.safe_import import paddle
+from paddlemae.engine.tensors import tensor_of
 from paddlemae.model.kernels import scale_channels
 from paddlemae.model.vit import pair
 from paddlemae.recipe import (

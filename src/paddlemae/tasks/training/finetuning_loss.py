@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import paddle
-import paddle.nn.functional as F
 
 from paddlemae.data.batches import ERASING_STREAM, Batch, batch_rngs, labels_of, path_noise
 from paddlemae.data.views.erasing import Erasing, draw_erasing
 from paddlemae.data.views.mixup import MixedBatch, mixed_labels
-from paddlemae.engine.device import tensor_of
+from paddlemae.engine.safe_import import F, paddle
+from paddlemae.engine.tensors import tensor_of
 from paddlemae.recipe import FinetuneRecipe
 from paddlemae.tasks.models.preprocess import to_input
 from paddlemae.train.parallel.loss_layer import LossFn

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import paddle
 
 from paddlemae.data.batches import MASK_STREAM, PREDICTION_STREAM, Batch, batch_rngs, path_noise
+from paddlemae.engine.safe_import import paddle
 from paddlemae.model.masking import Mask, draw_mask, draw_predicted, grid_mask, num_kept, num_predicted
 from paddlemae.recipe import PretrainRecipe
 from paddlemae.tasks.models.preprocess import to_input

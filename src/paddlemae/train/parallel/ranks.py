@@ -21,9 +21,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
-import paddle
-from paddle import nn
-
+from paddlemae.engine import private
+from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.train.stopping import EndedElsewhere, RankLost
 
 CONNECT_SECONDS = 300
@@ -232,7 +231,7 @@ def join() -> Ranks:
     environment = paddle.distributed.ParallelEnv()
     with contextlib.redirect_stderr(io.StringIO()):  # Paddle's words on flags that were not touched
         paddle.distributed.init_parallel_env()
-    store = paddle.base.core.create_or_get_global_tcp_store()
+    store = private.rendezvous_store()
     host = environment.current_endpoint.rsplit(":", 1)[0]
     if environment.rank == 0:
         lines = list(_admitted(host, environment.world_size, lambda text: store.set(LINK_KEY, text)))

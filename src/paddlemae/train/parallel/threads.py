@@ -22,10 +22,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import paddle
-from paddle import nn
 
-from paddlemae.engine.device import give_back_memory, little_memory, product_threads
+from paddlemae.engine import private
+from paddlemae.engine.memory import give_back_memory, little_memory
+from paddlemae.engine.safe_import import nn, paddle
+from paddlemae.engine.threads import product_threads
 from paddlemae.train.adamw import CpuAdamW
 from paddlemae.train.parallel.loss_layer import LossFn
 
@@ -87,7 +88,7 @@ class Shards:
             replica, copies = replica_of(model, self.parameters)
             for number, parameter in enumerate(copies):
                 # Paddle calls it once a backward pass, when the whole gradient is there
-                parameter._register_backward_hook(lambda *_, number=number: self._deliver(number))
+                private.call_after_gradient(parameter, lambda *_, number=number: self._deliver(number))
             self.replicas.append(replica)
             self.copies.append(copies)
         self._share_weights()
@@ -186,13 +187,13 @@ class Shards:
         """Lay the replicas' weights where the model's are; they have moved when someone loaded others."""
         for copies in self.copies:
             for mine, theirs in zip(self.parameters, copies):
-                if not theirs._is_initialized() or mine.data_ptr() != theirs.data_ptr():
-                    mine._share_buffer_to(theirs)
+                if not private.has_memory(theirs) or mine.data_ptr() != theirs.data_ptr():
+                    private.share_memory(mine, theirs)
 
 
 def replica_of(model: nn.Layer, parameters: Sequence[Any]) -> tuple[nn.Layer, list[Any]]:
     """Return (a copy of the model that shares all but these parameters, which have no memory yet; the parameters)."""
-    copies = [paddle.base.framework.EagerParamBase(shape=one.shape, dtype=one.dtype) for one in parameters]
+    copies = [private.parameter_without_memory(one.shape, one.dtype) for one in parameters]
     known = {id(one): one for one in [*model.parameters(), *model.buffers()]}
     return copy.deepcopy(model, known | {id(one): fresh for one, fresh in zip(parameters, copies)}), copies
 

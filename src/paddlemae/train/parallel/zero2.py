@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import paddle
-from paddle import nn
 
+from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.train.adamw import SLOTS
 from paddlemae.train.optim import scale_down, sum_of_squares
 from paddlemae.train.parallel.loss_layer import Loss
