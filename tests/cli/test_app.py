@@ -564,7 +564,7 @@ def test_signals_of_a_real_process(start_command, run_command, tiny, photos, tmp
 
 def test_a_fault_of_ours_keeps_its_traceback(pretrain, monkeypatch) -> None:
     """One line is for users' mistakes; a bug must not look like one."""
-    from paddlemae.tasks import pretrain as task
+    from paddlemae.tasks.training import pretraining_setup as task
 
     monkeypatch.setattr(task, "patch_grid", lambda *arguments: json.loads("{"))
     with pytest.raises(json.JSONDecodeError):
