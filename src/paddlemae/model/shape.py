@@ -40,8 +40,8 @@ class EncoderShape:
         ValueError: a patch that does not divide the image.
     """
 
-    image_size: Pixels = _key(224, "pixels, one number or [height, width]", ge=1, le=MOST_PIXELS)
-    patch_size: Pixels = _key(16, "pixels, one number or [height, width]", ge=1, le=MOST_PIXELS)
+    image_size: int | tuple[int, int] = _key(224, "pixels, one number or [height, width]", ge=1, le=MOST_PIXELS)
+    patch_size: int | tuple[int, int] = _key(16, "pixels, one number or [height, width]", ge=1, le=MOST_PIXELS)
     channels: int = _key(3, "channels of an image", ge=1, le=MOST_CHANNELS)
     embed_dim: int = _key(768, "width of the encoder", ge=1, le=MOST)
     depth: int = _key(12, "blocks of the encoder", ge=1, le=MOST_LAYERS)
