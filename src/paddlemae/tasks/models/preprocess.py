@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -16,18 +16,23 @@ from paddlemae.engine.safe_import import paddle
 from paddlemae.engine.tensors import tensor_of
 from paddlemae.model.kernels import scale_channels
 from paddlemae.model.vit import pair
-from paddlemae.recipe import AUTO, Augmentation, FinetuneAugmentation, default_statistics
+from paddlemae.recipe import (
+    AUTO,
+    Augmentation,
+    FinetuneAugmentation,
+    FinetuneRecipe,
+    PretrainRecipe,
+    default_statistics,
+)
 from paddlemae.tasks.models.read_model import Checkpoint
 from paddlemae.weights.model_folder import Description
 
 
 def statistics_of(
-    recipe, channels: int, checkpoint: Checkpoint | None = None, measured: Callable[[], Any] | None = None
-):
-    """(mean, std): the recipe's, else those that the checkpoint was trained with, else the defaults.
+    recipe: PretrainRecipe | FinetuneRecipe, channels: int, checkpoint: Checkpoint | None = None
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Return (mean, std): the recipe's, else those that the checkpoint was trained with, else the defaults.
 
-    Args:
-        measured: gives those of the training images, which `auto` means; without it the numbers don't matter.
     Raises:
         ValueError: not one number a channel.
     """
@@ -35,10 +40,8 @@ def statistics_of(
     mean: Sequence[float]
     std: Sequence[float]
     mean, std = (trained.mean, trained.std) if trained else default_statistics(channels)
-    given = (recipe.mean, recipe.std)
-    if recipe.mean == AUTO:
-        given = measured() if measured else (None, None)
-    mean, std = given[0] or mean, given[1] or std
+    mean = mean if recipe.mean in (None, AUTO) else recipe.mean
+    std = std if recipe.std in (None, AUTO) else recipe.std
     if len(mean) != channels or len(std) != channels:
         instead = f"mean=null std=null takes those of {origin}" if trained else "mean=auto std=auto finds your images'"
         raise ValueError(
