@@ -184,7 +184,7 @@ def fitted(checkpoint: Checkpoint, wanted: Mapping[str, Any]) -> Checkpoint:
     return adapted(checkpoint, **{name: wanted[name] for name in ADAPTED if name in wanted})
 
 
-def build_classifier(arguments: dict[str, Any], checkpoint: Checkpoint | None, seed: int) -> VisionTransformer:
+def build_classifier(arguments: Mapping[str, Any], checkpoint: Checkpoint | None, seed: int) -> VisionTransformer:
     """A classifier, its encoder taken from the checkpoint, as `fitted` to it, if there is one.
 
     The head is new, and so is `fc_norm` where the pretrained model had `norm` (MAE, appendix A.2).
