@@ -12,7 +12,7 @@ import pytest
 from paddlemae.data.decode.images import UnreadableImage, read_image
 from paddlemae.data.decode.pixel_format import at_depth
 from paddlemae.data.sources import open_source
-from tests.support.image_corpus import CASES, READABLE, UNREADABLE, Case, write_corpus
+from tests.support.image_corpus import CASES, READABLE, UNREADABLE, write_corpus
 
 
 @pytest.fixture(scope="module")
