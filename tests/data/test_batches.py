@@ -577,6 +577,7 @@ def test_a_killed_parent_leaves_no_orphan(parent: subprocess.Popen[str]) -> None
     """The workers hold the pipe to us: it ends when the last of them does."""
     parent.kill()
     parent.communicate(timeout=20)
+    assert parent.returncode == -signal.SIGKILL
 
 
 def test_ctrl_c_is_the_parent_s_alone_to_answer(parent: subprocess.Popen[str]) -> None:
