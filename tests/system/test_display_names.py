@@ -86,7 +86,7 @@ def test_a_strict_stream_takes_any_name(encoding: str, monkeypatch) -> None:
     assert b"\x1b" not in out + err and b"\x07" not in out + err
 
 
-def test_a_bar_of_progress_escapes_its_label_and_what_is_printed_meanwhile(monkeypatch) -> None:
+def test_a_progress_bar_escapes_labels_and_printed_lines(monkeypatch) -> None:
     class Terminal(io.StringIO):
         encoding = "utf-8"
 
