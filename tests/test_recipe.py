@@ -231,9 +231,9 @@ def test_statistics_default_to_imagenets_for_colour_only() -> None:
 
 
 def test_sizes_are_the_models() -> None:
-    from paddlemae.model import vit
+    from paddlemae.model.shape import SIZES
 
-    assert set(get_args(settings.Size)) == set(vit.SIZES)
+    assert set(get_args(settings.Size)) == set(SIZES)
 
 
 def test_yes_is_no_number() -> None:

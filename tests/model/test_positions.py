@@ -6,7 +6,8 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemae.model.positions import resize_positions, sincos_1d, sincos_2d
+from paddlemae.model.positions import resize_positions
+from paddlemae.model.sincos import sincos_1d, sincos_2d
 from tests.parity import cases
 
 

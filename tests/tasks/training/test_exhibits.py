@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from paddlemae.data.sources import open_source
+from paddlemae.data.sources.subsets import spread_over
 from paddlemae.data.views.augment import View
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.vit import NORM_EPSILON, VisionTransformer, attention_maps, features
@@ -247,7 +248,7 @@ def test_a_resumed_run_shows_what_an_uninterrupted_one_shows(recipe, whole: Path
 
 @pytest.mark.parametrize(("length", "count", "wanted"), [(12, 4, [0, 3, 7, 11]), (3, 8, [0, 1, 2]), (1, 8, [0])])
 def test_images_are_chosen_all_over_the_source(length: int, count: int, wanted: list[int]) -> None:
-    assert exhibits.spread_over(range(length), count).tolist() == wanted  # type: ignore[arg-type]
+    assert spread_over(length, count).tolist() == wanted
 
 
 @pytest.fixture
