@@ -120,7 +120,7 @@ def test_attention_is_on_the_patches_of_another_size_too() -> None:
     assert maps.shape == [1, 2, 10]
 
 
-def test_attention_is_looked_at_without_drop_path_and_leaves_the_mode_as_it_was() -> None:
+def test_attention_maps_ignore_drop_path_and_keep_the_mode() -> None:
     model = model_of(VisionTransformer, depth=3, drop_path=0.9, num_classes=3)
     images = paddle.rand([4, 3, 12, 12])
     maps = attention_maps(model, images, "cls")
