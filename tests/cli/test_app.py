@@ -326,7 +326,7 @@ def test_a_damaged_checkpoint_is_named(use, run_copy, name: str, damage, message
     assert_refused(use(path.parent), message)
 
 
-def test_files_that_do_not_belong_together_are_refused_with_the_differences(use, run_copy) -> None:
+def test_mismatched_files_are_refused_with_the_differences(use, run_copy) -> None:
     path = model_alone(run_copy) / "model.json"
     path.write_text(path.read_text().replace('"depth": 1', '"depth": 2').replace('"channels": 3', '"channels": 1'))
     path.write_text(re.sub(r'"(mean|std)": \[[^]]*\]', r'"\1": [0.5]', path.read_text()))
