@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, field_validator, model_validator
+
+from paddlemae.model.masking import MASKS
+from paddlemae.model.shape import (
+    DECODER_KINDS,
+    MOST,
+    MOST_PIXELS,
+    SIZES,
+    DecoderShape,
+    EncoderShape,
+    HeadShape,
+    Key,
+    Pixels,
+    keys_of,
+    names_of,
+)
 
 STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-MOST = 10**12  # of anything that is counted, so that products of such numbers stay numbers
-MOST_PIXELS = 2**20  # of an image's side
-MOST_LAYERS = 10_000
-MOST_CHANNELS = 65_536
 MOST_WORKERS = 4096
 MAX_BAD_IMAGES = 0.01
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -44,72 +56,101 @@ Share = Annotated[float, NUMBER, Field(ge=0, lt=1)]
 ShareOrNone = Annotated[float, NUMBER, Field(ge=0, le=1)]
 ShareOrAll = Annotated[float, NUMBER, Field(gt=0, le=1)]
 Side = Annotated[int, NUMBER, Field(ge=1, le=MOST_PIXELS)]
-Pixels = Side | tuple[Side, Side]
-Layers = Annotated[int, NUMBER, Field(ge=1, le=MOST_LAYERS)]
-Channels = Annotated[int, NUMBER, Field(ge=1, le=MOST_CHANNELS)]
 Workers = Annotated[int, NUMBER, Field(ge=0, le=MOST_WORKERS)]
 Threads = Annotated[int, NUMBER, Field(ge=1, le=MOST_WORKERS)]
-Size = Literal["mini", "tiny", "small", "base", "large", "huge"]
+if TYPE_CHECKING:
+    Size: TypeAlias = str
+    MaskName: TypeAlias = str
+else:
+    Size, MaskName = Literal[tuple(SIZES)], Literal[tuple(MASKS)]
 Labels = Annotated[int | str, BeforeValidator(_few)]
-Positions = Literal["sincos2d", "sincos1d", "learned"]
 # of pixels in [0, 1]; beyond these bounds, as in `weights.description`, normalised values are no numbers
 Mean = tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] | Literal["auto"]
 Std = tuple[Annotated[float, NUMBER, Field(ge=1e-6, le=1e6)], ...] | Literal["auto"]
 
 
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def with_keys(
+    *shapes: type[Any], defaults: Mapping[str, Any], without: str = ""
+) -> Callable[[type[ModelT]], type[ModelT]]:
+    """Return a decorator that adds the keys of shapes to a section of a recipe.
+
+    Args:
+        defaults: key -> its default in a recipe where that is another one; None allows null.
+        without: a key that is left out.
+    """
+
+    def decorate(section: type[ModelT]) -> type[ModelT]:
+        found: Any = {}
+        for key in keys_of(*shapes):
+            if key.name != without:
+                default = defaults.get(key.name, key.default)
+                kind = _checked(key)
+                found[key.name] = (kind | None if default is None else kind, Field(default, description=key.about))
+        made: type[ModelT] = create_model(
+            section.__name__, __base__=section, __module__=section.__module__, __doc__=section.__doc__, **found
+        )
+        return made
+
+    return decorate
+
+
+def _checked(key: Key) -> Any:
+    """Return the type of a key with its limits."""
+    if key.kind == Pixels:
+        side = Annotated[int, NUMBER, Field(**key.limits)]
+        return side | tuple[side, side]
+    return Annotated[key.kind, NUMBER, Field(**key.limits)] if key.limits else key.kind
+
+
+@with_keys(
+    EncoderShape,
+    DecoderShape,
+    defaults={**dict.fromkeys(SIZES["base"]), "decoder_depth": DECODER_KINDS["mae"].depth, "norm_pix_loss": True},
+)
 class AutoencoderShape(BaseModel):
     """The model of a pretraining. What `size` names can be overruled one by one."""
 
     model_config = STRICT
     size: Size = "base"
-    image_size: Pixels = 224
-    patch_size: Pixels | None = None
-    channels: Channels = 3
-    embed_dim: Positive | None = None
-    depth: Layers | None = None
-    num_heads: Positive | None = None
-    mlp_ratio: PositiveFloat = 4.0
-    cls_token: bool = True
-    positions: Positions = "sincos2d"
-    drop_path: Share = 0.0
-    decoder: Literal["mae", "cross"] = "mae"
-    decoder_embed_dim: Positive = 512
-    decoder_depth: Layers = 8  # 12 with decoder=cross
-    decoder_num_heads: Positive = 16
-    inter_block_attention: bool = True  # decoder=cross only
-    norm_pix_loss: bool = True
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
     @model_validator(mode="before")
     @classmethod
-    def _papers_depth(cls, content: Any) -> Any:
-        """CrossMAE's decoder has 12 blocks (arXiv 2401.14391, sec. 4.1) where MAE's has 8."""
-        if isinstance(content, dict) and content.get("decoder") == "cross":
-            return {"decoder_depth": 12, **content}
+    def _set_depth(cls, content: Any) -> Any:
+        """Set the number of blocks that the decoder has in its paper."""
+        decoder = content.get("decoder") if isinstance(content, dict) else None
+        if isinstance(decoder, str) and decoder in DECODER_KINDS:
+            return {"decoder_depth": DECODER_KINDS[decoder].depth, **content}
         return content
 
     @model_validator(mode="after")
     def _check(self):
-        if self.decoder == "mae" and not self.inter_block_attention:
-            raise ValueError("inter_block_attention=false has no effect with decoder=mae; leave it out")
+        if not (self.inter_block_attention or DECODER_KINDS[self.decoder].sees_all_maps):
+            raise ValueError(f"inter_block_attention=false has no effect with decoder={self.decoder}; leave it out")
         return self
 
 
+@with_keys(
+    EncoderShape,
+    HeadShape,
+    defaults={**dict.fromkeys(names_of(EncoderShape)), "drop_path": 0.1},
+    without="num_classes",
+)
 class ClassifierShape(BaseModel):
     """The model of a fine-tuning. Whatever is left out comes from the pretrained model, or from `size`."""
 
     model_config = STRICT
     size: Size | None = None
-    image_size: Pixels | None = None
-    patch_size: Pixels | None = None
-    channels: Channels | None = None
-    embed_dim: Positive | None = None
-    depth: Layers | None = None
-    num_heads: Positive | None = None
-    mlp_ratio: PositiveFloat | None = None
-    cls_token: bool | None = None
-    positions: Positions | None = None
-    drop_path: Share = 0.1
-    pool: Literal["mean", "cls"] = "mean"
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
 
 class Augmentation(BaseModel):
@@ -236,7 +277,7 @@ class PretrainRecipe(BaseModel):
     split: str | None = None
     mean: Mean | None = None
     std: Std | None = None
-    mask: Literal["random", "block", "grid"] = "random"
+    mask: MaskName = "random"
     mask_ratio: Share = 0.75
     prediction_ratio: ShareOrAll | None = None  # of all patches; by default all removed ones are predicted
     betas: tuple[Share, Share] = (0.9, 0.95)
@@ -249,10 +290,11 @@ class PretrainRecipe(BaseModel):
     def _check(self):
         _check_repeats(self.augment, self.training)
         _check_statistics(self.mean, self.std)
-        if self.prediction_ratio is not None and self.model.decoder == "mae":
+        if self.prediction_ratio is not None and not DECODER_KINDS[self.model.decoder].predicts_some:
+            some = " or ".join(name for name, kind in DECODER_KINDS.items() if kind.predicts_some)
             raise ValueError(
-                f"prediction_ratio={self.prediction_ratio:g} needs decoder=cross; MAE's decoder predicts every removed "
-                "patch"
+                f"prediction_ratio={self.prediction_ratio:g} needs decoder={some}; "
+                f"decoder={self.model.decoder} predicts every removed patch"
             )
         return self
 

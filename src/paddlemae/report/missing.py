@@ -8,22 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from paddlemae.model.shape import EncoderShape, names_of
 from paddlemae.report.results import kind_of
 from paddlemae.runs.exhibit_files import PARTS
 
 # the settings of a pretraining's model that a classifier has too
-ENCODER = (
-    "size",
-    "image_size",
-    "patch_size",
-    "channels",
-    "embed_dim",
-    "depth",
-    "num_heads",
-    "mlp_ratio",
-    "cls_token",
-    "positions",
-)
+ENCODER = ("size", *(name for name in names_of(EncoderShape) if name != "drop_path"))
 
 Json = dict[str, Any]
 

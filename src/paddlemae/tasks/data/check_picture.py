@@ -9,9 +9,11 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
+from paddlemae.data.decode.display import as_displayed
 from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.decode.pixel_format import Pixels
 from paddlemae.data.inspect.survey import picture_of
+from paddlemae.data.sources.subsets import spread_over
 from paddlemae.runs.contact_sheet import TILE, Block, draw_sheet
 from paddlemae.tasks.data.check_result import Checked, Part, class_counts
 
@@ -49,7 +51,7 @@ def _examples(found: Checked, part: Part) -> Iterator[Block]:
 
 def _spread(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     """A few of them, from the first to the last."""
-    return numbers[np.unique(np.linspace(0, len(numbers) - 1, EXAMPLES).astype(int))] if len(numbers) else numbers
+    return numbers[spread_over(len(numbers), EXAMPLES)]
 
 
 def _groups(found: Checked, groups: Iterable[NDArray[np.int64]]) -> Iterator[Block]:
@@ -73,9 +75,6 @@ def _pictures(found: Checked, numbers: Iterable[int]) -> list[np.ndarray]:
 
 
 def _shown(pixels_HWC: Pixels) -> np.ndarray:
-    """uint8 gray or RGB; of other channels the first. 16 bits are stretched between the darkest and the brightest."""
-    pixels = pixels_HWC[..., :3] if pixels_HWC.shape[2] in (3, 4) else pixels_HWC[..., 0]
-    if pixels.dtype == np.uint16:
-        low, high = int(pixels.min()), int(pixels.max())
-        pixels = (255.0 * (pixels - low) / max(high - low, 1)).astype(np.uint8)
-    return np.ascontiguousarray(pixels)
+    """uint8 gray or RGB; of other channels the first."""
+    pixels = as_displayed(pixels_HWC)
+    return np.ascontiguousarray(pixels[..., :3] if pixels.shape[2] in (3, 4) else pixels[..., 0])
