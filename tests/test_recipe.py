@@ -16,7 +16,7 @@ from paddlemae.recipe import (
     dump_recipe,
     load,
     load_recipe,
-    settings,
+    types,
 )
 
 SHIPPED = [(task, name) for task in RECIPES for name in recipe.recipe_names(task)]
@@ -242,7 +242,7 @@ def test_statistics_default_to_imagenets_for_colour_only() -> None:
 def test_sizes_are_the_models() -> None:
     from paddlemae.model import vit
 
-    assert set(get_args(settings.Size)) == set(vit.SIZES)
+    assert set(get_args(types.Size)) == set(vit.SIZES)
 
 
 def test_yes_is_no_number() -> None:
