@@ -26,7 +26,7 @@ CHECK = """
 import resource, sys, time
 from pathlib import Path
 from paddlemae.data.inspect import duplicates
-from paddlemae.tasks import data_check as task
+from paddlemae.tasks.data import check as task
 
 def timed(room, name):
     call = getattr(room, name)

@@ -64,7 +64,7 @@ def pillow_batches(job: Job) -> Generator[np.ndarray, None, None]:
 def training_batches(job: Job, source) -> Generator[object, None, None]:
     """What a training run reads; it stays uint8, and normalising it is part of the step."""
     from paddlemae.data.batches import train_batches
-    from paddlemae.engine.device import keep_freed_memory
+    from paddlemae.engine.memory import keep_freed_memory
 
     keep_freed_memory()  # as a training's process and its data workers do
     return train_batches(source, _view(job), batch_size=job.batch, seed=0, num_steps=10**6)

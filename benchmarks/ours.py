@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks.worker import Clock, images_u8, labels, resident_bytes
 from benchmarks.works import BETAS, LR, MEAN, NUM_CLASSES, STD, WEIGHT_DECAY, Job
 from paddlemae.engine import device
+from paddlemae.engine.cpus import usable_cpus
 
 Options = dict[str, Any]
 FOREVER = 10**9  # steps; the clock ends a run
@@ -26,7 +27,7 @@ def pretrain(job: Job, options: Options, ranks: Any = None) -> dict[str, object]
     """
     started = prepare(job)
     from paddlemae.tasks.models.build import describe
-    from paddlemae.tasks.pretrain import loss_function
+    from paddlemae.tasks.training.pretraining_loss import loss_function
 
     recipe, model = autoencoder(job, options)
     description = describe(model, (MEAN, STD), eval_crop_ratio=1.0)
@@ -48,7 +49,7 @@ def classify(job: Job, options: Options) -> dict[str, object]:
     description = describe(model, (MEAN, STD), eval_crop_ratio=1.0)
 
     def loss_fn(network, batch):
-        return F.cross_entropy(network(to_input(batch.images, description)), paddle.to_tensor(batch.labels))
+        return F.cross_entropy(network(to_input(batch.images, description)), paddle.to_tensor(batch.targets))
 
     return {**train(job, model, loss_fn), "start_bytes": started}
 
@@ -86,7 +87,7 @@ def feature_model(job: Job):
 
 def prepare(job: Job) -> int:
     """Make Paddle ready, as a command would; returns the bytes that this process holds before it has a model."""
-    device.prepare("cpu", "auto" if job.threads == device.usable_cpus() else job.threads)
+    device.prepare("cpu", "auto" if job.threads == usable_cpus() else job.threads)
     return resident_bytes()
 
 

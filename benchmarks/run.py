@@ -28,7 +28,7 @@ from benchmarks import report
 from benchmarks.measure import ROOT, job_of, run_work
 from benchmarks.results import FOLDER, Entry, Machine, commit, now, opened, read, this_machine, write
 from benchmarks.works import MODELS, ON_REQUEST, SECTIONS, SIDES, Work, works
-from paddlemae.engine.device import usable_cpus
+from paddlemae.engine.cpus import usable_cpus
 
 PHOTOS = ROOT.parent / "shared" / "data" / "imagenet1000.tar"
 QUICK = {"min_steps": 2, "min_seconds": 1.0, "warmup": 1}

@@ -30,7 +30,7 @@ import numpy as np
 from paddlemae.data.batches import train_batches
 from paddlemae.data.sources import Source, open_source, subset, table_files
 from paddlemae.data.views.augment import View
-from paddlemae.engine.device import keep_freed_memory
+from paddlemae.engine.memory import keep_freed_memory
 from paddlemae.tasks.data.pack import pack
 
 BATCH = 64

@@ -28,7 +28,7 @@ class Peer:
         from paddlemae.model.mae import MaskedAutoencoder
         from paddlemae.model.vit import pair
         from paddlemae.tasks.models.build import autoencoder_arguments, describe
-        from paddlemae.tasks.pretrain import loss_function
+        from paddlemae.tasks.training.pretraining_loss import loss_function
 
         recipe = load_recipe("pretrain", recipe_name)
         paddle.seed(0)

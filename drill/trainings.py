@@ -12,7 +12,6 @@ from pathlib import Path
 from types import ModuleType
 
 from paddlemae.cli import app
-from paddlemae.engine import device
 from paddlemae.runs.runlog import read_metrics
 from paddlemae.train.checkpoint import BEST, FOLDER, LATEST, STEPS, check_intact
 
@@ -57,7 +56,7 @@ LAUNCHED = [
 
 def import_tasks() -> None:
     """Once for all forks, which then start in a tenth of a second instead of three; nothing is done with Paddle."""
-    device.load_paddle()
+    import paddlemae.engine.safe_import
     import paddlemae.runs.figures
     import paddlemae.tasks.finetune
     import paddlemae.tasks.pretrain  # noqa: F401

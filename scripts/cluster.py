@@ -93,7 +93,7 @@ def checkpoint_seconds(folder: Path) -> dict[str, Any]:
 
     device.prepare("cpu", 1)
     from paddlemae.recipe import load_recipe
-    from paddlemae.tasks.pretrain import prepare
+    from paddlemae.tasks.training.pretraining_setup import prepare
     from paddlemae.train.checkpoint import TrainState, take_snapshot, write_snapshot
     from paddlemae.train.optim import adamw
 
@@ -113,11 +113,7 @@ def checkpoint_seconds(folder: Path) -> dict[str, Any]:
 
 
 def parameters_of_large() -> int:
-    from paddlemae.engine import device
-
-    device.load_paddle()
-    import paddle
-
+    from paddlemae.engine.safe_import import paddle
     from paddlemae.model.mae import MaskedAutoencoder
     from paddlemae.recipe import load_recipe
     from paddlemae.tasks.models.build import autoencoder_arguments, parameter_count

@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.engine import device
-
 COUNT = 1 << 24
 
 
@@ -100,5 +98,4 @@ def table(found: Callable[[], Iterator[tuple[str, Any, Any]]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    device.load_paddle()
     print("\n".join(["| kernel | off by |", "|---|---|", *table(rows), *table(own_rows)]))

@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from paddlemae.cli import app
-from paddlemae.engine import device
+from paddlemae.engine.device import STRIDE_FLAG
 from paddlemae.system.signals import SIGNALS
 from paddlemae.tasks.training import memory_trial
 
-COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (210, 40, 30)}
+pytest.register_assert_rewrite("tests.support", "tests.fuzz")
+from tests.support.pictures import COLOURS, write_png  # noqa: E402
+
 TIMEOUT_SECONDS = 120
 
 
@@ -38,7 +39,7 @@ def paddle_as_in_a_new_process() -> None:
     """Begin each test with Paddle as a user's program has it, whatever the tests before have set."""
     if (paddle := sys.modules.get("paddle")) is not None:
         paddle.set_device("cpu")
-        paddle.set_flags({device.STRIDE_FLAG: True})
+        paddle.set_flags({STRIDE_FLAG: True})
         paddle.base.core.set_num_threads(1)  # Paddle's import sets OMP_NUM_THREADS=1
 
 
@@ -113,13 +114,6 @@ def run_command(start_command) -> Callable[..., Done]:
         return Done(process.returncode, out, err)
 
     return run
-
-
-def write_png(path: Path, colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (10, 12)) -> None:
-    """A noisy picture of one colour."""
-    noise = np.random.default_rng(seed).integers(-25, 26, (*size, 3))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(path)
 
 
 @pytest.fixture(scope="session")

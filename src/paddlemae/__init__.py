@@ -38,10 +38,6 @@ def __getattr__(name: str):
         return globals().setdefault(name, metadata.version("paddlemae"))
     if name not in _HOMES:
         raise AttributeError(f"module 'paddlemae' has no attribute {name!r}")
-    if _HOMES[name] == _API:  # which trains and computes: Paddle has settings that it takes only before it is imported
-        from paddlemae.engine.device import load_paddle
-
-        load_paddle()
     if name == "device":
         return import_module("paddlemae.engine.device")
     return getattr(import_module(_HOMES[name]), name)

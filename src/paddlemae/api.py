@@ -18,8 +18,9 @@ import numpy as np
 
 from paddlemae.data.batches import eval_batches
 from paddlemae.data.decode.images import UnreadableImage
-from paddlemae.data.sources import GivenSource, Images, Source, given_source
+from paddlemae.data.sources import GivenReader, Images, Source, given_source
 from paddlemae.engine import device as devices
+from paddlemae.engine.host import host_as_before
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import Mask
 from paddlemae.recipe import load_recipe
@@ -32,7 +33,7 @@ from paddlemae.tasks.models.inference import LOGITS, FeatureKind
 from paddlemae.tasks.models.mask_choice import MaskChoice, choose_mask, parsed_mask
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import KIND_NAMES, Checkpoint, read_checkpoint
-from paddlemae.tasks.reconstruct import caption_of, drawn_pictures
+from paddlemae.tasks.models.reconstruction import caption_of, drawn_pictures
 from paddlemae.tasks.training.run_start import Start
 
 SHOWN = 8  # images of a notebook's picture
@@ -53,7 +54,7 @@ def load(
         FileNotFoundError, ValueError: nothing there, no model, or no such device.
         ModuleNotFoundError: no Paddle.
     """
-    with devices.host_as_before():
+    with host_as_before():
         name = devices.prepare(device, threads)
         return Model(read_checkpoint(os.fspath(weights), trust=trust), threads, name)
 
@@ -103,11 +104,11 @@ class Model:
             ValueError, FileNotFoundError: features that the model does not have, or images that can't be used.
         """
         if norm == "batch":
-            raise ValueError("norm 'batch' makes features depend on the images beside them; use 'layer' or 'none' here")
+            raise ValueError("norm 'batch' makes features depend on the batch's other images; use 'layer' or 'none'")
         return self._outputs(images, FeatureKind(token, layer, norm))
 
     def classify(self, images: Images) -> Predictions:
-        """A classifier's probabilities.
+        """Return a classifier's probabilities.
 
         Raises:
             ValueError, FileNotFoundError: the model is none, or images that can't be used.
@@ -126,7 +127,7 @@ class Model:
         seed: int = 0,
         mask: str | os.PathLike[str] | np.ndarray = "random",
     ) -> Pictures:
-        """What a masked autoencoder makes of images that it sees in part.
+        """Reconstruct images of which the masked autoencoder sees some patches.
 
         Args:
             mask_ratio: share of the patches to remove; 0.75 unless given.
@@ -170,7 +171,7 @@ class Model:
 
     def _outputs(self, images: Images, output: FeatureKind | Literal["logits"]) -> np.ndarray:
         source = given_source(images)
-        in_memory = isinstance(source, GivenSource) and not source.all_files
+        in_memory = isinstance(source.reader, GivenReader) and not source.reader.all_files
         settings: dict[str, Any] = dict(batch_size=AT_ONCE, workers=0 if in_memory else "auto", threads=self._threads)
         with self._computing():
             parts = embedded(self.layer, self.description, source, kind=output, on_skip=_refuse, **settings)
@@ -178,7 +179,7 @@ class Model:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        with devices.host_as_before():
+        with host_as_before():
             devices.prepare(self._device, self._threads)
             yield
 
@@ -199,11 +200,11 @@ class Predictions:
 
     @property
     def labels(self) -> list[str]:
-        """The likeliest class of each image."""
+        """Return the likeliest class of each image."""
         return [self.classes[number] for number in self.probabilities.argmax(axis=1)]
 
     def top(self, k: int = 5) -> list[list[tuple[str, float]]]:
-        """The k likeliest classes of each image, with their probabilities."""
+        """Return the k likeliest classes of each image with their probabilities."""
         order_Nk = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
         return [
             [(self.classes[number], float(row[number])) for number in best]
@@ -273,7 +274,7 @@ def pretrain(
         KeyboardInterrupt, NonFiniteLoss, OSError: training ended early; the text says what was kept.
     """
     built = load_recipe("pretrain", recipe, _overrides(settings, data))
-    with devices.host_as_before():
+    with host_as_before():
         return pretraining.pretrain(built, Start(Path(out), resume=resume, overwrite=overwrite, quiet=quiet))
 
 
@@ -300,7 +301,7 @@ def finetune(
         As `pretrain`.
     """
     built = load_recipe("finetune", recipe, _overrides({**settings, "init": init}, data))
-    with devices.host_as_before():
+    with host_as_before():
         return finetuning.finetune(built, Start(Path(out), resume=resume, overwrite=overwrite, quiet=quiet))
 
 

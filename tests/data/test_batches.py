@@ -27,7 +27,7 @@ from paddlemae.data.batches import (
 )
 from paddlemae.data.decode.images import NeedOf, Picture, UnreadableImage
 from paddlemae.data.disk.errors import DataFault
-from paddlemae.data.sources import open_source, subset
+from paddlemae.data.sources import ClassTargets, Source, open_source, subset
 from paddlemae.data.views.augment import View, eval_view, train_view
 
 AS_IT_IS = View((4, 4), 1, crop_scale=None, flip=False, eval_crop_ratio=1.0)
@@ -42,12 +42,11 @@ class Numbered:
     unreadable: frozenset[int] = frozenset()
     labelled: bool = True
     name: str = "numbers"
-    classes: tuple[str, ...] = ("even", "odd")
-    labels: np.ndarray | None = field(init=False)
-    groups: np.ndarray | None = None
+    targets: ClassTargets | None = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", np.arange(self.size) % 2 if self.labelled else None)
+        targets = ClassTargets(np.arange(self.size) % 2, ("even", "odd"))
+        object.__setattr__(self, "targets", targets if self.labelled else None)
 
     def __len__(self) -> int:
         return self.size
@@ -119,17 +118,17 @@ def joined(batches: list[Batch], name: str) -> list:
 def assert_same(first: list[Batch], second: list[Batch]) -> None:
     assert len(first) == len(second)
     for one, other in zip(first, second, strict=True):
-        for name in ("images", "labels", "indices", "epochs"):
+        for name in ("images", "targets", "indices", "epochs"):
             assert np.array_equal(getattr(one, name), getattr(other, name)), name
 
 
 def test_a_batch_holds_its_images_labels_indices_and_epochs() -> None:
     batch = train(Numbered(10))[0]
     assert batch.images.shape == (4, 1, 4, 4) and batch.images.dtype == np.uint8
-    assert batch.labels.dtype == batch.indices.dtype == batch.epochs.dtype == np.int64
+    assert batch.targets.dtype == batch.indices.dtype == batch.epochs.dtype == np.int64
     assert batch.images[:, 0, 0, 0].tolist() == batch.indices.tolist()
-    assert batch.labels.tolist() == (batch.indices % 2).tolist()
-    assert train(Numbered(10, labelled=False))[0].labels is None
+    assert batch.targets.tolist() == (batch.indices % 2).tolist()
+    assert train(Numbered(10, labelled=False))[0].targets is None
 
 
 @pytest.mark.parametrize(("num_images", "batch_size"), [(10, 4), (7, 7), (3, 8), (1, 2)])
@@ -172,7 +171,7 @@ def test_ranks_share_the_global_batches_in_order(world: int) -> None:
     digits = open_source("digits", "val")
     ranks = [train(digits, SHIFTED, batch_size=16, rank=rank, world=world, num_steps=40) for rank in range(world)]
     for whole, *shares in zip(train(digits, SHIFTED, batch_size=16, num_steps=40), *ranks, strict=True):
-        for name in ("images", "labels", "indices", "epochs"):
+        for name in ("images", "targets", "indices", "epochs"):
             assert (np.concatenate([getattr(share, name) for share in shares]) == getattr(whole, name)).all()
 
 
@@ -250,7 +249,7 @@ def test_an_unreadable_image_s_repeats_are_all_replaced() -> None:
     batches = train(source, replace(AS_IT_IS, repeats=2), batch_size=10, num_steps=2, on_skip=reported.append)
     shown = np.concatenate([batch.images[:, 0, 0, 0] for batch in batches]).tolist()
     assert shown == [{3: 4}.get(index, index) for index in joined(batches, "indices")]
-    assert joined(batches, "labels") == [number % 2 for number in shown] and len(reported) == 1
+    assert joined(batches, "targets") == [number % 2 for number in shown] and len(reported) == 1
 
 
 def test_batches_lie_in_memory_as_a_step_reads_them() -> None:
@@ -263,7 +262,7 @@ def test_an_unreadable_image_is_replaced_by_the_next_readable_one() -> None:
     batches = train(source, num_steps=5, on_skip=reported.append)
     shown = [{3: 5, 4: 5, 9: 0}.get(index, index) for index in joined(batches, "indices")]
     assert np.concatenate([batch.images[:, 0, 0, 0] for batch in batches]).tolist() == shown
-    assert joined(batches, "labels") == [index % 2 for index in shown]
+    assert joined(batches, "targets") == [index % 2 for index in shown]
     assert sorted(joined(batches, "indices")) == sorted([*range(10)] * 2)
     assert sorted(error.path for error in reported) == ["number 3"] * 2 + ["number 4"] * 4 + ["number 9"] * 2
 
@@ -290,7 +289,7 @@ def test_evaluation_sees_every_readable_image_once_in_order() -> None:
     source = Numbered(11, frozenset({1, 4, 5, 6, 7}))
     batches = list(eval_batches(source, AS_IT_IS, batch_size=4, on_skip=reported.append))
     assert [batch.indices.tolist() for batch in batches] == [[0, 2, 3], [8, 9, 10]]
-    assert [batch.labels.tolist() for batch in batches] == [[0, 0, 1], [0, 1, 0]]
+    assert [batch.targets.tolist() for batch in batches] == [[0, 0, 1], [0, 1, 0]]
     assert np.concatenate([batch.images[:, 0, 0, 0] for batch in batches]).tolist() == [0, 2, 3, 8, 9, 10]
     assert joined(batches, "epochs") == [0] * 6
     assert [error.path for error in reported] == [f"number {i}" for i in (1, 4, 5, 6, 7)]
@@ -464,7 +463,7 @@ def test_a_worker_that_hangs_is_spoken_of_and_ended(
 
 def test_a_worker_s_mistake_keeps_its_traceback(bounded: None) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
-        list(eval_batches(subset(Mistaken(8), [1]), AS_IT_IS, batch_size=2, workers=1))
+        list(eval_batches(subset(Source("numbers", Mistaken(8)), [1]), AS_IT_IS, batch_size=2, workers=1))
     assert "in read" in str(caught.value.__cause__)
     with pytest.raises(RuntimeError, match="Stubborn.*no way"):
         list(eval_batches(Mistaken(8), AS_IT_IS, batch_size=2, workers=1))
@@ -538,24 +537,24 @@ print(len(batches), __name__)
     assert (done.returncode, done.stdout, done.stderr) == (0, "once\n10 __main__\n", "")
 
 
-def test_a_source_of_the_program_s_own_comes_along(tmp_path: Path) -> None:
+def test_a_reader_of_the_program_s_own_comes_along(tmp_path: Path) -> None:
     text = """
 from paddlemae.data.views.augment import View
 from paddlemae.data.batches import eval_batches
-from paddlemae.data.sources import open_source, subset
+from paddlemae.data.sources import Source, open_source, subset
 
 class Mine:
-    def __init__(self, source):
-        self.source = source
+    def __init__(self, reader):
+        self.reader = reader
     def __getattr__(self, name):
-        if name.startswith("__") or name == "source":
+        if name.startswith("__") or name == "reader":
             raise AttributeError(name)
-        return getattr(self.source, name)
+        return getattr(self.reader, name)
     def __len__(self):
-        return len(self.source)
+        return len(self.reader)
 
 if __name__ == "__main__":
-    source = subset(Mine(open_source("digits", "test")), [5, 6])
+    source = subset(Source("mine", Mine(open_source("digits", "test").reader)), [5, 6])
     print(sum(len(batch.images) for batch in eval_batches(source, View((28, 28), 1), batch_size=1, workers=1)))
 """
     done = run_script(tmp_path / "script.py", text)

@@ -10,23 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from paddlemae.data import cache
 from paddlemae.data.batches import Batch, eval_batches, train_batches
 from paddlemae.data.cache import PIXELS_FILE, occupied, pack
 from paddlemae.data.decode.images import Need, NeedOf, UnreadableImage
-from paddlemae.data.sources import FolderSource, Source, open_source, subset
+from paddlemae.data.sources import Source, open_source, subset
+from paddlemae.data.sources.readers import FileReader
 from paddlemae.data.views.augment import View
+from tests.support.pictures import photo
 
 VIEW = View((32, 32), 3)
 SIZES = [(60, 80), (96, 64), (37, 37), (20, 300), (30, 24), (128, 72)]
-
-
-def photo(height: int, width: int, seed: int) -> Image.Image:
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 @pytest.fixture
@@ -104,8 +99,8 @@ def test_a_pack_is_made_once_and_reads_no_file_again(images: Path, tmp_path: Pat
     source, made, counts = open_source(str(images)), Made(), []
     for _ in range(2):
         copy = pack(source, tmp_path / "packs", VIEW, on_start=made, on_image=counts.append)
-    assert made.paths == [Path(copy.folder)] and counts == [len(SIZES)]
-    assert occupied(tmp_path / "packs") == os.path.getsize(Path(copy.folder, PIXELS_FILE))
+    assert made.paths == [Path(copy.reader.folder)] and counts == [len(SIZES)]
+    assert occupied(tmp_path / "packs") == os.path.getsize(Path(copy.reader.folder, PIXELS_FILE))
     expected = batches(copy)
     for file in images.rglob("*.jpg"):
         file.unlink()
@@ -132,7 +127,7 @@ def test_changed_files_are_packed_anew(images: Path, tmp_path: Path, change: Cal
     change(images / "a" / "4.jpg")
     made, source = Made(), open_source(str(images))
     after = pack(source, tmp_path / "packs", VIEW, on_start=made)
-    assert made.paths == [Path(after.folder)] and after.folder != before.folder
+    assert made.paths == [Path(after.reader.folder)] and after.reader.folder != before.reader.folder
     fresh = pack(source, tmp_path / "others", VIEW)
     for one, other in zip(batches(after), batches(fresh), strict=True):
         assert (one.images == other.images).all()
@@ -141,18 +136,18 @@ def test_changed_files_are_packed_anew(images: Path, tmp_path: Path, change: Cal
 def test_a_folder_may_move_and_its_pack_stays(images: Path, tmp_path: Path) -> None:
     first = pack(open_source(str(images)), tmp_path / "packs", VIEW)
     moved = images.rename(tmp_path / "elsewhere")
-    assert pack(open_source(str(moved)), tmp_path / "packs", VIEW).folder == first.folder
+    assert pack(open_source(str(moved)), tmp_path / "packs", VIEW).reader.folder == first.reader.folder
 
 
 def test_every_setting_that_changes_the_copies_has_a_pack_of_its_own(images: Path, tmp_path: Path) -> None:
     source = open_source(str(images))
     views = [VIEW, View((32, 32), 1), replace(VIEW, decode="exact"), View((40, 24), 3)]
-    folders = {pack(source, tmp_path / "packs", view).folder for view in views}
-    folders.add(pack(subset(source, [1, 0]), tmp_path / "packs", VIEW).folder)
-    folders.add(pack(subset(source, [0, 1]), tmp_path / "packs", VIEW).folder)
+    folders = {pack(source, tmp_path / "packs", view).reader.folder for view in views}
+    folders.add(pack(subset(source, [1, 0]), tmp_path / "packs", VIEW).reader.folder)
+    folders.add(pack(subset(source, [0, 1]), tmp_path / "packs", VIEW).reader.folder)
     assert len(folders) == 6 == len(packs(tmp_path / "packs"))
     for same in (replace(VIEW, flip=False), replace(VIEW, repeats=2)):
-        assert pack(source, tmp_path / "packs", same).folder in folders
+        assert pack(source, tmp_path / "packs", same).reader.folder in folders
 
 
 def test_gray_images_are_packed_as_gray(images: Path, tmp_path: Path) -> None:
@@ -163,13 +158,13 @@ def test_gray_images_are_packed_as_gray(images: Path, tmp_path: Path) -> None:
 def test_a_pack_that_was_cut_short_is_made_again(images: Path, tmp_path: Path) -> None:
     source = open_source(str(images))
     first = pack(source, tmp_path / "packs", VIEW)
-    expected = Path(first.folder, PIXELS_FILE).read_bytes()
+    expected = Path(first.reader.folder, PIXELS_FILE).read_bytes()
     for name in (PIXELS_FILE, cache.SIZES_FILE, cache.DESCRIPTION_FILE):
-        path, made = Path(first.folder, name), Made()
+        path, made = Path(first.reader.folder, name), Made()
         path.write_bytes(path.read_bytes()[:-1] if name != cache.DESCRIPTION_FILE else b"{")
         pack(source, tmp_path / "packs", VIEW, on_start=made)
-        assert made.paths == [Path(first.folder)]
-        assert Path(first.folder, PIXELS_FILE).read_bytes() == expected
+        assert made.paths == [Path(first.reader.folder)]
+        assert Path(first.reader.folder, PIXELS_FILE).read_bytes() == expected
 
 
 def test_what_a_killed_process_left_is_removed(images: Path, tmp_path: Path) -> None:
@@ -243,7 +238,7 @@ def test_workers_pack_and_read_the_very_same(images: Path, tmp_path: Path) -> No
     source = open_source(str(images))
     here = pack(source, tmp_path / "here", VIEW)
     there = pack(source, tmp_path / "there", VIEW, workers=1)
-    assert Path(here.folder, PIXELS_FILE).read_bytes() == Path(there.folder, PIXELS_FILE).read_bytes()
+    assert Path(here.reader.folder, PIXELS_FILE).read_bytes() == Path(there.reader.folder, PIXELS_FILE).read_bytes()
     expected = batches(here)
     for one, other in zip(expected, batches(there, workers=1), strict=True):
         assert (one.images == other.images).all()
@@ -266,12 +261,12 @@ def test_repeats_and_resumption_work_on_packs(images: Path, tmp_path: Path) -> N
 def test_large_jpegs_are_decoded_reduced_unless_exactness_is_wanted(tmp_path: Path, monkeypatch) -> None:
     photo(300, 400, 0).save(tmp_path / "a.jpg")
     asked: list[Need] = []
-    read = FolderSource.read_picture
+    read = FileReader.read_picture
 
-    def recorded(source: FolderSource, i: int, channels: int, need_of: NeedOf):
-        return read(source, i, channels, lambda *size: asked.append(need_of(*size)) or asked[-1])
+    def recorded(reader: FileReader, i: int, channels: int, need_of: NeedOf):
+        return read(reader, i, channels, lambda *size: asked.append(need_of(*size)) or asked[-1])
 
-    monkeypatch.setattr(FolderSource, "read_picture", recorded)
+    monkeypatch.setattr(FileReader, "read_picture", recorded)
     for decode in ("fast", "exact"):
         pack(open_source(str(tmp_path)), tmp_path / "packs", replace(VIEW, decode=decode))
     assert asked == [Need(8), Need()]

@@ -11,7 +11,12 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemae.engine import device
+from paddlemae.engine import device, safe_import
+from paddlemae.engine.cpus import usable_cpus
+from paddlemae.engine.device import used_memory
+from paddlemae.engine.private import rows_view
+from paddlemae.engine.safe_import import MKL_TYPE
+from paddlemae.engine.tensors import tensor_of
 
 
 def test_auto_is_the_cpu_where_there_is_nothing_else(monkeypatch) -> None:
@@ -36,7 +41,7 @@ def test_strided_kernels_are_off_on_a_cpu() -> None:
     assert paddle.get_flags("FLAGS_use_stride_kernel") == {"FLAGS_use_stride_kernel": False}
 
 
-@pytest.mark.parametrize(("threads", "wanted"), [(1, 1), (2, 2), ("auto", device.usable_cpus())])
+@pytest.mark.parametrize(("threads", "wanted"), [(1, 1), (2, 2), ("auto", usable_cpus())])
 def test_threads_are_those_asked_for(monkeypatch, threads, wanted: int) -> None:
     seen: list[int] = []
     monkeypatch.setattr(paddle.base.core, "set_num_threads", seen.append)
@@ -46,13 +51,13 @@ def test_threads_are_those_asked_for(monkeypatch, threads, wanted: int) -> None:
 
 def test_cores_are_those_that_the_process_may_use(monkeypatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
-    assert device.usable_cpus() == 3
+    assert usable_cpus() == 3
 
 
 def test_without_paddle_the_error_says_what_to_install(monkeypatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'paddlemae\[cpu\]'.*GPU"):
-        device.prepare()
+        safe_import.import_paddle()
 
 
 @pytest.mark.parametrize(
@@ -68,7 +73,7 @@ def test_mkl_is_unlocked_on_amd_with_avx2_only(monkeypatch, machine: str, cpuinf
     monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr(Path, "exists", lambda path: True)
     monkeypatch.setattr(Path, "read_text", lambda path: cpuinfo)
-    assert device._mkl_variables().get(device.MKL_TYPE) == wanted
+    assert safe_import._mkl_variables().get(MKL_TYPE) == wanted
 
 
 @pytest.mark.parametrize("of_users", [{}, {"MKL_DEBUG_CPU_TYPE": "4", "GLOG_minloglevel": "1"}])
@@ -83,11 +88,10 @@ def test_variables_that_are_read_once_are_not_left_to_child_processes(monkeypatc
         monkeypatch.delenv(name, raising=False)
     for name, value in of_users.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(device, "_mkl_variables", lambda: {"MKL_DEBUG_CPU_TYPE": "5"})
-    monkeypatch.setattr(device, "_mkl", Mkl)
-    monkeypatch.setattr(device, "_is_loaded", False)
+    monkeypatch.setattr(safe_import, "_mkl_variables", lambda: {"MKL_DEBUG_CPU_TYPE": "5"})
+    monkeypatch.setattr(safe_import, "matrix_library", Mkl)
     before = dict(os.environ)
-    device.load_paddle()
+    safe_import.import_paddle()
     assert dict(os.environ) == before
     assert products == ([] if of_users else ["5"]), "MKL reads the variable at its first product"
 
@@ -95,7 +99,7 @@ def test_variables_that_are_read_once_are_not_left_to_child_processes(monkeypatc
 @pytest.mark.parametrize("dtype", ["uint8", "bool", "int64", "float32", "float64"])
 def test_a_tensor_holds_what_its_array_held(dtype: str) -> None:
     array = (np.arange(6).reshape(2, 3) % 2).astype(dtype).T  # not contiguous
-    made, usual = device.tensor_of(array), paddle.to_tensor(array)
+    made, usual = tensor_of(array), paddle.to_tensor(array)
     array[:] = 0
     assert (made.dtype, made.shape, made.stop_gradient) == (usual.dtype, usual.shape, usual.stop_gradient)
     assert np.array_equal(made.numpy(), usual.numpy())
@@ -103,7 +107,7 @@ def test_a_tensor_holds_what_its_array_held(dtype: str) -> None:
 
 def test_a_view_of_rows_is_the_same_memory() -> None:
     whole = paddle.arange(12, dtype="float32").reshape([4, 3])
-    view = device.rows_view(whole, 1, 3)
+    view = rows_view(whole, 1, 3)
     view.scale_(-1.0)
     assert np.array_equal(whole.numpy(), [[0, 1, 2], [-3, -4, -5], [-6, -7, -8], [9, 10, 11]])
 
@@ -112,22 +116,22 @@ def test_what_is_done_every_step_keeps_no_memory() -> None:
     array, rows = np.zeros((4, 8), np.float32), paddle.zeros([4, 8])
 
     def step() -> None:
-        device.rows_view(rows, 0, 2)
-        device.tensor_of(array)
+        rows_view(rows, 0, 2)
+        tensor_of(array)
 
     for _ in range(1000):
         step()
-    before = device.used_memory()
+    before = used_memory()
     for _ in range(10_000):
         step()
-    after = device.used_memory()
+    after = used_memory()
     if before is None or after is None:
         pytest.skip("this system does not tell what memory is in use")
     assert after - before < 300_000  # Paddle's own calls keep 1,760,000 bytes
 
 
 def test_sigterm_before_training_ends_it_without_paddle_s_frames() -> None:
-    code = "import os, signal; from paddlemae.engine import device; device.load_paddle(); "
+    code = "import os, signal; import paddlemae.engine.safe_import; "
     code += "os.kill(os.getpid(), signal.SIGTERM)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGTERM, "", "")
@@ -137,7 +141,7 @@ def test_sigterm_before_training_ends_it_without_paddle_s_frames() -> None:
 def test_paddle_s_log_is_silent_unless_the_user_asks_for_it(named: dict[str, str], speaks: bool) -> None:
     """A sum in a static program is an occasion at which it would say something."""
     code = (
-        "from paddlemae.engine import device; device.load_paddle(); import paddle; paddle.enable_static();"
+        "from paddlemae.engine.safe_import import paddle; paddle.enable_static();"
         "x = paddle.static.data('x', [1]); x + x"
     )
     quiet = {name: value for name, value in os.environ.items() if not name.startswith("GLOG_")}

@@ -27,7 +27,11 @@ import PIL.ImageFile
 import pytest
 
 import paddlemae
-from paddlemae.engine import device
+from paddlemae.engine import device, memory
+from paddlemae.engine.device import STRIDE_FLAG
+from paddlemae.engine.host import host_as_before
+from paddlemae.engine.memory import ARENAS, HOST_MALLOC_SETTINGS, little_memory
+from paddlemae.engine.threads import current_product_threads
 
 ALONE = """
 import sys
@@ -74,7 +78,7 @@ def test_strided_kernels_change_no_bit(decoder: str) -> None:
     mask = paddlemae.random_mask(np.random.default_rng(0).random((2, 16)), 4)
     found: list[list[np.ndarray]] = []
     for strided in (True, False):
-        paddle.set_flags({device.STRIDE_FLAG: strided})
+        paddle.set_flags({STRIDE_FLAG: strided})
         paddle.seed(0)
         shape = dict(image_size=16, patch_size=4, embed_dim=16, depth=2, num_heads=2)
         model = paddlemae.MaskedAutoencoder(
@@ -95,7 +99,7 @@ def host_state() -> dict[str, Any]:
     return {
         "flags": {name: flags[name] for name in flags.keys()},  # noqa: SIM118  it is no dict
         "device": paddle.get_device(),
-        "product threads": device._product_threads(),
+        "product threads": current_product_threads(),
         "random numbers": [str(one.__getstate__()) for one in paddle.get_rng_state()],
         "modes": (paddle.get_default_dtype(), paddle.is_grad_enabled(), paddle.in_dynamic_mode()),
         "environment": dict(os.environ),
@@ -217,33 +221,33 @@ def test_calls_that_overlap_put_back_what_the_first_one_found() -> None:
     began, may_end = threading.Event(), threading.Event()
 
     def other() -> None:
-        with device.host_as_before():
+        with host_as_before():
             device.prepare("cpu", threads=1)
             began.set()
             may_end.wait(60)
 
     thread = threading.Thread(target=other)
-    with device.host_as_before():
+    with host_as_before():
         device.prepare("cpu", threads=1)
         thread.start()
         assert began.wait(60)
-    assert paddle.get_flags(device.STRIDE_FLAG)[device.STRIDE_FLAG] is False, "the other call needs it still"
+    assert paddle.get_flags(STRIDE_FLAG)[STRIDE_FLAG] is False, "the other call needs it still"
     may_end.set()
     thread.join(60)
-    assert paddle.get_flags(device.STRIDE_FLAG)[device.STRIDE_FLAG] is True
+    assert paddle.get_flags(STRIDE_FLAG)[STRIDE_FLAG] is True
 
 
 def test_the_allocators_arenas_are_left_alone_in_a_library_call(monkeypatch) -> None:
     made: list[dict[int, int]] = []
-    monkeypatch.setattr(device, "_set_malloc", made.append)
-    with device.host_as_before():
+    monkeypatch.setattr(memory, "_set_malloc", made.append)
+    with host_as_before():
         device.prepare("cpu", threads=1)
-        with device.little_memory(True):
+        with little_memory(True):
             pass
-    assert made[-1] == device.HOST_MALLOC_SETTINGS
-    assert not any(device.ARENAS in settings for settings in made)
+    assert made[-1] == HOST_MALLOC_SETTINGS
+    assert not any(ARENAS in settings for settings in made)
     device.prepare("cpu", threads=1)
-    assert device.ARENAS in made[-1], "a command owns its process"
+    assert ARENAS in made[-1], "a command owns its process"
 
 
 def test_an_import_leaves_the_root_logger_alone() -> None:

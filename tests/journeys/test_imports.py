@@ -1,14 +1,13 @@
 """Which room may know which, and what is imported before it is needed."""
 
 import ast
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import paddlemae
+from tests.support.python_process import WITHOUT_PADDLE, python
 
 ROOT = Path(paddlemae.__file__).parent
 # room -> the rooms that it may import, except for itself
@@ -19,7 +18,7 @@ ALLOWED = {
     "recipe": {"system"},
     "model": {"engine", "sincos"},
     "data": {"engine", "system"},
-    "weights": {"sincos", "system"},
+    "weights": {"engine", "sincos", "system"},
     "runs": {"system"},
     "report": {"__init__", "runs", "system"},
     "train": {"engine", "model", "system", "weights"},
@@ -30,18 +29,10 @@ ALLOWED = {
     "api": {"data", "engine", "model", "recipe", "runs", "system", "tasks", "train", "weights"},
     "cli": {"__init__", "engine", "export", "launch", "recipe", "report", "runs", "system", "tasks", "train"},
     "__main__": {"cli", "system"},
-    "__init__": {"engine"},
+    "__init__": set(),
 }
 COMMANDS = ("demo", "pretrain", "reconstruct", "finetune", "probe", "study", "knn", "evaluate", "report", "export")
 COMMANDS += ("embed", "search")
-WITHOUT_PADDLE = """
-from importlib.machinery import PathFinder
-
-find_spec = PathFinder.find_spec
-PathFinder.find_spec = lambda name, *rest: None if name == "paddle" else find_spec(name, *rest)
-from paddlemae.cli.app import main
-main()
-"""
 
 
 def rooms_imported(path: Path) -> Iterator[str]:
@@ -60,11 +51,6 @@ def room(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def python(code: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
-
-
 def test_imports_point_one_way() -> None:
     wrong, seen = [], set()
     for path in ROOT.rglob("*.py"):
@@ -78,9 +64,72 @@ def test_imports_point_one_way() -> None:
     assert {("cli", "tasks"), ("tasks", "train"), ("train", "weights")} <= seen  # else nothing was read
 
 
-def test_pretraining_does_not_know_the_demo() -> None:
-    for path in (ROOT / "tasks").glob("*.py"):
-        assert path.name == "demo.py" or "tasks.demo" not in path.read_text(), path
+def imports_of(root: Path) -> dict[str, set[str]]:
+    """Return module -> the modules of the package that it imports anywhere, in functions too."""
+    parts = {path: ["paddlemae", *path.relative_to(root).with_suffix("").parts] for path in root.rglob("*.py")}
+    files = {".".join(names).removesuffix(".__init__"): path for path, names in parts.items()}
+    graph: dict[str, set[str]] = {}
+    for module, path in files.items():
+        found = ast.walk(ast.parse(path.read_text()))
+        nodes = [node for node in found if isinstance(node, (ast.Import, ast.ImportFrom))]
+        origins = [f"{node.module}." if isinstance(node, ast.ImportFrom) else "" for node in nodes]
+        names = [origin + alias.name for node, origin in zip(nodes, origins) for alias in node.names]
+        graph[module] = {name if name in files else name.rpartition(".")[0] for name in names} & set(files) - {module}
+    return graph
+
+
+def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the groups of modules that each import, over others or not, all of their group."""
+
+    def reached(module: str) -> set[str]:
+        seen, waiting = set(), list(graph[module])
+        while waiting:
+            if (other := waiting.pop()) not in seen:
+                seen.add(other)
+                waiting += graph[other]
+        return seen
+
+    ways = {module: reached(module) for module in graph}
+    groups = {frozenset(other for other in ways[module] if module in ways[other]) for module in graph}
+    return sorted(sorted(group) for group in groups if group)
+
+
+def is_command(module: str) -> bool:
+    parent, _, name = module.rpartition(".")
+    if parent == "paddlemae.tasks.data":
+        return name in ("check", "pack", "statistics")
+    if parent == "paddlemae.tasks":
+        return name not in ("data", "models", "training")
+    return module == "paddlemae.export.write"
+
+
+def commands_imported(graph: dict[str, set[str]]) -> list[str]:
+    """Return the imports of a command by another module below cli and api."""
+    return [
+        f"{module} imports {other}"
+        for module, others in graph.items()
+        for other in others
+        if is_command(other) and not module.startswith(("paddlemae.cli", "paddlemae.api"))
+    ]
+
+
+def test_no_command_is_the_library_of_another() -> None:
+    graph = imports_of(ROOT)
+    assert sum(map(is_command, graph)) > 12
+    assert commands_imported(graph) == []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    assert cycles(imports_of(ROOT)) == []
+
+
+def test_both_rules_see_an_import_in_a_function(tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "knn.py").write_text("from paddlemae.tasks import embed")
+    (tmp_path / "tasks" / "embed.py").write_text("def a():\n    from paddlemae.tasks.knn import knn")
+    graph = imports_of(tmp_path)
+    assert cycles(graph) == [["paddlemae.tasks.embed", "paddlemae.tasks.knn"]]
+    assert len(commands_imported(graph)) == 2
 
 
 def test_importing_the_package_imports_no_paddle() -> None:
@@ -88,7 +137,8 @@ def test_importing_the_package_imports_no_paddle() -> None:
     modules += [
         "paddlemae.runs.runlog",
         "paddlemae.weights.model_folder",
-        "paddlemae.engine.device",
+        "paddlemae.engine.cpus",
+        "paddlemae.engine.memory",
         "paddlemae.cli.app",
     ]
     modules += ["paddlemae.weights.layouts", "paddlemae.weights.adapt"]

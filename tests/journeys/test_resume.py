@@ -11,14 +11,11 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import paddle
 import pytest
-from safetensors.numpy import load_file
 
 from paddlemae.recipe import load_recipe
 from paddlemae.runs.runlog import read_metrics
-from paddlemae.system.signals import CTRL_C
 from paddlemae.tasks import pretrain as task
 from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.pretrain import pretrain
@@ -29,52 +26,9 @@ from paddlemae.train import loss_spikes
 from paddlemae.train.checkpoint import check_intact, find_checkpoint
 from paddlemae.train.loop import NonFiniteLoss
 from paddlemae.train.stopping import Stop
+from tests.support.resumed_runs import REPEATABLE, assert_same_run, interrupt_after, stopped_and_resumed
 
 AUGMENTED = ["randaugment=2", "erasing=0.5", "mixup=0.8", "cutmix=1", "ema_decay=0.8", "drop_path=0.5", "depth=2"]
-REPEATABLE = ["threads=1", "log_every=1", "warmup_epochs=0.5", "epochs=4", "base_lr=0.05"]
-
-
-def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Ctrl-C in the middle of step `steps` of the next training, counted from where it starts."""
-
-    class Interrupted:
-        reason = CTRL_C
-
-        def __init__(self) -> None:
-            self.asked = itertools.count()
-
-        def is_set(self) -> bool:
-            return next(self.asked) >= steps
-
-    monkeypatch.setattr(run_training, "stop_on_signals", lambda seconds: nullcontext(Interrupted()))
-
-
-def stopped_and_resumed(task: Callable, recipe, out: Path, steps: list[int], monkeypatch) -> None:
-    for number, count in enumerate(steps):
-        interrupt_after(monkeypatch, count)
-        with pytest.raises(KeyboardInterrupt, match=f"stopped after step {sum(steps[: number + 1])} of .*--resume"):
-            task(recipe, Start(out, resume=number > 0, quiet=True))
-    monkeypatch.undo()
-    task(recipe, Start(out, resume=True, quiet=True))
-
-
-def assert_same_run(one: Path, other: Path, least: int = 16) -> None:
-    """Weights, averages, slots and metrics; `least` tensors a file, so that something is compared."""
-    first, second = find_checkpoint(one), find_checkpoint(other)
-    assert first.name == second.name
-    names = [path.name for path in sorted(first.glob("*.safetensors"))]
-    assert names == [path.name for path in sorted(second.glob("*.safetensors"))] and "optimizer.safetensors" in names
-    for name in names:
-        tensors, others = load_file(first / name), load_file(second / name)
-        assert set(tensors) == set(others) and len(tensors) >= least
-        for key, tensor in tensors.items():
-            np.testing.assert_array_equal(tensor, others[key], err_msg=f"{name}: {key}")
-    clock = ("seconds", "images_per_second", "waiting", "memory_gb")
-    lines = [
-        [{key: value for key, value in line.items() if key not in clock} for line in read_metrics(run)]
-        for run in (one, other)
-    ]
-    assert lines[0] == lines[1] and len(lines[0]) >= 3
 
 
 @pytest.fixture

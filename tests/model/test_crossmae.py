@@ -31,19 +31,14 @@ from paddlemae.recipe import load_recipe
 from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks.models.build import build_classifier, classifier_arguments, load_autoencoder
 from paddlemae.tasks.models.read_model import read_checkpoint
-from paddlemae.tasks.pretrain import (
-    batch_mask,
-    batch_predicted,
-    dry_run,
-    memory_estimate,
-    prepare,
-    pretrain,
-)
+from paddlemae.tasks.pretrain import dry_run, memory_estimate, pretrain
+from paddlemae.tasks.training.pretraining_loss import batch_mask, batch_predicted
+from paddlemae.tasks.training.pretraining_setup import prepare
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import find_checkpoint
 from paddlemae.weights.model_folder import read_description, read_tensors
 from paddlemae.weights.transfer import load_official, to_official
-from tests.journeys.test_resume import REPEATABLE, assert_same_run, stopped_and_resumed
+from tests.support.resumed_runs import REPEATABLE, assert_same_run, stopped_and_resumed
 
 SMALL = dict(
     image_size=(8, 16),

@@ -20,8 +20,8 @@ from paddlemae.model.kernels import mean_of, mean_rows
 from paddlemae.model.mae import MaskedAutoencoder, decode, encode_visible, patch_target
 from paddlemae.model.masking import random_mask
 from paddlemae.model.probe import ProbeHead
-from paddlemae.tasks.finetune import targets_of
 from paddlemae.tasks.training.classification import evaluation_of
+from paddlemae.tasks.training.finetuning_loss import targets_of
 from paddlemae.train.adamw import CpuAdamW
 from paddlemae.train.ema import Ema
 from paddlemae.train.lars import Lars
@@ -107,11 +107,11 @@ def test_the_loss_of_a_classifier(images: int, classes: int, smoothing: float) -
     values = logits.astype(np.float64)
     log_shares = values - np.log(np.exp(values).sum(axis=1, keepdims=True))
     each = np.arange(images)
-    own, partner = -log_shares[each, both.labels], -log_shares[each, both.partner_labels]
+    own, partner = -log_shares[each, both.targets], -log_shares[each, both.partner_targets]
     kept = float(both.kept[0])
     expected = (1 - smoothing) * (kept * own + (1 - kept) * partner) - smoothing * log_shares.mean(axis=1)
     assert loss.item() == pytest.approx(expected.mean(), rel=LIMIT)
-    hard = F.cross_entropy(paddle.to_tensor(logits), paddle.to_tensor(both.labels))
+    hard = F.cross_entropy(paddle.to_tensor(logits), paddle.to_tensor(both.targets))
     assert hard.item() == pytest.approx(own.mean(), rel=LIMIT)
 
 

@@ -16,7 +16,7 @@ COLUMNS = ("layout: file", "read: features", "prediction", "logits", "written to
 
 def main() -> None:
     device.prepare("cpu")  # before the next line imports Paddle
-    from tests.weights.layouts.test_layouts import differences, holds, our_result, read, their_result, write
+    from tests.support.layout_checks import differences, holds, our_result, read, their_result, write
 
     print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
     for name, case in CASES.items():

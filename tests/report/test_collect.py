@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import shlex
 from pathlib import Path
 
 import pytest
-import typer
-import yaml
 
-from paddlemae.cli import app
-from paddlemae.recipe import load_recipe
 from paddlemae.report.collect import collect, gain, markdown, spread
 from paddlemae.runs.exhibit_files import PARTS, write_exhibit
 from paddlemae.runs.runlog import (
@@ -24,31 +18,10 @@ from paddlemae.runs.runlog import (
     read_metrics,
 )
 from paddlemae.system.documents import read_lines
+from tests.support.command_line import parsed
+from tests.support.run_folders import make_run, result
 
 SPRITE = {"file": "exhibits/mistakes.jpg", "tile": [8, 8], "columns": 1, "count": 1}
-
-
-def make_run(folder: Path, task: str = "pretrain", **recipe) -> Path:
-    """A run folder as a training leaves it, without the training."""
-    checkpoint = folder / "checkpoints/step_00000004"
-    checkpoint.mkdir(parents=True)
-    (folder / "checkpoints/latest").write_text("step_00000004\n")
-    provenance = {"data": "digits (train)", "images": 4000, "parameters": 1234}
-    model = {"kind": "mae", "architecture": {"depth": 1}, "classes": [], "provenance": provenance}
-    (checkpoint / "model.json").write_text(json.dumps(model))
-    (folder / "environment.json").write_text(json.dumps({"cpus": 2, "packages": {"numpy": "2.1"}}))
-    content = {"task": task, "data": "digits", "training": {"batch_size": 8}, **recipe}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(content))
-    for step in (2, 4):
-        log_metrics(folder, step, step / 10, 1.5 * step, loss=1 / step, lr=1e-3)
-    return folder
-
-
-def result(task: str = "knn", top1: float = 0.5, start: str = "pretrained", **changes) -> dict:
-    protocol = changes.pop("protocol", {"token": "mean", "layer": None, "norm": "layer", "k": 20, "votes": "weighted"})
-    known = {"task": task, "start": start, "top1": top1, "protocol": protocol, "checkpoint": "step_00000004"}
-    images = {"train": "digits (train)", "train_images": 4000, "eval": "digits (test)", "eval_images": 1000}
-    return {**known, **images, **changes}
 
 
 def tuned(top1: float, start: str = "pretrained", seed: int = 0, labels: int | None = None, blocks=None, **changes):
@@ -315,26 +288,6 @@ def test_the_runs_folder_may_be_named_from_anywhere(run: Path, tmp_path: Path, m
     monkeypatch.chdir(run)
     found = only(Path("."))
     assert found["name"] == "run" and found["exhibits"]["confusion"]["sheet"]["file"] == "../tuned/exhibits/a.jpg"
-
-
-@functools.cache
-def commands() -> dict:
-    return typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
-
-
-def parsed(command: str) -> typer.Context:
-    """A command line as `paddlemae` parses it, its recipe and settings too; nothing is run."""
-    program, name, *arguments = shlex.split(command)
-    assert program == "paddlemae"
-    context = commands()[name].make_context(name, arguments)
-    if "overrides" in context.params:
-        task = "finetune" if name == "study" else name
-        chosen = {key: context.params[key] for key in ("data", "init")}
-        recipe, overrides = app._recipe_and_overrides(context.params["recipe"], context.params["overrides"], **chosen)
-        if name == "study":
-            overrides += [f"{context.params['vary']}={value}" for value in context.params["value"]]
-        load_recipe(task, recipe, overrides)
-    return context
 
 
 @pytest.mark.parametrize(

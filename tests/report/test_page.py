@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -18,40 +16,7 @@ from paddlemae.report.exhibit_views import PARTS
 from paddlemae.report.formatting import duration, number
 from paddlemae.report.page import ASSETS, MOST_POINTS, render, thinned
 from paddlemae.system.display_names import shown
-from tests.support.report_example import CLASSES, NASTY, bare_run, cell, example, report_of, whole_run
-
-
-class Seen(HTMLParser):
-    """What a browser without scripts would make of a page: tags with their attributes, and the words between."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.scripts: list[str] = []
-        self.open = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self.open = tag
-
-    def handle_endtag(self, tag) -> None:
-        self.open = ""
-
-    def handle_data(self, data) -> None:
-        if self.open == "script":
-            self.scripts.append(data)
-        elif self.open != "style":
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    @property
-    def data(self) -> dict:
-        return json.loads(self.scripts[0])
+from tests.support.report_example import CLASSES, NASTY, Seen, bare_run, cell, example, report_of, whole_run
 
 
 @pytest.fixture(scope="module")

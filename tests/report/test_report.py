@@ -16,14 +16,15 @@ import pytest
 import yaml
 
 from paddlemae.cli import app
-from paddlemae.engine import device
+from paddlemae.engine.device import used_memory
 from paddlemae.report.collect import collect
 from paddlemae.report.write_report import write_report
 from paddlemae.runs.exhibit_files import PARTS, write_exhibit
 from paddlemae.runs.runlog import RUN_ENTRIES, check_folder
-from tests.journeys.test_imports import WITHOUT_PADDLE, python
-from tests.report.test_collect import make_run, parsed, result
-from tests.report.test_page import Seen
+from tests.support.command_line import parsed
+from tests.support.python_process import WITHOUT_PADDLE, python
+from tests.support.report_example import Seen
+from tests.support.run_folders import make_run, result
 
 SMALL = ("patch_size=7", "embed_dim=16", "depth=1", "num_heads=2")
 KS = (10, 20, 100, 200)
@@ -280,8 +281,8 @@ def test_the_memory_of_a_training_is_shown(written: Path) -> None:
     used = run["curves"]["memory_gb"]["value"]
     assert len(used) == 3 and all(0.05 < one < 50 for one in used)
     block = np.ones((64, 1 << 20), np.uint8)
-    before, held = device.used_memory(), [block + 1]
-    after = device.used_memory()
+    before, held = used_memory(), [block + 1]
+    after = used_memory()
     if before is None:
         pytest.skip("this system does not tell")
     assert after is not None and len(held) == 1 and math.isclose(after - before, 64 << 20, rel_tol=0.5)
@@ -292,4 +293,4 @@ def test_without_a_system_that_tells_there_is_no_memory_to_show(monkeypatch) -> 
         raise FileNotFoundError(path)
 
     monkeypatch.setattr(Path, "read_text", gone)
-    assert device.used_memory() is None
+    assert used_memory() is None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +197,36 @@ def example(folder: Path) -> tuple[Json, list[Path]]:
     """(the report of a whole and a bare run, their folders)."""
     folders = [folder / "whole", folder / "bare"]
     return report_of([whole_run(folders[0]), bare_run()]), folders
+
+
+class Seen(HTMLParser):
+    """What a browser without scripts would make of a page: tags with their attributes, and the words between."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.scripts: list[str] = []
+        self.open = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.open = tag
+
+    def handle_endtag(self, tag) -> None:
+        self.open = ""
+
+    def handle_data(self, data) -> None:
+        if self.open == "script":
+            self.scripts.append(data)
+        elif self.open != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    @property
+    def data(self) -> dict:
+        return json.loads(self.scripts[0])

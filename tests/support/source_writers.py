@@ -9,11 +9,13 @@ import json
 import pickle
 import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 CLASSES = ("bird", "cat", "dog")
@@ -274,3 +276,39 @@ def write_mnist(root: Path, zipped: bool) -> Path:
             content = idx(array)
             files[f"{name}-{what}-ubyte{'.gz' * zipped}"] = gzip.compress(content) if zipped else content
     return write_files(root, files)
+
+
+with_tables = pytest.mark.skipif(not find_spec("pyarrow"), reason="needs pyarrow, of the extra 'tables'")
+MAKERS: dict[str, Callable[[Path], object]] = {
+    "folder": write_folder,
+    "list": write_list,
+    "list with tabs": lambda root: write_list(root, "\t"),
+    "csv": write_csv,
+    "tar": lambda root: write_tar(root / "a.tar"),
+    "tar with a folder around": lambda root: write_tar(root / "a.tar", "./my images/"),
+    "tar of long names, pax": lambda root: write_tar(root / "a.tar", "ä" * 150 + "/" + "b" * 200 + "/"),
+    "tar of long names, GNU": lambda root: write_tar(root / "a.tar", "a" * 150 + "/", tarfile.GNU_FORMAT),
+    "tar of long names, ustar": lambda root: write_tar(root / "a.tar", "a" * 120 + "/", tarfile.USTAR_FORMAT),
+    "zip, stored": lambda root: write_zip(root / "a.zip", zipfile.ZIP_STORED),
+    "zip, deflated": lambda root: write_zip(root / "a.zip", zipfile.ZIP_DEFLATED),
+    "shards": lambda root: write_shards(root / "shards"),
+    "shards with json": lambda root: write_shards(root / "shards", "json"),
+    "parquet": lambda root: write_parquet(root / "set"),
+    "arrow": lambda root: write_arrow(root / "set"),
+    "npz": lambda root: write_npz(root / "a.npz", compressed=False),
+    "npz, channels first": lambda root: write_npz(root / "a.npz", compressed=False, first=True),
+    "npz, compressed": lambda root: write_npz(root / "a.npz", compressed=True, names="x_{part} y_{part}"),
+    "cifar-10": lambda root: write_files(root / "cifar-10-batches-py", cifar10_files(binary=False)),
+    "cifar-10, packed": lambda root: write_targz(
+        root / "cifar-10-python.tar.gz", "cifar-10-batches-py", cifar10_files(binary=False)
+    ),
+    "cifar-10, binary": lambda root: write_files(root / "cifar-10-batches-bin", cifar10_files(binary=True)),
+    "cifar-10, binary, packed": lambda root: write_targz(
+        root / "c.tar.gz", "cifar-10-batches-bin", cifar10_files(binary=True)
+    ),
+    "cifar-100": lambda root: write_files(root / "cifar-100-python", cifar100_files()),
+}
+
+
+def params() -> list:
+    return [pytest.param(n, marks=with_tables if n in ("parquet", "arrow") else ()) for n in MAKERS]

@@ -24,8 +24,10 @@ from paddlemae.model.vit import attention_maps
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks import pretrain
 from paddlemae.tasks.models.preprocess import to_input
-from paddlemae.tasks.reconstruct import drawn_pictures
+from paddlemae.tasks.models.reconstruction import drawn_pictures
 from paddlemae.tasks.training import run_training
+from paddlemae.tasks.training.pretraining_loss import batch_mask, loss_function
+from paddlemae.tasks.training.pretraining_setup import Parts, prepare
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import (
     TrainState,
@@ -91,7 +93,7 @@ def trained(sharding: str, ranks: Ranks, steps: int, settings: tuple, resume: Pa
     clip, recompute, accumulation_steps, decoder = settings
     chosen = ["data=digits", f"batch_size={BATCH}", "threads=1", f"decoder={decoder}", *SMALL]
     recipe = load_recipe("pretrain", "digits", chosen)
-    parts = pretrain.prepare(recipe)
+    parts = prepare(recipe)
     parts.model.recompute = recompute
     optimizer: Any = adamw(parts.model, grouped=False)
     if sharding == "optimizer":
@@ -106,7 +108,7 @@ def trained(sharding: str, ranks: Ranks, steps: int, settings: tuple, resume: Pa
         if state.step == PICTURE_STEP and ranks.is_first:
             pictures.extend(looked_at(recipe, parts))
 
-    loss_fn = pretrain.loss_function(recipe, parts.description)
+    loss_fn = loss_function(recipe, parts.description)
 
     def breaking(model: Any, batch: Batch) -> paddle.Tensor:
         """The loss, or in two steps' last micro-batches none on one rank, and one without a gradient."""
@@ -133,10 +135,10 @@ def trained(sharding: str, ranks: Ranks, steps: int, settings: tuple, resume: Pa
     return dict(state=state, description=parts.description, lines=lines, pictures=pictures)
 
 
-def looked_at(recipe: Any, parts: pretrain.Parts) -> list[np.ndarray]:
+def looked_at(recipe: Any, parts: Parts) -> list[np.ndarray]:
     """A reconstruction and what the last block looks at, which passes through no more than a part of the model."""
     (batch,) = batches(ALONE, 99, 1)
-    mask = pretrain.batch_mask(recipe, parts.model.grid, 0, batch)
+    mask = batch_mask(recipe, parts.model.grid, 0, batch)
     drawn = drawn_pictures(parts.model, parts.description, batch.images, mask)["plain prediction"] / 255
     return [drawn, attention_maps(parts.model, to_input(batch.images, parts.description), "cls").numpy()]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from paddlemae.engine import device
+from paddlemae.engine.cpus import usable_cpus
 from paddlemae.system import limits
 from paddlemae.tasks.training import memory_trial
 
@@ -95,8 +95,8 @@ def test_files_of_another_form_are_no_limit(tmp_path, junk: str) -> None:
 @pytest.mark.parametrize(("quota", "wanted"), [(None, 6), (2.6, 3), (0.2, 1), (50.0, 6)])
 def test_threads_are_those_that_a_quota_leaves(monkeypatch, quota: float | None, wanted: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
-    monkeypatch.setattr(device, "cpu_quota", lambda: quota)
-    assert device.usable_cpus() == wanted
+    monkeypatch.setattr("paddlemae.engine.cpus.cpu_quota", lambda: quota)
+    assert usable_cpus() == wanted
 
 
 def test_a_dry_run_says_what_a_container_leaves(paddlemae, tiny, photos, untried, monkeypatch) -> None:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
+from paddlemae.cli import demo
 from paddlemae.recipe import load_recipe
-from paddlemae.tasks import demo
 from paddlemae.tasks import study as studies
 
 SHORT = {

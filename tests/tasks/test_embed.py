@@ -13,44 +13,23 @@ from PIL import Image
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import open_source
 from paddlemae.tasks import embed as task
-from paddlemae.tasks.embed import embed_source
-from paddlemae.tasks.knn import standardise
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.feature_file import read_file
 from paddlemae.tasks.models.features import embed
 from paddlemae.tasks.models.inference import FeatureKind
+from paddlemae.tasks.models.nearest import standardise
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.search import search
+from tests.support.embed_files import Killed, stop_after, written
 
 ENDINGS = [".npz"]
 if importlib.util.find_spec("pyarrow"):
     ENDINGS.append(".parquet")
 
 
-class Killed(Exception):
-    """What stops a command in the middle."""
-
-
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch) -> None:
     monkeypatch.setattr(task, "LEAST_PARTS", 3)
-
-
-def written(run: Path, data: Path | str, out: Path, **settings) -> Path:
-    embed_source(str(run), str(data), out, **{"batch_size": 2, "threads": 1, "quiet": True, **settings})
-    return out
-
-
-def stop_after(monkeypatch, parts: int) -> None:
-    """Let so many parts be written, and no more."""
-    write, left = task.replace_bytes, iter(range(parts))
-
-    def once_too_often(path, content):
-        if next(left, None) is None:
-            raise Killed
-        write(path, content)
-
-    monkeypatch.setattr(task, "replace_bytes", once_too_often)
 
 
 def in_memory(run: Path, data: Path | str, kind: FeatureKind) -> np.ndarray:
@@ -142,19 +121,6 @@ def test_a_command_stopped_while_it_joined_computes_nothing_again(tmp_path, pret
             written(pretrained, photos, tmp_path / "f.npz", batch_size=5)
     monkeypatch.setattr(task.SkippedImages, "__call__", no)
     assert len(read_file(written(pretrained, photos, tmp_path / "f.npz", batch_size=5)).ids) == 12
-
-
-@pytest.fixture
-def some_bad(tmp_path) -> Path:
-    """12 pictures, of which the second and all of the second part are none."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for number in range(12):
-        pixels = np.random.default_rng(number).integers(0, 256, (9, 9, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:02}.png")
-        if number in (1, 4, 5, 6, 7):
-            (folder / f"{number:02}.png").write_bytes(b"no image")
-    return folder
 
 
 @pytest.mark.parametrize("parts", [1, 2])

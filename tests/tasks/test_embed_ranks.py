@@ -16,11 +16,10 @@ from paddlemae.data.disk.errors import DataFault
 from paddlemae.tasks import embed as task
 from paddlemae.train.parallel.ranks import Ranks
 from paddlemae.train.stopping import EndedElsewhere
-from tests.journeys.test_processes import Job, run
-from tests.tasks.test_embed import Killed, some_bad, stop_after, written
-from tests.train.parallel.test_ranks import begin, close, meet
+from tests.support.connected_ranks import begin, close, meet
+from tests.support.embed_files import Killed, stop_after, written
+from tests.support.launched_jobs import Job, run
 
-__all__ = ["some_bad"]  # a fixture
 LONG = 60.0  # seconds, of which most is waiting for the core
 PARTS = 3  # of 4 of 12 images each
 

@@ -331,7 +331,7 @@ def test_a_study_logs_both_starts_beside_the_pretraining(run: Path, alike: Path,
     # from scratch the model has to be named; it is the pretraining's own
     settings = (f"data={alike}", *encoder, *QUICK)
     plan = Study(None, settings, "labels", ("6",), (1,), str(run), scratch=True)
-    found = study(plan, tmp_path / "study", quiet=True)["top1"]
+    found = study(plan, tmp_path / "study", finetune, quiet=True)["top1"]
     logged = results_of(run)[before:]
     assert [(one["start"], one["protocol"]["seed"]) for one in logged] == [
         ("pretrained", 1),

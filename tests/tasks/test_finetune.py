@@ -14,12 +14,16 @@ from paddlemae.recipe import load_recipe
 from paddlemae.runs.confusion import read_confusion
 from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks import finetune as task
-from paddlemae.tasks.finetune import evaluate_classifier, finetune, open_parts, prepare, soft_targets
+from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.models.build import build_classifier, classifier_arguments
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.training import classification as evaluating
 from paddlemae.tasks.training.classification import Evaluation
+from paddlemae.tasks.training.evaluate_classifier import evaluate_classifier
+from paddlemae.tasks.training.finetuning_loss import soft_targets
+from paddlemae.tasks.training.finetuning_setup import Parts, prepare
+from paddlemae.tasks.training.labelled_splits import open_labelled_splits
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import find_checkpoint
 from paddlemae.weights.model_folder import read_description, read_tensors, write_model
@@ -46,6 +50,10 @@ def tuned(tmp_path_factory, encoder, colours):
     chosen = ["steps=60", "epochs=20", "base_lr=0.3", "layer_decay=1", "drop_path=0", "evaluate_every=4"]
     recipe = load_recipe("finetune", None, [f"data={colours}", "init=scratch", *encoder, *QUICK, *chosen])
     return out, finetune(recipe, Start(out, quiet=True))
+
+
+def evaluated(parts: Parts, batch_size: int) -> Evaluation:
+    return evaluate_classifier(parts.model, parts.description, parts.held_out, batch_size=batch_size)
 
 
 def test_separable_colours_are_learned_from_scratch(tuned) -> None:
@@ -91,7 +99,7 @@ def test_learned_positions_do_not_become_fixed_ones(recipe, tmp_path: Path, phot
 
 def test_confusion_counts_every_held_out_image_once(recipe) -> None:
     parts = prepare(recipe())
-    evaluations = [evaluate_classifier(parts.model, parts, batch_size) for batch_size in (5, 100)]
+    evaluations = [evaluated(parts, batch_size=batch_size) for batch_size in (5, 100)]
     for evaluation in evaluations:
         assert evaluation.confusion.images_of_class().tolist() == [4, 4, 4]
         assert evaluation.metrics["top1"] == evaluation.confusion.right / 12
@@ -104,7 +112,7 @@ def test_rows_of_the_confusion_are_true_classes(recipe, monkeypatch) -> None:
     parts = prepare(recipe())
     always_red = paddle.to_tensor(np.tile(np.array([0.0, 1.0, 2.0], np.float32), (12, 1)))
     monkeypatch.setattr(type(parts.model), "forward", lambda model, images: always_red[: images.shape[0]])
-    assert evaluate_classifier(parts.model, parts, 12).confusion.matrix().tolist() == [[0, 0, 4]] * 3
+    assert evaluated(parts, batch_size=12).confusion.matrix().tolist() == [[0, 0, 4]] * 3
 
 
 def test_top5_and_loss_are_over_all_images(recipe, tmp_path, encoder) -> None:
@@ -118,7 +126,7 @@ def test_top5_and_loss_are_over_all_images(recipe, tmp_path, encoder) -> None:
     parts = prepare(recipe(f"data={tmp_path}"))
     parts.model.head.weight.set_value(np.zeros((16, 7), np.float32))
     parts.model.head.bias.set_value(-np.arange(7, dtype=np.float32))
-    evaluation = evaluate_classifier(parts.model, parts, 4)
+    evaluation = evaluated(parts, batch_size=4)
     assert evaluation.metrics["top1"] == 3 / 21 and evaluation.top5 == 15 / 21
     wanted = np.log(np.exp(-np.arange(7.0)).sum()) + 3.0
     assert evaluation.loss == pytest.approx(wanted, rel=1e-6)
@@ -160,7 +168,7 @@ def test_the_best_checkpoint_is_kept(recipe, tmp_path, monkeypatch) -> None:
     """Top-1 of 0.25, 0.75, 0.75, 0.5: the second, and not the third, is the best; only the newest is kept besides."""
     hits = iter([1, 3, 3, 2])
 
-    def scripted(model, parts, *rest) -> Evaluation:
+    def scripted(*arguments, **settings) -> Evaluation:
         right = next(hits)
         return Evaluation(read_confusion({"classes": "ab", "counts": [[right, 4 - right], [0, 0]]}), 1.0, 0.5)
 
@@ -176,7 +184,7 @@ def test_the_best_checkpoint_is_kept(recipe, tmp_path, monkeypatch) -> None:
 
 
 def test_splits_are_the_train_and_test_folders(recipe) -> None:
-    train, held_out = open_parts(recipe(), recipe().data)
+    train, held_out = open_labelled_splits(recipe(), recipe().data)
     assert (len(train), len(held_out)) == (24, 12)
     names = [{source.describe(i) for i in range(len(source))} for source in (train, held_out)]
     assert all("/train/" in name for name in names[0]) and all("/test/" in name for name in names[1])
@@ -184,16 +192,16 @@ def test_splits_are_the_train_and_test_folders(recipe) -> None:
 
 def test_a_part_of_the_training_images_can_be_held_out(recipe, colours) -> None:
     chosen = recipe(f"data={colours / 'train'}", "val_fraction=0.25")
-    train, held_out = open_parts(chosen, chosen.data)
+    train, held_out = open_labelled_splits(chosen, chosen.data)
     assert np.bincount(train.labels).tolist() == [6, 6, 6] and np.bincount(held_out.labels).tolist() == [2, 2, 2]
     names = [{source.describe(i) for i in range(len(source))} for source in (train, held_out)]
     assert not names[0] & names[1]
     with pytest.raises(ValueError, match="val_fraction"):
-        open_parts(recipe(f"data={colours / 'train'}"), str(colours / "train"))
+        open_labelled_splits(recipe(f"data={colours / 'train'}"), str(colours / "train"))
 
 
 def test_few_labels_are_balanced_and_the_held_out_images_stay(recipe) -> None:
-    train, held_out = open_parts(recipe("labels=6"), recipe().data)
+    train, held_out = open_labelled_splits(recipe("labels=6"), recipe().data)
     assert np.bincount(train.labels).tolist() == [2, 2, 2] and len(held_out) == 12
 
 

@@ -8,8 +8,10 @@ import pytest
 
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks import knn
-from paddlemae.tasks.knn import knn_predict, nearest, standardise
+from paddlemae.tasks.knn import knn_predict
+from paddlemae.tasks.models import nearest as nearest_rows
 from paddlemae.tasks.models.inference import FeatureKind
+from paddlemae.tasks.models.nearest import nearest, standardise
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.training.run_start import Start
 
@@ -95,9 +97,9 @@ def test_blocks_of_any_size_find_the_same_neighbours(k: int, monkeypatch) -> Non
     bank, queries = rng.normal(size=(30, 6)).astype(np.float32), rng.normal(size=(11, 6)).astype(np.float32)
     cosine, numbers = nearest(bank, queries, k)
     assert (np.diff(cosine, axis=1) <= 0).all()
-    monkeypatch.setattr(knn, "QUERIES_AT_ONCE", 4)
+    monkeypatch.setattr(nearest_rows, "QUERIES_AT_ONCE", 4)
     for rows in (1, 7, 29):
-        monkeypatch.setattr(knn, "BANK_AT_ONCE", rows)
+        monkeypatch.setattr(nearest_rows, "BANK_AT_ONCE", rows)
         again = nearest(bank, queries, k)
         assert (again[1] == numbers).all()
         # products of another shape may be summed in another order, by the processor and its BLAS
@@ -130,7 +132,7 @@ def test_standardised_features_have_the_banks_mean_and_deviation(monkeypatch) ->
     bank, queries = rng.normal(3, 2, (50, 4)), rng.normal(3, 2, (9, 4))
     bank[:, 2] = 1.5  # a feature that says nothing
     scaled, others = bank.copy(), queries.copy()
-    monkeypatch.setattr(knn, "BANK_AT_ONCE", 20)
+    monkeypatch.setattr(nearest_rows, "BANK_AT_ONCE", 20)
     standardise(scaled, others)
     np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=1e-12)
     np.testing.assert_allclose(scaled.std(axis=0)[[0, 1, 3]], 1)

@@ -13,8 +13,10 @@ from paddlemae.recipe import load_recipe
 from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks import pretrain as task
 from paddlemae.tasks.models.build import parameter_count
-from paddlemae.tasks.pretrain import batch_mask, dry_run, memory_estimate, prepare, pretrain
-from paddlemae.tasks.training import run_training
+from paddlemae.tasks.pretrain import dry_run, memory_estimate, pretrain
+from paddlemae.tasks.training import pretraining_loss, run_training
+from paddlemae.tasks.training.pretraining_loss import batch_mask
+from paddlemae.tasks.training.pretraining_setup import prepare
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import find_checkpoint
 from paddlemae.weights.model_folder import read_description, read_tensors
@@ -143,13 +145,13 @@ def test_overwriting_is_decided_after_everything_else(tmp_path, tiny, photos) ->
 
 def poisoned(monkeypatch, *batches: int) -> None:
     """Batches, counted from 1, whose pixels are not numbers."""
-    normalise, calls = task.to_input, []
+    normalise, calls = pretraining_loss.to_input, []
 
     def to_input(*arguments):
         calls.append(arguments)
         return normalise(*arguments) * (float("nan") if len(calls) in batches else 1.0)
 
-    monkeypatch.setattr(task, "to_input", to_input)
+    monkeypatch.setattr(pretraining_loss, "to_input", to_input)
 
 
 def test_losses_that_are_not_finite_end_the_run_on_its_last_good_checkpoint(tmp_path, tiny, photos, monkeypatch):
@@ -236,7 +238,7 @@ def test_the_memory_estimate_grows_with_what_it_counts(tiny, photos) -> None:
 
 
 def test_a_grid_mask_is_counted_as_a_quarter_kept_and_ignores_the_ratio_aloud(tiny, photos) -> None:
-    from paddlemae.tasks.pretrain import kept_patches
+    from paddlemae.tasks.training.pretraining_loss import kept_patches
 
     recipe = load_recipe("pretrain", None, [*tiny, f"data={photos}", "mask=grid", "mask_ratio=0.5"])
     assert kept_patches(recipe, (4, 4)) == 4

@@ -7,12 +7,13 @@ import pytest
 from PIL import Image
 
 from paddlemae.recipe import load_recipe
-from paddlemae.tasks import reconstruct as task
+from paddlemae.tasks.models import reconstruction
 from paddlemae.tasks.models.build import load_autoencoder
 from paddlemae.tasks.models.mask_choice import MaskChoice, parsed_mask
 from paddlemae.tasks.models.read_model import read_checkpoint
+from paddlemae.tasks.models.read_views import read_views
 from paddlemae.tasks.pretrain import pretrain
-from paddlemae.tasks.reconstruct import read_views, reconstruct_images
+from paddlemae.tasks.reconstruct import reconstruct_images
 from paddlemae.tasks.training.run_start import Start
 
 
@@ -33,7 +34,7 @@ def drawn(monkeypatch):
     def note(path, columns, pictures, caption, names=()):
         seen.update(columns=columns, pictures=dict(zip(columns, pictures)), caption=caption, names=names)
 
-    monkeypatch.setattr(task, "draw_reconstructions", note)
+    monkeypatch.setattr(reconstruction, "draw_reconstructions", note)
     return seen
 
 

@@ -7,7 +7,6 @@ import pytest
 
 from paddlemae.recipe import load_recipe
 from paddlemae.system.signals import CTRL_C
-from paddlemae.tasks import study as studies
 from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.study import Study, spread, study, table
@@ -34,7 +33,7 @@ def plan_of(run: str, key: str, values: tuple, **changes) -> Study:
 
 def test_every_start_value_and_seed_is_run_once(run: str, tmp_path: Path, monkeypatch, capsys) -> None:
     plan = plan_of(run, "labels", ("20", "50"), scratch=True)
-    result = study(plan, tmp_path / "study")
+    result = study(plan, tmp_path / "study", finetune)
     assert capsys.readouterr().out.count("top-1") == 8
     assert {name: {value: len(seeds) for value, seeds in by.items()} for name, by in result["top1"].items()} == {
         "pretrained": {"20": 2, "50": 2},
@@ -49,17 +48,21 @@ def test_every_start_value_and_seed_is_run_once(run: str, tmp_path: Path, monkey
     assert result["top1"]["pretrained"]["50"][1] == alone["top1"]
 
     runs: list = []
-    monkeypatch.setattr(studies, "finetune", lambda recipe, start, beside: runs.append(start.out.name) or {"top1": 0.5})
-    again = study(plan_of(run, "labels", ("20", "50", "100"), scratch=True), tmp_path / "study", quiet=True)
+
+    def counted(recipe, start, beside) -> dict:
+        runs.append(start.out.name)
+        return {"top1": 0.5}
+
+    again = study(plan_of(run, "labels", ("20", "50", "100"), scratch=True), tmp_path / "study", counted, quiet=True)
     assert sorted(runs) == sorted(f"labels-100-{name}-{seed}" for name in ("pretrained", "scratch") for seed in (0, 1))
     assert again["top1"]["pretrained"]["20"] == result["top1"]["pretrained"]["20"]
     runs.clear()
-    study(plan_of(run, "labels", ("20",), overrides=(*SHORT, "base_lr=1e-3")), tmp_path / "study", quiet=True)
+    study(plan_of(run, "labels", ("20",), overrides=(*SHORT, "base_lr=1e-3")), tmp_path / "study", counted, quiet=True)
     assert len(runs) == 2, "other settings are other runs"
 
 
 def test_labels_can_be_a_share_or_a_number_a_class(run: str, tmp_path: Path) -> None:
-    study(plan_of(run, "labels", ("1%", "2/class"), seeds=(0,)), tmp_path / "study", quiet=True)
+    study(plan_of(run, "labels", ("1%", "2/class"), seeds=(0,)), tmp_path / "study", finetune, quiet=True)
     counts = {
         folder.name: json.loads((folder / "result.json").read_text())["train_images"]
         for folder in (tmp_path / "study").iterdir()
@@ -69,7 +72,7 @@ def test_labels_can_be_a_share_or_a_number_a_class(run: str, tmp_path: Path) -> 
 
 
 def test_a_run_that_was_stopped_goes_on(run: str, tmp_path: Path, monkeypatch) -> None:
-    whole = study(plan_of(run, "labels", ("20",)), tmp_path / "whole", quiet=True)
+    whole = study(plan_of(run, "labels", ("20",)), tmp_path / "whole", finetune, quiet=True)
     asked = iter([False, True])  # in the middle of the first run
 
     def is_set(stop: Stop) -> bool:
@@ -78,17 +81,19 @@ def test_a_run_that_was_stopped_goes_on(run: str, tmp_path: Path, monkeypatch) -
 
     monkeypatch.setattr(Stop, "is_set", is_set)
     with pytest.raises(KeyboardInterrupt, match="stopped after step 1 of 2"):
-        study(plan_of(run, "labels", ("20",)), tmp_path / "parts", quiet=True)
+        study(plan_of(run, "labels", ("20",)), tmp_path / "parts", finetune, quiet=True)
     seen: list[Start] = []
-    monkeypatch.setattr(
-        studies, "finetune", lambda recipe, start, beside: seen.append(start) or finetune(recipe, start)
-    )
-    assert study(plan_of(run, "labels", ("20",)), tmp_path / "parts", quiet=True)["top1"] == whole["top1"]
+
+    def watched(recipe, start, beside) -> dict:
+        seen.append(start)
+        return finetune(recipe, start, beside)
+
+    assert study(plan_of(run, "labels", ("20",)), tmp_path / "parts", watched, quiet=True)["top1"] == whole["top1"]
     assert len(seen) == 2 and not any(start.overwrite for start in seen)
 
 
 def test_blocks_can_be_varied(run: str, tmp_path: Path) -> None:
-    result = study(plan_of(run, "trainable_blocks", ("0", "0.5", "2"), seeds=(0,)), tmp_path, quiet=True)
+    result = study(plan_of(run, "trainable_blocks", ("0", "0.5", "2"), seeds=(0,)), tmp_path, finetune, quiet=True)
     assert list(result["top1"]["pretrained"]) == ["0", "0.5", "2"]
 
 
@@ -102,7 +107,7 @@ def test_blocks_can_be_varied(run: str, tmp_path: Path) -> None:
 )
 def test_mistakes_are_found_before_the_first_run(run: str, tmp_path: Path, key: str, values, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        study(plan_of(run, key, values), tmp_path / "study", quiet=True)
+        study(plan_of(run, key, values), tmp_path / "study", finetune, quiet=True)
     assert not (tmp_path / "study").exists()
 
 

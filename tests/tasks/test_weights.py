@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from paddlemae.cli import app
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks import weights_verify as verifying
 from paddlemae.tasks.models.read_model import Reading, adapted, is_own, read_checkpoint
@@ -21,9 +19,8 @@ from paddlemae.weights.model_folder import read_tensors, write_tensor_file
 from paddlemae.weights.open import open_weights
 from tests.support.layout_cases import CASES, Case, images_of, rows_of
 from tests.support.layout_models import run
+from tests.support.weights_commands import MAE, TOLERANCE, command, reading
 
-TOLERANCE = 1e-4
-MAE, CLASSIFIER = "official: pretrained", "official: fine-tuned, mean"
 SHAPE = ["image_size=8", "patch_size=4", "channels=3", "embed_dim=16", "depth=2", "num_heads=4", "mlp_ratio=2"]
 DECODER = ["decoder_embed_dim=8", "decoder_depth=1", "decoder_num_heads=2"]
 
@@ -52,21 +49,6 @@ def written(case: Case, folder: Path) -> Path:
         path = folder.with_suffix(".pth")
         write_torch(path, case.tensors, "model")
     return path
-
-
-def reading(case: Case, **more) -> Reading:
-    return Reading(**{**case.arguments, **more})
-
-
-def command(monkeypatch, capsys, *words: str | Path) -> tuple[int, str, str]:
-    """(exit status, standard output, standard error) of a command line."""
-    monkeypatch.setattr(sys, "argv", ["paddlemae", *map(str, words)])
-    status = 0
-    try:
-        app.main()
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    return status, *capsys.readouterr()
 
 
 @pytest.mark.parametrize("name", CASES)

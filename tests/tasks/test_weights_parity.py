@@ -14,7 +14,7 @@ from paddlemae.tasks.weights_verify import verify
 from paddlemae.weights.formats.torch_file import read_torch
 from paddlemae.weights.formats.torch_write import write_torch
 from tests.support.layout_cases import CASES
-from tests.tasks.test_weights import MAE, TOLERANCE, command, reading
+from tests.support.weights_commands import MAE, TOLERANCE, command, reading
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")

@@ -10,7 +10,7 @@ from paddlemae.train import checkpoint
 from paddlemae.train import saver as module
 from paddlemae.train.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from paddlemae.train.saver import Saver
-from tests.train.test_checkpoint import DESCRIPTION, assert_same, everything, new_state, take_step
+from tests.support.train_states import DESCRIPTION, assert_same, everything, new_state, take_step
 
 SECONDS = 20
 
@@ -79,7 +79,7 @@ def test_the_first_failure_is_a_word_and_the_second_the_end(tmp_path, monkeypatc
         for fails in (False, True, False, True):
             saver.save()
             if fails:
-                with pytest.warns(UserWarning, match="save step .*last good checkpoint: .*; training goes on"):
+                with pytest.warns(UserWarning, match="save step .*last good checkpoint: .*; training continues"):
                     saver.wait()
             saver.wait()
             state.step += 1

@@ -21,8 +21,8 @@ from paddlemae.weights.layouts import Imported
 from paddlemae.weights.layouts.architecture import expected_shapes
 from tests.parity import cases as parity_cases
 from tests.support.layout_cases import CASES, images_of
+from tests.support.layout_checks import build, read
 from tests.support.layout_models import HEADS
-from tests.weights.layouts.test_layouts import build, read
 
 MAE, CLASSIFIER = "official: pretrained, 8 x 12", "official: fine-tuned, mean"
 

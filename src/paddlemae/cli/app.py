@@ -93,10 +93,8 @@ def demo(
 
     Example: `paddlemae demo`
     """
-    from paddlemae.engine import device
-
-    device.load_paddle()
-    from paddlemae.tasks.demo import demo as run_demo
+    import paddlemae.engine.safe_import  # noqa: F401
+    from paddlemae.cli.demo import demo as run_demo
 
     run_demo(out, overwrite=overwrite)
 
@@ -214,9 +212,7 @@ def reconstruct(
 
     `paddlemae reconstruct runs/photos a.jpg --mask 'boxes:32,32,96,96;160,0,224,64'`
     """
-    from paddlemae.engine import device
-
-    device.load_paddle()
+    import paddlemae.engine.safe_import  # noqa: F401
     from paddlemae.tasks.models.mask_choice import parsed_mask
     from paddlemae.tasks.reconstruct import reconstruct_images
 
@@ -246,16 +242,15 @@ def study(
 
     `paddlemae study digits --init runs/digits --out runs/labels --vary labels --value 50 --value 100 --scratch`
     """
-    from paddlemae.engine import device
-
-    device.load_paddle()
+    import paddlemae.engine.safe_import  # noqa: F401
     from paddlemae.tasks import study as task
+    from paddlemae.tasks.finetune import finetune as run_finetune
 
     if out is None or init is None or not value:
         raise ValueError("a study needs --init RUN, --out FOLDER and one --value or more")
     recipe, overrides = _recipe_and_overrides(recipe, overrides, data=data)
     plan = task.Study(recipe, tuple(overrides), vary, tuple(value), tuple(range(seeds)), init, scratch)
-    print(task.table(task.study(plan, out, quiet=quiet, trust=trust)))
+    print(task.table(task.study(plan, out, run_finetune, quiet=quiet, trust=trust)))
     print(f"see {out / task.CURVE_FILE}")
 
 
@@ -319,9 +314,7 @@ def knn(
 
     `paddlemae knn runs/digits --data digits --token cls --k 20 --k 50`
     """
-    from paddlemae.engine import device
-
-    device.load_paddle()
+    import paddlemae.engine.safe_import  # noqa: F401
     from paddlemae.tasks import knn as task
     from paddlemae.tasks.models.inference import FeatureKind
 
@@ -367,9 +360,7 @@ def evaluate(
 
     `paddlemae evaluate runs/tuned --data labelled/ --image-size 288`
     """
-    from paddlemae.engine import device
-
-    device.load_paddle()
+    import paddlemae.engine.safe_import  # noqa: F401
     from paddlemae.tasks import evaluate as task
 
     def say(result: dict) -> None:
@@ -427,9 +418,7 @@ def export(
 
     `paddlemae export runs/photos --to paddle --out exported/ --what reconstructor`
     """
-    from paddlemae.engine import device
-
-    device.load_paddle()
+    import paddlemae.engine.safe_import  # noqa: F401
     from paddlemae.export.write import export as export_model
 
     done = export_model(run, to, out, what=what, token=token, overwrite=overwrite, trust=trust)
@@ -439,12 +428,12 @@ def export(
 
 def _recipe(task: str, name, overrides, out, resume: bool, **named):
     """The recipe that a command line means; a bare --resume means the one in the run folder."""
-    from paddlemae.engine import device
     from paddlemae.recipe import load_recipe
 
     name, overrides = _recipe_and_overrides(name, overrides, **named)
     built = None if resume and not name else load_recipe(task, name, overrides)
-    device.load_paddle()
+    import paddlemae.engine.safe_import  # noqa: F401
+
     if built is None:
         from paddlemae.tasks.training.run_start import stored_recipe
 

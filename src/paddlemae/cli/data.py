@@ -62,7 +62,7 @@ def stats(
     base = task.base_of(recipe, out, overwrite)
     channels, bits = task.asked_of(base, channels, bits)
     found = task.statistics(path, split=split, channels=channels, bits=bits, workers=workers, quiet=quiet)
-    print(json.dumps(task.as_json(found), indent=2) if as_json else task.settings(found))
+    print(json.dumps(task.as_json(found), indent=2) if as_json else task.as_text(found))
     if out:
         task.write_recipe(found, path, split, base, out)
         print(f"wrote {out}", file=sys.stderr if as_json else sys.stdout)

@@ -41,7 +41,7 @@ def as_one_of_the_ranks() -> Iterator[Ranks]:
 
 
 def ending(fault: BaseException) -> tuple[int, str] | None:
-    """(exit status, what to say in a line) of what ended a command; None for a bug, or an exit that has its status."""
+    """Return (exit status, one line of text) for what ended a command; None for a bug, or an exit with a status."""
     if isinstance(fault, Preempted):
         return REQUEUE_STATUS, str(fault)
     if stop := _interrupt(fault) if isinstance(fault, KeyboardInterrupt | SystemExit) else None:
@@ -58,14 +58,14 @@ def ending(fault: BaseException) -> tuple[int, str] | None:
 
 
 def _interrupt(end: BaseException | None) -> KeyboardInterrupt | None:
-    """The Ctrl-C behind an exit: typer makes one of it, and would lose its text."""
+    """Return the KeyboardInterrupt behind an exit: typer converts it and would lose its text."""
     while end is not None and not isinstance(end, KeyboardInterrupt):
         end = end.__cause__ or end.__context__
     return end
 
 
 def _is_ours(fault: BaseException) -> bool:
-    """Whether our code or the system raised it: anything else is a bug, whose traceback is wanted."""
+    """Check if our code or the system raised the error: anything else is a bug and keeps its traceback."""
     frames = traceback.extract_tb(fault.__traceback__)
     return isinstance(fault, OSError) or Path(frames[-1].filename).is_relative_to(PACKAGE)
 

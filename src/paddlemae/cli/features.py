@@ -51,9 +51,7 @@ def embed(
         if status := run_together(sys.argv[1:], procs, launch):
             sys.exit(status)
         return
-    from paddlemae.engine import device
-
-    device.load_paddle()
+    import paddlemae.engine.safe_import  # noqa: F401
     from paddlemae.tasks.embed import embed_source
     from paddlemae.tasks.models.inference import FeatureKind
 
@@ -98,9 +96,7 @@ def search(
 
     `paddlemae search photos.parquet a.jpg b.jpg --run runs/photos --k 10 --out nearest.png`
     """
-    from paddlemae.engine import device
-
-    device.load_paddle()
+    import paddlemae.engine.safe_import  # noqa: F401
     from paddlemae.tasks import search as task
 
     def say(found: list[task.Found]) -> None:

@@ -55,9 +55,7 @@ def inspect(
 
     `paddlemae weights inspect vit-mae-large/ --json`
     """
-    from paddlemae.engine import device
-
-    device.load_paddle()
+    import paddlemae.engine.safe_import  # noqa: F401
     from paddlemae.tasks import weights_convert as task
 
     content = task.inspect(weights, _reading(key, layout, image_size, target, heads, decoder_heads), trust=trust)
@@ -91,9 +89,7 @@ def convert(
 
     `paddlemae weights convert theirs.pdparams --out theirs/`
     """
-    from paddlemae.engine import device
-
-    device.load_paddle()
+    import paddlemae.engine.safe_import  # noqa: F401
     from paddlemae.tasks import weights_convert as task
 
     reading = _reading(key, layout, image_size, target, heads, decoder_heads)
@@ -128,9 +124,7 @@ def verify(
 
     `paddlemae weights verify runs/photos --golden photos.npz`
     """
-    from paddlemae.engine import device
-
-    device.load_paddle()
+    import paddlemae.engine.safe_import  # noqa: F401
     from paddlemae.tasks import weights_verify as task
 
     found = task.verify(weights, _reading(key, layout, image_size, target, heads, decoder_heads), golden, trust=trust)

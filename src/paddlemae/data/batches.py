@@ -47,14 +47,16 @@ OnSkip = Callable[[UnreadableImage], None]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """uint8 or uint16 images [B, C, H, W], with int64 [B] labels (None when unlabelled), indices and epochs.
+    """Images, uint8 or uint16 [B, C, H, W], with their targets, indices and epochs.
 
-    `indices` and `epochs` name the image that was due, and how many views it had before; where it was
-    unreadable in training, `images` and `labels` are its substitute's.
+    Args:
+        targets: int64 [B] of classes; None without targets.
+        indices, epochs: int64 [B], the image that was due and how many views it had before; where it was unreadable in
+            training, `images` and `targets` are those of its substitute.
     """
 
     images: Pixels
-    labels: NDArray[np.int64] | None
+    targets: NDArray[np.int64] | None
     indices: NDArray[np.int64]
     epochs: NDArray[np.int64]
 
@@ -76,6 +78,17 @@ def sample_rng(seed: int, stream: int, epoch: int, index: int) -> np.random.Gene
 def batch_rngs(seed: int, stream: int, batch: Batch) -> list[np.random.Generator]:
     """The randomness of each image in a batch for one purpose."""
     return [sample_rng(seed, stream, epoch, index) for epoch, index in zip(batch.epochs, batch.indices)]
+
+
+def path_noise(seed: int, batch: Batch, depth: int) -> NDArray[np.float32]:
+    """Return each image's noise for drop path, float32 [B, depth, 2] in [0, 1); see `vit.encode`."""
+    return np.stack([rng.random((depth, 2), np.float32) for rng in batch_rngs(seed, PATH_STREAM, batch)])
+
+
+def labels_of(batch: Batch) -> NDArray[np.int64]:
+    """Return the labels of a batch of labelled images, int64 [B]."""
+    assert batch.targets is not None
+    return batch.targets
 
 
 def epoch_order(num_images: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -201,13 +214,16 @@ def _make_train_batch(source: Source, view: View, seed: int, due: _Due) -> _Made
             substitute, made = _first_readable(source, indices[first], see, skipped)
         except UnreadableImage as error:
             tries = min(len(source), MAX_UNREADABLE_IN_A_ROW)
-            text = f"{tries} images in a row of {source.name} are unreadable, mend them; first: {error}"
+            text = f"{tries} images in a row of {source.name} are unreadable, fix them; first: {error}"
             return DataFault(text), skipped
         for place, made_view in enumerate(made, start=first):
             images[place] = made_view
         shown += [substitute] * view.repeats
-    labels = None if source.labels is None else source.labels[shown]
-    return Batch(images, labels, *due), skipped
+    return Batch(images, _targets_of(source, shown), *due), skipped
+
+
+def _targets_of(source: Source, indices: NDArray[np.int64] | list[int]) -> NDArray[np.int64] | None:
+    return None if source.targets is None else source.targets.batch(indices)
 
 
 def training_views(source: Source, view: View, keys: Sequence[tuple[int, int, int, int]], i: int) -> list[Pixels]:
@@ -251,9 +267,8 @@ def _make_eval_batch(source: Source, view: View, due: _Due) -> _Made:
         except UnreadableImage as error:
             skipped.append(error.without_frames())
     indices, epochs = due[0][read], due[1][read]
-    labels = None if source.labels is None else source.labels[indices]
     images = np.stack(views) if views else np.empty((0, view.channels, *view.image_size), view.dtype)
-    return Batch(images, labels, indices, epochs), skipped
+    return Batch(images, _targets_of(source, indices), indices, epochs), skipped
 
 
 def _filled(batches: Generator[Batch, None, None], source: Source, may_lack: bool) -> Generator[Batch, None, None]:
@@ -265,7 +280,7 @@ def _filled(batches: Generator[Batch, None, None], source: Source, may_lack: boo
             if len(batch.indices):
                 yield batch
     if num_images == 0 and not may_lack:
-        raise DataFault(f"no image of {source.name} can be read, mend them; first: {source.describe(0)}")
+        raise DataFault(f"no image of {source.name} can be read, fix them; first: {source.describe(0)}")
 
 
 def _stream(make: _Make, due: Iterable[_Due], workers: int, on_skip: OnSkip | None) -> Generator[Batch, None, None]:

@@ -20,17 +20,17 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.decode.images import Need, NeedOf, Picture, UnreadableImage
+from paddlemae.data.decode.images import Need, NeedOf, Picture, UnreadableImage, whole
 from paddlemae.data.decode.pixel_format import Pixels, at_depth
 from paddlemae.data.sources import Source, add_stamps
-from paddlemae.data.sources.string_table import Names
+from paddlemae.data.sources.readers import Reader
 from paddlemae.data.views.augment import View, reduction_within, shrunk
 from paddlemae.data.workers import make_ahead
 from paddlemae.system.locks import locked_folder
@@ -61,39 +61,31 @@ class _Settings:
 
 
 @dataclass(frozen=True, eq=False)
-class PackedSource:
-    """A source whose training pictures come from the pack in `folder`; all else is the original's."""
+class CacheReader:
+    """Training pictures from the cache in `folder`; all else, and whole images, from the original reader."""
 
-    original: Source
+    original: Reader
     folder: str
     channels: int
     bits: int
-
-    @property
-    def name(self) -> str:
-        return self.original.name
-
-    @property
-    def labels(self) -> NDArray[np.int64] | None:
-        return self.original.labels
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.original.classes
-
-    @property
-    def groups(self) -> NDArray[np.int64] | None:
-        return self.original.groups
-
-    @property
-    def group_names(self) -> Names | None:
-        return self.original.group_names
 
     def __len__(self) -> int:
         return len(self.original)
 
     def describe(self, i: int) -> str:
         return self.original.describe(i)
+
+    def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
+        if need_of is whole:
+            return self.original.read_picture(i, channels, whole)
+        assert channels == self.channels
+        pack = _opened(self.folder, channels, self.bits)
+        h, w, H, W = pack.sizes_N4[i].tolist()
+        if not h:  # it says again why it can't be read
+            return self.original.read_picture(i, channels, need_of)
+        need_of(H, W)
+        start, end = pack.borders[i : i + 2].tolist()
+        return Picture(pack.pixels[start:end].reshape(h, w, channels), (H, W), (h / H, w / W))
 
     def stored(self, i: int) -> bytes | NDArray[Any]:
         return self.original.stored(i)
@@ -103,19 +95,6 @@ class PackedSource:
 
     def stamp(self, i: int) -> str:
         return self.original.stamp(i)
-
-    def read(self, i: int, channels: int) -> Pixels:
-        return self.original.read(i, channels)
-
-    def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
-        assert channels == self.channels
-        pack = _opened(self.folder, channels, self.bits)
-        h, w, H, W = pack.sizes_N4[i].tolist()
-        if not h:  # it says again why it can't be read
-            return self.original.read_picture(i, channels, need_of)
-        need_of(H, W)
-        start, end = pack.borders[i : i + 2].tolist()
-        return Picture(pack.pixels[start:end].reshape(h, w, channels), (H, W), (h / H, w / W))
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +125,7 @@ def pack(
     on_start: Callable[[Path], None] | None = None,
     on_image: Callable[[int], None] | None = None,
     on_wait: Callable[[str], None] | None = None,
-) -> PackedSource:
+) -> Source:
     """The source, packed: from the pack in `folder` if it is of these very files, made there first if not.
 
     Args:
@@ -180,7 +159,7 @@ def pack(
         what = fault.strerror or str(fault)
         text = f"could not make the cache ({what}); make room, name another folder or a smaller cache_size"
         raise OSError(fault.errno, text, str(path)) from fault
-    return PackedSource(source, str(path), view.channels, view.depth)
+    return replace(source, reader=CacheReader(source.reader, str(path), view.channels, view.depth))
 
 
 def occupied(folder: str | os.PathLike[str]) -> int:

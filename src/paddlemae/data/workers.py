@@ -27,10 +27,13 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from paddlemae.data.disk.errors import DataFault
-from paddlemae.engine.device import keep_freed_memory
+from paddlemae.engine.cpus import usable_cpus
+from paddlemae.engine.memory import keep_freed_memory
 from paddlemae.system.display_names import say
+from paddlemae.system.private import interpreter_flag
 from paddlemae.system.signals import numbers
 
+WORTH_WORKERS = 2000  # images; of fewer, starting a process takes longer than they do
 MOST_DEATHS = 3  # that are made good, and again so many after each
 THINGS_TO_REGAIN_TRUST = 1000
 MOST_PARTS = 100  # of a list among a function's arguments that may be the program's own; longer ones are names
@@ -245,13 +248,8 @@ def _current_folder_out_of_the_way() -> Iterator[None]:
     Workers have this process's path for imports, but only once they have imported what brings it to them.
     """
     flag = "-P" if sys.version_info >= (3, 11) else "-I"
-    with _starting:
-        usual = multiprocessing.util._args_from_interpreter_flags  # type: ignore[attr-defined]
-        multiprocessing.util._args_from_interpreter_flags = lambda: [flag, *usual()]  # type: ignore[attr-defined]
-        try:
-            yield
-        finally:
-            multiprocessing.util._args_from_interpreter_flags = usual  # type: ignore[attr-defined]
+    with _starting, interpreter_flag(flag):
+        yield
 
 
 @contextlib.contextmanager
@@ -316,3 +314,10 @@ def _die_with_parent() -> None:
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)
+
+
+def workers_for(images: int, asked: int | None) -> int:
+    """Processes to decode so many images with: those asked for, else one a core where they pay."""
+    if asked is not None:
+        return asked
+    return usable_cpus() if images >= WORTH_WORKERS and usable_cpus() > 1 else 0

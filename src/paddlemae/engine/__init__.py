@@ -1,1 +1,1 @@
-"""Paddle: importing it, selecting a device, tuning the CPU."""
+"""Paddle on this machine: its import, device, threads, memory and private names."""

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import paddle
 
 from paddlemae.data.sources import open_source
-from paddlemae.engine import device
+from paddlemae.engine.cpus import threads_of
+from paddlemae.engine.safe_import import paddle
 from paddlemae.export.interface import Interface, Model
 from paddlemae.model.mae import MaskedAutoencoder, predict, reconstruct
 from paddlemae.model.masking import num_kept, random_mask
@@ -30,7 +30,7 @@ Run = Callable[..., list[np.ndarray]]  # from inputs to outputs, in the interfac
 
 
 def example_images(checkpoint: Checkpoint, channels: int, size: tuple[int, ...]) -> tuple[np.ndarray, str]:
-    """(uint8 or uint16 [B, C, H, W], what they are): some that the run was trained on if there are any, else random."""
+    """Return (uint8 or uint16 images [B, C, H, W], their description): the run's training images, or random ones."""
     run, description = run_of(checkpoint.folder), checkpoint.description
     try:
         recipe = stored_recipe(run, TASKS[description.kind]) if run else None
@@ -48,7 +48,7 @@ def example_images(checkpoint: Checkpoint, channels: int, size: tuple[int, ...])
 def largest_difference(
     run: Run, model: Model, description: Description, interface: Interface, images: np.ndarray
 ) -> float:
-    """The largest of an engine's outputs from the model's own, over batches of several sizes; see `LIMIT`.
+    """Return the largest difference of an engine's outputs from the model's, over several batch sizes; see `LIMIT`.
 
     Returns:
         nan where one of them is not a number.
@@ -71,7 +71,7 @@ def _difference(output: np.ndarray, wanted: np.ndarray) -> float:
 def _inputs_and_outputs(
     model: Model, description: Description, interface: Interface, images: np.ndarray
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Arrays for each of the interface's inputs, and what the model makes of them."""
+    """Return arrays for the interface's inputs, and the model's outputs for them."""
     images_fed = images.astype(interface.inputs[0].dtype)
     if interface.what != "reconstructor":
         kind = FeatureKind(interface.token) if interface.token else LOGITS
@@ -90,11 +90,11 @@ def _inputs_and_outputs(
 
 
 def onnx_runtime(path: Path) -> Run:
-    """ONNX Runtime on the CPU."""
+    """Return a function that runs an ONNX file with ONNX Runtime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = device.threads_of("auto")
+    options.intra_op_num_threads = threads_of("auto")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
     return lambda *arrays: session.run(None, dict(zip(names, arrays)))
@@ -104,4 +104,4 @@ def paddle_inference(folder: Path) -> Run:
     """Paddle's inference engine on the CPU."""
     from paddlemae.export.paddle_program import load_program
 
-    return load_program(folder, device.threads_of("auto"))
+    return load_program(folder, threads_of("auto"))

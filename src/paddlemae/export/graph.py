@@ -33,22 +33,22 @@ class Graph(Protocol):
     weights: dict[str, np.ndarray]
 
     def input(self, name: str) -> Value:
-        """One of the interface's."""
+        """Add an input of the interface."""
 
     def constant(self, name: str, array: np.ndarray) -> Value:
         """Put an array into the file, once."""
 
     def numbers(self, *values: Count) -> Any:
-        """int64 [n], as operations take shapes and axes."""
+        """Add an int64 constant [n], the form of shapes and axes."""
 
     def number(self, value: float) -> Any:
-        """A float32 scalar."""
+        """Add a float32 scalar."""
 
     def add(self, operation: str, *inputs: Any, name: str | None = None, **attributes: Any) -> Value:
         """Add an operation of one output; `name` makes that an output of the interface."""
 
     def scores(self, query_BHQd: Value, key_BNHd: Value) -> Value:
-        """Each query's products with the keys of its head: [B, H, Q, N]."""
+        """Multiply each query with the keys of its head: [B, H, Q, N]."""
 
 
 def build(graph: Graph, model: Model, interface: Interface, mean: list[float], std: list[float]) -> None:
@@ -79,7 +79,7 @@ def build(graph: Graph, model: Model, interface: Interface, mean: list[float], s
 
 
 def weights_of(model: Model) -> dict[str, np.ndarray]:
-    """The model's arrays; attention's fused layers as `q`, scaled already, `k` and `v`.
+    """Return the model's arrays; attention's fused layers become `q`, already scaled, `k` and `v`.
 
     Three products need no copies that take a fused one's result apart.
     """
@@ -99,7 +99,7 @@ def weights_of(model: Model) -> dict[str, np.ndarray]:
 
 
 def _patches(graph: Graph, model: Model, images_BCHW: Value) -> Value:
-    """[R, P], as `vit.patchify` cuts them, those of one image after those of another."""
+    """Cut images into patches [R, P] as `vit.patchify` does, image after image."""
     (rows, columns), (height, width) = model.grid, model.patch_size
     split = _reshape(graph, images_BCHW, -1, model.channels, rows, height, columns, width)
     turned = graph.add("Transpose", split, perm=[0, 2, 4, 3, 5, 1])
@@ -110,7 +110,7 @@ def _patches(graph: Graph, model: Model, images_BCHW: Value) -> Value:
 
 
 def _picture(graph: Graph, model: Model, patches_BLP: Value) -> Value:
-    """[B, C, H, W], as `vit.unpatchify` joins them."""
+    """Join patches into images [B, C, H, W] as `vit.unpatchify` does."""
     (rows, columns), (height, width) = model.grid, model.patch_size
     split = _reshape(graph, patches_BLP, -1, rows, columns, height, width, model.channels)
     turned = graph.add("Transpose", split, perm=[0, 5, 1, 3, 2, 4])
@@ -118,13 +118,13 @@ def _picture(graph: Graph, model: Model, patches_BLP: Value) -> Value:
 
 
 def _split_table(graph: Graph, model: Model, name: str) -> tuple[np.ndarray, Value]:
-    """(a position table's first row [1, 1, D], the cls token's if there is one; the patches' rows [L, D])."""
+    """Split a position table into (the cls token's row [1, 1, D] if there is one, the patches' rows [L, D])."""
     table_1ND, front = graph.weights[name], int(model.has_cls)
     return table_1ND[:, :1], graph.constant(f"{name}.patches", table_1ND[0, front:])
 
 
 def _features(graph: Graph, model: Model, images_BCHW: Value, token: str) -> Value:
-    """[B, D], as `vit.features` makes them."""
+    """Compute features [B, D] as `vit.features` does."""
     patches, width = model.grid[0] * model.grid[1], model.config["embed_dim"]
     embedded_RD = _linear(graph, _patches(graph, model, images_BCHW), "patch_embed.proj")
     _, positions_LD = _split_table(graph, model, "pos_embed")
@@ -145,7 +145,7 @@ def _without_cls(graph: Graph, model: Model, x_BND: Value) -> Value:
 def _encoder(
     graph: Graph, model: Model, x_BKD: Value, patches: Count, only_first: bool = False
 ) -> tuple[list[Value], Count]:
-    """(what goes into each block and what the last one gives, [R, D] each; the tokens of an image, N).
+    """Run the encoder; return (each block's input and the last one's output, [R, D] each; N tokens per image).
 
     Args:
         x_BKD: embedded patches with their positions, all of them or the kept ones.
@@ -168,13 +168,13 @@ def _encoder(
 
 
 def _first_tokens(graph: Graph, x_RD: Value, tokens: Count, width: int) -> Value:
-    """[B, D]."""
+    """Return the first token of each image, [B, D]."""
     first_B1D = _slice(graph, _reshape(graph, x_RD, -1, tokens, width), 0, 1, axis=1)
     return _reshape(graph, first_B1D, -1, width)
 
 
 def _batch(graph: Graph) -> Value:
-    """B, int64 [1]."""
+    """Return the batch size, int64 [1]."""
     return graph.add("Shape", graph.input("images"), start=0, end=1)
 
 
@@ -183,7 +183,7 @@ def _for_each_image(graph: Graph, x_1ND: Value, tokens: int, width: int) -> Valu
 
 
 def _block(graph: Graph, x_RD: Value, block: str, tokens: Count, heads: int, only_first: bool = False) -> Value:
-    """`vit.Block`, of all tokens or of each image's first."""
+    """Compute `vit.Block` for all tokens or for each image's first."""
     seen_RD = _norm(graph, x_RD, f"{block}.norm1")
     if only_first:
         width = graph.weights[f"{block}.norm1.weight"].size
@@ -197,7 +197,7 @@ def _block(graph: Graph, x_RD: Value, block: str, tokens: Count, heads: int, onl
 def _attention(
     graph: Graph, asking_RD: Value, queries: Count, memory_RE: Value, tokens: Count, layer: str, heads: int
 ) -> Value:
-    """`vit.Attention` or `crossmae.CrossAttention`, of `queries` and `tokens` an image: [R, D]."""
+    """Compute `vit.Attention` or `crossmae.CrossAttention`, `queries` by `tokens` per image: [R, D]."""
     width = graph.weights[f"{layer}.q.bias"].size
 
     def split(x: Value, part: str, count: Count) -> Value:
@@ -211,7 +211,7 @@ def _attention(
 
 
 def _attention_of_first(graph: Graph, seen_RD: Value, tokens: Count, layer: str, heads: int) -> Value:
-    """`_attention` of each image's first token, [B, D], without a product for every token's key and value.
+    """Compute `_attention` of each image's first token, [B, D], without a product for every token's key and value.
 
     Each head's query is multiplied by the keys' weights instead, and the tokens are mixed before they are multiplied by
     the values'. The keys' bias adds the same to all scores of a query, so softmax takes no notice; a query's shares add
@@ -233,13 +233,13 @@ def _attention_of_first(graph: Graph, seen_RD: Value, tokens: Count, layer: str,
 
 
 def _mlp(graph: Graph, x_RD: Value, block: str) -> Value:
-    """`x + mlp(norm(x))`."""
+    """Compute `x + mlp(norm(x))`."""
     hidden = graph.add("Gelu", _linear(graph, _norm(graph, x_RD, f"{block}.norm2"), f"{block}.mlp.fc1"))
     return graph.add("Add", x_RD, _linear(graph, hidden, f"{block}.mlp.fc2"))
 
 
 def _reconstruction(graph: Graph, model: MaskedAutoencoder, images_BCHW: Value) -> Value:
-    """The images with the patches that "mask" removes as they are predicted; "patches" is what the decoder gives."""
+    """Replace the patches that "mask" removes by predicted ones; "patches" is the decoder's output."""
     patches, pixels, width = model.grid[0] * model.grid[1], model.pixels, model.config["embed_dim"]
     patches_RP = _patches(graph, model, images_BCHW)
     removed_BL = graph.add("Cast", _reshape(graph, graph.input("mask"), -1, patches), to="bool")
@@ -268,14 +268,14 @@ def _reconstruction(graph: Graph, model: MaskedAutoencoder, images_BCHW: Value) 
 
 
 def _nan_if_uneven(graph: Graph, kept_BL: Value) -> Value:
-    """0, or nan where images of a batch keep different numbers of patches: what is computed then is of no image."""
+    """Return 0, or nan where images of a batch keep different numbers of patches, which makes the outputs invalid."""
     counts_B = graph.add("ReduceSum", graph.add("Cast", kept_BL, to="float32"), graph.numbers(1), keepdims=0)
     least, most = (graph.add(f"Reduce{side}", counts_B, graph.numbers(0), keepdims=0) for side in ("Min", "Max"))
     return graph.add("Sqrt", graph.add("Sub", least, most))
 
 
 def _with_statistics_of(graph: Graph, patches_BLP: Value, normal_BLP: Value, pixels: int) -> Value:
-    """The reverse of `mae.normal_patches`."""
+    """Invert `mae.normal_patches`."""
     mean_BL1 = graph.add("ReduceMean", patches_BLP, graph.numbers(-1))
     squares_BL1 = graph.add("ReduceSumSquare", graph.add("Sub", patches_BLP, mean_BL1), graph.numbers(-1))
     variance_BL1 = graph.add("Mul", squares_BL1, graph.number(1 / (pixels - 1)))
@@ -284,7 +284,7 @@ def _with_statistics_of(graph: Graph, patches_BLP: Value, normal_BLP: Value, pix
 
 
 def _decoder(graph: Graph, model: MaskedAutoencoder, latent_RE: Value, tokens: Count, kept_rows: Value) -> Value:
-    """`mae.decode` up to its last norm, of all patches in the image's order: [R, D]."""
+    """Compute `mae.decode` up to its last norm for all patches in the image's order: [R, D]."""
     width, patches = model.config["decoder_embed_dim"], model.grid[0] * model.grid[1]
     latent_RD = _linear(graph, _norm(graph, latent_RE, "norm"), "decoder_embed")
     latent_BND = _reshape(graph, latent_RD, -1, tokens, width)
@@ -309,7 +309,7 @@ def _decoder(graph: Graph, model: MaskedAutoencoder, latent_RE: Value, tokens: C
 
 
 def _cross_decoder(graph: Graph, model: MaskedAutoencoder, maps: list[Value], tokens: Count) -> Value:
-    """`crossmae.read_out` of every patch, up to its last norm: [R, D]."""
+    """Compute `crossmae.read_out` for every patch, up to its last norm: [R, D]."""
     width, patches = model.config["decoder_embed_dim"], model.grid[0] * model.grid[1]
     _, positions_LD = _split_table(graph, model, "decoder_pos_embed")
     queries_1LD = graph.add("Add", _weight(graph, "mask_token"), positions_LD)
@@ -323,7 +323,7 @@ def _cross_decoder(graph: Graph, model: MaskedAutoencoder, maps: list[Value], to
 
 
 def _memories(graph: Graph, model: MaskedAutoencoder, maps: list[Value]) -> list[Value]:
-    """What each block of a cross decoder attends to, as `mae.encode_memories` makes it: [R, E] each."""
+    """Return the tokens that each block of a cross decoder attends to, as `mae.encode_memories` does: [R, E] each."""
     count, width = len(model.decoder_blocks), model.config["embed_dim"]
     if model.inter_block is None:
         return [_norm(graph, maps[-1], "norm")] * count
@@ -334,7 +334,7 @@ def _memories(graph: Graph, model: MaskedAutoencoder, maps: list[Value]) -> list
 
 
 def _reshape(graph: Graph, x: Value, *shape: Count) -> Value:
-    """-1 is what the other dimensions leave."""
+    """Reshape; -1 stands for the size that the other dimensions leave."""
     return graph.add("Reshape", x, graph.numbers(*shape))
 
 

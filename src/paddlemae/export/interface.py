@@ -49,7 +49,7 @@ class Interface:
 
 
 def interface_of(model: Model, what: str, token: str | None = None, depth: int = 8) -> Interface:
-    """The interface of a part.
+    """Return the interface of an exportable part of a model.
 
     Args:
         token: of an encoder, "mean" unless given.
@@ -96,7 +96,7 @@ def _patches(model: MaskedAutoencoder) -> Value:
 
 
 def metadata_of(model: Model, description: Description, interface: Interface) -> dict[str, Any]:
-    """What a program that knows no PaddleMAE must know to use the file; JSON's types alone."""
+    """Return the metadata that other programs need to use the file, as JSON types."""
     values = {
         side: [{**asdict(value), "shape": ["batch", *value.shape]} for value in several]
         for side, several in (("inputs", interface.inputs), ("outputs", interface.outputs))

@@ -63,7 +63,7 @@ class OnnxGraph:
 
 
 def onnx_model(model: Model, interface: Interface, mean: list[float], std: list[float]) -> ModelProto:
-    """The part of a model that an interface describes; for mean and std see `network.build`."""
+    """Convert the part of a model that an interface describes; for mean and std see `graph.build`."""
     graph = OnnxGraph(weights_of(model))
     build(graph, model, interface, mean, std)
     inputs, outputs = (

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
-import paddle.nn.functional as F
-from paddle import _C_ops, inference, static
 
+from paddlemae.engine import private
+from paddlemae.engine.safe_import import F, paddle
 from paddlemae.export.graph import Count, build, weights_of
 from paddlemae.export.interface import Interface, Model
 
@@ -24,7 +23,7 @@ FILES = (f"{STEM}.json", f"{STEM}.pdiparams")
 
 
 def _only(numbers: Any) -> Any:
-    """Where a single number is used as one, not as a shape."""
+    """Return the number in a list of one, where an operation takes a number instead of a shape."""
     return numbers[0] if isinstance(numbers, list) else numbers
 
 
@@ -38,7 +37,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "Gather": paddle.gather,
     "Gelu": F.gelu,
     # as Paddle's own passes for GPU and oneDNN make it; a sum of its own would take 3% as long as the product
-    "Gemm": lambda x_RD, weight, bias: _C_ops.fc(x_RD, weight, bias, 1, "", False),
+    "Gemm": private.linear_in_program,
     "Identity": paddle.assign,
     "LayerNormalization": lambda x, weight, bias, axis, epsilon: F.layer_norm(x, x.shape[axis:], weight, bias, epsilon),
     "MatMul": paddle.matmul,
@@ -69,7 +68,7 @@ class ProgramGraph:
 
     def __init__(self, weights: dict[str, np.ndarray], interface: Interface):
         self.weights = weights
-        self.inputs = {one.name: static.data(one.name, [-1, *one.shape], one.dtype) for one in interface.inputs}
+        self.inputs = {one.name: paddle.static.data(one.name, [-1, *one.shape], one.dtype) for one in interface.inputs}
         self.outputs: dict[str, Any] = {}
         self.constants: dict[str, Any] = {}
 
@@ -78,8 +77,8 @@ class ProgramGraph:
 
     def constant(self, name: str, array: np.ndarray) -> Any:
         if name not in self.constants:
-            self.constants[name] = static.create_parameter(array.shape, "float32", name)
-            static.global_scope().var(name).get_tensor().set(np.ascontiguousarray(array), paddle.CPUPlace())
+            self.constants[name] = paddle.static.create_parameter(array.shape, "float32", name)
+            private.fill_tensor(paddle.static.global_scope().var(name), array)
         return self.constants[name]
 
     def numbers(self, *values: Count) -> list[Count]:
@@ -107,8 +106,8 @@ def save_program(model: Model, interface: Interface, mean: list[float], std: lis
             warnings.simplefilter("ignore")  # `paddle.where` asks a program's values where they are
             build(graph, model, interface, mean, std)
         outputs = [graph.outputs[one.name] for one in interface.outputs]
-        inputs, executor = list(graph.inputs.values()), static.Executor(paddle.CPUPlace())
-        static.save_inference_model(str(folder / STEM), inputs, outputs, executor)
+        inputs, executor = list(graph.inputs.values()), paddle.static.Executor(paddle.CPUPlace())
+        paddle.static.save_inference_model(str(folder / STEM), inputs, outputs, executor)
 
 
 @contextmanager
@@ -116,6 +115,7 @@ def _building() -> Iterator[None]:
     """Inside, Paddle's functions add to a new program instead of computing."""
     paddle.enable_static()
     try:
+        static = paddle.static
         with static.program_guard(static.Program(), static.Program()), static.scope_guard(static.Scope()):
             yield
     finally:
@@ -123,16 +123,16 @@ def _building() -> Iterator[None]:
 
 
 def load_program(folder: Path, threads: int, *, onednn: bool = False) -> Callable[..., list[np.ndarray]]:
-    """What runs a program on the CPU: from its inputs in their order to its outputs in theirs.
+    """Return a function that runs a program on the CPU: inputs in order to outputs in order.
 
     Args:
         onednn: Paddle's default, which was no faster here and not always right (docs/export.md).
     """
-    config = inference.Config(*(str(folder / name) for name in FILES))
+    config = paddle.inference.Config(*(str(folder / name) for name in FILES))
     config.disable_glog_info()
     (config.enable_mkldnn if onednn else config.disable_mkldnn)()
     config.set_cpu_math_library_num_threads(threads)
-    predictor = inference.create_predictor(config)  # has read the files then
+    predictor = paddle.inference.create_predictor(config)  # has read the files then
     inputs = [predictor.get_input_handle(name) for name in predictor.get_input_names()]
 
     def run(*arrays: np.ndarray) -> list[np.ndarray]:

@@ -27,8 +27,8 @@ from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.weights.model_folder import Description
 
-METADATA_FILE = "metadata.json"  # beside a program of Paddle; an ONNX file has it inside
-MOST_BYTES = 2_000_000_000  # of weights inside an ONNX file, which can't have 2 GiB; more go into a file beside it
+METADATA_FILE = "metadata.json"  # next to a program of Paddle; an ONNX file contains it
+MOST_BYTES = 2_000_000_000  # of weights inside an ONNX file, which can't have 2 GiB; more go into a file next to it
 PACKAGES = ("onnx", "onnxruntime")
 
 
@@ -86,9 +86,9 @@ def export(
     write, engine_of = writers[to]
     out.parent.mkdir(parents=True, exist_ok=True)
     with naming(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        beside = Path(folder) / out.name
-        written = write(model, description, interface, beside)
-        difference = largest_difference(engine_of(beside), model, description, interface, examples)
+        unfinished = Path(folder) / out.name
+        written = write(model, description, interface, unfinished)
+        difference = largest_difference(engine_of(unfinished), model, description, interface, examples)
         if not difference <= LIMIT:  # nor nan
             raise RuntimeError(
                 f"the exported {what} differs from the model by {difference:.2g} on {images}, and {LIMIT:g} is the "

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import median
 
-from paddlemae.engine import device
+from paddlemae.engine.cpus import usable_cpus
 from paddlemae.launch.launcher import AUTO, Launch, run_ranks
 from paddlemae.recipe import load_recipe
 from paddlemae.runs.runlog import newest_checkpoint, read_metrics
@@ -72,7 +72,7 @@ def without(words: Sequence[str], options: Collection[str], flags: Collection[st
 
 def fastest(command: list[str], batch_size: int) -> int:
     """The number of processes that trains the most images a second here, found by a few steps with each."""
-    cpus = device.usable_cpus()
+    cpus = usable_cpus()
     numbers = sorted({1, *(2**power for power in range(1, 12) if 2**power <= cpus), cpus})
     numbers = [number for number in numbers if batch_size % number == 0]
     speeds = {}

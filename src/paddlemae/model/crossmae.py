@@ -10,8 +10,8 @@ width, D the decoder's, P pixels a patch.
 from __future__ import annotations
 
 import numpy as np
-from paddle import nn
 
+from paddlemae.engine.safe_import import nn
 from paddlemae.model.kernels import (
     LayerNorm,
     Linear,

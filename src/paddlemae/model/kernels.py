@@ -14,12 +14,8 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-import paddle
-import paddle.nn.functional as F
-from paddle import _legacy_C_ops, nn
-from paddle.autograd import PyLayer
-
-from paddlemae.engine.device import rows_view
+from paddlemae.engine import private
+from paddlemae.engine.safe_import import F, nn, paddle
 
 Wanted = tuple[int, int] | None  # tokens start..stop of each image whose output is used; None is all of them
 
@@ -73,17 +69,11 @@ def normal_rows(x_RD, degrees: int, epsilon: float):
         epsilon: added to the variance; scale is one over the root of that.
     """
     share = degrees / x_RD.shape[1]
-    normal_RD, mean_R, variance_R = layer_norm(x_RD, None, None, epsilon * share)
+    normal_RD, mean_R, variance_R = private.layer_norm(x_RD, None, None, epsilon * share)
     if share != 1:
         normal_RD.scale_(share**0.5)
     scale_R1 = paddle.rsqrt(variance_R + epsilon * share).scale_(share**0.5).reshape([-1, 1])
     return normal_RD, mean_R.reshape([-1, 1]), scale_R1
-
-
-def layer_norm(x_RD, weight, bias, epsilon: float):
-    """(layer norm of each row, mean [R], variance over D [R]); `F.layer_norm` keeps the last two to itself."""
-    call = _legacy_C_ops.layer_norm  # type: ignore[attr-defined]  # made when Paddle is imported
-    return call(x_RD, weight, bias, "epsilon", epsilon, "begin_norm_axis", 1)
 
 
 def scale_channels(images_BCHW, scale_C, shift_C):
@@ -108,7 +98,7 @@ def linear_gradients(x_RD, gradient_RE):
     return paddle.matmul(x_RD, gradient_RE, transpose_x=True), paddle.matmul(ones_1R, gradient_RE).flatten()
 
 
-class _LinearOnCpu(PyLayer):
+class _LinearOnCpu(paddle.autograd.PyLayer):
     """`F.linear` whose bias is added, and its gradient summed, by matrix products."""
 
     @staticmethod
@@ -156,14 +146,14 @@ def norm_gradients(x_RD, weight, epsilon: float, gradient_RD):
     return to_x, to_weight, to_bias
 
 
-class _LayerNormOnCpu(PyLayer):
+class _LayerNormOnCpu(paddle.autograd.PyLayer):
     """`F.layer_norm` over the last axis, whose backward is 8 ns an element in Paddle's own kernel and 2 here."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, epsilon: float):
         ctx.epsilon = epsilon
         ctx.save_for_backward(x, weight)
-        return layer_norm(rows_of(x), weight, bias, epsilon)[0].reshape(x.shape)
+        return private.layer_norm(rows_of(x), weight, bias, epsilon)[0].reshape(x.shape)
 
     @staticmethod
     def backward(ctx, gradient):
@@ -177,7 +167,7 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x):
         if on_cpu(x) and all_or_none_train(x, self.weight, self.bias):
-            return _LayerNormOnCpu.apply(x, self.weight, self.bias, self._epsilon)
+            return _LayerNormOnCpu.apply(x, self.weight, self.bias, private.epsilon_of(self))
         return super().forward(x)
 
 
@@ -213,7 +203,7 @@ def pieces(*tensors_RD):
         yield tensors_RD
         return
     for start in range(0, rows, step):
-        yield [rows_view(one, start, min(start + step, rows)) for one in tensors_RD]
+        yield [private.rows_view(one, start, min(start + step, rows)) for one in tensors_RD]
 
 
 def gelu_backward(hidden_RE, gradient_RE):
@@ -239,7 +229,7 @@ def parts_of(x) -> list:
     contiguous, as a new tensor is.
     """
     x = x.contiguous()
-    return [rows_view(x, number, number + 1).squeeze(0) for number in range(x.shape[0])]
+    return [private.rows_view(x, number, number + 1).squeeze(0) for number in range(x.shape[0])]
 
 
 def merged(x_PBHNd):
@@ -314,7 +304,7 @@ def attend_gradients(attended, gradient_BQE, out=(None, None, None)):
     return to_query, paddle.matmul(inner_BHQN, query_BHQd, transpose_x=True, out=out[1]), to_value
 
 
-class _AttentionOnCpu(PyLayer):
+class _AttentionOnCpu(paddle.autograd.PyLayer):
     """`attention` with a backward that passes over the queries' shares three times instead of nine."""
 
     @staticmethod
@@ -354,13 +344,13 @@ def kept_rows(keep_B, rows: int):
     return keep_B.repeat_interleave(rows // keep_B.shape[0]).reshape([-1, 1])
 
 
-class _ResidualMlpOnCpu(PyLayer):
+class _ResidualMlpOnCpu(paddle.autograd.PyLayer):
     """`x + keep * mlp(norm(x))`; of [R, 4D] it keeps the hidden layer before its GELU and nothing else."""
 
     @staticmethod
     def forward(ctx, x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, epsilon: float, keep):
         x_RD = rows_of(x)
-        hidden = linear_rows(layer_norm(x_RD, norm_weight, norm_bias, epsilon)[0], weight1, bias1)
+        hidden = linear_rows(private.layer_norm(x_RD, norm_weight, norm_bias, epsilon)[0], weight1, bias1)
         active = F.gelu(hidden)
         ctx.epsilon, ctx.keep = epsilon, keep
         ctx.save_for_backward(x, hidden, norm_weight, norm_bias, weight1, weight2)
@@ -373,7 +363,7 @@ class _ResidualMlpOnCpu(PyLayer):
         to_hidden = paddle.matmul(branch_RD, weight2, transpose_y=True)
         gelu_backward(hidden, to_hidden)
         to_weight2, to_bias2 = linear_gradients(hidden, branch_RD)
-        seen_RD = layer_norm(x_RD, norm_weight, norm_bias, ctx.epsilon)[0]
+        seen_RD = private.layer_norm(x_RD, norm_weight, norm_bias, ctx.epsilon)[0]
         to_weight1, to_bias1 = linear_gradients(seen_RD, to_hidden)
         del seen_RD
         to_seen = paddle.matmul(to_hidden, weight1, transpose_y=True)
@@ -382,13 +372,13 @@ class _ResidualMlpOnCpu(PyLayer):
         return to_x, *to_norm, to_weight1, to_bias1, to_weight2, to_bias2
 
 
-class _ResidualAttentionOnCpu(PyLayer):
+class _ResidualAttentionOnCpu(paddle.autograd.PyLayer):
     """`x + keep * attention(norm(x))`, for all tokens or for those that are wanted."""
 
     @staticmethod
     def forward(ctx, x, norm_weight, norm_bias, weight, bias, proj_weight, proj_bias, epsilon, heads, wanted, keep):
         width = x.shape[-1]
-        seen_BND = layer_norm(rows_of(x), norm_weight, norm_bias, epsilon)[0].reshape(x.shape)
+        seen_BND = private.layer_norm(rows_of(x), norm_weight, norm_bias, epsilon)[0].reshape(x.shape)
         if wanted is None:
             query, key, value = parts_of(heads_of(_linear_of(seen_BND, weight, bias), 3, heads))
         else:
@@ -408,7 +398,7 @@ class _ResidualAttentionOnCpu(PyLayer):
         branch_RD = _branch_gradient(rows_of(gradient), ctx.keep)
         to_proj = linear_gradients(rows_of(mixed), branch_RD)
         to_mixed = paddle.matmul(branch_RD, proj_weight, transpose_y=True).reshape(mixed.shape)
-        seen_RD = layer_norm(rows_of(x), norm_weight, norm_bias, ctx.epsilon)[0]
+        seen_RD = private.layer_norm(rows_of(x), norm_weight, norm_bias, ctx.epsilon)[0]
         if ctx.wanted is None:
             to_parts = paddle.empty([3, *query.shape], query.dtype)
             to_query, *_ = attend_gradients(attended, to_mixed, parts_of(to_parts))
@@ -434,13 +424,13 @@ class _ResidualAttentionOnCpu(PyLayer):
         return to_x, *to_norm, *to_qkv, *to_proj
 
 
-class _ResidualCrossAttentionOnCpu(PyLayer):
+class _ResidualCrossAttentionOnCpu(paddle.autograd.PyLayer):
     """`x + attention(norm(x), memory)`."""
 
     @staticmethod
     def forward(ctx, x, memory, norm_weight, norm_bias, *rest):
         query_weight, query_bias, pair_weight, pair_bias, proj_weight, proj_bias, epsilon, heads = rest
-        seen_BQD = layer_norm(rows_of(x), norm_weight, norm_bias, epsilon)[0].reshape(x.shape)
+        seen_BQD = private.layer_norm(rows_of(x), norm_weight, norm_bias, epsilon)[0].reshape(x.shape)
         of_query, of_pair = (query_weight, query_bias), (pair_weight, pair_bias)
         query, key, value = _queries_and_pairs(seen_BQD, memory, of_query, of_pair, heads)
         ctx.epsilon, ctx.query_scale = epsilon, query.shape[-1] ** -0.5
@@ -458,7 +448,7 @@ class _ResidualCrossAttentionOnCpu(PyLayer):
         to_proj = linear_gradients(rows_of(mixed), gradient_RD)
         to_mixed = paddle.matmul(gradient_RD, proj_weight, transpose_y=True).reshape(mixed.shape)
         to_queries, to_pair = _to_queries_and_pairs(attended, to_mixed, ctx.query_scale)
-        seen_RD = layer_norm(x_RD, norm_weight, norm_bias, ctx.epsilon)[0]
+        seen_RD = private.layer_norm(x_RD, norm_weight, norm_bias, ctx.epsilon)[0]
         to_query = linear_gradients(seen_RD, to_queries)
         to_seen = paddle.matmul(to_queries, query_weight, transpose_y=True)
         to_x, *to_norm = norm_gradients(x_RD, norm_weight, ctx.epsilon, to_seen)
@@ -468,7 +458,7 @@ class _ResidualCrossAttentionOnCpu(PyLayer):
         return to_x, to_memory, *to_norm, *to_query, *to_pair_layer, *to_proj
 
 
-class _WeightedSumsOnCpu(PyLayer):
+class _WeightedSumsOnCpu(paddle.autograd.PyLayer):
     """`weighted_sums`, whose gradients are taken and given as views of one tensor instead of copies."""
 
     @staticmethod
@@ -544,7 +534,7 @@ def residual_mlp(x_BND, norm: nn.LayerNorm, mlp: nn.Layer, keep_B=None):
     """
     weights = [norm.weight, norm.bias, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias]
     if on_cpu(x_BND) and all_or_none_train(x_BND, *weights):
-        return _ResidualMlpOnCpu.apply(x_BND, *weights, norm._epsilon, keep_B)
+        return _ResidualMlpOnCpu.apply(x_BND, *weights, private.epsilon_of(norm), keep_B)
     return residual(x_BND, mlp(norm(x_BND)), keep_B)
 
 
@@ -557,7 +547,7 @@ def residual_attention(x_BND, norm: nn.LayerNorm, attn: nn.Layer, wanted=None, k
     """
     weights = [norm.weight, norm.bias, attn.qkv.weight, attn.qkv.bias, attn.proj.weight, attn.proj.bias]
     if on_cpu(x_BND) and all_or_none_train(x_BND, *weights):
-        settings = norm._epsilon, attn.num_heads, wanted, keep_B
+        settings = private.epsilon_of(norm), attn.num_heads, wanted, keep_B
         return _ResidualAttentionOnCpu.apply(x_BND, *weights, *settings)
     return residual(tokens_of(x_BND, wanted), attn(norm(x_BND), wanted), keep_B)
 
@@ -571,7 +561,7 @@ def residual_cross_attention(x_BQD, memory_BNE, norm: nn.LayerNorm, attn: nn.Lay
     layers = (norm, attn.q, attn.kv, attn.proj)
     weights = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
     if on_cpu(x_BQD) and all_or_none_train(x_BQD, memory_BNE, *weights):
-        return _ResidualCrossAttentionOnCpu.apply(x_BQD, memory_BNE, *weights, norm._epsilon, attn.num_heads)
+        return _ResidualCrossAttentionOnCpu.apply(x_BQD, memory_BNE, *weights, private.epsilon_of(norm), attn.num_heads)
     return x_BQD + attn(norm(x_BQD), memory_BNE)
 
 

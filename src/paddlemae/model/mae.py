@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import paddle
-from paddle import nn
 
+from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.model.crossmae import InterBlockAttention, cross_blocks, read_out
 from paddlemae.model.kernels import LayerNorm, Linear, mean_of, normal_rows, rows_of
 from paddlemae.model.masking import Mask

@@ -5,6 +5,7 @@ Shapes: L patches of a grid (rows x columns), D width.
 
 from __future__ import annotations
 
+from paddlemae.engine.safe_import import F
 from paddlemae.sincos import sincos_1d, sincos_2d
 
 __all__ = ["resize_positions", "sincos_1d", "sincos_2d"]
@@ -19,8 +20,6 @@ def resize_positions(table_LD, old_grid: tuple[int, int], new_grid: tuple[int, i
     Returns:
         tensor [L_new, D]; the very same tensor when the grids agree.
     """
-    import paddle.nn.functional as F
-
     if tuple(old_grid) == tuple(new_grid):
         return table_LD
     picture_1DHW = table_LD.reshape([1, *old_grid, -1]).transpose([0, 3, 1, 2])

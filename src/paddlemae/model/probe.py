@@ -5,9 +5,7 @@ Shapes: B images, D features.
 
 from __future__ import annotations
 
-import paddle
-from paddle import nn
-
+from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.model.kernels import Linear, mean_rows
 
 NORM_EPSILON = 1e-6  # MAE's published linear probing

@@ -15,11 +15,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import paddle
-import paddle.nn.functional as F
-from paddle import nn
 
-from paddlemae.engine.device import tensor_of
+from paddlemae.engine.safe_import import F, nn, paddle
+from paddlemae.engine.tensors import tensor_of
 from paddlemae.model.kernels import (
     LayerNorm,
     Linear,
@@ -243,12 +241,10 @@ def run_blocks(
 
 def recomputed(run: Callable, *inputs):
     """`run(*inputs)`, of which only the inputs are kept until its gradient is due (Chen et al., arXiv 1604.06174)."""
-    from paddle.distributed.fleet.utils import recompute
-
     if not paddle.is_grad_enabled() or all(one.stop_gradient for one in inputs):  # else weights would get no gradient
         return run(*inputs)
     # nothing here draws random numbers, and Paddle's generators belong to all threads
-    return recompute(run, *inputs, preserve_rng_state=False)
+    return paddle.distributed.fleet.utils.recompute(run, *inputs, preserve_rng_state=False)
 
 
 def add_positions(layer: nn.Layer, name: str, kind: str, width: int, grid: tuple[int, int], cls_token: bool) -> None:

@@ -27,7 +27,7 @@ Hold = Callable[..., Sheet]
 
 
 def shown_exhibits(run: Json, folder: Path, pictures: Pictures, problems: list[str]) -> dict[str, Json]:
-    """What the template shows of each exhibit; a damaged one becomes a problem."""
+    """Return the values that the template shows of each exhibit; a damaged one becomes a problem."""
     hold = functools.partial(pictures.hold, folder, problems=problems)
     found = {}
     for part, build in BUILDERS.items():
@@ -93,7 +93,7 @@ def _confusion(content: Json, hold: Hold) -> Json:
 
 
 def _confused(found: Confusion, totals: np.ndarray, classes: Sequence[str]) -> list[Json]:
-    """The pairs of classes that were taken for each other most often."""
+    """Return the pairs of classes that were confused most often."""
     wrong = np.flatnonzero(found.true != found.predicted)
     most = wrong[np.argsort(-found.count[wrong], kind="stable")[:CONFUSED_PAIRS]]
     columns = zip(*(column[most].tolist() for column in (found.true, found.predicted, found.count)))
@@ -132,7 +132,7 @@ def _neighbours(content: Json, hold: Hold) -> Json:
 
 
 def _neighbour_row(row: Json, classes: Sequence[Any]) -> Json:
-    """A query and its neighbours; without labels there is no saying who is of the same class."""
+    """Return a query and its neighbours; without labels no neighbour is marked as of the same class."""
     label = row["label"]
     neighbours = [
         {

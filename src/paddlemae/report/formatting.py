@@ -8,26 +8,26 @@ from typing import Any
 
 
 def text(value: Any) -> str:
-    """A setting as a reader writes it."""
+    """Format a setting as in a recipe."""
     if value is None:
         return "not set"
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def number(value: Any) -> str:
-    """With thousands apart: 50,000 or 1.02."""
+    """Format a number with thousands separators: 50,000 or 1.02."""
     if finite(value) is None:
         return "unknown" if value is None else str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
 
 
 def percent(share: Any) -> str:
-    """0.815 as 81.5%."""
+    """Format 0.815 as 81.5%."""
     return "unknown" if finite(share) is None else f"{share:.1%}"
 
 
 def points(difference: float | None) -> str:
-    """A difference of two shares in points, with its sign."""
+    """Format a difference of two shares in percentage points, with its sign."""
     return "" if difference is None else f"{100 * difference:+.1f}".replace("-", "−")
 
 
@@ -49,7 +49,7 @@ def duration(seconds: Any) -> str:
 
 
 def finite(value: Any) -> int | float | None:
-    """The value if it is a number that can be drawn."""
+    """Return the value if it is a finite number, else None."""
     try:
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an int beyond any float

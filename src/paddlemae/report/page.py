@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing beside it: pictures, styles and scripts are inside.
+"""The report as one self-contained HTML page: pictures, styles and scripts are inside.
 
 Class names, file names and numbers come from strangers' folders. The template escapes them all, and the page's own
 policy (CSP) runs no script but ours and fetches nothing, whatever should slip through.
@@ -56,7 +56,7 @@ Json = dict[str, Any]
 
 
 def render(report: Mapping[str, Any], folders: Sequence[Path]) -> str:
-    """One page of HTML.
+    """Return the report as one page of HTML.
 
     Args:
         report: as `collect` makes it.
@@ -102,12 +102,12 @@ def _template() -> Template:
 
 
 def _printable(value: Any) -> Any:
-    """What an expression of the template gives, without characters that a name may hold and a page may not."""
+    """Replace characters in a template's expression that a name may hold and a page may not."""
     return shown_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _script_json(content: Any) -> Markup:
-    """JSON that neither ends the <script> it stands in nor means anything to a reader of HTML."""
+    """Return JSON that is safe inside a <script> element."""
     line = json.dumps(content, allow_nan=False, separators=(",", ":"))  # all but ASCII is escaped, so U+2028 too
     for sign in "<>&":
         line = line.replace(sign, f"\\u{ord(sign):04x}")
@@ -115,7 +115,7 @@ def _script_json(content: Any) -> Markup:
 
 
 def _labels(runs: Sequence[Json]) -> list[str]:
-    """What tells the runs apart: their names, or where two are the same their folders."""
+    """Return labels that distinguish the runs: their names, or their folders where two names are equal."""
     names = [run["name"] for run in runs]
     return [shown(name) for name in (names if len(set(names)) == len(names) else [run["folder"] for run in runs])]
 
@@ -145,7 +145,7 @@ def _unknown(part: str) -> Json:
 
 
 def _for_script(runs: Sequence[Json]) -> Json:
-    """What the page's script draws itself."""
+    """Return the data that the page's script draws."""
     of_map = ("classes", "points", "sheet")
     return {
         "titles": CURVES,
@@ -163,7 +163,7 @@ def _for_script(runs: Sequence[Json]) -> Json:
 
 
 def _facts(run: Json) -> dict[str, str]:
-    """What was run, in a reader's words."""
+    """Return what was run as (name, value) pairs for readers."""
     setup, totals = run["setup"], run["totals"]
     environment, data, model = setup["environment"], setup["data"], setup["model"]
     counts = [f"{number(data[what])} {what}" for what in ("images", "classes") if data.get(what) is not None]
@@ -231,7 +231,7 @@ def _curves(curves: Mapping[str, Json], problems: list[str]) -> dict[str, Json]:
 
 
 def _curve(curve: Mapping[str, Sequence[Any]]) -> tuple[Json, int]:
-    """(a curve that is light enough to draw, how many of its values can't be drawn)."""
+    """Return (a curve of few enough points to draw, the number of values that are not finite)."""
     kept = [place for place, value in enumerate(curve["value"]) if finite(value) is not None]
     chosen = [kept[place] for place in thinned([curve["value"][place] for place in kept], MOST_POINTS)]
     light = {key: [_rounded(curve[key][place]) for place in chosen] for key in ("step", "epoch", "seconds", "value")}
@@ -256,7 +256,7 @@ def thinned(values: Sequence[float], most: int) -> Sequence[int]:
 
 
 def _curve_facts(runs: Sequence[Json]) -> dict[str, Json]:
-    """Name -> title and, of each run, the curve's ends and extremes in words, for readers without the drawing."""
+    """Return name -> title and a text per run with the curve's ends and extremes, for readers without the drawing."""
     names = dict.fromkeys(name for run in runs for name in run["curves"])
     order = [name for name in CURVES if name in names] + [name for name in names if name not in CURVES]
     return {

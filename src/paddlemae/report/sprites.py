@@ -64,7 +64,7 @@ class Pictures:
 
 
 def _sheet(folder: Path, sprite: Json, side: int, name: str) -> tuple[Sheet, tuple[int, int]]:
-    """A sprite read into memory, and the width and height of all of it on the screen."""
+    """Read a sprite; return it with its width and height on the screen."""
     (height, width), columns, count = sprite["tile"], sprite["columns"], sprite["count"]
     if not all(isinstance(one, int) and one > 0 for one in (height, width, columns, count)):
         raise ValueError(f"{sprite['file']}: tiles of {height} x {width}, {columns} columns and {count} tiles")
@@ -81,7 +81,7 @@ def _sheet(folder: Path, sprite: Json, side: int, name: str) -> tuple[Sheet, tup
 
 
 def _data_uri(folder: Path, file: Any) -> tuple[str, tuple[int, int]]:
-    """(an image as a data URI, its width and height).
+    """Return (an image as a data URI, its width, its height).
 
     Raises:
         ValueError: it is no image that a browser shows.
@@ -102,6 +102,6 @@ def _data_uri(folder: Path, file: Any) -> tuple[str, tuple[int, int]]:
 
 
 def position(sheet: Sheet, tile: int) -> str:
-    """The style that moves a sheet so that one tile of it is seen."""
+    """Return the CSS style that shows one tile of a sheet."""
     row, column = divmod(tile, sheet.columns)
     return f"background-position:-{column * sheet.width}px -{row * sheet.height}px"

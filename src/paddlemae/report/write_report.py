@@ -48,7 +48,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Written:
 
 
 def _finite(value: Any) -> Any:
-    """The same with null for what JSON has no word for: NaN and infinities, of a loss that exploded."""
+    """Replace NaN and infinities, which JSON lacks, by null."""
     if isinstance(value, dict):
         return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, list):

@@ -255,3 +255,14 @@ def draw_study(path: Path, key: str, found: Mapping[str, Mapping[str, Sequence[f
     axes.tick_params(labelsize=7, colors=FAINT)
     axes.legend(fontsize=7, frameon=False)
     _save(figure, path, letters, tight=True)
+
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
+
+
+def check_picture(out: Path) -> None:
+    """Raise a ValueError if no picture can be written to a file that is called so."""
+    if out.suffix.lower() not in PICTURES:
+        raise ValueError(f"--out must be a picture's name that ends in {', '.join(PICTURES)}; got {out}")
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; name a picture to write with --out")

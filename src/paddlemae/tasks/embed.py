@@ -35,10 +35,18 @@ from paddlemae.system.documents import read_object
 from paddlemae.system.locks import locked_file
 from paddlemae.tasks.models.array_file import FAULTS, read_arrays
 from paddlemae.tasks.models.build import load_encoder
-from paddlemae.tasks.models.feature_file import MAX_ABOUT_BYTES, Rows, check_format, write_file
+from paddlemae.tasks.models.feature_file import (
+    MAX_ABOUT_BYTES,
+    Rows,
+    check_format,
+    path_of,
+    scaled,
+    weights_digest,
+    write_file,
+)
 from paddlemae.tasks.models.features import DEFAULT_KIND, embedded
 from paddlemae.tasks.models.inference import FeatureKind
-from paddlemae.tasks.models.read_model import Checkpoint, read_checkpoint, tensors_digest
+from paddlemae.tasks.models.read_model import Checkpoint, read_checkpoint
 from paddlemae.tasks.training.skipped_images import SkippedImages
 from paddlemae.train.parallel.ranks import ALONE, Ranks, check_same
 
@@ -46,7 +54,7 @@ IMAGES_A_PART = 1024  # at most, about; what an interruption can cost
 LEAST_PARTS = 64  # of sources with so many batches: processes deal the parts out, and one has the last alone
 ABOUT_FILE = "about.json"
 PART_KINDS = {"indices": "iu", "vectors": "f", "reasons": "U"}
-SMALLEST_DEVIATION = 1e-6  # of features that say nothing, as in `knn.standardise`
+SMALLEST_DEVIATION = 1e-6  # of features that say nothing, as in `nearest.standardise`
 
 
 @dataclass(frozen=True)
@@ -163,12 +171,6 @@ def about_features(
         **asdict(kind),
         "batch_size": batch_size,
     }
-
-
-def weights_digest(checkpoint: Checkpoint) -> str:
-    """What tells a model, and the way it looks at images, from any other."""
-    seen_as = {name: value for name, value in asdict(checkpoint.description).items() if name != "provenance"}
-    return hashlib.sha256(json.dumps(seen_as, sort_keys=True).encode() + tensors_digest(checkpoint)).hexdigest()
 
 
 def _part_size(images: int, batch_size: int) -> int:
@@ -344,13 +346,3 @@ class _Parts:
         for rows in self._rows(None):
             squares = squares + np.square(rows.vectors - mean).sum(axis=0)
         return mean, np.maximum(np.sqrt(np.asarray(squares) / count), SMALLEST_DEVIATION)
-
-
-def scaled(vectors: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """Features at mean 0 and deviation 1, float32 [N, D]."""
-    return ((vectors - mean) / deviation).astype(np.float32)
-
-
-def path_of(source: Source, i: int) -> str:
-    """Return an image's name as files of features have it."""
-    return stored(source.describe(i))

@@ -13,12 +13,12 @@ from paddlemae.engine import device
 from paddlemae.model.vit import pair, patch_grid
 from paddlemae.recipe import SCRATCH
 from paddlemae.runs.runlog import log_result
-from paddlemae.tasks.finetune import evaluate_on
 from paddlemae.tasks.models.build import load_classifier
 from paddlemae.tasks.models.features import decoding_workers
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.classification import PRETRAINED
+from paddlemae.tasks.training.evaluate_classifier import evaluate_classifier
 from paddlemae.tasks.training.exhibits import show_mistakes
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.tasks.training.run_start import run_of
@@ -60,7 +60,7 @@ def evaluate(
         description = replace(description, architecture={**description.architecture, "image_size": size})
     source = _numbered_as(description.classes, open_source(data, split, labelled=True))
     workers = decoding_workers(len(source))
-    found = evaluate_on(model, description, source, batch_size=batch_size, workers=workers, threads=threads)
+    found = evaluate_classifier(model, description, source, batch_size=batch_size, workers=workers, threads=threads)
     result = {
         "task": "evaluate",
         "start": SCRATCH if description.provenance.get("init") == SCRATCH else PRETRAINED,

@@ -11,18 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import paddle
-import paddle.nn.functional as F
-
-from paddlemae.data.batches import Batch, due_in_training
+from paddlemae.data.batches import Batch, due_in_training, labels_of
 from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
 from paddlemae.engine import device
-from paddlemae.engine.device import tensor_of
+from paddlemae.engine.safe_import import F, paddle
+from paddlemae.engine.tensors import tensor_of
 from paddlemae.model.probe import ProbeHead
 from paddlemae.model.vit import evaluating, pair
 from paddlemae.recipe import ProbeRecipe
-from paddlemae.tasks.finetune import labels_of, open_parts
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.features import Labelled, labelled_features
 from paddlemae.tasks.models.inference import FeatureKind, Forward, forward_function
@@ -30,6 +27,7 @@ from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import Checkpoint, read_checkpoint
 from paddlemae.tasks.training.classification import Evaluation, evaluation_of, finish
 from paddlemae.tasks.training.dry_run import schedule_plan
+from paddlemae.tasks.training.labelled_splits import open_labelled_splits
 from paddlemae.tasks.training.run_start import Start, check_start, enter_run
 from paddlemae.tasks.training.run_training import Course, run_training, stretch, training_batches
 from paddlemae.tasks.training.skipped_images import open_skipped
@@ -121,7 +119,7 @@ class Parts:
 
 
 def prepare(recipe: ProbeRecipe, own: Path | None = None, *, trust: bool = False) -> Parts:
-    """Build a recipe's parts, with every check that needs no training; `own` as of `open_parts`."""
+    """Build a recipe's parts, with every check that needs no training; `own` as of `open_labelled_splits`."""
     if recipe.data is None:
         raise ValueError("no images named; add --data FOLDER with one folder a class, or --data digits")
     if recipe.init is None:
@@ -131,7 +129,7 @@ def prepare(recipe: ProbeRecipe, own: Path | None = None, *, trust: bool = False
     encoder = load_encoder(checkpoint, random=recipe.random)
     kind = FeatureKind(recipe.token, recipe.layer, "layer")
     forward = forward_function(encoder, checkpoint.description, kind, threads=recipe.training.threads)
-    train, held_out = open_parts(recipe, recipe.data, own)
+    train, held_out = open_labelled_splits(recipe, recipe.data, own)
     shape = checkpoint.description.architecture
     paddle.seed(recipe.training.seed)
     head = ProbeHead(shape["embed_dim"], len(train.classes))

@@ -14,16 +14,15 @@ import numpy as np
 from paddlemae.data.sources import Source, open_source
 from paddlemae.data.sources.output_folders import check_outside
 from paddlemae.engine import device
-from paddlemae.runs.figures import draw_neighbours
+from paddlemae.runs.figures import check_picture, draw_neighbours
 from paddlemae.system.display_names import shown
-from paddlemae.tasks.embed import path_of, scaled, weights_digest
-from paddlemae.tasks.knn import nearest
 from paddlemae.tasks.models.build import load_encoder
-from paddlemae.tasks.models.feature_file import Features, read_file
+from paddlemae.tasks.models.feature_file import Features, path_of, read_file, scaled, weights_digest
 from paddlemae.tasks.models.inference import FeatureKind, forward_function
+from paddlemae.tasks.models.nearest import nearest
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
-from paddlemae.tasks.reconstruct import check_picture, read_views
+from paddlemae.tasks.models.read_views import read_views
 from paddlemae.tasks.training.exhibits import as_pictures, pictures_at
 from paddlemae.weights.model_folder import Description
 

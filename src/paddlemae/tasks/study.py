@@ -6,7 +6,7 @@ Partial fine-tuning varies `trainable_blocks` (MAE, figure 9), a low-label study
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -22,7 +22,6 @@ from paddlemae.system.atomic import replace_text
 from paddlemae.system.display_names import say
 from paddlemae.system.documents import read_record
 from paddlemae.system.locks import locked_folder
-from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.training.classification import PRETRAINED
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.tasks.training.run_start import Start, stored_recipe
@@ -36,6 +35,9 @@ class ResultType(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore")
     top1: Annotated[float, Field(ge=0, le=1)]
+
+
+Finetune = Callable[[FinetuneRecipe, Start, str | None], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,14 @@ class Study:
         return {PRETRAINED: self.init, **({SCRATCH: SCRATCH} if self.scratch else {})}
 
 
-def study(plan: Study, out: Path, *, quiet: bool = False, trust: bool = False) -> dict[str, Any]:
+def study(plan: Study, out: Path, finetune: Finetune, *, quiet: bool = False, trust: bool = False) -> dict[str, Any]:
     """Fine-tune once for each start, value and seed, each in a folder of its own below `out`.
 
     Runs that are there already are not repeated, and one that was stopped goes on, so that a study can be stopped at
     any time, and one more value or seed costs only its own runs.
+
+    Args:
+        finetune: `tasks.finetune.finetune`, called with the recipe, the start and the run to compare with.
 
     Returns:
         what `study.json` holds: for each start and value the top-1 of every seed after the last step.
@@ -85,11 +90,16 @@ def study(plan: Study, out: Path, *, quiet: bool = False, trust: bool = False) -
     }
     check_outside(out, [recipe.data for recipe in recipes.values()])
     with locked_folder(out):
-        return _study(plan, recipes, out, quiet, trust)
+        return _study(plan, recipes, out, finetune, quiet, trust)
 
 
 def _study(
-    plan: Study, recipes: dict[tuple[str, str, int], FinetuneRecipe], out: Path, quiet: bool, trust: bool
+    plan: Study,
+    recipes: dict[tuple[str, str, int], FinetuneRecipe],
+    out: Path,
+    finetune: Finetune,
+    quiet: bool,
+    trust: bool,
 ) -> dict[str, Any]:
     found: dict[str, dict[str, list[float]]] = {name: {value: [] for value in plan.values} for name in plan.starts}
     for (name, value, seed), recipe in recipes.items():
@@ -97,7 +107,7 @@ def _study(
         top1 = _finished(folder, recipe)
         if top1 is None:
             start = Start(folder, quiet=True, overwrite=_is_of_another_recipe(folder, recipe), trust=trust)
-            top1 = finetune(recipe, start, beside=plan.init)["top1"]
+            top1 = finetune(recipe, start, plan.init)["top1"]
         found[name][value].append(top1)
         if not quiet:
             say(f"{plan.key}={value}, {name}, seed {seed}: top-1 {top1:.2%}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from paddlemae.system.atomic import naming, partial, put, remove
+from paddlemae.tasks.models.export_weights import exported_of, write_folder
 from paddlemae.tasks.models.read_model import (
     Checkpoint,
     Reading,
@@ -17,9 +17,9 @@ from paddlemae.tasks.models.read_model import (
 )
 from paddlemae.weights.formats.state_dict import StateDict
 from paddlemae.weights.formats.torch_write import write_torch
-from paddlemae.weights.layouts import LAYOUTS, Exported, Imported, export_weights
+from paddlemae.weights.layouts import LAYOUTS, Exported, Imported
 from paddlemae.weights.load_report import lines, report
-from paddlemae.weights.model_folder import DESCRIPTION_FILE, WEIGHTS_FILE, write_model, write_tensor_file
+from paddlemae.weights.model_folder import DESCRIPTION_FILE, WEIGHTS_FILE, write_model
 from paddlemae.weights.open import CONFIG, PREPROCESSOR, Foreign
 
 OWN = "paddlemae"
@@ -88,20 +88,6 @@ def convert(
     return exported.notes if exported else []
 
 
-def exported_of(checkpoint: Checkpoint, to: str) -> Exported:
-    """A checkpoint's weights as a layout has them, in float32."""
-    description = checkpoint.description
-    return export_weights(
-        to,
-        description.kind,
-        description.architecture,
-        in_float32(checkpoint),
-        mean=description.mean,
-        std=description.std,
-        classes=description.classes,
-    )
-
-
 def _check_free(out: Path, to: str, overwrite: bool) -> None:
     """Refuse to take the place of anything, unless it is weights that may be replaced."""
     if not out.exists():
@@ -125,21 +111,13 @@ def _check_ending(out: Path, to: str) -> None:
 
 def _write(out: Path, to: str, exported: Exported) -> None:
     if to in PADDLES:
-        import paddle
+        from paddlemae.engine.safe_import import paddle
 
         paddle.save({name: paddle.to_tensor(array) for name, array in exported.tensors.items()}, str(out))
     elif to not in FOLDERS:
         write_torch(out, exported.tensors, exported.wrapper)
     else:
         write_folder(out, exported)
-
-
-def write_folder(out: Path, exported: Exported) -> None:
-    """Write a folder as the Hugging Face hub has it."""
-    out.mkdir()
-    write_tensor_file(out / WEIGHTS_FILE, exported.tensors)
-    for name, content in {CONFIG: exported.config, **exported.files}.items():
-        (out / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _write_own(out: Path, checkpoint: Checkpoint) -> None:

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
 
 from paddlemae.engine import device
+from paddlemae.engine.safe_import import paddle
 from paddlemae.model.mae import MaskedAutoencoder, predict
 from paddlemae.model.masking import Mask, num_kept, random_mask
 from paddlemae.model.vit import features
 from paddlemae.system.atomic import replace_bytes
 from paddlemae.tasks.models.array_file import FAULTS, names_of, read_arrays
 from paddlemae.tasks.models.build import load_encoder
+from paddlemae.tasks.models.export_weights import exported_of, write_folder
 from paddlemae.tasks.models.read_model import Checkpoint, Reading, in_float32, read_checkpoint, tensors_digest
-from paddlemae.tasks.weights_convert import exported_of, write_folder
 from paddlemae.weights import numpy_reference
 
 IMAGES, SEED, MASK_RATIO = 2, 0, 0.75

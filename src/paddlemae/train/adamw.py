@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import paddle
+
+from paddlemae.engine.safe_import import paddle
 
 PIECE = 1 << 16  # numbers: smaller ones cost more calls than they save memory traffic
 EPSILON = 1e-8
@@ -50,11 +51,11 @@ class CpuAdamW:
         }
 
     def set_lr(self, lr: float) -> None:
-        """The lr of the steps from now on, before each group's scale."""
+        """Set the learning rate of the following steps, before each group's scale."""
         self.lr = lr
 
     def get_lr(self) -> float:
-        """The lr that was set."""
+        """Return the learning rate that was set."""
         return self.lr
 
     def step(self) -> None:
@@ -70,7 +71,7 @@ class CpuAdamW:
 
     @np.errstate(over="ignore", invalid="ignore")  # the squares show what is not finite, for the caller to judge
     def update(self, parameter, gradients: Sequence[paddle.Tensor]) -> float:
-        """One parameter's step with the sum of these gradients; different ones may be updated in several threads.
+        """Update one parameter with the sum of these gradients; different ones may be updated in several threads.
 
         Returns:
             the sum of that gradient's squares, which costs little here; not finite if the gradient is not.
@@ -111,7 +112,7 @@ class CpuAdamW:
         return squares
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """The slots under Paddle's names for them."""
+        """Return the slots under Paddle's names."""
         return {
             f"{name}_{slot}_0": value.reshape(shape)
             for name, slots in self.slots.items()
@@ -133,12 +134,12 @@ class CpuAdamW:
 
 
 def as_saved(power1: Any, power2: Any) -> tuple[float, float]:
-    """Rounded to the float32 of a checkpoint, so that a resumed run goes on from the very same numbers."""
+    """Round to the float32 of a checkpoint, so that a resumed run continues with the same numbers."""
     return np.asarray(power1, np.float32).item(), np.asarray(power2, np.float32).item()
 
 
 def flat_view(tensor: paddle.Tensor, size: int) -> np.ndarray:
-    """The memory of a float32 CPU tensor of so many numbers, flat; valid until the tensor is given another."""
+    """Return the memory of a float32 CPU tensor as a flat array; valid until the tensor's memory is replaced."""
     return np.asarray(_Memory(tensor.data_ptr(), size))
 
 

@@ -1,6 +1,6 @@
 """Training state on disk: written whole or not at all, and found again.
 
-A run keeps `checkpoints/step_XXXXXXXX/` folders and beside them two pointers, small text files that hold a folder's
+A run keeps `checkpoints/step_XXXXXXXX/` folders and next to them two pointers, small text files that hold a folder's
 name: `latest` and, where a task has a best metric, `best`. Whatever is being written or removed has another name,
 `.NAME.partial`, so that a kill leaves no folder that looks whole and isn't.
 """
@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import paddle
-from paddle import nn
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
+from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.system.atomic import flush_path, partial, put, remove, replace_text, set_aside
 from paddlemae.system.display_names import shown
 from paddlemae.system.documents import read_name, read_record
@@ -45,7 +44,7 @@ from paddlemae.weights.model_folder import (
 from paddlemae.weights.transfer import load_official, to_official
 
 OPTIMIZER_FILE = "optimizer.safetensors"
-OWN_WEIGHTS_FILE = "own.safetensors"  # what training goes on with, where the model's file holds the average
+OWN_WEIGHTS_FILE = "own.safetensors"  # the weights in training, where the model's file holds the average
 STATE_FILE = "state.json"
 CHECKSUMS_FILE = "checksums.json"  # of every other file, BLAKE2b in hexadecimal
 FOLDER = "checkpoints"
@@ -103,7 +102,7 @@ class TrainState:
         ema: the average of the model's weights; None keeps none.
         dropped, dropped_in_a_row: steps that changed nothing, as loss or gradient was not finite.
         passed_over: steps to drop that are still ahead; not saved, since a resumed run finds them again.
-        usual_loss: the running mean that spikes are told by, see `guard`.
+        usual_loss: the running mean that spikes are compared with, see `loss_spikes`.
         since_log: the steps since metrics were last logged, so that the next line is the same after a resume.
     """
 
@@ -172,7 +171,7 @@ def write_snapshot(
     keep: int = 2,
     lasting: Callable[[int], bool] = lambda _: False,
 ) -> Path:
-    """Write a checkpoint beside the old ones, then move the pointers to it, then drop the oldest.
+    """Write a checkpoint next to the old ones, then move the pointers to it, then drop the oldest.
 
     Args:
         run: the run folder.
@@ -186,12 +185,12 @@ def write_snapshot(
     """
     folder = run / FOLDER
     final = folder / step_name(snapshot.step)
-    beside = partial(final)
+    unfinished = partial(final)
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        _write_files(beside, snapshot)
-        put(beside, final)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        _write_files(unfinished, snapshot)
+        put(unfinished, final)
         flush_path(folder)
         for pointer in [*([BEST] if best else []), LATEST]:  # a resume from the one before makes this best one again
             replace_text(folder / pointer, final.name + "\n", flush=True)
@@ -199,7 +198,7 @@ def write_snapshot(
             flush_path(path)
         drop_old(run, snapshot.step, keep, lasting)
     except OSError as fault:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
         text = f"could not save step {snapshot.step} ({fault.strerror})"
         raise OSError(fault.errno, text, str(final)) from fault
     return final
@@ -241,12 +240,12 @@ def remove_leftovers(run: Path) -> None:
 
 
 def step_name(step: int) -> str:
-    """The name of a step's checkpoint folder."""
+    """Return the name of a step's checkpoint folder."""
     return f"step_{step:08d}"
 
 
 def step_of(folder: Path) -> int:
-    """The step whose checkpoint has this name."""
+    """Return the step of a checkpoint folder's name."""
     return int(folder.name.removeprefix("step_"))
 
 
@@ -290,7 +289,7 @@ def drop_old(run: Path, step: int, keep: int, lasting: Callable[[int], bool]) ->
 
 
 def find_checkpoint(path: str | Path, *, whole: bool = False, trust: bool = False) -> Path:
-    """The checkpoint folder that a user means by a run folder (its latest), a pointer or a checkpoint folder.
+    """Return the checkpoint folder for a run folder (its latest), a pointer or a checkpoint folder.
 
     Its files are held against their checksums. Where a run's latest is damaged, the newest before it that is not is
     taken, with a warning.
@@ -326,7 +325,7 @@ def _named_by(pointer: Path) -> str:
 
 
 def _pointed(pointer: Path) -> str | None:
-    """The name that a pointer holds; None of none, or of a damaged one, which is said."""
+    """Return the name that a pointer holds; None without a pointer, or with a warning for a damaged one."""
     try:
         return read_name(pointer, STEP_NAME)
     except (OSError, ValueError) as fault:
@@ -336,10 +335,10 @@ def _pointed(pointer: Path) -> str | None:
 
 
 def _newest_first(folder: Path) -> Iterator[Path]:
-    """The checkpoint that `latest` names, then those of earlier steps; without a pointer all of them."""
+    """Yield the checkpoint that `latest` names, then those of earlier steps; without a pointer all of them."""
     named = _pointed(folder / LATEST)
     if named and not (folder / named).exists():
-        yield folder / named  # whose lack is said
+        yield folder / named  # reported as missing by the caller
     for path in sorted(folder.glob(STEPS), reverse=True):
         if not named or path.name <= named:
             yield path
@@ -364,7 +363,7 @@ def check_intact(checkpoint: Path, *, whole: bool, trust: bool = False) -> None:
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is not what was written, or nothing tells and `trust` is not said.
+        ValueError: a file differs from what was written, or has no checksum and `trust` is not set.
     """
     needed = {DESCRIPTION_FILE, WEIGHTS_FILE} | ({OPTIMIZER_FILE, STATE_FILE} if whole else set())
     sums = _read_checksums(checkpoint)
@@ -380,14 +379,14 @@ def check_intact(checkpoint: Path, *, whole: bool, trust: bool = False) -> None:
     if not unproven:
         return
     lack = f"no checksum of {unproven[0]}" if sums else "no checksums"
-    text = f"{checkpoint} has {lack} (in {CHECKSUMS_FILE}), so nothing tells whether it is what was written"
+    text = f"{checkpoint} has {lack} (in {CHECKSUMS_FILE}), so it cannot be compared with what was written"
     if not trust:
         raise ValueError(f"{text}; {USE_ANOTHER}, or add --trust to take it as it is")
     warnings.warn(f"{text}; it is trusted", stacklevel=4)
 
 
 def _is_of_a_run(checkpoint: Path) -> bool:
-    """Whether a folder is a checkpoint, which has checksums, and no model alone."""
+    """Check that a folder is a checkpoint, which has checksums, not a model alone."""
     return (checkpoint / STATE_FILE).exists() or re.fullmatch(STEP_NAME, checkpoint.absolute().name) is not None
 
 
@@ -425,7 +424,7 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
 def _paddle_slots(
     path: Path, slots: dict[str, np.ndarray], tensors: dict[str, np.ndarray], state: TrainState
 ) -> dict[str, paddle.Tensor]:
-    """The optimizer's slots under Paddle's names, each of the size of its weight (a rank may hold a part of that)."""
+    """Return the optimizer's slots under Paddle's names, each of its weight's size (a rank may hold a part of that)."""
     known = {name: parameter for name, parameter in state.model.named_parameters()}
     found = {}
     for key, array in slots.items():
@@ -446,7 +445,7 @@ def _restore_random(plain: StateType, path: Path) -> None:
     now = paddle.get_rng_state()
     if plain.device.split(":")[0] != paddle.get_device().split(":")[0] or len(now) != len(plain.random):
         warnings.warn(
-            f"saved on {shown(plain.device)}, resumed on {paddle.get_device()}: drop path draws anew from here",
+            f"saved on {shown(plain.device)}, resumed on {paddle.get_device()}: drop path draws new numbers from here",
             stacklevel=3,
         )
         paddle.seed(plain.step)
@@ -458,7 +457,7 @@ def _restore_random(plain: StateType, path: Path) -> None:
 
 
 def _random_state(kind: Any, saved: list) -> Any:
-    """A generator's state; a new object, since one that has a state silently keeps it."""
+    """Return a generator's state as a new object, since an object that has a state silently keeps it."""
     state = kind.__new__(kind)
     state.__setstate__(tuple(saved))
     return state

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import paddle
-from paddle import nn
+from paddlemae.engine.safe_import import nn, paddle
 
 
 class Ema:

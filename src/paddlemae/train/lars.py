@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import paddle
 
+from paddlemae.engine.safe_import import paddle
 from paddlemae.train.optim import sum_of_squares
 
 TRUST_COEFFICIENT = 0.001  # You et al., sec. 5
@@ -39,11 +39,11 @@ class Lars:
         self.velocity = {one.name: paddle.zeros(one.shape, one.dtype) for one in self.parameters}
 
     def set_lr(self, lr: float) -> None:
-        """The lr of the steps from now on."""
+        """Set the learning rate of the following steps."""
         self.lr = lr
 
     def get_lr(self) -> float:
-        """The lr that was set."""
+        """Return the learning rate that was set."""
         return self.lr
 
     @paddle.no_grad()
@@ -61,7 +61,7 @@ class Lars:
             parameter.subtract_(self.lr * velocity)
 
     def _ratio(self, parameter, change) -> float:
-        """1 where either norm is nothing: a matrix of zeros could never grow otherwise."""
+        """Return the trust ratio; 1 where either norm is 0, since a matrix of zeros could not grow otherwise."""
         # Paddle's own norm adds numbers one by one on CPU: of 5 million it is 2e-3 off
         size, step = (math.sqrt(sum_of_squares([one])) for one in (parameter, change))
         return self.trust * size / step if size > 0 and step > 0 else 1.0
@@ -72,7 +72,7 @@ class Lars:
             parameter.clear_grad()
 
     def state_dict(self) -> dict[str, Any]:
-        """The slots under names as Paddle would give them."""
+        """Return the slots under names as Paddle would give them."""
         return {f"{name}_{SLOT}_0": value for name, value in self.velocity.items()}
 
     def set_state_dict(self, state: dict[str, Any]) -> None:

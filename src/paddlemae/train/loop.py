@@ -9,9 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import paddle
-from paddle import nn
-
+from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.train.checkpoint import TrainState, is_shared_out
 from paddlemae.train.optim import clip_gradients
 from paddlemae.train.parallel.loss_layer import Loss, LossFn
@@ -110,7 +108,7 @@ def fit(
         clip_grad: largest gradient norm, over all parameters together.
         ranks: the processes that train together, each on micro-batches of its own of the same size. Losses and
             gradients are means over all of them, so all take the same steps.
-        overlap: whether ranks average gradients while the backward pass goes on, where `threads` is None; Paddle can't
+        overlap: ranks average gradients during the backward pass, where `threads` is None; Paddle can't
             where the model recomputes its blocks.
         after_step: called in order after each step.
         should_stop: asked after each step; when true, training ends between two steps.
@@ -170,7 +168,7 @@ def fit(
 def _accumulate(
     gradients: Any, batches: Iterator[Any], count: int, share: float, *, wanted: bool
 ) -> tuple[float, int, float]:
-    """(mean loss, images, seconds of waiting) of a step's micro-batches, whose gradients count by their share.
+    """Return (mean loss, images, seconds of waiting) of a step's micro-batches, whose gradients count by their share.
 
     All are taken from the stream, whose place is a function of the step; but once the loss is not finite, or if the
     step is not wanted, no more is computed.
@@ -189,7 +187,7 @@ def _accumulate(
 class _Whole:
     """A micro-batch's gradient at once, in the device's own kernels; the interface is that of `shards.Shards`.
 
-    With several ranks gradients are averaged while the backward pass of a step's last micro-batch goes on; those before
+    With several ranks gradients are averaged during the backward pass of a step's last micro-batch; those before
     it stay at home.
     """
 
@@ -225,7 +223,7 @@ class _Whole:
 def _update(
     gradients: Any, fused: bool, state: TrainState, clip_grad: float | None, scaler: paddle.amp.GradScaler | None
 ) -> float:
-    """The optimizer's step, not taken if the gradient is not finite; returns the gradient's norm before clipping.
+    """Take the optimizer's step unless the gradient is not finite; return the gradient's norm before clipping.
 
     Raises:
         TornStep: it is not finite, and weights were updated while gradients still arrived.
@@ -261,5 +259,5 @@ def _count_dropped(state: TrainState, step_lr: float, is_dropped: bool, scaled: 
 
 
 def _buffers(model: nn.Layer) -> list[tuple[paddle.Tensor, paddle.Tensor]]:
-    """What a forward pass may change besides weights, such as running statistics, and copies of it."""
+    """Return the buffers that a forward pass may change, such as running statistics, and copies of them."""
     return [(buffer, buffer.clone()) for buffer in model.buffers()]

@@ -1,4 +1,4 @@
-"""Losses far above the usual, which are told but not acted on."""
+"""Detect losses far above their running mean; they are reported only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SPAN = 50  # steps that the mean runs over, about
 
 
 def is_spike(state: TrainState, loss: float) -> bool:
-    """Whether a step's loss is above `SPIKE` times the running mean of those before; takes it into the mean.
+    """Check if a step's loss is above `SPIKE` times the running mean of earlier ones, and update the mean.
 
     The mean is exponential, begins with the first loss, and takes spikes in too, so that a loss that stays high
     becomes the usual.

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import paddle
-from paddle import nn
 
+from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.train.adamw import EPSILON, CpuAdamW, flat_view
 
 NORM_PIECE = 1 << 13  # numbers: float32 sums of so few stay exact, and NumPy's BLAS stays in this thread
@@ -19,12 +18,12 @@ LR_REFERENCE_BATCH = 256  # base_lr is stated for this effective batch size (Goy
 
 
 def peak_lr(base_lr: float, effective_batch_size: int) -> float:
-    """`base_lr x effective_batch_size / 256` (MAE, appendix A.1)."""
+    """Return `base_lr x effective_batch_size / 256` (MAE, appendix A.1)."""
     return base_lr * effective_batch_size / LR_REFERENCE_BATCH
 
 
 def lr_at(step: float, *, peak: float, total_steps: int, warmup_steps: float, min_lr: float = 0.0) -> float:
-    """The lr of an optimizer step: linear warmup from 0, then a half-cosine to `min_lr` (MAE, appendix A.1).
+    """Return the lr of an optimizer step: linear warmup from 0, then a half-cosine to `min_lr` (MAE, appendix A.1).
 
     Args:
         step: steps taken before this one, from 0.
@@ -49,7 +48,7 @@ def has_decay(name: str, shape, *, tokens: bool = False) -> bool:
 
 
 def layer_number(name: str, depth: int) -> int:
-    """0 for tokens, positions and patch embedding, 1..depth for the blocks, depth + 1 for what follows."""
+    """Return 0 for tokens, positions and patch embedding, 1..depth for the blocks, depth + 1 for what follows."""
     if name.split(".")[0] in ("cls_token", "pos_embed", "patch_embed"):
         return 0
     block = re.match(r"blocks\.(\d+)\.", name)
@@ -65,7 +64,7 @@ def adamw(
     decay_tokens: bool = False,
     grouped: bool = True,
 ) -> Any:
-    """AdamW over the model's trainable parameters: Paddle's, on CPU our own (`CpuAdamW`).
+    """Create an AdamW for the model's trainable parameters: Paddle's, on CPU our own (`CpuAdamW`).
 
     The loop sets its lr before every step.
 
@@ -136,7 +135,7 @@ def scale_down(gradients: Sequence[paddle.Tensor], norm: float, largest_norm: fl
 
 
 def sum_of_squares(gradients: Sequence[paddle.Tensor]) -> float:
-    """Of all numbers of some gradients, at least one."""
+    """Return the sum of squares of all numbers in some gradients (at least one gradient)."""
     if not all(gradient.place.is_cpu_place() and gradient.dtype == paddle.float32 for gradient in gradients):
         squares = [gradient.astype("float32").square().sum() for gradient in gradients]
         return float(paddle.stack(squares).sum().numpy())

@@ -1,4 +1,4 @@
-"""Checkpoints written while training goes on: copied in the loop, written by a thread, one at a time."""
+"""Write checkpoints during training: copied in the loop, written by a thread, one at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from paddlemae.engine.device import give_back_memory
+from paddlemae.engine.memory import give_back_memory
 from paddlemae.train.checkpoint import (
     TrainState,
     drop_old,
@@ -26,8 +26,8 @@ from paddlemae.weights.model_folder import Description
 class Saver:
     """Saves a run's state; a context, which ends when the last write has.
 
-    A write that fails (no space, no permission) leaves the old checkpoints as they were, is said in one line, and
-    training goes on: the next attempt may find room. If that fails too, it is an OSError.
+    A write that fails (no space, no permission) leaves the old checkpoints as they were, prints one line, and
+    training continues: the next attempt may find room. If that fails too, it is an OSError.
 
     Args:
         run, description, keep, lasting: as in `write_snapshot`.
@@ -90,7 +90,7 @@ class Saver:
         return True
 
     def _agreed(self, decide: Callable[[], bool]) -> bool:
-        """What the first rank decides; the others need to know only where they have a part of the state."""
+        """Return the first rank's decision; the others need it only where they hold a part of the state."""
         if is_shared_out(self.state):
             return self.ranks.from_first(decide)
         return self.ranks.is_first and decide()
@@ -140,4 +140,4 @@ class Saver:
         if self.failed:
             raise OSError(fault.errno, f"{kept}; make room and go on with the same command", fault.filename) from fault
         self.failed = True
-        warnings.warn(f"{kept}; training goes on until the next attempt", stacklevel=4)
+        warnings.warn(f"{kept}; training continues until the next attempt", stacklevel=4)

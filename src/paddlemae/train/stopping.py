@@ -19,7 +19,7 @@ class RankLost(ConnectionError):
 
 
 class EndedElsewhere(Exception):
-    """Another rank ended the training, for a reason that it told.
+    """Another rank ended the training and sent its reason.
 
     Attributes:
         status: its exit status, which is this one's too.

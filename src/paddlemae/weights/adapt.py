@@ -1,7 +1,7 @@
 """Weights for other images than they were trained on: another size, patch, number of channels or of classes.
 
-Each function takes official tensors and the architecture that they make, and gives both anew with a note that says by
-which rule. Nothing is changed in place; what a change does not concern is shared.
+Each function takes official tensors and the architecture that they make, and returns new ones with a note of the
+rule. Nothing is changed in place; what a change does not concern is shared.
 
 Shapes: D width, C channels, L patches of a grid (rows x columns).
 """
@@ -64,7 +64,7 @@ def change_image_size(tensors: Tensors, architecture: Mapping[str, Any], image_s
 def change_patch_size(tensors: Tensors, architecture: Mapping[str, Any], patch_size: int | Sequence[int]) -> Adapted:
     """Resize the patch embedding by the pseudo-inverse of resizing patches (FlexiViT, arXiv 2212.08013, sec. 3.4).
 
-    Where patches grow, each resized patch gives exactly the tokens of the patch that it was made of; where they shrink,
+    Where patches grow, each resized patch gives exactly the tokens of the patch that it came from; where they shrink,
     this is the nearest in the sense of least squares. Patches are resized by antialiased bicubic interpolation. A
     decoder's predicted pixels are resized directly. The grid stays, so the image size changes with the patch.
 

@@ -49,8 +49,8 @@ def open_weights(path: str | Path, wrapper: str | None = None) -> Foreign:
     """Read the weights in a PyTorch, Paddle or safetensors file, or in a folder that holds one; nothing is executed.
 
     Args:
-        path: a file, told by its content; or a folder with `model.safetensors` or `pytorch_model.bin`, whole or in
-            shards with an index, or with exactly one weights file.
+        path: a file, recognised by its content; or a folder with `model.safetensors` or `pytorch_model.bin`, whole or
+            sharded with an index, or with exactly one weights file.
         wrapper: the key under which the file has the state dict; see `tensors_of`.
     Raises:
         FileNotFoundError: there is no such file.

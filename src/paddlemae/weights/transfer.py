@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import numpy as np
-from paddle import nn
 
+from paddlemae.engine.safe_import import nn
 from paddlemae.weights.formats.mapped_file import release
 from paddlemae.weights.transpose import transpose
 

@@ -9,13 +9,7 @@ from PIL import Image
 from paddlemae.data.inspect import duplicates
 from paddlemae.data.inspect.duplicates import exact_groups, hashes_of, look_alike, members, near_groups
 from paddlemae.data.inspect.survey import COLUMNS, ROWS, thumbnail
-
-
-def scenes(count: int, seed: int, side: int = 64) -> np.ndarray:
-    """Smooth random pictures, uint8 [N, side, side, 3]."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (count, 7, 7, 3), np.uint8)
-    size = (side, side)
-    return np.stack([np.asarray(Image.fromarray(each).resize(size, Image.Resampling.BICUBIC)) for each in coarse])
+from tests.support.pictures import scenes
 
 
 def thumbnails_of(pictures: np.ndarray) -> np.ndarray:

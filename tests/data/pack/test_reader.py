@@ -10,7 +10,7 @@ import pytest
 
 from paddlemae.data.sources import open_source
 from paddlemae.tasks.data.pack import verify
-from tests.tasks.data.test_pack_resume import packed, write_photos
+from tests.support.packs import packed, write_photos
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 
 from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.sources import Source, SourceNote, open_source
-from tests.data.sources.test_equal_sources import with_tables
 from tests.fuzz import archives as archives_property
 from tests.support import source_writers as kinds
+from tests.support.source_writers import with_tables
 
 SEEDS, GROUPS = 240, 12
 

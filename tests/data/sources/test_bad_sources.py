@@ -16,8 +16,8 @@ import pytest
 
 from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.sources import open_source, split_off
-from tests.data.sources.test_equal_sources import with_tables
 from tests.support import source_writers as kinds
+from tests.support.source_writers import with_tables
 
 PNG = kinds.png(np.zeros((2, 3, 3), np.uint8))
 
@@ -138,7 +138,7 @@ def test_a_group_is_on_one_side_of_a_split(tmp_path: Path) -> None:
     rest, held_out = split_off(source, 0.25, seed=3)
     assert not set(rest.groups) & set(held_out.groups) and len(rest) + len(held_out) == 400
     assert abs(len(held_out) - 100) <= 12
-    assert (split_off(source, 0.25, seed=3)[1].indices == held_out.indices).all()
+    assert (split_off(source, 0.25, seed=3)[1].reader.indices == held_out.reader.indices).all()
     assert set(split_off(source, 0.25, seed=4)[1].groups) != set(held_out.groups)
     single = open_source(write(tmp_path / "b.csv", "path,label,group\na.png,0,x\na.png,1,x\n"), labelled=True)
     with pytest.raises(ValueError, match="of one group"):

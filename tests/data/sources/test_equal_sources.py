@@ -2,10 +2,6 @@
 
 import pickle
 import shutil
-import tarfile
-import zipfile
-from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +12,7 @@ from paddlemae.data.sources import Source, open_source
 from paddlemae.data.sources.archives import expanded
 from paddlemae.data.views.augment import View
 from tests.support import source_writers as kinds
-
-with_tables = pytest.mark.skipif(not find_spec("pyarrow"), reason="needs pyarrow, of the extra 'tables'")
+from tests.support.source_writers import MAKERS, params, with_tables
 
 
 def braces(root: Path) -> str:
@@ -26,40 +21,7 @@ def braces(root: Path) -> str:
     return f"{root}/{{train,test}}-{{000..000}}.tar"
 
 
-MAKERS: dict[str, Callable[[Path], object]] = {
-    "folder": kinds.write_folder,
-    "list": kinds.write_list,
-    "list with tabs": lambda root: kinds.write_list(root, "\t"),
-    "csv": kinds.write_csv,
-    "tar": lambda root: kinds.write_tar(root / "a.tar"),
-    "tar with a folder around": lambda root: kinds.write_tar(root / "a.tar", "./my images/"),
-    "tar of long names, pax": lambda root: kinds.write_tar(root / "a.tar", "ä" * 150 + "/" + "b" * 200 + "/"),
-    "tar of long names, GNU": lambda root: kinds.write_tar(root / "a.tar", "a" * 150 + "/", tarfile.GNU_FORMAT),
-    "tar of long names, ustar": lambda root: kinds.write_tar(root / "a.tar", "a" * 120 + "/", tarfile.USTAR_FORMAT),
-    "zip, stored": lambda root: kinds.write_zip(root / "a.zip", zipfile.ZIP_STORED),
-    "zip, deflated": lambda root: kinds.write_zip(root / "a.zip", zipfile.ZIP_DEFLATED),
-    "shards": lambda root: kinds.write_shards(root / "shards"),
-    "shards with json": lambda root: kinds.write_shards(root / "shards", "json"),
-    "parquet": lambda root: kinds.write_parquet(root / "set"),
-    "arrow": lambda root: kinds.write_arrow(root / "set"),
-    "npz": lambda root: kinds.write_npz(root / "a.npz", compressed=False),
-    "npz, channels first": lambda root: kinds.write_npz(root / "a.npz", compressed=False, first=True),
-    "npz, compressed": lambda root: kinds.write_npz(root / "a.npz", compressed=True, names="x_{part} y_{part}"),
-    "cifar-10": lambda root: kinds.write_files(root / "cifar-10-batches-py", kinds.cifar10_files(binary=False)),
-    "cifar-10, packed": lambda root: kinds.write_targz(
-        root / "cifar-10-python.tar.gz", "cifar-10-batches-py", kinds.cifar10_files(binary=False)
-    ),
-    "cifar-10, binary": lambda root: kinds.write_files(root / "cifar-10-batches-bin", kinds.cifar10_files(binary=True)),
-    "cifar-10, binary, packed": lambda root: kinds.write_targz(
-        root / "c.tar.gz", "cifar-10-batches-bin", kinds.cifar10_files(binary=True)
-    ),
-    "cifar-100": lambda root: kinds.write_files(root / "cifar-100-python", kinds.cifar100_files()),
-}
 NUMBERED = ("list", "list with tabs", "shards", "shards with json", "npz", "npz, channels first", "npz, compressed")
-
-
-def params() -> list:
-    return [pytest.param(n, marks=with_tables if n in ("parquet", "arrow") else ()) for n in MAKERS]
 
 
 @pytest.mark.parametrize("name", params())
@@ -89,7 +51,7 @@ def from_folder(tmp_path_factory: pytest.TempPathFactory) -> Source:
 def first_batches(source: Source, workers: int = 0, start_step: int = 0) -> list[tuple[bytes, bytes]]:
     view = View((16, 24), 3)
     stream = train_batches(source, view, batch_size=8, seed=3, num_steps=5, start_step=start_step, workers=workers)
-    return [(batch.images.tobytes(), batch.labels.tobytes()) for batch in stream]
+    return [(batch.images.tobytes(), batch.targets.tobytes()) for batch in stream]
 
 
 @pytest.mark.parametrize("name", params())

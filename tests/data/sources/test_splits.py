@@ -25,10 +25,11 @@ from paddlemae.data.sources import (
     subset,
     with_classes,
 )
-from paddlemae.data.sources.splits import as_labels, files_of_part, in_order
-from tests.data.sources.test_equal_sources import with_tables
+from paddlemae.data.sources.labels import as_labels, in_order
+from paddlemae.data.sources.splits import files_of_part
 from tests.fuzz import splits as splits_property
 from tests.support import source_writers as kinds
+from tests.support.source_writers import with_tables
 
 PNG = kinds.png(np.zeros((2, 3, 3), np.uint8))
 SEEDS = 200  # each takes about 15 ms; `make fuzz` tries more

@@ -7,8 +7,8 @@ import pytest
 from paddlemae.data.batches import Batch
 from paddlemae.data.views.erasing import Erasing, draw_erasing
 from paddlemae.data.views.mixup import MixedBatch, Mixing, draw_mixture, mixed, mixed_batches
-from paddlemae.tasks.finetune import erased, input_of, targets_of
 from paddlemae.tasks.models.preprocess import to_input
+from paddlemae.tasks.training.finetuning_loss import erased, input_of, targets_of
 from paddlemae.train.parallel.threads import slices_of
 from paddlemae.weights.model_folder import Description
 
@@ -25,7 +25,7 @@ def test_each_is_mixed_with_the_one_at_the_other_end() -> None:
     batch = batch_of()
     both = mixed(batch, Mixing(), np.random.default_rng(0))
     assert (both.images == batch.images).all() and (both.partners == batch.images[::-1]).all()
-    assert both.partner_labels.tolist() == batch.labels[::-1].tolist()
+    assert both.partner_targets.tolist() == batch.targets[::-1].tolist()
     assert both.partner_indices.tolist() == batch.indices[::-1].tolist()
     assert len(set(both.kept.tolist())) == 1 and (both.regions == both.regions[0]).all()
 
@@ -113,7 +113,7 @@ def test_training_sees_the_mixture(mixing: Mixing, smoothing: float) -> None:
     np.testing.assert_allclose(got, expected, atol=1e-5)
     targets = targets_of(both, 4, smoothing).numpy()
     np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-6)
-    plain = np.eye(4)[both.labels] * kept + np.eye(4)[both.partner_labels] * (1 - kept)
+    plain = np.eye(4)[both.targets] * kept + np.eye(4)[both.partner_targets] * (1 - kept)
     np.testing.assert_allclose(targets, (1 - smoothing) * plain + smoothing / 4, rtol=1e-5, atol=1e-7)
 
 

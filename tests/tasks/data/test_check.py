@@ -12,7 +12,7 @@ from PIL import Image
 
 from paddlemae.data.inspect import survey
 from paddlemae.data.sources import open_source
-from tests.data.inspect.test_duplicates import scenes
+from tests.support.pictures import scenes
 
 
 def save(path: Path, picture: np.ndarray) -> None:

@@ -22,9 +22,9 @@ from paddlemae.data.sources import Source, open_source, split_off
 from paddlemae.data.views.augment import View
 from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks.data.pack import Packed, pack
-from tests.data.sources.test_equal_sources import MAKERS, params
-from tests.data.test_cache import photo
 from tests.support import source_writers as kinds
+from tests.support.pictures import photo
+from tests.support.source_writers import MAKERS, params
 
 with_tifffile = pytest.mark.skipif(not find_spec("tifffile"), reason="needs tifffile, of the extra 'tiff'")
 
@@ -46,7 +46,7 @@ def endings(pack: Path) -> list[str]:
 
 def batches(source: Source, view: View) -> list[tuple[bytes, bytes]]:
     stream = train_batches(source, view, batch_size=8, seed=3, num_steps=3)
-    return [(batch.images.tobytes(), b"" if batch.labels is None else batch.labels.tobytes()) for batch in stream]
+    return [(batch.images.tobytes(), b"" if batch.targets is None else batch.targets.tobytes()) for batch in stream]
 
 
 @pytest.mark.parametrize("name", params())

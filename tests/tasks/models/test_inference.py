@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 from paddlemae.data.sources import open_source, subset
-from paddlemae.engine import device
+from paddlemae.engine.cpus import LOCAL_SIZE
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.vit import VisionTransformer, encode, evaluating, features
 from paddlemae.tasks.models import inference
@@ -83,7 +83,7 @@ def test_every_batch_gives_what_the_model_gives(make, output, size, always_share
 def test_threads_are_shared_out_and_given_back(images: int, each: int, always_shared, monkeypatch) -> None:
     seen: list[int] = []
     forward = forward_function(*classifier(), FeatureKind("mean"), threads=5)
-    monkeypatch.setattr(device, "_product_threads", lambda: 4)
+    monkeypatch.setattr("paddlemae.engine.threads.current_product_threads", lambda: 4)
     monkeypatch.setattr(paddle.base.core, "set_num_threads", seen.append)
     forward(pictures(images))
     assert seen == [each, 4]
@@ -133,7 +133,7 @@ def test_mistakes_are_refused_before_any_image(make, output, message: str) -> No
 
 
 def test_an_accelerator_takes_the_batch_whole(monkeypatch) -> None:
-    monkeypatch.setattr(device, "is_cpu", lambda: False)
+    monkeypatch.setattr(inference, "is_cpu", lambda: False)
     monkeypatch.setattr(inference, "ThreadPoolExecutor", None)
     model, description = classifier()
     expected = forward_function(model, description, FeatureKind("cls"))(pictures(3))
@@ -193,7 +193,7 @@ def test_embedding_with_workers_is_the_same(photos) -> None:
 
 @pytest.mark.parametrize(("cpus", "num_images", "wanted"), [(2, 999, 0), (2, 1000, 1), (1, 5000, 1), (64, 5000, 8)])
 def test_workers_are_for_many_images(cpus: int, num_images: int, wanted: int, monkeypatch) -> None:
-    monkeypatch.setattr(device, "usable_cpus", lambda: cpus)
+    monkeypatch.setattr("paddlemae.engine.cpus.usable_cpus", lambda: cpus)
     assert decoding_workers(num_images) == wanted
-    monkeypatch.setenv(device.LOCAL_SIZE, "8")  # of the processes of a launch each has its share
+    monkeypatch.setenv(LOCAL_SIZE, "8")  # of the processes of a launch each has its share
     assert decoding_workers(num_images) == min(wanted, 4 if cpus == 64 else 1)

@@ -17,8 +17,8 @@ from paddlemae.tasks.training import auto_statistics
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import find_checkpoint
 from paddlemae.weights.model_folder import read_description
-from tests.journeys.test_processes import run
-from tests.train.parallel.test_ranks import close, meet, on_each
+from tests.support.connected_ranks import close, meet, on_each
+from tests.support.launched_jobs import run
 
 AUTO = ["mean=auto", "std=auto"]
 

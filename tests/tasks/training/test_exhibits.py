@@ -31,7 +31,7 @@ from paddlemae.tasks.training.exhibits import (
 )
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import TrainState, find_checkpoint
-from tests.journeys.test_resume import interrupt_after
+from tests.support.resumed_runs import interrupt_after
 
 SHAPE = dict(image_size=[12, 12], patch_size=4, channels=3, embed_dim=16, num_heads=2)
 DECODER = dict(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)

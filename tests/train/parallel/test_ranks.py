@@ -7,9 +7,8 @@ import json
 import math
 import select
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source, open_source
 from paddlemae.data.views.augment import View
-from paddlemae.engine import device
+from paddlemae.engine.cpus import LOCAL_SIZE, threads_of
 from paddlemae.runs.runlog import read_skipped
 from paddlemae.tasks.training.classification import evaluation_of
 from paddlemae.tasks.training.run_training import _is_asked_to_stop, _together
@@ -33,53 +32,7 @@ from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.parallel import ranks as ranks_module
 from paddlemae.train.parallel.ranks import ALONE, Ranks, _admitted, _admitted_by_first, check_same
 from paddlemae.train.stopping import EndedElsewhere, RankLost, Stop
-
-HOST = "127.0.0.1"
-SOON = 5.0  # seconds: far more than anything here takes, far less than any limit of the connections
-
-
-def begin(call: Callable[[], Any]) -> Future:
-    """A call in a thread of its own, which holds up neither the test nor the interpreter's end if it hangs."""
-    future: Future = Future()
-
-    def work() -> None:
-        paddle.set_device("cpu")  # each thread has its own
-        try:
-            future.set_result(call())
-        except BaseException as fault:
-            future.set_exception(fault)
-
-    threading.Thread(target=work, daemon=True).start()
-    return future
-
-
-def outcome(future: Future) -> Any:
-    """What a call returned or raised."""
-    fault = future.exception(SOON)
-    return future.result() if fault is None else fault
-
-
-def on_each(ranks: Sequence[Ranks], call: Callable[[Ranks], Any]) -> list[Any]:
-    """What `call` returns or raises on every rank, all at the same time."""
-    return [outcome(future) for future in [begin(partial(call, one)) for one in ranks]]
-
-
-def meet(world: int, strangers: Callable[[dict[str, Any]], None] = lambda address: None) -> list[Ranks]:
-    """Ranks that are connected as `join` connects them; `strangers` come before all but the first."""
-    published: Future[str] = Future()
-    first = begin(lambda: list(_admitted(HOST, world, published.set_result)))
-    address = json.loads(published.result(SOON))
-    strangers(address)
-    # the last one comes first: order of arrival means nothing
-    lines = {rank: [_admitted_by_first(address, rank)] for rank in reversed(range(1, world))}
-    lines[0] = first.result(SOON)
-    return [Ranks(rank, world, rank, lines[rank]) for rank in range(world)]
-
-
-def close(ranks: Sequence[Ranks]) -> None:
-    for one in ranks:
-        for line in one.lines:
-            line.drop()
+from tests.support.connected_ranks import HOST, SOON, begin, close, meet, on_each, outcome
 
 
 @pytest.fixture
@@ -432,10 +385,10 @@ def test_an_evaluation_of_ranks_is_that_of_one_process(three) -> None:
 
 @pytest.mark.parametrize(("cpus", "processes", "threads"), [(8, "2", 4), (8, "3", 2), (2, "8", 1), (8, None, 8)])
 def test_cores_are_shared_out_among_the_processes_of_a_host(monkeypatch, cpus, processes, threads) -> None:
-    monkeypatch.setattr(device, "usable_cpus", lambda: cpus)
+    monkeypatch.setattr("paddlemae.engine.cpus.usable_cpus", lambda: cpus)
     if processes:
-        monkeypatch.setenv(device.LOCAL_SIZE, processes)
+        monkeypatch.setenv(LOCAL_SIZE, processes)
     else:
-        monkeypatch.delenv(device.LOCAL_SIZE, raising=False)
-    assert device.threads_of("auto") == threads
-    assert device.threads_of(3) == 3
+        monkeypatch.delenv(LOCAL_SIZE, raising=False)
+    assert threads_of("auto") == threads
+    assert threads_of(3) == 3

@@ -192,11 +192,11 @@ def test_frozen_weights_stay_as_they_are_and_get_no_gradient() -> None:
 
 @pytest.mark.parametrize("images, count, expected", [(8, 2, [4, 4]), (5, 2, [2, 3]), (2, 4, [1, 1]), (9, 1, [9])])
 def test_slices_are_every_image_once_with_what_belongs_to_it(images: int, count: int, expected: list[int]) -> None:
-    slices = slices_of(dataclasses.replace(batch(images), labels=np.arange(images) * 10), count)
+    slices = slices_of(dataclasses.replace(batch(images), targets=np.arange(images) * 10), count)
     assert [len(one.images) for one in slices] == expected
     assert np.concatenate([one.indices for one in slices]).tolist() == list(range(images))
-    assert all((one.labels == one.indices * 10).all() for one in slices)
-    assert slices_of(batch(images), count)[0].labels is None
+    assert all((one.targets == one.indices * 10).all() for one in slices)
+    assert slices_of(batch(images), count)[0].targets is None
 
 
 def test_a_replica_has_no_memory_of_its_own() -> None:

@@ -14,9 +14,9 @@ from safetensors.numpy import load_file, save_file
 from paddlemae.weights.adapt import change_image_size, change_patch_size
 from paddlemae.weights.layouts import Exported, Imported, export_weights, import_weights, recognise
 from tests.support.layout_cases import CASES, Case, images_of, rows_of
+from tests.support.layout_checks import TOLERANCE, differences, our_result
 from tests.support.layout_layers import table_2d
 from tests.support.layout_models import Result
-from tests.weights.layouts.test_layouts import TOLERANCE, differences, our_result
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

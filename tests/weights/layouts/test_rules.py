@@ -13,7 +13,7 @@ from paddlemae.weights.layouts import import_weights, recognise
 from paddlemae.weights.layouts.tensor_names import lies_as
 from tests.support import layout_models as work
 from tests.support.layout_cases import CASES, Case, changed
-from tests.weights.layouts.test_layouts import assert_bitwise, assert_close, our_result, read, their_result, write
+from tests.support.layout_checks import assert_bitwise, assert_close, our_result, read, their_result, write
 
 MAE, PROBE = CASES["official: pretrained"], CASES["official: probe"]
 HF_MAE, HF_VIT = (CASES[f"transformers: {name}"] for name in ("ViTMAEForPreTraining", "ViTForImageClassification"))

@@ -11,7 +11,7 @@ from paddlemae.weights.formats.state_dict import Opaque
 from paddlemae.weights.layouts import import_weights
 from tests.support import layout_models as work
 from tests.support.layout_cases import CASES, Case, changed
-from tests.weights.layouts.test_layouts import assert_bitwise, assert_close, our_result, read, their_result
+from tests.support.layout_checks import assert_bitwise, assert_close, our_result, read, their_result
 
 MAE = CASES["official: pretrained"]
 HF_MAE, HF_VIT = (CASES[f"transformers: {name}"] for name in ("ViTMAEForPreTraining", "ViTForImageClassification"))

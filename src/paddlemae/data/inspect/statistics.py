@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from paddlemae.data.batches import OnSkip
 from paddlemae.data.decode.images import UnreadableImage
-from paddlemae.data.decode.pixel_format import Pixels, at_depth, default_bits, white
+from paddlemae.data.decode.pixel_format import NAMES, Pixels, at_depth, default_bits, white
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source
 from paddlemae.data.workers import make_ahead
@@ -138,3 +138,37 @@ def _block_moments(values_NC: Pixels) -> Moments:
 
 def _sum(parts: Iterable[Moments]) -> Moments:
     return functools.reduce(Moments.__add__, parts)
+
+
+def recipe_settings(found: ChannelStatistics) -> str:
+    """`mean=[...] std=[...]`, and `bits=16` where training would take 8 otherwise, to paste behind a command."""
+    depth = " bits=16" if needs_bits(found) else ""
+    return f"mean={_listed(found.mean)} std={_listed(found.std)}{depth}"
+
+
+def needs_bits(found: ChannelStatistics) -> bool:
+    return found.bits == 16 and len(found.mean) in NAMES
+
+
+def recipe_values(found: ChannelStatistics) -> tuple[list[float], list[float]]:
+    """(mean, std), with the digits that `recipe_settings` has.
+
+    Raises:
+        ValueError: nothing varies in a channel.
+    """
+    mean, std = ([float(f"{value:.6g}") for value in values] for values in (found.mean, found.std))
+    if flat := flat_channels(found):
+        raise ValueError(
+            f"nothing varies in channel {flat}, and no recipe may have a std of 0; set mean and std by hand (1 as the "
+            "std there), or leave that channel out of the images"
+        )
+    return mean, std
+
+
+def flat_channels(found: ChannelStatistics) -> str:
+    """The numbers, from 1, of those in which nothing varies; none of them is an empty text."""
+    return ", ".join(str(channel + 1) for channel, std in enumerate(found.std) if not std)
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return f"[{','.join(f'{value:.6g}' for value in values)}]"

@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.sources.arrays import map_npy
-from paddlemae.data.sources.source import EncodedSource
-from paddlemae.data.sources.splits import by_value, part_of
+from paddlemae.data.sources.labels import by_value
+from paddlemae.data.sources.readers import ContentReader
+from paddlemae.data.sources.source import ClassTargets, Source
+from paddlemae.data.sources.splits import part_of
 from paddlemae.data.sources.string_table import Names
 from paddlemae.data.sources.tar import TarContents
 
@@ -109,7 +111,7 @@ def file_faults(folder: str | os.PathLike[str], files: Sequence[dict[str, Any]])
     return faults | {name: f"is not in {INDEX_FILE}" for name in strangers}
 
 
-def open_pack(folder: str, index: Index, split: str | None, labelled: bool) -> EncodedSource:
+def open_pack(folder: str, index: Index, split: str | None, labelled: bool) -> Source:
     """The images of a pack.
 
     Args:
@@ -138,9 +140,8 @@ def open_pack(folder: str, index: Index, split: str | None, labelled: bool) -> E
     )
     has_groups = len(parts) == 1 and parts[0]["groups"] is not None
     groups = columns["group"].copy() if has_groups else None
-    if not labelled:
-        return EncodedSource(folder, contents, groups=groups)
-    return EncodedSource(folder, contents, *by_value(columns["label"].copy(), _classes(folder, parts)), groups)
+    targets = by_value(ClassTargets(columns["label"].copy(), _classes(folder, parts))) if labelled else None
+    return Source(folder, ContentReader(contents), targets, groups)
 
 
 def _rows(folder: str, index: Index, which: NDArray[np.int64]) -> NDArray[np.int64]:

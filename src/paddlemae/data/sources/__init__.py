@@ -1,9 +1,10 @@
 """Where images come from: `open_source` names them, a `Source` lists them once and reads them by index."""
 
-from paddlemae.data.sources.in_memory import GivenSource, Images, given_source
+from paddlemae.data.sources.in_memory import GivenReader, Images, given_source
+from paddlemae.data.sources.labels import BadLabel
 from paddlemae.data.sources.open import open_source
-from paddlemae.data.sources.source import ArraySource, EncodedSource, FolderSource, Source, add_stamps
-from paddlemae.data.sources.splits import BadLabel, MissingPart, SourceNote
+from paddlemae.data.sources.source import ClassTargets, Source, add_stamps
+from paddlemae.data.sources.splits import MissingPart, SourceNote
 from paddlemae.data.sources.subsets import (
     balanced_subset,
     labelled_count,
@@ -15,11 +16,9 @@ from paddlemae.data.sources.subsets import (
 )
 
 __all__ = [
-    "ArraySource",
     "BadLabel",
-    "EncodedSource",
-    "FolderSource",
-    "GivenSource",
+    "ClassTargets",
+    "GivenReader",
     "Images",
     "MissingPart",
     "Source",

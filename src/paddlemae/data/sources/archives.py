@@ -12,22 +12,14 @@ from typing import Generic, NamedTuple, TypeVar
 from zipfile import ZipInfo
 
 import numpy as np
-from numpy.typing import NDArray
 
 from paddlemae.data.decode.images import ARRAY_EXTENSION, EXTENSIONS
 from paddlemae.data.sources.archive_entries import RUN_MARKS, visible_above
+from paddlemae.data.sources.labels import in_order, numbered, targets_by_folder
+from paddlemae.data.sources.readers import ContentReader
 from paddlemae.data.sources.shards import Samples, ending_of, is_sidecar, label_of, samples_of
-from paddlemae.data.sources.source import EncodedSource
-from paddlemae.data.sources.splits import (
-    MissingPart,
-    class_folders,
-    files_of_part,
-    in_order,
-    labels_by_folder,
-    note,
-    numbered,
-    split_of,
-)
+from paddlemae.data.sources.source import ClassTargets, Source
+from paddlemae.data.sources.splits import MissingPart, files_of_part, note, split_of
 from paddlemae.data.sources.string_table import Names
 from paddlemae.data.sources.subfolders import ARRAY, PICTURE, choose_folder, note_deeper_splits
 from paddlemae.data.sources.tar import Entry, TarContents, entries
@@ -52,7 +44,7 @@ def expanded(pattern: str) -> list[str]:
     return [each for m in middles for each in expanded(pattern[: found.start()] + m + pattern[found.end() :])]
 
 
-def open_zip(path: str, split: str | None, labelled: bool) -> EncodedSource:
+def open_zip(path: str, split: str | None, labelled: bool) -> Source:
     """Return the images in a zip."""
     listing, first = _Listing[ZipInfo](), -1
     for name, kind, info in zip_entries(path):
@@ -66,10 +58,10 @@ def open_zip(path: str, split: str | None, labelled: bool) -> EncodedSource:
     _warn(path, refused=listing.refused, replaced=listing.replaced)
     chosen = _choose(path, listing, split, labelled)
     contents = zip_contents(path, chosen.names, [listing.images[name] for name in chosen.names])
-    return EncodedSource(path, contents, chosen.labels, chosen.classes)
+    return Source(path, ContentReader(contents), chosen.targets)
 
 
-def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool, root: str = "") -> EncodedSource:
+def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool, root: str = "") -> Source:
     """Return the images in a tar, or in shards.
 
     Args:
@@ -87,7 +79,7 @@ def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool
         _warn(name, refused=listing.refused, replaced=listing.replaced)
         chosen = _choose(name, listing, split, labelled)
         contents = _contents(root, paths, [(0, listing.images[each]) for each in chosen.names])
-        return EncodedSource(name, contents, chosen.labels, chosen.classes)
+        return Source(name, ContentReader(contents), chosen.targets)
     relative = [os.path.relpath(path, root) for path in paths]
     selected = [os.path.join(root, file) for file in files_of_part(relative, split, repr(name))]
     shards = _join_tars(only or (_list_tar(path, labelled) for path in selected))
@@ -96,11 +88,11 @@ def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool
         raise ValueError(f"no images in {name!r}; expected entries named like 0001.jpg, {_endings()}")
     contents = _contents(root, selected, shards.images)
     if not labelled:
-        return EncodedSource(name, contents)
+        return Source(name, ContentReader(contents))
     known: tuple[str, ...] = ()
     if split == "test" and (trained_on := _trained_on(root, relative, name)) not in ([], selected):
-        known = _labels(name, _join_tars(_list_tar(path, True) for path in trained_on), is_split=True)[1]
-    return EncodedSource(name, contents, *_labels(name, shards, len(selected) < len(paths), known))
+        known = _targets(name, _join_tars(_list_tar(path, True) for path in trained_on), is_split=True).classes
+    return Source(name, ContentReader(contents), _targets(name, shards, len(selected) < len(paths), known))
 
 
 def _trained_on(root: str, files: Sequence[str], name: str) -> list[str]:
@@ -203,16 +195,15 @@ def _join_tars(tars: Iterable[tuple[_Listing[Entry], Samples | None]]) -> _Shard
     return found
 
 
-def _labels(
-    name: str, shards: _Shards, is_split: bool, known: tuple[str, ...] = ()
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Return (labels, classes): of the samples, or by folder where no tar is a shard."""
+def _targets(name: str, shards: _Shards, is_split: bool, known: tuple[str, ...] = ()) -> ClassTargets:
+    """Return the labels of the samples, or those by folder where no tar is a shard."""
     if shards.have_samples:
         labels = [label_of(entry.name, beside) for (_, entry), beside in zip(shards.images, shards.beside)]
         return numbered(labels, name, known)
     files = [entry.name for _, entry in shards.images]
     around = _around_all(sorted(files), stops=not is_split)
-    return _by_folder(f"{name}/{around}", [file[len(around) :] for file in files], known, is_split)
+    below = [file[len(around) :] for file in files]
+    return targets_by_folder(f"{name}/{around}".rstrip("/"), below, None, known, is_split)
 
 
 def _contents(root: str, paths: Sequence[str], images: Sequence[tuple[int, Entry]]) -> TarContents:
@@ -230,8 +221,7 @@ class _Chosen(NamedTuple):
     """Images of a split, with labels where they are needed."""
 
     names: list[str]
-    labels: NDArray[np.int64] | None = None
-    classes: tuple[str, ...] = ()
+    targets: ClassTargets | None = None
 
 
 def _choose(name: str, listing: _Listing, split: str | None, labelled: bool) -> _Chosen:
@@ -255,7 +245,7 @@ def _choose(name: str, listing: _Listing, split: str | None, labelled: bool) -> 
         known = in_order(_first_folders(f"{around}{train}/", listing.folders))
     below = [file[len(inside) :] for file in chosen]
     first = _first_folders(inside, listing.folders)
-    return _Chosen(chosen, *_by_folder(f"{name}/{inside}", below, known, part is not None, first))
+    return _Chosen(chosen, targets_by_folder(f"{name}/{inside}".rstrip("/"), below, first, known, part is not None))
 
 
 def _outside_runs(listing: _Listing) -> list[str]:
@@ -283,14 +273,6 @@ def _split_folder(name: str, listing: _Listing, around: str, folders: set[str], 
     if part and (loose := counts[""][PICTURE]):
         note(f"{name!r} leaves out {loose:,} image{'s' * (loose != 1)} in no folder of a split")
     return part
-
-
-def _by_folder(
-    root: str, files: list[str], known: tuple[str, ...], is_split: bool, folders: Iterable[str] | None = None
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Return (labels, classes) by the first folders of the files' paths."""
-    classes = class_folders(root.rstrip("/"), files, folders, known, is_split)
-    return labels_by_folder(files, classes), classes
 
 
 def _first_folders(around: str, folders: Iterable[str]) -> set[str]:

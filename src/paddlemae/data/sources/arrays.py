@@ -6,29 +6,22 @@ Arrays that are not compressed are mapped into memory: all processes share them,
 import math
 import os
 import zipfile
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, check_room, room_for
 from paddlemae.data.decode.multichannel import read_array_header
-from paddlemae.data.sources.source import ArraySource, file_stamp, loaded
-from paddlemae.data.sources.splits import (
-    as_labels,
-    files_of_part,
-    listed,
-    numbered,
-    part_of,
-    split_of,
-    words_of,
-)
+from paddlemae.data.sources.labels import as_labels, numbered
+from paddlemae.data.sources.readers import ArrayReader, file_stamp, loaded
+from paddlemae.data.sources.source import Source
+from paddlemae.data.sources.splits import files_of_part, listed, part_of, split_of, words_of
 from paddlemae.data.sources.zip import data_offset, infos
 
 IMAGE_ARRAYS, LABEL_ARRAYS = ("images", "image", "x", "data", "arr"), ("labels", "label", "y", "targets")
 
 
-def open_npy(path: str, split: str | None, labelled: bool) -> ArraySource:
+def open_npy(path: str, split: str | None, labelled: bool) -> Source:
     """The images in a `.npy` file."""
     if labelled:
         raise ValueError(f"{path!r} has no labels; save images and labels in one file: np.savez(..., images=, labels=)")
@@ -36,10 +29,10 @@ def open_npy(path: str, split: str | None, labelled: bool) -> ArraySource:
     stamped = file_stamp(path)
     images = loaded(map_npy, (path,), stamped)
     _check_images(images, path)
-    return ArraySource(path, len(images), map_npy, (path,), stamped=stamped)
+    return Source(path, ArrayReader(path, len(images), map_npy, (path,), stamped))
 
 
-def open_npz(path: str, split: str | None, labelled: bool, max_image_bytes: int = MAX_IMAGE_BYTES) -> ArraySource:
+def open_npz(path: str, split: str | None, labelled: bool, max_image_bytes: int = MAX_IMAGE_BYTES) -> Source:
     """The images in a `.npz` file: arrays `images` and `labels`, or `x_train`, `test_images` and so on."""
     names = [info.filename.removesuffix(".npy") for info in infos(path)]
     roles = {name: words_of(name) for name in names}
@@ -55,9 +48,9 @@ def open_npz(path: str, split: str | None, labelled: bool, max_image_bytes: int 
     arguments = (path, images[0], max_image_bytes)
     array = loaded(map_npz, arguments, stamped)
     _check_images(array, f"{path}, array {images[0]}")
-    source = partial(ArraySource, path, len(array), map_npz, arguments, stamped=stamped)
+    reader = ArrayReader(path, len(array), map_npz, arguments, stamped)
     if not labelled:
-        return source()
+        return Source(path, reader)
 
     def labels_of(images: str) -> list[str]:
         found = [name for name in names if roles[name] & set(LABEL_ARRAYS) and splits[name] == splits[images]]
@@ -71,8 +64,8 @@ def open_npz(path: str, split: str | None, labelled: bool, max_image_bytes: int 
     if len(labels) != len(array):
         raise ValueError(f"{path!r} has {len(array)} images and {len(labels)} labels; expected as many")
     trained_on = next((name for name in every if "train" in splits[name]), images[0])
-    known = numbered(labels_of(trained_on), repr(path))[1] if trained_on != images[0] else ()
-    return source(*numbered(labels, repr(path), known))
+    known = numbered(labels_of(trained_on), repr(path)).classes if trained_on != images[0] else ()
+    return Source(path, reader, numbered(labels, repr(path), known))
 
 
 def _as_labels(labels: NDArray, path: str, name: str) -> list[str]:

@@ -9,7 +9,7 @@ import struct
 from typing import Any
 
 from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, room_for
-from paddlemae.data.sources.source import not_read
+from paddlemae.data.sources.readers import not_read
 
 ARROW_START = b"ARROW1"
 _STREAM_IN_FILE = 8  # bytes before the stream

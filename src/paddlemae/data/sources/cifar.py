@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, LimitedReader, room_for
 from paddlemae.data.sources.cifar_pickle import read_pickle
-from paddlemae.data.sources.source import ArraySource, file_stamp, loaded, not_read
-from paddlemae.data.sources.splits import as_labels, part_of
+from paddlemae.data.sources.labels import as_labels
+from paddlemae.data.sources.readers import ArrayReader, file_stamp, loaded, not_read
+from paddlemae.data.sources.source import ClassTargets, Source
+from paddlemae.data.sources.splits import part_of
 
 _SIDE, _CHANNELS = 32, 3
 _PIXELS = _CHANNELS * _SIDE * _SIDE
@@ -101,7 +103,7 @@ def _unpacked(path: str) -> IO[bytes]:
 
 def open_cifar(
     path: str, name: str, split: str | None, options: dict[str, str], max_image_bytes: int = MAX_IMAGE_BYTES
-) -> ArraySource:
+) -> Source:
     """A part of a published set.
 
     Args:
@@ -126,7 +128,7 @@ def open_cifar(
         wrong = labels.min() if labels.min() < 0 else labels.max()
         raise ValueError(f"{path!r} is damaged: label {wrong}, but {len(classes)} classes; download it again")
     shown = f"{path} ({part})"
-    return ArraySource(shown, len(labels), _pixels, arguments, labels, classes, stamped=stamped)
+    return Source(shown, ArrayReader(shown, len(labels), _pixels, arguments, stamped), ClassTargets(labels, classes))
 
 
 def _stamp(path: str, files: Collection[str]) -> str:

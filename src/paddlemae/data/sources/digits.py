@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.sources.source import ArraySource, Source, loaded
+from paddlemae.data.sources.readers import ArrayReader, loaded
+from paddlemae.data.sources.source import ClassTargets, Source
 from paddlemae.data.sources.subsets import view_of
 
 _FILE = Path(__file__).parents[1] / "digits.npz"
@@ -19,7 +20,8 @@ def open_digits(split: str | None) -> Source:
     if split not in _SPLITS:
         raise ValueError(f"expected one of digits' splits {', '.join(_SPLITS)}, got {split!r}")
     labels = loaded(_read, ("labels",)).astype(np.int64)
-    digits = ArraySource("digits", len(labels), _read, ("images",), labels, tuple("0123456789"))
+    reader = ArrayReader("digits", len(labels), _read, ("images",))
+    digits = Source("digits", reader, ClassTargets(labels, tuple("0123456789")))
     first, last = _SPLITS[split]
     indices = np.concatenate([np.flatnonzero(labels == digit)[first:last] for digit in range(10)])
     return view_of(digits, indices, f"digits ({split})")

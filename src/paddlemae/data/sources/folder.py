@@ -6,15 +6,16 @@ from typing import Literal
 
 from paddlemae.data.decode.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
 from paddlemae.data.sources.archive_entries import RUN_MARKS, SYSTEM_FOLDERS
-from paddlemae.data.sources.source import FolderSource
-from paddlemae.data.sources.splits import class_folders, labels_by_folder
+from paddlemae.data.sources.labels import targets_by_folder
+from paddlemae.data.sources.readers import FileReader
+from paddlemae.data.sources.source import Source
 from paddlemae.data.sources.string_table import Names
 from paddlemae.data.sources.subfolders import classes_to_train_on, note_deeper_splits, subfolder_of, subfolders
 
 TAR = ".tar"
 
 
-def open_folder(root: str, split: str | None, labelled: bool) -> FolderSource:
+def open_folder(root: str, split: str | None, labelled: bool) -> Source:
     """The images of a folder, or of its subfolder that a split means; labels by folder."""
     whole, part = root, subfolder_of(root, split)
     root = os.path.join(root, part) if part else root
@@ -26,11 +27,11 @@ def open_folder(root: str, split: str | None, labelled: bool) -> FolderSource:
         )
     if split and not part:
         note_deeper_splits(root, files)
-    if not labelled:
-        return FolderSource(root, root, Names.of(files))
-    known = classes_to_train_on(whole) if part and split == "test" else ()
-    classes = class_folders(root, files, subfolders(root), known, is_split=part is not None)
-    return FolderSource(root, root, Names.of(files), labels_by_folder(files, classes), classes)
+    targets = None
+    if labelled:
+        known = classes_to_train_on(whole) if part and split == "test" else ()
+        targets = targets_by_folder(root, files, subfolders(root), known, is_split=part is not None)
+    return Source(root, FileReader(root, Names.of(files)), targets)
 
 
 def list_images(root: str) -> tuple[list[str], int]:

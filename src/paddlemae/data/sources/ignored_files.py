@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from paddlemae.data.decode.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
 from paddlemae.data.sources.archive_entries import is_hidden
 from paddlemae.data.sources.open import path_and_options
+from paddlemae.data.sources.readers import ContentReader, FileReader
 from paddlemae.data.sources.shards import is_sidecar
-from paddlemae.data.sources.source import EncodedSource, FolderSource, Source
+from paddlemae.data.sources.source import Source
 from paddlemae.data.sources.tar import TarContents, entries
 from paddlemae.data.sources.zip import ZipContents, zip_entries
 
@@ -21,9 +22,10 @@ def passed_over(spec: str, source: Source) -> Counter[str]:
         source: any split of it.
     """
     path, _ = path_and_options(spec)
-    contents = source.contents if isinstance(source, EncodedSource) else None
-    if isinstance(source, FolderSource) and os.path.isdir(path):
-        names, first = _files_below(path), source.files[0]
+    reader = source.reader
+    contents = reader.contents if isinstance(reader, ContentReader) else None
+    if isinstance(reader, FileReader) and os.path.isdir(path):
+        names, first = _files_below(path), reader.files[0]
     elif isinstance(contents, ZipContents):
         names, first = (name for name, kind, _ in zip_entries(path) if kind == "file"), contents.files[0]
     elif isinstance(contents, TarContents) and os.path.isfile(path):

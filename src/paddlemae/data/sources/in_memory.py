@@ -6,7 +6,6 @@ They are read by the rules of `data.decode.images`, so that an image gives the s
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +20,13 @@ from paddlemae.data.decode.images import (
     has_ending,
     read_content,
     read_picture,
-    whole,
 )
 from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, room_for
 from paddlemae.data.decode.pillow import pixels_of
 from paddlemae.data.decode.pixel_format import Pixels, as_channels, as_HWC, check_channels
 from paddlemae.data.sources.open import open_source
-from paddlemae.data.sources.source import Source, file_stamp
-from paddlemae.data.sources.string_table import Names
+from paddlemae.data.sources.readers import file_stamp
+from paddlemae.data.sources.source import Source
 
 One = str | os.PathLike[str] | Image.Image | NDArray
 Images = One | Sequence[One] | Source
@@ -36,30 +34,22 @@ _EXPECTED = "a path, a picture of Pillow, a uint8 or uint16 array, a list of the
 
 
 @dataclass(frozen=True, eq=False)
-class GivenSource:
-    """Unlabelled images: paths, Pillow's pictures, arrays [H, W], [H, W, C] or [C, H, W]."""
+class GivenReader:
+    """Images of a program: paths, Pillow's pictures, arrays [H, W], [H, W, C] or [C, H, W]."""
 
     images: tuple[One, ...]
-    name: str = "the given images"
-    labels: NDArray[np.int64] | None = None
-    classes: tuple[str, ...] = ()
-    groups: NDArray[np.int64] | None = None
-    group_names: Names | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
     def all_files(self) -> bool:
-        """Whether none has to be sent to whoever reads them."""
+        """Return whether no image has to be sent to the process that reads it."""
         return all(isinstance(image, str | os.PathLike) for image in self.images)
 
     def describe(self, i: int) -> str:
         image = self.images[i]
         return os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {i}"
-
-    def read(self, i: int, channels: int) -> Pixels:
-        return self.read_picture(i, channels, whole).pixels_hwC
 
     def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
         image = self.images[i]
@@ -103,20 +93,24 @@ def given_source(images: Images) -> Source:
     if isinstance(images, str | os.PathLike):
         path = os.path.expanduser(os.fspath(images))
         if has_ending(path, (*EXTENSIONS, ARRAY_EXTENSION)) and os.path.isfile(path) and not _holds_many(path):
-            return GivenSource((path,))
+            return _given((path,))
         return open_source(os.fspath(images))
     if isinstance(images, np.ndarray) and images.ndim == 4:
         images = list(images)
     elif isinstance(images, Image.Image | np.ndarray):
         images = [images]
-    elif hasattr(images, "read_picture"):
-        return cast(Source, images)
+    elif isinstance(images, Source):
+        return images
     if not isinstance(images, list | tuple):
         raise ValueError(f"expected {_EXPECTED}; got {type(images).__name__}")
     strangers = [each for each in images if not isinstance(each, str | os.PathLike | Image.Image | np.ndarray)]
     if strangers or not images:
         raise ValueError(f"expected {_EXPECTED}; got {type(strangers[0]).__name__ if strangers else 'none'} in a list")
-    return GivenSource(tuple(os.path.expanduser(each) if isinstance(each, str) else each for each in images))
+    return _given(tuple(os.path.expanduser(each) if isinstance(each, str) else each for each in images))
+
+
+def _given(images: tuple[One, ...]) -> Source:
+    return Source("the given images", GivenReader(images))
 
 
 def _holds_many(path: str) -> bool:

@@ -20,21 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from paddlemae.data.sources.image_groups import grouped
-from paddlemae.data.sources.source import FolderSource
-from paddlemae.data.sources.splits import (
-    LABEL_COLUMNS,
-    TEST_WORDS,
-    TRAIN_WORDS,
-    MissingPart,
-    as_labels,
-    is_whole,
-    listed,
-    note_unused,
-    numbered,
-    part_of,
-    split_of,
-    words_of,
-)
+from paddlemae.data.sources.labels import LABEL_COLUMNS, as_labels, is_whole, note_unused, numbered
+from paddlemae.data.sources.readers import FileReader
+from paddlemae.data.sources.source import Source
+from paddlemae.data.sources.splits import TEST_WORDS, TRAIN_WORDS, MissingPart, listed, part_of, split_of, words_of
 from paddlemae.data.sources.string_table import Names
 
 IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
@@ -63,7 +52,7 @@ class _Rows:
         return _Rows(*(column and [column[number] for number in kept] for column in columns))  # type: ignore[arg-type]
 
 
-def open_list(path: str, split: str | None, labelled: bool, options: dict[str, str]) -> FolderSource:
+def open_list(path: str, split: str | None, labelled: bool, options: dict[str, str]) -> Source:
     """The images that a list names.
 
     Args:
@@ -93,10 +82,8 @@ def open_list(path: str, split: str | None, labelled: bool, options: dict[str, s
     root = os.path.expanduser(options.get("root") or os.path.dirname(path) or ".")
     own.paths = _as_they_are(path, root, own.paths)
     groups = (None, None) if own.groups is None else grouped(own.groups)
-    if not labelled:
-        return FolderSource(path, root, Names.of(own.paths), None, (), *groups)
-    labels, classes = numbered(_labels(path, own), repr(path), known)
-    return FolderSource(path, root, Names.of(own.paths), labels, classes, *groups)
+    targets = numbered(_labels(path, own), repr(path), known) if labelled else None
+    return Source(path, FileReader(root, Names.of(own.paths)), targets, *groups)
 
 
 def is_csv(path: str) -> bool:
@@ -105,7 +92,7 @@ def is_csv(path: str) -> bool:
 
 
 def _classes(path: str, rows: _Rows) -> tuple[str, ...]:
-    return numbered(_labels(path, rows), repr(path))[1]
+    return numbered(_labels(path, rows), repr(path)).classes
 
 
 def _labels(path: str, rows: _Rows) -> list[str]:

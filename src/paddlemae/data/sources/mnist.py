@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, check_room, room_for
-from paddlemae.data.sources.source import ArraySource, file_stamp, loaded, not_read
-from paddlemae.data.sources.splits import TEST_WORDS, listed, numbered, part_of, words_of
+from paddlemae.data.sources.labels import numbered
+from paddlemae.data.sources.readers import ArrayReader, file_stamp, loaded, not_read
+from paddlemae.data.sources.source import Source
+from paddlemae.data.sources.splits import TEST_WORDS, listed, part_of, words_of
 
 _IMAGES, _LABELS = "-images-idx3-ubyte", "-labels-idx1-ubyte"
 _BYTES = 8  # the code of unsigned bytes
@@ -24,7 +26,7 @@ def is_idx_images(name: str) -> bool:
 
 def open_idx(
     folder: str, names: Sequence[str], spec: str, split: str | None, max_image_bytes: int = MAX_IMAGE_BYTES
-) -> ArraySource:
+) -> Source:
     """A published set; its labels are always known.
 
     Args:
@@ -47,8 +49,8 @@ def open_idx(
     images, labels = loaded(read_idx, arguments, stamped), read_idx(labels_path, 1, max_image_bytes)
     if len(images) != len(labels):
         raise ValueError(f"{path!r} has {len(images)} images and {len(labels)} labels; download both again")
-    numbers, classes = numbered([str(label) for label in labels.tolist()], repr(spec))
-    return ArraySource(path, len(images), read_idx, arguments, numbers, classes, stamped=stamped)
+    targets = numbered([str(label) for label in labels.tolist()], repr(spec))
+    return Source(path, ArrayReader(path, len(images), read_idx, arguments, stamped), targets)
 
 
 def read_idx(path: str, num_axes: int, max_image_bytes: int = MAX_IMAGE_BYTES) -> NDArray[np.uint8]:

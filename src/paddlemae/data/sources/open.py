@@ -16,7 +16,8 @@ from paddlemae.data.sources.digits import open_digits
 from paddlemae.data.sources.folder import TAR, open_folder, tars_below
 from paddlemae.data.sources.lists import open_list
 from paddlemae.data.sources.mnist import is_idx_images, open_idx
-from paddlemae.data.sources.source import EncodedSource, FolderSource, Source
+from paddlemae.data.sources.readers import ContentReader, FileReader
+from paddlemae.data.sources.source import Source
 from paddlemae.data.sources.splits import listed
 from paddlemae.data.sources.table_files import PARQUET_START
 from paddlemae.data.sources.tables import ARROW, PARQUET, open_tables, tables_in
@@ -67,8 +68,8 @@ def open_source(spec: str, split: str | None = None, labelled: bool = False) -> 
         opened = _open_in_folder(path, spec, split, labelled, options, limit)
     else:
         opened = _open_file(path, spec, split, labelled, options, limit)
-    if limit != MAX_IMAGE_BYTES and isinstance(opened, FolderSource | EncodedSource):
-        return replace(opened, max_image_bytes=limit)
+    if limit != MAX_IMAGE_BYTES and isinstance(opened.reader, FileReader | ContentReader):
+        return replace(opened, reader=replace(opened.reader, max_image_bytes=limit))
     return opened
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from paddlemae.data.decode.images import EXTENSIONS, has_ending
-from paddlemae.data.sources.splits import as_labels, is_whole
+from paddlemae.data.sources.labels import as_labels, is_whole
 from paddlemae.data.sources.tar import Entry
 
 SIDECARS = (".cls", ".json", ".txt")  # where a sample's label is, the first that is there

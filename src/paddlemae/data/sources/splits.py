@@ -1,4 +1,4 @@
-"""Which split of a source is meant, and which class each image is of: the rules that all kinds of sources share.
+"""Rules for the split of a source that is meant, which all kinds of sources share.
 
 A folder, or a value in a column of splits, is of a split if it is a word of it, in any case: "train" or "training";
 "val", "valid", "validation" or "dev"; "test" or "testing". The name of a file or array is if it has the word among
@@ -13,11 +13,8 @@ Two words for one split are refused.
 
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from paddlemae.system.display_names import shown
 
@@ -30,21 +27,12 @@ _SPLIT_OF = {
 TRAIN_WORDS = tuple(word for word, split in _SPLIT_OF.items() if split == _TRAIN)
 TEST_WORDS = tuple(word for word, split in _SPLIT_OF.items() if split != _TRAIN)
 _MEANT = {"train": (_TRAIN,), "test": (_VAL, _TEST)}  # the first that is there
-# Columns that labels are in, if none is named: the first that is there.
-LABEL_COLUMNS = ("label", "class", "labels", "class_name", "category", "target", "y", "fine_label")
 _LONGEST_LIST = 10  # names that an error lists
-# What a text that is no name looks like: negative or broken numbers, and what programs write where a value is missing.
-_NO_NAME = re.compile(r"[+-]\d+|[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?|[+-]?\d+[eE][+-]\d+|nan|NaN|[+-]?inf", re.ASCII)
-
 Others = Literal["left out", "refused", "classes"]  # what names of no split are next to words of one side
 
 
 class MissingPart(ValueError):
     """A split of a source that it does not have."""
-
-
-class BadLabel(ValueError):
-    """A label that is missing, or neither a name nor a whole number."""
 
 
 class SourceNote(UserWarning):
@@ -180,169 +168,7 @@ def words_of(name: str) -> set[str]:
     return set(re.split(r"[^a-z]+", name.lower()))
 
 
-def as_labels(values: Sequence, row_of: Callable[[int], str]) -> list[str]:
-    """Return labels as texts: names, and whole numbers of 0 or more.
-
-    Args:
-        values: as they are stored; bytes are names if they are UTF-8.
-        row_of: says where value i is, for errors.
-    Raises:
-        BadLabel: anything else, such as a missing value, a fraction or a truth value.
-    """
-    kinds = set(map(type, values))
-    if len(kinds) == 1 and kinds <= {str, int, bytes}:  # of one type, so that equal ones are the same
-        texts = {value: _label_of(value) for value in set(values)}
-        if None not in texts.values():
-            return list(values) if kinds == {str} else [texts[value] for value in values]  # type: ignore[misc]
-    labels = []
-    for number, value in enumerate(values):
-        label = _label_of(value)
-        if label is None:
-            raise unusable(values, row_of(number), _problem(value))
-        labels.append(label)
-    return labels
-
-
-def note_unused(where: str, columns: Sequence[str]) -> None:
-    """Say which column has the labels where several are called so."""
-    if len(columns) > 1:
-        first = min(columns, key=lambda name: LABEL_COLUMNS.index(name.lower()))
-        others = listed([name for name in columns if name != first])
-        note(f"{where}: labels are of column {first!r}, and {others} not used; name another with ::label=")
-
-
-def unusable(values: Sequence, row: str, problem: str) -> ValueError:
-    """Return the error of a row of labels: a `BadLabel`, unless there are no labels in any row."""
-    return (ValueError if all(map(_is_missing, values)) else BadLabel)(f"{row}: {problem}")
-
-
-def _is_missing(value: object) -> bool:
-    """Return whether there is no label; data sets write -1 for one that is not published."""
-    return value is None or value != value or value == -1 or (isinstance(value, str | bytes) and not value.strip())
-
-
-def _label_of(value: object) -> str | None:
-    if isinstance(value, bytes):
-        try:
-            value = value.decode()
-        except UnicodeDecodeError:
-            return None
-    if isinstance(value, str):
-        return value if value.strip() and not _NO_NAME.fullmatch(value.strip()) else None
-    return str(value) if type(value) is int and value >= 0 else None
-
-
-def _problem(value: object) -> str:
-    if _is_missing(value) and value != -1:
-        return "no label; fill it in or remove the row"
-    shown = repr(value)
-    shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
-    return f"the label {shown} ({type(value).__name__}) is neither a name nor a whole number of 0 or more; change it"
-
-
-def numbered(values: Sequence[str], where: str, classes: tuple[str, ...] = ()) -> tuple[NDArray[np.int64], tuple]:
-    """Return (labels, classes) of class names as they are written; whole numbers are in numeric order.
-
-    Args:
-        classes: those of the training split, if they are known already; others are refused then.
-    Raises:
-        ValueError: a class that is not among `classes`, or fewer than two.
-    """
-    known = classes or in_order(set(values))
-    if len(known) < 2:
-        raise ValueError(f"labels need two classes or more, but all images of {where} are {''.join(known)!r}")
-    number_of = {name: number for number, name in enumerate(known)}
-    _check_known(set(values), number_of, where)
-    return np.fromiter((number_of[value] for value in values), np.int64, len(values)), known
-
-
-def _check_known(names: Collection[str], known: Collection[str], where: str) -> None:
-    if strangers := sorted(name for name in names if name not in known):
-        raise ValueError(
-            f"{where} has labels that no training image has: {listed(strangers)}; change them or train on them"
-        )
-
-
-def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Return class names in their order: by value where all are whole numbers, else by their characters."""
-    names = sorted(names)
-    return tuple(sorted(names, key=_value) if all(is_whole(name) for name in names) else names)
-
-
-def _value(digits: str) -> tuple[int, str]:
-    """Return what orders whole numbers of any length; Python turns no more than 4,300 digits into a number."""
-    digits = digits.lstrip("0")
-    return len(digits), digits
-
-
-def renumbered(
-    labels: NDArray[np.int64], classes: Sequence[str], order: Sequence[str]
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Return (labels, classes) with the classes in another order, which has all of them, by their names."""
-    if tuple(classes) == tuple(order):
-        return labels, tuple(order)
-    number_of = {name: number for number, name in enumerate(order)}
-    return np.array([number_of[name] for name in classes], np.int64)[labels], tuple(order)
-
-
-def by_value(labels: NDArray[np.int64], classes: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Return (labels, classes) of classes that have an order of their own, which only whole numbers don't keep."""
-    return renumbered(labels, classes, in_order(classes) if all(map(is_whole, classes)) else classes)
-
-
-def is_whole(text: str) -> bool:
-    """Whether a label is a whole number of 0 or more."""
-    return text.isascii() and text.isdigit()
-
-
 def listed(names: Sequence[str]) -> str:
     """Return names for an error, not too many."""
     more = f" and {len(names) - _LONGEST_LIST} more" if len(names) > _LONGEST_LIST else ""
     return ", ".join(shown(repr(name)) for name in names[:_LONGEST_LIST]) + more
-
-
-def class_folders(
-    root: str,
-    files: Iterable[str],
-    folders: Iterable[str] | None = None,
-    known: tuple[str, ...] = (),
-    is_split: bool = False,
-) -> tuple[str, ...]:
-    """Return the names of the first folders of the files' paths in their order, once they are known to be one a class.
-
-    Args:
-        root: what holds the files, for errors.
-        folders: all folders there, if some may be empty.
-        known: the classes of the training split, where this is another: they are returned, and no others may be there.
-        is_split: whether a split was chosen, so that a word of one may be a class's name here.
-    Raises:
-        ValueError: another layout.
-    """
-    layout = f"labels need one folder a class, as in {f'{root}/cat/1.jpg'!r}"
-    filled, loose = set[str](), list[str]()
-    for file in files:
-        first, slash, _ = file.partition("/")
-        if slash:
-            filled.add(first)
-        else:
-            loose.append(file)
-    if loose:
-        raise ValueError(f"{layout}, but {len(loose)} images are outside any; move {loose[0]!r} and the like")
-    classes = in_order(filled if folders is None else folders)
-    if all(split_of(name) for name in classes) or (not is_split and on_both_sides(classes)):
-        raise ValueError(f"{layout}, but {root!r} holds {listed(classes)}; ask for split 'train' or 'test'")
-    for name in classes:
-        if name not in filled:
-            raise ValueError(f"{layout}, but {f'{root}/{name}'!r} has no images; fill or remove it")
-    if known:
-        _check_known(classes, known, repr(root))
-        classes = known
-    if len(classes) < 2:
-        raise ValueError(f"{layout}, and two classes or more, but {root!r} has only {classes[0]!r}")
-    return classes
-
-
-def labels_by_folder(files: Iterable[str], classes: tuple[str, ...]) -> NDArray[np.int64]:
-    """Return each file's label: its first folder's place among the classes."""
-    label_of = {name: label for label, name in enumerate(classes)}
-    return np.array([label_of[file.partition("/")[0]] for file in files], np.int64)

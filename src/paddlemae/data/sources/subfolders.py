@@ -7,15 +7,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from paddlemae.data.decode.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
 from paddlemae.data.sources.archive_entries import is_hidden
-from paddlemae.data.sources.splits import (
-    TEST_WORDS,
-    TRAIN_WORDS,
-    in_order,
-    note,
-    on_both_sides,
-    part_of,
-    split_of,
-)
+from paddlemae.data.sources.labels import in_order
+from paddlemae.data.sources.splits import TEST_WORDS, TRAIN_WORDS, note, on_both_sides, part_of, split_of
 
 PICTURE, ARRAY = "picture", "array"
 _MOST_FOLDERS = 1000  # that are searched for splits inside

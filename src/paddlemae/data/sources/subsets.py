@@ -1,44 +1,32 @@
 """Parts of a source: chosen, balanced, held out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.decode.images import NeedOf, Picture
-from paddlemae.data.decode.pixel_format import Pixels
-from paddlemae.data.sources.source import Source
+from paddlemae.data.sources.readers import Reader
+from paddlemae.data.sources.source import ClassTargets, Source
 from paddlemae.data.sources.splits import listed, note
-from paddlemae.data.sources.string_table import Names
 
 _Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class SubsetSource:
-    """Some images of another source, in the order of `indices`."""
+class SubsetReader:
+    """Some images of another reader, in the order of `indices`."""
 
-    name: str
-    whole: Source
+    whole: Reader
     indices: NDArray[np.int64]
-    labels: NDArray[np.int64] | None
-    classes: tuple[str, ...]
-    groups: NDArray[np.int64] | None
-
-    @property
-    def group_names(self) -> Names | None:
-        return self.whole.group_names
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def describe(self, i: int) -> str:
         return self.whole.describe(int(self.indices[i]))
-
-    def read(self, i: int, channels: int) -> Pixels:
-        return self.whole.read(int(self.indices[i]), channels)
 
     def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
         return self.whole.read_picture(int(self.indices[i]), channels, need_of)
@@ -112,7 +100,7 @@ def with_classes(source: Source, classes: Sequence[str]) -> Source:
         return source
     number_of = {name: number for number, name in enumerate(classes)}
     numbers = np.array([number_of.get(name, -1) for name in source.classes], np.int64)
-    return SubsetSource(source.name, source, np.arange(len(source)), numbers[source.labels], classes, source.groups)
+    return replace(source, targets=ClassTargets(numbers[source.labels], classes))
 
 
 def matched(train: Source, held_out: Source) -> Source:
@@ -192,5 +180,6 @@ def _draw(groups: _Indices, wanted: _Indices, rng: np.random.Generator) -> _Indi
 def view_of(source: Source, indices: NDArray[np.int64], name: str) -> Source:
     if indices.size and not 0 <= indices.min() <= indices.max() < len(source):
         raise ValueError(f"expected indices in 0..{len(source) - 1} of {source.name}")
-    labels, groups = (None if known is None else known[indices] for known in (source.labels, source.groups))
-    return SubsetSource(name, source, indices, labels, source.classes, groups)
+    targets = None if source.targets is None else source.targets.subset(indices)
+    groups = None if source.groups is None else source.groups[indices]
+    return Source(name, SubsetReader(source.reader, indices), targets, groups, source.group_names)

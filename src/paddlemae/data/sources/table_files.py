@@ -10,7 +10,7 @@ import numpy as np
 
 from paddlemae.data.decode.limits import check_room, room_for
 from paddlemae.data.sources.arrow_file import read_arrow
-from paddlemae.data.sources.source import not_read
+from paddlemae.data.sources.readers import not_read
 
 KEPT_BYTES = 256 * 2**20  # of row groups, in each process
 _SHARE = 16  # a part of the memory that is allowed, for rows that are read at a time

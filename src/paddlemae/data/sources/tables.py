@@ -22,22 +22,11 @@ from numpy.typing import NDArray
 
 from paddlemae.data.decode.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
 from paddlemae.data.sources.image_groups import grouped
+from paddlemae.data.sources.labels import LABEL_COLUMNS, as_labels, by_value, note_unused, numbered, unusable
 from paddlemae.data.sources.lists import GROUP_COLUMNS, IMAGE_COLUMNS, SPLIT_COLUMNS
-from paddlemae.data.sources.source import EncodedSource, file_stamp
-from paddlemae.data.sources.splits import (
-    LABEL_COLUMNS,
-    MissingPart,
-    as_labels,
-    by_value,
-    files_of_part,
-    listed,
-    note_unused,
-    numbered,
-    part_of,
-    split_of,
-    unusable,
-    words_of_files,
-)
+from paddlemae.data.sources.readers import ContentReader, file_stamp
+from paddlemae.data.sources.source import ClassTargets, Source
+from paddlemae.data.sources.splits import MissingPart, files_of_part, listed, part_of, split_of, words_of_files
 from paddlemae.data.sources.table_files import ArrowTable, ParquetTable, opened, schema_of
 
 PARQUET, ARROW = ".parquet", ".arrow"
@@ -164,7 +153,7 @@ def _is_table(name: str) -> bool:
 
 def open_tables(
     root: str, files: Sequence[str], spec: str, split: str | None, labelled: bool, options: dict[str, str]
-) -> EncodedSource:
+) -> Source:
     """The images in tables.
 
     Args:
@@ -182,15 +171,20 @@ def open_tables(
     columns = _columns(os.path.join(root, own[0]), options, labelled)
     contents = _of_split(root, files, columns, split, spec)
     groups = grouped(contents.values(columns.group)) if columns.group else (None, None)
-    if columns.label is None:
-        return EncodedSource(spec, contents, None, (), *groups)
+    targets = _targets(root, files, columns, split, spec, contents) if columns.label else None
+    return Source(spec, ContentReader(contents), targets, *groups)
+
+
+def _targets(
+    root: str, files: Sequence[str], columns: _Columns, split: str | None, spec: str, contents: TableContents
+) -> ClassTargets:
     if columns.classes:
-        return EncodedSource(spec, contents, *_of_classes(contents, columns), *groups)
+        return _of_classes(contents, columns)
     known: tuple[str, ...] = ()
     if split == "test":
         with contextlib.suppress(MissingPart):
-            known = numbered(_labels(_of_split(root, files, columns, "train", spec), columns), repr(spec))[1]
-    return EncodedSource(spec, contents, *numbered(_labels(contents, columns), repr(spec), known), *groups)
+            known = numbered(_labels(_of_split(root, files, columns, "train", spec), columns), repr(spec)).classes
+    return numbered(_labels(contents, columns), repr(spec), known)
 
 
 def _of_split(root: str, files: Sequence[str], columns: _Columns, split: str | None, spec: str) -> TableContents:
@@ -220,8 +214,8 @@ def _labels(contents: TableContents, columns: _Columns) -> list[str]:
     return as_labels(contents.values(columns.label), contents.row)
 
 
-def _of_classes(contents: TableContents, columns: _Columns) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """(labels, classes) of numbers that the tables name."""
+def _of_classes(contents: TableContents, columns: _Columns) -> ClassTargets:
+    """Return the labels of numbers that the tables name."""
     assert columns.label
     contents.check_classes(columns.label, columns.classes)
     values, classes = contents.values(columns.label), columns.classes
@@ -229,7 +223,7 @@ def _of_classes(contents: TableContents, columns: _Columns) -> tuple[NDArray[np.
         if type(value) is not int or not 0 <= value < len(classes):
             problem = f"label {value!r} is none of the table's {len(classes)} classes"
             raise unusable(values, contents.row(i), problem)
-    return by_value(np.array(values, np.int64), classes)
+    return by_value(ClassTargets(np.array(values, np.int64), classes))
 
 
 def _columns(path: str, options: dict[str, str], labelled: bool) -> _Columns:

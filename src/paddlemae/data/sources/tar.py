@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from paddlemae.data.decode.images import has_ending
 from paddlemae.data.sources.archive_entries import clean, is_hidden, leads_out, read_range, visible_above
-from paddlemae.data.sources.source import file_stamp
+from paddlemae.data.sources.readers import file_stamp
 from paddlemae.data.sources.string_table import Names
 
 _BLOCK = 512

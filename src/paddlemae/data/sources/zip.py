@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from paddlemae.data.decode.limits import check_room, room_for
 from paddlemae.data.sources.archive_entries import clean, is_hidden, leads_out, read_from
-from paddlemae.data.sources.source import file_stamp
+from paddlemae.data.sources.readers import file_stamp
 from paddlemae.data.sources.string_table import Names
 
 _LOCAL_HEADER = 30  # bytes, then name and extra field of the lengths that it has at 26 and 28

@@ -43,13 +43,13 @@ class MixedBatch(Batch):
     """A batch with each image's partner; fields are arrays of B, so that it may be cut up and shared out.
 
     Args:
-        partners, partner_labels, partner_indices, partner_epochs: of the image that is mixed in.
+        partners, partner_targets, partner_indices, partner_epochs: of the image that is mixed in.
         kept: float32 [B], the image's own share of the mixture, the partner's being the rest.
         regions: int64 [B, 4], what CutMix takes from the partner (`Region`); empty for mixup.
     """
 
     partners: Pixels
-    partner_labels: NDArray[np.int64] | None
+    partner_targets: NDArray[np.int64] | None
     partner_indices: NDArray[np.int64]
     partner_epochs: NDArray[np.int64]
     kept: NDArray[np.float32]
@@ -58,7 +58,7 @@ class MixedBatch(Batch):
     @property
     def partner_batch(self) -> Batch:
         """The partners as a batch of their own."""
-        return Batch(self.partners, self.partner_labels, self.partner_indices, self.partner_epochs)
+        return Batch(self.partners, self.partner_targets, self.partner_indices, self.partner_epochs)
 
 
 def mixed_batches(batches: Generator[Batch, None, None], mixing: Mixing, seed: int) -> Generator[Batch, None, None]:
@@ -75,11 +75,11 @@ def mixed(batch: Batch, mixing: Mixing, rng: np.random.Generator) -> MixedBatch:
     backwards = slice(None, None, -1)
     return MixedBatch(
         batch.images,
-        batch.labels,
+        batch.targets,
         batch.indices,
         batch.epochs,
         partners=batch.images[backwards],
-        partner_labels=None if batch.labels is None else batch.labels[backwards],
+        partner_targets=None if batch.targets is None else batch.targets[backwards],
         partner_indices=batch.indices[backwards],
         partner_epochs=batch.epochs[backwards],
         kept=np.full(count, kept, np.float32),
@@ -109,5 +109,5 @@ def _span(length: int, share: float, rng: np.random.Generator) -> tuple[int, int
 
 def mixed_labels(batch: MixedBatch) -> Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """(labels, their share of each image), of the images and of their partners."""
-    assert batch.labels is not None and batch.partner_labels is not None
-    return (batch.labels, batch.kept), (batch.partner_labels, 1 - batch.kept)
+    assert batch.targets is not None and batch.partner_targets is not None
+    return (batch.targets, batch.kept), (batch.partner_targets, 1 - batch.kept)

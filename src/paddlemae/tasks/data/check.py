@@ -7,7 +7,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
@@ -17,74 +16,22 @@ from numpy.typing import NDArray
 
 from paddlemae.data.decode.pixel_format import default_bits
 from paddlemae.data.inspect import duplicates
-from paddlemae.data.inspect.survey import Looks, look_at
-from paddlemae.data.sources import MissingPart, Source, SourceNote
+from paddlemae.data.inspect.survey import look_at
+from paddlemae.data.sources import MissingPart, SourceNote
 from paddlemae.data.sources.ignored_files import passed_over
 from paddlemae.data.sources.output_folders import check_outside
+from paddlemae.data.workers import workers_for
 from paddlemae.runs.progress import progress
 from paddlemae.system.atomic import replace_text
 from paddlemae.system.locks import locked_folder
-from paddlemae.tasks.data.groups import Shared, groups_of, shared_groups
+from paddlemae.tasks.data.check_picture import draw
+from paddlemae.tasks.data.check_result import Checked, Part, class_counts
+from paddlemae.tasks.data.groups import groups_of, shared_groups
 from paddlemae.tasks.data.splits import ALL, Opened, open_part, open_parts
-from paddlemae.tasks.data.statistics import workers_for
 
 JSON_FILE, PICTURE_FILE = "check.json", "check.png"
 MOST_LISTED = 10_000  # groups or images of one kind that the JSON names; all are counted
 MOST_OF_A_GROUP = 20  # images that it names of each: a million black ones are one group
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """The images of a split; if it has no labels, `unlabelled` is why, and `is_fault` whether one is unusable."""
-
-    name: str
-    source: Source
-    start: int  # the number of its first image among those of all parts
-    unlabelled: str | None
-    is_fault: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Checked:
-    """What was found; arrays have an entry an image, of all parts one behind the other.
-
-    Args:
-        exact, near: the first image of each one's group, as `duplicates` gives them.
-        leaks: groups of images that are in more than one part, and whether any two of these are exact duplicates.
-        shared: the source's own groups, patients say, that are in both parts.
-        notes: how the source was understood where that is not plain: what is left out, say.
-        others: how many files with each ending lie among the images and are not read.
-        findings: how many of each kind there are that should be looked into; empty where nothing was found.
-    """
-
-    spec: str
-    test: str | None
-    channels: int
-    parts: list[Part]
-    looks: Looks
-    exact: NDArray[np.int64]
-    near: NDArray[np.int64]
-    leaks: list[tuple[NDArray[np.int64], bool]]
-    shared: list[Shared]
-    notes: list[str]
-    others: Counter[str]
-    findings: dict[str, int] = field(default_factory=dict)
-
-    def place(self, i: int) -> tuple[Part, int]:
-        """(part, number in its source) of an image."""
-        part = next(part for part in reversed(self.parts) if i >= part.start)
-        return part, int(i) - part.start
-
-    def describe(self, i: int) -> str:
-        part, number = self.place(i)
-        return part.source.describe(number)
-
-    def exact_duplicates(self) -> Iterator[NDArray[np.int64]]:
-        return duplicates.members(self.exact)
-
-    def near_duplicates(self) -> Iterator[NDArray[np.int64]]:
-        """Groups that are more than copies of one file."""
-        return (group for group in duplicates.members(self.near) if len(np.unique(self.exact[group])) > 1)
 
 
 def check(
@@ -217,14 +164,6 @@ def _classes_in_one_part(found: Checked) -> dict[str, list[int]]:
     return {name: numbers for name, numbers in each.items() if len(numbers) > 1 and 0 in numbers}
 
 
-def class_counts(part: Part) -> dict[str, int]:
-    """How many images each class has; empty without labels."""
-    if part.source.labels is None:
-        return {}
-    counts = np.bincount(part.source.labels, minlength=len(part.source.classes))
-    return dict(zip(part.source.classes, counts.tolist()))
-
-
 def as_json(found: Checked) -> dict[str, Any]:
     """Everything that was found; of each kind at most `MOST_LISTED` groups or images are named, and not all of each."""
     sizes = found.looks.sizes_N2[found.looks.readable_N]
@@ -305,8 +244,6 @@ def held(out: Path, spec: str, test: str | None) -> Iterator[None]:
 
 def write(found: Checked, out: Path) -> None:
     """Write the JSON and the picture into a folder that is there."""
-    from paddlemae.tasks.data.check_picture import draw
-
     replace_text(out / JSON_FILE, json.dumps(as_json(found), indent=2) + "\n")
     draw(found, out / PICTURE_FILE)
 

@@ -13,7 +13,7 @@ from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.decode.pixel_format import Pixels
 from paddlemae.data.inspect.survey import picture_of
 from paddlemae.runs.contact_sheet import TILE, Block, draw_sheet
-from paddlemae.tasks.data.check import Checked, Part, class_counts
+from paddlemae.tasks.data.check_result import Checked, Part, class_counts
 
 CLASSES, EXAMPLES, GROUPS, NAMES = 20, 10, 20, 20  # that are shown at most
 _OF_A_GROUP = 2

@@ -22,10 +22,9 @@ from paddlemae.data.pack.encoding import Encoded, Encoding, encoded
 from paddlemae.data.pack.reader import ENDINGS
 from paddlemae.data.pack.writer import ShardFile, size_in_tar
 from paddlemae.data.sources import Source
-from paddlemae.data.workers import make_ahead
+from paddlemae.data.workers import make_ahead, workers_for
 from paddlemae.system.atomic import append_text
 from paddlemae.tasks.data.pack_journal import Journal, Shard, shard_name
-from paddlemae.tasks.data.statistics import workers_for
 
 _CHUNK = 32  # images that a worker packs at a time
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}

@@ -11,18 +11,23 @@ from typing import Any
 
 import yaml
 
-from paddlemae.data.decode.pixel_format import NAMES
 from paddlemae.data.disk.errors import tell_unreadable
-from paddlemae.data.inspect.statistics import ChannelStatistics, channel_statistics
+from paddlemae.data.inspect.statistics import (
+    ChannelStatistics,
+    channel_statistics,
+    flat_channels,
+    needs_bits,
+    recipe_settings,
+    recipe_values,
+)
 from paddlemae.data.sources import open_source
-from paddlemae.engine.device import usable_cpus
+from paddlemae.data.workers import workers_for
 from paddlemae.recipe import build_recipe, recipe_content
 from paddlemae.runs.progress import progress
 from paddlemae.runs.runlog import command_line
 from paddlemae.system.atomic import replace_text
 from paddlemae.system.display_names import shown
 
-WORTH_WORKERS = 2000  # images; of fewer, starting a process takes longer than they do
 SPLITS = {"train": "train", "test": "test", "all": None}
 
 
@@ -67,43 +72,6 @@ def statistics(
     return found
 
 
-def workers_for(images: int, asked: int | None) -> int:
-    """Processes to decode so many images with: those asked for, else one a core where they pay."""
-    if asked is not None:
-        return asked
-    return usable_cpus() if images >= WORTH_WORKERS and usable_cpus() > 1 else 0
-
-
-def settings(found: ChannelStatistics) -> str:
-    """`mean=[...] std=[...]`, and `bits=16` where training would take 8 otherwise, to paste behind a command."""
-    depth = " bits=16" if _needs_bits(found) else ""
-    return f"mean={_listed(found.mean)} std={_listed(found.std)}{depth}"
-
-
-def _needs_bits(found: ChannelStatistics) -> bool:
-    return found.bits == 16 and len(found.mean) in NAMES
-
-
-def for_a_recipe(found: ChannelStatistics) -> tuple[list[float], list[float]]:
-    """(mean, std), with the digits that `settings` has.
-
-    Raises:
-        ValueError: nothing varies in a channel.
-    """
-    mean, std = ([float(f"{value:.6g}") for value in values] for values in (found.mean, found.std))
-    if flat := flat_channels(found):
-        raise ValueError(
-            f"nothing varies in channel {flat}, and no recipe may have a std of 0; set mean and std by hand (1 as the "
-            "std there), or leave that channel out of the images"
-        )
-    return mean, std
-
-
-def flat_channels(found: ChannelStatistics) -> str:
-    """The numbers, from 1, of those in which nothing varies; none of them is an empty text."""
-    return ", ".join(str(channel + 1) for channel, std in enumerate(found.std) if not std)
-
-
 def base_of(recipe: str | None, out: Path | None, overwrite: bool) -> dict[str, Any]:
     """What a recipe that is to be written, if one is, begins with; mistakes are better known before images are seen.
 
@@ -143,10 +111,10 @@ def write_recipe(found: ChannelStatistics, spec: str, split: str, base: dict[str
         ValueError: a channel in which nothing varies.
     """
     content = copy.deepcopy(base)
-    mean, std = for_a_recipe(found)
+    mean, std = recipe_values(found)
     content.update(data=spec, mean=mean, std=std)
     content.setdefault("model", {})["channels"] = len(mean)
-    if _needs_bits(found) or "bits" in content.get("augment", {}):
+    if needs_bits(found) or "bits" in content.get("augment", {}):
         content.setdefault("augment", {})["bits"] = found.bits
     build_recipe("pretrain", content)
     lacking = f", without {found.unreadable} that can't be read" if found.unreadable else ""
@@ -159,10 +127,11 @@ def write_recipe(found: ChannelStatistics, spec: str, split: str, base: dict[str
     replace_text(out, "".join(f"# {shown(line, None)}\n" for line in header) + text)
 
 
+def as_text(found: ChannelStatistics) -> str:
+    """Return the settings to append to a command."""
+    return recipe_settings(found)
+
+
 def as_json(found: ChannelStatistics) -> dict[str, Any]:
     """Everything that was found, in full precision."""
     return dataclasses.asdict(found)
-
-
-def _listed(values: tuple[float, ...]) -> str:
-    return f"[{','.join(f'{value:.6g}' for value in values)}]"

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
-import paddle
-
 from paddlemae.engine.device import is_cpu
+from paddlemae.engine.safe_import import paddle
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.vit import SIZES, VisionTransformer
 from paddlemae.recipe import (

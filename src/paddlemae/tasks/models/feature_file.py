@@ -8,11 +8,12 @@ Shapes: n rows of a part, N of the file, D width of a feature.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,10 +21,13 @@ import numpy as np
 from numpy.lib import format as npy
 from pydantic import BaseModel, ConfigDict, Field
 
+from paddlemae.data.sources import Source
 from paddlemae.data.sources.arrays import map_npz
 from paddlemae.system.atomic import replacing
+from paddlemae.system.display_names import stored
 from paddlemae.system.documents import parse_object, validated
 from paddlemae.tasks.models.array_file import check_entry, damage_in, read_arrays
+from paddlemae.tasks.models.read_model import Checkpoint, tensors_digest
 
 PARQUET, NUMPY = ".parquet", ".npz"
 ABOUT = "paddlemae"  # the metadata's key, or the array's name
@@ -195,3 +199,19 @@ def _about_of(text: str) -> dict[str, Any]:
     if content.get("format") != FORMAT:
         raise ValueError(f"of another format than {FORMAT}")
     return validated(AboutType, content).model_dump()
+
+
+def weights_digest(checkpoint: Checkpoint) -> str:
+    """What tells a model, and the way it looks at images, from any other."""
+    seen_as = {name: value for name, value in asdict(checkpoint.description).items() if name != "provenance"}
+    return hashlib.sha256(json.dumps(seen_as, sort_keys=True).encode() + tensors_digest(checkpoint)).hexdigest()
+
+
+def scaled(vectors: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Features at mean 0 and deviation 1, float32 [N, D]."""
+    return ((vectors - mean) / deviation).astype(np.float32)
+
+
+def path_of(source: Source, i: int) -> str:
+    """Return an image's name as files of features have it."""
+    return stored(source.describe(i))

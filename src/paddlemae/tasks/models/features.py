@@ -10,7 +10,7 @@ import numpy as np
 
 from paddlemae.data.batches import OnSkip, eval_batches
 from paddlemae.data.sources import Source
-from paddlemae.engine import device
+from paddlemae.engine.cpus import threads_of
 from paddlemae.tasks.models.inference import FeatureKind, forward_function
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.training.skipped_images import SkippedImages
@@ -103,4 +103,4 @@ def labelled_features(model, description: Description, source: Source, kind: Fea
 
 def decoding_workers(num_images: int) -> int:
     """Processes that decode files while the model computes, on its share of the CPUs."""
-    return min(max(1, device.threads_of("auto") // 2), MOST_WORKERS) if num_images >= IMAGES_FOR_WORKERS else 0
+    return min(max(1, threads_of("auto") // 2), MOST_WORKERS) if num_images >= IMAGES_FOR_WORKERS else 0

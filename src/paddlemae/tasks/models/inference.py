@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import paddle
 
-from paddlemae.engine import device
+from paddlemae.engine.cpus import threads_of
+from paddlemae.engine.device import is_cpu
+from paddlemae.engine.safe_import import paddle
+from paddlemae.engine.threads import product_threads
 from paddlemae.model.vit import evaluating, features, pool_tokens
 from paddlemae.tasks.models.preprocess import to_input
 from paddlemae.train.parallel.threads import worthwhile_replicas
@@ -84,16 +86,16 @@ def forward_function(
             return model(images).numpy()
         return features(model, images, output.token, depth=output.layer, normalise=output.norm == "layer").numpy()
 
-    if not device.is_cpu():
+    if not is_cpu():
         return _evaluating(model, part)
-    count = device.threads_of(threads)
+    count = threads_of(threads)
     pool = ThreadPoolExecutor(count, "forward", paddle.set_device, (paddle.get_device(),))
     operations = 2 * sum(parameter.size for parameter in model.parameters()) / math.prod(model.patch_size)  # a pixel
 
     def shared(images_u8: np.ndarray) -> np.ndarray:
         worthwhile = worthwhile_replicas(count, operations * math.prod(images_u8[:, 0].shape))
         parts = np.array_split(images_u8, min(worthwhile, len(images_u8)))
-        with device.product_threads(count // len(parts)):
+        with product_threads(count // len(parts)):
             return np.concatenate(list(pool.map(part, parts)))
 
     return _evaluating(model, shared)

@@ -8,13 +8,12 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-import paddle
 
-from paddlemae.data.batches import PATH_STREAM, Batch, batch_rngs
 from paddlemae.data.decode.pixel_format import default_bits
 from paddlemae.data.views.augment import View
 from paddlemae.data.views.randaugment import RandAugment
-from paddlemae.engine.device import tensor_of
+from paddlemae.engine.safe_import import paddle
+from paddlemae.engine.tensors import tensor_of
 from paddlemae.model.kernels import scale_channels
 from paddlemae.model.vit import pair
 from paddlemae.recipe import AUTO, Augmentation, FinetuneAugmentation, default_statistics
@@ -96,11 +95,6 @@ def _pixel_statistics(description: Description) -> tuple[np.ndarray, np.ndarray]
     """(mean, std), float32 [1, C, 1, 1] each."""
     mean, std = (np.asarray(values, np.float32).reshape(1, -1, 1, 1) for values in (description.mean, description.std))
     return mean, std
-
-
-def path_noise(seed: int, batch: Batch, depth: int) -> np.ndarray:
-    """Each image's noise for drop path, float32 [B, depth, 2] in [0, 1); see `vit.encode`."""
-    return np.stack([rng.random((depth, 2), np.float32) for rng in batch_rngs(seed, PATH_STREAM, batch)])
 
 
 def to_input(images: np.ndarray, description: Description) -> paddle.Tensor:

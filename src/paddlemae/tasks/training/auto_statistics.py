@@ -9,12 +9,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from paddlemae.data.inspect.statistics import channel_statistics
+from paddlemae.data.inspect.statistics import channel_statistics, recipe_settings, recipe_values
 from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
 from paddlemae.recipe import AUTO, FinetuneRecipe, PretrainRecipe
 from paddlemae.runs.progress import progress
-from paddlemae.tasks.data.statistics import for_a_recipe, settings
 from paddlemae.tasks.training.run_start import Start, stored_recipe
 from paddlemae.weights.model_folder import Description
 
@@ -51,8 +50,8 @@ def measured(start: Start, workers: int, source: Source, view: View) -> tuple[li
     def found() -> tuple[list[float], list[float]]:
         with progress("statistics", len(source), show=not start.quiet) as show:
             statistics = look(on_images=show)
-        start.say(f"{settings(statistics)} of {statistics.images} images, and in the run's recipe")
-        return for_a_recipe(statistics)
+        start.say(f"{recipe_settings(statistics)} of {statistics.images} images, and in the run's recipe")
+        return recipe_values(statistics)
 
     mean, std = start.ranks.from_first(found)
     return mean, std

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle.nn.functional as F
 
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
-from paddlemae.engine.device import tensor_of
+from paddlemae.engine.safe_import import F
+from paddlemae.engine.tensors import tensor_of
 from paddlemae.recipe import SCRATCH, FinetuneRecipe, ProbeRecipe
 from paddlemae.runs.confusion import Confusion
 from paddlemae.runs.figures import draw_confusion, draw_curves

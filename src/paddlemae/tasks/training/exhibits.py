@@ -22,7 +22,7 @@ from paddlemae.runs.confusion import Confusion
 from paddlemae.runs.exhibit_files import read_exhibit, write_exhibit, write_sprite
 from paddlemae.runs.figures import heated
 from paddlemae.tasks.models.preprocess import evaluation_view, to_input
-from paddlemae.tasks.reconstruct import caption_of, drawn_pictures
+from paddlemae.tasks.models.reconstruction import caption_of, drawn_pictures
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.weights.model_folder import Description
@@ -186,7 +186,7 @@ def show_neighbours(
 
     Args:
         asked, known: the queries and the bank: a source and, of each row of features, the image's index there.
-        cosine_Qk, nearest_Qk: from `knn.nearest`.
+        cosine_Qk, nearest_Qk: from `nearest.nearest`.
     """
     (queries, query_indices), (bank, bank_indices) = asked, known
     assert queries.labels is not None and bank.labels is not None

@@ -16,11 +16,17 @@ from typing import Any
 import numpy as np
 import yaml
 
+from paddlemae.data.batches import Batch
 from paddlemae.engine.device import is_cpu
 from paddlemae.recipe import FinetuneRecipe, PretrainRecipe, build_recipe, dump_recipe
 from paddlemae.system.limits import free_memory
 from paddlemae.system.run_module import python_module
+from paddlemae.tasks.training import finetuning_loss, finetuning_setup, pretraining_loss, pretraining_setup
 from paddlemae.tasks.training.dry_run import memory_text
+from paddlemae.tasks.training.run_training import cpu_sharing
+from paddlemae.train.checkpoint import TrainState
+from paddlemae.train.loop import fit
+from paddlemae.train.optim import adamw
 
 TRIED = (4, 12)  # batch sizes; the line through both gives any other
 STEPS = 2  # the optimizer's own memory is there from the second on
@@ -92,20 +98,13 @@ def _peak_in_process(recipe: PretrainRecipe | FinetuneRecipe, batch_size: int) -
 
 def _peak(recipe: PretrainRecipe | FinetuneRecipe, batch_size: int) -> int:
     """Largest memory of this process after training steps on noise."""
-    from paddlemae.data.batches import Batch
-    from paddlemae.tasks import finetune, pretrain
-    from paddlemae.tasks.training.run_training import cpu_sharing
-    from paddlemae.train.checkpoint import TrainState
-    from paddlemae.train.loop import fit
-    from paddlemae.train.optim import adamw
-
     parts: Any
     if isinstance(recipe, PretrainRecipe):
-        parts = pretrain.prepare(recipe)
-        loss_fn = pretrain.loss_function(recipe, parts.description)
+        parts = pretraining_setup.prepare(recipe)
+        loss_fn = pretraining_loss.loss_function(recipe, parts.description)
     else:
-        parts = finetune.prepare(recipe)
-        loss_fn = finetune.loss_function(recipe, parts.description)
+        parts = finetuning_setup.prepare(recipe)
+        loss_fn = finetuning_loss.loss_function(recipe, parts.description)
     shape = parts.description.architecture
     images = np.random.default_rng(0).integers(0, 256, (batch_size, shape["channels"], *shape["image_size"]), np.uint8)
     zeros = np.zeros(batch_size, np.int64)

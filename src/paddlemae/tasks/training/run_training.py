@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from paddlemae.data.batches import Batch, train_batches
-from paddlemae.data.cache import occupied, pack
+from paddlemae.data.cache import CacheReader, occupied, pack
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
-from paddlemae.engine import device
+from paddlemae.engine.cpus import threads_of
+from paddlemae.engine.device import is_cpu, used_memory
 from paddlemae.recipe import Training
 from paddlemae.runs.progress import progress
 from paddlemae.runs.runlog import SKIPPED_FILE, forget_metrics_after, log_metrics
@@ -118,7 +119,8 @@ def _packed(source: Source, view: View, training: Training, folder: str, start: 
             on_image=lambda done: bars[0](done, "images"),
             on_wait=lambda who: start.say(f"{who} to make its cache in {folder}"),
         )
-    start.say(f"training on the images packed in {packed.folder}")
+    assert isinstance(packed.reader, CacheReader)
+    start.say(f"training on the images packed in {packed.reader.folder}")
     return packed
 
 
@@ -328,9 +330,9 @@ class Record:
 
 def cpu_sharing(model, training: Training, processes: int = 1) -> dict[str, Any]:
     """`fit`'s settings of CPU threads, where so many processes share a micro-batch; none on an accelerator."""
-    if not device.is_cpu():
+    if not is_cpu():
         return {}
-    threads = device.threads_of(training.threads)
+    threads = threads_of(training.threads)
     patches = training.batch_size // processes * math.prod(model.grid)
     operations = 6 * patches * sum(parameter.size for parameter in model.parameters())
     return dict(threads=threads, replicas=worthwhile_replicas(threads, operations), save_memory=training.recompute)
@@ -394,7 +396,7 @@ def _logger(course: Course, record: Record, show: Callable[[int, str], None]) ->
             skipped=state.skipped,
             dropped=state.dropped,
         )
-        if memory := device.used_memory():
+        if memory := used_memory():
             values["memory_gb"] = round(memory / 1e9, 3)
         record(state.step, course.epoch(state.step), state.seconds, **values)
         loss = means.get("loss", math.nan)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import paddle
-from paddle import nn
+from paddlemae.engine.safe_import import nn, paddle
 
 LossFn = Callable[[nn.Layer, Any], paddle.Tensor]
 

@@ -1,7 +1,7 @@
 """Several processes that train one model: who they are, what they tell each other, and their gradients added up.
 
 Two channels. Tensors go through Paddle's collectives (gloo on CPU; NCCL and the other vendors' libraries on
-accelerators), which must find all ranks at hand: gloo gives up after 30 s, whatever it is told. Everything else (what
+accelerators), which must find all ranks at hand: gloo gives up after 30 s, whatever its setting. Everything else (what
 to do next, losses, skipped images, predictions, errors) goes as JSON through one connection of each rank to the first,
 and waits for as long as it takes: one rank may save, evaluate or wait for its disk while the others wait for it. A
 rank that dies closes its connection, so the others know at once. (Paddle's TCP store takes 40 ms a call, measured on
@@ -21,9 +21,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
-import paddle
-from paddle import nn
-
+from paddlemae.engine import private
+from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.train.stopping import EndedElsewhere, RankLost
 
 CONNECT_SECONDS = 300
@@ -57,7 +56,7 @@ class _Line:
 
     @property
     def has_message(self) -> bool:
-        """Whether one is here already, behind the one before: the connection says nothing of it any more."""
+        """Check for a message that has arrived with an earlier one, so the connection does not announce it."""
         return b"\n" in self.come
 
     def receive(self) -> Any:
@@ -110,11 +109,11 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the rank that writes."""
+        """Check if this is the rank that writes."""
         return self.rank == 0
 
     def gather(self, own: Any) -> list[Any]:
-        """What every rank gives here, in the ranks' order, on every rank; JSON. Waits for all, without a limit.
+        """Return every rank's JSON value in the ranks' order, on every rank. Waits for all, without a limit.
 
         Raises:
             RankLost: a rank died.
@@ -135,7 +134,7 @@ class Ranks:
         return _opened(reply)
 
     def _received(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(rank, message) as they come, so that a death is noticed while others are busy; an end is the last one."""
+        """Yield (rank, message) on arrival, so that a death is noticed while others are busy; an end comes last."""
         silent = list(self.lines)
         while silent:
             here = [line for line in silent if line.has_message]
@@ -152,16 +151,16 @@ class Ranks:
         self.gather(None)
 
     def any(self, own: bool) -> bool:
-        """Whether it is so on any rank."""
+        """Check if the value is true on any rank."""
         return any(self.gather(own))
 
     def mean(self, own: float) -> float:
-        """Of a number over the ranks, the same on all to the last bit."""
+        """Return the mean of a number over the ranks, bitwise the same on all."""
         found = self.gather(own)
         return sum(found) / len(found)
 
     def from_first(self, make: Callable[[], Found]) -> Found:
-        """What `make` gives on the first rank, as JSON; the others wait for it and don't call theirs."""
+        """Return the JSON value of `make` on the first rank; the others wait for it and do not call theirs."""
         return self.gather(make() if self.is_first else None)[0]
 
     def end(self, status: int, text: str) -> None:
@@ -194,7 +193,7 @@ class Ranks:
                     gradient.set_value(part.reshape(gradient.shape))
 
     def parallel(self, model: nn.Layer) -> nn.Layer:
-        """The model with its gradients averaged over the ranks in its backward pass, meanwhile (`DataParallel`)."""
+        """Wrap the model so that its backward pass averages gradients over the ranks (`DataParallel`)."""
         return model if self.world == 1 else paddle.DataParallel(model)
 
 
@@ -217,7 +216,7 @@ def _sum_in_place(tensor: paddle.Tensor) -> None:
 
 
 def is_launched() -> bool:
-    """Whether this process is one of several that `paddle.distributed.launch` started."""
+    """Check if this process is one of several that `paddle.distributed.launch` started."""
     return int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1
 
 
@@ -232,7 +231,7 @@ def join() -> Ranks:
     environment = paddle.distributed.ParallelEnv()
     with contextlib.redirect_stderr(io.StringIO()):  # Paddle's words on flags that were not touched
         paddle.distributed.init_parallel_env()
-    store = paddle.base.core.create_or_get_global_tcp_store()
+    store = private.rendezvous_store()
     host = environment.current_endpoint.rsplit(":", 1)[0]
     if environment.rank == 0:
         lines = list(_admitted(host, environment.world_size, lambda text: store.set(LINK_KEY, text)))
@@ -244,7 +243,7 @@ def join() -> Ranks:
 
 
 def _admitted(host: str, world: int, publish: Callable[[str], None]) -> Iterator[_Line]:
-    """Rank 0's lines to the others, in their order; each shows the key that the launch's own store told it."""
+    """Rank 0's lines to the others, in their order; each shows the key that it read from the launch's store."""
     key = secrets.token_hex(16)
     lines: dict[int, _Line] = {}
     with socket.create_server((host, 0), backlog=world) as server:

@@ -22,10 +22,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import paddle
-from paddle import nn
 
-from paddlemae.engine.device import give_back_memory, little_memory, product_threads
+from paddlemae.engine import private
+from paddlemae.engine.memory import give_back_memory, little_memory
+from paddlemae.engine.safe_import import nn, paddle
+from paddlemae.engine.threads import product_threads
 from paddlemae.train.adamw import CpuAdamW
 from paddlemae.train.parallel.loss_layer import LossFn
 
@@ -64,7 +65,7 @@ def sharded(
 
 
 def worthwhile_replicas(threads: int, operations: float) -> int:
-    """How many replicas are worth their work in the interpreter, which belongs to one thread at a time.
+    """Return the number of replicas that pays: the interpreter runs one thread at a time.
 
     A rule, not a trial: a resumed run must count as the first one did. Measured on two cores: with 3e9 operations a
     micro-batch (the digits' recipe) two replicas take 1.6 times as long as one; with ViT-Tiny's 3e11 two take 32 images
@@ -87,7 +88,7 @@ class Shards:
             replica, copies = replica_of(model, self.parameters)
             for number, parameter in enumerate(copies):
                 # Paddle calls it once a backward pass, when the whole gradient is there
-                parameter._register_backward_hook(lambda *_, number=number: self._deliver(number))
+                private.call_after_gradient(parameter, lambda *_, number=number: self._deliver(number))
             self.replicas.append(replica)
             self.copies.append(copies)
         self._share_weights()
@@ -125,11 +126,11 @@ class Shards:
         return sum(weight * loss for weight, loss in zip(weights, losses))
 
     def norm(self) -> float:
-        """Of the whole gradient that the last update was with."""
+        """Return the norm of the whole gradient of the last update."""
         return math.sqrt(math.fsum(self.squares))
 
     def _loss_and_backward(self, replica: nn.Layer, batch, scale: float) -> float:
-        """A loss that is not finite has no backward pass, so that no weight's gradient is ever whole."""
+        """Compute loss and gradients; a loss that is not finite has no backward pass, so no gradient is complete."""
         replica.train()
         loss = self.loss_fn(replica, batch)
         value = float(loss.numpy())
@@ -186,19 +187,19 @@ class Shards:
         """Lay the replicas' weights where the model's are; they have moved when someone loaded others."""
         for copies in self.copies:
             for mine, theirs in zip(self.parameters, copies):
-                if not theirs._is_initialized() or mine.data_ptr() != theirs.data_ptr():
-                    mine._share_buffer_to(theirs)
+                if not private.has_memory(theirs) or mine.data_ptr() != theirs.data_ptr():
+                    private.share_memory(mine, theirs)
 
 
 def replica_of(model: nn.Layer, parameters: Sequence[Any]) -> tuple[nn.Layer, list[Any]]:
-    """(a copy of the model that has nothing of its own but these parameters, which have no memory yet; the copies)."""
-    copies = [paddle.base.framework.EagerParamBase(shape=one.shape, dtype=one.dtype) for one in parameters]
+    """Return (a copy of the model that shares all but these parameters, which have no memory yet; the parameters)."""
+    copies = [private.parameter_without_memory(one.shape, one.dtype) for one in parameters]
     known = {id(one): one for one in [*model.parameters(), *model.buffers()]}
     return copy.deepcopy(model, known | {id(one): fresh for one, fresh in zip(parameters, copies)}), copies
 
 
 def slices_of(batch, count: int) -> list[Any]:
-    """A dataclass of arrays, images first, cut into so many of about the same size, fewer if there are fewer images."""
+    """Cut a dataclass of arrays along images into N of about the same size, fewer if there are fewer images."""
     images = len(batch.images)
     borders = np.linspace(0, images, min(count, images) + 1).astype(int).tolist()
     arrays = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}

@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import paddle
-from paddle import nn
 
+from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.train.adamw import SLOTS
 from paddlemae.train.optim import scale_down, sum_of_squares
 from paddlemae.train.parallel.loss_layer import Loss
@@ -46,7 +45,7 @@ class ShardedAdamW:
             )
 
     def owner(self, parameter: Any) -> int:
-        """The rank that updates a parameter."""
+        """Return the rank that updates a parameter."""
         return self.stage2.param2rank[parameter.name]
 
     def set_lr(self, lr: float) -> None:
@@ -64,7 +63,7 @@ class ShardedAdamW:
 
     @paddle.no_grad()
     def clip(self, largest_norm: float | None) -> float:
-        """As `clip_gradients`, over all ranks' parts; gradients are sums over the ranks until `step` divides them."""
+        """Clip as `clip_gradients` over all ranks' parts; gradients are sums over ranks until `step` divides them."""
         own = [one.grad for one in self.parameters if self.owner(one) == self.ranks.rank and one.grad is not None]
         squares = sum_of_squares(own) if own else 0.0
         norm = math.sqrt(math.fsum(self.ranks.gather(squares))) / self.ranks.world
@@ -73,7 +72,7 @@ class ShardedAdamW:
 
     @paddle.no_grad()
     def state_dict(self) -> dict[str, np.ndarray]:
-        """All slots, on the first rank; the others get {}, but all must come here together."""
+        """Return all slots on the first rank and {} on the others; all ranks must call it together."""
         own, found = self.adamw.state_dict(), {}
         keys = [(one, f"{one.name}_{slot}_0") for one in self.parameters for slot in SLOTS]
         # by number: Paddle's names may differ from rank to rank

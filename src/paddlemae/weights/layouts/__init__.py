@@ -158,12 +158,12 @@ def import_weights(
         extras: what else was found: "args" of a checkpoint (a mapping, or `Opaque` with one as its state),
             "preprocessor_config.json" of a folder.
         layout: one of `LAYOUTS`; by default what `recognise` says.
-        image_size: pixels that the weights were trained at, one number or (height, width), where nothing tells.
+        image_size: pixels that the weights were trained at, one number or (height, width), where no file states it.
         target: "normalised" or "raw" pixels, what an autoencoder predicts; overrules the file.
         heads, decoder_heads: of attention; overrule the file.
     Raises:
         ValueError: not that layout, or tensors missing, left over or of another shape, under the file's own names; or
-            something that neither the file nor an argument tells.
+            a property that neither the file nor an argument states.
     """
     if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")

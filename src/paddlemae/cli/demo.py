@@ -14,6 +14,7 @@ from paddlemae.report.write_report import write_report
 from paddlemae.runs.runlog import RECIPE_FILE, open_run
 from paddlemae.system.atomic import replace_text
 from paddlemae.system.locks import locked_folder
+from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.knn import knn
 from paddlemae.tasks.models.inference import FeatureKind
 from paddlemae.tasks.models.mask_choice import MaskChoice
@@ -78,7 +79,7 @@ def fine_tuned(out: Path, run: str, labels: int) -> dict[str, list[float]]:
     """Top-1 on the 1,000 test digits of each seed, from scratch and pretrained."""
     steps = (f"steps={FINETUNE_STEPS[labels]}",)
     plan = Study("digits", steps, "labels", (str(labels),), SEEDS, run, scratch=True)
-    found = study(plan, out / f"finetune-{labels}")["top1"]
+    found = study(plan, out / f"finetune-{labels}", finetune)["top1"]
     return {name: by_value[str(labels)] for name, by_value in found.items()}
 
 

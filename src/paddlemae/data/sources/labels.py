@@ -1,0 +1,169 @@
+"""Class targets from labels as they are stored: names or whole numbers in columns and arrays, or folders."""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+import numpy as np
+
+from paddlemae.data.sources.source import ClassTargets
+from paddlemae.data.sources.splits import listed, note, on_both_sides, split_of
+
+# Columns that labels are in, if none is named: the first that is there.
+LABEL_COLUMNS = ("label", "class", "labels", "class_name", "category", "target", "y", "fine_label")
+# What a text that is no name looks like: negative or broken numbers, and what programs write where a value is missing.
+_NO_NAME = re.compile(r"[+-]\d+|[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?|[+-]?\d+[eE][+-]\d+|nan|NaN|[+-]?inf", re.ASCII)
+
+
+class BadLabel(ValueError):
+    """A label that is missing, or neither a name nor a whole number."""
+
+
+def as_labels(values: Sequence, row_of: Callable[[int], str]) -> list[str]:
+    """Return labels as texts: names, and whole numbers of 0 or more.
+
+    Args:
+        values: as they are stored; bytes are names if they are UTF-8.
+        row_of: says where value i is, for errors.
+    Raises:
+        BadLabel: anything else, such as a missing value, a fraction or a truth value.
+    """
+    kinds = set(map(type, values))
+    if len(kinds) == 1 and kinds <= {str, int, bytes}:  # of one type, so that equal ones are the same
+        texts = {value: _label_of(value) for value in set(values)}
+        if None not in texts.values():
+            return list(values) if kinds == {str} else [texts[value] for value in values]  # type: ignore[misc]
+    labels = []
+    for number, value in enumerate(values):
+        label = _label_of(value)
+        if label is None:
+            raise unusable(values, row_of(number), _problem(value))
+        labels.append(label)
+    return labels
+
+
+def note_unused(where: str, columns: Sequence[str]) -> None:
+    """Say which column has the labels where several are called so."""
+    if len(columns) > 1:
+        first = min(columns, key=lambda name: LABEL_COLUMNS.index(name.lower()))
+        others = listed([name for name in columns if name != first])
+        note(f"{where}: labels are of column {first!r}, and {others} not used; name another with ::label=")
+
+
+def unusable(values: Sequence, row: str, problem: str) -> ValueError:
+    """Return the error of a row of labels: a `BadLabel`, unless there are no labels in any row."""
+    return (ValueError if all(map(_is_missing, values)) else BadLabel)(f"{row}: {problem}")
+
+
+def _is_missing(value: object) -> bool:
+    """Return whether there is no label; data sets write -1 for one that is not published."""
+    return value is None or value != value or value == -1 or (isinstance(value, str | bytes) and not value.strip())
+
+
+def _label_of(value: object) -> str | None:
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            return None
+    if isinstance(value, str):
+        return value if value.strip() and not _NO_NAME.fullmatch(value.strip()) else None
+    return str(value) if type(value) is int and value >= 0 else None
+
+
+def _problem(value: object) -> str:
+    if _is_missing(value) and value != -1:
+        return "no label; fill it in or remove the row"
+    shown = repr(value)
+    shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
+    return f"the label {shown} ({type(value).__name__}) is neither a name nor a whole number of 0 or more; change it"
+
+
+def numbered(values: Sequence[str], where: str, classes: tuple[str, ...] = ()) -> ClassTargets:
+    """Return the targets of images whose classes are named; classes that are whole numbers are in numeric order.
+
+    Args:
+        classes: those of the training split, if they are known already; others are refused then.
+    Raises:
+        ValueError: a class that is not among `classes`, or fewer than two.
+    """
+    known = classes or in_order(set(values))
+    if len(known) < 2:
+        raise ValueError(f"labels need two classes or more, but all images of {where} are {''.join(known)!r}")
+    number_of = {name: number for number, name in enumerate(known)}
+    _check_known(set(values), number_of, where)
+    return ClassTargets(np.fromiter((number_of[value] for value in values), np.int64, len(values)), known)
+
+
+def _check_known(names: Collection[str], known: Collection[str], where: str) -> None:
+    if strangers := sorted(name for name in names if name not in known):
+        raise ValueError(
+            f"{where} has labels that no training image has: {listed(strangers)}; change them or train on them"
+        )
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Return class names in their order: by value where all are whole numbers, else by their characters."""
+    names = sorted(names)
+    return tuple(sorted(names, key=_value) if all(is_whole(name) for name in names) else names)
+
+
+def _value(digits: str) -> tuple[int, str]:
+    """Return what orders whole numbers of any length; Python turns no more than 4,300 digits into a number."""
+    digits = digits.lstrip("0")
+    return len(digits), digits
+
+
+def by_value(targets: ClassTargets) -> ClassTargets:
+    """Return targets with their classes in numeric order where all are whole numbers, else as they are."""
+    order = in_order(targets.classes) if all(map(is_whole, targets.classes)) else targets.classes
+    if order == targets.classes:
+        return targets
+    number_of = {name: number for number, name in enumerate(order)}
+    return ClassTargets(np.array([number_of[name] for name in targets.classes], np.int64)[targets.labels], order)
+
+
+def is_whole(text: str) -> bool:
+    """Whether a label is a whole number of 0 or more."""
+    return text.isascii() and text.isdigit()
+
+
+def targets_by_folder(
+    root: str,
+    files: Sequence[str],
+    folders: Iterable[str] | None = None,
+    known: tuple[str, ...] = (),
+    is_split: bool = False,
+) -> ClassTargets:
+    """Return the targets of files whose classes are the first folders of their paths.
+
+    Args:
+        root: what holds the files, for errors.
+        folders: all folders there, if some may be empty.
+        known: the classes of the training split, where this is another; no others may be there.
+        is_split: whether a split was chosen, so that a word of one may be a class's name here.
+    Raises:
+        ValueError: another layout.
+    """
+    layout = f"labels need one folder a class, as in {f'{root}/cat/1.jpg'!r}"
+    filled, loose = set[str](), list[str]()
+    for file in files:
+        first, slash, _ = file.partition("/")
+        if slash:
+            filled.add(first)
+        else:
+            loose.append(file)
+    if loose:
+        raise ValueError(f"{layout}, but {len(loose)} images are outside any; move {loose[0]!r} and the like")
+    classes = in_order(filled if folders is None else folders)
+    if all(split_of(name) for name in classes) or (not is_split and on_both_sides(classes)):
+        raise ValueError(f"{layout}, but {root!r} holds {listed(classes)}; ask for split 'train' or 'test'")
+    for name in classes:
+        if name not in filled:
+            raise ValueError(f"{layout}, but {f'{root}/{name}'!r} has no images; fill or remove it")
+    if known:
+        _check_known(classes, known, repr(root))
+        classes = known
+    if len(classes) < 2:
+        raise ValueError(f"{layout}, and two classes or more, but {root!r} has only {classes[0]!r}")
+    number_of = {name: number for number, name in enumerate(classes)}
+    return ClassTargets(np.array([number_of[file.partition("/")[0]] for file in files], np.int64), classes)

@@ -1,0 +1,77 @@
+"""Hold the findings of `paddlemae data check`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paddlemae.data.inspect import duplicates
+from paddlemae.data.inspect.survey import Looks
+from paddlemae.data.sources import Source
+from paddlemae.tasks.data.groups import Shared
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The images of a split; if it has no labels, `unlabelled` is why, and `is_fault` whether one is unusable."""
+
+    name: str
+    source: Source
+    start: int  # the number of its first image among those of all parts
+    unlabelled: str | None
+    is_fault: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """What was found; arrays have an entry an image, of all parts one behind the other.
+
+    Args:
+        exact, near: the first image of each one's group, as `duplicates` gives them.
+        leaks: groups of images that are in more than one part, and whether any two of these are exact duplicates.
+        shared: the source's own groups, patients say, that are in both parts.
+        notes: how the source was understood where that is not plain: what is left out, say.
+        others: how many files with each ending lie among the images and are not read.
+        findings: how many of each kind there are that should be looked into; empty where nothing was found.
+    """
+
+    spec: str
+    test: str | None
+    channels: int
+    parts: list[Part]
+    looks: Looks
+    exact: NDArray[np.int64]
+    near: NDArray[np.int64]
+    leaks: list[tuple[NDArray[np.int64], bool]]
+    shared: list[Shared]
+    notes: list[str]
+    others: Counter[str]
+    findings: dict[str, int] = field(default_factory=dict)
+
+    def place(self, i: int) -> tuple[Part, int]:
+        """(part, number in its source) of an image."""
+        part = next(part for part in reversed(self.parts) if i >= part.start)
+        return part, int(i) - part.start
+
+    def describe(self, i: int) -> str:
+        part, number = self.place(i)
+        return part.source.describe(number)
+
+    def exact_duplicates(self) -> Iterator[NDArray[np.int64]]:
+        return duplicates.members(self.exact)
+
+    def near_duplicates(self) -> Iterator[NDArray[np.int64]]:
+        """Groups that are more than copies of one file."""
+        return (group for group in duplicates.members(self.near) if len(np.unique(self.exact[group])) > 1)
+
+
+def class_counts(part: Part) -> dict[str, int]:
+    """How many images each class has; empty without labels."""
+    if part.source.labels is None:
+        return {}
+    counts = np.bincount(part.source.labels, minlength=len(part.source.classes))
+    return dict(zip(part.source.classes, counts.tolist()))

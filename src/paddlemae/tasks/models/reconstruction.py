@@ -1,0 +1,67 @@
+"""Draw reconstructions: the stages of each image, and the caption that explains them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from paddlemae.model.mae import MaskedAutoencoder, reconstruct
+from paddlemae.model.masking import Mask
+from paddlemae.runs.figures import draw_reconstructions
+from paddlemae.tasks.models.preprocess import grey_of, to_input, to_pictures
+from paddlemae.weights.model_folder import Description
+
+RAW_CAPTION = (
+    "{removed} of {total} patches removed. The model predicts raw pixels; it learned that for removed patches only, so "
+    "what it predicts in place of visible ones means nothing."
+)
+NORMALISED_CAPTION = (
+    "{removed} of {total} patches removed. This model predicts pixels normalised per patch: each predicted patch is "
+    "shown with the mean and deviation of the original patch, which the model did not see, so colours and contrast "
+    "look better than it knows."
+)
+PLAIN_CAPTION = (
+    "{removed} of {total} patches removed. This model predicts pixels normalised per patch; the prediction is shown "
+    "plain, as the decoder gives it, without the original patches' mean and deviation."
+)
+
+
+def draw(
+    path: Path,
+    model: MaskedAutoencoder,
+    description: Description,
+    images_u8: np.ndarray,
+    mask: Mask,
+    *,
+    names: list[str] | None = None,
+    plain: bool = False,
+) -> None:
+    """Write the figure: original, masked, prediction, prediction with the visible patches put back."""
+    drawn = drawn_pictures(model, description, images_u8, mask)
+    shown = ("plain prediction",) if plain else ("prediction", "prediction + visible")
+    stages = {name: drawn[name] for name in ("original", "masked", *shown)}
+    draw_reconstructions(path, list(stages), list(stages.values()), caption_of(description, mask, plain), names or [])
+
+
+def drawn_pictures(
+    model: MaskedAutoencoder, description: Description, images_u8: np.ndarray, mask: Mask
+) -> dict[str, np.ndarray]:
+    """Every stage of a reconstruction by its name, uint8 [B, H, W, C] each; see `model.mae.Reconstruction`."""
+    grey = grey_of(description)
+    drawn = reconstruct(model, to_input(images_u8, description), mask, fill=grey)
+    stages = {
+        "original": drawn.original,
+        "masked": drawn.masked,
+        "prediction": drawn.prediction,
+        "prediction + visible": drawn.completed,
+        "plain prediction": drawn.plain,
+    }
+    return {name: to_pictures(stage, description) for name, stage in stages.items()}
+
+
+def caption_of(description: Description, mask: Mask, plain: bool = False) -> str:
+    """What must be known to read a reconstruction right."""
+    normalised = description.target == "normalised"
+    caption = (PLAIN_CAPTION if plain else NORMALISED_CAPTION) if normalised else RAW_CAPTION
+    return caption.format(removed=mask.removed.shape[1], total=mask.as_map().shape[1])

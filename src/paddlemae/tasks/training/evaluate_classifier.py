@@ -1,0 +1,44 @@
+"""Evaluate a classifier on labelled images."""
+
+from __future__ import annotations
+
+from paddlemae.data.batches import eval_batches, labels_of
+from paddlemae.data.sources import Source
+from paddlemae.model.vit import VisionTransformer
+from paddlemae.tasks.models.inference import LOGITS, forward_function
+from paddlemae.tasks.models.preprocess import evaluation_view
+from paddlemae.tasks.training.classification import Evaluation, evaluation_of
+from paddlemae.tasks.training.skipped_images import SkippedImages
+from paddlemae.train.parallel.ranks import ALONE, Ranks
+from paddlemae.weights.model_folder import Description
+
+
+def evaluate_classifier(
+    model: VisionTransformer,
+    description: Description,
+    source: Source,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    on_skip: SkippedImages | None = None,
+    threads: int | str = "auto",
+    ranks: Ranks = ALONE,
+) -> Evaluation:
+    """Evaluate on labelled images, each counted once; unreadable ones are left out.
+
+    Args:
+        description: says how the model sees images.
+        workers: processes that decode the images to come; 0 decodes here.
+        on_skip: called with each image that can't be read; by default they are named, and as many as usual allowed.
+        threads: as in `device.prepare`.
+        ranks: processes that share the images.
+    """
+    forward = forward_function(model, description, LOGITS, threads=threads)
+    view, on_skip = evaluation_view(description), on_skip or SkippedImages(source)
+    batches = eval_batches(
+        source, view, batch_size=batch_size, rank=ranks.rank, world=ranks.world, workers=workers, on_skip=on_skip
+    )
+    predictions = ((batch.indices, labels_of(batch), forward(batch.images)) for batch in batches)
+    found = evaluation_of(predictions, len(source.classes), ranks)
+    on_skip.share()
+    return found

@@ -1,0 +1,82 @@
+"""Compute the fine-tuning loss: images erased, mixed and classified against soft targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from paddlemae.data.batches import ERASING_STREAM, Batch, batch_rngs, labels_of, path_noise
+from paddlemae.data.views.erasing import Erasing, draw_erasing
+from paddlemae.data.views.mixup import MixedBatch, mixed_labels
+from paddlemae.engine.safe_import import F, paddle
+from paddlemae.engine.tensors import tensor_of
+from paddlemae.recipe import FinetuneRecipe
+from paddlemae.tasks.models.preprocess import to_input
+from paddlemae.train.parallel.loss_layer import LossFn
+from paddlemae.weights.model_folder import Description
+
+
+def loss_function(recipe: FinetuneRecipe, description: Description) -> LossFn:
+    """(model, batch) -> mean loss; all randomness is each image's own, so a batch may be cut and shared out."""
+    seed = recipe.training.seed
+    erasing = Erasing(recipe.augment.erasing) if recipe.augment.erasing else None
+
+    def loss_fn(model, batch: Batch) -> paddle.Tensor:
+        noise = path_noise(seed, batch, len(model.blocks)) if recipe.model.drop_path else None
+        logits = model(input_of(batch, description, erasing, seed), noise)
+        targets = targets_of(batch, logits.shape[1], recipe.label_smoothing)
+        return F.cross_entropy(logits, targets, soft_label=True)
+
+    return loss_fn
+
+
+def input_of(batch: Batch, description: Description, erasing: Erasing | None, seed: int) -> paddle.Tensor:
+    """Normalised images, each with its rectangle erased, then mixed (in the order of MAE, appendix A.2)."""
+    images = to_input(batch.images, description)
+    if erasing:
+        images = erased(images, erasing, batch_rngs(seed, ERASING_STREAM, batch))
+    if not isinstance(batch, MixedBatch):
+        return images
+    partners = input_of(batch.partner_batch, description, erasing, seed)
+    top, bottom, left, right = batch.regions[0].tolist()
+    if bottom > top and right > left:
+        taken_HW = np.zeros(images.shape[2:], bool)
+        taken_HW[top:bottom, left:right] = True
+        return paddle.where(tensor_of(taken_HW), partners, images)
+    kept = float(batch.kept[0])
+    return images * kept + partners * (1 - kept)
+
+
+def erased(images_BCHW, erasing: Erasing, rngs: Sequence[np.random.Generator]):
+    """Images with noise in the rectangles that are drawn for them."""
+    batch, channels, height, width = images_BCHW.shape
+    drawn = [draw_erasing(erasing, channels, height, width, rng) for rng in rngs]
+    if not any(drawn):
+        return images_BCHW
+    noise_BCHW = np.zeros(images_BCHW.shape, np.float32)
+    taken_B1HW = np.zeros((batch, 1, height, width), bool)
+    for image, one in enumerate(drawn):
+        if one:
+            (top, bottom, left, right), fill = one
+            noise_BCHW[image, :, top:bottom, left:right] = fill
+            taken_B1HW[image, :, top:bottom, left:right] = True
+    return paddle.where(tensor_of(taken_B1HW), tensor_of(noise_BCHW), images_BCHW)
+
+
+def targets_of(batch: Batch, num_classes: int, smoothing: float) -> paddle.Tensor:
+    """Smoothed targets, float32 [B, classes]; of mixed images the mixture of both."""
+    if not isinstance(batch, MixedBatch):
+        return soft_targets(labels_of(batch), num_classes, smoothing)
+    parts = [
+        soft_targets(labels, num_classes, smoothing) * tensor_of(share[:, None])
+        for labels, share in mixed_labels(batch)
+    ]
+    return parts[0] + parts[1]
+
+
+def soft_targets(labels: np.ndarray, num_classes: int, smoothing: float) -> paddle.Tensor:
+    """Label-smoothed targets, float32 [B, classes] (Szegedy et al., "Rethinking Inception", sec. 7)."""
+    soft = np.full((len(labels), num_classes), smoothing / num_classes, np.float32)
+    soft[np.arange(len(labels)), labels] += 1 - smoothing
+    return tensor_of(soft)

@@ -1,0 +1,40 @@
+"""Open the training and held-out images of a classifier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from paddlemae.data.sources import (
+    Source,
+    balanced_subset,
+    labelled_count,
+    matched,
+    open_source,
+    split_off,
+    with_classes,
+)
+from paddlemae.recipe import FinetuneRecipe, ProbeRecipe
+from paddlemae.weights.model_folder import read_description
+
+
+def open_labelled_splits(
+    recipe: FinetuneRecipe | ProbeRecipe, data: str, own: Path | None = None
+) -> tuple[Source, Source]:
+    """Return (training images, held-out images), both labelled, with the same classes in the same order.
+
+    Args:
+        own: this run's own checkpoint when it is resumed; the order of the classes is that of its classifier.
+    Raises:
+        ValueError: unlabelled images, or held-out ones of classes that no training image has.
+    """
+    train = open_source(data, recipe.train_split, labelled=True)
+    if own and sorted(order := read_description(own).classes) == sorted(train.classes):
+        train = with_classes(train, order)
+    if recipe.val_fraction:
+        train, held_out = split_off(train, recipe.val_fraction, recipe.training.seed)
+    else:
+        held_out = open_source(data, recipe.eval_split, labelled=True)
+    held_out = matched(train, held_out)
+    if recipe.labels:
+        train = balanced_subset(train, labelled_count(recipe.labels, train), recipe.training.seed)
+    return train, held_out

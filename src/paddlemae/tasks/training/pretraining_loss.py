@@ -1,0 +1,53 @@
+"""Compute the pretraining loss: a mask for each image, drawn from its own randomness."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from paddlemae.data.batches import MASK_STREAM, PREDICTION_STREAM, Batch, batch_rngs, path_noise
+from paddlemae.engine.safe_import import paddle
+from paddlemae.model.masking import Mask, draw_mask, draw_predicted, grid_mask, num_kept, num_predicted
+from paddlemae.recipe import PretrainRecipe
+from paddlemae.tasks.models.preprocess import to_input
+from paddlemae.train.parallel.loss_layer import LossFn
+from paddlemae.weights.model_folder import Description
+
+
+def loss_function(recipe: PretrainRecipe, description: Description) -> LossFn:
+    """(model, batch) -> mean loss; all randomness is each image's own, so a batch may be cut and shared out."""
+    seed = recipe.training.seed
+
+    def loss_fn(model, batch: Batch) -> paddle.Tensor:
+        mask = batch_mask(recipe, model.grid, seed, batch)
+        predicted = batch_predicted(recipe, seed, batch, mask)
+        noise = path_noise(seed, batch, len(model.blocks)) if recipe.model.drop_path else None
+        return model(to_input(batch.images, description), mask, predicted, noise)
+
+    return loss_fn
+
+
+def kept_patches(recipe: PretrainRecipe, grid: tuple[int, int]) -> int:
+    """Patches that the encoder sees of each image."""
+    if recipe.mask == "grid":
+        return grid_mask(1, grid).keep.shape[1]
+    return num_kept(grid[0] * grid[1], recipe.mask_ratio)
+
+
+def predicted_patches(recipe: PretrainRecipe, grid: tuple[int, int]) -> int:
+    """Removed patches of each image that the decoder predicts."""
+    patches = grid[0] * grid[1]
+    return num_predicted(patches, patches - kept_patches(recipe, grid), recipe.prediction_ratio)
+
+
+def batch_mask(recipe: PretrainRecipe, grid: tuple[int, int], seed: int, batch: Batch) -> Mask:
+    """The masks of a batch, from each image's own randomness: (seed, epoch, index)."""
+    return draw_mask(recipe.mask, batch_rngs(seed, MASK_STREAM, batch), grid, kept_patches(recipe, grid))
+
+
+def batch_predicted(recipe: PretrainRecipe, seed: int, batch: Batch, mask: Mask) -> np.ndarray | None:
+    """The removed patches to predict, from each image's own randomness too; None for all of them."""
+    if recipe.prediction_ratio is None:
+        return None
+    num_removed = mask.removed.shape[1]
+    wanted = num_predicted(mask.keep.shape[1] + num_removed, num_removed, recipe.prediction_ratio)
+    return draw_predicted(batch_rngs(seed, PREDICTION_STREAM, batch), mask.removed, wanted)

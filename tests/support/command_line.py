@@ -1,0 +1,31 @@
+"""The command line as Typer parses it."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+
+import typer
+
+from paddlemae.cli import app
+from paddlemae.recipe import load_recipe
+
+
+@functools.cache
+def commands() -> dict:
+    return typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
+
+
+def parsed(command: str) -> typer.Context:
+    """A command line as `paddlemae` parses it, its recipe and settings too; nothing is run."""
+    program, name, *arguments = shlex.split(command)
+    assert program == "paddlemae"
+    context = commands()[name].make_context(name, arguments)
+    if "overrides" in context.params:
+        task = "finetune" if name == "study" else name
+        chosen = {key: context.params[key] for key in ("data", "init")}
+        recipe, overrides = app._recipe_and_overrides(context.params["recipe"], context.params["overrides"], **chosen)
+        if name == "study":
+            overrides += [f"{context.params['vary']}={value}" for value in context.params["value"]]
+        load_recipe(task, recipe, overrides)
+    return context

@@ -1,0 +1,29 @@
+"""Files of features, and commands that are stopped while writing them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from paddlemae.tasks import embed as task
+from paddlemae.tasks.embed import embed_source
+
+
+class Killed(Exception):
+    """What stops a command in the middle."""
+
+
+def written(run: Path, data: Path | str, out: Path, **settings) -> Path:
+    embed_source(str(run), str(data), out, **{"batch_size": 2, "threads": 1, "quiet": True, **settings})
+    return out
+
+
+def stop_after(monkeypatch, parts: int) -> None:
+    """Let so many parts be written, and no more."""
+    write, left = task.replace_bytes, iter(range(parts))
+
+    def once_too_often(path, content):
+        if next(left, None) is None:
+            raise Killed
+        write(path, content)
+
+    monkeypatch.setattr(task, "replace_bytes", once_too_often)
