@@ -32,7 +32,7 @@ ALLOWED = {
     "__init__": set(),
 }
 COMMANDS = ("demo", "pretrain", "reconstruct", "finetune", "probe", "study", "knn", "evaluate", "report", "export")
-COMMANDS += ("embed", "search")
+COMMANDS += ("embed", "recipe", "search")
 
 
 def rooms_imported(path: Path) -> Iterator[str]:

@@ -63,7 +63,7 @@ MEAN = Field(
     "3 channels and "
     "0.5 for others; `auto` (with `std=auto`) is that of the training images"
 )
-STD = Field(description="standard deviation of each channel, as `mean`")
+STD = Field(description="standard deviation of each channel; null and `auto` as for `mean`")
 BETAS = Field(description="betas of AdamW")
 TRAIN_SPLIT = Field(description="split to train on")
 EVAL_SPLIT = Field(description="split to evaluate on")
