@@ -15,7 +15,7 @@ _HOMES = {
     "Model": _API,
     "MaskedAutoencoder": "paddlemae.model.mae",
     "VisionTransformer": "paddlemae.model.vit",
-    "SIZES": "paddlemae.model.vit",
+    "SIZES": "paddlemae.model.shape",
     "features": "paddlemae.model.vit",
     "Mask": "paddlemae.model.masking",
     "random_mask": "paddlemae.model.masking",

@@ -231,21 +231,18 @@ def test_results_are_kept_by_work_and_side_and_checked_when_read(tmp_path: Path)
         results.read(path)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
+def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, said in [
         (["pretrian"], "there is no section 'pretrian'; there are limit, pretrain"),
         (["--models", "giant"], "there is no model 'giant'"),
         (["--sides", "jax"], "there is no side 'jax'"),
         (["--repeats", "0"], "--repeats must be at least 1, got 0"),
         (["input", "--models", "tiny"], "no work is left"),
         (["report", "--name", "nothing-here"], "no results in"),
-    ],
-)
-def test_mistakes_are_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run.main(arguments) == 2
-    err = capsys.readouterr().err
-    assert said in err and err.count("\n") == 1
+    ]:
+        assert run.main(arguments) == 2
+        err = capsys.readouterr().err
+        assert said in err and err.count("\n") == 1
 
 
 def test_list_shows_works_and_measures_nothing(capsys: pytest.CaptureFixture[str]) -> None:

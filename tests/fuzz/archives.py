@@ -279,7 +279,7 @@ def _system_zip(rng: random.Random, folder: Path, trees: list[Tree]) -> Packed:
 
 
 PACKERS: list[Callable[[random.Random, Path, list[Tree]], Packed]] = [
-    *(_python_tar, _python_tar, _python_tar, _system_tar, _python_zip, _powershell_zip, _system_zip),
+    *(_python_tar, _python_tar, _python_tar, _system_tar, _python_zip, _powershell_zip, _system_zip)
 ]
 
 

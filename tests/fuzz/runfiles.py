@@ -44,7 +44,7 @@ from paddlemae.tasks import study
 from paddlemae.tasks.embed import ABOUT_FILE, _Parts
 from paddlemae.tasks.models.feature_file import Rows, read_file, write_file
 from paddlemae.tasks.models.read_model import read_checkpoint
-from paddlemae.tasks.training.run_start import Start, check_start, origin_of, stored_recipe
+from paddlemae.tasks.training.run_start import Start, decide, origin_of, stored_recipe
 from paddlemae.train.checkpoint import FOLDER, TrainState, find_checkpoint, load_checkpoint, save_checkpoint
 from paddlemae.train.optim import adamw
 from paddlemae.weights.model_folder import Description
@@ -114,8 +114,8 @@ def readers(run: Path) -> dict[str, tuple[Callable[[], Any], tuple[str, ...]]]:
         "report": (lambda: json.dumps(collect([run])), ("*",)),
         "recipe": (lambda: stored_recipe(run, "finetune"), ("recipe.yaml",)),
         "named recipe": (lambda: load_recipe("finetune", str(run / "recipe.yaml")), ("recipe.yaml",)),
-        "resume": (lambda: check_start(Start(run, resume=True, quiet=True), recipe), ("recipe.yaml", *checkpoints)),
-        "start": (lambda: check_start(Start(run, quiet=True), recipe), ("recipe.yaml", "environment.json")),
+        "resume": (lambda: decide(Start(run, resume=True, quiet=True), recipe), ("recipe.yaml", *checkpoints)),
+        "start": (lambda: decide(Start(run, quiet=True), recipe), ("recipe.yaml", "environment.json")),
         "origin": (lambda: origin_of(str(run)), checkpoints),
         "study": (lambda: study._finished(run, recipe), ("recipe.yaml", "result.json")),
         "model": (lambda: read_checkpoint(run), checkpoints),

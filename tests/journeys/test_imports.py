@@ -13,17 +13,16 @@ ROOT = Path(paddlemae.__file__).parent
 # room -> the rooms that it may import, except for itself
 ALLOWED = {
     "system": set(),
-    "sincos": set(),
     "engine": {"system"},
-    "recipe": {"system"},
-    "model": {"engine", "sincos"},
+    "recipe": {"model", "system"},
+    "model": {"engine"},
     "data": {"engine", "system"},
-    "weights": {"engine", "sincos", "system"},
+    "weights": {"engine", "model", "system"},
     "runs": {"system"},
-    "report": {"__init__", "runs", "system"},
+    "report": {"__init__", "model", "runs", "system"},
     "train": {"engine", "model", "system", "weights"},
     "launch": {"engine", "recipe", "runs", "system", "train"},
-    "tasks": {"__init__", "data", "engine", "launch", "model", "recipe", "report", "runs", "sincos", "system"}
+    "tasks": {"__init__", "data", "engine", "launch", "model", "recipe", "report", "runs", "system"}
     | {"train", "weights"},
     "export": {"__init__", "data", "engine", "model", "recipe", "runs", "system", "tasks", "weights"},
     "api": {"data", "engine", "model", "recipe", "runs", "system", "tasks", "train", "weights"},

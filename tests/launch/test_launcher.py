@@ -160,9 +160,8 @@ def watched(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- what is refused
 
 
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
+def test_a_launch_that_makes_no_sense_is_one_line() -> None:
+    for how, message in [
         (Launch("0"), "--procs must be a number of processes, or auto; got '0'"),
         (Launch("-1"), "--procs must be a number"),
         (Launch("two"), "--procs must be a number"),
@@ -177,17 +176,14 @@ def watched(tmp_path, monkeypatch):
         (Launch("2", nodes=2, master="a:1", node_rank=2), "--node-rank counts from 0 to --nodes - 1, got 2 of 2"),
         (Launch("2", nodes=2, master="a:1", node_rank=-1), "--node-rank counts from 0"),
         (Launch("2", node_rank=1), "--node-rank counts from 0 to --nodes - 1, got 1 of 1"),
-    ],
-)
-def test_a_launch_that_makes_no_sense_is_one_line(how: Launch, message: str) -> None:
-    with pytest.raises(ValueError, match=message) as fault:
-        how.check()
-    assert "\n" not in str(fault.value)
+    ]:
+        with pytest.raises(ValueError, match=message) as fault:
+            how.check()
+        assert "\n" not in str(fault.value)
 
 
 @pytest.mark.parametrize(
-    "how",
-    [Launch(), Launch("1"), Launch("64"), Launch("auto"), Launch("2", 2, "a:1"), Launch(None, 3, "[::1]:80", 2)],
+    "how", [Launch(), Launch("1"), Launch("64"), Launch("auto"), Launch("2", 2, "a:1"), Launch(None, 3, "[::1]:80", 2)]
 )
 def test_a_launch_that_makes_sense_passes(how: Launch) -> None:
     how.check()

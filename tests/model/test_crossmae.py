@@ -11,21 +11,8 @@ import pytest
 
 from paddlemae.data.batches import Batch
 from paddlemae.model.crossmae import InterBlockAttention, read_out
-from paddlemae.model.mae import (
-    MaskedAutoencoder,
-    encode_memories,
-    patch_target,
-    predict,
-    reconstruct,
-)
-from paddlemae.model.masking import (
-    Mask,
-    block_mask,
-    draw_predicted,
-    grid_mask,
-    num_predicted,
-    random_mask,
-)
+from paddlemae.model.mae import MaskedAutoencoder, encode_memories, patch_target, predict, reconstruct
+from paddlemae.model.masking import Mask, block_mask, draw_predicted, grid_mask, num_predicted, random_mask
 from paddlemae.model.vit import encode, features, patchify, unpatchify
 from paddlemae.recipe import load_recipe
 from paddlemae.runs.runlog import read_metrics

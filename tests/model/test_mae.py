@@ -4,14 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemae.model.mae import (
-    MaskedAutoencoder,
-    decode,
-    encode_visible,
-    normal_patches,
-    predict,
-    reconstruct,
-)
+from paddlemae.model.mae import MaskedAutoencoder, decode, encode_visible, normal_patches, predict, reconstruct
 from paddlemae.model.masking import Mask, block_mask, given_mask, grid_mask, random_mask
 from paddlemae.model.vit import patchify, unpatchify
 
@@ -215,27 +208,24 @@ def test_the_decoder_is_the_papers_by_default() -> None:
     assert (config["embed_dim"], config["patch_size"], config["norm_pix_loss"]) == (768, [16, 16], False)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
+def test_config_rebuilds_the_same_model() -> None:
+    for changes in [
         dict(channels=1),
         dict(channels=4),
         dict(patch_size=(2, 8)),
         dict(cls_token=False),
         dict(positions="sincos1d"),
         dict(positions="learned", cls_token=False),
-    ],
-)
-def test_config_rebuilds_the_same_model(changes: dict) -> None:
-    model = autoencoder(**changes)
-    again = MaskedAutoencoder(**model.config)
-    assert {name: value.shape for name, value in again.state_dict().items()} == {
-        name: value.shape for name, value in model.state_dict().items()
-    }
-    again.set_state_dict(model.state_dict())
-    again.eval()
-    pixels = images(channels=model.config["channels"])
-    assert model(pixels, a_mask()).item() == again(pixels, a_mask()).item()
+    ]:
+        model = autoencoder(**changes)
+        again = MaskedAutoencoder(**model.config)
+        assert {name: value.shape for name, value in again.state_dict().items()} == {
+            name: value.shape for name, value in model.state_dict().items()
+        }
+        again.set_state_dict(model.state_dict())
+        again.eval()
+        pixels = images(channels=model.config["channels"])
+        assert model(pixels, a_mask()).item() == again(pixels, a_mask()).item()
 
 
 @pytest.mark.parametrize("kind", ["random", "block", "grid", "given"])
@@ -259,9 +249,8 @@ def test_a_mask_that_removes_nothing_is_refused_by_the_loss_but_not_by_predict()
     assert predict(model, images(), mask).shape == [2, PATCHES, PIXELS]
 
 
-@pytest.mark.parametrize(
-    ("shape", "mask", "message"),
-    [
+def test_images_and_masks_that_do_not_fit_are_refused() -> None:
+    for shape, mask, message in [
         ((2, 3, 16, 8), a_mask(), r"takes images of 8 x 16 pixels, got \[2, 3, 16, 8\]; resize them"),
         ((2, 1, 8, 16), a_mask(), r"must be \[B, 3, H, W\]"),
         ((3, 3, 8, 16), a_mask(), "the mask is for 2 images of 8 patches, the batch has 3 of 8"),
@@ -270,25 +259,20 @@ def test_a_mask_that_removes_nothing_is_refused_by_the_loss_but_not_by_predict()
             random_mask(np.random.default_rng(0).uniform(size=(2, 9)), 3),
             "the mask is for 2 images of 9 patches, the batch has 2 of 8",
         ),
-    ],
-)
-def test_images_and_masks_that_do_not_fit_are_refused(shape: tuple[int, ...], mask: Mask, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        autoencoder()(paddle.zeros(shape), mask)
+    ]:
+        with pytest.raises(ValueError, match=message):
+            autoencoder()(paddle.zeros(shape), mask)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_shapes_that_do_not_fit_together_are_refused() -> None:
+    for changes, message in [
         (dict(decoder_num_heads=3), "8 can't be shared by 3 heads"),
         (dict(decoder_embed_dim=6, decoder_num_heads=2), "divisible by 4, got 6"),
         (dict(patch_size=1, channels=1, norm_pix_loss=True), "at least 2 values"),
         (dict(positions="none"), "got 'none'"),
-    ],
-)
-def test_shapes_that_do_not_fit_together_are_refused(changes: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        autoencoder(**changes)
+    ]:
+        with pytest.raises(ValueError, match=message):
+            autoencoder(**changes)
 
 
 # pictures

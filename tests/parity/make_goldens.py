@@ -77,10 +77,7 @@ def trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 
 def tables(model: transformers.ViTMAEForPreTraining) -> dict[str, torch.nn.Parameter]:
-    return {
-        "pos_embed": model.vit.embeddings.position_embeddings,
-        "decoder_pos_embed": model.decoder.decoder_pos_embed,
-    }
+    return {"pos_embed": model.vit.embeddings.position_embeddings, "decoder_pos_embed": model.decoder.decoder_pos_embed}
 
 
 def positions(grid: tuple[int, int], width: int) -> torch.Tensor:

@@ -57,13 +57,11 @@ def test_words_arrive_where_there_is_room(capsys) -> None:
 
 
 @pytest.mark.skipif(not FULL_DEVICE.exists(), reason="this system has no device that is always full")
-@pytest.mark.parametrize(
-    ("words", "status"), [(["--version"], 0), (["pretrain", "digits"], 2)], ids=["success", "a mistake"]
-)
-def test_the_status_is_the_commands_own(words: list[str], status: int) -> None:
-    with FULL_DEVICE.open("w") as full:
-        done = subprocess.run([sys.executable, "-m", "paddlemae", *words], stdout=full, stderr=full, timeout=60)
-    assert done.returncode == status
+def test_the_status_is_the_commands_own() -> None:
+    for words, status in [(["--version"], 0), (["pretrain", "digits"], 2)]:
+        with FULL_DEVICE.open("w") as full:
+            done = subprocess.run([sys.executable, "-m", "paddlemae", *words], stdout=full, stderr=full, timeout=60)
+        assert done.returncode == status
 
 
 def in_shell(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -7,13 +7,7 @@ from pathlib import Path
 import pytest
 
 from paddlemae.runs import runlog
-from paddlemae.runs.runlog import (
-    forget_metrics_after,
-    log_metrics,
-    open_run,
-    read_metrics,
-    write_environment,
-)
+from paddlemae.runs.runlog import forget_metrics_after, log_metrics, open_run, read_metrics, write_environment
 
 
 @pytest.fixture

@@ -10,12 +10,7 @@ import paddle
 from paddlemae.model.mae import MaskedAutoencoder, decode, encode_visible
 from paddlemae.model.masking import Mask
 from paddlemae.model.vit import VisionTransformer, evaluating, features
-from paddlemae.weights.layouts import (
-    Exported,
-    Imported,
-    export_weights,
-    import_weights,
-)
+from paddlemae.weights.layouts import Exported, Imported, export_weights, import_weights
 from paddlemae.weights.transfer import load_official
 from tests.support import layout_models as work
 from tests.support.layout_cases import Case, images_of, rows_of

@@ -363,10 +363,7 @@ def paddlevit_tensors(which: str, grid: tuple[int, int]) -> Tensors:
         for number in range(SHALLOW):
             shapes |= paddlevit_layer(f"decoder.layers.{number}", NARROW, NARROW_HIDDEN)
         shapes |= normed("decoder.norm", NARROW) | layer("decoder_pred", PIXELS, NARROW, paddle=True)
-        return weights(shapes) | {
-            table: table_2d(WIDTH, *grid),
-            "decoder_position_embedding": table_2d(NARROW, *grid),
-        }
+        return weights(shapes) | {table: table_2d(WIDTH, *grid), "decoder_position_embedding": table_2d(NARROW, *grid)}
     shapes |= layer("classifier", CLASSES, WIDTH, paddle=True) | {table: (1, 1 + math.prod(grid), WIDTH)}
     return weights(shapes)
 

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from paddlemae.runs.runlog import (
-    log_metrics,
-)
+from paddlemae.runs.runlog import log_metrics
 
 
 def make_run(folder: Path, task: str = "pretrain", **recipe) -> Path:

@@ -5,9 +5,7 @@ import paddle
 
 from paddlemae.model.vit import VisionTransformer
 from paddlemae.train import checkpoint
-from paddlemae.train.checkpoint import (
-    TrainState,
-)
+from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.optim import adamw
 from paddlemae.weights.model_folder import Description
 

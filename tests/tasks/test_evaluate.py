@@ -333,10 +333,7 @@ def test_a_study_logs_both_starts_beside_the_pretraining(run: Path, alike: Path,
     plan = Study(None, settings, "labels", ("6",), (1,), str(run), scratch=True)
     found = study(plan, tmp_path / "study", finetune, quiet=True)["top1"]
     logged = results_of(run)[before:]
-    assert [(one["start"], one["protocol"]["seed"]) for one in logged] == [
-        ("pretrained", 1),
-        ("scratch", 1),
-    ]
+    assert [(one["start"], one["protocol"]["seed"]) for one in logged] == [("pretrained", 1), ("scratch", 1)]
     assert [one["top1"] for one in logged] == found["pretrained"]["6"] + found["scratch"]["6"]
     assert {one["protocol"]["labels"] for one in logged} == {6} and {one["checkpoint"] for one in logged} == {
         find_checkpoint(run).name

@@ -7,6 +7,7 @@ import paddle
 import pytest
 
 from paddlemae.model.positions import resize_positions
+from paddlemae.model.shape import tensor_shapes
 from paddlemae.model.vit import patchify
 from paddlemae.weights.adapt import (
     Adapted,
@@ -18,7 +19,6 @@ from paddlemae.weights.adapt import (
     new_head,
 )
 from paddlemae.weights.layouts import Imported
-from paddlemae.weights.layouts.architecture import expected_shapes
 from tests.parity import cases as parity_cases
 from tests.support.layout_cases import CASES, images_of
 from tests.support.layout_checks import build, read
@@ -34,7 +34,7 @@ def imported(name: str = MAE):
 def assert_whole(kind: str, adapted: Adapted) -> None:
     """The tensors are those of the architecture, exactly."""
     shapes = {name: array.shape for name, array in adapted.tensors.items()}
-    assert shapes == expected_shapes(kind, adapted.architecture)
+    assert shapes == tensor_shapes(kind, adapted.architecture)
     assert all(array.dtype == np.float32 and array.flags.c_contiguous for array in adapted.tensors.values())
 
 

@@ -2,66 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, Field, model_validator
-from typing_extensions import Self
+from pydantic import BaseModel, Field, create_model, model_validator
 
+from paddlemae.model.masking import MASKS
+from paddlemae.model.shape import (
+    DECODER_KINDS,
+    SIZES,
+    DecoderShape,
+    EncoderShape,
+    HeadShape,
+    Key,
+    Pixels,
+    keys_of,
+    names_of,
+)
 from paddlemae.recipe.training import Training
 from paddlemae.recipe.types import (
     NUMBER,
     STRICT,
-    Channels,
     Labels,
-    Layers,
     Mean,
     NonNegative,
     NonNegativeFloat,
-    Pixels,
-    Positions,
     Positive,
     PositiveFloat,
     Share,
     ShareOrAll,
-    Size,
     Std,
 )
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SCRATCH = "scratch"  # what fine-tuning starts from without weights
+if TYPE_CHECKING:
+    Size: TypeAlias = str
+    MaskName: TypeAlias = str
+else:
+    Size, MaskName = Literal[tuple(SIZES)], Literal[tuple(MASKS)]
+SIZE_NAMES, MASK_NAMES = (", ".join(f"`{name}`" for name in names) for names in (SIZES, MASKS))
 AUTO: Literal["auto"] = "auto"  # in the place of mean and std: those of the training images
 
 # descriptions of settings that several tasks have
 SIZE = Field(
-    description="patch size, width, depth and heads by name: `mini`, `tiny`, `small`, `base`, `large` or `huge`; the "
-    "settings below override it"
-)
-IMAGE_SIZE = Field(description="side in pixels, or [height, width]")
-PATCH_SIZE = Field(description="side of a patch in pixels, or [height, width]; null is that of `size`")
-CHANNELS = Field(description="channels of an image")
-EMBED_DIM = Field(description="width of the encoder; null is that of `size`")
-DEPTH = Field(description="blocks of the encoder; null is that of `size`")
-NUM_HEADS = Field(description="attention heads of a block; null is that of `size`")
-MLP_RATIO = Field(description="hidden width of an MLP, relative to the encoder's width")
-CLS_TOKEN = Field(description="add a class token to the patch tokens")
-POSITIONS = Field(
-    description="position embeddings: `sincos2d` and `sincos1d` are fixed, `learned` are trained (from a fixed table "
-    "where the initial weights have one)"
-)
-DROP_PATH = Field(
-    description="probability of skipping a residual branch in the last block; rises to it linearly from 0"
+    description="patch size, width, depth and heads by name: " + SIZE_NAMES + "; the settings below override it"
 )
 CROP_SCALE = Field(description="smallest and largest area of a random crop, as a share of the image; null: no crop")
 FLIP = Field(description="mirror half of the training views left to right")
 DATA = Field(
     description="images, as with `--data`: a folder, list, archive, shards, table or arrays, or `digits`; "
-    "`::max_image_bytes=2GB` "
-    "after the path raises the memory limit of one image, 500 MB"
+    "`::max_image_bytes=2GB` after the path raises the memory limit of one image, 500 MB"
 )
 MEAN = Field(
     description="mean of each channel, of pixels in [0, 1]; null is that of the initial weights, else ImageNet's for "
-    "3 channels and "
-    "0.5 for others; `auto` (with `std=auto`) is that of the training images"
+    "3 channels and 0.5 for others; `auto` (with `std=auto`) is that of the training images"
 )
 STD = Field(description="standard deviation of each channel; null and `auto` as for `mean`")
 BETAS = Field(description="betas of AdamW")
@@ -77,67 +72,88 @@ LABELS = Field(
 EVALUATE_EVERY = Field(description="epochs between evaluations")
 
 
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def with_keys(
+    *shapes: type[Any], defaults: Mapping[str, Any], without: str = ""
+) -> Callable[[type[ModelT]], type[ModelT]]:
+    """Return a decorator that adds the keys of shapes to a section of a recipe.
+
+    Args:
+        defaults: key -> its default in a recipe where that is another one; None allows null.
+        without: a key that is left out.
+    """
+
+    def decorate(section: type[ModelT]) -> type[ModelT]:
+        found: Any = {}
+        for key in keys_of(*shapes):
+            if key.name != without:
+                default = defaults.get(key.name, key.default)
+                kind = _checked(key)
+                found[key.name] = (kind | None if default is None else kind, Field(default, description=key.about))
+        made: type[ModelT] = create_model(
+            section.__name__, __base__=section, __module__=section.__module__, __doc__=section.__doc__, **found
+        )
+        return made
+
+    return decorate
+
+
+def _checked(key: Key) -> Any:
+    """Return the type of a key with its limits."""
+    if key.kind == Pixels:
+        side = Annotated[int, NUMBER, Field(**key.limits)]
+        return side | tuple[side, side]
+    return Annotated[key.kind, NUMBER, Field(**key.limits)] if key.limits else key.kind
+
+
+@with_keys(
+    EncoderShape,
+    DecoderShape,
+    defaults={**dict.fromkeys(SIZES["base"]), "decoder_depth": DECODER_KINDS["mae"].depth, "norm_pix_loss": True},
+)
 class AutoencoderShape(BaseModel):
     """The model of a pretraining. What `size` names can be overruled one by one."""
 
     model_config = STRICT
     size: Annotated[Size, SIZE] = "base"
-    image_size: Annotated[Pixels, IMAGE_SIZE] = 224
-    patch_size: Annotated[Pixels | None, PATCH_SIZE] = None
-    channels: Annotated[Channels, CHANNELS] = 3
-    embed_dim: Annotated[Positive | None, EMBED_DIM] = None
-    depth: Annotated[Layers | None, DEPTH] = None
-    num_heads: Annotated[Positive | None, NUM_HEADS] = None
-    mlp_ratio: Annotated[PositiveFloat, MLP_RATIO] = 4.0
-    cls_token: Annotated[bool, CLS_TOKEN] = True
-    positions: Annotated[Positions, POSITIONS] = "sincos2d"
-    drop_path: Annotated[Share, DROP_PATH] = 0.0
-    decoder: Literal["mae", "cross"] = Field(default="mae", description="`mae`, or `cross` for CrossMAE's decoder")
-    decoder_embed_dim: Positive = Field(default=512, description="width of the decoder")
-    decoder_depth: Layers = Field(default=8, description="blocks of the decoder; 12 with `decoder=cross`")
-    decoder_num_heads: Positive = Field(default=16, description="attention heads of a decoder block")
-    inter_block_attention: bool = Field(
-        default=True,
-        description="each block of CrossMAE's decoder weights the outputs of all encoder blocks; `decoder=cross` only",
-    )
-    norm_pix_loss: bool = Field(
-        default=True,
-        description="predict the pixels of each patch normalised by the patch's own mean and standard deviation",
-    )
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
     @model_validator(mode="before")
     @classmethod
-    def _papers_depth(cls, content: Any) -> Any:
-        """CrossMAE's decoder has 12 blocks (arXiv 2401.14391, sec. 4.1) where MAE's has 8."""
-        if isinstance(content, dict) and content.get("decoder") == "cross":
-            return {"decoder_depth": 12, **content}
+    def _set_depth(cls, content: Any) -> Any:
+        """Set the number of blocks that the decoder has in its paper."""
+        decoder = content.get("decoder") if isinstance(content, dict) else None
+        if isinstance(decoder, str) and decoder in DECODER_KINDS:
+            return {"decoder_depth": DECODER_KINDS[decoder].depth, **content}
         return content
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.decoder == "mae" and not self.inter_block_attention:
-            raise ValueError("inter_block_attention=false has no effect with decoder=mae; leave it out")
+    def _check(self) -> AutoencoderShape:
+        if not (self.inter_block_attention or DECODER_KINDS[self.decoder].sees_all_maps):
+            raise ValueError(f"inter_block_attention=false has no effect with decoder={self.decoder}; leave it out")
         return self
 
 
+@with_keys(
+    EncoderShape,
+    HeadShape,
+    defaults={**dict.fromkeys(names_of(EncoderShape)), "drop_path": 0.1},
+    without="num_classes",
+)
 class ClassifierShape(BaseModel):
     """The model of a fine-tuning. Whatever is left out comes from the pretrained model, or from `size`."""
 
     model_config = STRICT
     size: Annotated[Size | None, SIZE] = None
-    image_size: Annotated[Pixels | None, IMAGE_SIZE] = None
-    patch_size: Annotated[Pixels | None, PATCH_SIZE] = None
-    channels: Annotated[Channels | None, CHANNELS] = None
-    embed_dim: Annotated[Positive | None, EMBED_DIM] = None
-    depth: Annotated[Layers | None, DEPTH] = None
-    num_heads: Annotated[Positive | None, NUM_HEADS] = None
-    mlp_ratio: Annotated[PositiveFloat | None, MLP_RATIO] = None
-    cls_token: Annotated[bool | None, CLS_TOKEN] = None
-    positions: Annotated[Positions | None, POSITIONS] = None
-    drop_path: Annotated[Share, DROP_PATH] = 0.1
-    pool: Literal["mean", "cls"] = Field(
-        default="mean", description="the classifier reads the `mean` of the patch tokens, or the `cls` token"
-    )
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
 
 class Augmentation(BaseModel):
@@ -167,7 +183,7 @@ class Augmentation(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> Augmentation:
         for name, bounds in (("crop_scale", self.crop_scale), ("crop_ratio", self.crop_ratio)):
             if bounds and bounds[0] > bounds[1]:
                 raise ValueError(f"{name} must be [lowest, highest], got {list(bounds)}")
@@ -222,9 +238,7 @@ class PretrainRecipe(BaseModel):
     split: str | None = Field(default=None, description="split to train on; null is the training split")
     mean: Annotated[Mean | None, MEAN] = None
     std: Annotated[Std | None, STD] = None
-    mask: Literal["random", "block", "grid"] = Field(
-        default="random", description="how patches are removed: `random`, `block` or `grid`"
-    )
+    mask: MaskName = Field(default="random", description="how patches are removed: " + MASK_NAMES)
     mask_ratio: Share = Field(default=0.75, description="share of the patches that is removed")
     prediction_ratio: ShareOrAll | None = Field(
         default=None,
@@ -239,13 +253,14 @@ class PretrainRecipe(BaseModel):
     training: Training = Training()
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> PretrainRecipe:
         _check_repeats(self.augment, self.training)
         _check_statistics(self.mean, self.std)
-        if self.prediction_ratio is not None and self.model.decoder == "mae":
+        if self.prediction_ratio is not None and not DECODER_KINDS[self.model.decoder].predicts_some:
+            some = " or ".join(name for name, kind in DECODER_KINDS.items() if kind.predicts_some)
             raise ValueError(
-                f"prediction_ratio={self.prediction_ratio:g} needs decoder=cross; MAE's decoder predicts every removed "
-                "patch"
+                f"prediction_ratio={self.prediction_ratio:g} needs decoder={some}; "
+                f"decoder={self.model.decoder} predicts every removed patch"
             )
         return self
 
@@ -293,7 +308,7 @@ class FinetuneRecipe(BaseModel):
     training: Training = Training()
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> FinetuneRecipe:
         _check_whole(self.training)
         _check_repeats(self.augment, self.training)
         _check_statistics(self.mean, self.std)
@@ -345,7 +360,7 @@ class ProbeRecipe(BaseModel):
         return content
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> ProbeRecipe:
         _check_whole(self.training)
         if self.training.cache and self.cached:
             raise ValueError("cached=true reads each image once, so a cache of images has no effect; leave one out")

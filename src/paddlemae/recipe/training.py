@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
-from typing_extensions import Self
 
 from paddlemae.recipe.types import (
     STRICT,
@@ -98,7 +97,7 @@ class Training(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> Training:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs:g}); set both")
         if self.sharding == "optimizer" and self.accumulation_steps > 1:

@@ -7,11 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
+from paddlemae.model.shape import MOST, MOST_PIXELS
+
 STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-MOST = 10**12  # of anything that is counted, so that products of such numbers stay numbers
-MOST_PIXELS = 2**20  # of an image's side
-MOST_LAYERS = 10_000
-MOST_CHANNELS = 65_536
 MOST_WORKERS = 4096
 
 
@@ -40,14 +38,9 @@ Share = Annotated[float, NUMBER, Field(ge=0, lt=1)]
 ShareOrNone = Annotated[float, NUMBER, Field(ge=0, le=1)]
 ShareOrAll = Annotated[float, NUMBER, Field(gt=0, le=1)]
 Side = Annotated[int, NUMBER, Field(ge=1, le=MOST_PIXELS)]
-Pixels = Side | tuple[Side, Side]
-Layers = Annotated[int, NUMBER, Field(ge=1, le=MOST_LAYERS)]
-Channels = Annotated[int, NUMBER, Field(ge=1, le=MOST_CHANNELS)]
 Workers = Annotated[int, NUMBER, Field(ge=0, le=MOST_WORKERS)]
 Threads = Annotated[int, NUMBER, Field(ge=1, le=MOST_WORKERS)]
-Size = Literal["mini", "tiny", "small", "base", "large", "huge"]
 Labels = Annotated[int | str, BeforeValidator(_few)]
-Positions = Literal["sincos2d", "sincos1d", "learned"]
 # of pixels in [0, 1]; beyond these bounds, as in `weights.description`, normalised values are no numbers
 Mean = tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] | Literal["auto"]
 Std = tuple[Annotated[float, NUMBER, Field(ge=1e-6, le=1e6)], ...] | Literal["auto"]

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from paddlemae.model.shape import EncoderShape, names_of
 from paddlemae.runs.confusion import read_confusion
 from paddlemae.runs.exhibit_files import PARTS, read_exhibit
 from paddlemae.runs.runlog import (
@@ -44,18 +45,7 @@ ORDER = ("knn", "probe", "partial", "finetune", "evaluate")  # of results
 PLACE = ("step", "epoch", "seconds")  # what a line of metrics is about, not a metric
 TASKS = ("finetune", "pretrain", "probe")
 # the settings of a pretraining's model that a classifier has too
-ENCODER = (
-    "size",
-    "image_size",
-    "patch_size",
-    "channels",
-    "embed_dim",
-    "depth",
-    "num_heads",
-    "mlp_ratio",
-    "cls_token",
-    "positions",
-)
+ENCODER = ("size", *(name for name in names_of(EncoderShape) if name != "drop_path"))
 # of a protocol, what the title says or what is averaged over
 SAID = ("seed", "k", "votes", "labels", "trainable_blocks", "cached", "token", "layer", "norm")
 

@@ -10,7 +10,7 @@ from paddlemae.data.sources import Source, open_source, unknown_classes, with_cl
 from paddlemae.data.sources.splits import listed
 from paddlemae.data.sources.subsets import note_absent
 from paddlemae.engine import device
-from paddlemae.model.vit import pair, patch_grid
+from paddlemae.model.shape import pair, patch_grid
 from paddlemae.recipe import SCRATCH
 from paddlemae.runs.runlog import log_result
 from paddlemae.tasks.models.build import load_classifier

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from paddlemae.data.views.mixup import Mixing, mixed_batches
@@ -11,16 +10,16 @@ from paddlemae.tasks.models.build import (
     parameter_count,
 )
 from paddlemae.tasks.models.preprocess import evaluation_view
-from paddlemae.tasks.training.auto_statistics import measured, recalled, statistics_plan, with_those_of
 from paddlemae.tasks.training.classification import Evaluation, finish
 from paddlemae.tasks.training.dry_run import block_numbers, schedule_plan, step_bytes
 from paddlemae.tasks.training.evaluate_classifier import evaluate_classifier
 from paddlemae.tasks.training.exhibits import fixed_images, show_attention
 from paddlemae.tasks.training.finetuning_loss import loss_function
-from paddlemae.tasks.training.finetuning_setup import prepare
+from paddlemae.tasks.training.finetuning_setup import build, open_inputs, prepare
 from paddlemae.tasks.training.memory_trial import memory_plan
 from paddlemae.tasks.training.optional_output import optional
-from paddlemae.tasks.training.run_start import Start, check_start, enter_run
+from paddlemae.tasks.training.resolve import resolve, statistics_plan
+from paddlemae.tasks.training.run_start import Start, enter_run
 from paddlemae.tasks.training.run_training import Course, run_training, training_batches
 from paddlemae.tasks.training.skipped_images import open_skipped
 from paddlemae.train.checkpoint import TrainState
@@ -45,10 +44,9 @@ def finetune(recipe: FinetuneRecipe, start: Start, beside: str | None = None) ->
 
 
 def _finetune(recipe: FinetuneRecipe, start: Start, beside: str | None) -> dict[str, Any]:
-    recipe = recalled(recipe, start)
-    start = check_start(start, recipe, recipe.init)
-    parts = prepare(recipe, start.checkpoint, partial(measured, start), trust=start.trust)
-    recipe = with_those_of(recipe, parts.description)
+    run, inputs = resolve(recipe, start, open_inputs)
+    recipe = run.recipe
+    parts = build(recipe, inputs)
     training, model = recipe.training, parts.model
     optimizer = adamw(
         model,
@@ -57,7 +55,7 @@ def _finetune(recipe: FinetuneRecipe, start: Start, beside: str | None) -> dict[
         layer_decay=recipe.layer_decay,
     )
     state = TrainState(model, optimizer, ema=None if recipe.ema_decay is None else Ema(model, recipe.ema_decay))
-    enter_run(start, recipe, state, parts.description)
+    enter_run(run, state, parts.description)
     start.say(
         f"fine-tuning {parameter_count(model) / 1e6:.2f} million parameters from {recipe.init} "
         f"on {parts.train.name}, {len(parts.train)} images, {len(parts.train.classes)} classes; "

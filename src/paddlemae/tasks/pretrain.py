@@ -21,14 +21,14 @@ from paddlemae.tasks.models.build import (
 )
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.models.reconstruction import draw
-from paddlemae.tasks.training.auto_statistics import measured, recalled, statistics_plan, with_those_of
 from paddlemae.tasks.training.dry_run import block_numbers, cross_block_numbers, schedule_plan, step_bytes
 from paddlemae.tasks.training.exhibits import Snapshots, fixed_images, moments, show_attention
 from paddlemae.tasks.training.memory_trial import memory_plan
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.tasks.training.pretraining_loss import batch_mask, kept_patches, loss_function, predicted_patches
-from paddlemae.tasks.training.pretraining_setup import Parts, prepare
-from paddlemae.tasks.training.run_start import Start, check_start, enter_run
+from paddlemae.tasks.training.pretraining_setup import Parts, build, open_inputs, prepare
+from paddlemae.tasks.training.resolve import resolve, statistics_plan
+from paddlemae.tasks.training.run_start import Start, enter_run
 from paddlemae.tasks.training.run_training import Course, run_training, training_batches
 from paddlemae.tasks.training.skipped_images import open_skipped
 from paddlemae.train.checkpoint import TrainState
@@ -52,14 +52,13 @@ def pretrain(recipe: PretrainRecipe, start: Start) -> Path:
 
 
 def _pretrain(recipe: PretrainRecipe, start: Start) -> Path:
-    recipe = recalled(recipe, start)
-    start = check_start(start, recipe, recipe.init)
-    parts = prepare(recipe, start.checkpoint, partial(measured, start), trust=start.trust)
-    recipe = with_those_of(recipe, parts.description)
+    run, inputs = resolve(recipe, start, open_inputs)
+    recipe = run.recipe
+    parts = build(recipe, inputs)
     model = parts.model
     training = recipe.training
     state = TrainState(model, _optimizer_of(model, recipe, start.ranks))
-    enter_run(start, recipe, state, parts.description)
+    enter_run(run, state, parts.description)
     beginning = f" from {recipe.init}" if recipe.init else ""
     start.say(
         f"pretraining {parameter_count(model) / 1e6:.2f} million parameters{beginning} on {parts.source.name}, "

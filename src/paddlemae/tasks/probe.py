@@ -18,7 +18,8 @@ from paddlemae.engine import device
 from paddlemae.engine.safe_import import F, paddle
 from paddlemae.engine.tensors import tensor_of
 from paddlemae.model.probe import ProbeHead
-from paddlemae.model.vit import evaluating, pair
+from paddlemae.model.shape import pair
+from paddlemae.model.vit import evaluating
 from paddlemae.recipe import ProbeRecipe
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.features import Labelled, labelled_features
@@ -28,7 +29,7 @@ from paddlemae.tasks.models.read_model import Checkpoint, read_checkpoint
 from paddlemae.tasks.training.classification import Evaluation, evaluation_of, finish
 from paddlemae.tasks.training.dry_run import schedule_plan
 from paddlemae.tasks.training.labelled_splits import open_labelled_splits
-from paddlemae.tasks.training.run_start import Start, check_start, enter_run
+from paddlemae.tasks.training.run_start import Start, decide, enter_run
 from paddlemae.tasks.training.run_training import Course, run_training, stretch, training_batches
 from paddlemae.tasks.training.skipped_images import open_skipped
 from paddlemae.train.checkpoint import TrainState
@@ -56,12 +57,12 @@ def probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
 
 
 def _probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
-    start = check_start(start, recipe, recipe.init)
-    parts = prepare(recipe, start.checkpoint, trust=start.trust)
+    run = decide(start, recipe)
+    parts = prepare(recipe, run.checkpoint, trust=start.trust)
     training, head = recipe.training, parts.head
     optimizer = Lars(head.parameters(), momentum=recipe.momentum, weight_decay=training.weight_decay)
     state = TrainState(head, optimizer)
-    enter_run(start, recipe, state, parts.description)
+    enter_run(run, state, parts.description)
     start.say(
         f"probing {parts.kind} ({head.config['width']} features) of {recipe.init}{', untrained,' * recipe.random} with "
         f"{len(parts.train)} images of "

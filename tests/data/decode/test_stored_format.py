@@ -21,9 +21,8 @@ def array(values: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize(
-    "mode, kind, form",
-    [
+def test_files_tell_their_colours_and_bits() -> None:
+    for mode, kind, form in [
         ("L", "PNG", ("gray", 8)),
         ("1", "PNG", ("gray", 1)),
         ("P", "PNG", ("palette", 8)),
@@ -39,11 +38,9 @@ def array(values: np.ndarray) -> bytes:
         ("I;16", "PPM", ("gray", 16)),
         ("1", "PPM", ("gray", 1)),
         ("P", "GIF", ("palette", 8)),
-    ],
-)
-def test_files_tell_their_colours_and_bits(mode: str, kind: str, form: tuple[str, int]) -> None:
-    image = encoded(mode, kind)
-    assert form_of(image, 3) == form
+    ]:
+        image = encoded(mode, kind)
+        assert form_of(image, 3) == form
 
 
 def test_arrays_tell_their_channels_from_their_rows() -> None:

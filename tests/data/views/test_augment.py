@@ -1,6 +1,7 @@
 """Views: stated distributions, exact pixels, and nothing changed where nothing should."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -63,12 +64,9 @@ def test_crop_areas_are_uniform_and_ratios_log_uniform() -> None:
     assert abs(np.mean(np.abs(np.log(widths / heights)[small]) < np.log(2)) - 0.5) < 0.06
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "box"),
-    [(10, 1000, (493, 0, 506, 10)), (1000, 9, (0, 494, 9, 506)), (1, 1, (0, 0, 1, 1))],
-)
-def test_an_image_too_long_to_crop_gives_its_centre(height: int, width: int, box: tuple[int, ...]) -> None:
-    assert random_crop_box(height, width, (0.9, 1.0), RATIO, np.random.default_rng(0)) == box
+def test_an_image_too_long_to_crop_gives_its_centre() -> None:
+    for height, width, box in [(10, 1000, (493, 0, 506, 10)), (1000, 9, (0, 494, 9, 506)), (1, 1, (0, 0, 1, 1))]:
+        assert random_crop_box(height, width, (0.9, 1.0), RATIO, np.random.default_rng(0)) == box
 
 
 def test_a_training_crop_is_pillow_s_resize_of_its_box() -> None:
@@ -135,9 +133,8 @@ def test_what_is_drawn_does_not_depend_on_how_it_is_decoded() -> None:
     assert draws[0] == draws[1] and draws[0].box == box
 
 
-@pytest.mark.parametrize(
-    ("boxes", "times"),
-    [
+def test_a_reduction_leaves_every_crop_its_view_s_pixels() -> None:
+    for boxes, times in [
         ([(0, 0, 223, 223)], 1),
         ([(0, 0, 447, 900)], 1),
         ([(0, 0, 448, 448)], 2),
@@ -148,12 +145,10 @@ def test_what_is_drawn_does_not_depend_on_how_it_is_decoded() -> None:
         ([(0, 0, 9000, 9000), (0, 0, 448, 449)], 2),
         ([None], 1),
         ([(0, 0, 9000, 9000), None], 1),
-    ],
-)
-def test_a_reduction_leaves_every_crop_its_view_s_pixels(boxes: list, times: int) -> None:
-    draws = [Draw(box, (0, 0), False) for box in boxes]
-    assert need(draws, View((224, 224), 3)).reduction == times
-    assert need(draws, View((224, 224), 3, decode="exact")) == Need()
+    ]:
+        draws = [Draw(box, (0, 0), False) for box in boxes]
+        assert need(draws, View((224, 224), 3)).reduction == times
+        assert need(draws, View((224, 224), 3, decode="exact")) == Need()
 
 
 def test_a_crop_is_cut_from_a_smaller_picture_where_it_was_drawn() -> None:
@@ -168,19 +163,20 @@ def test_a_crop_is_cut_from_a_smaller_picture_where_it_was_drawn() -> None:
             assert abs(view.mean() - mean) < 6, (box, decode)
 
 
-@pytest.mark.parametrize(("height", "width"), [(300, 401), (401, 300), (257, 256), (64, 64), (31, 979)])
-@pytest.mark.parametrize("size", [(64, 64), (64, 96), (97, 32)])
-def test_the_evaluation_view_is_resize_then_centre_crop(height: int, width: int, size: tuple[int, int]) -> None:
-    image = noise(height, width, 3)
-    cover_h, cover_w = round(size[0] / 0.875), round(size[1] / 0.875)
-    if cover_h / height >= cover_w / width:
-        cover_w = int(cover_h * width / height)
-    else:
-        cover_h = int(cover_w * height / width)
-    resized = Image.fromarray(image).resize((cover_w, cover_h), Image.Resampling.BICUBIC)
-    left, top = round((cover_w - size[1]) / 2), round((cover_h - size[0]) / 2)
-    expected = np.asarray(resized.crop((left, top, left + size[1], top + size[0])))
-    assert (eval_view(image, View(size, 3)) == expected.transpose(2, 0, 1)).all()
+def test_the_evaluation_view_is_resize_then_centre_crop() -> None:
+    for (height, width), size in product(
+        [(300, 401), (401, 300), (257, 256), (64, 64), (31, 979)], [(64, 64), (64, 96), (97, 32)]
+    ):
+        image = noise(height, width, 3)
+        cover_h, cover_w = round(size[0] / 0.875), round(size[1] / 0.875)
+        if cover_h / height >= cover_w / width:
+            cover_w = int(cover_h * width / height)
+        else:
+            cover_h = int(cover_w * height / width)
+        resized = Image.fromarray(image).resize((cover_w, cover_h), Image.Resampling.BICUBIC)
+        left, top = round((cover_w - size[1]) / 2), round((cover_h - size[0]) / 2)
+        expected = np.asarray(resized.crop((left, top, left + size[1], top + size[0])))
+        assert (eval_view(image, View(size, 3)) == expected.transpose(2, 0, 1)).all()
 
 
 def test_224_pixels_come_from_a_short_side_of_256() -> None:
@@ -268,9 +264,8 @@ def test_an_image_of_other_channels_is_refused() -> None:
         eval_view(noise(8, 8, 1), View((8, 8), 3))
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
+def test_settings_without_sense_are_refused() -> None:
+    for wrong, message in [
         ({"image_size": (0, 28)}, "positive image_size"),
         ({"channels": 0}, "channels"),
         ({"crop_scale": (0.5, 0.2)}, "crop_scale"),
@@ -281,8 +276,6 @@ def test_an_image_of_other_channels_is_refused() -> None:
         ({"eval_crop_ratio": 1.5}, "eval_crop_ratio"),
         ({"decode": "quick"}, "'fast' or 'exact', got 'quick'"),
         ({"repeats": 0}, "repeats of 1 or more, got 0"),
-    ],
-)
-def test_settings_without_sense_are_refused(wrong: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        View(**{"image_size": (28, 28), "channels": 1, **wrong})
+    ]:
+        with pytest.raises(ValueError, match=message):
+            View(**{"image_size": (28, 28), "channels": 1, **wrong})

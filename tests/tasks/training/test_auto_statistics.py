@@ -10,12 +10,12 @@ import yaml
 from PIL import Image
 
 from paddlemae.data.inspect.statistics import channel_statistics
-from paddlemae.data.sources import open_source
 from paddlemae.recipe import load_recipe
-from paddlemae.tasks.models.preprocess import training_view
-from paddlemae.tasks.training import auto_statistics
+from paddlemae.tasks.training import resolve
+from paddlemae.tasks.training.pretraining_setup import open_inputs
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import find_checkpoint
+from paddlemae.train.parallel.ranks import Ranks
 from paddlemae.weights.model_folder import read_description
 from tests.support.connected_ranks import close, meet, on_each
 from tests.support.launched_jobs import run
@@ -32,7 +32,7 @@ def looked(monkeypatch) -> list[str]:
         seen.append(source.name)
         return channel_statistics(source, *arguments, **settings)
 
-    monkeypatch.setattr(auto_statistics, "channel_statistics", look)
+    monkeypatch.setattr(resolve, "channel_statistics", look)
     return seen
 
 
@@ -117,15 +117,17 @@ def test_mistakes_are_one_line_and_leave_nothing(paddlemae, colours, tiny, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_one_process_looks_and_all_have_the_numbers(colours, tmp_path, looked) -> None:
-    recipe = load_recipe("pretrain", None, [*AUTO, "image_size=8"])
-    source, view = open_source(str(colours), "train"), training_view(recipe.augment, 8, 3)
+def test_one_process_looks_and_all_have_the_numbers(colours, tiny, tmp_path, looked) -> None:
+    recipe = load_recipe("pretrain", None, [*AUTO, *tiny, f"data={colours}"])
     ranks = meet(2)
-    found = on_each(
-        ranks, lambda one: auto_statistics.measured(Start(tmp_path, quiet=True, ranks=one), 0, source, view)
-    )
+
+    def resolved(one: Ranks) -> tuple:
+        run, _ = resolve.resolve(recipe, Start(tmp_path / "run", quiet=True, ranks=one), open_inputs)
+        return run.recipe.mean
+
+    found = on_each(ranks, resolved)
     close(ranks)
-    assert found[0] == found[1] and len(found[0][0]) == 3 and len(looked) == 1
+    assert found[0] == found[1] and len(found[0]) == 3 and len(looked) == 1
 
 
 @pytest.mark.slow

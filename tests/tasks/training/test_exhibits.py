@@ -21,14 +21,7 @@ from paddlemae.runs.confusion import Confusion
 from paddlemae.runs.exhibit_files import read_exhibit, write_exhibit
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.training import exhibits
-from paddlemae.tasks.training.exhibits import (
-    Mistake,
-    Snapshots,
-    pictures_at,
-    show_map,
-    show_mistakes,
-    show_neighbours,
-)
+from paddlemae.tasks.training.exhibits import Mistake, Snapshots, pictures_at, show_map, show_mistakes, show_neighbours
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import TrainState, find_checkpoint
 from tests.support.resumed_runs import interrupt_after
@@ -171,8 +164,7 @@ def test_a_run_shows_the_token_that_its_model_is_judged_by(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("total", "wanted"),
-    [(1, {1}), (3, {1, 2, 3}), (32, {1, 2, 4, 8, 16, 24, 32}), (60, {2, 4, 8, 15, 30, 45, 60})],
+    ("total", "wanted"), [(1, {1}), (3, {1, 2, 3}), (32, {1, 2, 4, 8, 16, 24, 32}), (60, {2, 4, 8, 15, 30, 45, 60})]
 )
 def test_snapshots_are_taken_early_and_at_the_end(tmp_path, monkeypatch, total: int, wanted: set[int]) -> None:
     taken: list[int] = []

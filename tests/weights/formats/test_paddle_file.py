@@ -223,10 +223,7 @@ def test_paddle_itself_would_run_them(write, tmp_path: Path) -> None:
         (b"", "is empty; download or copy it again"),
         (b"<!DOCTYPE html><html>", "is a web page, not weights"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
-        (
-            torch_zip({"w": row(2)}, {"0": bytes(8)}),
-            "is a zip archive, as PyTorch writes them; another kind",
-        ),
+        (torch_zip({"w": row(2)}, {"0": bytes(8)}), "is a zip archive, as PyTorch writes them; another kind"),
         (torch_legacy({}, {}), "is a PyTorch file of the legacy format"),
         (pickled({"w": 1})[:-1], "cut off"),
         (pickled({"w": 1}) + b"x", "1 bytes follow the pickle"),

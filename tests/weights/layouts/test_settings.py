@@ -120,9 +120,8 @@ def test_without_cls_token_and_norm_behind_pooling_there_is_no_classifier() -> N
 # transformers' and timm's configurations
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_a_configuration_of_another_model_is_refused() -> None:
+    for change, message in [
         (dict(layer_norm_eps=1e-5), "layer_norm_eps 1e-05; our models have 1e-06"),
         (dict(hidden_act="quick_gelu"), "hidden_act 'quick_gelu'; our blocks have the exact 'gelu'"),
         (dict(model_type="deit"), "model_type 'deit'; vit and vit_mae are read"),
@@ -131,12 +130,10 @@ def test_without_cls_token_and_norm_behind_pooling_there_is_no_classifier() -> N
         (dict(image_size=16), "has 4 patches, an image of 16 x 16 with patches of 4 x 4 has 16"),
         (dict(image_size=float("nan")), "image_size must be one or two whole numbers of pixels, got nan"),
         (dict(num_attention_heads="4"), "num_attention_heads must be a whole number from 1, got '4'"),
-    ],
-)
-def test_a_configuration_of_another_model_is_refused(change: dict[str, Any], message: str) -> None:
-    assert HF_VIT.config is not None
-    with pytest.raises(ValueError, match=message):
-        read(HF_VIT, config=HF_VIT.config | change)
+    ]:
+        assert HF_VIT.config is not None
+        with pytest.raises(ValueError, match=message):
+            read(HF_VIT, config=HF_VIT.config | change)
 
 
 def test_their_epsilon_is_taken_and_said() -> None:
@@ -179,19 +176,16 @@ def test_version_5s_names_are_read() -> None:
     assert_bitwise(read(HF_MAE, tensors=memory).tensors, read(HF_MAE).tensors)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_a_timm_model_that_ours_is_not_is_refused() -> None:
+    for change, message in [
         (dict(global_pool="avg"), "pool is mean in the configuration and cls by the tensors"),
         (dict(architecture="resnet50"), "the architecture 'resnet50'; timm's vit_"),
         (dict(model_args=dict(num_heads=4, act_layer="quick_gelu")), "act_layer 'quick_gelu'"),
-    ],
-)
-def test_a_timm_model_that_ours_is_not_is_refused(change: dict[str, Any], message: str) -> None:
-    case = CASES["timm: token"]
-    assert case.config is not None
-    with pytest.raises(ValueError, match=message):
-        read(case, config=case.config | change)
+    ]:
+        case = CASES["timm: token"]
+        assert case.config is not None
+        with pytest.raises(ValueError, match=message):
+            read(case, config=case.config | change)
 
 
 def test_a_configuration_that_is_not_used_is_said() -> None:

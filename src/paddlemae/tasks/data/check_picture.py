@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
+from paddlemae.data.decode.display import as_displayed
 from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.decode.pixel_format import Pixels
 from paddlemae.data.inspect.survey import picture_of
@@ -73,9 +74,6 @@ def _pictures(found: Checked, numbers: Iterable[int]) -> list[np.ndarray]:
 
 
 def _shown(pixels_HWC: Pixels) -> np.ndarray:
-    """uint8 gray or RGB; of other channels the first. 16 bits are stretched between the darkest and the brightest."""
-    pixels = pixels_HWC[..., :3] if pixels_HWC.shape[2] in (3, 4) else pixels_HWC[..., 0]
-    if pixels.dtype == np.uint16:
-        low, high = int(pixels.min()), int(pixels.max())
-        pixels = (255.0 * (pixels - low) / max(high - low, 1)).astype(np.uint8)
-    return np.ascontiguousarray(pixels)
+    """uint8 gray or RGB; of other channels the first."""
+    pixels = as_displayed(pixels_HWC)
+    return np.ascontiguousarray(pixels[..., :3] if pixels.shape[2] in (3, 4) else pixels[..., 0])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -15,21 +15,24 @@ from paddlemae.data.views.randaugment import RandAugment
 from paddlemae.engine.safe_import import paddle
 from paddlemae.engine.tensors import tensor_of
 from paddlemae.model.kernels import scale_channels
-from paddlemae.model.vit import pair
-from paddlemae.recipe import AUTO, Augmentation, FinetuneAugmentation, default_statistics
+from paddlemae.model.shape import pair
+from paddlemae.recipe import (
+    AUTO,
+    Augmentation,
+    FinetuneAugmentation,
+    FinetuneRecipe,
+    PretrainRecipe,
+    default_statistics,
+)
 from paddlemae.tasks.models.read_model import Checkpoint
 from paddlemae.weights.model_folder import Description
 
-SHOWN_DEVIATIONS = 2.5
-
 
 def statistics_of(
-    recipe, channels: int, checkpoint: Checkpoint | None = None, measured: Callable[[], Any] | None = None
-):
-    """(mean, std): the recipe's, else those that the checkpoint was trained with, else the defaults.
+    recipe: PretrainRecipe | FinetuneRecipe, channels: int, checkpoint: Checkpoint | None = None
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Return (mean, std): the recipe's, else those that the checkpoint was trained with, else the defaults.
 
-    Args:
-        measured: gives those of the training images, which `auto` means; without it the numbers don't matter.
     Raises:
         ValueError: not one number a channel.
     """
@@ -37,10 +40,8 @@ def statistics_of(
     mean: Sequence[float]
     std: Sequence[float]
     mean, std = (trained.mean, trained.std) if trained else default_statistics(channels)
-    given = (recipe.mean, recipe.std)
-    if recipe.mean == AUTO:
-        given = measured() if measured else (None, None)
-    mean, std = given[0] or mean, given[1] or std
+    mean = mean if recipe.mean in (None, AUTO) else recipe.mean
+    std = std if recipe.std in (None, AUTO) else recipe.std
     if len(mean) != channels or len(std) != channels:
         instead = f"mean=null std=null takes those of {origin}" if trained else "mean=auto std=auto finds your images'"
         raise ValueError(
@@ -110,23 +111,7 @@ def normalised(images: paddle.Tensor, description: Description, white: int = 255
     return scale_channels(images.astype("float32"), tensor_of(1 / (white * std)), tensor_of(-mean / std))
 
 
-def to_pictures(images: paddle.Tensor, description: Description) -> np.ndarray:
-    """uint8 [B, H, W, C] pictures from normalised images; values out of range are clipped.
-
-    Of 16 bits, `SHOWN_DEVIATIONS` standard deviations around each channel's mean are shown, since most such images
-    would be black else.
-    """
-    values = images.numpy()
-    if evaluation_view(description).depth == 16:
-        shown = values / (2 * SHOWN_DEVIATIONS) + 0.5
-    else:
-        mean, std = _pixel_statistics(description)
-        shown = values * std + mean
-    return np.clip(shown * 255 + 0.5, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
-
-
-def grey_of(description: Description) -> np.ndarray:
-    """The normalised value of each channel, [C], that `to_pictures` shows as the middle of all brightness."""
-    if evaluation_view(description).depth == 16:
-        return np.zeros(len(description.mean))
-    return (0.5 - np.asarray(description.mean)) / np.asarray(description.std)
+def to_shares(images: paddle.Tensor, description: Description) -> np.ndarray:
+    """Return normalised images as shares of white, float32 [B, H, W, C], 0 to 1 where pixels could be so."""
+    mean, std = _pixel_statistics(description)
+    return (images.numpy() * std + mean).transpose(0, 2, 3, 1)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from paddlemae.model.shape import EncoderShape, names_of
 from paddlemae.recipe import Augmentation, default_statistics
 from paddlemae.runs.runlog import RECIPE_FILE
 from paddlemae.system.display_names import say, shown
@@ -27,17 +28,7 @@ from paddlemae.weights.model_folder import (
 )
 from paddlemae.weights.open import Foreign, open_weights
 
-ENCODER_FIELDS = (
-    "image_size",
-    "patch_size",
-    "channels",
-    "embed_dim",
-    "depth",
-    "num_heads",
-    "mlp_ratio",
-    "cls_token",
-    "positions",
-)
+ENCODER_FIELDS = tuple(name for name in names_of(EncoderShape) if name != "drop_path")
 KIND_NAMES = {"mae": "a masked autoencoder", "classifier": "a classifier", "encoder": "an encoder alone"}
 # what may be other than the weights were trained with, and what brings them to it, in this order
 ADAPTED = {"channels": change_channels, "patch_size": change_patch_size, "image_size": change_image_size}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from paddlemae.data.batches import eval_batches
+from paddlemae.data.decode.display import as_displayed
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source, subset
 from paddlemae.data.views.augment import View
@@ -49,12 +50,8 @@ def pictures_at(source: Source, view: View, indices: np.ndarray) -> tuple[np.nda
 
 
 def as_pictures(images_BCHW: np.ndarray) -> np.ndarray:
-    """uint8 [B, H, W, C]; 16 bits are stretched, each channel between these images' darkest and brightest hundredth."""
-    if images_BCHW.dtype == np.uint8:
-        return images_BCHW.transpose(0, 2, 3, 1)
-    low, high = np.percentile(images_BCHW, (1, 99), axis=(0, 2, 3), keepdims=True)
-    stretched = 255 * (images_BCHW - low) / np.maximum(high - low, 1)
-    return np.clip(stretched, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    """Return uint8 [B, H, W, C], as images are displayed."""
+    return as_displayed(images_BCHW.transpose(0, 2, 3, 1))
 
 
 def moments(total_steps: int) -> frozenset[int]:

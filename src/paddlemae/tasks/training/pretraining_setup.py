@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from paddlemae.data.sources import Source, open_source
 from paddlemae.data.views.augment import View
 from paddlemae.engine import device
 from paddlemae.model.mae import MaskedAutoencoder
-from paddlemae.model.vit import patch_grid
+from paddlemae.model.masking import MASKS
+from paddlemae.model.shape import patch_grid
 from paddlemae.recipe import PretrainRecipe
-from paddlemae.tasks.models.build import autoencoder_arguments, build_autoencoder, check_memory, describe, fitted
+from paddlemae.tasks.models.build import autoencoder_arguments, build_autoencoder, describe, fitted
 from paddlemae.tasks.models.preprocess import statistics_of, training_view
 from paddlemae.tasks.models.read_model import read_checkpoint
-from paddlemae.tasks.training.auto_statistics import Measure
 from paddlemae.tasks.training.pretraining_loss import kept_patches, predicted_patches
+from paddlemae.tasks.training.resolve import Inputs
 from paddlemae.train.loop import check_precision
 from paddlemae.weights.model_folder import Description, read_description
 
@@ -32,20 +32,25 @@ class Parts:
     description: Description
 
 
-def prepare(
-    recipe: PretrainRecipe, own: Path | None = None, measure: Measure | None = None, *, trust: bool = False
-) -> Parts:
-    """Build a recipe's parts, with every check that needs no training.
+def prepare(recipe: PretrainRecipe, own: Path | None = None, trust: bool = False) -> Parts:
+    """Build a recipe's parts; arguments as of `open_inputs`. Statistics that are `auto` are any."""
+    return build(recipe, open_inputs(recipe, own, trust))
+
+
+def open_inputs(recipe: PretrainRecipe, own: Path | None = None, trust: bool = False) -> Inputs:
+    """Check a recipe, and open its images and initial weights.
 
     Args:
         own: this run's own checkpoint when it is resumed; what it started from is not needed then, and may be gone.
-        measure: finds the mean and std that the recipe leaves to be found; without it they are any.
         trust: see `read_checkpoint`.
     """
     if recipe.data is None:
         raise ValueError("no images named; add --data FOLDER, or --data digits for the embedded ones")
-    if recipe.mask == "grid" and recipe.mask_ratio != 0.75:
-        warnings.warn("mask=grid removes 3 of every 4 patches; mask_ratio has no effect", stacklevel=2)
+    fixed_ratio = MASKS[recipe.mask].fixed_ratio
+    if fixed_ratio and recipe.mask_ratio != fixed_ratio:
+        warnings.warn(
+            f"mask={recipe.mask} removes {fixed_ratio:.0%} of the patches; mask_ratio has no effect", stacklevel=2
+        )
     device.prepare(recipe.training.device, recipe.training.threads)
     check_precision(recipe.training.precision)
     arguments = autoencoder_arguments(recipe.model)
@@ -55,16 +60,18 @@ def prepare(
             f"mask_ratio {recipe.mask_ratio} removes none of {grid[0] * grid[1]} patches, so nothing is left to learn"
         )
     predicted_patches(recipe, grid)  # refuses more than are removed
-    if measure:
-        check_memory("mae", arguments)
     source = open_source(recipe.data, recipe.split or "train")
-    checkpoint = fitted(read_checkpoint(recipe.init, trust=trust), arguments) if recipe.init and not own else None
-    saved = read_description(own) if own else None
+    initial = fitted(read_checkpoint(recipe.init, trust=trust), arguments) if recipe.init and not own else None
+    return Inputs("mae", arguments, source, initial=initial, saved=read_description(own) if own else None)
+
+
+def build(recipe: PretrainRecipe, inputs: Inputs) -> Parts:
+    """Build the model, and the views and description that go with it."""
+    source, saved = inputs.train, inputs.saved
     view = training_view(recipe.augment, recipe.model.image_size, recipe.model.channels)
-    model = build_autoencoder(recipe.model, recipe.training.seed, checkpoint)
+    model = build_autoencoder(recipe.model, recipe.training.seed, inputs.initial)
     model.recompute = recipe.training.recompute
-    look = partial(measure, recipe.training.workers, source, view) if measure else None
-    statistics = (saved.mean, saved.std) if saved else statistics_of(recipe, view.channels, checkpoint, look)
+    statistics = (saved.mean, saved.std) if saved else statistics_of(recipe, view.channels, inputs.initial)
     description = describe(
         model,
         statistics,

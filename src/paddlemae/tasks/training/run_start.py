@@ -1,11 +1,12 @@
-"""Where a training run starts: its folder, taken anew or where it was left."""
+"""Decide where a training run starts, a new folder or one to resume, and enter that folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from paddlemae.data.sources.output_folders import check_outside
 from paddlemae.launch.launcher import note_entered
@@ -36,13 +37,14 @@ from paddlemae.train.checkpoint import (
 from paddlemae.train.parallel.ranks import ALONE, Ranks, check_same
 from paddlemae.weights.model_folder import Description, read_description
 
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+
 
 @dataclass(frozen=True)
 class Start:
-    """How a run takes its folder: anew (`overwrite` what is there) or where it was left (`resume`).
+    """What the user asks for: a run folder, and whether the run in it is resumed or overwritten.
 
-    `checkpoint` is the one that a resumed run goes on from; None for a new run, or one that was stopped before its
-    first. `ranks` are the processes that train it; the first alone decides and writes, and all read. `trust` takes
+    `ranks` are the processes that train it; the first alone decides and writes, and all read. `trust` takes
     checkpoints without checksums too, see `find_checkpoint`.
     """
 
@@ -50,13 +52,8 @@ class Start:
     resume: bool = False
     overwrite: bool = False
     quiet: bool = False
-    checkpoint: Path | None = None
     ranks: Ranks = ALONE
     trust: bool = False
-
-    def check(self) -> None:
-        """Refuse a folder that can't be taken, before any work is done."""
-        check_folder(self.out, resume=self.resume, overwrite=self.overwrite)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -65,7 +62,7 @@ class Start:
         Raises:
             BlockingIOError: another command is writing there.
         """
-        if not self.ranks.is_first or (self.out.exists() and not self.out.is_dir()):  # `check` refuses a file
+        if not self.ranks.is_first or (self.out.exists() and not self.out.is_dir()):  # `decide` refuses a file
             yield
             return
         with locked_folder(self.out):
@@ -74,6 +71,23 @@ class Start:
     def say(self, text: str) -> None:
         if not self.quiet:
             say(text)
+
+
+@dataclass(frozen=True)
+class Run(Generic[AnyRecipe]):
+    """A training as decided before anything is built.
+
+    Attributes:
+        start: what the user asked for.
+        recipe: complete: `resolve` puts the statistics of the images in the place of `auto`.
+        resume: whether the run in the folder is continued.
+        checkpoint: the one to continue from; None for a new run, or one that was stopped before its first.
+    """
+
+    start: Start
+    recipe: AnyRecipe
+    resume: bool
+    checkpoint: Path | None
 
 
 def stored_recipe(run: Path, task: str) -> Recipe:
@@ -94,39 +108,38 @@ def stored_recipe(run: Path, task: str) -> Recipe:
     return build_recipe(task, content)
 
 
-def check_start(start: Start, recipe: Recipe, init: str | None = None) -> Start:
-    """Refuse what a training must not do with its folder, before any work is done.
+def decide(start: Start, recipe: AnyRecipe) -> Run[AnyRecipe]:
+    """Decide whether a run is new or resumed, before any work is done.
 
-    Args:
-        init: what it starts from, which it must not delete.
-    Returns:
-        the start as it is meant: a folder that holds an unfinished run of this very recipe is one to go on with, so
-        that whoever runs the same command again, after a crash say, need not know how far it came.
+    A folder that holds an unfinished run of this very recipe is resumed, so that running the same command again, after
+    a crash say, continues it.
+
     Raises:
-        ValueError, FileNotFoundError: the folder can't be taken, holds `init`, or is of another recipe's run; or all
-            checkpoints to go on from are damaged.
+        ValueError, FileNotFoundError: the folder can't be taken, holds the initial weights, or is of another recipe's
+            run; or all checkpoints to resume from are damaged.
     """
-    resume, checkpoint = start.ranks.from_first(lambda: _decided(start, recipe, init))
-    return replace(start, resume=resume, checkpoint=Path(checkpoint) if checkpoint else None)
+    resume, checkpoint = start.ranks.from_first(lambda: _decision(start, recipe))
+    return Run(start, recipe, resume, Path(checkpoint) if checkpoint else None)
 
 
-def _decided(start: Start, recipe: Recipe, init: str | None) -> tuple[bool, str | None]:
-    """(whether the run is gone on with, the checkpoint to go on from)."""
-    if not start.resume and not start.overwrite and _was_left(start.out, recipe):
-        start = replace(start, resume=True)
+def _decision(start: Start, recipe: Recipe) -> tuple[bool, str | None]:
+    """Return (whether the run is resumed, the checkpoint to resume from)."""
+    resume = start.resume
+    if not resume and not start.overwrite and _was_left(start.out, recipe):
+        resume = True
         start.say(f"{start.out} holds this run, unfinished: going on with it")
-    start.check()
-    if not start.resume:
+    check_folder(start.out, resume=resume, overwrite=start.overwrite)
+    if not resume:
         check_outside(start.out, [recipe.data])
         if recipe.training.cache:
             check_outside(recipe.training.cache, [recipe.data], "cache")
-    if start.overwrite and init and Path(init).resolve().is_relative_to(start.out.resolve()):
-        raise ValueError(f"--overwrite would delete {init}, which --init starts from; choose another --out")
-    if start.resume:
+    if start.overwrite and recipe.init and Path(recipe.init).resolve().is_relative_to(start.out.resolve()):
+        raise ValueError(f"--overwrite would delete {recipe.init}, which --init starts from; choose another --out")
+    if resume:
         check_same_recipe(stored_recipe(start.out, recipe.task), recipe)
         if any((start.out / FOLDER).glob(STEPS)):
             return True, str(find_checkpoint(start.out, whole=True, trust=start.trust))
-    return start.resume, None
+    return resume, None
 
 
 def _was_left(run: Path, recipe: Recipe) -> bool:
@@ -170,37 +183,37 @@ def origin_of(init: str | None, *, trust: bool = False) -> Origin | None:
     return Origin(run, checkpoint) if run and checkpoint else None
 
 
-def enter_run(start: Start, recipe: Recipe, state: TrainState, description: Description) -> None:
-    """Make the run folder and write what was asked for, or bring `state` to its latest checkpoint.
+def enter_run(run: Run[Any], state: TrainState, description: Description) -> None:
+    """Make the run folder and write the recipe into it, or bring `state` to its latest checkpoint.
 
-    Args:
-        start: as `check_start` gave it.
     Raises:
         ValueError: the folder can't be taken, or its run saw other images, or the processes differ in what they do.
     """
+    ranks = run.start.ranks
     images = {"number of images": description.provenance.get("images"), "classes": description.classes}
-    check_same(start.ranks, dict(flat(recipe.model_dump(mode="json"))) | images)
-    if start.checkpoint:
-        _check_same_images(read_description(start.checkpoint), description)
-    start.ranks.from_first(lambda: _take_folder(start, recipe))
-    if start.checkpoint:
-        load_checkpoint(start.checkpoint, state)
-        start.say(f"resumed at step {state.step} from {start.checkpoint}")
-    start.ranks.from_first(lambda: _forget_what_comes(start, state))
+    check_same(ranks, dict(flat(run.recipe.model_dump(mode="json"))) | images)
+    if run.checkpoint:
+        _check_same_images(read_description(run.checkpoint), description)
+    ranks.from_first(lambda: _take_folder(run))
+    if run.checkpoint:
+        load_checkpoint(run.checkpoint, state)
+        run.start.say(f"resumed at step {state.step} from {run.checkpoint}")
+    ranks.from_first(lambda: _forget_what_comes(run, state))
 
 
-def _take_folder(start: Start, recipe: Recipe) -> None:
-    open_run(start.out, resume=start.resume, overwrite=start.overwrite)
+def _take_folder(run: Run[Any]) -> None:
+    out = run.start.out
+    open_run(out, resume=run.resume, overwrite=run.start.overwrite)
     note_entered()
-    remove_leftovers(start.out)
-    if not start.resume or not (start.out / ENVIRONMENT_FILE).exists():
-        write_environment(start.out)
-    write_recipe(start.out, dump_recipe(recipe))
+    remove_leftovers(out)
+    if not run.resume or not (out / ENVIRONMENT_FILE).exists():
+        write_environment(out)
+    write_recipe(out, dump_recipe(run.recipe))
 
 
-def _forget_what_comes(start: Start, state: TrainState) -> None:
-    if start.resume and (start.out / METRICS_FILE).exists():
-        forget_metrics_after(start.out, state.step)
+def _forget_what_comes(run: Run[Any], state: TrainState) -> None:
+    if run.resume and (run.start.out / METRICS_FILE).exists():
+        forget_metrics_after(run.start.out, state.step)
 
 
 def _check_same_images(saved: Description, now: Description) -> None:

@@ -112,7 +112,7 @@ def _still_bad(start: Start, sources: Sequence[Source], channels: int) -> dict[s
         found = ((source.describe(i), i) for i in range(len(source)))
         good |= {path for path, i in found if path in listed and _readable(source, i, channels)}
     bad = [line for line in lines if line["path"] not in good]
-    if start.resume and (start.out / SKIPPED_FILE).exists():
+    if (start.out / SKIPPED_FILE).exists():  # of a run that is resumed
         write_skipped(start.out, bad)  # also if none was mended: the last line may be half of one
         start.say(f"{len(lines) - len(bad)} of {len(lines)} images that were left out can be read now")
     return {line["path"]: line["reason"] for line in bad}

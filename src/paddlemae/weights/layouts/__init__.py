@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from paddlemae.model.shape import tensor_shapes
 from paddlemae.system.display_names import shown
 from paddlemae.weights.layouts import huggingface, mae_pytorch, official, paddlevit, timm
-from paddlemae.weights.layouts.architecture import assemble, expected_shapes, faults
+from paddlemae.weights.layouts.architecture import assemble, faults
 from paddlemae.weights.layouts.settings import Settings, from_arguments, from_preprocessor, size_of, whole
 from paddlemae.weights.layouts.tensor_names import (
     Draft,
@@ -263,7 +264,7 @@ def export_weights(
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if architecture.get("decoder", "mae") != "mae":
         raise ValueError(f"the layout {layout} can't hold a cross-attention decoder; export the model that it trains")
-    shapes = expected_shapes(kind, architecture)
+    shapes = tensor_shapes(kind, architecture)
     held = {name: array for name, array in tensors.items() if kind != "encoder" or not name.startswith("head.")}
     found = faults(Draft(held, lambda name: name), shapes)
     if found:

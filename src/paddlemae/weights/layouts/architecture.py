@@ -12,84 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.sincos import sincos_1d, sincos_2d
+from paddlemae.model.shape import PUBLISHED, SIZES, TensorShapes, tensor_shapes
+from paddlemae.model.sincos import sincos_1d, sincos_2d
 from paddlemae.system.display_names import shown
 from paddlemae.weights.layouts.settings import Settings
 from paddlemae.weights.layouts.tensor_names import FOREIGN, Draft, reason
 from paddlemae.weights.layouts.translation import Imported
 
-# Width -> heads of the published models: DeiT, table 1 (Tiny, Small); ViT, table 1 (Base, Large, Huge).
-HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
+HEADS = {SIZES[name]["embed_dim"]: SIZES[name]["num_heads"] for name in PUBLISHED.values()}  # width -> heads
 DECODER_HEADS = {512: 16}  # MAE, as published
-Shapes = dict[str, tuple[int, ...]]
 
 
-def block_shapes(prefix: str, width: int, hidden: int) -> Shapes:
-    """Return names and shapes of one block."""
-    weights = {"norm1": (width,), "attn.qkv": (3 * width, width), "attn.proj": (width, width), "norm2": (width,)}
-    weights |= {"mlp.fc1": (hidden, width), "mlp.fc2": (width, hidden)}
-    shapes: Shapes = {}
-    for part, shape in weights.items():
-        shapes |= {f"{prefix}.{part}.weight": shape, f"{prefix}.{part}.bias": shape[:1]}
-    return shapes
-
-
-def cross_block_shapes(prefix: str, width: int, memory: int, hidden: int) -> Shapes:
-    """Return names and shapes of one block of a cross-attention decoder that attends to tokens of width `memory`."""
-    shapes = {name: shape for name, shape in block_shapes(prefix, width, hidden).items() if ".qkv." not in name}
-    for part, shape in {"q": (width, width), "kv": (2 * width, memory)}.items():
-        shapes |= {f"{prefix}.attn.{part}.weight": shape, f"{prefix}.attn.{part}.bias": shape[:1]}
-    return shapes
-
-
-def expected_shapes(kind: str, architecture: Mapping[str, Any]) -> Shapes:
-    """Return the shape of every tensor of a model under its official name, without building the model.
-
-    Args:
-        kind, architecture: as `Imported` has them; sizes may be one number, and what is left out is the default.
-    """
-    width, front = architecture["embed_dim"], int(architecture["cls_token"])
-    (height, wide), (patch_height, patch_width) = (_sides(architecture[name]) for name in ("image_size", "patch_size"))
-    tokens = (height // patch_height) * (wide // patch_width) + front
-    patch = (architecture["channels"], patch_height, patch_width)
-    shapes: Shapes = {"cls_token": (1, 1, width)} if front else {}
-    shapes |= {"pos_embed": (1, tokens, width)}
-    shapes |= {"patch_embed.proj.weight": (width, *patch), "patch_embed.proj.bias": (width,)}
-    for number in range(architecture["depth"]):
-        shapes |= block_shapes(f"blocks.{number}", width, int(width * architecture["mlp_ratio"]))
-    norm = "fc_norm" if architecture.get("pool") == "mean" else "norm"
-    shapes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
-    if kind == "classifier":
-        shapes |= {"head.weight": (architecture["num_classes"], width), "head.bias": (architecture["num_classes"],)}
-    return shapes | (_decoder_shapes(architecture, tokens, math.prod(patch)) if kind == "mae" else {})
-
-
-def _decoder_shapes(architecture: Mapping[str, Any], tokens: int, pixels: int) -> Shapes:
-    width, narrow = architecture["embed_dim"], architecture["decoder_embed_dim"]
-    depth, hidden = architecture["decoder_depth"], int(narrow * architecture["mlp_ratio"])
-    shapes: Shapes = {"mask_token": (1, 1, narrow), "decoder_pos_embed": (1, tokens, narrow)}
-    if architecture.get("decoder", "mae") == "mae":
-        shapes |= {"decoder_embed.weight": (narrow, width), "decoder_embed.bias": (narrow,)}
-        for number in range(depth):
-            shapes |= block_shapes(f"decoder_blocks.{number}", narrow, hidden)
-    else:
-        for number in range(depth):
-            shapes |= cross_block_shapes(f"decoder_blocks.{number}", narrow, width, hidden)
-        if architecture.get("inter_block_attention", True):
-            shapes |= {"inter_block.weight": (depth, architecture["depth"] + 1)}
-            for number in range(depth):
-                names = (f"inter_block.norms.{number}.{part}" for part in ("weight", "bias"))
-                shapes |= dict.fromkeys(names, (width,))
-    shapes |= {"decoder_norm.weight": (narrow,), "decoder_norm.bias": (narrow,)}
-    return shapes | {"decoder_pred.weight": (pixels, narrow), "decoder_pred.bias": (pixels,)}
-
-
-def _sides(size: Any) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width
-
-
-def faults(draft: Draft, shapes: Shapes) -> list[str]:
+def faults(draft: Draft, shapes: TensorShapes) -> list[str]:
     """Describe the tensors that do not fit, one text per kind, under the file's own names."""
     theirs, tensors = draft.their_name, draft.tensors
     missing = [theirs(name) for name in shapes if name not in tensors]
@@ -127,7 +61,7 @@ def assemble(draft: Draft, layout: str, settings: Settings) -> Imported:
     architecture["image_size"] = [grid[0] * patch[0], grid[1] * patch[1]]
     architecture["positions"] = _positions(draft, architecture["cls_token"], grid)
     _decoder_positions(draft, architecture, grid)
-    shapes = expected_shapes(kind, architecture)
+    shapes = tensor_shapes(kind, architecture)
     found = faults(draft, shapes)
     if found:
         raise ValueError(f"these weights are no whole {kind} of the layout {layout}; {'; '.join(found)}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.sincos import sincos_1d
+from paddlemae.model.sincos import sincos_1d
 from paddlemae.system.display_names import shown
 from paddlemae.weights.layouts.settings import Settings
 from paddlemae.weights.layouts.tensor_names import BLOCK, CLASSIFIER, Draft, Pairs, same_names

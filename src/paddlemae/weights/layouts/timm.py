@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from paddlemae.model.shape import PUBLISHED
 from paddlemae.system.display_names import shown
 from paddlemae.weights.layouts.settings import Settings, numbers, size_of, whole
 from paddlemae.weights.layouts.tensor_names import CLASSIFIER, ENCODER, same_names
 
 NAMES = same_names(*ENCODER, *CLASSIFIER)
-SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
 POOLS = {"mean": "avg", "cls": "token"}
 
 
@@ -105,4 +105,4 @@ def _architecture(width: int, patch: Sequence[int]) -> str:
     """Return the registered model nearest to ours; `model_args` states the differences."""
     if width == 1280:
         return "vit_huge_patch14_224"
-    return f"vit_{SIZES.get(width, 'base')}_patch16_224"
+    return f"vit_{PUBLISHED.get(width, 'base')}_patch16_224"

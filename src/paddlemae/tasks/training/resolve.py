@@ -1,0 +1,105 @@
+"""Resolve a recipe once, before anything is built: its run folder, its initial weights, the statistics of its images.
+
+`mean=auto std=auto` stand for the statistics of the training images, found in one pass over them. The run's
+`recipe.yaml` has the numbers in their place, so that whatever starts there need not compute them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from paddlemae.data.inspect.statistics import channel_statistics, recipe_settings, recipe_values
+from paddlemae.data.sources import Source
+from paddlemae.recipe import AUTO, FinetuneRecipe, PretrainRecipe
+from paddlemae.runs.progress import progress
+from paddlemae.tasks.models.build import check_memory
+from paddlemae.tasks.models.read_model import Checkpoint
+from paddlemae.tasks.training.run_start import Run, Start, decide, stored_recipe
+from paddlemae.weights.model_folder import Description
+
+AnyRecipe = TypeVar("AnyRecipe", PretrainRecipe, FinetuneRecipe)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a training is built from, besides its recipe.
+
+    Attributes:
+        kind, arguments: of the model, as `check_memory` takes them.
+        train, held_out: images; pretraining holds none out.
+        initial: the weights that it starts from, brought to the recipe's shape; None for new ones, or on a resume.
+        saved: the description in this run's own checkpoint, on a resume.
+    """
+
+    kind: str
+    arguments: Mapping[str, Any]
+    train: Source
+    held_out: Source | None = None
+    initial: Checkpoint | None = None
+    saved: Description | None = None
+
+
+def resolve(
+    recipe: AnyRecipe, start: Start, open_inputs: Callable[[AnyRecipe, Path | None, bool], Inputs]
+) -> tuple[Run[AnyRecipe], Inputs]:
+    """Decide about the run folder, open what the training is built from, and find the statistics that are `auto`.
+
+    Args:
+        open_inputs: (recipe, this run's own checkpoint on a resume, `Start.trust`) -> inputs, with every check that
+            needs no model.
+    Raises:
+        ValueError, FileNotFoundError: a recipe, data or folder that can't be used; nothing is written then.
+        DataFault: no image can be read.
+    """
+    run = decide(start, _with_stored_statistics(recipe, start))
+    inputs = open_inputs(run.recipe, run.checkpoint, start.trust)
+    check_memory(inputs.kind, inputs.arguments)
+    if run.recipe.mean == AUTO:
+        mean, std = start.ranks.from_first(lambda: _measure(run.recipe, start, inputs))
+        run = replace(run, recipe=_with_statistics(run.recipe, mean, std))
+    return run, inputs
+
+
+def _with_stored_statistics(recipe: AnyRecipe, start: Start) -> AnyRecipe:
+    """Return the recipe with the numbers of the run in the folder, if it has any and is not to be replaced."""
+    if recipe.mean != AUTO or start.overwrite:
+        return recipe
+    stored = start.ranks.from_first(lambda: _stored_statistics(recipe.task, start.out))
+    return _with_statistics(recipe, *stored) if stored else recipe
+
+
+def _stored_statistics(task: str, out: Path) -> tuple[list[float], list[float]] | None:
+    try:
+        stored: Any = stored_recipe(out, task)
+    except (FileNotFoundError, ValueError):  # `decide` says so if it matters
+        return None
+    has_numbers = isinstance(stored.mean, tuple) and isinstance(stored.std, tuple)
+    return (list(stored.mean), list(stored.std)) if has_numbers else None
+
+
+def _measure(recipe: PretrainRecipe | FinetuneRecipe, start: Start, inputs: Inputs) -> tuple[list[float], list[float]]:
+    """Return (mean, std) of the training images, in one pass over them.
+
+    Raises:
+        ValueError: a channel in which nothing varies.
+        DataFault: no image can be read.
+    """
+    bits, workers = recipe.augment.bits, recipe.training.workers
+    with progress("statistics", len(inputs.train), show=not start.quiet) as show:
+        statistics = channel_statistics(
+            inputs.train, inputs.arguments.get("channels", 3), bits=bits, workers=workers, on_images=show
+        )
+    start.say(f"{recipe_settings(statistics)} of {statistics.images} images, and in the run's recipe")
+    return recipe_values(statistics)
+
+
+def _with_statistics(recipe: AnyRecipe, mean: list[float], std: list[float]) -> AnyRecipe:
+    return recipe.model_copy(update={"mean": tuple(mean), "std": tuple(std)})
+
+
+def statistics_plan(recipe: PretrainRecipe | FinetuneRecipe, num_images: int) -> dict[str, str]:
+    """Return what a dry run, which looks at no image, says of statistics to be found."""
+    return {"mean and std": f"of {num_images} images, from a pass before training"} if recipe.mean == AUTO else {}
