@@ -340,7 +340,7 @@ def test_a_damaged_checkpoint_is_named(use, run_copy, name: str, damage, message
     assert_refused(use(path.parent), message)
 
 
-def test_files_that_do_not_belong_together_are_refused_with_the_differences(use, run_copy) -> None:
+def test_mismatched_files_are_refused_with_the_differences(use, run_copy) -> None:
     path = model_alone(run_copy) / "model.json"
     path.write_text(path.read_text().replace('"depth": 1', '"depth": 2').replace('"channels": 3', '"channels": 1'))
     path.write_text(re.sub(r'"(mean|std)": \[[^]]*\]', r'"\1": [0.5]', path.read_text()))
@@ -427,7 +427,7 @@ def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint(pretrain, tmp_path, 
     filling(monkeypatch, 2)
     done = pretrain("checkpoint_every=0.5", "keep_checkpoints=9")
     assert done.status == 0 and done.err.count("\n") == 1, done.err
-    assert re.match("paddlemae: warning: could not save step 2 .No space left.*; training goes on until the", done.err)
+    assert re.match("paddlemae: warning: could not save step 2 .No space left.*; training continues", done.err)
     folder = tmp_path / "run" / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["latest", "step_00000001", "step_00000003"]
 
@@ -578,7 +578,7 @@ def test_signals_of_a_real_process(start_command, run_command, tiny, photos, tmp
 
 def test_a_fault_of_ours_keeps_its_traceback(pretrain, monkeypatch) -> None:
     """One line is for users' mistakes; a bug must not look like one."""
-    from paddlemae.tasks import pretrain as task
+    from paddlemae.tasks.training import pretraining_setup as task
 
     monkeypatch.setattr(task, "patch_grid", lambda *arguments: json.loads("{"))
     with pytest.raises(json.JSONDecodeError):

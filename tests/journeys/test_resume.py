@@ -118,9 +118,7 @@ def without_a_gradient(model):
     return (model.cls_token * 0).sqrt().sum()
 
 
-def test_a_step_that_broke_while_weights_were_updated_is_dropped_as_any_other(
-    tmp_path, monkeypatch, pretraining, capsys
-) -> None:
+def test_a_step_that_broke_in_its_update_is_dropped(tmp_path, monkeypatch, pretraining, capsys) -> None:
     recipe = with_training(pretraining, checkpoint_every=1.0)  # 2 steps
     for name, factor, times in (("loss", not_a_number, 1), ("gradient", without_a_gradient, 1)):
         count = breaking(monkeypatch, 6, factor)
