@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from paddlemae.model.shape import EncoderShape, names_of
 from paddlemae.runs.confusion import read_confusion
-from paddlemae.runs.exhibit_files import PARTS, read_exhibit
+from paddlemae.runs.exhibit_files import EXHIBIT_TITLES, read_exhibit
 from paddlemae.runs.runlog import (
     CHECKPOINTS,
     ENVIRONMENT_FILE,
@@ -27,16 +27,16 @@ from paddlemae.runs.runlog import (
     RESULTS_FILE,
     SKIPPED_FILE,
     command_line,
-    flat,
+    flatten,
     is_number,
     newest_checkpoint,
-    now,
     read_environment,
     read_metric_lines,
     read_results,
     read_skipped,
+    utc_now,
 )
-from paddlemae.system.display_names import shown, shown_lines
+from paddlemae.system.display_names import display_name, escape_lines
 from paddlemae.system.documents import read_record, read_yaml
 
 FORMAT = 2  # 1 had confusions as matrices
@@ -87,7 +87,7 @@ def collect(runs: Sequence[Path]) -> Json:
     found = [_run(Path(run)) for run in runs]
     return {
         "format": FORMAT,
-        "made": now(),
+        "made": utc_now(),
         "version": paddlemae.__version__,
         "command": command_line(),
         "runs": found,
@@ -105,7 +105,7 @@ def _run(run: Path) -> Json:
         problems.append(f"{skipped} images could not be read and were left out; {SKIPPED_FILE} lists them")
     last = lines[-1] if lines else {}
     rows = list(_rows(results, recipe["task"], problems))
-    exhibits = {part: _exhibit(run, part, results, problems) for part in PARTS}
+    exhibits = {part: _exhibit(run, part, results, problems) for part in EXHIBIT_TITLES}
     return {
         "name": run.resolve().name,
         "folder": str(run),
@@ -133,7 +133,7 @@ def _recipe(run: Path) -> Json:
     try:
         content = read_yaml(path)
     except ValueError as fault:
-        raise ValueError(f"{path} is damaged ({shown(fault, 300)}); restore it to report on this run") from fault
+        raise ValueError(f"{path} is damaged ({display_name(fault, 300)}); restore it to report on this run") from fault
     if not isinstance(content, dict) or content.get("task") not in TASKS:
         raise ValueError(f"{path} is no recipe of PaddleMAE; its task must be one of {', '.join(TASKS)}")
     return content
@@ -153,7 +153,7 @@ def _setup(run: Path, recipe: Json, problems: list[str]) -> Json:
     model = _model(run, problems)
     provenance, classes = model.get("provenance", {}), model.get("classes", [])
     return {
-        "recipe": dict(flat(recipe)),
+        "recipe": dict(flatten(recipe)),
         "environment": environment,
         "data": {
             "name": provenance.get("data") or recipe.get("data"),
@@ -350,7 +350,7 @@ def _missing(run: Path, recipe: Json, rows: Sequence[Json], exhibits: Json) -> I
                     words = "" if start == "pretrained" else f", {OTHER_STARTS[start]}"
                     yield _part(f"results.{kind}.{start}", title + words, "not run", command)
     of_knn = {"confusion": knn, "mistakes": knn, "neighbours": knn, "map": knn}
-    for part, title in PARTS.items():
+    for part, title in EXHIBIT_TITLES.items():
         if exhibits[part] is not None:
             continue
         if recipe["task"] == "probe" and part not in ("confusion", "mistakes"):
@@ -405,7 +405,7 @@ def _part(part: str, title: str, reason: str, command: str | None) -> Json:
 def _comparison(runs: Sequence[Json]) -> Json:
     return {
         "recipes": list(_different([run["setup"]["recipe"] for run in runs])),
-        "environments": list(_different([dict(flat(run["setup"]["environment"])) for run in runs])),
+        "environments": list(_different([dict(flatten(run["setup"]["environment"])) for run in runs])),
         "results": list(_compared(runs)),
     }
 
@@ -435,20 +435,20 @@ def markdown(runs: Sequence[Json]) -> str:
     """The results of every run as a table to paste; several runs stand below each other."""
     parts = []
     for run in runs:
-        lines = [f"### {shown(run['name'])}", ""] if len(runs) > 1 else []
+        lines = [f"### {display_name(run['name'])}", ""] if len(runs) > 1 else []
         lines += ["| top-1 | pretrained | untrained | from scratch | points gained |", "|---|---:|---:|---:|---:|"]
         lines += [markdown_row(row) for row in run["results"]]
         if not run["results"]:
             lines.append("| not measured yet | | | | |")
         parts.append("\n".join(lines) + "\n")
-    return shown_lines("\n".join(parts))
+    return escape_lines("\n".join(parts))
 
 
 def markdown_row(row: Json, *more: str) -> str:
     """What was done, top-1 from every start, points gained, and whatever else stands behind."""
     cells = [spread(row["starts"][start]) if start in row["starts"] else "" for start in STARTS]
     gained = gain(row)
-    title = shown(row["title"], None).replace("|", "\\|")
+    title = display_name(row["title"], None).replace("|", "\\|")
     return f"| {' | '.join([title, *cells, '' if gained is None else f'{100 * gained:+.1f}', *more])} |"
 
 
