@@ -361,12 +361,13 @@ def evaluate(
     `paddlemae evaluate runs/tuned --data labelled/ --image-size 288`
     """
     import paddlemae.engine.safe_import  # noqa: F401
+    from paddlemae.runs.metrics import CLASSIFICATION
     from paddlemae.tasks import evaluate as task
 
     def say(result: dict) -> None:
         height, width = result["protocol"]["image_size"]
         print(
-            f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, loss {result['eval_loss']:.4f} on "
+            f"{CLASSIFICATION.text(result)}, loss {result['eval_loss']:.4f} on "
             f"{result['eval_images']} images of {height} x {width} pixels",
             flush=True,
         )
