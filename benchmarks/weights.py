@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.model.vit import SIZES
+from paddlemae.model.shape import SIZES
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 Tensors = dict[str, np.ndarray]

@@ -26,7 +26,7 @@ class Peer:
 
         from paddlemae.data.batches import Batch
         from paddlemae.model.mae import MaskedAutoencoder
-        from paddlemae.model.vit import pair
+        from paddlemae.model.shape import pair
         from paddlemae.tasks.models.build import autoencoder_arguments, describe
         from paddlemae.tasks.training.pretraining_loss import loss_function
 

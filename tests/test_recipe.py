@@ -1,7 +1,8 @@
 """Recipes: defaults, then a file, then overrides; and what is said when one is wrong."""
 
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
@@ -12,14 +13,19 @@ from paddlemae.recipe import (
     RECIPES,
     FinetuneRecipe,
     PretrainRecipe,
+    Setting,
     build_recipe,
+    describe,
     dump_recipe,
     load,
     load_recipe,
     override_text,
     parse_overrides,
-    settings,
+    recipe_about,
+    recipe_content,
+    settings_of,
 )
+from paddlemae.recipe.about import take_about
 
 SHIPPED = [(task, name) for task in RECIPES for name in recipe.recipe_names(task)]
 
@@ -34,11 +40,11 @@ def test_labels_may_be_a_number_a_share_or_a_number_a_class(typed: str, meant) -
     assert load_recipe("finetune", "digits", [f"labels={typed}"]).labels == meant
 
 
-@pytest.mark.parametrize("typed", ["0", "-1", "ten", "10 %", "%", "5/image", "1.5", "true"])
-def test_labels_that_mean_nothing_are_refused(typed: str) -> None:
-    with pytest.raises(ValueError, match="labels") as fault:
-        load_recipe("finetune", "digits", [f"labels={typed}"])
-    assert "\n" not in str(fault.value)
+def test_labels_that_mean_nothing_are_refused() -> None:
+    for typed in ["0", "-1", "ten", "10 %", "%", "5/image", "1.5", "true"]:
+        with pytest.raises(ValueError, match="labels") as fault:
+            load_recipe("finetune", "digits", [f"labels={typed}"])
+        assert "\n" not in str(fault.value)
 
 
 def test_defaults_are_the_papers() -> None:
@@ -77,9 +83,8 @@ def test_a_key_may_leave_out_its_section() -> None:
     assert load_recipe("pretrain", None, ["depth=3"]).model.depth == 3
 
 
-@pytest.mark.parametrize(
-    ("override", "section", "name", "value"),
-    [
+def test_values_are_read_as_their_type() -> None:
+    for override, section, name, value in [
         ("base_lr=1e-4", "training", "base_lr", 1e-4),  # YAML reads 1e-4 as text
         ("image_size=[32,64]", "model", "image_size", (32, 64)),
         ("image_size=32", "model", "image_size", 32),
@@ -88,11 +93,9 @@ def test_a_key_may_leave_out_its_section() -> None:
         ("flip=false", "augment", "flip", False),
         ("threads=auto", "training", "threads", "auto"),
         ("threads=2", "training", "threads", 2),
-    ],
-)
-def test_values_are_read_as_their_type(override: str, section: str, name: str, value) -> None:
-    got = getattr(getattr(load_recipe("pretrain", None, [override]), section), name)
-    assert got == value and type(got) is type(value)
+    ]:
+        got = getattr(getattr(load_recipe("pretrain", None, [override]), section), name)
+        assert got == value and type(got) is type(value)
 
 
 def test_a_file_may_write_1e_4(tmp_path) -> None:
@@ -100,20 +103,17 @@ def test_a_file_may_write_1e_4(tmp_path) -> None:
     assert load_recipe("pretrain", path).training.base_lr == 1e-4
 
 
-@pytest.mark.parametrize(
-    ("override", "nearest"),
-    [
+def test_an_unknown_key_gets_the_nearest() -> None:
+    for override, nearest in [
         ("mask_ration=0.6", "'mask_ratio'"),
         ("model.dept=2", "'model.depth'"),
         ("batchsize=2", "'training.batch_size'"),
         ("training.lr_base=2", "'training.base_lr'"),
         ("augment.mask_ratio=0.5", "'mask_ratio'"),
-    ],
-)
-def test_an_unknown_key_gets_the_nearest(override: str, nearest: str) -> None:
-    with pytest.raises(ValueError, match="unknown recipe key") as fault:
-        load_recipe("pretrain", None, [override])
-    assert f"did you mean {nearest}?" in str(fault.value)
+    ]:
+        with pytest.raises(ValueError, match="unknown recipe key") as fault:
+            load_recipe("pretrain", None, [override])
+        assert f"did you mean {nearest}?" in str(fault.value)
 
 
 def test_a_key_like_no_other_gets_the_list() -> None:
@@ -140,9 +140,8 @@ def test_an_ambiguous_key_is_refused_with_its_meanings() -> None:
     assert load._full_key(Both, "right.size") == "right.size"
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
+def test_a_wrong_value_is_one_line_with_key_and_value() -> None:
+    for override, message in [
         ("depth=many", "model.depth: .*integer.*got 'many'"),
         ("depth=0", "model.depth: .*greater than or equal to 1.*got 0"),
         ("mask_ratio=1", "mask_ratio: .*less than 1.*got 1"),
@@ -159,12 +158,10 @@ def test_an_ambiguous_key_is_refused_with_its_meanings() -> None:
         ("epochs=3", "warmup_epochs.*must be below epochs"),
         ("model=tiny", "unknown recipe key 'model'|model: "),
         ("precision=float64", "training.precision: .*got 'float64'"),
-    ],
-)
-def test_a_wrong_value_is_one_line_with_key_and_value(override: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message) as fault:
-        load_recipe("pretrain", None, [override])
-    assert "\n" not in str(fault.value)
+    ]:
+        with pytest.raises(ValueError, match=message) as fault:
+            load_recipe("pretrain", None, [override])
+        assert "\n" not in str(fault.value)
 
 
 @pytest.mark.parametrize("text", ["depth", "=3", "mask_ratio=[0.5"])
@@ -230,14 +227,6 @@ def test_the_papers_pretraining_is_the_papers(name: str) -> None:
     assert training.total_steps(1_281_167) == round(1600 * 1_281_167 / 4096)
 
 
-@pytest.mark.parametrize(("task", "name"), SHIPPED, ids=["-".join(one) for one in SHIPPED])
-def test_a_shipped_recipe_says_where_it_comes_from(task: str, name: str) -> None:
-    text = (Path(recipe.__file__).parent.parent / "recipes" / task / f"{name}.yaml").read_text()
-    header = [line for line in text.splitlines() if line.startswith("#")]
-    assert any("source:" in line for line in header) and any(f"paddlemae {task} {name}" in line for line in header)
-    assert any("measured" in line or "cited" in line for line in header)
-
-
 def test_steps_replace_epochs_and_the_warmup_keeps_its_share() -> None:
     training = load_recipe("pretrain", None, ["epochs=10", "warmup_epochs=1", "batch_size=10"]).training
     assert training.total_steps(1000) == 1000 and training.warmup_steps(1000) == 100
@@ -252,12 +241,6 @@ def test_statistics_default_to_imagenets_for_colour_only() -> None:
     assert recipe.default_statistics(4) == ((0.5,) * 4, (0.5,) * 4)
 
 
-def test_sizes_are_the_models() -> None:
-    from paddlemae.model import vit
-
-    assert set(get_args(settings.Size)) == set(vit.SIZES)
-
-
 def test_yes_is_no_number() -> None:
     with pytest.raises(ValueError, match="training.steps: Input should be a number"):
         load_recipe("pretrain", None, ["steps=yes"])
@@ -267,3 +250,137 @@ def test_shifted_views_need_whole_images_in_evaluation_too() -> None:
     with pytest.raises(ValueError, match="set eval_crop_ratio=1"):
         load_recipe("pretrain", None, ["crop_scale=null", "shift=2"])
     load_recipe("pretrain", None, ["crop_scale=null", "shift=2", "eval_crop_ratio=1"])
+
+
+ABOUT = "about: {what: a, source: b, command: c, result: d, evidence: measured}\n"
+
+
+def test_an_about_block_is_no_setting(tmp_path) -> None:
+    path = write(tmp_path / "mine.yaml", ABOUT + "mask_ratio: 0.6\n")
+    assert load_recipe("pretrain", path) == load_recipe("pretrain", None, ["mask_ratio=0.6"])
+    about = recipe_about("pretrain", path)
+    assert about is not None and (about.what, about.hardware, about.evidence) == ("a", None, "measured")
+    assert "about" not in recipe_content("pretrain", path)
+    assert recipe_about("pretrain", write(tmp_path / "mine.yaml", "mask_ratio: 0.6\n")) is None
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        (ABOUT.replace("measured", "guessed"), "about: evidence: .*'measured' or 'cited', got 'guessed'"),
+        (ABOUT.replace("source: b, ", ""), "about: source: Field required"),
+        (ABOUT.replace("what: a", "what: a, why: e"), "about: why: Extra inputs"),
+        ("about: ours\n", "about: .*got 'ours'"),
+    ],
+)
+def test_a_damaged_about_block_is_refused(tmp_path, block: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_recipe("pretrain", write(tmp_path / "mine.yaml", block))
+
+
+def test_a_built_in_recipe_needs_an_about_block() -> None:
+    assert take_about({}, "mine.yaml") is None
+    with pytest.raises(ValueError, match="recipe base: about: what: Field required"):
+        take_about({}, "base", required=True)
+
+
+@pytest.mark.parametrize(("task", "name"), SHIPPED, ids=["-".join(one) for one in SHIPPED])
+def test_a_described_recipe_is_a_file_of_the_same_recipe(tmp_path, task: str, name: str) -> None:
+    overrides = ["base_lr=1e-5", "device=cpu"]
+    path = write(tmp_path / "mine.yaml", describe.describe_recipe(task, name, overrides))
+    assert load_recipe(task, path) == load_recipe(task, name, overrides)
+    assert recipe_about(task, path) == recipe_about(task, name)
+
+
+def test_a_described_recipe_marks_defaults_and_explains_settings() -> None:
+    lines = describe.describe_recipe("pretrain", "digits").splitlines()
+    (mask_ratio,) = (line for line in lines if line.startswith("mask_ratio:"))
+    (workers,) = (line for line in lines if line.startswith("  workers:"))
+    assert mask_ratio.split() == ["mask_ratio:", "0.62", "#", "share", "of", "the", "patches", "that", "is", "removed"]
+    assert workers.split("# ")[1] == "(default) processes that prepare batches ahead; may change on resume"
+
+
+def test_a_dataclass_section_has_its_descriptions_in_the_metadata() -> None:
+    @dataclass(frozen=True)
+    class Shape:
+        depth: int = field(default=3, metadata={"description": "blocks"})
+
+    class Whole(BaseModel):
+        model: Shape = Shape()
+        seed: int = 0
+
+    assert list(settings_of(Whole())) == [Setting("model.depth", 3, "blocks"), Setting("seed", 0, "")]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["pretrain", "digits"], ("pretrain", "digits")),
+        (["crossmae"], ("pretrain", "crossmae")),
+        (["imagenet-large"], ("finetune", "imagenet-large")),
+        (["probe"], ("probe", None)),
+        (["probe", "mine.yaml"], ("probe", "mine.yaml")),
+    ],
+)
+def test_a_recipe_is_found_by_its_name(words: list[str], found: tuple[str, str | None]) -> None:
+    assert describe.find_recipe(words) == found
+
+
+def test_a_recipe_file_is_found_by_its_task(tmp_path) -> None:
+    path = write(tmp_path / "mine.yaml", "task: probe\n")
+    assert describe.find_recipe([path]) == ("probe", path)
+    with pytest.raises(ValueError, match="has no task; name it before the file: pretrain, finetune, probe"):
+        describe.find_recipe([write(tmp_path / "mine.yaml", "seed: 1\n")])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["digits"], "pretrain, finetune, probe each have a recipe 'digits'; .*paddlemae recipe pretrain digits"),
+        (["imagenet_larg"], "no recipe 'imagenet_larg'; did you mean 'imagenet-large' or .*--list"),
+        (["qqqq"], "no recipe 'qqqq'; see paddlemae recipe --list"),
+        (["pretrain", "base", "large"], "expected .TASK. NAME with a task of pretrain, finetune, probe, got pretrain"),
+        ([], "expected .TASK. NAME"),
+    ],
+)
+def test_an_unclear_recipe_name_is_one_line(words: list[str], message: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as fault:
+        describe.find_recipe(words)
+    assert "\n" not in str(fault.value)
+
+
+def test_the_recipes_are_listed() -> None:
+    lines = list(describe.list_recipes())
+    assert [tuple(line.split()[:2]) for line in lines[::2]] == SHIPPED
+    assert "pretrain base            ViT-B/16 pretraining of MAE at 224 pixels" in lines
+    assert all(re.match(r" +(cited|measured): .*%", line) for line in lines[1::2])
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "base_lr", "layer_decay", "drop_path"),
+    [
+        ("imagenet", 100, 5e-4, 0.65, 0.1),
+        ("imagenet-large", 50, 1e-3, 0.75, 0.2),
+        ("imagenet-huge", 50, 1e-3, 0.75, 0.3),
+    ],
+)
+def test_fine_tuning_on_imagenet_is_as_published(
+    name: str, epochs: int, base_lr: float, layer_decay: float, drop_path: float
+) -> None:
+    """MAE, appendix A.2, table 9, and the authors' commands for weights pretrained on normalised pixels."""
+    built = load_recipe("finetune", name)
+    training, augment = built.training, built.augment
+    assert (training.epochs, training.base_lr, built.layer_decay) == (epochs, base_lr, layer_decay)
+    assert built.model.drop_path == drop_path and training.effective_batch_size == 1024
+    assert training.warmup_epochs == 5 and training.weight_decay == 0.05 and built.betas == (0.9, 0.999)
+    assert (built.mixup, built.cutmix, built.label_smoothing) == (0.8, 1.0, 0.1)
+    assert (augment.randaugment, augment.magnitude, augment.magnitude_std, augment.erasing) == (2, 9, 0.5, 0.25)
+
+
+def test_linear_probing_on_imagenet_is_the_papers() -> None:
+    """MAE, appendix A.1, table 10."""
+    built = load_recipe("probe", "imagenet")
+    training = built.training
+    assert training.effective_batch_size == 16384 and training.base_lr == 0.1 and training.weight_decay == 0
+    assert (training.epochs, training.warmup_epochs, built.momentum) == (90, 10, 0.9)
+    assert built.token == "cls" and built.crop_scale == (0.08, 1.0) and built.flip and not built.cached

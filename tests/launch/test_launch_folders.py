@@ -15,7 +15,7 @@ def held_elsewhere(folder):
     code = (
         "import tempfile, time; from pathlib import Path; from paddlemae.launch import launcher as launch;"
         f"tempfile.tempdir = {str(folder)!r}; made = Path(tempfile.mkdtemp(prefix=launch._folder_prefix()));"
-        "held = launch.locked_by_descriptor(made); (made / launch.LAUNCHER_LOG).touch();"
+        "held = launch.lock_descriptor(made); (made / launch.LAUNCHER_LOG).touch();"
         "print('held', flush=True); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
@@ -23,7 +23,7 @@ def held_elsewhere(folder):
     return process
 
 
-def test_the_folder_of_a_killed_command_is_removed_and_that_of_a_living_one_is_not(tmp_path, monkeypatch):
+def test_only_folders_of_killed_commands_are_removed(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with held_elsewhere(tmp_path) as process:
         (folder,) = tmp_path.iterdir()
@@ -48,7 +48,7 @@ class Launched:
     wait = poll
 
 
-def test_a_folder_is_held_from_the_moment_that_it_can_be_taken_for_an_orphan(tmp_path, monkeypatch):
+def test_a_folder_is_held_as_soon_as_it_looks_orphaned(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("subprocess.Popen", Launched)
     with _Attempt([], 1, Launch(), {}) as attempt:
@@ -59,7 +59,7 @@ def test_a_folder_is_held_from_the_moment_that_it_can_be_taken_for_an_orphan(tmp
     assert attempt.folder.exists()
 
 
-def test_the_folder_of_a_killed_command_waits_for_its_launcher_which_would_make_it_again(tmp_path, monkeypatch):
+def test_a_killed_commands_folder_waits_for_its_launcher(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("subprocess.Popen", Launched)
     attempt = _Attempt([], 1, Launch(), {})
@@ -86,8 +86,8 @@ def test_a_process_that_a_launch_gave_up_before_it_knew_of_it_ends(tmp_path):
     folder.mkdir()
     code = (
         "import json, os; from pathlib import Path; from paddlemae.cli import rank_main;"
-        "from paddlemae.system.locks import identity;"
-        f"rank_main._die_with(identity(os.getppid()), Path({str(folder)!r}))"
+        "from paddlemae.system.locks import process_identity;"
+        f"rank_main._die_with(process_identity(os.getppid()), Path({str(folder)!r}))"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as process:
         time.sleep(1)

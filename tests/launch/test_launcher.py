@@ -24,9 +24,9 @@ import pytest
 import paddlemae
 from paddlemae.launch import launcher
 from paddlemae.launch.commands import TrainingCommand
-from paddlemae.launch.launcher import Launch, identity, note_entered, run_ranks
-from paddlemae.runs.full_disk_output import outliving_lost_output
-from paddlemae.system.signals import SIGNALS
+from paddlemae.launch.launcher import Launch, process_identity, report_entered, run_ranks
+from paddlemae.runs.full_disk_output import survive_lost_output
+from paddlemae.system.signals import SIGNAL_NAMES
 
 LAUNCHER = """
 import os, subprocess, sys, time
@@ -60,12 +60,12 @@ sys.exit(any(statuses))
 RANK = """
 import json, os, signal, sys, time, traceback
 from pathlib import Path
-from paddlemae.launch.launcher import identity, note_entered
+from paddlemae.launch.launcher import process_identity, report_entered
 from paddlemae.system.atomic import replace_text
 
 folder, notes = Path(os.environ["PADDLEMAE_LAUNCH_FOLDER"]), Path(os.environ["NOTES"])
 rank = int(os.environ["PADDLE_LOCAL_RANK"])
-replace_text(folder / f"{rank}.process", json.dumps(identity(os.getpid())))
+replace_text(folder / f"{rank}.process", json.dumps(process_identity(os.getpid())))
 
 def note(name, value):
     with (notes / name).open("a") as file:
@@ -147,22 +147,21 @@ def watched(tmp_path, monkeypatch):
     monkeypatch.setattr(launcher, "RANK_SCRIPT", found.script)
     monkeypatch.setattr(launcher, "LOOK_EVERY_SECONDS", 0.01)
     monkeypatch.setattr(launcher, "PAUSE_SECONDS", 0.0)
-    handlers = {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS}
+    handlers = {name: signal.getsignal(getattr(signal, name)) for name in SIGNAL_NAMES}
     yield found
-    left = [pid for pid in found.noted("pids") + found.noted("launchers") if identity(pid)[1]]
+    left = [pid for pid in found.noted("pids") + found.noted("launchers") if process_identity(pid)[1]]
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert left == []
     assert list(found.temporary.iterdir()) == []
-    assert {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS} == handlers
+    assert {name: signal.getsignal(getattr(signal, name)) for name in SIGNAL_NAMES} == handlers
 
 
 # ---------------------------------------------------------------- what is refused
 
 
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
+def test_a_launch_that_makes_no_sense_is_one_line() -> None:
+    for how, message in [
         (Launch("0"), "--procs must be a number of processes, or auto; got '0'"),
         (Launch("-1"), "--procs must be a number"),
         (Launch("two"), "--procs must be a number"),
@@ -177,19 +176,19 @@ def watched(tmp_path, monkeypatch):
         (Launch("2", nodes=2, master="a:1", node_rank=2), "--node-rank counts from 0 to --nodes - 1, got 2 of 2"),
         (Launch("2", nodes=2, master="a:1", node_rank=-1), "--node-rank counts from 0"),
         (Launch("2", node_rank=1), "--node-rank counts from 0 to --nodes - 1, got 1 of 1"),
-    ],
-)
-def test_a_launch_that_makes_no_sense_is_one_line(how: Launch, message: str) -> None:
-    with pytest.raises(ValueError, match=message) as fault:
+    ]:
+        with pytest.raises(ValueError, match=message) as fault:
+            how.check()
+        assert "\n" not in str(fault.value)
+    for how in (
+        Launch(),
+        Launch("1"),
+        Launch("64"),
+        Launch("auto"),
+        Launch("2", 2, "a:1"),
+        Launch(None, 3, "[::1]:80", 2),
+    ):
         how.check()
-    assert "\n" not in str(fault.value)
-
-
-@pytest.mark.parametrize(
-    "how", [Launch(), Launch("1"), Launch("64"), Launch("auto"), Launch("2", 2, "a:1"), Launch(None, 3, "[::1]:80", 2)]
-)
-def test_a_launch_that_makes_sense_passes(how: Launch) -> None:
-    how.check()
 
 
 def test_several_processes_need_a_launch_unless_this_is_one_of_them(monkeypatch) -> None:
@@ -251,26 +250,26 @@ def test_processes_are_started_with_the_recipe_and_its_folder_alone() -> None:
 
 
 def test_a_process_is_known_by_when_it_started() -> None:
-    own = identity(os.getpid())
-    assert own[0] == os.getpid() and own[1] and own == identity(os.getpid()) == json.loads(json.dumps(own))
+    own = process_identity(os.getpid())
+    assert own[0] == os.getpid() and own[1] and own == process_identity(os.getpid()) == json.loads(json.dumps(own))
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        other = identity(process.pid)
+        other = process_identity(process.pid)
         assert other[1] and other[1] != own[1]
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert Path(f"/proc/{process.pid}").exists()  # a zombie, which works no more
-        assert identity(process.pid) == [process.pid, None]
+        assert process_identity(process.pid) == [process.pid, None]
     finally:
         process.communicate()
-    assert identity(process.pid) == [process.pid, None]
+    assert process_identity(process.pid) == [process.pid, None]
 
 
 def test_a_run_that_was_entered_is_noted_where_somebody_watches(tmp_path, monkeypatch) -> None:
     monkeypatch.delenv(launcher.FOLDER_VARIABLE, raising=False)
-    note_entered()
+    report_entered()
     monkeypatch.setenv(launcher.FOLDER_VARIABLE, str(tmp_path))
-    note_entered()
+    report_entered()
     assert [path.name for path in tmp_path.iterdir()] == ["entered"]
 
 
@@ -294,7 +293,7 @@ def test_an_orderly_end_is_the_commands_and_starts_nothing_again(watched, status
 
 
 @pytest.mark.parametrize("other", ["end(1)", "os.kill(os.getpid(), signal.SIGKILL)"])
-def test_a_process_that_the_launcher_stopped_for_anothers_crash_was_not_preempted(watched, other: str) -> None:
+def test_a_process_stopped_for_anothers_crash_is_not_preempted(watched, other: str) -> None:
     code = f"if rank: wait_for((folder / '0.status').exists)\nif rank: {other}\nend(75)"
     assert watched.run(code, how=Launch("2", restarts=0)) == 1
 
@@ -310,7 +309,7 @@ def test_processes_know_who_watches_them(watched) -> None:
     code = f"note('known', [os.environ.get(name) for name in {names}])"
     assert watched.run(code, processes=1, PADDLE_DISTRI_BACKEND="gloo") == 0
     ((supervisor, backend, words),) = watched.noted("known")
-    assert json.loads(supervisor) == identity(os.getpid()) and backend == "gloo" and words == "2"
+    assert json.loads(supervisor) == process_identity(os.getpid()) and backend == "gloo" and words == "2"
 
 
 @pytest.mark.parametrize(
@@ -366,7 +365,7 @@ def test_progress_long_ago_does_not_count(watched) -> None:
 
 
 def test_what_was_entered_is_not_emptied_again(watched) -> None:
-    code = "if rank == 0: note_entered()\nend(1 if attempt < 3 else 0)"
+    code = "if rank == 0: report_entered()\nend(1 if attempt < 3 else 0)"
     assert watched.run(code, "a", "--overwrite", "b") == 0
     assert watched.attempts == [["a", "--overwrite", "b"], ["a", "b"], ["a", "b"]]
 
@@ -438,11 +437,11 @@ def test_words_of_the_processes_that_nobody_reads_do_not_end_them(watched, monke
     os.close(read)
     with open(write, "w") as broken:
         monkeypatch.setattr(sys, "stderr", broken)
-        with outliving_lost_output():
+        with survive_lost_output():
             assert watched.run("print('words', flush=True); time.sleep(0.1); print('more')") == 0
 
 
-def test_a_launch_that_cannot_start_leaves_signals_and_folders_as_they_were(watched, monkeypatch) -> None:
+def test_a_launch_that_cannot_start_leaves_nothing(watched, monkeypatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", lambda *words, **settings: exec("raise OSError('no processes')"))
     with pytest.raises(OSError, match="no processes"):
         watched.run("end(0)")
@@ -467,7 +466,7 @@ def test_a_second_ctrl_c_ends_them_at_once(watched) -> None:
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 75), ("SIGINT", 130)])
-def test_a_signal_before_there_is_anything_to_save_starts_nothing_again(watched, name: str, status: int) -> None:
+def test_a_signal_before_any_save_starts_nothing_again(watched, name: str, status: int) -> None:
     code = f"signal.signal(signal.{name}, signal.SIG_DFL)\nnote('here', rank)\ntime.sleep(60)"
     sender = send_when(lambda: len(watched.noted("here")) == 2, name)
     assert watched.run(code) == status
@@ -480,9 +479,9 @@ def test_a_rank_leaves_signals_to_its_main_thread(tmp_path) -> None:
     code = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from paddlemae.launch.launcher import identity
+from paddlemae.launch.launcher import process_identity
 from paddlemae.cli.rank_main import _die_with
-watch = threading.Thread(target=_die_with, args=(identity(os.getpid()), Path(sys.argv[1])), daemon=True)
+watch = threading.Thread(target=_die_with, args=(process_identity(os.getpid()), Path(sys.argv[1])), daemon=True)
 watch.start()
 status = Path(f"/proc/self/task/{watch.native_id}/status")
 deadline = time.monotonic() + 20

@@ -6,7 +6,8 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemae.model.positions import resize_positions, sincos_1d, sincos_2d
+from paddlemae.model.positions import resize_positions
+from paddlemae.model.sincos import sincos_1d, sincos_2d
 from tests.parity import cases
 
 
@@ -55,11 +56,11 @@ def test_resizing_to_the_same_grid_is_the_very_same_table() -> None:
     assert resize_positions(table, (2, 6), (3, 4)) is not table, "as many patches, but another grid"
 
 
-@pytest.mark.parametrize(("old", "new"), cases.RESIZES)
-def test_resizing_is_pytorchs_bicubic(old: tuple[int, int], new: tuple[int, int]) -> None:
-    got = resize_positions(paddle.to_tensor(cases.table_LD(old)), old, new).numpy()
-    with np.load(cases.RESIZED_GOLDEN) as goldens:
-        np.testing.assert_allclose(got, goldens[f"{old}-{new}"], atol=1e-5)
+def test_resizing_is_pytorchs_bicubic() -> None:
+    for old, new in cases.RESIZES:
+        got = resize_positions(paddle.to_tensor(cases.table_LD(old)), old, new).numpy()
+        with np.load(cases.RESIZED_GOLDEN) as goldens:
+            np.testing.assert_allclose(got, goldens[f"{old}-{new}"], atol=1e-5)
 
 
 def test_resizing_keeps_rows_rows_and_constants_constant() -> None:

@@ -1,5 +1,7 @@
 """The ViT: patches, sizes, drop path, recomputation, features, pooling and other image sizes."""
 
+from itertools import product
+
 import numpy as np
 import paddle
 import pytest
@@ -49,14 +51,13 @@ def test_patch_pixels_are_ordered_row_column_channel() -> None:
         assert (patches[:, patch] == np.stack(wanted, axis=1)).all()
 
 
-@pytest.mark.parametrize(
-    ("size", "patch"), [((8, 8), 4), ((4, 12), (2, 3)), ((6, 4), (3, 4)), ((5, 7), 1), ((9, 3), (9, 3))]
-)
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_unpatchify_undoes_patchify(size: tuple[int, int], patch, channels: int) -> None:
-    pixels = images(2, channels, *size)
-    grid = patch_grid(size, patch)
-    assert (unpatchify(patchify(pixels, patch), patch, grid).numpy() == pixels.numpy()).all()
+def test_unpatchify_undoes_patchify() -> None:
+    for (size, patch), channels in product(
+        [((8, 8), 4), ((4, 12), (2, 3)), ((6, 4), (3, 4)), ((5, 7), 1), ((9, 3), (9, 3))], [1, 3, 4]
+    ):
+        pixels = images(2, channels, *size)
+        grid = patch_grid(size, patch)
+        assert (unpatchify(patchify(pixels, patch), patch, grid).numpy() == pixels.numpy()).all()
 
 
 @pytest.mark.parametrize(("size", "patch"), [((10, 8), 4), ((8, 10), 4), (8, (4, 3)), (3, 4)])
@@ -100,24 +101,24 @@ def test_a_built_model_has_the_parameters_that_its_parts_add_up_to() -> None:
     assert sum(parameter.size for parameter in model.parameters()) == wanted
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_every_size_fits_together(size: str) -> None:
-    width, heads = SIZES[size]["embed_dim"], SIZES[size]["num_heads"]
-    assert width % heads == 0 and width % 4 == 0
-    assert set(SIZES[size]) == {"patch_size", "embed_dim", "depth", "num_heads"}
+def test_every_size_fits_together() -> None:
+    for size in SIZES:
+        width, heads = SIZES[size]["embed_dim"], SIZES[size]["num_heads"]
+        assert width % heads == 0 and width % 4 == 0
+        assert set(SIZES[size]) == {"patch_size", "embed_dim", "depth", "num_heads"}
 
 
 # images of any shape
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-@pytest.mark.parametrize(("size", "patch"), [(8, 4), ((8, 16), 4), ((12, 6), (3, 2))])
-@pytest.mark.parametrize("cls_token", [True, False])
-def test_any_shape_of_image_and_patch_is_classified(size, patch, channels: int, cls_token: bool) -> None:
-    model = classifier(image_size=size, patch_size=patch, channels=channels, cls_token=cls_token)
-    height, width = (size, size) if isinstance(size, int) else size
-    logits = model(images(3, channels, height, width))
-    assert logits.shape == [3, 5] and np.isfinite(logits.numpy()).all()
+def test_any_shape_of_image_and_patch_is_classified() -> None:
+    for channels, (size, patch), cls_token in product(
+        [1, 2, 3, 4], [(8, 4), ((8, 16), 4), ((12, 6), (3, 2))], [True, False]
+    ):
+        model = classifier(image_size=size, patch_size=patch, channels=channels, cls_token=cls_token)
+        height, width = (size, size) if isinstance(size, int) else size
+        logits = model(images(3, channels, height, width))
+        assert logits.shape == [3, 5] and np.isfinite(logits.numpy()).all()
 
 
 def test_another_image_size_resizes_the_positions() -> None:
@@ -142,22 +143,18 @@ def test_position_matters(pool: str) -> None:
     assert np.abs((features(model, pixels, pool) - features(model, pixels.flip(-1), pool)).numpy()).max() > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [
+def test_images_that_do_not_fit_are_refused() -> None:
+    for shape, message in [
         ((2, 1, 8, 8), r"must be \[B, 3, H, W\].*got \[2, 1, 8, 8\]"),
         ((3, 8, 8), r"must be \[B, 3, H, W\]"),
         ((2, 3, 8, 9), "8 x 9 is not divisible"),
-    ],
-)
-def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        classifier()(paddle.zeros(shape))
+    ]:
+        with pytest.raises(ValueError, match=message):
+            classifier()(paddle.zeros(shape))
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_shapes_that_do_not_fit_together_are_refused() -> None:
+    for changes, message in [
         (dict(image_size=10), "10 x 10 is not divisible by the patch size 4 x 4; 8 x 8 would be"),
         (dict(num_heads=3), "16 can't be shared by 3 heads"),
         (dict(embed_dim=18, num_heads=3), "divisible by 4, got 18"),
@@ -165,12 +162,10 @@ def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...], message: str
         (dict(positions="rotary"), "sincos2d, sincos1d, learned, got 'rotary'"),
         (dict(pool="max"), "'cls' or 'mean', got 'max'"),
         (dict(pool="cls", cls_token=False), "no cls token; use pool='mean'"),
-    ],
-)
-def test_shapes_that_do_not_fit_together_are_refused(changes: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message) as raised:
-        classifier(**changes)
-    assert "\n" not in str(raised.value)
+    ]:
+        with pytest.raises(ValueError, match=message) as raised:
+            classifier(**changes)
+        assert "\n" not in str(raised.value)
 
 
 # drop path
@@ -268,15 +263,14 @@ def test_without_noise_drop_path_draws_it_from_paddles_generator() -> None:
 # tokens that are wanted, and activations that are computed again
 
 
-@pytest.mark.parametrize("wanted", [(0, 1), (1, 9), (2, 5), (0, 9), (8, 9)])
-@pytest.mark.parametrize("trains", [True, False])
-def test_wanted_tokens_are_those_of_the_full_result(wanted: tuple[int, int], trains: bool) -> None:
-    model, pixels, noise = training(image_size=(8, 16)), images(2, 3, 8, 16), path_noise(2)
-    with paddle.set_grad_enabled(trains):
-        full = encode(model, pixels, path_noise=noise).numpy()
-        got = encode(model, pixels, path_noise=noise, wanted=wanted).numpy()
-    assert got.shape == (2, wanted[1] - wanted[0], 16)
-    np.testing.assert_allclose(got, full[:, slice(*wanted)], atol=1e-5)
+def test_wanted_tokens_are_those_of_the_full_result() -> None:
+    for wanted, trains in product([(0, 1), (1, 9), (2, 5), (0, 9), (8, 9)], [True, False]):
+        model, pixels, noise = training(image_size=(8, 16)), images(2, 3, 8, 16), path_noise(2)
+        with paddle.set_grad_enabled(trains):
+            full = encode(model, pixels, path_noise=noise).numpy()
+            got = encode(model, pixels, path_noise=noise, wanted=wanted).numpy()
+        assert got.shape == (2, wanted[1] - wanted[0], 16)
+        np.testing.assert_allclose(got, full[:, slice(*wanted)], atol=1e-5)
 
 
 def test_wanted_tokens_of_a_model_without_blocks() -> None:
@@ -393,33 +387,30 @@ def test_a_new_classifier_predicts_near_uniform() -> None:
     assert np.abs(classifier()(images(4, 3, 8, 8)).numpy()).max() < 1e-2
 
 
-@pytest.mark.parametrize(
-    ("blocks", "trained"),
-    [
-        (0, ["fc_norm", "head"]),
-        (0.5, ["blocks.2.mlp", "blocks.2.norm2", "fc_norm", "head"]),
-        (1, ["blocks.2", "fc_norm", "head"]),
-        (2, ["blocks.1", "blocks.2", "fc_norm", "head"]),
-        (3, ["blocks.0", "blocks.1", "blocks.2", "fc_norm", "head"]),
-    ],
-)
-@pytest.mark.parametrize("positions", ["sincos2d", "learned"])
-def test_partial_fine_tuning_trains_the_last_blocks_and_gives_them_the_whole_models_gradients(
-    blocks: float, trained: list[str], positions: str
-) -> None:
-    shape = dict(image_size=8, patch_size=4, embed_dim=8, depth=3, num_heads=2, num_classes=5, positions=positions)
-    paddle.seed(0)
-    whole, part = VisionTransformer(**shape), VisionTransformer(**shape)
-    part.set_state_dict(whole.state_dict())
-    freeze(part, blocks)
-    images = paddle.to_tensor(np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32))
-    for model in (whole, part):
-        (model(images) * paddle.arange(10, dtype="float32").reshape([2, 5])).sum().backward()
-    theirs = dict(whole.named_parameters())
-    for name, parameter in part.named_parameters():
-        assert (parameter.grad is not None) == name.startswith(tuple(trained)), name
-        if parameter.grad is not None:
-            np.testing.assert_allclose(parameter.grad.numpy(), theirs[name].grad.numpy(), rtol=1e-4, atol=1e-5)
+def test_partial_fine_tuning_has_the_whole_models_gradients() -> None:
+    for (blocks, trained), positions in product(
+        [
+            (0, ["fc_norm", "head"]),
+            (0.5, ["blocks.2.mlp", "blocks.2.norm2", "fc_norm", "head"]),
+            (1, ["blocks.2", "fc_norm", "head"]),
+            (2, ["blocks.1", "blocks.2", "fc_norm", "head"]),
+            (3, ["blocks.0", "blocks.1", "blocks.2", "fc_norm", "head"]),
+        ],
+        ["sincos2d", "learned"],
+    ):
+        shape = dict(image_size=8, patch_size=4, embed_dim=8, depth=3, num_heads=2, num_classes=5, positions=positions)
+        paddle.seed(0)
+        whole, part = VisionTransformer(**shape), VisionTransformer(**shape)
+        part.set_state_dict(whole.state_dict())
+        freeze(part, blocks)
+        images = paddle.to_tensor(np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32))
+        for model in (whole, part):
+            (model(images) * paddle.arange(10, dtype="float32").reshape([2, 5])).sum().backward()
+        theirs = dict(whole.named_parameters())
+        for name, parameter in part.named_parameters():
+            assert (parameter.grad is not None) == name.startswith(tuple(trained)), name
+            if parameter.grad is not None:
+                np.testing.assert_allclose(parameter.grad.numpy(), theirs[name].grad.numpy(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("blocks", [-1, 0.7, 1.5, 4])

@@ -12,9 +12,9 @@ def golden(name: str) -> Tensors:
         return dict(arrays)
 
 
-@pytest.mark.parametrize("name", cases.GOLDEN_CASES)
-def test_prediction_loss_gradients_and_ten_adamw_steps_agree(name: str) -> None:
-    assert_close(compare(cases.CASES[name], golden(name)))
+def test_prediction_loss_gradients_and_ten_adamw_steps_agree() -> None:
+    for name in cases.GOLDEN_CASES:
+        assert_close(compare(cases.CASES[name], golden(name)))
 
 
 def test_square_case_would_load_transposed_weights_in_silence() -> None:

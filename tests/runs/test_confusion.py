@@ -15,7 +15,7 @@ import pytest
 from paddlemae.report.collect import collect
 from paddlemae.report.exhibit_views import LISTED_CLASSES
 from paddlemae.report.page import render
-from paddlemae.runs.confusion import COLUMNS, Confusion, read_confusion
+from paddlemae.runs.confusion import CONFUSION_COLUMNS, Confusion, read_confusion
 from paddlemae.runs.exhibit_files import write_exhibit
 from paddlemae.runs.figures import MOST_CELLS, draw_confusion
 from paddlemae.tasks.knn import winners
@@ -44,25 +44,26 @@ def random_confusion(seed: int) -> tuple[Confusion, np.ndarray]:
     return Confusion.of(labels, predicted, classes), matrix
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_the_pairs_say_what_a_matrix_would(seed: int) -> None:
-    found, matrix = random_confusion(seed)
-    assert (found.matrix() == matrix).all() and found.images == matrix.sum() and found.right == np.trace(matrix)
-    assert (found.images_of_class() == matrix.sum(axis=1)).all() and (found.right_of_class() == np.diag(matrix)).all()
-    for side in (1, 2, len(matrix) // 2, 1000):
-        places = np.arange(len(matrix)) * min(side, len(matrix)) // len(matrix)
-        together = np.zeros((min(side, len(matrix)),) * 2, np.int64)
-        np.add.at(together, (places[:, None], places[None]), matrix)
-        assert (found.matrix(max(side, 1)) == together).all()
-    classes = [""] * len(matrix)
-    for content in (found.as_json(), {"counts": matrix.tolist()}):  # the second as older runs have it
-        again = read_confusion(json.loads(json.dumps({"classes": classes, **content})))
-        assert all((getattr(again, name) == getattr(found, name)).all() for name in COLUMNS)
+def test_the_pairs_say_what_a_matrix_would() -> None:
+    for seed in range(20):
+        found, matrix = random_confusion(seed)
+        assert (found.matrix() == matrix).all() and found.images == matrix.sum() and found.right == np.trace(matrix)
+        assert (found.images_of_class() == matrix.sum(axis=1)).all() and (
+            found.right_of_class() == np.diag(matrix)
+        ).all()
+        for side in (1, 2, len(matrix) // 2, 1000):
+            places = np.arange(len(matrix)) * min(side, len(matrix)) // len(matrix)
+            together = np.zeros((min(side, len(matrix)),) * 2, np.int64)
+            np.add.at(together, (places[:, None], places[None]), matrix)
+            assert (found.matrix(max(side, 1)) == together).all()
+        classes = [""] * len(matrix)
+        for content in (found.as_json(), {"counts": matrix.tolist()}):  # the second as older runs have it
+            again = read_confusion(json.loads(json.dumps({"classes": classes, **content})))
+            assert all((getattr(again, name) == getattr(found, name)).all() for name in CONFUSION_COLUMNS)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
+def test_counts_that_make_no_sense_are_refused() -> None:
+    for content in [
         {"counts": [[1, 2]]},
         {"counts": [[1, 2], [3]]},
         {"counts": [[1, -2], [3, 4]]},
@@ -75,15 +76,12 @@ def test_the_pairs_say_what_a_matrix_would(seed: int) -> None:
         {"true": [0], "predicted": ["1"], "count": [1]},
         {"true": [0], "predicted": [1], "count": [True]},
         {"true": [0], "predicted": [1]},
-    ],
-    ids=str,
-)
-def test_counts_that_make_no_sense_are_refused(content: dict) -> None:
-    with pytest.raises((ValueError, TypeError, KeyError, OverflowError)):
-        read_confusion({"classes": ["a", "b"], **content})
+    ]:
+        with pytest.raises((ValueError, TypeError, KeyError, OverflowError)):
+            read_confusion({"classes": ["a", "b"], **content})
 
 
-def test_a_million_images_of_many_classes_are_counted_in_little_memory(tmp_path: Path) -> None:
+def test_a_million_images_are_counted_in_little_memory(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels, predicted = rng.integers(0, IMAGENET_21K, (2, 1_000_000))
 
@@ -151,7 +149,7 @@ def test_the_matrix_of_an_older_run_is_reported_by_its_pairs(tmp_path: Path, pre
 
 
 @pytest.mark.slow
-def test_a_classifier_of_21000_classes_ends_in_the_memory_of_its_images(encoder: list[str], tmp_path: Path) -> None:
+def test_a_classifier_of_21000_classes_needs_little_memory(encoder: list[str], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (IMAGENET_21K, 8, 8, 3), np.uint8), np.arange(IMAGENET_21K)
     np.savez(

@@ -7,6 +7,7 @@ import paddle
 import pytest
 
 from paddlemae.model.positions import resize_positions
+from paddlemae.model.shape import tensor_shapes
 from paddlemae.model.vit import patchify
 from paddlemae.weights.adapt import (
     Adapted,
@@ -18,7 +19,6 @@ from paddlemae.weights.adapt import (
     new_head,
 )
 from paddlemae.weights.layouts import Imported
-from paddlemae.weights.layouts.architecture import expected_shapes
 from tests.parity import cases as parity_cases
 from tests.support.layout_cases import CASES, images_of
 from tests.support.layout_checks import build, read
@@ -34,7 +34,7 @@ def imported(name: str = MAE):
 def assert_whole(kind: str, adapted: Adapted) -> None:
     """The tensors are those of the architecture, exactly."""
     shapes = {name: array.shape for name, array in adapted.tensors.items()}
-    assert shapes == expected_shapes(kind, adapted.architecture)
+    assert shapes == tensor_shapes(kind, adapted.architecture)
     assert all(array.dtype == np.float32 and array.flags.c_contiguous for array in adapted.tensors.values())
 
 
@@ -55,7 +55,7 @@ def test_tables_are_resized_as_paddle_and_pytorch_do(old: tuple[int, int], new: 
         np.testing.assert_allclose(got, goldens[f"{old}-{new}"], atol=1e-5)
 
 
-def test_another_image_size_resizes_both_tables_and_keeps_the_cls_row() -> None:
+def test_another_image_size_resizes_both_tables() -> None:
     source = imported()
     tensors = dict(source.tensors)
     tensors["pos_embed"] = tensors["pos_embed"] + 0.5  # a cls row that is not zero
@@ -72,7 +72,7 @@ def test_another_image_size_resizes_both_tables_and_keeps_the_cls_row() -> None:
         change_image_size(tensors, source.architecture, (9, 12))
 
 
-def test_grown_patches_give_exactly_the_tokens_of_what_they_were_made_of() -> None:
+def test_grown_patches_give_the_same_tokens() -> None:
     source = imported()
     adapted = change_patch_size(source.tensors, source.architecture, (6, 8))
     assert_whole("mae", adapted)

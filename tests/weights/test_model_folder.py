@@ -10,8 +10,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from paddlemae.model.shape import tensor_shapes
 from paddlemae.weights import model_folder
-from paddlemae.weights.layouts.architecture import expected_shapes
 from paddlemae.weights.model_folder import Description, read_description, read_tensors, write_model, write_tensor_file
 
 ENCODER = dict(image_size=[8, 8], patch_size=[4, 4], channels=1, embed_dim=4, depth=1, num_heads=2, mlp_ratio=2.0)
@@ -19,7 +19,7 @@ ENCODER |= dict(cls_token=True, positions="learned")
 DECODER = dict(decoder_embed_dim=2, decoder_depth=1, decoder_num_heads=1, norm_pix_loss=True)
 TENSORS = {
     name: np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-    for name, shape in expected_shapes("mae", ENCODER | DECODER).items()
+    for name, shape in tensor_shapes("mae", ENCODER | DECODER).items()
 }
 DESCRIPTION = Description(
     kind="mae",
@@ -68,7 +68,7 @@ def test_the_description_is_plain_json(folder: Path) -> None:
 def test_a_classifier_names_its_classes_and_has_no_target(tmp_path) -> None:
     architecture = ENCODER | dict(num_classes=2, pool="mean")
     description = Description("classifier", architecture, [0.1], [0.2], 0.9, ["cat", "dog"])
-    shapes = expected_shapes("classifier", architecture)
+    shapes = tensor_shapes("classifier", architecture)
     write_model(tmp_path, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, description)
     content = json.loads((tmp_path / "model.json").read_text())
     assert content["classes"] == ["cat", "dog"] and "target" not in content
@@ -168,7 +168,7 @@ WRONG_ARCHITECTURES: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, values in WRONG_ARCHITECTURES.items() for value in values], ids=str
 )
-def test_an_architecture_that_is_not_the_weights_is_refused_before_a_model_is_built(folder, name, value) -> None:
+def test_a_wrong_architecture_is_refused_before_building(folder, name, value) -> None:
     rewrite(folder, architecture={**DESCRIPTION.architecture, name: value})
     with pytest.raises(ValueError, match=r"model\.json") as fault:
         read_description(folder)

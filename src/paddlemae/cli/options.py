@@ -26,11 +26,13 @@ MaxBadImages = Annotated[
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Take a checkpoint that has no checksums, too.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-RecipeName = Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe's name or a .yaml file.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the recipe.")]
-Data = Annotated[
-    str | None, typer.Option("--data", help="Images: a folder, list, archive, table ... or 'digits' (docs/data.md).")
+RecipeName = Annotated[
+    str | None, typer.Argument(metavar="[RECIPE]", help="A recipe of `paddlemae recipe --list` or a .yaml file.")
 ]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings; `paddlemae recipe NAME` explains them.")
+]
+Data = Annotated[str | None, typer.Option("--data", help="Images: a folder, list, archive, table ... or 'digits'.")]
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder to write.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]

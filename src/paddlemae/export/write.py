@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from paddlemae.export.check import (
 )
 from paddlemae.export.interface import Interface, Model, interface_of, metadata_of
 from paddlemae.export.paddle_program import FILES, save_program
-from paddlemae.system.atomic import naming
+from paddlemae.system.atomic import name_in_errors, rename
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
@@ -85,7 +84,7 @@ def export(
     examples, images = example_images(checkpoint, model.channels, interface.inputs[0].shape[1:])
     write, engine_of = writers[to]
     out.parent.mkdir(parents=True, exist_ok=True)
-    with naming(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+    with name_in_errors(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         unfinished = Path(folder) / out.name
         written = write(model, description, interface, unfinished)
         difference = largest_difference(engine_of(unfinished), model, description, interface, examples)
@@ -97,7 +96,7 @@ def export(
         files = tuple(out.parent / path.relative_to(folder) for path in written)
         files[0].parent.mkdir(exist_ok=True)
         for path, final in zip(written, files):
-            os.replace(path, final)
+            rename(path, final)
     return Exported(files, what, difference, images)
 
 

@@ -67,7 +67,7 @@ def train_in_processes(command: TrainingCommand, launch: Launch) -> int:
     if launch.procs == AUTO:
         if command.task != "pretrain" or launch.nodes > 1:
             raise ValueError("--procs auto tries pretraining on one host; name a number here")
-        processes = fastest(replace(command, recipe=name), recipe.training.batch_size)
+        processes = find_fastest(replace(command, recipe=name), recipe.training.batch_size)
     else:
         processes = int(launch.procs or 1)
     total = processes * launch.nodes
@@ -86,7 +86,7 @@ def run_together(words: Sequence[str], processes: int, launch: Launch) -> int:
     return run_ranks(words, processes, launch, lambda: None)
 
 
-def fastest(command: TrainingCommand, batch_size: int) -> int:
+def find_fastest(command: TrainingCommand, batch_size: int) -> int:
     """The number of processes that trains the most images a second here, found by a few steps with each."""
     cpus = usable_cpus()
     numbers = sorted({1, *(2**power for power in range(1, 12) if 2**power <= cpus), cpus})

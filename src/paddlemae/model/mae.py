@@ -15,6 +15,7 @@ from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.model.crossmae import InterBlockAttention, cross_blocks, read_out
 from paddlemae.model.kernels import LayerNorm, Linear, mean_of, normal_rows, rows_of
 from paddlemae.model.masking import Mask
+from paddlemae.model.shape import pair
 from paddlemae.model.vit import (
     FIXED_POSITIONS,
     NORM_EPSILON,
@@ -25,7 +26,6 @@ from paddlemae.model.vit import (
     evaluating,
     flat_rows,
     initialise,
-    pair,
     patchify,
     run_blocks,
     take_patches,

@@ -10,7 +10,7 @@ Everywhere 1 means removed and 0 kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,29 @@ class Mask:
         map_BL = np.zeros((len(self.keep), self.keep.shape[1] + self.removed.shape[1]), dtype=bool)
         np.put_along_axis(map_BL, self.removed, True, axis=1)
         return map_BL
+
+
+Generators = Sequence[np.random.Generator]  # one an image, or the same one again and again; the caller owns them
+Grid = tuple[int, int]  # (rows, columns) of patches
+
+
+@dataclass(frozen=True)
+class MaskKind:
+    """A way to draw masks.
+
+    Attributes:
+        draw: (generators, grid, patches kept in each image) -> Mask.
+        fixed_ratio: the share of patches that it removes whatever ratio is set, up to a grid's odd sides; None is any.
+    """
+
+    draw: Callable[[Generators, Grid, int], Mask]
+    fixed_ratio: float | None = None
+
+    def num_kept(self, grid: Grid, mask_ratio: float) -> int:
+        """Return the number of patches kept in each image; errors as `num_kept`."""
+        if self.fixed_ratio is None:
+            return num_kept(grid[0] * grid[1], mask_ratio)
+        return self.draw([np.random.default_rng(0)], grid, 0).keep.shape[1]
 
 
 def num_kept(num_patches: int, mask_ratio: float) -> int:
@@ -81,24 +104,8 @@ def draw_predicted(generators: Sequence[np.random.Generator], removed_BM: np.nda
     return np.stack([one.permutation(removed)[:num_predict] for one, removed in zip(generators, removed_BM)])
 
 
-def draw_mask(kind: str, generators: Sequence[np.random.Generator], grid: tuple[int, int], num_keep: int) -> Mask:
-    """One mask an image, of a kind that is chosen by name.
-
-    Args:
-        kind: "random", "block" or "grid"; the last draws nothing and keeps a quarter, whatever `num_keep` says.
-        generators: one an image, or the same one again and again; the caller owns them.
-        grid: (rows, columns) of patches.
-        num_keep: patches kept in each image.
-    Raises:
-        ValueError: another kind, or num_keep outside 1..L.
-    """
-    if kind == "grid":
-        return grid_mask(len(generators), grid)
-    if kind == "block":
-        return block_mask(generators, grid, num_keep)
-    if kind == "random":
-        return random_mask(np.stack([one.random(grid[0] * grid[1]) for one in generators]), num_keep)
-    raise ValueError(f"mask must be random, block, grid or a given map, got {kind!r}")
+def _draw_random(generators: Generators, grid: Grid, num_keep: int) -> Mask:
+    return random_mask(np.stack([one.random(grid[0] * grid[1]) for one in generators]), num_keep)
 
 
 def random_mask(noise_BL: np.ndarray, num_keep: int) -> Mask:
@@ -165,6 +172,27 @@ def _blocks(generator: np.random.Generator, grid: tuple[int, int], num_remove: i
         rows, columns = np.nonzero(~removed[top : top + height, left : left + width])
         removed[rows[:missing] + top, columns[:missing] + left] = True
     return removed.ravel()
+
+
+MASKS = {
+    "random": MaskKind(_draw_random),
+    "block": MaskKind(block_mask),
+    "grid": MaskKind(lambda generators, grid, _: grid_mask(len(generators), grid), fixed_ratio=0.75),
+}
+
+
+def draw_mask(kind: str, generators: Generators, grid: Grid, mask_ratio: float) -> Mask:
+    """Draw one mask for each image.
+
+    Args:
+        kind: a key of `MASKS`.
+        mask_ratio: of the patches to remove, without effect on a kind of a fixed ratio.
+    Raises:
+        ValueError: another kind, or a ratio that keeps no patch.
+    """
+    if kind not in MASKS:
+        raise ValueError(f"mask must be {', '.join(MASKS)} or a given map, got {kind!r}")
+    return MASKS[kind].draw(generators, grid, MASKS[kind].num_kept(grid, mask_ratio))
 
 
 def given_mask(removed_map: np.ndarray, grid: tuple[int, int]) -> Mask:

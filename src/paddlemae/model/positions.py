@@ -1,4 +1,4 @@
-"""Position tables: fixed 2-D and 1-D sine-cosine, and their resizing.
+"""Position tables for other grids.
 
 Shapes: L patches of a grid (rows x columns), D width.
 """
@@ -6,9 +6,6 @@ Shapes: L patches of a grid (rows x columns), D width.
 from __future__ import annotations
 
 from paddlemae.engine.safe_import import F
-from paddlemae.sincos import sincos_1d, sincos_2d
-
-__all__ = ["resize_positions", "sincos_1d", "sincos_2d"]
 
 
 def resize_positions(table_LD, old_grid: tuple[int, int], new_grid: tuple[int, int]):

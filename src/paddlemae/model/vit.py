@@ -31,49 +31,15 @@ from paddlemae.model.kernels import (
     tokens_of,
 )
 from paddlemae.model.masking import Mask
-from paddlemae.model.positions import resize_positions, sincos_1d, sincos_2d
+from paddlemae.model.positions import resize_positions
+from paddlemae.model.shape import pair, patch_grid
+from paddlemae.model.sincos import sincos_1d, sincos_2d
 
 NORM_EPSILON = 1e-6  # ViT's; Paddle's default is 1e-5
 TOKEN_STD = 0.02  # cls, mask token and learned positions (ViT; BEiT)
 HEAD_STD = 2e-5  # a new head starts near uniform predictions (MAE, appendix A.2, after MoCo v3)
 
-# Dosovitskiy et al. (ViT), table 1; Tiny and Small from DeiT, table 1; Mini is ours, for 28-32 pixel images.
-SIZES: dict[str, dict[str, int]] = {
-    "mini": dict(patch_size=4, embed_dim=128, depth=4, num_heads=4),
-    "tiny": dict(patch_size=16, embed_dim=192, depth=12, num_heads=3),
-    "small": dict(patch_size=16, embed_dim=384, depth=12, num_heads=6),
-    "base": dict(patch_size=16, embed_dim=768, depth=12, num_heads=12),
-    "large": dict(patch_size=16, embed_dim=1024, depth=24, num_heads=16),
-    "huge": dict(patch_size=14, embed_dim=1280, depth=32, num_heads=16),
-}
 FIXED_POSITIONS = {"sincos2d": sincos_2d, "sincos1d": sincos_1d}
-
-
-def pair(value) -> tuple[int, int]:
-    """(height, width) from one number or from two."""
-    height, width = (value, value) if isinstance(value, int) else value
-    return int(height), int(width)
-
-
-def patch_grid(image_size, patch_size) -> tuple[int, int]:
-    """(rows, columns) of patches.
-
-    Raises:
-        ValueError: the patch does not divide the image.
-    """
-    (height, width), (patch_height, patch_width) = pair(image_size), pair(patch_size)
-    if min(height, width, patch_height, patch_width) < 1:
-        raise ValueError(
-            f"image and patch sizes must be at least 1 pixel, "
-            f"got an image of {height} x {width} and patches of {patch_height} x {patch_width}"
-        )
-    if height % patch_height or width % patch_width:
-        fit = tuple(max(1, round(side / p)) * p for side, p in zip((height, width), (patch_height, patch_width)))
-        raise ValueError(
-            f"image size {height} x {width} is not divisible by the patch size {patch_height} x {patch_width}; "
-            f"{fit[0]} x {fit[1]} would be, or choose a patch size that divides it"
-        )
-    return height // patch_height, width // patch_width
 
 
 def patchify(images_BCHW, patch_size):

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from paddlemae.system.display_names import shown
-from paddlemae.system.documents import validated
-from paddlemae.weights.layouts.architecture import Shapes, expected_shapes, faults
+from paddlemae.model.shape import SHAPES, Key, Pixels, TensorShapes, keys_of, tensor_shapes
+from paddlemae.system.display_names import display_name
+from paddlemae.system.documents import validate_content
+from paddlemae.weights.layouts.architecture import faults
 from paddlemae.weights.layouts.tensor_names import Draft
 
 MOST = 2**31
@@ -22,42 +23,25 @@ CountOrNone = Annotated[int, Field(ge=0, le=MOST)]
 Size = Count | Annotated[list[Count], Field(min_length=2, max_length=2)]
 Means = Annotated[list[Annotated[float, Field(ge=-LARGEST_STATISTIC, le=LARGEST_STATISTIC)]], Field(min_length=1)]
 Stds = Annotated[list[Annotated[float, Field(ge=SMALLEST_STD, le=LARGEST_STATISTIC)]], Field(min_length=1)]
+ADDED_LATER = ("drop_path", "decoder", "inter_block_attention")  # keys that older files lack
 
 
-class EncoderType(BaseModel):
-    """What every model but a probe's head has."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
-    image_size: Size
-    patch_size: Size
-    channels: Count
-    embed_dim: Count
-    depth: Count
-    num_heads: Count
-    mlp_ratio: Annotated[float, Field(gt=0, le=MOST)]
-    cls_token: bool
-    positions: Literal["sincos2d", "sincos1d", "learned"]
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+def _type_of(shape: type[Any]) -> type[BaseModel]:
+    """Return the type of a shape's keys in `model.json`."""
+    types: Any = {key.name: (_kind_of(key), key.default if key.name in ADDED_LATER else ...) for key in keys_of(shape)}
+    config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+    return create_model(f"{shape.__name__}Type", __config__=config, **types)
 
 
-class DecoderType(BaseModel):
-    """What a masked autoencoder has besides."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
-    decoder: Literal["mae", "cross"] = "mae"
-    decoder_embed_dim: Count
-    decoder_depth: CountOrNone
-    decoder_num_heads: Count
-    inter_block_attention: bool = True
-    norm_pix_loss: bool
-
-
-class EndingType(BaseModel):
-    """What a classifier, or an encoder alone, has besides."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
-    num_classes: CountOrNone
-    pool: Literal["mean", "cls"]
+def _kind_of(key: Key) -> Any:
+    if key.kind == Pixels:
+        return Size
+    if key.kind is int:
+        return CountOrNone if key.name in ("decoder_depth", "num_classes") else Count
+    if key.kind is float:
+        limits = {name: min(limit, MOST) for name, limit in key.limits.items()}
+        return Annotated[float, Field(**limits)]
+    return key.kind
 
 
 class HeadType(BaseModel):
@@ -69,9 +53,7 @@ class HeadType(BaseModel):
 
 
 TYPES: dict[str, tuple[type[BaseModel], ...]] = {
-    "mae": (EncoderType, DecoderType),
-    "classifier": (EncoderType, EndingType),
-    "encoder": (EncoderType, EndingType),
+    **{kind: tuple(map(_type_of, shapes)) for kind, shapes in SHAPES.items()},
     "probe": (HeadType,),
 }
 
@@ -92,17 +74,17 @@ class DescriptionType(BaseModel):
 
 def check_description(content: Mapping[str, Any]) -> None:
     """Raise a ValueError, one line, unless these are a model's description, each field and all together."""
-    found = validated(DescriptionType, dict(content))
+    found = validate_content(DescriptionType, dict(content))
     known: set[str] = set()
     shape: dict[str, Any] = {}
     for kind in TYPES[found.kind]:
         try:
-            shape |= validated(kind, found.architecture).model_dump()
+            shape |= validate_content(kind, found.architecture).model_dump()
         except ValueError as fault:
             raise ValueError(f"architecture.{fault}") from None
         known |= set(kind.model_fields)
     if others := sorted(set(found.architecture) - known):
-        raise ValueError(f"an architecture that this PaddleMAE does not know: {shown(', '.join(others[:4]))}")
+        raise ValueError(f"an architecture that this PaddleMAE does not know: {display_name(', '.join(others[:4]))}")
     if found.kind != "probe":
         _check_encoder(found.kind, shape)
         if len(found.mean) != shape["channels"] or len(found.std) != shape["channels"]:
@@ -137,16 +119,16 @@ def check_tensors(kind: str, architecture: Mapping[str, Any], tensors: Mapping[s
     if kind == "probe":
         shapes = head_shapes(architecture["width"], architecture["num_classes"])
     else:
-        shapes = expected_shapes(kind, architecture)
+        shapes = tensor_shapes(kind, architecture)
     found = faults(Draft(dict(tensors), lambda name: name), shapes)
     found += [f"{name} is of {array.dtype}" for name, array in tensors.items() if array.dtype.kind != "f"][:1]
     if found:
         raise ValueError("; ".join(found))
 
 
-def head_shapes(width: int, num_classes: int) -> Shapes:
+def head_shapes(width: int, num_classes: int) -> TensorShapes:
     """Return names and shapes of a probe's head."""
-    shapes: Shapes = {"head.0.running_mean": (width,), "head.0.running_var": (width,)}
+    shapes: TensorShapes = {"head.0.running_mean": (width,), "head.0.running_var": (width,)}
     return shapes | {"head.1.weight": (num_classes, width), "head.1.bias": (num_classes,)}
 
 
@@ -154,7 +136,7 @@ def count_weights(kind: str, architecture: Mapping[str, Any]) -> int:
     """Count the numbers in a model's tensors without listing its blocks, so that any depth is fast.
 
     Args:
-        kind, architecture: see `expected_shapes`.
+        kind, architecture: see `tensor_shapes`.
     """
     depths = ("depth", "decoder_depth") if kind == "mae" else ("depth",)
     least = {**architecture, **dict.fromkeys(depths, 1)}
@@ -165,7 +147,7 @@ def count_weights(kind: str, architecture: Mapping[str, Any]) -> int:
 
 
 def _numbers(kind: str, architecture: Mapping[str, Any]) -> int:
-    return sum(map(math.prod, expected_shapes(kind, architecture).values()))
+    return sum(map(math.prod, tensor_shapes(kind, architecture).values()))
 
 
 def _pair(size: int | list[int]) -> list[int]:

@@ -65,7 +65,7 @@ def test_a_list_s_labels_are_whole_numbers(tmp_path: Path, line: str) -> None:
         open_source(path, labelled=True)
 
 
-def test_a_list_of_words_as_labels_is_refused_where_labels_are_not_needed_either(tmp_path: Path) -> None:
+def test_words_as_labels_are_always_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(PNG)
     path = write(tmp_path / "list.txt", "a.png cat\na.png dog\n")
     with pytest.raises(ValueError, match=r"a whole number as its label in a line, got 'a\.png cat'; number"):
@@ -239,7 +239,7 @@ def test_a_huge_image_in_a_shard_is_left_out(tmp_path: Path) -> None:
         open_source(path).read(0, 3)
 
 
-def test_archives_without_images_or_compressed_as_a_whole_are_explained(tmp_path: Path) -> None:
+def test_archives_that_cannot_be_read_are_explained(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no images in .*expected entries"):
         open_source(bad_tar(tmp_path / "a.tar", lambda archive: kinds.add(archive, "1.txt", b"")))
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
@@ -307,11 +307,11 @@ def test_row_groups_are_kept_within_a_limit(tmp_path: Path, monkeypatch: pytest.
     from paddlemae.data.sources import table_files
 
     source = open_source(str(kinds.write_parquet(tmp_path / "set")), "train")
-    monkeypatch.setattr(table_files, "KEPT_BYTES", 50_000)  # two groups of 7 images
-    table_files._kept.clear()
+    monkeypatch.setattr(table_files, "CACHED_BYTES", 50_000)  # two groups of 7 images
+    table_files._row_groups.clear()
     for i in np.random.default_rng(0).integers(0, 30, 60).tolist():
         assert (source.read(i, 3) == kinds.PARTS["train"][i].pixels_HW3).all()
-        assert 1 <= len(table_files._kept) <= 2
+        assert 1 <= len(table_files._row_groups) <= 2
 
 
 # --- arrays and published sets

@@ -1,6 +1,7 @@
 """Views: stated distributions, exact pixels, and nothing changed where nothing should."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -13,10 +14,10 @@ from paddlemae.data.views.augment import (
     MAX_ASPECT,
     Draw,
     View,
+    compute_need,
     draw_view,
-    drawn_view,
     eval_view,
-    need,
+    make_view,
     random_crop_box,
     train_view,
 )
@@ -63,11 +64,9 @@ def test_crop_areas_are_uniform_and_ratios_log_uniform() -> None:
     assert abs(np.mean(np.abs(np.log(widths / heights)[small]) < np.log(2)) - 0.5) < 0.06
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "box"), [(10, 1000, (493, 0, 506, 10)), (1000, 9, (0, 494, 9, 506)), (1, 1, (0, 0, 1, 1))]
-)
-def test_an_image_too_long_to_crop_gives_its_centre(height: int, width: int, box: tuple[int, ...]) -> None:
-    assert random_crop_box(height, width, (0.9, 1.0), RATIO, np.random.default_rng(0)) == box
+def test_an_image_too_long_to_crop_gives_its_centre() -> None:
+    for height, width, box in [(10, 1000, (493, 0, 506, 10)), (1000, 9, (0, 494, 9, 506)), (1, 1, (0, 0, 1, 1))]:
+        assert random_crop_box(height, width, (0.9, 1.0), RATIO, np.random.default_rng(0)) == box
 
 
 def test_a_training_crop_is_pillow_s_resize_of_its_box() -> None:
@@ -102,12 +101,12 @@ def test_fast_views_of_jpegs_are_close_to_pillow_s(tmp_path: Path, subsampling: 
     image, reductions, differences = read_image(path, 3), [], []
     for seed in range(30):
         draw = draw_view(480, 640, fast, np.random.default_rng(seed))
-        needed = need([draw], fast)
+        needed = compute_need([draw], fast)
         reductions.append(needed.reduction)
         picture = read_picture(path, 3, lambda height, width, needed=needed: needed)
         assert picture.scale[0] == 1 / reductions[-1]
-        expected = drawn_view(Picture(image, (480, 640)), exact, draw).astype(int)
-        differences.append(np.abs(drawn_view(picture, fast, draw) - expected).mean())
+        expected = make_view(Picture(image, (480, 640)), exact, draw).astype(int)
+        differences.append(np.abs(make_view(picture, fast, draw) - expected).mean())
     assert np.mean(differences) < 2.5 and max(differences) < 5
     assert {2, 4} <= set(reductions)
 
@@ -120,10 +119,10 @@ def test_a_fast_view_needs_no_row_below_those_it_asks_for(tmp_path: Path, size: 
     cut = 0
     for seed in range(40):
         draw = draw_view(301, 402, settings, np.random.default_rng(seed))
-        needed = need([draw], settings)
+        needed = compute_need([draw], settings)
         picture = read_picture(path, 3, lambda *_, needed=needed: needed)
         whole = read_picture(path, 3, lambda *_, needed=needed: Need(needed.reduction))
-        assert (drawn_view(picture, settings, draw) == drawn_view(whole, settings, draw)).all()
+        assert (make_view(picture, settings, draw) == make_view(whole, settings, draw)).all()
         cut += len(picture.pixels_hwC) < len(whole.pixels_hwC)
     assert cut > 10
 
@@ -134,9 +133,8 @@ def test_what_is_drawn_does_not_depend_on_how_it_is_decoded() -> None:
     assert draws[0] == draws[1] and draws[0].box == box
 
 
-@pytest.mark.parametrize(
-    ("boxes", "times"),
-    [
+def test_a_reduction_leaves_every_crop_its_view_s_pixels() -> None:
+    for boxes, times in [
         ([(0, 0, 223, 223)], 1),
         ([(0, 0, 447, 900)], 1),
         ([(0, 0, 448, 448)], 2),
@@ -147,12 +145,10 @@ def test_what_is_drawn_does_not_depend_on_how_it_is_decoded() -> None:
         ([(0, 0, 9000, 9000), (0, 0, 448, 449)], 2),
         ([None], 1),
         ([(0, 0, 9000, 9000), None], 1),
-    ],
-)
-def test_a_reduction_leaves_every_crop_its_view_s_pixels(boxes: list, times: int) -> None:
-    draws = [Draw(box, (0, 0), False) for box in boxes]
-    assert need(draws, View((224, 224), 3)).reduction == times
-    assert need(draws, View((224, 224), 3, decode="exact")) == Need()
+    ]:
+        draws = [Draw(box, (0, 0), False) for box in boxes]
+        assert compute_need(draws, View((224, 224), 3)).reduction == times
+        assert compute_need(draws, View((224, 224), 3, decode="exact")) == Need()
 
 
 def test_a_crop_is_cut_from_a_smaller_picture_where_it_was_drawn() -> None:
@@ -163,23 +159,24 @@ def test_a_crop_is_cut_from_a_smaller_picture_where_it_was_drawn() -> None:
     settings = View((8, 8), 1)
     for box, mean in (((0, 0, 150, 400), 255), ((150, 91, 600, 400), 0), ((75, 200, 225, 350), 127.5)):
         for decode in DECODES:
-            view = drawn_view(picture, replace(settings, decode=decode), Draw(box, (0, 0), False))
+            view = make_view(picture, replace(settings, decode=decode), Draw(box, (0, 0), False))
             assert abs(view.mean() - mean) < 6, (box, decode)
 
 
-@pytest.mark.parametrize(("height", "width"), [(300, 401), (401, 300), (257, 256), (64, 64), (31, 979)])
-@pytest.mark.parametrize("size", [(64, 64), (64, 96), (97, 32)])
-def test_the_evaluation_view_is_resize_then_centre_crop(height: int, width: int, size: tuple[int, int]) -> None:
-    image = noise(height, width, 3)
-    cover_h, cover_w = round(size[0] / 0.875), round(size[1] / 0.875)
-    if cover_h / height >= cover_w / width:
-        cover_w = int(cover_h * width / height)
-    else:
-        cover_h = int(cover_w * height / width)
-    resized = Image.fromarray(image).resize((cover_w, cover_h), Image.Resampling.BICUBIC)
-    left, top = round((cover_w - size[1]) / 2), round((cover_h - size[0]) / 2)
-    expected = np.asarray(resized.crop((left, top, left + size[1], top + size[0])))
-    assert (eval_view(image, View(size, 3)) == expected.transpose(2, 0, 1)).all()
+def test_the_evaluation_view_is_resize_then_centre_crop() -> None:
+    for (height, width), size in product(
+        [(300, 401), (401, 300), (257, 256), (64, 64), (31, 979)], [(64, 64), (64, 96), (97, 32)]
+    ):
+        image = noise(height, width, 3)
+        cover_h, cover_w = round(size[0] / 0.875), round(size[1] / 0.875)
+        if cover_h / height >= cover_w / width:
+            cover_w = int(cover_h * width / height)
+        else:
+            cover_h = int(cover_w * height / width)
+        resized = Image.fromarray(image).resize((cover_w, cover_h), Image.Resampling.BICUBIC)
+        left, top = round((cover_w - size[1]) / 2), round((cover_h - size[0]) / 2)
+        expected = np.asarray(resized.crop((left, top, left + size[1], top + size[0])))
+        assert (eval_view(image, View(size, 3)) == expected.transpose(2, 0, 1)).all()
 
 
 def test_224_pixels_come_from_a_short_side_of_256() -> None:
@@ -209,7 +206,7 @@ def test_an_image_of_the_right_size_stays_untouched_in_evaluation() -> None:
     assert (eval_view(image, View((28, 28), 1, eval_crop_ratio=1.0))[0] == image[:, :, 0]).all()
 
 
-def test_without_crop_flip_and_shift_training_sees_the_evaluation_view() -> None:
+def test_without_augmentation_training_sees_the_evaluation_view() -> None:
     image = noise(40, 50, 3)
     settings = View((32, 32), 3, crop_scale=None, flip=False)
     assert (train_view(image, settings, np.random.default_rng(0)) == eval_view(image, settings)).all()
@@ -267,9 +264,8 @@ def test_an_image_of_other_channels_is_refused() -> None:
         eval_view(noise(8, 8, 1), View((8, 8), 3))
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
+def test_settings_without_sense_are_refused() -> None:
+    for wrong, message in [
         ({"image_size": (0, 28)}, "positive image_size"),
         ({"channels": 0}, "channels"),
         ({"crop_scale": (0.5, 0.2)}, "crop_scale"),
@@ -280,8 +276,6 @@ def test_an_image_of_other_channels_is_refused() -> None:
         ({"eval_crop_ratio": 1.5}, "eval_crop_ratio"),
         ({"decode": "quick"}, "'fast' or 'exact', got 'quick'"),
         ({"repeats": 0}, "repeats of 1 or more, got 0"),
-    ],
-)
-def test_settings_without_sense_are_refused(wrong: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        View(**{"image_size": (28, 28), "channels": 1, **wrong})
+    ]:
+        with pytest.raises(ValueError, match=message):
+            View(**{"image_size": (28, 28), "channels": 1, **wrong})

@@ -118,7 +118,7 @@ def test_archives_and_workers_give_the_same(paddlemae, messy: Path, tmp_path: Pa
     assert "all.tar, entry " in packed["unreadable"][0]["image"]
     monkeypatch.setattr(survey, "_CHUNK", 4)
     sources = [open_source(str(messy), part) for part in ("train", "test")]
-    here, there = (survey.look_at(sources, 3, workers=workers) for workers in (0, 1))
+    here, there = (survey.survey_sources(sources, 3, workers=workers) for workers in (0, 1))
     assert here.forms == there.forms and here.faults == there.faults == {9: here.faults[9]}
     for name in ("digests_N2", "thumbnails_NP", "sizes_N2", "shallow_N"):
         np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
@@ -171,7 +171,7 @@ def test_mistakes_are_one_line(paddlemae, sound: Path, tmp_path: Path) -> None:
     assert found["findings"] == {"unreadable": 1} and found["height"] is None and "nothing that can be read" in text
 
 
-def test_held_out_images_elsewhere_are_compared_with_the_training_part(paddlemae, sound: Path, tmp_path: Path) -> None:
+def test_held_out_images_elsewhere_are_compared(paddlemae, sound: Path, tmp_path: Path) -> None:
     """Whether both are folders of classes, or are parts of others."""
     other = tmp_path / "other"
     shutil.copytree(sound / "test", other)

@@ -1,6 +1,7 @@
 """Inference: batches shared among threads give what the model gives, and leave everything as it was."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import paddle
@@ -117,19 +118,16 @@ def test_what_fails_in_a_thread_is_raised_here(always_shared) -> None:
     assert forward(pictures(4)).shape == (4, 16)
 
 
-@pytest.mark.parametrize(
-    ("make", "output", "message"),
-    [
+def test_mistakes_are_refused_before_any_image() -> None:
+    for make, output, message in [
         (lambda: classifier(cls_token=False), FeatureKind("cls"), "this model has no cls token; use pool='mean'"),
         (classifier, FeatureKind(layer=3), "layer must be one of the encoder's 2 blocks, 1..2, got 3"),
         (classifier, FeatureKind(layer=0), "layer must be one of the encoder's 2 blocks, 1..2, got 0"),
         (autoencoder, "logits", "this model has no head"),
-    ],
-)
-def test_mistakes_are_refused_before_any_image(make, output, message: str) -> None:
-    with pytest.raises(ValueError, match=message) as fault:
-        forward_function(*make(), output)
-    assert "\n" not in str(fault.value)
+    ]:
+        with pytest.raises(ValueError, match=message) as fault:
+            forward_function(*make(), output)
+        assert "\n" not in str(fault.value)
 
 
 def test_an_accelerator_takes_the_batch_whole(monkeypatch) -> None:
@@ -141,36 +139,31 @@ def test_an_accelerator_takes_the_batch_whole(monkeypatch) -> None:
     assert_close(forward_function(model, description, FeatureKind("cls"))(pictures(3)), expected)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("token", ["cls", "mean"])
-@pytest.mark.parametrize("layer", [1, 2])
-def test_features_come_from_the_layer_that_is_named(layer: int, token: str, norm: str) -> None:
-    model, description = autoencoder()
-    batch = pictures(3)
-    inputs: list = []
-    with evaluating(model), paddle.no_grad():
-        last = encode(model, to_input(batch, description), block_inputs=inputs)
-        tokens = [*inputs[1:], last][layer - 1]
-        if norm == "layer":
-            tokens = model.norm(tokens)
-    tokens = tokens.numpy()
-    expected = tokens[:, 0] if token == "cls" else tokens[:, 1:].mean(axis=1)
-    kind = FeatureKind(token, layer, norm)
-    assert_close(forward_function(model, description, kind)(batch), expected)
-    if layer == 2:
-        assert_close(forward_function(model, description, FeatureKind(token, None, norm))(batch), expected)
+def test_features_come_from_the_layer_that_is_named() -> None:
+    for norm, token, layer in product(NORMS, ["cls", "mean"], [1, 2]):
+        model, description = autoencoder()
+        batch = pictures(3)
+        inputs: list = []
+        with evaluating(model), paddle.no_grad():
+            last = encode(model, to_input(batch, description), block_inputs=inputs)
+            tokens = [*inputs[1:], last][layer - 1]
+            if norm == "layer":
+                tokens = model.norm(tokens)
+        tokens = tokens.numpy()
+        expected = tokens[:, 0] if token == "cls" else tokens[:, 1:].mean(axis=1)
+        kind = FeatureKind(token, layer, norm)
+        assert_close(forward_function(model, description, kind)(batch), expected)
+        if layer == 2:
+            assert_close(forward_function(model, description, FeatureKind(token, None, norm))(batch), expected)
 
 
-@pytest.mark.parametrize(
-    ("token", "norm", "message"),
-    [
+def test_kinds_that_there_are_not() -> None:
+    for token, norm, message in [
         ("max", "layer", "token must be one of cls, mean, got 'max'"),
         ("cls", "l2", "norm must be one of layer, batch, none, got 'l2'"),
-    ],
-)
-def test_kinds_that_there_are_not(token: str, norm: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        FeatureKind(token, None, norm)
+    ]:
+        with pytest.raises(ValueError, match=message):
+            FeatureKind(token, None, norm)
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])

@@ -65,18 +65,15 @@ def test_a_wrong_mask_file_is_one_line(tmp_path, name: str, content: bytes | Non
     assert "\n" not in str(fault.value)
 
 
-@pytest.mark.parametrize(
-    ("choice", "message"),
-    [
+def test_a_wrong_choice_is_one_line() -> None:
+    for choice, message in [
         (MaskChoice("holes"), "mask must be random, block, grid or a given map, got 'holes'"),
         (MaskChoice("random", 1.0), r"mask_ratio must be in \[0, 1\), got 1.0"),
         (MaskChoice("block", -0.5), r"mask_ratio must be in \[0, 1\), got -0.5"),
         (MaskChoice("random", 0.99), "keeps none of 24 patches"),
-    ],
-)
-def test_a_wrong_choice_is_one_line(choice: MaskChoice, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        removed(choice)
+    ]:
+        with pytest.raises(ValueError, match=message):
+            removed(choice)
 
 
 def chosen(text: str) -> np.ndarray:
@@ -93,20 +90,17 @@ def test_none_removes_nothing() -> None:
     assert not chosen("none").any()
 
 
-@pytest.mark.parametrize(
-    ("boxes", "slices"),
-    [
+def test_a_box_removes_every_patch_that_it_touches() -> None:
+    for boxes, slices in [
         ("0,0,16,8", [(slice(0, 1), slice(0, 1))]),
         ("15,7,17,9", [(slice(0, 2), slice(0, 2))]),  # one pixel in each of four
         ("16,8,48,16", [(slice(1, 2), slice(1, 3))]),  # right and bottom are not included
         ("0,0,96,8; 80,24,96,32;", [(slice(0, 1), slice(0, 6)), (slice(3, 4), slice(5, 6))]),
-    ],
-)
-def test_a_box_removes_every_patch_that_it_touches(boxes: str, slices: list) -> None:
-    expected = np.zeros(GRID, bool)
-    for place in slices:
-        expected[place] = True
-    assert (chosen(f"boxes:{boxes}") == expected).all()
+    ]:
+        expected = np.zeros(GRID, bool)
+        for place in slices:
+            expected[place] = True
+        assert (chosen(f"boxes:{boxes}") == expected).all()
 
 
 @pytest.mark.parametrize(("name", "mode"), [("m.png", "L"), ("m.png", "RGB"), ("m.png", "1"), ("m.PNG", "I;16")])

@@ -9,9 +9,8 @@ ONE, TWO = {"w": np.ones((2, 3), np.float32)}, {"w": np.zeros(2, np.float16)}
 NAMESPACE = Opaque("argparse.Namespace", (), {"lr": 0.1})
 
 
-@pytest.mark.parametrize(
-    ("tree", "taken", "others"),
-    [
+def test_the_usual_places_are_found_and_the_rest_is_named() -> None:
+    for tree, taken, others in [
         (ONE, "", {}),
         ({"model": ONE}, "model", {}),
         ({"state_dict": ONE, "epoch": 3}, "state_dict", {"epoch": "int"}),
@@ -24,12 +23,10 @@ NAMESPACE = Opaque("argparse.Namespace", (), {"lr": 0.1})
         ({"model": ONE, "state_dict": TWO}, "model", {"state_dict": "state dict of 1 tensors"}),
         ({"model": {}, "state_dict": ONE}, "state_dict", {"model": "dict of 0"}),
         ({"model": 7, "state_dict": ONE}, "state_dict", {"model": "int"}),
-    ],
-)
-def test_the_usual_places_are_found_and_the_rest_is_named(tree, taken: str, others) -> None:
-    found = tensors_of(tree)
-    assert (found.place, found.others) == (taken, others)
-    assert found.tensors["w"] is ONE["w"] and found.dtypes == {"w": "float32"} and not found.skipped
+    ]:
+        found = tensors_of(tree)
+        assert (found.place, found.others) == (taken, others)
+        assert found.tensors["w"] is ONE["w"] and found.dtypes == {"w": "float32"} and not found.skipped
 
 
 def test_other_places_are_taken_when_asked() -> None:
@@ -65,9 +62,8 @@ def test_tensors_that_are_not_understood_are_refused() -> None:
         tensors_of({"w": Opaque("mine.pack", (np.ones(2),))})
 
 
-@pytest.mark.parametrize(
-    ("tree", "message"),
-    [
+def test_a_tree_without_weights_says_what_it_holds() -> None:
+    for tree, message in [
         (None, "the file is no state dict but NoneType"),
         ([ONE], "the file is no state dict but list of 1"),
         (ONE["w"], r"the file is no state dict but float32 \[2, 3\]"),
@@ -78,12 +74,10 @@ def test_tensors_that_are_not_understood_are_refused() -> None:
         (Opaque("x.Net", (), {"_parameters": {}}), r"the file is a whole model object \(x.Net\); save its state_dict"),
         ({"net": Opaque("x.Net", (), {"_parameters": {}})}, r"net \(x.Net\) is a whole model object"),
         ({str(i): i for i in range(50)}, r"9 \(int\) and 40 more"),
-    ],
-)
-def test_a_tree_without_weights_says_what_it_holds(tree, message: str) -> None:
-    with pytest.raises(ValueError, match=message) as fault:
-        tensors_of(tree)
-    assert "\n" not in str(fault.value)
+    ]:
+        with pytest.raises(ValueError, match=message) as fault:
+            tensors_of(tree)
+        assert "\n" not in str(fault.value)
 
 
 def test_bfloat16_widens_every_value_of_any_layout() -> None:

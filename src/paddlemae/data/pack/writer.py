@@ -13,8 +13,8 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from paddlemae.data.sources.tar import entries
-from paddlemae.system.atomic import PARTIAL, flush_folder
+from paddlemae.data.sources.tar import read_entries
+from paddlemae.system.atomic import PARTIAL, flush_file, rename
 
 _BLOCK = 512
 _RECORD = 20 * _BLOCK  # what a tar's length is a multiple of
@@ -22,7 +22,7 @@ _AT_ONCE = 1 << 20  # bytes that are read back at a time
 
 
 @dataclass(frozen=True)
-class Written:
+class ShardDigest:
     """A shard that is in its place."""
 
     bytes: int
@@ -54,7 +54,7 @@ class ShardFile:
         self._placed.append((name, offset, len(content)))
         return offset
 
-    def close(self) -> Written:
+    def close(self) -> ShardDigest:
         """Flush it to the disk, read it back, and rename it.
 
         Raises:
@@ -62,15 +62,13 @@ class ShardFile:
         """
         end = 2 * _BLOCK
         self._write(bytes(end + -(self.bytes + end) % _RECORD))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        flush_file(self._file)
         self._file.close()
         digest = self._digest.hexdigest()
-        if file_digest(self.beside) != digest or self._found() != self._placed:
+        if digest_file(self.beside) != digest or self._found() != self._placed:
             raise OSError(errno.EIO, "the disk gave back other bytes than were written", str(self.beside))
-        os.replace(self.beside, self.path)
-        flush_folder(self.path.parent)
-        return Written(self.bytes, digest)
+        rename(self.beside, self.path, flush=True)
+        return ShardDigest(self.bytes, digest)
 
     def abandon(self) -> None:
         with contextlib.suppress(OSError):
@@ -84,7 +82,7 @@ class ShardFile:
 
     def _found(self) -> list[tuple[str, int, int]]:
         """What the tar's reader finds."""
-        return [(one.name, one.offset, one.size) for one in entries(str(self.beside), lambda name: False)]
+        return [(one.name, one.offset, one.size) for one in read_entries(str(self.beside), lambda name: False)]
 
 
 def size_in_tar(content: bytes) -> int:
@@ -92,7 +90,7 @@ def size_in_tar(content: bytes) -> int:
     return _BLOCK + len(content) + -len(content) % _BLOCK
 
 
-def file_digest(path: Path) -> str:
+def digest_file(path: Path) -> str:
     """SHA-256 of a file's bytes, from the disk rather than from memory where the system can be asked to."""
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:

@@ -9,7 +9,8 @@ from typing import Any
 from paddlemae.engine.device import is_cpu
 from paddlemae.engine.safe_import import paddle
 from paddlemae.model.mae import MaskedAutoencoder
-from paddlemae.model.vit import SIZES, VisionTransformer
+from paddlemae.model.shape import SIZES, DecoderShape, names_of
+from paddlemae.model.vit import VisionTransformer
 from paddlemae.recipe import (
     AutoencoderShape,
     ClassifierShape,
@@ -23,14 +24,7 @@ from paddlemae.weights.transfer import load_official
 
 KINDS = {"mae": MaskedAutoencoder, "classifier": VisionTransformer, "encoder": VisionTransformer}
 BYTES_A_WEIGHT = 16  # in training: itself, its gradient and two moments, in float32
-DECODER_FIELDS = (
-    "decoder",
-    "decoder_embed_dim",
-    "decoder_depth",
-    "decoder_num_heads",
-    "inter_block_attention",
-    "norm_pix_loss",
-)
+DECODER_FIELDS = names_of(DecoderShape)
 DECODER_PARTS = (
     "mask_token",
     "decoder_embed",

@@ -13,17 +13,16 @@ import numpy as np
 from PIL import Image
 
 from paddlemae.data.decode.images import EXTENSIONS, UnreadableImage, has_ending, read_image
-from paddlemae.data.decode.pixel_format import at_depth
-from paddlemae.model.masking import Mask, draw_mask, given_mask, num_kept
+from paddlemae.data.decode.pixel_format import convert_depth
+from paddlemae.model.masking import MASKS, Mask, draw_mask, given_mask
 
 DEFAULT_RATIO = 0.75  # the paper's
-DRAWN = ("random", "block", "grid")
 NONE = "none"
 BOXES = "boxes:"
 MAPS = (".npy", ".txt")
 WHITE_ENOUGH = 0.5  # the mean brightness, of 1, from which a patch is removed
 EXPECTED = (
-    "random, block, grid, none, boxes:LEFT,TOP,RIGHT,BOTTOM;..., a map (.npy, .txt) or a picture (white = removed)"
+    f"{', '.join(MASKS)}, none, boxes:LEFT,TOP,RIGHT,BOTTOM;..., a map (.npy, .txt) or a picture (white = removed)"
 )
 
 Box = tuple[int, int, int, int]
@@ -34,7 +33,7 @@ class MaskChoice:
     """How the patches to remove are chosen.
 
     Args:
-        kind: "random", "block", "grid" or "none", unless a file, boxes or a map are given.
+        kind: a key of `masking.MASKS` or "none", unless a file, boxes or a map are given.
         ratio: of the patches to remove; None is 0.75.
         seed: of what is drawn.
         file: a map of the patches, `.npy` or `.txt` (1 = removed), or a picture of the view, brought to the grid by
@@ -68,7 +67,7 @@ def parsed_mask(text: str, ratio: float | None = None, seed: int = 0) -> MaskCho
         return MaskChoice(ratio=ratio, seed=seed, boxes=_parsed_boxes(text.removeprefix(BOXES)))
     if has_ending(text, (*MAPS, *EXTENSIONS)):
         return MaskChoice(ratio=ratio, seed=seed, file=Path(text))
-    if text not in (*DRAWN, NONE):
+    if text not in (*MASKS, NONE):
         raise ValueError(f"mask must be {EXPECTED}; got {text!r}")
     return MaskChoice(text, ratio, seed)
 
@@ -101,13 +100,13 @@ def choose_mask(
         ValueError: an unknown kind, a ratio, map, picture or box that does not fit the model's patches.
     """
     removed = _given(choice, grid, patch_size)
-    if choice.ratio is not None and (removed is not None or choice.kind == "grid"):
+    if choice.ratio is not None and (removed is not None or MASKS[choice.kind].fixed_ratio):
         warnings.warn(f"--mask-ratio has no effect with --mask {choice.name}", stacklevel=2)
     if removed is not None:
         one_for_all = removed.ndim < 3
         return given_mask(np.broadcast_to(removed, (batch_size, *removed.shape)) if one_for_all else removed, grid)
-    num_keep = num_kept(grid[0] * grid[1], DEFAULT_RATIO if choice.ratio is None else choice.ratio)
-    return draw_mask(choice.kind, [np.random.default_rng(choice.seed)] * batch_size, grid, num_keep)
+    ratio = DEFAULT_RATIO if choice.ratio is None else choice.ratio
+    return draw_mask(choice.kind, [np.random.default_rng(choice.seed)] * batch_size, grid, ratio)
 
 
 def _given(choice: MaskChoice, grid: tuple[int, int], patch_size: tuple[int, int]) -> np.ndarray | None:
@@ -150,7 +149,7 @@ def _read_map(path: Path) -> np.ndarray:
 def _read_picture(path: Path, grid: tuple[int, int]) -> np.ndarray:
     """Where a picture, brought to the grid by averaging, is half white or more."""
     try:
-        pixels_HW = at_depth(read_image(path, 1), 8)[..., 0]
+        pixels_HW = convert_depth(read_image(path, 1), 8)[..., 0]
     except UnreadableImage as fault:
         raise ValueError(f"{path} is not a mask; expected a picture, white = removed ({fault.reason})") from fault
     brightness = Image.fromarray(pixels_HW.astype(np.float32)).resize(grid[::-1], Image.Resampling.BOX)

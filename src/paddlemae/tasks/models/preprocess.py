@@ -15,7 +15,7 @@ from paddlemae.data.views.randaugment import RandAugment
 from paddlemae.engine.safe_import import paddle
 from paddlemae.engine.tensors import tensor_of
 from paddlemae.model.kernels import scale_channels
-from paddlemae.model.vit import pair
+from paddlemae.model.shape import pair
 from paddlemae.recipe import (
     AUTO,
     Augmentation,
@@ -26,8 +26,6 @@ from paddlemae.recipe import (
 )
 from paddlemae.tasks.models.read_model import Checkpoint
 from paddlemae.weights.model_folder import Description
-
-SHOWN_DEVIATIONS = 2.5
 
 
 def statistics_of(
@@ -113,23 +111,7 @@ def normalised(images: paddle.Tensor, description: Description, white: int = 255
     return scale_channels(images.astype("float32"), tensor_of(1 / (white * std)), tensor_of(-mean / std))
 
 
-def to_pictures(images: paddle.Tensor, description: Description) -> np.ndarray:
-    """uint8 [B, H, W, C] pictures from normalised images; values out of range are clipped.
-
-    Of 16 bits, `SHOWN_DEVIATIONS` standard deviations around each channel's mean are shown, since most such images
-    would be black else.
-    """
-    values = images.numpy()
-    if evaluation_view(description).depth == 16:
-        shown = values / (2 * SHOWN_DEVIATIONS) + 0.5
-    else:
-        mean, std = _pixel_statistics(description)
-        shown = values * std + mean
-    return np.clip(shown * 255 + 0.5, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
-
-
-def grey_of(description: Description) -> np.ndarray:
-    """The normalised value of each channel, [C], that `to_pictures` shows as the middle of all brightness."""
-    if evaluation_view(description).depth == 16:
-        return np.zeros(len(description.mean))
-    return (0.5 - np.asarray(description.mean)) / np.asarray(description.std)
+def to_shares(images: paddle.Tensor, description: Description) -> np.ndarray:
+    """Return normalised images as shares of white, float32 [B, H, W, C], 0 to 1 where pixels could be so."""
+    mean, std = _pixel_statistics(description)
+    return (images.numpy() * std + mean).transpose(0, 2, 3, 1)

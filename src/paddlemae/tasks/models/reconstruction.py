@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from paddlemae.data.decode.display import FULL, WHITE, as_displayed, show_range, stretched_range
 from paddlemae.model.mae import MaskedAutoencoder, reconstruct
 from paddlemae.model.masking import Mask
 from paddlemae.runs.figures import draw_reconstructions
-from paddlemae.tasks.models.preprocess import grey_of, to_input, to_pictures
+from paddlemae.tasks.models.preprocess import to_input, to_shares
 from paddlemae.weights.model_folder import Description
 
+GREY = 128  # of removed patches
 RAW_CAPTION = (
     "{removed} of {total} patches removed. The model predicts raw pixels; it learned that for removed patches only, so "
     "what it predicts in place of visible ones means nothing."
@@ -48,16 +50,23 @@ def drawn_pictures(
     model: MaskedAutoencoder, description: Description, images_u8: np.ndarray, mask: Mask
 ) -> dict[str, np.ndarray]:
     """Every stage of a reconstruction by its name, uint8 [B, H, W, C] each; see `model.mae.Reconstruction`."""
-    grey = grey_of(description)
-    drawn = reconstruct(model, to_input(images_u8, description), mask, fill=grey)
-    stages = {
-        "original": drawn.original,
-        "masked": drawn.masked,
-        "prediction": drawn.prediction,
-        "prediction + visible": drawn.completed,
-        "plain prediction": drawn.plain,
+    drawn = reconstruct(model, to_input(images_u8, description), mask)
+    prediction, completed, plain = (
+        to_shares(stage, description) for stage in (drawn.prediction, drawn.completed, drawn.plain)
+    )
+    images_BHWC = images_u8.transpose(0, 2, 3, 1)
+    original = as_displayed(images_BHWC)
+    is_deep = original.dtype != images_u8.dtype
+    shown = stretched_range(images_BHWC / np.float32(WHITE)) if is_deep else FULL
+    rows, columns = model.patch_size
+    removed_BHW = mask.as_map().reshape(-1, *model.grid).repeat(rows, axis=1).repeat(columns, axis=2)
+    return {
+        "original": original,
+        "masked": np.where(removed_BHW[..., None], np.uint8(GREY), original),
+        "prediction": show_range(prediction, shown),
+        "prediction + visible": show_range(completed, shown),
+        "plain prediction": show_range(plain, stretched_range(plain) if is_deep else FULL),
     }
-    return {name: to_pictures(stage, description) for name, stage in stages.items()}
 
 
 def caption_of(description: Description, mask: Mask, plain: bool = False) -> str:

@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 
 from paddlemae.data.batches import eval_batches
+from paddlemae.data.decode.display import as_displayed
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source, subset
+from paddlemae.data.sources.subsets import spread_over
 from paddlemae.data.views.augment import View
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import Mask
 from paddlemae.model.vit import VisionTransformer, attention_maps
 from paddlemae.runs.confusion import Confusion
 from paddlemae.runs.exhibit_files import read_exhibit, write_exhibit, write_sprite
-from paddlemae.runs.figures import heated
+from paddlemae.runs.figures import overlay_heat
 from paddlemae.tasks.models.preprocess import evaluation_view, to_input
 from paddlemae.tasks.models.reconstruction import caption_of, drawn_pictures
 from paddlemae.tasks.training.optional_output import optional
@@ -36,11 +38,6 @@ PERPLEXITY = 30  # t-SNE's, of so many images that they have as many neighbours
 MOMENTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
 
 
-def spread_over(source: Source, count: int) -> np.ndarray:
-    """Indices of images all over the source, since neighbours in a folder are often of one class: int64 [count]."""
-    return np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(np.int64))
-
-
 def pictures_at(source: Source, view: View, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """([N, C, H, W] as evaluation sees these images, the indices of those that can be read)."""
     batches = list(eval_batches(subset(source, indices), view, batch_size=len(indices)))
@@ -49,12 +46,8 @@ def pictures_at(source: Source, view: View, indices: np.ndarray) -> tuple[np.nda
 
 
 def as_pictures(images_BCHW: np.ndarray) -> np.ndarray:
-    """uint8 [B, H, W, C]; 16 bits are stretched, each channel between these images' darkest and brightest hundredth."""
-    if images_BCHW.dtype == np.uint8:
-        return images_BCHW.transpose(0, 2, 3, 1)
-    low, high = np.percentile(images_BCHW, (1, 99), axis=(0, 2, 3), keepdims=True)
-    stretched = 255 * (images_BCHW - low) / np.maximum(high - low, 1)
-    return np.clip(stretched, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    """Return uint8 [B, H, W, C], as images are displayed."""
+    return as_displayed(images_BCHW.transpose(0, 2, 3, 1))
 
 
 def moments(total_steps: int) -> frozenset[int]:
@@ -123,7 +116,7 @@ def show_attention(
     heads, originals = maps_BHL.shape[1], as_pictures(images_u8)
 
     def over(maps_NL: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-        return np.stack([heated(picture, one.reshape(model.grid)) for picture, one in zip(pictures, maps_NL)])
+        return np.stack([overlay_heat(picture, one.reshape(model.grid)) for picture, one in zip(pictures, maps_NL)])
 
     each = over(maps_BHL.reshape(-1, maps_BHL.shape[2]), originals.repeat(heads, axis=0))
     asking = "the cls token of the last block attends" if token == "cls" else "the last block's patches attend"
@@ -190,7 +183,7 @@ def show_neighbours(
     """
     (queries, query_indices), (bank, bank_indices) = asked, known
     assert queries.labels is not None and bank.labels is not None
-    rows = np.unique(np.linspace(0, len(query_indices) - 1, min(SHOWN_QUERIES, len(query_indices))).astype(int))
+    rows = spread_over(len(query_indices), SHOWN_QUERIES)
     shown = min(SHOWN_NEIGHBOURS, nearest_Qk.shape[1])
     pictures, items = [], []
     for row in rows:
@@ -223,7 +216,7 @@ def show_map(
     from sklearn.manifold import TSNE  # slow to import
 
     assert source.labels is not None
-    rows = np.unique(np.linspace(0, len(features_ND) - 1, min(MAPPED, len(features_ND))).astype(int))
+    rows = spread_over(len(features_ND), MAPPED)
     unit = features_ND[rows] / np.maximum(np.linalg.norm(features_ND[rows], axis=1, keepdims=True), 1e-12)
     perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
     points = TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(unit)
@@ -244,6 +237,6 @@ def show_map(
 def fixed_images(source: Source, description: Description) -> tuple[np.ndarray, np.ndarray] | None:
     """([B, C, H, W], indices) of the images that a run shows throughout; None if none of them can be read."""
     try:
-        return pictures_at(source, evaluation_view(description), spread_over(source, SHOWN))
+        return pictures_at(source, evaluation_view(description), spread_over(len(source), SHOWN))
     except DataFault:
         return None

@@ -6,7 +6,7 @@ import numpy as np
 
 from paddlemae.data.batches import MASK_STREAM, PREDICTION_STREAM, Batch, batch_rngs, path_noise
 from paddlemae.engine.safe_import import paddle
-from paddlemae.model.masking import Mask, draw_mask, draw_predicted, grid_mask, num_kept, num_predicted
+from paddlemae.model.masking import MASKS, Mask, draw_mask, draw_predicted, num_predicted
 from paddlemae.recipe import PretrainRecipe
 from paddlemae.tasks.models.preprocess import to_input
 from paddlemae.train.parallel.loss_layer import LossFn
@@ -28,9 +28,7 @@ def loss_function(recipe: PretrainRecipe, description: Description) -> LossFn:
 
 def kept_patches(recipe: PretrainRecipe, grid: tuple[int, int]) -> int:
     """Patches that the encoder sees of each image."""
-    if recipe.mask == "grid":
-        return grid_mask(1, grid).keep.shape[1]
-    return num_kept(grid[0] * grid[1], recipe.mask_ratio)
+    return MASKS[recipe.mask].num_kept(grid, recipe.mask_ratio)
 
 
 def predicted_patches(recipe: PretrainRecipe, grid: tuple[int, int]) -> int:
@@ -41,7 +39,7 @@ def predicted_patches(recipe: PretrainRecipe, grid: tuple[int, int]) -> int:
 
 def batch_mask(recipe: PretrainRecipe, grid: tuple[int, int], seed: int, batch: Batch) -> Mask:
     """The masks of a batch, from each image's own randomness: (seed, epoch, index)."""
-    return draw_mask(recipe.mask, batch_rngs(seed, MASK_STREAM, batch), grid, kept_patches(recipe, grid))
+    return draw_mask(recipe.mask, batch_rngs(seed, MASK_STREAM, batch), grid, recipe.mask_ratio)
 
 
 def batch_predicted(recipe: PretrainRecipe, seed: int, batch: Batch, mask: Mask) -> np.ndarray | None:

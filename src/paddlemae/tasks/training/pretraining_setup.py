@@ -10,7 +10,8 @@ from paddlemae.data.sources import Source, open_source
 from paddlemae.data.views.augment import View
 from paddlemae.engine import device
 from paddlemae.model.mae import MaskedAutoencoder
-from paddlemae.model.vit import patch_grid
+from paddlemae.model.masking import MASKS
+from paddlemae.model.shape import patch_grid
 from paddlemae.recipe import PretrainRecipe
 from paddlemae.tasks.models.build import autoencoder_arguments, build_autoencoder, describe, fitted
 from paddlemae.tasks.models.preprocess import statistics_of, training_view
@@ -45,8 +46,11 @@ def open_inputs(recipe: PretrainRecipe, own: Path | None = None, trust: bool = F
     """
     if recipe.data is None:
         raise ValueError("no images named; add --data FOLDER, or --data digits for the embedded ones")
-    if recipe.mask == "grid" and recipe.mask_ratio != 0.75:
-        warnings.warn("mask=grid removes 3 of every 4 patches; mask_ratio has no effect", stacklevel=2)
+    fixed_ratio = MASKS[recipe.mask].fixed_ratio
+    if fixed_ratio and recipe.mask_ratio != fixed_ratio:
+        warnings.warn(
+            f"mask={recipe.mask} removes {fixed_ratio:.0%} of the patches; mask_ratio has no effect", stacklevel=2
+        )
     device.prepare(recipe.training.device, recipe.training.threads)
     check_precision(recipe.training.precision)
     arguments = autoencoder_arguments(recipe.model)

@@ -12,90 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.sincos import sincos_1d, sincos_2d
-from paddlemae.system.display_names import shown
+from paddlemae.model.shape import PUBLISHED, SIZES, TensorShapes, tensor_shapes
+from paddlemae.model.sincos import sincos_1d, sincos_2d
+from paddlemae.system.display_names import display_name
 from paddlemae.weights.layouts.settings import Settings
 from paddlemae.weights.layouts.tensor_names import FOREIGN, Draft, reason
 from paddlemae.weights.layouts.translation import Imported
 
-# Width -> heads of the published models: DeiT, table 1 (Tiny, Small); ViT, table 1 (Base, Large, Huge).
-HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
+HEADS = {SIZES[name]["embed_dim"]: SIZES[name]["num_heads"] for name in PUBLISHED.values()}  # width -> heads
 DECODER_HEADS = {512: 16}  # MAE, as published
-Shapes = dict[str, tuple[int, ...]]
 
 
-def block_shapes(prefix: str, width: int, hidden: int) -> Shapes:
-    """Return names and shapes of one block."""
-    weights = {"norm1": (width,), "attn.qkv": (3 * width, width), "attn.proj": (width, width), "norm2": (width,)}
-    weights |= {"mlp.fc1": (hidden, width), "mlp.fc2": (width, hidden)}
-    shapes: Shapes = {}
-    for part, shape in weights.items():
-        shapes |= {f"{prefix}.{part}.weight": shape, f"{prefix}.{part}.bias": shape[:1]}
-    return shapes
-
-
-def cross_block_shapes(prefix: str, width: int, memory: int, hidden: int) -> Shapes:
-    """Return names and shapes of one block of a cross-attention decoder that attends to tokens of width `memory`."""
-    shapes = {name: shape for name, shape in block_shapes(prefix, width, hidden).items() if ".qkv." not in name}
-    for part, shape in {"q": (width, width), "kv": (2 * width, memory)}.items():
-        shapes |= {f"{prefix}.attn.{part}.weight": shape, f"{prefix}.attn.{part}.bias": shape[:1]}
-    return shapes
-
-
-def expected_shapes(kind: str, architecture: Mapping[str, Any]) -> Shapes:
-    """Return the shape of every tensor of a model under its official name, without building the model.
-
-    Args:
-        kind, architecture: as `Imported` has them; sizes may be one number, and what is left out is the default.
-    """
-    width, front = architecture["embed_dim"], int(architecture["cls_token"])
-    (height, wide), (patch_height, patch_width) = (_sides(architecture[name]) for name in ("image_size", "patch_size"))
-    tokens = (height // patch_height) * (wide // patch_width) + front
-    patch = (architecture["channels"], patch_height, patch_width)
-    shapes: Shapes = {"cls_token": (1, 1, width)} if front else {}
-    shapes |= {"pos_embed": (1, tokens, width)}
-    shapes |= {"patch_embed.proj.weight": (width, *patch), "patch_embed.proj.bias": (width,)}
-    for number in range(architecture["depth"]):
-        shapes |= block_shapes(f"blocks.{number}", width, int(width * architecture["mlp_ratio"]))
-    norm = "fc_norm" if architecture.get("pool") == "mean" else "norm"
-    shapes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
-    if kind == "classifier":
-        shapes |= {"head.weight": (architecture["num_classes"], width), "head.bias": (architecture["num_classes"],)}
-    return shapes | (_decoder_shapes(architecture, tokens, math.prod(patch)) if kind == "mae" else {})
-
-
-def _decoder_shapes(architecture: Mapping[str, Any], tokens: int, pixels: int) -> Shapes:
-    width, narrow = architecture["embed_dim"], architecture["decoder_embed_dim"]
-    depth, hidden = architecture["decoder_depth"], int(narrow * architecture["mlp_ratio"])
-    shapes: Shapes = {"mask_token": (1, 1, narrow), "decoder_pos_embed": (1, tokens, narrow)}
-    if architecture.get("decoder", "mae") == "mae":
-        shapes |= {"decoder_embed.weight": (narrow, width), "decoder_embed.bias": (narrow,)}
-        for number in range(depth):
-            shapes |= block_shapes(f"decoder_blocks.{number}", narrow, hidden)
-    else:
-        for number in range(depth):
-            shapes |= cross_block_shapes(f"decoder_blocks.{number}", narrow, width, hidden)
-        if architecture.get("inter_block_attention", True):
-            shapes |= {"inter_block.weight": (depth, architecture["depth"] + 1)}
-            for number in range(depth):
-                names = (f"inter_block.norms.{number}.{part}" for part in ("weight", "bias"))
-                shapes |= dict.fromkeys(names, (width,))
-    shapes |= {"decoder_norm.weight": (narrow,), "decoder_norm.bias": (narrow,)}
-    return shapes | {"decoder_pred.weight": (pixels, narrow), "decoder_pred.bias": (pixels,)}
-
-
-def _sides(size: Any) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width
-
-
-def faults(draft: Draft, shapes: Shapes) -> list[str]:
+def faults(draft: Draft, shapes: TensorShapes) -> list[str]:
     """Describe the tensors that do not fit, one text per kind, under the file's own names."""
     theirs, tensors = draft.their_name, draft.tensors
     missing = [theirs(name) for name in shapes if name not in tensors]
     extra = [*draft.unknown, *(theirs(name) for name in tensors if name not in shapes)]
     other = [
-        f"{shown(theirs(name))} {list(tensors[name].shape)} for {list(shape)}"
+        f"{display_name(theirs(name))} {list(tensors[name].shape)} for {list(shape)}"
         for name, shape in shapes.items()
         if name in tensors and tensors[name].shape != shape
     ]
@@ -108,7 +42,7 @@ def faults(draft: Draft, shapes: Shapes) -> list[str]:
 
 def _shortened(names: list[str], limit: int = 8) -> str:
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(shown(name) for name in names[:limit]) + rest
+    return ", ".join(display_name(name) for name in names[:limit]) + rest
 
 
 def assemble(draft: Draft, layout: str, settings: Settings) -> Imported:
@@ -127,7 +61,7 @@ def assemble(draft: Draft, layout: str, settings: Settings) -> Imported:
     architecture["image_size"] = [grid[0] * patch[0], grid[1] * patch[1]]
     architecture["positions"] = _positions(draft, architecture["cls_token"], grid)
     _decoder_positions(draft, architecture, grid)
-    shapes = expected_shapes(kind, architecture)
+    shapes = tensor_shapes(kind, architecture)
     found = faults(draft, shapes)
     if found:
         raise ValueError(f"these weights are no whole {kind} of the layout {layout}; {'; '.join(found)}")
@@ -166,18 +100,18 @@ def _refuse_foreign(draft: Draft, layout: str) -> None:
         if words:
             found.setdefault(words, name)
     if found:
-        listed = ", ".join(f"{words} ({shown(name)})" for words, name in found.items())
+        listed = ", ".join(f"{words} ({display_name(name)})" for words, name in found.items())
         raise ValueError(f"these weights (layout {layout}) have what our models have not: {listed}")
     for name, array in draft.tensors.items():
         if array.dtype.kind != "f":
-            raise ValueError(f"{shown(draft.their_name(name))} is {array.dtype}, weights are floats")
+            raise ValueError(f"{display_name(draft.their_name(name))} is {array.dtype}, weights are floats")
 
 
 def _kind(draft: Draft, layout: str) -> str:
     decoder = [name for name in draft.tensors if name.startswith(("decoder_", "mask_token"))]
     head = [name for name in draft.tensors if name.startswith("head.")]
     if decoder and head:
-        names = f"{shown(draft.their_name(decoder[0]))} and {shown(draft.their_name(head[0]))}"
+        names = f"{display_name(draft.their_name(decoder[0]))} and {display_name(draft.their_name(head[0]))}"
         raise ValueError(f"these weights (layout {layout}) have a decoder and a head, {names}; a model has one of them")
     return "mae" if decoder else "classifier" if head else "encoder"
 
@@ -186,7 +120,7 @@ def _needed(draft: Draft, name: str, dimensions: int, layout: str) -> np.ndarray
     array = draft.tensors.get(name)
     if array is None or array.ndim != dimensions:
         found = "is missing" if array is None else f"is {list(array.shape)}, it should have {dimensions} dimensions"
-        raise ValueError(f"no weights of the layout {layout}: {shown(draft.their_name(name))} {found}")
+        raise ValueError(f"no weights of the layout {layout}: {display_name(draft.their_name(name))} {found}")
     return array
 
 
@@ -196,7 +130,7 @@ def _depth(draft: Draft, prefix: str, layout: str) -> int:
     numbers = sorted({int(one[1]) for one in found if one})
     gap = next((place for place, number in enumerate(numbers) if place != number), None)
     if gap is not None:
-        missing = shown(draft.their_name(f"{prefix}.{gap}.norm1.weight"))
+        missing = display_name(draft.their_name(f"{prefix}.{gap}.norm1.weight"))
         raise ValueError(f"these weights (layout {layout}) are not whole: block {gap} is missing, with {missing}")
     return len(numbers)
 
@@ -237,7 +171,7 @@ def _ending(draft: Draft, layout: str) -> dict[str, Any]:
     if pool == "cls" and "cls_token" not in draft.tensors:
         raise ValueError(
             f"these weights (layout {layout}) have neither a cls token nor a norm behind pooling "
-            f"({shown(draft.their_name('cls_token'))}, {shown(draft.their_name('fc_norm.weight'))}); "
+            f"({display_name(draft.their_name('cls_token'))}, {display_name(draft.their_name('fc_norm.weight'))}); "
             "our classifiers pool by one of them"
         )
     head = draft.tensors.get("head.weight")
@@ -268,7 +202,7 @@ def _fill_biases(draft: Draft, settings: Settings) -> None:
 def _grid(draft: Draft, settings: Settings, architecture: Mapping[str, Any]) -> tuple[int, int]:
     """Return (rows, columns) of patches, from the settings or from the position table."""
     patch, front = architecture["patch_size"], int(architecture["cls_token"])
-    table, name = draft.tensors.get("pos_embed"), shown(draft.their_name("pos_embed"))
+    table, name = draft.tensors.get("pos_embed"), display_name(draft.their_name("pos_embed"))
     said = settings.image_size
     if said is not None and (said[0] % patch[0] or said[1] % patch[1]):
         raise ValueError(
@@ -340,7 +274,7 @@ def _positions(draft: Draft, cls_token: bool, grid: tuple[int, int]) -> str | No
     if table is None:
         return None
     kind = _computed(table, cls_token, grid)
-    name = shown(draft.their_name("pos_embed"))
+    name = display_name(draft.their_name("pos_embed"))
     if kind is None:
         draft.notes.append(f"{name} is not a computed table: positions are learned, on a grid of {grid[0]} x {grid[1]}")
         return "learned"
@@ -353,7 +287,7 @@ def _decoder_positions(draft: Draft, architecture: Mapping[str, Any], grid: tupl
     if table is None or table.ndim != 3 or "decoder" not in architecture:
         return
     kind = _computed(table, architecture["cls_token"], grid)
-    name = shown(draft.their_name("decoder_pos_embed"))
+    name = display_name(draft.their_name("decoder_pos_embed"))
     if kind is None:
         draft.notes.append(f"{name} is not a computed table: it is kept as it is, and stays fixed in training")
     else:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.system.display_names import shown
+from paddlemae.model.shape import PUBLISHED
+from paddlemae.system.display_names import display_name
 from paddlemae.weights.layouts.settings import Settings, numbers, size_of, whole
 from paddlemae.weights.layouts.tensor_names import CLASSIFIER, ENCODER, same_names
 
 NAMES = same_names(*ENCODER, *CLASSIFIER)
-SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
 POOLS = {"mean": "avg", "cls": "token"}
 
 
@@ -28,12 +28,12 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
     """
     name = str(config.get("architecture"))
     if not name.startswith("vit_"):
-        raise ValueError(f"config.json is of the architecture {shown(repr(name))}; timm's vit_... are read")
+        raise ValueError(f"config.json is of the architecture {display_name(repr(name))}; timm's vit_... are read")
     arguments = _mapping(config.get("model_args"))
     pretrained = _mapping(config.get("pretrained_cfg", config))  # older folders have it all at the top
     if arguments.get("act_layer", "gelu") != "gelu":
         raise ValueError(
-            f"config.json has act_layer {shown(repr(arguments['act_layer']))}; our blocks have the exact 'gelu'"
+            f"config.json has act_layer {display_name(repr(arguments['act_layer']))}; our blocks have the exact 'gelu'"
         )
     size = arguments.get("img_size", pretrained.get("input_size"))
     labels = config.get("label_names", pretrained.get("label_names"))
@@ -105,4 +105,4 @@ def _architecture(width: int, patch: Sequence[int]) -> str:
     """Return the registered model nearest to ours; `model_args` states the differences."""
     if width == 1280:
         return "vit_huge_patch14_224"
-    return f"vit_{SIZES.get(width, 'base')}_patch16_224"
+    return f"vit_{PUBLISHED.get(width, 'base')}_patch16_224"

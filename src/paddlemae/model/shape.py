@@ -1,0 +1,308 @@
+"""The shape of a model: its keys, the sizes that set them, and the tensors that follow from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_type_hints
+
+MOST = 10**12  # of anything that is counted, so that products of such numbers stay numbers
+MOST_PIXELS = 2**20  # of an image's side
+MOST_LAYERS = 10_000
+MOST_CHANNELS = 65_536
+
+Pixels = int | tuple[int, int]  # of both sides, or (height, width)
+TensorShapes = dict[str, tuple[int, ...]]
+
+# Dosovitskiy et al. (ViT), table 1; Tiny and Small from DeiT, table 1; Mini is ours, for 28-32 pixel images.
+SIZES: dict[str, dict[str, int]] = {
+    "mini": dict(patch_size=4, embed_dim=128, depth=4, num_heads=4),
+    "tiny": dict(patch_size=16, embed_dim=192, depth=12, num_heads=3),
+    "small": dict(patch_size=16, embed_dim=384, depth=12, num_heads=6),
+    "base": dict(patch_size=16, embed_dim=768, depth=12, num_heads=12),
+    "large": dict(patch_size=16, embed_dim=1024, depth=24, num_heads=16),
+    "huge": dict(patch_size=14, embed_dim=1280, depth=32, num_heads=16),
+}
+PUBLISHED = {keys["embed_dim"]: name for name, keys in SIZES.items() if name != "mini"}  # width -> size
+
+
+def _key(default: Any, about: str, **limits: float) -> Any:
+    """Describe a key: its default, its meaning and the limits of its numbers as pydantic names them."""
+    return field(default=default, metadata={"about": about, "limits": limits})
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """The shape of the encoder, which every model but a probe's head has.
+
+    Raises:
+        ValueError: a patch that does not divide the image.
+    """
+
+    image_size: int | tuple[int, int] = _key(224, "side in pixels, or [height, width]", ge=1, le=MOST_PIXELS)
+    patch_size: int | tuple[int, int] = _key(16, "side of a patch in pixels, or [height, width]", ge=1, le=MOST_PIXELS)
+    channels: int = _key(3, "channels of an image", ge=1, le=MOST_CHANNELS)
+    embed_dim: int = _key(768, "width of the encoder", ge=1, le=MOST)
+    depth: int = _key(12, "blocks of the encoder", ge=1, le=MOST_LAYERS)
+    num_heads: int = _key(12, "attention heads of the encoder", ge=1, le=MOST)
+    mlp_ratio: float = _key(4.0, "hidden width of an MLP, relative to the width of the encoder", gt=0, le=MOST)
+    cls_token: bool = _key(True, "put a cls token before the patch tokens")
+    positions: Literal["sincos2d", "sincos1d", "learned"] = _key(
+        "sincos2d",
+        "position embeddings of the encoder: `sincos2d` and `sincos1d` are fixed, `learned` are trained; those of a "
+        "decoder are fixed",
+    )
+    drop_path: float = _key(
+        0.0, "probability of skipping a residual branch in the last block; rises to it linearly from 0", ge=0, lt=1
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "patch_size"):
+            object.__setattr__(self, name, pair(asdict(self)[name]))
+        patch_grid(self.image_size, self.patch_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Return (rows, columns) of patches."""
+        return patch_grid(self.image_size, self.patch_size)
+
+    @property
+    def pixels(self) -> int:
+        """Return the number of values in a patch."""
+        return math.prod(pair(self.patch_size)) * self.channels
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """The shape of the decoder of a masked autoencoder.
+
+    Raises:
+        ValueError: an unknown decoder.
+    """
+
+    decoder: Literal["mae", "cross"] = _key(
+        "mae", "`mae` (self-attention over all tokens), or `cross` (CrossMAE's cross-attention)"
+    )
+    decoder_embed_dim: int = _key(512, "width of the decoder", ge=1, le=MOST)
+    decoder_depth: int | None = _key(
+        None, "blocks of the decoder; by default 8, and 12 for `cross`", ge=1, le=MOST_LAYERS
+    )
+    decoder_num_heads: int = _key(16, "attention heads of the decoder", ge=1, le=MOST)
+    inter_block_attention: bool = _key(
+        True,
+        "`cross` only: each block sees a weighted sum of the outputs of all encoder blocks instead of the last one",
+    )
+    norm_pix_loss: bool = _key(
+        False, "predict the pixels of each patch normalised by the patch's own mean and standard deviation"
+    )
+
+    def __post_init__(self) -> None:
+        if self.decoder not in DECODER_KINDS:
+            raise ValueError(f"decoder must be one of {', '.join(DECODER_KINDS)}, got {self.decoder!r}")
+        if self.decoder_depth is None:
+            object.__setattr__(self, "decoder_depth", DECODER_KINDS[self.decoder].depth)
+
+    @property
+    def target(self) -> str:
+        """Return the name of what is predicted, a key of `targets.TARGETS`."""
+        return target_name(asdict(self))
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """The shape of what follows the encoder in a classifier."""
+
+    num_classes: int = _key(1000, "outputs of the head; 0 is an encoder without a head", ge=0, le=MOST)
+    pool: Literal["mean", "cls"] = _key(
+        "mean", "the classifier reads the `mean` of the patch tokens, then a norm, or the `cls` token"
+    )
+
+
+SHAPES: dict[str, tuple[type[Any], ...]] = {
+    "mae": (EncoderShape, DecoderShape),
+    "classifier": (EncoderShape, HeadShape),
+    "encoder": (EncoderShape, HeadShape),
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of a shape.
+
+    Attributes:
+        kind: its type.
+        limits: of its numbers, as the arguments of pydantic's `Field`.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    about: str
+    limits: Mapping[str, Any]
+
+
+def keys_of(*shapes: type[Any]) -> Iterator[Key]:
+    """Yield the keys of shapes, in order."""
+    for shape in shapes:
+        hints = get_type_hints(shape)
+        for one in fields(shape):
+            yield Key(one.name, hints[one.name], one.default, one.metadata["about"], one.metadata["limits"])
+
+
+def names_of(*shapes: type[Any]) -> tuple[str, ...]:
+    """Return the names of the keys of shapes."""
+    return tuple(key.name for key in keys_of(*shapes))
+
+
+def split_keys(kind: str, keys: Mapping[str, Any]) -> list[Any]:
+    """Return the shapes of a kind of model from keyword arguments.
+
+    Args:
+        kind: a key of `SHAPES`.
+    Raises:
+        TypeError: an unknown key.
+        ValueError: see the shapes.
+    """
+    if unknown := sorted(set(keys) - set(names_of(*SHAPES[kind]))):
+        raise TypeError(f"unexpected keyword argument {unknown[0]!r}; a model has {', '.join(names_of(*SHAPES[kind]))}")
+    return [shape(**{name: keys[name] for name in names_of(shape) if name in keys}) for shape in SHAPES[kind]]
+
+
+def architecture_of(*shapes: Any) -> dict[str, Any]:
+    """Return shapes as one dict of JSON types, as `model.json` has it; what has no effect is left out."""
+    found = {name: value for shape in shapes for name, value in asdict(shape).items()}
+    if "decoder" in found:  # norm_pix_loss comes first in files
+        inter_block_attention = found.pop("inter_block_attention")
+        if DECODER_KINDS[found["decoder"]].sees_all_maps:
+            found["inter_block_attention"] = inter_block_attention
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """Return (height, width) from one number or from two."""
+    height, width = (value, value) if isinstance(value, int) else value
+    return int(height), int(width)
+
+
+def patch_grid(image_size: Any, patch_size: Any) -> tuple[int, int]:
+    """Return (rows, columns) of patches.
+
+    Raises:
+        ValueError: the patch does not divide the image.
+    """
+    (height, width), (patch_height, patch_width) = pair(image_size), pair(patch_size)
+    if min(height, width, patch_height, patch_width) < 1:
+        raise ValueError(
+            f"image and patch sizes must be at least 1 pixel, "
+            f"got an image of {height} x {width} and patches of {patch_height} x {patch_width}"
+        )
+    if height % patch_height or width % patch_width:
+        fit = tuple(max(1, round(side / p)) * p for side, p in zip((height, width), (patch_height, patch_width)))
+        raise ValueError(
+            f"image size {height} x {width} is not divisible by the patch size {patch_height} x {patch_width}; "
+            f"{fit[0]} x {fit[1]} would be, or choose a patch size that divides it"
+        )
+    return height // patch_height, width // patch_width
+
+
+def target_name(architecture: Mapping[str, Any]) -> str:
+    """Return the name of what a masked autoencoder predicts: "normalised" or "raw" pixels."""
+    return "normalised" if architecture.get("norm_pix_loss") else "raw"
+
+
+def tensor_shapes(kind: str, architecture: Mapping[str, Any]) -> TensorShapes:
+    """Return the shape of every tensor of a model under its official name, without building the model.
+
+    Args:
+        kind: a key of `SHAPES`.
+        architecture: its keys; what is left out of the decoder's is the default.
+    """
+    width, front = architecture["embed_dim"], int(architecture["cls_token"])
+    (height, wide), (patch_height, patch_width) = (pair(architecture[name]) for name in ("image_size", "patch_size"))
+    tokens = (height // patch_height) * (wide // patch_width) + front
+    patch = (architecture["channels"], patch_height, patch_width)
+    shapes: TensorShapes = {"cls_token": (1, 1, width)} if front else {}
+    shapes |= {"pos_embed": (1, tokens, width)}
+    shapes |= {"patch_embed.proj.weight": (width, *patch), "patch_embed.proj.bias": (width,)}
+    for number in range(architecture["depth"]):
+        shapes |= _block_shapes(f"blocks.{number}", width, int(width * architecture["mlp_ratio"]))
+    norm = "fc_norm" if architecture.get("pool") == "mean" else "norm"
+    shapes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
+    if kind == "classifier":
+        shapes |= {"head.weight": (architecture["num_classes"], width), "head.bias": (architecture["num_classes"],)}
+    return shapes | (_decoder_shapes(architecture, tokens, math.prod(patch)) if kind == "mae" else {})
+
+
+def _decoder_shapes(architecture: Mapping[str, Any], tokens: int, pixels: int) -> TensorShapes:
+    narrow = architecture["decoder_embed_dim"]
+    shapes: TensorShapes = {"mask_token": (1, 1, narrow), "decoder_pos_embed": (1, tokens, narrow)}
+    shapes |= DECODER_KINDS[architecture.get("decoder", "mae")].tensors(architecture)
+    shapes |= {"decoder_norm.weight": (narrow,), "decoder_norm.bias": (narrow,)}
+    return shapes | {"decoder_pred.weight": (pixels, narrow), "decoder_pred.bias": (pixels,)}
+
+
+def _mae_shapes(architecture: Mapping[str, Any]) -> TensorShapes:
+    """Return the tensors between the tokens that a decoder is given and its last norm."""
+    narrow, hidden = architecture["decoder_embed_dim"], _decoder_hidden(architecture)
+    shapes: TensorShapes = {
+        "decoder_embed.weight": (narrow, architecture["embed_dim"]),
+        "decoder_embed.bias": (narrow,),
+    }
+    for number in range(architecture["decoder_depth"]):
+        shapes |= _block_shapes(f"decoder_blocks.{number}", narrow, hidden)
+    return shapes
+
+
+def _cross_shapes(architecture: Mapping[str, Any]) -> TensorShapes:
+    """Return the same of a cross-attention decoder."""
+    width, narrow, depth = (architecture[name] for name in ("embed_dim", "decoder_embed_dim", "decoder_depth"))
+    shapes: TensorShapes = {}
+    for number in range(depth):
+        block = f"decoder_blocks.{number}"
+        whole = _block_shapes(block, narrow, _decoder_hidden(architecture))
+        shapes |= {name: shape for name, shape in whole.items() if ".qkv." not in name}
+        for part, shape in {"q": (narrow, narrow), "kv": (2 * narrow, width)}.items():
+            shapes |= {f"{block}.attn.{part}.weight": shape, f"{block}.attn.{part}.bias": shape[:1]}
+    if architecture.get("inter_block_attention", True):
+        shapes |= {"inter_block.weight": (depth, architecture["depth"] + 1)}
+        for number in range(depth):
+            names = (f"inter_block.norms.{number}.{part}" for part in ("weight", "bias"))
+            shapes |= dict.fromkeys(names, (width,))
+    return shapes
+
+
+def _decoder_hidden(architecture: Mapping[str, Any]) -> int:
+    return int(architecture["decoder_embed_dim"] * architecture["mlp_ratio"])
+
+
+def _block_shapes(prefix: str, width: int, hidden: int) -> TensorShapes:
+    weights = {"norm1": (width,), "attn.qkv": (3 * width, width), "attn.proj": (width, width), "norm2": (width,)}
+    weights |= {"mlp.fc1": (hidden, width), "mlp.fc2": (width, hidden)}
+    shapes: TensorShapes = {}
+    for part, shape in weights.items():
+        shapes |= {f"{prefix}.{part}.weight": shape, f"{prefix}.{part}.bias": shape[:1]}
+    return shapes
+
+
+@dataclass(frozen=True)
+class DecoderKind:
+    """What is known of a decoder before it is built; `decoders.DECODERS` has its class.
+
+    Attributes:
+        depth: its blocks unless a recipe says otherwise.
+        predicts_some: it can leave out removed patches.
+        sees_all_maps: it takes `inter_block_attention`.
+        tensors: its own tensors, from an architecture.
+    """
+
+    depth: int
+    predicts_some: bool
+    sees_all_maps: bool
+    tensors: Callable[[Mapping[str, Any]], TensorShapes]
+
+
+DECODER_KINDS = {
+    "mae": DecoderKind(depth=8, predicts_some=False, sees_all_maps=False, tensors=_mae_shapes),  # MAE, sec. 4.1
+    "cross": DecoderKind(depth=12, predicts_some=True, sees_all_maps=True, tensors=_cross_shapes),  # CrossMAE, sec. 4.1
+}
