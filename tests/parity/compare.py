@@ -16,6 +16,7 @@ import paddle
 from paddlemae.model.mae import MaskedAutoencoder, predict
 from paddlemae.model.masking import Mask, num_kept, random_mask
 from paddlemae.train.optim import adamw, lr_at, peak_lr
+from paddlemae.weights.transfer import official_parameters
 from tests.parity import cases
 
 # largest errors allowed, each relative to the tensor's largest magnitude
@@ -103,7 +104,7 @@ def build(case: cases.Case, weights: Tensors) -> MaskedAutoencoder:
     keywords = asdict(case)
     del keywords["name"]
     model = MaskedAutoencoder(**keywords)
-    parameters = dict(model.named_parameters())
+    parameters = dict(official_parameters(model))
     if set(weights) != set(parameters):
         raise AssertionError(f"names that only one side has: {sorted(set(weights) ^ set(parameters))}")
     for name, parameter in parameters.items():
@@ -129,10 +130,10 @@ def compare(case: cases.Case, expected: Tensors) -> Errors:
     prediction = predicted(model, images, mask)
     loss = model(images, mask)
     loss.backward()
-    gradients = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+    gradients = {name: parameter.grad.numpy() for name, parameter in official_parameters(model)}
     model.clear_gradients()
     train(model, images, case)
-    weights = {name: parameter.numpy() for name, parameter in model.named_parameters()}
+    weights = {name: parameter.numpy() for name, parameter in official_parameters(model)}
     return Errors(
         prediction=relative(prediction, expected["prediction"]),
         loss=relative(loss.numpy(), expected["loss"]),
