@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from paddlemae.export.interface import Interface, Model
+from paddlemae.model.blocks import NORM_EPSILON, Attention
 from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.decoders.cross import CrossAttention, CrossDecoder
 from paddlemae.model.decoders.mae import MaeDecoder
-from paddlemae.model.encoder.blocks import NORM_EPSILON, Attention
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.targets import TARGET_EPSILON
 from paddlemae.weights.transfer import official_name, official_state
