@@ -16,7 +16,7 @@ import paddle
 from paddlemae.model.mae import MaskedAutoencoder, predict
 from paddlemae.model.masking import Mask, num_kept, random_mask
 from paddlemae.train.optim import adamw, lr_at, peak_lr
-from paddlemae.weights.transfer import official_parameters
+from paddlemae.weights.transfer import official_parameters, official_state
 from tests.parity import cases
 
 # largest errors allowed, each relative to the tensor's largest magnitude
@@ -123,7 +123,7 @@ def compare(case: cases.Case, expected: Tensors) -> Errors:
     start = initial_weights((name, value.shape) for name, value in named(expected, "weight:").items())
     model = build(case, start)
     for name, table in named(expected, "positions:").items():
-        np.testing.assert_allclose(dict(model.named_buffers())[name].numpy(), table, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(official_state(model)[name].numpy(), table, rtol=0, atol=1e-6)
     images, mask = paddle.to_tensor(cases.images_BCHW(case)), draw_mask(case, step=0)
     np.testing.assert_array_equal(mask.as_map(), expected["mask"])
 
