@@ -28,7 +28,7 @@ PAGES = {
     "Train": ["recipes", "settings", "runs", "processes"],
     "Look": ["reconstruct", "evaluate", "features"],
     "Use elsewhere": ["weights", "weights-safety", "export", "python"],
-    "How it is made, and proofs": ["design", "parity", "speed", "soak", "RESULTS"],
+    "How it is made, and proofs": ["design", "glossary", "parity", "speed", "soak", "RESULTS"],
 }
 
 

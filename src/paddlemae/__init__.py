@@ -5,10 +5,31 @@ Importing this package imports no Paddle: each name below loads its module when 
 
 from importlib import import_module
 
+TYPE_CHECKING = False  # type checkers take it for True; to import it from `typing` would take time
+if TYPE_CHECKING:  # what editors and type checkers read
+    from paddlemae.api import Model as Model
+    from paddlemae.api import finetune as finetune
+    from paddlemae.api import load as load
+    from paddlemae.api import pretrain as pretrain
+    from paddlemae.data.sources import open_source as open_source
+    from paddlemae.engine import device as device
+    from paddlemae.model.classifier import VisionTransformer as VisionTransformer
+    from paddlemae.model.encoder import features as features
+    from paddlemae.model.mae import MaskedAutoencoder as MaskedAutoencoder
+    from paddlemae.model.mae import reconstruct as reconstruct
+    from paddlemae.model.masking import Mask as Mask
+    from paddlemae.model.masking import block_mask as block_mask
+    from paddlemae.model.masking import given_mask as given_mask
+    from paddlemae.model.masking import grid_mask as grid_mask
+    from paddlemae.model.masking import num_kept as num_kept
+    from paddlemae.model.masking import random_mask as random_mask
+    from paddlemae.model.shape import SIZES as SIZES
+    from paddlemae.recipe import load_recipe as load_recipe
+
 __version__: str  # read when it is asked for: what reads it takes half of the time that this import would
 
 _API = "paddlemae.api"
-_HOMES = {
+_HOMES = {  # the same names, and where they are loaded from
     "load": _API,
     "pretrain": _API,
     "finetune": _API,
@@ -31,7 +52,7 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
-def __getattr__(name: str):
+def _load(name: str) -> object:
     if name == "__version__":
         from importlib import metadata
 
@@ -41,6 +62,10 @@ def __getattr__(name: str):
     if name == "device":
         return import_module("paddlemae.engine.device")
     return getattr(import_module(_HOMES[name]), name)
+
+
+if not TYPE_CHECKING:  # else a name that is not there would pass for one
+    __getattr__ = _load
 
 
 def __dir__() -> list[str]:

@@ -32,7 +32,7 @@ def measured(**sides: results.Entry) -> results.Results:
     return results.Results(machine=MACHINE, works={WORK.name: named})
 
 
-def test_a_side_is_the_median_of_its_processes_medians_with_their_range() -> None:
+def test_a_side_is_the_median_of_medians_with_their_range() -> None:
     runs = [{"seconds": [8.0, 1.0, 1.0]}, {"seconds": [2.0]}, {"seconds": [4.0, 4.0]}]
     assert measure.summary(WORK, runs) == measure.Summary(value=16.0, low=8.0, high=32.0, runs=3)
     assert measure.summary(replace(WORK, quantity="ms"), runs).value == 2000
@@ -55,7 +55,7 @@ def test_targets_take_the_best_rival_and_know_which_way_is_better() -> None:
     assert report.verdict(found, WORK, Target("ours", ("plain",), 1.0)).met is None
 
 
-def test_the_table_says_what_is_met_what_not_and_what_was_measured_apart() -> None:
+def test_the_table_shows_met_missed_and_separate_measurements() -> None:
     found = measured(ours=entry([1.0], [0.5]), torch_sdpa=entry([1.0]), plain=entry([1.0], session="yesterday"))
     met, missed = report.targets_table(found, {WORK.name: WORK}).splitlines()[2:4]
     assert met.endswith("| 1.50 (48.0 / 32.0 images/s) | ≥ 1 (1.25) | met |")
@@ -81,7 +81,7 @@ def test_a_step_multiplies_what_counting_by_hand_gives() -> None:
     assert limit.operations(limit.step_products(job)) == by_hand
 
 
-def test_features_multiply_forward_only_and_for_the_cls_token_alone_at_the_end() -> None:
+def test_features_count_only_forward_and_the_last_cls_token() -> None:
     job = Job("features", "ours", "mini", 2)
     block = 12 * 128**2 * 65 + 2 * 65 * 65 * 128
     last = 10 * 128**2 + 2 * 128**2 * 65 + 2 * 65 * 128
@@ -169,7 +169,7 @@ def test_sides_far_behind_are_measured_once_and_briefly(monkeypatch: pytest.Monk
     ]  # fmt: skip
 
 
-def test_models_on_request_are_measured_and_demanded_only_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_optional_models_are_measured_only_on_request(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["pretrain", "--list"]) == 0
     assert "tiny-512" not in capsys.readouterr().out
     assert run.main(["pretrain", "--models", "tiny-512", "--list"]) == 0
@@ -180,7 +180,7 @@ def test_models_on_request_are_measured_and_demanded_only_when_asked_for(capsys:
     assert wide.title in report.targets_table(found, {wide.name: wide})
 
 
-def test_tables_name_the_rival_before_it_is_measured_and_keep_reasons_short() -> None:
+def test_tables_name_the_rival_and_keep_reasons_short() -> None:
     table = report.targets_table(results.Results(machine=MACHINE), works(2)).splitlines()[2:]
     assert {line.split(" | ")[2] for line in table} == {
         "fastest transformers", "plain Paddle, as installed", "Pillow chain", "–",
@@ -250,7 +250,7 @@ def test_list_shows_works_and_measures_nothing(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == "pretrain-base-16: ours, ours-cross, torch-sdpa, plain\n"
 
 
-def test_a_run_writes_its_results_where_it_is_asked_to_and_nothing_else(
+def test_a_run_writes_its_results_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("PAGE", "BARS", "SWEEPS"):

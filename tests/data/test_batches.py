@@ -295,7 +295,7 @@ def test_evaluation_sees_every_readable_image_once_in_order() -> None:
     assert [error.path for error in reported] == [f"number {i}" for i in (1, 4, 5, 6, 7)]
 
 
-def test_evaluation_uses_the_evaluation_view_and_ends_with_a_smaller_batch() -> None:
+def test_evaluation_ends_with_a_smaller_batch() -> None:
     digits = open_source("digits", "val")
     view = View((32, 32), 3)
     batches = list(eval_batches(digits, view, batch_size=64))
@@ -352,7 +352,7 @@ def test_closing_early_leaves_no_process(bounded: None, batches: object) -> None
     assert multiprocessing.active_children() == []
 
 
-def test_an_error_in_a_worker_reaches_the_caller_and_leaves_no_process(bounded: None) -> None:
+def test_an_error_in_a_worker_reaches_the_caller(bounded: None) -> None:
     stream = train_batches(Numbered(4, frozenset(range(4))), AS_IT_IS, batch_size=2, seed=0, num_steps=100, workers=2)
     with pytest.raises(ValueError, match="4 images in a row"):
         next(stream)
@@ -427,7 +427,7 @@ def _doubled(killed: Path, ballast: bytes) -> Doubled:
     return Doubled(killed, ballast)
 
 
-def test_a_worker_that_is_killed_while_it_is_told_its_work_is_replaced(bounded: None, tmp_path: Path) -> None:
+def test_a_worker_killed_while_it_receives_work_is_replaced(bounded: None, tmp_path: Path) -> None:
     assert list(data_workers.make_ahead(Doubled(tmp_path / "killed"), range(5), 1)) == [0, 2, 4, 6, 8]
 
 
@@ -558,7 +558,7 @@ if __name__ == "__main__":
     assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
 
 
-def test_a_stream_that_nobody_closed_does_not_keep_the_program_from_ending() -> None:
+def test_an_open_stream_does_not_keep_the_program_alive() -> None:
     code = """
 from paddlemae.data.views.augment import View
 from paddlemae.data.batches import train_batches
@@ -577,6 +577,7 @@ def test_a_killed_parent_leaves_no_orphan(parent: subprocess.Popen[str]) -> None
     """The workers hold the pipe to us: it ends when the last of them does."""
     parent.kill()
     parent.communicate(timeout=20)
+    assert parent.returncode == -signal.SIGKILL
 
 
 def test_ctrl_c_is_the_parent_s_alone_to_answer(parent: subprocess.Popen[str]) -> None:

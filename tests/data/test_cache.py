@@ -179,7 +179,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(images: Path, tmp_path: Path
     def full(file: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(cache, "_flush", full)
+    monkeypatch.setattr(cache, "flush_file", full)
     with pytest.raises(OSError, match=r"could not make the cache \(No space left on device\); make room") as caught:
         pack(open_source(str(images)), tmp_path / "packs", VIEW)
     assert "\n" not in str(caught.value) and caught.value.errno == errno.ENOSPC
@@ -205,7 +205,7 @@ def test_an_interrupted_pack_leaves_nothing(images: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "packs").exists()
 
 
-def test_a_file_in_the_folder_s_place_and_too_small_a_side_are_refused(images: Path, tmp_path: Path) -> None:
+def test_a_file_for_a_folder_and_a_small_side_are_refused(images: Path, tmp_path: Path) -> None:
     source = open_source(str(images))
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="could not make the cache"):

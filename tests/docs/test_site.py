@@ -99,5 +99,7 @@ def test_pages_show_in_a_browser_without_a_network(site: Path, chromium, width: 
 def test_the_search_finds_a_page_from_disk(site: Path, chromium) -> None:
     page = chromium.new_page()
     page.goto((site / "search.html").as_uri() + "?q=keep_checkpoints")
-    page.locator("#search-results a", has_text="Settings").first.wait_for(timeout=10_000)
+    link = page.locator("#search-results a", has_text="Settings").first
+    link.wait_for(timeout=10_000)
+    assert "settings" in (link.get_attribute("href") or "")
     page.close()

@@ -36,7 +36,7 @@ def test_a_slower_training_is() -> None:
     assert said.startswith("speed deviates by")
 
 
-def test_memory_that_grows_is_and_what_comes_before_the_warm_up_does_not_count() -> None:
+def test_growing_memory_counts_only_after_the_warm_up() -> None:
     steady = watched(60, lambda minute: 0.5, lambda minute: 0.65 if minute > 5 else 0.2)
     assert not found(steady, lambda minute: 200)
     growing = watched(60, lambda minute: 0.5, lambda minute: 0.65 + minute / 1000)

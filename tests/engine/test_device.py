@@ -77,7 +77,7 @@ def test_mkl_is_unlocked_on_amd_with_avx2_only(monkeypatch, machine: str, cpuinf
 
 
 @pytest.mark.parametrize("of_users", [{}, {"MKL_DEBUG_CPU_TYPE": "4", "GLOG_minloglevel": "1"}])
-def test_variables_that_are_read_once_are_not_left_to_child_processes(monkeypatch, of_users: dict[str, str]) -> None:
+def test_variables_read_once_are_not_left_to_child_processes(monkeypatch, of_users: dict[str, str]) -> None:
     products: list[str] = []
 
     class Mkl:

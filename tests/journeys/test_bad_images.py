@@ -36,7 +36,7 @@ def unreadable(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.rglob("*.png")) if path.stat().st_size <= 60]
 
 
-def test_a_training_on_the_whole_corpus_ends_and_lists_exactly_what_is_bad(tmp_path, paddlemae, tiny) -> None:
+def test_training_on_the_corpus_lists_exactly_what_is_bad(tmp_path, paddlemae, tiny) -> None:
     write_corpus(tmp_path / "corpus")
     out, total = tmp_path / "run", len(READABLE) + len(UNREADABLE)
     few = [f"steps={-(-2 * total // 8)}", "max_bad_images=1", "workers=1"]
@@ -81,7 +81,7 @@ def test_too_many_stop_the_run_which_goes_on_when_they_are_mended(tmp_path, padd
     assert [line["step"] for line in read_metrics(out)] == list(range(1, 13))
 
 
-def test_a_run_that_was_stopped_by_bad_images_is_the_run_that_allowed_them(tmp_path, paddlemae, tiny, few_bad) -> None:
+def test_a_run_stopped_by_bad_images_resumes_bitwise(tmp_path, paddlemae, tiny, few_bad) -> None:
     command = ["pretrain", *tiny, "batch_size=2", "accumulation_steps=2", "steps=8", "--data", few_bad, "--out"]
     assert paddlemae(*command, tmp_path / "whole", "max_bad_images=0.2").status == 0
     assert paddlemae(*command, tmp_path / "parts").status == 2

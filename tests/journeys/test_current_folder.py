@@ -56,7 +56,7 @@ def test_data_workers_start_without_them(hostile) -> None:
     assert (done.stdout, done.stderr, executed(hostile)) == ("[1, 2, 3]\n", "", set())
 
 
-def test_the_module_imports_none_of_them_but_what_python_itself_needs(hostile, photos) -> None:
+def test_the_module_imports_none_of_them(hostile, photos) -> None:
     for name in BEFORE_ALL:
         (hostile / f"{name}.py").unlink(missing_ok=True)
     command = [sys.executable, "-m", "paddlemae", "data", "check", photos, "--quiet"]
@@ -64,14 +64,14 @@ def test_the_module_imports_none_of_them_but_what_python_itself_needs(hostile, p
     assert (done.returncode, done.stderr, executed(hostile)) == (0, "", set())
 
 
-def test_a_checkout_that_is_the_current_folder_is_still_imported_from() -> None:
+def test_a_checkout_as_current_folder_is_imported_from() -> None:
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, "-m", "paddlemae", "--version"]
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
     assert done.stdout == f"{paddlemae.__version__}\n"
 
 
-def test_no_file_of_the_package_is_named_like_a_module_of_the_standard_library() -> None:
+def test_no_file_is_named_like_a_standard_module() -> None:
     """The folder of a script is looked at before its first line takes it away."""
     names = {path.stem for path in Path(paddlemae.__file__).parent.iterdir()}
     assert not names & set(sys.stdlib_module_names)

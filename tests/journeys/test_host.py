@@ -67,7 +67,7 @@ assert paddle.get_flags("FLAGS_use_stride_kernel") == flag == {"FLAGS_use_stride
 """
 
 
-def test_the_model_classes_work_in_a_process_that_called_nothing_before() -> None:
+def test_the_model_classes_work_in_a_new_process() -> None:
     done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 

@@ -28,10 +28,10 @@ ALLOWED = {
     "api": {"data", "engine", "model", "recipe", "runs", "system", "tasks", "train", "weights"},
     "cli": {"__init__", "engine", "export", "launch", "recipe", "report", "runs", "system", "tasks", "train"},
     "__main__": {"cli", "system"},
-    "__init__": set(),
+    "__init__": {"api", "data", "engine", "model", "recipe"},  # for type checkers only
 }
 COMMANDS = ("demo", "pretrain", "reconstruct", "finetune", "probe", "study", "knn", "evaluate", "report", "export")
-COMMANDS += ("embed", "search")
+COMMANDS += ("embed", "recipe", "search")
 
 
 def rooms_imported(path: Path) -> Iterator[str]:
@@ -184,6 +184,16 @@ def test_without_paddle_a_command_says_what_to_install(arguments: list[str], tmp
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "pip install 'paddlemae[cpu]'" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_type_checkers_see_the_public_names() -> None:
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    assert ast.unparse(block.test) == "TYPE_CHECKING" and len(imports) == len(block.body)
+    seen = {alias.asname: node.module for node in imports for alias in node.names if alias.name == alias.asname}
+    assert seen == paddlemae._HOMES
+    assert (ROOT / "py.typed").exists()
 
 
 def test_public_names_are_all_there() -> None:

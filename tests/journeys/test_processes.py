@@ -269,7 +269,7 @@ def test_a_bug_in_one_process_is_shown_and_ends_all(tmp_path) -> None:
     assert "process 0 of this host crashed" not in job.said
 
 
-def test_nothing_survives_a_command_that_is_killed_and_the_same_one_goes_on(tmp_path, whole_run) -> None:
+def test_nothing_survives_a_killed_command_and_it_resumes(tmp_path, whole_run) -> None:
     """With processes that make batches ahead, which are children of children of its."""
     out = tmp_path / "run"
     arguments = [*PRETRAIN, *PLAIN, "workers=1", "--out", out, "--procs", 2]

@@ -20,7 +20,7 @@ from paddlemae.tasks import pretrain as task
 from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.probe import probe
-from paddlemae.tasks.training import classification, run_training
+from paddlemae.tasks.training import finish_run, run_training
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.train import loss_spikes
 from paddlemae.train.checkpoint import check_intact, find_checkpoint
@@ -118,9 +118,7 @@ def without_a_gradient(model):
     return (model.encoder.cls_token * 0).sqrt().sum()
 
 
-def test_a_step_that_broke_while_weights_were_updated_is_dropped_as_any_other(
-    tmp_path, monkeypatch, pretraining, capsys
-) -> None:
+def test_a_step_that_broke_in_its_update_is_dropped(tmp_path, monkeypatch, pretraining, capsys) -> None:
     recipe = with_training(pretraining, checkpoint_every=1.0)  # 2 steps
     for name, factor, times in (("loss", not_a_number, 1), ("gradient", without_a_gradient, 1)):
         count = breaking(monkeypatch, 6, factor)
@@ -164,7 +162,7 @@ def test_what_is_done_is_done_once(tmp_path, monkeypatch, colours, pretrained) -
     def killed(folder: Path) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(classification, "mark_finished", killed)
+    monkeypatch.setattr(finish_run, "mark_finished", killed)
     with pytest.raises(MemoryError):
         probe(recipe, Start(tmp_path / "run", quiet=True))
     monkeypatch.undo()

@@ -21,7 +21,7 @@ from paddlemae.runs.runlog import is_finished, open_run, read_results
 from paddlemae.system.locks import LOCK_FILE, locked_file, locked_folder
 from paddlemae.system.signals import Preempted
 from paddlemae.tasks import finetune, knn, pretrain, search
-from paddlemae.tasks.training import classification
+from paddlemae.tasks.training import classification, finish_run
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.tasks.training.run_start import Start
 
@@ -84,8 +84,12 @@ def test_a_read_only_run_is_measured(command: str, tmp_path: Path, read_only: Pa
 
 
 def test_pictures_that_fail_cost_no_training(tmp_path: Path, origin: Path, colours, monkeypatch) -> None:
-    for name in ("draw_confusion", "draw_curves", "show_mistakes"):
-        monkeypatch.setattr(classification, name, broken)
+    for module, name in (
+        (classification, "draw_confusion"),
+        (classification, "show_mistakes"),
+        (finish_run, "draw_curves"),
+    ):
+        monkeypatch.setattr(module, name, broken)
     monkeypatch.setattr(finetune, "show_attention", broken)
     recipe = load_recipe("finetune", None, [*FINETUNE, f"init={origin}", f"data={colours}"])
     with pytest.warns(UserWarning, match="could not be written: TypeError, a picture that can't be drawn$") as caught:
@@ -116,7 +120,7 @@ def test_a_result_is_said_before_its_pictures_are_drawn(origin: Path, colours, m
     assert len(read_results(origin)[0]) == 2
 
 
-def test_what_is_optional_hides_neither_an_end_nor_a_bug_that_is_looked_for(monkeypatch) -> None:
+def test_optional_output_hides_no_end_and_no_bug(monkeypatch) -> None:
     with pytest.raises(Preempted), optional("it"):
         raise Preempted("SIGTERM")
     monkeypatch.setenv("PADDLEMAE_DEBUG", "1")
@@ -204,14 +208,14 @@ def linked(tmp_path: Path) -> Path:
     return run
 
 
-def test_overwriting_empties_linked_checkpoints_and_leaves_other_targets(linked: Path) -> None:
+def test_overwriting_empties_linked_checkpoints_only(linked: Path) -> None:
     open_run(linked, overwrite=True)
     assert [path.name for path in linked.iterdir()] == ["checkpoints"] and (linked / "checkpoints").is_symlink()
     assert list((linked / "checkpoints").iterdir()) == []
     assert (linked.parent / "large-figures" / "loss.png").exists()
 
 
-def test_linked_checkpoints_among_other_files_are_refused_before_anything_is_removed(linked: Path) -> None:
+def test_linked_checkpoints_among_other_files_are_refused(linked: Path) -> None:
     (linked.parent / "large-checkpoints" / "thesis.txt").touch()
     before = sorted(linked.parent.rglob("*"))
     with pytest.raises(ValueError, match="is a link to .*, which holds more than checkpoints .thesis.txt."):
@@ -246,9 +250,7 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("procs", [1, 2])
-def test_of_two_trainings_one_trains_and_a_killed_one_keeps_nobody_out(
-    procs: int, tmp_path, tiny, photos, start_command, run_command
-) -> None:
+def test_of_two_trainings_one_trains(procs: int, tmp_path, tiny, photos, start_command, run_command) -> None:
     out = tmp_path / "run"
     words = ["pretrain", *tiny, "--data", photos, "--out", out, "--quiet", "steps=100000", "batch_size=2"]
     words += ["--procs", procs] if procs > 1 else []

@@ -23,7 +23,7 @@ def held_elsewhere(folder):
     return process
 
 
-def test_the_folder_of_a_killed_command_is_removed_and_that_of_a_living_one_is_not(tmp_path, monkeypatch):
+def test_only_folders_of_killed_commands_are_removed(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with held_elsewhere(tmp_path) as process:
         (folder,) = tmp_path.iterdir()
@@ -48,7 +48,7 @@ class Launched:
     wait = poll
 
 
-def test_a_folder_is_held_from_the_moment_that_it_can_be_taken_for_an_orphan(tmp_path, monkeypatch):
+def test_a_folder_is_held_as_soon_as_it_looks_orphaned(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("subprocess.Popen", Launched)
     with _Attempt([], 1, Launch(), {}) as attempt:
@@ -59,7 +59,7 @@ def test_a_folder_is_held_from_the_moment_that_it_can_be_taken_for_an_orphan(tmp
     assert attempt.folder.exists()
 
 
-def test_the_folder_of_a_killed_command_waits_for_its_launcher_which_would_make_it_again(tmp_path, monkeypatch):
+def test_a_killed_commands_folder_waits_for_its_launcher(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("subprocess.Popen", Launched)
     attempt = _Attempt([], 1, Launch(), {})

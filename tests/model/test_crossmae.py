@@ -251,7 +251,7 @@ def test_only_the_predicted_patches_pass_through_the_decoder() -> None:
 
 
 @pytest.mark.parametrize("norm_pix_loss", [False, True])
-def test_the_loss_is_the_mean_square_over_the_predicted_patches_by_hand(norm_pix_loss: bool) -> None:
+def test_the_loss_is_the_mean_square_over_predicted_patches(norm_pix_loss: bool) -> None:
     model, mask = autoencoder(norm_pix_loss=norm_pix_loss), a_mask()
     target = patchify(images(), 4).numpy().astype(np.float64)
     if norm_pix_loss:

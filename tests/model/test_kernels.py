@@ -115,7 +115,7 @@ def test_linear_is_paddles_own(frozen: int | None) -> None:
 
 
 @pytest.mark.parametrize("frozen", [1, 2])
-def test_a_frozen_weight_or_bias_gets_no_gradient_and_the_others_theirs(frozen: int) -> None:
+def test_a_frozen_weight_or_bias_gets_no_gradient(frozen: int) -> None:
     mine = linear_leaves(4, 5)
     mine[frozen].stop_gradient = True
     assert_same(mine, linear, F.linear)
@@ -134,7 +134,7 @@ def test_gradients_flow_through_a_chain_of_layers() -> None:
     assert_all_close(gradients([*first.parameters(), *second.parameters()]), gradients(plain.parameters()))
 
 
-def test_without_gradients_a_linear_layers_output_is_paddles_bit_for_bit() -> None:
+def test_without_gradients_a_linear_layer_is_paddles_bitwise() -> None:
     leaves = linear_leaves(4, 5)
     with paddle.no_grad():
         output = linear(*leaves)

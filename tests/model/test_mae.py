@@ -71,7 +71,7 @@ def test_the_loss_is_the_mean_square_over_removed_patches_by_hand(norm_pix_loss:
     assert error.mean() != pytest.approx(wanted, rel=1e-3), "kept patches would have made a difference"
 
 
-def test_only_visible_tokens_enter_the_encoder_and_all_enter_the_decoder() -> None:
+def test_only_visible_tokens_enter_the_encoder() -> None:
     model, seen = autoencoder(), []
     for block in [*model.encoder.blocks, *model.decoder.decoder_blocks]:
         block.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].shape))
@@ -119,7 +119,7 @@ def test_a_decoder_without_blocks_by_hand(cls_token: bool) -> None:
 
 
 @pytest.mark.parametrize("norm_pix_loss", [False, True])
-def test_every_trained_tensor_gets_a_gradient_and_fixed_positions_none(norm_pix_loss: bool) -> None:
+def test_every_trained_tensor_gets_a_gradient(norm_pix_loss: bool) -> None:
     model = autoencoder(norm_pix_loss=norm_pix_loss)
     model(images(), a_mask()).backward()
     for name, parameter in official_parameters(model):
@@ -175,7 +175,7 @@ def test_drop_path_follows_the_noise_that_is_given() -> None:
     assert model(images(), a_mask(), None, noise).item() == model(images(), a_mask()).item()
 
 
-def test_the_loss_decodes_removed_patches_only_and_they_come_out_as_in_the_picture() -> None:
+def test_the_loss_decodes_removed_patches_only() -> None:
     model, mask = autoencoder(decoder_depth=2), a_mask()
     latent = encode_visible(model.encoder, images(), mask)
     removed, every = decode(model.decoder, latent, mask), decode(model.decoder, latent, mask, only_removed=False)
@@ -246,7 +246,7 @@ def test_every_kind_of_mask_trains(kind: str) -> None:
     assert loss.shape == [] and np.isfinite(loss.item())
 
 
-def test_a_mask_that_removes_nothing_is_refused_by_the_loss_but_not_by_predict() -> None:
+def test_the_loss_alone_refuses_a_mask_that_removes_nothing() -> None:
     model, mask = autoencoder(), a_mask(keep=PATCHES)
     with pytest.raises(ValueError, match="this mask removes none; raise mask_ratio"):
         model(images(), mask)
@@ -306,7 +306,7 @@ def test_raw_predictions_are_drawn_as_they_are() -> None:
     assert (patchify(drawn.plain, 4).numpy() == prediction.numpy()).all()
 
 
-def test_normalised_predictions_are_given_back_the_patchs_mean_and_deviation() -> None:
+def test_predictions_get_the_patchs_mean_and_deviation_back() -> None:
     model, mask = autoencoder(norm_pix_loss=True), a_mask()
     drawn = reconstruct(model, images(), mask)
     patches = patchify(images(), 4).numpy().astype(np.float64)

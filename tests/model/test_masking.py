@@ -114,7 +114,7 @@ def test_num_kept_rounds_down_without_float_slips() -> None:
         assert num_kept(num_patches, ratio) == kept
 
 
-def test_num_kept_is_the_share_itself_rounded_down_where_the_official_code_slips() -> None:
+def test_num_kept_rounds_down_where_the_official_code_slips() -> None:
     """docs/parity.md says where `int(patches * (1 - ratio))` of the official code keeps one patch less."""
     less = []
     for patches in (49, 64, 100, 144, 196, 256, 400):
@@ -134,7 +134,7 @@ def test_ratios_outside_the_unit_interval_are_refused(ratio: float) -> None:
         num_kept(196, ratio)
 
 
-def test_a_ratio_that_keeps_nothing_is_refused_with_the_highest_that_does_not() -> None:
+def test_a_ratio_that_keeps_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"keeps none of 16 patches; use at most 0\.93"):
         num_kept(16, 0.95)
     assert num_kept(16, 0.937) == 1

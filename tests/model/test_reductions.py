@@ -53,7 +53,7 @@ def test_the_mean_of_a_batchs_squared_errors(batch: int) -> None:
     assert mean_of(squares).item() == pytest.approx(mean_squares_in_pieces(errors), rel=LIMIT)
 
 
-def test_the_loss_is_the_mean_of_its_squares_and_its_gradient_that_of_paddles_mean() -> None:
+def test_the_loss_and_its_gradient_are_those_of_a_mean() -> None:
     paddle.seed(0)
     shape = dict(image_size=32, patch_size=8, embed_dim=8, depth=1, num_heads=1)
     model = MaskedAutoencoder(**shape, decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=1)

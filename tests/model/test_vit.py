@@ -385,7 +385,7 @@ def test_a_new_classifier_predicts_near_uniform() -> None:
     assert np.abs(classifier()(images(4, 3, 8, 8)).numpy()).max() < 1e-2
 
 
-def test_partial_fine_tuning_trains_the_last_blocks_and_gives_them_the_whole_models_gradients() -> None:
+def test_partial_fine_tuning_has_the_whole_models_gradients() -> None:
     for (blocks, trained), positions in product(
         [
             (0, ["fc_norm", "head"]),

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from paddlemae.report.collect import collect, gain, markdown, spread
+from paddlemae.report.collect import collect
+from paddlemae.report.results import gain, markdown, spread
 from paddlemae.runs.exhibit_files import PARTS, write_exhibit
 from paddlemae.runs.runlog import (
     forget_metrics_after,
@@ -221,7 +222,7 @@ def test_a_damaged_environment_costs_no_run_its_end(run: Path, text: str) -> Non
     ],
     ids=str,
 )
-def test_a_result_that_makes_no_sense_is_a_problem_and_the_others_stay(run: Path, change: dict) -> None:
+def test_a_senseless_result_is_a_problem_and_the_others_stay(run: Path, change: dict) -> None:
     with (run / "results.jsonl").open("w") as file:
         file.writelines(json.dumps(one) + "\n" for one in (result(top1=0.75), {**result(top1=0.125), **change}))
     found = only(run)

@@ -20,14 +20,10 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_new_folder_is_made_with_its_parents(tmp_path) -> None:
-    open_run(tmp_path / "a" / "b")
-    assert (tmp_path / "a" / "b").is_dir()
-
-
-def test_an_empty_folder_is_taken(tmp_path) -> None:
-    open_run(tmp_path)
-    open_run(tmp_path / "b")
+def test_a_new_folder_is_made_with_its_parents_and_an_empty_one_is_taken(tmp_path) -> None:
+    for _ in range(2):
+        open_run(tmp_path / "a" / "b")
+        assert (tmp_path / "a" / "b").is_dir() and not list(read_metrics(tmp_path / "a" / "b"))
 
 
 def test_a_run_is_neither_replaced_nor_continued_unasked(run) -> None:
@@ -80,6 +76,7 @@ def test_looking_at_a_folder_changes_nothing(run) -> None:
 def test_what_a_crash_left_half_written_does_not_stop_overwriting(run) -> None:
     (run / ".metrics.jsonl.partial").write_text("{")
     open_run(run, overwrite=True)
+    assert not (run / ".metrics.jsonl.partial").exists()
 
 
 def test_a_file_is_no_folder(tmp_path) -> None:

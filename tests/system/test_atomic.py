@@ -2,11 +2,13 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import paddlemae
 from paddlemae.data.sources.folder import RUN_MARKS, list_images
 from paddlemae.data.sources.output_folders import check_outside
 from paddlemae.runs import figures
@@ -156,3 +158,16 @@ def test_runs_below_the_images_are_passed_over(tmp_path: Path) -> None:
         (tmp_path / "runs" / "a" / name).touch()
     assert list_images(str(tmp_path)) == (["a.png", "runs/b.png"], 0)
     assert list_images(str(tmp_path / "runs" / "a"))[0] == ["exhibits/map.jpg", "figures/loss.png"]  # asked for by name
+
+
+@pytest.mark.parametrize(
+    ("call", "home"),
+    [
+        (r"\bos\.(replace|rename|fsync)\b|\.rename\(|NamedTemporaryFile|mkstemp", "system/atomic.py"),
+        (r"\bfcntl\b|\bflock\(", "system/locks.py"),
+    ],
+)
+def test_files_are_replaced_and_locked_in_one_place(call: str, home: str) -> None:
+    root = Path(paddlemae.__file__).parent
+    found = {str(path.relative_to(root)) for path in root.rglob("*.py") if re.search(call, path.read_text())}
+    assert found == {home}

@@ -99,9 +99,10 @@ def left_by(folder: Path, **others) -> Path:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"process": 3}', '{"host": "x", "process": ["y", 0]}', "\0" * 9])
 def test_a_damaged_file_keeps_nobody_out(tmp_path: Path, text: str) -> None:
-    left_by(tmp_path / "run").write_text(text)
+    left = left_by(tmp_path / "run")
+    left.write_text(text)
     with locked_folder(tmp_path / "run"):
-        pass
+        assert json.loads(left.read_text())["process"][0] == os.getpid()
 
 
 @pytest.fixture

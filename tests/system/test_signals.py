@@ -53,7 +53,7 @@ def test_a_signal_while_a_command_starts_is_one_line(photos, tiny, tmp_path, nam
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_signal_at_any_of_50_moments_of_the_first_two_seconds_is_one_line(photos, tiny, tmp_path, name: str) -> None:
+def test_a_signal_at_any_early_moment_is_one_line(photos, tiny, tmp_path, name: str) -> None:
     for number in range(50):
         moment = 0.02 + 2 * number / 50
         status, words = ended_at(moment, name, pretrain(photos, tiny, tmp_path / f"run{number}"))
@@ -132,7 +132,7 @@ sys.exit(7)
     assert (done.returncode, done.stdout, done.stderr) == (7, "", "")
 
 
-def test_without_a_command_of_its_own_a_program_is_not_ended_on_the_spot() -> None:
+def test_a_program_without_a_command_is_not_ended() -> None:
     assert signals.set_idle(True) is False and signals.set_idle(False) is False
 
 

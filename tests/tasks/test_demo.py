@@ -49,7 +49,7 @@ def made(short_demo, tmp_path_factory) -> Made:
     return Made(out, result, printed.getvalue())
 
 
-def test_the_demo_leaves_runs_a_picture_and_the_figures_that_it_prints(made):
+def test_the_demo_leaves_runs_a_picture_and_its_figures(made):
     out, result, printed = made
     assert (out / "reconstruction.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "finetune-40" / "labels-40-pretrained-1" / "checkpoints" / "latest").exists()

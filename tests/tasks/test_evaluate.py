@@ -249,7 +249,7 @@ def run(tmp_path_factory, tiny, photos) -> Path:
     return pretrain(recipe, Start(tmp_path_factory.mktemp("pretrained") / "run", quiet=True))
 
 
-def test_an_untrained_encoder_is_always_the_same_and_not_the_trained_one(run: Path) -> None:
+def test_an_untrained_encoder_is_always_the_same(run: Path) -> None:
     checkpoint = read_checkpoint(run)
     trained, one, other = (load_encoder(checkpoint, random=random) for random in (False, True, True))
     assert not one.training
@@ -263,7 +263,7 @@ def test_a_classifier_is_refused_of_any_other_model(run: Path) -> None:
         load_classifier(read_checkpoint(run))
 
 
-def test_knn_of_the_untrained_encoder_is_logged_as_such_and_shows_nothing(run: Path, alike: Path) -> None:
+def test_knn_of_the_untrained_encoder_is_logged_as_such(run: Path, alike: Path) -> None:
     settings: dict = dict(kind=FeatureKind(), neighbours=[1, 3], threads=1)
     untrained = knn(str(run), str(alike), random=True, **settings)
     assert not {"neighbours.json", "map.json", "mistakes.json"} & {path.name for path in (run / "exhibits").iterdir()}

@@ -154,7 +154,7 @@ def poisoned(monkeypatch, *batches: int) -> None:
     monkeypatch.setattr(pretraining_loss, "to_input", to_input)
 
 
-def test_losses_that_are_not_finite_end_the_run_on_its_last_good_checkpoint(tmp_path, tiny, photos, monkeypatch):
+def test_infinite_losses_end_on_the_last_good_checkpoint(tmp_path, tiny, photos, monkeypatch):
     poisoned(monkeypatch, 3, 4, 5)
     recipe = load_recipe("pretrain", None, [*tiny, f"data={photos}", "checkpoint_every=0.5", "steps=9"])
     with pytest.raises(FloatingPointError, match="in 3 steps in a row.*checkpoint: .*step_00000004; start a new run"):
@@ -237,7 +237,7 @@ def test_the_memory_estimate_grows_with_what_it_counts(tiny, photos) -> None:
     assert estimate("batch_size=16") > plain and estimate("depth=2") > plain and estimate("mask_ratio=0.5") > plain
 
 
-def test_a_grid_mask_is_counted_as_a_quarter_kept_and_ignores_the_ratio_aloud(tiny, photos) -> None:
+def test_a_grid_mask_keeps_a_quarter_and_warns_of_the_ratio(tiny, photos) -> None:
     from paddlemae.tasks.training.pretraining_loss import kept_patches
 
     recipe = load_recipe("pretrain", None, [*tiny, f"data={photos}", "mask=grid", "mask_ratio=0.5"])

@@ -64,7 +64,7 @@ def test_the_head_normalises_each_feature_as_paddles_layer_does() -> None:
     assert [name for name, _ in head.named_parameters()] == ["head.1.weight", "head.1.bias"]
 
 
-def test_a_probe_leaves_a_result_a_head_and_a_line_in_the_encoders_run(run: Path, tmp_path: Path) -> None:
+def test_a_probe_leaves_a_result_a_head_and_a_line(run: Path, tmp_path: Path) -> None:
     result = probed(run, tmp_path / "probe", "token=mean", "epochs=20")
     assert 0.3 < result["top1"] < 1 and result["top5"] > result["top1"]
     assert json.loads((tmp_path / "probe/result.json").read_text()) == result

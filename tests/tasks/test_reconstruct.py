@@ -125,7 +125,7 @@ def test_images_are_files_folders_and_the_digits(pretrained, photos) -> None:
     assert len(names) == len(views) == 5 and names[0] == Path(files[0]).name and names[-1] == Path(files[-1]).name
 
 
-def test_unreadable_files_are_an_error_when_nothing_else_was_asked_for(tmp_path, pretrained) -> None:
+def test_only_unreadable_files_are_an_error(tmp_path, pretrained) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no image")
     description = read_checkpoint(pretrained).description

@@ -50,7 +50,7 @@ def test_a_folder_of_transformers_is_verified_against_itself(name: str, tmp_path
     assert status == 0 and "apart from transformers" in out
 
 
-def test_our_own_and_other_layouts_are_verified_by_way_of_transformers(tmp_path: Path) -> None:
+def test_other_layouts_are_verified_with_transformers(tmp_path: Path) -> None:
     theirs = saved("ViTMAEForPreTraining", tmp_path / "theirs")
     for to, name in (("paddlemae", "own"), ("official", "official.pth"), ("paddle", "paddle.pdparams")):
         convert(theirs, tmp_path / name, to, Reading())
@@ -58,7 +58,7 @@ def test_our_own_and_other_layouts_are_verified_by_way_of_transformers(tmp_path:
         assert verify(tmp_path / name, options).against.startswith("transformers ")
 
 
-def test_what_transformers_has_no_class_for_is_held_against_the_definition(tmp_path: Path) -> None:
+def test_other_models_are_compared_with_their_definition(tmp_path: Path) -> None:
     name = "mae-pytorch: pretrained"
     write_torch(tmp_path / "theirs.pth", CASES[name].tensors, "model")
     found = verify(tmp_path / "theirs.pth", reading(CASES[name]))

@@ -162,7 +162,7 @@ def test_the_one_before_a_damaged_one_is_used_and_that_is_said(tmp_path, name: s
     assert find_checkpoint(tmp_path / "checkpoints" / "best", whole=True) == good
 
 
-def test_who_needs_the_model_only_is_not_kept_from_it_by_the_optimizer(tmp_path) -> None:
+def test_a_damaged_optimizer_does_not_hide_the_model(tmp_path) -> None:
     folder = save_checkpoint(tmp_path, new_state(steps=1), DESCRIPTION)
     (folder / "optimizer.safetensors").write_bytes(b"")
     assert find_checkpoint(tmp_path) == folder

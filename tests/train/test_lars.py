@@ -70,7 +70,7 @@ def test_what_has_no_gradient_stays() -> None:
     assert other.item() == 2.0 and one.item() != 1.0
 
 
-def test_a_checkpoint_brings_back_weights_velocity_and_running_statistics(tmp_path: Path) -> None:
+def test_a_checkpoint_restores_weights_velocity_and_statistics(tmp_path: Path) -> None:
     def state() -> TrainState:
         paddle.seed(3)
         head = ProbeHead(4, 3)

@@ -46,7 +46,7 @@ def test_the_rest_does_not_decay_and_nothing_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("grouped", [True, False])
-def test_tokens_decay_where_that_is_asked_for_as_in_the_official_pretraining(grouped: bool) -> None:
+def test_tokens_decay_on_request_as_in_official_pretraining(grouped: bool) -> None:
     model = MaskedAutoencoder(**TINY, **DECODER, positions="learned")
     optimizer = adamw(model, weight_decay=0.3, decay_tokens=True, grouped=grouped)
     if grouped:
@@ -79,7 +79,7 @@ def test_layer_decay_scales_each_parameter_by_its_depth() -> None:
         assert scale == 0.5 ** (3 - depth), name
 
 
-def test_layer_numbers_do_not_confuse_blocks_1_and_11_or_the_decoders() -> None:
+def test_layer_numbers_distinguish_blocks_1_and_11() -> None:
     assert layer_number("blocks.1.attn.qkv.weight", 12) == 2
     assert layer_number("blocks.11.attn.qkv.weight", 12) == 12
     assert layer_number("decoder_blocks.0.mlp.fc1.weight", 12) == 13
@@ -146,7 +146,7 @@ def test_peak_lr_is_stated_for_256_images() -> None:
     assert peak_lr(1e-3, 256) == 1e-3
 
 
-def test_clipping_limits_the_norm_over_all_parameters_and_leaves_small_gradients_alone() -> None:
+def test_clipping_limits_the_norm_over_all_parameters() -> None:
     def norm_after(scale: float) -> float:
         model = VisionTransformer(**TINY, num_classes=3)
         count = sum(parameter.size for parameter in model.parameters())

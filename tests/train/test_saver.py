@@ -97,7 +97,7 @@ def test_nothing_is_left_to_hope_for_at_the_end(tmp_path, monkeypatch) -> None:
         saver.finish()
 
 
-def test_metrics_that_do_not_reach_the_disk_count_as_a_failed_attempt(tmp_path) -> None:
+def test_metrics_off_disk_count_as_a_failed_attempt(tmp_path) -> None:
     def full() -> None:
         raise OSError(errno.ENOSPC, "could not log step 7", "metrics.jsonl")
 

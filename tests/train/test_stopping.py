@@ -93,7 +93,7 @@ def test_training_answers_in_between_and_all_is_as_before_in_the_end() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_signal_whose_exception_a_package_caught_ends_the_training_that_begins() -> None:
+def test_a_signal_that_a_package_caught_ends_the_training() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)}
     try:
         with ended_by_signals():

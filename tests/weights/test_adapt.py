@@ -55,7 +55,7 @@ def test_tables_are_resized_as_paddle_and_pytorch_do(old: tuple[int, int], new: 
         np.testing.assert_allclose(got, goldens[f"{old}-{new}"], atol=1e-5)
 
 
-def test_another_image_size_resizes_both_tables_and_keeps_the_cls_row() -> None:
+def test_another_image_size_resizes_both_tables() -> None:
     source = imported()
     tensors = dict(source.tensors)
     tensors["pos_embed"] = tensors["pos_embed"] + 0.5  # a cls row that is not zero
@@ -72,7 +72,7 @@ def test_another_image_size_resizes_both_tables_and_keeps_the_cls_row() -> None:
         change_image_size(tensors, source.architecture, (9, 12))
 
 
-def test_grown_patches_give_exactly_the_tokens_of_what_they_were_made_of() -> None:
+def test_grown_patches_give_the_same_tokens() -> None:
     source = imported()
     adapted = change_patch_size(source.tensors, source.architecture, (6, 8))
     assert_whole("mae", adapted)

@@ -168,7 +168,7 @@ WRONG_ARCHITECTURES: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, values in WRONG_ARCHITECTURES.items() for value in values], ids=str
 )
-def test_an_architecture_that_is_not_the_weights_is_refused_before_a_model_is_built(folder, name, value) -> None:
+def test_a_wrong_architecture_is_refused_before_building(folder, name, value) -> None:
     rewrite(folder, architecture={**DESCRIPTION.architecture, name: value})
     with pytest.raises(ValueError, match=r"model\.json") as fault:
         read_description(folder)

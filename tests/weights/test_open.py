@@ -187,7 +187,7 @@ def test_shards_lie_in_the_folder_or_in_the_caches_blobs(tmp_path: Path) -> None
     assert set(open_weights(cached).state.tensors) == {"w", "v"}
 
 
-def test_a_folder_with_one_weights_file_is_opened_and_others_are_listed(tmp_path: Path) -> None:
+def test_a_folder_with_one_weights_file_is_opened(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "a", notes__txt=b"read me", vit__pdparams=FILES["pickle"], vit__pdopt=FILES["pickle"])
     assert open_weights(folder).kind == "pickle"
     (folder / "other.pth").write_bytes(FILES["zip"])
@@ -228,7 +228,7 @@ def test_an_archive_without_checksums_is_read_with_a_warning(tmp_path: Path) -> 
         open_weights(path)
 
 
-def test_bfloat16_tensors_that_repeat_a_storage_are_widened_within_limits(tmp_path: Path) -> None:
+def test_repeated_bfloat16_storages_are_widened_within_limits(tmp_path: Path) -> None:
     path = tmp_path / "file.pth"
     shared = storage("BFloat16Storage", "0", 2**20)
     for count, ends in ((8, "read"), (40, "refused")):

@@ -33,6 +33,7 @@ from paddlemae.data.sources import Source, add_stamps
 from paddlemae.data.sources.readers import Reader
 from paddlemae.data.views.augment import View, reduction_within, shrunk
 from paddlemae.data.workers import make_ahead
+from paddlemae.system.atomic import PARTIAL, flush_file, partial, put
 from paddlemae.system.locks import locked_folder
 
 FORMAT = 1  # raised whenever the same originals would be packed otherwise
@@ -203,7 +204,7 @@ def _say_nothing(text: str) -> None:
 
 def _remove_broken_off(place: Path) -> None:
     """Remove what a killed process left; nobody else is making a pack here now."""
-    for path in place.glob(".*.partial"):
+    for path in place.glob(f".*{PARTIAL}"):
         shutil.rmtree(path)
 
 
@@ -215,29 +216,23 @@ def _make(
     workers: int,
     on_image: Callable[[int], None] | None,
 ) -> None:
-    beside = path.with_name(f".{path.name}.partial")
+    beside = partial(path)
     try:
         beside.mkdir()
         with open(beside / _PIXELS[view.depth][0], "wb") as file:
             sizes_N4 = _write_pixels(source, view, settings, file, workers, on_image)
-            _flush(file)
+            flush_file(file)
         for name, content in (
             (SIZES_FILE, sizes_N4.astype("<i8").tobytes()),
             (DESCRIPTION_FILE, json.dumps(asdict(settings), indent=2).encode() + b"\n"),
         ):
             with open(beside / name, "wb") as file:
                 file.write(content)
-                _flush(file)
-        shutil.rmtree(path, ignore_errors=True)  # one that was cut short
-        os.replace(beside, path)
+                flush_file(file)
+        put(beside, path)  # over one that was cut short
         _opened.cache_clear()
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-
-
-def _flush(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _write_pixels(

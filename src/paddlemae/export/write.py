@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from paddlemae.export.check import (
 )
 from paddlemae.export.interface import Interface, Model, interface_of, metadata_of
 from paddlemae.export.paddle_program import FILES, save_program
-from paddlemae.system.atomic import naming
+from paddlemae.system.atomic import naming, rename
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
@@ -97,7 +96,7 @@ def export(
         files = tuple(out.parent / path.relative_to(folder) for path in written)
         files[0].parent.mkdir(exist_ok=True)
         for path, final in zip(written, files):
-            os.replace(path, final)
+            rename(path, final)
     return Exported(files, what, difference, images)
 
 

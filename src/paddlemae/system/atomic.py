@@ -11,6 +11,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 PARTIAL = ".partial"  # the end of temporary names
 
@@ -43,9 +44,7 @@ def replacing(path: Path, *, flush: bool = False) -> Iterator[Path]:
             yield temporary
             if flush:
                 flush_path(temporary)
-            os.replace(temporary, place)
-            if flush:
-                flush_folder(place.parent)
+            rename(temporary, place, flush=flush)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -95,6 +94,13 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(fault.errno, fault.strerror, str(path)) from fault
 
 
+def rename(temporary: Path, final: Path, *, flush: bool = False) -> None:
+    """Rename a file into place, over one that is there; `flush` brings the new name to the disk."""
+    os.replace(temporary, final)
+    if flush:
+        flush_folder(final.parent)
+
+
 def put(temporary: Path, final: Path) -> None:
     """Rename a whole folder or file into place; what was there is removed then, and is back there if that fails."""
     old = set_aside(final) if os.path.lexists(final) else None
@@ -122,6 +128,12 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def flush_file(file: IO[bytes]) -> None:
+    """Bring what was written to an open file to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def flush_path(path: Path) -> None:

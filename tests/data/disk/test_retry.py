@@ -105,7 +105,7 @@ def test_a_folder_that_stays_away_ends_it_after_five_minutes(folder: Path, monke
     assert sum(slept) == 300 and skipped == [] and "\n" not in str(caught.value)
 
 
-def test_a_file_removed_while_training_is_skipped_and_shifts_no_other(folder: Path) -> None:
+def test_a_file_removed_while_training_shifts_no_other(folder: Path) -> None:
     source, view = open_source(str(folder)), View((8, 8), 1, crop_scale=None, flip=False, eval_crop_ratio=1)
 
     def shown(skipped: list[UnreadableImage]) -> list[int]:

@@ -28,7 +28,7 @@ def grouped(
     return [group.tolist() for group in members(firsts)]
 
 
-def test_exact_groups_begin_with_their_first_image_and_leave_out_who_is_not_among_them() -> None:
+def test_exact_groups_begin_with_their_first_image() -> None:
     digests = np.array([[1, 2], [3, 4], [1, 2], [1, 3], [3, 4], [1, 2]], np.uint64)
     among = np.array([True, True, True, True, True, False])
     assert exact_groups(digests, among).tolist() == [0, 1, 0, 3, 1, 5]
@@ -46,7 +46,7 @@ def test_the_hash_tells_which_means_rise_along_rows() -> None:
     ]
 
 
-def test_copies_that_were_edited_are_found_and_other_pictures_are_not() -> None:
+def test_only_edited_copies_are_found() -> None:
     pictures = scenes(60, 0)
     smaller = np.stack([np.asarray(Image.fromarray(each).resize((40, 50))) for each in pictures[:10]])
     darker = (pictures[10:20] * 0.6).astype(np.uint8)
@@ -88,7 +88,7 @@ def test_copies_of_a_near_duplicate_are_in_its_group() -> None:
 
 
 @pytest.mark.parametrize("correlation, alike", [(0.96, False), (0.98, True)])
-def test_thumbnails_are_alike_from_a_correlation_on_whatever_their_contrast(correlation: float, alike: bool) -> None:
+def test_thumbnails_are_compared_by_correlation(correlation: float, alike: bool) -> None:
     one, other = np.random.default_rng(9).standard_normal((2, ROWS * COLUMNS))
     one, other = (each - each.mean() for each in (one, other))
     other -= one * (one @ other) / (one @ one)  # nothing in common

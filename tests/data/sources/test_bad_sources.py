@@ -65,7 +65,7 @@ def test_a_list_s_labels_are_whole_numbers(tmp_path: Path, line: str) -> None:
         open_source(path, labelled=True)
 
 
-def test_a_list_of_words_as_labels_is_refused_where_labels_are_not_needed_either(tmp_path: Path) -> None:
+def test_words_as_labels_are_always_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(PNG)
     path = write(tmp_path / "list.txt", "a.png cat\na.png dog\n")
     with pytest.raises(ValueError, match=r"a whole number as its label in a line, got 'a\.png cat'; number"):
@@ -239,7 +239,7 @@ def test_a_huge_image_in_a_shard_is_left_out(tmp_path: Path) -> None:
         open_source(path).read(0, 3)
 
 
-def test_archives_without_images_or_compressed_as_a_whole_are_explained(tmp_path: Path) -> None:
+def test_archives_that_cannot_be_read_are_explained(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no images in .*expected entries"):
         open_source(bad_tar(tmp_path / "a.tar", lambda archive: kinds.add(archive, "1.txt", b"")))
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:

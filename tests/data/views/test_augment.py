@@ -206,7 +206,7 @@ def test_an_image_of_the_right_size_stays_untouched_in_evaluation() -> None:
     assert (eval_view(image, View((28, 28), 1, eval_crop_ratio=1.0))[0] == image[:, :, 0]).all()
 
 
-def test_without_crop_flip_and_shift_training_sees_the_evaluation_view() -> None:
+def test_without_augmentation_training_sees_the_evaluation_view() -> None:
     image = noise(40, 50, 3)
     settings = View((32, 32), 3, crop_scale=None, flip=False)
     assert (train_view(image, settings, np.random.default_rng(0)) == eval_view(image, settings)).all()

@@ -143,7 +143,7 @@ def test_rectangles_are_as_large_and_as_long_as_they_may_be() -> None:
     assert min(ratios) > 0.27 and max(ratios) < 3.7 and abs(np.log(ratios).mean()) < 0.1
 
 
-def test_what_is_erased_is_noise_of_normalised_pixels_and_all_else_stays() -> None:
+def test_erased_pixels_are_noise_and_all_others_stay() -> None:
     images = to_input(batch_of(400, 16).images, DESCRIPTION)
     rngs = [np.random.default_rng(k) for k in range(400)]
     after = erased(images, Erasing(0.5), rngs).numpy()

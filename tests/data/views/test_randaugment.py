@@ -99,7 +99,7 @@ def test_shifts_move_by_a_share_of_the_side_and_fill(name: str, axis: int, sign:
 
 
 @pytest.mark.parametrize("name", ["rotate", "shear_x", "shear_y"])
-def test_turns_and_shears_fill_the_corners_and_undo_each_other_in_the_middle(name: str) -> None:
+def test_turns_and_shears_fill_corners_and_undo_each_other(name: str) -> None:
     image = photo(60, 60)
     turned = done(name, 9, image)
     corners = [tuple(turned[y, x]) for y in (0, -1) for x in (0, -1)]

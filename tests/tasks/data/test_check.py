@@ -171,7 +171,7 @@ def test_mistakes_are_one_line(paddlemae, sound: Path, tmp_path: Path) -> None:
     assert found["findings"] == {"unreadable": 1} and found["height"] is None and "nothing that can be read" in text
 
 
-def test_held_out_images_elsewhere_are_compared_with_the_training_part(paddlemae, sound: Path, tmp_path: Path) -> None:
+def test_held_out_images_elsewhere_are_compared(paddlemae, sound: Path, tmp_path: Path) -> None:
     """Whether both are folders of classes, or are parts of others."""
     other = tmp_path / "other"
     shutil.copytree(sound / "test", other)

@@ -31,7 +31,7 @@ def test_json_has_every_digit_of_the_part_that_is_asked_for(paddlemae, colours: 
     assert found["all"]["mean"] == pytest.approx([whole], rel=1e-12)
 
 
-def test_depth_comes_with_the_settings_where_training_would_take_another(paddlemae, tmp_path: Path) -> None:
+def test_settings_contain_the_depth_that_training_would_miss(paddlemae, tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 4096, (6, 8, 8, 1), np.uint16)
     np.save(tmp_path / "a.npy", values)
     plain = paddlemae("data", "stats", tmp_path / "a.npy", "--channels", 1, "--quiet")
@@ -100,7 +100,7 @@ def test_names_in_a_recipe_may_hold_anything(paddlemae, tmp_path: Path) -> None:
     assert "\\nmask_ratio: 0.1 \\xff \u00e4" in (tmp_path / "a.yaml").read_text().splitlines()[0]
 
 
-def test_mistakes_in_writing_a_recipe_are_told_before_images_are_seen(paddlemae, colours: Path, tmp_path: Path) -> None:
+def test_recipe_mistakes_come_before_images_are_read(paddlemae, colours: Path, tmp_path: Path) -> None:
     (tmp_path / "tuning.yaml").write_text("task: finetune\n")
     (tmp_path / "wrong.yaml").write_text("mask_ratio: 2\n")
     for arguments, message in [

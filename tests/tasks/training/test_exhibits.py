@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from paddlemae.data.sources import open_source
+from paddlemae.data.sources.subsets import spread_over
 from paddlemae.data.views.augment import View
 from paddlemae.model.blocks import NORM_EPSILON
 from paddlemae.model.classifier import VisionTransformer
@@ -121,7 +122,7 @@ def test_attention_is_on_the_patches_of_another_size_too() -> None:
     assert maps.shape == [1, 2, 10]
 
 
-def test_attention_is_looked_at_without_drop_path_and_leaves_the_mode_as_it_was() -> None:
+def test_attention_maps_ignore_drop_path_and_keep_the_mode() -> None:
     model = model_of(VisionTransformer, depth=3, drop_path=0.9, num_classes=3)
     images = paddle.rand([4, 3, 12, 12])
     maps = attention_maps(model, images, "cls")
@@ -249,7 +250,7 @@ def test_a_resumed_run_shows_what_an_uninterrupted_one_shows(recipe, whole: Path
 
 @pytest.mark.parametrize(("length", "count", "wanted"), [(12, 4, [0, 3, 7, 11]), (3, 8, [0, 1, 2]), (1, 8, [0])])
 def test_images_are_chosen_all_over_the_source(length: int, count: int, wanted: list[int]) -> None:
-    assert exhibits.spread_over(range(length), count).tolist() == wanted  # type: ignore[arg-type]
+    assert spread_over(length, count).tolist() == wanted
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ def test_settings_of_the_input_that_make_no_sense_are_refused() -> None:
             load_recipe(task, None, overrides)
 
 
-def test_repeats_change_neither_steps_nor_epochs_and_mask_every_view_anew(tmp_path, tiny, photos, monkeypatch) -> None:
+def test_repeats_change_neither_steps_nor_epochs(tmp_path, tiny, photos, monkeypatch) -> None:
     from paddlemae.tasks.training import pretraining_loss as task
 
     masks, epochs = [], []

@@ -113,7 +113,7 @@ def test_weights_loaded_in_between_are_those_that_are_trained() -> None:
         assert abs(loss - loss_fn(model, batch(4)).item()) <= CLOSE * loss
 
 
-def test_a_loss_that_is_not_finite_updates_nothing_and_leaves_no_gradient() -> None:
+def test_an_infinite_loss_updates_nothing() -> None:
     model = autoencoder()
     before = [parameter.numpy().copy() for parameter in model.parameters()]
 
@@ -143,7 +143,7 @@ def test_a_gradient_that_is_not_finite_is_a_torn_step(accumulation_steps: int) -
     assert torn.value.step == state.step == 0
 
 
-def test_with_clipping_no_weight_is_updated_before_the_whole_gradient_is_known() -> None:
+def test_clipping_waits_for_the_whole_gradient() -> None:
     model = autoencoder()
     state, before = TrainState(model, adamw(model)), [parameter.numpy().copy() for parameter in model.parameters()]
     settings = dict(total_steps=1, threads=2, clip_grad=1.0)

@@ -87,7 +87,7 @@ def test_mappings_are_dicts(protocol: int) -> None:
     assert_same(read(pickle.dumps([ordered, several], protocol)), [{"b": 1, "a": 2}, {"x": [1]}])
 
 
-def test_python_2_writes_mappings_as_lists_of_pairs_and_text_as_bytes() -> None:
+def test_python_2_writes_mappings_as_pairs_and_text_as_bytes() -> None:
     code = b"\x80\x02ccollections\nOrderedDict\nq\x00]q\x01]q\x02(U\x01aq\x03K\x07ea\x85q\x04Rq\x05."
     assert read(code) == {"a": 7}
     assert read(b"\x80\x02T\x02\x00\x00\x00\xff\xfe.") == b"\xff\xfe"

@@ -184,7 +184,7 @@ def test_parts_that_our_models_have_not_are_refused_in_words() -> None:
             read(MAE, tensors=changed(MAE, **{name: np.ones(3, np.float32)}))
 
 
-def test_what_training_leaves_beside_the_weights_is_left_over_with_its_reason() -> None:
+def test_other_training_state_is_left_over_with_its_reason() -> None:
     source = read(MAE, tensors=changed(MAE, **{"optimizer.step": np.zeros(1)}))
     assert source.left_over == {"optimizer.step": "the training's, not the model's"}
     assert read(PROBE).left_over == {"head.0.num_batches_tracked": "a counter of batch norm's"}

@@ -22,7 +22,7 @@ def said(case: Case, **arguments: Any) -> str:
     return "\n".join(read(case, **arguments).notes)
 
 
-def test_heads_of_unknown_widths_must_be_named_and_must_divide_the_width() -> None:
+def test_heads_of_unknown_widths_must_be_named() -> None:
     with pytest.raises(ValueError, match="how many attention heads share a width of 16; name heads="):
         read(MAE, heads=None)
     with pytest.raises(ValueError, match="share a width of 8; name decoder_heads="):
@@ -61,7 +61,7 @@ def test_the_target_is_the_files_else_the_layouts_else_the_callers() -> None:
         read(MAE, target="pixels")
 
 
-def test_image_sizes_are_told_by_the_table_the_arguments_or_the_caller() -> None:
+def test_image_sizes_come_from_table_arguments_or_caller() -> None:
     wide = CASES["official: pretrained, 8 x 12"]
     assert read(wide).architecture["image_size"] == [8, 12], "its computed table says so"
     learned = CASES["mae-pytorch: fine-tuned, learned"]
@@ -80,7 +80,7 @@ def test_image_sizes_are_told_by_the_table_the_arguments_or_the_caller() -> None
 
 
 @pytest.mark.parametrize("stored", ["float32", "float16", "bfloat16"])
-def test_a_computed_table_is_known_however_finely_it_is_stored_and_a_trained_one_is_not(stored: str) -> None:
+def test_only_computed_tables_are_recognised(stored: str) -> None:
     def narrow(table: np.ndarray) -> np.ndarray:
         if stored == "bfloat16":  # as the readers widen it
             return ((table.astype(np.float32).view(np.uint32) + 0x8000) & 0xFFFF0000).astype(np.uint32).view(np.float32)
@@ -108,7 +108,7 @@ def test_an_encoder_says_what_it_cannot_do() -> None:
     assert "no decoder and no head" in said(CASES["official: encoder"])
 
 
-def test_without_cls_token_and_norm_behind_pooling_there_is_no_classifier() -> None:
+def test_without_cls_token_and_pooled_norm_is_no_classifier() -> None:
     case = CASES["official: fine-tuned, cls"]
     tensors = changed(case, without="cls_token", pos_embed=case.tensors["pos_embed"][:, 1:])
     with pytest.raises(

@@ -36,6 +36,7 @@ from paddlemae.data.decode.pillow import opened_by_pillow, pixels_of
 from paddlemae.data.decode.pixel_format import Pixels, as_channels, check_channels, in_blocks
 from paddlemae.data.decode.png import PNG_START, read_deep_png, scale_transparent_gray
 from paddlemae.data.decode.ppm import PPM_STARTS, read_deep_ppm
+from paddlemae.data.decode.stored_format import JPEG_START
 from paddlemae.data.decode.tiff import TIFF_STARTS, read_tiff
 
 EXTENSIONS = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -43,7 +44,6 @@ ARRAY_EXTENSION = ".npy"  # an image too, but not where pictures are: there it m
 
 # MPO is Pillow's name for a JPEG that more pictures follow, as phones write them; only the first is read.
 _JPEG_FORMATS = ("JPEG", "MPO")
-JPEG_START = b"\xff\xd8\xff"
 _LONGEST_START = 8
 _MOST_BYTES = 1 << 32  # no array that is decoded takes as much
 # What a JPEG holds, in Pillow's words and in simplejpeg's; the rest (CMYK) is Pillow's to convert.

@@ -14,7 +14,7 @@ from paddlemae.data.decode.png import PNG_COLOURS, PNG_START, png_form
 from paddlemae.data.decode.ppm import PPM_STARTS, ppm_header
 from paddlemae.data.decode.tiff import TIFF_STARTS, tiff_form
 
-_JPEG_START = b"\xff\xd8\xff"
+JPEG_START = b"\xff\xd8\xff"
 _JPEG_COLOURS = {"Gray": "gray", "YCbCr": "RGB", "RGB": "RGB", "CMYK": "CMYK", "YCCK": "CMYK"}
 _MODES = {  # Pillow's; the others say it themselves, and have 8 bits
     "1": ("gray", 1),
@@ -40,7 +40,7 @@ def form_of(stored: bytes | NDArray[Any], channels: int) -> Form:
         return PNG_COLOURS[kind], 8 if PNG_COLOURS[kind] == "palette" else bits
     if stored.startswith(PPM_STARTS) and (header := ppm_header(stored[:4096])):
         return "RGB", 16 if header[2] > 255 else 8
-    if stored.startswith(_JPEG_START) and (colours := _jpeg_colours(stored)):
+    if stored.startswith(JPEG_START) and (colours := _jpeg_colours(stored)):
         return colours, 8
     if stored.startswith(ARRAY_START):
         shape, _, dtype = read_array_header(io.BytesIO(stored))

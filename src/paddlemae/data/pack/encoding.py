@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from paddlemae.data.cache import made_smaller
-from paddlemae.data.decode.images import JPEG_START
 from paddlemae.data.decode.multichannel import ARRAY_START
 from paddlemae.data.decode.orientation import orientation_of
 from paddlemae.data.decode.pillow import opened_by_pillow
 from paddlemae.data.decode.pixel_format import NAMES, Pixels, at_depth, white
 from paddlemae.data.decode.png import PNG_START
+from paddlemae.data.decode.stored_format import JPEG_START
 from paddlemae.data.inspect.survey import picture_of
 from paddlemae.data.views.augment import View
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paddlemae.data.sources.tar import entries
-from paddlemae.system.atomic import PARTIAL, flush_folder
+from paddlemae.system.atomic import PARTIAL, flush_file, rename
 
 _BLOCK = 512
 _RECORD = 20 * _BLOCK  # what a tar's length is a multiple of
@@ -62,14 +62,12 @@ class ShardFile:
         """
         end = 2 * _BLOCK
         self._write(bytes(end + -(self.bytes + end) % _RECORD))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        flush_file(self._file)
         self._file.close()
         digest = self._digest.hexdigest()
         if file_digest(self.beside) != digest or self._found() != self._placed:
             raise OSError(errno.EIO, "the disk gave back other bytes than were written", str(self.beside))
-        os.replace(self.beside, self.path)
-        flush_folder(self.path.parent)
+        rename(self.beside, self.path, flush=True)
         return Written(self.bytes, digest)
 
     def abandon(self) -> None:

@@ -17,14 +17,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from paddlemae.data.sources.image_groups import grouped
 from paddlemae.data.sources.labels import LABEL_COLUMNS, as_labels, is_whole, note_unused, numbered
 from paddlemae.data.sources.readers import FileReader
 from paddlemae.data.sources.source import Source
 from paddlemae.data.sources.splits import TEST_WORDS, TRAIN_WORDS, MissingPart, listed, part_of, split_of, words_of
 from paddlemae.data.sources.string_table import Names
+from paddlemae.data.sources.subsets import spread_over
 
 IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
 SPLIT_COLUMNS = ("split", "set", "part", "partition")
@@ -236,7 +235,7 @@ def _as_they_are(path: str, root: str, images: list[str]) -> list[str]:
 
     Refuse a list of which no image is where it says; single ones that are missing are left out as they are met.
     """
-    tried = [images[place] for place in np.linspace(0, len(images) - 1, min(_TRIED, len(images))).astype(int)]
+    tried = [images[place] for place in spread_over(len(images), _TRIED)]
 
     def there(images: Sequence[str]) -> bool:
         return any(os.path.lexists(os.path.join(root, image)) for image in images)

@@ -15,6 +15,11 @@ from paddlemae.data.sources.splits import listed, note
 _Indices = NDArray[np.int64]
 
 
+def spread_over(count: int, most: int) -> NDArray[np.int64]:
+    """Return up to `most` of the numbers below `count`, at even distances, the first and the last among them."""
+    return np.linspace(0, count - 1, min(most, count)).astype(np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class SubsetReader:
     """Some images of another reader, in the order of `indices`."""

@@ -13,6 +13,7 @@ from paddlemae.data.decode.display import as_displayed
 from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.decode.pixel_format import Pixels
 from paddlemae.data.inspect.survey import picture_of
+from paddlemae.data.sources.subsets import spread_over
 from paddlemae.runs.contact_sheet import TILE, Block, draw_sheet
 from paddlemae.tasks.data.check_result import Checked, Part, class_counts
 
@@ -50,7 +51,7 @@ def _examples(found: Checked, part: Part) -> Iterator[Block]:
 
 def _spread(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     """A few of them, from the first to the last."""
-    return numbers[np.unique(np.linspace(0, len(numbers) - 1, EXAMPLES).astype(int))] if len(numbers) else numbers
+    return numbers[spread_over(len(numbers), EXAMPLES)]
 
 
 def _groups(found: Checked, groups: Iterable[NDArray[np.int64]]) -> Iterator[Block]:

@@ -30,7 +30,7 @@ from paddlemae.data.pack.reader import (
     read_index,
 )
 from paddlemae.runs.runlog import SKIPPED_FILE
-from paddlemae.system.atomic import PARTIAL, is_partial, replace_bytes
+from paddlemae.system.atomic import PARTIAL, flush_file, is_partial, replace_bytes
 from paddlemae.system.locks import LOCK_FILE, locked_folder
 from paddlemae.tasks.data.splits import PARTS
 
@@ -99,8 +99,7 @@ class Journal:
         self.done.append(shard)
         with open(self.folder / JOURNAL_FILE, "ab") as file:
             file.write(_lines([vars(shard)]))
-            file.flush()
-            os.fsync(file.fileno())
+            flush_file(file)
 
     def finish(self) -> None:
         """Write where each image is, and the index, which makes it a pack."""

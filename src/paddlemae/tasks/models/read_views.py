@@ -10,6 +10,7 @@ import numpy as np
 
 from paddlemae.data.decode.images import ARRAY_EXTENSION, EXTENSIONS, UnreadableImage, read_image
 from paddlemae.data.sources import open_source
+from paddlemae.data.sources.subsets import spread_over
 from paddlemae.data.views.augment import eval_view
 from paddlemae.system.display_names import say
 from paddlemae.tasks.models.preprocess import evaluation_view
@@ -53,5 +54,5 @@ def _readers(item: str, channels: int, limit: int) -> Iterator[tuple[str, Callab
         return
     source = open_source(item, "test" if item == "digits" else None)
     # spread over the source, since neighbours in a folder are often of one class
-    for index in np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int):
+    for index in spread_over(len(source), limit):
         yield Path(source.describe(int(index))).name, partial(source.read, int(index), channels)

@@ -15,6 +15,7 @@ from paddlemae.data.batches import eval_batches
 from paddlemae.data.decode.display import as_displayed
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source, subset
+from paddlemae.data.sources.subsets import spread_over
 from paddlemae.data.views.augment import View
 from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.encoder import attention_maps
@@ -36,11 +37,6 @@ FEWEST_MAPPED = 8
 PERPLEXITY = 30  # t-SNE's, of so many images that they have as many neighbours
 # parts of a training, see `moments`: most is learned early
 MOMENTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
-
-
-def spread_over(source: Source, count: int) -> np.ndarray:
-    """Indices of images all over the source, since neighbours in a folder are often of one class: int64 [count]."""
-    return np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(np.int64))
 
 
 def pictures_at(source: Source, view: View, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -187,7 +183,7 @@ def show_neighbours(
     """
     (queries, query_indices), (bank, bank_indices) = asked, known
     assert queries.labels is not None and bank.labels is not None
-    rows = np.unique(np.linspace(0, len(query_indices) - 1, min(SHOWN_QUERIES, len(query_indices))).astype(int))
+    rows = spread_over(len(query_indices), SHOWN_QUERIES)
     shown = min(SHOWN_NEIGHBOURS, nearest_Qk.shape[1])
     pictures, items = [], []
     for row in rows:
@@ -220,7 +216,7 @@ def show_map(
     from sklearn.manifold import TSNE  # slow to import
 
     assert source.labels is not None
-    rows = np.unique(np.linspace(0, len(features_ND) - 1, min(MAPPED, len(features_ND))).astype(int))
+    rows = spread_over(len(features_ND), MAPPED)
     unit = features_ND[rows] / np.maximum(np.linalg.norm(features_ND[rows], axis=1, keepdims=True), 1e-12)
     perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
     points = TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(unit)
@@ -241,6 +237,6 @@ def show_map(
 def fixed_images(source: Source, description: Description) -> tuple[np.ndarray, np.ndarray] | None:
     """([B, C, H, W], indices) of the images that a run shows throughout; None if none of them can be read."""
     try:
-        return pictures_at(source, evaluation_view(description), spread_over(source, SHOWN))
+        return pictures_at(source, evaluation_view(description), spread_over(len(source), SHOWN))
     except DataFault:
         return None
