@@ -6,6 +6,7 @@ import pickle
 import struct
 import warnings
 import zlib
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -46,12 +47,11 @@ def test_no_channels_are_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "a.png", 0)
 
 
-@pytest.mark.parametrize("channels", [2, 5, 13])
-@pytest.mark.parametrize("extension", ["jpg", "png", "tif"])
-def test_channels_that_a_picture_lacks_are_not_made_up(tmp_path: Path, channels: int, extension: str) -> None:
-    path = saved(tmp_path / f"a.{extension}", Image.fromarray(PHOTO_HW3))
-    with pytest.raises(UnreadableImage, match=f"3 channels, where {channels} are asked for"):
-        read_image(path, channels)
+def test_channels_that_a_picture_lacks_are_not_made_up(tmp_path: Path) -> None:
+    for channels, extension in product([2, 5, 13], ["jpg", "png", "tif"]):
+        path = saved(tmp_path / f"a.{extension}", Image.fromarray(PHOTO_HW3))
+        with pytest.raises(UnreadableImage, match=f"3 channels, where {channels} are asked for"):
+            read_image(path, channels)
 
 
 def test_rgba_keeps_transparency_and_is_opaque_without(tmp_path: Path) -> None:
@@ -63,31 +63,31 @@ def test_rgba_keeps_transparency_and_is_opaque_without(tmp_path: Path) -> None:
     assert (read_image(jpeg, 4)[..., :3] == read_image(jpeg, 3)).all() and (read_image(jpeg, 4)[..., 3] == 255).all()
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("extension", ["png", "tif"])
-def test_exif_orientation_is_honoured(tmp_path: Path, orientation: int, extension: str) -> None:
+def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
     """Stored as a camera would for each tag, the image comes out upright (EXIF 2.3, tag 274)."""
-    stored = {
-        1: RAMP_HW,
-        2: RAMP_HW[:, ::-1],
-        3: RAMP_HW[::-1, ::-1],
-        4: RAMP_HW[::-1],
-        5: RAMP_HW.T,
-        6: np.rot90(RAMP_HW),
-        7: RAMP_HW[::-1, ::-1].T,
-        8: np.rot90(RAMP_HW, -1),
-    }[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = saved(tmp_path / f"a.{extension}", Image.fromarray(np.ascontiguousarray(stored)), exif=exif)
-    assert (read_image(path, 1)[..., 0] == RAMP_HW).all()
+    for orientation, extension in product(range(1, 9), ["png", "tif"]):
+        stored = {
+            1: RAMP_HW,
+            2: RAMP_HW[:, ::-1],
+            3: RAMP_HW[::-1, ::-1],
+            4: RAMP_HW[::-1],
+            5: RAMP_HW.T,
+            6: np.rot90(RAMP_HW),
+            7: RAMP_HW[::-1, ::-1].T,
+            8: np.rot90(RAMP_HW, -1),
+        }[orientation]
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = saved(tmp_path / f"a.{extension}", Image.fromarray(np.ascontiguousarray(stored)), exif=exif)
+        assert (read_image(path, 1)[..., 0] == RAMP_HW).all()
 
 
-@pytest.mark.parametrize("extension", ["jpg", "png", "webp"])
-@pytest.mark.parametrize("exif", [b"garbage", b"II*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff"])
-def test_damaged_exif_does_not_lose_the_pixels(tmp_path: Path, exif: bytes, extension: str) -> None:
-    path = saved(tmp_path / f"a.{extension}", Image.fromarray(RAMP_HW), exif=b"Exif\0\0" + exif)
-    assert read_image(path, 1).shape == (6, 8, 1)
+def test_damaged_exif_does_not_lose_the_pixels(tmp_path: Path) -> None:
+    for extension, exif in product(
+        ["jpg", "png", "webp"], [b"garbage", b"II*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff"]
+    ):
+        path = saved(tmp_path / f"a.{extension}", Image.fromarray(RAMP_HW), exif=b"Exif\0\0" + exif)
+        assert read_image(path, 1).shape == (6, 8, 1)
 
 
 def test_transparency_is_composited_on_white(tmp_path: Path) -> None:
@@ -172,18 +172,15 @@ def test_damaged_bytes_are_read_or_reported_but_nothing_else(tmp_path: Path, ext
     assert unreadable > 0
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
+def test_files_that_are_no_images_are_unreadable(tmp_path: Path) -> None:
+    for content, reason in [
         (b"", "the file is empty"),
         (b"hello", "not an image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
-    ],
-)
-def test_files_that_are_no_images_are_unreadable(tmp_path: Path, content: bytes, reason: str) -> None:
-    (tmp_path / "a.jpg").write_bytes(content)
-    with pytest.raises(UnreadableImage, match=f"a.jpg': {reason}"):
-        read_image(tmp_path / "a.jpg", 3)
+    ]:
+        (tmp_path / "a.jpg").write_bytes(content)
+        with pytest.raises(UnreadableImage, match=f"a.jpg': {reason}"):
+            read_image(tmp_path / "a.jpg", 3)
 
 
 def test_missing_forbidden_and_folder_are_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,13 +255,14 @@ def photo(height: int, width: int) -> Image.Image:
     return Image.fromarray(np.stack(planes, axis=-1).astype(np.uint8))
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}, {"quality": 30}])
-def test_a_whole_jpeg_has_the_very_bits_that_pillow_gives(tmp_path: Path, mode: str, options: dict) -> None:
-    path = saved(tmp_path / "a.jpg", photo(37, 51).convert(mode), **options)
-    for channels, own in ((3, "RGB"), (1, "L")):
-        expected = np.asarray(Image.open(path).convert(own)).reshape(37, 51, channels)
-        assert (read_image(path, channels) == expected).all()
+def test_a_whole_jpeg_has_the_very_bits_that_pillow_gives(tmp_path: Path) -> None:
+    for mode, options in product(
+        ["RGB", "L"], [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}, {"quality": 30}]
+    ):
+        path = saved(tmp_path / "a.jpg", photo(37, 51).convert(mode), **options)
+        for channels, own in ((3, "RGB"), (1, "L")):
+            expected = np.asarray(Image.open(path).convert(own)).reshape(37, 51, channels)
+            assert (read_image(path, channels) == expected).all()
 
 
 @pytest.mark.parametrize("times", [1, 2, 4, 8])
