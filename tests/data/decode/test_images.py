@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from paddlemae.data.decode.images import Need, UnreadableImage, read_image, read_picture
+from paddlemae.data.decode.images import Need, Picture, UnreadableImage, read_image, read_picture
 from paddlemae.data.decode.pixel_format import at_depth
 
 RAMP_HW = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8) * 5
@@ -248,6 +248,12 @@ def test_unreadable_image_survives_pickling() -> None:
     assert str(copy) == "cannot read image 'a.jpg': truncated"
 
 
+def read_at(path: Path, need: Need) -> tuple[Picture, list[tuple[int, int]]]:
+    """Three channels of the image as it is needed, and the whole sizes that `read_picture` reported."""
+    sizes: list[tuple[int, int]] = []
+    return read_picture(path, 3, lambda *size: sizes.append(size) or need), sizes
+
+
 def photo(height: int, width: int) -> Image.Image:
     """Smooth colours, as a photo's, that tell every corner from the others."""
     y, x = np.mgrid[:height, :width]
@@ -267,9 +273,9 @@ def test_a_whole_jpeg_has_the_very_bits_that_pillow_gives(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("times", [1, 2, 4, 8])
 def test_a_jpeg_is_decoded_as_small_as_is_allowed(tmp_path: Path, times: int) -> None:
-    path, asked = saved(tmp_path / "a.jpg", photo(131, 190), quality=95), []
-    picture = read_picture(path, 3, lambda *size: asked.append(size) or Need(times))
-    assert asked == [(131, 190)] == [picture.size]
+    path = saved(tmp_path / "a.jpg", photo(131, 190), quality=95)
+    picture, sizes = read_at(path, Need(times))
+    assert sizes == [(131, 190)] == [picture.size]
     assert picture.pixels_hwC.shape == (-(-131 // times), -(-190 // times), 3)
     assert picture.scale == (1 / times, 1 / times)
     inner = read_image(path, 3)[: 131 // times * times, : 190 // times * times].astype(float)
@@ -278,23 +284,21 @@ def test_a_jpeg_is_decoded_as_small_as_is_allowed(tmp_path: Path, times: int) ->
     assert np.abs(decoded - blocks).mean() < (1 if times < 8 else 2)
 
 
-@pytest.mark.parametrize("times", [1, 2, 4, 8])
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("size", [(64, 96), (67, 93)])  # whole pixels at every reduction, and not
-def test_a_reduced_jpeg_is_upright(tmp_path: Path, times: int, orientation: int, size: tuple[int, int]) -> None:
+def test_a_reduced_jpeg_is_upright(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = saved(tmp_path / "a.jpg", photo(*size), exif=exif, quality=95)
-    asked: list[tuple[int, int]] = []
-    picture = read_picture(path, 3, lambda *whole_size: asked.append(whole_size) or Need(times))
-    upright = read_image(path, 3)
-    turned = Image.open(path)
-    assert (upright == np.asarray(ImageOps.exif_transpose(turned))).all()
-    assert asked == [upright.shape[:2]] == [picture.size]
-    h, w = picture.pixels_hwC.shape[:2]
-    rows = np.minimum(((np.arange(h) + 0.5) / picture.scale[0]).astype(int), upright.shape[0] - 1)
-    columns = np.minimum(((np.arange(w) + 0.5) / picture.scale[1]).astype(int), upright.shape[1] - 1)
-    assert np.abs(picture.pixels_hwC - upright[rows][:, columns].astype(int)).mean() < 12
+    for size in ((64, 96), (67, 93)):  # whole pixels at every reduction, and not
+        path = saved(tmp_path / "a.jpg", photo(*size), exif=exif, quality=95)
+        upright = read_image(path, 3)
+        assert (upright == np.asarray(ImageOps.exif_transpose(Image.open(path)))).all()
+        for times in (1, 2, 4, 8):
+            picture, sizes = read_at(path, Need(times))
+            assert sizes == [upright.shape[:2]] == [picture.size]
+            h, w = picture.pixels_hwC.shape[:2]
+            rows = np.minimum(((np.arange(h) + 0.5) / picture.scale[0]).astype(int), upright.shape[0] - 1)
+            columns = np.minimum(((np.arange(w) + 0.5) / picture.scale[1]).astype(int), upright.shape[1] - 1)
+            assert np.abs(picture.pixels_hwC - upright[rows][:, columns].astype(int)).mean() < 12
 
 
 def test_what_is_no_ordinary_jpeg_is_decoded_whole(tmp_path: Path) -> None:
@@ -302,27 +306,23 @@ def test_what_is_no_ordinary_jpeg_is_decoded_whole(tmp_path: Path) -> None:
     png = saved(tmp_path / "a.png", photo(64, 64))
     small = saved(tmp_path / "small.jpg", photo(8, 64))
     for path, size in ((cmyk, (64, 64)), (png, (64, 64)), (small, (8, 64))):
-        asked: list[tuple[int, int]] = []
-        picture = read_picture(path, 3, lambda *whole_size, asked=asked: asked.append(whole_size) or Need(4))
-        assert picture.scale == (1, 1) and picture.pixels_hwC.shape[:2] == picture.size == size and asked == [size]
+        picture, sizes = read_at(path, Need(4))
+        assert picture.scale == (1, 1) and picture.pixels_hwC.shape[:2] == picture.size == size and sizes == [size]
         assert (picture.pixels_hwC == read_image(path, 3)).all()
 
 
-@pytest.mark.parametrize("times", [1, 2, 4, 8])
-@pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("options", [{"subsampling": n} for n in range(3)] + [{"restart_marker_rows": 1}])
-def test_rows_below_those_needed_are_left_out_and_the_others_stay(
-    tmp_path: Path, times: int, mode: str, options: dict
-) -> None:
-    path = saved(tmp_path / "a.jpg", photo(203, 155).convert(mode), quality=90, **options)
-    expected = read_picture(path, 3, lambda *_: Need(times))
-    for rows in (1, 17, 64, 100, 150, 203):
-        picture = read_picture(path, 3, lambda *_, rows=rows: Need(times, rows))
-        kept = picture.pixels_hwC
-        assert picture.size == expected.size and picture.scale == expected.scale
-        decoded = min(203, -(-max(16, rows + 4 * times) // 8) * 8)  # four reduced rows more, whole rows of blocks
-        assert len(kept) == -(-decoded // times)
-        assert (kept[: rows // times] == expected.pixels_hwC[: rows // times]).all()
+def test_rows_below_those_needed_are_left_out_and_the_others_stay(tmp_path: Path, options: dict) -> None:
+    for mode, times in product(("RGB", "L"), (1, 2, 4, 8)):
+        path = saved(tmp_path / "a.jpg", photo(203, 155).convert(mode), quality=90, **options)
+        expected, _ = read_at(path, Need(times))
+        for rows in (1, 17, 64, 100, 150, 203):
+            picture, _ = read_at(path, Need(times, rows))
+            kept = picture.pixels_hwC
+            assert picture.size == expected.size and picture.scale == expected.scale
+            decoded = min(203, -(-max(16, rows + 4 * times) // 8) * 8)  # four reduced rows more, whole rows of blocks
+            assert len(kept) == -(-decoded // times)
+            assert (kept[: rows // times] == expected.pixels_hwC[: rows // times]).all()
 
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}])
