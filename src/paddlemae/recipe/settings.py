@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, Field, create_model, model_validator
 
+from paddlemae.data.views.limits import check_crops
 from paddlemae.model.masking import MASKS
 from paddlemae.model.shape import (
     DECODER_KINDS,
@@ -184,13 +185,7 @@ class Augmentation(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Augmentation:
-        for name, bounds in (("crop_scale", self.crop_scale), ("crop_ratio", self.crop_ratio)):
-            if bounds and bounds[0] > bounds[1]:
-                raise ValueError(f"{name} must be [lowest, highest], got {list(bounds)}")
-        if self.crop_scale and self.crop_scale[1] > 1:
-            raise ValueError(f"crop_scale is a share of the image's area, at most 1, got {list(self.crop_scale)}")
-        if self.crop_scale and self.shift:
-            raise ValueError("crop_scale and shift exclude each other; set crop_scale=null to shift")
+        check_crops(self.crop_scale, self.crop_ratio, self.shift, self.eval_crop_ratio)
         if self.shift and self.eval_crop_ratio != 1:
             raise ValueError("shifted views show whole images, and so must evaluation; set eval_crop_ratio=1")
         return self
