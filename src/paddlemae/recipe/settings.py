@@ -1,4 +1,4 @@
-"""The settings of each task: their types, defaults and limits."""
+"""The settings of each task: defaults, descriptions and the rules between them."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from paddlemae.recipe.types import (
 )
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SCRATCH = "scratch"  # what fine-tuning starts from without weights
+SCRATCH = "scratch"  # `init` of a fine-tuning from random weights
 if TYPE_CHECKING:
     Size: TypeAlias = str
     MaskName: TypeAlias = str
 else:
     Size, MaskName = Literal[tuple(SIZES)], Literal[tuple(MASKS)]
 SIZE_NAMES, MASK_NAMES = (", ".join(f"`{name}`" for name in names) for names in (SIZES, MASKS))
-AUTO: Literal["auto"] = "auto"  # in the place of mean and std: those of the training images
+AUTO: Literal["auto"] = "auto"  # as mean and std: those of the training images
 
 # descriptions of settings that several tasks have
 SIZE = Field(
@@ -192,7 +192,7 @@ class Augmentation(BaseModel):
 
 
 class FinetuneAugmentation(Augmentation):
-    """The same, and what fine-tuning does to views: RandAugment, then random erasing (MAE, appendix A.2)."""
+    """How a training view is made in fine-tuning: then RandAugment and random erasing (MAE, appendix A.2)."""
 
     randaugment: NonNegative = Field(default=0, description="RandAugment operations per image; 0: none")
     magnitude: Annotated[float, NUMBER, Field(ge=0, le=10)] = Field(
@@ -367,5 +367,5 @@ Recipe = PretrainRecipe | FinetuneRecipe | ProbeRecipe
 
 
 def default_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) when a recipe names none: ImageNet's for three channels, 0.5 for any other number."""
+    """Return the (mean, std) of a recipe that names none: ImageNet's for three channels, 0.5 for any other number."""
     return (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
