@@ -316,19 +316,16 @@ def test_a_few_steps_learn_an_image_by_heart_from_parts_of_it() -> None:
 # which patches are predicted
 
 
-@pytest.mark.parametrize(
-    ("patches", "removed", "ratio", "wanted"),
-    [
+def test_the_prediction_ratio_is_of_all_patches() -> None:
+    for patches, removed, ratio, wanted in [
         (196, 147, 0.25, 49),  # the paper's: a third of the removed ones
         (196, 147, 0.75, 147),
         (196, 147, None, 147),
         (16, 10, 0.62, 10),  # as many as a mask of that ratio removes
         (10, 8, 0.1, 1),
         (196, 147, 0.001, 1),
-    ],
-)
-def test_the_prediction_ratio_is_of_all_patches(patches: int, removed: int, ratio, wanted: int) -> None:
-    assert num_predicted(patches, removed, ratio) == wanted
+    ]:
+        assert num_predicted(patches, removed, ratio) == wanted
 
 
 def test_more_than_is_removed_cannot_be_predicted() -> None:
@@ -430,17 +427,14 @@ def test_the_decoders_depth_is_its_papers_by_default() -> None:
     assert load_recipe("pretrain", None, ["decoder=cross", "decoder_depth=4"]).model.decoder_depth == 4
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    for changes, message in [
         (dict(decoder="self"), "decoder must be one of mae, cross, got 'self'"),
         (dict(decoder_num_heads=3), "8 can't be shared by 3 heads"),
         (dict(decoder_depth=0), "needs at least 1 block"),
-    ],
-)
-def test_shapes_that_do_not_fit_are_refused(changes: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        MaskedAutoencoder(**{**SMALL, **changes})
+    ]:
+        with pytest.raises(ValueError, match=message):
+            MaskedAutoencoder(**{**SMALL, **changes})
 
 
 def test_maes_decoder_refuses_to_leave_patches_out() -> None:
@@ -448,19 +442,16 @@ def test_maes_decoder_refuses_to_leave_patches_out() -> None:
         autoencoder(decoder="mae")(images(), a_mask(), a_mask().removed[:, :1])
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
+def test_options_without_effect_are_refused() -> None:
+    for overrides, message in [
         (["prediction_ratio=0.25"], "prediction_ratio=0.25 needs decoder=cross"),
         (["inter_block_attention=false"], "no effect with decoder=mae"),
         (["decoder=cross", "prediction_ratio=0"], "prediction_ratio: Input should be greater than 0, got 0"),
         (["decoder=self"], "decoder: Input should be 'mae' or 'cross', got 'self'"),
-    ],
-)
-def test_options_without_effect_are_refused(overrides: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match=message) as fault:
-        load_recipe("pretrain", None, overrides)
-    assert "\n" not in str(fault.value)
+    ]:
+        with pytest.raises(ValueError, match=message) as fault:
+            load_recipe("pretrain", None, overrides)
+        assert "\n" not in str(fault.value)
 
 
 # the journey

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -92,26 +93,26 @@ def last_attention(model, image_CHW: np.ndarray) -> np.ndarray:
     return attention_of(x_ND, last)[0]
 
 
-@pytest.mark.parametrize(("kind", "more"), [(MaskedAutoencoder, DECODER), (VisionTransformer, {"num_classes": 3})])
-@pytest.mark.parametrize("depth", [1, 2])
-@pytest.mark.parametrize(
-    ("size", "patch", "cls_token"), [([12, 12], 4, True), ([8, 20], 4, True), ([12, 8], [4, 2], False)]
-)
-def test_attention_maps_are_the_softmax_by_hand(kind, more: dict, depth: int, size, patch, cls_token: bool) -> None:
-    pool = {"pool": "mean"} if kind is VisionTransformer else {}
-    model = model_of(kind, image_size=size, patch_size=patch, depth=depth, cls_token=cls_token, **pool, **more)
-    images = np.random.default_rng(0).normal(size=(2, 3, *size)).astype(np.float32)
-    by_hand = np.stack([last_attention(model, image) for image in images])
-    front = int(cls_token)
-    for token in ("cls", "mean") if cls_token else ("mean",):
-        maps = attention_maps(model, paddle.to_tensor(images), token).numpy()
-        asking = by_hand[:, :, :1] if token == "cls" else by_hand[:, :, front:]
-        expected = asking.mean(axis=2)
-        assert maps.shape == (2, 2, model.grid[0] * model.grid[1])
-        np.testing.assert_allclose(maps, expected[:, :, front:], atol=2e-5)
-        assert maps.std() > 0.01, "flat maps would agree with any"
-        share_of_cls = expected[:, :, 0] if cls_token else 0
-        np.testing.assert_allclose(maps.sum(axis=2) + share_of_cls, 1, atol=1e-4)
+def test_attention_maps_are_the_softmax_by_hand() -> None:
+    for (kind, more), depth, (size, patch, cls_token) in product(
+        [(MaskedAutoencoder, DECODER), (VisionTransformer, {"num_classes": 3})],
+        [1, 2],
+        [([12, 12], 4, True), ([8, 20], 4, True), ([12, 8], [4, 2], False)],
+    ):
+        pool = {"pool": "mean"} if kind is VisionTransformer else {}
+        model = model_of(kind, image_size=size, patch_size=patch, depth=depth, cls_token=cls_token, **pool, **more)
+        images = np.random.default_rng(0).normal(size=(2, 3, *size)).astype(np.float32)
+        by_hand = np.stack([last_attention(model, image) for image in images])
+        front = int(cls_token)
+        for token in ("cls", "mean") if cls_token else ("mean",):
+            maps = attention_maps(model, paddle.to_tensor(images), token).numpy()
+            asking = by_hand[:, :, :1] if token == "cls" else by_hand[:, :, front:]
+            expected = asking.mean(axis=2)
+            assert maps.shape == (2, 2, model.grid[0] * model.grid[1])
+            np.testing.assert_allclose(maps, expected[:, :, front:], atol=2e-5)
+            assert maps.std() > 0.01, "flat maps would agree with any"
+            share_of_cls = expected[:, :, 0] if cls_token else 0
+            np.testing.assert_allclose(maps.sum(axis=2) + share_of_cls, 1, atol=1e-4)
 
 
 def test_attention_is_on_the_patches_of_another_size_too() -> None:
