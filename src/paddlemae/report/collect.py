@@ -15,12 +15,8 @@ from pydantic import BaseModel, ConfigDict
 from paddlemae.report.missing import missing_of
 from paddlemae.report.results import compared_rows, markdown, rows_of
 from paddlemae.runs.confusion import read_confusion
-<<<<<<< HEAD
-from paddlemae.runs.exhibit_files import PARTS, read_exhibit
-from paddlemae.runs.metrics import TASKS
-=======
 from paddlemae.runs.exhibit_files import EXHIBIT_TITLES, read_exhibit
->>>>>>> main
+from paddlemae.runs.metrics import TASKS
 from paddlemae.runs.runlog import (
     CHECKPOINTS,
     ENVIRONMENT_FILE,
