@@ -15,8 +15,8 @@ from PIL import Image
 
 from paddlemae.data.sources import SourceNote, open_source, subset, with_classes
 from paddlemae.data.views.augment import eval_view
+from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.positions import resize_positions
-from paddlemae.model.vit import VisionTransformer
 from paddlemae.recipe import load_recipe
 from paddlemae.runs.confusion import Confusion, read_confusion
 from paddlemae.runs.exhibit_files import read_exhibit
@@ -249,7 +249,7 @@ def test_an_untrained_encoder_is_always_the_same(run: Path) -> None:
     checkpoint = read_checkpoint(run)
     trained, one, other = (load_encoder(checkpoint, random=random) for random in (False, True, True))
     assert not one.training
-    weights = [model.blocks[0].attn.qkv.weight.numpy() for model in (trained, one, other)]
+    weights = [model.encoder.blocks[0].attn.qkv.weight.numpy() for model in (trained, one, other)]
     assert (weights[1] == weights[2]).all() and (weights[0] != weights[1]).mean() > 0.9
     assert one.config == trained.config
 

@@ -6,9 +6,9 @@ import numpy as np
 import paddle
 import pytest
 
+from paddlemae.model.patches import patchify
 from paddlemae.model.positions import resize_positions
 from paddlemae.model.shape import tensor_shapes
-from paddlemae.model.vit import patchify
 from paddlemae.weights.adapt import (
     Adapted,
     change_channels,

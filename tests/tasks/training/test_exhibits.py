@@ -16,8 +16,10 @@ from safetensors.numpy import load_file
 from paddlemae.data.sources import open_source
 from paddlemae.data.sources.subsets import spread_over
 from paddlemae.data.views.augment import View
+from paddlemae.model.blocks import NORM_EPSILON
+from paddlemae.model.classifier import VisionTransformer
+from paddlemae.model.encoder import attention_maps, features
 from paddlemae.model.mae import MaskedAutoencoder
-from paddlemae.model.vit import NORM_EPSILON, VisionTransformer, attention_maps, features
 from paddlemae.recipe import load_recipe
 from paddlemae.runs.confusion import Confusion
 from paddlemae.runs.exhibit_files import read_exhibit, write_exhibit
@@ -72,17 +74,17 @@ def attention_of(x_ND: np.ndarray, block) -> tuple[np.ndarray, np.ndarray]:
 
 def last_attention(model, image_CHW: np.ndarray) -> np.ndarray:
     """The last block's attention weights of one image, float64 [heads, N, N], from the model's weights alone."""
-    (height, width), (rows, columns) = model.patch_size, model.grid
+    (height, width), (rows, columns) = model.encoder.patch_size, model.grid
     patches = [
         image_CHW[:, r * height : (r + 1) * height, c * width : (c + 1) * width].transpose(1, 2, 0).ravel()
         for r in range(rows)
         for c in range(columns)
     ]
-    positions, front = as_float64(model.pos_embed)[0], int(model.has_cls)
-    x_ND = linear(np.stack(patches).astype(np.float64), model.patch_embed.proj) + positions[front:]
+    positions, front = as_float64(model.encoder.pos_embed)[0], int(model.encoder.has_cls)
+    x_ND = linear(np.stack(patches).astype(np.float64), model.encoder.patch_embed.proj) + positions[front:]
     if front:
-        x_ND = np.concatenate([as_float64(model.cls_token)[0] + positions[:1], x_ND])
-    *before, last = model.blocks
+        x_ND = np.concatenate([as_float64(model.encoder.cls_token)[0] + positions[:1], x_ND])
+    *before, last = model.encoder.blocks
     gelu = np.vectorize(lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2)
     for block in before:
         weights, value = attention_of(x_ND, block)
