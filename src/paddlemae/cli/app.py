@@ -7,7 +7,7 @@ import sys
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -358,7 +358,7 @@ def evaluate(
     import paddlemae.engine.safe_import  # noqa: F401
     from paddlemae.tasks import evaluate as task
 
-    def say(result: dict) -> None:
+    def say(result: dict[str, Any]) -> None:
         height, width = result["protocol"]["image_size"]
         print(
             f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, loss {result['eval_loss']:.4f} on "

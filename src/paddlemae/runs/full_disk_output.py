@@ -83,7 +83,7 @@ def outliving_lost_output() -> Iterator[None]:
     reopen_closed()
     before = _opened(sys.stdout, 1), _opened(sys.stderr, 2)
     output, error = patient = [_Patient(stream) for stream in before]
-    sys.stdout, sys.stderr = patient  # type: ignore[assignment]
+    sys.stdout, sys.stderr = patient
     try:
         yield
     finally:

@@ -136,7 +136,7 @@ def _without_ascii(text: str, encoding: str) -> str:
 def names_escaped() -> Iterator[None]:
     """Print nothing inside that steers a terminal, and nothing that the encoding of stdout or stderr refuses."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (stream and _Escaping(stream, shown_lines) for stream in before)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = (stream and _Escaping(stream, shown_lines) for stream in before)
     try:
         yield
     finally:

@@ -108,7 +108,7 @@ def _with_test(spec: str, split: str, test: str) -> list[Opened]:
     return [train, held_out]
 
 
-def _leaks(exact: NDArray[np.int64], near: NDArray[np.int64], border: int) -> list[tuple[NDArray, bool]]:
+def _leaks(exact: NDArray[np.int64], near: NDArray[np.int64], border: int) -> list[tuple[NDArray[Any], bool]]:
     """`Checked.leaks` of two parts, of which the second begins at `border`."""
     spread, copied = _spread_over(near, border), _spread_over(exact, border)
     return [(group, bool(copied[exact[group]].any())) for group in duplicates.members(near) if spread[near[group[0]]]]
@@ -211,7 +211,7 @@ def as_json(found: Checked) -> dict[str, Any]:
     }
 
 
-def _spread(values: NDArray) -> dict[str, float] | None:
+def _spread(values: NDArray[Any]) -> dict[str, float] | None:
     if not values.size:
         return None
     return {"least": values.min().item(), "median": float(np.median(values)), "largest": values.max().item()}
@@ -311,7 +311,7 @@ def _balance(part: Part) -> str:
     return f"{len(counts):,}, of {counts[least]:,} ({least!r}) to {counts[most]:,} images ({most!r}){why_not}"
 
 
-def _range(values: NDArray) -> str:
+def _range(values: NDArray[Any]) -> str:
     least, median, largest = values.min(), np.median(values), values.max()
     return f"{least:.4g}" if least == largest else f"{least:.4g} to {largest:.4g} (median {median:.4g})"
 
