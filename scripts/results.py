@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from paddlemae.report.collect import collect, markdown_row
+from paddlemae.report.collect import collect
+from paddlemae.report.results import markdown_row
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, KEPT = DOCS / "RESULTS.md", DOCS / "results"
@@ -33,23 +34,23 @@ that did other work too.
 
 # He et al., arXiv 2111.06377: table 3 (fine-tuned) and the appendix (linear probe), after 1600 epochs of pretraining
 CITED = {
-    "ViT-B/16": ("83.6%", "68.0%", "base", ""),
-    "ViT-L/16": ("85.9%", "75.8%", "large", " base_lr=1e-3 layer_decay=0.75 drop_path=0.2 epochs=50"),
-    "ViT-H/14": ("86.9%", "76.6%", "huge", " base_lr=1e-3 layer_decay=0.75 drop_path=0.3 epochs=50"),
+    "ViT-B/16": ("83.6%", "68.0%", "base", "imagenet"),
+    "ViT-L/16": ("85.9%", "75.8%", "large", "imagenet-large"),
+    "ViT-H/14": ("86.9%", "76.6%", "huge", "imagenet-huge"),
 }
 CITED_HEAD = """
 ## Cited: ImageNet-1k, top-1
 
 From the paper (He et al., arXiv 2111.06377), after 1600 epochs of pretraining on ImageNet-1k without labels. **None of
-this was run here**: the [recipes](recipes.md) state how.
+this was run here**; the [recipes](recipes.md) have the settings.
 
 | model | fine-tuned | linear probe | recipes |
 |---|---:|---:|---|
 """
 CITED_FOOT = """
 Partial fine-tuning of ViT-L/16 after 800 epochs (figure 9): 73.5% with no block, 79.1% with half a block, 81.0% with
-one. The command: `paddlemae study imagenet --init RUN --data imagenet/ --out STUDY --vary trainable_blocks --value 0
---value 0.5 --value 1 base_lr=1e-3`.
+one. The command: `paddlemae study imagenet-large --init RUN --data imagenet/ --out STUDY --vary trainable_blocks
+--value 0 --value 0.5 --value 1`.
 """
 
 
@@ -92,8 +93,8 @@ def section(name: str, run: dict[str, Any]) -> Iterator[str]:
 def cited() -> str:
     """The paper's results, each with the recipes that state how it was reached."""
     rows = [
-        f"| {model} | {tuned} | {probed} | `pretrain {size}`, `finetune imagenet{changes}`, `probe imagenet` |\n"
-        for model, (tuned, probed, size, changes) in CITED.items()
+        f"| {model} | {tuned} | {probed} | `pretrain {size}`, `finetune {finetuning}`, `probe imagenet` |\n"
+        for model, (tuned, probed, size, finetuning) in CITED.items()
     ]
     return CITED_HEAD + "".join(rows) + CITED_FOOT
 

@@ -1,7 +1,8 @@
 """Recipes: defaults, then a file, then overrides; and what is said when one is wrong."""
 
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
@@ -12,12 +13,17 @@ from paddlemae.recipe import (
     RECIPES,
     FinetuneRecipe,
     PretrainRecipe,
+    Setting,
     build_recipe,
+    describe,
     dump_recipe,
     load,
     load_recipe,
-    settings,
+    recipe_about,
+    recipe_content,
+    settings_of,
 )
+from paddlemae.recipe.about import take_about
 
 SHIPPED = [(task, name) for task in RECIPES for name in recipe.recipe_names(task)]
 
@@ -208,14 +214,6 @@ def test_the_papers_pretraining_is_the_papers(name: str) -> None:
     assert training.total_steps(1_281_167) == round(1600 * 1_281_167 / 4096)
 
 
-def test_a_shipped_recipe_says_where_it_comes_from() -> None:
-    for task, name in SHIPPED:
-        text = (Path(recipe.__file__).parent.parent / "recipes" / task / f"{name}.yaml").read_text()
-        header = [line for line in text.splitlines() if line.startswith("#")]
-        assert any("source:" in line for line in header) and any(f"paddlemae {task} {name}" in line for line in header)
-        assert any("measured" in line or "cited" in line for line in header)
-
-
 def test_steps_replace_epochs_and_the_warmup_keeps_its_share() -> None:
     training = load_recipe("pretrain", None, ["epochs=10", "warmup_epochs=1", "batch_size=10"]).training
     assert training.total_steps(1000) == 1000 and training.warmup_steps(1000) == 100
@@ -230,12 +228,6 @@ def test_statistics_default_to_imagenets_for_colour_only() -> None:
     assert recipe.default_statistics(4) == ((0.5,) * 4, (0.5,) * 4)
 
 
-def test_sizes_are_the_models() -> None:
-    from paddlemae.model.shape import SIZES
-
-    assert set(get_args(settings.Size)) == set(SIZES)
-
-
 def test_yes_is_no_number() -> None:
     with pytest.raises(ValueError, match="training.steps: Input should be a number"):
         load_recipe("pretrain", None, ["steps=yes"])
@@ -245,3 +237,137 @@ def test_shifted_views_need_whole_images_in_evaluation_too() -> None:
     with pytest.raises(ValueError, match="set eval_crop_ratio=1"):
         load_recipe("pretrain", None, ["crop_scale=null", "shift=2"])
     load_recipe("pretrain", None, ["crop_scale=null", "shift=2", "eval_crop_ratio=1"])
+
+
+ABOUT = "about: {what: a, source: b, command: c, result: d, evidence: measured}\n"
+
+
+def test_an_about_block_is_no_setting(tmp_path) -> None:
+    path = write(tmp_path / "mine.yaml", ABOUT + "mask_ratio: 0.6\n")
+    assert load_recipe("pretrain", path) == load_recipe("pretrain", None, ["mask_ratio=0.6"])
+    about = recipe_about("pretrain", path)
+    assert about is not None and (about.what, about.hardware, about.evidence) == ("a", None, "measured")
+    assert "about" not in recipe_content("pretrain", path)
+    assert recipe_about("pretrain", write(tmp_path / "mine.yaml", "mask_ratio: 0.6\n")) is None
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        (ABOUT.replace("measured", "guessed"), "about: evidence: .*'measured' or 'cited', got 'guessed'"),
+        (ABOUT.replace("source: b, ", ""), "about: source: Field required"),
+        (ABOUT.replace("what: a", "what: a, why: e"), "about: why: Extra inputs"),
+        ("about: ours\n", "about: .*got 'ours'"),
+    ],
+)
+def test_a_damaged_about_block_is_refused(tmp_path, block: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_recipe("pretrain", write(tmp_path / "mine.yaml", block))
+
+
+def test_a_built_in_recipe_needs_an_about_block() -> None:
+    assert take_about({}, "mine.yaml") is None
+    with pytest.raises(ValueError, match="recipe base: about: what: Field required"):
+        take_about({}, "base", required=True)
+
+
+@pytest.mark.parametrize(("task", "name"), SHIPPED, ids=["-".join(one) for one in SHIPPED])
+def test_a_described_recipe_is_a_file_of_the_same_recipe(tmp_path, task: str, name: str) -> None:
+    overrides = ["base_lr=1e-5", "device=cpu"]
+    path = write(tmp_path / "mine.yaml", describe.describe_recipe(task, name, overrides))
+    assert load_recipe(task, path) == load_recipe(task, name, overrides)
+    assert recipe_about(task, path) == recipe_about(task, name)
+
+
+def test_a_described_recipe_marks_defaults_and_explains_settings() -> None:
+    lines = describe.describe_recipe("pretrain", "digits").splitlines()
+    (mask_ratio,) = (line for line in lines if line.startswith("mask_ratio:"))
+    (workers,) = (line for line in lines if line.startswith("  workers:"))
+    assert mask_ratio.split() == ["mask_ratio:", "0.62", "#", "share", "of", "the", "patches", "that", "is", "removed"]
+    assert workers.split("# ")[1] == "(default) processes that prepare batches ahead; may change on resume"
+
+
+def test_a_dataclass_section_has_its_descriptions_in_the_metadata() -> None:
+    @dataclass(frozen=True)
+    class Shape:
+        depth: int = field(default=3, metadata={"description": "blocks"})
+
+    class Whole(BaseModel):
+        model: Shape = Shape()
+        seed: int = 0
+
+    assert list(settings_of(Whole())) == [Setting("model.depth", 3, "blocks"), Setting("seed", 0, "")]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["pretrain", "digits"], ("pretrain", "digits")),
+        (["crossmae"], ("pretrain", "crossmae")),
+        (["imagenet-large"], ("finetune", "imagenet-large")),
+        (["probe"], ("probe", None)),
+        (["probe", "mine.yaml"], ("probe", "mine.yaml")),
+    ],
+)
+def test_a_recipe_is_found_by_its_name(words: list[str], found: tuple[str, str | None]) -> None:
+    assert describe.find_recipe(words) == found
+
+
+def test_a_recipe_file_is_found_by_its_task(tmp_path) -> None:
+    path = write(tmp_path / "mine.yaml", "task: probe\n")
+    assert describe.find_recipe([path]) == ("probe", path)
+    with pytest.raises(ValueError, match="has no task; name it before the file: pretrain, finetune, probe"):
+        describe.find_recipe([write(tmp_path / "mine.yaml", "seed: 1\n")])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["digits"], "pretrain, finetune, probe each have a recipe 'digits'; .*paddlemae recipe pretrain digits"),
+        (["imagenet_larg"], "no recipe 'imagenet_larg'; did you mean 'imagenet-large' or .*--list"),
+        (["qqqq"], "no recipe 'qqqq'; see paddlemae recipe --list"),
+        (["pretrain", "base", "large"], "expected .TASK. NAME with a task of pretrain, finetune, probe, got pretrain"),
+        ([], "expected .TASK. NAME"),
+    ],
+)
+def test_an_unclear_recipe_name_is_one_line(words: list[str], message: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as fault:
+        describe.find_recipe(words)
+    assert "\n" not in str(fault.value)
+
+
+def test_the_recipes_are_listed() -> None:
+    lines = list(describe.list_recipes())
+    assert [tuple(line.split()[:2]) for line in lines[::2]] == SHIPPED
+    assert "pretrain base            ViT-B/16 pretraining of MAE at 224 pixels" in lines
+    assert all(re.match(r" +(cited|measured): .*%", line) for line in lines[1::2])
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "base_lr", "layer_decay", "drop_path"),
+    [
+        ("imagenet", 100, 5e-4, 0.65, 0.1),
+        ("imagenet-large", 50, 1e-3, 0.75, 0.2),
+        ("imagenet-huge", 50, 1e-3, 0.75, 0.3),
+    ],
+)
+def test_fine_tuning_on_imagenet_is_as_published(
+    name: str, epochs: int, base_lr: float, layer_decay: float, drop_path: float
+) -> None:
+    """MAE, appendix A.2, table 9, and the authors' commands for weights pretrained on normalised pixels."""
+    built = load_recipe("finetune", name)
+    training, augment = built.training, built.augment
+    assert (training.epochs, training.base_lr, built.layer_decay) == (epochs, base_lr, layer_decay)
+    assert built.model.drop_path == drop_path and training.effective_batch_size == 1024
+    assert training.warmup_epochs == 5 and training.weight_decay == 0.05 and built.betas == (0.9, 0.999)
+    assert (built.mixup, built.cutmix, built.label_smoothing) == (0.8, 1.0, 0.1)
+    assert (augment.randaugment, augment.magnitude, augment.magnitude_std, augment.erasing) == (2, 9, 0.5, 0.25)
+
+
+def test_linear_probing_on_imagenet_is_the_papers() -> None:
+    """MAE, appendix A.1, table 10."""
+    built = load_recipe("probe", "imagenet")
+    training = built.training
+    assert training.effective_batch_size == 16384 and training.base_lr == 0.1 and training.weight_decay == 0
+    assert (training.epochs, training.warmup_epochs, built.momentum) == (90, 10, 0.9)
+    assert built.token == "cls" and built.crop_scale == (0.08, 1.0) and built.flip and not built.cached

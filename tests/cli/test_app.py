@@ -147,6 +147,20 @@ def test_help_teaches_with_examples_that_work(paddlemae, command: str) -> None:
             assert option in done.out
 
 
+def test_recipes_are_listed_and_explained(paddlemae, tmp_path) -> None:
+    assert "probe    imagenet" in paddlemae("recipe", "--list").out
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(paddlemae("recipe", "pretrain", "digits", "epochs=3").out)
+    assert load_recipe("pretrain", str(mine)) == load_recipe("pretrain", "digits", ["epochs=3"])
+    for words, message in (
+        (["digits"], "name the task"),
+        (["bas"], "did you mean 'base'"),
+        (["pretrain", "bas"], "base"),
+    ):
+        done = paddlemae("recipe", *words)
+        assert done.status == 2 and message in done.err and done.err.count("\n") == 1
+
+
 def test_no_arguments_show_the_help(paddlemae) -> None:
     done = paddlemae()
     assert "pretrain" in done.out + done.err and "finetune" in done.out + done.err

@@ -1,91 +1,77 @@
-"""docs/settings.md and docs/recipes.md against the recipes themselves."""
+"""docs/settings.md and docs/recipes.md are written from the recipes; every setting and every recipe is described."""
 
 from __future__ import annotations
 
 import re
-from importlib.resources import files
-from typing import Any, get_args
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
-import yaml
-from pydantic import BaseModel
 
-from paddlemae.recipe import RECIPES, recipe_names
-from tests.support.pages import links, rows
+from paddlemae.recipe import RECIPES, load_recipe, recipe_about, recipe_names, settings_of
+from scripts.recipe_pages import PAGES, TABLE, with_tables
+from tests.support.command_line import parsed
 from tests.support.paths import ROOT
 
-SETTINGS, RECIPE_PAGE = ROOT / "docs" / "settings.md", ROOT / "docs" / "recipes.md"
-HEAD = ("setting", *RECIPES)
-ABSENT = "–"
+BUILT_IN = [(task, name) for task in RECIPES for name in recipe_names(task)]
+FIGURE = re.compile(r"\d+\.\d+%")
 
 
-def fields(model: type[BaseModel], section: str = "") -> dict[str, Any]:
-    """Every setting by its full name."""
-    found: dict[str, Any] = {}
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found |= fields(field.annotation, f"{name}.")
-        elif name != "task":
-            found[section + name] = field
-    return found
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_is_what_the_recipes_say(page) -> None:
+    assert page.read_text() == with_tables(page.read_text()), "run: python scripts/recipe_pages.py"
 
 
-def described(task: str) -> dict[str, tuple[Any, str]]:
-    """What the page says of a task's settings: name -> default, meaning."""
-    found: dict[str, tuple[Any, str]] = {}
-    for cells in rows(SETTINGS, *HEAD):
-        names = re.findall(r"`([\w.]+)`", cells[0])
-        value = cells[HEAD.index(task)]
-        if value != ABSENT:
-            values = yaml.safe_load(f"[{value}]")
-            assert len(values) == len(names), cells
-            assert not found.keys() & set(names), f"twice: {cells[0]}"
-            found |= {name: (one, cells[-1]) for name, one in zip(names, values)}
-    return found
+def test_the_pages_have_every_setting_and_every_recipe() -> None:
+    settings, recipes = (page.read_text() for page in PAGES)
+    for task in RECIPES:
+        for setting in settings_of(load_recipe(task)):
+            assert f"| `{setting.name}` |" in settings or setting.name == "task"
+    assert all(f"recipes/{task}/{name}.yaml" in recipes for task, name in BUILT_IN)
 
 
-@pytest.mark.parametrize("task", RECIPES)
-def test_the_page_has_every_setting_with_its_default(task: str) -> None:
-    wanted, said = fields(RECIPES[task]), described(task)
-    assert wanted.keys() - said.keys() == set(), f"docs/settings.md lacks settings of {task}: give each a row"
-    assert said.keys() - wanted.keys() == set(), f"docs/settings.md has settings that {task} has not"
-    for name, field in wanted.items():
-        default = list(field.default) if isinstance(field.default, tuple) else field.default
-        same = pytest.approx(default, rel=1e-4) if isinstance(default, list | float) else default
-        assert said[name][0] == same, f"docs/settings.md: {name} of {task}"
-        assert said[name][1], f"docs/settings.md: say what {name} means"
+def test_a_changed_table_is_written_again() -> None:
+    for page in PAGES:
+        changed = page.read_text().replace("| `", "| `x", 1).replace("| [`", "| [`x", 1)
+        assert changed != page.read_text() == with_tables(changed)
+        assert len(TABLE.findall(changed)) >= 3
+
+
+def literals(annotation: Any) -> Iterator[Any]:
+    """Yield what the Literals in an annotation allow."""
+    if get_origin(annotation) is not None:
+        for inner in get_args(annotation):
+            yield from literals(inner) if "Literal" in str(inner) else ()
+            if "Literal" in str(get_origin(annotation)):
+                yield inner
 
 
 @pytest.mark.parametrize("task", RECIPES)
-def test_the_page_names_every_choice(task: str) -> None:
-    said = described(task)
-    for name, field in fields(RECIPES[task]).items():
-        for choice in choices(field.annotation):
-            assert f"`{choice}`" in said[name][1], f"docs/settings.md: {name} may be {choice}"
-
-
-def choices(annotation: Any) -> list[Any]:
-    """What a Literal allows, inside of unions too."""
-    inner = get_args(annotation)
-    if "Literal" in str(annotation) and not any("Literal" in str(one) for one in inner):
-        return list(inner)
-    return [choice for one in inner if "Literal" in str(one) for choice in choices(one)]
+def test_a_setting_has_a_description_that_names_every_choice(task: str) -> None:
+    recipe = load_recipe(task)
+    for setting in settings_of(recipe):
+        *section, name = setting.name.split(".")
+        owner = getattr(recipe, section[0]) if section else recipe
+        if name != "task":
+            assert setting.description, f"{setting.name} of {task} has no description"
+            for choice in literals(get_type_hints(type(owner), include_extras=True)[name]):
+                assert f"`{choice}`" in setting.description, f"{setting.name} may be {choice}"
 
 
 def test_choices_are_read() -> None:
-    assert choices(fields(RECIPES["pretrain"])["mask"].annotation) == ["random", "block", "grid"]
-    assert choices(fields(RECIPES["finetune"])["augment.bits"].annotation) == [8, 16]
+    hints = get_type_hints(RECIPES["pretrain"], include_extras=True)
+    assert list(literals(hints["mask"])) == ["random", "block", "grid"]
+    assert list(literals(get_type_hints(hints["augment"], include_extras=True)["bits"])) == [8, 16]
 
 
-def test_every_recipe_is_listed_with_what_its_file_says() -> None:
-    table = {tuple(re.findall(r"\w+", cells[0])[:2]): cells for cells in rows(RECIPE_PAGE, "recipe", "what it is")}
-    assert set(table) == {(task, name) for task in RECIPES for name in recipe_names(task)}
-    for (task, name), cells in table.items():
-        assert f"../src/paddlemae/recipes/{task}/{name}.yaml" in links(RECIPE_PAGE)
-        head = (files("paddlemae") / "recipes" / task / f"{name}.yaml").read_text().split("task:")[0]
-        for figure in re.findall(
-            r"\d+(?:\.\d+)?%|\d+(?:\.\d+)? (?:hours|minutes)|arXiv \S+|table \d+", " ".join(cells[2:])
-        ):
-            assert figure in head, f"docs/recipes.md: {task} {name}: {figure} is not in the file's head"
-        (word,) = re.findall(r"\*(cited|measured)\*", cells[3])
-        assert word in head, f"docs/recipes.md: {task} {name} is not {word} by the file's head"
+@pytest.mark.parametrize(("task", "name"), BUILT_IN, ids=["-".join(pair) for pair in BUILT_IN])
+def test_a_recipe_says_what_it_reached_and_how(task: str, name: str) -> None:
+    about = recipe_about(task, name)
+    assert about is not None
+    assert about.command.startswith(f"paddlemae {task} {name} ")
+    parsed(about.command)
+    figures = FIGURE.findall(about.result)
+    assert figures
+    if about.evidence == "measured":
+        results = (ROOT / "docs" / "RESULTS.md").read_text()
+        assert [figure for figure in figures if figure not in results] == []

@@ -31,7 +31,7 @@ ALLOWED = {
     "__init__": {"api", "data", "engine", "model", "recipe"},  # for type checkers only
 }
 COMMANDS = ("demo", "pretrain", "reconstruct", "finetune", "probe", "study", "knn", "evaluate", "report", "export")
-COMMANDS += ("embed", "search")
+COMMANDS += ("embed", "recipe", "search")
 
 
 def rooms_imported(path: Path) -> Iterator[str]:

@@ -21,7 +21,7 @@ from paddlemae.runs.runlog import is_finished, open_run, read_results
 from paddlemae.system.locks import LOCK_FILE, locked_file, locked_folder
 from paddlemae.system.signals import Preempted
 from paddlemae.tasks import finetune, knn, pretrain, search
-from paddlemae.tasks.training import classification
+from paddlemae.tasks.training import classification, finish_run
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.tasks.training.run_start import Start
 
@@ -84,8 +84,12 @@ def test_a_read_only_run_is_measured(command: str, tmp_path: Path, read_only: Pa
 
 
 def test_pictures_that_fail_cost_no_training(tmp_path: Path, origin: Path, colours, monkeypatch) -> None:
-    for name in ("draw_confusion", "draw_curves", "show_mistakes"):
-        monkeypatch.setattr(classification, name, broken)
+    for module, name in (
+        (classification, "draw_confusion"),
+        (classification, "show_mistakes"),
+        (finish_run, "draw_curves"),
+    ):
+        monkeypatch.setattr(module, name, broken)
     monkeypatch.setattr(finetune, "show_attention", broken)
     recipe = load_recipe("finetune", None, [*FINETUNE, f"init={origin}", f"data={colours}"])
     with pytest.warns(UserWarning, match="could not be written: TypeError, a picture that can't be drawn$") as caught:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from paddlemae.report.collect import collect, gain, markdown, spread
+from paddlemae.report.collect import collect
+from paddlemae.report.results import gain, markdown, spread
 from paddlemae.runs.exhibit_files import PARTS, write_exhibit
 from paddlemae.runs.runlog import (
     forget_metrics_after,

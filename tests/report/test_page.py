@@ -264,7 +264,7 @@ def test_long_curves_are_thinned_and_keep_their_peaks() -> None:
 def test_the_headline_is_of_the_best_row(tmp_path: Path) -> None:
     run = whole_run(tmp_path)
     worse = {"pretrained": cell([0.2], "x")}
-    run["results"].append({"task": "knn", "title": "kNN, k = 200", "detail": "", "starts": worse})
+    run["results"].append({"task": "knn", "title": "kNN, k = 200", "detail": "", "metric": "top1", "starts": worse})
     text = Seen(render(report_of([run]), [tmp_path])).text
     assert "42.0% +12.0 points over 30.0% untrained kNN, k = 20, weighted votes (best of 2)" in text
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from paddlemae.cli import data, features, weights
+from paddlemae.cli import data, features, recipe, weights
 from paddlemae.cli.exit_status import as_one_of_the_ranks, ending
 from paddlemae.cli.options import Layer, MaxBadImages, Norm, Quiet, Run, Token, Trust
 from paddlemae.launch.launcher import MOST_RESTARTS, Launch, is_rank
@@ -44,11 +44,15 @@ Pretrain on your own images without labels, see what the model reconstructs, fin
 app.add_typer(weights.app, name="weights")
 app.add_typer(data.app, name="data")
 
-RecipeName = Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe's name or a .yaml file.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the recipe.")]
-Data = Annotated[
-    str | None, typer.Option("--data", help="Images: a folder, list, archive, table ... or 'digits' (docs/data.md).")
+RECIPE_HELP = "A recipe of `paddlemae recipe --list`, or a .yaml file."
+SETTINGS_HELP = "Settings of the recipe; `paddlemae recipe TASK NAME` explains them."
+RecipeName = Annotated[
+    str | None, typer.Argument(metavar="[RECIPE]", help="A recipe of `paddlemae recipe --list` or a .yaml file.")
 ]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings; `paddlemae recipe NAME` explains them.")
+]
+Data = Annotated[str | None, typer.Option("--data", help="Images: a folder, list, archive, table ... or 'digits'.")]
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder to write.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
@@ -331,6 +335,7 @@ def knn(
     )
 
 
+app.command()(recipe.recipe)
 app.command()(features.embed)
 app.command()(features.search)
 
@@ -356,12 +361,13 @@ def evaluate(
     `paddlemae evaluate runs/tuned --data labelled/ --image-size 288`
     """
     import paddlemae.engine.safe_import  # noqa: F401
+    from paddlemae.runs.metrics import CLASSIFICATION
     from paddlemae.tasks import evaluate as task
 
     def say(result: dict[str, Any]) -> None:
         height, width = result["protocol"]["image_size"]
         print(
-            f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, loss {result['eval_loss']:.4f} on "
+            f"{CLASSIFICATION.text(result)}, loss {result['eval_loss']:.4f} on "
             f"{result['eval_images']} images of {height} x {width} pixels",
             flush=True,
         )

@@ -16,7 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="""Your images before any training: what their channels hold, what is wrong with them; packs that read fast.
 
-PATH is whatever `--data` takes: a folder, list, archive, shards, table, arrays, or 'digits' (docs/data.md).
+PATH is whatever `--data` takes: a folder, list, archive, shards, table, arrays, or 'digits'.
 """,
 )
 

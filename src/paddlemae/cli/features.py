@@ -15,9 +15,7 @@ from paddlemae.launch.launcher import Launch
 
 def embed(
     run: Run,
-    data: Annotated[
-        str, typer.Option("--data", help="Images: a folder, list, archive, table ... or 'digits' (docs/data.md).")
-    ],
+    data: Annotated[str, typer.Option("--data", help="Images: a folder, list, archive, table ... or 'digits'.")],
     out: Annotated[Path, typer.Option("--out", help="The file to write: it ends in .parquet or .npz.")],
     split: Annotated[str | None, typer.Option("--split", help="train or test; all images unless given.")] = None,
     token: Token = "mean",

@@ -40,18 +40,22 @@ class EncoderShape:
         ValueError: a patch that does not divide the image.
     """
 
-    image_size: int | tuple[int, int] = _key(224, "pixels, one number or [height, width]", ge=1, le=MOST_PIXELS)
-    patch_size: int | tuple[int, int] = _key(16, "pixels, one number or [height, width]", ge=1, le=MOST_PIXELS)
+    image_size: int | tuple[int, int] = _key(224, "side in pixels, or [height, width]", ge=1, le=MOST_PIXELS)
+    patch_size: int | tuple[int, int] = _key(16, "side of a patch in pixels, or [height, width]", ge=1, le=MOST_PIXELS)
     channels: int = _key(3, "channels of an image", ge=1, le=MOST_CHANNELS)
     embed_dim: int = _key(768, "width of the encoder", ge=1, le=MOST)
     depth: int = _key(12, "blocks of the encoder", ge=1, le=MOST_LAYERS)
     num_heads: int = _key(12, "attention heads of the encoder", ge=1, le=MOST)
-    mlp_ratio: float = _key(4.0, "hidden width of the MLPs, as a multiple of the width", gt=0, le=MOST)
-    cls_token: bool = _key(True, "a cls token in front of the patches' tokens")
+    mlp_ratio: float = _key(4.0, "hidden width of an MLP, relative to the width of the encoder", gt=0, le=MOST)
+    cls_token: bool = _key(True, "put a cls token before the patch tokens")
     positions: Literal["sincos2d", "sincos1d", "learned"] = _key(
-        "sincos2d", "position table of the encoder; a decoder's is always fixed"
+        "sincos2d",
+        "position embeddings of the encoder: `sincos2d` and `sincos1d` are fixed, `learned` are trained; those of a "
+        "decoder are fixed",
     )
-    drop_path: float = _key(0.0, "drop path rate of the last block, rising linearly from 0", ge=0, lt=1)
+    drop_path: float = _key(
+        0.0, "probability of skipping a residual branch in the last block; rises to it linearly from 0", ge=0, lt=1
+    )
 
     def __post_init__(self) -> None:
         for name in ("image_size", "patch_size"):
@@ -77,14 +81,21 @@ class DecoderShape:
         ValueError: an unknown decoder.
     """
 
-    decoder: Literal["mae", "cross"] = _key("mae", "`mae`: self-attention over all tokens; `cross`: CrossMAE's")
+    decoder: Literal["mae", "cross"] = _key(
+        "mae", "`mae` (self-attention over all tokens), or `cross` (CrossMAE's cross-attention)"
+    )
     decoder_embed_dim: int = _key(512, "width of the decoder", ge=1, le=MOST)
-    decoder_depth: int | None = _key(None, "blocks of the decoder: 8, or 12 of `cross`", ge=1, le=MOST_LAYERS)
+    decoder_depth: int | None = _key(
+        None, "blocks of the decoder; by default 8, and 12 for `cross`", ge=1, le=MOST_LAYERS
+    )
     decoder_num_heads: int = _key(16, "attention heads of the decoder", ge=1, le=MOST)
     inter_block_attention: bool = _key(
-        True, "`cross` only: each block sees a weighted sum of all the encoder's feature maps instead of the last one"
+        True,
+        "`cross` only: each block sees a weighted sum of the outputs of all encoder blocks instead of the last one",
     )
-    norm_pix_loss: bool = _key(False, "predict pixels normalised by each patch's own mean and deviation")
+    norm_pix_loss: bool = _key(
+        False, "predict the pixels of each patch normalised by the patch's own mean and standard deviation"
+    )
 
     def __post_init__(self) -> None:
         if self.decoder not in DECODER_KINDS:
@@ -103,7 +114,9 @@ class HeadShape:
     """The shape of what follows the encoder in a classifier."""
 
     num_classes: int = _key(1000, "outputs of the head; 0 is an encoder without a head", ge=0, le=MOST)
-    pool: Literal["mean", "cls"] = _key("mean", "`mean` of the patches' tokens, then a norm, or the `cls` token")
+    pool: Literal["mean", "cls"] = _key(
+        "mean", "the classifier reads the `mean` of the patch tokens, then a norm, or the `cls` token"
+    )
 
 
 SHAPES: dict[str, tuple[type[Any], ...]] = {

@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from paddlemae.recipe.about import About, take_about
+from paddlemae.recipe.fields import settings_of
 from paddlemae.recipe.settings import RECIPES, Recipe
 from paddlemae.system.display_names import shown
 from paddlemae.system.documents import brief, first_fault, parse_yaml, read_yaml
@@ -70,24 +72,61 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def _read(task: str, name: str) -> dict[str, Any]:
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
+    if _is_file_name(path):
         return read_recipe_file(path)
+    content = _builtin(task, name)
+    take_about(content, name, required=True)
+    return content
+
+
+def recipe_about(task: str, name: str) -> About | None:
+    """Return the `about:` block of a recipe; None of a file that has none. Arguments and errors as `load_recipe`."""
+    path = Path(name)
+    if _is_file_name(path):
+        return take_about(_file_content(path), name)
+    return take_about(_builtin(task, name), name, required=True)
+
+
+def task_of(path: Path) -> str:
+    """Return the task that a recipe's file names.
+
+    Raises:
+        ValueError: it names none, or an unknown one; or as `read_recipe_file`.
+    """
+    task = read_recipe_file(path).get("task")
+    if task not in RECIPES:
+        raise ValueError(f"{path} has no task; name it before the file: {', '.join(RECIPES)}")
+    return task
+
+
+def _is_file_name(path: Path) -> bool:
+    return path.suffix in (".yaml", ".yml") or path.is_file()
+
+
+def _builtin(task: str, name: str) -> dict[str, Any]:
     builtin = files("paddlemae") / "recipes" / task / f"{name}.yaml"
     if not builtin.is_file():
         names = recipe_names(task)
         near = difflib.get_close_matches(name, names, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise FileNotFoundError(f"no {task} recipe {name!r}; {hint}there are {', '.join(names)}, or name a .yaml file")
-    return parse_yaml(builtin.read_text(encoding="utf-8")) or {}
+    return parse_yaml(builtin.read_text(encoding="utf-8"))
 
 
 def read_recipe_file(path: Path) -> dict[str, Any]:
-    """Return what a recipe's file names, values unchecked; nothing of an empty one.
+    """Return the settings in a recipe's file, values unchecked, without its `about:` block; {} if it is empty.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no YAML mapping of keys to values, or beyond the limits of `documents.parse_yaml`.
+        ValueError: it is no YAML mapping of keys to values, is beyond the limits of `documents.parse_yaml`, or has a
+            damaged `about:` block.
     """
+    content = _file_content(path)
+    take_about(content, str(path))
+    return content
+
+
+def _file_content(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"recipe file {path} does not exist")
     content = read_yaml(path)
@@ -109,15 +148,8 @@ def _parse_override(text: str) -> tuple[str, Any]:
 
 @cache
 def _keys(model: type[BaseModel]) -> tuple[str, ...]:
-    """Every full key of a recipe; a section's own name is not one."""
-    found: list[str] = []
-    for name, field in model.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            found += (f"{name}.{inner}" for inner in _keys(section))
-        else:
-            found.append(name)
-    return tuple(found)
+    """Return every full key of a recipe; the name of a section is not one."""
+    return tuple(setting.name for setting in settings_of(model()))
 
 
 def _given_keys(content: dict[str, Any], known: set[str]) -> Iterator[str]:

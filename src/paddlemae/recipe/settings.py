@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, field_validator, model_validator
+from pydantic import BaseModel, Field, create_model, model_validator
 
 from paddlemae.model.masking import MASKS
 from paddlemae.model.shape import (
     DECODER_KINDS,
-    MOST,
-    MOST_PIXELS,
     SIZES,
     DecoderShape,
     EncoderShape,
@@ -22,51 +19,57 @@ from paddlemae.model.shape import (
     keys_of,
     names_of,
 )
+from paddlemae.recipe.training import Training
+from paddlemae.recipe.types import (
+    NUMBER,
+    STRICT,
+    Labels,
+    Mean,
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Share,
+    ShareOrAll,
+    Std,
+)
 
-STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-MOST_WORKERS = 4096
-MAX_BAD_IMAGES = 0.01
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SCRATCH = "scratch"  # what fine-tuning starts from without weights
-AUTO: Literal["auto"] = "auto"  # in the place of mean and std: those of the training images
-
-
-def _no_bool(value: Any) -> Any:
-    """YAML's yes and on are booleans, which Python would count as 1."""
-    if isinstance(value, bool):
-        raise ValueError("Input should be a number")
-    return value
-
-
-def _few(value: Any) -> Any:
-    """Images in all, "10%" of them, or "5/class"; always as many of each class as of any other."""
-    number = isinstance(value, int) and not isinstance(value, bool) and value > 0
-    if number or (isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?%|\d+/class", value)):
-        return value
-    raise ValueError(f'expected a number of images, a share ("10%") or a number a class ("5/class"), got {value!r}')
-
-
-NUMBER = BeforeValidator(_no_bool)
-Positive = Annotated[int, NUMBER, Field(ge=1, le=MOST)]
-NonNegative = Annotated[int, NUMBER, Field(ge=0, le=MOST)]
-PositiveFloat = Annotated[float, NUMBER, Field(gt=0, le=MOST)]
-NonNegativeFloat = Annotated[float, NUMBER, Field(ge=0, le=MOST)]
-Seed = Annotated[int, NUMBER, Field(ge=0, lt=2**63)]
-Share = Annotated[float, NUMBER, Field(ge=0, lt=1)]
-ShareOrNone = Annotated[float, NUMBER, Field(ge=0, le=1)]
-ShareOrAll = Annotated[float, NUMBER, Field(gt=0, le=1)]
-Side = Annotated[int, NUMBER, Field(ge=1, le=MOST_PIXELS)]
-Workers = Annotated[int, NUMBER, Field(ge=0, le=MOST_WORKERS)]
-Threads = Annotated[int, NUMBER, Field(ge=1, le=MOST_WORKERS)]
 if TYPE_CHECKING:
     Size: TypeAlias = str
     MaskName: TypeAlias = str
 else:
     Size, MaskName = Literal[tuple(SIZES)], Literal[tuple(MASKS)]
-Labels = Annotated[int | str, BeforeValidator(_few)]
-# of pixels in [0, 1]; beyond these bounds, as in `weights.description`, normalised values are no numbers
-Mean = tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] | Literal["auto"]
-Std = tuple[Annotated[float, NUMBER, Field(ge=1e-6, le=1e6)], ...] | Literal["auto"]
+SIZE_NAMES, MASK_NAMES = (", ".join(f"`{name}`" for name in names) for names in (SIZES, MASKS))
+AUTO: Literal["auto"] = "auto"  # in the place of mean and std: those of the training images
+
+# descriptions of settings that several tasks have
+SIZE = Field(
+    description="patch size, width, depth and heads by name: " + SIZE_NAMES + "; the settings below override it"
+)
+CROP_SCALE = Field(description="smallest and largest area of a random crop, as a share of the image; null: no crop")
+FLIP = Field(description="mirror half of the training views left to right")
+DATA = Field(
+    description="images, as with `--data`: a folder, list, archive, shards, table or arrays, or `digits`; "
+    "`::max_image_bytes=2GB` after the path raises the memory limit of one image, 500 MB"
+)
+MEAN = Field(
+    description="mean of each channel, of pixels in [0, 1]; null is that of the initial weights, else ImageNet's for "
+    "3 channels and 0.5 for others; `auto` (with `std=auto`) is that of the training images"
+)
+STD = Field(description="standard deviation of each channel; null and `auto` as for `mean`")
+BETAS = Field(description="betas of AdamW")
+TRAIN_SPLIT = Field(description="split to train on")
+EVAL_SPLIT = Field(description="split to evaluate on")
+VAL_FRACTION = Field(
+    description="share of each class of the training split that is held out for evaluation, instead of `eval_split`"
+)
+LABELS = Field(
+    description="train on this many images only: a number, a share (`10%`) or a number per class (`5/class`); as many "
+    "of each class"
+)
+EVALUATE_EVERY = Field(description="epochs between evaluations")
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -114,7 +117,7 @@ class AutoencoderShape(BaseModel):
     """The model of a pretraining. What `size` names can be overruled one by one."""
 
     model_config = STRICT
-    size: Size = "base"
+    size: Annotated[Size, SIZE] = "base"
 
     if TYPE_CHECKING:
 
@@ -130,7 +133,7 @@ class AutoencoderShape(BaseModel):
         return content
 
     @model_validator(mode="after")
-    def _check(self):
+    def _check(self) -> AutoencoderShape:
         if not (self.inter_block_attention or DECODER_KINDS[self.decoder].sees_all_maps):
             raise ValueError(f"inter_block_attention=false has no effect with decoder={self.decoder}; leave it out")
         return self
@@ -146,7 +149,7 @@ class ClassifierShape(BaseModel):
     """The model of a fine-tuning. Whatever is left out comes from the pretrained model, or from `size`."""
 
     model_config = STRICT
-    size: Size | None = None
+    size: Annotated[Size | None, SIZE] = None
 
     if TYPE_CHECKING:
 
@@ -157,17 +160,30 @@ class Augmentation(BaseModel):
     """How a training view is made of an image: random resized crop and flip, or small shifts."""
 
     model_config = STRICT
-    crop_scale: tuple[PositiveFloat, PositiveFloat] | None = (0.2, 1.0)
-    crop_ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
-    flip: bool = True
-    shift: NonNegative = 0
-    eval_crop_ratio: ShareOrAll = 0.875
-    decode: Literal["fast", "exact"] = "fast"  # fast: JPEGs no larger than the crop needs, a faster resize
-    repeats: Positive = 1  # views of each image that is decoded; an epoch stays as many views as there are images
-    bits: Literal[8, 16] | None = None  # of a channel's value; by default 8 of 1, 3, 4 channels and 16 of others
+    crop_scale: Annotated[tuple[PositiveFloat, PositiveFloat] | None, CROP_SCALE] = (0.2, 1.0)
+    crop_ratio: tuple[PositiveFloat, PositiveFloat] = Field(
+        default=(3 / 4, 4 / 3), description="smallest and largest width / height of a random crop"
+    )
+    flip: Annotated[bool, FLIP] = True
+    shift: NonNegative = Field(default=0, description="maximum random shift in pixels, instead of cropping")
+    eval_crop_ratio: ShareOrAll = Field(
+        default=0.875, description="side of the evaluation view's centre crop, as a share of the resized image"
+    )
+    decode: Literal["fast", "exact"] = Field(
+        default="fast",
+        description="`fast` decodes a JPEG no larger than its crop needs and resizes faster; `exact` decodes every "
+        "pixel and resizes as Pillow does",
+    )
+    repeats: Positive = Field(
+        default=1, description="views of each decoded image; an epoch is as many views as there are images"
+    )
+    bits: Literal[8, 16] | None = Field(
+        default=None,
+        description="bits of a channel's value, `8` or `16`; null is 8 for 1, 3 and 4 channels and 16 otherwise",
+    )
 
     @model_validator(mode="after")
-    def _check(self):
+    def _check(self) -> Augmentation:
         for name, bounds in (("crop_scale", self.crop_scale), ("crop_ratio", self.crop_ratio)):
             if bounds and bounds[0] > bounds[1]:
                 raise ValueError(f"{name} must be [lowest, highest], got {list(bounds)}")
@@ -183,70 +199,12 @@ class Augmentation(BaseModel):
 class FinetuneAugmentation(Augmentation):
     """The same, and what fine-tuning does to views: RandAugment, then random erasing (MAE, appendix A.2)."""
 
-    randaugment: NonNegative = 0  # operations an image
-    magnitude: Annotated[float, NUMBER, Field(ge=0, le=10)] = 9.0
-    magnitude_std: NonNegativeFloat = 0.5
-    erasing: Share = 0.0  # probability of an image losing a rectangle
-
-
-class Training(BaseModel):
-    """How long, how fast and on what: the same for every task."""
-
-    model_config = STRICT
-    batch_size: Positive = 64  # images a micro-batch, shared out among the processes
-    accumulation_steps: Positive = 1
-    epochs: PositiveFloat = 100
-    steps: Positive | None = None  # ends the run instead of `epochs`; the warmup keeps its share of it
-    warmup_epochs: NonNegativeFloat = 5
-    base_lr: PositiveFloat = 1.5e-4  # for an effective batch of 256
-    min_lr: NonNegativeFloat = 0.0
-    weight_decay: NonNegativeFloat = 0.05
-    clip_grad: PositiveFloat | None = None
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    sharding: Literal["none", "optimizer"] = "none"  # optimizer: slots and gradients shared out among accelerators
-    seed: Seed = 0
-    device: str = "auto"
-    threads: Threads | Literal["auto"] = "auto"
-    recompute: bool = False  # keep each block's input only and compute the rest again for its gradients: less memory
-    workers: Workers = 0  # processes that make batches ahead
-    cache: str | None = None  # folder for a packed copy of the training images, resized once
-    cache_size: Side | None = None  # short side there, in pixels; by default 8/7 of the view's, as 256 is of 224
-    max_bad_images: ShareOrNone = MAX_BAD_IMAGES  # share, rounded up, of images that may be unreadable
-    log_every: Positive = 10  # steps
-    checkpoint_every: PositiveFloat = 10  # epochs
-    keep_checkpoints: Positive = 2  # the newest; the best one is kept besides
-    keep_every: PositiveFloat | None = None  # epochs; the checkpoints of these are written and kept for good
-    max_hours: PositiveFloat | None = None  # of one session; then the run is saved and ends with exit status 75
-
-    @field_validator("sharding", mode="before")
-    @classmethod
-    def _check_sharding(cls, value: Any) -> Any:
-        if value == "parameters":
-            raise ValueError("sharding=parameters was removed; use sharding=optimizer")
-        return value
-
-    @model_validator(mode="after")
-    def _check(self):
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs:g}); set both")
-        if self.sharding == "optimizer" and self.accumulation_steps > 1:
-            raise ValueError("sharding=optimizer requires accumulation_steps=1")
-        if self.sharding != "none" and self.precision == "float16":
-            raise ValueError(f"sharding={self.sharding} requires precision float32 or bfloat16")
-        if self.cache_size and not self.cache:
-            raise ValueError("cache_size has no effect without a cache; name its folder with cache=FOLDER")
-        return self
-
-    @property
-    def effective_batch_size(self) -> int:
-        return self.batch_size * self.accumulation_steps
-
-    def total_steps(self, num_images: int) -> int:
-        """Optimizer steps of the whole run over `num_images` images an epoch."""
-        return self.steps or max(1, round(self.epochs * num_images / self.effective_batch_size))
-
-    def warmup_steps(self, num_images: int) -> float:
-        return self.total_steps(num_images) * self.warmup_epochs / self.epochs
+    randaugment: NonNegative = Field(default=0, description="RandAugment operations per image; 0: none")
+    magnitude: Annotated[float, NUMBER, Field(ge=0, le=10)] = Field(
+        default=9.0, description="strength of RandAugment's operations, 0 to 10"
+    )
+    magnitude_std: NonNegativeFloat = Field(default=0.5, description="standard deviation of that strength")
+    erasing: Share = Field(default=0.0, description="probability of erasing a random rectangle of a view")
 
 
 def _check_whole(training: Training) -> None:
@@ -272,22 +230,30 @@ class PretrainRecipe(BaseModel):
 
     model_config = STRICT
     task: Literal["pretrain"] = "pretrain"
-    init: str | None = None  # weights to start from: a run, or anyone's MAE or ViT; by default new ones
-    data: str | None = None
-    split: str | None = None
-    mean: Mean | None = None
-    std: Std | None = None
-    mask: MaskName = "random"
-    mask_ratio: Share = 0.75
-    prediction_ratio: ShareOrAll | None = None  # of all patches; by default all removed ones are predicted
-    betas: tuple[Share, Share] = (0.9, 0.95)
-    decay_tokens: bool = False  # weight decay of the cls and mask tokens too, as in the official code
+    init: str | None = Field(
+        default=None,
+        description="initial weights: a run folder, or MAE or ViT weights in a supported layout; null: random weights",
+    )
+    data: Annotated[str | None, DATA] = None
+    split: str | None = Field(default=None, description="split to train on; null is the training split")
+    mean: Annotated[Mean | None, MEAN] = None
+    std: Annotated[Std | None, STD] = None
+    mask: MaskName = Field(default="random", description="how patches are removed: " + MASK_NAMES)
+    mask_ratio: Share = Field(default=0.75, description="share of the patches that is removed")
+    prediction_ratio: ShareOrAll | None = Field(
+        default=None,
+        description="share of all patches that is predicted; null: all removed ones. Requires `decoder=cross`",
+    )
+    betas: Annotated[tuple[Share, Share], BETAS] = (0.9, 0.95)
+    decay_tokens: bool = Field(
+        default=False, description="apply weight decay to the cls and mask tokens too, as the official code does"
+    )
     model: AutoencoderShape = AutoencoderShape()
     augment: Augmentation = Augmentation()
     training: Training = Training()
 
     @model_validator(mode="after")
-    def _check(self):
+    def _check(self) -> PretrainRecipe:
         _check_repeats(self.augment, self.training)
         _check_statistics(self.mean, self.std)
         if self.prediction_ratio is not None and not DECODER_KINDS[self.model.decoder].predicts_some:
@@ -304,29 +270,45 @@ class FinetuneRecipe(BaseModel):
 
     model_config = STRICT
     task: Literal["finetune"] = "finetune"
-    init: str | None = None  # a pretrained run, anyone's MAE or ViT weights, or "scratch"
-    data: str | None = None
-    train_split: str = "train"
-    eval_split: str = "test"
-    val_fraction: Share = 0.0  # held out of the training part when there is no other part to evaluate on
-    labels: Labels | None = None  # train on so few images only
-    mean: Mean | None = None
-    std: Std | None = None
-    trainable_blocks: NonNegativeFloat | None = None  # 0, 0.5 (the last MLP), 1, 2 ...; by default everything
-    label_smoothing: Share = 0.1
-    layer_decay: ShareOrAll = 0.75
-    ema_decay: Share | None = None  # evaluate and save an average of the weights, over about 1 / (1 - ema_decay) steps
-    betas: tuple[Share, Share] = (0.9, 0.999)
-    mixup: NonNegativeFloat = 0.0  # alpha; each batch does one of both, or none if both are 0
-    cutmix: NonNegativeFloat = 0.0
-    cutmix_probability: ShareOrAll = 0.5  # where both are done
-    evaluate_every: PositiveFloat = 1  # epochs
+    init: str | None = Field(
+        default=None,
+        description="pretrained weights: a run folder, or MAE or ViT weights in a supported layout; `scratch`: random "
+        "weights",
+    )
+    data: Annotated[str | None, DATA] = None
+    train_split: Annotated[str, TRAIN_SPLIT] = "train"
+    eval_split: Annotated[str, EVAL_SPLIT] = "test"
+    val_fraction: Annotated[Share, VAL_FRACTION] = 0.0
+    labels: Annotated[Labels | None, LABELS] = None
+    mean: Annotated[Mean | None, MEAN] = None
+    std: Annotated[Std | None, STD] = None
+    trainable_blocks: NonNegativeFloat | None = Field(
+        default=None, description="fine-tune the last blocks only: 0, 0.5 (the last MLP), 1, 2, ...; null: all weights"
+    )
+    label_smoothing: Share = Field(default=0.1, description="share of each label that is spread over all classes")
+    layer_decay: ShareOrAll = Field(
+        default=0.75, description="factor on the learning rate from each block to the one before it"
+    )
+    ema_decay: Share | None = Field(
+        default=None,
+        description="evaluate and save an exponential moving average of the weights, over about 1 / (1 - `ema_decay`) "
+        "steps; null: the weights themselves",
+    )
+    betas: Annotated[tuple[Share, Share], BETAS] = (0.9, 0.999)
+    mixup: NonNegativeFloat = Field(
+        default=0.0, description="alpha of mixup; 0: none. If `cutmix` is set too, each batch gets one of the two"
+    )
+    cutmix: NonNegativeFloat = Field(default=0.0, description="alpha of CutMix; 0: none")
+    cutmix_probability: ShareOrAll = Field(
+        default=0.5, description="probability of CutMix rather than mixup if both are set"
+    )
+    evaluate_every: Annotated[PositiveFloat, EVALUATE_EVERY] = 1
     model: ClassifierShape = ClassifierShape()
     augment: FinetuneAugmentation = FinetuneAugmentation()
     training: Training = Training()
 
     @model_validator(mode="after")
-    def _check(self):
+    def _check(self) -> FinetuneRecipe:
         _check_whole(self.training)
         _check_repeats(self.augment, self.training)
         _check_statistics(self.mean, self.std)
@@ -335,14 +317,8 @@ class FinetuneRecipe(BaseModel):
         return self
 
 
-class ProbeTraining(Training):
-    """Table 10 of MAE's appendix A.1, with a batch for one machine."""
-
-    batch_size: Positive = 512
-    epochs: PositiveFloat = 90
-    warmup_epochs: NonNegativeFloat = 10
-    base_lr: PositiveFloat = 0.1
-    weight_decay: NonNegativeFloat = 0.0
+# MAE, appendix A.1, table 10, with a batch for one machine
+PROBE_TRAINING = {"batch_size": 512, "epochs": 90, "warmup_epochs": 10, "base_lr": 0.1, "weight_decay": 0.0}
 
 
 class ProbeRecipe(BaseModel):
@@ -350,24 +326,41 @@ class ProbeRecipe(BaseModel):
 
     model_config = STRICT
     task: Literal["probe"] = "probe"
-    init: str | None = None  # a pretrained run, or anyone's MAE or ViT weights
-    random: bool = False  # probe the same encoder untrained, for comparison
-    data: str | None = None
-    train_split: str = "train"
-    eval_split: str = "test"
-    val_fraction: Share = 0.0
-    labels: Labels | None = None  # train on so few images only
-    token: Literal["cls", "mean"] = "cls"
-    layer: Positive | None = None  # the block that features are taken after, by default the last
-    cached: bool = False  # compute each image's features once, from its evaluation view, without augmentation
-    crop_scale: tuple[PositiveFloat, PositiveFloat] | None = (0.08, 1.0)
-    flip: bool = True
-    momentum: Share = 0.9
-    evaluate_every: PositiveFloat = 10  # epochs
-    training: ProbeTraining = ProbeTraining()
+    init: str | None = Field(
+        default=None,
+        description="pretrained weights to probe: a run folder, or MAE or ViT weights in a supported layout",
+    )
+    random: bool = Field(default=False, description="probe the same encoder with random weights, as a baseline")
+    data: Annotated[str | None, DATA] = None
+    train_split: Annotated[str, TRAIN_SPLIT] = "train"
+    eval_split: Annotated[str, EVAL_SPLIT] = "test"
+    val_fraction: Annotated[Share, VAL_FRACTION] = 0.0
+    labels: Annotated[Labels | None, LABELS] = None
+    token: Literal["cls", "mean"] = Field(
+        default="cls", description="features are the `cls` token, or the `mean` of the patch tokens"
+    )
+    layer: Positive | None = Field(
+        default=None, description="block whose output gives the features, from 1; null is the last"
+    )
+    cached: bool = Field(
+        default=False,
+        description="compute the features of each image once, from its evaluation view, without augmentation",
+    )
+    crop_scale: Annotated[tuple[PositiveFloat, PositiveFloat] | None, CROP_SCALE] = (0.08, 1.0)
+    flip: Annotated[bool, FLIP] = True
+    momentum: Share = Field(default=0.9, description="momentum of LARS")
+    evaluate_every: Annotated[PositiveFloat, EVALUATE_EVERY] = 10
+    training: Training = Training.model_validate(PROBE_TRAINING)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_training(cls, content: Any) -> Any:
+        if isinstance(content, dict) and isinstance(given := content.get("training"), dict):
+            return {**content, "training": {**PROBE_TRAINING, **given}}
+        return content
 
     @model_validator(mode="after")
-    def _check(self):
+    def _check(self) -> ProbeRecipe:
         _check_whole(self.training)
         if self.training.cache and self.cached:
             raise ValueError("cached=true reads each image once, so a cache of images has no effect; leave one out")

@@ -67,7 +67,7 @@ def evaluate(
         **found.metrics,
         "protocol": {"image_size": description.architecture["image_size"]},
         "eval": source.name,
-        "eval_images": found.confusion.images,
+        "eval_images": found.images,
         "checkpoint": checkpoint.folder.name,
     }
     if say:

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from paddlemae.data.sources.output_folders import check_outside
 from paddlemae.launch.launcher import note_entered
-from paddlemae.recipe import RECIPES, Recipe, build_recipe, dump_recipe, read_recipe_file
+from paddlemae.recipe import RECIPES, Recipe, build_recipe, dump_recipe, read_recipe_file, settings_of
 from paddlemae.runs.runlog import (
     ENVIRONMENT_FILE,
     METRICS_FILE,
@@ -38,19 +38,6 @@ from paddlemae.train.parallel.ranks import ALONE, Ranks, check_same
 from paddlemae.weights.model_folder import Description, read_description
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
-# what a resume may change: none of it touches the result
-FREE_TO_CHANGE = (
-    "device",
-    "threads",
-    "sharding",
-    "workers",
-    "max_bad_images",
-    "log_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "keep_every",
-    "max_hours",
-)
 
 
 @dataclass(frozen=True)
@@ -166,11 +153,8 @@ def _was_left(run: Path, recipe: Recipe) -> bool:
 def check_same_recipe(stored: Recipe, asked: Recipe) -> None:
     """Refuse to resume with settings that would change the run's result."""
     before, now = (dict(flat(recipe.model_dump(mode="json"))) for recipe in (stored, asked))
-    different = [
-        f"{key} {before[key]} -> {now[key]}"
-        for key in before
-        if before[key] != now[key] and key.split(".")[-1] not in FREE_TO_CHANGE
-    ]
+    fixed = [setting.name for setting in settings_of(stored) if not setting.is_free]
+    different = [f"{name} {before[name]} -> {now[name]}" for name in fixed if before[name] != now[name]]
     if different:
         raise ValueError(f"a resume can't change {', '.join(different)}; leave these out, or start a new run")
 

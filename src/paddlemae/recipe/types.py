@@ -1,0 +1,46 @@
+"""The types of settings, with their limits."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from paddlemae.model.shape import MOST, MOST_PIXELS
+
+STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+MOST_WORKERS = 4096
+
+
+def _no_bool(value: Any) -> Any:
+    """YAML's yes and on are booleans, which Python would count as 1."""
+    if isinstance(value, bool):
+        raise ValueError("Input should be a number")
+    return value
+
+
+def _few(value: Any) -> Any:
+    """Images in all, "10%" of them, or "5/class"; always as many of each class as of any other."""
+    number = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if number or (isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?%|\d+/class", value)):
+        return value
+    raise ValueError(f'expected a number of images, a share ("10%") or a number a class ("5/class"), got {value!r}')
+
+
+NUMBER = BeforeValidator(_no_bool)
+Positive = Annotated[int, NUMBER, Field(ge=1, le=MOST)]
+NonNegative = Annotated[int, NUMBER, Field(ge=0, le=MOST)]
+PositiveFloat = Annotated[float, NUMBER, Field(gt=0, le=MOST)]
+NonNegativeFloat = Annotated[float, NUMBER, Field(ge=0, le=MOST)]
+Seed = Annotated[int, NUMBER, Field(ge=0, lt=2**63)]
+Share = Annotated[float, NUMBER, Field(ge=0, lt=1)]
+ShareOrNone = Annotated[float, NUMBER, Field(ge=0, le=1)]
+ShareOrAll = Annotated[float, NUMBER, Field(gt=0, le=1)]
+Side = Annotated[int, NUMBER, Field(ge=1, le=MOST_PIXELS)]
+Workers = Annotated[int, NUMBER, Field(ge=0, le=MOST_WORKERS)]
+Threads = Annotated[int, NUMBER, Field(ge=1, le=MOST_WORKERS)]
+Labels = Annotated[int | str, BeforeValidator(_few)]
+# of pixels in [0, 1]; beyond these bounds, as in `weights.description`, normalised values are no numbers
+Mean = tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] | Literal["auto"]
+Std = tuple[Annotated[float, NUMBER, Field(ge=1e-6, le=1e6)], ...] | Literal["auto"]
