@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from paddlemae.recipe.about import About, take_about
 from paddlemae.recipe.fields import settings_of
 from paddlemae.recipe.settings import RECIPES, Recipe
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 from paddlemae.system.documents import brief, first_fault, parse_yaml, read_yaml
 
 
@@ -43,7 +43,9 @@ def recipe_content(task: str, name: str | None = None, overrides: Sequence[str] 
     """What a recipe names, with the overrides, and nothing else; arguments and errors as above, values unchecked."""
     content = _read(task, name) if name else {}
     if content.get("task", task) != task:
-        raise ValueError(f"{name} is a recipe for 'paddlemae {shown(content['task'])}', not for 'paddlemae {task}'")
+        raise ValueError(
+            f"{name} is a recipe for 'paddlemae {display_name(content['task'])}', not for 'paddlemae {task}'"
+        )
     for override in overrides:
         key, value = _parse_override(override)
         *sections, leaf = _full_key(RECIPES[task], key).split(".")

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from paddlemae.report.missing import missing_of
 from paddlemae.report.results import compared_rows, markdown, rows_of
 from paddlemae.runs.confusion import read_confusion
-from paddlemae.runs.exhibit_files import PARTS, read_exhibit
+from paddlemae.runs.exhibit_files import EXHIBIT_TITLES, read_exhibit
 from paddlemae.runs.runlog import (
     CHECKPOINTS,
     ENVIRONMENT_FILE,
@@ -24,16 +24,16 @@ from paddlemae.runs.runlog import (
     RESULTS_FILE,
     SKIPPED_FILE,
     command_line,
-    flat,
+    flatten,
     is_number,
     newest_checkpoint,
-    now,
     read_environment,
     read_metric_lines,
     read_results,
     read_skipped,
+    utc_now,
 )
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 from paddlemae.system.documents import read_record, read_yaml
 
 FORMAT = 2  # 1 had confusions as matrices
@@ -77,7 +77,7 @@ def collect(runs: Sequence[Path]) -> Json:
     found = [_run(Path(run)) for run in runs]
     return {
         "format": FORMAT,
-        "made": now(),
+        "made": utc_now(),
         "version": paddlemae.__version__,
         "command": command_line(),
         "runs": found,
@@ -95,7 +95,7 @@ def _run(run: Path) -> Json:
         problems.append(f"{skipped} images could not be read and were left out; {SKIPPED_FILE} lists them")
     last = lines[-1] if lines else {}
     rows = list(rows_of(results, recipe["task"], problems))
-    exhibits = {part: _exhibit(run, part, results, problems) for part in PARTS}
+    exhibits = {part: _exhibit(run, part, results, problems) for part in EXHIBIT_TITLES}
     return {
         "name": run.resolve().name,
         "folder": str(run),
@@ -123,7 +123,7 @@ def _recipe(run: Path) -> Json:
     try:
         content = read_yaml(path)
     except ValueError as fault:
-        raise ValueError(f"{path} is damaged ({shown(fault, 300)}); restore it to report on this run") from fault
+        raise ValueError(f"{path} is damaged ({display_name(fault, 300)}); restore it to report on this run") from fault
     if not isinstance(content, dict) or content.get("task") not in TASKS:
         raise ValueError(f"{path} is no recipe of PaddleMAE; its task must be one of {', '.join(TASKS)}")
     return content
@@ -143,7 +143,7 @@ def _setup(run: Path, recipe: Json, problems: list[str]) -> Json:
     model = _model(run, problems)
     provenance, classes = model.get("provenance", {}), model.get("classes", [])
     return {
-        "recipe": dict(flat(recipe)),
+        "recipe": dict(flatten(recipe)),
         "environment": environment,
         "data": {
             "name": provenance.get("data") or recipe.get("data"),
@@ -238,7 +238,7 @@ def _moved(content: Json, folder: str) -> Json:
 def _comparison(runs: Sequence[Json]) -> Json:
     return {
         "recipes": list(_different([run["setup"]["recipe"] for run in runs])),
-        "environments": list(_different([dict(flat(run["setup"]["environment"])) for run in runs])),
+        "environments": list(_different([dict(flatten(run["setup"]["environment"])) for run in runs])),
         "results": list(compared_rows(runs)),
     }
 

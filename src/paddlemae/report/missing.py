@@ -10,7 +10,7 @@ from typing import Any
 
 from paddlemae.model.shape import EncoderShape, names_of
 from paddlemae.report.results import kind_of
-from paddlemae.runs.exhibit_files import PARTS
+from paddlemae.runs.exhibit_files import EXHIBIT_TITLES
 
 # the settings of a pretraining's model that a classifier has too
 ENCODER = ("size", *(name for name in names_of(EncoderShape) if name != "drop_path"))
@@ -34,7 +34,7 @@ def missing_of(run: Path, recipe: Json, rows: Sequence[Json], exhibits: Json) ->
                     words = "" if start == "pretrained" else f", {OTHER_STARTS[start]}"
                     yield _part(f"results.{kind}.{start}", title + words, "not run", command)
     of_knn = {"confusion": knn, "mistakes": knn, "neighbours": knn, "map": knn}
-    for part, title in PARTS.items():
+    for part, title in EXHIBIT_TITLES.items():
         if exhibits[part] is not None:
             continue
         if recipe["task"] == "probe" and part not in ("confusion", "mistakes"):

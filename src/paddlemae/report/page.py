@@ -26,8 +26,8 @@ from paddlemae.report.formatting import duration, finite, number, percent, point
 from paddlemae.report.results import gain, kind_of, spread
 from paddlemae.report.sprites import LOST, Pictures, position
 from paddlemae.runs.metrics import ALL_METRICS, CLASSIFICATION, metrics_named
-from paddlemae.runs.runlog import flat
-from paddlemae.system.display_names import shown, shown_lines
+from paddlemae.runs.runlog import flatten
+from paddlemae.system.display_names import display_name, escape_lines
 
 ASSETS = Path(__file__).with_name("assets")
 MOST_POINTS = 2000  # of a curve: twice the pixels that a wide screen gives it
@@ -127,7 +127,7 @@ def others(cell: Json, row: Json) -> str:
 
 def _printable(value: Any) -> Any:
     """Replace characters in a template's expression that a name may hold and a page may not."""
-    return shown_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return escape_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _script_json(content: Any) -> Markup:
@@ -141,7 +141,9 @@ def _script_json(content: Any) -> Markup:
 def _labels(runs: Sequence[Json]) -> list[str]:
     """Return labels that distinguish the runs: their names, or their folders where two names are equal."""
     names = [run["name"] for run in runs]
-    return [shown(name) for name in (names if len(set(names)) == len(names) else [run["folder"] for run in runs])]
+    return [
+        display_name(name) for name in (names if len(set(names)) == len(names) else [run["folder"] for run in runs])
+    ]
 
 
 def _run(place: int, run: Json, label: str, folder: Path, pictures: Pictures) -> Json:
@@ -157,7 +159,7 @@ def _run(place: int, run: Json, label: str, folder: Path, pictures: Pictures) ->
         "headline": _headline(run),
         "facts": _facts(run),
         "recipe": _grouped(run["setup"]["recipe"]),
-        "environment": dict(flat(run["setup"]["environment"])),
+        "environment": dict(flatten(run["setup"]["environment"])),
         "curves": _curves(run["curves"], problems),
         "exhibits": exhibits,
         "problems": problems,
@@ -250,7 +252,7 @@ def _curves(curves: Mapping[str, Json], problems: list[str]) -> dict[str, Json]:
         if lost:
             problems.append(f"{name}: {lost} values are no finite numbers and are not drawn")
         if curve["value"]:
-            found[shown(name)] = curve
+            found[display_name(name)] = curve
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from paddlemae.runs.metrics import CLASSIFICATION, metrics_named, metrics_of
 from paddlemae.runs.runlog import RESULTS_FILE
-from paddlemae.system.display_names import shown, shown_lines
+from paddlemae.system.display_names import display_name, escape_lines
 
 STARTS = ("pretrained", "random", "scratch")
 ORDER = ("knn", "probe", "partial", "finetune", "evaluate")  # of results
@@ -138,7 +138,7 @@ def markdown(runs: Sequence[Json]) -> str:
     """Return the results of every run as a table in Markdown; several runs stand below each other."""
     parts = []
     for run in runs:
-        lines = [f"### {shown(run['name'])}", ""] if len(runs) > 1 else []
+        lines = [f"### {display_name(run['name'])}", ""] if len(runs) > 1 else []
         names = dict.fromkeys(metrics_named(row["metric"]).title for row in run["results"]) or [CLASSIFICATION.title]
         lines += [f"| {', '.join(names)} | pretrained | untrained | from scratch | points gained |"]
         lines += ["|---|---:|---:|---:|---:|"]
@@ -146,14 +146,14 @@ def markdown(runs: Sequence[Json]) -> str:
         if not run["results"]:
             lines.append("| not measured yet | | | | |")
         parts.append("\n".join(lines) + "\n")
-    return shown_lines("\n".join(parts))
+    return escape_lines("\n".join(parts))
 
 
 def markdown_row(row: Json, *more: str) -> str:
     """Return a row: what was done, the primary metric from every start, the points gained, and further cells."""
     cells = [spread(row["starts"][start]) if start in row["starts"] else "" for start in STARTS]
     gained = gain(row)
-    title = shown(row["title"], None).replace("|", "\\|")
+    title = display_name(row["title"], None).replace("|", "\\|")
     return f"| {' | '.join([title, *cells, '' if gained is None else f'{100 * gained:+.1f}', *more])} |"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from paddlemae.data.views.mixup import Mixing, mixed_batches
+from paddlemae.data.views.mixup import Mixing, mix_batches
 from paddlemae.recipe import FinetuneRecipe
 from paddlemae.tasks.models.build import (
     parameter_count,
@@ -70,7 +70,7 @@ def _finetune(recipe: FinetuneRecipe, start: Start, beside: str | None) -> dict[
 
     def batches():
         plain = training_batches(parts.train, parts.view, training, state, skipped, start)
-        return mixed_batches(plain, mixing, training.seed) if mixing else plain
+        return mix_batches(plain, mixing, training.seed) if mixing else plain
 
     def evaluation() -> Evaluation:
         with state.averaged():

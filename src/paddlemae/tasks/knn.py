@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from paddlemae.data.sources import Source, balanced_subset, matched, open_source
+from paddlemae.data.sources import Source, balanced_subset, match_classes, open_source
 from paddlemae.data.views.augment import View
 from paddlemae.engine import device
 from paddlemae.recipe import MAX_BAD_IMAGES
@@ -90,7 +90,7 @@ def knn(
     checkpoint = read_checkpoint(run, trust=trust)
     model = load_encoder(checkpoint, random=random)
     bank, queries = (open_source(data, split, labelled=True) for split in (bank_split, query_split))
-    queries = matched(bank, queries)
+    queries = match_classes(bank, queries)
     if labels:
         bank = balanced_subset(bank, labels, seed)
     _counts(neighbours, len(bank))  # before anything is computed

@@ -22,7 +22,7 @@ from paddlemae.runs.runlog import RECIPE_FILE, RESULT_FILE
 from paddlemae.system.atomic import replace_text
 from paddlemae.system.display_names import say
 from paddlemae.system.documents import read_record
-from paddlemae.system.locks import locked_folder
+from paddlemae.system.locks import lock_folder
 from paddlemae.tasks.training.classification import PRETRAINED
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.tasks.training.run_start import Start, stored_recipe
@@ -91,7 +91,7 @@ def study(plan: Study, out: Path, finetune: Finetune, *, quiet: bool = False, tr
         for seed in plan.seeds
     }
     check_outside(out, [recipe.data for recipe in recipes.values()])
-    with locked_folder(out):
+    with lock_folder(out):
         return _study(plan, recipes, out, finetune, quiet, trust)
 
 
