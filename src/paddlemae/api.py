@@ -133,12 +133,11 @@ class Model:
     ) -> Pictures:
         """Reconstruct images of which the masked autoencoder sees some patches.
 
-                file), or a map of the patches, [rows, columns] for all images or [N, rows, columns], True or 1 where
-                one is removed.
+        Args:
+            mask_ratio: share of the patches to remove; 0.75 unless given.
             seed: draws the mask.
-            mask: what `--mask` takes ("random" or another key of `masking.MASKS`, "none", "boxes:10,20,60,80", a
-                file), or a map of the patches, [rows, columns] for all images or [N, rows, columns], True or 1 where one
-                is removed.
+            mask: what `--mask` takes (a key of `masking.MASKS`, "none", "boxes:10,20,60,80", a file), or a map of the
+                patches, [rows, columns] for all images or [N, rows, columns], True or 1 where one is removed.
         Raises:
             ValueError, FileNotFoundError: the model has no decoder, or images or a mask that can't be used.
         """
