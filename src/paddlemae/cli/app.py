@@ -146,8 +146,8 @@ def reconstruct(
         str,
         typer.Option(
             "--mask",
-            help="random, block, grid, none; boxes:LEFT,TOP,RIGHT,BOTTOM;... in the view's pixels; or a file: a "
-            "picture (white = removed) or a .npy/.txt map of the patches (1 = removed).",
+            help="A mask of a recipe (random, block, grid ...) or none; boxes:LEFT,TOP,RIGHT,BOTTOM;... in the "
+            "view's pixels; or a file: a picture (white = removed) or a .npy/.txt map of the patches (1 = removed).",
         ),
     ] = "random",
     mask_ratio: Annotated[
@@ -310,7 +310,7 @@ def evaluate(
     from paddlemae.runs.metrics import CLASSIFICATION
     from paddlemae.tasks import evaluate as task
 
-    def say(result: dict) -> None:
+    def say(result: dict[str, Any]) -> None:
         height, width = result["protocol"]["image_size"]
         print(
             f"{CLASSIFICATION.text(result)}, loss {result['eval_loss']:.4f} on "
