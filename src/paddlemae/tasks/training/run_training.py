@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from paddlemae.data.batches import Batch, train_batches
 from paddlemae.data.cache import CacheReader, cache_bytes, cache_images
