@@ -317,7 +317,7 @@ def test_a_recipe_file_is_found_by_its_task(tmp_path) -> None:
     path = write(tmp_path / "mine.yaml", "task: probe\n")
     assert describe.find_recipe([path]) == ("probe", path)
     with pytest.raises(ValueError, match="has no task; name it before the file: pretrain, finetune, probe"):
-        describe.find_recipe([write(tmp_path / "mine.yaml", "seed: 1\n")])
+        describe.find_recipe([write(tmp_path / "mine.yaml", "task: [probe]\n")])
 
 
 @pytest.mark.parametrize(
