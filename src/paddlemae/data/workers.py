@@ -107,7 +107,7 @@ class _Worker:
             its_end.close()
 
     def made(self, due: Any) -> tuple[Any, Exception | None]:
-        """(what it made of it, None) or (None, the error); EOFError or OSError when it died."""
+        """Return (the result, None) or (None, the error); raise EOFError or OSError when the process died."""
         if self.untold:
             self.pipe.send(self.untold)
             self.untold = None
@@ -144,7 +144,7 @@ class _Crew:
             raise
 
     def made(self, due: Any) -> Any:
-        """`make(due)`, by whichever process is idle."""
+        """Return `make(due)` as computed by an idle process."""
         worker = self.idle.get()
         try:
             while True:
@@ -274,7 +274,7 @@ def _stop_signals() -> set[signal.Signals]:
 
 
 def _work(pipe: Connection) -> None:
-    """What a worker process does until its pipe ends."""
+    """Run a worker process until its pipe closes."""
     for number in _stop_signals():
         signal.signal(number, signal.SIG_IGN)
     keep_freed_memory()
@@ -300,7 +300,7 @@ def _answer(make: Callable[[Any], Any], pipe: Connection) -> None:
 
 
 def _sendable(error: Exception) -> Exception:
-    """The error, or what can be said of one that does not survive the way; dying of it would look like a killing."""
+    """Return the error, or a RuntimeError with its text if it can't be pickled, which would look like a killed worker."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -317,7 +317,7 @@ def _die_with_parent() -> None:
 
 
 def workers_for(images: int, asked: int | None) -> int:
-    """Processes to decode so many images with: those asked for, else one a core where they pay."""
+    """Return how many processes to decode `images` images with: the given number, else one a core where they pay off."""
     if asked is not None:
         return asked
     return usable_cpus() if images >= WORTH_WORKERS and usable_cpus() > 1 else 0

@@ -58,7 +58,7 @@ def run_together(words: Sequence[str], processes: int, launch: Launch) -> int:
 
 
 def remove_options(words: Sequence[str], options: Collection[str], flags: Collection[str] = ()) -> list[str]:
-    """A command line without options that have a value, and without flags."""
+    """Return a command line without the options, which have a value, and without the flags."""
     kept, skip = [], False
     for word in words:
         if skip:
@@ -71,7 +71,7 @@ def remove_options(words: Sequence[str], options: Collection[str], flags: Collec
 
 
 def find_fastest(command: list[str], batch_size: int) -> int:
-    """The number of processes that trains the most images a second here, found by a few steps with each."""
+    """Return the number of processes that trains the most images a second here, measured by a few steps with each."""
     cpus = usable_cpus()
     numbers = sorted({1, *(2**power for power in range(1, 12) if 2**power <= cpus), cpus})
     numbers = [number for number in numbers if batch_size % number == 0]

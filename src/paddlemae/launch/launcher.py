@@ -62,7 +62,7 @@ class Launch:
 
     @property
     def is_needed(self) -> bool:
-        """Whether there are several processes to start, and this is not one of them."""
+        """Return whether there are several processes to start, and this is not one of them."""
         return (self.procs not in (None, "1") or self.nodes > 1) and not is_rank()
 
     def check(self) -> None:
@@ -83,12 +83,12 @@ class Launch:
 
 
 def is_rank() -> bool:
-    """Whether this process is one of those that a launcher started."""
+    """Return whether this process is one of those that a launcher started."""
     return "PADDLE_TRAINER_ID" in os.environ
 
 
 def _folder_prefix() -> str:
-    """Of this host's launch folders: a lock that was taken on another may not be seen here."""
+    """Return the name prefix of this host's launch folders: locks of other hosts may be invisible here."""
     return f"paddlemae-launch-{platform.node()}-"
 
 
@@ -280,7 +280,7 @@ class _Attempt:
                 self.silent.setdefault(int(path.stem))
 
     def _show_crash(self, statuses: dict[int, int]) -> None:
-        """Who crashed, and the end of its log; others only say that they lost it."""
+        """Print which process crashed and the end of its log; the others' logs only report that they lost it."""
         if not list(self.folder.glob("*.process")):
             words = (self.folder / LAUNCHER_LOG).read_text(errors="replace")
             _say(f"the launcher started no process; its last words: {words[-500:]}")

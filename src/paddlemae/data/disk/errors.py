@@ -22,7 +22,7 @@ def report_unreadable(number: int, image: Exception) -> None:
 
 
 def allowed_unreadable(limit: float, images: int) -> int:
-    """How many of a source's images may be unreadable: a share, rounded up."""
+    """Return how many of a source's images may be unreadable: a share, rounded up."""
     return math.ceil(limit * images - 1e-9)  # 0.07 x 100 is a little more than 7
 
 

@@ -9,7 +9,7 @@ from paddlemae.data.sources.string_table import StringTable
 
 
 def number_groups(values: Sequence) -> tuple[NDArray[np.int64], StringTable]:
-    """(int64 [N]: of each image the number of its group; their names), in the order of the values."""
+    """Return (int64 [N]: of each image the number of its group; their names), in the order of the values."""
     try:
         found, numbers = np.unique(np.asarray(values), return_inverse=True)
     except TypeError:  # some are missing

@@ -69,7 +69,7 @@ class Shard:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What the index has of it."""
+        """Return the shard's entry in the index."""
         return {key: value for key, value in vars(self).items() if key not in ("skipped", "rows")}
 
 
@@ -174,7 +174,7 @@ def _is_of_a_beginning(name: str) -> bool:
 
 
 def _begun(folder: Path, names: list[str]) -> Journal | None:
-    """The pack that is there, finished or not."""
+    """Return the journal of the existing pack, finished or not."""
     journal = _read_journal(folder) if JOURNAL_FILE in names else None
     index = read_index(folder, names) if INDEX_FILE in names else None
     if index and (journal is None or not _differences(index, journal.about)):
@@ -183,7 +183,7 @@ def _begun(folder: Path, names: list[str]) -> Journal | None:
 
 
 def _read_journal(folder: Path) -> Journal:
-    """Its whole lines.
+    """Read the complete lines of a journal.
 
     Raises:
         ValueError: it is damaged, or something else.
@@ -243,7 +243,7 @@ def _compare(begun: Journal, now: About) -> None:
 
 
 def _differences(before: About, now: About) -> list[str]:
-    """What the two were made of otherwise, in words."""
+    """Return, in words, the settings and images in which two packs differ."""
     found = [
         f"{name} {_shown(before['settings'].get(name))} then, {_shown(value)} now"
         for name, value in now["settings"].items()
