@@ -80,7 +80,7 @@ def _wait_for(future: Future[_Made]) -> _Made:
     seconds = 0.0
     while not wait([future], SILENT_SECONDS).done:
         seconds += SILENT_SECONDS
-        _say(f"no data for {seconds:.0f} s: a worker process hangs, or its disk does; still waiting")
+        _say(f"no data for {seconds:.0f} s: a worker process or its disk hangs; still waiting")
     return future.result()
 
 
@@ -187,7 +187,7 @@ class _Crew:
                     f"{died}, for the {self.deaths}th time, most likely for lack of memory: use fewer workers, or "
                     "workers=0"
                 )
-            _say(f"{died}; another one makes its batch again ({self.deaths} of {MOST_DEATHS} times)")
+            _say(f"{died}; its batch is computed again ({self.deaths} of {MOST_DEATHS} times)")
             return self._hired()
 
     def _count_made(self) -> None:
@@ -300,7 +300,7 @@ def _answer(make: Callable[[Any], Any], pipe: Connection) -> None:
 
 
 def _sendable(error: Exception) -> Exception:
-    """Return the error, or a RuntimeError with its text if it can't be pickled, which would look like a killed worker."""
+    """Return the error, or if it can't be pickled, which would look like a killed worker, a RuntimeError."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -317,7 +317,7 @@ def _die_with_parent() -> None:
 
 
 def workers_for(images: int, asked: int | None) -> int:
-    """Return how many processes to decode `images` images with: the given number, else one a core where they pay off."""
+    """Return how many processes decode `images` images: the given number, else one a core where they pay off."""
     if asked is not None:
         return asked
     return usable_cpus() if images >= WORTH_WORKERS and usable_cpus() > 1 else 0

@@ -135,7 +135,7 @@ def run_ranks(
         restarts, before = (1 if now != before else restarts + 1), now
         if restarts > launch.restarts:
             tried = f"gave up after {launch.restarts} restarts without a new checkpoint; " if launch.restarts else ""
-            _say(f"{tried}once mended, the same command goes on")
+            _say(f"{tried}fix the cause, then rerun the same command to resume")
             return 1
         if attempt.entered:
             command = [word for word in command if word != "--overwrite"]
@@ -244,7 +244,7 @@ class _Attempt:
         if len(statuses) == self.processes and not any(statuses.values()):
             return 0
         if self.asked:  # before there was anything to save, or once all was
-            _say(f"stopped ({self.asked}); the same command goes on")
+            _say(f"stopped ({self.asked}); rerun the same command to resume")
             return INTERRUPTED_STATUS if self.asked == "SIGINT" else REQUEUE_STATUS
         self._show_crash(statuses)
         return None
@@ -287,7 +287,7 @@ class _Attempt:
         elif self.launcher.returncode is not None and self.launcher.returncode < 0:
             _say(f"the launcher was ended by {signal.Signals(-self.launcher.returncode).name}")
         for number in [*self.silent][:1]:
-            _say(f"process {number} of this host died without a word: killed, perhaps for lack of memory")
+            _say(f"process {number} of this host exited without a status: killed, perhaps for lack of memory")
             self._show_log(number)
         for number, status in sorted(statuses.items()):
             if status and "Traceback" in self._log(number):

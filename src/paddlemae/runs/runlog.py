@@ -80,7 +80,7 @@ def check_folder(
             is never overwritten; or there is nothing to resume.
     """
     if resume and overwrite:
-        raise ValueError("--resume and --overwrite exclude each other: continue the run or start it anew")
+        raise ValueError("--resume and --overwrite exclude each other: resume the run or replace it")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; --out needs a folder for the run")
     is_run = (folder / marker).exists()
@@ -90,7 +90,7 @@ def check_folder(
         if not is_run:
             raise ValueError(f"{folder} is not empty and holds no run; choose another folder with --out")
         if not overwrite:
-            ways = "--resume to go on with it, --overwrite to replace it" if marker == RECIPE_FILE else "--overwrite"
+            ways = "--resume to continue it, --overwrite to replace it" if marker == RECIPE_FILE else "--overwrite"
             raise ValueError(f"{folder} already holds a run; add {ways}, or choose another --out")
         others = sorted(path.name for path in folder.iterdir() if not _is_of_a_run(path, entries))
         if others:
@@ -241,7 +241,7 @@ def is_logged(folder: Path, result: dict[str, Any]) -> bool:
 
 
 def source_commit() -> str | None:
-    """Return the commit of PaddleMAE's own checkout, if it runs from one; "-dirty" behind it where files were changed."""
+    """Return the commit of PaddleMAE's own checkout, if it runs from one, with "-dirty" if files were changed."""
     source = Path(__file__).parent
     if not any((parent / ".git").exists() for parent in source.parents):
         return None
@@ -280,7 +280,7 @@ def read_metric_lines(folder: Path) -> tuple[list[dict[str, Any]], list[int]]:
 
 
 def read_results(folder: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """Return the whole lines of `results.jsonl`, which may be of any task, and the numbers of its damaged ones, from 1."""
+    """Return the whole lines of `results.jsonl`, of any task, and the numbers of its damaged ones, from 1."""
     return read_lines(folder / RESULTS_FILE, lambda line: "task" in line)
 
 
@@ -307,7 +307,7 @@ def log_skipped(folder: Path, step: int, path: str, reason: str) -> None:
     try:
         append_text(folder / SKIPPED_FILE, line + "\n")
     except OSError as fault:
-        text = f"could not list an image that can't be read ({fault.strerror}); make room and go on with --resume"
+        text = f"could not record an unreadable image ({fault.strerror}); free some space and rerun with --resume"
         raise OSError(fault.errno, text, str(folder / SKIPPED_FILE)) from fault
 
 

@@ -83,7 +83,7 @@ def describe_ending(number: int) -> tuple[int, str]:
     """Return (exit status, message) of a command that a signal ended before there was anything to save."""
     if number == signal.SIGINT:
         return INTERRUPTED_STATUS, "stopped"
-    return REQUEUE_STATUS, f"stopped ({signal.Signals(number).name}); the same command goes on"
+    return REQUEUE_STATUS, f"stopped ({signal.Signals(number).name}); rerun the same command to resume"
 
 
 def handle_signal(number, frame) -> None:

@@ -306,7 +306,7 @@ def _find_frame_to_cut(content: bytes, segments: dict[int, int]) -> int | None:
 
 
 def _find_segments(content: bytes) -> dict[int, int] | None:
-    """Return where each kind of segment is, or the last of its kind, up to the first scan; None if something else comes."""
+    """Return kind -> offset of the last segment of each kind, up to the first scan; None if something else comes."""
     places: dict[int, int] = {}
     place = len(JPEG_START) - 1
     while len(content) > place + 4 and content[place] == 0xFF:

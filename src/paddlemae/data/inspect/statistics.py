@@ -101,7 +101,7 @@ def channel_statistics(
                 on_images(seen)
     if total is None:
         first = f"; first: {unreadable[0]}" if unreadable else ""
-        raise DataFault(f"no image of {source.name} can be read, mend them{first}")
+        raise DataFault(f"no image of {source.name} can be read; fix or replace them{first}")
     std = np.sqrt(total.deviations / total.weight)
     per_channel = (tuple(values.tolist()) for values in (total.mean, std, total.least, total.largest))
     return ChannelStatistics(round(total.weight), len(unreadable), bits or default_bits(channels), *per_channel)

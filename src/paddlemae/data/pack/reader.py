@@ -47,9 +47,7 @@ def read_index(folder: str | os.PathLike[str], names: Collection[str]) -> Index 
     folder = os.fspath(folder)
     if INDEX_FILE not in names:
         if JOURNAL_FILE in names:
-            raise ValueError(
-                f"{folder!r} is a pack that is not finished; the same 'paddlemae data pack' goes on with it"
-            )
+            raise ValueError(f"{folder!r} is an unfinished pack; rerun its 'paddlemae data pack' command to resume")
         return None
     if not any(name.endswith(SHARD_ENDING) for name in names):  # anyone may call a file among images so
         return None
@@ -165,7 +163,7 @@ def _rows(folder: str, index: Index, which: NDArray[np.int64]) -> NDArray[np.int
 def _classes(folder: str, parts: list[dict[str, Any]]) -> tuple[str, ...]:
     classes = {tuple(part["classes"]) for part in parts}
     if len(classes) > 1:
-        raise ValueError(f"the parts of {folder!r} have different classes; ask for split 'train' or 'test'")
+        raise ValueError(f"the splits of {folder!r} have different classes; choose split 'train' or 'test'")
     (only,) = classes
     if not only:
         raise ValueError(f"{folder!r} was packed from images without labels; pack them in labelled folders, say")

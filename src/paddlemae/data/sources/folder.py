@@ -108,11 +108,11 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
                 if not entry.name.startswith("."):
                     yield entry
     except OSError as error:
-        raise ValueError(f"cannot list the folder {folder!r}: {error.strerror}; mend or move it") from error
+        raise ValueError(f"cannot list the folder {folder!r}: {error.strerror}; fix or move it") from error
 
 
 def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "other"]:
-    """Return the kind of an entry or of a link's target, with at most one system call: a folder may hold a million links.
+    """Return the kind of an entry or of its link's target, by one system call at most: a folder may hold a million.
 
     A dangling link counts as a file, so that reading it reports it; a pipe, which would hang, doesn't.
     """

@@ -20,7 +20,7 @@ _BYTES = 8  # the code of unsigned bytes
 
 
 def is_idx_images(name: str) -> bool:
-    """Return whether a file has a published image file's name; some unpackers replace the last dash but one by a dot."""
+    """Return whether a file is named as published image files are; some unpackers replace a dash by a dot."""
     return name.lower().removesuffix(".gz").replace(".idx3", "-idx3").endswith(_IMAGES)
 
 
@@ -44,7 +44,7 @@ def open_idx(
     path = os.path.join(folder, name)
     labels_path = os.path.join(folder, name.replace("images", "labels").replace("idx3", "idx1"))
     if not os.path.exists(labels_path):
-        raise FileNotFoundError(f"{path!r} lies without its labels; put {os.path.basename(labels_path)!r} beside it")
+        raise FileNotFoundError(f"{path!r} has no labels; put {os.path.basename(labels_path)!r} in its folder")
     stamped, arguments = file_stamp(path), (path, 3, max_image_bytes)
     images, labels = load_once(read_idx, arguments, stamped), read_idx(labels_path, 1, max_image_bytes)
     if len(images) != len(labels):

@@ -110,7 +110,7 @@ def _open_in_folder(
     try:
         names = [name for name in os.listdir(root) if not name.startswith(".")]
     except OSError as error:
-        raise ValueError(f"cannot list the folder {root!r}: {error.strerror}; mend or move it") from error
+        raise ValueError(f"cannot list the folder {root!r}: {error.strerror}; fix or move it") from error
     if version := version_of_folder(names):
         return open_cifar(root, version, split, options, limit)
     if index := read_index(root, names):

@@ -258,13 +258,13 @@ _FINDING_TEXTS = {
     "unreadable": "can't be read",
     "exact_duplicates": "exact duplicates of others",
     "near_duplicates": "near duplicates of others",
-    "leaks": "in the test part have a duplicate, exact or near, in the training part",
-    "groups_in_both_parts": "groups (patients, tiles ...) have images in both parts",
+    "leaks": "in the test split have a duplicate, exact or near, in the training split",
+    "groups_in_both_parts": "groups (patients, tiles ...) have images in both splits",
     "labels_differ": "groups of exact duplicates have different labels",
-    "classes_in_one_part_only": "classes have no image in one of the parts",
+    "classes_in_one_part_only": "classes have no image in one of the splits",
     "nearly_empty_high_byte": "have 16 bits with a nearly empty high byte: train with bits=16",
-    "parts_with_unusable_labels": "part has a missing or unusable label",
-    "parts_without_the_labels_of_others": "part has no labels that fit the other's",
+    "parts_with_unusable_labels": "split has a missing or unusable label",
+    "parts_without_the_labels_of_others": "split has no labels although the other has",
 }
 MOST_EXAMPLES, MOST_ENDINGS = 3, 10  # of each kind, in the text
 

@@ -26,7 +26,7 @@ def draw_check(found: CheckResult, path: Path) -> None:
     sections = [(f"{part.name}: {len(part.source):,} images", list(_examples(found, part))) for part in found.parts]
     spread = [group for group, _ in found.leaks]
     for title, groups in (
-        ("In more than one part", spread),
+        ("In more than one split", spread),
         ("Exact duplicates", found.exact_duplicates()),
         ("Near duplicates", found.near_duplicates()),
     ):

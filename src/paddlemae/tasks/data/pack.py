@@ -83,7 +83,7 @@ def pack(
         FileNotFoundError: no such path.
         DataFault: too many unreadable images. From here on, what is done is kept.
         OSError: no room.
-        KeyboardInterrupt, Preempted: the text says that the same command goes on.
+        KeyboardInterrupt, Preempted: the text says how to resume.
     """
     if bits not in (None, 8, 16):
         raise ValueError(f"--bits is 8 or 16; got {bits}")
@@ -112,10 +112,10 @@ def pack(
             except KeyboardInterrupt as stop:
                 count = sum(len(part.source) for part in parts)
                 raise KeyboardInterrupt(
-                    f"stopped with {journal.images} of {count} images in {out}; the same command goes on"
+                    f"stopped with {journal.images} of {count} images in {out}; rerun the same command to resume"
                 ) from stop
             except OSError as fault:
-                text = f"could not write the pack ({fault.strerror or fault}); mend it, and the same command goes on"
+                text = f"could not write the pack ({fault.strerror or fault}); fix it and rerun the command to resume"
                 raise OSError(fault.errno, text, str(out)) from fault
     return PackResult(
         out,

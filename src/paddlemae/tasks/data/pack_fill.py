@@ -143,7 +143,7 @@ def fill_shards(
         shards.abandon()
     if not journal.of_part(part.name):
         path, reason = next(iter(skipped.reasons.items()))
-        raise DataFault(f"no image of {part.source.name} can be read, mend them; first: {path!r} ({reason})")
+        raise DataFault(f"no image of {part.source.name} can be read; fix or replace them; first: {path!r} ({reason})")
 
 
 def _encode_chunk(source: Source, encoding: Encoding, numbers: range) -> list[EncodedImage | UnreadableImage]:

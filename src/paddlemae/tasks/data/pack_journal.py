@@ -1,4 +1,4 @@
-"""The folder of a pack: what is done of it, so that the same command goes on, and at last its index.
+"""The folder of a pack: a journal of finished shards, from which the same command resumes, and at last its index.
 
 While a pack is made, `packing.jsonl` has what it is made of in its first line, and then a line for each shard that is
 in its place. A line that a crash left half written, and a shard without a line, count for nothing: they are made again.
@@ -212,7 +212,7 @@ def _lines(objects: Iterable[Any]) -> bytes:
 
 def _check_whole(journal: Journal) -> None:
     for name, what in find_file_faults(journal.folder, listed_files(journal.about)).items():
-        raise ValueError(f"{journal.folder} is not the whole pack: {name} {what}; add --overwrite to make it anew")
+        raise ValueError(f"{journal.folder} is not the whole pack: {name} {what}; add --overwrite to replace it")
     (journal.folder / JOURNAL_FILE).unlink(missing_ok=True)  # it was ended between its last two steps
 
 
@@ -237,7 +237,7 @@ def _compare(begun: Journal, now: About) -> None:
         different.append(f"PaddleMAE {begun.about['paddlemae']} then, {now['paddlemae']} now")
     if different:
         raise ValueError(
-            f"{begun.folder} holds a pack of something else: {', '.join(different)}; add --overwrite to make it anew, "
+            f"{begun.folder} holds a pack of something else: {', '.join(different)}; add --overwrite to replace it, "
             "or name another --out"
         )
 

@@ -87,7 +87,7 @@ def load_base(recipe: str | None, out: Path | None, overwrite: bool) -> dict[str
     if out.suffix not in (".yaml", ".yml"):
         raise ValueError(f"--out is the recipe to write, and ends in .yaml; got {out}")
     if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists already; add --overwrite to write it anew, or name another --out")
+        raise ValueError(f"{out} exists already; add --overwrite to replace it, or name another --out")
     if not out.parent.is_dir():
         raise FileNotFoundError(
             f"there is no folder {out.parent} to write {out.name} to; make it, or name another --out"
