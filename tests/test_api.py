@@ -99,9 +99,8 @@ def test_a_picture_of_pillow_is_read_as_its_file_is(tmp_path) -> None:
                 np.testing.assert_array_equal(in_memory, in_file)
 
 
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [
+def test_wrong_images_are_one_line(model) -> None:
+    for images, message in [
         (3, "expected a path, a picture of Pillow, .*; got int"),
         ([], "expected a path, .*; got none in a list"),
         (["a.png", 3.5], "expected a path, .*; got float in a list"),
@@ -110,13 +109,11 @@ def test_a_picture_of_pillow_is_read_as_its_file_is(tmp_path) -> None:
         (np.zeros((8, 8, 3), np.float32), "cannot read image 'image 0': floating-point pixels"),
         (np.zeros((8, 8, 5), np.uint8), "cannot read image 'image 0': 5 channels, where 3 are asked for"),
         ([np.zeros((8, 8), np.uint8), np.zeros(8, np.uint8)], "cannot read image 'image 1': an array of shape"),
-    ],
-)
-def test_wrong_images_are_one_line(model, images, message: str) -> None:
-    for use in (model.encode, model.reconstruct):
-        with pytest.raises((ValueError, FileNotFoundError), match=message) as fault:
-            use(images)
-        assert "\n" not in str(fault.value)
+    ]:
+        for use in (model.encode, model.reconstruct):
+            with pytest.raises((ValueError, FileNotFoundError), match=message) as fault:
+                use(images)
+            assert "\n" not in str(fault.value)
 
 
 def test_a_model_says_what_it_is_and_what_it_cannot(model, tuned, files) -> None:

@@ -150,7 +150,7 @@ class Model:
             model = load_autoencoder(self._checkpoint)  # says what it is instead
         source = as_source(images)
         seen_BCHW = np.concatenate([batch.images for batch in self._batches(source)])
-        chosen = choose_mask(choice, model.grid, len(seen_BCHW), model.patch_size)
+        chosen = choose_mask(choice, model.grid, len(seen_BCHW), model.encoder.patch_size)
         if len(chosen.keep) != len(seen_BCHW):
             raise ValueError(f"the map is of {len(chosen.keep)} images, and there are {len(seen_BCHW)}")
         blocks = [slice(start, start + AT_ONCE) for start in range(0, len(seen_BCHW), AT_ONCE)]

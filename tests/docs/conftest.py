@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from tests.support.pages import blocks, yaml_name
 from tests.support.paths import ROOT
+from tests.support.pictures import write_noise
 
 SMALL = ["steps=2", "batch_size=4", "embed_dim=16", "depth=1", "num_heads=2", "threads=1"]
 SHORT = {"pretrain": SMALL, "finetune": SMALL, "study": SMALL, "probe": ["steps=2", "batch_size=4", "threads=1"]}
@@ -28,23 +28,19 @@ class Desk:
     typed: set[str] = field(default_factory=set)
 
 
-def write_picture(path: Path, seed: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
-
-
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     folder = tmp_path_factory.mktemp("desk")
     (folder / "scenes").mkdir()
     for number in range(8):
-        write_picture(folder / f"imagenet1000/{number}.png", number)
-        write_picture(folder / f"photos/{number}.png", number)
+        write_noise(folder / f"imagenet1000/{number}.png", number)
+        write_noise(folder / f"photos/{number}.png", number)
         bands = np.random.default_rng(number).integers(0, 10_000, (13, 16, 16), dtype=np.uint16)
         np.save(folder / f"scenes/{number}.npy", bands)
         for part in ("train", "test"):
             for place, label in enumerate(("cat", "dog")):
-                write_picture(folder / f"cifar10/{part}/{label}/{number}.png", 100 + 10 * number + place)
+                for labelled in ("cifar10", "labelled"):
+                    write_noise(folder / f"{labelled}/{part}/{label}/{number}.png", 100 + 10 * number + place)
     return Desk(folder)
 
 

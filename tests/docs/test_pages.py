@@ -59,7 +59,7 @@ def test_make_has_the_targets_that_are_named(page: Path) -> None:
 
 
 def test_the_readme_lists_every_command() -> None:
-    listed = [command for command, *_ in rows(README, "command", "does")]
+    listed = [command for command, *_ in rows(README, "command", "purpose")]
     for command, below in COMMANDS.items():
         said = " ".join(row for row in listed if re.match(rf"`paddlemae {command}\b", row))
         assert said and below <= set(re.findall(r"\w+", said)), command

@@ -20,6 +20,7 @@ from PIL import Image
 
 from paddlemae.data.decode.images import REDUCTIONS, Need, Picture
 from paddlemae.data.decode.pixel_format import Pixels, convert_depth, default_bits, largest_value
+from paddlemae.data.views.limits import check_crops
 from paddlemae.data.views.randaugment import Operations, RandAugment, apply_operations, draw_operations
 
 Box = tuple[int, int, int, int]
@@ -88,16 +89,9 @@ class View:
     def __post_init__(self) -> None:
         if min(self.image_size) < 1 or self.channels < 1:
             raise ValueError(f"expected positive image_size and channels, got {self.image_size}, {self.channels}")
-        if self.crop_scale and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(f"expected 0 < smallest <= largest <= 1 as crop_scale, got {self.crop_scale}")
-        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
-            raise ValueError(f"expected 0 < smallest <= largest as crop_ratio, got {self.crop_ratio}")
+        check_crops(self.crop_scale, self.crop_ratio, self.shift, self.eval_crop_ratio)
         if not 0 <= self.shift < min(self.image_size):
             raise ValueError(f"expected a shift in 0..{min(self.image_size) - 1} pixels, got {self.shift}")
-        if self.shift and self.crop_scale:
-            raise ValueError("a view is cropped or shifted, not both; set crop_scale to null or shift to 0")
-        if not 0 < self.eval_crop_ratio <= 1:
-            raise ValueError(f"expected 0 < eval_crop_ratio <= 1, got {self.eval_crop_ratio}")
         if self.decode not in ("fast", "exact"):
             raise ValueError(f"expected decode 'fast' or 'exact', got {self.decode!r}")
         if self.repeats < 1:
