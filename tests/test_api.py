@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from PIL import Image
 import paddlemae
 from paddlemae.data.sources import as_source
 from paddlemae.data.sources.source import Source
+from paddlemae.recipe import parse_overrides
+from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks.evaluate import evaluate
 
 
@@ -188,3 +191,17 @@ def test_pretraining_is_the_command_s(tmp_path, photos, pretrained, tiny) -> Non
 
 def test_notebooks_complete_the_names_that_there_are() -> None:
     assert {"load", "pretrain", "finetune", "reconstruct", "__version__"} <= set(dir(paddlemae))
+
+
+def test_several_processes_train_as_one(tmp_path, tiny, encoder, colours, capfd) -> None:
+    settings = {**parse_overrides([*tiny, "steps=2", "batch_size=4"]), "threads": 1}
+    out = paddlemae.pretrain(data=colours, out=tmp_path / "run", procs=2, quiet=True, **settings)
+    assert len(list(read_metrics(out))) > 0 and paddlemae.load(out).kind == "mae"
+    tuning = {**parse_overrides(encoder), "steps": 2, "batch_size": 4, "threads": 1}
+    result = paddlemae.finetune(init="scratch", data=colours, out=tmp_path / "tuned", procs=2, quiet=True, **tuning)
+    assert result == json.loads((tmp_path / "tuned" / "result.json").read_text())
+    with pytest.raises(ValueError, match="3 processes can't share a batch_size of 4 evenly"):
+        paddlemae.pretrain(data=colours, out=tmp_path / "other", procs=3, **settings)
+    with pytest.raises(RuntimeError, match="the 2 processes of this training ended with status 2"):
+        paddlemae.pretrain(data=tmp_path / "nowhere", out=tmp_path / "other", procs=2, **settings)
+    assert "nowhere" in capfd.readouterr().err and not (tmp_path / "other").exists()

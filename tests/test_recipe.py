@@ -19,6 +19,8 @@ from paddlemae.recipe import (
     dump_recipe,
     load,
     load_recipe,
+    override_text,
+    parse_overrides,
     recipe_about,
     recipe_content,
     settings_of,
@@ -56,6 +58,17 @@ def test_defaults_are_the_papers() -> None:
     assert (shape.decoder_embed_dim, shape.decoder_depth, shape.decoder_num_heads) == (512, 8, 16)
     assert shape.norm_pix_loss and shape.cls_token and shape.positions == "sincos2d"
     assert tuning.betas == (0.9, 0.999) and tuning.label_smoothing == 0.1 and tuning.model.pool == "mean"
+
+
+@pytest.mark.parametrize("value", [3, 0.5, None, True, "grid", "7", "none", "a: b", "1e-4", "", [0.5, 1], "true"])
+def test_a_setting_is_the_same_as_a_value_and_as_text(value: object) -> None:
+    assert parse_overrides([override_text("key", value)]) == {"key": value}
+
+
+def test_overrides_are_a_mapping_or_texts() -> None:
+    texts = ["depth=3", "mask=grid", "mean=[0.5]", "std=[0.5]", "channels=1"]
+    assert load_recipe("pretrain", None, parse_overrides(texts)) == load_recipe("pretrain", None, texts)
+    assert list(parse_overrides(["seed=1", "training.seed=2", "seed=3"])) == ["training.seed", "seed"]
 
 
 def test_overrides_beat_the_file_which_beats_the_defaults(tmp_path) -> None:

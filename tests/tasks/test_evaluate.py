@@ -17,7 +17,7 @@ from paddlemae.data.sources import SourceNote, open_source, subset, with_classes
 from paddlemae.data.views.augment import eval_view
 from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.positions import resize_positions
-from paddlemae.recipe import load_recipe
+from paddlemae.recipe import load_recipe, parse_overrides
 from paddlemae.runs.confusion import Confusion, read_confusion
 from paddlemae.runs.exhibit_files import read_exhibit
 from paddlemae.tasks import evaluate as task
@@ -325,8 +325,8 @@ def test_a_probe_of_the_untrained_encoder_is_logged_beside_the_other(run: Path, 
 def test_a_study_logs_both_starts_beside_the_pretraining(run: Path, alike: Path, encoder, tmp_path: Path) -> None:
     before = len(results_of(run))
     # from scratch the model has to be named; it is the pretraining's own
-    settings = (f"data={alike}", *encoder, *QUICK)
-    plan = Study(None, settings, "labels", ("6",), (1,), str(run), scratch=True)
+    settings = parse_overrides([f"data={alike}", *encoder, *QUICK])
+    plan = Study(None, settings, "labels", {"6": 6}, (1,), str(run), scratch=True)
     found = study(plan, tmp_path / "study", finetune, quiet=True)["top1"]
     logged = results_of(run)[before:]
     assert [(one["start"], one["protocol"]["seed"]) for one in logged] == [("pretrained", 1), ("scratch", 1)]
