@@ -38,13 +38,14 @@ def timed(room, name):
         return result
     setattr(room, name, noted)
 
-for room, name in ((task, "_parts"), (task, "look_at"), (duplicates, "exact_groups"), (duplicates, "near_groups"),
-                   (task, "summary"), (task, "write")):
+for room, name in ((task, "_open_splits"), (task, "survey_sources"), (duplicates, "find_exact_groups"),
+                   (duplicates, "find_near_groups"), (task, "summarize"), (task, "write_check")):
     timed(room, name)
 started, out = time.perf_counter(), Path(sys.argv[2])
-found = task.check(sys.argv[1], workers=0, quiet=True, out=out)
-print(task.summary(found))
-task.write(found, out)
+found = task.check(sys.argv[1], workers=0, quiet=True)
+print(task.summarize(found))
+out.mkdir(exist_ok=True)
+task.write_check(found, out)
 computing, count = time.process_time(), len(found.exact)
 print(f"{count} images in {computing:.0f} s of CPU time ({time.perf_counter() - started:.0f} s by the clock), "
       f"{count / computing:.0f} images/s; wrote " +

@@ -14,12 +14,12 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.inspect.duplicates import MOST_BITS, NEAR_STEPS, hashes_of, look_alike, near_groups
-from paddlemae.data.inspect.survey import COLUMNS, ROWS, look_at
+from paddlemae.data.inspect.duplicates import MOST_BITS, NEAR_STEPS, are_similar, find_near_groups, hash_thumbnails
+from paddlemae.data.inspect.survey import COLUMNS, ROWS, survey_sources
 from paddlemae.data.sources import open_source
 
 _QUERIES = 500  # that are compared with everything at a time
-_WELL_BELOW = 0.96  # float32 products find candidates, which `look_alike` judges
+_WELL_BELOW = 0.96  # float32 products find candidates, which `are_similar` judges
 
 
 def pairs_by_force(queries_NP: NDArray[np.uint8], others_NP: NDArray[np.uint8]) -> tuple[NDArray, NDArray]:
@@ -31,9 +31,9 @@ def pairs_by_force(queries_NP: NDArray[np.uint8], others_NP: NDArray[np.uint8]) 
         found.append((a + start, b))
     a, b = (np.concatenate(each) for each in zip(*found))
     differing = np.unpackbits(
-        (hashes_of(queries_NP)[a] ^ hashes_of(others_NP)[b]).view(np.uint8).reshape(-1, 8), axis=1
+        (hash_thumbnails(queries_NP)[a] ^ hash_thumbnails(others_NP)[b]).view(np.uint8).reshape(-1, 8), axis=1
     )
-    near = look_alike(queries_NP[a], others_NP[b]) & (differing.sum(axis=1) <= MOST_BITS)
+    near = are_similar(queries_NP[a], others_NP[b]) & (differing.sum(axis=1) <= MOST_BITS)
     return a[near], b[near]
 
 
@@ -57,7 +57,7 @@ def blends(thumbnails_NP: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
 
 def grouped(thumbnails_NP: NDArray[np.uint8]) -> NDArray[np.int64]:
     started, count = time.process_time(), len(thumbnails_NP)
-    firsts = near_groups(thumbnails_NP, np.arange(count), np.ones(count, np.bool_), lambda step: None)
+    firsts = find_near_groups(thumbnails_NP, np.arange(count), np.ones(count, np.bool_), lambda step: None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(
         f"{count} images compared in {time.process_time() - started:.1f} s of CPU time ({NEAR_STEPS} sorts): "
@@ -72,7 +72,7 @@ def main() -> None:
     usage.add_argument("--blends", type=int, default=0)
     options = usage.parse_args()
     train, test = open_source(options.data, "train"), open_source(options.data, "test")
-    thumbnails = look_at([train, test], 3).thumbnails_NP
+    thumbnails = survey_sources([train, test], 3).thumbnails_NP
     firsts = grouped(thumbnails)
     if options.blends:
         grouped(blends(thumbnails, options.blends))

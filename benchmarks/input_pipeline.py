@@ -101,9 +101,9 @@ def _files(job: Job, folder: str):
 
 def _packed(job: Job, folder: str):
     """A packed cache of resized images, which is made before the clock starts."""
-    from paddlemae.data.cache import pack
+    from paddlemae.data.cache import cache_images
 
-    return pack(_files(job, folder), folder, _view(job))
+    return cache_images(_files(job, folder), folder, _view(job))
 
 
 SOURCES: dict[str, Callable[[Job, str], Any]] = {"pillow": lambda *_: None, "ours": _files, "packed": _packed}

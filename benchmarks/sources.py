@@ -235,7 +235,7 @@ def main() -> None:
     usage.add_argument("--kept-bytes", type=int, help="of a Parquet table's row groups that stay in memory")
     options = usage.parse_args()
     if options.kept_bytes is not None:
-        table_files.KEPT_BYTES = options.kept_bytes
+        table_files.CACHED_BYTES = options.kept_bytes
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     keep_freed_memory()

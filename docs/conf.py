@@ -24,16 +24,18 @@ html_use_index = False
 
 # The order of reading. Not in index.md, where GitHub would show it as a block of code.
 PAGES = {
-    "Start": ["first-hour", "data", "data-faults", "reading-fast"],
+    "Start": ["first-hour", "data", "data-faults", "reading-fast", "glossary"],
     "Train": ["recipes", "settings", "runs", "processes"],
     "Look": ["reconstruct", "evaluate", "features"],
     "Use elsewhere": ["weights", "weights-safety", "export", "python"],
-    "How it is made, and proofs": ["design", "glossary", "parity", "speed", "soak", "RESULTS"],
+    "Design": ["design"],
+    "Evidence": ["RESULTS", "parity", "speed", "data-measured", "weights-measured", "export-measured", "processes-measured"]
+    + ["soak", "log"],
 }
 
 
 def append_contents(app, name: str, source: list[str]) -> None:
-    """Add to the first page what Sphinx makes the sidebar of."""
+    """Append the table of contents, which Sphinx turns into the sidebar, to the first page."""
     if name == root_doc:
         for caption, pages in PAGES.items():
             source[0] += "\n```{toctree}\n:hidden:\n:caption: " + caption + "\n\n" + "\n".join(pages) + "\n```\n"

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from paddlemae.data.views.erasing import Erasing, draw_erasing
 from paddlemae.data.views.mixup import Mixing, draw_mixture
-from paddlemae.data.views.randaugment import NAMES, apply_operations
+from paddlemae.data.views.randaugment import OPERATION_NAMES, apply_operations
 
 SIZE, MAGNITUDE, COLUMNS = 160, 9.0, 8
 MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
@@ -46,7 +46,7 @@ def opened(path: str) -> np.ndarray:
 def pictures(one: np.ndarray, other: np.ndarray) -> list[tuple[str, np.ndarray]]:
     fill = tuple(round(255 * value) for value in MEAN)
     sheet = [("original", one), ("the other one", other)]
-    for name in NAMES:
+    for name in OPERATION_NAMES:
         signs = (1,) if name in ONE_WAY else (1, -1)
         for sign in signs:
             title = name if len(signs) == 1 else f"{name} {'+' if sign > 0 else '-'}"

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from paddlemae.report.collect import collect, markdown_row
+from paddlemae.report.collect import collect
+from paddlemae.report.results import markdown_row
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, KEPT = DOCS / "RESULTS.md", DOCS / "results"

@@ -17,7 +17,7 @@ import pytest
 
 from paddlemae.cli import app
 from paddlemae.engine.device import STRIDE_FLAG
-from paddlemae.system.signals import SIGNALS
+from paddlemae.system.signals import SIGNAL_NAMES
 from paddlemae.tasks.training import memory_trial
 
 pytest.register_assert_rewrite("tests.support", "tests.fuzz")
@@ -46,7 +46,7 @@ def paddle_as_in_a_new_process() -> None:
 @pytest.fixture(autouse=True)
 def signals_as_before() -> Iterator[None]:
     """A command that was preempted ignores schedulers until its process ends, which here goes on."""
-    names = [name for name in SIGNALS if hasattr(signal, name)]
+    names = [name for name in SIGNAL_NAMES if hasattr(signal, name)]
     before = {name: signal.getsignal(getattr(signal, name)) for name in names}
     yield
     for name, handler in before.items():

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import paddlemae
-from paddlemae.data.sources import given_source
+from paddlemae.data.sources import as_source
 from paddlemae.data.sources.source import Source
 from paddlemae.tasks.evaluate import evaluate
 
@@ -55,7 +55,7 @@ def test_images_have_the_same_features_in_every_form(model, files, photos) -> No
 
 def test_what_is_kept_of_an_image_is_its_file_or_its_values(files) -> None:
     picture = Image.open(files[0])
-    source = given_source([files[0], picture, np.asarray(picture)])
+    source = as_source([files[0], picture, np.asarray(picture)])
     assert source.stored(0) == files[0].read_bytes()
     for i in (1, 2):
         np.testing.assert_array_equal(source.stored(i), np.asarray(picture))
@@ -94,7 +94,7 @@ def test_a_picture_of_pillow_is_read_as_its_file_is(tmp_path) -> None:
     for name in (*pictures, "c.png"):
         with Image.open(tmp_path / name) as opened:
             for channels in (1, 3):
-                sources: list[Source] = [given_source(opened), given_source(tmp_path / name)]
+                sources: list[Source] = [as_source(opened), as_source(tmp_path / name)]
                 in_memory, in_file = (source.read(0, channels) for source in sources)
                 np.testing.assert_array_equal(in_memory, in_file)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from paddlemae.data.batches import eval_batches
 from paddlemae.data.decode.images import UnreadableImage
-from paddlemae.data.sources import GivenReader, Images, Source, given_source
+from paddlemae.data.sources import Images, InMemoryReader, Source, as_source
 from paddlemae.engine import device as devices
 from paddlemae.engine.host import host_as_before
 from paddlemae.model.mae import MaskedAutoencoder
@@ -62,7 +62,7 @@ def load(
 class Model:
     """A trained model; `load` makes one.
 
-    Images are given as in `given_source`: a path, a picture of Pillow, a uint8 or uint16 array, a list of these, or a
+    Images are given as in `as_source`: a path, a picture of Pillow, a uint8 or uint16 array, a list of these, or a
     source ("digits", a folder, an archive ...). They are resized and cropped as in evaluation. One that can't be read
     is a ValueError, so that results are always as many as images, in their order. Outputs that are not finite are a
     FloatingPointError.
@@ -148,7 +148,7 @@ class Model:
         model = self.layer
         if not isinstance(model, MaskedAutoencoder):
             model = load_autoencoder(self._checkpoint)  # says what it is instead
-        source = given_source(images)
+        source = as_source(images)
         seen_BCHW = np.concatenate([batch.images for batch in self._batches(source)])
         chosen = choose_mask(choice, model.grid, len(seen_BCHW), model.patch_size)
         if len(chosen.keep) != len(seen_BCHW):
@@ -170,8 +170,8 @@ class Model:
         )
 
     def _outputs(self, images: Images, output: FeatureKind | Literal["logits"]) -> np.ndarray:
-        source = given_source(images)
-        in_memory = isinstance(source.reader, GivenReader) and not source.reader.all_files
+        source = as_source(images)
+        in_memory = isinstance(source.reader, InMemoryReader) and not source.reader.all_files
         settings: dict[str, Any] = dict(batch_size=AT_ONCE, workers=0 if in_memory else "auto", threads=self._threads)
         with self._computing():
             parts = embedded(self.layer, self.description, source, kind=output, on_skip=_refuse, **settings)

@@ -432,7 +432,7 @@ def test_a_worker_killed_while_it_receives_work_is_replaced(bounded: None, tmp_p
 
 
 def test_deaths_far_apart_are_all_made_good(bounded: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_workers, "THINGS_TO_REGAIN_TRUST", 5)
+    monkeypatch.setattr(data_workers, "MADE_TO_RESET_DEATHS", 5)
     monkeypatch.setattr(data_workers, "MOST_DEATHS", 1)
     stream = train_batches(Numbered(50), AS_IT_IS, batch_size=4, seed=0, num_steps=36, workers=1)
     for number, _ in enumerate(stream):

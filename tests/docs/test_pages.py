@@ -1,110 +1,20 @@
-"""The README and the pages of docs/: every command is run as it stands there, and links lead somewhere."""
+"""The README and the pages of docs/: every block is run or says why not, and links lead somewhere."""
 
 from __future__ import annotations
 
 import re
-import shlex
-import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pytest
 import typer
-from PIL import Image
 
 from paddlemae.cli import app
-from tests.support.pages import PAGES, README, blocks, links, name, prose, rows
+from tests.support.pages import PAGES, README, blocks, links, name, prose, rows, yaml_name
 from tests.support.paths import ROOT
 
-FIRST_HOUR = ROOT / "docs" / "first-hour.md"
-SMALL = ["steps=2", "batch_size=4", "embed_dim=16", "depth=1", "num_heads=2", "threads=1"]
-SHORT = {"pretrain": SMALL, "finetune": SMALL, "study": SMALL, "probe": ["steps=2", "batch_size=4", "threads=1"]}
-FINDINGS = ("data", "check")  # a status of 1 says that something was found
 # of each command, those below it
 COMMANDS = {one: set(getattr(what, "commands", ())) for one, what in typer.main.get_command(app.app).commands.items()}
 PROGRAMS = ("paddlemae", "make", "pip", "python", "python3", "bash", "sh", "srun", "ssh", "git", "apt-get")
-
-
-@dataclass
-class Desk:
-    """Where a reader types: a folder of pictures, and what was typed there."""
-
-    folder: Path
-    typed: set[str] = field(default_factory=set)
-
-
-def write_picture(path: Path, seed: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
-
-
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    folder = tmp_path_factory.mktemp("desk")
-    (folder / "scenes").mkdir()
-    for number in range(8):
-        write_picture(folder / f"imagenet1000/{number}.png", number)
-        write_picture(folder / f"photos/{number}.png", number)
-        bands = np.random.default_rng(number).integers(0, 10_000, (13, 16, 16), dtype=np.uint16)
-        np.save(folder / f"scenes/{number}.npy", bands)
-        for part in ("train", "test"):
-            for place, label in enumerate(("cat", "dog")):
-                write_picture(folder / f"cifar10/{part}/{label}/{number}.png", 100 + 10 * number + place)
-    return Desk(folder)
-
-
-@pytest.fixture
-def type_page(desk: Desk, paddlemae: Callable, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """Type a page's commands, but for those that were typed before; a later page may use what the first hour made."""
-    monkeypatch.chdir(desk.folder)
-
-    def type_command(command: str) -> None:
-        program, *arguments = shlex.split(command)
-        if program == "make":  # minutes, and a network: only that make knows how
-            done = subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, capture_output=True, text=True)
-            assert done.returncode == 0, (command, done.stderr)
-            return
-        assert program == "paddlemae", f"{command!r} can't be run here: fence it without 'bash' and say why"
-        fewer = ["10" if word == "5000" else word for word in arguments]
-        # a later setting wins: the commands stay as typed, only their trainings are cut short
-        done = paddlemae(*fewer, *SHORT.get(arguments[0], []))
-        assert done.status in ((0, 1) if tuple(arguments[:2]) == FINDINGS else (0,)), (command, done.err)
-
-    def type_all(page: Path) -> None:
-        for block in blocks(page):
-            if block.language == "yaml":
-                Path(yaml_name(block.text)).write_text(block.text)
-            if block.language == "bash":
-                for command in block.commands():
-                    if command not in desk.typed:
-                        desk.typed.add(command)
-                        type_command(command)
-
-    type_all(FIRST_HOUR)
-    return type_all
-
-
-def yaml_name(text: str) -> str:
-    """What a block of YAML calls itself in its first line."""
-    named = re.match(r"# (\w+\.yaml)\n", text)
-    assert named, f"begin it with the name that a command can give it, '# NAME.yaml': {text[:80]!r}"
-    return named[1]
-
-
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if any(one.language == "bash" for one in blocks(page))], ids=name
-)
-def test_every_command_runs(page: Path, type_page: Callable) -> None:
-    type_page(page)  # fails with the command that does
-
-
-def test_the_first_hour_leaves_what_it_says(type_page: Callable, desk: Desk) -> None:
-    for path in ("photos.png", "cifar10-check/check.png"):
-        assert (desk.folder / path).read_bytes().startswith(b"\x89PNG")
-    assert (desk.folder / "runs/cifar10-tuned/checkpoints/best").exists()
-    assert (desk.folder / "runs/cifar10/report.html").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -149,7 +59,7 @@ def test_make_has_the_targets_that_are_named(page: Path) -> None:
 
 
 def test_the_readme_lists_every_command() -> None:
-    listed = [command for command, *_ in rows(README, "command", "does")]
+    listed = [command for command, *_ in rows(README, "command", "purpose")]
     for command, below in COMMANDS.items():
         said = " ".join(row for row in listed if re.match(rf"`paddlemae {command}\b", row))
         assert said and below <= set(re.findall(r"\w+", said)), command

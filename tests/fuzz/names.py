@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from paddlemae.system.display_names import LONGEST, shown, shown_lines, stored
+from paddlemae.system.display_names import LONGEST, display_name, escape_lines, escape_surrogates
 
 WORDS = [
     "cat",
@@ -76,24 +76,24 @@ def check(seed: int, folder: Path) -> None:
     rng = random.Random(seed)
     name, other, encoding = name_of(rng), name_of(rng), rng.choice(ENCODINGS)
     most = rng.choice([3, 8, 32, LONGEST, 200])
-    line, whole = shown(name, most, encoding=encoding), shown(name, None, encoding=encoding)
+    line, whole = display_name(name, most, encoding=encoding), display_name(name, None, encoding=encoding)
     for one in (line, whole):
         assert is_harmless(one), (name, one)
         one.encode(encoding)  # strict
     assert columns(line) <= most and (line == whole or "..." in line), (name, line)
-    assert shown(line, most, encoding=encoding) == line and shown(whole, None, encoding=encoding) == whole
+    assert display_name(line, most, encoding=encoding) == line and display_name(whole, None, encoding=encoding) == whole
     if name.isascii() and name.isprintable():
         assert whole == name
     if "\\" not in name + other and name != other:
-        assert whole != shown(other, None, encoding=encoding), (name, other)
+        assert whole != display_name(other, None, encoding=encoding), (name, other)
     lacking = frozenset(rng.sample(sorted(set(name)), rng.randint(0, len(set(name)))))
-    assert not {one for one in lacking if not one.isascii()} & set(shown(name, most, without=lacking))
-    lines = shown_lines(f"{name}\n\t{other}", encoding)
+    assert not {one for one in lacking if not one.isascii()} & set(display_name(name, most, without=lacking))
+    lines = escape_lines(f"{name}\n\t{other}", encoding)
     lines.encode(encoding)
-    assert all(map(is_harmless, lines.replace("\t", "\n").split("\n"))) and shown_lines(lines, encoding) == lines
-    kept = stored(name)
+    assert all(map(is_harmless, lines.replace("\t", "\n").split("\n"))) and escape_lines(lines, encoding) == lines
+    kept = escape_surrogates(name)
     kept.encode()
-    assert stored(kept) == kept and (kept == name or any("\ud800" <= one <= "\udfff" for one in name))
+    assert escape_surrogates(kept) == kept and (kept == name or any("\ud800" <= one <= "\udfff" for one in name))
 
 
 def check_pictures(seed: int, folder: Path) -> None:
@@ -116,7 +116,7 @@ def check_pictures(seed: int, folder: Path) -> None:
     for number in "abcde":
         with Image.open(folder / f"{number}.png") as image:
             assert 0 < image.size[0] <= 2400 and 0 < image.size[1] <= 2400, image.size
-    kept = [stored(name) for name in names]
+    kept = [escape_surrogates(name) for name in names]
     rows = Rows(labels, kept, kept, np.zeros((len(names), 2), np.float32))
     about: dict = dict.fromkeys(("model", "weights", "data", "split"), names[0])
     about |= {"images": len(names), "token": "cls", "layer": None, "norm": "layer"}

@@ -25,7 +25,7 @@ from paddlemae.engine import device
 from paddlemae.model.vit import VisionTransformer
 from paddlemae.recipe import dump_recipe, load_recipe
 from paddlemae.report.collect import collect
-from paddlemae.runs.exhibit_files import PARTS, read_exhibit, write_exhibit
+from paddlemae.runs.exhibit_files import EXHIBIT_TITLES, read_exhibit, write_exhibit
 from paddlemae.runs.runlog import (
     forget_metrics_after,
     is_finished,
@@ -88,7 +88,7 @@ def whole_run() -> Path:
     log_skipped(run, 1, "a.png", "it is none")
     log_result(run, [RESULT])
     (run / "result.json").write_text(json.dumps({"top1": 0.5, "top5": 1.0}))
-    for part in PARTS:
+    for part in EXHIBIT_TITLES:
         write_exhibit(run, part, {"classes": ["a", "b"], "counts": [[1, 0], [0, 1]], "items": [], "steps": []})
     mark_finished(run)
     about = dict(model="m", weights="w", data="digits", split=None, images=3, token="cls", layer=None, norm="layer")
@@ -133,7 +133,7 @@ def readers(run: Path) -> dict[str, tuple[Callable[[], Any], tuple[str, ...]]]:
         "is finished": (lambda: is_finished(run), ("environment.json",)),
         "part": (lambda: parts._read(0), ("f.npz.parts/*",)),
         "parts' note": (lambda: parts._different({}), ("f.npz.parts/*",)),
-        **{part: (functools.partial(read_exhibit, run, part), (f"exhibits/{part}.json",)) for part in PARTS},
+        **{part: (functools.partial(read_exhibit, run, part), (f"exhibits/{part}.json",)) for part in EXHIBIT_TITLES},
         # those that write, last
         "forget": (lambda: forget_metrics_after(run, 1), ("metrics.jsonl",)),
         "finish": (lambda: mark_finished(run), ("environment.json",)),

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from paddlemae.data.sources import MissingPart, SourceNote, open_source
+from paddlemae.data.sources import MissingSplit, SourceNote, open_source
 from tests.support.source_writers import add, png
 
 TRAIN, VAL, TEST = ("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing")
@@ -285,7 +285,7 @@ def read(spec: Path, split: str, with_labels: bool) -> tuple[Wanted, list[str]]:
         warnings.simplefilter("always")
         try:
             source = open_source(str(spec), split, labelled=with_labels)
-        except (ValueError, MissingPart) as refusal:
+        except (ValueError, MissingSplit) as refusal:
             assert "\n" not in str(refusal) and len(str(refusal)) < 2000, refusal
             return None, []
     assert all(issubclass(warning.category, SourceNote) for warning in caught), [str(w.message) for w in caught]

@@ -11,7 +11,7 @@ from unittest import mock
 from paddlemae.data.sources.folder import RUN_MARKS, list_images
 from paddlemae.data.sources.output_folders import check_outside
 from paddlemae.system import atomic
-from paddlemae.system.atomic import put, replace_bytes
+from paddlemae.system.atomic import move_into_place, replace_bytes
 
 NAMES = ("a", "runs", "train", "b c", "é", "x.png", "cat")
 IMAGES = ("0.png", "1.JPG", "recipe.yaml.png", "environment.json.jpg")
@@ -94,7 +94,7 @@ def check_put(dice: random.Random, folder: Path) -> None:
         real(source, target)
 
     with mock.patch.object(os, "replace", replace), contextlib.suppress(OSError):
-        put(beside, final)
+        move_into_place(beside, final)
     assert content(final) in ([new] if not beside.exists() else [old])
     assert {one.name for one in folder.iterdir()} <= {"final", "beside"}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import paddlemae
-from paddlemae.system.run_module import python_module
+from paddlemae.system.run_module import module_command
 
 ROOT = Path(paddlemae.__file__).parents[1]
 OTHERS = ("numpy", "paddle", "yaml", "typer", "rich", "pydantic", "matplotlib", "PIL", "jinja2", "safetensors")
@@ -42,7 +42,7 @@ def test_the_files_would_be_executed(hostile) -> None:
 
 
 def test_a_module_of_a_process_of_ours_is_run_without_them(hostile) -> None:
-    done = subprocess.run([*python_module("json.tool"), "--help"], cwd=hostile, capture_output=True, text=True)
+    done = subprocess.run([*module_command("json.tool"), "--help"], cwd=hostile, capture_output=True, text=True)
     assert done.returncode == 0 and "usage" in done.stdout and executed(hostile) == set()
 
 

@@ -14,7 +14,7 @@ ROOT = Path(paddlemae.__file__).parent
 ALLOWED = {
     "system": set(),
     "engine": {"system"},
-    "recipe": {"model", "system"},
+    "recipe": {"data", "model", "system"},
     "model": {"engine"},
     "data": {"engine", "system"},
     "weights": {"engine", "model", "system"},

@@ -20,7 +20,7 @@ from paddlemae.tasks import pretrain as task
 from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.probe import probe
-from paddlemae.tasks.training import classification, run_training
+from paddlemae.tasks.training import finish_run, run_training
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.train import loss_spikes
 from paddlemae.train.checkpoint import check_intact, find_checkpoint
@@ -162,7 +162,7 @@ def test_what_is_done_is_done_once(tmp_path, monkeypatch, colours, pretrained) -
     def killed(folder: Path) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(classification, "mark_finished", killed)
+    monkeypatch.setattr(finish_run, "mark_finished", killed)
     with pytest.raises(MemoryError):
         probe(recipe, Start(tmp_path / "run", quiet=True))
     monkeypatch.undo()

@@ -18,10 +18,10 @@ from paddlemae.data.sources import open_source
 from paddlemae.recipe import load_recipe
 from paddlemae.runs import runlog
 from paddlemae.runs.runlog import is_finished, open_run, read_results
-from paddlemae.system.locks import LOCK_FILE, locked_file, locked_folder
+from paddlemae.system.locks import LOCK_FILE, lock_file, lock_folder
 from paddlemae.system.signals import Preempted
 from paddlemae.tasks import finetune, knn, pretrain, search
-from paddlemae.tasks.training import classification
+from paddlemae.tasks.training import classification, finish_run
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.tasks.training.run_start import Start
 
@@ -84,8 +84,12 @@ def test_a_read_only_run_is_measured(command: str, tmp_path: Path, read_only: Pa
 
 
 def test_pictures_that_fail_cost_no_training(tmp_path: Path, origin: Path, colours, monkeypatch) -> None:
-    for name in ("draw_confusion", "draw_curves", "show_mistakes"):
-        monkeypatch.setattr(classification, name, broken)
+    for module, name in (
+        (classification, "draw_confusion"),
+        (classification, "show_mistakes"),
+        (finish_run, "draw_curves"),
+    ):
+        monkeypatch.setattr(module, name, broken)
     monkeypatch.setattr(finetune, "show_attention", broken)
     recipe = load_recipe("finetune", None, [*FINETUNE, f"init={origin}", f"data={colours}"])
     with pytest.warns(UserWarning, match="could not be written: TypeError, a picture that can't be drawn$") as caught:
@@ -156,7 +160,7 @@ def test_search_says_what_it_found_before_it_draws(
 def test_a_folder_in_use_is_refused_before_any_work(words: list[str], tmp_path, origin, photos, paddlemae) -> None:
     out = tmp_path / ("f.npz" if words[0] == "embed" else "out")
     named = [word.format(photos=photos, origin=origin) for word in words]
-    lock = locked_file if words[0] == "embed" else locked_folder
+    lock = lock_file if words[0] == "embed" else lock_folder
     with lock(out):
         before = sorted(tmp_path.rglob("*"))
         done = paddlemae(*named, "--out", out)
@@ -165,7 +169,7 @@ def test_a_folder_in_use_is_refused_before_any_work(words: list[str], tmp_path, 
 
 
 def test_a_training_says_that_it_is_alive_to_a_launcher(tmp_path: Path, photos, tiny, paddlemae) -> None:
-    with locked_folder(tmp_path / "run"):
+    with lock_folder(tmp_path / "run"):
         done = paddlemae("pretrain", *tiny, "--data", photos, "--out", tmp_path / "run", "--procs", "2")
     assert done.status == 2 and "another command is writing there" in done.err
 
@@ -226,7 +230,7 @@ def test_a_dangling_link_is_removed(linked: Path) -> None:
 
 
 def test_the_lock_is_no_part_of_a_run_and_stays(linked: Path) -> None:
-    with locked_folder(linked):
+    with lock_folder(linked):
         open_run(linked, overwrite=True)
         assert (linked / LOCK_FILE).exists()
     (linked / "checkpoints").unlink()

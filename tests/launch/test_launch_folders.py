@@ -15,7 +15,7 @@ def held_elsewhere(folder):
     code = (
         "import tempfile, time; from pathlib import Path; from paddlemae.launch import launcher as launch;"
         f"tempfile.tempdir = {str(folder)!r}; made = Path(tempfile.mkdtemp(prefix=launch._folder_prefix()));"
-        "held = launch.locked_by_descriptor(made); (made / launch.LAUNCHER_LOG).touch();"
+        "held = launch.lock_descriptor(made); (made / launch.LAUNCHER_LOG).touch();"
         "print('held', flush=True); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
@@ -86,8 +86,8 @@ def test_a_process_that_a_launch_gave_up_before_it_knew_of_it_ends(tmp_path):
     folder.mkdir()
     code = (
         "import json, os; from pathlib import Path; from paddlemae.cli import rank_main;"
-        "from paddlemae.system.locks import identity;"
-        f"rank_main._die_with(identity(os.getppid()), Path({str(folder)!r}))"
+        "from paddlemae.system.locks import process_identity;"
+        f"rank_main._die_with(process_identity(os.getppid()), Path({str(folder)!r}))"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as process:
         time.sleep(1)

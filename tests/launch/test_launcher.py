@@ -23,10 +23,10 @@ import pytest
 
 import paddlemae
 from paddlemae.launch import launcher
-from paddlemae.launch.commands import without
-from paddlemae.launch.launcher import Launch, identity, note_entered, run_ranks
-from paddlemae.runs.full_disk_output import outliving_lost_output
-from paddlemae.system.signals import SIGNALS
+from paddlemae.launch.commands import remove_options
+from paddlemae.launch.launcher import Launch, process_identity, report_entered, run_ranks
+from paddlemae.runs.full_disk_output import survive_lost_output
+from paddlemae.system.signals import SIGNAL_NAMES
 
 LAUNCHER = """
 import os, subprocess, sys, time
@@ -60,12 +60,12 @@ sys.exit(any(statuses))
 RANK = """
 import json, os, signal, sys, time, traceback
 from pathlib import Path
-from paddlemae.launch.launcher import identity, note_entered
+from paddlemae.launch.launcher import process_identity, report_entered
 from paddlemae.system.atomic import replace_text
 
 folder, notes = Path(os.environ["PADDLEMAE_LAUNCH_FOLDER"]), Path(os.environ["NOTES"])
 rank = int(os.environ["PADDLE_LOCAL_RANK"])
-replace_text(folder / f"{rank}.process", json.dumps(identity(os.getpid())))
+replace_text(folder / f"{rank}.process", json.dumps(process_identity(os.getpid())))
 
 def note(name, value):
     with (notes / name).open("a") as file:
@@ -147,14 +147,14 @@ def watched(tmp_path, monkeypatch):
     monkeypatch.setattr(launcher, "RANK_SCRIPT", found.script)
     monkeypatch.setattr(launcher, "LOOK_EVERY_SECONDS", 0.01)
     monkeypatch.setattr(launcher, "PAUSE_SECONDS", 0.0)
-    handlers = {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS}
+    handlers = {name: signal.getsignal(getattr(signal, name)) for name in SIGNAL_NAMES}
     yield found
-    left = [pid for pid in found.noted("pids") + found.noted("launchers") if identity(pid)[1]]
+    left = [pid for pid in found.noted("pids") + found.noted("launchers") if process_identity(pid)[1]]
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert left == []
     assert list(found.temporary.iterdir()) == []
-    assert {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS} == handlers
+    assert {name: signal.getsignal(getattr(signal, name)) for name in SIGNAL_NAMES} == handlers
 
 
 # ---------------------------------------------------------------- what is refused
@@ -241,9 +241,17 @@ def test_a_dry_run_launches_nothing(paddlemae, tiny, photos, tmp_path, untried) 
 
 def test_options_of_the_launch_do_not_reach_its_processes() -> None:
     words = ["pretrain", "digits", "--procs", "2", "epochs=3", "--procs=4", "--out", "a", "--overwrite", "procs=1"]
-    assert without(words, {"--procs"}) == ["pretrain", "digits", "epochs=3", "--out", "a", "--overwrite", "procs=1"]
-    assert without(words, {"--procs", "--out"}, {"--overwrite"}) == ["pretrain", "digits", "epochs=3", "procs=1"]
-    assert without(["a", "--out"], {"--out"}) == ["a"]
+    assert remove_options(words, {"--procs"}) == [
+        "pretrain",
+        "digits",
+        "epochs=3",
+        "--out",
+        "a",
+        "--overwrite",
+        "procs=1",
+    ]
+    assert remove_options(words, {"--procs", "--out"}, {"--overwrite"}) == ["pretrain", "digits", "epochs=3", "procs=1"]
+    assert remove_options(["a", "--out"], {"--out"}) == ["a"]
     assert words[2] == "--procs"
 
 
@@ -251,26 +259,26 @@ def test_options_of_the_launch_do_not_reach_its_processes() -> None:
 
 
 def test_a_process_is_known_by_when_it_started() -> None:
-    own = identity(os.getpid())
-    assert own[0] == os.getpid() and own[1] and own == identity(os.getpid()) == json.loads(json.dumps(own))
+    own = process_identity(os.getpid())
+    assert own[0] == os.getpid() and own[1] and own == process_identity(os.getpid()) == json.loads(json.dumps(own))
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        other = identity(process.pid)
+        other = process_identity(process.pid)
         assert other[1] and other[1] != own[1]
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert Path(f"/proc/{process.pid}").exists()  # a zombie, which works no more
-        assert identity(process.pid) == [process.pid, None]
+        assert process_identity(process.pid) == [process.pid, None]
     finally:
         process.communicate()
-    assert identity(process.pid) == [process.pid, None]
+    assert process_identity(process.pid) == [process.pid, None]
 
 
 def test_a_run_that_was_entered_is_noted_where_somebody_watches(tmp_path, monkeypatch) -> None:
     monkeypatch.delenv(launcher.FOLDER_VARIABLE, raising=False)
-    note_entered()
+    report_entered()
     monkeypatch.setenv(launcher.FOLDER_VARIABLE, str(tmp_path))
-    note_entered()
+    report_entered()
     assert [path.name for path in tmp_path.iterdir()] == ["entered"]
 
 
@@ -310,7 +318,7 @@ def test_processes_know_who_watches_them(watched) -> None:
     code = f"note('known', [os.environ.get(name) for name in {names}])"
     assert watched.run(code, processes=1, PADDLE_DISTRI_BACKEND="gloo") == 0
     ((supervisor, backend, words),) = watched.noted("known")
-    assert json.loads(supervisor) == identity(os.getpid()) and backend == "gloo" and words == "2"
+    assert json.loads(supervisor) == process_identity(os.getpid()) and backend == "gloo" and words == "2"
 
 
 @pytest.mark.parametrize(
@@ -366,7 +374,7 @@ def test_progress_long_ago_does_not_count(watched) -> None:
 
 
 def test_what_was_entered_is_not_emptied_again(watched) -> None:
-    code = "if rank == 0: note_entered()\nend(1 if attempt < 3 else 0)"
+    code = "if rank == 0: report_entered()\nend(1 if attempt < 3 else 0)"
     assert watched.run(code, "a", "--overwrite", "b") == 0
     assert watched.attempts == [["a", "--overwrite", "b"], ["a", "b"], ["a", "b"]]
 
@@ -438,7 +446,7 @@ def test_words_of_the_processes_that_nobody_reads_do_not_end_them(watched, monke
     os.close(read)
     with open(write, "w") as broken:
         monkeypatch.setattr(sys, "stderr", broken)
-        with outliving_lost_output():
+        with survive_lost_output():
             assert watched.run("print('words', flush=True); time.sleep(0.1); print('more')") == 0
 
 
@@ -480,9 +488,9 @@ def test_a_rank_leaves_signals_to_its_main_thread(tmp_path) -> None:
     code = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from paddlemae.launch.launcher import identity
+from paddlemae.launch.launcher import process_identity
 from paddlemae.cli.rank_main import _die_with
-watch = threading.Thread(target=_die_with, args=(identity(os.getpid()), Path(sys.argv[1])), daemon=True)
+watch = threading.Thread(target=_die_with, args=(process_identity(os.getpid()), Path(sys.argv[1])), daemon=True)
 watch.start()
 status = Path(f"/proc/self/task/{watch.native_id}/status")
 deadline = time.monotonic() + 20

@@ -16,7 +16,7 @@ import pytest
 
 from paddlemae.data.batches import Batch
 from paddlemae.data.inspect.statistics import image_moments
-from paddlemae.data.views.mixup import Mixing, mixed
+from paddlemae.data.views.mixup import Mixing, mix_batch
 from paddlemae.model.kernels import mean_of, mean_rows
 from paddlemae.model.mae import MaskedAutoencoder, decode, encode_visible, patch_target
 from paddlemae.model.masking import random_mask
@@ -102,7 +102,7 @@ def test_the_loss_of_a_classifier(images: int, classes: int, smoothing: float) -
         np.arange(images),
         np.zeros(images, int),
     )
-    both = mixed(batch, Mixing(0.8, 0.0), rng)
+    both = mix_batch(batch, Mixing(0.8, 0.0), rng)
     loss = F.cross_entropy(paddle.to_tensor(logits), targets_of(both, classes, smoothing), soft_label=True)
     values = logits.astype(np.float64)
     log_shares = values - np.log(np.exp(values).sum(axis=1, keepdims=True))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from paddlemae.report.collect import collect, gain, markdown, spread
-from paddlemae.runs.exhibit_files import PARTS, write_exhibit
+from paddlemae.report.collect import collect
+from paddlemae.report.results import gain, markdown, spread
+from paddlemae.runs.exhibit_files import EXHIBIT_TITLES, write_exhibit
 from paddlemae.runs.runlog import (
     forget_metrics_after,
     is_finished,
@@ -259,7 +260,7 @@ def test_a_run_without_its_checkpoint_is_still_shown(run: Path, pointer: bytes |
     assert len(found["problems"]) == 1 and found["curves"]["loss"]
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", EXHIBIT_TITLES)
 def test_a_damaged_exhibit_is_named_and_missing(run: Path, part: str) -> None:
     write_exhibit(run, part, {"caption": "whole"})
     assert only(run)["exhibits"][part] == {"caption": "whole"}
@@ -297,7 +298,7 @@ def test_the_runs_folder_may_be_named_from_anywhere(run: Path, tmp_path: Path, m
 def test_what_is_missing_is_named_with_a_command_that_parses(tmp_path: Path, task: str, data: str | None) -> None:
     run = make_run(tmp_path / "a run", task, data=data, init="runs/origin")
     missing = only(run)["missing"]
-    assert {one["part"] for one in missing} >= set(PARTS)
+    assert {one["part"] for one in missing} >= set(EXHIBIT_TITLES)
     ways = [one["command"] for one in missing if one["command"]]
     assert bool(ways) == (task != "probe")
     for command in dict.fromkeys(ways):
@@ -310,7 +311,7 @@ def test_what_is_missing_is_named_with_a_command_that_parses(tmp_path: Path, tas
 
 def test_what_was_done_is_not_missing(run: Path) -> None:
     def missing() -> dict[str, dict]:
-        return {one["part"]: one for one in only(run)["missing"] if one["part"] not in PARTS}
+        return {one["part"]: one for one in only(run)["missing"] if one["part"] not in EXHIBIT_TITLES}
 
     ways = [f"{way}.pretrained" for way in ("knn", "probe", "partial", "finetune")]
     ways += ["knn.random", "probe.random", "finetune.scratch"]

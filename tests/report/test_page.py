@@ -15,7 +15,7 @@ from PIL import Image
 from paddlemae.report.exhibit_views import PARTS
 from paddlemae.report.formatting import duration, number
 from paddlemae.report.page import ASSETS, MOST_POINTS, render, thinned
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 from tests.support.report_example import CLASSES, NASTY, Seen, bare_run, cell, example, report_of, whole_run
 
 
@@ -141,8 +141,8 @@ def test_strangers_words_stay_words(made, nasty: str) -> None:
     assert {tag for tag, _ in after.tags} <= {tag for tag, _ in before.tags}
     names = {name for _, attributes in before.tags for name in attributes}
     assert {name for _, attributes in after.tags for name in attributes} <= names
-    assert " ".join(shown(nasty).split()) in after.text
-    assert after.data["runs"][0]["map"]["classes"][0] == shown(nasty)  # the script's data comes through unharmed
+    assert " ".join(display_name(nasty).split()) in after.text
+    assert after.data["runs"][0]["map"]["classes"][0] == display_name(nasty)  # the script's data comes through unharmed
     assert not set("\x1b\x07\u202e\u2028\ud800") & set(page)
     assert len(after.scripts) == len(before.scripts) == 2 and after.scripts[1] == before.scripts[1]
 
@@ -264,7 +264,7 @@ def test_long_curves_are_thinned_and_keep_their_peaks() -> None:
 def test_the_headline_is_of_the_best_row(tmp_path: Path) -> None:
     run = whole_run(tmp_path)
     worse = {"pretrained": cell([0.2], "x")}
-    run["results"].append({"task": "knn", "title": "kNN, k = 200", "detail": "", "starts": worse})
+    run["results"].append({"task": "knn", "title": "kNN, k = 200", "detail": "", "metric": "top1", "starts": worse})
     text = Seen(render(report_of([run]), [tmp_path])).text
     assert "42.0% +12.0 points over 30.0% untrained kNN, k = 20, weighted votes (best of 2)" in text
 

@@ -15,7 +15,7 @@ import pytest
 from paddlemae.report.collect import collect
 from paddlemae.report.exhibit_views import LISTED_CLASSES
 from paddlemae.report.page import render
-from paddlemae.runs.confusion import COLUMNS, Confusion, read_confusion
+from paddlemae.runs.confusion import CONFUSION_COLUMNS, Confusion, read_confusion
 from paddlemae.runs.exhibit_files import write_exhibit
 from paddlemae.runs.figures import MOST_CELLS, draw_confusion
 from paddlemae.tasks.knn import winners
@@ -59,7 +59,7 @@ def test_the_pairs_say_what_a_matrix_would() -> None:
         classes = [""] * len(matrix)
         for content in (found.as_json(), {"counts": matrix.tolist()}):  # the second as older runs have it
             again = read_confusion(json.loads(json.dumps({"classes": classes, **content})))
-            assert all((getattr(again, name) == getattr(found, name)).all() for name in COLUMNS)
+            assert all((getattr(again, name) == getattr(found, name)).all() for name in CONFUSION_COLUMNS)
 
 
 def test_counts_that_make_no_sense_are_refused() -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from paddlemae.runs.exhibit_files import LARGEST_SIDE, read_exhibit, write_exhibit, write_sprite
-from paddlemae.runs.figures import heated
+from paddlemae.runs.figures import overlay_heat
 
 CONTENT = {"caption": "ünïcode \u2028 </script>", "steps": [{"step": 1, "share": 0.25}]}
 
@@ -102,7 +102,7 @@ def test_a_sprite_is_replaced_whole(tmp_path: Path) -> None:
 def test_heat_is_brightest_where_the_map_is_highest(channels: int, size, grid) -> None:
     heat = np.zeros(grid)
     heat[1, 2] = 1e-3  # of any scale
-    shown = heated(np.full((*size, channels), 128, np.uint8), heat)
+    shown = overlay_heat(np.full((*size, channels), 128, np.uint8), heat)
     assert shown.shape == (*size, 3) and shown.dtype == np.uint8
     light = shown.astype(int).sum(axis=2)
     row, column = np.unravel_index(light.argmax(), size)
@@ -113,7 +113,7 @@ def test_heat_is_brightest_where_the_map_is_highest(channels: int, size, grid) -
 def test_a_map_of_nothing_shows_the_picture() -> None:
     picture = np.zeros((8, 8, 3), np.uint8)
     picture[:4] = 250
-    shown = heated(picture, np.zeros((2, 2))).astype(int)
+    shown = overlay_heat(picture, np.zeros((2, 2))).astype(int)
     assert (shown[0].sum(axis=-1) > shown[-1].sum(axis=-1) + 200).all()
 
 

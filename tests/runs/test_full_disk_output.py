@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from paddlemae.runs.full_disk_output import outliving_lost_output
+from paddlemae.runs.full_disk_output import survive_lost_output
 from paddlemae.runs.runlog import is_finished, newest_checkpoint, read_metrics
 
 FULL_DEVICE = Path("/dev/full")
@@ -37,7 +37,7 @@ class Stream:
 @pytest.mark.parametrize("name", ["ENOSPC", "EPIPE", "EIO", "ECONNRESET", "EAGAIN", "EBADF"])
 def test_whatever_refuses_words_is_outlived(monkeypatch, capfd, name: str) -> None:
     monkeypatch.setattr(sys, "stdout", Stream(getattr(errno, name)))
-    with outliving_lost_output():
+    with survive_lost_output():
         print("lost")
         sys.stdout.buffer.write(b"lost too")
     is_said = name in ("ENOSPC", "EAGAIN", "EBADF")  # not where a reader has left on purpose
@@ -45,12 +45,12 @@ def test_whatever_refuses_words_is_outlived(monkeypatch, capfd, name: str) -> No
 
 
 def test_other_faults_are_not_outlived() -> None:
-    with pytest.raises(OSError, match="of the work"), outliving_lost_output():
+    with pytest.raises(OSError, match="of the work"), survive_lost_output():
         raise OSError("of the work")
 
 
 def test_words_arrive_where_there_is_room(capsys) -> None:
-    with outliving_lost_output():
+    with survive_lost_output():
         print("kept")
         print("this too", file=sys.stderr)
     assert capsys.readouterr() == ("kept\n", "this too\n")
@@ -80,8 +80,8 @@ def test_a_file_is_not_opened_where_a_closed_stream_was(tmp_path) -> None:
     """Else whatever a library writes to standard error would go into it, a checkpoint say."""
     code = """
 import os, sys
-from paddlemae.runs.full_disk_output import outliving_lost_output
-with outliving_lost_output():
+from paddlemae.runs.full_disk_output import survive_lost_output
+with survive_lost_output():
     with open(sys.argv[1], "w") as file:
         os.write(2, b"words of a library")
         print(file.fileno() > 2, file=file)

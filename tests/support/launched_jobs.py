@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import paddlemae
-from paddlemae.launch.launcher import identity
+from paddlemae.launch.launcher import process_identity
 
 SOURCES = Path(paddlemae.__file__).parents[1]
 LONG = 300.0  # seconds, for what takes half a minute
@@ -74,7 +74,7 @@ class Job:
         for path in self.temporary.glob("paddlemae-launch-*/[0-9]*.process"):
             with contextlib.suppress(FileNotFoundError):
                 pid, started = json.loads(path.read_text())
-                if identity(pid) == [pid, started]:
+                if process_identity(pid) == [pid, started]:
                     found[int(path.stem)] = pid
         return found
 

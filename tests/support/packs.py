@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from paddlemae.tasks.data.pack import Packed, pack
+from paddlemae.tasks.data.pack import PackResult, pack
 from tests.support.pictures import photo
 
 SETTINGS: dict[str, Any] = {"size": 24, "shard_size": "3", "max_bad_images": 0.4, "workers": 0, "quiet": True}
 
 
-def packed(spec: object, out: Path, **settings: Any) -> Packed:
+def packed(spec: object, out: Path, **settings: Any) -> PackResult:
     return pack(str(spec), out, **{**SETTINGS, **settings})
 
 

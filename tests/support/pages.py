@@ -11,6 +11,7 @@ from tests.support.paths import ROOT
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+ALONE = [page for page in PAGES if page.name in ("data.md", "reading-fast.md", "recipes.md")]  # use no run of others
 FENCE = re.compile(r"(?:^<!-- not run: (.+?) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -58,3 +59,10 @@ def rows(page: Path, *head: str) -> list[list[str]]:
         elif inside and not set(cells[0]) <= set(":-"):
             found.append(cells)
     return found
+
+
+def yaml_name(text: str) -> str:
+    """What a block of YAML calls itself in its first line."""
+    named = re.match(r"# (\w+\.yaml)\n", text)
+    assert named, f"begin it with the name that a command can give it, '# NAME.yaml': {text[:80]!r}"
+    return named[1]

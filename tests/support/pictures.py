@@ -29,3 +29,9 @@ def write_png(path: Path, colour: tuple[int, int, int], seed: int, size: tuple[i
     noise = np.random.default_rng(seed).integers(-25, 26, (*size, 3))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(path)
+
+
+def write_noise(path: Path, seed: int) -> None:
+    """Write 32 x 32 pixels of noise as a PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)

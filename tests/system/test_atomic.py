@@ -15,7 +15,14 @@ from paddlemae.runs import figures
 from paddlemae.runs.contact_sheet import draw_sheet
 from paddlemae.runs.figures import draw_curves
 from paddlemae.runs.runlog import ENVIRONMENT_FILE, RECIPE_FILE
-from paddlemae.system.atomic import append_text, naming, put, replace_bytes, replace_text, replacing
+from paddlemae.system.atomic import (
+    append_text,
+    move_into_place,
+    name_in_errors,
+    replace_bytes,
+    replace_file,
+    replace_text,
+)
 from tests.fuzz.writes import check
 
 SEEDS = 400
@@ -69,14 +76,14 @@ def test_pictures_are_of_the_kind_that_their_name_says(tmp_path: Path, name: str
 
 def test_an_interrupted_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
     replace_text(tmp_path / "a", "old")
-    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a") as beside:
+    with pytest.raises(KeyboardInterrupt), replace_file(tmp_path / "a") as beside:
         beside.write_text("half")
         raise KeyboardInterrupt
     assert (tmp_path / "a").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_two_that_write_one_file_do_not_write_into_each_other_s(tmp_path: Path) -> None:
-    with replacing(tmp_path / "a") as first, replacing(tmp_path / "a") as second:
+    with replace_file(tmp_path / "a") as first, replace_file(tmp_path / "a") as second:
         first.write_text("first")
         second.write_text("2")
     assert (tmp_path / "a").read_text() == "first" and len(list(tmp_path.iterdir())) == 1
@@ -94,12 +101,12 @@ def test_a_place_that_can_t_be_taken_keeps_what_was_there(tmp_path: Path, monkey
 
     monkeypatch.setattr(os, "replace", fails)
     with pytest.raises(OSError, match="failed"):
-        put(tmp_path / "new", tmp_path / "old")
+        move_into_place(tmp_path / "new", tmp_path / "old")
     assert (tmp_path / "old").read_text() == "old"
 
 
 def test_errors_that_are_not_the_system_s_keep_their_text() -> None:
-    with pytest.raises(OSError, match="^no picture$"), naming(Path("a")):
+    with pytest.raises(OSError, match="^no picture$"), name_in_errors(Path("a")):
         raise OSError("no picture")
 
 

@@ -21,7 +21,7 @@ from paddlemae.runs.confusion import Confusion
 from paddlemae.runs.contact_sheet import Block, draw_sheet
 from paddlemae.runs.figures import draw_confusion
 from paddlemae.runs.progress import progress
-from paddlemae.system.display_names import names_escaped, say, shown, shown_lines, stored
+from paddlemae.system.display_names import display_name, escape_lines, escape_output, escape_surrogates, say
 from paddlemae.tasks.models.feature_file import read_file
 from tests.fuzz.names import check, check_pictures
 
@@ -39,17 +39,17 @@ def test_what_steers_a_terminal_or_is_no_text_is_escaped() -> None:
         ("中文 café 😀 US$_{$", "中文 café 😀 US$_{$"),
         (r"C:\x1b", r"C:\x1b"),
     ]:
-        assert shown(name) == line and shown(line) == line
+        assert display_name(name) == line and display_name(line) == line
 
 
 def test_long_names_lose_their_middle() -> None:
-    assert shown("x" * 4096, 9) == "xxx...xxx" and shown("y" * 80) == "y" * 80
-    assert shown("文" * 4096, 10) == "文文...文" and len(shown("文" * 4096)) == 3 + 38
-    assert shown("a" + "\x1b" * 10**7, 9) == r"a\x...x1b", "without looking at all of it"
+    assert display_name("x" * 4096, 9) == "xxx...xxx" and display_name("y" * 80) == "y" * 80
+    assert display_name("文" * 4096, 10) == "文文...文" and len(display_name("文" * 4096)) == 3 + 38
+    assert display_name("a" + "\x1b" * 10**7, 9) == r"a\x...x1b", "without looking at all of it"
 
 
 def test_files_keep_all_but_bytes_that_are_no_text() -> None:
-    assert stored(f"caf\udce9{EVIL}文") == rf"caf\xe9{EVIL}文"
+    assert escape_surrogates(f"caf\udce9{EVIL}文") == rf"caf\xe9{EVIL}文"
 
 
 @pytest.mark.parametrize("start", range(0, 400, 100))
@@ -76,12 +76,12 @@ def test_a_strict_stream_takes_any_name(encoding: str, monkeypatch) -> None:
     for name in ("stdout", "stderr"):
         written[name] = io.BytesIO()
         monkeypatch.setattr(sys, name, io.TextIOWrapper(written[name], encoding, errors="strict"))
-    with names_escaped():
+    with escape_output():
         print(f"é文{EVIL}\udce9\n\tnext")
         print("\udce9", file=sys.stderr)
         say(f"one\nline{EVIL}", error=True)
     out, err = (written[name].getvalue() if not getattr(sys, name).flush() else b"" for name in ("stdout", "stderr"))
-    assert out == shown_lines(f"é文{EVIL}\udce9\n\tnext\n", encoding).encode(encoding)
+    assert out == escape_lines(f"é文{EVIL}\udce9\n\tnext\n", encoding).encode(encoding)
     assert err == rb"\xe9" + b"\n" + rb"one\nline\x1b]0;pwn\x07\u202e" + b"\n"
     assert b"\x1b" not in out + err and b"\x07" not in out + err
 
@@ -96,7 +96,7 @@ def test_a_progress_bar_escapes_labels_and_printed_lines(monkeypatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
-    with names_escaped(), progress(f"[bold]{EVIL}\udce9", 3) as show:
+    with escape_output(), progress(f"[bold]{EVIL}\udce9", 3) as show:
         show(1, f"[red]{EVIL}")
         print(f"note {EVIL}", file=sys.stderr)
         show(3)
@@ -149,8 +149,8 @@ def black(path: Path) -> int:
 
 
 def test_letters_are_drawn_by_a_font_that_has_them(chinese_font: Path, tmp_path: Path) -> None:
-    letters = fonts.lettering(["中文", "é"])
-    assert letters.families == [fonts.OWN, "Test CJK"] and letters("中文é", None) == r"中\u6587é"
+    letters = fonts.choose_fonts(["中文", "é"])
+    assert letters.families == [fonts.DEFAULT_FONT, "Test CJK"] and letters("中文é", None) == r"中\u6587é"
     nothing = Confusion.of(np.arange(0), np.arange(0), 2)
     draw_confusion(tmp_path / "a.png", nothing, ["中" * 4, "b"], "")
     draw_confusion(tmp_path / "b.png", nothing, ["....", "b"], "")
@@ -161,7 +161,7 @@ def test_letters_are_drawn_by_a_font_that_has_them(chinese_font: Path, tmp_path:
 
 
 def test_letters_without_a_font_are_escaped(tmp_path: Path) -> None:
-    letters = fonts.lettering(["é \U0001fae8\U00020000"])
+    letters = fonts.choose_fonts(["é \U0001fae8\U00020000"])
     assert letters.lacking <= {"\U0001fae8", "\U00020000"}
     assert letters("é \U00020000", None) in (r"é \U00020000", "é \U00020000")
     assert "\x1b" not in letters(EVIL, None)
@@ -236,7 +236,7 @@ def test_commands_take_any_names_and_print_none_of_them_raw(
         features = tmp_path / f"f{EVIL}{ending}"
         assert "wrote" in harmless(paddlemae("embed", run, "--data", data, "--split", "train", "--out", features))
         found = read_file(features)
-        assert set(found.labels or ()) == {stored(name) for name in CLASSES}
+        assert set(found.labels or ()) == {escape_surrogates(name) for name in CLASSES}
         said = harmless(paddlemae("search", features, query, "--run", run, "--k", "10", "--out", tmp_path / "s.png"))
         assert r"caf\xe9" in said and len(said.splitlines()) == 2 * 11 + 1, "a name is one line"
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from paddlemae.system import locks
-from paddlemae.system.locks import LOCK_FILE, check_unlocked, locked_file, locked_folder
+from paddlemae.system.locks import LOCK_FILE, check_unlocked, lock_file, lock_folder
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from paddlemae.system.locks import locked_folder
-with locked_folder(Path(sys.argv[1])):
+from paddlemae.system.locks import lock_folder
+with lock_folder(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -37,7 +37,7 @@ def holder(tmp_path: Path):
 
 def test_the_second_is_told_who_is_the_first(tmp_path: Path, holder) -> None:
     first = rf"another command is writing there \(process {holder.pid} on {platform.node()}, since 20"
-    for attempt in (lambda: locked_folder(tmp_path / "run").__enter__(), lambda: check_unlocked(tmp_path / "run")):
+    for attempt in (lambda: lock_folder(tmp_path / "run").__enter__(), lambda: check_unlocked(tmp_path / "run")):
         with pytest.raises(BlockingIOError, match=first) as caught:
             attempt()
         assert caught.value.filename == str(tmp_path / "run")
@@ -45,14 +45,14 @@ def test_the_second_is_told_who_is_the_first(tmp_path: Path, holder) -> None:
     holder.wait()
     assert (tmp_path / "run" / LOCK_FILE).exists()
     check_unlocked(tmp_path / "run")
-    with locked_folder(tmp_path / "run"):
+    with lock_folder(tmp_path / "run"):
         assert json.loads((tmp_path / "run" / LOCK_FILE).read_text())["process"][0] == os.getpid()
     assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_a_link_to_the_folder_is_the_folder(tmp_path: Path, holder) -> None:
     (tmp_path / "link").symlink_to("run")
-    with pytest.raises(BlockingIOError), locked_folder(tmp_path / "link"):
+    with pytest.raises(BlockingIOError), lock_folder(tmp_path / "link"):
         pass
 
 
@@ -63,28 +63,28 @@ def test_one_that_can_wait_waits(tmp_path: Path, holder) -> None:
         said.append(who)
         holder.kill()
 
-    with locked_folder(tmp_path / "run", wait):
+    with lock_folder(tmp_path / "run", wait):
         assert len(said) == 1 and f"process {holder.pid} on " in said[0]
 
 
 def test_nothing_is_left_of_a_folder_that_was_made_for_the_lock(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), locked_folder(tmp_path / "a" / "b"):
+    with pytest.raises(RuntimeError), lock_folder(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b" / LOCK_FILE).exists()
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "old").mkdir()
-    with locked_folder(tmp_path / "old"):
+    with lock_folder(tmp_path / "old"):
         pass
-    with locked_folder(tmp_path / "new"):
+    with lock_folder(tmp_path / "new"):
         (tmp_path / "new" / "result").touch()
     assert {str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*")} == {"old", "new", "new/result"}
 
 
 def test_a_file_has_a_lock_next_to_it(tmp_path: Path) -> None:
-    with locked_file(tmp_path / "f" / "a.npz"):
-        with locked_file(tmp_path / "f" / "b.npz"):
+    with lock_file(tmp_path / "f" / "a.npz"):
+        with lock_file(tmp_path / "f" / "b.npz"):
             assert sorted(path.name for path in (tmp_path / "f").iterdir()) == [".a.npz.lock", ".b.npz.lock"]
-        with pytest.raises(BlockingIOError, match=f"process {os.getpid()}"), locked_file(tmp_path / "f" / "a.npz"):
+        with pytest.raises(BlockingIOError, match=f"process {os.getpid()}"), lock_file(tmp_path / "f" / "a.npz"):
             pass
     assert list(tmp_path.iterdir()) == []
 
@@ -101,7 +101,7 @@ def left_by(folder: Path, **others) -> Path:
 def test_a_damaged_file_keeps_nobody_out(tmp_path: Path, text: str) -> None:
     left = left_by(tmp_path / "run")
     left.write_text(text)
-    with locked_folder(tmp_path / "run"):
+    with lock_folder(tmp_path / "run"):
         assert json.loads(left.read_text())["process"][0] == os.getpid()
 
 
@@ -121,17 +121,17 @@ def test_another_host_s_is_watched_for_signs_of_life(tmp_path: Path, quickly) ->
 
     alive = threading.Thread(target=beat)
     alive.start()
-    with pytest.raises(BlockingIOError, match=r"process \d+ on node7, since then"), locked_folder(tmp_path / "run"):
+    with pytest.raises(BlockingIOError, match=r"process \d+ on node7, since then"), lock_folder(tmp_path / "run"):
         pass
     ended.set()
     alive.join()
-    with locked_folder(tmp_path / "run"):
+    with lock_folder(tmp_path / "run"):
         assert json.loads(path.read_text())["host"] == platform.node()
 
 
 def test_signs_of_life_are_given(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(locks, "BEAT_SECONDS", 0.02)
-    with locked_folder(tmp_path):
+    with lock_folder(tmp_path):
         os.utime(tmp_path / LOCK_FILE, (0, 0))
         deadline = time.monotonic() + 30
         while (tmp_path / LOCK_FILE).stat().st_mtime == 0:
@@ -141,19 +141,19 @@ def test_signs_of_life_are_given(tmp_path: Path, monkeypatch) -> None:
 
 def test_where_there_is_no_flock_the_record_decides(tmp_path: Path, monkeypatch, holder, quickly) -> None:
     monkeypatch.setattr(locks, "_flock", lambda descriptor: None)
-    with pytest.raises(BlockingIOError, match=f"process {holder.pid} "), locked_folder(tmp_path / "run"):
+    with pytest.raises(BlockingIOError, match=f"process {holder.pid} "), lock_folder(tmp_path / "run"):
         pass
     holder.kill()
     holder.wait()
-    with locked_folder(tmp_path / "run"):
+    with lock_folder(tmp_path / "run"):
         pass
 
 
 def test_a_lock_whose_process_says_nothing_is_still_one(tmp_path: Path, monkeypatch, quickly) -> None:
     monkeypatch.setattr(locks, "_write", lambda descriptor: None)  # a full disk
-    with locked_folder(tmp_path), pytest.raises(BlockingIOError, match="it does not say who"):
-        locked_folder(tmp_path).__enter__()
-    with locked_folder(tmp_path):
+    with lock_folder(tmp_path), pytest.raises(BlockingIOError, match="it does not say who"):
+        lock_folder(tmp_path).__enter__()
+    with lock_folder(tmp_path):
         pass
 
 
@@ -162,28 +162,28 @@ def test_where_nothing_can_be_written_there_is_no_lock(tmp_path: Path, monkeypat
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(locks, "_open", refused)
-    with locked_folder(tmp_path):
+    with lock_folder(tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lock_that_was_removed_while_it_was_opened_is_none(tmp_path: Path, monkeypatch) -> None:
     first, flock = contextlib.ExitStack(), locks._flock
-    first.enter_context(locked_folder(tmp_path / "run"))
+    first.enter_context(lock_folder(tmp_path / "run"))
 
     def freed(descriptor: int) -> bool | None:
         first.close()
         return flock(descriptor)
 
     monkeypatch.setattr(locks, "_flock", freed)
-    with locked_folder(tmp_path / "run"), pytest.raises(BlockingIOError):
-        locked_folder(tmp_path / "run").__enter__()
+    with lock_folder(tmp_path / "run"), pytest.raises(BlockingIOError):
+        lock_folder(tmp_path / "run").__enter__()
 
 
 def test_many_at_once_are_one_after_the_other(tmp_path: Path) -> None:
     inside, seen = [], []
 
     def work(number: int) -> None:
-        with locked_folder(tmp_path / "run", lambda who: None):
+        with lock_folder(tmp_path / "run", lambda who: None):
             inside.append(number)
             seen.append(len(inside))
             time.sleep(0.01)

@@ -15,8 +15,8 @@ from paddlemae.cli import data, features, recipe, weights
 from paddlemae.cli.exit_status import as_one_of_the_ranks, ending
 from paddlemae.cli.options import Layer, MaxBadImages, Norm, Quiet, Run, Token, Trust
 from paddlemae.launch.launcher import MOST_RESTARTS, Launch, is_rank
-from paddlemae.runs.full_disk_output import outliving_lost_output
-from paddlemae.system.display_names import names_escaped, say
+from paddlemae.runs.full_disk_output import survive_lost_output
+from paddlemae.system.display_names import escape_output, say
 from paddlemae.system.signals import REQUEUE_STATUS, ignore_schedulers
 from paddlemae.train.stopping import ended_by_signals
 
@@ -361,12 +361,13 @@ def evaluate(
     `paddlemae evaluate runs/tuned --data labelled/ --image-size 288`
     """
     import paddlemae.engine.safe_import  # noqa: F401
+    from paddlemae.runs.metrics import CLASSIFICATION
     from paddlemae.tasks import evaluate as task
 
     def say(result: dict) -> None:
         height, width = result["protocol"]["image_size"]
         print(
-            f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, loss {result['eval_loss']:.4f} on "
+            f"{CLASSIFICATION.text(result)}, loss {result['eval_loss']:.4f} on "
             f"{result['eval_images']} images of {height} x {width} pixels",
             flush=True,
         )
@@ -497,7 +498,7 @@ def _print_plan(built, plan: dict[str, str]) -> None:
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit status 2, Ctrl-C 130, a run that was preempted 75."""
     warnings.showwarning = _one_line
-    with outliving_lost_output(), names_escaped():
+    with survive_lost_output(), escape_output():
         try:
             with nullcontext() if is_rank() else ended_by_signals():
                 app(standalone_mode=True)

@@ -59,9 +59,9 @@ def stats(
     """
     from paddlemae.tasks.data import statistics as task
 
-    base = task.base_of(recipe, out, overwrite)
-    channels, bits = task.asked_of(base, channels, bits)
-    found = task.statistics(path, split=split, channels=channels, bits=bits, workers=workers, quiet=quiet)
+    base = task.load_base(recipe, out, overwrite)
+    channels, bits = task.choose_channels(base, channels, bits)
+    found = task.measure_source(path, split=split, channels=channels, bits=bits, workers=workers, quiet=quiet)
     print(json.dumps(task.as_json(found), indent=2) if as_json else task.as_text(found))
     if out:
         task.write_recipe(found, path, split, base, out)
@@ -98,11 +98,11 @@ def check(
     """
     from paddlemae.tasks.data import check as task
 
-    with task.held(out, path, test) if out else nullcontext():
+    with task.lock_output(out, path, test) if out else nullcontext():
         found = task.check(path, split=split, test=test, channels=channels, workers=workers, quiet=quiet)
-        print(task.summary(found), flush=True)
+        print(task.summarize(found), flush=True)
         if out:
-            task.write(found, out)
+            task.write_check(found, out)
             print(f"wrote {out / task.JSON_FILE} and {task.PICTURE_FILE}")
     if found.findings:
         raise typer.Exit(1)
@@ -153,7 +153,7 @@ def pack(
         overwrite=overwrite,
         quiet=quiet,
     )
-    print(task.summary(packed))
+    print(task.summarize_pack(packed))
 
 
 @app.command()
@@ -168,6 +168,6 @@ def verify(
     from paddlemae.tasks.data import pack as task
 
     found = task.verify(folder, quiet=quiet)
-    print(task.verdict(found))
+    print(task.describe_verification(found))
     if found.faults:
         raise typer.Exit(1)

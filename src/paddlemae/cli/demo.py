@@ -13,7 +13,7 @@ from paddlemae.recipe import load_recipe
 from paddlemae.report.write_report import write_report
 from paddlemae.runs.runlog import RECIPE_FILE, open_run
 from paddlemae.system.atomic import replace_text
-from paddlemae.system.locks import locked_folder
+from paddlemae.system.locks import lock_folder
 from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.knn import knn
 from paddlemae.tasks.models.inference import FeatureKind
@@ -40,7 +40,7 @@ def demo(out: Path, *, overwrite: bool = False) -> dict[str, Any]:
     Returns:
         the figures of the printed table: accuracies in [0, 1] and seconds.
     """
-    with locked_folder(out):
+    with lock_folder(out):
         return _demo(out, overwrite)
 
 

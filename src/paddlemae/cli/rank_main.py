@@ -21,7 +21,7 @@ def main() -> None:
     """Run the command line of this process's arguments."""
     from paddlemae.launch.launcher import FOLDER_VARIABLE, SUPERVISOR_VARIABLE
     from paddlemae.system.atomic import replace_text
-    from paddlemae.system.locks import identity
+    from paddlemae.system.locks import process_identity
     from paddlemae.system.signals import INTERRUPTED_STATUS, REQUEUE_STATUS
     from paddlemae.train.stopping import MISTAKE_STATUS
 
@@ -31,7 +31,7 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     folder = Path(os.environ[FOLDER_VARIABLE])
     rank = os.environ["PADDLE_LOCAL_RANK"]
-    replace_text(folder / f"{rank}.process", json.dumps(identity(os.getpid())))
+    replace_text(folder / f"{rank}.process", json.dumps(process_identity(os.getpid())))
     supervisor = json.loads(os.environ[SUPERVISOR_VARIABLE])
     threading.Thread(target=_die_with, args=(supervisor, folder), daemon=True).start()
     from paddlemae.cli.app import main as command_line
@@ -52,12 +52,12 @@ def _die_with(supervisor: list, folder: Path) -> None:
 
     The next start must find nobody at work in the run folder.
     """
-    from paddlemae.system.locks import identity
+    from paddlemae.system.locks import process_identity
 
     if hasattr(signal, "pthread_sigmask"):  # Windows can't
         # signals are the main thread's, which lets SIGTERM wait while Paddle, that would answer it, is imported
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    while identity(supervisor[0]) == supervisor and folder.exists():
+    while process_identity(supervisor[0]) == supervisor and folder.exists():
         time.sleep(LOOK_EVERY_SECONDS)
     os._exit(1)
 

@@ -27,7 +27,7 @@ from paddlemae.data.decode.images import Need, UnreadableImage
 from paddlemae.data.decode.pixel_format import Pixels
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source
-from paddlemae.data.views.augment import Draw, View, draw_view, drawn_view, eval_view, need
+from paddlemae.data.views.augment import Draw, View, compute_need, draw_view, eval_view, make_view
 from paddlemae.data.workers import make_ahead
 
 # Second word of every generator's key, so that no two purposes share draws. Zero is left out: NumPy pads
@@ -232,10 +232,10 @@ def training_views(source: Source, view: View, keys: Sequence[tuple[int, int, in
 
     def need_of(height: int, width: int) -> Need:
         draws.extend(draw_view(height, width, view, sample_rng(*key)) for key in keys)
-        return need(draws, view)
+        return compute_need(draws, view)
 
     picture = source.read_picture(i, view.channels, need_of)
-    return [drawn_view(picture, view, draw) for draw in draws]
+    return [make_view(picture, view, draw) for draw in draws]
 
 
 def _first_readable(

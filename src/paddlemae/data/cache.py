@@ -27,27 +27,27 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.decode.images import Need, NeedOf, Picture, UnreadableImage, whole
-from paddlemae.data.decode.pixel_format import Pixels, at_depth
+from paddlemae.data.decode.images import Need, NeedOf, Picture, UnreadableImage, need_all
+from paddlemae.data.decode.pixel_format import Pixels, convert_depth
 from paddlemae.data.sources import Source, add_stamps
 from paddlemae.data.sources.readers import Reader
-from paddlemae.data.views.augment import View, reduction_within, shrunk
+from paddlemae.data.views.augment import View, choose_reduction, resize_whole
 from paddlemae.data.workers import make_ahead
-from paddlemae.system.atomic import PARTIAL, flush_file, partial, put
-from paddlemae.system.locks import locked_folder
+from paddlemae.system.atomic import PARTIAL, flush_file, move_into_place, partial_path
+from paddlemae.system.locks import lock_folder
 
-FORMAT = 1  # raised whenever the same originals would be packed otherwise
+CACHE_FORMAT = 1  # raised whenever the same originals would be packed otherwise
 PIXELS_FILE = "pixels.u8"  # uint8 [h, w, C] of each image, one behind the other
 DEEP_PIXELS_FILE = "pixels.u16"  # the same as uint16, of views that have 16 bits
 SIZES_FILE = "sizes.i64"  # int64 [N, 4]: h, w, H, W; zeros for an image that could not be read
 DESCRIPTION_FILE = "pack.json"
 
-_CHUNK = 32  # images that a worker packs at a time
+_CHUNK_IMAGES = 32  # images that a worker packs at a time
 # The size of the whole is told from so many images, to stop before hours are spent on what won't fit.
-_TELLING = 256
+_IMAGES_BEFORE_ESTIMATE = 256
 
 _PIXELS: dict[int, tuple[str, Any]] = {8: (PIXELS_FILE, np.uint8), 16: (DEEP_PIXELS_FILE, np.uint16)}
-_Packed = list[tuple[Pixels, tuple[int, int]] | None]  # pixels and (H, W); None when unreadable
+_Shrunk = list[tuple[Pixels, tuple[int, int]] | None]  # pixels and (H, W); None when unreadable
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class _Settings:
     short_side: int
     decode: str
     bits: int = 8
-    format: int = FORMAT
+    format: int = CACHE_FORMAT
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,16 +77,16 @@ class CacheReader:
         return self.original.describe(i)
 
     def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
-        if need_of is whole:
-            return self.original.read_picture(i, channels, whole)
+        if need_of is need_all:
+            return self.original.read_picture(i, channels, need_all)
         assert channels == self.channels
-        pack = _opened(self.folder, channels, self.bits)
-        h, w, H, W = pack.sizes_N4[i].tolist()
+        cache = _open_cache(self.folder, channels, self.bits)
+        h, w, H, W = cache.sizes_N4[i].tolist()
         if not h:  # it says again why it can't be read
             return self.original.read_picture(i, channels, need_of)
         need_of(H, W)
-        start, end = pack.borders[i : i + 2].tolist()
-        return Picture(pack.pixels[start:end].reshape(h, w, channels), (H, W), (h / H, w / W))
+        start, end = cache.borders[i : i + 2].tolist()
+        return Picture(cache.pixels[start:end].reshape(h, w, channels), (H, W), (h / H, w / W))
 
     def stored(self, i: int) -> bytes | NDArray[Any]:
         return self.original.stored(i)
@@ -99,24 +99,24 @@ class CacheReader:
 
 
 @dataclass(frozen=True, eq=False)
-class _Pack:
+class _Cache:
     sizes_N4: NDArray[np.int64]
     borders: NDArray[np.int64]  # [N + 1]: where each image's pixels begin, and where the last one's end
     pixels: Pixels
 
 
 @functools.lru_cache(maxsize=4)  # not a field of the source: a pickled map would be a copy of all its bytes
-def _opened(folder: str, channels: int, bits: int) -> _Pack:
+def _open_cache(folder: str, channels: int, bits: int) -> _Cache:
     sizes_N4 = _read_sizes(Path(folder))
     borders = _borders(sizes_N4, channels)
     if not borders[-1]:  # nothing can be mapped then, and nothing will be read
-        return _Pack(sizes_N4, borders, np.empty(0, np.uint8))
+        return _Cache(sizes_N4, borders, np.empty(0, np.uint8))
     name, dtype = _PIXELS[bits]
     pixels = np.memmap(Path(folder, name), dtype, mode="r").view(np.ndarray)
-    return _Pack(sizes_N4, borders, pixels)
+    return _Cache(sizes_N4, borders, pixels)
 
 
-def pack(
+def cache_images(
     source: Source,
     folder: str | os.PathLike[str],
     view: View,
@@ -147,12 +147,12 @@ def pack(
         raise ValueError(f"expected a cache_size of {needed} or more, as the view has, got {short_side}")
     settings = _Settings(source.name, len(source), view.channels, short_side, view.decode, view.depth)
     place = Path(folder).expanduser()
-    path = place / _pack_name(source, settings)
+    path = place / _cache_name(source, settings)
     try:
         if not _is_whole(path, view):
-            with locked_folder(place, on_wait or _say_nothing):
+            with lock_folder(place, on_wait or _say_nothing):
                 if not _is_whole(path, view):  # another process may have made it while this one waited
-                    _remove_broken_off(place)
+                    _remove_unfinished(place)
                     if on_start:
                         on_start(path)
                     _make(source, view, settings, path, workers, on_image)
@@ -163,13 +163,13 @@ def pack(
     return replace(source, reader=CacheReader(source.reader, str(path), view.channels, view.depth))
 
 
-def occupied(folder: str | os.PathLike[str]) -> int:
+def cache_bytes(folder: str | os.PathLike[str]) -> int:
     """Bytes that the packs in a folder take."""
     packs = Path(folder).expanduser()
     return sum(path.stat().st_size for name, _ in _PIXELS.values() for path in packs.glob(f"*/{name}"))
 
 
-def _pack_name(source: Source, settings: _Settings) -> str:
+def _cache_name(source: Source, settings: _Settings) -> str:
     """A folder's name that is another one when a file, its place among the others or a setting is another one."""
     content = {**asdict(settings), "source": ""}  # a folder of images may move
     if settings.bits == 8:  # packs of before there was a choice are still good
@@ -202,7 +202,7 @@ def _say_nothing(text: str) -> None:
     pass
 
 
-def _remove_broken_off(place: Path) -> None:
+def _remove_unfinished(place: Path) -> None:
     """Remove what a killed process left; nobody else is making a pack here now."""
     for path in place.glob(f".*{PARTIAL}"):
         shutil.rmtree(path)
@@ -216,7 +216,7 @@ def _make(
     workers: int,
     on_image: Callable[[int], None] | None,
 ) -> None:
-    beside = partial(path)
+    beside = partial_path(path)
     try:
         beside.mkdir()
         with open(beside / _PIXELS[view.depth][0], "wb") as file:
@@ -229,8 +229,8 @@ def _make(
             with open(beside / name, "wb") as file:
                 file.write(content)
                 flush_file(file)
-        put(beside, path)  # over one that was cut short
-        _opened.cache_clear()
+        move_into_place(beside, path)  # over one that was cut short
+        _open_cache.cache_clear()
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -244,8 +244,8 @@ def _write_pixels(
     on_image: Callable[[int], None] | None,
 ) -> NDArray[np.int64]:
     sizes_N4, done = np.zeros((len(source), 4), np.int64), 0
-    chunks = (range(i, min(i + _CHUNK, len(source))) for i in range(0, len(source), _CHUNK))
-    shrink = functools.partial(_shrink, source, view, settings.short_side)
+    chunks = (range(i, min(i + _CHUNK_IMAGES, len(source))) for i in range(0, len(source), _CHUNK_IMAGES))
+    shrink = functools.partial(_shrink_chunk, source, view, settings.short_side)
     with contextlib.closing(make_ahead(shrink, chunks, workers)) as chunks_made:
         for made in chunks_made:
             for number, image in enumerate(made, start=done):
@@ -263,29 +263,29 @@ def _write_pixels(
 def _check_room(file: IO[bytes], done: int, total: int) -> None:
     """Stop early when what is still to come won't fit, by the images so far."""
     to_come = file.tell() / done * (total - done)
-    if done >= _TELLING and to_come > shutil.disk_usage(file.name).free:
+    if done >= _IMAGES_BEFORE_ESTIMATE and to_come > shutil.disk_usage(file.name).free:
         raise OSError(errno.ENOSPC, f"{total} images need about {(file.tell() + to_come) / 1e9:.1f} GB")
 
 
-def _shrink(source: Source, view: View, short_side: int, numbers: range) -> _Packed:
+def _shrink_chunk(source: Source, view: View, short_side: int, numbers: range) -> _Shrunk:
     return [_shrink_one(source, view, short_side, i) for i in numbers]
 
 
 def _shrink_one(source: Source, view: View, short_side: int, i: int) -> tuple[Pixels, tuple[int, int]] | None:
     def need_of(height: int, width: int) -> Need:
-        return Need() if view.decode == "exact" else Need(reduction_within(min(height, width) / short_side))
+        return Need() if view.decode == "exact" else Need(choose_reduction(min(height, width) / short_side))
 
     try:
         picture = source.read_picture(i, view.channels, need_of)
     except UnreadableImage:  # training meets it again, and says so
         return None
-    return made_smaller(picture, short_side, view), picture.size
+    return shrink_picture(picture, short_side, view), picture.size
 
 
-def made_smaller(picture: Picture, short_side: int, view: View) -> Pixels:
+def shrink_picture(picture: Picture, short_side: int, view: View) -> Pixels:
     """The picture with a short side of at most so many pixels, [h, w, C] of the view's depth."""
     if min(picture.size) <= short_side:
-        return at_depth(picture.pixels_hwC, view.depth)
+        return convert_depth(picture.pixels_hwC, view.depth)
     scale = short_side / min(picture.size)
     height, width = (max(1, round(side * scale)) for side in picture.size)
-    return shrunk(picture, (height, width), view)
+    return resize_whole(picture, (height, width), view)

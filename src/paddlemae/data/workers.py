@@ -31,12 +31,12 @@ from paddlemae.engine.cpus import usable_cpus
 from paddlemae.engine.memory import keep_freed_memory
 from paddlemae.system.display_names import say
 from paddlemae.system.private import interpreter_flag
-from paddlemae.system.signals import numbers
+from paddlemae.system.signals import stop_signals
 
 WORTH_WORKERS = 2000  # images; of fewer, starting a process takes longer than they do
 MOST_DEATHS = 3  # that are made good, and again so many after each
-THINGS_TO_REGAIN_TRUST = 1000
-MOST_PARTS = 100  # of a list among a function's arguments that may be the program's own; longer ones are names
+MADE_TO_RESET_DEATHS = 1000
+MOST_ARGUMENTS = 100  # of a list among a function's arguments that may be the program's own; longer ones are names
 SILENT_SECONDS = 120.0  # a worker that gives nothing for so long is spoken of: longer than a file's own notice takes
 
 _starting = threading.RLock()  # of what is changed for all threads while a process starts
@@ -66,9 +66,9 @@ def _make_in_workers(make: Callable[[_Due], _Made], due: Iterable[_Due], workers
         for one in due:
             pending.append(threads.submit(crew.made, one))
             if len(pending) == 2 * workers:
-                yield _result(pending.popleft())
+                yield _wait_for(pending.popleft())
         while pending:
-            yield _result(pending.popleft())
+            yield _wait_for(pending.popleft())
     except ValueError as error:  # raised again here, so that its traceback ends in this package as without workers
         raise (DataFault if isinstance(error, DataFault) else ValueError)(str(error)) from error
     finally:
@@ -76,7 +76,7 @@ def _make_in_workers(make: Callable[[_Due], _Made], due: Iterable[_Due], workers
         threads.shutdown(cancel_futures=True)
 
 
-def _result(future: Future[_Made]) -> _Made:
+def _wait_for(future: Future[_Made]) -> _Made:
     seconds = 0.0
     while not wait([future], SILENT_SECONDS).done:
         seconds += SILENT_SECONDS
@@ -99,7 +99,7 @@ class _Worker:
         # takes, and it waits forever for a process that died before it read them
         self.process = context.Process(target=_work, args=(its_end,), daemon=True)
         try:
-            with _current_folder_out_of_the_way(), _program_not_run_again(make), _stop_signals_blocked():
+            with _exclude_current_folder(), _hide_program(make), _block_stop_signals():
                 self.process.start()
         except BrokenPipeError:  # it died before it knew its work; the pipe tells so too
             pass
@@ -181,7 +181,7 @@ class _Crew:
             dead.pipe.close()
             self.all.discard(dead)
             self.deaths, self.made_since_death = self.deaths + 1, 0
-            died = f"a data worker died ({_ended_by(dead.process.exitcode)})"
+            died = f"a data worker died ({_describe_exit(dead.process.exitcode)})"
             if self.deaths > MOST_DEATHS:
                 raise DataFault(
                     f"{died}, for the {self.deaths}th time, most likely for lack of memory: use fewer workers, or "
@@ -193,11 +193,11 @@ class _Crew:
     def _count_made(self) -> None:
         with self.lock:
             self.made_since_death += 1
-            if self.made_since_death >= THINGS_TO_REGAIN_TRUST:
+            if self.made_since_death >= MADE_TO_RESET_DEATHS:
                 self.deaths = 0
 
 
-def _ended_by(exitcode: int | None) -> str:
+def _describe_exit(exitcode: int | None) -> str:
     if exitcode is None:
         return "before it began"
     if exitcode >= 0:
@@ -209,7 +209,7 @@ def _ended_by(exitcode: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _program_not_run_again(make: Callable[[Any], Any]) -> Iterator[None]:
+def _hide_program(make: Callable[[Any], Any]) -> Iterator[None]:
     """Start a process that does not import the program's script, as `spawn` would.
 
     Scripts that train or embed at their top level would do so in each worker. A script that defines what is made, such
@@ -234,7 +234,7 @@ def _is_defined_by_program(one: Any, depth: int = 6) -> bool:
     parts: Iterable[Any] = ()
     if isinstance(one, functools.partial):
         parts = (one.func, *one.args, *one.keywords.values())
-    elif isinstance(one, list | tuple) and len(one) < MOST_PARTS:
+    elif isinstance(one, list | tuple) and len(one) < MOST_ARGUMENTS:
         parts = one
     elif type(one).__module__.startswith("paddlemae.") and hasattr(one, "__dict__"):
         parts = vars(one).values()
@@ -242,7 +242,7 @@ def _is_defined_by_program(one: Any, depth: int = 6) -> bool:
 
 
 @contextlib.contextmanager
-def _current_folder_out_of_the_way() -> Iterator[None]:
+def _exclude_current_folder() -> Iterator[None]:
     """Let a file of the current folder not pass for a module of the standard library, and be executed, in a worker.
 
     Workers have this process's path for imports, but only once they have imported what brings it to them.
@@ -253,7 +253,7 @@ def _current_folder_out_of_the_way() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stop_signals_blocked() -> Iterator[None]:
+def _block_stop_signals() -> Iterator[None]:
     """Ctrl-C reaches every process of a terminal, a scheduler's signals every one of a job; the parent answers them.
 
     Workers inherit the block from the parent that starts them: it covers them until they ignore the
@@ -270,7 +270,7 @@ def _stop_signals_blocked() -> Iterator[None]:
 
 
 def _stop_signals() -> set[signal.Signals]:
-    return {signal.Signals(number) for number in numbers()}
+    return {signal.Signals(number) for number in stop_signals()}
 
 
 def _work(pipe: Connection) -> None:

@@ -20,7 +20,7 @@ from paddlemae.export.check import (
 )
 from paddlemae.export.interface import Interface, Model, interface_of, metadata_of
 from paddlemae.export.paddle_program import FILES, save_program
-from paddlemae.system.atomic import naming, rename
+from paddlemae.system.atomic import name_in_errors, rename
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
@@ -84,7 +84,7 @@ def export(
     examples, images = example_images(checkpoint, model.channels, interface.inputs[0].shape[1:])
     write, engine_of = writers[to]
     out.parent.mkdir(parents=True, exist_ok=True)
-    with naming(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+    with name_in_errors(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         unfinished = Path(folder) / out.name
         written = write(model, description, interface, unfinished)
         difference = largest_difference(engine_of(unfinished), model, description, interface, examples)

@@ -34,11 +34,11 @@ def train_in_processes(
     if launch.nodes == 1:  # else the first host may have begun already
         check_unlocked(out)
     recipe = load_recipe(task, name, overrides)
-    command = without(words, LAUNCH_OPTIONS)
+    command = remove_options(words, LAUNCH_OPTIONS)
     if launch.procs == AUTO:
         if task != "pretrain" or launch.nodes > 1:
             raise ValueError("--procs auto tries pretraining on one host; name a number here")
-        processes = fastest([*without(command, FOLDER_OPTIONS, FOLDER_FLAGS)], recipe.training.batch_size)
+        processes = find_fastest([*remove_options(command, FOLDER_OPTIONS, FOLDER_FLAGS)], recipe.training.batch_size)
     else:
         processes = int(launch.procs or 1)
     total = processes * launch.nodes
@@ -54,10 +54,10 @@ def train_in_processes(
 
 def run_together(words: Sequence[str], processes: int, launch: Launch) -> int:
     """Run a command that keeps no checkpoints in several processes; arguments and result as above."""
-    return run_ranks(without(words, LAUNCH_OPTIONS), processes, launch, lambda: None)
+    return run_ranks(remove_options(words, LAUNCH_OPTIONS), processes, launch, lambda: None)
 
 
-def without(words: Sequence[str], options: Collection[str], flags: Collection[str] = ()) -> list[str]:
+def remove_options(words: Sequence[str], options: Collection[str], flags: Collection[str] = ()) -> list[str]:
     """A command line without options that have a value, and without flags."""
     kept, skip = [], False
     for word in words:
@@ -70,7 +70,7 @@ def without(words: Sequence[str], options: Collection[str], flags: Collection[st
     return kept
 
 
-def fastest(command: list[str], batch_size: int) -> int:
+def find_fastest(command: list[str], batch_size: int) -> int:
     """The number of processes that trains the most images a second here, found by a few steps with each."""
     cpus = usable_cpus()
     numbers = sorted({1, *(2**power for power in range(1, 12) if 2**power <= cpus), cpus})

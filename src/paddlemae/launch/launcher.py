@@ -24,9 +24,9 @@ from pathlib import Path
 
 from paddlemae.system.display_names import say
 from paddlemae.system.limits import check_current_folder
-from paddlemae.system.locks import identity, locked_by_descriptor
-from paddlemae.system.run_module import python_module
-from paddlemae.system.signals import INTERRUPTED_STATUS, REQUEUE_STATUS, numbers
+from paddlemae.system.locks import lock_descriptor, process_identity
+from paddlemae.system.run_module import module_command
+from paddlemae.system.signals import INTERRUPTED_STATUS, REQUEUE_STATUS, stop_signals
 from paddlemae.train.stopping import MISTAKE_STATUS
 
 FOLDER_VARIABLE = "PADDLEMAE_LAUNCH_FOLDER"  # where processes leave their identity and status
@@ -39,7 +39,7 @@ LOOK_EVERY_SECONDS = 0.1
 GRACE_SECONDS = 10.0  # for the launcher, once its processes have ended, and for processes without a launcher
 MOST_RESTARTS = 3
 PAUSE_SECONDS = 1.0  # before a restart, times how many there were
-SHOWN_LINES = 30  # of the log of a process that crashed, at least
+LOG_LINES = 30  # of the log of a process that crashed, at least
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,12 @@ def remove_orphans() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{_folder_prefix()}*"):
         with contextlib.suppress(OSError):
             has_log = (folder / LAUNCHER_LOG).exists()  # it was locked before it had one
-            if has_log and (descriptor := locked_by_descriptor(folder)) is not None:
+            if has_log and (descriptor := lock_descriptor(folder)) is not None:
                 shutil.rmtree(folder, ignore_errors=True)
                 os.close(descriptor)
 
 
-def note_entered() -> None:
+def report_entered() -> None:
     """Tell the command that watches that the run folder was taken, so that no restart empties it again."""
     if folder := os.environ.get(FOLDER_VARIABLE):
         (Path(folder) / ENTERED).touch()
@@ -156,7 +156,7 @@ class _Attempt:
 
     def __enter__(self) -> _Attempt:
         remove_orphans()
-        self.before = {number: signal.signal(number, self._remember) for number in numbers()}
+        self.before = {number: signal.signal(number, self._remember) for number in stop_signals()}
         self.held: int | None = None
         try:
             self.folder = Path(tempfile.mkdtemp(prefix=_folder_prefix()))  # nobody else may look into it
@@ -171,14 +171,14 @@ class _Attempt:
         return self
 
     def _start(self) -> None:
-        self.held = locked_by_descriptor(self.folder)
+        self.held = lock_descriptor(self.folder)
         self.logs = self.folder / "logs"
         options = ["--nproc_per_node", str(self.processes), "--log_dir", str(self.logs)]
         if self.launch.nodes > 1:
             options += ["--nnodes", str(self.launch.nodes), "--master", str(self.launch.master)]
             options += ["--rank", str(self.launch.node_rank)] if self.launch.node_rank is not None else []
-        words = [*python_module("paddle.distributed.launch"), *options, str(RANK_SCRIPT), *self.command]
-        known = {FOLDER_VARIABLE: str(self.folder), SUPERVISOR_VARIABLE: json.dumps(identity(os.getpid()))}
+        words = [*module_command("paddle.distributed.launch"), *options, str(RANK_SCRIPT), *self.command]
+        known = {FOLDER_VARIABLE: str(self.folder), SUPERVISOR_VARIABLE: json.dumps(process_identity(os.getpid()))}
         # a session of its own: a terminal's Ctrl-C comes here only, and is sent on from here
         with (self.folder / LAUNCHER_LOG).open("w") as output:
             self.launcher = subprocess.Popen(
@@ -220,7 +220,7 @@ class _Attempt:
 
     def watch(self) -> int | None:
         """Until all have ended: their exit status, or None if one crashed; its log is shown then."""
-        shown = _Shown(self.logs / "workerlog.0")
+        shown = _LogFollower(self.logs / "workerlog.0")
         ended_at: float | None = None
         while self.launcher.poll() is None:
             shown.go_on()
@@ -254,7 +254,7 @@ class _Attempt:
             yield json.loads(path.read_text())
 
     def _alive(self) -> list[int]:
-        return [pid for pid, started in self._processes() if identity(pid) == [pid, started]]
+        return [pid for pid, started in self._processes() if process_identity(pid) == [pid, started]]
 
     def _statuses(self) -> dict[int, int]:
         return {int(path.stem): int(path.read_text()) for path in self.folder.glob("*.status")}
@@ -276,7 +276,7 @@ class _Attempt:
         """Remember who died without leaving a status, the first one first; the launcher then kills the others."""
         for path in sorted(self.folder.glob("*.process")):
             pid, started = json.loads(path.read_text())
-            if not path.with_suffix(".status").exists() and identity(pid) != [pid, started]:
+            if not path.with_suffix(".status").exists() and process_identity(pid) != [pid, started]:
                 self.silent.setdefault(int(path.stem))
 
     def _show_crash(self, statuses: dict[int, int]) -> None:
@@ -302,11 +302,11 @@ class _Attempt:
         if number:  # the first one's is shown already
             lines = self._log(number).splitlines()
             tracebacks = [place for place, line in enumerate(lines) if line.startswith("Traceback")]
-            first = min([len(lines) - SHOWN_LINES, *tracebacks[-1:]])  # a traceback whole, typer's many frames included
+            first = min([len(lines) - LOG_LINES, *tracebacks[-1:]])  # a traceback whole, typer's many frames included
             print(*lines[max(0, first) :], sep="\n", file=sys.stderr, flush=True)
 
 
-class _Shown:
+class _LogFollower:
     """The log of the first process, shown as it grows."""
 
     def __init__(self, path: Path):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from paddlemae.recipe.types import STRICT
-from paddlemae.system.documents import validated
+from paddlemae.system.documents import validate_content
 
 
 class About(BaseModel):
@@ -42,6 +42,6 @@ def take_about(content: dict[str, Any], name: str, *, required: bool = False) ->
     if "about" not in content and not required:
         return None
     try:
-        return validated(About, content.pop("about", {}))
+        return validate_content(About, content.pop("about", {}))
     except ValueError as fault:
         raise ValueError(f"recipe {name}: about: {fault}") from None

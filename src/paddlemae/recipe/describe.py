@@ -1,4 +1,4 @@
-"""Describe recipes as text: the list of those that come with PaddleMAE, and one with every setting explained."""
+"""Describe recipes as text: the list of the built-in ones, and one with every setting explained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from paddlemae.recipe.training import FREE
 
 
 def list_recipes() -> Iterator[str]:
-    """Yield two lines for each recipe that comes with PaddleMAE: task, name, what it is; its result."""
+    """Yield two lines for each built-in recipe: task, name, what it is; its result."""
     for task in RECIPES:
         for name in recipe_names(task):
             about = recipe_about(task, name)

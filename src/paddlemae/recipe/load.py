@@ -15,12 +15,12 @@ from pydantic import BaseModel, ValidationError
 from paddlemae.recipe.about import About, take_about
 from paddlemae.recipe.fields import settings_of
 from paddlemae.recipe.settings import RECIPES, Recipe
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 from paddlemae.system.documents import brief, first_fault, parse_yaml, read_yaml
 
 
 def recipe_names(task: str) -> list[str]:
-    """The recipes that come with PaddleMAE."""
+    """Return the names of the built-in recipes of a task."""
     folder = files("paddlemae") / "recipes" / task
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
@@ -30,7 +30,7 @@ def load_recipe(task: str, name: str | None = None, overrides: Sequence[str] = (
 
     Args:
         task: a key of `RECIPES`.
-        name: a recipe that comes with PaddleMAE, or a YAML file; None for the defaults alone.
+        name: a built-in recipe, or a YAML file; None for the defaults alone.
         overrides: "key=value"; the key with its section ("model.depth") or, where only one section has it, without.
     Raises:
         ValueError: an unknown key (the nearest one is given), a value of the wrong type, a recipe of another task.
@@ -43,7 +43,9 @@ def recipe_content(task: str, name: str | None = None, overrides: Sequence[str] 
     """What a recipe names, with the overrides, and nothing else; arguments and errors as above, values unchecked."""
     content = _read(task, name) if name else {}
     if content.get("task", task) != task:
-        raise ValueError(f"{name} is a recipe for 'paddlemae {shown(content['task'])}', not for 'paddlemae {task}'")
+        raise ValueError(
+            f"{name} is a recipe for 'paddlemae {display_name(content['task'])}', not for 'paddlemae {task}'"
+        )
     for override in overrides:
         key, value = _parse_override(override)
         *sections, leaf = _full_key(RECIPES[task], key).split(".")
@@ -55,7 +57,11 @@ def recipe_content(task: str, name: str | None = None, overrides: Sequence[str] 
 
 
 def build_recipe(task: str, content: dict[str, Any]) -> Any:
-    """Validate a mapping; one line for the first fault."""
+    """Return the recipe that a mapping of settings means.
+
+    Raises:
+        ValueError: one line for the first fault.
+    """
     known = set(_keys(RECIPES[task]))
     for key in _given_keys(content, known):
         _full_key(RECIPES[task], key)
@@ -66,7 +72,7 @@ def build_recipe(task: str, content: dict[str, Any]) -> Any:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as YAML that `load_recipe` reads again."""
+    """Return a resolved recipe as YAML, which `load_recipe` reads again."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
 
 
@@ -162,7 +168,7 @@ def _given_keys(content: dict[str, Any], known: set[str]) -> Iterator[str]:
 
 
 def _full_key(model: type[BaseModel], key: str) -> str:
-    """The full key that `key` names, itself or by its last part.
+    """Return the full key that `key` names, itself or by its last part.
 
     Raises:
         ValueError: unknown, or in several sections.

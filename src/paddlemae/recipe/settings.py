@@ -1,4 +1,4 @@
-"""The settings of each task: their types, defaults and limits."""
+"""The settings of each task: defaults, descriptions and the rules between them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, Field, create_model, model_validator
 
+from paddlemae.data.views.limits import check_crops
 from paddlemae.model.masking import MASKS
 from paddlemae.model.shape import (
     DECODER_KINDS,
@@ -35,14 +36,14 @@ from paddlemae.recipe.types import (
 )
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SCRATCH = "scratch"  # what fine-tuning starts from without weights
+SCRATCH = "scratch"  # `init` of a fine-tuning from random weights
 if TYPE_CHECKING:
     Size: TypeAlias = str
     MaskName: TypeAlias = str
 else:
     Size, MaskName = Literal[tuple(SIZES)], Literal[tuple(MASKS)]
 SIZE_NAMES, MASK_NAMES = (", ".join(f"`{name}`" for name in names) for names in (SIZES, MASKS))
-AUTO: Literal["auto"] = "auto"  # in the place of mean and std: those of the training images
+AUTO: Literal["auto"] = "auto"  # as mean and std: those of the training images
 
 # descriptions of settings that several tasks have
 SIZE = Field(
@@ -184,20 +185,14 @@ class Augmentation(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Augmentation:
-        for name, bounds in (("crop_scale", self.crop_scale), ("crop_ratio", self.crop_ratio)):
-            if bounds and bounds[0] > bounds[1]:
-                raise ValueError(f"{name} must be [lowest, highest], got {list(bounds)}")
-        if self.crop_scale and self.crop_scale[1] > 1:
-            raise ValueError(f"crop_scale is a share of the image's area, at most 1, got {list(self.crop_scale)}")
-        if self.crop_scale and self.shift:
-            raise ValueError("crop_scale and shift exclude each other; set crop_scale=null to shift")
+        check_crops(self.crop_scale, self.crop_ratio, self.shift, self.eval_crop_ratio)
         if self.shift and self.eval_crop_ratio != 1:
             raise ValueError("shifted views show whole images, and so must evaluation; set eval_crop_ratio=1")
         return self
 
 
 class FinetuneAugmentation(Augmentation):
-    """The same, and what fine-tuning does to views: RandAugment, then random erasing (MAE, appendix A.2)."""
+    """How a training view is made in fine-tuning: then RandAugment and random erasing (MAE, appendix A.2)."""
 
     randaugment: NonNegative = Field(default=0, description="RandAugment operations per image; 0: none")
     magnitude: Annotated[float, NUMBER, Field(ge=0, le=10)] = Field(
@@ -372,5 +367,5 @@ Recipe = PretrainRecipe | FinetuneRecipe | ProbeRecipe
 
 
 def default_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) when a recipe names none: ImageNet's for three channels, 0.5 for any other number."""
+    """Return the (mean, std) of a recipe that names none: ImageNet's for three channels, 0.5 for any other number."""
     return (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels, (0.5,) * channels)

@@ -13,22 +13,22 @@ STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_in
 MOST_WORKERS = 4096
 
 
-def _no_bool(value: Any) -> Any:
-    """YAML's yes and on are booleans, which Python would count as 1."""
+def _refuse_bool(value: Any) -> Any:
+    """Refuse a boolean, as which YAML reads `yes` and `on`, and which Python takes for 1."""
     if isinstance(value, bool):
         raise ValueError("Input should be a number")
     return value
 
 
-def _few(value: Any) -> Any:
-    """Images in all, "10%" of them, or "5/class"; always as many of each class as of any other."""
+def _check_labels(value: Any) -> Any:
+    """Refuse all but a number of images, a share of them ("10%") or a number per class ("5/class")."""
     number = isinstance(value, int) and not isinstance(value, bool) and value > 0
     if number or (isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?%|\d+/class", value)):
         return value
-    raise ValueError(f'expected a number of images, a share ("10%") or a number a class ("5/class"), got {value!r}')
+    raise ValueError(f'expected a number of images, a share ("10%") or a number per class ("5/class"), got {value!r}')
 
 
-NUMBER = BeforeValidator(_no_bool)
+NUMBER = BeforeValidator(_refuse_bool)
 Positive = Annotated[int, NUMBER, Field(ge=1, le=MOST)]
 NonNegative = Annotated[int, NUMBER, Field(ge=0, le=MOST)]
 PositiveFloat = Annotated[float, NUMBER, Field(gt=0, le=MOST)]
@@ -40,7 +40,7 @@ ShareOrAll = Annotated[float, NUMBER, Field(gt=0, le=1)]
 Side = Annotated[int, NUMBER, Field(ge=1, le=MOST_PIXELS)]
 Workers = Annotated[int, NUMBER, Field(ge=0, le=MOST_WORKERS)]
 Threads = Annotated[int, NUMBER, Field(ge=1, le=MOST_WORKERS)]
-Labels = Annotated[int | str, BeforeValidator(_few)]
+Labels = Annotated[int | str, BeforeValidator(_check_labels)]
 # of pixels in [0, 1]; beyond these bounds, as in `weights.description`, normalised values are no numbers
 Mean = tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] | Literal["auto"]
 Std = tuple[Annotated[float, NUMBER, Field(ge=1e-6, le=1e6)], ...] | Literal["auto"]

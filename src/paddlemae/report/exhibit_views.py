@@ -14,13 +14,13 @@ from paddlemae.report.formatting import number, percent, short, text
 from paddlemae.report.sprites import LOOKED_AT, LOST, Pictures, Sheet
 from paddlemae.runs import exhibit_files
 from paddlemae.runs.confusion import Confusion, read_confusion
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 
 NUMBERED_CLASSES = 20  # up to here a confusion matrix is a table of numbers, above it is a picture
 CONFUSED_PAIRS = 12
 LISTED_CLASSES = 1000  # whose accuracy is listed
 NAME_COLUMNS = 48  # of a class in a table of the page
-PARTS = {part: title[0].upper() + title[1:] for part, title in exhibit_files.PARTS.items()}
+PARTS = {part: title[0].upper() + title[1:] for part, title in exhibit_files.EXHIBIT_TITLES.items()}
 
 Json = dict[str, Any]
 Hold = Callable[..., Sheet]
@@ -45,11 +45,11 @@ def _name(classes: Sequence[Any], label: Any) -> str:
     if label is None:
         return "no label"
     known = isinstance(label, int) and 0 <= label < len(classes)
-    return shown(classes[label] if known else f"class {label}", NAME_COLUMNS)
+    return display_name(classes[label] if known else f"class {label}", NAME_COLUMNS)
 
 
 def _names(content: Json) -> list[str]:
-    return [shown(name, NAME_COLUMNS) for name in content["classes"]]
+    return [display_name(name, NAME_COLUMNS) for name in content["classes"]]
 
 
 def _reconstructions(content: Json, hold: Hold) -> Json:

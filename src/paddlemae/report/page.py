@@ -14,18 +14,20 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from paddlemae.report.collect import gain, kind_of, spread
 from paddlemae.report.exhibit_views import PARTS, shown_exhibits
 from paddlemae.report.formatting import duration, finite, number, percent, points, short, text
+from paddlemae.report.results import gain, kind_of, spread
 from paddlemae.report.sprites import LOST, Pictures, position
-from paddlemae.runs.runlog import flat
-from paddlemae.system.display_names import shown, shown_lines
+from paddlemae.runs.metrics import ALL_METRICS, CLASSIFICATION, metrics_named
+from paddlemae.runs.runlog import flatten
+from paddlemae.system.display_names import display_name, escape_lines
 
 ASSETS = Path(__file__).with_name("assets")
 MOST_POINTS = 2000  # of a curve: twice the pixels that a wide screen gives it
@@ -47,8 +49,11 @@ CURVES = {  # in the page's order; whatever else was logged comes behind
     "images_per_second": "Images per second",
     "memory_gb": "Memory, GB",
     "eval_loss": "Loss on held-out images",
-    "top1": "Top-1 on held-out images",
-    "top5": "Top-5 on held-out images",
+    **{
+        key: f"{name.capitalize()} on held-out images"
+        for metrics in ALL_METRICS
+        for key, name in metrics.titles.items()
+    },
     "waiting": "Share of the time spent waiting for data",
 }
 
@@ -88,7 +93,7 @@ def _template() -> Template:
     settings: Json = dict(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     loader = FileSystemLoader(ASSETS, encoding="utf-8")
     environment = Environment(loader=loader, finalize=_printable, **settings)
-    filters = (spread, gain, kind_of, text, number, percent, points, short, duration, position)
+    filters = (heading, values, others, spread, gain, kind_of, text, number, percent, points, short, duration, position)
     environment.filters |= {function.__name__: function for function in filters}
     environment.globals |= {
         "LOST": LOST,
@@ -101,9 +106,28 @@ def _template() -> Template:
     return environment.get_template("page.html.jinja")
 
 
+def heading(rows: Sequence[Json]) -> str:
+    """Return the names of the primary metrics in rows of results."""
+    names = ", ".join(dict.fromkeys(metrics_named(row["metric"]).name for row in rows)) or CLASSIFICATION.name
+    return names[0].upper() + names[1:]
+
+
+def values(content: Json, row: Json) -> list[float | None]:
+    """Return the values of a row's primary metric: those of a cell's seeds, or of each run that is compared."""
+    found: list[float | None] = content[metrics_named(row["metric"]).primary]
+    return found
+
+
+def others(cell: Json, row: Json) -> str:
+    """Return the means of a cell's further metrics, such as "top-5 99.0%"."""
+    metrics = metrics_named(row["metric"])
+    titles = {key: name for key, name in metrics.titles.items() if key != metrics.primary}
+    return ", ".join(f"{name} {percent(fmean(cell[key]))}" for key, name in titles.items() if cell.get(key))
+
+
 def _printable(value: Any) -> Any:
     """Replace characters in a template's expression that a name may hold and a page may not."""
-    return shown_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return escape_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _script_json(content: Any) -> Markup:
@@ -117,7 +141,9 @@ def _script_json(content: Any) -> Markup:
 def _labels(runs: Sequence[Json]) -> list[str]:
     """Return labels that distinguish the runs: their names, or their folders where two names are equal."""
     names = [run["name"] for run in runs]
-    return [shown(name) for name in (names if len(set(names)) == len(names) else [run["folder"] for run in runs])]
+    return [
+        display_name(name) for name in (names if len(set(names)) == len(names) else [run["folder"] for run in runs])
+    ]
 
 
 def _run(place: int, run: Json, label: str, folder: Path, pictures: Pictures) -> Json:
@@ -133,7 +159,7 @@ def _run(place: int, run: Json, label: str, folder: Path, pictures: Pictures) ->
         "headline": _headline(run),
         "facts": _facts(run),
         "recipe": _grouped(run["setup"]["recipe"]),
-        "environment": dict(flat(run["setup"]["environment"])),
+        "environment": dict(flatten(run["setup"]["environment"])),
         "curves": _curves(run["curves"], problems),
         "exhibits": exhibits,
         "problems": problems,
@@ -226,7 +252,7 @@ def _curves(curves: Mapping[str, Json], problems: list[str]) -> dict[str, Json]:
         if lost:
             problems.append(f"{name}: {lost} values are no finite numbers and are not drawn")
         if curve["value"]:
-            found[shown(name)] = curve
+            found[display_name(name)] = curve
     return found
 
 

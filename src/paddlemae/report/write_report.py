@@ -12,7 +12,7 @@ from typing import Any
 from paddlemae.report.collect import collect
 from paddlemae.report.page import render
 from paddlemae.runs.runlog import REPORT_FILES
-from paddlemae.system.atomic import naming, replace_text
+from paddlemae.system.atomic import name_in_errors, replace_text
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Written:
     folder = out or runs[0]
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; --out needs a folder for the report")
-    with naming(folder):
+    with name_in_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     written = Written(*(folder / name for name in REPORT_FILES))
     for path, text in zip((written.page, written.figures, written.table), texts):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-COLUMNS = ("true", "predicted", "count")
+CONFUSION_COLUMNS = ("true", "predicted", "count")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +45,12 @@ class Confusion:
 
     def images_of_class(self) -> NDArray[np.int64]:
         """Return how many images each true class has: [K]."""
-        return _summed(self.true, self.count, self.classes)
+        return _sum_counts(self.true, self.count, self.classes)
 
     def right_of_class(self) -> NDArray[np.int64]:
         """Return how many images of each true class were recognised: [K]."""
         hit = self.true == self.predicted
-        return _summed(self.true[hit], self.count[hit], self.classes)
+        return _sum_counts(self.true[hit], self.count[hit], self.classes)
 
     def matrix(self, side: int | None = None) -> NDArray[np.int64]:
         """Return the counts as a table [true, predicted].
@@ -60,13 +60,13 @@ class Confusion:
         """
         side = self.classes if side is None else min(side, self.classes)
         cells = self.true * side // self.classes * side + self.predicted * side // self.classes
-        return _summed(cells, self.count, side * side).reshape(side, side)
+        return _sum_counts(cells, self.count, side * side).reshape(side, side)
 
     def as_json(self) -> dict[str, list[int]]:
-        return {name: getattr(self, name).tolist() for name in COLUMNS}
+        return {name: getattr(self, name).tolist() for name in CONFUSION_COLUMNS}
 
 
-def _summed(places: NDArray[np.int64], count: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+def _sum_counts(places: NDArray[np.int64], count: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     sums = np.zeros(size, np.int64)
     np.add.at(sums, places, count)
     return sums
@@ -82,7 +82,9 @@ def read_confusion(content: Mapping[str, Any]) -> Confusion:
     if "counts" in content:
         columns = _columns_of(content["counts"], size)
     else:
-        columns = np.array([_whole(content[name]) for name in COLUMNS], np.int64).reshape(len(COLUMNS), -1)
+        columns = np.array([_whole(content[name]) for name in CONFUSION_COLUMNS], np.int64).reshape(
+            len(CONFUSION_COLUMNS), -1
+        )
     true, predicted, count = columns
     if columns.size and (columns.min() < 0 or max(true.max(), predicted.max()) >= size):
         raise ValueError(f"counts of other classes than the {size}, or below 0")

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from paddlemae.runs.fonts import lettering
+from paddlemae.runs.fonts import choose_fonts
 from paddlemae.system.atomic import replace_bytes
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 
 TILE, GAP, WIDTH = 96, 8, 1080  # pixels; ten tiles in a row, or five pairs
 _HEADING, _TEXT, _LINE = 18, 11, 15  # sizes of letters; and the height of a line of text
@@ -73,7 +73,7 @@ class _Letters:
 
     def __init__(self, texts: Iterable[str]):
         others = [text for text in texts if not text.isascii()]  # matplotlib is slow to import
-        self.found = lettering(others) if others else None
+        self.found = choose_fonts(others) if others else None
         self.fonts: dict[tuple[tuple[str, int], int], _Font] = {}
 
     def write(
@@ -88,7 +88,7 @@ class _Letters:
     def _fitting(self, text: str, width: int, size: int) -> str:
         most = width  # no letter is narrower than a pixel
         while True:
-            line = shown(text, most) if self.found is None else self.found(text, most)
+            line = display_name(text, most) if self.found is None else self.found(text, most)
             wide = sum(font.getlength(piece) for font, piece in self._pieces(line, size))
             if wide <= width or most <= 0:
                 return line

@@ -16,10 +16,10 @@ from PIL import Image
 
 from paddlemae.runs.runlog import EXHIBITS
 from paddlemae.system.atomic import replace_bytes, replace_text
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 from paddlemae.system.documents import parse_lenient, read_bytes
 
-PARTS = {  # name of its file -> what it is, in the page's order
+EXHIBIT_TITLES = {  # name of its file -> what it is, in the page's order
     "reconstructions": "reconstructions across training",
     "confusion": "confusion matrix",
     "mistakes": "most confident mistakes",
@@ -29,7 +29,7 @@ PARTS = {  # name of its file -> what it is, in the page's order
 }
 LARGEST_SIDE = 112  # pixels of a picture; a page holds hundreds of them
 MAX_EXHIBIT_BYTES = 2**26  # parsed, a file can take 20 times its size
-QUALITY = 88  # of JPEG, at full colour resolution: a neighbour's colour must not bleed in
+JPEG_QUALITY = 88  # of JPEG, at full colour resolution: a neighbour's colour must not bleed in
 
 
 def write_exhibit(run: Path, part: str, content: dict[str, Any]) -> None:
@@ -49,7 +49,7 @@ def read_exhibit(run: Path, part: str) -> dict[str, Any] | None:
     try:
         content = parse_lenient(read_bytes(path, MAX_EXHIBIT_BYTES))
     except ValueError as fault:
-        raise ValueError(f"{path} is damaged ({shown(fault, 200)})") from fault
+        raise ValueError(f"{path} is damaged ({display_name(fault, 200)})") from fault
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged (no JSON object)")
     return content
@@ -73,7 +73,7 @@ def write_sprite(
         row, column = divmod(number, columns)
         sheet.paste(_image(picture).resize((width, height), Image.Resampling.BOX), (column * width, row * height))
     path, content = _path(run, f"{name}.jpg"), io.BytesIO()
-    sheet.save(content, "JPEG", quality=QUALITY, subsampling=0)
+    sheet.save(content, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     replace_bytes(path, content.getbuffer())  # Pillow itself does not see that a full disk took a part only
     return {"file": f"{EXHIBITS}/{path.name}", "tile": [height, width], "columns": columns, "count": len(pictures)}
 

@@ -12,7 +12,7 @@ from typing import BinaryIO, ParamSpec
 import numpy as np
 
 from paddlemae.runs.confusion import Confusion
-from paddlemae.runs.fonts import Lettering, fonts, lettering
+from paddlemae.runs.fonts import Lettering, choose_fonts, fonts
 from paddlemae.system.atomic import replace_bytes
 
 NAMED_CLASSES = 40  # of a confusion matrix; above it names would overlap
@@ -24,7 +24,7 @@ INK, FAINT, ACCENT = "#1d2733", "#8a94a0", "#c2410c"
 Given = ParamSpec("Given")
 
 
-def _in_own_style(draw: Callable[Given, None]) -> Callable[Given, None]:
+def _use_own_style(draw: Callable[Given, None]) -> Callable[Given, None]:
     """Draw in the style of the user's matplotlibrc, not in that of the program around, and leave that one as it is."""
 
     @functools.wraps(draw)
@@ -72,7 +72,7 @@ def _save(figure, path: Path | BinaryIO, names: Lettering, *, tight: bool = Fals
     replace_bytes(path, content.getbuffer())  # Pillow itself does not see that a full disk took a part only
 
 
-@_in_own_style
+@_use_own_style
 def draw_reconstructions(
     path: Path | BinaryIO,
     columns: Sequence[str],
@@ -94,7 +94,7 @@ def draw_reconstructions(
     cell, gap, top = 1.15, 0.15, 0.3  # inches
     cell_height = cell * height / width
     total_width = strips * len(columns) * cell + (strips - 1) * gap
-    letters = lettering([*columns, *names, caption])
+    letters = choose_fonts([*columns, *names, caption])
     caption = "\n".join(textwrap.wrap(letters(caption, LONGEST_CAPTION), int(total_width * 23)))
     total_height = rows * cell_height + top + 0.25 + 0.13 * (caption.count("\n") + 1)
     figure = _figure(total_width, total_height)
@@ -123,7 +123,7 @@ def _picture(axes, pixels_HWC: np.ndarray) -> None:
     axes.set_axis_off()
 
 
-@_in_own_style
+@_use_own_style
 def draw_neighbours(
     path: Path,
     rows: Sequence[Sequence[np.ndarray]],
@@ -143,7 +143,7 @@ def draw_neighbours(
     cell, gap, title = 1.15, 0.12, 0.17  # inches; the gap sets the queries apart
     cell_height = cell * height / width + title
     total_width = len(rows[0]) * cell + gap
-    letters = lettering([*names, *(title for row in titles for title in row), caption])
+    letters = choose_fonts([*names, *(title for row in titles for title in row), caption])
     caption = "\n".join(textwrap.wrap(letters(caption, LONGEST_CAPTION), int(total_width * 20)))
     total_height = len(rows) * cell_height + 0.2 + 0.13 * (caption.count("\n") + 1)
     figure = _figure(total_width, total_height)
@@ -158,7 +158,7 @@ def draw_neighbours(
     _save(figure, path, letters)
 
 
-def heated(picture_HWC: np.ndarray, heat: np.ndarray) -> np.ndarray:
+def overlay_heat(picture_HWC: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """A picture in grey under the colours of a map: uint8 [H, W, 3].
 
     Args:
@@ -177,12 +177,12 @@ def heated(picture_HWC: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return (255 * (0.4 * grey + 0.6 * colours) + 0.5).astype(np.uint8)
 
 
-@_in_own_style
+@_use_own_style
 def draw_confusion(path: Path, confusion: Confusion, classes: Sequence[str], title: str) -> None:
     """Draw how often each true class (row) was predicted as each class (column); of many, several classes share one."""
     matrix, size = confusion.matrix(MOST_CELLS), len(classes)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    letters = lettering([*(classes if size <= NAMED_CLASSES else ()), title])
+    letters = choose_fonts([*(classes if size <= NAMED_CLASSES else ()), title])
     side = min(14.0, max(4.5, 0.42 * size + 2))
     figure = _figure(side, side)
     axes = figure.add_subplot()
@@ -206,7 +206,7 @@ def draw_confusion(path: Path, confusion: Confusion, classes: Sequence[str], tit
     _save(figure, path, letters, tight=True)
 
 
-@_in_own_style
+@_use_own_style
 def draw_curves(path: Path, lines: Sequence[dict], names: Sequence[str], title: str) -> None:
     """Draw metrics against steps, one panel a name.
 
@@ -218,7 +218,7 @@ def draw_curves(path: Path, lines: Sequence[dict], names: Sequence[str], title: 
     if not present:
         return
     figure = _figure(6, 2.2 * len(present))
-    letters = lettering([*present, title])
+    letters = choose_fonts([*present, title])
     for panel, name in enumerate(present):
         axes = figure.add_subplot(len(present), 1, panel + 1)
         points = [(line["step"], line[name]) for line in lines if name in line]
@@ -232,7 +232,7 @@ def draw_curves(path: Path, lines: Sequence[dict], names: Sequence[str], title: 
     _save(figure, path, letters, tight=True)
 
 
-@_in_own_style
+@_use_own_style
 def draw_study(path: Path, key: str, found: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> None:
     """Draw a measure against the values of a setting, a line a start, bars of a standard deviation.
 
@@ -240,7 +240,7 @@ def draw_study(path: Path, key: str, found: Mapping[str, Mapping[str, Sequence[f
         found: start -> value of the setting -> the measure of each seed, in [0, 1].
     """
     figure = _figure(5, 3.2)
-    letters = lettering([key, title, *found, *(value for by_value in found.values() for value in by_value)])
+    letters = choose_fonts([key, title, *found, *(value for by_value in found.values() for value in by_value)])
     axes = figure.add_subplot()
     for (name, by_value), colour in zip(found.items(), (ACCENT, FAINT)):
         means = [100 * float(np.mean(values)) for values in by_value.values()]

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 
-OWN = "DejaVu Sans"  # comes with matplotlib
+DEFAULT_FONT = "DejaVu Sans"  # comes with matplotlib
 # fonts of many letters, by their families' names; those of coloured pictures can't be drawn in one colour
 _LARGE = re.compile(
     "cjk|noto|hei|song|ming|kai|gothic|yahei|pingfang|gulim|malgun|fallback|unifont|unicode|emoji|symbol|wenquanyi|wqy"
@@ -46,10 +46,10 @@ class Lettering:
 
     def __call__(self, name: object, most: int | None) -> str:
         """Return a name as it is drawn, in at most `most` columns; what no font has is escaped."""
-        return shown(name, most, without=self.lacking)
+        return display_name(name, most, without=self.lacking)
 
 
-def lettering(texts: Iterable[object]) -> Lettering:
+def choose_fonts(texts: Iterable[object]) -> Lettering:
     """Find fonts for the letters of some texts."""
     letters = frozenset().union(*map(str, texts)) if texts else frozenset()
     return _lettering(frozenset(letter for letter in letters if not letter.isascii() and letter.isprintable()))
@@ -58,7 +58,7 @@ def lettering(texts: Iterable[object]) -> Lettering:
 @cache
 def _lettering(letters: frozenset[str]) -> Lettering:
     manager = fonts()
-    found = [_font(OWN, manager.findfont(OWN), 0)]
+    found = [_font(DEFAULT_FONT, manager.findfont(DEFAULT_FONT), 0)]
     lacking = frozenset(letter for letter in letters if ord(letter) not in found[0].letters)
     for one in _candidates(manager)[:_MOST_TRIED] if lacking else ():
         font = _font(one.name, one.fname, getattr(one, "index", 0))

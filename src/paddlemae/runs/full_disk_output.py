@@ -14,7 +14,7 @@ GONE = {errno.EPIPE, errno.EIO, errno.ECONNRESET, errno.ENXIO}
 STANDARD = (0, 1, 2)
 
 
-class _Patient:
+class _TolerantStream:
     """A stream whose writes may fail; in all else the stream itself."""
 
     def __init__(self, stream: Any):
@@ -26,7 +26,7 @@ class _Patient:
 
     @property
     def buffer(self) -> Any:
-        return _Patient(self.stream.buffer)
+        return _TolerantStream(self.stream.buffer)
 
     def write(self, text: Any) -> int:
         with self._losing_words():
@@ -44,23 +44,23 @@ class _Patient:
         except OSError as fault:
             self.fault = self.fault or fault
             if fault.errno in GONE:
-                _lead_nowhere(self.stream)
+                _redirect_to_null(self.stream)
 
 
-def _lead_nowhere(stream: Any) -> None:
+def _redirect_to_null(stream: Any) -> None:
     """What waits in a stream, and what is written to it later, by whomever, is lost."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # a stream without a file
-        _open_nowhere(stream.fileno())
+        _open_null(stream.fileno())
 
 
-def _open_nowhere(descriptor: int) -> None:
+def _open_null(descriptor: int) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     if nowhere != descriptor:
         os.dup2(nowhere, descriptor)
         os.close(nowhere)
 
 
-def _opened(stream: TextIO | None, descriptor: int) -> TextIO:
+def _open_stream(stream: TextIO | None, descriptor: int) -> TextIO:
     """A stream that was closed when the program began, as one that leads nowhere."""
     return stream if stream is not None else open(descriptor, "w", encoding="utf-8", errors="replace", closefd=False)
 
@@ -71,18 +71,18 @@ def reopen_closed() -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            _open_nowhere(descriptor)
+            _open_null(descriptor)
 
 
 @contextlib.contextmanager
-def outliving_lost_output() -> Iterator[None]:
+def survive_lost_output() -> Iterator[None]:
     """Inside, neither stream raises, whether a disk is full, a reader gone or the stream closed.
 
     Afterwards nothing is left in them that could. Text that a full disk refused on standard output is said to be lost.
     """
     reopen_closed()
-    before = _opened(sys.stdout, 1), _opened(sys.stderr, 2)
-    output, error = patient = [_Patient(stream) for stream in before]
+    before = _open_stream(sys.stdout, 1), _open_stream(sys.stderr, 2)
+    output, error = patient = [_TolerantStream(stream) for stream in before]
     sys.stdout, sys.stderr = patient  # type: ignore[assignment]
     try:
         yield
@@ -94,4 +94,4 @@ def outliving_lost_output() -> Iterator[None]:
         sys.stdout, sys.stderr = before
         for stream in patient:
             if stream.fault:  # Python would try again when it ends, and end with a status of its own
-                _lead_nowhere(stream.stream)
+                _redirect_to_null(stream.stream)

@@ -6,7 +6,7 @@ import sys
 import time
 from contextlib import contextmanager
 
-from paddlemae.system.display_names import names_escaped, say, shown
+from paddlemae.system.display_names import display_name, escape_output, say
 
 LINE_EVERY_SECONDS = 10.0
 
@@ -18,11 +18,11 @@ def progress(label: str, total: int, done: int = 0, show: bool = True):
     Yields:
         a function of (steps done, text such as "loss 0.41"), to be called as often as one likes.
     """
-    label = shown(label)
+    label = display_name(label)
     if not show or sys.stderr is None:  # of a program without a terminal
         yield lambda done, text="": None
     elif sys.stderr.isatty():
-        with _bar() as bar, names_escaped():  # a bar prints what is printed meanwhile
+        with _bar() as bar, escape_output():  # a bar prints what is printed meanwhile
             task = bar.add_task(label, total=total, completed=done, text="")
             yield lambda done, text="": bar.update(task, completed=done, text=text)
     else:

@@ -169,10 +169,10 @@ def write_environment(folder: Path) -> None:
             continue
     content = {
         "command": command_line(),
-        "started": now(),
+        "started": utc_now(),
         "python": platform.python_version(),
         "packages": versions,
-        "commit": commit(),
+        "commit": source_commit(),
         "system": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cpus": os.cpu_count(),
@@ -180,11 +180,11 @@ def write_environment(folder: Path) -> None:
     replace_text(folder / ENVIRONMENT_FILE, json.dumps(content, indent=2) + "\n")
 
 
-def flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(section.key, value) of everything in nested objects, such as a recipe's."""
     for key, value in content.items():
         if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -207,7 +207,7 @@ def mark_finished(folder: Path) -> None:
         content = read_environment(folder)
     except (OSError, ValueError):  # lost or damaged: no reason to lose what the run has done, too
         content = {}
-    replace_text(folder / ENVIRONMENT_FILE, json.dumps({**content, "finished": now()}, indent=2) + "\n")
+    replace_text(folder / ENVIRONMENT_FILE, json.dumps({**content, "finished": utc_now()}, indent=2) + "\n")
 
 
 def is_finished(folder: Path) -> bool:
@@ -223,14 +223,14 @@ def command_line() -> list[str]:
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
-def now() -> str:
+def utc_now() -> str:
     """The time, UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def log_result(folder: Path, results: Iterable[dict[str, Any]]) -> None:
     """Append evaluations to `results.jsonl`, each with the command, the time and the commit that made it."""
-    made = {"command": command_line(), "at": now(), "commit": commit()}
+    made = {"command": command_line(), "at": utc_now(), "commit": source_commit()}
     append_text(folder / RESULTS_FILE, "".join(json.dumps({**result, **made}) + "\n" for result in results))
 
 
@@ -240,7 +240,7 @@ def is_logged(folder: Path, result: dict[str, Any]) -> bool:
     return any(result.items() <= line.items() for line in lines)
 
 
-def commit() -> str | None:
+def source_commit() -> str | None:
     """The commit of PaddleMAE's own checkout, if it runs from one; "-dirty" behind it where files were changed."""
     source = Path(__file__).parent
     if not any((parent / ".git").exists() for parent in source.parents):

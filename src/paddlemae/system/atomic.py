@@ -16,7 +16,7 @@ from typing import IO
 PARTIAL = ".partial"  # the end of temporary names
 
 
-def partial(path: Path) -> Path:
+def partial_path(path: Path) -> Path:
     """Return the name of a file or folder while it is not whole, where one process writes at a time."""
     return path.with_name(f".{path.name}{PARTIAL}")
 
@@ -27,7 +27,7 @@ def is_partial(name: str, of: str) -> bool:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, flush: bool = False) -> Iterator[Path]:
+def replace_file(path: Path, *, flush: bool = False) -> Iterator[Path]:
     """Yield the temporary path to write; renamed to `path` at the end, and removed after an error.
 
     The name is another one each time, so two processes that write the same file do not write into each other's.
@@ -40,7 +40,7 @@ def replacing(path: Path, *, flush: bool = False) -> Iterator[Path]:
     place = Path(os.path.realpath(path))  # a link stays one
     temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
-        with naming(path):
+        with name_in_errors(path):
             yield temporary
             if flush:
                 flush_path(temporary)
@@ -52,13 +52,13 @@ def replacing(path: Path, *, flush: bool = False) -> Iterator[Path]:
 
 
 def replace_bytes(path: Path, content: bytes | memoryview, *, flush: bool = False) -> None:
-    """Write a file whole or not at all; arguments and errors are those of `replacing`."""
-    with replacing(path, flush=flush) as temporary:
+    """Write a file whole or not at all; arguments and errors are those of `replace_file`."""
+    with replace_file(path, flush=flush) as temporary:
         temporary.write_bytes(content)
 
 
 def replace_text(path: Path, text: str, *, flush: bool = False) -> None:
-    """Write UTF-8 text whole or not at all; arguments and errors are those of `replacing`."""
+    """Write UTF-8 text whole or not at all; arguments and errors are those of `replace_file`."""
     replace_bytes(path, text.encode(), flush=flush)
 
 
@@ -68,7 +68,7 @@ def append_text(path: Path, text: str) -> None:
     Raises:
         OSError: no space or no permission, with the name of `path`.
     """
-    with naming(path), path.open("ab+", buffering=0) as file:
+    with name_in_errors(path), path.open("ab+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
         content = (b"\n" if file.read(1) not in (b"", b"\n") else b"") + text.encode()
@@ -84,7 +84,7 @@ def append_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
+def name_in_errors(path: Path) -> Iterator[None]:
     """Give OSErrors of the system, which often name no file or a temporary one, the name of what is written."""
     try:
         yield
@@ -101,7 +101,7 @@ def rename(temporary: Path, final: Path, *, flush: bool = False) -> None:
         flush_folder(final.parent)
 
 
-def put(temporary: Path, final: Path) -> None:
+def move_into_place(temporary: Path, final: Path) -> None:
     """Rename a whole folder or file into place; what was there is removed then, and is back there if that fails."""
     old = set_aside(final) if os.path.lexists(final) else None
     try:

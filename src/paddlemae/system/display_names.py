@@ -21,7 +21,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
-def shown(name: object, most: int | None = LONGEST, *, encoding: str = "utf-8", without: Container[str] = ()) -> str:
+def display_name(
+    name: object, most: int | None = LONGEST, *, encoding: str = "utf-8", without: Container[str] = ()
+) -> str:
     r"""Return a name as one line that can be printed, drawn and read.
 
     Control characters, line ends, bidi marks, invisible and unassigned characters become escapes: `\x1b`, `\n`,
@@ -41,12 +43,12 @@ def shown(name: object, most: int | None = LONGEST, *, encoding: str = "utf-8", 
     return line if most is None else _shortened(line, most)
 
 
-def shown_lines(text: str, encoding: str = "utf-8") -> str:
-    """Return a text of several lines whose characters are escaped as in `shown`; its line ends and tabs stay."""
+def escape_lines(text: str, encoding: str = "utf-8") -> str:
+    """Return a text of several lines whose characters are escaped as in `display_name`; its line ends and tabs stay."""
     return _UNUSUAL_IN_LINES.sub(lambda found: _letter(found[0], encoding, ()), text)
 
 
-def stored(name: str) -> str:
+def escape_surrogates(name: str) -> str:
     r"""Return a name for a file that holds only Unicode text (Parquet): bytes that are no UTF-8 become `\xe9`."""
     return _SURROGATE.sub(lambda found: _escape(found[0]), name)
 
@@ -98,7 +100,7 @@ def say(text: str, *, error: bool = False) -> None:
     """Print a line of text on stdout, or on stderr, whatever names are in it and whatever the stream's encoding."""
     stream = sys.stderr if error else sys.stdout
     if stream is not None:
-        print(shown(text, None, encoding=_encoding_of(stream)), file=stream, flush=True)
+        print(display_name(text, None, encoding=_encoding_of(stream)), file=stream, flush=True)
 
 
 def _encoding_of(stream: TextIO) -> str:
@@ -133,10 +135,10 @@ def _without_ascii(text: str, encoding: str) -> str:
 
 
 @contextlib.contextmanager
-def names_escaped() -> Iterator[None]:
+def escape_output() -> Iterator[None]:
     """Print nothing inside that steers a terminal, and nothing that the encoding of stdout or stderr refuses."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (stream and _Escaping(stream, shown_lines) for stream in before)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = (stream and _Escaping(stream, escape_lines) for stream in before)  # type: ignore[assignment]
     try:
         yield
     finally:

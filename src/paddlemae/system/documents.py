@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 
 if TYPE_CHECKING:
     import yaml
@@ -35,7 +35,7 @@ _brief.maxstring = _brief.maxother = _brief.maxlong = 60
 
 def brief(value: object) -> str:
     """Return a value as it may appear in a one-line message, however large or deep it is."""
-    return shown(_brief.repr(value), 200)
+    return display_name(_brief.repr(value), 200)
 
 
 def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
@@ -87,7 +87,7 @@ def read_object(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
     try:
         return parse_object(raw, most)
     except ValueError as fault:
-        raise ValueError(f"{path} cannot be read: {shown(fault, 300)}") from fault
+        raise ValueError(f"{path} cannot be read: {display_name(fault, 300)}") from fault
 
 
 def read_record(path: Path, kind: type[Model], advice: str, most: int = MAX_BYTES) -> Model:
@@ -102,12 +102,12 @@ def read_record(path: Path, kind: type[Model], advice: str, most: int = MAX_BYTE
     """
     raw = read_bytes(path, most)
     try:
-        return validated(kind, parse_object(raw, most))
+        return validate_content(kind, parse_object(raw, most))
     except ValueError as fault:
-        raise ValueError(f"{path} is damaged ({shown(fault, 300)}); {advice}") from fault
+        raise ValueError(f"{path} is damaged ({display_name(fault, 300)}); {advice}") from fault
 
 
-def validated(kind: type[Model], content: Any) -> Model:
+def validate_content(kind: type[Model], content: Any) -> Model:
     """Return plain content as one of our types.
 
     Raises:
@@ -128,7 +128,7 @@ def first_fault(fault: Any, names: Collection[str] | None = None) -> str:
         names: those that say where; by default all that pydantic gives.
     """
     first = fault.errors(include_url=False)[0]
-    place = ".".join(shown(name, 40) for name in map(str, first["loc"]) if names is None or name in names)
+    place = ".".join(display_name(name, 40) for name in map(str, first["loc"]) if names is None or name in names)
     got = "" if first["type"] in ("value_error", "missing") else f", got {brief(first['input'])}"
     message = first["msg"].removeprefix("Value error, ")
     return f"{place + ': ' if place else ''}{message}{got}"
@@ -149,7 +149,7 @@ def parse_object(raw: bytes, most: int = MAX_BYTES) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("its JSON is nested too deep") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as fault:
-        raise ValueError(f"its JSON is damaged ({shown(fault)}); download or copy the file again") from fault
+        raise ValueError(f"its JSON is damaged ({display_name(fault)}); download or copy the file again") from fault
     if not isinstance(value, dict):
         raise ValueError(f"its JSON is no object but a {type(value).__name__}")
     return value
@@ -198,7 +198,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"its JSON names {shown(twice)} twice")
+        raise ValueError(f"its JSON names {display_name(twice)} twice")
     return value
 
 
@@ -221,7 +221,7 @@ def read_yaml(path: Path) -> Any:
     try:
         return parse_yaml(text)
     except ValueError as fault:
-        raise ValueError(f"{path} is not YAML that can be read: {shown(fault, 300)}") from fault
+        raise ValueError(f"{path} is not YAML that can be read: {display_name(fault, 300)}") from fault
 
 
 def parse_yaml(text: str) -> Any:

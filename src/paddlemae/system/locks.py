@@ -34,7 +34,7 @@ _LOOK_EVERY_SECONDS = 0.1
 _NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
-def identity(pid: int) -> list:
+def process_identity(pid: int) -> list:
     """[process id, when it started]: no other process has both; [process id, None] when there is none."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -49,7 +49,7 @@ def identity(pid: int) -> list:
         return [pid, None]
 
 
-def locked_by_descriptor(path: Path) -> int | None:
+def lock_descriptor(path: Path) -> int | None:
     """Return an open descriptor of a file or folder with an `flock` on it; None where there are no such locks.
 
     Processes that inherit the descriptor hold the lock too. On a folder in /tmp it also keeps systemd from clearing it.
@@ -67,7 +67,7 @@ def locked_by_descriptor(path: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def locked_folder(folder: Path, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
+def lock_folder(folder: Path, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold a folder: made if it is not there, and removed at the end if it is still empty.
 
     Args:
@@ -75,19 +75,19 @@ def locked_folder(folder: Path, on_wait: Callable[[str], None] | None = None) ->
     Raises:
         BlockingIOError: another command holds it; the text says which.
     """
-    with _made(folder), _locked(folder / LOCK_FILE, folder, on_wait):
+    with _make_folder(folder), _hold_lock(folder / LOCK_FILE, folder, on_wait):
         yield
 
 
 @contextlib.contextmanager
-def locked_file(path: Path) -> Iterator[None]:
-    """Hold a file that is being made; its folder is made and removed, and errors raised, as by `locked_folder`."""
-    with _made(path.parent), _locked(path.with_name(f".{path.name}{LOCK_FILE}"), path, None):
+def lock_file(path: Path) -> Iterator[None]:
+    """Hold a file that is being made; its folder is made and removed, and errors raised, as by `lock_folder`."""
+    with _make_folder(path.parent), _hold_lock(path.with_name(f".{path.name}{LOCK_FILE}"), path, None):
         yield
 
 
 @contextlib.contextmanager
-def _made(folder: Path) -> Iterator[None]:
+def _make_folder(folder: Path) -> Iterator[None]:
     """Make a folder and those above it; at the end those of them that are empty are removed."""
     folder = Path(os.path.abspath(folder))
     new = list(itertools.takewhile(lambda one: not one.exists(), [folder, *folder.parents]))
@@ -101,14 +101,14 @@ def _made(folder: Path) -> Iterator[None]:
 
 
 def check_unlocked(folder: Path) -> None:
-    """Raise the BlockingIOError of `locked_folder` if another command holds a folder now."""
+    """Raise the BlockingIOError of `lock_folder` if another command holds a folder now."""
     if (folder / LOCK_FILE).exists():
-        with locked_folder(folder):
+        with lock_folder(folder):
             pass
 
 
 @contextlib.contextmanager
-def _locked(path: Path, target: Path, on_wait: Callable[[str], None] | None) -> Iterator[None]:
+def _hold_lock(path: Path, target: Path, on_wait: Callable[[str], None] | None) -> Iterator[None]:
     descriptor = _take(path, target, on_wait)
     if descriptor is None:  # writing the result will say what is wrong
         yield
@@ -151,7 +151,7 @@ class _Owner:
     def is_alive(self, path: Path) -> bool:
         """Whether the process is there; one of another host shows signs of life."""
         if self.is_here:
-            return identity(self.process[0]) == self.process
+            return process_identity(self.process[0]) == self.process
         before, deadline = _changed(path), time.monotonic() + SILENT_SECONDS
         while time.monotonic() < deadline:
             if _changed(path) != before:
@@ -246,7 +246,7 @@ def _read(descriptor: int) -> _Owner | None:
 
 def _write(descriptor: int) -> None:
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    content = {"host": platform.node(), "process": identity(os.getpid()), "since": since}
+    content = {"host": platform.node(), "process": process_identity(os.getpid()), "since": since}
     with contextlib.suppress(OSError):  # a full disk; the lock itself needs no space
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(content).encode(), 0)

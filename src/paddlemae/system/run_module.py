@@ -8,7 +8,7 @@ one of the standard library, and be executed. Where a script lies is looked at i
 import sys
 
 
-def python_module(name: str) -> list[str]:
+def module_command(name: str) -> list[str]:
     """The beginning of a command line that runs a module in a Python process of its own."""
     return [sys.executable, "-W", "ignore", __file__, name]
 

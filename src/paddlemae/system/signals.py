@@ -12,9 +12,9 @@ INTERRUPTED_STATUS = 130  # Ctrl-C, as shells have it
 REQUEUE_STATUS = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, start the same command again
 CTRL_C = "Ctrl-C"
 # Windows has the first two only. SIGHUP is a terminal that was closed, SIGXCPU some schedulers' soft limit
-SIGNALS = {"SIGINT": CTRL_C, **{name: name for name in ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGXCPU")}}
+SIGNAL_NAMES = {"SIGINT": CTRL_C, **{name: name for name in ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGXCPU")}}
 RETRY_SECONDS = 0.005
-UNTAKEN = (signal.SIG_DFL, signal.default_int_handler)  # handlers of whoever left a signal alone
+DEFAULT_HANDLERS = (signal.SIG_DFL, signal.default_int_handler)  # handlers of whoever left a signal alone
 
 _is_command = False  # whether the process is a command of its own, whose entry point says when it begins and ends
 _is_idle = False  # nothing is under way that could be lost
@@ -30,25 +30,25 @@ class Preempted(BaseException):
     """
 
 
-def numbers() -> list[int]:
+def stop_signals() -> list[int]:
     """The signals that end a command, except SIGHUP where it is ignored, as `nohup` does it."""
-    found = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    found = [getattr(signal, name) for name in SIGNAL_NAMES if hasattr(signal, name)]
     hangup = getattr(signal, "SIGHUP", None)
     return [number for number in found if number != hangup or signal.getsignal(hangup) != signal.SIG_IGN]
 
 
-def from_schedulers() -> list[int]:
-    """Return the signals of `numbers` without Ctrl-C."""
-    return [number for number in numbers() if number != signal.SIGINT]
+def scheduler_signals() -> list[int]:
+    """Return the signals of `stop_signals` without Ctrl-C."""
+    return [number for number in stop_signals() if number != signal.SIGINT]
 
 
 def take_over() -> None:
-    """Let `answer` handle the signals of a command from its start on, when nothing is under way yet."""
+    """Let `handle_signal` handle the signals of a command from its start on, when nothing is under way yet."""
     global _is_command, _is_idle
     _is_command = _is_idle = True
-    for number in numbers():
-        if signal.getsignal(number) in UNTAKEN:
-            signal.signal(number, answer)
+    for number in stop_signals():
+        if signal.getsignal(number) in DEFAULT_HANDLERS:
+            signal.signal(number, handle_signal)
     atexit.register(_ignore_all)  # the first that is registered is called last
 
 
@@ -75,18 +75,18 @@ def keep_status(status: int) -> None:
 
 def _ignore_all() -> None:
     """From here on Python forgets its handlers, and a signal would kill it."""
-    for number in numbers():
+    for number in stop_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
-def ending_of(number: int) -> tuple[int, str]:
+def describe_ending(number: int) -> tuple[int, str]:
     """(exit status, what to say in a line) of a command that a signal ended before there was anything to save."""
     if number == signal.SIGINT:
         return INTERRUPTED_STATUS, "stopped"
     return REQUEUE_STATUS, f"stopped ({signal.Signals(number).name}); the same command goes on"
 
 
-def answer(number, frame) -> None:
+def handle_signal(number, frame) -> None:
     """End the command: at once if nothing is under way, else by an exception, but not in the middle of an import.
 
     An exception that is raised while a C extension is initialized becomes an ImportError with a page of frames, and
@@ -111,27 +111,27 @@ def answer(number, frame) -> None:
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     ignore_schedulers()
-    raise Preempted(ending_of(number)[1])
+    raise Preempted(describe_ending(number)[1])
 
 
-def swallowed() -> str | None:
+def take_swallowed_signal() -> str | None:
     """Return the name of a signal whose exception did not end the command, since a package caught it; None if none did.
 
     A training asks when it begins: it then ends after its first step.
     """
     global _raised
     number, _raised = _raised, None
-    return SIGNALS[signal.Signals(number).name] if number is not None else None
+    return SIGNAL_NAMES[signal.Signals(number).name] if number is not None else None
 
 
 def _answer_deferred(number, frame) -> None:
     global _deferred
     _deferred = None
-    answer(number, frame)
+    handle_signal(number, frame)
 
 
 def _end_at_once(number) -> None:
-    status, text = ending_of(number)
+    status, text = describe_ending(number)
     try:
         os.write(2, f"paddlemae: {text}\n".encode())
     finally:  # also if nobody reads it
@@ -149,7 +149,7 @@ def _is_importing(frame) -> bool:
 def ignore_schedulers() -> None:
     """Of a command that ends: schedulers repeat themselves, and would take its status away from it."""
     try:
-        for number in from_schedulers():
+        for number in scheduler_signals():
             signal.signal(number, signal.SIG_IGN)
     except ValueError:  # not the main thread, which they are sent to
         pass

@@ -30,9 +30,9 @@ from paddlemae.engine import device
 from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.runs.progress import progress
 from paddlemae.system.atomic import replace_bytes, replace_text
-from paddlemae.system.display_names import stored
+from paddlemae.system.display_names import escape_surrogates
 from paddlemae.system.documents import read_object
-from paddlemae.system.locks import locked_file
+from paddlemae.system.locks import lock_file
 from paddlemae.tasks.models.array_file import FAULTS, read_arrays
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.feature_file import (
@@ -104,7 +104,7 @@ def embed_source(
     if out.is_dir():
         raise ValueError(f"{out} is a folder; name a file with --out")
     check_outside(out, [data])
-    with locked_file(out) if ranks.is_first else nullcontext():  # for all of them
+    with lock_file(out) if ranks.is_first else nullcontext():  # for all of them
         if out.exists() and not overwrite:
             raise ValueError(f"{out} exists already; add --overwrite to write it anew, or name another --out")
         device.prepare("auto", threads)
@@ -334,7 +334,9 @@ class _Parts:
             paths = [path_of(self.source, i) for i in indices.tolist()]
             labels = None
             if self.source.labels is not None:
-                labels = [stored(self.source.classes[label]) for label in self.source.labels[indices].tolist()]
+                labels = [
+                    escape_surrogates(self.source.classes[label]) for label in self.source.labels[indices].tolist()
+                ]
             yield Rows(indices, paths, labels, vectors if scale is None else scaled(vectors, *scale))
 
     def _scale(self) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from paddlemae.data.sources import Source, open_source, unknown_classes, with_classes
-from paddlemae.data.sources.splits import listed
+from paddlemae.data.sources.splits import list_names
 from paddlemae.data.sources.subsets import note_absent
 from paddlemae.engine import device
 from paddlemae.model.shape import pair, patch_grid
@@ -67,7 +67,7 @@ def evaluate(
         **found.metrics,
         "protocol": {"image_size": description.architecture["image_size"]},
         "eval": source.name,
-        "eval_images": found.confusion.images,
+        "eval_images": found.images,
         "checkpoint": checkpoint.folder.name,
     }
     if say:
@@ -85,7 +85,7 @@ def _numbered_as(known: list[str], source: Source) -> Source:
     """Return a source with its labels numbered as a classifier's are, by the names of the classes."""
     if only := unknown_classes(source, known):
         raise ValueError(
-            f"the classifier knows {len(known)} classes, and {source.name} has images of others: {listed(only)}; "
+            f"the classifier knows {len(known)} classes, and {source.name} has images of others: {list_names(only)}; "
             "evaluate on images of the classes that it was trained on"
         )
     source = with_classes(source, known)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from paddlemae.data.views.mixup import Mixing, mixed_batches
+from paddlemae.data.views.mixup import Mixing, mix_batches
 from paddlemae.recipe import FinetuneRecipe
 from paddlemae.tasks.models.build import (
     parameter_count,
 )
 from paddlemae.tasks.models.preprocess import evaluation_view
-from paddlemae.tasks.training.classification import Evaluation, finish
+from paddlemae.tasks.training.classification import Evaluation
 from paddlemae.tasks.training.dry_run import block_numbers, schedule_plan, step_bytes
 from paddlemae.tasks.training.evaluate_classifier import evaluate_classifier
 from paddlemae.tasks.training.exhibits import fixed_images, show_attention
 from paddlemae.tasks.training.finetuning_loss import loss_function
 from paddlemae.tasks.training.finetuning_setup import build, open_inputs, prepare
+from paddlemae.tasks.training.finish_run import finish_run
 from paddlemae.tasks.training.memory_trial import memory_plan
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.tasks.training.resolve import resolve, statistics_plan
@@ -69,7 +70,7 @@ def _finetune(recipe: FinetuneRecipe, start: Start, beside: str | None) -> dict[
 
     def batches():
         plain = training_batches(parts.train, parts.view, training, state, skipped, start)
-        return mixed_batches(plain, mixing, training.seed) if mixing else plain
+        return mix_batches(plain, mixing, training.seed) if mixing else plain
 
     def evaluation() -> Evaluation:
         with state.averaged():
@@ -89,7 +90,9 @@ def _finetune(recipe: FinetuneRecipe, start: Start, beside: str | None) -> dict[
         last = evaluation()
         return last.metrics
 
-    course = Course("finetune", training, len(parts.train), evaluate, recipe.evaluate_every, best_by="top1")
+    course = Course(
+        "finetune", training, len(parts.train), evaluate, recipe.evaluate_every, best_by=Evaluation.kind.primary
+    )
     run_training(start, course, state, parts.description, batches, loss_fn)
     last = last or evaluation()
 
@@ -102,8 +105,8 @@ def _finetune(recipe: FinetuneRecipe, start: Start, beside: str | None) -> dict[
         protocol = dict(labels=recipe.labels, trainable_blocks=recipe.trainable_blocks)
         sources, view = (parts.train, parts.held_out), evaluation_view(parts.description)
         count = len(parts.train)
-        return finish(
-            start, state, last, sources, view, recipe, protocol, num_train=count, beside=beside, more=attention
+        return finish_run(
+            start, state, last, sources, view, recipe, protocol, num_train=count, compared_run=beside, more=attention
         )
 
     return start.ranks.from_first(finished)

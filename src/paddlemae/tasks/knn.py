@@ -15,11 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from paddlemae.data.sources import Source, balanced_subset, matched, open_source
+from paddlemae.data.sources import Source, balanced_subset, match_classes, open_source
 from paddlemae.data.views.augment import View
 from paddlemae.engine import device
 from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.runs.confusion import Confusion
+from paddlemae.runs.metrics import CLASSIFICATION
 from paddlemae.runs.runlog import log_result
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.features import Labelled, labelled_features
@@ -89,7 +90,7 @@ def knn(
     checkpoint = read_checkpoint(run, trust=trust)
     model = load_encoder(checkpoint, random=random)
     bank, queries = (open_source(data, split, labelled=True) for split in (bank_split, query_split))
-    queries = matched(bank, queries)
+    queries = match_classes(bank, queries)
     if labels:
         bank = balanced_subset(bank, labels, seed)
     _counts(neighbours, len(bank))  # before anything is computed
@@ -119,7 +120,7 @@ def knn(
                 {
                     "task": "knn",
                     "start": RANDOM if random else PRETRAINED,
-                    "top1": float((predicted == asked.labels).mean()),
+                    CLASSIFICATION.primary: float((predicted == asked.labels).mean()),
                     "protocol": protocol,
                     "train": bank.name,
                     "train_images": len(known.labels),
@@ -236,4 +237,4 @@ def result_line(result: dict[str, Any]) -> str:
     protocol = result["protocol"]
     votes = f"exp(cosine / {protocol['temperature']:g})" if protocol["votes"] == "weighted" else "one vote each"
     kind = FeatureKind(**{name: protocol[name] for name in ("token", "layer", "norm")})
-    return f"top-1 {result['top1']:.2%}  k={protocol['k']}, {votes}, {kind}"
+    return f"{CLASSIFICATION.text(result)}  k={protocol['k']}, {votes}, {kind}"

@@ -26,8 +26,9 @@ from paddlemae.tasks.models.features import Labelled, labelled_features
 from paddlemae.tasks.models.inference import FeatureKind, Forward, forward_function
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import Checkpoint, read_checkpoint
-from paddlemae.tasks.training.classification import Evaluation, evaluation_of, finish
+from paddlemae.tasks.training.classification import Evaluation, evaluation_of
 from paddlemae.tasks.training.dry_run import schedule_plan
+from paddlemae.tasks.training.finish_run import finish_run
 from paddlemae.tasks.training.labelled_splits import open_labelled_splits
 from paddlemae.tasks.training.run_start import Start, decide, enter_run
 from paddlemae.tasks.training.run_training import Course, run_training, stretch, training_batches
@@ -90,14 +91,14 @@ def _probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
         last = evaluate_head(head, known, len(parts.train.classes))
         return last.metrics
 
-    course = Course("probe", training, num_train, evaluate, recipe.evaluate_every, best_by="top1")
+    course = Course("probe", training, num_train, evaluate, recipe.evaluate_every, best_by=Evaluation.kind.primary)
     run_training(start, course, state, parts.description, batches, loss_fn, sharing={}, in_memory=recipe.cached)
     last = last or evaluate_head(head, known, len(parts.train.classes))
     protocol = {**asdict(parts.kind), "cached": recipe.cached, "base_lr": training.base_lr}
     protocol["batch_size"] = training.effective_batch_size
     protocol["labels"] = recipe.labels
     sources, view = (parts.train, parts.held_out), evaluation_view(parts.encoder_description)
-    return finish(start, state, last, sources, view, recipe, protocol, num_train=num_train)
+    return finish_run(start, state, last, sources, view, recipe, protocol, num_train=num_train)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from paddlemae.data.sources import Source, open_source
 from paddlemae.data.sources.output_folders import check_outside
 from paddlemae.engine import device
 from paddlemae.runs.figures import check_picture, draw_neighbours
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.feature_file import Features, path_of, read_file, scaled, weights_digest
 from paddlemae.tasks.models.inference import FeatureKind, forward_function
@@ -154,9 +154,11 @@ def _draw(
 
 def table(found: Found) -> str:
     """A query's neighbours, a line each: rank, similarity, class where there is one, path."""
-    lines = [shown(found.query, None)]
-    labels = [shown(near.label or "") for near in found.neighbours]
+    lines = [display_name(found.query, None)]
+    labels = [display_name(near.label or "") for near in found.neighbours]
     wide = max(map(len, labels))
     for rank, (near, label) in enumerate(zip(found.neighbours, labels), start=1):
-        lines.append(f"{rank:4}  {near.similarity:7.4f}  {label:{wide}}{'  ' if wide else ''}{shown(near.path, None)}")
+        lines.append(
+            f"{rank:4}  {near.similarity:7.4f}  {label:{wide}}{'  ' if wide else ''}{display_name(near.path, None)}"
+        )
     return "\n".join(lines)

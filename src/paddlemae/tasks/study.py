@@ -17,24 +17,26 @@ from pydantic import BaseModel, ConfigDict, Field
 from paddlemae.data.sources.output_folders import check_outside
 from paddlemae.recipe import SCRATCH, FinetuneRecipe, load_recipe
 from paddlemae.runs.figures import draw_study
+from paddlemae.runs.metrics import CLASSIFICATION
 from paddlemae.runs.runlog import RECIPE_FILE, RESULT_FILE
 from paddlemae.system.atomic import replace_text
 from paddlemae.system.display_names import say
 from paddlemae.system.documents import read_record
-from paddlemae.system.locks import locked_folder
+from paddlemae.system.locks import lock_folder
 from paddlemae.tasks.training.classification import PRETRAINED
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.tasks.training.run_start import Start, stored_recipe
 
 STUDY_FILE = "study.json"
+METRICS = CLASSIFICATION  # of the fine-tunings that are compared
 CURVE_FILE = "study.png"
 
 
 class ResultType(BaseModel):
-    """What a study needs of a run's `result.json`."""
+    """The fields of a run's `result.json` that a study reads."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
-    top1: Annotated[float, Field(ge=0, le=1)]
+    value: Annotated[float, Field(ge=0, le=1, validation_alias=METRICS.primary)]
 
 
 Finetune = Callable[[FinetuneRecipe, Start, str | None], dict[str, Any]]
@@ -76,7 +78,7 @@ def study(plan: Study, out: Path, finetune: Finetune, *, quiet: bool = False, tr
         finetune: `tasks.finetune.finetune`, called with the recipe, the start and the run to compare with.
 
     Returns:
-        what `study.json` holds: for each start and value the top-1 of every seed after the last step.
+        what `study.json` holds: for each start and value the primary metric of every seed after the last step.
     Raises:
         ValueError: no value or seed, or settings that can't be used; all are checked before the first run.
     """
@@ -89,7 +91,7 @@ def study(plan: Study, out: Path, finetune: Finetune, *, quiet: bool = False, tr
         for seed in plan.seeds
     }
     check_outside(out, [recipe.data for recipe in recipes.values()])
-    with locked_folder(out):
+    with lock_folder(out):
         return _study(plan, recipes, out, finetune, quiet, trust)
 
 
@@ -104,17 +106,22 @@ def _study(
     found: dict[str, dict[str, list[float]]] = {name: {value: [] for value in plan.values} for name in plan.starts}
     for (name, value, seed), recipe in recipes.items():
         folder = out / f"{plan.key}-{value.replace('/', '-per-')}-{name}-{seed}"
-        top1 = _finished(folder, recipe)
-        if top1 is None:
+        value_of_run = _finished(folder, recipe)
+        if value_of_run is None:
             start = Start(folder, quiet=True, overwrite=_is_of_another_recipe(folder, recipe), trust=trust)
-            top1 = finetune(recipe, start, plan.init)["top1"]
-        found[name][value].append(top1)
+            value_of_run = finetune(recipe, start, plan.init)[METRICS.primary]
+        found[name][value].append(value_of_run)
         if not quiet:
-            say(f"{plan.key}={value}, {name}, seed {seed}: top-1 {top1:.2%}")
-    result = {"key": plan.key, "seeds": list(plan.seeds), "init": plan.init, "top1": found}
+            say(f"{plan.key}={value}, {name}, seed {seed}: {METRICS.text({METRICS.primary: value_of_run})}")
+    result = {"key": plan.key, "seeds": list(plan.seeds), "init": plan.init, METRICS.primary: found}
     replace_text(out / STUDY_FILE, json.dumps(result, indent=2) + "\n")
     with optional("the curve"):
-        draw_study(out / CURVE_FILE, plan.key, found, "top-1, mean and standard deviation over seeds")
+        draw_study(
+            out / CURVE_FILE,
+            plan.key,
+            found,
+            f"{METRICS.title}, mean and standard deviation over seeds",
+        )
     return result
 
 
@@ -129,19 +136,20 @@ def _is_of_another_recipe(folder: Path, recipe) -> bool:
 
 
 def _finished(folder: Path, recipe) -> float | None:
-    """The top-1 of a run of this very recipe that was done before."""
+    """Return the primary metric of a finished run of this very recipe; None if it is not done."""
     if not (folder / RESULT_FILE).exists() or stored_recipe(folder, "finetune") != recipe:
         return None
     advice = "delete its folder, and the study trains this run again"
-    return read_record(folder / RESULT_FILE, ResultType, advice).top1
+    return read_record(folder / RESULT_FILE, ResultType, advice).value
 
 
 def table(result: dict[str, Any]) -> str:
     """The result in Markdown: a row a value, a column a start."""
-    starts = list(result["top1"])
+    found = result[METRICS.primary]
+    starts = list(found)
     lines = [f"| {result['key']} | {' | '.join(starts)} |", f"|---|{'---:|' * len(starts)}"]
-    for value in result["top1"][starts[0]]:
-        cells = [spread(result["top1"][name][value]) for name in starts]
+    for value in found[starts[0]]:
+        cells = [spread(found[name][value]) for name in starts]
         lines.append(f"| {value} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

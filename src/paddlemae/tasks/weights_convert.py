@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from paddlemae.system.atomic import naming, partial, put, remove
+from paddlemae.system.atomic import move_into_place, name_in_errors, partial_path, remove
 from paddlemae.tasks.models.export_weights import exported_of, write_folder
 from paddlemae.tasks.models.read_model import (
     Checkpoint,
@@ -74,15 +74,15 @@ def convert(
     checkpoint = read_checkpoint(path, reading, trust=trust)
     exported = None if to == OWN else exported_of(checkpoint, to)
     out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = partial(out)
+    unfinished = partial_path(out)
     remove(unfinished)
     try:
-        with naming(out):
+        with name_in_errors(out):
             if exported is None:
                 _write_own(unfinished, checkpoint)
             else:
                 _write(unfinished, to, exported)
-            put(unfinished, out)
+            move_into_place(unfinished, out)
     finally:
         remove(unfinished)
     return exported.notes if exported else []

@@ -2,7 +2,7 @@
 
 A run keeps `checkpoints/step_XXXXXXXX/` folders and next to them two pointers, small text files that hold a folder's
 name: `latest` and, where a task has a best metric, `best`. Whatever is being written or removed has another name,
-`.NAME.partial`, so that a kill leaves no folder that looks whole and isn't.
+`.NAME.partial_path`, so that a kill leaves no folder that looks whole and isn't.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from paddlemae.engine.safe_import import nn, paddle
-from paddlemae.system.atomic import flush_path, partial, put, remove, replace_text, set_aside
-from paddlemae.system.display_names import shown
+from paddlemae.system.atomic import flush_path, move_into_place, partial_path, remove, replace_text, set_aside
+from paddlemae.system.display_names import display_name
 from paddlemae.system.documents import read_name, read_record
 from paddlemae.train.adamw import SLOTS as ADAMW_SLOTS
 from paddlemae.train.ema import Ema
@@ -185,12 +185,12 @@ def write_snapshot(
     """
     folder = run / FOLDER
     final = folder / step_name(snapshot.step)
-    unfinished = partial(final)
+    unfinished = partial_path(final)
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         _write_files(unfinished, snapshot)
-        put(unfinished, final)
+        move_into_place(unfinished, final)
         flush_path(folder)
         for pointer in [*([BEST] if best else []), LATEST]:  # a resume from the one before makes this best one again
             replace_text(folder / pointer, final.name + "\n", flush=True)
@@ -430,10 +430,10 @@ def _paddle_slots(
     for key, array in slots.items():
         name, _, slot = key.rpartition(".")
         if name not in known or name not in tensors or slot not in _slot_names(state):
-            raise ValueError(f"{path} holds {shown(key)}, which this model's optimizer does not have")
+            raise ValueError(f"{path} holds {display_name(key)}, which this model's optimizer does not have")
         wanted = 1 if slot.endswith("_pow_acc") else tensors[name].size
         if array.size != wanted or array.dtype.kind != "f":
-            raise ValueError(f"{path} is of another shape: {shown(key)} is {array.dtype} {list(array.shape)}")
+            raise ValueError(f"{path} is of another shape: {display_name(key)} is {array.dtype} {list(array.shape)}")
         found[f"{known[name].name}_{slot}_0"] = paddle.to_tensor(array)
     expected = {f"{name}.{slot}" for name, one in known.items() if not one.stop_gradient for slot in _slot_names(state)}
     if lacking := sorted(expected - set(slots)):
@@ -445,7 +445,8 @@ def _restore_random(plain: StateType, path: Path) -> None:
     now = paddle.get_rng_state()
     if plain.device.split(":")[0] != paddle.get_device().split(":")[0] or len(now) != len(plain.random):
         warnings.warn(
-            f"saved on {shown(plain.device)}, resumed on {paddle.get_device()}: drop path draws new numbers from here",
+            f"saved on {display_name(plain.device)}, resumed on {paddle.get_device()}: drop path draws new numbers "
+            "from here",
             stacklevel=3,
         )
         paddle.seed(plain.step)

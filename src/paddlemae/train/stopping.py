@@ -9,7 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from paddlemae.system.signals import CTRL_C, SIGNALS, UNTAKEN, answer, from_schedulers, numbers, swallowed
+from paddlemae.system.signals import (
+    CTRL_C,
+    DEFAULT_HANDLERS,
+    SIGNAL_NAMES,
+    handle_signal,
+    scheduler_signals,
+    stop_signals,
+    take_swallowed_signal,
+)
 
 MISTAKE_STATUS = 2  # of the user, said in a line
 
@@ -63,16 +71,16 @@ def ended_by_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    taken = [*from_schedulers(), *([signal.SIGINT] if signal.getsignal(signal.SIGINT) in UNTAKEN else [])]
-    before = {number: signal.signal(number, answer) for number in taken}
+    taken = [*scheduler_signals(), *([signal.SIGINT] if signal.getsignal(signal.SIGINT) in DEFAULT_HANDLERS else [])]
+    before = {number: signal.signal(number, handle_signal) for number in taken}
     try:
         yield
     except BaseException:
-        swallowed()  # it was not: forget it
+        take_swallowed_signal()  # it was not: forget it
         raise
     finally:
         for number, handler in before.items():
-            if signal.getsignal(number) is answer:
+            if signal.getsignal(number) is handle_signal:
                 signal.signal(number, handler)
 
 
@@ -86,15 +94,15 @@ def stop_on_signals(max_seconds: float | None = None) -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    stop.reason = swallowed()
+    stop.reason = take_swallowed_signal()
 
     def remember(signum, frame):
-        name = SIGNALS[signal.Signals(signum).name]
+        name = SIGNAL_NAMES[signal.Signals(signum).name]
         if stop.reason == name == CTRL_C:
             raise KeyboardInterrupt
         stop.reason = name
 
-    before = {number: signal.signal(number, remember) for number in numbers()}
+    before = {number: signal.signal(number, remember) for number in stop_signals()}
     try:
         yield stop
     finally:

@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from paddlemae.model.shape import SHAPES, Key, Pixels, TensorShapes, keys_of, tensor_shapes
-from paddlemae.system.display_names import shown
-from paddlemae.system.documents import validated
+from paddlemae.system.display_names import display_name
+from paddlemae.system.documents import validate_content
 from paddlemae.weights.layouts.architecture import faults
 from paddlemae.weights.layouts.tensor_names import Draft
 
@@ -74,17 +74,17 @@ class DescriptionType(BaseModel):
 
 def check_description(content: Mapping[str, Any]) -> None:
     """Raise a ValueError, one line, unless these are a model's description, each field and all together."""
-    found = validated(DescriptionType, dict(content))
+    found = validate_content(DescriptionType, dict(content))
     known: set[str] = set()
     shape: dict[str, Any] = {}
     for kind in TYPES[found.kind]:
         try:
-            shape |= validated(kind, found.architecture).model_dump()
+            shape |= validate_content(kind, found.architecture).model_dump()
         except ValueError as fault:
             raise ValueError(f"architecture.{fault}") from None
         known |= set(kind.model_fields)
     if others := sorted(set(found.architecture) - known):
-        raise ValueError(f"an architecture that this PaddleMAE does not know: {shown(', '.join(others[:4]))}")
+        raise ValueError(f"an architecture that this PaddleMAE does not know: {display_name(', '.join(others[:4]))}")
     if found.kind != "probe":
         _check_encoder(found.kind, shape)
         if len(found.mean) != shape["channels"] or len(found.std) != shape["channels"]:

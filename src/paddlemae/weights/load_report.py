@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 from paddlemae.weights.layouts import Imported
 from paddlemae.weights.open import Foreign
 
@@ -54,7 +54,7 @@ def parameter_count(tensors: Mapping[str, np.ndarray], architecture: Mapping[str
 def lines(content: Mapping[str, Any]) -> list[str]:
     """Format the report as text; a tensor that several blocks have takes one line."""
     shape, converted = content["architecture"], content["converted"]
-    others = f"; next to: {', '.join(f'{shown(name)} ({shown(what)})' for name, what in content['beside'].items())}"
+    others = ", ".join(f"{display_name(name)} ({display_name(what)})" for name, what in content["beside"].items())
     place = f" under {content['key']!r}" if content["key"] else ""
     target = f", predicts {content['target']} pixels" if content["target"] else ""
     classes = f", {content['classes']} classes" if content["kind"] == "classifier" else ""
@@ -63,14 +63,14 @@ def lines(content: Mapping[str, Any]) -> list[str]:
         mean = f"{_numbers(content['mean'])}; {_numbers(content['std'])}"
     same = len(content["loaded"]) - len(converted)
     found = [
-        ("file", f"{content['file']}, weights{place}{others if content['beside'] else ''}"),
+        ("file", f"{content['file']}, weights{place}{f'; next to: {others}' if others else ''}"),
         ("layout", content["layout"]),
-        ("model", f"{shown(content['kind'])}{target}{classes}"),
+        ("model", f"{display_name(content['kind'])}{target}{classes}"),
         ("encoder", _encoder(shape)),
         *([("decoder", _decoder(shape))] if content["kind"] == "mae" else []),
         ("parameters", f"{content['parameters'] / 1e6:.2f} million, {' and '.join(content['dtypes'])}"),
         ("mean, std", mean),
-        *(("note", shown(note, 300)) for note in content["notes"]),
+        *(("note", display_name(note, 300)) for note in content["notes"]),
         (
             "tensors",
             f"{same} as they are, {len(converted)} converted, 0 missing, 0 of another shape, "
@@ -80,7 +80,7 @@ def lines(content: Mapping[str, Any]) -> list[str]:
     rows = [f"{name + ':':13}{value}" for name, value in found]
     loaded = [(name, f"{size}", converted.get(name, "")) for name, size in content["loaded"].items()]
     rows += [f"  {name:44} {size:20} {how}".rstrip() for name, size, how in _together(loaded)]
-    left = [(shown(name), "left over", shown(why)) for name, why in content["left_over"].items()]
+    left = [(display_name(name), "left over", display_name(why)) for name, why in content["left_over"].items()]
     rows += [f"  {name:44} {what:20} {why}".rstrip() for name, what, why in _together(left)]
     return rows
 

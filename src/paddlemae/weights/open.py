@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 from paddlemae.system.documents import read_object
 from paddlemae.weights.formats.file_kind import kind_of, refusal
 from paddlemae.weights.formats.paddle_file import read_paddle
@@ -94,7 +94,7 @@ def _open_file(path: Path, wrapper: str | None) -> tuple[str, StateDict, Any]:
     try:
         state = tensors_of(tree, wrapper)
     except ValueError as fault:
-        raise ValueError(f"{path}: {shown(fault, 600)}") from fault
+        raise ValueError(f"{path}: {display_name(fault, 600)}") from fault
     if metadata is not None or not isinstance(tree, dict):
         return kind, state, metadata
     used = {state.place.split(".")[0]} if state.place else state.tensors.keys()
@@ -113,7 +113,7 @@ def _weights_of(folder: Path) -> Path:
     weights = [file for file in files if kind_of(file) in READERS]
     models = [file for file in weights if file.suffix != ".pdopt"] or weights  # else an optimizer's, asked for
     if len(models) != 1:
-        held = ", ".join(shown(path.name, 40) for path in sorted(folder.iterdir())[:20]) or "nothing"
+        held = ", ".join(display_name(path.name, 40) for path in sorted(folder.iterdir())[:20]) or "nothing"
         count = f"{len(models)} weights files" if models else "no weights"
         raise ValueError(f"{folder} holds {count}; name the file itself; the folder holds {held}")
     return models[0]
@@ -141,7 +141,9 @@ def _open_shards(index: Path, wrapper: str | None) -> tuple[str, StateDict, Any]
         kinds.add(kind)
         wanted = {key for key, place in places.items() if place == name}
         if lacking := sorted(wanted - state.tensors.keys()):
-            raise ValueError(f"{index.parent / name} lacks {shown(lacking[0])}, which {index.name} says is in it")
+            raise ValueError(
+                f"{index.parent / name} lacks {display_name(lacking[0])}, which {index.name} says is in it"
+            )
         whole.tensors.update((key, state.tensors[key]) for key in wanted)
         whole.dtypes.update((key, state.dtypes[key]) for key in wanted)
         left = state.tensors.keys() - wanted
@@ -158,7 +160,9 @@ def _shard(folder: Path, name: str) -> Path:
     """
     plain = Path(name).name == name and "\\" not in name and name not in ("", ".", "..")
     if not plain or not name.isprintable() or len(name) > 255:
-        raise ValueError(f"{folder} has an index that names the shard {shown(name)}; shards lie in the folder itself")
+        raise ValueError(
+            f"{folder} has an index that names the shard {display_name(name)}; shards lie in the folder itself"
+        )
     path, real = folder / name, folder.resolve()
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; the index names it as a shard, download it too")

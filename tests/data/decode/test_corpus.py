@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from paddlemae.data.decode.images import UnreadableImage, read_image
-from paddlemae.data.decode.pixel_format import at_depth
+from paddlemae.data.decode.pixel_format import convert_depth
 from paddlemae.data.sources import open_source
 from tests.support.image_corpus import CASES, READABLE, UNREADABLE, write_corpus
 
@@ -41,7 +41,7 @@ def test_what_is_listed_is_what_may_be_an_image(corpus: Path) -> None:
 
 def test_it_is_converted(corpus: Path) -> None:
     for case in READABLE:
-        pixels = at_depth(read_image(os.path.join(corpus, os.fsdecode(case.name)), 3), 8)
+        pixels = convert_depth(read_image(os.path.join(corpus, os.fsdecode(case.name)), 3), 8)
         assert pixels.dtype == np.uint8 and pixels.shape == case.pixels.shape, case.name
         assert np.abs(pixels.astype(int) - case.pixels).max() <= case.tolerance, case.name
         assert read_image(os.path.join(corpus, os.fsdecode(case.name)), 1).shape == (*case.pixels.shape[:2], 1)

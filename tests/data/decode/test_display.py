@@ -39,7 +39,7 @@ def test_the_same_image_looks_the_same_everywhere(tmp_path: Path) -> None:
     mask = grid_mask(3, model.grid)
     figure = drawn_pictures(model, description, images, mask)
     report = as_pictures(images)
-    checked = [check_picture._shown(scan) for scan in scans()]
+    checked = [check_picture._displayed_pixels(scan) for scan in scans()]
     assert np.array_equal(figure["original"], report)
     assert np.array_equal(report[..., 0], np.stack(checked))
     assert all(picture.min() == 0 and picture.max() == 255 and np.ptp(picture) == 255 for picture in checked)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from paddlemae.data.decode.images import Need, UnreadableImage, read_image, read_picture
-from paddlemae.data.decode.pixel_format import at_depth
+from paddlemae.data.decode.pixel_format import convert_depth
 
 RAMP_HW = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8) * 5
 PHOTO_HW3 = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
@@ -122,7 +122,7 @@ def test_sixteen_bits_are_kept_and_eight_of_them_are_the_high_byte(tmp_path: Pat
     values = np.array([[0, 255, 256], [32768, 65279, 65535]], np.uint16)
     path = saved(tmp_path / f"a.{extension}", Image.fromarray(values))
     assert (read_image(path, 1)[..., 0] == values).all()
-    assert at_depth(read_image(path, 1), 8)[..., 0].tolist() == [[0, 0, 1], [128, 254, 255]]
+    assert convert_depth(read_image(path, 1), 8)[..., 0].tolist() == [[0, 0, 1], [128, 254, 255]]
     assert (read_image(path, 3) == read_image(path, 1)).all() and read_image(path, 3).shape == (2, 3, 3)
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from paddlemae.data.batches import eval_batches
 from paddlemae.data.decode import tiff
 from paddlemae.data.decode.images import UnreadableImage, read_image
-from paddlemae.data.decode.limits import parsed_bytes
+from paddlemae.data.decode.limits import parse_bytes
 from paddlemae.data.sources import open_source
 from paddlemae.data.views.augment import View
 from tests.fuzz.pixels import FORMS, check
@@ -259,4 +259,4 @@ def test_images_that_can_t_be_read_keep_no_bytes(tmp_path: Path) -> None:
 
 
 def test_bytes_are_named_with_their_units() -> None:
-    assert parsed_bytes("2GB") == 2 * 10**9 and parsed_bytes("500 mb") == 5 * 10**8 and parsed_bytes("123") == 123
+    assert parse_bytes("2GB") == 2 * 10**9 and parse_bytes("500 mb") == 5 * 10**8 and parse_bytes("123") == 123

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.data.decode.stored_format import form_of
+from paddlemae.data.decode.stored_format import read_form
 
 
 def encoded(mode: str, kind: str, **settings: object) -> bytes:
@@ -40,15 +40,15 @@ def test_files_tell_their_colours_and_bits() -> None:
         ("P", "GIF", ("palette", 8)),
     ]:
         image = encoded(mode, kind)
-        assert form_of(image, 3) == form
+        assert read_form(image, 3) == form
 
 
 def test_arrays_tell_their_channels_from_their_rows() -> None:
-    assert form_of(array(np.zeros((13, 8, 9), np.uint16)), 13) == ("13 channels", 16)
-    assert form_of(np.zeros((8, 9, 13), np.uint16), 13) == ("13 channels", 16)
-    assert form_of(np.zeros((8, 9), np.uint8), 3) == ("gray", 8)
-    assert form_of(np.zeros((3, 8, 9), np.uint8), 3) == ("RGB", 8)
-    assert form_of(np.zeros((8, 9), np.bool_), 1) == ("gray", 1)
+    assert read_form(array(np.zeros((13, 8, 9), np.uint16)), 13) == ("13 channels", 16)
+    assert read_form(np.zeros((8, 9, 13), np.uint16), 13) == ("13 channels", 16)
+    assert read_form(np.zeros((8, 9), np.uint8), 3) == ("gray", 8)
+    assert read_form(np.zeros((3, 8, 9), np.uint8), 3) == ("RGB", 8)
+    assert read_form(np.zeros((8, 9), np.bool_), 1) == ("gray", 1)
 
 
 @pytest.mark.parametrize("shape, settings", [((8, 9, 13), {}), ((13, 8, 9), {"photometric": "minisblack"})])
@@ -56,4 +56,4 @@ def test_tiffs_of_bands_tell_their_number(shape: tuple[int, ...], settings: dict
     tifffile = pytest.importorskip("tifffile")
     file = io.BytesIO()
     tifffile.imwrite(file, np.zeros(shape, np.uint16), **(settings or {"planarconfig": "contig"}))
-    assert form_of(file.getvalue(), 13) == ("13 channels", 16)
+    assert read_form(file.getvalue(), 13) == ("13 channels", 16)

@@ -13,8 +13,8 @@ from paddlemae.data.batches import train_batches
 from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.disk import retry, slow_reads
 from paddlemae.data.disk.errors import DataFault
-from paddlemae.data.disk.retry import PASSING, patiently
-from paddlemae.data.disk.slow_reads import noticed
+from paddlemae.data.disk.retry import TRANSIENT_ERRORS, retry_read
+from paddlemae.data.disk.slow_reads import report_slow_read
 from paddlemae.data.sources import open_source
 from paddlemae.data.views.augment import View
 
@@ -47,25 +47,25 @@ def failing(times: int, number: int | None) -> Callable[[], str]:
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
 def test_a_fault_that_passes_costs_only_time(folder: Path, number: int) -> None:
     slept: list[float] = []
-    assert patiently(failing(3, number), str(folder), slept.append) == "pixels"
+    assert retry_read(failing(3, number), str(folder), slept.append) == "pixels"
     assert slept == [1, 2, 4]
 
 
 def test_a_fault_that_stays_is_the_image_s_after_a_minute(folder: Path) -> None:
     slept: list[float] = []
     with pytest.raises(UnreadableImage):
-        patiently(failing(100, errno.EIO), str(folder), slept.append)
+        retry_read(failing(100, errno.EIO), str(folder), slept.append)
     assert sum(slept) == 60
     with pytest.raises(UnreadableImage):
-        patiently(failing(1, errno.EIO), str(folder), slept.append)
+        retry_read(failing(1, errno.EIO), str(folder), slept.append)
     assert sum(slept) == 60, "a bad sector costs a minute once, not every epoch"
 
 
 @pytest.mark.parametrize("number", [None, errno.ENOENT, errno.EACCES, errno.ELOOP])
 def test_damage_and_lost_files_are_not_waited_for(folder: Path, number: int | None) -> None:
-    assert number not in PASSING
+    assert number not in TRANSIENT_ERRORS
     with pytest.raises(UnreadableImage):
-        patiently(failing(1, number), str(folder), lambda seconds: pytest.fail("slept"))
+        retry_read(failing(1, number), str(folder), lambda seconds: pytest.fail("slept"))
 
 
 @pytest.mark.parametrize("emptied", [False, True], ids=["gone", "empty, as a mount point"])
@@ -87,7 +87,7 @@ def test_a_folder_that_comes_back_loses_no_image(folder: Path, emptied: bool) ->
             raise UnreadableImage("0.png", "No such file or directory", errno.ENOENT)
         return "pixels"
 
-    assert patiently(read, str(folder), sleep) == "pixels"
+    assert retry_read(read, str(folder), sleep) == "pixels"
     assert sum(slept) == 150
 
 
@@ -95,7 +95,7 @@ def test_a_folder_that_stays_away_ends_it_after_five_minutes(folder: Path, monke
     source = open_source(str(folder))
     folder.rename(folder.with_name("away"))
     slept: list[float] = []
-    monkeypatch.setattr(retry.patiently, "__defaults__", (slept.append,))
+    monkeypatch.setattr(retry.retry_read, "__defaults__", (slept.append,))
     skipped: list[UnreadableImage] = []
     stream = train_batches(source, View((8, 8), 1), batch_size=2, seed=0, num_steps=3, on_skip=skipped.append)
     with pytest.raises(
@@ -122,9 +122,9 @@ def test_a_file_removed_while_training_shifts_no_other(folder: Path) -> None:
 def test_a_slow_read_is_named_once(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(slow_reads, "_watcher", None)  # one that looks more often
     monkeypatch.setattr(slow_reads, "SLOW_SECONDS", 0.1)
-    with noticed("quick.png"):
+    with report_slow_read("quick.png"):
         pass
-    with noticed("slow\n.png"):
+    with report_slow_read("slow\n.png"):
         threading.Event().wait(0.5)
     said = capfd.readouterr().err
     assert said.count("paddlemae: reading is slow: 'slow\\n.png' has not come for 0 s, still waiting\n") == 1

@@ -7,13 +7,19 @@ import pytest
 from PIL import Image
 
 from paddlemae.data.inspect import duplicates
-from paddlemae.data.inspect.duplicates import exact_groups, hashes_of, look_alike, members, near_groups
-from paddlemae.data.inspect.survey import COLUMNS, ROWS, thumbnail
+from paddlemae.data.inspect.duplicates import (
+    are_similar,
+    find_exact_groups,
+    find_near_groups,
+    hash_thumbnails,
+    iterate_groups,
+)
+from paddlemae.data.inspect.survey import COLUMNS, ROWS, make_thumbnail
 from tests.support.pictures import scenes
 
 
 def thumbnails_of(pictures: np.ndarray) -> np.ndarray:
-    return np.stack([thumbnail(each).ravel() for each in pictures])
+    return np.stack([make_thumbnail(each).ravel() for each in pictures])
 
 
 def grouped(
@@ -23,23 +29,23 @@ def grouped(
     exact = np.arange(count) if exact is None else exact
     among = np.ones(count, np.bool_) if among is None else among
     steps: list[int] = []
-    firsts = near_groups(thumbnails, exact, among, steps.append)
+    firsts = find_near_groups(thumbnails, exact, among, steps.append)
     assert steps == list(range(1, duplicates.NEAR_STEPS + 1))
-    return [group.tolist() for group in members(firsts)]
+    return [group.tolist() for group in iterate_groups(firsts)]
 
 
 def test_exact_groups_begin_with_their_first_image() -> None:
     digests = np.array([[1, 2], [3, 4], [1, 2], [1, 3], [3, 4], [1, 2]], np.uint64)
     among = np.array([True, True, True, True, True, False])
-    assert exact_groups(digests, among).tolist() == [0, 1, 0, 3, 1, 5]
-    assert [group.tolist() for group in members(exact_groups(digests, among))] == [[0, 2], [1, 4]]
+    assert find_exact_groups(digests, among).tolist() == [0, 1, 0, 3, 1, 5]
+    assert [group.tolist() for group in iterate_groups(find_exact_groups(digests, among))] == [[0, 2], [1, 4]]
 
 
 def test_the_hash_tells_which_means_rise_along_rows() -> None:
     rising = np.tile(np.arange(COLUMNS, dtype=np.uint8), (ROWS, 1))
     rising[-2:] = rising[-2:, ::-1]
     values = np.stack([rising.ravel(), 255 - rising.ravel(), np.full(ROWS * COLUMNS, 7, np.uint8)])
-    assert [f"{value:016x}" for value in hashes_of(values).tolist()] == [
+    assert [f"{value:016x}" for value in hash_thumbnails(values).tolist()] == [
         "ffffffffffffff00",
         "00000000000000ff",
         "0" * 16,
@@ -63,10 +69,10 @@ def test_pairs_are_those_that_comparing_each_with_each_finds() -> None:
     first = scenes(80, 2)
     blends = np.concatenate([first * (1 - share) + scenes(80, 3) * share for share in (0.05, 0.15, 0.3)])
     thumbnails = thumbnails_of(np.concatenate([first, blends.astype(np.uint8)]))
-    hashes = hashes_of(thumbnails)
+    hashes = hash_thumbnails(thumbnails)
     a, b = np.array(list(itertools.combinations(range(len(thumbnails)), 2))).T
     bits = np.array([int(x ^ y).bit_count() for x, y in zip(hashes[a].tolist(), hashes[b].tolist())])
-    near = look_alike(thumbnails[a], thumbnails[b]) & (bits <= duplicates.MOST_BITS)
+    near = are_similar(thumbnails[a], thumbnails[b]) & (bits <= duplicates.MOST_BITS)
     assert near.sum() > 100 and (bits[near] > 3).any()
     groups = {member: group[0] for group in grouped(thumbnails) for member in group}
     missed = [(i, j) for i, j in zip(a[near].tolist(), b[near].tolist()) if groups.get(i, i) != groups.get(j, -1)]
@@ -94,7 +100,7 @@ def test_thumbnails_are_compared_by_correlation(correlation: float, alike: bool)
     other -= one * (one @ other) / (one @ one)  # nothing in common
     mixed = correlation * one / np.linalg.norm(one) + np.sqrt(1 - correlation**2) * other / np.linalg.norm(other)
     a, b = (np.round(128 + each).astype(np.uint8)[None] for each in (35 * one, 300 * mixed))
-    assert look_alike(a, b).tolist() == [alike]
+    assert are_similar(a, b).tolist() == [alike]
 
 
 @pytest.mark.parametrize("levels, expected", [(1, [[0, 1]]), (5, [])])
@@ -106,8 +112,8 @@ def test_flat_images_are_alike_if_they_are_equally_bright(levels: int, expected:
 
 def test_many_images_with_common_bands_take_bounded_work(monkeypatch) -> None:
     compared = []
-    real = duplicates.look_alike
-    monkeypatch.setattr(duplicates, "look_alike", lambda a, b: compared.append(len(a)) or real(a, b))
+    real = duplicates.are_similar
+    monkeypatch.setattr(duplicates, "are_similar", lambda a, b: compared.append(len(a)) or real(a, b))
     monkeypatch.setattr(duplicates, "MOST_COMPARED", 3)
     black = np.zeros((5000, ROWS * COLUMNS), np.uint8)
     assert len(grouped(black)[0]) == 5000 and not compared  # they are one image

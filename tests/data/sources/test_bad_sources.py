@@ -307,11 +307,11 @@ def test_row_groups_are_kept_within_a_limit(tmp_path: Path, monkeypatch: pytest.
     from paddlemae.data.sources import table_files
 
     source = open_source(str(kinds.write_parquet(tmp_path / "set")), "train")
-    monkeypatch.setattr(table_files, "KEPT_BYTES", 50_000)  # two groups of 7 images
-    table_files._kept.clear()
+    monkeypatch.setattr(table_files, "CACHED_BYTES", 50_000)  # two groups of 7 images
+    table_files._row_groups.clear()
     for i in np.random.default_rng(0).integers(0, 30, 60).tolist():
         assert (source.read(i, 3) == kinds.PARTS["train"][i].pixels_HW3).all()
-        assert 1 <= len(table_files._kept) <= 2
+        assert 1 <= len(table_files._row_groups) <= 2
 
 
 # --- arrays and published sets

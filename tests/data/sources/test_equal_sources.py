@@ -9,7 +9,7 @@ import pytest
 
 from paddlemae.data.batches import train_batches
 from paddlemae.data.sources import Source, open_source
-from paddlemae.data.sources.archives import expanded
+from paddlemae.data.sources.archives import expand_braces
 from paddlemae.data.views.augment import View
 from tests.support import source_writers as kinds
 from tests.support.source_writers import MAKERS, params, with_tables
@@ -112,10 +112,10 @@ def test_tables_by_a_pattern(tmp_path: Path) -> None:
 
 
 def test_patterns_of_braces() -> None:
-    assert expanded("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
-    assert expanded("{x,y}{0..1}") == ["x0", "x1", "y0", "y1"]
+    assert expand_braces("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
+    assert expand_braces("{x,y}{0..1}") == ["x0", "x1", "y0", "y1"]
     with pytest.raises(ValueError, match="more than 1000000 files"):
-        expanded("{0..99999999}")
+        expand_braces("{0..99999999}")
 
 
 def test_one_shard_alone_is_in_its_own_order(tmp_path: Path) -> None:

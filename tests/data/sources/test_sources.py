@@ -11,7 +11,7 @@ from PIL import Image
 from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.sources import Source, balanced_subset, labelled_count, open_source, split_off, subset
 from paddlemae.data.sources.splits import SourceNote
-from paddlemae.data.sources.string_table import Names
+from paddlemae.data.sources.string_table import StringTable
 
 
 def make_images(root: Path, *names: str) -> str:
@@ -263,7 +263,7 @@ def test_names_come_back_and_take_little_memory() -> None:
         "two\nlines",
         *(f"class/{i:08}.png" for i in range(10_000)),
     ]
-    names = Names.of(strings)
+    names = StringTable.of(strings)
     assert list(names) == strings and len(names) == len(strings) and names[-1] == strings[-1] and names[3] == strings[3]
     assert len(pickle.dumps(names)) < 10_100 * (18 + 8) + 500
     for i in (len(strings), -len(strings) - 1):

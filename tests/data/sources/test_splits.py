@@ -16,17 +16,17 @@ import pytest
 
 from paddlemae.data.sources import (
     BadLabel,
-    MissingPart,
+    MissingSplit,
     Source,
     SourceNote,
-    matched,
+    match_classes,
     open_source,
     split_off,
     subset,
     with_classes,
 )
-from paddlemae.data.sources.labels import as_labels, in_order
-from paddlemae.data.sources.splits import files_of_part
+from paddlemae.data.sources.labels import as_labels, sort_names
+from paddlemae.data.sources.splits import files_of_split
 from tests.fuzz import splits as splits_property
 from tests.support import source_writers as kinds
 from tests.support.source_writers import with_tables
@@ -62,7 +62,7 @@ def test_a_class_folder_named_train_is_a_class(tmp_path: Path) -> None:
     with pytest.warns(SourceNote, match="'train' is read as a class, not as a split, since 'bus', 'car', 'truck'"):
         source = open_source(str(root), "train", labelled=True)
     assert len(source) == 16 and source.classes == ("bus", "car", "train", "truck")
-    with pytest.warns(SourceNote), pytest.raises(MissingPart, match="val_fraction"):
+    with pytest.warns(SourceNote), pytest.raises(MissingSplit, match="val_fraction"):
         open_source(str(root), "test")
 
 
@@ -142,9 +142,9 @@ def test_a_link_in_a_circle_is_no_sibling_with_images(tmp_path: Path) -> None:
 
 
 def test_whole_numbers_are_in_numeric_order() -> None:
-    assert in_order(map(str, range(12))) == tuple(map(str, range(12)))
-    assert in_order(["10", "9", "x"]) == ("10", "9", "x")
-    assert in_order(["007", "10", "7", "1" * 5000, "8"]) == ("007", "7", "8", "10", "1" * 5000)
+    assert sort_names(map(str, range(12))) == tuple(map(str, range(12)))
+    assert sort_names(["10", "9", "x"]) == ("10", "9", "x")
+    assert sort_names(["007", "10", "7", "1" * 5000, "8"]) == ("007", "7", "8", "10", "1" * 5000)
 
 
 def test_folders_archives_and_lists_number_classes_alike(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_held_out_split_has_the_numbers_of_the_training_split(tmp_path: Path) 
         source = open_source(str(spec), "test", labelled=True)
         assert source.classes == ("a", "b", "c") and source.labels is not None and source.labels.tolist() == [1, 2]
         with pytest.warns(SourceNote, match="1 of 3 classes have no held-out image: 'a'"):
-            matched(open_source(str(spec), "train", labelled=True), source)
+            match_classes(open_source(str(spec), "train", labelled=True), source)
     make(root, "val/d/5.png")
     with pytest.raises(ValueError, match="labels that no training image has: 'd'"):
         open_source(str(root), "test", labelled=True)
@@ -182,15 +182,15 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     other = with_classes(source, ("c", "x", "b", "a"))
     assert names_of(other) == ["a", "b", "c"] and other.labels is not None and other.labels.tolist() == [3, 2, 0]
     assert other.describe(2) == source.describe(2) and with_classes(source, source.classes) is source
-    assert names_of(matched(source, with_classes(subset(source, [2, 0, 1]), ("c", "b", "a")))) == ["c", "a", "b"]
+    assert names_of(match_classes(source, with_classes(subset(source, [2, 0, 1]), ("c", "b", "a")))) == ["c", "a", "b"]
     with pytest.raises(ValueError, match="no training image has: 'c'"):
-        matched(with_classes(subset(source, [0, 1]), ("a", "b")), source)
+        match_classes(with_classes(subset(source, [0, 1]), ("a", "b")), source)
 
 
 def test_classes_that_a_split_leaves_without_images_are_said(tmp_path: Path) -> None:
     source = open_source(str(make(tmp_path, "a/0.png", "a/1.png", "b/2.png", "c/3.png")), labelled=True)
     with pytest.warns(SourceNote, match="2 of 3 classes have no image to train on: 'b', 'c'"):
-        matched(*split_off(source, 0.5, seed=0))
+        match_classes(*split_off(source, 0.5, seed=0))
 
 
 # --- lists
@@ -275,17 +275,17 @@ def test_a_list_finds_its_held_out_list_in_any_spelling(tmp_path: Path) -> None:
 def test_files_of_a_split() -> None:
     files = ["w/Train-0.tar", "w/train-1.tar", "w/val-0.tar", "w/extra.tar"]
     with pytest.warns(SourceNote, match="leaves out 1 file of no split: 'w/extra.tar'"):
-        assert files_of_part(files, "train", "w") == files[:2]
-    assert files_of_part(["test export/train-0", "test export/val-0"], "test", "w") == ["test export/val-0"]
-    assert files_of_part(["train/0.tar", "train/1.tar", "test/0.tar"], "train", "w") == ["train/0.tar", "train/1.tar"]
-    assert files_of_part(["val/0.tar"], "test", "w") == ["val/0.tar"]
-    with pytest.raises(MissingPart, match="has no file named by train"):
-        files_of_part(["val/0.tar"], "train", "w")
+        assert files_of_split(files, "train", "w") == files[:2]
+    assert files_of_split(["test export/train-0", "test export/val-0"], "test", "w") == ["test export/val-0"]
+    assert files_of_split(["train/0.tar", "train/1.tar", "test/0.tar"], "train", "w") == ["train/0.tar", "train/1.tar"]
+    assert files_of_split(["val/0.tar"], "test", "w") == ["val/0.tar"]
+    with pytest.raises(MissingSplit, match="has no file named by train"):
+        files_of_split(["val/0.tar"], "train", "w")
     with pytest.raises(ValueError, match="names a split, and 'extra.tar' none"):
-        files_of_part(["train.tar", "extra.tar"], "train", "w")
+        files_of_split(["train.tar", "extra.tar"], "train", "w")
     with pytest.raises(ValueError, match="'train/test-0.tar' has the words of two splits"):
-        files_of_part(["train/test-0.tar", "val/0.tar"], "train", "w")
-    assert files_of_part(files, None, "w") == files
+        files_of_split(["train/test-0.tar", "val/0.tar"], "train", "w")
+    assert files_of_split(files, None, "w") == files
 
 
 def test_arrays_of_no_split_are_said(tmp_path: Path) -> None:
@@ -555,7 +555,7 @@ def test_a_table_s_column_of_splits(tmp_path: Path, column: str) -> None:
     assert len(open_source(spec)) == 6
     pq.write_table(pa.table({**table, "label": list("aabbcc"), column: list("xyzxyz")}), tmp_path / "all.parquet")
     assert len(open_source(spec, "train", labelled=True)) == 6
-    with pytest.raises(MissingPart):
+    with pytest.raises(MissingSplit):
         open_source(spec, "test")
 
 

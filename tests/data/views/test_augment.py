@@ -14,10 +14,10 @@ from paddlemae.data.views.augment import (
     MAX_ASPECT,
     Draw,
     View,
+    compute_need,
     draw_view,
-    drawn_view,
     eval_view,
-    need,
+    make_view,
     random_crop_box,
     train_view,
 )
@@ -101,12 +101,12 @@ def test_fast_views_of_jpegs_are_close_to_pillow_s(tmp_path: Path, subsampling: 
     image, reductions, differences = read_image(path, 3), [], []
     for seed in range(30):
         draw = draw_view(480, 640, fast, np.random.default_rng(seed))
-        needed = need([draw], fast)
+        needed = compute_need([draw], fast)
         reductions.append(needed.reduction)
         picture = read_picture(path, 3, lambda height, width, needed=needed: needed)
         assert picture.scale[0] == 1 / reductions[-1]
-        expected = drawn_view(Picture(image, (480, 640)), exact, draw).astype(int)
-        differences.append(np.abs(drawn_view(picture, fast, draw) - expected).mean())
+        expected = make_view(Picture(image, (480, 640)), exact, draw).astype(int)
+        differences.append(np.abs(make_view(picture, fast, draw) - expected).mean())
     assert np.mean(differences) < 2.5 and max(differences) < 5
     assert {2, 4} <= set(reductions)
 
@@ -119,10 +119,10 @@ def test_a_fast_view_needs_no_row_below_those_it_asks_for(tmp_path: Path, size: 
     cut = 0
     for seed in range(40):
         draw = draw_view(301, 402, settings, np.random.default_rng(seed))
-        needed = need([draw], settings)
+        needed = compute_need([draw], settings)
         picture = read_picture(path, 3, lambda *_, needed=needed: needed)
         whole = read_picture(path, 3, lambda *_, needed=needed: Need(needed.reduction))
-        assert (drawn_view(picture, settings, draw) == drawn_view(whole, settings, draw)).all()
+        assert (make_view(picture, settings, draw) == make_view(whole, settings, draw)).all()
         cut += len(picture.pixels_hwC) < len(whole.pixels_hwC)
     assert cut > 10
 
@@ -147,8 +147,8 @@ def test_a_reduction_leaves_every_crop_its_view_s_pixels() -> None:
         ([(0, 0, 9000, 9000), None], 1),
     ]:
         draws = [Draw(box, (0, 0), False) for box in boxes]
-        assert need(draws, View((224, 224), 3)).reduction == times
-        assert need(draws, View((224, 224), 3, decode="exact")) == Need()
+        assert compute_need(draws, View((224, 224), 3)).reduction == times
+        assert compute_need(draws, View((224, 224), 3, decode="exact")) == Need()
 
 
 def test_a_crop_is_cut_from_a_smaller_picture_where_it_was_drawn() -> None:
@@ -159,7 +159,7 @@ def test_a_crop_is_cut_from_a_smaller_picture_where_it_was_drawn() -> None:
     settings = View((8, 8), 1)
     for box, mean in (((0, 0, 150, 400), 255), ((150, 91, 600, 400), 0), ((75, 200, 225, 350), 127.5)):
         for decode in DECODES:
-            view = drawn_view(picture, replace(settings, decode=decode), Draw(box, (0, 0), False))
+            view = make_view(picture, replace(settings, decode=decode), Draw(box, (0, 0), False))
             assert abs(view.mean() - mean) < 6, (box, decode)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from paddlemae.data.batches import Batch
 from paddlemae.data.views.erasing import Erasing, draw_erasing
-from paddlemae.data.views.mixup import MixedBatch, Mixing, draw_mixture, mixed, mixed_batches
+from paddlemae.data.views.mixup import MixedBatch, Mixing, draw_mixture, mix_batch, mix_batches
 from paddlemae.tasks.models.preprocess import to_input
 from paddlemae.tasks.training.finetuning_loss import erased, input_of, targets_of
 from paddlemae.train.parallel.threads import slices_of
@@ -23,7 +23,7 @@ def batch_of(count: int = 6, size: int = 12, seed: int = 0) -> Batch:
 
 def test_each_is_mixed_with_the_one_at_the_other_end() -> None:
     batch = batch_of()
-    both = mixed(batch, Mixing(), np.random.default_rng(0))
+    both = mix_batch(batch, Mixing(), np.random.default_rng(0))
     assert (both.images == batch.images).all() and (both.partners == batch.images[::-1]).all()
     assert both.partner_targets.tolist() == batch.targets[::-1].tolist()
     assert both.partner_indices.tolist() == batch.indices[::-1].tolist()
@@ -89,7 +89,7 @@ def test_half_of_the_batches_are_cut_where_both_are_done() -> None:
 
 def test_what_is_mixed_depends_on_seed_and_batch_alone() -> None:
     def run(seed: int) -> list[MixedBatch]:
-        return list(mixed_batches((batch_of(seed=k) for k in range(5)), Mixing(), seed))
+        return list(mix_batches((batch_of(seed=k) for k in range(5)), Mixing(), seed))
 
     first, again, other = run(0), run(0), run(1)
     assert [one.kept[0] for one in first] == [one.kept[0] for one in again] != [one.kept[0] for one in other]
@@ -99,7 +99,7 @@ def test_what_is_mixed_depends_on_seed_and_batch_alone() -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_training_sees_the_mixture(mixing: Mixing, smoothing: float) -> None:
     batch = batch_of()
-    both = mixed(batch, mixing, np.random.default_rng(4))
+    both = mix_batch(batch, mixing, np.random.default_rng(4))
     own, partner = (to_input(images, DESCRIPTION).numpy() for images in (both.images, both.partners))
     got = input_of(both, DESCRIPTION, None, 0).numpy()
     top, bottom, left, right = both.regions[0]
@@ -118,7 +118,7 @@ def test_training_sees_the_mixture(mixing: Mixing, smoothing: float) -> None:
 
 
 def test_parts_of_a_mixed_batch_give_what_the_whole_gives() -> None:
-    both = mixed(batch_of(), Mixing(), np.random.default_rng(1))
+    both = mix_batch(batch_of(), Mixing(), np.random.default_rng(1))
     erasing = Erasing(0.5)
     whole = input_of(both, DESCRIPTION, erasing, 3).numpy()
     parts = [input_of(one, DESCRIPTION, erasing, 3).numpy() for one in slices_of(both, 3)]
@@ -159,7 +159,7 @@ def test_an_image_too_small_for_any_rectangle_stays_whole() -> None:
 
 
 def test_gradients_reach_the_model_through_a_mixture() -> None:
-    both = mixed(batch_of(), Mixing(0.8, 0.0), np.random.default_rng(0))
+    both = mix_batch(batch_of(), Mixing(0.8, 0.0), np.random.default_rng(0))
     weight = paddle.create_parameter([3 * 12 * 12, 4], "float32")
     logits = paddle.matmul(input_of(both, DESCRIPTION, None, 0).flatten(1), weight)
     paddle.nn.functional.cross_entropy(logits, targets_of(both, 4, 0.1), soft_label=True).backward()

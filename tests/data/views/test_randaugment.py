@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 
 from paddlemae.data.decode.images import Picture
-from paddlemae.data.views.augment import View, draw_view, drawn_view, train_view
-from paddlemae.data.views.randaugment import LARGEST, NAMES, RandAugment, apply_operations, draw_operations
+from paddlemae.data.views.augment import View, draw_view, make_view, train_view
+from paddlemae.data.views.randaugment import (
+    LARGEST_MAGNITUDE,
+    OPERATION_NAMES,
+    RandAugment,
+    apply_operations,
+    draw_operations,
+)
 
 FILL = (9, 200, 77)
 
@@ -24,11 +30,11 @@ def done(name: str, magnitude: float, image: np.ndarray | None = None) -> np.nda
 
 
 def test_there_are_the_fifteen() -> None:
-    assert len(NAMES) == len(set(NAMES)) == 15
+    assert len(OPERATION_NAMES) == len(set(OPERATION_NAMES)) == 15
 
 
 def test_every_operation_keeps_size_and_type() -> None:
-    for name, magnitude, channels in product(NAMES, [-10.0, 0.0, 4.5, 10.0], [1, 3]):
+    for name, magnitude, channels in product(OPERATION_NAMES, [-10.0, 0.0, 4.5, 10.0], [1, 3]):
         image = photo(channels=channels)
         before = image.copy()
         after = apply_operations(image, ((name, magnitude),), FILL)
@@ -112,7 +118,7 @@ def test_turns_and_shears_fill_corners_and_undo_each_other(name: str) -> None:
 def test_a_rotation_is_by_thirty_degrees_at_most() -> None:
     image = np.zeros((101, 101, 1), np.uint8)
     image[48:53, 50:] = 255  # a beam to the right
-    turned = apply_operations(image, (("rotate", LARGEST),), (0,))[..., 0]
+    turned = apply_operations(image, (("rotate", LARGEST_MAGNITUDE),), (0,))[..., 0]
     y, x = (turned > 128).nonzero()
     angle = np.degrees(np.arctan2(50 - y, x - 50)[(x - 50) ** 2 + (y - 50) ** 2 > 900].mean())
     assert abs(angle - 30) < 2
@@ -122,11 +128,11 @@ def test_draws_are_those_of_the_settings() -> None:
     settings, rng = RandAugment(2, 9.0, 0.5), np.random.default_rng(0)
     drawn = [draw_operations(settings, rng) for _ in range(4000)]
     names = Counter(name for one in drawn for name, _ in one)
-    assert set(names) == set(NAMES) and max(names.values()) < 1.3 * min(names.values())
+    assert set(names) == set(OPERATION_NAMES) and max(names.values()) < 1.3 * min(names.values())
     counts = np.bincount([len(one) for one in drawn]) / len(drawn)
     np.testing.assert_allclose(counts, [0.25, 0.5, 0.25], atol=0.03)
     magnitudes = np.array([magnitude for one in drawn for _, magnitude in one])
-    assert abs((magnitudes > 0).mean() - 0.5) < 0.03 and np.abs(magnitudes).max() <= LARGEST
+    assert abs((magnitudes > 0).mean() - 0.5) < 0.03 and np.abs(magnitudes).max() <= LARGEST_MAGNITUDE
     assert abs(np.abs(magnitudes).mean() - 9) < 0.05 and abs(np.abs(magnitudes).std() - 0.49) < 0.05
     assert all(len(one) == 3 for one in (draw_operations(RandAugment(3, probability=1.0), rng) for _ in range(9)))
 
@@ -137,7 +143,7 @@ def test_a_view_is_cropped_and_flipped_first_and_the_same_without() -> None:
     for seed in range(6):
         draw = draw_view(80, 90, settings, np.random.default_rng(seed))
         assert draw.box == draw_view(80, 90, plain, np.random.default_rng(seed)).box
-        before = drawn_view(Picture(image, (80, 90)), plain, draw).transpose(1, 2, 0)
+        before = make_view(Picture(image, (80, 90)), plain, draw).transpose(1, 2, 0)
         after = train_view(image, settings, np.random.default_rng(seed)).transpose(1, 2, 0)
         assert (after == apply_operations(before, draw.operations, FILL)).all()
 

@@ -118,7 +118,7 @@ def test_archives_and_workers_give_the_same(paddlemae, messy: Path, tmp_path: Pa
     assert "all.tar, entry " in packed["unreadable"][0]["image"]
     monkeypatch.setattr(survey, "_CHUNK", 4)
     sources = [open_source(str(messy), part) for part in ("train", "test")]
-    here, there = (survey.look_at(sources, 3, workers=workers) for workers in (0, 1))
+    here, there = (survey.survey_sources(sources, 3, workers=workers) for workers in (0, 1))
     assert here.forms == there.forms and here.faults == there.faults == {9: here.faults[9]}
     for name in ("digests_N2", "thumbnails_NP", "sizes_N2", "shallow_N"):
         np.testing.assert_array_equal(getattr(here, name), getattr(there, name))

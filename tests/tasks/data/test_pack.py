@@ -16,12 +16,12 @@ import simplejpeg
 from PIL import Image
 
 from paddlemae.data.batches import train_batches
-from paddlemae.data.cache import pack as cached
-from paddlemae.data.decode.pixel_format import at_depth
+from paddlemae.data.cache import cache_images
+from paddlemae.data.decode.pixel_format import convert_depth
 from paddlemae.data.sources import Source, open_source, split_off
 from paddlemae.data.views.augment import View
 from paddlemae.runs.runlog import read_metrics
-from paddlemae.tasks.data.pack import Packed, pack
+from paddlemae.tasks.data.pack import PackResult, pack
 from tests.support import source_writers as kinds
 from tests.support.pictures import photo
 from tests.support.source_writers import MAKERS, params
@@ -29,7 +29,7 @@ from tests.support.source_writers import MAKERS, params
 with_tifffile = pytest.mark.skipif(not find_spec("tifffile"), reason="needs tifffile, of the extra 'tiff'")
 
 
-def packed(spec: object, out: Path, **settings: Any) -> Packed:
+def packed(spec: object, out: Path, **settings: Any) -> PackResult:
     return pack(str(spec), out, **{"workers": 0, "quiet": True, **settings})
 
 
@@ -150,7 +150,7 @@ def write_photos(
 @pytest.mark.parametrize("channels", [1, 3])
 def test_larger_images_become_what_a_cache_makes_of_them(tmp_path: Path, channels: int) -> None:
     folder, view = write_photos(tmp_path / "photos"), View((32, 32), channels)
-    expected = cached(open_source(str(folder)), tmp_path / "cache", view, short_side=37)
+    expected = cache_images(open_source(str(folder)), tmp_path / "cache", view, short_side=37)
     packed(folder, tmp_path / "exact", size=37, channels=channels, lossless=True)
     packed(folder, tmp_path / "jpeg", size=37, channels=channels)
     exact, jpeg = (open_source(str(tmp_path / name)) for name in ("exact", "jpeg"))
@@ -262,7 +262,7 @@ def check_deep(folder: Path, tmp_path: Path, channels: int, kinds_found: Sequenc
     source, copy = open_source(str(folder)), open_source(str(tmp_path / "pack"))
     assert endings(tmp_path / "pack") == list(kinds_found)
     view = View((30, 30), channels, bits=16)
-    expected = cached(source, tmp_path / "cache", view, short_side=30)
+    expected = cache_images(source, tmp_path / "cache", view, short_side=30)
     for i in range(len(source)):
         pixels = copy.read(i, channels)
         assert pixels.dtype == np.uint16 and pixels.max() > 255
@@ -304,11 +304,12 @@ def test_13_channels_of_arrays_stay(tmp_path: Path) -> None:
 def test_16_bits_of_8_bit_photos_are_those_of_a_cache(tmp_path: Path) -> None:
     folder, view = write_photos(tmp_path / "photos"), View((32, 32), 3, bits=16)
     packed(folder, tmp_path / "pack", size=37, bits=16)
-    expected, copy = cached(open_source(str(folder)), tmp_path / "cache", view), open_source(str(tmp_path / "pack"))
+    expected = cache_images(open_source(str(folder)), tmp_path / "cache", view)
+    copy = open_source(str(tmp_path / "pack"))
     assert endings(tmp_path / "pack") == ["npy", "npy", "jpg", "jpg", "jpg", "npy", "npy", "jpg"]
     for i in range(len(SIZES)):
         pixels = expected.read_picture(i, 3, lambda height, width: 1).pixels_hwC
-        assert (at_depth(copy.read(i, 3), 16) == pixels).all()
+        assert (convert_depth(copy.read(i, 3), 16) == pixels).all()
 
 
 def test_what_others_would_read_otherwise_is_written_anew(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 import paddlemae
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import open_source
-from paddlemae.system.locks import locked_folder
+from paddlemae.system.locks import lock_folder
 from paddlemae.tasks.data.pack import verify
 from tests.support.packs import SETTINGS, packed, write_photos
 from tests.support.pictures import photo
@@ -254,7 +254,7 @@ def test_places_that_can_not_be(photos: Path, tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_write_one_pack(photos: Path, tmp_path: Path) -> None:
-    with locked_folder(tmp_path / "p"):
+    with lock_folder(tmp_path / "p"):
         with pytest.raises(BlockingIOError, match=f"another command is writing there .process {os.getpid()} on "):
             packed(photos, tmp_path / "p")
         assert [path.name for path in (tmp_path / "p").iterdir()] == [".lock"]

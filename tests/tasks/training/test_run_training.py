@@ -99,7 +99,7 @@ def test_a_cache_without_room_is_one_line(tmp_path, paddlemae, tiny, photos, mon
     def full(file: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cache, "_flush", full)
+    monkeypatch.setattr(cache, "flush_file", full)
     done = paddlemae("pretrain", *tiny, f"cache={tmp_path / 'packs'}", "--data", photos, "--out", tmp_path / "run")
     assert done.status == 2 and "could not make the cache (No space left on device); make room" in done.err
     assert "Traceback" not in done.err

@@ -31,9 +31,9 @@ from PIL import Image, UnidentifiedImageError
 
 from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, check_room, room_for
 from paddlemae.data.decode.multichannel import ARRAY_START, read_array
-from paddlemae.data.decode.orientation import orientation_of, upright
-from paddlemae.data.decode.pillow import opened_by_pillow, pixels_of
-from paddlemae.data.decode.pixel_format import Pixels, as_channels, check_channels, in_blocks
+from paddlemae.data.decode.orientation import read_orientation, turn_upright
+from paddlemae.data.decode.pillow import open_with_pillow, read_pixels
+from paddlemae.data.decode.pixel_format import Pixels, as_channels, check_channels, convert_in_blocks
 from paddlemae.data.decode.png import PNG_START, read_deep_png, scale_transparent_gray
 from paddlemae.data.decode.ppm import PPM_STARTS, read_deep_ppm
 from paddlemae.data.decode.stored_format import JPEG_START
@@ -138,7 +138,7 @@ def read_image(path: str | os.PathLike[str], channels: int, max_image_bytes: int
         ValueError: a number of channels below 1.
         UnreadableImage: the file is missing, empty, forbidden, damaged, too large, no image or of other channels.
     """
-    return read_picture(path, channels, whole, max_image_bytes).pixels_hwC
+    return read_picture(path, channels, need_all, max_image_bytes).pixels_hwC
 
 
 def read_picture(
@@ -155,12 +155,12 @@ def read_picture(
         ValueError, UnreadableImage: as `read_image`.
     """
     check_channels(channels)
-    with _reported(path):
-        file, size = _opened_file(path)
+    with _report_unreadable(path):
+        file, size = _open_file(path)
         room = room_for(size, max_image_bytes)
         with file:
-            opened = _recognised(file, channels, room)
-    return _made(opened, path, channels, need_of, room)
+            opened = _recognise(file, channels, room)
+    return _make_picture(opened, path, channels, need_of, room)
 
 
 def read_content(path: str | os.PathLike[str]) -> bytes:
@@ -169,7 +169,7 @@ def read_content(path: str | os.PathLike[str]) -> bytes:
     Raises:
         UnreadableImage: the file is missing or forbidden, or larger than any image that is decoded.
     """
-    with _reported(path), _opened_file(path)[0] as file:
+    with _report_unreadable(path), _open_file(path)[0] as file:
         if os.fstat(file.fileno()).st_size > _MOST_BYTES:
             raise ValueError(f"a file of more than {_MOST_BYTES} bytes")
         return file.read()
@@ -184,20 +184,22 @@ def decode_picture(content: bytes, name: str, channels: int, need_of: NeedOf, ro
     """
     check_channels(channels)
     room = room_for(len(content), MAX_IMAGE_BYTES) if room is None else room
-    with _reported(name):
-        opened = _recognised(io.BytesIO(content), channels, room - len(content))
-    return _made(opened, name, channels, need_of, room - len(content))
+    with _report_unreadable(name):
+        opened = _recognise(io.BytesIO(content), channels, room - len(content))
+    return _make_picture(opened, name, channels, need_of, room - len(content))
 
 
-def whole(height: int, width: int) -> Need:
+def need_all(height: int, width: int) -> Need:
     """That everything is needed, whatever the size."""
     return Need()
 
 
-def _made(opened: "_Jpeg | Pixels", name: str | os.PathLike[str], channels: int, need_of: NeedOf, room: int) -> Picture:
+def _make_picture(
+    opened: "_Jpeg | Pixels", name: str | os.PathLike[str], channels: int, need_of: NeedOf, room: int
+) -> Picture:
     if isinstance(opened, _Jpeg):
         need = need_of(*opened.size)
-        with _reported(name):
+        with _report_unreadable(name):
             return _decode(opened, channels, need, room)
     picture = Picture(opened, opened.shape[:2])
     need_of(*picture.size)
@@ -219,15 +221,15 @@ class _Jpeg:
 
 
 @contextlib.contextmanager
-def _reported(path: str | os.PathLike[str]) -> Iterator[None]:
+def _report_unreadable(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Pillow raises nearly anything on damaged bytes
         errno = error.errno if isinstance(error, OSError) else None
-        raise UnreadableImage(os.fspath(path), _reason(error), errno) from error
+        raise UnreadableImage(os.fspath(path), _describe_fault(error), errno) from error
 
 
-def _opened_file(path: str | os.PathLike[str]) -> tuple[io.FileIO, int]:
+def _open_file(path: str | os.PathLike[str]) -> tuple[io.FileIO, int]:
     """Return an open file and its size in bytes; anything else than a file is refused."""
     info = os.stat(path)
     kind = info.st_mode
@@ -236,7 +238,7 @@ def _opened_file(path: str | os.PathLike[str]) -> tuple[io.FileIO, int]:
     return open(path, "rb", buffering=0), info.st_size
 
 
-def _recognised(file: io.FileIO | io.BytesIO, channels: int, room: int) -> _Jpeg | Pixels:
+def _recognise(file: io.FileIO | io.BytesIO, channels: int, room: int) -> _Jpeg | Pixels:
     """Return the file's JPEG, still to be decoded, or its pixels."""
     start = file.read(_LONGEST_START)
     if not start:
@@ -244,42 +246,42 @@ def _recognised(file: io.FileIO | io.BytesIO, channels: int, room: int) -> _Jpeg
     file.seek(0)
     if not start.startswith(JPEG_START):
         with io.BufferedReader(file) if isinstance(file, io.FileIO) else file as buffered:
-            return _other_pixels(buffered, start, channels, room)
+            return _read_other(buffered, start, channels, room)
     content = file.read()  # at once: Pillow reads a header in dozens of small pieces
-    plain = _plain_jpeg(content)
+    plain = _parse_plain_jpeg(content)
     if plain:
         return plain
-    with opened_by_pillow(io.BytesIO(content)) as image:
+    with open_with_pillow(io.BytesIO(content)) as image:
         if image.format not in _JPEG_FORMATS or image.mode not in _JPEG_COLOURS:
-            return pixels_of(image, channels, room)
-        orientation, (width, height) = orientation_of(image), image.size
+            return read_pixels(image, channels, room)
+        orientation, (width, height) = read_orientation(image), image.size
         size = (width, height) if orientation >= 5 else (height, width)
         return _Jpeg(content, image.mode, size, orientation)
 
 
-def _other_pixels(file: IO[bytes], start: bytes, channels: int, room: int) -> Pixels:
+def _read_other(file: IO[bytes], start: bytes, channels: int, room: int) -> Pixels:
     """Return the pixels of what is no JPEG."""
     if start.startswith(ARRAY_START):
         return as_channels(read_array(file, channels, room), channels)
     if start.startswith(TIFF_STARTS) and (read := read_tiff(file, channels, room)) is not None:
         pixels, orientation = read
-        return upright(pixels, orientation)
+        return turn_upright(pixels, orientation)
     if start == PNG_START and (deep := read_deep_png(file, channels, room)) is not None:
         return deep
     if start.startswith(PPM_STARTS) and (deep := read_deep_ppm(file, room)) is not None:
         return as_channels(deep, channels)
-    with opened_by_pillow(file) as image:
+    with open_with_pillow(file) as image:
         if start == PNG_START:
             scale_transparent_gray(image)
-        return pixels_of(image, channels, room)
+        return read_pixels(image, channels, room)
 
 
-def _plain_jpeg(content: bytes) -> _Jpeg | None:
+def _parse_plain_jpeg(content: bytes) -> _Jpeg | None:
     """The JPEG, if its header says plainly that it is upright and ordinary.
 
     Pillow would say the same in several times the time. None: it is to be asked.
     """
-    segments = _segments(content)
+    segments = _find_segments(content)
     if segments is None or _METADATA in segments:
         return None
     try:
@@ -288,10 +290,10 @@ def _plain_jpeg(content: bytes) -> _Jpeg | None:
         return None
     if colours not in _JPEG_MODES or height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
         return None
-    return _Jpeg(content, _JPEG_MODES[colours], (height, width), frame=_frame_to_cut(content, segments))
+    return _Jpeg(content, _JPEG_MODES[colours], (height, width), frame=_find_frame_to_cut(content, segments))
 
 
-def _frame_to_cut(content: bytes, segments: dict[int, int]) -> int | None:
+def _find_frame_to_cut(content: bytes, segments: dict[int, int]) -> int | None:
     """Where the frame's segment is, if one scan holds all colours row by row and the file was not cut short.
 
     (Whether data ends too early can't be told from a decoder that is to ignore what follows the last row.)
@@ -303,7 +305,7 @@ def _frame_to_cut(content: bytes, segments: dict[int, int]) -> int | None:
     return frames[0] if in_scan == num_colours else None
 
 
-def _segments(content: bytes) -> dict[int, int] | None:
+def _find_segments(content: bytes) -> dict[int, int] | None:
     """Where each kind of segment is, or the last of its kind, up to the first scan; None if something else comes."""
     places: dict[int, int] = {}
     place = len(JPEG_START) - 1
@@ -322,7 +324,7 @@ def _decode(jpeg: _Jpeg, channels: int, need: Need, room: int) -> Picture:
         reduction //= 2
     height, width = jpeg.size[::-1] if jpeg.orientation >= 5 else jpeg.size
     rows = _rows_to_decode(jpeg, need, reduction)
-    content = jpeg.content if rows == height else _cut_off(jpeg, rows)
+    content = jpeg.content if rows == height else _cut_below(jpeg, rows)
     h, w = -(-rows // reduction), -(-width // reduction)
     if h * w * (len(jpeg.mode) + channels) + 6 * height * width > room:
         check_room(h * w * (len(jpeg.mode) + channels) + _coefficient_bytes(jpeg.content), room)
@@ -334,11 +336,11 @@ def _decode(jpeg: _Jpeg, channels: int, need: Need, room: int) -> Picture:
         if pixels.shape[:2] != (h, w):
             raise ValueError("another size than the header's that Pillow read")
     except Exception:  # its words for damage are as many as Pillow's, and the verdict is Pillow's
-        with opened_by_pillow(io.BytesIO(jpeg.content)) as image:
-            return Picture(pixels_of(image, channels, room), jpeg.size)
+        with open_with_pillow(io.BytesIO(jpeg.content)) as image:
+            return Picture(read_pixels(image, channels, room), jpeg.size)
     if channels == 1 and pixels.shape[2] == 3:  # Pillow's way takes half the time
-        pixels = in_blocks(lambda block: np.asarray(Image.fromarray(block).convert("L"))[..., None], pixels)
-    pixels = upright(as_channels(pixels, channels), jpeg.orientation)
+        pixels = convert_in_blocks(lambda block: np.asarray(Image.fromarray(block).convert("L"))[..., None], pixels)
+    pixels = turn_upright(as_channels(pixels, channels), jpeg.orientation)
     return Picture(pixels, jpeg.size, (1 / reduction, 1 / reduction))
 
 
@@ -351,7 +353,7 @@ def _rows_to_decode(jpeg: _Jpeg, need: Need, reduction: int) -> int:
     return min(height, -(-rows // _ROWS_TOGETHER) * _ROWS_TOGETHER)
 
 
-def _cut_off(jpeg: _Jpeg, rows: int) -> bytearray:
+def _cut_below(jpeg: _Jpeg, rows: int) -> bytearray:
     """The JPEG with so many rows: its header says so, and a decoder stops there."""
     assert jpeg.frame is not None
     content = bytearray(jpeg.content)
@@ -362,9 +364,9 @@ def _cut_off(jpeg: _Jpeg, rows: int) -> bytearray:
 
 def _coefficient_bytes(content: bytes) -> int:
     """Return the bytes of all coefficients, which a decoder keeps unless one scan holds all colours row by row."""
-    segments = _segments(content) or {}
+    segments = _find_segments(content) or {}
     frames = [segments[kind] for kind in _FRAMES if kind in segments]
-    if not frames or _frame_to_cut(content + _JPEG_END, segments) is not None:
+    if not frames or _find_frame_to_cut(content + _JPEG_END, segments) is not None:
         return 0
     place = frames[0] + _HEIGHT
     height, width = (int.from_bytes(content[place + k : place + k + 2], "big") for k in (0, 2))
@@ -380,7 +382,7 @@ def _can_reduce(jpeg: _Jpeg, reduction: int) -> bool:
     return min(jpeg.size) >= _SMALLEST_REDUCED and (whole_pixels or jpeg.orientation == 1)
 
 
-def _reason(error: Exception) -> str:
+def _describe_fault(error: Exception) -> str:
     """Why decoding failed, on one line and without the path, which the message already has."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image in a format that is read here"

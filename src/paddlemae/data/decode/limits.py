@@ -12,7 +12,7 @@ from typing import Protocol
 from PIL import Image
 
 MAX_IMAGE_BYTES = 500_000_000
-OPTION = "max_image_bytes"  # of a source: PATH::max_image_bytes=2GB
+LIMIT_OPTION = "max_image_bytes"  # of a source: PATH::max_image_bytes=2GB
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _BYTES = re.compile(r"(\d+) *([KMG]B|)", re.IGNORECASE)
 
@@ -30,8 +30,8 @@ def check_room(needed: int, room: int) -> None:
     """Raise a ValueError that says how to allow more, if `needed` bytes are more than `room`."""
     if needed > room:
         raise ValueError(
-            f"reading it takes {_shown(needed)} of memory, and {_shown(room)} are allowed; cut it into tiles, or allow "
-            f"more with PATH::{OPTION}=2GB"
+            f"reading it takes {_megabytes(needed)} of memory, and {_megabytes(room)} are allowed; cut it into tiles, "
+            f"or allow more with PATH::{LIMIT_OPTION}=2GB"
         )
 
 
@@ -42,11 +42,11 @@ def check_size(shape: tuple[int, ...]) -> None:
         raise ValueError(f"more than {4 * limit} values; cut it into tiles")
 
 
-def _shown(count: int) -> str:
+def _megabytes(count: int) -> str:
     return f"{count / 1e6:,.0f} MB"
 
 
-def parsed_bytes(text: str) -> int:
+def parse_bytes(text: str) -> int:
     """Return the number of bytes that "2GB", "500 MB" or "1000000" mean.
 
     Raises:
@@ -55,7 +55,7 @@ def parsed_bytes(text: str) -> int:
     found = _BYTES.fullmatch(text.strip())
     number = int(found[1]) * _UNITS[found[2].upper()] if found else 0
     if not number:
-        raise ValueError(f"expected {OPTION} as bytes, such as 2GB or 500MB, got {text!r}")
+        raise ValueError(f"expected {LIMIT_OPTION} as bytes, such as 2GB or 500MB, got {text!r}")
     return number
 
 

@@ -18,7 +18,7 @@ _UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
 }
 
 
-def orientation_of(image: Image.Image) -> int:
+def read_orientation(image: Image.Image) -> int:
     """Return the tag: 1 for upright, or 2 to 8."""
     try:
         orientation = image.getexif().get(_TAG)
@@ -27,6 +27,6 @@ def orientation_of(image: Image.Image) -> int:
         return 1
 
 
-def upright(pixels: Pixels, orientation: int) -> Pixels:
+def turn_upright(pixels: Pixels, orientation: int) -> Pixels:
     """Return the pixels [H, W, C] turned upright, as a view; as they are for a tag that means nothing."""
     return _UPRIGHT[orientation](pixels) if orientation in _UPRIGHT else pixels

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from paddlemae.data.decode.limits import check_room
-from paddlemae.data.decode.orientation import orientation_of, upright
-from paddlemae.data.decode.pixel_format import Pixels, as_channels, as_pixels, meant
+from paddlemae.data.decode.orientation import read_orientation, turn_upright
+from paddlemae.data.decode.pixel_format import Pixels, apply_alpha, as_channels, as_pixels
 
 # Only what the extensions promise, whatever a file's name: Pillow would hand an EPS to Ghostscript.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -42,7 +42,7 @@ def _without_warnings() -> Iterator[None]:
         yield
 
 
-def quietly(read: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+def without_pillow_warnings(read: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
     """Make a function that reads with Pillow do so without its warnings; too large an image is an error."""
 
     @functools.wraps(read)
@@ -54,7 +54,7 @@ def quietly(read: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result
 
 
 @contextlib.contextmanager
-def opened_by_pillow(file: IO[bytes]) -> Iterator[Image.Image]:
+def open_with_pillow(file: IO[bytes]) -> Iterator[Image.Image]:
     """Open one of the formats that are read here, without Pillow's warnings; too large an image is an error."""
     with _FILTERS_LOCK, warnings.catch_warnings():  # not by `_without_warnings`, which takes longer than this
         warnings.simplefilter("ignore")
@@ -63,7 +63,7 @@ def opened_by_pillow(file: IO[bytes]) -> Iterator[Image.Image]:
             yield image
 
 
-def pixels_of(image: Image.Image, channels: int, room: int | None = None) -> Pixels:
+def read_pixels(image: Image.Image, channels: int, room: int | None = None) -> Pixels:
     """Return every pixel of an image that Pillow opened or made, by the rules of `data.decode.images`.
 
     Args:
@@ -80,9 +80,9 @@ def pixels_of(image: Image.Image, channels: int, room: int | None = None) -> Pix
     if image.format == "TIFF":
         _fix_colour_map(image)
     elif image.format == "BMP":
-        image = _as_opaque(image)
-    pixels = _deep(image, channels) if is_deep else _shallow(image, channels)
-    return upright(pixels, orientation_of(image))
+        image = _drop_blank_alpha(image)
+    pixels = _convert_deep(image, channels) if is_deep else _convert_in_rows(image, channels)
+    return turn_upright(pixels, read_orientation(image))
 
 
 def _fix_colour_map(image: Image.Image) -> None:
@@ -93,29 +93,29 @@ def _fix_colour_map(image: Image.Image) -> None:
             image.putpalette(bytes(np.array(colours, np.uint8).reshape(3, -1).T))
 
 
-def _as_opaque(image: Image.Image) -> Image.Image:
+def _drop_blank_alpha(image: Image.Image) -> Image.Image:
     """Return the image without the transparency of a BMP that is transparent all over, as other programs show it."""
     is_blank = image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
     return image.convert("RGB") if is_blank else image
 
 
-def _deep(image: Image.Image, channels: int) -> Pixels:
+def _convert_deep(image: Image.Image, channels: int) -> Pixels:
     stored = np.asarray(image)
     pixels_HW = as_pixels(stored)
     if isinstance(key := image.info.get("transparency"), int):  # Pillow can't composite these
         alpha_HW = np.where(stored == key, 0, 65535).astype(np.uint16)
-        return meant(np.stack([pixels_HW, alpha_HW], axis=-1), channels)
+        return apply_alpha(np.stack([pixels_HW, alpha_HW], axis=-1), channels)
     return as_channels(pixels_HW[..., None], channels)
 
 
-def _shallow(image: Image.Image, channels: int) -> Pixels:
+def _convert_in_rows(image: Image.Image, channels: int) -> Pixels:
     """Convert 8 bits, by blocks of rows where the image is large, since conversions take several times its memory."""
     width, height = image.size
     rows = max(1, _BLOCK // max(1, width))
     if rows >= height:
-        return _converted(image, channels)
+        return _convert(image, channels)
     tops = range(0, height, rows)
-    blocks = (_converted(image.crop((0, top, width, min(height, top + rows))), channels) for top in tops)
+    blocks = (_convert(image.crop((0, top, width, min(height, top + rows))), channels) for top in tops)
     first = next(blocks)
     pixels = np.empty((height, *first.shape[1:]), first.dtype)
     pixels[:rows] = first
@@ -124,7 +124,7 @@ def _shallow(image: Image.Image, channels: int) -> Pixels:
     return pixels
 
 
-def _converted(image: Image.Image, channels: int) -> Pixels:
+def _convert(image: Image.Image, channels: int) -> Pixels:
     if image.mode == "La":  # which Pillow converts to nothing else
         image = image.convert("LA")
     if channels != 4 and image.has_transparency_data:

@@ -16,7 +16,7 @@ _ORDERS = {"16L": "16B", "16B": "16L"}  # how bytes are stored, and what then gi
 _NATIVE = "16L" if sys.byteorder == "little" else "16B"
 
 
-def both_bytes(file: IO[bytes], mode: str) -> NDArray[np.uint16]:
+def read_16_bits(file: IO[bytes], mode: str) -> NDArray[np.uint16]:
     """Return the values [H, W, S] of a PNG or TIFF with 16 bits a sample; a TIFF is turned upright.
 
     Args:
@@ -33,13 +33,13 @@ def both_bytes(file: IO[bytes], mode: str) -> NDArray[np.uint16]:
 def _bytes(file: IO[bytes], mode: str, high: bool) -> NDArray[np.uint8]:
     file.seek(0)
     with Image.open(file, formats=["PNG", "TIFF"]) as image:
-        image.tile = [_asked(tile, mode, high) for tile in image.tile]  # type: ignore[attr-defined]
+        image.tile = [_request_bytes(tile, mode, high) for tile in image.tile]  # type: ignore[attr-defined]
         image._mode = mode
         image.load()
         return np.asarray(image)
 
 
-def _asked(tile: Any, mode: str, high: bool) -> Any:
+def _request_bytes(tile: Any, mode: str, high: bool) -> Any:
     """Return Pillow's instruction to its decoder, changed to give the high or the low bytes."""
     decoder, extents, offset, arguments = tile
     raw_mode, *others = (arguments,) if isinstance(arguments, str) else arguments

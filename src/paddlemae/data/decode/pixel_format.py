@@ -15,7 +15,7 @@ Pixels = NDArray[Any]  # uint8 or uint16
 # ITU-R 601-2 luma in 65536ths, rounded as Pillow does
 _LUMA = np.array([19595, 38470, 7471], np.uint64)
 _BLOCK = 1 << 20  # values that are converted at a time, in types that take several times their memory
-NAMES = {1: "gray", 3: "RGB", 4: "RGBA"}  # any other number of channels has no colours
+CHANNEL_NAMES = {1: "gray", 3: "RGB", 4: "RGBA"}  # any other number of channels has no colours
 
 
 def check_channels(channels: int) -> None:
@@ -26,7 +26,7 @@ def check_channels(channels: int) -> None:
 
 def default_bits(channels: int) -> int:
     """8 for pictures; 16 for other bands, whose values (0 to 10,000 of a satellite's) 8 bits would lose."""
-    return 8 if channels in NAMES else 16
+    return 8 if channels in CHANNEL_NAMES else 16
 
 
 def as_channels(pixels_HWC: Pixels, channels: int) -> Pixels:
@@ -41,9 +41,9 @@ def as_channels(pixels_HWC: Pixels, channels: int) -> Pixels:
     if stored == 1 and channels in (3, 4):
         pixels_HWC, stored = np.repeat(pixels_HWC, 3, axis=2), 3
     if stored == 3 and channels == 1:
-        return in_blocks(_luma, pixels_HWC)
+        return convert_in_blocks(_luma, pixels_HWC)
     if stored == 3 and channels == 4:
-        opaque = np.full_like(pixels_HWC[..., :1], white(pixels_HWC))
+        opaque = np.full_like(pixels_HWC[..., :1], largest_value(pixels_HWC))
         return np.concatenate([pixels_HWC, opaque], axis=2)
     if stored != channels:
         raise ValueError(f"{_count(stored)}, where {channels} are asked for")
@@ -55,7 +55,7 @@ def _luma(pixels_HW3: Pixels) -> Pixels:
     return luma_HW[..., None].astype(pixels_HW3.dtype)
 
 
-def in_blocks(convert: Callable[[Pixels], Pixels], pixels_HWC: Pixels) -> Pixels:
+def convert_in_blocks(convert: Callable[[Pixels], Pixels], pixels_HWC: Pixels) -> Pixels:
     """Return `convert(pixels_HWC)`, made of blocks of rows where the image is large, so that little memory is taken."""
     height = pixels_HWC.shape[0]
     rows = max(1, _BLOCK * height // max(1, pixels_HWC.size))
@@ -69,7 +69,7 @@ def in_blocks(convert: Callable[[Pixels], Pixels], pixels_HWC: Pixels) -> Pixels
     return converted
 
 
-def meant(pixels_HWC: Pixels, channels: int, *, associated: bool = False) -> Pixels:
+def apply_alpha(pixels_HWC: Pixels, channels: int, *, associated: bool = False) -> Pixels:
     """Return gray or colours with transparency as `channels` asks: on white, or as RGBA.
 
     Args:
@@ -78,7 +78,7 @@ def meant(pixels_HWC: Pixels, channels: int, *, associated: bool = False) -> Pix
     """
 
     def convert(block: Pixels) -> Pixels:
-        top = np.uint32(white(block))
+        top = np.uint32(largest_value(block))
         colours, alpha = block[..., :-1].astype(np.uint32), block[..., -1:].astype(np.uint32)
         if channels == 4:
             if associated:
@@ -88,34 +88,36 @@ def meant(pixels_HWC: Pixels, channels: int, *, associated: bool = False) -> Pix
         shown = colours if associated else (colours * alpha + top // 2) // top
         return np.minimum(shown + top - alpha, top).astype(block.dtype)
 
-    return as_channels(in_blocks(convert, pixels_HWC), channels)
+    return as_channels(convert_in_blocks(convert, pixels_HWC), channels)
 
 
 def rgb_of_cmyk(pixels_HW4: Pixels) -> Pixels:
     """Return [H, W, 3] by the plain formula: full ink leaves nothing of its colour."""
 
     def convert(block: Pixels) -> Pixels:
-        top = np.uint32(white(block))
+        top = np.uint32(largest_value(block))
         paper = top - block[..., 3:].astype(np.uint32)
         return (paper - (block[..., :3] * paper + top // 2) // top).astype(block.dtype)
 
-    return in_blocks(convert, pixels_HW4)
+    return convert_in_blocks(convert, pixels_HW4)
 
 
-def at_full_scale(values: NDArray, bits: int) -> Pixels:
+def scale_to_full(values: NDArray, bits: int) -> Pixels:
     """Return unsigned values of 1 to 16 bits as uint8 or, of more than 8 bits, uint16, their white as its white."""
     dtype, top = (np.uint8, 255) if bits <= 8 else (np.uint16, 65535)
     if bits in (8, 16):
         return values.astype(dtype, copy=False)
     largest = 2**bits - 1
-    return in_blocks(lambda block: ((block.astype(np.uint32) * top + largest // 2) // largest).astype(dtype), values)
+    return convert_in_blocks(
+        lambda block: ((block.astype(np.uint32) * top + largest // 2) // largest).astype(dtype), values
+    )
 
 
 def _count(channels: int) -> str:
     return "1 channel" if channels == 1 else f"{channels} channels"
 
 
-def at_depth(pixels: Pixels, bits: int) -> Pixels:
+def convert_depth(pixels: Pixels, bits: int) -> Pixels:
     """The same in 8 bits (uint8) or 16 (uint16)."""
     if pixels.dtype == np.uint16 and bits == 8:
         return (pixels >> 8).astype(np.uint8)
@@ -124,7 +126,7 @@ def at_depth(pixels: Pixels, bits: int) -> Pixels:
     return pixels
 
 
-def white(pixels: Pixels) -> int:
+def largest_value(pixels: Pixels) -> int:
     """The largest value of this depth."""
     return int(np.iinfo(pixels.dtype).max)
 
@@ -160,14 +162,14 @@ def as_HWC(values: NDArray, channels: int) -> Pixels:
         values = values[..., None]
     if values.ndim != 3 or not values.size:
         raise ValueError(f"an array of shape {values.shape}; expected [H, W], [H, W, C] or [C, H, W]")
-    if channels_first(values.shape, channels):
+    if is_channels_first(values.shape, channels):
         values = np.moveaxis(values, 0, -1)
     return as_pixels(values)
 
 
-def channels_first(shape: tuple[int, ...], channels: int) -> bool:
+def is_channels_first(shape: tuple[int, ...], channels: int) -> bool:
     """Whether an image's array is [C, H, W]: its last axis can't be the channels, and its first can."""
     first, last = shape[0], shape[-1]
     if channels in (first, last):
         return last != channels
-    return last not in NAMES and first in NAMES
+    return last not in CHANNEL_NAMES and first in CHANNEL_NAMES

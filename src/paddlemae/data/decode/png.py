@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from paddlemae.data.decode.limits import check_room
-from paddlemae.data.decode.orientation import orientation_of, upright
-from paddlemae.data.decode.pillow import quietly
-from paddlemae.data.decode.pillow_16bit import both_bytes
-from paddlemae.data.decode.pixel_format import Pixels, as_channels, meant
+from paddlemae.data.decode.orientation import read_orientation, turn_upright
+from paddlemae.data.decode.pillow import without_pillow_warnings
+from paddlemae.data.decode.pillow_16bit import read_16_bits
+from paddlemae.data.decode.pixel_format import Pixels, apply_alpha, as_channels
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_COLOURS = {0: "gray", 2: "RGB", 3: "palette", 4: "gray and alpha", 6: "RGBA"}
@@ -27,7 +27,7 @@ _GRAY, _RGB, _GRAY_ALPHA = 0, 2, 4
 _SCALES = {"L;2": 85, "L;4": 17}  # by how Pillow says that it decodes them
 
 
-def png_form(start: bytes) -> tuple[int, int]:
+def read_png_form(start: bytes) -> tuple[int, int]:
     """Return (kind of colours, bits) as a PNG's first bytes say them; zeros where they are cut off."""
     return (start[_COLOURS], start[_DEPTH]) if len(start) >= _HEADER else (0, 0)
 
@@ -41,25 +41,25 @@ def read_deep_png(file: IO[bytes], channels: int, room: int) -> Pixels | None:
         ValueError: of other channels, or too large.
         Exception: nearly any, of Pillow's, if the file is damaged.
     """
-    colours, bits = png_form(file.read(_HEADER))
+    colours, bits = read_png_form(file.read(_HEADER))
     file.seek(0)
-    return _deep(file, colours, channels, room) if bits == 16 and colours != _GRAY else None
+    return _read_deep(file, colours, channels, room) if bits == 16 and colours != _GRAY else None
 
 
-@quietly
-def _deep(file: IO[bytes], colours: int, channels: int, room: int) -> Pixels:
+@without_pillow_warnings
+def _read_deep(file: IO[bytes], colours: int, channels: int, room: int) -> Pixels:
     with Image.open(file, formats=["PNG"]) as image:
         check_room(math.prod(image.size) * (4 + 3 * 8), room)
         pixels = _gray_alpha(image) if colours == _GRAY_ALPHA else None
         image.load()  # what is said of the orientation may be behind the pixels
-        orientation, key = orientation_of(image), image.info.get("transparency")
+        orientation, key = read_orientation(image), image.info.get("transparency")
     if pixels is None:
-        pixels = both_bytes(file, "RGB" if colours == _RGB else "RGBA")
+        pixels = read_16_bits(file, "RGB" if colours == _RGB else "RGBA")
     if colours == _RGB and isinstance(key, tuple):
         alpha = np.where((pixels == np.array(key, np.uint16)).all(axis=2, keepdims=True), 0, 65535).astype(np.uint16)
         pixels = np.concatenate([pixels, alpha], axis=2)
-    pixels = as_channels(pixels, channels) if pixels.shape[2] == 3 else meant(pixels, channels)
-    return upright(pixels, orientation)
+    pixels = as_channels(pixels, channels) if pixels.shape[2] == 3 else apply_alpha(pixels, channels)
+    return turn_upright(pixels, orientation)
 
 
 def _gray_alpha(image: Image.Image) -> Pixels:

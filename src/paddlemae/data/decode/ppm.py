@@ -17,7 +17,7 @@ _MOST_HEADER = 4096  # bytes, with its comments
 _NUMBER = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,9})")
 
 
-def ppm_header(start: bytes) -> tuple[int, int, int, int] | None:
+def read_ppm_header(start: bytes) -> tuple[int, int, int, int] | None:
     """Return (width, height, largest value, where the values begin) of a PPM; None if it begins otherwise."""
     numbers, place = [], 2
     for _ in range(3):
@@ -39,7 +39,7 @@ def read_deep_ppm(file: IO[bytes], room: int) -> Pixels | None:
     """
     start = file.read(_MOST_HEADER)
     file.seek(0)
-    header = ppm_header(start)
+    header = read_ppm_header(start)
     if header is None or not 255 < header[2] < 65536:
         return None
     width, height, largest, place = header

@@ -8,11 +8,11 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from paddlemae.data.decode.multichannel import ARRAY_START, read_array_header
-from paddlemae.data.decode.pillow import opened_by_pillow
-from paddlemae.data.decode.pixel_format import NAMES, channels_first
-from paddlemae.data.decode.png import PNG_COLOURS, PNG_START, png_form
-from paddlemae.data.decode.ppm import PPM_STARTS, ppm_header
-from paddlemae.data.decode.tiff import TIFF_STARTS, tiff_form
+from paddlemae.data.decode.pillow import open_with_pillow
+from paddlemae.data.decode.pixel_format import CHANNEL_NAMES, is_channels_first
+from paddlemae.data.decode.png import PNG_COLOURS, PNG_START, read_png_form
+from paddlemae.data.decode.ppm import PPM_STARTS, read_ppm_header
+from paddlemae.data.decode.tiff import TIFF_STARTS, read_tiff_form
 
 JPEG_START = b"\xff\xd8\xff"
 _JPEG_COLOURS = {"Gray": "gray", "YCbCr": "RGB", "RGB": "RGB", "CMYK": "CMYK", "YCCK": "CMYK"}
@@ -24,10 +24,10 @@ _MODES = {  # Pillow's; the others say it themselves, and have 8 bits
     "I": ("gray", 16),  # of a PGM
     "I;16": ("gray", 16),
 }
-Form = tuple[str, int]  # such as ("RGB", 8): colours, or "13 channels"; bits of a value
+StoredForm = tuple[str, int]  # such as ("RGB", 8): colours, or "13 channels"; bits of a value
 
 
-def form_of(stored: bytes | NDArray[Any], channels: int) -> Form:
+def read_form(stored: bytes | NDArray[Any], channels: int) -> StoredForm:
     """The form of an image that can be read, from what `Source.stored` gives.
 
     Args:
@@ -36,9 +36,9 @@ def form_of(stored: bytes | NDArray[Any], channels: int) -> Form:
     if not isinstance(stored, bytes):
         return _array_form(stored.shape, stored.dtype, channels)
     if stored.startswith(PNG_START):
-        kind, bits = png_form(stored)
+        kind, bits = read_png_form(stored)
         return PNG_COLOURS[kind], 8 if PNG_COLOURS[kind] == "palette" else bits
-    if stored.startswith(PPM_STARTS) and (header := ppm_header(stored[:4096])):
+    if stored.startswith(PPM_STARTS) and (header := read_ppm_header(stored[:4096])):
         return "RGB", 16 if header[2] > 255 else 8
     if stored.startswith(JPEG_START) and (colours := _jpeg_colours(stored)):
         return colours, 8
@@ -50,8 +50,8 @@ def form_of(stored: bytes | NDArray[Any], channels: int) -> Form:
     return _other_form(stored)
 
 
-def _array_form(shape: tuple[int, ...], dtype: np.dtype, channels: int) -> Form:
-    first = len(shape) == 3 and channels_first(shape, channels)
+def _array_form(shape: tuple[int, ...], dtype: np.dtype, channels: int) -> StoredForm:
+    first = len(shape) == 3 and is_channels_first(shape, channels)
     count = 1 if len(shape) == 2 else shape[0] if first else shape[-1]
     return _name(count), 1 if dtype == np.bool_ else 8 * dtype.itemsize
 
@@ -63,16 +63,16 @@ def _jpeg_colours(content: bytes) -> str | None:
         return None
 
 
-def _other_form(content: bytes) -> Form:
-    with opened_by_pillow(io.BytesIO(content)) as image:
+def _other_form(content: bytes) -> StoredForm:
+    with open_with_pillow(io.BytesIO(content)) as image:
         return _MODES.get(image.mode, (image.mode, 8))
 
 
-def _tiff_form(content: bytes, channels: int) -> Form:
-    form = tiff_form(io.BytesIO(content))
+def _tiff_form(content: bytes, channels: int) -> StoredForm:
+    form = read_tiff_form(io.BytesIO(content))
     kind = "palette" if form.is_palette else _name(form.samples)
-    return kind if channels in NAMES else _name(channels), form.bits  # pages may be channels
+    return kind if channels in CHANNEL_NAMES else _name(channels), form.bits  # pages may be channels
 
 
 def _name(channels: int) -> str:
-    return NAMES.get(channels, f"{channels} channels").replace("RGBA", "4 channels")
+    return CHANNEL_NAMES.get(channels, f"{channels} channels").replace("RGBA", "4 channels")

@@ -27,17 +27,17 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from paddlemae.data.decode.limits import check_room, check_size
-from paddlemae.data.decode.pillow import quietly
-from paddlemae.data.decode.pillow_16bit import both_bytes
+from paddlemae.data.decode.pillow import without_pillow_warnings
+from paddlemae.data.decode.pillow_16bit import read_16_bits
 from paddlemae.data.decode.pixel_format import (
-    NAMES,
+    CHANNEL_NAMES,
     Pixels,
+    apply_alpha,
     as_channels,
     as_pixels,
-    at_full_scale,
-    meant,
+    largest_value,
     rgb_of_cmyk,
-    white,
+    scale_to_full,
 )
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
@@ -82,8 +82,8 @@ class TiffForm:
         return self.photometric == _PALETTE
 
 
-@quietly
-def tiff_form(file: IO[bytes]) -> TiffForm:
+@without_pillow_warnings
+def read_tiff_form(file: IO[bytes]) -> TiffForm:
     """Return the form of a TIFF's first page.
 
     Raises:
@@ -106,7 +106,9 @@ def tiff_form(file: IO[bytes]) -> TiffForm:
     height, width = _first(tags, _HEIGHT, 0), _first(tags, _WIDTH, 0)
     padded = _padded(height, width, _first(tags, _TILE_HEIGHT, 0), _first(tags, _TILE_WIDTH, 0))
     planar = _first(tags, _PLANAR, 1)
-    return _checked(TiffForm(photometric, samples, bits.pop(), formats.pop(), extras, planar, (height, width), padded))
+    return _check_form(
+        TiffForm(photometric, samples, bits.pop(), formats.pop(), extras, planar, (height, width), padded)
+    )
 
 
 def _tags(file: IO[bytes], after: int | None = None) -> ImageFileDirectory_v2:
@@ -139,7 +141,7 @@ def _padded(height: int, width: int, tile_height: int, tile_width: int) -> int:
     return -(-height // tile_height) * tile_height * -(-width // tile_width) * tile_width
 
 
-def _checked(form: TiffForm) -> TiffForm:
+def _check_form(form: TiffForm) -> TiffForm:
     """Raise a ValueError if its values say no brightness."""
     is_plain = form.photometric in (_BLACK_IS_ZERO, _RGB)
     if form.sample_format == _FLOAT:
@@ -153,7 +155,7 @@ def _checked(form: TiffForm) -> TiffForm:
     return form
 
 
-@quietly
+@without_pillow_warnings
 def read_tiff(file: IO[bytes], channels: int, room: int) -> tuple[Pixels, int] | None:
     """Return (pixels [H, W, channels], orientation) of a TIFF's first image; None if Pillow reads it as it is.
 
@@ -166,7 +168,7 @@ def read_tiff(file: IO[bytes], channels: int, room: int) -> tuple[Pixels, int] |
         ImportError: tifffile is missing.
         Exception: nearly any, of Pillow's or tifffile's, if the file is damaged.
     """
-    form = tiff_form(file)
+    form = read_tiff_form(file)
     check_size((*form.size, form.samples))
     check_room(form.padded * form.samples * -(-form.bits // 8), room)
     decoder = _decoder(file, form, channels)
@@ -176,7 +178,7 @@ def read_tiff(file: IO[bytes], channels: int, room: int) -> tuple[Pixels, int] |
     if decoder == "tifffile":
         return _by_tifffile(file, form, channels)
     # Pillow turns it upright
-    return _pixels(_values(file) if decoder == "values" else both_bytes(file, _mode(form)), form, channels), 1
+    return _pixels(_values(file) if decoder == "values" else read_16_bits(file, _mode(form)), form, channels), 1
 
 
 def _mode(form: TiffForm) -> str:
@@ -189,15 +191,15 @@ def _decoder(file: IO[bytes], form: TiffForm, channels: int) -> _Decoder:
     Raises:
         ValueError: the image has another number of channels.
     """
-    if channels not in NAMES:
+    if channels not in CHANNEL_NAMES:
         if form.samples != channels and (form.samples > 1 or _num_pages(file, channels + 1) != channels):
             as_channels(np.empty((1, 1, form.samples), np.uint8), channels)
         return "tifffile"
-    wanted = _wanted_decoder(form, channels)
+    wanted = _preferred_decoder(form, channels)
     return wanted if wanted == "tifffile" or _opens_in_pillow(file) else "tifffile"
 
 
-def _wanted_decoder(form: TiffForm, channels: int) -> _Decoder:
+def _preferred_decoder(form: TiffForm, channels: int) -> _Decoder:
     """Return the decoder, if Pillow opens the file."""
     is_signed = form.sample_format == _SIGNED
     if form.samples == 1:
@@ -248,7 +250,7 @@ def _by_tifffile(file: IO[bytes], form: TiffForm, channels: int) -> tuple[Pixels
     with tifffile.TiffFile(file) as tiff:
         page = tiff.pages.first
         orientation = int(page.tags.valueof("Orientation", 1))
-        if form.samples == 1 and channels not in NAMES:
+        if form.samples == 1 and channels not in CHANNEL_NAMES:
             check_size((*form.size, channels))
             pages = [tiff.pages[number] for number in range(channels)]
             if {(each.shape, each.dtype) for each in pages} != {(page.shape, page.dtype)}:
@@ -270,11 +272,11 @@ def _by_tifffile(file: IO[bytes], form: TiffForm, channels: int) -> tuple[Pixels
 def _pixels(samples_HWS: NDArray, form: TiffForm, channels: int) -> Pixels:
     """Make pixels of samples as the TIFF's form says."""
     is_signed = form.sample_format == _SIGNED
-    pixels = as_pixels(samples_HWS) if is_signed or form.bits > 16 else at_full_scale(samples_HWS, form.bits)
+    pixels = as_pixels(samples_HWS) if is_signed or form.bits > 16 else scale_to_full(samples_HWS, form.bits)
     if form.photometric == _WHITE_IS_ZERO:
         count = pixels.shape[2] - sum(kind != _UNEXPLAINED for kind in form.extras)
-        pixels = np.concatenate([white(pixels) - pixels[..., :count], pixels[..., count:]], axis=2)
-    if channels not in NAMES:
+        pixels = np.concatenate([largest_value(pixels) - pixels[..., :count], pixels[..., count:]], axis=2)
+    if channels not in CHANNEL_NAMES:
         return as_channels(pixels, channels)
     extras, colours = form.extras, _COLOURS[form.photometric]
     if form.photometric == _CMYK:
@@ -282,4 +284,8 @@ def _pixels(samples_HWS: NDArray, form: TiffForm, channels: int) -> Pixels:
     if extras == (_UNEXPLAINED,) and channels != 4:
         pixels, extras = pixels[..., :colours], ()
     has_alpha = len(extras) == 1 and extras[0] != _UNEXPLAINED
-    return meant(pixels, channels, associated=extras == (_ASSOCIATED,)) if has_alpha else as_channels(pixels, channels)
+    return (
+        apply_alpha(pixels, channels, associated=extras == (_ASSOCIATED,))
+        if has_alpha
+        else as_channels(pixels, channels)
+    )

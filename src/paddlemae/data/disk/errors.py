@@ -6,18 +6,18 @@ from collections.abc import Mapping
 
 from paddlemae.system.display_names import say
 
-SHOWN = 5  # images that are named on stderr, and in the error that ends a run
+MOST_NAMED = 5  # images that are named on stderr, and in the error that ends a run
 
 
 class DataFault(ValueError):
     """Data that can't be had any more; its text says what to mend."""
 
 
-def tell_unreadable(number: int, image: Exception) -> None:
+def report_unreadable(number: int, image: Exception) -> None:
     """Name the `number`-th unreadable image on stderr, if it is one of the first."""
-    if number <= SHOWN:
+    if number <= MOST_NAMED:
         say(f"skipped: {image}", error=True)
-    elif number == SHOWN + 1:
+    elif number == MOST_NAMED + 1:
         say("skipped: more images, which are not named here", error=True)
 
 
@@ -41,7 +41,7 @@ def check_unreadable(
     allowed = allowed_unreadable(limit, images)
     if len(reasons) <= allowed:
         return
-    named = [f"{path!r} ({reason})" for path, reason in list(reasons.items())[:SHOWN]]
+    named = [f"{path!r} ({reason})" for path, reason in list(reasons.items())[:MOST_NAMED]]
     raise DataFault(
         f"{len(reasons)} of {images} images of {name} can't be read{f', listed in {listed}' if listed else ''}, and "
         f"max_bad_images={limit:g} allows {allowed}; mend them or raise it; first: {', '.join(named)}"

@@ -10,7 +10,7 @@ from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.disk.errors import DataFault
 
 # What network file systems and tired cables answer for a while; any other answer is final.
-PASSING = frozenset(
+TRANSIENT_ERRORS = frozenset(
     {
         errno.EIO,
         errno.ESTALE,
@@ -40,7 +40,7 @@ _Read = TypeVar("_Read")
 _given_up: set[str] = set()  # paths that this process waited for in vain, lest a bad sector cost a minute every epoch
 
 
-def patiently(read: Callable[[], _Read], folder: str, sleep: Callable[[float], object] = time.sleep) -> _Read:
+def retry_read(read: Callable[[], _Read], folder: str, sleep: Callable[[float], object] = time.sleep) -> _Read:
     """What `read` returns, tried again while the fault may pass.
 
     Args:
@@ -58,8 +58,8 @@ def patiently(read: Callable[[], _Read], folder: str, sleep: Callable[[float], o
         except UnreadableImage as fault:
             if fault.errno is None:
                 raise
-            away = _away(folder)
-            if not away and fault.errno not in PASSING:
+            away = _why_away(folder)
+            if not away and fault.errno not in TRANSIENT_ERRORS:
                 raise
             if not away and fault.path in _given_up:
                 raise
@@ -75,7 +75,7 @@ def patiently(read: Callable[[], _Read], folder: str, sleep: Callable[[float], o
         sleep(seconds)
 
 
-def _away(folder: str) -> str | None:
+def _why_away(folder: str) -> str | None:
     """Why nothing can be read below the folder; None while it is there."""
     try:
         with os.scandir(folder) as entries:

@@ -18,10 +18,10 @@ _watcher: threading.Thread | None = None
 
 
 @contextlib.contextmanager
-def noticed(path: str) -> Iterator[None]:
+def report_slow_read(path: str) -> Iterator[None]:
     """Inside, reading `path` for longer than `SLOW_SECONDS` is said in one line."""
     if _watcher is None or not _watcher.is_alive():
-        _watch()
+        _start_watcher()
     reader = threading.get_ident()
     _reading[reader] = path, time.monotonic()
     try:
@@ -30,15 +30,15 @@ def noticed(path: str) -> Iterator[None]:
         del _reading[reader]
 
 
-def _watch() -> None:
+def _start_watcher() -> None:
     global _watcher
     with _starting:
         if _watcher is None or not _watcher.is_alive():
-            _watcher = threading.Thread(target=_look_on, name="slow reads", daemon=True)
+            _watcher = threading.Thread(target=_watch_reads, name="slow reads", daemon=True)
             _watcher.start()
 
 
-def _look_on() -> None:
+def _watch_reads() -> None:
     said: set[tuple[str, float]] = set()
     while True:
         time.sleep(SLOW_SECONDS / 10)

@@ -29,14 +29,14 @@ _SET_BITS = np.array([number.bit_count() for number in range(1 << 16)], np.uint8
 Firsts = NDArray[np.int64]  # [N]: of each image the first image of its group, itself if it is alone
 
 
-def hashes_of(thumbnails_NP: NDArray[np.uint8]) -> NDArray[np.uint64]:
+def hash_thumbnails(thumbnails_NP: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """[N]: of each thumbnail the hash, its first difference in the highest bit."""
     sums = thumbnails_NP.reshape(-1, ROWS // 2, 2, COLUMNS // 2, 2).sum(axis=(2, 4), dtype=np.uint16)
     bits = (sums[..., 1:] > sums[..., :-1]).reshape(len(sums), 64)
     return np.packbits(bits, axis=1).view(">u8").astype(np.uint64).ravel()
 
 
-def exact_groups(digests_N2: NDArray[np.uint64], among_N: NDArray[np.bool_]) -> Firsts:
+def find_exact_groups(digests_N2: NDArray[np.uint64], among_N: NDArray[np.bool_]) -> Firsts:
     """Groups of images with one digest.
 
     Args:
@@ -48,19 +48,19 @@ def exact_groups(digests_N2: NDArray[np.uint64], among_N: NDArray[np.bool_]) -> 
     return firsts
 
 
-def near_groups(
+def find_near_groups(
     thumbnails_NP: NDArray[np.uint8], exact: Firsts, among_N: NDArray[np.bool_], on_step: Callable[[int], None]
 ) -> Firsts:
     """Groups of images that are linked by near duplicates, exact ones included.
 
     Args:
-        exact: as `exact_groups` gives them.
+        exact: as `find_exact_groups` gives them.
         among_N: the others are alone.
         on_step: called with the number of steps done, of `NEAR_STEPS`.
     """
     firsts = exact.copy()
     chosen = np.flatnonzero(among_N & (exact == np.arange(len(exact))))
-    hashes = hashes_of(thumbnails_NP)[chosen]
+    hashes = hash_thumbnails(thumbnails_NP)[chosen]
     # else a million black images would be compared each with each
     same = _equal_rows(np.stack([hashes, _sums(thumbnails_NP)[chosen]], axis=1))
     firsts[chosen] = chosen[same]
@@ -68,21 +68,21 @@ def near_groups(
     chosen, hashes = chosen[alone], hashes[alone]
     groups = _Groups(len(chosen))
     for step, mask in enumerate(_masks(), start=1):
-        for a, b in _candidates(hashes, mask):
-            close = _bits_of(hashes[a] ^ hashes[b]) <= MOST_BITS
+        for a, b in _candidate_pairs(hashes, mask):
+            close = _count_bits(hashes[a] ^ hashes[b]) <= MOST_BITS
             a, b = a[close], b[close]
             apart = groups.roots(a) != groups.roots(b)
             a, b = a[apart], b[apart]
             for start in range(0, len(a), _BLOCK):
                 some_a, some_b = a[start : start + _BLOCK], b[start : start + _BLOCK]
-                alike = look_alike(thumbnails_NP[chosen[some_a]], thumbnails_NP[chosen[some_b]])
+                alike = are_similar(thumbnails_NP[chosen[some_a]], thumbnails_NP[chosen[some_b]])
                 groups.join(some_a[alike], some_b[alike])
         on_step(step)
     firsts[chosen] = chosen[groups.roots(np.arange(len(chosen)))]
     return firsts[firsts[exact]]  # an exact duplicate's first may have found another; a thumbnail's twin as well
 
 
-def members(firsts: Firsts) -> Iterator[NDArray[np.int64]]:
+def iterate_groups(firsts: Firsts) -> Iterator[NDArray[np.int64]]:
     """The images of each group of two or more, ascending, in the order of their first images."""
     sizes = np.bincount(firsts, minlength=len(firsts))
     grouped = np.flatnonzero(sizes[firsts] > 1)
@@ -109,7 +109,9 @@ def _masks() -> list[np.uint64]:
 NEAR_STEPS = len(_masks())
 
 
-def _candidates(hashes: NDArray[np.uint64], mask: np.uint64) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _candidate_pairs(
+    hashes: NDArray[np.uint64], mask: np.uint64
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Pairs whose hashes agree under the mask."""
     order = np.lexsort((hashes, hashes & mask))
     keys = hashes[order] & mask
@@ -122,7 +124,7 @@ def _candidates(hashes: NDArray[np.uint64], mask: np.uint64) -> Iterator[tuple[N
         yield order[places], order[places + apart]
 
 
-def _bits_of(values: NDArray[np.uint64]) -> NDArray[np.int64]:
+def _count_bits(values: NDArray[np.uint64]) -> NDArray[np.int64]:
     """How many bits are set."""
     return _SET_BITS[values.view(np.uint16).reshape(-1, 4)].sum(axis=1, dtype=np.int64)
 
@@ -133,7 +135,7 @@ def _sums(thumbnails_NP: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return words @ np.random.default_rng(0).integers(0, 1 << 64, words.shape[1], np.uint64)  # modulo 2**64
 
 
-def look_alike(a_NP: NDArray[np.uint8], b_NP: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def are_similar(a_NP: NDArray[np.uint8], b_NP: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Of each pair of thumbnails whether they correlate as near duplicates do."""
     a, b = (each.astype(np.float32) for each in (a_NP, b_NP))
     means = a.mean(axis=1, keepdims=True), b.mean(axis=1, keepdims=True)
@@ -150,12 +152,12 @@ class _Groups:
     def __init__(self, count: int) -> None:
         self.towards = np.arange(count)
 
-    def roots(self, members: NDArray[np.int64]) -> NDArray[np.int64]:
+    def roots(self, iterate_groups: NDArray[np.int64]) -> NDArray[np.int64]:
         """The first member of the set of each."""
-        roots = self.towards[members]
+        roots = self.towards[iterate_groups]
         while not np.array_equal(roots, further := self.towards[roots]):
             roots = further
-        self.towards[members] = roots
+        self.towards[iterate_groups] = roots
         return roots
 
     def join(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from paddlemae.data.batches import OnSkip
 from paddlemae.data.decode.images import UnreadableImage
-from paddlemae.data.decode.pixel_format import NAMES, Pixels, at_depth, default_bits, white
+from paddlemae.data.decode.pixel_format import CHANNEL_NAMES, Pixels, convert_depth, default_bits, largest_value
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source
 from paddlemae.data.workers import make_ahead
@@ -114,7 +114,7 @@ def _moments_of_chunk(
     faults: list[UnreadableImage] = []
     for i in numbers:
         try:
-            found.append(image_moments(at_depth(source.read(i, channels), bits)))
+            found.append(image_moments(convert_depth(source.read(i, channels), bits)))
         except UnreadableImage as fault:
             faults.append(fault.without_frames())
     return _sum(found) if found else None, len(numbers), faults
@@ -124,7 +124,7 @@ def image_moments(pixels_HWC: Pixels) -> Moments:
     """Of an image as a whole, in [0, 1]; its weight is 1."""
     values = pixels_HWC.reshape(-1, pixels_HWC.shape[2])
     whole = _sum(_block_moments(values[start : start + _BLOCK]) for start in range(0, len(values), _BLOCK))
-    top = white(pixels_HWC)
+    top = largest_value(pixels_HWC)
     spread = whole.deviations / whole.weight / top**2
     return Moments(1.0, whole.mean / top, spread, whole.least / top, whole.largest / top)
 
@@ -147,7 +147,7 @@ def recipe_settings(found: ChannelStatistics) -> str:
 
 
 def needs_bits(found: ChannelStatistics) -> bool:
-    return found.bits == 16 and len(found.mean) in NAMES
+    return found.bits == 16 and len(found.mean) in CHANNEL_NAMES
 
 
 def recipe_values(found: ChannelStatistics) -> tuple[list[float], list[float]]:
@@ -157,7 +157,7 @@ def recipe_values(found: ChannelStatistics) -> tuple[list[float], list[float]]:
         ValueError: nothing varies in a channel.
     """
     mean, std = ([float(f"{value:.6g}") for value in values] for values in (found.mean, found.std))
-    if flat := flat_channels(found):
+    if flat := constant_channels(found):
         raise ValueError(
             f"nothing varies in channel {flat}, and no recipe may have a std of 0; set mean and std by hand (1 as the "
             "std there), or leave that channel out of the images"
@@ -165,7 +165,7 @@ def recipe_values(found: ChannelStatistics) -> tuple[list[float], list[float]]:
     return mean, std
 
 
-def flat_channels(found: ChannelStatistics) -> str:
+def constant_channels(found: ChannelStatistics) -> str:
     """The numbers, from 1, of those in which nothing varies; none of them is an empty text."""
     return ", ".join(str(channel + 1) for channel, std in enumerate(found.std) if not std)
 

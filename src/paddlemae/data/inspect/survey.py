@@ -21,9 +21,9 @@ from PIL import Image
 
 from paddlemae.data.decode.images import Need, Picture, UnreadableImage, decode_picture
 from paddlemae.data.decode.pixel_format import Pixels, as_channels, as_HWC
-from paddlemae.data.decode.stored_format import Form, form_of
+from paddlemae.data.decode.stored_format import StoredForm, read_form
 from paddlemae.data.sources import Source
-from paddlemae.data.views.augment import reduction_within
+from paddlemae.data.views.augment import choose_reduction
 from paddlemae.data.workers import make_ahead
 
 ROWS, COLUMNS = 16, 18  # of a thumbnail
@@ -34,7 +34,7 @@ _ENOUGH = 64  # pixels of the short side that a thumbnail is made of; JPEGs are 
 
 
 @dataclass(frozen=True, eq=False)
-class Looks:
+class Survey:
     """What was seen of N images.
 
     Args:
@@ -50,11 +50,11 @@ class Looks:
     thumbnails_NP: NDArray[np.uint8]
     sizes_N2: NDArray[np.int32]
     shallow_N: NDArray[np.bool_]
-    forms: Counter[Form] = field(default_factory=Counter)
+    forms: Counter[StoredForm] = field(default_factory=Counter)
     faults: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, count: int) -> Looks:
+    def of(cls, count: int) -> Survey:
         """Of so many images, none of which was looked at yet."""
         return cls(
             np.zeros((count, 2), np.uint64),
@@ -67,7 +67,7 @@ class Looks:
     def readable_N(self) -> NDArray[np.bool_]:
         return self.sizes_N2[:, 0] > 0
 
-    def _take(self, start: int, part: Looks) -> None:
+    def _take(self, start: int, part: Survey) -> None:
         rows = slice(start, start + len(part.sizes_N2))
         self.digests_N2[rows], self.thumbnails_NP[rows] = part.digests_N2, part.thumbnails_NP
         self.sizes_N2[rows], self.shallow_N[rows] = part.sizes_N2, part.shallow_N
@@ -75,9 +75,9 @@ class Looks:
         self.faults.update({start + i: reason for i, reason in part.faults.items()})
 
 
-def look_at(
+def survey_sources(
     sources: Sequence[Source], channels: int, *, workers: int = 0, on_images: Callable[[int], None] | None = None
-) -> Looks:
+) -> Survey:
     """Look at every image of the sources, one source behind the other.
 
     Args:
@@ -85,14 +85,14 @@ def look_at(
         workers: processes that decode; 0 decodes here. Each holds one image at a time.
         on_images: called with the number of images seen so far.
     """
-    looks = Looks.of(sum(map(len, sources)))
+    looks = Survey.of(sum(map(len, sources)))
     due = (
         (number, range(start, min(start + _CHUNK, len(source))))
         for number, source in enumerate(sources)
         for start in range(0, len(source), _CHUNK)
     )
     seen = 0
-    with contextlib.closing(make_ahead(functools.partial(_look_at_chunk, sources, channels), due, workers)) as parts:
+    with contextlib.closing(make_ahead(functools.partial(_survey_chunk, sources, channels), due, workers)) as parts:
         for part in parts:
             looks._take(seen, part)
             seen += len(part.sizes_N2)
@@ -101,31 +101,33 @@ def look_at(
     return looks
 
 
-def _look_at_chunk(sources: Sequence[Source], channels: int, due: tuple[int, range]) -> Looks:
+def _survey_chunk(sources: Sequence[Source], channels: int, due: tuple[int, range]) -> Survey:
     number, numbers = due
-    looks = Looks.of(len(numbers))
+    looks = Survey.of(len(numbers))
     for place, i in enumerate(numbers):
         try:
-            _look_at_one(sources[number], i, channels, looks, place)
+            _survey_image(sources[number], i, channels, looks, place)
         except UnreadableImage as fault:
             looks.faults[place] = fault.reason
     return looks
 
 
-def _look_at_one(source: Source, i: int, channels: int, looks: Looks, place: int) -> None:
+def _survey_image(source: Source, i: int, channels: int, looks: Survey, place: int) -> None:
     stored = source.stored(i)
-    picture = picture_of(stored, source.describe(i), channels, _ENOUGH, source.room(i))
-    form = form_of(stored, channels)
+    picture = decode_stored(stored, source.describe(i), channels, _ENOUGH, source.room(i))
+    form = read_form(stored, channels)
     high = picture.pixels_hwC >> 8 if picture.pixels_hwC.dtype == np.uint16 else picture.pixels_hwC
-    digest = hashlib.blake2b(stored if isinstance(stored, bytes) else _described(stored), digest_size=16)
+    digest = hashlib.blake2b(stored if isinstance(stored, bytes) else _array_content(stored), digest_size=16)
     looks.digests_N2[place] = np.frombuffer(digest.digest(), np.uint64)
-    looks.thumbnails_NP[place] = thumbnail(picture.pixels_hwC).ravel()
+    looks.thumbnails_NP[place] = make_thumbnail(picture.pixels_hwC).ravel()
     looks.sizes_N2[place] = picture.size
     looks.shallow_N[place] = form[1] == 16 and high.max() < SHALLOW
     looks.forms[form] += 1
 
 
-def picture_of(stored: bytes | NDArray[Any], name: str, channels: int, enough: int, room: int | None = None) -> Picture:
+def decode_stored(
+    stored: bytes | NDArray[Any], name: str, channels: int, enough: int, room: int | None = None
+) -> Picture:
     """What `Source.stored` gave, decoded to as little as has a short side of `enough` pixels.
 
     Args:
@@ -136,7 +138,7 @@ def picture_of(stored: bytes | NDArray[Any], name: str, channels: int, enough: i
     if isinstance(stored, bytes):
 
         def need_of(height: int, width: int) -> Need:
-            return Need(reduction_within(min(height, width) / enough))
+            return Need(choose_reduction(min(height, width) / enough))
 
         return decode_picture(stored, name, channels, need_of, room)
     try:
@@ -146,11 +148,11 @@ def picture_of(stored: bytes | NDArray[Any], name: str, channels: int, enough: i
     return Picture(pixels_HWC, pixels_HWC.shape[:2])
 
 
-def _described(values: NDArray[Any]) -> bytes:
+def _array_content(values: NDArray[Any]) -> bytes:
     return f"{values.shape} {values.dtype}".encode() + values.tobytes()
 
 
-def thumbnail(pixels_HWC: Pixels) -> NDArray[np.uint8]:
+def make_thumbnail(pixels_HWC: Pixels) -> NDArray[np.uint8]:
     """uint8 [16, 18]: gray means of areas. 16 bits are stretched between the darkest and the brightest of them."""
     if pixels_HWC.dtype == np.uint8 and pixels_HWC.shape[2] in (1, 3, 4):
         gray = Image.fromarray(pixels_HWC[..., 0] if pixels_HWC.shape[2] == 1 else pixels_HWC[..., :3]).convert("L")

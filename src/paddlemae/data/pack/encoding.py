@@ -18,14 +18,14 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from paddlemae.data.cache import made_smaller
+from paddlemae.data.cache import shrink_picture
 from paddlemae.data.decode.multichannel import ARRAY_START
-from paddlemae.data.decode.orientation import orientation_of
-from paddlemae.data.decode.pillow import opened_by_pillow
-from paddlemae.data.decode.pixel_format import NAMES, Pixels, at_depth, white
+from paddlemae.data.decode.orientation import read_orientation
+from paddlemae.data.decode.pillow import open_with_pillow
+from paddlemae.data.decode.pixel_format import CHANNEL_NAMES, Pixels, convert_depth, largest_value
 from paddlemae.data.decode.png import PNG_START
 from paddlemae.data.decode.stored_format import JPEG_START
-from paddlemae.data.inspect.survey import picture_of
+from paddlemae.data.inspect.survey import decode_stored
 from paddlemae.data.views.augment import View
 
 _RIFF, _WEBP = b"RIFF", b"WEBP"  # the size of the file is between them
@@ -54,7 +54,7 @@ class Encoding:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedImage:
     """An image file: its name's ending without the dot, its bytes; how many bytes the image took before."""
 
     ending: str
@@ -62,7 +62,7 @@ class Encoded:
     bytes_before: int
 
 
-def encoded(stored: bytes | NDArray[Any], name: str, settings: Encoding, room: int | None = None) -> Encoded:
+def encode_image(stored: bytes | NDArray[Any], name: str, settings: Encoding, room: int | None = None) -> EncodedImage:
     """The image as a pack holds it, from what `Source.stored` gives.
 
     Every pixel of what is kept is looked at, so that no unreadable image gets into a pack.
@@ -73,36 +73,36 @@ def encoded(stored: bytes | NDArray[Any], name: str, settings: Encoding, room: i
     Raises:
         UnreadableImage: as `Source.read` does.
     """
-    picture = picture_of(stored, name, settings.channels, settings.size, room)
+    picture = decode_stored(stored, name, settings.channels, settings.size, room)
     pixels_hwC = picture.pixels_hwC
     before = len(stored) if isinstance(stored, bytes) else stored.nbytes
     if min(picture.size) > settings.size:
         bits = settings.bits or (16 if pixels_hwC.dtype == np.uint16 else 8)
         view = View((settings.size, settings.size), settings.channels, bits=bits)
-        pixels_hwC = made_smaller(picture, settings.size, view)
-        return Encoded(*_written(pixels_hwC, settings, lossless=settings.lossless), before)
+        pixels_hwC = shrink_picture(picture, settings.size, view)
+        return EncodedImage(*_encode_pixels(pixels_hwC, settings, lossless=settings.lossless), before)
     if settings.bits == 8:
-        pixels_hwC = at_depth(pixels_hwC, 8)
+        pixels_hwC = convert_depth(pixels_hwC, 8)
     is_as_asked = pixels_hwC.dtype == picture.pixels_hwC.dtype
-    if isinstance(stored, bytes) and is_as_asked and (ending := _ending_to_keep(stored, settings.channels)):
-        return Encoded(ending, stored, before)
-    return Encoded(*_written(pixels_hwC, settings, lossless=True), before)
+    if isinstance(stored, bytes) and is_as_asked and (ending := _ending_if_portable(stored, settings.channels)):
+        return EncodedImage(ending, stored, before)
+    return EncodedImage(*_encode_pixels(pixels_hwC, settings, lossless=True), before)
 
 
-def _ending_to_keep(content: bytes, channels: int) -> str | None:
+def _ending_if_portable(content: bytes, channels: int) -> str | None:
     """What the image file is, if any program reads the same pixels from it as we do."""
     if content.startswith(ARRAY_START):
         return "npy"
     ending = _ending(content)
     if ending is None:
         return None
-    with opened_by_pillow(io.BytesIO(content)) as image:
+    with open_with_pillow(io.BytesIO(content)) as image:
         if ending != "jpg":
             image.load()  # what is said of its orientation may be behind the pixels
         plain = image.mode in _PLAIN_MODES and not image.has_transparency_data
         plain |= image.mode == "RGBA" and channels == 4
         is_still = ending == "jpg" or getattr(image, "n_frames", 1) == 1
-        return ending if plain and is_still and orientation_of(image) == 1 else None
+        return ending if plain and is_still and read_orientation(image) == 1 else None
 
 
 def _ending(content: bytes) -> str | None:
@@ -113,9 +113,11 @@ def _ending(content: bytes) -> str | None:
     return "webp" if content.startswith(_RIFF) and content[8:12] == _WEBP else None
 
 
-def _written(pixels_HWC: Pixels, settings: Encoding, *, lossless: bool) -> tuple[str, bytes]:
+def _encode_pixels(pixels_HWC: Pixels, settings: Encoding, *, lossless: bool) -> tuple[str, bytes]:
     """(ending, bytes) of an image file with these pixels."""
-    pixels_HWC = np.ascontiguousarray(_needed_channels(pixels_HWC) if settings.channels in NAMES else pixels_HWC)
+    pixels_HWC = np.ascontiguousarray(
+        _drop_redundant_channels(pixels_HWC) if settings.channels in CHANNEL_NAMES else pixels_HWC
+    )
     channels, is_deep = pixels_HWC.shape[2], pixels_HWC.dtype == np.uint16
     can_be_jpeg = channels in (1, 3) and not is_deep and max(pixels_HWC.shape) <= _LONGEST_JPEG_SIDE
     if can_be_jpeg and not lossless:
@@ -129,9 +131,9 @@ def _written(pixels_HWC: Pixels, settings: Encoding, *, lossless: bool) -> tuple
     return "npy", file.getvalue()
 
 
-def _needed_channels(pixels_HWC: Pixels) -> Pixels:
+def _drop_redundant_channels(pixels_HWC: Pixels) -> Pixels:
     """Without what reading makes up again: colours that are all gray, transparency that is nowhere."""
-    if pixels_HWC.shape[2] == 4 and (pixels_HWC[..., 3] == white(pixels_HWC)).all():
+    if pixels_HWC.shape[2] == 4 and (pixels_HWC[..., 3] == largest_value(pixels_HWC)).all():
         pixels_HWC = pixels_HWC[..., :3]
     if pixels_HWC.shape[2] == 3 and (pixels_HWC == pixels_HWC[..., :1]).all():
         pixels_HWC = pixels_HWC[..., :1]

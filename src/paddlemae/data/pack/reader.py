@@ -4,7 +4,7 @@
 each image is, with its label and group, so that a pack is opened at once, however many images it has. The shards alone
 can be read too, by other programs and by `archives`.
 
-Shapes: N images; a row has an entry for each of `COLUMNS`.
+Shapes: N images; a row has an entry for each of `INDEX_COLUMNS`.
 """
 
 import json
@@ -16,21 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.sources.arrays import map_npy
-from paddlemae.data.sources.labels import by_value
+from paddlemae.data.sources.labels import sort_classes
 from paddlemae.data.sources.readers import ContentReader
 from paddlemae.data.sources.source import ClassTargets, Source
-from paddlemae.data.sources.splits import part_of
-from paddlemae.data.sources.string_table import Names
+from paddlemae.data.sources.splits import choose_split
+from paddlemae.data.sources.string_table import StringTable
 from paddlemae.data.sources.tar import TarContents
 
 INDEX_FILE = "pack.json"
 IMAGES_FILE = "images.npy"  # int64 [N, 6], in the order of the shards and their entries
 JOURNAL_FILE = "packing.jsonl"  # of a pack that is not finished
-SHARD = ".tar"
-FORMAT = 1  # of these files
-# number in the source, place in the shard, bytes, which of `ENDINGS`; label and group, -1 where there are none
-COLUMNS = ("number", "offset", "size", "ending", "label", "group")
-ENDINGS = ("jpg", "png", "webp", "npy")
+SHARD_ENDING = ".tar"
+PACK_FORMAT = 1  # of these files
+# number in the source, place in the shard, bytes, which of `IMAGE_ENDINGS`; label and group, -1 where there are none
+INDEX_COLUMNS = ("number", "offset", "size", "ending", "label", "group")
+IMAGE_ENDINGS = ("jpg", "png", "webp", "npy")
 _LEAST_BYTES = 1024  # of an image in a tar
 
 Index = dict[str, Any]
@@ -51,7 +51,7 @@ def read_index(folder: str | os.PathLike[str], names: Collection[str]) -> Index 
                 f"{folder!r} is a pack that is not finished; the same 'paddlemae data pack' goes on with it"
             )
         return None
-    if not any(name.endswith(SHARD) for name in names):  # anyone may call a file among images so
+    if not any(name.endswith(SHARD_ENDING) for name in names):  # anyone may call a file among images so
         return None
     path = os.path.join(folder, INDEX_FILE)
     try:
@@ -61,8 +61,8 @@ def read_index(folder: str | os.PathLike[str], names: Collection[str]) -> Index 
         raise ValueError(f"{path!r} can't be read ({fault}); copy it again, or remove it to lose its names") from fault
     if not isinstance(index, dict) or "pack" not in index:
         return None
-    if index["pack"] != FORMAT:
-        raise ValueError(f"{path!r} is of format {index['pack']!r}, and {FORMAT} is read here; update PaddleMAE")
+    if index["pack"] != PACK_FORMAT:
+        raise ValueError(f"{path!r} is of format {index['pack']!r}, and {PACK_FORMAT} is read here; update PaddleMAE")
     if not _is_sound(index):
         raise ValueError(f"{path!r} is damaged; copy it again")
     return index
@@ -71,7 +71,7 @@ def read_index(folder: str | os.PathLike[str], names: Collection[str]) -> Index 
 def _is_sound(index: Index) -> bool:
     """Whether everything that is used of it is there, and of its type: packs come from anywhere."""
     try:
-        parts, shards, files = index["parts"], index["shards"], files_of(index)
+        parts, shards, files = index["parts"], index["shards"], listed_files(index)
         return (
             all(isinstance(file["name"], str) and os.sep not in file["name"] for file in files)
             and all(isinstance(file["sha256"], str) and type(file["bytes"]) is int for file in files)
@@ -86,16 +86,16 @@ def _is_sound(index: Index) -> bool:
         return False
 
 
-def files_of(index: Index) -> list[dict[str, Any]]:
+def listed_files(index: Index) -> list[dict[str, Any]]:
     """Name, bytes and sha256 of each file that the index tells of."""
     return [*index["shards"], index["images"]]
 
 
-def file_faults(folder: str | os.PathLike[str], files: Sequence[dict[str, Any]]) -> dict[str, str]:
+def find_file_faults(folder: str | os.PathLike[str], files: Sequence[dict[str, Any]]) -> dict[str, str]:
     """What is wrong with a pack's files as far as their names and sizes tell: name -> what.
 
     Args:
-        files: as `files_of` gives them, of all shards that there should be.
+        files: as `listed_files` gives them, of all shards that there should be.
     """
     faults = {}
     for file in files:
@@ -107,7 +107,7 @@ def file_faults(folder: str | os.PathLike[str], files: Sequence[dict[str, Any]])
             if size != file["bytes"]:
                 faults[file["name"]] = f"has {size} bytes instead of {file['bytes']}"
     known = {file["name"] for file in files}
-    strangers = sorted(name for name in os.listdir(folder) if name.endswith(SHARD) and name not in known)
+    strangers = sorted(name for name in os.listdir(folder) if name.endswith(SHARD_ENDING) and name not in known)
     return faults | {name: f"is not in {INDEX_FILE}" for name in strangers}
 
 
@@ -119,16 +119,16 @@ def open_pack(folder: str, index: Index, split: str | None, labelled: bool) -> S
     Raises:
         ValueError: files that are missing, of another size, or not in the index; no labels.
     """
-    if faults := file_faults(folder, files_of(index)):
+    if faults := find_file_faults(folder, listed_files(index)):
         name, what = next(iter(faults.items()))
         more = f", and {len(faults) - 1} more files are wrong" if len(faults) > 1 else ""
         raise ValueError(f"{folder!r} is not the whole pack: {name} {what}{more}; copy it again")
-    part = part_of(index["parts"], split, repr(folder), "part")
+    part = choose_split(index["parts"], split, repr(folder), "part")
     shards = index["shards"]
     of_part = [number for number, shard in enumerate(shards) if part is None or shard["part"] == part]
     which = np.repeat(np.arange(len(shards)), [shard["images"] for shard in shards])
     chosen = np.isin(which, of_part)
-    columns = dict(zip(COLUMNS, _rows(folder, index, which)[chosen].T))
+    columns = dict(zip(INDEX_COLUMNS, _rows(folder, index, which)[chosen].T))
     parts = [index["parts"][name] for name in dict.fromkeys(shards[number]["part"] for number in of_part)]
     contents = TarContents(
         folder,
@@ -136,11 +136,13 @@ def open_pack(folder: str, index: Index, split: str | None, labelled: bool) -> S
         which[chosen].astype(np.int32),
         columns["offset"].copy(),
         columns["size"].copy(),
-        Names.of(f"{n:09}.{ENDINGS[e]}" for n, e in zip(columns["number"].tolist(), columns["ending"].tolist())),
+        StringTable.of(
+            f"{n:09}.{IMAGE_ENDINGS[e]}" for n, e in zip(columns["number"].tolist(), columns["ending"].tolist())
+        ),
     )
     has_groups = len(parts) == 1 and parts[0]["groups"] is not None
     groups = columns["group"].copy() if has_groups else None
-    targets = by_value(ClassTargets(columns["label"].copy(), _classes(folder, parts))) if labelled else None
+    targets = sort_classes(ClassTargets(columns["label"].copy(), _classes(folder, parts))) if labelled else None
     return Source(folder, ContentReader(contents), targets, groups)
 
 
@@ -148,12 +150,12 @@ def _rows(folder: str, index: Index, which: NDArray[np.int64]) -> NDArray[np.int
     """What `IMAGES_FILE` holds, once it fits the shards and classes; `which` shard each image is in."""
     path = os.path.join(folder, IMAGES_FILE)
     rows = map_npy(path)
-    if rows.shape == (len(which), len(COLUMNS)) and rows.dtype == np.int64:
+    if rows.shape == (len(which), len(INDEX_COLUMNS)) and rows.dtype == np.int64:
         lengths = np.array([shard["bytes"] for shard in index["shards"]])[which]
         classes = np.array([len(index["parts"][shard["part"]]["classes"]) for shard in index["shards"]])[which]
         number, offset, size, ending, label, _ = rows.T
         is_there = (number >= 0) & (offset >= 0) & (size >= 0) & (size <= lengths - offset)
-        is_named = (ending >= 0) & (ending < len(ENDINGS))
+        is_named = (ending >= 0) & (ending < len(IMAGE_ENDINGS))
         is_labelled = np.where(classes > 0, (label >= 0) & (label < classes), label == -1)
         if (is_there & is_named & is_labelled).all():
             return rows

@@ -13,7 +13,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from paddlemae.data.sources.tar import entries
+from paddlemae.data.sources.tar import read_entries
 from paddlemae.system.atomic import PARTIAL, flush_file, rename
 
 _BLOCK = 512
@@ -22,7 +22,7 @@ _AT_ONCE = 1 << 20  # bytes that are read back at a time
 
 
 @dataclass(frozen=True)
-class Written:
+class ShardDigest:
     """A shard that is in its place."""
 
     bytes: int
@@ -54,7 +54,7 @@ class ShardFile:
         self._placed.append((name, offset, len(content)))
         return offset
 
-    def close(self) -> Written:
+    def close(self) -> ShardDigest:
         """Flush it to the disk, read it back, and rename it.
 
         Raises:
@@ -65,10 +65,10 @@ class ShardFile:
         flush_file(self._file)
         self._file.close()
         digest = self._digest.hexdigest()
-        if file_digest(self.beside) != digest or self._found() != self._placed:
+        if digest_file(self.beside) != digest or self._found() != self._placed:
             raise OSError(errno.EIO, "the disk gave back other bytes than were written", str(self.beside))
         rename(self.beside, self.path, flush=True)
-        return Written(self.bytes, digest)
+        return ShardDigest(self.bytes, digest)
 
     def abandon(self) -> None:
         with contextlib.suppress(OSError):
@@ -82,7 +82,7 @@ class ShardFile:
 
     def _found(self) -> list[tuple[str, int, int]]:
         """What the tar's reader finds."""
-        return [(one.name, one.offset, one.size) for one in entries(str(self.beside), lambda name: False)]
+        return [(one.name, one.offset, one.size) for one in read_entries(str(self.beside), lambda name: False)]
 
 
 def size_in_tar(content: bytes) -> int:
@@ -90,7 +90,7 @@ def size_in_tar(content: bytes) -> int:
     return _BLOCK + len(content) + -len(content) % _BLOCK
 
 
-def file_digest(path: Path) -> str:
+def digest_file(path: Path) -> str:
     """SHA-256 of a file's bytes, from the disk rather than from memory where the system can be asked to."""
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:

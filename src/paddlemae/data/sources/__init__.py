@@ -1,14 +1,14 @@
 """Where images come from: `open_source` names them, a `Source` lists them once and reads them by index."""
 
-from paddlemae.data.sources.in_memory import GivenReader, Images, given_source
+from paddlemae.data.sources.in_memory import Images, InMemoryReader, as_source
 from paddlemae.data.sources.labels import BadLabel
 from paddlemae.data.sources.open import open_source
 from paddlemae.data.sources.source import ClassTargets, Source, add_stamps
-from paddlemae.data.sources.splits import MissingPart, SourceNote
+from paddlemae.data.sources.splits import MissingSplit, SourceNote
 from paddlemae.data.sources.subsets import (
     balanced_subset,
     labelled_count,
-    matched,
+    match_classes,
     split_off,
     subset,
     unknown_classes,
@@ -18,16 +18,16 @@ from paddlemae.data.sources.subsets import (
 __all__ = [
     "BadLabel",
     "ClassTargets",
-    "GivenReader",
     "Images",
-    "MissingPart",
+    "InMemoryReader",
+    "MissingSplit",
     "Source",
     "SourceNote",
     "add_stamps",
+    "as_source",
     "balanced_subset",
-    "given_source",
     "labelled_count",
-    "matched",
+    "match_classes",
     "open_source",
     "split_off",
     "subset",

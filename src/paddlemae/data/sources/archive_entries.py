@@ -40,7 +40,7 @@ def leads_out(name: str) -> bool:
     return ".." in name and ".." in name.replace("\\", "/").split("/")
 
 
-def clean(name: str) -> str:
+def normalise_path(name: str) -> str:
     """Return an entry's path as it would be below the folder of unpacking: without "." and empty steps."""
     if name.startswith("./") or "//" in name or "/." in name or name.endswith("/"):
         return "/".join(step for step in name.split("/") if step not in ("", "."))
@@ -56,7 +56,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or "/." in name or not SYSTEM_FOLDERS.isdisjoint(name.split("/")[:-1])
 
 
-def visible_above(name: str) -> str:
+def visible_folders(name: str) -> str:
     """Return the folders of a hidden path that are not hidden, with a "/" behind; "" where there are none."""
     steps = name.split("/")
     first = next((n for n, step in enumerate(steps) if step.startswith(".") or step in SYSTEM_FOLDERS), 0)

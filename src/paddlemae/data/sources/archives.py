@@ -14,15 +14,15 @@ from zipfile import ZipInfo
 import numpy as np
 
 from paddlemae.data.decode.images import ARRAY_EXTENSION, EXTENSIONS
-from paddlemae.data.sources.archive_entries import RUN_MARKS, visible_above
-from paddlemae.data.sources.labels import in_order, numbered, targets_by_folder
+from paddlemae.data.sources.archive_entries import RUN_MARKS, visible_folders
+from paddlemae.data.sources.labels import number_labels, sort_names, targets_by_folder
 from paddlemae.data.sources.readers import ContentReader
 from paddlemae.data.sources.shards import Samples, ending_of, is_sidecar, label_of, samples_of
 from paddlemae.data.sources.source import ClassTargets, Source
-from paddlemae.data.sources.splits import MissingPart, files_of_part, note, split_of
-from paddlemae.data.sources.string_table import Names
+from paddlemae.data.sources.splits import MissingSplit, files_of_split, note, split_of
+from paddlemae.data.sources.string_table import StringTable
 from paddlemae.data.sources.subfolders import ARRAY, PICTURE, choose_folder, note_deeper_splits
-from paddlemae.data.sources.tar import Entry, TarContents, entries
+from paddlemae.data.sources.tar import Entry, TarContents, read_entries
 from paddlemae.data.sources.zip import begins_with_entry, zip_contents, zip_entries
 
 _IMAGES = frozenset((*EXTENSIONS, ARRAY_EXTENSION))
@@ -32,7 +32,7 @@ _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 _Stored = TypeVar("_Stored", Entry, ZipInfo)
 
 
-def expanded(pattern: str) -> list[str]:
+def expand_braces(pattern: str) -> list[str]:
     """Return the names that a pattern with braces means: `{000..099}`, zeros in front kept, or `{train,val}`."""
     found = _BRACES.search(pattern)
     if not found:
@@ -41,7 +41,7 @@ def expanded(pattern: str) -> list[str]:
     if not words and int(last) - int(first) >= _MOST_NAMES:
         raise ValueError(f"{pattern!r} means more than {_MOST_NAMES} files")
     middles = words.split(",") if words else [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
-    return [each for m in middles for each in expanded(pattern[: found.start()] + m + pattern[found.end() :])]
+    return [each for m in middles for each in expand_braces(pattern[: found.start()] + m + pattern[found.end() :])]
 
 
 def open_zip(path: str, split: str | None, labelled: bool) -> Source:
@@ -81,7 +81,7 @@ def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool
         contents = _contents(root, paths, [(0, listing.images[each]) for each in chosen.names])
         return Source(name, ContentReader(contents), chosen.targets)
     relative = [os.path.relpath(path, root) for path in paths]
-    selected = [os.path.join(root, file) for file in files_of_part(relative, split, repr(name))]
+    selected = [os.path.join(root, file) for file in files_of_split(relative, split, repr(name))]
     shards = _join_tars(only or (_list_tar(path, labelled) for path in selected))
     _warn(name, refused=shards.refused, replaced=shards.replaced, further=shards.further)
     if not shards.images:
@@ -90,16 +90,16 @@ def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool
     if not labelled:
         return Source(name, ContentReader(contents))
     known: tuple[str, ...] = ()
-    if split == "test" and (trained_on := _trained_on(root, relative, name)) not in ([], selected):
+    if split == "test" and (trained_on := _training_shards(root, relative, name)) not in ([], selected):
         known = _targets(name, _join_tars(_list_tar(path, True) for path in trained_on), is_split=True).classes
     return Source(name, ContentReader(contents), _targets(name, shards, len(selected) < len(paths), known))
 
 
-def _trained_on(root: str, files: Sequence[str], name: str) -> list[str]:
+def _training_shards(root: str, files: Sequence[str], name: str) -> list[str]:
     """Return the shards of the split to train on."""
     try:
-        return [os.path.join(root, file) for file in files_of_part(files, "train", repr(name))]
-    except MissingPart:
+        return [os.path.join(root, file) for file in files_of_split(files, "train", repr(name))]
+    except MissingSplit:
         return []
 
 
@@ -139,7 +139,7 @@ class _Listing(Generic[_Stored]):
             self.folders.add(f"{name}/" if name else "")
         elif kind == "hidden":
             self.others[name] = stored
-            self.folders.add(visible_above(name))
+            self.folders.add(visible_folders(name))
         else:
             self.images.pop(name, None)
             self.refused.append(name)
@@ -152,7 +152,7 @@ class _Listing(Generic[_Stored]):
 def _list_tar(path: str, labelled: bool) -> tuple[_Listing[Entry], Samples | None]:
     """Return what a tar holds, and its samples if it is a shard; with the contents of sidecars if labels are needed."""
     listing = _Listing[Entry]()
-    for entry in entries(path, is_sidecar if labelled else lambda name: False):
+    for entry in read_entries(path, is_sidecar if labelled else lambda name: False):
         if entry.kind == "copy":
             original = listing.images.get(entry.target) or listing.others.get(entry.target)
             entry = original._replace(name=entry.name, kind="file") if original else entry._replace(kind="other")
@@ -199,9 +199,9 @@ def _targets(name: str, shards: _Shards, is_split: bool, known: tuple[str, ...] 
     """Return the labels of the samples, or those by folder where no tar is a shard."""
     if shards.have_samples:
         labels = [label_of(entry.name, beside) for (_, entry), beside in zip(shards.images, shards.beside)]
-        return numbered(labels, name, known)
+        return number_labels(labels, name, known)
     files = [entry.name for _, entry in shards.images]
-    around = _around_all(sorted(files), stops=not is_split)
+    around = _common_folders(sorted(files), stops=not is_split)
     below = [file[len(around) :] for file in files]
     return targets_by_folder(f"{name}/{around}".rstrip("/"), below, None, known, is_split)
 
@@ -213,23 +213,23 @@ def _contents(root: str, paths: Sequence[str], images: Sequence[tuple[int, Entry
         np.array([which for which, _ in images], np.int32),
         np.array([entry.offset for _, entry in images], np.int64),
         np.array([entry.size for _, entry in images], np.int64),
-        Names.of(entry.name for _, entry in images),
+        StringTable.of(entry.name for _, entry in images),
     )
 
 
-class _Chosen(NamedTuple):
+class _Selection(NamedTuple):
     """Images of a split, with labels where they are needed."""
 
     names: list[str]
     targets: ClassTargets | None = None
 
 
-def _choose(name: str, listing: _Listing, split: str | None, labelled: bool) -> _Chosen:
+def _choose(name: str, listing: _Listing, split: str | None, labelled: bool) -> _Selection:
     """Return the images of an archive whose folders are splits and classes; one folder around all does not count."""
     files = sorted(_outside_runs(listing))
     if not files:
         raise ValueError(f"no images in {name!r}; expected entries {_endings()}")
-    around = _around_all(listing.images_among(files))
+    around = _common_folders(listing.images_among(files))
     folders = _first_folders(around, listing.folders)
     part = _split_folder(name, listing, around, folders, split)
     inside = f"{around}{part}/" if part else around
@@ -239,13 +239,13 @@ def _choose(name: str, listing: _Listing, split: str | None, labelled: bool) -> 
     if split and not part:
         note_deeper_splits(name, [file[len(around) :] for file in chosen])
     if not labelled:
-        return _Chosen(chosen)
+        return _Selection(chosen)
     known: tuple[str, ...] = ()
     if part and split == "test" and (train := next((each for each in folders if split_of(each) == "train"), None)):
-        known = in_order(_first_folders(f"{around}{train}/", listing.folders))
+        known = sort_names(_first_folders(f"{around}{train}/", listing.folders))
     below = [file[len(inside) :] for file in chosen]
     first = _first_folders(inside, listing.folders)
-    return _Chosen(chosen, targets_by_folder(f"{name}/{inside}".rstrip("/"), below, first, known, part is not None))
+    return _Selection(chosen, targets_by_folder(f"{name}/{inside}".rstrip("/"), below, first, known, part is not None))
 
 
 def _outside_runs(listing: _Listing) -> list[str]:
@@ -280,7 +280,7 @@ def _first_folders(around: str, folders: Iterable[str]) -> set[str]:
     return {path[len(around) :].partition("/")[0] for path in folders if path.startswith(around) and path != around}
 
 
-def _around_all(files: Sequence[str], stops: bool = True) -> str:
+def _common_folders(files: Sequence[str], stops: bool = True) -> str:
     """Return the folders, with a slash, that all files are in.
 
     Args:

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, check_room, room_for
 from paddlemae.data.decode.multichannel import read_array_header
-from paddlemae.data.sources.labels import as_labels, numbered
-from paddlemae.data.sources.readers import ArrayReader, file_stamp, loaded
+from paddlemae.data.sources.labels import as_labels, number_labels
+from paddlemae.data.sources.readers import ArrayReader, file_stamp, load_once
 from paddlemae.data.sources.source import Source
-from paddlemae.data.sources.splits import files_of_part, listed, part_of, split_of, words_of
-from paddlemae.data.sources.zip import data_offset, infos
+from paddlemae.data.sources.splits import choose_split, files_of_split, list_names, split_of, words_of
+from paddlemae.data.sources.zip import data_offset, read_directory
 
 IMAGE_ARRAYS, LABEL_ARRAYS = ("images", "image", "x", "data", "arr"), ("labels", "label", "y", "targets")
 
@@ -25,28 +25,28 @@ def open_npy(path: str, split: str | None, labelled: bool) -> Source:
     """The images in a `.npy` file."""
     if labelled:
         raise ValueError(f"{path!r} has no labels; save images and labels in one file: np.savez(..., images=, labels=)")
-    part_of((), split, repr(path), "array")
+    choose_split((), split, repr(path), "array")
     stamped = file_stamp(path)
-    images = loaded(map_npy, (path,), stamped)
+    images = load_once(map_npy, (path,), stamped)
     _check_images(images, path)
     return Source(path, ArrayReader(path, len(images), map_npy, (path,), stamped))
 
 
 def open_npz(path: str, split: str | None, labelled: bool, max_image_bytes: int = MAX_IMAGE_BYTES) -> Source:
     """The images in a `.npz` file: arrays `images` and `labels`, or `x_train`, `test_images` and so on."""
-    names = [info.filename.removesuffix(".npy") for info in infos(path)]
+    names = [info.filename.removesuffix(".npy") for info in read_directory(path)]
     roles = {name: words_of(name) for name in names}
     images = [name for name in names if roles[name] & set(IMAGE_ARRAYS)]
-    every, images = images, files_of_part(images, split, repr(path), "array")
+    every, images = images, files_of_split(images, split, repr(path), "array")
     if len(images) != 1:
-        problem = f"several arrays of images ({listed(images)})" if images else "no array of images"
+        problem = f"several arrays of images ({list_names(images)})" if images else "no array of images"
         raise ValueError(
-            f"{path!r} has {problem}; its arrays: {listed(names)}; expected one called images or x, or one for each of "
-            "train and test"
+            f"{path!r} has {problem}; its arrays: {list_names(names)}; expected one called images or x, or one for "
+            "each of train and test"
         )
     stamped = file_stamp(path)
     arguments = (path, images[0], max_image_bytes)
-    array = loaded(map_npz, arguments, stamped)
+    array = load_once(map_npz, arguments, stamped)
     _check_images(array, f"{path}, array {images[0]}")
     reader = ArrayReader(path, len(array), map_npz, arguments, stamped)
     if not labelled:
@@ -55,8 +55,8 @@ def open_npz(path: str, split: str | None, labelled: bool, max_image_bytes: int 
     def labels_of(images: str) -> list[str]:
         found = [name for name in names if roles[name] & set(LABEL_ARRAYS) and splits[name] == splits[images]]
         if len(found) != 1:
-            problem = f"several arrays of labels ({listed(found)})" if found else "no array of labels"
-            raise ValueError(f"{path!r} has {problem} for {images!r}; its arrays: {listed(names)}")
+            problem = f"several arrays of labels ({list_names(found)})" if found else "no array of labels"
+            raise ValueError(f"{path!r} has {problem} for {images!r}; its arrays: {list_names(names)}")
         return _as_labels(map_npz(path, found[0], max_image_bytes), path, found[0])
 
     splits = {name: {split_of(word) for word in roles[name]} - {None} for name in names}
@@ -64,8 +64,8 @@ def open_npz(path: str, split: str | None, labelled: bool, max_image_bytes: int 
     if len(labels) != len(array):
         raise ValueError(f"{path!r} has {len(array)} images and {len(labels)} labels; expected as many")
     trained_on = next((name for name in every if "train" in splits[name]), images[0])
-    known = numbered(labels_of(trained_on), repr(path)).classes if trained_on != images[0] else ()
-    return Source(path, reader, numbered(labels, repr(path), known))
+    known = number_labels(labels_of(trained_on), repr(path)).classes if trained_on != images[0] else ()
+    return Source(path, reader, number_labels(labels, repr(path), known))
 
 
 def _as_labels(labels: NDArray, path: str, name: str) -> list[str]:
@@ -93,16 +93,16 @@ def map_npy(path: str) -> NDArray:
     Raises:
         ValueError: damaged, cut short, or of objects.
     """
-    return _mapped(path, 0, path)
+    return _map_array(path, 0, path)
 
 
 def map_npz(path: str, name: str, max_image_bytes: int = MAX_IMAGE_BYTES) -> NDArray:
     """One array of a `.npz` file: mapped, or loaded if it is compressed. Errors as `map_npy`."""
-    info = next(info for info in infos(path) if info.filename.removesuffix(".npy") == name)
+    info = next(info for info in read_directory(path) if info.filename.removesuffix(".npy") == name)
     if info.compress_type == zipfile.ZIP_STORED:
         with open(path, "rb", buffering=0) as file:
             offset = data_offset(file, info.header_offset)
-        return _mapped(path, offset, f"{path}, array {name}")
+        return _map_array(path, offset, f"{path}, array {name}")
     try:
         check_room(info.file_size, room_for(info.compress_size, max_image_bytes))
         with zipfile.ZipFile(path) as archive, archive.open(info) as entry:
@@ -115,7 +115,7 @@ def map_npz(path: str, name: str, max_image_bytes: int = MAX_IMAGE_BYTES) -> NDA
         raise ValueError(f"{path!r}, array {name!r}: {fault}") from fault
 
 
-def _mapped(path: str, offset: int, where: str) -> NDArray:
+def _map_array(path: str, offset: int, where: str) -> NDArray:
     try:
         with open(path, "rb") as file:
             file.seek(offset)

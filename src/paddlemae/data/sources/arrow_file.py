@@ -9,7 +9,7 @@ import struct
 from typing import Any
 
 from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, room_for
-from paddlemae.data.sources.readers import not_read
+from paddlemae.data.sources.readers import unreadable_file
 
 ARROW_START = b"ARROW1"
 _STREAM_IN_FILE = 8  # bytes before the stream
@@ -42,7 +42,7 @@ def read_arrow(path: str) -> Any:
         source.seek(start)
         return pa.ipc.open_stream(source).read_all()
     except (pa.ArrowException, OSError, struct.error, IndexError) as fault:
-        raise not_read(path, fault) from fault
+        raise unreadable_file(path, fault) from fault
 
 
 def _unpacked_bytes(metadata: bytes, body: Any) -> int:

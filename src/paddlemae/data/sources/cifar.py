@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, LimitedReader, room_for
 from paddlemae.data.sources.cifar_pickle import read_pickle
 from paddlemae.data.sources.labels import as_labels
-from paddlemae.data.sources.readers import ArrayReader, file_stamp, loaded, not_read
+from paddlemae.data.sources.readers import ArrayReader, file_stamp, load_once, unreadable_file
 from paddlemae.data.sources.source import ClassTargets, Source
-from paddlemae.data.sources.splits import part_of
+from paddlemae.data.sources.splits import choose_split
 
 _SIDE, _CHANNELS = 32, 3
 _PIXELS = _CHANNELS * _SIDE * _SIDE
@@ -83,7 +83,7 @@ def version_of_folder(files: Collection[str]) -> str | None:
 def version_of_archive(path: str) -> str | None:
     """The version in a compressed tar, by the folder that its first entry is in."""
     try:
-        with _unpacked(path) as file:
+        with _open_unpacked(path) as file:
             head = cast(Any, LimitedReader(file, _FIRST_BYTES))
             with tarfile.open(fileobj=head, mode="r|", bufsize=512) as archive:
                 first = archive.next()
@@ -93,7 +93,7 @@ def version_of_archive(path: str) -> str | None:
     return folder if folder in _VERSIONS else None
 
 
-def _unpacked(path: str) -> IO[bytes]:
+def _open_unpacked(path: str) -> IO[bytes]:
     """Open a compressed file for reading what was compressed."""
     with open(path, "rb") as file:
         start = file.read(6)
@@ -118,17 +118,19 @@ def open_cifar(
     kind = options.get("label", next(iter(version.names)))
     if set(options) - {"label"} or kind not in version.labels:
         raise ValueError(f"{path!r} takes label={' or label='.join(version.names)} only, got {options}")
-    part = part_of(version.parts, split or "train", repr(path), "files to")
+    part = choose_split(version.parts, split or "train", repr(path), "files to")
     assert part is not None
     stamped = _stamp(path, version.parts[part])
     arguments = (path, name, part, max_image_bytes, stamped)
-    parts = loaded(_read, arguments)
+    parts = load_once(_read, arguments)
     labels, classes = parts.labels[kind], parts.classes[kind]
     if labels.size and not 0 <= labels.min() <= labels.max() < len(classes):
         wrong = labels.min() if labels.min() < 0 else labels.max()
         raise ValueError(f"{path!r} is damaged: label {wrong}, but {len(classes)} classes; download it again")
     shown = f"{path} ({part})"
-    return Source(shown, ArrayReader(shown, len(labels), _pixels, arguments, stamped), ClassTargets(labels, classes))
+    return Source(
+        shown, ArrayReader(shown, len(labels), _load_pixels, arguments, stamped), ClassTargets(labels, classes)
+    )
 
 
 def _stamp(path: str, files: Collection[str]) -> str:
@@ -137,26 +139,26 @@ def _stamp(path: str, files: Collection[str]) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
+class _Split:
     pixels_NCHW: NDArray[np.uint8]
     labels: dict[str, NDArray[np.int64]]
     classes: dict[str, tuple[str, ...]]
 
 
-def _pixels(*arguments: Any) -> NDArray[np.uint8]:
-    return loaded(_read, arguments).pixels_NCHW
+def _load_pixels(*arguments: Any) -> NDArray[np.uint8]:
+    return load_once(_read, arguments).pixels_NCHW
 
 
-def _read(path: str, name: str, part: str, max_image_bytes: int, stamped: str) -> _Part:
+def _read(path: str, name: str, part: str, max_image_bytes: int, stamped: str) -> _Split:
     version = _VERSIONS[name]
     wanted = {*version.parts[part], *(file for file, _ in version.names.values())}
     try:
         contents = dict(_contents(path, wanted, max_image_bytes))
     except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as fault:
-        raise not_read(path, fault) from fault
+        raise unreadable_file(path, fault) from fault
     if missing := sorted(wanted - set(contents)):
         raise ValueError(f"{path!r} lacks {', '.join(missing)}; download it again")
-    read = _binary if version.is_binary else _pickled
+    read = _read_binary if version.is_binary else _read_pickled
     batches = [read(contents[file], version, f"{path}, {file}") for file in version.parts[part]]
     pixels = np.concatenate([batch[0] for batch in batches])
     labels = {kind: np.concatenate([batch[1][kind] for batch in batches]) for kind in version.labels}
@@ -167,7 +169,7 @@ def _read(path: str, name: str, part: str, max_image_bytes: int, stamped: str) -
         if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
             raise ValueError(f"{path}, {file}: no list of class names; download it again")
         classes[kind] = tuple(names)
-    return _Part(pixels.reshape(-1, _CHANNELS, _SIDE, _SIDE), labels, classes)
+    return _Split(pixels.reshape(-1, _CHANNELS, _SIDE, _SIDE), labels, classes)
 
 
 def _contents(path: str, wanted: Collection[str], max_image_bytes: int) -> Iterator[tuple[str, bytes]]:
@@ -180,7 +182,7 @@ def _contents(path: str, wanted: Collection[str], max_image_bytes: int) -> Itera
         return
     room = room_for(os.path.getsize(path), max_image_bytes)
     with (
-        _unpacked(path) as unpacked,
+        _open_unpacked(path) as unpacked,
         tarfile.open(fileobj=cast(Any, LimitedReader(unpacked, room)), mode="r|") as archive,
     ):
         for entry in archive:
@@ -193,7 +195,7 @@ def _contents(path: str, wanted: Collection[str], max_image_bytes: int) -> Itera
 _Batch = tuple[NDArray[np.uint8], dict[str, NDArray[np.int64]]]
 
 
-def _pickled(content: bytes, version: _Version, where: str) -> _Batch:
+def _read_pickled(content: bytes, version: _Version, where: str) -> _Batch:
     batch = read_pickle(content, where)
     pixels = batch.get("data")
     labels = {kind: _whole_numbers(batch.get(key, ()), f"{where}, {key}") for kind, key in version.labels.items()}
@@ -212,7 +214,7 @@ def _whole_numbers(values: Any, where: str) -> NDArray[np.int64]:
     return np.array([int(text) if text.isdigit() and len(text) < 5 else -1 for text in texts], np.int64)
 
 
-def _binary(content: bytes, version: _Version, where: str) -> _Batch:
+def _read_binary(content: bytes, version: _Version, where: str) -> _Batch:
     front = len(version.labels)
     if not content or len(content) % (front + _PIXELS):
         raise ValueError(f"{where} is cut short: {len(content)} bytes are no whole images; download it again")

@@ -34,7 +34,7 @@ def read_pickle(content: bytes, where: str) -> dict[str, Any]:
         ValueError: damaged, or something else in it.
     """
     try:
-        found = _made(_run(content))
+        found = _plain_value(_run(content))
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, UnicodeError) as fault:
         raise ValueError(f"{where} is damaged, or not as published ({fault}); download it again") from fault
     if not isinstance(found, dict):
@@ -61,16 +61,16 @@ def _run(content: bytes) -> Any:
             stack.append(_MARK)
         elif name == "GLOBAL":
             stack.append(value)
-        elif name in _PUSHED:
-            stack.append(_PUSHED[name](value))
-        elif name in _DONE:
-            _DONE[name](stack)
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name](value))
+        elif name in _OPERATIONS:
+            _OPERATIONS[name](stack)
         else:
             raise ValueError(f"it has {name}")
     raise ValueError("no end")
 
 
-_PUSHED: dict[str, Callable[[Any], Any]] = {
+_CONSTANTS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "INT"), lambda value: value),
     **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"), lambda value: value),
     **dict.fromkeys(("BINSTRING", "SHORT_BINSTRING"), lambda value: value),  # Python 2's, as latin-1 characters
@@ -124,7 +124,7 @@ def _build(stack: list) -> None:
     stack[-1].state = state
 
 
-_DONE: dict[str, Callable[[list], None]] = {
+_OPERATIONS: dict[str, Callable[[list], None]] = {
     "TUPLE1": _tuple(1),
     "TUPLE2": _tuple(2),
     "TUPLE3": _tuple(3),
@@ -138,29 +138,29 @@ _DONE: dict[str, Callable[[list], None]] = {
 }
 
 
-def _made(value: Any, depth: int = 0) -> Any:
+def _plain_value(value: Any, depth: int = 0) -> Any:
     """Plain values of what was read: a dictionary of values and lists of values."""
     if depth > _DEEPEST:  # lists that hold each other many times would take memory without end
         raise ValueError("it nests lists")
     if isinstance(value, dict):
-        return {_made(key, depth + 1): _made(item, depth + 1) for key, item in value.items()}
+        return {_plain_value(key, depth + 1): _plain_value(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_made(item, depth + 1) for item in value]
+        return [_plain_value(item, depth + 1) for item in value]
     if isinstance(value, _Call):
-        return _encoded(value) if value.name == _ENCODE else _array(value)
+        return _encode(value) if value.name == _ENCODE else _make_array(value)
     return value
 
 
-def _encoded(call: _Call) -> bytes:
+def _encode(call: _Call) -> bytes:
     text, coding = call.arguments
     if coding != "latin1":
         raise ValueError(f"it has bytes coded as {coding}")
     return text.encode("latin-1")
 
 
-def _array(call: _Call) -> np.ndarray:
+def _make_array(call: _Call) -> np.ndarray:
     _, shape, dtype, is_fortran, values = call.state
     kind = _TYPES[dtype.arguments[0]] if call.name in _ARRAY and dtype.name == _DTYPE else None
-    values = _encoded(values) if isinstance(values, _Call) else values
+    values = _encode(values) if isinstance(values, _Call) else values
     content = values.encode("latin-1") if isinstance(values, str) else values
     return np.frombuffer(content, kind).reshape(shape, order="F" if is_fortran else "C")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.sources.readers import ArrayReader, loaded
+from paddlemae.data.sources.readers import ArrayReader, load_once
 from paddlemae.data.sources.source import ClassTargets, Source
 from paddlemae.data.sources.subsets import view_of
 
@@ -19,7 +19,7 @@ def open_digits(split: str | None) -> Source:
     split = split or "train"
     if split not in _SPLITS:
         raise ValueError(f"expected one of digits' splits {', '.join(_SPLITS)}, got {split!r}")
-    labels = loaded(_read, ("labels",)).astype(np.int64)
+    labels = load_once(_read, ("labels",)).astype(np.int64)
     reader = ArrayReader("digits", len(labels), _read, ("images",))
     digits = Source("digits", reader, ClassTargets(labels, tuple("0123456789")))
     first, last = _SPLITS[split]

@@ -9,8 +9,8 @@ from paddlemae.data.sources.archive_entries import RUN_MARKS, SYSTEM_FOLDERS
 from paddlemae.data.sources.labels import targets_by_folder
 from paddlemae.data.sources.readers import FileReader
 from paddlemae.data.sources.source import Source
-from paddlemae.data.sources.string_table import Names
-from paddlemae.data.sources.subfolders import classes_to_train_on, note_deeper_splits, subfolder_of, subfolders
+from paddlemae.data.sources.string_table import StringTable
+from paddlemae.data.sources.subfolders import note_deeper_splits, subfolder_of, subfolders, training_classes
 
 TAR = ".tar"
 
@@ -29,9 +29,9 @@ def open_folder(root: str, split: str | None, labelled: bool) -> Source:
         note_deeper_splits(root, files)
     targets = None
     if labelled:
-        known = classes_to_train_on(whole) if part and split == "test" else ()
+        known = training_classes(whole) if part and split == "test" else ()
         targets = targets_by_folder(root, files, subfolders(root), known, is_split=part is not None)
-    return Source(root, FileReader(root, Names.of(files)), targets)
+    return Source(root, FileReader(root, StringTable.of(files)), targets)
 
 
 def list_images(root: str) -> tuple[list[str], int]:
@@ -76,7 +76,7 @@ def list_images(root: str) -> tuple[list[str], int]:
     return (sorted(images), num_others + len(arrays)) if images else (sorted(arrays), num_others)
 
 
-def tars_below(root: str) -> list[str]:
+def list_tars(root: str) -> list[str]:
     """Return the tars of a folder and those below it, relative and sorted; none where a folder in it has images.
 
     There a tar is what these came in.

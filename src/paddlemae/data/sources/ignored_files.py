@@ -10,11 +10,11 @@ from paddlemae.data.sources.open import path_and_options
 from paddlemae.data.sources.readers import ContentReader, FileReader
 from paddlemae.data.sources.shards import is_sidecar
 from paddlemae.data.sources.source import Source
-from paddlemae.data.sources.tar import TarContents, entries
+from paddlemae.data.sources.tar import TarContents, read_entries
 from paddlemae.data.sources.zip import ZipContents, zip_entries
 
 
-def passed_over(spec: str, source: Source) -> Counter[str]:
+def count_ignored_files(spec: str, source: Source) -> Counter[str]:
     """Return how many files with each ending lie among the images and are not read; hidden ones don't count.
 
     Args:
@@ -29,7 +29,7 @@ def passed_over(spec: str, source: Source) -> Counter[str]:
     elif isinstance(contents, ZipContents):
         names, first = (name for name, kind, _ in zip_entries(path) if kind == "file"), contents.files[0]
     elif isinstance(contents, TarContents) and os.path.isfile(path):
-        found = (entry.name for entry in entries(path, lambda name: False) if entry.kind == "file")
+        found = (entry.name for entry in read_entries(path, lambda name: False) if entry.kind == "file")
         names, first = (name for name in found if not is_sidecar(name)), contents.files[0]
     else:
         return Counter()

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.sources.string_table import Names
+from paddlemae.data.sources.string_table import StringTable
 
 
-def grouped(values: Sequence) -> tuple[NDArray[np.int64], Names]:
+def number_groups(values: Sequence) -> tuple[NDArray[np.int64], StringTable]:
     """(int64 [N]: of each image the number of its group; their names), in the order of the values."""
     try:
         found, numbers = np.unique(np.asarray(values), return_inverse=True)
     except TypeError:  # some are missing
         found, numbers = np.unique([str(value) for value in values], return_inverse=True)
-    return numbers.astype(np.int64), Names.of(map(str, found.tolist()))
+    return numbers.astype(np.int64), StringTable.of(map(str, found.tolist()))

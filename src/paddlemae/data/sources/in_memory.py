@@ -22,22 +22,22 @@ from paddlemae.data.decode.images import (
     read_picture,
 )
 from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, room_for
-from paddlemae.data.decode.pillow import pixels_of
+from paddlemae.data.decode.pillow import read_pixels
 from paddlemae.data.decode.pixel_format import Pixels, as_channels, as_HWC, check_channels
 from paddlemae.data.sources.open import open_source
 from paddlemae.data.sources.readers import file_stamp
 from paddlemae.data.sources.source import Source
 
-One = str | os.PathLike[str] | Image.Image | NDArray
-Images = One | Sequence[One] | Source
+OneImage = str | os.PathLike[str] | Image.Image | NDArray
+Images = OneImage | Sequence[OneImage] | Source
 _EXPECTED = "a path, a picture of Pillow, a uint8 or uint16 array, a list of these, or a source of images"
 
 
 @dataclass(frozen=True, eq=False)
-class GivenReader:
+class InMemoryReader:
     """Images of a program: paths, Pillow's pictures, arrays [H, W], [H, W, C] or [C, H, W]."""
 
-    images: tuple[One, ...]
+    images: tuple[OneImage, ...]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -57,7 +57,7 @@ class GivenReader:
             return read_picture(image, channels, need_of)
         check_channels(channels)
         try:
-            pixels = pixels_of(image, channels) if isinstance(image, Image.Image) else _of_array(image, channels)
+            pixels = read_pixels(image, channels) if isinstance(image, Image.Image) else _of_array(image, channels)
         except (ValueError, OSError, SyntaxError) as fault:  # a picture of Pillow reads its file only now
             raise UnreadableImage(self.describe(i), " ".join(str(fault).split())) from fault
         need_of(*pixels.shape[:2])
@@ -80,7 +80,7 @@ def _of_array(values: NDArray, channels: int) -> Pixels:
     return as_channels(as_HWC(values, channels), channels)
 
 
-def given_source(images: Images) -> Source:
+def as_source(images: Images) -> Source:
     """The images that a program names in any of the ways that it may.
 
     Args:
@@ -109,8 +109,8 @@ def given_source(images: Images) -> Source:
     return _given(tuple(os.path.expanduser(each) if isinstance(each, str) else each for each in images))
 
 
-def _given(images: tuple[One, ...]) -> Source:
-    return Source("the given images", GivenReader(images))
+def _given(images: tuple[OneImage, ...]) -> Source:
+    return Source("the given images", InMemoryReader(images))
 
 
 def _holds_many(path: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import numpy as np
 
 from paddlemae.data.sources.source import ClassTargets
-from paddlemae.data.sources.splits import listed, note, on_both_sides, split_of
+from paddlemae.data.sources.splits import list_names, note, on_both_sides, split_of
 
 # Columns that labels are in, if none is named: the first that is there.
 LABEL_COLUMNS = ("label", "class", "labels", "class_name", "category", "target", "y", "fine_label")
@@ -36,7 +36,7 @@ def as_labels(values: Sequence, row_of: Callable[[int], str]) -> list[str]:
     for number, value in enumerate(values):
         label = _label_of(value)
         if label is None:
-            raise unusable(values, row_of(number), _problem(value))
+            raise unusable_label(values, row_of(number), _problem(value))
         labels.append(label)
     return labels
 
@@ -45,11 +45,11 @@ def note_unused(where: str, columns: Sequence[str]) -> None:
     """Say which column has the labels where several are called so."""
     if len(columns) > 1:
         first = min(columns, key=lambda name: LABEL_COLUMNS.index(name.lower()))
-        others = listed([name for name in columns if name != first])
+        others = list_names([name for name in columns if name != first])
         note(f"{where}: labels are of column {first!r}, and {others} not used; name another with ::label=")
 
 
-def unusable(values: Sequence, row: str, problem: str) -> ValueError:
+def unusable_label(values: Sequence, row: str, problem: str) -> ValueError:
     """Return the error of a row of labels: a `BadLabel`, unless there are no labels in any row."""
     return (ValueError if all(map(_is_missing, values)) else BadLabel)(f"{row}: {problem}")
 
@@ -73,12 +73,12 @@ def _label_of(value: object) -> str | None:
 def _problem(value: object) -> str:
     if _is_missing(value) and value != -1:
         return "no label; fill it in or remove the row"
-    shown = repr(value)
-    shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
-    return f"the label {shown} ({type(value).__name__}) is neither a name nor a whole number of 0 or more; change it"
+    text = repr(value)
+    text = text if len(text) <= 40 else f"{text[:40]}..."
+    return f"the label {text} ({type(value).__name__}) is neither a name nor a whole number of 0 or more; change it"
 
 
-def numbered(values: Sequence[str], where: str, classes: tuple[str, ...] = ()) -> ClassTargets:
+def number_labels(values: Sequence[str], where: str, classes: tuple[str, ...] = ()) -> ClassTargets:
     """Return the targets of images whose classes are named; classes that are whole numbers are in numeric order.
 
     Args:
@@ -86,7 +86,7 @@ def numbered(values: Sequence[str], where: str, classes: tuple[str, ...] = ()) -
     Raises:
         ValueError: a class that is not among `classes`, or fewer than two.
     """
-    known = classes or in_order(set(values))
+    known = classes or sort_names(set(values))
     if len(known) < 2:
         raise ValueError(f"labels need two classes or more, but all images of {where} are {''.join(known)!r}")
     number_of = {name: number for number, name in enumerate(known)}
@@ -97,11 +97,11 @@ def numbered(values: Sequence[str], where: str, classes: tuple[str, ...] = ()) -
 def _check_known(names: Collection[str], known: Collection[str], where: str) -> None:
     if strangers := sorted(name for name in names if name not in known):
         raise ValueError(
-            f"{where} has labels that no training image has: {listed(strangers)}; change them or train on them"
+            f"{where} has labels that no training image has: {list_names(strangers)}; change them or train on them"
         )
 
 
-def in_order(names: Iterable[str]) -> tuple[str, ...]:
+def sort_names(names: Iterable[str]) -> tuple[str, ...]:
     """Return class names in their order: by value where all are whole numbers, else by their characters."""
     names = sorted(names)
     return tuple(sorted(names, key=_value) if all(is_whole(name) for name in names) else names)
@@ -113,9 +113,9 @@ def _value(digits: str) -> tuple[int, str]:
     return len(digits), digits
 
 
-def by_value(targets: ClassTargets) -> ClassTargets:
+def sort_classes(targets: ClassTargets) -> ClassTargets:
     """Return targets with their classes in numeric order where all are whole numbers, else as they are."""
-    order = in_order(targets.classes) if all(map(is_whole, targets.classes)) else targets.classes
+    order = sort_names(targets.classes) if all(map(is_whole, targets.classes)) else targets.classes
     if order == targets.classes:
         return targets
     number_of = {name: number for number, name in enumerate(order)}
@@ -154,9 +154,9 @@ def targets_by_folder(
             loose.append(file)
     if loose:
         raise ValueError(f"{layout}, but {len(loose)} images are outside any; move {loose[0]!r} and the like")
-    classes = in_order(filled if folders is None else folders)
+    classes = sort_names(filled if folders is None else folders)
     if all(split_of(name) for name in classes) or (not is_split and on_both_sides(classes)):
-        raise ValueError(f"{layout}, but {root!r} holds {listed(classes)}; ask for split 'train' or 'test'")
+        raise ValueError(f"{layout}, but {root!r} holds {list_names(classes)}; ask for split 'train' or 'test'")
     for name in classes:
         if name not in filled:
             raise ValueError(f"{layout}, but {f'{root}/{name}'!r} has no images; fill or remove it")

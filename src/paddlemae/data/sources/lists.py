@@ -17,19 +17,27 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from paddlemae.data.sources.image_groups import grouped
-from paddlemae.data.sources.labels import LABEL_COLUMNS, as_labels, is_whole, note_unused, numbered
+from paddlemae.data.sources.image_groups import number_groups
+from paddlemae.data.sources.labels import LABEL_COLUMNS, as_labels, is_whole, note_unused, number_labels
 from paddlemae.data.sources.readers import FileReader
 from paddlemae.data.sources.source import Source
-from paddlemae.data.sources.splits import TEST_WORDS, TRAIN_WORDS, MissingPart, listed, part_of, split_of, words_of
-from paddlemae.data.sources.string_table import Names
+from paddlemae.data.sources.splits import (
+    TEST_WORDS,
+    TRAIN_WORDS,
+    MissingSplit,
+    choose_split,
+    list_names,
+    split_of,
+    words_of,
+)
+from paddlemae.data.sources.string_table import StringTable
 from paddlemae.data.sources.subsets import spread_over
 
 IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
 SPLIT_COLUMNS = ("split", "set", "part", "partition")
 GROUP_COLUMNS = ("group", "patient", "patient_id", "tile", "tile_id")
 _BLANKS = " \t"  # between a path and its label; others may be in names
-_TRIED = 100  # of a list's images, whether they are there
+_MOST_TRIED = 100  # of a list's images, whether they are there
 
 
 @dataclass
@@ -66,7 +74,7 @@ def open_list(path: str, split: str | None, labelled: bool, options: dict[str, s
         counts = Counter[str]()
         for name, count in Counter(own.parts).items():
             counts[name.lower()] += count
-        part = part_of(counts, split, repr(path), "rows whose split is")
+        part = choose_split(counts, split, repr(path), "rows whose split is")
         train = next((name for name in counts if split_of(name) == "train"), None)
         if labelled and part and train and part != train:
             known = _classes(path, own.chosen(train))
@@ -74,15 +82,15 @@ def open_list(path: str, split: str | None, labelled: bool, options: dict[str, s
     elif split == "test":
         if labelled:
             known = _classes(path, own)
-        path = _held_out(path)
+        path = _find_test_list(path)
         own = read(path, labelled, options)
     if not own.paths:
         raise ValueError(f"{path!r} names no images; expected a path a line")
     root = os.path.expanduser(options.get("root") or os.path.dirname(path) or ".")
-    own.paths = _as_they_are(path, root, own.paths)
-    groups = (None, None) if own.groups is None else grouped(own.groups)
-    targets = numbered(_labels(path, own), repr(path), known) if labelled else None
-    return Source(path, FileReader(root, Names.of(own.paths)), targets, *groups)
+    own.paths = _find_paths(path, root, own.paths)
+    groups = (None, None) if own.groups is None else number_groups(own.groups)
+    targets = number_labels(_labels(path, own), repr(path), known) if labelled else None
+    return Source(path, FileReader(root, StringTable.of(own.paths)), targets, *groups)
 
 
 def is_csv(path: str) -> bool:
@@ -91,7 +99,7 @@ def is_csv(path: str) -> bool:
 
 
 def _classes(path: str, rows: _Rows) -> tuple[str, ...]:
-    return numbered(_labels(path, rows), repr(path)).classes
+    return number_labels(_labels(path, rows), repr(path)).classes
 
 
 def _labels(path: str, rows: _Rows) -> list[str]:
@@ -101,7 +109,7 @@ def _labels(path: str, rows: _Rows) -> list[str]:
     return rows.labels if numbers is None else as_labels(rows.labels, lambda row: f"{path!r}, row {numbers[row]}")
 
 
-def _held_out(path: str) -> str:
+def _find_test_list(path: str) -> str:
     """The list of held-out images that belongs to this one, or this one if it is called so itself."""
     folder, name = os.path.split(path)
     words = words_of(name)
@@ -113,9 +121,9 @@ def _held_out(path: str) -> str:
         there = {other.lower(): other for other in sorted(os.listdir(folder or "."), reverse=True)}
         lists = {word: re.sub("training|train", word, name.lower()) for word in TEST_WORDS}
         present = [word for word, other in lists.items() if other in there]
-        if present and (word := part_of(present, "test", f"the lists next to {path!r}", "list")):
+        if present and (word := choose_split(present, "test", f"the lists next to {path!r}", "list")):
             return os.path.join(folder, there[lists[word]])
-    raise MissingPart(
+    raise MissingSplit(
         f"there is no held-out list for {path!r}; put {name.replace('train', 'val')!r} next to it, or hold part of the "
         "training images out with val_fraction"
         if "train" in name.lower()
@@ -123,7 +131,7 @@ def _held_out(path: str) -> str:
     )
 
 
-def _text(path: str) -> str:
+def _read_text(path: str) -> str:
     """Return the text of a file; lines end at line feeds, and at nothing else that Unicode calls a line's end."""
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline=None) as file:
@@ -138,11 +146,11 @@ def _text(path: str) -> str:
 def _read_lines(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
     _check_options(path, options, ("root",))
     paths, labels = [], []
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
         line = line.strip(_BLANKS)
         if not line or line.startswith("#"):
             continue
-        image, label = _parted(line)
+        image, label = _split_line(line)
         if labelled and label is None:
             raise ValueError(
                 f"{path!r}, line {number}: expected a path and a whole number as its label, got {line[-80:]!r}"
@@ -152,7 +160,7 @@ def _read_lines(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
     return _Rows(paths, labels if labelled else None)
 
 
-def _parted(line: str) -> tuple[str, str | None]:
+def _split_line(line: str) -> tuple[str, str | None]:
     """(path, label or None): the last word is a label if it is a number."""
     path, _, label = line.rpartition(" ")
     if "\t" in label:
@@ -162,10 +170,10 @@ def _parted(line: str) -> tuple[str, str | None]:
 
 def _read_csv(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
     _check_options(path, options, ("root", "image", "label", "split", "group"))
-    header, rows, numbers = _rows_of(path)
+    header, rows, numbers = _read_rows(path)
 
     def column(role: str, usual: Sequence[str], needed: bool) -> list[str] | None:
-        place = _place(path, header, role, options.get(role), usual, needed)
+        place = _find_column(path, header, role, options.get(role), usual, needed)
         return None if place is None else [row[place].strip() for row in rows]
 
     paths = column("image", IMAGE_COLUMNS, needed=True)
@@ -179,13 +187,13 @@ def _read_csv(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
         note_unused(repr(path), [name for name in header if name.lower() in LABEL_COLUMNS])
     if parts and not any(split_of(part) for part in set(parts)):
         expected = ", ".join((*TRAIN_WORDS, *TEST_WORDS))
-        raise ValueError(f"{path!r}: its column of splits has {listed(sorted(set(parts)))}; expected {expected}")
+        raise ValueError(f"{path!r}: its column of splits has {list_names(sorted(set(parts)))}; expected {expected}")
     return _Rows(paths, labels, parts, groups, numbers)
 
 
-def _rows_of(path: str) -> tuple[list[str], list[list[str]], Sequence[int]]:
+def _read_rows(path: str) -> tuple[list[str], list[list[str]], Sequence[int]]:
     """(names of the columns, rows, their numbers) of a CSV; empty rows are passed over."""
-    file, first = io.StringIO(_text(path)), 1
+    file, first = io.StringIO(_read_text(path)), 1
     head = file.readline().rstrip("\n")
     delimiter = max(",;\t", key=head.count)
     if re.fullmatch(r"sep=[,;\t|]", head, re.IGNORECASE):  # Excel's first line, which no column is called like
@@ -207,7 +215,7 @@ def _rows_of(path: str) -> tuple[list[str], list[list[str]], Sequence[int]]:
     return header, rows, numbers
 
 
-def _place(
+def _find_column(
     path: str, header: list[str], role: str, given: str | None, usual: Sequence[str], needed: bool
 ) -> int | None:
     """Which column has a role."""
@@ -221,21 +229,21 @@ def _place(
         return None
     wanted = repr(given) if given else f"of {role}s (called {', '.join(usual)})"
     hint = "" if given else f"; name it with {f'{path}::{role}=COLUMN'!r}"
-    raise ValueError(f"{path!r} has no column {wanted}; its columns: {listed(header)}{hint}")
+    raise ValueError(f"{path!r} has no column {wanted}; its columns: {list_names(header)}{hint}")
 
 
 def _check_options(path: str, options: dict[str, str], known: Sequence[str]) -> None:
     strangers = sorted(set(options) - set(known))
     if strangers:
-        raise ValueError(f"{path!r} takes no {listed(strangers)}; only {', '.join(known)}")
+        raise ValueError(f"{path!r} takes no {list_names(strangers)}; only {', '.join(known)}")
 
 
-def _as_they_are(path: str, root: str, images: list[str]) -> list[str]:
+def _find_paths(path: str, root: str, images: list[str]) -> list[str]:
     """Return the paths of a list, with slashes if they are there so rather than with backslashes.
 
     Refuse a list of which no image is where it says; single ones that are missing are left out as they are met.
     """
-    tried = [images[place] for place in spread_over(len(images), _TRIED)]
+    tried = [images[place] for place in spread_over(len(images), _MOST_TRIED)]
 
     def there(images: Sequence[str]) -> bool:
         return any(os.path.lexists(os.path.join(root, image)) for image in images)

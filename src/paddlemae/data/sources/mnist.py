@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, check_room, room_for
-from paddlemae.data.sources.labels import numbered
-from paddlemae.data.sources.readers import ArrayReader, file_stamp, loaded, not_read
+from paddlemae.data.sources.labels import number_labels
+from paddlemae.data.sources.readers import ArrayReader, file_stamp, load_once, unreadable_file
 from paddlemae.data.sources.source import Source
-from paddlemae.data.sources.splits import TEST_WORDS, listed, part_of, words_of
+from paddlemae.data.sources.splits import TEST_WORDS, choose_split, list_names, words_of
 
 _IMAGES, _LABELS = "-images-idx3-ubyte", "-labels-idx1-ubyte"
 _BYTES = 8  # the code of unsigned bytes
@@ -36,20 +36,20 @@ def open_idx(
     """
     is_test = {name: "t10k" in name.lower() or bool(words_of(name) & set(TEST_WORDS)) for name in names}
     parts = {"test" if is_test[name] else "train" for name in names}
-    wanted = part_of(parts, split, repr(spec), "file of images to") or sorted(parts)[-1]
+    wanted = choose_split(parts, split, repr(spec), "file of images to") or sorted(parts)[-1]
     meant = sorted(name for name in names if is_test[name] == (wanted == "test"))
     if len(meant) > 1:
-        raise ValueError(f"{spec!r} has several sets of images to {wanted}: {listed(meant)}; name the file of one")
+        raise ValueError(f"{spec!r} has several sets of images to {wanted}: {list_names(meant)}; name the file of one")
     (name,) = meant
     path = os.path.join(folder, name)
     labels_path = os.path.join(folder, name.replace("images", "labels").replace("idx3", "idx1"))
     if not os.path.exists(labels_path):
         raise FileNotFoundError(f"{path!r} lies without its labels; put {os.path.basename(labels_path)!r} beside it")
     stamped, arguments = file_stamp(path), (path, 3, max_image_bytes)
-    images, labels = loaded(read_idx, arguments, stamped), read_idx(labels_path, 1, max_image_bytes)
+    images, labels = load_once(read_idx, arguments, stamped), read_idx(labels_path, 1, max_image_bytes)
     if len(images) != len(labels):
         raise ValueError(f"{path!r} has {len(images)} images and {len(labels)} labels; download both again")
-    targets = numbered([str(label) for label in labels.tolist()], repr(spec))
+    targets = number_labels([str(label) for label in labels.tolist()], repr(spec))
     return Source(path, ArrayReader(path, len(images), read_idx, arguments, stamped), targets)
 
 
@@ -70,7 +70,7 @@ def read_idx(path: str, num_axes: int, max_image_bytes: int = MAX_IMAGE_BYTES) -
                 check_room(size, room_for(os.path.getsize(path), max_image_bytes))
                 content = file.read(size + 1)
     except (OSError, EOFError, zlib.error) as fault:
-        raise not_read(path, fault) from fault
+        raise unreadable_file(path, fault) from fault
     length = len(content) if is_gzipped else os.path.getsize(path) - start
     if length != size:
         raise ValueError(f"{path!r} is cut short: {length} bytes of images of shape {shape}; download it again")

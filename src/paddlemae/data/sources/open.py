@@ -5,26 +5,26 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from paddlemae.data.decode.images import EXTENSIONS, has_ending
-from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, OPTION, parsed_bytes
+from paddlemae.data.decode.limits import LIMIT_OPTION, MAX_IMAGE_BYTES, parse_bytes
 from paddlemae.data.decode.multichannel import ARRAY_START
 from paddlemae.data.pack.reader import open_pack, read_index
-from paddlemae.data.sources.archives import expanded, open_tars, open_zip
+from paddlemae.data.sources.archives import expand_braces, open_tars, open_zip
 from paddlemae.data.sources.arrays import open_npy, open_npz
 from paddlemae.data.sources.arrow_file import ARROW_START
 from paddlemae.data.sources.cifar import open_cifar, version_of_archive, version_of_folder
 from paddlemae.data.sources.digits import open_digits
-from paddlemae.data.sources.folder import TAR, open_folder, tars_below
+from paddlemae.data.sources.folder import TAR, list_tars, open_folder
 from paddlemae.data.sources.lists import open_list
 from paddlemae.data.sources.mnist import is_idx_images, open_idx
 from paddlemae.data.sources.readers import ContentReader, FileReader
 from paddlemae.data.sources.source import Source
-from paddlemae.data.sources.splits import listed
+from paddlemae.data.sources.splits import list_names
 from paddlemae.data.sources.table_files import PARQUET_START
-from paddlemae.data.sources.tables import ARROW, PARQUET, open_tables, tables_in
+from paddlemae.data.sources.tables import ARROW, PARQUET, list_tables, open_tables
 from paddlemae.data.sources.tar import is_tar
-from paddlemae.data.sources.zip import infos
+from paddlemae.data.sources.zip import read_directory
 
-_KINDS = "a folder, list, archive, shards, table or array of images, or 'digits'"
+_EXPECTED = "a folder, list, archive, shards, table or array of images, or 'digits'"
 _ZIP, _GZIP, _ARROW_STREAM, _IDX = b"PK", b"\x1f\x8b", b"\xff\xff\xff\xff", b"\0\0\x08\x03"
 _COMPRESSED = (_GZIP, b"BZh", b"\xfd7zXZ")
 _TEXT = (".txt", ".csv", ".tsv", ".lst", ".list", "")
@@ -59,11 +59,11 @@ def open_source(spec: str, split: str | None = None, labelled: bool = False) -> 
     if spec == "digits":
         return open_digits(split)
     path, options = path_and_options(spec)
-    limit = parsed_bytes(options.pop(OPTION)) if OPTION in options else MAX_IMAGE_BYTES
+    limit = parse_bytes(options.pop(LIMIT_OPTION)) if LIMIT_OPTION in options else MAX_IMAGE_BYTES
     if "{" in path and not os.path.exists(path):
-        opened = _open_many(expanded(path), spec, split, labelled, options)
+        opened = _open_many(expand_braces(path), spec, split, labelled, options)
     elif not os.path.exists(path):
-        raise FileNotFoundError(f"expected {_KINDS}, got {spec!r}, which does not exist")
+        raise FileNotFoundError(f"expected {_EXPECTED}, got {spec!r}, which does not exist")
     elif os.path.isdir(path):
         opened = _open_in_folder(path, spec, split, labelled, options, limit)
     else:
@@ -89,7 +89,7 @@ def path_and_options(spec: str) -> tuple[str, dict[str, str]]:
 
 def _refuse_options(spec: str, options: dict[str, str]) -> None:
     if options:
-        raise ValueError(f"{spec!r}: images of this kind take no options, got {listed(sorted(options))}")
+        raise ValueError(f"{spec!r}: images of this kind take no options, got {list_names(sorted(options))}")
 
 
 def _open_many(paths: list[str], spec: str, split: str | None, labelled: bool, options: dict[str, str]) -> Source:
@@ -120,10 +120,10 @@ def _open_in_folder(
         if idx := [name for name in names if is_idx_images(name)]:
             _refuse_options(spec, options)
             return open_idx(root, idx, spec, split, limit)
-        tables = tables_in(root)
+        tables = list_tables(root)
         if tables and not all(_describes_shard(os.path.join(root, table)) for table in tables):
             return open_tables(root, tables, root, split, labelled, options)
-        if tars := tars_below(root):
+        if tars := list_tars(root):
             _refuse_options(spec, options)
             return open_tars([os.path.join(root, tar) for tar in tars], root, split, labelled, root)
     _refuse_options(spec, options)
@@ -139,7 +139,7 @@ def _open_file(path: str, spec: str, split: str | None, labelled: bool, options:
     folder, name = os.path.split(path)
     ending = os.path.splitext(name)[1].lower()
     if not os.path.isfile(path):  # opening a pipe may never end
-        raise ValueError(f"expected {_KINDS}, got {spec!r}, which is a pipe or a device")
+        raise ValueError(f"expected {_EXPECTED}, got {spec!r}, which is a pipe or a device")
     try:
         with open(path, "rb") as file:
             start = file.read(8)
@@ -168,11 +168,11 @@ def _open_file(path: str, spec: str, split: str | None, labelled: bool, options:
     for is_it, opened in kinds:
         if is_it:
             return opened()
-    raise ValueError(f"expected {_KINDS}, got {spec!r}, which is none of these; give an image's folder")
+    raise ValueError(f"expected {_EXPECTED}, got {spec!r}, which is none of these; give an image's folder")
 
 
 def _is_npz(path: str) -> bool:
     """Whether a zip is one of arrays: by its name, or because nothing else is in it."""
     return has_ending(path, (".npz",)) or all(
-        info.filename.endswith(".npy") and not {"/", "\\"} & set(info.filename) for info in infos(path)
+        info.filename.endswith(".npy") and not {"/", "\\"} & set(info.filename) for info in read_directory(path)
     )

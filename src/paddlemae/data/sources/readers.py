@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from paddlemae.data.decode.images import NeedOf, Picture, UnreadableImage, decode_picture, read_content, read_picture
 from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, room_for
 from paddlemae.data.decode.pixel_format import as_channels, as_HWC, check_channels
-from paddlemae.data.disk.retry import patiently
-from paddlemae.data.disk.slow_reads import noticed
-from paddlemae.data.sources.string_table import Names
+from paddlemae.data.disk.retry import retry_read
+from paddlemae.data.disk.slow_reads import report_slow_read
+from paddlemae.data.sources.string_table import StringTable
 
 _LONGEST_REASON = 100
 
@@ -58,7 +58,7 @@ class FileReader:
     """
 
     root: str
-    files: Names
+    files: StringTable
     max_image_bytes: int = MAX_IMAGE_BYTES
 
     def __len__(self) -> int:
@@ -69,14 +69,14 @@ class FileReader:
 
     def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
         path = self.describe(i)
-        with noticed(path):
+        with report_slow_read(path):
             # a disk's faults come before the size is known, so `need_of` is still called once
-            return patiently(lambda: read_picture(path, channels, need_of, self.max_image_bytes), self.root)
+            return retry_read(lambda: read_picture(path, channels, need_of, self.max_image_bytes), self.root)
 
     def stored(self, i: int) -> bytes:
         path = self.describe(i)
-        with noticed(path):
-            return patiently(lambda: read_content(path), self.root)
+        with report_slow_read(path):
+            return retry_read(lambda: read_content(path), self.root)
 
     def room(self, i: int) -> int:
         return room_for(os.path.getsize(self.describe(i)), self.max_image_bytes)
@@ -139,8 +139,8 @@ class ContentReader:
                 reason = fault.strerror if isinstance(fault, OSError) else None
                 raise UnreadableImage(name, reason or " ".join(str(fault).split()), number) from fault
 
-        with noticed(name):
-            return patiently(read, self.contents.root)
+        with report_slow_read(name):
+            return retry_read(read, self.contents.root)
 
     def room(self, i: int) -> int:
         return room_for(self.contents.stored_bytes(i), self.max_image_bytes)
@@ -183,7 +183,7 @@ class ArrayReader:
         return Picture(image_HWC, size)
 
     def stored(self, i: int) -> NDArray[Any]:
-        return loaded(self.load, self.arguments, self.stamped)[i]  # type: ignore[no-any-return]
+        return load_once(self.load, self.arguments, self.stamped)[i]  # type: ignore[no-any-return]
 
     def room(self, i: int) -> int:
         return MAX_IMAGE_BYTES  # for what is made of an image that is in memory
@@ -193,12 +193,12 @@ class ArrayReader:
 
 
 @functools.lru_cache(maxsize=4)  # not a field of the reader: it would travel to every worker
-def loaded(load: Callable[..., Any], arguments: tuple[Any, ...], stamped: str = "") -> Any:
+def load_once(load: Callable[..., Any], arguments: tuple[Any, ...], stamped: str = "") -> Any:
     """Return the result of `load`, kept by this process until `stamped` is another."""
     return load(*arguments)
 
 
-def not_read(path: str, fault: Exception) -> ValueError:
+def unreadable_file(path: str, fault: Exception) -> ValueError:
     """Return the error of a file that can't be read: what the system said, or that its content is damaged."""
     if isinstance(fault, OSError) and fault.errno is not None:
         advice = "; raise 'ulimit -n'" if fault.errno in (errno.EMFILE, errno.ENFILE) else ""

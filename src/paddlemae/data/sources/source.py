@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.decode.images import NeedOf, Picture, whole
+from paddlemae.data.decode.images import NeedOf, Picture, need_all
 from paddlemae.data.decode.pixel_format import Pixels
 from paddlemae.data.sources.readers import Reader
-from paddlemae.data.sources.string_table import Names
+from paddlemae.data.sources.string_table import StringTable
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Source:
     reader: Reader
     targets: ClassTargets | None = None
     groups: NDArray[np.int64] | None = None
-    group_names: Names | None = None
+    group_names: StringTable | None = None
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -74,7 +74,7 @@ class Source:
 
     def read(self, i: int, channels: int) -> Pixels:
         """Return uint8 or uint16 [H, W, channels], or raise `UnreadableImage`."""
-        return self.reader.read_picture(i, channels, whole).pixels_hwC
+        return self.reader.read_picture(i, channels, need_all).pixels_hwC
 
     def read_picture(self, i: int, channels: int, need_of: NeedOf) -> Picture:
         """Return as much of image i as is needed; `need_of` is called once, with the whole image's size."""

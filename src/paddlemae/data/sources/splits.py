@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 
 _TRAIN, _VAL, _TEST = "train", "val", "test"
 _SPLIT_OF = {
@@ -31,7 +31,7 @@ _LONGEST_LIST = 10  # names that an error lists
 Others = Literal["left out", "refused", "classes"]  # what names of no split are next to words of one side
 
 
-class MissingPart(ValueError):
+class MissingSplit(ValueError):
     """A split of a source that it does not have."""
 
 
@@ -49,7 +49,7 @@ def split_of(name: str) -> str | None:
     return _SPLIT_OF.get(name.lower())
 
 
-def part_of(
+def choose_split(
     present: Collection[str], split: str | None, where: str, unit: str, others: Others = "left out"
 ) -> str | None:
     """Return the name of the split that is meant, as it is written there; None for the whole.
@@ -69,7 +69,7 @@ def part_of(
         return None
     if split not in _MEANT:
         raise ValueError(f"expected split 'train' or 'test' of {where}, got {split!r}")
-    words = _spelled(present, where)
+    words = _find_spellings(present, where)
     strangers = sorted(name for name in present if not split_of(name))
     if strangers and others != "left out" and words and not on_both_sides(words):
         _read_as_names(list(words.values()), strangers, where, unit, others)
@@ -78,18 +78,18 @@ def part_of(
     if chosen is None and (split == "test" or words):
         raise _missing(where, unit, split)
     if chosen is not None:
-        _tell_left_out(present, strangers, where, unit)
+        _note_left_out(present, strangers, where, unit)
     if split == "test" and _VAL in words and _TEST in words:
         note(f"{where}: of {words[_VAL]!r} and {words[_TEST]!r} the first is held out, and the second is not used")
     return chosen
 
 
-def _missing(where: str, unit: str, split: str) -> MissingPart:
+def _missing(where: str, unit: str, split: str) -> MissingSplit:
     hint = "" if split == "train" else ", or hold part of the training images out with val_fraction"
-    return MissingPart(f"{where} has no {unit} {' or '.join(_MEANT[split])}; put the {split} images there{hint}")
+    return MissingSplit(f"{where} has no {unit} {' or '.join(_MEANT[split])}; put the {split} images there{hint}")
 
 
-def _spelled(names: Iterable[str], where: str) -> dict[str, str]:
+def _find_spellings(names: Iterable[str], where: str) -> dict[str, str]:
     """Return the name of each split that is there: split -> name."""
     found: dict[str, str] = {}
     for name in sorted(names):
@@ -111,10 +111,14 @@ def on_both_sides(names: Iterable[str]) -> bool:
 def _read_as_names(words: list[str], strangers: list[str], where: str, unit: str, others: Others) -> None:
     """Take words of one side as names of classes, or refuse them."""
     if others == "classes" and all(split_of(word) == _TRAIN for word in words):
-        note(f"{where}: {listed(words)} is read as a class, not as a split, since {listed(strangers)} hold images too")
+        note(
+            f"{where}: {list_names(words)} is read as a class, not as a split, since {list_names(strangers)} hold "
+            "images too"
+        )
         return
     raise ValueError(
-        f"{where}: {listed(words)} names a split, and {listed(strangers)} none, so it is open which images are meant; "
+        f"{where}: {list_names(words)} names a split, and {list_names(strangers)} none, so it is open which images are "
+        "meant; "
         + (
             "name the folder of training images 'train', or move all class folders into a folder 'train'"
             if others == "classes"
@@ -123,30 +127,30 @@ def _read_as_names(words: list[str], strangers: list[str], where: str, unit: str
     )
 
 
-def _tell_left_out(present: Collection[str], strangers: list[str], where: str, unit: str) -> None:
+def _note_left_out(present: Collection[str], strangers: list[str], where: str, unit: str) -> None:
     if not strangers:
         return
     counts = [present[name] for name in strangers] if isinstance(present, Mapping) else None
-    shown = [f"{name!r} ({count:,})" for name, count in zip(strangers, counts)] if counts else map(repr, strangers)
-    few = list(shown)[:_LONGEST_LIST]
+    named = [f"{name!r} ({count:,})" for name, count in zip(strangers, counts)] if counts else map(repr, strangers)
+    few = list(named)[:_LONGEST_LIST]
     total, what = (sum(counts), "image") if counts else (len(strangers), unit.split()[0])
     more = f" and {len(strangers) - _LONGEST_LIST} more" if len(strangers) > _LONGEST_LIST else ""
     note(f"{where} leaves out {total:,} {what}{'s' * (total != 1)} of no split: {', '.join(few)}{more}")
 
 
-def files_of_part(files: Sequence[str], split: str | None, where: str, unit: str = "file") -> list[str]:
+def files_of_split(files: Sequence[str], split: str | None, where: str, unit: str = "file") -> list[str]:
     """Return the files of a split, by a word of their paths: `train-00000.tar`, `data/cifar_test.parquet`.
 
     Raises:
-        MissingPart, ValueError: as `part_of`; or a name with the words of two splits.
+        MissingPart, ValueError: as `choose_split`; or a name with the words of two splits.
     """
     words = words_of_files(files)
     if split is not None:
         for file, own in zip(files, words):
             if len({_SPLIT_OF[word] for word in own}) > 1:
-                raise ValueError(f"{where}: {file!r} has the words of two splits, {listed(sorted(own))}; rename it")
+                raise ValueError(f"{where}: {file!r} has the words of two splits, {list_names(sorted(own))}; rename it")
     tags = {file: sorted(own)[0] if own else file for file, own in zip(files, words)}
-    part = part_of(set(tags.values()), split, where, f"{unit} named by", others="refused")
+    part = choose_split(set(tags.values()), split, where, f"{unit} named by", others="refused")
     return [file for file in files if part is None or tags[file] == part]
 
 
@@ -168,7 +172,7 @@ def words_of(name: str) -> set[str]:
     return set(re.split(r"[^a-z]+", name.lower()))
 
 
-def listed(names: Sequence[str]) -> str:
+def list_names(names: Sequence[str]) -> str:
     """Return names for an error, not too many."""
     more = f" and {len(names) - _LONGEST_LIST} more" if len(names) > _LONGEST_LIST else ""
-    return ", ".join(shown(repr(name)) for name in names[:_LONGEST_LIST]) + more
+    return ", ".join(display_name(repr(name)) for name in names[:_LONGEST_LIST]) + more

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, eq=False)
-class Names:
+class StringTable:
     """Strings by index, as the bytes of file names: whatever a name holds comes back."""
 
     joined: bytes
     borders: NDArray[np.int64]  # [len + 1]: where each begins, and where the last one ends
 
     @classmethod
-    def of(cls, strings: Iterable[str]) -> "Names":
+    def of(cls, strings: Iterable[str]) -> "StringTable":
         encoded = [os.fsencode(string) for string in strings]
         borders = np.zeros(len(encoded) + 1, np.int64)
         np.cumsum([len(each) for each in encoded], out=borders[1:])

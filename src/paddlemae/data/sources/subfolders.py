@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from paddlemae.data.decode.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
 from paddlemae.data.sources.archive_entries import is_hidden
-from paddlemae.data.sources.labels import in_order
-from paddlemae.data.sources.splits import TEST_WORDS, TRAIN_WORDS, note, on_both_sides, part_of, split_of
+from paddlemae.data.sources.labels import sort_names
+from paddlemae.data.sources.splits import TEST_WORDS, TRAIN_WORDS, choose_split, note, on_both_sides, split_of
 
 PICTURE, ARRAY = "picture", "array"
 _MOST_FOLDERS = 1000  # that are searched for splits inside
@@ -18,7 +18,7 @@ def subfolder_of(root: str, split: str | None) -> str | None:
     """Return the subfolder that a split means; None for the whole folder.
 
     Raises:
-        MissingPart, ValueError: as `labels.part_of`.
+        MissingPart, ValueError: as `labels.choose_split`.
     """
     part = choose_folder(
         subfolders(root) if split else [],
@@ -28,7 +28,7 @@ def subfolder_of(root: str, split: str | None) -> str | None:
         lambda name, kind: Counter(_images_below(os.path.join(root, name)))[kind],
     )
     if part:
-        _tell_loose(root)
+        _note_loose_images(root)
     return part
 
 
@@ -46,14 +46,16 @@ def choose_folder(
         kind_of: of a folder's name, whether it holds a `PICTURE`, or an `ARRAY` only, or None of them.
         count_of: of a name and one of these, how many it holds.
     Raises:
-        MissingPart, ValueError: as `labels.part_of`.
+        MissingPart, ValueError: as `labels.choose_split`.
     """
     words, others = [name for name in names if split_of(name)], [name for name in names if not split_of(name)]
-    present = _present(words, others, kind_of, count_of) if split and words and others else dict.fromkeys(words, 0)
-    return part_of(present, split, where, "subfolder", others="classes")
+    present = (
+        _find_split_folders(words, others, kind_of, count_of) if split and words and others else dict.fromkeys(words, 0)
+    )
+    return choose_split(present, split, where, "subfolder", others="classes")
 
 
-def _present(
+def _find_split_folders(
     words: list[str], others: list[str], kind_of: Callable[[str], str | None], count_of: Callable[[str, str], int]
 ) -> dict[str, int]:
     """Return the folders that decide what is a split: name -> number of images, counted where it is left out."""
@@ -67,10 +69,10 @@ def _present(
     return dict.fromkeys([*filled, *held] if held else words, 0)
 
 
-def classes_to_train_on(root: str) -> tuple[str, ...]:
+def training_classes(root: str) -> tuple[str, ...]:
     """Return the class folders of the split to train on, in their order; none where there is no such split."""
     train = next((name for name in subfolders(root) if split_of(name) == "train"), None)
-    return in_order(subfolders(os.path.join(root, train))) if train else ()
+    return sort_names(subfolders(os.path.join(root, train))) if train else ()
 
 
 def subfolders(root: str) -> list[str]:
@@ -110,7 +112,7 @@ def note_deeper_splits(where: str, files: Sequence[str]) -> None:
         place = bisect_left(files, f"{first}0", place)  # "0" follows "/"
 
 
-def _tell_loose(root: str) -> None:
+def _note_loose_images(root: str) -> None:
     """Say how many images next to the folders of splits are left out."""
     with os.scandir(root) as entries:
         loose = sum(has_ending(entry.name, EXTENSIONS) and not is_hidden(entry.name) for entry in entries)

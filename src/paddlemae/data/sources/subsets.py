@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from paddlemae.data.decode.images import NeedOf, Picture
 from paddlemae.data.sources.readers import Reader
 from paddlemae.data.sources.source import ClassTargets, Source
-from paddlemae.data.sources.splits import listed, note
+from paddlemae.data.sources.splits import list_names, note
 
 _Indices = NDArray[np.int64]
 
@@ -108,7 +108,7 @@ def with_classes(source: Source, classes: Sequence[str]) -> Source:
     return replace(source, targets=ClassTargets(numbers[source.labels], classes))
 
 
-def matched(train: Source, held_out: Source) -> Source:
+def match_classes(train: Source, held_out: Source) -> Source:
     """Return held-out images with their labels numbered as those to train on are, by the names of the classes.
 
     Raises:
@@ -116,7 +116,7 @@ def matched(train: Source, held_out: Source) -> Source:
     """
     if only := unknown_classes(held_out, train.classes):
         raise ValueError(
-            f"{held_out.name} has labels that no training image has: {listed(only)}; change them or train on them"
+            f"{held_out.name} has labels that no training image has: {list_names(only)}; change them or train on them"
         )
     held_out = with_classes(held_out, train.classes)
     note_absent(train, "image to train on")
@@ -133,7 +133,7 @@ def note_absent(source: Source, what: str) -> None:
     assert source.labels is not None
     absent = np.flatnonzero(np.bincount(source.labels, minlength=len(source.classes)) == 0)
     if absent.size:
-        names = listed([source.classes[number] for number in absent.tolist()])
+        names = list_names([source.classes[number] for number in absent.tolist()])
         note(f"{absent.size} of {len(source.classes)} classes have no {what}: {names}")
 
 

@@ -10,15 +10,15 @@ import numpy as np
 
 from paddlemae.data.decode.limits import check_room, room_for
 from paddlemae.data.sources.arrow_file import read_arrow
-from paddlemae.data.sources.readers import not_read
+from paddlemae.data.sources.readers import unreadable_file
 
-KEPT_BYTES = 256 * 2**20  # of row groups, in each process
+CACHED_BYTES = 256 * 2**20  # of row groups, in each process
 _SHARE = 16  # a part of the memory that is allowed, for rows that are read at a time
 PARQUET_START = b"PAR1"
 _FEWEST_OPEN, _MOST_OPEN = 4, 1024  # files; one that is open takes little but its address space
 
 
-def schema_of(path: str) -> Any:
+def read_schema(path: str) -> Any:
     return _open_parquet(path).schema_arrow if _is_parquet(path) else read_arrow(path).schema
 
 
@@ -27,7 +27,7 @@ def _is_parquet(path: str) -> bool:
         with open(path, "rb") as file:
             return file.read(len(PARQUET_START)) == PARQUET_START
     except OSError as fault:
-        raise not_read(path, fault) from fault
+        raise unreadable_file(path, fault) from fault
 
 
 def _open_parquet(path: str) -> Any:
@@ -37,21 +37,21 @@ def _open_parquet(path: str) -> Any:
     try:
         return pq.ParquetFile(path, memory_map=True)
     except (pa.ArrowException, OSError) as fault:
-        raise not_read(path, fault) from fault
+        raise unreadable_file(path, fault) from fault
 
 
-_open: OrderedDict[tuple[str, str, str, bool], "ArrowTable | ParquetTable"] = OrderedDict()  # as `_kept`
+_open_tables: OrderedDict[tuple[str, str, str, bool], "ArrowTable | ParquetTable"] = OrderedDict()  # as `_row_groups`
 
 
-def opened(path: str, stamp: str, image: str, is_struct: bool) -> "ArrowTable | ParquetTable":
+def open_table(path: str, stamp: str, image: str, is_struct: bool) -> "ArrowTable | ParquetTable":
     """The images of a table, kept open by this process until it changes, or many others were read since."""
     key = (path, stamp, image, is_struct)
-    if key not in _open:
-        while len(_open) >= _most_open():
-            _open.popitem(last=False)
-        _open[key] = ParquetTable(*key) if _is_parquet(path) else ArrowTable(path, image, is_struct)
-    _open.move_to_end(key)
-    return _open[key]
+    if key not in _open_tables:
+        while len(_open_tables) >= _most_open():
+            _open_tables.popitem(last=False)
+        _open_tables[key] = ParquetTable(*key) if _is_parquet(path) else ArrowTable(path, image, is_struct)
+    _open_tables.move_to_end(key)
+    return _open_tables[key]
 
 
 def _most_open() -> int:
@@ -98,7 +98,9 @@ class ArrowTable:
         return self.chunks[chunk][int(row - self.borders[chunk])]
 
 
-_kept: OrderedDict[tuple[str, str, int], Any] = OrderedDict()  # row groups of this process, those read last at the end
+_row_groups: OrderedDict[tuple[str, str, int], Any] = (
+    OrderedDict()
+)  # row groups of this process, those read last at the end
 
 
 class ParquetTable:
@@ -140,7 +142,7 @@ class ParquetTable:
 
     def _group(self, group: int, max_image_bytes: int) -> Any:
         key = (self.path, self.stamp, group)
-        if key not in _kept:
+        if key not in _row_groups:
             import pyarrow as pa
 
             column = f"{self.image}.bytes" if self.is_struct else self.image
@@ -163,11 +165,11 @@ class ParquetTable:
                 raise ValueError(refusal) from fault
             except (pa.ArrowException, OSError) as fault:
                 raise ValueError(f"its row group is damaged ({' '.join(str(fault).split())[:100]})") from fault
-            _kept[key] = batches[0] if len(batches) == 1 else pa.chunked_array(batches)
-            while len(_kept) > 1 and sum(values.nbytes for values in _kept.values()) > KEPT_BYTES:
-                _kept.popitem(last=False)
-        _kept.move_to_end(key)
-        return _kept[key]
+            _row_groups[key] = batches[0] if len(batches) == 1 else pa.chunked_array(batches)
+            while len(_row_groups) > 1 and sum(values.nbytes for values in _row_groups.values()) > CACHED_BYTES:
+                _row_groups.popitem(last=False)
+        _row_groups.move_to_end(key)
+        return _row_groups[key]
 
 
 def _bytes_of(column: Any, is_struct: bool) -> Any:

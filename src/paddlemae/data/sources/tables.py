@@ -21,13 +21,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.decode.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
-from paddlemae.data.sources.image_groups import grouped
-from paddlemae.data.sources.labels import LABEL_COLUMNS, as_labels, by_value, note_unused, numbered, unusable
+from paddlemae.data.sources.image_groups import number_groups
+from paddlemae.data.sources.labels import (
+    LABEL_COLUMNS,
+    as_labels,
+    note_unused,
+    number_labels,
+    sort_classes,
+    unusable_label,
+)
 from paddlemae.data.sources.lists import GROUP_COLUMNS, IMAGE_COLUMNS, SPLIT_COLUMNS
 from paddlemae.data.sources.readers import ContentReader, file_stamp
 from paddlemae.data.sources.source import ClassTargets, Source
-from paddlemae.data.sources.splits import MissingPart, files_of_part, listed, part_of, split_of, words_of_files
-from paddlemae.data.sources.table_files import ArrowTable, ParquetTable, opened, schema_of
+from paddlemae.data.sources.splits import (
+    MissingSplit,
+    choose_split,
+    files_of_split,
+    list_names,
+    split_of,
+    words_of_files,
+)
+from paddlemae.data.sources.table_files import ArrowTable, ParquetTable, open_table, read_schema
 
 PARQUET, ARROW = ".parquet", ".arrow"
 _OPTIONS = ("image", "label", "split", "group")
@@ -98,15 +112,15 @@ class TableContents:
 
     def _opened(self) -> Iterator[ArrowTable | ParquetTable]:
         for path, stamp in zip(self.tables, self.stamps):
-            yield opened(path, stamp, self.image, self.is_struct)
+            yield open_table(path, stamp, self.image, self.is_struct)
 
     def stored_bytes(self, i: int) -> int:
         table, row = self._place(i)
-        return opened(self.tables[table], self.stamps[table], self.image, self.is_struct).stored_bytes(row)
+        return open_table(self.tables[table], self.stamps[table], self.image, self.is_struct).stored_bytes(row)
 
     def content(self, i: int, max_image_bytes: int) -> bytes:
         table, row = self._place(i)
-        images = opened(self.tables[table], self.stamps[table], self.image, self.is_struct)
+        images = open_table(self.tables[table], self.stamps[table], self.image, self.is_struct)
         content = images.content(row, max_image_bytes)
         if content is None:
             raise ValueError("the table holds no bytes of this image")
@@ -123,7 +137,7 @@ class TableContents:
         return table, int(i - self.borders[table])
 
 
-def tables_in(folder: str) -> list[str]:
+def list_tables(folder: str) -> list[str]:
     """The tables of a folder or, where it has none, of a folder in it; paths relative to it, sorted.
 
     A folder that `save_to_disk` made has others for its parts.
@@ -166,11 +180,11 @@ def open_tables(
     if importlib.util.find_spec("pyarrow") is None:
         raise ValueError(f"{spec!r} holds tables, which pyarrow reads; pip install 'paddlemae[tables]'")
     if strangers := sorted(set(options) - set(_OPTIONS)):
-        raise ValueError(f"{spec!r} takes no {listed(strangers)}; only {', '.join(_OPTIONS)}")
-    own = files_of_part(files, split, repr(spec)) if any(words_of_files(files)) else files
+        raise ValueError(f"{spec!r} takes no {list_names(strangers)}; only {', '.join(_OPTIONS)}")
+    own = files_of_split(files, split, repr(spec)) if any(words_of_files(files)) else files
     columns = _columns(os.path.join(root, own[0]), options, labelled)
     contents = _of_split(root, files, columns, split, spec)
-    groups = grouped(contents.values(columns.group)) if columns.group else (None, None)
+    groups = number_groups(contents.values(columns.group)) if columns.group else (None, None)
     targets = _targets(root, files, columns, split, spec, contents) if columns.label else None
     return Source(spec, ContentReader(contents), targets, *groups)
 
@@ -182,27 +196,27 @@ def _targets(
         return _of_classes(contents, columns)
     known: tuple[str, ...] = ()
     if split == "test":
-        with contextlib.suppress(MissingPart):
-            known = numbered(_labels(_of_split(root, files, columns, "train", spec), columns), repr(spec)).classes
-    return numbered(_labels(contents, columns), repr(spec), known)
+        with contextlib.suppress(MissingSplit):
+            known = number_labels(_labels(_of_split(root, files, columns, "train", spec), columns), repr(spec)).classes
+    return number_labels(_labels(contents, columns), repr(spec), known)
 
 
 def _of_split(root: str, files: Sequence[str], columns: _Columns, split: str | None, spec: str) -> TableContents:
     """Return the rows of a split: of the tables with its word in their paths or, where none has one, of a column."""
     if split is None or columns.split is None or any(words_of_files(files)):
-        return _rows_of(root, files_of_part(files, split, repr(spec)), columns, spec)
+        return _rows_of(root, files_of_split(files, split, repr(spec)), columns, spec)
     contents = _rows_of(root, files, columns, spec)
     words = [str(value).lower() for value in contents.values(columns.split)]
     if not any(split_of(word) for word in set(words)):  # a column that is only called so
-        return _rows_of(root, files_of_part(files, split, repr(spec)), columns, spec)
-    part = part_of(Counter(words), split, repr(spec), "rows whose split is")
+        return _rows_of(root, files_of_split(files, split, repr(spec)), columns, spec)
+    part = choose_split(Counter(words), split, repr(spec), "rows whose split is")
     return replace(contents, chosen=np.array([row for row, word in enumerate(words) if word == part], np.int64))
 
 
 def _rows_of(root: str, files: Sequence[str], columns: _Columns, spec: str) -> TableContents:
     tables = tuple(os.path.join(root, file) for file in files)
     stamps = tuple(file_stamp(path) for path in tables)
-    counts = [opened(path, stamp, columns.image, columns.is_struct).rows for path, stamp in zip(tables, stamps)]
+    counts = [open_table(path, stamp, columns.image, columns.is_struct).rows for path, stamp in zip(tables, stamps)]
     borders = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     if not borders[-1]:
         raise ValueError(f"{spec!r} has no rows; expected one an image")
@@ -222,16 +236,16 @@ def _of_classes(contents: TableContents, columns: _Columns) -> ClassTargets:
     for i, value in enumerate(values):
         if type(value) is not int or not 0 <= value < len(classes):
             problem = f"label {value!r} is none of the table's {len(classes)} classes"
-            raise unusable(values, contents.row(i), problem)
-    return by_value(ClassTargets(np.array(values, np.int64), classes))
+            raise unusable_label(values, contents.row(i), problem)
+    return sort_classes(ClassTargets(np.array(values, np.int64), classes))
 
 
 def _columns(path: str, options: dict[str, str], labelled: bool) -> _Columns:
     import pyarrow as pa
 
-    schema = schema_of(path)
+    schema = read_schema(path)
     if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
-        raise ValueError(f"{path!r} has several columns called {listed(twice)}; rename all but one of each")
+        raise ValueError(f"{path!r} has several columns called {list_names(twice)}; rename all but one of each")
     names = [f"{field.name} ({field.type})" for field in schema]
     features = _features(schema)
 

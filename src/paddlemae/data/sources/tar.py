@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.decode.images import has_ending
-from paddlemae.data.sources.archive_entries import clean, is_hidden, leads_out, read_range, visible_above
+from paddlemae.data.sources.archive_entries import is_hidden, leads_out, normalise_path, read_range, visible_folders
 from paddlemae.data.sources.readers import file_stamp
-from paddlemae.data.sources.string_table import Names
+from paddlemae.data.sources.string_table import StringTable
 
 _BLOCK = 512
 _BUFFER = 1 << 14  # small files and their headers are read together, large ones passed over
@@ -75,7 +75,7 @@ class TarContents:
     which: NDArray[np.int32]
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
-    files: Names
+    files: StringTable
 
     def __len__(self) -> int:
         return len(self.which)
@@ -94,7 +94,7 @@ class TarContents:
         return f"{os.path.relpath(tar, self.root)}\0{self.files[i]}\0{file_stamp(tar)}"
 
 
-def entries(path: str, wanted: Callable[[str], bool]) -> Iterator[Entry]:
+def read_entries(path: str, wanted: Callable[[str], bool]) -> Iterator[Entry]:
     """Return the entries of a tar as it stores them, and those of tars joined to it.
 
     Args:
@@ -114,7 +114,7 @@ def entries(path: str, wanted: Callable[[str], bool]) -> Iterator[Entry]:
                 has_ended = True
                 continue
             if not _has_its_sum(header):
-                raise ValueError(_fault(path, place, length, len(header) < _BLOCK, has_ended))
+                raise ValueError(_describe_fault(path, place, length, len(header) < _BLOCK, has_ended))
             kind, offset = header[156:157], place + _BLOCK
             if kind == _SPARSE:
                 offset += _sparse_map_size(file, header)
@@ -163,7 +163,7 @@ def _byte_sum(header: bytes) -> int:
     return (zlib.adler32(header) & 0xFFFF) - 1
 
 
-def _fault(path: str, place: int, length: int, is_short: bool, has_ended: bool) -> str:
+def _describe_fault(path: str, place: int, length: int, is_short: bool, has_ended: bool) -> str:
     """Return what is wrong where no entry begins."""
     if has_ended:
         return (
@@ -201,19 +201,19 @@ def _sparse_map_size(file: BinaryIO, header: bytes) -> int:
 
 def _entry(kind: bytes, header: bytes, overrides: _Overrides, offset: int, size: int) -> Entry:
     stored = overrides.name or _name(header)
-    name = clean(stored)
+    name = normalise_path(stored)
     if leads_out(stored):
         return Entry(stored, "other")
     is_folder = kind in _FOLDERS or (kind in _FILES and stored.endswith("/"))  # as before POSIX
     is_file = kind in _FILES and not is_folder and not overrides.is_sparse
     if is_hidden(name + "/" * is_folder):
-        return Entry(name, "hidden", offset, size) if is_file else Entry(visible_above(name).rstrip("/"), "folder")
+        return Entry(name, "hidden", offset, size) if is_file else Entry(visible_folders(name).rstrip("/"), "folder")
     if is_folder:
         return Entry(name, "folder")
     if is_file:
         return Entry(name, "file", offset, size)
     target = overrides.target or os.fsdecode(header[157:257].partition(b"\0")[0])
-    return Entry(name, "copy" if kind == _HARD_LINK else "other", target=clean(target))
+    return Entry(name, "copy" if kind == _HARD_LINK else "other", target=normalise_path(target))
 
 
 def _number(field: bytes) -> int:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.decode.limits import check_room, room_for
-from paddlemae.data.sources.archive_entries import clean, is_hidden, leads_out, read_from
+from paddlemae.data.sources.archive_entries import is_hidden, leads_out, normalise_path, read_from
 from paddlemae.data.sources.readers import file_stamp
-from paddlemae.data.sources.string_table import Names
+from paddlemae.data.sources.string_table import StringTable
 
 _LOCAL_HEADER = 30  # bytes, then name and extra field of the lengths that it has at 26 and 28
 _LOCAL_START = b"PK\3\4"
@@ -31,7 +31,7 @@ class ZipContents:
 
     root: str
     path: str
-    files: Names
+    files: StringTable
     headers: NDArray[np.int64]  # where each entry's local header is
     packed_sizes: NDArray[np.int64]
     sizes: NDArray[np.int64]
@@ -79,7 +79,7 @@ def data_offset(file: io.FileIO, header: int) -> int:
     return header + _LOCAL_HEADER + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
 
 
-def infos(path: str) -> list[zipfile.ZipInfo]:
+def read_directory(path: str) -> list[zipfile.ZipInfo]:
     """Return what a zip file's directory lists.
 
     Raises:
@@ -102,7 +102,7 @@ def zip_entries(archive: str) -> Iterator[tuple[str, str, zipfile.ZipInfo]]:
     Raises:
         ValueError: damaged, or cut short.
     """
-    listed = infos(archive)
+    listed = read_directory(archive)
     stored = [_stored_name(info) for info in listed]
     has_slash = any("/" in name for name in stored)
     for name, info in zip(stored, listed):
@@ -112,7 +112,7 @@ def zip_entries(archive: str) -> Iterator[tuple[str, str, zipfile.ZipInfo]]:
         is_link = info.external_attr >> 16 & _TYPE == _LINK
         if leads_out(name):
             yield name, "other", info
-        elif is_hidden((path := clean(name)) + "/" * is_folder):
+        elif is_hidden((path := normalise_path(name)) + "/" * is_folder):
             yield path, "hidden", info
         else:
             is_file = not is_link and not info.flag_bits & _ENCRYPTED
@@ -162,7 +162,7 @@ def zip_contents(path: str, names: Sequence[str], found: Sequence[zipfile.ZipInf
     return ZipContents(
         os.path.dirname(path) or ".",
         path,
-        Names.of(names),
+        StringTable.of(names),
         column((info.header_offset for info in found), np.int64),
         column((info.compress_size for info in found), np.int64),
         column((info.file_size for info in found), np.int64),

@@ -19,8 +19,9 @@ from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg,
 from PIL import Image
 
 from paddlemae.data.decode.images import REDUCTIONS, Need, Picture
-from paddlemae.data.decode.pixel_format import Pixels, at_depth, default_bits, white
-from paddlemae.data.views.randaugment import Drawn, RandAugment, apply_operations, draw_operations
+from paddlemae.data.decode.pixel_format import Pixels, convert_depth, default_bits, largest_value
+from paddlemae.data.views.limits import check_crops
+from paddlemae.data.views.randaugment import Operations, RandAugment, apply_operations, draw_operations
 
 Box = tuple[int, int, int, int]
 _FloatBox = tuple[float, float, float, float]
@@ -38,7 +39,7 @@ _RESIZER = Resizer()
 # A longer image is cut to this many times its short side before it is resized to cover a view: the rest
 # would only be cropped away, and a hair-thin panorama would fill the memory first.
 MAX_ASPECT = 32
-TRIES = 10  # random rectangles that are drawn until one fits
+CROP_TRIES = 10  # random rectangles that are drawn until one fits
 
 
 @dataclass(frozen=True)
@@ -88,16 +89,9 @@ class View:
     def __post_init__(self) -> None:
         if min(self.image_size) < 1 or self.channels < 1:
             raise ValueError(f"expected positive image_size and channels, got {self.image_size}, {self.channels}")
-        if self.crop_scale and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(f"expected 0 < smallest <= largest <= 1 as crop_scale, got {self.crop_scale}")
-        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
-            raise ValueError(f"expected 0 < smallest <= largest as crop_ratio, got {self.crop_ratio}")
+        check_crops(self.crop_scale, self.crop_ratio, self.shift, self.eval_crop_ratio)
         if not 0 <= self.shift < min(self.image_size):
             raise ValueError(f"expected a shift in 0..{min(self.image_size) - 1} pixels, got {self.shift}")
-        if self.shift and self.crop_scale:
-            raise ValueError("a view is cropped or shifted, not both; set crop_scale to null or shift to 0")
-        if not 0 < self.eval_crop_ratio <= 1:
-            raise ValueError(f"expected 0 < eval_crop_ratio <= 1, got {self.eval_crop_ratio}")
         if self.decode not in ("fast", "exact"):
             raise ValueError(f"expected decode 'fast' or 'exact', got {self.decode!r}")
         if self.repeats < 1:
@@ -118,7 +112,7 @@ class Draw:
     box: Box | None
     shift: tuple[int, int]
     flip: bool
-    operations: Drawn = ()
+    operations: Operations = ()
 
 
 def draw_view(height: int, width: int, settings: View, rng: np.random.Generator) -> Draw:
@@ -133,37 +127,37 @@ def draw_view(height: int, width: int, settings: View, rng: np.random.Generator)
     return Draw(box, shift, flip, draw_operations(settings.randaugment, rng) if settings.randaugment else ())
 
 
-def need(draws: Sequence[Draw], settings: View) -> Need:
+def compute_need(draws: Sequence[Draw], settings: View) -> Need:
     """What of an image these crops need: as many pixels as each one's view has, and no row below the lowest."""
     boxes = [draw.box for draw in draws if draw.box]
     if settings.decode == "exact" or len(boxes) < len(draws):
         return Need()
     height, width = settings.image_size
     spare = min(min((bottom - top) / height, (right - left) / width) for left, top, right, bottom in boxes)
-    times = reduction_within(spare)
+    times = choose_reduction(spare)
     lowest = max(bottom + times * _margin((bottom - top) / times / height) for _, top, _, bottom in boxes)
     return Need(times, math.ceil(lowest))
 
 
-def reduction_within(spare: float) -> int:
+def choose_reduction(spare: float) -> int:
     """The largest reduction of an image that has `spare` times the pixels a side that are needed of it."""
     return next((times for times in REDUCTIONS if times <= spare), 1)
 
 
-def drawn_view(picture: Picture, settings: View, draw: Draw) -> Pixels:
+def make_view(picture: Picture, settings: View, draw: Draw) -> Pixels:
     """Make the training view that was drawn for the picture's size.
 
     Returns:
         uint8 or uint16 [C, H, W], laid out as [H, W, C]: whoever stacks views copies them once.
     """
-    pixels_hwC = _fitting(picture.pixels_hwC, settings)
+    pixels_hwC = _convert_to_view(picture.pixels_hwC, settings)
     if draw.box:
         resize = _resize if settings.decode == "exact" else _resize_fast
         view_HWC = resize(pixels_hwC, _box_in(picture, draw.box), settings.image_size)
     else:
         view_HWC = _centre(pixels_hwC, settings)
     if settings.shift:
-        view_HWC = _shifted(view_HWC, *draw.shift)
+        view_HWC = _shift(view_HWC, *draw.shift)
     if draw.flip:
         view_HWC = view_HWC[:, ::-1]
     if draw.operations and settings.randaugment:
@@ -171,18 +165,18 @@ def drawn_view(picture: Picture, settings: View, draw: Draw) -> Pixels:
     return view_HWC.transpose(2, 0, 1)
 
 
-def shrunk(picture: Picture, size: tuple[int, int], settings: View) -> Pixels:
+def resize_whole(picture: Picture, size: tuple[int, int], settings: View) -> Pixels:
     """The whole picture, resized to `size` as a training view would be. Returns [h, w, C] of the view's depth."""
     resize = _resize if settings.decode == "exact" else _resize_fast
     height, width = picture.size
-    return resize(_fitting(picture.pixels_hwC, settings), _box_in(picture, (0, 0, width, height)), size)
+    return resize(_convert_to_view(picture.pixels_hwC, settings), _box_in(picture, (0, 0, width, height)), size)
 
 
 def train_view(image_HWC: Pixels, settings: View, rng: np.random.Generator) -> Pixels:
     """A random view: crop and resize, or shift; then perhaps a flip. Returns [C, H, W] of the view's depth."""
     height, width = image_HWC.shape[:2]
     draw = draw_view(height, width, settings, rng)
-    return np.ascontiguousarray(drawn_view(Picture(image_HWC, (height, width)), settings, draw))
+    return np.ascontiguousarray(make_view(Picture(image_HWC, (height, width)), settings, draw))
 
 
 def eval_view(image_HWC: Pixels, settings: View) -> Pixels:
@@ -191,7 +185,7 @@ def eval_view(image_HWC: Pixels, settings: View) -> Pixels:
     The image is resized, keeping its aspect, to just cover `image_size / eval_crop_ratio`; its
     centre is the view. (224 pixels and 0.875: short side to 256, centre 224, as is usual.)
     """
-    return np.ascontiguousarray(_centre(_fitting(image_HWC, settings), settings).transpose(2, 0, 1))
+    return np.ascontiguousarray(_centre(_convert_to_view(image_HWC, settings), settings).transpose(2, 0, 1))
 
 
 def random_crop_box(
@@ -209,7 +203,7 @@ def random_crop_box(
     Returns:
         (left, top, right, bottom), whole pixels.
     """
-    for w, h in drawn_sides(height * width, scale, ratio, rng):
+    for w, h in draw_sides(height * width, scale, ratio, rng):
         if 0 < w <= width and 0 < h <= height:
             left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
             return left, top, left + w, top + h
@@ -219,12 +213,12 @@ def random_crop_box(
     return left, top, left + w, top + h
 
 
-def drawn_sides(
+def draw_sides(
     area: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
 ) -> Iterator[tuple[int, int]]:
     """Ten rectangles' sides, drawn as they are asked for: their product uniform in `scale` x the area, the first over
     the second log-uniform in `ratio`."""
-    for _ in range(TRIES):
+    for _ in range(CROP_TRIES):
         part = area * rng.uniform(*scale)
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
         yield round(math.sqrt(part * aspect)), round(math.sqrt(part / aspect))
@@ -240,11 +234,11 @@ def _box_in(picture: Picture, box: Box) -> _FloatBox:
     return x, y, x_end, y_end
 
 
-def _fitting(image_HWC: Pixels, settings: View) -> Pixels:
+def _convert_to_view(image_HWC: Pixels, settings: View) -> Pixels:
     """The image in the view's depth."""
     if image_HWC.shape[2] != settings.channels:
         raise ValueError(f"expected an image of {settings.channels} channels, got {image_HWC.shape[2]}")
-    return at_depth(image_HWC, settings.depth)
+    return convert_depth(image_HWC, settings.depth)
 
 
 def _centre(image_HWC: Pixels, settings: View) -> Pixels:
@@ -283,7 +277,7 @@ def _resize_plane(pixels: Pixels, box: _FloatBox, size: tuple[int, int]) -> Pixe
     # Pillow rounds 16 bits down; of floats it loses nothing
     image = Image.fromarray(pixels.astype(np.float32))
     resized = np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC, box=box))
-    return np.clip(np.rint(resized), 0, white(pixels)).astype(np.uint16)
+    return np.clip(np.rint(resized), 0, largest_value(pixels)).astype(np.uint16)
 
 
 def _resize_fast(image_HWC: Pixels, box: _FloatBox, size: tuple[int, int]) -> Pixels:
@@ -314,7 +308,7 @@ def _margin(shrinking: float) -> float:
     return 1 + _SUPPORT * max(1.0, shrinking)
 
 
-def _shifted(image_HWC: Pixels, dy: int, dx: int) -> Pixels:
+def _shift(image_HWC: Pixels, dy: int, dx: int) -> Pixels:
     """Move the content dy pixels down and dx right; zeros come in."""
     H, W = image_HWC.shape[:2]
     moved = np.zeros_like(image_HWC)

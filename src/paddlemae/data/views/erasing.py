@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.views.augment import drawn_sides
+from paddlemae.data.views.augment import draw_sides
 from paddlemae.data.views.mixup import Region
 
 
@@ -36,7 +36,7 @@ def draw_erasing(
     """(the rectangle, what it is filled with, [C, its height, its width]); None for an image that stays whole."""
     if rng.random() >= settings.probability:
         return None
-    for h, w in drawn_sides(height * width, settings.area, settings.ratio, rng):
+    for h, w in draw_sides(height * width, settings.area, settings.ratio, rng):
         if 0 < h < height and 0 < w < width:
             top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
             return (top, top + h, left, left + w), rng.standard_normal((channels, h, w), np.float32)

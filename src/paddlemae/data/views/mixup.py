@@ -61,14 +61,14 @@ class MixedBatch(Batch):
         return Batch(self.partners, self.partner_targets, self.partner_indices, self.partner_epochs)
 
 
-def mixed_batches(batches: Generator[Batch, None, None], mixing: Mixing, seed: int) -> Generator[Batch, None, None]:
+def mix_batches(batches: Generator[Batch, None, None], mixing: Mixing, seed: int) -> Generator[Batch, None, None]:
     """The batches, mixed; how depends on the seed and on a batch's first view alone."""
     with contextlib.closing(batches):
         for batch in batches:
-            yield mixed(batch, mixing, sample_rng(seed, MIX_STREAM, int(batch.epochs[0]), int(batch.indices[0])))
+            yield mix_batch(batch, mixing, sample_rng(seed, MIX_STREAM, int(batch.epochs[0]), int(batch.indices[0])))
 
 
-def mixed(batch: Batch, mixing: Mixing, rng: np.random.Generator) -> MixedBatch:
+def mix_batch(batch: Batch, mixing: Mixing, rng: np.random.Generator) -> MixedBatch:
     """Pair the batch with itself in reverse, and draw what is mixed."""
     count, (height, width) = len(batch.images), batch.images.shape[2:]
     kept, region = draw_mixture(mixing, height, width, rng)

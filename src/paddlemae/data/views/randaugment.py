@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
-LARGEST = 10.0
+LARGEST_MAGNITUDE = 10.0
 # Of an image's side, of a turn in degrees, of a shear; at the largest magnitude (AutoAugment, arXiv 1805.09501,
 # table 6, with relative shifts)
 SHIFT, DEGREES, SHEAR = 0.45, 30.0, 0.3
@@ -42,29 +42,29 @@ class RandAugment:
     fill: _Fill = (128,)
 
     def __post_init__(self) -> None:
-        if self.num_ops < 1 or not 0 <= self.magnitude <= LARGEST or self.magnitude_std < 0:
+        if self.num_ops < 1 or not 0 <= self.magnitude <= LARGEST_MAGNITUDE or self.magnitude_std < 0:
             raise ValueError(
-                f"expected one operation or more, a magnitude in 0..{LARGEST:g} and a deviation of 0 or more, "
-                f"got {self.num_ops}, {self.magnitude:g}, {self.magnitude_std:g}"
+                f"expected one operation or more, a magnitude in 0..{LARGEST_MAGNITUDE:g} and a deviation of 0 or "
+                f"more, got {self.num_ops}, {self.magnitude:g}, {self.magnitude_std:g}"
             )
 
 
 # operations in their order, with their magnitude, signed where there are two ways
-Drawn = tuple[tuple[str, float], ...]
+Operations = tuple[tuple[str, float], ...]
 
 
-def draw_operations(settings: RandAugment, rng: np.random.Generator) -> Drawn:
+def draw_operations(settings: RandAugment, rng: np.random.Generator) -> Operations:
     """Draw an image's operations; those that are not done are left out."""
     drawn = []
-    for number in rng.integers(len(NAMES), size=settings.num_ops):
+    for number in rng.integers(len(OPERATION_NAMES), size=settings.num_ops):
         done, sign = rng.random() < settings.probability, rng.choice((-1.0, 1.0))
-        magnitude = np.clip(rng.normal(settings.magnitude, settings.magnitude_std), 0, LARGEST)
+        magnitude = np.clip(rng.normal(settings.magnitude, settings.magnitude_std), 0, LARGEST_MAGNITUDE)
         if done:
-            drawn.append((NAMES[number], float(sign * magnitude)))
+            drawn.append((OPERATION_NAMES[number], float(sign * magnitude)))
     return tuple(drawn)
 
 
-def apply_operations(image_HWC: NDArray[np.uint8], drawn: Drawn, fill: _Fill) -> NDArray[np.uint8]:
+def apply_operations(image_HWC: NDArray[np.uint8], drawn: Operations, fill: _Fill) -> NDArray[np.uint8]:
     """The image after these operations, one upon the other. Returns uint8 [H, W, C]."""
     channels = image_HWC.shape[2]
     if channels not in (1, 3):
@@ -84,29 +84,29 @@ def _affine(image: Image.Image, matrix: tuple[float, ...], fill: _Fill) -> Image
 
 def _rotate(image: Image.Image, magnitude: float, fill: _Fill) -> Image.Image:
     colour = fill if len(fill) == 3 else fill[0]
-    return image.rotate(DEGREES * magnitude / LARGEST, Image.Resampling.BICUBIC, fillcolor=colour)
+    return image.rotate(DEGREES * magnitude / LARGEST_MAGNITUDE, Image.Resampling.BICUBIC, fillcolor=colour)
 
 
 def _posterize(image: Image.Image, magnitude: float, fill: _Fill) -> Image.Image:
     """Keep 4 bits down to none."""
-    bits = 4 - int(abs(magnitude) / LARGEST * 4)
+    bits = 4 - int(abs(magnitude) / LARGEST_MAGNITUDE * 4)
     return ImageOps.posterize(image, bits) if bits else image.point(lambda value: 0)
 
 
 def _solarize(image: Image.Image, magnitude: float, fill: _Fill) -> Image.Image:
     """Invert what is at least as bright as a threshold, which falls from 256 to 0."""
-    return ImageOps.solarize(image, 256 - int(abs(magnitude) / LARGEST * 256))
+    return ImageOps.solarize(image, 256 - int(abs(magnitude) / LARGEST_MAGNITUDE * 256))
 
 
 def _solarize_add(image: Image.Image, magnitude: float, fill: _Fill) -> Image.Image:
     """Brighten what is darker than the middle."""
-    added = int(abs(magnitude) / LARGEST * SOLARIZED_BY)
+    added = int(abs(magnitude) / LARGEST_MAGNITUDE * SOLARIZED_BY)
     return image.point([min(255, v + added) if v < SOLARIZED_BELOW else v for v in range(256)] * len(image.getbands()))
 
 
-def _enhanced(kind: Callable) -> _Apply:
+def _enhance_with(kind: Callable) -> _Apply:
     def apply(image: Image.Image, magnitude: float, fill: _Fill) -> Image.Image:
-        return kind(image).enhance(max(0.1, 1 + ENHANCEMENT * magnitude / LARGEST))
+        return kind(image).enhance(max(0.1, 1 + ENHANCEMENT * magnitude / LARGEST_MAGNITUDE))
 
     return apply
 
@@ -119,13 +119,17 @@ OPERATIONS: dict[str, _Apply] = {
     "posterize": _posterize,
     "solarize": _solarize,
     "solarize_add": _solarize_add,
-    "color": _enhanced(ImageEnhance.Color),
-    "contrast": _enhanced(ImageEnhance.Contrast),
-    "brightness": _enhanced(ImageEnhance.Brightness),
-    "sharpness": _enhanced(ImageEnhance.Sharpness),
-    "shear_x": lambda image, m, fill: _affine(image, (1, SHEAR * m / LARGEST, 0, 0, 1, 0), fill),
-    "shear_y": lambda image, m, fill: _affine(image, (1, 0, 0, SHEAR * m / LARGEST, 1, 0), fill),
-    "shift_x": lambda image, m, fill: _affine(image, (1, 0, SHIFT * m / LARGEST * image.width, 0, 1, 0), fill),
-    "shift_y": lambda image, m, fill: _affine(image, (1, 0, 0, 0, 1, SHIFT * m / LARGEST * image.height), fill),
+    "color": _enhance_with(ImageEnhance.Color),
+    "contrast": _enhance_with(ImageEnhance.Contrast),
+    "brightness": _enhance_with(ImageEnhance.Brightness),
+    "sharpness": _enhance_with(ImageEnhance.Sharpness),
+    "shear_x": lambda image, m, fill: _affine(image, (1, SHEAR * m / LARGEST_MAGNITUDE, 0, 0, 1, 0), fill),
+    "shear_y": lambda image, m, fill: _affine(image, (1, 0, 0, SHEAR * m / LARGEST_MAGNITUDE, 1, 0), fill),
+    "shift_x": lambda image, m, fill: _affine(
+        image, (1, 0, SHIFT * m / LARGEST_MAGNITUDE * image.width, 0, 1, 0), fill
+    ),
+    "shift_y": lambda image, m, fill: _affine(
+        image, (1, 0, 0, 0, 1, SHIFT * m / LARGEST_MAGNITUDE * image.height), fill
+    ),
 }
-NAMES = tuple(OPERATIONS)
+OPERATION_NAMES = tuple(OPERATIONS)

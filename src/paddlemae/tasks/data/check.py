@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 
 from paddlemae.data.decode.pixel_format import default_bits
 from paddlemae.data.inspect import duplicates
-from paddlemae.data.inspect.survey import look_at
-from paddlemae.data.sources import MissingPart, SourceNote
-from paddlemae.data.sources.ignored_files import passed_over
+from paddlemae.data.inspect.survey import survey_sources
+from paddlemae.data.sources import MissingSplit, SourceNote
+from paddlemae.data.sources.ignored_files import count_ignored_files
 from paddlemae.data.sources.output_folders import check_outside
 from paddlemae.data.workers import workers_for
 from paddlemae.runs.progress import progress
 from paddlemae.system.atomic import replace_text
-from paddlemae.system.locks import locked_folder
-from paddlemae.tasks.data.check_picture import draw
-from paddlemae.tasks.data.check_result import Checked, Part, class_counts
-from paddlemae.tasks.data.groups import groups_of, shared_groups
-from paddlemae.tasks.data.splits import ALL, Opened, open_part, open_parts
+from paddlemae.system.locks import lock_folder
+from paddlemae.tasks.data.check_picture import draw_check
+from paddlemae.tasks.data.check_result import CheckedSplit, CheckResult, class_counts
+from paddlemae.tasks.data.groups import describe_groups, shared_groups
+from paddlemae.tasks.data.splits import ALL_SPLITS, OpenedSplit, open_split, open_splits
 
 JSON_FILE, PICTURE_FILE = "check.json", "check.png"
 MOST_LISTED = 10_000  # groups or images of one kind that the JSON names; all are counted
@@ -37,12 +37,12 @@ MOST_OF_A_GROUP = 20  # images that it names of each: a million black ones are o
 def check(
     spec: str,
     *,
-    split: str = ALL,
+    split: str = ALL_SPLITS,
     test: str | None = None,
     channels: int = 3,
     workers: int | None = None,
     quiet: bool = False,
-) -> Checked:
+) -> CheckResult:
     """Look at every image that `spec` names, and compare them.
 
     Args:
@@ -56,25 +56,25 @@ def check(
         ValueError: another split, or no images.
         FileNotFoundError: no such path.
     """
-    with _noted() as notes:
-        parts = _parts(spec, split, test)
-    others = passed_over(spec, parts[0].source)
+    with _collect_notes() as notes:
+        parts = _open_splits(spec, split, test)
+    others = count_ignored_files(spec, parts[0].source)
     sources = [part.source for part in parts]
     count = sum(map(len, sources))
     with progress("images", count, show=not quiet) as show:
-        looks = look_at(sources, channels, workers=workers_for(count, workers), on_images=show)
-    exact = duplicates.exact_groups(looks.digests_N2, looks.readable_N)
+        looks = survey_sources(sources, channels, workers=workers_for(count, workers), on_images=show)
+    exact = duplicates.find_exact_groups(looks.digests_N2, looks.readable_N)
     with progress("comparisons", duplicates.NEAR_STEPS, show=not quiet) as show:
-        near = duplicates.near_groups(looks.thumbnails_NP, exact, looks.readable_N, show)
+        near = duplicates.find_near_groups(looks.thumbnails_NP, exact, looks.readable_N, show)
     leaks = _leaks(exact, near, parts[1].start) if len(parts) > 1 else []
     shared = shared_groups(*sources) if len(sources) > 1 else []
-    found = Checked(spec, test, channels, parts, looks, exact, near, leaks, shared, notes, others)
+    found = CheckResult(spec, test, channels, parts, looks, exact, near, leaks, shared, notes, others)
     found.findings.update({name: number for name, number in _findings(found).items() if number})
     return found
 
 
 @contextmanager
-def _noted() -> Iterator[list[str]]:
+def _collect_notes() -> Iterator[list[str]]:
     """Collect what is said of how sources were understood; other warnings are given when all is done."""
     texts: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
@@ -88,30 +88,35 @@ def _noted() -> Iterator[list[str]]:
     texts[:] = dict.fromkeys(texts)
 
 
-def _parts(spec: str, split: str, test: str | None) -> list[Part]:
-    opened = open_parts(spec, split) if test is None else _with_test(spec, split, test)
+def _open_splits(spec: str, split: str, test: str | None) -> list[CheckedSplit]:
+    opened = open_splits(spec, split) if test is None else _with_test(spec, split, test)
     starts = accumulate((len(part.source) for part in opened), initial=0)
-    return [Part(part.name, part.source, start, part.unlabelled, part.is_fault) for part, start in zip(opened, starts)]
+    return [
+        CheckedSplit(part.name, part.source, start, part.unlabelled, part.is_fault)
+        for part, start in zip(opened, starts)
+    ]
 
 
-def _with_test(spec: str, split: str, test: str) -> list[Opened]:
+def _with_test(spec: str, split: str, test: str) -> list[OpenedSplit]:
     """A source's training part, and other images that are held out."""
-    if split != ALL:
+    if split != ALL_SPLITS:
         raise ValueError(
             f"--test brings the images to hold out, so --split={split} has no meaning; leave one of them out"
         )
-    train = open_part(spec, "train", "train")
+    train = open_split(spec, "train", "train")
     try:
-        held_out = open_part(test, "test", "test")
-    except MissingPart:
-        held_out = open_part(test, None, "test")
+        held_out = open_split(test, "test", "test")
+    except MissingSplit:
+        held_out = open_split(test, None, "test")
     return [train, held_out]
 
 
 def _leaks(exact: NDArray[np.int64], near: NDArray[np.int64], border: int) -> list[tuple[NDArray, bool]]:
-    """`Checked.leaks` of two parts, of which the second begins at `border`."""
+    """`CheckResult.leaks` of two parts, of which the second begins at `border`."""
     spread, copied = _spread_over(near, border), _spread_over(exact, border)
-    return [(group, bool(copied[exact[group]].any())) for group in duplicates.members(near) if spread[near[group[0]]]]
+    return [
+        (group, bool(copied[exact[group]].any())) for group in duplicates.iterate_groups(near) if spread[near[group[0]]]
+    ]
 
 
 def _spread_over(firsts: NDArray[np.int64], border: int) -> NDArray[np.bool_]:
@@ -120,7 +125,7 @@ def _spread_over(firsts: NDArray[np.int64], border: int) -> NDArray[np.bool_]:
     return before & behind
 
 
-def _findings(found: Checked) -> dict[str, int]:
+def _findings(found: CheckResult) -> dict[str, int]:
     labelled = [part for part in found.parts if part.unlabelled is None]
     return {
         "unreadable": len(found.looks.faults),
@@ -129,19 +134,19 @@ def _findings(found: Checked) -> dict[str, int]:
         "leaks": sum(int((group >= found.parts[1].start).sum()) for group, _ in found.leaks),
         "groups_in_both_parts": len(found.shared),
         "labels_differ": sum(1 for _ in _contradictions(found)),
-        "classes_in_one_part_only": len(_classes_in_one_part(found)),
+        "classes_in_one_part_only": len(_classes_in_one_split(found)),
         "nearly_empty_high_byte": len(_shallow(found)),
         "parts_with_unusable_labels": sum(part.is_fault for part in found.parts),
         "parts_without_the_labels_of_others": len(found.parts) - len(labelled) if labelled else 0,
     }
 
 
-def _shallow(found: Checked) -> NDArray[np.int64]:
+def _shallow(found: CheckResult) -> NDArray[np.int64]:
     """Images that would lose most of their bits, if training takes 8 of them."""
     return np.flatnonzero(found.looks.shallow_N if default_bits(found.channels) == 8 else [])
 
 
-def _contradictions(found: Checked) -> Iterator[NDArray[np.int64]]:
+def _contradictions(found: CheckResult) -> Iterator[NDArray[np.int64]]:
     """Groups of exact duplicates with more than one label; these are compared by their names."""
     number_of: dict[str, int] = {}
     labels = []
@@ -156,7 +161,7 @@ def _contradictions(found: Checked) -> Iterator[NDArray[np.int64]]:
             yield group
 
 
-def _classes_in_one_part(found: Checked) -> dict[str, list[int]]:
+def _classes_in_one_split(found: CheckResult) -> dict[str, list[int]]:
     """How many images each class has in each of the parts, of those classes that have none in one."""
     counts = [class_counts(part) for part in found.parts if part.unlabelled is None]
     names = dict.fromkeys(name for each in counts for name in each)
@@ -164,7 +169,7 @@ def _classes_in_one_part(found: Checked) -> dict[str, list[int]]:
     return {name: numbers for name, numbers in each.items() if len(numbers) > 1 and 0 in numbers}
 
 
-def as_json(found: Checked) -> dict[str, Any]:
+def as_json(found: CheckResult) -> dict[str, Any]:
     """Everything that was found; of each kind at most `MOST_LISTED` groups or images are named, and not all of each."""
     sizes = found.looks.sizes_N2[found.looks.readable_N]
     return {
@@ -174,7 +179,7 @@ def as_json(found: Checked) -> dict[str, Any]:
         "images": {part.name: len(part.source) for part in found.parts},
         "classes": {part.name: class_counts(part) for part in found.parts},
         "unlabelled": {part.name: part.unlabelled for part in found.parts if part.unlabelled},
-        "groups": {part.name: groups_of(part.source) for part in found.parts if part.source.groups is not None},
+        "groups": {part.name: describe_groups(part.source) for part in found.parts if part.source.groups is not None},
         "height": _spread(sizes[:, 0]),
         "width": _spread(sizes[:, 1]),
         "width_to_height": _spread(sizes[:, 1] / sizes[:, 0]),
@@ -192,7 +197,8 @@ def as_json(found: Checked) -> dict[str, Any]:
         "exact_duplicates": _named(found, found.exact_duplicates()),
         "near_duplicates": _named(found, found.near_duplicates()),
         "leaks": [
-            {"exact": is_exact, "images": _of_each_part(found, group)} for group, is_exact in found.leaks[:MOST_LISTED]
+            {"exact": is_exact, "images": _images_of_each_split(found, group)}
+            for group, is_exact in found.leaks[:MOST_LISTED]
         ],
         "groups_in_both_parts": [
             {"group": group.name, "train": group.train, "test": group.test} for group in found.shared[:MOST_LISTED]
@@ -200,7 +206,7 @@ def as_json(found: Checked) -> dict[str, Any]:
         "labels_differ": _named(found, _contradictions(found)),
         "classes_in_one_part_only": [
             {"class": name, **{part.name: count for part, count in zip(found.parts, counts)}}
-            for name, counts in islice(_classes_in_one_part(found).items(), MOST_LISTED)
+            for name, counts in islice(_classes_in_one_split(found).items(), MOST_LISTED)
         ],
         "nearly_empty_high_byte": [found.describe(i) for i in _shallow(found)[:MOST_LISTED]],
         "rule": {
@@ -217,11 +223,11 @@ def _spread(values: NDArray) -> dict[str, float] | None:
     return {"least": values.min().item(), "median": float(np.median(values)), "largest": values.max().item()}
 
 
-def _named(found: Checked, groups: Iterable[NDArray[np.int64]]) -> list[list[str]]:
+def _named(found: CheckResult, groups: Iterable[NDArray[np.int64]]) -> list[list[str]]:
     return [[found.describe(i) for i in group[:MOST_OF_A_GROUP]] for group in islice(groups, MOST_LISTED)]
 
 
-def _of_each_part(found: Checked, group: NDArray[np.int64]) -> list[str]:
+def _images_of_each_split(found: CheckResult, group: NDArray[np.int64]) -> list[str]:
     """The first images of a group in each of the parts, with these."""
     border = int(np.searchsorted(group, found.parts[1].start))
     shown = [*group[:border][: MOST_OF_A_GROUP // 2], *group[border:][: MOST_OF_A_GROUP // 2]]
@@ -229,8 +235,8 @@ def _of_each_part(found: Checked, group: NDArray[np.int64]) -> list[str]:
 
 
 @contextmanager
-def held(out: Path, spec: str, test: str | None) -> Iterator[None]:
-    """Hold a folder for `write`, before the images are looked at: that it can't be written is better known then.
+def lock_output(out: Path, spec: str, test: str | None) -> Iterator[None]:
+    """Hold a folder for `write_check`, before the images are looked at: that it can't be written is better known then.
 
     Raises:
         ValueError: it is in a folder of the images.
@@ -238,17 +244,17 @@ def held(out: Path, spec: str, test: str | None) -> Iterator[None]:
         OSError: it can't be made.
     """
     check_outside(out, [spec, test])
-    with locked_folder(out):
+    with lock_folder(out):
         yield
 
 
-def write(found: Checked, out: Path) -> None:
+def write_check(found: CheckResult, out: Path) -> None:
     """Write the JSON and the picture into a folder that is there."""
     replace_text(out / JSON_FILE, json.dumps(as_json(found), indent=2) + "\n")
-    draw(found, out / PICTURE_FILE)
+    draw_check(found, out / PICTURE_FILE)
 
 
-_WORDS = {
+_FINDING_TEXTS = {
     "unreadable": "can't be read",
     "exact_duplicates": "exact duplicates of others",
     "near_duplicates": "near duplicates of others",
@@ -260,16 +266,16 @@ _WORDS = {
     "parts_with_unusable_labels": "part has a missing or unusable label",
     "parts_without_the_labels_of_others": "part has no labels that fit the other's",
 }
-SHOWN, MOST_ENDINGS = 3, 10  # of each kind, in the text
+MOST_EXAMPLES, MOST_ENDINGS = 3, 10  # of each kind, in the text
 
 
-def summary(found: Checked) -> str:
+def summarize(found: CheckResult) -> str:
     """What was seen and found, a line each; names are escaped, as they may hold anything."""
     lines = [f"images     {', '.join(f'{part.name} {len(part.source):,}' for part in found.parts)}"]
     for part in found.parts:
         lines.append(f"classes    {part.name}: {_balance(part)}")
     for part in found.parts:
-        if groups := groups_of(part.source):
+        if groups := describe_groups(part.source):
             largest = groups["largest"]
             lines.append(
                 f"groups     {part.name}: {groups['groups']:,}, the largest {largest['group']!r} of "
@@ -285,7 +291,7 @@ def summary(found: Checked) -> str:
         lines.append(f"not read   {_endings(found.others)}, files that are no images here")
     lines += [f"note       {text}" for text in found.notes]
     for name, count in found.findings.items():
-        lines.append(f"found      {count:,} {_WORDS[name]}")
+        lines.append(f"found      {count:,} {_FINDING_TEXTS[name]}")
         lines += [f"           {example}" for example in _examples(found, name)]
     return "\n".join(lines if found.findings else [*lines, "found      nothing wrong"])
 
@@ -300,7 +306,7 @@ def _endings(others: Counter[str]) -> str:
     return ", ".join([*shown, f"{more} more endings"] if more > 0 else shown)
 
 
-def _balance(part: Part) -> str:
+def _balance(part: CheckedSplit) -> str:
     counts = class_counts(part)
     if not counts:
         return f"no labels ({part.unlabelled})"
@@ -316,16 +322,16 @@ def _range(values: NDArray) -> str:
     return f"{least:.4g}" if least == largest else f"{least:.4g} to {largest:.4g} (median {median:.4g})"
 
 
-def _examples(found: Checked, name: str) -> list[str]:
+def _examples(found: CheckResult, name: str) -> list[str]:
     if name == "unreadable":
-        return [f"{found.describe(i)!r}: {reason}" for i, reason in list(found.looks.faults.items())[:SHOWN]]
+        return [f"{found.describe(i)!r}: {reason}" for i, reason in list(found.looks.faults.items())[:MOST_EXAMPLES]]
     if name == "groups_in_both_parts":
-        return [f"{group.name!r}: {group.train} and {group.test} images" for group in found.shared[:SHOWN]]
+        return [f"{group.name!r}: {group.train} and {group.test} images" for group in found.shared[:MOST_EXAMPLES]]
     if name == "classes_in_one_part_only":
-        classes = islice(_classes_in_one_part(found).items(), SHOWN)
+        classes = islice(_classes_in_one_split(found).items(), MOST_EXAMPLES)
         return [f"{label!r}: {' and '.join(map(str, counts))} images" for label, counts in classes]
     if name == "nearly_empty_high_byte":
-        return [repr(found.describe(i)) for i in _shallow(found)[:SHOWN]]
+        return [repr(found.describe(i)) for i in _shallow(found)[:MOST_EXAMPLES]]
     groups: dict[str, Iterable[NDArray[np.int64]]] = {
         "exact_duplicates": found.exact_duplicates(),
         "near_duplicates": found.near_duplicates(),
@@ -333,4 +339,6 @@ def _examples(found: Checked, name: str) -> list[str]:
         "labels_differ": _contradictions(found),
     }
     shown = (group[[0, -1]] for group in groups.get(name, ()))
-    return [f"{found.describe(first)!r} = {found.describe(last)!r}" for _, (first, last) in zip(range(SHOWN), shown)]
+    return [
+        f"{found.describe(first)!r} = {found.describe(last)!r}" for _, (first, last) in zip(range(MOST_EXAMPLES), shown)
+    ]

@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from paddlemae.data.decode.display import as_displayed
 from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.decode.pixel_format import Pixels
-from paddlemae.data.inspect.survey import picture_of
+from paddlemae.data.inspect.survey import decode_stored
 from paddlemae.data.sources.subsets import spread_over
 from paddlemae.runs.contact_sheet import TILE, Block, draw_sheet
-from paddlemae.tasks.data.check_result import Checked, Part, class_counts
+from paddlemae.tasks.data.check_result import CheckedSplit, CheckResult, class_counts
 
-CLASSES, EXAMPLES, GROUPS, NAMES = 20, 10, 20, 20  # that are shown at most
+MOST_CLASSES, MOST_EXAMPLES, MOST_GROUPS, MOST_UNREADABLE = 20, 10, 20, 20  # that are shown at most
 _OF_A_GROUP = 2
 
 
-def draw(found: Checked, path: Path) -> None:
+def draw_check(found: CheckResult, path: Path) -> None:
     """Draw what is worth seeing of a check."""
     sections = [(f"{part.name}: {len(part.source):,} images", list(_examples(found, part))) for part in found.parts]
     spread = [group for group, _ in found.leaks]
@@ -33,48 +33,50 @@ def draw(found: Checked, path: Path) -> None:
         if blocks := list(_groups(found, groups)):
             sections.append((f"{title}: the first {len(blocks)} groups", blocks))
     if found.looks.faults:
-        faults = list(islice(found.looks.faults.items(), NAMES))
+        faults = list(islice(found.looks.faults.items(), MOST_UNREADABLE))
         lines = [Block(f"{found.describe(i)}: {reason}") for i, reason in faults]
         sections.append((f"Unreadable: {len(lines)} of {len(found.looks.faults):,}", lines))
     draw_sheet(path, sections)
 
 
-def _examples(found: Checked, part: Part) -> Iterator[Block]:
+def _examples(found: CheckResult, part: CheckedSplit) -> Iterator[Block]:
     readable = np.flatnonzero(found.looks.readable_N[part.start : part.start + len(part.source)])
     if part.source.labels is None:
         yield Block("unlabelled", _pictures(found, part.start + _spread(readable)))
         return
-    for label, (name, count) in enumerate(islice(class_counts(part).items(), CLASSES)):
+    for label, (name, count) in enumerate(islice(class_counts(part).items(), MOST_CLASSES)):
         own = readable[part.source.labels[readable] == label]
         yield Block(f"{name}: {count:,}", _pictures(found, part.start + _spread(own)))
 
 
 def _spread(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     """A few of them, from the first to the last."""
-    return numbers[spread_over(len(numbers), EXAMPLES)]
+    return numbers[spread_over(len(numbers), MOST_EXAMPLES)]
 
 
-def _groups(found: Checked, groups: Iterable[NDArray[np.int64]]) -> Iterator[Block]:
-    for group in islice(groups, GROUPS):
+def _groups(found: CheckResult, groups: Iterable[NDArray[np.int64]]) -> Iterator[Block]:
+    for group in islice(groups, MOST_GROUPS):
         shown = group[[0, -1]] if len(group) > _OF_A_GROUP else group  # of a leak one of each part
         names = " = ".join("/".join(PurePath(found.describe(i)).parts[-2:]) for i in shown)  # with the class's folder
         yield Block(f"{len(group)}: {names}", _pictures(found, shown))
 
 
-def _pictures(found: Checked, numbers: Iterable[int]) -> list[np.ndarray]:
+def _pictures(found: CheckResult, numbers: Iterable[int]) -> list[np.ndarray]:
     pictures = []
     for i in numbers:
         part, number = found.place(i)
         try:
             stored = part.source.stored(number)
-            picture = picture_of(stored, part.source.describe(number), found.channels, TILE, part.source.room(number))
+            picture = decode_stored(
+                stored, part.source.describe(number), found.channels, TILE, part.source.room(number)
+            )
         except UnreadableImage:  # it went away since it was looked at
             continue
-        pictures.append(_shown(picture.pixels_hwC))
+        pictures.append(_displayed_pixels(picture.pixels_hwC))
     return pictures
 
 
-def _shown(pixels_HWC: Pixels) -> np.ndarray:
+def _displayed_pixels(pixels_HWC: Pixels) -> np.ndarray:
     """uint8 gray or RGB; of other channels the first."""
     pixels = as_displayed(pixels_HWC)
     return np.ascontiguousarray(pixels[..., :3] if pixels.shape[2] in (3, 4) else pixels[..., 0])

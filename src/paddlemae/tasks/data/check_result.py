@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.inspect import duplicates
-from paddlemae.data.inspect.survey import Looks
+from paddlemae.data.inspect.survey import Survey
 from paddlemae.data.sources import Source
-from paddlemae.tasks.data.groups import Shared
+from paddlemae.tasks.data.groups import SharedGroup
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class CheckedSplit:
     """The images of a split; if it has no labels, `unlabelled` is why, and `is_fault` whether one is unusable."""
 
     name: str
@@ -27,7 +27,7 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Checked:
+class CheckResult:
     """What was found; arrays have an entry an image, of all parts one behind the other.
 
     Args:
@@ -42,17 +42,17 @@ class Checked:
     spec: str
     test: str | None
     channels: int
-    parts: list[Part]
-    looks: Looks
+    parts: list[CheckedSplit]
+    looks: Survey
     exact: NDArray[np.int64]
     near: NDArray[np.int64]
     leaks: list[tuple[NDArray[np.int64], bool]]
-    shared: list[Shared]
+    shared: list[SharedGroup]
     notes: list[str]
     others: Counter[str]
     findings: dict[str, int] = field(default_factory=dict)
 
-    def place(self, i: int) -> tuple[Part, int]:
+    def place(self, i: int) -> tuple[CheckedSplit, int]:
         """(part, number in its source) of an image."""
         part = next(part for part in reversed(self.parts) if i >= part.start)
         return part, int(i) - part.start
@@ -62,14 +62,14 @@ class Checked:
         return part.source.describe(number)
 
     def exact_duplicates(self) -> Iterator[NDArray[np.int64]]:
-        return duplicates.members(self.exact)
+        return duplicates.iterate_groups(self.exact)
 
     def near_duplicates(self) -> Iterator[NDArray[np.int64]]:
         """Groups that are more than copies of one file."""
-        return (group for group in duplicates.members(self.near) if len(np.unique(self.exact[group])) > 1)
+        return (group for group in duplicates.iterate_groups(self.near) if len(np.unique(self.exact[group])) > 1)
 
 
-def class_counts(part: Part) -> dict[str, int]:
+def class_counts(part: CheckedSplit) -> dict[str, int]:
     """How many images each class has; empty without labels."""
     if part.source.labels is None:
         return {}

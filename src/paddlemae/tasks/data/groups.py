@@ -9,7 +9,7 @@ import numpy as np
 from paddlemae.data.sources import Source
 
 
-class Shared(NamedTuple):
+class SharedGroup(NamedTuple):
     """A group that has images on both sides of a split, and how many there are on each."""
 
     name: str
@@ -17,7 +17,7 @@ class Shared(NamedTuple):
     test: int
 
 
-def groups_of(source: Source) -> dict[str, Any] | None:
+def describe_groups(source: Source) -> dict[str, Any] | None:
     """How many groups a source has, and the largest of them with its images; None without groups."""
     if source.groups is None:
         return None
@@ -31,10 +31,10 @@ def _name(source: Source, number: int) -> str:
     return str(number) if source.group_names is None else source.group_names[number]
 
 
-def shared_groups(train: Source, test: Source) -> list[Shared]:
+def shared_groups(train: Source, test: Source) -> list[SharedGroup]:
     """The groups of the same name in both, in the order of the first; none where one has no names."""
     counts = [_counts(source) for source in (train, test)]
-    return [Shared(name, count, counts[1][name]) for name, count in counts[0].items() if name in counts[1]]
+    return [SharedGroup(name, count, counts[1][name]) for name, count in counts[0].items() if name in counts[1]]
 
 
 def _counts(source: Source) -> dict[str, int]:

@@ -13,24 +13,24 @@ from typing import Any, Literal, cast
 
 import paddlemae
 from paddlemae.data.pack.encoding import Encoding
-from paddlemae.data.pack.reader import FORMAT, INDEX_FILE, file_faults, files_of, read_index
-from paddlemae.data.pack.writer import file_digest
+from paddlemae.data.pack.reader import INDEX_FILE, PACK_FORMAT, find_file_faults, listed_files, read_index
+from paddlemae.data.pack.writer import digest_file
 from paddlemae.data.sources import Source, add_stamps
 from paddlemae.data.sources.open import path_and_options
 from paddlemae.data.sources.output_folders import check_outside
 from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.runs.progress import progress
 from paddlemae.runs.runlog import SKIPPED_FILE
-from paddlemae.tasks.data.pack_fill import Part, ShardSize, Skipped, fill
+from paddlemae.tasks.data.pack_fill import PackSplit, ShardSize, SkippedImages, fill_shards
 from paddlemae.tasks.data.pack_journal import Journal, open_journal
-from paddlemae.tasks.data.splits import ALL, open_parts
+from paddlemae.tasks.data.splits import ALL_SPLITS, open_splits
 from paddlemae.train.stopping import ended_by_signals
 
 SHARD_IMAGES = "1000"
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackResult:
     """A pack that is finished.
 
     Args:
@@ -61,12 +61,12 @@ def pack(
     quality: int = 95,
     lossless: bool = False,
     shard_size: str = SHARD_IMAGES,
-    split: str = ALL,
+    split: str = ALL_SPLITS,
     max_bad_images: float = MAX_BAD_IMAGES,
     workers: int | None = None,
     overwrite: bool = False,
     quiet: bool = False,
-) -> Packed:
+) -> PackResult:
     """Make a pack of the images that `spec` names, or go on with the one in `out`.
 
     Args:
@@ -91,14 +91,14 @@ def pack(
     most = ShardSize.of(shard_size)
     started = time.monotonic()
     root = _root(spec)
-    opened = open_parts(spec, split)
+    opened = open_splits(spec, split)
     for part in opened:
         if part.is_fault:
             raise ValueError(part.unlabelled)
-    parts = [Part(part.name, part.source, part.unlabelled, root) for part in opened]
+    parts = [PackSplit(part.name, part.source, part.unlabelled, root) for part in opened]
     check_outside(out, [spec])
     about = {
-        "pack": FORMAT,
+        "pack": PACK_FORMAT,
         "paddlemae": paddlemae.__version__,
         "source": spec,
         "settings": {**asdict(encoding), "shard-size": str(most)},
@@ -117,7 +117,7 @@ def pack(
             except OSError as fault:
                 text = f"could not write the pack ({fault.strerror or fault}); mend it, and the same command goes on"
                 raise OSError(fault.errno, text, str(out)) from fault
-    return Packed(
+    return PackResult(
         out,
         journal.images,
         sum(len(part.source) for part in parts) - journal.images,
@@ -132,7 +132,7 @@ def pack(
 
 def _make(
     journal: Journal,
-    parts: list[Part],
+    parts: list[PackSplit],
     encoding: Encoding,
     most: ShardSize,
     max_bad_images: float,
@@ -144,8 +144,8 @@ def _make(
     total, seen = sum(len(part.source) for part in parts), 0
     with progress("packing", total, journal.images, show=not quiet) as show:
         for part in parts:
-            skipped = Skipped(skipped_file, part, max_bad_images)
-            fill(journal, part, skipped, encoding, most, workers, partial(_show_all, show, seen))
+            skipped = SkippedImages(skipped_file, part, max_bad_images)
+            fill_shards(journal, part, skipped, encoding, most, workers, partial(_show_all, show, seen))
             seen += len(part.source)
     journal.finish()
 
@@ -171,7 +171,7 @@ def _root(spec: str) -> str:
     return path if os.path.isdir(path) else os.path.dirname(path)
 
 
-def summary(packed: Packed) -> str:
+def summarize_pack(packed: PackResult) -> str:
     """What is there, in a line; before it, a line for each part without labels."""
     notes = [f"note: {name} is packed without labels: {reason}" for name, reason in packed.unlabelled.items()]
     left_out = f", {packed.skipped:,} skipped, see {packed.folder / SKIPPED_FILE}" if packed.skipped else ""
@@ -186,7 +186,7 @@ def _megabytes(count: int) -> str:
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerifyResult:
     """A pack that was looked at; `bytes` of all its files; `faults`: what is wrong with which file."""
 
     folder: Path
@@ -195,7 +195,7 @@ class Verified:
     faults: dict[str, str]
 
 
-def verify(folder: Path, *, quiet: bool = False) -> Verified:
+def verify(folder: Path, *, quiet: bool = False) -> VerifyResult:
     """Read every file of a pack, and compare its checksum with the index's.
 
     Raises:
@@ -206,25 +206,25 @@ def verify(folder: Path, *, quiet: bool = False) -> Verified:
     index = read_index(folder, names)
     if index is None:
         raise ValueError(f"{folder} is no pack: it has no {INDEX_FILE} of 'paddlemae data pack'")
-    files = files_of(index)
-    faults = file_faults(folder, files)
+    files = listed_files(index)
+    faults = find_file_faults(folder, files)
     with progress("files", len(files), show=not quiet) as show:
         for number, file in enumerate(files, start=1):
             if file["name"] not in faults and (fault := _damage(folder / file["name"], file["sha256"])):
                 faults[file["name"]] = fault
             show(number)
-    return Verified(folder, len(index["shards"]), sum(file["bytes"] for file in files), faults)
+    return VerifyResult(folder, len(index["shards"]), sum(file["bytes"] for file in files), faults)
 
 
 def _damage(path: Path, sha256: str) -> str | None:
     try:
-        found = file_digest(path)
+        found = digest_file(path)
     except OSError as fault:
         return f"can't be read ({fault.strerror})"
     return None if found == sha256 else f"is damaged: its SHA-256 is {found}, and was {sha256}"
 
 
-def verdict(found: Verified) -> str:
+def describe_verification(found: VerifyResult) -> str:
     """A line for each file that is wrong, or one that all are whole."""
     if found.faults:
         return "\n".join(f"{found.folder / name} {what}" for name, what in found.faults.items())

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from paddlemae.data.decode.images import UnreadableImage
-from paddlemae.data.disk.errors import DataFault, check_unreadable, tell_unreadable
-from paddlemae.data.pack.encoding import Encoded, Encoding, encoded
-from paddlemae.data.pack.reader import ENDINGS
+from paddlemae.data.disk.errors import DataFault, check_unreadable, report_unreadable
+from paddlemae.data.pack.encoding import EncodedImage, Encoding, encode_image
+from paddlemae.data.pack.reader import IMAGE_ENDINGS
 from paddlemae.data.pack.writer import ShardFile, size_in_tar
 from paddlemae.data.sources import Source
 from paddlemae.data.workers import make_ahead, workers_for
@@ -52,7 +52,7 @@ class ShardSize:
 
 
 @dataclass(frozen=True)
-class Part:
+class PackSplit:
     """The images of a split.
 
     Args:
@@ -67,11 +67,11 @@ class Part:
 
 
 @dataclass
-class Skipped:
+class SkippedImages:
     """A part's unreadable images: listed in the pack's `skipped.jsonl`, named, and no more than are allowed."""
 
     file: Path
-    part: Part
+    part: PackSplit
     limit: float
     reasons: dict[str, str] = field(default_factory=dict)  # path -> why
     since_shard: list[tuple[str, str]] = field(default_factory=list)
@@ -85,7 +85,7 @@ class Skipped:
     def add(self, image: UnreadableImage) -> None:
         self.since_shard.append((image.path, image.reason))
         self._list(image.path, image.reason)
-        tell_unreadable(len(self.reasons), image)
+        report_unreadable(len(self.reasons), image)
         self._check()
 
     def taken(self) -> list[tuple[str, str]]:
@@ -103,10 +103,10 @@ class Skipped:
         check_unreadable(self.reasons, self.limit, len(source), source.name, self.file)
 
 
-def fill(
+def fill_shards(
     journal: Journal,
-    part: Part,
-    skipped: Skipped,
+    part: PackSplit,
+    skipped: SkippedImages,
     encoding: Encoding,
     most: ShardSize,
     workers: int | None,
@@ -125,7 +125,7 @@ def fill(
     skipped.recall(done)
     start = done[-1].end if done else 0
     chunks = (range(i, min(i + _CHUNK, count)) for i in range(start, count, _CHUNK))
-    encode = functools.partial(_encoded_chunk, part.source, encoding)
+    encode = functools.partial(_encode_chunk, part.source, encoding)
     shards = _Shards(journal, part, most, skipped)
     i = start
     try:
@@ -146,11 +146,11 @@ def fill(
         raise DataFault(f"no image of {part.source.name} can be read, mend them; first: {path!r} ({reason})")
 
 
-def _encoded_chunk(source: Source, encoding: Encoding, numbers: range) -> list[Encoded | UnreadableImage]:
-    found: list[Encoded | UnreadableImage] = []
+def _encode_chunk(source: Source, encoding: Encoding, numbers: range) -> list[EncodedImage | UnreadableImage]:
+    found: list[EncodedImage | UnreadableImage] = []
     for i in numbers:
         try:
-            found.append(encoded(source.stored(i), source.describe(i), encoding, source.room(i)))
+            found.append(encode_image(source.stored(i), source.describe(i), encoding, source.room(i)))
         except UnreadableImage as fault:
             found.append(fault.without_frames())
     return found
@@ -161,14 +161,14 @@ class _Shards:
     """The shards of a part, of which one is being written."""
 
     journal: Journal
-    part: Part
+    part: PackSplit
     most: ShardSize
-    skipped: Skipped
+    skipped: SkippedImages
     file: ShardFile | None = None
     rows: list[list[int]] = field(default_factory=list)
     bytes_before: int = 0
 
-    def add(self, i: int, image: Encoded) -> None:
+    def add(self, i: int, image: EncodedImage) -> None:
         """Add image `i`, to the next shard if it is one too many for this one."""
         own, *beside = _entries(self.part, i, image)
         if self.file and self._is_full(self.file.bytes + sum(size_in_tar(content) for _, content in (own, *beside))):
@@ -181,7 +181,7 @@ class _Shards:
             self.file.add(*entry)
         source = self.part.source
         numbers = (-1 if known is None else int(known[i]) for known in (source.labels, source.groups))
-        self.rows.append([i, offset, len(image.content), ENDINGS.index(image.ending), *numbers])
+        self.rows.append([i, offset, len(image.content), IMAGE_ENDINGS.index(image.ending), *numbers])
         self.bytes_before += image.bytes_before
 
     def finish(self, end: int) -> None:
@@ -201,7 +201,7 @@ class _Shards:
         return len(self.rows) == self.most.images or bool(self.most.bytes and bytes_then > self.most.bytes)
 
 
-def _entries(part: Part, i: int, image: Encoded) -> Iterator[tuple[str, bytes]]:
+def _entries(part: PackSplit, i: int, image: EncodedImage) -> Iterator[tuple[str, bytes]]:
     """(name, content) of an image's files."""
     source, about = part.source, dict[str, Any]()
     yield f"{i:09}.{image.ending}", image.content

@@ -20,22 +20,22 @@ from typing import Any
 import numpy as np
 
 from paddlemae.data.pack.reader import (
-    FORMAT,
     IMAGES_FILE,
     INDEX_FILE,
     JOURNAL_FILE,
-    SHARD,
-    file_faults,
-    files_of,
+    PACK_FORMAT,
+    SHARD_ENDING,
+    find_file_faults,
+    listed_files,
     read_index,
 )
 from paddlemae.runs.runlog import SKIPPED_FILE
 from paddlemae.system.atomic import PARTIAL, flush_file, is_partial, replace_bytes
-from paddlemae.system.locks import LOCK_FILE, locked_folder
-from paddlemae.tasks.data.splits import PARTS
+from paddlemae.system.locks import LOCK_FILE, lock_folder
+from paddlemae.tasks.data.splits import SPLIT_NAMES
 
 MOST_SHARDS = 100_000  # of a part: its shards are in the order of their names
-_SHARD_NAME = re.compile(rf"({'|'.join(PARTS)})-\d{{5}}{re.escape(SHARD)}")
+_SHARD_NAME = re.compile(rf"({'|'.join(SPLIT_NAMES)})-\d{{5}}{re.escape(SHARD_ENDING)}")
 _COMPARED = {  # of parts with as many images
     "files": "files (names, sizes or times of change)",
     "classes": "classes",
@@ -76,7 +76,7 @@ class Shard:
 def shard_name(part: str, number: int) -> str:
     if number >= MOST_SHARDS:
         raise ValueError(f"a part has at most {MOST_SHARDS} shards; name a larger --shard-size")
-    return f"{part}-{number:05}{SHARD}"
+    return f"{part}-{number:05}{SHARD_ENDING}"
 
 
 class Journal:
@@ -131,7 +131,7 @@ def open_journal(folder: Path, about: About, overwrite: bool = False) -> Iterato
         BlockingIOError: another command writes it; the text says which.
     """
     _refuse_others(folder)
-    with locked_folder(folder):
+    with lock_folder(folder):
         names = os.listdir(folder)
         begun = None if overwrite else _begun(folder, names)
         if begun:
@@ -192,7 +192,7 @@ def _read_journal(folder: Path) -> Journal:
     try:
         whole = [text for text in path.read_text().splitlines(keepends=True) if text.endswith("\n")]
         about, *lines = map(json.loads, whole)
-        if about["pack"] != FORMAT:
+        if about["pack"] != PACK_FORMAT:
             raise ValueError(about["pack"])
         shards = [Shard(**{**line, "skipped": [tuple(each) for each in line["skipped"]]}) for line in lines]
     except (ValueError, KeyError, TypeError) as fault:
@@ -211,14 +211,14 @@ def _lines(objects: Iterable[Any]) -> bytes:
 
 
 def _check_whole(journal: Journal) -> None:
-    for name, what in file_faults(journal.folder, files_of(journal.about)).items():
+    for name, what in find_file_faults(journal.folder, listed_files(journal.about)).items():
         raise ValueError(f"{journal.folder} is not the whole pack: {name} {what}; add --overwrite to make it anew")
     (journal.folder / JOURNAL_FILE).unlink(missing_ok=True)  # it was ended between its last two steps
 
 
 def _tidy(journal: Journal) -> None:
     """Remove what counts for nothing; shards that follow one which is gone are not done either."""
-    faults = file_faults(journal.folder, [shard.summary for shard in journal.done])
+    faults = find_file_faults(journal.folder, [shard.summary for shard in journal.done])
     if wrong := [place for place, shard in enumerate(journal.done) if shard.name in faults]:
         del journal.done[wrong[0] :]
     content = _lines([journal.about, *map(vars, journal.done)])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from paddlemae.data.sources import BadLabel, MissingPart, Source, open_source
+from paddlemae.data.sources import BadLabel, MissingSplit, Source, open_source
 
-PARTS = ("train", "test")
-ALL = "all"
+SPLIT_NAMES = ("train", "test")
+ALL_SPLITS = "all"
 
 
-class Opened(NamedTuple):
+class OpenedSplit(NamedTuple):
     """A part of a source; if it has no labels, `unlabelled` is why, and `is_fault` whether one is unusable."""
 
     name: str
@@ -19,31 +19,31 @@ class Opened(NamedTuple):
     is_fault: bool = False
 
 
-def open_parts(spec: str, split: str) -> list[Opened]:
+def open_splits(spec: str, split: str) -> list[OpenedSplit]:
     """The parts that a split means: train, test, or all: both, where there are both.
 
     Raises:
         ValueError, FileNotFoundError: no such split, or as `open_source` says.
     """
-    if split not in (*PARTS, ALL):
-        raise ValueError(f"--split is {', '.join(PARTS)} or {ALL}; got {split!r}")
-    found: list[Opened] = []
-    missing: MissingPart | None = None
-    for name in PARTS if split == ALL else (split,):
+    if split not in (*SPLIT_NAMES, ALL_SPLITS):
+        raise ValueError(f"--split is {', '.join(SPLIT_NAMES)} or {ALL_SPLITS}; got {split!r}")
+    found: list[OpenedSplit] = []
+    missing: MissingSplit | None = None
+    for name in SPLIT_NAMES if split == ALL_SPLITS else (split,):
         try:
-            found.append(open_part(spec, name, name))
-        except MissingPart as fault:
+            found.append(open_split(spec, name, name))
+        except MissingSplit as fault:
             missing = fault
     if not found and missing:
         raise missing
     return found
 
 
-def open_part(spec: str, split: str | None, name: str) -> Opened:
+def open_split(spec: str, split: str | None, name: str) -> OpenedSplit:
     """A split of a source, under a name; labels are not asked of images that have none."""
     try:
-        return Opened(name, open_source(spec, split, labelled=True), None)
-    except MissingPart:
+        return OpenedSplit(name, open_source(spec, split, labelled=True), None)
+    except MissingSplit:
         raise
     except ValueError as fault:
-        return Opened(name, open_source(spec, split), str(fault), isinstance(fault, BadLabel))
+        return OpenedSplit(name, open_source(spec, split), str(fault), isinstance(fault, BadLabel))

@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from paddlemae.data.disk.errors import tell_unreadable
+from paddlemae.data.disk.errors import report_unreadable
 from paddlemae.data.inspect.statistics import (
     ChannelStatistics,
     channel_statistics,
-    flat_channels,
+    constant_channels,
     needs_bits,
     recipe_settings,
     recipe_values,
@@ -26,12 +26,12 @@ from paddlemae.recipe import build_recipe, recipe_content
 from paddlemae.runs.progress import progress
 from paddlemae.runs.runlog import command_line
 from paddlemae.system.atomic import replace_text
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 
-SPLITS = {"train": "train", "test": "test", "all": None}
+SPLIT_OPTIONS = {"train": "train", "test": "test", "all": None}
 
 
-def statistics(
+def measure_source(
     spec: str,
     *,
     split: str = "train",
@@ -51,28 +51,28 @@ def statistics(
         ValueError: another split or depth, or nothing that can be read.
         FileNotFoundError: no such path.
     """
-    if split not in SPLITS:
-        raise ValueError(f"--split is {', '.join(SPLITS)}; got {split!r}")
+    if split not in SPLIT_OPTIONS:
+        raise ValueError(f"--split is {', '.join(SPLIT_OPTIONS)}; got {split!r}")
     if bits not in (None, 8, 16):
         raise ValueError(f"--bits is 8 or 16; got {bits}")
-    source = open_source(spec, SPLITS[split])
+    source = open_source(spec, SPLIT_OPTIONS[split])
     named = 0
 
     def name(fault: Exception) -> None:
         nonlocal named
         named += 1
-        tell_unreadable(named, fault)
+        report_unreadable(named, fault)
 
     with progress("images", len(source), show=not quiet) as show:
         found = channel_statistics(
             source, channels, bits=bits, workers=workers_for(len(source), workers), on_skip=name, on_images=show
         )
-    if flat := flat_channels(found):
+    if flat := constant_channels(found):
         print(f"note: nothing varies in channel {flat}, and recipes refuse a std of 0", file=sys.stderr)
     return found
 
 
-def base_of(recipe: str | None, out: Path | None, overwrite: bool) -> dict[str, Any]:
+def load_base(recipe: str | None, out: Path | None, overwrite: bool) -> dict[str, Any]:
     """What a recipe that is to be written, if one is, begins with; mistakes are better known before images are seen.
 
     Args:
@@ -97,7 +97,7 @@ def base_of(recipe: str | None, out: Path | None, overwrite: bool) -> dict[str, 
     return content
 
 
-def asked_of(base: dict[str, Any], channels: int | None, bits: int | None) -> tuple[int, int | None]:
+def choose_channels(base: dict[str, Any], channels: int | None, bits: int | None) -> tuple[int, int | None]:
     """(channels, bits) to look at images with: those that are named, else the recipe's."""
     built = build_recipe("pretrain", base)
     return channels or built.model.channels, bits or built.augment.bits
@@ -124,7 +124,7 @@ def write_recipe(found: ChannelStatistics, spec: str, split: str, base: dict[str
         f"command:  paddlemae pretrain {shlex.quote(str(out))} --out runs/{out.stem}",
     )
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
-    replace_text(out, "".join(f"# {shown(line, None)}\n" for line in header) + text)
+    replace_text(out, "".join(f"# {display_name(line, None)}\n" for line in header) + text)
 
 
 def as_text(found: ChannelStatistics) -> str:

@@ -23,9 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from paddlemae.data.sources import Source
 from paddlemae.data.sources.arrays import map_npz
-from paddlemae.system.atomic import replacing
-from paddlemae.system.display_names import stored
-from paddlemae.system.documents import parse_object, validated
+from paddlemae.system.atomic import replace_file
+from paddlemae.system.display_names import escape_surrogates
+from paddlemae.system.documents import parse_object, validate_content
 from paddlemae.tasks.models.array_file import check_entry, damage_in, read_arrays
 from paddlemae.tasks.models.read_model import Checkpoint, tensors_digest
 
@@ -83,7 +83,7 @@ def write_file(path: Path, parts: Callable[[], Iterator[Rows]], about: dict[str,
     """
     content = json.dumps({"format": FORMAT, **about})
     write = _write_parquet if path.suffix == PARQUET else _write_numpy
-    with replacing(path) as beside:
+    with replace_file(path) as beside:
         write(beside, parts, content)
 
 
@@ -198,7 +198,7 @@ def _about_of(text: str) -> dict[str, Any]:
     content = parse_object(text.encode(), MAX_ABOUT_BYTES)
     if content.get("format") != FORMAT:
         raise ValueError(f"of another format than {FORMAT}")
-    return validated(AboutType, content).model_dump()
+    return validate_content(AboutType, content).model_dump()
 
 
 def weights_digest(checkpoint: Checkpoint) -> str:
@@ -214,4 +214,4 @@ def scaled(vectors: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.n
 
 def path_of(source: Source, i: int) -> str:
     """Return an image's name as files of features have it."""
-    return stored(source.describe(i))
+    return escape_surrogates(source.describe(i))

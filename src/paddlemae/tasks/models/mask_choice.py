@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from paddlemae.data.decode.images import EXTENSIONS, UnreadableImage, has_ending, read_image
-from paddlemae.data.decode.pixel_format import at_depth
+from paddlemae.data.decode.pixel_format import convert_depth
 from paddlemae.model.masking import MASKS, Mask, draw_mask, given_mask
 
 DEFAULT_RATIO = 0.75  # the paper's
@@ -149,7 +149,7 @@ def _read_map(path: Path) -> np.ndarray:
 def _read_picture(path: Path, grid: tuple[int, int]) -> np.ndarray:
     """Where a picture, brought to the grid by averaging, is half white or more."""
     try:
-        pixels_HW = at_depth(read_image(path, 1), 8)[..., 0]
+        pixels_HW = convert_depth(read_image(path, 1), 8)[..., 0]
     except UnreadableImage as fault:
         raise ValueError(f"{path} is not a mask; expected a picture, white = removed ({fault.reason})") from fault
     brightness = Image.fromarray(pixels_HW.astype(np.float32)).resize(grid[::-1], Image.Resampling.BOX)

@@ -14,7 +14,7 @@ import numpy as np
 from paddlemae.model.shape import EncoderShape, names_of
 from paddlemae.recipe import Augmentation, default_statistics
 from paddlemae.runs.runlog import RECIPE_FILE
-from paddlemae.system.display_names import say, shown
+from paddlemae.system.display_names import display_name, say
 from paddlemae.train.checkpoint import BEST, FOLDER, LATEST, STATE_FILE, find_checkpoint
 from paddlemae.weights.adapt import Adapted, change_channels, change_image_size, change_patch_size
 from paddlemae.weights.description import check_description
@@ -85,7 +85,7 @@ def read_checkpoint(path: str | Path, reading: Reading = AS_THEY_SAY, *, trust: 
     if description.kind == "probe":
         raise ValueError(
             f"{folder} holds the head of a linear probe alone; name the run that it probed "
-            f"({shown(description.provenance.get('init', 'not recorded'))})"
+            f"({display_name(description.provenance.get('init', 'not recorded'))})"
         )
     return Checkpoint(folder, description, read_tensors(folder))
 
@@ -177,7 +177,7 @@ def say_origin(foreign: Foreign, imported: Imported) -> None:
     """Tell the user which layout was recognised, and what else should be known."""
     say(f"{foreign.path}: weights of the layout {imported.layout}, {KIND_NAMES[imported.kind]}", error=True)
     for note in imported.notes:
-        say(f"  {_as_options(shown(note, 300))}", error=True)
+        say(f"  {_as_options(display_name(note, 300))}", error=True)
 
 
 def _as_options(text: str) -> str:

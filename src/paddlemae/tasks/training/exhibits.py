@@ -22,7 +22,7 @@ from paddlemae.model.masking import Mask
 from paddlemae.model.vit import VisionTransformer, attention_maps
 from paddlemae.runs.confusion import Confusion
 from paddlemae.runs.exhibit_files import read_exhibit, write_exhibit, write_sprite
-from paddlemae.runs.figures import heated
+from paddlemae.runs.figures import overlay_heat
 from paddlemae.tasks.models.preprocess import evaluation_view, to_input
 from paddlemae.tasks.models.reconstruction import caption_of, drawn_pictures
 from paddlemae.tasks.training.optional_output import optional
@@ -116,7 +116,7 @@ def show_attention(
     heads, originals = maps_BHL.shape[1], as_pictures(images_u8)
 
     def over(maps_NL: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-        return np.stack([heated(picture, one.reshape(model.grid)) for picture, one in zip(pictures, maps_NL)])
+        return np.stack([overlay_heat(picture, one.reshape(model.grid)) for picture, one in zip(pictures, maps_NL)])
 
     each = over(maps_BHL.reshape(-1, maps_BHL.shape[2]), originals.repeat(heads, axis=0))
     asking = "the cls token of the last block attends" if token == "cls" else "the last block's patches attend"

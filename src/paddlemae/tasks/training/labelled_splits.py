@@ -8,7 +8,7 @@ from paddlemae.data.sources import (
     Source,
     balanced_subset,
     labelled_count,
-    matched,
+    match_classes,
     open_source,
     split_off,
     with_classes,
@@ -34,7 +34,7 @@ def open_labelled_splits(
         train, held_out = split_off(train, recipe.val_fraction, recipe.training.seed)
     else:
         held_out = open_source(data, recipe.eval_split, labelled=True)
-    held_out = matched(train, held_out)
+    held_out = match_classes(train, held_out)
     if recipe.labels:
         train = balanced_subset(train, labelled_count(recipe.labels, train), recipe.training.seed)
     return train, held_out

@@ -20,7 +20,7 @@ from paddlemae.data.batches import Batch
 from paddlemae.engine.device import is_cpu
 from paddlemae.recipe import FinetuneRecipe, PretrainRecipe, build_recipe, dump_recipe
 from paddlemae.system.limits import free_memory
-from paddlemae.system.run_module import python_module
+from paddlemae.system.run_module import module_command
 from paddlemae.tasks.training import finetuning_loss, finetuning_setup, pretraining_loss, pretraining_setup
 from paddlemae.tasks.training.dry_run import memory_text
 from paddlemae.tasks.training.run_training import cpu_sharing
@@ -86,7 +86,7 @@ def _bytes_in(path: Path, name: str) -> int:
 
 
 def _peak_in_process(recipe: PretrainRecipe | FinetuneRecipe, batch_size: int) -> int | None:
-    command = [*python_module("paddlemae.tasks.training.memory_trial"), str(batch_size)]
+    command = [*module_command("paddlemae.tasks.training.memory_trial"), str(batch_size)]
     try:
         done = subprocess.run(
             command, input=dump_recipe(recipe), capture_output=True, text=True, timeout=TIMEOUT_SECONDS

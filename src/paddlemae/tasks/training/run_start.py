@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from paddlemae.data.sources.output_folders import check_outside
-from paddlemae.launch.launcher import note_entered
+from paddlemae.launch.launcher import report_entered
 from paddlemae.recipe import RECIPES, Recipe, build_recipe, dump_recipe, read_recipe_file, settings_of
 from paddlemae.runs.runlog import (
     ENVIRONMENT_FILE,
     METRICS_FILE,
     RECIPE_FILE,
     check_folder,
-    flat,
+    flatten,
     forget_metrics_after,
     is_finished,
     open_run,
@@ -25,7 +25,7 @@ from paddlemae.runs.runlog import (
 )
 from paddlemae.system.display_names import say
 from paddlemae.system.documents import brief
-from paddlemae.system.locks import locked_folder
+from paddlemae.system.locks import lock_folder
 from paddlemae.train.checkpoint import (
     FOLDER,
     STEPS,
@@ -65,7 +65,7 @@ class Start:
         if not self.ranks.is_first or (self.out.exists() and not self.out.is_dir()):  # `decide` refuses a file
             yield
             return
-        with locked_folder(self.out):
+        with lock_folder(self.out):
             yield
 
     def say(self, text: str) -> None:
@@ -152,7 +152,7 @@ def _was_left(run: Path, recipe: Recipe) -> bool:
 
 def check_same_recipe(stored: Recipe, asked: Recipe) -> None:
     """Refuse to resume with settings that would change the run's result."""
-    before, now = (dict(flat(recipe.model_dump(mode="json"))) for recipe in (stored, asked))
+    before, now = (dict(flatten(recipe.model_dump(mode="json"))) for recipe in (stored, asked))
     fixed = [setting.name for setting in settings_of(stored) if not setting.is_free]
     different = [f"{name} {before[name]} -> {now[name]}" for name in fixed if before[name] != now[name]]
     if different:
@@ -191,7 +191,7 @@ def enter_run(run: Run[Any], state: TrainState, description: Description) -> Non
     """
     ranks = run.start.ranks
     images = {"number of images": description.provenance.get("images"), "classes": description.classes}
-    check_same(ranks, dict(flat(run.recipe.model_dump(mode="json"))) | images)
+    check_same(ranks, dict(flatten(run.recipe.model_dump(mode="json"))) | images)
     if run.checkpoint:
         _check_same_images(read_description(run.checkpoint), description)
     ranks.from_first(lambda: _take_folder(run))
@@ -204,7 +204,7 @@ def enter_run(run: Run[Any], state: TrainState, description: Description) -> Non
 def _take_folder(run: Run[Any]) -> None:
     out = run.start.out
     open_run(out, resume=run.resume, overwrite=run.start.overwrite)
-    note_entered()
+    report_entered()
     remove_leftovers(out)
     if not run.resume or not (out / ENVIRONMENT_FILE).exists():
         write_environment(out)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from paddlemae.data.batches import Batch, train_batches
-from paddlemae.data.cache import CacheReader, occupied, pack
+from paddlemae.data.cache import CacheReader, cache_bytes, cache_images
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
@@ -109,7 +109,7 @@ def _packed(source: Source, view: View, training: Training, folder: str, start: 
             start.say(_packing_text(source, path))
             bars.append(until_packed.enter_context(progress("cache", len(source), show=not start.quiet)))
 
-        packed = pack(
+        packed = cache_images(
             source,
             folder,
             view,
@@ -125,7 +125,7 @@ def _packed(source: Source, view: View, training: Training, folder: str, start: 
 
 
 def _packing_text(source: Source, path: Path) -> str:
-    others = occupied(path.parent)
+    others = cache_bytes(path.parent)
     text = f"packing {len(source)} images into {path}"
     return f"{text}; other packs there take {others / 1e9:.2f} GB: delete those of old images" if others else text
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from paddlemae.data.decode.images import UnreadableImage
-from paddlemae.data.disk.errors import allowed_unreadable, check_unreadable, tell_unreadable
+from paddlemae.data.disk.errors import allowed_unreadable, check_unreadable, report_unreadable
 from paddlemae.data.sources import Source
 from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.runs.runlog import SKIPPED_FILE, log_skipped, read_skipped, write_skipped
@@ -81,7 +81,7 @@ class SkippedImages:
             self.kept.met(image)
         if image.path not in self.reasons:
             self.reasons[image.path] = image.reason
-            tell_unreadable(len(self.reasons), image)
+            report_unreadable(len(self.reasons), image)
             self.check()
 
     @property

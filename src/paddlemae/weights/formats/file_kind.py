@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 
 # torch.save writes this number, as a pickle of its own, before everything else in its legacy format.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -84,5 +84,5 @@ def refusal(path: Path, kind: str) -> ValueError:
     advice = ADVICE[kind]
     if kind == "text":
         with path.open("rb") as file:
-            advice += f" {shown(file.read(60).decode('ascii', 'replace').split(chr(10))[0])!r}"
+            advice += f" {display_name(file.read(60).decode('ascii', 'replace').split(chr(10))[0])!r}"
     return ValueError(f"{path} {advice}")

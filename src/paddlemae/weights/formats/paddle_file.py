@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 from paddlemae.weights.formats.file_kind import kind_of, refusal
 from paddlemae.weights.formats.mapped_file import map_file, release
 from paddlemae.weights.formats.pickle_calls import PLAIN, Functions
@@ -47,7 +47,7 @@ def read_paddle(path: str | Path) -> Any:
             raise ValueError(f"{len(data) - end} bytes follow the pickle; paddle.save writes nothing there")
         return _as_saved(_joined(tree, len(data)) if isinstance(tree, dict) and SLICES in tree else tree)
     except ValueError as fault:
-        raise ValueError(f"{path} cannot be read: {shown(fault, 300)}") from fault
+        raise ValueError(f"{path} cannot be read: {display_name(fault, 300)}") from fault
 
 
 def _tensor_of_pair(pair: Any = ()) -> Any:

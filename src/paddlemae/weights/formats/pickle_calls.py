@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 from paddlemae.weights.formats.state_dict import Opaque
 
 MAX_KEY_PARTS = 16
@@ -111,7 +111,7 @@ def _dtype(code: str, *flags: Any) -> Any:
         raise TypeError("a NumPy type without a name")
     kind = code.lstrip("<>=|")
     if kind not in PLAIN_DTYPES:
-        return Opaque(f"numpy.dtype({shown(code, 20)})", (code, *flags))
+        return Opaque(f"numpy.dtype({display_name(code, 20)})", (code, *flags))
 
     def finish(state: Any) -> np.dtype:
         order = state[1]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 from paddlemae.weights.formats.mapped_file import release
 from paddlemae.weights.formats.pickle_calls import Functions, Unfinished, hashable
 from paddlemae.weights.formats.state_dict import Opaque
@@ -269,7 +269,9 @@ class _Machine:
         try:
             self.push_object(ours(*args))
         except (TypeError, KeyError, IndexError, AttributeError, OverflowError, UnicodeError) as fault:
-            raise ValueError(f"{shown(function.name)} with arguments that no such call has: {shown(fault)}") from fault
+            raise ValueError(
+                f"{display_name(function.name)} with arguments that no such call has: {display_name(fault)}"
+            ) from fault
 
     def build(self) -> None:
         state, target = self.pop(), self.top()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 from paddlemae.system.documents import MAX_BYTES, parse_object
 from paddlemae.weights.formats.file_kind import kind_of, refusal
 from paddlemae.weights.formats.mapped_file import map_file
@@ -59,7 +59,7 @@ def read_safetensors(path: str | Path, most: int = MAX_BYTES) -> tuple[dict[str,
     try:
         return _read(map_file(path), most)
     except ValueError as fault:
-        raise ValueError(f"{path} cannot be read: {shown(fault, 300)}") from fault
+        raise ValueError(f"{path} cannot be read: {display_name(fault, 300)}") from fault
 
 
 def _read(data: memoryview, most: int) -> tuple[dict[str, Any], dict[str, str]]:
@@ -81,18 +81,20 @@ def _place(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
     """Return (dtype, shape, first byte, last byte + 1) of one tensor, each value checked."""
     keys = ("dtype", "shape", "data_offsets")
     if not isinstance(entry, dict) or not all(key in entry for key in keys):
-        raise ValueError(f"tensor {shown(name)} lacks one of {', '.join(keys)}")
+        raise ValueError(f"tensor {display_name(name)} lacks one of {', '.join(keys)}")
     dtype, shape, offsets = (entry[key] for key in keys)
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ValueError(f"tensor {shown(name)} is of the unsupported type {shown(dtype, 20)}; save it as float32")
+        raise ValueError(
+            f"tensor {display_name(name)} is of the unsupported type {display_name(dtype, 20)}; save it as float32"
+        )
     if not isinstance(shape, list) or not is_shape(tuple(shape)):
-        raise ValueError(f"tensor {shown(name)} has an impossible shape")
+        raise ValueError(f"tensor {display_name(name)} has an impossible shape")
     if not isinstance(offsets, list) or len(offsets) != 2 or not is_shape(tuple(offsets)):
-        raise ValueError(f"tensor {shown(name)} has impossible offsets")
+        raise ValueError(f"tensor {display_name(name)} has impossible offsets")
     start, end = offsets
     size = math.prod(shape) * DTYPES[dtype].itemsize
     if end - start != size:
-        raise ValueError(f"tensor {shown(name)} of {shown(size, 30)} bytes is given {end - start}")
+        raise ValueError(f"tensor {display_name(name)} of {display_name(size, 30)} bytes is given {end - start}")
     return dtype, tuple(shape), start, end
 
 

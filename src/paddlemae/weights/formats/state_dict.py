@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 from paddlemae.weights.formats.mapped_file import release
 
 # Where training scripts put the weights that a user means; any other place has to be asked for by name.
@@ -31,7 +31,7 @@ class Opaque:
     items: list[Any] = field(default_factory=list)
 
     def __repr__(self) -> str:
-        return f"Opaque({shown(self.name)})"  # no contents: they may hold themselves
+        return f"Opaque({display_name(self.name)})"  # no contents: they may hold themselves
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True)
@@ -102,7 +102,9 @@ def tensors_of(tree: Any, wrapper: str | None = None) -> StateDict:
             chosen = prefixed
             break
         if key not in chosen:
-            raise ValueError(f"no {shown('.'.join([*path, key]))} in the file; at that place it holds {_list(chosen)}")
+            raise ValueError(
+                f"no {display_name('.'.join([*path, key]))} in the file; at that place it holds {_list(chosen)}"
+            )
         others |= _describe_others(chosen, path, key)
         chosen = chosen[key]
         path.append(key)
@@ -116,7 +118,7 @@ def describe(value: Any) -> str:
     if _is_tensor(value):
         return f"{_dtype(value)} {list(value.shape)}"
     if isinstance(value, Opaque):
-        return shown(value.name)
+        return display_name(value.name)
     if isinstance(value, dict):
         count = sum(map(_is_tensor, value.values()))
         return f"state dict of {count} tensors" if count else f"dict of {len(value)}"
@@ -138,7 +140,7 @@ def _describe_others(tree: dict[Any, Any], path: list[str], but: str) -> dict[st
     for value in tree.values():
         if id(value) not in words:
             words[id(value)] = describe(value)
-    return {shown(".".join([*path, str(key)])): words[id(value)] for key, value in tree.items() if key != but}
+    return {display_name(".".join([*path, str(key)])): words[id(value)] for key, value in tree.items() if key != but}
 
 
 def _is_tensor(value: Any) -> bool:
@@ -168,10 +170,10 @@ def _default_key(tree: dict[Any, Any]) -> str | None:
             return key
     if _holds_tensors(tree):
         return None
-    whole = [f"{shown(key)} ({shown(value.name)})" for key, value in tree.items() if _is_module(value)]
+    whole = [f"{display_name(key)} ({display_name(value.name)})" for key, value in tree.items() if _is_module(value)]
     if whole:
         raise ValueError(f"{', '.join(whole[:3])} is a whole model object; save its state_dict() instead")
-    held = [shown(key) for key, value in tree.items() if isinstance(value, dict) and value]
+    held = [display_name(key) for key, value in tree.items() if isinstance(value, dict) and value]
     if held:
         raise ValueError(f"no weights under {', '.join(WRAPPERS)}; name where they are: {', '.join(held[:20])}")
     raise ValueError(f"no weights in the file, it holds {_list(tree)}; a state dict of tensors was expected")
@@ -182,14 +184,14 @@ def _is_module(value: Any) -> bool:
 
 
 def _no_state_dict(value: Any, path: list[str]) -> str:
-    place = shown(".".join(path)) if path else "the file"
+    place = display_name(".".join(path)) if path else "the file"
     if _is_module(value):
-        return f"{place} is a whole model object ({shown(value.name)}); save its state_dict() instead"
+        return f"{place} is a whole model object ({display_name(value.name)}); save its state_dict() instead"
     return f"{place} is no state dict but {describe(value)}; a dict of named tensors was expected"
 
 
 def _list(tree: dict[Any, Any], limit: int = 10) -> str:
-    held = [f"{shown(key, 40)} ({describe(value)})" for key, value in list(tree.items())[:limit]]
+    held = [f"{display_name(key, 40)} ({describe(value)})" for key, value in list(tree.items())[:limit]]
     rest = f" and {len(tree) - limit} more" if len(tree) > limit else ""
     return (", ".join(held) or "nothing") + rest
 
@@ -200,7 +202,8 @@ def _state_dict(chosen: dict[Any, Any], place: str, others: dict[str, str]) -> S
         name = str(key)
         if _was_tensor(value):
             raise ValueError(
-                f"{shown(name)} was saved as {shown(value.name)}, which is not supported; save it as a plain tensor"
+                f"{display_name(name)} was saved as {display_name(value.name)}, which is not supported; save it as a "
+                "plain tensor"
             )
         if isinstance(value, BFloat16):
             tensors[name], dtypes[name] = value.to_float32(), "bfloat16"

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 from paddlemae.weights.formats.file_kind import LEGACY_MAGIC, kind_of, refusal
 from paddlemae.weights.formats.mapped_file import map_file
 from paddlemae.weights.formats.pickle_calls import PLAIN, Functions, is_shape
@@ -98,7 +98,7 @@ def read_torch(path: str | Path) -> Any:
     try:
         return (_read_zip if kind == "zip" else _read_legacy)(map_file(path))
     except ValueError as fault:
-        raise ValueError(f"{path} cannot be read: {shown(fault, 300)}") from fault
+        raise ValueError(f"{path} cannot be read: {display_name(fault, 300)}") from fault
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,13 +229,13 @@ def _read_zip(data: memoryview) -> Any:
         kind, key, count = _storage_id(value, 5)
         entry = entries.get(f"{root}/data/{key}")
         if entry is None:
-            raise ValueError(f"storage {shown(key)} is not in the archive; download or copy the file again")
+            raise ValueError(f"storage {display_name(key)} is not in the archive; download or copy the file again")
         name = STORAGES.get(kind.name)
         if name is None:
             return Opaque(kind.name, (key,))
         nbytes = count * DTYPES[name].itemsize
         if not 0 <= nbytes <= entry.size:
-            raise ValueError(f"storage {shown(key)} claims {nbytes} bytes and has {entry.size}")
+            raise ValueError(f"storage {display_name(key)} claims {nbytes} bytes and has {entry.size}")
         return Opaque(kind.name, (key,), _Storage(DTYPES[name], name, entry.offset, nbytes))
 
     place = entries[f"{root}/data.pkl"]
@@ -252,7 +252,7 @@ def _root(names: list[str]) -> str:
         return roots[0]
     if any(name.endswith(".npy") for name in names):
         raise ValueError("it is a NumPy archive; PyTorch, Paddle and safetensors files are read")
-    held = ", ".join(shown(name, 40) for name in names[:3]) or "nothing"
+    held = ", ".join(display_name(name, 40) for name in names[:3]) or "nothing"
     raise ValueError(f"a zip archive without one data.pkl, so not from torch.save; it holds {held}")
 
 
@@ -286,7 +286,7 @@ def _collector(counts: dict[str, tuple[Opaque, int]]) -> Callable[[Any], Opaque]
         kind, key, count = _storage_id(value, 6)
         known, known_count = counts.setdefault(key, (kind, count))
         if (known.name, known_count) != (kind.name, count):
-            raise ValueError(f"storage {shown(key)} is of two types or sizes")
+            raise ValueError(f"storage {display_name(key)} is of two types or sizes")
         return Opaque(kind.name)
 
     return collect
@@ -321,12 +321,12 @@ def _legacy_storages(
         name = STORAGES.get(kind.name)
         itemsize = DTYPES[name].itemsize if name else SKIPPED_STORAGES.get(kind.name)
         if itemsize is None:
-            raise ValueError(f"a storage of an unknown type, {shown(kind.name)}; save the tensor as float32")
+            raise ValueError(f"a storage of an unknown type, {display_name(kind.name)}; save the tensor as float32")
         if place + 8 > len(data):
             raise ValueError("it is cut off before its storages end; download or copy it again")
         (written,) = struct.unpack_from("<q", data, place)
         if written != count or count < 0:
-            raise ValueError(f"storage {shown(key)} of {count} elements is written as {written}")
+            raise ValueError(f"storage {display_name(key)} of {count} elements is written as {written}")
         if place + 8 + count * itemsize > len(data):
             raise ValueError("it is cut off before its storages end; download or copy it again")
         found = _Storage(DTYPES[name], name, place + 8, count * itemsize) if name else None

@@ -12,7 +12,7 @@ import warnings
 import zlib
 from typing import NamedTuple
 
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 from paddlemae.weights.formats.mapped_file import release
 
 MAX_ENTRIES = 50_000  # a ViT-Huge with its optimizer has 2,000
@@ -82,7 +82,9 @@ def verify(data: memoryview, entries: dict[str, Entry]) -> None:
             checksum = zlib.crc32(part, checksum)
             release(part)
         if checksum != entry.checksum:
-            raise ValueError(f"{shown(name)} in the archive is damaged (its checksum differs); download the file again")
+            raise ValueError(
+                f"{display_name(name)} in the archive is damaged (its checksum differs); download the file again"
+            )
 
 
 def read_directory(data: memoryview) -> dict[str, Header]:
@@ -103,9 +105,11 @@ def read_directory(data: memoryview) -> dict[str, Header]:
             raise ValueError(f"the archive has an entry with a name of {len(header.raw_name)} bytes")
         name = header.raw_name.decode("utf-8", "replace")
         if name.startswith("/") or "\\" in name or ".." in name.split("/"):
-            raise ValueError(f"the archive has an entry outside of itself, {shown(name)}; torch.save never writes one")
+            raise ValueError(
+                f"the archive has an entry outside of itself, {display_name(name)}; torch.save never writes one"
+            )
         if name in headers:
-            raise ValueError(f"the archive has two entries {shown(name)}; torch.save writes each once")
+            raise ValueError(f"the archive has two entries {display_name(name)}; torch.save writes each once")
         headers[name] = header
     return headers
 
@@ -117,9 +121,13 @@ def locate(data: memoryview, name: str, header: Header) -> Entry:
         ValueError: damaged, compressed or encrypted.
     """
     if header.flags & ENCRYPTED:
-        raise ValueError(f"the archive is encrypted ({shown(name)}); unpack it with its password and save it again")
+        raise ValueError(
+            f"the archive is encrypted ({display_name(name)}); unpack it with its password and save it again"
+        )
     if header.method != 0:
-        raise ValueError(f"the archive is compressed ({shown(name)}), which torch.save never does; save it again")
+        raise ValueError(
+            f"the archive is compressed ({display_name(name)}), which torch.save never does; save it again"
+        )
     start = header.header_offset + LOCAL.size
     if header.size != header.packed_size or start > len(data):
         raise ValueError(TORN)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from paddlemae.model.shape import tensor_shapes
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 from paddlemae.weights.layouts import huggingface, mae_pytorch, official, paddlevit, timm
 from paddlemae.weights.layouts.architecture import assemble, faults
 from paddlemae.weights.layouts.settings import Settings, from_arguments, from_preprocessor, size_of, whole
@@ -102,8 +102,8 @@ def recognise(names_and_shapes: Shapes, config: Mapping[str, Any] | None = None)
     paddle = lies_as(names_and_shapes) == "paddle"
     if within := _prefix_of_vit(names):
         raise ValueError(
-            f"the names that begin with {shown(within)!r} are a ViT's, next to others that are none of it; name "
-            f"key={shown(within[:-1])} to take these alone"
+            f"the names that begin with {display_name(within)!r} are a ViT's, next to others that are none of it; name "
+            f"key={display_name(within[:-1])} to take these alone"
         )
     if "encoder.patch_embed.proj.weight" in names or _has_split_biases(names):
         return "paddle-mae-pytorch" if paddle else "mae-pytorch"
@@ -131,7 +131,7 @@ def _not_known(names: set[str]) -> str:
     """Describe the nearest layout and the keys that it lacks."""
     lacking = {layout: [sign for sign in one.signs if sign not in names] for layout, one in _LAYOUTS.items()}
     nearest = min(lacking, key=lambda layout: len(lacking[layout]) / len(_LAYOUTS[layout].signs))
-    held = ", ".join(shown(name) for name in sorted(names)[:3]) or "nothing"
+    held = ", ".join(display_name(name) for name in sorted(names)[:3]) or "nothing"
     near = f"the nearest is {nearest}, of which {', '.join(lacking[nearest])} is missing; "
     return (
         f"no layout of a ViT or MAE that is known here ({', '.join(LAYOUTS)}): "
@@ -197,7 +197,7 @@ def _read(tensors: Mapping[str, np.ndarray], layout: str, config: Mapping[str, A
         whole=lambda name: wrapper + huggingface.with_prefix(name, encoder),
     )
     if wrapper:
-        draft.notes.append(f"all names begin with {shown(wrapper)!r}, which a wrapper of the model put there")
+        draft.notes.append(f"all names begin with {display_name(wrapper)!r}, which a wrapper of the model put there")
     if config is None:
         return draft, Settings()
     if layout == "transformers":

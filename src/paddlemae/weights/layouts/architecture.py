@@ -14,7 +14,7 @@ import numpy as np
 
 from paddlemae.model.shape import PUBLISHED, SIZES, TensorShapes, tensor_shapes
 from paddlemae.model.sincos import sincos_1d, sincos_2d
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 from paddlemae.weights.layouts.settings import Settings
 from paddlemae.weights.layouts.tensor_names import FOREIGN, Draft, reason
 from paddlemae.weights.layouts.translation import Imported
@@ -29,7 +29,7 @@ def faults(draft: Draft, shapes: TensorShapes) -> list[str]:
     missing = [theirs(name) for name in shapes if name not in tensors]
     extra = [*draft.unknown, *(theirs(name) for name in tensors if name not in shapes)]
     other = [
-        f"{shown(theirs(name))} {list(tensors[name].shape)} for {list(shape)}"
+        f"{display_name(theirs(name))} {list(tensors[name].shape)} for {list(shape)}"
         for name, shape in shapes.items()
         if name in tensors and tensors[name].shape != shape
     ]
@@ -42,7 +42,7 @@ def faults(draft: Draft, shapes: TensorShapes) -> list[str]:
 
 def _shortened(names: list[str], limit: int = 8) -> str:
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(shown(name) for name in names[:limit]) + rest
+    return ", ".join(display_name(name) for name in names[:limit]) + rest
 
 
 def assemble(draft: Draft, layout: str, settings: Settings) -> Imported:
@@ -100,18 +100,18 @@ def _refuse_foreign(draft: Draft, layout: str) -> None:
         if words:
             found.setdefault(words, name)
     if found:
-        listed = ", ".join(f"{words} ({shown(name)})" for words, name in found.items())
+        listed = ", ".join(f"{words} ({display_name(name)})" for words, name in found.items())
         raise ValueError(f"these weights (layout {layout}) have what our models have not: {listed}")
     for name, array in draft.tensors.items():
         if array.dtype.kind != "f":
-            raise ValueError(f"{shown(draft.their_name(name))} is {array.dtype}, weights are floats")
+            raise ValueError(f"{display_name(draft.their_name(name))} is {array.dtype}, weights are floats")
 
 
 def _kind(draft: Draft, layout: str) -> str:
     decoder = [name for name in draft.tensors if name.startswith(("decoder_", "mask_token"))]
     head = [name for name in draft.tensors if name.startswith("head.")]
     if decoder and head:
-        names = f"{shown(draft.their_name(decoder[0]))} and {shown(draft.their_name(head[0]))}"
+        names = f"{display_name(draft.their_name(decoder[0]))} and {display_name(draft.their_name(head[0]))}"
         raise ValueError(f"these weights (layout {layout}) have a decoder and a head, {names}; a model has one of them")
     return "mae" if decoder else "classifier" if head else "encoder"
 
@@ -120,7 +120,7 @@ def _needed(draft: Draft, name: str, dimensions: int, layout: str) -> np.ndarray
     array = draft.tensors.get(name)
     if array is None or array.ndim != dimensions:
         found = "is missing" if array is None else f"is {list(array.shape)}, it should have {dimensions} dimensions"
-        raise ValueError(f"no weights of the layout {layout}: {shown(draft.their_name(name))} {found}")
+        raise ValueError(f"no weights of the layout {layout}: {display_name(draft.their_name(name))} {found}")
     return array
 
 
@@ -130,7 +130,7 @@ def _depth(draft: Draft, prefix: str, layout: str) -> int:
     numbers = sorted({int(one[1]) for one in found if one})
     gap = next((place for place, number in enumerate(numbers) if place != number), None)
     if gap is not None:
-        missing = shown(draft.their_name(f"{prefix}.{gap}.norm1.weight"))
+        missing = display_name(draft.their_name(f"{prefix}.{gap}.norm1.weight"))
         raise ValueError(f"these weights (layout {layout}) are not whole: block {gap} is missing, with {missing}")
     return len(numbers)
 
@@ -171,7 +171,7 @@ def _ending(draft: Draft, layout: str) -> dict[str, Any]:
     if pool == "cls" and "cls_token" not in draft.tensors:
         raise ValueError(
             f"these weights (layout {layout}) have neither a cls token nor a norm behind pooling "
-            f"({shown(draft.their_name('cls_token'))}, {shown(draft.their_name('fc_norm.weight'))}); "
+            f"({display_name(draft.their_name('cls_token'))}, {display_name(draft.their_name('fc_norm.weight'))}); "
             "our classifiers pool by one of them"
         )
     head = draft.tensors.get("head.weight")
@@ -202,7 +202,7 @@ def _fill_biases(draft: Draft, settings: Settings) -> None:
 def _grid(draft: Draft, settings: Settings, architecture: Mapping[str, Any]) -> tuple[int, int]:
     """Return (rows, columns) of patches, from the settings or from the position table."""
     patch, front = architecture["patch_size"], int(architecture["cls_token"])
-    table, name = draft.tensors.get("pos_embed"), shown(draft.their_name("pos_embed"))
+    table, name = draft.tensors.get("pos_embed"), display_name(draft.their_name("pos_embed"))
     said = settings.image_size
     if said is not None and (said[0] % patch[0] or said[1] % patch[1]):
         raise ValueError(
@@ -274,7 +274,7 @@ def _positions(draft: Draft, cls_token: bool, grid: tuple[int, int]) -> str | No
     if table is None:
         return None
     kind = _computed(table, cls_token, grid)
-    name = shown(draft.their_name("pos_embed"))
+    name = display_name(draft.their_name("pos_embed"))
     if kind is None:
         draft.notes.append(f"{name} is not a computed table: positions are learned, on a grid of {grid[0]} x {grid[1]}")
         return "learned"
@@ -287,7 +287,7 @@ def _decoder_positions(draft: Draft, architecture: Mapping[str, Any], grid: tupl
     if table is None or table.ndim != 3 or "decoder" not in architecture:
         return
     kind = _computed(table, architecture["cls_token"], grid)
-    name = shown(draft.their_name("decoder_pos_embed"))
+    name = display_name(draft.their_name("decoder_pos_embed"))
     if kind is None:
         draft.notes.append(f"{name} is not a computed table: it is kept as it is, and stays fixed in training")
     else:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 from paddlemae.weights.layouts.settings import Settings, numbers, size_of, whole
 from paddlemae.weights.layouts.tensor_names import Draft, Pairs
 
@@ -81,14 +81,14 @@ def read_parts(draft: Draft, settings: Settings) -> None:
     biased = {prefix.split(".")[0] for prefix in prefixes for part in "qkv" if f"{prefix}{part}.bias" in draft.tensors}
     endings = {prefix: ["weight", "bias"] if prefix.split(".")[0] in biased else ["weight"] for prefix in prefixes}
     wanted = [f"{prefix}{part}.{ending}" for prefix in prefixes for ending in endings[prefix] for part in "qkv"]
-    missing = [shown(draft.their_name(name)) for name in wanted if name not in draft.tensors]
+    missing = [display_name(draft.their_name(name)) for name in wanted if name not in draft.tensors]
     if missing:
         raise ValueError(f"missing: {', '.join(missing[:8])}{' and more' if len(missing) > 8 else ''}")
     for prefix in prefixes:
         for ending in endings[prefix]:
             parts = [draft.tensors.pop(f"{prefix}{part}.{ending}") for part in "qkv"]
             if any(part.shape != parts[0].shape for part in parts):
-                name = shown(draft.their_name(f"{prefix}q.{ending}"))
+                name = display_name(draft.their_name(f"{prefix}q.{ending}"))
                 raise ValueError(f"{name} and its key and value are of different shapes: {[p.shape for p in parts]}")
             draft.set(f"{prefix}qkv.{ending}", np.concatenate(parts), "query, key and value joined")
 
@@ -101,15 +101,16 @@ def settings_of(config: Mapping[str, Any], notes: list[str]) -> Settings:
     """
     model = config.get("model_type")
     if model not in ("vit", "vit_mae"):
-        raise ValueError(f"config.json is of model_type {shown(repr(model))}; vit and vit_mae are read")
+        raise ValueError(f"config.json is of model_type {display_name(repr(model))}; vit and vit_mae are read")
     if config.get("hidden_act", ACTIVATION) != ACTIVATION:
         raise ValueError(
-            f"config.json has hidden_act {shown(repr(config['hidden_act']))}; our blocks have the exact 'gelu'"
+            f"config.json has hidden_act {display_name(repr(config['hidden_act']))}; our blocks have the exact 'gelu'"
         )
     epsilon = config.get("layer_norm_eps", 1e-12)
     if not isinstance(epsilon, float) or not 0 <= epsilon <= EPSILON:
         raise ValueError(
-            f"config.json has layer_norm_eps {shown(repr(epsilon))}; our models have {EPSILON}, and 1e-12 is near it"
+            f"config.json has layer_norm_eps {display_name(repr(epsilon))}; our models have {EPSILON}, and 1e-12 is "
+            "near it"
         )
     if epsilon != EPSILON:
         notes.append(

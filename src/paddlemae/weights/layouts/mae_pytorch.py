@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from paddlemae.model.sincos import sincos_1d
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 from paddlemae.weights.layouts.settings import Settings
 from paddlemae.weights.layouts.tensor_names import BLOCK, CLASSIFIER, Draft, Pairs, same_names
 
@@ -60,10 +60,12 @@ def _join_biases(draft: Draft) -> None:
             continue
         if query is None or value is None:
             lacking = f"{prefix}{'q_bias' if query is None else 'v_bias'}"
-            raise ValueError(f"missing: {shown(draft.their_name(lacking))}; the other of the two biases is there")
+            raise ValueError(
+                f"missing: {display_name(draft.their_name(lacking))}; the other of the two biases is there"
+            )
         if query.shape != value.shape:
             raise ValueError(
-                f"{shown(draft.their_name(prefix + 'q_bias'))} is {list(query.shape)} and the bias of values "
+                f"{display_name(draft.their_name(prefix + 'q_bias'))} is {list(query.shape)} and the bias of values "
                 f"{list(value.shape)}; they should be as long as each other"
             )
         joined = np.concatenate([query, np.zeros_like(query), value])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 from paddlemae.weights.formats.state_dict import Opaque
 
 Size = tuple[int, int]
@@ -53,7 +53,7 @@ def size_of(value: Any, what: str) -> Size | None:
         return None
     values = [value, value] if isinstance(value, (int, float)) else list(value)[-2:] if _is_list(value) else []
     if len(values) != 2 or not all(_is_size(one) for one in values):
-        raise ValueError(f"{what} must be one or two whole numbers of pixels, got {shown(repr(value))}")
+        raise ValueError(f"{what} must be one or two whole numbers of pixels, got {display_name(repr(value))}")
     return int(values[0]), int(values[1])
 
 
@@ -74,7 +74,7 @@ def whole(value: Any, what: str) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{what} must be a whole number from 1, got {shown(repr(value))}")
+        raise ValueError(f"{what} must be a whole number from 1, got {display_name(repr(value))}")
     return value
 
 
@@ -87,7 +87,7 @@ def numbers(value: Any, what: str) -> list[float] | None:
     if value is None:
         return None
     if not _is_list(value) or not value or not all(abs(one) < 1e30 for one in value):
-        raise ValueError(f"{what} must be a list of numbers, got {shown(repr(value))}")
+        raise ValueError(f"{what} must be a list of numbers, got {display_name(repr(value))}")
     return [float(one) for one in value]
 
 

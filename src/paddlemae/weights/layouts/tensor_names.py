@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 
 # (our name, theirs), both without ".weight" and ".bias"; "{}" is a block's number. All are read, the first of several
 # for one of ours is written.
@@ -152,11 +152,15 @@ def drafted(
         if why:
             draft.left_over[name] = why
         elif array.size == 0:
-            raise ValueError(f"{shown(name)} is empty, {list(array.shape)}; the file is damaged or was saved sharded")
+            raise ValueError(
+                f"{display_name(name)} is empty, {list(array.shape)}; the file is damaged or was saved sharded"
+            )
         elif ours is None:
             draft.unknown.append(name)
         elif ours in origins:
-            raise ValueError(f"{shown(origins[ours])} and {shown(name)} are both {ours}; one of them is too many")
+            raise ValueError(
+                f"{display_name(origins[ours])} and {display_name(name)} are both {ours}; one of them is too many"
+            )
         else:
             draft.tensors[ours], origins[ours] = array, name
     return draft
@@ -210,8 +214,9 @@ def lies_as(shapes: Shapes) -> str | None:
             found.setdefault("torch" if rows == outputs else "paddle", name)
     if len(found) > 1:
         raise ValueError(
-            f"Linear weights that lie both ways: {shown(found['torch'])} {list(shapes[found['torch']])} is [out, in] "
-            f"and {shown(found['paddle'])} {list(shapes[found['paddle']])} is [in, out]; such a file can't be trusted"
+            f"Linear weights that lie both ways: {display_name(found['torch'])} {list(shapes[found['torch']])} is "
+            f"[out, in] and {display_name(found['paddle'])} {list(shapes[found['paddle']])} is [in, out]; such a file "
+            "can't be trusted"
         )
     return next(iter(found), None)
 

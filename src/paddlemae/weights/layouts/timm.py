@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from paddlemae.model.shape import PUBLISHED
-from paddlemae.system.display_names import shown
+from paddlemae.system.display_names import display_name
 from paddlemae.weights.layouts.settings import Settings, numbers, size_of, whole
 from paddlemae.weights.layouts.tensor_names import CLASSIFIER, ENCODER, same_names
 
@@ -28,12 +28,12 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
     """
     name = str(config.get("architecture"))
     if not name.startswith("vit_"):
-        raise ValueError(f"config.json is of the architecture {shown(repr(name))}; timm's vit_... are read")
+        raise ValueError(f"config.json is of the architecture {display_name(repr(name))}; timm's vit_... are read")
     arguments = _mapping(config.get("model_args"))
     pretrained = _mapping(config.get("pretrained_cfg", config))  # older folders have it all at the top
     if arguments.get("act_layer", "gelu") != "gelu":
         raise ValueError(
-            f"config.json has act_layer {shown(repr(arguments['act_layer']))}; our blocks have the exact 'gelu'"
+            f"config.json has act_layer {display_name(repr(arguments['act_layer']))}; our blocks have the exact 'gelu'"
         )
     size = arguments.get("img_size", pretrained.get("input_size"))
     labels = config.get("label_names", pretrained.get("label_names"))

@@ -1,0 +1,81 @@
+"""Results and exhibits that a run could have and has not, each with the command that would make it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from paddlemae.model.shape import EncoderShape, names_of
+from paddlemae.report.results import kind_of
+from paddlemae.runs.exhibit_files import EXHIBIT_TITLES
+
+# the settings of a pretraining's model that a classifier has too
+ENCODER = ("size", *(name for name in names_of(EncoderShape) if name != "drop_path"))
+
+Json = dict[str, Any]
+
+
+def missing_of(run: Path, recipe: Json, rows: Sequence[Json], exhibits: Json) -> Iterator[Json]:
+    """Everything that a run could show and does not, with the command that would make it."""
+    folder, data = shlex.quote(str(run)), shlex.quote(str(recipe.get("data") or "FOLDER"))
+    knn = f"paddlemae knn {folder} --data {data}"
+    pretrained = recipe["task"] == "pretrain"
+    if recipe["task"] != "probe":
+        ways = {"knn": ("kNN", {"pretrained": knn})}
+        if pretrained:
+            ways = _evaluations(folder, data, _model_settings(recipe))
+        for kind, (title, commands) in ways.items():
+            done = {start for row in rows if kind_of(row) == kind for start in row["starts"]}
+            for start, command in commands.items():
+                if start not in done:
+                    words = "" if start == "pretrained" else f", {OTHER_STARTS[start]}"
+                    yield _part(f"results.{kind}.{start}", title + words, "not run", command)
+    of_knn = {"confusion": knn, "mistakes": knn, "neighbours": knn, "map": knn}
+    for part, title in EXHIBIT_TITLES.items():
+        if exhibits[part] is not None:
+            continue
+        if recipe["task"] == "probe" and part not in ("confusion", "mistakes"):
+            yield _part(part, title, f"not part of a probe; see the report of {recipe.get('init')}", None)
+        elif part == "reconstructions" and not pretrained:
+            yield _part(part, title, "not part of fine-tuning: a classifier has no decoder", None)
+        else:
+            yield _part(part, title, "not run", of_knn.get(part) if recipe["task"] != "probe" else None)
+
+
+OTHER_STARTS = {"random": "of the untrained encoder", "scratch": "from scratch"}
+
+
+def _model_settings(recipe: Json) -> str:
+    """What a training from scratch has to be told to have the pretrained encoder's model."""
+    model = recipe.get("model")
+    given = {name: model.get(name) for name in ENCODER} if isinstance(model, dict) else {}
+    return " ".join(shlex.quote(f"model.{name}={json.dumps(v)}") for name, v in given.items() if v is not None)
+
+
+def _evaluations(folder: str, data: str, model: str) -> dict[str, tuple[str, dict[str, str]]]:
+    """Every way to say how good a pretraining is: kind -> (title, start -> command)."""
+    knn = f"paddlemae knn {folder} --data {data}"
+    probe = f"paddlemae probe --init {folder} --data {data} --out PROBE cached=true"
+    study = f"paddlemae study --init {folder} --data {data} --out STUDY"
+    return {
+        "knn": ("kNN", {"pretrained": knn, "random": f"{knn} --random"}),
+        "probe": ("linear probe", {"pretrained": probe, "random": f"{probe} random=true"}),
+        "partial": (
+            "partial fine-tuning",
+            {"pretrained": f"{study} --vary trainable_blocks --value 0 --value 0.5 --value 1"},
+        ),
+        "finetune": (
+            "fine-tuning",
+            {
+                "pretrained": f"paddlemae finetune --init {folder} --data {data} --out TUNED",
+                "scratch": f"{study} --vary labels --value 1000 --scratch {model}".rstrip(),
+            },
+        ),
+    }
+
+
+def _part(part: str, title: str, reason: str, command: str | None) -> Json:
+    return {"part": part, "title": title, "reason": reason, "command": command}

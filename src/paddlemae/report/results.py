@@ -1,0 +1,169 @@
+"""Results of a run as rows of a table: what was done in the same way from other starts and seeds is in one row."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from statistics import mean, stdev
+from types import NoneType
+from typing import Any
+
+from paddlemae.runs.metrics import CLASSIFICATION, metrics_named, metrics_of
+from paddlemae.runs.runlog import RESULTS_FILE
+from paddlemae.system.display_names import display_name, escape_lines
+
+STARTS = ("pretrained", "random", "scratch")
+ORDER = ("knn", "probe", "partial", "finetune", "evaluate")  # of results
+# of a protocol, what the title says or what is averaged over
+SAID = ("seed", "k", "votes", "labels", "trainable_blocks", "cached", "token", "layer", "norm")
+
+Json = dict[str, Any]
+
+
+def rows_of(results: Iterable[Json], task: str, problems: list[str]) -> Iterator[Json]:
+    """Results as rows of a table: what was done in the same way from other starts and seeds is beside each other."""
+    rows: dict[tuple, Json] = {}
+    cells: dict[tuple, dict[Any, Json]] = {}
+    for result in results:
+        if not _makes_sense(result):
+            problems.append(f"{RESULTS_FILE}: a result of {result['task']} is damaged and was left out")
+            continue
+        key, start = _identity(result), result.get("start", "pretrained")
+        row = {"task": result["task"], "title": key[1], "detail": key[2], "checkpoint": key[3], "metric": key[4]}
+        rows.setdefault(key, {**row, "starts": {}})
+        cells.setdefault((key, start), {})[result["protocol"].get("seed")] = result  # done again, the newest counts
+    for (key, start), by_seed in cells.items():
+        rows[key]["starts"][start] = _cell(list(by_seed.values()))
+    for key in sorted(rows, key=lambda key: (key[0], _numbers(key[1]), *key[1:])):
+        starts = rows[key]["starts"]
+        yield {**rows[key], "starts": {name: starts[name] for name in STARTS if name in starts}}
+
+
+def _makes_sense(result: Json) -> bool:
+    """Whether a result has its number, protocol and start, and the rest of it is of the types that are written."""
+    command = result.get("command", [])
+    return (
+        metrics_of(result) is not None
+        and isinstance(result["task"], str)
+        and result.get("start", STARTS[0]) in STARTS
+        and isinstance(result.get("protocol"), dict)
+        and isinstance(result["protocol"].get("seed"), (int, NoneType))
+        and all(isinstance(result.get(name), (int, NoneType)) for name in ("train_images", "eval_images"))
+        and isinstance(command, list)
+        and all(isinstance(word, str) for word in command)
+    )
+
+
+def _identity(result: Json) -> tuple[int, str, str, str, str]:
+    """Return (place among the kinds of results, title, detail, pretrained checkpoint, primary metric)."""
+    protocol, kind = result["protocol"], result["task"]
+    blocks, labels = protocol.get("trainable_blocks"), protocol.get("labels")
+    if kind == "finetune" and blocks is not None:
+        kind = "partial"
+    titles = {
+        "knn": f"kNN, k = {protocol.get('k')}, {protocol.get('votes')} votes",
+        "probe": f"linear probe{', cached features' if protocol.get('cached') else ''}",
+        "partial": f"last {blocks:g} block{'' if blocks == 1 else 's'} fine-tuned"
+        if isinstance(blocks, (int, float))
+        else "",
+        "finetune": "fine-tuned",
+        "evaluate": "evaluated",
+    }
+    title = titles.get(kind, str(kind)) + (f", {labels} labels" if labels else "")
+    parts = [_features(protocol)] if "token" in protocol else []
+    for verb, side in (("searched" if kind == "knn" else "trained on", "train"), ("measured on", "eval")):
+        if result.get(f"{side}_images") is not None:
+            name = f": {result[side]}" if result.get(side) else ""
+            parts.append(f"{verb} {result[f'{side}_images']:,} images{name}")
+    parts += [f"{name} {_plain(value)}" for name, value in protocol.items() if name not in SAID and value is not None]
+    place = ORDER.index(kind) if kind in ORDER else len(ORDER)
+    metrics = metrics_of(result)
+    assert metrics is not None
+    title += f", {metrics.name}" if metrics is not CLASSIFICATION else ""
+    return place, title, "; ".join(parts), str(result.get("checkpoint") or ""), metrics.primary
+
+
+def _features(protocol: Json) -> str:
+    token = "cls token" if protocol["token"] == "cls" else "mean of the patch tokens"
+    layer = "the last block" if protocol.get("layer") is None else f"block {protocol['layer']}"
+    return f"{token} after {layer}, norm: {protocol.get('norm')}"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _numbers(title: str) -> tuple[float, ...]:
+    """The numbers in a title, so that k = 100 comes behind k = 20."""
+    return tuple(float(word) for word in title.replace(",", "").split() if word.replace(".", "").isdigit())
+
+
+def _cell(results: Sequence[Json]) -> Json:
+    last = results[-1]
+    metrics = metrics_of(last)
+    assert metrics is not None
+    values = {key: [result[key] for result in results if key in result] for key in metrics.titles}
+    primary = values[metrics.primary]
+    return {
+        **values,
+        "mean": mean(primary),
+        "std": stdev(primary) if len(primary) > 1 else None,
+        "command": shlex.join(last.get("command", [])),
+        "at": last.get("at"),
+        "commit": last.get("commit"),
+    }
+
+
+def kind_of(row: Json) -> str:
+    """Which of `ORDER` a row of results is of."""
+    return "partial" if row["title"].startswith("last ") else row["task"]
+
+
+def compared_rows(runs: Sequence[Json]) -> Iterator[Json]:
+    """Return results of the same kind next to each other, of each run's newest checkpoint that has them."""
+    found: dict[tuple[str, str, str, str], list[float | None]] = {}
+    for place, run in enumerate(runs):
+        for row in run["results"]:
+            for start, cell in row["starts"].items():
+                key = row["title"], row["detail"], start, row["metric"]
+                found.setdefault(key, [None] * len(runs))[place] = cell["mean"]
+    for (title, detail, start, metric), values in found.items():
+        first, last = values[0], values[-1]
+        difference = last - first if first is not None and last is not None else None
+        row = {"title": title, "detail": detail, "start": start, "metric": metric}
+        yield {**row, metric: values, "difference": difference}
+
+
+def markdown(runs: Sequence[Json]) -> str:
+    """Return the results of every run as a table in Markdown; several runs stand below each other."""
+    parts = []
+    for run in runs:
+        lines = [f"### {display_name(run['name'])}", ""] if len(runs) > 1 else []
+        names = dict.fromkeys(metrics_named(row["metric"]).title for row in run["results"]) or [CLASSIFICATION.title]
+        lines += [f"| {', '.join(names)} | pretrained | untrained | from scratch | points gained |"]
+        lines += ["|---|---:|---:|---:|---:|"]
+        lines += [markdown_row(row) for row in run["results"]]
+        if not run["results"]:
+            lines.append("| not measured yet | | | | |")
+        parts.append("\n".join(lines) + "\n")
+    return escape_lines("\n".join(parts))
+
+
+def markdown_row(row: Json, *more: str) -> str:
+    """Return a row: what was done, the primary metric from every start, the points gained, and further cells."""
+    cells = [spread(row["starts"][start]) if start in row["starts"] else "" for start in STARTS]
+    gained = gain(row)
+    title = display_name(row["title"], None).replace("|", "\\|")
+    return f"| {' | '.join([title, *cells, '' if gained is None else f'{100 * gained:+.1f}', *more])} |"
+
+
+def spread(cell: Json) -> str:
+    """Return the mean and standard deviation over seeds, in percent."""
+    return f"{cell['mean']:.1%}" + (f" ± {cell['std']:.1%}" if cell["std"] is not None else "")
+
+
+def gain(row: Json) -> float | None:
+    """Return how far pretraining is above training from scratch, or else above the untrained encoder."""
+    starts = row["starts"]
+    base = starts.get("scratch") or starts.get("random")
+    return starts["pretrained"]["mean"] - base["mean"] if base and "pretrained" in starts else None
