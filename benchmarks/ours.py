@@ -40,7 +40,7 @@ def classify(job: Job, options: Options) -> dict[str, object]:
     import paddle
     import paddle.nn.functional as F
 
-    from paddlemae.model.vit import VisionTransformer
+    from paddlemae.model.classifier import VisionTransformer
     from paddlemae.tasks.models.build import describe
     from paddlemae.tasks.models.preprocess import to_input
 
@@ -77,7 +77,7 @@ def feature_model(job: Job):
     """(model, description) of an encoder."""
     import paddle
 
-    from paddlemae.model.vit import VisionTransformer
+    from paddlemae.model.classifier import VisionTransformer
     from paddlemae.tasks.models.build import describe
 
     paddle.seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from PIL import Image
 import paddlemae
 from paddlemae.data.sources import as_source
 from paddlemae.data.sources.source import Source
+from paddlemae.recipe import parse_overrides
+from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks.evaluate import evaluate
 
 
@@ -99,9 +102,8 @@ def test_a_picture_of_pillow_is_read_as_its_file_is(tmp_path) -> None:
                 np.testing.assert_array_equal(in_memory, in_file)
 
 
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [
+def test_wrong_images_are_one_line(model) -> None:
+    for images, message in [
         (3, "expected a path, a picture of Pillow, .*; got int"),
         ([], "expected a path, .*; got none in a list"),
         (["a.png", 3.5], "expected a path, .*; got float in a list"),
@@ -110,13 +112,11 @@ def test_a_picture_of_pillow_is_read_as_its_file_is(tmp_path) -> None:
         (np.zeros((8, 8, 3), np.float32), "cannot read image 'image 0': floating-point pixels"),
         (np.zeros((8, 8, 5), np.uint8), "cannot read image 'image 0': 5 channels, where 3 are asked for"),
         ([np.zeros((8, 8), np.uint8), np.zeros(8, np.uint8)], "cannot read image 'image 1': an array of shape"),
-    ],
-)
-def test_wrong_images_are_one_line(model, images, message: str) -> None:
-    for use in (model.encode, model.reconstruct):
-        with pytest.raises((ValueError, FileNotFoundError), match=message) as fault:
-            use(images)
-        assert "\n" not in str(fault.value)
+    ]:
+        for use in (model.encode, model.reconstruct):
+            with pytest.raises((ValueError, FileNotFoundError), match=message) as fault:
+                use(images)
+            assert "\n" not in str(fault.value)
 
 
 def test_a_model_says_what_it_is_and_what_it_cannot(model, tuned, files) -> None:
@@ -191,3 +191,17 @@ def test_pretraining_is_the_command_s(tmp_path, photos, pretrained, tiny) -> Non
 
 def test_notebooks_complete_the_names_that_there_are() -> None:
     assert {"load", "pretrain", "finetune", "reconstruct", "__version__"} <= set(dir(paddlemae))
+
+
+def test_several_processes_train_as_one(tmp_path, tiny, encoder, colours, capfd) -> None:
+    settings = {**parse_overrides([*tiny, "steps=2", "batch_size=4"]), "threads": 1}
+    out = paddlemae.pretrain(data=colours, out=tmp_path / "run", procs=2, quiet=True, **settings)
+    assert len(list(read_metrics(out))) > 0 and paddlemae.load(out).kind == "mae"
+    tuning = {**parse_overrides(encoder), "steps": 2, "batch_size": 4, "threads": 1}
+    result = paddlemae.finetune(init="scratch", data=colours, out=tmp_path / "tuned", procs=2, quiet=True, **tuning)
+    assert result == json.loads((tmp_path / "tuned" / "result.json").read_text())
+    with pytest.raises(ValueError, match="3 processes can't share a batch_size of 4 evenly"):
+        paddlemae.pretrain(data=colours, out=tmp_path / "other", procs=3, **settings)
+    with pytest.raises(RuntimeError, match="the 2 processes of this training ended with status 2"):
+        paddlemae.pretrain(data=tmp_path / "nowhere", out=tmp_path / "other", procs=2, **settings)
+    assert "nowhere" in capfd.readouterr().err and not (tmp_path / "other").exists()

@@ -19,6 +19,8 @@ from paddlemae.recipe import (
     dump_recipe,
     load,
     load_recipe,
+    override_text,
+    parse_overrides,
     recipe_about,
     recipe_content,
     settings_of,
@@ -56,6 +58,17 @@ def test_defaults_are_the_papers() -> None:
     assert (shape.decoder_embed_dim, shape.decoder_depth, shape.decoder_num_heads) == (512, 8, 16)
     assert shape.norm_pix_loss and shape.cls_token and shape.positions == "sincos2d"
     assert tuning.betas == (0.9, 0.999) and tuning.label_smoothing == 0.1 and tuning.model.pool == "mean"
+
+
+@pytest.mark.parametrize("value", [3, 0.5, None, True, "grid", "7", "none", "a: b", "1e-4", "", [0.5, 1], "true"])
+def test_a_setting_is_the_same_as_a_value_and_as_text(value: object) -> None:
+    assert parse_overrides([override_text("key", value)]) == {"key": value}
+
+
+def test_overrides_are_a_mapping_or_texts() -> None:
+    texts = ["depth=3", "mask=grid", "mean=[0.5]", "std=[0.5]", "channels=1"]
+    assert load_recipe("pretrain", None, parse_overrides(texts)) == load_recipe("pretrain", None, texts)
+    assert list(parse_overrides(["seed=1", "training.seed=2", "seed=3"])) == ["training.seed", "seed"]
 
 
 def test_overrides_beat_the_file_which_beats_the_defaults(tmp_path) -> None:
@@ -299,18 +312,15 @@ def test_a_dataclass_section_has_its_descriptions_in_the_metadata() -> None:
     assert list(settings_of(Whole())) == [Setting("model.depth", 3, "blocks"), Setting("seed", 0, "")]
 
 
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [
+def test_a_recipe_is_found_by_its_name() -> None:
+    for words, found in [
         (["pretrain", "digits"], ("pretrain", "digits")),
         (["crossmae"], ("pretrain", "crossmae")),
         (["imagenet-large"], ("finetune", "imagenet-large")),
         (["probe"], ("probe", None)),
         (["probe", "mine.yaml"], ("probe", "mine.yaml")),
-    ],
-)
-def test_a_recipe_is_found_by_its_name(words: list[str], found: tuple[str, str | None]) -> None:
-    assert describe.find_recipe(words) == found
+    ]:
+        assert describe.find_recipe(words) == found
 
 
 def test_a_recipe_file_is_found_by_its_task(tmp_path) -> None:
@@ -320,20 +330,17 @@ def test_a_recipe_file_is_found_by_its_task(tmp_path) -> None:
         describe.find_recipe([write(tmp_path / "mine.yaml", "seed: 1\n")])
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
+def test_an_unclear_recipe_name_is_one_line() -> None:
+    for words, message in [
         (["digits"], "pretrain, finetune, probe each have a recipe 'digits'; .*paddlemae recipe pretrain digits"),
         (["imagenet_larg"], "no recipe 'imagenet_larg'; did you mean 'imagenet-large' or .*--list"),
         (["qqqq"], "no recipe 'qqqq'; see paddlemae recipe --list"),
         (["pretrain", "base", "large"], "expected .TASK. NAME with a task of pretrain, finetune, probe, got pretrain"),
         ([], "expected .TASK. NAME"),
-    ],
-)
-def test_an_unclear_recipe_name_is_one_line(words: list[str], message: str) -> None:
-    with pytest.raises((ValueError, FileNotFoundError), match=message) as fault:
-        describe.find_recipe(words)
-    assert "\n" not in str(fault.value)
+    ]:
+        with pytest.raises((ValueError, FileNotFoundError), match=message) as fault:
+            describe.find_recipe(words)
+        assert "\n" not in str(fault.value)
 
 
 def test_the_recipes_are_listed() -> None:
@@ -343,25 +350,20 @@ def test_the_recipes_are_listed() -> None:
     assert all(re.match(r" +(cited|measured): .*%", line) for line in lines[1::2])
 
 
-@pytest.mark.parametrize(
-    ("name", "epochs", "base_lr", "layer_decay", "drop_path"),
-    [
+def test_fine_tuning_on_imagenet_is_as_published() -> None:
+    """MAE, appendix A.2, table 9, and the authors' commands for weights pretrained on normalised pixels."""
+    for name, epochs, base_lr, layer_decay, drop_path in [
         ("imagenet", 100, 5e-4, 0.65, 0.1),
         ("imagenet-large", 50, 1e-3, 0.75, 0.2),
         ("imagenet-huge", 50, 1e-3, 0.75, 0.3),
-    ],
-)
-def test_fine_tuning_on_imagenet_is_as_published(
-    name: str, epochs: int, base_lr: float, layer_decay: float, drop_path: float
-) -> None:
-    """MAE, appendix A.2, table 9, and the authors' commands for weights pretrained on normalised pixels."""
-    built = load_recipe("finetune", name)
-    training, augment = built.training, built.augment
-    assert (training.epochs, training.base_lr, built.layer_decay) == (epochs, base_lr, layer_decay)
-    assert built.model.drop_path == drop_path and training.effective_batch_size == 1024
-    assert training.warmup_epochs == 5 and training.weight_decay == 0.05 and built.betas == (0.9, 0.999)
-    assert (built.mixup, built.cutmix, built.label_smoothing) == (0.8, 1.0, 0.1)
-    assert (augment.randaugment, augment.magnitude, augment.magnitude_std, augment.erasing) == (2, 9, 0.5, 0.25)
+    ]:
+        built = load_recipe("finetune", name)
+        training, augment = built.training, built.augment
+        assert (training.epochs, training.base_lr, built.layer_decay) == (epochs, base_lr, layer_decay)
+        assert built.model.drop_path == drop_path and training.effective_batch_size == 1024
+        assert training.warmup_epochs == 5 and training.weight_decay == 0.05 and built.betas == (0.9, 0.999)
+        assert (built.mixup, built.cutmix, built.label_smoothing) == (0.8, 1.0, 0.1)
+        assert (augment.randaugment, augment.magnitude, augment.magnitude_std, augment.erasing) == (2, 9, 0.5, 0.25)
 
 
 def test_linear_probing_on_imagenet_is_the_papers() -> None:

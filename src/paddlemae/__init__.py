@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from paddlemae.api import pretrain as pretrain
     from paddlemae.data.sources import open_source as open_source
     from paddlemae.engine import device as device
+    from paddlemae.model.classifier import VisionTransformer as VisionTransformer
+    from paddlemae.model.encoder import features as features
     from paddlemae.model.mae import MaskedAutoencoder as MaskedAutoencoder
     from paddlemae.model.mae import reconstruct as reconstruct
     from paddlemae.model.masking import Mask as Mask
@@ -22,8 +24,6 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from paddlemae.model.masking import num_kept as num_kept
     from paddlemae.model.masking import random_mask as random_mask
     from paddlemae.model.shape import SIZES as SIZES
-    from paddlemae.model.vit import VisionTransformer as VisionTransformer
-    from paddlemae.model.vit import features as features
     from paddlemae.recipe import load_recipe as load_recipe
 
 __version__: str  # read when it is asked for: what reads it takes half of the time that this import would
@@ -35,9 +35,9 @@ _HOMES = {  # the same names, and where they are loaded from
     "finetune": _API,
     "Model": _API,
     "MaskedAutoencoder": "paddlemae.model.mae",
-    "VisionTransformer": "paddlemae.model.vit",
+    "VisionTransformer": "paddlemae.model.classifier",
     "SIZES": "paddlemae.model.shape",
-    "features": "paddlemae.model.vit",
+    "features": "paddlemae.model.encoder",
     "Mask": "paddlemae.model.masking",
     "random_mask": "paddlemae.model.masking",
     "block_mask": "paddlemae.model.masking",

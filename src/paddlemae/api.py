@@ -6,7 +6,6 @@ Shapes: N images of H x W pixels and C channels, D width of a feature, K classes
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,10 +20,15 @@ from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.sources import Images, InMemoryReader, Source, as_source
 from paddlemae.engine import device as devices
 from paddlemae.engine.host import host_as_before
+from paddlemae.launch.commands import TrainingCommand, train_in_processes
+from paddlemae.launch.launcher import Launch
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import Mask
 from paddlemae.recipe import load_recipe
 from paddlemae.runs.figures import draw_reconstructions
+from paddlemae.runs.runlog import RESULT_FILE
+from paddlemae.system.documents import read_object
+from paddlemae.system.signals import INTERRUPTED_STATUS, REQUEUE_STATUS, Preempted
 from paddlemae.tasks import finetune as finetuning
 from paddlemae.tasks import pretrain as pretraining
 from paddlemae.tasks.models.build import load_autoencoder, load_classifier, load_encoder
@@ -150,7 +154,7 @@ class Model:
             model = load_autoencoder(self._checkpoint)  # says what it is instead
         source = as_source(images)
         seen_BCHW = np.concatenate([batch.images for batch in self._batches(source)])
-        chosen = choose_mask(choice, model.grid, len(seen_BCHW), model.patch_size)
+        chosen = choose_mask(choice, model.grid, len(seen_BCHW), model.encoder.patch_size)
         if len(chosen.keep) != len(seen_BCHW):
             raise ValueError(f"the map is of {len(chosen.keep)} images, and there are {len(seen_BCHW)}")
         blocks = [slice(start, start + AT_ONCE) for start in range(0, len(seen_BCHW), AT_ONCE)]
@@ -257,6 +261,7 @@ def pretrain(
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
+    procs: int | None = None,
     **settings: Any,
 ) -> Path:
     """Pretrain a masked autoencoder, as `paddlemae pretrain` does.
@@ -264,18 +269,22 @@ def pretrain(
     Args:
         recipe: a recipe's name or a .yaml file; None for the defaults.
         data: images, see `open_source`; None is the recipe's.
-        out: the run folder. An unfinished run of the same recipe there is gone on with.
-        resume: go on with the run in `out`; overwrite: replace it.
+        out: the run folder. An unfinished run of the same recipe there is continued.
+        resume: continue the run in `out`; overwrite: replace it.
+        procs: processes of this host that share each batch; None trains in this one.
         settings: of the recipe: `steps=100`, `init="mae.pth"`, or with its section `**{"model.depth": 4}`.
     Returns:
         the run folder, which `load` takes.
     Raises:
         ValueError, FileNotFoundError: a setting, images or a folder that can't be used; nothing is written.
         KeyboardInterrupt, NonFiniteLoss, OSError: training ended early; the text says what was kept.
+        RuntimeError: one of several processes ended with an error, which is on stderr.
     """
-    built = load_recipe("pretrain", recipe, _overrides(settings, data))
-    with host_as_before():
-        return pretraining.pretrain(built, Start(Path(out), resume=resume, overwrite=overwrite, quiet=quiet))
+    command = TrainingCommand("pretrain", recipe, _overrides(settings, data=data), Path(out), resume, overwrite, quiet)
+    if not _launched(command, procs):
+        with host_as_before():
+            pretraining.pretrain(_recipe_of(command), Start(command.out, resume, overwrite, quiet))
+    return command.out
 
 
 def finetune(
@@ -287,24 +296,53 @@ def finetune(
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
+    procs: int | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Fine-tune a classifier on labelled images, as `paddlemae finetune` does.
 
     Args:
         init: a pretraining run, anyone's weights, or "scratch".
-        recipe, data, out, resume, overwrite, settings: as for `pretrain`; the images are labelled.
+        recipe, data, out, resume, overwrite, procs, settings: as for `pretrain`; the images are labelled.
     Returns:
         the result, as in `result.json`: `top1` and `top5` of the last step in [0, 1], `best_top1` ...; `load` takes
         `out`.
     Raises:
         As `pretrain`.
     """
-    built = load_recipe("finetune", recipe, _overrides({**settings, "init": init}, data))
+    overrides = _overrides(settings, data=data, init=init)
+    command = TrainingCommand("finetune", recipe, overrides, Path(out), resume, overwrite, quiet)
+    if _launched(command, procs):
+        return read_object(command.out / RESULT_FILE)
     with host_as_before():
-        return finetuning.finetune(built, Start(Path(out), resume=resume, overwrite=overwrite, quiet=quiet))
+        return finetuning.finetune(_recipe_of(command), Start(command.out, resume, overwrite, quiet))
 
 
-def _overrides(settings: dict[str, Any], data: str | os.PathLike[str] | None) -> list[str]:
-    given = settings if data is None else {**settings, "data": data}
-    return [f"{key}={json.dumps(value, default=os.fspath)}" for key, value in given.items()]
+def _overrides(settings: dict[str, Any], **named: str | os.PathLike[str] | None) -> dict[str, Any]:
+    given = {**settings, **{key: value for key, value in named.items() if value is not None}}
+    return {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in given.items()}
+
+
+def _recipe_of(command: TrainingCommand) -> Any:
+    return load_recipe(command.task, command.recipe, command.overrides)
+
+
+def _launched(command: TrainingCommand, procs: int | None) -> bool:
+    """Run a training in several processes, if there are to be several; return whether there were.
+
+    Raises:
+        RuntimeError, KeyboardInterrupt, Preempted: as the processes ended.
+    """
+    launch = Launch(procs if procs is None else str(procs))
+    launch.check()
+    if not launch.is_needed:
+        return False
+    status = train_in_processes(command, launch)
+    text = f"the {procs} processes of this training ended with status {status}; their messages are above, on stderr"
+    if status == INTERRUPTED_STATUS:
+        raise KeyboardInterrupt(text)
+    if status == REQUEUE_STATUS:
+        raise Preempted(text)
+    if status:
+        raise RuntimeError(text)
+    return True

@@ -21,8 +21,8 @@ from paddlemae.export import check, write
 from paddlemae.export.check import LIMIT, largest_difference
 from paddlemae.export.interface import interface_of
 from paddlemae.export.paddle_program import FILES, load_program, save_program
+from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.mae import MaskedAutoencoder
-from paddlemae.model.vit import VisionTransformer
 from paddlemae.tasks.models.build import describe
 from paddlemae.weights.model_folder import write_model
 from paddlemae.weights.transfer import to_official
@@ -52,7 +52,7 @@ def autoencoder(**shape):
 
 
 def description_of(model):
-    channels = model.channels
+    channels = model.encoder.channels
     classes = [f"class {number}" for number in range(5)] if isinstance(model, VisionTransformer) else []
     return describe(model, (MEAN[:channels], STD[:channels]), eval_crop_ratio=0.8, classes=classes)
 
@@ -65,7 +65,7 @@ def saved(model, folder: Path) -> Path:
 
 
 def images_of(model, count: int = 5) -> np.ndarray:
-    return np.random.default_rng(1).integers(0, 256, (count, model.channels, 8, 12), np.uint8)
+    return np.random.default_rng(1).integers(0, 256, (count, model.encoder.channels, 8, 12), np.uint8)
 
 
 CASES = {
@@ -91,7 +91,7 @@ CASES = {
 
 
 def engine(to: str, model, interface, folder: Path) -> check.Run:
-    mean, std = MEAN[: model.channels], STD[: model.channels]
+    mean, std = MEAN[: model.encoder.channels], STD[: model.encoder.channels]
     if to != "onnx":
         save_program(model, interface, mean, std, folder)
         return load_program(folder, threads=1, onednn=to == "oneDNN")

@@ -22,7 +22,7 @@ import paddle
 
 from paddlemae.cli.exit_status import ending
 from paddlemae.engine import device
-from paddlemae.model.vit import VisionTransformer
+from paddlemae.model.classifier import VisionTransformer
 from paddlemae.recipe import dump_recipe, load_recipe
 from paddlemae.report.collect import collect
 from paddlemae.runs.exhibit_files import EXHIBIT_TITLES, read_exhibit, write_exhibit

@@ -55,7 +55,7 @@ for images in pictures.values():
                 model = VisionTransformer(**shape, drop_path=drop_path, num_classes=5, pool=pool)
                 model.train() if train else model.eval()
                 model(images).sum().backward()
-                assert model.patch_embed.proj.weight.grad is not None
+                assert model.encoder.patch_embed.proj.weight.grad is not None
                 assert features(model, images, pool).shape == [2, 64]
             for decoder in ("mae", "cross"):
                 model = MaskedAutoencoder(**shape, **decoding, decoder=decoder, drop_path=drop_path)

@@ -25,7 +25,7 @@ ALLOWED = {
     "tasks": {"__init__", "data", "engine", "launch", "model", "recipe", "report", "runs", "system"}
     | {"train", "weights"},
     "export": {"__init__", "data", "engine", "model", "recipe", "runs", "system", "tasks", "weights"},
-    "api": {"data", "engine", "model", "recipe", "runs", "system", "tasks", "train", "weights"},
+    "api": {"data", "engine", "launch", "model", "recipe", "runs", "system", "tasks", "train", "weights"},
     "cli": {"__init__", "engine", "export", "launch", "recipe", "report", "runs", "system", "tasks", "train"},
     "__main__": {"cli", "system"},
     "__init__": {"api", "data", "engine", "model", "recipe"},  # for type checkers only

@@ -23,7 +23,7 @@ import pytest
 
 import paddlemae
 from paddlemae.launch import launcher
-from paddlemae.launch.commands import remove_options
+from paddlemae.launch.commands import TrainingCommand
 from paddlemae.launch.launcher import Launch, process_identity, report_entered, run_ranks
 from paddlemae.runs.full_disk_output import survive_lost_output
 from paddlemae.system.signals import SIGNAL_NAMES
@@ -239,20 +239,11 @@ def test_a_dry_run_launches_nothing(paddlemae, tiny, photos, tmp_path, untried) 
     assert done.status == 0 and "parameters:" in done.out
 
 
-def test_options_of_the_launch_do_not_reach_its_processes() -> None:
-    words = ["pretrain", "digits", "--procs", "2", "epochs=3", "--procs=4", "--out", "a", "--overwrite", "procs=1"]
-    assert remove_options(words, {"--procs"}) == [
-        "pretrain",
-        "digits",
-        "epochs=3",
-        "--out",
-        "a",
-        "--overwrite",
-        "procs=1",
-    ]
-    assert remove_options(words, {"--procs", "--out"}, {"--overwrite"}) == ["pretrain", "digits", "epochs=3", "procs=1"]
-    assert remove_options(["a", "--out"], {"--out"}) == ["a"]
-    assert words[2] == "--procs"
+def test_processes_are_started_with_the_recipe_and_its_folder_alone() -> None:
+    overrides = {"epochs": 3, "mask": "grid", "data": "my photos", "mean": (0.5, 0.25), "split": "7"}
+    command = TrainingCommand("pretrain", "digits", overrides, Path("a"), overwrite=True)
+    settings = ["epochs=3", "mask=grid", "mean=[0.5, 0.25]", 'split="7"']
+    assert command.words() == ["pretrain", "digits", *settings, "--data", "my photos", "--out", "a", "--overwrite"]
 
 
 # ---------------------------------------------------------------- who is who

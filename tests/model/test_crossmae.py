@@ -10,10 +10,11 @@ import paddle
 import pytest
 
 from paddlemae.data.batches import Batch
-from paddlemae.model.crossmae import InterBlockAttention, read_out
-from paddlemae.model.mae import MaskedAutoencoder, encode_memories, patch_target, predict, reconstruct
+from paddlemae.model.decoders.cross import InterBlockAttention, encode_memories, read_out
+from paddlemae.model.encoder import encode, features
+from paddlemae.model.mae import MaskedAutoencoder, patch_target, predict, reconstruct
 from paddlemae.model.masking import Mask, block_mask, draw_predicted, grid_mask, num_predicted, random_mask
-from paddlemae.model.vit import encode, features, patchify, unpatchify
+from paddlemae.model.patches import patchify, unpatchify
 from paddlemae.recipe import load_recipe
 from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks.models.build import build_classifier, classifier_arguments, load_autoencoder
@@ -24,7 +25,7 @@ from paddlemae.tasks.training.pretraining_setup import prepare
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint import find_checkpoint
 from paddlemae.weights.model_folder import read_description, read_tensors
-from paddlemae.weights.transfer import load_official, to_official
+from paddlemae.weights.transfer import load_official, official_parameters, to_official
 from tests.support.resumed_runs import REPEATABLE, assert_same_run, stopped_and_resumed
 
 SMALL = dict(
@@ -126,8 +127,8 @@ def reference(weights: dict, maps: list, patches_BQ: np.ndarray, *, heads: int =
 def encoder_maps(model: MaskedAutoencoder, pixels, mask: Mask) -> list:
     """The input of the first block and what each block gives, float64."""
     maps: list = []
-    last = encode(model, pixels, mask, block_inputs=maps)
-    assert len(maps) == len(model.blocks)
+    last = encode(model.encoder, pixels, mask, block_inputs=maps)
+    assert len(maps) == len(model.encoder.blocks)
     return [one.numpy().astype(np.float64) for one in [*maps, last]]
 
 
@@ -138,7 +139,7 @@ def official64(model: MaskedAutoencoder) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("changes", [{}, dict(cls_token=False), dict(inter_block_attention=False)])
 def test_the_decoder_is_the_papers_formulas(changes: dict) -> None:
     model, mask = autoencoder(**changes), a_mask()
-    got = read_out(model, encode_memories(model, images(), mask), mask.removed)
+    got = read_out(model.decoder, encode_memories(model.decoder, model.encoder, images(), mask), mask.removed)
     assert_close(got, reference(official64(model), encoder_maps(model, images(), mask), mask.removed))
 
 
@@ -156,7 +157,7 @@ def test_gradients_are_the_formulas_slopes(inter_block_attention: bool) -> None:
         return float(np.square(reference(weights, maps, predicted) - target).mean())
 
     checked = 0
-    for name, parameter in model.named_parameters():
+    for name, parameter in official_parameters(model):
         if name.startswith(("decoder_", "mask_token", "inter_block", *last_norm)):
             is_linear = parameter.ndim == 2 and name != "inter_block.weight"
             gradient = parameter.grad.numpy().T if is_linear else parameter.grad.numpy()
@@ -178,7 +179,7 @@ def test_gradients_are_the_formulas_slopes(inter_block_attention: bool) -> None:
 def test_every_trained_tensor_gets_a_gradient(inter_block_attention: bool) -> None:
     model, mask = autoencoder(inter_block_attention=inter_block_attention), a_mask()
     model(images(), mask, mask.removed[:, :2]).backward()
-    trained = {name: one for name, one in model.named_parameters() if not one.stop_gradient}
+    trained = {name: one for name, one in official_parameters(model) if not one.stop_gradient}
     for name, parameter in trained.items():
         assert np.abs(parameter.grad.numpy()).max() > 0, name
     assert ("norm.weight" in trained) == (not inter_block_attention), "appendix A.6: it has no part in the training"
@@ -191,7 +192,7 @@ def test_inter_block_weights_begin_as_the_paper_says() -> None:
     assert layer.weight.shape == [400, 25]
     assert layer.weight.numpy().std() == pytest.approx(1 / 5, rel=0.05)
     assert abs(layer.weight.numpy().mean()) < 0.01
-    assert autoencoder().inter_block.weight.shape == [3, 2 + 1]
+    assert autoencoder().decoder.inter_block.weight.shape == [3, 2 + 1]
 
 
 # nothing passes between predicted patches
@@ -200,20 +201,21 @@ def test_inter_block_weights_begin_as_the_paper_says() -> None:
 @pytest.mark.parametrize("inter_block_attention", [True, False])
 def test_a_prediction_does_not_depend_on_what_else_is_predicted(inter_block_attention: bool) -> None:
     model, mask = autoencoder(inter_block_attention=inter_block_attention), a_mask()
-    memories = encode_memories(model, images(), mask)
-    together = read_out(model, memories, mask.removed).numpy()
+    memories = encode_memories(model.decoder, model.encoder, images(), mask)
+    together = read_out(model.decoder, memories, mask.removed).numpy()
     for chosen in ([0], [3, 1], [4, 3, 2, 1, 0], [2, 2]):
-        assert_close(read_out(model, memories, mask.removed[:, chosen]), together[:, chosen])
+        assert_close(read_out(model.decoder, memories, mask.removed[:, chosen]), together[:, chosen])
 
 
 def test_plain_mae_would_not_pass_that_test() -> None:
     """Removing a mask token there changes the others: the difference that the test above rests on is real."""
-    from paddlemae.model.mae import decode, encode_visible
+    from paddlemae.model.decoders.mae import decode
+    from paddlemae.model.encoder import encode_visible
 
     model, mask = autoencoder(decoder="mae"), a_mask()
-    latent = encode_visible(model, images(), mask)
-    alone = decode(model, latent, Mask(mask.keep, mask.removed[:, :1])).numpy()
-    assert np.abs(alone - decode(model, latent, mask).numpy()[:, :1]).max() > 1e-3
+    latent = encode_visible(model.encoder, images(), mask)
+    alone = decode(model.decoder, latent, Mask(mask.keep, mask.removed[:, :1])).numpy()
+    assert np.abs(alone - decode(model.decoder, latent, mask).numpy()[:, :1]).max() > 1e-3
 
 
 @pytest.mark.parametrize("inter_block_attention", [True, False])
@@ -230,16 +232,16 @@ def test_removed_pixels_are_never_seen_and_kept_ones_are(cls_token: bool, inter_
 def test_every_feature_map_is_used_by_every_decoder_block() -> None:
     model, mask = autoencoder(), a_mask()
     maps = [paddle.to_tensor(one.astype(np.float32)) for one in encoder_maps(model, images(), mask)]
-    before = [memory.numpy() for memory in model.inter_block(maps)]
+    before = [memory.numpy() for memory in model.decoder.inter_block(maps)]
     assert len(before) == 3
     for number in range(len(maps)):
         other = [*maps[:number], maps[number] * -2.0, *maps[number + 1 :]]
-        assert all(np.abs(b - a.numpy()).max() > 1e-3 for b, a in zip(before, model.inter_block(other)))
+        assert all(np.abs(b - a.numpy()).max() > 1e-3 for b, a in zip(before, model.decoder.inter_block(other)))
 
 
 def test_only_the_predicted_patches_pass_through_the_decoder() -> None:
     model, mask, seen = autoencoder(), a_mask(), []
-    for block in [*model.blocks, *model.decoder_blocks, model.decoder_pred]:
+    for block in [*model.encoder.blocks, *model.decoder.decoder_blocks, model.decoder.decoder_pred]:
         block.register_forward_pre_hook(lambda layer, inputs: seen.append([one.shape for one in inputs]))
     model(images(), mask, mask.removed[:, :2])
     assert seen == [[[2, 4, 16]]] * 2 + [[[2, 2, 8], [2, 4, 16]]] * 3 + [[[2, 2, 8]]]
@@ -277,7 +279,7 @@ def test_recomputing_gives_the_same_loss_and_gradients(changes: dict, recompute_
     model, mask = autoencoder(drop_path=0.5, **changes), a_mask()
     model.train()
     noise = np.float32([[[0.9, 0.9], [0.1, 0.9]], [[0.9, 0.9], [0.9, 0.2]]])
-    blocks = [*model.blocks, *model.decoder_blocks]
+    blocks = [*model.encoder.blocks, *model.decoder.decoder_blocks]
     assert len(blocks) == 5
     recompute_changes_nothing(model, blocks, lambda: model(images(), mask, mask.removed[:, :3], noise))
 
@@ -316,19 +318,16 @@ def test_a_few_steps_learn_an_image_by_heart_from_parts_of_it() -> None:
 # which patches are predicted
 
 
-@pytest.mark.parametrize(
-    ("patches", "removed", "ratio", "wanted"),
-    [
+def test_the_prediction_ratio_is_of_all_patches() -> None:
+    for patches, removed, ratio, wanted in [
         (196, 147, 0.25, 49),  # the paper's: a third of the removed ones
         (196, 147, 0.75, 147),
         (196, 147, None, 147),
         (16, 10, 0.62, 10),  # as many as a mask of that ratio removes
         (10, 8, 0.1, 1),
         (196, 147, 0.001, 1),
-    ],
-)
-def test_the_prediction_ratio_is_of_all_patches(patches: int, removed: int, ratio, wanted: int) -> None:
-    assert num_predicted(patches, removed, ratio) == wanted
+    ]:
+        assert num_predicted(patches, removed, ratio) == wanted
 
 
 def test_more_than_is_removed_cannot_be_predicted() -> None:
@@ -430,17 +429,14 @@ def test_the_decoders_depth_is_its_papers_by_default() -> None:
     assert load_recipe("pretrain", None, ["decoder=cross", "decoder_depth=4"]).model.decoder_depth == 4
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    for changes, message in [
         (dict(decoder="self"), "decoder must be one of mae, cross, got 'self'"),
         (dict(decoder_num_heads=3), "8 can't be shared by 3 heads"),
         (dict(decoder_depth=0), "needs at least 1 block"),
-    ],
-)
-def test_shapes_that_do_not_fit_are_refused(changes: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        MaskedAutoencoder(**{**SMALL, **changes})
+    ]:
+        with pytest.raises(ValueError, match=message):
+            MaskedAutoencoder(**{**SMALL, **changes})
 
 
 def test_maes_decoder_refuses_to_leave_patches_out() -> None:
@@ -448,19 +444,16 @@ def test_maes_decoder_refuses_to_leave_patches_out() -> None:
         autoencoder(decoder="mae")(images(), a_mask(), a_mask().removed[:, :1])
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
+def test_options_without_effect_are_refused() -> None:
+    for overrides, message in [
         (["prediction_ratio=0.25"], "prediction_ratio=0.25 needs decoder=cross"),
         (["inter_block_attention=false"], "no effect with decoder=mae"),
         (["decoder=cross", "prediction_ratio=0"], "prediction_ratio: Input should be greater than 0, got 0"),
         (["decoder=self"], "decoder: Input should be 'mae' or 'cross', got 'self'"),
-    ],
-)
-def test_options_without_effect_are_refused(overrides: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match=message) as fault:
-        load_recipe("pretrain", None, overrides)
-    assert "\n" not in str(fault.value)
+    ]:
+        with pytest.raises(ValueError, match=message) as fault:
+            load_recipe("pretrain", None, overrides)
+        assert "\n" not in str(fault.value)
 
 
 # the journey
@@ -520,7 +513,9 @@ def test_the_model_says_what_it_is_and_comes_back(crossed: Path) -> None:
     model = load_autoencoder(read_checkpoint(crossed))
     for name, tensor in read_tensors(find_checkpoint(crossed)).items():
         assert (to_official(model)[name] == tensor).all(), name
-    assert (model.norm.weight == 1).all() and (model.norm.bias == 0).all(), "without a part in the training"
+    assert (model.encoder.norm.weight == 1).all() and (model.encoder.norm.bias == 0).all(), (
+        "without a part in the training"
+    )
 
 
 def test_a_classifier_starts_from_its_encoder(crossed: Path, colours: Path, encoder) -> None:
@@ -537,7 +532,7 @@ def test_features_are_the_encoders_last_map_normalised_plainly() -> None:
     """The training has no norm at the encoder's end (appendix A.6), so the features' one has ones and zeros."""
     paddle.seed(0)
     model = MaskedAutoencoder(**SMALL)
-    last = encode(model, images()).numpy().astype(np.float64)[:, 0]
+    last = encode(model.encoder, images()).numpy().astype(np.float64)[:, 0]
     wanted = (last - last.mean(axis=-1, keepdims=True)) / np.sqrt(last.var(axis=-1, keepdims=True) + 1e-6)
     assert_close(features(model, images()), wanted)
 

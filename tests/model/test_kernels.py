@@ -11,7 +11,8 @@ import paddle.nn.functional as F
 import pytest
 
 from paddlemae.model import kernels
-from paddlemae.model.crossmae import CrossAttention
+from paddlemae.model.blocks import Attention, Mlp
+from paddlemae.model.decoders.cross import CrossAttention
 from paddlemae.model.kernels import (
     LayerNorm,
     Linear,
@@ -27,7 +28,6 @@ from paddlemae.model.kernels import (
     tokens_of,
     weighted_sums,
 )
-from paddlemae.model.vit import Attention, Mlp
 
 CLOSE = 1e-5  # relative to the largest magnitude
 EPSILON = 1e-6

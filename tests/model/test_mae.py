@@ -4,9 +4,13 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemae.model.mae import MaskedAutoencoder, decode, encode_visible, normal_patches, predict, reconstruct
+from paddlemae.model.decoders.mae import decode
+from paddlemae.model.encoder import encode_visible
+from paddlemae.model.mae import MaskedAutoencoder, predict, reconstruct
 from paddlemae.model.masking import Mask, block_mask, given_mask, grid_mask, random_mask
-from paddlemae.model.vit import patchify, unpatchify
+from paddlemae.model.patches import patchify, unpatchify
+from paddlemae.model.targets import normal_patches
+from paddlemae.weights.transfer import official_parameters
 
 SMALL = dict(
     image_size=(8, 16),
@@ -69,9 +73,9 @@ def test_the_loss_is_the_mean_square_over_removed_patches_by_hand(norm_pix_loss:
 
 def test_only_visible_tokens_enter_the_encoder() -> None:
     model, seen = autoencoder(), []
-    for block in [*model.blocks, *model.decoder_blocks]:
+    for block in [*model.encoder.blocks, *model.decoder.decoder_blocks]:
         block.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].shape))
-    model.patch_embed.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].shape))
+    model.encoder.patch_embed.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].shape))
     model(images(), a_mask(keep=3))
     assert seen == [[2, 3, PIXELS], [2, 1 + 3, 16], [2, 1 + 3, 16], [2, 1 + PATCHES, 8]]
 
@@ -97,7 +101,7 @@ def test_removed_patches_differ_by_their_position_only() -> None:
     model, mask = autoencoder(), a_mask()
     removed = np.take_along_axis(predict(model, images(), mask).numpy(), mask.removed[..., None], axis=1)
     assert np.abs(removed[:, 0] - removed[:, 1]).max() > 1e-3
-    model.decoder_pos_embed.set_value(paddle.zeros_like(model.decoder_pos_embed))
+    model.decoder.decoder_pos_embed.set_value(paddle.zeros_like(model.decoder.decoder_pos_embed))
     removed = np.take_along_axis(predict(model, images(), mask).numpy(), mask.removed[..., None], axis=1)
     np.testing.assert_allclose(removed[:, 0], removed[:, 1], atol=1e-6)
 
@@ -106,11 +110,11 @@ def test_removed_patches_differ_by_their_position_only() -> None:
 def test_a_decoder_without_blocks_by_hand(cls_token: bool) -> None:
     """Each patch is the prediction of its own token, visible or mask, at its own position."""
     model, mask = autoencoder(decoder_depth=0, cls_token=cls_token), a_mask()
-    tokens = np.broadcast_to(model.mask_token.numpy(), (2, PATCHES, 8)).copy()
-    visible = model.decoder_embed(encode_visible(model, images(), mask)).numpy()[:, int(cls_token) :]
+    tokens = np.broadcast_to(model.decoder.mask_token.numpy(), (2, PATCHES, 8)).copy()
+    visible = model.decoder.decoder_embed(encode_visible(model.encoder, images(), mask)).numpy()[:, int(cls_token) :]
     np.put_along_axis(tokens, mask.keep[..., None], visible, axis=1)
-    tokens += model.decoder_pos_embed.numpy()[:, int(cls_token) :]
-    wanted = model.decoder_pred(model.decoder_norm(paddle.to_tensor(tokens)))
+    tokens += model.decoder.decoder_pos_embed.numpy()[:, int(cls_token) :]
+    wanted = model.decoder.decoder_pred(model.decoder.decoder_norm(paddle.to_tensor(tokens)))
     np.testing.assert_allclose(predict(model, images(), mask), wanted, atol=1e-5)
 
 
@@ -118,19 +122,19 @@ def test_a_decoder_without_blocks_by_hand(cls_token: bool) -> None:
 def test_every_trained_tensor_gets_a_gradient(norm_pix_loss: bool) -> None:
     model = autoencoder(norm_pix_loss=norm_pix_loss)
     model(images(), a_mask()).backward()
-    for name, parameter in model.named_parameters():
+    for name, parameter in official_parameters(model):
         assert np.abs(parameter.grad.numpy()).max() > 0, name
-    assert {name for name, _ in model.named_buffers()} == {"pos_embed", "decoder_pos_embed"}
+    assert {name for name, _ in model.named_buffers()} == {"encoder.pos_embed", "decoder.decoder_pos_embed"}
 
 
 def test_learned_positions_get_gradients_where_patches_were_kept() -> None:
     model = autoencoder(positions="learned")
     mask = a_mask(batch=1)
     model(images(1), mask).backward()
-    moved = np.abs(model.pos_embed.grad.numpy()[0]).max(axis=1) > 0
+    moved = np.abs(model.encoder.pos_embed.grad.numpy()[0]).max(axis=1) > 0
     assert moved[0], "the cls row"
     assert (moved[1:] == ~mask.as_map()[0]).all()
-    assert "decoder_pos_embed" not in dict(model.named_parameters()), "the decoder's stay fixed"
+    assert "decoder_pos_embed" not in dict(official_parameters(model)), "the decoder's stay fixed"
 
 
 def test_gradients_are_the_slope_of_the_loss() -> None:
@@ -158,7 +162,7 @@ def with_dropping(**changes) -> tuple[MaskedAutoencoder, np.ndarray]:
 @pytest.mark.parametrize("changes", [{}, dict(cls_token=False), dict(positions="learned"), dict(norm_pix_loss=True)])
 def test_recomputing_gives_the_same_loss_and_gradients(changes: dict, recompute_changes_nothing) -> None:
     (model, noise), mask = with_dropping(**changes), a_mask()
-    blocks = [*model.blocks, *model.decoder_blocks]
+    blocks = [*model.encoder.blocks, *model.decoder.decoder_blocks]
     assert len(blocks) == 3
     recompute_changes_nothing(model, blocks, lambda: model(images(), mask, None, noise))
 
@@ -173,8 +177,8 @@ def test_drop_path_follows_the_noise_that_is_given() -> None:
 
 def test_the_loss_decodes_removed_patches_only() -> None:
     model, mask = autoencoder(decoder_depth=2), a_mask()
-    latent = encode_visible(model, images(), mask)
-    removed, every = decode(model, latent, mask), decode(model, latent, mask, only_removed=False)
+    latent = encode_visible(model.encoder, images(), mask)
+    removed, every = decode(model.decoder, latent, mask), decode(model.decoder, latent, mask, only_removed=False)
     assert removed.shape == [2, 5, PIXELS] and every.shape == [2, PATCHES, PIXELS]
     np.testing.assert_allclose(removed, every[:, 3:], atol=1e-5)
 
@@ -317,8 +321,8 @@ def test_a_perfect_normalised_prediction_is_drawn_as_the_original() -> None:
     model, mask = autoencoder(norm_pix_loss=True), a_mask(keep=PATCHES)
     # one image whose patches are all alike, so that the last bias alone predicts it
     alike = paddle.tile(patches[:1, :1], [1, PATCHES, 1])
-    model.decoder_pred.weight.set_value(paddle.zeros_like(model.decoder_pred.weight))
-    model.decoder_pred.bias.set_value(normal[0, 0])
+    model.decoder.decoder_pred.weight.set_value(paddle.zeros_like(model.decoder.decoder_pred.weight))
+    model.decoder.decoder_pred.bias.set_value(normal[0, 0])
     picture = unpatchify(alike, 4, (2, 4))
     mask = a_mask(batch=1)
     assert model(picture, mask).item() < 1e-10
@@ -334,5 +338,5 @@ def test_a_flat_patch_is_normalised_without_dividing_by_zero() -> None:
 
 
 def test_encoding_gives_one_token_for_each_kept_patch_and_the_cls() -> None:
-    assert encode_visible(autoencoder(), images(), a_mask(keep=3)).shape == [2, 4, 16]
-    assert encode_visible(autoencoder(cls_token=False), images(), a_mask(keep=3)).shape == [2, 3, 16]
+    assert encode_visible(autoencoder().encoder, images(), a_mask(keep=3)).shape == [2, 4, 16]
+    assert encode_visible(autoencoder(cls_token=False).encoder, images(), a_mask(keep=3)).shape == [2, 3, 16]

@@ -17,8 +17,10 @@ import pytest
 from paddlemae.data.batches import Batch
 from paddlemae.data.inspect.statistics import image_moments
 from paddlemae.data.views.mixup import Mixing, mix_batch
+from paddlemae.model.decoders.mae import decode
+from paddlemae.model.encoder import encode_visible
 from paddlemae.model.kernels import mean_of, mean_rows
-from paddlemae.model.mae import MaskedAutoencoder, decode, encode_visible, patch_target
+from paddlemae.model.mae import MaskedAutoencoder, patch_target
 from paddlemae.model.masking import random_mask
 from paddlemae.model.probe import ProbeHead
 from paddlemae.tasks.training.classification import evaluation_of
@@ -27,6 +29,7 @@ from paddlemae.train.adamw import CpuAdamW
 from paddlemae.train.ema import Ema
 from paddlemae.train.lars import Lars
 from paddlemae.train.optim import sum_of_squares
+from paddlemae.weights.transfer import official_parameters
 
 PATCHES, PIXELS = 147, 768  # removed of an image of 224 x 224, numbers of each
 LIMIT = 1e-6  # relative
@@ -59,12 +62,14 @@ def test_the_loss_and_its_gradient_are_those_of_a_mean() -> None:
     mask = random_mask(rng.random((1200, 16)), 4)
     loss = model(images, mask)
     loss.backward()
-    own = {name: one.grad.numpy().copy() for name, one in model.named_parameters()}
+    own = {name: one.grad.numpy().copy() for name, one in official_parameters(model)}
     model.clear_gradients()
-    error = decode(model, encode_visible(model, images, mask), mask) - patch_target(model, images, mask.removed)
+    error = decode(model.decoder, encode_visible(model.encoder, images, mask), mask) - patch_target(
+        model, images, mask.removed
+    )
     error.square().mean().backward()
     assert loss.item() == pytest.approx(np.square(of_float64(error)).mean(), rel=LIMIT)
-    for name, one in model.named_parameters():
+    for name, one in official_parameters(model):
         assert np.array_equal(one.grad.numpy(), own[name]), name
 
 

@@ -6,22 +6,15 @@ import numpy as np
 import paddle
 import pytest
 
+from paddlemae.model.blocks import Block, kept
+from paddlemae.model.classifier import VisionTransformer, freeze
+from paddlemae.model.encoder import drop_path_noise, encode, features
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import random_mask
+from paddlemae.model.patches import patchify, unpatchify
 from paddlemae.model.positions import resize_positions
-from paddlemae.model.vit import (
-    SIZES,
-    Block,
-    VisionTransformer,
-    drop_path_noise,
-    encode,
-    features,
-    freeze,
-    kept,
-    patch_grid,
-    patchify,
-    unpatchify,
-)
+from paddlemae.model.shape import SIZES, patch_grid
+from paddlemae.weights.transfer import official_name, official_parameters
 
 TINY = dict(embed_dim=16, depth=2, num_heads=4)
 
@@ -125,14 +118,14 @@ def test_another_image_size_resizes_the_positions() -> None:
     """The same as a model of that size that holds the resized table."""
     model = classifier(image_size=(8, 12), positions="learned")
     larger = classifier(image_size=(12, 16), positions="learned")
-    state = {name: value for name, value in model.state_dict().items() if name != "pos_embed"}
-    table = model.pos_embed[0]
+    state = {name: value for name, value in model.state_dict().items() if name != "encoder.pos_embed"}
+    table = model.encoder.pos_embed[0]
     resized = paddle.concat([table[:1], resize_positions(table[1:], (2, 3), (3, 4))]).unsqueeze(0)
-    larger.set_state_dict({**state, "pos_embed": resized})
+    larger.set_state_dict({**state, "encoder.pos_embed": resized})
     pixels = images(2, 3, 12, 16)
-    np.testing.assert_allclose(encode(model, pixels), encode(larger, pixels), atol=1e-5)
+    np.testing.assert_allclose(encode(model.encoder, pixels), encode(larger.encoder, pixels), atol=1e-5)
     assert model(pixels).shape == [2, 5]
-    assert model.pos_embed.shape == [1, 7, 16], "the model itself must not change"
+    assert model.encoder.pos_embed.shape == [1, 7, 16], "the model itself must not change"
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
@@ -197,7 +190,7 @@ def test_a_branch_is_dropped_at_its_rate_and_its_mean_is_kept() -> None:
 
 def test_drop_path_drops_either_branch_of_whole_images() -> None:
     """Images one to four drop both branches, the MLP, attention, none; the others' branches are made larger."""
-    block = training(drop_path=0.25).blocks[-1]
+    block = training(drop_path=0.25).encoder.blocks[-1]
     x = images(4, 1, 5, 16)[:, 0]
     got = block(x, noise_B2=paddle.to_tensor(np.float32([[0.1, 0.2], [0.25, 0], [0.24, 0.9], [0.5, 0.99]]))).numpy()
     attended = x + block.attn(block.norm1(x)) * 4 / 3
@@ -216,14 +209,14 @@ def test_drop_path_is_off_in_eval_and_on_in_training() -> None:
     assert (model(pixels).numpy() == still(pixels).numpy()).all()
     assert (model(pixels, path_noise(8, 2)).numpy() == still(pixels).numpy()).all()
     model.train()
-    assert np.abs(encode(model, pixels).numpy() - encode(still, pixels).numpy()).max() > 1e-3
+    assert np.abs(encode(model.encoder, pixels).numpy() - encode(still.encoder, pixels).numpy()).max() > 1e-3
     still.train()
-    assert drop_path_noise(still, 8, None) is None, "no randomness is drawn where nothing drops"
+    assert drop_path_noise(still.encoder, 8, None) is None, "no randomness is drawn where nothing drops"
 
 
 def test_drop_path_rises_linearly_to_the_last_block() -> None:
     model = classifier(depth=5, drop_path=0.2)
-    np.testing.assert_allclose([block.drop_path for block in model.blocks], [0, 0.05, 0.1, 0.15, 0.2])
+    np.testing.assert_allclose([block.drop_path for block in model.encoder.blocks], [0, 0.05, 0.1, 0.15, 0.2])
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
@@ -243,12 +236,12 @@ def test_the_noise_of_each_block_and_branch_is_its_own() -> None:
     """The first block never drops; in the others, each of the two numbers of an image matters to that image alone."""
     model, pixels = training(), images(2, 3, 8, 8)
     noise = np.full((2, 3, 2), 0.99, np.float32)
-    whole = encode(model, pixels, path_noise=noise).numpy()
+    whole = encode(model.encoder, pixels, path_noise=noise).numpy()
     for block in range(3):
         for branch in range(2):
             dropped = noise.copy()
             dropped[1, block, branch] = 0
-            change = np.abs(encode(model, pixels, path_noise=dropped).numpy() - whole).max(axis=(1, 2))
+            change = np.abs(encode(model.encoder, pixels, path_noise=dropped).numpy() - whole).max(axis=(1, 2))
             assert change[0] == 0 and (change[1] > 1e-3) == (block > 0), (block, branch)
 
 
@@ -267,21 +260,21 @@ def test_wanted_tokens_are_those_of_the_full_result() -> None:
     for wanted, trains in product([(0, 1), (1, 9), (2, 5), (0, 9), (8, 9)], [True, False]):
         model, pixels, noise = training(image_size=(8, 16)), images(2, 3, 8, 16), path_noise(2)
         with paddle.set_grad_enabled(trains):
-            full = encode(model, pixels, path_noise=noise).numpy()
-            got = encode(model, pixels, path_noise=noise, wanted=wanted).numpy()
+            full = encode(model.encoder, pixels, path_noise=noise).numpy()
+            got = encode(model.encoder, pixels, path_noise=noise, wanted=wanted).numpy()
         assert got.shape == (2, wanted[1] - wanted[0], 16)
         np.testing.assert_allclose(got, full[:, slice(*wanted)], atol=1e-5)
 
 
 def test_wanted_tokens_of_a_model_without_blocks() -> None:
     model, pixels = classifier(depth=0), images(2, 3, 8, 8)
-    assert (encode(model, pixels, wanted=(1, 3)).numpy() == encode(model, pixels).numpy()[:, 1:3]).all()
+    assert (encode(model.encoder, pixels, wanted=(1, 3)).numpy() == encode(model.encoder, pixels).numpy()[:, 1:3]).all()
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
 def test_only_the_last_block_leaves_tokens_out_and_only_for_the_cls(pool: str) -> None:
     model, tokens = classifier(pool=pool, depth=3), []
-    for block in model.blocks:
+    for block in model.encoder.blocks:
         block.register_forward_post_hook(lambda layer, inputs, output: tokens.append(output.shape[1]))
     model(images(2, 3, 8, 8))
     assert tokens == [5, 5, 1 if pool == "cls" else 5]
@@ -294,18 +287,18 @@ def test_recomputing_gives_the_same_loss_and_gradients(
 ) -> None:
     model = training(pool=pool, cls_token=cls_token, positions=positions)
     pixels, noise = images(4, 3, 8, 8), path_noise(4)
-    assert len(model.blocks) == 3
-    recompute_changes_nothing(model, model.blocks, lambda: model(pixels, noise).square().mean())
+    assert len(model.encoder.blocks) == 3
+    recompute_changes_nothing(model, model.encoder.blocks, lambda: model(pixels, noise).square().mean())
 
 
 def test_recomputing_trains_blocks_behind_a_frozen_embedding() -> None:
     """Paddle's recompute gives no gradient at all to a layer whose input needs none."""
     model, given = training(), []
-    for name, parameter in model.named_parameters():
+    for name, parameter in official_parameters(model):
         parameter.stop_gradient = not name.startswith(("blocks", "fc_norm", "head"))
     for model.recompute in (False, True):
         model(images(4, 3, 8, 8), path_noise(4)).square().mean().backward()
-        given.append([name for name, parameter in model.named_parameters() if parameter.grad is not None])
+        given.append([name for name, parameter in official_parameters(model) if parameter.grad is not None])
         model.clear_gradients(set_to_zero=False)
     assert given[0] == given[1] and len(given[0]) == 3 * 12 + 4
 
@@ -338,10 +331,10 @@ def test_pooling_by_hand() -> None:
     """A classifier by mean normalises after pooling; one by cls token, and an autoencoder, before."""
     pixels = images(2, 3, 8, 8)
     by_mean, by_cls = classifier(pool="mean"), classifier(pool="cls")
-    tokens = encode(by_mean, pixels).numpy()
+    tokens = encode(by_mean.encoder, pixels).numpy()
     assert tokens.shape == (2, 1 + 4, 16)
     np.testing.assert_allclose(features(by_mean, pixels, "mean"), layer_norm(tokens[:, 1:].mean(1)), atol=1e-5)
-    tokens = encode(by_cls, pixels).numpy()
+    tokens = encode(by_cls.encoder, pixels).numpy()
     np.testing.assert_allclose(features(by_cls, pixels, "cls"), layer_norm(tokens)[:, 0], atol=1e-5)
     np.testing.assert_allclose(features(by_cls, pixels, "mean"), layer_norm(tokens)[:, 1:].mean(1), atol=1e-5)
     wanted = layer_norm(tokens)[:, 0] @ by_cls.head.weight.numpy() + by_cls.head.bias.numpy()
@@ -351,7 +344,7 @@ def test_pooling_by_hand() -> None:
 def test_pooling_without_a_cls_token_uses_every_token() -> None:
     model = classifier(cls_token=False)
     pixels = images(2, 3, 8, 8)
-    tokens = encode(model, pixels).numpy()
+    tokens = encode(model.encoder, pixels).numpy()
     assert tokens.shape == (2, 4, 16)
     np.testing.assert_allclose(features(model, pixels, "mean"), layer_norm(tokens.mean(1)), atol=1e-5)
     with pytest.raises(ValueError, match="no cls token; use pool='mean'"):
@@ -366,10 +359,15 @@ def test_a_classifier_starts_from_an_autoencoders_encoder() -> None:
     )
     model = classifier()
     shared = set(mae.state_dict()) & set(model.state_dict())
-    assert set(model.state_dict()) - shared == {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
+    assert {official_name(name) for name in set(model.state_dict()) - shared} == {
+        "fc_norm.weight",
+        "fc_norm.bias",
+        "head.weight",
+        "head.bias",
+    }
     model.set_state_dict({**model.state_dict(), **{name: mae.state_dict()[name] for name in shared}})
     pixels = images(2, 3, 8, 8)
-    assert (encode(mae, pixels).numpy() == encode(model, pixels).numpy()).all()
+    assert (encode(mae.encoder, pixels).numpy() == encode(model.encoder, pixels).numpy()).all()
 
 
 def test_masked_encoding_without_attention_is_the_same_tokens_picked() -> None:
@@ -377,7 +375,7 @@ def test_masked_encoding_without_attention_is_the_same_tokens_picked() -> None:
     model = classifier(depth=0, image_size=(8, 16))
     pixels = images(2, 3, 8, 16)
     mask = random_mask(np.random.default_rng(0).uniform(size=(2, 8)), 3)
-    whole, kept = encode(model, pixels).numpy(), encode(model, pixels, mask).numpy()
+    whole, kept = encode(model.encoder, pixels).numpy(), encode(model.encoder, pixels, mask).numpy()
     picked = np.take_along_axis(whole[:, 1:], mask.keep[..., None], axis=1)
     np.testing.assert_allclose(kept[:, 0], whole[:, 0], atol=1e-6)
     np.testing.assert_allclose(kept[:, 1:], picked, atol=1e-6)
@@ -406,8 +404,8 @@ def test_partial_fine_tuning_has_the_whole_models_gradients() -> None:
         images = paddle.to_tensor(np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32))
         for model in (whole, part):
             (model(images) * paddle.arange(10, dtype="float32").reshape([2, 5])).sum().backward()
-        theirs = dict(whole.named_parameters())
-        for name, parameter in part.named_parameters():
+        theirs = dict(official_parameters(whole))
+        for name, parameter in official_parameters(part):
             assert (parameter.grad is not None) == name.startswith(tuple(trained)), name
             if parameter.grad is not None:
                 np.testing.assert_allclose(parameter.grad.numpy(), theirs[name].grad.numpy(), rtol=1e-4, atol=1e-5)

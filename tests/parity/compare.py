@@ -16,6 +16,7 @@ import paddle
 from paddlemae.model.mae import MaskedAutoencoder, predict
 from paddlemae.model.masking import Mask, num_kept, random_mask
 from paddlemae.train.optim import adamw, lr_at, peak_lr
+from paddlemae.weights.transfer import official_parameters, official_state
 from tests.parity import cases
 
 # largest errors allowed, each relative to the tensor's largest magnitude
@@ -103,7 +104,7 @@ def build(case: cases.Case, weights: Tensors) -> MaskedAutoencoder:
     keywords = asdict(case)
     del keywords["name"]
     model = MaskedAutoencoder(**keywords)
-    parameters = dict(model.named_parameters())
+    parameters = dict(official_parameters(model))
     if set(weights) != set(parameters):
         raise AssertionError(f"names that only one side has: {sorted(set(weights) ^ set(parameters))}")
     for name, parameter in parameters.items():
@@ -122,17 +123,17 @@ def compare(case: cases.Case, expected: Tensors) -> Errors:
     start = initial_weights((name, value.shape) for name, value in named(expected, "weight:").items())
     model = build(case, start)
     for name, table in named(expected, "positions:").items():
-        np.testing.assert_allclose(dict(model.named_buffers())[name].numpy(), table, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(official_state(model)[name].numpy(), table, rtol=0, atol=1e-6)
     images, mask = paddle.to_tensor(cases.images_BCHW(case)), draw_mask(case, step=0)
     np.testing.assert_array_equal(mask.as_map(), expected["mask"])
 
     prediction = predicted(model, images, mask)
     loss = model(images, mask)
     loss.backward()
-    gradients = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+    gradients = {name: parameter.grad.numpy() for name, parameter in official_parameters(model)}
     model.clear_gradients()
     train(model, images, case)
-    weights = {name: parameter.numpy() for name, parameter in model.named_parameters()}
+    weights = {name: parameter.numpy() for name, parameter in official_parameters(model)}
     return Errors(
         prediction=relative(prediction, expected["prediction"]),
         loss=relative(loss.numpy(), expected["loss"]),

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import paddle
 
-from paddlemae.model.mae import MaskedAutoencoder, decode, encode_visible
+from paddlemae.model.classifier import VisionTransformer
+from paddlemae.model.decoders.mae import decode
+from paddlemae.model.encoder import encode_visible, evaluating, features
+from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import Mask
-from paddlemae.model.vit import VisionTransformer, evaluating, features
 from paddlemae.weights.layouts import Exported, Imported, export_weights, import_weights
 from paddlemae.weights.transfer import load_official
 from tests.support import layout_models as work
@@ -45,7 +47,7 @@ def our_result(source: Imported, case: Case) -> Result:
     with paddle.no_grad(), evaluating(model):
         if source.kind == "mae":
             mask = Mask(*rows_of(case))
-            prediction = decode(model, encode_visible(model, images, mask), mask).numpy()
+            prediction = decode(model.decoder, encode_visible(model.encoder, images, mask), mask).numpy()
             return Result(features(model, images, "mean").numpy(), prediction)
         found = features(model, images, source.architecture["pool"]).numpy()
         return Result(found, logits=model(images).numpy() if source.kind == "classifier" else None)

@@ -3,7 +3,7 @@
 import numpy as np
 import paddle
 
-from paddlemae.model.vit import VisionTransformer
+from paddlemae.model.classifier import VisionTransformer
 from paddlemae.train import checkpoint
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.optim import adamw

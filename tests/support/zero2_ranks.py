@@ -20,7 +20,7 @@ from paddle.distributed.fleet.meta_parallel.sharding import group_sharded_storag
 from paddlemae.data.batches import Batch
 from paddlemae.engine import device
 from paddlemae.model import kernels
-from paddlemae.model.vit import attention_maps
+from paddlemae.model.encoder import attention_maps
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks import pretrain
 from paddlemae.tasks.models.preprocess import to_input

@@ -167,14 +167,11 @@ def test_runs_below_the_images_are_passed_over(tmp_path: Path) -> None:
     assert list_images(str(tmp_path / "runs" / "a"))[0] == ["exhibits/map.jpg", "figures/loss.png"]  # asked for by name
 
 
-@pytest.mark.parametrize(
-    ("call", "home"),
-    [
+def test_files_are_replaced_and_locked_in_one_place() -> None:
+    for call, home in [
         (r"\bos\.(replace|rename|fsync)\b|\.rename\(|NamedTemporaryFile|mkstemp", "system/atomic.py"),
         (r"\bfcntl\b|\bflock\(", "system/locks.py"),
-    ],
-)
-def test_files_are_replaced_and_locked_in_one_place(call: str, home: str) -> None:
-    root = Path(paddlemae.__file__).parent
-    found = {str(path.relative_to(root)) for path in root.rglob("*.py") if re.search(call, path.read_text())}
-    assert found == {home}
+    ]:
+        root = Path(paddlemae.__file__).parent
+        found = {str(path.relative_to(root)) for path in root.rglob("*.py") if re.search(call, path.read_text())}
+        assert found == {home}

@@ -15,9 +15,9 @@ from PIL import Image
 
 from paddlemae.data.sources import SourceNote, open_source, subset, with_classes
 from paddlemae.data.views.augment import eval_view
+from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.positions import resize_positions
-from paddlemae.model.vit import VisionTransformer
-from paddlemae.recipe import load_recipe
+from paddlemae.recipe import load_recipe, parse_overrides
 from paddlemae.runs.confusion import Confusion, read_confusion
 from paddlemae.runs.exhibit_files import read_exhibit
 from paddlemae.tasks import evaluate as task
@@ -195,22 +195,18 @@ def test_at_another_size_positions_are_resized(tuned, alike, size) -> None:
     assert found["eval_loss"] == pytest.approx(expected.loss, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_what_can_not_be_evaluated_is_one_line_and_logs_nothing(tuned, alike) -> None:
+    for changes, message in [
         (dict(image_size=10), "image size 10 x 10 is not divisible by the patch size 4 x 4; 8 x 8 would be"),
         (dict(image_size=0), "image and patch sizes must be at least 1 pixel"),
         (dict(split="nonsense"), "nonsense"),
         (dict(data="nowhere"), "nowhere"),
         (dict(data="digits"), "knows 3 classes, and digits .* of others: '0', '1', .*; evaluate on images of"),
-    ],
-    ids=str,
-)
-def test_what_can_not_be_evaluated_is_one_line_and_logs_nothing(tuned, alike, changes: dict, message: str) -> None:
-    before = results_of(tuned[0])
-    with pytest.raises((ValueError, FileNotFoundError), match=message) as fault:
-        evaluate(str(tuned[0]), **{"data": str(alike), **changes})
-    assert "\n" not in str(fault.value) and results_of(tuned[0]) == before
+    ]:
+        before = results_of(tuned[0])
+        with pytest.raises((ValueError, FileNotFoundError), match=message) as fault:
+            evaluate(str(tuned[0]), **{"data": str(alike), **changes})
+        assert "\n" not in str(fault.value) and results_of(tuned[0]) == before
 
 
 def test_classes_are_matched_by_their_names(tuned, alike, monkeypatch) -> None:
@@ -253,7 +249,7 @@ def test_an_untrained_encoder_is_always_the_same(run: Path) -> None:
     checkpoint = read_checkpoint(run)
     trained, one, other = (load_encoder(checkpoint, random=random) for random in (False, True, True))
     assert not one.training
-    weights = [model.blocks[0].attn.qkv.weight.numpy() for model in (trained, one, other)]
+    weights = [model.encoder.blocks[0].attn.qkv.weight.numpy() for model in (trained, one, other)]
     assert (weights[1] == weights[2]).all() and (weights[0] != weights[1]).mean() > 0.9
     assert one.config == trained.config
 
@@ -329,8 +325,8 @@ def test_a_probe_of_the_untrained_encoder_is_logged_beside_the_other(run: Path, 
 def test_a_study_logs_both_starts_beside_the_pretraining(run: Path, alike: Path, encoder, tmp_path: Path) -> None:
     before = len(results_of(run))
     # from scratch the model has to be named; it is the pretraining's own
-    settings = (f"data={alike}", *encoder, *QUICK)
-    plan = Study(None, settings, "labels", ("6",), (1,), str(run), scratch=True)
+    settings = parse_overrides([f"data={alike}", *encoder, *QUICK])
+    plan = Study(None, settings, "labels", {"6": 6}, (1,), str(run), scratch=True)
     found = study(plan, tmp_path / "study", finetune, quiet=True)["top1"]
     logged = results_of(run)[before:]
     assert [(one["start"], one["protocol"]["seed"]) for one in logged] == [("pretrained", 1), ("scratch", 1)]

@@ -83,7 +83,7 @@ def test_positions_are_learned_from_the_fixed_table_of_the_weights(recipe, pretr
     assert fixed.description.architecture["positions"] == "sincos2d"
     parts = prepare(chosen)
     table = fixed.tensors["pos_embed"]
-    np.testing.assert_array_equal(parts.model.pos_embed.numpy(), table)
+    np.testing.assert_array_equal(parts.model.encoder.pos_embed.numpy(), table)
     finetune(chosen, Start(tmp_path / "run", quiet=True))
     tuned = read_tensors(find_checkpoint(tmp_path / "run"))["pos_embed"]
     assert 0 < np.abs(tuned - table).max() < 0.1
@@ -248,7 +248,7 @@ def test_positions_are_resized_to_another_image_size(recipe, tmp_path, tiny, pho
     text = str(list(size) if isinstance(size, tuple) else size)
     parts = prepare(recipe(f"init={run}", f"image_size={text}"))
     saved = read_tensors(find_checkpoint(run))["pos_embed"]
-    table = parts.model.pos_embed.numpy()
+    table = parts.model.encoder.pos_embed.numpy()
     grid = parts.model.grid
     assert grid == ((4, 4) if size == 16 else (2, 3)) and parts.view.image_size == (grid[0] * 4, grid[1] * 4)
     wanted = resize_positions(paddle.to_tensor(saved[0, 1:]), (2, 2), grid).numpy()

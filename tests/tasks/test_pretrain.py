@@ -210,7 +210,7 @@ def test_weights_follow_the_seed_alone(tiny, photos) -> None:
         paddle.rand([3])  # what was drawn before must not matter
         return prepare(
             load_recipe("pretrain", None, [*tiny, f"data={photos}", f"seed={seed}"])
-        ).model.mask_token.numpy()
+        ).model.decoder.mask_token.numpy()
 
     assert (weights(5) == weights(5)).all() and (weights(5) != weights(6)).any()
 

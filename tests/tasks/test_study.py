@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from paddlemae.recipe import load_recipe
+from paddlemae.recipe import load_recipe, parse_overrides
 from paddlemae.system.signals import CTRL_C
 from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.pretrain import pretrain
@@ -26,8 +26,10 @@ def run(tmp_path_factory) -> str:
 
 
 def plan_of(run: str, key: str, values: tuple, **changes) -> Study:
+    overrides = parse_overrides(changes.pop("overrides", SHORT))
+    chosen = {text: parse_overrides([f"{key}={text}"])[key] for text in values}
     return Study(
-        **{**dict(recipe="digits", overrides=SHORT, key=key, values=values, seeds=(0, 1), init=run), **changes}
+        **{**dict(recipe="digits", overrides=overrides, key=key, values=chosen, seeds=(0, 1), init=run), **changes}
     )
 
 

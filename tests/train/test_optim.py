@@ -6,10 +6,11 @@ import numpy as np
 import paddle
 import pytest
 
+from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.mae import MaskedAutoencoder
-from paddlemae.model.vit import VisionTransformer
 from paddlemae.train.adamw import CpuAdamW
 from paddlemae.train.optim import adamw, clip_gradients, has_decay, layer_number, lr_at, peak_lr
+from paddlemae.weights.transfer import official_parameters
 
 TINY = dict(image_size=8, patch_size=4, channels=1, embed_dim=8, depth=2, num_heads=2)
 DECODER = dict(decoder_embed_dim=4, decoder_depth=1, decoder_num_heads=1)
@@ -19,7 +20,7 @@ MATRICES = {"attn.qkv.weight", "attn.proj.weight", "mlp.fc1.weight", "mlp.fc2.we
 
 def groups(optimizer: CpuAdamW, model: paddle.nn.Layer) -> dict[str, tuple[float, float]]:
     """(lr scale, weight decay) of each parameter by its name."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = {id(parameter): name for name, parameter in official_parameters(model)}
     return {names[id(slots.parameter)]: (slots.lr_scale, slots.weight_decay) for slots in optimizer.slots.values()}
 
 
@@ -37,7 +38,7 @@ def test_only_matrices_decay_in_pretraining() -> None:
 def test_the_rest_does_not_decay_and_nothing_is_left_out() -> None:
     model = MaskedAutoencoder(**TINY, **DECODER, positions="learned")
     of = groups(adamw(model, weight_decay=0.3), model)
-    assert set(of) == {name for name, _ in model.named_parameters()}
+    assert set(of) == {name for name, _ in official_parameters(model)}
     assert {decay for _, decay in of.values()} == {0.0, 0.3}
     still = {name for name, (_, decay) in of.items() if not decay}
     assert {"cls_token", "mask_token", "pos_embed", "norm.weight", "norm.bias", "decoder_pred.bias"} <= still
@@ -51,8 +52,8 @@ def test_tokens_decay_on_request_as_in_official_pretraining(grouped: bool) -> No
     if grouped:
         decaying = {name for name, (_, decay) in groups(optimizer, model).items() if decay}
     else:
-        decaying = {name for name, one in model.named_parameters() if optimizer._apply_decay_param_fun(one.name)}
-    matrices = {name for name, one in model.named_parameters() if one.ndim == 2}
+        decaying = {name for name, one in official_parameters(model) if optimizer._apply_decay_param_fun(one.name)}
+    matrices = {name for name, one in official_parameters(model) if one.ndim == 2}
     assert decaying == matrices | {"cls_token", "mask_token"}  # positions are fixed in the official one
 
 
@@ -64,7 +65,7 @@ def test_a_new_head_decays_and_fc_norm_does_not() -> None:
 
 def test_frozen_parameters_are_left_out() -> None:
     model = VisionTransformer(**TINY, num_classes=3)
-    for name, parameter in model.named_parameters():
+    for name, parameter in official_parameters(model):
         parameter.stop_gradient = not name.startswith("head.")
     assert set(groups(adamw(model), model)) == {"head.weight", "head.bias"}
 
@@ -95,7 +96,7 @@ def test_steps_are_adamws_in_every_group(layer_decay: float, grouped: bool) -> N
     """Three steps of every layer scale, with and without decay, against AdamW in NumPy."""
     model = VisionTransformer(**TINY, num_classes=3)
     optimizer = adamw(model, weight_decay=0.5, betas=(0.9, 0.95), layer_decay=layer_decay, grouped=grouped)
-    parameters = dict(model.named_parameters())
+    parameters = dict(official_parameters(model))
     wanted = {name: parameter.numpy().astype(np.float64) for name, parameter in parameters.items()}
     first = {name: np.zeros_like(value) for name, value in wanted.items()}
     second = {name: np.zeros_like(value) for name, value in wanted.items()}

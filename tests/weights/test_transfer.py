@@ -5,10 +5,11 @@ import paddle
 import pytest
 from paddle import nn
 
+from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.mae import MaskedAutoencoder
-from paddlemae.model.vit import VisionTransformer, patchify
+from paddlemae.model.patches import patchify
 from paddlemae.weights import transfer
-from paddlemae.weights.transfer import load_official, official_shapes, to_official
+from paddlemae.weights.transfer import load_official, official_shapes, official_state, to_official
 
 # Patches of 2 x 3 pixels on a grid of 2 x 2; widths 8 (encoder) and 4 (decoder), hidden layers twice as wide.
 SHAPE = dict(image_size=(4, 6), patch_size=(2, 3), channels=3, embed_dim=8, depth=1, num_heads=2, mlp_ratio=2.0)
@@ -73,7 +74,7 @@ def shapes_of(tensors: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
 
 
 def state(model: nn.Layer) -> dict[str, np.ndarray]:
-    return {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
+    return {name: tensor.numpy().copy() for name, tensor in official_state(model).items()}
 
 
 def assert_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
@@ -98,11 +99,11 @@ def test_a_classifiers_names_and_shapes_are_the_official_ones() -> None:
 def test_linear_weights_are_transposed_square_ones_too() -> None:
     model = autoencoder()
     tensors = to_official(model)
-    in_memory = model.blocks[0].attn.proj.weight.numpy()
+    in_memory = model.encoder.blocks[0].attn.proj.weight.numpy()
     assert tensors["blocks.0.attn.proj.weight"][2, 5] == in_memory[5, 2] != in_memory[2, 5]
     x = np.random.default_rng(0).random((7, 8), np.float32)
     by_torch_rule = x @ tensors["decoder_embed.weight"].T + tensors["decoder_embed.bias"]
-    np.testing.assert_allclose(model.decoder_embed(paddle.to_tensor(x)).numpy(), by_torch_rule, atol=1e-6)
+    np.testing.assert_allclose(model.decoder.decoder_embed(paddle.to_tensor(x)).numpy(), by_torch_rule, atol=1e-6)
 
 
 def test_the_patch_embedding_is_the_official_convolution() -> None:
@@ -114,13 +115,13 @@ def test_the_patch_embedding_is_the_official_convolution() -> None:
         for column in range(2):
             window = images[:, :, 2 * row : 2 * row + 2, 3 * column : 3 * column + 3]
             wanted[:, 2 * row + column] = np.einsum("bchw,dchw->bd", window, tensors["patch_embed.proj.weight"])
-    got = model.patch_embed(patchify(paddle.to_tensor(images), (2, 3))).numpy()
+    got = model.encoder.patch_embed(patchify(paddle.to_tensor(images), (2, 3))).numpy()
     np.testing.assert_allclose(got, wanted + tensors["patch_embed.proj.bias"], atol=1e-6)
 
 
 def test_weights_survive_the_way_out_and_in() -> None:
     source, target = autoencoder(1), autoencoder(2)
-    assert not np.array_equal(source.decoder_pred.weight.numpy(), target.decoder_pred.weight.numpy())
+    assert not np.array_equal(source.decoder.decoder_pred.weight.numpy(), target.decoder.decoder_pred.weight.numpy())
     load_official(target, to_official(source))
     assert_same(state(source), state(target))
 

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from paddlemae.cli import data, features, recipe, weights
 from paddlemae.cli.exit_status import as_one_of_the_ranks, ending
-from paddlemae.cli.options import Layer, MaxBadImages, Norm, Quiet, Run, Token, Trust
-from paddlemae.launch.launcher import MOST_RESTARTS, Launch, is_rank
+from paddlemae.cli.options import (
+    Data,
+    Layer,
+    MaxBadImages,
+    Norm,
+    Out,
+    Overrides,
+    Overwrite,
+    Quiet,
+    RecipeName,
+    Run,
+    Token,
+    TrainingOptions,
+    Trust,
+    takes_training_options,
+)
+from paddlemae.launch.launcher import is_rank
 from paddlemae.runs.full_disk_output import survive_lost_output
 from paddlemae.system.display_names import escape_output, say
 from paddlemae.system.signals import REQUEUE_STATUS, ignore_schedulers
 from paddlemae.train.stopping import ended_by_signals
+
+if TYPE_CHECKING:  # needs Paddle
+    from paddlemae.tasks.training.run_start import Start
 
 app = typer.Typer(
     name="paddlemae",
@@ -43,34 +61,6 @@ Pretrain on your own images without labels, see what the model reconstructs, fin
 
 app.add_typer(weights.app, name="weights")
 app.add_typer(data.app, name="data")
-
-RECIPE_HELP = "A recipe of `paddlemae recipe --list`, or a .yaml file."
-SETTINGS_HELP = "Settings of the recipe; `paddlemae recipe TASK NAME` explains them."
-RecipeName = Annotated[
-    str | None, typer.Argument(metavar="[RECIPE]", help="A recipe of `paddlemae recipe --list` or a .yaml file.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings; `paddlemae recipe NAME` explains them.")
-]
-Data = Annotated[str | None, typer.Option("--data", help="Images: a folder, list, archive, table ... or 'digits'.")]
-Out = Annotated[Path | None, typer.Option("--out", help="The run folder to write.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")]
-Procs = Annotated[
-    str | None,
-    typer.Option("--procs", metavar="N|auto", help="Processes of this host that share each batch; auto tries some."),
-]
-Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Hosts that run this same command together.")]
-Master = Annotated[
-    str | None, typer.Option("--master", metavar="HOST:PORT", help="Where they meet: the first of them.")
-]
-NodeRank = Annotated[
-    int | None, typer.Option("--node-rank", help="This host among them, from 0; by arrival unless given.")
-]
-Restarts = Annotated[
-    int, typer.Option("--restarts", min=0, help="After crashes, in a row without a new checkpoint; needs --procs.")
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -100,23 +90,8 @@ def demo(
 
 
 @app.command()
-def pretrain(
-    recipe: RecipeName = None,
-    overrides: Overrides = None,
-    init: Annotated[str | None, typer.Option("--init", help="Weights to start from: a run, or anyone's.")] = None,
-    data: Data = None,
-    out: Out = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    dry_run: DryRun = False,
-    procs: Procs = None,
-    nodes: Nodes = 1,
-    master: Master = None,
-    node_rank: NodeRank = None,
-    restarts: Restarts = MOST_RESTARTS,
-    quiet: Quiet = False,
-    trust: Trust = False,
-) -> None:
+@takes_training_options()
+def pretrain(options: TrainingOptions) -> None:
     """Pretrain a masked autoencoder on images without labels.
 
     Examples:
@@ -133,35 +108,17 @@ def pretrain(
 
     `paddlemae pretrain base --data imagenet/ --out runs/base --procs 8`
     """
-    launch = Launch(procs, nodes, master, node_rank, restarts)
-    if not dry_run and _launched("pretrain", recipe, overrides, data, out, resume, launch):
+    if _launched("pretrain", options):
         return
-    built = _recipe("pretrain", recipe, overrides, out, resume, data=data, init=init)
+    recipe = _recipe("pretrain", options)
     from paddlemae.tasks import pretrain as task
 
-    _plan_or_run(built, task.dry_run, task.pretrain, dry_run, out, resume, overwrite, quiet, trust)
+    _plan_or_run(recipe, task.dry_run, task.pretrain, options)
 
 
 @app.command()
-def finetune(
-    recipe: RecipeName = None,
-    overrides: Overrides = None,
-    init: Annotated[
-        str | None, typer.Option("--init", help="A pretraining run, anyone's weights, or 'scratch'.")
-    ] = None,
-    data: Data = None,
-    out: Out = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    dry_run: DryRun = False,
-    procs: Procs = None,
-    nodes: Nodes = 1,
-    master: Master = None,
-    node_rank: NodeRank = None,
-    restarts: Restarts = MOST_RESTARTS,
-    quiet: Quiet = False,
-    trust: Trust = False,
-) -> None:
+@takes_training_options()
+def finetune(options: TrainingOptions) -> None:
     """Fine-tune a classifier on labelled images: one folder a class.
 
     Examples:
@@ -172,13 +129,12 @@ def finetune(
 
     `paddlemae finetune cifar10 --init scratch --data labelled/ --out runs/scratch val_fraction=0.2`
     """
-    launch = Launch(procs, nodes, master, node_rank, restarts)
-    if not dry_run and _launched("finetune", recipe, overrides, data, out, resume, launch):
+    if _launched("finetune", options):
         return
-    built = _recipe("finetune", recipe, overrides, out, resume, data=data, init=init)
+    recipe = _recipe("finetune", options)
     from paddlemae.tasks import finetune as task
 
-    _plan_or_run(built, task.dry_run, task.finetune, dry_run, out, resume, overwrite, quiet, trust)
+    _plan_or_run(recipe, task.dry_run, task.finetune, options)
 
 
 @app.command()
@@ -243,32 +199,22 @@ def study(
     `paddlemae study digits --init runs/digits --out runs/labels --vary labels --value 50 --value 100 --scratch`
     """
     import paddlemae.engine.safe_import  # noqa: F401
+    from paddlemae.recipe import parse_overrides
     from paddlemae.tasks import study as task
     from paddlemae.tasks.finetune import finetune as run_finetune
 
     if out is None or init is None or not value:
         raise ValueError("a study needs --init RUN, --out FOLDER and one --value or more")
-    recipe, overrides = _recipe_and_overrides(recipe, overrides, data=data)
-    plan = task.Study(recipe, tuple(overrides), vary, tuple(value), tuple(range(seeds)), init, scratch)
+    recipe, settings = _name_and_overrides(recipe, overrides, data)
+    values = {text: parse_overrides([f"{vary}={text}"])[vary] for text in value}
+    plan = task.Study(recipe, settings, vary, values, tuple(range(seeds)), init, scratch)
     print(task.table(task.study(plan, out, run_finetune, quiet=quiet, trust=trust)))
     print(f"see {out / task.CURVE_FILE}")
 
 
 @app.command()
-def probe(
-    recipe: RecipeName = None,
-    overrides: Overrides = None,
-    init: Annotated[
-        str | None, typer.Option("--init", help="The pretraining run to probe, or anyone's weights.")
-    ] = None,
-    data: Data = None,
-    out: Out = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-    trust: Trust = False,
-) -> None:
+@takes_training_options(launches=False)
+def probe(options: TrainingOptions) -> None:
     """Train a linear classifier on a pretrained encoder's frozen features.
 
     Examples:
@@ -277,10 +223,10 @@ def probe(
 
     `paddlemae probe --init runs/photos --data labelled/ --out runs/probe cached=true epochs=30`
     """
-    built = _recipe("probe", recipe, overrides, out, resume, data=data, init=init)
+    recipe = _recipe("probe", options)
     from paddlemae.tasks import probe as task
 
-    _plan_or_run(built, task.dry_run, task.probe, dry_run, out, resume, overwrite, quiet, trust)
+    _plan_or_run(recipe, task.dry_run, task.probe, options)
 
 
 @app.command()
@@ -427,70 +373,78 @@ def export(
     print(f"wrote {', '.join(map(str, done.files))}")
 
 
-def _recipe(task: str, name, overrides, out, resume: bool, **named):
-    """The recipe that a command line means; a bare --resume means the one in the run folder."""
+def _recipe(task: str, options: TrainingOptions) -> Any:
+    """Return the recipe that a command line means; a bare --resume means the one in the run folder."""
     from paddlemae.recipe import load_recipe
 
-    name, overrides = _recipe_and_overrides(name, overrides, **named)
-    built = None if resume and not name else load_recipe(task, name, overrides)
+    name, overrides = _name_and_overrides(options.recipe, options.overrides, options.data, options.init)
+    recipe = None if options.resume and not name else load_recipe(task, name, overrides)
     import paddlemae.engine.safe_import  # noqa: F401
 
-    if built is None:
+    if recipe is None:
         from paddlemae.tasks.training.run_start import stored_recipe
 
-        if out is None:
+        if options.out is None:
             raise ValueError("--resume needs the run folder: --out FOLDER")
-        stored = stored_recipe(out, task)
-        built = load_recipe(task, str(out / "recipe.yaml"), overrides) if overrides else stored
-    return built
+        stored = stored_recipe(options.out, task)
+        recipe = load_recipe(task, str(options.out / "recipe.yaml"), overrides) if overrides else stored
+    return recipe
 
 
-def _recipe_and_overrides(name: str | None, overrides: list[str] | None, **named) -> tuple[str | None, list[str]]:
-    overrides = list(overrides or [])
-    if name and "=" in name:  # a setting came first, so no recipe was named
-        overrides.insert(0, name)
+def _name_and_overrides(
+    name: str | None, texts: list[str] | None, data: str | None, init: str | None = None
+) -> tuple[str | None, dict[str, Any]]:
+    """Return (a recipe's name, its overrides): a setting that comes first is not a name."""
+    from paddlemae.recipe import parse_overrides
+
+    texts = list(texts or [])
+    if name and "=" in name:
+        texts.insert(0, name)
         name = None
-    overrides += [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]  # a name, not YAML
-    return name, overrides
+    named = {key: value for key, value in (("data", data), ("init", init)) if value is not None}
+    return name, {**parse_overrides(texts), **named}
 
 
 def _plan_or_run(
-    built, plan, run, dry_run: bool, out: Path | None, resume: bool, overwrite: bool, quiet: bool, trust: bool
+    recipe: Any, plan: Callable[..., dict[str, str]], run: Callable[[Any, Start], Any], options: TrainingOptions
 ) -> None:
     """Print what a training would do, or do it."""
     from paddlemae.tasks.training.run_start import Start
 
-    if dry_run:
-        _print_plan(built, plan(built, trust=trust))
+    if options.dry_run:
+        _print_plan(recipe, plan(recipe, trust=options.trust))
         return
-    if out is None:
-        raise ValueError("name the run folder to write: --out runs/NAME")
+    out = _out_of(options)
     with as_one_of_the_ranks() as ranks:
-        quiet = quiet or not ranks.is_first
-        run(built, Start(out, resume=resume, overwrite=overwrite, quiet=quiet, ranks=ranks, trust=trust))
+        quiet = options.quiet or not ranks.is_first
+        run(recipe, Start(out, options.resume, options.overwrite, quiet, ranks, options.trust))
 
 
-def _launched(task: str, name, overrides, data: str | None, out: Path | None, resume: bool, launch: Launch) -> bool:
-    """Whether a training was to be one of several processes; then they were started here, and have ended well."""
-    launch.check()
-    if not launch.is_needed:
-        return False
-    if out is None:
+def _out_of(options: TrainingOptions) -> Path:
+    if options.out is None:
         raise ValueError("name the run folder to write: --out runs/NAME")
-    from paddlemae.launch.commands import train_in_processes
+    return options.out
 
-    name, overrides = _recipe_and_overrides(name, overrides, data=data)
-    if resume and not name and (out / "recipe.yaml").exists():
-        name = str(out / "recipe.yaml")
-    if status := train_in_processes(task, name, overrides, out, launch, sys.argv[1:]):
+
+def _launched(task: str, options: TrainingOptions) -> bool:
+    """Return whether a training was to be one of several processes; they were started here then, and ended well."""
+    launch = options.launch
+    launch.check()
+    if options.dry_run or not launch.is_needed:
+        return False
+    from paddlemae.launch.commands import TrainingCommand, train_in_processes
+
+    name, overrides = _name_and_overrides(options.recipe, options.overrides, options.data, options.init)
+    flags = (options.resume, options.overwrite, options.quiet, options.trust)
+    if status := train_in_processes(TrainingCommand(task, name, overrides, _out_of(options), *flags), launch):
         sys.exit(status)
     return True
 
 
-def _print_plan(built, plan: dict[str, str]) -> None:
+def _print_plan(recipe: Any, plan: dict[str, str]) -> None:
     from paddlemae.recipe import dump_recipe
 
-    print(dump_recipe(built))
+    print(dump_recipe(recipe))
     for name, value in plan.items():
         print(f"{name + ':':18}{value}")
 

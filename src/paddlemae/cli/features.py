@@ -46,9 +46,12 @@ def embed(
     """
     launch = Launch(str(procs), restarts=0)
     if launch.is_needed:
-        from paddlemae.launch.commands import run_together
+        from paddlemae.launch.commands import option_words, run_together
 
-        if status := run_together(sys.argv[1:], procs, launch):
+        options = {"data": data, "out": out, "split": split, "token": token, "layer": layer, "norm": norm}
+        options |= {"batch_size": batch_size, "workers": workers, "threads": threads, "max_bad_images": max_bad_images}
+        options |= {"overwrite": overwrite, "quiet": quiet, "trust": trust}
+        if status := run_together(["embed", run, *option_words(options)], procs, launch):
             sys.exit(status)
         return
     import paddlemae.engine.safe_import  # noqa: F401

@@ -81,7 +81,7 @@ def batch_rngs(seed: int, stream: int, batch: Batch) -> list[np.random.Generator
 
 
 def path_noise(seed: int, batch: Batch, depth: int) -> NDArray[np.float32]:
-    """Return each image's noise for drop path, float32 [B, depth, 2] in [0, 1); see `vit.encode`."""
+    """Return each image's noise for drop path, float32 [B, depth, 2] in [0, 1); see `model.encoder.encode`."""
     return np.stack([rng.random((depth, 2), np.float32) for rng in batch_rngs(seed, PATH_STREAM, batch)])
 
 

@@ -11,9 +11,9 @@ from paddlemae.data.sources import open_source
 from paddlemae.engine.cpus import threads_of
 from paddlemae.engine.safe_import import paddle
 from paddlemae.export.interface import Interface, Model
+from paddlemae.model.encoder import evaluating
 from paddlemae.model.mae import MaskedAutoencoder, predict, reconstruct
 from paddlemae.model.masking import num_kept, random_mask
-from paddlemae.model.vit import evaluating
 from paddlemae.tasks.models.build import Checkpoint
 from paddlemae.tasks.models.inference import LOGITS, FeatureKind, forward_function
 from paddlemae.tasks.models.mask_choice import DEFAULT_RATIO

@@ -14,9 +14,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from paddlemae.export.interface import Interface, Model
-from paddlemae.model.crossmae import CrossAttention
-from paddlemae.model.mae import TARGET_EPSILON, MaskedAutoencoder
-from paddlemae.model.vit import NORM_EPSILON, Attention, VisionTransformer
+from paddlemae.model.blocks import NORM_EPSILON, Attention
+from paddlemae.model.classifier import VisionTransformer
+from paddlemae.model.decoders.cross import CrossAttention, CrossDecoder
+from paddlemae.model.decoders.mae import MaeDecoder
+from paddlemae.model.mae import MaskedAutoencoder
+from paddlemae.model.targets import TARGET_EPSILON
+from paddlemae.weights.transfer import official_name, official_state
 
 LAST = np.iinfo(np.int64).max  # where a slice ends that goes to the end
 Value = Any  # of a graph: an array that is known when it runs
@@ -83,10 +87,11 @@ def weights_of(model: Model) -> dict[str, np.ndarray]:
 
     Three products need no copies that take a fused one's result apart.
     """
-    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.numpy() for name, tensor in official_state(model).items()}
     for name, layer in model.named_sublayers():
         if not isinstance(layer, Attention | CrossAttention):
             continue
+        name = official_name(name)
         for kind in ("weight", "bias"):
             if isinstance(layer, Attention):
                 query, key, value = np.split(weights.pop(f"{name}.qkv.{kind}"), 3, axis=-1)
@@ -99,38 +104,38 @@ def weights_of(model: Model) -> dict[str, np.ndarray]:
 
 
 def _patches(graph: Graph, model: Model, images_BCHW: Value) -> Value:
-    """Cut images into patches [R, P] as `vit.patchify` does, image after image."""
-    (rows, columns), (height, width) = model.grid, model.patch_size
-    split = _reshape(graph, images_BCHW, -1, model.channels, rows, height, columns, width)
+    """Cut images into patches [R, P] as `patches.patchify` does, image after image."""
+    (rows, columns), (height, width) = model.grid, model.encoder.patch_size
+    split = _reshape(graph, images_BCHW, -1, model.encoder.channels, rows, height, columns, width)
     turned = graph.add("Transpose", split, perm=[0, 2, 4, 3, 5, 1])
     # by way of [B, L, P], since Paddle's engine with oneDNN makes one step of a transposition and a reshape, and then
     # takes rows of another length into the product behind them
-    patches_BLP = _reshape(graph, turned, -1, rows * columns, height * width * model.channels)
-    return _reshape(graph, patches_BLP, -1, height * width * model.channels)
+    patches_BLP = _reshape(graph, turned, -1, rows * columns, height * width * model.encoder.channels)
+    return _reshape(graph, patches_BLP, -1, height * width * model.encoder.channels)
 
 
 def _picture(graph: Graph, model: Model, patches_BLP: Value) -> Value:
-    """Join patches into images [B, C, H, W] as `vit.unpatchify` does."""
-    (rows, columns), (height, width) = model.grid, model.patch_size
-    split = _reshape(graph, patches_BLP, -1, rows, columns, height, width, model.channels)
+    """Join patches into images [B, C, H, W] as `patches.unpatchify` does."""
+    (rows, columns), (height, width) = model.grid, model.encoder.patch_size
+    split = _reshape(graph, patches_BLP, -1, rows, columns, height, width, model.encoder.channels)
     turned = graph.add("Transpose", split, perm=[0, 5, 1, 3, 2, 4])
-    return _reshape(graph, turned, -1, model.channels, rows * height, columns * width)
+    return _reshape(graph, turned, -1, model.encoder.channels, rows * height, columns * width)
 
 
 def _split_table(graph: Graph, model: Model, name: str) -> tuple[np.ndarray, Value]:
     """Split a position table into (the cls token's row [1, 1, D] if there is one, the patches' rows [L, D])."""
-    table_1ND, front = graph.weights[name], int(model.has_cls)
+    table_1ND, front = graph.weights[name], int(model.encoder.has_cls)
     return table_1ND[:, :1], graph.constant(f"{name}.patches", table_1ND[0, front:])
 
 
 def _features(graph: Graph, model: Model, images_BCHW: Value, token: str) -> Value:
-    """Compute features [B, D] as `vit.features` does."""
+    """Compute features [B, D] as `encoder.features` does."""
     patches, width = model.grid[0] * model.grid[1], model.config["embed_dim"]
     embedded_RD = _linear(graph, _patches(graph, model, images_BCHW), "patch_embed.proj")
     _, positions_LD = _split_table(graph, model, "pos_embed")
     x_BLD = graph.add("Add", _reshape(graph, embedded_RD, -1, patches, width), positions_LD)
     maps, tokens = _encoder(graph, model, x_BLD, patches, only_first=token == "cls")
-    norms_tokens = not hasattr(model, "fc_norm")
+    norms_tokens = not model.encoder.norms_pooled
     x_RD = _norm(graph, maps[-1], "norm") if norms_tokens else maps[-1]
     if token == "mean":
         x_BLD = _without_cls(graph, model, _reshape(graph, x_RD, -1, tokens, width))
@@ -139,7 +144,7 @@ def _features(graph: Graph, model: Model, images_BCHW: Value, token: str) -> Val
 
 
 def _without_cls(graph: Graph, model: Model, x_BND: Value) -> Value:
-    return _slice(graph, x_BND, 1, LAST, axis=1) if model.has_cls else x_BND
+    return _slice(graph, x_BND, 1, LAST, axis=1) if model.encoder.has_cls else x_BND
 
 
 def _encoder(
@@ -153,16 +158,16 @@ def _encoder(
         only_first: of the last block, the first token of each image alone.
     """
     tokens, width = patches, model.config["embed_dim"]
-    if model.has_cls:
+    if model.encoder.has_cls:
         row_11D = graph.weights["cls_token"] + _split_table(graph, model, "pos_embed")[0]
         cls_B1D = _for_each_image(graph, graph.constant("cls_row", row_11D), 1, width)
         x_BKD = graph.add("Concat", cls_B1D, x_BKD, axis=1)
         tokens = patches + 1 if isinstance(patches, int) else graph.add("Add", patches, graph.numbers(1))
     maps = [_reshape(graph, x_BKD, -1, width)]
-    for number, block in enumerate(model.blocks):
-        first = only_first and number == len(model.blocks) - 1
+    for number, block in enumerate(model.encoder.blocks):
+        first = only_first and number == len(model.encoder.blocks) - 1
         maps.append(_block(graph, maps[-1], f"blocks.{number}", tokens, block.attn.num_heads, first))
-    if only_first and not len(model.blocks):
+    if only_first and not len(model.encoder.blocks):
         maps.append(_first_tokens(graph, maps[-1], tokens, width))
     return maps, tokens
 
@@ -183,7 +188,7 @@ def _for_each_image(graph: Graph, x_1ND: Value, tokens: int, width: int) -> Valu
 
 
 def _block(graph: Graph, x_RD: Value, block: str, tokens: Count, heads: int, only_first: bool = False) -> Value:
-    """Compute `vit.Block` for all tokens or for each image's first."""
+    """Compute `blocks.Block` for all tokens or for each image's first."""
     seen_RD = _norm(graph, x_RD, f"{block}.norm1")
     if only_first:
         width = graph.weights[f"{block}.norm1.weight"].size
@@ -197,7 +202,7 @@ def _block(graph: Graph, x_RD: Value, block: str, tokens: Count, heads: int, onl
 def _attention(
     graph: Graph, asking_RD: Value, queries: Count, memory_RE: Value, tokens: Count, layer: str, heads: int
 ) -> Value:
-    """Compute `vit.Attention` or `crossmae.CrossAttention`, `queries` by `tokens` per image: [R, D]."""
+    """Compute `blocks.Attention` or `cross.CrossAttention`, `queries` by `tokens` per image: [R, D]."""
     width = graph.weights[f"{layer}.q.bias"].size
 
     def split(x: Value, part: str, count: Count) -> Value:
@@ -253,16 +258,11 @@ def _reconstruction(graph: Graph, model: MaskedAutoencoder, images_BCHW: Value) 
     x_BKD = _reshape(graph, graph.add("Add", embedded_RD, positions_RD), _batch(graph), kept, width)
     maps, tokens = _encoder(graph, model, x_BKD, kept)
 
-    if model.decoder == "cross":
-        x_RD = _cross_decoder(graph, model, maps, tokens)
-    else:
-        x_RD = _decoder(graph, model, maps[-1], tokens, kept_rows)
+    x_RD = DECODERS[type(model.decoder)](graph, model, maps, tokens, kept_rows)
     plain_BLP = _reshape(graph, _linear(graph, _norm(graph, x_RD, "decoder_norm"), "decoder_pred"), -1, patches, pixels)
     plain_BLP = graph.add("Add", plain_BLP, _nan_if_uneven(graph, kept_BL), name="patches")
     patches_BLP = _reshape(graph, patches_RP, -1, patches, pixels)
-    prediction_BLP = plain_BLP
-    if model.norm_pix_loss:
-        prediction_BLP = _with_statistics_of(graph, patches_BLP, plain_BLP, pixels)
+    prediction_BLP = PIXELS[model.target_name](graph, patches_BLP, plain_BLP, pixels)
     removed_BL1 = graph.add("Unsqueeze", removed_BL, graph.numbers(-1))
     return _picture(graph, model, graph.add("Where", removed_BL1, prediction_BLP, patches_BLP))
 
@@ -275,7 +275,7 @@ def _nan_if_uneven(graph: Graph, kept_BL: Value) -> Value:
 
 
 def _with_statistics_of(graph: Graph, patches_BLP: Value, normal_BLP: Value, pixels: int) -> Value:
-    """Invert `mae.normal_patches`."""
+    """Invert `targets.normal_patches`."""
     mean_BL1 = graph.add("ReduceMean", patches_BLP, graph.numbers(-1))
     squares_BL1 = graph.add("ReduceSumSquare", graph.add("Sub", patches_BLP, mean_BL1), graph.numbers(-1))
     variance_BL1 = graph.add("Mul", squares_BL1, graph.number(1 / (pixels - 1)))
@@ -283,10 +283,10 @@ def _with_statistics_of(graph: Graph, patches_BLP: Value, normal_BLP: Value, pix
     return graph.add("Add", graph.add("Mul", normal_BLP, deviation_BL1), mean_BL1)
 
 
-def _decoder(graph: Graph, model: MaskedAutoencoder, latent_RE: Value, tokens: Count, kept_rows: Value) -> Value:
-    """Compute `mae.decode` up to its last norm for all patches in the image's order: [R, D]."""
+def _decoder(graph: Graph, model: MaskedAutoencoder, maps: list[Value], tokens: Count, kept_rows: Value) -> Value:
+    """Compute `decoders.mae.decode` up to its last norm for all patches in the image's order: [R, D]."""
     width, patches = model.config["decoder_embed_dim"], model.grid[0] * model.grid[1]
-    latent_RD = _linear(graph, _norm(graph, latent_RE, "norm"), "decoder_embed")
+    latent_RD = _linear(graph, _norm(graph, maps[-1], "norm"), "decoder_embed")
     latent_BND = _reshape(graph, latent_RD, -1, tokens, width)
     every_row = graph.add("Mul", _batch(graph), graph.numbers(patches))
     masks_RD = graph.add(
@@ -296,25 +296,25 @@ def _decoder(graph: Graph, model: MaskedAutoencoder, latent_RE: Value, tokens: C
     x_RD = graph.add("ScatterND", masks_RD, graph.add("Unsqueeze", kept_rows, graph.numbers(1)), visible_RD)
     row_11D, positions_LD = _split_table(graph, model, "decoder_pos_embed")
     x_BND = graph.add("Add", _reshape(graph, x_RD, -1, patches, width), positions_LD)
-    if model.has_cls:
+    if model.encoder.has_cls:
         first_B1D = _slice(graph, latent_BND, 0, 1, axis=1)
         x_BND = graph.add(
             "Concat", graph.add("Add", first_B1D, graph.constant("decoder_cls_row", row_11D)), x_BND, axis=1
         )
-    everything = patches + int(model.has_cls)
+    everything = patches + int(model.encoder.has_cls)
     x_RD = _reshape(graph, x_BND, -1, width)
-    for number, block in enumerate(model.decoder_blocks):
+    for number, block in enumerate(model.decoder.decoder_blocks):
         x_RD = _block(graph, x_RD, f"decoder_blocks.{number}", everything, block.attn.num_heads)
     return _reshape(graph, _without_cls(graph, model, _reshape(graph, x_RD, -1, everything, width)), -1, width)
 
 
-def _cross_decoder(graph: Graph, model: MaskedAutoencoder, maps: list[Value], tokens: Count) -> Value:
-    """Compute `crossmae.read_out` for every patch, up to its last norm: [R, D]."""
+def _cross_decoder(graph: Graph, model: MaskedAutoencoder, maps: list[Value], tokens: Count, _: Value) -> Value:
+    """Compute `decoders.cross.read_out` for every patch, up to its last norm: [R, D]."""
     width, patches = model.config["decoder_embed_dim"], model.grid[0] * model.grid[1]
     _, positions_LD = _split_table(graph, model, "decoder_pos_embed")
     queries_1LD = graph.add("Add", _weight(graph, "mask_token"), positions_LD)
     x_RD = _reshape(graph, _for_each_image(graph, queries_1LD, patches, width), -1, width)
-    for number, (block, memory_RE) in enumerate(zip(model.decoder_blocks, _memories(graph, model, maps))):
+    for number, (block, memory_RE) in enumerate(zip(model.decoder.decoder_blocks, _memories(graph, model, maps))):
         name = f"decoder_blocks.{number}"
         asking_RD = _norm(graph, x_RD, f"{name}.norm1")
         attended_RD = _attention(graph, asking_RD, patches, memory_RE, tokens, f"{name}.attn", block.attn.num_heads)
@@ -323,14 +323,18 @@ def _cross_decoder(graph: Graph, model: MaskedAutoencoder, maps: list[Value], to
 
 
 def _memories(graph: Graph, model: MaskedAutoencoder, maps: list[Value]) -> list[Value]:
-    """Return the tokens that each block of a cross decoder attends to, as `mae.encode_memories` does: [R, E] each."""
-    count, width = len(model.decoder_blocks), model.config["embed_dim"]
-    if model.inter_block is None:
+    """Return what each block of a cross decoder attends to, as `decoders.cross.encode_memories` does: [R, E] each."""
+    count, width = len(model.decoder.decoder_blocks), model.config["embed_dim"]
+    if model.decoder.inter_block is None:
         return [_norm(graph, maps[-1], "norm")] * count
     numbers = graph.add("Concat", *(_reshape(graph, one, 1, -1) for one in maps), axis=0)
     sums = graph.add("MatMul", _weight(graph, "inter_block.weight"), numbers)
     each = (_reshape(graph, _slice(graph, sums, block, block + 1, axis=0), -1, width) for block in range(count))
     return [_norm(graph, sum_RE, f"inter_block.norms.{block}") for block, sum_RE in enumerate(each)]
+
+
+DECODERS = {MaeDecoder: _decoder, CrossDecoder: _cross_decoder}
+PIXELS = {"raw": lambda graph, patches, plain, pixels: plain, "normalised": _with_statistics_of}  # by target
 
 
 def _reshape(graph: Graph, x: Value, *shape: Count) -> Value:

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from paddlemae import __version__
+from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.mae import MaskedAutoencoder
-from paddlemae.model.vit import VisionTransformer
 from paddlemae.tasks.models.inference import TOKENS
 from paddlemae.weights.model_folder import Description
 
@@ -64,7 +64,7 @@ def interface_of(model: Model, what: str, token: str | None = None, depth: int =
         raise ValueError("a pretraining run has no classes; fine-tune it first, or export --what encoder")
     if what == "reconstructor" and not isinstance(model, MaskedAutoencoder):
         raise ValueError("a classifier has no decoder to reconstruct with; export the pretraining run that it is from")
-    shape = (model.channels, *(grid * patch for grid, patch in zip(model.grid, model.patch_size)))
+    shape = (model.encoder.channels, *(grid * patch for grid, patch in zip(model.grid, model.encoder.patch_size)))
     values = f"0..{2**depth - 1}, RGB where there are 3 channels; normalised inside"
     images = Value("images", "uint8" if depth == 8 else "int32", shape, values)
     if what == "classifier":
@@ -83,7 +83,7 @@ def interface_of(model: Model, what: str, token: str | None = None, depth: int =
 def _features(model: Model, token: str) -> Value:
     if token not in TOKENS:
         raise ValueError(f"--token must be one of {', '.join(TOKENS)}, got {token!r}")
-    if token == "cls" and not model.has_cls:
+    if token == "cls" and not model.encoder.has_cls:
         raise ValueError("this model has no cls token; take --token mean")
     meaning = "cls token" if token == "cls" else "mean of the patch tokens"
     return Value("features", "float32", (model.config["embed_dim"],), f"{meaning} after the encoder's last norm")
@@ -91,8 +91,8 @@ def _features(model: Model, token: str) -> Value:
 
 def _patches(model: MaskedAutoencoder) -> Value:
     shape = (model.grid[0] * model.grid[1], model.pixels)
-    pixels = "less the patch's own mean, over its deviation" if model.norm_pix_loss else "of normalised images"
-    return Value("patches", "float32", shape, f"what the decoder gives, pixels {pixels}; by row, column, channel")
+    meaning = f"what the decoder gives, pixels {model.target.meaning}; by row, column, channel"
+    return Value("patches", "float32", shape, meaning)
 
 
 def metadata_of(model: Model, description: Description, interface: Interface) -> dict[str, Any]:
@@ -107,13 +107,13 @@ def metadata_of(model: Model, description: Description, interface: Interface) ->
         "what": interface.what,
         **values,
         "image_size": list(interface.inputs[0].shape[1:]),
-        "channels": model.channels,
+        "channels": model.encoder.channels,
         "bits": interface.depth,
         "eval_crop_ratio": description.eval_crop_ratio,
         "mean": description.mean,
         "std": description.std,
         "normalised_inside": True,
-        "patch_size": list(model.patch_size),
+        "patch_size": list(model.encoder.patch_size),
     }
     if interface.what == "encoder":
         facts["token"] = interface.token

@@ -81,7 +81,7 @@ def export(
     if token and what != "encoder":
         warnings.warn(f"--token has no effect on a {what}", stacklevel=2)
     interface = interface_of(model, what, token, evaluation_view(description).depth)
-    examples, images = example_images(checkpoint, model.channels, interface.inputs[0].shape[1:])
+    examples, images = example_images(checkpoint, model.encoder.channels, interface.inputs[0].shape[1:])
     write, engine_of = writers[to]
     out.parent.mkdir(parents=True, exist_ok=True)
     with name_in_errors(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:

@@ -2,43 +2,72 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from paddlemae.engine.cpus import usable_cpus
 from paddlemae.launch.launcher import AUTO, Launch, run_ranks
-from paddlemae.recipe import load_recipe
-from paddlemae.runs.runlog import newest_checkpoint, read_metrics
+from paddlemae.recipe import load_recipe, override_text
+from paddlemae.runs.runlog import RECIPE_FILE, newest_checkpoint, read_metrics
 from paddlemae.system.locks import check_unlocked
 
-LAUNCH_OPTIONS = {"--procs", "--nodes", "--master", "--node-rank", "--restarts"}  # each with a value
-FOLDER_OPTIONS = {"--out"}
-FOLDER_FLAGS = {"--resume", "--overwrite"}
 TRIED_STEPS = 6
 FIRST_STEPS = 2  # of them, which are slower
+TRIAL = {"steps": TRIED_STEPS, "log_every": 1, "checkpoint_every": 1e9, "keep_every": None}
 
 
-def train_in_processes(
-    task: str, name: str | None, overrides: Sequence[str], out: Path, launch: Launch, words: Sequence[str]
-) -> int:
-    """Run a training's command in several processes; returns its exit status.
+@dataclass(frozen=True)
+class TrainingCommand:
+    """A training: its task and recipe, as for `load_recipe`, its run folder, and how that is taken."""
 
-    Args:
-        name, overrides: its recipe, as for `load_recipe`.
-        words: the whole command line, from which the processes' own is made.
+    task: str
+    recipe: str | None
+    overrides: Mapping[str, Any]
+    out: Path
+    resume: bool = False
+    overwrite: bool = False
+    quiet: bool = False
+    trust: bool = False
+
+    def words(self) -> list[str]:
+        """Return the command line that runs it."""
+        settings = {key: value for key, value in self.overrides.items() if key not in ("init", "data")}
+        options = {"init": self.overrides.get("init"), "data": self.overrides.get("data"), "out": self.out}
+        flags = {"resume": self.resume, "overwrite": self.overwrite, "quiet": self.quiet, "trust": self.trust}
+        name = [self.recipe] if self.recipe else []
+        return [self.task, *name, *itertools.starmap(override_text, settings.items()), *option_words(options | flags)]
+
+
+def option_words(options: Mapping[str, Any]) -> list[str]:
+    """Return the words of options by name: True is a flag; what is None or False is left out."""
+    words: list[str] = []
+    for name, value in options.items():
+        if value is not None and value is not False:
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return words
+
+
+def train_in_processes(command: TrainingCommand, launch: Launch) -> int:
+    """Run a training in several processes; return its exit status.
+
     Raises:
         ValueError: a number that can't share the recipe's batch, or "auto" where nothing can be tried.
     """
+    out = command.out
     if launch.nodes == 1:  # else the first host may have begun already
         check_unlocked(out)
-    recipe = load_recipe(task, name, overrides)
-    command = remove_options(words, LAUNCH_OPTIONS)
+    stored = out / RECIPE_FILE
+    name = str(stored) if command.resume and not command.recipe and stored.exists() else command.recipe
+    recipe = load_recipe(command.task, name, command.overrides)
     if launch.procs == AUTO:
-        if task != "pretrain" or launch.nodes > 1:
+        if command.task != "pretrain" or launch.nodes > 1:
             raise ValueError("--procs auto tries pretraining on one host; name a number here")
-        processes = find_fastest([*remove_options(command, FOLDER_OPTIONS, FOLDER_FLAGS)], recipe.training.batch_size)
+        processes = find_fastest(replace(command, recipe=name), recipe.training.batch_size)
     else:
         processes = int(launch.procs or 1)
     total = processes * launch.nodes
@@ -49,28 +78,15 @@ def train_in_processes(
         )
     # on a machine with accelerators the launcher would choose them
     variables = {"PADDLE_DISTRI_BACKEND": "gloo"} if recipe.training.device == "cpu" else {}
-    return run_ranks(command, processes, launch, lambda: newest_checkpoint(out), variables)
+    return run_ranks(command.words(), processes, launch, lambda: newest_checkpoint(out), variables)
 
 
 def run_together(words: Sequence[str], processes: int, launch: Launch) -> int:
-    """Run a command that keeps no checkpoints in several processes; arguments and result as above."""
-    return run_ranks(remove_options(words, LAUNCH_OPTIONS), processes, launch, lambda: None)
+    """Run a command that keeps no checkpoints in several processes; return its exit status."""
+    return run_ranks(words, processes, launch, lambda: None)
 
 
-def remove_options(words: Sequence[str], options: Collection[str], flags: Collection[str] = ()) -> list[str]:
-    """A command line without options that have a value, and without flags."""
-    kept, skip = [], False
-    for word in words:
-        if skip:
-            skip = False
-        elif word in options:
-            skip = True
-        elif word not in flags and word.split("=")[0] not in options:
-            kept.append(word)
-    return kept
-
-
-def find_fastest(command: list[str], batch_size: int) -> int:
+def find_fastest(command: TrainingCommand, batch_size: int) -> int:
     """The number of processes that trains the most images a second here, found by a few steps with each."""
     cpus = usable_cpus()
     numbers = sorted({1, *(2**power for power in range(1, 12) if 2**power <= cpus), cpus})
@@ -84,11 +100,12 @@ def find_fastest(command: list[str], batch_size: int) -> int:
     return chosen
 
 
-def _speed(command: list[str], processes: int) -> float:
+def _speed(command: TrainingCommand, processes: int) -> float:
     with tempfile.TemporaryDirectory(prefix="paddlemae-trial-") as folder:
         out = Path(folder) / "run"
-        settings = [f"steps={TRIED_STEPS}", "log_every=1", "checkpoint_every=1e9", "keep_every=null"]
-        status = run_ranks([*command, *settings, "--quiet", "--out", str(out)], processes, Launch(), lambda: None)
+        overrides = {**command.overrides, **TRIAL}
+        trial = replace(command, overrides=overrides, out=out, resume=False, overwrite=False, quiet=True)
+        status = run_ranks(trial.words(), processes, Launch(), lambda: None)
         speeds = [line["images_per_second"] for line in read_metrics(out) if "images_per_second" in line]
         if status or len(speeds) < TRIED_STEPS:
             raise ValueError(f"trying {processes} processes failed, see above; name a number: --procs N")

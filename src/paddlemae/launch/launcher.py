@@ -8,8 +8,10 @@ processes, which agree on the step to stop after; and their statuses come back i
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
+import locale
 import os
 import platform
 import shutil
@@ -311,13 +313,15 @@ class _LogFollower:
 
     def __init__(self, path: Path):
         self.path, self.offset = path, 0
+        # text, since the stderr of a notebook takes no bytes
+        self.decoder = codecs.getincrementaldecoder(locale.getpreferredencoding(False))("backslashreplace")
 
     def go_on(self) -> None:
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
             file.seek(self.offset)
             while piece := file.read(1 << 16):
                 self.offset += len(piece)
-                sys.stderr.buffer.write(piece)
+                sys.stderr.write(self.decoder.decode(piece))
             sys.stderr.flush()
 
 

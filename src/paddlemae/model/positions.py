@@ -1,11 +1,19 @@
-"""Position tables for other grids.
+"""Position tables: made, given to a layer, looked up and resized.
 
-Shapes: L patches of a grid (rows x columns), D width.
+Shapes: B images, L patches of a grid (rows x columns), K of them, N tokens (patches and, with a cls token, one
+more), D width.
 """
 
 from __future__ import annotations
 
-from paddlemae.engine.safe_import import F
+import numpy as np
+
+from paddlemae.engine.safe_import import F, nn, paddle
+from paddlemae.engine.tensors import tensor_of
+from paddlemae.model.sincos import sincos_1d, sincos_2d
+
+TOKEN_STD = 0.02  # cls, mask token and learned positions (ViT; BEiT)
+FIXED_POSITIONS = {"sincos2d": sincos_2d, "sincos1d": sincos_1d}
 
 
 def resize_positions(table_LD, old_grid: tuple[int, int], new_grid: tuple[int, int]):
@@ -22,3 +30,34 @@ def resize_positions(table_LD, old_grid: tuple[int, int], new_grid: tuple[int, i
     picture_1DHW = table_LD.reshape([1, *old_grid, -1]).transpose([0, 3, 1, 2])
     resized = F.interpolate(picture_1DHW, size=list(new_grid), mode="bicubic", align_corners=False)
     return resized.transpose([0, 2, 3, 1]).reshape([new_grid[0] * new_grid[1], -1])
+
+
+def add_positions(layer: nn.Layer, name: str, kind: str, width: int, grid: tuple[int, int], cls_token: bool) -> None:
+    """Give `layer` a position table [1, N, D]: a parameter when learned, else a buffer.
+
+    The cls token's row, if any, comes first; in a fixed table it is zero.
+    """
+    tokens = grid[0] * grid[1] + int(cls_token)
+    if kind == "learned":
+        layer.add_parameter(name, layer.create_parameter([1, tokens, width], default_initializer=token_init()))
+        return
+    if kind not in FIXED_POSITIONS:
+        raise ValueError(f"positions must be one of {', '.join([*FIXED_POSITIONS, 'learned'])}, got {kind!r}")
+    table = FIXED_POSITIONS[kind](width, grid)
+    table = np.concatenate([np.zeros((tokens - len(table), width), np.float32), table])
+    layer.register_buffer(name, paddle.to_tensor(table[None]))
+
+
+def add_decoder_positions(layer: nn.Layer, kind: str, width: int, grid: tuple[int, int], cls_token: bool) -> None:
+    """Give `layer` a fixed table `decoder_pos_embed`: the encoder's kind, or "sincos2d" where that is learned."""
+    add_positions(layer, "decoder_pos_embed", kind if kind in FIXED_POSITIONS else "sincos2d", width, grid, cls_token)
+
+
+def token_init() -> nn.initializer.Initializer:
+    return nn.initializer.Normal(std=TOKEN_STD)
+
+
+def take_positions(table_LD, indices_BK: np.ndarray):
+    """The position of each patch: tensor [B, K, D]."""
+    rows = tensor_of(indices_BK.ravel())
+    return paddle.gather(table_LD, rows).reshape([*indices_BK.shape, table_LD.shape[-1]])

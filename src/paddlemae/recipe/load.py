@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -25,29 +26,30 @@ def recipe_names(task: str) -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def load_recipe(task: str, name: str | None = None, overrides: Sequence[str] = ()) -> Any:
+def load_recipe(task: str, name: str | None = None, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Any:
     """Build a task's recipe.
 
     Args:
         task: a key of `RECIPES`.
         name: a built-in recipe, or a YAML file; None for the defaults alone.
-        overrides: "key=value"; the key with its section ("model.depth") or, where only one section has it, without.
+        overrides: key -> value, or texts as `parse_overrides` takes them; a key with its section ("model.depth") or,
+            where only one section has it, without.
     Raises:
         ValueError: an unknown key (the nearest one is given), a value of the wrong type, a recipe of another task.
         FileNotFoundError: no such recipe.
     """
-    return build_recipe(task, recipe_content(task, name, overrides))
+    given = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    return build_recipe(task, recipe_content(task, name, given))
 
 
-def recipe_content(task: str, name: str | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """What a recipe names, with the overrides, and nothing else; arguments and errors as above, values unchecked."""
+def recipe_content(task: str, name: str | None = None, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what a recipe names, with the overrides (key -> value), unchecked; errors as of `load_recipe`."""
     content = _read(task, name) if name else {}
     if content.get("task", task) != task:
         raise ValueError(
             f"{name} is a recipe for 'paddlemae {display_name(content['task'])}', not for 'paddlemae {task}'"
         )
-    for override in overrides:
-        key, value = _parse_override(override)
+    for key, value in (overrides or {}).items():
         *sections, leaf = _full_key(RECIPES[task], key).split(".")
         target = content
         for section in sections:
@@ -139,6 +141,25 @@ def _file_content(path: Path) -> dict[str, Any]:
     if content is not None and not isinstance(content, dict):
         raise ValueError(f"recipe {path} must be a mapping of keys to values, got a {type(content).__name__}")
     return content or {}
+
+
+def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
+    """Return key -> value of texts "key=value", the values read as YAML; of a repeated key the last one counts."""
+    found: dict[str, Any] = {}
+    for key, value in map(_parse_override, texts):
+        found.pop(key, None)  # the order is that in which settings are applied
+        found[key] = value
+    return found
+
+
+def override_text(key: str, value: Any) -> str:
+    """Return "key=value" as a person would write it, which `parse_overrides` reads back."""
+    plain = f"{key}={value}"
+    try:
+        is_read_back = isinstance(value, str) and _parse_override(plain) == (key, value)
+    except ValueError:
+        is_read_back = False
+    return plain if is_read_back else f"{key}={json.dumps(value)}"
 
 
 def _parse_override(text: str) -> tuple[str, Any]:

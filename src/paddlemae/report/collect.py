@@ -16,6 +16,7 @@ from paddlemae.report.missing import missing_of
 from paddlemae.report.results import compared_rows, markdown, rows_of
 from paddlemae.runs.confusion import read_confusion
 from paddlemae.runs.exhibit_files import EXHIBIT_TITLES, read_exhibit
+from paddlemae.runs.metrics import TASKS
 from paddlemae.runs.runlog import (
     CHECKPOINTS,
     ENVIRONMENT_FILE,
@@ -38,7 +39,6 @@ from paddlemae.system.documents import read_record, read_yaml
 
 FORMAT = 2  # 1 had confusions as matrices
 PLACE = ("step", "epoch", "seconds")  # what a line of metrics is about, not a metric
-TASKS = ("finetune", "pretrain", "probe")
 MODEL_FILE = "model.json"
 MAX_MODEL_BYTES = 2**24
 
@@ -125,7 +125,7 @@ def _recipe(run: Path) -> Json:
     except ValueError as fault:
         raise ValueError(f"{path} is damaged ({display_name(fault, 300)}); restore it to report on this run") from fault
     if not isinstance(content, dict) or content.get("task") not in TASKS:
-        raise ValueError(f"{path} is no recipe of PaddleMAE; its task must be one of {', '.join(TASKS)}")
+        raise ValueError(f"{path} is no recipe of PaddleMAE; its task must be one of {', '.join(sorted(TASKS))}")
     return content
 
 

@@ -25,14 +25,13 @@ from paddlemae.report.exhibit_views import PARTS, shown_exhibits
 from paddlemae.report.formatting import duration, finite, number, percent, points, short, text
 from paddlemae.report.results import gain, kind_of, spread
 from paddlemae.report.sprites import LOST, Pictures, position
-from paddlemae.runs.metrics import ALL_METRICS, CLASSIFICATION, metrics_named
+from paddlemae.runs.metrics import ALL_METRICS, CLASSIFICATION, TASKS, metrics_named
 from paddlemae.runs.runlog import flatten
 from paddlemae.system.display_names import display_name, escape_lines
 
 ASSETS = Path(__file__).with_name("assets")
 MOST_POINTS = 2000  # of a curve: twice the pixels that a wide screen gives it
 
-TASKS = {"pretrain": "pretraining", "finetune": "fine-tuning", "probe": "linear probing"}
 STARTS = {"pretrained": "pretrained", "random": "untrained", "scratch": "from scratch"}
 # frozen features are compared with untrained ones, trained networks with those from scratch
 UNLIKE = {"knn": "scratch", "probe": "scratch", "partial": "random", "finetune": "random"}

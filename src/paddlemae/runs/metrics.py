@@ -1,4 +1,4 @@
-"""Metrics of results: their keys in files, their names for people, and the primary one of each kind of target."""
+"""Trainings and the metrics of their results: keys in files, names in text, and each kind's primary metric."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from paddlemae.runs.runlog import is_number
+
+TASKS = {"pretrain": "pretraining", "finetune": "fine-tuning", "probe": "linear probing"}  # key in files -> name
 
 
 @dataclass(frozen=True)

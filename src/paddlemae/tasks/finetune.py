@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from paddlemae.data.views.mixup import Mixing, mix_batches
+from paddlemae.model.blocks import activations_of
 from paddlemae.recipe import FinetuneRecipe
 from paddlemae.tasks.models.build import (
     parameter_count,
 )
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.training.classification import Evaluation
-from paddlemae.tasks.training.dry_run import block_numbers, schedule_plan, step_bytes
+from paddlemae.tasks.training.dry_run import schedule_plan, step_bytes
 from paddlemae.tasks.training.evaluate_classifier import evaluate_classifier
 from paddlemae.tasks.training.exhibits import fixed_images, show_attention
 from paddlemae.tasks.training.finetuning_loss import loss_function
@@ -116,8 +117,8 @@ def dry_run(recipe: FinetuneRecipe, *, trust: bool = False) -> dict[str, str]:
     """What a fine-tuning would do, without doing it: name -> value, for people."""
     parts = prepare(recipe, trust=trust)
     shape, parameters = parts.model.config, parameter_count(parts.model)
-    tokens = parts.model.grid[0] * parts.model.grid[1] + int(parts.model.has_cls)
-    activations = shape["depth"] * block_numbers(tokens, shape["embed_dim"], shape["num_heads"])
+    tokens = parts.model.grid[0] * parts.model.grid[1] + int(parts.model.encoder.has_cls)
+    activations = shape["depth"] * activations_of(tokens, shape["embed_dim"], shape["num_heads"])
     return {
         "training images": f"{len(parts.train)} from {parts.train.name}, {len(parts.train.classes)} classes",
         "held-out images": f"{len(parts.held_out)} from {parts.held_out.name}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from paddlemae.data.batches import Batch
 from paddlemae.engine.safe_import import paddle
+from paddlemae.model.blocks import activations_of
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.recipe import PretrainRecipe
 from paddlemae.runs.figures import draw_curves
@@ -21,7 +23,7 @@ from paddlemae.tasks.models.build import (
 )
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.models.reconstruction import draw
-from paddlemae.tasks.training.dry_run import block_numbers, cross_block_numbers, schedule_plan, step_bytes
+from paddlemae.tasks.training.dry_run import schedule_plan, step_bytes
 from paddlemae.tasks.training.exhibits import Snapshots, fixed_images, moments, show_attention
 from paddlemae.tasks.training.memory_trial import memory_plan
 from paddlemae.tasks.training.optional_output import optional
@@ -142,15 +144,9 @@ def dry_run(recipe: PretrainRecipe, *, trust: bool = False) -> dict[str, str]:
 
 def memory_estimate(model: MaskedAutoencoder, recipe: PretrainRecipe) -> int:
     """Bytes that a training step holds, see `tasks.training.dry_run`."""
-    shape = model.config
-    patches, front = model.grid[0] * model.grid[1], int(model.has_cls)
-    visible = kept_patches(recipe, model.grid) + front
-    encoder = block_numbers(visible, shape["embed_dim"], shape["num_heads"])
-    width, heads = shape["decoder_embed_dim"], shape["decoder_num_heads"]
-    if model.decoder == "mae":
-        decoder = block_numbers(patches + front, width, heads)
-    else:
-        queries = predicted_patches(recipe, model.grid)
-        decoder = cross_block_numbers(queries, width, heads, visible, shape["embed_dim"])
+    shape, patches = model.config, math.prod(model.grid)
+    visible = kept_patches(recipe, model.grid) + int(model.encoder.has_cls)
+    encoder = activations_of(visible, shape["embed_dim"], shape["num_heads"])
+    decoder = model.decoder.activations(visible, predicted_patches(recipe, model.grid))
     activations = shape["depth"] * encoder + shape["decoder_depth"] * decoder + 6 * patches * model.pixels
     return step_bytes(parameter_count(model), recipe.training.batch_size * activations)

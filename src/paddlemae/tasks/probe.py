@@ -17,9 +17,9 @@ from paddlemae.data.views.augment import View
 from paddlemae.engine import device
 from paddlemae.engine.safe_import import F, paddle
 from paddlemae.engine.tensors import tensor_of
+from paddlemae.model.encoder import evaluating
 from paddlemae.model.probe import ProbeHead
 from paddlemae.model.shape import pair
-from paddlemae.model.vit import evaluating
 from paddlemae.recipe import ProbeRecipe
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.features import Labelled, labelled_features

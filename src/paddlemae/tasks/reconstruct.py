@@ -49,6 +49,6 @@ def reconstruct_images(
         warnings.warn("--plain has no effect: this model predicts raw pixels", stacklevel=2)
         plain = False
     names, pixels = read_views(images, checkpoint.description, limit)
-    mask = choose_mask(choice, model.grid, len(pixels), model.patch_size)
+    mask = choose_mask(choice, model.grid, len(pixels), model.encoder.patch_size)
     draw(out, model, checkpoint.description, pixels, mask, names=names, plain=plain)
     return out

@@ -6,7 +6,7 @@ Partial fine-tuning varies `trainable_blocks` (MAE, figure 9), a low-label study
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -48,17 +48,18 @@ class Study:
 
     Args:
         recipe: a fine-tuning recipe's name or file; None for the defaults.
-        overrides: its settings, "key=value", the same for all.
-        key: the setting that is varied, and its values.
+        overrides: its settings, the same for all.
+        key: the setting that is varied.
+        values: its values, each under the text that names it in folders and tables.
         seeds: of each value's runs.
         init: the pretrained run.
         scratch: whether the same is done from scratch.
     """
 
     recipe: str | None
-    overrides: tuple[str, ...]
+    overrides: Mapping[str, Any]
     key: str
-    values: tuple[str, ...]
+    values: Mapping[str, Any]
     seeds: tuple[int, ...]
     init: str
     scratch: bool = False
@@ -125,9 +126,11 @@ def _study(
     return result
 
 
-def _recipe(plan: Study, init: str, value: str, seed: int):
-    overrides = [*plan.overrides, f"init={json.dumps(init)}", f"{plan.key}={value}", f"seed={seed}"]
-    return load_recipe("finetune", plan.recipe, overrides)
+def _recipe(plan: Study, init: str, value: str, seed: int) -> FinetuneRecipe:
+    own = {"init": init, plan.key: plan.values[value], "seed": seed}
+    shared = {key: value for key, value in plan.overrides.items() if key not in own}
+    recipe: FinetuneRecipe = load_recipe("finetune", plan.recipe, {**shared, **own})
+    return recipe
 
 
 def _is_of_another_recipe(folder: Path, recipe) -> bool:

@@ -18,9 +18,9 @@ import numpy as np
 
 from paddlemae.engine import device
 from paddlemae.engine.safe_import import paddle
+from paddlemae.model.encoder import features
 from paddlemae.model.mae import MaskedAutoencoder, predict
 from paddlemae.model.masking import Mask, num_kept, random_mask
-from paddlemae.model.vit import features
 from paddlemae.system.atomic import replace_bytes
 from paddlemae.tasks.models.array_file import FAULTS, names_of, read_arrays
 from paddlemae.tasks.models.build import load_encoder
@@ -110,10 +110,10 @@ def our_outputs(checkpoint: Checkpoint) -> Outputs:
     """What our model makes of the fixed input, as `numpy_reference.outputs` has it."""
     images, mask, _ = fixed_input(checkpoint)
     model, tensor = load_encoder(checkpoint), paddle.to_tensor(images)
-    found = {"features": features(model, tensor, getattr(model, "pool", "mean")).numpy()}
+    found = {"features": features(model, tensor, "mean" if model.kind == "mae" else model.pool).numpy()}
     if isinstance(model, MaskedAutoencoder):
         found["prediction"] = predict(model, tensor, mask).numpy()
-    elif hasattr(model, "head"):
+    elif model.has_head:
         found["logits"] = model(tensor).numpy()
     return found
 

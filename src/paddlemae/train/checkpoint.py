@@ -41,7 +41,7 @@ from paddlemae.weights.model_folder import (
     write_model,
     write_tensor_file,
 )
-from paddlemae.weights.transfer import load_official, to_official
+from paddlemae.weights.transfer import load_official, official_parameters, to_official
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 OWN_WEIGHTS_FILE = "own.safetensors"  # the weights in training, where the model's file holds the average
@@ -267,7 +267,7 @@ def _optimizer_slots(state: TrainState) -> dict[str, np.ndarray]:
     slots = state.optimizer.state_dict()
     return {
         f"{name}.{slot}": np.array(slots[f"{parameter.name}_{slot}_0"])
-        for name, parameter in state.model.named_parameters()
+        for name, parameter in official_parameters(state.model)
         for slot in _slot_names(state)
         if f"{parameter.name}_{slot}_0" in slots
     }
@@ -425,7 +425,7 @@ def _paddle_slots(
     path: Path, slots: dict[str, np.ndarray], tensors: dict[str, np.ndarray], state: TrainState
 ) -> dict[str, paddle.Tensor]:
     """Return the optimizer's slots under Paddle's names, each of its weight's size (a rank may hold a part of that)."""
-    known = {name: parameter for name, parameter in state.model.named_parameters()}
+    known = {name: parameter for name, parameter in official_parameters(state.model)}
     found = {}
     for key, array in slots.items():
         name, _, slot = key.rpartition(".")

@@ -12,6 +12,7 @@ import numpy as np
 
 from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.train.adamw import EPSILON, CpuAdamW, flat_view
+from paddlemae.weights.transfer import official_parameters
 
 NORM_PIECE = 1 << 13  # numbers: float32 sums of so few stay exact, and NumPy's BLAS stays in this thread
 LR_REFERENCE_BATCH = 256  # base_lr is stated for this effective batch size (Goyal et al.; MAE, appendix A)
@@ -75,7 +76,7 @@ def adamw(
         grouped: False is Paddle's without parameter groups, as Paddle's group sharding takes it; without layer_decay.
     """
     if not grouped:
-        trained = {name: one for name, one in model.named_parameters() if not one.stop_gradient}
+        trained = {name: one for name, one in official_parameters(model) if not one.stop_gradient}
         decayed = {one.name for name, one in trained.items() if has_decay(name, one.shape, tokens=decay_tokens)}
         return paddle.optimizer.AdamW(
             learning_rate=0.0,
@@ -86,9 +87,9 @@ def adamw(
             weight_decay=weight_decay,
             apply_decay_param_fun=lambda name: name in decayed,
         )
-    depth = len(model.blocks)
+    depth = len(model.encoder.blocks)
     groups: dict[tuple[float, float], list[paddle.Tensor]] = defaultdict(list)
-    for name, parameter in model.named_parameters():
+    for name, parameter in official_parameters(model):
         if not parameter.stop_gradient:
             lr_scale = layer_decay ** (depth + 1 - layer_number(name, depth))
             decays = has_decay(name, parameter.shape, tokens=decay_tokens)
@@ -119,7 +120,7 @@ def clip_gradients(model: nn.Layer, largest_norm: float | None) -> float:
     Returns:
         the norm as it was.
     """
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    gradients = [parameter.grad for _, parameter in official_parameters(model) if parameter.grad is not None]
     if not gradients:
         return 0.0
     norm = math.sqrt(sum_of_squares(gradients))

@@ -10,25 +10,41 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from paddlemae.engine.safe_import import nn
+from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.weights.formats.mapped_file import release
 from paddlemae.weights.transpose import transpose
 
 PATCH_EMBED = "patch_embed.proj.weight"
 
 
+def official_name(name: str) -> str:
+    """Return the official name of a parameter, which has no prefix for the encoder's and the decoder's layer."""
+    return name.removeprefix("encoder.").removeprefix("decoder.")
+
+
+def official_parameters(model: nn.Layer) -> list[tuple[str, paddle.Tensor]]:
+    """Return the model's parameters under their official names, tokens and positions first as in official models."""
+    named = [(official_name(name), parameter) for name, parameter in model.named_parameters()]
+    return sorted(named, key=lambda pair: "." in pair[0])
+
+
+def official_state(model: nn.Layer) -> dict[str, paddle.Tensor]:
+    """Return the model's parameters and buffers under their official names, in Paddle's layout."""
+    return {official_name(name): tensor for name, tensor in model.state_dict().items()}
+
+
 def _linear_weights(model: nn.Layer) -> set[str]:
-    return {f"{name}.weight" for name, part in model.named_sublayers() if isinstance(part, nn.Linear)}
+    return {f"{official_name(name)}.weight" for name, part in model.named_sublayers() if isinstance(part, nn.Linear)}
 
 
 def to_official(model: nn.Layer) -> dict[str, np.ndarray]:
     """Return the model's weights and position tables under the official names, in PyTorch's layout."""
     linear = _linear_weights(model)
     tensors = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in official_state(model).items():
         array = tensor.numpy()
         if name == PATCH_EMBED:
-            array = array.reshape([*model.patch_size, model.channels, -1]).transpose(3, 2, 0, 1)
+            array = array.reshape([*model.encoder.patch_size, model.encoder.channels, -1]).transpose(3, 2, 0, 1)
         elif name in linear:
             array = transpose(array)
         tensors[name] = np.ascontiguousarray(array)
@@ -39,10 +55,10 @@ def official_shapes(model: nn.Layer) -> dict[str, tuple[int, ...]]:
     """Return the shape of each official tensor of this model."""
     linear = _linear_weights(model)
     shapes = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in official_state(model).items():
         shape = tuple(tensor.shape)
         if name == PATCH_EMBED:
-            shape = (shape[1], model.channels, *model.patch_size)
+            shape = (shape[1], model.encoder.channels, *model.encoder.patch_size)
         elif name in linear:
             shape = shape[::-1]
         shapes[name] = shape
@@ -83,7 +99,7 @@ def load_official(
     if faults:
         raise ValueError(f"{source} do not fit the model; " + "; ".join(faults))
     linear = _linear_weights(model)
-    for name, tensor in model.state_dict().items():
+    for name, tensor in official_state(model).items():
         if name in tensors:
             array = np.asarray(tensors[name], dtype=np.float32)
             if name == PATCH_EMBED:

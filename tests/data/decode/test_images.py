@@ -6,13 +6,14 @@ import pickle
 import struct
 import warnings
 import zlib
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from paddlemae.data.decode.images import Need, UnreadableImage, read_image, read_picture
+from paddlemae.data.decode.images import Need, Picture, UnreadableImage, read_image, read_picture
 from paddlemae.data.decode.pixel_format import convert_depth
 
 RAMP_HW = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8) * 5
@@ -46,12 +47,11 @@ def test_no_channels_are_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "a.png", 0)
 
 
-@pytest.mark.parametrize("channels", [2, 5, 13])
-@pytest.mark.parametrize("extension", ["jpg", "png", "tif"])
-def test_channels_that_a_picture_lacks_are_not_made_up(tmp_path: Path, channels: int, extension: str) -> None:
-    path = saved(tmp_path / f"a.{extension}", Image.fromarray(PHOTO_HW3))
-    with pytest.raises(UnreadableImage, match=f"3 channels, where {channels} are asked for"):
-        read_image(path, channels)
+def test_channels_that_a_picture_lacks_are_not_made_up(tmp_path: Path) -> None:
+    for channels, extension in product([2, 5, 13], ["jpg", "png", "tif"]):
+        path = saved(tmp_path / f"a.{extension}", Image.fromarray(PHOTO_HW3))
+        with pytest.raises(UnreadableImage, match=f"3 channels, where {channels} are asked for"):
+            read_image(path, channels)
 
 
 def test_rgba_keeps_transparency_and_is_opaque_without(tmp_path: Path) -> None:
@@ -63,31 +63,31 @@ def test_rgba_keeps_transparency_and_is_opaque_without(tmp_path: Path) -> None:
     assert (read_image(jpeg, 4)[..., :3] == read_image(jpeg, 3)).all() and (read_image(jpeg, 4)[..., 3] == 255).all()
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("extension", ["png", "tif"])
-def test_exif_orientation_is_honoured(tmp_path: Path, orientation: int, extension: str) -> None:
+def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
     """Stored as a camera would for each tag, the image comes out upright (EXIF 2.3, tag 274)."""
-    stored = {
-        1: RAMP_HW,
-        2: RAMP_HW[:, ::-1],
-        3: RAMP_HW[::-1, ::-1],
-        4: RAMP_HW[::-1],
-        5: RAMP_HW.T,
-        6: np.rot90(RAMP_HW),
-        7: RAMP_HW[::-1, ::-1].T,
-        8: np.rot90(RAMP_HW, -1),
-    }[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = saved(tmp_path / f"a.{extension}", Image.fromarray(np.ascontiguousarray(stored)), exif=exif)
-    assert (read_image(path, 1)[..., 0] == RAMP_HW).all()
+    for orientation, extension in product(range(1, 9), ["png", "tif"]):
+        stored = {
+            1: RAMP_HW,
+            2: RAMP_HW[:, ::-1],
+            3: RAMP_HW[::-1, ::-1],
+            4: RAMP_HW[::-1],
+            5: RAMP_HW.T,
+            6: np.rot90(RAMP_HW),
+            7: RAMP_HW[::-1, ::-1].T,
+            8: np.rot90(RAMP_HW, -1),
+        }[orientation]
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = saved(tmp_path / f"a.{extension}", Image.fromarray(np.ascontiguousarray(stored)), exif=exif)
+        assert (read_image(path, 1)[..., 0] == RAMP_HW).all()
 
 
-@pytest.mark.parametrize("extension", ["jpg", "png", "webp"])
-@pytest.mark.parametrize("exif", [b"garbage", b"II*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff"])
-def test_damaged_exif_does_not_lose_the_pixels(tmp_path: Path, exif: bytes, extension: str) -> None:
-    path = saved(tmp_path / f"a.{extension}", Image.fromarray(RAMP_HW), exif=b"Exif\0\0" + exif)
-    assert read_image(path, 1).shape == (6, 8, 1)
+def test_damaged_exif_does_not_lose_the_pixels(tmp_path: Path) -> None:
+    for extension, exif in product(
+        ["jpg", "png", "webp"], [b"garbage", b"II*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff"]
+    ):
+        path = saved(tmp_path / f"a.{extension}", Image.fromarray(RAMP_HW), exif=b"Exif\0\0" + exif)
+        assert read_image(path, 1).shape == (6, 8, 1)
 
 
 def test_transparency_is_composited_on_white(tmp_path: Path) -> None:
@@ -172,18 +172,15 @@ def test_damaged_bytes_are_read_or_reported_but_nothing_else(tmp_path: Path, ext
     assert unreadable > 0
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
+def test_files_that_are_no_images_are_unreadable(tmp_path: Path) -> None:
+    for content, reason in [
         (b"", "the file is empty"),
         (b"hello", "not an image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
-    ],
-)
-def test_files_that_are_no_images_are_unreadable(tmp_path: Path, content: bytes, reason: str) -> None:
-    (tmp_path / "a.jpg").write_bytes(content)
-    with pytest.raises(UnreadableImage, match=f"a.jpg': {reason}"):
-        read_image(tmp_path / "a.jpg", 3)
+    ]:
+        (tmp_path / "a.jpg").write_bytes(content)
+        with pytest.raises(UnreadableImage, match=f"a.jpg': {reason}"):
+            read_image(tmp_path / "a.jpg", 3)
 
 
 def test_missing_forbidden_and_folder_are_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +248,12 @@ def test_unreadable_image_survives_pickling() -> None:
     assert str(copy) == "cannot read image 'a.jpg': truncated"
 
 
+def read_at(path: Path, need: Need) -> tuple[Picture, list[tuple[int, int]]]:
+    """Three channels of the image as it is needed, and the whole sizes that `read_picture` reported."""
+    sizes: list[tuple[int, int]] = []
+    return read_picture(path, 3, lambda *size: sizes.append(size) or need), sizes
+
+
 def photo(height: int, width: int) -> Image.Image:
     """Smooth colours, as a photo's, that tell every corner from the others."""
     y, x = np.mgrid[:height, :width]
@@ -258,20 +261,21 @@ def photo(height: int, width: int) -> Image.Image:
     return Image.fromarray(np.stack(planes, axis=-1).astype(np.uint8))
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}, {"quality": 30}])
-def test_a_whole_jpeg_has_the_very_bits_that_pillow_gives(tmp_path: Path, mode: str, options: dict) -> None:
-    path = saved(tmp_path / "a.jpg", photo(37, 51).convert(mode), **options)
-    for channels, own in ((3, "RGB"), (1, "L")):
-        expected = np.asarray(Image.open(path).convert(own)).reshape(37, 51, channels)
-        assert (read_image(path, channels) == expected).all()
+def test_a_whole_jpeg_has_the_very_bits_that_pillow_gives(tmp_path: Path) -> None:
+    for mode, options in product(
+        ["RGB", "L"], [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}, {"quality": 30}]
+    ):
+        path = saved(tmp_path / "a.jpg", photo(37, 51).convert(mode), **options)
+        for channels, own in ((3, "RGB"), (1, "L")):
+            expected = np.asarray(Image.open(path).convert(own)).reshape(37, 51, channels)
+            assert (read_image(path, channels) == expected).all()
 
 
 @pytest.mark.parametrize("times", [1, 2, 4, 8])
 def test_a_jpeg_is_decoded_as_small_as_is_allowed(tmp_path: Path, times: int) -> None:
-    path, asked = saved(tmp_path / "a.jpg", photo(131, 190), quality=95), []
-    picture = read_picture(path, 3, lambda *size: asked.append(size) or Need(times))
-    assert asked == [(131, 190)] == [picture.size]
+    path = saved(tmp_path / "a.jpg", photo(131, 190), quality=95)
+    picture, sizes = read_at(path, Need(times))
+    assert sizes == [(131, 190)] == [picture.size]
     assert picture.pixels_hwC.shape == (-(-131 // times), -(-190 // times), 3)
     assert picture.scale == (1 / times, 1 / times)
     inner = read_image(path, 3)[: 131 // times * times, : 190 // times * times].astype(float)
@@ -280,23 +284,21 @@ def test_a_jpeg_is_decoded_as_small_as_is_allowed(tmp_path: Path, times: int) ->
     assert np.abs(decoded - blocks).mean() < (1 if times < 8 else 2)
 
 
-@pytest.mark.parametrize("times", [1, 2, 4, 8])
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("size", [(64, 96), (67, 93)])  # whole pixels at every reduction, and not
-def test_a_reduced_jpeg_is_upright(tmp_path: Path, times: int, orientation: int, size: tuple[int, int]) -> None:
+def test_a_reduced_jpeg_is_upright(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = saved(tmp_path / "a.jpg", photo(*size), exif=exif, quality=95)
-    asked: list[tuple[int, int]] = []
-    picture = read_picture(path, 3, lambda *whole_size: asked.append(whole_size) or Need(times))
-    upright = read_image(path, 3)
-    turned = Image.open(path)
-    assert (upright == np.asarray(ImageOps.exif_transpose(turned))).all()
-    assert asked == [upright.shape[:2]] == [picture.size]
-    h, w = picture.pixels_hwC.shape[:2]
-    rows = np.minimum(((np.arange(h) + 0.5) / picture.scale[0]).astype(int), upright.shape[0] - 1)
-    columns = np.minimum(((np.arange(w) + 0.5) / picture.scale[1]).astype(int), upright.shape[1] - 1)
-    assert np.abs(picture.pixels_hwC - upright[rows][:, columns].astype(int)).mean() < 12
+    for size in ((64, 96), (67, 93)):  # whole pixels at every reduction, and not
+        path = saved(tmp_path / "a.jpg", photo(*size), exif=exif, quality=95)
+        upright = read_image(path, 3)
+        assert (upright == np.asarray(ImageOps.exif_transpose(Image.open(path)))).all()
+        for times in (1, 2, 4, 8):
+            picture, sizes = read_at(path, Need(times))
+            assert sizes == [upright.shape[:2]] == [picture.size]
+            h, w = picture.pixels_hwC.shape[:2]
+            rows = np.minimum(((np.arange(h) + 0.5) / picture.scale[0]).astype(int), upright.shape[0] - 1)
+            columns = np.minimum(((np.arange(w) + 0.5) / picture.scale[1]).astype(int), upright.shape[1] - 1)
+            assert np.abs(picture.pixels_hwC - upright[rows][:, columns].astype(int)).mean() < 12
 
 
 def test_what_is_no_ordinary_jpeg_is_decoded_whole(tmp_path: Path) -> None:
@@ -304,27 +306,23 @@ def test_what_is_no_ordinary_jpeg_is_decoded_whole(tmp_path: Path) -> None:
     png = saved(tmp_path / "a.png", photo(64, 64))
     small = saved(tmp_path / "small.jpg", photo(8, 64))
     for path, size in ((cmyk, (64, 64)), (png, (64, 64)), (small, (8, 64))):
-        asked: list[tuple[int, int]] = []
-        picture = read_picture(path, 3, lambda *whole_size, asked=asked: asked.append(whole_size) or Need(4))
-        assert picture.scale == (1, 1) and picture.pixels_hwC.shape[:2] == picture.size == size and asked == [size]
+        picture, sizes = read_at(path, Need(4))
+        assert picture.scale == (1, 1) and picture.pixels_hwC.shape[:2] == picture.size == size and sizes == [size]
         assert (picture.pixels_hwC == read_image(path, 3)).all()
 
 
-@pytest.mark.parametrize("times", [1, 2, 4, 8])
-@pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("options", [{"subsampling": n} for n in range(3)] + [{"restart_marker_rows": 1}])
-def test_rows_below_those_needed_are_left_out_and_the_others_stay(
-    tmp_path: Path, times: int, mode: str, options: dict
-) -> None:
-    path = saved(tmp_path / "a.jpg", photo(203, 155).convert(mode), quality=90, **options)
-    expected = read_picture(path, 3, lambda *_: Need(times))
-    for rows in (1, 17, 64, 100, 150, 203):
-        picture = read_picture(path, 3, lambda *_, rows=rows: Need(times, rows))
-        kept = picture.pixels_hwC
-        assert picture.size == expected.size and picture.scale == expected.scale
-        decoded = min(203, -(-max(16, rows + 4 * times) // 8) * 8)  # four reduced rows more, whole rows of blocks
-        assert len(kept) == -(-decoded // times)
-        assert (kept[: rows // times] == expected.pixels_hwC[: rows // times]).all()
+def test_rows_below_those_needed_are_left_out_and_the_others_stay(tmp_path: Path, options: dict) -> None:
+    for mode, times in product(("RGB", "L"), (1, 2, 4, 8)):
+        path = saved(tmp_path / "a.jpg", photo(203, 155).convert(mode), quality=90, **options)
+        expected, _ = read_at(path, Need(times))
+        for rows in (1, 17, 64, 100, 150, 203):
+            picture, _ = read_at(path, Need(times, rows))
+            kept = picture.pixels_hwC
+            assert picture.size == expected.size and picture.scale == expected.scale
+            decoded = min(203, -(-max(16, rows + 4 * times) // 8) * 8)  # four reduced rows more, whole rows of blocks
+            assert len(kept) == -(-decoded // times)
+            assert (kept[: rows // times] == expected.pixels_hwC[: rows // times]).all()
 
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}])

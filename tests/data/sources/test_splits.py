@@ -9,6 +9,7 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -311,14 +312,12 @@ def test_a_folder_of_several_published_sets_names_them(tmp_path: Path) -> None:
 # --- labels
 
 
-@pytest.mark.parametrize(
-    "value", [None, float("nan"), 0.5, 3.0, True, -1, [1], {"a": 1}, b"\xff", "", "  ", "nan", "3.5", "-1"]
-)
-def test_what_is_no_label(value: object) -> None:
-    with pytest.raises(BadLabel, match="row 2: "):
-        as_labels(["cat", "dog", value], lambda row: f"row {row}")
-    with pytest.raises(ValueError, match="row 0: "):
-        as_labels([value, value], lambda row: f"row {row}")
+def test_what_is_no_label() -> None:
+    for value in [None, float("nan"), 0.5, 3.0, True, -1, [1], {"a": 1}, b"\xff", "", "  ", "nan", "3.5", "-1"]:
+        with pytest.raises(BadLabel, match="row 2: "):
+            as_labels(["cat", "dog", value], lambda row: f"row {row}")
+        with pytest.raises(ValueError, match="row 0: "):
+            as_labels([value, value], lambda row: f"row {row}")
 
 
 def test_what_is_a_label() -> None:
@@ -336,26 +335,27 @@ def labels_of_columns(values: list) -> Iterator[tuple[str, object]]:
 
 
 @with_tables
-@pytest.mark.parametrize("ending", ["parquet", "arrow", "PARQUET", "tmp"])
-@pytest.mark.parametrize("last", [None, float("nan"), 1.5, True, b"\xff", [1], -1])
-def test_a_table_s_labels_are_names_or_numbers(tmp_path: Path, ending: str, last: object) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def test_a_table_s_labels_are_names_or_numbers(tmp_path: Path) -> None:
+    for ending, last in product(
+        ["parquet", "arrow", "PARQUET", "tmp"], [None, float("nan"), 1.5, True, b"\xff", [1], -1]
+    ):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
-    kind = type(last) if last is not None else str
-    first = {str: "cat", float: 1.0, bool: False, bytes: b"cat", list: [2], int: 0}[kind]
-    second = {str: "dog", float: 2.0, bool: True, bytes: b"dog", list: [3], int: 1}[kind]
-    table = pa.table({"image": [PNG] * 3, "label": [first, second, last]})
-    path = tmp_path / f"a.{ending}"
-    if ending == "arrow":
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
-    else:
-        pq.write_table(table, path)
-    assert len(open_source(str(path))) == 3
-    row = 0 if kind in (float, bool, list) else 2  # a column of such values has no label at all
-    with pytest.raises(BadLabel, match=rf"a\.{ending}', row {row}: "):
-        open_source(str(path), labelled=True)
+        kind = type(last) if last is not None else str
+        first = {str: "cat", float: 1.0, bool: False, bytes: b"cat", list: [2], int: 0}[kind]
+        second = {str: "dog", float: 2.0, bool: True, bytes: b"dog", list: [3], int: 1}[kind]
+        table = pa.table({"image": [PNG] * 3, "label": [first, second, last]})
+        path = tmp_path / f"a.{ending}"
+        if ending == "arrow":
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+                writer.write_table(table)
+        else:
+            pq.write_table(table, path)
+        assert len(open_source(str(path))) == 3
+        row = 0 if kind in (float, bool, list) else 2  # a column of such values has no label at all
+        with pytest.raises(BadLabel, match=rf"a\.{ending}', row {row}: "):
+            open_source(str(path), labelled=True)
 
 
 @with_tables
@@ -384,30 +384,27 @@ def test_the_classes_that_a_table_names(tmp_path: Path) -> None:
         open_source(f"{tmp_path}/train-1.parquet", labelled=True)
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
+def test_an_array_s_labels_are_names_or_numbers(tmp_path: Path) -> None:
+    for labels, message in [
         (np.array([0.0, 1.0]), "type float64"),
         (np.array([False, True]), "type bool"),
         (np.array([0, -1]), "array 'labels', row 1: the label -1"),
         (np.array(["a", ""]), "array 'labels', row 1: no label"),
         (np.array([[0, 1], [1, 0]]), r"shape \(2, 2\)"),
-    ],
-)
-def test_an_array_s_labels_are_names_or_numbers(tmp_path: Path, labels: np.ndarray, message: str) -> None:
-    np.savez(tmp_path / "a.npz", images=np.zeros((2, 3, 3), np.uint8), labels=labels)
-    with pytest.raises(ValueError, match=message):
-        open_source(f"{tmp_path}/a.npz", labelled=True)
+    ]:
+        np.savez(tmp_path / "a.npz", images=np.zeros((2, 3, 3), np.uint8), labels=labels)
+        with pytest.raises(ValueError, match=message):
+            open_source(f"{tmp_path}/a.npz", labelled=True)
 
 
-@pytest.mark.parametrize("value", ["true", "null", "1.0", "NaN", "[1]", "-1", '""', "[" * 100_000, "9" * 5000])
-def test_a_sidecar_s_label_is_a_name_or_a_number(tmp_path: Path, value: str) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as archive:
-        for number, label in enumerate(("0", value)):
-            kinds.add(archive, f"{number}.png", PNG)
-            kinds.add(archive, f"{number}.json", f'{{"label": {label}}}'.encode())
-    with pytest.raises(ValueError, match=r"1\.png"):
-        open_source(f"{tmp_path}/a.tar", labelled=True)
+def test_a_sidecar_s_label_is_a_name_or_a_number(tmp_path: Path) -> None:
+    for value in ["true", "null", "1.0", "NaN", "[1]", "-1", '""', "[" * 100_000, "9" * 5000]:
+        with tarfile.open(tmp_path / "a.tar", "w") as archive:
+            for number, label in enumerate(("0", value)):
+                kinds.add(archive, f"{number}.png", PNG)
+                kinds.add(archive, f"{number}.json", f'{{"label": {label}}}'.encode())
+        with pytest.raises(ValueError, match=r"1\.png"):
+            open_source(f"{tmp_path}/a.tar", labelled=True)
 
 
 @pytest.mark.parametrize("value", ["", " ", "nan", "0.5", "-1", "3.0"])

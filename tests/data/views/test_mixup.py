@@ -62,22 +62,19 @@ class Drawn:
         return self.places.pop(0)
 
 
-@pytest.mark.parametrize(
-    ("kept", "place", "region"),
-    [
+def test_cutmix_boxes_are_those_of_timm() -> None:
+    """(kept, place) -> (yl, yh, xl, xh) as `timm.data.mixup.rand_bbox` computes it for images of 10 x 20."""
+    for kept, place, region in [
         (0.51, (5, 12), (2, 8, 5, 19)),  # 0.7 of 10 is 7, of which 3 lie on each side; 0.7 of 20 is 14
         (0.51, (1, 19), (0, 4, 12, 20)),  # cut off at the borders
         (0.75, (5, 15), (3, 7, 10, 20)),
         (0.99, (5, 15), (5, 5, 14, 16)),  # 0.1 of 10 is 1: nothing is left of it
         (0.0, (0, 0), (0, 5, 0, 10)),
-    ],
-)
-def test_cutmix_boxes_are_those_of_timm(kept: float, place: tuple[int, int], region: tuple[int, ...]) -> None:
-    """(kept, place) -> (yl, yh, xl, xh) as `timm.data.mixup.rand_bbox` computes it for images of 10 x 20."""
-    share, found = draw_mixture(Mixing(0.0, 1.0), 10, 20, Drawn(kept, *place))
-    assert found == region
-    top, bottom, left, right = region
-    assert share == 1 - (bottom - top) * (right - left) / 200
+    ]:
+        share, found = draw_mixture(Mixing(0.0, 1.0), 10, 20, Drawn(kept, *place))
+        assert found == region
+        top, bottom, left, right = region
+        assert share == 1 - (bottom - top) * (right - left) / 200
 
 
 def test_half_of_the_batches_are_cut_where_both_are_done() -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from paddlemae.data.sources import open_source, subset
 from paddlemae.engine.cpus import LOCAL_SIZE
+from paddlemae.model.classifier import VisionTransformer
+from paddlemae.model.encoder import encode, evaluating, features
 from paddlemae.model.mae import MaskedAutoencoder
-from paddlemae.model.vit import VisionTransformer, encode, evaluating, features
 from paddlemae.tasks.models import inference
 from paddlemae.tasks.models.build import describe
 from paddlemae.tasks.models.features import decoding_workers, embed
@@ -96,7 +97,7 @@ def test_outputs_that_are_not_finite_are_an_error(output, damage: str) -> None:
     """An all-nan row would count for the first class."""
     model, description = classifier()
     if damage == "a weight":
-        model.fc_norm.weight.set_value(np.full(16, np.nan, np.float32))
+        model.encoder.fc_norm.weight.set_value(np.full(16, np.nan, np.float32))
     else:
         description = replace(description, mean=[float("nan"), 0.5, 0.5])
     with pytest.raises(FloatingPointError, match="not finite for 5 of 5 images"):
@@ -145,10 +146,10 @@ def test_features_come_from_the_layer_that_is_named() -> None:
         batch = pictures(3)
         inputs: list = []
         with evaluating(model), paddle.no_grad():
-            last = encode(model, to_input(batch, description), block_inputs=inputs)
+            last = encode(model.encoder, to_input(batch, description), block_inputs=inputs)
             tokens = [*inputs[1:], last][layer - 1]
             if norm == "layer":
-                tokens = model.norm(tokens)
+                tokens = model.encoder.norm(tokens)
         tokens = tokens.numpy()
         expected = tokens[:, 0] if token == "cls" else tokens[:, 1:].mean(axis=1)
         kind = FeatureKind(token, layer, norm)

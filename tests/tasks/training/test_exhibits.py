@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from safetensors.numpy import load_file
 from paddlemae.data.sources import open_source
 from paddlemae.data.sources.subsets import spread_over
 from paddlemae.data.views.augment import View
+from paddlemae.model.blocks import NORM_EPSILON
+from paddlemae.model.classifier import VisionTransformer
+from paddlemae.model.encoder import attention_maps, features
 from paddlemae.model.mae import MaskedAutoencoder
-from paddlemae.model.vit import NORM_EPSILON, VisionTransformer, attention_maps, features
 from paddlemae.recipe import load_recipe
 from paddlemae.runs.confusion import Confusion
 from paddlemae.runs.exhibit_files import read_exhibit, write_exhibit
@@ -71,17 +74,17 @@ def attention_of(x_ND: np.ndarray, block) -> tuple[np.ndarray, np.ndarray]:
 
 def last_attention(model, image_CHW: np.ndarray) -> np.ndarray:
     """The last block's attention weights of one image, float64 [heads, N, N], from the model's weights alone."""
-    (height, width), (rows, columns) = model.patch_size, model.grid
+    (height, width), (rows, columns) = model.encoder.patch_size, model.grid
     patches = [
         image_CHW[:, r * height : (r + 1) * height, c * width : (c + 1) * width].transpose(1, 2, 0).ravel()
         for r in range(rows)
         for c in range(columns)
     ]
-    positions, front = as_float64(model.pos_embed)[0], int(model.has_cls)
-    x_ND = linear(np.stack(patches).astype(np.float64), model.patch_embed.proj) + positions[front:]
+    positions, front = as_float64(model.encoder.pos_embed)[0], int(model.encoder.has_cls)
+    x_ND = linear(np.stack(patches).astype(np.float64), model.encoder.patch_embed.proj) + positions[front:]
     if front:
-        x_ND = np.concatenate([as_float64(model.cls_token)[0] + positions[:1], x_ND])
-    *before, last = model.blocks
+        x_ND = np.concatenate([as_float64(model.encoder.cls_token)[0] + positions[:1], x_ND])
+    *before, last = model.encoder.blocks
     gelu = np.vectorize(lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2)
     for block in before:
         weights, value = attention_of(x_ND, block)
@@ -92,26 +95,26 @@ def last_attention(model, image_CHW: np.ndarray) -> np.ndarray:
     return attention_of(x_ND, last)[0]
 
 
-@pytest.mark.parametrize(("kind", "more"), [(MaskedAutoencoder, DECODER), (VisionTransformer, {"num_classes": 3})])
-@pytest.mark.parametrize("depth", [1, 2])
-@pytest.mark.parametrize(
-    ("size", "patch", "cls_token"), [([12, 12], 4, True), ([8, 20], 4, True), ([12, 8], [4, 2], False)]
-)
-def test_attention_maps_are_the_softmax_by_hand(kind, more: dict, depth: int, size, patch, cls_token: bool) -> None:
-    pool = {"pool": "mean"} if kind is VisionTransformer else {}
-    model = model_of(kind, image_size=size, patch_size=patch, depth=depth, cls_token=cls_token, **pool, **more)
-    images = np.random.default_rng(0).normal(size=(2, 3, *size)).astype(np.float32)
-    by_hand = np.stack([last_attention(model, image) for image in images])
-    front = int(cls_token)
-    for token in ("cls", "mean") if cls_token else ("mean",):
-        maps = attention_maps(model, paddle.to_tensor(images), token).numpy()
-        asking = by_hand[:, :, :1] if token == "cls" else by_hand[:, :, front:]
-        expected = asking.mean(axis=2)
-        assert maps.shape == (2, 2, model.grid[0] * model.grid[1])
-        np.testing.assert_allclose(maps, expected[:, :, front:], atol=2e-5)
-        assert maps.std() > 0.01, "flat maps would agree with any"
-        share_of_cls = expected[:, :, 0] if cls_token else 0
-        np.testing.assert_allclose(maps.sum(axis=2) + share_of_cls, 1, atol=1e-4)
+def test_attention_maps_are_the_softmax_by_hand() -> None:
+    for (kind, more), depth, (size, patch, cls_token) in product(
+        [(MaskedAutoencoder, DECODER), (VisionTransformer, {"num_classes": 3})],
+        [1, 2],
+        [([12, 12], 4, True), ([8, 20], 4, True), ([12, 8], [4, 2], False)],
+    ):
+        pool = {"pool": "mean"} if kind is VisionTransformer else {}
+        model = model_of(kind, image_size=size, patch_size=patch, depth=depth, cls_token=cls_token, **pool, **more)
+        images = np.random.default_rng(0).normal(size=(2, 3, *size)).astype(np.float32)
+        by_hand = np.stack([last_attention(model, image) for image in images])
+        front = int(cls_token)
+        for token in ("cls", "mean") if cls_token else ("mean",):
+            maps = attention_maps(model, paddle.to_tensor(images), token).numpy()
+            asking = by_hand[:, :, :1] if token == "cls" else by_hand[:, :, front:]
+            expected = asking.mean(axis=2)
+            assert maps.shape == (2, 2, model.grid[0] * model.grid[1])
+            np.testing.assert_allclose(maps, expected[:, :, front:], atol=2e-5)
+            assert maps.std() > 0.01, "flat maps would agree with any"
+            share_of_cls = expected[:, :, 0] if cls_token else 0
+            np.testing.assert_allclose(maps.sum(axis=2) + share_of_cls, 1, atol=1e-4)
 
 
 def test_attention_is_on_the_patches_of_another_size_too() -> None:

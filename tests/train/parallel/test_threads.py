@@ -130,7 +130,7 @@ def test_an_infinite_loss_updates_nothing() -> None:
 
 def square_root_at_nothing(network, batch: Batch) -> paddle.Tensor:
     """A finite loss whose gradient is not: at the first weights only, after all others were updated."""
-    return loss_fn(network, batch) + (network.cls_token * 0).sqrt().sum()
+    return loss_fn(network, batch) + (network.encoder.cls_token * 0).sqrt().sum()
 
 
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
@@ -184,10 +184,10 @@ def test_an_error_in_a_thread_reaches_the_caller() -> None:
 
 def test_frozen_weights_stay_as_they_are_and_get_no_gradient() -> None:
     model = autoencoder()
-    model.norm.weight.stop_gradient = True
+    model.encoder.norm.weight.stop_gradient = True
     with sharded(model, adamw(model), loss_fn, threads=2) as work:
         work.add(batch(4), 1.0, last=False)
-    assert model.norm.weight.grad is None and model.norm.bias.grad is not None
+    assert model.encoder.norm.weight.grad is None and model.encoder.norm.bias.grad is not None
 
 
 @pytest.mark.parametrize("images, count, expected", [(8, 2, [4, 4]), (5, 2, [2, 3]), (2, 4, [1, 1]), (9, 1, [9])])
@@ -204,7 +204,10 @@ def test_a_replica_has_no_memory_of_its_own() -> None:
     replica, copies = replica_of(model, list(model.parameters()))
     assert [name for name, _ in replica.named_parameters()] == [name for name, _ in model.named_parameters()]
     assert not any(one._is_initialized() for one in copies)
-    assert replica.pos_embed is model.pos_embed and replica.blocks[0] is not model.blocks[0]
+    assert (
+        replica.encoder.pos_embed is model.encoder.pos_embed
+        and replica.encoder.blocks[0] is not model.encoder.blocks[0]
+    )
 
 
 @pytest.mark.parametrize("threads, operations, expected", [(2, 3e9, 1), (2, 4e10, 2), (1, 1e12, 1), (64, 1e12, 8)])

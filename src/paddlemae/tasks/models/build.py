@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from inspect import signature
 from typing import Any
 
 from paddlemae.engine.device import is_cpu
 from paddlemae.engine.safe_import import paddle
+from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.mae import MaskedAutoencoder
-from paddlemae.model.shape import SIZES, DecoderShape, names_of
-from paddlemae.model.vit import VisionTransformer
+from paddlemae.model.shape import SIZES, DecoderShape, architecture_of, names_of, split_keys
 from paddlemae.recipe import (
     AutoencoderShape,
     ClassifierShape,
@@ -22,7 +21,11 @@ from paddlemae.weights.description import count_weights
 from paddlemae.weights.model_folder import Description
 from paddlemae.weights.transfer import load_official
 
-KINDS = {"mae": MaskedAutoencoder, "classifier": VisionTransformer, "encoder": VisionTransformer}
+KINDS: dict[str, type[MaskedAutoencoder] | type[VisionTransformer]] = {
+    "mae": MaskedAutoencoder,
+    "classifier": VisionTransformer,
+    "encoder": VisionTransformer,
+}
 BYTES_A_WEIGHT = 16  # in training: itself, its gradient and two moments, in float32
 DECODER_FIELDS = names_of(DecoderShape)
 DECODER_PARTS = (
@@ -55,8 +58,7 @@ def check_memory(kind: str, arguments: Mapping[str, Any]) -> None:
     """
     if not is_cpu():
         return
-    defaults = {name: one.default for name, one in signature(KINDS[kind]).parameters.items()}
-    weights = count_weights(kind, {**defaults, **arguments})
+    weights = count_weights(kind, architecture_of(*split_keys(kind, arguments)))
     free = free_memory()
     if free is not None and BYTES_A_WEIGHT * weights > free:
         raise ValueError(
@@ -205,7 +207,7 @@ def describe(model, statistics, *, eval_crop_ratio: float, classes=(), provenanc
     """The description that goes beside the model's weights."""
     mean, std = statistics
     return Description(
-        kind="mae" if isinstance(model, MaskedAutoencoder) else "classifier",
+        kind=model.kind,
         architecture=model.config,
         mean=list(mean),
         std=list(std),

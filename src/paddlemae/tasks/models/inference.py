@@ -20,7 +20,7 @@ from paddlemae.engine.cpus import threads_of
 from paddlemae.engine.device import is_cpu
 from paddlemae.engine.safe_import import paddle
 from paddlemae.engine.threads import product_threads
-from paddlemae.model.vit import evaluating, features, pool_tokens
+from paddlemae.model.encoder import check_pool, evaluating, features
 from paddlemae.tasks.models.preprocess import to_input
 from paddlemae.train.parallel.threads import worthwhile_replicas
 from paddlemae.weights.model_folder import Description
@@ -90,7 +90,9 @@ def forward_function(
         return _evaluating(model, part)
     count = threads_of(threads)
     pool = ThreadPoolExecutor(count, "forward", paddle.set_device, (paddle.get_device(),))
-    operations = 2 * sum(parameter.size for parameter in model.parameters()) / math.prod(model.patch_size)  # a pixel
+    operations = (
+        2 * sum(parameter.size for parameter in model.parameters()) / math.prod(model.encoder.patch_size)
+    )  # a pixel
 
     def shared(images_u8: np.ndarray) -> np.ndarray:
         worthwhile = worthwhile_replicas(count, operations * math.prod(images_u8[:, 0].shape))
@@ -117,10 +119,10 @@ def _evaluating(model, forward: Forward) -> Forward:
 
 def _check_output(model, output: FeatureKind | str) -> None:
     if not isinstance(output, FeatureKind):
-        if not hasattr(model, "head"):
+        if not model.has_head:
             raise ValueError("logits need a classifier, and this model has no head; ask for features")
         return
-    pool_tokens(paddle.zeros([1, 2, 1]), output.token, model.has_cls)  # refuses a token that it doesn't have
-    depth = len(model.blocks)
+    check_pool(output.token, model.encoder.has_cls)
+    depth = len(model.encoder.blocks)
     if output.layer is not None and not 1 <= output.layer <= depth:
         raise ValueError(f"layer must be one of the encoder's {depth} blocks, 1..{depth}, got {output.layer}")

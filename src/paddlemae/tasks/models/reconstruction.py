@@ -58,7 +58,7 @@ def drawn_pictures(
     original = as_displayed(images_BHWC)
     is_deep = original.dtype != images_u8.dtype
     shown = stretched_range(images_BHWC / np.float32(WHITE)) if is_deep else FULL
-    rows, columns = model.patch_size
+    rows, columns = model.encoder.patch_size
     removed_BHW = mask.as_map().reshape(-1, *model.grid).repeat(rows, axis=1).repeat(columns, axis=2)
     return {
         "original": original,

@@ -18,24 +18,6 @@ def schedule_plan(training: Training, num_images: int) -> dict[str, str]:
     }
 
 
-def block_numbers(tokens: int, width: int, heads: int) -> int:
-    """Numbers that a block keeps of one image for its gradients.
-
-    About 24 a token and width (inputs, norms, qkv twice, hidden layer twice, residuals), and two attention maps.
-    """
-    return 24 * tokens * width + 2 * heads * tokens**2
-
-
-def cross_block_numbers(queries: int, width: int, heads: int, memory: int, memory_width: int) -> int:
-    """Numbers that a cross-attention block keeps of one image for its gradients.
-
-    About 20 a query and width (as in `block_numbers`, without keys and values), 4 a memory token and the encoder's
-    width (its map, the weighted sum, the normalised sum), 4 a memory token and width (keys and values twice), and
-    two attention maps.
-    """
-    return 20 * queries * width + memory * 4 * (memory_width + width) + 2 * heads * queries * memory
-
-
 def step_bytes(parameters: int, activations: int) -> int:
     """Bytes that a training step holds: every weight with its gradient and two moments, and the activations."""
     return FLOAT_BYTES * (4 * parameters + activations)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from paddlemae.data.batches import eval_batches, labels_of
 from paddlemae.data.sources import Source
-from paddlemae.model.vit import VisionTransformer
+from paddlemae.model.classifier import VisionTransformer
 from paddlemae.tasks.models.inference import LOGITS, forward_function
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.training.classification import Evaluation, evaluation_of

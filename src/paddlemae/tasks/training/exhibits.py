@@ -17,9 +17,10 @@ from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source, subset
 from paddlemae.data.sources.subsets import spread_over
 from paddlemae.data.views.augment import View
+from paddlemae.model.classifier import VisionTransformer
+from paddlemae.model.encoder import attention_maps
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import Mask
-from paddlemae.model.vit import VisionTransformer, attention_maps
 from paddlemae.runs.confusion import Confusion
 from paddlemae.runs.exhibit_files import read_exhibit, write_exhibit, write_sprite
 from paddlemae.runs.figures import overlay_heat
@@ -111,15 +112,14 @@ def show_attention(
 
     That is the one that a classifier's head gets, and else the cls token where there is one.
     """
-    token = getattr(model, "pool", "cls" if model.has_cls else "mean")
-    maps_BHL = attention_maps(model, to_input(images_u8, description), token).numpy()
+    maps_BHL = attention_maps(model, to_input(images_u8, description), model.pool).numpy()
     heads, originals = maps_BHL.shape[1], as_pictures(images_u8)
 
     def over(maps_NL: np.ndarray, pictures: np.ndarray) -> np.ndarray:
         return np.stack([overlay_heat(picture, one.reshape(model.grid)) for picture, one in zip(pictures, maps_NL)])
 
     each = over(maps_BHL.reshape(-1, maps_BHL.shape[2]), originals.repeat(heads, axis=0))
-    asking = "the cls token of the last block attends" if token == "cls" else "the last block's patches attend"
+    asking = "the cls token of the last block attends" if model.pool == "cls" else "the last block's patches attend"
     content = {
         "caption": f"What {asking} to: all {heads} heads' mean, then each head alone. "
         "Bright is much; each map has its own scale.",

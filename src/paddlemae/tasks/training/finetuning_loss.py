@@ -23,7 +23,7 @@ def loss_function(recipe: FinetuneRecipe, description: Description) -> LossFn:
     erasing = Erasing(recipe.augment.erasing) if recipe.augment.erasing else None
 
     def loss_fn(model, batch: Batch) -> paddle.Tensor:
-        noise = path_noise(seed, batch, len(model.blocks)) if recipe.model.drop_path else None
+        noise = path_noise(seed, batch, len(model.encoder.blocks)) if recipe.model.drop_path else None
         logits = model(input_of(batch, description, erasing, seed), noise)
         targets = targets_of(batch, logits.shape[1], recipe.label_smoothing)
         return F.cross_entropy(logits, targets, soft_label=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
 from paddlemae.engine import device
-from paddlemae.model.vit import VisionTransformer, freeze
+from paddlemae.model.classifier import VisionTransformer, freeze
 from paddlemae.recipe import SCRATCH, FinetuneRecipe
 from paddlemae.tasks.models.build import build_classifier, classifier_arguments, describe, fitted, named
 from paddlemae.tasks.models.preprocess import statistics_of, training_view

@@ -6,20 +6,37 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
-from paddlemae.recipe import SCRATCH, FinetuneRecipe, ProbeRecipe
+from paddlemae.recipe import SCRATCH, ProbeRecipe, Recipe
 from paddlemae.runs.figures import draw_curves
+from paddlemae.runs.metrics import TASKS, Metrics
 from paddlemae.runs.runlog import FIGURES, RESULT_FILE, is_logged, log_result, mark_finished, read_metrics
 from paddlemae.system.atomic import replace_text
-from paddlemae.tasks.training.classification import PRETRAINED, RANDOM, Evaluation
+from paddlemae.tasks.training.classification import PRETRAINED, RANDOM
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.tasks.training.run_start import Start, origin_of
 from paddlemae.train.checkpoint import TrainState
 
-TITLES = {"finetune": "fine-tuning", "probe": "linear probing"}
+
+class Evaluation(Protocol):
+    """Predictions on held-out images."""
+
+    kind: ClassVar[Metrics]
+    picture: ClassVar[str]
+
+    @property
+    def images(self) -> int:
+        """Return the number of images."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics and the loss, as in `metrics.jsonl`."""
+
+    def show(self, run: Path, source: Source, view: View, title: str, caption: str) -> None:
+        """Draw the pictures of a run, `picture` in its figures among them."""
 
 
 def finish_run(
@@ -28,7 +45,7 @@ def finish_run(
     last: Evaluation,
     sources: tuple[Source, Source],
     view: View,
-    recipe: FinetuneRecipe | ProbeRecipe,
+    recipe: Recipe,
     protocol: dict[str, Any],
     *,
     num_train: int,
@@ -59,7 +76,8 @@ def finish_run(
         "train_images": num_train,
         "eval_images": last.images,
     }
-    begun = SCRATCH if recipe.init == SCRATCH else RANDOM if recipe.task == "probe" and recipe.random else PRETRAINED
+    untrained = isinstance(recipe, ProbeRecipe) and recipe.random
+    begun = SCRATCH if recipe.init == SCRATCH else RANDOM if untrained else PRETRAINED
     logged = {
         "task": recipe.task,
         "start": begun,
@@ -75,12 +93,12 @@ def finish_run(
         f"{kind.text(result)} after the last step; best {name} {result[best]:.2%} at step {result['best_step']} "
         f"(chosen on these same images); see {figures / last.picture}"
     )
-    title = f"{TITLES[recipe.task]}, {state.step} steps"
+    title = f"{TASKS[recipe.task]}, {state.step} steps"
     first = f"{name} {result[kind.primary]:.1%} of {last.images} held-out images after {state.step} steps"
     last.show(start.out, held_out, view, title, first)
     with optional("the curves"):
         curves = ["loss", kind.primary, "lr"]
-        draw_curves(figures / "curves.png", list(read_metrics(start.out)), curves, TITLES[recipe.task])
+        draw_curves(figures / "curves.png", list(read_metrics(start.out)), curves, TASKS[recipe.task])
     if more:
         more()
     mark_finished(start.out)

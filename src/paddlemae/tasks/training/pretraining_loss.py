@@ -20,7 +20,7 @@ def loss_function(recipe: PretrainRecipe, description: Description) -> LossFn:
     def loss_fn(model, batch: Batch) -> paddle.Tensor:
         mask = batch_mask(recipe, model.grid, seed, batch)
         predicted = batch_predicted(recipe, seed, batch, mask)
-        noise = path_noise(seed, batch, len(model.blocks)) if recipe.model.drop_path else None
+        noise = path_noise(seed, batch, len(model.encoder.blocks)) if recipe.model.drop_path else None
         return model(to_input(batch.images, description), mask, predicted, noise)
 
     return loss_fn

@@ -1,0 +1,164 @@
+"""Transformer blocks, one and several in a row.
+
+Shapes: B images, N tokens, Q of them, D width; L blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from paddlemae.engine.safe_import import F, nn, paddle
+from paddlemae.model.kernels import (
+    LayerNorm,
+    Linear,
+    Wanted,
+    attention,
+    linear,
+    residual_attention,
+    residual_mlp,
+    split_heads,
+    tokens_of,
+)
+
+NORM_EPSILON = 1e-6  # ViT's; Paddle's default is 1e-5
+
+
+class QkvLinear(Linear):
+    """Queries, keys and values. Weights are cut here: group sharding has a layer's at hand in its own forward only."""
+
+    def forward(self, x_BND, wanted: Wanted = None):
+        """[B, N, 3D], or with `wanted` those tokens' queries [B, Q, D], and keys and values of all [B, N, 2D]."""
+        if wanted is None:
+            return super().forward(x_BND)
+        width = x_BND.shape[-1]
+        weights, biases = self.weight.split([width, -1], axis=1), self.bias.split([width, -1])
+        return linear(tokens_of(x_BND, wanted), weights[0], biases[0]), linear(x_BND, weights[1], biases[1])
+
+
+class Attention(nn.Layer):
+    """Multi-head self-attention with a bias on queries, keys and values."""
+
+    def __init__(self, width: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = QkvLinear(width, 3 * width)
+        self.proj = Linear(width, width)
+
+    def forward(self, x_BND, wanted: Wanted = None):
+        if wanted is None:
+            query, key, value = split_heads(self.qkv(x_BND), 3, self.num_heads)
+        else:
+            queries_BQD, pairs_BNE = self.qkv(x_BND, wanted)
+            (query,) = split_heads(queries_BQD, 1, self.num_heads)
+            key, value = split_heads(pairs_BNE, 2, self.num_heads)
+        return self.proj(attention(query, key, value))
+
+
+class Mlp(nn.Layer):
+    """Two linear layers around an exact GELU."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.fc1 = Linear(width, hidden)
+        self.fc2 = Linear(hidden, width)
+
+    def forward(self, x_BND):
+        return self.fc2(F.gelu(self.fc1(x_BND)))
+
+
+class Block(nn.Layer):
+    """A pre-norm transformer block: attention and MLP, each behind a LayerNorm and a residual.
+
+    Args:
+        drop_path: probability of dropping a residual branch for a whole image (Huang et al., stochastic depth).
+    """
+
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float, drop_path: float = 0.0):
+        super().__init__()
+        self.norm1 = LayerNorm(width, epsilon=NORM_EPSILON)
+        self.attn = Attention(width, num_heads)
+        self.norm2 = LayerNorm(width, epsilon=NORM_EPSILON)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.drop_path = drop_path
+
+    def forward(self, x_BND, wanted: Wanted = None, noise_B2=None):
+        """All tokens, or with `wanted` those only, at no more cost than theirs: [B, stop - start, D].
+
+        `noise_B2`, uniform in [0, 1), decides which images drop which of the two branches; None drops none.
+        """
+        drops = noise_B2 is not None and self.drop_path > 0
+        keep_attn, keep_mlp = kept(noise_B2, self.drop_path).unbind(1) if drops else (None, None)
+        x_BND = residual_attention(x_BND, self.norm1, self.attn, wanted, keep_attn)
+        return residual_mlp(x_BND, self.norm2, self.mlp, keep_mlp)
+
+
+def kept(noise, drop_path: float):
+    """0 where the noise drops a branch and 1 / (1 - drop_path) elsewhere, so that its mean stays as it is."""
+    return (noise >= drop_path).astype(noise.dtype) / (1 - drop_path)
+
+
+def blocks(depth: int, width: int, num_heads: int, mlp_ratio: float, drop_path: float = 0.0) -> nn.LayerList:
+    """`depth` blocks whose drop path rises linearly from 0 to `drop_path` (Huang et al., stochastic depth).
+
+    Raises:
+        ValueError: width not divisible by the heads, or drop_path outside [0, 1).
+    """
+    if width % num_heads:
+        raise ValueError(f"a width of {width} can't be shared by {num_heads} heads; it must be divisible by them")
+    if not 0 <= drop_path < 1:
+        raise ValueError(f"drop_path must be in [0, 1), got {drop_path}")
+    rates = np.linspace(0, drop_path, depth)
+    return nn.LayerList([Block(width, num_heads, mlp_ratio, float(rate)) for rate in rates])
+
+
+def run_blocks(
+    layers: nn.LayerList,
+    x_BND,
+    wanted: Wanted = None,
+    *,
+    noise_BL2=None,
+    inputs: list | None = None,
+    recompute: bool = False,
+):
+    """All blocks; of the last one only the `wanted` tokens, since what the others become there is not used.
+
+    Args:
+        noise_BL2: each image's and block's drop path noise, see `Block`; here L is the number of blocks.
+        inputs: a list that gets what goes into each block.
+        recompute: keep each block's input only, and compute the rest again in the backward pass.
+    """
+    noises = [None] * len(layers) if noise_BL2 is None else noise_BL2.unbind(1)
+    for number, (block, noise_B2) in enumerate(zip(layers, noises), 1):  # Paddle's tracer knows no `start=`
+        if inputs is not None:
+            inputs.append(x_BND)
+        run = partial(block, wanted=wanted if number == len(layers) else None, noise_B2=noise_B2)
+        x_BND = recomputed(run, x_BND) if recompute else run(x_BND)
+    return x_BND if len(layers) else tokens_of(x_BND, wanted)
+
+
+def recomputed(run: Callable, *inputs):
+    """`run(*inputs)`, of which only the inputs are kept until its gradient is due (Chen et al., arXiv 1604.06174)."""
+    if not paddle.is_grad_enabled() or all(one.stop_gradient for one in inputs):  # else weights would get no gradient
+        return run(*inputs)
+    # nothing here draws random numbers, and Paddle's generators belong to all threads
+    return paddle.distributed.fleet.utils.recompute(run, *inputs, preserve_rng_state=False)
+
+
+def activations_of(tokens: int, width: int, heads: int) -> int:
+    """Return the numbers that a block keeps of one image for its gradients.
+
+    About 24 a token and width (inputs, norms, qkv twice, hidden layer twice, residuals), and two attention maps.
+    """
+    return 24 * tokens * width + 2 * heads * tokens**2
+
+
+def initialise(layer: nn.Layer) -> None:
+    """Xavier-uniform weights and zero biases for every linear layer (MAE, appendix A.1)."""
+    weight_init, bias_init = nn.initializer.XavierUniform(), nn.initializer.Constant(0.0)
+    for part in layer.sublayers():
+        if isinstance(part, Linear):
+            weight_init(part.weight)
+            bias_init(part.bias)

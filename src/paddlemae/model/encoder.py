@@ -1,0 +1,251 @@
+"""The encoder: tokens of the visible patches, blocks, features.
+
+Parameters carry the official MAE's names, behind `encoder.` in a model; see `weights.transfer`.
+
+Shapes: B images, C channels, H x W pixels, L patches of a grid (rows x columns), K kept patches,
+N tokens (patches and, with a cls token, one more), D width, P pixels a patch (rows x columns x C).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+
+from paddlemae.engine.safe_import import F, nn, paddle
+from paddlemae.engine.tensors import tensor_of
+from paddlemae.model.blocks import NORM_EPSILON, blocks, run_blocks
+from paddlemae.model.kernels import LayerNorm, Linear, Wanted, mean_rows, split_heads, tokens_of
+from paddlemae.model.masking import Mask
+from paddlemae.model.patches import flat_rows, patchify, take_patches
+from paddlemae.model.positions import add_positions, resize_positions, take_positions, token_init
+from paddlemae.model.shape import EncoderShape, pair, patch_grid
+
+
+class PatchEmbed(nn.Layer):
+    """A linear projection of each patch; on disk the official Conv2D weight [D, C, height, width]."""
+
+    def __init__(self, pixels: int, width: int):
+        super().__init__()
+        self.proj = Linear(pixels, width)
+
+    def forward(self, patches_BLP):
+        return self.proj(patches_BLP)
+
+
+class Encoder(nn.Layer):
+    """A ViT without a head (MAE, sec. 3, "MAE encoder"); `encode` and `features` run it.
+
+    Args:
+        norms_pooled: the last norm, `fc_norm`, comes behind pooling; else it is `norm`, in front of it.
+    Raises:
+        ValueError: a shape that does not fit together, or unknown positions.
+    """
+
+    def __init__(self, shape: EncoderShape, *, norms_pooled: bool = False):
+        super().__init__()
+        self.patch_size: tuple[int, int] = pair(shape.patch_size)
+        self.grid = shape.grid
+        self.channels = shape.channels
+        self.has_cls = shape.cls_token
+        self.norms_pooled = norms_pooled
+        self.patch_embed = PatchEmbed(shape.pixels, shape.embed_dim)
+        if shape.cls_token:
+            self.cls_token = self.create_parameter([1, 1, shape.embed_dim], default_initializer=token_init())
+        add_positions(self, "pos_embed", shape.positions, shape.embed_dim, self.grid, shape.cls_token)
+        self.blocks: Any = blocks(shape.depth, shape.embed_dim, shape.num_heads, shape.mlp_ratio, shape.drop_path)
+        norm = LayerNorm(shape.embed_dim, epsilon=NORM_EPSILON)
+        if norms_pooled:
+            self.fc_norm = norm
+        else:
+            self.norm = norm
+
+
+class EncoderModel(Protocol):
+    """A `MaskedAutoencoder` or a `VisionTransformer`."""
+
+    encoder: Encoder
+    recompute: bool
+
+
+def check_images(images_BCHW, channels: int) -> None:
+    """Raise a ValueError unless the batch is [B, C, H, W] with the model's number of channels."""
+    if images_BCHW.ndim != 4 or images_BCHW.shape[1] != channels:
+        raise ValueError(f"images must be [B, {channels}, H, W] for this model, got {list(images_BCHW.shape)}")
+
+
+def split_positions(encoder: Encoder, grid: tuple[int, int]):
+    """(cls row [1, 1, D] or None, patch table [L, D]) of the encoder for `grid`, resized if it is another."""
+    table = encoder.pos_embed
+    if not encoder.has_cls:
+        return None, resize_positions(table[0], encoder.grid, grid)
+    cls_row, patches = table.split([1, table.shape[1] - 1], axis=1)
+    return cls_row, resize_positions(patches[0], encoder.grid, grid)
+
+
+def encode(
+    encoder: Encoder,
+    images_BCHW,
+    mask: Mask | None = None,
+    *,
+    block_inputs: list | None = None,
+    path_noise: np.ndarray | None = None,
+    wanted: Wanted = None,
+    depth: int | None = None,
+    recompute: bool = False,
+):
+    """Run the encoder's blocks on the visible patches only (MAE, sec. 3, "MAE encoder"), before its last norm.
+
+    Args:
+        images_BCHW: float tensor; H and W as the model's, or others that the patch divides (positions resized).
+        mask: patches to leave out; None keeps all.
+        block_inputs: a list that gets what goes into each block, [B, N, D] each, for decoders that want more than
+            the end.
+        path_noise: float32 [B, depth, 2] in [0, 1), which drop path compares with its rates in training; None draws
+            it from Paddle's generator.
+        wanted: the tokens start..stop that are returned; the last block is computed for them alone.
+        depth: how many of the blocks are run, from the first; None is all of them.
+        recompute: see `run_blocks`.
+    Returns:
+        tensor [B, N, D]; the cls token, if any, first, then the kept patches in the mask's order.
+    Raises:
+        ValueError: images of another channel count or of a size that the patch does not divide.
+    """
+    check_images(images_BCHW, encoder.channels)
+    cls_row, positions_LD = split_positions(encoder, patch_grid(images_BCHW.shape[2:], encoder.patch_size))
+    patches_BLP = patchify(images_BCHW, encoder.patch_size)
+    if mask is None:
+        x_BND = encoder.patch_embed(patches_BLP) + positions_LD
+    else:
+        # patches are dropped before the projection, so removed ones cost nothing at all
+        visible_BKP = take_patches(patches_BLP, flat_rows(mask.keep, patches_BLP.shape[1]))
+        x_BND = encoder.patch_embed(visible_BKP) + take_positions(positions_LD, mask.keep)
+    if cls_row is not None:
+        cls_B1D = (encoder.cls_token + cls_row).expand([x_BND.shape[0], -1, -1])
+        x_BND = paddle.concat([cls_B1D, x_BND], axis=1)
+    noise_BL2 = drop_path_noise(encoder, x_BND.shape[0], path_noise)
+    layers = encoder.blocks if depth is None else encoder.blocks[:depth]
+    return run_blocks(layers, x_BND, wanted, noise_BL2=noise_BL2, inputs=block_inputs, recompute=recompute)
+
+
+def drop_path_noise(encoder: Encoder, batch: int, given: np.ndarray | None):
+    """The noise that `encode` documents, a tensor; None where nothing is dropped."""
+    if not encoder.training or not any(block.drop_path for block in encoder.blocks):
+        return None
+    return paddle.rand([batch, len(encoder.blocks), 2]) if given is None else tensor_of(given)
+
+
+def encode_visible(
+    encoder: Encoder, images_BCHW, mask: Mask, path_noise: np.ndarray | None = None, *, recompute: bool = False
+):
+    """Encode the kept patches: [B, N, D] with the encoder's last norm applied.
+
+    Raises:
+        ValueError: images or mask that are not of the model's own size.
+    """
+    check_fit(encoder, images_BCHW, mask)
+    return encoder.norm(encode(encoder, images_BCHW, mask, path_noise=path_noise, recompute=recompute))
+
+
+def check_fit(encoder: Encoder, images_BCHW, mask: Mask) -> None:
+    """Raise a ValueError unless images and mask are of the model's own size."""
+    rows, columns = encoder.grid
+    size = [rows * encoder.patch_size[0], columns * encoder.patch_size[1]]
+    if list(images_BCHW.shape[2:]) != size:
+        raise ValueError(
+            f"this model takes images of {size[0]} x {size[1]} pixels, got {list(images_BCHW.shape)}; resize them"
+        )
+    patches = mask.keep.shape[1] + mask.removed.shape[1]
+    if len(mask.keep) != images_BCHW.shape[0] or patches != rows * columns:
+        raise ValueError(
+            f"the mask is for {len(mask.keep)} images of {patches} patches, "
+            f"the batch has {images_BCHW.shape[0]} of {rows * columns}"
+        )
+
+
+def check_pool(pool: str, has_cls: bool) -> None:
+    """Raise a ValueError for another `pool` than "cls" or "mean", or "cls" of an encoder without a cls token."""
+    if pool not in ("cls", "mean"):
+        raise ValueError(f"pool must be 'cls' or 'mean', got {pool!r}")
+    if pool == "cls" and not has_cls:
+        raise ValueError("this model has no cls token; use pool='mean'")
+
+
+def pool_tokens(x_BND, pool: str, has_cls: bool):
+    """Return the cls token, or the mean of the patch tokens without it: [B, D]; errors as `check_pool`."""
+    check_pool(pool, has_cls)
+    if not has_cls:
+        return mean_rows(x_BND)
+    if pool == "cls":
+        return tokens_of(x_BND, (0, 1)).squeeze(1)
+    return mean_rows(tokens_of(x_BND, (1, x_BND.shape[1])))
+
+
+def features(
+    model: EncoderModel,
+    images_BCHW,
+    pool: str = "cls",
+    path_noise: np.ndarray | None = None,
+    *,
+    depth: int | None = None,
+    normalise: bool = True,
+):
+    """What the encoder makes of whole, unmasked images; deterministic in eval mode (see `evaluating`).
+
+    Args:
+        images_BCHW: float tensor.
+        pool: "cls" or "mean" (of the patch tokens).
+        path_noise: in training, see `encode`.
+        depth: how many of the blocks are run; None is all of them.
+        normalise: whether the encoder's last norm is applied.
+    Returns:
+        tensor [B, D]; see `Encoder.norms_pooled`.
+    """
+    encoder = model.encoder
+    wanted = (0, 1) if pool == "cls" and encoder.has_cls else None
+    x_BND = encode(encoder, images_BCHW, path_noise=path_noise, wanted=wanted, depth=depth, recompute=model.recompute)
+    if not normalise:
+        return pool_tokens(x_BND, pool, encoder.has_cls)
+    if encoder.norms_pooled:
+        return encoder.fc_norm(pool_tokens(x_BND, pool, encoder.has_cls))
+    return pool_tokens(encoder.norm(x_BND), pool, encoder.has_cls)
+
+
+@paddle.no_grad()
+def attention_maps(model: EncoderModel, images_BCHW, token: str):
+    """How much of its attention a token gives to each patch in the last block (DINO, arXiv 2104.14294, figure 1).
+
+    Args:
+        images_BCHW: float tensor; whole images, without a mask.
+        token: "cls", or "mean" of the patch tokens.
+    Returns:
+        tensor [B, heads, L], in the image's order; of each head's attention the cls token's own share is missing.
+    Raises:
+        ValueError: "cls" from a model without a cls token, or another token.
+    """
+    encoder = model.encoder
+    check_pool(token, encoder.has_cls)
+    with evaluating(encoder):
+        x_BND = encode(encoder, images_BCHW, depth=len(encoder.blocks) - 1)
+    last = encoder.blocks[-1]
+    query, key, _ = split_heads(last.attn.qkv(last.norm1(x_BND)), 3, last.attn.num_heads)
+    weights_BHNN = F.softmax(paddle.matmul(query, key, transpose_y=True) / math.sqrt(query.shape[-1]), axis=-1)
+    front = int(encoder.has_cls)
+    asking = weights_BHNN[:, :, :1] if token == "cls" else weights_BHNN[:, :, front:]
+    mean_RN = mean_rows(asking.reshape([-1, *asking.shape[2:]]))
+    return mean_RN.reshape([*asking.shape[:2], -1])[:, :, front:]
+
+
+@contextmanager
+def evaluating(layer: nn.Layer) -> Iterator[None]:
+    """Eval mode inside, so that drop path draws nothing; before and after as it was."""
+    was_training = layer.training
+    layer.eval()
+    try:
+        yield
+    finally:
+        if was_training:
+            layer.train()
