@@ -310,7 +310,7 @@ def evaluate(
     from paddlemae.runs.metrics import CLASSIFICATION
     from paddlemae.tasks import evaluate as task
 
-    def say(result: dict) -> None:
+    def say(result: dict[str, Any]) -> None:
         height, width = result["protocol"]["image_size"]
         print(
             f"{CLASSIFICATION.text(result)}, loss {result['eval_loss']:.4f} on "

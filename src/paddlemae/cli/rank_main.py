@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 LOOK_EVERY_SECONDS = 0.2
 
@@ -47,7 +48,7 @@ def main() -> None:
     sys.exit(0 if status in (MISTAKE_STATUS, REQUEUE_STATUS, INTERRUPTED_STATUS) else status)
 
 
-def _die_with(supervisor: list, folder: Path) -> None:
+def _die_with(supervisor: list[Any], folder: Path) -> None:
     """Leave nothing behind a command that was killed, or that gave this launch up before it knew of this process.
 
     The next start must find nobody at work in the run folder.

@@ -14,10 +14,10 @@ from paddlemae.export.interface import Interface, Model
 from paddlemae.model.encoder import evaluating
 from paddlemae.model.mae import MaskedAutoencoder, predict, reconstruct
 from paddlemae.model.masking import num_kept, random_mask
-from paddlemae.tasks.models.build import Checkpoint
 from paddlemae.tasks.models.inference import LOGITS, FeatureKind, forward_function
 from paddlemae.tasks.models.mask_choice import DEFAULT_RATIO
 from paddlemae.tasks.models.preprocess import evaluation_view, to_input
+from paddlemae.tasks.models.read_model import Checkpoint
 from paddlemae.tasks.training.exhibits import SHOWN, fixed_images
 from paddlemae.tasks.training.run_start import run_of, stored_recipe
 from paddlemae.weights.model_folder import Description

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from paddlemae.system.display_names import say
 from paddlemae.system.limits import check_current_folder
@@ -251,7 +252,7 @@ class _Attempt:
         self._show_crash(statuses)
         return None
 
-    def _processes(self) -> Iterator[list]:
+    def _processes(self) -> Iterator[list[Any]]:
         for path in self.folder.glob("*.process"):
             yield json.loads(path.read_text())
 

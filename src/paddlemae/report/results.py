@@ -22,8 +22,8 @@ Json = dict[str, Any]
 
 def rows_of(results: Iterable[Json], task: str, problems: list[str]) -> Iterator[Json]:
     """Results as rows of a table: what was done in the same way from other starts and seeds is beside each other."""
-    rows: dict[tuple, Json] = {}
-    cells: dict[tuple, dict[Any, Json]] = {}
+    rows: dict[tuple[Any, ...], Json] = {}
+    cells: dict[tuple[Any, ...], dict[Any, Json]] = {}
     for result in results:
         if not _makes_sense(result):
             problems.append(f"{RESULTS_FILE}: a result of {result['task']} is damaged and was left out")

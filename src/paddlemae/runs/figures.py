@@ -7,13 +7,17 @@ import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, ParamSpec
+from typing import TYPE_CHECKING, Any, BinaryIO, ParamSpec
 
 import numpy as np
 
 from paddlemae.runs.confusion import Confusion
 from paddlemae.runs.fonts import Lettering, choose_fonts, fonts
 from paddlemae.system.atomic import replace_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 NAMED_CLASSES = 40  # of a confusion matrix; above it names would overlap
 MOST_CELLS = 1000  # of a confusion matrix's side: half of its pixels
@@ -39,7 +43,7 @@ def _use_own_style(draw: Callable[Given, None]) -> Callable[Given, None]:
     return drawn
 
 
-def _figure(width: float, height: float):
+def _figure(width: float, height: float) -> Figure:
     # the object interface: pyplot would keep every figure, and pick a window system
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -49,7 +53,7 @@ def _figure(width: float, height: float):
     return figure
 
 
-def _save(figure, path: Path | BinaryIO, names: Lettering, *, tight: bool = False) -> None:
+def _save(figure: Figure, path: Path | BinaryIO, names: Lettering, *, tight: bool = False) -> None:
     """Write a figure in which every text is drawn as it is written, a `$` too.
 
     Args:
@@ -116,7 +120,7 @@ def draw_reconstructions(
     _save(figure, path, letters)
 
 
-def _picture(axes, pixels_HWC: np.ndarray) -> None:
+def _picture(axes: Axes, pixels_HWC: np.ndarray) -> None:
     colour = pixels_HWC.shape[-1] == 3
     shown = pixels_HWC if colour else pixels_HWC[..., 0]
     axes.imshow(shown, cmap=None if colour else "gray", vmin=0, vmax=255, interpolation="nearest")
@@ -207,7 +211,7 @@ def draw_confusion(path: Path, confusion: Confusion, classes: Sequence[str], tit
 
 
 @_use_own_style
-def draw_curves(path: Path, lines: Sequence[dict], names: Sequence[str], title: str) -> None:
+def draw_curves(path: Path, lines: Sequence[dict[str, Any]], names: Sequence[str], title: str) -> None:
     """Draw metrics against steps, one panel a name.
 
     Args:
@@ -245,8 +249,18 @@ def draw_study(path: Path, key: str, found: Mapping[str, Mapping[str, Sequence[f
     for (name, by_value), colour in zip(found.items(), (ACCENT, FAINT)):
         means = [100 * float(np.mean(values)) for values in by_value.values()]
         deviations = [100 * float(np.std(values, ddof=1)) if len(values) > 1 else 0.0 for values in by_value.values()]
-        style = dict(marker="o", markersize=3, linewidth=1.2, capsize=2)
-        axes.errorbar(range(len(means)), means, deviations, color=colour, label=letters(name, LONGEST_NAME), **style)
+        label = letters(name, LONGEST_NAME)
+        axes.errorbar(
+            range(len(means)),
+            means,
+            deviations,
+            color=colour,
+            label=label,
+            marker="o",
+            markersize=3,
+            linewidth=1.2,
+            capsize=2,
+        )
     axes.set_xticks(range(len(by_value)), [letters(value, LONGEST_NAME) for value in by_value], fontsize=7)
     axes.set_xlabel(letters(key, LONGEST_NAME), fontsize=8, color=INK)
     axes.set_ylabel("%", fontsize=8, color=INK)

@@ -83,7 +83,7 @@ def survive_lost_output() -> Iterator[None]:
     reopen_closed()
     before = _open_stream(sys.stdout, 1), _open_stream(sys.stderr, 2)
     output, error = patient = [_TolerantStream(stream) for stream in before]
-    sys.stdout, sys.stderr = patient  # type: ignore[assignment]
+    sys.stdout, sys.stderr = patient
     try:
         yield
     finally:

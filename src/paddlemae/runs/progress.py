@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from paddlemae.system.display_names import display_name, escape_output, say
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 LINE_EVERY_SECONDS = 10.0
 
 
 @contextmanager
-def progress(label: str, total: int, done: int = 0, show: bool = True):
+def progress(label: str, total: int, done: int = 0, show: bool = True) -> Iterator[Callable[..., None]]:
     """Show how far `total` steps are.
 
     Yields:
@@ -29,7 +34,7 @@ def progress(label: str, total: int, done: int = 0, show: bool = True):
         yield _lines(label, total, done)
 
 
-def _bar():
+def _bar() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -44,7 +49,7 @@ def _bar():
     )
 
 
-def _lines(label: str, total: int, first: int):
+def _lines(label: str, total: int, first: int) -> Callable[..., None]:
     started = last = time.monotonic()
 
     def update(done: int, text: str = "") -> None:

@@ -138,7 +138,7 @@ def _without_ascii(text: str, encoding: str) -> str:
 def escape_output() -> Iterator[None]:
     """Print nothing inside that steers a terminal, and nothing that the encoding of stdout or stderr refuses."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (stream and _Escaping(stream, escape_lines) for stream in before)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = (stream and _Escaping(stream, escape_lines) for stream in before)
     try:
         yield
     finally:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
@@ -34,7 +35,7 @@ _LOOK_EVERY_SECONDS = 0.1
 _NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
-def process_identity(pid: int) -> list:
+def process_identity(pid: int) -> list[Any]:
     """[process id, when it started]: no other process has both; [process id, None] when there is none."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -138,7 +139,7 @@ class _Owner:
     """Who holds a lock, as its file says."""
 
     host: str
-    process: list
+    process: list[Any]
     since: str
 
     def __str__(self) -> str:

@@ -7,6 +7,7 @@ Paddle.
 import atexit
 import os
 import signal
+from types import FrameType
 
 INTERRUPTED_STATUS = 130  # Ctrl-C, as shells have it
 REQUEUE_STATUS = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, start the same command again
@@ -86,7 +87,7 @@ def describe_ending(number: int) -> tuple[int, str]:
     return REQUEUE_STATUS, f"stopped ({signal.Signals(number).name}); the same command goes on"
 
 
-def handle_signal(number, frame) -> None:
+def handle_signal(number: int, frame: FrameType | None) -> None:
     """End the command: at once if nothing is under way, else by an exception, but not in the middle of an import.
 
     An exception that is raised while a C extension is initialized becomes an ImportError with a page of frames, and
@@ -124,13 +125,13 @@ def take_swallowed_signal() -> str | None:
     return SIGNAL_NAMES[signal.Signals(number).name] if number is not None else None
 
 
-def _answer_deferred(number, frame) -> None:
+def _answer_deferred(number: int, frame: FrameType | None) -> None:
     global _deferred
     _deferred = None
     handle_signal(number, frame)
 
 
-def _end_at_once(number) -> None:
+def _end_at_once(number: int) -> None:
     status, text = describe_ending(number)
     try:
         os.write(2, f"paddlemae: {text}\n".encode())
@@ -138,7 +139,7 @@ def _end_at_once(number) -> None:
         os._exit(status)
 
 
-def _is_importing(frame) -> bool:
+def _is_importing(frame: FrameType | None) -> bool:
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True

@@ -70,7 +70,7 @@ class CpuAdamW:
             slots.parameter.grad = None
 
     @np.errstate(over="ignore", invalid="ignore")  # the squares show what is not finite, for the caller to judge
-    def update(self, parameter, gradients: Sequence[paddle.Tensor]) -> float:
+    def update(self, parameter: paddle.Tensor, gradients: Sequence[paddle.Tensor]) -> float:
         """Update one parameter with the sum of these gradients; different ones may be updated in several threads.
 
         Returns:

@@ -457,7 +457,7 @@ def _restore_random(plain: StateType, path: Path) -> None:
         raise ValueError(f"{path} is damaged (its random state is none); {USE_ANOTHER}") from fault
 
 
-def _random_state(kind: Any, saved: list) -> Any:
+def _random_state(kind: Any, saved: list[Any]) -> Any:
     """Return a generator's state as a new object, since an object that has a state silently keeps it."""
     state = kind.__new__(kind)
     state.__setstate__(tuple(saved))

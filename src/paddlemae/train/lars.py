@@ -60,7 +60,7 @@ class Lars:
             velocity.scale_(self.momentum).add_(change)
             parameter.subtract_(self.lr * velocity)
 
-    def _ratio(self, parameter, change) -> float:
+    def _ratio(self, parameter: paddle.Tensor, change: paddle.Tensor) -> float:
         """Return the trust ratio; 1 where either norm is 0, since a matrix of zeros could not grow otherwise."""
         # Paddle's own norm adds numbers one by one on CPU: of 5 million it is 2e-3 off
         size, step = (math.sqrt(sum_of_squares([one])) for one in (parameter, change))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -65,7 +65,7 @@ def check_precision(precision: Precision) -> None:
         raise ValueError(f"precision {precision} has no effect on CPU; use precision=float32, or an accelerator")
 
 
-def autocast(precision: Precision):
+def autocast(precision: Precision) -> AbstractContextManager[Any]:
     """Paddle's autocast for bfloat16 and float16; nothing for float32."""
     return nullcontext() if precision == "float32" else paddle.amp.auto_cast(dtype=precision, level="O1")
 
@@ -207,7 +207,7 @@ class _Whole:
             self.loss = ranks.parallel(Loss(state.model, loss_fn)) if overlap else Loss(state.model, loss_fn)
         self.precision, self.scaler, self.ranks = precision, scaler, ranks
 
-    def add(self, batch, share: float, *, last: bool) -> float:
+    def add(self, batch: Any, share: float, *, last: bool) -> float:
         at_home = isinstance(self.loss, paddle.DataParallel) and not last
         with self.loss.no_sync() if at_home else nullcontext():
             with autocast(self.precision):

@@ -38,7 +38,7 @@ def lr_at(step: float, *, peak: float, total_steps: int, warmup_steps: float, mi
     return min_lr + (peak - min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def has_decay(name: str, shape, *, tokens: bool = False) -> bool:
+def has_decay(name: str, shape: Sequence[int], *, tokens: bool = False) -> bool:
     """Return whether a parameter decays: matrices do, tokens if `tokens` is true, biases, norms and positions never.
 
     The official pretraining lets everything of two or more dimensions decay, so its cls and mask tokens too; the

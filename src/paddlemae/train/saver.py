@@ -59,7 +59,7 @@ class Saver:
         self._make_room()
         return self
 
-    def __exit__(self, kind, *rest) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         """Wait for the thread; what went wrong in it is raised unless something else did."""
         self.pool.shutdown()
         if kind is None:

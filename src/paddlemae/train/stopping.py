@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 
 from paddlemae.system.signals import (
     CTRL_C,
@@ -96,7 +97,7 @@ def stop_on_signals(max_seconds: float | None = None) -> Iterator[Stop]:
         return
     stop.reason = take_swallowed_signal()
 
-    def remember(signum, frame):
+    def remember(signum: int, frame: FrameType | None) -> None:
         name = SIGNAL_NAMES[signal.Signals(signum).name]
         if stop.reason == name == CTRL_C:
             raise KeyboardInterrupt

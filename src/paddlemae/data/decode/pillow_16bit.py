@@ -33,7 +33,7 @@ def read_16_bits(file: IO[bytes], mode: str) -> NDArray[np.uint16]:
 def _bytes(file: IO[bytes], mode: str, high: bool) -> NDArray[np.uint8]:
     file.seek(0)
     with Image.open(file, formats=["PNG", "TIFF"]) as image:
-        image.tile = [_request_bytes(tile, mode, high) for tile in image.tile]  # type: ignore[attr-defined]
+        image.tile = [_request_bytes(tile, mode, high) for tile in image.tile]
         image._mode = mode
         image.load()
         return np.asarray(image)

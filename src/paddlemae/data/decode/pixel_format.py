@@ -102,7 +102,7 @@ def rgb_of_cmyk(pixels_HW4: Pixels) -> Pixels:
     return convert_in_blocks(convert, pixels_HW4)
 
 
-def scale_to_full(values: NDArray, bits: int) -> Pixels:
+def scale_to_full(values: NDArray[Any], bits: int) -> Pixels:
     """Return unsigned values of 1 to 16 bits as uint8 or, of more than 8 bits, uint16, their white as its white."""
     dtype, top = (np.uint8, 255) if bits <= 8 else (np.uint16, 65535)
     if bits in (8, 16):
@@ -131,7 +131,7 @@ def largest_value(pixels: Pixels) -> int:
     return int(np.iinfo(pixels.dtype).max)
 
 
-def as_pixels(values: NDArray) -> Pixels:
+def as_pixels(values: NDArray[Any]) -> Pixels:
     """Integers as uint8 if they are that, as uint16 if they fit.
 
     Raises:
@@ -152,7 +152,7 @@ def as_pixels(values: NDArray) -> Pixels:
     return values.astype(np.uint16)
 
 
-def as_HWC(values: NDArray, channels: int) -> Pixels:
+def as_HWC(values: NDArray[Any], channels: int) -> Pixels:
     """An array of an image: [H, W], [H, W, C] or, where that alone fits the channels, [C, H, W].
 
     Raises:

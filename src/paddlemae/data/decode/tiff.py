@@ -19,7 +19,7 @@ Shapes: H height, W width, S samples of a pixel, C channels.
 import importlib.util
 import math
 from dataclasses import dataclass, replace
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -234,7 +234,7 @@ def _opens_in_pillow(file: IO[bytes]) -> bool:
         file.seek(0)
 
 
-def _values(file: IO[bytes]) -> NDArray:
+def _values(file: IO[bytes]) -> NDArray[Any]:
     with Image.open(file, formats=["TIFF"]) as image:
         image.load()
         return as_pixels(np.asarray(image))[..., None]
@@ -269,7 +269,7 @@ def _by_tifffile(file: IO[bytes], form: TiffForm, channels: int) -> tuple[Pixels
     return _pixels(values, form, channels), orientation
 
 
-def _pixels(samples_HWS: NDArray, form: TiffForm, channels: int) -> Pixels:
+def _pixels(samples_HWS: NDArray[Any], form: TiffForm, channels: int) -> Pixels:
     """Make pixels of samples as the TIFF's form says."""
     is_signed = form.sample_format == _SIGNED
     pixels = as_pixels(samples_HWS) if is_signed or form.bits > 16 else scale_to_full(samples_HWS, form.bits)

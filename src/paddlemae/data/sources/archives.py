@@ -8,7 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from zipfile import ZipInfo
 
 import numpy as np
@@ -224,7 +224,7 @@ class _Selection(NamedTuple):
     targets: ClassTargets | None = None
 
 
-def _choose(name: str, listing: _Listing, split: str | None, labelled: bool) -> _Selection:
+def _choose(name: str, listing: _Listing[Any], split: str | None, labelled: bool) -> _Selection:
     """Return the images of an archive whose folders are splits and classes; one folder around all does not count."""
     files = sorted(_outside_runs(listing))
     if not files:
@@ -248,14 +248,14 @@ def _choose(name: str, listing: _Listing, split: str | None, labelled: bool) -> 
     return _Selection(chosen, targets_by_folder(f"{name}/{inside}".rstrip("/"), below, first, known, part is not None))
 
 
-def _outside_runs(listing: _Listing) -> list[str]:
+def _outside_runs(listing: _Listing[Any]) -> list[str]:
     """Return the images that are in no folder of a training, whose pictures are no images of the archive."""
     with_mark = [{name[: -len(mark)] for name in listing.others if name.endswith(f"/{mark}")} for mark in RUN_MARKS]
     runs = tuple(set.intersection(*with_mark))
     return [name for name in listing.images if not name.startswith(runs)] if runs else list(listing.images)
 
 
-def _split_folder(name: str, listing: _Listing, around: str, folders: set[str], split: str | None) -> str | None:
+def _split_folder(name: str, listing: _Listing[Any], around: str, folders: set[str], split: str | None) -> str | None:
     """Return which of the folders next to each other a split means, as `subfolders.subfolder_of` does; None for all."""
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     if split and any(split_of(folder) for folder in folders):

@@ -6,6 +6,7 @@ Arrays that are not compressed are mapped into memory: all processes share them,
 import math
 import os
 import zipfile
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,7 @@ def open_npz(path: str, split: str | None, labelled: bool, max_image_bytes: int 
     return Source(path, reader, number_labels(labels, repr(path), known))
 
 
-def _as_labels(labels: NDArray, path: str, name: str) -> list[str]:
+def _as_labels(labels: NDArray[Any], path: str, name: str) -> list[str]:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iuUS":
@@ -79,7 +80,7 @@ def _as_labels(labels: NDArray, path: str, name: str) -> list[str]:
     return as_labels(labels.tolist(), lambda row: f"{path!r}, array {name!r}, row {row}")
 
 
-def _check_images(images: NDArray, where: str) -> None:
+def _check_images(images: NDArray[Any], where: str) -> None:
     if images.ndim not in (3, 4) or images.dtype.kind not in "iub" or not images.size:
         raise ValueError(
             f"{where!r} holds an array of shape {images.shape} and type {images.dtype}; expected [N, H, W], "
@@ -87,7 +88,7 @@ def _check_images(images: NDArray, where: str) -> None:
         )
 
 
-def map_npy(path: str) -> NDArray:
+def map_npy(path: str) -> NDArray[Any]:
     """The array in a `.npy` file, mapped.
 
     Raises:
@@ -96,7 +97,7 @@ def map_npy(path: str) -> NDArray:
     return _map_array(path, 0, path)
 
 
-def map_npz(path: str, name: str, max_image_bytes: int = MAX_IMAGE_BYTES) -> NDArray:
+def map_npz(path: str, name: str, max_image_bytes: int = MAX_IMAGE_BYTES) -> NDArray[Any]:
     """One array of a `.npz` file: mapped, or loaded if it is compressed. Errors as `map_npy`."""
     info = next(info for info in read_directory(path) if info.filename.removesuffix(".npy") == name)
     if info.compress_type == zipfile.ZIP_STORED:
@@ -115,7 +116,7 @@ def map_npz(path: str, name: str, max_image_bytes: int = MAX_IMAGE_BYTES) -> NDA
         raise ValueError(f"{path!r}, array {name!r}: {fault}") from fault
 
 
-def _map_array(path: str, offset: int, where: str) -> NDArray:
+def _map_array(path: str, offset: int, where: str) -> NDArray[Any]:
     try:
         with open(path, "rb") as file:
             file.seek(offset)

@@ -23,7 +23,7 @@ class _Call:
     """A call that a pickle asks for: what would be called, with what, and the state that it would get."""
 
     name: str
-    arguments: tuple = ()
+    arguments: tuple[Any, ...] = ()
     state: Any = None
 
 
@@ -83,48 +83,48 @@ _CONSTANTS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _since_mark(stack: list) -> list:
+def _since_mark(stack: list[Any]) -> list[Any]:
     place = len(stack) - 1 - stack[::-1].index(_MARK)
     since = stack[place + 1 :]
     del stack[place:]
     return since
 
 
-def _tuple(length: int) -> Callable[[list], None]:
-    def make(stack: list) -> None:
+def _tuple(length: int) -> Callable[[list[Any]], None]:
+    def make(stack: list[Any]) -> None:
         stack[-length:] = [tuple(stack[-length:])]
 
     return make
 
 
-def _append_all(stack: list) -> None:
+def _append_all(stack: list[Any]) -> None:
     items = _since_mark(stack)
     stack[-1].extend(items)
 
 
-def _set_item(stack: list) -> None:
+def _set_item(stack: list[Any]) -> None:
     value, key = stack.pop(), stack.pop()
     stack[-1][key] = value
 
 
-def _set_items(stack: list) -> None:
+def _set_items(stack: list[Any]) -> None:
     pairs = _since_mark(stack)
     stack[-1].update(zip(pairs[::2], pairs[1::2], strict=True))
 
 
-def _reduce(stack: list) -> None:
+def _reduce(stack: list[Any]) -> None:
     arguments, name = stack.pop(), stack.pop()
     if name not in _ARRAY | {_DTYPE, _ENCODE}:
         raise ValueError(f"it would call {name}")
     stack.append(_Call(name, arguments))
 
 
-def _build(stack: list) -> None:
+def _build(stack: list[Any]) -> None:
     state = stack.pop()
     stack[-1].state = state
 
 
-_OPERATIONS: dict[str, Callable[[list], None]] = {
+_OPERATIONS: dict[str, Callable[[list[Any]], None]] = {
     "TUPLE1": _tuple(1),
     "TUPLE2": _tuple(2),
     "TUPLE3": _tuple(3),

@@ -1,6 +1,7 @@
 """The embedded digits."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,6 @@ def open_digits(split: str | None) -> Source:
     return view_of(digits, indices, f"digits ({split})")
 
 
-def _read(name: str) -> NDArray:
+def _read(name: str) -> NDArray[Any]:
     with np.load(_FILE) as arrays:
         return arrays[name]

@@ -6,6 +6,7 @@ They are read by the rules of `data.decode.images`, so that an image gives the s
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ from paddlemae.data.sources.open import open_source
 from paddlemae.data.sources.readers import file_stamp
 from paddlemae.data.sources.source import Source
 
-OneImage = str | os.PathLike[str] | Image.Image | NDArray
+OneImage = str | os.PathLike[str] | Image.Image | NDArray[Any]
 Images = OneImage | Sequence[OneImage] | Source
 _EXPECTED = "a path, a picture of Pillow, a uint8 or uint16 array, a list of these, or a source of images"
 
@@ -63,7 +64,7 @@ class InMemoryReader:
         need_of(*pixels.shape[:2])
         return Picture(pixels, pixels.shape[:2])
 
-    def stored(self, i: int) -> bytes | NDArray:
+    def stored(self, i: int) -> bytes | NDArray[Any]:
         image = self.images[i]
         return read_content(image) if isinstance(image, str | os.PathLike) else np.asarray(image)
 
@@ -76,7 +77,7 @@ class InMemoryReader:
         return f"{image}\0{file_stamp(os.fspath(image))}" if isinstance(image, str | os.PathLike) else f"{i}"
 
 
-def _of_array(values: NDArray, channels: int) -> Pixels:
+def _of_array(values: NDArray[Any], channels: int) -> Pixels:
     return as_channels(as_HWC(values, channels), channels)
 
 

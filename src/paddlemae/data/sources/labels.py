@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ class BadLabel(ValueError):
     """A label that is missing, or neither a name nor a whole number."""
 
 
-def as_labels(values: Sequence, row_of: Callable[[int], str]) -> list[str]:
+def as_labels(values: Sequence[Any], row_of: Callable[[int], str]) -> list[str]:
     """Return labels as texts: names, and whole numbers of 0 or more.
 
     Args:
@@ -49,7 +50,7 @@ def note_unused(where: str, columns: Sequence[str]) -> None:
         note(f"{where}: labels are of column {first!r}, and {others} not used; name another with ::label=")
 
 
-def unusable_label(values: Sequence, row: str, problem: str) -> ValueError:
+def unusable_label(values: Sequence[Any], row: str, problem: str) -> ValueError:
     """Return the error of a row of labels: a `BadLabel`, unless there are no labels in any row."""
     return (ValueError if all(map(_is_missing, values)) else BadLabel)(f"{row}: {problem}")
 

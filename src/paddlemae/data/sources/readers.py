@@ -183,7 +183,7 @@ class ArrayReader:
         return Picture(image_HWC, size)
 
     def stored(self, i: int) -> NDArray[Any]:
-        return load_once(self.load, self.arguments, self.stamped)[i]  # type: ignore[no-any-return]
+        return load_once(self.load, self.arguments, self.stamped)[i]
 
     def room(self, i: int) -> int:
         return MAX_IMAGE_BYTES  # for what is made of an image that is in memory

@@ -83,7 +83,7 @@ class ArrowTable:
         self.borders = np.concatenate([[0], np.cumsum([len(chunk) for chunk in self.chunks])]).astype(np.int64)
         self.rows = int(self.borders[-1])
 
-    def values(self, column: str) -> list:
+    def values(self, column: str) -> list[Any]:
         return self.table.column(column).to_pylist()
 
     def stored_bytes(self, row: int) -> int:
@@ -118,7 +118,7 @@ class ParquetTable:
         self.borders = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.rows = int(self.borders[-1])
 
-    def values(self, column: str) -> list:
+    def values(self, column: str) -> list[Any]:
         return self.file.read(columns=[column], use_threads=False).column(0).to_pylist()
 
     def stored_bytes(self, row: int) -> int:

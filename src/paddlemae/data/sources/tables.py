@@ -90,13 +90,13 @@ class TableContents:
         table, row = self._place(i)
         return f"{self.tables[table]!r}, row {row}"
 
-    def values(self, column: str) -> list:
+    def values(self, column: str) -> list[Any]:
         """Return what a column holds for each image.
 
         Raises:
             ValueError: a table without it.
         """
-        values: list = []
+        values: list[Any] = []
         for table in self._opened():
             if column not in table.schema.names:
                 raise ValueError(f"{table.path!r} has no column {column!r}, which others have; write all alike")
@@ -298,7 +298,7 @@ def _is_bytes(kind: Any) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _features(schema: Any) -> dict[str, dict]:
+def _features(schema: Any) -> dict[str, dict[str, Any]]:
     """What `datasets` says of the columns."""
     try:
         features = json.loads(schema.metadata[_METADATA])["info"]["features"]

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,7 +154,7 @@ def zip_contents(path: str, names: Sequence[str], found: Sequence[zipfile.ZipInf
         ValueError: a number in it that no file can have.
     """
 
-    def column(values: Iterable[int], dtype: type) -> NDArray:
+    def column(values: Iterable[int], dtype: type) -> NDArray[Any]:
         try:
             return np.fromiter(values, dtype, len(found))
         except OverflowError:

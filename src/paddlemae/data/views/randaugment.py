@@ -7,6 +7,7 @@ its own, normal around the one that is set. Magnitudes go up to 10. Images are u
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +105,7 @@ def _solarize_add(image: Image.Image, magnitude: float, fill: _Fill) -> Image.Im
     return image.point([min(255, v + added) if v < SOLARIZED_BELOW else v for v in range(256)] * len(image.getbands()))
 
 
-def _enhance_with(kind: Callable) -> _Apply:
+def _enhance_with(kind: Callable[..., Any]) -> _Apply:
     def apply(image: Image.Image, magnitude: float, fill: _Fill) -> Image.Image:
         return kind(image).enhance(max(0.1, 1 + ENHANCEMENT * magnitude / LARGEST_MAGNITUDE))
 

@@ -217,7 +217,7 @@ def as_json(found: CheckResult) -> dict[str, Any]:
     }
 
 
-def _spread(values: NDArray) -> dict[str, float] | None:
+def _spread(values: NDArray[Any]) -> dict[str, float] | None:
     if not values.size:
         return None
     return {"least": values.min().item(), "median": float(np.median(values)), "largest": values.max().item()}
@@ -317,7 +317,7 @@ def _balance(part: CheckedSplit) -> str:
     return f"{len(counts):,}, of {counts[least]:,} ({least!r}) to {counts[most]:,} images ({most!r}){why_not}"
 
 
-def _range(values: NDArray) -> str:
+def _range(values: NDArray[Any]) -> str:
     least, median, largest = values.min(), np.median(values), values.max()
     return f"{least:.4g}" if least == largest else f"{least:.4g} to {largest:.4g} (median {median:.4g})"
 

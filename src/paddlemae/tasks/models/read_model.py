@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,11 @@ from paddlemae.weights.open import Foreign, open_weights
 ENCODER_FIELDS = tuple(name for name in names_of(EncoderShape) if name != "drop_path")
 KIND_NAMES = {"mae": "a masked autoencoder", "classifier": "a classifier", "encoder": "an encoder alone"}
 # what may be other than the weights were trained with, and what brings them to it, in this order
-ADAPTED = {"channels": change_channels, "patch_size": change_patch_size, "image_size": change_image_size}
+ADAPTED: dict[str, Callable[..., Adapted]] = {
+    "channels": change_channels,
+    "patch_size": change_patch_size,
+    "image_size": change_image_size,
+}
 
 
 @dataclass(frozen=True)
@@ -202,7 +206,7 @@ def adapted(checkpoint: Checkpoint, **wanted: int | Sequence[int] | None) -> Che
         value = wanted.get(name)
         if value is None or plain(value) == plain(checkpoint.description.architecture[name]):
             continue
-        made: Adapted = change(checkpoint.tensors, checkpoint.description.architecture, value)  # type: ignore[operator, arg-type]
+        made: Adapted = change(checkpoint.tensors, checkpoint.description.architecture, value)
         say(f"{checkpoint.folder}: {made.note}", error=True)
         description = replace(checkpoint.description, architecture=made.architecture)
         if name == "channels":

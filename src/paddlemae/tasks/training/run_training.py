@@ -297,7 +297,7 @@ class Record:
 
     folder: Path
     writes: bool = True  # what no other process of the training writes
-    waiting: list[tuple[tuple, dict]] = field(default_factory=list)
+    waiting: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
 
     def __call__(self, step: int, epoch: float, seconds: float, **values: float) -> None:
         if not self.writes:

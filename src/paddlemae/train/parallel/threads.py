@@ -80,7 +80,16 @@ def worthwhile_replicas(threads: int, operations: float) -> int:
 class Shards:
     """See `sharded`."""
 
-    def __init__(self, model, optimizer, loss_fn: LossFn, pool, count: int, save_memory: bool, fused: bool):
+    def __init__(
+        self,
+        model: nn.Layer,
+        optimizer: Any,
+        loss_fn: LossFn,
+        pool: ThreadPoolExecutor,
+        count: int,
+        save_memory: bool,
+        fused: bool,
+    ):
         self.parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
         self.optimizer, self.loss_fn, self.map = optimizer, loss_fn, pool.map if count > 1 else map
         self.replicas, self.copies = [], []  # of the model, and the parameters of each
@@ -100,7 +109,7 @@ class Shards:
         self.squares = [0.0] * len(self.parameters)  # of the gradients that weights were updated with
         self.counting = threading.Lock()
 
-    def add(self, batch, share: float, *, last: bool) -> float:
+    def add(self, batch: Any, share: float, *, last: bool) -> float:
         """Add `share` times the gradient of a micro-batch's mean loss.
 
         Args:
@@ -129,7 +138,7 @@ class Shards:
         """Return the norm of the whole gradient of the last update."""
         return math.sqrt(math.fsum(self.squares))
 
-    def _loss_and_backward(self, replica: nn.Layer, batch, scale: float) -> float:
+    def _loss_and_backward(self, replica: nn.Layer, batch: Any, scale: float) -> float:
         """Compute loss and gradients; a loss that is not finite has no backward pass, so no gradient is complete."""
         replica.train()
         loss = self.loss_fn(replica, batch)
@@ -198,7 +207,7 @@ def replica_of(model: nn.Layer, parameters: Sequence[Any]) -> tuple[nn.Layer, li
     return copy.deepcopy(model, known | {id(one): fresh for one, fresh in zip(parameters, copies)}), copies
 
 
-def slices_of(batch, count: int) -> list[Any]:
+def slices_of(batch: Any, count: int) -> list[Any]:
     """Cut a dataclass of arrays along images into N of about the same size, fewer if there are fewer images."""
     images = len(batch.images)
     borders = np.linspace(0, images, min(count, images) + 1).astype(int).tolist()

@@ -48,7 +48,7 @@ def _add(archive: zipfile.ZipFile, file: IO[bytes], name: str, content: bytes | 
     entry = zipfile.ZipInfo(f"{ROOT}/{name}", LONG_AGO)
     start = file.tell() + LOCAL_HEADER + len(entry.filename) + 4  # an extra field begins with four bytes
     entry.extra = struct.pack("<2H", PADDING, -start % ALIGNMENT) + bytes(-start % ALIGNMENT)
-    archive.writestr(entry, content)  # type: ignore[arg-type]  # any buffer will do
+    archive.writestr(entry, content)  # any buffer will do
 
 
 def _pickle(tensors: Mapping[str, np.ndarray], wrapper: str | None) -> bytes:

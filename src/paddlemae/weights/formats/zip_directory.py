@@ -148,9 +148,9 @@ def _directory(data: memoryview) -> tuple[int, int, int]:
     place += tail_start
     _, _, _, _, count, size, start, _ = END.unpack_from(data, place)
     locator = place - END64_LOCATOR.size
-    if locator >= 0 and data[locator : locator + 4] == b"PK\x06\x07":
+    if locator >= 0 and bytes(data[locator : locator + 4]) == b"PK\x06\x07":
         place64 = END64_LOCATOR.unpack_from(data, locator)[2]
-        if place64 + END64.size > len(data) or data[place64 : place64 + 4] != b"PK\x06\x06":
+        if place64 + END64.size > len(data) or bytes(data[place64 : place64 + 4]) != b"PK\x06\x06":
             raise ValueError(TORN)
         count, size, start = END64.unpack_from(data, place64)[7:]
     if start + size > len(data):
