@@ -441,33 +441,33 @@ point is one process.*
 
 ## How it was measured
 
-- Each measurement is a separate process. The programs that are compared take turns, so that a slow minute of the machine
-  affects all of them. Each process runs warm-up steps (compilation included), then steps for some seconds, and reports
-  the median step. Tables show the median over one to three processes, and in brackets the smallest and the largest;
-  results without brackets come from one process. A variant of transformers that was over 5% slower than the fastest one
-  in the first turn is not repeated. Plain Paddle is measured in one process: a warm-up and two steps.
-- A step is timed from the end of the previous step, so it includes everything. Every program gets the same uint8 images
-  in memory and does all work in float32: conversion, normalisation, masks, forward, loss, backward, AdamW, and reading
-  the loss. Pretraining has mask ratio 0.75 and normalised pixel targets. The decoder is 512 wide with 8 blocks; for
-  ViT-Tiny it is 192 wide with 4 blocks, for the 32 px model 96 wide with 2 blocks. `--models tiny-512` measures ViT-Tiny
-  with the paper's decoder. Weights are random.
+- Each measurement is a separate process. The programs that are compared take turns, so that a slow minute of the
+  machine affects all of them. Each process runs warm-up steps (compilation included), then steps for some seconds, and
+  reports the median step. Tables show the median over one to three processes, and in brackets the smallest and the
+  largest; results without brackets come from one process. A variant of transformers that was over 5% slower than the
+  fastest one in the first turn is not repeated. Plain Paddle is measured in one process: a warm-up and two steps.
+- A step is timed from the end of the previous step, so it includes everything. Every program gets the same uint8
+  images in memory and does all work in float32: conversion, normalisation, masks, forward, loss, backward, AdamW, and
+  reading the loss. Pretraining has mask ratio 0.75 and normalised pixel targets. The decoder is 512 wide with 8
+  blocks; for ViT-Tiny it is 192 wide with 4 blocks, for the 32 px model 96 wide with 2 blocks. `--models tiny-512`
+  measures ViT-Tiny with the paper's decoder. Weights are random.
 - PaddleMAE runs its own training loop (`train.loop.fit`) with the command's default settings, and computes features as
   `embed` does (`tasks.models.inference`). Paddle's inference engine is compiled, and its features are checked, outside
-  of the measured time. It was measured a day later than the rest, so small differences mean nothing;
-  [Exported models](export-measured.md#speed) compares it with PaddleMAE in turns.
+  of the measured time. It was measured a day later than the rest, so small differences mean nothing; [Exported
+  models](export-measured.md#speed) compares it with PaddleMAE in turns.
 - transformers runs `ViTMAEForPreTraining`, `ViTForImageClassification` and `ViTModel` on all cores, with "sdpa" and
   "eager" attention and with `torch.compile` in its default mode, with the faster of AdamW's `fused` and `foreach`. The
   fastest of these variants is the one that PaddleMAE is compared with. Features are compared with eager execution; the
   table has the compiled model too.
 - Plain Paddle is MAE from the paper with `nn.Linear`, `nn.LayerNorm`, `nn.GELU`, `take_along_axis` and
   `paddle.optimizer.AdamW` (`benchmarks/plain_paddle.py`), as a first version would be written. "As installed" has no
-  environment settings; Paddle then multiplies on one core and, on AMD processors, on a slow path. "Environment set" has
-  `OMP_NUM_THREADS` set to the number of cores and `MKL_DEBUG_CPU_TYPE=5`.
+  environment settings; Paddle then multiplies on one core and, on AMD processors, on a slow path. "Environment set"
+  has `OMP_NUM_THREADS` set to the number of cores and `MKL_DEBUG_CPU_TYPE=5`.
 - CrossMAE's decoder (arXiv 2401.14391) predicts a quarter of the patches and has 1.5 times as many blocks, as in its
   paper. It is another method with the same purpose, compared with transformers' MAE.
-- Memory is the largest resident memory of the process, libraries included. The input pipeline runs in one process on one
-  core, with training crops of 20 to 100% of a photo's area. The Pillow chain returns normalised floats, PaddleMAE uint8,
-  because it normalises in the step. The cache is made outside of the measured time.
+- Memory is the largest resident memory of the process, libraries included. The input pipeline runs in one process on
+  one core, with training crops of 20 to 100% of a photo's area. The Pillow chain returns normalised floats, PaddleMAE
+  uint8, because it normalises in the step. The cache is made outside of the measured time.
 
 ## Not measured
 

@@ -29,8 +29,8 @@ PAGES = {
     "Look": ["reconstruct", "evaluate", "features"],
     "Use elsewhere": ["weights", "weights-safety", "export", "python"],
     "Design": ["design"],
-    "Evidence": ["RESULTS", "parity", "speed", "data-measured", "weights-measured", "export-measured", "processes-measured"]
-    + ["soak", "log"],
+    "Evidence": ["RESULTS", "parity", "speed", "data-measured", "weights-measured", "export-measured"]
+    + ["processes-measured", "soak", "log"],
 }
 
 

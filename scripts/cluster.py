@@ -1,4 +1,4 @@
-"""What 64 processes on 8 hosts would cost a step of ViT-L, from figures measured here: the tables of docs/processes-measured.md.
+"""What 64 processes on 8 hosts would cost a step of ViT-L, from measured figures: docs/processes-measured.md.
 
 python scripts/cluster.py --measure    # some minutes; needs 6 GB of memory
 python scripts/cluster.py              # the tables again, from the kept figures
@@ -148,8 +148,8 @@ def tables(facts: dict[str, Any]) -> str:
         f"{CITED_IMAGES_A_SECOND:.0f} images/s of a TPU-v3 core (*cited*: MAE, sec. 4.1).",
         "",
         f"**Gradients** are {gradient_bytes / 1e9:.2f} GB of float32. A ring sends {on_link / 1e9:.2f} GB through each "
-        "host's link, in each direction. `DataParallel` overlaps this with the backward pass, at best with two thirds of "
-        "the step:",
+        "host's link, in each direction. `DataParallel` overlaps this with the backward pass, at best with two "
+        "thirds of the step:",
         "",
         "| link | all-reduce | step, no overlap | step, best overlap |",
         "|---:|---:|---:|---:|",
@@ -163,9 +163,9 @@ def tables(facts: dict[str, Any]) -> str:
     minutes = 20 * 1_281_167 / BATCH * compute / 60
     lines += [
         "",
-        f"Each step takes as long as the slowest of {PROCESSES} processes: {slowest:.2f} times the median, in a simulation "
-        f"that draws from *measured* step times (digits on one core: median {1e3 * usual:.0f} ms, a tenth below "
-        f"{1e3 * tenth:.0f}, a tenth above {1e3 * ninetieth:.0f} ms). The table "
+        f"Each step takes as long as the slowest of {PROCESSES} processes: {slowest:.2f} times the median, in a "
+        f"simulation that draws from *measured* step times (digits on one core: median {1e3 * usual:.0f} ms, a tenth "
+        f"below {1e3 * tenth:.0f}, a tenth above {1e3 * ninetieth:.0f} ms). The table "
         "includes this; step times on a dedicated machine vary less.",
         "",
         f"Two processes on one host all-reduce {facts['bytes'] / 1e9:.2f} GB in {min(facts['add_up']):.2f} s "
