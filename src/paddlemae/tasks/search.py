@@ -99,9 +99,9 @@ def search(
         query_QD = scaled(query_QD, *_scale_of(bank, features))
     cosine_Qk, nearest_Qk = nearest(bank.vectors, query_QD, k)
     if not np.isfinite(cosine_Qk).all():
-        raise ValueError(f"{features} or the features of the queries hold values that are no numbers; embed it again")
+        raise ValueError(f"{features} or the features of the queries hold numbers that are not finite; embed it again")
     found = [
-        Found(name, [_neighbour(bank, int(row), float(one)) for row, one in zip(rows, cosines)])
+        Found(name, [_neighbour(bank, int(row), float(cosine)) for row, cosine in zip(rows, cosines)])
         for name, rows, cosines in zip(names, nearest_Qk, cosine_Qk)
     ]
     if say:
@@ -113,11 +113,11 @@ def search(
 
 
 def _scale_of(bank: Features, features: Path) -> list[np.ndarray]:
-    """(mean, deviation) that the file's features were brought to 0 and 1 with, [D] each."""
-    found = [np.array(bank.about.get(name)) for name in ("mean", "deviation")]
-    if any(one.shape != bank.vectors.shape[1:] or one.dtype.kind != "f" for one in found):
+    """Return (mean, deviation) that the file's features were standardised with, [D] each."""
+    scale = [np.array(bank.about.get(name)) for name in ("mean", "deviation")]
+    if any(values.shape != bank.vectors.shape[1:] or values.dtype.kind != "f" for values in scale):
         raise ValueError(f"{features} is damaged (no mean and deviation of each feature); embed it again")
-    return found
+    return scale
 
 
 def _neighbour(bank: Features, row: int, cosine: float) -> Neighbour:
@@ -126,7 +126,7 @@ def _neighbour(bank: Features, row: int, cosine: float) -> Neighbour:
 
 
 def _source_of(bank: Features, data: str | None, features: Path) -> Source:
-    """The images that the features are of."""
+    """Open the images that the features were computed from."""
     try:
         source = open_source(data or bank.about["data"], bank.about["split"])
     except FileNotFoundError as fault:
@@ -141,19 +141,19 @@ def _draw(
 ) -> None:
     view = evaluation_view(description)
     rows, titles = [], []
-    for query, one in zip(views, found):
+    for query, result in zip(views, found):
         pictures = [query[None]]
-        for near in one.neighbours:
+        for near in result.neighbours:
             if Path(path_of(source, near.id)).name != Path(near.path).name:
                 raise ValueError(f"image {near.id} of {source.name} is no longer {near.path}; embed it again")
             pictures.append(pictures_at(source, view, np.array([near.id]))[0])
         rows.append(list(as_pictures(np.concatenate(pictures))))
-        titles.append([f"{near.similarity:.3f}  {Path(near.path).name}" for near in one.neighbours])
-    draw_neighbours(out, rows, [one.query for one in found], titles, caption)
+        titles.append([f"{near.similarity:.3f}  {Path(near.path).name}" for near in result.neighbours])
+    draw_neighbours(out, rows, [result.query for result in found], titles, caption)
 
 
 def table(found: Found) -> str:
-    """A query's neighbours, a line each: rank, similarity, class where there is one, path."""
+    """Return a query's neighbours as text, a line each: rank, similarity, class if there is one, path."""
     lines = [display_name(found.query, None)]
     labels = [display_name(near.label or "") for near in found.neighbours]
     wide = max(map(len, labels))
