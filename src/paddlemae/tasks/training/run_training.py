@@ -18,6 +18,7 @@ from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
 from paddlemae.engine.cpus import threads_of
 from paddlemae.engine.device import is_cpu, used_memory
+from paddlemae.engine.safe_import import nn
 from paddlemae.recipe import Training
 from paddlemae.runs.progress import progress
 from paddlemae.runs.runlog import SKIPPED_FILE, forget_metrics_after, log_metrics
@@ -328,7 +329,7 @@ class Record:
         forget_metrics_after(self.folder, step)
 
 
-def cpu_sharing(model, training: Training, processes: int = 1) -> dict[str, Any]:
+def cpu_sharing(model: nn.Layer, training: Training, processes: int = 1) -> dict[str, Any]:
     """`fit`'s settings of CPU threads, where so many processes share a micro-batch; none on an accelerator."""
     if not is_cpu():
         return {}
