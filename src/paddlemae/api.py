@@ -136,7 +136,7 @@ class Model:
         Args:
             mask_ratio: share of the patches to remove; 0.75 unless given.
             seed: draws the mask.
-            mask: what `--mask` takes ("random", "block", "grid", "none", "boxes:10,20,60,80", a file), or a map of the
+            mask: what `--mask` takes (a key of `masking.MASKS`, "none", "boxes:10,20,60,80", a file), or a map of the
                 patches, [rows, columns] for all images or [N, rows, columns], True or 1 where one is removed.
         Raises:
             ValueError, FileNotFoundError: the model has no decoder, or images or a mask that can't be used.

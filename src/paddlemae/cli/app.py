@@ -146,8 +146,8 @@ def reconstruct(
         str,
         typer.Option(
             "--mask",
-            help="random, block, grid, none; boxes:LEFT,TOP,RIGHT,BOTTOM;... in the view's pixels; or a file: a "
-            "picture (white = removed) or a .npy/.txt map of the patches (1 = removed).",
+            help="A mask of a recipe (random, block, grid ...) or none; boxes:LEFT,TOP,RIGHT,BOTTOM;... in the "
+            "view's pixels; or a file: a picture (white = removed) or a .npy/.txt map of the patches (1 = removed).",
         ),
     ] = "random",
     mask_ratio: Annotated[

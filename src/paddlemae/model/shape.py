@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 MOST = 10**12  # of anything that is counted, so that products of such numbers stay numbers
 MOST_PIXELS = 2**20  # of an image's side
@@ -27,9 +27,13 @@ SIZES: dict[str, dict[str, int]] = {
 PUBLISHED = {keys["embed_dim"]: name for name, keys in SIZES.items() if name != "mini"}  # width -> size
 
 
-def _key(default: Any, about: str, **limits: float) -> Any:
-    """Describe a key: its default, its meaning and the limits of its numbers as pydantic names them."""
-    return field(default=default, metadata={"about": about, "limits": limits})
+def _key(default: Any, about: str, *, is_new: bool = False, **limits: float) -> Any:
+    """Describe a key: its default, its meaning and the limits of its numbers as pydantic names them.
+
+    Args:
+        is_new: `model.json` may lack it, as that of older versions does; it has the default then.
+    """
+    return field(default=default, metadata={"about": about, "limits": limits, "is_new": is_new})
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,11 @@ class EncoderShape:
         "decoder are fixed",
     )
     drop_path: float = _key(
-        0.0, "probability of skipping a residual branch in the last block; rises to it linearly from 0", ge=0, lt=1
+        0.0,
+        "probability of skipping a residual branch in the last block; rises to it linearly from 0",
+        is_new=True,
+        ge=0,
+        lt=1,
     )
 
     def __post_init__(self) -> None:
@@ -82,7 +90,9 @@ class DecoderShape:
     """
 
     decoder: Literal["mae", "cross"] = _key(
-        "mae", "`mae` (self-attention over all tokens), or `cross` (CrossMAE's cross-attention)"
+        "mae",
+        "`mae` (self-attention over all tokens), or `cross` (CrossMAE's cross-attention)",
+        is_new=True,
     )
     decoder_embed_dim: int = _key(512, "width of the decoder", ge=1, le=MOST)
     decoder_depth: int | None = _key(
@@ -92,6 +102,7 @@ class DecoderShape:
     inter_block_attention: bool = _key(
         True,
         "`cross` only: each block sees a weighted sum of the outputs of all encoder blocks instead of the last one",
+        is_new=True,
     )
     norm_pix_loss: bool = _key(
         False, "predict the pixels of each patch normalised by the patch's own mean and standard deviation"
@@ -133,6 +144,7 @@ class Key:
     Attributes:
         kind: its type.
         limits: of its numbers, as the arguments of pydantic's `Field`.
+        is_new: `model.json` may lack it.
     """
 
     name: str
@@ -140,6 +152,7 @@ class Key:
     default: Any
     about: str
     limits: Mapping[str, Any]
+    is_new: bool
 
 
 def keys_of(*shapes: type[Any]) -> Iterator[Key]:
@@ -147,7 +160,10 @@ def keys_of(*shapes: type[Any]) -> Iterator[Key]:
     for shape in shapes:
         hints = get_type_hints(shape)
         for one in fields(shape):
-            yield Key(one.name, hints[one.name], one.default, one.metadata["about"], one.metadata["limits"])
+            kind = hints[one.name]
+            if one.default is None:  # which stands for a number that the constructor sets
+                kind = get_args(kind)[0]
+            yield Key(name=one.name, kind=kind, default=one.default, **one.metadata)
 
 
 def names_of(*shapes: type[Any]) -> tuple[str, ...]:
@@ -240,6 +256,12 @@ def _decoder_shapes(architecture: Mapping[str, Any], tokens: int, pixels: int) -
     shapes |= DECODER_KINDS[architecture.get("decoder", "mae")].tensors(architecture)
     shapes |= {"decoder_norm.weight": (narrow,), "decoder_norm.bias": (narrow,)}
     return shapes | {"decoder_pred.weight": (pixels, narrow), "decoder_pred.bias": (pixels,)}
+
+
+def decoder_parts() -> set[str]:
+    """Return the first words of the names of all tensors that a decoder may have."""
+    architectures = [architecture_of(EncoderShape(), DecoderShape(decoder=name)) for name in DECODER_KINDS]  # type: ignore[arg-type]
+    return {name.split(".")[0] for one in architectures for name in _decoder_shapes(one, 1, 1)}
 
 
 def _mae_shapes(architecture: Mapping[str, Any]) -> TensorShapes:

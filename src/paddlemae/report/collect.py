@@ -124,7 +124,7 @@ def _recipe(run: Path) -> Json:
         content = read_yaml(path)
     except ValueError as fault:
         raise ValueError(f"{path} is damaged ({display_name(fault, 300)}); restore it to report on this run") from fault
-    if not isinstance(content, dict) or content.get("task") not in TASKS:
+    if not isinstance(content, dict) or content.get("task") not in tuple(TASKS):  # it may be a list
         raise ValueError(f"{path} is no recipe of PaddleMAE; its task must be one of {', '.join(sorted(TASKS))}")
     return content
 

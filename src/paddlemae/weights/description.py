@@ -23,12 +23,11 @@ CountOrNone = Annotated[int, Field(ge=0, le=MOST)]
 Size = Count | Annotated[list[Count], Field(min_length=2, max_length=2)]
 Means = Annotated[list[Annotated[float, Field(ge=-LARGEST_STATISTIC, le=LARGEST_STATISTIC)]], Field(min_length=1)]
 Stds = Annotated[list[Annotated[float, Field(ge=SMALLEST_STD, le=LARGEST_STATISTIC)]], Field(min_length=1)]
-ADDED_LATER = ("drop_path", "decoder", "inter_block_attention")  # keys that older files lack
 
 
 def _type_of(shape: type[Any]) -> type[BaseModel]:
     """Return the type of a shape's keys in `model.json`."""
-    types: Any = {key.name: (_kind_of(key), key.default if key.name in ADDED_LATER else ...) for key in keys_of(shape)}
+    types: Any = {key.name: (_kind_of(key), key.default if key.is_new else ...) for key in keys_of(shape)}
     config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
     return create_model(f"{shape.__name__}Type", __config__=config, **types)
 

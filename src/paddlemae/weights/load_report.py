@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from paddlemae.model.shape import target_name
 from paddlemae.system.display_names import display_name
 from paddlemae.weights.layouts import Imported
 from paddlemae.weights.open import Foreign
@@ -32,7 +33,7 @@ def report(foreign: Foreign, imported: Imported) -> dict[str, Any]:
         "layout": imported.layout,
         "kind": imported.kind,
         "architecture": architecture,
-        "target": ("normalised" if architecture["norm_pix_loss"] else "raw") if imported.kind == "mae" else None,
+        "target": target_name(architecture) if imported.kind == "mae" else None,
         "parameters": parameter_count(imported.tensors, architecture),
         "dtypes": sorted(set(state.dtypes.values())),
         "mean": imported.mean,

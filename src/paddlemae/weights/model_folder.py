@@ -14,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from paddlemae.model.shape import target_name
 from paddlemae.system.documents import brief, parse_object, read_bytes
 from paddlemae.weights.description import check_description, check_tensors
 from paddlemae.weights.formats.file_kind import kind_of, refusal
@@ -54,7 +55,7 @@ class Description:
     @property
     def target(self) -> str:
         """Return what a masked autoencoder predicts: "normalised" or "raw" pixels."""
-        return "normalised" if self.architecture.get("norm_pix_loss") else "raw"
+        return target_name(self.architecture)
 
 
 def write_model(folder: Path, tensors: dict[str, np.ndarray], description: Description) -> None:

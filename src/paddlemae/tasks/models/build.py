@@ -9,7 +9,7 @@ from paddlemae.engine.device import is_cpu
 from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.mae import MaskedAutoencoder
-from paddlemae.model.shape import SIZES, DecoderShape, architecture_of, names_of, split_keys
+from paddlemae.model.shape import SIZES, DecoderShape, architecture_of, decoder_parts, names_of, split_keys
 from paddlemae.recipe import (
     AutoencoderShape,
     ClassifierShape,
@@ -28,15 +28,7 @@ KINDS: dict[str, type[MaskedAutoencoder] | type[VisionTransformer]] = {
 }
 BYTES_A_WEIGHT = 16  # in training: itself, its gradient and two moments, in float32
 DECODER_FIELDS = names_of(DecoderShape)
-DECODER_PARTS = (
-    "mask_token",
-    "decoder_embed",
-    "decoder_pos_embed",
-    "decoder_blocks",
-    "inter_block",
-    "decoder_norm",
-    "decoder_pred",
-)
+DECODER_PARTS = sorted(decoder_parts())
 
 
 def named(shape: AutoencoderShape | ClassifierShape) -> dict[str, Any]:
