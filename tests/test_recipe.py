@@ -286,7 +286,7 @@ def test_a_built_in_recipe_needs_an_about_block() -> None:
 
 @pytest.mark.parametrize(("task", "name"), SHIPPED, ids=["-".join(one) for one in SHIPPED])
 def test_a_described_recipe_is_a_file_of_the_same_recipe(tmp_path, task: str, name: str) -> None:
-    overrides = ["base_lr=1e-5", "device=cpu"]
+    overrides = {"base_lr": 1e-5, "device": "cpu"}
     path = write(tmp_path / "mine.yaml", describe.describe_recipe(task, name, overrides))
     assert load_recipe(task, path) == load_recipe(task, name, overrides)
     assert recipe_about(task, path) == recipe_about(task, name)
@@ -327,7 +327,7 @@ def test_a_recipe_file_is_found_by_its_task(tmp_path) -> None:
     path = write(tmp_path / "mine.yaml", "task: probe\n")
     assert describe.find_recipe([path]) == ("probe", path)
     with pytest.raises(ValueError, match="has no task; name it before the file: pretrain, finetune, probe"):
-        describe.find_recipe([write(tmp_path / "mine.yaml", "seed: 1\n")])
+        describe.find_recipe([write(tmp_path / "mine.yaml", "task: [probe]\n")])
 
 
 def test_an_unclear_recipe_name_is_one_line() -> None:

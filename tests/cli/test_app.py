@@ -232,7 +232,7 @@ def test_images_that_are_all_unreadable_are_an_error(pretrain, tmp_path) -> None
     done = pretrain(data=tmp_path / "bad")
     named, error = done.err.splitlines()
     assert done.status == 2 and re.match("skipped: cannot read image .*the file is empty", named)
-    assert re.match("paddlemae: error: .* unreadable, mend them; first: cannot read .*the file is empty; kept ", error)
+    assert re.match("paddlemae: error: .* unreadable, fix them; first: cannot read .*the file is empty; kept ", error)
 
 
 def test_an_unreadable_image_is_an_error_when_asked_for(paddlemae, pretrained, tmp_path) -> None:
@@ -364,7 +364,7 @@ def test_another_architecture_is_refused_with_its_differences(paddlemae, pretrai
 def test_a_folder_that_holds_a_run_is_not_taken_unasked(pretrain, tmp_path) -> None:
     pretrain()
     before = content(tmp_path / "run")
-    ways = "add --resume to go on with it, --overwrite to replace it, or choose another --out"
+    ways = "add --resume to continue it, --overwrite to replace it, or choose another --out"
     assert_refused(pretrain(), f"already holds a run; {ways}")
     assert_refused(pretrain("--resume", "--overwrite"), "--resume and --overwrite exclude each other")
     assert_refused(pretrain("--resume", "mask_ratio=0.5"), "a resume can't change mask_ratio 0.75 -> 0.5")
@@ -509,7 +509,7 @@ def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(pretrain, paddlemae, tmp_pa
     assert done == (130, "", f"{said}{tmp_path / 'run'}\n")
     monkeypatch.undo()
     assert find_checkpoint(tmp_path / "run") == kept
-    assert pretrain() == (0, "", ""), "the same command goes on"
+    assert pretrain() == (0, "", ""), "rerun the same command to resume"
     assert [line["step"] for line in read_metrics(tmp_path / "run")] == [1, 2, 3]
     assert_refused(pretrain(), "already holds a run")
 

@@ -385,7 +385,7 @@ def test_a_killed_worker_changes_nothing_but_a_line(bounded: None, capfd: pytest
     assert_same(batches, expected)
     said = capfd.readouterr().err.splitlines()
     assert [line.split(";")[0] for line in said] == ["paddlemae: a data worker died (SIGKILL)"] * 3
-    assert said[-1].endswith("another one makes its batch again (3 of 3 times)")
+    assert said[-1].endswith("its batch is computed again (3 of 3 times)")
 
 
 def test_workers_that_keep_dying_are_one_clear_error(bounded: None) -> None:

@@ -10,6 +10,7 @@ import paddlemae
 from tests.support.python_process import WITHOUT_PADDLE, python
 
 ROOT = Path(paddlemae.__file__).parent
+TESTS = Path(__file__).parents[1]
 # room -> the rooms that it may import, except for itself
 ALLOWED = {
     "system": set(),
@@ -201,3 +202,12 @@ def test_public_names_are_all_there() -> None:
         assert getattr(paddlemae, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         paddlemae.nonsense  # noqa: B018
+
+
+def test_no_test_imports_from_another_test_file() -> None:
+    for path in TESTS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            local = [name for name in modules if (TESTS / f"{name.split('.')[0]}.py").exists() or ".test_" in name]
+            assert not local, f"{path.relative_to(TESTS)}: what {local} share belongs in tests/support"

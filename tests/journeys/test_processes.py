@@ -237,7 +237,7 @@ def test_a_run_goes_on_by_itself_when_a_process_is_killed(tmp_path, whole_run) -
         job.wait_for(lambda: newest_checkpoint(out) and len(steps_of(out)) > 10)
         os.kill(job.ranks()[1], signal.SIGKILL)
         assert job.end() == 0, job.said
-    assert "process 1 of this host died without a word: killed, perhaps for lack of memory" in job.said
+    assert "process 1 of this host exited without a status: killed, perhaps for lack of memory" in job.said
     assert re.search(r"starting again from step_000000\d\d \(1 of 3 restarts\)", job.said)
     assert_bitwise_equal(out, whole_run(2, PLAIN))
 
@@ -248,8 +248,8 @@ def test_without_restarts_a_killed_process_ends_the_command(tmp_path) -> None:
         job.wait_for(lambda: len(steps_of(out)) > 2)
         os.kill(job.ranks()[0], signal.SIGKILL)
         assert job.end(30) == 1, job.said
-    assert "process 0 of this host died without a word: killed" in job.said
-    assert "once mended, the same command goes on" in job.said
+    assert "process 0 of this host exited without a status: killed" in job.said
+    assert "fix the cause, then rerun the same command to resume" in job.said
     assert "gave up" not in job.said and "starting again" not in job.said
 
 

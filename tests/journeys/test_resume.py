@@ -21,7 +21,7 @@ from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.probe import probe
 from paddlemae.tasks.training import finish_run, run_training
-from paddlemae.tasks.training.run_start import Start
+from paddlemae.tasks.training.run_start import Start, stored_recipe
 from paddlemae.train import loss_spikes
 from paddlemae.train.checkpoint import check_intact, find_checkpoint
 from paddlemae.train.loop import NonFiniteLoss
@@ -287,3 +287,10 @@ def test_a_resume_on_other_images_is_refused(tmp_path, monkeypatch, tiny, photos
     with pytest.raises(ValueError, match="began with 12 images .*, now there are 11"):
         pretrain(recipe, Start(tmp_path / "run", resume=True, quiet=True))
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("task_line", ["task: [pretrain]", "task: segment", "seed: 0"])
+def test_a_stored_recipe_without_a_known_task_is_damaged(tmp_path, task_line: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(task_line + "\n")
+    with pytest.raises(ValueError, match=r"recipe.yaml is damaged \(its task is .*restore it"):
+        stored_recipe(tmp_path, "pretrain")

@@ -340,7 +340,7 @@ def test_crashes_in_a_row_are_bounded(watched, capfd, restarts: int) -> None:
     assert watched.run("end(1)", "--overwrite", processes=1, how=Launch("1", restarts=restarts)) == 1
     assert watched.attempts == [["--overwrite"]] * (restarts + 1)  # the folder was never taken
     said = capfd.readouterr().err
-    assert "once mended, the same command goes on" in said
+    assert "fix the cause, then rerun the same command to resume" in said
     assert (f"gave up after {restarts} restarts without a new checkpoint" in said) == bool(restarts)
     assert said.count("starting again from the beginning") == restarts
 
@@ -380,7 +380,7 @@ time.sleep(60)
 """
     assert watched.run(code, how=Launch("2", restarts=0)) == 1
     said = capfd.readouterr().err
-    assert "process 1 of this host died without a word: killed" in said and "last words of 1" in said
+    assert "process 1 of this host exited without a status: killed" in said and "last words of 1" in said
     assert "process 0" not in said  # the launcher killed it, because of the other
 
 

@@ -27,7 +27,7 @@ def test_a_new_folder_is_made_with_its_parents_and_an_empty_one_is_taken(tmp_pat
 
 
 def test_a_run_is_neither_replaced_nor_continued_unasked(run) -> None:
-    with pytest.raises(ValueError, match="already holds a run; add --resume to go on with it, --overwrite"):
+    with pytest.raises(ValueError, match="already holds a run; add --resume to continue it, --overwrite"):
         open_run(run)
     assert list(read_metrics(run))
     with pytest.raises(ValueError, match="--resume and --overwrite exclude each other"):

@@ -8,7 +8,7 @@ import shlex
 import typer
 
 from paddlemae.cli import app
-from paddlemae.recipe import load_recipe
+from paddlemae.recipe import load_recipe, parse_overrides
 
 
 @functools.cache
@@ -23,9 +23,9 @@ def parsed(command: str) -> typer.Context:
     context = commands()[name].make_context(name, arguments)
     if "overrides" in context.params:
         task = "finetune" if name == "study" else name
-        chosen = {key: context.params[key] for key in ("data", "init")}
-        recipe, overrides = app._recipe_and_overrides(context.params["recipe"], context.params["overrides"], **chosen)
+        named = (context.params[key] for key in ("recipe", "overrides", "data", "init"))
+        recipe, overrides = app._name_and_overrides(*named)
         if name == "study":
-            overrides += [f"{context.params['vary']}={value}" for value in context.params["value"]]
+            overrides |= parse_overrides([f"{context.params['vary']}={value}" for value in context.params["value"]])
         load_recipe(task, recipe, overrides)
     return context

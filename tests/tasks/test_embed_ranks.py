@@ -150,14 +150,14 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path, embed_
         job.wait_for(lambda: parts_of(out))
         os.kill(job.ranks()[1], signal.SIGKILL)
         assert job.end() == 1, job.said
-    assert "process 1 of this host died without a word: killed" in job.said
-    assert "once mended, the same command goes on" in job.said and "gave up" not in job.said
+    assert "process 1 of this host exited without a status: killed" in job.said
+    assert "fix the cause, then rerun the same command to resume" in job.said and "gave up" not in job.said
     assert 1 <= len(parts_of(out)) < 84 and not out.exists()  # of 48 images each
     with Job(tmp_path / "stopped", *embed_digits(out, "--procs", 3)) as job:
         job.wait_for(lambda: len(job.ranks()) == 3)
         job.process.send_signal(signal.SIGTERM)
         assert job.end() == 75, job.said
-    assert "the same command goes on" in job.said and "Traceback" not in job.said
+    assert "rerun the same command to resume" in job.said and "Traceback" not in job.said
     job = run(tmp_path / "rest", *embed_digits(out, "--procs", 2))
     assert f"wrote {out}: 4000 images x 64 features" in job.said and "Traceback" not in job.said
     assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()

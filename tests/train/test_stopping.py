@@ -60,7 +60,10 @@ def test_outside_of_training_schedulers_end_a_command_where_it_is(name: str) -> 
     number = getattr(signal, name)
     before = signal.getsignal(number)
     try:
-        with pytest.raises(Preempted, match=rf"stopped \({name}\); the same command goes on"), ended_by_signals():
+        with (
+            pytest.raises(Preempted, match=rf"stopped \({name}\); rerun the same"),
+            ended_by_signals(),
+        ):
             signal.raise_signal(number)
         signal.raise_signal(number)  # they repeat themselves, and the status is to be the command's own
     finally:

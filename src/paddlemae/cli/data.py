@@ -85,7 +85,7 @@ def check(
 ) -> None:
     """Look for what is wrong with images: exit status 0 if nothing was found, 1 if something was.
 
-    Unreadable ones, exact and near duplicates, images or groups that are in both parts, 16 bits of which 8 would lose
+    Unreadable ones, exact and near duplicates, images or groups that are in both splits, 16 bits of which 8 would lose
     most.
 
     Examples:
@@ -128,7 +128,7 @@ def pack(
 ) -> None:
     """Write images into WebDataset shards, those that are large made smaller: `--data FOLDER` reads them fast.
 
-    Labels, class names, groups, order and parts stay. Stopped at any time, the same command goes on.
+    Labels, class names, groups, order and splits are kept. After a stop, rerun the same command to resume.
 
     Examples:
 

@@ -29,11 +29,12 @@ def recipe(
 
     `paddlemae recipe pretrain cifar10 epochs=20 > mine.yaml`
     """
-    from paddlemae.recipe import describe
+    from paddlemae.recipe import describe, parse_overrides
 
     names = [word for word in words or () if "=" not in word]
     if show_list or not words:
         print(*describe.list_recipes(), sep="\n")
         return
     task, name = describe.find_recipe(names)
-    print(describe.describe_recipe(task, name, [word for word in words if "=" in word]), end="")
+    overrides = parse_overrides([word for word in words if "=" in word])
+    print(describe.describe_recipe(task, name, overrides), end="")

@@ -127,7 +127,7 @@ def cache_images(
     on_image: Callable[[int], None] | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> Source:
-    """The source, packed: from the pack in `folder` if it is of these very files, made there first if not.
+    """Return the source with its training images read from a cache in `folder`, which is made first if it is missing.
 
     Args:
         folder: holds packs of any sources; made if it is not there.
@@ -164,13 +164,13 @@ def cache_images(
 
 
 def cache_bytes(folder: str | os.PathLike[str]) -> int:
-    """Bytes that the packs in a folder take."""
+    """Return how many bytes the caches in a folder take."""
     packs = Path(folder).expanduser()
     return sum(path.stat().st_size for name, _ in _PIXELS.values() for path in packs.glob(f"*/{name}"))
 
 
 def _cache_name(source: Source, settings: _Settings) -> str:
-    """A folder's name that is another one when a file, its place among the others or a setting is another one."""
+    """Return the cache folder's name, which changes with every file, their order and every setting."""
     content = {**asdict(settings), "source": ""}  # a folder of images may move
     if settings.bits == 8:  # packs of before there was a choice are still good
         del content["bits"]
@@ -180,7 +180,7 @@ def _cache_name(source: Source, settings: _Settings) -> str:
 
 
 def _is_whole(path: Path, view: View) -> bool:
-    """Whether a pack is there, and as long as it says; a copy that was cut short is not."""
+    """Return whether a cache exists and has the length that it states; a truncated copy has not."""
     try:
         sizes_N4 = _read_sizes(path)
         described = json.loads((path / DESCRIPTION_FILE).read_text())
@@ -283,7 +283,7 @@ def _shrink_one(source: Source, view: View, short_side: int, i: int) -> tuple[Pi
 
 
 def shrink_picture(picture: Picture, short_side: int, view: View) -> Pixels:
-    """The picture with a short side of at most so many pixels, [h, w, C] of the view's depth."""
+    """Return the picture with a short side of at most `short_side` pixels, [h, w, C] in the view's depth."""
     if min(picture.size) <= short_side:
         return convert_depth(picture.pixels_hwC, view.depth)
     scale = short_side / min(picture.size)

@@ -80,7 +80,7 @@ def _wait_for(future: Future[_Made]) -> _Made:
     seconds = 0.0
     while not wait([future], SILENT_SECONDS).done:
         seconds += SILENT_SECONDS
-        _say(f"no data for {seconds:.0f} s: a worker process hangs, or its disk does; still waiting")
+        _say(f"no data for {seconds:.0f} s: a worker process or its disk hangs; still waiting")
     return future.result()
 
 
@@ -107,7 +107,7 @@ class _Worker:
             its_end.close()
 
     def made(self, due: Any) -> tuple[Any, Exception | None]:
-        """(what it made of it, None) or (None, the error); EOFError or OSError when it died."""
+        """Return (the result, None) or (None, the error); raise EOFError or OSError when the process died."""
         if self.untold:
             self.pipe.send(self.untold)
             self.untold = None
@@ -144,7 +144,7 @@ class _Crew:
             raise
 
     def made(self, due: Any) -> Any:
-        """`make(due)`, by whichever process is idle."""
+        """Return `make(due)` as computed by an idle process."""
         worker = self.idle.get()
         try:
             while True:
@@ -187,7 +187,7 @@ class _Crew:
                     f"{died}, for the {self.deaths}th time, most likely for lack of memory: use fewer workers, or "
                     "workers=0"
                 )
-            _say(f"{died}; another one makes its batch again ({self.deaths} of {MOST_DEATHS} times)")
+            _say(f"{died}; its batch is computed again ({self.deaths} of {MOST_DEATHS} times)")
             return self._hired()
 
     def _count_made(self) -> None:
@@ -274,7 +274,7 @@ def _stop_signals() -> set[signal.Signals]:
 
 
 def _work(pipe: Connection) -> None:
-    """What a worker process does until its pipe ends."""
+    """Run a worker process until its pipe closes."""
     for number in _stop_signals():
         signal.signal(number, signal.SIG_IGN)
     keep_freed_memory()
@@ -300,7 +300,7 @@ def _answer(make: Callable[[Any], Any], pipe: Connection) -> None:
 
 
 def _sendable(error: Exception) -> Exception:
-    """The error, or what can be said of one that does not survive the way; dying of it would look like a killing."""
+    """Return the error, or if it can't be pickled, which would look like a killed worker, a RuntimeError."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -317,7 +317,7 @@ def _die_with_parent() -> None:
 
 
 def workers_for(images: int, asked: int | None) -> int:
-    """Processes to decode so many images with: those asked for, else one a core where they pay."""
+    """Return how many processes decode `images` images: the given number, else one a core where they pay off."""
     if asked is not None:
         return asked
     return usable_cpus() if images >= WORTH_WORKERS and usable_cpus() > 1 else 0

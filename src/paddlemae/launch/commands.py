@@ -87,7 +87,7 @@ def run_together(words: Sequence[str], processes: int, launch: Launch) -> int:
 
 
 def find_fastest(command: TrainingCommand, batch_size: int) -> int:
-    """The number of processes that trains the most images a second here, found by a few steps with each."""
+    """Return the number of processes that trains the most images a second here, measured by a few steps with each."""
     cpus = usable_cpus()
     numbers = sorted({1, *(2**power for power in range(1, 12) if 2**power <= cpus), cpus})
     numbers = [number for number in numbers if batch_size % number == 0]

@@ -65,7 +65,7 @@ class Launch:
 
     @property
     def is_needed(self) -> bool:
-        """Whether there are several processes to start, and this is not one of them."""
+        """Return whether there are several processes to start, and this is not one of them."""
         return (self.procs not in (None, "1") or self.nodes > 1) and not is_rank()
 
     def check(self) -> None:
@@ -86,12 +86,12 @@ class Launch:
 
 
 def is_rank() -> bool:
-    """Whether this process is one of those that a launcher started."""
+    """Return whether this process is one of those that a launcher started."""
     return "PADDLE_TRAINER_ID" in os.environ
 
 
 def _folder_prefix() -> str:
-    """Of this host's launch folders: a lock that was taken on another may not be seen here."""
+    """Return the name prefix of this host's launch folders: locks of other hosts may be invisible here."""
     return f"paddlemae-launch-{platform.node()}-"
 
 
@@ -138,7 +138,7 @@ def run_ranks(
         restarts, before = (1 if now != before else restarts + 1), now
         if restarts > launch.restarts:
             tried = f"gave up after {launch.restarts} restarts without a new checkpoint; " if launch.restarts else ""
-            _say(f"{tried}once mended, the same command goes on")
+            _say(f"{tried}fix the cause, then rerun the same command to resume")
             return 1
         if attempt.entered:
             command = [word for word in command if word != "--overwrite"]
@@ -247,7 +247,7 @@ class _Attempt:
         if len(statuses) == self.processes and not any(statuses.values()):
             return 0
         if self.asked:  # before there was anything to save, or once all was
-            _say(f"stopped ({self.asked}); the same command goes on")
+            _say(f"stopped ({self.asked}); rerun the same command to resume")
             return INTERRUPTED_STATUS if self.asked == "SIGINT" else REQUEUE_STATUS
         self._show_crash(statuses)
         return None
@@ -283,14 +283,14 @@ class _Attempt:
                 self.silent.setdefault(int(path.stem))
 
     def _show_crash(self, statuses: dict[int, int]) -> None:
-        """Who crashed, and the end of its log; others only say that they lost it."""
+        """Print which process crashed and the end of its log; the others' logs only report that they lost it."""
         if not list(self.folder.glob("*.process")):
             words = (self.folder / LAUNCHER_LOG).read_text(errors="replace")
             _say(f"the launcher started no process; its last words: {words[-500:]}")
         elif self.launcher.returncode is not None and self.launcher.returncode < 0:
             _say(f"the launcher was ended by {signal.Signals(-self.launcher.returncode).name}")
         for number in [*self.silent][:1]:
-            _say(f"process {number} of this host died without a word: killed, perhaps for lack of memory")
+            _say(f"process {number} of this host exited without a status: killed, perhaps for lack of memory")
             self._show_log(number)
         for number, status in sorted(statuses.items()):
             if status and "Traceback" in self._log(number):

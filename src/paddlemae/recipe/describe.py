@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def find_recipe(words: Sequence[str]) -> tuple[str, str | None]:
     raise FileNotFoundError(f"no recipe {name!r}; {hint}see paddlemae recipe --list")
 
 
-def describe_recipe(task: str, name: str | None = None, overrides: Sequence[str] = ()) -> str:
+def describe_recipe(task: str, name: str | None = None, overrides: Mapping[str, Any] | None = None) -> str:
     """Return a resolved recipe as a YAML file that explains each setting in a comment.
 
     Args:
@@ -62,7 +62,7 @@ def describe_recipe(task: str, name: str | None = None, overrides: Sequence[str]
     Returns:
         text that `load_recipe` reads as the same recipe; "(default)" marks the settings with the task's default value.
     """
-    settings = list(settings_of(load_recipe(task, name, overrides)))
+    settings = list(settings_of(load_recipe(task, name, overrides or {})))
     defaults = {setting.name: setting.value for setting in settings_of(load_recipe(task))}
     about = recipe_about(task, name) if name else None
     lines = [f"task: {task}"]

@@ -44,7 +44,7 @@ def load_recipe(task: str, name: str | None = None, overrides: Mapping[str, Any]
 
 def recipe_content(task: str, name: str | None = None, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return what a recipe names, with the overrides (key -> value), unchecked; errors as of `load_recipe`."""
-    content = _read(task, name) if name else {}
+    content = _read(task, name)[0] if name else {}
     if content.get("task", task) != task:
         raise ValueError(
             f"{name} is a recipe for 'paddlemae {display_name(content['task'])}', not for 'paddlemae {task}'"
@@ -78,21 +78,17 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
 
 
-def _read(task: str, name: str) -> dict[str, Any]:
+def _read(task: str, name: str) -> tuple[dict[str, Any], About | None]:
     path = Path(name)
-    if _is_file_name(path):
-        return read_recipe_file(path)
-    content = _builtin(task, name)
-    take_about(content, name, required=True)
-    return content
+    is_file = path.suffix in (".yaml", ".yml") or path.is_file()
+    content = _file_content(path) if is_file else _builtin(task, name)
+    about = take_about(content, name, required=not is_file)
+    return content, about
 
 
 def recipe_about(task: str, name: str) -> About | None:
     """Return the `about:` block of a recipe; None of a file that has none. Arguments and errors as `load_recipe`."""
-    path = Path(name)
-    if _is_file_name(path):
-        return take_about(_file_content(path), name)
-    return take_about(_builtin(task, name), name, required=True)
+    return _read(task, name)[1]
 
 
 def task_of(path: Path) -> str:
@@ -102,13 +98,9 @@ def task_of(path: Path) -> str:
         ValueError: it names none, or an unknown one; or as `read_recipe_file`.
     """
     task = read_recipe_file(path).get("task")
-    if task not in RECIPES:
+    if not isinstance(task, str) or task not in RECIPES:
         raise ValueError(f"{path} has no task; name it before the file: {', '.join(RECIPES)}")
     return task
-
-
-def _is_file_name(path: Path) -> bool:
-    return path.suffix in (".yaml", ".yml") or path.is_file()
 
 
 def _builtin(task: str, name: str) -> dict[str, Any]:
@@ -118,7 +110,8 @@ def _builtin(task: str, name: str) -> dict[str, Any]:
         near = difflib.get_close_matches(name, names, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise FileNotFoundError(f"no {task} recipe {name!r}; {hint}there are {', '.join(names)}, or name a .yaml file")
-    return parse_yaml(builtin.read_text(encoding="utf-8"))
+    content: dict[str, Any] = parse_yaml(builtin.read_text(encoding="utf-8"))
+    return content
 
 
 def read_recipe_file(path: Path) -> dict[str, Any]:

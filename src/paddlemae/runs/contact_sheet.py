@@ -30,7 +30,7 @@ class Block:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height)."""
+        """Return (width, height)."""
         if not self.pictures:
             return WIDTH - 2 * GAP, _LINE
         return len(self.pictures) * (TILE + GAP) - GAP, _LINE + TILE
@@ -95,12 +95,12 @@ class _Letters:
             most = max(0, min(int(most * width / wide), len(line) - 1))
 
     def _pieces(self, line: str, size: int) -> Iterator[tuple[_Font, str]]:
-        """A line in pieces of one font each."""
+        """Yield a line in pieces of one font each."""
         for place, letters in groupby(line, self._place_of):
             yield self._font(place, size), "".join(letters)
 
     def _place_of(self, letter: str) -> tuple[str, int]:
-        """(file of the font, its number there) for a letter; no file for Pillow's own."""
+        """Return (file of the font, its number there) for a letter; no file for Pillow's own."""
         if self.found is None or letter.isascii():
             return "", 0
         return next((one.path, one.index) for one in self.found.fonts if ord(letter) in one.letters)
@@ -113,7 +113,7 @@ class _Letters:
 
 
 def _tile(picture: np.ndarray) -> Image.Image:
-    """As large as fits: small pictures whole numbers of times, larger ones averaged."""
+    """Resize a picture to fit a tile: small ones by a whole factor, larger ones by area means."""
     image = Image.fromarray(picture).convert("RGB")
     longest = max(image.size)
     if longest <= TILE:

@@ -38,7 +38,7 @@ def write_exhibit(run: Path, part: str, content: dict[str, Any]) -> None:
 
 
 def read_exhibit(run: Path, part: str) -> dict[str, Any] | None:
-    """What `write_exhibit` wrote; None if there is none.
+    """Read what `write_exhibit` wrote; None if it is missing.
 
     Raises:
         ValueError: a damaged file.

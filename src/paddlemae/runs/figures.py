@@ -163,7 +163,7 @@ def draw_neighbours(
 
 
 def overlay_heat(picture_HWC: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """A picture in grey under the colours of a map: uint8 [H, W, 3].
+    """Overlay a picture in grey with the colours of a map. Returns uint8 [H, W, 3].
 
     Args:
         picture_HWC: uint8, any number of channels.

@@ -101,7 +101,7 @@ def _weight(weight: int | str) -> int:
 
 
 def _font(family: str, path: str, index: int) -> Font:
-    """A font with its letters: none if it can't be read, or has pictures instead of outlines."""
+    """Return a font with its letters: none if it can't be read, or has bitmaps instead of outlines."""
     from matplotlib import ft2font
 
     try:

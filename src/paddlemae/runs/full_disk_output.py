@@ -48,7 +48,7 @@ class _TolerantStream:
 
 
 def _redirect_to_null(stream: Any) -> None:
-    """What waits in a stream, and what is written to it later, by whomever, is lost."""
+    """Discard what a stream has buffered and all that is written to it later."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # a stream without a file
         _open_null(stream.fileno())
 
@@ -61,7 +61,7 @@ def _open_null(descriptor: int) -> None:
 
 
 def _open_stream(stream: TextIO | None, descriptor: int) -> TextIO:
-    """A stream that was closed when the program began, as one that leads nowhere."""
+    """Return the stream, or a null stream for one that was closed when the program began."""
     return stream if stream is not None else open(descriptor, "w", encoding="utf-8", errors="replace", closefd=False)
 
 

@@ -80,7 +80,7 @@ def check_folder(
             is never overwritten; or there is nothing to resume.
     """
     if resume and overwrite:
-        raise ValueError("--resume and --overwrite exclude each other: continue the run or start it anew")
+        raise ValueError("--resume and --overwrite exclude each other: resume the run or replace it")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; --out needs a folder for the run")
     is_run = (folder / marker).exists()
@@ -90,7 +90,7 @@ def check_folder(
         if not is_run:
             raise ValueError(f"{folder} is not empty and holds no run; choose another folder with --out")
         if not overwrite:
-            ways = "--resume to go on with it, --overwrite to replace it" if marker == RECIPE_FILE else "--overwrite"
+            ways = "--resume to continue it, --overwrite to replace it" if marker == RECIPE_FILE else "--overwrite"
             raise ValueError(f"{folder} already holds a run; add {ways}, or choose another --out")
         others = sorted(path.name for path in folder.iterdir() if not _is_of_a_run(path, entries))
         if others:
@@ -112,12 +112,12 @@ def _check_link(checkpoints: Path) -> None:
 
 
 def _is_of_a_beginning(name: str, marker: str) -> bool:
-    """Whether a run has this that was killed before it had its recipe."""
+    """Return whether a file is one that a run writes before its recipe."""
     return name in (LOCK_FILE, ENVIRONMENT_FILE) or any(is_partial(name, one) for one in (ENVIRONMENT_FILE, marker))
 
 
 def _is_of_a_run(path: Path, entries: Collection[str]) -> bool:
-    """Whether this is one of the entries, perhaps not whole yet, or the lock."""
+    """Return whether a path is one of a run's entries, a temporary file of one, or the lock."""
     patterns = [*entries, *(f".{entry}.*{PARTIAL}" for entry in entries), *(f".{entry}{PARTIAL}" for entry in entries)]
     return path.name == LOCK_FILE or any(map(path.match, patterns))
 
@@ -152,7 +152,7 @@ def _empty(folder: Path, last: Path) -> None:
 
 
 def newest_checkpoint(run: Path) -> str | None:
-    """The folder name of the newest one, as `latest` has it; None where there is none, or it is damaged."""
+    """Return the newest checkpoint's folder name, read from `latest`; None if that is missing or damaged."""
     try:
         return read_name(run / CHECKPOINTS / "latest", "step_[0-9]{8}")
     except (OSError, ValueError):
@@ -181,7 +181,7 @@ def write_environment(folder: Path) -> None:
 
 
 def flatten(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(section.key, value) of everything in nested objects, such as a recipe's."""
+    """Yield (section.key, value) of every entry of nested objects, such as a recipe's."""
     for key, value in content.items():
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{key}.")
@@ -211,7 +211,7 @@ def mark_finished(folder: Path) -> None:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run has done all it was to do."""
+    """Return whether a run has done all it was to do."""
     try:
         return "finished" in read_environment(folder)
     except (OSError, ValueError):
@@ -219,12 +219,12 @@ def is_finished(folder: Path) -> bool:
 
 
 def command_line() -> list[str]:
-    """What this process was started with, the program's own name first."""
+    """Return the command line of this process, the program's name first."""
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
 def utc_now() -> str:
-    """The time, UTC."""
+    """Return the current time, UTC, in ISO 8601."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
@@ -235,13 +235,13 @@ def log_result(folder: Path, results: Iterable[dict[str, Any]]) -> None:
 
 
 def is_logged(folder: Path, result: dict[str, Any]) -> bool:
-    """Whether `results.jsonl` holds this evaluation, whenever it was made."""
+    """Return whether `results.jsonl` holds this evaluation, whenever it was made."""
     lines, _ = read_results(folder)
     return any(result.items() <= line.items() for line in lines)
 
 
 def source_commit() -> str | None:
-    """The commit of PaddleMAE's own checkout, if it runs from one; "-dirty" behind it where files were changed."""
+    """Return the commit of PaddleMAE's own checkout, if it runs from one, with "-dirty" if files were changed."""
     source = Path(__file__).parent
     if not any((parent / ".git").exists() for parent in source.parents):
         return None
@@ -253,7 +253,7 @@ def source_commit() -> str | None:
 
 
 def _git(folder: Path, *words: str) -> str:
-    """What git says; it writes nothing, as `git describe --dirty` would, whose lock stays if it is killed."""
+    """Return git's output; read only, unlike `git describe --dirty`, whose lock remains if it is killed."""
     command = ["git", "--no-optional-locks", *words]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10).stdout.strip()
 
@@ -269,29 +269,29 @@ def log_metrics(folder: Path, step: int, epoch: float, seconds: float, **values:
 
 
 def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
-    """The lines of `metrics.jsonl`; a damaged line, as a crash may leave, is left out."""
+    """Yield the lines of `metrics.jsonl`; a damaged line, as a crash may leave, is left out."""
     lines, _ = read_metric_lines(folder)
     yield from lines
 
 
 def read_metric_lines(folder: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """The whole lines of `metrics.jsonl`, and the numbers of its damaged ones, from 1."""
+    """Return the whole lines of `metrics.jsonl`, and the numbers of its damaged ones, from 1."""
     return read_lines(folder / METRICS_FILE, _is_metric)
 
 
 def read_results(folder: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """The whole lines of `results.jsonl`, which may be of any task, and the numbers of its damaged ones, from 1."""
+    """Return the whole lines of `results.jsonl`, of any task, and the numbers of its damaged ones, from 1."""
     return read_lines(folder / RESULTS_FILE, lambda line: "task" in line)
 
 
 def _is_metric(line: dict[str, Any]) -> bool:
-    """Whether a line has its step, and numbers that can be drawn (NaN as well) where there are numbers."""
+    """Return whether a line has its step, and numbers that can be drawn (NaN as well) where there are numbers."""
     places = all(is_number(line.get(name, 0)) or line.get(name) is None for name in ("epoch", "seconds"))
     return places and isinstance(line.get("step"), int) and is_number(line["step"]) and line["step"] >= 0
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of a JSON file is a number; `true` is none."""
+    """Return whether a value of a JSON file is a number; `true` is none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -307,12 +307,12 @@ def log_skipped(folder: Path, step: int, path: str, reason: str) -> None:
     try:
         append_text(folder / SKIPPED_FILE, line + "\n")
     except OSError as fault:
-        text = f"could not list an image that can't be read ({fault.strerror}); make room and go on with --resume"
+        text = f"could not record an unreadable image ({fault.strerror}); free some space and rerun with --resume"
         raise OSError(fault.errno, text, str(folder / SKIPPED_FILE)) from fault
 
 
 def read_skipped(folder: Path) -> Iterator[dict[str, Any]]:
-    """The lines of `skipped.jsonl`: path, reason, step; a damaged line, as a crash may leave, is left out."""
+    """Yield the lines of `skipped.jsonl`: path, reason, step; a damaged line, as a crash may leave, is left out."""
     lines, _ = read_lines(folder / SKIPPED_FILE, _is_skipped)
     yield from lines
 

@@ -84,7 +84,7 @@ def _shortened(line: str, most: int) -> str:
 
 
 def _beginning(line: str, columns: int) -> str:
-    """As many characters of a line, the first ones, as fit."""
+    """Return as many of a line's first characters as fit into `columns`."""
     for place, letter in enumerate(line):
         columns -= _columns(letter)
         if columns < 0:
@@ -118,7 +118,7 @@ class _Escaping:
 
     @property
     def rich_proxied_file(self) -> Any:
-        """Where rich writes, which steers the terminal itself; all else is escaped."""
+        """Return the stream for rich, which controls the terminal itself; other control characters are escaped."""
         return _Escaping(self.stream, _without_ascii)
 
     def write(self, text: str) -> int:

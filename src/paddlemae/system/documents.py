@@ -183,7 +183,7 @@ def read_lines(path: Path, is_whole: Callable[[dict[str, Any]], bool]) -> tuple[
 
 
 def _raw_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file; of one that is far too long only its beginning, so that it takes no memory."""
+    """Yield the lines of a file; of one that is far too long only its beginning, so that it takes no memory."""
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -247,7 +247,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def _nodes_of(node: yaml.Node, counts: dict[int, int | None], depth: int) -> int:
-    """How many nodes one is of, with every alias written out; `counts` holds those that were seen before."""
+    """Return how many nodes a node consists of, its aliases expanded; `counts` caches the nodes already seen."""
     if depth > MAX_YAML_DEPTH:
         raise ValueError(f"it is nested deeper than {MAX_YAML_DEPTH} levels")
     if id(node) in counts:

@@ -28,13 +28,13 @@ def check_current_folder() -> None:
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
-    """The CPUs whose time this process may use; None without such a limit."""
+    """Return the CPUs whose time this process may use; None without such a limit."""
     quotas = [_quota(folder) for folder in _groups("cpu", root)]
     return min((quota for quota in quotas if quota is not None), default=None)
 
 
 def free_memory(root: Path = ROOT) -> int | None:
-    """Bytes of memory that this process can still get; None where that can't be told."""
+    """Return how many bytes of memory this process can still get; None where that is unknown."""
     machine = _named(root / "proc/meminfo", "MemAvailable:")
     left = [machine * 1024 if machine is not None else None]
     left += [_left_in(folder) for folder in _groups("memory", root)]
@@ -53,7 +53,7 @@ def _quota(folder: Path) -> float | None:
 
 
 def _left_in(folder: Path) -> int | None:
-    """Up to a group's limit, where caches of files that nobody reads count as free."""
+    """Return the bytes left up to a group's limit; inactive file caches count as free."""
     limits = [_number(folder / name) for name in ("memory.max", "memory.high", "memory.limit_in_bytes")]
     limit = min((number for number in limits if number is not None), default=None)
     if limit is None:
@@ -65,7 +65,7 @@ def _left_in(folder: Path) -> int | None:
 
 
 def _groups(controller: str, root: Path) -> Iterator[Path]:
-    """The folders of this process's groups, the own one first and the outermost that is seen last."""
+    """Yield the folders of this process's groups, from its own to the outermost visible one."""
     own = _own_groups(root)
     for mount, top, controllers in [*_mounts(root), (USUAL_MOUNT, PurePosixPath("/"), None)]:
         if controllers is not None and controller not in controllers:  # None: version 2
@@ -88,7 +88,7 @@ def _own_groups(root: Path) -> dict[str, PurePosixPath]:
 
 
 def _mounts(root: Path) -> Iterator[tuple[PurePosixPath, PurePosixPath, set[str] | None]]:
-    """(where it is mounted, the group that is seen there, its controllers or None for version 2)."""
+    """Yield (mount point, the group mounted there, its controllers or None for version 2)."""
     for line in _lines(root / "proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
         fields, kind = before.split(), after.split()
@@ -115,6 +115,6 @@ def _number(path: Path) -> int | None:
 
 
 def _named(path: Path, name: str) -> int | None:
-    """The number behind a name in a file of names and numbers."""
+    """Return the number behind a name in a file of names and numbers."""
     found = [line.split()[1] for line in _lines(path) if line.split()[:1] == [name] and len(line.split()) > 1]
     return int(found[0]) if found and found[0].isdigit() else None

@@ -150,7 +150,7 @@ class _Owner:
         return self.host == platform.node()
 
     def is_alive(self, path: Path) -> bool:
-        """Whether the process is there; one of another host shows signs of life."""
+        """Return whether the owner's process is alive; one of another host must renew its lock file."""
         if self.is_here:
             return process_identity(self.process[0]) == self.process
         before, deadline = _changed(path), time.monotonic() + SILENT_SECONDS
@@ -206,7 +206,7 @@ def _open(path: Path) -> int:
 
 
 def _flock(descriptor: int) -> bool | None:
-    """Whether the lock was taken; None where there are no such locks."""
+    """Return whether the lock was taken; None where there are no such locks."""
     if not fcntl:
         return None
     try:
@@ -219,7 +219,7 @@ def _flock(descriptor: int) -> bool | None:
 
 
 def _is_there(path: Path, descriptor: int) -> bool:
-    """Whether this path still leads to the open file."""
+    """Return whether this path still leads to the open file."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except OSError:
@@ -227,7 +227,7 @@ def _is_there(path: Path, descriptor: int) -> bool:
 
 
 def _changed(path: Path) -> int | None:
-    """When the file changed; opened again each time, for NFS would show what it remembers."""
+    """Return the file's modification time, ns; it is opened each time, since NFS caches attributes of closed files."""
     try:
         with open(path, "rb") as file:
             return os.fstat(file.fileno()).st_mtime_ns
@@ -236,7 +236,7 @@ def _changed(path: Path) -> int | None:
 
 
 def _read(descriptor: int) -> _Owner | None:
-    """Who wrote the file; None if nobody has, or it is damaged."""
+    """Return the owner that a lock file names; None if it is empty or damaged."""
     try:
         content = json.loads(os.pread(descriptor, 4096, 0))
         pid, started = content["process"]

@@ -9,7 +9,7 @@ import sys
 
 
 def module_command(name: str) -> list[str]:
-    """The beginning of a command line that runs a module in a Python process of its own."""
+    """Return the beginning of a command line that runs a module in a Python process of its own."""
     return [sys.executable, "-W", "ignore", __file__, name]
 
 

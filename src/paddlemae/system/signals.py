@@ -32,7 +32,7 @@ class Preempted(BaseException):
 
 
 def stop_signals() -> list[int]:
-    """The signals that end a command, except SIGHUP where it is ignored, as `nohup` does it."""
+    """Return the signals that end a command, except SIGHUP where it is ignored, as `nohup` does it."""
     found = [getattr(signal, name) for name in SIGNAL_NAMES if hasattr(signal, name)]
     hangup = getattr(signal, "SIGHUP", None)
     return [number for number in found if number != hangup or signal.getsignal(hangup) != signal.SIG_IGN]
@@ -75,16 +75,16 @@ def keep_status(status: int) -> None:
 
 
 def _ignore_all() -> None:
-    """From here on Python forgets its handlers, and a signal would kill it."""
+    """Ignore signals while Python exits: it has dropped its handlers, and a signal would kill it."""
     for number in stop_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
 def describe_ending(number: int) -> tuple[int, str]:
-    """(exit status, what to say in a line) of a command that a signal ended before there was anything to save."""
+    """Return (exit status, message) of a command that a signal ended before there was anything to save."""
     if number == signal.SIGINT:
         return INTERRUPTED_STATUS, "stopped"
-    return REQUEUE_STATUS, f"stopped ({signal.Signals(number).name}); the same command goes on"
+    return REQUEUE_STATUS, f"stopped ({signal.Signals(number).name}); rerun the same command to resume"
 
 
 def handle_signal(number: int, frame: FrameType | None) -> None:
@@ -148,7 +148,7 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 def ignore_schedulers() -> None:
-    """Of a command that ends: schedulers repeat themselves, and would take its status away from it."""
+    """Ignore schedulers' signals while a command ends: repeated ones would change its exit status."""
     try:
         for number in scheduler_signals():
             signal.signal(number, signal.SIG_IGN)

@@ -106,7 +106,7 @@ def embed_source(
     check_outside(out, [data])
     with lock_file(out) if ranks.is_first else nullcontext():  # for all of them
         if out.exists() and not overwrite:
-            raise ValueError(f"{out} exists already; add --overwrite to write it anew, or name another --out")
+            raise ValueError(f"{out} exists already; add --overwrite to replace it, or name another --out")
         device.prepare("auto", threads)
         checkpoint = read_checkpoint(run, trust=trust)
         model = load_encoder(checkpoint)
@@ -127,7 +127,7 @@ def embed_source(
                 ranks.wait()
             except KeyboardInterrupt as stop:
                 done = f"{parts.images_done} of {len(source)} images in {parts.folder}"
-                raise KeyboardInterrupt(f"stopped with {done}; the same command goes on") from stop
+                raise KeyboardInterrupt(f"stopped with {done}; rerun the same command to resume") from stop
             show(len(source))
 
         def joined() -> tuple[int, int]:
@@ -317,7 +317,9 @@ class _Parts:
         """Make one file of the parts, and remove them; returns its images and their width."""
         count = sum(len(self._read(number, ("indices",))["indices"]) for number in self.numbers)
         if not count:
-            raise DataFault(f"no image of {self.source.name} can be read, mend them; first: {self.source.describe(0)}")
+            raise DataFault(
+                f"no image of {self.source.name} can be read; fix or replace them; first: {self.source.describe(0)}"
+            )
         scale = self._scale() if standardised else None
         if scale is not None:
             about = {**about, "mean": scale[0].tolist(), "deviation": scale[1].tolist()}

@@ -54,7 +54,7 @@ def test_verify_finds_a_damaged_shard(finished: Path, paddlemae: Callable) -> No
         ),
         (lambda pack: (pack / "pack.json").write_text("{"), "pack.json' can't be read"),
         (lambda pack: (pack / "pack.json").write_text('{"pack": 99}'), "is of format 99, and 1 is read here"),
-        (lambda pack: (pack / "pack.json").rename(pack / "packing.jsonl"), "is a pack that is not finished"),
+        (lambda pack: (pack / "pack.json").rename(pack / "packing.jsonl"), "is an unfinished pack"),
     ],
 )
 def test_what_is_not_the_whole_pack_is_not_read(finished: Path, change: Callable[[Path], object], words: str) -> None:

@@ -381,7 +381,7 @@ def test_published_files_that_lack_bytes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is cut short: 30715 bytes of images of shape \(30, 32, 32\)"):
         open_source(str(root))
     os.remove(root / "t10k-labels-idx1-ubyte")
-    with pytest.raises(FileNotFoundError, match="lies without its labels; put 't10k-labels-idx1-ubyte' beside it"):
+    with pytest.raises(FileNotFoundError, match="has no labels; put 't10k-labels-idx1-ubyte' in its folder"):
         open_source(str(root), "test")
 
 

@@ -92,7 +92,7 @@ def test_killed_at_any_step_it_goes_on_to_the_same_bytes(photos: Path, tmp_path:
     for number in range(1, steps):
         out = tmp_path / f"k{number}"
         if "pack.json" not in os.listdir(out):
-            with pytest.raises(ValueError, match="is a pack that is not finished|no images in"):
+            with pytest.raises(ValueError, match="is an unfinished pack|no images in"):
                 open_source(str(out))
         seen.add(len(list(out.glob("*.tar"))))
         if number == 10:
@@ -142,7 +142,7 @@ def test_too_many_unreadable_images_stop_it_and_what_is_done_is_kept(
     assert content(tmp_path / "p") == content(tmp_path / "whole")
     for path in photos.rglob("*.jpg"):
         path.write_bytes(b"no image")
-    with pytest.raises(DataFault, match="no image of .*train can be read, mend them; first: "):
+    with pytest.raises(DataFault, match="no image of .*train can be read; fix or replace them; first: "):
         packed(photos, tmp_path / "q", max_bad_images=1)
 
 
@@ -269,7 +269,7 @@ def test_a_full_disk_is_a_line_and_the_pack_goes_on(photos: Path, tmp_path: Path
         done = paddlemae(*words, "--quiet")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert done.status == 2 and os.strerror(errno.EFBIG) in done.err and "the same command goes on" in done.err
+    assert done.status == 2 and os.strerror(errno.EFBIG) in done.err and "rerun the command to resume" in done.err
     assert done.err.splitlines()[-1].startswith("paddlemae: error: could not write the pack (")
     assert not list((tmp_path / "p").glob("*.tar*"))
     assert paddlemae(*words, "--quiet").status == 0
@@ -290,7 +290,7 @@ def test_a_shard_that_the_disk_gives_back_otherwise_gets_no_name(
             path.write_bytes(content)
 
     monkeypatch.setattr(os, "fsync", flip)
-    with pytest.raises(OSError, match="gave back other bytes than were written.*the same command goes on"):
+    with pytest.raises(OSError, match="gave back other bytes than were written.*rerun the command to resume"):
         packed(photos, tmp_path / "p")
     assert [path.name for path in (tmp_path / "p").glob("*.tar*")] == ["train-00000.tar"]
     monkeypatch.undo()
@@ -325,7 +325,7 @@ def test_signals_leave_it_resumable(photos: Path, tmp_path: Path, number: signal
     words = ["data", "pack", str(photos), "--out", str(out), "--shard-size=3", "--size=24", "--max-bad-images=0.4"]
     command = [sys.executable, "-c", SIGNALLED_AT_THE_SECOND_SHARD, str(int(number)), *words, "--workers=0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == status and "the same command goes on" in done.stderr.splitlines()[-1], done.stderr
+    assert done.returncode == status and "rerun the same command to resume" in done.stderr.splitlines()[-1], done.stderr
     assert len(list(out.glob("*.tar"))) == 2
     assert not list(out.glob("*.partial")) and not (out / "pack.json").exists()
     assert packed(photos, out).images_now >= 5
@@ -342,7 +342,7 @@ def finished(photos: Path, tmp_path: Path) -> Path:
 def test_a_finished_pack_that_lost_a_shard_is_not_taken_for_whole(finished: Path, photos: Path) -> None:
     expected = content(finished)
     (finished / "train-00001.tar").unlink()
-    with pytest.raises(ValueError, match="train-00001.tar is missing .* add --overwrite to make it anew"):
+    with pytest.raises(ValueError, match="train-00001.tar is missing .* add --overwrite to replace it"):
         packed(photos, finished)
     packed(photos, finished, overwrite=True)
     assert content(finished) == expected

@@ -121,7 +121,7 @@ NeedOf = Callable[[int, int], Need]  # of an image's (H, W)
 
 
 def has_ending(name: str, endings: tuple[str, ...]) -> bool:
-    """Whether a file is called so, in any case: `.jpg` of "A.JPG"."""
+    """Return whether a file name has one of the endings, in any case: `.jpg` of "A.JPG"."""
     return name[-8:].lower().endswith(endings)
 
 
@@ -164,7 +164,7 @@ def read_picture(
 
 
 def read_content(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of an image file, to be looked at before `decode_picture`.
+    """Return the bytes of an image file, as `decode_picture` takes them.
 
     Raises:
         UnreadableImage: the file is missing or forbidden, or larger than any image that is decoded.
@@ -190,7 +190,7 @@ def decode_picture(content: bytes, name: str, channels: int, need_of: NeedOf, ro
 
 
 def need_all(height: int, width: int) -> Need:
-    """That everything is needed, whatever the size."""
+    """Return the need of a whole image, whatever its size."""
     return Need()
 
 
@@ -277,7 +277,7 @@ def _read_other(file: IO[bytes], start: bytes, channels: int, room: int) -> Pixe
 
 
 def _parse_plain_jpeg(content: bytes) -> _Jpeg | None:
-    """The JPEG, if its header says plainly that it is upright and ordinary.
+    """Return the JPEG if its header shows that it is upright and ordinary.
 
     Pillow would say the same in several times the time. None: it is to be asked.
     """
@@ -294,7 +294,7 @@ def _parse_plain_jpeg(content: bytes) -> _Jpeg | None:
 
 
 def _find_frame_to_cut(content: bytes, segments: dict[int, int]) -> int | None:
-    """Where the frame's segment is, if one scan holds all colours row by row and the file was not cut short.
+    """Return where the frame's segment is, if one scan holds all colours row by row and the file was not cut short.
 
     (Whether data ends too early can't be told from a decoder that is to ignore what follows the last row.)
     """
@@ -306,7 +306,7 @@ def _find_frame_to_cut(content: bytes, segments: dict[int, int]) -> int | None:
 
 
 def _find_segments(content: bytes) -> dict[int, int] | None:
-    """Where each kind of segment is, or the last of its kind, up to the first scan; None if something else comes."""
+    """Return kind -> offset of the last segment of each kind, up to the first scan; None if something else comes."""
     places: dict[int, int] = {}
     place = len(JPEG_START) - 1
     while len(content) > place + 4 and content[place] == 0xFF:
@@ -345,7 +345,7 @@ def _decode(jpeg: _Jpeg, channels: int, need: Need, room: int) -> Picture:
 
 
 def _rows_to_decode(jpeg: _Jpeg, need: Need, reduction: int) -> int:
-    """How many of a JPEG's rows, as it stores them, are decoded for those that are needed."""
+    """Return how many of a JPEG's stored rows to decode for the rows that are needed."""
     height = jpeg.size[1] if jpeg.orientation >= 5 else jpeg.size[0]
     if jpeg.frame is None or need.rows is None:
         return height
@@ -354,7 +354,7 @@ def _rows_to_decode(jpeg: _Jpeg, need: Need, reduction: int) -> int:
 
 
 def _cut_below(jpeg: _Jpeg, rows: int) -> bytearray:
-    """The JPEG with so many rows: its header says so, and a decoder stops there."""
+    """Return the JPEG with its height set to `rows`, where a decoder stops."""
     assert jpeg.frame is not None
     content = bytearray(jpeg.content)
     place = jpeg.frame + _HEIGHT
@@ -377,13 +377,13 @@ def _coefficient_bytes(content: bytes) -> int:
 
 
 def _can_reduce(jpeg: _Jpeg, reduction: int) -> bool:
-    """The last row and column of a reduced image may stand for fewer pixels; turned, they would not come last."""
+    """Return whether a JPEG can be decoded smaller: a shorter last row or column must stay last when it is turned."""
     whole_pixels = all(side % reduction == 0 for side in jpeg.size)
     return min(jpeg.size) >= _SMALLEST_REDUCED and (whole_pixels or jpeg.orientation == 1)
 
 
 def _describe_fault(error: Exception) -> str:
-    """Why decoding failed, on one line and without the path, which the message already has."""
+    """Return why decoding failed, on one line and without the path, which the message already has."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image in a format that is read here"
     if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):

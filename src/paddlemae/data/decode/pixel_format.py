@@ -30,7 +30,7 @@ def default_bits(channels: int) -> Literal[8, 16]:
 
 
 def as_channels(pixels_HWC: Pixels, channels: int) -> Pixels:
-    """Gray, RGB and RGBA made of each other as far as nothing must be guessed; any other number as it is.
+    """Convert between gray, RGB and RGBA where nothing must be guessed; return any other number of channels unchanged.
 
     Raises:
         ValueError: the image has another number of channels.
@@ -118,7 +118,7 @@ def _count(channels: int) -> str:
 
 
 def convert_depth(pixels: Pixels, bits: int) -> Pixels:
-    """The same in 8 bits (uint8) or 16 (uint16)."""
+    """Return the pixels in 8 bits (uint8) or 16 (uint16)."""
     if pixels.dtype == np.uint16 and bits == 8:
         return (pixels >> 8).astype(np.uint8)
     if pixels.dtype == np.uint8 and bits == 16:
@@ -127,7 +127,7 @@ def convert_depth(pixels: Pixels, bits: int) -> Pixels:
 
 
 def largest_value(pixels: Pixels) -> int:
-    """The largest value of this depth."""
+    """Return the largest value of the pixels' depth: 255 or 65535."""
     return int(np.iinfo(pixels.dtype).max)
 
 
@@ -168,7 +168,7 @@ def as_HWC(values: NDArray[Any], channels: int) -> Pixels:
 
 
 def is_channels_first(shape: tuple[int, ...], channels: int) -> bool:
-    """Whether an image's array is [C, H, W]: its last axis can't be the channels, and its first can."""
+    """Return whether an image's array is [C, H, W]: its last axis can't be the channels, and its first can."""
     first, last = shape[0], shape[-1]
     if channels in (first, last):
         return last != channels

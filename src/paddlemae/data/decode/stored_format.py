@@ -28,7 +28,7 @@ StoredForm = tuple[str, int]  # such as ("RGB", 8): colours, or "13 channels"; b
 
 
 def read_form(stored: bytes | NDArray[Any], channels: int) -> StoredForm:
-    """The form of an image that can be read, from what `Source.stored` gives.
+    """Return the form of an image that can be read, from what `Source.stored` gives.
 
     Args:
         channels: as it is read, which tells an array's channels from its rows.

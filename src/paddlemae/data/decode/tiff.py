@@ -78,7 +78,7 @@ class TiffForm:
 
     @property
     def is_palette(self) -> bool:
-        """Whether values are numbers of colours."""
+        """Return whether values are numbers of colours."""
         return self.photometric == _PALETTE
 
 

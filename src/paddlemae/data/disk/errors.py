@@ -10,7 +10,7 @@ MOST_NAMED = 5  # images that are named on stderr, and in the error that ends a 
 
 
 class DataFault(ValueError):
-    """Data that can't be had any more; its text says what to mend."""
+    """Data that is not available any more; the message says what to fix."""
 
 
 def report_unreadable(number: int, image: Exception) -> None:
@@ -22,7 +22,7 @@ def report_unreadable(number: int, image: Exception) -> None:
 
 
 def allowed_unreadable(limit: float, images: int) -> int:
-    """How many of a source's images may be unreadable: a share, rounded up."""
+    """Return how many of a source's images may be unreadable: a share, rounded up."""
     return math.ceil(limit * images - 1e-9)  # 0.07 x 100 is a little more than 7
 
 
@@ -44,5 +44,5 @@ def check_unreadable(
     named = [f"{path!r} ({reason})" for path, reason in list(reasons.items())[:MOST_NAMED]]
     raise DataFault(
         f"{len(reasons)} of {images} images of {name} can't be read{f', listed in {listed}' if listed else ''}, and "
-        f"max_bad_images={limit:g} allows {allowed}; mend them or raise it; first: {', '.join(named)}"
+        f"max_bad_images={limit:g} allows {allowed}; fix or remove them, or raise it; first: {', '.join(named)}"
     )

@@ -41,7 +41,7 @@ _given_up: set[str] = set()  # paths that this process waited for in vain, lest 
 
 
 def retry_read(read: Callable[[], _Read], folder: str, sleep: Callable[[float], object] = time.sleep) -> _Read:
-    """What `read` returns, tried again while the fault may pass.
+    """Call `read`, again after each error that may be temporary, and return its result.
 
     Args:
         read: reads one file below `folder`.
@@ -76,7 +76,7 @@ def retry_read(read: Callable[[], _Read], folder: str, sleep: Callable[[float], 
 
 
 def _why_away(folder: str) -> str | None:
-    """Why nothing can be read below the folder; None while it is there."""
+    """Return why nothing can be read below the folder; None while it is there."""
     try:
         with os.scandir(folder) as entries:
             return None if next(entries, None) else "it is empty"

@@ -30,14 +30,14 @@ Firsts = NDArray[np.int64]  # [N]: of each image the first image of its group, i
 
 
 def hash_thumbnails(thumbnails_NP: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """[N]: of each thumbnail the hash, its first difference in the highest bit."""
+    """Return the hash of each thumbnail, uint64 [N], its first difference in the highest bit."""
     sums = thumbnails_NP.reshape(-1, ROWS // 2, 2, COLUMNS // 2, 2).sum(axis=(2, 4), dtype=np.uint16)
     bits = (sums[..., 1:] > sums[..., :-1]).reshape(len(sums), 64)
     return np.packbits(bits, axis=1).view(">u8").astype(np.uint64).ravel()
 
 
 def find_exact_groups(digests_N2: NDArray[np.uint64], among_N: NDArray[np.bool_]) -> Firsts:
-    """Groups of images with one digest.
+    """Group images of equal digests.
 
     Args:
         among_N: the others are alone.
@@ -51,7 +51,7 @@ def find_exact_groups(digests_N2: NDArray[np.uint64], among_N: NDArray[np.bool_]
 def find_near_groups(
     thumbnails_NP: NDArray[np.uint8], exact: Firsts, among_N: NDArray[np.bool_], on_step: Callable[[int], None]
 ) -> Firsts:
-    """Groups of images that are linked by near duplicates, exact ones included.
+    """Group images that are linked by near duplicates, exact ones included.
 
     Args:
         exact: as `find_exact_groups` gives them.
@@ -83,7 +83,7 @@ def find_near_groups(
 
 
 def iterate_groups(firsts: Firsts) -> Iterator[NDArray[np.int64]]:
-    """The images of each group of two or more, ascending, in the order of their first images."""
+    """Yield the images of each group of two or more, ascending, in the order of their first images."""
     sizes = np.bincount(firsts, minlength=len(firsts))
     grouped = np.flatnonzero(sizes[firsts] > 1)
     if grouped.size:
@@ -92,7 +92,7 @@ def iterate_groups(firsts: Firsts) -> Iterator[NDArray[np.int64]]:
 
 
 def _equal_rows(rows: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Of each row the first that equals it."""
+    """Return for each row the index of the first row that equals it."""
     order = np.lexsort(rows.T)  # stable: of equal rows the first comes first
     ordered = rows[order]
     begins = np.ones(len(rows), np.bool_)
@@ -112,7 +112,7 @@ NEAR_STEPS = len(_masks())
 def _candidate_pairs(
     hashes: NDArray[np.uint64], mask: np.uint64
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Pairs whose hashes agree under the mask."""
+    """Yield pairs of images whose hashes agree under the mask."""
     order = np.lexsort((hashes, hashes & mask))
     keys = hashes[order] & mask
     places = np.arange(len(keys))
@@ -125,18 +125,18 @@ def _candidate_pairs(
 
 
 def _count_bits(values: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """How many bits are set."""
+    """Return how many bits of each value are set."""
     return _SET_BITS[values.view(np.uint16).reshape(-1, 4)].sum(axis=1, dtype=np.int64)
 
 
 def _sums(thumbnails_NP: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """[N]: of each thumbnail a number that another one's has by chance only."""
+    """Return a checksum of each thumbnail, uint64 [N], which different thumbnails share by chance only."""
     words = thumbnails_NP.view(np.uint64)
     return words @ np.random.default_rng(0).integers(0, 1 << 64, words.shape[1], np.uint64)  # modulo 2**64
 
 
 def are_similar(a_NP: NDArray[np.uint8], b_NP: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Of each pair of thumbnails whether they correlate as near duplicates do."""
+    """Return for each pair of thumbnails whether they correlate as near duplicates do."""
     a, b = (each.astype(np.float32) for each in (a_NP, b_NP))
     means = a.mean(axis=1, keepdims=True), b.mean(axis=1, keepdims=True)
     a, b = a - means[0], b - means[1]
@@ -153,7 +153,7 @@ class _Groups:
         self.towards = np.arange(count)
 
     def roots(self, iterate_groups: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The first member of the set of each."""
+        """Return the first member of the set of each member."""
         roots = self.towards[iterate_groups]
         while not np.array_equal(roots, further := self.towards[roots]):
             roots = further

@@ -101,7 +101,7 @@ def channel_statistics(
                 on_images(seen)
     if total is None:
         first = f"; first: {unreadable[0]}" if unreadable else ""
-        raise DataFault(f"no image of {source.name} can be read, mend them{first}")
+        raise DataFault(f"no image of {source.name} can be read; fix or replace them{first}")
     std = np.sqrt(total.deviations / total.weight)
     per_channel = (tuple(values.tolist()) for values in (total.mean, std, total.least, total.largest))
     return ChannelStatistics(round(total.weight), len(unreadable), bits or default_bits(channels), *per_channel)
@@ -121,7 +121,7 @@ def _moments_of_chunk(
 
 
 def image_moments(pixels_HWC: Pixels) -> Moments:
-    """Of an image as a whole, in [0, 1]; its weight is 1."""
+    """Return the moments of a whole image, in [0, 1], with a weight of 1."""
     values = pixels_HWC.reshape(-1, pixels_HWC.shape[2])
     whole = _sum(_block_moments(values[start : start + _BLOCK]) for start in range(0, len(values), _BLOCK))
     top = largest_value(pixels_HWC)
@@ -141,7 +141,7 @@ def _sum(parts: Iterable[Moments]) -> Moments:
 
 
 def recipe_settings(found: ChannelStatistics) -> str:
-    """`mean=[...] std=[...]`, and `bits=16` where training would take 8 otherwise, to paste behind a command."""
+    """Return `mean=[...] std=[...]`, with `bits=16` where training would take 8 otherwise, to append to a command."""
     depth = " bits=16" if needs_bits(found) else ""
     return f"mean={_listed(found.mean)} std={_listed(found.std)}{depth}"
 
@@ -151,7 +151,7 @@ def needs_bits(found: ChannelStatistics) -> bool:
 
 
 def recipe_values(found: ChannelStatistics) -> tuple[list[float], list[float]]:
-    """(mean, std), with the digits that `recipe_settings` has.
+    """Return (mean, std), with the digits that `recipe_settings` has.
 
     Raises:
         ValueError: nothing varies in a channel.
@@ -166,7 +166,7 @@ def recipe_values(found: ChannelStatistics) -> tuple[list[float], list[float]]:
 
 
 def constant_channels(found: ChannelStatistics) -> str:
-    """The numbers, from 1, of those in which nothing varies; none of them is an empty text."""
+    """Return the numbers, from 1, of the channels that are constant; an empty text if none is."""
     return ", ".join(str(channel + 1) for channel, std in enumerate(found.std) if not std)
 
 

@@ -55,7 +55,7 @@ class Survey:
 
     @classmethod
     def of(cls, count: int) -> Survey:
-        """Of so many images, none of which was looked at yet."""
+        """Return an empty survey of `count` images."""
         return cls(
             np.zeros((count, 2), np.uint64),
             np.zeros((count, ROWS * COLUMNS), np.uint8),
@@ -128,7 +128,7 @@ def _survey_image(source: Source, i: int, channels: int, looks: Survey, place: i
 def decode_stored(
     stored: bytes | NDArray[Any], name: str, channels: int, enough: int, room: int | None = None
 ) -> Picture:
-    """What `Source.stored` gave, decoded to as little as has a short side of `enough` pixels.
+    """Decode what `Source.stored` returned, no larger than a short side of `enough` pixels requires.
 
     Args:
         room: as `Source.room` gives it.
@@ -153,7 +153,7 @@ def _array_content(values: NDArray[Any]) -> bytes:
 
 
 def make_thumbnail(pixels_HWC: Pixels) -> NDArray[np.uint8]:
-    """uint8 [16, 18]: gray means of areas. 16 bits are stretched between the darkest and the brightest of them."""
+    """Return gray area means, uint8 [16, 18]; 16 bits are scaled from the darkest to the brightest mean."""
     if pixels_HWC.dtype == np.uint8 and pixels_HWC.shape[2] in (1, 3, 4):
         gray = Image.fromarray(pixels_HWC[..., 0] if pixels_HWC.shape[2] == 1 else pixels_HWC[..., :3]).convert("L")
         return np.asarray(gray.resize((COLUMNS, ROWS), Image.Resampling.BOX))

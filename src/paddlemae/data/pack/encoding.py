@@ -63,7 +63,7 @@ class EncodedImage:
 
 
 def encode_image(stored: bytes | NDArray[Any], name: str, settings: Encoding, room: int | None = None) -> EncodedImage:
-    """The image as a pack holds it, from what `Source.stored` gives.
+    """Encode an image for a pack, from what `Source.stored` returns.
 
     Every pixel of what is kept is looked at, so that no unreadable image gets into a pack.
 
@@ -90,7 +90,7 @@ def encode_image(stored: bytes | NDArray[Any], name: str, settings: Encoding, ro
 
 
 def _ending_if_portable(content: bytes, channels: int) -> str | None:
-    """What the image file is, if any program reads the same pixels from it as we do."""
+    """Return the file's ending if other programs read the same pixels from it as PaddleMAE, else None."""
     if content.startswith(ARRAY_START):
         return "npy"
     ending = _ending(content)
@@ -114,7 +114,7 @@ def _ending(content: bytes) -> str | None:
 
 
 def _encode_pixels(pixels_HWC: Pixels, settings: Encoding, *, lossless: bool) -> tuple[str, bytes]:
-    """(ending, bytes) of an image file with these pixels."""
+    """Encode pixels as an image file; return (ending, bytes)."""
     pixels_HWC = np.ascontiguousarray(
         _drop_redundant_channels(pixels_HWC) if settings.channels in CHANNEL_NAMES else pixels_HWC
     )
@@ -132,7 +132,7 @@ def _encode_pixels(pixels_HWC: Pixels, settings: Encoding, *, lossless: bool) ->
 
 
 def _drop_redundant_channels(pixels_HWC: Pixels) -> Pixels:
-    """Without what reading makes up again: colours that are all gray, transparency that is nowhere."""
+    """Return the pixels without channels that reading restores: colours that are all gray, alpha that is all opaque."""
     if pixels_HWC.shape[2] == 4 and (pixels_HWC[..., 3] == largest_value(pixels_HWC)).all():
         pixels_HWC = pixels_HWC[..., :3]
     if pixels_HWC.shape[2] == 3 and (pixels_HWC == pixels_HWC[..., :1]).all():

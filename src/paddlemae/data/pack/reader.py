@@ -37,7 +37,7 @@ Index = dict[str, Any]
 
 
 def read_index(folder: str | os.PathLike[str], names: Collection[str]) -> Index | None:
-    """The index of a finished pack; None if the folder is none.
+    """Read the index of a finished pack; None if the folder is not a pack.
 
     Args:
         names: of the files in the folder.
@@ -47,9 +47,7 @@ def read_index(folder: str | os.PathLike[str], names: Collection[str]) -> Index 
     folder = os.fspath(folder)
     if INDEX_FILE not in names:
         if JOURNAL_FILE in names:
-            raise ValueError(
-                f"{folder!r} is a pack that is not finished; the same 'paddlemae data pack' goes on with it"
-            )
+            raise ValueError(f"{folder!r} is an unfinished pack; rerun its 'paddlemae data pack' command to resume")
         return None
     if not any(name.endswith(SHARD_ENDING) for name in names):  # anyone may call a file among images so
         return None
@@ -69,7 +67,7 @@ def read_index(folder: str | os.PathLike[str], names: Collection[str]) -> Index 
 
 
 def _is_sound(index: Index) -> bool:
-    """Whether everything that is used of it is there, and of its type: packs come from anywhere."""
+    """Return whether an index has every entry that is used, of its type: packs come from anywhere."""
     try:
         parts, shards, files = index["parts"], index["shards"], listed_files(index)
         return (
@@ -87,12 +85,12 @@ def _is_sound(index: Index) -> bool:
 
 
 def listed_files(index: Index) -> list[dict[str, Any]]:
-    """Name, bytes and sha256 of each file that the index tells of."""
+    """Return the entries (name, bytes, sha256) of each file that the index lists."""
     return [*index["shards"], index["images"]]
 
 
 def find_file_faults(folder: str | os.PathLike[str], files: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """What is wrong with a pack's files as far as their names and sizes tell: name -> what.
+    """Compare the names and sizes of a pack's files with its index; return name -> fault.
 
     Args:
         files: as `listed_files` gives them, of all shards that there should be.
@@ -112,7 +110,7 @@ def find_file_faults(folder: str | os.PathLike[str], files: Sequence[dict[str, A
 
 
 def open_pack(folder: str, index: Index, split: str | None, labelled: bool) -> Source:
-    """The images of a pack.
+    """Open the images of a pack.
 
     Args:
         index: as `read_index` gives it.
@@ -147,7 +145,7 @@ def open_pack(folder: str, index: Index, split: str | None, labelled: bool) -> S
 
 
 def _rows(folder: str, index: Index, which: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What `IMAGES_FILE` holds, once it fits the shards and classes; `which` shard each image is in."""
+    """Return the rows of `IMAGES_FILE`, checked against the shards and classes; `which` is each image's shard."""
     path = os.path.join(folder, IMAGES_FILE)
     rows = map_npy(path)
     if rows.shape == (len(which), len(INDEX_COLUMNS)) and rows.dtype == np.int64:
@@ -165,7 +163,7 @@ def _rows(folder: str, index: Index, which: NDArray[np.int64]) -> NDArray[np.int
 def _classes(folder: str, parts: list[dict[str, Any]]) -> tuple[str, ...]:
     classes = {tuple(part["classes"]) for part in parts}
     if len(classes) > 1:
-        raise ValueError(f"the parts of {folder!r} have different classes; ask for split 'train' or 'test'")
+        raise ValueError(f"the splits of {folder!r} have different classes; choose split 'train' or 'test'")
     (only,) = classes
     if not only:
         raise ValueError(f"{folder!r} was packed from images without labels; pack them in labelled folders, say")

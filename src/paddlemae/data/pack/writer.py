@@ -81,12 +81,12 @@ class ShardFile:
         self.bytes += len(content)
 
     def _found(self) -> list[tuple[str, int, int]]:
-        """What the tar's reader finds."""
+        """Return (name, offset, size) of each entry, as the tar reader lists them."""
         return [(one.name, one.offset, one.size) for one in read_entries(str(self.beside), lambda name: False)]
 
 
 def size_in_tar(content: bytes) -> int:
-    """Bytes that an entry takes."""
+    """Return how many bytes an entry with this content takes in a tar."""
     return _BLOCK + len(content) + -len(content) % _BLOCK
 
 

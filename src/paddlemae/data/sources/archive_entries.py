@@ -11,7 +11,7 @@ RUN_MARKS = ("recipe.yaml", "environment.json")  # a folder with both is that of
 
 
 def read_range(path: str, offset: int, size: int) -> bytes:
-    """A stretch of a file; opened anew each time, so no process or thread shares a place in it.
+    """Read `size` bytes of a file from `offset`; each call opens it, so no process or thread shares a position.
 
     Raises:
         OSError: it can't be read.
@@ -22,7 +22,7 @@ def read_range(path: str, offset: int, size: int) -> bytes:
 
 
 def read_from(file: io.FileIO, offset: int, size: int) -> bytes:
-    """The same of a file that is open."""
+    """Read `size` bytes of an open file from `offset`."""
     file.seek(offset)
     content = file.read(size)
     while len(content) < size:  # the system may give less than was asked for

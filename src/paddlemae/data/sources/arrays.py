@@ -23,7 +23,7 @@ IMAGE_ARRAYS, LABEL_ARRAYS = ("images", "image", "x", "data", "arr"), ("labels",
 
 
 def open_npy(path: str, split: str | None, labelled: bool) -> Source:
-    """The images in a `.npy` file."""
+    """Open the images in a `.npy` file."""
     if labelled:
         raise ValueError(f"{path!r} has no labels; save images and labels in one file: np.savez(..., images=, labels=)")
     choose_split((), split, repr(path), "array")
@@ -34,7 +34,7 @@ def open_npy(path: str, split: str | None, labelled: bool) -> Source:
 
 
 def open_npz(path: str, split: str | None, labelled: bool, max_image_bytes: int = MAX_IMAGE_BYTES) -> Source:
-    """The images in a `.npz` file: arrays `images` and `labels`, or `x_train`, `test_images` and so on."""
+    """Return the images in a `.npz` file: arrays `images` and `labels`, or `x_train`, `test_images` and so on."""
     names = [info.filename.removesuffix(".npy") for info in read_directory(path)]
     roles = {name: words_of(name) for name in names}
     images = [name for name in names if roles[name] & set(IMAGE_ARRAYS)]

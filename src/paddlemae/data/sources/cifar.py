@@ -76,12 +76,12 @@ _VERSIONS = {
 
 
 def version_of_folder(files: Collection[str]) -> str | None:
-    """The version that a folder with these files holds."""
+    """Return the version that a folder with these files holds."""
     return next((name for name, version in _VERSIONS.items() if version.files <= set(files)), None)
 
 
 def version_of_archive(path: str) -> str | None:
-    """The version in a compressed tar, by the folder that its first entry is in."""
+    """Return the version in a compressed tar, by the folder that its first entry is in."""
     try:
         with _open_unpacked(path) as file:
             head = cast(Any, LimitedReader(file, _FIRST_BYTES))
@@ -104,7 +104,7 @@ def _open_unpacked(path: str) -> IO[bytes]:
 def open_cifar(
     path: str, name: str, split: str | None, options: dict[str, str], max_image_bytes: int = MAX_IMAGE_BYTES
 ) -> Source:
-    """A part of a published set.
+    """Open a split of a published set.
 
     Args:
         path: its folder or archive.
@@ -173,7 +173,7 @@ def _read(path: str, name: str, part: str, max_image_bytes: int, stamped: str) -
 
 
 def _contents(path: str, wanted: Collection[str], max_image_bytes: int) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of the wanted files of a folder or of a compressed tar."""
+    """Yield (name, content) of the wanted files of a folder or of a compressed tar."""
     if os.path.isdir(path):
         for name in wanted:
             if os.path.isfile(file_path := os.path.join(path, name)):

@@ -28,7 +28,7 @@ class _Call:
 
 
 def read_pickle(content: bytes, where: str) -> dict[str, Any]:
-    """The dictionary that a pickle of protocol 2 holds: lists, numbers, strings and arrays by name.
+    """Read the dictionary that a pickle of protocol 2 holds: lists, numbers, strings and arrays by name.
 
     Raises:
         ValueError: damaged, or something else in it.

@@ -16,7 +16,7 @@ _SPLITS = {"train": (0, 400), "test": (400, 500), "fit": (0, 350), "val": (350, 
 
 
 def open_digits(split: str | None) -> Source:
-    """A split of the 28 x 28 digits; None means "train"."""
+    """Open a split of the 28 x 28 digits; None means "train"."""
     split = split or "train"
     if split not in _SPLITS:
         raise ValueError(f"expected one of digits' splits {', '.join(_SPLITS)}, got {split!r}")

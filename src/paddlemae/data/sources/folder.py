@@ -16,7 +16,7 @@ TAR = ".tar"
 
 
 def open_folder(root: str, split: str | None, labelled: bool) -> Source:
-    """The images of a folder, or of its subfolder that a split means; labels by folder."""
+    """Open the images of a folder, or of the subfolder of a split; labels are the class folders."""
     whole, part = root, subfolder_of(root, split)
     root = os.path.join(root, part) if part else root
     files, num_others = list_images(root)
@@ -35,7 +35,7 @@ def open_folder(root: str, split: str | None, labelled: bool) -> Source:
 
 
 def list_images(root: str) -> tuple[list[str], int]:
-    """Paths of the images below `root`, relative, with "/" and sorted; and the number of other files.
+    """List the images below `root`: sorted relative paths with "/", and the number of other files.
 
     Real folders are walked before links to folders, so an image has its real path where it has one. Arrays count as
     images where there are no others. Hidden ones, `SYSTEM_FOLDERS` and a run's folder below `root` are passed over.
@@ -108,11 +108,11 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
                 if not entry.name.startswith("."):
                     yield entry
     except OSError as error:
-        raise ValueError(f"cannot list the folder {folder!r}: {error.strerror}; mend or move it") from error
+        raise ValueError(f"cannot list the folder {folder!r}: {error.strerror}; fix or move it") from error
 
 
 def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "other"]:
-    """What it is, or what a link leads to, by one look at most, which is what listing a million links waits for.
+    """Return the kind of an entry or of its link's target, by one system call at most: a folder may hold a million.
 
     A dangling link counts as a file, so that reading it reports it; a pipe, which would hang, doesn't.
     """

@@ -82,7 +82,7 @@ def _of_array(values: NDArray[Any], channels: int) -> Pixels:
 
 
 def as_source(images: Images) -> Source:
-    """The images that a program names in any of the ways that it may.
+    """Return a source of the images that a program passes in any accepted form.
 
     Args:
         images: a file; a source, or its name as in `open_source`; a picture of Pillow; an array of one image ([H, W],
@@ -115,7 +115,7 @@ def _given(images: tuple[OneImage, ...]) -> Source:
 
 
 def _holds_many(path: str) -> bool:
-    """Whether a `.npy` file is an array of several images."""
+    """Return whether a `.npy` file is an array of several images."""
     if not has_ending(path, (ARRAY_EXTENSION,)):
         return False
     try:

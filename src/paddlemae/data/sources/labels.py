@@ -124,7 +124,7 @@ def sort_classes(targets: ClassTargets) -> ClassTargets:
 
 
 def is_whole(text: str) -> bool:
-    """Whether a label is a whole number of 0 or more."""
+    """Return whether a label is a whole number of 0 or more."""
     return text.isascii() and text.isdigit()
 
 

@@ -60,7 +60,7 @@ class _Rows:
 
 
 def open_list(path: str, split: str | None, labelled: bool, options: dict[str, str]) -> Source:
-    """The images that a list names.
+    """Open the images that a list names.
 
     Args:
         options: `root`, the folder that paths are relative to; for a CSV `image`, `label`, `split`, `group`: its
@@ -94,7 +94,7 @@ def open_list(path: str, split: str | None, labelled: bool, options: dict[str, s
 
 
 def is_csv(path: str) -> bool:
-    """Whether a text file is read as CSV rather than as a plain list."""
+    """Return whether a text file is read as CSV rather than as a plain list."""
     return os.path.splitext(path)[1].lower() in (".csv", ".tsv")
 
 
@@ -103,14 +103,14 @@ def _classes(path: str, rows: _Rows) -> tuple[str, ...]:
 
 
 def _labels(path: str, rows: _Rows) -> list[str]:
-    """The labels of the rows that are used; others may have none."""
+    """Return the labels of the rows that are used; others may have none."""
     assert rows.labels is not None
     numbers = rows.numbers
     return rows.labels if numbers is None else as_labels(rows.labels, lambda row: f"{path!r}, row {numbers[row]}")
 
 
 def _find_test_list(path: str) -> str:
-    """The list of held-out images that belongs to this one, or this one if it is called so itself."""
+    """Return the list of held-out images that belongs to this one, or this one if it is called so itself."""
     folder, name = os.path.split(path)
     words = words_of(name)
     if words & set(TEST_WORDS):
@@ -161,7 +161,7 @@ def _read_lines(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
 
 
 def _split_line(line: str) -> tuple[str, str | None]:
-    """(path, label or None): the last word is a label if it is a number."""
+    """Return (path, label or None): the last word is a label if it is a number."""
     path, _, label = line.rpartition(" ")
     if "\t" in label:
         path, _, label = line.rpartition("\t")
@@ -192,7 +192,7 @@ def _read_csv(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
 
 
 def _read_rows(path: str) -> tuple[list[str], list[list[str]], Sequence[int]]:
-    """(names of the columns, rows, their numbers) of a CSV; empty rows are passed over."""
+    """Return (names of the columns, rows, their numbers) of a CSV; empty rows are passed over."""
     file, first = io.StringIO(_read_text(path)), 1
     head = file.readline().rstrip("\n")
     delimiter = max(",;\t", key=head.count)
@@ -218,7 +218,7 @@ def _read_rows(path: str) -> tuple[list[str], list[list[str]], Sequence[int]]:
 def _find_column(
     path: str, header: list[str], role: str, given: str | None, usual: Sequence[str], needed: bool
 ) -> int | None:
-    """Which column has a role."""
+    """Return the number of the column that has a role."""
     lower = [name.lower() for name in header]
     for name in [given.lower()] if given else usual:
         if lower.count(name) > 1:

@@ -20,14 +20,14 @@ _BYTES = 8  # the code of unsigned bytes
 
 
 def is_idx_images(name: str) -> bool:
-    """Whether a file is called as published images are; some unpackers write a dot for the last dash but one."""
+    """Return whether a file is named as published image files are; some unpackers replace a dash by a dot."""
     return name.lower().removesuffix(".gz").replace(".idx3", "-idx3").endswith(_IMAGES)
 
 
 def open_idx(
     folder: str, names: Sequence[str], spec: str, split: str | None, max_image_bytes: int = MAX_IMAGE_BYTES
 ) -> Source:
-    """A published set; its labels are always known.
+    """Open a published set; its labels are always known.
 
     Args:
         names: its files of images.
@@ -44,7 +44,7 @@ def open_idx(
     path = os.path.join(folder, name)
     labels_path = os.path.join(folder, name.replace("images", "labels").replace("idx3", "idx1"))
     if not os.path.exists(labels_path):
-        raise FileNotFoundError(f"{path!r} lies without its labels; put {os.path.basename(labels_path)!r} beside it")
+        raise FileNotFoundError(f"{path!r} has no labels; put {os.path.basename(labels_path)!r} in its folder")
     stamped, arguments = file_stamp(path), (path, 3, max_image_bytes)
     images, labels = load_once(read_idx, arguments, stamped), read_idx(labels_path, 1, max_image_bytes)
     if len(images) != len(labels):
@@ -54,7 +54,7 @@ def open_idx(
 
 
 def read_idx(path: str, num_axes: int, max_image_bytes: int = MAX_IMAGE_BYTES) -> NDArray[np.uint8]:
-    """The bytes in an IDX file, of so many axes; mapped if it is not gzipped.
+    """Read the bytes of an IDX file with `num_axes` axes; mapped if it is not gzipped.
 
     Raises:
         ValueError: damaged, cut short, too large to unpack, or another kind of IDX file.

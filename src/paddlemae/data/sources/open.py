@@ -74,7 +74,7 @@ def open_source(spec: str, split: str | None = None, labelled: bool = False) -> 
 
 
 def path_and_options(spec: str) -> tuple[str, dict[str, str]]:
-    """What a source's words say: the path, with the home folder in it, and the options behind it."""
+    """Split a source's specification into its path, with `~` expanded, and its options."""
     if os.path.exists(os.path.expanduser(spec)):
         return os.path.expanduser(spec), {}
     path, *given = spec.split("::")
@@ -93,7 +93,7 @@ def _refuse_options(spec: str, options: dict[str, str]) -> None:
 
 
 def _open_many(paths: list[str], spec: str, split: str | None, labelled: bool, options: dict[str, str]) -> Source:
-    """The shards or tables that a pattern means."""
+    """Open the shards or tables that a pattern means."""
     for path in paths:
         if not os.path.isfile(path):
             raise FileNotFoundError(f"{path!r}, which {spec!r} means, does not exist")
@@ -110,7 +110,7 @@ def _open_in_folder(
     try:
         names = [name for name in os.listdir(root) if not name.startswith(".")]
     except OSError as error:
-        raise ValueError(f"cannot list the folder {root!r}: {error.strerror}; mend or move it") from error
+        raise ValueError(f"cannot list the folder {root!r}: {error.strerror}; fix or move it") from error
     if version := version_of_folder(names):
         return open_cifar(root, version, split, options, limit)
     if index := read_index(root, names):
@@ -172,7 +172,7 @@ def _open_file(path: str, spec: str, split: str | None, labelled: bool, options:
 
 
 def _is_npz(path: str) -> bool:
-    """Whether a zip is one of arrays: by its name, or because nothing else is in it."""
+    """Return whether a zip is an `.npz`: by its name, or because it holds nothing but arrays."""
     return has_ending(path, (".npz",)) or all(
         info.filename.endswith(".npy") and not {"/", "\\"} & set(info.filename) for info in read_directory(path)
     )

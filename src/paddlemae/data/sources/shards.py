@@ -112,4 +112,4 @@ def label_of(image: str, beside: Mapping[str, bytes | None]) -> str:
         elif is_whole(text):
             return text
         raise ValueError(f"the label of {image!r} in its {ending} is no whole number: {text[:40]!r}; correct it")
-    raise ValueError(f"labels need a file beside each image, as in 0001.jpg and 0001.cls, but {image!r} has none")
+    raise ValueError(f"labels need a file next to each image, as in 0001.jpg and 0001.cls, but {image!r} has none")

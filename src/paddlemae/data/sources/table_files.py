@@ -44,7 +44,7 @@ _open_tables: OrderedDict[tuple[str, str, str, bool], "ArrowTable | ParquetTable
 
 
 def open_table(path: str, stamp: str, image: str, is_struct: bool) -> "ArrowTable | ParquetTable":
-    """The images of a table, kept open by this process until it changes, or many others were read since."""
+    """Open a table's images; this process keeps it open until it changes or many others were read since."""
     key = (path, stamp, image, is_struct)
     if key not in _open_tables:
         while len(_open_tables) >= _most_open():
@@ -55,7 +55,7 @@ def open_table(path: str, stamp: str, image: str, is_struct: bool) -> "ArrowTabl
 
 
 def _most_open() -> int:
-    """How many tables this process keeps open: a quarter of the files that it may have."""
+    """Return how many tables this process keeps open: a quarter of the files that it may have."""
     try:
         import resource
     except ImportError:  # Windows

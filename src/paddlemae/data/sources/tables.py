@@ -86,7 +86,7 @@ class TableContents:
         return f"{self.tables[table]}, row {row}"
 
     def row(self, i: int) -> str:
-        """Where a row is, for errors."""
+        """Return the table and row number of an image, for errors."""
         table, row = self._place(i)
         return f"{self.tables[table]!r}, row {row}"
 
@@ -131,14 +131,14 @@ class TableContents:
         return f"{os.path.relpath(self.tables[table], self.root)}\0{row}\0{file_stamp(self.tables[table])}"
 
     def _place(self, i: int) -> tuple[int, int]:
-        """(which table, which row)."""
+        """Return (which table, which row)."""
         i = i if self.chosen is None else int(self.chosen[i])
         table = int(np.searchsorted(self.borders, i, "right")) - 1
         return table, int(i - self.borders[table])
 
 
 def list_tables(folder: str) -> list[str]:
-    """The tables of a folder or, where it has none, of a folder in it; paths relative to it, sorted.
+    """List the tables of a folder or, where it has none, of its subfolders; relative paths, sorted.
 
     A folder that `save_to_disk` made has others for its parts.
     """
@@ -161,14 +161,14 @@ def _tables_below(folder: str) -> list[str]:
 
 
 def _is_table(name: str) -> bool:
-    """By name, but not what `datasets` computed, nor what is hidden."""
+    """Return whether a file name is a table's, not hidden and not a cache of `datasets`."""
     return has_ending(name, (PARQUET, ARROW)) and not name.startswith((".", "cache-"))
 
 
 def open_tables(
     root: str, files: Sequence[str], spec: str, split: str | None, labelled: bool, options: dict[str, str]
 ) -> Source:
-    """The images in tables.
+    """Open the images in tables.
 
     Args:
         files: paths below `root`, of all parts.
@@ -279,7 +279,7 @@ def _columns(path: str, options: dict[str, str], labelled: bool) -> _Columns:
 
 
 def _classes_of(schema: Any, label: str | None, path: str) -> tuple[str, ...]:
-    """The class names that a table itself has for its labels.
+    """Return the class names that a table itself has for its labels.
 
     Raises:
         ValueError: they are no names.

@@ -69,7 +69,7 @@ class ZipContents:
 
 
 def data_offset(file: io.FileIO, header: int) -> int:
-    """Where an entry's bytes are, behind its local header.
+    """Return the offset of an entry's bytes, after its local header.
 
     Raises:
         ValueError: there is none.

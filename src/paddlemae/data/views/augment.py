@@ -83,7 +83,7 @@ class View:
 
     @property
     def dtype(self) -> type[np.uint8] | type[np.uint16]:
-        """The type of a view's values."""
+        """Return the type of a view's values."""
         return np.uint8 if self.depth == 8 else np.uint16
 
     def __post_init__(self) -> None:
@@ -128,7 +128,7 @@ def draw_view(height: int, width: int, settings: View, rng: np.random.Generator)
 
 
 def compute_need(draws: Sequence[Draw], settings: View) -> Need:
-    """What of an image these crops need: as many pixels as each one's view has, and no row below the lowest."""
+    """Return the need of these crops: as many pixels as each view has, and no row below the lowest crop."""
     boxes = [draw.box for draw in draws if draw.box]
     if settings.decode == "exact" or len(boxes) < len(draws):
         return Need()
@@ -140,7 +140,7 @@ def compute_need(draws: Sequence[Draw], settings: View) -> Need:
 
 
 def choose_reduction(spare: float) -> int:
-    """The largest reduction of an image that has `spare` times the pixels a side that are needed of it."""
+    """Return the largest reduction of an image that has `spare` times the needed pixels a side."""
     return next((times for times in REDUCTIONS if times <= spare), 1)
 
 
@@ -166,21 +166,21 @@ def make_view(picture: Picture, settings: View, draw: Draw) -> Pixels:
 
 
 def resize_whole(picture: Picture, size: tuple[int, int], settings: View) -> Pixels:
-    """The whole picture, resized to `size` as a training view would be. Returns [h, w, C] of the view's depth."""
+    """Resize the whole picture to `size` as a training view would be. Returns [h, w, C] in the view's depth."""
     resize = _resize if settings.decode == "exact" else _resize_fast
     height, width = picture.size
     return resize(_convert_to_view(picture.pixels_hwC, settings), _box_in(picture, (0, 0, width, height)), size)
 
 
 def train_view(image_HWC: Pixels, settings: View, rng: np.random.Generator) -> Pixels:
-    """A random view: crop and resize, or shift; then perhaps a flip. Returns [C, H, W] of the view's depth."""
+    """Make a random view: crop and resize, or shift; then perhaps flip. Returns [C, H, W] in the view's depth."""
     height, width = image_HWC.shape[:2]
     draw = draw_view(height, width, settings, rng)
     return np.ascontiguousarray(make_view(Picture(image_HWC, (height, width)), settings, draw))
 
 
 def eval_view(image_HWC: Pixels, settings: View) -> Pixels:
-    """The middle of the image, resized so that it covers the view. Returns [C, H, W] of the view's depth.
+    """Resize the image to cover the view and crop its centre. Returns [C, H, W] in the view's depth.
 
     The image is resized, keeping its aspect, to just cover `image_size / eval_crop_ratio`; its
     centre is the view. (224 pixels and 0.875: short side to 256, centre 224, as is usual.)
@@ -216,7 +216,7 @@ def random_crop_box(
 def draw_sides(
     area: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
 ) -> Iterator[tuple[int, int]]:
-    """Ten rectangles' sides, drawn as they are asked for: their product uniform in `scale` x the area, the first over
+    """Yield ten rectangles' sides, drawn one by one: their product uniform in `scale` x the area, the first over
     the second log-uniform in `ratio`."""
     for _ in range(CROP_TRIES):
         part = area * rng.uniform(*scale)
@@ -225,7 +225,7 @@ def draw_sides(
 
 
 def _box_in(picture: Picture, box: Box) -> _FloatBox:
-    """The box in the pixels that there are, in steps of 1/1024: their sums are exact, and so end at the border."""
+    """Return the box in the decoded pixels, in steps of 1/1024: their sums are exact, and so end at the border."""
     h, w = picture.pixels_hwC.shape[:2]
     rows, columns = (1024 * scale for scale in picture.scale)
     left, top, right, bottom = box
@@ -235,7 +235,7 @@ def _box_in(picture: Picture, box: Box) -> _FloatBox:
 
 
 def _convert_to_view(image_HWC: Pixels, settings: View) -> Pixels:
-    """The image in the view's depth."""
+    """Return the image in the view's depth; raise a ValueError if it has other channels."""
     if image_HWC.shape[2] != settings.channels:
         raise ValueError(f"expected an image of {settings.channels} channels, got {image_HWC.shape[2]}")
     return convert_depth(image_HWC, settings.depth)
@@ -281,7 +281,7 @@ def _resize_plane(pixels: Pixels, box: _FloatBox, size: tuple[int, int]) -> Pixe
 
 
 def _resize_fast(image_HWC: Pixels, box: _FloatBox, size: tuple[int, int]) -> Pixels:
-    """`_resize` to within rounding. Copies only what the filter reaches: the box and a margin around it."""
+    """Resize as `_resize` does to within rounding; copy only what the filter reaches: the box and a margin."""
     C = image_HWC.shape[2]
     if C > _AT_ONCE:
         starts = range(0, C, _AT_ONCE)
@@ -298,13 +298,13 @@ def _resize_fast(image_HWC: Pixels, box: _FloatBox, size: tuple[int, int]) -> Pi
 
 
 def _reach(start: float, end: float, num_pixels: int, limit: int) -> tuple[int, int]:
-    """The pixels, of `limit`, that the filter reaches when start..end becomes `num_pixels`."""
+    """Return the pixels, of `limit`, that the filter reaches when start..end becomes `num_pixels`."""
     margin = _margin((end - start) / num_pixels)
     return max(0, math.floor(start - margin)), min(limit, math.ceil(end + margin))
 
 
 def _margin(shrinking: float) -> float:
-    """Pixels beyond a box that the filter may reach when it is made so many times smaller."""
+    """Return how many pixels beyond a box the filter may reach when the box is made `shrinking` times smaller."""
     return 1 + _SUPPORT * max(1.0, shrinking)
 
 

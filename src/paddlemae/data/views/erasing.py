@@ -33,7 +33,7 @@ class Erasing:
 def draw_erasing(
     settings: Erasing, channels: int, height: int, width: int, rng: np.random.Generator
 ) -> tuple[Region, NDArray[np.float32]] | None:
-    """(the rectangle, what it is filled with, [C, its height, its width]); None for an image that stays whole."""
+    """Draw a rectangle and its noise [C, height, width]; None for an image that stays whole."""
     if rng.random() >= settings.probability:
         return None
     for h, w in draw_sides(height * width, settings.area, settings.ratio, rng):

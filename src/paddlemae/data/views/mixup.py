@@ -57,12 +57,12 @@ class MixedBatch(Batch):
 
     @property
     def partner_batch(self) -> Batch:
-        """The partners as a batch of their own."""
+        """Return the partners as a batch of their own."""
         return Batch(self.partners, self.partner_targets, self.partner_indices, self.partner_epochs)
 
 
 def mix_batches(batches: Generator[Batch, None, None], mixing: Mixing, seed: int) -> Generator[Batch, None, None]:
-    """The batches, mixed; how depends on the seed and on a batch's first view alone."""
+    """Yield the batches mixed; the mixture depends only on the seed and a batch's first view."""
     with contextlib.closing(batches):
         for batch in batches:
             yield mix_batch(batch, mixing, sample_rng(seed, MIX_STREAM, int(batch.epochs[0]), int(batch.indices[0])))
@@ -88,7 +88,7 @@ def mix_batch(batch: Batch, mixing: Mixing, rng: np.random.Generator) -> MixedBa
 
 
 def draw_mixture(mixing: Mixing, height: int, width: int, rng: np.random.Generator) -> tuple[float, Region]:
-    """(what share is an image's own, what CutMix takes from its partner: nothing for mixup)."""
+    """Draw (the image's own share, the region that CutMix takes from its partner: empty for mixup)."""
     cuts = rng.random() < mixing.cutmix_probability if mixing.mixup > 0 and mixing.cutmix > 0 else mixing.cutmix > 0
     if not cuts:
         return float(rng.beta(mixing.mixup, mixing.mixup)), (0, 0, 0, 0)
@@ -108,6 +108,6 @@ def _span(length: int, share: float, rng: np.random.Generator) -> tuple[int, int
 
 
 def mixed_labels(batch: MixedBatch) -> Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """(labels, their share of each image), of the images and of their partners."""
+    """Return (labels, their share of each image), of the images and of their partners."""
     assert batch.targets is not None and batch.partner_targets is not None
     return (batch.targets, batch.kept), (batch.partner_targets, 1 - batch.kept)

@@ -66,7 +66,7 @@ def draw_operations(settings: RandAugment, rng: np.random.Generator) -> Operatio
 
 
 def apply_operations(image_HWC: NDArray[np.uint8], drawn: Operations, fill: _Fill) -> NDArray[np.uint8]:
-    """The image after these operations, one upon the other. Returns uint8 [H, W, C]."""
+    """Apply the operations to an image one after another. Returns uint8 [H, W, C]."""
     channels = image_HWC.shape[2]
     if channels not in (1, 3):
         raise ValueError(f"RandAugment is for images of 1 or 3 channels, got {channels}; set randaugment=false")
@@ -78,7 +78,7 @@ def apply_operations(image_HWC: NDArray[np.uint8], drawn: Operations, fill: _Fil
 
 
 def _affine(image: Image.Image, matrix: tuple[float, ...], fill: _Fill) -> Image.Image:
-    """The image at (a x + b y + c, d x + e y + f) for each pixel (x, y)."""
+    """Return the image sampled at (a x + b y + c, d x + e y + f) for each pixel (x, y)."""
     colour = fill if len(fill) == 3 else fill[0]
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=colour)
 

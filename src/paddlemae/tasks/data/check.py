@@ -98,7 +98,7 @@ def _open_splits(spec: str, split: str, test: str | None) -> list[CheckedSplit]:
 
 
 def _with_test(spec: str, split: str, test: str) -> list[OpenedSplit]:
-    """A source's training part, and other images that are held out."""
+    """Open a source's training split, and other images to hold out."""
     if split != ALL_SPLITS:
         raise ValueError(
             f"--test brings the images to hold out, so --split={split} has no meaning; leave one of them out"
@@ -112,7 +112,7 @@ def _with_test(spec: str, split: str, test: str) -> list[OpenedSplit]:
 
 
 def _leaks(exact: NDArray[np.int64], near: NDArray[np.int64], border: int) -> list[tuple[NDArray[Any], bool]]:
-    """`CheckResult.leaks` of two parts, of which the second begins at `border`."""
+    """Return `CheckResult.leaks` of two splits, of which the second begins at `border`."""
     spread, copied = _spread_over(near, border), _spread_over(exact, border)
     return [
         (group, bool(copied[exact[group]].any())) for group in duplicates.iterate_groups(near) if spread[near[group[0]]]
@@ -120,7 +120,7 @@ def _leaks(exact: NDArray[np.int64], near: NDArray[np.int64], border: int) -> li
 
 
 def _spread_over(firsts: NDArray[np.int64], border: int) -> NDArray[np.bool_]:
-    """[N]: of each group's first image whether the group has images on both sides."""
+    """Return, at each group's first image, whether the group has images on both sides of `border`: bool [N]."""
     before, behind = (np.bincount(side, minlength=len(firsts)) > 0 for side in (firsts[:border], firsts[border:]))
     return before & behind
 
@@ -142,12 +142,12 @@ def _findings(found: CheckResult) -> dict[str, int]:
 
 
 def _shallow(found: CheckResult) -> NDArray[np.int64]:
-    """Images that would lose most of their bits, if training takes 8 of them."""
+    """Return images that would lose most of their bits, if training takes 8 of them."""
     return np.flatnonzero(found.looks.shallow_N if default_bits(found.channels) == 8 else [])
 
 
 def _contradictions(found: CheckResult) -> Iterator[NDArray[np.int64]]:
-    """Groups of exact duplicates with more than one label; these are compared by their names."""
+    """Yield groups of exact duplicates with more than one label; these are compared by their names."""
     number_of: dict[str, int] = {}
     labels = []
     for part in found.parts:
@@ -162,7 +162,7 @@ def _contradictions(found: CheckResult) -> Iterator[NDArray[np.int64]]:
 
 
 def _classes_in_one_split(found: CheckResult) -> dict[str, list[int]]:
-    """How many images each class has in each of the parts, of those classes that have none in one."""
+    """Return class -> images in each split, for the classes that have none in one of them."""
     counts = [class_counts(part) for part in found.parts if part.unlabelled is None]
     names = dict.fromkeys(name for each in counts for name in each)
     each = {name: [count.get(name, 0) for count in counts] for name in names}
@@ -170,7 +170,7 @@ def _classes_in_one_split(found: CheckResult) -> dict[str, list[int]]:
 
 
 def as_json(found: CheckResult) -> dict[str, Any]:
-    """Everything that was found; of each kind at most `MOST_LISTED` groups or images are named, and not all of each."""
+    """Return the whole result as JSON; at most `MOST_LISTED` groups or images of each kind are named."""
     sizes = found.looks.sizes_N2[found.looks.readable_N]
     return {
         "source": found.spec,
@@ -228,7 +228,7 @@ def _named(found: CheckResult, groups: Iterable[NDArray[np.int64]]) -> list[list
 
 
 def _images_of_each_split(found: CheckResult, group: NDArray[np.int64]) -> list[str]:
-    """The first images of a group in each of the parts, with these."""
+    """Return the first images of a group in each split, with the split's name."""
     border = int(np.searchsorted(group, found.parts[1].start))
     shown = [*group[:border][: MOST_OF_A_GROUP // 2], *group[border:][: MOST_OF_A_GROUP // 2]]
     return [f"{found.place(i)[0].name}: {found.describe(i)}" for i in shown]
@@ -258,19 +258,19 @@ _FINDING_TEXTS = {
     "unreadable": "can't be read",
     "exact_duplicates": "exact duplicates of others",
     "near_duplicates": "near duplicates of others",
-    "leaks": "in the test part have a duplicate, exact or near, in the training part",
-    "groups_in_both_parts": "groups (patients, tiles ...) have images in both parts",
+    "leaks": "in the test split have a duplicate, exact or near, in the training split",
+    "groups_in_both_parts": "groups (patients, tiles ...) have images in both splits",
     "labels_differ": "groups of exact duplicates have different labels",
-    "classes_in_one_part_only": "classes have no image in one of the parts",
+    "classes_in_one_part_only": "classes have no image in one of the splits",
     "nearly_empty_high_byte": "have 16 bits with a nearly empty high byte: train with bits=16",
-    "parts_with_unusable_labels": "part has a missing or unusable label",
-    "parts_without_the_labels_of_others": "part has no labels that fit the other's",
+    "parts_with_unusable_labels": "split has a missing or unusable label",
+    "parts_without_the_labels_of_others": "split has no labels although the other has",
 }
 MOST_EXAMPLES, MOST_ENDINGS = 3, 10  # of each kind, in the text
 
 
 def summarize(found: CheckResult) -> str:
-    """What was seen and found, a line each; names are escaped, as they may hold anything."""
+    """Format the result as text; names are escaped, as they may hold anything."""
     lines = [f"images     {', '.join(f'{part.name} {len(part.source):,}' for part in found.parts)}"]
     for part in found.parts:
         lines.append(f"classes    {part.name}: {_balance(part)}")

@@ -26,7 +26,7 @@ def draw_check(found: CheckResult, path: Path) -> None:
     sections = [(f"{part.name}: {len(part.source):,} images", list(_examples(found, part))) for part in found.parts]
     spread = [group for group, _ in found.leaks]
     for title, groups in (
-        ("In more than one part", spread),
+        ("In more than one split", spread),
         ("Exact duplicates", found.exact_duplicates()),
         ("Near duplicates", found.near_duplicates()),
     ):
@@ -50,7 +50,7 @@ def _examples(found: CheckResult, part: CheckedSplit) -> Iterator[Block]:
 
 
 def _spread(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A few of them, from the first to the last."""
+    """Return at most `MOST_EXAMPLES` of the numbers, evenly spaced from the first to the last."""
     return numbers[spread_over(len(numbers), MOST_EXAMPLES)]
 
 
@@ -77,6 +77,6 @@ def _pictures(found: CheckResult, numbers: Iterable[int]) -> list[np.ndarray]:
 
 
 def _displayed_pixels(pixels_HWC: Pixels) -> np.ndarray:
-    """uint8 gray or RGB; of other channels the first."""
+    """Return pixels as uint8 gray or RGB; of other numbers of channels the first."""
     pixels = as_displayed(pixels_HWC)
     return np.ascontiguousarray(pixels[..., :3] if pixels.shape[2] in (3, 4) else pixels[..., 0])

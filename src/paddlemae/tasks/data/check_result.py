@@ -53,7 +53,7 @@ class CheckResult:
     findings: dict[str, int] = field(default_factory=dict)
 
     def place(self, i: int) -> tuple[CheckedSplit, int]:
-        """(part, number in its source) of an image."""
+        """Return (split, number in its source) of an image."""
         part = next(part for part in reversed(self.parts) if i >= part.start)
         return part, int(i) - part.start
 
@@ -65,12 +65,12 @@ class CheckResult:
         return duplicates.iterate_groups(self.exact)
 
     def near_duplicates(self) -> Iterator[NDArray[np.int64]]:
-        """Groups that are more than copies of one file."""
+        """Yield groups that are more than copies of one file."""
         return (group for group in duplicates.iterate_groups(self.near) if len(np.unique(self.exact[group])) > 1)
 
 
 def class_counts(part: CheckedSplit) -> dict[str, int]:
-    """How many images each class has; empty without labels."""
+    """Return how many images each class has; empty without labels."""
     if part.source.labels is None:
         return {}
     counts = np.bincount(part.source.labels, minlength=len(part.source.classes))

@@ -18,7 +18,7 @@ class SharedGroup(NamedTuple):
 
 
 def describe_groups(source: Source) -> dict[str, Any] | None:
-    """How many groups a source has, and the largest of them with its images; None without groups."""
+    """Return how many groups a source has, and the largest of them with its images; None without groups."""
     if source.groups is None:
         return None
     numbers, counts = np.unique(source.groups, return_counts=True)
@@ -32,7 +32,7 @@ def _name(source: Source, number: int) -> str:
 
 
 def shared_groups(train: Source, test: Source) -> list[SharedGroup]:
-    """The groups of the same name in both, in the order of the first; none where one has no names."""
+    """Return the groups of the same name in both, in the order of the first; none where one has no names."""
     counts = [_counts(source) for source in (train, test)]
     return [SharedGroup(name, count, counts[1][name]) for name, count in counts[0].items() if name in counts[1]]
 

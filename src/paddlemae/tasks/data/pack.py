@@ -83,7 +83,7 @@ def pack(
         FileNotFoundError: no such path.
         DataFault: too many unreadable images. From here on, what is done is kept.
         OSError: no room.
-        KeyboardInterrupt, Preempted: the text says that the same command goes on.
+        KeyboardInterrupt, Preempted: the text says how to resume.
     """
     if bits not in (None, 8, 16):
         raise ValueError(f"--bits is 8 or 16; got {bits}")
@@ -112,10 +112,10 @@ def pack(
             except KeyboardInterrupt as stop:
                 count = sum(len(part.source) for part in parts)
                 raise KeyboardInterrupt(
-                    f"stopped with {journal.images} of {count} images in {out}; the same command goes on"
+                    f"stopped with {journal.images} of {count} images in {out}; rerun the same command to resume"
                 ) from stop
             except OSError as fault:
-                text = f"could not write the pack ({fault.strerror or fault}); mend it, and the same command goes on"
+                text = f"could not write the pack ({fault.strerror or fault}); fix it and rerun the command to resume"
                 raise OSError(fault.errno, text, str(out)) from fault
     return PackResult(
         out,
@@ -166,13 +166,13 @@ def _about(source: Source) -> dict[str, Any]:
 
 
 def _root(spec: str) -> str:
-    """The folder whose name says nothing of an image."""
+    """Return the folder whose name says nothing of an image."""
     path, _ = path_and_options(spec)
     return path if os.path.isdir(path) else os.path.dirname(path)
 
 
 def summarize_pack(packed: PackResult) -> str:
-    """What is there, in a line; before it, a line for each part without labels."""
+    """Format the result as one line, after a line for each split without labels."""
     notes = [f"note: {name} is packed without labels: {reason}" for name, reason in packed.unlabelled.items()]
     left_out = f", {packed.skipped:,} skipped, see {packed.folder / SKIPPED_FILE}" if packed.skipped else ""
     rate = f", {packed.images_now / packed.seconds:,.0f} images/s" if packed.images_now else ", all done before"
@@ -225,7 +225,7 @@ def _damage(path: Path, sha256: str) -> str | None:
 
 
 def describe_verification(found: VerifyResult) -> str:
-    """A line for each file that is wrong, or one that all are whole."""
+    """Return a line for each file that is wrong, or one that all are whole."""
     if found.faults:
         return "\n".join(f"{found.folder / name} {what}" for name, what in found.faults.items())
     return f"{found.folder}: {found.shards:,} shards, {_megabytes(found.bytes)}, as they were written"

@@ -40,7 +40,7 @@ class ShardSize:
 
     @classmethod
     def of(cls, text: str) -> ShardSize:
-        """Of "1000", which are images, or "500MB"."""
+        """Parse "1000" as images, or "500MB" as bytes."""
         found = _SHARD_SIZE.fullmatch(text.strip())
         number = int(found[1]) * _UNITS[(found[2] or "").upper()] if found else 0
         if not found or not number:
@@ -89,7 +89,7 @@ class SkippedImages:
         self._check()
 
     def taken(self) -> list[tuple[str, str]]:
-        """Those since the last shard."""
+        """Return and forget the images that were skipped since the last shard."""
         taken, self.since_shard = self.since_shard, []
         return taken
 
@@ -143,7 +143,7 @@ def fill_shards(
         shards.abandon()
     if not journal.of_part(part.name):
         path, reason = next(iter(skipped.reasons.items()))
-        raise DataFault(f"no image of {part.source.name} can be read, mend them; first: {path!r} ({reason})")
+        raise DataFault(f"no image of {part.source.name} can be read; fix or replace them; first: {path!r} ({reason})")
 
 
 def _encode_chunk(source: Source, encoding: Encoding, numbers: range) -> list[EncodedImage | UnreadableImage]:
@@ -202,7 +202,7 @@ class _Shards:
 
 
 def _entries(part: PackSplit, i: int, image: EncodedImage) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of an image's files."""
+    """Yield (name, content) of an image's files."""
     source, about = part.source, dict[str, Any]()
     yield f"{i:09}.{image.ending}", image.content
     about["source"] = source.describe(i).removeprefix(os.path.join(part.root, ""))

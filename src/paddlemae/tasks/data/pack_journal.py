@@ -1,4 +1,4 @@
-"""The folder of a pack: what is done of it, so that the same command goes on, and at last its index.
+"""The folder of a pack: a journal of finished shards, from which the same command resumes, and at last its index.
 
 While a pack is made, `packing.jsonl` has what it is made of in its first line, and then a line for each shard that is
 in its place. A line that a crash left half written, and a shard without a line, count for nothing: they are made again.
@@ -69,7 +69,7 @@ class Shard:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What the index has of it."""
+        """Return the shard's entry in the index."""
         return {key: value for key, value in vars(self).items() if key not in ("skipped", "rows")}
 
 
@@ -174,7 +174,7 @@ def _is_of_a_beginning(name: str) -> bool:
 
 
 def _begun(folder: Path, names: list[str]) -> Journal | None:
-    """The pack that is there, finished or not."""
+    """Return the journal of the existing pack, finished or not."""
     journal = _read_journal(folder) if JOURNAL_FILE in names else None
     index = read_index(folder, names) if INDEX_FILE in names else None
     if index and (journal is None or not _differences(index, journal.about)):
@@ -183,7 +183,7 @@ def _begun(folder: Path, names: list[str]) -> Journal | None:
 
 
 def _read_journal(folder: Path) -> Journal:
-    """Its whole lines.
+    """Read the complete lines of a journal.
 
     Raises:
         ValueError: it is damaged, or something else.
@@ -212,7 +212,7 @@ def _lines(objects: Iterable[Any]) -> bytes:
 
 def _check_whole(journal: Journal) -> None:
     for name, what in find_file_faults(journal.folder, listed_files(journal.about)).items():
-        raise ValueError(f"{journal.folder} is not the whole pack: {name} {what}; add --overwrite to make it anew")
+        raise ValueError(f"{journal.folder} is not the whole pack: {name} {what}; add --overwrite to replace it")
     (journal.folder / JOURNAL_FILE).unlink(missing_ok=True)  # it was ended between its last two steps
 
 
@@ -237,13 +237,13 @@ def _compare(begun: Journal, now: About) -> None:
         different.append(f"PaddleMAE {begun.about['paddlemae']} then, {now['paddlemae']} now")
     if different:
         raise ValueError(
-            f"{begun.folder} holds a pack of something else: {', '.join(different)}; add --overwrite to make it anew, "
+            f"{begun.folder} holds a pack of something else: {', '.join(different)}; add --overwrite to replace it, "
             "or name another --out"
         )
 
 
 def _differences(before: About, now: About) -> list[str]:
-    """What the two were made of otherwise, in words."""
+    """Return, in words, the settings and images in which two packs differ."""
     found = [
         f"{name} {_shown(before['settings'].get(name))} then, {_shown(value)} now"
         for name, value in now["settings"].items()

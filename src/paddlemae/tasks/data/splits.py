@@ -20,7 +20,7 @@ class OpenedSplit(NamedTuple):
 
 
 def open_splits(spec: str, split: str) -> list[OpenedSplit]:
-    """The parts that a split means: train, test, or all: both, where there are both.
+    """Open a split: train, test, or all: both, where both exist.
 
     Raises:
         ValueError, FileNotFoundError: no such split, or as `open_source` says.
@@ -40,7 +40,7 @@ def open_splits(spec: str, split: str) -> list[OpenedSplit]:
 
 
 def open_split(spec: str, split: str | None, name: str) -> OpenedSplit:
-    """A split of a source, under a name; labels are not asked of images that have none."""
+    """Open a split of a source under a name, without labels if it has none."""
     try:
         return OpenedSplit(name, open_source(spec, split, labelled=True), None)
     except MissingSplit:

@@ -73,7 +73,7 @@ def measure_source(
 
 
 def load_base(recipe: str | None, out: Path | None, overwrite: bool) -> dict[str, Any]:
-    """What a recipe that is to be written, if one is, begins with; mistakes are better known before images are seen.
+    """Return the content that a new recipe begins with; check the arguments before images are read.
 
     Args:
         recipe: one for pretraining, as `load_recipe` takes it; by default nothing is named.
@@ -87,7 +87,7 @@ def load_base(recipe: str | None, out: Path | None, overwrite: bool) -> dict[str
     if out.suffix not in (".yaml", ".yml"):
         raise ValueError(f"--out is the recipe to write, and ends in .yaml; got {out}")
     if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists already; add --overwrite to write it anew, or name another --out")
+        raise ValueError(f"{out} exists already; add --overwrite to replace it, or name another --out")
     if not out.parent.is_dir():
         raise FileNotFoundError(
             f"there is no folder {out.parent} to write {out.name} to; make it, or name another --out"
@@ -98,7 +98,7 @@ def load_base(recipe: str | None, out: Path | None, overwrite: bool) -> dict[str
 
 
 def choose_channels(base: dict[str, Any], channels: int | None, bits: int | None) -> tuple[int, int | None]:
-    """(channels, bits) to look at images with: those that are named, else the recipe's."""
+    """Return (channels, bits) to look at images with: those that are named, else the recipe's."""
     built = build_recipe("pretrain", base)
     return channels or built.model.channels, bits or built.augment.bits
 
@@ -133,5 +133,5 @@ def as_text(found: ChannelStatistics) -> str:
 
 
 def as_json(found: ChannelStatistics) -> dict[str, Any]:
-    """Everything that was found, in full precision."""
+    """Return the statistics in full precision, as JSON."""
     return dataclasses.asdict(found)

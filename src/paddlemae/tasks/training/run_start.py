@@ -101,7 +101,7 @@ def stored_recipe(run: Path, task: str) -> Recipe:
         raise FileNotFoundError(f"{run} holds no run to resume (no {RECIPE_FILE}); leave --resume out to start one")
     content = read_recipe_file(path)
     named = content.get("task")
-    if named not in RECIPES:
+    if not isinstance(named, str) or named not in RECIPES:
         raise ValueError(f"{path} is damaged (its task is {brief(named)}); restore it, or start over with --overwrite")
     if named != task:
         raise ValueError(f"{run} is a {named} run; resume it with 'paddlemae {named}'")
