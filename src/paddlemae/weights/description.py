@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -55,13 +55,17 @@ TYPES: dict[str, tuple[type[BaseModel], ...]] = {
     **{kind: tuple(map(_type_of, shapes)) for kind, shapes in SHAPES.items()},
     "probe": (HeadType,),
 }
+if TYPE_CHECKING:
+    Kind = str
+else:
+    Kind = Literal[tuple(TYPES)]
 
 
 class DescriptionType(BaseModel):
     """The fields of `model.json`, but for what its kind asks of the architecture."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
-    kind: Literal["mae", "classifier", "encoder", "probe"]
+    kind: Kind
     architecture: dict[str, Any]
     mean: Means
     std: Stds
@@ -88,7 +92,7 @@ def check_description(content: Mapping[str, Any]) -> None:
         _check_encoder(found.kind, shape)
         if len(found.mean) != shape["channels"] or len(found.std) != shape["channels"]:
             raise ValueError(f"{len(found.mean)} means and {len(found.std)} stds for {shape['channels']} channels")
-    classes = shape.get("num_classes", 0) if found.kind in ("classifier", "probe") else 0
+    classes = shape.get("num_classes", 0) if found.kind != "encoder" else 0
     if len(found.classes) != classes:
         raise ValueError(f"{len(found.classes)} names of {classes} classes")
 
