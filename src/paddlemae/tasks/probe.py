@@ -92,7 +92,7 @@ def _probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
         return last.metrics
 
     course = Course("probe", training, num_train, evaluate, recipe.evaluate_every, best_by=Evaluation.kind.primary)
-    run_training(start, course, state, parts.description, batches, loss_fn, sharing={}, in_memory=recipe.cached)
+    run_training(start, course, state, parts.description, batches, loss_fn, shares_cpu=False, in_memory=recipe.cached)
     last = last or evaluate_head(head, known, len(parts.train.classes))
     protocol = {**asdict(parts.kind), "cached": recipe.cached, "base_lr": training.base_lr}
     protocol["batch_size"] = training.effective_batch_size
