@@ -23,17 +23,17 @@ browser: $(VENV)/installed ## Open the report and the site in headless Chromium 
 	@command -v chromium chromium-browser google-chrome >/dev/null || { echo "no Chromium found: apt-get install chromium" >&2; exit 1; }
 	$(VENV)/bin/python -m pytest -m browser
 
-parity: $(PARITY)/installed ## Compare with PyTorch side by side (installs it: 2 GB on disk)
+parity: $(PARITY)/installed ## Compare with PyTorch (installs it: 2 GB on disk)
 	$(PARITY)/bin/python -c "import torch, transformers" # without them pytest would skip, and pass
 	$(PARITY)/bin/python -m pytest -m parity
 
-bench: $(PARITY)/installed ## Measure speed and memory beside PyTorch (40 minutes; QUICK=1: 10)
+bench: $(PARITY)/installed ## Measure speed and memory, compared with PyTorch (40 minutes; QUICK=1: 10)
 	$(PARITY)/bin/python -m benchmarks.run $(if $(QUICK),--quick) $(BENCH)
 
-drill: $(VENV)/installed ## Kill, stop and starve trainings, and see that nothing is lost (half an hour; DRILL="--kills 6 --faults 3")
+drill: $(VENV)/installed ## Kill, stop and starve trainings, and check that nothing is lost (half an hour; DRILL="--kills 6 --faults 3")
 	$(VENV)/bin/python -m drill.run $(DRILL)
 
-soak: $(VENV)/installed ## Pretrain for 2 hours and see that memory and speed stay (DATA=FOLDER of images; HOURS=2)
+soak: $(VENV)/installed ## Pretrain for 2 hours and check that memory and speed are stable (DATA=FOLDER of images; HOURS=2)
 	$(VENV)/bin/python -m drill.soak --data $(DATA) --hours $(or $(HOURS),2) $(SOAK)
 
 fuzz: $(VENV)/installed ## Open 20,000 hostile weights files, and 20,000 cases of each property test (FUZZ=... CASES="--cases 20000 --seed 0")
@@ -45,8 +45,8 @@ lint: $(VENV)/installed ## Check style, formatting and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# Every warning is an error: broken links and anchors, pages that the contents lack. Read anew each time, since what was
-# warned of once is not said again. Links to other sites are not followed: that needs a network.
+# Every warning is an error: broken links and anchors, pages that the contents lack. A fresh build each time, since Sphinx
+# repeats no warning. Links to other sites are not followed: that needs a network.
 docs: $(VENV)/installed ## Build the pages into a site that needs no network: site/index.html
 	@rm -rf site
 	$(VENV)/bin/python -m sphinx --quiet --nitpicky --fail-on-warning --keep-going --fresh-env -d build/docs docs site

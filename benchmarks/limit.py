@@ -17,8 +17,7 @@ def step_products(job: Job) -> Counter[Product]:
     """The matrix products of one step of a job, and how often each is done.
 
     Only what the mathematics needs: pixels get no gradient, and of a last block nothing is computed whose output nobody
-    reads. Softmax, norms, GELU, additions, the optimizer and all traffic of memory are left out, so no program that
-    multiplies these matrices can be faster than this.
+    reads. Softmax, norms, GELU, additions, the optimizer and memory traffic are left out.
     """
     return PRODUCTS[job.task](job)
 

@@ -249,7 +249,8 @@ def section_table(results: Results, listed: Sequence[Work]) -> str:
     bounds = [step_limit(results, work) for work in listed]
     if any(bounds):
         cells = [_bound(work, one, bound) for work, one, bound in zip(listed, found, bounds)]
-        rows.append(["arithmetic limit (PaddleMAE's part of it)", *cells])
+        scope = " of one thread" if {work.job.threads for work in listed} == {1} else ""
+        rows.append([f"arithmetic limit{scope} (PaddleMAE's share of it)", *cells])
     return markdown(["", *(f"{work.title}, {work.quantity}" for work in listed)], rows)
 
 
@@ -406,12 +407,12 @@ Written by `python -m benchmarks.run page --out benchmarks/results` from [{resul
 |---|---|
 | machine | {machine} |
 | versions | {versions} |
-| commit ("+": with changes) | {commits} |
+| commit ("+": with uncommitted changes) | {commits} |
 | measured | {sessions} |
 
 ![Speed relative to transformers](images/{bars})
 
-## What must hold
+## Requirements
 
 {targets}
 
@@ -421,11 +422,11 @@ Written by `python -m benchmarks.run page --out benchmarks/results` from [{resul
 
 ## The arithmetic limit
 
-A step's matrix products, forward and backward, over the fastest rate that a large product of either framework
-reached on all cores: no program that multiplies these matrices in float32 here can be faster. "Own shapes"
-takes each product at the best speed that either framework reached for its own shape instead, each alone and again and
-again, so in a warm cache. Softmax, norms, GELU, additions, the optimizer and all traffic of memory are what lies
-between. CrossMAE's decoder multiplies other, fewer matrices; its limit is not drawn.
+The limit is the rate of a step that computes its matrix products only, forward and backward in float32, at the fastest
+rate that one large product reached in either framework. In the column "limit, own shapes" each product instead has the
+fastest rate that was measured for its shape, repeated in a warm cache. Both are estimates for this machine and these
+libraries: a library with faster products would raise them. The rest of a step's time goes to softmax, norms, GELU,
+additions, the optimizer and memory traffic. CrossMAE's decoder has fewer products; its limit is not shown.
 
 {limits}
 
@@ -435,43 +436,43 @@ between. CrossMAE's decoder multiplies other, fewer matrices; its limit is not d
 
 ![Images a second against batch, image size, mask ratio and threads](images/{sweeps})
 
-*ViT-Tiny/16 pretraining, batch 16, 224 px, mask ratio 0.75 and all cores where not said otherwise; a process a point.*
+*ViT-Tiny/16 pretraining with batch 16, 224 px, mask ratio 0.75 and all cores, except for the setting that varies; each
+point is one process.*
 
 ## How it was measured
 
-- Each measurement is a process of its own. The sides of a work take turns, so that a slow minute of the machine meets
-  all of them; each process runs its warm-up steps (compilation included), then steps for some seconds, and gives the
-  median step. A table shows the median over processes (one to three; results without brackets are of one), in brackets
-  the smallest and largest. A variant of transformers that was over 5% slower than its fastest in the first turn is not
-  repeated, and plain Paddle is measured in one process of two steps after a warm-up.
-- A step is timed from the end of the step before, so nothing between steps is left out. Every side is given the same
-  uint8 images in memory and does all of it in float32: to float and normalised, masks drawn, forward, loss, backward,
-  AdamW, and the loss read back. Pretraining: mask ratio 0.75, normalised pixel targets; decoder 512 wide, 8 blocks
-  (of ViT-Tiny 192 wide, 4 blocks, as the known small ports have it, and of the 32 px model 96 wide, 2 blocks;
-  `--models tiny-512` measures ViT-Tiny with the paper's).
-  Weights are random draws of the same shapes.
-- PaddleMAE: its own training loop (`train.loop.fit`) with the settings that the command makes by itself; features as
-  `embed` computes them (`tasks.models.inference`). Paddle's inference engine is compiled and its features are checked
-  before the clock starts and after it. Its rows are of a session a day after the others', so small differences mean
-  nothing; [export.md](export.md#speed) has it beside ours in one process, where turns are taken.
-- transformers: `ViTMAEForPreTraining`, `ViTForImageClassification` and `ViTModel`, all cores, attention "sdpa" and
-  "eager", `torch.compile` in its default mode, and whichever of AdamW's `fused` and `foreach` was faster in place;
-  the fastest of all these stands for transformers. Features are compared with eager execution; the
-  compiled model is in the table.
-- Plain Paddle: MAE from the paper with `nn.Linear`, `nn.LayerNorm`, `nn.GELU`, `take_along_axis` and
-  `paddle.optimizer.AdamW` (`benchmarks/plain_paddle.py`), which is what one writes first. "As installed" has no
-  environment settings; Paddle then multiplies on one core, and on AMD processors on a slow path. "Environment set" has
-  `OMP_NUM_THREADS` at the cores and `MKL_DEBUG_CPU_TYPE=5`, so what remains is the layers themselves.
-- CrossMAE's decoder (arXiv 2401.14391) predicts a quarter of the patches and has half as many blocks again, as in its
+- Each measurement is a separate process. The programs that are compared take turns, so that a slow minute of the
+  machine affects all of them. Each process runs warm-up steps (compilation included), then steps for some seconds, and
+  reports the median step. Tables show the median over one to three processes, and in brackets the smallest and the
+  largest; results without brackets come from one process. A variant of transformers that was over 5% slower than the
+  fastest one in the first turn is not repeated. Plain Paddle is measured in one process: a warm-up and two steps.
+- A step is timed from the end of the previous step, so it includes everything. Every program gets the same uint8
+  images in memory and does all work in float32: conversion, normalisation, masks, forward, loss, backward, AdamW, and
+  reading the loss. Pretraining has mask ratio 0.75 and normalised pixel targets. The decoder is 512 wide with 8
+  blocks; for ViT-Tiny it is 192 wide with 4 blocks, for the 32 px model 96 wide with 2 blocks. `--models tiny-512`
+  measures ViT-Tiny with the paper's decoder. Weights are random.
+- PaddleMAE runs its own training loop (`train.loop.fit`) with the command's default settings, and computes features as
+  `embed` does (`tasks.models.inference`). Paddle's inference engine is compiled, and its features are checked, outside
+  of the measured time. It was measured a day later than the rest, so small differences mean nothing; [Exported
+  models](export-measured.md#speed) compares it with PaddleMAE in turns.
+- transformers runs `ViTMAEForPreTraining`, `ViTForImageClassification` and `ViTModel` on all cores, with "sdpa" and
+  "eager" attention and with `torch.compile` in its default mode, with the faster of AdamW's `fused` and `foreach`. The
+  fastest of these variants is the one that PaddleMAE is compared with. Features are compared with eager execution; the
+  table has the compiled model too.
+- Plain Paddle is MAE from the paper with `nn.Linear`, `nn.LayerNorm`, `nn.GELU`, `take_along_axis` and
+  `paddle.optimizer.AdamW` (`benchmarks/plain_paddle.py`), as a first version would be written. "As installed" has no
+  environment settings; Paddle then multiplies on one core and, on AMD processors, on a slow path. "Environment set"
+  has `OMP_NUM_THREADS` set to the number of cores and `MKL_DEBUG_CPU_TYPE=5`.
+- CrossMAE's decoder (arXiv 2401.14391) predicts a quarter of the patches and has 1.5 times as many blocks, as in its
   paper. It is another method with the same purpose, compared with transformers' MAE.
-- Memory is the largest resident memory of the process, libraries included. The input pipeline runs in one process
-  bound to one core, training crops of 20 to 100% of a photo's area; the Pillow chain ends in normalised floats,
-  ours in uint8, since normalising is part of the step. The packed cache is made before the clock starts.
+- Memory is the largest resident memory of the process, libraries included. The input pipeline runs in one process on
+  one core, with training crops of 20 to 100% of a photo's area. The Pillow chain returns normalised floats, PaddleMAE
+  uint8, because it normalises in the step. The cache is made outside of the measured time.
 
 ## Not measured
 
-- Where a table has –.
-- Accelerators, other machines, other precisions: nothing here was run on any.
-- Training from files at full length: the steps above have their images in memory, and the pipeline is measured alone.
-- Accuracy. That both sides compute the same is held by `make parity`, not by this page.
+- Table cells with –.
+- Accelerators, other machines and other precisions.
+- Training from files over a whole run: the steps above read images from memory, and the pipeline is measured alone.
+- Accuracy. `make parity` checks that PaddleMAE and transformers compute the same.
 """

@@ -28,7 +28,9 @@ PAGES = {
     "Train": ["recipes", "settings", "runs", "processes"],
     "Look": ["reconstruct", "evaluate", "features"],
     "Use elsewhere": ["weights", "weights-safety", "export", "python"],
-    "Design and evidence": ["design", "parity", "speed", "soak", "RESULTS", "log"],
+    "Design": ["design"],
+    "Evidence": ["RESULTS", "parity", "speed", "data-measured", "weights-measured", "export-measured"]
+    + ["processes-measured", "soak", "log"],
 }
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Pretraining on several hosts under Slurm: sbatch examples/slurm.sh
 # Slurm sends SIGUSR1 five minutes before the time is up (a preemption: SIGTERM); the training finishes its step, saves
-# and ends with status 75, upon which the job queues itself again and goes on from there.
+# and ends with status 75; then the job queues itself again and resumes.
 #SBATCH --job-name=mae
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

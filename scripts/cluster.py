@@ -1,4 +1,4 @@
-"""What 64 processes on 8 hosts would cost a step of ViT-L, from figures measured here: the tables of docs/processes.md.
+"""What 64 processes on 8 hosts would cost a step of ViT-L, from measured figures: docs/processes-measured.md.
 
 python scripts/cluster.py --measure    # some minutes; needs 6 GB of memory
 python scripts/cluster.py              # the tables again, from the kept figures
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-KEPT, PAGE = ROOT / "docs/results/cluster.json", ROOT / "docs/processes.md"
+KEPT, PAGE = ROOT / "docs/results/cluster.json", ROOT / "docs/processes-measured.md"
 BEGIN, END = "<!-- made by scripts/cluster.py -->\n", "<!-- end -->\n"
 PROCESSES, HOSTS, BATCH = 64, 8, 4096
 LINKS_GBIT = (10, 25, 100, 200, 400)
@@ -148,10 +148,10 @@ def tables(facts: dict[str, Any]) -> str:
         f"{CITED_IMAGES_A_SECOND:.0f} images/s of a TPU-v3 core (*cited*: MAE, sec. 4.1).",
         "",
         f"**Gradients** are {gradient_bytes / 1e9:.2f} GB of float32. A ring sends {on_link / 1e9:.2f} GB through each "
-        "host's link, in each direction; `DataParallel` begins while the backward pass goes on, so a part of it is "
-        "hidden, at best all that fits beside two thirds of the step:",
+        "host's link, in each direction. `DataParallel` overlaps this with the backward pass, at best with two "
+        "thirds of the step:",
         "",
-        "| link | adding up | step, nothing hidden | step, best hidden |",
+        "| link | all-reduce | step, no overlap | step, best overlap |",
         "|---:|---:|---:|---:|",
     ]
     for gbit in LINKS_GBIT:
@@ -163,12 +163,12 @@ def tables(facts: dict[str, Any]) -> str:
     minutes = 20 * 1_281_167 / BATCH * compute / 60
     lines += [
         "",
-        f"The slowest of {PROCESSES} processes is waited for: {slowest:.2f} times the usual step, in a simulation that "
-        f"draws from step times *measured* here (digits on one core: median {1e3 * usual:.0f} ms, a tenth below "
-        f"{1e3 * tenth:.0f}, a tenth above {1e3 * ninetieth:.0f} ms), and counted in the table; a machine of one's own "
-        "is steadier than this one.",
+        f"Each step takes as long as the slowest of {PROCESSES} processes: {slowest:.2f} times the median, in a "
+        f"simulation that draws from *measured* step times (digits on one core: median {1e3 * usual:.0f} ms, a tenth "
+        f"below {1e3 * tenth:.0f}, a tenth above {1e3 * ninetieth:.0f} ms). The table "
+        "includes this; step times on a dedicated machine vary less.",
         "",
-        f"Two processes on loopback add up {facts['bytes'] / 1e9:.2f} GB in {min(facts['add_up']):.2f} s "
+        f"Two processes on one host all-reduce {facts['bytes'] / 1e9:.2f} GB in {min(facts['add_up']):.2f} s "
         f"({rate:.1f} GB/s each way, *measured*). A round of messages takes {a_round:.0f} us between two processes "
         "(*measured*), and there are three or four of them a step; the first process reads and answers "
         f"{PROCESSES - 1}, so about {messages:.0f} ms a step at most.",
@@ -179,9 +179,9 @@ def tables(facts: dict[str, Any]) -> str:
         f"{a_host / PACKED_A_SECOND:.1f} with `cache=FOLDER` ({PACKED_A_SECOND:.0f} images/s, *measured*).",
         "",
         f"**Checkpoints** are {state_gb:.2f} GB. The copy that training waits for takes {copy:.1f} s, and writing, "
-        f"checksums and flushing to disk {write:.0f} s behind its back (ViT-Base's {measured_gb:.2f} GB took "
+        f"checksums and flushing to disk {write:.0f} s in the background (ViT-Base's {measured_gb:.2f} GB took "
         f"{facts['copied']:.1f} and {facts['written']:.1f} s, *measured*). Every 20 epochs, as in `pretrain large`, "
-        f"that is one in {minutes:.0f} minutes, which is also the most that a kill costs.",
+        f"that is one in {minutes:.0f} minutes, which is the most that a kill can cost.",
     ]
     return "\n".join(lines)
 

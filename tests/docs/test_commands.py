@@ -22,7 +22,7 @@ def test_every_command_runs(page: Path, type_page: Callable[[Path], set[str]]) -
 
 def test_the_first_hour_leaves_what_it_says(type_page: Callable[[Path], set[str]], desk) -> None:
     type_page(FIRST_HOUR)
-    for path in ("photos.png", "cifar10-check/check.png"):
+    for path in ("reconstructions.png", "labelled-check/check.png"):
         assert (desk.folder / path).read_bytes().startswith(b"\x89PNG")
-    assert (desk.folder / "runs/cifar10-tuned/checkpoints/best").exists()
-    assert (desk.folder / "runs/cifar10/report.html").stat().st_size > 10_000
+    assert (desk.folder / "runs/tuned/checkpoints/best").exists()
+    assert (desk.folder / "runs/mine/report.html").stat().st_size > 10_000

@@ -26,7 +26,7 @@ OF_LAYERS = [
 def test_every_block_of_the_page_runs(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     code = "\n".join(BLOCKS)
-    assert code.count("steps=2") == 2
+    assert code.count("steps=2") == 3
     names: dict = {}
     exec(compile(code, "docs/python.md", "exec"), names)
     np.testing.assert_allclose(names["same"], names["features"][:1], atol=1e-5)

@@ -31,9 +31,16 @@ def folder(tmp_path: Path) -> Path:
 def test_the_script_leads_from_images_to_a_report(folder: Path) -> None:
     environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PRETRAIN": SMALL, "FINETUNE": SMALL}
     words = ["bash", str(ROOT / "examples/journey.sh"), "photos", "labelled", "out"]
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
-    assert done.returncode == 0, done.stdout + done.stderr
+
+    def run_journey() -> None:
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    run_journey()
     report = (folder / "out/pretrained/report.html").read_text()
     assert "from scratch" in report
     assert (folder / "out/reconstructions.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "out/tuned/result.json").exists() and (folder / "out/probe/result.json").exists()
+    written = (folder / "out/tuned/result.json").stat().st_mtime_ns
+    run_journey()  # finished trainings are skipped: run again, they would be refused
+    assert (folder / "out/tuned/result.json").stat().st_mtime_ns == written

@@ -65,7 +65,7 @@ class ModelType(BaseModel):
 
 
 def collect(runs: Sequence[Path]) -> Json:
-    """The figures of one run, or of several beside each other.
+    """Return the figures of one run, or of several with a comparison.
 
     Raises:
         ValueError, FileNotFoundError: no run, or a folder that holds none.

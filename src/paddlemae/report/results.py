@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 
 def rows_of(results: Iterable[Json], task: str, problems: list[str]) -> Iterator[Json]:
-    """Results as rows of a table: what was done in the same way from other starts and seeds is beside each other."""
+    """Results as rows of a table: one row for all starts and seeds of the same evaluation."""
     rows: dict[tuple[Any, ...], Json] = {}
     cells: dict[tuple[Any, ...], dict[Any, Json]] = {}
     for result in results:

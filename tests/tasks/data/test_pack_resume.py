@@ -169,7 +169,7 @@ def test_what_differs_is_said(photos: Path, tmp_path: Path, monkeypatch: pytest.
     refused("quality 95 then, 90 now, lossless False then, True now", quality=90, lossless=True)
     refused("shard-size 3 images then, 4000000 bytes now", shard_size="4MB")
     refused("bits none then, 8 now", bits=8)
-    refused("parts train, test then, train now", split="train")
+    refused("splits train, test then, train now", split="train")
     monkeypatch.setattr(paddlemae, "__version__", "9.9")
     assert packed(photos, tmp_path / "p").images == 11
     with pytest.raises(ValueError, match=f"something else: PaddleMAE {version} then, 9.9 now; add"):

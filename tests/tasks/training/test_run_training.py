@@ -53,9 +53,11 @@ def test_a_step_knows_how_long_it_waited(monkeypatch) -> None:
         batches(),
         loss,
         lambda step: 0.1,
-        total_steps=2,
-        accumulation_steps=2,
-        after_step=[spent, lambda state, result: clock.results.append((result.seconds, result.waiting))],
+        loop.FitSettings(
+            total_steps=2,
+            accumulation_steps=2,
+            after_step=[spent, lambda state, result: clock.results.append((result.seconds, result.waiting))],
+        ),
     )
     assert clock.results == [(8.0, 4.0), (4.5, 0.5)]
     assert (spent.seconds, spent.waiting) == (12.5, 4.5)

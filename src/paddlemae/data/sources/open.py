@@ -46,7 +46,7 @@ def open_source(spec: str, split: str | None = None, labelled: bool = False) -> 
         split: for digits "train" (4000 images, also None), "test" (1000), or "fit" (3500) and "val"
             (500), which together are "train". For a folder, "train" is its subfolder train, and
             "test" its subfolder val or else test, in any of the spellings and by the rule at the top of
-            `sources.labels`; if it has no splits, "train" is the folder itself and "test" an error. None: the folder
+            `sources.splits`; if it has no splits, "train" is the folder itself and "test" an error. None: the folder
             itself. An archive's folders, the names of shards, tables and arrays, and the values of a column are splits
             in the same way; CIFAR and MNIST have both, and None means "train".
         labelled: labels are needed. A folder's classes are then the names of its (or of its training

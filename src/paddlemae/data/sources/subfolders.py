@@ -18,7 +18,7 @@ def subfolder_of(root: str, split: str | None) -> str | None:
     """Return the subfolder that a split means; None for the whole folder.
 
     Raises:
-        MissingPart, ValueError: as `labels.choose_split`.
+        MissingPart, ValueError: as `splits.choose_split`.
     """
     part = choose_folder(
         subfolders(root) if split else [],
@@ -46,7 +46,7 @@ def choose_folder(
         kind_of: of a folder's name, whether it holds a `PICTURE`, or an `ARRAY` only, or None of them.
         count_of: of a name and one of these, how many it holds.
     Raises:
-        MissingPart, ValueError: as `labels.choose_split`.
+        MissingPart, ValueError: as `splits.choose_split`.
     """
     words, others = [name for name in names if split_of(name)], [name for name in names if not split_of(name)]
     present = (

@@ -48,8 +48,8 @@ def check(
     Args:
         spec: as `open_source` takes it.
         split: train, test, or all: both, where there are both.
-        test: other images, as `open_source` takes them, to be held out: all of them, or their test part if they have
-            one. Of `spec` they are compared with the training part.
+        test: other images, as `open_source` takes them, to be held out: all of them, or their test split if they have
+            one. Of `spec` they are compared with the training split.
         channels: as images are read for a model.
         workers: processes that decode; None is one a core where the images are many.
     Raises:
@@ -57,18 +57,18 @@ def check(
         FileNotFoundError: no such path.
     """
     with _collect_notes() as notes:
-        parts = _open_splits(spec, split, test)
-    others = count_ignored_files(spec, parts[0].source)
-    sources = [part.source for part in parts]
+        splits = _open_splits(spec, split, test)
+    others = count_ignored_files(spec, splits[0].source)
+    sources = [split.source for split in splits]
     count = sum(map(len, sources))
     with progress("images", count, show=not quiet) as show:
         looks = survey_sources(sources, channels, workers=workers_for(count, workers), on_images=show)
     exact = duplicates.find_exact_groups(looks.digests_N2, looks.readable_N)
     with progress("comparisons", duplicates.NEAR_STEPS, show=not quiet) as show:
         near = duplicates.find_near_groups(looks.thumbnails_NP, exact, looks.readable_N, show)
-    leaks = _leaks(exact, near, parts[1].start) if len(parts) > 1 else []
+    leaks = _leaks(exact, near, splits[1].start) if len(splits) > 1 else []
     shared = shared_groups(*sources) if len(sources) > 1 else []
-    found = CheckResult(spec, test, channels, parts, looks, exact, near, leaks, shared, notes, others)
+    found = CheckResult(spec, test, channels, splits, looks, exact, near, leaks, shared, notes, others)
     found.findings.update({name: number for name, number in _findings(found).items() if number})
     return found
 
@@ -90,10 +90,10 @@ def _collect_notes() -> Iterator[list[str]]:
 
 def _open_splits(spec: str, split: str, test: str | None) -> list[CheckedSplit]:
     opened = open_splits(spec, split) if test is None else _with_test(spec, split, test)
-    starts = accumulate((len(part.source) for part in opened), initial=0)
+    starts = accumulate((len(split.source) for split in opened), initial=0)
     return [
-        CheckedSplit(part.name, part.source, start, part.unlabelled, part.is_fault)
-        for part, start in zip(opened, starts)
+        CheckedSplit(split.name, split.source, start, split.unlabelled, split.is_fault)
+        for split, start in zip(opened, starts)
     ]
 
 
@@ -111,7 +111,7 @@ def _with_test(spec: str, split: str, test: str) -> list[OpenedSplit]:
     return [train, held_out]
 
 
-def _leaks(exact: NDArray[np.int64], near: NDArray[np.int64], border: int) -> list[tuple[NDArray, bool]]:
+def _leaks(exact: NDArray[np.int64], near: NDArray[np.int64], border: int) -> list[tuple[NDArray[Any], bool]]:
     """Return `CheckResult.leaks` of two splits, of which the second begins at `border`."""
     spread, copied = _spread_over(near, border), _spread_over(exact, border)
     return [
@@ -126,18 +126,18 @@ def _spread_over(firsts: NDArray[np.int64], border: int) -> NDArray[np.bool_]:
 
 
 def _findings(found: CheckResult) -> dict[str, int]:
-    labelled = [part for part in found.parts if part.unlabelled is None]
+    labelled = [split for split in found.splits if split.unlabelled is None]
     return {
         "unreadable": len(found.looks.faults),
         "exact_duplicates": sum(len(group) - 1 for group in found.exact_duplicates()),
         "near_duplicates": sum(len(np.unique(found.exact[group])) - 1 for group in found.near_duplicates()),
-        "leaks": sum(int((group >= found.parts[1].start).sum()) for group, _ in found.leaks),
+        "leaks": sum(int((group >= found.splits[1].start).sum()) for group, _ in found.leaks),
         "groups_in_both_parts": len(found.shared),
         "labels_differ": sum(1 for _ in _contradictions(found)),
         "classes_in_one_part_only": len(_classes_in_one_split(found)),
         "nearly_empty_high_byte": len(_shallow(found)),
-        "parts_with_unusable_labels": sum(part.is_fault for part in found.parts),
-        "parts_without_the_labels_of_others": len(found.parts) - len(labelled) if labelled else 0,
+        "parts_with_unusable_labels": sum(split.is_fault for split in found.splits),
+        "parts_without_the_labels_of_others": len(found.splits) - len(labelled) if labelled else 0,
     }
 
 
@@ -150,10 +150,10 @@ def _contradictions(found: CheckResult) -> Iterator[NDArray[np.int64]]:
     """Yield groups of exact duplicates with more than one label; these are compared by their names."""
     number_of: dict[str, int] = {}
     labels = []
-    for part in found.parts:
-        numbers = [number_of.setdefault(name, len(number_of)) for name in part.source.classes]
-        known = part.source.labels
-        labels.append(np.full(len(part.source), -1) if known is None else np.array(numbers, np.int64)[known])
+    for split in found.splits:
+        numbers = [number_of.setdefault(name, len(number_of)) for name in split.source.classes]
+        known = split.source.labels
+        labels.append(np.full(len(split.source), -1) if known is None else np.array(numbers, np.int64)[known])
     every = np.concatenate(labels)
     for group in found.exact_duplicates():
         own = np.unique(every[group])
@@ -163,7 +163,7 @@ def _contradictions(found: CheckResult) -> Iterator[NDArray[np.int64]]:
 
 def _classes_in_one_split(found: CheckResult) -> dict[str, list[int]]:
     """Return class -> images in each split, for the classes that have none in one of them."""
-    counts = [class_counts(part) for part in found.parts if part.unlabelled is None]
+    counts = [class_counts(split) for split in found.splits if split.unlabelled is None]
     names = dict.fromkeys(name for each in counts for name in each)
     each = {name: [count.get(name, 0) for count in counts] for name in names}
     return {name: numbers for name, numbers in each.items() if len(numbers) > 1 and 0 in numbers}
@@ -176,10 +176,12 @@ def as_json(found: CheckResult) -> dict[str, Any]:
         "source": found.spec,
         **({"test_source": found.test} if found.test is not None else {}),
         "channels": found.channels,
-        "images": {part.name: len(part.source) for part in found.parts},
-        "classes": {part.name: class_counts(part) for part in found.parts},
-        "unlabelled": {part.name: part.unlabelled for part in found.parts if part.unlabelled},
-        "groups": {part.name: describe_groups(part.source) for part in found.parts if part.source.groups is not None},
+        "images": {split.name: len(split.source) for split in found.splits},
+        "classes": {split.name: class_counts(split) for split in found.splits},
+        "unlabelled": {split.name: split.unlabelled for split in found.splits if split.unlabelled},
+        "groups": {
+            split.name: describe_groups(split.source) for split in found.splits if split.source.groups is not None
+        },
         "height": _spread(sizes[:, 0]),
         "width": _spread(sizes[:, 1]),
         "width_to_height": _spread(sizes[:, 1] / sizes[:, 0]),
@@ -205,7 +207,7 @@ def as_json(found: CheckResult) -> dict[str, Any]:
         ],
         "labels_differ": _named(found, _contradictions(found)),
         "classes_in_one_part_only": [
-            {"class": name, **{part.name: count for part, count in zip(found.parts, counts)}}
+            {"class": name, **{split.name: count for split, count in zip(found.splits, counts)}}
             for name, counts in islice(_classes_in_one_split(found).items(), MOST_LISTED)
         ],
         "nearly_empty_high_byte": [found.describe(i) for i in _shallow(found)[:MOST_LISTED]],
@@ -229,7 +231,7 @@ def _named(found: CheckResult, groups: Iterable[NDArray[np.int64]]) -> list[list
 
 def _images_of_each_split(found: CheckResult, group: NDArray[np.int64]) -> list[str]:
     """Return the first images of a group in each split, with the split's name."""
-    border = int(np.searchsorted(group, found.parts[1].start))
+    border = int(np.searchsorted(group, found.splits[1].start))
     shown = [*group[:border][: MOST_OF_A_GROUP // 2], *group[border:][: MOST_OF_A_GROUP // 2]]
     return [f"{found.place(i)[0].name}: {found.describe(i)}" for i in shown]
 
@@ -271,14 +273,14 @@ MOST_EXAMPLES, MOST_ENDINGS = 3, 10  # of each kind, in the text
 
 def summarize(found: CheckResult) -> str:
     """Format the result as text; names are escaped, as they may hold anything."""
-    lines = [f"images     {', '.join(f'{part.name} {len(part.source):,}' for part in found.parts)}"]
-    for part in found.parts:
-        lines.append(f"classes    {part.name}: {_balance(part)}")
-    for part in found.parts:
-        if groups := describe_groups(part.source):
+    lines = [f"images     {', '.join(f'{split.name} {len(split.source):,}' for split in found.splits)}"]
+    for split in found.splits:
+        lines.append(f"classes    {split.name}: {_balance(split)}")
+    for split in found.splits:
+        if groups := describe_groups(split.source):
             largest = groups["largest"]
             lines.append(
-                f"groups     {part.name}: {groups['groups']:,}, the largest {largest['group']!r} of "
+                f"groups     {split.name}: {groups['groups']:,}, the largest {largest['group']!r} of "
                 f"{largest['images']:,} images"
             )
     sizes = found.looks.sizes_N2[found.looks.readable_N]
@@ -306,12 +308,12 @@ def _endings(others: Counter[str]) -> str:
     return ", ".join([*shown, f"{more} more endings"] if more > 0 else shown)
 
 
-def _balance(part: CheckedSplit) -> str:
-    counts = class_counts(part)
+def _balance(split: CheckedSplit) -> str:
+    counts = class_counts(split)
     if not counts:
-        return f"no labels ({part.unlabelled})"
+        return f"no labels ({split.unlabelled})"
     least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
-    why_not = f" ({part.unlabelled})" if part.unlabelled else ""
+    why_not = f" ({split.unlabelled})" if split.unlabelled else ""
     if counts[least] == counts[most]:
         return f"{len(counts):,} of {counts[most]:,} images each{why_not}"
     return f"{len(counts):,}, of {counts[least]:,} ({least!r}) to {counts[most]:,} images ({most!r}){why_not}"

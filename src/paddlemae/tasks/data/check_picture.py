@@ -23,7 +23,9 @@ _OF_A_GROUP = 2
 
 def draw_check(found: CheckResult, path: Path) -> None:
     """Draw what is worth seeing of a check."""
-    sections = [(f"{part.name}: {len(part.source):,} images", list(_examples(found, part))) for part in found.parts]
+    sections = [
+        (f"{split.name}: {len(split.source):,} images", list(_examples(found, split))) for split in found.splits
+    ]
     spread = [group for group, _ in found.leaks]
     for title, groups in (
         ("In more than one split", spread),
@@ -39,14 +41,14 @@ def draw_check(found: CheckResult, path: Path) -> None:
     draw_sheet(path, sections)
 
 
-def _examples(found: CheckResult, part: CheckedSplit) -> Iterator[Block]:
-    readable = np.flatnonzero(found.looks.readable_N[part.start : part.start + len(part.source)])
-    if part.source.labels is None:
-        yield Block("unlabelled", _pictures(found, part.start + _spread(readable)))
+def _examples(found: CheckResult, split: CheckedSplit) -> Iterator[Block]:
+    readable = np.flatnonzero(found.looks.readable_N[split.start : split.start + len(split.source)])
+    if split.source.labels is None:
+        yield Block("unlabelled", _pictures(found, split.start + _spread(readable)))
         return
-    for label, (name, count) in enumerate(islice(class_counts(part).items(), MOST_CLASSES)):
-        own = readable[part.source.labels[readable] == label]
-        yield Block(f"{name}: {count:,}", _pictures(found, part.start + _spread(own)))
+    for label, (name, count) in enumerate(islice(class_counts(split).items(), MOST_CLASSES)):
+        own = readable[split.source.labels[readable] == label]
+        yield Block(f"{name}: {count:,}", _pictures(found, split.start + _spread(own)))
 
 
 def _spread(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -56,7 +58,7 @@ def _spread(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _groups(found: CheckResult, groups: Iterable[NDArray[np.int64]]) -> Iterator[Block]:
     for group in islice(groups, MOST_GROUPS):
-        shown = group[[0, -1]] if len(group) > _OF_A_GROUP else group  # of a leak one of each part
+        shown = group[[0, -1]] if len(group) > _OF_A_GROUP else group  # of a leak one of each split
         names = " = ".join("/".join(PurePath(found.describe(i)).parts[-2:]) for i in shown)  # with the class's folder
         yield Block(f"{len(group)}: {names}", _pictures(found, shown))
 
@@ -64,11 +66,11 @@ def _groups(found: CheckResult, groups: Iterable[NDArray[np.int64]]) -> Iterator
 def _pictures(found: CheckResult, numbers: Iterable[int]) -> list[np.ndarray]:
     pictures = []
     for i in numbers:
-        part, number = found.place(i)
+        split, number = found.place(i)
         try:
-            stored = part.source.stored(number)
+            stored = split.source.stored(number)
             picture = decode_stored(
-                stored, part.source.describe(number), found.channels, TILE, part.source.room(number)
+                stored, split.source.describe(number), found.channels, TILE, split.source.room(number)
             )
         except UnreadableImage:  # it went away since it was looked at
             continue

@@ -21,19 +21,19 @@ class CheckedSplit:
 
     name: str
     source: Source
-    start: int  # the number of its first image among those of all parts
+    start: int  # the number of its first image among those of all splits
     unlabelled: str | None
     is_fault: bool
 
 
 @dataclass(frozen=True, eq=False)
 class CheckResult:
-    """What was found; arrays have an entry an image, of all parts one behind the other.
+    """What was found; arrays have an entry an image, of all splits one behind the other.
 
     Args:
         exact, near: the first image of each one's group, as `duplicates` gives them.
-        leaks: groups of images that are in more than one part, and whether any two of these are exact duplicates.
-        shared: the source's own groups, patients say, that are in both parts.
+        leaks: groups of images that are in more than one split, and whether any two of these are exact duplicates.
+        shared: the source's own groups, patients say, that are in both splits.
         notes: how the source was understood where that is not plain: what is left out, say.
         others: how many files with each ending lie among the images and are not read.
         findings: how many of each kind there are that should be looked into; empty where nothing was found.
@@ -42,7 +42,7 @@ class CheckResult:
     spec: str
     test: str | None
     channels: int
-    parts: list[CheckedSplit]
+    splits: list[CheckedSplit]
     looks: Survey
     exact: NDArray[np.int64]
     near: NDArray[np.int64]
@@ -54,12 +54,12 @@ class CheckResult:
 
     def place(self, i: int) -> tuple[CheckedSplit, int]:
         """Return (split, number in its source) of an image."""
-        part = next(part for part in reversed(self.parts) if i >= part.start)
-        return part, int(i) - part.start
+        split = next(split for split in reversed(self.splits) if i >= split.start)
+        return split, int(i) - split.start
 
     def describe(self, i: int) -> str:
-        part, number = self.place(i)
-        return part.source.describe(number)
+        split, number = self.place(i)
+        return split.source.describe(number)
 
     def exact_duplicates(self) -> Iterator[NDArray[np.int64]]:
         return duplicates.iterate_groups(self.exact)
@@ -69,9 +69,9 @@ class CheckResult:
         return (group for group in duplicates.iterate_groups(self.near) if len(np.unique(self.exact[group])) > 1)
 
 
-def class_counts(part: CheckedSplit) -> dict[str, int]:
+def class_counts(split: CheckedSplit) -> dict[str, int]:
     """Return how many images each class has; empty without labels."""
-    if part.source.labels is None:
+    if split.source.labels is None:
         return {}
-    counts = np.bincount(part.source.labels, minlength=len(part.source.classes))
-    return dict(zip(part.source.classes, counts.tolist()))
+    counts = np.bincount(split.source.labels, minlength=len(split.source.classes))
+    return dict(zip(split.source.classes, counts.tolist()))

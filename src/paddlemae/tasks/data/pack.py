@@ -37,7 +37,7 @@ class PackResult:
         images, skipped: of the source, those that are in shards and those that can't be read.
         bytes, bytes_before: of the shards, and of their images in the source.
         images_now, seconds: what was done this time, and how long it took.
-        unlabelled: parts without labels, and why.
+        unlabelled: splits without labels, and why.
     """
 
     folder: Path
@@ -75,7 +75,7 @@ def pack(
         size, channels, bits, quality, lossless: see `Encoding`.
         shard_size: images in a shard, or bytes as in "500MB".
         split: train, test, or all: both, where there are both.
-        max_bad_images: share, rounded up, of each part's images that may be unreadable; they are left out and listed.
+        max_bad_images: share, rounded up, of each split's images that may be unreadable; they are left out and listed.
         workers: processes that decode and encode; None is one a core where the images are many.
         overwrite: remove the pack in `out` first.
     Raises:
@@ -92,25 +92,25 @@ def pack(
     started = time.monotonic()
     root = _root(spec)
     opened = open_splits(spec, split)
-    for part in opened:
-        if part.is_fault:
-            raise ValueError(part.unlabelled)
-    parts = [PackSplit(part.name, part.source, part.unlabelled, root) for part in opened]
+    for each in opened:
+        if each.is_fault:
+            raise ValueError(each.unlabelled)
+    splits = [PackSplit(split.name, split.source, split.unlabelled, root) for split in opened]
     check_outside(out, [spec])
     about = {
         "pack": PACK_FORMAT,
         "paddlemae": paddlemae.__version__,
         "source": spec,
         "settings": {**asdict(encoding), "shard-size": str(most)},
-        "parts": {part.name: _about(part.source) for part in parts},
+        "parts": {split.name: _about(split.source) for split in splits},
     }
     with ended_by_signals(), open_journal(out, about, overwrite) as journal:
         before = journal.images
         if not journal.is_finished:
             try:
-                _make(journal, parts, encoding, most, max_bad_images, workers, quiet)
+                _make(journal, splits, encoding, most, max_bad_images, workers, quiet)
             except KeyboardInterrupt as stop:
-                count = sum(len(part.source) for part in parts)
+                count = sum(len(split.source) for split in splits)
                 raise KeyboardInterrupt(
                     f"stopped with {journal.images} of {count} images in {out}; rerun the same command to resume"
                 ) from stop
@@ -120,19 +120,19 @@ def pack(
     return PackResult(
         out,
         journal.images,
-        sum(len(part.source) for part in parts) - journal.images,
+        sum(len(split.source) for split in splits) - journal.images,
         len(journal.done),
         sum(shard.bytes for shard in journal.done),
         sum(shard.bytes_before for shard in journal.done),
         journal.images - before,
         time.monotonic() - started,
-        {part.name: part.unlabelled for part in parts if part.unlabelled},
+        {split.name: split.unlabelled for split in splits if split.unlabelled},
     )
 
 
 def _make(
     journal: Journal,
-    parts: list[PackSplit],
+    splits: list[PackSplit],
     encoding: Encoding,
     most: ShardSize,
     max_bad_images: float,
@@ -141,12 +141,12 @@ def _make(
 ) -> None:
     skipped_file = journal.folder / SKIPPED_FILE
     skipped_file.unlink(missing_ok=True)  # it may end in half a line, or list what was met behind the last shard
-    total, seen = sum(len(part.source) for part in parts), 0
+    total, seen = sum(len(split.source) for split in splits), 0
     with progress("packing", total, journal.images, show=not quiet) as show:
-        for part in parts:
-            skipped = SkippedImages(skipped_file, part, max_bad_images)
-            fill_shards(journal, part, skipped, encoding, most, workers, partial(_show_all, show, seen))
-            seen += len(part.source)
+        for split in splits:
+            skipped = SkippedImages(skipped_file, split, max_bad_images)
+            fill_shards(journal, split, skipped, encoding, most, workers, partial(_show_all, show, seen))
+            seen += len(split.source)
     journal.finish()
 
 

@@ -1,4 +1,4 @@
-"""Fill a pack's shards with a part's images, in the source's order, each as `data.pack.encoding` brings it in.
+"""Fill a pack's shards with a split's images, in the source's order, each as `data.pack.encoding` brings it in.
 
 The entries of an image are named by its number in the source: `000000012.jpg`; with a label `000000012.cls`, the
 class's number; and `000000012.json`: its name in the source and, where they are known, its class and group.
@@ -68,10 +68,10 @@ class PackSplit:
 
 @dataclass
 class SkippedImages:
-    """A part's unreadable images: listed in the pack's `skipped.jsonl`, named, and no more than are allowed."""
+    """A split's unreadable images: listed in the pack's `skipped.jsonl`, named, and no more than are allowed."""
 
     file: Path
-    part: PackSplit
+    split: PackSplit
     limit: float
     reasons: dict[str, str] = field(default_factory=dict)  # path -> why
     since_shard: list[tuple[str, str]] = field(default_factory=list)
@@ -95,38 +95,38 @@ class SkippedImages:
 
     def _list(self, path: str, reason: str) -> None:
         self.reasons[path] = reason
-        line = json.dumps({"path": path, "reason": reason, "part": self.part.name})  # ASCII, whatever bytes it has
+        line = json.dumps({"path": path, "reason": reason, "part": self.split.name})  # ASCII, whatever bytes it has
         append_text(self.file, line + "\n")
 
     def _check(self) -> None:
-        source = self.part.source
+        source = self.split.source
         check_unreadable(self.reasons, self.limit, len(source), source.name, self.file)
 
 
 def fill_shards(
     journal: Journal,
-    part: PackSplit,
+    split: PackSplit,
     skipped: SkippedImages,
     encoding: Encoding,
     most: ShardSize,
     workers: int | None,
     show: Callable[[int], None],
 ) -> None:
-    """Make the shards of a part that are not done yet.
+    """Make the shards of a split that are not done yet.
 
     Args:
         most: a shard with one image may have more bytes.
-        show: called with the number of the part's images seen so far.
+        show: called with the number of the split's images seen so far.
     Raises:
-        DataFault: too many of the part's images, or all, can't be read.
+        DataFault: too many of the split's images, or all, can't be read.
         OSError: no room, or a disk that gives back other bytes.
     """
-    done, count = journal.of_part(part.name), len(part.source)
+    done, count = journal.of_split(split.name), len(split.source)
     skipped.recall(done)
     start = done[-1].end if done else 0
     chunks = (range(i, min(i + _CHUNK, count)) for i in range(start, count, _CHUNK))
-    encode = functools.partial(_encode_chunk, part.source, encoding)
-    shards = _Shards(journal, part, most, skipped)
+    encode = functools.partial(_encode_chunk, split.source, encoding)
+    shards = _Shards(journal, split, most, skipped)
     i = start
     try:
         with closing(make_ahead(encode, chunks, workers_for(count - start, workers))) as made:
@@ -141,9 +141,9 @@ def fill_shards(
         shards.finish(count)
     finally:
         shards.abandon()
-    if not journal.of_part(part.name):
+    if not journal.of_split(split.name):
         path, reason = next(iter(skipped.reasons.items()))
-        raise DataFault(f"no image of {part.source.name} can be read; fix or replace them; first: {path!r} ({reason})")
+        raise DataFault(f"no image of {split.source.name} can be read; fix or replace them; first: {path!r} ({reason})")
 
 
 def _encode_chunk(source: Source, encoding: Encoding, numbers: range) -> list[EncodedImage | UnreadableImage]:
@@ -158,10 +158,10 @@ def _encode_chunk(source: Source, encoding: Encoding, numbers: range) -> list[En
 
 @dataclass
 class _Shards:
-    """The shards of a part, of which one is being written."""
+    """The shards of a split, of which one is being written."""
 
     journal: Journal
-    part: PackSplit
+    split: PackSplit
     most: ShardSize
     skipped: SkippedImages
     file: ShardFile | None = None
@@ -170,16 +170,16 @@ class _Shards:
 
     def add(self, i: int, image: EncodedImage) -> None:
         """Add image `i`, to the next shard if it is one too many for this one."""
-        own, *beside = _entries(self.part, i, image)
+        own, *beside = _entries(self.split, i, image)
         if self.file and self._is_full(self.file.bytes + sum(size_in_tar(content) for _, content in (own, *beside))):
             self.finish(i)
         if self.file is None:
-            name = shard_name(self.part.name, len(self.journal.of_part(self.part.name)))
+            name = shard_name(self.split.name, len(self.journal.of_split(self.split.name)))
             self.file, self.rows, self.bytes_before = ShardFile(self.journal.folder / name), [], 0
         offset = self.file.add(*own)
         for entry in beside:
             self.file.add(*entry)
-        source = self.part.source
+        source = self.split.source
         numbers = (-1 if known is None else int(known[i]) for known in (source.labels, source.groups))
         self.rows.append([i, offset, len(image.content), IMAGE_ENDINGS.index(image.ending), *numbers])
         self.bytes_before += image.bytes_before
@@ -191,7 +191,7 @@ class _Shards:
         written = self.file.close()
         name, self.file = self.file.path.name, None
         counts = (len(self.rows), written.bytes, written.sha256, end, self.bytes_before)
-        self.journal.add(Shard(name, self.part.name, *counts, self.skipped.taken(), self.rows))
+        self.journal.add(Shard(name, self.split.name, *counts, self.skipped.taken(), self.rows))
 
     def abandon(self) -> None:
         if self.file:
@@ -201,11 +201,11 @@ class _Shards:
         return len(self.rows) == self.most.images or bool(self.most.bytes and bytes_then > self.most.bytes)
 
 
-def _entries(part: PackSplit, i: int, image: EncodedImage) -> Iterator[tuple[str, bytes]]:
+def _entries(split: PackSplit, i: int, image: EncodedImage) -> Iterator[tuple[str, bytes]]:
     """Yield (name, content) of an image's files."""
-    source, about = part.source, dict[str, Any]()
+    source, about = split.source, dict[str, Any]()
     yield f"{i:09}.{image.ending}", image.content
-    about["source"] = source.describe(i).removeprefix(os.path.join(part.root, ""))
+    about["source"] = source.describe(i).removeprefix(os.path.join(split.root, ""))
     if source.labels is not None:
         yield f"{i:09}.cls", str(source.labels[i]).encode()
         about["class"] = source.classes[source.labels[i]]

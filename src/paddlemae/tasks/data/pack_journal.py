@@ -34,9 +34,9 @@ from paddlemae.system.atomic import PARTIAL, flush_file, is_partial, replace_byt
 from paddlemae.system.locks import LOCK_FILE, lock_folder
 from paddlemae.tasks.data.splits import SPLIT_NAMES
 
-MOST_SHARDS = 100_000  # of a part: its shards are in the order of their names
+MOST_SHARDS = 100_000  # of a split: its shards are in the order of their names
 _SHARD_NAME = re.compile(rf"({'|'.join(SPLIT_NAMES)})-\d{{5}}{re.escape(SHARD_ENDING)}")
-_COMPARED = {  # of parts with as many images
+_COMPARED = {  # of splits with as many images
     "files": "files (names, sizes or times of change)",
     "classes": "classes",
     "labels": "labels",
@@ -73,10 +73,10 @@ class Shard:
         return {key: value for key, value in vars(self).items() if key not in ("skipped", "rows")}
 
 
-def shard_name(part: str, number: int) -> str:
+def shard_name(split: str, number: int) -> str:
     if number >= MOST_SHARDS:
-        raise ValueError(f"a part has at most {MOST_SHARDS} shards; name a larger --shard-size")
-    return f"{part}-{number:05}{SHARD_ENDING}"
+        raise ValueError(f"a split has at most {MOST_SHARDS} shards; name a larger --shard-size")
+    return f"{split}-{number:05}{SHARD_ENDING}"
 
 
 class Journal:
@@ -92,8 +92,8 @@ class Journal:
     def images(self) -> int:
         return sum(shard.images for shard in self.done)
 
-    def of_part(self, part: str) -> list[Shard]:
-        return [shard for shard in self.done if shard.part == part]
+    def of_split(self, split: str) -> list[Shard]:
+        return [shard for shard in self.done if shard.part == split]
 
     def add(self, shard: Shard) -> None:
         self.done.append(shard)
@@ -251,12 +251,12 @@ def _differences(before: About, now: About) -> list[str]:
     ]
     then, here = before["parts"], now["parts"]
     if then.keys() != here.keys():
-        return [*found, f"parts {', '.join(then)} then, {', '.join(here)} now"]
-    for part in here:
-        if then[part]["images"] != here[part]["images"]:
-            found.append(f"{part} images {then[part]['images']} then, {here[part]['images']} now")
+        return [*found, f"splits {', '.join(then)} then, {', '.join(here)} now"]
+    for split in here:
+        if then[split]["images"] != here[split]["images"]:
+            found.append(f"{split} images {then[split]['images']} then, {here[split]['images']} now")
         else:
-            found += [f"{part} {words}" for key, words in _COMPARED.items() if then[part][key] != here[part][key]]
+            found += [f"{split} {words}" for key, words in _COMPARED.items() if then[split][key] != here[split][key]]
     return found
 
 

@@ -1,4 +1,4 @@
-"""The parts of a source, train and test, with labels where there are any."""
+"""The splits of a source, train and test, with labels where there are any."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ALL_SPLITS = "all"
 
 
 class OpenedSplit(NamedTuple):
-    """A part of a source; if it has no labels, `unlabelled` is why, and `is_fault` whether one is unusable."""
+    """A split of a source; if it has no labels, `unlabelled` is why, and `is_fault` whether one is unusable."""
 
     name: str
     source: Source

@@ -18,6 +18,7 @@ from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
 from paddlemae.engine.cpus import threads_of
 from paddlemae.engine.device import is_cpu, used_memory
+from paddlemae.engine.safe_import import nn
 from paddlemae.recipe import Training
 from paddlemae.runs.progress import progress
 from paddlemae.runs.runlog import SKIPPED_FILE, forget_metrics_after, log_metrics
@@ -26,7 +27,7 @@ from paddlemae.system.signals import CTRL_C, Preempted
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.tasks.training.skipped_images import SkippedImages
 from paddlemae.train.checkpoint import TrainState, find_checkpoint, is_shared_out, load_checkpoint
-from paddlemae.train.loop import NonFiniteLoss, StepResult, TornStep, fit
+from paddlemae.train.loop import FitSettings, NonFiniteLoss, StepResult, TornStep, fit
 from paddlemae.train.loss_spikes import is_spike
 from paddlemae.train.optim import lr_at, peak_lr
 from paddlemae.train.parallel.loss_layer import LossFn
@@ -184,7 +185,7 @@ def run_training(
     description: Description,
     batches: Batches,
     loss_fn: LossFn,
-    sharing: dict[str, Any] | None = None,
+    shares_cpu: bool = True,
     in_memory: bool = False,
     hooks: Sequence[AfterStep] = (),
 ) -> None:
@@ -192,7 +193,7 @@ def run_training(
 
     Args:
         batches: gives the micro-batches from `state.step` on; asked again if the run goes back to a checkpoint.
-        sharing: `fit`'s settings of CPU threads; None is what suits the model, see `cpu_sharing`.
+        shares_cpu: each micro-batch is shared among CPU threads, see `share_cpu`.
         in_memory: whether nothing is read, so that no word need be said of waiting for data.
         hooks: called after each step, before it is logged and saved.
     Raises:
@@ -205,14 +206,20 @@ def run_training(
     ranks = start.ranks
     spent, record = Spent(), Record(start.out, writes=ranks.is_first)
     label, max_seconds = f"{course.task} {start.out.name}", training.max_hours and 3600 * training.max_hours
-    kept: dict[str, Any] = dict(keep=training.keep_checkpoints, lasting=course.is_lasting)
-    saver = Saver(start.out, state, description, **kept, before=record.flush, ranks=ranks)
+    saver = Saver(
+        start.out,
+        state,
+        description,
+        keep=training.keep_checkpoints,
+        lasting=course.is_lasting,
+        before=record.flush,
+        ranks=ranks,
+    )
     stream = batches()  # before the bar: packing a cache shows one of its own
     with progress(label, total, state.step, not start.quiet) as show, stop_on_signals(max_seconds) as stop, saver:
         watch, log, save = _spike_watch(course, record), _logger(course, record, show), _saving(course, record, saver)
-        settings = dict(
+        settings = FitSettings(
             total_steps=total,
-            **(cpu_sharing(state.model, training, ranks.world) if sharing is None else sharing),
             accumulation_steps=training.accumulation_steps,
             precision=training.precision,
             clip_grad=training.clip_grad,
@@ -221,6 +228,8 @@ def run_training(
             after_step=[spent, *hooks, watch, log, save],
             should_stop=partial(_is_asked_to_stop, stop, ranks),
         )
+        if shares_cpu:
+            settings = share_cpu(settings, state.model, training)
         while torn := _torn_step(start, state, stream, loss_fn, course, saver, settings):
             _go_back(start, state, saver, record, torn)
             stream = batches()
@@ -243,12 +252,12 @@ def _torn_step(
     loss_fn: LossFn,
     course: Course,
     saver: Saver,
-    settings: dict[str, Any],
+    settings: FitSettings,
 ) -> TornStep | None:
     """Fit to the end or to a stop; the step that could not be dropped where it was, if there was one."""
     try:
         with closing(stream):
-            fit(state, stream, loss_fn, course.lr, **settings)
+            fit(state, stream, loss_fn, course.lr, settings)
     except TornStep as torn:
         return torn
     except DataFault as fault:
@@ -328,14 +337,15 @@ class Record:
         forget_metrics_after(self.folder, step)
 
 
-def cpu_sharing(model, training: Training, processes: int = 1) -> dict[str, Any]:
-    """`fit`'s settings of CPU threads, where so many processes share a micro-batch; none on an accelerator."""
+def share_cpu(settings: FitSettings, model: nn.Layer, training: Training) -> FitSettings:
+    """Return the settings with CPU threads that share each micro-batch; as they are on an accelerator."""
     if not is_cpu():
-        return {}
+        return settings
     threads = threads_of(training.threads)
-    patches = training.batch_size // processes * math.prod(model.grid)
+    patches = training.batch_size // settings.ranks.world * math.prod(model.grid)
     operations = 6 * patches * sum(parameter.size for parameter in model.parameters())
-    return dict(threads=threads, replicas=worthwhile_replicas(threads, operations), save_memory=training.recompute)
+    replicas = worthwhile_replicas(threads, operations)
+    return replace(settings, threads=threads, replicas=replicas, save_memory=training.recompute)
 
 
 @dataclass
