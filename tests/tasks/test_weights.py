@@ -10,11 +10,12 @@ import pytest
 
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks import weights_verify as verifying
-from paddlemae.tasks.models.read_model import Reading, adapted, is_own, read_checkpoint
+from paddlemae.tasks.models.read_model import Reading, adapt, is_own, read_checkpoint
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.training.run_start import Start
-from paddlemae.tasks.weights_convert import convert, inspect, inspection
+from paddlemae.tasks.weights_convert import convert, inspect
 from paddlemae.weights.formats.torch_write import write_torch
+from paddlemae.weights.load_report import lines
 from paddlemae.weights.model_folder import read_tensors, write_tensor_file
 from paddlemae.weights.open import open_weights
 from tests.support.layout_cases import CASES, Case, images_of, rows_of
@@ -77,7 +78,7 @@ def test_our_model_computes_what_the_layout_defines(name: str, tmp_path: Path) -
 def test_each_file_is_reported_tensor_by_tensor(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     content = inspect(written(case, tmp_path / "theirs"), reading(case))
-    text = inspection(content)
+    text = "\n".join(lines(content))
     assert content["layout"] == case.layout and f"model:       {case.kind}" in text
     assert json.loads(json.dumps(content)) == content
     assert len(content["loaded"]) == len(read_checkpoint(written(case, tmp_path / "theirs"), reading(case)).tensors)
@@ -146,10 +147,10 @@ def test_pretraining_goes_on_from_weights(tmp_path: Path, capsys) -> None:
     for name, array in theirs.tensors.items():
         assert np.allclose(after.tensors[name], array, atol=1e-6), name
     assert after.description.provenance["init"] == str(path)
-    assert "begins anew" not in capsys.readouterr().err
+    assert "new weights for" not in capsys.readouterr().err
     other = [*settings[:-1], "decoder_depth=2"]
     again = read_checkpoint(pretrain(load_recipe("pretrain", None, other), Start(tmp_path / "other", quiet=True)))
-    assert "the decoder begins anew (decoder_depth" in capsys.readouterr().err
+    assert "new weights for the decoder (decoder_depth" in capsys.readouterr().err
     assert np.allclose(again.tensors["blocks.0.attn.qkv.weight"], theirs.tensors["blocks.0.attn.qkv.weight"], atol=1e-6)
     with pytest.raises(ValueError, match="depth is 2 in the checkpoint and 3 in the recipe"):
         pretrain(load_recipe("pretrain", None, [*settings, "depth=3"]), Start(tmp_path / "no", quiet=True))
@@ -173,7 +174,7 @@ def test_a_resumed_pretraining_does_not_need_what_it_started_from(tmp_path: Path
     "wanted", [{"channels": 1}, {"channels": 5}, {"patch_size": (2, 4), "image_size": (6, 12)}, {"image_size": 16}]
 )
 def test_weights_are_brought_to_other_images(wanted: dict, tmp_path: Path, capsys) -> None:
-    checkpoint = adapted(read_checkpoint(written(CASES[MAE], tmp_path / "theirs"), reading(CASES[MAE])), **wanted)
+    checkpoint = adapt(read_checkpoint(written(CASES[MAE], tmp_path / "theirs"), reading(CASES[MAE])), **wanted)
     shape = checkpoint.description.architecture
     assert shape["channels"] == wanted.get("channels", 3) == len(checkpoint.description.mean)
     assert len(verifying.our_outputs(checkpoint)["features"]) == 2
@@ -191,7 +192,7 @@ def test_mistakes_are_one_clear_line(tmp_path: Path, monkeypatch, capsys) -> Non
     cases = [
         (["inspect", tmp_path / "nothing"], "does not exist; expected a run folder, a checkpoint, or MAE or ViT"),
         (["inspect", tmp_path / "note.txt"], "is a text file, not weights"),
-        (["inspect", own, "--heads", "3"], "says itself how it is read"),
+        (["inspect", own, "--heads", "3"], "needs no options that say how to read it"),
         (["convert", path, "--out", own], "exists; choose another --out"),
         (["convert", path, "--out", tmp_path / "a.bin", "--to", "official"], "a file that ends in .pth"),
         (["convert", path, "--out", tmp_path / "a.pth", "--to", "timm"], "are a folder"),
@@ -202,7 +203,7 @@ def test_mistakes_are_one_clear_line(tmp_path: Path, monkeypatch, capsys) -> Non
         (["inspect", path, "--image-size", "big"], "--image-size is pixels"),
         (["inspect", path, "--layout", "caffe"], "layout must be one of"),
         (["inspect", path, "--target", "hog"], "target must be"),
-        (["verify", own, "--heads", "3"], "says itself how it is read"),
+        (["verify", own, "--heads", "3"], "needs no options that say how to read it"),
         (["verify", path, "--golden", tmp_path / "note.txt"], "is no golden"),
     ]
     for words, message in cases:
@@ -238,7 +239,7 @@ def test_what_is_ours_is_told_from_the_rest(tmp_path: Path) -> None:
     path = written(CASES[MAE], tmp_path / "theirs")
     convert(path, tmp_path / "own", "paddlemae", reading(CASES[MAE]))
     ours, theirs = inspect(tmp_path / "own", Reading()), inspect(path, reading(CASES[MAE]))
-    assert ours["layout"] == "paddlemae" and "parameters:" in inspection(ours)
+    assert ours["layout"] == "paddlemae" and "parameters:" in "\n".join(lines(ours))
     assert all(ours[name] == theirs[name] for name in ("architecture", "parameters", "loaded", "kind", "target"))
     assert is_own(tmp_path / "own") and is_own(tmp_path / "own" / "model.safetensors")
     alone = tmp_path / "alone.safetensors"

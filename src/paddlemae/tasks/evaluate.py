@@ -87,8 +87,8 @@ def _number_as(classes: list[str], source: Source) -> Source:
     """Return a source with its labels numbered as a classifier's are, by the names of the classes."""
     if unknown := unknown_classes(source, classes):
         raise ValueError(
-            f"the classifier knows {len(classes)} classes, and {source.name} has images of others: {list_names(unknown)}; "
-            "evaluate on images of the classes that it was trained on"
+            f"the classifier knows {len(classes)} classes, and {source.name} has images of others: "
+            f"{list_names(unknown)}; evaluate on images of the classes that it was trained on"
         )
     source = with_classes(source, classes)
     note_absent(source, f"image in {source.name}")

@@ -52,9 +52,7 @@ def _finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None) ->
     recipe = run.recipe
     parts = build(recipe, inputs)
     training, model = recipe.training, parts.model
-    optimizer = adamw(
-        model, weight_decay=training.weight_decay, betas=recipe.betas, layer_decay=recipe.layer_decay
-    )
+    optimizer = adamw(model, weight_decay=training.weight_decay, betas=recipe.betas, layer_decay=recipe.layer_decay)
     state = TrainState(model, optimizer, ema=None if recipe.ema_decay is None else Ema(model, recipe.ema_decay))
     enter_run(run, state, parts.description)
     start.say(

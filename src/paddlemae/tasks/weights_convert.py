@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from paddlemae.system.atomic import move_into_place, name_in_errors, partial_path, remove
-from paddlemae.tasks.models.export_weights import exported_of, write_folder
-from paddlemae.tasks.models.read_model import Checkpoint, Reading, in_float32, is_own, read_checkpoint, read_foreign
+from paddlemae.tasks.models.export_weights import export_checkpoint, write_folder
+from paddlemae.tasks.models.read_model import Reading, in_float32, is_own, read_checkpoint, read_foreign
 from paddlemae.weights.formats.state_dict import StateDict
 from paddlemae.weights.formats.torch_write import write_torch
 from paddlemae.weights.layouts import LAYOUTS, Exported, Imported
@@ -70,7 +70,7 @@ def convert(
     _check_free(out, to, overwrite)
     _check_ending(out, to)
     checkpoint = read_checkpoint(path, reading, trust=trust)
-    exported = None if to == OWN else exported_of(checkpoint, to)
+    exported = None if to == OWN else export_checkpoint(checkpoint, to)
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = partial_path(out)
     remove(unfinished)
@@ -117,4 +117,3 @@ def _write(out: Path, to: str, exported: Exported) -> None:
         write_torch(out, exported.tensors, exported.wrapper)
     else:
         write_folder(out, exported)
-

@@ -24,7 +24,7 @@ from paddlemae.model.masking import Mask, num_kept, random_mask
 from paddlemae.system.atomic import replace_bytes
 from paddlemae.tasks.models.array_file import FAULTS, names_of, read_arrays
 from paddlemae.tasks.models.build import load_encoder
-from paddlemae.tasks.models.export_weights import exported_of, write_folder
+from paddlemae.tasks.models.export_weights import export_checkpoint, write_folder
 from paddlemae.tasks.models.read_model import Checkpoint, Reading, in_float32, read_checkpoint, tensors_digest
 from paddlemae.weights import numpy_reference
 
@@ -155,7 +155,7 @@ def _their_folder(checkpoint: Checkpoint, temporary: Path) -> Path:
     if checkpoint.description.provenance.get("layout") == ORIGINAL and (checkpoint.folder / "config.json").exists():
         return checkpoint.folder
     try:
-        exported = exported_of(checkpoint, ORIGINAL)
+        exported = export_checkpoint(checkpoint, ORIGINAL)
     except ValueError as fault:
         raise _NotTheirs from fault
     write_folder(temporary / "model", exported)

@@ -12,7 +12,7 @@ from paddlemae.train.optim import lr_at, peak_lr
 
 @dataclass(frozen=True)
 class Course:
-    """What a training run is measured by: its length in steps and epochs, and who evaluates it when.
+    """The course of a training run: its length in steps and epochs, and its evaluations.
 
     Attributes:
         task: the command that runs it.
@@ -36,12 +36,12 @@ class Course:
         return step * self.training.effective_batch_size / self.num_images
 
     def is_due(self, step: int, every_epochs: float) -> bool:
-        """Whether something that happens every so many epochs, and at the end, happens after this step."""
+        """Return whether something due every `every_epochs` epochs, and at the end, is due after this step."""
         every_steps = max(1, round(every_epochs * self.num_images / self.training.effective_batch_size))
         return step >= self.total_steps or step % every_steps == 0
 
     def is_lasting(self, step: int) -> bool:
-        """Whether the checkpoint after this step is kept for good."""
+        """Return whether the checkpoint after this step is kept for good."""
         return self.training.keep_every is not None and self.is_due(step, self.training.keep_every)
 
     def lr(self, step: int) -> float:

@@ -1,4 +1,4 @@
-"""The end of a training that was evaluated: its result in files and on the screen, its figures."""
+"""Finish a training that was evaluated: write its result and figures, and print the result."""
 
 from __future__ import annotations
 

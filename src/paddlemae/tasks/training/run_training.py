@@ -50,9 +50,9 @@ def run_training(
     """Fit `state` to the end of the course, writing metrics and checkpoints into the run folder.
 
     Args:
-        batches: gives the micro-batches from `state.step` on; asked again if the run goes back to a checkpoint.
+        batches: yields the micro-batches from `state.step` on; called again if the run goes back to a checkpoint.
         shares_cpu: each micro-batch is shared among CPU threads, see `share_cpu`.
-        in_memory: whether nothing is read, so that no word need be said of waiting for data.
+        in_memory: whether nothing is read, so that waiting for data is not reported.
         hooks: called after each step, before it is logged and saved.
     Raises:
         KeyboardInterrupt, Preempted: after Ctrl-C, or another signal or `max_hours`, once the state is saved; the text
@@ -75,7 +75,11 @@ def run_training(
     )
     stream = batches()  # before the bar: packing a cache shows one of its own
     with progress(label, total, state.step, not start.quiet) as show, stop_on_signals(max_seconds) as stop, saver:
-        watch, log, save = watch_spikes(course, record), log_steps(course, record, show), _saving(course, record, saver)
+        watch, log, save = (
+            watch_spikes(course, record),
+            log_steps(course, record, show),
+            _save_when_due(course, record, saver),
+        )
         settings = FitSettings(
             total_steps=total,
             accumulation_steps=training.accumulation_steps,
@@ -112,7 +116,7 @@ def _torn_step(
     saver: Saver,
     settings: FitSettings,
 ) -> TornStep | None:
-    """Fit to the end or to a stop; the step that could not be dropped where it was, if there was one."""
+    """Fit to the end or to a stop; return the torn step if there was one."""
     try:
         with closing(stream):
             fit(state, stream, loss_fn, course.lr, settings)
@@ -132,7 +136,7 @@ def _torn_step(
 
 
 def _is_asked_to_stop(stop: Stop, ranks: Ranks) -> bool:
-    """Whether a rank was asked to stop before all of them last looked: they stop after the same step."""
+    """Return whether any rank was asked to stop; all of them stop after the same step."""
     reasons = ranks.gather(stop.reason if stop.is_set() else None)
     agreed = next((reason for reason in reasons if reason), None)
     stop.reason = stop.reason or agreed
@@ -140,7 +144,7 @@ def _is_asked_to_stop(stop: Stop, ranks: Ranks) -> bool:
 
 
 def _go_back(start: Start, state: TrainState, saver: Saver, record: Record, torn: TornStep) -> None:
-    """Load the last checkpoint and pass over the step that broke: as if it had been dropped when it was there."""
+    """Load the last checkpoint, and mark the torn step to be dropped when it comes again."""
     saver.wait()
     if state.last_checkpoint is None:
         raise NonFiniteLoss(f"{torn}; {_what_helps(state)}")
@@ -148,7 +152,7 @@ def _go_back(start: Start, state: TrainState, saver: Saver, record: Record, torn
     load_checkpoint(find_checkpoint(start.out, whole=True, trust=start.trust), state)
     state.passed_over = passed_over
     record.forget_after(state.step)
-    say(f"{torn}; went back to step {state.step}, to leave it out", error=True)
+    say(f"{torn}; went back to step {state.step} to drop that step", error=True)
 
 
 def _what_helps(state: TrainState) -> str:
@@ -169,8 +173,8 @@ def share_cpu(settings: FitSettings, model: nn.Layer, training: Training) -> Fit
     return replace(settings, threads=threads, replicas=replicas, save_memory=training.recompute)
 
 
-def _saving(course: Course, record: Record, saver: Saver) -> AfterStep:
-    """Evaluates and saves when that is due; a new best is saved at once."""
+def _save_when_due(course: Course, record: Record, saver: Saver) -> AfterStep:
+    """Return a hook that evaluates and saves when that is due; a new best is saved at once."""
 
     def evaluate_and_save(state: TrainState, result: StepResult) -> None:
         saver.look()
@@ -188,7 +192,7 @@ def _saving(course: Course, record: Record, saver: Saver) -> AfterStep:
 
 
 def _end_early(start: Start, course: Course, state: TrainState, stop: Stop) -> NoReturn:
-    """Say what is kept and how to go on."""
+    """Raise the error that says what is kept and how to resume."""
     text = f"stopped after step {state.step} of {course.total_steps}"
     ways = _ways_on(start, course, state)
     if stop.reason == CTRL_C:
@@ -197,4 +201,4 @@ def _end_early(start: Start, course: Course, state: TrainState, stop: Stop) -> N
 
 
 def _ways_on(start: Start, course: Course, state: TrainState) -> str:
-    return f"kept {state.last_checkpoint}; go on with: paddlemae {course.task} --resume --out {start.out}"
+    return f"kept {state.last_checkpoint}; resume with: paddlemae {course.task} --resume --out {start.out}"
