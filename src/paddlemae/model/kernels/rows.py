@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 from paddlemae.engine import private
 from paddlemae.engine.safe_import import paddle
@@ -75,7 +76,7 @@ def split_views(x) -> list:
     return [private.rows_view(x, number, number + 1).squeeze(0) for number in range(x.shape[0])]
 
 
-def scale_channels(images_BCHW, scale_C, shift_C):
+def scale_channels(images_BCHW: Any, scale_C: Any, shift_C: Any) -> Any:
     """`scale * image + shift`, one number of each a channel; without gradients."""
     if not placement.on_cpu(images_BCHW):
         return images_BCHW * scale_C.reshape([-1, 1, 1]) + shift_C.reshape([-1, 1, 1])
