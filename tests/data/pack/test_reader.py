@@ -103,5 +103,5 @@ def test_places_of_anyone_are_looked_at_before_they_are_used(finished: Path, col
     rows = np.load(finished / "images.npy")
     rows[3, column] = value
     np.save(finished / "images.npy", rows)
-    with pytest.raises(ValueError, match=r"is not of the images that pack.json tells of"):
+    with pytest.raises(ValueError, match=r"is not of the images in pack.json"):
         open_source(str(finished), "test")
