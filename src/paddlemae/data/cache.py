@@ -30,7 +30,7 @@ from paddlemae.data.decode.images import Need, NeedOf, Picture, UnreadableImage,
 from paddlemae.data.decode.pixel_format import Pixels, convert_depth
 from paddlemae.data.sources import Source, add_stamps
 from paddlemae.data.sources.readers import Reader
-from paddlemae.data.views.augment import View, choose_reduction, resize_whole
+from paddlemae.data.views.augment import View, choose_reduction, resize_crop
 from paddlemae.data.workers import make_ahead
 from paddlemae.system.atomic import PARTIAL, flush_file, move_into_place, partial_path
 from paddlemae.system.locks import lock_folder
@@ -267,4 +267,4 @@ def shrink_picture(picture: Picture, short_side: int, view: View) -> Pixels:
         return convert_depth(picture.pixels_hwC, view.depth)
     scale = short_side / min(picture.size)
     height, width = (max(1, round(side * scale)) for side in picture.size)
-    return resize_whole(picture, (height, width), view)
+    return resize_crop(picture, (0, 0, *picture.size[::-1]), (height, width), view)
