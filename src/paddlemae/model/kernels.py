@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 from paddlemae.engine import private
 from paddlemae.engine.safe_import import F, nn, paddle
@@ -76,7 +77,7 @@ def normal_rows(x_RD, degrees: int, epsilon: float):
     return normal_RD, mean_R.reshape([-1, 1]), scale_R1
 
 
-def scale_channels(images_BCHW, scale_C, shift_C):
+def scale_channels(images_BCHW: Any, scale_C: Any, shift_C: Any) -> Any:
     """`scale * image + shift`, one number of each a channel; without gradients."""
     if not on_cpu(images_BCHW):
         return images_BCHW * scale_C.reshape([-1, 1, 1]) + shift_C.reshape([-1, 1, 1])

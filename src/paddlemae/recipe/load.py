@@ -82,8 +82,7 @@ def _read(task: str, name: str) -> tuple[dict[str, Any], About | None]:
     path = Path(name)
     is_file = path.suffix in (".yaml", ".yml") or path.is_file()
     content = _file_content(path) if is_file else _builtin(task, name)
-    about = take_about(content, name, required=not is_file)
-    return content, about
+    return content, take_about(content, name, required=not is_file)
 
 
 def recipe_about(task: str, name: str) -> About | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
+from paddlemae.data.batches import Batch
 from paddlemae.data.views.mixup import Mixing, mix_batches
 from paddlemae.model.blocks import activations_of
 from paddlemae.recipe import FinetuneRecipe
@@ -69,7 +71,7 @@ def _finetune(recipe: FinetuneRecipe, start: Start, beside: str | None) -> dict[
     loss_fn = loss_function(recipe, parts.description)
     last: Evaluation | None = None
 
-    def batches():
+    def batches() -> Generator[Batch, None, None]:
         plain = training_batches(parts.train, parts.view, training, state, skipped, start)
         return mix_batches(plain, mixing, training.seed) if mixing else plain
 

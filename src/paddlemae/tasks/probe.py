@@ -15,7 +15,7 @@ from paddlemae.data.batches import Batch, due_in_training, labels_of
 from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
 from paddlemae.engine import device
-from paddlemae.engine.safe_import import F, paddle
+from paddlemae.engine.safe_import import F, nn, paddle
 from paddlemae.engine.tensors import tensor_of
 from paddlemae.model.encoder import evaluating
 from paddlemae.model.probe import ProbeHead
@@ -35,6 +35,7 @@ from paddlemae.tasks.training.run_training import Course, run_training, stretch,
 from paddlemae.tasks.training.skipped_images import open_skipped
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.lars import Lars
+from paddlemae.train.parallel.loss_layer import LossFn
 from paddlemae.weights.model_folder import Description
 
 LOGITS_AT_ONCE = 1 << 24  # numbers, 64 MB: of all held-out images they would grow with the square of the classes
@@ -156,10 +157,10 @@ def prepare(recipe: ProbeRecipe, own: Path | None = None, *, trust: bool = False
     return Parts(checkpoint, encoder, kind, forward, train, held_out, view, head, description)
 
 
-def loss_function(forward: Forward | None):
+def loss_function(forward: Forward | None) -> LossFn:
     """(head, batch) -> mean loss; None takes the batch's images as features already."""
 
-    def loss_fn(head: ProbeHead, batch: Batch) -> paddle.Tensor:
+    def loss_fn(head: nn.Layer, batch: Batch) -> paddle.Tensor:
         found_BD = batch.images if forward is None else forward(batch.images)
         return F.cross_entropy(head(tensor_of(found_BD)), tensor_of(labels_of(batch)))
 

@@ -123,7 +123,7 @@ def check_tensors(kind: str, architecture: Mapping[str, Any], tensors: Mapping[s
         shapes = head_shapes(architecture["width"], architecture["num_classes"])
     else:
         shapes = tensor_shapes(kind, architecture)
-    found = faults(Draft(dict(tensors), lambda name: name), shapes)
+    found = faults(Draft(dict(tensors)), shapes)
     found += [f"{name} is of {array.dtype}" for name, array in tensors.items() if array.dtype.kind != "f"][:1]
     if found:
         raise ValueError("; ".join(found))

@@ -50,7 +50,7 @@ def test_verify_finds_a_damaged_shard(finished: Path, paddlemae: Callable) -> No
         (lambda pack: (pack / "images.npy").write_bytes(bytes(656)), "images.npy': the magic string is not correct"),
         (
             lambda pack: np.save(pack / "images.npy", np.zeros((66, 1), int)),
-            "is not of the images that pack.json tells",
+            "is not of the images in pack.json",
         ),
         (lambda pack: (pack / "pack.json").write_text("{"), "pack.json' can't be read"),
         (lambda pack: (pack / "pack.json").write_text('{"pack": 99}'), "is of format 99, and 1 is read here"),

@@ -5,7 +5,7 @@ white (x 257, or the high byte). Shapes: H height, W width, C channels.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ def check_channels(channels: int) -> None:
         raise ValueError(f"images have 1 channel or more, not {channels}")
 
 
-def default_bits(channels: int) -> int:
+def default_bits(channels: int) -> Literal[8, 16]:
     """Return 8 for pictures, 16 for other bands, whose values (0 to 10,000 of a satellite's) 8 bits would lose."""
     return 8 if channels in CHANNEL_NAMES else 16
 

@@ -77,7 +77,7 @@ class View:
     bits: Literal[8, 16] | None = None
 
     @property
-    def depth(self) -> int:
+    def depth(self) -> Literal[8, 16]:
         """Bits of a channel's value."""
         return self.bits or default_bits(self.channels)
 

@@ -111,7 +111,7 @@ def _with_test(spec: str, split: str, test: str) -> list[OpenedSplit]:
     return [train, held_out]
 
 
-def _leaks(exact: NDArray[np.int64], near: NDArray[np.int64], border: int) -> list[tuple[NDArray, bool]]:
+def _leaks(exact: NDArray[np.int64], near: NDArray[np.int64], border: int) -> list[tuple[NDArray[Any], bool]]:
     """Return `CheckResult.leaks` of two splits, of which the second begins at `border`."""
     spread, copied = _spread_over(near, border), _spread_over(exact, border)
     return [

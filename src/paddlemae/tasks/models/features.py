@@ -11,6 +11,7 @@ import numpy as np
 from paddlemae.data.batches import OnSkip, eval_batches
 from paddlemae.data.sources import Source
 from paddlemae.engine.cpus import threads_of
+from paddlemae.engine.safe_import import nn
 from paddlemae.tasks.models.inference import FeatureKind, forward_function
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.training.skipped_images import SkippedImages
@@ -22,7 +23,7 @@ DEFAULT_KIND = FeatureKind()
 
 
 def embed(
-    model,
+    model: nn.Layer,
     description: Description,
     source: Source,
     *,
@@ -59,7 +60,7 @@ def embed(
 
 
 def embedded(
-    model,
+    model: nn.Layer,
     description: Description,
     source: Source,
     *,
@@ -94,7 +95,9 @@ class Labelled(NamedTuple):
     indices: np.ndarray
 
 
-def labelled_features(model, description: Description, source: Source, kind: FeatureKind, **settings) -> Labelled:
+def labelled_features(
+    model: nn.Layer, description: Description, source: Source, kind: FeatureKind, **settings: Any
+) -> Labelled:
     """The features of a labelled source's readable images; see `embed`."""
     assert source.labels is not None
     found_ND, indices = embed(model, description, source, kind=kind, **settings)

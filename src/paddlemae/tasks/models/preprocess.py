@@ -60,7 +60,7 @@ def statistics_of(
 
 def training_view(
     augment: Augmentation,
-    image_size,
+    image_size: int | Sequence[int],
     channels: int,
     mean: Sequence[float] = (),
     bits: Literal[8, 16] | None = None,

@@ -23,20 +23,12 @@ from paddlemae.weights.formats.state_dict import BFloat16
 METADATA = "__metadata__"
 BFLOAT16 = "BF16"
 DTYPES: dict[str, np.dtype] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    BFLOAT16: np.dtype("<u2"),
+    **{f"F{bits}": np.dtype(f"float{bits}").newbyteorder("<") for bits in (64, 32, 16)},
+    **{f"I{bits}": np.dtype(f"int{bits}").newbyteorder("<") for bits in (64, 32, 16, 8)},
+    **{f"U{bits}": np.dtype(f"uint{bits}").newbyteorder("<") for bits in (64, 32, 16, 8)},
     "C64": np.dtype("<c8"),
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "I16": np.dtype("<i2"),
-    "I8": np.dtype("i1"),
-    "U64": np.dtype("<u8"),
-    "U32": np.dtype("<u4"),
-    "U16": np.dtype("<u2"),
-    "U8": np.dtype("u1"),
-    "BOOL": np.dtype("?"),
+    "BOOL": np.dtype(bool),
+    BFLOAT16: np.dtype("<u2"),  # its bits
 }
 
 

@@ -27,23 +27,12 @@ from paddlemae.weights.formats.zip_directory import locate_all, read_directory, 
 
 LEGACY_VERSION = 1001
 BFLOAT16 = "bfloat16"
-# Two-byte bfloat16 is read as its bits.
 DTYPES: dict[str, np.dtype] = {
-    "float64": np.dtype("<f8"),
-    "float32": np.dtype("<f4"),
-    "float16": np.dtype("<f2"),
-    BFLOAT16: np.dtype("<u2"),
-    "complex64": np.dtype("<c8"),
-    "complex128": np.dtype("<c16"),
-    "int64": np.dtype("<i8"),
-    "int32": np.dtype("<i4"),
-    "int16": np.dtype("<i2"),
-    "int8": np.dtype("i1"),
-    "uint8": np.dtype("u1"),
-    "uint16": np.dtype("<u2"),
-    "uint32": np.dtype("<u4"),
-    "uint64": np.dtype("<u8"),
-    "bool": np.dtype("?"),
+    **{name: np.dtype(name).newbyteorder("<") for name in ("float64", "float32", "float16", "complex64", "complex128")},
+    **{f"int{bits}": np.dtype(f"int{bits}").newbyteorder("<") for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": np.dtype(f"uint{bits}").newbyteorder("<") for bits in (8, 16, 32, 64)},
+    "bool": np.dtype(bool),
+    BFLOAT16: np.dtype("<u2"),  # its bits
 }
 STORAGES = {
     "torch.DoubleStorage": "float64",

@@ -59,11 +59,16 @@ def assemble(draft: Draft, layout: str, settings: Settings) -> Imported:
     _fill_biases(draft, settings)
     grid, patch = _grid(draft, settings, architecture), architecture["patch_size"]
     architecture["image_size"] = [grid[0] * patch[0], grid[1] * patch[1]]
-    architecture["positions"] = _positions(draft, architecture["cls_token"], grid)
-    _decoder_positions(draft, architecture, grid)
+    place = f"a grid of {grid[0]} x {grid[1]}"
+    computed = _computed_table(
+        draft, "pos_embed", architecture, grid, f" of {place}", f"positions are learned, on {place}"
+    )
+    architecture["positions"] = computed or "learned"
+    _computed_table(
+        draft, "decoder_pos_embed", architecture, grid, "", "it is kept as it is, and stays fixed in training"
+    )
     shapes = tensor_shapes(kind, architecture)
-    found = faults(draft, shapes)
-    if found:
+    if found := faults(draft, shapes):
         raise ValueError(f"these weights are no whole {kind} of the layout {layout}; {'; '.join(found)}")
     _set_heads(draft, layout, settings, architecture)
     if kind == "mae":
@@ -189,7 +194,7 @@ def _compare(architecture: Mapping[str, Any], declared: Mapping[str, Any]) -> No
 
 
 def _fill_biases(draft: Draft, settings: Settings) -> None:
-    """Zeros for queries, keys and values that have no bias anywhere."""
+    """Set zeros for queries, keys and values that have no bias anywhere."""
     for prefix in ("blocks", "decoder_blocks"):
         weights = [name for name in draft.tensors if re.fullmatch(rf"{prefix}\.\d+\.attn\.qkv\.weight", name)]
         biases = [name.removesuffix("weight") + "bias" for name in weights]
@@ -243,7 +248,7 @@ def _grid_of_table(table_LD: np.ndarray, name: str) -> tuple[int, int]:
 
 
 def _agree(table: np.ndarray, computed: np.ndarray) -> bool:
-    """Equal up to how finely the table is stored; training moves a table further than that."""
+    """Check that tables are equal up to how finely one is stored; training moves a table further than that."""
     if table.shape != computed.shape:
         return False
     with np.errstate(all="ignore"):  # of values that no table has
@@ -256,42 +261,22 @@ def _agree(table: np.ndarray, computed: np.ndarray) -> bool:
         return bool(np.abs(narrow - computed).max() < limit)
 
 
-def _computed(table: np.ndarray, cls_token: bool, grid: tuple[int, int]) -> str | None:
-    """Return which of our fixed tables it equals, or None; a cls token's row must be zeros."""
-    front = int(cls_token)
-    if table.shape[1] - front != grid[0] * grid[1] or table[0, :front].any():
+def _computed_table(
+    draft: Draft, name: str, architecture: Mapping[str, Any], grid: tuple[int, int], place: str, otherwise: str
+) -> str | None:
+    """Return which of our fixed tables a position table is, or None, and note it; a cls token's row must be zeros."""
+    table, front = draft.tensors.get(name), int(architecture["cls_token"])
+    if table is None or table.ndim != 3:
         return None
-    width = table.shape[-1]
-    if width % 4 == 0 and _agree(table[0, front:], sincos_2d(width, grid)):
-        return "sincos2d"
-    if width % 2 == 0 and _agree(table[0, front:], sincos_1d(width, grid)):
-        return "sincos1d"
-    return None
-
-
-def _positions(draft: Draft, cls_token: bool, grid: tuple[int, int]) -> str | None:
-    table = draft.tensors.get("pos_embed")
-    if table is None:
-        return None
-    kind = _computed(table, cls_token, grid)
-    name = display_name(draft.their_name("pos_embed"))
-    if kind is None:
-        draft.notes.append(f"{name} is not a computed table: positions are learned, on a grid of {grid[0]} x {grid[1]}")
-        return "learned"
-    draft.notes.append(f"{name} is the computed {kind} table of a grid of {grid[0]} x {grid[1]}")
+    kind, width = None, table.shape[-1]
+    if table.shape[1] - front == grid[0] * grid[1] and not table[0, :front].any():
+        if width % 4 == 0 and _agree(table[0, front:], sincos_2d(width, grid)):
+            kind = "sincos2d"
+        elif width % 2 == 0 and _agree(table[0, front:], sincos_1d(width, grid)):
+            kind = "sincos1d"
+    words = f"the computed {kind} table{place}" if kind else f"not a computed table: {otherwise}"
+    draft.notes.append(f"{display_name(draft.their_name(name))} is {words}")
     return kind
-
-
-def _decoder_positions(draft: Draft, architecture: Mapping[str, Any], grid: tuple[int, int]) -> None:
-    table = draft.tensors.get("decoder_pos_embed")
-    if table is None or table.ndim != 3 or "decoder" not in architecture:
-        return
-    kind = _computed(table, architecture["cls_token"], grid)
-    name = display_name(draft.their_name("decoder_pos_embed"))
-    if kind is None:
-        draft.notes.append(f"{name} is not a computed table: it is kept as it is, and stays fixed in training")
-    else:
-        draft.notes.append(f"{name} is the computed {kind} table")
 
 
 def _set_heads(draft: Draft, layout: str, settings: Settings, architecture: dict[str, Any]) -> None:
@@ -319,8 +304,7 @@ def _set_target(draft: Draft, layout: str, settings: Settings, architecture: dic
     said = settings.norm_pix_loss
     if said is None:
         said = "mae-pytorch" in layout
-        word = "normalised" if said else "raw"
-        other = "raw" if said else "normalised"
+        word, other = ("normalised", "raw") if said else ("raw", "normalised")
         draft.notes.append(
             f"norm_pix_loss is not in the file: taken as {said} ({word} pixels), the default of that layout's training "
             f"script; name target='{other}' if it was trained otherwise"

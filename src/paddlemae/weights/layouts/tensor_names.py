@@ -61,7 +61,7 @@ FOREIGN = (
 
 
 def same_names(*names: str) -> Pairs:
-    """Pairs of a layout that calls these parts as we do."""
+    """Return the pairs of a layout that calls these parts as we do."""
     return tuple((name, name) for name in names)
 
 
@@ -107,13 +107,13 @@ class Draft:
 
     Attributes:
         tensors: our name -> array; views of the file where nothing had to be changed.
-        their_name: our name -> what this file calls it, or would call it.
+        their_name: our name -> what this file calls it, or would call it; by default the same.
         converted, left_over, notes: see `Imported`.
         unknown: the file's names that its layout does not have.
     """
 
     tensors: dict[str, np.ndarray]
-    their_name: Callable[[str], str]
+    their_name: Callable[[str], str] = str
     converted: dict[str, str] = field(default_factory=dict)
     left_over: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
