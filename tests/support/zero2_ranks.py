@@ -19,8 +19,8 @@ from paddle.distributed.fleet.meta_parallel.sharding import group_sharded_storag
 
 from paddlemae.data.batches import Batch
 from paddlemae.engine import device
-from paddlemae.model import kernels
 from paddlemae.model.encoder import attention_maps
+from paddlemae.model.kernels import placement
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks import pretrain
 from paddlemae.tasks.models.preprocess import to_input
@@ -72,7 +72,7 @@ def pretend_an_accelerator() -> None:
     stage2.core = Core()
     stage2.alignment["cpu"] = 256
     storage.cvt_to_device = lambda tensor, *_, **__: tensor
-    kernels.on_cpu = lambda tensor: False
+    placement.on_cpu = lambda tensor: False
 
 
 def batches(ranks: Ranks, start: int, count: int) -> Iterator[Batch]:

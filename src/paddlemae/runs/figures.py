@@ -54,12 +54,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path | BinaryIO, names: Lettering, *, tight: bool = False) -> None:
-    """Write a figure in which every text is drawn as it is written, a `$` too.
-
-    Args:
-        names: what its texts were made with.
-        tight: moves the axes so that their labels fit.
-    """
+    """Write a figure with every text as it is, a `$` too; `tight` moves the axes so that their labels fit."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):

@@ -1,4 +1,4 @@
-"""Pixels as a model takes them: so many channels, of so many bits.
+"""Convert pixels to the number of channels and bits that a model takes.
 
 Values are uint8 or uint16 as an image stores them; one depth becomes the other so that black stays black and white
 white (x 257, or the high byte). Shapes: H height, W width, C channels.
@@ -25,7 +25,7 @@ def check_channels(channels: int) -> None:
 
 
 def default_bits(channels: int) -> Literal[8, 16]:
-    """8 for pictures; 16 for other bands, whose values (0 to 10,000 of a satellite's) 8 bits would lose."""
+    """Return 8 for pictures, 16 for other bands, whose values (0 to 10,000 of a satellite's) 8 bits would lose."""
     return 8 if channels in CHANNEL_NAMES else 16
 
 
@@ -56,7 +56,7 @@ def _luma(pixels_HW3: Pixels) -> Pixels:
 
 
 def convert_in_blocks(convert: Callable[[Pixels], Pixels], pixels_HWC: Pixels) -> Pixels:
-    """Return `convert(pixels_HWC)`, made of blocks of rows where the image is large, so that little memory is taken."""
+    """Return `convert(pixels_HWC)`, by blocks of rows where the image is large, to take little memory."""
     height = pixels_HWC.shape[0]
     rows = max(1, _BLOCK * height // max(1, pixels_HWC.size))
     if rows >= height:
@@ -132,7 +132,7 @@ def largest_value(pixels: Pixels) -> int:
 
 
 def as_pixels(values: NDArray[Any]) -> Pixels:
-    """Integers as uint8 if they are that, as uint16 if they fit.
+    """Return integers as uint8 if they are that, as uint16 if they fit.
 
     Raises:
         ValueError: values that say not which is white, or that don't fit.
@@ -153,7 +153,7 @@ def as_pixels(values: NDArray[Any]) -> Pixels:
 
 
 def as_HWC(values: NDArray[Any], channels: int) -> Pixels:
-    """An array of an image: [H, W], [H, W, C] or, where that alone fits the channels, [C, H, W].
+    """Return an image's array as [H, W, C]; it is [H, W], [H, W, C] or, where only that fits the channels, [C, H, W].
 
     Raises:
         ValueError: another shape or type.

@@ -18,11 +18,7 @@ from paddlemae.data.decode.pixel_format import Pixels, apply_alpha, as_channels
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_COLOURS = {0: "gray", 2: "RGB", 3: "palette", 4: "gray and alpha", 6: "RGBA"}
 
-_DEPTH, _COLOURS, _HEADER = (
-    24,
-    25,
-    26,
-)  # where a PNG's header has its bits, the kind of its colours, and what follows
+_DEPTH, _COLOURS, _HEADER = 24, 25, 26  # where a PNG's header has its bits, the kind of its colours, and ends
 _GRAY, _RGB, _GRAY_ALPHA = 0, 2, 4
 _SCALES = {"L;2": 85, "L;4": 17}  # by how Pillow says that it decodes them
 
@@ -51,7 +47,7 @@ def _read_deep(file: IO[bytes], colours: int, channels: int, room: int) -> Pixel
     with Image.open(file, formats=["PNG"]) as image:
         check_room(math.prod(image.size) * (4 + 3 * 8), room)
         pixels = _gray_alpha(image) if colours == _GRAY_ALPHA else None
-        image.load()  # what is said of the orientation may be behind the pixels
+        image.load()  # the orientation may be stored after the pixels
         orientation, key = read_orientation(image), image.info.get("transparency")
     if pixels is None:
         pixels = read_16_bits(file, "RGB" if colours == _RGB else "RGBA")

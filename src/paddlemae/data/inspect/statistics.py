@@ -1,4 +1,4 @@
-"""Mean and standard deviation of each channel, in one pass over a source.
+"""Compute the mean and standard deviation of each channel in one pass over a source.
 
 Every image weighs the same, whatever its size, as it does in training. Sums are never formed: means and squared
 deviations of parts are merged (Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing
@@ -24,7 +24,7 @@ from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source
 from paddlemae.data.workers import make_ahead
 
-_CHUNK = 64  # images that a worker looks at before it tells
+_CHUNK = 64  # images that a worker looks at before it answers
 _BLOCK = 1 << 18  # pixels that are made floats at a time
 
 
@@ -89,8 +89,8 @@ def channel_statistics(
     chunks = (range(start, min(start + _CHUNK, len(source))) for start in range(0, len(source), _CHUNK))
     total: Moments | None = None
     seen, unreadable = 0, list[UnreadableImage]()
-    with contextlib.closing(make_ahead(look, chunks, workers)) as found:
-        for moments, count, faults in found:
+    with contextlib.closing(make_ahead(look, chunks, workers)) as measured:
+        for moments, count, faults in measured:
             seen += count
             unreadable += faults
             for fault in faults if on_skip else ():
@@ -110,14 +110,14 @@ def channel_statistics(
 def _moments_of_chunk(
     source: Source, channels: int, bits: int, numbers: range
 ) -> tuple[Moments | None, int, list[UnreadableImage]]:
-    found: list[Moments] = []
+    measured: list[Moments] = []
     faults: list[UnreadableImage] = []
     for i in numbers:
         try:
-            found.append(image_moments(convert_depth(source.read(i, channels), bits)))
+            measured.append(image_moments(convert_depth(source.read(i, channels), bits)))
         except UnreadableImage as fault:
             faults.append(fault.without_frames())
-    return _sum(found) if found else None, len(numbers), faults
+    return _sum(measured) if measured else None, len(numbers), faults
 
 
 def image_moments(pixels_HWC: Pixels) -> Moments:

@@ -1,4 +1,4 @@
-"""Write one shard: a tar beside its place, on the disk and read back before it is there.
+"""Write one shard: a tar under a temporary name, flushed and read back before it gets its own name.
 
 The same entries give the same bytes: a header has a name and a size, and neither a time nor an owner.
 """
@@ -38,11 +38,11 @@ class ShardFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.beside = path.with_name(path.name + PARTIAL)
+        self.temporary = path.with_name(path.name + PARTIAL)
         self.bytes = 0
         self._placed: list[tuple[str, int, int]] = []  # name, where its content is, and its size
         self._digest = hashlib.sha256()
-        self._file = open(self.beside, "wb")  # noqa: SIM115 (until `close` or `abandon`)
+        self._file = open(self.temporary, "wb")  # noqa: SIM115 (until `close` or `abandon`)
 
     def add(self, name: str, content: bytes) -> int:
         """Add an entry; returns where its content begins in the tar."""
@@ -65,24 +65,26 @@ class ShardFile:
         flush_file(self._file)
         self._file.close()
         digest = self._digest.hexdigest()
-        if digest_file(self.beside) != digest or self._found() != self._placed:
-            raise OSError(errno.EIO, "the disk gave back other bytes than were written", str(self.beside))
-        rename(self.beside, self.path, flush=True)
+        if digest_file(self.temporary) != digest or self._entries() != self._placed:
+            raise OSError(errno.EIO, "the disk gave back other bytes than were written", str(self.temporary))
+        rename(self.temporary, self.path, flush=True)
         return ShardDigest(self.bytes, digest)
 
     def abandon(self) -> None:
         with contextlib.suppress(OSError):
             self._file.close()
-        self.beside.unlink(missing_ok=True)
+        self.temporary.unlink(missing_ok=True)
 
     def _write(self, content: bytes) -> None:
         self._file.write(content)
         self._digest.update(content)
         self.bytes += len(content)
 
-    def _found(self) -> list[tuple[str, int, int]]:
+    def _entries(self) -> list[tuple[str, int, int]]:
         """Return (name, offset, size) of each entry, as the tar reader lists them."""
-        return [(one.name, one.offset, one.size) for one in read_entries(str(self.beside), lambda name: False)]
+        return [
+            (entry.name, entry.offset, entry.size) for entry in read_entries(str(self.temporary), lambda name: False)
+        ]
 
 
 def size_in_tar(content: bytes) -> int:
@@ -91,7 +93,7 @@ def size_in_tar(content: bytes) -> int:
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, from the disk rather than from memory where the system can be asked to."""
+    """Return the SHA-256 of a file's bytes, read from the disk rather than from memory where the system allows it."""
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
         if hasattr(os, "posix_fadvise"):  # of Linux

@@ -82,11 +82,7 @@ def _field(content: bytes, table: int, number: int) -> int:
 
 
 def _table(content: bytes, table: int, number: int) -> int:
-    """Return where the table is that a field leads to.
-
-    Raises:
-        struct.error: there is none.
-    """
+    """Return where the table is that a field leads to, or raise a struct.error if there is none."""
     if not (place := _field(content, table, number)):
         raise struct.error("a message lacks its table")
     return _offset(content, place)

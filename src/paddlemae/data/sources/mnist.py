@@ -15,7 +15,7 @@ from paddlemae.data.sources.readers import ArrayReader, file_stamp, load_once, u
 from paddlemae.data.sources.source import Source
 from paddlemae.data.sources.splits import TEST_WORDS, choose_split, list_names, words_of
 
-_IMAGES, _LABELS = "-images-idx3-ubyte", "-labels-idx1-ubyte"
+_IMAGES = "-images-idx3-ubyte"
 _BYTES = 8  # the code of unsigned bytes
 
 
@@ -35,12 +35,12 @@ def open_idx(
         max_image_bytes: memory that unpacking may take, besides twice the file's bytes.
     """
     is_test = {name: "t10k" in name.lower() or bool(words_of(name) & set(TEST_WORDS)) for name in names}
-    parts = {"test" if is_test[name] else "train" for name in names}
-    wanted = choose_split(parts, split, repr(spec), "file of images to") or sorted(parts)[-1]
-    meant = sorted(name for name in names if is_test[name] == (wanted == "test"))
-    if len(meant) > 1:
-        raise ValueError(f"{spec!r} has several sets of images to {wanted}: {list_names(meant)}; name the file of one")
-    (name,) = meant
+    splits = {"test" if is_test[name] else "train" for name in names}
+    chosen = choose_split(splits, split, repr(spec), "file of images to") or max(splits)
+    files = sorted(name for name in names if is_test[name] == (chosen == "test"))
+    if len(files) > 1:
+        raise ValueError(f"{spec!r} has several sets of images to {chosen}: {list_names(files)}; name the file of one")
+    (name,) = files
     path = os.path.join(folder, name)
     labels_path = os.path.join(folder, name.replace("images", "labels").replace("idx3", "idx1"))
     if not os.path.exists(labels_path):

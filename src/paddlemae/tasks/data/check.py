@@ -1,4 +1,4 @@
-"""What is wrong with a source of images, before a training finds out: `paddlemae data check`."""
+"""Find what is wrong with a source of images before a training does: `paddlemae data check`."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def check(
         near = duplicates.find_near_groups(looks.thumbnails_NP, exact, looks.readable_N, show)
     leaks = _leaks(exact, near, splits[1].start) if len(splits) > 1 else []
     shared = shared_groups(*sources) if len(sources) > 1 else []
-    found = CheckResult(spec, test, channels, splits, looks, exact, near, leaks, shared, notes, others)
-    found.findings.update({name: number for name, number in _findings(found).items() if number})
-    return found
+    result = CheckResult(spec, test, channels, splits, looks, exact, near, leaks, shared, notes, others)
+    result.findings.update({name: number for name, number in _findings(result).items() if number})
+    return result
 
 
 @contextmanager
 def _collect_notes() -> Iterator[list[str]]:
-    """Collect what is said of how sources were understood; other warnings are given when all is done."""
+    """Collect the notes of how sources were understood; other warnings are given at the end."""
     texts: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", SourceNote)
@@ -152,12 +152,11 @@ def _contradictions(found: CheckResult) -> Iterator[NDArray[np.int64]]:
     labels = []
     for split in found.splits:
         numbers = [number_of.setdefault(name, len(number_of)) for name in split.source.classes]
-        known = split.source.labels
-        labels.append(np.full(len(split.source), -1) if known is None else np.array(numbers, np.int64)[known])
-    every = np.concatenate(labels)
+        indices = split.source.labels
+        labels.append(np.full(len(split.source), -1) if indices is None else np.array(numbers, np.int64)[indices])
+    labels_N = np.concatenate(labels)
     for group in found.exact_duplicates():
-        own = np.unique(every[group])
-        if (own >= 0).sum() > 1:
+        if (np.unique(labels_N[group]) >= 0).sum() > 1:
             yield group
 
 

@@ -1,4 +1,4 @@
-"""The picture of `paddlemae data check`: examples of each class, images that are the same, names that can't be read."""
+"""Draw the picture of `paddlemae data check`: examples of each class, duplicates, names that can't be read."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def _examples(found: CheckResult, split: CheckedSplit) -> Iterator[Block]:
         yield Block("unlabelled", _pictures(found, split.start + _spread(readable)))
         return
     for label, (name, count) in enumerate(islice(class_counts(split).items(), MOST_CLASSES)):
-        own = readable[split.source.labels[readable] == label]
-        yield Block(f"{name}: {count:,}", _pictures(found, split.start + _spread(own)))
+        images = readable[split.source.labels[readable] == label]
+        yield Block(f"{name}: {count:,}", _pictures(found, split.start + _spread(images)))
 
 
 def _spread(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -67,11 +67,10 @@ def _pictures(found: CheckResult, numbers: Iterable[int]) -> list[np.ndarray]:
     pictures = []
     for i in numbers:
         split, number = found.place(i)
+        source = split.source
         try:
-            stored = split.source.stored(number)
-            picture = decode_stored(
-                stored, split.source.describe(number), found.channels, TILE, split.source.room(number)
-            )
+            stored, room = source.stored(number), source.room(number)
+            picture = decode_stored(stored, source.describe(number), found.channels, TILE, room)
         except UnreadableImage:  # it went away since it was looked at
             continue
         pictures.append(_displayed_pixels(picture.pixels_hwC))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -145,17 +143,13 @@ def _make(
     with progress("packing", total, journal.images, show=not quiet) as show:
         for split in splits:
             skipped = SkippedImages(skipped_file, split, max_bad_images)
-            fill_shards(journal, split, skipped, encoding, most, workers, partial(_show_all, show, seen))
+            fill_shards(journal, skipped, encoding, most, workers, show, seen)
             seen += len(split.source)
     journal.finish()
 
 
-def _show_all(show: Callable[[int], None], before: int, done: int) -> None:
-    show(before + done)
-
-
 def _about(source: Source) -> dict[str, Any]:
-    """All of a source that a pack depends on."""
+    """Return all of a source that a pack depends on."""
     files = hashlib.sha256()
     add_stamps(files, source)
     digests = {

@@ -1,4 +1,4 @@
-"""The splits of a source, train and test, with labels where there are any."""
+"""Open the splits of a source, train and test, with labels where there are any."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def open_splits(spec: str, split: str) -> list[OpenedSplit]:
     """
     if split not in (*SPLIT_NAMES, ALL_SPLITS):
         raise ValueError(f"--split is {', '.join(SPLIT_NAMES)} or {ALL_SPLITS}; got {split!r}")
-    found: list[OpenedSplit] = []
+    opened: list[OpenedSplit] = []
     missing: MissingSplit | None = None
     for name in SPLIT_NAMES if split == ALL_SPLITS else (split,):
         try:
-            found.append(open_split(spec, name, name))
+            opened.append(open_split(spec, name, name))
         except MissingSplit as fault:
             missing = fault
-    if not found and missing:
+    if not opened and missing:
         raise missing
-    return found
+    return opened
 
 
 def open_split(spec: str, split: str | None, name: str) -> OpenedSplit:
