@@ -175,15 +175,14 @@ def read_content(path: str | os.PathLike[str]) -> bytes:
         return file.read()
 
 
-def decode_picture(content: bytes, name: str, channels: int, need_of: NeedOf, room: int | None = None) -> Picture:
+def decode_picture(content: bytes, name: str, channels: int, need_of: NeedOf, room: int) -> Picture:
     """Decode a file's content that is in memory, as `read_picture` does.
 
     Args:
         name: names the image in errors.
-        room: bytes of memory that the content and its image may take together; by default those of such a file.
+        room: bytes of memory that the content and its image may take together.
     """
     check_channels(channels)
-    room = room_for(len(content), MAX_IMAGE_BYTES) if room is None else room
     with _report_unreadable(name):
         opened = _recognise(io.BytesIO(content), channels, room - len(content))
     return _make_picture(opened, name, channels, need_of, room - len(content))

@@ -126,9 +126,7 @@ def _survey_image(source: Source, i: int, channels: int, looks: Survey, place: i
     looks.forms[form] += 1
 
 
-def decode_stored(
-    stored: bytes | NDArray[Any], name: str, channels: int, enough: int, room: int | None = None
-) -> Picture:
+def decode_stored(stored: bytes | NDArray[Any], name: str, channels: int, enough: int, room: int) -> Picture:
     """Decode what `Source.stored` returned, no larger than a short side of `enough` pixels requires.
 
     Args:

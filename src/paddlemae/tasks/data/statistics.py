@@ -32,13 +32,7 @@ SPLIT_OPTIONS = {"train": "train", "test": "test", "all": None}
 
 
 def measure_source(
-    spec: str,
-    *,
-    split: str = "train",
-    channels: int = 3,
-    bits: int | None = None,
-    workers: int | None = None,
-    quiet: bool = False,
+    spec: str, *, split: str, channels: int, bits: int | None, workers: int | None, quiet: bool
 ) -> ChannelStatistics:
     """Look at every image that `spec` names; those that can't be read are counted, the first of them said on stderr.
 
