@@ -47,11 +47,7 @@ def _megabytes(count: int) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """Return the number of bytes that "2GB", "500 MB" or "1000000" mean.
-
-    Raises:
-        ValueError: anything else.
-    """
+    """Return the number of bytes that "2GB", "500 MB" or "1000000" mean; anything else is a ValueError."""
     found = _BYTES.fullmatch(text.strip())
     number = int(found[1]) * _UNITS[found[2].upper()] if found else 0
     if not number:

@@ -32,10 +32,7 @@ def read_ppm_header(start: bytes) -> tuple[int, int, int, int] | None:
 def read_deep_ppm(file: IO[bytes], room: int) -> Pixels | None:
     """Return uint16 [H, W, 3] of a PPM whose largest value is above 255; None for any other.
 
-    Args:
-        room: bytes of memory that it may take.
-    Raises:
-        ValueError: cut short, or too large.
+    Raise a ValueError if it is cut short, or takes more than `room` bytes of memory.
     """
     start = file.read(_MOST_HEADER)
     file.seek(0)

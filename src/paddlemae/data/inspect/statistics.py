@@ -151,11 +151,7 @@ def needs_bits(found: ChannelStatistics) -> bool:
 
 
 def recipe_values(found: ChannelStatistics) -> tuple[list[float], list[float]]:
-    """Return (mean, std), with the digits that `recipe_settings` has.
-
-    Raises:
-        ValueError: nothing varies in a channel.
-    """
+    """Return (mean, std) with the digits of `recipe_settings`; a channel in which nothing varies is a ValueError."""
     mean, std = ([float(f"{value:.6g}") for value in values] for values in (found.mean, found.std))
     if flat := constant_channels(found):
         raise ValueError(

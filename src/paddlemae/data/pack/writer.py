@@ -30,11 +30,7 @@ class ShardDigest:
 
 
 class ShardFile:
-    """A tar that is being written; `close` brings it to its place, `abandon` removes it.
-
-    Raises:
-        OSError: on opening, adding and closing, as the disk says.
-    """
+    """A tar that is being written; `close` brings it to its place, `abandon` removes it. Methods raise OSErrors."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,11 +51,7 @@ class ShardFile:
         return offset
 
     def close(self) -> ShardDigest:
-        """Flush it to the disk, read it back, and rename it.
-
-        Raises:
-            OSError: also if what is read back is not what was written.
-        """
+        """Flush it to the disk, read it back and rename it; other bytes than were written are an OSError."""
         end = 2 * _BLOCK
         self._write(bytes(end + -(self.bytes + end) % _RECORD))
         flush_file(self._file)

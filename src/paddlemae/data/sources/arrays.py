@@ -89,11 +89,7 @@ def _check_images(images: NDArray[Any], where: str) -> None:
 
 
 def map_npy(path: str) -> NDArray[Any]:
-    """Return the array in a `.npy` file, mapped.
-
-    Raises:
-        ValueError: damaged, cut short, or of objects.
-    """
+    """Return the array in a `.npy` file, mapped; damaged files and objects are a ValueError."""
     return _map_array(path, 0, path)
 
 

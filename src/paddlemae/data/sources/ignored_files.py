@@ -15,11 +15,9 @@ from paddlemae.data.sources.zip import ZipContents, zip_entries
 
 
 def count_ignored_files(spec: str, source: Source) -> Counter[str]:
-    """Return how many files with each ending lie among the images and are not read; hidden ones don't count.
+    """Return how many files with each ending lie among the images that `spec` names and are not read.
 
-    Args:
-        spec: names the source, as `open_source` takes it.
-        source: any split of it.
+    Hidden files don't count. `source` is any split of `spec`.
     """
     path, _ = path_and_options(spec)
     reader = source.reader

@@ -52,11 +52,7 @@ def open_idx(folder: str, names: Sequence[str], spec: str, split: str | None, ma
 
 
 def read_idx(path: str, num_axes: int, max_image_bytes: int) -> NDArray[np.uint8]:
-    """Read the bytes of an IDX file with `num_axes` axes; mapped if it is not gzipped.
-
-    Raises:
-        ValueError: damaged, cut short, too large to unpack, or another kind of IDX file.
-    """
+    """Read an IDX file of bytes with `num_axes` axes, mapped if it is not gzipped; else raise a ValueError."""
     start = 4 + 4 * num_axes
     with open(path, "rb") as file:
         is_gzipped = file.read(2) == b"\x1f\x8b"

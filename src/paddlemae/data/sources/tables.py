@@ -87,11 +87,7 @@ class TableContents:
         return f"{self.tables[table]!r}, row {row}"
 
     def values(self, column: str) -> list[Any]:
-        """Return what a column holds for each image.
-
-        Raises:
-            ValueError: a table without it.
-        """
+        """Return what a column holds for each image; a table without it is a ValueError."""
         values: list[Any] = []
         for table in self._opened():
             if column not in table.schema.names:

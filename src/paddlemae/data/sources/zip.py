@@ -69,11 +69,7 @@ class ZipContents:
 
 
 def data_offset(file: io.FileIO, header: int) -> int:
-    """Return the offset of an entry's bytes, after its local header.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Return the offset of an entry's bytes, after its local header; a ValueError if there is none."""
     local = read_from(file, header, _LOCAL_HEADER)
     if not local.startswith(_LOCAL_START):
         raise ValueError("damaged in its archive: no entry where one should be")
@@ -81,11 +77,7 @@ def data_offset(file: io.FileIO, header: int) -> int:
 
 
 def read_directory(path: str) -> list[zipfile.ZipInfo]:
-    """Return what a zip file's directory lists.
-
-    Raises:
-        ValueError: damaged, or cut short.
-    """
+    """Return what a zip file's directory lists; a damaged or short file is a ValueError."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.infolist()
@@ -145,14 +137,7 @@ def _unicode_path(extra: bytes, stored: bytes) -> str | None:
 
 
 def zip_contents(path: str, names: Sequence[str], found: Sequence[zipfile.ZipInfo]) -> ZipContents:
-    """Return entries of a zip, in this order.
-
-    Args:
-        names: of each entry, as `zip_entries` gives them.
-        found: what the directory says of each.
-    Raises:
-        ValueError: a number in it that no file can have.
-    """
+    """Return entries of a zip by their `zip_entries` names; a number that no file can have is a ValueError."""
 
     def column(values: Iterable[int], dtype: type) -> NDArray[Any]:
         try:

@@ -237,12 +237,9 @@ def _images_of_each_split(found: CheckResult, group: NDArray[np.int64]) -> list[
 
 @contextmanager
 def lock_output(out: Path, spec: str, test: str | None) -> Iterator[None]:
-    """Hold a folder for `write_check`, before the images are looked at: that it can't be written is better known then.
+    """Hold a folder for `write_check` before the images are looked at, so that an unwritable folder fails early.
 
-    Raises:
-        ValueError: it is in a folder of the images.
-        BlockingIOError: another command writes there.
-        OSError: it can't be made.
+    Raise a ValueError if it is in a folder of images, a BlockingIOError if another command writes there, or an OSError.
     """
     check_outside(out, [spec, test])
     with lock_folder(out):
