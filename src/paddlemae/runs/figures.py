@@ -227,15 +227,15 @@ def draw_curves(path: Path, lines: Sequence[dict[str, Any]], names: Sequence[str
 
 
 @_use_own_style
-def draw_study(path: Path, key: str, found: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> None:
+def draw_study(path: Path, key: str, measures: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> None:
     """Draw a measure, in [0, 1], against the values of a setting, a line a start, bars of a standard deviation.
 
-    `found` maps start -> value of the setting -> the measure of each seed.
+    `measures` maps start -> value of the setting -> the measure of each seed.
     """
     figure = _figure(5, 3.2)
-    letters = choose_fonts([key, title, *found, *(value for by_value in found.values() for value in by_value)])
+    letters = choose_fonts([key, title, *measures, *(value for by_value in measures.values() for value in by_value)])
     axes = figure.add_subplot()
-    for (name, by_value), colour in zip(found.items(), (ACCENT, FAINT)):
+    for (name, by_value), colour in zip(measures.items(), (ACCENT, FAINT)):
         means = [100 * float(np.mean(values)) for values in by_value.values()]
         deviations = [100 * float(np.std(values, ddof=1)) if len(values) > 1 else 0.0 for values in by_value.values()]
         label = letters(name, LONGEST_NAME)

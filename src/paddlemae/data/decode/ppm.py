@@ -21,11 +21,11 @@ def read_ppm_header(start: bytes) -> tuple[int, int, int, int] | None:
     """Return (width, height, largest value, where the values begin) of a PPM; None if it begins otherwise."""
     numbers, place = [], 2
     for _ in range(3):
-        found = _NUMBER.match(start, place)
-        if not found:
+        match = _NUMBER.match(start, place)
+        if not match:
             return None
-        numbers.append(int(found[1]))
-        place = found.end()
+        numbers.append(int(match[1]))
+        place = match.end()
     return numbers[0], numbers[1], numbers[2], place + 1
 
 

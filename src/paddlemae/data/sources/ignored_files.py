@@ -27,8 +27,8 @@ def count_ignored_files(spec: str, source: Source) -> Counter[str]:
     elif isinstance(contents, ZipContents):
         names, first = (name for name, kind, _ in zip_entries(path) if kind == "file"), contents.files[0]
     elif isinstance(contents, TarContents) and os.path.isfile(path):
-        found = (entry.name for entry in read_entries(path, lambda name: False) if entry.kind == "file")
-        names, first = (name for name in found if not is_sidecar(name)), contents.files[0]
+        files = (entry.name for entry in read_entries(path, lambda name: False) if entry.kind == "file")
+        names, first = (name for name in files if not is_sidecar(name)), contents.files[0]
     else:
         return Counter()
     arrays = has_ending(first, (ARRAY_EXTENSION,))  # next to pictures they are none

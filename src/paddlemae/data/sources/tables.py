@@ -134,12 +134,12 @@ def list_tables(folder: str) -> list[str]:
 
     A folder that `save_to_disk` made has subfolders for its splits.
     """
-    found = [name for name in sorted(os.listdir(folder)) if _is_table(name)]
-    return found or sorted(_tables_below(folder))
+    tables = [name for name in sorted(os.listdir(folder)) if _is_table(name)]
+    return tables or sorted(_tables_below(folder))
 
 
 def _tables_below(folder: str) -> list[str]:
-    found = []
+    tables = []
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
         if not os.path.isdir(path):
@@ -148,8 +148,8 @@ def _tables_below(folder: str) -> list[str]:
             if has_ending(inner, (*EXTENSIONS, ARRAY_EXTENSION)):  # a folder of images, and perhaps a million
                 return []
             if _is_table(inner):
-                found.append(f"{name}/{inner}")
-    return found
+                tables.append(f"{name}/{inner}")
+    return tables
 
 
 def _is_table(name: str) -> bool:

@@ -136,12 +136,12 @@ def _unicode_path(extra: bytes, stored: bytes) -> str | None:
     return None
 
 
-def zip_contents(path: str, names: Sequence[str], found: Sequence[zipfile.ZipInfo]) -> ZipContents:
+def zip_contents(path: str, names: Sequence[str], infos: Sequence[zipfile.ZipInfo]) -> ZipContents:
     """Return entries of a zip by their `zip_entries` names; a number that no file can have is a ValueError."""
 
     def column(values: Iterable[int], dtype: type) -> NDArray[Any]:
         try:
-            return np.fromiter(values, dtype, len(found))
+            return np.fromiter(values, dtype, len(infos))
         except OverflowError:
             raise ValueError(f"{path!r} is damaged: the size or place of an entry is none; copy it again") from None
 
@@ -149,9 +149,9 @@ def zip_contents(path: str, names: Sequence[str], found: Sequence[zipfile.ZipInf
         os.path.dirname(path) or ".",
         path,
         StringTable.of(names),
-        column((info.header_offset for info in found), np.int64),
-        column((info.compress_size for info in found), np.int64),
-        column((info.file_size for info in found), np.int64),
-        column((info.CRC for info in found), np.uint32),
-        column((info.compress_type for info in found), np.uint16),
+        column((info.header_offset for info in infos), np.int64),
+        column((info.compress_size for info in infos), np.int64),
+        column((info.file_size for info in infos), np.int64),
+        column((info.CRC for info in infos), np.uint32),
+        column((info.compress_type for info in infos), np.uint16),
     )

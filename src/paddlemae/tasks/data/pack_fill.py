@@ -41,11 +41,11 @@ class ShardSize:
     @classmethod
     def of(cls, text: str) -> ShardSize:
         """Parse "1000" as images, or "500MB" as bytes."""
-        found = _SHARD_SIZE.fullmatch(text.strip())
-        number = int(found[1]) * _UNITS[(found[2] or "").upper()] if found else 0
-        if not found or not number:
+        match = _SHARD_SIZE.fullmatch(text.strip())
+        number = int(match[1]) * _UNITS[(match[2] or "").upper()] if match else 0
+        if not match or not number:
             raise ValueError(f"--shard-size is a number of images, or of bytes as in 500MB; got {text!r}")
-        return cls(bytes=number) if found[2] else cls(images=number)
+        return cls(bytes=number) if match[2] else cls(images=number)
 
     def __str__(self) -> str:
         return f"{self.images} images" if self.images else f"{self.bytes} bytes"
