@@ -10,7 +10,6 @@ import errno
 import hashlib
 import os
 import tarfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from paddlemae.data.sources.tar import read_entries
@@ -19,14 +18,6 @@ from paddlemae.system.atomic import PARTIAL, flush_file, rename
 _BLOCK = 512
 _RECORD = 20 * _BLOCK  # what a tar's length is a multiple of
 _AT_ONCE = 1 << 20  # bytes that are read back at a time
-
-
-@dataclass(frozen=True)
-class ShardDigest:
-    """A shard that is in its place."""
-
-    bytes: int
-    sha256: str
 
 
 class ShardFile:
@@ -50,8 +41,8 @@ class ShardFile:
         self._placed.append((name, offset, len(content)))
         return offset
 
-    def close(self) -> ShardDigest:
-        """Flush it to the disk, read it back and rename it; other bytes than were written are an OSError."""
+    def close(self) -> str:
+        """Flush, read back and rename it, and return its SHA-256; other bytes than were written are an OSError."""
         end = 2 * _BLOCK
         self._write(bytes(end + -(self.bytes + end) % _RECORD))
         flush_file(self._file)
@@ -60,7 +51,7 @@ class ShardFile:
         if digest_file(self.temporary) != digest or self._entries() != self._placed:
             raise OSError(errno.EIO, "the disk gave back other bytes than were written", str(self.temporary))
         rename(self.temporary, self.path, flush=True)
-        return ShardDigest(self.bytes, digest)
+        return digest
 
     def abandon(self) -> None:
         with contextlib.suppress(OSError):

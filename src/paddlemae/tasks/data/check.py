@@ -25,7 +25,7 @@ from paddlemae.runs.progress import progress
 from paddlemae.system.atomic import replace_text
 from paddlemae.system.locks import lock_folder
 from paddlemae.tasks.data.check_picture import draw_check
-from paddlemae.tasks.data.check_result import CheckedSplit, CheckResult, class_counts
+from paddlemae.tasks.data.check_result import CheckResult, class_counts
 from paddlemae.tasks.data.groups import describe_groups, shared_groups
 from paddlemae.tasks.data.splits import ALL_SPLITS, OpenedSplit, open_split, open_splits
 
@@ -88,13 +88,10 @@ def _collect_notes() -> Iterator[list[str]]:
     texts[:] = dict.fromkeys(texts)
 
 
-def _open_splits(spec: str, split: str, test: str | None) -> list[CheckedSplit]:
+def _open_splits(spec: str, split: str, test: str | None) -> list[OpenedSplit]:
     opened = open_splits(spec, split) if test is None else _with_test(spec, split, test)
     starts = accumulate((len(split.source) for split in opened), initial=0)
-    return [
-        CheckedSplit(split.name, split.source, start, split.unlabelled, split.is_fault)
-        for split, start in zip(opened, starts)
-    ]
+    return [split._replace(start=start) for split, start in zip(opened, starts)]
 
 
 def _with_test(spec: str, split: str, test: str) -> list[OpenedSplit]:
@@ -304,7 +301,7 @@ def _endings(others: Counter[str]) -> str:
     return ", ".join([*shown, f"{more} more endings"] if more > 0 else shown)
 
 
-def _balance(split: CheckedSplit) -> str:
+def _balance(split: OpenedSplit) -> str:
     counts = class_counts(split)
     if not counts:
         return f"no labels ({split.unlabelled})"

@@ -15,7 +15,8 @@ from paddlemae.data.decode.pixel_format import Pixels
 from paddlemae.data.inspect.survey import decode_stored
 from paddlemae.data.sources.subsets import spread_over
 from paddlemae.runs.contact_sheet import TILE, Block, draw_sheet
-from paddlemae.tasks.data.check_result import CheckedSplit, CheckResult, class_counts
+from paddlemae.tasks.data.check_result import CheckResult, class_counts
+from paddlemae.tasks.data.splits import OpenedSplit
 
 MOST_CLASSES, MOST_EXAMPLES, MOST_GROUPS, MOST_UNREADABLE = 20, 10, 20, 20  # that are shown at most
 _OF_A_GROUP = 2
@@ -41,7 +42,7 @@ def draw_check(result: CheckResult, path: Path) -> None:
     draw_sheet(path, sections)
 
 
-def _examples(result: CheckResult, split: CheckedSplit) -> Iterator[Block]:
+def _examples(result: CheckResult, split: OpenedSplit) -> Iterator[Block]:
     readable = np.flatnonzero(result.looks.readable_N[split.start : split.start + len(split.source)])
     if split.source.labels is None:
         yield Block("unlabelled", _pictures(result, split.start + _spread(readable)))

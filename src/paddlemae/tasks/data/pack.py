@@ -93,7 +93,7 @@ def pack(
     for each in opened:
         if each.is_fault:
             raise ValueError(each.unlabelled)
-    splits = [PackSplit(split.name, split.source, split.unlabelled, root) for split in opened]
+    splits = [PackSplit(split.name, split.source, root) for split in opened]
     check_outside(out, [spec])
     about = {
         "pack": PACK_FORMAT,
@@ -124,7 +124,7 @@ def pack(
         sum(shard.bytes_before for shard in journal.done),
         journal.images - before,
         time.monotonic() - started,
-        {split.name: split.unlabelled for split in splits if split.unlabelled},
+        {split.name: split.unlabelled for split in opened if split.unlabelled},
     )
 
 

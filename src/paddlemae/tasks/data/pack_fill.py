@@ -53,16 +53,10 @@ class ShardSize:
 
 @dataclass(frozen=True)
 class PackSplit:
-    """The images of a split.
-
-    Args:
-        unlabelled: why its source has no labels, if it has none.
-        root: what the images' names begin with, and says nothing of them.
-    """
+    """The images of a split; `root` is the beginning of their names that is left out."""
 
     name: str
     source: Source
-    unlabelled: str | None
     root: str
 
 
@@ -187,9 +181,9 @@ class _Shards:
         """Bring the shard to its place; the source's image `end` comes next."""
         if self.file is None:
             return
-        written = self.file.close()
-        name, self.file = self.file.path.name, None
-        counts = (len(self.rows), written.bytes, written.sha256, end, self.bytes_before)
+        digest, name = self.file.close(), self.file.path.name
+        counts = (len(self.rows), self.file.bytes, digest, end, self.bytes_before)
+        self.file = None
         self.journal.add(Shard(name, self.skipped.split.name, *counts, self.skipped.taken(), self.rows))
 
     def abandon(self) -> None:

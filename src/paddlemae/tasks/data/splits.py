@@ -17,6 +17,7 @@ class OpenedSplit(NamedTuple):
     source: Source
     unlabelled: str | None
     is_fault: bool = False
+    start: int = 0  # the number of its first image among those of all splits that are compared
 
 
 def open_splits(spec: str, split: str) -> list[OpenedSplit]:
