@@ -9,7 +9,7 @@ from paddlemae.model.encoder import encode_visible
 from paddlemae.model.mae import MaskedAutoencoder, predict, reconstruct
 from paddlemae.model.masking import Mask, block_mask, given_mask, grid_mask, random_mask
 from paddlemae.model.patches import patchify, unpatchify
-from paddlemae.model.targets import normal_patches
+from paddlemae.model.targets import normalise_patches
 from paddlemae.weights.transfer import official_parameters
 
 SMALL = dict(
@@ -186,7 +186,7 @@ def test_the_loss_decodes_removed_patches_only() -> None:
 @pytest.mark.parametrize("shape", [(2, 8, 48), (1, 1, 3), (3, 5, 2)])
 def test_normal_patches_by_hand(shape: tuple[int, ...]) -> None:
     patches = np.random.default_rng(0).normal(2, 3, shape).astype(np.float32)
-    normal, mean, scale = (part.numpy() for part in normal_patches(paddle.to_tensor(patches)))
+    normal, mean, scale = (part.numpy() for part in normalise_patches(paddle.to_tensor(patches)))
     exact = patches.astype(np.float64)
     deviation = np.sqrt(exact.var(axis=-1, ddof=1, keepdims=True) + 1e-6)
     np.testing.assert_allclose(mean, exact.mean(axis=-1, keepdims=True), rtol=1e-5, atol=1e-6)
@@ -317,7 +317,7 @@ def test_predictions_get_the_patchs_mean_and_deviation_back() -> None:
 
 def test_a_perfect_normalised_prediction_is_drawn_as_the_original() -> None:
     patches = patchify(images(), 4)
-    normal, _, _ = normal_patches(patches)
+    normal, _, _ = normalise_patches(patches)
     model, mask = autoencoder(norm_pix_loss=True), a_mask(keep=PATCHES)
     # one image whose patches are all alike, so that the last bias alone predicts it
     alike = paddle.tile(patches[:1, :1], [1, PATCHES, 1])

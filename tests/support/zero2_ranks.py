@@ -19,8 +19,8 @@ from paddle.distributed.fleet.meta_parallel.sharding import group_sharded_storag
 
 from paddlemae.data.batches import Batch
 from paddlemae.engine import device
-from paddlemae.model import kernels
 from paddlemae.model.encoder import attention_maps
+from paddlemae.model.kernels import placement
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks import pretrain
 from paddlemae.tasks.models.preprocess import to_input
@@ -29,7 +29,8 @@ from paddlemae.tasks.training import run_training
 from paddlemae.tasks.training.pretraining_loss import batch_mask, loss_function
 from paddlemae.tasks.training.pretraining_setup import Parts, prepare
 from paddlemae.tasks.training.run_start import Start
-from paddlemae.train.checkpoint import TrainState, find_checkpoint, load_checkpoint, take_snapshot, write_snapshot
+from paddlemae.train.checkpoint import TrainState, load_checkpoint, take_snapshot, write_snapshot
+from paddlemae.train.checkpoint_folders import find_checkpoint
 from paddlemae.train.loop import FitSettings, fit
 from paddlemae.train.optim import adamw
 from paddlemae.train.parallel.ranks import ALONE, Ranks, join
@@ -71,7 +72,7 @@ def pretend_an_accelerator() -> None:
     stage2.core = Core()
     stage2.alignment["cpu"] = 256
     storage.cvt_to_device = lambda tensor, *_, **__: tensor
-    kernels.on_cpu = lambda tensor: False
+    placement.on_cpu = lambda tensor: False
 
 
 def batches(ranks: Ranks, start: int, count: int) -> Iterator[Batch]:

@@ -11,17 +11,9 @@ from functools import partial
 import numpy as np
 
 from paddlemae.engine.safe_import import F, nn, paddle
-from paddlemae.model.kernels import (
-    LayerNorm,
-    Linear,
-    Wanted,
-    attention,
-    linear,
-    residual_attention,
-    residual_mlp,
-    split_heads,
-    tokens_of,
-)
+from paddlemae.model.kernels.attention import TokenRange, attention, split_heads, take_tokens
+from paddlemae.model.kernels.halves import residual_attention, residual_mlp
+from paddlemae.model.kernels.layers import LayerNorm, Linear, linear
 
 NORM_EPSILON = 1e-6  # ViT's; Paddle's default is 1e-5
 
@@ -29,13 +21,13 @@ NORM_EPSILON = 1e-6  # ViT's; Paddle's default is 1e-5
 class QkvLinear(Linear):
     """Queries, keys and values. Weights are cut here: group sharding has a layer's at hand in its own forward only."""
 
-    def forward(self, x_BND, wanted: Wanted = None):
-        """[B, N, 3D], or with `wanted` those tokens' queries [B, Q, D], and keys and values of all [B, N, 2D]."""
-        if wanted is None:
+    def forward(self, x_BND, token_range: TokenRange = None):
+        """[B, N, 3D], or with `token_range` those tokens' queries [B, Q, D], and keys and values of all [B, N, 2D]."""
+        if token_range is None:
             return super().forward(x_BND)
         width = x_BND.shape[-1]
         weights, biases = self.weight.split([width, -1], axis=1), self.bias.split([width, -1])
-        return linear(tokens_of(x_BND, wanted), weights[0], biases[0]), linear(x_BND, weights[1], biases[1])
+        return linear(take_tokens(x_BND, token_range), weights[0], biases[0]), linear(x_BND, weights[1], biases[1])
 
 
 class Attention(nn.Layer):
@@ -47,11 +39,11 @@ class Attention(nn.Layer):
         self.qkv = QkvLinear(width, 3 * width)
         self.proj = Linear(width, width)
 
-    def forward(self, x_BND, wanted: Wanted = None):
-        if wanted is None:
+    def forward(self, x_BND, token_range: TokenRange = None):
+        if token_range is None:
             query, key, value = split_heads(self.qkv(x_BND), 3, self.num_heads)
         else:
-            queries_BQD, pairs_BNE = self.qkv(x_BND, wanted)
+            queries_BQD, pairs_BNE = self.qkv(x_BND, token_range)
             (query,) = split_heads(queries_BQD, 1, self.num_heads)
             key, value = split_heads(pairs_BNE, 2, self.num_heads)
         return self.proj(attention(query, key, value))
@@ -84,18 +76,18 @@ class Block(nn.Layer):
         self.mlp = Mlp(width, int(width * mlp_ratio))
         self.drop_path = drop_path
 
-    def forward(self, x_BND, wanted: Wanted = None, noise_B2=None):
-        """All tokens, or with `wanted` those only, at no more cost than theirs: [B, stop - start, D].
+    def forward(self, x_BND, token_range: TokenRange = None, noise_B2=None):
+        """All tokens, or with `token_range` those only, at no more cost than theirs: [B, stop - start, D].
 
         `noise_B2`, uniform in [0, 1), decides which images drop which of the two branches; None drops none.
         """
         drops = noise_B2 is not None and self.drop_path > 0
-        keep_attn, keep_mlp = kept(noise_B2, self.drop_path).unbind(1) if drops else (None, None)
-        x_BND = residual_attention(x_BND, self.norm1, self.attn, wanted, keep_attn)
+        keep_attn, keep_mlp = keep_factors(noise_B2, self.drop_path).unbind(1) if drops else (None, None)
+        x_BND = residual_attention(x_BND, self.norm1, self.attn, token_range, keep_attn)
         return residual_mlp(x_BND, self.norm2, self.mlp, keep_mlp)
 
 
-def kept(noise, drop_path: float):
+def keep_factors(noise, drop_path: float):
     """0 where the noise drops a branch and 1 / (1 - drop_path) elsewhere, so that its mean stays as it is."""
     return (noise >= drop_path).astype(noise.dtype) / (1 - drop_path)
 
@@ -117,13 +109,13 @@ def blocks(depth: int, width: int, num_heads: int, mlp_ratio: float, drop_path: 
 def run_blocks(
     layers: nn.LayerList,
     x_BND,
-    wanted: Wanted = None,
+    token_range: TokenRange = None,
     *,
     noise_BL2=None,
     inputs: list | None = None,
     recompute: bool = False,
 ):
-    """All blocks; of the last one only the `wanted` tokens, since what the others become there is not used.
+    """All blocks; of the last one only the `token_range` tokens, since what the others become there is not used.
 
     Args:
         noise_BL2: each image's and block's drop path noise, see `Block`; here L is the number of blocks.
@@ -134,12 +126,12 @@ def run_blocks(
     for number, (block, noise_B2) in enumerate(zip(layers, noises), 1):  # Paddle's tracer knows no `start=`
         if inputs is not None:
             inputs.append(x_BND)
-        run = partial(block, wanted=wanted if number == len(layers) else None, noise_B2=noise_B2)
-        x_BND = recomputed(run, x_BND) if recompute else run(x_BND)
-    return x_BND if len(layers) else tokens_of(x_BND, wanted)
+        run = partial(block, token_range=token_range if number == len(layers) else None, noise_B2=noise_B2)
+        x_BND = run_recomputed(run, x_BND) if recompute else run(x_BND)
+    return x_BND if len(layers) else take_tokens(x_BND, token_range)
 
 
-def recomputed(run: Callable, *inputs):
+def run_recomputed(run: Callable, *inputs):
     """`run(*inputs)`, of which only the inputs are kept until its gradient is due (Chen et al., arXiv 1604.06174)."""
     if not paddle.is_grad_enabled() or all(one.stop_gradient for one in inputs):  # else weights would get no gradient
         return run(*inputs)

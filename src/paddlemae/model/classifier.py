@@ -13,7 +13,7 @@ import numpy as np
 from paddlemae.engine.safe_import import nn
 from paddlemae.model.blocks import initialise
 from paddlemae.model.encoder import Encoder, check_pool, features
-from paddlemae.model.kernels import Linear
+from paddlemae.model.kernels.layers import Linear
 from paddlemae.model.shape import architecture_of, split_keys
 
 HEAD_STD = 2e-5  # a new head starts near uniform predictions (MAE, appendix A.2, after MoCo v3)

@@ -18,7 +18,9 @@ import numpy as np
 from paddlemae.engine.safe_import import F, nn, paddle
 from paddlemae.engine.tensors import tensor_of
 from paddlemae.model.blocks import NORM_EPSILON, blocks, run_blocks
-from paddlemae.model.kernels import LayerNorm, Linear, Wanted, mean_rows, split_heads, tokens_of
+from paddlemae.model.kernels.attention import TokenRange, split_heads, take_tokens
+from paddlemae.model.kernels.layers import LayerNorm, Linear
+from paddlemae.model.kernels.rows import mean_rows
 from paddlemae.model.masking import Mask
 from paddlemae.model.patches import flat_rows, patchify, take_patches
 from paddlemae.model.positions import add_positions, resize_positions, take_positions, token_init
@@ -93,7 +95,7 @@ def encode(
     *,
     block_inputs: list | None = None,
     path_noise: np.ndarray | None = None,
-    wanted: Wanted = None,
+    token_range: TokenRange = None,
     depth: int | None = None,
     recompute: bool = False,
 ):
@@ -106,7 +108,7 @@ def encode(
             the end.
         path_noise: float32 [B, depth, 2] in [0, 1), which drop path compares with its rates in training; None draws
             it from Paddle's generator.
-        wanted: the tokens start..stop that are returned; the last block is computed for them alone.
+        token_range: the tokens start..stop that are returned; the last block is computed for them alone.
         depth: how many of the blocks are run, from the first; None is all of them.
         recompute: see `run_blocks`.
     Returns:
@@ -128,7 +130,7 @@ def encode(
         x_BND = paddle.concat([cls_B1D, x_BND], axis=1)
     noise_BL2 = drop_path_noise(encoder, x_BND.shape[0], path_noise)
     layers = encoder.blocks if depth is None else encoder.blocks[:depth]
-    return run_blocks(layers, x_BND, wanted, noise_BL2=noise_BL2, inputs=block_inputs, recompute=recompute)
+    return run_blocks(layers, x_BND, token_range, noise_BL2=noise_BL2, inputs=block_inputs, recompute=recompute)
 
 
 def drop_path_noise(encoder: Encoder, batch: int, given: np.ndarray | None):
@@ -180,8 +182,8 @@ def pool_tokens(x_BND, pool: str, has_cls: bool):
     if not has_cls:
         return mean_rows(x_BND)
     if pool == "cls":
-        return tokens_of(x_BND, (0, 1)).squeeze(1)
-    return mean_rows(tokens_of(x_BND, (1, x_BND.shape[1])))
+        return take_tokens(x_BND, (0, 1)).squeeze(1)
+    return mean_rows(take_tokens(x_BND, (1, x_BND.shape[1])))
 
 
 def features(
@@ -205,8 +207,10 @@ def features(
         tensor [B, D]; see `Encoder.norms_pooled`.
     """
     encoder = model.encoder
-    wanted = (0, 1) if pool == "cls" and encoder.has_cls else None
-    x_BND = encode(encoder, images_BCHW, path_noise=path_noise, wanted=wanted, depth=depth, recompute=model.recompute)
+    tokens = (0, 1) if pool == "cls" and encoder.has_cls else None
+    x_BND = encode(
+        encoder, images_BCHW, path_noise=path_noise, token_range=tokens, depth=depth, recompute=model.recompute
+    )
     if not normalise:
         return pool_tokens(x_BND, pool, encoder.has_cls)
     if encoder.norms_pooled:

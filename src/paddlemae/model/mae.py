@@ -15,7 +15,7 @@ from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.model.blocks import initialise
 from paddlemae.model.decoders import DECODERS
 from paddlemae.model.encoder import Encoder, evaluating
-from paddlemae.model.kernels import mean_of
+from paddlemae.model.kernels.rows import mean_all
 from paddlemae.model.masking import Mask
 from paddlemae.model.patches import flat_rows, patchify, take_patches, unpatchify
 from paddlemae.model.shape import architecture_of, split_keys
@@ -78,7 +78,7 @@ class MaskedAutoencoder(nn.Layer):
             raise ValueError("the loss is taken on removed patches, and this mask removes none; raise mask_ratio")
         prediction_BQP = self.decoder(self.encoder, images_BCHW, mask, predicted_BQ, path_noise, self.recompute)
         target_BQP = patch_target(self, images_BCHW, mask.removed if predicted_BQ is None else predicted_BQ)
-        return mean_of((prediction_BQP - target_BQP).square())
+        return mean_all((prediction_BQP - target_BQP).square())
 
 
 @paddle.no_grad()

@@ -82,13 +82,13 @@ def num_predicted(num_patches: int, num_removed: int, prediction_ratio: float | 
     """
     if prediction_ratio is None:
         return num_removed
-    wanted = math.ceil(num_patches * prediction_ratio - 1e-9)
-    if not 1 <= wanted <= num_removed:
+    count = math.ceil(num_patches * prediction_ratio - 1e-9)
+    if not 1 <= count <= num_removed:
         raise ValueError(
-            f"prediction_ratio is a share of all patches: {prediction_ratio} asks for {wanted} of {num_patches}, and "
+            f"prediction_ratio is a share of all patches: {prediction_ratio} asks for {count} of {num_patches}, and "
             f"{num_removed} are removed; use at most {math.floor(num_removed / num_patches * 1000) / 1000}"
         )
-    return wanted
+    return count
 
 
 def draw_predicted(generators: Sequence[np.random.Generator], removed_BM: np.ndarray, num_predict: int) -> np.ndarray:

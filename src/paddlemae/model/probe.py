@@ -6,7 +6,8 @@ Shapes: B images, D features.
 from __future__ import annotations
 
 from paddlemae.engine.safe_import import nn, paddle
-from paddlemae.model.kernels import Linear, mean_rows
+from paddlemae.model.kernels.layers import Linear
+from paddlemae.model.kernels.rows import mean_rows
 
 NORM_EPSILON = 1e-6  # MAE's published linear probing
 TAKEN_IN = 0.1  # of a batch's statistics into the running ones

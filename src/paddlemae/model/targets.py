@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from paddlemae.model.kernels import normal_rows, rows_of
+from paddlemae.model.kernels.rows import as_rows, normalise_rows
 
 TARGET_EPSILON = 1e-6  # added to a patch's variance; the published models' value
 
@@ -31,26 +31,26 @@ class Target:
     meaning: str
 
 
-def normal_patches(patches_BLP):
+def normalise_patches(patches_BLP):
     """(patches less their mean, over their deviation [B, L, P]; mean, 1 / deviation [B, L, 1]).
 
     The variance is unbiased, as in the published models.
     """
     batch, patches, pixels = patches_BLP.shape
-    parts = normal_rows(rows_of(patches_BLP), pixels - 1, TARGET_EPSILON)
+    parts = normalise_rows(as_rows(patches_BLP), pixels - 1, TARGET_EPSILON)
     return [part.reshape([batch, patches, -1]) for part in parts]
 
 
 def with_statistics_of(normal_BLP, patches_BLP):
     """Give normalised patches the mean and deviation of the original ones."""
-    _, mean_BL1, scale_BL1 = normal_patches(patches_BLP)
+    _, mean_BL1, scale_BL1 = normalise_patches(patches_BLP)
     return normal_BLP / scale_BL1 + mean_BL1
 
 
 TARGETS = {
     "raw": Target(lambda patches: patches, lambda prediction, _: prediction, 1, "of normalised images"),
     "normalised": Target(
-        lambda patches: normal_patches(patches)[0],
+        lambda patches: normalise_patches(patches)[0],
         with_statistics_of,
         fewest_pixels=2,  # one alone has no deviation
         meaning="less the patch's own mean, over its deviation",

@@ -50,7 +50,7 @@ def change_image_size(tensors: Tensors, architecture: Mapping[str, Any], image_s
         )
     old, new = _grid(architecture), (height // patch_height, width // patch_width)
     changed = {
-        name: _resized(tensors[name], old, new) for name in ("pos_embed", "decoder_pos_embed") if name in tensors
+        name: _resize_table(tensors[name], old, new) for name in ("pos_embed", "decoder_pos_embed") if name in tensors
     }
     what = "stay as they are: the grid is the same" if old == new else "are resized by bicubic interpolation"
     return Adapted(
@@ -188,14 +188,14 @@ def cubic_weights(old: int, new: int, *, antialias: bool = False) -> np.ndarray:
 
 
 def _kernel(distance: float, sharpness: float) -> float:
-    """Keys' cubic convolution kernel."""
+    """Compute Keys' cubic convolution kernel."""
     x = abs(distance)
     if x < 1:
         return ((sharpness + 2) * x - (sharpness + 3)) * x * x + 1
     return ((x - 5) * x + 8) * x * sharpness - 4 * sharpness if x < 2 else 0.0
 
 
-def _resized(table_1ND: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+def _resize_table(table_1ND: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
     """Resize a position table to another grid; rows before the patches (the cls token) are unchanged."""
     if old == new:
         return table_1ND

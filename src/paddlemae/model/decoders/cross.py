@@ -12,17 +12,11 @@ from __future__ import annotations
 import numpy as np
 
 from paddlemae.engine.safe_import import nn
-from paddlemae.model.blocks import NORM_EPSILON, Mlp, recomputed
+from paddlemae.model.blocks import NORM_EPSILON, Mlp, run_recomputed
 from paddlemae.model.encoder import Encoder, check_fit, encode, encode_visible
-from paddlemae.model.kernels import (
-    LayerNorm,
-    Linear,
-    attention,
-    residual_cross_attention,
-    residual_mlp,
-    split_heads,
-    weighted_sums,
-)
+from paddlemae.model.kernels.attention import attention, split_heads
+from paddlemae.model.kernels.halves import residual_cross_attention, residual_mlp
+from paddlemae.model.kernels.layers import LayerNorm, Linear, weighted_sums
 from paddlemae.model.masking import Mask
 from paddlemae.model.positions import add_decoder_positions, take_positions, token_init
 from paddlemae.model.shape import DecoderShape, EncoderShape
@@ -193,5 +187,5 @@ def read_out(decoder: CrossDecoder, memories: list, patches_BQ: np.ndarray, *, r
         decoder.decoder_pos_embed[0], patches_BQ + int(decoder.encoder_shape.cls_token)
     )
     for block, memory_BNE in zip(decoder.decoder_blocks, memories):
-        x_BQD = recomputed(block, x_BQD, memory_BNE) if recompute else block(x_BQD, memory_BNE)
+        x_BQD = run_recomputed(block, x_BQD, memory_BNE) if recompute else block(x_BQD, memory_BNE)
     return decoder.decoder_pred(decoder.decoder_norm(x_BQD))

@@ -12,7 +12,7 @@ import numpy as np
 from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.model.blocks import NORM_EPSILON, activations_of, blocks, run_blocks
 from paddlemae.model.encoder import Encoder, encode_visible
-from paddlemae.model.kernels import LayerNorm, Linear
+from paddlemae.model.kernels.layers import LayerNorm, Linear
 from paddlemae.model.masking import Mask
 from paddlemae.model.patches import flat_rows, take_patches
 from paddlemae.model.positions import add_decoder_positions, take_positions, token_init
@@ -103,6 +103,6 @@ def decode(decoder: MaeDecoder, latent_BND, mask: Mask, *, only_removed: bool = 
         front.append(decoder.mask_token + take_positions(table_LD, mask.removed))
     x_BND = paddle.concat(front, axis=1)
     tokens = x_BND.shape[1]
-    wanted = tokens - (num_removed if only_removed else num_keep + num_removed), tokens
-    x_BND = run_blocks(decoder.decoder_blocks, x_BND, wanted, recompute=recompute)
+    token_range = tokens - (num_removed if only_removed else num_keep + num_removed), tokens
+    x_BND = run_blocks(decoder.decoder_blocks, x_BND, token_range, recompute=recompute)
     return decoder.decoder_pred(decoder.decoder_norm(x_BND))

@@ -14,7 +14,7 @@ from paddlemae.data.views.augment import View
 from paddlemae.data.views.randaugment import RandAugment
 from paddlemae.engine.safe_import import paddle
 from paddlemae.engine.tensors import tensor_of
-from paddlemae.model.kernels import scale_channels
+from paddlemae.model.kernels.rows import scale_channels
 from paddlemae.model.shape import pair
 from paddlemae.recipe import (
     AUTO,

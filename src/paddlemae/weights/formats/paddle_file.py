@@ -45,7 +45,7 @@ def read_paddle(path: str | Path) -> Any:
         tree, end = read_pickle(data, functions=FUNCTIONS)
         if end != len(data):
             raise ValueError(f"{len(data) - end} bytes follow the pickle; paddle.save writes nothing there")
-        return _as_saved(_joined(tree, len(data)) if isinstance(tree, dict) and SLICES in tree else tree)
+        return _as_saved(_join_slices(tree, len(data)) if isinstance(tree, dict) and SLICES in tree else tree)
     except ValueError as fault:
         raise ValueError(f"{path} cannot be read: {display_name(fault, 300)}") from fault
 
@@ -59,7 +59,7 @@ def _tensor_of_pair(pair: Any = ()) -> Any:
 
 
 def _tensor_of_eval(code: Any, names: Any = None, *rest: Any) -> Any:
-    """Paddle's way to write a static graph's tensor. Any other text stays unread, and unevaluated."""
+    """Return a static graph's tensor, which Paddle writes so. Any other text stays unread, and unevaluated."""
     if code == "data" and not rest and isinstance(names, dict) and isinstance(names.get("data"), np.ndarray):
         return names["data"]
     return Opaque("builtins.eval", (code, names, *rest))
@@ -88,7 +88,7 @@ def _as_saved(value: Any, done: dict[int, Any] | None = None) -> Any:
     return result
 
 
-def _joined(saved: dict[Any, Any], limit: int) -> dict[Any, Any]:
+def _join_slices(saved: dict[Any, Any], limit: int) -> dict[Any, Any]:
     """Join the slices of large arrays in a dict; together they take at most `limit` bytes, as in the file."""
     tree = {key: value for key, value in saved.items() if key != SLICES}
     try:
