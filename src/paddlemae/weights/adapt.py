@@ -1,4 +1,4 @@
-"""Weights for other images than they were trained on: another size, patch, number of channels or of classes.
+"""Adapt weights to other images than they were trained on: another size, patch or number of channels.
 
 Each function takes official tensors and the architecture that they make, and returns new ones with a note of the
 rule. Nothing is changed in place; what a change does not concern is shared.
@@ -17,8 +17,6 @@ import numpy as np
 Tensors = Mapping[str, np.ndarray]
 # Keys (1981), "Cubic Convolution Interpolation"; both are what PyTorch takes, without and with antialiasing.
 SHARPNESS, SHARPNESS_ANTIALIASED = -0.75, -0.5
-HEAD_STD = 2e-5  # a new head starts near uniform predictions (MAE, appendix A.2)
-HEAD = ("head.weight", "head.bias")
 
 
 @dataclass(frozen=True)
@@ -127,38 +125,6 @@ def change_channels(tensors: Tensors, architecture: Mapping[str, Any], channels:
         {**tensors, **changed},
         {**architecture, "channels": channels},
         f"channels {had} -> {channels}: the patch embedding's weights are {rule}",
-    )
-
-
-def drop_head(tensors: Tensors, architecture: Mapping[str, Any]) -> Adapted:
-    """Return a classifier's encoder: kind "encoder", `num_classes=0`."""
-    kept = {name: array for name, array in tensors.items() if name not in HEAD}
-    note = f"the head of {architecture['num_classes']} classes is dropped"
-    return Adapted(kept, {**architecture, "num_classes": 0}, note)
-
-
-def new_head(tensors: Tensors, architecture: Mapping[str, Any], num_classes: int, rng: np.random.Generator) -> Adapted:
-    """Replace a classifier's head by a random one for another number of classes (MAE, appendix A.2).
-
-    Args:
-        tensors, architecture: a classifier's or encoder's, as `layouts.Imported` has them.
-        num_classes: from 1.
-        rng: draws the weights, a normal distribution cut off at two deviations.
-    Raises:
-        ValueError: num_classes below 1.
-    """
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    draws = rng.standard_normal((num_classes, architecture["embed_dim"]))
-    while (far := np.abs(draws) > 2).any():
-        draws[far] = rng.standard_normal(int(far.sum()))
-    head = dict(zip(HEAD, ((draws * HEAD_STD).astype(np.float32), np.zeros(num_classes, np.float32))))
-    had = architecture["num_classes"]
-    before = f"the head of {had} classes is replaced" if had else "a head is added"
-    return Adapted(
-        {**tensors, **head},
-        {**architecture, "num_classes": num_classes},
-        f"{before}: {num_classes} classes with random weights, so it has to be trained",
     )
 
 
