@@ -13,9 +13,8 @@ from paddlemae.tasks import weights_verify as verifying
 from paddlemae.tasks.models.read_model import Reading, adapt, is_own, read_checkpoint
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.training.run_start import Start
-from paddlemae.tasks.weights_convert import convert, inspect
+from paddlemae.tasks.weights_convert import convert, inspect, inspection
 from paddlemae.weights.formats.torch_write import write_torch
-from paddlemae.weights.load_report import lines
 from paddlemae.weights.model_folder import read_tensors, write_tensor_file
 from paddlemae.weights.open import open_weights
 from tests.support.layout_cases import CASES, Case, images_of, rows_of
@@ -78,7 +77,7 @@ def test_our_model_computes_what_the_layout_defines(name: str, tmp_path: Path) -
 def test_each_file_is_reported_tensor_by_tensor(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     content = inspect(written(case, tmp_path / "theirs"), reading(case))
-    text = "\n".join(lines(content))
+    text = inspection(content)
     assert content["layout"] == case.layout and f"model:       {case.kind}" in text
     assert json.loads(json.dumps(content)) == content
     assert len(content["loaded"]) == len(read_checkpoint(written(case, tmp_path / "theirs"), reading(case)).tensors)
@@ -239,7 +238,7 @@ def test_what_is_ours_is_told_from_the_rest(tmp_path: Path) -> None:
     path = written(CASES[MAE], tmp_path / "theirs")
     convert(path, tmp_path / "own", "paddlemae", reading(CASES[MAE]))
     ours, theirs = inspect(tmp_path / "own", Reading()), inspect(path, reading(CASES[MAE]))
-    assert ours["layout"] == "paddlemae" and "parameters:" in "\n".join(lines(ours))
+    assert ours["layout"] == "paddlemae" and "parameters:" in inspection(ours)
     assert all(ours[name] == theirs[name] for name in ("architecture", "parameters", "loaded", "kind", "target"))
     assert is_own(tmp_path / "own") and is_own(tmp_path / "own" / "model.safetensors")
     alone = tmp_path / "alone.safetensors"

@@ -57,10 +57,9 @@ def inspect(
     """
     import paddlemae.engine.safe_import  # noqa: F401
     from paddlemae.tasks import weights_convert as task
-    from paddlemae.weights.load_report import lines
 
     content = task.inspect(weights, _reading(key, layout, image_size, target, heads, decoder_heads), trust=trust)
-    print(json.dumps(content, indent=2) if as_json else "\n".join(lines(content)))
+    print(json.dumps(content, indent=2) if as_json else task.inspection(content))
 
 
 @app.command()

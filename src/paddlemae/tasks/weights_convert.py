@@ -11,7 +11,7 @@ from paddlemae.tasks.models.read_model import Reading, in_float32, is_own, read_
 from paddlemae.weights.formats.state_dict import StateDict
 from paddlemae.weights.formats.torch_write import write_torch
 from paddlemae.weights.layouts import LAYOUTS, Exported, Imported
-from paddlemae.weights.load_report import report
+from paddlemae.weights.load_report import lines, report
 from paddlemae.weights.model_folder import DESCRIPTION_FILE, WEIGHTS_FILE, write_model
 from paddlemae.weights.open import CONFIG, PREPROCESSOR, Foreign
 
@@ -46,6 +46,11 @@ def inspect(path: str | Path, reading: Reading, *, trust: bool = False) -> dict[
         classes=description.classes,
     )
     return report(foreign, imported)
+
+
+def inspection(content: dict[str, Any]) -> str:
+    """Return a load report as text."""
+    return "\n".join(lines(content))
 
 
 def convert(
