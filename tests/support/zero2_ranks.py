@@ -29,7 +29,8 @@ from paddlemae.tasks.training import run_training
 from paddlemae.tasks.training.pretraining_loss import batch_mask, loss_function
 from paddlemae.tasks.training.pretraining_setup import Parts, prepare
 from paddlemae.tasks.training.run_start import Start
-from paddlemae.train.checkpoint import TrainState, find_checkpoint, load_checkpoint, take_snapshot, write_snapshot
+from paddlemae.train.checkpoint import TrainState, load_checkpoint, take_snapshot, write_snapshot
+from paddlemae.train.checkpoint_folders import find_checkpoint
 from paddlemae.train.loop import FitSettings, fit
 from paddlemae.train.optim import adamw
 from paddlemae.train.parallel.ranks import ALONE, Ranks, join

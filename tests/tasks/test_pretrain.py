@@ -18,7 +18,7 @@ from paddlemae.tasks.training import pretraining_loss, run_training
 from paddlemae.tasks.training.pretraining_loss import batch_mask
 from paddlemae.tasks.training.pretraining_setup import prepare
 from paddlemae.tasks.training.run_start import Start
-from paddlemae.train.checkpoint import find_checkpoint
+from paddlemae.train.checkpoint_folders import find_checkpoint
 from paddlemae.weights.model_folder import read_description, read_tensors
 
 

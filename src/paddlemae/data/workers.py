@@ -27,13 +27,14 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from paddlemae.data.disk.errors import DataFault
-from paddlemae.engine.cpus import usable_cpus
+from paddlemae.engine.cpus import threads_of, usable_cpus
 from paddlemae.engine.memory import keep_freed_memory
 from paddlemae.system.display_names import say
 from paddlemae.system.private import interpreter_flag
 from paddlemae.system.signals import stop_signals
 
-WORTH_WORKERS = 2000  # images; of fewer, starting a process takes longer than they do
+WORTH_WORKERS, WORTH_WORKERS_COMPUTING = 2000, 1000  # images; of fewer, starting a process takes longer than they do
+MOST_COMPUTING = 8  # processes that decode for a model
 MOST_DEATHS = 3  # that are made good; the count starts again after `MADE_TO_RESET_DEATHS`
 MADE_TO_RESET_DEATHS = 1000
 MOST_ARGUMENTS = 100  # of a list among a function's arguments that may be the program's own; longer ones are names
@@ -316,8 +317,14 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def workers_for(images: int, workers: int | None) -> int:
-    """Return how many processes decode `images` images: the given number, else one a core where they pay off."""
+def workers_for(images: int, workers: int | None, *, computing: bool = False) -> int:
+    """Return how many processes decode `images` images: the given number, else one a core where they pay off.
+
+    Args:
+        computing: a model computes in this process meanwhile: by default half of its share of the cores decode.
+    """
     if workers is not None:
         return workers
+    if computing:
+        return min(max(1, threads_of("auto") // 2), MOST_COMPUTING) if images >= WORTH_WORKERS_COMPUTING else 0
     return usable_cpus() if images >= WORTH_WORKERS and usable_cpus() > 1 else 0

@@ -1,4 +1,4 @@
-"""A model's parts, operation by operation from its weights, for the graph of whichever engine.
+"""Build a model's parts operation by operation from its weights, for the graph of any engine.
 
 Operations are ONNX's, by name and meaning. Linear weights are Paddle's, [in, out], under the names that they have in
 the model.
@@ -40,7 +40,7 @@ class Graph(Protocol):
         """Add an input of the interface."""
 
     def constant(self, name: str, array: np.ndarray) -> Value:
-        """Put an array into the file, once."""
+        """Add an array to the file, once."""
 
     def numbers(self, *values: Count) -> Any:
         """Add an int64 constant [n], the form of shapes and axes."""

@@ -38,11 +38,7 @@ def write_exhibit(run: Path, part: str, content: dict[str, Any]) -> None:
 
 
 def read_exhibit(run: Path, part: str) -> dict[str, Any] | None:
-    """Read what `write_exhibit` wrote; None if it is missing.
-
-    Raises:
-        ValueError: a damaged file.
-    """
+    """Return what `write_exhibit` wrote; None if it is missing. A damaged file is a ValueError."""
     path = run / EXHIBITS / f"{part}.json"
     if not path.is_file():
         return None

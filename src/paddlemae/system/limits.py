@@ -15,11 +15,7 @@ USUAL_MOUNT = PurePosixPath("/sys/fs/cgroup")  # of version 2, where the list of
 
 
 def check_current_folder() -> None:
-    """Refuse to work where there is no current folder, which Paddle needs, and its launcher.
-
-    Raises:
-        FileNotFoundError: it was deleted.
-    """
+    """Raise a FileNotFoundError if the current folder, which Paddle and its launcher need, was deleted."""
     try:
         os.getcwd()
     except FileNotFoundError as fault:

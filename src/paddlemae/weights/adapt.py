@@ -1,4 +1,4 @@
-"""Weights for other images than they were trained on: another size, patch, number of channels or of classes.
+"""Adapt weights to other images than they were trained on: another size, patch or number of channels.
 
 Each function takes official tensors and the architecture that they make, and returns new ones with a note of the
 rule. Nothing is changed in place; what a change does not concern is shared.
@@ -17,8 +17,6 @@ import numpy as np
 Tensors = Mapping[str, np.ndarray]
 # Keys (1981), "Cubic Convolution Interpolation"; both are what PyTorch takes, without and with antialiasing.
 SHARPNESS, SHARPNESS_ANTIALIASED = -0.75, -0.5
-HEAD_STD = 2e-5  # a new head starts near uniform predictions (MAE, appendix A.2)
-HEAD = ("head.weight", "head.bias")
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def change_image_size(tensors: Tensors, architecture: Mapping[str, Any], image_s
         )
     old, new = _grid(architecture), (height // patch_height, width // patch_width)
     changed = {
-        name: _resized(tensors[name], old, new) for name in ("pos_embed", "decoder_pos_embed") if name in tensors
+        name: _resize_table(tensors[name], old, new) for name in ("pos_embed", "decoder_pos_embed") if name in tensors
     }
     what = "stay as they are: the grid is the same" if old == new else "are resized by bicubic interpolation"
     return Adapted(
@@ -130,38 +128,6 @@ def change_channels(tensors: Tensors, architecture: Mapping[str, Any], channels:
     )
 
 
-def drop_head(tensors: Tensors, architecture: Mapping[str, Any]) -> Adapted:
-    """Return a classifier's encoder: kind "encoder", `num_classes=0`."""
-    kept = {name: array for name, array in tensors.items() if name not in HEAD}
-    note = f"the head of {architecture['num_classes']} classes is dropped"
-    return Adapted(kept, {**architecture, "num_classes": 0}, note)
-
-
-def new_head(tensors: Tensors, architecture: Mapping[str, Any], num_classes: int, rng: np.random.Generator) -> Adapted:
-    """Replace a classifier's head by a random one for another number of classes (MAE, appendix A.2).
-
-    Args:
-        tensors, architecture: a classifier's or encoder's, as `layouts.Imported` has them.
-        num_classes: from 1.
-        rng: draws the weights, a normal distribution cut off at two deviations.
-    Raises:
-        ValueError: num_classes below 1.
-    """
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    draws = rng.standard_normal((num_classes, architecture["embed_dim"]))
-    while (far := np.abs(draws) > 2).any():
-        draws[far] = rng.standard_normal(int(far.sum()))
-    head = dict(zip(HEAD, ((draws * HEAD_STD).astype(np.float32), np.zeros(num_classes, np.float32))))
-    had = architecture["num_classes"]
-    before = f"the head of {had} classes is replaced" if had else "a head is added"
-    return Adapted(
-        {**tensors, **head},
-        {**architecture, "num_classes": num_classes},
-        f"{before}: {num_classes} classes with random weights, so it has to be trained",
-    )
-
-
 def cubic_weights(old: int, new: int, *, antialias: bool = False) -> np.ndarray:
     """Return the matrix [new, old] that resizes a row of pixels as PyTorch's and Paddle's bicubic interpolation do.
 
@@ -188,14 +154,14 @@ def cubic_weights(old: int, new: int, *, antialias: bool = False) -> np.ndarray:
 
 
 def _kernel(distance: float, sharpness: float) -> float:
-    """Keys' cubic convolution kernel."""
+    """Compute Keys' cubic convolution kernel."""
     x = abs(distance)
     if x < 1:
         return ((sharpness + 2) * x - (sharpness + 3)) * x * x + 1
     return ((x - 5) * x + 8) * x * sharpness - 4 * sharpness if x < 2 else 0.0
 
 
-def _resized(table_1ND: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+def _resize_table(table_1ND: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
     """Resize a position table to another grid; rows before the patches (the cls token) are unchanged."""
     if old == new:
         return table_1ND

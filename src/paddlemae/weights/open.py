@@ -1,4 +1,4 @@
-"""Opens whatever weights people name, a file or a folder, by its content."""
+"""Open weights of any origin, a file or a folder, by its content."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from paddlemae.recipe import Training, load_recipe
 from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.training.run_start import Start
-from paddlemae.tasks.training.run_training import Spent, _rate, waiting_text
+from paddlemae.tasks.training.step_log import Spent, _rate, waiting_text
 from paddlemae.train import loop
 from paddlemae.train.checkpoint import TrainState
 

@@ -164,26 +164,16 @@ def read_picture(
 
 
 def read_content(path: str | os.PathLike[str]) -> bytes:
-    """Return the bytes of an image file, as `decode_picture` takes them.
-
-    Raises:
-        UnreadableImage: the file is missing or forbidden, or larger than any image that is decoded.
-    """
+    """Return the bytes of an image file; if it is missing, forbidden or too large, raise an UnreadableImage."""
     with _report_unreadable(path), _open_file(path)[0] as file:
         if os.fstat(file.fileno()).st_size > _MOST_BYTES:
             raise ValueError(f"a file of more than {_MOST_BYTES} bytes")
         return file.read()
 
 
-def decode_picture(content: bytes, name: str, channels: int, need_of: NeedOf, room: int | None = None) -> Picture:
-    """Decode a file's content that is in memory, as `read_picture` does.
-
-    Args:
-        name: names the image in errors.
-        room: bytes of memory that the content and its image may take together; by default those of such a file.
-    """
+def decode_picture(content: bytes, name: str, channels: int, need_of: NeedOf, room: int) -> Picture:
+    """Decode a file's content in memory as `read_picture` does; the two may take `room` bytes. `name` is for errors."""
     check_channels(channels)
-    room = room_for(len(content), MAX_IMAGE_BYTES) if room is None else room
     with _report_unreadable(name):
         opened = _recognise(io.BytesIO(content), channels, room - len(content))
     return _make_picture(opened, name, channels, need_of, room - len(content))

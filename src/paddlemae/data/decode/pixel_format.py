@@ -30,11 +30,7 @@ def default_bits(channels: int) -> Literal[8, 16]:
 
 
 def as_channels(pixels_HWC: Pixels, channels: int) -> Pixels:
-    """Convert between gray, RGB and RGBA where nothing must be guessed; return any other number of channels unchanged.
-
-    Raises:
-        ValueError: the image has another number of channels.
-    """
+    """Convert between gray, RGB and RGBA where nothing must be guessed; other numbers of channels are a ValueError."""
     stored = pixels_HWC.shape[2]
     if stored == channels:
         return pixels_HWC
@@ -70,11 +66,9 @@ def convert_in_blocks(convert: Callable[[Pixels], Pixels], pixels_HWC: Pixels) -
 
 
 def apply_alpha(pixels_HWC: Pixels, channels: int, *, associated: bool = False) -> Pixels:
-    """Return gray or colours with transparency as `channels` asks: on white, or as RGBA.
+    """Return gray or colours with transparency, the last channel, as `channels` asks: on white, or as RGBA.
 
-    Args:
-        pixels_HWC: the last channel is alpha.
-        associated: the others are multiplied by it.
+    With `associated` the colours are multiplied by the transparency already.
     """
 
     def convert(block: Pixels) -> Pixels:
@@ -132,11 +126,7 @@ def largest_value(pixels: Pixels) -> int:
 
 
 def as_pixels(values: NDArray[Any]) -> Pixels:
-    """Return integers as uint8 if they are that, as uint16 if they fit.
-
-    Raises:
-        ValueError: values that say not which is white, or that don't fit.
-    """
+    """Return integers as uint8 if they are that, as uint16 if they fit; other values raise a ValueError."""
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * np.uint8(255)
     if values.dtype.kind == "f":
@@ -153,11 +143,7 @@ def as_pixels(values: NDArray[Any]) -> Pixels:
 
 
 def as_HWC(values: NDArray[Any], channels: int) -> Pixels:
-    """Return an image's array as [H, W, C]; it is [H, W], [H, W, C] or, where only that fits the channels, [C, H, W].
-
-    Raises:
-        ValueError: another shape or type.
-    """
+    """Return an image [H, W], [H, W, C] or, if only that fits, [C, H, W] as [H, W, C]; others are a ValueError."""
     if values.ndim == 2:
         values = values[..., None]
     if values.ndim != 3 or not values.size:

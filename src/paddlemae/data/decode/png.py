@@ -31,11 +31,7 @@ def read_png_form(start: bytes) -> tuple[int, int]:
 def read_deep_png(file: IO[bytes], channels: int, room: int) -> Pixels | None:
     """Return the pixels of a PNG with 16 bits of colour, upright; None for any other.
 
-    Args:
-        room: bytes of memory that it may take.
-    Raises:
-        ValueError: of other channels, or too large.
-        Exception: nearly any, of Pillow's, if the file is damaged.
+    Raise a ValueError for other channels or more than `room` bytes of memory; Pillow raises any of a damaged file.
     """
     colours, bits = read_png_form(file.read(_HEADER))
     file.seek(0)

@@ -28,11 +28,7 @@ StoredForm = tuple[str, int]  # such as ("RGB", 8): colours, or "13 channels"; b
 
 
 def read_form(stored: bytes | NDArray[Any], channels: int) -> StoredForm:
-    """Return the form of an image that can be read, from what `Source.stored` gives.
-
-    Args:
-        channels: as it is read; distinguishes an array's channels from its rows.
-    """
+    """Return the form of an image from what `Source.stored` gives; `channels` distinguishes an array's axes."""
     if not isinstance(stored, bytes):
         return _array_form(stored.shape, stored.dtype, channels)
     if stored.startswith(PNG_START):

@@ -37,11 +37,7 @@ def hash_thumbnails(thumbnails_NP: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 
 def find_exact_groups(digests_N2: NDArray[np.uint64], among_N: NDArray[np.bool_]) -> Firsts:
-    """Group images of equal digests.
-
-    Args:
-        among_N: the others are alone.
-    """
+    """Group images of equal digests; images that are not in `among_N` are alone."""
     firsts = np.arange(len(digests_N2))
     chosen = np.flatnonzero(among_N)
     firsts[chosen] = chosen[_equal_rows(digests_N2[chosen])]

@@ -126,15 +126,10 @@ def _survey_image(source: Source, i: int, channels: int, looks: Survey, place: i
     looks.forms[form] += 1
 
 
-def decode_stored(
-    stored: bytes | NDArray[Any], name: str, channels: int, enough: int, room: int | None = None
-) -> Picture:
+def decode_stored(stored: bytes | NDArray[Any], name: str, channels: int, enough: int, room: int) -> Picture:
     """Decode what `Source.stored` returned, no larger than a short side of `enough` pixels requires.
 
-    Args:
-        room: as `Source.room` gives it.
-    Raises:
-        UnreadableImage: as `Source.read` does.
+    Raise an UnreadableImage as `Source.read` does. `room` is that of `Source.room`.
     """
     if isinstance(stored, bytes):
 

@@ -62,7 +62,7 @@ class EncodedImage:
     bytes_before: int
 
 
-def encode_image(stored: bytes | NDArray[Any], name: str, settings: Encoding, room: int | None = None) -> EncodedImage:
+def encode_image(stored: bytes | NDArray[Any], name: str, settings: Encoding, room: int) -> EncodedImage:
     """Encode an image for a pack, from what `Source.stored` returns.
 
     Every pixel of what is kept is looked at, so that no unreadable image gets into a pack.

@@ -37,10 +37,8 @@ Index = dict[str, Any]
 
 
 def read_index(folder: str | os.PathLike[str], names: Collection[str]) -> Index | None:
-    """Read the index of a finished pack; None if the folder is not a pack.
+    """Return the index of a finished pack; None if the folder, with files of these names, is not a pack.
 
-    Args:
-        names: of the files in the folder.
     Raises:
         ValueError: a pack that is not finished, or whose index is damaged.
     """
@@ -90,11 +88,7 @@ def listed_files(index: Index) -> list[dict[str, Any]]:
 
 
 def find_file_faults(folder: str | os.PathLike[str], files: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Compare the names and sizes of a pack's files with its index; return name -> fault.
-
-    Args:
-        files: as `listed_files` gives them, of all shards that there should be.
-    """
+    """Compare the names and sizes of all of a pack's shards with entries of `listed_files`; return name -> fault."""
     faults = {}
     for file in files:
         try:
@@ -110,10 +104,8 @@ def find_file_faults(folder: str | os.PathLike[str], files: Sequence[dict[str, A
 
 
 def open_pack(folder: str, index: Index, split: str | None, labelled: bool) -> Source:
-    """Open the images of a pack.
+    """Open the images of a pack with the index that `read_index` gives.
 
-    Args:
-        index: as `read_index` gives it.
     Raises:
         ValueError: files that are missing, of another size, or not in the index; no labels.
     """

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import os
 import tarfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from paddlemae.data.sources.tar import read_entries
@@ -21,20 +20,8 @@ _RECORD = 20 * _BLOCK  # what a tar's length is a multiple of
 _AT_ONCE = 1 << 20  # bytes that are read back at a time
 
 
-@dataclass(frozen=True)
-class ShardDigest:
-    """A shard that is in its place."""
-
-    bytes: int
-    sha256: str
-
-
 class ShardFile:
-    """A tar that is being written; `close` brings it to its place, `abandon` removes it.
-
-    Raises:
-        OSError: on opening, adding and closing, as the disk says.
-    """
+    """A tar that is being written; `close` brings it to its place, `abandon` removes it. Methods raise OSErrors."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -54,12 +41,8 @@ class ShardFile:
         self._placed.append((name, offset, len(content)))
         return offset
 
-    def close(self) -> ShardDigest:
-        """Flush it to the disk, read it back, and rename it.
-
-        Raises:
-            OSError: also if what is read back is not what was written.
-        """
+    def close(self) -> str:
+        """Flush, read back and rename it, and return its SHA-256; other bytes than were written are an OSError."""
         end = 2 * _BLOCK
         self._write(bytes(end + -(self.bytes + end) % _RECORD))
         flush_file(self._file)
@@ -68,7 +51,7 @@ class ShardFile:
         if digest_file(self.temporary) != digest or self._entries() != self._placed:
             raise OSError(errno.EIO, "the disk gave back other bytes than were written", str(self.temporary))
         rename(self.temporary, self.path, flush=True)
-        return ShardDigest(self.bytes, digest)
+        return digest
 
     def abandon(self) -> None:
         with contextlib.suppress(OSError):

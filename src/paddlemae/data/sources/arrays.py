@@ -33,7 +33,7 @@ def open_npy(path: str, split: str | None, labelled: bool) -> Source:
     return Source(path, ArrayReader(path, len(images), map_npy, (path,), stamped))
 
 
-def open_npz(path: str, split: str | None, labelled: bool, max_image_bytes: int = MAX_IMAGE_BYTES) -> Source:
+def open_npz(path: str, split: str | None, labelled: bool, max_image_bytes: int) -> Source:
     """Return the images in a `.npz` file: arrays `images` and `labels`, or `x_train`, `test_images` and so on."""
     names = [info.filename.removesuffix(".npy") for info in read_directory(path)]
     roles = {name: words_of(name) for name in names}
@@ -89,11 +89,7 @@ def _check_images(images: NDArray[Any], where: str) -> None:
 
 
 def map_npy(path: str) -> NDArray[Any]:
-    """Return the array in a `.npy` file, mapped.
-
-    Raises:
-        ValueError: damaged, cut short, or of objects.
-    """
+    """Return the array in a `.npy` file, mapped; damaged files and objects are a ValueError."""
     return _map_array(path, 0, path)
 
 

@@ -22,8 +22,7 @@ _DICTIONARY, _BATCH = 2, 3  # kinds of messages
 def read_arrow(path: str) -> Any:
     """Return the table in an Arrow file or stream, mapped where it is not compressed.
 
-    Raises:
-        ValueError: damaged, or compressed so well that unpacking it takes too much memory.
+    Raise a ValueError if it is damaged, or so compressed that unpacking takes too much memory.
     """
     import pyarrow as pa
 

@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, LimitedReader, room_for
+from paddlemae.data.decode.limits import LimitedReader, room_for
 from paddlemae.data.sources.cifar_pickle import read_pickle
 from paddlemae.data.sources.labels import as_labels
 from paddlemae.data.sources.readers import ArrayReader, file_stamp, load_once, unreadable_file
@@ -101,9 +101,7 @@ def _open_unpacked(path: str) -> IO[bytes]:
     return cast(IO[bytes], unpack(path, "rb"))
 
 
-def open_cifar(
-    path: str, name: str, split: str | None, options: dict[str, str], max_image_bytes: int = MAX_IMAGE_BYTES
-) -> Source:
+def open_cifar(path: str, name: str, split: str | None, options: dict[str, str], max_image_bytes: int) -> Source:
     """Open a split of a published set.
 
     Args:

@@ -28,11 +28,7 @@ class _Call:
 
 
 def read_pickle(content: bytes, where: str) -> dict[str, Any]:
-    """Read the dictionary that a pickle of protocol 2 holds: lists, numbers, strings and arrays by name.
-
-    Raises:
-        ValueError: damaged, or something else in it.
-    """
+    """Read the dictionary of lists, numbers, strings and arrays in a pickle of protocol 2; else raise a ValueError."""
     try:
         values = _plain_value(_run(content))
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, UnicodeError) as fault:

@@ -125,11 +125,7 @@ def is_whole(text: str) -> bool:
 
 
 def targets_by_folder(
-    root: str,
-    files: Sequence[str],
-    folders: Iterable[str] | None = None,
-    train_classes: tuple[str, ...] = (),
-    is_split: bool = False,
+    root: str, files: Sequence[str], folders: Iterable[str] | None, train_classes: tuple[str, ...], is_split: bool
 ) -> ClassTargets:
     """Return the targets of files whose classes are the first folders of their paths.
 

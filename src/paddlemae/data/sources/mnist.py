@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, check_room, room_for
+from paddlemae.data.decode.limits import check_room, room_for
 from paddlemae.data.sources.labels import number_labels
 from paddlemae.data.sources.readers import ArrayReader, file_stamp, load_once, unreadable_file
 from paddlemae.data.sources.source import Source
@@ -24,9 +24,7 @@ def is_idx_images(name: str) -> bool:
     return name.lower().removesuffix(".gz").replace(".idx3", "-idx3").endswith(_IMAGES)
 
 
-def open_idx(
-    folder: str, names: Sequence[str], spec: str, split: str | None, max_image_bytes: int = MAX_IMAGE_BYTES
-) -> Source:
+def open_idx(folder: str, names: Sequence[str], spec: str, split: str | None, max_image_bytes: int) -> Source:
     """Open a published set; its labels are always known.
 
     Args:
@@ -53,12 +51,8 @@ def open_idx(
     return Source(path, ArrayReader(path, len(images), read_idx, arguments, stamped), targets)
 
 
-def read_idx(path: str, num_axes: int, max_image_bytes: int = MAX_IMAGE_BYTES) -> NDArray[np.uint8]:
-    """Read the bytes of an IDX file with `num_axes` axes; mapped if it is not gzipped.
-
-    Raises:
-        ValueError: damaged, cut short, too large to unpack, or another kind of IDX file.
-    """
+def read_idx(path: str, num_axes: int, max_image_bytes: int) -> NDArray[np.uint8]:
+    """Read an IDX file of bytes with `num_axes` axes, mapped if it is not gzipped; else raise a ValueError."""
     start = 4 + 4 * num_axes
     with open(path, "rb") as file:
         is_gzipped = file.read(2) == b"\x1f\x8b"

@@ -49,12 +49,7 @@ def is_sidecar(name: str) -> bool:
 
 
 def samples_of(images: Mapping[str, Entry], others: Mapping[str, Entry]) -> Samples | None:
-    """Return the samples of a shard; None of a tar that is an archive of folders.
-
-    Args:
-        images: pictures and arrays by name, as they are stored.
-        others: the other files.
-    """
+    """Return the samples of a shard's images and other files; None of a tar that is an archive of folders."""
     names = [name for name in others if is_sidecar(name)]
     keys = [key_of(name) for name in images] if names else []
     if not _is_shard(images, keys, names):
@@ -87,14 +82,7 @@ def _is_shard(images: Collection[str], keys: Sequence[str], sidecars: Sequence[s
 
 
 def label_of(image: str, sidecars: Mapping[str, bytes | None]) -> str:
-    """Return the label of a sample.
-
-    Args:
-        image: its name, for errors.
-        sidecars: its sidecars.
-    Raises:
-        ValueError: it has none, or one that is no whole number.
-    """
+    """Return the label in a sample's sidecars; none, or one that is no whole number, is a ValueError that names it."""
     for ending in SIDECARS:
         content = sidecars.get(ending)
         if content is None:

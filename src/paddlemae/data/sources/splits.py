@@ -137,8 +137,7 @@ def _note_left_out(present: Collection[str], strangers: list[str], where: str, u
 def files_of_split(files: Sequence[str], split: str | None, where: str, unit: str = "file") -> list[str]:
     """Return the files of a split, by a word of their paths: `train-00000.tar`, `data/cifar_test.parquet`.
 
-    Raises:
-        MissingSplit, ValueError: as `choose_split`; or a name with the words of two splits.
+    Raise as `choose_split` does, and a ValueError for a name with the words of two splits.
     """
     words = words_of_files(files)
     if split is not None:

@@ -95,22 +95,14 @@ def unknown_classes(source: Source, classes: Sequence[str]) -> list[str]:
 
 
 def with_classes(source: Source, classes: Sequence[str]) -> Source:
-    """Return a source with its labels numbered as `classes` are, by their names.
-
-    Args:
-        classes: they have those of all its images, see `unknown_classes`.
-    """
+    """Return a source with its labels numbered as `classes`, which have those of all its images, are."""
     if source.targets is None or source.classes == tuple(classes):
         return source
     return replace(source, targets=source.targets.renumber(tuple(classes)))
 
 
 def match_classes(train: Source, held_out: Source) -> Source:
-    """Return held-out images with their labels numbered as those to train on are, by the names of the classes.
-
-    Raises:
-        ValueError: it has images of classes that no training image has.
-    """
+    """Return held-out images with labels numbered as those to train on; a class that these lack is a ValueError."""
     if only := unknown_classes(held_out, train.classes):
         raise ValueError(
             f"{held_out.name} has labels that no training image has: {list_names(only)}; change them or train on them"
@@ -122,11 +114,7 @@ def match_classes(train: Source, held_out: Source) -> Source:
 
 
 def note_absent(source: Source, what: str) -> None:
-    """Say which classes have no image.
-
-    Args:
-        what: an image of them would be, such as "held-out image".
-    """
+    """Warn of classes that have no image; `what` would be one, such as "held-out image"."""
     assert source.labels is not None
     absent = np.flatnonzero(np.bincount(source.labels, minlength=len(source.classes)) == 0)
     if absent.size:

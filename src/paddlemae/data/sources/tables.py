@@ -87,11 +87,7 @@ class TableContents:
         return f"{self.tables[table]!r}, row {row}"
 
     def values(self, column: str) -> list[Any]:
-        """Return what a column holds for each image.
-
-        Raises:
-            ValueError: a table without it.
-        """
+        """Return what a column holds for each image; a table without it is a ValueError."""
         values: list[Any] = []
         for table in self._opened():
             if column not in table.schema.names:
@@ -138,12 +134,12 @@ def list_tables(folder: str) -> list[str]:
 
     A folder that `save_to_disk` made has subfolders for its splits.
     """
-    found = [name for name in sorted(os.listdir(folder)) if _is_table(name)]
-    return found or sorted(_tables_below(folder))
+    tables = [name for name in sorted(os.listdir(folder)) if _is_table(name)]
+    return tables or sorted(_tables_below(folder))
 
 
 def _tables_below(folder: str) -> list[str]:
-    found = []
+    tables = []
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
         if not os.path.isdir(path):
@@ -152,8 +148,8 @@ def _tables_below(folder: str) -> list[str]:
             if has_ending(inner, (*EXTENSIONS, ARRAY_EXTENSION)):  # a folder of images, and perhaps a million
                 return []
             if _is_table(inner):
-                found.append(f"{name}/{inner}")
-    return found
+                tables.append(f"{name}/{inner}")
+    return tables
 
 
 def _is_table(name: str) -> bool:

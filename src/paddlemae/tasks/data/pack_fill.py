@@ -41,11 +41,11 @@ class ShardSize:
     @classmethod
     def of(cls, text: str) -> ShardSize:
         """Parse "1000" as images, or "500MB" as bytes."""
-        found = _SHARD_SIZE.fullmatch(text.strip())
-        number = int(found[1]) * _UNITS[(found[2] or "").upper()] if found else 0
-        if not found or not number:
+        match = _SHARD_SIZE.fullmatch(text.strip())
+        number = int(match[1]) * _UNITS[(match[2] or "").upper()] if match else 0
+        if not match or not number:
             raise ValueError(f"--shard-size is a number of images, or of bytes as in 500MB; got {text!r}")
-        return cls(bytes=number) if found[2] else cls(images=number)
+        return cls(bytes=number) if match[2] else cls(images=number)
 
     def __str__(self) -> str:
         return f"{self.images} images" if self.images else f"{self.bytes} bytes"
@@ -53,16 +53,10 @@ class ShardSize:
 
 @dataclass(frozen=True)
 class PackSplit:
-    """The images of a split.
-
-    Args:
-        unlabelled: why its source has no labels, if it has none.
-        root: what the images' names begin with, and says nothing of them.
-    """
+    """The images of a split; `root` is the beginning of their names that is left out."""
 
     name: str
     source: Source
-    unlabelled: str | None
     root: str
 
 
@@ -187,9 +181,9 @@ class _Shards:
         """Bring the shard to its place; the source's image `end` comes next."""
         if self.file is None:
             return
-        written = self.file.close()
-        name, self.file = self.file.path.name, None
-        counts = (len(self.rows), written.bytes, written.sha256, end, self.bytes_before)
+        digest, name = self.file.close(), self.file.path.name
+        counts = (len(self.rows), self.file.bytes, digest, end, self.bytes_before)
+        self.file = None
         self.journal.add(Shard(name, self.skipped.split.name, *counts, self.skipped.taken(), self.rows))
 
     def abandon(self) -> None:

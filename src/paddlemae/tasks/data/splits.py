@@ -17,14 +17,11 @@ class OpenedSplit(NamedTuple):
     source: Source
     unlabelled: str | None
     is_fault: bool = False
+    start: int = 0  # the number of its first image among those of all splits that are compared
 
 
 def open_splits(spec: str, split: str) -> list[OpenedSplit]:
-    """Open a split: train, test, or all: both, where both exist.
-
-    Raises:
-        ValueError, FileNotFoundError: no such split, or as `open_source` says.
-    """
+    """Open a split: train, test, or all (both, where both exist); raise as `open_source` does."""
     if split not in (*SPLIT_NAMES, ALL_SPLITS):
         raise ValueError(f"--split is {', '.join(SPLIT_NAMES)} or {ALL_SPLITS}; got {split!r}")
     opened: list[OpenedSplit] = []

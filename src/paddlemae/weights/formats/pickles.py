@@ -190,7 +190,7 @@ class _Machine:
         self.push(raw if len(raw) > LONG_BYTES else bytes(raw))
 
     def old_text(self, raw: bytes) -> None:
-        """Python 2's strings, which are names here; bytes where they are no text."""
+        """Push a string of Python 2, which is a name here; bytes where it is no text."""
         self.spend(len(raw))
         try:
             self.push(raw.decode("utf-8"))

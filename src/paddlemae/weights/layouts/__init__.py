@@ -21,12 +21,12 @@ from paddlemae.weights.layouts.tensor_names import (
     Draft,
     Pairs,
     Shapes,
-    drafted,
+    draft_tensors,
     lies_as,
     linear_names,
+    remove_markers,
     their_name,
     transpose_linears,
-    unmarked,
     wrapper_prefix,
 )
 from paddlemae.weights.layouts.translation import Exported, Imported
@@ -104,7 +104,7 @@ def recognise(names_and_shapes: Shapes, config: Mapping[str, Any] | None = None)
         ValueError: none; or Linear weights that lie both ways.
     """
     wrapper = wrapper_prefix(names_and_shapes)
-    names = {unmarked(name.removeprefix(wrapper)) for name in names_and_shapes}
+    names = {remove_markers(name.removeprefix(wrapper)) for name in names_and_shapes}
     if f"{huggingface.encoder_prefix(names)}embeddings.patch_embeddings.projection.weight" in names:
         return "transformers"
     if "patch_embedding.patch_embedding.weight" in names:
@@ -185,7 +185,7 @@ def import_weights(
     )
     layout = layout or recognise({name: array.shape for name, array in tensors.items()}, config)
     draft, own = _read(tensors, layout, config)
-    found = from_arguments(extras).overruled(from_preprocessor(extras)).overruled(own).overruled(said)
+    found = from_arguments(extras).overrule(from_preprocessor(extras)).overrule(own).overrule(said)
     _check_lie(draft, layout)
     if read_parts := _LAYOUTS[layout].read_parts:
         read_parts(draft, found)
@@ -195,13 +195,13 @@ def import_weights(
 def _read(tensors: Mapping[str, np.ndarray], layout: str, config: Mapping[str, Any] | None) -> tuple[Draft, Settings]:
     """Return (tensors under our names, settings of the configuration)."""
     wrapper = wrapper_prefix(tensors)
-    names = {unmarked(name.removeprefix(wrapper)) for name in tensors}
+    names = {remove_markers(name.removeprefix(wrapper)) for name in tensors}
     encoder = huggingface.encoder_prefix(names) if layout == "transformers" else ""
-    draft = drafted(
+    draft = draft_tensors(
         tensors,
         _pairs(layout, pretrained="encoder.patch_embed.proj.weight" in names),
         huggingface.LEFT_OVER if layout == "transformers" else (),
-        bare=lambda name: unmarked(name.removeprefix(wrapper)).removeprefix(encoder),
+        bare=lambda name: remove_markers(name.removeprefix(wrapper)).removeprefix(encoder),
         whole=lambda name: wrapper + huggingface.with_prefix(name, encoder),
     )
     if wrapper:

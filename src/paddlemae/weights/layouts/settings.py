@@ -35,7 +35,7 @@ class Settings:
     declared: dict[str, Any] = field(default_factory=dict)
     biasless: bool = False
 
-    def overruled(self, other: Settings) -> Settings:
+    def overrule(self, other: Settings) -> Settings:
         """Return these settings, replaced by the other's wherever those are set."""
         values = {one.name: getattr(other, one.name) or getattr(self, one.name) for one in fields(self)}
         if other.norm_pix_loss is not None:
