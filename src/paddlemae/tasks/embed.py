@@ -264,7 +264,7 @@ class _Parts:
             arrays = read_arrays(path, {name: PART_KINDS[name] for name in names})
             self._check(number, arrays)
         except FAULTS as fault:
-            raise ValueError(f"{path} is damaged; delete it, and the same command computes it again") from fault
+            raise ValueError(f"{path} is damaged; delete it, and the same command makes it again") from fault
         return arrays
 
     def _check(self, number: int, arrays: dict[str, Any]) -> None:

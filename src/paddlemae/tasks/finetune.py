@@ -64,13 +64,12 @@ def _finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None) ->
     skipped, held_out_skipped = (listed.of(part, training.max_bad_images) for part in (parts.train, parts.held_out))
     mixing = Mixing(recipe.mixup, recipe.cutmix, recipe.cutmix_probability)
     loss_fn = loss_function(recipe, parts.description)
-    last: Evaluation | None = None
 
     def batches() -> Generator[Batch, None, None]:
         plain = training_batches(parts.train, parts.view, training, state, skipped, start)
         return mix_batches(plain, mixing, training.seed) if mixing else plain
 
-    def evaluation() -> Evaluation:
+    def evaluate() -> Evaluation:
         with state.averaged():
             return evaluate_classifier(
                 model,
@@ -83,16 +82,8 @@ def _finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None) ->
                 ranks=start.ranks,
             )
 
-    def evaluate(state: TrainState) -> dict[str, float]:
-        nonlocal last
-        last = evaluation()
-        return last.metrics
-
-    course = Course(
-        "finetune", training, len(parts.train), evaluate, recipe.evaluate_every, best_by=Evaluation.kind.primary
-    )
-    run_training(start, course, state, parts.description, batches, loss_fn)
-    last = last or evaluation()
+    course = Course("finetune", training, len(parts.train), evaluate, recipe.evaluate_every)
+    last = run_training(start, course, state, parts.description, batches, loss_fn) or evaluate()
 
     def attention() -> None:
         with optional("the attention maps"), state.averaged():

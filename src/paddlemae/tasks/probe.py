@@ -79,7 +79,7 @@ def _probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
     def features_of(source: Source, on_skip: SkippedImages) -> Labelled:
         return labelled_features(
             parts.encoder,
-            parts.encoder_description,
+            parts.checkpoint.description,
             source,
             parts.kind,
             batch_size=training.batch_size,
@@ -97,16 +97,11 @@ def _probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
         num_train = len(parts.train)
         batches = partial(training_batches, parts.train, parts.view, training, state, skipped, start)
         loss_fn = loss_function(parts.forward)
-    last: Evaluation | None = None
-
-    def evaluate(state: TrainState) -> dict[str, float]:
-        nonlocal last
-        last = evaluate_head(head, held_out, len(parts.train.classes))
-        return last.metrics
-
-    course = Course("probe", training, num_train, evaluate, recipe.evaluate_every, best_by=Evaluation.kind.primary)
-    run_training(start, course, state, parts.description, batches, loss_fn, shares_cpu=False, in_memory=recipe.cached)
-    last = last or evaluate_head(head, held_out, len(parts.train.classes))
+    evaluate = partial(evaluate_head, head, held_out, len(parts.train.classes))
+    course = Course("probe", training, num_train, evaluate, recipe.evaluate_every)
+    last = run_training(
+        start, course, state, parts.description, batches, loss_fn, shares_cpu=False, in_memory=recipe.cached
+    )
     protocol = {
         **asdict(parts.kind),
         "cached": recipe.cached,
@@ -114,8 +109,8 @@ def _probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
         "batch_size": training.effective_batch_size,
         "labels": recipe.labels,
     }
-    sources, view = (parts.train, parts.held_out), evaluation_view(parts.encoder_description)
-    return finish_run(start, state, last, sources, view, recipe, protocol, num_train=num_train)
+    sources, view = (parts.train, parts.held_out), evaluation_view(parts.checkpoint.description)
+    return finish_run(start, state, last or evaluate(), sources, view, recipe, protocol, num_train=num_train)
 
 
 @dataclass(frozen=True)
@@ -131,10 +126,6 @@ class Parts:
     view: View
     head: ProbeHead
     description: Description
-
-    @property
-    def encoder_description(self) -> Description:
-        return self.checkpoint.description
 
 
 def prepare(recipe: ProbeRecipe, resumed: Path | None = None, *, trust: bool = False) -> Parts:

@@ -140,13 +140,16 @@ def read_foreign(path: str | Path, reading: Reading) -> tuple[Foreign, Imported]
 def foreign_checkpoint(foreign: Foreign, imported: Imported) -> Checkpoint:
     """Return someone's weights as a checkpoint of ours, with ImageNet's mean and std unless the file has its own."""
     mean, std = default_statistics(imported.architecture["channels"])
+    numbers = [
+        str(number) for number in range(imported.architecture.get("num_classes") or 0)
+    ]  # where a file has no names
     description = Description(
         kind=imported.kind,
         architecture=imported.architecture,
         mean=list(imported.mean or mean),
         std=list(imported.std or std),
         eval_crop_ratio=Augmentation().eval_crop_ratio,
-        classes=class_names(imported),
+        classes=(imported.classes or numbers) if imported.kind == "classifier" else [],
         provenance={"weights": foreign.path.name, "layout": imported.layout},
     )
     try:
@@ -168,13 +171,6 @@ def tensors_digest(checkpoint: Checkpoint) -> bytes:
 def in_float32(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     """Return the tensors in float32, as a model computes with them."""
     return {name: np.asarray(array, np.float32) for name, array in checkpoint.tensors.items()}
-
-
-def class_names(imported: Imported) -> list[str]:
-    """Return the file's names, or numbers if a classifier's file has none."""
-    if imported.kind != "classifier":
-        return []
-    return imported.classes or [str(number) for number in range(imported.architecture["num_classes"])]
 
 
 def say_origin(foreign: Foreign, imported: Imported) -> None:

@@ -4,10 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
 
+from paddlemae.data.sources import Source
+from paddlemae.data.views.augment import View
 from paddlemae.recipe import Training
-from paddlemae.train.checkpoint import TrainState
+from paddlemae.runs.metrics import Metrics
 from paddlemae.train.optim import lr_at, peak_lr
+
+
+class Evaluation(Protocol):
+    """Predictions on held-out images."""
+
+    kind: ClassVar[Metrics]
+    picture: ClassVar[str]
+
+    @property
+    def images(self) -> int:
+        """Return the number of images."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics and the loss, as in `metrics.jsonl`."""
+
+    def show(self, run: Path, source: Source, view: View, title: str, caption: str) -> None:
+        """Draw the pictures of a run, `picture` in its figures among them."""
 
 
 @dataclass(frozen=True)
@@ -17,16 +39,14 @@ class Course:
     Attributes:
         task: the command that runs it.
         num_images: images of an epoch.
-        evaluate: called every `evaluate_every` epochs and at the end; its numbers are logged.
-        best_by: the number of `evaluate` whose highest value moves the `best` pointer.
+        evaluate: called every `evaluate_every` epochs and at the end; a new highest primary metric moves `best`.
     """
 
     task: str
     training: Training
     num_images: int
-    evaluate: Callable[[TrainState], dict[str, float]] | None = None
+    evaluate: Callable[[], Evaluation] | None = None
     evaluate_every: float = 1.0
-    best_by: str | None = None
 
     @property
     def total_steps(self) -> int:
