@@ -304,8 +304,8 @@ def _set_target(draft: Draft, layout: str, settings: Settings, architecture: dic
         norm_pix = "mae-pytorch" in layout
         word, other = ("normalised", "raw") if norm_pix else ("raw", "normalised")
         draft.notes.append(
-            f"norm_pix_loss is not in the file: taken as {norm_pix} ({word} pixels), the default of that layout's training "
-            f"script; name target='{other}' if it was trained otherwise"
+            f"norm_pix_loss is not in the file: taken as {norm_pix} ({word} pixels), the default of that layout's "
+            f"training script; name target='{other}' if it was trained otherwise"
         )
     if norm_pix and "mae-pytorch" in layout:
         draft.notes.append(
