@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from paddlemae.model.shape import patch_grid
+
 Tensors = Mapping[str, np.ndarray]
 # Keys (1981), "Cubic Convolution Interpolation"; both are what PyTorch takes, without and with antialiasing.
 SHARPNESS, SHARPNESS_ANTIALIASED = -0.75, -0.5
@@ -46,7 +48,8 @@ def change_image_size(tensors: Tensors, architecture: Mapping[str, Any], image_s
             f"an image of {height} x {width} is not divisible by patches of {patch_height} x {patch_width}; name "
             "another image_size, or change the patch size first"
         )
-    old, new = _grid(architecture), (height // patch_height, width // patch_width)
+    old = patch_grid(architecture["image_size"], architecture["patch_size"])
+    new = height // patch_height, width // patch_width
     changed = {
         name: _resize_table(tensors[name], old, new) for name in ("pos_embed", "decoder_pos_embed") if name in tensors
     }
@@ -71,7 +74,7 @@ def change_patch_size(tensors: Tensors, architecture: Mapping[str, Any], patch_s
         patch_size: pixels, one number or (height, width).
     """
     old, new = tuple(architecture["patch_size"]), _pair(patch_size, "patch_size")
-    rows, columns = _grid(architecture)
+    rows, columns = patch_grid(architecture["image_size"], architecture["patch_size"])
     size = [rows * new[0], columns * new[1]]
     steps = [cubic_weights(before, after, antialias=True) for before, after in zip(old, new)]
     weight = tensors["patch_embed.proj.weight"]
@@ -170,11 +173,6 @@ def _resize_table(table_1ND: np.ndarray, old: tuple[int, int], new: tuple[int, i
     rows, columns = (cubic_weights(before, after) for before, after in zip(old, new))
     resized = np.einsum("hi,ijd,wj->hwd", rows, picture, columns).reshape(1, new[0] * new[1], -1)
     return np.concatenate([table_1ND[:, :front], _like(table_1ND, resized)], axis=1)
-
-
-def _grid(architecture: Mapping[str, Any]) -> tuple[int, int]:
-    (height, width), (rows, columns) = architecture["image_size"], architecture["patch_size"]
-    return height // rows, width // columns
 
 
 def _pair(size: int | Sequence[int], what: str) -> tuple[int, int]:
