@@ -166,17 +166,19 @@ def _show(
     query_features: Labelled,
     bank: Source,
     bank_features: Labelled,
-    found: Neighbourhood,
+    neighbourhood: Neighbourhood,
     kind: FeatureKind,
 ) -> None:
     """Draw the run's exhibits of the queries."""
-    confusion = Confusion.of(query_features.labels, found.predicted, len(bank.classes))
-    mistakes = surest_mistakes(query_features.indices, query_features.labels, found.predicted, found.share)
+    confusion = Confusion.of(query_features.labels, neighbourhood.predicted, len(bank.classes))
+    mistakes = surest_mistakes(
+        query_features.indices, query_features.labels, neighbourhood.predicted, neighbourhood.share
+    )
     with optional("the mistakes"):
-        show_mistakes(run, queries, view, confusion, mistakes, f"kNN, k = {found.k}, weighted votes; {kind}")
+        show_mistakes(run, queries, view, confusion, mistakes, f"kNN, k = {neighbourhood.k}, weighted votes; {kind}")
     sides = (queries, query_features.indices), (bank, bank_features.indices)
     with optional("the neighbours"):
-        show_neighbours(run, *sides, view, found.cosine_Qk, found.nearest_Qk, str(kind))
+        show_neighbours(run, *sides, view, neighbourhood.cosine_Qk, neighbourhood.nearest_Qk, str(kind))
     with optional("the map"):
         show_map(run, queries, view, query_features.features_ND, query_features.indices, str(kind))
 

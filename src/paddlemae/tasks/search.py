@@ -40,7 +40,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class Found:
+class QueryResult:
     """A query's name, and its neighbours, the most similar first."""
 
     query: str
@@ -57,9 +57,9 @@ def search(
     out: Path | None = None,
     data: str | None = None,
     threads: int | str = "auto",
-    say: Callable[[list[Found]], None] | None = None,
+    say: Callable[[list[QueryResult]], None] | None = None,
     trust: bool = False,
-) -> list[Found]:
+) -> list[QueryResult]:
     """Find each query's nearest images.
 
     Args:
@@ -100,16 +100,16 @@ def search(
     cosine_Qk, nearest_Qk = nearest(bank.vectors, query_QD, k)
     if not np.isfinite(cosine_Qk).all():
         raise ValueError(f"{features} or the features of the queries hold numbers that are not finite; embed it again")
-    found = [
-        Found(name, [_neighbour(bank, int(row), float(cosine)) for row, cosine in zip(rows, cosines)])
+    results = [
+        QueryResult(name, [_neighbour(bank, int(row), float(cosine)) for row, cosine in zip(rows, cosines)])
         for name, rows, cosines in zip(names, nearest_Qk, cosine_Qk)
     ]
     if say:
-        say(found)
+        say(results)
     if out and source:
         caption = f"Queries, and the nearest of {len(bank.ids)} images by cosine similarity ({features.name}: {kind})."
-        _draw(out, found, views, source, checkpoint.description, caption)
-    return found
+        _draw(out, results, views, source, checkpoint.description, caption)
+    return results
 
 
 def _scale_of(bank: Features, features: Path) -> list[np.ndarray]:
@@ -137,11 +137,11 @@ def _source_of(bank: Features, data: str | None, features: Path) -> Source:
 
 
 def _draw(
-    out: Path, found: list[Found], views: np.ndarray, source: Source, description: Description, caption: str
+    out: Path, results: list[QueryResult], views: np.ndarray, source: Source, description: Description, caption: str
 ) -> None:
     view = evaluation_view(description)
     rows, titles = [], []
-    for query, result in zip(views, found):
+    for query, result in zip(views, results):
         pictures = [query[None]]
         for near in result.neighbours:
             if Path(path_of(source, near.id)).name != Path(near.path).name:
@@ -149,15 +149,15 @@ def _draw(
             pictures.append(pictures_at(source, view, np.array([near.id]))[0])
         rows.append(list(as_pictures(np.concatenate(pictures))))
         titles.append([f"{near.similarity:.3f}  {Path(near.path).name}" for near in result.neighbours])
-    draw_neighbours(out, rows, [result.query for result in found], titles, caption)
+    draw_neighbours(out, rows, [result.query for result in results], titles, caption)
 
 
-def table(found: Found) -> str:
+def table(result: QueryResult) -> str:
     """Return a query's neighbours as text, a line each: rank, similarity, class if there is one, path."""
-    lines = [display_name(found.query, None)]
-    labels = [display_name(near.label or "") for near in found.neighbours]
+    lines = [display_name(result.query, None)]
+    labels = [display_name(near.label or "") for near in result.neighbours]
     wide = max(map(len, labels))
-    for rank, (near, label) in enumerate(zip(found.neighbours, labels), start=1):
+    for rank, (near, label) in enumerate(zip(result.neighbours, labels), start=1):
         lines.append(
             f"{rank:4}  {near.similarity:7.4f}  {label:{wide}}{'  ' if wide else ''}{display_name(near.path, None)}"
         )

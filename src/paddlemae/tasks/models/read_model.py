@@ -140,9 +140,7 @@ def read_foreign(path: str | Path, reading: Reading) -> tuple[Foreign, Imported]
 def foreign_checkpoint(foreign: Foreign, imported: Imported) -> Checkpoint:
     """Return someone's weights as a checkpoint of ours, with ImageNet's mean and std unless the file has its own."""
     mean, std = default_statistics(imported.architecture["channels"])
-    numbers = [
-        str(number) for number in range(imported.architecture.get("num_classes") or 0)
-    ]  # where a file has no names
+    numbers = [str(number) for number in range(imported.architecture.get("num_classes") or 0)]
     description = Description(
         kind=imported.kind,
         architecture=imported.architecture,
