@@ -129,7 +129,7 @@ def test_plain_votes_count_heads() -> None:
     bank = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
     labels, query = np.array([2, 5, 5, 5]), np.array([[1.0, 0.1]])
     assert knn_predict(bank, labels, query, 4, votes="plain").tolist() == [5]
-    assert knn_predict(bank, labels, query, 4, temperature=1e3).tolist() == [5], "so hot that all weigh the same"
+    assert knn_predict(bank, labels, query, 4, temperature=100.0).tolist() == [5], "so hot that all weigh the same"
 
 
 def test_standardised_features_have_the_banks_mean_and_deviation(monkeypatch) -> None:
