@@ -16,9 +16,9 @@ from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.training.run_start import Start
 
 
-def knn_predict(bank: np.ndarray, labels: np.ndarray, queries: np.ndarray, k: int, votes: Votes = "weighted"):
+def knn_predict(bank, labels, queries, k: int, votes: Votes = "weighted", temperature: float = TEMPERATURE):
     cosine_Qk, nearest_Qk = nearest(bank, queries, k)
-    return winners(labels[nearest_Qk], vote_weights(cosine_Qk, votes, TEMPERATURE), int(labels.max()) + 1)[0]
+    return winners(labels[nearest_Qk], vote_weights(cosine_Qk, votes, temperature), int(labels.max()) + 1)[0]
 
 
 def by_loops(bank: np.ndarray, labels: np.ndarray, queries: np.ndarray, k: int) -> list[int]:
@@ -129,7 +129,7 @@ def test_plain_votes_count_heads() -> None:
     bank = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
     labels, query = np.array([2, 5, 5, 5]), np.array([[1.0, 0.1]])
     assert knn_predict(bank, labels, query, 4, votes="plain").tolist() == [5]
-    assert knn_predict(bank, labels, query, 4).tolist() == [5], "so hot that all weigh the same"
+    assert knn_predict(bank, labels, query, 4, temperature=100.0).tolist() == [5], "so hot that all weigh the same"
 
 
 def test_standardised_features_have_the_banks_mean_and_deviation(monkeypatch) -> None:
