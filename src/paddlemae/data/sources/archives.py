@@ -102,7 +102,7 @@ def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool
 
 @dataclass(eq=False)
 class _Listing(Generic[_Stored]):
-    """Hold what an archive gives when it is unpacked.
+    """Contents of an archive as unpacking would write them.
 
     Attributes:
         images: pictures and arrays by name, in the order of their first entries.

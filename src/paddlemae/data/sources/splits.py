@@ -36,7 +36,7 @@ class MissingSplit(ValueError):
 
 
 class SourceNote(UserWarning):
-    """How a source was understood where that is not plain: images that are left out, a word that names a class."""
+    """A warning of how an ambiguous source was read: images that are left out, a split's word that names a class."""
 
 
 def note(text: str) -> None:

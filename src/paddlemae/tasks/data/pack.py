@@ -65,7 +65,7 @@ def pack(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> PackResult:
-    """Make a pack of the images that `spec` names, or go on with the one in `out`.
+    """Make a pack of the images that `spec` names, or resume the one in `out`.
 
     Args:
         spec: as `open_source` takes it.
