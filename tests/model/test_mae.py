@@ -1,14 +1,19 @@
 """The masked autoencoder: what it may see, what it is scored on, and the pictures it draws."""
 
+import inspect
+import re
+
 import numpy as np
 import paddle
 import pytest
 
+from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.decoders.mae import decode
 from paddlemae.model.encoder import encode_visible
 from paddlemae.model.mae import MaskedAutoencoder, predict, reconstruct
 from paddlemae.model.masking import Mask, block_mask, given_mask, grid_mask, random_mask
 from paddlemae.model.patches import patchify, unpatchify
+from paddlemae.model.shape import EncoderShape
 from paddlemae.model.targets import normalise_patches
 from paddlemae.weights.transfer import official_parameters
 
@@ -150,6 +155,16 @@ def test_gradients_are_the_slope_of_the_loss() -> None:
         return model(pixels, mask).item()
 
     assert (loss_at(1e-3) - loss_at(-1e-3)) / 2e-3 == pytest.approx(norm, rel=2e-3)
+
+
+@pytest.mark.parametrize("model", [MaskedAutoencoder, VisionTransformer])
+def test_help_of_a_model_lists_its_keys_and_an_unknown_one_is_answered_with_the_nearest(model) -> None:
+    for name, key in inspect.signature(EncoderShape).parameters.items():
+        assert re.search(rf"^ +{name}: .+ \(default {re.escape(repr(key.default))}\)\.$", model.__doc__, re.MULTILINE)
+    with pytest.raises(TypeError, match="'embed_dims'; did you mean 'embed_dim'"):
+        model(embed_dims=64)
+    with pytest.raises(TypeError, match="'qqq'; The keys are image_size, "):
+        model(qqq=1)
 
 
 def with_dropping(**changes) -> tuple[MaskedAutoencoder, np.ndarray]:

@@ -21,12 +21,12 @@ class FeatureNorm(nn.Layer):
     (Paddle's own layer warns at every training step, and keeps a weight and bias that nobody asked for.)
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("running_mean", paddle.zeros([width]))
         self.register_buffer("running_var", paddle.ones([width]))
 
-    def forward(self, features_BD):
+    def forward(self, features_BD: paddle.Tensor) -> paddle.Tensor:
         if not self.training:
             return (features_BD - self.running_mean) * paddle.rsqrt(self.running_var + NORM_EPSILON)
         mean_D, count = mean_rows(features_BD.unsqueeze(0))[0], features_BD.shape[0]
@@ -49,7 +49,7 @@ class ProbeHead(nn.Layer):
         num_classes: of the classifier.
     """
 
-    def __init__(self, width: int, num_classes: int):
+    def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
         self.config = dict(width=width, num_classes=num_classes)
         linear = Linear(width, num_classes)
@@ -57,6 +57,6 @@ class ProbeHead(nn.Layer):
         nn.initializer.Constant(0.0)(linear.bias)
         self.head = nn.Sequential(FeatureNorm(width), linear)
 
-    def forward(self, features_BD):
-        """Logits [B, num_classes]."""
+    def forward(self, features_BD: paddle.Tensor) -> paddle.Tensor:
+        """Return logits [B, num_classes]."""
         return self.head(features_BD)

@@ -200,17 +200,15 @@ def _check_whole(training: Training) -> None:
         raise ValueError("sharding shares out the state of a pretraining; leave it out here")
 
 
-def _check_statistics(mean: Mean | None, std: Std | None) -> None:
-    if (mean == AUTO) != (std == AUTO):
-        raise ValueError("mean=auto and std=auto go together, they come from one pass; set both, or neither")
-
-
-def _check_repeats(augment: Augmentation, training: Training) -> None:
-    if training.batch_size % augment.repeats:
+def _check_views(recipe: PretrainRecipe | FinetuneRecipe) -> None:
+    batch, repeats = recipe.training.batch_size, recipe.augment.repeats
+    if batch % repeats:
         raise ValueError(
-            f"batch_size ({training.batch_size}) must be a multiple of repeats ({augment.repeats}), "
-            "so that all views of an image are in one batch"
+            f"batch_size ({batch}) must be a multiple of repeats ({repeats}), so that all views of an image are in one "
+            "batch"
         )
+    if (recipe.mean == AUTO) != (recipe.std == AUTO):
+        raise ValueError("mean=auto and std=auto go together, they come from one pass; set both, or neither")
 
 
 class PretrainRecipe(BaseModel):
@@ -238,8 +236,7 @@ class PretrainRecipe(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> PretrainRecipe:
-        _check_repeats(self.augment, self.training)
-        _check_statistics(self.mean, self.std)
+        _check_views(self)
         if self.prediction_ratio is not None and not DECODER_KINDS[self.model.decoder].predicts_some:
             some = " or ".join(name for name, kind in DECODER_KINDS.items() if kind.predicts_some)
             raise ValueError(
@@ -288,8 +285,7 @@ class FinetuneRecipe(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> FinetuneRecipe:
         _check_whole(self.training)
-        _check_repeats(self.augment, self.training)
-        _check_statistics(self.mean, self.std)
+        _check_views(self)
         if self.mean == AUTO and self.init not in (None, SCRATCH):
             raise ValueError("mean=auto goes with init=scratch; pretrained weights bring the mean and std of theirs")
         return self

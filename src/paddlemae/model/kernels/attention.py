@@ -5,7 +5,9 @@ Shapes: B images, H heads, Q queries, N tokens, d width of a head, E = H * d, D 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 from paddlemae.engine.safe_import import F, paddle
 from paddlemae.model.kernels import placement
@@ -13,36 +15,36 @@ from paddlemae.model.kernels.rows import as_rows, constant_matrix, row_pieces
 
 TokenRange = tuple[int, int] | None  # tokens start..stop of each image whose output is used; None is all of them
 LONG_ROW = 128  # Paddle's softmax of shorter rows takes 3.5 to 6 ns a number, exponentials 1 (measured, AMD EPYC core)
-SAFE_EXPONENT = 80.0  # exponentials of up to so much, and sums of `LONG_ROW` of them, are normal float32 numbers
+SAFE_EXPONENT = 80.0  # exponentials of numbers up to it, and sums of `LONG_ROW` of them, are normal float32 numbers
 
 
 @lru_cache(maxsize=16)
-def head_sum_matrix(heads: int, width: int, dtype):
-    """[heads * width, heads], which adds up each head's part of a row. Don't write into it."""
+def head_sum_matrix(heads: int, width: int, dtype: Any) -> paddle.Tensor:
+    """Return a read-only matrix [heads * width, heads] that sums the numbers of each head in a row."""
     return paddle.eye(heads, dtype=dtype).repeat_interleave(width, axis=0)
 
 
-def to_heads(x_BNE, parts: int, num_heads: int):
-    """[parts, B, H, N, d] from [B, N, parts * H * d]."""
-    # 0 is what it was, which need not be known while a program is traced
+def to_heads(x_BNE: paddle.Tensor, parts: int, num_heads: int) -> paddle.Tensor:
+    """Return [parts, B, H, N, d] from [B, N, parts * H * d]."""
+    # 0 keeps a size, which may be unknown while a program is traced
     split = x_BNE.reshape([0, 0, parts, num_heads, x_BNE.shape[-1] // (parts * num_heads)])
     return split.transpose([2, 0, 3, 1, 4])
 
 
-def merge_heads(x_PBHNd):
-    """The reverse of `to_heads`."""
+def merge_heads(x_PBHNd: paddle.Tensor) -> paddle.Tensor:
+    """Invert `to_heads`."""
     parts, batch, heads, tokens, width = x_PBHNd.shape
     return x_PBHNd.transpose([1, 3, 0, 2, 4]).reshape([batch, tokens, parts * heads * width])
 
 
-def split_heads(x_BNE, parts: int, num_heads: int):
-    """`parts` tensors [B, H, N, d] from [B, N, parts * H * d]."""
+def split_heads(x_BNE: paddle.Tensor, parts: int, num_heads: int) -> list[paddle.Tensor]:
+    """Return `parts` tensors [B, H, N, d] from [B, N, parts * H * d]."""
     # unbind, since taking it apart by index costs 20 times as much backward on CPU
     return to_heads(x_BNE, parts, num_heads).unbind(0)
 
 
-def take_tokens(x_BND, token_range: TokenRange):
-    """The tokens start..stop of each image."""
+def take_tokens(x_BND: paddle.Tensor, token_range: TokenRange) -> paddle.Tensor:
+    """Return the tokens start..stop of each image."""
     if token_range is None:
         return x_BND
     start, stop = token_range
@@ -53,8 +55,8 @@ def take_tokens(x_BND, token_range: TokenRange):
     return x_BND.split([size for size in parts if size], axis=1)[int(start > 0)]
 
 
-def softmax_(x):
-    """`F.softmax_` over the last axis."""
+def softmax_(x: paddle.Tensor) -> paddle.Tensor:
+    """Apply softmax over the last axis, in place, and return x."""
     if x.shape[-1] >= LONG_ROW or not _exponents_are_safe(x):
         return F.softmax_(x, axis=-1)
     rows_RN = as_rows(x)
@@ -65,24 +67,30 @@ def softmax_(x):
     return x
 
 
-def _exponents_are_safe(x) -> bool:
-    """False for nan too."""
+def _exponents_are_safe(x: Any) -> bool:
+    """Return whether no exponential overflows or vanishes; false for nan."""
     return x.max().item() <= SAFE_EXPONENT and x.min().item() >= -SAFE_EXPONENT
 
 
-def attend(query_BHQd, key_BHNd, value_BHNd):
-    """(softmax of query key^T [B, H, Q, N], mixed values [B, Q, H * d]); the query is scaled already."""
+def attend(
+    query_BHQd: paddle.Tensor, key_BHNd: paddle.Tensor, value_BHNd: paddle.Tensor
+) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """Return (softmax of query key^T [B, H, Q, N], mixed values [B, Q, H * d]) for a query that is already scaled."""
     shares_BHQN = softmax_(paddle.matmul(query_BHQd, key_BHNd, transpose_y=True))
     return shares_BHQN, merge_heads(paddle.matmul(shares_BHQN, value_BHNd).unsqueeze(0))
 
 
-def attend_gradients(attended, gradient_BQE, out=(None, None, None)):
-    """Of `attend`'s query, key and value.
+def attend_gradients(
+    attended: Sequence[paddle.Tensor],
+    gradient_BQE: paddle.Tensor,
+    out: Sequence[paddle.Tensor | None] = (None, None, None),
+) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
+    """Return the gradients of the query, key and value of `attend`.
 
     Args:
-        attended: query [B, H, Q, d], key, value [B, H, N, d] and what `attend` made of them.
+        attended: query [B, H, Q, d], key and value [B, H, N, d], and the two results of `attend`.
         gradient_BQE: of the mixed values.
-        out: what the three gradients are written into, or None.
+        out: tensors to write the three gradients into; None allocates.
 
     softmax's gradient is P * (dP - delta), where delta, a number a query, is the product of the mixed values with
     their gradient (Dao et al., FlashAttention-2, sec. 2.3); one more column of a matrix product subtracts it.
@@ -105,7 +113,7 @@ class _AttentionOnCpu(paddle.autograd.PyLayer):
     """`attention` with a backward that passes over the queries' shares three times instead of nine."""
 
     @staticmethod
-    def forward(ctx, query, key, value):
+    def forward(ctx: Any, query: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor) -> paddle.Tensor:
         ctx.scale = query.shape[-1] ** -0.5
         query = query * ctx.scale
         shares, mixed = attend(query, key, value)
@@ -113,23 +121,23 @@ class _AttentionOnCpu(paddle.autograd.PyLayer):
         return mixed
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
         to_query, to_key, to_value = attend_gradients(ctx.saved_tensor(), gradient)
         return to_query.scale_(ctx.scale), to_key, to_value
 
 
-def attention(query_BHQd, key_BHNd, value_BHNd):
-    """Softmax attention, queries scaled by d ** -0.5.
+def attention(query_BHQd: paddle.Tensor, key_BHNd: paddle.Tensor, value_BHNd: paddle.Tensor) -> paddle.Tensor:
+    """Compute softmax attention, queries scaled by d ** -0.5.
 
     Returns:
-        tensor [B, Q, H * d], heads side by side.
+        tensor [B, Q, H * d], the heads next to each other.
     """
     batch, heads, queries, width = query_BHQd.shape
     if placement.on_cpu(query_BHQd):
         if placement.all_or_none_train(query_BHQd, key_BHNd, value_BHNd):
             return _AttentionOnCpu.apply(query_BHQd, key_BHNd, value_BHNd)
     elif paddle.in_dynamic_mode():  # a GPU's flash attention takes the heads third
-        swapped = [x.transpose([0, 2, 1, 3]) for x in (query_BHQd, key_BHNd, value_BHNd)]
+        swapped: Any = [x.transpose([0, 2, 1, 3]) for x in (query_BHQd, key_BHNd, value_BHNd)]
         return F.scaled_dot_product_attention(*swapped).reshape([batch, queries, heads * width])
     scores_BHQN = paddle.matmul(query_BHQd * width**-0.5, key_BHNd, transpose_y=True)
     mixed_BQHd = paddle.matmul(F.softmax(scores_BHQN, axis=-1), value_BHNd).transpose([0, 2, 1, 3])

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.system.display_names import display_name
-from paddlemae.weights.formats.file_kind import kind_of, refusal
-from paddlemae.weights.formats.mapped_file import map_file, release
+from paddlemae.weights.formats.file_kind import kind_of, read_as
+from paddlemae.weights.formats.mapped_file import release
 from paddlemae.weights.formats.pickle_calls import PLAIN, Functions
 from paddlemae.weights.formats.pickles import read_pickle
 from paddlemae.weights.formats.state_dict import BFloat16, Opaque
@@ -35,19 +34,16 @@ def read_paddle(path: str | Path) -> Any:
         ValueError: it is no such file, or damaged, or built to harm.
     """
     path = Path(path)
-    kind = kind_of(path)
-    if kind == "unknown" and path.suffix in (".pdiparams", ".pdmodel"):
+    if path.suffix in (".pdiparams", ".pdmodel") and kind_of(path) == "unknown":
         raise ValueError(f"{path} is a model for inference; name the .pdparams file that it was exported from")
-    if kind != "pickle":
-        raise refusal(path, kind)
-    data = map_file(path)
-    try:
-        tree, end = read_pickle(data, functions=FUNCTIONS)
-        if end != len(data):
-            raise ValueError(f"{len(data) - end} bytes follow the pickle; paddle.save writes nothing there")
-        return _as_saved(_join_slices(tree, len(data)) if isinstance(tree, dict) and SLICES in tree else tree)
-    except ValueError as fault:
-        raise ValueError(f"{path} cannot be read: {display_name(fault, 300)}") from fault
+    return read_as(path, {"pickle": _read})
+
+
+def _read(data: memoryview) -> Any:
+    tree, end = read_pickle(data, functions=FUNCTIONS)
+    if end != len(data):
+        raise ValueError(f"{len(data) - end} bytes follow the pickle; paddle.save writes nothing there")
+    return _as_saved(_join_slices(tree, len(data)) if isinstance(tree, dict) and SLICES in tree else tree)
 
 
 def _tensor_of_pair(pair: Any = ()) -> Any:

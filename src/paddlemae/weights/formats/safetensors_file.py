@@ -15,8 +15,7 @@ import numpy as np
 
 from paddlemae.system.display_names import display_name
 from paddlemae.system.documents import MAX_BYTES, parse_object
-from paddlemae.weights.formats.file_kind import kind_of, refusal
-from paddlemae.weights.formats.mapped_file import map_file
+from paddlemae.weights.formats.file_kind import read_as
 from paddlemae.weights.formats.pickle_calls import is_shape
 from paddlemae.weights.formats.state_dict import BFloat16
 
@@ -44,14 +43,7 @@ def read_safetensors(path: str | Path, most: int = MAX_BYTES) -> tuple[dict[str,
         FileNotFoundError: there is no such file.
         ValueError: it is no such file, damaged, or holds a type that is not read, such as float8.
     """
-    path = Path(path)
-    kind = kind_of(path)
-    if kind != "safetensors":
-        raise refusal(path, kind)
-    try:
-        return _read(map_file(path), most)
-    except ValueError as fault:
-        raise ValueError(f"{path} cannot be read: {display_name(fault, 300)}") from fault
+    return read_as(Path(path), {"safetensors": lambda data: _read(data, most)})
 
 
 def _read(data: memoryview, most: int) -> tuple[dict[str, Any], dict[str, str]]:

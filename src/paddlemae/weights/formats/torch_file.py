@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from paddlemae.system.display_names import display_name
-from paddlemae.weights.formats.file_kind import LEGACY_MAGIC, kind_of, refusal
-from paddlemae.weights.formats.mapped_file import map_file
+from paddlemae.weights.formats.file_kind import LEGACY_MAGIC, read_as
 from paddlemae.weights.formats.pickle_calls import PLAIN, Functions, is_shape
 from paddlemae.weights.formats.pickles import read_pickle
 from paddlemae.weights.formats.state_dict import BFloat16, Opaque
@@ -80,14 +79,7 @@ def read_torch(path: str | Path) -> Any:
         FileNotFoundError: there is no such file.
         ValueError: it is no such file, or damaged, or built to harm.
     """
-    path = Path(path)
-    kind = kind_of(path)
-    if kind not in ("zip", "legacy"):
-        raise refusal(path, kind)
-    try:
-        return (_read_zip if kind == "zip" else _read_legacy)(map_file(path))
-    except ValueError as fault:
-        raise ValueError(f"{path} cannot be read: {display_name(fault, 300)}") from fault
+    return read_as(Path(path), {"zip": _read_zip, "legacy": _read_legacy})
 
 
 @dataclass(frozen=True, eq=False)

@@ -177,19 +177,19 @@ def import_weights(
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if target not in (None, "normalised", "raw"):
         raise ValueError(f"target must be 'normalised' or 'raw', got {target!r}")
-    said = Settings(
+    arguments = Settings(
         image_size=size_of(tuple(image_size) if isinstance(image_size, Sequence) else image_size, "image_size"),
         heads=whole(heads, "heads"),
         decoder_heads=whole(decoder_heads, "decoder_heads"),
         norm_pix_loss=None if target is None else target == "normalised",
     )
     layout = layout or recognise({name: array.shape for name, array in tensors.items()}, config)
-    draft, own = _read(tensors, layout, config)
-    found = from_arguments(extras).overrule(from_preprocessor(extras)).overrule(own).overrule(said)
+    draft, configured = _read(tensors, layout, config)
+    settings = from_arguments(extras).overrule(from_preprocessor(extras)).overrule(configured).overrule(arguments)
     _check_lie(draft, layout)
     if read_parts := _LAYOUTS[layout].read_parts:
-        read_parts(draft, found)
-    return assemble(draft, layout, found)
+        read_parts(draft, settings)
+    return assemble(draft, layout, settings)
 
 
 def _read(tensors: Mapping[str, np.ndarray], layout: str, config: Mapping[str, Any] | None) -> tuple[Draft, Settings]:
@@ -223,12 +223,12 @@ def _pairs(layout: str, *, pretrained: bool) -> Pairs:
 
 def _check_lie(draft: Draft, layout: str) -> None:
     """Check that Linear weights lie as the layout's do, and transpose Paddle's."""
-    wanted = _LAYOUTS[layout].lies
-    found = lies_as({name: array.shape for name, array in draft.tensors.items()})
-    if found not in (None, wanted):
+    expected = _LAYOUTS[layout].lies
+    actual = lies_as({name: array.shape for name, array in draft.tensors.items()})
+    if actual not in (None, expected):
         ways = {"torch": "[out, in], as in PyTorch", "paddle": "[in, out], as in Paddle"}
-        raise ValueError(f"Linear weights lie {ways[found]}, and those of the layout {layout} {ways[wanted]}")
-    if wanted == "paddle":
+        raise ValueError(f"Linear weights lie {ways[actual]}, and those of the layout {layout} {ways[expected]}")
+    if expected == "paddle":
         transpose_linears(draft)
 
 

@@ -208,27 +208,25 @@ def _grid(draft: Draft, settings: Settings, architecture: Mapping[str, Any]) -> 
     """Return (rows, columns) of patches, from the settings or from the position table."""
     patch, front = architecture["patch_size"], int(architecture["cls_token"])
     table, name = draft.tensors.get("pos_embed"), display_name(draft.their_name("pos_embed"))
-    said = settings.image_size
-    if said is not None and (said[0] % patch[0] or said[1] % patch[1]):
+    size = settings.image_size
+    if size is not None and (size[0] % patch[0] or size[1] % patch[1]):
         raise ValueError(
-            f"an image size of {said[0]} x {said[1]} is not divisible by these weights' patches of "
+            f"an image size of {size[0]} x {size[1]} is not divisible by these weights' patches of "
             f"{patch[0]} x {patch[1]}; name another image_size"
         )
-    grid = (said[0] // patch[0], said[1] // patch[1]) if said else (1, 1)
+    grid = (size[0] // patch[0], size[1] // patch[1]) if size else (1, 1)
     if table is None:
         return grid
     if table.ndim != 3 or table.shape[1] <= front:
         raise ValueError(f"{name} is {list(table.shape)}, [1, patches, width] was expected")
-    rows = table.shape[1] - front
-    if said:
-        if grid[0] * grid[1] != rows:
-            raise ValueError(
-                f"{name} has {rows} patches, an image of {said[0]} x {said[1]} with patches of "
-                f"{patch[0]} x {patch[1]} has {grid[0] * grid[1]}; name the image_size that these weights were "
-                "trained at, resizing comes after"
-            )
-        return grid
-    return _grid_of_table(table[0, front:], name)
+    if not size:
+        return _grid_of_table(table[0, front:], name)
+    if grid[0] * grid[1] != (rows := table.shape[1] - front):
+        raise ValueError(
+            f"{name} has {rows} patches, an image of {size[0]} x {size[1]} with patches of {patch[0]} x {patch[1]} has "
+            f"{grid[0] * grid[1]}; name the image_size that these weights were trained at, resizing comes after"
+        )
+    return grid
 
 
 def _grid_of_table(table_LD: np.ndarray, name: str) -> tuple[int, int]:
@@ -280,18 +278,18 @@ def _computed_table(
 
 
 def _set_heads(draft: Draft, layout: str, settings: Settings, architecture: dict[str, Any]) -> None:
-    wanted = [("num_heads", "embed_dim", "heads", settings.heads, HEADS)]
+    fields = [("num_heads", "embed_dim", "heads", settings.heads, HEADS)]
     if "decoder" in architecture:
         narrow = {64 * n: n for n in range(1, 17)} if "mae-pytorch" in layout else DECODER_HEADS
-        wanted.append(("decoder_num_heads", "decoder_embed_dim", "decoder_heads", settings.decoder_heads, narrow))
-    for field, width_field, argument, said, known in wanted:
+        fields.append(("decoder_num_heads", "decoder_embed_dim", "decoder_heads", settings.decoder_heads, narrow))
+    for field, width_field, argument, stated, published in fields:
         width = architecture[width_field]
-        heads = said or known.get(width)
+        heads = stated or published.get(width)
         if heads is None:
             raise ValueError(f"tensors don't tell how many attention heads share a width of {width}; name {argument}=")
         if width % heads:
             raise ValueError(f"a width of {width} can't be shared by {heads} heads; name another {argument}=")
-        if not said:
+        if not stated:
             draft.notes.append(
                 f"{argument} is not in the file: {heads}, as the published models of width {width} have; "
                 f"name another with {argument}="
@@ -301,17 +299,17 @@ def _set_heads(draft: Draft, layout: str, settings: Settings, architecture: dict
 
 def _set_target(draft: Draft, layout: str, settings: Settings, architecture: dict[str, Any]) -> None:
     """Set whether normalised pixels are predicted; the layout's default applies where no setting states it."""
-    said = settings.norm_pix_loss
-    if said is None:
-        said = "mae-pytorch" in layout
-        word, other = ("normalised", "raw") if said else ("raw", "normalised")
+    norm_pix = settings.norm_pix_loss
+    if norm_pix is None:
+        norm_pix = "mae-pytorch" in layout
+        word, other = ("normalised", "raw") if norm_pix else ("raw", "normalised")
         draft.notes.append(
-            f"norm_pix_loss is not in the file: taken as {said} ({word} pixels), the default of that layout's training "
-            f"script; name target='{other}' if it was trained otherwise"
+            f"norm_pix_loss is not in the file: taken as {norm_pix} ({word} pixels), the default of that layout's "
+            f"training script; name target='{other}' if it was trained otherwise"
         )
-    if said and "mae-pytorch" in layout:
+    if norm_pix and "mae-pytorch" in layout:
         draft.notes.append(
             "MAE-pytorch normalises a patch's channels one by one and our target all its values together: predictions "
             "are the same numbers, but pictures drawn from them get one mean and deviation for all channels"
         )
-    architecture["norm_pix_loss"] = said
+    architecture["norm_pix_loss"] = norm_pix
