@@ -30,9 +30,9 @@ class Parts:
     description: Description
 
 
-def prepare(recipe: FinetuneRecipe, trust: bool = False) -> Parts:
-    """Build a recipe's parts; statistics that are `auto` are the defaults."""
-    return build(recipe, open_inputs(recipe, trust=trust))
+def prepare(recipe: FinetuneRecipe, resumed: Path | None = None, trust: bool = False) -> Parts:
+    """Build a recipe's parts; arguments as of `open_inputs`. Statistics that are `auto` are the defaults."""
+    return build(recipe, open_inputs(recipe, resumed, trust))
 
 
 def open_inputs(recipe: FinetuneRecipe, resumed: Path | None = None, trust: bool = False) -> Inputs:
