@@ -59,7 +59,9 @@ def open_source(spec: str, split: str | None = None, labelled: bool = False) -> 
     if spec == "digits":
         return open_digits(split)
     path, options = path_and_options(spec)
-    limit = parse_bytes(options.pop(LIMIT_OPTION)) if LIMIT_OPTION in options else MAX_IMAGE_BYTES
+    limit = MAX_IMAGE_BYTES
+    if (text := options.pop(LIMIT_OPTION, None)) is not None and not (limit := parse_bytes(text)):
+        raise ValueError(f"expected {LIMIT_OPTION} as bytes, such as 2GB or 500MB, got {text!r}")
     if "{" in path and not os.path.exists(path):
         opened = _open_many(expand_braces(path), spec, split, labelled, options)
     elif not os.path.exists(path):
