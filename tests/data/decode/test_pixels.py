@@ -258,5 +258,7 @@ def test_images_that_can_t_be_read_keep_no_bytes(tmp_path: Path) -> None:
     assert fault.__traceback__ is None and fault.__cause__ is None and fault.__context__ is None
 
 
-def test_bytes_are_named_with_their_units() -> None:
+def test_bytes_are_named_with_their_units(tmp_path: Path) -> None:
     assert parse_bytes("2GB") == 2 * 10**9 and parse_bytes("500 mb") == 5 * 10**8 and parse_bytes("123") == 123
+    with pytest.raises(ValueError, match="expected max_image_bytes as bytes, such as 2GB or 500MB, got '2 stones'"):
+        open_source(f"{tmp_path}::max_image_bytes=2 stones")

@@ -131,7 +131,7 @@ def read_image(path: str | os.PathLike[str], channels: int, max_image_bytes: int
     Args:
         path: a file in one of the formats of `EXTENSIONS`, or a NumPy array; judged by its content.
         channels: 1 for gray, 3 for RGB, 4 for RGBA, or the file's own number.
-        max_image_bytes: memory that it may take, besides twice the file's bytes.
+        max_image_bytes: memory that it may take in addition to twice the file's bytes.
     Returns:
         uint8 or uint16 [H, W, channels], not necessarily writable.
     Raises:

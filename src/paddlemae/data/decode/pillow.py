@@ -26,7 +26,7 @@ _FILTERS_LOCK = threading.RLock()
 _MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}  # of a pixel; of other modes 4
 _COLOUR_MAP = 320  # a tag of a TIFF
 _DEEP_BYTES = 6  # of a pixel on its way out of Pillow, which makes three copies of the whole
-_WEBP_BYTES = 12  # of a pixel in its decoder, besides
+_WEBP_BYTES = 12  # of a pixel in its decoder, in addition
 _BLOCK = 1 << 20  # pixels that are converted at a time
 
 

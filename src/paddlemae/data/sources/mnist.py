@@ -30,7 +30,7 @@ def open_idx(folder: str, names: Sequence[str], spec: str, split: str | None, ma
     Args:
         names: its files of images.
         split: "train" (also None) or "test".
-        max_image_bytes: memory that unpacking may take, besides twice the file's bytes.
+        max_image_bytes: memory that unpacking may take in addition to twice the file's bytes.
     """
     is_test = {name: "t10k" in name.lower() or bool(words_of(name) & set(TEST_WORDS)) for name in names}
     splits = {"test" if is_test[name] else "train" for name in names}

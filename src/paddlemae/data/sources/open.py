@@ -42,7 +42,7 @@ def open_source(spec: str, split: str | None = None, labelled: bool = False) -> 
             a tar or zip; shards of a WebDataset, as a folder or as `data-{000..099}.tar`; a pack that `data pack`
             made; Parquet or Arrow tables or a folder of them (options image, label, group); `.npy` or `.npz` arrays;
             CIFAR-10 or -100 (option label) and MNIST as published, packed or not. The option max_image_bytes of any
-            kind ("2GB") is the memory that reading an image may take, besides twice its stored bytes.
+            kind ("2GB") is the memory that reading an image may take in addition to twice its stored bytes.
         split: for digits "train" (4000 images, also None), "test" (1000), or "fit" (3500) and "val"
             (500), which together are "train". For a folder, "train" is its subfolder train, and
             "test" its subfolder val or else test, in any of the spellings and by the rule at the top of
@@ -59,7 +59,9 @@ def open_source(spec: str, split: str | None = None, labelled: bool = False) -> 
     if spec == "digits":
         return open_digits(split)
     path, options = path_and_options(spec)
-    limit = parse_bytes(options.pop(LIMIT_OPTION)) if LIMIT_OPTION in options else MAX_IMAGE_BYTES
+    limit = MAX_IMAGE_BYTES
+    if (text := options.pop(LIMIT_OPTION, None)) is not None and not (limit := parse_bytes(text)):
+        raise ValueError(f"expected {LIMIT_OPTION} as bytes, such as 2GB or 500MB, got {text!r}")
     if "{" in path and not os.path.exists(path):
         opened = _open_many(expand_braces(path), spec, split, labelled, options)
     elif not os.path.exists(path):

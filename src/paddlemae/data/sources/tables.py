@@ -10,7 +10,7 @@ import importlib.util
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,7 +89,7 @@ class TableContents:
     def values(self, column: str) -> list[Any]:
         """Return what a column holds for each image; a table without it is a ValueError."""
         values: list[Any] = []
-        for table in self._opened():
+        for table in map(self._table, range(len(self.tables))):
             if column not in table.schema.names:
                 raise ValueError(f"{table.path!r} has no column {column!r}, which others have; write all alike")
             values += table.values(column)
@@ -97,23 +97,21 @@ class TableContents:
 
     def check_classes(self, column: str, classes: tuple[str, ...]) -> None:
         """Raise a ValueError if a table names other classes, or in another order."""
-        for table in self._opened():
+        for table in map(self._table, range(len(self.tables))):
             if _classes_of(table.schema, column, table.path) != classes:
                 first = self.tables[0]
                 raise ValueError(f"{table.path!r} has other classes than {first!r}, or another order; write all alike")
 
-    def _opened(self) -> Iterator[ArrowTable | ParquetTable]:
-        for path, stamp in zip(self.tables, self.stamps):
-            yield open_table(path, stamp, self.image, self.is_struct)
+    def _table(self, number: int) -> ArrowTable | ParquetTable:
+        return open_table(self.tables[number], self.stamps[number], self.image, self.is_struct)
 
     def stored_bytes(self, i: int) -> int:
         table, row = self._place(i)
-        return open_table(self.tables[table], self.stamps[table], self.image, self.is_struct).stored_bytes(row)
+        return self._table(table).stored_bytes(row)
 
     def content(self, i: int, max_image_bytes: int) -> bytes:
         table, row = self._place(i)
-        images = open_table(self.tables[table], self.stamps[table], self.image, self.is_struct)
-        content = images.content(row, max_image_bytes)
+        content = self._table(table).content(row, max_image_bytes)
         if content is None:
             raise ValueError("the table holds no bytes of this image")
         return content

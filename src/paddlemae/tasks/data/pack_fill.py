@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from paddlemae.data.decode.images import UnreadableImage
+from paddlemae.data.decode.limits import parse_bytes
 from paddlemae.data.disk.errors import DataFault, check_unreadable, report_unreadable
 from paddlemae.data.pack.encoding import EncodedImage, Encoding, encode_image
 from paddlemae.data.pack.reader import IMAGE_ENDINGS
@@ -27,8 +27,6 @@ from paddlemae.system.atomic import append_text
 from paddlemae.tasks.data.pack_journal import Journal, Shard, shard_name
 
 _CHUNK = 32  # images that a worker packs at a time
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-_SHARD_SIZE = re.compile(r"(\d+) *([KMG]B)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -41,11 +39,10 @@ class ShardSize:
     @classmethod
     def of(cls, text: str) -> ShardSize:
         """Parse "1000" as images, or "500MB" as bytes."""
-        match = _SHARD_SIZE.fullmatch(text.strip())
-        number = int(match[1]) * _UNITS[(match[2] or "").upper()] if match else 0
-        if not match or not number:
+        number = parse_bytes(text)
+        if not number:
             raise ValueError(f"--shard-size is a number of images, or of bytes as in 500MB; got {text!r}")
-        return cls(bytes=number) if match[2] else cls(images=number)
+        return cls(images=number) if text.strip().isdigit() else cls(bytes=number)
 
     def __str__(self) -> str:
         return f"{self.images} images" if self.images else f"{self.bytes} bytes"

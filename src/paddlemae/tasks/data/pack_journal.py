@@ -54,7 +54,7 @@ class Shard:
         end: the number of the source's image that comes next.
         bytes_before: that its images took in the source.
         skipped: (path, reason) of each image up to `end` that is in no shard.
-        rows: of its images, as `packs.COLUMNS` has them.
+        rows: of its images, with an entry for each of `INDEX_COLUMNS`.
     """
 
     name: str
