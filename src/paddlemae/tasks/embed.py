@@ -235,7 +235,7 @@ class _Parts:
                 shutil.rmtree(self.folder)
         if not note.is_file():
             if self.folder.exists() and any(self.folder.iterdir()):
-                raise ValueError(f"{self.folder} holds something else than parts of features; move it, or change --out")
+                raise ValueError(f"{self.folder} holds files other than parts of features; move it, or change --out")
             self.folder.mkdir(parents=True, exist_ok=True)
             replace_text(note, json.dumps(about))
         return sorted(set(self.numbers) - set(self._done()))

@@ -44,7 +44,7 @@ class ShardSize:
         found = _SHARD_SIZE.fullmatch(text.strip())
         number = int(found[1]) * _UNITS[(found[2] or "").upper()] if found else 0
         if not found or not number:
-            raise ValueError(f"--shard-size is a number of images, or of bytes as in 500MB; got {text!r}")
+            raise ValueError(f"--shard-size must be a number of images, or bytes as in 500MB; got {text!r}")
         return cls(bytes=number) if found[2] else cls(images=number)
 
     def __str__(self) -> str:

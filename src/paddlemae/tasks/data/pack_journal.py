@@ -160,7 +160,9 @@ def _refuse_others(folder: Path) -> None:
     elif not strangers and not all(_is_of_a_beginning(name) for name in names) and not read_index(folder, names):
         strangers = sorted(names)
     if strangers:
-        raise ValueError(f"{folder} holds something else than a pack: {strangers[0]!r}; move it, or name another --out")
+        raise ValueError(
+            f"{folder} holds {strangers[0]!r}, which is not part of a pack; move it or choose another --out"
+        )
 
 
 def _is_ours(name: str) -> bool:

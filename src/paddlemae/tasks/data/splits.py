@@ -26,7 +26,7 @@ def open_splits(spec: str, split: str) -> list[OpenedSplit]:
         ValueError, FileNotFoundError: no such split, or as `open_source` says.
     """
     if split not in (*SPLIT_NAMES, ALL_SPLITS):
-        raise ValueError(f"--split is {', '.join(SPLIT_NAMES)} or {ALL_SPLITS}; got {split!r}")
+        raise ValueError(f"--split must be {', '.join(SPLIT_NAMES)} or {ALL_SPLITS}; got {split!r}")
     found: list[OpenedSplit] = []
     missing: MissingSplit | None = None
     for name in SPLIT_NAMES if split == ALL_SPLITS else (split,):

@@ -83,7 +83,7 @@ def read_checkpoint(path: str | Path, reading: Reading = AS_THEY_SAY, *, trust: 
         say_origin(foreign, imported)
         return foreign_checkpoint(foreign, imported)
     if reading != AS_THEY_SAY:
-        raise ValueError(f"{path} is PaddleMAE's own and says itself how it is read; leave the options out")
+        raise ValueError(f"{path} was written by PaddleMAE and states its own layout; leave these options out")
     folder = find_checkpoint(path, trust=trust)
     description = read_description(folder)
     if description.kind == "probe":
