@@ -129,9 +129,9 @@ def batches(job: Job, rank: int = 0, world: int = 1):
 def train(job: Job, model, loss_fn: Callable, ranks: Any = None) -> dict[str, object]:
     """Steps of the package's own loop, timed from outside."""
     from paddlemae.recipe import Training
-    from paddlemae.tasks.training.run_training import cpu_sharing
+    from paddlemae.tasks.training.run_training import share_cpu
     from paddlemae.train.checkpoint import TrainState
-    from paddlemae.train.loop import fit
+    from paddlemae.train.loop import FitSettings, fit
     from paddlemae.train.optim import adamw
     from paddlemae.train.parallel.ranks import ALONE
 
@@ -147,13 +147,16 @@ def train(job: Job, model, loss_fn: Callable, ranks: Any = None) -> dict[str, ob
         batches(job, ranks.rank, ranks.world),
         loss_fn,
         lambda step: LR,
-        total_steps=FOREVER,
-        **cpu_sharing(
-            model, Training(batch_size=job.batch, threads=job.threads, recompute=model.recompute), ranks.world
+        share_cpu(
+            FitSettings(
+                FOREVER,
+                ranks=ranks,
+                after_step=[after_step],
+                should_stop=lambda: ranks.from_first(clock.done),
+            ),
+            model,
+            Training(batch_size=job.batch, threads=job.threads, recompute=model.recompute),
         ),
-        ranks=ranks,
-        after_step=[after_step],
-        should_stop=lambda: ranks.from_first(clock.done),
     )
     return {"seconds": clock.seconds(), "losses": [losses[0], losses[-1]], "threads": job.threads}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from drill.leftovers import descendants
 from paddlemae.runs.runlog import read_metrics
-from paddlemae.train.checkpoint import FOLDER, STEPS
+from paddlemae.train.checkpoint_folders import FOLDER, STEPS
 
 TMPFS_MB = 4
 PATIENCE_SECONDS = 600

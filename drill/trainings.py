@@ -13,7 +13,7 @@ from types import ModuleType
 
 from paddlemae.cli import app
 from paddlemae.runs.runlog import read_metrics
-from paddlemae.train.checkpoint import BEST, FOLDER, LATEST, STEPS, check_intact
+from paddlemae.train.checkpoint_folders import BEST, FOLDER, LATEST, STEPS, check_intact
 
 SMALL = ["embed_dim=32", "depth=2", "num_heads=2", "threads=1", "log_every=7", "warmup_epochs=0.1", "epochs=1"]
 PRETRAIN = ["pretrain", "digits", *SMALL, "batch_size=16", "drop_path=0.2", "checkpoint_every=0.05"]

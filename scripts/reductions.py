@@ -78,12 +78,12 @@ def own_rows() -> Iterator[tuple[str, Any, Any]]:
     """What PaddleMAE uses."""
     import paddle
 
-    from paddlemae.model.kernels import mean_of, mean_rows
+    from paddlemae.model.kernels.rows import mean_all, mean_rows
     from paddlemae.train.optim import sum_of_squares
 
     x = np.square(np.random.default_rng(0).standard_normal(COUNT, np.float32))
     e, t = x.astype(np.float64), paddle.to_tensor(x)
-    yield "`mean_of`: losses", mean_of(t), e.mean()
+    yield "`mean_all`: losses", mean_all(t), e.mean()
     yield "`mean_rows`: tokens, [16, 2^14, 64]", mean_rows(t.reshape([16, -1, 64])), e.reshape(16, -1, 64).mean(axis=1)
     batch = t.reshape([1, 1 << 14, -1])
     yield "`mean_rows`: a probe's batch, [1, 2^14, 2^10]", mean_rows(batch), e.reshape(batch.shape).mean(axis=1)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from paddlemae.cli import app
-from paddlemae.engine.device import STRIDE_FLAG
+from paddlemae.engine.host import STRIDE_FLAG
 from paddlemae.system.signals import SIGNAL_NAMES
 from paddlemae.tasks.training import memory_trial
 

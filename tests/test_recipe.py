@@ -1,7 +1,6 @@
 """Recipes: defaults, then a file, then overrides; and what is said when one is wrong."""
 
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from paddlemae.recipe import (
     RECIPES,
     FinetuneRecipe,
     PretrainRecipe,
-    Setting,
     build_recipe,
     describe,
     dump_recipe,
@@ -23,7 +21,6 @@ from paddlemae.recipe import (
     parse_overrides,
     recipe_about,
     recipe_content,
-    settings_of,
 )
 from paddlemae.recipe.about import take_about
 
@@ -298,18 +295,6 @@ def test_a_described_recipe_marks_defaults_and_explains_settings() -> None:
     (workers,) = (line for line in lines if line.startswith("  workers:"))
     assert mask_ratio.split() == ["mask_ratio:", "0.62", "#", "share", "of", "the", "patches", "that", "is", "removed"]
     assert workers.split("# ")[1] == "(default) processes that prepare batches ahead; may change on resume"
-
-
-def test_a_dataclass_section_has_its_descriptions_in_the_metadata() -> None:
-    @dataclass(frozen=True)
-    class Shape:
-        depth: int = field(default=3, metadata={"description": "blocks"})
-
-    class Whole(BaseModel):
-        model: Shape = Shape()
-        seed: int = 0
-
-    assert list(settings_of(Whole())) == [Setting("model.depth", 3, "blocks"), Setting("seed", 0, "")]
 
 
 def test_a_recipe_is_found_by_its_name() -> None:

@@ -176,10 +176,18 @@ class Model:
     def _outputs(self, images: Images, output: FeatureKind | Literal["logits"]) -> np.ndarray:
         source = as_source(images)
         in_memory = isinstance(source.reader, InMemoryReader) and not source.reader.all_files
-        settings: dict[str, Any] = dict(batch_size=AT_ONCE, workers=0 if in_memory else "auto", threads=self._threads)
         with self._computing():
-            parts = embedded(self.layer, self.description, source, kind=output, on_skip=_refuse, **settings)
-            return np.concatenate([part for part, _ in parts])
+            batches = embedded(
+                self.layer,
+                self.description,
+                source,
+                kind=output,
+                batch_size=AT_ONCE,
+                workers=0 if in_memory else "auto",
+                threads=self._threads,
+                on_skip=_refuse,
+            )
+            return np.concatenate([outputs for outputs, _ in batches])
 
     @contextmanager
     def _computing(self) -> Iterator[None]:

@@ -19,9 +19,9 @@ from safetensors.numpy import load_file
 from paddlemae.cli import app
 from paddlemae.recipe import load_recipe
 from paddlemae.runs.runlog import read_metrics
-from paddlemae.tasks.training import run_start, run_training
+from paddlemae.tasks.training import run_start, step_log
 from paddlemae.train import checkpoint
-from paddlemae.train.checkpoint import find_checkpoint
+from paddlemae.train.checkpoint_folders import find_checkpoint
 
 
 @pytest.fixture
@@ -491,14 +491,14 @@ def test_a_limit_that_the_system_sets_is_met_in_earnest(run_command, tiny, photo
 
 def stop_in_step(monkeypatch, step: int, number: int = signal.SIGINT) -> None:
     """Send this process a Ctrl-C, or another signal, while it logs `step`."""
-    log_metrics = run_training.log_metrics
+    log_metrics = step_log.log_metrics
 
     def log(folder, at, *arguments, **values):
         log_metrics(folder, at, *arguments, **values)
         if at == step:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(run_training, "log_metrics", log)
+    monkeypatch.setattr(step_log, "log_metrics", log)
 
 
 def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(pretrain, paddlemae, tmp_path, monkeypatch) -> None:

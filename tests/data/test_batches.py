@@ -452,7 +452,7 @@ def test_a_worker_that_hangs_is_spoken_of_and_ended(
     threading.Timer(1, os.kill, (process.pid, signal.SIGCONT)).start()
     for _ in range(5):
         next(stream)
-    assert "no data for 0 s: a worker process hangs" in capfd.readouterr().err
+    assert "no data for 0 s: a worker process or its disk hangs" in capfd.readouterr().err
     os.kill(process.pid, signal.SIGSTOP)
     stream.close()  # does not wait for it
     assert not process.is_alive()

@@ -17,7 +17,7 @@ from PIL import Image
 
 from paddlemae import __version__
 from paddlemae.data.views.augment import View, eval_view
-from paddlemae.export import check, write
+from paddlemae.export import check, graph, write
 from paddlemae.export.check import LIMIT, largest_difference
 from paddlemae.export.interface import interface_of
 from paddlemae.export.paddle_program import FILES, load_program, save_program
@@ -234,6 +234,18 @@ def test_other_mistakes_are_said_too(paddlemae, classifier_run, tmp_path, monkey
     monkeypatch.setattr(write, "PACKAGES", ("no_such_package",))
     done = paddlemae("export", classifier_run, "--to", "onnx", "--out", tmp_path / "m.onnx")
     assert done.status == 2 and "pip install 'paddlemae[onnx]'" in done.err
+
+
+@pytest.mark.parametrize("table, name", [("DECODERS", "mae"), ("PIXELS", "normalised")])
+@pytest.mark.parametrize("to", ["onnx", "paddle"])
+def test_a_decoder_or_target_without_an_export_is_named(to, table, name, paddlemae, pretrained, tmp_path, monkeypatch):
+    pytest.importorskip("onnx")
+    monkeypatch.setattr(graph, table, {key: each for key, each in getattr(graph, table).items() if key != name})
+    out = tmp_path / ("model.onnx" if to == "onnx" else "out")
+    done = paddlemae("export", pretrained, "--to", to, "--out", out, "--what", "reconstructor")
+    assert done.status == 2 and done.err.count("\n") == 1
+    assert f"and this model's is {name}; " in done.err and "--what encoder" in done.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_without_cls_token_has_no_features_of_it() -> None:

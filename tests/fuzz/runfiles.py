@@ -45,9 +45,11 @@ from paddlemae.tasks.embed import ABOUT_FILE, _Parts
 from paddlemae.tasks.models.feature_file import Rows, read_file, write_file
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.run_start import Start, decide, origin_of, stored_recipe
-from paddlemae.train.checkpoint import FOLDER, TrainState, find_checkpoint, load_checkpoint, save_checkpoint
+from paddlemae.train.checkpoint import TrainState, load_checkpoint
+from paddlemae.train.checkpoint_folders import FOLDER, find_checkpoint
 from paddlemae.train.optim import adamw
 from paddlemae.weights.model_folder import Description
+from tests.support.train_states import save_checkpoint
 
 RECIPE = ["size=mini", "image_size=8", "patch_size=4", "channels=1", "embed_dim=8", "depth=1", "num_heads=2"]
 RECIPE += ["steps=2", "batch_size=4", "data=digits"]

@@ -14,7 +14,7 @@ import pytest
 
 from paddlemae.runs.runlog import log_skipped, read_metrics, read_skipped
 from paddlemae.tasks.training.skipped_images import SkippedImages
-from paddlemae.train.checkpoint import find_checkpoint
+from paddlemae.train.checkpoint_folders import find_checkpoint
 from tests.support.image_corpus import READABLE, UNREADABLE, Case, write_corpus
 
 

@@ -28,8 +28,7 @@ import pytest
 
 import paddlemae
 from paddlemae.engine import device, memory
-from paddlemae.engine.device import STRIDE_FLAG
-from paddlemae.engine.host import host_as_before
+from paddlemae.engine.host import STRIDE_FLAG, host_as_before
 from paddlemae.engine.memory import ARENAS, HOST_MALLOC_SETTINGS, little_memory
 from paddlemae.engine.threads import current_product_threads
 

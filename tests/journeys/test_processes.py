@@ -24,7 +24,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from paddlemae.runs.runlog import is_finished, newest_checkpoint, read_metrics, read_skipped
-from paddlemae.train.checkpoint import check_intact, find_checkpoint
+from paddlemae.train.checkpoint_folders import check_intact, find_checkpoint
 from tests.support.launched_jobs import LONG, Job, run
 from tests.support.paths import ROOT
 from tests.support.pictures import COLOURS, write_png

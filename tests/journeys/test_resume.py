@@ -20,10 +20,10 @@ from paddlemae.tasks import pretrain as task
 from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.probe import probe
-from paddlemae.tasks.training import finish_run, run_training
+from paddlemae.tasks.training import finish_run, run_training, step_log
 from paddlemae.tasks.training.run_start import Start, stored_recipe
 from paddlemae.train import loss_spikes
-from paddlemae.train.checkpoint import check_intact, find_checkpoint
+from paddlemae.train.checkpoint_folders import check_intact, find_checkpoint
 from paddlemae.train.loop import NonFiniteLoss
 from paddlemae.train.stopping import Stop
 from tests.support.resumed_runs import REPEATABLE, assert_same_run, interrupt_after, stopped_and_resumed
@@ -206,14 +206,14 @@ def test_a_crash_between_checkpoints_leaves_no_second_lines(tmp_path, monkeypatc
     stopped = pretraining.model_copy(
         update={"training": pretraining.training.model_copy(update={"checkpoint_every": 2.0})}  # 4 steps
     )
-    log_metrics, calls = run_training.log_metrics, itertools.count(1)
+    log_metrics, calls = step_log.log_metrics, itertools.count(1)
 
     def crash(*arguments, **values) -> None:
         log_metrics(*arguments, **values)
         if next(calls) == 6:
             raise MemoryError
 
-    monkeypatch.setattr(run_training, "log_metrics", crash)
+    monkeypatch.setattr(step_log, "log_metrics", crash)
     with pytest.raises(MemoryError):
         pretrain(stopped, Start(out, quiet=True))
     assert [line["step"] for line in read_metrics(out)] == [1, 2, 3, 4, 5, 6]

@@ -23,7 +23,7 @@ from paddlemae.tasks.pretrain import dry_run, memory_estimate, pretrain
 from paddlemae.tasks.training.pretraining_loss import batch_mask, batch_predicted
 from paddlemae.tasks.training.pretraining_setup import prepare
 from paddlemae.tasks.training.run_start import Start
-from paddlemae.train.checkpoint import find_checkpoint
+from paddlemae.train.checkpoint_folders import find_checkpoint
 from paddlemae.weights.model_folder import read_description, read_tensors
 from paddlemae.weights.transfer import load_official, official_parameters, to_official
 from tests.support.resumed_runs import REPEATABLE, assert_same_run, stopped_and_resumed

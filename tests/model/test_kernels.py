@@ -10,24 +10,14 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from paddlemae.model import kernels
 from paddlemae.model.blocks import Attention, Mlp
 from paddlemae.model.decoders.cross import CrossAttention
-from paddlemae.model.kernels import (
-    LayerNorm,
-    Linear,
-    attention,
-    gelu_backward,
-    linear,
-    normal_rows,
-    residual_attention,
-    residual_cross_attention,
-    residual_mlp,
-    scale_channels,
-    softmax_,
-    tokens_of,
-    weighted_sums,
-)
+from paddlemae.model.kernels import attention as attentions
+from paddlemae.model.kernels import halves, layers, placement, reference, rows
+from paddlemae.model.kernels.attention import attention, softmax_, take_tokens
+from paddlemae.model.kernels.halves import residual_attention, residual_cross_attention, residual_mlp
+from paddlemae.model.kernels.layers import LayerNorm, Linear, gelu_backward, linear, weighted_sums
+from paddlemae.model.kernels.rows import normalise_rows, scale_channels
 
 CLOSE = 1e-5  # relative to the largest magnitude
 EPSILON = 1e-6
@@ -111,7 +101,7 @@ def test_linear_is_paddles_own(frozen: int | None) -> None:
         mine = linear_leaves(*shape)
         if frozen is not None:
             mine[frozen].stop_gradient = True
-        assert_same(mine, linear, F.linear, dtype, layer=kernels._LinearOnCpu)
+        assert_same(mine, linear, F.linear, dtype, layer=layers._LinearOnCpu)
 
 
 @pytest.mark.parametrize("frozen", [1, 2])
@@ -145,7 +135,9 @@ def test_without_gradients_a_linear_layer_is_paddles_bitwise() -> None:
 def test_normal_rows_by_hand() -> None:
     for shape, fewer in product(((7, 12), (1, 12), (5, 2), (64, 48)), (0, 1)):
         rows = numbers(*shape, mean=2.0)
-        normal, mean, scale = (each.numpy() for each in normal_rows(paddle.to_tensor(rows), shape[1] - fewer, EPSILON))
+        normal, mean, scale = (
+            each.numpy() for each in normalise_rows(paddle.to_tensor(rows), shape[1] - fewer, EPSILON)
+        )
         exact = rows.astype(np.float64)
         deviation = np.sqrt(exact.var(axis=1, ddof=fewer, keepdims=True) + EPSILON)
         assert_close(mean, exact.mean(axis=1, keepdims=True))
@@ -158,7 +150,7 @@ def test_a_constant_row_is_normal_up_to_its_means_rounding(degrees: int) -> None
     """Its deviation is the root of epsilon, so that a thousandfold of the rounding may be seen, but not more."""
     constants = np.array([[0.0], [0.7], [-3.0], [1e-20]], np.float32)
     rows = paddle.to_tensor(np.tile(constants, (1, 12)))
-    normal, mean, scale = (each.numpy() for each in normal_rows(rows, degrees, EPSILON))
+    normal, mean, scale = (each.numpy() for each in normalise_rows(rows, degrees, EPSILON))
     np.testing.assert_allclose(mean, constants, rtol=1e-6)
     np.testing.assert_allclose(scale, EPSILON**-0.5, rtol=1e-3)
     assert (np.abs(normal) <= 4 * 2**-23 * np.abs(constants) / EPSILON**0.5).all()
@@ -173,13 +165,13 @@ def layer_norm_leaves(rows: np.ndarray) -> tuple[list[paddle.Tensor], Callable[.
 
 
 def plain_layer_norm(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
-    return F.layer_norm(x, x.shape[-1], weight, bias, EPSILON)
+    return reference.layer_norm(x, (weight, bias), EPSILON)
 
 
 def test_layer_norm_is_paddles_own() -> None:
     for shape, dtype in product(((7, 12), (2, 7, 12), (1, 1, 12), (3, 3)), DTYPES):
         mine, layer = layer_norm_leaves(numbers(*shape, mean=1.0))
-        assert_same(mine, layer, plain_layer_norm, dtype, layer=kernels._LayerNormOnCpu)
+        assert_same(mine, layer, plain_layer_norm, dtype, layer=layers._LayerNormOnCpu)
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-6, 1e-3])
@@ -204,7 +196,7 @@ def test_layer_norm_without_one_of_its_gradients(frozen: int) -> None:
 
 @pytest.mark.parametrize("on_cpu", [True, False])
 def test_channels_are_scaled_and_shifted_each_by_its_own(on_cpu: bool, monkeypatch) -> None:
-    monkeypatch.setattr(kernels, "on_cpu", lambda x: on_cpu)
+    monkeypatch.setattr(placement, "on_cpu", lambda x: on_cpu)
     for shape in ((2, 3, 4, 6), (1, 1, 5, 3), (3, 4, 1, 1), (1, 3, 8, 8)):
         images, scale, shift = numbers(*shape), numbers(shape[1], seed=1), numbers(shape[1], seed=2)
         tensors = [paddle.to_tensor(values) for values in (images, scale, shift)]
@@ -229,8 +221,8 @@ def test_gelu_and_its_slope_are_the_formulas(largest: float) -> None:
 
 def test_gelu_in_pieces_is_that_of_the_whole(monkeypatch) -> None:
     results = []
-    for size in (kernels.PIECE, 1, 10, 11, 64):
-        monkeypatch.setattr(kernels, "PIECE", size)
+    for size in (rows.PIECE, 1, 10, 11, 64):
+        monkeypatch.setattr(rows, "PIECE", size)
         hidden, gradient = paddle.to_tensor(numbers(7, 5)), paddle.to_tensor(numbers(7, 5, seed=2))
         gelu_backward(hidden, gradient)
         results.append([hidden.numpy(), gradient.numpy()])
@@ -238,9 +230,9 @@ def test_gelu_in_pieces_is_that_of_the_whole(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("largest", [1.0, 79.0, 81.0, 1e4])  # by exponentials alone up to 80
-@pytest.mark.parametrize("piece", [6, kernels.PIECE])
+@pytest.mark.parametrize("piece", [6, rows.PIECE])
 def test_softmax_is_paddles_own(largest: float, piece: int, monkeypatch) -> None:
-    monkeypatch.setattr(kernels, "PIECE", piece)
+    monkeypatch.setattr(rows, "PIECE", piece)
     # with the shift no row has a large number in it
     for shape, shift in product(((2, 3, 4, 5), (7, 1), (3, 127), (3, 128), (2, 200)), (0.0, -largest)):
         scores = (numbers(*shape) * largest / 3).clip(-largest, largest).astype(np.float32) + np.float32(shift)
@@ -258,11 +250,9 @@ def test_softmax_of_what_is_no_number_is_none() -> None:
     assert np.isnan(shares[1]).all() and np.isfinite(shares[0]).all()
 
 
-def plain_attention(query, key, value) -> paddle.Tensor:
-    """[B, Q, H * d], in Paddle's own operations."""
-    shares = F.softmax(paddle.matmul(query * query.shape[-1] ** -0.5, key.transpose([0, 1, 3, 2])), axis=-1)
-    mixed = paddle.matmul(shares, value).transpose([0, 2, 1, 3])
-    return mixed.reshape([query.shape[0], query.shape[2], -1])
+def plain_attention(query_BHQd, key_BHNd, value_BHNd) -> paddle.Tensor:
+    rows = [each.transpose([0, 2, 1, 3]).flatten(2) for each in (query_BHQd, key_BHNd, value_BHNd)]
+    return reference.attention(*rows, heads=query_BHQd.shape[1])
 
 
 def attention_leaves(batch: int, heads: int, queries: int, tokens: int, width: int) -> list[paddle.Tensor]:
@@ -280,7 +270,7 @@ def test_attention_is_the_plain_formula() -> None:
             attention,
             plain_attention,
             dtype,
-            layer=kernels._AttentionOnCpu,
+            layer=attentions._AttentionOnCpu,
             least=lambda number, largest, alone=alone: largest if alone else 0.0,
         )
 
@@ -340,7 +330,7 @@ class Half:
         self.heads, self.attends = heads, attends
         self.layers = (LayerNorm(width, epsilon=EPSILON), Attention(width, heads) if attends else Mlp(width, HIDDEN))
         self.weights = drawn(*self.layers)
-        self.computed_by = kernels._ResidualAttentionOnCpu if attends else kernels._ResidualMlpOnCpu
+        self.computed_by = halves._ResidualAttentionOnCpu if attends else halves._ResidualMlpOnCpu
 
     def fast(self, x, tokens=None, keep_B=None) -> paddle.Tensor:
         return (
@@ -350,16 +340,12 @@ class Half:
         )
 
     def plain(self, x, weights: Sequence[paddle.Tensor], tokens=None, keep: list[float] | None = None) -> paddle.Tensor:
-        norm_weight, norm_bias, weight1, bias1, weight2, bias2 = weights
-        hidden = F.linear(plain_layer_norm(x, norm_weight, norm_bias), weight1, bias1)
+        norm, first, second = zip(weights[::2], weights[1::2])
         if not self.attends:
-            return plain_residual(x, F.linear(F.gelu(hidden), weight2, bias2), keep)
-        batch, count, width = x.shape
-        both = hidden.reshape([batch, count, 3, self.heads, width // self.heads])
-        query, key, value = (both[:, :, part].transpose([0, 2, 1, 3]) for part in range(3))
-        start, stop = tokens or (0, count)
-        mixed = plain_attention(query[:, :, start:stop], key, value)
-        return plain_residual(x[:, start:stop], F.linear(mixed, weight2, bias2), keep)
+            return plain_residual(x, reference.mlp_half(x, norm, first, second, EPSILON), keep)
+        start, stop = tokens or (0, x.shape[1])
+        branch = reference.attention_half(x, norm, first, second, EPSILON, self.heads, start, stop)
+        return plain_residual(x[:, start:stop], branch, keep)
 
     def assert_same(self, x: paddle.Tensor, tokens=None, keeps: str = "none", **how: Any) -> paddle.Tensor:
         keep, keep_B = factors(keeps, x.shape[0])
@@ -382,7 +368,7 @@ def ranges(tokens: int) -> list[tuple[int, int] | None]:
 def test_half_a_block_is_the_plain_formula(keeps: str, attends: bool, monkeypatch) -> None:
     """The key's bias has no effect on softmax: its gradient is rounding, seen next to the whole fused bias."""
     if not attends:
-        monkeypatch.setattr(kernels, "PIECE", 3 * HIDDEN)
+        monkeypatch.setattr(rows, "PIECE", 3 * HIDDEN)
     for (batch, count, width, heads), dtype in product(SHAPES, DTYPES):
         for tokens in ranges(count) if attends else [None]:
             half = Half(width, heads, attends)
@@ -426,7 +412,7 @@ def test_without_gradients_the_halves_give_the_same(half: Half) -> None:
 
 def test_accelerators_take_the_plain_layers_and_give_the_same(half: Half, monkeypatch) -> None:
     """Their way, here on the CPU's own kernels: Paddle's layers and its scaled_dot_product_attention."""
-    monkeypatch.setattr(kernels, "on_cpu", lambda x: False)
+    monkeypatch.setattr(placement, "on_cpu", lambda x: False)
     for tokens in (None, (0, 1), (1, 5), (2, 4)):
         half.assert_same(leaf(numbers(3, 5, 12)), tokens, "all")
 
@@ -468,7 +454,7 @@ def test_requested_tokens_are_those_of_the_full_result() -> None:
         _, keep_B = factors(keeps, 3)
         full = half.fast(x, None, keep_B).numpy()
         assert_close(half.fast(x, tokens, keep_B).numpy(), full[:, slice(*tokens)])
-        assert (tokens_of(x, tokens).numpy() == x.numpy()[:, slice(*tokens)]).all()
+        assert (take_tokens(x, tokens).numpy() == x.numpy()[:, slice(*tokens)]).all()
 
 
 def test_a_dropped_branch_leaves_its_image_bit_for_bit(half: Half) -> None:
@@ -487,11 +473,9 @@ def cross_case(shape: tuple[int, ...], heads: int) -> tuple[list[paddle.Tensor],
     for number, weight in enumerate(weights):
         weight.set_value(numbers(*weight.shape, seed=20 + number))
 
-    def plain(x, memory, norm_weight, norm_bias, q, q_bias, kv, kv_bias, proj, proj_bias) -> paddle.Tensor:
-        query = F.linear(plain_layer_norm(x, norm_weight, norm_bias), q, q_bias)
-        query = query.reshape([batch, queries, heads, -1]).transpose([0, 2, 1, 3])
-        pair = F.linear(memory, kv, kv_bias).reshape([batch, -1, 2, heads, width // heads]).transpose([2, 0, 3, 1, 4])
-        return x + F.linear(plain_attention(query, pair[0], pair[1]), proj, proj_bias)
+    def plain(x, memory, *weights) -> paddle.Tensor:
+        branch = reference.cross_attention_half(x, memory, *zip(weights[::2], weights[1::2]), EPSILON, heads)
+        return x + branch
 
     leaves = [leaf(numbers(batch, queries, width)), leaf(numbers(batch, tokens, memory_width)), *weights]
     return leaves, lambda x, memory, *weights: residual_cross_attention(x, memory, norm, attn), plain
@@ -507,7 +491,7 @@ def test_the_cross_attention_half_is_the_plain_formula() -> None:
         assert_same(
             *cross_case(shape, heads),
             dtype,
-            layer=kernels._ResidualCrossAttentionOnCpu,
+            layer=halves._ResidualCrossAttentionOnCpu,
             least=lambda number, largest, rounding=rounding: largest if number in rounding else 0.0,
         )
 
@@ -522,7 +506,7 @@ def test_what_is_frozen_in_the_cross_attention_half_gets_no_gradient(frozen: int
 @pytest.mark.parametrize("on_cpu", [True, False])
 def test_the_cross_attention_half_without_gradients_and_elsewhere(on_cpu: bool, monkeypatch) -> None:
     leaves, fast, plain = cross_case(CROSS_SHAPES[0], 2)
-    monkeypatch.setattr(kernels, "on_cpu", lambda x: on_cpu)
+    monkeypatch.setattr(placement, "on_cpu", lambda x: on_cpu)
     with paddle.no_grad():
         assert_close(fast(*leaves).numpy(), plain(*leaves).numpy())
 
@@ -532,7 +516,7 @@ def test_weighted_sums_are_sums() -> None:
         mine = [leaf(numbers(sums, maps)), *(leaf(numbers(*shape, seed=k)) for k in range(maps))]
         theirs = copies(mine, dtype)
         outputs = weighted_sums(mine[0], mine[1:])
-        assert len(outputs) == sums and all(computed_by(each, kernels._WeightedSumsOnCpu) for each in outputs)
+        assert len(outputs) == sums and all(computed_by(each, layers._WeightedSumsOnCpu) for each in outputs)
         plain = [sum(theirs[0][j, k] * theirs[1 + k] for k in range(maps)) for j in range(sums)]
         for results in (outputs, plain):
             sum((j + 1) * (each * each).sum() for j, each in enumerate(results)).backward()

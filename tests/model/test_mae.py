@@ -1,15 +1,20 @@
 """The masked autoencoder: what it may see, what it is scored on, and the pictures it draws."""
 
+import inspect
+import re
+
 import numpy as np
 import paddle
 import pytest
 
+from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.decoders.mae import decode
 from paddlemae.model.encoder import encode_visible
 from paddlemae.model.mae import MaskedAutoencoder, predict, reconstruct
 from paddlemae.model.masking import Mask, block_mask, given_mask, grid_mask, random_mask
 from paddlemae.model.patches import patchify, unpatchify
-from paddlemae.model.targets import normal_patches
+from paddlemae.model.shape import EncoderShape
+from paddlemae.model.targets import normalise_patches
 from paddlemae.weights.transfer import official_parameters
 
 SMALL = dict(
@@ -152,6 +157,16 @@ def test_gradients_are_the_slope_of_the_loss() -> None:
     assert (loss_at(1e-3) - loss_at(-1e-3)) / 2e-3 == pytest.approx(norm, rel=2e-3)
 
 
+@pytest.mark.parametrize("model", [MaskedAutoencoder, VisionTransformer])
+def test_help_of_a_model_lists_its_keys_and_an_unknown_one_is_answered_with_the_nearest(model) -> None:
+    for name, key in inspect.signature(EncoderShape).parameters.items():
+        assert re.search(rf"^ +{name}: .+ \(default {re.escape(repr(key.default))}\)\.$", model.__doc__, re.MULTILINE)
+    with pytest.raises(TypeError, match="'embed_dims'; did you mean 'embed_dim'"):
+        model(embed_dims=64)
+    with pytest.raises(TypeError, match="'qqq'; The keys are image_size, "):
+        model(qqq=1)
+
+
 def with_dropping(**changes) -> tuple[MaskedAutoencoder, np.ndarray]:
     """A model in training whose last block drops branches, and noise for two images: one branch of each goes."""
     model = autoencoder(drop_path=0.5, **changes)
@@ -186,7 +201,7 @@ def test_the_loss_decodes_removed_patches_only() -> None:
 @pytest.mark.parametrize("shape", [(2, 8, 48), (1, 1, 3), (3, 5, 2)])
 def test_normal_patches_by_hand(shape: tuple[int, ...]) -> None:
     patches = np.random.default_rng(0).normal(2, 3, shape).astype(np.float32)
-    normal, mean, scale = (part.numpy() for part in normal_patches(paddle.to_tensor(patches)))
+    normal, mean, scale = (part.numpy() for part in normalise_patches(paddle.to_tensor(patches)))
     exact = patches.astype(np.float64)
     deviation = np.sqrt(exact.var(axis=-1, ddof=1, keepdims=True) + 1e-6)
     np.testing.assert_allclose(mean, exact.mean(axis=-1, keepdims=True), rtol=1e-5, atol=1e-6)
@@ -317,7 +332,7 @@ def test_predictions_get_the_patchs_mean_and_deviation_back() -> None:
 
 def test_a_perfect_normalised_prediction_is_drawn_as_the_original() -> None:
     patches = patchify(images(), 4)
-    normal, _, _ = normal_patches(patches)
+    normal, _, _ = normalise_patches(patches)
     model, mask = autoencoder(norm_pix_loss=True), a_mask(keep=PATCHES)
     # one image whose patches are all alike, so that the last bias alone predicts it
     alike = paddle.tile(patches[:1, :1], [1, PATCHES, 1])

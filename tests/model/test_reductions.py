@@ -19,7 +19,7 @@ from paddlemae.data.inspect.statistics import image_moments
 from paddlemae.data.views.mixup import Mixing, mix_batch
 from paddlemae.model.decoders.mae import decode
 from paddlemae.model.encoder import encode_visible
-from paddlemae.model.kernels import mean_of, mean_rows
+from paddlemae.model.kernels.rows import mean_all, mean_rows
 from paddlemae.model.mae import MaskedAutoencoder, patch_target
 from paddlemae.model.masking import random_mask
 from paddlemae.model.probe import ProbeHead
@@ -50,7 +50,7 @@ def test_the_mean_of_a_batchs_squared_errors(batch: int) -> None:
     """At batch 4,096 1.8 GB of numbers, and as much of squares."""
     errors = np.random.default_rng(0).standard_normal((batch, PATCHES, PIXELS), np.float32)
     squares = paddle.to_tensor(errors).square_()
-    assert mean_of(squares).item() == pytest.approx(mean_squares_in_pieces(errors), rel=LIMIT)
+    assert mean_all(squares).item() == pytest.approx(mean_squares_in_pieces(errors), rel=LIMIT)
 
 
 def test_the_loss_and_its_gradient_are_those_of_a_mean() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemae.model.blocks import Block, kept
+from paddlemae.model.blocks import Block, keep_factors
 from paddlemae.model.classifier import VisionTransformer, freeze
 from paddlemae.model.encoder import drop_path_noise, encode, features
 from paddlemae.model.mae import MaskedAutoencoder
@@ -180,12 +180,12 @@ def path_noise(batch: int, depth: int = 3, seed: int = 0) -> np.ndarray:
 
 def test_a_branch_is_dropped_at_its_rate_and_its_mean_is_kept() -> None:
     noise = np.random.default_rng(0).uniform(size=(4000, 2)).astype(np.float32)
-    factors = kept(paddle.to_tensor(noise), 0.25).numpy()
+    factors = keep_factors(paddle.to_tensor(noise), 0.25).numpy()
     assert factors.dtype == np.float32
     np.testing.assert_allclose(factors, np.where(noise < 0.25, 0, 4 / 3), rtol=1e-6)
     assert (abs((factors == 0).mean(axis=0) - 0.25) < 0.04).all()  # six deviations of 4000 draws
     assert abs(factors.mean() - 1) < 0.04
-    assert (kept(paddle.to_tensor(noise), 0.0).numpy() == 1).all()
+    assert (keep_factors(paddle.to_tensor(noise), 0.0).numpy() == 1).all()
 
 
 def test_drop_path_drops_either_branch_of_whole_images() -> None:
@@ -261,14 +261,16 @@ def test_wanted_tokens_are_those_of_the_full_result() -> None:
         model, pixels, noise = training(image_size=(8, 16)), images(2, 3, 8, 16), path_noise(2)
         with paddle.set_grad_enabled(trains):
             full = encode(model.encoder, pixels, path_noise=noise).numpy()
-            got = encode(model.encoder, pixels, path_noise=noise, wanted=wanted).numpy()
+            got = encode(model.encoder, pixels, path_noise=noise, token_range=wanted).numpy()
         assert got.shape == (2, wanted[1] - wanted[0], 16)
         np.testing.assert_allclose(got, full[:, slice(*wanted)], atol=1e-5)
 
 
-def test_wanted_tokens_of_a_model_without_blocks() -> None:
+def test_a_token_range_of_a_model_without_blocks() -> None:
     model, pixels = classifier(depth=0), images(2, 3, 8, 8)
-    assert (encode(model.encoder, pixels, wanted=(1, 3)).numpy() == encode(model.encoder, pixels).numpy()[:, 1:3]).all()
+    assert (
+        encode(model.encoder, pixels, token_range=(1, 3)).numpy() == encode(model.encoder, pixels).numpy()[:, 1:3]
+    ).all()
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])

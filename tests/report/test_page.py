@@ -14,7 +14,7 @@ from PIL import Image
 
 from paddlemae.report.exhibit_views import PARTS
 from paddlemae.report.formatting import duration, number
-from paddlemae.report.page import ASSETS, MOST_POINTS, render, thinned
+from paddlemae.report.page import ASSETS, MOST_POINTS, pick_places, render
 from paddlemae.system.display_names import display_name
 from tests.support.report_example import CLASSES, NASTY, Seen, bare_run, cell, example, report_of, whole_run
 
@@ -251,14 +251,14 @@ def test_values_that_are_no_numbers_are_counted_not_drawn(tmp_path: Path) -> Non
     assert len(curve["value"]) == len(curve["step"]) == 47 and curve["step"][0] is None
 
 
-def test_long_curves_are_thinned_and_keep_their_peaks() -> None:
+def test_long_curves_are_reduced_and_keep_their_peaks() -> None:
     values = np.random.default_rng(0).normal(size=100_000)
     values[54_321], values[77_777] = 50.0, -50.0
-    places = thinned(values.tolist(), MOST_POINTS)
+    places = pick_places(values.tolist(), MOST_POINTS)
     assert {0, 54_321, 77_777, 99_999} <= set(places)
     assert MOST_POINTS / 2 < len(places) <= MOST_POINTS and list(places) == sorted(set(places))
     assert max(np.diff(places)) < 400  # evenly
-    assert list(thinned([3.0, 1.0], 2)) == [0, 1]
+    assert list(pick_places([3.0, 1.0], 2)) == [0, 1]
 
 
 def test_the_headline_is_of_the_best_row(tmp_path: Path) -> None:

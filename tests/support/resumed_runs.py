@@ -13,7 +13,7 @@ from paddlemae.runs.runlog import read_metrics
 from paddlemae.system.signals import CTRL_C
 from paddlemae.tasks.training import run_training
 from paddlemae.tasks.training.run_start import Start
-from paddlemae.train.checkpoint import find_checkpoint
+from paddlemae.train.checkpoint_folders import find_checkpoint
 
 REPEATABLE = ["threads=1", "log_every=1", "warmup_epochs=0.5", "epochs=4", "base_lr=0.05"]
 

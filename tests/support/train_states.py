@@ -1,11 +1,14 @@
 """A tiny training state, stepped and compared."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import paddle
 
 from paddlemae.model.classifier import VisionTransformer
 from paddlemae.train import checkpoint
-from paddlemae.train.checkpoint import TrainState
+from paddlemae.train.checkpoint import TrainState, take_snapshot, write_snapshot
 from paddlemae.train.optim import adamw
 from paddlemae.weights.model_folder import Description
 
@@ -31,6 +34,14 @@ def take_step(state: TrainState) -> None:
     state.optimizer.step()
     state.optimizer.clear_grad()
     state.step += 1
+
+
+def save_checkpoint(run: Path, state: TrainState, description: Description, **settings: Any) -> Path:
+    """Snapshot and write at once; settings are those of `write_snapshot`."""
+    snapshot = take_snapshot(state, description)
+    assert snapshot is not None
+    state.last_checkpoint = write_snapshot(run, snapshot, **settings)
+    return state.last_checkpoint
 
 
 def everything(state: TrainState) -> dict[str, np.ndarray]:

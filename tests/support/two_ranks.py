@@ -24,7 +24,7 @@ from paddle import nn  # noqa: E402
 
 from paddlemae.train.adamw import CpuAdamW  # noqa: E402
 from paddlemae.train.checkpoint import TrainState  # noqa: E402
-from paddlemae.train.loop import StepResult, fit  # noqa: E402
+from paddlemae.train.loop import FitSettings, StepResult, fit  # noqa: E402
 from paddlemae.train.parallel.ranks import ALONE, SMALL, Ranks, join  # noqa: E402
 
 STEPS, ACCUMULATION, BATCH = 6, 2, 8
@@ -85,13 +85,15 @@ def train(path: str, trouble: str, ranks: Ranks) -> dict[str, Any]:
         (half(batch, ranks) for batch in micro_batches(trouble)),
         loss_fn,
         lambda step: 0.05,
-        total_steps=STEPS,
-        accumulation_steps=ACCUMULATION,
-        threads=1 if path == "shards" else None,
-        overlap=path == "whole",
-        clip_grad=1e9,  # never reached: else one process alone would update weights while gradients arrive
-        ranks=ranks,
-        after_step=[note],
+        FitSettings(
+            total_steps=STEPS,
+            accumulation_steps=ACCUMULATION,
+            threads=1 if path == "shards" else None,
+            overlap=path == "whole",
+            clip_grad=1e9,  # never reached: else one process alone would update weights while gradients arrive
+            ranks=ranks,
+            after_step=[note],
+        ),
     )
     return {
         "weights": [parameter.numpy().ravel().tolist() for parameter in state.model.parameters()],

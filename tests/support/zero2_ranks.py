@@ -19,8 +19,8 @@ from paddle.distributed.fleet.meta_parallel.sharding import group_sharded_storag
 
 from paddlemae.data.batches import Batch
 from paddlemae.engine import device
-from paddlemae.model import kernels
 from paddlemae.model.encoder import attention_maps
+from paddlemae.model.kernels import placement
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks import pretrain
 from paddlemae.tasks.models.preprocess import to_input
@@ -29,8 +29,9 @@ from paddlemae.tasks.training import run_training
 from paddlemae.tasks.training.pretraining_loss import batch_mask, loss_function
 from paddlemae.tasks.training.pretraining_setup import Parts, prepare
 from paddlemae.tasks.training.run_start import Start
-from paddlemae.train.checkpoint import TrainState, find_checkpoint, load_checkpoint, take_snapshot, write_snapshot
-from paddlemae.train.loop import fit
+from paddlemae.train.checkpoint import TrainState, load_checkpoint, take_snapshot, write_snapshot
+from paddlemae.train.checkpoint_folders import find_checkpoint
+from paddlemae.train.loop import FitSettings, fit
 from paddlemae.train.optim import adamw
 from paddlemae.train.parallel.ranks import ALONE, Ranks, join
 from paddlemae.train.parallel.zero2 import ShardedAdamW
@@ -71,7 +72,7 @@ def pretend_an_accelerator() -> None:
     stage2.core = Core()
     stage2.alignment["cpu"] = 256
     storage.cvt_to_device = lambda tensor, *_, **__: tensor
-    kernels.on_cpu = lambda tensor: False
+    placement.on_cpu = lambda tensor: False
 
 
 def batches(ranks: Ranks, start: int, count: int) -> Iterator[Batch]:
@@ -119,12 +120,14 @@ def trained(sharding: str, ranks: Ranks, steps: int, settings: tuple, resume: Pa
         batches(ranks, state.step * accumulation_steps, steps * accumulation_steps),
         breaking,
         lambda step: 1e-3,
-        total_steps=state.step + steps,
-        ranks=ranks,
-        clip_grad=clip,
-        accumulation_steps=accumulation_steps,
-        overlap=not recompute,  # as a training has it
-        after_step=[lambda state, result: lines.append([result.loss, result.grad_norm]), look],
+        FitSettings(
+            total_steps=state.step + steps,
+            ranks=ranks,
+            clip_grad=clip,
+            accumulation_steps=accumulation_steps,
+            overlap=not recompute,  # as a training has it
+            after_step=[lambda state, result: lines.append([result.loss, result.grad_norm]), look],
+        ),
     )
     return dict(state=state, description=parts.description, lines=lines, pictures=pictures)
 
@@ -171,7 +174,7 @@ def followed(out: Path, ranks: Ranks, first: str, then: str, settings: tuple) ->
 
 def pretrained(out: Path, ranks: Ranks) -> None:
     """The task itself, from the first picture to the last, on both ranks and then on one."""
-    run_training.cpu_sharing = lambda *_: {}
+    run_training.share_cpu = lambda settings, *_: settings
     settings = ["data=digits", f"batch_size={BATCH}", "steps=5", "checkpoint_every=0.005", *SMALL]  # 3 steps
     recipe = load_recipe("pretrain", "digits", ["sharding=optimizer", *settings])
     pretrain.pretrain(recipe, Start(out / "both", quiet=True, ranks=ranks))

@@ -33,7 +33,7 @@ from paddlemae.tasks.probe import probe
 from paddlemae.tasks.study import Study, study
 from paddlemae.tasks.training.classification import SHOWN_MISTAKES, evaluation_of, surest_mistakes
 from paddlemae.tasks.training.run_start import Start
-from paddlemae.train.checkpoint import find_checkpoint
+from paddlemae.train.checkpoint_folders import find_checkpoint
 from paddlemae.weights.model_folder import Description
 from paddlemae.weights.transfer import load_official
 

@@ -25,7 +25,7 @@ from paddlemae.tasks.training.finetuning_loss import soft_targets
 from paddlemae.tasks.training.finetuning_setup import Parts, prepare
 from paddlemae.tasks.training.labelled_splits import open_labelled_splits
 from paddlemae.tasks.training.run_start import Start
-from paddlemae.train.checkpoint import find_checkpoint
+from paddlemae.train.checkpoint_folders import find_checkpoint
 from paddlemae.weights.model_folder import read_description, read_tensors, write_model
 from paddlemae.weights.transfer import to_official
 

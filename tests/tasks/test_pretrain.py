@@ -18,7 +18,7 @@ from paddlemae.tasks.training import pretraining_loss, run_training
 from paddlemae.tasks.training.pretraining_loss import batch_mask
 from paddlemae.tasks.training.pretraining_setup import prepare
 from paddlemae.tasks.training.run_start import Start
-from paddlemae.train.checkpoint import find_checkpoint
+from paddlemae.train.checkpoint_folders import find_checkpoint
 from paddlemae.weights.model_folder import read_description, read_tensors
 
 
@@ -189,15 +189,14 @@ def test_a_spike_is_logged_and_said(tmp_path, tiny, photos, monkeypatch, capsys)
 
 
 def test_the_loop_gets_the_recipes_settings(tmp_path, tiny, photos, monkeypatch) -> None:
-    seen: dict = {}
+    seen: list = []
     fit = run_training.fit
-    monkeypatch.setattr(
-        run_training, "fit", lambda *parts, **settings: seen.update(settings) or fit(*parts, **settings)
-    )
+    monkeypatch.setattr(run_training, "fit", lambda *arguments: seen.append(arguments[-1]) or fit(*arguments))
     recipe = load_recipe("pretrain", None, [*tiny, f"data={photos}", "clip_grad=0.5", "accumulation_steps=2"])
     pretrain(recipe, Start(tmp_path / "run", quiet=True))
-    assert (seen["clip_grad"], seen["accumulation_steps"], seen["total_steps"]) == (0.5, 2, 3)
-    assert seen["precision"] == "float32"
+    (settings,) = seen
+    assert (settings.clip_grad, settings.accumulation_steps, settings.total_steps) == (0.5, 2, 3)
+    assert settings.precision == "float32"
 
 
 def test_grid_masks_warn_of_a_ratio_without_effect(tiny, photos) -> None:

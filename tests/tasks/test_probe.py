@@ -14,7 +14,7 @@ from paddlemae.recipe import load_recipe
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.probe import dry_run, probe
 from paddlemae.tasks.training.run_start import Start
-from paddlemae.train.checkpoint import find_checkpoint
+from paddlemae.train.checkpoint_folders import find_checkpoint
 from paddlemae.train.parallel.ranks import Ranks
 from paddlemae.weights.model_folder import read_description, read_tensors
 

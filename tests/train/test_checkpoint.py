@@ -9,15 +9,9 @@ from pathlib import Path
 import pytest
 
 from paddlemae.train import checkpoint
-from paddlemae.train.checkpoint import (
-    find_checkpoint,
-    load_checkpoint,
-    remove_leftovers,
-    save_checkpoint,
-    take_snapshot,
-    write_snapshot,
-)
-from tests.support.train_states import DESCRIPTION, assert_same, everything, new_state, take_step
+from paddlemae.train.checkpoint import load_checkpoint, take_snapshot, write_snapshot
+from paddlemae.train.checkpoint_folders import find_checkpoint, remove_leftovers
+from tests.support.train_states import DESCRIPTION, assert_same, everything, new_state, save_checkpoint, take_step
 
 FILES = {"model.safetensors", "model.json", "optimizer.safetensors", "state.json", "checksums.json"}
 

@@ -11,7 +11,7 @@ from paddle import nn
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.training.run_start import Start
-from paddlemae.train.checkpoint import find_checkpoint
+from paddlemae.train.checkpoint_folders import find_checkpoint
 from paddlemae.train.ema import Ema
 from paddlemae.weights.model_folder import read_tensor_file, read_tensors
 

@@ -8,9 +8,10 @@ import pytest
 from paddle import nn
 
 from paddlemae.model.probe import ProbeHead
-from paddlemae.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from paddlemae.train.checkpoint import TrainState, load_checkpoint
 from paddlemae.train.lars import Lars
 from paddlemae.weights.model_folder import Description
+from tests.support.train_states import save_checkpoint
 
 
 def parameter(values) -> paddle.Tensor:

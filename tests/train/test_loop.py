@@ -9,7 +9,7 @@ from paddle import nn
 
 from paddlemae.train import loop
 from paddlemae.train.checkpoint import TrainState
-from paddlemae.train.loop import MOST_DROPPED, NonFiniteLoss, StepResult, check_precision, fit
+from paddlemae.train.loop import MOST_DROPPED, FitSettings, NonFiniteLoss, StepResult, check_precision, fit
 
 
 @dataclass
@@ -45,9 +45,11 @@ def trained(micro_batches, accumulation_steps: int, total_steps: int) -> tuple[n
         micro_batches,
         squares,
         lambda step: 0.5,
-        total_steps=total_steps,
-        accumulation_steps=accumulation_steps,
-        after_step=[lambda state, result: results.append(result)],
+        FitSettings(
+            total_steps=total_steps,
+            accumulation_steps=accumulation_steps,
+            after_step=[lambda state, result: results.append(result)],
+        ),
     )
     return weight(state), results
 
@@ -67,7 +69,7 @@ def test_clipping_is_of_the_accumulated_gradient() -> None:
         state = new_state()
         before = [parameter.numpy().copy() for parameter in state.model.parameters()]
         settings = dict(total_steps=1, accumulation_steps=accumulation_steps, clip_grad=clip_grad)
-        fit(state, batches(4, 8 // accumulation_steps), squares, lambda step: 1.0, **settings)
+        fit(state, batches(4, 8 // accumulation_steps), squares, lambda step: 1.0, FitSettings(**settings))
         after = [parameter.numpy() for parameter in state.model.parameters()]
         return float(np.sqrt(sum(np.square(one - other).sum() for one, other in zip(before, after))))
 
@@ -80,7 +82,7 @@ def test_the_lr_of_each_step_is_the_schedules() -> None:
     state, seen = new_state(), []
     rates = [0.5, 0.25, 0.125]
     hooks = [lambda state, result: seen.append((state.step, result.lr, state.optimizer.get_lr()))]
-    fit(state, batches(3, 2), squares, lambda step: rates[step], total_steps=3, after_step=hooks)
+    fit(state, batches(3, 2), squares, lambda step: rates[step], FitSettings(3, after_step=hooks))
     assert seen == [(1, 0.5, 0.5), (2, 0.25, 0.25), (3, 0.125, 0.125)]
 
 
@@ -88,13 +90,13 @@ def test_a_resumed_state_takes_only_what_is_left() -> None:
     state, steps = new_state(), []
     state.step = 3
     hooks = [lambda state, result: steps.append(state.step)]
-    fit(state, batches(9, 2), squares, lambda step: 0.1, total_steps=5, after_step=hooks)
+    fit(state, batches(9, 2), squares, lambda step: 0.1, FitSettings(5, after_step=hooks))
     assert steps == [4, 5]
 
 
 def test_gradients_do_not_leak_into_the_next_step() -> None:
     state = new_state()
-    fit(state, batches(1, 4), squares, lambda step: 0.1, total_steps=1)
+    fit(state, batches(1, 4), squares, lambda step: 0.1, FitSettings(1))
     assert all(p.grad is None or not p.grad.numpy().any() for p in state.model.parameters())
 
 
@@ -113,9 +115,7 @@ def test_a_step_whose_loss_is_not_finite_is_passed_over(bad: float) -> None:
         iter([good[0], good[1], poisoned, good[0], good[2], good[3]]),
         squares,
         lambda step: 0.5,
-        total_steps=3,
-        accumulation_steps=2,
-        after_step=[lambda state, result: results.append(result)],
+        FitSettings(3, accumulation_steps=2, after_step=[lambda state, result: results.append(result)]),
     )
     np.testing.assert_array_equal(weight(state), expected)
     assert [result.dropped for result in results] == [False, True, False]
@@ -130,7 +130,7 @@ def test_a_gradient_that_is_not_finite_drops_the_step_whole(clip_grad: float | N
     def loss_fn(model: nn.Layer, batch: Numbers) -> paddle.Tensor:
         return squares(model, batch) + (model.weight * 0).sqrt().sum()
 
-    fit(state, batches(1, 2), loss_fn, lambda step: 0.5, total_steps=1, clip_grad=clip_grad)
+    fit(state, batches(1, 2), loss_fn, lambda step: 0.5, FitSettings(1, clip_grad=clip_grad))
     np.testing.assert_array_equal(weight(state), before)
     assert state.dropped == 1 and state.step == 1
 
@@ -144,7 +144,7 @@ def test_what_a_dropped_forward_pass_changed_comes_back() -> None:
         model.running.add_(paddle.to_tensor(batch.images).mean(axis=0))
         return squares(model, batch)
 
-    fit(state, iter([POISONED]), loss_fn, lambda step: 0.5, total_steps=1)
+    fit(state, iter([POISONED]), loss_fn, lambda step: 0.5, FitSettings(1))
     assert state.model.running.numpy().tolist() == [0, 0, 0]
 
 
@@ -152,14 +152,14 @@ def test_bad_steps_in_a_row_end_the_training() -> None:
     state, good = new_state(), next(batches(1, 2))
     stream = iter([POISONED, POISONED, good, *[POISONED] * MOST_DROPPED, good])
     with pytest.raises(NonFiniteLoss, match=r"in 3 steps in a row, the last one step 5 .lr 0.0312."):
-        fit(state, stream, squares, lambda step: 0.03125, total_steps=9)
+        fit(state, stream, squares, lambda step: 0.03125, FitSettings(9))
     assert np.isfinite(weight(state)).all() and state.dropped == 5
 
 
 def test_steps_to_pass_over_are_not_computed() -> None:
     state, seen = new_state(), []
     state.passed_over = {1}
-    fit(state, batches(3, 2), lambda m, b: seen.append(1) or squares(m, b), lambda step: 0.1, total_steps=3)
+    fit(state, batches(3, 2), lambda m, b: seen.append(1) or squares(m, b), lambda step: 0.1, FitSettings(3))
     assert len(seen) == 2 and state.dropped == 1
 
 
@@ -168,7 +168,13 @@ def test_the_norm_is_of_the_whole_gradient_before_clipping() -> None:
     for clip_grad in (None, 0.05):
         results: list[StepResult] = []
         hooks = [lambda state, result, results=results: results.append(result)]
-        fit(new_state(), batches(1, 8), squares, lambda s: 0.1, total_steps=1, clip_grad=clip_grad, after_step=hooks)
+        fit(
+            new_state(),
+            batches(1, 8),
+            squares,
+            lambda s: 0.1,
+            FitSettings(1, clip_grad=clip_grad, after_step=hooks),
+        )
         norms.append(results[0].grad_norm)
     model = new_state().model
     squares(model, next(batches(1, 8))).backward()
@@ -179,7 +185,7 @@ def test_the_norm_is_of_the_whole_gradient_before_clipping() -> None:
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_is_refused_on_cpu(precision: str) -> None:
     with pytest.raises(ValueError, match=f"precision {precision} has no effect on CPU; use precision=float32"):
-        fit(new_state(), batches(1, 2), squares, lambda step: 0.1, total_steps=1, precision=precision)
+        fit(new_state(), batches(1, 2), squares, lambda step: 0.1, FitSettings(1, precision=precision))
 
 
 def test_half_precision_is_left_to_accelerators(monkeypatch) -> None:
@@ -197,9 +203,11 @@ def test_training_ends_between_two_steps_when_asked() -> None:
         batches(9, 2),
         squares,
         lambda step: 0.1,
-        total_steps=9,
-        after_step=[lambda state, result: taken.append(state.step)],
-        should_stop=lambda: len(taken) == 2,
+        FitSettings(
+            total_steps=9,
+            after_step=[lambda state, result: taken.append(state.step)],
+            should_stop=lambda: len(taken) == 2,
+        ),
     )
     assert taken == [1, 2] and state.step == 2
 
@@ -208,6 +216,12 @@ def test_the_model_is_in_training_mode() -> None:
     state = new_state()
     state.model.eval()
     modes: list[bool] = []
-    fit(state, batches(1, 2), lambda m, b: modes.append(m.training) or squares(m, b), lambda step: 0.1, total_steps=1)
+    fit(
+        state,
+        batches(1, 2),
+        lambda m, b: modes.append(m.training) or squares(m, b),
+        lambda step: 0.1,
+        FitSettings(1),
+    )
     assert modes == [True]
     assert loop.PRECISIONS == ("float32", "bfloat16", "float16")

@@ -8,9 +8,10 @@ import pytest
 
 from paddlemae.train import checkpoint
 from paddlemae.train import saver as module
-from paddlemae.train.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from paddlemae.train.checkpoint import load_checkpoint
+from paddlemae.train.checkpoint_folders import find_checkpoint
 from paddlemae.train.saver import Saver
-from tests.support.train_states import DESCRIPTION, assert_same, everything, new_state, take_step
+from tests.support.train_states import DESCRIPTION, assert_same, everything, new_state, save_checkpoint, take_step
 
 SECONDS = 20
 

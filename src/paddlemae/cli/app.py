@@ -479,5 +479,5 @@ def main() -> None:
             sys.exit(status)
 
 
-def _one_line(message, category, filename, lineno, file=None, line=None) -> None:
+def _one_line(message: Warning | str, *place: Any, **output: Any) -> None:
     say(f"paddlemae: warning: {' '.join(str(message).split())}", error=True)

@@ -68,7 +68,7 @@ _Read = TypeVar("_Read")
 
 
 def sample_rng(seed: int, stream: int, epoch: int, index: int) -> np.random.Generator:
-    """The randomness of one image in one epoch for one purpose (`VIEW_STREAM`, `MASK_STREAM` ...)."""
+    """Return the random generator of one image in one epoch for one purpose (`VIEW_STREAM`, `MASK_STREAM` ...)."""
     key: Any = (seed, stream, epoch, index)
     if max(key) < 2**32:  # NumPy makes the same words of a tuple, in twice the time
         key = np.array(key, np.uint32)
@@ -76,7 +76,7 @@ def sample_rng(seed: int, stream: int, epoch: int, index: int) -> np.random.Gene
 
 
 def batch_rngs(seed: int, stream: int, batch: Batch) -> list[np.random.Generator]:
-    """The randomness of each image in a batch for one purpose."""
+    """Return the random generator of each image in a batch for one purpose."""
     return [sample_rng(seed, stream, epoch, index) for epoch, index in zip(batch.epochs, batch.indices)]
 
 
@@ -92,7 +92,7 @@ def labels_of(batch: Batch) -> NDArray[np.int64]:
 
 
 def epoch_order(num_images: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of an epoch: a permutation of 0..num_images-1."""
+    """Return the order of an epoch: a permutation of 0..num_images-1."""
     return np.random.default_rng((seed, ORDER_STREAM, epoch)).permutation(num_images)
 
 
@@ -148,7 +148,7 @@ def train_batches(
 def due_in_training(
     num_images: int, *, batch_size: int, seed: int, num_steps: int, start_step: int = 0
 ) -> Iterator[_Due]:
-    """(indices, epochs) of the batches that `train_batches` makes of so many images, on one process."""
+    """Yield (indices, epochs) of the batches that `train_batches` makes of `num_images` images on one process."""
     starts = range(start_step * batch_size, (start_step + num_steps) * batch_size, batch_size)
     return _due_in_training(num_images, 1, seed, batch_size, starts)
 
@@ -173,8 +173,9 @@ def eval_batches(
     """
     _check(source, batch_size, workers)
     make = functools.partial(_make_eval_batch, source, view)
-    numbers = range(-(-len(source) // batch_size)) if chosen is None else chosen
-    due = _due_in_evaluation(len(source), batch_size, itertools.islice(numbers, rank, None, world))
+    numbers = itertools.islice(range(-(-len(source) // batch_size)) if chosen is None else chosen, rank, None, world)
+    spans = (np.arange(n * batch_size, min((n + 1) * batch_size, len(source)), dtype=np.int64) for n in numbers)
+    due = ((indices, np.zeros_like(indices)) for indices in spans)
     return _filled(_stream(make, due, workers, on_skip), source, may_lack=world > 1 or chosen is not None)
 
 
@@ -187,19 +188,13 @@ def _check(source: Source, batch_size: int, workers: int) -> None:
 
 
 def _due_in_training(num_images: int, repeats: int, seed: int, share: int, starts: Iterable[int]) -> Iterator[_Due]:
-    """What each batch holds, given the number of its first view in the endless stream."""
+    """Yield the content of each batch, given the number of its first view in the endless stream."""
     order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, num_images, seed))
     for start in starts:
         views = np.arange(start, start + share)
         passes, places = np.divmod(views // repeats, num_images)
         indices = [order(number)[place] for number, place in zip(passes.tolist(), places.tolist(), strict=True)]
         yield np.array(indices, np.int64), passes * repeats + views % repeats
-
-
-def _due_in_evaluation(num_images: int, batch_size: int, numbers: Iterable[int]) -> Iterator[_Due]:
-    for number in numbers:
-        indices = np.arange(number * batch_size, min((number + 1) * batch_size, num_images), dtype=np.int64)
-        yield indices, np.zeros_like(indices)
 
 
 def _make_train_batch(source: Source, view: View, seed: int, due: _Due) -> _Made:
@@ -227,7 +222,7 @@ def _targets_of(source: Source, indices: NDArray[np.int64] | list[int]) -> NDArr
 
 
 def training_views(source: Source, view: View, keys: Sequence[tuple[int, int, int, int]], i: int) -> list[Pixels]:
-    """Image i seen once for each key of `sample_rng`, decoded once, as much as the most demanding needs."""
+    """Return a view of image i for each key of `sample_rng`, decoded once, as much as the most demanding needs."""
     draws: list[Draw] = []
 
     def need_of(height: int, width: int) -> Need:
@@ -241,10 +236,9 @@ def training_views(source: Source, view: View, keys: Sequence[tuple[int, int, in
 def _first_readable(
     source: Source, index: int, read: Callable[[int], _Read], skipped: list[UnreadableImage]
 ) -> tuple[int, _Read]:
-    """What is read of the image at `index` or of the next that can be read, wrapping; appends those that can't.
+    """Return (number, what is read) of the image at `index` or the next readable one, wrapping; append the others.
 
-    Raises:
-        UnreadableImage: the first, when so many in a row can't be read that the search ends.
+    Raise the first UnreadableImage if `MAX_UNREADABLE_IN_A_ROW` can't be read.
     """
     faults: list[UnreadableImage] = []
     for candidate in range(index, index + min(len(source), MAX_UNREADABLE_IN_A_ROW)):
@@ -272,7 +266,7 @@ def _make_eval_batch(source: Source, view: View, due: _Due) -> _Made:
 
 
 def _filled(batches: Generator[Batch, None, None], source: Source, may_lack: bool) -> Generator[Batch, None, None]:
-    """The batches that have images; having none at all may be an error."""
+    """Yield the batches that have images; having none at all may be an error."""
     num_images = 0
     with contextlib.closing(batches):
         for batch in batches:

@@ -1,13 +1,12 @@
-"""A packed copy of a source: its images made smaller once, their pixels in one file that is mapped into memory.
+"""A cache of a source: its images made smaller once, their pixels in one file that is mapped into memory.
 
 What differs from reading the files: a training view is cut out of an image whose short side has at most `short_side`
 pixels, so it went through two resizings, and a crop with fewer pixels than its view is enlarged from fewer still.
 What stays: every draw of chance. Crops are drawn for the original's size and cut from the copy to 1/1024 pixel.
 Images that are no larger are kept as they are. Evaluation reads the originals.
 
-A pack is a folder named by what it was made of: the settings, and each file's path, size and time of change. When
-those change, another is made and the old one removed. It is written beside, flushed and renamed, so it is whole or
-not there.
+A cache is a folder whose name is a digest of the settings and of each file's path, size and time of change: when those
+change, another cache is made. It is written under a temporary name, flushed and renamed, so it is whole or not there.
 
 Shapes: N images, H height, W width of the original; h, w of the copy; C channels.
 """
@@ -31,19 +30,19 @@ from paddlemae.data.decode.images import Need, NeedOf, Picture, UnreadableImage,
 from paddlemae.data.decode.pixel_format import Pixels, convert_depth
 from paddlemae.data.sources import Source, add_stamps
 from paddlemae.data.sources.readers import Reader
-from paddlemae.data.views.augment import View, choose_reduction, resize_whole
+from paddlemae.data.views.augment import View, choose_reduction, resize_crop
 from paddlemae.data.workers import make_ahead
 from paddlemae.system.atomic import PARTIAL, flush_file, move_into_place, partial_path
 from paddlemae.system.locks import lock_folder
 
-CACHE_FORMAT = 1  # raised whenever the same originals would be packed otherwise
+CACHE_FORMAT = 1  # raised whenever the same originals would be cached otherwise
 PIXELS_FILE = "pixels.u8"  # uint8 [h, w, C] of each image, one behind the other
 DEEP_PIXELS_FILE = "pixels.u16"  # the same as uint16, of views that have 16 bits
 SIZES_FILE = "sizes.i64"  # int64 [N, 4]: h, w, H, W; zeros for an image that could not be read
 DESCRIPTION_FILE = "pack.json"
 
-_CHUNK_IMAGES = 32  # images that a worker packs at a time
-# The size of the whole is told from so many images, to stop before hours are spent on what won't fit.
+_CHUNK_IMAGES = 32  # images that a worker makes smaller at a time
+# The size of the cache is estimated after this many images, to stop before hours are spent on what won't fit.
 _IMAGES_BEFORE_ESTIMATE = 256
 
 _PIXELS: dict[int, tuple[str, Any]] = {8: (PIXELS_FILE, np.uint8), 16: (DEEP_PIXELS_FILE, np.uint16)}
@@ -130,16 +129,16 @@ def cache_images(
     """Return the source with its training images read from a cache in `folder`, which is made first if it is missing.
 
     Args:
-        folder: holds packs of any sources; made if it is not there.
+        folder: holds caches of any sources; made if it is not there.
         view: the training views to come: their channels, and how images are decoded and resized.
         short_side: pixels; by default 8/7 of the view's longer side, as the customary 256 is of 224.
         workers: processes that read images; 0 reads them here.
-        on_start: called before a pack is made, with its path.
-        on_image: called with the number of images packed so far.
-        on_wait: called with who is making a pack in the same folder, before this waits for it.
+        on_start: called before a cache is made, with its path.
+        on_image: called with the number of images cached so far.
+        on_wait: called with who is making a cache in the same folder, before this waits for it.
     Raises:
         ValueError: a short side below the view's.
-        OSError: no space, no permission, or a file where the folder should be; no half a pack is left.
+        OSError: no space, no permission, or a file where the folder should be; no half a cache is left.
     """
     needed = max(view.image_size)
     short_side = short_side or round(needed * 8 / 7)
@@ -150,9 +149,10 @@ def cache_images(
     path = place / _cache_name(source, settings)
     try:
         if not _is_whole(path, view):
-            with lock_folder(place, on_wait or _say_nothing):
+            with lock_folder(place, on_wait or (lambda holder: None)):
                 if not _is_whole(path, view):  # another process may have made it while this one waited
-                    _remove_unfinished(place)
+                    for unfinished in place.glob(f".*{PARTIAL}"):  # what a killed process left
+                        shutil.rmtree(unfinished)
                     if on_start:
                         on_start(path)
                     _make(source, view, settings, path, workers, on_image)
@@ -165,14 +165,14 @@ def cache_images(
 
 def cache_bytes(folder: str | os.PathLike[str]) -> int:
     """Return how many bytes the caches in a folder take."""
-    packs = Path(folder).expanduser()
-    return sum(path.stat().st_size for name, _ in _PIXELS.values() for path in packs.glob(f"*/{name}"))
+    place = Path(folder).expanduser()
+    return sum(path.stat().st_size for name, _ in _PIXELS.values() for path in place.glob(f"*/{name}"))
 
 
 def _cache_name(source: Source, settings: _Settings) -> str:
     """Return the cache folder's name, which changes with every file, their order and every setting."""
     content = {**asdict(settings), "source": ""}  # a folder of images may move
-    if settings.bits == 8:  # packs of before there was a choice are still good
+    if settings.bits == 8:  # caches of before there was a choice are still good
         del content["bits"]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     add_stamps(digest, source)
@@ -198,54 +198,34 @@ def _borders(sizes_N4: NDArray[np.int64], channels: int) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(sizes_N4[:, 0] * sizes_N4[:, 1] * channels)]).astype(np.int64)
 
 
-def _say_nothing(text: str) -> None:
-    pass
-
-
-def _remove_unfinished(place: Path) -> None:
-    """Remove what a killed process left; nobody else is making a pack here now."""
-    for path in place.glob(f".*{PARTIAL}"):
-        shutil.rmtree(path)
-
-
 def _make(
-    source: Source,
-    view: View,
-    settings: _Settings,
-    path: Path,
-    workers: int,
-    on_image: Callable[[int], None] | None,
+    source: Source, view: View, settings: _Settings, path: Path, workers: int, on_image: Callable[[int], None] | None
 ) -> None:
-    beside = partial_path(path)
+    temporary = partial_path(path)
     try:
-        beside.mkdir()
-        with open(beside / _PIXELS[view.depth][0], "wb") as file:
-            sizes_N4 = _write_pixels(source, view, settings, file, workers, on_image)
+        temporary.mkdir()
+        with open(temporary / _PIXELS[view.depth][0], "wb") as file:
+            sizes_N4 = _write_pixels(source, view, settings.short_side, file, workers, on_image)
             flush_file(file)
         for name, content in (
             (SIZES_FILE, sizes_N4.astype("<i8").tobytes()),
             (DESCRIPTION_FILE, json.dumps(asdict(settings), indent=2).encode() + b"\n"),
         ):
-            with open(beside / name, "wb") as file:
+            with open(temporary / name, "wb") as file:
                 file.write(content)
                 flush_file(file)
-        move_into_place(beside, path)  # over one that was cut short
+        move_into_place(temporary, path)  # over one that was cut short
         _open_cache.cache_clear()
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_pixels(
-    source: Source,
-    view: View,
-    settings: _Settings,
-    file: IO[bytes],
-    workers: int,
-    on_image: Callable[[int], None] | None,
+    source: Source, view: View, short_side: int, file: IO[bytes], workers: int, on_image: Callable[[int], None] | None
 ) -> NDArray[np.int64]:
     sizes_N4, done = np.zeros((len(source), 4), np.int64), 0
     chunks = (range(i, min(i + _CHUNK_IMAGES, len(source))) for i in range(0, len(source), _CHUNK_IMAGES))
-    shrink = functools.partial(_shrink_chunk, source, view, settings.short_side)
+    shrink = functools.partial(_shrink_chunk, source, view, short_side)
     with contextlib.closing(make_ahead(shrink, chunks, workers)) as chunks_made:
         for made in chunks_made:
             for number, image in enumerate(made, start=done):
@@ -268,18 +248,17 @@ def _check_room(file: IO[bytes], done: int, total: int) -> None:
 
 
 def _shrink_chunk(source: Source, view: View, short_side: int, numbers: range) -> _Shrunk:
-    return [_shrink_one(source, view, short_side, i) for i in numbers]
-
-
-def _shrink_one(source: Source, view: View, short_side: int, i: int) -> tuple[Pixels, tuple[int, int]] | None:
     def need_of(height: int, width: int) -> Need:
         return Need() if view.decode == "exact" else Need(choose_reduction(min(height, width) / short_side))
 
-    try:
-        picture = source.read_picture(i, view.channels, need_of)
-    except UnreadableImage:  # training meets it again, and says so
-        return None
-    return shrink_picture(picture, short_side, view), picture.size
+    shrunk: _Shrunk = []
+    for i in numbers:
+        try:
+            picture = source.read_picture(i, view.channels, need_of)
+            shrunk.append((shrink_picture(picture, short_side, view), picture.size))
+        except UnreadableImage:  # training meets it again, and says so
+            shrunk.append(None)
+    return shrunk
 
 
 def shrink_picture(picture: Picture, short_side: int, view: View) -> Pixels:
@@ -288,4 +267,4 @@ def shrink_picture(picture: Picture, short_side: int, view: View) -> Pixels:
         return convert_depth(picture.pixels_hwC, view.depth)
     scale = short_side / min(picture.size)
     height, width = (max(1, round(side * scale)) for side in picture.size)
-    return resize_whole(picture, (height, width), view)
+    return resize_crop(picture, (0, 0, *picture.size[::-1]), (height, width), view)

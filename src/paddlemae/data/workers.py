@@ -27,17 +27,18 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from paddlemae.data.disk.errors import DataFault
-from paddlemae.engine.cpus import usable_cpus
+from paddlemae.engine.cpus import threads_of, usable_cpus
 from paddlemae.engine.memory import keep_freed_memory
 from paddlemae.system.display_names import say
 from paddlemae.system.private import interpreter_flag
 from paddlemae.system.signals import stop_signals
 
-WORTH_WORKERS = 2000  # images; of fewer, starting a process takes longer than they do
-MOST_DEATHS = 3  # that are made good, and again so many after each
+WORTH_WORKERS, WORTH_WORKERS_COMPUTING = 2000, 1000  # images; of fewer, starting a process takes longer than they do
+MOST_COMPUTING = 8  # processes that decode for a model
+MOST_DEATHS = 3  # that are made good; the count starts again after `MADE_TO_RESET_DEATHS`
 MADE_TO_RESET_DEATHS = 1000
 MOST_ARGUMENTS = 100  # of a list among a function's arguments that may be the program's own; longer ones are names
-SILENT_SECONDS = 120.0  # a worker that gives nothing for so long is spoken of: longer than a file's own notice takes
+SILENT_SECONDS = 120.0  # without an answer of a worker until that is reported: longer than a file's own notice takes
 
 _starting = threading.RLock()  # of what is changed for all threads while a process starts
 _Due = TypeVar("_Due")
@@ -45,7 +46,7 @@ _Made = TypeVar("_Made")
 
 
 def make_ahead(make: Callable[[_Due], _Made], due: Iterable[_Due], workers: int) -> Generator[_Made, None, None]:
-    """Yield `make(one)` for each `one` that is due, in order.
+    """Yield `make(item)` for each item that is due, in order.
 
     Args:
         make: travels once to each worker, by pickling.
@@ -55,7 +56,7 @@ def make_ahead(make: Callable[[_Due], _Made], due: Iterable[_Due], workers: int)
         Exception: as `make` raised it.
         DataFault: worker processes keep dying.
     """
-    return _make_in_workers(make, due, workers) if workers else (make(one) for one in due)
+    return _make_in_workers(make, due, workers) if workers else (make(item) for item in due)
 
 
 def _make_in_workers(make: Callable[[_Due], _Made], due: Iterable[_Due], workers: int) -> Generator[_Made, None, None]:
@@ -63,8 +64,8 @@ def _make_in_workers(make: Callable[[_Due], _Made], due: Iterable[_Due], workers
     threads = ThreadPoolExecutor(workers, "data worker")
     pending: deque[Future[_Made]] = deque()
     try:
-        for one in due:
-            pending.append(threads.submit(crew.made, one))
+        for item in due:
+            pending.append(threads.submit(crew.made, item))
             if len(pending) == 2 * workers:
                 yield _wait_for(pending.popleft())
         while pending:
@@ -94,23 +95,23 @@ class _Worker:
     def __init__(self, make: Callable[[Any], Any]) -> None:
         context = multiprocessing.get_context("spawn")  # a fork of Paddle's threads can deadlock
         self.pipe, its_end = context.Pipe()
-        self.untold: Callable[[Any], Any] | None = make  # until it knows its work
+        self.unsent: Callable[[Any], Any] | None = make  # until it knows its work
         # the standard library writes the arguments into a pipe that it holds both ends of: more of them than a pipe
         # takes, and it waits forever for a process that died before it read them
         self.process = context.Process(target=_work, args=(its_end,), daemon=True)
         try:
             with _exclude_current_folder(), _hide_program(make), _block_stop_signals():
                 self.process.start()
-        except BrokenPipeError:  # it died before it knew its work; the pipe tells so too
+        except BrokenPipeError:  # it died before it had its work; the pipe reports that too
             pass
         finally:
             its_end.close()
 
     def made(self, due: Any) -> tuple[Any, Exception | None]:
         """Return (the result, None) or (None, the error); raise EOFError or OSError when the process died."""
-        if self.untold:
-            self.pipe.send(self.untold)
-            self.untold = None
+        if self.unsent:
+            self.pipe.send(self.unsent)
+            self.unsent = None
         self.pipe.send(due)
         made, error, trace = self.pipe.recv()
         if error is not None:
@@ -227,17 +228,17 @@ def _hide_program(make: Callable[[Any], Any]) -> Iterator[None]:
             sys.modules["__main__"] = program
 
 
-def _is_defined_by_program(one: Any, depth: int = 6) -> bool:
+def _is_defined_by_program(value: Any, depth: int = 6) -> bool:
     """Return whether a function or an object, or what of ours holds it, is of the script that was started."""
-    if "__main__" in (type(one).__module__, getattr(one, "__module__", None)):
+    if "__main__" in (type(value).__module__, getattr(value, "__module__", None)):
         return True
     parts: Iterable[Any] = ()
-    if isinstance(one, functools.partial):
-        parts = (one.func, *one.args, *one.keywords.values())
-    elif isinstance(one, list | tuple) and len(one) < MOST_ARGUMENTS:
-        parts = one
-    elif type(one).__module__.startswith("paddlemae.") and hasattr(one, "__dict__"):
-        parts = vars(one).values()
+    if isinstance(value, functools.partial):
+        parts = (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, list | tuple) and len(value) < MOST_ARGUMENTS:
+        parts = value
+    elif type(value).__module__.startswith("paddlemae.") and hasattr(value, "__dict__"):
+        parts = vars(value).values()
     return depth > 0 and any(_is_defined_by_program(part, depth - 1) for part in parts)
 
 
@@ -280,10 +281,10 @@ def _work(pipe: Connection) -> None:
     keep_freed_memory()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
-        told = pipe.recv_bytes()
+        content = pipe.recv_bytes()
     except (EOFError, OSError):  # the parent has closed it
         return
-    make = pickle.loads(told)  # what goes wrong here is seen on stderr
+    make = pickle.loads(content)  # what goes wrong here is seen on stderr
     with contextlib.suppress(EOFError, OSError):
         while True:
             _answer(make, pipe)
@@ -316,8 +317,14 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def workers_for(images: int, asked: int | None) -> int:
-    """Return how many processes decode `images` images: the given number, else one a core where they pay off."""
-    if asked is not None:
-        return asked
+def workers_for(images: int, workers: int | None, *, computing: bool = False) -> int:
+    """Return how many processes decode `images` images: the given number, else one a core where they pay off.
+
+    Args:
+        computing: a model computes in this process meanwhile: by default half of its share of the cores decode.
+    """
+    if workers is not None:
+        return workers
+    if computing:
+        return min(max(1, threads_of("auto") // 2), MOST_COMPUTING) if images >= WORTH_WORKERS_COMPUTING else 0
     return usable_cpus() if images >= WORTH_WORKERS and usable_cpus() > 1 else 0

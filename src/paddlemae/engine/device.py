@@ -6,22 +6,23 @@ import os
 from pathlib import Path
 
 from paddlemae.engine.cpus import threads_of
+from paddlemae.engine.host import STRIDE_FLAG, host_as_before
 from paddlemae.engine.memory import keep_freed_memory
 from paddlemae.engine.safe_import import paddle
 from paddlemae.engine.threads import set_product_threads
 
-STRIDE_FLAG = "FLAGS_use_stride_kernel"
+__all__ = ["host_as_before", "is_cpu", "prepare", "used_memory"]
 
 
 def is_cpu() -> bool:
-    """Whether Paddle computes on the CPU."""
+    """Return whether Paddle computes on the CPU."""
     return paddle.get_device() == "cpu"
 
 
 def used_memory() -> int | None:
-    """Bytes of memory: on an accelerator the most that tensors took so far, else what this process has resident.
+    """Return bytes of memory: on an accelerator the peak of all tensors so far, else this process's resident memory.
 
-    None where that can't be told.
+    None where the system does not say.
     """
     if not is_cpu():
         return int(paddle.device.max_memory_allocated())

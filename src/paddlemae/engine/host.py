@@ -6,11 +6,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from paddlemae.engine.device import STRIDE_FLAG
 from paddlemae.engine.memory import share_process
 from paddlemae.engine.safe_import import paddle
 from paddlemae.engine.threads import current_product_threads, set_product_threads
 
+STRIDE_FLAG = "FLAGS_use_stride_kernel"
 _calls = 0  # of `host_as_before` that are not left
 _calls_change = threading.Lock()
 

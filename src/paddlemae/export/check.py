@@ -1,4 +1,4 @@
-"""Whether an exported model computes what the model computes, on images and in the engine that it is for."""
+"""Check that an exported model computes what the model computes, on images and in the engine that it is for."""
 
 from __future__ import annotations
 
@@ -96,12 +96,5 @@ def onnx_runtime(path: Path) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads_of("auto")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [one.name for one in session.get_inputs()]
+    names = [value.name for value in session.get_inputs()]
     return lambda *arrays: session.run(None, dict(zip(names, arrays)))
-
-
-def paddle_inference(folder: Path) -> Run:
-    """Paddle's inference engine on the CPU."""
-    from paddlemae.export.paddle_program import load_program
-
-    return load_program(folder, threads_of("auto"))

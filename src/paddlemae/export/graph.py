@@ -1,4 +1,4 @@
-"""A model's parts, operation by operation from its weights, for the graph of whichever engine.
+"""Build a model's parts operation by operation from its weights, for the graph of any engine.
 
 Operations are ONNX's, by name and meaning. Linear weights are Paddle's, [in, out], under the names that they have in
 the model.
@@ -9,6 +9,7 @@ P pixels a patch, Q tokens that ask, R rows of a batch, d width of a head.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,8 +17,7 @@ import numpy as np
 from paddlemae.export.interface import Interface, Model
 from paddlemae.model.blocks import NORM_EPSILON, Attention
 from paddlemae.model.classifier import VisionTransformer
-from paddlemae.model.decoders.cross import CrossAttention, CrossDecoder
-from paddlemae.model.decoders.mae import MaeDecoder
+from paddlemae.model.decoders.cross import CrossAttention
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.targets import TARGET_EPSILON
 from paddlemae.weights.transfer import official_name, official_state
@@ -40,7 +40,7 @@ class Graph(Protocol):
         """Add an input of the interface."""
 
     def constant(self, name: str, array: np.ndarray) -> Value:
-        """Put an array into the file, once."""
+        """Add an array to the file, once."""
 
     def numbers(self, *values: Count) -> Any:
         """Add an int64 constant [n], the form of shapes and axes."""
@@ -258,11 +258,11 @@ def _reconstruction(graph: Graph, model: MaskedAutoencoder, images_BCHW: Value) 
     x_BKD = _reshape(graph, graph.add("Add", embedded_RD, positions_RD), _batch(graph), kept, width)
     maps, tokens = _encoder(graph, model, x_BKD, kept)
 
-    x_RD = DECODERS[type(model.decoder)](graph, model, maps, tokens, kept_rows)
+    x_RD = _entry(DECODERS, model.config["decoder"], "decoder")(graph, model, maps, tokens, kept_rows)
     plain_BLP = _reshape(graph, _linear(graph, _norm(graph, x_RD, "decoder_norm"), "decoder_pred"), -1, patches, pixels)
     plain_BLP = graph.add("Add", plain_BLP, _nan_if_uneven(graph, kept_BL), name="patches")
     patches_BLP = _reshape(graph, patches_RP, -1, patches, pixels)
-    prediction_BLP = PIXELS[model.target_name](graph, patches_BLP, plain_BLP, pixels)
+    prediction_BLP = _entry(PIXELS, model.target_name, "target")(graph, patches_BLP, plain_BLP, pixels)
     removed_BL1 = graph.add("Unsqueeze", removed_BL, graph.numbers(-1))
     return _picture(graph, model, graph.add("Where", removed_BL1, prediction_BLP, patches_BLP))
 
@@ -333,8 +333,18 @@ def _memories(graph: Graph, model: MaskedAutoencoder, maps: list[Value]) -> list
     return [_norm(graph, sum_RE, f"inter_block.norms.{block}") for block, sum_RE in enumerate(each)]
 
 
-DECODERS = {MaeDecoder: _decoder, CrossDecoder: _cross_decoder}
+DECODERS = {"mae": _decoder, "cross": _cross_decoder}
 PIXELS = {"raw": lambda graph, patches, plain, pixels: plain, "normalised": _with_statistics_of}  # by target
+
+
+def _entry(table: Mapping[str, Callable[..., Value]], name: str, what: str) -> Callable[..., Value]:
+    """Return how a decoder or a target is exported; raise a ValueError in one line if nobody has written that."""
+    if name not in table:
+        raise ValueError(
+            f"reconstructors are exported with the {what} {' or '.join(table)}, and this model's is {name}; add it to "
+            "export/graph.py, or export --what encoder"
+        )
+    return table[name]
 
 
 def _reshape(graph: Graph, x: Value, *shape: Count) -> Value:

@@ -77,7 +77,9 @@ def interface_of(model: Model, what: str, token: str | None = None, depth: int =
     mask = Value("mask", "uint8", model.grid, rule)
     meaning = "0..1 or a bit beyond: kept patches as they are, removed ones predicted"
     completed = Value("completed", "float32", shape, meaning)
-    return Interface(what, None, depth, (images, mask), (completed, _patches(model)))
+    order = f"what the decoder gives, pixels {model.target.meaning}; by row, column, channel"
+    patches = Value("patches", "float32", (model.grid[0] * model.grid[1], model.pixels), order)
+    return Interface(what, None, depth, (images, mask), (completed, patches))
 
 
 def _features(model: Model, token: str) -> Value:
@@ -89,23 +91,18 @@ def _features(model: Model, token: str) -> Value:
     return Value("features", "float32", (model.config["embed_dim"],), f"{meaning} after the encoder's last norm")
 
 
-def _patches(model: MaskedAutoencoder) -> Value:
-    shape = (model.grid[0] * model.grid[1], model.pixels)
-    meaning = f"what the decoder gives, pixels {model.target.meaning}; by row, column, channel"
-    return Value("patches", "float32", shape, meaning)
-
-
 def metadata_of(model: Model, description: Description, interface: Interface) -> dict[str, Any]:
     """Return the metadata that other programs need to use the file, as JSON types."""
-    values = {
-        side: [{**asdict(value), "shape": ["batch", *value.shape]} for value in several]
-        for side, several in (("inputs", interface.inputs), ("outputs", interface.outputs))
-    }
+    inputs, outputs = (
+        [{**asdict(value), "shape": ["batch", *value.shape]} for value in several]
+        for several in (interface.inputs, interface.outputs)
+    )
     facts: dict[str, Any] = {
         "format": FORMAT,
         "made_by": f"PaddleMAE {__version__}",
         "what": interface.what,
-        **values,
+        "inputs": inputs,
+        "outputs": outputs,
         "image_size": list(interface.inputs[0].shape[1:]),
         "channels": model.encoder.channels,
         "bits": interface.depth,

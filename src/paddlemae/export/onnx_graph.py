@@ -1,4 +1,4 @@
-"""A model as an ONNX graph, written operation by operation (`network`).
+"""A model as an ONNX graph, written operation by operation (`graph`).
 
 There is no converter in between: the only one of Paddle's programs holds `onnx` to a version of 2024 and has no build
 for Python 3.13 (docs/export.md).
@@ -28,7 +28,7 @@ Name = str  # of a value in the graph
 
 
 class OnnxGraph:
-    """A `network.Graph`: nodes and constants as they are added."""
+    """A `graph.Graph`: nodes and constants as they are added."""
 
     def __init__(self, weights: dict[str, np.ndarray]):
         self.weights = weights

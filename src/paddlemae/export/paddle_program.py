@@ -1,4 +1,4 @@
-"""A model as a program of Paddle's inference engine, written operation by operation (`network`).
+"""A model as a program of Paddle's inference engine, written operation by operation (`graph`).
 
 Shapes: B images, H heads, Q tokens that ask, N tokens, R rows of a batch, d width of a head.
 """
@@ -27,7 +27,7 @@ def _only(numbers: Any) -> Any:
     return numbers[0] if isinstance(numbers, list) else numbers
 
 
-# ONNX's operations in the forms that `network` uses. Shapes and axes are lists
+# ONNX's operations in the forms that `graph` uses. Shapes and axes are lists
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "Add": lambda x, y: x + _only(y),
     "Cast": lambda x, to: x.astype(to),
@@ -64,7 +64,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 
 
 class ProgramGraph:
-    """A `network.Graph`: adds to the program that Paddle builds just now."""
+    """A `graph.Graph`: adds to the program that Paddle builds just now."""
 
     def __init__(self, weights: dict[str, np.ndarray], interface: Interface):
         self.weights = weights
@@ -98,7 +98,7 @@ class ProgramGraph:
 
 
 def save_program(model: Model, interface: Interface, mean: list[float], std: list[float], folder: Path) -> None:
-    """Write `FILES` into a folder: the part of a model that an interface describes; see `network.build`."""
+    """Write `FILES` into a folder: the part of a model that an interface describes; see `graph.build`."""
     weights = weights_of(model)
     with _building():
         graph = ProgramGraph(weights, interface)
@@ -112,7 +112,7 @@ def save_program(model: Model, interface: Interface, mean: list[float], std: lis
 
 @contextmanager
 def _building() -> Iterator[None]:
-    """Inside, Paddle's functions add to a new program instead of computing."""
+    """Let Paddle's functions add to a new program instead of computing."""
     paddle.enable_static()
     try:
         static = paddle.static

@@ -1,4 +1,4 @@
-"""A run's model exported: built, held against the model itself, and only then put where it was asked for."""
+"""Export a run's model: build it, compare it with the model itself, and only then put it in its place."""
 
 from __future__ import annotations
 
@@ -11,15 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from paddlemae.engine import device
-from paddlemae.export.check import (
-    LIMIT,
-    example_images,
-    largest_difference,
-    onnx_runtime,
-    paddle_inference,
-)
+from paddlemae.engine.cpus import threads_of
+from paddlemae.export.check import LIMIT, example_images, largest_difference, onnx_runtime
 from paddlemae.export.interface import Interface, Model, interface_of, metadata_of
-from paddlemae.export.paddle_program import FILES, save_program
+from paddlemae.export.paddle_program import FILES, load_program, save_program
 from paddlemae.system.atomic import name_in_errors, rename
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.preprocess import evaluation_view
@@ -70,7 +65,10 @@ def export(
         FileNotFoundError, FileExistsError, ValueError: a run, part, token or place that can't be used.
         RuntimeError: what was exported does not agree with the model; nothing is written then.
     """
-    writers = {"onnx": (_write_onnx, onnx_runtime), "paddle": (_write_program, paddle_inference)}
+    writers = {
+        "onnx": (_write_onnx, onnx_runtime),
+        "paddle": (_write_program, lambda folder: load_program(folder, threads_of("auto"))),
+    }
     if to not in writers:
         raise ValueError(f"--to must be one of {', '.join(writers)}, got {to!r}")
     _check_place(to, out, overwrite)

@@ -7,51 +7,44 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from paddlemae.engine.safe_import import F, nn, paddle
-from paddlemae.model.kernels import (
-    LayerNorm,
-    Linear,
-    Wanted,
-    attention,
-    linear,
-    residual_attention,
-    residual_mlp,
-    split_heads,
-    tokens_of,
-)
+from paddlemae.model.kernels.attention import TokenRange, attention, split_heads, take_tokens
+from paddlemae.model.kernels.halves import residual_attention, residual_mlp
+from paddlemae.model.kernels.layers import LayerNorm, Linear, linear
 
 NORM_EPSILON = 1e-6  # ViT's; Paddle's default is 1e-5
 
 
 class QkvLinear(Linear):
-    """Queries, keys and values. Weights are cut here: group sharding has a layer's at hand in its own forward only."""
+    """Queries, keys and values; it splits its own weights, since group sharding gathers them in its forward only."""
 
-    def forward(self, x_BND, wanted: Wanted = None):
-        """[B, N, 3D], or with `wanted` those tokens' queries [B, Q, D], and keys and values of all [B, N, 2D]."""
-        if wanted is None:
+    def forward(self, x_BND: paddle.Tensor, token_range: TokenRange = None) -> Any:
+        """Return [B, N, 3D], or with `token_range` its queries [B, Q, D] and all keys and values [B, N, 2D]."""
+        if token_range is None:
             return super().forward(x_BND)
         width = x_BND.shape[-1]
         weights, biases = self.weight.split([width, -1], axis=1), self.bias.split([width, -1])
-        return linear(tokens_of(x_BND, wanted), weights[0], biases[0]), linear(x_BND, weights[1], biases[1])
+        return linear(take_tokens(x_BND, token_range), weights[0], biases[0]), linear(x_BND, weights[1], biases[1])
 
 
 class Attention(nn.Layer):
     """Multi-head self-attention with a bias on queries, keys and values."""
 
-    def __init__(self, width: int, num_heads: int):
+    def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.qkv = QkvLinear(width, 3 * width)
         self.proj = Linear(width, width)
 
-    def forward(self, x_BND, wanted: Wanted = None):
-        if wanted is None:
+    def forward(self, x_BND: paddle.Tensor, token_range: TokenRange = None) -> paddle.Tensor:
+        if token_range is None:
             query, key, value = split_heads(self.qkv(x_BND), 3, self.num_heads)
         else:
-            queries_BQD, pairs_BNE = self.qkv(x_BND, wanted)
+            queries_BQD, pairs_BNE = self.qkv(x_BND, token_range)
             (query,) = split_heads(queries_BQD, 1, self.num_heads)
             key, value = split_heads(pairs_BNE, 2, self.num_heads)
         return self.proj(attention(query, key, value))
@@ -60,12 +53,12 @@ class Attention(nn.Layer):
 class Mlp(nn.Layer):
     """Two linear layers around an exact GELU."""
 
-    def __init__(self, width: int, hidden: int):
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = Linear(width, hidden)
         self.fc2 = Linear(hidden, width)
 
-    def forward(self, x_BND):
+    def forward(self, x_BND: paddle.Tensor) -> paddle.Tensor:
         return self.fc2(F.gelu(self.fc1(x_BND)))
 
 
@@ -76,7 +69,7 @@ class Block(nn.Layer):
         drop_path: probability of dropping a residual branch for a whole image (Huang et al., stochastic depth).
     """
 
-    def __init__(self, width: int, num_heads: int, mlp_ratio: float, drop_path: float = 0.0):
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float, drop_path: float = 0.0) -> None:
         super().__init__()
         self.norm1 = LayerNorm(width, epsilon=NORM_EPSILON)
         self.attn = Attention(width, num_heads)
@@ -84,24 +77,27 @@ class Block(nn.Layer):
         self.mlp = Mlp(width, int(width * mlp_ratio))
         self.drop_path = drop_path
 
-    def forward(self, x_BND, wanted: Wanted = None, noise_B2=None):
-        """All tokens, or with `wanted` those only, at no more cost than theirs: [B, stop - start, D].
+    def forward(
+        self, x_BND: paddle.Tensor, token_range: TokenRange = None, noise_B2: paddle.Tensor | None = None
+    ) -> paddle.Tensor:
+        """Return all tokens, or with `token_range` only those, computed at the cost of those: [B, stop - start, D].
 
         `noise_B2`, uniform in [0, 1), decides which images drop which of the two branches; None drops none.
         """
-        drops = noise_B2 is not None and self.drop_path > 0
-        keep_attn, keep_mlp = kept(noise_B2, self.drop_path).unbind(1) if drops else (None, None)
-        x_BND = residual_attention(x_BND, self.norm1, self.attn, wanted, keep_attn)
+        keep_attn = keep_mlp = None
+        if noise_B2 is not None and self.drop_path > 0:
+            keep_attn, keep_mlp = keep_factors(noise_B2, self.drop_path).unbind(1)
+        x_BND = residual_attention(x_BND, self.norm1, self.attn, token_range, keep_attn)
         return residual_mlp(x_BND, self.norm2, self.mlp, keep_mlp)
 
 
-def kept(noise, drop_path: float):
-    """0 where the noise drops a branch and 1 / (1 - drop_path) elsewhere, so that its mean stays as it is."""
+def keep_factors(noise: paddle.Tensor, drop_path: float) -> paddle.Tensor:
+    """Return 0 where the noise drops a branch and 1 / (1 - drop_path) elsewhere, which preserves its mean."""
     return (noise >= drop_path).astype(noise.dtype) / (1 - drop_path)
 
 
-def blocks(depth: int, width: int, num_heads: int, mlp_ratio: float, drop_path: float = 0.0) -> nn.LayerList:
-    """`depth` blocks whose drop path rises linearly from 0 to `drop_path` (Huang et al., stochastic depth).
+def build_blocks(depth: int, width: int, num_heads: int, mlp_ratio: float, drop_path: float = 0.0) -> nn.LayerList:
+    """Build `depth` blocks whose drop path rises linearly from 0 to `drop_path` (Huang et al., stochastic depth).
 
     Raises:
         ValueError: width not divisible by the heads, or drop_path outside [0, 1).
@@ -116,34 +112,34 @@ def blocks(depth: int, width: int, num_heads: int, mlp_ratio: float, drop_path: 
 
 def run_blocks(
     layers: nn.LayerList,
-    x_BND,
-    wanted: Wanted = None,
+    x_BND: paddle.Tensor,
+    token_range: TokenRange = None,
     *,
-    noise_BL2=None,
-    inputs: list | None = None,
+    noise_BL2: paddle.Tensor | None = None,
+    inputs: list[paddle.Tensor] | None = None,
     recompute: bool = False,
-):
-    """All blocks; of the last one only the `wanted` tokens, since what the others become there is not used.
+) -> paddle.Tensor:
+    """Run all blocks; the last one only for the tokens of `token_range`, since its other outputs are not used.
 
     Args:
-        noise_BL2: each image's and block's drop path noise, see `Block`; here L is the number of blocks.
-        inputs: a list that gets what goes into each block.
+        noise_BL2: drop path noise of each image and block, see `Block`; L is the number of blocks.
+        inputs: a list to which the input of each block is appended.
         recompute: keep each block's input only, and compute the rest again in the backward pass.
     """
     noises = [None] * len(layers) if noise_BL2 is None else noise_BL2.unbind(1)
     for number, (block, noise_B2) in enumerate(zip(layers, noises), 1):  # Paddle's tracer knows no `start=`
         if inputs is not None:
             inputs.append(x_BND)
-        run = partial(block, wanted=wanted if number == len(layers) else None, noise_B2=noise_B2)
-        x_BND = recomputed(run, x_BND) if recompute else run(x_BND)
-    return x_BND if len(layers) else tokens_of(x_BND, wanted)
+        run = partial(block, token_range=token_range if number == len(layers) else None, noise_B2=noise_B2)
+        x_BND = run_recomputed(run, x_BND) if recompute else run(x_BND)
+    return x_BND if len(layers) else take_tokens(x_BND, token_range)
 
 
-def recomputed(run: Callable, *inputs):
-    """`run(*inputs)`, of which only the inputs are kept until its gradient is due (Chen et al., arXiv 1604.06174)."""
-    if not paddle.is_grad_enabled() or all(one.stop_gradient for one in inputs):  # else weights would get no gradient
+def run_recomputed(run: Callable[..., paddle.Tensor], *inputs: paddle.Tensor) -> paddle.Tensor:
+    """Return `run(*inputs)`; only inputs are kept, and the gradient computes the rest again (arXiv 1604.06174)."""
+    if not paddle.is_grad_enabled() or all(tensor.stop_gradient for tensor in inputs):
         return run(*inputs)
-    # nothing here draws random numbers, and Paddle's generators belong to all threads
+    # a gradient reaches weights through inputs only; no random numbers are drawn, and generators belong to all threads
     return paddle.distributed.fleet.utils.recompute(run, *inputs, preserve_rng_state=False)
 
 

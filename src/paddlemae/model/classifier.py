@@ -10,27 +10,29 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.engine.safe_import import nn
+from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.model.blocks import initialise
 from paddlemae.model.encoder import Encoder, check_pool, features
-from paddlemae.model.kernels import Linear
-from paddlemae.model.shape import architecture_of, split_keys
+from paddlemae.model.kernels.layers import Linear
+from paddlemae.model.shape import architecture_of, document_keys, split_keys
 
 HEAD_STD = 2e-5  # a new head starts near uniform predictions (MAE, appendix A.2, after MoCo v3)
 
 
+@document_keys
 class VisionTransformer(nn.Layer):
     """A ViT classifier over an MAE encoder (MAE, appendix A.2).
 
     Args:
-        keys: those of `shape.EncoderShape` and `shape.HeadShape`, by name.
+        <keys>
     Raises:
+        TypeError: an unknown key.
         ValueError: a shape that does not fit together, or an unknown `positions` or `pool`.
     """
 
     kind = "classifier"
 
-    def __init__(self, **keys: Any):
+    def __init__(self, **keys: Any) -> None:
         super().__init__()
         shape, head = split_keys(self.kind, keys)
         self.config = architecture_of(shape, head)
@@ -46,8 +48,8 @@ class VisionTransformer(nn.Layer):
         if self.has_head:
             nn.initializer.TruncatedNormal(std=HEAD_STD, a=-2.0, b=2.0)(self.head.weight)
 
-    def forward(self, images_BCHW, path_noise: np.ndarray | None = None):
-        """Logits [B, num_classes], or features [B, D] without a head; for `path_noise` see `encode`."""
+    def forward(self, images_BCHW: paddle.Tensor, path_noise: np.ndarray | None = None) -> paddle.Tensor:
+        """Return logits [B, num_classes], or features [B, D] without a head; for `path_noise` see `encode`."""
         x_BD = features(self, images_BCHW, self.pool, path_noise)
         return self.head(x_BD) if self.has_head else x_BD
 

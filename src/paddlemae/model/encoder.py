@@ -17,8 +17,10 @@ import numpy as np
 
 from paddlemae.engine.safe_import import F, nn, paddle
 from paddlemae.engine.tensors import tensor_of
-from paddlemae.model.blocks import NORM_EPSILON, blocks, run_blocks
-from paddlemae.model.kernels import LayerNorm, Linear, Wanted, mean_rows, split_heads, tokens_of
+from paddlemae.model.blocks import NORM_EPSILON, build_blocks, run_blocks
+from paddlemae.model.kernels.attention import TokenRange, split_heads, take_tokens
+from paddlemae.model.kernels.layers import LayerNorm, Linear
+from paddlemae.model.kernels.rows import mean_rows
 from paddlemae.model.masking import Mask
 from paddlemae.model.patches import flat_rows, patchify, take_patches
 from paddlemae.model.positions import add_positions, resize_positions, take_positions, token_init
@@ -28,11 +30,11 @@ from paddlemae.model.shape import EncoderShape, pair, patch_grid
 class PatchEmbed(nn.Layer):
     """A linear projection of each patch; on disk the official Conv2D weight [D, C, height, width]."""
 
-    def __init__(self, pixels: int, width: int):
+    def __init__(self, pixels: int, width: int) -> None:
         super().__init__()
         self.proj = Linear(pixels, width)
 
-    def forward(self, patches_BLP):
+    def forward(self, patches_BLP: paddle.Tensor) -> paddle.Tensor:
         return self.proj(patches_BLP)
 
 
@@ -45,7 +47,7 @@ class Encoder(nn.Layer):
         ValueError: a shape that does not fit together, or unknown positions.
     """
 
-    def __init__(self, shape: EncoderShape, *, norms_pooled: bool = False):
+    def __init__(self, shape: EncoderShape, *, norms_pooled: bool = False) -> None:
         super().__init__()
         self.patch_size: tuple[int, int] = pair(shape.patch_size)
         self.grid = shape.grid
@@ -56,7 +58,7 @@ class Encoder(nn.Layer):
         if shape.cls_token:
             self.cls_token = self.create_parameter([1, 1, shape.embed_dim], default_initializer=token_init())
         add_positions(self, "pos_embed", shape.positions, shape.embed_dim, self.grid, shape.cls_token)
-        self.blocks: Any = blocks(shape.depth, shape.embed_dim, shape.num_heads, shape.mlp_ratio, shape.drop_path)
+        self.blocks: Any = build_blocks(shape.depth, shape.embed_dim, shape.num_heads, shape.mlp_ratio, shape.drop_path)
         norm = LayerNorm(shape.embed_dim, epsilon=NORM_EPSILON)
         if norms_pooled:
             self.fc_norm = norm
@@ -71,14 +73,14 @@ class EncoderModel(Protocol):
     recompute: bool
 
 
-def check_images(images_BCHW, channels: int) -> None:
+def check_images(images_BCHW: paddle.Tensor, channels: int) -> None:
     """Raise a ValueError unless the batch is [B, C, H, W] with the model's number of channels."""
     if images_BCHW.ndim != 4 or images_BCHW.shape[1] != channels:
         raise ValueError(f"images must be [B, {channels}, H, W] for this model, got {list(images_BCHW.shape)}")
 
 
-def split_positions(encoder: Encoder, grid: tuple[int, int]):
-    """(cls row [1, 1, D] or None, patch table [L, D]) of the encoder for `grid`, resized if it is another."""
+def split_positions(encoder: Encoder, grid: tuple[int, int]) -> tuple[paddle.Tensor | None, paddle.Tensor]:
+    """Return (cls row [1, 1, D] or None, patch table [L, D]), resized if `grid` is not the encoder's own."""
     table = encoder.pos_embed
     if not encoder.has_cls:
         return None, resize_positions(table[0], encoder.grid, grid)
@@ -88,25 +90,25 @@ def split_positions(encoder: Encoder, grid: tuple[int, int]):
 
 def encode(
     encoder: Encoder,
-    images_BCHW,
+    images_BCHW: paddle.Tensor,
     mask: Mask | None = None,
     *,
-    block_inputs: list | None = None,
+    block_inputs: list[paddle.Tensor] | None = None,
     path_noise: np.ndarray | None = None,
-    wanted: Wanted = None,
+    token_range: TokenRange = None,
     depth: int | None = None,
     recompute: bool = False,
-):
+) -> paddle.Tensor:
     """Run the encoder's blocks on the visible patches only (MAE, sec. 3, "MAE encoder"), before its last norm.
 
     Args:
         images_BCHW: float tensor; H and W as the model's, or others that the patch divides (positions resized).
         mask: patches to leave out; None keeps all.
-        block_inputs: a list that gets what goes into each block, [B, N, D] each, for decoders that want more than
-            the end.
+        block_inputs: a list to which the input of each block is appended, [B, N, D] each, for decoders that read all
+            of them.
         path_noise: float32 [B, depth, 2] in [0, 1), which drop path compares with its rates in training; None draws
             it from Paddle's generator.
-        wanted: the tokens start..stop that are returned; the last block is computed for them alone.
+        token_range: the tokens start..stop that are returned; the last block is computed for them alone.
         depth: how many of the blocks are run, from the first; None is all of them.
         recompute: see `run_blocks`.
     Returns:
@@ -128,19 +130,24 @@ def encode(
         x_BND = paddle.concat([cls_B1D, x_BND], axis=1)
     noise_BL2 = drop_path_noise(encoder, x_BND.shape[0], path_noise)
     layers = encoder.blocks if depth is None else encoder.blocks[:depth]
-    return run_blocks(layers, x_BND, wanted, noise_BL2=noise_BL2, inputs=block_inputs, recompute=recompute)
+    return run_blocks(layers, x_BND, token_range, noise_BL2=noise_BL2, inputs=block_inputs, recompute=recompute)
 
 
-def drop_path_noise(encoder: Encoder, batch: int, given: np.ndarray | None):
-    """The noise that `encode` documents, a tensor; None where nothing is dropped."""
+def drop_path_noise(encoder: Encoder, batch: int, given: np.ndarray | None) -> paddle.Tensor | None:
+    """Return the noise that `encode` documents, a tensor; None where nothing is dropped."""
     if not encoder.training or not any(block.drop_path for block in encoder.blocks):
         return None
     return paddle.rand([batch, len(encoder.blocks), 2]) if given is None else tensor_of(given)
 
 
 def encode_visible(
-    encoder: Encoder, images_BCHW, mask: Mask, path_noise: np.ndarray | None = None, *, recompute: bool = False
-):
+    encoder: Encoder,
+    images_BCHW: paddle.Tensor,
+    mask: Mask,
+    path_noise: np.ndarray | None = None,
+    *,
+    recompute: bool = False,
+) -> paddle.Tensor:
     """Encode the kept patches: [B, N, D] with the encoder's last norm applied.
 
     Raises:
@@ -150,7 +157,7 @@ def encode_visible(
     return encoder.norm(encode(encoder, images_BCHW, mask, path_noise=path_noise, recompute=recompute))
 
 
-def check_fit(encoder: Encoder, images_BCHW, mask: Mask) -> None:
+def check_fit(encoder: Encoder, images_BCHW: paddle.Tensor, mask: Mask) -> None:
     """Raise a ValueError unless images and mask are of the model's own size."""
     rows, columns = encoder.grid
     size = [rows * encoder.patch_size[0], columns * encoder.patch_size[1]]
@@ -174,26 +181,26 @@ def check_pool(pool: str, has_cls: bool) -> None:
         raise ValueError("this model has no cls token; use pool='mean'")
 
 
-def pool_tokens(x_BND, pool: str, has_cls: bool):
+def pool_tokens(x_BND: paddle.Tensor, pool: str, has_cls: bool) -> paddle.Tensor:
     """Return the cls token, or the mean of the patch tokens without it: [B, D]; errors as `check_pool`."""
     check_pool(pool, has_cls)
     if not has_cls:
         return mean_rows(x_BND)
     if pool == "cls":
-        return tokens_of(x_BND, (0, 1)).squeeze(1)
-    return mean_rows(tokens_of(x_BND, (1, x_BND.shape[1])))
+        return take_tokens(x_BND, (0, 1)).squeeze(1)
+    return mean_rows(take_tokens(x_BND, (1, x_BND.shape[1])))
 
 
 def features(
     model: EncoderModel,
-    images_BCHW,
+    images_BCHW: paddle.Tensor,
     pool: str = "cls",
     path_noise: np.ndarray | None = None,
     *,
     depth: int | None = None,
     normalise: bool = True,
-):
-    """What the encoder makes of whole, unmasked images; deterministic in eval mode (see `evaluating`).
+) -> paddle.Tensor:
+    """Compute one feature per whole, unmasked image; deterministic in eval mode (see `evaluating`).
 
     Args:
         images_BCHW: float tensor.
@@ -205,8 +212,10 @@ def features(
         tensor [B, D]; see `Encoder.norms_pooled`.
     """
     encoder = model.encoder
-    wanted = (0, 1) if pool == "cls" and encoder.has_cls else None
-    x_BND = encode(encoder, images_BCHW, path_noise=path_noise, wanted=wanted, depth=depth, recompute=model.recompute)
+    tokens = (0, 1) if pool == "cls" and encoder.has_cls else None
+    x_BND = encode(
+        encoder, images_BCHW, path_noise=path_noise, token_range=tokens, depth=depth, recompute=model.recompute
+    )
     if not normalise:
         return pool_tokens(x_BND, pool, encoder.has_cls)
     if encoder.norms_pooled:
@@ -215,14 +224,14 @@ def features(
 
 
 @paddle.no_grad()
-def attention_maps(model: EncoderModel, images_BCHW, token: str):
-    """How much of its attention a token gives to each patch in the last block (DINO, arXiv 2104.14294, figure 1).
+def attention_maps(model: EncoderModel, images_BCHW: paddle.Tensor, token: str) -> paddle.Tensor:
+    """Return the attention of a token to each patch in the last block (DINO, arXiv 2104.14294, figure 1).
 
     Args:
         images_BCHW: float tensor; whole images, without a mask.
         token: "cls", or "mean" of the patch tokens.
     Returns:
-        tensor [B, heads, L], in the image's order; of each head's attention the cls token's own share is missing.
+        tensor [B, heads, L], in the image's order; the attention to the cls token itself is left out.
     Raises:
         ValueError: "cls" from a model without a cls token, or another token.
     """
@@ -241,7 +250,7 @@ def attention_maps(model: EncoderModel, images_BCHW, token: str):
 
 @contextmanager
 def evaluating(layer: nn.Layer) -> Iterator[None]:
-    """Eval mode inside, so that drop path draws nothing; before and after as it was."""
+    """Put a layer into eval mode inside the context, without drop path, and into its earlier mode afterwards."""
     was_training = layer.training
     layer.eval()
     try:

@@ -6,6 +6,7 @@ Q predicted, P pixels a patch (rows x columns x C).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,26 +16,28 @@ from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.model.blocks import initialise
 from paddlemae.model.decoders import DECODERS
 from paddlemae.model.encoder import Encoder, evaluating
-from paddlemae.model.kernels import mean_of
+from paddlemae.model.kernels.rows import mean_all
 from paddlemae.model.masking import Mask
 from paddlemae.model.patches import flat_rows, patchify, take_patches, unpatchify
-from paddlemae.model.shape import architecture_of, split_keys
+from paddlemae.model.shape import architecture_of, document_keys, split_keys
 from paddlemae.model.targets import TARGETS
 
 
+@document_keys
 class MaskedAutoencoder(nn.Layer):
     """MAE (He et al., arXiv 2111.06377, sec. 3): encode the visible patches, decode all, predict pixels.
 
     Args:
-        keys: those of `shape.EncoderShape` and `shape.DecoderShape`, by name.
+        <keys>
     Raises:
+        TypeError: an unknown key.
         ValueError: a shape that does not fit together, or an unknown `decoder` or `positions`.
     """
 
     kind = "mae"
     has_head = False
 
-    def __init__(self, **keys: Any):
+    def __init__(self, **keys: Any) -> None:
         super().__init__()
         shape, decoder = split_keys(self.kind, keys)
         self.config = architecture_of(shape, decoder)
@@ -58,12 +61,12 @@ class MaskedAutoencoder(nn.Layer):
 
     def forward(
         self,
-        images_BCHW,
+        images_BCHW: paddle.Tensor,
         mask: Mask,
         predicted_BQ: np.ndarray | None = None,
         path_noise: np.ndarray | None = None,
-    ):
-        """The loss, a scalar: mean squared error over removed patches only (MAE, sec. 3).
+    ) -> paddle.Tensor:
+        """Return the loss, a scalar: mean squared error over removed patches only (MAE, sec. 3).
 
         Args:
             images_BCHW: float tensor of the model's own image size.
@@ -78,18 +81,18 @@ class MaskedAutoencoder(nn.Layer):
             raise ValueError("the loss is taken on removed patches, and this mask removes none; raise mask_ratio")
         prediction_BQP = self.decoder(self.encoder, images_BCHW, mask, predicted_BQ, path_noise, self.recompute)
         target_BQP = patch_target(self, images_BCHW, mask.removed if predicted_BQ is None else predicted_BQ)
-        return mean_of((prediction_BQP - target_BQP).square())
+        return mean_all((prediction_BQP - target_BQP).square())
 
 
 @paddle.no_grad()
-def patch_target(model: MaskedAutoencoder, images_BCHW, patches_BQ: np.ndarray):
-    """What the named patches should be predicted as: [B, Q, P] (MAE, sec. 3, "Reconstruction target")."""
+def patch_target(model: MaskedAutoencoder, images_BCHW: paddle.Tensor, patches_BQ: np.ndarray) -> paddle.Tensor:
+    """Return the targets of patches, by index: [B, Q, P] (MAE, sec. 3, "Reconstruction target")."""
     patches_BLP = patchify(images_BCHW, model.encoder.patch_size)
     target_BQP = take_patches(patches_BLP, flat_rows(patches_BQ, patches_BLP.shape[1]))
     return model.target.of(target_BQP)
 
 
-def predict(model: MaskedAutoencoder, images_BCHW, mask: Mask):
+def predict(model: MaskedAutoencoder, images_BCHW: paddle.Tensor, mask: Mask) -> paddle.Tensor:
     """Return the decoder's output for every patch, kept ones included, in the image's order: [B, L, P]."""
     return model.decoder.every_patch(model.encoder, images_BCHW, mask)
 
@@ -115,8 +118,10 @@ class Reconstruction:
 
 
 @paddle.no_grad()
-def reconstruct(model: MaskedAutoencoder, images_BCHW, mask: Mask, fill=0.0) -> Reconstruction:
-    """Draw what the model makes of images whose removed patches it can't see (MAE, figures 2 to 4).
+def reconstruct(
+    model: MaskedAutoencoder, images_BCHW: paddle.Tensor, mask: Mask, fill: float | Sequence[float] | np.ndarray = 0.0
+) -> Reconstruction:
+    """Reconstruct images from their visible patches and draw the stages (MAE, figures 2 to 4).
 
     Args:
         images_BCHW: float tensor, normalised as in pretraining.
@@ -131,7 +136,7 @@ def reconstruct(model: MaskedAutoencoder, images_BCHW, mask: Mask, fill=0.0) -> 
     fill_P = paddle.to_tensor(np.resize(np.asarray(fill, np.float32), model.pixels))  # channels come last
     removed_BL1 = paddle.to_tensor(mask.as_map().astype(np.float32)).unsqueeze(-1)
 
-    def picture(x_BLP):
+    def picture(x_BLP: paddle.Tensor) -> paddle.Tensor:
         return unpatchify(x_BLP, model.encoder.patch_size, model.grid)
 
     return Reconstruction(

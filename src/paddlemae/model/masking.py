@@ -28,7 +28,7 @@ class Mask:
     removed: np.ndarray
 
     def as_map(self) -> np.ndarray:
-        """bool [B, L], True where a patch is removed."""
+        """Return bool [B, L], True where a patch is removed."""
         map_BL = np.zeros((len(self.keep), self.keep.shape[1] + self.removed.shape[1]), dtype=bool)
         np.put_along_axis(map_BL, self.removed, True, axis=1)
         return map_BL
@@ -58,7 +58,7 @@ class MaskKind:
 
 
 def num_kept(num_patches: int, mask_ratio: float) -> int:
-    """Patches kept of `num_patches` when `mask_ratio` of them is removed, rounded down.
+    """Return the number of patches kept of `num_patches` when `mask_ratio` of them is removed, rounded down.
 
     Raises:
         ValueError: mask_ratio outside [0, 1), or so high that no patch would be kept.
@@ -73,22 +73,22 @@ def num_kept(num_patches: int, mask_ratio: float) -> int:
 
 
 def num_predicted(num_patches: int, num_removed: int, prediction_ratio: float | None) -> int:
-    """Patches predicted of `num_removed` ones: all, or the ratio of *all* patches (CrossMAE, sec. 3.3), rounded up.
+    """Return the number of patches to predict: all removed ones, or a ratio of *all* patches (CrossMAE, sec. 3.3).
 
-    Rounded as the removed ones are, so that a ratio equal to the mask's predicts all of them.
+    A ratio is rounded up, as the removed ones are, so that one equal to the mask's predicts all of them.
 
     Raises:
         ValueError: more than are removed.
     """
     if prediction_ratio is None:
         return num_removed
-    wanted = math.ceil(num_patches * prediction_ratio - 1e-9)
-    if not 1 <= wanted <= num_removed:
+    count = math.ceil(num_patches * prediction_ratio - 1e-9)
+    if not 1 <= count <= num_removed:
         raise ValueError(
-            f"prediction_ratio is a share of all patches: {prediction_ratio} asks for {wanted} of {num_patches}, and "
+            f"prediction_ratio is a share of all patches: {prediction_ratio} asks for {count} of {num_patches}, and "
             f"{num_removed} are removed; use at most {math.floor(num_removed / num_patches * 1000) / 1000}"
         )
-    return wanted
+    return count
 
 
 def draw_predicted(generators: Sequence[np.random.Generator], removed_BM: np.ndarray, num_predict: int) -> np.ndarray:
@@ -101,11 +101,13 @@ def draw_predicted(generators: Sequence[np.random.Generator], removed_BM: np.nda
     Returns:
         int64 [B, num_predict].
     """
-    return np.stack([one.permutation(removed)[:num_predict] for one, removed in zip(generators, removed_BM)])
+    return np.stack(
+        [generator.permutation(removed)[:num_predict] for generator, removed in zip(generators, removed_BM)]
+    )
 
 
 def _draw_random(generators: Generators, grid: Grid, num_keep: int) -> Mask:
-    return random_mask(np.stack([one.random(grid[0] * grid[1]) for one in generators]), num_keep)
+    return random_mask(np.stack([generator.random(grid[0] * grid[1]) for generator in generators]), num_keep)
 
 
 def random_mask(noise_BL: np.ndarray, num_keep: int) -> Mask:
@@ -138,7 +140,7 @@ def grid_mask(batch_size: int, grid: tuple[int, int]) -> Mask:
     return given_mask(np.broadcast_to(removed_map, (batch_size, removed_map.size)), grid)
 
 
-def block_mask(generators, grid: tuple[int, int], num_keep: int) -> Mask:
+def block_mask(generators: Generators, grid: tuple[int, int], num_keep: int) -> Mask:
     """Remove rectangular blocks until `num_keep` patches are left (BEiT, algorithm 1).
 
     Of the block that would remove too many, only the first rows' worth is removed, so that every

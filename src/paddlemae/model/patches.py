@@ -6,6 +6,8 @@ Shapes: B images, C channels, H x W pixels, L patches of a grid (rows x columns)
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from paddlemae.engine.safe_import import paddle
@@ -13,7 +15,7 @@ from paddlemae.engine.tensors import tensor_of
 from paddlemae.model.shape import pair, patch_grid
 
 
-def patchify(images_BCHW, patch_size):
+def patchify(images_BCHW: paddle.Tensor, patch_size: Any) -> paddle.Tensor:
     """Cut images into patches whose pixels are ordered row, column, channel.
 
     Args:
@@ -28,19 +30,19 @@ def patchify(images_BCHW, patch_size):
     return split.transpose([0, 2, 4, 3, 5, 1]).reshape([batch, rows * columns, height * width * channels])
 
 
-def unpatchify(patches_BLP, patch_size, grid: tuple[int, int]):
-    """The reverse of `patchify`: tensor [B, C, H, W] from [B, L, P] on a grid (rows, columns)."""
+def unpatchify(patches_BLP: paddle.Tensor, patch_size: Any, grid: tuple[int, int]) -> paddle.Tensor:
+    """Invert `patchify`: return [B, C, H, W] from [B, L, P] on a grid (rows, columns)."""
     (rows, columns), (height, width) = grid, pair(patch_size)
     split = patches_BLP.reshape([patches_BLP.shape[0], rows, columns, height, width, -1])
     return split.transpose([0, 5, 1, 3, 2, 4]).reshape([split.shape[0], -1, rows * height, columns * width])
 
 
-def flat_rows(indices_BK: np.ndarray, num_patches: int):
-    """Patch indices [B, K] as row numbers of `[B * L, ...]`, a tensor int64 [B * K]."""
+def flat_rows(indices_BK: np.ndarray, num_patches: int) -> paddle.Tensor:
+    """Return patch indices [B, K] as row numbers of `[B * L, ...]`, a tensor int64 [B * K]."""
     return tensor_of((indices_BK + np.arange(len(indices_BK))[:, None] * num_patches).ravel())
 
 
-def take_patches(x_BLD, rows):
-    """The patches that `flat_rows` names: tensor [B, K, D]."""
+def take_patches(x_BLD: paddle.Tensor, rows: paddle.Tensor) -> paddle.Tensor:
+    """Return the patches at the rows that `flat_rows` gives: tensor [B, K, D]."""
     batch, _, width = x_BLD.shape
     return paddle.gather(x_BLD.reshape([-1, width]), rows).reshape([batch, -1, width])

@@ -16,7 +16,7 @@ TOKEN_STD = 0.02  # cls, mask token and learned positions (ViT; BEiT)
 FIXED_POSITIONS = {"sincos2d": sincos_2d, "sincos1d": sincos_1d}
 
 
-def resize_positions(table_LD, old_grid: tuple[int, int], new_grid: tuple[int, int]):
+def resize_positions(table_LD: paddle.Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> paddle.Tensor:
     """Resize a table from one patch grid to another by bicubic interpolation (DeiT, sec. 6).
 
     Args:
@@ -57,7 +57,7 @@ def token_init() -> nn.initializer.Initializer:
     return nn.initializer.Normal(std=TOKEN_STD)
 
 
-def take_positions(table_LD, indices_BK: np.ndarray):
-    """The position of each patch: tensor [B, K, D]."""
+def take_positions(table_LD: paddle.Tensor, indices_BK: np.ndarray) -> paddle.Tensor:
+    """Return the position of each patch: tensor [B, K, D]."""
     rows = tensor_of(indices_BK.ravel())
     return paddle.gather(table_LD, rows).reshape([*indices_BK.shape, table_LD.shape[-1]])

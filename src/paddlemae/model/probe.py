@@ -6,7 +6,8 @@ Shapes: B images, D features.
 from __future__ import annotations
 
 from paddlemae.engine.safe_import import nn, paddle
-from paddlemae.model.kernels import Linear, mean_rows
+from paddlemae.model.kernels.layers import Linear
+from paddlemae.model.kernels.rows import mean_rows
 
 NORM_EPSILON = 1e-6  # MAE's published linear probing
 TAKEN_IN = 0.1  # of a batch's statistics into the running ones
@@ -20,12 +21,12 @@ class FeatureNorm(nn.Layer):
     (Paddle's own layer warns at every training step, and keeps a weight and bias that nobody asked for.)
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("running_mean", paddle.zeros([width]))
         self.register_buffer("running_var", paddle.ones([width]))
 
-    def forward(self, features_BD):
+    def forward(self, features_BD: paddle.Tensor) -> paddle.Tensor:
         if not self.training:
             return (features_BD - self.running_mean) * paddle.rsqrt(self.running_var + NORM_EPSILON)
         mean_D, count = mean_rows(features_BD.unsqueeze(0))[0], features_BD.shape[0]
@@ -48,7 +49,7 @@ class ProbeHead(nn.Layer):
         num_classes: of the classifier.
     """
 
-    def __init__(self, width: int, num_classes: int):
+    def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
         self.config = dict(width=width, num_classes=num_classes)
         linear = Linear(width, num_classes)
@@ -56,6 +57,6 @@ class ProbeHead(nn.Layer):
         nn.initializer.Constant(0.0)(linear.bias)
         self.head = nn.Sequential(FeatureNorm(width), linear)
 
-    def forward(self, features_BD):
-        """Logits [B, num_classes]."""
+    def forward(self, features_BD: paddle.Tensor) -> paddle.Tensor:
+        """Return logits [B, num_classes]."""
         return self.head(features_BD)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args, get_type_hints
+from difflib import get_close_matches
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 MOST = 10**12  # of anything that is counted, so that products of such numbers stay numbers
 MOST_PIXELS = 2**20  # of an image's side
 MOST_LAYERS = 10_000
 MOST_CHANNELS = 65_536
 
+ModelClass = TypeVar("ModelClass", bound=Any)
 Pixels = int | tuple[int, int]  # of both sides, or (height, width)
 TensorShapes = dict[str, tuple[int, ...]]
 
@@ -159,11 +161,11 @@ def keys_of(*shapes: type[Any]) -> Iterator[Key]:
     """Yield the keys of shapes, in order."""
     for shape in shapes:
         hints = get_type_hints(shape)
-        for one in fields(shape):
-            kind = hints[one.name]
-            if one.default is None:  # which stands for a number that the constructor sets
+        for key in fields(shape):
+            kind = hints[key.name]
+            if key.default is None:  # which stands for a number that the constructor sets
                 kind = get_args(kind)[0]
-            yield Key(name=one.name, kind=kind, default=one.default, **one.metadata)
+            yield Key(name=key.name, kind=kind, default=key.default, **key.metadata)
 
 
 def names_of(*shapes: type[Any]) -> tuple[str, ...]:
@@ -180,19 +182,30 @@ def split_keys(kind: str, keys: Mapping[str, Any]) -> list[Any]:
         TypeError: an unknown key.
         ValueError: see the shapes.
     """
-    if unknown := sorted(set(keys) - set(names_of(*SHAPES[kind]))):
-        raise TypeError(f"unexpected keyword argument {unknown[0]!r}; a model has {', '.join(names_of(*SHAPES[kind]))}")
+    names = names_of(*SHAPES[kind])
+    if unknown := sorted(set(keys) - set(names)):
+        near = get_close_matches(unknown[0], names, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise TypeError(f"unexpected keyword argument {unknown[0]!r}; {hint}The keys are {', '.join(names)}")
     return [shape(**{name: keys[name] for name in names_of(shape) if name in keys}) for shape in SHAPES[kind]]
+
+
+def document_keys(model: ModelClass) -> ModelClass:
+    """Put the keys of a model class into its docstring, in place of `<keys>`: meaning and default of each."""
+    keys = [(key, "" if key.default is None else f" (default {key.default!r})") for key in keys_of(*SHAPES[model.kind])]
+    lines = (f"{key.name}: {key.about}{default}." for key, default in keys)
+    model.__doc__ = (model.__doc__ or "").replace("<keys>", "\n        ".join(lines))
+    return model
 
 
 def architecture_of(*shapes: Any) -> dict[str, Any]:
     """Return shapes as one dict of JSON types, as `model.json` has it; what has no effect is left out."""
-    found = {name: value for shape in shapes for name, value in asdict(shape).items()}
-    if "decoder" in found:  # norm_pix_loss comes first in files
-        inter_block_attention = found.pop("inter_block_attention")
-        if DECODER_KINDS[found["decoder"]].sees_all_maps:
-            found["inter_block_attention"] = inter_block_attention
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+    architecture = {name: value for shape in shapes for name, value in asdict(shape).items()}
+    if "decoder" in architecture:  # norm_pix_loss comes first in files
+        inter_block_attention = architecture.pop("inter_block_attention")
+        if DECODER_KINDS[architecture["decoder"]].sees_all_maps:
+            architecture["inter_block_attention"] = inter_block_attention
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in architecture.items()}
 
 
 def pair(value: Any) -> tuple[int, int]:
@@ -261,7 +274,7 @@ def _decoder_shapes(architecture: Mapping[str, Any], tokens: int, pixels: int) -
 def decoder_parts() -> set[str]:
     """Return the first words of the names of all tensors that a decoder may have."""
     architectures = [architecture_of(EncoderShape(), DecoderShape(decoder=name)) for name in DECODER_KINDS]  # type: ignore[arg-type]
-    return {name.split(".")[0] for one in architectures for name in _decoder_shapes(one, 1, 1)}
+    return {name.split(".")[0] for shape in architectures for name in _decoder_shapes(shape, 1, 1)}
 
 
 def _mae_shapes(architecture: Mapping[str, Any]) -> TensorShapes:

@@ -11,7 +11,7 @@ TEMPERATURE = 10000.0  # Vaswani et al., "Attention Is All You Need", sec. 3.5
 
 
 def sincos_2d(width: int, grid: tuple[int, int]) -> np.ndarray:
-    """Fixed 2-D sine-cosine positions (MAE, appendix A.1; MoCo v3).
+    """Return fixed 2-D sine-cosine positions (MAE, appendix A.1; MoCo v3).
 
     Half of the width encodes a patch's column and half its row; the column half comes first, as in
     the published weights. Within each half the sines precede the cosines.
@@ -36,7 +36,7 @@ def sincos_2d(width: int, grid: tuple[int, int]) -> np.ndarray:
 
 
 def sincos_1d(width: int, grid: tuple[int, int]) -> np.ndarray:
-    """Fixed 1-D sine-cosine positions along the row-major sequence of patches.
+    """Return fixed 1-D sine-cosine positions along the row-major sequence of patches.
 
     Sines at even and cosines at odd places (Vaswani et al., sec. 3.5).
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
@@ -28,25 +28,16 @@ class Setting:
     is_free: bool = False
 
 
-def settings_of(recipe: Any, section: str = "") -> Iterator[Setting]:
+def settings_of(recipe: BaseModel, section: str = "") -> Iterator[Setting]:
     """Yield every setting of a recipe, those of its sections included.
 
     Args:
-        recipe: a recipe or one of its sections: a pydantic model, or a dataclass with descriptions in its metadata.
+        recipe: a recipe or one of its sections.
         section: the prefix of the settings' names.
     """
-    for name, description, is_free in _described(recipe):
+    for name, field in type(recipe).model_fields.items():
         value = getattr(recipe, name)
-        if isinstance(value, BaseModel) or is_dataclass(value):
+        if isinstance(value, BaseModel):
             yield from settings_of(value, f"{name}.")
         else:
-            yield Setting(section + name, value, description, is_free)
-
-
-def _described(recipe: Any) -> Iterator[tuple[str, str, bool]]:
-    if isinstance(recipe, BaseModel):
-        for name, field in type(recipe).model_fields.items():
-            yield name, field.description or "", FREE in field.metadata
-    else:
-        for each in fields(recipe):
-            yield each.name, each.metadata.get("description", ""), False
+            yield Setting(section + name, value, field.description or "", FREE in field.metadata)

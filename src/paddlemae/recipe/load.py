@@ -64,7 +64,7 @@ def build_recipe(task: str, content: dict[str, Any]) -> Any:
     Raises:
         ValueError: one line for the first fault.
     """
-    known = set(_keys(RECIPES[task]))
+    known = _keys(RECIPES[task])
     for key in _given_keys(content, known):
         _full_key(RECIPES[task], key)
     try:
@@ -82,8 +82,7 @@ def _read(task: str, name: str) -> tuple[dict[str, Any], About | None]:
     path = Path(name)
     is_file = path.suffix in (".yaml", ".yml") or path.is_file()
     content = _file_content(path) if is_file else _builtin(task, name)
-    about = take_about(content, name, required=not is_file)
-    return content, about
+    return content, take_about(content, name, required=not is_file)
 
 
 def recipe_about(task: str, name: str) -> About | None:
@@ -174,7 +173,7 @@ def _keys(model: type[BaseModel]) -> tuple[str, ...]:
     return tuple(setting.name for setting in settings_of(model()))
 
 
-def _given_keys(content: dict[str, Any], known: set[str]) -> Iterator[str]:
+def _given_keys(content: dict[str, Any], known: Sequence[str]) -> Iterator[str]:
     sections = {key.split(".")[0] for key in known if "." in key}
     for name, value in content.items():
         if name in sections and isinstance(value, dict):

@@ -33,6 +33,7 @@ from paddlemae.recipe.types import (
     Share,
     ShareOrAll,
     Std,
+    setting,
 )
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -46,31 +47,26 @@ SIZE_NAMES, MASK_NAMES = (", ".join(f"`{name}`" for name in names) for names in 
 AUTO: Literal["auto"] = "auto"  # as mean and std: those of the training images
 
 # descriptions of settings that several tasks have
-SIZE = Field(
-    description="patch size, width, depth and heads by name: " + SIZE_NAMES + "; the settings below override it"
+SIZE = "patch size, width, depth and heads by name: " + SIZE_NAMES + "; the settings below override it"
+CROP_SCALE = "smallest and largest area of a random crop, as a share of the image; null: no crop"
+FLIP = "mirror half of the training views left to right"
+DATA = (
+    "images, as with `--data`: a folder, list, archive, shards, table or arrays, or `digits`; `::max_image_bytes=2GB` "
+    "after the path raises the memory limit of one image, 500 MB"
 )
-CROP_SCALE = Field(description="smallest and largest area of a random crop, as a share of the image; null: no crop")
-FLIP = Field(description="mirror half of the training views left to right")
-DATA = Field(
-    description="images, as with `--data`: a folder, list, archive, shards, table or arrays, or `digits`; "
-    "`::max_image_bytes=2GB` after the path raises the memory limit of one image, 500 MB"
+MEAN = (
+    "mean of each channel, of pixels in [0, 1]; null is that of the initial weights, else ImageNet's for 3 channels "
+    "and 0.5 for others; `auto` (with `std=auto`) is that of the training images"
 )
-MEAN = Field(
-    description="mean of each channel, of pixels in [0, 1]; null is that of the initial weights, else ImageNet's for "
-    "3 channels and 0.5 for others; `auto` (with `std=auto`) is that of the training images"
+STD = "standard deviation of each channel; null and `auto` as for `mean`"
+BETAS = "betas of AdamW"
+TRAIN_SPLIT = "split to train on"
+EVAL_SPLIT = "split to evaluate on"
+VAL_FRACTION = "share of each class of the training split that is held out for evaluation, instead of `eval_split`"
+LABELS = (
+    "train on this many images only: a number, a share (`10%`) or a number per class (`5/class`); as many of each class"
 )
-STD = Field(description="standard deviation of each channel; null and `auto` as for `mean`")
-BETAS = Field(description="betas of AdamW")
-TRAIN_SPLIT = Field(description="split to train on")
-EVAL_SPLIT = Field(description="split to evaluate on")
-VAL_FRACTION = Field(
-    description="share of each class of the training split that is held out for evaluation, instead of `eval_split`"
-)
-LABELS = Field(
-    description="train on this many images only: a number, a share (`10%`) or a number per class (`5/class`); as many "
-    "of each class"
-)
-EVALUATE_EVERY = Field(description="epochs between evaluations")
+EVALUATE_EVERY = "epochs between evaluations"
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -118,7 +114,7 @@ class AutoencoderShape(BaseModel):
     """The model of a pretraining. What `size` names can be overruled one by one."""
 
     model_config = STRICT
-    size: Annotated[Size, SIZE] = "base"
+    size: Size = setting("base", SIZE)
 
     if TYPE_CHECKING:
 
@@ -150,7 +146,7 @@ class ClassifierShape(BaseModel):
     """The model of a fine-tuning. Whatever is left out comes from the pretrained model, or from `size`."""
 
     model_config = STRICT
-    size: Annotated[Size | None, SIZE] = None
+    size: Size | None = setting(None, SIZE)
 
     if TYPE_CHECKING:
 
@@ -158,29 +154,26 @@ class ClassifierShape(BaseModel):
 
 
 class Augmentation(BaseModel):
-    """How a training view is made of an image: random resized crop and flip, or small shifts."""
+    """The augmentation of a training view: random resized crop and flip, or small shifts."""
 
     model_config = STRICT
-    crop_scale: Annotated[tuple[PositiveFloat, PositiveFloat] | None, CROP_SCALE] = (0.2, 1.0)
-    crop_ratio: tuple[PositiveFloat, PositiveFloat] = Field(
-        default=(3 / 4, 4 / 3), description="smallest and largest width / height of a random crop"
+    crop_scale: tuple[PositiveFloat, PositiveFloat] | None = setting((0.2, 1.0), CROP_SCALE)
+    crop_ratio: tuple[PositiveFloat, PositiveFloat] = setting(
+        (3 / 4, 4 / 3), "smallest and largest width / height of a random crop"
     )
-    flip: Annotated[bool, FLIP] = True
-    shift: NonNegative = Field(default=0, description="maximum random shift in pixels, instead of cropping")
-    eval_crop_ratio: ShareOrAll = Field(
-        default=0.875, description="side of the evaluation view's centre crop, as a share of the resized image"
+    flip: bool = setting(True, FLIP)
+    shift: NonNegative = setting(0, "maximum random shift in pixels, instead of cropping")
+    eval_crop_ratio: ShareOrAll = setting(
+        0.875, "side of the evaluation view's centre crop, as a share of the resized image"
     )
-    decode: Literal["fast", "exact"] = Field(
-        default="fast",
-        description="`fast` decodes a JPEG no larger than its crop needs and resizes faster; `exact` decodes every "
-        "pixel and resizes as Pillow does",
+    decode: Literal["fast", "exact"] = setting(
+        "fast",
+        "`fast` decodes a JPEG no larger than its crop needs and resizes faster; `exact` decodes every pixel and "
+        "resizes as Pillow does",
     )
-    repeats: Positive = Field(
-        default=1, description="views of each decoded image; an epoch is as many views as there are images"
-    )
-    bits: Literal[8, 16] | None = Field(
-        default=None,
-        description="bits of a channel's value, `8` or `16`; null is 8 for 1, 3 and 4 channels and 16 otherwise",
+    repeats: Positive = setting(1, "views of each decoded image; an epoch is as many views as there are images")
+    bits: Literal[8, 16] | None = setting(
+        None, "bits of a channel's value, `8` or `16`; null is 8 for 1, 3 and 4 channels and 16 otherwise"
     )
 
     @model_validator(mode="after")
@@ -192,14 +185,14 @@ class Augmentation(BaseModel):
 
 
 class FinetuneAugmentation(Augmentation):
-    """How a training view is made in fine-tuning: then RandAugment and random erasing (MAE, appendix A.2)."""
+    """The augmentation of a training view in fine-tuning: then RandAugment and random erasing (MAE, appendix A.2)."""
 
-    randaugment: NonNegative = Field(default=0, description="RandAugment operations per image; 0: none")
-    magnitude: Annotated[float, NUMBER, Field(ge=0, le=10)] = Field(
-        default=9.0, description="strength of RandAugment's operations, 0 to 10"
+    randaugment: NonNegative = setting(0, "RandAugment operations per image; 0: none")
+    magnitude: Annotated[float, NUMBER, Field(ge=0, le=10)] = setting(
+        9.0, "strength of RandAugment's operations, 0 to 10"
     )
-    magnitude_std: NonNegativeFloat = Field(default=0.5, description="standard deviation of that strength")
-    erasing: Share = Field(default=0.0, description="probability of erasing a random rectangle of a view")
+    magnitude_std: NonNegativeFloat = setting(0.5, "standard deviation of that strength")
+    erasing: Share = setting(0.0, "probability of erasing a random rectangle of a view")
 
 
 def _check_whole(training: Training) -> None:
@@ -207,17 +200,15 @@ def _check_whole(training: Training) -> None:
         raise ValueError("sharding shares out the state of a pretraining; leave it out here")
 
 
-def _check_statistics(mean: Mean | None, std: Std | None) -> None:
-    if (mean == AUTO) != (std == AUTO):
-        raise ValueError("mean=auto and std=auto go together, they come from one pass; set both, or neither")
-
-
-def _check_repeats(augment: Augmentation, training: Training) -> None:
-    if training.batch_size % augment.repeats:
+def _check_views(recipe: PretrainRecipe | FinetuneRecipe) -> None:
+    batch, repeats = recipe.training.batch_size, recipe.augment.repeats
+    if batch % repeats:
         raise ValueError(
-            f"batch_size ({training.batch_size}) must be a multiple of repeats ({augment.repeats}), "
-            "so that all views of an image are in one batch"
+            f"batch_size ({batch}) must be a multiple of repeats ({repeats}), so that all views of an image are in one "
+            "batch"
         )
+    if (recipe.mean == AUTO) != (recipe.std == AUTO):
+        raise ValueError("mean=auto and std=auto go together, they come from one pass; set both, or neither")
 
 
 class PretrainRecipe(BaseModel):
@@ -225,32 +216,27 @@ class PretrainRecipe(BaseModel):
 
     model_config = STRICT
     task: Literal["pretrain"] = "pretrain"
-    init: str | None = Field(
-        default=None,
-        description="initial weights: a run folder, or MAE or ViT weights in a supported layout; null: random weights",
+    init: str | None = setting(
+        None, "initial weights: a run folder, or MAE or ViT weights in a supported layout; null: random weights"
     )
-    data: Annotated[str | None, DATA] = None
-    split: str | None = Field(default=None, description="split to train on; null is the training split")
-    mean: Annotated[Mean | None, MEAN] = None
-    std: Annotated[Std | None, STD] = None
-    mask: MaskName = Field(default="random", description="how patches are removed: " + MASK_NAMES)
-    mask_ratio: Share = Field(default=0.75, description="share of the patches that is removed")
-    prediction_ratio: ShareOrAll | None = Field(
-        default=None,
-        description="share of all patches that is predicted; null: all removed ones. Requires `decoder=cross`",
+    data: str | None = setting(None, DATA)
+    split: str | None = setting(None, "split to train on; null is the training split")
+    mean: Mean | None = setting(None, MEAN)
+    std: Std | None = setting(None, STD)
+    mask: MaskName = setting("random", "how patches are removed: " + MASK_NAMES)
+    mask_ratio: Share = setting(0.75, "share of the patches that is removed")
+    prediction_ratio: ShareOrAll | None = setting(
+        None, "share of all patches that is predicted; null: all removed ones. Requires `decoder=cross`"
     )
-    betas: Annotated[tuple[Share, Share], BETAS] = (0.9, 0.95)
-    decay_tokens: bool = Field(
-        default=False, description="apply weight decay to the cls and mask tokens too, as the official code does"
-    )
+    betas: tuple[Share, Share] = setting((0.9, 0.95), BETAS)
+    decay_tokens: bool = setting(False, "apply weight decay to the cls and mask tokens too, as the official code does")
     model: AutoencoderShape = AutoencoderShape()
     augment: Augmentation = Augmentation()
     training: Training = Training()
 
     @model_validator(mode="after")
     def _check(self) -> PretrainRecipe:
-        _check_repeats(self.augment, self.training)
-        _check_statistics(self.mean, self.std)
+        _check_views(self)
         if self.prediction_ratio is not None and not DECODER_KINDS[self.model.decoder].predicts_some:
             some = " or ".join(name for name, kind in DECODER_KINDS.items() if kind.predicts_some)
             raise ValueError(
@@ -265,39 +251,33 @@ class FinetuneRecipe(BaseModel):
 
     model_config = STRICT
     task: Literal["finetune"] = "finetune"
-    init: str | None = Field(
-        default=None,
-        description="pretrained weights: a run folder, or MAE or ViT weights in a supported layout; `scratch`: random "
-        "weights",
+    init: str | None = setting(
+        None, "pretrained weights: a run folder, or MAE or ViT weights in a supported layout; `scratch`: random weights"
     )
-    data: Annotated[str | None, DATA] = None
-    train_split: Annotated[str, TRAIN_SPLIT] = "train"
-    eval_split: Annotated[str, EVAL_SPLIT] = "test"
-    val_fraction: Annotated[Share, VAL_FRACTION] = 0.0
-    labels: Annotated[Labels | None, LABELS] = None
-    mean: Annotated[Mean | None, MEAN] = None
-    std: Annotated[Std | None, STD] = None
-    trainable_blocks: NonNegativeFloat | None = Field(
-        default=None, description="fine-tune the last blocks only: 0, 0.5 (the last MLP), 1, 2, ...; null: all weights"
+    data: str | None = setting(None, DATA)
+    train_split: str = setting("train", TRAIN_SPLIT)
+    eval_split: str = setting("test", EVAL_SPLIT)
+    val_fraction: Share = setting(0.0, VAL_FRACTION)
+    labels: Labels | None = setting(None, LABELS)
+    mean: Mean | None = setting(None, MEAN)
+    std: Std | None = setting(None, STD)
+    trainable_blocks: NonNegativeFloat | None = setting(
+        None, "fine-tune the last blocks only: 0, 0.5 (the last MLP), 1, 2, ...; null: all weights"
     )
-    label_smoothing: Share = Field(default=0.1, description="share of each label that is spread over all classes")
-    layer_decay: ShareOrAll = Field(
-        default=0.75, description="factor on the learning rate from each block to the one before it"
+    label_smoothing: Share = setting(0.1, "share of each label that is spread over all classes")
+    layer_decay: ShareOrAll = setting(0.75, "factor on the learning rate from each block to the one before it")
+    ema_decay: Share | None = setting(
+        None,
+        "evaluate and save an exponential moving average of the weights, over about 1 / (1 - `ema_decay`) steps; "
+        "null: the weights themselves",
     )
-    ema_decay: Share | None = Field(
-        default=None,
-        description="evaluate and save an exponential moving average of the weights, over about 1 / (1 - `ema_decay`) "
-        "steps; null: the weights themselves",
+    betas: tuple[Share, Share] = setting((0.9, 0.999), BETAS)
+    mixup: NonNegativeFloat = setting(
+        0.0, "alpha of mixup; 0: none. If `cutmix` is set too, each batch gets one of the two"
     )
-    betas: Annotated[tuple[Share, Share], BETAS] = (0.9, 0.999)
-    mixup: NonNegativeFloat = Field(
-        default=0.0, description="alpha of mixup; 0: none. If `cutmix` is set too, each batch gets one of the two"
-    )
-    cutmix: NonNegativeFloat = Field(default=0.0, description="alpha of CutMix; 0: none")
-    cutmix_probability: ShareOrAll = Field(
-        default=0.5, description="probability of CutMix rather than mixup if both are set"
-    )
-    evaluate_every: Annotated[PositiveFloat, EVALUATE_EVERY] = 1
+    cutmix: NonNegativeFloat = setting(0.0, "alpha of CutMix; 0: none")
+    cutmix_probability: ShareOrAll = setting(0.5, "probability of CutMix rather than mixup if both are set")
+    evaluate_every: PositiveFloat = setting(1, EVALUATE_EVERY)
     model: ClassifierShape = ClassifierShape()
     augment: FinetuneAugmentation = FinetuneAugmentation()
     training: Training = Training()
@@ -305,8 +285,7 @@ class FinetuneRecipe(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> FinetuneRecipe:
         _check_whole(self.training)
-        _check_repeats(self.augment, self.training)
-        _check_statistics(self.mean, self.std)
+        _check_views(self)
         if self.mean == AUTO and self.init not in (None, SCRATCH):
             raise ValueError("mean=auto goes with init=scratch; pretrained weights bring the mean and std of theirs")
         return self
@@ -321,30 +300,24 @@ class ProbeRecipe(BaseModel):
 
     model_config = STRICT
     task: Literal["probe"] = "probe"
-    init: str | None = Field(
-        default=None,
-        description="pretrained weights to probe: a run folder, or MAE or ViT weights in a supported layout",
+    init: str | None = setting(
+        None, "pretrained weights to probe: a run folder, or MAE or ViT weights in a supported layout"
     )
-    random: bool = Field(default=False, description="probe the same encoder with random weights, as a baseline")
-    data: Annotated[str | None, DATA] = None
-    train_split: Annotated[str, TRAIN_SPLIT] = "train"
-    eval_split: Annotated[str, EVAL_SPLIT] = "test"
-    val_fraction: Annotated[Share, VAL_FRACTION] = 0.0
-    labels: Annotated[Labels | None, LABELS] = None
-    token: Literal["cls", "mean"] = Field(
-        default="cls", description="features are the `cls` token, or the `mean` of the patch tokens"
+    random: bool = setting(False, "probe the same encoder with random weights, as a baseline")
+    data: str | None = setting(None, DATA)
+    train_split: str = setting("train", TRAIN_SPLIT)
+    eval_split: str = setting("test", EVAL_SPLIT)
+    val_fraction: Share = setting(0.0, VAL_FRACTION)
+    labels: Labels | None = setting(None, LABELS)
+    token: Literal["cls", "mean"] = setting("cls", "features are the `cls` token, or the `mean` of the patch tokens")
+    layer: Positive | None = setting(None, "block whose output gives the features, from 1; null is the last")
+    cached: bool = setting(
+        False, "compute the features of each image once, from its evaluation view, without augmentation"
     )
-    layer: Positive | None = Field(
-        default=None, description="block whose output gives the features, from 1; null is the last"
-    )
-    cached: bool = Field(
-        default=False,
-        description="compute the features of each image once, from its evaluation view, without augmentation",
-    )
-    crop_scale: Annotated[tuple[PositiveFloat, PositiveFloat] | None, CROP_SCALE] = (0.08, 1.0)
-    flip: Annotated[bool, FLIP] = True
-    momentum: Share = Field(default=0.9, description="momentum of LARS")
-    evaluate_every: Annotated[PositiveFloat, EVALUATE_EVERY] = 10
+    crop_scale: tuple[PositiveFloat, PositiveFloat] | None = setting((0.08, 1.0), CROP_SCALE)
+    flip: bool = setting(True, FLIP)
+    momentum: Share = setting(0.9, "momentum of LARS")
+    evaluate_every: PositiveFloat = setting(10, EVALUATE_EVERY)
     training: Training = Training.model_validate(PROBE_TRAINING)
 
     @model_validator(mode="before")

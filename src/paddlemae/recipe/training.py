@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, field_validator, model_validator
 
 from paddlemae.recipe.types import (
     STRICT,
@@ -16,6 +16,7 @@ from paddlemae.recipe.types import (
     Side,
     Threads,
     Workers,
+    setting,
 )
 
 MAX_BAD_IMAGES = 0.01
@@ -26,67 +27,51 @@ class Training(BaseModel):
     """How long, how fast and on what: the same for every task."""
 
     model_config = STRICT
-    batch_size: Positive = Field(default=64, description="images per micro-batch, over all processes")
-    accumulation_steps: Positive = Field(
-        default=1,
-        description="micro-batches per optimizer step; the effective batch size is `batch_size` x `accumulation_steps`",
+    batch_size: Positive = setting(64, "images per micro-batch, over all processes")
+    accumulation_steps: Positive = setting(
+        1, "micro-batches per optimizer step; the effective batch size is `batch_size` x `accumulation_steps`"
     )
-    epochs: PositiveFloat = Field(
-        default=100, description="length of the run; one epoch is as many views as there are images"
+    epochs: PositiveFloat = setting(100, "length of the run; one epoch is as many views as there are images")
+    steps: Positive | None = setting(
+        None, "length of the run in optimizer steps, instead of `epochs`; the warmup keeps its share of the run"
     )
-    steps: Positive | None = Field(
-        default=None,
-        description="length of the run in optimizer steps, instead of `epochs`; the warmup keeps its share of the run",
+    warmup_epochs: NonNegativeFloat = setting(5, "epochs in which the learning rate rises from 0")
+    base_lr: PositiveFloat = setting(
+        1.5e-4, "learning rate for an effective batch size of 256; it scales linearly with the effective batch size"
     )
-    warmup_epochs: NonNegativeFloat = Field(default=5, description="epochs in which the learning rate rises from 0")
-    base_lr: PositiveFloat = Field(
-        default=1.5e-4,
-        description="learning rate for an effective batch size of 256; it scales linearly with the effective batch "
-        "size",
+    min_lr: NonNegativeFloat = setting(0.0, "learning rate at the end of the cosine schedule")
+    weight_decay: NonNegativeFloat = setting(0.05, "weight decay of matrices; biases and norms have none")
+    clip_grad: PositiveFloat | None = setting(None, "largest norm of the gradient; null: no clipping")
+    precision: Literal["float32", "bfloat16", "float16"] = setting(
+        "float32", "`float32`; on accelerators also `bfloat16` or `float16`"
     )
-    min_lr: NonNegativeFloat = Field(default=0.0, description="learning rate at the end of the cosine schedule")
-    weight_decay: NonNegativeFloat = Field(
-        default=0.05, description="weight decay of matrices; biases and norms have none"
+    sharding: Annotated[Literal["none", "optimizer"], FREE] = setting(
+        "none", "`none`, or `optimizer` to share gradients and optimizer state among the accelerators of a pretraining"
     )
-    clip_grad: PositiveFloat | None = Field(default=None, description="largest norm of the gradient; null: no clipping")
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="`float32`; on accelerators also `bfloat16` or `float16`"
+    seed: Seed = setting(0, "seed of weights, order, crops and masks")
+    device: Annotated[str, FREE] = setting(
+        "auto", "`cpu`, `gpu`, ...; `auto` is the accelerator that Paddle was built for"
     )
-    sharding: Annotated[Literal["none", "optimizer"], FREE] = Field(
-        default="none",
-        description="`none`, or `optimizer` to share gradients and optimizer state among the accelerators of a "
-        "pretraining",
+    threads: Annotated[Threads | Literal["auto"], FREE] = setting("auto", "CPU threads; `auto` is all cores")
+    recompute: bool = setting(
+        False, "keep only the input of each block and compute the rest again in the backward pass: slower, less memory"
     )
-    seed: Seed = Field(default=0, description="seed of weights, order, crops and masks")
-    device: Annotated[str, FREE] = Field(
-        default="auto", description="`cpu`, `gpu`, ...; `auto` is the accelerator that Paddle was built for"
+    workers: Annotated[Workers, FREE] = setting(0, "processes that prepare batches ahead")
+    cache: str | None = setting(None, "folder for a packed copy of the training images, resized once")
+    cache_size: Side | None = setting(
+        None, "short side of the images in the cache, in pixels; null is 8/7 of the view's"
     )
-    threads: Annotated[Threads | Literal["auto"], FREE] = Field(
-        default="auto", description="CPU threads; `auto` is all cores"
+    max_bad_images: Annotated[ShareOrNone, FREE] = setting(
+        MAX_BAD_IMAGES, "share of the images, rounded up, that may be unreadable"
     )
-    recompute: bool = Field(
-        default=False,
-        description="keep only the input of each block and compute the rest again in the backward pass: slower, less "
-        "memory",
+    log_every: Annotated[Positive, FREE] = setting(10, "steps between lines of the log")
+    checkpoint_every: Annotated[PositiveFloat, FREE] = setting(10, "epochs between checkpoints")
+    keep_checkpoints: Annotated[Positive, FREE] = setting(2, "newest checkpoints to keep, in addition to the best one")
+    keep_every: Annotated[PositiveFloat | None, FREE] = setting(
+        None, "epochs between checkpoints that are kept for good; null: none"
     )
-    workers: Annotated[Workers, FREE] = Field(default=0, description="processes that prepare batches ahead")
-    cache: str | None = Field(default=None, description="folder for a packed copy of the training images, resized once")
-    cache_size: Side | None = Field(
-        default=None, description="short side of the images in the cache, in pixels; null is 8/7 of the view's"
-    )
-    max_bad_images: Annotated[ShareOrNone, FREE] = Field(
-        default=MAX_BAD_IMAGES, description="share of the images, rounded up, that may be unreadable"
-    )
-    log_every: Annotated[Positive, FREE] = Field(default=10, description="steps between lines of the log")
-    checkpoint_every: Annotated[PositiveFloat, FREE] = Field(default=10, description="epochs between checkpoints")
-    keep_checkpoints: Annotated[Positive, FREE] = Field(
-        default=2, description="newest checkpoints to keep, in addition to the best one"
-    )
-    keep_every: Annotated[PositiveFloat | None, FREE] = Field(
-        default=None, description="epochs between checkpoints that are kept for good; null: none"
-    )
-    max_hours: Annotated[PositiveFloat | None, FREE] = Field(
-        default=None, description="hours until the run is saved and ends with exit status 75; null: no limit"
+    max_hours: Annotated[PositiveFloat | None, FREE] = setting(
+        None, "hours until the run is saved and ends with exit status 75; null: no limit"
     )
 
     @field_validator("sharding", mode="before")
@@ -113,7 +98,7 @@ class Training(BaseModel):
         return self.batch_size * self.accumulation_steps
 
     def total_steps(self, num_images: int) -> int:
-        """Optimizer steps of the whole run over `num_images` images an epoch."""
+        """Return the optimizer steps of the whole run over `num_images` images an epoch."""
         return self.steps or max(1, round(self.epochs * num_images / self.effective_batch_size))
 
     def warmup_steps(self, num_images: int) -> float:

@@ -28,6 +28,11 @@ def _check_labels(value: Any) -> Any:
     raise ValueError(f'expected a number of images, a share ("10%") or a number per class ("5/class"), got {value!r}')
 
 
+def setting(default: Any, description: str) -> Any:
+    """Describe a setting: its default and its meaning, with the unit."""
+    return Field(default=default, description=description)
+
+
 NUMBER = BeforeValidator(_refuse_bool)
 Positive = Annotated[int, NUMBER, Field(ge=1, le=MOST)]
 NonNegative = Annotated[int, NUMBER, Field(ge=0, le=MOST)]

@@ -46,7 +46,7 @@ Json = dict[str, Any]
 
 
 class ProvenanceType(BaseModel):
-    """What the report says of how a model was made."""
+    """The provenance in `model.json` that the report shows."""
 
     model_config = ConfigDict(strict=True, extra="allow")
     data: str | None = None
@@ -55,7 +55,7 @@ class ProvenanceType(BaseModel):
 
 
 class ModelType(BaseModel):
-    """What the report says of a model."""
+    """The fields of `model.json` that the report shows."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
     kind: str | None = None
@@ -89,8 +89,8 @@ def collect(runs: Sequence[Path]) -> Json:
 def _run(run: Path) -> Json:
     recipe = _recipe(run)
     problems: list[str] = []
-    lines = _whole(METRICS_FILE, read_metric_lines(run), problems)
-    results = _whole(RESULTS_FILE, read_results(run), problems)
+    lines = _whole_lines(METRICS_FILE, read_metric_lines(run), problems)
+    results = _whole_lines(RESULTS_FILE, read_results(run), problems)
     if skipped := len(list(read_skipped(run))):
         problems.append(f"{skipped} images could not be read and were left out; {SKIPPED_FILE} lists them")
     last = lines[-1] if lines else {}
@@ -129,8 +129,8 @@ def _recipe(run: Path) -> Json:
     return content
 
 
-def _whole(name: str, found: tuple[list[Json], list[int]], problems: list[str]) -> list[Json]:
-    """The whole lines of a file; the damaged ones are a problem."""
+def _whole_lines(name: str, found: tuple[list[Json], list[int]], problems: list[str]) -> list[Json]:
+    """Return the whole lines of a file; damaged ones become a problem."""
     lines, damaged = found
     if damaged:
         numbers = ", ".join(map(str, damaged[:5])) + (" ..." if len(damaged) > 5 else "")
@@ -139,7 +139,7 @@ def _whole(name: str, found: tuple[list[Json], list[int]], problems: list[str]) 
 
 
 def _setup(run: Path, recipe: Json, problems: list[str]) -> Json:
-    environment = _found(ENVIRONMENT_FILE, lambda: read_environment(run), problems)
+    environment = _read_or_note(ENVIRONMENT_FILE, lambda: read_environment(run), problems)
     model = _model(run, problems)
     provenance, classes = model.get("provenance", {}), model.get("classes", [])
     return {
@@ -161,17 +161,17 @@ def _setup(run: Path, recipe: Json, problems: list[str]) -> Json:
 
 
 def _model(run: Path, problems: list[str]) -> Json:
-    """The description of the newest checkpoint's model."""
+    """Return the description of the newest checkpoint's model."""
     newest = newest_checkpoint(run)
     if newest is None:
         problems.append("there is no checkpoint yet")
         return {}
     path = run / CHECKPOINTS / newest / MODEL_FILE
-    return _found(MODEL_FILE, lambda: read_record(path, ModelType, "", MAX_MODEL_BYTES).model_dump(), problems)
+    return _read_or_note(MODEL_FILE, lambda: read_record(path, ModelType, "", MAX_MODEL_BYTES).model_dump(), problems)
 
 
-def _found(name: str, read: Callable[[], Json], problems: list[str]) -> Json:
-    """What a file holds; nothing of a damaged one, which is a problem."""
+def _read_or_note(name: str, read: Callable[[], Json], problems: list[str]) -> Json:
+    """Return what a file holds; nothing of a damaged or missing one, which becomes a problem."""
     try:
         return read()
     except FileNotFoundError:
@@ -197,7 +197,7 @@ def _curves(lines: Iterable[Json]) -> Json:
 
 
 def _exhibit(run: Path, part: str, results: Sequence[Json], problems: list[str]) -> Json | None:
-    """The run's own exhibit; mistakes also from the newest classifier that was trained from it."""
+    """Return the run's own exhibit; or of confusions and mistakes the newest one of a classifier trained from it."""
     folders = [run]
     if part in ("confusion", "mistakes"):
         folders += [run / result["run"] for result in reversed(results) if isinstance(result.get("run"), str)]
@@ -210,29 +210,24 @@ def _exhibit(run: Path, part: str, results: Sequence[Json], problems: list[str])
         if content:
             if part == "confusion":
                 content = _by_pairs(content)
-            return _moved(content, os.path.relpath(folder, run))
+            place = os.path.relpath(folder, run)
+            return content if place == "." else _with_folder(content, place)
     return None
 
 
 def _by_pairs(content: Json) -> Json:
-    """The same of an older run, whose counts are a matrix, so that no figures grow with the square of the classes."""
+    """Replace the matrix of counts of an older run by pairs, so that no figures grow with the square of the classes."""
     try:
         return {name: content[name] for name in content if name != "counts"} | read_confusion(content).as_json()
     except (ValueError, TypeError, KeyError, OverflowError):
         return content  # the page says that it is damaged
 
 
-def _moved(content: Json, folder: str) -> Json:
-    """The same with the files of pictures named from another folder on."""
-    if folder == ".":
-        return content
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: f"{folder}/{one}" if key == "file" else moved(one) for key, one in value.items()}
-        return [moved(one) for one in value] if isinstance(value, list) else value
-
-    return moved(content)
+def _with_folder(content: Any, folder: str) -> Any:
+    """Add a folder to the names of the files of pictures, wherever they are in an exhibit."""
+    if isinstance(content, dict):
+        return {key: f"{folder}/{one}" if key == "file" else _with_folder(one, folder) for key, one in content.items()}
+    return [_with_folder(one, folder) for one in content] if isinstance(content, list) else content
 
 
 def _comparison(runs: Sequence[Json]) -> Json:

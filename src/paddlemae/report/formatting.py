@@ -32,12 +32,12 @@ def points(difference: float | None) -> str:
 
 
 def short(value: Any) -> str:
-    """Four significant digits: 0.6006 or 1.2e-7."""
+    """Format a number with four significant digits: 0.6006 or 1.2e-7."""
     return "unknown" if finite(value) is None else f"{value:.4g}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def duration(seconds: Any) -> str:
-    """Seconds as a reader says them: 41 s, 2 min 21 s, 3 h 12 min."""
+    """Format seconds: 41 s, 2 min 21 s, 3 h 12 min."""
     if finite(seconds) is None:
         return "unknown"
     if seconds < 60:

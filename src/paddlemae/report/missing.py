@@ -19,7 +19,7 @@ Json = dict[str, Any]
 
 
 def missing_of(run: Path, recipe: Json, rows: Sequence[Json], exhibits: Json) -> Iterator[Json]:
-    """Everything that a run could show and does not, with the command that would make it."""
+    """Yield everything that a run could show and does not, with the command that would make it."""
     folder, data = shlex.quote(str(run)), shlex.quote(str(recipe.get("data") or "FOLDER"))
     knn = f"paddlemae knn {folder} --data {data}"
     pretrained = recipe["task"] == "pretrain"
@@ -49,14 +49,14 @@ OTHER_STARTS = {"random": "of the untrained encoder", "scratch": "from scratch"}
 
 
 def _model_settings(recipe: Json) -> str:
-    """What a training from scratch has to be told to have the pretrained encoder's model."""
+    """Return the overrides that give a training from scratch the pretrained encoder's model."""
     model = recipe.get("model")
     given = {name: model.get(name) for name in ENCODER} if isinstance(model, dict) else {}
     return " ".join(shlex.quote(f"model.{name}={json.dumps(v)}") for name, v in given.items() if v is not None)
 
 
 def _evaluations(folder: str, data: str, model: str) -> dict[str, tuple[str, dict[str, str]]]:
-    """Every way to say how good a pretraining is: kind -> (title, start -> command)."""
+    """Return every way to measure how good a pretraining is: kind -> (title, start -> command)."""
     knn = f"paddlemae knn {folder} --data {data}"
     probe = f"paddlemae probe --init {folder} --data {data} --out PROBE cached=true"
     study = f"paddlemae study --init {folder} --data {data} --out STUDY"

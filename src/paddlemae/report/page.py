@@ -94,14 +94,7 @@ def _template() -> Template:
     environment = Environment(loader=loader, finalize=_printable, **settings)
     filters = (heading, values, others, spread, gain, kind_of, text, number, percent, points, short, duration, position)
     environment.filters |= {function.__name__: function for function in filters}
-    environment.globals |= {
-        "LOST": LOST,
-        "STARTS": STARTS,
-        "KINDS": KINDS,
-        "UNLIKE": UNLIKE,
-        "PARTS": PARTS,
-        "TASKS": TASKS,
-    }
+    environment.globals |= dict(LOST=LOST, STARTS=STARTS, KINDS=KINDS, UNLIKE=UNLIKE, PARTS=PARTS)
     return environment.get_template("page.html.jinja")
 
 
@@ -139,10 +132,8 @@ def _script_json(content: Any) -> Markup:
 
 def _labels(runs: Sequence[Json]) -> list[str]:
     """Return labels that distinguish the runs: their names, or their folders where two names are equal."""
-    names = [run["name"] for run in runs]
-    return [
-        display_name(name) for name in (names if len(set(names)) == len(names) else [run["folder"] for run in runs])
-    ]
+    are_distinct = len({run["name"] for run in runs}) == len(runs)
+    return [display_name(run["name" if are_distinct else "folder"]) for run in runs]
 
 
 def _run(place: int, run: Json, label: str, folder: Path, pictures: Pictures) -> Json:
@@ -219,7 +210,7 @@ def _listed(*words: Any) -> str:
 
 
 def _grouped(recipe: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Settings by the section of the recipe that they are in."""
+    """Group settings by the section of the recipe that they are in."""
     groups: dict[str, dict[str, Any]] = {}
     for key, value in recipe.items():
         section, _, name = key.rpartition(".")
@@ -228,7 +219,7 @@ def _grouped(recipe: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _headline(run: Json) -> dict[str, Json | None]:
-    """Kind of result -> its best row with the start to show of it; None where nothing was measured yet."""
+    """Return kind of result -> its best row with the start to show of it; None where nothing was measured yet."""
     headline: dict[str, Json | None] = {}
     awaited = {one["part"].split(".")[1] for one in run["missing"] if one["part"].startswith("results.")}
     for name in KINDS:
@@ -244,9 +235,8 @@ def _headline(run: Json) -> dict[str, Json | None]:
 
 
 def _curves(curves: Mapping[str, Json], problems: list[str]) -> dict[str, Json]:
-    names = [name for name in CURVES if name in curves] + [name for name in curves if name not in CURVES]
     found = {}
-    for name in names:
+    for name in sorted(curves, key=_place_of_curve):
         curve, lost = _curve(curves[name])
         if lost:
             problems.append(f"{name}: {lost} values are no finite numbers and are not drawn")
@@ -255,10 +245,14 @@ def _curves(curves: Mapping[str, Json], problems: list[str]) -> dict[str, Json]:
     return found
 
 
+def _place_of_curve(name: str) -> int:
+    return list(CURVES).index(name) if name in CURVES else len(CURVES)
+
+
 def _curve(curve: Mapping[str, Sequence[Any]]) -> tuple[Json, int]:
     """Return (a curve of few enough points to draw, the number of values that are not finite)."""
     kept = [place for place, value in enumerate(curve["value"]) if finite(value) is not None]
-    chosen = [kept[place] for place in thinned([curve["value"][place] for place in kept], MOST_POINTS)]
+    chosen = [kept[place] for place in pick_places([curve["value"][place] for place in kept], MOST_POINTS)]
     light = {key: [_rounded(curve[key][place]) for place in chosen] for key in ("step", "epoch", "seconds", "value")}
     return light, len(curve["value"]) - len(kept)
 
@@ -268,8 +262,8 @@ def _rounded(value: Any) -> int | float | None:
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
-def thinned(values: Sequence[float], most: int) -> Sequence[int]:
-    """Places of at most `most` values, ascending: both ends, and of equal stretches the lowest and the highest."""
+def pick_places(values: Sequence[float], most: int) -> Sequence[int]:
+    """Return the places of at most `most` values, ascending: both ends, and the lowest and highest of equal spans."""
     if len(values) <= most:
         return range(len(values))
     array = np.asarray(values, float)
@@ -283,10 +277,9 @@ def thinned(values: Sequence[float], most: int) -> Sequence[int]:
 def _curve_facts(runs: Sequence[Json]) -> dict[str, Json]:
     """Return name -> title and a text per run with the curve's ends and extremes, for readers without the drawing."""
     names = dict.fromkeys(name for run in runs for name in run["curves"])
-    order = [name for name in CURVES if name in names] + [name for name in names if name not in CURVES]
     return {
         name: {"title": CURVES.get(name, name), "words": [_extremes(run["curves"].get(name)) for run in runs]}
-        for name in order
+        for name in sorted(names, key=_place_of_curve)
     }
 
 

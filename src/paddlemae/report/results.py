@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 
 def rows_of(results: Iterable[Json], task: str, problems: list[str]) -> Iterator[Json]:
-    """Results as rows of a table: one row for all starts and seeds of the same evaluation."""
+    """Yield results as rows of a table: one row for all starts and seeds of the same evaluation."""
     rows: dict[tuple[Any, ...], Json] = {}
     cells: dict[tuple[Any, ...], dict[Any, Json]] = {}
     for result in results:
@@ -40,7 +40,7 @@ def rows_of(results: Iterable[Json], task: str, problems: list[str]) -> Iterator
 
 
 def _makes_sense(result: Json) -> bool:
-    """Whether a result has its number, protocol and start, and the rest of it is of the types that are written."""
+    """Check that a result has its number, protocol and start, and that the rest is of the types that are written."""
     command = result.get("command", [])
     return (
         metrics_of(result) is not None
@@ -94,7 +94,7 @@ def _plain(value: Any) -> str:
 
 
 def _numbers(title: str) -> tuple[float, ...]:
-    """The numbers in a title, so that k = 100 comes behind k = 20."""
+    """Return the numbers in a title, by which k = 100 is sorted after k = 20."""
     return tuple(float(word) for word in title.replace(",", "").split() if word.replace(".", "").isdigit())
 
 
@@ -115,12 +115,12 @@ def _cell(results: Sequence[Json]) -> Json:
 
 
 def kind_of(row: Json) -> str:
-    """Which of `ORDER` a row of results is of."""
+    """Return the kind of a row of results, one of `ORDER`."""
     return "partial" if row["title"].startswith("last ") else row["task"]
 
 
 def compared_rows(runs: Sequence[Json]) -> Iterator[Json]:
-    """Return results of the same kind next to each other, of each run's newest checkpoint that has them."""
+    """Yield results of the same kind of several runs as one row, of each run's newest checkpoint that has them."""
     found: dict[tuple[str, str, str, str], list[float | None]] = {}
     for place, run in enumerate(runs):
         for row in run["results"]:

@@ -42,7 +42,7 @@ class Pictures:
     sheets: int = 0
 
     def hold(self, folder: Path, sprite: Json, problems: list[str], side: int = SEEN, tiled: bool = True) -> Sheet:
-        """Take in a sprite.
+        """Add a sprite to the page.
 
         Args:
             problems: takes the reason if it can't be read.

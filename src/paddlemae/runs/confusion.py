@@ -1,4 +1,4 @@
-"""How often each class was taken for which: only the pairs that occur, since classes squared are too many.
+"""Count which class was predicted for which: only the pairs that occur, since classes squared are too many.
 
 Shapes: P pairs, K classes.
 """
@@ -96,12 +96,12 @@ def read_confusion(content: Mapping[str, Any]) -> Confusion:
 def _columns_of(rows: Any, size: int) -> NDArray[np.int64]:
     if len(rows) != size or any(len(row) != size for row in rows):
         raise ValueError(f"counts that are not of {size} x {size} classes")
-    found = [np.zeros((3, 0), np.int64)]
+    columns = [np.zeros((3, 0), np.int64)]
     for number, row in enumerate(rows):
         counts = np.array(_whole(row), np.int64)
         places = np.flatnonzero(counts)
-        found.append(np.stack([np.full_like(places, number), places, counts[places]]))
-    return np.concatenate(found, axis=1)
+        columns.append(np.stack([np.full_like(places, number), places, counts[places]]))
+    return np.concatenate(columns, axis=1)
 
 
 def _whole(numbers: Any) -> list[int]:

@@ -73,7 +73,7 @@ class _Letters:
 
     def __init__(self, texts: Iterable[str]):
         others = [text for text in texts if not text.isascii()]  # matplotlib is slow to import
-        self.found = choose_fonts(others) if others else None
+        self.lettering = choose_fonts(others) if others else None
         self.fonts: dict[tuple[tuple[str, int], int], _Font] = {}
 
     def write(
@@ -88,7 +88,7 @@ class _Letters:
     def _fitting(self, text: str, width: int, size: int) -> str:
         most = width  # no letter is narrower than a pixel
         while True:
-            line = display_name(text, most) if self.found is None else self.found(text, most)
+            line = display_name(text, most) if self.lettering is None else self.lettering(text, most)
             wide = sum(font.getlength(piece) for font, piece in self._pieces(line, size))
             if wide <= width or most <= 0:
                 return line
@@ -101,9 +101,9 @@ class _Letters:
 
     def _place_of(self, letter: str) -> tuple[str, int]:
         """Return (file of the font, its number there) for a letter; no file for Pillow's own."""
-        if self.found is None or letter.isascii():
+        if self.lettering is None or letter.isascii():
             return "", 0
-        return next((one.path, one.index) for one in self.found.fonts if ord(letter) in one.letters)
+        return next((font.path, font.index) for font in self.lettering.fonts if ord(letter) in font.letters)
 
     def _font(self, place: tuple[str, int], size: int) -> _Font:
         if (place, size) not in self.fonts:

@@ -1,4 +1,4 @@
-"""What a run shows of its model: small pictures joined in one file, and what belongs to each. Knows arrays only.
+"""Write and read the exhibits of a run: small pictures joined in one file, and what belongs to each.
 
 Shapes: N pictures of H x W pixels and C channels.
 """
@@ -38,11 +38,7 @@ def write_exhibit(run: Path, part: str, content: dict[str, Any]) -> None:
 
 
 def read_exhibit(run: Path, part: str) -> dict[str, Any] | None:
-    """Read what `write_exhibit` wrote; None if it is missing.
-
-    Raises:
-        ValueError: a damaged file.
-    """
+    """Return what `write_exhibit` wrote; None if it is missing. A damaged file is a ValueError."""
     path = run / EXHIBITS / f"{part}.json"
     if not path.is_file():
         return None
@@ -71,7 +67,8 @@ def write_sprite(
     sheet = Image.new("RGB", (columns * width, math.ceil(len(pictures) / columns) * height))
     for number, picture in enumerate(pictures):
         row, column = divmod(number, columns)
-        sheet.paste(_image(picture).resize((width, height), Image.Resampling.BOX), (column * width, row * height))
+        image = Image.fromarray(picture if picture.shape[-1] == 3 else picture[..., 0])
+        sheet.paste(image.resize((width, height), Image.Resampling.BOX), (column * width, row * height))
     path, content = _path(run, f"{name}.jpg"), io.BytesIO()
     sheet.save(content, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     replace_bytes(path, content.getbuffer())  # Pillow itself does not see that a full disk took a part only
@@ -81,10 +78,6 @@ def write_sprite(
 def _tile(size: tuple[int, ...], largest_side: int) -> tuple[int, int]:
     scale = min(1.0, largest_side / max(size))
     return max(1, round(scale * size[0])), max(1, round(scale * size[1]))
-
-
-def _image(picture_HWC: np.ndarray) -> Image.Image:
-    return Image.fromarray(picture_HWC if picture_HWC.shape[-1] == 3 else picture_HWC[..., 0])
 
 
 def _path(run: Path, name: str) -> Path:

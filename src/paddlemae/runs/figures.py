@@ -54,12 +54,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path | BinaryIO, names: Lettering, *, tight: bool = False) -> None:
-    """Write a figure in which every text is drawn as it is written, a `$` too.
-
-    Args:
-        names: what its texts were made with.
-        tight: moves the axes so that their labels fit.
-    """
+    """Write a figure with every text as it is, a `$` too; `tight` moves the axes so that their labels fit."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
@@ -212,12 +207,7 @@ def draw_confusion(path: Path, confusion: Confusion, classes: Sequence[str], tit
 
 @_use_own_style
 def draw_curves(path: Path, lines: Sequence[dict[str, Any]], names: Sequence[str], title: str) -> None:
-    """Draw metrics against steps, one panel a name.
-
-    Args:
-        lines: as `runlog.read_metrics` gives them.
-        names: metrics to draw; those that no line has are left out.
-    """
+    """Draw metrics of `runlog.read_metrics` against steps, one panel a name; names that no line has are left out."""
     present = [name for name in names if any(name in line for line in lines)]
     if not present:
         return
@@ -237,16 +227,15 @@ def draw_curves(path: Path, lines: Sequence[dict[str, Any]], names: Sequence[str
 
 
 @_use_own_style
-def draw_study(path: Path, key: str, found: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> None:
-    """Draw a measure against the values of a setting, a line a start, bars of a standard deviation.
+def draw_study(path: Path, key: str, measures: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> None:
+    """Draw a measure, in [0, 1], against the values of a setting, a line a start, bars of a standard deviation.
 
-    Args:
-        found: start -> value of the setting -> the measure of each seed, in [0, 1].
+    `measures` maps start -> value of the setting -> the measure of each seed.
     """
     figure = _figure(5, 3.2)
-    letters = choose_fonts([key, title, *found, *(value for by_value in found.values() for value in by_value)])
+    letters = choose_fonts([key, title, *measures, *(value for by_value in measures.values() for value in by_value)])
     axes = figure.add_subplot()
-    for (name, by_value), colour in zip(found.items(), (ACCENT, FAINT)):
+    for (name, by_value), colour in zip(measures.items(), (ACCENT, FAINT)):
         means = [100 * float(np.mean(values)) for values in by_value.values()]
         deviations = [100 * float(np.std(values, ddof=1)) if len(values) > 1 else 0.0 for values in by_value.values()]
         label = letters(name, LONGEST_NAME)

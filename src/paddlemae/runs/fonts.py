@@ -1,4 +1,4 @@
-"""The fonts that a picture's letters are drawn with: matplotlib's own, and for what it lacks those of the system."""
+"""Choose the fonts of a picture's letters: matplotlib's own, and for what it lacks those of the system."""
 
 from __future__ import annotations
 
@@ -58,24 +58,24 @@ def choose_fonts(texts: Iterable[object]) -> Lettering:
 @cache
 def _lettering(letters: frozenset[str]) -> Lettering:
     manager = fonts()
-    found = [_font(DEFAULT_FONT, manager.findfont(DEFAULT_FONT), 0)]
-    lacking = frozenset(letter for letter in letters if ord(letter) not in found[0].letters)
-    for one in _candidates(manager)[:_MOST_TRIED] if lacking else ():
-        font = _font(one.name, one.fname, getattr(one, "index", 0))
+    chosen = [_font(DEFAULT_FONT, manager.findfont(DEFAULT_FONT), 0)]
+    lacking = frozenset(letter for letter in letters if ord(letter) not in chosen[0].letters)
+    for entry in _candidates(manager)[:_MOST_TRIED] if lacking else ():
+        font = _font(entry.name, entry.fname, getattr(entry, "index", 0))
         has = {letter for letter in lacking if ord(letter) in font.letters}
         if has:
-            found.append(font)
+            chosen.append(font)
             lacking -= has
         if not lacking:
             break
-    return Lettering(tuple(found), lacking)
+    return Lettering(tuple(chosen), lacking)
 
 
 def _candidates(manager: Any) -> list[Any]:
-    """Matplotlib's entries of fonts that may have the letters of many scripts; upright and regular ones first."""
-    large = (one for one in manager.fontManager.ttflist if _LARGE.search(one.name))
-    upright = (one for one in large if one.style == "normal" and not _UNDRAWABLE.search(one.name))
-    return sorted(upright, key=lambda one: (abs(_weight(one.weight) - 400), one.name))
+    """Return matplotlib's fonts that may have the letters of many scripts; upright and regular ones first."""
+    large = (entry for entry in manager.fontManager.ttflist if _LARGE.search(entry.name))
+    upright = (entry for entry in large if entry.style == "normal" and not _UNDRAWABLE.search(entry.name))
+    return sorted(upright, key=lambda entry: (abs(_weight(entry.weight) - 400), entry.name))
 
 
 def fonts() -> Any:

@@ -11,7 +11,6 @@ from typing import Any, TextIO
 
 # a pipe or connection without a reader, a terminal that is gone: no later word would arrive either
 GONE = {errno.EPIPE, errno.EIO, errno.ECONNRESET, errno.ENXIO}
-STANDARD = (0, 1, 2)
 
 
 class _TolerantStream:
@@ -67,7 +66,7 @@ def _open_stream(stream: TextIO | None, descriptor: int) -> TextIO:
 
 def reopen_closed() -> None:
     """Occupy the standard descriptors that are closed: else the next file is opened there, and gets others' words."""
-    for descriptor in STANDARD:
+    for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
@@ -76,9 +75,9 @@ def reopen_closed() -> None:
 
 @contextlib.contextmanager
 def survive_lost_output() -> Iterator[None]:
-    """Inside, neither stream raises, whether a disk is full, a reader gone or the stream closed.
+    """Let neither stream raise inside, whether a disk is full, a reader gone or the stream closed.
 
-    Afterwards nothing is left in them that could. Text that a full disk refused on standard output is said to be lost.
+    Afterwards nothing is left in them that could. A warning says if a full disk refused text on standard output.
     """
     reopen_closed()
     before = _open_stream(sys.stdout, 1), _open_stream(sys.stderr, 2)

@@ -70,10 +70,10 @@ def check_folder(
     marker: str = RECIPE_FILE,
     entries: Collection[str] = RUN_ENTRIES,
 ) -> None:
-    """Say no to a folder that a run must not take.
+    """Raise a ValueError for a folder that a run must not take.
 
     Args:
-        marker: the file that tells a run's folder from any other.
+        marker: the file that a folder of a run has and others have not.
         entries: what a run puts there, with wildcards; a folder that holds more is not overwritten.
     Raises:
         ValueError: it holds a run and neither resume nor overwrite was asked for; or it holds something else, which
@@ -113,7 +113,7 @@ def _check_link(checkpoints: Path) -> None:
 
 def _is_of_a_beginning(name: str, marker: str) -> bool:
     """Return whether a file is one that a run writes before its recipe."""
-    return name in (LOCK_FILE, ENVIRONMENT_FILE) or any(is_partial(name, one) for one in (ENVIRONMENT_FILE, marker))
+    return name in (LOCK_FILE, ENVIRONMENT_FILE) or any(is_partial(name, file) for file in (ENVIRONMENT_FILE, marker))
 
 
 def _is_of_a_run(path: Path, entries: Collection[str]) -> bool:
@@ -197,8 +197,8 @@ def read_environment(folder: Path) -> dict[str, Any]:
         ValueError: it is damaged.
     """
     path = folder / ENVIRONMENT_FILE
-    found = read_record(path, EnvironmentType, "the next session of this run writes it again")
-    return found.model_dump(exclude_unset=True)
+    advice = "the next session of this run writes it again"
+    return read_record(path, EnvironmentType, advice).model_dump(exclude_unset=True)
 
 
 def mark_finished(folder: Path) -> None:
@@ -236,8 +236,7 @@ def log_result(folder: Path, results: Iterable[dict[str, Any]]) -> None:
 
 def is_logged(folder: Path, result: dict[str, Any]) -> bool:
     """Return whether `results.jsonl` holds this evaluation, whenever it was made."""
-    lines, _ = read_results(folder)
-    return any(result.items() <= line.items() for line in lines)
+    return any(result.items() <= line.items() for line in read_results(folder)[0])
 
 
 def source_commit() -> str | None:
@@ -270,8 +269,7 @@ def log_metrics(folder: Path, step: int, epoch: float, seconds: float, **values:
 
 def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of `metrics.jsonl`; a damaged line, as a crash may leave, is left out."""
-    lines, _ = read_metric_lines(folder)
-    yield from lines
+    yield from read_metric_lines(folder)[0]
 
 
 def read_metric_lines(folder: Path) -> tuple[list[dict[str, Any]], list[int]]:
@@ -302,7 +300,7 @@ def forget_metrics_after(folder: Path, step: int) -> None:
 
 
 def log_skipped(folder: Path, step: int, path: str, reason: str) -> None:
-    """Append one image that was left out, after so many steps, to `skipped.jsonl`."""
+    """Append one image that was left out after `step` steps to `skipped.jsonl`."""
     line = json.dumps({"path": path, "reason": reason, "step": step})  # ASCII, whatever bytes the name has
     try:
         append_text(folder / SKIPPED_FILE, line + "\n")
@@ -313,12 +311,8 @@ def log_skipped(folder: Path, step: int, path: str, reason: str) -> None:
 
 def read_skipped(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of `skipped.jsonl`: path, reason, step; a damaged line, as a crash may leave, is left out."""
-    lines, _ = read_lines(folder / SKIPPED_FILE, _is_skipped)
-    yield from lines
-
-
-def _is_skipped(line: dict[str, Any]) -> bool:
-    return isinstance(line.get("path"), str) and isinstance(line.get("reason"), str)
+    texts = ("path", "reason")
+    yield from read_lines(folder / SKIPPED_FILE, lambda line: all(isinstance(line.get(key), str) for key in texts))[0]
 
 
 def write_skipped(folder: Path, lines: Iterable[dict[str, Any]]) -> None:

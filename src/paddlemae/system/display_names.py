@@ -39,18 +39,18 @@ def display_name(
     line = str(name)
     if most is not None and len(line) > 2 * most:  # a stranger's name may have gigabytes
         line = line[:most] + line[-most:]
-    line = _UNUSUAL.sub(lambda found: _letter(found[0], encoding, without), line)
+    line = _UNUSUAL.sub(lambda match: _letter(match[0], encoding, without), line)
     return line if most is None else _shortened(line, most)
 
 
 def escape_lines(text: str, encoding: str = "utf-8") -> str:
     """Return a text of several lines whose characters are escaped as in `display_name`; its line ends and tabs stay."""
-    return _UNUSUAL_IN_LINES.sub(lambda found: _letter(found[0], encoding, ()), text)
+    return _UNUSUAL_IN_LINES.sub(lambda match: _letter(match[0], encoding, ()), text)
 
 
 def escape_surrogates(name: str) -> str:
     r"""Return a name for a file that holds only Unicode text (Parquet): bytes that are no UTF-8 become `\xe9`."""
-    return _SURROGATE.sub(lambda found: _escape(found[0]), name)
+    return _SURROGATE.sub(lambda match: _escape(match[0]), name)
 
 
 def _letter(letter: str, encoding: str, without: Container[str]) -> str:
@@ -131,7 +131,7 @@ class _Escaping:
 
 
 def _without_ascii(text: str, encoding: str) -> str:
-    return _NOT_ASCII.sub(lambda found: _letter(found[0], encoding, ()), text)
+    return _NOT_ASCII.sub(lambda match: _letter(match[0], encoding, ()), text)
 
 
 @contextlib.contextmanager

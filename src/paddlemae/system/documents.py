@@ -67,11 +67,7 @@ def read_text(path: Path, most: int = MAX_BYTES) -> str:
 
 
 def read_name(path: Path, pattern: str) -> str:
-    """Return the name that a small text file holds, such as the pointer to a checkpoint.
-
-    Raises:
-        ValueError: it holds anything else than a name of this pattern.
-    """
+    """Return the name in a small text file, such as the pointer to a checkpoint; other text is a ValueError."""
     name = read_bytes(path, 4096).decode(errors="replace").strip()
     if not re.fullmatch(pattern, name):
         raise ValueError(f"{path} is damaged (it holds {brief(name)})")
@@ -108,11 +104,7 @@ def read_record(path: Path, kind: type[Model], advice: str, most: int = MAX_BYTE
 
 
 def validate_content(kind: type[Model], content: Any) -> Model:
-    """Return plain content as one of our types.
-
-    Raises:
-        ValueError: the first fault, in a line.
-    """
+    """Return plain content as one of our types, or raise a ValueError of one line with the first fault."""
     from pydantic import ValidationError
 
     try:
@@ -122,11 +114,7 @@ def validate_content(kind: type[Model], content: Any) -> Model:
 
 
 def first_fault(fault: Any, names: Collection[str] | None = None) -> str:
-    """Return the first fault of a pydantic ValidationError in a line: where, what was expected, what came.
-
-    Args:
-        names: those that say where; by default all that pydantic gives.
-    """
+    """Return the first fault of a pydantic ValidationError in a line: where (of `names`, if given), what, what came."""
     first = fault.errors(include_url=False)[0]
     place = ".".join(display_name(name, 40) for name in map(str, first["loc"]) if names is None or name in names)
     got = "" if first["type"] in ("value_error", "missing") else f", got {brief(first['input'])}"
@@ -165,11 +153,7 @@ def parse_lenient(raw: bytes) -> Any:
 
 
 def read_lines(path: Path, is_whole: Callable[[dict[str, Any]], bool]) -> tuple[list[dict[str, Any]], list[int]]:
-    """Return the objects of a file with one a line, and the numbers of its damaged lines, from 1; nothing of no file.
-
-    Args:
-        is_whole: whether an object is one of those that the file is of.
-    """
+    """Return (objects for which `is_whole` holds, numbers of damaged lines, from 1) of a file with an object a line."""
     lines, damaged = [], []
     for number, raw in enumerate(_raw_lines(path), start=1):
         try:

@@ -15,11 +15,7 @@ USUAL_MOUNT = PurePosixPath("/sys/fs/cgroup")  # of version 2, where the list of
 
 
 def check_current_folder() -> None:
-    """Refuse to work where there is no current folder, which Paddle needs, and its launcher.
-
-    Raises:
-        FileNotFoundError: it was deleted.
-    """
+    """Raise a FileNotFoundError if the current folder, which Paddle and its launcher need, was deleted."""
     try:
         os.getcwd()
     except FileNotFoundError as fault:
@@ -66,19 +62,19 @@ def _left_in(folder: Path) -> int | None:
 
 def _groups(controller: str, root: Path) -> Iterator[Path]:
     """Yield the folders of this process's groups, from its own to the outermost visible one."""
-    own = _own_groups(root)
+    groups = _own_groups(root)
     for mount, top, controllers in [*_mounts(root), (USUAL_MOUNT, PurePosixPath("/"), None)]:
         if controllers is not None and controller not in controllers:  # None: version 2
             continue
         name = controller if controllers is not None else ""
-        group = own.get(name, PurePosixPath("/"))
+        group = groups.get(name, PurePosixPath("/"))
         inside = group.relative_to(top) if group.is_relative_to(top) and ".." not in group.parts else PurePosixPath()
         for place in [inside, *inside.parents]:
             yield root / mount.relative_to("/") / place
 
 
 def _own_groups(root: Path) -> dict[str, PurePosixPath]:
-    """Controller -> this process's group; "" for version 2."""
+    """Return controller -> this process's group; "" for version 2."""
     groups = {}
     for line in _lines(root / "proc/self/cgroup"):
         _, _, rest = line.partition(":")
@@ -116,5 +112,5 @@ def _number(path: Path) -> int | None:
 
 def _named(path: Path, name: str) -> int | None:
     """Return the number behind a name in a file of names and numbers."""
-    found = [line.split()[1] for line in _lines(path) if line.split()[:1] == [name] and len(line.split()) > 1]
-    return int(found[0]) if found and found[0].isdigit() else None
+    numbers = [line.split()[1] for line in _lines(path) if line.split()[:1] == [name] and len(line.split()) > 1]
+    return int(numbers[0]) if numbers and numbers[0].isdigit() else None

@@ -36,7 +36,7 @@ _NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, getattr(errno
 
 
 def process_identity(pid: int) -> list[Any]:
-    """[process id, when it started]: no other process has both; [process id, None] when there is none."""
+    """Return [process id, when it started], which no other process has; [process id, None] when there is none."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return [pid, None if state == "Z" else fields[18]]
@@ -91,14 +91,14 @@ def lock_file(path: Path) -> Iterator[None]:
 def _make_folder(folder: Path) -> Iterator[None]:
     """Make a folder and those above it; at the end those of them that are empty are removed."""
     folder = Path(os.path.abspath(folder))
-    new = list(itertools.takewhile(lambda one: not one.exists(), [folder, *folder.parents]))
+    new = list(itertools.takewhile(lambda parent: not parent.exists(), [folder, *folder.parents]))
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
-        for each in new:
+        for parent in new:
             with contextlib.suppress(OSError):
-                each.rmdir()
+                parent.rmdir()
 
 
 def check_unlocked(folder: Path) -> None:

@@ -33,9 +33,9 @@ class Preempted(BaseException):
 
 def stop_signals() -> list[int]:
     """Return the signals that end a command, except SIGHUP where it is ignored, as `nohup` does it."""
-    found = [getattr(signal, name) for name in SIGNAL_NAMES if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in SIGNAL_NAMES if hasattr(signal, name)]
     hangup = getattr(signal, "SIGHUP", None)
-    return [number for number in found if number != hangup or signal.getsignal(hangup) != signal.SIG_IGN]
+    return [number for number in numbers if number != hangup or signal.getsignal(hangup) != signal.SIG_IGN]
 
 
 def scheduler_signals() -> list[int]:

@@ -118,9 +118,17 @@ def embed_source(
         due = missing[ranks.rank :: ranks.world]
         skipped = SkippedImages(source, max_bad_images)
         parts.recall(sorted(set(parts.numbers) - set(missing)), skipped)
-        settings: dict[str, Any] = dict(kind=kind, batch_size=batch_size, workers=workers, threads=threads)
-        chosen = parts.batches(due, batch_size)
-        batches = embedded(model, checkpoint.description, source, chosen=chosen, on_skip=skipped, **settings)
+        batches = embedded(
+            model,
+            checkpoint.description,
+            source,
+            kind=kind,
+            batch_size=batch_size,
+            chosen=parts.batches(due, batch_size),
+            workers=workers,
+            threads=threads,
+            on_skip=skipped,
+        )
         with progress("embedding", len(source), parts.images_done, show=not quiet) as show, closing(batches):
             try:
                 parts.fill(due, batches, skipped, show)

@@ -9,12 +9,12 @@ from typing import Any
 from paddlemae.data.sources import Source, open_source, unknown_classes, with_classes
 from paddlemae.data.sources.splits import list_names
 from paddlemae.data.sources.subsets import note_absent
+from paddlemae.data.workers import workers_for
 from paddlemae.engine import device
 from paddlemae.model.shape import pair, patch_grid
 from paddlemae.recipe import SCRATCH
 from paddlemae.runs.runlog import log_result
 from paddlemae.tasks.models.build import load_classifier
-from paddlemae.tasks.models.features import decoding_workers
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.classification import PRETRAINED
@@ -59,7 +59,7 @@ def evaluate(
         size = list(pair(image_size))
         description = replace(description, architecture={**description.architecture, "image_size": size})
     source = _numbered_as(description.classes, open_source(data, split, labelled=True))
-    workers = decoding_workers(len(source))
+    workers = workers_for(len(source), None, computing=True)
     found = evaluate_classifier(model, description, source, batch_size=batch_size, workers=workers, threads=threads)
     result = {
         "task": "evaluate",

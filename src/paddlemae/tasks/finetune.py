@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
+from paddlemae.data.batches import Batch
 from paddlemae.data.views.mixup import Mixing, mix_batches
 from paddlemae.model.blocks import activations_of
 from paddlemae.recipe import FinetuneRecipe
@@ -12,6 +14,7 @@ from paddlemae.tasks.models.build import (
 )
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.training.classification import Evaluation
+from paddlemae.tasks.training.course import Course
 from paddlemae.tasks.training.dry_run import schedule_plan, step_bytes
 from paddlemae.tasks.training.evaluate_classifier import evaluate_classifier
 from paddlemae.tasks.training.exhibits import fixed_images, show_attention
@@ -22,8 +25,9 @@ from paddlemae.tasks.training.memory_trial import memory_plan
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.tasks.training.resolve import resolve, statistics_plan
 from paddlemae.tasks.training.run_start import Start, enter_run
-from paddlemae.tasks.training.run_training import Course, run_training, training_batches
+from paddlemae.tasks.training.run_training import run_training
 from paddlemae.tasks.training.skipped_images import open_skipped
+from paddlemae.tasks.training.training_batches import training_batches
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.ema import Ema
 from paddlemae.train.optim import adamw
@@ -69,7 +73,7 @@ def _finetune(recipe: FinetuneRecipe, start: Start, beside: str | None) -> dict[
     loss_fn = loss_function(recipe, parts.description)
     last: Evaluation | None = None
 
-    def batches():
+    def batches() -> Generator[Batch, None, None]:
         plain = training_batches(parts.train, parts.view, training, state, skipped, start)
         return mix_batches(plain, mixing, training.seed) if mixing else plain
 

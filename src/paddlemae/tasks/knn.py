@@ -94,10 +94,15 @@ def knn(
     if labels:
         bank = balanced_subset(bank, labels, seed)
     _counts(neighbours, len(bank))  # before anything is computed
-    settings: dict[str, Any] = dict(batch_size=batch_size, threads=threads)
     known, asked = (
         labelled_features(
-            model, checkpoint.description, source, kind, on_skip=SkippedImages(source, max_bad_images), **settings
+            model,
+            checkpoint.description,
+            source,
+            kind,
+            batch_size=batch_size,
+            threads=threads,
+            on_skip=SkippedImages(source, max_bad_images),
         )
         for source in (bank, queries)
     )

@@ -23,6 +23,7 @@ from paddlemae.tasks.models.build import (
 )
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.models.reconstruction import draw
+from paddlemae.tasks.training.course import Course
 from paddlemae.tasks.training.dry_run import schedule_plan, step_bytes
 from paddlemae.tasks.training.exhibits import Snapshots, fixed_images, moments, show_attention
 from paddlemae.tasks.training.memory_trial import memory_plan
@@ -31,8 +32,9 @@ from paddlemae.tasks.training.pretraining_loss import batch_mask, kept_patches, 
 from paddlemae.tasks.training.pretraining_setup import Parts, build, open_inputs, prepare
 from paddlemae.tasks.training.resolve import resolve, statistics_plan
 from paddlemae.tasks.training.run_start import Start, enter_run
-from paddlemae.tasks.training.run_training import Course, run_training, training_batches
+from paddlemae.tasks.training.run_training import run_training
 from paddlemae.tasks.training.skipped_images import open_skipped
+from paddlemae.tasks.training.training_batches import training_batches
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.loop import StepResult
 from paddlemae.train.optim import adamw

@@ -15,7 +15,7 @@ from paddlemae.data.batches import Batch, due_in_training, labels_of
 from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
 from paddlemae.engine import device
-from paddlemae.engine.safe_import import F, paddle
+from paddlemae.engine.safe_import import F, nn, paddle
 from paddlemae.engine.tensors import tensor_of
 from paddlemae.model.encoder import evaluating
 from paddlemae.model.probe import ProbeHead
@@ -27,14 +27,17 @@ from paddlemae.tasks.models.inference import FeatureKind, Forward, forward_funct
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import Checkpoint, read_checkpoint
 from paddlemae.tasks.training.classification import Evaluation, evaluation_of
+from paddlemae.tasks.training.course import Course
 from paddlemae.tasks.training.dry_run import schedule_plan
 from paddlemae.tasks.training.finish_run import finish_run
 from paddlemae.tasks.training.labelled_splits import open_labelled_splits
 from paddlemae.tasks.training.run_start import Start, decide, enter_run
-from paddlemae.tasks.training.run_training import Course, run_training, stretch, training_batches
-from paddlemae.tasks.training.skipped_images import open_skipped
+from paddlemae.tasks.training.run_training import run_training
+from paddlemae.tasks.training.skipped_images import SkippedImages, open_skipped
+from paddlemae.tasks.training.training_batches import count_remaining, training_batches
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.lars import Lars
+from paddlemae.train.parallel.loss_layer import LossFn
 from paddlemae.weights.model_folder import Description
 
 LOGITS_AT_ONCE = 1 << 24  # numbers, 64 MB: of all held-out images they would grow with the square of the classes
@@ -70,13 +73,23 @@ def _probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
         f"{parts.train.name}, {len(parts.train.classes)} classes; evaluating on {len(parts.held_out)} images of "
         f"{parts.held_out.name}"
     )
-    settings: dict[str, Any] = dict(batch_size=training.batch_size, workers="auto", threads=training.threads)
     listed = open_skipped(start, state, [parts.train, parts.held_out], parts.view.channels)
     skipped, held_out_skipped = (listed.of(part, training.max_bad_images) for part in (parts.train, parts.held_out))
-    encoder = (parts.encoder, parts.encoder_description)
-    known = labelled_features(*encoder, parts.held_out, parts.kind, on_skip=held_out_skipped, **settings)
+
+    def features_of(source: Source, on_skip: SkippedImages) -> Labelled:
+        return labelled_features(
+            parts.encoder,
+            parts.encoder_description,
+            source,
+            parts.kind,
+            batch_size=training.batch_size,
+            threads=training.threads,
+            on_skip=on_skip,
+        )
+
+    held_out = features_of(parts.held_out, held_out_skipped)
     if recipe.cached:
-        table = labelled_features(*encoder, parts.train, parts.kind, on_skip=skipped, **settings)
+        table = features_of(parts.train, skipped)
         num_train = len(table.labels)
         batches = partial(cached_batches, table, recipe, state)
         loss_fn = loss_function(None)
@@ -88,12 +101,12 @@ def _probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
 
     def evaluate(state: TrainState) -> dict[str, float]:
         nonlocal last
-        last = evaluate_head(head, known, len(parts.train.classes))
+        last = evaluate_head(head, held_out, len(parts.train.classes))
         return last.metrics
 
     course = Course("probe", training, num_train, evaluate, recipe.evaluate_every, best_by=Evaluation.kind.primary)
-    run_training(start, course, state, parts.description, batches, loss_fn, sharing={}, in_memory=recipe.cached)
-    last = last or evaluate_head(head, known, len(parts.train.classes))
+    run_training(start, course, state, parts.description, batches, loss_fn, shares_cpu=False, in_memory=recipe.cached)
+    last = last or evaluate_head(head, held_out, len(parts.train.classes))
     protocol = {**asdict(parts.kind), "cached": recipe.cached, "base_lr": training.base_lr}
     protocol["batch_size"] = training.effective_batch_size
     protocol["labels"] = recipe.labels
@@ -156,10 +169,10 @@ def prepare(recipe: ProbeRecipe, own: Path | None = None, *, trust: bool = False
     return Parts(checkpoint, encoder, kind, forward, train, held_out, view, head, description)
 
 
-def loss_function(forward: Forward | None):
+def loss_function(forward: Forward | None) -> LossFn:
     """(head, batch) -> mean loss; None takes the batch's images as features already."""
 
-    def loss_fn(head: ProbeHead, batch: Batch) -> paddle.Tensor:
+    def loss_fn(head: nn.Layer, batch: Batch) -> paddle.Tensor:
         found_BD = batch.images if forward is None else forward(batch.images)
         return F.cross_entropy(head(tensor_of(found_BD)), tensor_of(labels_of(batch)))
 
@@ -169,7 +182,7 @@ def loss_function(forward: Forward | None):
 def cached_batches(table: Labelled, recipe: ProbeRecipe, state: TrainState) -> Generator[Batch, None, None]:
     """The micro-batches that `training_batches` would give, of features instead of images."""
     num_images = len(table.labels)
-    for rows, epochs in due_in_training(num_images, **stretch(recipe.training, num_images, state)):
+    for rows, epochs in due_in_training(num_images, **count_remaining(recipe.training, num_images, state)):
         yield Batch(table.features_ND[rows], table.labels[rows], rows, epochs)
 
 

@@ -133,12 +133,12 @@ def _recipe(plan: Study, init: str, value: str, seed: int) -> FinetuneRecipe:
     return recipe
 
 
-def _is_of_another_recipe(folder: Path, recipe) -> bool:
+def _is_of_another_recipe(folder: Path, recipe: FinetuneRecipe) -> bool:
     """Whether a folder holds a run that is not this one; this one is gone on with, however far it came."""
     return (folder / RECIPE_FILE).exists() and stored_recipe(folder, "finetune") != recipe
 
 
-def _finished(folder: Path, recipe) -> float | None:
+def _finished(folder: Path, recipe: FinetuneRecipe) -> float | None:
     """Return the primary metric of a finished run of this very recipe; None if it is not done."""
     if not (folder / RESULT_FILE).exists() or stored_recipe(folder, "finetune") != recipe:
         return None

@@ -11,8 +11,8 @@ import io
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -130,11 +130,9 @@ def _transformers_outputs(checkpoint: Checkpoint) -> tuple[str, Outputs]:
     images, _, noise = fixed_input(checkpoint)
     tensor = torch.from_numpy(images)
     classes = {"mae": "ViTMAEForPreTraining", "classifier": "ViTForImageClassification", "encoder": "ViTModel"}
-    settings: dict[str, Any] = {"add_pooling_layer": False} if kind == "encoder" else {}
     with tempfile.TemporaryDirectory() as folder:
-        model = getattr(transformers, classes[kind]).from_pretrained(
-            _their_folder(checkpoint, Path(folder)), **settings
-        )
+        load = partial(getattr(transformers, classes[kind]).from_pretrained, _their_folder(checkpoint, Path(folder)))
+        model = load(add_pooling_layer=False) if kind == "encoder" else load()
     model.eval()
     if kind == "encoder":
         theirs = model(tensor).last_hidden_state

@@ -1,39 +1,43 @@
-"""Training state on disk: written whole or not at all, and found again.
-
-A run keeps `checkpoints/step_XXXXXXXX/` folders and next to them two pointers, small text files that hold a folder's
-name: `latest` and, where a task has a best metric, `best`. Whatever is being written or removed has another name,
-`.NAME.partial_path`, so that a kill leaves no folder that looks whole and isn't.
-"""
+"""Training state on disk: written whole or not at all, and loaded again."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
-import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from paddlemae.engine.safe_import import nn, paddle
-from paddlemae.system.atomic import flush_path, move_into_place, partial_path, remove, replace_text, set_aside
+from paddlemae.system.atomic import flush_path, move_into_place, partial_path, replace_text
 from paddlemae.system.display_names import display_name
-from paddlemae.system.documents import read_name, read_record
+from paddlemae.system.documents import read_record
 from paddlemae.train.adamw import SLOTS as ADAMW_SLOTS
+from paddlemae.train.checkpoint_folders import (
+    BEST,
+    CHECKSUMS_FILE,
+    FOLDER,
+    LATEST,
+    OPTIMIZER_FILE,
+    STATE_FILE,
+    USE_ANOTHER,
+    checksum,
+    drop_old,
+    step_name,
+)
 from paddlemae.train.ema import Ema
 from paddlemae.train.lars import SLOT as LARS_SLOT
 from paddlemae.train.lars import Lars
 from paddlemae.train.parallel.ranks import ALONE, Ranks
 from paddlemae.train.parallel.zero2 import ShardedAdamW
 from paddlemae.weights.model_folder import (
-    DESCRIPTION_FILE,
     WEIGHTS_FILE,
     Description,
     read_tensor_file,
@@ -43,22 +47,12 @@ from paddlemae.weights.model_folder import (
 )
 from paddlemae.weights.transfer import load_official, official_parameters, to_official
 
-OPTIMIZER_FILE = "optimizer.safetensors"
 OWN_WEIGHTS_FILE = "own.safetensors"  # the weights in training, where the model's file holds the average
-STATE_FILE = "state.json"
-CHECKSUMS_FILE = "checksums.json"  # of every other file, BLAKE2b in hexadecimal
-FOLDER = "checkpoints"
-STEPS = "step_" + 8 * "[0-9]"
-LATEST = "latest"
-BEST = "best"
-STEP_NAME = r"step_[0-9]{8}"  # what a pointer holds
 COUNTED = ("dropped", "dropped_in_a_row", "usual_loss", "since_log")  # since format 1's first runs, which lack them
-USE_ANOTHER = "use another checkpoint"
 MAX_STATE_BYTES = 2**24  # of the random states of some accelerators
 
 Number = int | float | bool  # as it was written
 Counted = Annotated[int, Field(ge=0, lt=2**63)]
-Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class StateType(BaseModel):
@@ -76,15 +70,6 @@ class StateType(BaseModel):
     dropped_in_a_row: Counted = 0
     usual_loss: int | float | None = None
     since_log: list[dict[str, Number]] = []
-
-
-FileName = Annotated[str, Field(pattern=r"^[\w-][\w.-]{0,80}$")]
-
-
-class ChecksumsType(RootModel[dict[FileName, Checksum]]):
-    """What `checksums.json` holds: a checkpoint's file -> its checksum."""
-
-    model_config = ConfigDict(strict=True)
 
 
 @dataclass
@@ -204,14 +189,6 @@ def write_snapshot(
     return final
 
 
-def save_checkpoint(run: Path, state: TrainState, description: Description, **settings: Any) -> Path:
-    """Snapshot and write at once; settings and errors are those of `write_snapshot`."""
-    snapshot = take_snapshot(state, description)
-    assert snapshot is not None
-    state.last_checkpoint = write_snapshot(run, snapshot, **settings)
-    return state.last_checkpoint
-
-
 def _write_files(folder: Path, snapshot: Snapshot) -> None:
     for name, tensors in snapshot.tensors.items():
         if name == WEIGHTS_FILE:
@@ -219,34 +196,10 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
         else:
             write_tensor_file(folder / name, tensors)
     (folder / STATE_FILE).write_text(json.dumps(snapshot.plain))
-    sums = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
+    sums = {path.name: checksum(path) for path in sorted(folder.iterdir())}
     (folder / CHECKSUMS_FILE).write_text(json.dumps(sums, indent=2))
     for path in [*folder.iterdir(), folder]:
         flush_path(path)
-
-
-def _checksum(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=32)
-    with path.open("rb") as file:
-        while piece := file.read(1 << 22):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def remove_leftovers(run: Path) -> None:
-    """Remove what a killed process was writing or removing."""
-    for path in [*run.glob(".*.partial"), *run.glob("*/.*.partial")]:
-        remove(path)
-
-
-def step_name(step: int) -> str:
-    """Return the name of a step's checkpoint folder."""
-    return f"step_{step:08d}"
-
-
-def step_of(folder: Path) -> int:
-    """Return the step of a checkpoint folder's name."""
-    return int(folder.name.removeprefix("step_"))
 
 
 def _plain_state(state: TrainState) -> dict[str, Any]:
@@ -275,124 +228,6 @@ def _optimizer_slots(state: TrainState) -> dict[str, np.ndarray]:
 
 def _slot_names(state: TrainState) -> tuple[str, ...]:
     return (LARS_SLOT,) if isinstance(state.optimizer, Lars) else ADAMW_SLOTS
-
-
-def drop_old(run: Path, step: int, keep: int, lasting: Callable[[int], bool]) -> None:
-    """Keep the newest up to `step`, lasting and pointed-to ones; those of later steps are of a course that was left."""
-    folder = run / FOLDER
-    held = {_pointed(folder / pointer) for pointer in (LATEST, BEST)}
-    steps = {step_of(path): path for path in folder.glob(STEPS)}
-    newest = sorted(one for one in steps if one <= step)[-keep:]
-    for one, path in steps.items():
-        if one not in newest and path.name not in held and not (lasting(one) and one <= step):
-            shutil.rmtree(set_aside(path))
-
-
-def find_checkpoint(path: str | Path, *, whole: bool = False, trust: bool = False) -> Path:
-    """Return the checkpoint folder for a run folder (its latest), a pointer or a checkpoint folder.
-
-    Its files are held against their checksums. Where a run's latest is damaged, the newest before it that is not is
-    taken, with a warning.
-
-    Args:
-        whole: whether optimizer and state are needed too, for a resume; else only the model is looked at.
-        trust: take a checkpoint without checksums, too, with a warning; one whose checksums differ never is.
-    Raises:
-        FileNotFoundError: nothing there, or no checkpoint in it, or files that are missing.
-        ValueError: damaged files, or no checksums.
-    """
-    path = Path(path)
-    if path.name == LATEST and path.parent.name == FOLDER:
-        path = path.parent.parent
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; expected a run folder or one of its checkpoints")
-    if (path / FOLDER).is_dir() and (candidates := list(_newest_first(path / FOLDER))):
-        return _first_intact(candidates, whole, trust)
-    if path.is_file():
-        path = path.parent / _named_by(path) if path.name == BEST else path.parent
-    if not ((path / STATE_FILE).exists() or (path / DESCRIPTION_FILE).exists()):
-        raise FileNotFoundError(
-            f"{path} holds no checkpoint; expected a run folder of PaddleMAE or one of its checkpoints"
-        )
-    return _first_intact([path], whole, trust)
-
-
-def _named_by(pointer: Path) -> str:
-    try:
-        return read_name(pointer, STEP_NAME)
-    except ValueError as fault:
-        raise ValueError(f"{fault}; name one of the folders next to it") from fault
-
-
-def _pointed(pointer: Path) -> str | None:
-    """Return the name that a pointer holds; None without a pointer, or with a warning for a damaged one."""
-    try:
-        return read_name(pointer, STEP_NAME)
-    except (OSError, ValueError) as fault:
-        if pointer.exists():
-            warnings.warn(f"{fault}; it is left out of account", stacklevel=2)
-        return None
-
-
-def _newest_first(folder: Path) -> Iterator[Path]:
-    """Yield the checkpoint that `latest` names, then those of earlier steps; without a pointer all of them."""
-    named = _pointed(folder / LATEST)
-    if named and not (folder / named).exists():
-        yield folder / named  # reported as missing by the caller
-    for path in sorted(folder.glob(STEPS), reverse=True):
-        if not named or path.name <= named:
-            yield path
-
-
-def _first_intact(candidates: list[Path], whole: bool, trust: bool) -> Path:
-    faults: list[OSError | ValueError] = []
-    for candidate in candidates:
-        try:
-            check_intact(candidate, whole=whole, trust=trust)
-        except (OSError, ValueError) as fault:
-            faults.append(fault)
-            continue
-        for each in faults:
-            warnings.warn(f"{each}; {candidate.name} is used instead", stacklevel=3)
-        return candidate
-    raise faults[0]
-
-
-def check_intact(checkpoint: Path, *, whole: bool, trust: bool = False) -> None:
-    """Hold a checkpoint's files against their checksums; a model's folder that is no checkpoint needs none.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file differs from what was written, or has no checksum and `trust` is not set.
-    """
-    needed = {DESCRIPTION_FILE, WEIGHTS_FILE} | ({OPTIMIZER_FILE, STATE_FILE} if whole else set())
-    sums = _read_checksums(checkpoint)
-    if not (sums or whole or _is_of_a_run(checkpoint)):
-        return
-    for name in sorted(needed | (set(sums) if whole else set())):
-        path = checkpoint / name
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist; the checkpoint is incomplete, use another one")
-        if name in sums and sums[name] != _checksum(path):
-            raise ValueError(f"{path} is damaged (its checksum is not that of {CHECKSUMS_FILE}); {USE_ANOTHER}")
-    unproven = sorted(needed - set(sums))
-    if not unproven:
-        return
-    lack = f"no checksum of {unproven[0]}" if sums else "no checksums"
-    text = f"{checkpoint} has {lack} (in {CHECKSUMS_FILE}), so it cannot be compared with what was written"
-    if not trust:
-        raise ValueError(f"{text}; {USE_ANOTHER}, or add --trust to take it as it is")
-    warnings.warn(f"{text}; it is trusted", stacklevel=4)
-
-
-def _is_of_a_run(checkpoint: Path) -> bool:
-    """Check that a folder is a checkpoint, which has checksums, not a model alone."""
-    return (checkpoint / STATE_FILE).exists() or re.fullmatch(STEP_NAME, checkpoint.absolute().name) is not None
-
-
-def _read_checksums(checkpoint: Path) -> dict[str, str]:
-    path = checkpoint / CHECKSUMS_FILE
-    return read_record(path, ChecksumsType, USE_ANOTHER).root if path.exists() else {}
 
 
 def load_checkpoint(checkpoint: Path, state: TrainState) -> None:

@@ -70,25 +70,46 @@ def autocast(precision: Precision) -> AbstractContextManager[Any]:
     return nullcontext() if precision == "float32" else paddle.amp.auto_cast(dtype=precision, level="O1")
 
 
+@dataclass(frozen=True)
+class FitSettings:
+    """How `fit` computes its steps.
+
+    Attributes:
+        total_steps: optimizer steps after which the training ends.
+        threads: CPU threads that share each micro-batch, see `sharded`; None computes it whole, as accelerators want.
+        replicas, save_memory: see `sharded`; without effect where `threads` is None.
+        accumulation_steps: micro-batches a step; their losses are averaged.
+        precision: "float32", or "bfloat16"/"float16" autocast on accelerators.
+        clip_grad: largest gradient norm, over all parameters together.
+        ranks: the processes that train together, each on micro-batches of its own of the same size. Losses and
+            gradients are means over all of them, so all take the same steps.
+        overlap: ranks average gradients during the backward pass, where `threads` is None; Paddle can't
+            where the model recomputes its blocks.
+        after_step: called in order after each step.
+        should_stop: asked after each step; when true, training ends between two steps.
+    """
+
+    total_steps: int
+    threads: int | None = None
+    replicas: int | None = None
+    save_memory: bool = False
+    accumulation_steps: int = 1
+    precision: Precision = "float32"
+    clip_grad: float | None = None
+    ranks: Ranks = ALONE
+    overlap: bool = True
+    after_step: Sequence[Callable[[TrainState, StepResult], None]] = ()
+    should_stop: Callable[[], bool] = lambda: False
+
+
 def fit(
     state: TrainState,
     batches: Iterator[Any],
     loss_fn: LossFn,
     lr: Callable[[int], float],
-    *,
-    total_steps: int,
-    threads: int | None = None,
-    replicas: int | None = None,
-    save_memory: bool = False,
-    accumulation_steps: int = 1,
-    precision: Precision = "float32",
-    clip_grad: float | None = None,
-    ranks: Ranks = ALONE,
-    overlap: bool = True,
-    after_step: Sequence[Callable[[TrainState, StepResult], None]] = (),
-    should_stop: Callable[[], bool] = lambda: False,
+    settings: FitSettings,
 ) -> None:
-    """Train from `state.step` to `total_steps`.
+    """Train from `state.step` to `FitSettings.total_steps`.
 
     A step whose loss or gradient is not finite is dropped: its micro-batches are passed over and counted, while
     weights, slots and averages stay as they were. A loss is known before any weight is updated. A gradient is too,
@@ -101,51 +122,42 @@ def fit(
         batches: micro-batches with `images`, starting at the one that `state.step` needs.
         loss_fn: (model, micro-batch) -> mean loss.
         lr: optimizer step -> lr.
-        threads: CPU threads that share each micro-batch, see `shards`; None computes it whole, as accelerators want.
-        replicas, save_memory: see `shards`; without effect where `threads` is None.
-        accumulation_steps: micro-batches a step; their losses are averaged.
-        precision: "float32", or "bfloat16"/"float16" autocast on accelerators.
-        clip_grad: largest gradient norm, over all parameters together.
-        ranks: the processes that train together, each on micro-batches of its own of the same size. Losses and
-            gradients are means over all of them, so all take the same steps.
-        overlap: ranks average gradients during the backward pass, where `threads` is None; Paddle can't
-            where the model recomputes its blocks.
-        after_step: called in order after each step.
-        should_stop: asked after each step; when true, training ends between two steps.
+        settings: the length of the training and how its steps are computed.
     Raises:
         NonFiniteLoss: `MOST_DROPPED` steps in a row were dropped.
         TornStep: see above.
         ValueError: a precision that the device can't do.
     """
-    check_precision(precision)
-    scaler = paddle.amp.GradScaler() if precision == "float16" else None
+    check_precision(settings.precision)
+    threads, clip_grad, ranks = settings.threads, settings.clip_grad, settings.ranks
+    scaler = paddle.amp.GradScaler() if settings.precision == "float16" else None
     if scaler and state.scaler:
         scaler.load_state_dict(state.scaler)
     fused = threads is not None and not clip_grad and ranks.world == 1
     # gradients of the ranks, once this one has its own; else Paddle does, during the backward pass
-    adds_up = not is_shared_out(state) and (threads is not None or not overlap)
-    share = 1 / (accumulation_steps * (ranks.world if adds_up else 1))  # of a micro-batch in the step's mean
+    adds_up = not is_shared_out(state) and (threads is not None or not settings.overlap)
+    share = 1 / (settings.accumulation_steps * (ranks.world if adds_up else 1))  # of a micro-batch in the step's mean
     if threads is None:
-        backward: Any = nullcontext(_Whole(state, loss_fn, precision, scaler, ranks, overlap))
+        backward: Any = nullcontext(_Whole(state, loss_fn, scaler, settings))
     else:
         backward = sharded(
             state.model,
             state.optimizer,
             loss_fn,
             threads=threads,
-            replicas=replicas,
-            save_memory=save_memory,
+            replicas=settings.replicas,
+            save_memory=settings.save_memory,
             fused=fused,
         )
     state.model.train()
     with backward as gradients:
-        while state.step < total_steps and not should_stop():
+        while state.step < settings.total_steps and not settings.should_stop():
             started = time.perf_counter()
             step_lr = lr(state.step)
             state.optimizer.set_lr(step_lr)
             buffers = _buffers(state.model) if threads is None else []
             wanted = state.step not in state.passed_over
-            loss, images, waiting = _accumulate(gradients, batches, accumulation_steps, share, wanted=wanted)
+            loss, images, waiting = _accumulate(gradients, batches, settings.accumulation_steps, share, wanted=wanted)
             loss, images = ranks.mean(loss), images * ranks.world
             if adds_up and math.isfinite(loss):
                 ranks.add_up([one.grad for one in state.model.parameters() if one.grad is not None])
@@ -161,7 +173,7 @@ def fit(
             state.step += 1
             seconds = time.perf_counter() - started
             state.seconds += seconds
-            for hook in after_step:
+            for hook in settings.after_step:
                 hook(state, StepResult(loss, step_lr, images, seconds, waiting, norm, dropped))
 
 
@@ -195,17 +207,16 @@ class _Whole:
         self,
         state: TrainState,
         loss_fn: LossFn,
-        precision: Precision,
         scaler: paddle.amp.GradScaler | None,
-        ranks: Ranks,
-        overlap: bool,
+        settings: FitSettings,
     ):
+        ranks, overlap = settings.ranks, settings.overlap
         if is_shared_out(state):
             state.optimizer.loss.loss_fn = loss_fn
             self.loss = state.optimizer.layer
         else:
             self.loss = ranks.parallel(Loss(state.model, loss_fn)) if overlap else Loss(state.model, loss_fn)
-        self.precision, self.scaler, self.ranks = precision, scaler, ranks
+        self.precision, self.scaler, self.ranks = settings.precision, scaler, ranks
 
     def add(self, batch: Any, share: float, *, last: bool) -> float:
         at_home = isinstance(self.loss, paddle.DataParallel) and not last

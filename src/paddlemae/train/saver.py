@@ -10,15 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from paddlemae.engine.memory import give_back_memory
-from paddlemae.train.checkpoint import (
-    TrainState,
-    drop_old,
-    is_shared_out,
-    step_name,
-    step_of,
-    take_snapshot,
-    write_snapshot,
-)
+from paddlemae.train.checkpoint import TrainState, is_shared_out, take_snapshot, write_snapshot
+from paddlemae.train.checkpoint_folders import drop_old, step_name, step_of
 from paddlemae.train.parallel.ranks import ALONE, Ranks
 from paddlemae.weights.model_folder import Description
 

@@ -1,1 +1,1 @@
-"""Weights on disk, and their way into and out of models. Knows no architecture."""
+"""Weights files: read, checked, converted between layouts, loaded into models and written."""

@@ -1,4 +1,4 @@
-"""Weights for other images than they were trained on: another size, patch, number of channels or of classes.
+"""Adapt weights to other images than they were trained on: another size, patch or number of channels.
 
 Each function takes official tensors and the architecture that they make, and returns new ones with a note of the
 rule. Nothing is changed in place; what a change does not concern is shared.
@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from paddlemae.model.shape import patch_grid
+
 Tensors = Mapping[str, np.ndarray]
 # Keys (1981), "Cubic Convolution Interpolation"; both are what PyTorch takes, without and with antialiasing.
 SHARPNESS, SHARPNESS_ANTIALIASED = -0.75, -0.5
-HEAD_STD = 2e-5  # a new head starts near uniform predictions (MAE, appendix A.2)
-HEAD = ("head.weight", "head.bias")
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,10 @@ def change_image_size(tensors: Tensors, architecture: Mapping[str, Any], image_s
             f"an image of {height} x {width} is not divisible by patches of {patch_height} x {patch_width}; name "
             "another image_size, or change the patch size first"
         )
-    old, new = _grid(architecture), (height // patch_height, width // patch_width)
+    old = patch_grid(architecture["image_size"], architecture["patch_size"])
+    new = height // patch_height, width // patch_width
     changed = {
-        name: _resized(tensors[name], old, new) for name in ("pos_embed", "decoder_pos_embed") if name in tensors
+        name: _resize_table(tensors[name], old, new) for name in ("pos_embed", "decoder_pos_embed") if name in tensors
     }
     what = "stay as they are: the grid is the same" if old == new else "are resized by bicubic interpolation"
     return Adapted(
@@ -73,7 +74,7 @@ def change_patch_size(tensors: Tensors, architecture: Mapping[str, Any], patch_s
         patch_size: pixels, one number or (height, width).
     """
     old, new = tuple(architecture["patch_size"]), _pair(patch_size, "patch_size")
-    rows, columns = _grid(architecture)
+    rows, columns = patch_grid(architecture["image_size"], architecture["patch_size"])
     size = [rows * new[0], columns * new[1]]
     steps = [cubic_weights(before, after, antialias=True) for before, after in zip(old, new)]
     weight = tensors["patch_embed.proj.weight"]
@@ -130,38 +131,6 @@ def change_channels(tensors: Tensors, architecture: Mapping[str, Any], channels:
     )
 
 
-def drop_head(tensors: Tensors, architecture: Mapping[str, Any]) -> Adapted:
-    """Return a classifier's encoder: kind "encoder", `num_classes=0`."""
-    kept = {name: array for name, array in tensors.items() if name not in HEAD}
-    note = f"the head of {architecture['num_classes']} classes is dropped"
-    return Adapted(kept, {**architecture, "num_classes": 0}, note)
-
-
-def new_head(tensors: Tensors, architecture: Mapping[str, Any], num_classes: int, rng: np.random.Generator) -> Adapted:
-    """Replace a classifier's head by a random one for another number of classes (MAE, appendix A.2).
-
-    Args:
-        tensors, architecture: a classifier's or encoder's, as `layouts.Imported` has them.
-        num_classes: from 1.
-        rng: draws the weights, a normal distribution cut off at two deviations.
-    Raises:
-        ValueError: num_classes below 1.
-    """
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    draws = rng.standard_normal((num_classes, architecture["embed_dim"]))
-    while (far := np.abs(draws) > 2).any():
-        draws[far] = rng.standard_normal(int(far.sum()))
-    head = dict(zip(HEAD, ((draws * HEAD_STD).astype(np.float32), np.zeros(num_classes, np.float32))))
-    had = architecture["num_classes"]
-    before = f"the head of {had} classes is replaced" if had else "a head is added"
-    return Adapted(
-        {**tensors, **head},
-        {**architecture, "num_classes": num_classes},
-        f"{before}: {num_classes} classes with random weights, so it has to be trained",
-    )
-
-
 def cubic_weights(old: int, new: int, *, antialias: bool = False) -> np.ndarray:
     """Return the matrix [new, old] that resizes a row of pixels as PyTorch's and Paddle's bicubic interpolation do.
 
@@ -188,14 +157,14 @@ def cubic_weights(old: int, new: int, *, antialias: bool = False) -> np.ndarray:
 
 
 def _kernel(distance: float, sharpness: float) -> float:
-    """Keys' cubic convolution kernel."""
+    """Compute Keys' cubic convolution kernel."""
     x = abs(distance)
     if x < 1:
         return ((sharpness + 2) * x - (sharpness + 3)) * x * x + 1
     return ((x - 5) * x + 8) * x * sharpness - 4 * sharpness if x < 2 else 0.0
 
 
-def _resized(table_1ND: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+def _resize_table(table_1ND: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
     """Resize a position table to another grid; rows before the patches (the cls token) are unchanged."""
     if old == new:
         return table_1ND
@@ -204,11 +173,6 @@ def _resized(table_1ND: np.ndarray, old: tuple[int, int], new: tuple[int, int]) 
     rows, columns = (cubic_weights(before, after) for before, after in zip(old, new))
     resized = np.einsum("hi,ijd,wj->hwd", rows, picture, columns).reshape(1, new[0] * new[1], -1)
     return np.concatenate([table_1ND[:, :front], _like(table_1ND, resized)], axis=1)
-
-
-def _grid(architecture: Mapping[str, Any]) -> tuple[int, int]:
-    (height, width), (rows, columns) = architecture["image_size"], architecture["patch_size"]
-    return height // rows, width // columns
 
 
 def _pair(size: int | Sequence[int], what: str) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from paddlemae.model.shape import SHAPES, Key, Pixels, TensorShapes, keys_of, tensor_shapes
+from paddlemae.model.shape import SHAPES, Key, Pixels, TensorShapes, keys_of, pair, tensor_shapes
 from paddlemae.system.display_names import display_name
 from paddlemae.system.documents import validate_content
 from paddlemae.weights.layouts.architecture import faults
@@ -98,7 +98,7 @@ def check_description(content: Mapping[str, Any]) -> None:
 
 
 def _check_encoder(kind: str, shape: Mapping[str, Any]) -> None:
-    sides = zip(_pair(shape["image_size"]), _pair(shape["patch_size"]))
+    sides = zip(pair(shape["image_size"]), pair(shape["patch_size"]))
     if any(image % patch for image, patch in sides):
         raise ValueError("architecture.image_size is not divisible by its patch_size")
     widths = [("embed_dim", "num_heads")] + ([("decoder_embed_dim", "decoder_num_heads")] if kind == "mae" else [])
@@ -123,7 +123,7 @@ def check_tensors(kind: str, architecture: Mapping[str, Any], tensors: Mapping[s
         shapes = head_shapes(architecture["width"], architecture["num_classes"])
     else:
         shapes = tensor_shapes(kind, architecture)
-    found = faults(Draft(dict(tensors), lambda name: name), shapes)
+    found = faults(Draft(dict(tensors)), shapes)
     found += [f"{name} is of {array.dtype}" for name, array in tensors.items() if array.dtype.kind != "f"][:1]
     if found:
         raise ValueError("; ".join(found))
@@ -151,7 +151,3 @@ def count_weights(kind: str, architecture: Mapping[str, Any]) -> int:
 
 def _numbers(kind: str, architecture: Mapping[str, Any]) -> int:
     return sum(map(math.prod, tensor_shapes(kind, architecture).values()))
-
-
-def _pair(size: int | list[int]) -> list[int]:
-    return [size, size] if isinstance(size, int) else size

@@ -23,7 +23,7 @@ NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def report(foreign: Foreign, imported: Imported) -> dict[str, Any]:
-    """Everything that was found, as plain values: for JSON."""
+    """Return everything that was found as plain values, for JSON."""
     architecture, state = imported.architecture, foreign.state
     return {
         "path": str(foreign.path),
@@ -47,7 +47,7 @@ def report(foreign: Foreign, imported: Imported) -> dict[str, Any]:
 
 
 def parameter_count(tensors: Mapping[str, np.ndarray], architecture: Mapping[str, Any]) -> int:
-    """Trainable numbers: all but fixed position tables."""
+    """Count the trainable numbers: all but fixed position tables."""
     fixed = ["decoder_pos_embed", *(["pos_embed"] if architecture["positions"] != "learned" else [])]
     return sum(array.size for name, array in tensors.items() if name not in fixed)
 
@@ -105,7 +105,7 @@ def _numbers(values: Iterable[float]) -> str:
 
 
 def _together(rows: Iterable[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-    """Rows that differ in a block's number only, as one: `blocks.{0-11}.attn.qkv.weight`."""
+    """Join rows that differ in a block's number only: `blocks.{0-11}.attn.qkv.weight`."""
     groups: dict[tuple[str, str, str], list[int]] = {}
     for name, what, how in rows:
         numbers = NUMBER.findall(name)

@@ -31,11 +31,11 @@ def outputs(
         "prediction" [B, L, P] of an autoencoder, "logits" [B, classes] of a classifier.
     """
     model = _Model(architecture, {name: np.asarray(tensor, np.float64) for name, tensor in tensors.items()})
-    every = model.encoded(images_BCHW, None)
+    every = model.encode(images_BCHW, None)
     pool = architecture.get("pool", "mean")
-    found = {"features": model.pooled(every, pool)}
+    found = {"features": model.pool(every, pool)}
     if kind == "mae":
-        found["prediction"] = model.decoded(model.encoded(images_BCHW, keep_BK), keep_BK)
+        found["prediction"] = model.decode(model.encode(images_BCHW, keep_BK), keep_BK)
     elif kind == "classifier":
         found["logits"] = model.linear(found["features"], "head")
     return found
@@ -66,7 +66,7 @@ class _Model:
         hidden = self.linear(self.norm(x_BND, f"{name}.norm2"), f"{name}.mlp.fc1")
         return x_BND + self.linear(_gelu(hidden), f"{name}.mlp.fc2")
 
-    def encoded(self, images_BCHW: np.ndarray, keep_BK: np.ndarray | None) -> np.ndarray:
+    def encode(self, images_BCHW: np.ndarray, keep_BK: np.ndarray | None) -> np.ndarray:
         """Return tokens [B, N, D], before the last norm."""
         weight = self.tensors["patch_embed.proj.weight"]
         rows, columns = weight.shape[2:]
@@ -84,14 +84,14 @@ class _Model:
             x_BND = self.block(x_BND, f"blocks.{number}", self.shape["num_heads"])
         return x_BND
 
-    def pooled(self, x_BND: np.ndarray, pool: str) -> np.ndarray:
-        """Fine-tuned models normalise the mean (MAE, appendix A.2); all others take it of normalised tokens."""
+    def pool(self, x_BND: np.ndarray, pool: str) -> np.ndarray:
+        """Normalise the mean, as fine-tuned models do (MAE, appendix A.2), or average normalised tokens."""
         after = "fc_norm.weight" in self.tensors
         x_BND = x_BND if after else self.norm(x_BND, "norm")
         x_BD = x_BND[:, 0] if pool == "cls" else x_BND[:, self.front :].mean(axis=1)
         return self.norm(x_BD, "fc_norm") if after else x_BD
 
-    def decoded(self, x_BND: np.ndarray, keep_BK: np.ndarray) -> np.ndarray:
+    def decode(self, x_BND: np.ndarray, keep_BK: np.ndarray) -> np.ndarray:
         """Return pixels [B, L, P] of every patch, in the image's order."""
         x_BND = self.linear(self.norm(x_BND, "norm"), "decoder_embed")
         table = self.tensors["decoder_pos_embed"]

@@ -1,4 +1,4 @@
-"""Opens whatever weights people name, a file or a folder, by its content."""
+"""Open weights of any origin, a file or a folder, by its content."""
 
 from __future__ import annotations
 
@@ -63,26 +63,17 @@ def open_weights(path: str | Path, wrapper: str | None = None) -> Foreign:
     file = _weights_of(path)
     read = _open_shards if file.name.endswith(INDEX) else _open_file
     kind, state, extras = read(file, wrapper)
-    return Foreign(path, kind, state, _read_extra_json(path / CONFIG), _read_extra_json(path / PREPROCESSOR), extras)
+    config, preprocessor = (
+        read_object(path / name) if (path / name).exists() else None for name in (CONFIG, PREPROCESSOR)
+    )
+    return Foreign(path, kind, state, config, preprocessor, extras)
 
 
-def _safetensors(path: Path) -> tuple[Any, Any]:
-    return read_safetensors(path)
-
-
-def _torch(path: Path) -> tuple[Any, Any]:
-    return read_torch(path), None
-
-
-def _paddle(path: Path) -> tuple[Any, Any]:
-    return read_paddle(path), None
-
-
-READERS: dict[str, Callable[[Path], tuple[Any, Any]]] = {
-    "zip": _torch,
-    "legacy": _torch,
-    "pickle": _paddle,
-    "safetensors": _safetensors,
+READERS: dict[str, Callable[[Path], Any]] = {
+    "zip": read_torch,
+    "legacy": read_torch,
+    "pickle": read_paddle,
+    "safetensors": read_safetensors,
 }
 
 
@@ -90,7 +81,8 @@ def _open_file(path: Path, wrapper: str | None) -> tuple[str, StateDict, Any]:
     kind = kind_of(path)
     if kind not in READERS:
         raise refusal(path, kind)
-    tree, metadata = READERS[kind](path)
+    content = READERS[kind](path)
+    tree, metadata = content if kind == "safetensors" else (content, None)
     try:
         state = tensors_of(tree, wrapper)
     except ValueError as fault:
@@ -117,10 +109,6 @@ def _weights_of(folder: Path) -> Path:
         count = f"{len(models)} weights files" if models else "no weights"
         raise ValueError(f"{folder} holds {count}; name the file itself; the folder holds {held}")
     return models[0]
-
-
-def _read_extra_json(path: Path) -> dict[str, Any] | None:
-    return read_object(path) if path.exists() else None
 
 
 # Shards

@@ -12,6 +12,8 @@ import numpy as np
 
 from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.weights.formats.mapped_file import release
+from paddlemae.weights.layouts.architecture import faults
+from paddlemae.weights.layouts.tensor_names import Draft
 from paddlemae.weights.transpose import transpose
 
 PATCH_EMBED = "patch_embed.proj.weight"
@@ -84,20 +86,10 @@ def load_official(
         ValueError: any other key missing, left over or of another shape; all are listed.
     """
     shapes = official_shapes(model)
-    missing = [name for name in shapes if name not in tensors and name.split(".")[0] not in may_miss]
-    extra = [name for name in tensors if name not in shapes and name.split(".")[0] not in may_ignore]
-    other = [
-        f"{name} {list(tensors[name].shape)} for {list(shape)}"
-        for name, shape in shapes.items()
-        if name in tensors and tuple(tensors[name].shape) != shape
-    ]
-    faults = [
-        f"{label}: {_shortened(names)}"
-        for label, names in (("missing", missing), ("left over", extra), ("of another shape", other))
-        if names
-    ]
-    if faults:
-        raise ValueError(f"{source} do not fit the model; " + "; ".join(faults))
+    needed = {name: shape for name, shape in shapes.items() if name in tensors or name.split(".")[0] not in may_miss}
+    given = {name: array for name, array in tensors.items() if name in shapes or name.split(".")[0] not in may_ignore}
+    if found := faults(Draft(given), needed):
+        raise ValueError(f"{source} do not fit the model; " + "; ".join(found))
     linear = _linear_weights(model)
     for name, tensor in official_state(model).items():
         if name in tensors:
@@ -108,8 +100,3 @@ def load_official(
                 array = transpose(array)
             tensor.set_value(np.ascontiguousarray(array))
             release(tensors[name])
-
-
-def _shortened(names: list[str], shown: int = 8) -> str:
-    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + rest

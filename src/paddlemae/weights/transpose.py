@@ -1,4 +1,4 @@
-"""Matrices turned over, as they are between PyTorch's and Paddle's Linear layers."""
+"""Transpose matrices, as they are between PyTorch's and Paddle's Linear layers."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_verify_finds_a_damaged_shard(finished: Path, paddlemae: Callable) -> No
         (lambda pack: (pack / "images.npy").write_bytes(bytes(656)), "images.npy': the magic string is not correct"),
         (
             lambda pack: np.save(pack / "images.npy", np.zeros((66, 1), int)),
-            "is not of the images that pack.json tells",
+            "is not of the images in pack.json",
         ),
         (lambda pack: (pack / "pack.json").write_text("{"), "pack.json' can't be read"),
         (lambda pack: (pack / "pack.json").write_text('{"pack": 99}'), "is of format 99, and 1 is read here"),
@@ -103,5 +103,5 @@ def test_places_of_anyone_are_looked_at_before_they_are_used(finished: Path, col
     rows = np.load(finished / "images.npy")
     rows[3, column] = value
     np.save(finished / "images.npy", rows)
-    with pytest.raises(ValueError, match=r"is not of the images that pack.json tells of"):
+    with pytest.raises(ValueError, match=r"is not of the images in pack.json"):
         open_source(str(finished), "test")

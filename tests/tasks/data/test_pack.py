@@ -97,7 +97,7 @@ def test_parts_and_embedded_digits(tmp_path: Path) -> None:
     source, copy = open_source("digits", "test"), open_source(str(tmp_path / "pack"), "test", labelled=True)
     assert copy.labels.tolist() == source.labels.tolist() and copy.classes == source.classes
     assert all((source.read(i, 1) == copy.read(i, 1)).all() for i in range(0, 1000, 50))
-    with pytest.raises(ValueError, match="has no part train"):
+    with pytest.raises(ValueError, match="has no split train"):
         open_source(str(tmp_path / "pack"), "train")
     with pytest.raises(ValueError, match="of this kind take no options"):
         open_source(f"{tmp_path / 'pack'}::label=x")

@@ -8,13 +8,14 @@ import paddle
 import pytest
 
 from paddlemae.data.sources import open_source, subset
+from paddlemae.data.workers import workers_for
 from paddlemae.engine.cpus import LOCAL_SIZE
 from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.encoder import encode, evaluating, features
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.tasks.models import inference
 from paddlemae.tasks.models.build import describe
-from paddlemae.tasks.models.features import decoding_workers, embed
+from paddlemae.tasks.models.features import embed
 from paddlemae.tasks.models.inference import NORMS, FeatureKind, forward_function
 from paddlemae.tasks.models.preprocess import to_input
 
@@ -188,6 +189,6 @@ def test_embedding_with_workers_is_the_same(photos) -> None:
 @pytest.mark.parametrize(("cpus", "num_images", "wanted"), [(2, 999, 0), (2, 1000, 1), (1, 5000, 1), (64, 5000, 8)])
 def test_workers_are_for_many_images(cpus: int, num_images: int, wanted: int, monkeypatch) -> None:
     monkeypatch.setattr("paddlemae.engine.cpus.usable_cpus", lambda: cpus)
-    assert decoding_workers(num_images) == wanted
+    assert workers_for(num_images, None, computing=True) == wanted
     monkeypatch.setenv(LOCAL_SIZE, "8")  # of the processes of a launch each has its share
-    assert decoding_workers(num_images) == min(wanted, 4 if cpus == 64 else 1)
+    assert workers_for(num_images, None, computing=True) == min(wanted, 4 if cpus == 64 else 1)

@@ -14,7 +14,7 @@ from paddlemae.recipe import load_recipe
 from paddlemae.tasks.training import resolve
 from paddlemae.tasks.training.pretraining_setup import open_inputs
 from paddlemae.tasks.training.run_start import Start
-from paddlemae.train.checkpoint import find_checkpoint
+from paddlemae.train.checkpoint_folders import find_checkpoint
 from paddlemae.train.parallel.ranks import Ranks
 from paddlemae.weights.model_folder import read_description
 from tests.support.connected_ranks import close, meet, on_each

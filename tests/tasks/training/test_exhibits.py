@@ -27,7 +27,8 @@ from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.training import exhibits
 from paddlemae.tasks.training.exhibits import Mistake, Snapshots, pictures_at, show_map, show_mistakes, show_neighbours
 from paddlemae.tasks.training.run_start import Start
-from paddlemae.train.checkpoint import TrainState, find_checkpoint
+from paddlemae.train.checkpoint import TrainState
+from paddlemae.train.checkpoint_folders import find_checkpoint
 from tests.support.resumed_runs import interrupt_after
 
 SHAPE = dict(image_size=[12, 12], patch_size=4, channels=3, embed_dim=16, num_heads=2)

@@ -17,7 +17,7 @@ from paddlemae.recipe import Training, load_recipe
 from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.training.run_start import Start
-from paddlemae.tasks.training.run_training import Spent, _rate, waiting_text
+from paddlemae.tasks.training.step_log import Spent, _rate, waiting_text
 from paddlemae.train import loop
 from paddlemae.train.checkpoint import TrainState
 
@@ -53,9 +53,11 @@ def test_a_step_knows_how_long_it_waited(monkeypatch) -> None:
         batches(),
         loss,
         lambda step: 0.1,
-        total_steps=2,
-        accumulation_steps=2,
-        after_step=[spent, lambda state, result: clock.results.append((result.seconds, result.waiting))],
+        loop.FitSettings(
+            total_steps=2,
+            accumulation_steps=2,
+            after_step=[spent, lambda state, result: clock.results.append((result.seconds, result.waiting))],
+        ),
     )
     assert clock.results == [(8.0, 4.0), (4.5, 0.5)]
     assert (spent.seconds, spent.waiting) == (12.5, 4.5)

@@ -26,8 +26,9 @@ from paddlemae.data.views.augment import View
 from paddlemae.engine.cpus import LOCAL_SIZE, threads_of
 from paddlemae.runs.runlog import read_skipped
 from paddlemae.tasks.training.classification import evaluation_of
-from paddlemae.tasks.training.run_training import _is_asked_to_stop, _together
+from paddlemae.tasks.training.run_training import _is_asked_to_stop
 from paddlemae.tasks.training.skipped_images import SkippedImages, SkippedList
+from paddlemae.tasks.training.training_batches import synchronise
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.parallel import ranks as ranks_module
 from paddlemae.train.parallel.ranks import ALONE, Ranks, _admitted, _admitted_by_first, check_same
@@ -337,7 +338,7 @@ def test_what_one_rank_cannot_read_ends_the_training_of_all(three, source, tmp_p
             closed.append(rank)
 
     def read(one: Ranks) -> Any:
-        batches = _together(stream(one.rank), skipped[one.rank], one)  # type: ignore[arg-type]
+        batches = synchronise(stream(one.rank), skipped[one.rank], one)  # type: ignore[arg-type]
         first = next(batches).indices.tolist()
         try:
             next(batches)
@@ -353,7 +354,7 @@ def test_all_come_to_the_end_of_their_batches(three, source, tmp_path) -> None:
 
     def read(one: Ranks) -> list[int]:
         batches = iter([batch_of(3 * number + one.rank) for number in range(2)])
-        return [int(batch.indices[0]) for batch in _together((b for b in batches), skipped[one.rank], one)]
+        return [int(batch.indices[0]) for batch in synchronise((b for b in batches), skipped[one.rank], one)]
 
     assert on_each(three, read) == [[0, 3], [1, 4], [2, 5]]
 

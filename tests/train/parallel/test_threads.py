@@ -13,7 +13,7 @@ from paddlemae.data.batches import Batch
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import random_mask
 from paddlemae.train.checkpoint import TrainState
-from paddlemae.train.loop import TornStep, fit
+from paddlemae.train.loop import FitSettings, TornStep, fit
 from paddlemae.train.optim import adamw
 from paddlemae.train.parallel.threads import replica_of, sharded, slices_of, worthwhile_replicas
 
@@ -74,10 +74,12 @@ def trained(threads: int | None, steps: int = 3, **settings) -> tuple[list[np.nd
         (batch(6, seed) for seed in range(100)),
         loss_fn,
         lambda step: 1e-3,
-        total_steps=steps,
-        threads=threads,
-        after_step=[lambda state, result: losses.append(result.loss)],
-        **settings,
+        FitSettings(
+            total_steps=steps,
+            threads=threads,
+            after_step=[lambda state, result: losses.append(result.loss)],
+            **settings,
+        ),
     )
     assert all(parameter.grad is None for parameter in model.parameters())
     return [parameter.numpy() for parameter in model.parameters()], losses
@@ -122,7 +124,7 @@ def test_an_infinite_loss_updates_nothing() -> None:
         return loss * float("nan") if 5 in batch.indices else loss
 
     state = TrainState(model, adamw(model))
-    fit(state, iter([batch(6)]), broken, lambda step: 1e-3, total_steps=1, threads=2)
+    fit(state, iter([batch(6)]), broken, lambda step: 1e-3, FitSettings(total_steps=1, threads=2))
     assert state.dropped == 1
     assert all((one == two.numpy()).all() for one, two in zip(before, model.parameters()))
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -139,7 +141,7 @@ def test_a_gradient_that_is_not_finite_is_a_torn_step(accumulation_steps: int) -
     state = TrainState(model, adamw(model))
     settings = dict(total_steps=1, threads=2, accumulation_steps=accumulation_steps)
     with pytest.raises(TornStep) as torn:
-        fit(state, (batch(6) for _ in range(9)), square_root_at_nothing, lambda step: 1e-3, **settings)
+        fit(state, (batch(6) for _ in range(9)), square_root_at_nothing, lambda step: 1e-3, FitSettings(**settings))
     assert torn.value.step == state.step == 0
 
 
@@ -147,7 +149,7 @@ def test_clipping_waits_for_the_whole_gradient() -> None:
     model = autoencoder()
     state, before = TrainState(model, adamw(model)), [parameter.numpy().copy() for parameter in model.parameters()]
     settings = dict(total_steps=1, threads=2, clip_grad=1.0)
-    fit(state, iter([batch(6)]), square_root_at_nothing, lambda step: 1e-3, **settings)
+    fit(state, iter([batch(6)]), square_root_at_nothing, lambda step: 1e-3, FitSettings(**settings))
     assert state.dropped == 1 and all((one == two.numpy()).all() for one, two in zip(before, model.parameters()))
 
 
@@ -162,10 +164,7 @@ def test_the_norm_is_that_of_whole_batches() -> None:
             stream,
             loss_fn,
             lambda step: 1e-3,
-            total_steps=1,
-            accumulation_steps=2,
-            after_step=hooks,
-            **settings,
+            FitSettings(total_steps=1, accumulation_steps=2, after_step=hooks, **settings),
         )
     np.testing.assert_allclose(norms, norms[-1], rtol=CLOSE)
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.training.run_start import Start
-from paddlemae.train.checkpoint import find_checkpoint
+from paddlemae.train.checkpoint_folders import find_checkpoint
 from tests.support.paths import ROOT
 
 SCRIPT = ROOT / "tests" / "support" / "zero2_ranks.py"

@@ -1,6 +1,6 @@
 """Decode one image file to an array of pixels, or say in one line why it can't be.
 
-Shapes: H height, W width of the whole image; h, w of the pixels that were made of it; C channels.
+Shapes: H height, W width of the whole image; h, w of the decoded pixels; C channels.
 
 How pixels become gray (C = 1), RGB (3) or RGBA (4), in uint8 or, where the file has more bits, uint16:
     orientation      turned upright as the EXIF tag says; damaged EXIF data is ignored
@@ -64,7 +64,7 @@ _ROWS_TOGETHER = 8  # no reduced row may lie across a cut
 
 # How many times smaller libjpeg decodes in less time than the whole: it transforms fewer coefficients then.
 REDUCTIONS = (8, 4, 2, 1)
-# simplejpeg is asked for a smallest size, and can't tell these factors apart below so many pixels.
+# simplejpeg takes a smallest size, and can't distinguish these factors below this many pixels.
 _SMALLEST_REDUCED = 16
 
 
@@ -164,26 +164,16 @@ def read_picture(
 
 
 def read_content(path: str | os.PathLike[str]) -> bytes:
-    """Return the bytes of an image file, as `decode_picture` takes them.
-
-    Raises:
-        UnreadableImage: the file is missing or forbidden, or larger than any image that is decoded.
-    """
+    """Return the bytes of an image file; if it is missing, forbidden or too large, raise an UnreadableImage."""
     with _report_unreadable(path), _open_file(path)[0] as file:
         if os.fstat(file.fileno()).st_size > _MOST_BYTES:
             raise ValueError(f"a file of more than {_MOST_BYTES} bytes")
         return file.read()
 
 
-def decode_picture(content: bytes, name: str, channels: int, need_of: NeedOf, room: int | None = None) -> Picture:
-    """Decode a file's content that is in memory, as `read_picture` does.
-
-    Args:
-        name: names the image in errors.
-        room: bytes of memory that the content and its image may take together; by default those of such a file.
-    """
+def decode_picture(content: bytes, name: str, channels: int, need_of: NeedOf, room: int) -> Picture:
+    """Decode a file's content in memory as `read_picture` does; the two may take `room` bytes. `name` is for errors."""
     check_channels(channels)
-    room = room_for(len(content), MAX_IMAGE_BYTES) if room is None else room
     with _report_unreadable(name):
         opened = _recognise(io.BytesIO(content), channels, room - len(content))
     return _make_picture(opened, name, channels, need_of, room - len(content))
@@ -296,7 +286,7 @@ def _parse_plain_jpeg(content: bytes) -> _Jpeg | None:
 def _find_frame_to_cut(content: bytes, segments: dict[int, int]) -> int | None:
     """Return where the frame's segment is, if one scan holds all colours row by row and the file was not cut short.
 
-    (Whether data ends too early can't be told from a decoder that is to ignore what follows the last row.)
+    (A decoder that ignores what follows the last row can't notice data that ends too early.)
     """
     frames = [segments[kind] for kind in _SEQUENTIAL_FRAMES if kind in segments]
     if len(frames) != 1 or not content.endswith(_JPEG_END):
@@ -329,7 +319,7 @@ def _decode(jpeg: _Jpeg, channels: int, need: Need, room: int) -> Picture:
     if h * w * (len(jpeg.mode) + channels) + 6 * height * width > room:
         check_room(h * w * (len(jpeg.mode) + channels) + _coefficient_bytes(jpeg.content), room)
     try:
-        # without `strict` it ignores, as Pillow does, what is merely odd: here that data goes on behind the last row
+        # without `strict` it ignores, as Pillow does, what is merely odd: here that data continues after the last row
         pixels = simplejpeg.decode_jpeg(
             content, _JPEG_COLOURS[jpeg.mode], min_height=h, min_width=w, strict=rows == height
         )

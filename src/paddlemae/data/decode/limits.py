@@ -47,13 +47,9 @@ def _megabytes(count: int) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """Return the number of bytes that "2GB", "500 MB" or "1000000" mean.
-
-    Raises:
-        ValueError: anything else.
-    """
-    found = _BYTES.fullmatch(text.strip())
-    number = int(found[1]) * _UNITS[found[2].upper()] if found else 0
+    """Return the number of bytes that "2GB", "500 MB" or "1000000" mean; anything else is a ValueError."""
+    match = _BYTES.fullmatch(text.strip())
+    number = int(match[1]) * _UNITS[match[2].upper()] if match else 0
     if not number:
         raise ValueError(f"expected {LIMIT_OPTION} as bytes, such as 2GB or 500MB, got {text!r}")
     return number

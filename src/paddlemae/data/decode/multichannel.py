@@ -16,10 +16,8 @@ ARRAY_START = b"\x93NUMPY"
 
 
 def read_array(file: IO[bytes], channels: int, room: int) -> Pixels:
-    """Return the image in a `.npy` file.
+    """Return the image in a `.npy` file that takes at most `room` bytes of memory.
 
-    Args:
-        room: bytes of memory that it may take.
     Raises:
         ValueError: cut short, too large, no image's shape or values, or objects (which are pickled).
     """

@@ -17,12 +17,9 @@ _NATIVE = "16L" if sys.byteorder == "little" else "16B"
 
 
 def read_16_bits(file: IO[bytes], mode: str) -> NDArray[np.uint16]:
-    """Return the values [H, W, S] of a PNG or TIFF with 16 bits a sample; a TIFF is turned upright.
+    """Return the values [H, W, S] of a PNG or TIFF with 16 bits a sample, a TIFF turned upright.
 
-    Args:
-        mode: Pillow's, of as many samples of 8 bits.
-    Raises:
-        Exception: nearly any, of Pillow's, if the file is damaged.
+    Pillow raises nearly any exception if the file is damaged. `mode` is Pillow's of as many samples of 8 bits.
     """
     values = _bytes(file, mode, high=True).astype(np.uint16)
     values <<= 8

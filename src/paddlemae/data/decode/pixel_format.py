@@ -1,11 +1,11 @@
-"""Pixels as a model takes them: so many channels, of so many bits.
+"""Convert pixels to the number of channels and bits that a model takes.
 
 Values are uint8 or uint16 as an image stores them; one depth becomes the other so that black stays black and white
 white (x 257, or the high byte). Shapes: H height, W width, C channels.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,17 +24,13 @@ def check_channels(channels: int) -> None:
         raise ValueError(f"images have 1 channel or more, not {channels}")
 
 
-def default_bits(channels: int) -> int:
-    """8 for pictures; 16 for other bands, whose values (0 to 10,000 of a satellite's) 8 bits would lose."""
+def default_bits(channels: int) -> Literal[8, 16]:
+    """Return 8 for pictures, 16 for other bands, whose values (0 to 10,000 of a satellite's) 8 bits would lose."""
     return 8 if channels in CHANNEL_NAMES else 16
 
 
 def as_channels(pixels_HWC: Pixels, channels: int) -> Pixels:
-    """Convert between gray, RGB and RGBA where nothing must be guessed; return any other number of channels unchanged.
-
-    Raises:
-        ValueError: the image has another number of channels.
-    """
+    """Convert between gray, RGB and RGBA where nothing must be guessed; other numbers of channels are a ValueError."""
     stored = pixels_HWC.shape[2]
     if stored == channels:
         return pixels_HWC
@@ -56,7 +52,7 @@ def _luma(pixels_HW3: Pixels) -> Pixels:
 
 
 def convert_in_blocks(convert: Callable[[Pixels], Pixels], pixels_HWC: Pixels) -> Pixels:
-    """Return `convert(pixels_HWC)`, made of blocks of rows where the image is large, so that little memory is taken."""
+    """Return `convert(pixels_HWC)`, by blocks of rows where the image is large, to take little memory."""
     height = pixels_HWC.shape[0]
     rows = max(1, _BLOCK * height // max(1, pixels_HWC.size))
     if rows >= height:
@@ -70,11 +66,9 @@ def convert_in_blocks(convert: Callable[[Pixels], Pixels], pixels_HWC: Pixels) -
 
 
 def apply_alpha(pixels_HWC: Pixels, channels: int, *, associated: bool = False) -> Pixels:
-    """Return gray or colours with transparency as `channels` asks: on white, or as RGBA.
+    """Return gray or colours with transparency, the last channel, as `channels` asks: on white, or as RGBA.
 
-    Args:
-        pixels_HWC: the last channel is alpha.
-        associated: the others are multiplied by it.
+    With `associated` the colours are multiplied by the transparency already.
     """
 
     def convert(block: Pixels) -> Pixels:
@@ -132,11 +126,7 @@ def largest_value(pixels: Pixels) -> int:
 
 
 def as_pixels(values: NDArray[Any]) -> Pixels:
-    """Integers as uint8 if they are that, as uint16 if they fit.
-
-    Raises:
-        ValueError: values that say not which is white, or that don't fit.
-    """
+    """Return integers as uint8 if they are that, as uint16 if they fit; other values raise a ValueError."""
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * np.uint8(255)
     if values.dtype.kind == "f":
@@ -153,11 +143,7 @@ def as_pixels(values: NDArray[Any]) -> Pixels:
 
 
 def as_HWC(values: NDArray[Any], channels: int) -> Pixels:
-    """An array of an image: [H, W], [H, W, C] or, where that alone fits the channels, [C, H, W].
-
-    Raises:
-        ValueError: another shape or type.
-    """
+    """Return an image [H, W], [H, W, C] or, if only that fits, [C, H, W] as [H, W, C]; others are a ValueError."""
     if values.ndim == 2:
         values = values[..., None]
     if values.ndim != 3 or not values.size:

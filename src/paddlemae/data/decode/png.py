@@ -18,11 +18,7 @@ from paddlemae.data.decode.pixel_format import Pixels, apply_alpha, as_channels
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_COLOURS = {0: "gray", 2: "RGB", 3: "palette", 4: "gray and alpha", 6: "RGBA"}
 
-_DEPTH, _COLOURS, _HEADER = (
-    24,
-    25,
-    26,
-)  # where a PNG's header has its bits, the kind of its colours, and what follows
+_DEPTH, _COLOURS, _HEADER = 24, 25, 26  # where a PNG's header has its bits, the kind of its colours, and ends
 _GRAY, _RGB, _GRAY_ALPHA = 0, 2, 4
 _SCALES = {"L;2": 85, "L;4": 17}  # by how Pillow says that it decodes them
 
@@ -35,11 +31,7 @@ def read_png_form(start: bytes) -> tuple[int, int]:
 def read_deep_png(file: IO[bytes], channels: int, room: int) -> Pixels | None:
     """Return the pixels of a PNG with 16 bits of colour, upright; None for any other.
 
-    Args:
-        room: bytes of memory that it may take.
-    Raises:
-        ValueError: of other channels, or too large.
-        Exception: nearly any, of Pillow's, if the file is damaged.
+    Raise a ValueError for other channels or more than `room` bytes of memory; Pillow raises any of a damaged file.
     """
     colours, bits = read_png_form(file.read(_HEADER))
     file.seek(0)
@@ -51,7 +43,7 @@ def _read_deep(file: IO[bytes], colours: int, channels: int, room: int) -> Pixel
     with Image.open(file, formats=["PNG"]) as image:
         check_room(math.prod(image.size) * (4 + 3 * 8), room)
         pixels = _gray_alpha(image) if colours == _GRAY_ALPHA else None
-        image.load()  # what is said of the orientation may be behind the pixels
+        image.load()  # the orientation may be stored after the pixels
         orientation, key = read_orientation(image), image.info.get("transparency")
     if pixels is None:
         pixels = read_16_bits(file, "RGB" if colours == _RGB else "RGBA")

@@ -21,21 +21,18 @@ def read_ppm_header(start: bytes) -> tuple[int, int, int, int] | None:
     """Return (width, height, largest value, where the values begin) of a PPM; None if it begins otherwise."""
     numbers, place = [], 2
     for _ in range(3):
-        found = _NUMBER.match(start, place)
-        if not found:
+        match = _NUMBER.match(start, place)
+        if not match:
             return None
-        numbers.append(int(found[1]))
-        place = found.end()
+        numbers.append(int(match[1]))
+        place = match.end()
     return numbers[0], numbers[1], numbers[2], place + 1
 
 
 def read_deep_ppm(file: IO[bytes], room: int) -> Pixels | None:
     """Return uint16 [H, W, 3] of a PPM whose largest value is above 255; None for any other.
 
-    Args:
-        room: bytes of memory that it may take.
-    Raises:
-        ValueError: cut short, or too large.
+    Raise a ValueError if it is cut short, or takes more than `room` bytes of memory.
     """
     start = file.read(_MOST_HEADER)
     file.seek(0)

@@ -1,4 +1,4 @@
-"""How an image is stored: its channels and bits, as its header tells them."""
+"""Read how an image is stored: its channels and bits, from its header."""
 
 import io
 from typing import Any
@@ -28,11 +28,7 @@ StoredForm = tuple[str, int]  # such as ("RGB", 8): colours, or "13 channels"; b
 
 
 def read_form(stored: bytes | NDArray[Any], channels: int) -> StoredForm:
-    """Return the form of an image that can be read, from what `Source.stored` gives.
-
-    Args:
-        channels: as it is read, which tells an array's channels from its rows.
-    """
+    """Return the form of an image from what `Source.stored` gives; `channels` distinguishes an array's axes."""
     if not isinstance(stored, bytes):
         return _array_form(stored.shape, stored.dtype, channels)
     if stored.startswith(PNG_START):
@@ -47,7 +43,8 @@ def read_form(stored: bytes | NDArray[Any], channels: int) -> StoredForm:
         return _array_form(shape, dtype, channels)
     if stored.startswith(TIFF_STARTS):
         return _tiff_form(stored, channels)
-    return _other_form(stored)
+    with open_with_pillow(io.BytesIO(stored)) as image:
+        return _MODES.get(image.mode, (image.mode, 8))
 
 
 def _array_form(shape: tuple[int, ...], dtype: np.dtype, channels: int) -> StoredForm:
@@ -61,11 +58,6 @@ def _jpeg_colours(content: bytes) -> str | None:
         return _JPEG_COLOURS.get(simplejpeg.decode_jpeg_header(content)[2])
     except ValueError:  # Pillow reads some that this refuses
         return None
-
-
-def _other_form(content: bytes) -> StoredForm:
-    with open_with_pillow(io.BytesIO(content)) as image:
-        return _MODES.get(image.mode, (image.mode, 8))
 
 
 def _tiff_form(content: bytes, channels: int) -> StoredForm:

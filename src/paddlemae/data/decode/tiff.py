@@ -186,17 +186,13 @@ def _mode(form: TiffForm) -> str:
 
 
 def _decoder(file: IO[bytes], form: TiffForm, channels: int) -> _Decoder:
-    """Return what decodes the samples without losing any of what they say.
-
-    Raises:
-        ValueError: the image has another number of channels.
-    """
+    """Return the decoder that loses nothing of the samples, or raise a ValueError for other numbers of channels."""
     if channels not in CHANNEL_NAMES:
         if form.samples != channels and (form.samples > 1 or _num_pages(file, channels + 1) != channels):
             as_channels(np.empty((1, 1, form.samples), np.uint8), channels)
         return "tifffile"
-    wanted = _preferred_decoder(form, channels)
-    return wanted if wanted == "tifffile" or _opens_in_pillow(file) else "tifffile"
+    decoder = _preferred_decoder(form, channels)
+    return decoder if decoder == "tifffile" or _opens_in_pillow(file) else "tifffile"
 
 
 def _preferred_decoder(form: TiffForm, channels: int) -> _Decoder:

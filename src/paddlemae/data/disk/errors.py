@@ -1,4 +1,4 @@
-"""What ends a run because of its data: nothing is wrong with the settings, and the run can go on once it is mended."""
+"""Errors that end a run because of its data: once the data is repaired, the run can be resumed."""
 
 import math
 import os
@@ -14,7 +14,7 @@ class DataFault(ValueError):
 
 
 def report_unreadable(number: int, image: Exception) -> None:
-    """Name the `number`-th unreadable image on stderr, if it is one of the first."""
+    """Print the name of the `number`-th unreadable image on stderr, if it is one of the first."""
     if number <= MOST_NAMED:
         say(f"skipped: {image}", error=True)
     elif number == MOST_NAMED + 1:
@@ -29,7 +29,7 @@ def allowed_unreadable(limit: float, images: int) -> int:
 def check_unreadable(
     reasons: Mapping[str, str], limit: float, images: int, name: str, listed: str | os.PathLike[str] | None = None
 ) -> None:
-    """Refuse to go on with more unreadable images than that.
+    """Raise a DataFault if more than the share `limit` of the images can't be read.
 
     Args:
         reasons: path -> why.

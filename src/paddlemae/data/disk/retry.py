@@ -1,4 +1,4 @@
-"""Read again what a disk may give a moment later, and tell a lost file from a lost folder."""
+"""Read again what a disk may give a moment later, and distinguish a lost file from a lost folder."""
 
 import errno
 import os
@@ -46,7 +46,7 @@ def retry_read(read: Callable[[], _Read], folder: str, sleep: Callable[[float], 
     Args:
         read: reads one file below `folder`.
         folder: the images' root. While it is gone or empty, as a lost disk's mount point is, no file counts as bad.
-        sleep: waits so many seconds.
+        sleep: waits the given number of seconds.
     Raises:
         UnreadableImage: damaged bytes or a file that is gone, at once; a fault that did not pass.
         DataFault: the folder did not come back.

@@ -19,7 +19,7 @@ _watcher: threading.Thread | None = None
 
 @contextlib.contextmanager
 def report_slow_read(path: str) -> Iterator[None]:
-    """Inside, reading `path` for longer than `SLOW_SECONDS` is said in one line."""
+    """Report in one line if reading `path` inside takes longer than `SLOW_SECONDS`."""
     if _watcher is None or not _watcher.is_alive():
         _start_watcher()
     reader = threading.get_ident()

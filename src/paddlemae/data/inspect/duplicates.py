@@ -1,4 +1,4 @@
-"""Which images are the same: exactly, by a digest of what is stored; nearly, by what is seen in a thumbnail.
+"""Find images that are the same: exactly, by a digest of what is stored; nearly, by their thumbnails.
 
 Two images are near duplicates if the values of their thumbnails correlate by `LEAST_CORRELATION` or more, so brightness
 and contrast don't matter, and at most `MOST_BITS` of the 64 bits of a hash differ: whether each mean of 2 x 2 values is
@@ -19,7 +19,7 @@ from paddlemae.data.inspect.survey import COLUMNS, ROWS
 LEAST_CORRELATION = 0.97
 MOST_BITS = 12  # of 64
 FLAT_LEVELS = 2.0  # of 255: a smaller standard deviation is noise; flat images are alike if their means are so close
-# Where more images have two bands in common, each is compared with so many that come next in the hash's order only.
+# Where more images have two bands in common, each is compared with at most this many next ones in the hash's order.
 MOST_COMPARED = 256
 
 _BANDS = tuple(range(first, first + 8) for first in range(0, 64, 8))
@@ -37,11 +37,7 @@ def hash_thumbnails(thumbnails_NP: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 
 def find_exact_groups(digests_N2: NDArray[np.uint64], among_N: NDArray[np.bool_]) -> Firsts:
-    """Group images of equal digests.
-
-    Args:
-        among_N: the others are alone.
-    """
+    """Group images of equal digests; images that are not in `among_N` are alone."""
     firsts = np.arange(len(digests_N2))
     chosen = np.flatnonzero(among_N)
     firsts[chosen] = chosen[_equal_rows(digests_N2[chosen])]
@@ -152,21 +148,21 @@ class _Groups:
     def __init__(self, count: int) -> None:
         self.towards = np.arange(count)
 
-    def roots(self, iterate_groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    def roots(self, members: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the first member of the set of each member."""
-        roots = self.towards[iterate_groups]
+        roots = self.towards[members]
         while not np.array_equal(roots, further := self.towards[roots]):
             roots = further
-        self.towards[iterate_groups] = roots
+        self.towards[members] = roots
         return roots
 
     def join(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> None:
         """Make one set of those of a and of b, pair by pair."""
-        for one, other in zip(a.tolist(), b.tolist()):
-            one, other = self._root(one), self._root(other)
-            self.towards[max(one, other)] = min(one, other)
+        for member, other in zip(a.tolist(), b.tolist()):
+            root, other = self._root(member), self._root(other)
+            self.towards[max(root, other)] = min(root, other)
 
     def _root(self, member: int) -> int:
-        while (next_one := int(self.towards[member])) != member:
-            self.towards[member] = member = int(self.towards[next_one])
+        while (earlier := int(self.towards[member])) != member:
+            self.towards[member] = member = int(self.towards[earlier])
         return member

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of each channel, in one pass over a source.
+"""Compute the mean and standard deviation of each channel in one pass over a source.
 
 Every image weighs the same, whatever its size, as it does in training. Sums are never formed: means and squared
 deviations of parts are merged (Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing
@@ -24,7 +24,7 @@ from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source
 from paddlemae.data.workers import make_ahead
 
-_CHUNK = 64  # images that a worker looks at before it tells
+_CHUNK = 64  # images that a worker looks at before it answers
 _BLOCK = 1 << 18  # pixels that are made floats at a time
 
 
@@ -89,8 +89,8 @@ def channel_statistics(
     chunks = (range(start, min(start + _CHUNK, len(source))) for start in range(0, len(source), _CHUNK))
     total: Moments | None = None
     seen, unreadable = 0, list[UnreadableImage]()
-    with contextlib.closing(make_ahead(look, chunks, workers)) as found:
-        for moments, count, faults in found:
+    with contextlib.closing(make_ahead(look, chunks, workers)) as measured:
+        for moments, count, faults in measured:
             seen += count
             unreadable += faults
             for fault in faults if on_skip else ():
@@ -110,14 +110,14 @@ def channel_statistics(
 def _moments_of_chunk(
     source: Source, channels: int, bits: int, numbers: range
 ) -> tuple[Moments | None, int, list[UnreadableImage]]:
-    found: list[Moments] = []
+    measured: list[Moments] = []
     faults: list[UnreadableImage] = []
     for i in numbers:
         try:
-            found.append(image_moments(convert_depth(source.read(i, channels), bits)))
+            measured.append(image_moments(convert_depth(source.read(i, channels), bits)))
         except UnreadableImage as fault:
             faults.append(fault.without_frames())
-    return _sum(found) if found else None, len(numbers), faults
+    return _sum(measured) if measured else None, len(numbers), faults
 
 
 def image_moments(pixels_HWC: Pixels) -> Moments:
@@ -140,24 +140,20 @@ def _sum(parts: Iterable[Moments]) -> Moments:
     return functools.reduce(Moments.__add__, parts)
 
 
-def recipe_settings(found: ChannelStatistics) -> str:
+def recipe_settings(statistics: ChannelStatistics) -> str:
     """Return `mean=[...] std=[...]`, with `bits=16` where training would take 8 otherwise, to append to a command."""
-    depth = " bits=16" if needs_bits(found) else ""
-    return f"mean={_listed(found.mean)} std={_listed(found.std)}{depth}"
+    depth = " bits=16" if needs_bits(statistics) else ""
+    return f"mean={_listed(statistics.mean)} std={_listed(statistics.std)}{depth}"
 
 
-def needs_bits(found: ChannelStatistics) -> bool:
-    return found.bits == 16 and len(found.mean) in CHANNEL_NAMES
+def needs_bits(statistics: ChannelStatistics) -> bool:
+    return statistics.bits == 16 and len(statistics.mean) in CHANNEL_NAMES
 
 
-def recipe_values(found: ChannelStatistics) -> tuple[list[float], list[float]]:
-    """Return (mean, std), with the digits that `recipe_settings` has.
-
-    Raises:
-        ValueError: nothing varies in a channel.
-    """
-    mean, std = ([float(f"{value:.6g}") for value in values] for values in (found.mean, found.std))
-    if flat := constant_channels(found):
+def recipe_values(statistics: ChannelStatistics) -> tuple[list[float], list[float]]:
+    """Return (mean, std) with the digits of `recipe_settings`; a channel in which nothing varies is a ValueError."""
+    mean, std = ([float(f"{value:.6g}") for value in values] for values in (statistics.mean, statistics.std))
+    if flat := constant_channels(statistics):
         raise ValueError(
             f"nothing varies in channel {flat}, and no recipe may have a std of 0; set mean and std by hand (1 as the "
             "std there), or leave that channel out of the images"
@@ -165,9 +161,9 @@ def recipe_values(found: ChannelStatistics) -> tuple[list[float], list[float]]:
     return mean, std
 
 
-def constant_channels(found: ChannelStatistics) -> str:
+def constant_channels(statistics: ChannelStatistics) -> str:
     """Return the numbers, from 1, of the channels that are constant; an empty text if none is."""
-    return ", ".join(str(channel + 1) for channel, std in enumerate(found.std) if not std)
+    return ", ".join(str(channel + 1) for channel, std in enumerate(statistics.std) if not std)
 
 
 def _listed(values: tuple[float, ...]) -> str:

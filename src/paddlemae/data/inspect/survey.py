@@ -1,4 +1,4 @@
-"""One look at every image of a source: can it be read, how large is it, what would tell that another is the same.
+"""Survey every image of a source: its size, whether it can be read, and a digest and thumbnail to find duplicates.
 
 About 300 bytes are kept of an image: of a million 0.3 GB.
 
@@ -29,8 +29,8 @@ from paddlemae.data.workers import make_ahead
 ROWS, COLUMNS = 16, 18  # of a thumbnail
 SHALLOW = 16  # values of the high byte; 16-bit images below it have 12 bits or fewer, of which 8 bits would keep 4
 
-_CHUNK = 64  # images that a worker looks at before it tells
-_ENOUGH = 64  # pixels of the short side that a thumbnail is made of; JPEGs are decoded no larger where that saves time
+_CHUNK = 64  # images that a worker looks at before it answers
+_ENOUGH = 64  # pixels of the short side that a thumbnail needs; JPEGs are decoded no larger where that saves time
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +67,12 @@ class Survey:
     def readable_N(self) -> NDArray[np.bool_]:
         return self.sizes_N2[:, 0] > 0
 
-    def _take(self, start: int, part: Survey) -> None:
-        rows = slice(start, start + len(part.sizes_N2))
-        self.digests_N2[rows], self.thumbnails_NP[rows] = part.digests_N2, part.thumbnails_NP
-        self.sizes_N2[rows], self.shallow_N[rows] = part.sizes_N2, part.shallow_N
-        self.forms.update(part.forms)
-        self.faults.update({start + i: reason for i, reason in part.faults.items()})
+    def _take(self, start: int, chunk: Survey) -> None:
+        rows = slice(start, start + len(chunk.sizes_N2))
+        self.digests_N2[rows], self.thumbnails_NP[rows] = chunk.digests_N2, chunk.thumbnails_NP
+        self.sizes_N2[rows], self.shallow_N[rows] = chunk.sizes_N2, chunk.shallow_N
+        self.forms.update(chunk.forms)
+        self.faults.update({start + i: reason for i, reason in chunk.faults.items()})
 
 
 def survey_sources(
@@ -92,10 +92,10 @@ def survey_sources(
         for start in range(0, len(source), _CHUNK)
     )
     seen = 0
-    with contextlib.closing(make_ahead(functools.partial(_survey_chunk, sources, channels), due, workers)) as parts:
-        for part in parts:
-            looks._take(seen, part)
-            seen += len(part.sizes_N2)
+    with contextlib.closing(make_ahead(functools.partial(_survey_chunk, sources, channels), due, workers)) as chunks:
+        for chunk in chunks:
+            looks._take(seen, chunk)
+            seen += len(chunk.sizes_N2)
             if on_images:
                 on_images(seen)
     return looks
@@ -117,7 +117,8 @@ def _survey_image(source: Source, i: int, channels: int, looks: Survey, place: i
     picture = decode_stored(stored, source.describe(i), channels, _ENOUGH, source.room(i))
     form = read_form(stored, channels)
     high = picture.pixels_hwC >> 8 if picture.pixels_hwC.dtype == np.uint16 else picture.pixels_hwC
-    digest = hashlib.blake2b(stored if isinstance(stored, bytes) else _array_content(stored), digest_size=16)
+    content = stored if isinstance(stored, bytes) else f"{stored.shape} {stored.dtype}".encode() + stored.tobytes()
+    digest = hashlib.blake2b(content, digest_size=16)
     looks.digests_N2[place] = np.frombuffer(digest.digest(), np.uint64)
     looks.thumbnails_NP[place] = make_thumbnail(picture.pixels_hwC).ravel()
     looks.sizes_N2[place] = picture.size
@@ -125,15 +126,10 @@ def _survey_image(source: Source, i: int, channels: int, looks: Survey, place: i
     looks.forms[form] += 1
 
 
-def decode_stored(
-    stored: bytes | NDArray[Any], name: str, channels: int, enough: int, room: int | None = None
-) -> Picture:
+def decode_stored(stored: bytes | NDArray[Any], name: str, channels: int, enough: int, room: int) -> Picture:
     """Decode what `Source.stored` returned, no larger than a short side of `enough` pixels requires.
 
-    Args:
-        room: as `Source.room` gives it.
-    Raises:
-        UnreadableImage: as `Source.read` does.
+    Raise an UnreadableImage as `Source.read` does. `room` is that of `Source.room`.
     """
     if isinstance(stored, bytes):
 
@@ -146,10 +142,6 @@ def decode_stored(
     except ValueError as fault:
         raise UnreadableImage(name, str(fault)) from fault
     return Picture(pixels_HWC, pixels_HWC.shape[:2])
-
-
-def _array_content(values: NDArray[Any]) -> bytes:
-    return f"{values.shape} {values.dtype}".encode() + values.tobytes()
 
 
 def make_thumbnail(pixels_HWC: Pixels) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
-"""One image of a pack: its own bytes where they will do, else its pixels written anew.
+"""Encode one image for a pack: its own bytes where possible, else its pixels in a new file.
 
 Its own bytes are kept of an image that is small enough, if it is a JPEG, PNG, WebP or `.npy` that other programs, which
-turn nothing upright and composite nothing, read as we do. What is written anew loses nothing (PNG, or `.npy` where a
+turn nothing upright and composite nothing, read as we do. A new file loses nothing (PNG, or `.npy` where a
 PNG can't hold it), but for what is made smaller and has 8 bits of gray or RGB: a JPEG.
 
 Shapes: H height, W width, C channels; h, w of a smaller copy.
@@ -62,7 +62,7 @@ class EncodedImage:
     bytes_before: int
 
 
-def encode_image(stored: bytes | NDArray[Any], name: str, settings: Encoding, room: int | None = None) -> EncodedImage:
+def encode_image(stored: bytes | NDArray[Any], name: str, settings: Encoding, room: int) -> EncodedImage:
     """Encode an image for a pack, from what `Source.stored` returns.
 
     Every pixel of what is kept is looked at, so that no unreadable image gets into a pack.
@@ -98,7 +98,7 @@ def _ending_if_portable(content: bytes, channels: int) -> str | None:
         return None
     with open_with_pillow(io.BytesIO(content)) as image:
         if ending != "jpg":
-            image.load()  # what is said of its orientation may be behind the pixels
+            image.load()  # its orientation may be stored after the pixels
         plain = image.mode in _PLAIN_MODES and not image.has_transparency_data
         plain |= image.mode == "RGBA" and channels == 4
         is_still = ending == "jpg" or getattr(image, "n_frames", 1) == 1

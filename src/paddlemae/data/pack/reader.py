@@ -1,6 +1,6 @@
 """Read what `paddlemae data pack` wrote: shards of a WebDataset, and two files that say what is in them.
 
-`pack.json` has the settings, the parts with their class names, and each shard's size and checksum; `images.npy` where
+`pack.json` has the settings, the splits with their class names, and each shard's size and checksum; `images.npy` where
 each image is, with its label and group, so that a pack is opened at once, however many images it has. The shards alone
 can be read too, by other programs and by `archives`.
 
@@ -37,10 +37,8 @@ Index = dict[str, Any]
 
 
 def read_index(folder: str | os.PathLike[str], names: Collection[str]) -> Index | None:
-    """Read the index of a finished pack; None if the folder is not a pack.
+    """Return the index of a finished pack; None if the folder, with files of these names, is not a pack.
 
-    Args:
-        names: of the files in the folder.
     Raises:
         ValueError: a pack that is not finished, or whose index is damaged.
     """
@@ -69,16 +67,16 @@ def read_index(folder: str | os.PathLike[str], names: Collection[str]) -> Index 
 def _is_sound(index: Index) -> bool:
     """Return whether an index has every entry that is used, of its type: packs come from anywhere."""
     try:
-        parts, shards, files = index["parts"], index["shards"], listed_files(index)
+        splits, shards, files = index["parts"], index["shards"], listed_files(index)
         return (
             all(isinstance(file["name"], str) and os.sep not in file["name"] for file in files)
             and all(isinstance(file["sha256"], str) and type(file["bytes"]) is int for file in files)
-            and {shard["part"] for shard in shards} == set(parts) != set()
+            and {shard["part"] for shard in shards} == set(splits) != set()
             and all(type(shard["images"]) is int for shard in shards)
             and all(0 < shard["images"] * _LEAST_BYTES <= shard["bytes"] for shard in shards)
-            and all(isinstance(part["classes"], list) and "groups" in part for part in parts.values())
-            and all(isinstance(name, str) for part in parts.values() for name in part["classes"])
-            and all(len(set(part["classes"])) == len(part["classes"]) for part in parts.values())
+            and all(isinstance(split["classes"], list) and "groups" in split for split in splits.values())
+            and all(isinstance(name, str) for split in splits.values() for name in split["classes"])
+            and all(len(set(split["classes"])) == len(split["classes"]) for split in splits.values())
         )
     except (KeyError, TypeError, AttributeError):
         return False
@@ -90,11 +88,7 @@ def listed_files(index: Index) -> list[dict[str, Any]]:
 
 
 def find_file_faults(folder: str | os.PathLike[str], files: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Compare the names and sizes of a pack's files with its index; return name -> fault.
-
-    Args:
-        files: as `listed_files` gives them, of all shards that there should be.
-    """
+    """Compare the names and sizes of all of a pack's shards with entries of `listed_files`; return name -> fault."""
     faults = {}
     for file in files:
         try:
@@ -104,16 +98,14 @@ def find_file_faults(folder: str | os.PathLike[str], files: Sequence[dict[str, A
         else:
             if size != file["bytes"]:
                 faults[file["name"]] = f"has {size} bytes instead of {file['bytes']}"
-    known = {file["name"] for file in files}
-    strangers = sorted(name for name in os.listdir(folder) if name.endswith(SHARD_ENDING) and name not in known)
+    listed = {file["name"] for file in files}
+    strangers = sorted(name for name in os.listdir(folder) if name.endswith(SHARD_ENDING) and name not in listed)
     return faults | {name: f"is not in {INDEX_FILE}" for name in strangers}
 
 
 def open_pack(folder: str, index: Index, split: str | None, labelled: bool) -> Source:
-    """Open the images of a pack.
+    """Open the images of a pack with the index that `read_index` gives.
 
-    Args:
-        index: as `read_index` gives it.
     Raises:
         ValueError: files that are missing, of another size, or not in the index; no labels.
     """
@@ -121,13 +113,13 @@ def open_pack(folder: str, index: Index, split: str | None, labelled: bool) -> S
         name, what = next(iter(faults.items()))
         more = f", and {len(faults) - 1} more files are wrong" if len(faults) > 1 else ""
         raise ValueError(f"{folder!r} is not the whole pack: {name} {what}{more}; copy it again")
-    part = choose_split(index["parts"], split, repr(folder), "part")
+    chosen_split = choose_split(index["parts"], split, repr(folder), "split")
     shards = index["shards"]
-    of_part = [number for number, shard in enumerate(shards) if part is None or shard["part"] == part]
+    of_split = [number for number, shard in enumerate(shards) if chosen_split in (None, shard["part"])]
     which = np.repeat(np.arange(len(shards)), [shard["images"] for shard in shards])
-    chosen = np.isin(which, of_part)
+    chosen = np.isin(which, of_split)
     columns = dict(zip(INDEX_COLUMNS, _rows(folder, index, which)[chosen].T))
-    parts = [index["parts"][name] for name in dict.fromkeys(shards[number]["part"] for number in of_part)]
+    splits = [index["parts"][name] for name in dict.fromkeys(shards[number]["part"] for number in of_split)]
     contents = TarContents(
         folder,
         tuple(os.path.join(folder, shard["name"]) for shard in shards),
@@ -138,9 +130,9 @@ def open_pack(folder: str, index: Index, split: str | None, labelled: bool) -> S
             f"{n:09}.{IMAGE_ENDINGS[e]}" for n, e in zip(columns["number"].tolist(), columns["ending"].tolist())
         ),
     )
-    has_groups = len(parts) == 1 and parts[0]["groups"] is not None
+    has_groups = len(splits) == 1 and splits[0]["groups"] is not None
     groups = columns["group"].copy() if has_groups else None
-    targets = sort_classes(ClassTargets(columns["label"].copy(), _classes(folder, parts))) if labelled else None
+    targets = sort_classes(ClassTargets(columns["label"].copy(), _classes(folder, splits))) if labelled else None
     return Source(folder, ContentReader(contents), targets, groups)
 
 
@@ -157,11 +149,11 @@ def _rows(folder: str, index: Index, which: NDArray[np.int64]) -> NDArray[np.int
         is_labelled = np.where(classes > 0, (label >= 0) & (label < classes), label == -1)
         if (is_there & is_named & is_labelled).all():
             return rows
-    raise ValueError(f"{path!r} is not of the images that {INDEX_FILE} tells of; copy both again")
+    raise ValueError(f"{path!r} is not of the images in {INDEX_FILE}; copy both again")
 
 
-def _classes(folder: str, parts: list[dict[str, Any]]) -> tuple[str, ...]:
-    classes = {tuple(part["classes"]) for part in parts}
+def _classes(folder: str, splits: list[dict[str, Any]]) -> tuple[str, ...]:
+    classes = {tuple(split["classes"]) for split in splits}
     if len(classes) > 1:
         raise ValueError(f"the splits of {folder!r} have different classes; choose split 'train' or 'test'")
     (only,) = classes

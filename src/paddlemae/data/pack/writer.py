@@ -1,4 +1,4 @@
-"""Write one shard: a tar beside its place, on the disk and read back before it is there.
+"""Write one shard: a tar under a temporary name, flushed and read back before it gets its own name.
 
 The same entries give the same bytes: a header has a name and a size, and neither a time nor an owner.
 """
@@ -10,7 +10,6 @@ import errno
 import hashlib
 import os
 import tarfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from paddlemae.data.sources.tar import read_entries
@@ -21,28 +20,16 @@ _RECORD = 20 * _BLOCK  # what a tar's length is a multiple of
 _AT_ONCE = 1 << 20  # bytes that are read back at a time
 
 
-@dataclass(frozen=True)
-class ShardDigest:
-    """A shard that is in its place."""
-
-    bytes: int
-    sha256: str
-
-
 class ShardFile:
-    """A tar that is being written; `close` brings it to its place, `abandon` removes it.
-
-    Raises:
-        OSError: on opening, adding and closing, as the disk says.
-    """
+    """A tar that is being written; `close` brings it to its place, `abandon` removes it. Methods raise OSErrors."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.beside = path.with_name(path.name + PARTIAL)
+        self.temporary = path.with_name(path.name + PARTIAL)
         self.bytes = 0
         self._placed: list[tuple[str, int, int]] = []  # name, where its content is, and its size
         self._digest = hashlib.sha256()
-        self._file = open(self.beside, "wb")  # noqa: SIM115 (until `close` or `abandon`)
+        self._file = open(self.temporary, "wb")  # noqa: SIM115 (until `close` or `abandon`)
 
     def add(self, name: str, content: bytes) -> int:
         """Add an entry; returns where its content begins in the tar."""
@@ -54,35 +41,33 @@ class ShardFile:
         self._placed.append((name, offset, len(content)))
         return offset
 
-    def close(self) -> ShardDigest:
-        """Flush it to the disk, read it back, and rename it.
-
-        Raises:
-            OSError: also if what is read back is not what was written.
-        """
+    def close(self) -> str:
+        """Flush, read back and rename it, and return its SHA-256; other bytes than were written are an OSError."""
         end = 2 * _BLOCK
         self._write(bytes(end + -(self.bytes + end) % _RECORD))
         flush_file(self._file)
         self._file.close()
         digest = self._digest.hexdigest()
-        if digest_file(self.beside) != digest or self._found() != self._placed:
-            raise OSError(errno.EIO, "the disk gave back other bytes than were written", str(self.beside))
-        rename(self.beside, self.path, flush=True)
-        return ShardDigest(self.bytes, digest)
+        if digest_file(self.temporary) != digest or self._entries() != self._placed:
+            raise OSError(errno.EIO, "the disk gave back other bytes than were written", str(self.temporary))
+        rename(self.temporary, self.path, flush=True)
+        return digest
 
     def abandon(self) -> None:
         with contextlib.suppress(OSError):
             self._file.close()
-        self.beside.unlink(missing_ok=True)
+        self.temporary.unlink(missing_ok=True)
 
     def _write(self, content: bytes) -> None:
         self._file.write(content)
         self._digest.update(content)
         self.bytes += len(content)
 
-    def _found(self) -> list[tuple[str, int, int]]:
+    def _entries(self) -> list[tuple[str, int, int]]:
         """Return (name, offset, size) of each entry, as the tar reader lists them."""
-        return [(one.name, one.offset, one.size) for one in read_entries(str(self.beside), lambda name: False)]
+        return [
+            (entry.name, entry.offset, entry.size) for entry in read_entries(str(self.temporary), lambda name: False)
+        ]
 
 
 def size_in_tar(content: bytes) -> int:
@@ -91,7 +76,7 @@ def size_in_tar(content: bytes) -> int:
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, from the disk rather than from memory where the system can be asked to."""
+    """Return the SHA-256 of a file's bytes, read from the disk rather than from memory where the system allows it."""
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
         if hasattr(os, "posix_fadvise"):  # of Linux

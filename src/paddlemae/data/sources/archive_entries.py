@@ -11,11 +11,9 @@ RUN_MARKS = ("recipe.yaml", "environment.json")  # a folder with both is that of
 
 
 def read_range(path: str, offset: int, size: int) -> bytes:
-    """Read `size` bytes of a file from `offset`; each call opens it, so no process or thread shares a position.
+    """Read `size` bytes of a file from `offset`, or raise an OSError, or a ValueError if it ends before.
 
-    Raises:
-        OSError: it can't be read.
-        ValueError: it ends before.
+    Each call opens the file, so no process or thread shares a position.
     """
     with open(path, "rb", buffering=0) as file:
         return read_from(file, offset, size)
@@ -48,11 +46,7 @@ def normalise_path(name: str) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a clean path is passed over: itself or a folder above it begins with ".", or is a system folder.
-
-    Args:
-        name: a folder's has a "/" behind it.
-    """
+    """Return whether a clean path (a folder's ends with "/") or a folder in it begins with ".", or is of the system."""
     return name.startswith(".") or "/." in name or not SYSTEM_FOLDERS.isdisjoint(name.split("/")[:-1])
 
 

@@ -8,7 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 from zipfile import ZipInfo
 
 import numpy as np
@@ -34,14 +34,14 @@ _Stored = TypeVar("_Stored", Entry, ZipInfo)
 
 def expand_braces(pattern: str) -> list[str]:
     """Return the names that a pattern with braces means: `{000..099}`, zeros in front kept, or `{train,val}`."""
-    found = _BRACES.search(pattern)
-    if not found:
+    braces = _BRACES.search(pattern)
+    if not braces:
         return [pattern]
-    first, last, words = found.groups()
+    first, last, words = braces.groups()
     if not words and int(last) - int(first) >= _MOST_NAMES:
         raise ValueError(f"{pattern!r} means more than {_MOST_NAMES} files")
     middles = words.split(",") if words else [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
-    return [each for m in middles for each in expand_braces(pattern[: found.start()] + m + pattern[found.end() :])]
+    return [each for m in middles for each in expand_braces(pattern[: braces.start()] + m + pattern[braces.end() :])]
 
 
 def open_zip(path: str, split: str | None, labelled: bool) -> Source:
@@ -55,10 +55,10 @@ def open_zip(path: str, split: str | None, labelled: bool) -> Source:
             f"{path!r}: its directory lists no entry of its first {first} bytes; of zips that were joined the last one "
             "is read, as when they are unpacked"
         )
-    _warn(path, refused=listing.refused, replaced=listing.replaced)
-    chosen = _choose(path, listing, split, labelled)
-    contents = zip_contents(path, chosen.names, [listing.images[name] for name in chosen.names])
-    return Source(path, ContentReader(contents), chosen.targets)
+    _warn(path, listing.refused, listing.replaced)
+    names, targets = _choose(path, listing, split, labelled)
+    contents = zip_contents(path, names, [listing.images[name] for name in names])
+    return Source(path, ContentReader(contents), targets)
 
 
 def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool, root: str = "") -> Source:
@@ -76,23 +76,23 @@ def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool
     only = [_list_tar(paths[0], labelled)] if len(paths) == 1 else []
     if only and only[0][1] is None:  # no samples
         listing = only[0][0]
-        _warn(name, refused=listing.refused, replaced=listing.replaced)
-        chosen = _choose(name, listing, split, labelled)
-        contents = _contents(root, paths, [(0, listing.images[each]) for each in chosen.names])
-        return Source(name, ContentReader(contents), chosen.targets)
+        _warn(name, listing.refused, listing.replaced)
+        names, targets = _choose(name, listing, split, labelled)
+        contents = _contents(root, paths, [(0, listing.images[each]) for each in names])
+        return Source(name, ContentReader(contents), targets)
     relative = [os.path.relpath(path, root) for path in paths]
     selected = [os.path.join(root, file) for file in files_of_split(relative, split, repr(name))]
     shards = _join_tars(only or (_list_tar(path, labelled) for path in selected))
-    _warn(name, refused=shards.refused, replaced=shards.replaced, further=shards.further)
+    _warn(name, shards.refused, shards.replaced, shards.further)
     if not shards.images:
         raise ValueError(f"no images in {name!r}; expected entries named like 0001.jpg, {_endings()}")
     contents = _contents(root, selected, shards.images)
     if not labelled:
         return Source(name, ContentReader(contents))
-    known: tuple[str, ...] = ()
+    train_classes: tuple[str, ...] = ()
     if split == "test" and (trained_on := _training_shards(root, relative, name)) not in ([], selected):
-        known = _targets(name, _join_tars(_list_tar(path, True) for path in trained_on), is_split=True).classes
-    return Source(name, ContentReader(contents), _targets(name, shards, len(selected) < len(paths), known))
+        train_classes = _targets(name, _join_tars(_list_tar(path, True) for path in trained_on), is_split=True).classes
+    return Source(name, ContentReader(contents), _targets(name, shards, len(selected) < len(paths), train_classes))
 
 
 def _training_shards(root: str, files: Sequence[str], name: str) -> list[str]:
@@ -166,13 +166,13 @@ class _Shards:
 
     Attributes:
         images: which tar, which entry.
-        beside: the sidecars of each; none in tars that are no shards.
+        sidecars: the sidecars of each; none in tars that are no shards.
         have_samples: whether a tar is a shard.
         further: names of pictures that are not the first of their samples.
     """
 
     images: list[tuple[int, Entry]] = field(default_factory=list)
-    beside: list[Mapping[str, bytes | None]] = field(default_factory=list)
+    sidecars: list[Mapping[str, bytes | None]] = field(default_factory=list)
     have_samples: bool = False
     refused: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
@@ -180,30 +180,30 @@ class _Shards:
 
 
 def _join_tars(tars: Iterable[tuple[_Listing[Entry], Samples | None]]) -> _Shards:
-    found = _Shards()
+    shards = _Shards()
     for number, (listing, samples) in enumerate(tars):
         if samples:
-            found.have_samples = True
-            found.further += samples.further
+            shards.have_samples = True
+            shards.further += samples.further
         else:
             images = [listing.images[name] for name in listing.images_among(list(listing.images))]
             samples = Samples(images, [{} for _ in images])
-        found.images += [(number, entry) for entry in samples.images]
-        found.beside += samples.beside
-        found.refused += listing.refused
-        found.replaced += listing.replaced
-    return found
+        shards.images += [(number, entry) for entry in samples.images]
+        shards.sidecars += samples.sidecars
+        shards.refused += listing.refused
+        shards.replaced += listing.replaced
+    return shards
 
 
-def _targets(name: str, shards: _Shards, is_split: bool, known: tuple[str, ...] = ()) -> ClassTargets:
+def _targets(name: str, shards: _Shards, is_split: bool, train_classes: tuple[str, ...] = ()) -> ClassTargets:
     """Return the labels of the samples, or those by folder where no tar is a shard."""
     if shards.have_samples:
-        labels = [label_of(entry.name, beside) for (_, entry), beside in zip(shards.images, shards.beside)]
-        return number_labels(labels, name, known)
+        labels = [label_of(entry.name, sidecars) for (_, entry), sidecars in zip(shards.images, shards.sidecars)]
+        return number_labels(labels, name, train_classes)
     files = [entry.name for _, entry in shards.images]
     around = _common_folders(sorted(files), stops=not is_split)
     below = [file[len(around) :] for file in files]
-    return targets_by_folder(f"{name}/{around}".rstrip("/"), below, None, known, is_split)
+    return targets_by_folder(f"{name}/{around}".rstrip("/"), below, None, train_classes, is_split)
 
 
 def _contents(root: str, paths: Sequence[str], images: Sequence[tuple[int, Entry]]) -> TarContents:
@@ -217,35 +217,32 @@ def _contents(root: str, paths: Sequence[str], images: Sequence[tuple[int, Entry
     )
 
 
-class _Selection(NamedTuple):
-    """Images of a split, with labels where they are needed."""
-
-    names: list[str]
-    targets: ClassTargets | None = None
-
-
-def _choose(name: str, listing: _Listing[Any], split: str | None, labelled: bool) -> _Selection:
-    """Return the images of an archive whose folders are splits and classes; one folder around all does not count."""
+def _choose(
+    name: str, listing: _Listing[Any], split: str | None, labelled: bool
+) -> tuple[list[str], ClassTargets | None]:
+    """Return (names, targets) of an archive whose folders are splits and classes; a folder around all is skipped."""
     files = sorted(_outside_runs(listing))
     if not files:
         raise ValueError(f"no images in {name!r}; expected entries {_endings()}")
     around = _common_folders(listing.images_among(files))
     folders = _first_folders(around, listing.folders)
-    part = _split_folder(name, listing, around, folders, split)
-    inside = f"{around}{part}/" if part else around
+    chosen_split = _split_folder(name, listing, around, folders, split)
+    inside = f"{around}{chosen_split}/" if chosen_split else around
     chosen = listing.images_among([file for file in files if file.startswith(inside)])
     if not chosen:
         raise ValueError(f"no images in '{name}/{inside}'; expected entries {_endings()}")
-    if split and not part:
+    if split and not chosen_split:
         note_deeper_splits(name, [file[len(around) :] for file in chosen])
     if not labelled:
-        return _Selection(chosen)
-    known: tuple[str, ...] = ()
-    if part and split == "test" and (train := next((each for each in folders if split_of(each) == "train"), None)):
-        known = sort_names(_first_folders(f"{around}{train}/", listing.folders))
+        return chosen, None
+    train_classes: tuple[str, ...] = ()
+    train = next((folder for folder in folders if split_of(folder) == "train"), None)
+    if chosen_split and split == "test" and train:
+        train_classes = sort_names(_first_folders(f"{around}{train}/", listing.folders))
     below = [file[len(inside) :] for file in chosen]
     first = _first_folders(inside, listing.folders)
-    return _Selection(chosen, targets_by_folder(f"{name}/{inside}".rstrip("/"), below, first, known, part is not None))
+    root = f"{name}/{inside}".rstrip("/")
+    return chosen, targets_by_folder(root, below, first, train_classes, is_split=chosen_split is not None)
 
 
 def _outside_runs(listing: _Listing[Any]) -> list[str]:
@@ -263,16 +260,16 @@ def _split_folder(name: str, listing: _Listing[Any], around: str, folders: set[s
             if file.startswith(around):
                 first, slash, _ = file[len(around) :].partition("/")
                 counts[first if slash else ""][ARRAY if file in listing.arrays else PICTURE] += 1
-    part = choose_folder(
+    chosen = choose_folder(
         folders,
         split,
         repr(name),
         lambda folder: next((kind for kind in (PICTURE, ARRAY) if counts[folder][kind]), None),
         lambda folder, kind: counts[folder][kind],
     )
-    if part and (loose := counts[""][PICTURE]):
+    if chosen and (loose := counts[""][PICTURE]):
         note(f"{name!r} leaves out {loose:,} image{'s' * (loose != 1)} in no folder of a split")
-    return part
+    return chosen
 
 
 def _first_folders(around: str, folders: Iterable[str]) -> set[str]:
@@ -281,12 +278,7 @@ def _first_folders(around: str, folders: Iterable[str]) -> set[str]:
 
 
 def _common_folders(files: Sequence[str], stops: bool = True) -> str:
-    """Return the folders, with a slash, that all files are in.
-
-    Args:
-        files: sorted.
-        stops: before a folder of a split.
-    """
+    """Return the folders, with a slash, that all files, sorted, are in; `stops` ends them at a folder of a split."""
     around = ""
     for first, last in zip(files[0].split("/")[:-1], files[-1].split("/")[:-1]):
         if first != last or (stops and split_of(first)):
@@ -299,15 +291,13 @@ def _endings() -> str:
     return f"ending in {' '.join(EXTENSIONS)} or {ARRAY_EXTENSION}"
 
 
-def _warn(name: str, *, refused: list[str], replaced: list[str], further: Sequence[str] = ()) -> None:
-    """Say what of an archive is not read."""
+def _warn(name: str, refused: list[str], replaced: list[str], further: Sequence[str] = ()) -> None:
+    """Warn of what of an archive is not read."""
+    sample = "sample (the files of one name up to its first dot)"
     for names, what in (
         (refused, "entries are links, devices, sparse, encrypted or lead out of it, and are left out"),
         (replaced, "images come again under the same name; the last one counts, as when it is unpacked"),
-        (
-            further,
-            "images are not the first of their sample (the files of one name up to its first dot), and are left out",
-        ),
+        (further, f"images are not the first of their {sample}, and are left out"),
     ):
         if names:
             note(f"{name!r}: {len(names)} {what}; first: {names[0]!r}")

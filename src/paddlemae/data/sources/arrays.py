@@ -33,7 +33,7 @@ def open_npy(path: str, split: str | None, labelled: bool) -> Source:
     return Source(path, ArrayReader(path, len(images), map_npy, (path,), stamped))
 
 
-def open_npz(path: str, split: str | None, labelled: bool, max_image_bytes: int = MAX_IMAGE_BYTES) -> Source:
+def open_npz(path: str, split: str | None, labelled: bool, max_image_bytes: int) -> Source:
     """Return the images in a `.npz` file: arrays `images` and `labels`, or `x_train`, `test_images` and so on."""
     names = [info.filename.removesuffix(".npy") for info in read_directory(path)]
     roles = {name: words_of(name) for name in names}
@@ -54,19 +54,19 @@ def open_npz(path: str, split: str | None, labelled: bool, max_image_bytes: int 
         return Source(path, reader)
 
     def labels_of(images: str) -> list[str]:
-        found = [name for name in names if roles[name] & set(LABEL_ARRAYS) and splits[name] == splits[images]]
-        if len(found) != 1:
-            problem = f"several arrays of labels ({list_names(found)})" if found else "no array of labels"
+        arrays = [name for name in names if roles[name] & set(LABEL_ARRAYS) and splits[name] == splits[images]]
+        if len(arrays) != 1:
+            problem = f"several arrays of labels ({list_names(arrays)})" if arrays else "no array of labels"
             raise ValueError(f"{path!r} has {problem} for {images!r}; its arrays: {list_names(names)}")
-        return _as_labels(map_npz(path, found[0], max_image_bytes), path, found[0])
+        return _as_labels(map_npz(path, arrays[0], max_image_bytes), path, arrays[0])
 
     splits = {name: {split_of(word) for word in roles[name]} - {None} for name in names}
     labels = labels_of(images[0])
     if len(labels) != len(array):
         raise ValueError(f"{path!r} has {len(array)} images and {len(labels)} labels; expected as many")
     trained_on = next((name for name in every if "train" in splits[name]), images[0])
-    known = number_labels(labels_of(trained_on), repr(path)).classes if trained_on != images[0] else ()
-    return Source(path, reader, number_labels(labels, repr(path), known))
+    train_classes = number_labels(labels_of(trained_on), repr(path)).classes if trained_on != images[0] else ()
+    return Source(path, reader, number_labels(labels, repr(path), train_classes))
 
 
 def _as_labels(labels: NDArray[Any], path: str, name: str) -> list[str]:
@@ -89,16 +89,12 @@ def _check_images(images: NDArray[Any], where: str) -> None:
 
 
 def map_npy(path: str) -> NDArray[Any]:
-    """The array in a `.npy` file, mapped.
-
-    Raises:
-        ValueError: damaged, cut short, or of objects.
-    """
+    """Return the array in a `.npy` file, mapped; damaged files and objects are a ValueError."""
     return _map_array(path, 0, path)
 
 
 def map_npz(path: str, name: str, max_image_bytes: int = MAX_IMAGE_BYTES) -> NDArray[Any]:
-    """One array of a `.npz` file: mapped, or loaded if it is compressed. Errors as `map_npy`."""
+    """Return one array of a `.npz` file: mapped, or loaded if it is compressed. Errors as `map_npy`."""
     info = next(info for info in read_directory(path) if info.filename.removesuffix(".npy") == name)
     if info.compress_type == zipfile.ZIP_STORED:
         with open(path, "rb", buffering=0) as file:

@@ -22,8 +22,7 @@ _DICTIONARY, _BATCH = 2, 3  # kinds of messages
 def read_arrow(path: str) -> Any:
     """Return the table in an Arrow file or stream, mapped where it is not compressed.
 
-    Raises:
-        ValueError: damaged, or compressed so well that unpacking it takes too much memory.
+    Raise a ValueError if it is damaged, or so compressed that unpacking takes too much memory.
     """
     import pyarrow as pa
 
@@ -82,11 +81,7 @@ def _field(content: bytes, table: int, number: int) -> int:
 
 
 def _table(content: bytes, table: int, number: int) -> int:
-    """Return where the table is that a field leads to.
-
-    Raises:
-        struct.error: there is none.
-    """
+    """Return where the table is that a field leads to, or raise a struct.error if there is none."""
     if not (place := _field(content, table, number)):
         raise struct.error("a message lacks its table")
     return _offset(content, place)

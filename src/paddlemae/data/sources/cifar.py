@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, LimitedReader, room_for
+from paddlemae.data.decode.limits import LimitedReader, room_for
 from paddlemae.data.sources.cifar_pickle import read_pickle
 from paddlemae.data.sources.labels import as_labels
 from paddlemae.data.sources.readers import ArrayReader, file_stamp, load_once, unreadable_file
@@ -35,19 +35,19 @@ class _Version:
     """How one published version is laid out.
 
     Args:
-        parts: files of each part, in their order.
+        splits: files of each split, in their order.
         names: of class names; for each kind of label the file that has them, and the key in it.
         labels: for each kind of label its key in a pickled batch, or its place in a binary record.
     """
 
-    parts: dict[str, tuple[str, ...]]
+    splits: dict[str, tuple[str, ...]]
     names: dict[str, tuple[str, str]]
     labels: dict[str, Any]
     is_binary: bool
 
     @property
     def files(self) -> set[str]:
-        return {file for files in self.parts.values() for file in files} | {file for file, _ in self.names.values()}
+        return {file for files in self.splits.values() for file in files} | {file for file, _ in self.names.values()}
 
 
 def _batches(ending: str) -> dict[str, tuple[str, ...]]:
@@ -97,13 +97,11 @@ def _open_unpacked(path: str) -> IO[bytes]:
     """Open a compressed file for reading what was compressed."""
     with open(path, "rb") as file:
         start = file.read(6)
-    opened = next((opened for magic, opened in _UNPACK.items() if start.startswith(magic)), open)
-    return cast(IO[bytes], opened(path, "rb"))
+    unpack = next((unpack for magic, unpack in _UNPACK.items() if start.startswith(magic)), open)
+    return cast(IO[bytes], unpack(path, "rb"))
 
 
-def open_cifar(
-    path: str, name: str, split: str | None, options: dict[str, str], max_image_bytes: int = MAX_IMAGE_BYTES
-) -> Source:
+def open_cifar(path: str, name: str, split: str | None, options: dict[str, str], max_image_bytes: int) -> Source:
     """Open a split of a published set.
 
     Args:
@@ -118,24 +116,20 @@ def open_cifar(
     kind = options.get("label", next(iter(version.names)))
     if set(options) - {"label"} or kind not in version.labels:
         raise ValueError(f"{path!r} takes label={' or label='.join(version.names)} only, got {options}")
-    part = choose_split(version.parts, split or "train", repr(path), "files to")
-    assert part is not None
-    stamped = _stamp(path, version.parts[part])
-    arguments = (path, name, part, max_image_bytes, stamped)
-    parts = load_once(_read, arguments)
-    labels, classes = parts.labels[kind], parts.classes[kind]
+    chosen = choose_split(version.splits, split or "train", repr(path), "files to")
+    assert chosen is not None
+    files = [os.path.join(path, file) for file in version.splits[chosen]] if os.path.isdir(path) else [path]
+    stamped = "\0".join(map(file_stamp, files))
+    arguments = (path, name, chosen, max_image_bytes, stamped)
+    content = load_once(_read, arguments)
+    labels, classes = content.labels[kind], content.classes[kind]
     if labels.size and not 0 <= labels.min() <= labels.max() < len(classes):
         wrong = labels.min() if labels.min() < 0 else labels.max()
         raise ValueError(f"{path!r} is damaged: label {wrong}, but {len(classes)} classes; download it again")
-    shown = f"{path} ({part})"
+    shown = f"{path} ({chosen})"
     return Source(
         shown, ArrayReader(shown, len(labels), _load_pixels, arguments, stamped), ClassTargets(labels, classes)
     )
-
-
-def _stamp(path: str, files: Collection[str]) -> str:
-    paths = [os.path.join(path, file) for file in files] if os.path.isdir(path) else [path]
-    return "\0".join(file_stamp(each) for each in paths)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,17 +143,17 @@ def _load_pixels(*arguments: Any) -> NDArray[np.uint8]:
     return load_once(_read, arguments).pixels_NCHW
 
 
-def _read(path: str, name: str, part: str, max_image_bytes: int, stamped: str) -> _Split:
+def _read(path: str, name: str, split: str, max_image_bytes: int, stamped: str) -> _Split:
     version = _VERSIONS[name]
-    wanted = {*version.parts[part], *(file for file, _ in version.names.values())}
+    files = {*version.splits[split], *(file for file, _ in version.names.values())}
     try:
-        contents = dict(_contents(path, wanted, max_image_bytes))
+        contents = dict(_contents(path, files, max_image_bytes))
     except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as fault:
         raise unreadable_file(path, fault) from fault
-    if missing := sorted(wanted - set(contents)):
+    if missing := sorted(files - set(contents)):
         raise ValueError(f"{path!r} lacks {', '.join(missing)}; download it again")
     read = _read_binary if version.is_binary else _read_pickled
-    batches = [read(contents[file], version, f"{path}, {file}") for file in version.parts[part]]
+    batches = [read(contents[file], version, f"{path}, {file}") for file in version.splits[split]]
     pixels = np.concatenate([batch[0] for batch in batches])
     labels = {kind: np.concatenate([batch[1][kind] for batch in batches]) for kind in version.labels}
     classes = {}
@@ -172,10 +166,10 @@ def _read(path: str, name: str, part: str, max_image_bytes: int, stamped: str) -
     return _Split(pixels.reshape(-1, _CHANNELS, _SIDE, _SIDE), labels, classes)
 
 
-def _contents(path: str, wanted: Collection[str], max_image_bytes: int) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, content) of the wanted files of a folder or of a compressed tar."""
+def _contents(path: str, names: Collection[str], max_image_bytes: int) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, content) of the named files of a folder or of a compressed tar."""
     if os.path.isdir(path):
-        for name in wanted:
+        for name in names:
             if os.path.isfile(file_path := os.path.join(path, name)):
                 with open(file_path, "rb") as file:
                     yield name, file.read()
@@ -186,7 +180,7 @@ def _contents(path: str, wanted: Collection[str], max_image_bytes: int) -> Itera
         tarfile.open(fileobj=cast(Any, LimitedReader(unpacked, room)), mode="r|") as archive,
     ):
         for entry in archive:
-            if entry.isfile() and (name := os.path.basename(entry.name)) in wanted:
+            if entry.isfile() and (name := os.path.basename(entry.name)) in names:
                 content = archive.extractfile(entry)
                 assert content is not None
                 yield name, content.read()

@@ -1,4 +1,4 @@
-"""The dictionary in a published pickle of arrays and lists, without running it: any call but NumPy's is refused.
+"""Read the dictionary in a published pickle of arrays and lists without running it: only NumPy's calls are allowed.
 
 (`weights.formats.pickles` reads PyTorch's and Paddle's files; this small part is what data sets of protocol 2 need.)
 """
@@ -28,18 +28,14 @@ class _Call:
 
 
 def read_pickle(content: bytes, where: str) -> dict[str, Any]:
-    """Read the dictionary that a pickle of protocol 2 holds: lists, numbers, strings and arrays by name.
-
-    Raises:
-        ValueError: damaged, or something else in it.
-    """
+    """Read the dictionary of lists, numbers, strings and arrays in a pickle of protocol 2; else raise a ValueError."""
     try:
-        found = _plain_value(_run(content))
+        values = _plain_value(_run(content))
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, UnicodeError) as fault:
         raise ValueError(f"{where} is damaged, or not as published ({fault}); download it again") from fault
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise ValueError(f"{where} is not as published: no dictionary; download it again")
-    return {key if isinstance(key, str) else key.decode(): value for key, value in found.items()}
+    return {key if isinstance(key, str) else key.decode(): value for key, value in values.items()}
 
 
 def _run(content: bytes) -> Any:
@@ -139,7 +135,7 @@ _OPERATIONS: dict[str, Callable[[list[Any]], None]] = {
 
 
 def _plain_value(value: Any, depth: int = 0) -> Any:
-    """Plain values of what was read: a dictionary of values and lists of values."""
+    """Return plain values of what was read: a dictionary of values and lists of values."""
     if depth > _DEEPEST:  # lists that hold each other many times would take memory without end
         raise ValueError("it nests lists")
     if isinstance(value, dict):

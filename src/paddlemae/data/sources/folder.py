@@ -17,20 +17,20 @@ TAR = ".tar"
 
 def open_folder(root: str, split: str | None, labelled: bool) -> Source:
     """Open the images of a folder, or of the subfolder of a split; labels are the class folders."""
-    whole, part = root, subfolder_of(root, split)
-    root = os.path.join(root, part) if part else root
+    whole, folder = root, subfolder_of(root, split)
+    root = os.path.join(root, folder) if folder else root
     files, num_others = list_images(root)
     if not files:
         raise ValueError(
             f"no images in {root!r}: {num_others} other files seen; expected names ending in "
             f"{' '.join((*EXTENSIONS, ARRAY_EXTENSION))}"
         )
-    if split and not part:
+    if split and not folder:
         note_deeper_splits(root, files)
     targets = None
     if labelled:
-        known = training_classes(whole) if part and split == "test" else ()
-        targets = targets_by_folder(root, files, subfolders(root), known, is_split=part is not None)
+        train_classes = training_classes(whole) if folder and split == "test" else ()
+        targets = targets_by_folder(root, files, subfolders(root), train_classes, is_split=folder is not None)
     return Source(root, FileReader(root, StringTable.of(files)), targets)
 
 
@@ -53,8 +53,8 @@ def list_images(root: str) -> tuple[list[str], int]:
         if (info.st_dev, info.st_ino) in seen:
             continue
         seen.add((info.st_dev, info.st_ino))
-        found, marks = [images, arrays, folders, links], 0
-        before, others_before = [len(each) for each in found], num_others
+        lists, marks = [images, arrays, folders, links], 0
+        before, others_before = [len(each) for each in lists], num_others
         for entry in _entries(os.path.join(root, folder)):
             path = f"{folder}/{entry.name}" if folder else entry.name
             kind = _kind(entry)
@@ -70,18 +70,15 @@ def list_images(root: str) -> tuple[list[str], int]:
                 num_others += 1
                 marks += entry.name in RUN_MARKS
         if folder and marks == len(RUN_MARKS):
-            for each, length in zip(found, before):
+            for each, length in zip(lists, before):
                 del each[length:]
             num_others = others_before
     return (sorted(images), num_others + len(arrays)) if images else (sorted(arrays), num_others)
 
 
 def list_tars(root: str) -> list[str]:
-    """Return the tars of a folder and those below it, relative and sorted; none where a folder in it has images.
-
-    There a tar is what these came in.
-    """
-    found: list[str] = []
+    """Return the tars below a folder, relative and sorted; none if a subfolder has images, which came in the tar."""
+    tars: list[str] = []
     folders, seen = [""], set[str]()
     while folders:
         folder = folders.pop()
@@ -96,8 +93,8 @@ def list_tars(root: str) -> list[str]:
             if kind == "folder" and entry.name not in SYSTEM_FOLDERS:
                 folders.append(path)
             elif kind == "file" and has_ending(entry.name, (TAR,)):
-                found.append(path)
-    return sorted(found)
+                tars.append(path)
+    return sorted(tars)
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:

@@ -15,11 +15,9 @@ from paddlemae.data.sources.zip import ZipContents, zip_entries
 
 
 def count_ignored_files(spec: str, source: Source) -> Counter[str]:
-    """Return how many files with each ending lie among the images and are not read; hidden ones don't count.
+    """Return how many files with each ending lie among the images that `spec` names and are not read.
 
-    Args:
-        spec: names the source, as `open_source` takes it.
-        source: any split of it.
+    Hidden files don't count. `source` is any split of `spec`.
     """
     path, _ = path_and_options(spec)
     reader = source.reader
@@ -29,8 +27,8 @@ def count_ignored_files(spec: str, source: Source) -> Counter[str]:
     elif isinstance(contents, ZipContents):
         names, first = (name for name, kind, _ in zip_entries(path) if kind == "file"), contents.files[0]
     elif isinstance(contents, TarContents) and os.path.isfile(path):
-        found = (entry.name for entry in read_entries(path, lambda name: False) if entry.kind == "file")
-        names, first = (name for name in found if not is_sidecar(name)), contents.files[0]
+        files = (entry.name for entry in read_entries(path, lambda name: False) if entry.kind == "file")
+        names, first = (name for name in files if not is_sidecar(name)), contents.files[0]
     else:
         return Counter()
     arrays = has_ending(first, (ARRAY_EXTENSION,))  # next to pictures they are none

@@ -1,4 +1,4 @@
-"""Which images belong together, of one patient or tile say: numbers and names of the groups that a column tells."""
+"""Number the groups, such as patients or tiles, whose images must stay together."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +10,9 @@ from paddlemae.data.sources.string_table import StringTable
 
 
 def number_groups(values: Sequence[Any]) -> tuple[NDArray[np.int64], StringTable]:
-    """(int64 [N]: of each image the number of its group; their names), in the order of the values."""
+    """Return (int64 [N]: of each image the number of its group; the groups' names), in the order of the values."""
     try:
-        found, numbers = np.unique(np.asarray(values), return_inverse=True)
+        groups, numbers = np.unique(np.asarray(values), return_inverse=True)
     except TypeError:  # some are missing
-        found, numbers = np.unique([str(value) for value in values], return_inverse=True)
-    return numbers.astype(np.int64), StringTable.of(map(str, found.tolist()))
+        groups, numbers = np.unique([str(value) for value in values], return_inverse=True)
+    return numbers.astype(np.int64), StringTable.of(map(str, groups.tolist()))

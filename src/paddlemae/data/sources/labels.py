@@ -87,16 +87,16 @@ def number_labels(values: Sequence[str], where: str, classes: tuple[str, ...] = 
     Raises:
         ValueError: a class that is not among `classes`, or fewer than two.
     """
-    known = classes or sort_names(set(values))
-    if len(known) < 2:
-        raise ValueError(f"labels need at least two classes, but all images of {where} are {''.join(known)!r}")
-    number_of = {name: number for number, name in enumerate(known)}
+    names = classes or sort_names(set(values))
+    if len(names) < 2:
+        raise ValueError(f"labels need at least two classes, but all images of {where} are {''.join(names)!r}")
+    number_of = {name: number for number, name in enumerate(names)}
     _check_known(set(values), number_of, where)
-    return ClassTargets(np.fromiter((number_of[value] for value in values), np.int64, len(values)), known)
+    return ClassTargets(np.fromiter((number_of[value] for value in values), np.int64, len(values)), names)
 
 
-def _check_known(names: Collection[str], known: Collection[str], where: str) -> None:
-    if strangers := sorted(name for name in names if name not in known):
+def _check_known(names: Collection[str], classes: Collection[str], where: str) -> None:
+    if strangers := sorted(name for name in names if name not in classes):
         raise ValueError(
             f"{where} has labels that no training image has: {list_names(strangers)}; change them or train on them"
         )
@@ -116,11 +116,7 @@ def _value(digits: str) -> tuple[int, str]:
 
 def sort_classes(targets: ClassTargets) -> ClassTargets:
     """Return targets with their classes in numeric order where all are whole numbers, else as they are."""
-    order = sort_names(targets.classes) if all(map(is_whole, targets.classes)) else targets.classes
-    if order == targets.classes:
-        return targets
-    number_of = {name: number for number, name in enumerate(order)}
-    return ClassTargets(np.array([number_of[name] for name in targets.classes], np.int64)[targets.labels], order)
+    return targets.renumber(sort_names(targets.classes)) if all(map(is_whole, targets.classes)) else targets
 
 
 def is_whole(text: str) -> bool:
@@ -129,18 +125,14 @@ def is_whole(text: str) -> bool:
 
 
 def targets_by_folder(
-    root: str,
-    files: Sequence[str],
-    folders: Iterable[str] | None = None,
-    known: tuple[str, ...] = (),
-    is_split: bool = False,
+    root: str, files: Sequence[str], folders: Iterable[str] | None, train_classes: tuple[str, ...], is_split: bool
 ) -> ClassTargets:
     """Return the targets of files whose classes are the first folders of their paths.
 
     Args:
         root: what holds the files, for errors.
         folders: all folders there, if some may be empty.
-        known: the classes of the training split, where this is another; no others may be there.
+        train_classes: the classes of the training split, where this is another; no others may be there.
         is_split: whether a split was chosen, so that a word of one may be a class's name here.
     Raises:
         ValueError: another layout.
@@ -163,10 +155,9 @@ def targets_by_folder(
     for name in classes:
         if name not in filled:
             raise ValueError(f"{layout}, but {f'{root}/{name}'!r} has no images; fill or remove it")
-    if known:
-        _check_known(classes, known, repr(root))
-        classes = known
+    if train_classes:
+        _check_known(classes, train_classes, repr(root))
+        classes = train_classes
     if len(classes) < 2:
         raise ValueError(f"{layout}, and at least two classes, but {root!r} has only {classes[0]!r}")
-    number_of = {name: number for number, name in enumerate(classes)}
-    return ClassTargets(np.array([number_of[file.partition("/")[0]] for file in files], np.int64), classes)
+    return number_labels([file.partition("/")[0] for file in files], repr(root), classes)

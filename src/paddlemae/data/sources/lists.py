@@ -46,16 +46,15 @@ class _Rows:
 
     paths: list[str]
     labels: list[str] | None = None
-    parts: list[str] | None = None
+    splits: list[str] | None = None
     groups: list[str] | None = None
     numbers: Sequence[int] | None = None
 
-    def chosen(self, part: str | None) -> "_Rows":
-        if part is None or self.parts is None:
+    def select(self, split: str | None) -> "_Rows":
+        if split is None or self.splits is None:
             return self
-        spelled = {own for own in set(self.parts) if own.lower() == part}
-        kept = [number for number, own in enumerate(self.parts) if own in spelled]
-        columns = (self.paths, self.labels, self.parts, self.groups, self.numbers)
+        kept = [number for number, name in enumerate(self.splits) if name == split]
+        columns = (self.paths, self.labels, self.splits, self.groups, self.numbers)
         return _Rows(*(column and [column[number] for number in kept] for column in columns))  # type: ignore[arg-type]
 
 
@@ -64,38 +63,31 @@ def open_list(path: str, split: str | None, labelled: bool, options: dict[str, s
 
     Args:
         options: `root`, the folder that paths are relative to; for a CSV `image`, `label`, `split`, `group`: its
-            columns, where their names don't tell.
+            columns, where their names are others.
     Raises:
         FileNotFoundError, ValueError: images that are not there, no labels, labels that are no numbers or unknown.
     """
-    read = _read_csv if is_csv(path) else _read_lines
-    own, known = read(path, labelled, options), tuple[str, ...]()
-    if own.parts is not None:
-        counts = Counter[str]()
-        for name, count in Counter(own.parts).items():
-            counts[name.lower()] += count
-        part = choose_split(counts, split, repr(path), "rows whose split is")
+    read = _read_csv if os.path.splitext(path)[1].lower() in (".csv", ".tsv") else _read_lines
+    rows, train_classes = read(path, labelled, options), tuple[str, ...]()
+    if rows.splits is not None:
+        counts = Counter(rows.splits)
+        chosen = choose_split(counts, split, repr(path), "rows whose split is")
         train = next((name for name in counts if split_of(name) == "train"), None)
-        if labelled and part and train and part != train:
-            known = _classes(path, own.chosen(train))
-        own = own.chosen(part)
+        if labelled and chosen and train and chosen != train:
+            train_classes = _classes(path, rows.select(train))
+        rows = rows.select(chosen)
     elif split == "test":
         if labelled:
-            known = _classes(path, own)
+            train_classes = _classes(path, rows)
         path = _find_test_list(path)
-        own = read(path, labelled, options)
-    if not own.paths:
+        rows = read(path, labelled, options)
+    if not rows.paths:
         raise ValueError(f"{path!r} names no images; expected a path a line")
     root = os.path.expanduser(options.get("root") or os.path.dirname(path) or ".")
-    own.paths = _find_paths(path, root, own.paths)
-    groups = (None, None) if own.groups is None else number_groups(own.groups)
-    targets = number_labels(_labels(path, own), repr(path), known) if labelled else None
-    return Source(path, FileReader(root, StringTable.of(own.paths)), targets, *groups)
-
-
-def is_csv(path: str) -> bool:
-    """Return whether a text file is read as CSV rather than as a plain list."""
-    return os.path.splitext(path)[1].lower() in (".csv", ".tsv")
+    paths = StringTable.of(_find_paths(path, root, rows.paths))
+    groups = (None, None) if rows.groups is None else number_groups(rows.groups)
+    targets = number_labels(_labels(path, rows), repr(path), train_classes) if labelled else None
+    return Source(path, FileReader(root, paths), targets, *groups)
 
 
 def _classes(path: str, rows: _Rows) -> tuple[str, ...]:
@@ -118,11 +110,11 @@ def _find_test_list(path: str) -> str:
             raise ValueError(f"{path!r} has the words of two splits in its name; rename it, or hold part of it out")
         return path
     if "train" in name.lower():
-        there = {other.lower(): other for other in sorted(os.listdir(folder or "."), reverse=True)}
+        files = {other.lower(): other for other in sorted(os.listdir(folder or "."), reverse=True)}
         lists = {word: re.sub("training|train", word, name.lower()) for word in TEST_WORDS}
-        present = [word for word, other in lists.items() if other in there]
+        present = [word for word, other in lists.items() if other in files]
         if present and (word := choose_split(present, "test", f"the lists next to {path!r}", "list")):
-            return os.path.join(folder, there[lists[word]])
+            return os.path.join(folder, files[lists[word]])
     raise MissingSplit(
         f"there is no held-out list for {path!r}; put {name.replace('train', 'val')!r} next to it, or hold part of the "
         "training images out with val_fraction"
@@ -144,7 +136,7 @@ def _read_text(path: str) -> str:
 
 
 def _read_lines(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
-    _check_options(path, options, ("root",))
+    check_options(path, options, ("root",))
     paths, labels = [], []
     for number, line in enumerate(_read_text(path).split("\n"), start=1):
         line = line.strip(_BLANKS)
@@ -169,7 +161,7 @@ def _split_line(line: str) -> tuple[str, str | None]:
 
 
 def _read_csv(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
-    _check_options(path, options, ("root", "image", "label", "split", "group"))
+    check_options(path, options, ("root", "image", "label", "split", "group"))
     header, rows, numbers = _read_rows(path)
 
     def column(role: str, usual: Sequence[str], needed: bool) -> list[str] | None:
@@ -178,17 +170,17 @@ def _read_csv(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
 
     paths = column("image", IMAGE_COLUMNS, needed=True)
     labels = column("label", LABEL_COLUMNS, needed=True) if labelled else None
-    parts = column("split", SPLIT_COLUMNS, needed=False)
+    splits = column("split", SPLIT_COLUMNS, needed=False)
     groups = column("group", GROUP_COLUMNS, needed=False)
     assert paths is not None
     if not all(paths):
         raise ValueError(f"{path!r}, row {numbers[paths.index('')]}: no path; fill it in or remove the row")
     if labelled and "label" not in options:
         note_unused(repr(path), [name for name in header if name.lower() in LABEL_COLUMNS])
-    if parts and not any(split_of(part) for part in set(parts)):
+    if splits and not any(split_of(name) for name in set(splits)):
         expected = ", ".join((*TRAIN_WORDS, *TEST_WORDS))
-        raise ValueError(f"{path!r}: its column of splits has {list_names(sorted(set(parts)))}; expected {expected}")
-    return _Rows(paths, labels, parts, groups, numbers)
+        raise ValueError(f"{path!r}: its column of splits has {list_names(sorted(set(splits)))}; expected {expected}")
+    return _Rows(paths, labels, splits and [name.lower() for name in splits], groups, numbers)
 
 
 def _read_rows(path: str) -> tuple[list[str], list[list[str]], Sequence[int]]:
@@ -227,15 +219,15 @@ def _find_column(
             return lower.index(name)
     if not given and not needed:
         return None
-    wanted = repr(given) if given else f"of {role}s (called {', '.join(usual)})"
+    missing = repr(given) if given else f"of {role}s (called {', '.join(usual)})"
     hint = "" if given else f"; name it with {f'{path}::{role}=COLUMN'!r}"
-    raise ValueError(f"{path!r} has no column {wanted}; its columns: {list_names(header)}{hint}")
+    raise ValueError(f"{path!r} has no column {missing}; its columns: {list_names(header)}{hint}")
 
 
-def _check_options(path: str, options: dict[str, str], known: Sequence[str]) -> None:
-    strangers = sorted(set(options) - set(known))
-    if strangers:
-        raise ValueError(f"{path!r} takes no {list_names(strangers)}; only {', '.join(known)}")
+def check_options(spec: str, options: dict[str, str], allowed: Sequence[str]) -> None:
+    """Raise a ValueError if a source is given other options than those that are allowed."""
+    if strangers := sorted(set(options) - set(allowed)):
+        raise ValueError(f"{spec!r} takes no {list_names(strangers)}; only {', '.join(allowed)}")
 
 
 def _find_paths(path: str, root: str, images: list[str]) -> list[str]:
@@ -245,14 +237,14 @@ def _find_paths(path: str, root: str, images: list[str]) -> list[str]:
     """
     tried = [images[place] for place in spread_over(len(images), _MOST_TRIED)]
 
-    def there(images: Sequence[str]) -> bool:
+    def exist(images: Sequence[str]) -> bool:
         return any(os.path.lexists(os.path.join(root, image)) for image in images)
 
-    if there(tried):
+    if exist(tried):
         return images
-    if there([image.replace("\\", "/") for image in tried]):
+    if exist([image.replace("\\", "/") for image in tried]):
         return [image.replace("\\", "/") for image in images]
-    if there([image.rsplit(maxsplit=1)[0] for image in tried if image.split()]):
+    if exist([image.rsplit(maxsplit=1)[0] for image in tried if image.split()]):
         raise ValueError(
             f"{path!r}: expected a path and a whole number as its label in a line, got {tried[0][-80:]!r}; "
             "number the classes, or name the list .csv, with a line 'image,label' first and commas"

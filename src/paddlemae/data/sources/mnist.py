@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, check_room, room_for
+from paddlemae.data.decode.limits import check_room, room_for
 from paddlemae.data.sources.labels import number_labels
 from paddlemae.data.sources.readers import ArrayReader, file_stamp, load_once, unreadable_file
 from paddlemae.data.sources.source import Source
 from paddlemae.data.sources.splits import TEST_WORDS, choose_split, list_names, words_of
 
-_IMAGES, _LABELS = "-images-idx3-ubyte", "-labels-idx1-ubyte"
+_IMAGES = "-images-idx3-ubyte"
 _BYTES = 8  # the code of unsigned bytes
 
 
@@ -24,9 +24,7 @@ def is_idx_images(name: str) -> bool:
     return name.lower().removesuffix(".gz").replace(".idx3", "-idx3").endswith(_IMAGES)
 
 
-def open_idx(
-    folder: str, names: Sequence[str], spec: str, split: str | None, max_image_bytes: int = MAX_IMAGE_BYTES
-) -> Source:
+def open_idx(folder: str, names: Sequence[str], spec: str, split: str | None, max_image_bytes: int) -> Source:
     """Open a published set; its labels are always known.
 
     Args:
@@ -35,12 +33,12 @@ def open_idx(
         max_image_bytes: memory that unpacking may take, besides twice the file's bytes.
     """
     is_test = {name: "t10k" in name.lower() or bool(words_of(name) & set(TEST_WORDS)) for name in names}
-    parts = {"test" if is_test[name] else "train" for name in names}
-    wanted = choose_split(parts, split, repr(spec), "file of images to") or sorted(parts)[-1]
-    meant = sorted(name for name in names if is_test[name] == (wanted == "test"))
-    if len(meant) > 1:
-        raise ValueError(f"{spec!r} has several sets of images to {wanted}: {list_names(meant)}; name the file of one")
-    (name,) = meant
+    splits = {"test" if is_test[name] else "train" for name in names}
+    chosen = choose_split(splits, split, repr(spec), "file of images to") or max(splits)
+    files = sorted(name for name in names if is_test[name] == (chosen == "test"))
+    if len(files) > 1:
+        raise ValueError(f"{spec!r} has several sets of images to {chosen}: {list_names(files)}; name the file of one")
+    (name,) = files
     path = os.path.join(folder, name)
     labels_path = os.path.join(folder, name.replace("images", "labels").replace("idx3", "idx1"))
     if not os.path.exists(labels_path):
@@ -53,12 +51,8 @@ def open_idx(
     return Source(path, ArrayReader(path, len(images), read_idx, arguments, stamped), targets)
 
 
-def read_idx(path: str, num_axes: int, max_image_bytes: int = MAX_IMAGE_BYTES) -> NDArray[np.uint8]:
-    """Read the bytes of an IDX file with `num_axes` axes; mapped if it is not gzipped.
-
-    Raises:
-        ValueError: damaged, cut short, too large to unpack, or another kind of IDX file.
-    """
+def read_idx(path: str, num_axes: int, max_image_bytes: int) -> NDArray[np.uint8]:
+    """Read an IDX file of bytes with `num_axes` axes, mapped if it is not gzipped; else raise a ValueError."""
     start = 4 + 4 * num_axes
     with open(path, "rb") as file:
         is_gzipped = file.read(2) == b"\x1f\x8b"

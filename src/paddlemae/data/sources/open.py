@@ -1,4 +1,4 @@
-"""From the words that name images to their source: what a path holds is told by its content."""
+"""Open a source of images by its name; the content of a path decides which kind it is."""
 
 import os
 from collections.abc import Callable
@@ -77,12 +77,12 @@ def path_and_options(spec: str) -> tuple[str, dict[str, str]]:
     """Split a source's specification into its path, with `~` expanded, and its options."""
     if os.path.exists(os.path.expanduser(spec)):
         return os.path.expanduser(spec), {}
-    path, *given = spec.split("::")
+    path, *texts = spec.split("::")
     options = {}
-    for each in given:
-        name, equals, value = each.partition("=")
+    for text in texts:
+        name, equals, value = text.partition("=")
         if not equals or not value:
-            raise ValueError(f"expected PATH::option=value, got {each!r} in {spec!r}")
+            raise ValueError(f"expected PATH::option=value, got {text!r} in {spec!r}")
         options[name] = value
     return os.path.expanduser(path), options
 
@@ -165,9 +165,9 @@ def _open_file(path: str, spec: str, split: str | None, labelled: bool, options:
         (start.startswith(_ZIP), lambda: open_zip(path, split, labelled)),
         (is_tar(path), lambda: open_tars([path], path, split, labelled)),
     ]
-    for is_it, opened in kinds:
-        if is_it:
-            return opened()
+    for matches, open_it in kinds:
+        if matches:
+            return open_it()
     raise ValueError(f"{spec!r} is not {_EXPECTED}; for a single image, name its folder")
 
 

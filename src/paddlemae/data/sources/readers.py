@@ -186,7 +186,7 @@ class ArrayReader:
         return load_once(self.load, self.arguments, self.stamped)[i]
 
     def room(self, i: int) -> int:
-        return MAX_IMAGE_BYTES  # for what is made of an image that is in memory
+        return MAX_IMAGE_BYTES  # for copies of an image that is in memory
 
     def stamp(self, i: int) -> str:
         return f"{i}\0{self.stamped}"

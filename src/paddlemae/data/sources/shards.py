@@ -13,7 +13,6 @@ from paddlemae.data.sources.labels import as_labels, is_whole
 from paddlemae.data.sources.tar import Entry
 
 SIDECARS = (".cls", ".json", ".txt")  # where a sample's label is, the first that is there
-_CLASS = (".cls",)
 _JSON_KEYS = ("label", "cls", "class")
 
 
@@ -23,12 +22,12 @@ class Samples:
 
     Attributes:
         images: of each sample the first picture, or the first array where it has no picture.
-        beside: of each sample its sidecars: ending -> content.
+        sidecars: of each sample its sidecars: ending -> content.
         further: further pictures of the samples.
     """
 
     images: list[Entry]
-    beside: list[dict[str, bytes | None]]
+    sidecars: list[dict[str, bytes | None]]
     further: Sequence[str] = ()
 
 
@@ -50,22 +49,17 @@ def is_sidecar(name: str) -> bool:
 
 
 def samples_of(images: Mapping[str, Entry], others: Mapping[str, Entry]) -> Samples | None:
-    """Return the samples of a shard; None of a tar that is an archive of folders.
-
-    Args:
-        images: pictures and arrays by name, as they are stored.
-        others: the other files.
-    """
-    sidecars = [name for name in others if is_sidecar(name)]
-    keys = [key_of(name) for name in images] if sidecars else []
-    if not _is_shard(images, keys, sidecars):
+    """Return the samples of a shard's images and other files; None of a tar that is an archive of folders."""
+    names = [name for name in others if is_sidecar(name)]
+    keys = [key_of(name) for name in images] if names else []
+    if not _is_shard(images, keys, names):
         return None
-    beside: dict[str, dict[str, bytes | None]] = {}
-    for name in sidecars:
+    sidecars: dict[str, dict[str, bytes | None]] = {}
+    for name in names:
         key, ending = key_of(name), ending_of(name)
-        own = beside.setdefault(key, {})
-        if ending not in own or len(name) == len(key) + len(ending):  # `1.json` counts more than `1.meta.json`
-            own[ending] = others[name].content
+        contents = sidecars.setdefault(key, {})
+        if ending not in contents or len(name) == len(key) + len(ending):  # `1.json` counts more than `1.meta.json`
+            contents[ending] = others[name].content
     image_of: dict[str, Entry] = {}
     further = []
     for key, (name, entry) in zip(keys, images.items()):
@@ -75,29 +69,22 @@ def samples_of(images: Mapping[str, Entry], others: Mapping[str, Entry]) -> Samp
                 further.append(name)
             else:
                 image_of[key] = entry
-    return Samples(list(image_of.values()), [beside.get(key, {}) for key in image_of], further)
+    return Samples(list(image_of.values()), [sidecars.get(key, {}) for key in image_of], further)
 
 
 def _is_shard(images: Collection[str], keys: Sequence[str], sidecars: Sequence[str]) -> bool:
     """Return whether the rule at the top of this module holds."""
-    own = set(keys)
-    if any(has_ending(name, _CLASS) and key_of(name) in own for name in sidecars):
+    image_keys = set(keys)
+    if any(has_ending(name, (".cls",)) and key_of(name) in image_keys for name in sidecars):
         return True
     folders = {name[: name.rfind("/") + 1] for name in images}
-    return bool(sidecars) and len(folders) == 1 and own <= {name[: name.rindex(".")] for name in sidecars}
+    return bool(sidecars) and len(folders) == 1 and image_keys <= {name[: name.rindex(".")] for name in sidecars}
 
 
-def label_of(image: str, beside: Mapping[str, bytes | None]) -> str:
-    """Return the label of a sample.
-
-    Args:
-        image: its name, for errors.
-        beside: its sidecars.
-    Raises:
-        ValueError: it has none, or one that is no whole number.
-    """
+def label_of(image: str, sidecars: Mapping[str, bytes | None]) -> str:
+    """Return the label in a sample's sidecars; none, or one that is no whole number, is a ValueError that names it."""
     for ending in SIDECARS:
-        content = beside.get(ending)
+        content = sidecars.get(ending)
         if content is None:
             continue
         text = content.decode("utf-8", "replace").strip()

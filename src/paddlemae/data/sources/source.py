@@ -28,6 +28,12 @@ class ClassTargets:
         """Return the targets of the images at `indices`, in that order."""
         return ClassTargets(self.labels[indices], self.classes)
 
+    def renumber(self, classes: tuple[str, ...]) -> "ClassTargets":
+        """Return the targets numbered as `classes`, which have the names of all labels, are."""
+        number_of = {name: number for number, name in enumerate(classes)}
+        numbers = np.array([number_of.get(name, -1) for name in self.classes], np.int64)
+        return ClassTargets(numbers[self.labels], classes)
+
     def batch(self, indices: NDArray[np.int64] | list[int]) -> NDArray[np.int64]:
         """Return the targets of several images as they stand in a batch: int64 [B]."""
         return self.labels[indices]

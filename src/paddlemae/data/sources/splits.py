@@ -40,7 +40,7 @@ class SourceNote(UserWarning):
 
 
 def note(text: str) -> None:
-    """Say how a source was understood."""
+    """Warn of how a source was understood."""
     warnings.warn(text, SourceNote, stacklevel=2)
 
 
@@ -62,7 +62,7 @@ def choose_split(
         unit: what a split is there, for errors: "subfolder", say.
         others: see the top of this module.
     Raises:
-        MissingPart: it isn't there.
+        MissingSplit: it isn't there.
         ValueError: another split, or names that leave open what is meant.
     """
     if split is None:
@@ -91,15 +91,11 @@ def _missing(where: str, unit: str, split: str) -> MissingSplit:
 
 def _find_spellings(names: Iterable[str], where: str) -> dict[str, str]:
     """Return the name of each split that is there: split -> name."""
-    found: dict[str, str] = {}
+    spellings: dict[str, str] = {}
     for name in sorted(names):
-        if split := split_of(name):
-            if split in found:
-                raise ValueError(
-                    f"{where}: both {found[split]!r} and {name!r} name the split {split}; keep one of them"
-                )
-            found[split] = name
-    return found
+        if (split := split_of(name)) and (other := spellings.setdefault(split, name)) != name:
+            raise ValueError(f"{where}: both {other!r} and {name!r} name the split {split}; keep one of them")
+    return spellings
 
 
 def on_both_sides(names: Iterable[str]) -> bool:
@@ -141,17 +137,17 @@ def _note_left_out(present: Collection[str], strangers: list[str], where: str, u
 def files_of_split(files: Sequence[str], split: str | None, where: str, unit: str = "file") -> list[str]:
     """Return the files of a split, by a word of their paths: `train-00000.tar`, `data/cifar_test.parquet`.
 
-    Raises:
-        MissingPart, ValueError: as `choose_split`; or a name with the words of two splits.
+    Raise as `choose_split` does, and a ValueError for a name with the words of two splits.
     """
     words = words_of_files(files)
     if split is not None:
-        for file, own in zip(files, words):
-            if len({_SPLIT_OF[word] for word in own}) > 1:
-                raise ValueError(f"{where}: {file!r} has the words of two splits, {list_names(sorted(own))}; rename it")
-    tags = {file: sorted(own)[0] if own else file for file, own in zip(files, words)}
-    part = choose_split(set(tags.values()), split, where, f"{unit} named by", others="refused")
-    return [file for file in files if part is None or tags[file] == part]
+        for file, split_words in zip(files, words):
+            if len({_SPLIT_OF[word] for word in split_words}) > 1:
+                names = list_names(sorted(split_words))
+                raise ValueError(f"{where}: {file!r} has the words of two splits, {names}; rename it")
+    tags = {file: min(split_words, default=file) for file, split_words in zip(files, words)}
+    chosen = choose_split(set(tags.values()), split, where, f"{unit} named by", others="refused")
+    return [file for file in files if chosen is None or tags[file] == chosen]
 
 
 def words_of_files(files: Sequence[str]) -> list[set[str]]:

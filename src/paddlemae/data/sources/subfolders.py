@@ -1,4 +1,4 @@
-"""Which subfolder of a folder holds the images of a split, found without listing those of other splits."""
+"""Find which subfolder of a folder holds the images of a split, without listing those of other splits."""
 
 import os
 from bisect import bisect_left
@@ -18,18 +18,18 @@ def subfolder_of(root: str, split: str | None) -> str | None:
     """Return the subfolder that a split means; None for the whole folder.
 
     Raises:
-        MissingPart, ValueError: as `splits.choose_split`.
+        MissingSplit, ValueError: as `splits.choose_split`.
     """
-    part = choose_folder(
+    folder = choose_folder(
         subfolders(root) if split else [],
         split,
         repr(root),
         lambda name: _kind_of_images(os.path.join(root, name)),
         lambda name, kind: Counter(_images_below(os.path.join(root, name)))[kind],
     )
-    if part:
+    if folder:
         _note_loose_images(root)
-    return part
+    return folder
 
 
 def choose_folder(
@@ -46,7 +46,7 @@ def choose_folder(
         kind_of: of a folder's name, whether it holds a `PICTURE`, or an `ARRAY` only, or None of them.
         count_of: of a name and one of these, how many it holds.
     Raises:
-        MissingPart, ValueError: as `splits.choose_split`.
+        MissingSplit, ValueError: as `splits.choose_split`.
     """
     words, others = [name for name in names if split_of(name)], [name for name in names if not split_of(name)]
     present = (
@@ -102,11 +102,11 @@ def note_deeper_splits(where: str, files: Sequence[str]) -> None:
             place += 1
             continue
         spelled = [each for word in (*TRAIN_WORDS, *TEST_WORDS) for each in (word, word.capitalize(), word.upper())]
-        found = [word for word in spelled if is_there(f"{first}/{word}/")]
-        if on_both_sides(found):
+        splits = [word for word in spelled if is_there(f"{first}/{word}/")]
+        if on_both_sides(splits):
             note(
                 f"{where!r} is read as one split with all that is in it, though {first!r} holds folders "
-                f"{' and '.join(map(repr, found))}; to use these as splits, give the folder {first!r}"
+                f"{' and '.join(map(repr, splits))}; to use these as splits, give the folder {first!r}"
             )
             return
         place = bisect_left(files, f"{first}0", place)  # "0" follows "/"
@@ -122,12 +122,11 @@ def _note_loose_images(root: str) -> None:
 
 def _kind_of_images(folder: str) -> str | None:
     """Return "picture" at the first one; "array" if there are only arrays; None without images."""
-    found = None
-    for kind in _images_below(folder):
-        if kind == PICTURE:
-            return kind
-        found = kind
-    return found
+    last = None
+    for last in _images_below(folder):
+        if last == PICTURE:
+            break
+    return last
 
 
 def _images_below(folder: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Parts of a source: chosen, balanced, held out."""
+"""Subsets of a source: chosen, balanced, held out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from paddlemae.data.decode.images import NeedOf, Picture
 from paddlemae.data.sources.readers import Reader
-from paddlemae.data.sources.source import ClassTargets, Source
+from paddlemae.data.sources.source import Source
 from paddlemae.data.sources.splits import list_names, note
 
 _Indices = NDArray[np.int64]
 
 
 def spread_over(count: int, most: int) -> NDArray[np.int64]:
-    """Return up to `most` of the numbers below `count`, at even distances, the first and the last among them."""
+    """Return up to `most` of the counts below `count`, at even distances, the first and the last among them."""
     return np.linspace(0, count - 1, min(most, count)).astype(np.int64)
 
 
@@ -47,7 +47,7 @@ class SubsetReader:
 
 
 def subset(source: Source, indices: Sequence[int] | NDArray[np.int64]) -> Source:
-    """A view of the images at `indices`, in that order; labels and classes are kept."""
+    """Return the images at `indices`, in that order; labels and classes are kept."""
     return view_of(source, np.asarray(indices, dtype=np.int64), f"{len(indices)} of {source.name}")
 
 
@@ -66,20 +66,20 @@ def balanced_subset(source: Source, num_images: int, seed: int) -> Source:
         raise ValueError(f"expected 1 to {len(source)} images of {source.name}, got {num_images}")
     rng = np.random.default_rng(seed)
     each, remainder = divmod(num_images, len(source.classes))
-    wanted = np.full(len(source.classes), each)
-    wanted[rng.permutation(len(wanted))[:remainder]] += 1
-    available = np.bincount(source.labels, minlength=len(wanted))
-    if (wanted > available).any():
-        label = int(np.argmax(wanted > available))
+    counts = np.full(len(source.classes), each)
+    counts[rng.permutation(len(counts))[:remainder]] += 1
+    available = np.bincount(source.labels, minlength=len(counts))
+    if (counts > available).any():
+        label = int(np.argmax(counts > available))
         raise ValueError(
             f"class {source.classes[label]!r} of {source.name} has {available[label]} images, "
-            f"but {num_images} balanced ones need {wanted[label]}; ask for fewer"
+            f"but {num_images} balanced ones need {counts[label]}; ask for fewer"
         )
-    return subset(source, _draw(source.labels, wanted, rng))
+    return subset(source, _draw(source.labels, counts, rng))
 
 
 def labelled_count(labels: int | str, source: Source) -> int:
-    """The images that `labels` means: a number in all, a share such as "10%", or a number a class such as "5/class"."""
+    """Return how many images `labels` means: a number, a share such as "10%", or a number a class such as "5/class"."""
     if isinstance(labels, int):
         return labels
     if labels.endswith("%"):
@@ -90,30 +90,19 @@ def labelled_count(labels: int | str, source: Source) -> int:
 def unknown_classes(source: Source, classes: Sequence[str]) -> list[str]:
     """Return the classes of a source's images that are not among others, in their order."""
     assert source.labels is not None
-    counts, known = np.bincount(source.labels, minlength=len(source.classes)), set(classes)
-    return [name for name, count in zip(source.classes, counts.tolist()) if count and name not in known]
+    image_counts, names = np.bincount(source.labels, minlength=len(source.classes)), set(classes)
+    return [name for name, count in zip(source.classes, image_counts.tolist()) if count and name not in names]
 
 
 def with_classes(source: Source, classes: Sequence[str]) -> Source:
-    """Return a source with its labels numbered as `classes` are, by their names.
-
-    Args:
-        classes: they have those of all its images, see `unknown_classes`.
-    """
-    classes = tuple(classes)
-    if source.classes == classes or source.labels is None:
+    """Return a source with its labels numbered as `classes`, which have those of all its images, are."""
+    if source.targets is None or source.classes == tuple(classes):
         return source
-    number_of = {name: number for number, name in enumerate(classes)}
-    numbers = np.array([number_of.get(name, -1) for name in source.classes], np.int64)
-    return replace(source, targets=ClassTargets(numbers[source.labels], classes))
+    return replace(source, targets=source.targets.renumber(tuple(classes)))
 
 
 def match_classes(train: Source, held_out: Source) -> Source:
-    """Return held-out images with their labels numbered as those to train on are, by the names of the classes.
-
-    Raises:
-        ValueError: it has images of classes that no training image has.
-    """
+    """Return held-out images with labels numbered as those to train on; a class that these lack is a ValueError."""
     if only := unknown_classes(held_out, train.classes):
         raise ValueError(
             f"{held_out.name} has labels that no training image has: {list_names(only)}; change them or train on them"
@@ -125,11 +114,7 @@ def match_classes(train: Source, held_out: Source) -> Source:
 
 
 def note_absent(source: Source, what: str) -> None:
-    """Say which classes have no image.
-
-    Args:
-        what: an image of them would be, such as "held-out image".
-    """
+    """Warn of classes that have no image; `what` would be one, such as "held-out image"."""
     assert source.labels is not None
     absent = np.flatnonzero(np.bincount(source.labels, minlength=len(source.classes)) == 0)
     if absent.size:
@@ -141,10 +126,10 @@ def split_off(source: Source, fraction: float, seed: int) -> tuple[Source, Sourc
     """Split into (rest, held_out), drawn from `seed`, both in the source's order.
 
     `held_out` gets the rounded `fraction` of each class when the source is labelled, of all images otherwise. Where the
-    source has groups, whole groups are held out instead, so many that they come closest to the fraction of all images.
+    source has groups, whole groups are held out instead, as many as come closest to the fraction of all images.
 
     Raises:
-        ValueError: a fraction outside 0..1, or one that leaves either part without images.
+        ValueError: a fraction outside 0..1, or one that leaves either side without images.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"expected a fraction between 0 and 1 to hold out, got {fraction}")
@@ -153,32 +138,32 @@ def split_off(source: Source, fraction: float, seed: int) -> tuple[Source, Sourc
         held_out = _whole_groups(source, source.groups, fraction, rng)
     else:
         strata = np.zeros(len(source), np.int64) if source.labels is None else source.labels
-        wanted = np.floor(fraction * np.bincount(strata) + 0.5).astype(np.int64)
-        if not 0 < wanted.sum() < len(source):
+        counts = np.floor(fraction * np.bincount(strata) + 0.5).astype(np.int64)
+        if not 0 < counts.sum() < len(source):
             raise ValueError(
-                f"holding out {fraction} of {source.name} takes {wanted.sum()} of its {len(source)} images; "
+                f"holding out {fraction} of {source.name} takes {counts.sum()} of its {len(source)} images; "
                 "choose a fraction that leaves images in both parts"
             )
-        held_out = _draw(strata, wanted, rng)
+        held_out = _draw(strata, counts, rng)
     rest = np.setdiff1d(np.arange(len(source)), held_out)
     return subset(source, rest), subset(source, held_out)
 
 
 def _whole_groups(source: Source, groups: _Indices, fraction: float, rng: np.random.Generator) -> _Indices:
-    """Indices, ascending, of the images of so many groups, in a drawn order, as come closest to the fraction."""
-    found, group_of = np.unique(groups, return_inverse=True)
-    if len(found) < 2:
+    """Return the indices, ascending, of whole groups, drawn until they come closest to the fraction."""
+    groups, group_of = np.unique(groups, return_inverse=True)
+    if len(groups) < 2:
         raise ValueError(f"all images of {source.name} are of one group, which can't be on both sides of a split")
-    drawn = rng.permutation(len(found))
+    drawn = rng.permutation(len(groups))
     held = np.cumsum(np.bincount(group_of)[drawn])[:-1]
     count = 1 + int(np.argmin(np.abs(held - fraction * len(source))))
     return np.flatnonzero(np.isin(group_of, drawn[:count]))
 
 
-def _draw(groups: _Indices, wanted: _Indices, rng: np.random.Generator) -> _Indices:
-    """Indices, ascending, of `wanted[g]` random members of each group g."""
-    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups, minlength=len(wanted)))[:-1])
-    draws = [rng.permutation(own)[:count] for own, count in zip(members, wanted)]
+def _draw(groups: _Indices, counts: _Indices, rng: np.random.Generator) -> _Indices:
+    """Return the indices, ascending, of `counts[g]` random members of each group g."""
+    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups, minlength=len(counts)))[:-1])
+    draws = [rng.permutation(group)[:count] for group, count in zip(members, counts)]
     return np.sort(np.concatenate(draws))
 
 

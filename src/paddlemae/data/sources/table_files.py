@@ -1,4 +1,4 @@
-"""Files of tables, Parquet and Arrow, told by their first bytes and kept open: a bounded number in each process.
+"""Files of tables, Parquet and Arrow, recognised by their first bytes and kept open, a bounded number in each process.
 
 Needs pyarrow.
 """
@@ -98,9 +98,7 @@ class ArrowTable:
         return self.chunks[chunk][int(row - self.borders[chunk])]
 
 
-_row_groups: OrderedDict[tuple[str, str, int], Any] = (
-    OrderedDict()
-)  # row groups of this process, those read last at the end
+_row_groups: OrderedDict[tuple[str, str, int], Any] = OrderedDict()  # of this process, those read last at the end
 
 
 class ParquetTable:

@@ -1,11 +1,8 @@
 """Tables with the bytes of image files in a column: Parquet and Arrow, as Hugging Face's `datasets` stores them.
 
-An Arrow file is mapped into memory, and any row of it is at hand. Parquet packs rows in groups, so that one row takes
-reading its whole group: those read last are kept, up to a limit a process. A table that is larger is better read as
-Arrow (`load_dataset(...).save_to_disk(FOLDER)`) or as shards. A process keeps a quarter of the files open that it may,
-those that were read last, and which of the two kinds a file is of is told by its first bytes.
-
-Needs pyarrow, an extra: a third of Paddle's size, for one kind of source.
+An Arrow file is mapped into memory, and any row of it is at hand. Parquet stores rows in groups, and reading a row
+means reading its whole group; the groups read last are kept, up to a limit a process. A larger table is better read as
+Arrow (`load_dataset(...).save_to_disk(FOLDER)`) or as shards. Needs pyarrow, an extra of a third of Paddle's size.
 """
 
 import contextlib
@@ -30,7 +27,7 @@ from paddlemae.data.sources.labels import (
     sort_classes,
     unusable_label,
 )
-from paddlemae.data.sources.lists import GROUP_COLUMNS, IMAGE_COLUMNS, SPLIT_COLUMNS
+from paddlemae.data.sources.lists import GROUP_COLUMNS, IMAGE_COLUMNS, SPLIT_COLUMNS, check_options
 from paddlemae.data.sources.readers import ContentReader, file_stamp
 from paddlemae.data.sources.source import ClassTargets, Source
 from paddlemae.data.sources.splits import (
@@ -44,7 +41,6 @@ from paddlemae.data.sources.splits import (
 from paddlemae.data.sources.table_files import ArrowTable, ParquetTable, open_table, read_schema
 
 PARQUET, ARROW = ".parquet", ".arrow"
-_OPTIONS = ("image", "label", "split", "group")
 _METADATA = b"huggingface"
 
 
@@ -91,11 +87,7 @@ class TableContents:
         return f"{self.tables[table]!r}, row {row}"
 
     def values(self, column: str) -> list[Any]:
-        """Return what a column holds for each image.
-
-        Raises:
-            ValueError: a table without it.
-        """
+        """Return what a column holds for each image; a table without it is a ValueError."""
         values: list[Any] = []
         for table in self._opened():
             if column not in table.schema.names:
@@ -140,14 +132,14 @@ class TableContents:
 def list_tables(folder: str) -> list[str]:
     """List the tables of a folder or, where it has none, of its subfolders; relative paths, sorted.
 
-    A folder that `save_to_disk` made has others for its parts.
+    A folder that `save_to_disk` made has subfolders for its splits.
     """
-    found = [name for name in sorted(os.listdir(folder)) if _is_table(name)]
-    return found or sorted(_tables_below(folder))
+    tables = [name for name in sorted(os.listdir(folder)) if _is_table(name)]
+    return tables or sorted(_tables_below(folder))
 
 
 def _tables_below(folder: str) -> list[str]:
-    found = []
+    tables = []
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
         if not os.path.isdir(path):
@@ -156,8 +148,8 @@ def _tables_below(folder: str) -> list[str]:
             if has_ending(inner, (*EXTENSIONS, ARRAY_EXTENSION)):  # a folder of images, and perhaps a million
                 return []
             if _is_table(inner):
-                found.append(f"{name}/{inner}")
-    return found
+                tables.append(f"{name}/{inner}")
+    return tables
 
 
 def _is_table(name: str) -> bool:
@@ -171,7 +163,7 @@ def open_tables(
     """Open the images in tables.
 
     Args:
-        files: paths below `root`, of all parts.
+        files: paths below `root`, of all splits.
         split: tables of it have the word in their paths.
         options: `image`, `label`, `group`: columns, where their names and types don't tell.
     Raises:
@@ -179,10 +171,9 @@ def open_tables(
     """
     if importlib.util.find_spec("pyarrow") is None:
         raise ValueError(f"{spec!r} holds tables, which pyarrow reads; pip install 'paddlemae[tables]'")
-    if strangers := sorted(set(options) - set(_OPTIONS)):
-        raise ValueError(f"{spec!r} takes no {list_names(strangers)}; only {', '.join(_OPTIONS)}")
-    own = files_of_split(files, split, repr(spec)) if any(words_of_files(files)) else files
-    columns = _columns(os.path.join(root, own[0]), options, labelled)
+    check_options(spec, options, ("image", "label", "split", "group"))
+    split_files = files_of_split(files, split, repr(spec)) if any(words_of_files(files)) else files
+    columns = _columns(os.path.join(root, split_files[0]), options, labelled)
     contents = _of_split(root, files, columns, split, spec)
     groups = number_groups(contents.values(columns.group)) if columns.group else (None, None)
     targets = _targets(root, files, columns, split, spec, contents) if columns.label else None
@@ -194,11 +185,13 @@ def _targets(
 ) -> ClassTargets:
     if columns.classes:
         return _of_classes(contents, columns)
-    known: tuple[str, ...] = ()
+    train_classes: tuple[str, ...] = ()
     if split == "test":
         with contextlib.suppress(MissingSplit):
-            known = number_labels(_labels(_of_split(root, files, columns, "train", spec), columns), repr(spec)).classes
-    return number_labels(_labels(contents, columns), repr(spec), known)
+            train_classes = number_labels(
+                _labels(_of_split(root, files, columns, "train", spec), columns), repr(spec)
+            ).classes
+    return number_labels(_labels(contents, columns), repr(spec), train_classes)
 
 
 def _of_split(root: str, files: Sequence[str], columns: _Columns, split: str | None, spec: str) -> TableContents:
@@ -209,8 +202,8 @@ def _of_split(root: str, files: Sequence[str], columns: _Columns, split: str | N
     words = [str(value).lower() for value in contents.values(columns.split)]
     if not any(split_of(word) for word in set(words)):  # a column that is only called so
         return _rows_of(root, files_of_split(files, split, repr(spec)), columns, spec)
-    part = choose_split(Counter(words), split, repr(spec), "rows whose split is")
-    return replace(contents, chosen=np.array([row for row, word in enumerate(words) if word == part], np.int64))
+    chosen = choose_split(Counter(words), split, repr(spec), "rows whose split is")
+    return replace(contents, chosen=np.array([row for row, word in enumerate(words) if word == chosen], np.int64))
 
 
 def _rows_of(root: str, files: Sequence[str], columns: _Columns, spec: str) -> TableContents:
@@ -251,7 +244,8 @@ def _columns(path: str, options: dict[str, str], labelled: bool) -> _Columns:
 
     def is_image(name: str) -> bool:
         kind = schema.field(name).type
-        return _is_bytes(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+        is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        return is_bytes or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
 
     def first(candidates: Sequence[str]) -> str | None:
         return next((name for name in candidates if name in schema.names), None)
@@ -262,10 +256,10 @@ def _columns(path: str, options: dict[str, str], labelled: bool) -> _Columns:
         raise ValueError(f"{path!r} has no column of images (bytes of files); its columns: {', '.join(names)}")
     label = options.get("label") or first(LABEL_COLUMNS)
     label = label or next((n for n, f in features.items() if f.get("_type") == "ClassLabel"), None)
-    group, part = options.get("group") or first(GROUP_COLUMNS), options.get("split") or first(SPLIT_COLUMNS)
-    for wanted in (options.get("label"), group, part):
-        if wanted and wanted not in schema.names:
-            raise ValueError(f"{path!r} has no column {wanted!r}; its columns: {', '.join(names)}")
+    group, split = options.get("group") or first(GROUP_COLUMNS), options.get("split") or first(SPLIT_COLUMNS)
+    for name in (options.get("label"), group, split):
+        if name and name not in schema.names:
+            raise ValueError(f"{path!r} has no column {name!r}; its columns: {', '.join(names)}")
     if labelled and label is None:
         raise ValueError(
             f"{path!r} has no column of labels (called {', '.join(LABEL_COLUMNS)}); its columns: {', '.join(names)}; "
@@ -275,15 +269,11 @@ def _columns(path: str, options: dict[str, str], labelled: bool) -> _Columns:
         note_unused(repr(path), [name for name in schema.names if name in LABEL_COLUMNS])
     classes = _classes_of(schema, label, path) if labelled else ()
     is_struct = pa.types.is_struct(schema.field(image).type)
-    return _Columns(image, is_struct, label if labelled else None, group, part, classes)
+    return _Columns(image, is_struct, label if labelled else None, group, split, classes)
 
 
 def _classes_of(schema: Any, label: str | None, path: str) -> tuple[str, ...]:
-    """Return the class names that a table itself has for its labels.
-
-    Raises:
-        ValueError: they are no names.
-    """
+    """Return the class names that a table itself has for its labels, or raise a ValueError if they are no names."""
     names = _features(schema).get(label or "", {}).get("names") or ()
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{path!r}: the classes of column {label!r} are no list of names; write the table again")
@@ -292,14 +282,8 @@ def _classes_of(schema: Any, label: str | None, path: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _is_bytes(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
 def _features(schema: Any) -> dict[str, dict[str, Any]]:
-    """What `datasets` says of the columns."""
+    """Return what `datasets` says of the columns: name -> feature."""
     try:
         features = json.loads(schema.metadata[_METADATA])["info"]["features"]
         return {name: feature for name, feature in features.items() if isinstance(feature, dict)}

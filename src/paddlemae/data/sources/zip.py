@@ -69,11 +69,7 @@ class ZipContents:
 
 
 def data_offset(file: io.FileIO, header: int) -> int:
-    """Return the offset of an entry's bytes, after its local header.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Return the offset of an entry's bytes, after its local header; a ValueError if there is none."""
     local = read_from(file, header, _LOCAL_HEADER)
     if not local.startswith(_LOCAL_START):
         raise ValueError("damaged in its archive: no entry where one should be")
@@ -81,11 +77,7 @@ def data_offset(file: io.FileIO, header: int) -> int:
 
 
 def read_directory(path: str) -> list[zipfile.ZipInfo]:
-    """Return what a zip file's directory lists.
-
-    Raises:
-        ValueError: damaged, or cut short.
-    """
+    """Return what a zip file's directory lists; a damaged or short file is a ValueError."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.infolist()
@@ -144,19 +136,12 @@ def _unicode_path(extra: bytes, stored: bytes) -> str | None:
     return None
 
 
-def zip_contents(path: str, names: Sequence[str], found: Sequence[zipfile.ZipInfo]) -> ZipContents:
-    """Return entries of a zip, in this order.
-
-    Args:
-        names: of each entry, as `zip_entries` gives them.
-        found: what the directory says of each.
-    Raises:
-        ValueError: a number in it that no file can have.
-    """
+def zip_contents(path: str, names: Sequence[str], infos: Sequence[zipfile.ZipInfo]) -> ZipContents:
+    """Return entries of a zip by their `zip_entries` names; a number that no file can have is a ValueError."""
 
     def column(values: Iterable[int], dtype: type) -> NDArray[Any]:
         try:
-            return np.fromiter(values, dtype, len(found))
+            return np.fromiter(values, dtype, len(infos))
         except OverflowError:
             raise ValueError(f"{path!r} is damaged: the size or place of an entry is none; copy it again") from None
 
@@ -164,9 +149,9 @@ def zip_contents(path: str, names: Sequence[str], found: Sequence[zipfile.ZipInf
         os.path.dirname(path) or ".",
         path,
         StringTable.of(names),
-        column((info.header_offset for info in found), np.int64),
-        column((info.compress_size for info in found), np.int64),
-        column((info.file_size for info in found), np.int64),
-        column((info.CRC for info in found), np.uint32),
-        column((info.compress_type for info in found), np.uint16),
+        column((info.header_offset for info in infos), np.int64),
+        column((info.compress_size for info in infos), np.int64),
+        column((info.file_size for info in infos), np.int64),
+        column((info.CRC for info in infos), np.uint32),
+        column((info.compress_type for info in infos), np.uint16),
     )

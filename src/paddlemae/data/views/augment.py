@@ -1,6 +1,6 @@
 """Turn one image into one view for training or evaluation.
 
-Shapes: H height, W width of the whole image; h, w of a smaller one made of it; C channels. Images are uint8 or uint16,
+Shapes: H height, W width of the whole image; h, w of a smaller copy; C channels. Images are uint8 or uint16,
 views as deep as their settings say; boxes are Pillow's (left, top, right, bottom), in pixels of the whole image.
 
 A random view is drawn from the image's size alone, so that a JPEG need not be decoded larger than its crop needs.
@@ -53,12 +53,12 @@ class View:
             on the evaluation view.
         crop_ratio: smallest and largest width / height of a random crop.
         flip: mirror left and right half of the training views.
-        shift: instead of a crop, move the training view by up to so many pixels each way and fill
+        shift: instead of a crop, move the training view by up to this many pixels each way and fill
             with zeros: for digits and other tiny images.
         eval_crop_ratio: side of the evaluation view's centre crop, as a part of the resized image;
             with 1 images of the right size stay untouched.
         decode: "fast" decodes only what random crops need and resizes them faster, "exact" as Pillow does both.
-        repeats: training views that are made of an image each time it is decoded.
+        repeats: training views of an image each time it is decoded.
         randaugment: what is done to the training views at last; None does nothing.
         bits: of a channel's value in a view, 8 or 16; images of another depth are brought to it, and 8 bits lose the
             low byte of 16. None: 8 for 1, 3 and 4 channels, 16 for any other number.
@@ -77,7 +77,7 @@ class View:
     bits: Literal[8, 16] | None = None
 
     @property
-    def depth(self) -> int:
+    def depth(self) -> Literal[8, 16]:
         """Bits of a channel's value."""
         return self.bits or default_bits(self.channels)
 
@@ -150,12 +150,10 @@ def make_view(picture: Picture, settings: View, draw: Draw) -> Pixels:
     Returns:
         uint8 or uint16 [C, H, W], laid out as [H, W, C]: whoever stacks views copies them once.
     """
-    pixels_hwC = _convert_to_view(picture.pixels_hwC, settings)
     if draw.box:
-        resize = _resize if settings.decode == "exact" else _resize_fast
-        view_HWC = resize(pixels_hwC, _box_in(picture, draw.box), settings.image_size)
+        view_HWC = resize_crop(picture, draw.box, settings.image_size, settings)
     else:
-        view_HWC = _centre(pixels_hwC, settings)
+        view_HWC = _centre(_convert_to_view(picture.pixels_hwC, settings), settings)
     if settings.shift:
         view_HWC = _shift(view_HWC, *draw.shift)
     if draw.flip:
@@ -165,11 +163,10 @@ def make_view(picture: Picture, settings: View, draw: Draw) -> Pixels:
     return view_HWC.transpose(2, 0, 1)
 
 
-def resize_whole(picture: Picture, size: tuple[int, int], settings: View) -> Pixels:
-    """Resize the whole picture to `size` as a training view would be. Returns [h, w, C] in the view's depth."""
+def resize_crop(picture: Picture, box: Box, size: tuple[int, int], settings: View) -> Pixels:
+    """Resize a box of the picture to `size` as the settings say. Returns [h, w, C] in the view's depth."""
     resize = _resize if settings.decode == "exact" else _resize_fast
-    height, width = picture.size
-    return resize(_convert_to_view(picture.pixels_hwC, settings), _box_in(picture, (0, 0, width, height)), size)
+    return resize(_convert_to_view(picture.pixels_hwC, settings), _box_in(picture, box), size)
 
 
 def train_view(image_HWC: Pixels, settings: View, rng: np.random.Generator) -> Pixels:

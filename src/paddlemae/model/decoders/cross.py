@@ -11,18 +11,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from paddlemae.engine.safe_import import nn
-from paddlemae.model.blocks import NORM_EPSILON, Mlp, recomputed
+from paddlemae.engine.safe_import import nn, paddle
+from paddlemae.model.blocks import NORM_EPSILON, Mlp, run_recomputed
 from paddlemae.model.encoder import Encoder, check_fit, encode, encode_visible
-from paddlemae.model.kernels import (
-    LayerNorm,
-    Linear,
-    attention,
-    residual_cross_attention,
-    residual_mlp,
-    split_heads,
-    weighted_sums,
-)
+from paddlemae.model.kernels.attention import attention, split_heads
+from paddlemae.model.kernels.halves import residual_cross_attention, residual_mlp
+from paddlemae.model.kernels.layers import LayerNorm, Linear, weighted_sums
 from paddlemae.model.masking import Mask
 from paddlemae.model.positions import add_decoder_positions, take_positions, token_init
 from paddlemae.model.shape import DecoderShape, EncoderShape
@@ -40,32 +34,32 @@ class InterBlockAttention(nn.Layer):
         width: E.
     """
 
-    def __init__(self, num_maps: int, num_blocks: int, width: int):
+    def __init__(self, num_maps: int, num_blocks: int, width: int) -> None:
         super().__init__()
-        # N(0, 1/n), not brought to a sum of one (sec. 3.4; appendix A.5 found no difference)
+        # N(0, 1/n), not normalised to a sum of one (sec. 3.4; appendix A.5 found no difference)
         weight_init = nn.initializer.Normal(std=num_maps**-0.5)
         self.weight = self.create_parameter([num_blocks, num_maps], default_initializer=weight_init)
         self.norms = nn.LayerList([LayerNorm(width, epsilon=NORM_EPSILON) for _ in range(num_blocks)])
 
-    def forward(self, maps: list) -> list:
-        """One memory [B, N, E] for each decoder block, from feature maps [B, N, E]."""
+    def forward(self, maps: list[paddle.Tensor]) -> list[paddle.Tensor]:
+        """Return one memory [B, N, E] for each decoder block, from feature maps [B, N, E]."""
         return [norm(sum_BNE) for norm, sum_BNE in zip(self.norms, weighted_sums(self.weight, maps))]
 
 
 class CrossAttention(nn.Layer):
     """Multi-head attention of queries to a memory of another width.
 
-    The memory is projected here, for each block anew, so there is no `decoder_embed` (sec. 3.2).
+    Each block projects the memory by itself, so there is no `decoder_embed` (sec. 3.2).
     """
 
-    def __init__(self, width: int, memory_width: int, num_heads: int):
+    def __init__(self, width: int, memory_width: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.q = Linear(width, width)
         self.kv = Linear(memory_width, 2 * width)
         self.proj = Linear(width, width)
 
-    def forward(self, x_BQD, memory_BNE):
+    def forward(self, x_BQD: paddle.Tensor, memory_BNE: paddle.Tensor) -> paddle.Tensor:
         (query,) = split_heads(self.q(x_BQD), 1, self.num_heads)
         key, value = split_heads(self.kv(memory_BNE), 2, self.num_heads)
         return self.proj(attention(query, key, value))
@@ -74,20 +68,20 @@ class CrossAttention(nn.Layer):
 class CrossBlock(nn.Layer):
     """A pre-norm block of cross-attention and MLP, without self-attention (sec. 3.2, figure 4b)."""
 
-    def __init__(self, width: int, memory_width: int, num_heads: int, mlp_ratio: float):
+    def __init__(self, width: int, memory_width: int, num_heads: int, mlp_ratio: float) -> None:
         super().__init__()
         self.norm1 = LayerNorm(width, epsilon=NORM_EPSILON)
         self.attn = CrossAttention(width, memory_width, num_heads)
         self.norm2 = LayerNorm(width, epsilon=NORM_EPSILON)
         self.mlp = Mlp(width, int(width * mlp_ratio))
 
-    def forward(self, x_BQD, memory_BNE):
+    def forward(self, x_BQD: paddle.Tensor, memory_BNE: paddle.Tensor) -> paddle.Tensor:
         x_BQD = residual_cross_attention(x_BQD, memory_BNE, self.norm1, self.attn)
         return residual_mlp(x_BQD, self.norm2, self.mlp)
 
 
 def cross_blocks(depth: int, width: int, memory_width: int, num_heads: int, mlp_ratio: float) -> nn.LayerList:
-    """The decoder's blocks.
+    """Build the blocks of the decoder.
 
     Raises:
         ValueError: no block at all, or width not divisible by the heads.
@@ -106,7 +100,7 @@ class CrossDecoder(nn.Layer):
         uses_norm: whether the encoder's last norm is part of the training.
     """
 
-    def __init__(self, encoder: EncoderShape, shape: DecoderShape):
+    def __init__(self, encoder: EncoderShape, shape: DecoderShape) -> None:
         super().__init__()
         width = shape.decoder_embed_dim
         assert shape.decoder_depth is not None
@@ -126,17 +120,17 @@ class CrossDecoder(nn.Layer):
     def forward(
         self,
         encoder: Encoder,
-        images_BCHW,
+        images_BCHW: paddle.Tensor,
         mask: Mask,
         predicted_BQ: np.ndarray | None = None,
         path_noise: np.ndarray | None = None,
         recompute: bool = False,
-    ):
+    ) -> paddle.Tensor:
         """Predict removed patches, those of `predicted_BQ` or all: [B, Q, P]; errors as `encode_memories`."""
         memories = encode_memories(self, encoder, images_BCHW, mask, path_noise, recompute=recompute)
         return read_out(self, memories, mask.removed if predicted_BQ is None else predicted_BQ, recompute=recompute)
 
-    def every_patch(self, encoder: Encoder, images_BCHW, mask: Mask):
+    def every_patch(self, encoder: Encoder, images_BCHW: paddle.Tensor, mask: Mask) -> paddle.Tensor:
         """Predict every patch, kept ones included, in the image's order: [B, L, P]."""
         every_L = np.arange(encoder.grid[0] * encoder.grid[1])
         memories = encode_memories(self, encoder, images_BCHW, mask)
@@ -157,12 +151,12 @@ class CrossDecoder(nn.Layer):
 def encode_memories(
     decoder: CrossDecoder,
     encoder: Encoder,
-    images_BCHW,
+    images_BCHW: paddle.Tensor,
     mask: Mask,
     path_noise: np.ndarray | None = None,
     *,
     recompute: bool = False,
-) -> list:
+) -> list[paddle.Tensor]:
     """Encode the kept patches: what each of the decoder's blocks attends to, [B, N, E] each.
 
     Raises:
@@ -172,12 +166,14 @@ def encode_memories(
         seen_BNE = encode_visible(encoder, images_BCHW, mask, path_noise, recompute=recompute)
         return [seen_BNE] * len(decoder.decoder_blocks)
     check_fit(encoder, images_BCHW, mask)
-    maps: list = []
+    maps: list[paddle.Tensor] = []
     last_BNE = encode(encoder, images_BCHW, mask, block_inputs=maps, path_noise=path_noise, recompute=recompute)
     return decoder.inter_block([*maps, last_BNE])
 
 
-def read_out(decoder: CrossDecoder, memories: list, patches_BQ: np.ndarray, *, recompute: bool = False):
+def read_out(
+    decoder: CrossDecoder, memories: list[paddle.Tensor], patches_BQ: np.ndarray, *, recompute: bool = False
+) -> paddle.Tensor:
     """Predict the named patches, each for itself (sec. 3.2 and 3.3).
 
     Queries are the mask token at each patch's position; keys and values carry no positions but the encoder's.
@@ -193,5 +189,5 @@ def read_out(decoder: CrossDecoder, memories: list, patches_BQ: np.ndarray, *, r
         decoder.decoder_pos_embed[0], patches_BQ + int(decoder.encoder_shape.cls_token)
     )
     for block, memory_BNE in zip(decoder.decoder_blocks, memories):
-        x_BQD = recomputed(block, x_BQD, memory_BNE) if recompute else block(x_BQD, memory_BNE)
+        x_BQD = run_recomputed(block, x_BQD, memory_BNE) if recompute else block(x_BQD, memory_BNE)
     return decoder.decoder_pred(decoder.decoder_norm(x_BQD))

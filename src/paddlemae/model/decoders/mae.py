@@ -10,9 +10,9 @@ import math
 import numpy as np
 
 from paddlemae.engine.safe_import import nn, paddle
-from paddlemae.model.blocks import NORM_EPSILON, activations_of, blocks, run_blocks
+from paddlemae.model.blocks import NORM_EPSILON, activations_of, build_blocks, run_blocks
 from paddlemae.model.encoder import Encoder, encode_visible
-from paddlemae.model.kernels import LayerNorm, Linear
+from paddlemae.model.kernels.layers import LayerNorm, Linear
 from paddlemae.model.masking import Mask
 from paddlemae.model.patches import flat_rows, take_patches
 from paddlemae.model.positions import add_decoder_positions, take_positions, token_init
@@ -28,7 +28,7 @@ class MaeDecoder(nn.Layer):
 
     uses_norm = True
 
-    def __init__(self, encoder: EncoderShape, shape: DecoderShape):
+    def __init__(self, encoder: EncoderShape, shape: DecoderShape) -> None:
         super().__init__()
         width = shape.decoder_embed_dim
         assert shape.decoder_depth is not None
@@ -36,19 +36,19 @@ class MaeDecoder(nn.Layer):
         self.decoder_embed = Linear(encoder.embed_dim, width)
         self.mask_token = self.create_parameter([1, 1, width], default_initializer=token_init())
         add_decoder_positions(self, encoder.positions, width, encoder.grid, encoder.cls_token)
-        self.decoder_blocks = blocks(shape.decoder_depth, width, shape.decoder_num_heads, encoder.mlp_ratio)
+        self.decoder_blocks = build_blocks(shape.decoder_depth, width, shape.decoder_num_heads, encoder.mlp_ratio)
         self.decoder_norm = LayerNorm(width, epsilon=NORM_EPSILON)
         self.decoder_pred = Linear(width, encoder.pixels)
 
     def forward(
         self,
         encoder: Encoder,
-        images_BCHW,
+        images_BCHW: paddle.Tensor,
         mask: Mask,
         predicted_BQ: np.ndarray | None = None,
         path_noise: np.ndarray | None = None,
         recompute: bool = False,
-    ):
+    ) -> paddle.Tensor:
         """Predict the removed patches: [B, M, P].
 
         Raises:
@@ -59,7 +59,7 @@ class MaeDecoder(nn.Layer):
         latent_BND = encode_visible(encoder, images_BCHW, mask, path_noise, recompute=recompute)
         return decode(self, latent_BND, mask, recompute=recompute)
 
-    def every_patch(self, encoder: Encoder, images_BCHW, mask: Mask):
+    def every_patch(self, encoder: Encoder, images_BCHW: paddle.Tensor, mask: Mask) -> paddle.Tensor:
         """Predict every patch, kept ones included, in the image's order: [B, L, P]."""
         ordered_BLP = decode(self, encode_visible(encoder, images_BCHW, mask), mask, only_removed=False)
         back_BL = np.argsort(np.concatenate([mask.keep, mask.removed], axis=1), axis=1)
@@ -76,11 +76,13 @@ class MaeDecoder(nn.Layer):
         return activations_of(tokens, self.shape.decoder_embed_dim, self.shape.decoder_num_heads)
 
 
-def decode(decoder: MaeDecoder, latent_BND, mask: Mask, *, only_removed: bool = True, recompute: bool = False):
+def decode(
+    decoder: MaeDecoder, latent_BND: paddle.Tensor, mask: Mask, *, only_removed: bool = True, recompute: bool = False
+) -> paddle.Tensor:
     """Predict patches from the encoder's output (MAE, sec. 3, "MAE decoder").
 
     The decoder sees the visible tokens first and the mask tokens behind them, each with its own
-    position: attention does not care about order, so nothing is put back into place and forth.
+    position: attention does not care about order, so the tokens are not put back in order.
 
     Args:
         latent_BND: from `encode_visible`.
@@ -103,6 +105,6 @@ def decode(decoder: MaeDecoder, latent_BND, mask: Mask, *, only_removed: bool = 
         front.append(decoder.mask_token + take_positions(table_LD, mask.removed))
     x_BND = paddle.concat(front, axis=1)
     tokens = x_BND.shape[1]
-    wanted = tokens - (num_removed if only_removed else num_keep + num_removed), tokens
-    x_BND = run_blocks(decoder.decoder_blocks, x_BND, wanted, recompute=recompute)
+    token_range = tokens - (num_removed if only_removed else num_keep + num_removed), tokens
+    x_BND = run_blocks(decoder.decoder_blocks, x_BND, token_range, recompute=recompute)
     return decoder.decoder_pred(decoder.decoder_norm(x_BND))

@@ -14,7 +14,7 @@
 
   /* -------------------------------------------------------------------------------------------------- theme */
 
-  // told apart with every common colour blindness: after Okabe and Ito, made to stand out from each ground
+  // distinguishable with every common colour blindness: after Okabe and Ito, made to stand out from each ground
   const SERIES = {
     light: ["#c2410c", "#0068b3", "#00806a", "#a3418a", "#7a6200", "#3f4a57"],
     dark: ["#ff9a57", "#5cb3ff", "#3ddbb0", "#f29bd4", "#e8d25a", "#c3ccd6"],
@@ -104,17 +104,20 @@
     return [points.map(([x]) => x), points.map(([, y]) => y)];
   }
 
+  /** An SVG of one path. */
+  function drawing(size, path) {
+    const [svg, shape] = [["svg", size], ["path", path]].map(([tag, attributes]) => {
+      const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+      for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+      return element;
+    });
+    svg.append(shape);
+    return svg;
+  }
+
   function lineSample(series) {
-    const sample = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    sample.setAttribute("width", "22");
-    sample.setAttribute("height", "6");
-    const stroke = document.createElementNS("http://www.w3.org/2000/svg", "path");
-    stroke.setAttribute("d", "M0 3H22");
-    stroke.setAttribute("stroke", seriesColour(series));
-    stroke.setAttribute("stroke-width", "2.5");
-    stroke.setAttribute("stroke-dasharray", DASHES[series % DASHES.length].join(" "));
-    sample.append(stroke);
-    return sample;
+    const look = { stroke: seriesColour(series), "stroke-dasharray": DASHES[series % DASHES.length].join(" ") };
+    return drawing({ width: 22, height: 6 }, { d: "M0 3H22", "stroke-width": 2.5, ...look });
   }
 
   function fillLegend(chart) {
@@ -173,7 +176,7 @@
       padding: [10, 24, 0, 0],
       legend: { show: false },
       cursor: {
-        y: false, // a value is read off its own line
+        y: false, // a value is read from its own line
         drag: { x: true, y: false, setScale: false },
         sync: { key: group.key, scales: ["x", null], filters: { pub: (type) => /^mouse(move|leave)$/.test(type) } },
         points: { size: 7 },
@@ -210,7 +213,7 @@
     return printing ? (wide ? 680 : 325) : Math.max(200, chart.box.clientWidth);
   }
 
-  /** Zoom by touch: a sideways drag selects, two fingers stretch; up and down the page scrolls as ever. */
+  /** Zoom by touch: a sideways drag selects, two fingers stretch; up and down the page scrolls as usual. */
   function fingers({ plot, group }) {
     const over = plot.over;
     const touches = new Map();
@@ -270,7 +273,7 @@
       if (!(range[1] > range[0]) || (range[0] === low && range[1] === high)) range = null;
     }
     group.range = range;
-    for (const { plot } of group.charts) plot?.setData(plot.data); // asks the scales for their ranges anew
+    for (const { plot } of group.charts) plot?.setData(plot.data); // which computes the ranges again
     showRange(group);
   }
 
@@ -353,7 +356,7 @@
 
   /* ---------------------------------------------------------------------------------------------------- map */
 
-  // in the middle of the range of lightness: seen on both grounds
+  // in the middle of the range of lightness: visible on both backgrounds
   const HUES = [
     "#3878c7", "#d9690f", "#2f9457", "#c93b4b", "#8b63c4", "#1596a8", "#c2559d", "#8c7a12", "#96624a", "#75808c",
   ];
@@ -370,7 +373,7 @@
   const SAMPLES = [
     "M5 0A5 5 0 1 1 4.99 0Z", "M0.5 0.5H9.5V9.5H0.5Z", "M5 0L10 9.5H0Z", "M5 -0.5L10.5 5L5 10.5L-0.5 5Z",
   ];
-  // a class is told by shape as well as by colour; the shift makes 40 pairs of 10 colours and 4 shapes
+  // a class has a shape as well as a colour; the shift makes 40 pairs of 10 colours and 4 shapes
   const hue = (label) => (label == null ? "#75808c" : HUES[label % HUES.length]);
   const shape = (label) => (label == null ? 0 : (label + Math.floor(label / 20)) % SHAPES.length);
 
@@ -379,14 +382,8 @@
     button.type = "button";
     button.title = name;
     button.setAttribute("aria-pressed", "true");
-    const mark = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    mark.setAttribute("width", "11");
-    mark.setAttribute("height", "11");
-    mark.setAttribute("viewBox", "-0.5 -0.5 11 11");
-    const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-    path.setAttribute("d", SAMPLES[shape(label)]);
-    path.setAttribute("fill", hue(label));
-    mark.append(path);
+    const size = { width: 11, height: 11, viewBox: "-0.5 -0.5 11 11" };
+    const mark = drawing(size, { d: SAMPLES[shape(label)], fill: hue(label) });
     button.append(mark, `${name} (${count})`);
     return button;
   }
@@ -509,7 +506,7 @@
       totals[Math.floor(cell / classes.length)] += counts[index];
       found.set(cell, counts[index]);
     });
-    const tell = (event, row, column) => {
+    const describe = (event, row, column) => {
       const count = found.get(row * classes.length + column) || 0;
       const lines = [`true: ${classes[row]}`, `predicted: ${classes[column]}`,
         `${count} of ${totals[row]} images, ${percent(count / Math.max(1, totals[row]))}`];
@@ -519,15 +516,15 @@
         return each;
       }));
     };
-    return { classes, cells, counts, totals, tell };
+    return { classes, cells, counts, totals, describe };
   }
 
   function startConfusionTable(table) {
-    const { classes, tell } = confusionOf(table);
+    const { classes, describe } = confusionOf(table);
     table.classList.toggle("upright", classes.some((name) => name.length > 4));
     const point = (event) => {
       const cell = event.target.closest("td");
-      if (cell) tell(event, cell.parentNode.sectionRowIndex, cell.cellIndex - 1);
+      if (cell) describe(event, cell.parentNode.sectionRowIndex, cell.cellIndex - 1);
       else hideTip();
     };
     table.addEventListener("pointermove", point);
@@ -537,7 +534,7 @@
 
   function startMatrix(figure) {
     const canvas = one("canvas", figure);
-    const { classes, cells, counts, totals, tell } = confusionOf(figure);
+    const { classes, cells, counts, totals, describe } = confusionOf(figure);
     const size = classes.length, side = Math.min(size, MOST_PIXELS); // of many classes several share a pixel
     const pixelOf = (cell) => side * Math.floor(Math.floor(cell / size) * side / size) + Math.floor((cell % size) * side / size);
     const shares = new Float64Array(side * side), strongest = new Map(); // of each pixel, and the cell that it is of
@@ -565,8 +562,8 @@
       const [column, row] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height]
         .map((part) => Math.max(0, Math.min(side - 1, Math.floor(part * side))));
       const cell = strongest.get(side * row + column);
-      if (cell !== undefined) tell(event, Math.floor(cell / size), cell % size);
-      else tell(event, Math.floor(row * size / side), Math.floor(column * size / side));
+      if (cell !== undefined) describe(event, Math.floor(cell / size), cell % size);
+      else describe(event, Math.floor(row * size / side), Math.floor(column * size / side));
     };
     canvas.addEventListener("pointermove", point);
     canvas.addEventListener("pointerdown", point);

@@ -1,4 +1,4 @@
-"""What is wrong with a source of images, before a training finds out: `paddlemae data check`."""
+"""Find what is wrong with a source of images before a training does: `paddlemae data check`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from paddlemae.runs.progress import progress
 from paddlemae.system.atomic import replace_text
 from paddlemae.system.locks import lock_folder
 from paddlemae.tasks.data.check_picture import draw_check
-from paddlemae.tasks.data.check_result import CheckedSplit, CheckResult, class_counts
+from paddlemae.tasks.data.check_result import CheckResult, class_counts
 from paddlemae.tasks.data.groups import describe_groups, shared_groups
 from paddlemae.tasks.data.splits import ALL_SPLITS, OpenedSplit, open_split, open_splits
 
@@ -68,14 +68,14 @@ def check(
         near = duplicates.find_near_groups(looks.thumbnails_NP, exact, looks.readable_N, show)
     leaks = _leaks(exact, near, splits[1].start) if len(splits) > 1 else []
     shared = shared_groups(*sources) if len(sources) > 1 else []
-    found = CheckResult(spec, test, channels, splits, looks, exact, near, leaks, shared, notes, others)
-    found.findings.update({name: number for name, number in _findings(found).items() if number})
-    return found
+    result = CheckResult(spec, test, channels, splits, looks, exact, near, leaks, shared, notes, others)
+    result.findings.update({name: number for name, number in _findings(result).items() if number})
+    return result
 
 
 @contextmanager
 def _collect_notes() -> Iterator[list[str]]:
-    """Collect what is said of how sources were understood; other warnings are given when all is done."""
+    """Collect the notes of how sources were understood; other warnings are given at the end."""
     texts: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", SourceNote)
@@ -88,13 +88,10 @@ def _collect_notes() -> Iterator[list[str]]:
     texts[:] = dict.fromkeys(texts)
 
 
-def _open_splits(spec: str, split: str, test: str | None) -> list[CheckedSplit]:
+def _open_splits(spec: str, split: str, test: str | None) -> list[OpenedSplit]:
     opened = open_splits(spec, split) if test is None else _with_test(spec, split, test)
     starts = accumulate((len(split.source) for split in opened), initial=0)
-    return [
-        CheckedSplit(split.name, split.source, start, split.unlabelled, split.is_fault)
-        for split, start in zip(opened, starts)
-    ]
+    return [split._replace(start=start) for split, start in zip(opened, starts)]
 
 
 def _with_test(spec: str, split: str, test: str) -> list[OpenedSplit]:
@@ -111,7 +108,7 @@ def _with_test(spec: str, split: str, test: str) -> list[OpenedSplit]:
     return [train, held_out]
 
 
-def _leaks(exact: NDArray[np.int64], near: NDArray[np.int64], border: int) -> list[tuple[NDArray, bool]]:
+def _leaks(exact: NDArray[np.int64], near: NDArray[np.int64], border: int) -> list[tuple[NDArray[Any], bool]]:
     """Return `CheckResult.leaks` of two splits, of which the second begins at `border`."""
     spread, copied = _spread_over(near, border), _spread_over(exact, border)
     return [
@@ -125,92 +122,91 @@ def _spread_over(firsts: NDArray[np.int64], border: int) -> NDArray[np.bool_]:
     return before & behind
 
 
-def _findings(found: CheckResult) -> dict[str, int]:
-    labelled = [split for split in found.splits if split.unlabelled is None]
+def _findings(result: CheckResult) -> dict[str, int]:
+    labelled = [split for split in result.splits if split.unlabelled is None]
     return {
-        "unreadable": len(found.looks.faults),
-        "exact_duplicates": sum(len(group) - 1 for group in found.exact_duplicates()),
-        "near_duplicates": sum(len(np.unique(found.exact[group])) - 1 for group in found.near_duplicates()),
-        "leaks": sum(int((group >= found.splits[1].start).sum()) for group, _ in found.leaks),
-        "groups_in_both_parts": len(found.shared),
-        "labels_differ": sum(1 for _ in _contradictions(found)),
-        "classes_in_one_part_only": len(_classes_in_one_split(found)),
-        "nearly_empty_high_byte": len(_shallow(found)),
-        "parts_with_unusable_labels": sum(split.is_fault for split in found.splits),
-        "parts_without_the_labels_of_others": len(found.splits) - len(labelled) if labelled else 0,
+        "unreadable": len(result.looks.faults),
+        "exact_duplicates": sum(len(group) - 1 for group in result.exact_duplicates()),
+        "near_duplicates": sum(len(np.unique(result.exact[group])) - 1 for group in result.near_duplicates()),
+        "leaks": sum(int((group >= result.splits[1].start).sum()) for group, _ in result.leaks),
+        "groups_in_both_parts": len(result.shared),
+        "labels_differ": sum(1 for _ in _contradictions(result)),
+        "classes_in_one_part_only": len(_classes_in_one_split(result)),
+        "nearly_empty_high_byte": len(_shallow(result)),
+        "parts_with_unusable_labels": sum(split.is_fault for split in result.splits),
+        "parts_without_the_labels_of_others": len(result.splits) - len(labelled) if labelled else 0,
     }
 
 
-def _shallow(found: CheckResult) -> NDArray[np.int64]:
+def _shallow(result: CheckResult) -> NDArray[np.int64]:
     """Return images that would lose most of their bits, if training takes 8 of them."""
-    return np.flatnonzero(found.looks.shallow_N if default_bits(found.channels) == 8 else [])
+    return np.flatnonzero(result.looks.shallow_N if default_bits(result.channels) == 8 else [])
 
 
-def _contradictions(found: CheckResult) -> Iterator[NDArray[np.int64]]:
+def _contradictions(result: CheckResult) -> Iterator[NDArray[np.int64]]:
     """Yield groups of exact duplicates with more than one label; these are compared by their names."""
     number_of: dict[str, int] = {}
     labels = []
-    for split in found.splits:
+    for split in result.splits:
         numbers = [number_of.setdefault(name, len(number_of)) for name in split.source.classes]
-        known = split.source.labels
-        labels.append(np.full(len(split.source), -1) if known is None else np.array(numbers, np.int64)[known])
-    every = np.concatenate(labels)
-    for group in found.exact_duplicates():
-        own = np.unique(every[group])
-        if (own >= 0).sum() > 1:
+        indices = split.source.labels
+        labels.append(np.full(len(split.source), -1) if indices is None else np.array(numbers, np.int64)[indices])
+    labels_N = np.concatenate(labels)
+    for group in result.exact_duplicates():
+        if (np.unique(labels_N[group]) >= 0).sum() > 1:
             yield group
 
 
-def _classes_in_one_split(found: CheckResult) -> dict[str, list[int]]:
+def _classes_in_one_split(result: CheckResult) -> dict[str, list[int]]:
     """Return class -> images in each split, for the classes that have none in one of them."""
-    counts = [class_counts(split) for split in found.splits if split.unlabelled is None]
+    counts = [class_counts(split) for split in result.splits if split.unlabelled is None]
     names = dict.fromkeys(name for each in counts for name in each)
     each = {name: [count.get(name, 0) for count in counts] for name in names}
     return {name: numbers for name, numbers in each.items() if len(numbers) > 1 and 0 in numbers}
 
 
-def as_json(found: CheckResult) -> dict[str, Any]:
+def as_json(result: CheckResult) -> dict[str, Any]:
     """Return the whole result as JSON; at most `MOST_LISTED` groups or images of each kind are named."""
-    sizes = found.looks.sizes_N2[found.looks.readable_N]
+    sizes = result.looks.sizes_N2[result.looks.readable_N]
     return {
-        "source": found.spec,
-        **({"test_source": found.test} if found.test is not None else {}),
-        "channels": found.channels,
-        "images": {split.name: len(split.source) for split in found.splits},
-        "classes": {split.name: class_counts(split) for split in found.splits},
-        "unlabelled": {split.name: split.unlabelled for split in found.splits if split.unlabelled},
+        "source": result.spec,
+        **({"test_source": result.test} if result.test is not None else {}),
+        "channels": result.channels,
+        "images": {split.name: len(split.source) for split in result.splits},
+        "classes": {split.name: class_counts(split) for split in result.splits},
+        "unlabelled": {split.name: split.unlabelled for split in result.splits if split.unlabelled},
         "groups": {
-            split.name: describe_groups(split.source) for split in found.splits if split.source.groups is not None
+            split.name: describe_groups(split.source) for split in result.splits if split.source.groups is not None
         },
         "height": _spread(sizes[:, 0]),
         "width": _spread(sizes[:, 1]),
         "width_to_height": _spread(sizes[:, 1] / sizes[:, 0]),
         "stored": [
             {"colours": colours, "bits": bits, "images": count}
-            for (colours, bits), count in found.looks.forms.most_common()
+            for (colours, bits), count in result.looks.forms.most_common()
         ],
-        "notes": found.notes,
-        "not_read": dict(found.others.most_common()),
-        "findings": found.findings,
+        "notes": result.notes,
+        "not_read": dict(result.others.most_common()),
+        "findings": result.findings,
         "unreadable": [
-            {"image": found.describe(i), "reason": reason}
-            for i, reason in list(found.looks.faults.items())[:MOST_LISTED]
+            {"image": result.describe(i), "reason": reason}
+            for i, reason in list(result.looks.faults.items())[:MOST_LISTED]
         ],
-        "exact_duplicates": _named(found, found.exact_duplicates()),
-        "near_duplicates": _named(found, found.near_duplicates()),
+        "exact_duplicates": _named(result, result.exact_duplicates()),
+        "near_duplicates": _named(result, result.near_duplicates()),
         "leaks": [
-            {"exact": is_exact, "images": _images_of_each_split(found, group)}
-            for group, is_exact in found.leaks[:MOST_LISTED]
+            {"exact": is_exact, "images": _images_of_each_split(result, group)}
+            for group, is_exact in result.leaks[:MOST_LISTED]
         ],
         "groups_in_both_parts": [
-            {"group": group.name, "train": group.train, "test": group.test} for group in found.shared[:MOST_LISTED]
+            {"group": group.name, "train": group.train, "test": group.test} for group in result.shared[:MOST_LISTED]
         ],
-        "labels_differ": _named(found, _contradictions(found)),
+        "labels_differ": _named(result, _contradictions(result)),
         "classes_in_one_part_only": [
-            {"class": name, **{split.name: count for split, count in zip(found.splits, counts)}}
-            for name, counts in islice(_classes_in_one_split(found).items(), MOST_LISTED)
+            {"class": name, **{split.name: count for split, count in zip(result.splits, counts)}}
+            for name, counts in islice(_classes_in_one_split(result).items(), MOST_LISTED)
         ],
-        "nearly_empty_high_byte": [found.describe(i) for i in _shallow(found)[:MOST_LISTED]],
+        "nearly_empty_high_byte": [result.describe(i) for i in _shallow(result)[:MOST_LISTED]],
         "rule": {
             "exact": "the same bytes of a file, or values of an array",
             "near": f"thumbnails correlate by {duplicates.LEAST_CORRELATION:g} or more, and at most "
@@ -225,35 +221,32 @@ def _spread(values: NDArray[Any]) -> dict[str, float] | None:
     return {"least": values.min().item(), "median": float(np.median(values)), "largest": values.max().item()}
 
 
-def _named(found: CheckResult, groups: Iterable[NDArray[np.int64]]) -> list[list[str]]:
-    return [[found.describe(i) for i in group[:MOST_OF_A_GROUP]] for group in islice(groups, MOST_LISTED)]
+def _named(result: CheckResult, groups: Iterable[NDArray[np.int64]]) -> list[list[str]]:
+    return [[result.describe(i) for i in group[:MOST_OF_A_GROUP]] for group in islice(groups, MOST_LISTED)]
 
 
-def _images_of_each_split(found: CheckResult, group: NDArray[np.int64]) -> list[str]:
+def _images_of_each_split(result: CheckResult, group: NDArray[np.int64]) -> list[str]:
     """Return the first images of a group in each split, with the split's name."""
-    border = int(np.searchsorted(group, found.splits[1].start))
+    border = int(np.searchsorted(group, result.splits[1].start))
     shown = [*group[:border][: MOST_OF_A_GROUP // 2], *group[border:][: MOST_OF_A_GROUP // 2]]
-    return [f"{found.place(i)[0].name}: {found.describe(i)}" for i in shown]
+    return [f"{result.place(i)[0].name}: {result.describe(i)}" for i in shown]
 
 
 @contextmanager
 def lock_output(out: Path, spec: str, test: str | None) -> Iterator[None]:
-    """Hold a folder for `write_check`, before the images are looked at: that it can't be written is better known then.
+    """Hold a folder for `write_check` before the images are looked at, so that an unwritable folder fails early.
 
-    Raises:
-        ValueError: it is in a folder of the images.
-        BlockingIOError: another command writes there.
-        OSError: it can't be made.
+    Raise a ValueError if it is in a folder of images, a BlockingIOError if another command writes there, or an OSError.
     """
     check_outside(out, [spec, test])
     with lock_folder(out):
         yield
 
 
-def write_check(found: CheckResult, out: Path) -> None:
+def write_check(result: CheckResult, out: Path) -> None:
     """Write the JSON and the picture into a folder that is there."""
-    replace_text(out / JSON_FILE, json.dumps(as_json(found), indent=2) + "\n")
-    draw_check(found, out / PICTURE_FILE)
+    replace_text(out / JSON_FILE, json.dumps(as_json(result), indent=2) + "\n")
+    draw_check(result, out / PICTURE_FILE)
 
 
 _FINDING_TEXTS = {
@@ -271,31 +264,31 @@ _FINDING_TEXTS = {
 MOST_EXAMPLES, MOST_ENDINGS = 3, 10  # of each kind, in the text
 
 
-def summarize(found: CheckResult) -> str:
+def summarize(result: CheckResult) -> str:
     """Format the result as text; names are escaped, as they may hold anything."""
-    lines = [f"images     {', '.join(f'{split.name} {len(split.source):,}' for split in found.splits)}"]
-    for split in found.splits:
+    lines = [f"images     {', '.join(f'{split.name} {len(split.source):,}' for split in result.splits)}"]
+    for split in result.splits:
         lines.append(f"classes    {split.name}: {_balance(split)}")
-    for split in found.splits:
+    for split in result.splits:
         if groups := describe_groups(split.source):
             largest = groups["largest"]
             lines.append(
                 f"groups     {split.name}: {groups['groups']:,}, the largest {largest['group']!r} of "
                 f"{largest['images']:,} images"
             )
-    sizes = found.looks.sizes_N2[found.looks.readable_N]
+    sizes = result.looks.sizes_N2[result.looks.readable_N]
     if len(sizes):
         height, width, ratio = (_range(values) for values in (sizes[:, 0], sizes[:, 1], sizes[:, 1] / sizes[:, 0]))
         lines.append(f"sizes      height {height}, width {width}, width / height {ratio}")
-    forms = (f"{colours} of {bits} bits {count:,}" for (colours, bits), count in found.looks.forms.most_common())
+    forms = (f"{colours} of {bits} bits {count:,}" for (colours, bits), count in result.looks.forms.most_common())
     lines.append(f"stored as  {', '.join(forms) or 'nothing that can be read'}")
-    if found.others:
-        lines.append(f"not read   {_endings(found.others)}, files that are no images here")
-    lines += [f"note       {text}" for text in found.notes]
-    for name, count in found.findings.items():
+    if result.others:
+        lines.append(f"not read   {_endings(result.others)}, files that are no images here")
+    lines += [f"note       {text}" for text in result.notes]
+    for name, count in result.findings.items():
         lines.append(f"found      {count:,} {_FINDING_TEXTS[name]}")
-        lines += [f"           {example}" for example in _examples(found, name)]
-    return "\n".join(lines if found.findings else [*lines, "found      nothing wrong"])
+        lines += [f"           {example}" for example in _examples(result, name)]
+    return "\n".join(lines if result.findings else [*lines, "found      nothing wrong"])
 
 
 def _endings(others: Counter[str]) -> str:
@@ -308,7 +301,7 @@ def _endings(others: Counter[str]) -> str:
     return ", ".join([*shown, f"{more} more endings"] if more > 0 else shown)
 
 
-def _balance(split: CheckedSplit) -> str:
+def _balance(split: OpenedSplit) -> str:
     counts = class_counts(split)
     if not counts:
         return f"no labels ({split.unlabelled})"
@@ -324,23 +317,21 @@ def _range(values: NDArray[Any]) -> str:
     return f"{least:.4g}" if least == largest else f"{least:.4g} to {largest:.4g} (median {median:.4g})"
 
 
-def _examples(found: CheckResult, name: str) -> list[str]:
+def _examples(result: CheckResult, name: str) -> list[str]:
     if name == "unreadable":
-        return [f"{found.describe(i)!r}: {reason}" for i, reason in list(found.looks.faults.items())[:MOST_EXAMPLES]]
+        return [f"{result.describe(i)!r}: {reason}" for i, reason in list(result.looks.faults.items())[:MOST_EXAMPLES]]
     if name == "groups_in_both_parts":
-        return [f"{group.name!r}: {group.train} and {group.test} images" for group in found.shared[:MOST_EXAMPLES]]
+        return [f"{group.name!r}: {group.train} and {group.test} images" for group in result.shared[:MOST_EXAMPLES]]
     if name == "classes_in_one_part_only":
-        classes = islice(_classes_in_one_split(found).items(), MOST_EXAMPLES)
+        classes = islice(_classes_in_one_split(result).items(), MOST_EXAMPLES)
         return [f"{label!r}: {' and '.join(map(str, counts))} images" for label, counts in classes]
     if name == "nearly_empty_high_byte":
-        return [repr(found.describe(i)) for i in _shallow(found)[:MOST_EXAMPLES]]
+        return [repr(result.describe(i)) for i in _shallow(result)[:MOST_EXAMPLES]]
     groups: dict[str, Iterable[NDArray[np.int64]]] = {
-        "exact_duplicates": found.exact_duplicates(),
-        "near_duplicates": found.near_duplicates(),
-        "leaks": (group for group, _ in found.leaks),
-        "labels_differ": _contradictions(found),
+        "exact_duplicates": result.exact_duplicates(),
+        "near_duplicates": result.near_duplicates(),
+        "leaks": (group for group, _ in result.leaks),
+        "labels_differ": _contradictions(result),
     }
-    shown = (group[[0, -1]] for group in groups.get(name, ()))
-    return [
-        f"{found.describe(first)!r} = {found.describe(last)!r}" for _, (first, last) in zip(range(MOST_EXAMPLES), shown)
-    ]
+    pairs = (group[[0, -1]] for group in islice(groups.get(name, ()), MOST_EXAMPLES))
+    return [f"{result.describe(first)!r} = {result.describe(last)!r}" for first, last in pairs]

@@ -1,4 +1,4 @@
-"""The picture of `paddlemae data check`: examples of each class, images that are the same, names that can't be read."""
+"""Draw the picture of `paddlemae data check`: examples of each class, duplicates, names that can't be read."""
 
 from __future__ import annotations
 
@@ -15,40 +15,41 @@ from paddlemae.data.decode.pixel_format import Pixels
 from paddlemae.data.inspect.survey import decode_stored
 from paddlemae.data.sources.subsets import spread_over
 from paddlemae.runs.contact_sheet import TILE, Block, draw_sheet
-from paddlemae.tasks.data.check_result import CheckedSplit, CheckResult, class_counts
+from paddlemae.tasks.data.check_result import CheckResult, class_counts
+from paddlemae.tasks.data.splits import OpenedSplit
 
 MOST_CLASSES, MOST_EXAMPLES, MOST_GROUPS, MOST_UNREADABLE = 20, 10, 20, 20  # that are shown at most
 _OF_A_GROUP = 2
 
 
-def draw_check(found: CheckResult, path: Path) -> None:
+def draw_check(result: CheckResult, path: Path) -> None:
     """Draw what is worth seeing of a check."""
     sections = [
-        (f"{split.name}: {len(split.source):,} images", list(_examples(found, split))) for split in found.splits
+        (f"{split.name}: {len(split.source):,} images", list(_examples(result, split))) for split in result.splits
     ]
-    spread = [group for group, _ in found.leaks]
+    spread = [group for group, _ in result.leaks]
     for title, groups in (
         ("In more than one split", spread),
-        ("Exact duplicates", found.exact_duplicates()),
-        ("Near duplicates", found.near_duplicates()),
+        ("Exact duplicates", result.exact_duplicates()),
+        ("Near duplicates", result.near_duplicates()),
     ):
-        if blocks := list(_groups(found, groups)):
+        if blocks := list(_groups(result, groups)):
             sections.append((f"{title}: the first {len(blocks)} groups", blocks))
-    if found.looks.faults:
-        faults = list(islice(found.looks.faults.items(), MOST_UNREADABLE))
-        lines = [Block(f"{found.describe(i)}: {reason}") for i, reason in faults]
-        sections.append((f"Unreadable: {len(lines)} of {len(found.looks.faults):,}", lines))
+    if result.looks.faults:
+        faults = list(islice(result.looks.faults.items(), MOST_UNREADABLE))
+        lines = [Block(f"{result.describe(i)}: {reason}") for i, reason in faults]
+        sections.append((f"Unreadable: {len(lines)} of {len(result.looks.faults):,}", lines))
     draw_sheet(path, sections)
 
 
-def _examples(found: CheckResult, split: CheckedSplit) -> Iterator[Block]:
-    readable = np.flatnonzero(found.looks.readable_N[split.start : split.start + len(split.source)])
+def _examples(result: CheckResult, split: OpenedSplit) -> Iterator[Block]:
+    readable = np.flatnonzero(result.looks.readable_N[split.start : split.start + len(split.source)])
     if split.source.labels is None:
-        yield Block("unlabelled", _pictures(found, split.start + _spread(readable)))
+        yield Block("unlabelled", _pictures(result, split.start + _spread(readable)))
         return
     for label, (name, count) in enumerate(islice(class_counts(split).items(), MOST_CLASSES)):
-        own = readable[split.source.labels[readable] == label]
-        yield Block(f"{name}: {count:,}", _pictures(found, split.start + _spread(own)))
+        images = readable[split.source.labels[readable] == label]
+        yield Block(f"{name}: {count:,}", _pictures(result, split.start + _spread(images)))
 
 
 def _spread(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -56,22 +57,21 @@ def _spread(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     return numbers[spread_over(len(numbers), MOST_EXAMPLES)]
 
 
-def _groups(found: CheckResult, groups: Iterable[NDArray[np.int64]]) -> Iterator[Block]:
+def _groups(result: CheckResult, groups: Iterable[NDArray[np.int64]]) -> Iterator[Block]:
     for group in islice(groups, MOST_GROUPS):
         shown = group[[0, -1]] if len(group) > _OF_A_GROUP else group  # of a leak one of each split
-        names = " = ".join("/".join(PurePath(found.describe(i)).parts[-2:]) for i in shown)  # with the class's folder
-        yield Block(f"{len(group)}: {names}", _pictures(found, shown))
+        names = " = ".join("/".join(PurePath(result.describe(i)).parts[-2:]) for i in shown)  # with the class's folder
+        yield Block(f"{len(group)}: {names}", _pictures(result, shown))
 
 
-def _pictures(found: CheckResult, numbers: Iterable[int]) -> list[np.ndarray]:
+def _pictures(result: CheckResult, numbers: Iterable[int]) -> list[np.ndarray]:
     pictures = []
     for i in numbers:
-        split, number = found.place(i)
+        split, number = result.place(i)
+        source = split.source
         try:
-            stored = split.source.stored(number)
-            picture = decode_stored(
-                stored, split.source.describe(number), found.channels, TILE, split.source.room(number)
-            )
+            stored, room = source.stored(number), source.room(number)
+            picture = decode_stored(stored, source.describe(number), result.channels, TILE, room)
         except UnreadableImage:  # it went away since it was looked at
             continue
         pictures.append(_displayed_pixels(picture.pixels_hwC))

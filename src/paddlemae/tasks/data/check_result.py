@@ -11,19 +11,8 @@ from numpy.typing import NDArray
 
 from paddlemae.data.inspect import duplicates
 from paddlemae.data.inspect.survey import Survey
-from paddlemae.data.sources import Source
 from paddlemae.tasks.data.groups import SharedGroup
-
-
-@dataclass(frozen=True, eq=False)
-class CheckedSplit:
-    """The images of a split; if it has no labels, `unlabelled` is why, and `is_fault` whether one is unusable."""
-
-    name: str
-    source: Source
-    start: int  # the number of its first image among those of all splits
-    unlabelled: str | None
-    is_fault: bool
+from paddlemae.tasks.data.splits import OpenedSplit
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +31,7 @@ class CheckResult:
     spec: str
     test: str | None
     channels: int
-    splits: list[CheckedSplit]
+    splits: list[OpenedSplit]
     looks: Survey
     exact: NDArray[np.int64]
     near: NDArray[np.int64]
@@ -52,7 +41,7 @@ class CheckResult:
     others: Counter[str]
     findings: dict[str, int] = field(default_factory=dict)
 
-    def place(self, i: int) -> tuple[CheckedSplit, int]:
+    def place(self, i: int) -> tuple[OpenedSplit, int]:
         """Return (split, number in its source) of an image."""
         split = next(split for split in reversed(self.splits) if i >= split.start)
         return split, int(i) - split.start
@@ -69,7 +58,7 @@ class CheckResult:
         return (group for group in duplicates.iterate_groups(self.near) if len(np.unique(self.exact[group])) > 1)
 
 
-def class_counts(split: CheckedSplit) -> dict[str, int]:
+def class_counts(split: OpenedSplit) -> dict[str, int]:
     """Return how many images each class has; empty without labels."""
     if split.source.labels is None:
         return {}

@@ -1,4 +1,4 @@
-"""The groups of a source's images, such as patients, as `paddlemae data check` tells them: which of them leak."""
+"""Describe the groups of a source's images, such as patients, and those that leak, for `paddlemae data check`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,9 @@ def describe_groups(source: Source) -> dict[str, Any] | None:
         return None
     numbers, counts = np.unique(source.groups, return_counts=True)
     largest = int(np.argmax(counts))
-    name = _name(source, int(numbers[largest]))
+    number = int(numbers[largest])
+    name = str(number) if source.group_names is None else source.group_names[number]
     return {"groups": len(numbers), "largest": {"group": name, "images": int(counts[largest])}}
-
-
-def _name(source: Source, number: int) -> str:
-    return str(number) if source.group_names is None else source.group_names[number]
 
 
 def shared_groups(train: Source, test: Source) -> list[SharedGroup]:

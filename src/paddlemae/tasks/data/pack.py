@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -95,7 +93,7 @@ def pack(
     for each in opened:
         if each.is_fault:
             raise ValueError(each.unlabelled)
-    splits = [PackSplit(split.name, split.source, split.unlabelled, root) for split in opened]
+    splits = [PackSplit(split.name, split.source, root) for split in opened]
     check_outside(out, [spec])
     about = {
         "pack": PACK_FORMAT,
@@ -126,7 +124,7 @@ def pack(
         sum(shard.bytes_before for shard in journal.done),
         journal.images - before,
         time.monotonic() - started,
-        {split.name: split.unlabelled for split in splits if split.unlabelled},
+        {split.name: split.unlabelled for split in opened if split.unlabelled},
     )
 
 
@@ -145,17 +143,13 @@ def _make(
     with progress("packing", total, journal.images, show=not quiet) as show:
         for split in splits:
             skipped = SkippedImages(skipped_file, split, max_bad_images)
-            fill_shards(journal, split, skipped, encoding, most, workers, partial(_show_all, show, seen))
+            fill_shards(journal, skipped, encoding, most, workers, show, seen)
             seen += len(split.source)
     journal.finish()
 
 
-def _show_all(show: Callable[[int], None], before: int, done: int) -> None:
-    show(before + done)
-
-
 def _about(source: Source) -> dict[str, Any]:
-    """All of a source that a pack depends on."""
+    """Return all of a source that a pack depends on."""
     files = hashlib.sha256()
     add_stamps(files, source)
     digests = {
@@ -218,14 +212,14 @@ def verify(folder: Path, *, quiet: bool = False) -> VerifyResult:
 
 def _damage(path: Path, sha256: str) -> str | None:
     try:
-        found = digest_file(path)
+        digest = digest_file(path)
     except OSError as fault:
         return f"can't be read ({fault.strerror})"
-    return None if found == sha256 else f"is damaged: its SHA-256 is {found}, and was {sha256}"
+    return None if digest == sha256 else f"is damaged: its SHA-256 is {digest}, and was {sha256}"
 
 
-def describe_verification(found: VerifyResult) -> str:
+def describe_verification(verified: VerifyResult) -> str:
     """Return a line for each file that is wrong, or one that all are whole."""
-    if found.faults:
-        return "\n".join(f"{found.folder / name} {what}" for name, what in found.faults.items())
-    return f"{found.folder}: {found.shards:,} shards, {_megabytes(found.bytes)}, as they were written"
+    if verified.faults:
+        return "\n".join(f"{verified.folder / name} {what}" for name, what in verified.faults.items())
+    return f"{verified.folder}: {verified.shards:,} shards, {_megabytes(verified.bytes)}, as they were written"

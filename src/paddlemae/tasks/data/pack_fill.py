@@ -41,11 +41,11 @@ class ShardSize:
     @classmethod
     def of(cls, text: str) -> ShardSize:
         """Parse "1000" as images, or "500MB" as bytes."""
-        found = _SHARD_SIZE.fullmatch(text.strip())
-        number = int(found[1]) * _UNITS[(found[2] or "").upper()] if found else 0
-        if not found or not number:
+        match = _SHARD_SIZE.fullmatch(text.strip())
+        number = int(match[1]) * _UNITS[(match[2] or "").upper()] if match else 0
+        if not match or not number:
             raise ValueError(f"--shard-size must be a number of images, or bytes as in 500MB; got {text!r}")
-        return cls(bytes=number) if found[2] else cls(images=number)
+        return cls(bytes=number) if match[2] else cls(images=number)
 
     def __str__(self) -> str:
         return f"{self.images} images" if self.images else f"{self.bytes} bytes"
@@ -53,16 +53,10 @@ class ShardSize:
 
 @dataclass(frozen=True)
 class PackSplit:
-    """The images of a split.
-
-    Args:
-        unlabelled: why its source has no labels, if it has none.
-        root: what the images' names begin with, and says nothing of them.
-    """
+    """The images of a split; `root` is the beginning of their names that is left out."""
 
     name: str
     source: Source
-    unlabelled: str | None
     root: str
 
 
@@ -105,28 +99,29 @@ class SkippedImages:
 
 def fill_shards(
     journal: Journal,
-    split: PackSplit,
     skipped: SkippedImages,
     encoding: Encoding,
     most: ShardSize,
     workers: int | None,
     show: Callable[[int], None],
+    before: int,
 ) -> None:
     """Make the shards of a split that are not done yet.
 
     Args:
         most: a shard with one image may have more bytes.
-        show: called with the number of the split's images seen so far.
+        show: called with the number of images seen so far, of which `before` are of other splits.
     Raises:
         DataFault: too many of the split's images, or all, can't be read.
         OSError: no room, or a disk that gives back other bytes.
     """
+    split = skipped.split
     done, count = journal.of_split(split.name), len(split.source)
     skipped.recall(done)
     start = done[-1].end if done else 0
     chunks = (range(i, min(i + _CHUNK, count)) for i in range(start, count, _CHUNK))
     encode = functools.partial(_encode_chunk, split.source, encoding)
-    shards = _Shards(journal, split, most, skipped)
+    shards = _Shards(journal, most, skipped)
     i = start
     try:
         with closing(make_ahead(encode, chunks, workers_for(count - start, workers))) as made:
@@ -137,7 +132,7 @@ def fill_shards(
                     else:
                         shards.add(i, image)
                     i += 1
-                show(i)
+                show(before + i)
         shards.finish(count)
     finally:
         shards.abandon()
@@ -147,13 +142,13 @@ def fill_shards(
 
 
 def _encode_chunk(source: Source, encoding: Encoding, numbers: range) -> list[EncodedImage | UnreadableImage]:
-    found: list[EncodedImage | UnreadableImage] = []
+    images: list[EncodedImage | UnreadableImage] = []
     for i in numbers:
         try:
-            found.append(encode_image(source.stored(i), source.describe(i), encoding, source.room(i)))
+            images.append(encode_image(source.stored(i), source.describe(i), encoding, source.room(i)))
         except UnreadableImage as fault:
-            found.append(fault.without_frames())
-    return found
+            images.append(fault.without_frames())
+    return images
 
 
 @dataclass
@@ -161,7 +156,6 @@ class _Shards:
     """The shards of a split, of which one is being written."""
 
     journal: Journal
-    split: PackSplit
     most: ShardSize
     skipped: SkippedImages
     file: ShardFile | None = None
@@ -170,17 +164,16 @@ class _Shards:
 
     def add(self, i: int, image: EncodedImage) -> None:
         """Add image `i`, to the next shard if it is one too many for this one."""
-        own, *beside = _entries(self.split, i, image)
-        if self.file and self._is_full(self.file.bytes + sum(size_in_tar(content) for _, content in (own, *beside))):
+        split = self.skipped.split
+        entries = list(_entries(split, i, image))
+        if self.file and self._is_full(self.file.bytes + sum(size_in_tar(content) for _, content in entries)):
             self.finish(i)
         if self.file is None:
-            name = shard_name(self.split.name, len(self.journal.of_split(self.split.name)))
+            name = shard_name(split.name, len(self.journal.of_split(split.name)))
             self.file, self.rows, self.bytes_before = ShardFile(self.journal.folder / name), [], 0
-        offset = self.file.add(*own)
-        for entry in beside:
-            self.file.add(*entry)
-        source = self.split.source
-        numbers = (-1 if known is None else int(known[i]) for known in (source.labels, source.groups))
+        offset, *_ = [self.file.add(name, content) for name, content in entries]
+        source = split.source
+        numbers = (-1 if column is None else int(column[i]) for column in (source.labels, source.groups))
         self.rows.append([i, offset, len(image.content), IMAGE_ENDINGS.index(image.ending), *numbers])
         self.bytes_before += image.bytes_before
 
@@ -188,10 +181,10 @@ class _Shards:
         """Bring the shard to its place; the source's image `end` comes next."""
         if self.file is None:
             return
-        written = self.file.close()
-        name, self.file = self.file.path.name, None
-        counts = (len(self.rows), written.bytes, written.sha256, end, self.bytes_before)
-        self.journal.add(Shard(name, self.split.name, *counts, self.skipped.taken(), self.rows))
+        digest, name = self.file.close(), self.file.path.name
+        counts = (len(self.rows), self.file.bytes, digest, end, self.bytes_before)
+        self.file = None
+        self.journal.add(Shard(name, self.skipped.split.name, *counts, self.skipped.taken(), self.rows))
 
     def abandon(self) -> None:
         if self.file:

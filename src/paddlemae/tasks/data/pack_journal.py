@@ -1,7 +1,7 @@
 """The folder of a pack: a journal of finished shards, from which the same command resumes, and at last its index.
 
-While a pack is made, `packing.jsonl` has what it is made of in its first line, and then a line for each shard that is
-in its place. A line that a crash left half written, and a shard without a line, count for nothing: they are made again.
+While a pack is written, the first line of `packing.jsonl` has its source and settings, and a line for each finished
+shard follows. A line that a crash left half written, and a shard without a line, do not count: they are made again.
 """
 
 from __future__ import annotations
@@ -120,11 +120,11 @@ class Journal:
 
 @contextlib.contextmanager
 def open_journal(folder: Path, about: About, overwrite: bool = False) -> Iterator[Journal]:
-    """Begin a pack, go on with one, or find it finished.
+    """Begin a pack, resume one, or find it finished.
 
     Args:
         folder: made if it is not there.
-        about: what the pack is made of, and how.
+        about: the source and settings of the pack.
         overwrite: remove the pack that is there.
     Raises:
         ValueError: something else is in the folder, or a pack of something else; nothing is touched then.
@@ -137,7 +137,7 @@ def open_journal(folder: Path, about: About, overwrite: bool = False) -> Iterato
         if begun:
             _compare(begun, about)
         else:
-            _begin(folder, about)
+            replace_bytes(folder / JOURNAL_FILE, _lines([about]), flush=True)
             begun = Journal(folder, about, [], is_finished=False)
         if INDEX_FILE in names and not begun.is_finished:  # of the pack that is replaced
             (folder / INDEX_FILE).unlink()
@@ -185,11 +185,7 @@ def _begun(folder: Path, names: list[str]) -> Journal | None:
 
 
 def _read_journal(folder: Path) -> Journal:
-    """Read the complete lines of a journal.
-
-    Raises:
-        ValueError: it is damaged, or something else.
-    """
+    """Read the complete lines of a journal, or raise a ValueError if it is damaged, or something else."""
     path = folder / JOURNAL_FILE
     try:
         whole = [text for text in path.read_text().splitlines(keepends=True) if text.endswith("\n")]
@@ -202,10 +198,6 @@ def _read_journal(folder: Path) -> Journal:
             f"{path} is damaged, or of something else than a pack; move it, or name another --out"
         ) from fault
     return Journal(folder, about, shards, is_finished=False)
-
-
-def _begin(folder: Path, about: About) -> None:
-    replace_bytes(folder / JOURNAL_FILE, _lines([about]), flush=True)
 
 
 def _lines(objects: Iterable[Any]) -> bytes:
@@ -246,20 +238,22 @@ def _compare(begun: Journal, now: About) -> None:
 
 def _differences(before: About, now: About) -> list[str]:
     """Return, in words, the settings and images in which two packs differ."""
-    found = [
+    differences = [
         f"{name} {_shown(before['settings'].get(name))} then, {_shown(value)} now"
         for name, value in now["settings"].items()
         if before["settings"].get(name) != value
     ]
     then, here = before["parts"], now["parts"]
     if then.keys() != here.keys():
-        return [*found, f"splits {', '.join(then)} then, {', '.join(here)} now"]
+        return [*differences, f"splits {', '.join(then)} then, {', '.join(here)} now"]
     for split in here:
         if then[split]["images"] != here[split]["images"]:
-            found.append(f"{split} images {then[split]['images']} then, {here[split]['images']} now")
+            differences.append(f"{split} images {then[split]['images']} then, {here[split]['images']} now")
         else:
-            found += [f"{split} {words}" for key, words in _COMPARED.items() if then[split][key] != here[split][key]]
-    return found
+            differences += [
+                f"{split} {words}" for key, words in _COMPARED.items() if then[split][key] != here[split][key]
+            ]
+    return differences
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The splits of a source, train and test, with labels where there are any."""
+"""Open the splits of a source, train and test, with labels where there are any."""
 
 from __future__ import annotations
 
@@ -17,26 +17,23 @@ class OpenedSplit(NamedTuple):
     source: Source
     unlabelled: str | None
     is_fault: bool = False
+    start: int = 0  # the number of its first image among those of all splits that are compared
 
 
 def open_splits(spec: str, split: str) -> list[OpenedSplit]:
-    """Open a split: train, test, or all: both, where both exist.
-
-    Raises:
-        ValueError, FileNotFoundError: no such split, or as `open_source` says.
-    """
+    """Open a split: train, test, or all (both, where both exist); raise as `open_source` does."""
     if split not in (*SPLIT_NAMES, ALL_SPLITS):
         raise ValueError(f"--split must be {', '.join(SPLIT_NAMES)} or {ALL_SPLITS}; got {split!r}")
-    found: list[OpenedSplit] = []
+    opened: list[OpenedSplit] = []
     missing: MissingSplit | None = None
     for name in SPLIT_NAMES if split == ALL_SPLITS else (split,):
         try:
-            found.append(open_split(spec, name, name))
+            opened.append(open_split(spec, name, name))
         except MissingSplit as fault:
             missing = fault
-    if not found and missing:
+    if not opened and missing:
         raise missing
-    return found
+    return opened
 
 
 def open_split(spec: str, split: str | None, name: str) -> OpenedSplit:

@@ -32,13 +32,7 @@ SPLIT_OPTIONS = {"train": "train", "test": "test", "all": None}
 
 
 def measure_source(
-    spec: str,
-    *,
-    split: str = "train",
-    channels: int = 3,
-    bits: int | None = None,
-    workers: int | None = None,
-    quiet: bool = False,
+    spec: str, *, split: str, channels: int, bits: int | None, workers: int | None, quiet: bool
 ) -> ChannelStatistics:
     """Look at every image that `spec` names; those that can't be read are counted, the first of them said on stderr.
 
@@ -64,12 +58,12 @@ def measure_source(
         report_unreadable(named, fault)
 
     with progress("images", len(source), show=not quiet) as show:
-        found = channel_statistics(
+        statistics = channel_statistics(
             source, channels, bits=bits, workers=workers_for(len(source), workers), on_skip=name, on_images=show
         )
-    if flat := constant_channels(found):
+    if flat := constant_channels(statistics):
         print(f"note: nothing varies in channel {flat}, and recipes refuse a std of 0", file=sys.stderr)
-    return found
+    return statistics
 
 
 def load_base(recipe: str | None, out: Path | None, overwrite: bool) -> dict[str, Any]:
@@ -103,7 +97,7 @@ def choose_channels(base: dict[str, Any], channels: int | None, bits: int | None
     return channels or built.model.channels, bits or built.augment.bits
 
 
-def write_recipe(found: ChannelStatistics, spec: str, split: str, base: dict[str, Any], out: Path) -> None:
+def write_recipe(statistics: ChannelStatistics, spec: str, split: str, base: dict[str, Any], out: Path) -> None:
     """Write a recipe with the source and what was found in it, for `paddlemae pretrain`, and for `finetune` too unless
     `base` is one of pretraining.
 
@@ -111,15 +105,16 @@ def write_recipe(found: ChannelStatistics, spec: str, split: str, base: dict[str
         ValueError: a channel in which nothing varies.
     """
     content = copy.deepcopy(base)
-    mean, std = recipe_values(found)
+    mean, std = recipe_values(statistics)
     content.update(data=spec, mean=mean, std=std)
     content.setdefault("model", {})["channels"] = len(mean)
-    if needs_bits(found) or "bits" in content.get("augment", {}):
-        content.setdefault("augment", {})["bits"] = found.bits
+    if needs_bits(statistics) or "bits" in content.get("augment", {}):
+        content.setdefault("augment", {})["bits"] = statistics.bits
     build_recipe("pretrain", content)
-    lacking = f", without {found.unreadable} that can't be read" if found.unreadable else ""
+    count = statistics.images
+    lacking = f", without {statistics.unreadable} that can't be read" if statistics.unreadable else ""
     header = (
-        f"mean and std of {found.images} images of {spec} ({split}), {found.bits} bits a value{lacking}; measured",
+        f"mean and std of {count} images of {spec} ({split}), {statistics.bits} bits a value{lacking}; measured",
         f"source:   {shlex.join(command_line())}",
         f"command:  paddlemae pretrain {shlex.quote(str(out))} --out runs/{out.stem}",
     )
@@ -127,11 +122,11 @@ def write_recipe(found: ChannelStatistics, spec: str, split: str, base: dict[str
     replace_text(out, "".join(f"# {display_name(line, None)}\n" for line in header) + text)
 
 
-def as_text(found: ChannelStatistics) -> str:
+def as_text(statistics: ChannelStatistics) -> str:
     """Return the settings to append to a command."""
-    return recipe_settings(found)
+    return recipe_settings(statistics)
 
 
-def as_json(found: ChannelStatistics) -> dict[str, Any]:
+def as_json(statistics: ChannelStatistics) -> dict[str, Any]:
     """Return the statistics in full precision, as JSON."""
-    return dataclasses.asdict(found)
+    return dataclasses.asdict(statistics)

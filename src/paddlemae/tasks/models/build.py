@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from paddlemae.engine.device import is_cpu
-from paddlemae.engine.safe_import import paddle
+from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.shape import SIZES, DecoderShape, architecture_of, decoder_parts, names_of, split_keys
@@ -195,7 +195,15 @@ def build_classifier(arguments: Mapping[str, Any], checkpoint: Checkpoint | None
     return model
 
 
-def describe(model, statistics, *, eval_crop_ratio: float, classes=(), provenance=None, bits=None) -> Description:
+def describe(
+    model: nn.Layer,
+    statistics: tuple[Sequence[float], Sequence[float]],
+    *,
+    eval_crop_ratio: float,
+    classes: Sequence[str] = (),
+    provenance: dict[str, Any] | None = None,
+    bits: Literal[8, 16] | None = None,
+) -> Description:
     """The description that goes beside the model's weights."""
     mean, std = statistics
     return Description(
@@ -210,6 +218,6 @@ def describe(model, statistics, *, eval_crop_ratio: float, classes=(), provenanc
     )
 
 
-def parameter_count(model) -> int:
+def parameter_count(model: nn.Layer) -> int:
     """Trainable numbers in the model."""
     return sum(parameter.size for parameter in model.parameters() if not parameter.stop_gradient)

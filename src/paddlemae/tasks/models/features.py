@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from paddlemae.data.batches import OnSkip, eval_batches
 from paddlemae.data.sources import Source
-from paddlemae.engine.cpus import threads_of
+from paddlemae.data.workers import workers_for
+from paddlemae.engine.safe_import import nn
 from paddlemae.tasks.models.inference import FeatureKind, forward_function
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.training.skipped_images import SkippedImages
 from paddlemae.weights.model_folder import Description
 
-IMAGES_FOR_WORKERS = 1000  # below, processes take longer to start than they save
-MOST_WORKERS = 8
 DEFAULT_KIND = FeatureKind()
 
 
 def embed(
-    model,
+    model: nn.Layer,
     description: Description,
     source: Source,
     *,
@@ -45,21 +44,22 @@ def embed(
         ValueError: features that the model does not have.
         DataFault: no image that can be read, or more unreadable ones than `on_skip` allows.
     """
-    settings: dict[str, Any] = dict(batch_size=batch_size, workers=workers, threads=threads, on_skip=on_skip)
-    found_ND: np.ndarray | None = None
+    features_ND: np.ndarray | None = None
     indices, done = np.empty(len(source), np.int64), 0
-    for part_BD, part_indices in embedded(model, description, source, kind=kind, **settings):
-        if found_ND is None:  # filled in place: joined parts would take the memory twice
-            found_ND = np.empty((len(source), part_BD.shape[1]), np.float32)
-        found_ND[done : done + len(part_BD)] = part_BD
-        indices[done : done + len(part_BD)] = part_indices
-        done += len(part_BD)
-    assert found_ND is not None  # having no image at all is an error of `eval_batches`
-    return found_ND[:done], indices[:done]
+    for batch_BD, batch_indices in embedded(
+        model, description, source, kind=kind, batch_size=batch_size, workers=workers, threads=threads, on_skip=on_skip
+    ):
+        if features_ND is None:  # filled in place: joined batches would take the memory twice
+            features_ND = np.empty((len(source), batch_BD.shape[1]), np.float32)
+        features_ND[done : done + len(batch_BD)] = batch_BD
+        indices[done : done + len(batch_BD)] = batch_indices
+        done += len(batch_BD)
+    assert features_ND is not None  # having no image at all is an error of `eval_batches`
+    return features_ND[:done], indices[:done]
 
 
 def embedded(
-    model,
+    model: nn.Layer,
     description: Description,
     source: Source,
     *,
@@ -76,12 +76,18 @@ def embedded(
         chosen: the numbers of the batches to compute; None is all.
         others, and errors: those of `embed`.
     """
-    if workers == "auto":
-        workers = decoding_workers(len(source) if chosen is None else len(chosen) * batch_size)
+    images = len(source) if chosen is None else len(chosen) * batch_size
+    processes = workers_for(images, None if workers == "auto" else int(workers), computing=True)
     forward = forward_function(model, description, kind, threads=threads)
-    settings: dict[str, Any] = dict(batch_size=batch_size, chosen=chosen, workers=int(workers))
-    view = evaluation_view(description)
-    with closing(eval_batches(source, view, **settings, on_skip=on_skip or SkippedImages(source))) as batches:
+    batches = eval_batches(
+        source,
+        evaluation_view(description),
+        batch_size=batch_size,
+        chosen=chosen,
+        workers=processes,
+        on_skip=on_skip or SkippedImages(source),
+    )
+    with closing(batches):
         for batch in batches:
             yield forward(batch.images), batch.indices
 
@@ -94,13 +100,19 @@ class Labelled(NamedTuple):
     indices: np.ndarray
 
 
-def labelled_features(model, description: Description, source: Source, kind: FeatureKind, **settings) -> Labelled:
-    """The features of a labelled source's readable images; see `embed`."""
+def labelled_features(
+    model: nn.Layer,
+    description: Description,
+    source: Source,
+    kind: FeatureKind,
+    *,
+    batch_size: int,
+    threads: int | str,
+    on_skip: OnSkip,
+) -> Labelled:
+    """Return the features of a labelled source's readable images; see `embed`."""
     assert source.labels is not None
-    found_ND, indices = embed(model, description, source, kind=kind, **settings)
-    return Labelled(found_ND, source.labels[indices], indices)
-
-
-def decoding_workers(num_images: int) -> int:
-    """Processes that decode files while the model computes, on its share of the CPUs."""
-    return min(max(1, threads_of("auto") // 2), MOST_WORKERS) if num_images >= IMAGES_FOR_WORKERS else 0
+    features_ND, indices = embed(
+        model, description, source, kind=kind, batch_size=batch_size, threads=threads, on_skip=on_skip
+    )
+    return Labelled(features_ND, source.labels[indices], indices)

@@ -1,7 +1,7 @@
 """From uint8 images to a model's features or logits, without gradients, by all CPU threads.
 
 Each thread takes its part of a batch, as in training: only matrix products use several threads by themselves. Paddle's
-inference engine, which needs a program built first, is hardly faster for ViT-Base (docs/export.md, "Speed").
+inference engine, which needs a program built first, is hardly faster for ViT-Base (docs/export-measured.md, "Speed").
 
 Shapes: B images, C channels, H x W pixels, D width.
 """
@@ -18,7 +18,7 @@ import numpy as np
 
 from paddlemae.engine.cpus import threads_of
 from paddlemae.engine.device import is_cpu
-from paddlemae.engine.safe_import import paddle
+from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.engine.threads import product_threads
 from paddlemae.model.encoder import check_pool, evaluating, features
 from paddlemae.tasks.models.preprocess import to_input
@@ -63,7 +63,7 @@ class FeatureKind:
 
 
 def forward_function(
-    model, description: Description, output: FeatureKind | Literal["logits"], *, threads: int | str = "auto"
+    model: nn.Layer, description: Description, output: FeatureKind | Literal["logits"], *, threads: int | str = "auto"
 ) -> Forward:
     """What computes features or logits of batches, in eval mode.
 
@@ -103,7 +103,7 @@ def forward_function(
     return _evaluating(model, shared)
 
 
-def _evaluating(model, forward: Forward) -> Forward:
+def _evaluating(model: nn.Layer, forward: Forward) -> Forward:
     def in_eval_mode(images_u8: np.ndarray) -> np.ndarray:
         with evaluating(model):
             outputs = forward(images_u8)
@@ -117,7 +117,7 @@ def _evaluating(model, forward: Forward) -> Forward:
     return in_eval_mode
 
 
-def _check_output(model, output: FeatureKind | str) -> None:
+def _check_output(model: nn.Layer, output: FeatureKind | str) -> None:
     if not isinstance(output, FeatureKind):
         if not model.has_head:
             raise ValueError("logits need a classifier, and this model has no head; ask for features")

@@ -14,7 +14,7 @@ from paddlemae.data.views.augment import View
 from paddlemae.data.views.randaugment import RandAugment
 from paddlemae.engine.safe_import import paddle
 from paddlemae.engine.tensors import tensor_of
-from paddlemae.model.kernels import scale_channels
+from paddlemae.model.kernels.rows import scale_channels
 from paddlemae.model.shape import pair
 from paddlemae.recipe import (
     AUTO,
@@ -64,7 +64,7 @@ def statistics_of(
 
 def training_view(
     augment: Augmentation,
-    image_size,
+    image_size: int | Sequence[int],
     channels: int,
     mean: Sequence[float] = (),
     bits: Literal[8, 16] | None = None,

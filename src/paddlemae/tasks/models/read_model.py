@@ -15,7 +15,7 @@ from paddlemae.model.shape import EncoderShape, names_of
 from paddlemae.recipe import Augmentation, default_statistics
 from paddlemae.runs.runlog import RECIPE_FILE
 from paddlemae.system.display_names import display_name, say
-from paddlemae.train.checkpoint import BEST, FOLDER, LATEST, STATE_FILE, find_checkpoint
+from paddlemae.train.checkpoint_folders import BEST, FOLDER, LATEST, STATE_FILE, find_checkpoint
 from paddlemae.weights.adapt import Adapted, change_channels, change_image_size, change_patch_size
 from paddlemae.weights.description import check_description
 from paddlemae.weights.layouts import Imported, import_weights

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from paddlemae.data.batches import ERASING_STREAM, Batch, batch_rngs, labels_of, path_noise
 from paddlemae.data.views.erasing import Erasing, draw_erasing
 from paddlemae.data.views.mixup import MixedBatch, mixed_labels
-from paddlemae.engine.safe_import import F, paddle
+from paddlemae.engine.safe_import import F, nn, paddle
 from paddlemae.engine.tensors import tensor_of
 from paddlemae.recipe import FinetuneRecipe
 from paddlemae.tasks.models.preprocess import to_input
@@ -22,7 +23,7 @@ def loss_function(recipe: FinetuneRecipe, description: Description) -> LossFn:
     seed = recipe.training.seed
     erasing = Erasing(recipe.augment.erasing) if recipe.augment.erasing else None
 
-    def loss_fn(model, batch: Batch) -> paddle.Tensor:
+    def loss_fn(model: nn.Layer, batch: Batch) -> paddle.Tensor:
         noise = path_noise(seed, batch, len(model.encoder.blocks)) if recipe.model.drop_path else None
         logits = model(input_of(batch, description, erasing, seed), noise)
         targets = targets_of(batch, logits.shape[1], recipe.label_smoothing)
@@ -48,7 +49,7 @@ def input_of(batch: Batch, description: Description, erasing: Erasing | None, se
     return images * kept + partners * (1 - kept)
 
 
-def erased(images_BCHW, erasing: Erasing, rngs: Sequence[np.random.Generator]):
+def erased(images_BCHW: Any, erasing: Erasing, rngs: Sequence[np.random.Generator]) -> Any:
     """Images with noise in the rectangles that are drawn for them."""
     batch, channels, height, width = images_BCHW.shape
     drawn = [draw_erasing(erasing, channels, height, width, rng) for rng in rngs]

@@ -23,9 +23,9 @@ from paddlemae.system.limits import free_memory
 from paddlemae.system.run_module import module_command
 from paddlemae.tasks.training import finetuning_loss, finetuning_setup, pretraining_loss, pretraining_setup
 from paddlemae.tasks.training.dry_run import memory_text
-from paddlemae.tasks.training.run_training import cpu_sharing
+from paddlemae.tasks.training.run_training import share_cpu
 from paddlemae.train.checkpoint import TrainState
-from paddlemae.train.loop import fit
+from paddlemae.train.loop import FitSettings, fit
 from paddlemae.train.optim import adamw
 
 TRIED = (4, 12)  # batch sizes; the line through both gives any other
@@ -113,8 +113,7 @@ def _peak(recipe: PretrainRecipe | FinetuneRecipe, batch_size: int) -> int:
         itertools.repeat(Batch(images, zeros, np.arange(batch_size), zeros)),
         loss_fn,
         lambda step: 0.0,
-        total_steps=STEPS,
-        **cpu_sharing(parts.model, recipe.training.model_copy(update={"batch_size": batch_size})),
+        share_cpu(FitSettings(STEPS), parts.model, recipe.training.model_copy(update={"batch_size": batch_size})),
     )
     return _bytes_in(STATUS, "VmHWM")
 

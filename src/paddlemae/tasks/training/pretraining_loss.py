@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from paddlemae.data.batches import MASK_STREAM, PREDICTION_STREAM, Batch, batch_rngs, path_noise
-from paddlemae.engine.safe_import import paddle
+from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.model.masking import MASKS, Mask, draw_mask, draw_predicted, num_predicted
 from paddlemae.recipe import PretrainRecipe
 from paddlemae.tasks.models.preprocess import to_input
@@ -17,7 +17,7 @@ def loss_function(recipe: PretrainRecipe, description: Description) -> LossFn:
     """(model, batch) -> mean loss; all randomness is each image's own, so a batch may be cut and shared out."""
     seed = recipe.training.seed
 
-    def loss_fn(model, batch: Batch) -> paddle.Tensor:
+    def loss_fn(model: nn.Layer, batch: Batch) -> paddle.Tensor:
         mask = batch_mask(recipe, model.grid, seed, batch)
         predicted = batch_predicted(recipe, seed, batch, mask)
         noise = path_noise(seed, batch, len(model.encoder.blocks)) if recipe.model.drop_path else None

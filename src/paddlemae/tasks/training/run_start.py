@@ -26,14 +26,8 @@ from paddlemae.runs.runlog import (
 from paddlemae.system.display_names import say
 from paddlemae.system.documents import brief
 from paddlemae.system.locks import lock_folder
-from paddlemae.train.checkpoint import (
-    FOLDER,
-    STEPS,
-    TrainState,
-    find_checkpoint,
-    load_checkpoint,
-    remove_leftovers,
-)
+from paddlemae.train.checkpoint import TrainState, load_checkpoint
+from paddlemae.train.checkpoint_folders import FOLDER, STEPS, find_checkpoint, remove_leftovers
 from paddlemae.train.parallel.ranks import ALONE, Ranks, check_same
 from paddlemae.weights.model_folder import Description, read_description
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from paddlemae.system.display_names import display_name
+from paddlemae.weights.formats.mapped_file import map_file
+
+Content = TypeVar("Content")
 
 # torch.save writes this number, as a pickle of its own, before everything else in its legacy format.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -86,3 +91,19 @@ def refusal(path: Path, kind: str) -> ValueError:
         with path.open("rb") as file:
             advice += f" {display_name(file.read(60).decode('ascii', 'replace').split(chr(10))[0])!r}"
     return ValueError(f"{path} {advice}")
+
+
+def read_as(path: Path, readers: Mapping[str, Callable[[memoryview], Content]]) -> Content:
+    """Map a file and read it with the reader of its kind.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is of another kind, or its reader refuses it; the error names the file.
+    """
+    kind = kind_of(path)
+    if kind not in readers:
+        raise refusal(path, kind)
+    try:
+        return readers[kind](map_file(path))
+    except ValueError as fault:
+        raise ValueError(f"{path} cannot be read: {display_name(fault, 300)}") from fault

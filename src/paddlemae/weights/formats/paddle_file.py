@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.system.display_names import display_name
-from paddlemae.weights.formats.file_kind import kind_of, refusal
-from paddlemae.weights.formats.mapped_file import map_file, release
+from paddlemae.weights.formats.file_kind import kind_of, read_as
+from paddlemae.weights.formats.mapped_file import release
 from paddlemae.weights.formats.pickle_calls import PLAIN, Functions
 from paddlemae.weights.formats.pickles import read_pickle
 from paddlemae.weights.formats.state_dict import BFloat16, Opaque
@@ -35,19 +34,16 @@ def read_paddle(path: str | Path) -> Any:
         ValueError: it is no such file, or damaged, or built to harm.
     """
     path = Path(path)
-    kind = kind_of(path)
-    if kind == "unknown" and path.suffix in (".pdiparams", ".pdmodel"):
+    if path.suffix in (".pdiparams", ".pdmodel") and kind_of(path) == "unknown":
         raise ValueError(f"{path} is a model for inference; name the .pdparams file that it was exported from")
-    if kind != "pickle":
-        raise refusal(path, kind)
-    data = map_file(path)
-    try:
-        tree, end = read_pickle(data, functions=FUNCTIONS)
-        if end != len(data):
-            raise ValueError(f"{len(data) - end} bytes follow the pickle; paddle.save writes nothing there")
-        return _as_saved(_joined(tree, len(data)) if isinstance(tree, dict) and SLICES in tree else tree)
-    except ValueError as fault:
-        raise ValueError(f"{path} cannot be read: {display_name(fault, 300)}") from fault
+    return read_as(path, {"pickle": _read})
+
+
+def _read(data: memoryview) -> Any:
+    tree, end = read_pickle(data, functions=FUNCTIONS)
+    if end != len(data):
+        raise ValueError(f"{len(data) - end} bytes follow the pickle; paddle.save writes nothing there")
+    return _as_saved(_join_slices(tree, len(data)) if isinstance(tree, dict) and SLICES in tree else tree)
 
 
 def _tensor_of_pair(pair: Any = ()) -> Any:
@@ -59,7 +55,7 @@ def _tensor_of_pair(pair: Any = ()) -> Any:
 
 
 def _tensor_of_eval(code: Any, names: Any = None, *rest: Any) -> Any:
-    """Paddle's way to write a static graph's tensor. Any other text stays unread, and unevaluated."""
+    """Return a static graph's tensor, which Paddle writes so. Any other text stays unread, and unevaluated."""
     if code == "data" and not rest and isinstance(names, dict) and isinstance(names.get("data"), np.ndarray):
         return names["data"]
     return Opaque("builtins.eval", (code, names, *rest))
@@ -88,7 +84,7 @@ def _as_saved(value: Any, done: dict[int, Any] | None = None) -> Any:
     return result
 
 
-def _joined(saved: dict[Any, Any], limit: int) -> dict[Any, Any]:
+def _join_slices(saved: dict[Any, Any], limit: int) -> dict[Any, Any]:
     """Join the slices of large arrays in a dict; together they take at most `limit` bytes, as in the file."""
     tree = {key: value for key, value in saved.items() if key != SLICES}
     try:

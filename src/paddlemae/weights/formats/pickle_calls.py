@@ -51,7 +51,9 @@ def _mapping(*args: Any) -> dict[Any, Any]:
     pairs = args[0] if args else ()
     if isinstance(pairs, dict):
         return dict(pairs)
-    if not isinstance(pairs, (list, tuple)) or not all(map(_is_pair, pairs)):
+    if not isinstance(pairs, (list, tuple)) or not all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs
+    ):
         raise TypeError("no list of pairs")
     _few_numbers(key for key, _ in pairs)
     return {hashable(key): value for key, value in pairs}
@@ -61,14 +63,6 @@ def _few_numbers(keys: Iterable[Any]) -> None:
     """Refuse many keys that are no text: their hashes are foreseeable, and equal ones take quadratic time."""
     if sum(not isinstance(key, str) for key in keys) > MAX_NUMBERS_IN_CALL:
         raise ValueError(f"more than {MAX_NUMBERS_IN_CALL} keys that are no text")
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 2
-
-
-def _default_mapping(factory: Any = None, *args: Any) -> dict[Any, Any]:
-    return _mapping(*args)
 
 
 def _set(values: Any = ()) -> set[Any]:
@@ -184,7 +178,7 @@ _BUILTINS: Functions = {
 }
 PLAIN: Functions = {
     "collections.OrderedDict": _mapping,
-    "collections.defaultdict": _default_mapping,
+    "collections.defaultdict": lambda factory=None, *pairs: _mapping(*pairs),
     "_codecs.encode": _encode,
     "numpy.dtype": _dtype,
     **{f"numpy.{core}.{name}": function for core in ("core", "_core") for name, function in _NUMPY.items()},

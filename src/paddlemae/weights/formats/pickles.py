@@ -135,17 +135,13 @@ class _Machine:
         self.stack.append(value)
 
     def pop(self) -> Any:
-        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
-            raise ValueError(f"damaged pickle: nothing to take at byte {self.position - 1}")
+        self.top("take")
         return self.stack.pop()
 
-    def top(self) -> Any:
+    def top(self, purpose: str = "change") -> Any:
         if len(self.stack) <= (self.marks[-1] if self.marks else 0):
-            raise ValueError(f"damaged pickle: nothing to change at byte {self.position - 1}")
+            raise ValueError(f"damaged pickle: nothing to {purpose} at byte {self.position - 1}")
         return self.stack[-1]
-
-    def mark(self) -> None:
-        self.marks.append(len(self.stack))
 
     def pop_mark(self) -> list[Any]:
         mark = self.marks.pop()
@@ -194,7 +190,7 @@ class _Machine:
         self.push(raw if len(raw) > LONG_BYTES else bytes(raw))
 
     def old_text(self, raw: bytes) -> None:
-        """Python 2's strings, which are names here; bytes where they are no text."""
+        """Push a string of Python 2, which is a name here; bytes where it is no text."""
         self.spend(len(raw))
         try:
             self.push(raw.decode("utf-8"))
@@ -215,32 +211,25 @@ class _Machine:
         self.push_object(tuple(values[::-1]))
 
     def append(self, values: list[Any]) -> None:
-        target = self.top()
-        if isinstance(target, Opaque):
-            target.items.extend(values)
-        elif isinstance(target, list):
-            target.extend(values)
-        else:
-            raise ValueError(f"damaged pickle: appends to {type(target).__name__}")
+        self.fill(list, list.extend, values, "appends to")
 
     def set_items(self, values: list[Any]) -> None:
-        target = self.top()
         pairs = list(zip(values[::2], values[1::2], strict=True))
-        if isinstance(target, Opaque):
-            target.items.extend(pairs)
-        elif isinstance(target, dict):
-            target.update((self.key(key), value) for key, value in pairs)
-        else:
-            raise ValueError(f"damaged pickle: sets items of {type(target).__name__}")
+        self.fill(
+            dict, lambda to, items: to.update((self.key(key), value) for key, value in items), pairs, "sets items of"
+        )
 
     def add_items(self, values: list[Any]) -> None:
+        self.fill(set, lambda to, items: to.update(map(self.key, items)), values, "adds to")
+
+    def fill(self, kind: type, add: Callable[[Any, list[Any]], object], values: list[Any], words: str) -> None:
         target = self.top()
         if isinstance(target, Opaque):
             target.items.extend(values)
-        elif isinstance(target, set):
-            target.update(map(self.key, values))
+        elif isinstance(target, kind):
+            add(target, values)
         else:
-            raise ValueError(f"damaged pickle: adds to {type(target).__name__}")
+            raise ValueError(f"damaged pickle: {words} {type(target).__name__}")
 
     def key(self, key: Any) -> Hashable:
         self.spend(SLOT_BYTES)
@@ -323,9 +312,6 @@ class _Machine:
         value, key = self.pop(), self.pop()
         self.set_items([key, value])
 
-    def append_one(self) -> None:
-        self.append([self.pop()])
-
     def drop(self) -> None:
         if self.marks and len(self.stack) == self.marks[-1]:
             self.marks.pop()
@@ -344,7 +330,7 @@ DOUBLE, INT4 = struct.Struct(">d"), struct.Struct("<i")
 UINT1, UINT2, UINT4, UINT8 = (struct.Struct(form) for form in ("<B", "<H", "<I", "<Q"))
 # pickletools.opcodes says what each does.
 STEPS: dict[int, Callable[[_Machine], object]] = {
-    ord("("): _Machine.mark,
+    ord("("): lambda m: m.marks.append(len(m.stack)),
     ord("0"): _Machine.drop,
     ord("1"): _Machine.pop_mark,
     ord("2"): lambda m: m.push(m.top()),
@@ -378,7 +364,7 @@ STEPS: dict[int, Callable[[_Machine], object]] = {
     0x87: lambda m: m.tuple_of(3),
     ord("]"): lambda m: m.push_object([]),
     ord("l"): lambda m: m.push_object(m.pop_mark()),
-    ord("a"): _Machine.append_one,
+    ord("a"): lambda m: m.append([m.pop()]),
     ord("e"): lambda m: m.append(m.pop_mark()),
     ord("}"): lambda m: m.push_object({}),
     ord("d"): _Machine.dict_of_mark,

@@ -15,28 +15,19 @@ import numpy as np
 
 from paddlemae.system.display_names import display_name
 from paddlemae.system.documents import MAX_BYTES, parse_object
-from paddlemae.weights.formats.file_kind import kind_of, refusal
-from paddlemae.weights.formats.mapped_file import map_file
+from paddlemae.weights.formats.file_kind import read_as
 from paddlemae.weights.formats.pickle_calls import is_shape
 from paddlemae.weights.formats.state_dict import BFloat16
 
 METADATA = "__metadata__"
 BFLOAT16 = "BF16"
 DTYPES: dict[str, np.dtype] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    BFLOAT16: np.dtype("<u2"),
+    **{f"F{bits}": np.dtype(f"float{bits}").newbyteorder("<") for bits in (64, 32, 16)},
+    **{f"I{bits}": np.dtype(f"int{bits}").newbyteorder("<") for bits in (64, 32, 16, 8)},
+    **{f"U{bits}": np.dtype(f"uint{bits}").newbyteorder("<") for bits in (64, 32, 16, 8)},
     "C64": np.dtype("<c8"),
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "I16": np.dtype("<i2"),
-    "I8": np.dtype("i1"),
-    "U64": np.dtype("<u8"),
-    "U32": np.dtype("<u4"),
-    "U16": np.dtype("<u2"),
-    "U8": np.dtype("u1"),
-    "BOOL": np.dtype("?"),
+    "BOOL": np.dtype(bool),
+    BFLOAT16: np.dtype("<u2"),  # its bits
 }
 
 
@@ -52,14 +43,7 @@ def read_safetensors(path: str | Path, most: int = MAX_BYTES) -> tuple[dict[str,
         FileNotFoundError: there is no such file.
         ValueError: it is no such file, damaged, or holds a type that is not read, such as float8.
     """
-    path = Path(path)
-    kind = kind_of(path)
-    if kind != "safetensors":
-        raise refusal(path, kind)
-    try:
-        return _read(map_file(path), most)
-    except ValueError as fault:
-        raise ValueError(f"{path} cannot be read: {display_name(fault, 300)}") from fault
+    return read_as(Path(path), {"safetensors": lambda data: _read(data, most)})
 
 
 def _read(data: memoryview, most: int) -> tuple[dict[str, Any], dict[str, str]]:

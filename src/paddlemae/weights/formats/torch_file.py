@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from paddlemae.system.display_names import display_name
-from paddlemae.weights.formats.file_kind import LEGACY_MAGIC, kind_of, refusal
-from paddlemae.weights.formats.mapped_file import map_file
+from paddlemae.weights.formats.file_kind import LEGACY_MAGIC, read_as
 from paddlemae.weights.formats.pickle_calls import PLAIN, Functions, is_shape
 from paddlemae.weights.formats.pickles import read_pickle
 from paddlemae.weights.formats.state_dict import BFloat16, Opaque
@@ -27,23 +26,12 @@ from paddlemae.weights.formats.zip_directory import locate_all, read_directory, 
 
 LEGACY_VERSION = 1001
 BFLOAT16 = "bfloat16"
-# Two-byte bfloat16 is read as its bits.
 DTYPES: dict[str, np.dtype] = {
-    "float64": np.dtype("<f8"),
-    "float32": np.dtype("<f4"),
-    "float16": np.dtype("<f2"),
-    BFLOAT16: np.dtype("<u2"),
-    "complex64": np.dtype("<c8"),
-    "complex128": np.dtype("<c16"),
-    "int64": np.dtype("<i8"),
-    "int32": np.dtype("<i4"),
-    "int16": np.dtype("<i2"),
-    "int8": np.dtype("i1"),
-    "uint8": np.dtype("u1"),
-    "uint16": np.dtype("<u2"),
-    "uint32": np.dtype("<u4"),
-    "uint64": np.dtype("<u8"),
-    "bool": np.dtype("?"),
+    **{name: np.dtype(name).newbyteorder("<") for name in ("float64", "float32", "float16", "complex64", "complex128")},
+    **{f"int{bits}": np.dtype(f"int{bits}").newbyteorder("<") for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": np.dtype(f"uint{bits}").newbyteorder("<") for bits in (8, 16, 32, 64)},
+    "bool": np.dtype(bool),
+    BFLOAT16: np.dtype("<u2"),  # its bits
 }
 STORAGES = {
     "torch.DoubleStorage": "float64",
@@ -91,14 +79,7 @@ def read_torch(path: str | Path) -> Any:
         FileNotFoundError: there is no such file.
         ValueError: it is no such file, or damaged, or built to harm.
     """
-    path = Path(path)
-    kind = kind_of(path)
-    if kind not in ("zip", "legacy"):
-        raise refusal(path, kind)
-    try:
-        return (_read_zip if kind == "zip" else _read_legacy)(map_file(path))
-    except ValueError as fault:
-        raise ValueError(f"{path} cannot be read: {display_name(fault, 300)}") from fault
+    return read_as(Path(path), {"zip": _read_zip, "legacy": _read_legacy})
 
 
 @dataclass(frozen=True, eq=False)

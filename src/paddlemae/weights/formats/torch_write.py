@@ -1,6 +1,6 @@
-"""Writes PyTorch's files (`torch.save`'s zip format), without PyTorch.
+"""Write PyTorch's files (`torch.save`'s zip format), without PyTorch.
 
-From the same description as `torchfile`: a zip archive, uncompressed, of a pickle that names storages and of one entry
+From the same description as `torch_file`: a zip archive, uncompressed, of a pickle that names storages and of one entry
 a storage. The pickle is written opcode by opcode: Python's pickler would want to import the functions that it names.
 """
 

@@ -6,7 +6,7 @@ error. No model is built and nothing is read from a disk.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,12 +21,12 @@ from paddlemae.weights.layouts.tensor_names import (
     Draft,
     Pairs,
     Shapes,
-    drafted,
+    draft_tensors,
     lies_as,
     linear_names,
+    remove_markers,
     their_name,
     transpose_linears,
-    unmarked,
     wrapper_prefix,
 )
 from paddlemae.weights.layouts.translation import Exported, Imported
@@ -37,44 +37,54 @@ __all__ = ["LAYOUTS", "Exported", "Imported", "export_weights", "import_weights"
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a layout is recognised.
+    """How a layout is recognised, read and written.
 
     Attributes:
         signs: names that its every file has; the more of a file's, the nearer.
+        pairs: its names.
+        write_parts: (kind, architecture, our tensors, notes) -> the tensors that it has names for.
+        read_parts: turns its tensors, under our names, into ours; None where the names are all that differs.
         lies: how its Linear weights lie, "torch" or "paddle".
         wrapper: see `Exported`.
     """
 
     signs: tuple[str, ...]
-    lies: str
+    pairs: Pairs
+    write_parts: Callable[[str, Mapping[str, Any], Mapping[str, np.ndarray], list[str]], dict[str, np.ndarray]]
+    read_parts: Callable[[Draft, Settings], None] | None = None
+    lies: str = "torch"
     wrapper: str | None = None
 
 
 _PLAIN = ("pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight")
-_MAE_PYTORCH = (
-    "encoder.patch_embed.proj.weight",
-    "encoder.blocks.0.attn.qkv.weight",
-    "encoder_to_decoder.weight",
-    "decoder.head.weight",
+_TRANSFORMERS = (
+    "embeddings.position_embeddings",
+    "embeddings.patch_embeddings.projection.weight",
+    "encoder.layer.0.layernorm_before.weight",
+    "encoder.layer.0.attention.attention.query.weight",
+)
+_PADDLEVIT = ("cls_token", "patch_embedding.patch_embedding.weight", "encoder.layers.0.attn_norm.weight")
+_OFFICIAL = _Layout(_PLAIN, official.NAMES, official.write_parts, official.fold_probe, wrapper="model")
+_MAE_PYTORCH = _Layout(
+    (
+        "encoder.patch_embed.proj.weight",
+        "encoder.blocks.0.attn.qkv.weight",
+        "encoder_to_decoder.weight",
+        "decoder.head.weight",
+    ),
+    mae_pytorch.PRETRAINED,
+    mae_pytorch.write_parts,
+    mae_pytorch.read_parts,
+    wrapper="model",
 )
 _LAYOUTS = {
-    "official": _Layout(_PLAIN, "torch", "model"),
-    "timm": _Layout(_PLAIN, "torch"),
-    "transformers": _Layout(
-        (
-            "embeddings.position_embeddings",
-            "embeddings.patch_embeddings.projection.weight",
-            "encoder.layer.0.layernorm_before.weight",
-            "encoder.layer.0.attention.attention.query.weight",
-        ),
-        "torch",
-    ),
-    "mae-pytorch": _Layout(_MAE_PYTORCH, "torch", "model"),
-    "paddle": _Layout(_PLAIN, "paddle"),
-    "paddle-mae-pytorch": _Layout(_MAE_PYTORCH, "paddle"),
-    "paddlevit": _Layout(
-        ("cls_token", "patch_embedding.patch_embedding.weight", "encoder.layers.0.attn_norm.weight"), "paddle"
-    ),
+    "official": _OFFICIAL,
+    "timm": _Layout(_PLAIN, timm.NAMES, timm.write_parts),
+    "transformers": _Layout(_TRANSFORMERS, huggingface.NAMES, huggingface.write_parts, huggingface.read_parts),
+    "mae-pytorch": _MAE_PYTORCH,
+    "paddle": replace(_OFFICIAL, lies="paddle", wrapper=None),
+    "paddle-mae-pytorch": replace(_MAE_PYTORCH, lies="paddle", wrapper=None),
+    "paddlevit": _Layout(_PADDLEVIT, paddlevit.NAMES, paddlevit.write_parts, paddlevit.read_parts, lies="paddle"),
 }
 LAYOUTS: tuple[str, ...] = tuple(_LAYOUTS)
 
@@ -94,7 +104,7 @@ def recognise(names_and_shapes: Shapes, config: Mapping[str, Any] | None = None)
         ValueError: none; or Linear weights that lie both ways.
     """
     wrapper = wrapper_prefix(names_and_shapes)
-    names = {unmarked(name.removeprefix(wrapper)) for name in names_and_shapes}
+    names = {remove_markers(name.removeprefix(wrapper)) for name in names_and_shapes}
     if f"{huggingface.encoder_prefix(names)}embeddings.patch_embeddings.projection.weight" in names:
         return "transformers"
     if "patch_embedding.patch_embedding.weight" in names:
@@ -105,16 +115,13 @@ def recognise(names_and_shapes: Shapes, config: Mapping[str, Any] | None = None)
             f"the names that begin with {display_name(within)!r} are a ViT's, next to others that are none of it; name "
             f"key={display_name(within[:-1])} to take these alone"
         )
-    if "encoder.patch_embed.proj.weight" in names or _has_split_biases(names):
+    has_split_biases = {"patch_embed.proj.weight", "blocks.0.attn.q_bias"} <= names and "cls_token" not in names
+    if has_split_biases or "encoder.patch_embed.proj.weight" in names:
         return "paddle-mae-pytorch" if paddle else "mae-pytorch"
     if "patch_embed.proj.weight" in names and "blocks.0.norm1.weight" in names:
         return "paddle" if paddle else "timm" if timm.is_config(config) else "official"
     encoder = huggingface.encoder_prefix(names)
     raise ValueError(_not_known({name.removeprefix(encoder) for name in names}))
-
-
-def _has_split_biases(names: set[str]) -> bool:
-    return "patch_embed.proj.weight" in names and "blocks.0.attn.q_bias" in names and "cls_token" not in names
 
 
 def _prefix_of_vit(names: set[str]) -> str | None:
@@ -151,7 +158,7 @@ def import_weights(
     heads: int | None = None,
     decoder_heads: int | None = None,
 ) -> Imported:
-    """Someone's tensors as one of our models.
+    """Convert the tensors of a file to one of our models.
 
     Args:
         tensors: the file's names -> arrays.
@@ -170,30 +177,31 @@ def import_weights(
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if target not in (None, "normalised", "raw"):
         raise ValueError(f"target must be 'normalised' or 'raw', got {target!r}")
-    said = Settings(
+    arguments = Settings(
         image_size=size_of(tuple(image_size) if isinstance(image_size, Sequence) else image_size, "image_size"),
         heads=whole(heads, "heads"),
         decoder_heads=whole(decoder_heads, "decoder_heads"),
         norm_pix_loss=None if target is None else target == "normalised",
     )
     layout = layout or recognise({name: array.shape for name, array in tensors.items()}, config)
-    draft, own = _read(tensors, layout, config)
-    found = from_arguments(extras).overruled(from_preprocessor(extras)).overruled(own).overruled(said)
+    draft, configured = _read(tensors, layout, config)
+    settings = from_arguments(extras).overrule(from_preprocessor(extras)).overrule(configured).overrule(arguments)
     _check_lie(draft, layout)
-    _read_parts(draft, layout, found)
-    return assemble(draft, layout, found)
+    if read_parts := _LAYOUTS[layout].read_parts:
+        read_parts(draft, settings)
+    return assemble(draft, layout, settings)
 
 
 def _read(tensors: Mapping[str, np.ndarray], layout: str, config: Mapping[str, Any] | None) -> tuple[Draft, Settings]:
     """Return (tensors under our names, settings of the configuration)."""
     wrapper = wrapper_prefix(tensors)
-    names = {unmarked(name.removeprefix(wrapper)) for name in tensors}
+    names = {remove_markers(name.removeprefix(wrapper)) for name in tensors}
     encoder = huggingface.encoder_prefix(names) if layout == "transformers" else ""
-    draft = drafted(
+    draft = draft_tensors(
         tensors,
         _pairs(layout, pretrained="encoder.patch_embed.proj.weight" in names),
         huggingface.LEFT_OVER if layout == "transformers" else (),
-        bare=lambda name: unmarked(name.removeprefix(wrapper)).removeprefix(encoder),
+        bare=lambda name: remove_markers(name.removeprefix(wrapper)).removeprefix(encoder),
         whole=lambda name: wrapper + huggingface.with_prefix(name, encoder),
     )
     if wrapper:
@@ -210,34 +218,18 @@ def _read(tensors: Mapping[str, np.ndarray], layout: str, config: Mapping[str, A
 
 def _pairs(layout: str, *, pretrained: bool) -> Pairs:
     """Return the name pairs of a layout; MAE-pytorch's differ between pretraining and fine-tuning."""
-    if "mae-pytorch" in layout:
-        return mae_pytorch.names_of(pretrained)
-    return {"timm": timm.NAMES, "paddlevit": paddlevit.NAMES, "transformers": huggingface.NAMES}.get(
-        layout, official.NAMES
-    )
+    return mae_pytorch.FINETUNED if "mae-pytorch" in layout and not pretrained else _LAYOUTS[layout].pairs
 
 
 def _check_lie(draft: Draft, layout: str) -> None:
-    """Linear weights lie as the layout's do; Paddle's are turned."""
-    wanted = _LAYOUTS[layout].lies
-    found = lies_as({name: array.shape for name, array in draft.tensors.items()})
-    if found not in (None, wanted):
+    """Check that Linear weights lie as the layout's do, and transpose Paddle's."""
+    expected = _LAYOUTS[layout].lies
+    actual = lies_as({name: array.shape for name, array in draft.tensors.items()})
+    if actual not in (None, expected):
         ways = {"torch": "[out, in], as in PyTorch", "paddle": "[in, out], as in Paddle"}
-        raise ValueError(f"Linear weights lie {ways[found]}, and those of the layout {layout} {ways[wanted]}")
-    if wanted == "paddle":
+        raise ValueError(f"Linear weights lie {ways[actual]}, and those of the layout {layout} {ways[expected]}")
+    if expected == "paddle":
         transpose_linears(draft)
-
-
-def _read_parts(draft: Draft, layout: str, settings: Settings) -> None:
-    if layout == "transformers":
-        huggingface.read_parts(draft, settings)
-    elif "mae-pytorch" in layout:
-        mae_pytorch.read_parts(draft, settings)
-    elif layout == "paddlevit":
-        settings.biasless = True
-        paddlevit.check_head(draft)
-    elif layout in ("official", "paddle"):
-        official.fold_probe(draft)
 
 
 def export_weights(
@@ -266,50 +258,22 @@ def export_weights(
         raise ValueError(f"the layout {layout} can't hold a cross-attention decoder; export the model that it trains")
     shapes = tensor_shapes(kind, architecture)
     held = {name: array for name, array in tensors.items() if kind != "encoder" or not name.startswith("head.")}
-    found = faults(Draft(held, lambda name: name), shapes)
-    if found:
+    if found := faults(Draft(held), shapes):
         raise ValueError(f"these tensors are no whole {kind}: {'; '.join(found)}")
     notes: list[str] = []
-    parts = _write_parts(layout, kind, architecture, {name: held[name] for name in shapes}, notes)
+    parts = _LAYOUTS[layout].write_parts(kind, architecture, {name: held[name] for name in shapes}, notes)
     if _LAYOUTS[layout].lies == "paddle":
         linear = set(linear_names({name: array.shape for name, array in parts.items()}))
         parts = {name: transpose(array) if name in linear else array for name, array in parts.items()}
     pairs = _pairs(layout, pretrained=kind == "mae")
     names = {name: their_name(name, pairs) for name in parts}
+    config, files = None, {}
     if layout == "transformers":
-        names = {name: huggingface.with_prefix(theirs, huggingface.prefix_of(kind)) for name, theirs in names.items()}
-    named = {names[name]: np.ascontiguousarray(array) for name, array in parts.items()}
-    return replace(_described(layout, kind, architecture, mean, std, classes), tensors=named, notes=notes)
-
-
-def _write_parts(
-    layout: str, kind: str, architecture: Mapping[str, Any], tensors: dict[str, np.ndarray], notes: list[str]
-) -> dict[str, np.ndarray]:
-    if layout == "transformers":
-        return huggingface.write_parts(kind, architecture, tensors, notes)
-    if "mae-pytorch" in layout:
-        return mae_pytorch.write_parts(kind, architecture, tensors, notes)
-    if layout == "timm":
-        return timm.write_parts(kind, tensors, notes)
-    if layout == "paddlevit":
-        return paddlevit.write_parts(architecture, tensors)
-    official.note_what_is_ours(architecture, notes)
-    return tensors
-
-
-def _described(
-    layout: str,
-    kind: str,
-    architecture: Mapping[str, Any],
-    mean: Sequence[float],
-    std: Sequence[float],
-    classes: Sequence[str],
-) -> Exported:
-    """Return the extra files and values of a layout around the tensors."""
-    if layout == "transformers":
+        prefix = "" if kind == "encoder" else "vit."
+        names = {name: huggingface.with_prefix(theirs, prefix) for name, theirs in names.items()}
         config = huggingface.config_of(kind, architecture, classes)
-        preprocessor = huggingface.preprocessor_of(architecture, mean, std)
-        return Exported({}, config, files={"preprocessor_config.json": preprocessor})
-    if layout == "timm":
-        return Exported({}, timm.config_of(kind, architecture, mean, std, classes))
-    return Exported({}, wrapper=_LAYOUTS[layout].wrapper)
+        files["preprocessor_config.json"] = huggingface.preprocessor_of(architecture, mean, std)
+    elif layout == "timm":
+        config = timm.config_of(kind, architecture, mean, std, classes)
+    named = {names[name]: np.ascontiguousarray(array) for name, array in parts.items()}
+    return Exported(named, config, _LAYOUTS[layout].wrapper, files, notes)

@@ -59,11 +59,16 @@ def assemble(draft: Draft, layout: str, settings: Settings) -> Imported:
     _fill_biases(draft, settings)
     grid, patch = _grid(draft, settings, architecture), architecture["patch_size"]
     architecture["image_size"] = [grid[0] * patch[0], grid[1] * patch[1]]
-    architecture["positions"] = _positions(draft, architecture["cls_token"], grid)
-    _decoder_positions(draft, architecture, grid)
+    place = f"a grid of {grid[0]} x {grid[1]}"
+    computed = _computed_table(
+        draft, "pos_embed", architecture, grid, f" of {place}", f"positions are learned, on {place}"
+    )
+    architecture["positions"] = computed or "learned"
+    _computed_table(
+        draft, "decoder_pos_embed", architecture, grid, "", "it is kept as it is, and stays fixed in training"
+    )
     shapes = tensor_shapes(kind, architecture)
-    found = faults(draft, shapes)
-    if found:
+    if found := faults(draft, shapes):
         raise ValueError(f"these weights are no whole {kind} of the layout {layout}; {'; '.join(found)}")
     _set_heads(draft, layout, settings, architecture)
     if kind == "mae":
@@ -189,7 +194,7 @@ def _compare(architecture: Mapping[str, Any], declared: Mapping[str, Any]) -> No
 
 
 def _fill_biases(draft: Draft, settings: Settings) -> None:
-    """Zeros for queries, keys and values that have no bias anywhere."""
+    """Set zeros for queries, keys and values that have no bias anywhere."""
     for prefix in ("blocks", "decoder_blocks"):
         weights = [name for name in draft.tensors if re.fullmatch(rf"{prefix}\.\d+\.attn\.qkv\.weight", name)]
         biases = [name.removesuffix("weight") + "bias" for name in weights]
@@ -203,27 +208,25 @@ def _grid(draft: Draft, settings: Settings, architecture: Mapping[str, Any]) -> 
     """Return (rows, columns) of patches, from the settings or from the position table."""
     patch, front = architecture["patch_size"], int(architecture["cls_token"])
     table, name = draft.tensors.get("pos_embed"), display_name(draft.their_name("pos_embed"))
-    said = settings.image_size
-    if said is not None and (said[0] % patch[0] or said[1] % patch[1]):
+    size = settings.image_size
+    if size is not None and (size[0] % patch[0] or size[1] % patch[1]):
         raise ValueError(
-            f"an image size of {said[0]} x {said[1]} is not divisible by these weights' patches of "
+            f"an image size of {size[0]} x {size[1]} is not divisible by these weights' patches of "
             f"{patch[0]} x {patch[1]}; name another image_size"
         )
-    grid = (said[0] // patch[0], said[1] // patch[1]) if said else (1, 1)
+    grid = (size[0] // patch[0], size[1] // patch[1]) if size else (1, 1)
     if table is None:
         return grid
     if table.ndim != 3 or table.shape[1] <= front:
         raise ValueError(f"{name} is {list(table.shape)}, [1, patches, width] was expected")
-    rows = table.shape[1] - front
-    if said:
-        if grid[0] * grid[1] != rows:
-            raise ValueError(
-                f"{name} has {rows} patches, an image of {said[0]} x {said[1]} with patches of "
-                f"{patch[0]} x {patch[1]} has {grid[0] * grid[1]}; name the image_size that these weights were "
-                "trained at, resizing comes after"
-            )
-        return grid
-    return _grid_of_table(table[0, front:], name)
+    if not size:
+        return _grid_of_table(table[0, front:], name)
+    if grid[0] * grid[1] != (rows := table.shape[1] - front):
+        raise ValueError(
+            f"{name} has {rows} patches, an image of {size[0]} x {size[1]} with patches of {patch[0]} x {patch[1]} has "
+            f"{grid[0] * grid[1]}; name the image_size that these weights were trained at, resizing comes after"
+        )
+    return grid
 
 
 def _grid_of_table(table_LD: np.ndarray, name: str) -> tuple[int, int]:
@@ -243,7 +246,7 @@ def _grid_of_table(table_LD: np.ndarray, name: str) -> tuple[int, int]:
 
 
 def _agree(table: np.ndarray, computed: np.ndarray) -> bool:
-    """Equal up to how finely the table is stored; training moves a table further than that."""
+    """Check that tables are equal up to how finely one is stored; training moves a table further than that."""
     if table.shape != computed.shape:
         return False
     with np.errstate(all="ignore"):  # of values that no table has
@@ -256,57 +259,37 @@ def _agree(table: np.ndarray, computed: np.ndarray) -> bool:
         return bool(np.abs(narrow - computed).max() < limit)
 
 
-def _computed(table: np.ndarray, cls_token: bool, grid: tuple[int, int]) -> str | None:
-    """Return which of our fixed tables it equals, or None; a cls token's row must be zeros."""
-    front = int(cls_token)
-    if table.shape[1] - front != grid[0] * grid[1] or table[0, :front].any():
+def _computed_table(
+    draft: Draft, name: str, architecture: Mapping[str, Any], grid: tuple[int, int], place: str, otherwise: str
+) -> str | None:
+    """Return which of our fixed tables a position table is, or None, and note it; a cls token's row must be zeros."""
+    table, front = draft.tensors.get(name), int(architecture["cls_token"])
+    if table is None or table.ndim != 3:
         return None
-    width = table.shape[-1]
-    if width % 4 == 0 and _agree(table[0, front:], sincos_2d(width, grid)):
-        return "sincos2d"
-    if width % 2 == 0 and _agree(table[0, front:], sincos_1d(width, grid)):
-        return "sincos1d"
-    return None
-
-
-def _positions(draft: Draft, cls_token: bool, grid: tuple[int, int]) -> str | None:
-    table = draft.tensors.get("pos_embed")
-    if table is None:
-        return None
-    kind = _computed(table, cls_token, grid)
-    name = display_name(draft.their_name("pos_embed"))
-    if kind is None:
-        draft.notes.append(f"{name} is not a computed table: positions are learned, on a grid of {grid[0]} x {grid[1]}")
-        return "learned"
-    draft.notes.append(f"{name} is the computed {kind} table of a grid of {grid[0]} x {grid[1]}")
+    kind, width = None, table.shape[-1]
+    if table.shape[1] - front == grid[0] * grid[1] and not table[0, :front].any():
+        if width % 4 == 0 and _agree(table[0, front:], sincos_2d(width, grid)):
+            kind = "sincos2d"
+        elif width % 2 == 0 and _agree(table[0, front:], sincos_1d(width, grid)):
+            kind = "sincos1d"
+    words = f"the computed {kind} table{place}" if kind else f"not a computed table: {otherwise}"
+    draft.notes.append(f"{display_name(draft.their_name(name))} is {words}")
     return kind
 
 
-def _decoder_positions(draft: Draft, architecture: Mapping[str, Any], grid: tuple[int, int]) -> None:
-    table = draft.tensors.get("decoder_pos_embed")
-    if table is None or table.ndim != 3 or "decoder" not in architecture:
-        return
-    kind = _computed(table, architecture["cls_token"], grid)
-    name = display_name(draft.their_name("decoder_pos_embed"))
-    if kind is None:
-        draft.notes.append(f"{name} is not a computed table: it is kept as it is, and stays fixed in training")
-    else:
-        draft.notes.append(f"{name} is the computed {kind} table")
-
-
 def _set_heads(draft: Draft, layout: str, settings: Settings, architecture: dict[str, Any]) -> None:
-    wanted = [("num_heads", "embed_dim", "heads", settings.heads, HEADS)]
+    fields = [("num_heads", "embed_dim", "heads", settings.heads, HEADS)]
     if "decoder" in architecture:
         narrow = {64 * n: n for n in range(1, 17)} if "mae-pytorch" in layout else DECODER_HEADS
-        wanted.append(("decoder_num_heads", "decoder_embed_dim", "decoder_heads", settings.decoder_heads, narrow))
-    for field, width_field, argument, said, known in wanted:
+        fields.append(("decoder_num_heads", "decoder_embed_dim", "decoder_heads", settings.decoder_heads, narrow))
+    for field, width_field, argument, stated, published in fields:
         width = architecture[width_field]
-        heads = said or known.get(width)
+        heads = stated or published.get(width)
         if heads is None:
             raise ValueError(f"tensors don't tell how many attention heads share a width of {width}; name {argument}=")
         if width % heads:
             raise ValueError(f"a width of {width} can't be shared by {heads} heads; name another {argument}=")
-        if not said:
+        if not stated:
             draft.notes.append(
                 f"{argument} is not in the file: {heads}, as the published models of width {width} have; "
                 f"name another with {argument}="
@@ -316,18 +299,17 @@ def _set_heads(draft: Draft, layout: str, settings: Settings, architecture: dict
 
 def _set_target(draft: Draft, layout: str, settings: Settings, architecture: dict[str, Any]) -> None:
     """Set whether normalised pixels are predicted; the layout's default applies where no setting states it."""
-    said = settings.norm_pix_loss
-    if said is None:
-        said = "mae-pytorch" in layout
-        word = "normalised" if said else "raw"
-        other = "raw" if said else "normalised"
+    norm_pix = settings.norm_pix_loss
+    if norm_pix is None:
+        norm_pix = "mae-pytorch" in layout
+        word, other = ("normalised", "raw") if norm_pix else ("raw", "normalised")
         draft.notes.append(
-            f"norm_pix_loss is not in the file: taken as {said} ({word} pixels), the default of that layout's training "
-            f"script; name target='{other}' if it was trained otherwise"
+            f"norm_pix_loss is not in the file: taken as {norm_pix} ({word} pixels), the default of that layout's "
+            f"training script; name target='{other}' if it was trained otherwise"
         )
-    if said and "mae-pytorch" in layout:
+    if norm_pix and "mae-pytorch" in layout:
         draft.notes.append(
             "MAE-pytorch normalises a patch's channels one by one and our target all its values together: predictions "
             "are the same numbers, but pictures drawn from them get one mean and deviation for all channels"
         )
-    architecture["norm_pix_loss"] = said
+    architecture["norm_pix_loss"] = norm_pix

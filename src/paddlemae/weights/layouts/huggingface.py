@@ -170,11 +170,6 @@ def write_parts(
     return parts
 
 
-def prefix_of(kind: str) -> str:
-    """Return the prefix of the encoder's names in a model of that kind."""
-    return "" if kind == "encoder" else "vit."
-
-
 def config_of(kind: str, architecture: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     """Return the content of `config.json`."""
     width, ratio = architecture["embed_dim"], architecture["mlp_ratio"]

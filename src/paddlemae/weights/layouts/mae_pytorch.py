@@ -34,10 +34,6 @@ FINETUNED: Pairs = same_names(
 )
 
 
-def names_of(pretrained: bool) -> Pairs:
-    return PRETRAINED if pretrained else FINETUNED
-
-
 def read_parts(draft: Draft, settings: Settings) -> None:
     """Join biases, and make what these files do not hold.
 

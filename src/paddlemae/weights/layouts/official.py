@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from paddlemae.weights.layouts.settings import Settings
 from paddlemae.weights.layouts.tensor_names import CLASSIFIER, DECODER, ENCODER, Draft, same_names
 
 PROBE = ("head.0", "head.1")
@@ -16,7 +17,7 @@ PROBE_EPSILON = 1e-6  # of batch norm in MAE's published linear probing
 MEANS, VARIANCES = ("running_mean", "_mean"), ("running_var", "_variance")
 
 
-def fold_probe(draft: Draft) -> None:
+def fold_probe(draft: Draft, settings: Settings) -> None:
     """Fold a probe's batch norm into its linear layer, exactly: W ((x - m) / s) + b = (W / s) x + (b - (W / s) m).
 
     Raises:
@@ -48,7 +49,10 @@ def fold_probe(draft: Draft) -> None:
     draft.notes.append("a linear probe: its batch norm is folded into the head, which gives the same logits")
 
 
-def note_what_is_ours(architecture: Mapping[str, Any], notes: list[str]) -> None:
-    """Note properties that the names can express and the official code cannot build."""
+def write_parts(
+    kind: str, architecture: Mapping[str, Any], tensors: Mapping[str, np.ndarray], notes: list[str]
+) -> dict[str, np.ndarray]:
+    """Return our tensors; note what the names can express and the official code cannot build."""
     if not architecture["cls_token"]:
         notes.append("there is no cls token: the official code, whose models have one, can't load it; timm can")
+    return dict(tensors)

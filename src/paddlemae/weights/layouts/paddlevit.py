@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from paddlemae.weights.layouts.settings import Settings
 from paddlemae.weights.layouts.tensor_names import Draft, Pairs
 
 LAYER = (
@@ -37,25 +38,27 @@ NAMES: Pairs = (
     ("cls_token", "patch_embedding.cls_token"),
     ("pos_embed", "patch_embedding.position_embeddings"),
 )
-LEFT_OVER: tuple[tuple[str, str], ...] = ()
 
 
-def check_head(draft: Draft) -> None:
-    """Refuse a head of two layers, which PaddleViT's ViT has when it is trained from scratch.
+def read_parts(draft: Draft, settings: Settings) -> None:
+    """Allow layers without biases; refuse a head of two layers, which a ViT trained from scratch has.
 
     Raises:
-        ValueError: it is one.
+        ValueError: it has such a head.
     """
+    settings.biasless = True
     two = [name for name in draft.unknown if name.startswith("classifier.")]
     if two:
         raise ValueError(f"a head of more than one layer ({two[0]}), as PaddleViT trains from scratch; ours has one")
 
 
-def write_parts(architecture: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Our tensors.
+def write_parts(
+    kind: str, architecture: Mapping[str, Any], tensors: Mapping[str, np.ndarray], notes: list[str]
+) -> dict[str, np.ndarray]:
+    """Return our tensors.
 
     Raises:
-        ValueError: PaddleViT's models always have a cls token.
+        ValueError: there is no cls token, which PaddleViT's models always have.
     """
     if not architecture["cls_token"]:
         raise ValueError("PaddleViT's layout can't hold this model: it has no cls token")

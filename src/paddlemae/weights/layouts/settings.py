@@ -35,7 +35,7 @@ class Settings:
     declared: dict[str, Any] = field(default_factory=dict)
     biasless: bool = False
 
-    def overruled(self, other: Settings) -> Settings:
+    def overrule(self, other: Settings) -> Settings:
         """Return these settings, replaced by the other's wherever those are set."""
         values = {one.name: getattr(other, one.name) or getattr(self, one.name) for one in fields(self)}
         if other.norm_pix_loss is not None:
@@ -91,17 +91,13 @@ def numbers(value: Any, what: str) -> list[float] | None:
     return [float(one) for one in value]
 
 
-def training_arguments(extras: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the `args` of an official or MAE-pytorch checkpoint, if its file holds them."""
+def from_arguments(extras: Mapping[str, Any] | None) -> Settings:
+    """Read settings from the `args` of an official or MAE-pytorch checkpoint, if its file holds them."""
     args = (extras or {}).get("args")
     if isinstance(args, Opaque):
         args = args.state
-    return dict(args) if isinstance(args, Mapping) else {}
-
-
-def from_arguments(extras: Mapping[str, Any] | None) -> Settings:
-    """Read settings from the `args` of an official or MAE-pytorch checkpoint."""
-    args = training_arguments(extras)
+    if not isinstance(args, Mapping):
+        return Settings()
     target = args.get("norm_pix_loss", args.get("normlize_target"))  # the second is MAE-pytorch's own spelling
     return Settings(
         image_size=size_of(args.get("input_size"), "the checkpoint's args.input_size"),

@@ -61,7 +61,7 @@ FOREIGN = (
 
 
 def same_names(*names: str) -> Pairs:
-    """Pairs of a layout that calls these parts as we do."""
+    """Return the pairs of a layout that calls these parts as we do."""
     return tuple((name, name) for name in names)
 
 
@@ -75,15 +75,15 @@ def _patterns(pairs: Pairs, source: int) -> tuple[tuple[re.Pattern[str], str], .
 
 def our_name(theirs: str, pairs: Pairs) -> str | None:
     """Return our name for a tensor of another layout; None if the pairs lack it."""
-    return _translated(theirs, _patterns(pairs, 1))
+    return _translate(theirs, _patterns(pairs, 1))
 
 
 def their_name(ours: str, pairs: Pairs) -> str:
     """Return another layout's name for a tensor of ours; our name where the layout has none."""
-    return _translated(ours, _patterns(pairs, 0)) or ours
+    return _translate(ours, _patterns(pairs, 0)) or ours
 
 
-def _translated(name: str, patterns: Iterable[tuple[re.Pattern[str], str]]) -> str | None:
+def _translate(name: str, patterns: Iterable[tuple[re.Pattern[str], str]]) -> str | None:
     if len(name) > MAX_LETTERS:
         return None
     for pattern, target in patterns:
@@ -107,25 +107,25 @@ class Draft:
 
     Attributes:
         tensors: our name -> array; views of the file where nothing had to be changed.
-        their_name: our name -> what this file calls it, or would call it.
+        their_name: our name -> what this file calls it, or would call it; by default the same.
         converted, left_over, notes: see `Imported`.
         unknown: the file's names that its layout does not have.
     """
 
     tensors: dict[str, np.ndarray]
-    their_name: Callable[[str], str]
+    their_name: Callable[[str], str] = str
     converted: dict[str, str] = field(default_factory=dict)
     left_over: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
 
     def set(self, name: str, array: np.ndarray, how: str) -> None:
-        """Put a tensor that was made, and say how."""
+        """Set a tensor that was made, and note how."""
         self.tensors[name] = array
         self.converted[name] = how
 
 
-def drafted(
+def draft_tensors(
     tensors: Mapping[str, np.ndarray],
     pairs: Pairs,
     left_over: Iterable[tuple[str, str]],
@@ -166,7 +166,7 @@ def drafted(
     return draft
 
 
-def unmarked(name: str) -> str:
+def remove_markers(name: str) -> str:
     """Remove the `MARKERS` from a name, wherever they are."""
     for marker in MARKERS:
         if marker in name:

@@ -53,7 +53,9 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def write_parts(kind: str, tensors: Mapping[str, np.ndarray], notes: list[str]) -> dict[str, np.ndarray]:
+def write_parts(
+    kind: str, architecture: Mapping[str, Any], tensors: Mapping[str, np.ndarray], notes: list[str]
+) -> dict[str, np.ndarray]:
     """Return our tensors without the decoder's, for which timm has no names."""
     if kind == "mae":
         notes.append("timm has no decoder: the encoder alone is written, as in its own vit_*.mae")

@@ -1,0 +1,282 @@
+"""The halves of a transformer block: a norm, attention or an MLP, and the residual; `reference` is their specification.
+
+On CPU what matrix products leave over is bound by memory. So each half is one function there, with a backward pass
+written by hand that keeps less for it and reads it less often. On accelerators Paddle's own kernels are used.
+
+Shapes: R rows, D and E widths, 4D hidden width; B images, Q queries, N tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from paddlemae.engine import private
+from paddlemae.engine.safe_import import F, nn, paddle
+from paddlemae.model.kernels import placement
+from paddlemae.model.kernels.attention import TokenRange, attend, attend_gradients, merge_heads, take_tokens, to_heads
+from paddlemae.model.kernels.layers import gelu_backward, linear_gradients, linear_rows, norm_gradients
+from paddlemae.model.kernels.rows import add_row, as_rows, scale_rows, split_views
+
+
+def row_factors(keep_B: paddle.Tensor, rows: int) -> paddle.Tensor:
+    """Return the factor of each of `rows` rows, [R, 1], from one per image."""
+    return keep_B.repeat_interleave(rows // keep_B.shape[0]).reshape([-1, 1])
+
+
+class _ResidualMlpOnCpu(paddle.autograd.PyLayer):
+    """`x + keep * mlp(norm(x))`; of [R, 4D] it keeps the hidden layer before its GELU and nothing else."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: paddle.Tensor,
+        norm_weight: paddle.Tensor,
+        norm_bias: paddle.Tensor,
+        weight1: paddle.Tensor,
+        bias1: paddle.Tensor,
+        weight2: paddle.Tensor,
+        bias2: paddle.Tensor,
+        epsilon: float,
+        keep: paddle.Tensor | None,
+    ) -> paddle.Tensor:
+        x_RD = as_rows(x)
+        hidden = linear_rows(private.layer_norm(x_RD, norm_weight, norm_bias, epsilon)[0], weight1, bias1)
+        active = F.gelu(hidden)
+        ctx.epsilon, ctx.keep = epsilon, keep
+        ctx.save_for_backward(x, hidden, norm_weight, norm_bias, weight1, weight2)
+        return _residual(x_RD, active, weight2, bias2, keep).reshape(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
+        x, hidden, norm_weight, norm_bias, weight1, weight2 = ctx.saved_tensor()
+        x_RD, branch_RD = as_rows(x), _branch_gradient(as_rows(gradient), ctx.keep)
+        to_hidden = paddle.matmul(branch_RD, weight2, transpose_y=True)
+        gelu_backward(hidden, to_hidden)
+        to_weight2, to_bias2 = linear_gradients(hidden, branch_RD)
+        seen_RD = private.layer_norm(x_RD, norm_weight, norm_bias, ctx.epsilon)[0]
+        to_weight1, to_bias1 = linear_gradients(seen_RD, to_hidden)
+        del seen_RD
+        to_seen = paddle.matmul(to_hidden, weight1, transpose_y=True)
+        to_x, *to_norm = norm_gradients(x_RD, norm_weight, ctx.epsilon, to_seen)
+        to_x = to_x.add_(as_rows(gradient)).reshape(gradient.shape)
+        return to_x, *to_norm, to_weight1, to_bias1, to_weight2, to_bias2
+
+
+class _ResidualAttentionOnCpu(paddle.autograd.PyLayer):
+    """`x + keep * attention(norm(x))`, for all tokens or for a range of them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: paddle.Tensor,
+        norm_weight: paddle.Tensor,
+        norm_bias: paddle.Tensor,
+        weight: paddle.Tensor,
+        bias: paddle.Tensor,
+        proj_weight: paddle.Tensor,
+        proj_bias: paddle.Tensor,
+        epsilon: float,
+        heads: int,
+        token_range: TokenRange,
+        keep: paddle.Tensor | None,
+    ) -> paddle.Tensor:
+        width = x.shape[-1]
+        seen_BND = private.layer_norm(as_rows(x), norm_weight, norm_bias, epsilon)[0].reshape(x.shape)
+        if token_range is None:
+            query, key, value = split_views(to_heads(_apply_linear(seen_BND, weight, bias), 3, heads))
+        else:
+            of_query, of_pair = _split_qkv(weight, bias)
+            query, key, value = _project(take_tokens(seen_BND, token_range), seen_BND, of_query, of_pair, heads)
+        ctx.epsilon, ctx.query_scale, ctx.token_range, ctx.keep = epsilon, (width // heads) ** -0.5, token_range, keep
+        query.scale_(ctx.query_scale)
+        shares, mixed = attend(query, key, value)
+        ctx.save_for_backward(x, norm_weight, norm_bias, weight, bias, proj_weight, query, key, value, shares, mixed)
+        x_BQD = take_tokens(x, token_range)
+        return _residual(as_rows(x_BQD), as_rows(mixed), proj_weight, proj_bias, keep).reshape(x_BQD.shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
+        x, norm_weight, norm_bias, weight, bias, proj_weight, *attended = ctx.saved_tensor()
+        query, mixed = attended[0], attended[-1]
+        branch_RD = _branch_gradient(as_rows(gradient), ctx.keep)
+        to_proj = linear_gradients(as_rows(mixed), branch_RD)
+        to_mixed = paddle.matmul(branch_RD, proj_weight, transpose_y=True).reshape(mixed.shape)
+        seen_RD = private.layer_norm(as_rows(x), norm_weight, norm_bias, ctx.epsilon)[0]
+        if ctx.token_range is None:
+            to_parts = paddle.empty([3, *query.shape], query.dtype)
+            to_query, *_ = attend_gradients(attended, to_mixed, split_views(to_parts))
+            to_query.scale_(ctx.query_scale)
+            to_all = as_rows(merge_heads(to_parts))
+            to_weight, to_bias = linear_gradients(seen_RD, to_all)
+            to_seen = paddle.matmul(to_all, weight, transpose_y=True)
+        else:
+            (query_weight, _), (pair_weight, _) = _split_qkv(weight, bias)
+            seen_BND = seen_RD.reshape(x.shape)
+            to_queries, to_pair = _projection_gradients(attended, to_mixed, ctx.query_scale)
+            of_query = linear_gradients(as_rows(take_tokens(seen_BND, ctx.token_range)), to_queries)
+            of_pair = linear_gradients(seen_RD, to_pair)
+            to_weight, to_bias = (paddle.concat(each, axis=-1) for each in zip(of_query, of_pair))
+            to_seen = paddle.matmul(to_pair, pair_weight, transpose_y=True).reshape(seen_BND.shape)
+            added = paddle.matmul(to_queries, query_weight, transpose_y=True).reshape(gradient.shape)
+            to_seen = as_rows(_add_to_tokens(to_seen, ctx.token_range, added))
+        to_x, *to_norm = norm_gradients(as_rows(x), norm_weight, ctx.epsilon, to_seen)
+        if ctx.token_range is None:
+            to_x = to_x.add_(as_rows(gradient)).reshape(gradient.shape)
+        else:
+            to_x = _add_to_tokens(to_x.reshape(x.shape), ctx.token_range, gradient)
+        return to_x, *to_norm, to_weight, to_bias, *to_proj
+
+
+class _ResidualCrossAttentionOnCpu(paddle.autograd.PyLayer):
+    """`x + attention(norm(x), memory)`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: paddle.Tensor,
+        memory: paddle.Tensor,
+        norm_weight: paddle.Tensor,
+        norm_bias: paddle.Tensor,
+        *rest: Any,
+    ) -> paddle.Tensor:
+        query_weight, query_bias, pair_weight, pair_bias, proj_weight, proj_bias, epsilon, heads = rest
+        seen_BQD = private.layer_norm(as_rows(x), norm_weight, norm_bias, epsilon)[0].reshape(x.shape)
+        of_query, of_pair = (query_weight, query_bias), (pair_weight, pair_bias)
+        query, key, value = _project(seen_BQD, memory, of_query, of_pair, heads)
+        ctx.epsilon, ctx.query_scale = epsilon, query.shape[-1] ** -0.5
+        query.scale_(ctx.query_scale)
+        shares, mixed = attend(query, key, value)
+        weights = (norm_weight, norm_bias, query_weight, pair_weight, proj_weight)
+        ctx.save_for_backward(x, memory, *weights, query, key, value, shares, mixed)
+        return _residual(as_rows(x), as_rows(mixed), proj_weight, proj_bias, None).reshape(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
+        saved = ctx.saved_tensor()
+        x, memory, norm_weight, norm_bias, query_weight, pair_weight, proj_weight, *attended = saved
+        x_RD, gradient_RD, mixed = as_rows(x), as_rows(gradient), attended[-1]
+        to_proj = linear_gradients(as_rows(mixed), gradient_RD)
+        to_mixed = paddle.matmul(gradient_RD, proj_weight, transpose_y=True).reshape(mixed.shape)
+        to_queries, to_pair = _projection_gradients(attended, to_mixed, ctx.query_scale)
+        seen_RD = private.layer_norm(x_RD, norm_weight, norm_bias, ctx.epsilon)[0]
+        to_query = linear_gradients(seen_RD, to_queries)
+        to_seen = paddle.matmul(to_queries, query_weight, transpose_y=True)
+        to_x, *to_norm = norm_gradients(x_RD, norm_weight, ctx.epsilon, to_seen)
+        to_memory = paddle.matmul(to_pair, pair_weight, transpose_y=True).reshape(memory.shape)
+        to_pair_layer = linear_gradients(as_rows(memory), to_pair)
+        to_x = to_x.add_(gradient_RD).reshape(x.shape)
+        return to_x, to_memory, *to_norm, *to_query, *to_pair_layer, *to_proj
+
+
+def _apply_linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
+    return linear_rows(as_rows(x), weight, bias).reshape([*x.shape[:-1], -1])
+
+
+def _split_qkv(weight: paddle.Tensor, bias: paddle.Tensor) -> Iterator[tuple[paddle.Tensor, paddle.Tensor]]:
+    """Return (weight, bias) of the queries, and of the keys and values."""
+    width = weight.shape[0]
+    return zip(weight.split([width, 2 * width], axis=1), bias.split([width, 2 * width]))
+
+
+def _project(
+    x_BQD: paddle.Tensor,
+    memory_BNE: paddle.Tensor,
+    of_query: Sequence[paddle.Tensor],
+    of_pair: Sequence[paddle.Tensor],
+    heads: int,
+) -> list[paddle.Tensor]:
+    """Return query, key and value, each [B, H, tokens, d]."""
+    return [
+        *split_views(to_heads(_apply_linear(x_BQD, *of_query), 1, heads)),
+        *split_views(to_heads(_apply_linear(memory_BNE, *of_pair), 2, heads)),
+    ]
+
+
+def _projection_gradients(
+    attended: Sequence[paddle.Tensor], to_mixed: paddle.Tensor, query_scale: float
+) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """Return the gradients of the outputs of the two linear layers: [B * Q, D] and [B * N, 2D]."""
+    to_parts = paddle.empty([2, *attended[1].shape], to_mixed.dtype)
+    to_query, *_ = attend_gradients(attended, to_mixed, (None, *split_views(to_parts)))
+    return as_rows(merge_heads(to_query.scale_(query_scale).unsqueeze(0))), as_rows(merge_heads(to_parts))
+
+
+def _residual(
+    x_RD: paddle.Tensor,
+    inner_RE: paddle.Tensor,
+    weight: paddle.Tensor,
+    bias: paddle.Tensor,
+    keep_B: paddle.Tensor | None,
+) -> paddle.Tensor:
+    """Return `x + keep * (inner @ weight + bias)`."""
+    if keep_B is None:
+        return add_row(paddle.addmm(x_RD, inner_RE, weight), bias)
+    return scale_rows(row_factors(keep_B, x_RD.shape[0]), linear_rows(inner_RE, weight, bias)).add_(x_RD)
+
+
+def _branch_gradient(gradient_RD: paddle.Tensor, keep_B: paddle.Tensor | None) -> paddle.Tensor:
+    return gradient_RD if keep_B is None else scale_rows(row_factors(keep_B, gradient_RD.shape[0]), gradient_RD)
+
+
+def _add_to_tokens(x_BND: paddle.Tensor, token_range: tuple[int, int], added_BQD: paddle.Tensor) -> paddle.Tensor:
+    start, stop = token_range
+    sizes = [start, stop - start, x_BND.shape[1] - stop]
+    parts = x_BND.split([size for size in sizes if size], axis=1)
+    parts[int(start > 0)].add_(added_BQD)
+    return paddle.concat(parts, axis=1)
+
+
+def residual(x_BND: paddle.Tensor, branch_BND: paddle.Tensor, keep_B: paddle.Tensor | None = None) -> paddle.Tensor:
+    """Return `x + keep * branch`, one factor per image (drop path)."""
+    return x_BND + (branch_BND if keep_B is None else branch_BND * keep_B.reshape([-1, 1, 1]))
+
+
+def residual_mlp(
+    x_BND: paddle.Tensor, norm: nn.LayerNorm, mlp: Any, keep_B: paddle.Tensor | None = None
+) -> paddle.Tensor:
+    """Return `x + keep * mlp(norm(x))`.
+
+    Args:
+        mlp: `fc1`, an exact GELU, `fc2`.
+        keep_B: a factor for each image, without a gradient; None is 1.
+    """
+    weights = [norm.weight, norm.bias, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias]
+    if placement.on_cpu(x_BND) and placement.all_or_none_train(x_BND, *weights):
+        return _ResidualMlpOnCpu.apply(x_BND, *weights, private.epsilon_of(norm), keep_B)
+    return residual(x_BND, mlp(norm(x_BND)), keep_B)
+
+
+def residual_attention(
+    x_BND: paddle.Tensor,
+    norm: nn.LayerNorm,
+    attn: nn.Layer,
+    token_range: TokenRange = None,
+    keep_B: paddle.Tensor | None = None,
+) -> paddle.Tensor:
+    """Return `x + keep * attn(norm(x))` of all tokens, or of start..stop of each image: [B, stop - start, D].
+
+    Args:
+        attn: self-attention with `qkv`, `proj` and `num_heads`.
+        keep_B: as in `residual_mlp`.
+    """
+    weights = [norm.weight, norm.bias, attn.qkv.weight, attn.qkv.bias, attn.proj.weight, attn.proj.bias]
+    if placement.on_cpu(x_BND) and placement.all_or_none_train(x_BND, *weights):
+        settings = private.epsilon_of(norm), attn.num_heads, token_range, keep_B
+        return _ResidualAttentionOnCpu.apply(x_BND, *weights, *settings)
+    return residual(take_tokens(x_BND, token_range), attn(norm(x_BND), token_range), keep_B)
+
+
+def residual_cross_attention(
+    x_BQD: paddle.Tensor, memory_BNE: paddle.Tensor, norm: nn.LayerNorm, attn: Any
+) -> paddle.Tensor:
+    """Return `x + attn(norm(x), memory)`.
+
+    Args:
+        attn: attention with `q` of x, `kv` of the memory, `proj` and `num_heads`.
+    """
+    layers = (norm, attn.q, attn.kv, attn.proj)
+    weights = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+    if placement.on_cpu(x_BQD) and placement.all_or_none_train(x_BQD, memory_BNE, *weights):
+        return _ResidualCrossAttentionOnCpu.apply(x_BQD, memory_BNE, *weights, private.epsilon_of(norm), attn.num_heads)
+    return x_BQD + attn(norm(x_BQD), memory_BNE)
