@@ -1,4 +1,4 @@
-"""A report's figures: from run folders alone, each result beside its like, and nothing left out in silence."""
+"""A report's figures: from run folders alone, like results in one row, and nothing left out without a word."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def page(made) -> str:
     return render(*made)
 
 
-def test_the_page_needs_nothing_beside_it(page: str) -> None:
+def test_the_page_needs_no_other_file(page: str) -> None:
     seen = Seen(page)
     for tag, attributes in seen.tags:
         for name in ("src", "href", "srcset", "data", "action"):

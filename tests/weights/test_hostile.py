@@ -53,7 +53,7 @@ def test_the_guard_sees_what_it_guards_against(tmp_path: Path) -> None:
     assert not (tmp_path / "written").exists()
 
 
-def test_hangs_crashes_and_memory_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hangs_crashes_and_memory_are_distinguished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The guarded process with a reader that misbehaves as the file's name says."""
     code = (
         "import os\n"

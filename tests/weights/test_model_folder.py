@@ -1,4 +1,4 @@
-"""A model's two files: what is in them, and what is said about files that are not ours."""
+"""A model's two files: what they hold, and the errors for files that are not ours."""
 
 import errno
 import json

@@ -1,1 +1,1 @@
-"""What a run folder holds: its records, figures and exhibits. Imports no Paddle."""
+"""Contents of a run folder: its records, figures and exhibits. Imports no Paddle."""

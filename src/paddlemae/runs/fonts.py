@@ -35,7 +35,7 @@ class Font:
 
 @dataclass(frozen=True)
 class Lettering:
-    """How some texts can be drawn: fonts, the later ones for letters that the earlier ones lack, and what all lack."""
+    """Fonts of some texts, later ones for letters that earlier ones lack, and the letters that all lack."""
 
     fonts: tuple[Font, ...]
     lacking: frozenset[str]

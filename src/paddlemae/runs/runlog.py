@@ -45,7 +45,7 @@ RUN_ENTRIES = (
 
 
 class EnvironmentType(BaseModel):
-    """What `environment.json` holds; what an older version did not write may lack."""
+    """Content of `environment.json`; entries that an older version did not write may be missing."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
     command: list[str] | None = None

@@ -1,1 +1,1 @@
-"""What the operating system offers, used safely: files, locks, signals, limits. Imports no Paddle."""
+"""Safe use of the operating system: files, locks, signals, limits. Imports no Paddle."""

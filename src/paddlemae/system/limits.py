@@ -1,4 +1,4 @@
-"""What a container, a scheduler or the machine leaves to this process: CPUs and memory.
+"""Read the CPUs and memory that a container, a scheduler and the machine leave to this process.
 
 Control groups limit a process by its own group and by every group around that; the least counts. Version 1 has a
 hierarchy for each controller, version 2 one for all, and a machine may have both. `root` is "/", or a copy for tests.

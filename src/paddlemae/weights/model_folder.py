@@ -106,18 +106,14 @@ def read_description(folder: Path) -> Description:
             check_description(content)
     except ValueError as fault:
         raise ValueError(f"{path} is not a model description of PaddleMAE ({fault}); use another checkpoint") from fault
-    if content.get("format") != FORMAT:
-        raise _another_format(path, content)
+    if "format" not in content:
+        raise ValueError(f"{path} is not a model description of PaddleMAE (it names no format); use another one")
+    if content["format"] != FORMAT:
+        raise ValueError(f"{path} is of format {brief(content['format'])}; this PaddleMAE reads format {FORMAT}")
     description = Description(**{name: content[name] for name in Description.__dataclass_fields__})
     if weights.is_file():
         check_belonging(description, mapped_tensors(weights), weights)
     return description
-
-
-def _another_format(path: Path, content: dict[str, Any]) -> ValueError:
-    if "format" not in content:
-        return ValueError(f"{path} is not a model description of PaddleMAE (it names no format); use another one")
-    return ValueError(f"{path} is of format {brief(content['format'])}; this PaddleMAE reads format {FORMAT}")
 
 
 def check_belonging(description: Description, tensors: Mapping[str, np.ndarray], weights: Path) -> None:

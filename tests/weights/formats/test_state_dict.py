@@ -1,4 +1,4 @@
-"""From what a file holds to one state dict: which is taken, and what is said about the rest."""
+"""The state dict in the content of a file: which one is read, and how the rest is described."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""How pixels of 16 bits are shown in 8: one rule for figures, reports, searches and `data check`.
+"""Show pixels of 16 bits in 8: one rule for figures, reports, searches and `data check`.
 
 Few images use all of 16 bits, so each channel of a picture is stretched: its 1st percentile becomes black, its 99th
 white. The same image looks the same wherever it is shown, except for what a crop leaves out; brightness can't be

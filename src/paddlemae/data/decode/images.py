@@ -106,7 +106,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Need:
-    """What of an image is needed.
+    """The part of an image that is needed.
 
     Args:
         reduction: how many times smaller it may be decoded, one of `REDUCTIONS`.

@@ -41,7 +41,7 @@ def _request_bytes(tile: Any, mode: str, high: bool) -> Any:
     decoder, extents, offset, arguments = tile
     raw_mode, *others = (arguments,) if isinstance(arguments, str) else arguments
     order = raw_mode.rpartition(";")[2].replace("16N", _NATIVE)
-    asked = f"{mode};{order if high else _ORDERS[order]}"
-    arguments = asked if isinstance(arguments, str) else (asked, *others)
+    raw_mode = f"{mode};{order if high else _ORDERS[order]}"
+    arguments = raw_mode if isinstance(arguments, str) else (raw_mode, *others)
     # a named tuple since Pillow 11
     return tile._replace(args=arguments) if hasattr(tile, "_replace") else (decoder, extents, offset, arguments)

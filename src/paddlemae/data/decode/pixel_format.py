@@ -42,7 +42,7 @@ def as_channels(pixels_HWC: Pixels, channels: int) -> Pixels:
         opaque = np.full_like(pixels_HWC[..., :1], largest_value(pixels_HWC))
         return np.concatenate([pixels_HWC, opaque], axis=2)
     if stored != channels:
-        raise ValueError(f"{_count(stored)}, where {channels} are asked for")
+        raise ValueError(f"{stored} channel{'s' * (stored != 1)}, where {channels} are asked for")
     return pixels_HWC
 
 
@@ -105,10 +105,6 @@ def scale_to_full(values: NDArray[Any], bits: int) -> Pixels:
     return convert_in_blocks(
         lambda block: ((block.astype(np.uint32) * top + largest // 2) // largest).astype(dtype), values
     )
-
-
-def _count(channels: int) -> str:
-    return "1 channel" if channels == 1 else f"{channels} channels"
 
 
 def convert_depth(pixels: Pixels, bits: int) -> Pixels:

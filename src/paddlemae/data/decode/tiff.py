@@ -59,7 +59,7 @@ _Decoder = Literal["pillow", "values", "both bytes", "tifffile"]
 
 @dataclass(frozen=True)
 class TiffForm:
-    """How the tags of a TIFF's first page say that it is stored.
+    """The form in which a TIFF's first page is stored, by its tags.
 
     Args:
         extras: kinds of the samples that are no colour.

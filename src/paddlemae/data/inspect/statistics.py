@@ -52,7 +52,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """What `channel_statistics` finds; values in [0, 1], 1 being the largest value of the depth, one a channel.
+    """Results of `channel_statistics`: values in [0, 1], 1 being the largest value of the depth, one a channel.
 
     `mean` and `std` are what a recipe's keys of these names take.
     """
@@ -136,8 +136,8 @@ def _block_moments(values_NC: Pixels) -> Moments:
     return Moments(float(len(values_NC)), mean, deviations, parts_CN.min(axis=1), parts_CN.max(axis=1))
 
 
-def _sum(parts: Iterable[Moments]) -> Moments:
-    return functools.reduce(Moments.__add__, parts)
+def _sum(moments: Iterable[Moments]) -> Moments:
+    return functools.reduce(Moments.__add__, moments)
 
 
 def recipe_settings(statistics: ChannelStatistics) -> str:

@@ -35,7 +35,7 @@ _ENOUGH = 64  # pixels of the short side that a thumbnail needs; JPEGs are decod
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What was seen of N images.
+    """Digests, thumbnails, sizes and forms of N images.
 
     Args:
         digests_N2: uint64: of the bytes of the file, or of an array's values.

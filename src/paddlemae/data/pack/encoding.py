@@ -36,7 +36,7 @@ SUBSAMPLING = "420"  # colours have half the height and width, as in a camera's 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How images are brought into a pack.
+    """Settings of the images of a pack.
 
     Args:
         size: largest short side, pixels; images whose short side is longer are made smaller.

@@ -1,4 +1,4 @@
-"""Where images come from: `open_source` names them, a `Source` lists them once and reads them by index."""
+"""Sources of images: `open_source` opens one by its name, and a `Source` reads its images by index."""
 
 from paddlemae.data.sources.in_memory import Images, InMemoryReader, as_source
 from paddlemae.data.sources.labels import BadLabel

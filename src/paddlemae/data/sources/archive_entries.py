@@ -1,4 +1,4 @@
-"""What archives of all kinds share: stretches of files, and names as unpacking would write them."""
+"""Read ranges of archives, and normalise the names of their entries as unpacking would write them."""
 
 import io
 

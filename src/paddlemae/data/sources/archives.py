@@ -3,6 +3,7 @@
 Nothing is unpacked. Of an entry that comes twice the last one counts, as it does when the archive is unpacked.
 """
 
+import contextlib
 import os
 import re
 from collections import Counter, defaultdict
@@ -90,22 +91,18 @@ def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool
     if not labelled:
         return Source(name, ContentReader(contents))
     train_classes: tuple[str, ...] = ()
-    if split == "test" and (trained_on := _training_shards(root, relative, name)) not in ([], selected):
-        train_classes = _targets(name, _join_tars(_list_tar(path, True) for path in trained_on), is_split=True).classes
+    if split == "test":
+        with contextlib.suppress(MissingSplit):
+            train = [os.path.join(root, file) for file in files_of_split(relative, "train", repr(name))]
+            if train not in ([], selected):
+                tars = _join_tars(_list_tar(path, True) for path in train)
+                train_classes = _targets(name, tars, is_split=True).classes
     return Source(name, ContentReader(contents), _targets(name, shards, len(selected) < len(paths), train_classes))
-
-
-def _training_shards(root: str, files: Sequence[str], name: str) -> list[str]:
-    """Return the shards of the split to train on."""
-    try:
-        return [os.path.join(root, file) for file in files_of_split(files, "train", repr(name))]
-    except MissingSplit:
-        return []
 
 
 @dataclass(eq=False)
 class _Listing(Generic[_Stored]):
-    """Hold what an archive gives when it is unpacked.
+    """Contents of an archive as unpacking would write them.
 
     Attributes:
         images: pictures and arrays by name, in the order of their first entries.

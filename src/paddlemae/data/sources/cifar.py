@@ -32,7 +32,7 @@ _FIRST_BYTES = 1 << 20  # of an archive, in which its first entry is named
 
 @dataclass(frozen=True)
 class _Version:
-    """How one published version is laid out.
+    """Layout of one published version.
 
     Args:
         splits: files of each split, in their order.

@@ -24,7 +24,7 @@ from paddlemae.data.decode.images import (
 )
 from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, room_for
 from paddlemae.data.decode.pillow import read_pixels
-from paddlemae.data.decode.pixel_format import Pixels, as_channels, as_HWC, check_channels
+from paddlemae.data.decode.pixel_format import as_channels, as_HWC, check_channels
 from paddlemae.data.sources.open import open_source
 from paddlemae.data.sources.readers import file_stamp
 from paddlemae.data.sources.source import Source
@@ -58,7 +58,10 @@ class InMemoryReader:
             return read_picture(image, channels, need_of)
         check_channels(channels)
         try:
-            pixels = read_pixels(image, channels) if isinstance(image, Image.Image) else _of_array(image, channels)
+            if isinstance(image, Image.Image):
+                pixels = read_pixels(image, channels)
+            else:
+                pixels = as_channels(as_HWC(image, channels), channels)
         except (ValueError, OSError, SyntaxError) as fault:  # a picture of Pillow reads its file only now
             raise UnreadableImage(self.describe(i), " ".join(str(fault).split())) from fault
         need_of(*pixels.shape[:2])
@@ -75,10 +78,6 @@ class InMemoryReader:
     def stamp(self, i: int) -> str:
         image = self.images[i]
         return f"{image}\0{file_stamp(os.fspath(image))}" if isinstance(image, str | os.PathLike) else f"{i}"
-
-
-def _of_array(values: NDArray[Any], channels: int) -> Pixels:
-    return as_channels(as_HWC(values, channels), channels)
 
 
 def as_source(images: Images) -> Source:

@@ -42,7 +42,7 @@ _MOST_TRIED = 100  # of a list's images, whether they are there
 
 @dataclass
 class _Rows:
-    """Hold what a list says of each image: its path, and its label, split, group and row where it says those."""
+    """Columns of a list: the path of each image, and its label, split, group and row number where the list has them."""
 
     paths: list[str]
     labels: list[str] | None = None

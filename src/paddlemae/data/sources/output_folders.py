@@ -1,4 +1,4 @@
-"""What a command writes stays out of the folders whose images it reads: the next one would take it for images."""
+"""Keep outputs out of the folders of images that a command reads: the next command would read them as images."""
 
 import os
 from collections.abc import Iterable

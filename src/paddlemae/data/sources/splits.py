@@ -36,7 +36,7 @@ class MissingSplit(ValueError):
 
 
 class SourceNote(UserWarning):
-    """How a source was understood where that is not plain: images that are left out, a word that names a class."""
+    """A warning of how an ambiguous source was read: images that are left out, a split's word that names a class."""
 
 
 def note(text: str) -> None:
@@ -76,17 +76,14 @@ def choose_split(
         words = {}
     chosen = next((words[meant] for meant in _MEANT[split] if meant in words), None)
     if chosen is None and (split == "test" or words):
-        raise _missing(where, unit, split)
+        names = " or ".join(_MEANT[split])
+        hint = "" if split == "train" else ", or hold part of the training images out with val_fraction"
+        raise MissingSplit(f"{where} has no {unit} {names}; put the {split} images there{hint}")
     if chosen is not None:
         _note_left_out(present, strangers, where, unit)
     if split == "test" and _VAL in words and _TEST in words:
         note(f"{where}: of {words[_VAL]!r} and {words[_TEST]!r} the first is held out, and the second is not used")
     return chosen
-
-
-def _missing(where: str, unit: str, split: str) -> MissingSplit:
-    hint = "" if split == "train" else ", or hold part of the training images out with val_fraction"
-    return MissingSplit(f"{where} has no {unit} {' or '.join(_MEANT[split])}; put the {split} images there{hint}")
 
 
 def _find_spellings(names: Iterable[str], where: str) -> dict[str, str]:

@@ -46,7 +46,7 @@ _METADATA = b"huggingface"
 
 @dataclass(frozen=True)
 class _Columns:
-    """Where a table's images and labels are; `classes` if it names them itself."""
+    """Columns of a table's images and labels; `classes` if the table itself names them."""
 
     image: str
     is_struct: bool

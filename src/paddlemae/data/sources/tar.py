@@ -55,7 +55,7 @@ class Entry(NamedTuple):
 
 
 class _Overrides(NamedTuple):
-    """Hold what the headers before an entry say of it; "" and -1 where they say nothing."""
+    """Values for an entry in the headers before it; "" and -1 where there are none."""
 
     name: str = ""
     target: str = ""
@@ -94,11 +94,11 @@ class TarContents:
         return f"{os.path.relpath(tar, self.root)}\0{self.files[i]}\0{file_stamp(tar)}"
 
 
-def read_entries(path: str, wanted: Callable[[str], bool]) -> Iterator[Entry]:
+def read_entries(path: str, with_content: Callable[[str], bool]) -> Iterator[Entry]:
     """Return the entries of a tar as it stores them, and those of tars joined to it.
 
     Args:
-        wanted: whether a file's content, if it is short, is to come with it; by its name.
+        with_content: of a file's name, whether its content, if it is short, comes with its entry.
     Raises:
         ValueError: damaged, or cut short.
     """
@@ -131,7 +131,7 @@ def read_entries(path: str, wanted: Callable[[str], bool]) -> Iterator[Entry]:
             elif kind not in _NO_ENTRIES:
                 entry = _entry(kind, header, overrides, offset, size)
                 overrides = _NO_OVERRIDES
-                has_content = entry.kind == "file" and size <= _LONGEST_CONTENT and wanted(entry.name)
+                has_content = entry.kind == "file" and size <= _LONGEST_CONTENT and with_content(entry.name)
                 yield Entry(*entry[:4], file.read(size)) if has_content else entry
 
 

@@ -44,7 +44,7 @@ CROP_TRIES = 10  # random rectangles that are drawn until one fits
 
 @dataclass(frozen=True)
 class View:
-    """How images become views of one size.
+    """Settings of the views that are made of images.
 
     Args:
         image_size: (height, width) of a view, pixels.
@@ -107,7 +107,7 @@ class View:
 
 @dataclass(frozen=True)
 class Draw:
-    """What chance decides of a training view: the box to crop (None: the evaluation view), shift, flip, operations."""
+    """The random choices of a training view: the box to crop (None: the evaluation view), shift, flip, operations."""
 
     box: Box | None
     shift: tuple[int, int]
@@ -216,9 +216,9 @@ def draw_sides(
     """Yield ten rectangles' sides, drawn one by one: their product uniform in `scale` x the area, the first over
     the second log-uniform in `ratio`."""
     for _ in range(CROP_TRIES):
-        part = area * rng.uniform(*scale)
+        crop_area = area * rng.uniform(*scale)
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        yield round(math.sqrt(part * aspect)), round(math.sqrt(part / aspect))
+        yield round(math.sqrt(crop_area * aspect)), round(math.sqrt(crop_area / aspect))
 
 
 def _box_in(picture: Picture, box: Box) -> _FloatBox:

@@ -17,7 +17,7 @@ from paddlemae.data.views.mixup import Region
 
 @dataclass(frozen=True)
 class Erasing:
-    """How a rectangle is drawn.
+    """Settings of the erased rectangles.
 
     Args:
         probability: of an image losing one.

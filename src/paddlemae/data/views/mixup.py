@@ -22,7 +22,7 @@ Region = tuple[int, int, int, int]  # top, bottom, left, right
 
 @dataclass(frozen=True)
 class Mixing:
-    """How batches are mixed.
+    """Settings of mixup and CutMix.
 
     Args:
         mixup: alpha of the beta distribution that mixup's share is drawn from; 0 does no mixup.

@@ -26,7 +26,7 @@ _Apply = Callable[[Image.Image, float, _Fill], Image.Image]
 
 @dataclass(frozen=True)
 class RandAugment:
-    """How operations are drawn.
+    """Settings of RandAugment.
 
     Args:
         num_ops: operations of an image, drawn with repetition.

@@ -1,4 +1,4 @@
-"""Hold the findings of `paddlemae data check`."""
+"""The result of `paddlemae data check`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from paddlemae.tasks.data.splits import OpenedSplit
 
 @dataclass(frozen=True, eq=False)
 class CheckResult:
-    """What was found; arrays have an entry an image, of all splits one behind the other.
+    """Findings of a check; arrays have an entry an image, of all splits one after the other.
 
     Args:
         exact, near: the first image of each one's group, as `duplicates` gives them.

@@ -65,7 +65,7 @@ def pack(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> PackResult:
-    """Make a pack of the images that `spec` names, or go on with the one in `out`.
+    """Make a pack of the images that `spec` names, or resume the one in `out`.
 
     Args:
         spec: as `open_source` takes it.
@@ -88,7 +88,8 @@ def pack(
     encoding = Encoding(size, channels, cast(Literal[8, 16] | None, bits), quality, lossless)
     most = ShardSize.of(shard_size)
     started = time.monotonic()
-    root = _root(spec)
+    path, _ = path_and_options(spec)
+    root = path if os.path.isdir(path) else os.path.dirname(path)
     opened = open_splits(spec, split)
     for each in opened:
         if each.is_fault:
@@ -157,12 +158,6 @@ def _about(source: Source) -> dict[str, Any]:
         for name, numbers in (("labels", source.labels), ("groups", source.groups))
     }
     return {"images": len(source), "classes": list(source.classes), "files": files.hexdigest(), **digests}
-
-
-def _root(spec: str) -> str:
-    """Return the folder whose name says nothing of an image."""
-    path, _ = path_and_options(spec)
-    return path if os.path.isdir(path) else os.path.dirname(path)
 
 
 def summarize_pack(packed: PackResult) -> str:

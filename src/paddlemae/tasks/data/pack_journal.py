@@ -157,8 +157,9 @@ def _refuse_others(folder: Path) -> None:
     strangers = sorted(name for name in names if not _is_ours(name))
     if not strangers and JOURNAL_FILE in names:
         _read_journal(folder)
-    elif not strangers and not all(_is_of_a_beginning(name) for name in names) and not read_index(folder, names):
-        strangers = sorted(names)
+    elif not strangers:
+        is_beginning = all(name == LOCK_FILE or is_partial(name, JOURNAL_FILE) for name in names)
+        strangers = [] if is_beginning or read_index(folder, names) else sorted(names)
     if strangers:
         raise ValueError(
             f"{folder} holds {strangers[0]!r}, which is not part of a pack; move it or choose another --out"
@@ -168,11 +169,7 @@ def _refuse_others(folder: Path) -> None:
 def _is_ours(name: str) -> bool:
     replaced = (INDEX_FILE, IMAGES_FILE, JOURNAL_FILE)
     is_shard = _SHARD_NAME.fullmatch(name.removesuffix(PARTIAL)) is not None
-    return is_shard or name in (*replaced, SKIPPED_FILE, LOCK_FILE) or any(is_partial(name, one) for one in replaced)
-
-
-def _is_of_a_beginning(name: str) -> bool:
-    return name == LOCK_FILE or is_partial(name, JOURNAL_FILE)
+    return is_shard or name in (*replaced, SKIPPED_FILE, LOCK_FILE) or any(is_partial(name, file) for file in replaced)
 
 
 def _begun(folder: Path, names: list[str]) -> Journal | None:

@@ -1,4 +1,4 @@
-"""What the channels of a source hold, as settings of a recipe, or as a recipe."""
+"""Measure the channels of a source, as settings of a recipe or as a recipe: `paddlemae data stats`."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,17 @@ def map_file(path: Path) -> memoryview:
     """Map a whole, non-empty file read-only; it stays mapped as long as a view of it lives."""
     with path.open("rb") as file:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def view_array(
+    data: memoryview, dtype: np.dtype, shape: Sequence[int], start: int, strides: Sequence[int] | None = None
+) -> np.ndarray:
+    """Return a read-only array that is a view of the file; an empty one lies in memory of its own."""
+    if 0 not in shape:
+        return np.ndarray(shape, dtype, data, start, strides)
+    array = np.zeros(shape, dtype)
+    array.flags.writeable = False
+    return array
 
 
 def release(used: np.ndarray | memoryview) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from paddlemae.system.display_names import display_name
 from paddlemae.system.documents import MAX_BYTES, parse_object
 from paddlemae.weights.formats.file_kind import read_as
+from paddlemae.weights.formats.mapped_file import view_array
 from paddlemae.weights.formats.pickle_calls import is_shape
 from paddlemae.weights.formats.state_dict import BFloat16
 
@@ -58,7 +59,11 @@ def _read(data: memoryview, most: int) -> tuple[dict[str, Any], dict[str, str]]:
         raise ValueError("its metadata is no object of texts")
     places = {name: _place(name, entry) for name, entry in header.items()}
     _check_row([place[2:] for place in places.values()], len(data) - 8 - length)
-    return {name: _array(data, 8 + length, *place[:3]) for name, place in places.items()}, metadata
+    tensors: dict[str, Any] = {}
+    for name, (dtype, shape, start, _) in places.items():
+        array = view_array(data, DTYPES[dtype], shape, 8 + length + start)
+        tensors[name] = BFloat16(array) if dtype == BFLOAT16 else array
+    return tensors, metadata
 
 
 def _place(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
@@ -91,12 +96,3 @@ def _check_row(spans: list[tuple[int, int]], size: int) -> None:
         place = end
     if place != size:
         raise ValueError(f"its tensors take {place:,} bytes and the file has {size:,}; download or copy it again")
-
-
-def _array(data: memoryview, base: int, dtype: str, shape: tuple[int, ...], start: int) -> Any:
-    if 0 in shape:
-        array = np.zeros(shape, DTYPES[dtype])
-        array.flags.writeable = False
-    else:
-        array = np.ndarray(shape, DTYPES[dtype], data, base + start)
-    return BFloat16(array) if dtype == BFLOAT16 else array

@@ -19,6 +19,7 @@ import numpy as np
 
 from paddlemae.system.display_names import display_name
 from paddlemae.weights.formats.file_kind import LEGACY_MAGIC, read_as
+from paddlemae.weights.formats.mapped_file import view_array
 from paddlemae.weights.formats.pickle_calls import PLAIN, Functions, is_shape
 from paddlemae.weights.formats.pickles import read_pickle
 from paddlemae.weights.formats.state_dict import BFloat16, Opaque
@@ -157,9 +158,8 @@ class _Tensors:
         """Return a tensor's array: a view of its storage that does not reach outside it."""
         if not (is_shape((offset,)) and is_shape(size) and is_shape(stride)) or len(size) != len(stride):
             raise ValueError("a tensor with an invalid offset, size or stride")
-        empty = 0 in size
         last = offset + sum((n - 1) * step for n, step in zip(size, stride))
-        if not empty and (last + 1) * dtype.itemsize > storage.nbytes:
+        if 0 not in size and (last + 1) * dtype.itemsize > storage.nbytes:
             raise ValueError(f"a tensor reaches to element {last} of a storage of {storage.nbytes} bytes")
         nbytes = math.prod(size) * dtype.itemsize
         self.to_give -= nbytes
@@ -168,12 +168,8 @@ class _Tensors:
             raise ValueError(f"its tensors expand to more than {MAX_EXPANSION} times the file; no weights file does")
         if self.to_widen < 0:
             raise ValueError("its bfloat16 tensors repeat until they outgrow the file; no weights file's do")
-        if empty:
-            array = np.zeros(size, dtype)
-            array.flags.writeable = False
-        else:
-            start = storage.offset + offset * dtype.itemsize
-            array = np.ndarray(size, dtype, self.data, start, [step * dtype.itemsize for step in stride])
+        start = storage.offset + offset * dtype.itemsize
+        array = view_array(self.data, dtype, size, start, [step * dtype.itemsize for step in stride])
         return BFloat16(array) if name == BFLOAT16 else array
 
 
