@@ -102,7 +102,7 @@ def autoencoder(job: Job, options: Options):
 
     from paddlemae.model.mae import MaskedAutoencoder
     from paddlemae.recipe import build_recipe
-    from paddlemae.tasks.models.build import autoencoder_arguments
+    from paddlemae.tasks.models.build import arguments_of
 
     content: Options = {"mask_ratio": job.mask_ratio, "model": {**job.shape, "norm_pix_loss": True}}
     if options.get("cross"):
@@ -110,7 +110,7 @@ def autoencoder(job: Job, options: Options):
         content["model"] |= {"decoder": "cross", "decoder_depth": job.shape["decoder_depth"] * 3 // 2}
     recipe = build_recipe("pretrain", content)
     paddle.seed(0)
-    model = MaskedAutoencoder(**autoencoder_arguments(recipe.model))
+    model = MaskedAutoencoder(**arguments_of(recipe.model))
     model.recompute = bool(options.get("recompute"))
     return recipe, model
 

@@ -27,12 +27,12 @@ class Peer:
         from paddlemae.data.batches import Batch
         from paddlemae.model.mae import MaskedAutoencoder
         from paddlemae.model.shape import pair
-        from paddlemae.tasks.models.build import autoencoder_arguments, describe
+        from paddlemae.tasks.models.build import arguments_of, describe
         from paddlemae.tasks.training.pretraining_loss import loss_function
 
         recipe = load_recipe("pretrain", recipe_name)
         paddle.seed(0)
-        self.model = MaskedAutoencoder(**autoencoder_arguments(recipe.model))
+        self.model = MaskedAutoencoder(**arguments_of(recipe.model))
         self.loss = loss_function(recipe, describe(self.model, (recipe.mean, recipe.std), eval_crop_ratio=1.0))
         places = np.arange(recipe.training.batch_size)
         shape = (len(places), recipe.model.channels, *pair(recipe.model.image_size))

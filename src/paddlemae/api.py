@@ -34,10 +34,10 @@ from paddlemae.tasks import pretrain as pretraining
 from paddlemae.tasks.models.build import load_autoencoder, load_classifier, load_encoder
 from paddlemae.tasks.models.features import embedded
 from paddlemae.tasks.models.inference import LOGITS, FeatureKind
-from paddlemae.tasks.models.mask_choice import MaskChoice, choose_mask, parsed_mask
+from paddlemae.tasks.models.mask_choice import MaskChoice, choose_mask, parse_mask
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import KIND_NAMES, Checkpoint, read_checkpoint
-from paddlemae.tasks.models.reconstruction import caption_of, drawn_pictures
+from paddlemae.tasks.models.reconstruction import caption_of, draw_stages
 from paddlemae.tasks.training.run_start import Start
 
 SHOWN = 8  # images of a notebook's picture
@@ -144,7 +144,7 @@ class Model:
         if isinstance(mask, np.ndarray):
             choice = MaskChoice(ratio=mask_ratio, seed=seed, removed=mask)
         else:
-            choice = parsed_mask(os.fspath(mask), mask_ratio, seed)
+            choice = parse_mask(os.fspath(mask), mask_ratio, seed)
         with self._computing():
             return self._reconstructed(images, choice)
 
@@ -159,7 +159,7 @@ class Model:
             raise ValueError(f"the map is of {len(chosen.keep)} images, and there are {len(seen_BCHW)}")
         blocks = [slice(start, start + AT_ONCE) for start in range(0, len(seen_BCHW), AT_ONCE)]
         drawn = [
-            drawn_pictures(model, self.description, seen_BCHW[block], Mask(chosen.keep[block], chosen.removed[block]))
+            draw_stages(model, self.description, seen_BCHW[block], Mask(chosen.keep[block], chosen.removed[block]))
             for block in blocks
         ]
         stages = {name: np.concatenate([part[name] for part in drawn]) for name in drawn[0]}

@@ -505,7 +505,7 @@ def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(pretrain, paddlemae, tmp_pa
     stop_in_step(monkeypatch, 2)
     done = pretrain()
     kept = tmp_path / "run" / "checkpoints" / "step_00000002"
-    said = f"paddlemae: stopped after step 2 of 3; kept {kept}; go on with: paddlemae pretrain --resume --out "
+    said = f"paddlemae: stopped after step 2 of 3; kept {kept}; resume with: paddlemae pretrain --resume --out "
     assert done == (130, "", f"{said}{tmp_path / 'run'}\n")
     monkeypatch.undo()
     assert find_checkpoint(tmp_path / "run") == kept
@@ -524,7 +524,7 @@ def test_a_scheduler_is_told_to_start_it_again(pretrain, tmp_path, monkeypatch, 
     done = pretrain(*limit)
     step = 0 if limit else 1
     kept = tmp_path / "run" / "checkpoints" / f"step_{step:08d}"
-    ways = f"go on with: paddlemae pretrain --resume --out {tmp_path / 'run'}, or the same command again"
+    ways = f"resume with: paddlemae pretrain --resume --out {tmp_path / 'run'}, or the same command again"
     assert done == (75, "", f"paddlemae: stopped after step {step} of 3 ({asked}); kept {kept}; {ways}\n")
     monkeypatch.undo()
     assert pretrain("--resume", "max_hours=1").status == 0
@@ -564,7 +564,7 @@ def test_signals_of_a_real_process(start_command, run_command, tiny, photos, tmp
     output, error = process.communicate(timeout=60)
     assert process.returncode == status and output == ""
     said = re.fullmatch(
-        r"paddlemae: stopped after step (\d+) of 100000.*; kept (.*); go on with: .* --resume --out .*\n", error
+        r"paddlemae: stopped after step (\d+) of 100000.*; kept (.*); resume with: .* --resume --out .*\n", error
     )
     assert said, error
     assert find_checkpoint(out) == Path(said[2]) and Path(said[2]).name == f"step_{int(said[1]):08d}"

@@ -69,7 +69,7 @@ def test_too_many_stop_the_run_which_goes_on_when_they_are_mended(tmp_path, padd
         and bad[0]["path"] in last
     )
     step = bad[-1]["step"]
-    assert f"kept {out / 'checkpoints' / f'step_{step:08d}'}; go on with: paddlemae pretrain --resume" in last
+    assert f"kept {out / 'checkpoints' / f'step_{step:08d}'}; resume with: paddlemae pretrain --resume" in last
     assert find_checkpoint(out).name == f"step_{step:08d}"
 
     again = paddlemae("pretrain", "--resume", "--out", out)

@@ -147,7 +147,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path, capsys
     with pytest.warns(UserWarning, match="step_00000008/optimizer.safetensors is damaged.*step_00000006 is used"):
         pretrain(recipe, Start(tmp_path / "parts"))
     said = capsys.readouterr().out
-    assert "parts holds this run, unfinished: going on with it" in said and "resumed at step 6 from" in said
+    assert "parts holds this run, unfinished: resuming it" in said and "resumed at step 6 from" in said
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     check_intact(find_checkpoint(tmp_path / "parts"), whole=True)
 

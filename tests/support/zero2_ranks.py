@@ -24,7 +24,7 @@ from paddlemae.model.kernels import placement
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks import pretrain
 from paddlemae.tasks.models.preprocess import to_input
-from paddlemae.tasks.models.reconstruction import drawn_pictures
+from paddlemae.tasks.models.reconstruction import draw_stages
 from paddlemae.tasks.training import run_training
 from paddlemae.tasks.training.pretraining_loss import batch_mask, loss_function
 from paddlemae.tasks.training.pretraining_setup import Parts, prepare
@@ -136,7 +136,7 @@ def looked_at(recipe: Any, parts: Parts) -> list[np.ndarray]:
     """A reconstruction and what the last block looks at, which passes through no more than a part of the model."""
     (batch,) = batches(ALONE, 99, 1)
     mask = batch_mask(recipe, parts.model.grid, 0, batch)
-    drawn = drawn_pictures(parts.model, parts.description, batch.images, mask)["plain prediction"] / 255
+    drawn = draw_stages(parts.model, parts.description, batch.images, mask)["plain prediction"] / 255
     return [drawn, attention_maps(parts.model, to_input(batch.images, parts.description), "cls").numpy()]
 
 

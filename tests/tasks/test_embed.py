@@ -147,7 +147,7 @@ def test_parts_of_another_command_are_not_mixed_in(tmp_path, pretrained, photos,
         stop_after(stopped, 1)
         with pytest.raises(Killed):
             written(pretrained, photos, tmp_path / "f.npz")
-    with pytest.raises(ValueError, match=r"made with other token, batch_size; give the same .* --overwrite") as fault:
+    with pytest.raises(ValueError, match=r"made with another token, batch_size; use the same, .* --overwrite") as fault:
         written(pretrained, photos, tmp_path / "f.npz", batch_size=4, kind=FeatureKind("cls"))
     assert "\n" not in str(fault.value)
     found = read_file(written(pretrained, photos, tmp_path / "f.npz", kind=FeatureKind("cls"), overwrite=True))
@@ -160,7 +160,7 @@ def test_parts_of_another_size_are_not_mixed_in(tmp_path, pretrained, photos, mo
         with pytest.raises(Killed):
             written(pretrained, photos, tmp_path / "f.npz")
     monkeypatch.setattr(task, "LEAST_PARTS", 6)
-    with pytest.raises(ValueError, match=r"made with other part size; give the same .* --overwrite"):
+    with pytest.raises(ValueError, match=r"made with another part size; use the same, .* --overwrite"):
         written(pretrained, photos, tmp_path / "f.npz")
     found = read_file(written(pretrained, photos, tmp_path / "f.npz", overwrite=True))
     assert found.ids.tolist() == list(range(12))
@@ -184,7 +184,7 @@ def test_a_damaged_part_is_named(tmp_path, pretrained, photos, monkeypatch) -> N
     [
         ("f.csv", r"a file that ends in .parquet or .npz; got .*f.csv"),
         ("there.npz", r"there.npz exists already; add --overwrite"),
-        ("taken.npz", r"taken.npz.parts holds files other than parts of features"),
+        ("taken.npz", r"taken.npz.parts holds something other than parts of features"),
     ],
 )
 def test_mistakes_get_one_line(tmp_path, pretrained, photos, paddlemae, out: str, message: str) -> None:

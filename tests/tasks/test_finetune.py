@@ -231,7 +231,7 @@ def test_pixel_statistics_are_the_pretrained_ones_unless_named(recipe, pretraine
     other = load_recipe("pretrain", None, [*tiny, f"data={photos}", "mean=[0.1,0.2,0.3]", "std=[1,1,1]"])
     run = pretrain(other, Start(tmp_path / "run", quiet=True))
     assert prepare(recipe(f"init={run}")).description.mean == [0.1, 0.2, 0.3]
-    with pytest.warns(UserWarning, match="normalises images otherwise than"):
+    with pytest.warns(UserWarning, match="normalises images differently from"):
         named = prepare(recipe(f"init={run}", "mean=[0,0,0]")).description
     assert named.mean == [0, 0, 0] and named.std == [1, 1, 1]  # what is not named stays the pretrained one
     with pytest.raises(ValueError, match=r"mean and std need 3 numbers.* mean=null std=null takes those of"):

@@ -8,12 +8,17 @@ import pytest
 
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks import knn
-from paddlemae.tasks.knn import knn_predict
+from paddlemae.tasks.knn import TEMPERATURE, Votes, vote_weights, winners
 from paddlemae.tasks.models import nearest as nearest_rows
 from paddlemae.tasks.models.inference import FeatureKind
 from paddlemae.tasks.models.nearest import nearest, standardise
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.training.run_start import Start
+
+
+def knn_predict(bank, labels, queries, k: int, votes: Votes = "weighted", temperature: float = TEMPERATURE):
+    cosine_Qk, nearest_Qk = nearest(bank, queries, k)
+    return winners(labels[nearest_Qk], vote_weights(cosine_Qk, votes, temperature), int(labels.max()) + 1)[0]
 
 
 def by_loops(bank: np.ndarray, labels: np.ndarray, queries: np.ndarray, k: int) -> list[int]:

@@ -9,7 +9,7 @@ from PIL import Image
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks.models import reconstruction
 from paddlemae.tasks.models.build import load_autoencoder
-from paddlemae.tasks.models.mask_choice import MaskChoice, parsed_mask
+from paddlemae.tasks.models.mask_choice import MaskChoice, parse_mask
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.models.read_views import read_views
 from paddlemae.tasks.pretrain import pretrain
@@ -70,7 +70,7 @@ def test_without_a_mask_every_patch_is_seen(tmp_path, raw, photos, drawn) -> Non
 
 
 def test_boxes_are_in_pixels_of_the_view(tmp_path, raw, photos, drawn) -> None:
-    choice = parsed_mask("boxes:4,0,8,5")  # touches the lower right patch, of 4 pixels
+    choice = parse_mask("boxes:4,0,8,5")  # touches the lower right patch, of 4 pixels
     reconstruct_images(raw, [str(photos)], tmp_path / "a.png", choice=choice, limit=2)
     original, masked, _, _ = drawn["pictures"].values()
     assert np.abs(masked[:, :, 4:].astype(int) - 128).max() <= 1

@@ -10,7 +10,7 @@ import pytest
 
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks import weights_verify as verifying
-from paddlemae.tasks.models.read_model import Reading, adapted, is_own, read_checkpoint
+from paddlemae.tasks.models.read_model import Reading, adapt, is_own, read_checkpoint
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.tasks.weights_convert import convert, inspect, inspection
@@ -146,10 +146,10 @@ def test_pretraining_goes_on_from_weights(tmp_path: Path, capsys) -> None:
     for name, array in theirs.tensors.items():
         assert np.allclose(after.tensors[name], array, atol=1e-6), name
     assert after.description.provenance["init"] == str(path)
-    assert "begins anew" not in capsys.readouterr().err
+    assert "new weights for" not in capsys.readouterr().err
     other = [*settings[:-1], "decoder_depth=2"]
     again = read_checkpoint(pretrain(load_recipe("pretrain", None, other), Start(tmp_path / "other", quiet=True)))
-    assert "the decoder begins anew (decoder_depth" in capsys.readouterr().err
+    assert "new weights for the decoder (decoder_depth" in capsys.readouterr().err
     assert np.allclose(again.tensors["blocks.0.attn.qkv.weight"], theirs.tensors["blocks.0.attn.qkv.weight"], atol=1e-6)
     with pytest.raises(ValueError, match="depth is 2 in the checkpoint and 3 in the recipe"):
         pretrain(load_recipe("pretrain", None, [*settings, "depth=3"]), Start(tmp_path / "no", quiet=True))
@@ -173,7 +173,7 @@ def test_a_resumed_pretraining_does_not_need_what_it_started_from(tmp_path: Path
     "wanted", [{"channels": 1}, {"channels": 5}, {"patch_size": (2, 4), "image_size": (6, 12)}, {"image_size": 16}]
 )
 def test_weights_are_brought_to_other_images(wanted: dict, tmp_path: Path, capsys) -> None:
-    checkpoint = adapted(read_checkpoint(written(CASES[MAE], tmp_path / "theirs"), reading(CASES[MAE])), **wanted)
+    checkpoint = adapt(read_checkpoint(written(CASES[MAE], tmp_path / "theirs"), reading(CASES[MAE])), **wanted)
     shape = checkpoint.description.architecture
     assert shape["channels"] == wanted.get("channels", 3) == len(checkpoint.description.mean)
     assert len(verifying.our_outputs(checkpoint)["features"]) == 2
@@ -191,7 +191,7 @@ def test_mistakes_are_one_clear_line(tmp_path: Path, monkeypatch, capsys) -> Non
     cases = [
         (["inspect", tmp_path / "nothing"], "does not exist; expected a run folder, a checkpoint, or MAE or ViT"),
         (["inspect", tmp_path / "note.txt"], "is a text file, not weights"),
-        (["inspect", own, "--heads", "3"], "states its own layout"),
+        (["inspect", own, "--heads", "3"], "needs no options that say how to read it"),
         (["convert", path, "--out", own], "exists; choose another --out"),
         (["convert", path, "--out", tmp_path / "a.bin", "--to", "official"], "a file that ends in .pth"),
         (["convert", path, "--out", tmp_path / "a.pth", "--to", "timm"], "are a folder"),
@@ -199,10 +199,10 @@ def test_mistakes_are_one_clear_line(tmp_path: Path, monkeypatch, capsys) -> Non
         (["convert", path, "--out", tmp_path, "--overwrite"], "would delete"),
         (["convert", path, "--out", other, "--overwrite"], "holds more than weights (thesis.txt); move that"),
         (["convert", path, "--out", other, "--to", "official", "--overwrite"], "is a folder, and weights of"),
-        (["inspect", path, "--image-size", "big"], "--image-size is pixels"),
+        (["inspect", path, "--image-size", "big"], "--image-size must be pixels"),
         (["inspect", path, "--layout", "caffe"], "layout must be one of"),
         (["inspect", path, "--target", "hog"], "target must be"),
-        (["verify", own, "--heads", "3"], "states its own layout"),
+        (["verify", own, "--heads", "3"], "needs no options that say how to read it"),
         (["verify", path, "--golden", tmp_path / "note.txt"], "is no golden"),
     ]
     for words, message in cases:

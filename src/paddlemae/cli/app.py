@@ -174,10 +174,10 @@ def reconstruct(
     `paddlemae reconstruct runs/photos a.jpg --mask 'boxes:32,32,96,96;160,0,224,64'`
     """
     import paddlemae.engine.safe_import  # noqa: F401
-    from paddlemae.tasks.models.mask_choice import parsed_mask
+    from paddlemae.tasks.models.mask_choice import parse_mask
     from paddlemae.tasks.reconstruct import reconstruct_images
 
-    choice = parsed_mask(mask, mask_ratio, seed)
+    choice = parse_mask(mask, mask_ratio, seed)
     print(f"wrote {reconstruct_images(run, images, out, choice=choice, limit=limit, plain=plain, trust=trust)}")
 
 

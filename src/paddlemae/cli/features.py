@@ -103,8 +103,8 @@ def search(
     import paddlemae.engine.safe_import  # noqa: F401
     from paddlemae.tasks import search as task
 
-    def say(found: list[task.Found]) -> None:
-        print(*map(task.table, found), sep="\n", flush=True)
+    def say(results: list[task.QueryResult]) -> None:
+        print(*map(task.table, results), sep="\n", flush=True)
 
     task.search(features, images, run=run, k=k, limit=limit, out=out, data=data, say=say, trust=trust)
     if out:

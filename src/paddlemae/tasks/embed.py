@@ -1,8 +1,8 @@
 """Write the features of a whole source to a file: in parts, each written whole, which are joined at the end.
 
-A command that was stopped leaves the parts that it finished beside the file; the same command makes those that are
-missing, of the same batches, so that the file is the same bit for bit (for a fixed number of threads). Of several
-processes each makes some, and the first one joins all.
+A command that was stopped leaves the parts that it finished next to the file; the same command computes those that are
+missing, from the same batches, so that the file is the same bit for bit (for a fixed number of threads). With several
+processes each computes some of the parts, and the first process joins all.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from paddlemae.tasks.training.skipped_images import SkippedImages
 from paddlemae.train.parallel.ranks import ALONE, Ranks, check_same
 
 IMAGES_A_PART = 1024  # at most, about; what an interruption can cost
-LEAST_PARTS = 64  # of sources with so many batches: processes deal the parts out, and one has the last alone
+LEAST_PARTS = 64  # if there are as many batches: processes share the parts, and one of them computes the last alone
 ABOUT_FILE = "about.json"
 PART_KINDS = {"indices": "iu", "vectors": "f", "reasons": "U"}
 SMALLEST_DEVIATION = 1e-6  # of features that say nothing, as in `nearest.standardise`
@@ -59,7 +59,7 @@ SMALLEST_DEVIATION = 1e-6  # of features that say nothing, as in `nearest.standa
 
 @dataclass(frozen=True)
 class Written:
-    """What `embed_source` wrote: the file, its rows, their width, images that could not be read."""
+    """The file that `embed_source` wrote, its rows, their width, and the number of images that could not be read."""
 
     path: Path
     images: int
@@ -92,7 +92,7 @@ def embed_source(
         kind: which features; with the norm "batch" they are brought to mean 0 and deviation 1 over the source.
         workers, threads: as in `embed`.
         max_bad_images: share, rounded up, of the images that may be unreadable; they are left out.
-        overwrite: replace the file that is there, and parts of other features; parts of these are gone on with.
+        overwrite: replace the file that is there, and parts of other features; parts of the same are kept.
         ranks: processes that deal the parts out; all of them see the same files.
         trust: see `read_checkpoint`.
     Raises:
@@ -138,16 +138,16 @@ def embed_source(
                 raise KeyboardInterrupt(f"stopped with {done}; rerun the same command to resume") from stop
             show(len(source))
 
-        def joined() -> tuple[int, int]:
+        def join() -> tuple[int, int]:
             parts.recall(parts.numbers, skipped)  # those of other processes too
             return parts.join(out, about, standardised=kind.norm == "batch")
 
-        images, width = ranks.from_first(joined)
+        images, width = ranks.from_first(join)
         return Written(out, images, width, len(source) - images)
 
 
 def labelled_if_possible(data: str, split: str | None) -> Source:
-    """The images with their labels, or without where they have none.
+    """Open the images with their labels, or without where they have none.
 
     Raises:
         BadLabel: one of their labels is missing or unusable.
@@ -165,7 +165,7 @@ def labelled_if_possible(data: str, split: str | None) -> Source:
 def about_features(
     checkpoint: Checkpoint, data: str, split: str | None, source: Source, kind: FeatureKind, batch_size: int
 ) -> dict[str, Any]:
-    """All that features depend on, but for the number of threads, which changes their last bits."""
+    """Return all that features depend on except the number of threads, which changes their last bits."""
     stamps = hashlib.sha256()
     add_stamps(stamps, source)
     return {
@@ -182,14 +182,14 @@ def about_features(
 
 
 def _part_size(images: int, batch_size: int) -> int:
-    """How many images are a part: a whole number of batches, the same for any number of processes."""
-    wanted = min(IMAGES_A_PART, math.ceil(images / LEAST_PARTS))
-    return max(1, wanted // batch_size) * batch_size
+    """Return the images of a part: a whole number of batches, the same for any number of processes."""
+    images_a_part = min(IMAGES_A_PART, math.ceil(images / LEAST_PARTS))
+    return max(1, images_a_part // batch_size) * batch_size
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """The folder of the parts: so many images each, in the source's order.
+    """The folder of the parts, `size` images each, in the source's order.
 
     A part has the indices and features of its readable images, and why the others could not be read.
     """
@@ -206,7 +206,7 @@ class _Parts:
         return range(number * self.size, min((number + 1) * self.size, len(self.source)))
 
     def _done(self) -> list[int]:
-        """The parts that are there, whichever process wrote them."""
+        """List the parts that are there, whichever process wrote them."""
         return [number for number in self.numbers if self._path(number).is_file()]
 
     @property
@@ -214,7 +214,7 @@ class _Parts:
         return sum(len(self._images(number)) for number in self._done())
 
     def batches(self, numbers: Sequence[int], batch_size: int) -> list[int]:
-        """The numbers of the batches that parts are made of."""
+        """List the numbers of the parts' batches."""
         starts = (start for number in numbers for start in self._images(number)[::batch_size])
         return [start // batch_size for start in starts]
 
@@ -232,24 +232,26 @@ class _Parts:
                 different = self._different(about)
             except ValueError as fault:
                 if not overwrite:
-                    raise ValueError(f"{fault}; add --overwrite to begin again") from fault
+                    raise ValueError(f"{fault}; add --overwrite to start over") from fault
                 different = [ABOUT_FILE]
             if different and not overwrite:
                 raise ValueError(
-                    f"{self.folder} holds parts that were made with other {', '.join(different)}; give the same again, "
-                    "or add --overwrite to begin anew"
+                    f"{self.folder} holds parts that were made with another {', '.join(different)}; use the same, "
+                    "or add --overwrite to start over"
                 )
             if different:
                 shutil.rmtree(self.folder)
         if not note.is_file():
             if self.folder.exists() and any(self.folder.iterdir()):
-                raise ValueError(f"{self.folder} holds files other than parts of features; move it, or change --out")
+                raise ValueError(
+                    f"{self.folder} holds something other than parts of features; move it, or change --out"
+                )
             self.folder.mkdir(parents=True, exist_ok=True)
             replace_text(note, json.dumps(about))
         return sorted(set(self.numbers) - set(self._done()))
 
     def _different(self, about: dict[str, Any]) -> list[str]:
-        """What the parts that are there were made with otherwise."""
+        """List what differs from what the existing parts were made with."""
         before = read_object(self.folder / ABOUT_FILE, MAX_ABOUT_BYTES)
         return [name for name in about if before.get(name) != about[name] and name != "model"]
 
@@ -259,21 +261,21 @@ class _Parts:
     def _read(self, number: int, names: Sequence[str] = ("indices", "vectors", "reasons")) -> dict[str, Any]:
         path = self._path(number)
         try:
-            found = read_arrays(path, {name: PART_KINDS[name] for name in names})
-            self._check(number, found)
+            arrays = read_arrays(path, {name: PART_KINDS[name] for name in names})
+            self._check(number, arrays)
         except FAULTS as fault:
             raise ValueError(f"{path} is damaged; delete it, and the same command makes it again") from fault
-        return found
+        return arrays
 
-    def _check(self, number: int, found: dict[str, Any]) -> None:
+    def _check(self, number: int, arrays: dict[str, Any]) -> None:
         """Raise a ValueError unless a part's arrays belong together and are of its images."""
-        images, indices = self._images(number), found["indices"]
+        images, indices = self._images(number), arrays["indices"]
         if indices.ndim != 1 or not set(indices.tolist()) <= set(images) or len(set(indices.tolist())) < len(indices):
             raise ValueError("indices of other images")
-        if "vectors" in found and (found["vectors"].ndim != 2 or len(found["vectors"]) != len(indices)):
-            raise ValueError("as many vectors as images were expected")
-        if "reasons" in found and len(found["reasons"]) != len(images) - len(indices):
-            raise ValueError("as many reasons as images are missing were expected")
+        if "vectors" in arrays and (arrays["vectors"].ndim != 2 or len(arrays["vectors"]) != len(indices)):
+            raise ValueError("the number of vectors is not that of the images")
+        if "reasons" in arrays and len(arrays["reasons"]) != len(images) - len(indices):
+            raise ValueError("the number of reasons is not that of the missing images")
 
     def recall(self, numbers: Sequence[int], skipped: SkippedImages) -> None:
         """Count what these parts left out."""
@@ -292,7 +294,7 @@ class _Parts:
         skipped: SkippedImages,
         show: Callable[[int], None],
     ) -> None:
-        """Write these parts, of their batches."""
+        """Write these parts from their batches."""
         due, vectors, indices = deque(numbers), list[np.ndarray](), list[np.ndarray]()
         before = self.images_done
         for batch_BD, batch_indices in batches:
@@ -306,14 +308,14 @@ class _Parts:
             self._write(number, vectors, indices, skipped)
 
     def _write(self, number: int, vectors: list[np.ndarray], indices: list[np.ndarray], skipped: SkippedImages) -> None:
-        """A part, of what is in the lists, which are emptied."""
-        found = np.concatenate(indices) if indices else np.empty(0, np.int64)
-        lacking = (self.source.describe(i) for i in self._lacking(number, found))
+        """Write a part from the content of the lists, and empty them."""
+        readable = np.concatenate(indices) if indices else np.empty(0, np.int64)
+        lacking = (self.source.describe(i) for i in self._lacking(number, readable))
         reasons = [skipped.reasons.get(path, "") for path in lacking]
         content = io.BytesIO()
         np.savez(
             content,
-            indices=found,
+            indices=readable,
             vectors=np.concatenate(vectors) if vectors else np.empty((0, 0), np.float32),
             reasons=np.array(reasons, dtype=str),
         )
@@ -350,7 +352,7 @@ class _Parts:
             yield Rows(indices, paths, labels, vectors if scale is None else scaled(vectors, *scale))
 
     def _scale(self) -> tuple[np.ndarray, np.ndarray]:
-        """(mean, deviation) of each feature, float64 [D]."""
+        """Return (mean, deviation) of each feature, float64 [D]."""
         count, total, squares = 0, 0.0, 0.0
         for rows in self._rows(None):
             count, total = count + len(rows.ids), total + rows.vectors.sum(axis=0, dtype=np.float64)

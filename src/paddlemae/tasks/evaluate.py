@@ -35,7 +35,7 @@ def evaluate(
     say: Callable[[dict[str, Any]], None] | None = None,
     trust: bool = False,
 ) -> dict[str, Any]:
-    """Top-1, top-5 and loss on labelled images; also logged to the run's results and shown in its exhibits.
+    """Return top-1, top-5 and loss on labelled images; also log them to the run's results and draw its exhibits.
 
     Args:
         run: a fine-tuning run or one of its checkpoints.
@@ -58,16 +58,18 @@ def evaluate(
         patch_grid(image_size, description.architecture["patch_size"])  # refuses a size that it does not divide
         size = list(pair(image_size))
         description = replace(description, architecture={**description.architecture, "image_size": size})
-    source = _numbered_as(description.classes, open_source(data, split, labelled=True))
+    source = _number_as(description.classes, open_source(data, split, labelled=True))
     workers = workers_for(len(source), None, computing=True)
-    found = evaluate_classifier(model, description, source, batch_size=batch_size, workers=workers, threads=threads)
+    evaluation = evaluate_classifier(
+        model, description, source, batch_size=batch_size, workers=workers, threads=threads
+    )
     result = {
         "task": "evaluate",
         "start": SCRATCH if description.provenance.get("init") == SCRATCH else PRETRAINED,
-        **found.metrics,
+        **evaluation.metrics,
         "protocol": {"image_size": description.architecture["image_size"]},
         "eval": source.name,
-        "eval_images": found.images,
+        "eval_images": evaluation.images,
         "checkpoint": checkpoint.folder.name,
     }
     if say:
@@ -77,17 +79,17 @@ def evaluate(
             log_result(folder, [result])
         view, title = evaluation_view(description), f"evaluated on {source.name}"
         with optional("the mistakes"):
-            show_mistakes(folder, source, view, found.confusion, found.mistakes, title)
+            show_mistakes(folder, source, view, evaluation.confusion, evaluation.mistakes, title)
     return result
 
 
-def _numbered_as(known: list[str], source: Source) -> Source:
+def _number_as(classes: list[str], source: Source) -> Source:
     """Return a source with its labels numbered as a classifier's are, by the names of the classes."""
-    if only := unknown_classes(source, known):
+    if unknown := unknown_classes(source, classes):
         raise ValueError(
-            f"the classifier knows {len(known)} classes, and {source.name} has images of others: {list_names(only)}; "
-            "evaluate on images of the classes that it was trained on"
+            f"the classifier knows {len(classes)} classes, and {source.name} has images of others: "
+            f"{list_names(unknown)}; evaluate on images of the classes that it was trained on"
         )
-    source = with_classes(source, known)
+    source = with_classes(source, classes)
     note_absent(source, f"image in {source.name}")
     return source

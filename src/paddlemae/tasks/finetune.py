@@ -9,9 +9,7 @@ from paddlemae.data.batches import Batch
 from paddlemae.data.views.mixup import Mixing, mix_batches
 from paddlemae.model.blocks import activations_of
 from paddlemae.recipe import FinetuneRecipe
-from paddlemae.tasks.models.build import (
-    parameter_count,
-)
+from paddlemae.tasks.models.build import parameter_count
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.training.classification import Evaluation
 from paddlemae.tasks.training.course import Course
@@ -33,12 +31,12 @@ from paddlemae.train.ema import Ema
 from paddlemae.train.optim import adamw
 
 
-def finetune(recipe: FinetuneRecipe, start: Start, beside: str | None = None) -> dict[str, Any]:
+def finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None = None) -> dict[str, Any]:
     """Fine-tune as the recipe says and leave a run folder with the best and the last checkpoint.
 
     Args:
-        beside: a pretraining run that gets the result into its own ones, for comparison; by default the one that
-            this starts from.
+        compared_run: a pretraining run to whose results this one is also appended; by default the one that it starts
+            from.
     Returns:
         the result, as in `result.json`: top-1 and top-5 of the last step in [0, 1], the best top-1 and its step.
     Raises:
@@ -46,20 +44,15 @@ def finetune(recipe: FinetuneRecipe, start: Start, beside: str | None = None) ->
         KeyboardInterrupt, Preempted, NonFiniteLoss, OSError: training ended early; the text says what was kept.
     """
     with start.held():
-        return _finetune(recipe, start, beside)
+        return _finetune(recipe, start, compared_run)
 
 
-def _finetune(recipe: FinetuneRecipe, start: Start, beside: str | None) -> dict[str, Any]:
+def _finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None) -> dict[str, Any]:
     run, inputs = resolve(recipe, start, open_inputs)
     recipe = run.recipe
     parts = build(recipe, inputs)
     training, model = recipe.training, parts.model
-    optimizer = adamw(
-        model,
-        weight_decay=training.weight_decay,
-        betas=recipe.betas,
-        layer_decay=recipe.layer_decay,
-    )
+    optimizer = adamw(model, weight_decay=training.weight_decay, betas=recipe.betas, layer_decay=recipe.layer_decay)
     state = TrainState(model, optimizer, ema=None if recipe.ema_decay is None else Ema(model, recipe.ema_decay))
     enter_run(run, state, parts.description)
     start.say(
@@ -71,13 +64,12 @@ def _finetune(recipe: FinetuneRecipe, start: Start, beside: str | None) -> dict[
     skipped, held_out_skipped = (listed.of(part, training.max_bad_images) for part in (parts.train, parts.held_out))
     mixing = Mixing(recipe.mixup, recipe.cutmix, recipe.cutmix_probability)
     loss_fn = loss_function(recipe, parts.description)
-    last: Evaluation | None = None
 
     def batches() -> Generator[Batch, None, None]:
         plain = training_batches(parts.train, parts.view, training, state, skipped, start)
         return mix_batches(plain, mixing, training.seed) if mixing else plain
 
-    def evaluation() -> Evaluation:
+    def evaluate() -> Evaluation:
         with state.averaged():
             return evaluate_classifier(
                 model,
@@ -90,35 +82,34 @@ def _finetune(recipe: FinetuneRecipe, start: Start, beside: str | None) -> dict[
                 ranks=start.ranks,
             )
 
-    def evaluate(state: TrainState) -> dict[str, float]:
-        nonlocal last
-        last = evaluation()
-        return last.metrics
-
-    course = Course(
-        "finetune", training, len(parts.train), evaluate, recipe.evaluate_every, best_by=Evaluation.kind.primary
-    )
-    run_training(start, course, state, parts.description, batches, loss_fn)
-    last = last or evaluation()
+    course = Course("finetune", training, len(parts.train), evaluate, recipe.evaluate_every)
+    last = run_training(start, course, state, parts.description, batches, loss_fn) or evaluate()
 
     def attention() -> None:
         with optional("the attention maps"), state.averaged():
             if fixed := fixed_images(parts.held_out, parts.description):
                 show_attention(start.out, model, parts.description, fixed[0])
 
-    def finished() -> dict[str, Any]:
+    def finish() -> dict[str, Any]:
         protocol = dict(labels=recipe.labels, trainable_blocks=recipe.trainable_blocks)
-        sources, view = (parts.train, parts.held_out), evaluation_view(parts.description)
-        count = len(parts.train)
         return finish_run(
-            start, state, last, sources, view, recipe, protocol, num_train=count, compared_run=beside, more=attention
+            start,
+            state,
+            last,
+            (parts.train, parts.held_out),
+            evaluation_view(parts.description),
+            recipe,
+            protocol,
+            num_train=len(parts.train),
+            compared_run=compared_run,
+            more=attention,
         )
 
-    return start.ranks.from_first(finished)
+    return start.ranks.from_first(finish)
 
 
 def dry_run(recipe: FinetuneRecipe, *, trust: bool = False) -> dict[str, str]:
-    """What a fine-tuning would do, without doing it: name -> value, for people."""
+    """Return what a fine-tuning would do, without doing it: name -> value, as text."""
     parts = prepare(recipe, trust=trust)
     shape, parameters = parts.model.config, parameter_count(parts.model)
     tokens = parts.model.grid[0] * parts.model.grid[1] + int(parts.model.encoder.has_cls)

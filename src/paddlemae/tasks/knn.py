@@ -1,4 +1,4 @@
-"""kNN: how well images are told apart by their nearest neighbours among labelled features.
+"""kNN: classify images by their nearest neighbours among labelled features.
 
 Published kNN numbers depend on the protocol by several points: which token, layer and normalisation, how many
 neighbours, how they vote. So every number here comes with all of these.
@@ -61,7 +61,7 @@ def knn(
     say: Callable[[list[dict[str, Any]]], None] | None = None,
     trust: bool = False,
 ) -> list[dict[str, Any]]:
-    """Top-1 of held-out images by the neighbours of their features, for both ways of voting and several k.
+    """Return the top-1 of held-out images by the neighbours of their features, for both ways of voting and several k.
 
     Every number is appended to the run's results (`runs.runlog.log_result`) if `run` is in a run folder, and its
     exhibits show neighbours, mistakes and a map of the queries.
@@ -94,7 +94,7 @@ def knn(
     if labels:
         bank = balanced_subset(bank, labels, seed)
     _counts(neighbours, len(bank))  # before anything is computed
-    known, asked = (
+    bank_features, query_features = (
         labelled_features(
             model,
             checkpoint.description,
@@ -106,15 +106,15 @@ def knn(
         )
         for source in (bank, queries)
     )
-    counts = _counts(neighbours, len(known.features_ND))  # some images may have been unreadable
+    counts = _counts(neighbours, len(bank_features.features_ND))  # some images may have been unreadable
     if kind.norm == "batch":
-        standardise(known.features_ND, asked.features_ND)
-    cosine_Qk, nearest_Qk = nearest(known.features_ND, asked.features_ND, max(counts))
+        standardise(bank_features.features_ND, query_features.features_ND)
+    cosine_Qk, nearest_Qk = nearest(bank_features.features_ND, query_features.features_ND, max(counts))
     results, voted = [], {}
     for votes in VOTES:
         weights_Qk = vote_weights(cosine_Qk, votes, temperature)
         for k in counts:
-            voted[votes, k] = winners(known.labels[nearest_Qk[:, :k]], weights_Qk[:, :k], len(bank.classes))
+            voted[votes, k] = winners(bank_features.labels[nearest_Qk[:, :k]], weights_Qk[:, :k], len(bank.classes))
             predicted, _ = voted[votes, k]
             protocol: dict[str, Any] = {**asdict(kind), "k": k, "votes": votes}
             if votes == "weighted":
@@ -125,12 +125,12 @@ def knn(
                 {
                     "task": "knn",
                     "start": RANDOM if random else PRETRAINED,
-                    CLASSIFICATION.primary: float((predicted == asked.labels).mean()),
+                    CLASSIFICATION.primary: float((predicted == query_features.labels).mean()),
                     "protocol": protocol,
                     "train": bank.name,
-                    "train_images": len(known.labels),
+                    "train_images": len(bank_features.labels),
                     "eval": queries.name,
-                    "eval_images": len(asked.labels),
+                    "eval_images": len(query_features.labels),
                     "checkpoint": checkpoint.folder.name,
                 }
             )
@@ -143,14 +143,14 @@ def knn(
     if folder and not random:
         view = evaluation_view(checkpoint.description)
         shown = SHOWN_NEIGHBOURS if SHOWN_NEIGHBOURS in counts else counts[0]
-        found = Found(cosine_Qk, nearest_Qk, shown, *voted["weighted", shown])
-        _show(folder, view, (queries, asked), (bank, known), found, kind)
+        neighbourhood = Neighbourhood(cosine_Qk, nearest_Qk, shown, *voted["weighted", shown])
+        _show(folder, view, queries, query_features, bank, bank_features, neighbourhood, kind)
     return results
 
 
 @dataclass(frozen=True)
-class Found:
-    """The neighbours of every query, and what k of them made of it: the class [Q], and its share of the votes [Q]."""
+class Neighbourhood:
+    """The neighbours of every query, the class [Q] that k of them vote for, and its share of the votes [Q]."""
 
     cosine_Qk: np.ndarray
     nearest_Qk: np.ndarray
@@ -162,26 +162,29 @@ class Found:
 def _show(
     run: Path,
     view: View,
-    asked: tuple[Source, Labelled],
-    known: tuple[Source, Labelled],
-    found: Found,
+    queries: Source,
+    query_features: Labelled,
+    bank: Source,
+    bank_features: Labelled,
+    neighbourhood: Neighbourhood,
     kind: FeatureKind,
 ) -> None:
-    """Leave the run's exhibits of the queries."""
-    (queries, query_features), (bank, bank_features) = asked, known
-    confusion = Confusion.of(query_features.labels, found.predicted, len(bank.classes))
-    mistakes = surest_mistakes(query_features.indices, query_features.labels, found.predicted, found.share)
+    """Draw the run's exhibits of the queries."""
+    confusion = Confusion.of(query_features.labels, neighbourhood.predicted, len(bank.classes))
+    mistakes = surest_mistakes(
+        query_features.indices, query_features.labels, neighbourhood.predicted, neighbourhood.share
+    )
     with optional("the mistakes"):
-        show_mistakes(run, queries, view, confusion, mistakes, f"kNN, k = {found.k}, weighted votes; {kind}")
+        show_mistakes(run, queries, view, confusion, mistakes, f"kNN, k = {neighbourhood.k}, weighted votes; {kind}")
     sides = (queries, query_features.indices), (bank, bank_features.indices)
     with optional("the neighbours"):
-        show_neighbours(run, *sides, view, found.cosine_Qk, found.nearest_Qk, str(kind))
+        show_neighbours(run, *sides, view, neighbourhood.cosine_Qk, neighbourhood.nearest_Qk, str(kind))
     with optional("the map"):
         show_map(run, queries, view, query_features.features_ND, query_features.indices, str(kind))
 
 
 def _counts(neighbours: Sequence[int], bank: int) -> list[int]:
-    """How many neighbours vote, ascending."""
+    """Return how many neighbours vote, ascending."""
     if not neighbours:
         return [k for k in NEIGHBOURS if k <= bank] or [bank]
     for k in neighbours:
@@ -189,40 +192,15 @@ def _counts(neighbours: Sequence[int], bank: int) -> list[int]:
     return sorted(set(neighbours))
 
 
-def knn_predict(
-    bank_ND: np.ndarray,
-    bank_labels: np.ndarray,
-    query_QD: np.ndarray,
-    k: int = 20,
-    *,
-    votes: Votes = "weighted",
-    temperature: float = TEMPERATURE,
-) -> np.ndarray:
-    """Vote among the k nearest by cosine.
-
-    Args:
-        bank_ND: float; bank_labels: int64 [N].
-        query_QD: float.
-        votes: "weighted": each neighbour weighs exp(cosine / temperature); "plain": each weighs the same.
-    Returns:
-        int64 [Q]; the lowest class wins a tie.
-    Raises:
-        ValueError: k outside 1..N, or features of another width.
-    """
-    cosine_Qk, nearest_Qk = nearest(bank_ND, query_QD, k)
-    weights_Qk = vote_weights(cosine_Qk, votes, temperature)
-    return winners(bank_labels[nearest_Qk], weights_Qk, int(bank_labels.max()) + 1)[0]
-
-
 def vote_weights(cosine_Qk: np.ndarray, votes: Votes, temperature: float) -> np.ndarray:
-    """What each neighbour's vote weighs, float64 [Q, k]."""
+    """Return the weight of each neighbour's vote, float64 [Q, k]."""
     if votes == "plain":
         return np.ones(cosine_Qk.shape)
     return np.exp(cosine_Qk.astype(np.float64) / temperature)
 
 
 def winners(labels_Qk: np.ndarray, weights_Qk: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """(the class with the most votes, int64 [Q], the lowest of equals; its share of all votes, float64 [Q])."""
+    """Return (class with the most votes, int64 [Q], the lowest of equals; its share of all votes, float64 [Q])."""
     classes, shares = [np.empty(0, np.int64)], [np.empty(0)]
     for start in range(0, len(labels_Qk), VOTERS_AT_ONCE):
         labels, weights = (each[start : start + VOTERS_AT_ONCE] for each in (labels_Qk, weights_Qk))
@@ -238,7 +216,7 @@ def winners(labels_Qk: np.ndarray, weights_Qk: np.ndarray, num_classes: int) -> 
 
 
 def result_line(result: dict[str, Any]) -> str:
-    """A result for people, with all that it depends on."""
+    """Return a result as text, with all that it depends on."""
     protocol = result["protocol"]
     votes = f"exp(cosine / {protocol['temperature']:g})" if protocol["votes"] == "weighted" else "one vote each"
     kind = FeatureKind(**{name: protocol[name] for name in ("token", "layer", "norm")})

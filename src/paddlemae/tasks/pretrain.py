@@ -16,16 +16,12 @@ from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.recipe import PretrainRecipe
 from paddlemae.runs.figures import draw_curves
 from paddlemae.runs.runlog import FIGURES, mark_finished, read_metrics
-from paddlemae.tasks.models.build import (
-    autoencoder_arguments,
-    fitted,
-    parameter_count,
-)
+from paddlemae.tasks.models.build import arguments_of, fit_shape, parameter_count
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.models.reconstruction import draw
 from paddlemae.tasks.training.course import Course
 from paddlemae.tasks.training.dry_run import schedule_plan, step_bytes
-from paddlemae.tasks.training.exhibits import Snapshots, fixed_images, moments, show_attention
+from paddlemae.tasks.training.exhibits import Snapshots, fixed_images, show_attention
 from paddlemae.tasks.training.memory_trial import memory_plan
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.tasks.training.pretraining_loss import batch_mask, kept_patches, loss_function, predicted_patches
@@ -36,7 +32,6 @@ from paddlemae.tasks.training.run_training import run_training
 from paddlemae.tasks.training.skipped_images import open_skipped
 from paddlemae.tasks.training.training_batches import training_batches
 from paddlemae.train.checkpoint import TrainState
-from paddlemae.train.loop import StepResult
 from paddlemae.train.optim import adamw
 from paddlemae.train.parallel.ranks import Ranks
 from paddlemae.train.parallel.zero2 import ShardedAdamW
@@ -75,7 +70,7 @@ def _pretrain(recipe: PretrainRecipe, start: Start) -> Path:
         snapshots(state)
     batches = partial(training_batches, parts.source, parts.view, training, state, skipped, start)
     loss_fn = loss_function(recipe, parts.description)
-    hooks = [partial(_draw, snapshots, moments(course.total_steps))] if snapshots else []
+    hooks = [snapshots] if snapshots else []
     run_training(start, course, state, parts.description, batches, loss_fn, hooks=hooks)
     if start.ranks.is_first:
         _finish(start, model, parts, snapshots)
@@ -95,11 +90,6 @@ def _optimizer_of(model: MaskedAutoencoder, recipe: PretrainRecipe, ranks: Ranks
     return ShardedAdamW(model, optimizer, ranks) if is_sharded else optimizer
 
 
-def _draw(snapshots: Snapshots, steps: frozenset[int], state: TrainState, result: StepResult) -> None:
-    if state.step in steps:
-        snapshots(state, result)
-
-
 def _finish(start: Start, model: MaskedAutoencoder, parts: Parts, snapshots: Snapshots | None) -> None:
     figures = start.out / FIGURES
     with optional("the curves"):
@@ -117,9 +107,9 @@ def _finish(start: Start, model: MaskedAutoencoder, parts: Parts, snapshots: Sna
 def snapshots_of(
     out: Path, model: MaskedAutoencoder, parts: Parts, recipe: PretrainRecipe, course: Course
 ) -> Snapshots | None:
-    """What draws the same images, under the masks of their first epoch, as training goes on; None without images."""
+    """Return a hook that draws the same images, under the masks of their first epoch; None if no image can be read."""
     fixed = fixed_images(parts.source, parts.description)
-    if fixed is None:  # training will tell
+    if fixed is None:
         return None
     images_u8, indices = fixed
     mask = batch_mask(recipe, model.grid, recipe.training.seed, Batch(images_u8, None, indices, np.zeros_like(indices)))
@@ -127,10 +117,10 @@ def snapshots_of(
 
 
 def dry_run(recipe: PretrainRecipe, *, trust: bool = False) -> dict[str, str]:
-    """What a pretraining would do, without doing it: name -> value, for people."""
+    """Return what a pretraining would do, without doing it: name -> value, as text."""
     if recipe.init:
         # refuses what does not fit
-        fitted(read_checkpoint(recipe.init, trust=trust), autoencoder_arguments(recipe.model))
+        fit_shape(read_checkpoint(recipe.init, trust=trust), arguments_of(recipe.model))
     with paddle.LazyGuard():  # counts parameters without filling them
         parts = prepare(recipe.model_copy(update={"init": None}))
     training = recipe.training
@@ -145,7 +135,7 @@ def dry_run(recipe: PretrainRecipe, *, trust: bool = False) -> dict[str, str]:
 
 
 def memory_estimate(model: MaskedAutoencoder, recipe: PretrainRecipe) -> int:
-    """Bytes that a training step holds, see `tasks.training.dry_run`."""
+    """Return the bytes that a training step holds, see `dry_run.step_bytes`."""
     shape, patches = model.config, math.prod(model.grid)
     visible = kept_patches(recipe, model.grid) + int(model.encoder.has_cls)
     encoder = activations_of(visible, shape["embed_dim"], shape["num_heads"])

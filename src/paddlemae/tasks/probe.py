@@ -79,7 +79,7 @@ def _probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
     def features_of(source: Source, on_skip: SkippedImages) -> Labelled:
         return labelled_features(
             parts.encoder,
-            parts.encoder_description,
+            parts.checkpoint.description,
             source,
             parts.kind,
             batch_size=training.batch_size,
@@ -97,26 +97,25 @@ def _probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
         num_train = len(parts.train)
         batches = partial(training_batches, parts.train, parts.view, training, state, skipped, start)
         loss_fn = loss_function(parts.forward)
-    last: Evaluation | None = None
-
-    def evaluate(state: TrainState) -> dict[str, float]:
-        nonlocal last
-        last = evaluate_head(head, held_out, len(parts.train.classes))
-        return last.metrics
-
-    course = Course("probe", training, num_train, evaluate, recipe.evaluate_every, best_by=Evaluation.kind.primary)
-    run_training(start, course, state, parts.description, batches, loss_fn, shares_cpu=False, in_memory=recipe.cached)
-    last = last or evaluate_head(head, held_out, len(parts.train.classes))
-    protocol = {**asdict(parts.kind), "cached": recipe.cached, "base_lr": training.base_lr}
-    protocol["batch_size"] = training.effective_batch_size
-    protocol["labels"] = recipe.labels
-    sources, view = (parts.train, parts.held_out), evaluation_view(parts.encoder_description)
-    return finish_run(start, state, last, sources, view, recipe, protocol, num_train=num_train)
+    evaluate = partial(evaluate_head, head, held_out, len(parts.train.classes))
+    course = Course("probe", training, num_train, evaluate, recipe.evaluate_every)
+    last = run_training(
+        start, course, state, parts.description, batches, loss_fn, shares_cpu=False, in_memory=recipe.cached
+    )
+    protocol = {
+        **asdict(parts.kind),
+        "cached": recipe.cached,
+        "base_lr": training.base_lr,
+        "batch_size": training.effective_batch_size,
+        "labels": recipe.labels,
+    }
+    sources, view = (parts.train, parts.held_out), evaluation_view(parts.checkpoint.description)
+    return finish_run(start, state, last or evaluate(), sources, view, recipe, protocol, num_train=num_train)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a linear probing is made of."""
+    """Everything that a linear probing needs."""
 
     checkpoint: Checkpoint
     encoder: Any
@@ -128,13 +127,9 @@ class Parts:
     head: ProbeHead
     description: Description
 
-    @property
-    def encoder_description(self) -> Description:
-        return self.checkpoint.description
 
-
-def prepare(recipe: ProbeRecipe, own: Path | None = None, *, trust: bool = False) -> Parts:
-    """Build a recipe's parts, with every check that needs no training; `own` as of `open_labelled_splits`."""
+def prepare(recipe: ProbeRecipe, resumed: Path | None = None, *, trust: bool = False) -> Parts:
+    """Build a recipe's parts, with every check that needs no training; `resumed` as of `open_labelled_splits`."""
     if recipe.data is None:
         raise ValueError("no images named; add --data FOLDER with one folder per class, or --data digits")
     if recipe.init is None:
@@ -144,7 +139,7 @@ def prepare(recipe: ProbeRecipe, own: Path | None = None, *, trust: bool = False
     encoder = load_encoder(checkpoint, random=recipe.random)
     kind = FeatureKind(recipe.token, recipe.layer, "layer")
     forward = forward_function(encoder, checkpoint.description, kind, threads=recipe.training.threads)
-    train, held_out = open_labelled_splits(recipe, recipe.data, own)
+    train, held_out = open_labelled_splits(recipe, recipe.data, resumed)
     shape = checkpoint.description.architecture
     paddle.seed(recipe.training.seed)
     head = ProbeHead(shape["embed_dim"], len(train.classes))
@@ -170,24 +165,24 @@ def prepare(recipe: ProbeRecipe, own: Path | None = None, *, trust: bool = False
 
 
 def loss_function(forward: Forward | None) -> LossFn:
-    """(head, batch) -> mean loss; None takes the batch's images as features already."""
+    """Return (head, batch) -> mean loss; without `forward`, the batch's images are features already."""
 
     def loss_fn(head: nn.Layer, batch: Batch) -> paddle.Tensor:
-        found_BD = batch.images if forward is None else forward(batch.images)
-        return F.cross_entropy(head(tensor_of(found_BD)), tensor_of(labels_of(batch)))
+        features_BD = batch.images if forward is None else forward(batch.images)
+        return F.cross_entropy(head(tensor_of(features_BD)), tensor_of(labels_of(batch)))
 
     return loss_fn
 
 
 def cached_batches(table: Labelled, recipe: ProbeRecipe, state: TrainState) -> Generator[Batch, None, None]:
-    """The micro-batches that `training_batches` would give, of features instead of images."""
+    """Yield the micro-batches that `training_batches` would give, of features instead of images."""
     num_images = len(table.labels)
     for rows, epochs in due_in_training(num_images, **count_remaining(recipe.training, num_images, state)):
         yield Batch(table.features_ND[rows], table.labels[rows], rows, epochs)
 
 
 def evaluate_head(head: ProbeHead, held_out: Labelled, num_classes: int) -> Evaluation:
-    """The head's predictions from the held-out images' features."""
+    """Evaluate the head's predictions from the held-out images' features."""
     with evaluating(head), paddle.no_grad():
         rows = max(1, LOGITS_AT_ONCE // num_classes)
         blocks = (slice(start, start + rows) for start in range(0, max(1, len(held_out.labels)), rows))
@@ -199,7 +194,7 @@ def evaluate_head(head: ProbeHead, held_out: Labelled, num_classes: int) -> Eval
 
 
 def dry_run(recipe: ProbeRecipe, *, trust: bool = False) -> dict[str, str]:
-    """What a linear probing would do, without doing it: name -> value, for people."""
+    """Return what a linear probing would do, without doing it: name -> value, as text."""
     parts = prepare(recipe, trust=trust)
     return {
         "training images": f"{len(parts.train)} from {parts.train.name}, {len(parts.train.classes)} classes",

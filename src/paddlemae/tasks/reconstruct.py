@@ -1,4 +1,4 @@
-"""Draw what a pretrained model makes of images that it sees only in part."""
+"""Draw a pretrained model's reconstructions of images that it sees only in part."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ def reconstruct_images(
     choice: MaskChoice,
     limit: int = 8,
     plain: bool = False,
-    device_name: str = "auto",
     trust: bool = False,
 ) -> Path:
     """Draw reconstructions of image files, folders of them or the embedded digits into one figure.
@@ -42,7 +41,7 @@ def reconstruct_images(
     """
     check_picture(out)
     check_outside(out, images)
-    device.prepare(device_name)
+    device.prepare("auto")
     checkpoint = read_checkpoint(run, trust=trust)
     model = load_autoencoder(checkpoint)
     if plain and checkpoint.description.target == "raw":

@@ -40,7 +40,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class Found:
+class QueryResult:
     """A query's name, and its neighbours, the most similar first."""
 
     query: str
@@ -57,9 +57,9 @@ def search(
     out: Path | None = None,
     data: str | None = None,
     threads: int | str = "auto",
-    say: Callable[[list[Found]], None] | None = None,
+    say: Callable[[list[QueryResult]], None] | None = None,
     trust: bool = False,
-) -> list[Found]:
+) -> list[QueryResult]:
     """Find each query's nearest images.
 
     Args:
@@ -99,25 +99,25 @@ def search(
         query_QD = scaled(query_QD, *_scale_of(bank, features))
     cosine_Qk, nearest_Qk = nearest(bank.vectors, query_QD, k)
     if not np.isfinite(cosine_Qk).all():
-        raise ValueError(f"{features} or the features of the queries hold values that are no numbers; embed it again")
-    found = [
-        Found(name, [_neighbour(bank, int(row), float(one)) for row, one in zip(rows, cosines)])
+        raise ValueError(f"{features} or the features of the queries hold numbers that are not finite; embed it again")
+    results = [
+        QueryResult(name, [_neighbour(bank, int(row), float(cosine)) for row, cosine in zip(rows, cosines)])
         for name, rows, cosines in zip(names, nearest_Qk, cosine_Qk)
     ]
     if say:
-        say(found)
+        say(results)
     if out and source:
         caption = f"Queries, and the nearest of {len(bank.ids)} images by cosine similarity ({features.name}: {kind})."
-        _draw(out, found, views, source, checkpoint.description, caption)
-    return found
+        _draw(out, results, views, source, checkpoint.description, caption)
+    return results
 
 
 def _scale_of(bank: Features, features: Path) -> list[np.ndarray]:
-    """(mean, deviation) that the file's features were brought to 0 and 1 with, [D] each."""
-    found = [np.array(bank.about.get(name)) for name in ("mean", "deviation")]
-    if any(one.shape != bank.vectors.shape[1:] or one.dtype.kind != "f" for one in found):
+    """Return (mean, deviation) that the file's features were standardised with, [D] each."""
+    scale = [np.array(bank.about.get(name)) for name in ("mean", "deviation")]
+    if any(values.shape != bank.vectors.shape[1:] or values.dtype.kind != "f" for values in scale):
         raise ValueError(f"{features} is damaged (no mean and deviation of each feature); embed it again")
-    return found
+    return scale
 
 
 def _neighbour(bank: Features, row: int, cosine: float) -> Neighbour:
@@ -126,7 +126,7 @@ def _neighbour(bank: Features, row: int, cosine: float) -> Neighbour:
 
 
 def _source_of(bank: Features, data: str | None, features: Path) -> Source:
-    """The images that the features are of."""
+    """Open the images that the features were computed from."""
     try:
         source = open_source(data or bank.about["data"], bank.about["split"])
     except FileNotFoundError as fault:
@@ -137,27 +137,27 @@ def _source_of(bank: Features, data: str | None, features: Path) -> Source:
 
 
 def _draw(
-    out: Path, found: list[Found], views: np.ndarray, source: Source, description: Description, caption: str
+    out: Path, results: list[QueryResult], views: np.ndarray, source: Source, description: Description, caption: str
 ) -> None:
     view = evaluation_view(description)
     rows, titles = [], []
-    for query, one in zip(views, found):
+    for query, result in zip(views, results):
         pictures = [query[None]]
-        for near in one.neighbours:
+        for near in result.neighbours:
             if Path(path_of(source, near.id)).name != Path(near.path).name:
                 raise ValueError(f"image {near.id} of {source.name} is no longer {near.path}; embed it again")
             pictures.append(pictures_at(source, view, np.array([near.id]))[0])
         rows.append(list(as_pictures(np.concatenate(pictures))))
-        titles.append([f"{near.similarity:.3f}  {Path(near.path).name}" for near in one.neighbours])
-    draw_neighbours(out, rows, [one.query for one in found], titles, caption)
+        titles.append([f"{near.similarity:.3f}  {Path(near.path).name}" for near in result.neighbours])
+    draw_neighbours(out, rows, [result.query for result in results], titles, caption)
 
 
-def table(found: Found) -> str:
-    """A query's neighbours, a line each: rank, similarity, class where there is one, path."""
-    lines = [display_name(found.query, None)]
-    labels = [display_name(near.label or "") for near in found.neighbours]
+def table(result: QueryResult) -> str:
+    """Return a query's neighbours as text, a line each: rank, similarity, class if there is one, path."""
+    lines = [display_name(result.query, None)]
+    labels = [display_name(near.label or "") for near in result.neighbours]
     wide = max(map(len, labels))
-    for rank, (near, label) in enumerate(zip(found.neighbours, labels), start=1):
+    for rank, (near, label) in enumerate(zip(result.neighbours, labels), start=1):
         lines.append(
             f"{rank:4}  {near.similarity:7.4f}  {label:{wide}}{'  ' if wide else ''}{display_name(near.path, None)}"
         )

@@ -44,7 +44,7 @@ Finetune = Callable[[FinetuneRecipe, Start, str | None], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared.
+    """The runs that a study compares.
 
     Args:
         recipe: a fine-tuning recipe's name or file; None for the defaults.
@@ -72,8 +72,8 @@ class Study:
 def study(plan: Study, out: Path, finetune: Finetune, *, quiet: bool = False, trust: bool = False) -> dict[str, Any]:
     """Fine-tune once for each start, value and seed, each in a folder of its own below `out`.
 
-    Runs that are there already are not repeated, and one that was stopped goes on, so that a study can be stopped at
-    any time, and one more value or seed costs only its own runs.
+    Runs that are finished are not repeated, and a stopped run is resumed, so that a study can be stopped at any time,
+    and one more value or seed costs only its own runs.
 
     Args:
         finetune: `tasks.finetune.finetune`, called with the recipe, the start and the run to compare with.
@@ -104,41 +104,32 @@ def _study(
     quiet: bool,
     trust: bool,
 ) -> dict[str, Any]:
-    found: dict[str, dict[str, list[float]]] = {name: {value: [] for value in plan.values} for name in plan.starts}
+    values: dict[str, dict[str, list[float]]] = {name: {value: [] for value in plan.values} for name in plan.starts}
     for (name, value, seed), recipe in recipes.items():
         folder = out / f"{plan.key}-{value.replace('/', '-per-')}-{name}-{seed}"
-        value_of_run = _finished(folder, recipe)
+        value_of_run = _read_value(folder, recipe)
         if value_of_run is None:
-            start = Start(folder, quiet=True, overwrite=_is_of_another_recipe(folder, recipe), trust=trust)
+            is_another = (folder / RECIPE_FILE).exists() and stored_recipe(folder, "finetune") != recipe
+            start = Start(folder, quiet=True, overwrite=is_another, trust=trust)
             value_of_run = finetune(recipe, start, plan.init)[METRICS.primary]
-        found[name][value].append(value_of_run)
+        values[name][value].append(value_of_run)
         if not quiet:
             say(f"{plan.key}={value}, {name}, seed {seed}: {METRICS.text({METRICS.primary: value_of_run})}")
-    result = {"key": plan.key, "seeds": list(plan.seeds), "init": plan.init, METRICS.primary: found}
+    result = {"key": plan.key, "seeds": list(plan.seeds), "init": plan.init, METRICS.primary: values}
     replace_text(out / STUDY_FILE, json.dumps(result, indent=2) + "\n")
     with optional("the curve"):
-        draw_study(
-            out / CURVE_FILE,
-            plan.key,
-            found,
-            f"{METRICS.title}, mean and standard deviation over seeds",
-        )
+        draw_study(out / CURVE_FILE, plan.key, values, f"{METRICS.title}, mean and standard deviation over seeds")
     return result
 
 
 def _recipe(plan: Study, init: str, value: str, seed: int) -> FinetuneRecipe:
-    own = {"init": init, plan.key: plan.values[value], "seed": seed}
-    shared = {key: value for key, value in plan.overrides.items() if key not in own}
-    recipe: FinetuneRecipe = load_recipe("finetune", plan.recipe, {**shared, **own})
+    varied = {"init": init, plan.key: plan.values[value], "seed": seed}
+    shared = {key: value for key, value in plan.overrides.items() if key not in varied}
+    recipe: FinetuneRecipe = load_recipe("finetune", plan.recipe, {**shared, **varied})
     return recipe
 
 
-def _is_of_another_recipe(folder: Path, recipe: FinetuneRecipe) -> bool:
-    """Whether a folder holds a run that is not this one; this one is gone on with, however far it came."""
-    return (folder / RECIPE_FILE).exists() and stored_recipe(folder, "finetune") != recipe
-
-
-def _finished(folder: Path, recipe: FinetuneRecipe) -> float | None:
+def _read_value(folder: Path, recipe: FinetuneRecipe) -> float | None:
     """Return the primary metric of a finished run of this very recipe; None if it is not done."""
     if not (folder / RESULT_FILE).exists() or stored_recipe(folder, "finetune") != recipe:
         return None
@@ -147,16 +138,16 @@ def _finished(folder: Path, recipe: FinetuneRecipe) -> float | None:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result in Markdown: a row a value, a column a start."""
-    found = result[METRICS.primary]
-    starts = list(found)
+    """Return the result in Markdown: one row per value, one column per start."""
+    values = result[METRICS.primary]
+    starts = list(values)
     lines = [f"| {result['key']} | {' | '.join(starts)} |", f"|---|{'---:|' * len(starts)}"]
-    for value in found[starts[0]]:
-        cells = [spread(found[name][value]) for name in starts]
+    for value in values[starts[0]]:
+        cells = [spread(values[name][value]) for name in starts]
         lines.append(f"| {value} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation over seeds, in percent."""
+    """Return mean and standard deviation over seeds, in percent."""
     return f"{mean(values):.1%}" + (f" ± {stdev(values):.1%}" if len(values) > 1 else "")

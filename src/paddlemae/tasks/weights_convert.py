@@ -1,4 +1,4 @@
-"""Other people's weights: what a file holds, and the same weights as another layout has them."""
+"""Inspect weights, and convert them to another layout."""
 
 from __future__ import annotations
 
@@ -6,15 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from paddlemae.system.atomic import move_into_place, name_in_errors, partial_path, remove
-from paddlemae.tasks.models.export_weights import exported_of, write_folder
-from paddlemae.tasks.models.read_model import (
-    Checkpoint,
-    Reading,
-    in_float32,
-    is_own,
-    read_checkpoint,
-    read_foreign,
-)
+from paddlemae.tasks.models.export_weights import export_checkpoint, write_folder
+from paddlemae.tasks.models.read_model import Reading, in_float32, is_own, read_checkpoint, read_foreign
 from paddlemae.weights.formats.state_dict import StateDict
 from paddlemae.weights.formats.torch_write import write_torch
 from paddlemae.weights.layouts import LAYOUTS, Exported, Imported
@@ -30,7 +23,7 @@ PADDLES = ("paddle", "paddle-mae-pytorch", "paddlevit")
 
 
 def inspect(path: str | Path, reading: Reading, *, trust: bool = False) -> dict[str, Any]:
-    """The load report of weights; see `weights.load_report`.
+    """Return the load report of weights; see `weights.load_report`.
 
     Raises:
         FileNotFoundError, ValueError: no weights, or of no layout that is known.
@@ -38,15 +31,25 @@ def inspect(path: str | Path, reading: Reading, *, trust: bool = False) -> dict[
     if not is_own(path):
         return report(*read_foreign(path, reading))
     checkpoint = read_checkpoint(path, reading, trust=trust)
-    what, tensors = checkpoint.description, dict(checkpoint.tensors)
+    description, tensors = checkpoint.description, dict(checkpoint.tensors)
     state = StateDict(tensors, {name: array.dtype.name for name, array in tensors.items()}, "", {}, {})
     foreign = Foreign(checkpoint.folder, "safetensors", state, None, None, None)
-    about: dict[str, Any] = dict(mean=what.mean, std=what.std, classes=what.classes)
-    return report(foreign, Imported(OWN, what.kind, what.architecture, tensors, {}, {}, **about))
+    imported = Imported(
+        OWN,
+        description.kind,
+        description.architecture,
+        tensors,
+        {},
+        {},
+        mean=description.mean,
+        std=description.std,
+        classes=description.classes,
+    )
+    return report(foreign, imported)
 
 
 def inspection(content: dict[str, Any]) -> str:
-    """The report as text."""
+    """Return a load report as text."""
     return "\n".join(lines(content))
 
 
@@ -72,14 +75,15 @@ def convert(
     _check_free(out, to, overwrite)
     _check_ending(out, to)
     checkpoint = read_checkpoint(path, reading, trust=trust)
-    exported = None if to == OWN else exported_of(checkpoint, to)
+    exported = None if to == OWN else export_checkpoint(checkpoint, to)
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = partial_path(out)
     remove(unfinished)
     try:
         with name_in_errors(out):
             if exported is None:
-                _write_own(unfinished, checkpoint)
+                unfinished.mkdir()
+                write_model(unfinished, in_float32(checkpoint), checkpoint.description)
             else:
                 _write(unfinished, to, exported)
             move_into_place(unfinished, out)
@@ -89,7 +93,7 @@ def convert(
 
 
 def _check_free(out: Path, to: str, overwrite: bool) -> None:
-    """Refuse to take the place of anything, unless it is weights that may be replaced."""
+    """Raise a ValueError if something is at `out`, unless it is weights that may be replaced."""
     if not out.exists():
         return
     if not overwrite:
@@ -118,8 +122,3 @@ def _write(out: Path, to: str, exported: Exported) -> None:
         write_torch(out, exported.tensors, exported.wrapper)
     else:
         write_folder(out, exported)
-
-
-def _write_own(out: Path, checkpoint: Checkpoint) -> None:
-    out.mkdir()
-    write_model(out, in_float32(checkpoint), checkpoint.description)

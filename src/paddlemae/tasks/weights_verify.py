@@ -1,4 +1,4 @@
-"""Weights proven equal: what our model makes of them against what another implementation does.
+"""Compare our model's outputs with those of another implementation of the same weights.
 
 Shapes: B images, C channels, H x W pixels, L patches, D features, P pixels a patch.
 """
@@ -24,7 +24,7 @@ from paddlemae.model.masking import Mask, num_kept, random_mask
 from paddlemae.system.atomic import replace_bytes
 from paddlemae.tasks.models.array_file import FAULTS, names_of, read_arrays
 from paddlemae.tasks.models.build import load_encoder
-from paddlemae.tasks.models.export_weights import exported_of, write_folder
+from paddlemae.tasks.models.export_weights import export_checkpoint, write_folder
 from paddlemae.tasks.models.read_model import Checkpoint, Reading, in_float32, read_checkpoint, tensors_digest
 from paddlemae.weights import numpy_reference
 
@@ -36,7 +36,7 @@ Outputs = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Verified:
-    """How far apart two computations of the same outputs are.
+    """Differences between two computations of the same outputs.
 
     Attributes:
         against: what ours were compared with.
@@ -78,25 +78,24 @@ def verify(path: str | Path, reading: Reading, golden: Path | None = None, *, tr
 
 
 def has_originals() -> bool:
-    """Whether transformers and PyTorch are installed."""
+    """Return whether transformers and PyTorch are installed."""
     return all(importlib.util.find_spec(name) for name in (ORIGINAL, "torch"))
 
 
 def _originals(checkpoint: Checkpoint) -> tuple[str, Outputs]:
-    """(which implementation, its outputs)."""
+    """Return (name of the implementation, its outputs)."""
     if has_originals():
         with contextlib.suppress(_NotTheirs):
             return _transformers_outputs(checkpoint)
     images, mask, _ = fixed_input(checkpoint)
     description = checkpoint.description
-    found = numpy_reference.outputs(
+    return "the definition in NumPy", numpy_reference.outputs(
         description.kind, description.architecture, in_float32(checkpoint), images, mask.keep
     )
-    return "the definition in NumPy", found
 
 
 def fixed_input(checkpoint: Checkpoint) -> tuple[np.ndarray, Mask, np.ndarray]:
-    """(normalised images float32 [B, C, H, W], their masks, the noise that the masks are drawn from [B, L])."""
+    """Return (normalised images float32 [B, C, H, W], their masks, the noise that the masks are drawn from [B, L])."""
     shape = checkpoint.description.architecture
     (height, width), (rows, columns) = shape["image_size"], shape["patch_size"]
     rng = np.random.default_rng(SEED)
@@ -107,15 +106,15 @@ def fixed_input(checkpoint: Checkpoint) -> tuple[np.ndarray, Mask, np.ndarray]:
 
 @paddle.no_grad()
 def our_outputs(checkpoint: Checkpoint) -> Outputs:
-    """What our model makes of the fixed input, as `numpy_reference.outputs` has it."""
+    """Return our model's outputs for the fixed input, named as by `numpy_reference.outputs`."""
     images, mask, _ = fixed_input(checkpoint)
     model, tensor = load_encoder(checkpoint), paddle.to_tensor(images)
-    found = {"features": features(model, tensor, "mean" if model.kind == "mae" else model.pool).numpy()}
+    outputs = {"features": features(model, tensor, "mean" if model.kind == "mae" else model.pool).numpy()}
     if isinstance(model, MaskedAutoencoder):
-        found["prediction"] = predict(model, tensor, mask).numpy()
+        outputs["prediction"] = predict(model, tensor, mask).numpy()
     elif model.has_head:
-        found["logits"] = model(tensor).numpy()
-    return found
+        outputs["logits"] = model(tensor).numpy()
+    return outputs
 
 
 class _NotTheirs(Exception):
@@ -137,45 +136,47 @@ def _transformers_outputs(checkpoint: Checkpoint) -> tuple[str, Outputs]:
     if kind == "encoder":
         theirs = model(tensor).last_hidden_state
         pool = checkpoint.description.architecture.get("pool", "mean")
-        found = {"features": theirs[:, 0] if pool == "cls" else theirs[:, 1:].mean(dim=1)}
+        outputs = {"features": theirs[:, 0] if pool == "cls" else theirs[:, 1:].mean(dim=1)}
     elif kind == "classifier":
-        found = {"features": model.vit(tensor).last_hidden_state[:, 0], "logits": model(tensor).logits}
+        outputs = {"features": model.vit(tensor).last_hidden_state[:, 0], "logits": model(tensor).logits}
     else:
         model.config.mask_ratio = MASK_RATIO
-        found = {"prediction": model(tensor, noise=torch.from_numpy(noise)).logits}
+        outputs = {"prediction": model(tensor, noise=torch.from_numpy(noise)).logits}
         model.config.mask_ratio = 0.0  # all patches, in their order
         ordered = torch.arange(noise.shape[1], dtype=torch.float32).expand(len(noise), -1)
-        found["features"] = model.vit(tensor, noise=ordered).last_hidden_state[:, 1:].mean(dim=1)
-    return f"transformers {transformers.__version__}", {name: one.detach().numpy() for name, one in found.items()}
+        outputs["features"] = model.vit(tensor, noise=ordered).last_hidden_state[:, 1:].mean(dim=1)
+    return f"transformers {transformers.__version__}", {
+        name: output.detach().numpy() for name, output in outputs.items()
+    }
 
 
-def _their_folder(checkpoint: Checkpoint, beside: Path) -> Path:
-    """The folder itself if it is transformers' own, else one written for the purpose."""
+def _their_folder(checkpoint: Checkpoint, temporary: Path) -> Path:
+    """Return the folder itself if transformers wrote it, else one written below `temporary`."""
     if checkpoint.description.provenance.get("layout") == ORIGINAL and (checkpoint.folder / "config.json").exists():
         return checkpoint.folder
     try:
-        exported = exported_of(checkpoint, ORIGINAL)
+        exported = export_checkpoint(checkpoint, ORIGINAL)
     except ValueError as fault:
         raise _NotTheirs from fault
-    write_folder(beside / "model", exported)
-    return beside / "model"
+    write_folder(temporary / "model", exported)
+    return temporary / "model"
 
 
 def _compared(against: str, ours: Outputs, theirs: Mapping[str, np.ndarray]) -> Verified:
     differences = {}
-    for name, one in ours.items():
+    for name, output in ours.items():
         other = np.asarray(theirs[name], np.float64)
-        differences[name] = float(np.linalg.norm(one - other)) / max(float(np.linalg.norm(other)), 1e-30)
+        differences[name] = float(np.linalg.norm(output - other)) / max(float(np.linalg.norm(other)), 1e-30)
     return Verified(against, differences)
 
 
 def _read_golden(path: Path, digest: bytes) -> Outputs:
     try:
-        found = read_arrays(path, dict.fromkeys(names_of(path), "fiuU"))
+        outputs = read_arrays(path, dict.fromkeys(names_of(path), "fiuU"))
     except FAULTS as fault:
         raise ValueError(
-            f"{path} is no golden of outputs ({fault}); write one by naming a file that is not there"
+            f"{path} holds no recorded outputs ({fault}); name a file that does not exist to record them"
         ) from fault
-    if found.get("digest", np.empty(0, np.uint8)).tobytes() != digest:
+    if outputs.get("digest", np.empty(0, np.uint8)).tobytes() != digest:
         raise ValueError(f"{path} holds the outputs of other weights; name another --golden")
-    return found
+    return outputs

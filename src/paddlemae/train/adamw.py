@@ -54,10 +54,6 @@ class CpuAdamW:
         """Set the learning rate of the following steps, before each group's scale."""
         self.lr = lr
 
-    def get_lr(self) -> float:
-        """Return the learning rate that was set."""
-        return self.lr
-
     def step(self) -> None:
         """Update every parameter that has a gradient."""
         for slots in self.slots.values():
@@ -86,12 +82,8 @@ class CpuAdamW:
         squares = 0.0
         for start in range(0, size, PIECE):
             piece = slice(start, start + PIECE)
-            weight, moment1, moment2, gradient = (
-                weights[piece],
-                slots.moment1[piece],
-                slots.moment2[piece],
-                summands[0][piece],
-            )
+            weight, gradient = weights[piece], summands[0][piece]
+            moment1, moment2 = slots.moment1[piece], slots.moment2[piece]
             change = spare[: weight.size]
             for summand in summands[1:]:
                 gradient = np.add(gradient, summand[piece], out=total[: weight.size])

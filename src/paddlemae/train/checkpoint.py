@@ -56,7 +56,7 @@ Counted = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class StateType(BaseModel):
-    """What `state.json` holds."""
+    """Content of `state.json`."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
     step: Counted
@@ -107,7 +107,7 @@ class TrainState:
     since_log: list[dict[str, Any]] = field(default_factory=list)
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Inside, the model has its averaged weights, if they are kept: those that are evaluated and given away."""
+        """Give the model its averaged weights inside the context, if they are kept, for evaluation and export."""
         return self.ema.applied(self.model) if self.ema else nullcontext()
 
 
@@ -243,11 +243,11 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
     tensors, slots = read_tensors(checkpoint), read_tensor_file(checkpoint / OPTIMIZER_FILE)
     plain = read_record(checkpoint / STATE_FILE, StateType, USE_ANOTHER, MAX_STATE_BYTES)
     paddle_slots = _paddle_slots(checkpoint / OPTIMIZER_FILE, slots, tensors, state)
-    own = read_tensor_file(checkpoint / OWN_WEIGHTS_FILE) if state.ema else None
+    trained = read_tensor_file(checkpoint / OWN_WEIGHTS_FILE) if state.ema else None
     load_official(state.model, tensors, source=str(checkpoint))
-    if state.ema and own:
+    if state.ema and trained:
         state.ema = Ema(state.model, state.ema.decay)
-        load_official(state.model, own, source=str(checkpoint / OWN_WEIGHTS_FILE))
+        load_official(state.model, trained, source=str(checkpoint / OWN_WEIGHTS_FILE))
     state.optimizer.set_state_dict(paddle_slots)
     for name in ("step", "best", "skipped", "seconds", "scaler", *COUNTED):
         if name in plain.model_fields_set:
@@ -260,20 +260,21 @@ def _paddle_slots(
     path: Path, slots: dict[str, np.ndarray], tensors: dict[str, np.ndarray], state: TrainState
 ) -> dict[str, paddle.Tensor]:
     """Return the optimizer's slots under Paddle's names, each of its weight's size (a rank may hold a part of that)."""
-    known = {name: parameter for name, parameter in official_parameters(state.model)}
-    found = {}
+    parameters = dict(official_parameters(state.model))
+    paddle_slots = {}
     for key, array in slots.items():
         name, _, slot = key.rpartition(".")
-        if name not in known or name not in tensors or slot not in _slot_names(state):
+        if name not in parameters or name not in tensors or slot not in _slot_names(state):
             raise ValueError(f"{path} holds {display_name(key)}, which this model's optimizer does not have")
-        wanted = 1 if slot.endswith("_pow_acc") else tensors[name].size
-        if array.size != wanted or array.dtype.kind != "f":
+        size = 1 if slot.endswith("_pow_acc") else tensors[name].size
+        if array.size != size or array.dtype.kind != "f":
             raise ValueError(f"{path} is of another shape: {display_name(key)} is {array.dtype} {list(array.shape)}")
-        found[f"{known[name].name}_{slot}_0"] = paddle.to_tensor(array)
-    expected = {f"{name}.{slot}" for name, one in known.items() if not one.stop_gradient for slot in _slot_names(state)}
+        paddle_slots[f"{parameters[name].name}_{slot}_0"] = paddle.to_tensor(array)
+    trained = [name for name, parameter in parameters.items() if not parameter.stop_gradient]
+    expected = {f"{name}.{slot}" for name in trained for slot in _slot_names(state)}
     if lacking := sorted(expected - set(slots)):
         raise ValueError(f"{path} lacks {len(lacking)} entries, {lacking[0]} first")
-    return found
+    return paddle_slots
 
 
 def _restore_random(plain: StateType, path: Path) -> None:
@@ -287,7 +288,7 @@ def _restore_random(plain: StateType, path: Path) -> None:
         paddle.seed(plain.step)
         return
     try:
-        paddle.set_rng_state([_random_state(type(one), saved) for one, saved in zip(now, plain.random)])
+        paddle.set_rng_state([_random_state(type(state), saved) for state, saved in zip(now, plain.random)])
     except (TypeError, RuntimeError) as fault:
         raise ValueError(f"{path} is damaged (its random state is none); {USE_ANOTHER}") from fault
 

@@ -36,7 +36,7 @@ FileName = Annotated[str, Field(pattern=r"^[\w-][\w.-]{0,80}$")]
 
 
 class ChecksumsType(RootModel[dict[FileName, Checksum]]):
-    """What `checksums.json` holds: a checkpoint's file -> its checksum."""
+    """Content of `checksums.json`: a checkpoint's file -> its checksum."""
 
     model_config = ConfigDict(strict=True)
 
@@ -58,13 +58,13 @@ def step_of(folder: Path) -> int:
 
 
 def drop_old(run: Path, step: int, keep: int, lasting: Callable[[int], bool]) -> None:
-    """Keep the newest up to `step`, lasting and pointed-to ones; those of later steps are of a course that was left."""
+    """Keep the newest up to `step`, lasting and pointed-to checkpoints; drop others, those of later steps included."""
     folder = run / FOLDER
     held = {_pointed(folder / pointer) for pointer in (LATEST, BEST)}
     steps = {step_of(path): path for path in folder.glob(STEPS)}
-    newest = sorted(one for one in steps if one <= step)[-keep:]
-    for one, path in steps.items():
-        if one not in newest and path.name not in held and not (lasting(one) and one <= step):
+    newest = sorted(number for number in steps if number <= step)[-keep:]
+    for number, path in steps.items():
+        if number not in newest and path.name not in held and not (lasting(number) and number <= step):
             shutil.rmtree(set_aside(path))
 
 
@@ -110,7 +110,7 @@ def _pointed(pointer: Path) -> str | None:
         return read_name(pointer, STEP_NAME)
     except (OSError, ValueError) as fault:
         if pointer.exists():
-            warnings.warn(f"{fault}; it is left out of account", stacklevel=2)
+            warnings.warn(f"{fault}; it is ignored", stacklevel=2)
         return None
 
 
@@ -146,8 +146,10 @@ def check_intact(checkpoint: Path, *, whole: bool, trust: bool = False) -> None:
         ValueError: a file differs from what was written, or has no checksum and `trust` is not set.
     """
     needed = {DESCRIPTION_FILE, WEIGHTS_FILE} | ({OPTIMIZER_FILE, STATE_FILE} if whole else set())
-    sums = _read_checksums(checkpoint)
-    if not (sums or whole or _is_of_a_run(checkpoint)):
+    path = checkpoint / CHECKSUMS_FILE
+    sums = read_record(path, ChecksumsType, USE_ANOTHER).root if path.exists() else {}
+    is_of_a_run = (checkpoint / STATE_FILE).exists() or re.fullmatch(STEP_NAME, checkpoint.absolute().name)
+    if not (sums or whole or is_of_a_run):
         return
     for name in sorted(needed | (set(sums) if whole else set())):
         path = checkpoint / name
@@ -163,16 +165,6 @@ def check_intact(checkpoint: Path, *, whole: bool, trust: bool = False) -> None:
     if not trust:
         raise ValueError(f"{text}; {USE_ANOTHER}, or add --trust to take it as it is")
     warnings.warn(f"{text}; it is trusted", stacklevel=4)
-
-
-def _is_of_a_run(checkpoint: Path) -> bool:
-    """Check that a folder is a checkpoint, which has checksums, not a model alone."""
-    return (checkpoint / STATE_FILE).exists() or re.fullmatch(STEP_NAME, checkpoint.absolute().name) is not None
-
-
-def _read_checksums(checkpoint: Path) -> dict[str, str]:
-    path = checkpoint / CHECKSUMS_FILE
-    return read_record(path, ChecksumsType, USE_ANOTHER).root if path.exists() else {}
 
 
 def checksum(path: Path) -> str:

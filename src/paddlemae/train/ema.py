@@ -18,7 +18,7 @@ class Ema:
 
     def __init__(self, model: nn.Layer, decay: float):
         self.decay = decay
-        self.weights = {name: one.detach().clone() for name, one in _trained(model)}
+        self.weights = _copies(model)
 
     @paddle.no_grad()
     def update(self, model: nn.Layer) -> None:
@@ -30,17 +30,21 @@ class Ema:
 
     @contextmanager
     def applied(self, model: nn.Layer) -> Iterator[None]:
-        """Inside, the model has the averaged weights; its own come back, bit for bit."""
-        own = {name: parameter.detach().clone() for name, parameter in _trained(model)}
+        """Give the model the averaged weights inside the context; its own come back, bit for bit."""
+        trained = _copies(model)
         _set(model, self.weights)
         try:
             yield
         finally:
-            _set(model, own)
+            _set(model, trained)
 
 
 def _trained(model: nn.Layer) -> list[tuple[str, paddle.Tensor]]:
     return [(name, parameter) for name, parameter in model.named_parameters() if not parameter.stop_gradient]
+
+
+def _copies(model: nn.Layer) -> dict[str, paddle.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in _trained(model)}
 
 
 def _set(model: nn.Layer, weights: dict[str, paddle.Tensor]) -> None:

@@ -36,15 +36,11 @@ class Lars:
     ):
         self.parameters = list(parameters)
         self.momentum, self.weight_decay, self.trust, self.lr = momentum, weight_decay, trust, 0.0
-        self.velocity = {one.name: paddle.zeros(one.shape, one.dtype) for one in self.parameters}
+        self.velocity = {weight.name: paddle.zeros(weight.shape, weight.dtype) for weight in self.parameters}
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of the following steps."""
         self.lr = lr
-
-    def get_lr(self) -> float:
-        """Return the learning rate that was set."""
-        return self.lr
 
     @paddle.no_grad()
     def step(self) -> None:
@@ -63,7 +59,7 @@ class Lars:
     def _ratio(self, parameter: paddle.Tensor, change: paddle.Tensor) -> float:
         """Return the trust ratio; 1 where either norm is 0, since a matrix of zeros could not grow otherwise."""
         # Paddle's own norm adds numbers one by one on CPU: of 5 million it is 2e-3 off
-        size, step = (math.sqrt(sum_of_squares([one])) for one in (parameter, change))
+        size, step = (math.sqrt(sum_of_squares([tensor])) for tensor in (parameter, change))
         return self.trust * size / step if size > 0 and step > 0 else 1.0
 
     def clear_grad(self) -> None:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from paddlemae.engine.safe_import import nn, paddle
+from paddlemae.engine.safe_import import paddle
 from paddlemae.train.checkpoint import TrainState, is_shared_out
 from paddlemae.train.optim import clip_gradients
 from paddlemae.train.parallel.loss_layer import Loss, LossFn
@@ -23,7 +23,7 @@ MOST_DROPPED = 3  # steps in a row
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step did: mean loss of its micro-batches, lr, images seen and seconds taken.
+    """Result of one optimizer step: mean loss of its micro-batches, lr, images seen and seconds taken.
 
     `waiting` is the part of `seconds` in which no micro-batch was there to train on, `grad_norm` the norm of the whole
     gradient before clipping. A dropped step changed no weight, and its loss or norm is not a number.
@@ -66,7 +66,7 @@ def check_precision(precision: Precision) -> None:
 
 
 def autocast(precision: Precision) -> AbstractContextManager[Any]:
-    """Paddle's autocast for bfloat16 and float16; nothing for float32."""
+    """Return Paddle's autocast for bfloat16 and float16; nothing for float32."""
     return nullcontext() if precision == "float32" else paddle.amp.auto_cast(dtype=precision, level="O1")
 
 
@@ -155,12 +155,13 @@ def fit(
             started = time.perf_counter()
             step_lr = lr(state.step)
             state.optimizer.set_lr(step_lr)
-            buffers = _buffers(state.model) if threads is None else []
-            wanted = state.step not in state.passed_over
-            loss, images, waiting = _accumulate(gradients, batches, settings.accumulation_steps, share, wanted=wanted)
+            # what a forward pass may change, such as running statistics
+            buffers = [(buffer, buffer.clone()) for buffer in state.model.buffers()] if threads is None else []
+            is_taken = state.step not in state.passed_over
+            loss, images, waiting = _accumulate(gradients, batches, settings.accumulation_steps, share, is_taken)
             loss, images = ranks.mean(loss), images * ranks.world
             if adds_up and math.isfinite(loss):
-                ranks.add_up([one.grad for one in state.model.parameters() if one.grad is not None])
+                ranks.add_up([weight.grad for weight in state.model.parameters() if weight.grad is not None])
             norm = _update(gradients, fused, state, clip_grad, scaler) if math.isfinite(loss) else math.nan
             dropped = not math.isfinite(norm)
             if dropped:
@@ -178,18 +179,18 @@ def fit(
 
 
 def _accumulate(
-    gradients: Any, batches: Iterator[Any], count: int, share: float, *, wanted: bool
+    gradients: Any, batches: Iterator[Any], count: int, share: float, is_taken: bool
 ) -> tuple[float, int, float]:
     """Return (mean loss, images, seconds of waiting) of a step's micro-batches, whose gradients count by their share.
 
     All are taken from the stream, whose place is a function of the step; but once the loss is not finite, or if the
-    step is not wanted, no more is computed.
+    step is not taken, no more is computed.
     """
-    loss, images, waiting = 0.0 if wanted else math.nan, 0, 0.0
+    loss, images, waiting = 0.0 if is_taken else math.nan, 0, 0.0
     for number in range(1, count + 1):
-        asked = time.perf_counter()
+        begun = time.perf_counter()
         batch = next(batches)
-        waiting += time.perf_counter() - asked
+        waiting += time.perf_counter() - begun
         images += len(batch.images)
         if math.isfinite(loss):
             loss += gradients.add(batch, share, last=number == count) / count
@@ -267,8 +268,3 @@ def _count_dropped(state: TrainState, step_lr: float, is_dropped: bool, scaled: 
             f"loss or gradient was not finite in {MOST_DROPPED} steps in a row, the last one step {state.step} "
             f"(lr {step_lr:.3g})"
         )
-
-
-def _buffers(model: nn.Layer) -> list[tuple[paddle.Tensor, paddle.Tensor]]:
-    """Return the buffers that a forward pass may change, such as running statistics, and copies of them."""
-    return [(buffer, buffer.clone()) for buffer in model.buffers()]

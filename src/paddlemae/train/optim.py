@@ -6,6 +6,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,38 +76,26 @@ def adamw(
         layer_decay: layer l of depth + 2 gets lr x layer_decay ** (depth + 1 - l) (Clark et al., ELECTRA).
         grouped: False is Paddle's without parameter groups, as Paddle's group sharding takes it; without layer_decay.
     """
+    create = partial(paddle.optimizer.AdamW, learning_rate=0.0, beta1=betas[0], beta2=betas[1], epsilon=EPSILON)
+    trained = {name: weight for name, weight in official_parameters(model) if not weight.stop_gradient}
+    decayed = {weight.name for name, weight in trained.items() if has_decay(name, weight.shape, tokens=decay_tokens)}
     if not grouped:
-        trained = {name: one for name, one in official_parameters(model) if not one.stop_gradient}
-        decayed = {one.name for name, one in trained.items() if has_decay(name, one.shape, tokens=decay_tokens)}
-        return paddle.optimizer.AdamW(
-            learning_rate=0.0,
-            beta1=betas[0],
-            beta2=betas[1],
-            epsilon=EPSILON,
-            parameters=list(trained.values()),
-            weight_decay=weight_decay,
-            apply_decay_param_fun=lambda name: name in decayed,
+        parameters = list(trained.values())
+        return create(
+            parameters=parameters, weight_decay=weight_decay, apply_decay_param_fun=lambda name: name in decayed
         )
     depth = len(model.encoder.blocks)
     groups: dict[tuple[float, float], list[paddle.Tensor]] = defaultdict(list)
-    for name, parameter in official_parameters(model):
-        if not parameter.stop_gradient:
-            lr_scale = layer_decay ** (depth + 1 - layer_number(name, depth))
-            decays = has_decay(name, parameter.shape, tokens=decay_tokens)
-            groups[lr_scale, weight_decay if decays else 0.0].append(parameter)
-    if all(parameter.place.is_cpu_place() for members in groups.values() for parameter in members):
+    for name, weight in trained.items():
+        lr_scale = layer_decay ** (depth + 1 - layer_number(name, depth))
+        groups[lr_scale, weight_decay if weight.name in decayed else 0.0].append(weight)
+    if all(weight.place.is_cpu_place() for weight in trained.values()):
         return CpuAdamW([(members, *settings) for settings, members in groups.items()], betas)
-    parameters: list[Any] = [
+    configs: list[Any] = [
         {"params": members, "learning_rate": lr_scale, "weight_decay": decay}
         for (lr_scale, decay), members in groups.items()
     ]
-    return paddle.optimizer.AdamW(
-        learning_rate=0.0,
-        beta1=betas[0],
-        beta2=betas[1],
-        epsilon=EPSILON,
-        parameters=parameters,
-    )
+    return create(parameters=configs)
 
 
 @paddle.no_grad()

@@ -14,7 +14,7 @@ from paddlemae.model.masking import grid_mask
 from paddlemae.tasks.data import check_picture
 from paddlemae.tasks.models.build import describe
 from paddlemae.tasks.models.preprocess import evaluation_view
-from paddlemae.tasks.models.reconstruction import drawn_pictures
+from paddlemae.tasks.models.reconstruction import draw_stages
 from paddlemae.tasks.training.exhibits import as_pictures, pictures_at
 
 SIDE = 32
@@ -37,7 +37,7 @@ def test_the_same_image_looks_the_same_everywhere(tmp_path: Path) -> None:
     description = describe(model, ((0.02,), (0.01,)), eval_crop_ratio=1.0, bits=16)
     images, _ = pictures_at(source, evaluation_view(description), np.arange(3))
     mask = grid_mask(3, model.grid)
-    figure = drawn_pictures(model, description, images, mask)
+    figure = draw_stages(model, description, images, mask)
     report = as_pictures(images)
     checked = [check_picture._displayed_pixels(scan) for scan in scans()]
     assert np.array_equal(figure["original"], report)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.tasks.models.mask_choice import MaskChoice, choose_mask, parsed_mask
+from paddlemae.tasks.models.mask_choice import MaskChoice, choose_mask, parse_mask
 
 GRID = (4, 6)
 PATCH_SIZE = (8, 16)
@@ -77,13 +77,13 @@ def test_a_wrong_choice_is_one_line() -> None:
 
 
 def chosen(text: str) -> np.ndarray:
-    return choose_mask(parsed_mask(text), GRID, 2, PATCH_SIZE).as_map().reshape(2, *GRID)
+    return choose_mask(parse_mask(text), GRID, 2, PATCH_SIZE).as_map().reshape(2, *GRID)
 
 
 @pytest.mark.parametrize("name", ["random", "block", "grid"])
 def test_words_mean_what_is_drawn(name: str) -> None:
     assert (chosen(name) == removed(MaskChoice(name), 2)).all()
-    assert parsed_mask(name, 0.5, 7) == MaskChoice(name, 0.5, 7)
+    assert parse_mask(name, 0.5, 7) == MaskChoice(name, 0.5, 7)
 
 
 def test_none_removes_nothing() -> None:
@@ -164,4 +164,4 @@ def test_a_ratio_that_does_nothing_is_said(tmp_path, monkeypatch, text: str) -> 
     monkeypatch.chdir(tmp_path)
     np.savetxt("m.txt", np.eye(4, 6), fmt="%d")
     with pytest.warns(UserWarning, match=f"--mask-ratio has no effect with --mask {text.split(':')[0]}"):
-        choose_mask(parsed_mask(text, 0.5), GRID, 2, PATCH_SIZE)
+        choose_mask(parse_mask(text, 0.5), GRID, 2, PATCH_SIZE)

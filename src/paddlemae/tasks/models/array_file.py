@@ -51,8 +51,8 @@ def read_arrays(path: Path, kinds: dict[str, str], optional: Collection[str] = (
     """
     with zipfile.ZipFile(path) as archive:
         held = {info.filename: info for info in archive.infolist()}
-        wanted = [name for name in kinds if name not in optional or f"{name}.npy" in held]
-        return {name: _read(archive, held[f"{name}.npy"], kinds[name]) for name in wanted}
+        names = [name for name in kinds if name not in optional or f"{name}.npy" in held]
+        return {name: _read(archive, held[f"{name}.npy"], kinds[name]) for name in names}
 
 
 def names_of(path: Path) -> list[str]:
@@ -97,7 +97,7 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _texts(file: IO[bytes], count: int, dtype: np.dtype) -> Iterator[str]:
-    """The texts of an entry, a block of rows at a time: padded to the longest they may take a thousand times more."""
+    """Yield the texts of an entry, a block of rows at a time: padded, all may take a thousand times the memory."""
     if not 0 < dtype.itemsize <= MAX_ROW_BYTES:
         if dtype.itemsize or count > 1:
             raise ValueError(f"texts of {dtype.itemsize:,} bytes")
@@ -105,9 +105,9 @@ def _texts(file: IO[bytes], count: int, dtype: np.dtype) -> Iterator[str]:
         return
     rows = max(1, BLOCK_BYTES // dtype.itemsize)
     for start in range(0, count, rows):
-        wanted = min(rows, count - start) * dtype.itemsize
-        raw = file.read(wanted)
-        if len(raw) != wanted:
+        size = min(rows, count - start) * dtype.itemsize
+        raw = file.read(size)
+        if len(raw) != size:
             raise ValueError("its texts are cut short")
         yield from np.frombuffer(raw, dtype).tolist()
     if file.read(1):

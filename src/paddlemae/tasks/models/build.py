@@ -10,13 +10,10 @@ from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.shape import SIZES, DecoderShape, architecture_of, decoder_parts, names_of, split_keys
-from paddlemae.recipe import (
-    AutoencoderShape,
-    ClassifierShape,
-)
+from paddlemae.recipe import AutoencoderShape, ClassifierShape
 from paddlemae.system.display_names import say
 from paddlemae.system.limits import free_memory
-from paddlemae.tasks.models.read_model import ADAPTED, ENCODER_FIELDS, KIND_NAMES, Checkpoint, adapted, plain
+from paddlemae.tasks.models.read_model import ADAPTED, ENCODER_FIELDS, KIND_NAMES, Checkpoint, adapt, plain
 from paddlemae.weights.description import count_weights
 from paddlemae.weights.model_folder import Description
 from paddlemae.weights.transfer import load_official
@@ -31,15 +28,10 @@ DECODER_FIELDS = names_of(DecoderShape)
 DECODER_PARTS = sorted(decoder_parts())
 
 
-def named(shape: AutoencoderShape | ClassifierShape) -> dict[str, Any]:
-    """What a recipe's shape says: the size's values, overruled by those that are named one by one."""
+def arguments_of(shape: AutoencoderShape | ClassifierShape) -> dict[str, Any]:
+    """Return the model's keyword arguments for a recipe's shape: the size's values, overridden by those set."""
     given = {name: value for name, value in shape.model_dump().items() if value is not None and name != "size"}
     return {**SIZES[shape.size], **given} if shape.size else given
-
-
-def autoencoder_arguments(shape: AutoencoderShape) -> dict[str, Any]:
-    """The keyword arguments of `MaskedAutoencoder` that a recipe's shape means."""
-    return named(shape)
 
 
 def check_memory(kind: str, arguments: Mapping[str, Any]) -> None:
@@ -60,13 +52,13 @@ def check_memory(kind: str, arguments: Mapping[str, Any]) -> None:
 
 
 def build_autoencoder(shape: AutoencoderShape, seed: int, checkpoint: Checkpoint | None = None) -> MaskedAutoencoder:
-    """A new model whose weights depend on the seed alone, or whose encoder is a checkpoint's, as `fitted` to it.
+    """Build a model whose weights depend on the seed alone, or whose encoder is a checkpoint's, see `fit_shape`.
 
     The checkpoint's decoder comes along if it has one of the same shape that predicts the same target; a classifier has
-    no norm behind its encoder's last block, which is new then. What is new is said on stderr.
+    no norm after its encoder's last block, so that starts new. What starts new is printed to stderr.
     """
     paddle.seed(seed)
-    model = MaskedAutoencoder(**autoencoder_arguments(shape))
+    model = MaskedAutoencoder(**arguments_of(shape))
     if checkpoint is None:
         return model
     saved = checkpoint.description.architecture
@@ -79,12 +71,12 @@ def build_autoencoder(shape: AutoencoderShape, seed: int, checkpoint: Checkpoint
     if new:
         parts = " and ".join([*(["decoder"] if other else []), *(["encoder's last norm"] if "norm" in new else [])])
         why = f" ({', '.join(other)} as the recipe has it)" if other and checkpoint.description.kind == "mae" else ""
-        say(f"{checkpoint.folder}: the {parts} begins anew{why}", error=True)
+        say(f"{checkpoint.folder}: new weights for the {parts}{why}", error=True)
     return model
 
 
 def load_autoencoder(checkpoint: Checkpoint) -> MaskedAutoencoder:
-    """The masked autoencoder of a checkpoint, in eval mode.
+    """Load the masked autoencoder of a checkpoint, in eval mode.
 
     Raises:
         ValueError: the checkpoint is another kind of model, or its files don't belong together.
@@ -95,14 +87,13 @@ def load_autoencoder(checkpoint: Checkpoint) -> MaskedAutoencoder:
     return model
 
 
-def _check_kind(checkpoint: Checkpoint, wanted: str, lacking: str) -> None:
-    if checkpoint.description.kind != wanted:
-        what = KIND_NAMES[checkpoint.description.kind]
-        raise ValueError(f"{checkpoint.folder} holds {what}, which has {lacking}")
+def _check_kind(checkpoint: Checkpoint, kind: str, lacking: str) -> None:
+    if checkpoint.description.kind != kind:
+        raise ValueError(f"{checkpoint.folder} holds {KIND_NAMES[checkpoint.description.kind]}, which has {lacking}")
 
 
 def load_encoder(checkpoint: Checkpoint, *, random: bool = False) -> MaskedAutoencoder | VisionTransformer:
-    """The model of a checkpoint, of any kind, in eval mode: for its features.
+    """Load the model of a checkpoint, of any kind, in eval mode.
 
     Args:
         random: the same model as it is before any training, for comparison.
@@ -119,7 +110,7 @@ def load_encoder(checkpoint: Checkpoint, *, random: bool = False) -> MaskedAutoe
 
 
 def load_classifier(checkpoint: Checkpoint) -> VisionTransformer:
-    """The classifier of a checkpoint, in eval mode.
+    """Load the classifier of a checkpoint, in eval mode.
 
     Raises:
         ValueError: the checkpoint is another kind of model, or its files don't belong together.
@@ -131,14 +122,14 @@ def load_classifier(checkpoint: Checkpoint) -> VisionTransformer:
 
 
 def classifier_arguments(shape: ClassifierShape, checkpoint: Checkpoint | None, num_classes: int) -> dict[str, Any]:
-    """The keyword arguments of `VisionTransformer`: the recipe's, else the checkpoint's, else the size's.
+    """Return the keyword arguments of `VisionTransformer`: the recipe's, else the checkpoint's, else the size's.
 
     Args:
-        checkpoint: as `fitted` to the shape.
+        checkpoint: from `fit_shape`.
     Raises:
         ValueError: neither a checkpoint nor a size.
     """
-    given = named(shape)
+    given = arguments_of(shape)
     if checkpoint is None:
         if not shape.size:
             raise ValueError(
@@ -150,30 +141,30 @@ def classifier_arguments(shape: ClassifierShape, checkpoint: Checkpoint | None, 
     return {**saved, **given, "num_classes": num_classes}
 
 
-def fitted(checkpoint: Checkpoint, wanted: Mapping[str, Any]) -> Checkpoint:
-    """A checkpoint whose encoder is as `wanted` has it, brought to its channels, patches and images.
+def fit_shape(checkpoint: Checkpoint, shape: Mapping[str, Any]) -> Checkpoint:
+    """Return the checkpoint with its encoder adapted to the channels, patch size and image size of a shape.
 
     Raises:
-        ValueError: it can't be brought to it; all differences are listed.
+        ValueError: other differences, which are all listed.
     """
     saved = checkpoint.description.architecture
     different = [
-        f"{name} is {plain(saved[name])} in the checkpoint and {plain(wanted[name])} in the recipe"
+        f"{name} is {plain(saved[name])} in the checkpoint and {plain(shape[name])} in the recipe"
         for name in ENCODER_FIELDS
         if name not in ADAPTED
-        and name in wanted
-        and plain(saved[name]) != plain(wanted[name])
-        and not (name == "positions" and wanted[name] == "learned")  # a fixed table is what learning begins with
+        and name in shape
+        and plain(saved[name]) != plain(shape[name])
+        and not (name == "positions" and shape[name] == "learned")  # a fixed table is what learning begins with
     ]
     if different:
         raise ValueError(
             f"{checkpoint.folder} has another architecture: {'; '.join(different)}; change the recipe or the checkpoint"
         )
-    return adapted(checkpoint, **{name: wanted[name] for name in ADAPTED if name in wanted})
+    return adapt(checkpoint, **{name: shape[name] for name in ADAPTED if name in shape})
 
 
 def build_classifier(arguments: Mapping[str, Any], checkpoint: Checkpoint | None, seed: int) -> VisionTransformer:
-    """A classifier, its encoder taken from the checkpoint, as `fitted` to it, if there is one.
+    """Build a classifier, its encoder from the checkpoint if there is one, see `fit_shape`.
 
     The head is new, and so is `fc_norm` where the pretrained model had `norm` (MAE, appendix A.2).
     """
@@ -181,17 +172,11 @@ def build_classifier(arguments: Mapping[str, Any], checkpoint: Checkpoint | None
     model = VisionTransformer(**arguments)
     if checkpoint is None:
         return model
-    ignored = [*DECODER_PARTS, "norm", "fc_norm", "head"]
+    new = ["fc_norm", "norm", "head"]
     tensors = {
         name: tensor for name, tensor in checkpoint.tensors.items() if name.split(".")[0] not in ("fc_norm", "head")
     }
-    load_official(
-        model,
-        tensors,
-        may_miss=["fc_norm", "norm", "head"],
-        may_ignore=ignored,
-        source=str(checkpoint.folder),
-    )
+    load_official(model, tensors, may_miss=new, may_ignore=[*DECODER_PARTS, *new], source=str(checkpoint.folder))
     return model
 
 
@@ -204,7 +189,7 @@ def describe(
     provenance: dict[str, Any] | None = None,
     bits: Literal[8, 16] | None = None,
 ) -> Description:
-    """The description that goes beside the model's weights."""
+    """Return the description that is stored with the model's weights."""
     mean, std = statistics
     return Description(
         kind=model.kind,
@@ -219,5 +204,5 @@ def describe(
 
 
 def parameter_count(model: nn.Layer) -> int:
-    """Trainable numbers in the model."""
+    """Return the number of trainable parameters."""
     return sum(parameter.size for parameter in model.parameters() if not parameter.stop_gradient)

@@ -11,8 +11,8 @@ from paddlemae.weights.model_folder import WEIGHTS_FILE, write_tensor_file
 from paddlemae.weights.open import CONFIG
 
 
-def exported_of(checkpoint: Checkpoint, to: str) -> Exported:
-    """A checkpoint's weights as a layout has them, in float32."""
+def export_checkpoint(checkpoint: Checkpoint, to: str) -> Exported:
+    """Return a checkpoint's weights in another layout, in float32."""
     description = checkpoint.description
     return export_weights(
         to,

@@ -79,12 +79,12 @@ def write_file(path: Path, parts: Callable[[], Iterator[Rows]], about: dict[str,
     """Write features, in as many passes over their parts as the format takes.
 
     Args:
-        parts: gives them anew each time it is called; one at least has rows, and none of them has labels or all.
+        parts: iterates over them from the start at each call; one at least has rows, and all or none have labels.
     """
     content = json.dumps({"format": FORMAT, **about})
     write = _write_parquet if path.suffix == PARQUET else _write_numpy
-    with replace_file(path) as beside:
-        write(beside, parts, content)
+    with replace_file(path) as temporary:
+        write(temporary, parts, content)
 
 
 def _write_parquet(path: Path, parts: Callable[[], Iterator[Rows]], about: str) -> None:
@@ -159,12 +159,12 @@ def _read_parquet(path: Path) -> Features:
 
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return _of_parquet(file, path.stat().st_size)
+            return _read_rows(file, path.stat().st_size)
     except (pa.ArrowException, AttributeError) as fault:
         raise ValueError(str(fault)) from fault
 
 
-def _of_parquet(file: Any, size: int) -> Features:
+def _read_rows(file: Any, size: int) -> Features:
     about = _about_of((file.schema_arrow.metadata or {})[ABOUT.encode()].decode())
     rows, width = file.metadata.num_rows, file.schema_arrow.field("vector").type.list_size
     if not 0 < rows * width * 4 <= MOST_PACKED * size:
@@ -184,8 +184,8 @@ def _of_parquet(file: Any, size: int) -> Features:
 
 def _read_numpy(path: Path) -> Features:
     kinds = {ABOUT: "U", "labels": "U", "ids": "iu", "paths": "U"}
-    found = read_arrays(path, kinds, optional=["labels"])
-    about, ids, paths, labels = _about_of(found[ABOUT]), found["ids"], found["paths"], found.get("labels")
+    arrays = read_arrays(path, kinds, optional=["labels"])
+    about, ids, paths, labels = _about_of(arrays[ABOUT]), arrays["ids"], arrays["paths"], arrays.get("labels")
     check_entry(path, "vectors")  # they are mapped, which reads no checksum
     vectors = map_npz(str(path), "vectors")
     lengths = {len(each) for each in (ids, paths, labels) if each is not None}
@@ -202,13 +202,13 @@ def _about_of(text: str) -> dict[str, Any]:
 
 
 def weights_digest(checkpoint: Checkpoint) -> str:
-    """What tells a model, and the way it looks at images, from any other."""
+    """Return a digest of a model's weights and preprocessing."""
     seen_as = {name: value for name, value in asdict(checkpoint.description).items() if name != "provenance"}
     return hashlib.sha256(json.dumps(seen_as, sort_keys=True).encode() + tensors_digest(checkpoint)).hexdigest()
 
 
 def scaled(vectors: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """Features at mean 0 and deviation 1, float32 [N, D]."""
+    """Return features at mean 0 and deviation 1, float32 [N, D]."""
     return ((vectors - mean) / deviation).astype(np.float32)
 
 

@@ -106,9 +106,9 @@ def labelled_features(
     source: Source,
     kind: FeatureKind,
     *,
-    batch_size: int,
-    threads: int | str,
-    on_skip: OnSkip,
+    batch_size: int = 32,
+    threads: int | str = "auto",
+    on_skip: OnSkip | None = None,
 ) -> Labelled:
     """Return the features of a labelled source's readable images; see `embed`."""
     assert source.labels is not None

@@ -28,8 +28,6 @@ from paddlemae.weights.model_folder import Description
 LOGITS: Literal["logits"] = "logits"
 
 Forward = Callable[[np.ndarray], np.ndarray]
-
-
 TOKENS, NORMS = ("cls", "mean"), ("layer", "batch", "none")
 
 
@@ -44,7 +42,7 @@ class FeatureKind:
             "batch": as they come out, each feature brought to mean 0 and deviation 1 over the images that are
             compared with, which is left to whoever has all of these.
     Raises:
-        ValueError: a token or norm that there is not.
+        ValueError: an unknown token or norm.
     """
 
     token: str = "mean"
@@ -52,9 +50,9 @@ class FeatureKind:
     norm: str = "layer"
 
     def __post_init__(self) -> None:
-        for name, given, known in (("token", self.token, TOKENS), ("norm", self.norm, NORMS)):
-            if given not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {given!r}")
+        for name, value, choices in (("token", self.token, TOKENS), ("norm", self.norm, NORMS)):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
     def __str__(self) -> str:
         token = "cls token" if self.token == "cls" else "mean of the patch tokens"
@@ -65,7 +63,7 @@ class FeatureKind:
 def forward_function(
     model: nn.Layer, description: Description, output: FeatureKind | Literal["logits"], *, threads: int | str = "auto"
 ) -> Forward:
-    """What computes features or logits of batches, in eval mode.
+    """Return a function that computes features or logits of batches, in eval mode.
 
     Args:
         output: which features, or the logits of a classifier.

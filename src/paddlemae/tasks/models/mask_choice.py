@@ -57,14 +57,14 @@ class MaskChoice:
         return str(self.file or ("boxes" if self.boxes else self.kind))
 
 
-def parsed_mask(text: str, ratio: float | None = None, seed: int = 0) -> MaskChoice:
-    """What the words of `--mask` mean.
+def parse_mask(text: str, ratio: float | None = None, seed: int = 0) -> MaskChoice:
+    """Return the choice that a value of `--mask` stands for.
 
     Raises:
-        ValueError: none of what is expected.
+        ValueError: an unknown value.
     """
     if text.startswith(BOXES):
-        return MaskChoice(ratio=ratio, seed=seed, boxes=_parsed_boxes(text.removeprefix(BOXES)))
+        return MaskChoice(ratio=ratio, seed=seed, boxes=_parse_boxes(text.removeprefix(BOXES)))
     if has_ending(text, (*MAPS, *EXTENSIONS)):
         return MaskChoice(ratio=ratio, seed=seed, file=Path(text))
     if text not in (*MASKS, NONE):
@@ -72,7 +72,7 @@ def parsed_mask(text: str, ratio: float | None = None, seed: int = 0) -> MaskCho
     return MaskChoice(text, ratio, seed)
 
 
-def _parsed_boxes(text: str) -> tuple[Box, ...]:
+def _parse_boxes(text: str) -> tuple[Box, ...]:
     boxes = []
     for word in filter(None, (word.strip() for word in text.split(";"))):
         try:
@@ -90,7 +90,7 @@ def _parsed_boxes(text: str) -> tuple[Box, ...]:
 def choose_mask(
     choice: MaskChoice, grid: tuple[int, int], batch_size: int, patch_size: tuple[int, int] = (1, 1)
 ) -> Mask:
-    """The mask of each image.
+    """Return the mask of each image.
 
     Args:
         grid: (rows, columns) of patches.
@@ -110,7 +110,7 @@ def choose_mask(
 
 
 def _given(choice: MaskChoice, grid: tuple[int, int], patch_size: tuple[int, int]) -> np.ndarray | None:
-    """The map of a choice that leaves nothing to chance."""
+    """Return the map of a choice without randomness; None of a random one."""
     if choice.removed is not None:
         return np.asarray(choice.removed)
     if choice.boxes:
@@ -147,7 +147,7 @@ def _read_map(path: Path) -> np.ndarray:
 
 
 def _read_picture(path: Path, grid: tuple[int, int]) -> np.ndarray:
-    """Where a picture, brought to the grid by averaging, is half white or more."""
+    """Return where a picture, averaged over each patch, is half white or more."""
     try:
         pixels_HW = convert_depth(read_image(path, 1), 8)[..., 0]
     except UnreadableImage as fault:

@@ -19,7 +19,7 @@ def check_k(k: int, bank: int) -> None:
 
 
 def nearest(bank_ND: np.ndarray, query_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k most similar rows of the bank: (cosine [Q, k], their numbers int64 [Q, k]), the nearest first.
+    """Return the k most similar rows of the bank: (cosine [Q, k], their numbers int64 [Q, k]), the nearest first.
 
     Exact, block by block. Of rows that are equally near, which one comes into the last place is left open.
 
@@ -41,22 +41,22 @@ def nearest(bank_ND: np.ndarray, query_QD: np.ndarray, k: int) -> tuple[np.ndarr
 
 
 def _nearest_of_few(bank_ND: np.ndarray, unit_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """`nearest` of queries whose similarities to a block of the bank fit into memory."""
-    found: NDArray[Any] = np.empty((len(unit_QD), 0), unit_QD.dtype)
+    """Do what `nearest` does for queries whose similarities to a block of the bank fit into memory."""
+    similarities: NDArray[Any] = np.empty((len(unit_QD), 0), unit_QD.dtype)
     numbers: NDArray[Any] = np.empty((len(unit_QD), 0), np.int64)
     for start in range(0, len(bank_ND), BANK_AT_ONCE):
         cosine = unit_QD @ _unit(bank_ND[start : start + BANK_AT_ONCE]).T
         best = _largest(cosine, k)
-        found = np.concatenate([found, np.take_along_axis(cosine, best, axis=1)], axis=1)
+        similarities = np.concatenate([similarities, np.take_along_axis(cosine, best, axis=1)], axis=1)
         numbers = np.concatenate([numbers, best + start], axis=1)
-        best = _largest(found, k)
-        found, numbers = (np.take_along_axis(each, best, axis=1) for each in (found, numbers))
-    order = np.lexsort((numbers, -found), axis=1)
-    return np.take_along_axis(found, order, axis=1), np.take_along_axis(numbers, order, axis=1)
+        best = _largest(similarities, k)
+        similarities, numbers = (np.take_along_axis(each, best, axis=1) for each in (similarities, numbers))
+    order = np.lexsort((numbers, -similarities), axis=1)
+    return np.take_along_axis(similarities, order, axis=1), np.take_along_axis(numbers, order, axis=1)
 
 
 def _largest(values: np.ndarray, k: int) -> np.ndarray:
-    """Columns of each row's k largest values, in any order."""
+    """Return the columns of each row's k largest values, in any order."""
     columns = values.shape[1]
     if columns <= k:
         return np.broadcast_to(np.arange(columns), values.shape)

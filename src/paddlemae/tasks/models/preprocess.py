@@ -52,7 +52,7 @@ def statistics_of(
             f"mean and std need one number per channel ({channels}); got {list(mean)} and {list(std)}; {instead}"
         )
     if trained and not np.allclose((mean, std), (trained.mean, trained.std)):
-        warnings.warn(f"the recipe normalises images otherwise than {origin} was trained", stacklevel=3)
+        warnings.warn(f"the recipe normalises images differently from {origin}", stacklevel=3)
     if not trained and not recipe.mean and (recipe.augment.bits or default_bits(channels)) == 16:
         warnings.warn(
             "images of 16 bits are normalised as if they were as bright as pictures, and few are: name their mean and "
@@ -69,7 +69,7 @@ def training_view(
     mean: Sequence[float] = (),
     bits: Literal[8, 16] | None = None,
 ) -> View:
-    """The views that a recipe's augmentation makes.
+    """Return the random views of a recipe's augmentation.
 
     Args:
         mean: in [0, 1] a channel, fills what RandAugment uncovers.
@@ -86,7 +86,7 @@ def training_view(
 
 
 def evaluation_view(description: Description) -> View:
-    """The view that a saved model looks at images through."""
+    """Return the view through which a saved model sees images."""
     shape = description.architecture
     return View(
         image_size=pair(shape["image_size"]),
@@ -97,20 +97,20 @@ def evaluation_view(description: Description) -> View:
 
 
 def _pixel_statistics(description: Description) -> tuple[np.ndarray, np.ndarray]:
-    """(mean, std), float32 [1, C, 1, 1] each."""
+    """Return (mean, std), float32 [1, C, 1, 1] each."""
     mean, std = (np.asarray(values, np.float32).reshape(1, -1, 1, 1) for values in (description.mean, description.std))
     return mean, std
 
 
 def to_input(images: np.ndarray, description: Description) -> paddle.Tensor:
-    """Normalised float32 images [B, C, H, W] from uint8 or uint16 ones, on the model's device."""
+    """Return normalised float32 images [B, C, H, W] from uint8 or uint16 ones, on the model's device."""
     if images.dtype == np.uint16:  # which Paddle takes for bfloat16
-        return normalised(tensor_of(images.astype(np.int32)), description, white=65535)
-    return normalised(tensor_of(images), description)
+        return normalise(tensor_of(images.astype(np.int32)), description, white=65535)
+    return normalise(tensor_of(images), description)
 
 
-def normalised(images: paddle.Tensor, description: Description, white: int = 255) -> paddle.Tensor:
-    """`to_input` of images that are on the device already; `white` is the largest value of their depth."""
+def normalise(images: paddle.Tensor, description: Description, white: int = 255) -> paddle.Tensor:
+    """Normalise images that are on the device already; `white` is the largest value of their depth."""
     mean, std = (values.ravel() for values in _pixel_statistics(description))
     return scale_channels(images.astype("float32"), tensor_of(1 / (white * std)), tensor_of(-mean / std))
 

@@ -70,7 +70,7 @@ AS_THEY_SAY = Reading()
 def read_checkpoint(path: str | Path, reading: Reading = AS_THEY_SAY, *, trust: bool = False) -> Checkpoint:
     """Read the model that a run folder, a checkpoint folder, or any file or folder of MAE or ViT weights holds.
 
-    What is read of someone's weights, and how, is said on stderr.
+    Which layout other weights have, and how they were read, is printed to stderr.
 
     Args:
         reading: for someone's weights; ours say it themselves.
@@ -83,7 +83,7 @@ def read_checkpoint(path: str | Path, reading: Reading = AS_THEY_SAY, *, trust: 
         say_origin(foreign, imported)
         return foreign_checkpoint(foreign, imported)
     if reading != AS_THEY_SAY:
-        raise ValueError(f"{path} was written by PaddleMAE and states its own layout; leave these options out")
+        raise ValueError(f"{path} is PaddleMAE's own and needs no options that say how to read it; leave them out")
     folder = find_checkpoint(path, trust=trust)
     description = read_description(folder)
     if description.kind == "probe":
@@ -95,7 +95,7 @@ def read_checkpoint(path: str | Path, reading: Reading = AS_THEY_SAY, *, trust: 
 
 
 def is_own(path: str | Path) -> bool:
-    """Whether a path names one of our runs, checkpoints or models.
+    """Return whether a path names one of our runs, checkpoints or models.
 
     Raises:
         FileNotFoundError: it names nothing at all.
@@ -112,7 +112,7 @@ def is_own(path: str | Path) -> bool:
 
 
 def read_foreign(path: str | Path, reading: Reading) -> tuple[Foreign, Imported]:
-    """Someone's weights, and what they are as one of our models.
+    """Read someone's weights, and import them as one of our models.
 
     Raises:
         FileNotFoundError, ValueError: no weights, of no layout that is known, or with tensors that do not fit it.
@@ -138,15 +138,16 @@ def read_foreign(path: str | Path, reading: Reading) -> tuple[Foreign, Imported]
 
 
 def foreign_checkpoint(foreign: Foreign, imported: Imported) -> Checkpoint:
-    """Someone's weights as a checkpoint of ours; what images are normalised with is ImageNet's unless the file says."""
+    """Return someone's weights as a checkpoint of ours, with ImageNet's mean and std unless the file has its own."""
     mean, std = default_statistics(imported.architecture["channels"])
+    numbers = [str(number) for number in range(imported.architecture.get("num_classes") or 0)]
     description = Description(
         kind=imported.kind,
         architecture=imported.architecture,
         mean=list(imported.mean or mean),
         std=list(imported.std or std),
         eval_crop_ratio=Augmentation().eval_crop_ratio,
-        classes=class_names(imported),
+        classes=(imported.classes or numbers) if imported.kind == "classifier" else [],
         provenance={"weights": foreign.path.name, "layout": imported.layout},
     )
     try:
@@ -157,7 +158,7 @@ def foreign_checkpoint(foreign: Foreign, imported: Imported) -> Checkpoint:
 
 
 def tensors_digest(checkpoint: Checkpoint) -> bytes:
-    """Of the weights as a model computes with them: the same for every layout and type that holds the same numbers."""
+    """Return a digest of the weights in float32, the same for every layout and type that holds the same numbers."""
     digest = hashlib.blake2b(digest_size=16)
     for name, array in sorted(in_float32(checkpoint).items()):
         digest.update(f"{name} {array.shape}".encode())
@@ -166,44 +167,37 @@ def tensors_digest(checkpoint: Checkpoint) -> bytes:
 
 
 def in_float32(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-    """Its tensors as a model computes with them."""
+    """Return the tensors in float32, as a model computes with them."""
     return {name: np.asarray(array, np.float32) for name, array in checkpoint.tensors.items()}
 
 
-def class_names(imported: Imported) -> list[str]:
-    """The file's, or numbers where a classifier's file names none."""
-    if imported.kind != "classifier":
-        return []
-    return imported.classes or [str(number) for number in range(imported.architecture["num_classes"])]
-
-
 def say_origin(foreign: Foreign, imported: Imported) -> None:
-    """Tell the user which layout was recognised, and what else should be known."""
+    """Print which layout was recognised, and notes on it, to stderr."""
     say(f"{foreign.path}: weights of the layout {imported.layout}, {KIND_NAMES[imported.kind]}", error=True)
     for note in imported.notes:
         say(f"  {_as_options(display_name(note, 300))}", error=True)
 
 
 def _as_options(text: str) -> str:
-    """Names of `import_weights`'s arguments as the command line has them."""
+    """Return the text with names of `import_weights`'s arguments as options of the command line."""
     options = re.sub(
-        r"\b(key|layout|image_size|target|heads|decoder_heads)=", lambda one: f"--{one[1].replace('_', '-')} ", text
+        r"\b(key|layout|image_size|target|heads|decoder_heads)=", lambda match: f"--{match[1].replace('_', '-')} ", text
     )
     if options == text:
         return text
     return f"{options.replace('(height, width)', 'HxW').rstrip()} (an option of 'paddlemae weights convert')"
 
 
-def adapted(checkpoint: Checkpoint, **wanted: int | Sequence[int] | None) -> Checkpoint:
-    """A checkpoint's weights for other images; each change is said on stderr, with its rule.
+def adapt(checkpoint: Checkpoint, **sizes: int | Sequence[int] | None) -> Checkpoint:
+    """Adapt a checkpoint's weights to other images; each change is printed to stderr, with its rule.
 
     Args:
-        wanted: channels, patch_size, image_size; what is None or as the checkpoint has it stays.
+        sizes: channels, patch_size, image_size; None keeps the checkpoint's.
     Raises:
         ValueError: sizes that don't go together.
     """
     for name, change in ADAPTED.items():
-        value = wanted.get(name)
+        value = sizes.get(name)
         if value is None or plain(value) == plain(checkpoint.description.architecture[name]):
             continue
         made: Adapted = change(checkpoint.tensors, checkpoint.description.architecture, value)
@@ -217,14 +211,14 @@ def adapted(checkpoint: Checkpoint, **wanted: int | Sequence[int] | None) -> Che
 
 
 def _other_channels(numbers: Sequence[float], channels: int) -> list[float]:
-    """Pixel statistics that go with adapted weights: their mean for one channel, else theirs in turn."""
+    """Return pixel statistics for adapted weights: the mean of all for one channel, else each in turn."""
     if channels == 1:
         return [float(np.mean(numbers))]
     return [numbers[number % len(numbers)] for number in range(channels)]
 
 
 def plain(value: Any) -> Any:
-    """One number for a square, so that 16 and [16, 16] compare equal."""
+    """Return one number for a square, so that 16 and [16, 16] compare equal."""
     if isinstance(value, (list, tuple)):
         return value[0] if len(set(value)) == 1 else list(value)
     return value

@@ -18,7 +18,7 @@ from paddlemae.weights.model_folder import Description
 
 
 def read_views(images: list[str], description: Description, limit: int) -> tuple[list[str], np.ndarray]:
-    """(names, uint8 [B, C, H, W]) of the first images that `images` name, as the model looks at them.
+    """Return (names, uint8 [B, C, H, W]) of the first `limit` images that `images` name, as the model sees them.
 
     Unreadable ones are named on stderr and left out.
 
@@ -47,7 +47,7 @@ def read_views(images: list[str], description: Description, limit: int) -> tuple
 
 
 def _readers(item: str, channels: int, limit: int) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-    """A name and a way to read it for each image that `item` names: an image file, or a source's images."""
+    """Yield (name, function that reads it) of each image that `item` names: an image file, or a source's images."""
     path = Path(item)
     if path.is_file() and path.suffix.lower() in (*EXTENSIONS, ARRAY_EXTENSION):
         yield path.name, partial(read_image, path, channels)

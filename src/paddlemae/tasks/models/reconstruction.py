@@ -40,16 +40,16 @@ def draw(
     plain: bool = False,
 ) -> None:
     """Write the figure: original, masked, prediction, prediction with the visible patches put back."""
-    drawn = drawn_pictures(model, description, images_u8, mask)
+    drawn = draw_stages(model, description, images_u8, mask)
     shown = ("plain prediction",) if plain else ("prediction", "prediction + visible")
     stages = {name: drawn[name] for name in ("original", "masked", *shown)}
     draw_reconstructions(path, list(stages), list(stages.values()), caption_of(description, mask, plain), names or [])
 
 
-def drawn_pictures(
+def draw_stages(
     model: MaskedAutoencoder, description: Description, images_u8: np.ndarray, mask: Mask
 ) -> dict[str, np.ndarray]:
-    """Every stage of a reconstruction by its name, uint8 [B, H, W, C] each; see `model.mae.Reconstruction`."""
+    """Return every stage of a reconstruction by its name, uint8 [B, H, W, C] each; see `model.mae.Reconstruction`."""
     drawn = reconstruct(model, to_input(images_u8, description), mask)
     prediction, completed, plain = (
         to_shares(stage, description) for stage in (drawn.prediction, drawn.completed, drawn.plain)
@@ -70,7 +70,7 @@ def drawn_pictures(
 
 
 def caption_of(description: Description, mask: Mask, plain: bool = False) -> str:
-    """What must be known to read a reconstruction right."""
+    """Return the caption that a reader of a reconstruction needs."""
     normalised = description.target == "normalised"
     caption = (PLAIN_CAPTION if plain else NORMALISED_CAPTION) if normalised else RAW_CAPTION
     return caption.format(removed=mask.removed.shape[1], total=mask.as_map().shape[1])

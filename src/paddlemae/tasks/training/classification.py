@@ -71,7 +71,7 @@ class Evaluation:
             draw_confusion(run / FIGURES / self.picture, self.confusion, source.classes, caption)
 
 
-_KINDS = (np.int64, np.int64, np.int64, np.float64, np.bool_, np.float64)  # of what is kept of an image
+_KINDS = (np.int64, np.int64, np.int64, np.float64, np.bool_, np.float64)  # types of the columns, one row per image
 Predictions = Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
@@ -85,15 +85,15 @@ def evaluation_of(predictions: Predictions, num_classes: int, ranks: Ranks = ALO
     Raises:
         DataFault: no image at all.
     """
-    own: list[list[np.ndarray]] = [[np.empty(0, kind)] for kind in _KINDS]
+    columns: list[list[np.ndarray]] = [[np.empty(0, kind)] for kind in _KINDS]
     for indices, labels, logits in predictions:
         losses = F.cross_entropy(tensor_of(logits), tensor_of(labels), reduction="none").numpy().ravel()
         predicted, places = _ranked(logits, labels)
         likelihood = np.exp(logits - logits.max(axis=1, keepdims=True))
         confidence = likelihood.max(axis=1) / likelihood.sum(axis=1)
-        for seen, column in zip(own, (indices, labels, predicted, confidence, places < 5, losses)):
-            seen.append(column)
-    indices, labels, predicted, confidence, hits, losses = _of_all(own, ranks)
+        for column, values in zip(columns, (indices, labels, predicted, confidence, places < 5, losses)):
+            column.append(values)
+    indices, labels, predicted, confidence, hits, losses = _gather(columns, ranks)
     if not len(indices):
         raise DataFault("no image to evaluate on can be read; fix them")
     confusion = Confusion.of(labels, predicted, num_classes)
@@ -102,19 +102,22 @@ def evaluation_of(predictions: Predictions, num_classes: int, ranks: Ranks = ALO
 
 
 def _ranked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(the likeliest class of each image, how many classes come before its own); of equals the lowest comes first."""
+    """Return (likeliest class of each image, number of classes before its own); of equals the lowest comes first."""
     logits = np.where(np.isnan(logits), -np.inf, logits)
-    own = np.take_along_axis(logits, labels[:, None], axis=1)
-    equal = (logits == own) & (np.arange(logits.shape[1]) < labels[:, None])
-    return logits.argmax(axis=1), ((logits > own) | equal).sum(axis=1)
+    true = np.take_along_axis(logits, labels[:, None], axis=1)
+    equal = (logits == true) & (np.arange(logits.shape[1]) < labels[:, None])
+    return logits.argmax(axis=1), ((logits > true) | equal).sum(axis=1)
 
 
-def _of_all(own: Sequence[Sequence[np.ndarray]], ranks: Ranks) -> list[np.ndarray]:
-    """The columns of all processes' images, ascending by the first of them and then by the next."""
-    columns = [np.concatenate(seen) for seen in own]
+def _gather(batches: Sequence[Sequence[np.ndarray]], ranks: Ranks) -> list[np.ndarray]:
+    """Return the columns of all processes' images, sorted by the first column, then by the next."""
+    columns = [np.concatenate(column) for column in batches]
     if ranks.lines:
-        found = ranks.gather([column.tolist() for column in columns])
-        columns = [np.concatenate([np.array(one, kind) for one in each]) for each, kind in zip(zip(*found), _KINDS)]
+        gathered = ranks.gather([column.tolist() for column in columns])
+        columns = [
+            np.concatenate([np.array(values, kind) for values in column])
+            for column, kind in zip(zip(*gathered), _KINDS)
+        ]
     order = np.lexsort(columns[::-1])
     return [column[order] for column in columns]
 
@@ -122,7 +125,7 @@ def _of_all(own: Sequence[Sequence[np.ndarray]], ranks: Ranks) -> list[np.ndarra
 def surest_mistakes(
     indices: np.ndarray, labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray
 ) -> list[Mistake]:
-    """The wrong predictions of highest confidence, the surest first."""
+    """Return the wrong predictions of highest confidence, the surest first."""
     wrong = np.flatnonzero(predicted != labels)
     surest = wrong[np.argsort(-confidence[wrong], kind="stable")[:SHOWN_MISTAKES]]
     return [Mistake(int(indices[i]), int(labels[i]), int(predicted[i]), float(confidence[i])) for i in surest]

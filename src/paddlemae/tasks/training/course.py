@@ -4,29 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
 
+from paddlemae.data.sources import Source
+from paddlemae.data.views.augment import View
 from paddlemae.recipe import Training
-from paddlemae.train.checkpoint import TrainState
+from paddlemae.runs.metrics import Metrics
 from paddlemae.train.optim import lr_at, peak_lr
+
+
+class Evaluation(Protocol):
+    """Predictions on held-out images."""
+
+    kind: ClassVar[Metrics]
+    picture: ClassVar[str]
+
+    @property
+    def images(self) -> int:
+        """Return the number of images."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics and the loss, as in `metrics.jsonl`."""
+
+    def show(self, run: Path, source: Source, view: View, title: str, caption: str) -> None:
+        """Draw the pictures of a run, `picture` in its figures among them."""
 
 
 @dataclass(frozen=True)
 class Course:
-    """What a training run is measured by: its length in steps and epochs, and who evaluates it when.
+    """The course of a training run: its length in steps and epochs, and its evaluations.
 
     Attributes:
         task: the command that runs it.
         num_images: images of an epoch.
-        evaluate: called every `evaluate_every` epochs and at the end; its numbers are logged.
-        best_by: the number of `evaluate` whose highest value moves the `best` pointer.
+        evaluate: called every `evaluate_every` epochs and at the end; a new highest primary metric moves `best`.
     """
 
     task: str
     training: Training
     num_images: int
-    evaluate: Callable[[TrainState], dict[str, float]] | None = None
+    evaluate: Callable[[], Evaluation] | None = None
     evaluate_every: float = 1.0
-    best_by: str | None = None
 
     @property
     def total_steps(self) -> int:
@@ -36,12 +56,12 @@ class Course:
         return step * self.training.effective_batch_size / self.num_images
 
     def is_due(self, step: int, every_epochs: float) -> bool:
-        """Whether something that happens every so many epochs, and at the end, happens after this step."""
+        """Return whether something due every `every_epochs` epochs, and at the end, is due after this step."""
         every_steps = max(1, round(every_epochs * self.num_images / self.training.effective_batch_size))
         return step >= self.total_steps or step % every_steps == 0
 
     def is_lasting(self, step: int) -> bool:
-        """Whether the checkpoint after this step is kept for good."""
+        """Return whether the checkpoint after this step is kept for good."""
         return self.training.keep_every is not None and self.is_due(step, self.training.keep_every)
 
     def lr(self, step: int) -> float:

@@ -1,4 +1,4 @@
-"""What a training would take, counted beforehand: steps, lr and memory, for `--dry-run`."""
+"""Count steps, lr and memory of a training beforehand, for `--dry-run`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ FLOAT_BYTES = 4
 
 
 def schedule_plan(training: Training, num_images: int) -> dict[str, str]:
-    """Steps, warmup and lr over `num_images` images an epoch: name -> value, for people."""
+    """Return steps, warmup and lr with `num_images` images per epoch: name -> value, as text."""
     steps, images = training.total_steps(num_images), training.effective_batch_size
     return {
         "steps": f"{steps:,} of {images} images ({steps * images / num_images:.1f} epochs)",
@@ -19,7 +19,7 @@ def schedule_plan(training: Training, num_images: int) -> dict[str, str]:
 
 
 def step_bytes(parameters: int, activations: int) -> int:
-    """Bytes that a training step holds: every weight with its gradient and two moments, and the activations."""
+    """Return the bytes that a training step holds: each weight with its gradient and two moments, and activations."""
     return FLOAT_BYTES * (4 * parameters + activations)
 
 

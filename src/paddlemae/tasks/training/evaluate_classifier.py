@@ -39,6 +39,6 @@ def evaluate_classifier(
         source, view, batch_size=batch_size, rank=ranks.rank, world=ranks.world, workers=workers, on_skip=on_skip
     )
     predictions = ((batch.indices, labels_of(batch), forward(batch.images)) for batch in batches)
-    found = evaluation_of(predictions, len(source.classes), ranks)
+    evaluation = evaluation_of(predictions, len(source.classes), ranks)
     on_skip.share()
-    return found
+    return evaluation

@@ -1,4 +1,4 @@
-"""The pictures that a run shows beside its numbers: the same images in each, chosen once and for all.
+"""Draw the pictures that a run's report shows: the same images in each run, chosen once.
 
 Shapes: B or N images, D features, k neighbours.
 """
@@ -25,7 +25,7 @@ from paddlemae.runs.confusion import Confusion
 from paddlemae.runs.exhibit_files import read_exhibit, write_exhibit, write_sprite
 from paddlemae.runs.figures import overlay_heat
 from paddlemae.tasks.models.preprocess import evaluation_view, to_input
-from paddlemae.tasks.models.reconstruction import caption_of, drawn_pictures
+from paddlemae.tasks.models.reconstruction import caption_of, draw_stages
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.weights.model_folder import Description
@@ -34,16 +34,16 @@ SHOWN = 8  # images in pictures of reconstructions and attention
 SHOWN_QUERIES, SHOWN_NEIGHBOURS = 10, 5
 MAPPED, MAP_SIDE = 800, 64  # images of a map, and the pixels of each
 FEWEST_MAPPED = 8
-PERPLEXITY = 30  # t-SNE's, of so many images that they have as many neighbours
-# parts of a training, see `moments`: most is learned early
+PERPLEXITY = 30  # of t-SNE; less for few images
+# parts of a training after which the same images are reconstructed: most is learned early
 MOMENTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
 
 
 def pictures_at(source: Source, view: View, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """([N, C, H, W] as evaluation sees these images, the indices of those that can be read)."""
+    """Return ([N, C, H, W] as evaluation sees these images, the indices of those that can be read)."""
     batches = list(eval_batches(subset(source, indices), view, batch_size=len(indices)))
-    found = np.concatenate([batch.indices for batch in batches])
-    return np.concatenate([batch.images for batch in batches]), indices[found]
+    readable = np.concatenate([batch.indices for batch in batches])
+    return np.concatenate([batch.images for batch in batches]), indices[readable]
 
 
 def as_pictures(images_BCHW: np.ndarray) -> np.ndarray:
@@ -51,14 +51,9 @@ def as_pictures(images_BCHW: np.ndarray) -> np.ndarray:
     return as_displayed(images_BCHW.transpose(0, 2, 3, 1))
 
 
-def moments(total_steps: int) -> frozenset[int]:
-    """The steps after which the same images are reconstructed again."""
-    return frozenset(max(1, round(part * total_steps)) for part in MOMENTS)
-
-
 @dataclass
 class Snapshots:
-    """Reconstructs the same images with the same masks as training goes on: a hook of the training loop."""
+    """Hook of the training loop that reconstructs the same images with the same masks at some of the steps."""
 
     run: Path
     model: MaskedAutoencoder
@@ -70,7 +65,7 @@ class Snapshots:
     steps: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.steps = moments(self.total_steps)
+        self.steps = frozenset(max(1, round(part * self.total_steps)) for part in MOMENTS)
 
     def __call__(self, state: TrainState, result: Any = None) -> None:
         if state.step in self.steps or not state.step:
@@ -78,8 +73,8 @@ class Snapshots:
                 self.take(state.step)
 
     def take(self, step: int) -> None:
-        """Add the reconstruction after `step` steps; later ones, of a run that is being resumed, will come again."""
-        drawn = drawn_pictures(self.model, self.description, self.images_u8, self.mask)
+        """Add the reconstruction after `step` steps, and drop later ones, which a resumed run draws again."""
+        drawn = draw_stages(self.model, self.description, self.images_u8, self.mask)
         before = self._before() if step else None
         if before is None:
             before = {
@@ -88,15 +83,15 @@ class Snapshots:
                 "steps": [],
             }
         shown = self._sprite(f"step_{step:08d}", drawn["prediction + visible"])
-        earlier = [one for one in before["steps"] if one["step"] < step]
+        earlier = [entry for entry in before["steps"] if entry["step"] < step]
         taken = {"step": step, "epoch": round(step * self.epochs_a_step, 4), "sprite": shown}
         write_exhibit(self.run, "reconstructions", {**before, "steps": [*earlier, taken]})
 
     def _before(self) -> dict[str, Any] | None:
-        """The pictures of earlier steps; None of a damaged file, which is no reason to stop training."""
+        """Return the pictures of earlier steps; None for a damaged file, which is no reason to stop training."""
         try:
             before = read_exhibit(self.run, "reconstructions")
-            whole = before and all(isinstance(one["step"], int) for one in before["steps"])
+            whole = before and all(isinstance(entry["step"], int) for entry in before["steps"])
         except (ValueError, KeyError, TypeError):
             return None
         return before if whole else None
@@ -108,15 +103,12 @@ class Snapshots:
 def show_attention(
     run: Path, model: MaskedAutoencoder | VisionTransformer, description: Description, images_u8: np.ndarray
 ) -> None:
-    """Show what the token that stands for an image looks at in the last block.
-
-    That is the one that a classifier's head gets, and else the cls token where there is one.
-    """
+    """Draw the attention of the last block: of the cls token where the model pools that, else of the patches."""
     maps_BHL = attention_maps(model, to_input(images_u8, description), model.pool).numpy()
     heads, originals = maps_BHL.shape[1], as_pictures(images_u8)
 
     def over(maps_NL: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-        return np.stack([overlay_heat(picture, one.reshape(model.grid)) for picture, one in zip(pictures, maps_NL)])
+        return np.stack([overlay_heat(picture, row.reshape(model.grid)) for picture, row in zip(pictures, maps_NL)])
 
     each = over(maps_BHL.reshape(-1, maps_BHL.shape[2]), originals.repeat(heads, axis=0))
     asking = "the cls token of the last block attends" if model.pool == "cls" else "the last block's patches attend"
@@ -144,44 +136,49 @@ class Mistake:
 def show_mistakes(
     run: Path, source: Source, view: View, confusion: Confusion, mistakes: list[Mistake], title: str
 ) -> None:
-    """Show how often each class was taken for which, and the images of which that was surest."""
+    """Draw how often each class was taken for which, and the wrong predictions of highest confidence."""
     classes = list(source.classes)
     content = {"source": title, "classes": classes}
     write_exhibit(run, "confusion", {**content, **confusion.as_json()})
     if not mistakes:
         write_exhibit(run, "mistakes", {**content, "sprite": None, "items": []})
         return
-    images, found = pictures_at(source, view, np.array([one.index for one in mistakes]))
+    images, readable = pictures_at(source, view, np.array([mistake.index for mistake in mistakes]))
     items = [
-        {"true": one.true, "predicted": one.predicted, "confidence": one.confidence, "name": name_of(source, one.index)}
-        for one in mistakes
-        if one.index in found
+        {
+            "true": mistake.true,
+            "predicted": mistake.predicted,
+            "confidence": mistake.confidence,
+            "name": name_of(source, mistake.index),
+        }
+        for mistake in mistakes
+        if mistake.index in readable
     ]
     sprite = write_sprite(run, "mistakes", as_pictures(images), columns=8)
     write_exhibit(run, "mistakes", {**content, "sprite": sprite, "items": items})
 
 
 def name_of(source: Source, index: int) -> str:
-    """An image's name, with its folder's."""
+    """Return an image's name, with its folder's."""
     return "/".join(Path(source.describe(index)).parts[-2:])
 
 
 def show_neighbours(
     run: Path,
-    asked: tuple[Source, np.ndarray],
-    known: tuple[Source, np.ndarray],
+    queried: tuple[Source, np.ndarray],
+    searched: tuple[Source, np.ndarray],
     view: View,
     cosine_Qk: np.ndarray,
     nearest_Qk: np.ndarray,
     title: str,
 ) -> None:
-    """Show some queries, each with its nearest images.
+    """Draw some queries, each with its nearest images.
 
     Args:
-        asked, known: the queries and the bank: a source and, of each row of features, the image's index there.
+        queried, searched: the queries and the bank: a source and, of each row of features, the image's index there.
         cosine_Qk, nearest_Qk: from `nearest.nearest`.
     """
-    (queries, query_indices), (bank, bank_indices) = asked, known
+    (queries, query_indices), (bank, bank_indices) = queried, searched
     assert queries.labels is not None and bank.labels is not None
     rows = spread_over(len(query_indices), SHOWN_QUERIES)
     shown = min(SHOWN_NEIGHBOURS, nearest_Qk.shape[1])
@@ -190,10 +187,10 @@ def show_neighbours(
         near = bank_indices[nearest_Qk[row, :shown]]
         query = query_indices[row]
         pictures += [pictures_at(queries, view, query[None])[0]]
-        pictures += [pictures_at(bank, view, one[None])[0] for one in near]
+        pictures += [pictures_at(bank, view, index[None])[0] for index in near]
         neighbours = [
-            {"label": int(bank.labels[one]), "cosine": round(float(cosine), 4)}
-            for one, cosine in zip(near, cosine_Qk[row, :shown])
+            {"label": int(bank.labels[index]), "cosine": round(float(cosine), 4)}
+            for index, cosine in zip(near, cosine_Qk[row, :shown])
         ]
         items.append(
             {"label": int(queries.labels[query]), "name": name_of(queries, int(query)), "neighbours": neighbours}
@@ -203,9 +200,7 @@ def show_neighbours(
     write_exhibit(run, "neighbours", content)
 
 
-def show_map(
-    run: Path, source: Source, view: View, features_ND: np.ndarray, indices: np.ndarray, title: str, seed: int = 0
-) -> None:
+def show_map(run: Path, source: Source, view: View, features_ND: np.ndarray, indices: np.ndarray, title: str) -> None:
     """Lay images out in a plane so that those of similar features are near each other (t-SNE).
 
     Args:
@@ -219,7 +214,7 @@ def show_map(
     rows = spread_over(len(features_ND), MAPPED)
     unit = features_ND[rows] / np.maximum(np.linalg.norm(features_ND[rows], axis=1, keepdims=True), 1e-12)
     perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
-    points = TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(unit)
+    points = TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(unit)
     images, _ = pictures_at(source, view, indices[rows])
     content = {
         "source": title,
@@ -235,7 +230,7 @@ def show_map(
 
 
 def fixed_images(source: Source, description: Description) -> tuple[np.ndarray, np.ndarray] | None:
-    """([B, C, H, W], indices) of the images that a run shows throughout; None if none of them can be read."""
+    """Return ([B, C, H, W], indices) of the images that a run shows throughout; None if none can be read."""
     try:
         return pictures_at(source, evaluation_view(description), spread_over(len(source), SHOWN))
     except DataFault:

@@ -19,7 +19,7 @@ from paddlemae.weights.model_folder import Description
 
 
 def loss_function(recipe: FinetuneRecipe, description: Description) -> LossFn:
-    """(model, batch) -> mean loss; all randomness is each image's own, so a batch may be cut and shared out."""
+    """Return (model, batch) -> mean loss; all randomness is each image's own, so a batch may be split."""
     seed = recipe.training.seed
     erasing = Erasing(recipe.augment.erasing) if recipe.augment.erasing else None
 
@@ -33,10 +33,10 @@ def loss_function(recipe: FinetuneRecipe, description: Description) -> LossFn:
 
 
 def input_of(batch: Batch, description: Description, erasing: Erasing | None, seed: int) -> paddle.Tensor:
-    """Normalised images, each with its rectangle erased, then mixed (in the order of MAE, appendix A.2)."""
+    """Return normalised images, each with its rectangle erased, then mixed (in the order of MAE, appendix A.2)."""
     images = to_input(batch.images, description)
     if erasing:
-        images = erased(images, erasing, batch_rngs(seed, ERASING_STREAM, batch))
+        images = erase(images, erasing, batch_rngs(seed, ERASING_STREAM, batch))
     if not isinstance(batch, MixedBatch):
         return images
     partners = input_of(batch.partner_batch, description, erasing, seed)
@@ -49,24 +49,24 @@ def input_of(batch: Batch, description: Description, erasing: Erasing | None, se
     return images * kept + partners * (1 - kept)
 
 
-def erased(images_BCHW: Any, erasing: Erasing, rngs: Sequence[np.random.Generator]) -> Any:
-    """Images with noise in the rectangles that are drawn for them."""
+def erase(images_BCHW: Any, erasing: Erasing, rngs: Sequence[np.random.Generator]) -> Any:
+    """Fill the rectangle drawn for each image with noise."""
     batch, channels, height, width = images_BCHW.shape
     drawn = [draw_erasing(erasing, channels, height, width, rng) for rng in rngs]
     if not any(drawn):
         return images_BCHW
     noise_BCHW = np.zeros(images_BCHW.shape, np.float32)
     taken_B1HW = np.zeros((batch, 1, height, width), bool)
-    for image, one in enumerate(drawn):
-        if one:
-            (top, bottom, left, right), fill = one
+    for image, rectangle in enumerate(drawn):
+        if rectangle:
+            (top, bottom, left, right), fill = rectangle
             noise_BCHW[image, :, top:bottom, left:right] = fill
             taken_B1HW[image, :, top:bottom, left:right] = True
     return paddle.where(tensor_of(taken_B1HW), tensor_of(noise_BCHW), images_BCHW)
 
 
 def targets_of(batch: Batch, num_classes: int, smoothing: float) -> paddle.Tensor:
-    """Smoothed targets, float32 [B, classes]; of mixed images the mixture of both."""
+    """Return smoothed targets, float32 [B, classes]; for mixed images the mixture of both."""
     if not isinstance(batch, MixedBatch):
         return soft_targets(labels_of(batch), num_classes, smoothing)
     parts = [
@@ -77,7 +77,7 @@ def targets_of(batch: Batch, num_classes: int, smoothing: float) -> paddle.Tenso
 
 
 def soft_targets(labels: np.ndarray, num_classes: int, smoothing: float) -> paddle.Tensor:
-    """Label-smoothed targets, float32 [B, classes] (Szegedy et al., "Rethinking Inception", sec. 7)."""
+    """Return label-smoothed targets, float32 [B, classes] (Szegedy et al., "Rethinking Inception", sec. 7)."""
     soft = np.full((len(labels), num_classes), smoothing / num_classes, np.float32)
     soft[np.arange(len(labels)), labels] += 1 - smoothing
     return tensor_of(soft)

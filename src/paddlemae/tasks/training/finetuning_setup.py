@@ -10,7 +10,7 @@ from paddlemae.data.views.augment import View
 from paddlemae.engine import device
 from paddlemae.model.classifier import VisionTransformer, freeze
 from paddlemae.recipe import SCRATCH, FinetuneRecipe
-from paddlemae.tasks.models.build import build_classifier, classifier_arguments, describe, fitted, named
+from paddlemae.tasks.models.build import arguments_of, build_classifier, classifier_arguments, describe, fit_shape
 from paddlemae.tasks.models.preprocess import statistics_of, training_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.labelled_splits import open_labelled_splits
@@ -21,7 +21,7 @@ from paddlemae.weights.model_folder import Description, read_description
 
 @dataclass(frozen=True)
 class Parts:
-    """What a fine-tuning is made of."""
+    """Everything that a fine-tuning needs."""
 
     train: Source
     held_out: Source
@@ -30,12 +30,12 @@ class Parts:
     description: Description
 
 
-def prepare(recipe: FinetuneRecipe, own: Path | None = None, trust: bool = False) -> Parts:
-    """Build a recipe's parts; arguments as of `open_inputs`. Statistics that are `auto` are any."""
-    return build(recipe, open_inputs(recipe, own, trust))
+def prepare(recipe: FinetuneRecipe, trust: bool = False) -> Parts:
+    """Build a recipe's parts; statistics that are `auto` are the defaults."""
+    return build(recipe, open_inputs(recipe, trust=trust))
 
 
-def open_inputs(recipe: FinetuneRecipe, own: Path | None = None, trust: bool = False) -> Inputs:
+def open_inputs(recipe: FinetuneRecipe, resumed: Path | None = None, trust: bool = False) -> Inputs:
     """Check a recipe, and open its images and initial weights; arguments as of `pretraining_setup.open_inputs`."""
     if recipe.data is None:
         raise ValueError("no images named; add --data FOLDER with one folder per class, or --data digits")
@@ -43,10 +43,10 @@ def open_inputs(recipe: FinetuneRecipe, own: Path | None = None, trust: bool = F
         raise ValueError("name what to start from: --init RUN (a pretraining run) or --init scratch")
     device.prepare(recipe.training.device, recipe.training.threads)
     check_precision(recipe.training.precision)
-    begins = recipe.init != SCRATCH and not own
-    initial = fitted(read_checkpoint(recipe.init, trust=trust), named(recipe.model)) if begins else None
-    train, held_out = open_labelled_splits(recipe, recipe.data, own)
-    saved = read_description(own) if own else None
+    begins = recipe.init != SCRATCH and not resumed
+    initial = fit_shape(read_checkpoint(recipe.init, trust=trust), arguments_of(recipe.model)) if begins else None
+    train, held_out = open_labelled_splits(recipe, recipe.data, resumed)
+    saved = read_description(resumed) if resumed else None
     arguments = saved.architecture if saved else classifier_arguments(recipe.model, initial, len(train.classes))
     return Inputs("classifier", arguments, train, held_out, initial, saved)
 

@@ -1,4 +1,4 @@
-"""The end of a training that was evaluated: its result in files and on the screen, its figures."""
+"""Finish a training that was evaluated: write its result and figures, and print the result."""
 
 from __future__ import annotations
 
@@ -6,37 +6,20 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
 from paddlemae.recipe import SCRATCH, ProbeRecipe, Recipe
 from paddlemae.runs.figures import draw_curves
-from paddlemae.runs.metrics import TASKS, Metrics
+from paddlemae.runs.metrics import TASKS
 from paddlemae.runs.runlog import FIGURES, RESULT_FILE, is_logged, log_result, mark_finished, read_metrics
 from paddlemae.system.atomic import replace_text
 from paddlemae.tasks.training.classification import PRETRAINED, RANDOM
+from paddlemae.tasks.training.course import Evaluation
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.tasks.training.run_start import Start, origin_of
 from paddlemae.train.checkpoint import TrainState
-
-
-class Evaluation(Protocol):
-    """Predictions on held-out images."""
-
-    kind: ClassVar[Metrics]
-    picture: ClassVar[str]
-
-    @property
-    def images(self) -> int:
-        """Return the number of images."""
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Return the metrics and the loss, as in `metrics.jsonl`."""
-
-    def show(self, run: Path, source: Source, view: View, title: str, caption: str) -> None:
-        """Draw the pictures of a run, `picture` in its figures among them."""
 
 
 def finish_run(

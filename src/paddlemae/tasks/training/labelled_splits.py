@@ -18,17 +18,17 @@ from paddlemae.weights.model_folder import read_description
 
 
 def open_labelled_splits(
-    recipe: FinetuneRecipe | ProbeRecipe, data: str, own: Path | None = None
+    recipe: FinetuneRecipe | ProbeRecipe, data: str, resumed: Path | None = None
 ) -> tuple[Source, Source]:
     """Return (training images, held-out images), both labelled, with the same classes in the same order.
 
     Args:
-        own: this run's own checkpoint when it is resumed; the order of the classes is that of its classifier.
+        resumed: this run's own checkpoint when it is resumed; the order of the classes is that of its classifier.
     Raises:
         ValueError: unlabelled images, or held-out ones of classes that no training image has.
     """
     train = open_source(data, recipe.train_split, labelled=True)
-    if own and sorted(order := read_description(own).classes) == sorted(train.classes):
+    if resumed and sorted(order := read_description(resumed).classes) == sorted(train.classes):
         train = with_classes(train, order)
     if recipe.val_fraction:
         train, held_out = split_off(train, recipe.val_fraction, recipe.training.seed)

@@ -1,4 +1,4 @@
-"""What a training step really holds in memory: tried with a few images, in processes of their own.
+"""Measure the memory of a training step: with a few images, each time in a process of its own.
 
 `run_module.py paddlemae.tasks.training.memory_trial BATCH_SIZE < RECIPE` prints the peak memory of two steps, in bytes.
 """
@@ -46,12 +46,12 @@ class Footprint:
         return self.fixed + batch_size * self.an_image
 
     def fitting(self, num_bytes: float) -> int:
-        """The largest batch that so much memory holds."""
+        """Return the largest batch that fits into `num_bytes`."""
         return max(0, math.floor((num_bytes - self.fixed) / self.an_image))
 
 
 def measure(recipe: PretrainRecipe | FinetuneRecipe) -> Footprint | None:
-    """Measured on this machine's CPU, in half a minute for ViT-Base; None where that can't be done."""
+    """Measure on this machine's CPU, in half a minute for ViT-Base; None if that fails."""
     (few, low), (many, high) = ((tried, _peak_in_process(recipe, tried)) for tried in TRIED)
     if low is None or high is None:
         return None
@@ -60,29 +60,23 @@ def measure(recipe: PretrainRecipe | FinetuneRecipe) -> Footprint | None:
 
 
 def memory_plan(recipe: PretrainRecipe | FinetuneRecipe, estimate: int) -> dict[str, str]:
-    """What `--dry-run` says of memory: measured on CPU, else the estimate in bytes; name -> value, for people."""
+    """Return the memory for `--dry-run`: measured on CPU, else the estimate in bytes; name -> value, as text."""
     free = free_memory()
     if not (is_cpu() and STATUS.exists()) or free is None:
         return {"memory": memory_text(estimate)}
     batch_size = recipe.training.batch_size
-    found = measure(recipe) if estimate < free else None
-    if found is None:
-        return {"memory": f"{memory_text(estimate)}; trying it failed, or {free / 2**30:.1f} GiB won't hold it"}
-    fitting = found.fitting(FREE_SHARE * free)
+    footprint = measure(recipe) if estimate < free else None
+    if footprint is None:
+        return {"memory": f"{memory_text(estimate)}; measuring it failed, or {free / 2**30:.1f} GiB won't hold it"}
+    fitting = footprint.fitting(FREE_SHARE * free)
     few, many = TRIED
     return {
-        "memory": f"{found.of(batch_size) / 2**30:.2f} GiB: {found.fixed / 2**30:.2f} and {found.an_image / 2**20:.1f} "
-        f"MiB an image (measured with {few} and {many} images a step)",
+        "memory": f"{footprint.of(batch_size) / 2**30:.2f} GiB: {footprint.fixed / 2**30:.2f} and "
+        f"{footprint.an_image / 2**20:.1f} MiB an image (measured with {few} and {many} images a step)",
         "batch size": f"up to about {fitting} in the {free / 2**30:.1f} GiB that are free"
         if fitting
         else f"none fits into the {free / 2**30:.1f} GiB that are free; recompute=true needs less",
     }
-
-
-def _bytes_in(path: Path, name: str) -> int:
-    """A number of kB that the kernel's file gives under this name."""
-    lines = path.read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def _peak_in_process(recipe: PretrainRecipe | FinetuneRecipe, batch_size: int) -> int | None:
@@ -97,7 +91,7 @@ def _peak_in_process(recipe: PretrainRecipe | FinetuneRecipe, batch_size: int) -
 
 
 def _peak(recipe: PretrainRecipe | FinetuneRecipe, batch_size: int) -> int:
-    """Largest memory of this process after training steps on noise."""
+    """Return the largest memory of this process in bytes, after training steps on noise."""
     parts: Any
     if isinstance(recipe, PretrainRecipe):
         parts = pretraining_setup.prepare(recipe)
@@ -115,7 +109,8 @@ def _peak(recipe: PretrainRecipe | FinetuneRecipe, batch_size: int) -> int:
         lambda step: 0.0,
         share_cpu(FitSettings(STEPS), parts.model, recipe.training.model_copy(update={"batch_size": batch_size})),
     )
-    return _bytes_in(STATUS, "VmHWM")
+    lines = STATUS.read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What no result depends on: pictures, and lines in the folders of other runs."""
+"""Write outputs that no result depends on: pictures, and lines in the folders of other runs."""
 
 from __future__ import annotations
 

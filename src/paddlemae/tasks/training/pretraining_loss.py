@@ -14,7 +14,7 @@ from paddlemae.weights.model_folder import Description
 
 
 def loss_function(recipe: PretrainRecipe, description: Description) -> LossFn:
-    """(model, batch) -> mean loss; all randomness is each image's own, so a batch may be cut and shared out."""
+    """Return (model, batch) -> mean loss; all randomness is each image's own, so a batch may be split."""
     seed = recipe.training.seed
 
     def loss_fn(model: nn.Layer, batch: Batch) -> paddle.Tensor:
@@ -27,25 +27,25 @@ def loss_function(recipe: PretrainRecipe, description: Description) -> LossFn:
 
 
 def kept_patches(recipe: PretrainRecipe, grid: tuple[int, int]) -> int:
-    """Patches that the encoder sees of each image."""
+    """Return the number of patches of each image that the encoder sees."""
     return MASKS[recipe.mask].num_kept(grid, recipe.mask_ratio)
 
 
 def predicted_patches(recipe: PretrainRecipe, grid: tuple[int, int]) -> int:
-    """Removed patches of each image that the decoder predicts."""
+    """Return the number of removed patches of each image that the decoder predicts."""
     patches = grid[0] * grid[1]
     return num_predicted(patches, patches - kept_patches(recipe, grid), recipe.prediction_ratio)
 
 
 def batch_mask(recipe: PretrainRecipe, grid: tuple[int, int], seed: int, batch: Batch) -> Mask:
-    """The masks of a batch, from each image's own randomness: (seed, epoch, index)."""
+    """Draw the masks of a batch, from each image's own randomness: (seed, epoch, index)."""
     return draw_mask(recipe.mask, batch_rngs(seed, MASK_STREAM, batch), grid, recipe.mask_ratio)
 
 
 def batch_predicted(recipe: PretrainRecipe, seed: int, batch: Batch, mask: Mask) -> np.ndarray | None:
-    """The removed patches to predict, from each image's own randomness too; None for all of them."""
+    """Draw the removed patches to predict, from each image's own randomness too; None for all of them."""
     if recipe.prediction_ratio is None:
         return None
     num_removed = mask.removed.shape[1]
-    wanted = num_predicted(mask.keep.shape[1] + num_removed, num_removed, recipe.prediction_ratio)
-    return draw_predicted(batch_rngs(seed, PREDICTION_STREAM, batch), mask.removed, wanted)
+    count = num_predicted(mask.keep.shape[1] + num_removed, num_removed, recipe.prediction_ratio)
+    return draw_predicted(batch_rngs(seed, PREDICTION_STREAM, batch), mask.removed, count)

@@ -13,7 +13,7 @@ from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import MASKS
 from paddlemae.model.shape import patch_grid
 from paddlemae.recipe import PretrainRecipe
-from paddlemae.tasks.models.build import autoencoder_arguments, build_autoencoder, describe, fitted
+from paddlemae.tasks.models.build import arguments_of, build_autoencoder, describe, fit_shape
 from paddlemae.tasks.models.preprocess import statistics_of, training_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.pretraining_loss import kept_patches, predicted_patches
@@ -24,7 +24,7 @@ from paddlemae.weights.model_folder import Description, read_description
 
 @dataclass(frozen=True)
 class Parts:
-    """What a pretraining is made of."""
+    """Everything that a pretraining needs."""
 
     source: Source
     view: View
@@ -32,16 +32,16 @@ class Parts:
     description: Description
 
 
-def prepare(recipe: PretrainRecipe, own: Path | None = None, trust: bool = False) -> Parts:
-    """Build a recipe's parts; arguments as of `open_inputs`. Statistics that are `auto` are any."""
-    return build(recipe, open_inputs(recipe, own, trust))
+def prepare(recipe: PretrainRecipe) -> Parts:
+    """Build a recipe's parts; statistics that are `auto` are the defaults."""
+    return build(recipe, open_inputs(recipe))
 
 
-def open_inputs(recipe: PretrainRecipe, own: Path | None = None, trust: bool = False) -> Inputs:
+def open_inputs(recipe: PretrainRecipe, resumed: Path | None = None, trust: bool = False) -> Inputs:
     """Check a recipe, and open its images and initial weights.
 
     Args:
-        own: this run's own checkpoint when it is resumed; what it started from is not needed then, and may be gone.
+        resumed: this run's own checkpoint when it is resumed; what it started from is not needed then, and may be gone.
         trust: see `read_checkpoint`.
     """
     if recipe.data is None:
@@ -53,7 +53,7 @@ def open_inputs(recipe: PretrainRecipe, own: Path | None = None, trust: bool = F
         )
     device.prepare(recipe.training.device, recipe.training.threads)
     check_precision(recipe.training.precision)
-    arguments = autoencoder_arguments(recipe.model)
+    arguments = arguments_of(recipe.model)
     grid = patch_grid(arguments["image_size"], arguments["patch_size"])
     if kept_patches(recipe, grid) == grid[0] * grid[1]:
         raise ValueError(
@@ -61,8 +61,9 @@ def open_inputs(recipe: PretrainRecipe, own: Path | None = None, trust: bool = F
         )
     predicted_patches(recipe, grid)  # refuses more than are removed
     source = open_source(recipe.data, recipe.split or "train")
-    initial = fitted(read_checkpoint(recipe.init, trust=trust), arguments) if recipe.init and not own else None
-    return Inputs("mae", arguments, source, initial=initial, saved=read_description(own) if own else None)
+    init = None if resumed else recipe.init
+    initial = fit_shape(read_checkpoint(init, trust=trust), arguments) if init else None
+    return Inputs("mae", arguments, source, initial=initial, saved=read_description(resumed) if resumed else None)
 
 
 def build(recipe: PretrainRecipe, inputs: Inputs) -> Parts:

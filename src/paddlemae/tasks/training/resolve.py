@@ -25,7 +25,7 @@ AnyRecipe = TypeVar("AnyRecipe", PretrainRecipe, FinetuneRecipe)
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a training is built from, besides its recipe.
+    """Everything that a training is built from, except its recipe.
 
     Attributes:
         kind, arguments: of the model, as `check_memory` takes them.
@@ -101,5 +101,5 @@ def _with_statistics(recipe: AnyRecipe, mean: list[float], std: list[float]) -> 
 
 
 def statistics_plan(recipe: PretrainRecipe | FinetuneRecipe, num_images: int) -> dict[str, str]:
-    """Return what a dry run, which looks at no image, says of statistics to be found."""
+    """Return the statistics that training will compute, for a dry run, which reads no image."""
     return {"mean and std": f"of {num_images} images, from a pass before training"} if recipe.mean == AUTO else {}

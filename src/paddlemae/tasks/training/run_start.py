@@ -36,7 +36,7 @@ AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 @dataclass(frozen=True)
 class Start:
-    """What the user asks for: a run folder, and whether the run in it is resumed or overwritten.
+    """The user's request: a run folder, and whether the run in it is resumed or overwritten.
 
     `ranks` are the processes that train it; the first alone decides and writes, and all read. `trust` takes
     checkpoints without checksums too, see `find_checkpoint`.
@@ -85,7 +85,7 @@ class Run(Generic[AnyRecipe]):
 
 
 def stored_recipe(run: Path, task: str) -> Recipe:
-    """The resolved recipe of a run folder.
+    """Read the resolved recipe of a run folder.
 
     Raises:
         FileNotFoundError, ValueError: no run there, or one of another task.
@@ -94,11 +94,11 @@ def stored_recipe(run: Path, task: str) -> Recipe:
     if not path.is_file():
         raise FileNotFoundError(f"{run} holds no run to resume (no {RECIPE_FILE}); leave --resume out to start one")
     content = read_recipe_file(path)
-    named = content.get("task")
-    if not isinstance(named, str) or named not in RECIPES:
-        raise ValueError(f"{path} is damaged (its task is {brief(named)}); restore it, or start over with --overwrite")
-    if named != task:
-        raise ValueError(f"{run} is a {named} run; resume it with 'paddlemae {named}'")
+    stored = content.get("task")
+    if not isinstance(stored, str) or stored not in RECIPES:
+        raise ValueError(f"{path} is damaged (its task is {brief(stored)}); restore it, or start over with --overwrite")
+    if stored != task:
+        raise ValueError(f"{run} is a {stored} run; resume it with 'paddlemae {stored}'")
     return build_recipe(task, content)
 
 
@@ -119,9 +119,9 @@ def decide(start: Start, recipe: AnyRecipe) -> Run[AnyRecipe]:
 def _decision(start: Start, recipe: Recipe) -> tuple[bool, str | None]:
     """Return (whether the run is resumed, the checkpoint to resume from)."""
     resume = start.resume
-    if not resume and not start.overwrite and _was_left(start.out, recipe):
+    if not resume and not start.overwrite and _is_unfinished(start.out, recipe):
         resume = True
-        start.say(f"{start.out} holds this run, unfinished: going on with it")
+        start.say(f"{start.out} holds this run, unfinished: resuming it")
     check_folder(start.out, resume=resume, overwrite=start.overwrite)
     if not resume:
         check_outside(start.out, [recipe.data])
@@ -136,17 +136,17 @@ def _decision(start: Start, recipe: Recipe) -> tuple[bool, str | None]:
     return resume, None
 
 
-def _was_left(run: Path, recipe: Recipe) -> bool:
-    """Whether a folder holds a run of this very recipe that has not come to its end."""
+def _is_unfinished(run: Path, recipe: Recipe) -> bool:
+    """Return whether a folder holds an unfinished run of this very recipe."""
     try:
         return not is_finished(run) and stored_recipe(run, recipe.task) == recipe
     except (FileNotFoundError, ValueError):
         return False
 
 
-def check_same_recipe(stored: Recipe, asked: Recipe) -> None:
+def check_same_recipe(stored: Recipe, recipe: Recipe) -> None:
     """Refuse to resume with settings that would change the run's result."""
-    before, now = (dict(flatten(recipe.model_dump(mode="json"))) for recipe in (stored, asked))
+    before, now = (dict(flatten(recipe.model_dump(mode="json"))) for recipe in (stored, recipe))
     fixed = [setting.name for setting in settings_of(stored) if not setting.is_free]
     different = [f"{name} {before[name]} -> {now[name]}" for name in fixed if before[name] != now[name]]
     if different:
@@ -154,21 +154,21 @@ def check_same_recipe(stored: Recipe, asked: Recipe) -> None:
 
 
 def run_of(checkpoint: Path) -> Path | None:
-    """The run folder that a checkpoint folder is in; None for one that stands alone."""
+    """Return the run folder that a checkpoint folder is in; None for one that stands alone."""
     run = checkpoint.parent.parent
     return run if checkpoint.parent.name == FOLDER and (run / RECIPE_FILE).is_file() else None
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A run folder, and the one of its checkpoints that is meant."""
+    """A run folder, and one of its checkpoints."""
 
     run: Path
     checkpoint: Path
 
 
 def origin_of(init: str | None, *, trust: bool = False) -> Origin | None:
-    """Where a training started from, if that is a run that is still there, and whole."""
+    """Return where a training started from, if that is a run that is still there, and whole."""
     try:
         checkpoint = find_checkpoint(init, trust=trust) if init else None
     except (OSError, ValueError):  # it was read when the training began
@@ -192,7 +192,7 @@ def enter_run(run: Run[Any], state: TrainState, description: Description) -> Non
     if run.checkpoint:
         load_checkpoint(run.checkpoint, state)
         run.start.say(f"resumed at step {state.step} from {run.checkpoint}")
-    ranks.from_first(lambda: _forget_what_comes(run, state))
+    ranks.from_first(lambda: _forget_later_metrics(run, state))
 
 
 def _take_folder(run: Run[Any]) -> None:
@@ -205,7 +205,7 @@ def _take_folder(run: Run[Any]) -> None:
     write_recipe(out, dump_recipe(run.recipe))
 
 
-def _forget_what_comes(run: Run[Any], state: TrainState) -> None:
+def _forget_later_metrics(run: Run[Any], state: TrainState) -> None:
     if run.resume and (run.start.out / METRICS_FILE).exists():
         forget_metrics_after(run.start.out, state.step)
 

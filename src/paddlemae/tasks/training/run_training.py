@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -20,7 +20,7 @@ from paddlemae.runs.progress import progress
 from paddlemae.runs.runlog import SKIPPED_FILE
 from paddlemae.system.display_names import say
 from paddlemae.system.signals import CTRL_C, Preempted
-from paddlemae.tasks.training.course import Course
+from paddlemae.tasks.training.course import Course, Evaluation
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.tasks.training.step_log import AfterStep, Record, Spent, log_steps, waiting_text, watch_spikes
 from paddlemae.train.checkpoint import TrainState, is_shared_out, load_checkpoint
@@ -46,14 +46,16 @@ def run_training(
     shares_cpu: bool = True,
     in_memory: bool = False,
     hooks: Sequence[AfterStep] = (),
-) -> None:
+) -> Evaluation | None:
     """Fit `state` to the end of the course, writing metrics and checkpoints into the run folder.
 
     Args:
-        batches: gives the micro-batches from `state.step` on; asked again if the run goes back to a checkpoint.
+        batches: yields the micro-batches from `state.step` on; called again if the run goes back to a checkpoint.
         shares_cpu: each micro-batch is shared among CPU threads, see `share_cpu`.
-        in_memory: whether nothing is read, so that no word need be said of waiting for data.
+        in_memory: whether nothing is read, so that waiting for data is not reported.
         hooks: called after each step, before it is logged and saved.
+    Returns:
+        the last evaluation; None without one.
     Raises:
         KeyboardInterrupt, Preempted: after Ctrl-C, or another signal or `max_hours`, once the state is saved; the text
             says where.
@@ -75,7 +77,7 @@ def run_training(
     )
     stream = batches()  # before the bar: packing a cache shows one of its own
     with progress(label, total, state.step, not start.quiet) as show, stop_on_signals(max_seconds) as stop, saver:
-        watch, log, save = watch_spikes(course, record), log_steps(course, record, show), _saving(course, record, saver)
+        save = SaveWhenDue(course, record, saver)
         settings = FitSettings(
             total_steps=total,
             accumulation_steps=training.accumulation_steps,
@@ -83,7 +85,7 @@ def run_training(
             clip_grad=training.clip_grad,
             ranks=ranks,
             overlap=not training.recompute,
-            after_step=[spent, *hooks, watch, log, save],
+            after_step=[spent, *hooks, watch_spikes(course, record), log_steps(course, record, show), save],
             should_stop=partial(_is_asked_to_stop, stop, ranks),
         )
         if shares_cpu:
@@ -101,6 +103,7 @@ def run_training(
         if state.step < total:
             state.last_checkpoint = Path(ranks.from_first(lambda: str(state.last_checkpoint)))
             _end_early(start, course, state, stop)
+    return save.last
 
 
 def _torn_step(
@@ -112,7 +115,7 @@ def _torn_step(
     saver: Saver,
     settings: FitSettings,
 ) -> TornStep | None:
-    """Fit to the end or to a stop; the step that could not be dropped where it was, if there was one."""
+    """Fit to the end or to a stop; return the torn step if there was one."""
     try:
         with closing(stream):
             fit(state, stream, loss_fn, course.lr, settings)
@@ -132,7 +135,7 @@ def _torn_step(
 
 
 def _is_asked_to_stop(stop: Stop, ranks: Ranks) -> bool:
-    """Whether a rank was asked to stop before all of them last looked: they stop after the same step."""
+    """Return whether any rank was asked to stop; all of them stop after the same step."""
     reasons = ranks.gather(stop.reason if stop.is_set() else None)
     agreed = next((reason for reason in reasons if reason), None)
     stop.reason = stop.reason or agreed
@@ -140,7 +143,7 @@ def _is_asked_to_stop(stop: Stop, ranks: Ranks) -> bool:
 
 
 def _go_back(start: Start, state: TrainState, saver: Saver, record: Record, torn: TornStep) -> None:
-    """Load the last checkpoint and pass over the step that broke: as if it had been dropped when it was there."""
+    """Load the last checkpoint, and mark the torn step to be dropped when it comes again."""
     saver.wait()
     if state.last_checkpoint is None:
         raise NonFiniteLoss(f"{torn}; {_what_helps(state)}")
@@ -148,7 +151,7 @@ def _go_back(start: Start, state: TrainState, saver: Saver, record: Record, torn
     load_checkpoint(find_checkpoint(start.out, whole=True, trust=start.trust), state)
     state.passed_over = passed_over
     record.forget_after(state.step)
-    say(f"{torn}; went back to step {state.step}, to leave it out", error=True)
+    say(f"{torn}; went back to step {state.step} to drop that step", error=True)
 
 
 def _what_helps(state: TrainState) -> str:
@@ -169,26 +172,30 @@ def share_cpu(settings: FitSettings, model: nn.Layer, training: Training) -> Fit
     return replace(settings, threads=threads, replicas=replicas, save_memory=training.recompute)
 
 
-def _saving(course: Course, record: Record, saver: Saver) -> AfterStep:
-    """Evaluates and saves when that is due; a new best is saved at once."""
+@dataclass
+class SaveWhenDue:
+    """Hook that evaluates and saves when that is due, a new best at once; `last` is the last evaluation."""
 
-    def evaluate_and_save(state: TrainState, result: StepResult) -> None:
-        saver.look()
-        is_best = False
+    course: Course
+    record: Record
+    saver: Saver
+    last: Evaluation | None = None
+
+    def __call__(self, state: TrainState, result: StepResult) -> None:
+        self.saver.look()
+        course, is_best = self.course, False
         if course.evaluate and course.is_due(state.step, course.evaluate_every):
-            values = course.evaluate(state)
-            record(state.step, course.epoch(state.step), state.seconds, **values)
-            if course.best_by and values[course.best_by] > state.best.get(course.best_by, -math.inf):
-                state.best, is_best = {course.best_by: values[course.best_by], "step": state.step}, True
-        is_due = course.is_due(state.step, course.training.checkpoint_every) or course.is_lasting(state.step)
-        if is_best or is_due:
-            saver.save(best=is_best)
-
-    return evaluate_and_save
+            self.last = course.evaluate()
+            primary, metrics = self.last.kind.primary, self.last.metrics
+            self.record(state.step, course.epoch(state.step), state.seconds, **metrics)
+            if metrics[primary] > state.best.get(primary, -math.inf):
+                state.best, is_best = {primary: metrics[primary], "step": state.step}, True
+        if is_best or course.is_due(state.step, course.training.checkpoint_every) or course.is_lasting(state.step):
+            self.saver.save(best=is_best)
 
 
 def _end_early(start: Start, course: Course, state: TrainState, stop: Stop) -> NoReturn:
-    """Say what is kept and how to go on."""
+    """Raise the error that says what is kept and how to resume."""
     text = f"stopped after step {state.step} of {course.total_steps}"
     ways = _ways_on(start, course, state)
     if stop.reason == CTRL_C:
@@ -197,4 +204,4 @@ def _end_early(start: Start, course: Course, state: TrainState, stop: Stop) -> N
 
 
 def _ways_on(start: Start, course: Course, state: TrainState) -> str:
-    return f"kept {state.last_checkpoint}; go on with: paddlemae {course.task} --resume --out {start.out}"
+    return f"kept {state.last_checkpoint}; resume with: paddlemae {course.task} --resume --out {start.out}"

@@ -33,7 +33,7 @@ class SkippedList:
                 log_skipped(self.run, self.state.step, image.path, image.reason)
 
     def of(self, source: Source, limit: float) -> SkippedImages:
-        """Counts the bad images of one of the run's sources, those that are listed already included."""
+        """Return a counter of one source's bad images, those that are listed already included."""
         skipped = SkippedImages(source, limit, self)
         if self.reasons:
             paths = (source.describe(i) for i in range(len(source)))
@@ -71,9 +71,9 @@ class SkippedImages:
     def share(self) -> None:
         """Count what every rank met since the last time; all ranks come here together. Errors as in a call."""
         if self.kept and self.kept.ranks.world > 1:
-            own, self.unshared = self.unshared, []
-            for found in self.kept.ranks.gather([(image.path, image.reason) for image in own]):
-                for path, reason in found:
+            unshared, self.unshared = self.unshared, []
+            for images in self.kept.ranks.gather([(image.path, image.reason) for image in unshared]):
+                for path, reason in images:
                     self._take(UnreadableImage(path, reason))
 
     def _take(self, image: UnreadableImage) -> None:
@@ -94,7 +94,7 @@ class SkippedImages:
 
 
 def open_skipped(start: Start, state: TrainState, sources: Sequence[Source], channels: int) -> SkippedList:
-    """The list of a run that starts or goes on; images that were mended since are taken off it.
+    """Open the list of a run that starts or resumes; images that can be read now are taken off it.
 
     Args:
         sources: the run's, where the listed images are looked for.
@@ -109,11 +109,11 @@ def _still_bad(start: Start, sources: Sequence[Source], channels: int) -> dict[s
     listed = {line["path"] for line in lines}
     good: set[str] = set()
     for source in sources if lines else ():
-        found = ((source.describe(i), i) for i in range(len(source)))
-        good |= {path for path, i in found if path in listed and _readable(source, i, channels)}
+        paths = ((source.describe(i), i) for i in range(len(source)))
+        good |= {path for path, i in paths if path in listed and _readable(source, i, channels)}
     bad = [line for line in lines if line["path"] not in good]
     if (start.out / SKIPPED_FILE).exists():  # of a run that is resumed
-        write_skipped(start.out, bad)  # also if none was mended: the last line may be half of one
+        write_skipped(start.out, bad)  # also if none was repaired: the last line may be half of one
         start.say(f"{len(lines) - len(bad)} of {len(lines)} images that were left out can be read now")
     return {line["path"]: line["reason"] for line in bad}
 

@@ -1,4 +1,4 @@
-"""What a training run writes and shows of its steps: metrics, loss spikes, time spent waiting for data."""
+"""Log the steps of a training run: metrics, loss spikes, time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Spent:
 
 
 def waiting_text(spent: Spent, training: Training) -> str:
-    """What share of the time training waited for data, and what helps if it is much."""
+    """Return the share of the time that training waited for data, and what helps if it is much."""
     share = spent.waiting / spent.seconds
     text = f"waited for data {share:.1%} of {spent.seconds:.0f} s"
     if share <= MUCH_WAITING:
@@ -106,10 +106,10 @@ def log_steps(course: Course, record: Record, show: Callable[[int, str], None]) 
         state.since_log.append({name: value for name, value in asdict(result).items() if math.isfinite(value)})
         if state.step % course.training.log_every and state.step < course.total_steps:
             return
-        taken = [one for one in state.since_log if not one["dropped"]]
-        means = {name: math.fsum(one[name] for one in taken) / len(taken) for name in ("loss", "grad_norm") if taken}
-        seconds = sum(one["seconds"] for one in state.since_log)
-        speed, waiting = (sum(one[name] for one in state.since_log) / seconds for name in ("images", "waiting"))
+        taken = [step for step in state.since_log if not step["dropped"]]
+        means = {name: math.fsum(step[name] for step in taken) / len(taken) for name in ("loss", "grad_norm") if taken}
+        seconds = sum(step["seconds"] for step in state.since_log)
+        speed, waiting = (sum(step[name] for step in state.since_log) / seconds for name in ("images", "waiting"))
         state.since_log = []
         values = dict(
             **means,

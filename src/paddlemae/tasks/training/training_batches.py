@@ -1,4 +1,4 @@
-"""The micro-batches of a training run, from the cache if it has one."""
+"""Read the micro-batches of a training run, from the cache if it has one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from paddlemae.train.parallel.ranks import Ranks
 def training_batches(
     source: Source, view: View, training: Training, state: TrainState, on_skip: SkippedImages, start: Start
 ) -> Generator[Batch, None, None]:
-    """The micro-batches of the steps that `state` has not taken yet; the cache is made first if one is wanted."""
+    """Yield the micro-batches of the steps that `state` has not taken yet; create the cache first if one is set."""
     if training.cache:
         source = _pack_once(source, view, training, training.cache, start)
     ranks = start.ranks
@@ -42,7 +42,7 @@ def training_batches(
 def synchronise(
     batches: Generator[Batch, None, None], on_skip: SkippedImages, ranks: Ranks
 ) -> Generator[Batch, None, None]:
-    """The same, once all ranks have theirs: what one can't read ends the training on all of them."""
+    """Yield each batch once all ranks have theirs; an error of one ends the training on all of them."""
     with closing(batches):
         while True:
             fault = batch = None
@@ -59,7 +59,7 @@ def synchronise(
 
 
 def count_remaining(training: Training, num_images: int, state: TrainState) -> dict[str, int]:
-    """The micro-batches of the steps that `state` has not taken yet, as `train_batches` is told them."""
+    """Return the arguments of `train_batches` for the steps that `state` has not taken yet."""
     steps = training.total_steps(num_images) - state.step
     return dict(
         batch_size=training.batch_size,
@@ -70,11 +70,11 @@ def count_remaining(training: Training, num_images: int, state: TrainState) -> d
 
 
 def _pack_once(source: Source, view: View, training: Training, folder: str, start: Start) -> Source:
-    """Packed by the first process of all, and by the first of a host that does not see that pack."""
+    """Pack in the first process of all, and in the first of each host that does not see that pack."""
     turns = ((start.ranks.is_first, start), (start.ranks.local_rank == 0, replace(start, quiet=True)))
-    for is_ours, quietly in turns if start.ranks.world > 1 else ():
-        if is_ours:
-            _pack(source, view, training, folder, quietly)
+    for is_due, turn in turns if start.ranks.world > 1 else ():
+        if is_due:
+            _pack(source, view, training, folder, turn)
         start.ranks.wait()
     return _pack(source, view, training, folder, start)
 

@@ -1,4 +1,4 @@
-"""Several processes that train one model: who they are, what they tell each other, and their gradients added up.
+"""Several processes that train one model: their ranks, their messages to each other, and the sums of their gradients.
 
 Two channels. Tensors go through Paddle's collectives (gloo on CPU; NCCL and the other vendors' libraries on
 accelerators), which must find all ranks at hand: gloo gives up after 30 s, whatever its setting. Everything else (what
@@ -33,7 +33,7 @@ KEEP_ALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 4}  # a host
 LINK_KEY = "paddlemae/link"
 SMALL = 1 << 18  # numbers: gradients below this travel together
 
-Found = TypeVar("Found")
+Value = TypeVar("Value")
 
 
 class _Line:
@@ -112,7 +112,7 @@ class Ranks:
         """Check if this is the rank that writes."""
         return self.rank == 0
 
-    def gather(self, own: Any) -> list[Any]:
+    def gather(self, value: Any) -> list[Any]:
         """Return every rank's JSON value in the ranks' order, on every rank. Waits for all, without a limit.
 
         Raises:
@@ -120,14 +120,14 @@ class Ranks:
             EndedElsewhere: a rank came to an end instead, see `end`.
         """
         if not self.lines:
-            return [own]
+            return [value]
         if not self.is_first:
-            self.lines[0].send({"own": own})
+            self.lines[0].send({"own": value})
             return _opened(self.lines[0].receive())
         messages = list(self._received())
         ends = [message for _, message in messages if "end" in message]
-        others = [message["own"] for _, message in sorted(messages, key=lambda one: one[0])] if not ends else []
-        reply = ends[0] if ends else {"all": [own, *others]}
+        others = [message["own"] for _, message in sorted(messages, key=lambda message: message[0])] if not ends else []
+        reply = ends[0] if ends else {"all": [value, *others]}
         for line in self.lines:
             with contextlib.suppress(RankLost) if ends else contextlib.nullcontext():
                 line.send(reply)
@@ -147,19 +147,19 @@ class Ranks:
                     return
 
     def wait(self) -> None:
-        """Until every rank has come here."""
+        """Wait until every rank has come here."""
         self.gather(None)
 
-    def any(self, own: bool) -> bool:
+    def any(self, value: bool) -> bool:
         """Check if the value is true on any rank."""
-        return any(self.gather(own))
+        return any(self.gather(value))
 
-    def mean(self, own: float) -> float:
+    def mean(self, value: float) -> float:
         """Return the mean of a number over the ranks, bitwise the same on all."""
-        found = self.gather(own)
-        return sum(found) / len(found)
+        values = self.gather(value)
+        return sum(values) / len(values)
 
-    def from_first(self, make: Callable[[], Found]) -> Found:
+    def from_first(self, make: Callable[[], Value]) -> Value:
         """Return the JSON value of `make` on the first rank; the others wait for it and do not call theirs."""
         return self.gather(make() if self.is_first else None)[0]
 
@@ -243,7 +243,7 @@ def join() -> Ranks:
 
 
 def _admitted(host: str, world: int, publish: Callable[[str], None]) -> Iterator[_Line]:
-    """Rank 0's lines to the others, in their order; each shows the key that it read from the launch's store."""
+    """Yield rank 0's lines to the others, in their order; each shows the key that it read from the launch's store."""
     key = secrets.token_hex(16)
     lines: dict[int, _Line] = {}
     with socket.create_server((host, 0), backlog=world) as server:
@@ -279,15 +279,15 @@ def _admitted_by_first(address: dict[str, Any], rank: int) -> _Line:
     return line
 
 
-def check_same(ranks: Ranks, own: dict[str, Any]) -> None:
+def check_same(ranks: Ranks, values: dict[str, Any]) -> None:
     """Refuse to train where processes, on other hosts say, would not do the same.
 
     Args:
-        own: name -> value of what must be equal.
+        values: name -> value of what must be equal.
     Raises:
         ValueError: on every rank, for the first difference.
     """
-    first, *others = ranks.gather(own)
+    first, *others = ranks.gather(values)
     for rank, other in enumerate(others, start=1):
         for name in {**first, **other}:
             if first.get(name) != other.get(name):

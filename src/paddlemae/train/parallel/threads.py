@@ -45,7 +45,7 @@ def sharded(
     save_memory: bool = False,
     fused: bool = False,
 ) -> Iterator[Shards]:
-    """Gradients of `loss_fn` by `threads` CPU threads, within the context.
+    """Compute gradients of `loss_fn` with `threads` CPU threads, within the context.
 
     Args:
         model: on CPU; without randomness of its own unless there is one replica.
@@ -122,7 +122,7 @@ class Shards:
         """
         self._share_weights()
         slices = slices_of(batch, len(self.replicas))
-        weights = [len(one.images) / len(batch.images) for one in slices]
+        weights = [len(piece.images) / len(batch.images) for piece in slices]
         self.working, self.updates = len(slices), self.fused and last
         scales = [weight * share for weight in weights]
         losses = list(self.map(self._loss_and_backward, self.replicas, slices, scales))
@@ -172,7 +172,7 @@ class Shards:
 
     def _use(self, number: int) -> None:
         parameter, copies = self.parameters[number], [each[number] for each in self.copies[: self.working]]
-        gradients = [one.grad for one in copies]
+        gradients = [weight.grad for weight in copies]
         if self.updates:
             before = [] if parameter.grad is None else [parameter.grad]
             self.squares[number] = self.optimizer.update(parameter, before + gradients)
@@ -182,15 +182,15 @@ class Shards:
                 parameter.grad = gradients.pop(0)  # Paddle copies it
             for gradient in gradients:
                 parameter.grad.add_(gradient)
-        for one in copies:
-            one.grad = None
+        for weight in copies:
+            weight.grad = None
 
     def _forget(self) -> None:
         """Let go of gradients that will never be whole."""
         self.arrived = [0] * len(self.parameters)
         for copies in self.copies:
-            for one in copies:
-                one.grad = None
+            for weight in copies:
+                weight.grad = None
 
     def _share_weights(self) -> None:
         """Lay the replicas' weights where the model's are; they have moved when someone loaded others."""
@@ -202,9 +202,10 @@ class Shards:
 
 def replica_of(model: nn.Layer, parameters: Sequence[Any]) -> tuple[nn.Layer, list[Any]]:
     """Return (a copy of the model that shares all but these parameters, which have no memory yet; the parameters)."""
-    copies = [private.parameter_without_memory(one.shape, one.dtype) for one in parameters]
-    known = {id(one): one for one in [*model.parameters(), *model.buffers()]}
-    return copy.deepcopy(model, known | {id(one): fresh for one, fresh in zip(parameters, copies)}), copies
+    copies = [private.parameter_without_memory(weight.shape, weight.dtype) for weight in parameters]
+    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    replaced = {id(weight): fresh for weight, fresh in zip(parameters, copies)}
+    return copy.deepcopy(model, shared | replaced), copies
 
 
 def slices_of(batch: Any, count: int) -> list[Any]:

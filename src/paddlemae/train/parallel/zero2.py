@@ -38,7 +38,7 @@ class ShardedAdamW:
         if ranks.world == 1 or paddle.get_device() == "cpu":
             raise ValueError("sharding=optimizer needs several accelerators (--procs); leave it out here")
         self.loss, self.adamw, self.ranks = Loss(model), optimizer, ranks
-        self.parameters = [one for one in model.parameters() if not one.stop_gradient]
+        self.parameters = [weight for weight in model.parameters() if not weight.stop_gradient]
         with _quiet():
             self.layer, self.stage2, _ = paddle.distributed.sharding.group_sharded_parallel(
                 self.loss, optimizer, "os_g"
@@ -51,9 +51,6 @@ class ShardedAdamW:
     def set_lr(self, lr: float) -> None:
         self.stage2.set_lr(lr)
 
-    def get_lr(self) -> float:
-        return self.stage2.get_lr()
-
     def step(self) -> None:
         """Update this rank's part, and send it to the others."""
         self.stage2.step()
@@ -64,37 +61,38 @@ class ShardedAdamW:
     @paddle.no_grad()
     def clip(self, largest_norm: float | None) -> float:
         """Clip as `clip_gradients` over all ranks' parts; gradients are sums over ranks until `step` divides them."""
-        own = [one.grad for one in self.parameters if self.owner(one) == self.ranks.rank and one.grad is not None]
-        squares = sum_of_squares(own) if own else 0.0
+        local = [weight for weight in self.parameters if self.owner(weight) == self.ranks.rank]
+        gradients = [weight.grad for weight in local if weight.grad is not None]
+        squares = sum_of_squares(gradients) if gradients else 0.0
         norm = math.sqrt(math.fsum(self.ranks.gather(squares))) / self.ranks.world
-        scale_down(own, norm, largest_norm)
+        scale_down(gradients, norm, largest_norm)
         return norm
 
     @paddle.no_grad()
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return all slots on the first rank and {} on the others; all ranks must call it together."""
-        own, found = self.adamw.state_dict(), {}
-        keys = [(one, f"{one.name}_{slot}_0") for one in self.parameters for slot in SLOTS]
+        local, slots = self.adamw.state_dict(), {}
+        keys = [(weight, f"{weight.name}_{slot}_0") for weight in self.parameters for slot in SLOTS]
         # by number: Paddle's names may differ from rank to rank
-        there = set().union(*self.ranks.gather([number for number, (_, key) in enumerate(keys) if key in own]))
+        there = set().union(*self.ranks.gather([number for number, (_, key) in enumerate(keys) if key in local]))
         for parameter, key in [keys[number] for number in sorted(there)]:  # none before the first step
             shape = [1] if key.endswith("_pow_acc_0") else parameter.shape
-            whole = own[key].clone() if key in own else paddle.empty(shape, "float32")
+            whole = local[key].clone() if key in local else paddle.empty(shape, "float32")
             paddle.distributed.broadcast(whole, src=self.owner(parameter))
             if self.ranks.is_first:
-                found[key] = whole.numpy()
-        return found
+                slots[key] = whole.numpy()
+        return slots
 
     def set_state_dict(self, state: dict[str, Any]) -> None:
         """Take over this rank's part of the slots."""
-        names = {one.name for one in self.parameters if self.owner(one) == self.ranks.rank}
+        names = {weight.name for weight in self.parameters if self.owner(weight) == self.ranks.rank}
         kept = {key: value for key, value in state.items() if any(key.startswith(f"{name}_") for name in names)}
         self.adamw.set_state_dict(kept)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Paddle's banners."""
+    """Suppress Paddle's banners."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
