@@ -203,7 +203,7 @@ def test_mistakes_are_one_clear_line(tmp_path: Path, monkeypatch, capsys) -> Non
         (["inspect", path, "--layout", "caffe"], "layout must be one of"),
         (["inspect", path, "--target", "hog"], "target must be"),
         (["verify", own, "--heads", "3"], "needs no options that say how to read it"),
-        (["verify", path, "--golden", tmp_path / "note.txt"], "is no golden"),
+        (["verify", path, "--golden", tmp_path / "note.txt"], "holds no recorded outputs"),
     ]
     for words, message in cases:
         words += ["--heads", "4"] * (path in words) + ["--decoder-heads", "2"] * (path in words)
