@@ -212,8 +212,8 @@ def test_a_folder_without_images_is_named(pretrain, tmp_path) -> None:
     (empty / "notes").mkdir(parents=True)
     (empty / "notes" / "a.txt").write_text("no image")
     assert_refused(pretrain(data=empty), f"no images in '{empty}': 1 other files seen; expected names ending in .bmp")
-    assert_refused(pretrain(data=tmp_path / "gone"), "gone', which does not exist")
-    assert_refused(pretrain(data=empty / "notes" / "a.txt"), "a.txt' names 'no image', which is not below ")
+    assert_refused(pretrain(data=tmp_path / "gone"), "gone' does not exist")
+    assert_refused(pretrain(data=empty / "notes" / "a.txt"), "a.txt', such as 'no image', do not exist below ")
     assert not (tmp_path / "run").exists()
 
 
@@ -246,7 +246,7 @@ def test_unlabelled_folders_can_not_be_fine_tuned_on(paddlemae, encoder, photos,
     done = paddlemae(
         "finetune", *encoder, "--init", "scratch", "--data", photos / "day0" / "late", "--out", tmp_path / "run"
     )
-    assert_refused(done, "labels need one folder a class")
+    assert_refused(done, "labels need one folder per class")
 
 
 # ---------------------------------------------------------------- masks that are wrong

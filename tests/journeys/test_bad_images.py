@@ -64,7 +64,10 @@ def test_too_many_stop_the_run_which_goes_on_when_they_are_mended(tmp_path, padd
     assert len(bad) == 2 and {line["path"] for line in bad} < {str(path) for path in unreadable(few_bad)}
     (last,) = [line for line in done.err.splitlines() if line.startswith("paddlemae: error: ")]
     assert f"2 of 12 images of {few_bad} can't be read, listed in {out / 'skipped.jsonl'}" in last
-    assert "max_bad_images=0.01 allows 1; fix or remove them, or raise it; first: " in last and bad[0]["path"] in last
+    assert (
+        "max_bad_images=0.01 allows 1; fix or remove them, or raise the limit; first: " in last
+        and bad[0]["path"] in last
+    )
     step = bad[-1]["step"]
     assert f"kept {out / 'checkpoints' / f'step_{step:08d}'}; resume with: paddlemae pretrain --resume" in last
     assert find_checkpoint(out).name == f"step_{step:08d}"

@@ -448,8 +448,8 @@ def test_options_without_effect_are_refused() -> None:
     for overrides, message in [
         (["prediction_ratio=0.25"], "prediction_ratio=0.25 needs decoder=cross"),
         (["inter_block_attention=false"], "no effect with decoder=mae"),
-        (["decoder=cross", "prediction_ratio=0"], "prediction_ratio: Input should be greater than 0, got 0"),
-        (["decoder=self"], "decoder: Input should be 'mae' or 'cross', got 'self'"),
+        (["decoder=cross", "prediction_ratio=0"], "prediction_ratio: must be greater than 0, got 0"),
+        (["decoder=self"], "decoder: must be 'mae' or 'cross', got 'self'"),
     ]:
         with pytest.raises(ValueError, match=message) as fault:
             load_recipe("pretrain", None, overrides)

@@ -14,8 +14,8 @@ from paddlemae.recipe import load_recipe
 from paddlemae.tasks import study as studies
 
 SHORT = {
-    "pretrain": ["steps=4", "batch_size=8", "embed_dim=16", "depth=1", "num_heads=2", "threads=1"],
-    "finetune": ["steps=2", "batch_size=10", "embed_dim=16", "depth=1", "num_heads=2", "threads=1"],
+    "pretrain": dict(steps=4, batch_size=8, embed_dim=16, depth=1, num_heads=2, threads=1),
+    "finetune": dict(steps=2, batch_size=10, embed_dim=16, depth=1, num_heads=2, threads=1),
 }
 
 
@@ -29,8 +29,8 @@ class Made(NamedTuple):
 
 @pytest.fixture(scope="module")
 def short_demo():
-    def load(task, name, overrides=()):
-        return load_recipe(task, name, [*overrides, *SHORT[task]])
+    def load(task, name, overrides=None):
+        return load_recipe(task, name, {**(overrides or {}), **SHORT[task]})
 
     with pytest.MonkeyPatch.context() as patch:
         for module in (demo, studies):

@@ -257,9 +257,9 @@ def test_a_search_refuses_what_does_not_belong_together(tmp_path, pretrained, ph
         (features, dict(out=tmp_path / "a.png", data=str(colours)), "has 36 images, and had 12"),
         (features, dict(out=tmp_path / "a.png", data="unmade"), "name the images of .*f.npz with --data"),
         (tmp_path / "none.npz", {}, "none.npz does not exist"),
-        (tmp_path / "broken.npz", {}, "broken.npz is damaged, or no features"),
+        (tmp_path / "broken.npz", {}, "broken.npz is damaged, or not a feature file"),
         *(
-            (tmp_path / f"{name}.npz", {}, f"{name}.npz is damaged, or no features")
+            (tmp_path / f"{name}.npz", {}, f"{name}.npz is damaged, or not a feature file")
             for name in ("strange", "bare", "array", "damaged")
         ),
     ]:

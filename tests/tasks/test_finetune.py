@@ -270,7 +270,7 @@ def test_a_classifier_can_be_tuned_again(recipe, tuned) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data=null"], "no images named; add --data FOLDER with one folder a class"),
+        (["data=null"], "no images named; add --data FOLDER with one folder per class"),
         (["init=null"], "name what to start from: --init RUN .* or --init scratch"),
         (["init=nowhere"], "nowhere does not exist; expected a run folder"),
         (["size=null", "init=scratch"], "training from scratch needs a model; set model.size"),
@@ -287,7 +287,7 @@ def test_what_can_not_be_trained_writes_nothing(recipe, tmp_path, overrides: lis
 
 
 def test_unlabelled_images_are_refused(recipe, photos) -> None:
-    with pytest.raises(ValueError, match="labels need .*class|no subfolder|folder a class"):
+    with pytest.raises(ValueError, match="labels need .*class|no subfolder|folder per class"):
         prepare(recipe(f"data={photos / 'day0' / 'late'}", "val_fraction=0.5"))
 
 

@@ -142,7 +142,7 @@ def test_a_dry_run_says_what_would_be_done(run: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["init=none"], "name what to probe: --init RUN"),
+        (["init=none"], "probe needs --init RUN"),
         (["data=none"], "no images named; add --data FOLDER"),
         (["init=nowhere"], "nowhere does not exist; expected a run folder"),
         (["layer=3"], "layer must be one of the encoder's 2 blocks, 1..2, got 3"),

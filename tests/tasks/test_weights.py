@@ -199,7 +199,7 @@ def test_mistakes_are_one_clear_line(tmp_path: Path, monkeypatch, capsys) -> Non
         (["convert", path, "--out", tmp_path, "--overwrite"], "would delete"),
         (["convert", path, "--out", other, "--overwrite"], "holds more than weights (thesis.txt); move that"),
         (["convert", path, "--out", other, "--to", "official", "--overwrite"], "is a folder, and weights of"),
-        (["inspect", path, "--image-size", "big"], "--image-size is pixels"),
+        (["inspect", path, "--image-size", "big"], "--image-size must be pixels"),
         (["inspect", path, "--layout", "caffe"], "layout must be one of"),
         (["inspect", path, "--target", "hog"], "target must be"),
         (["verify", own, "--heads", "3"], "needs no options that say how to read it"),

@@ -49,13 +49,13 @@ app = typer.Typer(
 
 Pretrain on your own images without labels, see what the model reconstructs, fine-tune on the few labels you have.
 
-    paddlemae demo                                                     the whole journey, in minutes
+Try it: `paddlemae demo`
 
-    paddlemae pretrain cifar10 --data photos/ --out runs/mine          your own images
+Your own images: `paddlemae pretrain cifar10 --data photos/ --out runs/mine`
 
-    paddlemae reconstruct runs/mine photos/a.jpg --out a.png           what it sees
+Look at the result: `paddlemae reconstruct runs/mine photos/a.jpg --out a.png`
 
-    paddlemae finetune cifar10 --init runs/mine --data labelled/ --out runs/tuned
+Fine-tune: `paddlemae finetune cifar10 --init runs/mine --data labelled/ --out runs/tuned`
 """,
 )
 
@@ -119,7 +119,7 @@ def pretrain(options: TrainingOptions) -> None:
 @app.command()
 @takes_training_options()
 def finetune(options: TrainingOptions) -> None:
-    """Fine-tune a classifier on labelled images: one folder a class.
+    """Fine-tune a classifier on labelled images, for example one folder per class.
 
     Examples:
 
@@ -139,26 +139,31 @@ def finetune(options: TrainingOptions) -> None:
 
 @app.command()
 def reconstruct(
-    run: Annotated[str, typer.Argument(help="A pretraining run, or anyone's MAE weights.")],
+    run: Annotated[str, typer.Argument(help="A pretraining run or a file of MAE weights.")],
     images: Annotated[list[str], typer.Argument(help="Image files, folders of images, or 'digits'.")],
     out: Annotated[Path, typer.Option("--out", help="The picture to write.")] = Path("reconstruction.png"),
     mask: Annotated[
         str,
         typer.Option(
             "--mask",
-            help="A mask of a recipe (random, block, grid ...) or none; boxes:LEFT,TOP,RIGHT,BOTTOM;... in the "
-            "view's pixels; or a file: a picture (white = removed) or a .npy/.txt map of the patches (1 = removed).",
+            help="random, block, grid ... as in recipes; none; boxes:LEFT,TOP,RIGHT,BOTTOM;... in pixels of the "
+            "resized image; or a file: a picture (white = removed) or a .npy/.txt map of the patches (1 = removed).",
         ),
     ] = "random",
     mask_ratio: Annotated[
-        float | None, typer.Option("--mask-ratio", help="Share of the patches to remove; 0.75 unless given.")
+        float | None, typer.Option("--mask-ratio", help="Share of the patches to remove, 0 to 1; default 0.75.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Draws the mask.")] = 0,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Images to draw at most.")] = 8,
-    plain: Annotated[bool, typer.Option("--plain", help="Show the decoder's output as it is.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of the mask.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Maximum number of images to draw.")] = 8,
+    plain: Annotated[
+        bool,
+        typer.Option(
+            "--plain", help="Draw the decoder's normalised output, without the original mean and scale of each patch."
+        ),
+    ] = False,
     trust: Trust = False,
 ) -> None:
-    """Draw what a pretrained model makes of images that it sees only in part.
+    """Mask images, let a pretrained model reconstruct them, and draw the result.
 
     Examples:
 
@@ -180,17 +185,25 @@ def reconstruct(
 def study(
     recipe: RecipeName = None,
     overrides: Overrides = None,
-    vary: Annotated[str, typer.Option("--vary", help="The setting to vary: trainable_blocks, labels ...")] = "labels",
-    value: Annotated[list[str] | None, typer.Option("--value", help="One of its values; give several.")] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each value, with seeds 0, 1, 2 ...")] = 3,
-    init: Annotated[str | None, typer.Option("--init", help="The pretraining run, or anyone's weights.")] = None,
-    scratch: Annotated[bool, typer.Option("--scratch", help="The same from scratch, for comparison.")] = False,
+    vary: Annotated[
+        str, typer.Option("--vary", help="The setting to vary, such as labels or trainable_blocks.")
+    ] = "labels",
+    value: Annotated[
+        list[str] | None, typer.Option("--value", help="A value of that setting; repeat the option for several.")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs per value, with seeds 0, 1, 2 ...")] = 3,
+    init: Annotated[
+        str | None, typer.Option("--init", help="Initial weights: a pretraining run or a weight file.")
+    ] = None,
+    scratch: Annotated[
+        bool, typer.Option("--scratch", help="Also train each run from scratch, for comparison.")
+    ] = False,
     data: Data = None,
     out: Out = None,
     quiet: Quiet = False,
     trust: Trust = False,
 ) -> None:
-    """Fine-tune with one setting varied, over several seeds: a table, a curve, and every run.
+    """Fine-tune with several values of one setting and several seeds; write a table, a curve and every run.
 
     Examples:
 
@@ -204,7 +217,7 @@ def study(
     from paddlemae.tasks.finetune import finetune as run_finetune
 
     if out is None or init is None or not value:
-        raise ValueError("a study needs --init RUN, --out FOLDER and one --value or more")
+        raise ValueError("a study needs --init RUN, --out FOLDER and at least one --value")
     recipe, settings = _name_and_overrides(recipe, overrides, data)
     values = {text: parse_overrides([f"{vary}={text}"])[vary] for text in value}
     plan = task.Study(recipe, settings, vary, values, tuple(range(seeds)), init, scratch)
@@ -233,26 +246,28 @@ def probe(options: TrainingOptions) -> None:
 def knn(
     run: Run,
     data: Annotated[
-        str, typer.Option("--data", help="Labelled images: a folder a class, list, shards ... or 'digits'.")
+        str, typer.Option("--data", help="Labelled images: one folder per class, a list, shards ... or 'digits'.")
     ],
     token: Token = "mean",
     layer: Layer = None,
     norm: Norm = "layer",
     k: Annotated[
-        list[int] | None, typer.Option("--k", help="Neighbours that vote; 10, 20, 100 and 200 unless given.")
+        list[int] | None, typer.Option("--k", help="Number of neighbours; repeatable; default 10, 20, 100 and 200.")
     ] = None,
-    temperature: Annotated[float, typer.Option("--temperature", help="Of the weighted votes.")] = 0.07,
-    bank: Annotated[str, typer.Option("--bank", help="The part of the data that is searched.")] = "train",
-    queries: Annotated[str, typer.Option("--queries", help="The part that is classified.")] = "test",
+    temperature: Annotated[float, typer.Option("--temperature", help="Temperature of the weighted vote.")] = 0.07,
+    bank: Annotated[str, typer.Option("--bank", help="The split whose labels are known: train or test.")] = "train",
+    queries: Annotated[str, typer.Option("--queries", help="The split to classify: train or test.")] = "test",
     labels: Annotated[
-        int | None, typer.Option("--labels", min=1, help="Search so many images only, the same number a class.")
+        int | None, typer.Option("--labels", min=1, help="Use only this many labelled images, equally many per class.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws them.")] = 0,
-    random: Annotated[bool, typer.Option("--random", help="Take the same encoder untrained, for comparison.")] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of --labels.")] = 0,
+    random: Annotated[
+        bool, typer.Option("--random", help="Use the same encoder with random weights, for comparison.")
+    ] = False,
     max_bad_images: MaxBadImages = 0.01,
     trust: Trust = False,
 ) -> None:
-    """Classify images by their nearest neighbours among labelled ones, by a model's features.
+    """Classify images by their nearest labelled neighbours in a model's feature space (kNN).
 
     Examples:
 
@@ -288,17 +303,17 @@ app.command()(features.search)
 
 @app.command()
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A fine-tuning run, or anyone's classifier.")],
+    run: Annotated[str, typer.Argument(help="A fine-tuning run or a file of classifier weights.")],
     data: Annotated[
-        str, typer.Option("--data", help="Labelled images: a folder a class, list, shards ... or 'digits'.")
+        str, typer.Option("--data", help="Labelled images: one folder per class, a list, shards ... or 'digits'.")
     ],
-    split: Annotated[str, typer.Option("--split", help="train or test.")] = "test",
+    split: Annotated[str, typer.Option("--split", help="The split to evaluate: train or test.")] = "test",
     image_size: Annotated[
-        int | None, typer.Option("--image-size", min=1, help="Pixels of a side; the model's own unless given.")
+        int | None, typer.Option("--image-size", min=1, help="Height and width in pixels; default: the model's own.")
     ] = None,
     trust: Trust = False,
 ) -> None:
-    """Evaluate a fine-tuned classifier on labelled images: top-1, top-5, and what it takes for what.
+    """Evaluate a fine-tuned classifier on labelled images: top-1 and top-5 accuracy, confusion matrix.
 
     Examples:
 
@@ -323,12 +338,10 @@ def evaluate(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders; several are compared.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The folder to write to; the first run's unless given.")
-    ] = None,
+    runs: Annotated[list[Path], typer.Argument(help="One run folder, or several to compare.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Output folder; default: the first run's folder.")] = None,
 ) -> None:
-    """Write a page that shows what a run did and how good it is, or compares several; it opens from disk.
+    """Write an HTML page of a run's curves, results and pictures, or a comparison of several runs.
 
     Examples:
 
@@ -345,19 +358,19 @@ def report(
 @app.command()
 def export(
     run: Annotated[str, typer.Argument(help="A run folder or one of its checkpoints.")],
-    to: Annotated[str, typer.Option("--to", help="onnx or paddle.")],
+    to: Annotated[str, typer.Option("--to", help="Format: onnx or paddle.")],
     out: Annotated[Path, typer.Option("--out", help="A file that ends in .onnx, or a folder for Paddle's files.")],
     what: Annotated[
         str | None,
-        typer.Option("--what", help="encoder, classifier or reconstructor; by the run's kind unless given."),
+        typer.Option("--what", help="encoder, classifier or reconstructor; default: chosen by the kind of run."),
     ] = None,
     token: Annotated[
-        str | None, typer.Option("--token", help="Of an encoder: cls, or mean of the patch tokens (the default).")
+        str | None, typer.Option("--token", help="Features of an encoder: cls, or mean of the patch tokens (default).")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     trust: Trust = False,
 ) -> None:
-    """Export a model to an ONNX file or a program of Paddle's inference engine, checked against the model.
+    """Export a model to ONNX or to Paddle Inference, and check that the export gives the same outputs.
 
     Examples:
 

@@ -14,40 +14,40 @@ from paddlemae.cli.options import MaxBadImages, Quiet
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="""Your images before any training: what their channels hold, what is wrong with them; packs that read fast.
+    help="""Check your images before training, compute their statistics, pack them for fast reading.
 
-PATH is whatever `--data` takes: a folder, list, archive, shards, table, arrays, or 'digits'.
+PATH is what `--data` accepts: a folder, list, archive, shards, table, arrays, or 'digits'.
 """,
 )
 
 Source = Annotated[str, typer.Argument(metavar="PATH", help="Images: a folder, list, archive, table ... or 'digits'.")]
-Channels = Annotated[int, typer.Option("--channels", min=1, help="1 gray, 3 RGB, 4 RGBA, or the images' own number.")]
-Parts = Annotated[str, typer.Option("--split", help="train, test, or all: both, where there are both.")]
+Channels = Annotated[int, typer.Option("--channels", min=1, help="1 gray, 3 RGB, 4 RGBA, or the number of bands.")]
+Parts = Annotated[str, typer.Option("--split", help="train, test or all.")]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=0, help="Processes that decode; as many as cores unless given.")
+    int | None, typer.Option("--workers", min=0, help="Processes that decode images; default: one per core.")
 ]
 
 
 @app.command()
 def stats(
     path: Source,
-    split: Annotated[str, typer.Option("--split", help="train, test, or all that PATH holds.")] = "train",
+    split: Annotated[str, typer.Option("--split", help="train, test or all.")] = "train",
     channels: Annotated[
-        int | None, typer.Option("--channels", min=1, help="As in a recipe; --recipe's, or 3, unless given.")
+        int | None, typer.Option("--channels", min=1, help="As in recipes; default: those of --recipe, or 3.")
     ] = None,
     bits: Annotated[
-        int | None, typer.Option("--bits", help="8 or 16 of a value; as training takes them unless given.")
+        int | None, typer.Option("--bits", help="Bits per value, 8 or 16; default: as in training.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every digit.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="A recipe to write, with PATH and what was found.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON with all digits.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Write a recipe with PATH and the statistics.")] = None,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", help="The pretraining recipe that --out adds it to, by name or as a file.")
+        str | None, typer.Option("--recipe", help="Pretraining recipe (name or file) that --out extends.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the recipe that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing recipe.")] = False,
     workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:
-    """Compute the mean and standard deviation of each channel, in one pass: settings to paste, or a recipe.
+    """Compute the mean and standard deviation of each channel; print them as settings or write a recipe.
 
     Examples:
 
@@ -74,19 +74,17 @@ def check(
     split: Parts = "all",
     test: Annotated[
         str | None,
-        typer.Option("--test", metavar="PATH", help="Held-out images elsewhere, to compare PATH's training part with."),
+        typer.Option("--test", metavar="PATH", help="Held-out images to compare the training split of PATH with."),
     ] = None,
     channels: Channels = 3,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="A folder for check.json and the picture check.png.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for check.json and the picture check.png.")] = None,
     workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:
-    """Look for what is wrong with images: exit status 0 if nothing was found, 1 if something was.
+    """Find problems in a set of images: exit status 0 if there are none, 1 otherwise.
 
-    Unreadable ones, exact and near duplicates, images or groups that are in both splits, 16 bits of which 8 would lose
-    most.
+    Problems: unreadable images, exact and near duplicates, images or groups in both splits, 16-bit images that would be
+    almost black in 8 bits.
 
     Examples:
 
@@ -113,20 +111,22 @@ def pack(
     path: Source,
     out: Annotated[Path, typer.Option("--out", help="The folder of shards to write.")],
     size: Annotated[
-        int, typer.Option("--size", min=1, help="Largest short side, pixels; larger ones are resized.")
+        int, typer.Option("--size", min=1, help="Largest short side in pixels; larger images are resized.")
     ] = 256,
     channels: Channels = 3,
-    bits: Annotated[int | None, typer.Option("--bits", help="8 or 16 of a value; each image's unless given.")] = None,
-    quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="Of JPEGs, which resized ones are.")] = 95,
+    bits: Annotated[
+        int | None, typer.Option("--bits", help="Bits per value, 8 or 16; default: each image's own.")
+    ] = None,
+    quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="JPEG quality of resized images.")] = 95,
     lossless: Annotated[bool, typer.Option("--lossless", help="Write resized images as PNG.")] = False,
-    shard_size: Annotated[str, typer.Option("--shard-size", help="Images in a shard, or bytes as in 500MB.")] = "1000",
+    shard_size: Annotated[str, typer.Option("--shard-size", help="Images per shard, or bytes as in 500MB.")] = "1000",
     split: Parts = "all",
     max_bad_images: MaxBadImages = 0.01,
     workers: Workers = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the pack in --out.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write images into WebDataset shards, those that are large made smaller: `--data FOLDER` reads them fast.
+    """Write images into WebDataset shards and shrink large ones; `--data FOLDER` reads the pack fast.
 
     Labels, class names, groups, order and splits are kept. After a stop, rerun the same command to resume.
 
@@ -158,10 +158,10 @@ def pack(
 
 @app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `data pack` wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder written by `data pack`.")],
     quiet: Quiet = False,
 ) -> None:
-    """Read every shard of a pack and compare checksums: exit status 0 if all are whole, 1 if one is damaged.
+    """Read every shard of a pack and compare checksums: exit status 0 if all are intact, 1 if any is damaged.
 
     Example: `paddlemae data verify photos-256`
     """

@@ -16,25 +16,26 @@ from paddlemae.launch.launcher import Launch
 def embed(
     run: Run,
     data: Annotated[str, typer.Option("--data", help="Images: a folder, list, archive, table ... or 'digits'.")],
-    out: Annotated[Path, typer.Option("--out", help="The file to write: it ends in .parquet or .npz.")],
-    split: Annotated[str | None, typer.Option("--split", help="train or test; all images unless given.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="The file to write, ending in .parquet or .npz.")],
+    split: Annotated[str | None, typer.Option("--split", help="train or test; default: all images.")] = None,
     token: Token = "mean",
     layer: Layer = None,
     norm: Norm = "layer",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images that are computed together.")] = 64,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per batch.")] = 64,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=0, help="Processes that decode images; by their number unless given.")
+        int | None,
+        typer.Option("--workers", min=0, help="Processes that decode images; default: chosen by their number."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="CPU threads; all, shared out among --procs, unless given.")
+        int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores, divided among --procs.")
     ] = None,
-    procs: Annotated[int, typer.Option("--procs", min=1, help="Processes of this host that share the images.")] = 1,
+    procs: Annotated[int, typer.Option("--procs", min=1, help="Processes on this host that share the images.")] = 1,
     max_bad_images: MaxBadImages = 0.01,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     quiet: Quiet = False,
     trust: Trust = False,
 ) -> None:
-    """Write the features of a whole source of images to a file; the same command goes on where it was stopped.
+    """Write the features of all images to a file. After a stop, rerun the same command to resume.
 
     Examples:
 
@@ -83,15 +84,15 @@ def search(
     features: Annotated[Path, typer.Argument(help="A file that 'paddlemae embed' wrote.")],
     images: Annotated[list[str], typer.Argument(help="The queries: image files, folders of images, or 'digits'.")],
     run: Annotated[str, typer.Option("--run", help="The run or weights that made the features.")],
-    k: Annotated[int, typer.Option("--k", min=1, help="Neighbours of each query.")] = 5,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Queries at most.")] = 8,
-    out: Annotated[Path | None, typer.Option("--out", help="A picture of queries and neighbours to write.")] = None,
+    k: Annotated[int, typer.Option("--k", min=1, help="Neighbours per query.")] = 5,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Maximum number of queries.")] = 8,
+    out: Annotated[Path | None, typer.Option("--out", help="Also draw queries and neighbours to this picture.")] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="Where the images are now, for the picture, if they were moved.")
+        str | None, typer.Option("--data", help="The images' new location, if they were moved; used for the picture.")
     ] = None,
     trust: Trust = False,
 ) -> None:
-    """Find the images that are most like a query, among those whose features a file holds.
+    """Find the images most similar to a query, in a file of features.
 
     Examples:
 

@@ -13,55 +13,62 @@ import typer
 
 from paddlemae.launch.launcher import MOST_RESTARTS, Launch
 
-Run = Annotated[str, typer.Argument(help="A run, or anyone's MAE or ViT weights.")]
-Token = Annotated[str, typer.Option("--token", help="cls, or mean of the patch tokens.")]
+Run = Annotated[str, typer.Argument(help="A run folder, or a file of MAE or ViT weights.")]
+Token = Annotated[str, typer.Option("--token", help="The feature vector: cls token, or mean of the patch tokens.")]
 Layer = Annotated[
-    int | None, typer.Option("--layer", help="The block that features are taken after; the last unless given.")
+    int | None, typer.Option("--layer", help="Take features after this block, counted from 1; default: the last.")
 ]
 Norm = Annotated[
-    str, typer.Option("--norm", help="layer (the encoder's last norm), batch (each feature's own), or none.")
+    str, typer.Option("--norm", help="Normalisation: layer (the encoder's final norm), batch (per feature), or none.")
 ]
 MaxBadImages = Annotated[
-    float, typer.Option("--max-bad-images", min=0, max=1, help="Share of images that may be unreadable.")
+    float, typer.Option("--max-bad-images", min=0, max=1, help="Largest share of unreadable images, 0 to 1.")
 ]
-Trust = Annotated[bool, typer.Option("--trust", help="Take a checkpoint that has no checksums, too.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Load checkpoints without checksums, too.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress.")]
 RecipeName = Annotated[
-    str | None, typer.Argument(metavar="[RECIPE]", help="A recipe of `paddlemae recipe --list` or a .yaml file.")
+    str | None, typer.Argument(metavar="[RECIPE]", help="A name from `paddlemae recipe --list`, or a .yaml file.")
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings; `paddlemae recipe NAME` explains them.")
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change; `paddlemae recipe NAME` explains them."),
 ]
 Data = Annotated[str | None, typer.Option("--data", help="Images: a folder, list, archive, table ... or 'digits'.")]
-Out = Annotated[Path | None, typer.Option("--out", help="The run folder to write.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+Out = Annotated[Path | None, typer.Option("--out", help="The folder to write.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the settings and the plan without training.")]
 Procs = Annotated[
     str | None,
-    typer.Option("--procs", metavar="N|auto", help="Processes of this host that share each batch; auto tries some."),
+    typer.Option(
+        "--procs", metavar="N|auto", help="Processes on this host that share each batch; auto tries several numbers."
+    ),
 ]
-Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Hosts that run this same command together.")]
+Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Number of hosts; run the same command on each.")]
 Master = Annotated[
-    str | None, typer.Option("--master", metavar="HOST:PORT", help="Where they meet: the first of them.")
+    str | None, typer.Option("--master", metavar="HOST:PORT", help="Address of the first host, the same on all hosts.")
 ]
 NodeRank = Annotated[
-    int | None, typer.Option("--node-rank", help="This host among them, from 0; by arrival unless given.")
+    int | None, typer.Option("--node-rank", help="Number of this host, from 0; default: by order of arrival.")
 ]
 Restarts = Annotated[
-    int, typer.Option("--restarts", min=0, help="After crashes, in a row without a new checkpoint; needs --procs.")
+    int,
+    typer.Option(
+        "--restarts", min=0, help="Restarts after crashes without a new checkpoint in between; needs --procs."
+    ),
 ]
 LAUNCH_OPTIONS = ("procs", "nodes", "master", "node_rank", "restarts")
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What a training command takes; each field is an argument or option of the command line."""
+    """Hold what a training command takes; each field is an argument or option of the command line."""
 
     recipe: RecipeName = None
     overrides: Overrides = None
     init: Annotated[
-        str | None, typer.Option("--init", help="Initial weights: a run, or anyone's; to fine-tune also 'scratch'.")
+        str | None,
+        typer.Option("--init", help="Initial weights: a run or a weight file; finetune also takes 'scratch'."),
     ] = None
     data: Data = None
     out: Out = None

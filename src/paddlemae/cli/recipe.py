@@ -10,16 +10,16 @@ import typer
 def recipe(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TASK] [NAME] [KEY=VALUE]...", help="A recipe, and settings to change."),
+        typer.Argument(metavar="[TASK] [NAME] [KEY=VALUE]...", help="A recipe and settings to change."),
     ] = None,
     show_list: Annotated[
-        bool, typer.Option("--list", help="List the recipes: task, name, what it is, result.")
+        bool, typer.Option("--list", help="List the recipes: task, name, description, result.")
     ] = False,
 ) -> None:
-    """List the recipes, or print one with the meaning of every setting; the output is a recipe file.
+    """List the recipes, or print one as a recipe file in which every setting is explained.
 
     TASK is pretrain, finetune or probe. NAME is a recipe of --list or a .yaml file; TASK alone prints its defaults,
-    NAME alone is enough where only one task has it.
+    NAME alone is enough if only one task has a recipe of that name.
 
     Examples:
 

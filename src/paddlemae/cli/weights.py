@@ -16,21 +16,23 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="""Other people's MAE and ViT weights: look into them, convert them, prove them equal.
+    help="""Inspect, convert and verify MAE and ViT weights of other projects.
 
-PyTorch's, Paddle's and safetensors' files and Hugging Face folders are read without PyTorch, and nothing in them is
-executed. Every command that takes a run takes them as they are, too.
+Files of PyTorch, Paddle and safetensors and Hugging Face folders are read without PyTorch, and nothing in them is
+executed. Every command that takes a run also takes such a file or folder.
 """,
 )
 
 Weights = Annotated[str, typer.Argument(metavar="WEIGHTS", help="A file or folder of weights, or a run.")]
-Key = Annotated[str | None, typer.Option("--key", help="Where in the file the weights are, such as model_ema.")]
-Layout = Annotated[str | None, typer.Option("--layout", help="Whose names they have; recognised unless given.")]
+Key = Annotated[str | None, typer.Option("--key", help="Key in the file that holds the weights, such as model_ema.")]
+Layout = Annotated[str | None, typer.Option("--layout", help="Naming scheme of the tensors; default: recognised.")]
 ImageSize = Annotated[
     str | None,
-    typer.Option("--image-size", metavar="N|HxW", help="Pixels that they were trained at, if nothing tells."),
+    typer.Option(
+        "--image-size", metavar="N|HxW", help="Image size in training, in pixels; needed if the file does not imply it."
+    ),
 ]
-Target = Annotated[str | None, typer.Option("--target", help="What a decoder predicts: normalised or raw pixels.")]
+Target = Annotated[str | None, typer.Option("--target", help="What the decoder predicts: normalised or raw pixels.")]
 Heads = Annotated[int | None, typer.Option("--heads", min=1, help="Attention heads of the encoder.")]
 DecoderHeads = Annotated[int | None, typer.Option("--decoder-heads", min=1, help="Attention heads of the decoder.")]
 
@@ -44,10 +46,10 @@ def inspect(
     target: Target = None,
     heads: Heads = None,
     decoder_heads: DecoderHeads = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every tensor on its own.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON with every tensor.")] = False,
     trust: Trust = False,
 ) -> None:
-    """Say whose weights they are, what model they make, and what became of every tensor. No model is built.
+    """Report the naming scheme, the model's shape, and which tensors would be used. No model is built.
 
     Examples:
 
@@ -68,7 +70,9 @@ def convert(
     out: Annotated[Path, typer.Option("--out", help="The file or folder to write.")],
     to: Annotated[
         str,
-        typer.Option("--to", help="paddlemae, timm, transformers (folders); official, mae-pytorch (.pth); paddle ..."),
+        typer.Option(
+            "--to", help="Format: paddlemae, timm, transformers (folders); official, mae-pytorch (.pth); paddle ..."
+        ),
     ] = "paddlemae",
     key: Key = None,
     layout: Layout = None,
@@ -76,10 +80,10 @@ def convert(
     target: Target = None,
     heads: Heads = None,
     decoder_heads: DecoderHeads = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files at --out.")] = False,
     trust: Trust = False,
 ) -> None:
-    """Write weights as others have them: for PyTorch, for transformers, for timm, for Paddle.
+    """Write weights in the format of another project: PyTorch, transformers, timm, Paddle.
 
     Examples:
 
@@ -103,7 +107,9 @@ def verify(
     weights: Weights,
     golden: Annotated[
         Path | None,
-        typer.Option("--golden", metavar="FILE.npz", help="Outputs to compare with; written if it is not there."),
+        typer.Option(
+            "--golden", metavar="FILE.npz", help="Outputs to compare with; written if the file does not exist."
+        ),
     ] = None,
     key: Key = None,
     layout: Layout = None,
@@ -113,10 +119,10 @@ def verify(
     decoder_heads: DecoderHeads = None,
     trust: Trust = False,
 ) -> None:
-    """Compute with them here and in another implementation, and compare: exit status 0 if both agree within 1e-4.
+    """Compare outputs with those of another implementation: exit status 0 if they agree within 1e-4, else 1.
 
-    The other one is transformers' on PyTorch where these are installed (`pip install "paddlemae[parity]"`) and have
-    such a model, else the papers' definition in NumPy.
+    The other implementation is transformers on PyTorch if installed (`pip install "paddlemae[parity]"`) and if it has
+    such a model; otherwise the papers' definition in NumPy.
 
     Examples:
 
@@ -153,5 +159,5 @@ def _size(text: str | None) -> int | tuple[int, int] | None:
         return None
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
-        raise ValueError(f"--image-size is pixels, as in 224 or 224x160; got {text!r}")
+        raise ValueError(f"--image-size must be pixels, as in 224 or 224x160; got {text!r}")
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))

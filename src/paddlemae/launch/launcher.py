@@ -77,12 +77,18 @@ class Launch:
         if self.procs not in (None, AUTO) and not (self.procs.isdigit() and int(self.procs)):
             raise ValueError(f"--procs must be a number of processes, or {AUTO}; got {self.procs!r}")
         if self.nodes > 1 and not self.master:
-            raise ValueError("several hosts need a place to meet: --master HOST:PORT of the first one, the same on all")
+            raise ValueError(
+                f"--nodes {self.nodes} needs --master HOST:PORT, the address of the first host, the same on all"
+            )
         host, _, port = (self.master or "").rpartition(":")
         if self.master and (self.nodes == 1 or not host or not port.isdigit()):
-            raise ValueError(f"--master is HOST:PORT of several --nodes, got {self.master!r} for {self.nodes}")
+            raise ValueError(
+                f"--master must be HOST:PORT and needs several --nodes; got {self.master!r} with --nodes {self.nodes}"
+            )
         if self.node_rank is not None and not 0 <= self.node_rank < self.nodes:
-            raise ValueError(f"--node-rank counts from 0 to --nodes - 1, got {self.node_rank} of {self.nodes}")
+            raise ValueError(
+                f"--node-rank must be from 0 to --nodes - 1; got {self.node_rank} with --nodes {self.nodes}"
+            )
 
 
 def is_rank() -> bool:

@@ -108,7 +108,9 @@ def _builtin(task: str, name: str) -> dict[str, Any]:
         names = recipe_names(task)
         near = difflib.get_close_matches(name, names, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise FileNotFoundError(f"no {task} recipe {name!r}; {hint}there are {', '.join(names)}, or name a .yaml file")
+        raise FileNotFoundError(
+            f"no {task} recipe {name!r}; {hint}available: {', '.join(names)}, or the path of a .yaml file"
+        )
     content: dict[str, Any] = parse_yaml(builtin.read_text(encoding="utf-8"))
     return content
 
@@ -196,5 +198,9 @@ def _full_key(model: type[BaseModel], key: str) -> str:
         raise ValueError(f"recipe key {key!r} is ambiguous: {' or '.join(matches)}")
     leaves = {full.split(".")[-1]: full for full in known}
     near = difflib.get_close_matches(key.split(".")[-1], leaves, 1, cutoff=0.5)
-    hint = f"did you mean {leaves[near[0]]!r}?" if near else f"known keys: {', '.join(known)}"
+    hint = (
+        f"did you mean {leaves[near[0]]!r}?"
+        if near
+        else f"'paddlemae recipe {model.model_fields['task'].default}' lists all keys"
+    )
     raise ValueError(f"unknown recipe key {brief(key)}; {hint}")

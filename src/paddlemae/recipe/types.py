@@ -16,7 +16,7 @@ MOST_WORKERS = 4096
 def _refuse_bool(value: Any) -> Any:
     """Refuse a boolean, as which YAML reads `yes` and `on`, and which Python takes for 1."""
     if isinstance(value, bool):
-        raise ValueError("Input should be a number")
+        raise ValueError("must be a number")
     return value
 
 

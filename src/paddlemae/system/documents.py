@@ -118,7 +118,8 @@ def first_fault(fault: Any, names: Collection[str] | None = None) -> str:
     first = fault.errors(include_url=False)[0]
     place = ".".join(display_name(name, 40) for name in map(str, first["loc"]) if names is None or name in names)
     got = "" if first["type"] in ("value_error", "missing") else f", got {brief(first['input'])}"
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = re.sub(", (unable to parse|got a number) .*", "", message)
     return f"{place + ': ' if place else ''}{message}{got}"
 
 
@@ -205,7 +206,7 @@ def read_yaml(path: Path) -> Any:
     try:
         return parse_yaml(text)
     except ValueError as fault:
-        raise ValueError(f"{path} is not YAML that can be read: {display_name(fault, 300)}") from fault
+        raise ValueError(f"{path} is not valid YAML: {display_name(fault, 300)}") from fault
 
 
 def parse_yaml(text: str) -> Any:

@@ -131,9 +131,9 @@ class Parts:
 def prepare(recipe: ProbeRecipe, resumed: Path | None = None, *, trust: bool = False) -> Parts:
     """Build a recipe's parts, with every check that needs no training; `resumed` as of `open_labelled_splits`."""
     if recipe.data is None:
-        raise ValueError("no images named; add --data FOLDER with one folder a class, or --data digits")
+        raise ValueError("no images named; add --data FOLDER with one folder per class, or --data digits")
     if recipe.init is None:
-        raise ValueError("name what to probe: --init RUN (a pretraining run or one of its checkpoints)")
+        raise ValueError("probe needs --init RUN: a pretraining run or one of its checkpoints")
     device.prepare(recipe.training.device, recipe.training.threads)
     checkpoint = read_checkpoint(recipe.init, trust=trust)
     encoder = load_encoder(checkpoint, random=recipe.random)

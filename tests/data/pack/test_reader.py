@@ -32,7 +32,7 @@ def test_verify_finds_a_damaged_shard(finished: Path, paddlemae: Callable) -> No
     assert done.status == 1 and done.out.count("\n") == 2
     assert f"{path} is damaged: its SHA-256 is " in done.out
     assert f"{finished / 'test-00001.tar'} is missing (No such file or directory)" in done.out
-    for folder, words in ((finished.parent, "is no pack"), (finished / "x", "No such file")):
+    for folder, words in ((finished.parent, "is not a pack"), (finished / "x", "No such file")):
         done = paddlemae("data", "verify", folder)
         assert done.status == 2 and words in done.err and done.err.count("\n") == 1
 

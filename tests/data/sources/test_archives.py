@@ -159,7 +159,7 @@ def test_a_backslash_in_a_unix_name_is_a_character(tmp_path: Path) -> None:
     assert open_source(str(path), labelled=True).classes == ("cat", "dog")
     assert open_source(str(path)).describe(0).endswith("cat/a\\1.png")
     path = write_tar(tmp_path / "a.tar", "cat\\1.png", "dog\\2.png")
-    with pytest.raises(ValueError, match="2 images are outside any"):
+    with pytest.raises(ValueError, match="2 images are in no class folder"):
         open_source(str(path), labelled=True)
 
 

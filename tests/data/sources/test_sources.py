@@ -139,9 +139,9 @@ def test_a_linked_class_folder_is_a_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["1.png", "2.png"], "one folder a class.* 2 images are outside any; move '1.png'"),
-        (["cat/1.png", "2.png"], "1 images are outside any; move '2.png'"),
-        (["cat/1.png"], "two classes or more, .* only 'cat'"),
+        (["1.png", "2.png"], "one folder per class.* 2 images are in no class folder; move '1.png'"),
+        (["cat/1.png", "2.png"], "1 images are in no class folder; move '2.png'"),
+        (["cat/1.png"], "at least two classes, .* only 'cat'"),
         (["train/cat/1.png", "val/cat/2.png"], "holds 'train', 'val'; ask for split"),
     ],
 )
@@ -158,12 +158,10 @@ def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_paths_files_and_imageless_folders_are_explained(tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match="expected a folder, .* or 'digits', got 'nowhere', which does not exist"
-    ):
+    with pytest.raises(FileNotFoundError, match="'nowhere' does not exist; expected a folder, .* or 'digits'"):
         open_source("nowhere")
     make_images(tmp_path, "1.png")
-    with pytest.raises(ValueError, match="which is none of these; give an image's folder"):
+    with pytest.raises(ValueError, match="for a single image, name its folder"):
         open_source(str(tmp_path / "1.png"))
     for name in ("one.txt", "two.heic"):
         (tmp_path / "papers" / name).parent.mkdir(exist_ok=True)

@@ -149,7 +149,7 @@ def test_a_held_out_part_without_the_labels_of_the_other_is_told(paddlemae, soun
     shutil.move(sound / "test" / "cat" / "0.png", sound / "test" / "loose.png")
     found, text = report(paddlemae, sound, tmp_path / "out")
     assert found["findings"] == {"parts_without_the_labels_of_others": 1}
-    assert "outside any" in found["unlabelled"]["test"] and "outside any" in text
+    assert "in no class folder" in found["unlabelled"]["test"] and "in no class folder" in text
 
 
 def test_mistakes_are_one_line(paddlemae, sound: Path, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_without_labels(tmp_path: Path, paddlemae: Callable) -> None:
         photo(20, 30, number).save(kinds_path)
     done = paddlemae("data", "pack", tmp_path / "photos", "--out", tmp_path / "pack", "--quiet")
     assert done.status == 0 and done.err == ""
-    assert done.out.startswith("note: train is packed without labels: labels need one folder a class")
+    assert done.out.startswith("note: train is packed without labels: labels need one folder per class")
     assert "packed 3 images in 1 shard in " in done.out and "images/s" in done.out
     assert set(entries(tmp_path / "pack" / "train-00000.tar")) == {
         f"{n:09}.{e}" for n in range(3) for e in ("png", "json")

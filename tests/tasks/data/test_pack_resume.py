@@ -207,7 +207,7 @@ def test_a_folder_of_something_else_is_not_touched(
     for name in strangers:
         (tmp_path / "out" / name).write_text("{}")
     before = snapshot(tmp_path / "out")
-    with pytest.raises(ValueError, match=f"holds something else than a pack: '{min(strangers)}'; move it"):
+    with pytest.raises(ValueError, match=f"holds '{min(strangers)}', which is not part of a pack; move it"):
         packed(photos, tmp_path / "out", overwrite=overwrite)
     assert snapshot(tmp_path / "out") == before
 
@@ -243,8 +243,8 @@ def test_places_that_can_not_be(photos: Path, tmp_path: Path) -> None:
     for words, settings in (
         ("--shard-size is a number", {"shard_size": "many"}),
         ("--shard-size is a number", {"shard_size": "0"}),
-        ("--bits is 8 or 16; got 12", {"bits": 12}),
-        ("--split is train, test or all; got 'val'", {"split": "val"}),
+        ("--bits must be 8 or 16; got 12", {"bits": 12}),
+        ("--split must be train, test or all; got 'val'", {"split": "val"}),
     ):
         with pytest.raises(ValueError, match=words):
             packed(photos, tmp_path / "p", **settings)

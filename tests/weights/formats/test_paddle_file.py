@@ -239,5 +239,5 @@ def test_other_files_are_named(content: bytes, message: str, write) -> None:
 def test_models_for_inference_are_named(write) -> None:
     with pytest.raises(ValueError, match="is a model for inference; name the .pdparams file"):
         read_paddle(write(bytes(100), "model.pdiparams"))
-    with pytest.raises(ValueError, match="is no weights file that is known here"):
+    with pytest.raises(ValueError, match="is not a weights file"):
         read_paddle(write(bytes(100)))

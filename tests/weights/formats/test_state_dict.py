@@ -38,7 +38,7 @@ def test_other_places_are_taken_when_asked() -> None:
     assert tensors_of(tree, "ema.inner").place == "ema.inner"
     assert tensors_of({"model": TWO, "model_ema": ONE}, "model_ema").tensors["w"] is ONE["w"]
     with pytest.raises(
-        ValueError, match=r"no tutor in the file; .* holds student \(state dict of 1 tensors\), teacher"
+        ValueError, match=r"no key .tutor. in the file; .* holds student \(state dict of 1 tensors\), teacher"
     ):
         tensors_of(tree, "tutor")
     with pytest.raises(ValueError, match="^student.w is no state dict but float32"):

@@ -18,7 +18,7 @@ def report_unreadable(number: int, image: Exception) -> None:
     if number <= MOST_NAMED:
         say(f"skipped: {image}", error=True)
     elif number == MOST_NAMED + 1:
-        say("skipped: more images, which are not named here", error=True)
+        say("skipped: more images, not listed here", error=True)
 
 
 def allowed_unreadable(limit: float, images: int) -> int:
@@ -44,5 +44,5 @@ def check_unreadable(
     named = [f"{path!r} ({reason})" for path, reason in list(reasons.items())[:MOST_NAMED]]
     raise DataFault(
         f"{len(reasons)} of {images} images of {name} can't be read{f', listed in {listed}' if listed else ''}, and "
-        f"max_bad_images={limit:g} allows {allowed}; fix or remove them, or raise it; first: {', '.join(named)}"
+        f"max_bad_images={limit:g} allows {allowed}; fix or remove them, or raise the limit; first: {', '.join(named)}"
     )

@@ -89,7 +89,7 @@ def number_labels(values: Sequence[str], where: str, classes: tuple[str, ...] = 
     """
     names = classes or sort_names(set(values))
     if len(names) < 2:
-        raise ValueError(f"labels need two classes or more, but all images of {where} are {''.join(names)!r}")
+        raise ValueError(f"labels need at least two classes, but all images of {where} are {''.join(names)!r}")
     number_of = {name: number for number, name in enumerate(names)}
     _check_known(set(values), number_of, where)
     return ClassTargets(np.fromiter((number_of[value] for value in values), np.int64, len(values)), names)
@@ -137,7 +137,7 @@ def targets_by_folder(
     Raises:
         ValueError: another layout.
     """
-    layout = f"labels need one folder a class, as in {f'{root}/cat/1.jpg'!r}"
+    layout = f"labels need one folder per class, as in {f'{root}/cat/1.jpg'!r}"
     filled, loose = set[str](), list[str]()
     for file in files:
         first, slash, _ = file.partition("/")
@@ -146,7 +146,9 @@ def targets_by_folder(
         else:
             loose.append(file)
     if loose:
-        raise ValueError(f"{layout}, but {len(loose)} images are outside any; move {loose[0]!r} and the like")
+        raise ValueError(
+            f"{layout}, but {len(loose)} images are in no class folder; move {loose[0]!r} ... into class folders"
+        )
     classes = sort_names(filled if folders is None else folders)
     if all(split_of(name) for name in classes) or (not is_split and on_both_sides(classes)):
         raise ValueError(f"{layout}, but {root!r} holds {list_names(classes)}; ask for split 'train' or 'test'")
@@ -157,5 +159,5 @@ def targets_by_folder(
         _check_known(classes, train_classes, repr(root))
         classes = train_classes
     if len(classes) < 2:
-        raise ValueError(f"{layout}, and two classes or more, but {root!r} has only {classes[0]!r}")
+        raise ValueError(f"{layout}, and at least two classes, but {root!r} has only {classes[0]!r}")
     return number_labels([file.partition("/")[0] for file in files], repr(root), classes)

@@ -250,6 +250,6 @@ def _find_paths(path: str, root: str, images: list[str]) -> list[str]:
             "number the classes, or name the list .csv, with a line 'image,label' first and commas"
         )
     raise FileNotFoundError(
-        f"{path!r} names {tried[0]!r}, which is not below {root!r}, nor are others; name their folder with "
+        f"the images listed in {path!r}, such as {tried[0]!r}, do not exist below {root!r}; name their folder with "
         f"{f'{path}::root=FOLDER'!r}"
     )

@@ -65,7 +65,7 @@ def open_source(spec: str, split: str | None = None, labelled: bool = False) -> 
     if "{" in path and not os.path.exists(path):
         opened = _open_many(expand_braces(path), spec, split, labelled, options)
     elif not os.path.exists(path):
-        raise FileNotFoundError(f"expected {_EXPECTED}, got {spec!r}, which does not exist")
+        raise FileNotFoundError(f"{spec!r} does not exist; expected {_EXPECTED}")
     elif os.path.isdir(path):
         opened = _open_in_folder(path, spec, split, labelled, options, limit)
     else:
@@ -141,7 +141,7 @@ def _open_file(path: str, spec: str, split: str | None, labelled: bool, options:
     folder, name = os.path.split(path)
     ending = os.path.splitext(name)[1].lower()
     if not os.path.isfile(path):  # opening a pipe may never end
-        raise ValueError(f"expected {_EXPECTED}, got {spec!r}, which is a pipe or a device")
+        raise ValueError(f"{spec!r} is a pipe or a device; expected {_EXPECTED}")
     try:
         with open(path, "rb") as file:
             start = file.read(8)
@@ -170,7 +170,7 @@ def _open_file(path: str, spec: str, split: str | None, labelled: bool, options:
     for matches, open_it in kinds:
         if matches:
             return open_it()
-    raise ValueError(f"expected {_EXPECTED}, got {spec!r}, which is none of these; give an image's folder")
+    raise ValueError(f"{spec!r} is not {_EXPECTED}; for a single image, name its folder")
 
 
 def _is_npz(path: str) -> bool:

@@ -84,7 +84,7 @@ def pack(
         KeyboardInterrupt, Preempted: the text says how to resume.
     """
     if bits not in (None, 8, 16):
-        raise ValueError(f"--bits is 8 or 16; got {bits}")
+        raise ValueError(f"--bits must be 8 or 16; got {bits}")
     encoding = Encoding(size, channels, cast(Literal[8, 16] | None, bits), quality, lossless)
     most = ShardSize.of(shard_size)
     started = time.monotonic()
@@ -194,7 +194,7 @@ def verify(folder: Path, *, quiet: bool = False) -> VerifyResult:
     names = os.listdir(folder)
     index = read_index(folder, names)
     if index is None:
-        raise ValueError(f"{folder} is no pack: it has no {INDEX_FILE} of 'paddlemae data pack'")
+        raise ValueError(f"{folder} is not a pack: it has no {INDEX_FILE}; 'paddlemae data pack' writes packs")
     files = listed_files(index)
     faults = find_file_faults(folder, files)
     with progress("files", len(files), show=not quiet) as show:

@@ -41,7 +41,7 @@ class ShardSize:
         """Parse "1000" as images, or "500MB" as bytes."""
         number = parse_bytes(text)
         if not number:
-            raise ValueError(f"--shard-size is a number of images, or of bytes as in 500MB; got {text!r}")
+            raise ValueError(f"--shard-size must be a number of images, or bytes as in 500MB; got {text!r}")
         return cls(images=number) if text.strip().isdigit() else cls(bytes=number)
 
     def __str__(self) -> str:

@@ -161,7 +161,9 @@ def _refuse_others(folder: Path) -> None:
         is_beginning = all(name == LOCK_FILE or is_partial(name, JOURNAL_FILE) for name in names)
         strangers = [] if is_beginning or read_index(folder, names) else sorted(names)
     if strangers:
-        raise ValueError(f"{folder} holds something else than a pack: {strangers[0]!r}; move it, or name another --out")
+        raise ValueError(
+            f"{folder} holds {strangers[0]!r}, which is not part of a pack; move it or choose another --out"
+        )
 
 
 def _is_ours(name: str) -> bool:

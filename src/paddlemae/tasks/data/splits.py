@@ -23,7 +23,7 @@ class OpenedSplit(NamedTuple):
 def open_splits(spec: str, split: str) -> list[OpenedSplit]:
     """Open a split: train, test, or all (both, where both exist); raise as `open_source` does."""
     if split not in (*SPLIT_NAMES, ALL_SPLITS):
-        raise ValueError(f"--split is {', '.join(SPLIT_NAMES)} or {ALL_SPLITS}; got {split!r}")
+        raise ValueError(f"--split must be {', '.join(SPLIT_NAMES)} or {ALL_SPLITS}; got {split!r}")
     opened: list[OpenedSplit] = []
     missing: MissingSplit | None = None
     for name in SPLIT_NAMES if split == ALL_SPLITS else (split,):

@@ -46,9 +46,9 @@ def measure_source(
         FileNotFoundError: no such path.
     """
     if split not in SPLIT_OPTIONS:
-        raise ValueError(f"--split is {', '.join(SPLIT_OPTIONS)}; got {split!r}")
+        raise ValueError(f"--split must be one of {', '.join(SPLIT_OPTIONS)}; got {split!r}")
     if bits not in (None, 8, 16):
-        raise ValueError(f"--bits is 8 or 16; got {bits}")
+        raise ValueError(f"--bits must be 8 or 16; got {bits}")
     source = open_source(spec, SPLIT_OPTIONS[split])
     named = 0
 
@@ -79,7 +79,7 @@ def load_base(recipe: str | None, out: Path | None, overwrite: bool) -> dict[str
             raise ValueError("--recipe is what --out adds the statistics to; add --out FILE.yaml")
         return {}
     if out.suffix not in (".yaml", ".yml"):
-        raise ValueError(f"--out is the recipe to write, and ends in .yaml; got {out}")
+        raise ValueError(f"--out must be a recipe file that ends in .yaml; got {out}")
     if out.exists() and not overwrite:
         raise ValueError(f"{out} exists already; add --overwrite to replace it, or name another --out")
     if not out.parent.is_dir():

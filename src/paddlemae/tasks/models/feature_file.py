@@ -70,7 +70,7 @@ class Features(Rows):
 def check_format(path: Path) -> None:
     """Raise a ValueError if features can't be written to or read from a file that is called so."""
     if path.suffix not in (PARQUET, NUMPY):
-        raise ValueError(f"features are kept in a file that ends in {PARQUET} or {NUMPY}; got {path}")
+        raise ValueError(f"features need a file that ends in {PARQUET} or {NUMPY}; got {path}")
     if path.suffix == PARQUET and importlib.util.find_spec("pyarrow") is None:
         raise ValueError(f"{path} needs pyarrow; pip install 'paddlemae[tables]', or use a file that ends in {NUMPY}")
 
@@ -149,7 +149,7 @@ def read_file(path: Path) -> Features:
     check_format(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; 'paddlemae embed' writes such files")
-    with damage_in(path, "no features that 'paddlemae embed' wrote"):
+    with damage_in(path, "not a feature file of 'paddlemae embed'"):
         return _read_parquet(path) if path.suffix == PARQUET else _read_numpy(path)
 
 

@@ -1,7 +1,7 @@
 """From uint8 images to a model's features or logits, without gradients, by all CPU threads.
 
 Each thread takes its part of a batch, as in training: only matrix products use several threads by themselves. Paddle's
-inference engine, which needs a program built first, is hardly faster for ViT-Base (docs/export.md, "Speed").
+inference engine, which needs a program built first, is hardly faster for ViT-Base (docs/export-measured.md, "Speed").
 
 Shapes: B images, C channels, H x W pixels, D width.
 """

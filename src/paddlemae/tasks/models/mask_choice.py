@@ -79,11 +79,11 @@ def _parse_boxes(text: str) -> tuple[Box, ...]:
             left, top, right, bottom = map(int, word.split(","))
         except ValueError as fault:
             raise ValueError(
-                f"boxes are LEFT,TOP,RIGHT,BOTTOM in whole pixels of the view, with ';' between them; got {word!r}"
+                f"boxes must be LEFT,TOP,RIGHT,BOTTOM in whole pixels, separated by ';'; got {word!r}"
             ) from fault
         boxes.append((left, top, right, bottom))
     if not boxes:
-        raise ValueError("boxes: needs one at least, such as boxes:10,20,60,80")
+        raise ValueError("boxes: needs at least one box, such as boxes:10,20,60,80")
     return tuple(boxes)
 
 
@@ -128,12 +128,12 @@ def _under_boxes(boxes: tuple[Box, ...], grid: tuple[int, int], patch_size: tupl
     for left, top, right, bottom in boxes:
         if not (0 <= left < right <= columns * width and 0 <= top < bottom <= rows * height):
             raise ValueError(
-                f"a box must lie in the view, {columns * width} pixels wide and {rows * height} high, with "
+                f"a box must lie in the resized image, {columns * width} pixels wide and {rows * height} high, with "
                 f"left < right and top < bottom; got {left},{top},{right},{bottom}"
             )
         removed[top // height : -(-bottom // height), left // width : -(-right // width)] = True
     if removed.all():
-        raise ValueError("the boxes touch every patch, and one at least must be kept; make them smaller")
+        raise ValueError("the boxes touch every patch, but at least one must stay visible; make them smaller")
     return removed
 
 
@@ -155,5 +155,5 @@ def _read_picture(path: Path, grid: tuple[int, int]) -> np.ndarray:
     brightness = Image.fromarray(pixels_HW.astype(np.float32)).resize(grid[::-1], Image.Resampling.BOX)
     removed = np.asarray(brightness) >= WHITE_ENOUGH * 255
     if removed.all():
-        raise ValueError(f"{path} is white in every patch, and one at least must be kept (black)")
+        raise ValueError(f"{path} is white in every patch, but at least one must stay visible (black)")
     return removed

@@ -43,9 +43,13 @@ def statistics_of(
     mean = mean if recipe.mean in (None, AUTO) else recipe.mean
     std = std if recipe.std in (None, AUTO) else recipe.std
     if len(mean) != channels or len(std) != channels:
-        instead = f"mean=null std=null takes those of {origin}" if trained else "mean=auto std=auto finds your images'"
+        instead = (
+            f"mean=null std=null takes those of {origin}"
+            if trained
+            else "mean=auto std=auto computes those of your images"
+        )
         raise ValueError(
-            f"mean and std need {channels} numbers, one a channel; got {list(mean)} and {list(std)}; {instead}"
+            f"mean and std need one number per channel ({channels}); got {list(mean)} and {list(std)}; {instead}"
         )
     if trained and not np.allclose((mean, std), (trained.mean, trained.std)):
         warnings.warn(f"the recipe normalises images differently from {origin}", stacklevel=3)

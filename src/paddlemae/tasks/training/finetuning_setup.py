@@ -38,7 +38,7 @@ def prepare(recipe: FinetuneRecipe, resumed: Path | None = None, trust: bool = F
 def open_inputs(recipe: FinetuneRecipe, resumed: Path | None = None, trust: bool = False) -> Inputs:
     """Check a recipe, and open its images and initial weights; arguments as of `pretraining_setup.open_inputs`."""
     if recipe.data is None:
-        raise ValueError("no images named; add --data FOLDER with one folder a class, or --data digits")
+        raise ValueError("no images named; add --data FOLDER with one folder per class, or --data digits")
     if recipe.init is None:
         raise ValueError("name what to start from: --init RUN (a pretraining run) or --init scratch")
     device.prepare(recipe.training.device, recipe.training.threads)

@@ -31,7 +31,7 @@ ADVICE = {
     "zip": f"is a zip archive, as PyTorch writes them; {OTHER}",
     "legacy": f"is a PyTorch file of the legacy format; {OTHER}",
     "pickle": f"is a plain pickle, as Paddle writes them; {OTHER}",
-    "unknown": "is no weights file that is known here; PyTorch, Paddle and safetensors files are read",
+    "unknown": "is not a weights file; expected a file of PyTorch, Paddle or safetensors",
 }
 _STARTS = {
     b"PK\x03\x04": "zip",

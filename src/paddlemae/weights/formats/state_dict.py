@@ -103,7 +103,7 @@ def tensors_of(tree: Any, wrapper: str | None = None) -> StateDict:
             break
         if key not in chosen:
             raise ValueError(
-                f"no {display_name('.'.join([*path, key]))} in the file; at that place it holds {_list(chosen)}"
+                f"no key {display_name('.'.join([*path, key]))!r} in the file; at that place it holds {_list(chosen)}"
             )
         others |= _describe_others(chosen, path, key)
         chosen = chosen[key]

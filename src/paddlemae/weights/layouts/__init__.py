@@ -141,7 +141,7 @@ def _not_known(names: set[str]) -> str:
     held = ", ".join(display_name(name) for name in sorted(names)[:3]) or "nothing"
     near = f"the nearest is {nearest}, of which {', '.join(lacking[nearest])} is missing; "
     return (
-        f"no layout of a ViT or MAE that is known here ({', '.join(LAYOUTS)}): "
+        f"not a known layout of ViT or MAE weights ({', '.join(LAYOUTS)}): "
         f"{near if len(lacking[nearest]) < len(_LAYOUTS[nearest].signs) else ''}"
         f"the file holds {held}{', ...' if len(names) > 3 else ''}"
     )
