@@ -115,7 +115,7 @@ def test_unreadable_images_are_skipped_named_once_and_counted(tmp_path, tiny, ph
         ("patch_size=3", "image size 8 x 8 is not divisible by the patch size 3 x 3"),
         ("mask_ratio=0", "removes none of 4 patches"),
         ("mask_ratio=0.9", "keeps none of 4 patches; use at most 0.75"),
-        ("mean=[0.5]", "mean and std need 3 numbers"),
+        ("mean=[0.5]", "mean and std need one number per channel .3."),
         ("num_heads=3", "width of 16 can't be shared by 3 heads"),
         ("precision=bfloat16", "has no effect on CPU"),
         ("device=tpu", "device 'tpu' is not available"),

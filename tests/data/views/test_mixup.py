@@ -8,7 +8,7 @@ from paddlemae.data.batches import Batch
 from paddlemae.data.views.erasing import Erasing, draw_erasing
 from paddlemae.data.views.mixup import MixedBatch, Mixing, draw_mixture, mix_batch, mix_batches
 from paddlemae.tasks.models.preprocess import to_input
-from paddlemae.tasks.training.finetuning_loss import erased, input_of, targets_of
+from paddlemae.tasks.training.finetuning_loss import erase, input_of, targets_of
 from paddlemae.train.parallel.threads import slices_of
 from paddlemae.weights.model_folder import Description
 
@@ -143,12 +143,12 @@ def test_rectangles_are_as_large_and_as_long_as_they_may_be() -> None:
 def test_erased_pixels_are_noise_and_all_others_stay() -> None:
     images = to_input(batch_of(400, 16).images, DESCRIPTION)
     rngs = [np.random.default_rng(k) for k in range(400)]
-    after = erased(images, Erasing(0.5), rngs).numpy()
+    after = erase(images, Erasing(0.5), rngs).numpy()
     changed = (after != images.numpy()).any(axis=1)
     assert 0.4 < changed.any(axis=(1, 2)).mean() < 0.6
     noise = after.transpose(0, 2, 3, 1)[changed]
     assert abs(noise.mean()) < 0.02 and abs(noise.std() - 1) < 0.02
-    assert erased(images, Erasing(0.0), rngs) is images
+    assert erase(images, Erasing(0.0), rngs) is images
 
 
 def test_an_image_too_small_for_any_rectangle_stays_whole() -> None:
