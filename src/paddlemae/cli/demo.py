@@ -66,7 +66,7 @@ def _demo(out: Path, overwrite: bool) -> dict[str, Any]:
 
 
 def compare_features(run: str) -> dict[str, float]:
-    """kNN accuracy of an untrained encoder's features and of the pretrained one's, on the 1,000 test digits."""
+    """Measure kNN accuracy of an untrained encoder's and the pretrained one's features on the 1,000 test digits."""
     accuracy = {}
     for random in (True, False):
         found = knn(run, "digits", kind=FeatureKind("mean"), neighbours=[NEIGHBOURS], random=random)

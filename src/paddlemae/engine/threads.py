@@ -29,7 +29,7 @@ def set_product_threads(count: int) -> None:
 
 @contextmanager
 def product_threads(count: int) -> Iterator[None]:
-    """Inside, each matrix product uses so many CPU threads, in all of this process's threads."""
+    """Set the CPU threads of each matrix product inside the context, in all of this process's threads."""
     before = current_product_threads()
     set_product_threads(count)
     try:

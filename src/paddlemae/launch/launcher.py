@@ -124,11 +124,11 @@ def run_ranks(
     newest: Callable[[], str | None],
     variables: dict[str, str] | None = None,
 ) -> int:
-    """Run `paddlemae COMMAND` in so many processes on this host, again after crashes; returns its exit status.
+    """Run `paddlemae COMMAND` in several processes on this host, again after crashes; return its exit status.
 
     Args:
         command: the arguments; `--overwrite` is given to the first attempt alone.
-        newest: what names the newest checkpoint; crashes count anew once there is another.
+        newest: returns the name of the newest checkpoint; a new one resets the count of crashes.
         variables: of the environment, besides this process's own.
     """
     check_current_folder()
@@ -272,7 +272,7 @@ class _Attempt:
         return len(list(self._processes())) == self.processes and not self._alive()
 
     def _forward(self) -> None:
-        """Tell the processes what this one was told; a second Ctrl-C ends them at once."""
+        """Forward this process's signals to the others; a second Ctrl-C ends them at once."""
         if not self.asked:
             return
         for pid in self._alive():
