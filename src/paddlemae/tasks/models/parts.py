@@ -231,7 +231,7 @@ class Parts:
         readable = np.concatenate(indices) if indices else np.empty(0, np.int64)
         lacking = (self.source.describe(i) for i in self._lacking(number, readable))
         reasons = [skipped.reasons.get(path, "") for path in lacking]
-        arrays = {
+        arrays: dict[str, Any] = {
             name: np.concatenate([each[name] for each in rows]) if rows else np.empty((0, 0), _EMPTY[kind])
             for name, kind in self.kinds.items()
         }
