@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paddlemae.cli import data, features, recipe, weights
+from paddlemae.cli import data, features, plan, recipe, weights
 from paddlemae.cli.exit_status import as_one_of_the_ranks, ending
 from paddlemae.cli.options import (
     Data,
@@ -296,6 +296,7 @@ def knn(
     )
 
 
+app.command()(plan.plan)
 app.command()(recipe.recipe)
 app.command()(features.embed)
 app.command()(features.search)
