@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paddlemae.tasks import embed as task
 from paddlemae.tasks.embed import embed_source
+from paddlemae.tasks.models import parts as module
 
 
 class Killed(Exception):
@@ -19,11 +19,11 @@ def written(run: Path, data: Path | str, out: Path, **settings) -> Path:
 
 def stop_after(monkeypatch, parts: int) -> None:
     """Stop the command after `parts` parts."""
-    write, left = task.replace_bytes, iter(range(parts))
+    write, left = module.replace_bytes, iter(range(parts))
 
     def once_too_often(path, content):
         if next(left, None) is None:
             raise Killed
         write(path, content)
 
-    monkeypatch.setattr(task, "replace_bytes", once_too_often)
+    monkeypatch.setattr(module, "replace_bytes", once_too_often)

@@ -13,6 +13,7 @@ from PIL import Image
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import open_source
 from paddlemae.tasks import embed as task
+from paddlemae.tasks.models import parts as module
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.feature_file import read_file
 from paddlemae.tasks.models.features import embed
@@ -29,7 +30,7 @@ if importlib.util.find_spec("pyarrow"):
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch) -> None:
-    monkeypatch.setattr(task, "LEAST_PARTS", 3)
+    monkeypatch.setattr(module, "LEAST_PARTS", 3)
 
 
 def in_memory(run: Path, data: Path | str, kind: FeatureKind) -> np.ndarray:
@@ -44,7 +45,7 @@ def in_memory(run: Path, data: Path | str, kind: FeatureKind) -> np.ndarray:
 )
 def test_small_sources_have_parts_for_several_processes(monkeypatch, images: int, batch_size: int, size: int) -> None:
     monkeypatch.undo()  # of `small_parts`
-    assert task._part_size(images, batch_size) == size
+    assert module.part_size(images, batch_size) == size
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -159,7 +160,7 @@ def test_parts_of_another_size_are_not_mixed_in(tmp_path, pretrained, photos, mo
         stop_after(stopped, 1)
         with pytest.raises(Killed):
             written(pretrained, photos, tmp_path / "f.npz")
-    monkeypatch.setattr(task, "LEAST_PARTS", 6)
+    monkeypatch.setattr(module, "LEAST_PARTS", 6)
     with pytest.raises(ValueError, match=r"made with another part size; use the same, .* --overwrite"):
         written(pretrained, photos, tmp_path / "f.npz")
     found = read_file(written(pretrained, photos, tmp_path / "f.npz", overwrite=True))

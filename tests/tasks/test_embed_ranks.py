@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from paddlemae.data.disk.errors import DataFault
-from paddlemae.tasks import embed as task
+from paddlemae.tasks.models import parts as task
 from paddlemae.train.parallel.ranks import Ranks
 from paddlemae.train.stopping import EndedElsewhere
 from tests.support.connected_ranks import begin, close, meet
