@@ -515,7 +515,7 @@ def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(pretrain, paddlemae, tmp_pa
 
 
 @pytest.mark.parametrize("asked", ["SIGTERM", "SIGUSR1", "max_hours"])
-def test_a_scheduler_is_told_to_start_it_again(pretrain, tmp_path, monkeypatch, asked: str) -> None:
+def test_a_scheduler_is_asked_to_requeue(pretrain, tmp_path, monkeypatch, asked: str) -> None:
     limit = []
     if asked == "max_hours":
         limit = ["max_hours=1e-9"]

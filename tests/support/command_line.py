@@ -17,7 +17,7 @@ def commands() -> dict:
 
 
 def parsed(command: str) -> typer.Context:
-    """A command line as `paddlemae` parses it, its recipe and settings too; nothing is run."""
+    """Parse a command line as `paddlemae` does, its recipe and settings too; nothing is run."""
     program, name, *arguments = shlex.split(command)
     assert program == "paddlemae"
     context = commands()[name].make_context(name, arguments)
