@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from paddlemae.cli.load_paddle import load_paddle
 from paddlemae.cli.options import Quiet
 
 
@@ -38,7 +39,7 @@ def plan(
 
     `paddlemae plan --data labelled/ --minutes 240 --out plans/labelled`
     """
-    import paddlemae.engine.safe_import  # noqa: F401
+    load_paddle()
     from paddlemae.tasks.plan import write_plan as writing
     from paddlemae.tasks.plan.make_plan import make_plan
 
