@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,18 +15,16 @@ from numpy.typing import NDArray
 
 from paddlemae.data.decode.pixel_format import default_bits
 from paddlemae.data.inspect import duplicates
-from paddlemae.data.inspect.survey import survey_sources
-from paddlemae.data.sources import MissingSplit, SourceNote
+from paddlemae.data.sources import MissingSplit
 from paddlemae.data.sources.ignored_files import count_ignored_files
 from paddlemae.data.sources.output_folders import check_outside
-from paddlemae.data.workers import workers_for
-from paddlemae.runs.progress import progress
 from paddlemae.system.atomic import replace_text
 from paddlemae.system.locks import lock_folder
 from paddlemae.tasks.data.check_picture import draw_check
 from paddlemae.tasks.data.check_result import CheckResult, class_counts
+from paddlemae.tasks.data.compare import compare_images
 from paddlemae.tasks.data.groups import describe_groups, shared_groups
-from paddlemae.tasks.data.splits import ALL_SPLITS, OpenedSplit, open_split, open_splits
+from paddlemae.tasks.data.splits import ALL_SPLITS, OpenedSplit, collect_notes, open_split, open_splits
 
 JSON_FILE, PICTURE_FILE = "check.json", "check.png"
 MOST_LISTED = 10_000  # groups or images of one kind that the JSON names; all are counted
@@ -56,36 +53,16 @@ def check(
         ValueError: another split, or no images.
         FileNotFoundError: no such path.
     """
-    with _collect_notes() as notes:
+    with collect_notes() as notes:
         splits = _open_splits(spec, split, test)
     others = count_ignored_files(spec, splits[0].source)
     sources = [split.source for split in splits]
-    count = sum(map(len, sources))
-    with progress("images", count, show=not quiet) as show:
-        looks = survey_sources(sources, channels, workers=workers_for(count, workers), on_images=show)
-    exact = duplicates.find_exact_groups(looks.digests_N2, looks.readable_N)
-    with progress("comparisons", duplicates.NEAR_STEPS, show=not quiet) as show:
-        near = duplicates.find_near_groups(looks.thumbnails_NP, exact, looks.readable_N, show)
+    looks, exact, near = compare_images(sources, channels, workers, quiet)
     leaks = _leaks(exact, near, splits[1].start) if len(splits) > 1 else []
     shared = shared_groups(*sources) if len(sources) > 1 else []
     result = CheckResult(spec, test, channels, splits, looks, exact, near, leaks, shared, notes, others)
     result.findings.update({name: number for name, number in _findings(result).items() if number})
     return result
-
-
-@contextmanager
-def _collect_notes() -> Iterator[list[str]]:
-    """Collect the notes of how sources were understood; other warnings are given at the end."""
-    texts: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", SourceNote)
-        yield texts
-    for warning in caught:
-        if issubclass(warning.category, SourceNote):
-            texts.append(str(warning.message))
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    texts[:] = dict.fromkeys(texts)
 
 
 def _open_splits(spec: str, split: str, test: str | None) -> list[OpenedSplit]:
