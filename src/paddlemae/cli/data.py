@@ -83,8 +83,8 @@ def check(
 ) -> None:
     """Find problems in a set of images: exit status 0 if there are none, 1 otherwise.
 
-    Problems: unreadable images, exact and near duplicates, images or groups in both splits, 16-bit images that would be
-    almost black in 8 bits.
+    Problems: unreadable images, exact and near duplicates, images or groups in several splits, 16-bit images that
+    would be almost black in 8 bits.
 
     Examples:
 
