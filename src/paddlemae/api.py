@@ -1,4 +1,4 @@
-"""PaddleMAE from Python, as a notebook wants it: models that take images as they come, and trainings in one call.
+"""Use PaddleMAE from Python, as in a notebook: models that take images of any form, and trainings in one call.
 
 Shapes: N images of H x W pixels and C channels, D width of a feature, K classes.
 """
@@ -64,7 +64,7 @@ def load(
 
 
 class Model:
-    """A trained model; `load` makes one.
+    """A trained model, as returned by `load`.
 
     Images are given as in `as_source`: a path, a picture of Pillow, a uint8 or uint16 array, a list of these, or a
     source ("digits", a folder, an archive ...). They are resized and cropped as in evaluation. One that can't be read
@@ -98,7 +98,7 @@ class Model:
     def encode(
         self, images: Images, *, token: str = "mean", layer: int | None = None, norm: Literal["layer", "none"] = "layer"
     ) -> np.ndarray:
-        """Features of whole images, the same ones in every call: float32 [N, D].
+        """Compute features of whole images, the same ones in every call: float32 [N, D].
 
         Args:
             token: "cls", or "mean" of the patch tokens.
@@ -205,7 +205,7 @@ def _refuse(image: UnreadableImage) -> NoReturn:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a classifier makes of images: probabilities float64 [N, K] of the classes, in their order."""
+    """A classifier's results for images: probabilities float64 [N, K] of the classes, in their order."""
 
     classes: tuple[str, ...]
     probabilities: np.ndarray

@@ -188,7 +188,7 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
         match_classes(with_classes(subset(source, [0, 1]), ("a", "b")), source)
 
 
-def test_classes_that_a_split_leaves_without_images_are_said(tmp_path: Path) -> None:
+def test_classes_that_a_split_leaves_without_images_are_reported(tmp_path: Path) -> None:
     source = open_source(str(make(tmp_path, "a/0.png", "a/1.png", "b/2.png", "c/3.png")), labelled=True)
     with pytest.warns(SourceNote, match="2 of 3 classes have no image to train on: 'b', 'c'"):
         match_classes(*split_off(source, 0.5, seed=0))
@@ -234,7 +234,7 @@ def test_a_csv_s_row_without_a_path_is_refused(tmp_path: Path) -> None:
         open_source(f"{tmp_path}/a.csv")
 
 
-def test_which_of_several_columns_has_the_labels_is_said(tmp_path: Path) -> None:
+def test_which_of_several_columns_has_the_labels_is_reported(tmp_path: Path) -> None:
     make(tmp_path, "0.png")
     (tmp_path / "a.csv").write_text("path,Class,label\n0.png,a,0\n0.png,b,1\n")
     with pytest.warns(SourceNote, match="labels are of column 'label', and 'Class' not used"):
@@ -289,7 +289,7 @@ def test_files_of_a_split() -> None:
     assert files_of_split(files, None, "w") == files
 
 
-def test_arrays_of_no_split_are_said(tmp_path: Path) -> None:
+def test_arrays_of_no_split_are_reported(tmp_path: Path) -> None:
     images, labels = np.zeros((2, 3, 3), np.uint8), np.array([0, 1])
     arrays = {f"{what}_{part}": value for part in ("train", "Test") for what, value in (("x", images), ("y", labels))}
     np.savez(tmp_path / "a.npz", **arrays, x_extra=images)

@@ -124,7 +124,7 @@ def test_archives_and_workers_give_the_same(paddlemae, messy: Path, tmp_path: Pa
         np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
 
 
-def test_deep_images_that_8_bits_would_lose_are_told(paddlemae, tmp_path: Path) -> None:
+def test_deep_images_that_8_bits_would_lose_are_reported(paddlemae, tmp_path: Path) -> None:
     pictures = scenes(6, 1)[..., 0].astype(np.uint16)
     for number, picture in enumerate(pictures):
         save(tmp_path / "scans" / f"{number}.png", picture * (16 if number else 257) + 10)  # up to 4090: 12 bits
@@ -145,7 +145,7 @@ def test_arrays_are_compared_by_their_values(paddlemae, tmp_path: Path) -> None:
     assert found["exact_duplicates"] == [[f"{tmp_path}/a.npy image 1", f"{tmp_path}/a.npy image 5"]]
 
 
-def test_a_held_out_part_without_the_labels_of_the_other_is_told(paddlemae, sound: Path, tmp_path: Path) -> None:
+def test_a_held_out_part_without_the_labels_of_the_other_is_reported(paddlemae, sound: Path, tmp_path: Path) -> None:
     shutil.move(sound / "test" / "cat" / "0.png", sound / "test" / "loose.png")
     found, text = report(paddlemae, sound, tmp_path / "out")
     assert found["findings"] == {"parts_without_the_labels_of_others": 1}
@@ -188,7 +188,7 @@ def test_held_out_images_elsewhere_are_compared(paddlemae, sound: Path, tmp_path
     assert found["findings"]["leaks"] == 4
 
 
-def test_classes_that_only_one_of_two_has_are_told(paddlemae, sound: Path, tmp_path: Path) -> None:
+def test_classes_that_only_one_of_two_has_are_reported(paddlemae, sound: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(sound / "test" / "cat", other / "cat")
     shutil.copytree(sound / "test" / "dog", other / "wolf")
@@ -271,7 +271,7 @@ def test_a_group_of_very_many_is_not_listed_whole(paddlemae, sound: Path, tmp_pa
     assert found["leaks"][0]["images"][-1] == f"test: {sound}/test/cat/copy.png"
 
 
-def test_what_is_left_out_and_not_read_is_told(paddlemae, sound: Path, tmp_path: Path) -> None:
+def test_what_is_left_out_and_not_read_is_reported(paddlemae, sound: Path, tmp_path: Path) -> None:
     """Images of no split, and files that are none here; neither is a finding."""
     for name in ("a.heic", "b.HEIC", "c.dcm", "d", ".hidden"):
         (sound / "train" / "cat" / name).write_bytes(b"")
