@@ -1,4 +1,4 @@
-"""Files of features, and commands that are stopped while writing them."""
+"""Write files of features, and stop commands while they write them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from paddlemae.tasks.models import parts as module
 
 
 class Killed(Exception):
-    """What stops a command in the middle."""
+    """Raised to stop a command in the middle."""
 
 
 def written(run: Path, data: Path | str, out: Path, **settings) -> Path:
@@ -18,7 +18,7 @@ def written(run: Path, data: Path | str, out: Path, **settings) -> Path:
 
 
 def stop_after(monkeypatch, parts: int) -> None:
-    """Let so many parts be written, and no more."""
+    """Stop the command after `parts` parts."""
     write, left = module.replace_bytes, iter(range(parts))
 
     def once_too_often(path, content):

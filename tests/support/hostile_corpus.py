@@ -1,7 +1,7 @@
 """The hostile corpus: files and folders built to run code, to exhaust memory or time, to crash, or to lie.
 
 `build(folder)` makes them all. Each case says how opening it must end: "refused", or "loaded" with the weights that are
-in it (w = 0, 1, .. 23), untouched by what lies beside them.
+in it (w = 0, 1, .. 23), untouched by what lies next to them.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ def deflated_bomb() -> bytes:
 
 
 def overlapping() -> bytes:
-    """2,000 entries that are all one megabyte of data: whoever reads them reads 2 GB."""
+    """Write 2,000 entries that share one megabyte of data: a reader of all would read 2 GB."""
     whole = zip_bytes({"archive/data.pkl": STORED["archive/data.pkl"], "archive/data/0000": bytes(MB)})
     start, last, end = whole.index(b"PK\x01\x02"), whole.rindex(b"PK\x01\x02"), whole.rindex(b"PK\x05\x06")
     copies = b"".join(whole[last:end] for _ in range(2000))

@@ -1,4 +1,4 @@
-"""PyTorch's and Paddle's files written by hand, from the description of their formats: good ones and hostile ones."""
+"""Write PyTorch's and Paddle's files from the description of their formats: valid ones and hostile ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def writer(folder: Path, usual_name: str) -> Callable[..., Path]:
-    """What writes bytes to a file of the folder, under the usual name or another, and says where."""
+    """Return a function that writes bytes to a file of the folder and returns its path."""
 
     def write(content: bytes, name: str = usual_name) -> Path:
         path = folder / name
@@ -33,7 +33,7 @@ class Global(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What a function returns, and the state that is set on it."""
+    """What a function returns, and the state that is set on the result."""
 
     function: Any
     args: Any
@@ -66,7 +66,7 @@ class Get(NamedTuple):
 
 
 def pickled(value: Any) -> bytes:
-    """A pickle of protocol 2."""
+    """Return a pickle of protocol 2."""
     return b"\x80\x02" + opcodes(value) + b"."
 
 
@@ -122,7 +122,7 @@ def tensor(stored: Any, size: tuple, stride: tuple, offset: int = 0) -> Call:
 
 
 def row(count: int, kind: str = "FloatStorage", key: str = "0", *, legacy: bool = False) -> Call:
-    """A tensor that is its whole storage."""
+    """Return a tensor that is its whole storage."""
     return tensor(storage(kind, key, count, legacy=legacy), (count,), (1,))
 
 
@@ -176,7 +176,7 @@ def numpy_array(array: np.ndarray, *, core: str = "numpy.core", latin: bool = Fa
 
 
 def attacks(witness: Path) -> dict[str, Any]:
-    """Values whose unpickling runs code."""
+    """Return values whose unpickling runs code."""
     touch = f"open({str(witness)!r}, 'w').close()"
     shell = f"touch {witness}"
     system = Call(Global("posix", "system"), (shell,))

@@ -90,7 +90,7 @@ def test_batch_norm_is_that_of_the_whole_source(tmp_path, pretrained, photos) ->
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("parts", [0, 1, 2])
-def test_a_stopped_command_goes_on_to_the_same_file(
+def test_a_stopped_command_resumes_to_the_same_file(
     tmp_path, pretrained, photos, monkeypatch, ending: str, parts: int
 ) -> None:
     whole = written(pretrained, photos, tmp_path / f"whole{ending}").read_bytes()

@@ -1,4 +1,4 @@
-"""What `model.json` says: typed, and held against the tensors next to it before a model is built."""
+"""Parse `model.json`, and compare it with the tensors next to it before a model is built."""
 
 from __future__ import annotations
 

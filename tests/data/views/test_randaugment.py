@@ -54,7 +54,7 @@ def test_operations_without_a_magnitude() -> None:
 
 
 @pytest.mark.parametrize(("magnitude", "kept"), [(0, 4), (2.4, 4), (2.5, 3), (5, 2), (7.5, 1), (9.9, 1), (10, 0)])
-def test_posterizing_keeps_so_many_bits(magnitude: float, kept: int) -> None:
+def test_posterizing_keeps_the_given_number_of_bits(magnitude: float, kept: int) -> None:
     assert (done("posterize", magnitude) == photo().astype(int) & (0xFF << (8 - kept))).all()
 
 
