@@ -20,7 +20,7 @@ from paddlemae.engine.tensors import tensor_of
 from paddlemae.model.encoder import evaluating
 from paddlemae.model.probe import ProbeHead
 from paddlemae.model.shape import pair
-from paddlemae.recipe import ProbeRecipe
+from paddlemae.recipe import SCRATCH, ProbeRecipe
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.features import Labelled, labelled_features
 from paddlemae.tasks.models.inference import FeatureKind, Forward, forward_function
@@ -134,6 +134,11 @@ def prepare(recipe: ProbeRecipe, resumed: Path | None = None, *, trust: bool = F
         raise ValueError("no images named; add --data FOLDER with one folder per class, or --data digits")
     if recipe.init is None:
         raise ValueError("probe needs --init RUN: a pretraining run or one of its checkpoints")
+    if recipe.init == SCRATCH:
+        raise ValueError(
+            f"a probe needs --init RUN, whose encoder it takes, got {SCRATCH!r}; random=true probes that encoder with "
+            "random weights"
+        )
     device.prepare(recipe.training.device, recipe.training.threads)
     checkpoint = read_checkpoint(recipe.init, trust=trust)
     encoder = load_encoder(checkpoint, random=recipe.random)
