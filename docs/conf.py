@@ -25,8 +25,8 @@ html_use_index = False
 # The order of reading. Not in index.md, where GitHub would show it as a block of code.
 PAGES = {
     "Start": ["first-hour", "data", "data-faults", "reading-fast", "glossary"],
-    "Train": ["recipes", "settings", "runs", "processes"],
-    "Look": ["reconstruct", "evaluate", "features"],
+    "Train": ["plan", "recipes", "settings", "runs", "processes"],
+    "Look": ["reconstruct", "evaluate", "features", "predict"],
     "Use elsewhere": ["weights", "weights-safety", "export", "python"],
     "Design": ["design"],
     "Evidence": ["RESULTS", "parity", "speed", "data-measured", "weights-measured", "export-measured"]
