@@ -118,7 +118,7 @@ def dry_run(recipe: FinetuneRecipe, *, trust: bool = False) -> dict[str, str]:
         "training images": f"{len(parts.train)} from {parts.train.name}, {len(parts.train.classes)} classes",
         "held-out images": f"{len(parts.held_out)} from {parts.held_out.name}",
         "parameters": f"{parameters:,}",
-        **statistics_plan(recipe, len(parts.train)),
+        **statistics_plan(recipe.mean, len(parts.train)),
         **schedule_plan(recipe.training, len(parts.train)),
         **memory_plan(recipe, step_bytes(parameters, recipe.training.batch_size * activations)),
     }
