@@ -51,6 +51,16 @@ def subset(source: Source, indices: Sequence[int] | NDArray[np.int64]) -> Source
     return view_of(source, np.asarray(indices, dtype=np.int64), f"{len(indices)} of {source.name}")
 
 
+def leave_out_unlabelled(source: Source, keep: bool) -> Source:
+    """Note how many images of a labelled source have no label; return the others, or all if `keep` is set."""
+    if source.targets is None or source.targets.known.all():
+        return source
+    known = np.flatnonzero(source.targets.known)
+    count = len(source)
+    note(f"{source.name!r}: {count - len(known):,} of {count:,} images have no label: used for pretraining only")
+    return source if keep else view_of(source, known, source.name)
+
+
 def balanced_subset(source: Source, num_images: int, seed: int) -> Source:
     """Draw `num_images` with as many of each class as of any other, in the source's order.
 
@@ -63,7 +73,7 @@ def balanced_subset(source: Source, num_images: int, seed: int) -> Source:
     if source.labels is None:
         raise ValueError(f"a balanced subset needs labels, and {source.name} has none")
     if not 1 <= num_images <= len(source):
-        raise ValueError(f"expected 1 to {len(source)} images of {source.name}, got {num_images}")
+        raise ValueError(f"labels: expected 1 to {len(source)} images of {source.name}, got {num_images}")
     rng = np.random.default_rng(seed)
     each, remainder = divmod(num_images, len(source.classes))
     counts = np.full(len(source.classes), each)
@@ -72,7 +82,7 @@ def balanced_subset(source: Source, num_images: int, seed: int) -> Source:
     if (counts > available).any():
         label = int(np.argmax(counts > available))
         raise ValueError(
-            f"class {source.classes[label]!r} of {source.name} has {available[label]} images, "
+            f"labels: class {source.classes[label]!r} of {source.name} has {available[label]} images, "
             f"but {num_images} balanced ones need {counts[label]}; ask for fewer"
         )
     return subset(source, _draw(source.labels, counts, rng))
