@@ -54,6 +54,8 @@ class Outputs:
         if self.copy and self.sort_into is None:
             raise ValueError("--copy needs --sort-into DIR, the folder to copy the images to")
         if self.sort_into is not None:
+            if self.sort_into.exists() and not self.sort_into.is_dir():
+                raise ValueError(f"--sort-into {self.sort_into} is a file; name a folder")
             check_outside(self.sort_into, images, "--sort-into")
         if self.sheet is not None:
             check_sheet(self.sheet)

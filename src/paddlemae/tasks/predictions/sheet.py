@@ -43,6 +43,7 @@ def draw_least_sure(path: Path, predictions: Iterable[Prediction], layout: Layou
         with contextlib.suppress(UnreadableImage):  # it went away since it was predicted
             picture = small_picture(layout.source, prediction.image, channels, TILE)
             blocks.append(Block("", [picture], _captions(prediction, layout)))
+    path.parent.mkdir(parents=True, exist_ok=True)
     draw_sheet(path, [(f"Least sure: {len(blocks)} of {len(layout.source):,} images", blocks)], TILE)
     return len(blocks)
 
