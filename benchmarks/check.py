@@ -1,4 +1,4 @@
-"""How long `paddlemae data check` takes for very many images, and how much memory.
+"""Measure time and memory of `paddlemae data check` on very many images.
 
 python -m benchmarks.check --data cifar10 --images 1000000 --into million
 
@@ -54,7 +54,7 @@ print(f"{count} images in {computing:.0f} s of CPU time ({time.perf_counter() - 
 
 
 def paths_of(count: int, root: Path) -> list[Path]:
-    """The files to make, in folders that are made."""
+    """Return the paths of the images to make, and make their folders."""
     for first in range(0, count, FOLDER_IMAGES):
         (root / f"class{first // FOLDER_IMAGES:05}").mkdir(parents=True)
     return [root / f"class{i // FOLDER_IMAGES:05}" / f"{i:08}.jpg" for i in range(count)]

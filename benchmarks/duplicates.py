@@ -1,8 +1,8 @@
-"""How many of the near duplicates that comparing each image with each tells are found, and how long that takes.
+"""Measure how many near duplicates `data check` finds of those that comparing all pairs finds, and how fast.
 
 python -m benchmarks.duplicates --data cifar10 --blends 300000
 
-Blends are thumbnails mixed of two random ones, the first mirrored: so many images as like each other as real ones are.
+Blends mix the thumbnails of two random images, the first mirrored: they are as alike as real images are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WELL_BELOW = 0.96  # float32 products find candidates, which `are_similar` judg
 
 
 def pairs_by_force(queries_NP: NDArray[np.uint8], others_NP: NDArray[np.uint8]) -> tuple[NDArray, NDArray]:
-    """(queries, others) that the rule calls near duplicates."""
+    """Return (queries, others): the pairs that the rule calls near duplicates, found by comparing each with each."""
     queries, others = _standardised(queries_NP), _standardised(others_NP)
     found = []
     for start in range(0, len(queries), _QUERIES):

@@ -1,4 +1,4 @@
-"""Features by Paddle's inference engine, beside PaddleMAE's own way (`tasks.models.inference`)."""
+"""Extract features with Paddle's inference engine, for comparison with PaddleMAE's own (`tasks.models.inference`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.works import Job
 
 
 def features(job: Job, options: Options) -> dict[str, object]:
-    """The cls token of whole images, from uint8 images to a NumPy array; compiled and checked before the clock starts.
+    """Time the cls token of whole images, from uint8 images to a NumPy array; the engine is compiled before.
 
     Args:
         options: "onednn" or not.

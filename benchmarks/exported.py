@@ -1,4 +1,4 @@
-"""Exported encoders beside our own feature extraction: in one process and examples/run_exported.py's, in turn.
+"""Compare exported encoders, run directly and by examples/run_exported.py, with our own feature extraction, in turns.
 
 taskset -c 0 python -m benchmarks.exported --model base --batch 4 --rounds 9
 taskset -c 0 python -m benchmarks.exported --model runs/demo/pretrain --batch 16 --token mean
@@ -32,7 +32,7 @@ Forward = Callable[[np.ndarray], np.ndarray]
 def sides(
     run: Path, token: str, folder: Path, threads: int, batch: int
 ) -> Iterator[tuple[dict[str, Forward], tuple[int, ...]]]:
-    """(What makes features of uint8 images [B, C, H, W], by its name, ours first; an image's shape.)
+    """Yield (name -> function that computes features of uint8 images [B, C, H, W], ours first; the shape of an image).
 
     Args:
         run: a run folder or a checkpoint, which is exported into `folder`.
@@ -79,7 +79,7 @@ def sides(
 
 
 def measure(forwards: dict[str, Forward], images: np.ndarray, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each round; one before them is not counted, and every other is in reverse order.
+    """Return the seconds of each round; a first round is not counted, and every second one is in reverse order.
 
     Raises:
         RuntimeError: features that differ from ours by more than 1e-4.
@@ -98,8 +98,8 @@ def measure(forwards: dict[str, Forward], images: np.ndarray, rounds: int) -> di
     return seconds
 
 
-def saved_model(name: str, folder: Path) -> Path:
-    """A checkpoint of a model of the benchmarks' sizes."""
+def save_model(name: str, folder: Path) -> Path:
+    """Write a checkpoint of a model in one of the benchmarks' sizes, and return its folder."""
     from paddlemae.weights.model_folder import write_model
     from paddlemae.weights.transfer import to_official
 
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     device.prepare("cpu", given.threads)
     with tempfile.TemporaryDirectory(prefix="paddlemae-bench-") as folder:
-        run = saved_model(given.model, Path(folder) / "model") if given.model in MODELS else Path(given.model)
+        run = save_model(given.model, Path(folder) / "model") if given.model in MODELS else Path(given.model)
         with sides(run, given.token, Path(folder), given.threads, given.batch) as (forwards, shape):
             images = np.random.default_rng(0).integers(0, 256, (given.batch, *shape), np.uint8)
             seconds = measure(forwards, images, given.rounds)

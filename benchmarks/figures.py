@@ -1,4 +1,4 @@
-"""The two figures of docs/speed.md. Draws numbers, knows no framework and no file format."""
+"""Draw the two figures of docs/speed.md from numbers. Knows no framework and no file format."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 INK, FAINT, GRID = "#1d2733", "#6b7680", "#e3e7ea"
-# Okabe and Ito's colours, told apart by all kinds of colour vision, and a marker each
+# Okabe and Ito's colours, distinguishable with any colour vision, and a marker each
 STYLES = {
     "ours": ("PaddleMAE", "#0072B2", "o"),
     "ours-cross": ("PaddleMAE, CrossMAE decoder", "#56B4E9", "D"),
@@ -19,7 +19,7 @@ RIVAL = "#000000"
 
 @dataclass(frozen=True)
 class Bar:
-    """A row: speeds of sides over that of the best transformers, and the limit's."""
+    """A row: the speed of each side relative to the fastest transformers, and the limit's."""
 
     section: str
     title: str
@@ -39,7 +39,7 @@ class Point:
 
 
 def draw_bars(path: Path, bars: Sequence[Bar]) -> None:
-    """Speed over the best transformers' (the line at 1), a row a work."""
+    """Draw speeds relative to the fastest transformers (the line at 1), one row per work."""
     sections = list(dict.fromkeys(bar.section for bar in bars))
     rows = len(bars) + len(sections)
     figure = _figure(9, 0.42 * rows + 1.3)
@@ -89,7 +89,7 @@ PANELS = {
 
 
 def draw_sweeps(path: Path, sweeps: Mapping[str, Sequence[Point]]) -> None:
-    """Images/s against each setting: ours, transformers' faster attention, and the arithmetic limit."""
+    """Draw images/s against each setting: ours, transformers' faster attention, and the arithmetic limit."""
     figure = _figure(9, 6.2)
     panels = figure.subplots(2, 2).ravel()
     for axes, (setting, label) in zip(panels, PANELS.items()):

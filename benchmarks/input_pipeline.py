@@ -1,4 +1,4 @@
-"""Input pipelines on one core: from JPEG files to batches that a step can take."""
+"""Measure input pipelines on one core: from JPEG files to batches that a step can take."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def load(job: Job, options: Options) -> dict[str, object]:
 
 
 def pillow_batches(job: Job) -> Generator[np.ndarray, None, None]:
-    """The usual chain: Pillow decodes, crops, resizes (bicubic) and flips; then floats, then normalised."""
+    """Run the usual chain: Pillow decodes, crops, resizes (bicubic) and flips; then floats, then normalised."""
     from PIL import Image
 
     from paddlemae.data.views.augment import random_crop_box
@@ -62,7 +62,7 @@ def pillow_batches(job: Job) -> Generator[np.ndarray, None, None]:
 
 
 def training_batches(job: Job, source) -> Generator[object, None, None]:
-    """What a training run reads; it stays uint8, and normalising it is part of the step."""
+    """Read batches as a training run does; they stay uint8, and normalising them is part of the step."""
     from paddlemae.data.batches import train_batches
     from paddlemae.engine.memory import keep_freed_memory
 
@@ -71,7 +71,7 @@ def training_batches(job: Job, source) -> Generator[object, None, None]:
 
 
 def pixel_differences(job: Job, source) -> dict[str, object]:
-    """How far views are, on average over their numbers, from the same crops as Pillow decodes and resizes them.
+    """Compare views with the same crops as Pillow decodes and resizes them: mean absolute difference.
 
     Returns:
         `difference`: the mean view's and the worst one's, of 255; `compared`: how many views.
@@ -100,7 +100,7 @@ def _files(job: Job, folder: str):
 
 
 def _packed(job: Job, folder: str):
-    """A packed cache of resized images, which is made before the clock starts."""
+    """Open a packed cache of resized images, which is made before the clock starts."""
     from paddlemae.data.cache import cache_images
 
     return cache_images(_files(job, folder), folder, _view(job))

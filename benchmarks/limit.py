@@ -1,4 +1,4 @@
-"""The arithmetic limit: what a step multiplies, and how fast the machine multiplies matrices."""
+"""Compute the arithmetic limit: what a step multiplies, and how fast the machine multiplies matrices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SECONDS_EACH = 0.12
 
 
 def step_products(job: Job) -> Counter[Product]:
-    """The matrix products of one step of a job, and how often each is done.
+    """Count the matrix products of one step of a job: product -> how often it is computed.
 
     Only what the mathematics needs: pixels get no gradient, and of a last block nothing is computed whose output nobody
     reads. Softmax, norms, GELU, additions, the optimizer and memory traffic are left out.
@@ -27,7 +27,7 @@ def _patches(job: Job) -> int:
 
 
 def _pretraining(job: Job) -> Counter[Product]:
-    """The encoder sees kept patches and the cls token; the decoder's last block, norm and head removed ones only."""
+    """Count products: the encoder takes kept patches, the decoder's last block and head only removed ones."""
     shape, patches = job.shape, _patches(job)
     kept = int(patches * (1 - job.mask_ratio) + 1e-9)
     width, narrow, heads = shape["embed_dim"], shape["decoder_embed_dim"], shape["decoder_num_heads"]
@@ -39,12 +39,12 @@ def _pretraining(job: Job) -> Counter[Product]:
 
 
 def _classification(job: Job) -> Counter[Product]:
-    """Only the cls token of the last block is read."""
+    """Count products where only the cls token of the last block is read."""
     return _encoder(job, _patches(job), 1) + _linear(job.batch, job.shape["embed_dim"], NUM_CLASSES)
 
 
 def _feature_extraction(job: Job) -> Counter[Product]:
-    """The same without a head, forward only."""
+    """Count products as for classification, without a head and forward only."""
     return _encoder(job, _patches(job), 1, trains=False)
 
 
@@ -68,7 +68,7 @@ def _encoder(job: Job, patches: int, wanted: int, trains: bool = True) -> Counte
 
 
 def _linear(rows: int, inner: int, columns: int, trains: bool = True, to_input: bool = True) -> Counter[Product]:
-    """Forward, and in training the gradients of weight and input."""
+    """Count the forward product and, in training, those of the gradients of weight and input."""
     products = [(1, rows, inner, columns)]
     if trains:
         products += [(1, inner, rows, columns)] + [(1, rows, columns, inner)] * to_input
@@ -76,7 +76,7 @@ def _linear(rows: int, inner: int, columns: int, trains: bool = True, to_input: 
 
 
 def _block(batch: int, tokens: int, wanted: int, width: int, heads: int, trains: bool = True) -> Counter[Product]:
-    """A transformer block over `tokens`, of which `wanted` are read afterwards."""
+    """Count the products of a transformer block over `tokens`, of which `wanted` are read afterwards."""
     rows, head, many = batch * wanted, width // heads, batch * heads
     if wanted == tokens:
         shapes = [(rows, width, 3 * width)]
@@ -91,7 +91,7 @@ def _block(batch: int, tokens: int, wanted: int, width: int, heads: int, trains:
 
 
 def operations(products: Counter[Product]) -> int:
-    """Floating-point operations, a multiplication and an addition being two."""
+    """Count floating-point operations; a multiplication and an addition are two."""
     return sum(2 * batch * rows * inner * columns * count for (batch, rows, inner, columns), count in products.items())
 
 
@@ -119,12 +119,12 @@ def _best_seconds(multiply: Callable[[], object]) -> float:
 
 
 def rate(measured: list[list[float]]) -> float:
-    """Operations a second of the fastest product."""
+    """Return the operations per second of the fastest product."""
     return max(2 * batch * rows * inner * columns / took for batch, rows, inner, columns, took in measured)
 
 
 def shaped_seconds(job: Job, measured: list[list[list[float]]]) -> float:
-    """Seconds of a step's products, each at the speed of the framework that does it fastest.
+    """Return the seconds of a step's products, each at the speed of the framework that computes it fastest.
 
     Args:
         measured: `products` of one or more frameworks, for this job.

@@ -1,4 +1,4 @@
-"""How long listing a folder of very many images takes, and how much memory.
+"""Measure time and memory of listing a folder of very many images.
 
 python -m benchmarks.listing --images 1000000
 
@@ -31,7 +31,7 @@ print(f"{len(source)} images of {len(source.classes)} classes in {seconds:.1f} s
 
 
 def make_links(root: Path, count: int) -> Path:
-    """A folder of links, a folder a class in it."""
+    """Make a folder of links, with one folder per class."""
     target = root / "one.png"
     Image.new("L", (2, 2)).save(target)
     for start in range(0, count, FOLDER_IMAGES):

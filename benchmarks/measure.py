@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, one after the other and the sides in turn; medians and spreads of what they say."""
+"""Run jobs in separate processes, the sides in turn, and return medians and spreads of what they print."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Summary:
 
 
 def environment(job: Job) -> dict[str, str]:
-    """The variables of a job's process: ours without `DROPPED`, then its side's own."""
+    """Return the environment variables of a job's process: ours without `DROPPED`, then its side's own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(DROPPED)}
     own = {name: value.format(threads=job.threads) for name, value in SIDES[job.side].environment.items()}
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -95,18 +95,18 @@ def run_work(
 
 
 def job_of(work: Work, side: str, changes: dict[str, Any]) -> Job:
-    """What one of a side's processes does."""
+    """Return the job that one of a side's processes runs."""
     brief = BRIEF if SIDES[side].once else {}
     return replace(work.job, side=side, **{**changes, **brief})
 
 
 def unavailable(runs: Iterable[Run]) -> str | None:
-    """Why a side could not be measured, if so."""
+    """Return why a side could not be measured, or None."""
     return next((run["unavailable"] for run in runs if "unavailable" in run), None)
 
 
 def is_hopeless(work: Work, side: str, runs: dict[str, list[Run]]) -> bool:
-    """Whether a variant is so slow that its framework's result can't be its."""
+    """Return whether a variant is too slow to be its framework's best result."""
     module = SIDES[side].module
     if module != "torch_peer" or work.quantity not in ("images/s", "ms"):
         return False
@@ -116,12 +116,12 @@ def is_hopeless(work: Work, side: str, runs: dict[str, list[Run]]) -> bool:
 
 
 def step_seconds(run: Run) -> float:
-    """Median over a process' steps."""
+    """Return the median over the steps of a process."""
     return statistics.median(run["seconds"])
 
 
 def measured(work: Work, run: Run) -> float:
-    """A process' result in the work's quantity."""
+    """Return the result of a process in the work's quantity."""
     if work.quantity == "GB":
         return run["peak_bytes"] / 1e9
     if work.quantity == "GFLOP/s":
@@ -131,7 +131,7 @@ def measured(work: Work, run: Run) -> float:
 
 
 def summary(work: Work, runs: Sequence[Run]) -> Summary | None:
-    """Median and spread over a side's processes; None where there is nothing."""
+    """Return the median and spread over a side's processes, or None without results."""
     if not runs or unavailable(runs):
         return None
     values = [measured(work, run) for run in runs]

@@ -1,4 +1,4 @@
-"""PaddleMAE's side: the package's own loop, loss and inference, as its tasks call them."""
+"""Measure PaddleMAE: its own loop, loss and inference, as its tasks call them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CROSS_PREDICTION = 0.25
 
 
 def pretrain(job: Job, options: Options, ranks: Any = None) -> dict[str, object]:
-    """Pretraining steps: uint8 images -> normalised -> loss -> gradients -> AdamW, as `tasks.pretrain` does them.
+    """Time pretraining steps: uint8 images -> normalised -> loss -> gradients -> AdamW, as `tasks.pretrain` does them.
 
     Args:
         ranks: processes that share each batch (`train.parallel.ranks.Ranks`); None is this one alone.
@@ -35,7 +35,7 @@ def pretrain(job: Job, options: Options, ranks: Any = None) -> dict[str, object]
 
 
 def classify(job: Job, options: Options) -> dict[str, object]:
-    """Training steps of a classifier, from the cls token, as transformers' ViT does it."""
+    """Time training steps of a classifier on the cls token, as transformers' ViT does it."""
     started = prepare(job)
     import paddle
     import paddle.nn.functional as F
@@ -55,7 +55,7 @@ def classify(job: Job, options: Options) -> dict[str, object]:
 
 
 def features(job: Job, options: Options) -> dict[str, object]:
-    """The cls token of whole images, from uint8 images to a NumPy array, as `tasks.models.features` makes it."""
+    """Time the cls token of whole images, from uint8 images to a NumPy array, as `tasks.models.features` does."""
     started = prepare(job)
     from paddlemae.tasks.models.inference import FeatureKind, forward_function
 
@@ -65,7 +65,7 @@ def features(job: Job, options: Options) -> dict[str, object]:
 
 
 def timed(job: Job, forward: Callable[[np.ndarray], object]) -> dict[str, object]:
-    """Batches through a function, one after another."""
+    """Time a function on batches, one after another."""
     clock, batches = Clock(job), itertools.cycle(images_u8(job))
     while not clock.done():
         forward(next(batches))
@@ -74,7 +74,7 @@ def timed(job: Job, forward: Callable[[np.ndarray], object]) -> dict[str, object
 
 
 def feature_model(job: Job):
-    """(model, description) of an encoder."""
+    """Return (model, description) of an encoder."""
     import paddle
 
     from paddlemae.model.classifier import VisionTransformer
@@ -92,12 +92,12 @@ def prepare(job: Job) -> int:
 
 
 def encoder(job: Job) -> Options:
-    """Our names of an encoder's shape."""
+    """Return an encoder's shape under our names."""
     return {name: value for name, value in job.shape.items() if not name.startswith("decoder")}
 
 
 def autoencoder(job: Job, options: Options):
-    """(recipe, model): the paper's decoder, or CrossMAE's that predicts a quarter of the patches."""
+    """Return (recipe, model): the paper's decoder, or CrossMAE's that predicts a quarter of the patches."""
     import paddle
 
     from paddlemae.model.mae import MaskedAutoencoder
@@ -116,7 +116,7 @@ def autoencoder(job: Job, options: Options):
 
 
 def batches(job: Job, rank: int = 0, world: int = 1):
-    """The loop's batches, or a rank's share of them, already in memory."""
+    """Yield the loop's batches, or a rank's share of them, from memory."""
     from paddlemae.data.batches import Batch
 
     places = np.arange(job.batch)
@@ -127,7 +127,7 @@ def batches(job: Job, rank: int = 0, world: int = 1):
 
 
 def train(job: Job, model, loss_fn: Callable, ranks: Any = None) -> dict[str, object]:
-    """Steps of the package's own loop, timed from outside."""
+    """Time steps of the package's own loop from outside."""
     from paddlemae.recipe import Training
     from paddlemae.tasks.training.run_training import share_cpu
     from paddlemae.train.checkpoint import TrainState

@@ -1,4 +1,4 @@
-"""Plain Paddle layers, the way one writes MAE from the paper without looking at what a CPU does with it.
+"""Measure MAE in plain Paddle layers, as a first version written from the paper without regard to the CPU.
 
 Written for this comparison from the paper (arXiv 2111.06377): convolution as patch embedding, queries, keys and
 values by index, tokens put back in order, the decoder's norm and head on all tokens, a mean over the mask.
@@ -137,7 +137,7 @@ class PlainClassifier(nn.Layer):
 
 
 def pretrain(job: Job, options: dict[str, Any]) -> dict[str, object]:
-    """Pretraining steps: uint8 images -> normalised -> loss -> gradients -> AdamW."""
+    """Time pretraining steps: uint8 images -> normalised -> loss -> gradients -> AdamW."""
     started = resident_bytes()
     paddle.seed(0)
     model = PlainMAE(job.shape, job.mask_ratio)
@@ -146,7 +146,7 @@ def pretrain(job: Job, options: dict[str, Any]) -> dict[str, object]:
 
 
 def classify(job: Job, options: dict[str, Any]) -> dict[str, object]:
-    """Training steps of a classifier."""
+    """Time training steps of a classifier."""
     started = resident_bytes()
     paddle.seed(0)
     model = PlainClassifier(job.shape)
@@ -159,7 +159,7 @@ def classify(job: Job, options: dict[str, Any]) -> dict[str, object]:
 
 
 def features(job: Job, options: dict[str, Any]) -> dict[str, object]:
-    """The cls token of whole images, from uint8 images to a NumPy array."""
+    """Time the cls token of whole images, from uint8 images to a NumPy array."""
     started = resident_bytes()
     model = Encoder(job.shape)
     model.eval()
@@ -172,7 +172,7 @@ def features(job: Job, options: dict[str, Any]) -> dict[str, object]:
 
 
 def products(job: Job, options: dict[str, Any]) -> dict[str, object]:
-    """Seconds of matrix products, see `limit`; with every core, since it is the machine that is asked."""
+    """Time matrix products (see `limit`) on every core, since the machine's own rate is measured."""
     from benchmarks.limit import time_products
 
     paddle.base.core.set_num_threads(job.threads)

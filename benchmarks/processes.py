@@ -1,4 +1,4 @@
-"""PaddleMAE's side in several processes: the same step, its batch shared out, started by Paddle's launcher.
+"""Measure PaddleMAE in several processes: the same step with a shared batch, started by Paddle's launcher.
 
 Run by the launcher as each of its processes: `processes.py JOB OPTIONS FILE`; the first one leaves what it measured.
 """
@@ -18,7 +18,7 @@ from benchmarks.works import Job
 
 
 def pretrain(job: Job, options: ours.Options) -> dict[str, object]:
-    """As `ours.pretrain`, on `options["processes"]` processes of `job.threads` threads each."""
+    """Time `ours.pretrain` on `options["processes"]` processes of `job.threads` threads each."""
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
         launch = ["-W", "ignore", "-m", "paddle.distributed.launch", "--nproc_per_node", str(options["processes"])]
@@ -29,7 +29,7 @@ def pretrain(job: Job, options: ours.Options) -> dict[str, object]:
 
 
 def rank(job: Job, found: Path) -> None:
-    """What each process does."""
+    """Run the work of one process."""
     ours.prepare(job)
     from paddlemae.train.parallel.ranks import join
 

@@ -1,4 +1,4 @@
-"""Tables from results: what must hold, every work side by side, and docs/speed.md."""
+"""Format results as tables: the requirements, all works side by side, and docs/speed.md."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MORE_IS_BETTER = ("images/s", "GFLOP/s")
 
 @dataclass(frozen=True)
 class Verdict:
-    """A target with what was measured.
+    """A target and what was measured for it.
 
     Attributes:
         value: the ratio, or the side's own result where there is nothing to compare with; None where not measured.
@@ -41,26 +41,26 @@ class Verdict:
 
     @property
     def met(self) -> bool | None:
-        """Whether it holds; None where not measured."""
+        """Whether the target is met; None if not measured."""
         if self.value is None:
             return None
         return self.value <= self.target.limit if self.at_most else self.value >= self.target.limit
 
     @property
     def at_most(self) -> bool:
-        """Whether less is better: of memory, and of a time without a rival."""
+        """Whether less is better: for memory, and for a time without a rival."""
         return self.work.quantity == "GB" or not self.target.against
 
 
 def summaries(results: Results, work: Work) -> dict[str, Summary]:
-    """What was measured of a work: side -> summary."""
+    """Return what was measured of a work: side -> summary."""
     entries = results.works.get(work.name, {})
     found = {side: summary(work, entries[side].runs) for side in work.sides if side in entries}
     return {side: one for side, one in found.items() if one}
 
 
 def best(found: dict[str, Summary], sides: Iterable[str], quantity: str) -> str | None:
-    """The side that did best, or None."""
+    """Return the side with the best result, or None."""
     there = [side for side in sides if side in found]
     choose = max if quantity in MORE_IS_BETTER else min
     return choose(there, key=lambda side: found[side].value) if there else None
@@ -81,7 +81,7 @@ def verdict(results: Results, work: Work, target: Target) -> Verdict:
 
 
 def gain(work: Work, ours: Summary, theirs: Summary) -> float:
-    """How many times better; of memory, which part of theirs."""
+    """Return how many times better our result is; for memory, our share of theirs."""
     return theirs.value / ours.value if work.quantity in ("s", "ms") else ours.value / theirs.value
 
 
@@ -120,13 +120,13 @@ def shown_path(path: Path) -> Path:
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; columns after the first are aligned to the right."""
+    """Format a table; columns after the first are aligned to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def shown(one: Summary | None, quantity: str = "") -> str:
-    """ "24.1 (23.5-24.6)": median and spread, three digits; a dash where there is nothing."""
+    """Format median and spread with three digits, as "24.1 (23.5–24.6)"; a dash without a result."""
     if one is None:
         return "–"
     unit = f" {quantity}" if quantity else ""
@@ -136,7 +136,7 @@ def shown(one: Summary | None, quantity: str = "") -> str:
 
 
 def digits(value: float) -> str:
-    """Three significant digits, never in scientific notation."""
+    """Format three significant digits, never in scientific notation."""
     return f"{value:.0f}" if value >= 99.95 else f"{value:#.3g}"
 
 
@@ -160,7 +160,7 @@ def targets_table(results: Results, everything: dict[str, Work]) -> str:
 
 
 def _rivals(target: Target) -> str:
-    """Whom a target is about as long as nobody of them is measured."""
+    """Name the rivals of a target, for rows in which none of them was measured."""
     if not target.against:
         return "–"
     return "fastest transformers" if set(target.against) <= set(TORCH) else SIDES[target.against[0]].title
@@ -211,7 +211,7 @@ SECTION_TITLES = {
 
 
 def speed_tables(results: Results, everything: dict[str, Work]) -> str:
-    """A table for each section: a row a work, its best rivals beside us."""
+    """Format one table per section: one row per work, with its best rivals next to PaddleMAE."""
     parts = []
     for section, title in SECTION_TITLES.items():
         listed = [work for work in everything.values() if work.section == section and summaries(results, work)]
@@ -222,7 +222,7 @@ def speed_tables(results: Results, everything: dict[str, Work]) -> str:
 
 
 def quality_text(results: Results, work: Work) -> str:
-    """How far the pixels of input pipelines are from Pillow's; nothing where that was not measured."""
+    """Describe how far the pixels of input pipelines are from Pillow's; "" where that was not measured."""
     texts = []
     for side, entry in results.works[work.name].items():
         for run in entry.runs[:1]:  # the same photos and crops each time
@@ -235,7 +235,7 @@ def quality_text(results: Results, work: Work) -> str:
 
 
 def section_table(results: Results, listed: Sequence[Work]) -> str:
-    """A row a side, a column a work: the result, and how it compares with the work's yardstick."""
+    """Format one row per side and one column per work: the result, and its ratio to the work's yardstick."""
     found = [summaries(results, work) for work in listed]
     rivals = [best(one, _yardstick(work), work.quantity) for one, work in zip(found, listed)]
     rows = []
@@ -271,19 +271,19 @@ def _bound(work: Work, found: dict[str, Summary], bound: float | None) -> str:
 
 
 def _yardstick(work: Work) -> tuple[str, ...]:
-    """The sides that the others are compared with in a table."""
+    """Return the sides that the others are compared with in a table."""
     return YARDSTICKS.get(work.section, TORCH)
 
 
 def machine_rate(results: Results, threads: int) -> float | None:
-    """Floating-point operations a second of the fastest large product, of either framework."""
+    """Return the floating-point operations per second of the fastest large product, in either framework."""
     entries = results.works.get(f"limit-square-{threads}", {})
     rates = [limit.rate(run["products"]) for entry in entries.values() for run in entry.runs if "products" in run]
     return max(rates, default=None)
 
 
 def step_limit(results: Results, work: Work) -> float | None:
-    """Images/s of a step that does nothing but multiply, at the machine's best rate; None where that isn't known."""
+    """Return images/s of a step that only multiplies, at the machine's best rate; None if that is not known."""
     rate = machine_rate(results, work.job.threads)
     if rate is None or work.job.task not in ("pretrain", "classify", "features"):
         return None
@@ -291,14 +291,14 @@ def step_limit(results: Results, work: Work) -> float | None:
 
 
 def shaped_limit(results: Results, work: Work) -> float | None:
-    """The same with each product at the best speed measured for its own shape."""
+    """Return images/s of a step whose products run at the best speed measured for their shape; None if not known."""
     entries = results.works.get(f"limit-{work.job.model}-{work.job.batch}", {})
     measured = [run["products"] for entry in entries.values() for run in entry.runs if "products" in run]
     return work.job.batch / limit.shaped_seconds(work.job, measured) if measured else None
 
 
 def relative_bar(results: Results, work: Work) -> figures.Bar | None:
-    """A row of the figure: each side's speed over the best transformers'."""
+    """Return a row of the figure: each side's speed relative to the fastest transformers."""
     if work.section not in ("pretrain", "classify", "features"):
         return None
     found = summaries(results, work)
@@ -318,7 +318,7 @@ def relative_bar(results: Results, work: Work) -> figures.Bar | None:
 
 
 def sweep(results: Results, everything: dict[str, Work], setting: str) -> list[figures.Point]:
-    """The measured points of a sweep over one of a job's fields."""
+    """Return the measured points of a sweep over one of a job's fields."""
     points = []
     for name, work in everything.items():
         if name != "sweep-base" and not name.startswith(f"sweep-{setting}-"):
@@ -332,7 +332,7 @@ def sweep(results: Results, everything: dict[str, Work], setting: str) -> list[f
 
 
 def limits_table(results: Results, everything: dict[str, Work]) -> str:
-    """What a step multiplies, how fast the machine multiplies, and how far both sides are from it."""
+    """Format what a step multiplies, how fast the machine multiplies, and how far both sides are from that."""
     rows = []
     for work in everything.values():
         if work.section != "pretrain" or "ours" not in (found := summaries(results, work)):
@@ -363,7 +363,7 @@ def limits_table(results: Results, everything: dict[str, Work]) -> str:
 
 
 def rates_table(results: Results, everything: dict[str, Work]) -> str:
-    """GFLOP/s of large products by threads and framework."""
+    """Format the GFLOP/s of large products by threads and framework."""
     rows = [
         [str(work.job.threads), *(shown(summaries(results, work).get(side)) for side in work.sides)]
         for work in everything.values()

@@ -1,4 +1,4 @@
-"""Results on disk: a JSON file for each machine; measuring some works again replaces these alone."""
+"""Read and write results: a JSON file per machine, in which a new measurement of a work replaces the old one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STRICT = ConfigDict(extra="forbid")
 
 
 class Machine(BaseModel):
-    """What the numbers are about."""
+    """The machine that the numbers are measured on."""
 
     model_config = STRICT
     cpu: str
@@ -47,7 +47,7 @@ class Entry(BaseModel):
 
 
 class Results(BaseModel):
-    """work -> side -> measurement, on one machine."""
+    """Results on one machine: work -> side -> measurement."""
 
     model_config = STRICT
     machine: Machine
@@ -79,8 +79,8 @@ def write(path: Path, results: Results) -> None:
     os.replace(part, path)
 
 
-def opened(path: Path, machine: Machine) -> Results:
-    """The results that this machine adds to, new where there are none.
+def open_results(path: Path, machine: Machine) -> Results:
+    """Return the results that this machine adds to, empty if the file does not exist.
 
     Raises:
         ValueError: the file is another machine's.
@@ -97,7 +97,7 @@ def opened(path: Path, machine: Machine) -> Results:
 
 
 def this_machine(cores: int) -> Machine:
-    """The machine that this runs on, of whose CPUs `cores` may be used."""
+    """Describe this machine, on which `cores` CPUs may be used."""
     return Machine(
         cpu=_cpu_name(),
         cores=cores,
@@ -117,7 +117,7 @@ def _cpu_name() -> str:
 
 
 def commit() -> str:
-    """The repository's commit, with "+" when code was changed since; "unknown" outside a clone."""
+    """Return the repository's commit, with "+" if code has changed since; "unknown" outside a clone."""
     try:
         head = _git("rev-parse", "--short=10", "HEAD")
         return head + ("+" if _git("status", "--porcelain", "--", "src", "benchmarks/*.py") else "")
@@ -131,5 +131,5 @@ def _git(*arguments: str) -> str:
 
 
 def now() -> str:
-    """This minute, as it stands in the results."""
+    """Return the time to the minute, as results store it."""
     return datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z")

@@ -1,4 +1,4 @@
-"""The benchmark's command line: measure, side by side and in turn, and print tables.
+"""Run the benchmark's command line: measure the sides in turn, and print tables.
 
 python -m benchmarks.run                                        everything: half an hour on two cores
 python -m benchmarks.run --quick                                one process a side, no sweeps: some minutes
@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.measure import ROOT, job_of, run_work
-from benchmarks.results import FOLDER, Entry, Machine, commit, now, opened, read, this_machine, write
+from benchmarks.results import FOLDER, Entry, Machine, commit, now, open_results, read, this_machine, write
 from benchmarks.works import MODELS, ON_REQUEST, SECTIONS, SIDES, Work, works
 from paddlemae.engine.cpus import usable_cpus
 
@@ -75,7 +75,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.sections in (["report"], ["page"]):
         print(report.tables_text(read(path)))
         return
-    plan = selected(works(machine.cores), options)
+    plan = select_works(works(machine.cores), options)
     if options.list:
         for work in plan:
             print(f"{work.name}: {', '.join(work.sides)}")
@@ -84,8 +84,8 @@ def _run(options: argparse.Namespace) -> None:
     print(f"{report.tables_text(read(path))}\n\nwritten: {report.shown_path(path)}")
 
 
-def selected(everything: dict[str, Work], options: argparse.Namespace) -> list[Work]:
-    """The works that the options name, with the sides that they name.
+def select_works(everything: dict[str, Work], options: argparse.Namespace) -> list[Work]:
+    """Return the works and sides that the options select.
 
     Raises:
         ValueError: a section, model or side that there is not, or nothing left.
@@ -117,14 +117,14 @@ def _check(kind: str, given: Sequence[str], known: Any) -> None:
 
 
 def machine_name(machine: Machine) -> str:
-    """A file's name for a machine: its CPU and cores."""
+    """Return a file name for a machine: its CPU and cores."""
     words = re.sub(r"\(.*?\)|@.*|\d+-Core|Processor|CPU", " ", machine.cpu)
     return "-".join(re.findall(r"[a-z0-9]+", words.lower())) + f"-{machine.cores}-cores"
 
 
 def _measure(plan: Sequence[Work], options: argparse.Namespace, machine: Machine, path: Path) -> None:
     """Measure works one by one, writing after each, so that a run that is stopped keeps what it has."""
-    opened(path, machine)  # refuses before anything is measured
+    open_results(path, machine)  # refuses before anything is measured
     session, at = now(), commit()
     say = _progress(len(plan))
     for work in plan:
@@ -133,7 +133,7 @@ def _measure(plan: Sequence[Work], options: argparse.Namespace, machine: Machine
             changes["photos"] = photo_folder(options.photos)
         repeats = options.repeats or (1 if options.quick else work.repeats)
         runs = run_work(work, work.sides, repeats, changes=changes, prefix=options.prefix, say=say(work))
-        results = opened(path, machine)
+        results = open_results(path, machine)
         for side, found in runs.items():
             job = {name: value for name, value in asdict(job_of(work, side, changes)).items() if name != "photos"}
             entry = Entry(session=session, commit=at, job=job, runs=found)
@@ -142,7 +142,7 @@ def _measure(plan: Sequence[Work], options: argparse.Namespace, machine: Machine
 
 
 def _progress(total: int) -> Callable[[Work], Callable[[str], None]]:
-    """For each work as it begins what prints its lines, with the minutes since the start and the works so far."""
+    """Return a function that makes the printer of a work's lines: time since the start, number of the work."""
     started, numbers = time.monotonic(), itertools.count(1)
 
     def of_work(work: Work) -> Callable[[str], None]:
@@ -158,7 +158,7 @@ def _progress(total: int) -> Callable[[Work], Callable[[str], None]]:
 
 
 def photo_folder(given: str | None) -> str:
-    """A folder of photos from what `--photos` names, a tar unpacked once; "" where there are none.
+    """Return the folder of photos that `--photos` names, unpacking a tar once; "" if there are none.
 
     Raises:
         FileNotFoundError: a path was given and is not there.

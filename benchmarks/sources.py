@@ -1,4 +1,4 @@
-"""How fast each kind of source gives training batches, beside a folder of the same files; and that all give the same.
+"""Measure how fast each kind of source gives training batches, and check that all give the same.
 
 python -m benchmarks.sources --data FOLDER --images 4000       a folder with a folder a class
 python -m benchmarks.sources --data FOLDER --images 1000 --size 224 --kinds folder tar pack    photos of any sizes
@@ -36,7 +36,7 @@ from paddlemae.tasks.data.pack import pack
 BATCH = 64
 SHARD_IMAGES = 1000
 ROW_GROUP_IMAGES = 100
-PACK_SIZE = 256  # what `paddlemae data pack` makes of larger ones unless told
+PACK_SIZE = 256  # what `paddlemae data pack` makes of larger ones by default
 
 
 class Files:
@@ -143,7 +143,7 @@ def write_npz(files: Files, root: Path) -> Path:
 
 
 def write_cifar(files: Files, root: Path) -> Path:
-    """The published binary version."""
+    """Write CIFAR's published binary version."""
     root.mkdir()
     rows = files.pixels().transpose(0, 3, 1, 2).reshape(len(files.labels), -1)
     records = np.concatenate([np.array(files.labels, np.uint8)[:, None], rows], axis=1)
@@ -174,7 +174,7 @@ KINDS: dict[str, Callable[[Files, Path], Path]] = {
 
 
 def made(files: Files, root: Path, names: Sequence[str]) -> dict[str, Source]:
-    """Every kind, compared with the original files; those of pixels where all images are of one size."""
+    """Make a source of every kind and compare it with the original files; pixel formats only if all sizes are equal."""
     sources: dict[str, Source] = {}
     for name in names:
         if name in ("parquet", "arrow") and importlib.util.find_spec("pyarrow") is None:
@@ -206,7 +206,7 @@ def _megabytes(folder: Path) -> float:
 
 
 def rates(sources: dict[str, Source], view: View, turns: int, batches: int) -> dict[str, list[float]]:
-    """Images a second of each kind in each turn."""
+    """Return the images per second of each kind in each turn."""
     streams = {
         name: train_batches(source, view, batch_size=BATCH, seed=0, num_steps=10**6) for name, source in sources.items()
     }

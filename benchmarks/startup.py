@@ -1,4 +1,4 @@
-"""Start-up: wall time of short commands, each a process of its own."""
+"""Measure the wall time of short commands, each a separate process."""
 
 from __future__ import annotations
 

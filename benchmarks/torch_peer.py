@@ -1,4 +1,4 @@
-"""The PyTorch side: transformers' ViTMAE and ViT in float32, as fast as they come."""
+"""Measure PyTorch: transformers' ViTMAE and ViT in float32, in their fastest settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Options = dict[str, Any]
 
 
 def pretrain(job: Job, options: Options) -> dict[str, object]:
-    """Pretraining steps: uint8 images -> normalised -> loss -> gradients -> AdamW."""
+    """Time pretraining steps: uint8 images -> normalised -> loss -> gradients -> AdamW."""
     started = prepare(job)
     shape = job.shape
     config = transformers.ViTMAEConfig(
@@ -42,7 +42,7 @@ def pretrain(job: Job, options: Options) -> dict[str, object]:
 
 
 def classify(job: Job, options: Options) -> dict[str, object]:
-    """Training steps of a classifier."""
+    """Time training steps of a classifier."""
     started = prepare(job)
     model = classifier(job, options).train()
     model = compiled(model, options)
@@ -57,12 +57,12 @@ def classify(job: Job, options: Options) -> dict[str, object]:
 
 
 def memory(job: Job, options: Options) -> dict[str, object]:
-    """Pretraining steps with the AdamW that needs no temporaries."""
+    """Run pretraining steps with the AdamW that needs no temporaries."""
     return pretrain(job, {**options, "adamw": "fused"})
 
 
 def features(job: Job, options: Options) -> dict[str, object]:
-    """The cls token of whole images, from uint8 images to a NumPy array."""
+    """Time the cls token of whole images, from uint8 images to a NumPy array."""
     started = prepare(job)
     config = transformers.ViTConfig(**encoder(job.shape), attn_implementation=options["attention"])
     model = compiled(transformers.ViTModel(config, add_pooling_layer=False).eval(), options)
@@ -75,7 +75,7 @@ def features(job: Job, options: Options) -> dict[str, object]:
 
 
 def products(job: Job, options: Options) -> dict[str, object]:
-    """Seconds of matrix products, see `limit`."""
+    """Time matrix products, see `limit`."""
     from benchmarks.limit import time_products
 
     prepare(job)
@@ -97,7 +97,7 @@ def prepare(job: Job) -> int:
 
 
 def encoder(shape: dict[str, int]) -> Options:
-    """transformers' names of an encoder's shape."""
+    """Return an encoder's shape under transformers' names."""
     return dict(
         image_size=shape["image_size"],
         patch_size=shape["patch_size"],
@@ -122,7 +122,7 @@ def compiled(model: torch.nn.Module, options: Options) -> Any:
 
 
 class compiling:
-    """A compiler that fails makes the side unavailable, with the first line of what it said."""
+    """Make the side unavailable if the compiler fails, with the first line of its message."""
 
     def __init__(self, options: Options):
         self.tolerant = bool(options.get("compile"))
@@ -154,7 +154,7 @@ def train(
     loss_fn: Callable[..., torch.Tensor],
     adamw_kind: str | None = None,
 ) -> dict[str, object]:
-    """Training steps with the AdamW that is named, or with whichever of PyTorch's is faster here."""
+    """Time training steps with the named AdamW, or with the faster one of PyTorch's."""
     clock, losses = Clock(job), []
     optimizer = None
     while not clock.done():
@@ -188,7 +188,7 @@ def adamw(model: Any, kind: str) -> torch.optim.AdamW:
 
 
 def fastest_adamw(model: Any) -> str:
-    """ "fused" or "foreach": the one whose third step took less time; moments are thrown away."""
+    """Return "fused" or "foreach": the one whose third step took less time; the moments are discarded."""
     took = {}
     for kind in ("fused", "foreach"):
         optimizer = adamw(model, kind)

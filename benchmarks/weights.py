@@ -1,4 +1,4 @@
-"""Reading strangers' weights: seconds and peak memory for a masked autoencoder of ViT-Large's size, in every format.
+"""Measure time and peak memory of reading foreign weights of ViT-Large's size, in every format.
 
 python -m benchmarks.weights                   makes 10 GB of files in a temporary folder, which it removes
 python -m benchmarks.weights --size tiny       the same in seconds, to see that it works
@@ -34,7 +34,7 @@ Tensors = dict[str, np.ndarray]
 
 
 def build(size: str) -> Any:
-    """The paper's pretraining model."""
+    """Build the paper's pretraining model."""
     from paddlemae.model.mae import MaskedAutoencoder
 
     decoder: dict[str, Any] = dict(decoder_embed_dim=512, decoder_depth=8, decoder_num_heads=16)
@@ -52,7 +52,7 @@ class _Stored:
 
 
 def _named(module: str, name: str) -> type:
-    """A class that pickles as a global of PyTorch's."""
+    """Return a class that pickles as a global of PyTorch's."""
     found = sys.modules.setdefault(module, ModuleType(module))
     made = type(name, (), {"__module__": module})
     setattr(found, name, made)
@@ -114,7 +114,7 @@ def write_safetensors(path: Path, tensors: Tensors) -> None:
 
 
 def write_shards(path: Path, tensors: Tensors) -> None:
-    """A folder as Hugging Face keeps large models: four shards and their index."""
+    """Write a folder as Hugging Face stores large models: four shards and their index."""
     path.mkdir()
     names = list(tensors)
     places: dict[str, str] = {}
@@ -127,7 +127,7 @@ def write_shards(path: Path, tensors: Tensors) -> None:
 
 
 def write_bfloat16(path: Path, tensors: Tensors) -> None:
-    """Half the size; read as float32."""
+    """Write bfloat16 values: half the size, read as float32."""
     header: dict[str, Any] = {}
     place = 0
     for name, array in tensors.items():
@@ -190,7 +190,7 @@ def load(path: str, size: str, into_model: bool) -> dict[str, float]:
 
 
 def imported() -> int:
-    """Bytes of a process that has imported what reading into a model needs."""
+    """Return the memory in bytes of a process that has only imported what reading into a model needs."""
     code = "import benchmarks.weights as w; import paddle, paddlemae.weights.open, paddlemae.model.mae; "
     done = subprocess.run([sys.executable, "-c", code + "print(w._memory('VmRSS'))"], capture_output=True, text=True)
     return int(done.stdout)

@@ -1,4 +1,4 @@
-"""A child process: runs one job and prints what it measured as one line of JSON.
+"""Run one job in a child process, and print what it measured as one line of JSON.
 
 python -m benchmarks.worker '{"task": "pretrain", "side": "ours", "model": "tiny", ...}'
 """
@@ -21,7 +21,7 @@ BATCHES = 4  # different batches in memory, taken in turn
 
 
 class NotAvailable(RuntimeError):
-    """This side can't do the job here; the text says why."""
+    """Raised by a side that can't run the job here; the text states why."""
 
 
 class Clock:
@@ -40,25 +40,25 @@ class Clock:
         return len(seconds) >= self.job.min_steps and sum(seconds) >= self.job.min_seconds
 
     def seconds(self) -> list[float]:
-        """Of the counted steps, those after the warm-up."""
+        """Return the seconds of the counted steps, those after the warm-up."""
         return np.diff(self.marks)[self.job.warmup :].tolist()
 
 
 def images_u8(job: Job) -> list[np.ndarray]:
-    """The batches that every side is given: uint8 [B, C, H, W], the same numbers on every side."""
+    """Return the batches that every side gets: uint8 [B, C, H, W], the same numbers on every side."""
     size = job.shape["image_size"]
     rng = np.random.default_rng(0)
     return [rng.integers(0, 256, (job.batch, CHANNELS, size, size), np.uint8) for _ in range(BATCHES)]
 
 
 def labels(job: Job) -> list[np.ndarray]:
-    """Class numbers of `images_u8`, int64 [B]."""
+    """Return the class numbers of `images_u8`, int64 [B]."""
     rng = np.random.default_rng(1)
     return [rng.integers(0, NUM_CLASSES, job.batch) for _ in range(BATCHES)]
 
 
 def peak_bytes() -> int:
-    """Largest resident memory of this process so far, and of the living processes that it started.
+    """Return the largest resident memory so far of this process and of the living processes that it started.
 
     From /proc, since `ru_maxrss` of a child starts with its parent's.
     """
@@ -66,7 +66,7 @@ def peak_bytes() -> int:
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process now."""
+    """Return the resident memory of this process now."""
     return _status_bytes(Path("/proc/self"), "VmRSS")
 
 
@@ -84,7 +84,7 @@ def _descendants(process: Path) -> list[Path]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that matter here and are loaded in this process."""
+    """Return the versions of the relevant packages that are loaded in this process."""
     modules = {"paddlepaddle": "paddle", "pillow": "PIL"}
     found = [name for name in VERSIONS if modules.get(name, name) in sys.modules]
     return {name: importlib.metadata.version(name) for name in found}

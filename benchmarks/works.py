@@ -1,4 +1,4 @@
-"""What is measured: models, sides, works and what each must reach. Imports no framework."""
+"""Define what is measured: models, sides, works and their targets. Imports no framework."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Side:
-    """Who is measured.
+    """One of the programs that are compared.
 
     Attributes:
         title: for people.
@@ -260,7 +260,7 @@ SWEEPS: dict[str, tuple[Any, ...]] = {
 
 
 def _sweep_works(cores: int) -> list[Work]:
-    """One work for each point; the one that all sweeps share is measured once, as "sweep-base"."""
+    """Return one work per point; the point that all sweeps share is measured once, as "sweep-base"."""
     base = replace(SWEEP_BASE, threads=cores)
     jobs = {"sweep-base": base}
     for setting, points in {**SWEEPS, "threads": thread_counts(cores)}.items():
@@ -271,7 +271,7 @@ def _sweep_works(cores: int) -> list[Work]:
 
 
 def works(cores: int) -> dict[str, Work]:
-    """Every work of this benchmark, by name, on a machine with so many cores."""
+    """Return every work of this benchmark by name, for a machine with `cores` cores."""
     listed = [
         *_limit_works(cores),
         *(_pretrain(model, batch, PLAIN_FACTOR.get(model)) for model, batch in PRETRAINED),
@@ -290,12 +290,12 @@ def works(cores: int) -> dict[str, Work]:
 
 
 def thread_counts(cores: int) -> tuple[int, ...]:
-    """1, 2, 4 ... and all cores."""
+    """Return 1, 2, 4 ... and the number of cores."""
     return tuple(sorted({threads for threads in (1, 2, 4, 8, 16, 32, 64) if threads < cores} | {cores}))
 
 
 def _limit_works(cores: int) -> list[Work]:
-    """Large products with each number of threads, and the products of each pretraining step."""
+    """Return large products with each number of threads, and the products of each pretraining step."""
     squares = [Job("products", "", "square", 1, threads=threads) for threads in thread_counts(cores)]
     jobs = {f"limit-square-{job.threads}": job for job in squares}
     jobs |= {f"limit-{model}-{batch}": Job("products", "", model, batch, threads=cores) for model, batch in PRETRAINED}

@@ -1,1 +1,1 @@
-"""Drills: what must survive kills, signals and full disks, done for real."""
+"""Drills: kill, signal and fill up the disk of real trainings, and check that nothing is lost."""

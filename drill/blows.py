@@ -1,4 +1,4 @@
-"""Blows at a training that runs: kills of any of its processes, stops, full disks, refused and limited files."""
+"""Strike a running training: kill any of its processes, stop it, fill its disk, refuse or limit its files."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def _steps_logged(out: Path) -> int:
 
 
 def _await_training(pid: int, out: Path) -> bool:
-    """Until another line of metrics is there, or fewer as a resume leaves them."""
+    """Wait until the number of metric lines changes: a new step, or fewer lines after a resume."""
     before = _steps_logged(out)
     return await_(pid, lambda: _steps_logged(out) != before)
 
 
 def _await_writing(pid: int, out: Path) -> bool:
-    """Until a checkpoint is being written: not by the process before, which may have been killed in the middle."""
+    """Wait until this process writes a checkpoint; a partial one of a killed process must be gone before."""
 
     def is_writing() -> bool:
         return any(out.glob(f"{FOLDER}/.*.partial"))
@@ -63,7 +63,7 @@ def _await_writing(pid: int, out: Path) -> bool:
 
 
 def _victims(whom: str, main: int) -> list[int]:
-    """The processes of a training that are meant."""
+    """Return the ids of the processes of a training that `whom` names."""
     if whom == MAIN:
         return [main] if is_running(main) else []
     processes = descendants(main)
@@ -80,7 +80,7 @@ def _victims(whom: str, main: int) -> list[int]:
 
 
 def kill(whom: str, start_seconds: float, writing_share: float = 0.5) -> Blow:
-    """SIGKILL of one of its processes at any moment: half of the times while a checkpoint is being written.
+    """Make a blow that kills one of the training's processes, half of the times while a checkpoint is being written.
 
     Args:
         start_seconds: from its start, or from the blow before, in which the other half falls.
@@ -102,7 +102,7 @@ def kill(whom: str, start_seconds: float, writing_share: float = 0.5) -> Blow:
 
 
 def stop(start_seconds: float = 0) -> Blow:
-    """SIGTERM, several times as schedulers do, once training has begun.
+    """Make a blow that sends SIGTERM several times, as schedulers do, once training has begun.
 
     Args:
         start_seconds: from its start, in which one of four falls, if the training answers before it has begun.
@@ -140,7 +140,7 @@ def fill(pid: int, out: Path, dice: random.Random) -> str | None:
 
 
 def refuse_renames(dice: random.Random) -> None:
-    """In the process to come: checkpoints can't be renamed at one attempt, which it survives, or from then on."""
+    """Let renames of checkpoints fail in the process to come: one attempt, which it survives, or all from then on."""
     replace, calls = os.replace, [0]
     first, last = (start := dice.randint(1, 4)), start + dice.choice([0, 1000])
 
@@ -154,14 +154,14 @@ def refuse_renames(dice: random.Random) -> None:
 
 
 def limit_files(dice: random.Random) -> None:
-    """In the process to come: files may not grow beyond a size that some of a checkpoint's have."""
+    """Limit the size of files in the process to come, below that of some files of a checkpoint."""
     size = dice.choice([1000, 20_000, 200_000])
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[bool]:
-    """A file system of a few megabytes there, if we may mount one; whether we may."""
+    """Mount a file system of a few megabytes if that is allowed; yield whether it was."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={TMPFS_MB}m", "tmpfs", str(folder)]
     mounted = subprocess.run(mount, capture_output=True).returncode == 0

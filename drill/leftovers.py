@@ -1,4 +1,4 @@
-"""Who is alive, and what the ended leave behind: processes, temporary folders, shared memory. Linux only."""
+"""Find living processes, and what ended ones leave: processes, temporary folders, shared memory. Linux only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Process:
     words: str
 
     def variable(self, name: str) -> str | None:
-        """The value that it was started with; None without one."""
+        """Return the value of an environment variable at the process's start; None if it was not set."""
         with contextlib.suppress(OSError):
             for entry in Path(f"/proc/{self.pid}/environ").read_bytes().decode(errors="replace").split("\0"):
                 if entry.startswith(f"{name}="):
@@ -40,7 +40,7 @@ def adopt_orphans() -> None:
 
 
 def descendants(pid: int) -> list[Process]:
-    """Living processes that a process started, and that they started, by process id."""
+    """Return the living processes that a process started, directly or indirectly, by process id."""
     parents = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -63,7 +63,7 @@ def in_shared_memory() -> set[str]:
 
 
 def left_behind(shared_before: Collection[str], but: str = "") -> list[str]:
-    """What this process's descendants left behind, once all of them have had the time to end.
+    """Return what this process's descendants left behind, after waiting for them to end.
 
     Args:
         shared_before: what was in shared memory already.

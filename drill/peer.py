@@ -1,4 +1,4 @@
-"""A fixed piece of the work that a training does, to tell a slower training from a slower machine."""
+"""Run a fixed part of a training's work, to distinguish a slower training from a slower machine."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Peer:
             self.seconds()
 
     def seconds(self) -> float:
-        """Seconds of CPU that the work takes now; by the clock it would share its core with the training."""
+        """Return the seconds of CPU time that the work takes now; wall time would depend on the training's load."""
         started = time.process_time()
         self.loss(self.model, self.batch).backward()
         self.model.clear_gradients()

@@ -1,4 +1,4 @@
-"""Kill, stop and starve trainings on the embedded digits, and see that nothing is lost and nothing left over.
+"""Kill and stop trainings on the embedded digits, fill their disks, and check that nothing is lost or left over.
 
 python -m drill.run --kills 60 --worker-kills 20 --launch-kills 20 --stops 15 --launch-stops 5 --faults 30
 
@@ -70,7 +70,7 @@ class Round:
 
 
 class Drill:
-    """What came of the blows so far."""
+    """Results of the blows so far."""
 
     def __init__(self, room: Path, seed: int):
         self.room, self.dice = room, random.Random(seed)
@@ -84,7 +84,7 @@ class Drill:
         self.whole: dict[str, dict[str, object]] = {}
 
     def expected(self, name: str) -> dict[str, object]:
-        """What a training that is left alone ends with."""
+        """Return the content of the same training when it is left alone."""
         if name not in self.whole:
             (training,) = (one for one in [*ALONE, *LAUNCHED] if one.name == name)
             out = self.room / name
@@ -98,7 +98,7 @@ class Drill:
         return self.room / "log"
 
     def deal(self, round_: Round, disk: Path) -> None:
-        """Blows until there were as many as wanted; then every run's end is compared."""
+        """Deal the round's blows, and compare the end of every run."""
         dealt = turn = 0
         while dealt < round_.wanted:
             training = round_.trainings[turn % len(round_.trainings)]
@@ -117,7 +117,7 @@ class Drill:
             print(f"{round_.name}: {dealt} of {round_.wanted}, {len(self.wrong)} wrong", file=sys.stderr, flush=True)
 
     def start(self, round_: Round, training: Training, out: Path, blows: list[Blow]) -> tuple[list[str], int]:
-        """(the blows that fell, the exit status) of one start, which is looked at afterwards."""
+        """Start a training once and check what it leaves; return (the blows that fell, the exit status)."""
         prepare = round_.prepare
         pid = begin(training, out, self.log, (lambda: prepare(self.dice)) if prepare else lambda: None)
         self.dice.random()  # a fork must not repeat the one before
@@ -131,7 +131,7 @@ class Drill:
         return said, status
 
     def look(self, out: Path, status: int, allowed: set[int], after: str) -> None:
-        """See what a start left."""
+        """Check what a start left."""
         faults = [*unreadable(out), *self.unclear(status)]
         if status not in allowed:
             faults.append(f"status {status}")
@@ -147,7 +147,7 @@ class Drill:
             self.wrong.append(f"{after}: {'; '.join(faults)}; its words: {words[-2000:]}")
 
     def unclear(self, status: int) -> list[str]:
-        """What a user can't make anything of in the last words of a training."""
+        """Return what would be unclear to a user in the training's last output."""
         words = self.log.read_text(errors="replace")
         last = (words.strip().splitlines() or [""])[-1]
         faults = ["a traceback"] if "Traceback" in words else []
@@ -196,7 +196,7 @@ def stop_rounds(wanted: argparse.Namespace) -> list[Round]:
 
 
 def fault_rounds(wanted: int) -> tuple[list[Round], Round]:
-    """(those of any disk, those of a small one)."""
+    """Return (rounds on any disk, the round on a small disk)."""
     ended, each = {0, FAULT_STATUS}, wanted // 3
     rounds = [Round("alone", each, ALONE, ended, prepare=prepare) for prepare in (refuse_renames, limit_files)]
     return rounds, Round("alone", wanted - 2 * each, ALONE, ended, [fill])

@@ -1,4 +1,4 @@
-"""Pretrain for hours and see that memory, open files, processes and speed stay as they are.
+"""Pretrain for hours and check that memory, open files, processes and speed stay constant.
 
 python -m drill.soak --data cifar10/ --hours 2 --out runs/soak
 
@@ -39,7 +39,7 @@ MOST_DEVIATION = 0.05
 
 @dataclass(frozen=True)
 class Sample:
-    """What the training's processes, data workers included, take at a moment, and what the peer took then."""
+    """Resources of the training's processes, data workers included, at one moment, and the peer's time then."""
 
     seconds: float
     peer_seconds: float
@@ -51,12 +51,12 @@ class Sample:
 
 
 def family(pid: int) -> list[int]:
-    """A process and all that it started, directly or not, which live."""
+    """Return a process and all living processes that it started, directly or indirectly."""
     return [pid, *(one.pid for one in descendants(pid))]
 
 
 def sample(pid: int, started: float, peer: Peer) -> Sample | None:
-    """None when a process ended meanwhile."""
+    """Take a sample; None if a process ended meanwhile."""
     peer_seconds = peer.seconds()
     try:
         pids = family(pid)
@@ -75,15 +75,15 @@ def sample(pid: int, started: float, peer: Peer) -> Sample | None:
 
 
 def windows(pairs: Sequence[tuple[float, float]]) -> list[float]:
-    """Medians over whole windows after the warm-up, of (seconds, value)."""
+    """Return the medians of (seconds, value) pairs over whole windows after the warm-up."""
     warm, length = 60 * WARM_UP_MINUTES, 60 * WINDOW_MINUTES
     last = pairs[-1][0]
     starts = range(warm, int(last - length) + 1, length)
     return [median(value for at, value in pairs if start <= at < start + length) for start in starts]
 
 
-def judged(samples: Sequence[Sample], speeds: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Growth and deviations as shares, and counts at the beginning and the end of what is judged."""
+def judge(samples: Sequence[Sample], speeds: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Return growth and deviations as ratios, and counts after the warm-up and at the end."""
     memory = windows([(one.seconds, one.resident_bytes) for one in samples])
     peer = windows([(one.seconds, one.peer_seconds) for one in samples])
     images = windows(speeds)
@@ -110,7 +110,7 @@ def judged(samples: Sequence[Sample], speeds: Sequence[tuple[float, float]]) -> 
 
 
 def faults(found: dict[str, Any]) -> Iterator[str]:
-    """What is not as it should be."""
+    """Yield one line for each measure outside of its limits."""
     growth, deviation = found["memory_growth"], found["worst_deviation_of_speed"]
     if growth >= MOST_GROWTH:
         yield f"memory grew by {growth:.1%}"
@@ -161,7 +161,7 @@ def soak(data: str, out: Path, hours: float, settings: Sequence[str]) -> int:
             if process.poll() is None:
                 process.terminate()
     speeds = [(line["seconds"], line["images_per_second"]) for line in read_metrics(out) if "images_per_second" in line]
-    found = judged(samples, speeds)
+    found = judge(samples, speeds)
     wrong = list(faults(found))
     if process.returncode != REQUEUE_STATUS:
         wrong.append(f"it ended with {process.returncode}, not with {REQUEUE_STATUS}")

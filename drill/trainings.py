@@ -1,4 +1,4 @@
-"""The trainings that are struck: how they are started, and all of them that must be the same in the end."""
+"""Start the trainings that are struck, and compare what they leave with uninterrupted ones."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ LAUNCHED = [
 
 
 def import_tasks() -> None:
-    """Once for all forks, which then start in a tenth of a second instead of three; nothing is done with Paddle."""
+    """Import the tasks once for all forks, which then start in a tenth of a second; nothing is computed with Paddle."""
     import paddlemae.engine.safe_import
     import paddlemae.runs.figures
     import paddlemae.tasks.finetune
@@ -94,12 +94,12 @@ def begin(training: Training, out: Path, log: Path, prepare: Callable[[], None] 
 
 
 def end(pid: int) -> int:
-    """The exit status of a process, negative for a signal."""
+    """Wait for a process and return its exit status, negative for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def content(run: Path) -> dict[str, object]:
-    """All of a finished run that must not depend on what it went through."""
+    """Return everything in a finished run that must not depend on interruptions."""
     files = {str(path.relative_to(run)): None for path in run.rglob("*")}
     texts = [run / "result.json", run / FOLDER / LATEST, run / FOLDER / BEST]
     return {
@@ -111,7 +111,7 @@ def content(run: Path) -> dict[str, object]:
 
 
 def pointed_to(content: dict[str, object]) -> dict[str, object]:
-    """The same without checkpoints that are neither the latest nor the best."""
+    """Return the content without checkpoints that are neither the latest nor the best."""
     held = {str(content.get(f"{FOLDER}/{pointer}")).strip() for pointer in (LATEST, BEST)}
 
     def stays(name: str) -> bool:
@@ -122,12 +122,12 @@ def pointed_to(content: dict[str, object]) -> dict[str, object]:
 
 
 def differences(found: dict[str, object], expected: dict[str, object]) -> list[str]:
-    """What two contents differ in."""
+    """Return the names in which two contents differ."""
     return sorted(key for key in {*found, *expected} if key not in found or found[key] != expected.get(key, found))
 
 
 def unreadable(out: Path) -> list[str]:
-    """Checkpoints that are not what was written."""
+    """Return the faults of checkpoints that differ from what was written."""
     faults = []
     for checkpoint in out.glob(f"{FOLDER}/{STEPS}"):
         try:

@@ -21,7 +21,7 @@ MAX_ASPECT = 32  # evaluation first cuts longer images to this many times their 
 
 
 def load(path, cores, count):
-    """(What the file says of itself, what runs the model on `count` images, its workers: shut them down at the end.)"""
+    """Return (the file's metadata, a function that runs the model on `count` images, a pool to shut down at last)."""
     workers = min(cores, count)
     load_engine, most = (load_onnx, 1) if path.endswith(".onnx") else (load_paddle, 16)  # images in one call
     facts, pool, run_part = load_engine(path, workers, cores // workers)
@@ -75,7 +75,7 @@ def run_paddle(inputs):
 
 
 def view(path, facts):
-    """The middle of an image, as the model was evaluated on: [C, H, W]."""
+    """Return the centre crop of an image, as in evaluation: [C, H, W]."""
     if path.endswith(".npy"):
         return np.load(path)
     if facts["channels"] not in (1, 3) or facts["bits"] != 8:

@@ -24,7 +24,7 @@ ONE_WAY = ("autocontrast", "equalize", "invert", "posterize", "solarize", "solar
 
 
 def scene(sky: tuple, sun: tuple, wall: tuple) -> np.ndarray:
-    """A house on a meadow, uint8 [SIZE, SIZE, 3]: no photo's rights are anybody's here."""
+    """Draw a house on a meadow, uint8 [SIZE, SIZE, 3]; a drawing, so that no photo's licence applies."""
     y, x = np.mgrid[:SIZE, :SIZE] / SIZE
     background = np.array(sky) * (1 - 0.5 * y[..., None]) + 30 * np.sin(9 * x + 3 * y)[..., None]
     image = Image.fromarray(background.clip(0, 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Check that a built site is whole by itself: nothing is asked of a network, nothing local is missing.
+"""Check that a built site is self-contained: it loads nothing from a network, and no local link is broken.
 
 python scripts/check_site.py FOLDER
 
@@ -20,7 +20,7 @@ CSS_LOADS = re.compile(r"""@import\s+["']?([^"';)\s]+)|url\(\s*(?:"([^"]*)"|'([^
 
 
 class Page(HTMLParser):
-    """What a page links to and loads, and its anchors."""
+    """The links, loaded files and anchors of a page."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -40,13 +40,13 @@ class Page(HTMLParser):
 
 
 def loads(css: str) -> list[str]:
-    """What a style sheet or a style attribute loads, but for data inside of it."""
+    """Return what a style sheet or a style attribute loads, except embedded data."""
     places = ("".join(found) for found in CSS_LOADS.findall(css))
     return [place for place in places if not place.startswith("data:")]
 
 
 def faults(site: Path) -> Iterator[str]:
-    """One line for each thing that is wrong."""
+    """Yield one line for each fault."""
     pages = {path.resolve(): Page(path) for path in sorted(site.rglob("*.html"))}
     if not pages:
         yield f"{site}: no page"
@@ -67,13 +67,13 @@ def faults(site: Path) -> Iterator[str]:
 
 
 def is_local(place: str) -> bool:
-    """Whether it is on the site."""
+    """Return whether a link leads to the site itself."""
     parts = urlsplit(place)
     return not (parts.scheme or parts.netloc)
 
 
 def located(path: Path, place: str) -> tuple[Path, str]:
-    """(file, anchor) that a page means by a local place."""
+    """Return (file, anchor) of a local link of a page."""
     parts = urlsplit(place)
     return (path.parent / unquote(parts.path)).resolve() if parts.path else path, unquote(parts.fragment)
 

@@ -1,4 +1,4 @@
-"""What 64 processes on 8 hosts would cost a step of ViT-L, from measured figures: docs/processes-measured.md.
+"""Estimate what 64 processes on 8 hosts add to a step of ViT-L, from measurements: docs/processes-measured.md.
 
 python scripts/cluster.py --measure    # some minutes; needs 6 GB of memory
 python scripts/cluster.py              # the tables again, from the kept figures
@@ -39,7 +39,7 @@ STEPS, ROUNDS, REPEATS = 200, 500, 5
 
 
 def rank(out: Path) -> None:
-    """What each of two processes does: gradients of ViT-Base, then messages."""
+    """Run one of two processes: gradients of ViT-Base, then messages."""
     from paddlemae.engine import device
 
     device.prepare("cpu", 1)
@@ -66,7 +66,7 @@ def rank(out: Path) -> None:
 
 
 def measure() -> dict[str, Any]:
-    """All that is measured; a dictionary for the JSON file."""
+    """Measure everything; return a dictionary for the JSON file."""
     with tempfile.TemporaryDirectory() as folder:
         launch = [sys.executable, "-W", "ignore", "-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
         words = [*launch, "--log_dir", f"{folder}/logs", __file__, "--rank", folder]
@@ -78,7 +78,7 @@ def measure() -> dict[str, Any]:
 
 
 def step_seconds(folder: Path) -> list[float]:
-    """Seconds of each step of a small training on one core."""
+    """Return the seconds of each step of a small training on one core."""
     settings = [f"steps={STEPS}", "log_every=1", "threads=1", "checkpoint_every=1e9"]
     words = ["pretrain", "digits", "--quiet", "--out", str(folder / "run"), *settings]
     subprocess.run([sys.executable, "-m", "paddlemae", *words], check=True)
@@ -88,7 +88,7 @@ def step_seconds(folder: Path) -> list[float]:
 
 
 def checkpoint_seconds(folder: Path) -> dict[str, Any]:
-    """Copying ViT-Base's state in the loop, and writing it behind its back."""
+    """Measure copying ViT-Base's state in the loop, and writing it in the background."""
     from paddlemae.engine import device
 
     device.prepare("cpu", 1)
@@ -123,7 +123,7 @@ def parameters_of_large() -> int:
 
 
 def slowest_of(steps: list[float], processes: int) -> float:
-    """How much longer the slowest of so many processes takes than a usual one: mean of a simulation."""
+    """Simulate how much longer the slowest of several processes takes than a usual one: the mean ratio."""
     shares = np.array(steps) / median(steps)
     drawn = np.random.default_rng(0).choice(shares, (10_000, processes))
     return float(drawn.max(axis=1).mean())

@@ -1,4 +1,4 @@
-"""How many digits Paddle's CPU kernels keep when they reduce many numbers: the table of docs/parity.md.
+"""Measure the digits that Paddle's CPU kernels keep in long reductions: the table of docs/parity.md.
 
 python scripts/reductions.py    # a minute; needs 2 GB of memory
 
@@ -16,12 +16,12 @@ COUNT = 1 << 24
 
 
 def largest_difference(found: Any, expected: Any) -> float:
-    """Relative to the largest magnitude."""
+    """Return the largest difference relative to the largest magnitude."""
     return float(np.abs(np.asarray(found, np.float64) - expected).max() / np.abs(expected).max())
 
 
 def rows() -> Iterator[tuple[str, Any, Any]]:
-    """(kernel, what it gives, what float64 gives) of squares of normal numbers."""
+    """Yield (kernel, its result, the float64 result) for squares of normal numbers."""
     import paddle
     import paddle.nn.functional as F
 
@@ -54,7 +54,7 @@ def rows() -> Iterator[tuple[str, Any, Any]]:
 
 
 def entropies(rng: np.random.Generator) -> Iterator[tuple[str, Any, Any]]:
-    """The same of cross_entropy."""
+    """Yield the same for cross_entropy."""
     import paddle
     import paddle.nn.functional as F
 
@@ -75,7 +75,7 @@ def entropies(rng: np.random.Generator) -> Iterator[tuple[str, Any, Any]]:
 
 
 def own_rows() -> Iterator[tuple[str, Any, Any]]:
-    """What PaddleMAE uses."""
+    """Yield the same for the reductions that PaddleMAE uses."""
     import paddle
 
     from paddlemae.model.kernels.rows import mean_all, mean_rows

@@ -1,4 +1,4 @@
-"""Write docs/RESULTS.md: what was measured here, from docs/results/*.json, and what the paper reports.
+"""Write docs/RESULTS.md: what was measured (docs/results/*.json) and what the paper reports.
 
 python scripts/results.py [NAME=RUN ...]
 
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def section(name: str, run: dict[str, Any]) -> Iterator[str]:
-    """One run: what it was, its results, and the command behind each."""
+    """Format one run: its recipe, its results, and the command behind each."""
     setup, totals = run["setup"], run["totals"]
     environment, data = setup["environment"], setup["data"]
     yield f"\n### {name}\n\n"
@@ -91,7 +91,7 @@ def section(name: str, run: dict[str, Any]) -> Iterator[str]:
 
 
 def cited() -> str:
-    """The paper's results, each with the recipes that state how it was reached."""
+    """Format the paper's results, each with the recipes that state how it was reached."""
     rows = [
         f"| {model} | {tuned} | {probed} | `pretrain {size}`, `finetune {finetuning}`, `probe imagenet` |\n"
         for model, (tuned, probed, size, finetuning) in CITED.items()

@@ -1,4 +1,4 @@
-"""The command `paddlemae`, and `python -m paddlemae`: what has to be done before anything else is imported."""
+"""Run the command `paddlemae`, or `python -m paddlemae`; set up signals and limits before anything else is imported."""
 
 import sys
 

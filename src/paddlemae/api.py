@@ -1,4 +1,4 @@
-"""PaddleMAE from Python, as a notebook wants it: models that take images as they come, and trainings in one call.
+"""Use PaddleMAE from Python, as in a notebook: models that take images of any form, and trainings in one call.
 
 Shapes: N images of H x W pixels and C channels, D width of a feature, K classes.
 """
@@ -38,6 +38,8 @@ from paddlemae.tasks.models.mask_choice import MaskChoice, choose_mask, parse_ma
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import KIND_NAMES, Checkpoint, read_checkpoint
 from paddlemae.tasks.models.reconstruction import caption_of, draw_stages
+from paddlemae.tasks.plan.make_plan import make_plan
+from paddlemae.tasks.plan.plan import Plan
 from paddlemae.tasks.training.run_start import Start
 
 SHOWN = 8  # images of a notebook's picture
@@ -64,7 +66,7 @@ def load(
 
 
 class Model:
-    """A trained model; `load` makes one.
+    """A trained model, as returned by `load`.
 
     Images are given as in `as_source`: a path, a picture of Pillow, a uint8 or uint16 array, a list of these, or a
     source ("digits", a folder, an archive ...). They are resized and cropped as in evaluation. One that can't be read
@@ -98,7 +100,7 @@ class Model:
     def encode(
         self, images: Images, *, token: str = "mean", layer: int | None = None, norm: Literal["layer", "none"] = "layer"
     ) -> np.ndarray:
-        """Features of whole images, the same ones in every call: float32 [N, D].
+        """Compute features of whole images, the same ones in every call: float32 [N, D].
 
         Args:
             token: "cls", or "mean" of the patch tokens.
@@ -205,7 +207,7 @@ def _refuse(image: UnreadableImage) -> NoReturn:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a classifier makes of images: probabilities float64 [N, K] of the classes, in their order."""
+    """A classifier's results for images: probabilities float64 [N, K] of the classes, in their order."""
 
     classes: tuple[str, ...]
     probabilities: np.ndarray
@@ -324,6 +326,25 @@ def finetune(
         return read_object(command.out / RESULT_FILE)
     with host_as_before():
         return finetuning.finetune(_recipe_of(command), Start(command.out, resume, overwrite, quiet))
+
+
+def plan(
+    data: str | os.PathLike[str], minutes: float = 30, *, device: str = "auto", seed: int = 0, quiet: bool = False
+) -> Plan:
+    """Plan a pretraining, and a fine-tuning where there are labels, as `paddlemae plan` does.
+
+    Args:
+        data: images, see `open_source`.
+        minutes: for both trainings and their evaluations together, on this machine.
+        device, seed: of the trainings.
+    Returns:
+        the plan: `plan.recipe("pretrain")` is a recipe, `plan.settings` has the reason for each of its values.
+    Raises:
+        ValueError, FileNotFoundError: images or a time that no training can be planned for.
+        ModuleNotFoundError: no Paddle.
+    """
+    with host_as_before():
+        return make_plan(os.fspath(data), minutes, device=device, seed=seed, quiet=quiet)
 
 
 def _overrides(settings: dict[str, Any], **named: str | os.PathLike[str] | None) -> dict[str, Any]:

@@ -223,7 +223,7 @@ def test_results_are_kept_by_work_and_side_and_checked_when_read(tmp_path: Path)
     results.write(path, first)
     assert results.read(path) == first and not list(path.parent.glob("*.part"))
     with pytest.raises(ValueError, match="choose another --name"):
-        results.opened(path, MACHINE.model_copy(update={"cores": 64}))
+        results.open_results(path, MACHINE.model_copy(update={"cores": 64}))
     with pytest.raises(FileNotFoundError, match="make bench"):
         results.read(tmp_path / "b.json")
     path.write_text(path.read_text().replace('"commit"', '"comit"', 1))

@@ -122,7 +122,7 @@ def rename(file: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [rewrite, touch, rename, Path.unlink])
-def test_changed_files_are_packed_anew(images: Path, tmp_path: Path, change: Callable[[Path], None]) -> None:
+def test_changed_files_are_cached_again(images: Path, tmp_path: Path, change: Callable[[Path], None]) -> None:
     before = cache_images(open_source(str(images)), tmp_path / "packs", VIEW)
     change(images / "a" / "4.jpg")
     made, source = Made(), open_source(str(images))

@@ -39,7 +39,7 @@ def test_a_whole_site_has_no_faults(tmp_path: Path) -> None:
         ('<a href="#gone">', "a.html: #gone leads to no heading"),
     ],
 )
-def test_what_is_wrong_with_a_page_is_said(tmp_path: Path, html: str, fault: str) -> None:
+def test_what_is_wrong_with_a_page_is_reported(tmp_path: Path, html: str, fault: str) -> None:
     (tmp_path / "a.html").write_text(html)
     assert list(faults(tmp_path)) == [fault]
 
@@ -52,7 +52,7 @@ def test_what_is_wrong_with_a_page_is_said(tmp_path: Path, html: str, fault: str
         ("p { background: url(gone.png) }", "a.css: gone.png is not there"),
     ],
 )
-def test_what_is_wrong_with_a_style_is_said(tmp_path: Path, css: str, fault: str) -> None:
+def test_what_is_wrong_with_a_style_is_reported(tmp_path: Path, css: str, fault: str) -> None:
     (tmp_path / "a.html").write_text("<p>")
     (tmp_path / "a.css").write_text(css)
     assert list(faults(tmp_path)) == [fault]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from drill.soak import Sample, faults, judged
+from drill.soak import Sample, faults, judge
 
 
 def watched(minutes: int, peer_at, gb_at) -> list[Sample]:
@@ -18,7 +18,7 @@ def watched(minutes: int, peer_at, gb_at) -> list[Sample]:
 
 
 def found(samples: list[Sample], speed_at) -> list[str]:
-    return list(faults(judged(samples, [(one.seconds, speed_at(one.seconds / 60)) for one in samples])))
+    return list(faults(judge(samples, [(one.seconds, speed_at(one.seconds / 60)) for one in samples])))
 
 
 def slower_later(minute: float) -> float:

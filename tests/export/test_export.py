@@ -218,7 +218,9 @@ def test_a_program_is_written_with_its_metadata(paddlemae, pretrained, tmp_path)
         (["--to", "paddle", "--out", "out", "--token", "sum"], "--token must be one of cls, mean, got 'sum'"),
     ],
 )
-def test_what_can_t_be_exported_is_said_in_a_line(options, said, paddlemae, pretrained, tmp_path, monkeypatch) -> None:
+def test_what_can_t_be_exported_is_reported_in_a_line(
+    options, said, paddlemae, pretrained, tmp_path, monkeypatch
+) -> None:
     pytest.importorskip("onnx")
     monkeypatch.chdir(tmp_path)
     done = paddlemae("export", pretrained, *options)
@@ -226,7 +228,7 @@ def test_what_can_t_be_exported_is_said_in_a_line(options, said, paddlemae, pret
     assert not list(tmp_path.iterdir())
 
 
-def test_other_mistakes_are_said_too(paddlemae, classifier_run, tmp_path, monkeypatch) -> None:
+def test_other_mistakes_are_reported_too(paddlemae, classifier_run, tmp_path, monkeypatch) -> None:
     done = paddlemae("export", tmp_path / "none", "--to", "paddle", "--out", tmp_path / "out")
     assert done.status == 2 and "does not exist" in done.err
     done = paddlemae("export", classifier_run, "--to", "paddle", "--out", tmp_path / "o", "--what", "reconstructor")

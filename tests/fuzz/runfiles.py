@@ -41,8 +41,8 @@ from paddlemae.runs.runlog import (
     write_recipe,
 )
 from paddlemae.tasks import study
-from paddlemae.tasks.embed import ABOUT_FILE, _Parts
 from paddlemae.tasks.models.feature_file import Rows, read_file, write_file
+from paddlemae.tasks.models.parts import ABOUT_FILE, Parts
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.run_start import Start, decide, origin_of, stored_recipe
 from paddlemae.train.checkpoint import TrainState, load_checkpoint
@@ -110,7 +110,8 @@ RESULT = {"task": "knn", "start": "pretrained", "top1": 0.5, "protocol": {"k": 1
 def readers(run: Path) -> dict[str, tuple[Callable[[], Any], tuple[str, ...]]]:
     """All that reads a file of a run, each as a command has it, and which files that is."""
     recipe = wanted_recipe()
-    parts = _Parts(run / "f.npz.parts", [None] * 4, 4)  # type: ignore[arg-type]  # its length is all that is asked
+    images: Any = [None] * 4  # the length is all that is asked of a source
+    parts = Parts(run / "f.npz.parts", images, 4, {"vectors": "f"}, "features")
     checkpoints = ("checkpoints/*", "checkpoints/*/*")
     return {
         "report": (lambda: json.dumps(collect([run])), ("*",)),
@@ -133,7 +134,7 @@ def readers(run: Path) -> dict[str, tuple[Callable[[], Any], tuple[str, ...]]]:
         "logged": (lambda: is_logged(run, RESULT), ("results.jsonl",)),
         "newest": (lambda: newest_checkpoint(run), checkpoints),
         "is finished": (lambda: is_finished(run), ("environment.json",)),
-        "part": (lambda: parts._read(0), ("f.npz.parts/*",)),
+        "part": (lambda: parts._read(0, ["vectors", "reasons"]), ("f.npz.parts/*",)),
         "parts' note": (lambda: parts._different({}), ("f.npz.parts/*",)),
         **{part: (functools.partial(read_exhibit, run, part), (f"exhibits/{part}.json",)) for part in EXHIBIT_TITLES},
         # those that write, last

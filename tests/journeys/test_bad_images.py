@@ -55,7 +55,7 @@ def test_training_on_the_corpus_lists_exactly_what_is_bad(tmp_path, paddlemae, t
     assert done.err.count("skipped: cannot read image") == 5 and "skipped: more images" in done.err
 
 
-def test_too_many_stop_the_run_which_goes_on_when_they_are_mended(tmp_path, paddlemae, tiny, few_bad, photos) -> None:
+def test_too_many_stop_the_run_which_resumes_once_they_are_repaired(tmp_path, paddlemae, tiny, few_bad, photos) -> None:
     out = tmp_path / "run"
     command = ["pretrain", *tiny, "batch_size=2", "steps=12", "--data", few_bad, "--out", out]
     done = paddlemae(*command)

@@ -147,7 +147,7 @@ def test_two_processes_train_as_one(whole_run, settings) -> None:
 
 
 @pytest.mark.parametrize("processes", [1, 4])
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path, whole_run, stopped, processes: int) -> None:
+def test_a_run_resumes_with_another_number_of_processes(tmp_path, whole_run, stopped, processes: int) -> None:
     out = tmp_path / "run"
     shutil.copytree(stopped, out)
     step = steps_of(out)[-1]
@@ -161,7 +161,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path, whole_run, sto
     assert "Traceback" not in job.said
 
 
-def test_a_run_goes_on_bitwise_with_the_same_number(tmp_path, whole_run, stopped) -> None:
+def test_a_run_resumes_bitwise_with_the_same_number(tmp_path, whole_run, stopped) -> None:
     out = tmp_path / "run"
     shutil.copytree(stopped, out)
     run(tmp_path, "pretrain", "--resume", "--out", out, "--procs", 2, "--quiet")
@@ -231,7 +231,7 @@ def test_fine_tuning_in_two_processes_is_that_of_one(tmp_path) -> None:
 # ---------------------------------------------------------------- what dies
 
 
-def test_a_run_goes_on_by_itself_when_a_process_is_killed(tmp_path, whole_run) -> None:
+def test_a_run_restarts_by_itself_when_a_process_is_killed(tmp_path, whole_run) -> None:
     out = tmp_path / "run"
     with Job(tmp_path, *PRETRAIN, *PLAIN, "--out", out, "--procs", 2, "--overwrite") as job:
         job.wait_for(lambda: newest_checkpoint(out) and len(steps_of(out)) > 10)

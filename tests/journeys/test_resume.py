@@ -137,7 +137,7 @@ def test_a_step_that_breaks_before_the_first_checkpoint_ends_the_run(tmp_path, m
     assert not list(tmp_path.glob("run/checkpoints/step_*"))
 
 
-def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path, capsys, pretraining) -> None:
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path, capsys, pretraining) -> None:
     recipe = with_training(pretraining, checkpoint_every=1.0, keep_checkpoints=3)
     for name in ("whole", "parts"):
         pretrain(recipe, Start(tmp_path / name, quiet=True))
@@ -175,7 +175,7 @@ def test_what_is_done_is_done_once(tmp_path, monkeypatch, colours, pretrained) -
 
 
 @pytest.mark.parametrize("written", [(), (".recipe.yaml.partial",), ("environment.json",)])
-def test_a_run_that_was_killed_before_it_had_a_recipe_starts_anew(tmp_path, pretraining, written) -> None:
+def test_a_run_that_was_killed_before_it_had_a_recipe_starts_over(tmp_path, pretraining, written) -> None:
     out = tmp_path / "run"
     out.mkdir()
     for name in written:

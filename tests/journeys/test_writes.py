@@ -109,7 +109,7 @@ def test_pictures_that_fail_cost_no_pretraining(tmp_path: Path, tiny, photos, mo
     assert is_finished(tmp_path / "run")
 
 
-def test_a_result_is_said_before_its_pictures_are_drawn(origin: Path, colours, monkeypatch, paddlemae) -> None:
+def test_a_result_is_printed_before_its_pictures_are_drawn(origin: Path, colours, monkeypatch, paddlemae) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 

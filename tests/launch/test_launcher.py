@@ -326,7 +326,7 @@ def test_processes_know_who_watches_them(watched) -> None:
         (Launch("2", 3, "a:1", 0), {"--nproc_per_node": "2", "--nnodes": "3", "--master": "a:1", "--rank": "0"}),
     ],
 )
-def test_the_launcher_is_told_of_the_other_hosts(watched, how: Launch, options: dict[str, str]) -> None:
+def test_the_launcher_gets_the_other_hosts(watched, how: Launch, options: dict[str, str]) -> None:
     assert watched.run("end(0)", how=how) == 0
     told = eval((watched.notes / "options").read_text())
     assert Path(told.pop("--log_dir")).parent.parent == watched.temporary
@@ -351,7 +351,7 @@ def test_crashes_in_a_row_are_bounded(watched, capfd, restarts: int) -> None:
     assert said.count("starting again from the beginning") == restarts
 
 
-def test_a_crash_after_a_new_checkpoint_counts_anew(watched, capfd) -> None:
+def test_a_crash_after_a_new_checkpoint_resets_the_count(watched, capfd) -> None:
     def newest() -> str:
         return f"step_{len(watched.attempts) // 2}"  # each second attempt comes further
 
@@ -376,7 +376,7 @@ def test_what_was_entered_is_not_emptied_again(watched) -> None:
     assert watched.attempts == [["a", "--overwrite", "b"], ["a", "b"], ["a", "b"]]
 
 
-def test_who_was_killed_is_said_and_its_last_words_shown(watched, capfd) -> None:
+def test_who_was_killed_is_reported_and_the_end_of_its_log_shown(watched, capfd) -> None:
     code = """
 if rank == 1:
     print("last words of", rank, flush=True)
@@ -403,7 +403,7 @@ def test_the_traceback_of_a_crash_is_shown_wherever_it_was(watched, capfd) -> No
 
 def test_a_launcher_that_starts_nothing_has_its_words_shown(watched, capfd) -> None:
     assert watched.run("end(0)", how=Launch("2", restarts=0), STARTS_NOTHING="1") == 1
-    assert "the launcher started no process; its last words: no port is free" in capfd.readouterr().err
+    assert "the launcher started no process; its last output: no port is free" in capfd.readouterr().err
 
 
 def test_processes_do_not_outlive_their_launcher(watched, capfd) -> None:

@@ -70,7 +70,7 @@ def neighbours_removed(removed_BHW: np.ndarray) -> float:
     return (left & right).sum() / left.sum()
 
 
-def test_block_masks_are_made_of_blocks() -> None:
+def test_block_masks_consist_of_blocks() -> None:
     blocks = block_mask(generators(64), (14, 14), 98).as_map().reshape(-1, 14, 14)
     noise = np.random.default_rng(0).uniform(size=(64, 196))
     scattered = random_mask(noise, 98).as_map().reshape(-1, 14, 14)

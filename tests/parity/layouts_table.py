@@ -9,7 +9,7 @@ import numpy as np
 
 from paddlemae.engine import device
 from paddlemae.weights.layouts import LAYOUTS
-from tests.support.layout_cases import CASES, told
+from tests.support.layout_cases import CASES, unshown_settings
 
 COLUMNS = ("layout: file", "read: features", "prediction", "logits", "written to: largest of its own", "read again")
 
@@ -29,7 +29,7 @@ def main() -> None:
                 continue
             out = write(layout, source)
             difference = max(differences(their_result(layout, out.tensors, case), theirs).values())
-            back = read(case, tensors=out.tensors, config=out.config, extras=None, **told(case)).tensors
+            back = read(case, tensors=out.tensors, config=out.config, extras=None, **unshown_settings(case)).tensors
             again &= all(np.array_equal(array, back[key]) for key, array in source.tensors.items())
             written.append(f"{layout} {difference:.0e}")
         figures = [f"{found[key]:.1e}" if key in found else "" for key in ("features", "prediction", "logits")]

@@ -106,7 +106,7 @@ def test_one_run_alone_is_not_compared(made) -> None:
     assert "Compared" not in text and "| kNN | 42.0% |" in text
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(made) -> None:
+def test_runs_of_one_name_are_distinguished_by_their_folders(made) -> None:
     report, folders = made
     runs = [{**run, "name": "same"} for run in report["runs"]]
     assert [run["label"] for run in Seen(render(report_of(runs), folders)).data["runs"]] == ["runs/whole", "runs/bare"]

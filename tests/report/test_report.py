@@ -255,7 +255,7 @@ def test_no_run_is_a_mistake(paddlemae) -> None:
     assert done.status == 2 and "Missing argument 'runs" in done.err.replace("RUNS", "runs")
 
 
-def test_damage_is_said_on_the_page(run: Path, paddlemae) -> None:
+def test_damage_is_reported_on_the_page(run: Path, paddlemae) -> None:
     with (run / "results.jsonl").open("w") as file:
         file.write(json.dumps(result()) + '\n{"task": "knn", \n')
     with (run / "metrics.jsonl").open("a") as file:

@@ -22,7 +22,7 @@ def whole_run_removed():
 
 
 @pytest.mark.parametrize("start", range(0, SEEDS, AT_ONCE))
-def test_one_damaged_file_of_a_run_is_said_in_a_line(tmp_path: Path, start: int) -> None:
+def test_one_damaged_file_of_a_run_is_reported_in_a_line(tmp_path: Path, start: int) -> None:
     for seed in range(start, start + AT_ONCE):
         folder = tmp_path / str(seed)
         folder.mkdir()

@@ -118,7 +118,7 @@ def test_no_metrics_yet_is_no_error(tmp_path) -> None:
     assert list(read_metrics(tmp_path)) == []
 
 
-def test_a_full_disk_is_said_with_the_way_on(run, monkeypatch) -> None:
+def test_a_full_disk_is_reported_with_the_way_on(run, monkeypatch) -> None:
     def full(*arguments, **named):
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""Ranks that are threads of this process, connected by sockets."""
+"""Run ranks as threads of this process, connected by sockets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SOON = 5.0  # seconds: far more than anything here takes, far less than any limi
 
 
 def begin(call: Callable[[], Any]) -> Future:
-    """A call in a thread of its own, which holds up neither the test nor the interpreter's end if it hangs."""
+    """Start a call in a thread of its own, which holds up neither the test nor the interpreter's end if it hangs."""
     future: Future = Future()
 
     def work() -> None:
@@ -33,18 +33,18 @@ def begin(call: Callable[[], Any]) -> Future:
 
 
 def outcome(future: Future) -> Any:
-    """What a call returned or raised."""
+    """Return what a call returned, or the exception that it raised."""
     fault = future.exception(SOON)
     return future.result() if fault is None else fault
 
 
 def on_each(ranks: Sequence[Ranks], call: Callable[[Ranks], Any]) -> list[Any]:
-    """What `call` returns or raises on every rank, all at the same time."""
+    """Return what `call` returns or raises on every rank, all at the same time."""
     return [outcome(future) for future in [begin(partial(call, one)) for one in ranks]]
 
 
 def meet(world: int, strangers: Callable[[dict[str, Any]], None] = lambda address: None) -> list[Ranks]:
-    """Ranks that are connected as `join` connects them; `strangers` come before all but the first."""
+    """Connect ranks as `join` does; `strangers` connect before all but the first."""
     published: Future[str] = Future()
     first = begin(lambda: list(_admitted(HOST, world, published.set_result)))
     address = json.loads(published.result(SOON))

@@ -1,15 +1,15 @@
-"""Files of features, and commands that are stopped while writing them."""
+"""Write files of features, and stop commands while they write them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from paddlemae.tasks import embed as task
 from paddlemae.tasks.embed import embed_source
+from paddlemae.tasks.models import parts as module
 
 
 class Killed(Exception):
-    """What stops a command in the middle."""
+    """Raised to stop a command in the middle."""
 
 
 def written(run: Path, data: Path | str, out: Path, **settings) -> Path:
@@ -18,12 +18,12 @@ def written(run: Path, data: Path | str, out: Path, **settings) -> Path:
 
 
 def stop_after(monkeypatch, parts: int) -> None:
-    """Let so many parts be written, and no more."""
-    write, left = task.replace_bytes, iter(range(parts))
+    """Stop the command after `parts` parts."""
+    write, left = module.replace_bytes, iter(range(parts))
 
     def once_too_often(path, content):
         if next(left, None) is None:
             raise Killed
         write(path, content)
 
-    monkeypatch.setattr(task, "replace_bytes", once_too_often)
+    monkeypatch.setattr(module, "replace_bytes", once_too_often)

@@ -1,4 +1,4 @@
-"""Opens files one by one under guard, in a process of its own, and says how each ended.
+"""Open files one by one under guard in a separate process, and report how each ended.
 
 Run as a program, it reads a path a line and answers each with one line of JSON: the outcome, a message, seconds.
 The guard is an audit hook that stops and notes whatever Python reports beyond opening files to read and mapping them

@@ -15,7 +15,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def holding(files: dict[str, Any]) -> Callable[[Path], None]:
-    """What makes a folder of files: bytes, or what makes one at a path."""
+    """Return a function that makes a folder of files from bytes or from functions of a path."""
 
     def make(folder: Path) -> None:
         folder.mkdir()

@@ -36,9 +36,9 @@ Made = tuple[str, bytes, str]  # name, content, how opening it ends
 def code(witness: Path) -> Iterator[Made]:
     for name, value in {**attacks(witness), **more_attacks(witness)}.items():
         zipped, legacy = {"model": {"w": row(24)}, "x": value}, {"model": {"w": row(24, legacy=True)}, "x": value}
-        yield f"zip, beside weights: {name}", torch_zip(zipped, {"0": RAW}), "loaded"
-        yield f"legacy, beside weights: {name}", torch_legacy(legacy, {"0": FLOATS}), "loaded"
-        yield f"pickle, beside weights: {name}", pickled({"model": {"w": WEIGHTS}, "x": value}), "loaded"
+        yield f"zip, next to weights: {name}", torch_zip(zipped, {"0": RAW}), "loaded"
+        yield f"legacy, next to weights: {name}", torch_legacy(legacy, {"0": FLOATS}), "loaded"
+        yield f"pickle, next to weights: {name}", pickled({"model": {"w": WEIGHTS}, "x": value}), "loaded"
         plain = row(24)
         for place, made in {
             "storage": plain._replace(args=(value, *plain.args[1:])),
@@ -54,7 +54,7 @@ def array_of_state(state: Any) -> Call:
 
 
 def more_attacks(witness: Path) -> dict[str, Any]:
-    """Calls by way of whatever Python, NumPy and PyTorch have that runs, loads or writes something."""
+    """Return calls by way of whatever Python, NumPy and PyTorch have that runs, loads or writes something."""
     text, touch = str(witness), f"open({str(witness)!r}, 'w').close()"
     shell = f"touch {witness}"
     imported = Call(Global("builtins", "__import__"), ("os",))
@@ -108,7 +108,7 @@ def more_attacks(witness: Path) -> dict[str, Any]:
 def machine() -> Iterator[Made]:
     good = opcodes({"w": WEIGHTS})
 
-    def beside(junk: bytes) -> bytes:  # a value beside good weights
+    def with_weights(junk: bytes) -> bytes:  # a value next to good weights
         return b"\x80\x02}(X\x05\x00\x00\x00model" + good + b"X\x01\x00\x00\x00x" + junk + b"u."
 
     nonsense = {
@@ -152,10 +152,10 @@ def machine() -> Iterator[Made]:
         "key of 10 bytes": b"}\x8a\x0a" + b"\x7f" * 10 + b"Ns",
     }
     for name, junk in nonsense.items():
-        yield name, beside(junk), "refused"
-    yield "FRAME of 2^64", beside(b"\x95" + b"\xff" * 8 + b"N"), "loaded"
-    yield "memo of 2^32 - 1", beside(b"Nr\xff\xff\xff\xff"), "loaded"
-    yield "protocol 255 within", beside(b"\x80\xffN"), "loaded"
+        yield name, with_weights(junk), "refused"
+    yield "FRAME of 2^64", with_weights(b"\x95" + b"\xff" * 8 + b"N"), "loaded"
+    yield "memo of 2^32 - 1", with_weights(b"Nr\xff\xff\xff\xff"), "loaded"
+    yield "protocol 255 within", with_weights(b"\x80\xffN"), "loaded"
     yield (
         "a known function's memo overwritten",
         pickled(
@@ -169,7 +169,7 @@ def machine() -> Iterator[Made]:
         "refused",
     )
     yield "ends before its value", b"\x80\x02" + good[:-1], "refused"
-    yield "POP of a mark and of a key", beside(b"(00"), "loaded"
+    yield "POP of a mark and of a key", with_weights(b"(00"), "loaded"
     yield "two values", b"\x80\x02" + good + good + b".", "loaded"
     yield "stops at once", b"\x80\x02.", "refused"
     yield "more after the end", pickled({"w": WEIGHTS}) + b"x", "refused"
@@ -283,7 +283,7 @@ def dtype(name: str) -> Call:
 
 
 def equal_hashes() -> bytes:
-    """A dict whose keys, tuples of powers of 2^61, all have one hash: filling it takes quadratic time."""
+    """Return a dict whose keys, tuples of powers of 2^61, all have one hash: filling it takes quadratic time."""
     powers = b"".join(b"G" + struct.pack(">d", 2.0 ** (61 * n)) + bytes([ord("q"), n]) + b"0" for n in range(16))
     keys = (b"".join(b"h" + bytes([n >> shift & 15]) for shift in (0, 4, 8, 12)) for n in range(40_000))
     return powers + b"}(" + b"".join(b"(" + key + b"tN" for key in keys) + b"u"

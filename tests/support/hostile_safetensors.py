@@ -111,7 +111,7 @@ def files() -> Iterator[tuple[str, Any, str]]:
 
 
 def sparse(size: int, claim: int | None = None) -> Any:
-    """A file whose header claims to be (nearly) all of it; it takes no room on the disk."""
+    """Write a file whose header claims to be (nearly) all of it; it takes no space on the disk."""
 
     def write(path: Path) -> None:
         with path.open("wb") as file:

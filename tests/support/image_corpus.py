@@ -1,4 +1,4 @@
-"""Images of every kind that goes wrong somewhere: each with the pixels it must give, or why it can't be read.
+"""Encode images of every kind that can go wrong, each with the pixels it must give or why it can't be read.
 
 `CASES` is what docs/data-faults.md promises, kind by kind; tests write it into a folder and train on it.
 """
@@ -39,7 +39,7 @@ class Case:
 
 
 def smooth(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """Colours that no compression harms much and that tell every corner from the others."""
+    """Return colours that lossy compression changes little and that differ in every corner."""
     y, x = np.mgrid[:height, :width]
     planes = [40 + 160 * x / width, 40 + 160 * y / height, 200 - 80 * (x / width + y / height)]
     return np.stack(planes, axis=-1).astype(np.uint8)
@@ -67,14 +67,14 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 def png(
     width: int, height: int, rows: bytes, *, depth: int = 8, colour: int = 2, before: bytes = b"", interlace: int = 0
 ) -> bytes:
-    """A PNG of rows that have their filter byte; `before` is put before the pixels."""
+    """Encode a PNG of rows that have their filter byte; `before` is put before the pixels."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
     parts = [chunk(b"IHDR", header), before, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def png_of(pixels: np.ndarray, colour: int = 2, **options: object) -> bytes:
-    """A PNG of [H, W, C] in 8 or 16 bit, as stored: no library may convert it on the way."""
+    """Encode a PNG of [H, W, C] in 8 or 16 bit, without a library that could convert it."""
     depth = pixels.dtype.itemsize * 8
     big_endian = pixels.astype(pixels.dtype.newbyteorder(">"))
     rows = b"".join(b"\0" + row.tobytes() for row in big_endian)
@@ -82,7 +82,7 @@ def png_of(pixels: np.ndarray, colour: int = 2, **options: object) -> bytes:
 
 
 def interlaced_png(pixels: np.ndarray) -> bytes:
-    """Adam7: seven smaller images, one after the other (PNG specification, sec. 8.2)."""
+    """Encode an Adam7 PNG: seven smaller images, one after the other (PNG specification, sec. 8.2)."""
     passes = [(0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1)]
     parts = [pixels[top::down, left::right] for top, down, left, right in passes]
     rows = b"".join(b"\0" + row.tobytes() for part in parts for row in part)
@@ -90,7 +90,7 @@ def interlaced_png(pixels: np.ndarray) -> bytes:
 
 
 def animated_png() -> bytes:
-    """APNG by hand: the picture, then a white frame that replaces it."""
+    """Encode an APNG: the picture, then a white frame that replaces it."""
     whole = png_of(RGB)
     place = whole.index(b"IDAT") - 4
     end = whole.index(b"IEND") - 4
@@ -103,7 +103,7 @@ def animated_png() -> bytes:
 
 
 def tiff(pixels: np.ndarray, *, endian: str = "<", sample_format: int = 1, photometric: int = 2) -> bytes:
-    """An uncompressed TIFF of [H, W, C] in the array's own type."""
+    """Encode an uncompressed TIFF of [H, W, C] in the array's own type."""
     height, width, samples = pixels.shape
     bits = pixels.dtype.itemsize * 8
     content = pixels.astype(pixels.dtype.newbyteorder(endian)).tobytes()
@@ -133,7 +133,7 @@ def tiff(pixels: np.ndarray, *, endian: str = "<", sample_format: int = 1, photo
 
 
 def turned(orientation: int) -> np.ndarray:
-    """The picture as a camera stores it under an EXIF orientation, so that upright it is the picture again."""
+    """Return the picture as a camera stores it under an EXIF orientation."""
     return np.ascontiguousarray(
         {
             1: RGB,
@@ -159,20 +159,20 @@ def turned_file(kind: str, orientation: int, **options: object) -> bytes:
 
 
 def uniform_cmyk_jpeg(*, ycck: bool) -> bytes:
-    """CMYK as Photoshop writes it, inverted; with `ycck` its first three inks are marked as YCbCr."""
+    """Encode CMYK as Photoshop writes it, inverted; with `ycck` its first three inks are marked as YCbCr."""
     content = saved(Image.new("CMYK", (WIDTH, HEIGHT), (200, 120, 60, 20)), "JPEG", quality=100, subsampling=0)
     place = content.index(b"Adobe") + 11  # after version and two flag words: the colour transform
     return content[:place] + bytes([2 if ycck else 0]) + content[place + 1 :]
 
 
 def ink_rgb(cyan: float, magenta: float, yellow: float, black: float) -> np.ndarray:
-    """Pillow's plain formula for inks of 0..255, as one colour over the whole picture."""
+    """Convert inks of 0..255 by Pillow's plain formula, to one colour over the whole picture."""
     colour = [(255 - ink) * (255 - black) / 255 for ink in (cyan, magenta, yellow)]
     return np.broadcast_to(np.round(colour).astype(np.uint8), RGB.shape)
 
 
 def ycck_rgb() -> np.ndarray:
-    """The stored, inverted inks taken for Y, Cb and Cr: JFIF's formulas give the inks, since YCCK inverts once more."""
+    """Convert stored, inverted inks taken for Y, Cb and Cr by JFIF's formulas; YCCK inverts once more."""
     luma, blue, red = (255 - ink for ink in (200, 120, 60))
     cyan = luma + 1.402 * (red - 128)
     magenta = luma - 0.344136 * (blue - 128) - 0.714136 * (red - 128)
@@ -213,7 +213,7 @@ TWO_TIMES_CMYK = 3
 
 
 def content_cases() -> Iterator[tuple[str, bytes, np.ndarray, int]]:
-    """(name, bytes, pixels, tolerance) of files that are converted."""
+    """Yield (name, bytes, pixels, tolerance) of files that are converted."""
     for kind, name in (("PNG", "png"), ("TIFF", "tiff"), ("BMP", "bmp"), ("PPM", "ppm")):
         yield f"plain.{name}", photo(kind), RGB, 0
     yield "plain.webp", photo("WEBP", **LOSSLESS), RGB, 0
@@ -274,7 +274,7 @@ def keyed_gray() -> np.ndarray:
 
 
 def arithmetic_jpeg() -> bytes:
-    """A uniform gray in arithmetic code, which Pillow can't write.
+    """Return a uniform gray JPEG in arithmetic code, which Pillow can't write.
 
     One scan of a progressive file, for the blocks' means alone: three bytes, found by trying, that decode to zeros.
     """
@@ -284,7 +284,7 @@ def arithmetic_jpeg() -> bytes:
 
 
 def fault_cases() -> Iterator[tuple[str, bytes, str]]:
-    """(name, bytes, pattern of the reason) of files that are left out."""
+    """Yield (name, bytes, pattern of the reason) of files that are left out."""
     for kind, name in (
         ("JPEG", "jpg"),
         ("PNG", "png"),
@@ -317,12 +317,12 @@ def fault_cases() -> Iterator[tuple[str, bytes, str]]:
 
 
 def noise() -> np.ndarray:
-    """What hardly compresses, so that a cut takes pixels away."""
+    """Return pixels that hardly compress, so that a truncated file lacks some of them."""
     return np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
 
 
 def bomb() -> bytes:
-    """100 million white pixels in some 12 KB: whoever decodes this in full has lost."""
+    """Return 100 million white pixels in some 12 KB, which must not be decoded in full."""
     row = b"\0" + b"\xff" * 1250
     return png(10_000, 10_000, row * 10_000, depth=1, colour=0)
 

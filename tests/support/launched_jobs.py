@@ -1,4 +1,4 @@
-"""Commands in several processes, started and ended by a test."""
+"""Start and end commands in several processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONG = 300.0  # seconds, for what takes half a minute
 
 
 def processes_with(setting: str) -> list[int]:
-    """Processes that have a variable, such as "TMPDIR=/there", in their environment; zombies have none."""
+    """Return the processes that have a variable, such as "TMPDIR=/there", in their environment; zombies have none."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
@@ -55,7 +55,7 @@ class Job:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """None of it outlives a test, however it ends; what a good end leaves behind is looked at before."""
+        """Kill whatever is left, so that nothing outlives a test."""
         for pid in self.alive():
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
@@ -69,7 +69,7 @@ class Job:
         return self.log.read_text()
 
     def ranks(self) -> dict[int, int]:
-        """The process id of each rank of this host that is at work."""
+        """Return the process id of each rank of this host that is running."""
         found = {}
         for path in self.temporary.glob("paddlemae-launch-*/[0-9]*.process"):
             with contextlib.suppress(FileNotFoundError):
@@ -87,7 +87,7 @@ class Job:
             time.sleep(0.005)
 
     def end(self, seconds: float = LONG) -> int:
-        """Its exit status, once it has ended by itself; it leaves no process and no temporary file."""
+        """Wait for the command and return its exit status; assert that no process and no temporary file is left."""
         status = self.process.wait(seconds)
         assert self.alive() == []
         assert list(self.temporary.iterdir()) == []
@@ -95,7 +95,7 @@ class Job:
 
 
 def run(folder: Path, *arguments: object, **variables: str) -> Job:
-    """A command that was run to its good end."""
+    """Run a command and assert that it succeeds."""
     with Job(folder, *arguments, **variables) as job:
         assert job.end() == 0, job.said
     return job

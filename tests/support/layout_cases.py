@@ -1,4 +1,4 @@
-"""One file of each kind that a layout has, and the images that its model is shown."""
+"""List one file of each kind that a layout has, and the images that its model gets."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def images_of(case: Case) -> np.ndarray:
 
 
 def rows_of(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """(kept, removed) patches, other ones in each of the two images."""
+    """Return (kept, removed) patches, different ones in the two images."""
     patches = (case.image_size[0] // PATCH) * (case.image_size[1] // PATCH)
     removed = np.array([[0, patches - 1], [1, patches - 2]])
     removed.sort(axis=1)
@@ -132,11 +132,11 @@ def rows_of(case: Case) -> tuple[np.ndarray, np.ndarray]:
     return keep, removed
 
 
-def told(case: Case) -> dict[str, Any]:
-    """What no layout's tensors tell of a case's model."""
+def unshown_settings(case: Case) -> dict[str, Any]:
+    """Return the settings that the tensors of a case do not show."""
     return dict(heads=HEADS, decoder_heads=DECODER_HEADS, image_size=case.image_size)
 
 
 def changed(case: Case, without: str = "", **more: Any) -> Tensors:
-    """The case's file with other tensors, and without one."""
+    """Return a copy of a case's file with other tensors, and without one."""
     return {name: array for name, array in case.tensors.items() if name != without} | more

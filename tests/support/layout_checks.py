@@ -42,7 +42,7 @@ def build(source: Imported):
 
 
 def our_result(source: Imported, case: Case) -> Result:
-    """What our model makes of the case's images."""
+    """Run our model on the case's images."""
     model, images = build(source), paddle.to_tensor(images_of(case))
     with paddle.no_grad(), evaluating(model):
         if source.kind == "mae":
@@ -58,7 +58,7 @@ def their_result(layout: str, tensors: work.Tensors, case: Case) -> Result:
 
 
 def differences(got: Result, wanted: Result) -> dict[str, float]:
-    """The largest difference of each output over its largest magnitude."""
+    """Return the largest difference of each output, relative to its largest magnitude."""
     found = {}
     for name in ("features", "prediction", "logits"):
         one, other = getattr(got, name), getattr(wanted, name)
@@ -80,7 +80,7 @@ def assert_bitwise(one: work.Tensors, other: work.Tensors) -> None:
 
 
 def holds(layout: str, source: Imported) -> bool:
-    """Whether a layout has a place for a model: what its definition has, written apart from the code."""
+    """Return whether a layout can store a model, by that layout's definition and not by our code."""
     shape = source.architecture
     if layout == "transformers":
         square = source.kind != "mae" or shape["image_size"][0] == shape["image_size"][1]

@@ -1,4 +1,4 @@
-"""The layers that all layouts' models are made of, in NumPy, and the two position tables by their formulas.
+"""Define the layers of all layouts' models in NumPy, and the two position tables by their formulas.
 
 Shapes: B images, L patches, N tokens, D width.
 """
@@ -28,12 +28,12 @@ def gelu(x: np.ndarray) -> np.ndarray:
 
 
 def out_in(x: np.ndarray, t: Tensors, name: str) -> np.ndarray:
-    """PyTorch's Linear."""
+    """Apply PyTorch's Linear, weight [out, in]."""
     return np.einsum("...i,oi->...o", x, t[f"{name}.weight"]) + t.get(f"{name}.bias", 0.0)
 
 
 def in_out(x: np.ndarray, t: Tensors, name: str) -> np.ndarray:
-    """Paddle's Linear."""
+    """Apply Paddle's Linear, weight [in, out]."""
     return np.einsum("...i,io->...o", x, t[f"{name}.weight"]) + t.get(f"{name}.bias", 0.0)
 
 
@@ -47,7 +47,7 @@ def attend(query: np.ndarray, key: np.ndarray, value: np.ndarray, heads: int) ->
 
 
 def convolve(images: np.ndarray, t: Tensors, name: str) -> np.ndarray:
-    """Conv2D whose stride is its kernel: [B, L, D]."""
+    """Apply a Conv2D whose stride is its kernel: [B, L, D]."""
     weight = t[f"{name}.weight"]
     rows, columns = images.shape[2] // PATCH, images.shape[3] // PATCH
     found = np.zeros((len(images), rows * columns, len(weight)))
@@ -71,7 +71,7 @@ def taken(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def table_2d(width: int, rows: int, columns: int, front: int = 1) -> np.ndarray:
-    """MAE's: half for the column, half for the row; a row of zeros for the cls token."""
+    """Return MAE's position table: half for the column, half for the row; a row of zeros for the cls token."""
     table = np.zeros((1, front + rows * columns, width), np.float32)
     quarter = width // 4
     for row in range(rows):
@@ -83,7 +83,7 @@ def table_2d(width: int, rows: int, columns: int, front: int = 1) -> np.ndarray:
 
 
 def table_1d(width: int, count: int) -> np.ndarray:
-    """MAE-pytorch's, after "Attention Is All You Need"."""
+    """Return MAE-pytorch's position table, after "Attention Is All You Need"."""
     angles = [[place / 10000 ** (2 * (k // 2) / width) for k in range(width)] for place in range(count)]
     table = np.array(angles)
     table[:, 0::2], table[:, 1::2] = np.sin(table[:, 0::2]), np.cos(table[:, 1::2])

@@ -1,4 +1,4 @@
-"""Each layout's models in NumPy, as that layout defines them, on tiny random weights under its own names.
+"""Define each layout's models in NumPy, on tiny random weights under that layout's own names.
 
 Written apart from `paddlemae.weights.layouts`, so that neither can hide the other's mistake.
 
@@ -45,7 +45,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Result:
-    """What a model gives for images; None for what it has not. `prediction` is of the removed patches."""
+    """Outputs of a model; None for those that it does not have. `prediction` is of the removed patches."""
 
     features: np.ndarray | None = None
     prediction: np.ndarray | None = None
@@ -53,7 +53,7 @@ class Result:
 
 
 def weights(shapes: Shapes) -> Tensors:
-    """Nothing is zero or symmetric."""
+    """Draw random weights, none of which is zero or symmetric."""
     tensors = {}
     for name, shape in shapes.items():
         draw = np.random.default_rng(zlib.crc32(name.encode())).uniform(-1, 1, shape)
@@ -68,7 +68,7 @@ def weights(shapes: Shapes) -> Tensors:
 
 
 def layer(name: str, rows: int, columns: int, *, paddle: bool = False, bias: bool = True) -> Shapes:
-    """A Linear of `columns` inputs and `rows` outputs."""
+    """Draw a Linear of `columns` inputs and `rows` outputs."""
     shape = (columns, rows) if paddle else (rows, columns)
     return {f"{name}.weight": shape} | ({f"{name}.bias": (rows,)} if bias else {})
 
@@ -98,7 +98,7 @@ def official_block(name: str, width: int, hidden: int, paddle: bool, bias: bool 
 def official_tensors(
     parts: str, grid: tuple[int, int], *, learned: bool = False, paddle: bool = False, bias: bool = True
 ) -> Tensors:
-    """`parts` of "decoder", "norm", "fc_norm", "head" and "probe", by blanks."""
+    """Draw tensors of an encoder and its `parts`, blank-separated: "decoder", "norm", "fc_norm", "head", "probe"."""
     shapes: Shapes = {"cls_token": (1, 1, WIDTH), **conv("patch_embed.proj")}
     for number in range(DEPTH):
         shapes |= official_block(f"blocks.{number}", WIDTH, HIDDEN, paddle, bias)
@@ -138,7 +138,7 @@ def official_blocks(x: np.ndarray, t: Tensors, name: str, depth: int, heads: int
 
 
 def official_tokens(t: Tensors, images: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-    """What goes into the blocks; timm can leave the cls token out, and so can ours."""
+    """Return the tokens that enter the blocks; timm can leave the cls token out, and so can ours."""
     table, front = t["pos_embed"], int("cls_token" in t)
     x = convolve(images, t, "patch_embed.proj") + table[:, front:]
     x = x if rows is None else taken(x, rows)
@@ -146,7 +146,7 @@ def official_tokens(t: Tensors, images: np.ndarray, rows: np.ndarray | None = No
 
 
 def official_mae(t: Tensors, images: np.ndarray, keep: np.ndarray, removed: np.ndarray, linear: Linear) -> Result:
-    """The encoder sees kept patches; the decoder all of them, in the image's order."""
+    """Run an MAE whose encoder takes the kept patches, and its decoder all of them in the image's order."""
     front = int("cls_token" in t)
 
     def encoded(rows: np.ndarray) -> np.ndarray:
@@ -186,7 +186,7 @@ def split_block(name: str, width: int, hidden: int, paddle: bool) -> Shapes:
 
 
 def mae_pytorch_tensors(*, pretrained: bool, learned: int = 0, paddle: bool = False) -> Tensors:
-    """`learned`: how many patches a learned table has; 0 for the computed one, which no file holds."""
+    """Draw tensors; `learned`: patches of a learned position table, 0 for the computed one, which no file holds."""
     shapes: Shapes = {}
     encoder = "encoder." if pretrained else ""
     shapes |= conv(f"{encoder}patch_embed.proj")
@@ -218,7 +218,7 @@ def split_blocks(x: np.ndarray, t: Tensors, name: str, depth: int, heads: int, l
 
 
 def mae_pytorch_mae(t: Tensors, images: np.ndarray, keep: np.ndarray, removed: np.ndarray, linear: Linear) -> Result:
-    """The decoder sees kept patches, then mask tokens, and predicts the latter."""
+    """Run an MAE whose decoder takes kept patches, then mask tokens, and predicts the latter."""
     patches = keep.shape[1] + removed.shape[1]
 
     def encoded(rows: np.ndarray) -> np.ndarray:
@@ -261,7 +261,7 @@ def hf_layer(name: str, width: int, hidden: int, bias: bool = True) -> Shapes:
 def hf_tensors(
     parts: str, grid: tuple[int, int], prefix: str = "vit.", *, learned: bool = False, bias: bool = True
 ) -> Tensors:
-    """`parts` of "decoder", "head" and "pooler", by blanks."""
+    """Draw tensors of an encoder and its `parts`, blank-separated: "decoder", "head", "pooler"."""
     e = f"{prefix}embeddings"
     shapes: Shapes = {f"{e}.cls_token": (1, 1, WIDTH), **conv(f"{e}.patch_embeddings.projection")}
     for number in range(DEPTH):
@@ -305,7 +305,7 @@ def hf_layers(x: np.ndarray, t: Tensors, name: str, depth: int, heads: int) -> n
 
 
 def hf_vit(t: Tensors, images: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-    """All tokens behind the last norm."""
+    """Return all tokens after the last norm."""
     p = "vit." if "vit.embeddings.cls_token" in t else ""
     table = t[f"{p}embeddings.position_embeddings"]
     x = convolve(images, t, f"{p}embeddings.patch_embeddings.projection") + table[:, 1:]
@@ -410,7 +410,7 @@ def paddlevit_mae(t: Tensors, images: np.ndarray, keep: np.ndarray, removed: np.
 
 
 def run(layout: str, t: Mapping[str, np.ndarray], images: np.ndarray, keep: np.ndarray, removed: np.ndarray) -> Result:
-    """What a file's own layout makes of images, in double precision."""
+    """Run a file's own layout on images, in double precision."""
     tensors = {name: array.astype(np.float64) for name, array in t.items()}
     images = images.astype(np.float64)
     linear = in_out if layout.startswith("paddle") else out_in

@@ -1,4 +1,4 @@
-"""Short trainings on the embedded digits whose losses are compared with recorded ones."""
+"""Run short trainings on the embedded digits whose losses are compared with recorded ones."""
 
 import os
 from pathlib import Path

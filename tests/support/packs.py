@@ -14,7 +14,7 @@ def packed(spec: object, out: Path, **settings: Any) -> PackResult:
 
 
 def write_photos(root: Path) -> Path:
-    """10 photos of two classes to train, of which the second and the last two can't be read; 4 to test."""
+    """Write 10 training photos of two classes, the second and the last two unreadable, and 4 test photos."""
     for part, count in (("train", 5), ("test", 2)):
         for name in ("cat", "dog"):
             (root / part / name).mkdir(parents=True)

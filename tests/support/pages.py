@@ -1,4 +1,4 @@
-"""README.md and docs/*.md as a test reads them: blocks of code, commands, links, tables."""
+"""Parse README.md and docs/*.md for tests: blocks of code, commands, links, tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from tests.support.paths import ROOT
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-ALONE = [page for page in PAGES if page.name in ("data.md", "reading-fast.md", "recipes.md")]  # use no run of others
+# use no run of others
+ALONE = [page for page in PAGES if page.name in ("data.md", "plan.md", "reading-fast.md", "recipes.md")]
 FENCE = re.compile(r"(?:^<!-- not run: (.+?) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -23,13 +24,13 @@ class Block(NamedTuple):
     reason: str  # why it is not run; empty where none is given
 
     def commands(self) -> list[str]:
-        """Its lines, without comments; those that go on behind a backslash joined."""
+        """Return its lines without comments, and join those continued by a backslash."""
         lines = self.text.replace("\\\n", " ").splitlines()
         return [shlex.join(words) for line in lines if (words := shlex.split(line, comments=True))]
 
 
 def name(page: Path) -> str:
-    """As pytest shows it."""
+    """Identify the block for pytest."""
     return page.name
 
 
@@ -38,17 +39,17 @@ def blocks(page: Path) -> list[Block]:
 
 
 def prose(page: Path) -> str:
-    """The page without its blocks."""
+    """Return the page without its blocks."""
     return FENCE.sub("", page.read_text())
 
 
 def links(page: Path) -> list[str]:
-    """Where its links and pictures lead."""
+    """Return the targets of its links and pictures."""
     return re.findall(r"\]\(([^)\s]+)\)", prose(page))
 
 
 def rows(page: Path, *head: str) -> list[list[str]]:
-    """The cells of every table that begins with these columns."""
+    """Return the cells of every table that begins with these columns."""
     found, inside = [], False
     for line in page.read_text().splitlines():
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
@@ -62,7 +63,7 @@ def rows(page: Path, *head: str) -> list[list[str]]:
 
 
 def yaml_name(text: str) -> str:
-    """What a block of YAML calls itself in its first line."""
+    """Return the name that a block of YAML states in its first line."""
     named = re.match(r"# (\w+\.yaml)\n", text)
     assert named, f"begin it with the name that a command can give it, '# NAME.yaml': {text[:80]!r}"
     return named[1]

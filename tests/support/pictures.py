@@ -25,7 +25,7 @@ COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (210, 40, 30)}
 
 
 def write_png(path: Path, colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (10, 12)) -> None:
-    """A noisy picture of one colour."""
+    """Write a noisy picture of one colour."""
     noise = np.random.default_rng(seed).integers(-25, 26, (*size, 3))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(path)

@@ -1,4 +1,4 @@
-"""Python code run in a process of its own."""
+"""Run Python code in a separate process."""
 
 import subprocess
 import sys

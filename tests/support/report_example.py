@@ -1,4 +1,4 @@
-"""A report of two runs for the tests of its page: one with every part, one with hardly any; and a stranger's names."""
+"""Write a report of two runs, a complete and a bare one, and of one with hostile names, for the tests of its page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Json = dict[str, Any]
 
 
 def sprite(folder: Path, name: str, columns: int, count: int, side: int = 32) -> Json:
-    """A sheet of tiles that differ in colour, and what an exhibit says of it."""
+    """Write a sheet of tiles that differ in colour, and return an exhibit's description of it."""
     rows = math.ceil(count / columns)
     y, x = np.mgrid[: rows * side, : columns * side]
     tile = (y // side) * columns + x // side
@@ -31,7 +31,7 @@ def sprite(folder: Path, name: str, columns: int, count: int, side: int = 32) ->
 
 
 def exhibits(folder: Path) -> Json:
-    """Every part, with its pictures in the folder."""
+    """Return every exhibit, and write its pictures to the folder."""
     rng = np.random.default_rng(0)
     size = len(CLASSES)
     labels = [number % size for number in range(60)]
@@ -87,7 +87,7 @@ def exhibits(folder: Path) -> Json:
 
 
 def curves(every: int, scale: float = 1.0) -> Json:
-    """What a pretraining logs."""
+    """Return the metrics that a pretraining logs."""
     steps = list(range(every, STEPS + 1, every))
     place = {"step": steps, "epoch": [step / 390 for step in steps], "seconds": [0.35 * step for step in steps]}
     values = {
@@ -118,7 +118,7 @@ def setup(**recipe: Any) -> Json:
 
 
 def whole_run(folder: Path) -> Json:
-    """A run with all that the page can show."""
+    """Write a run with all that the page can show."""
     knn = {"pretrained": cell([0.42], "paddlemae knn runs/a"), "random": cell([0.3], "paddlemae knn runs/a --random")}
     tuned = {
         "pretrained": cell([0.6, 0.62, 0.64], "paddlemae study --init runs/a"),
@@ -158,7 +158,7 @@ def missing(part: str, title: str, command: str | None) -> Json:
 
 
 def bare_run() -> Json:
-    """A run that has only just logged something."""
+    """Write a run that has only just logged something."""
     return {
         "name": "bare",
         "folder": "runs/bare",
@@ -215,13 +215,13 @@ def report_of(runs: list[Json]) -> Json:
 
 
 def example(folder: Path) -> tuple[Json, list[Path]]:
-    """(the report of a whole and a bare run, their folders)."""
+    """Return (the report of a complete and a bare run, their folders)."""
     folders = [folder / "whole", folder / "bare"]
     return report_of([whole_run(folders[0]), bare_run()]), folders
 
 
 class Seen(HTMLParser):
-    """What a browser without scripts would make of a page: tags with their attributes, and the words between."""
+    """Tags with their attributes and the text between, as a browser without scripts would show them."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Trainings that are interrupted and resumed, and the comparison with one that was not."""
+"""Interrupt and resume trainings, and compare them with an uninterrupted one."""
 
 import itertools
 from collections.abc import Callable
@@ -19,7 +19,7 @@ REPEATABLE = ["threads=1", "log_every=1", "warmup_epochs=0.5", "epochs=4", "base
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Ctrl-C in the middle of step `steps` of the next training, counted from where it starts."""
+    """Press Ctrl-C in the middle of step `steps` of the next training, counted from where it starts."""
 
     class Interrupted:
         reason = CTRL_C
@@ -43,7 +43,7 @@ def stopped_and_resumed(task: Callable, recipe, out: Path, steps: list[int], mon
 
 
 def assert_same_run(one: Path, other: Path, least: int = 16) -> None:
-    """Weights, averages, slots and metrics; `least` tensors a file, so that something is compared."""
+    """Assert equal weights, averages, slots and metrics; each file must have at least `least` tensors."""
     first, second = find_checkpoint(one), find_checkpoint(other)
     assert first.name == second.name
     names = [path.name for path in sorted(first.glob("*.safetensors"))]

@@ -11,7 +11,7 @@ from paddlemae.runs.runlog import log_metrics
 
 
 def make_run(folder: Path, task: str = "pretrain", **recipe) -> Path:
-    """A run folder as a training leaves it, without the training."""
+    """Write a run folder as a training leaves it, without the training."""
     checkpoint = folder / "checkpoints/step_00000004"
     checkpoint.mkdir(parents=True)
     (folder / "checkpoints/latest").write_text("step_00000004\n")

@@ -1,4 +1,4 @@
-"""The same images as every kind of source: what other programs write, made here by their formats' rules."""
+"""Write the same images as every kind of source, by the rules of other programs' formats."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def pictures(count: int, seed: int) -> list[Picture]:
-    """So many random images of each class, in a folder's order."""
+    """Draw `count` random images of each class, in a folder's order."""
     rng = np.random.default_rng(seed)
     return [
         Picture(f"{name}/{number:03}.png", label, rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8))
@@ -64,7 +64,7 @@ def write_folder(root: Path) -> Path:
 
 
 def write_list(root: Path, separator: str = " ") -> Path:
-    """`train_list.txt` and `val_list.txt` beside the folders; a path with spaces in it."""
+    """Write `train_list.txt` and `val_list.txt` next to the folders; a path has spaces in it."""
     write_folder(root / "all my images")
     for part, name in (("train", "train"), ("test", "val")):
         lines = [f"all my images/{part}/{image.name}{separator}{image.label}\n" for image in PARTS[part]]
@@ -86,7 +86,7 @@ def write_csv(root: Path) -> Path:
 
 
 def write_tar(path: Path, around: str = "", style: int = tarfile.PAX_FORMAT) -> Path:
-    """As `tar cf` packs the folder, in no order of the names."""
+    """Write a tar as `tar cf` packs the folder, not in the order of names."""
     with tarfile.open(path, "w", format=style) as archive:
         for part, images in PARTS.items():
             for image in images[::-1]:
@@ -112,7 +112,7 @@ def write_zip(path: Path, method: int) -> Path:
 
 
 def write_shards(root: Path, label: str = "cls") -> Path:
-    """Three shards of training images, one of test images."""
+    """Write three shards of training images and one of test images."""
     root.mkdir()
     cut = [("train-000", PARTS["train"][:11]), ("train-001", PARTS["train"][11:12]), ("train-002", PARTS["train"][12:])]
     number = 0
@@ -127,7 +127,7 @@ def write_shards(root: Path, label: str = "cls") -> Path:
 
 
 def features() -> bytes:
-    """What `datasets` writes into a table's metadata."""
+    """Return what `datasets` writes into a table's metadata."""
     described = {"image": {"_type": "Image"}, "label": {"names": list(CLASSES), "_type": "ClassLabel"}}
     return json.dumps({"info": {"features": described}}).encode()
 
@@ -142,7 +142,7 @@ def table(images: Sequence[Picture]):
 
 
 def write_parquet(root: Path) -> Path:
-    """A repository of `datasets`: two files of training images in small row groups, one of test images."""
+    """Write a repository of `datasets`: two files of training images in small row groups, one of test images."""
     import pyarrow.parquet as pq
 
     (root / "data").mkdir(parents=True)
@@ -154,7 +154,7 @@ def write_parquet(root: Path) -> Path:
 
 
 def write_arrow(root: Path) -> Path:
-    """What `save_to_disk` makes of a `DatasetDict`."""
+    """Write a `DatasetDict` as `save_to_disk` does."""
     import pyarrow as pa
 
     for part, images in PARTS.items():
@@ -181,12 +181,12 @@ def write_npz(path: Path, *, compressed: bool, first: bool = False, names: str =
 
 
 def rows_of(images: Sequence[Picture]) -> np.ndarray:
-    """As CIFAR stores them: [N, 3072], red, green, blue."""
+    """Return rows as CIFAR stores them: [N, 3072], red, green, blue."""
     return np.stack([image.pixels_HW3.transpose(2, 0, 1).ravel() for image in images])
 
 
 def python2_batch(images: Sequence[Picture]) -> bytes:
-    """A batch as Python 2's cPickle wrote it (protocol 2): strings of bytes, NumPy of that time."""
+    """Return a batch as Python 2's cPickle wrote it (protocol 2): strings of bytes, NumPy of that time."""
     rows = rows_of(images)
 
     def string(text: bytes) -> bytes:
@@ -211,7 +211,7 @@ def python2_batch(images: Sequence[Picture]) -> bytes:
 
 
 def cifar10_files(binary: bool) -> dict[str, bytes]:
-    """The published files' names and contents; training images in their five batches."""
+    """Return the published files' names and contents; training images are in five batches."""
     cut = [PARTS["train"][start : start + 6] for start in range(0, 30, 6)]
     batches = {f"data_batch_{number}": images for number, images in enumerate(cut, start=1)}
     files: dict[str, bytes] = {}
@@ -231,7 +231,7 @@ def cifar10_files(binary: bool) -> dict[str, bytes]:
 
 
 def cifar100_files() -> dict[str, bytes]:
-    """Pickled by Python 3 and today's NumPy; each fine class is a coarse class of its own name's first letter."""
+    """Return files pickled by Python 3; a fine class belongs to the coarse class of its name's first letter."""
     files = {
         part: pickle.dumps(
             {
@@ -267,7 +267,7 @@ def idx(array: np.ndarray) -> bytes:
 
 
 def write_mnist(root: Path, zipped: bool) -> Path:
-    """The red channel as digits."""
+    """Write the red channel as digits."""
     files = {}
     for part, name in (("train", "train"), ("test", "t10k")):
         images = np.stack([image.pixels_HW3[..., 0] for image in PARTS[part]])

@@ -17,7 +17,7 @@ DESCRIPTION = Description("classifier", SHAPE, [0.5], [0.5], 1.0, ["a", "b", "c"
 
 
 def new_state(seed: int = 0, steps: int = 0, **shape) -> TrainState:
-    """A model `steps` optimizer steps old."""
+    """Return a model after `steps` optimizer steps."""
     paddle.seed(seed)
     model = VisionTransformer(**{**SHAPE, **shape})
     state = TrainState(model, adamw(model, layer_decay=0.5))
@@ -45,7 +45,7 @@ def save_checkpoint(run: Path, state: TrainState, description: Description, **se
 
 
 def everything(state: TrainState) -> dict[str, np.ndarray]:
-    """Weights and optimizer slots under names that don't change."""
+    """Return weights and optimizer slots under names that don't change."""
     weights = {name: tensor.numpy().copy() for name, tensor in state.model.state_dict().items()}
     return {**weights, **{name: slot.copy() for name, slot in checkpoint._optimizer_slots(state).items()}}
 

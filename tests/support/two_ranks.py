@@ -1,4 +1,4 @@
-"""What two processes do together, for tests/journeys: gradients added up, steps taken, steps dropped.
+"""Run two ranks, for tests/journeys: add up gradients, take steps, drop steps.
 
 Run by Paddle's launcher, as each of its processes: `two_ranks.py FOLDER` leaves FOLDER/RANK.json.
 """
@@ -41,7 +41,7 @@ class Numbers:
 
 
 def micro_batches(trouble: str) -> Iterator[Numbers]:
-    """The same on each rank; trouble is in the last image, so in the second half."""
+    """Yield the same micro-batches on each rank; the faulty image is the last, so in the second half."""
     dice = np.random.default_rng(0)
     for number in range(STEPS * ACCUMULATION):
         batch = Numbers(dice.random((BATCH, 3), np.float32), np.zeros(BATCH, np.float32))
@@ -74,7 +74,7 @@ def new_state(path: str) -> TrainState:
 
 
 def train(path: str, trouble: str, ranks: Ranks) -> dict[str, Any]:
-    """Weights, and the steps' losses and ends."""
+    """Train, and return the weights, and the steps' losses and ends."""
     state, results = new_state(path), []
 
     def note(state: TrainState, result: StepResult) -> None:
@@ -104,8 +104,8 @@ def train(path: str, trouble: str, ranks: Ranks) -> dict[str, Any]:
     }
 
 
-def added_up(ranks: Ranks) -> list[bool]:
-    """Whether gradients of many sizes were exactly the sum of what both ranks gave: small, large, and in between."""
+def check_sums(ranks: Ranks) -> list[bool]:
+    """Return whether gradients of many sizes were exactly the sum of both ranks'."""
     shapes = [[3], [1], [513, 512], [2, 3, 4], [SMALL], [SMALL - 1], [1, 1]]
     gradients = [
         paddle.to_tensor(np.arange(math.prod(shape), dtype=np.float32).reshape(shape) * (1 + 2 * ranks.rank) + number)
@@ -128,7 +128,7 @@ def timed(call: Callable[[], Any]) -> float:
 def main(folder: Path) -> None:
     ranks = join()
     facts: dict[str, Any] = {"rank": [ranks.rank, ranks.world, ranks.local_rank]}
-    facts["added up"] = added_up(ranks)
+    facts["added up"] = check_sums(ranks)
     for path in ("whole", "afterwards", "shards"):
         for trouble in ("none", "loss", "gradient"):
             facts[f"{path} {trouble}"] = train(path, trouble, ranks)
@@ -136,7 +136,7 @@ def main(folder: Path) -> None:
     if ranks.is_first:
         time.sleep(LONGER_THAN_GLOO_WAITS)
     facts["waited"] = timed(ranks.wait)
-    facts["added up later"] = added_up(ranks)
+    facts["added up later"] = check_sums(ranks)
     (folder / f"{ranks.rank}.json").write_text(json.dumps(facts))
     ranks.wait()
     ranks.leave()

@@ -1,4 +1,4 @@
-"""PyTorch's and Paddle's files written by hand, from the description of their formats: good ones and hostile ones."""
+"""Write PyTorch's and Paddle's files from the description of their formats: valid ones and hostile ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def writer(folder: Path, usual_name: str) -> Callable[..., Path]:
-    """What writes bytes to a file of the folder, under the usual name or another, and says where."""
+    """Return a function that writes bytes to a file of the folder and returns its path."""
 
     def write(content: bytes, name: str = usual_name) -> Path:
         path = folder / name
@@ -33,7 +33,7 @@ class Global(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What a function returns, and the state that is set on it."""
+    """What a function returns, and the state that is set on the result."""
 
     function: Any
     args: Any
@@ -66,7 +66,7 @@ class Get(NamedTuple):
 
 
 def pickled(value: Any) -> bytes:
-    """A pickle of protocol 2."""
+    """Return a pickle of protocol 2."""
     return b"\x80\x02" + opcodes(value) + b"."
 
 
@@ -122,7 +122,7 @@ def tensor(stored: Any, size: tuple, stride: tuple, offset: int = 0) -> Call:
 
 
 def row(count: int, kind: str = "FloatStorage", key: str = "0", *, legacy: bool = False) -> Call:
-    """A tensor that is its whole storage."""
+    """Return a tensor that is its whole storage."""
     return tensor(storage(kind, key, count, legacy=legacy), (count,), (1,))
 
 
@@ -139,6 +139,13 @@ def torch_zip(value: Any, storages: Mapping[str, bytes] = {}, **more: bytes) -> 
     entries = {"archive/data.pkl": pickle, "archive/byteorder": b"little", "archive/version": b"3\n"}
     entries |= {f"archive/data/{key}": raw for key, raw in storages.items()}
     return zip_bytes(entries | {f"archive/{name}": content for name, content in more.items()})
+
+
+def torch_file(value: Any, arrays: Mapping[str, np.ndarray], *, legacy: bool) -> bytes:
+    """Return a file of either format; storages are named in the format's own way, see `row`."""
+    if legacy:
+        return torch_legacy(value, arrays)
+    return torch_zip(value, {key: array.tobytes() for key, array in arrays.items()})
 
 
 def torch_legacy(
@@ -176,7 +183,7 @@ def numpy_array(array: np.ndarray, *, core: str = "numpy.core", latin: bool = Fa
 
 
 def attacks(witness: Path) -> dict[str, Any]:
-    """Values whose unpickling runs code."""
+    """Return values whose unpickling runs code."""
     touch = f"open({str(witness)!r}, 'w').close()"
     shell = f"touch {witness}"
     system = Call(Global("posix", "system"), (shell,))
@@ -214,3 +221,7 @@ RAW = FLOATS.tobytes()
 WEIGHTS = numpy_array(FLOATS)
 NUMPY = "numpy.core.multiarray"
 MB = 2**20
+# the least entries of an archive
+STORED = {"archive/data.pkl": pickled({"w": row(24)}), "archive/data/0": RAW}
+# a tuple of 51 tuples, each of which holds the one before ten times: whoever prints or hashes it never ends
+LAUGHS = Raw(b"(" + opcodes(Put(0, ("x",))) + b"".join(opcodes(Put(i + 1, (Get(i),) * 10)) for i in range(50)) + b"t")

@@ -18,7 +18,7 @@ def reading(case: Case, **more) -> Reading:
 
 
 def command(monkeypatch, capsys, *words: str | Path) -> tuple[int, str, str]:
-    """(exit status, standard output, standard error) of a command line."""
+    """Run a command line; return (exit status, standard output, standard error)."""
     monkeypatch.setattr(sys, "argv", ["paddlemae", *map(str, words)])
     status = 0
     try:

@@ -1,4 +1,4 @@
-"""What two ranks do in test_zero2: train with Paddle's group sharding, save, resume; facts go to a file as JSON.
+"""Run two ranks for test_zero2: train with Paddle's group sharding, save, resume; results go to a JSON file.
 
 Paddle refuses group sharding on CPU. Its checks are patched away here, and so is what only moves tensors to a device;
 the rest, sharing out, gathering, reducing, updating and sending, is Paddle's own, over gloo. The model computes as on
@@ -101,12 +101,12 @@ def trained(sharding: str, ranks: Ranks, steps: int, settings: tuple, resume: Pa
 
     def look(state: TrainState, _: Any) -> None:
         if state.step == PICTURE_STEP and ranks.is_first:
-            pictures.extend(looked_at(recipe, parts))
+            pictures.extend(draw_pictures(recipe, parts))
 
     loss_fn = loss_function(recipe, parts.description)
 
-    def breaking(model: Any, batch: Batch) -> paddle.Tensor:
-        """The loss, or in two steps' last micro-batches none on one rank, and one without a gradient."""
+    def broken_loss(model: Any, batch: Batch) -> paddle.Tensor:
+        """Return the loss, but in the last micro-batches of two steps none on one rank, or one without a gradient."""
         loss = loss_fn(model, batch)
         number, image = divmod(int(batch.indices[0]), BATCH)
         if image == 0 and number == (NO_LOSS + 1) * accumulation_steps - 1:
@@ -118,7 +118,7 @@ def trained(sharding: str, ranks: Ranks, steps: int, settings: tuple, resume: Pa
     fit(
         state,
         batches(ranks, state.step * accumulation_steps, steps * accumulation_steps),
-        breaking,
+        broken_loss,
         lambda step: 1e-3,
         FitSettings(
             total_steps=state.step + steps,
@@ -132,8 +132,8 @@ def trained(sharding: str, ranks: Ranks, steps: int, settings: tuple, resume: Pa
     return dict(state=state, description=parts.description, lines=lines, pictures=pictures)
 
 
-def looked_at(recipe: Any, parts: Parts) -> list[np.ndarray]:
-    """A reconstruction and what the last block looks at, which passes through no more than a part of the model."""
+def draw_pictures(recipe: Any, parts: Parts) -> list[np.ndarray]:
+    """Return a reconstruction and the attention of the last block, which run only a part of the model."""
     (batch,) = batches(ALONE, 99, 1)
     mask = batch_mask(recipe, parts.model.grid, 0, batch)
     drawn = draw_stages(parts.model, parts.description, batch.images, mask)["plain prediction"] / 255
@@ -144,16 +144,16 @@ def numbers(state: TrainState) -> np.ndarray:
     return np.concatenate([one.numpy().ravel() for one in state.model.parameters()]).astype(np.float64)
 
 
-def held(state: TrainState) -> dict[str, int]:
-    """Numbers that this rank keeps between two steps: weights, and moments of AdamW."""
+def count_kept_numbers(state: TrainState) -> dict[str, int]:
+    """Count the numbers that this rank keeps between two steps: weights, and moments of AdamW."""
     weights = sum(one.size for one in state.model.parameters() if one._is_initialized())
     optimizer = state.optimizer
     slots = getattr(optimizer, "adamw", optimizer).state_dict()
     return {"weights": weights, "slots": sum(math.prod(one.shape) for key, one in slots.items() if "moment" in key)}
 
 
-def followed(out: Path, ranks: Ranks, first: str, then: str, settings: tuple) -> dict[str, Any]:
-    """Of a course that is interrupted: what a test wants to know, on the first rank."""
+def follow_course(out: Path, ranks: Ranks, first: str, then: str, settings: tuple) -> dict[str, Any]:
+    """Return facts of an interrupted course, on the first rank."""
     folder = out / "-".join(str(one) for one in (first, then, *settings))
     found: dict[str, Any] = {}
     for sharding, steps in ((first, STEPS), (then, MORE_STEPS)):
@@ -163,7 +163,7 @@ def followed(out: Path, ranks: Ranks, first: str, then: str, settings: tuple) ->
             done = trained(sharding, own, steps, settings, checkpoint)
             found["lines"] = found.get("lines", []) + done["lines"]
             found.setdefault("pictures", done["pictures"])
-            found["held"] = own.gather(held(done["state"]))
+            found["held"] = own.gather(count_kept_numbers(done["state"]))
             snapshot = take_snapshot(done["state"], done["description"], own)
             if snapshot is not None:
                 write_snapshot(folder, snapshot)
@@ -172,8 +172,8 @@ def followed(out: Path, ranks: Ranks, first: str, then: str, settings: tuple) ->
     return found
 
 
-def pretrained(out: Path, ranks: Ranks) -> None:
-    """The task itself, from the first picture to the last, on both ranks and then on one."""
+def run_pretraining(out: Path, ranks: Ranks) -> None:
+    """Run the task itself from the first picture to the last, on both ranks and then on one."""
     run_training.share_cpu = lambda settings, *_: settings
     settings = ["data=digits", f"batch_size={BATCH}", "steps=5", "checkpoint_every=0.005", *SMALL]  # 3 steps
     recipe = load_recipe("pretrain", "digits", ["sharding=optimizer", *settings])
@@ -202,11 +202,11 @@ def main(out: Path) -> None:
     facts, alone = [], {}
     for first, then, settings in COURSES:
         if settings not in alone:
-            alone[settings] = followed(out, ranks, "none", "none", settings)
-        found = followed(out, ranks, first, then, settings)
+            alone[settings] = follow_course(out, ranks, "none", "none", settings)
+        found = follow_course(out, ranks, first, then, settings)
         if ranks.is_first:
             facts.append({"course": [first, then, settings], **compared(found, alone[settings])})
-    pretrained(out, ranks)
+    run_pretraining(out, ranks)
     if ranks.is_first:
         (out / "facts.json").write_text(json.dumps(facts))
     ranks.wait()

@@ -50,7 +50,7 @@ def full(monkeypatch) -> None:
     ],
     ids=["bytes", "text", "sheet", "figure"],
 )
-def test_a_full_disk_keeps_the_good_file_and_is_said_with_its_name(tmp_path: Path, write, request) -> None:
+def test_a_full_disk_keeps_the_good_file_and_is_reported_with_its_name(tmp_path: Path, write, request) -> None:
     path = tmp_path / "a.png"
     write(path)
     good = path.read_bytes()

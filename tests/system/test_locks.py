@@ -35,7 +35,7 @@ def holder(tmp_path: Path):
         process.kill()
 
 
-def test_the_second_is_told_who_is_the_first(tmp_path: Path, holder) -> None:
+def test_the_second_learns_who_is_the_first(tmp_path: Path, holder) -> None:
     first = rf"another command is writing there \(process {holder.pid} on {platform.node()}, since 20"
     for attempt in (lambda: lock_folder(tmp_path / "run").__enter__(), lambda: check_unlocked(tmp_path / "run")):
         with pytest.raises(BlockingIOError, match=first) as caught:

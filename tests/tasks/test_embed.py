@@ -13,6 +13,7 @@ from PIL import Image
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import open_source
 from paddlemae.tasks import embed as task
+from paddlemae.tasks.models import parts as module
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.feature_file import read_file
 from paddlemae.tasks.models.features import embed
@@ -29,7 +30,7 @@ if importlib.util.find_spec("pyarrow"):
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch) -> None:
-    monkeypatch.setattr(task, "LEAST_PARTS", 3)
+    monkeypatch.setattr(module, "LEAST_PARTS", 3)
 
 
 def in_memory(run: Path, data: Path | str, kind: FeatureKind) -> np.ndarray:
@@ -44,7 +45,7 @@ def in_memory(run: Path, data: Path | str, kind: FeatureKind) -> np.ndarray:
 )
 def test_small_sources_have_parts_for_several_processes(monkeypatch, images: int, batch_size: int, size: int) -> None:
     monkeypatch.undo()  # of `small_parts`
-    assert task._part_size(images, batch_size) == size
+    assert module.part_size(images, batch_size) == size
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -89,7 +90,7 @@ def test_batch_norm_is_that_of_the_whole_source(tmp_path, pretrained, photos) ->
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("parts", [0, 1, 2])
-def test_a_stopped_command_goes_on_to_the_same_file(
+def test_a_stopped_command_resumes_to_the_same_file(
     tmp_path, pretrained, photos, monkeypatch, ending: str, parts: int
 ) -> None:
     whole = written(pretrained, photos, tmp_path / f"whole{ending}").read_bytes()
@@ -159,7 +160,7 @@ def test_parts_of_another_size_are_not_mixed_in(tmp_path, pretrained, photos, mo
         stop_after(stopped, 1)
         with pytest.raises(Killed):
             written(pretrained, photos, tmp_path / "f.npz")
-    monkeypatch.setattr(task, "LEAST_PARTS", 6)
+    monkeypatch.setattr(module, "LEAST_PARTS", 6)
     with pytest.raises(ValueError, match=r"made with another part size; use the same, .* --overwrite"):
         written(pretrained, photos, tmp_path / "f.npz")
     found = read_file(written(pretrained, photos, tmp_path / "f.npz", overwrite=True))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from paddlemae.data.disk.errors import DataFault
-from paddlemae.tasks import embed as task
+from paddlemae.tasks.models import parts as task
 from paddlemae.train.parallel.ranks import Ranks
 from paddlemae.train.stopping import EndedElsewhere
 from tests.support.connected_ranks import begin, close, meet
@@ -76,7 +76,7 @@ def test_several_processes_write_the_file_of_one(tmp_path, pretrained, photos, t
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 3)])
-def test_a_stopped_command_goes_on_with_another_number_of_processes(
+def test_a_stopped_command_resumes_with_another_number_of_processes(
     tmp_path, pretrained, photos, together, monkeypatch, before: int, after: int
 ) -> None:
     whole, out = written(pretrained, photos, tmp_path / "whole.npz").read_bytes(), tmp_path / "f.npz"
@@ -98,7 +98,7 @@ def test_a_stopped_command_goes_on_with_another_number_of_processes(
     assert out.read_bytes() == whole
 
 
-def test_unreadable_images_of_all_processes_are_told_and_counted(tmp_path, pretrained, some_bad, together, capsys):
+def test_unreadable_images_of_all_processes_are_reported_and_counted(tmp_path, pretrained, some_bad, together, capsys):
     whole, out = tmp_path / "whole.npz", tmp_path / "f.npz"
     written(pretrained, some_bad, whole, max_bad_images=0.5)
     alone = set(capsys.readouterr().err.splitlines())
@@ -142,7 +142,7 @@ def embed_digits(tmp_path_factory) -> Callable[..., list[Any]]:
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path, embed_digits) -> None:
+def test_a_killed_process_ends_all_and_the_same_command_resumes(tmp_path, embed_digits) -> None:
     job = run(tmp_path, *embed_digits(tmp_path / "whole.npz"))
     assert "wrote" in job.said
     out = tmp_path / "f.npz"

@@ -306,7 +306,7 @@ def probed(run: Path, out: Path, alike: Path, *overrides: str) -> dict:
     return probe(load_recipe("probe", None, chosen), Start(out, quiet=True))
 
 
-def test_a_probe_of_the_untrained_encoder_is_logged_beside_the_other(run: Path, alike: Path, tmp_path: Path) -> None:
+def test_a_probe_of_the_untrained_encoder_is_logged_next_to_the_other(run: Path, alike: Path, tmp_path: Path) -> None:
     settings = ("base_lr=10", "cached=true", "epochs=1", "warmup_epochs=0")
     before = len(results_of(run))
     results = [probed(run, tmp_path / name, alike, *settings, f"random={name}") for name in ("false", "true")]
@@ -329,7 +329,7 @@ def test_a_probe_of_the_untrained_encoder_is_logged_beside_the_other(run: Path, 
         assert str(run) in str(fault.value)
 
 
-def test_a_study_logs_both_starts_beside_the_pretraining(run: Path, alike: Path, encoder, tmp_path: Path) -> None:
+def test_a_study_logs_both_starts_next_to_the_pretraining(run: Path, alike: Path, encoder, tmp_path: Path) -> None:
     before = len(results_of(run))
     # from scratch the model has to be named; it is the pretraining's own
     settings = parse_overrides([f"data={alike}", *encoder, *QUICK])

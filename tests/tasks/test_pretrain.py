@@ -173,7 +173,7 @@ def test_a_dropped_step_is_counted_and_left_out_of_the_means(tmp_path, tiny, pho
     assert "loss" not in lines[1] and "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
-def test_a_spike_is_logged_and_said(tmp_path, tiny, photos, monkeypatch, capsys) -> None:
+def test_a_spike_is_logged_and_reported(tmp_path, tiny, photos, monkeypatch, capsys) -> None:
     loss_function, calls = task.loss_function, []
 
     def spiking(*arguments):

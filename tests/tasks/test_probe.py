@@ -83,7 +83,7 @@ def test_a_probe_leaves_a_result_a_head_and_a_line(run: Path, tmp_path: Path) ->
     assert (tmp_path / "probe/figures/confusion.png").exists()
 
 
-def test_features_that_are_kept_give_what_features_made_anew_give(run: Path, tmp_path: Path) -> None:
+def test_kept_features_give_the_same_as_recomputed_ones(run: Path, tmp_path: Path) -> None:
     """Without augmentation both see the same features in the same order, but for the last bits."""
     settings = ("labels=300", "batch_size=50", "eval_split=val", "train_split=fit")
     exact = probed(run, tmp_path / "exact", "cached=false", *settings)

@@ -73,7 +73,7 @@ def test_labels_can_be_a_share_or_a_number_a_class(run: str, tmp_path: Path) -> 
     assert counts == {"labels-1%-pretrained-0": 40, "labels-2-per-class-pretrained-0": 20}
 
 
-def test_a_run_that_was_stopped_goes_on(run: str, tmp_path: Path, monkeypatch) -> None:
+def test_a_run_that_was_stopped_resumes(run: str, tmp_path: Path, monkeypatch) -> None:
     whole = study(plan_of(run, "labels", ("20",)), tmp_path / "whole", finetune, quiet=True)
     asked = iter([False, True])  # in the middle of the first run
 

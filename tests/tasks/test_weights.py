@@ -135,7 +135,7 @@ def test_weights_stand_wherever_a_run_does(tmp_path: Path, monkeypatch, capsys) 
     assert status == 2 and "a classifier, which has no decoder" in err
 
 
-def test_pretraining_goes_on_from_weights(tmp_path: Path, capsys) -> None:
+def test_pretraining_continues_from_weights(tmp_path: Path, capsys) -> None:
     path = written(CASES["transformers: ViTMAEForPreTraining"], tmp_path / "mae")
     theirs = read_checkpoint(path)
     target = f"norm_pix_loss={str(theirs.description.architecture['norm_pix_loss']).lower()}"
@@ -234,7 +234,7 @@ def test_a_golden_stands_for_the_other_implementation(tmp_path: Path, monkeypatc
     assert status == 1 and "does not give the same outputs" in err
 
 
-def test_what_is_ours_is_told_from_the_rest(tmp_path: Path) -> None:
+def test_what_is_ours_is_distinguished_from_the_rest(tmp_path: Path) -> None:
     path = written(CASES[MAE], tmp_path / "theirs")
     convert(path, tmp_path / "own", "paddlemae", reading(CASES[MAE]))
     ours, theirs = inspect(tmp_path / "own", Reading()), inspect(path, reading(CASES[MAE]))

@@ -65,7 +65,7 @@ def test_other_models_are_compared_with_their_definition(tmp_path: Path) -> None
     assert found.against == "the definition in NumPy" and found.holds
 
 
-def test_files_of_torch_save_with_what_trainers_put_beside(tmp_path: Path) -> None:
+def test_files_of_torch_save_with_other_content_of_trainers(tmp_path: Path) -> None:
     tensors = {name: torch.from_numpy(array.copy()) for name, array in CASES[MAE].tensors.items()}
     settings = argparse.Namespace(norm_pix_loss=True, input_size=8, mask_ratio=0.75)
     torch.save({"model": tensors, "optimizer": {}, "epoch": 799, "args": settings}, tmp_path / "theirs.pth")

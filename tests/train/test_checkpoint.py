@@ -44,7 +44,7 @@ def test_loading_restores_every_bit_under_fresh_parameter_names(tmp_path) -> Non
         assert getattr(loaded, field) == getattr(saved, field), field
 
 
-def test_training_goes_on_as_if_it_had_not_stopped(tmp_path) -> None:
+def test_training_resumes_as_if_it_had_not_stopped(tmp_path) -> None:
     going_on = new_state(seed=1, steps=3)
     folder = save_checkpoint(tmp_path, going_on, DESCRIPTION)
     for _ in range(2):
@@ -105,7 +105,7 @@ def test_what_a_killed_save_left_is_replaced(tmp_path) -> None:
     assert not partial.exists() and {path.name for path in folder.iterdir()} == FILES
 
 
-def test_the_newest_are_kept_and_the_best_besides(tmp_path) -> None:
+def test_the_newest_and_the_best_are_kept(tmp_path) -> None:
     state = new_state()
     for step in range(1, 7):
         state.step = step
@@ -137,7 +137,7 @@ def steps_kept(run: Path) -> list[int]:
 
 @pytest.mark.parametrize("name", sorted(FILES))
 @pytest.mark.parametrize("damage", ["a bit", "the end", "all"])
-def test_the_one_before_a_damaged_one_is_used_and_that_is_said(tmp_path, name: str, damage: str) -> None:
+def test_the_one_before_a_damaged_one_is_used_and_that_is_reported(tmp_path, name: str, damage: str) -> None:
     state = new_state(steps=1)
     good = save_checkpoint(tmp_path, state, DESCRIPTION, best=True)
     take_step(state)
@@ -181,7 +181,7 @@ def test_a_pointer_that_is_lost_or_leads_nowhere_costs_nothing(tmp_path, pointer
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"../../elsewhere", b"step_00000001" * 9999, b"\0", b"[1]"], ids=repr)
-def test_a_damaged_pointer_is_said_and_leads_nowhere_else(tmp_path, content: bytes) -> None:
+def test_a_damaged_pointer_is_reported_and_leads_nowhere_else(tmp_path, content: bytes) -> None:
     folder = save_checkpoint(tmp_path, new_state(steps=1), DESCRIPTION, best=True)
     for name in ("latest", "best"):
         (folder.parent / name).write_bytes(content)

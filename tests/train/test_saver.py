@@ -42,7 +42,7 @@ def failing(monkeypatch, *failures: bool) -> None:
     monkeypatch.setattr(module, "write_snapshot", sometimes)
 
 
-def test_training_goes_on_while_its_state_is_written(tmp_path, held) -> None:
+def test_training_continues_while_its_state_is_written(tmp_path, held) -> None:
     gate, _ = held
     state = new_state(steps=2)
     expected = everything(state)

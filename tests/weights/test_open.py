@@ -53,7 +53,7 @@ def test_a_file_is_opened_by_its_content_whatever_its_name(kind: str, name: str,
         assert found.extras["args"].state == {"lr": 0.1} and found.extras["epoch"] == 3
 
 
-def test_a_wrapper_is_asked_for_by_name_and_the_rest_lies_beside(tmp_path: Path) -> None:
+def test_a_wrapper_is_chosen_by_name_and_the_rest_is_listed(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     tree = {"teacher": {"net": {"w": row(24)}}, "student": {"w": row(12)}, "epoch": 3}
     path.write_bytes(torch_zip(tree, {"0": RAW}))
@@ -157,7 +157,7 @@ def test_shards_are_put_together(kind: str, tmp_path: Path) -> None:
     assert found.extras == {"total_size": 120} and found.state.skipped == {}
 
 
-def test_a_shard_that_lacks_or_has_more_is_told(tmp_path: Path) -> None:
+def test_a_shard_that_lacks_or_has_more_is_reported(tmp_path: Path) -> None:
     folder = shards(tmp_path / "a", "safetensors")
     (folder / "part1").write_bytes(save({"v": FLOATS, "extra": FLOATS}))
     assert open_weights(folder).state.skipped == {"extra": "float32 [24], not in model.safetensors.index.json"}

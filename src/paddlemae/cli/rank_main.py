@@ -1,4 +1,4 @@
-"""What Paddle's launcher runs as each process of a training: `paddlemae`, watched by the command that began it.
+"""Run `paddlemae` as one process of a training for Paddle's launcher, watched by the command that started it.
 
 Its exit status goes into a file, and what is in order (finished, stopped, a user's mistake) is 0 to the launcher, which
 would end the other processes in the middle of theirs otherwise.

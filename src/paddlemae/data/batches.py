@@ -1,4 +1,4 @@
-"""A resumable, rank-aware stream of batches.
+"""Stream batches: resumable, and each rank gets its own share.
 
 Training is an endless stream of views: number g is image `epoch_order(g // N)[g % N]` of N, and
 global batch s holds views s * batch_size onwards. So a stream resumes at any step, every image comes

@@ -1,4 +1,4 @@
-"""A cache of a source: its images made smaller once, their pixels in one file that is mapped into memory.
+"""Cache a source: its images are made smaller once, and their pixels stored in one memory-mapped file.
 
 What differs from reading the files: a training view is cut out of an image whose short side has at most `short_side`
 pixels, so it went through two resizings, and a crop with fewer pixels than its view is enlarged from fewer still.

@@ -255,7 +255,7 @@ def _exclude_current_folder() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _block_stop_signals() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal, a scheduler's signals every one of a job; the parent answers them.
+    """Block signals that end a command while workers start: the parent alone answers them.
 
     Workers inherit the block from the parent that starts them: it covers them until they ignore the
     signals themselves. One that comes meanwhile waits for the parent's block to end.

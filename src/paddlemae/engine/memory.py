@@ -1,4 +1,4 @@
-"""The C library's allocator: which buffers it keeps and which it gives back. Knows no Paddle."""
+"""Set the C library's allocator: which freed buffers it keeps and which it returns. Knows no Paddle."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
-# glibc's mallopt parameters (malloc.h) and values that keep a step's buffers instead of giving them back, in one place
-# for all threads: with an arena each, what one thread frees is of no use to the others (5.3 against 4.5 GB, ViT-Base)
+# glibc's mallopt parameters (malloc.h), with values that keep a step's buffers, in one arena for all threads: with an
+# arena per thread, what one thread frees is of no use to the others (5.3 against 4.5 GB, ViT-Base)
 ARENAS = -8
 MALLOC_SETTINGS = {
     -1: 1 << 30,  # trim threshold
@@ -18,25 +18,25 @@ MALLOC_SETTINGS = {
     -3: 16 << 20,  # mmap threshold: holes of larger buffers would stay unused (3.45 against 3.65 GB, ViT-Base)
     ARENAS: 1,
 }
-# what glibc itself takes once a program has given back blocks of 32 MB; what it began with can't be had again
+# the thresholds that glibc sets itself once a program has freed blocks of 32 MB; its first ones can't be restored
 HOST_MALLOC_SETTINGS = {-1: 64 << 20, -2: 128 << 10, -3: 32 << 20}
-# giving back smaller buffers would cost too many page faults (2 MB: 2.5 times the time of 8 MB)
+# returning smaller buffers too would cost many page faults (2 MB take 2.5 times as long as 8 MB)
 FRUGAL_MALLOC_SETTINGS = {-2: 1 << 20, -3: 3 << 20}
 
-_shares_process = False  # with a program that called the library: the number of arenas can't be put back
+_shares_process = False  # with a program that uses the library: the number of arenas can't be restored
 
 
 def keep_freed_memory() -> None:
-    """Stop glibc from returning every step's buffers to the system: page faults, not arithmetic, cost then.
+    """Stop glibc from returning every step's buffers to the system: the page faults would cost more than arithmetic.
 
-    Without effect on other C libraries. The number of arenas can't be put back, so only commands choose it.
+    Other C libraries are left alone. The number of arenas can't be restored, so only commands set it.
     """
     _set_malloc({name: value for name, value in MALLOC_SETTINGS.items() if name != ARENAS or not _shares_process})
 
 
 @contextmanager
 def little_memory(wanted: bool) -> Iterator[None]:
-    """Inside, where memory is what matters, large buffers are given back when they are freed."""
+    """Return large buffers to the system as soon as they are freed, within this context."""
     if wanted:
         _set_malloc(FRUGAL_MALLOC_SETTINGS)
     try:
@@ -47,9 +47,9 @@ def little_memory(wanted: bool) -> Iterator[None]:
 
 
 def share_process(is_shared: bool) -> None:
-    """Say whether this process is another program's, whose arenas stay as they are; when no longer, thresholds go back.
+    """Set whether this process is another program's: then arenas stay as they are, and thresholds are restored at last.
 
-    glibc can't be asked for its thresholds: they become the largest ones that it takes by itself.
+    glibc does not report its thresholds, so they are set to the largest ones that it chooses itself.
     """
     global _shares_process
     _shares_process = is_shared
@@ -63,8 +63,8 @@ def _set_malloc(settings: dict[int, int]) -> None:
             libc.mallopt(parameter, value)
 
 
-def give_back_memory() -> None:
-    """Return what is free now, such as the remains of building a model, which a step's buffers would lie beside."""
+def release_free_memory() -> None:
+    """Return memory that is free now, such as what building a model left, before a step allocates its buffers."""
     if libc := _glibc():
         libc.malloc_trim(0)
 

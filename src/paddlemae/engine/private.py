@@ -1,4 +1,4 @@
-"""Every private name of Paddle that this package uses, each with its reason and the public call that would replace it.
+"""Hold every private name of Paddle that this package uses, each with its reason and its public replacement.
 
 `tests/engine/test_private.py` runs all of them, and holds that no other module uses any: a new version of Paddle that
 changes one of them fails there, by name.

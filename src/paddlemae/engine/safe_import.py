@@ -1,4 +1,4 @@
-"""The import of Paddle, which every module of this package takes from here.
+"""Import Paddle safely; every module of this package imports it from here.
 
 It happens once, without Paddle's warnings and log, and without its answer to SIGTERM; MKL's matrix products are fast on
 AMD processors too. Environment variables that are set for it are unset again, and the root logger stays as it was.
@@ -86,7 +86,7 @@ def matrix_library() -> ctypes.CDLL | None:
 
 @contextmanager
 def _sigterm_answered_as_before() -> Iterator[None]:
-    """Paddle's answer is a page of its frames, to whoever stops a training before it has begun.
+    """Keep SIGTERM's handler while Paddle is imported: Paddle's own prints a page of its frames.
 
     A signal that comes while Paddle is imported waits for the end of that. Threads inherit what waits: NumPy's must not
     be there before, or the signal would go to one of them, and meet Paddle's answer. So this module imports no NumPy,

@@ -1,4 +1,4 @@
-"""NumPy arrays as tensors, without a loss of memory."""
+"""Make tensors of NumPy arrays without extra memory."""
 
 from __future__ import annotations
 

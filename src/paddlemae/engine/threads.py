@@ -1,4 +1,4 @@
-"""How many CPU threads a matrix product uses."""
+"""Set how many CPU threads a matrix product uses."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ Count = int | Value  # a number, known already or, int64 [1], when the graph run
 
 
 class Graph(Protocol):
-    """What an engine's graph must offer.
+    """The operations that an engine's graph must offer.
 
     Attributes:
         weights: arrays by name, of which the file gets those that are asked for.

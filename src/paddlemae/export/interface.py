@@ -1,4 +1,4 @@
-"""What an exported model takes and gives, and what is written of it into its file."""
+"""Describe the inputs and outputs of an exported model, and the metadata stored in its file."""
 
 from __future__ import annotations
 

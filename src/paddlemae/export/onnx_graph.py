@@ -1,4 +1,4 @@
-"""A model as an ONNX graph, written operation by operation (`graph`).
+"""Write a model as an ONNX graph, operation by operation (`graph`).
 
 There is no converter in between: the only one of Paddle's programs holds `onnx` to a version of 2024 and has no build
 for Python 3.13 (docs/export.md).

@@ -1,4 +1,4 @@
-"""A model as a program of Paddle's inference engine, written operation by operation (`graph`).
+"""Write a model as a program of Paddle's inference engine, operation by operation (`graph`).
 
 Shapes: B images, H heads, Q tokens that ask, N tokens, R rows of a batch, d width of a head.
 """

@@ -1,4 +1,4 @@
-"""Commands in several processes of this host: how many, checked before they start, or found by trying."""
+"""Run commands in several processes of this host: their number is checked before they start, or found by trying."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Several processes of one command: started by Paddle's launcher, watched, ended together, started again after a crash.
+"""Launch the processes of one command: Paddle's launcher starts them; they are watched, ended together, restarted.
 
-The launcher ends all processes of a host when one dies, and that is all: it starts nothing again (not without etcd), it
-writes the whole environment, passwords included, into its log folder, and the only orderly end it knows is status 0. So
-its folder is a private one that is deleted, by the next launch if this command is killed; signals go to the training's
-processes, which agree on the step to stop after; and their statuses come back in files. Knows no Paddle.
+Paddle's launcher ends all processes of a host when one dies. It restarts none (without etcd), writes the whole
+environment, passwords included, into its log folder, and knows no orderly end except status 0. Therefore its folder is
+private and deleted afterwards (by the next launch if this command is killed), signals are sent to the training's
+processes, which agree on the step to stop after, and the processes report their statuses in files. Knows no Paddle.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ LOG_LINES = 30  # of the log of a process that crashed, at least
 
 @dataclass(frozen=True)
 class Launch:
-    """How a command is to be run: in how many processes, on which hosts, and how often again after crashes.
+    """Settings of a launch: the number of processes, the hosts, and the restarts after crashes.
 
     Attributes:
-        procs: processes of each host, a number or "auto"; None is one, in which case nothing needs to be launched.
-        nodes: hosts that run the same command together.
-        master: "host:port" of the first of them, any free port, the same on all.
-        node_rank: this one, from 0; None lets the launchers number themselves.
-        restarts: in a row, without a new checkpoint in between.
+        procs: processes per host, a number or "auto"; None is one process, which needs no launcher.
+        nodes: number of hosts that run the same command.
+        master: "host:port" of the first host, with any free port; the same on all hosts.
+        node_rank: number of this host, from 0; None lets the launchers assign it.
+        restarts: most consecutive restarts without a new checkpoint.
     """
 
     procs: str | None = None
@@ -65,14 +65,14 @@ class Launch:
 
     @property
     def is_needed(self) -> bool:
-        """Return whether there are several processes to start, and this is not one of them."""
+        """Whether several processes must be started, and this is not one of them."""
         return (self.procs not in (None, "1") or self.nodes > 1) and not is_rank()
 
     def check(self) -> None:
-        """Refuse what does not go together.
+        """Check that the settings are consistent.
 
         Raises:
-            ValueError: in one line.
+            ValueError: they are not.
         """
         if self.procs not in (None, AUTO) and not (self.procs.isdigit() and int(self.procs)):
             raise ValueError(f"--procs must be a number of processes, or {AUTO}; got {self.procs!r}")
@@ -102,17 +102,17 @@ def _folder_prefix() -> str:
 
 
 def remove_orphans() -> None:
-    """Remove the launch folders of commands that were killed, which nobody holds any more."""
+    """Remove the launch folders of killed commands, which no process locks any more."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_folder_prefix()}*"):
         with contextlib.suppress(OSError):
-            has_log = (folder / LAUNCHER_LOG).exists()  # it was locked before it had one
+            has_log = (folder / LAUNCHER_LOG).exists()  # a folder is locked before it has a log
             if has_log and (descriptor := lock_descriptor(folder)) is not None:
                 shutil.rmtree(folder, ignore_errors=True)
                 os.close(descriptor)
 
 
 def report_entered() -> None:
-    """Tell the command that watches that the run folder was taken, so that no restart empties it again."""
+    """Report to the supervising command that the run folder was taken, so that no restart empties it again."""
     if folder := os.environ.get(FOLDER_VARIABLE):
         (Path(folder) / ENTERED).touch()
 
@@ -129,7 +129,7 @@ def run_ranks(
     Args:
         command: the arguments; `--overwrite` is given to the first attempt alone.
         newest: returns the name of the newest checkpoint; a new one resets the count of crashes.
-        variables: of the environment, besides this process's own.
+        variables: additional environment variables.
     """
     check_current_folder()
     restarts, before = 0, newest()
@@ -158,14 +158,14 @@ class _Attempt:
     def __init__(self, command: list[str], processes: int, launch: Launch, variables: dict[str, str]):
         self.command, self.processes, self.launch, self.variables = command, processes, launch, variables
         self.entered = False  # whether the run folder was taken
-        self.asked: str | None = None  # a signal that ends the training
-        self.hurried = False
-        self.told: set[int] = set()  # processes that were sent it
-        self.silent: dict[int, None] = {}  # those that died without leaving a status, in this order
+        self.stop_signal: str | None = None  # the signal that ends the training
+        self.is_forced = False  # by a second Ctrl-C
+        self.notified: set[int] = set()  # processes that were sent the signal
+        self.silent: dict[int, None] = {}  # processes that died without a status, in order of death
 
     def __enter__(self) -> _Attempt:
         remove_orphans()
-        self.before = {number: signal.signal(number, self._remember) for number in stop_signals()}
+        self.before = {number: signal.signal(number, self._receive) for number in stop_signals()}
         self.held: int | None = None
         try:
             self.folder = Path(tempfile.mkdtemp(prefix=_folder_prefix()))  # nobody else may look into it
@@ -175,7 +175,7 @@ class _Attempt:
                 self._remove_folder()
                 raise
         except BaseException:
-            self._answer_as_before()
+            self._restore_handlers()
             raise
         return self
 
@@ -188,16 +188,16 @@ class _Attempt:
             options += ["--rank", str(self.launch.node_rank)] if self.launch.node_rank is not None else []
         words = [*module_command("paddle.distributed.launch"), *options, str(RANK_SCRIPT), *self.command]
         known = {FOLDER_VARIABLE: str(self.folder), SUPERVISOR_VARIABLE: json.dumps(process_identity(os.getpid()))}
-        # a session of its own: a terminal's Ctrl-C comes here only, and is sent on from here
+        # a separate session: a terminal's Ctrl-C reaches only this process, which forwards it
         with (self.folder / LAUNCHER_LOG).open("w") as output:
             self.launcher = subprocess.Popen(
                 words,
-                env={"GLOG_minloglevel": "2", **os.environ, **self.variables, **known},  # no words on each connection
+                env={"GLOG_minloglevel": "2", **os.environ, **self.variables, **known},  # no message per connection
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=() if self.held is None else (self.held,),  # it makes the folder again if that is gone
+                pass_fds=() if self.held is None else (self.held,),  # the launcher would recreate a deleted folder
             )
 
     def _remove_folder(self) -> None:
@@ -205,7 +205,7 @@ class _Attempt:
         if self.held is not None:
             os.close(self.held)
 
-    def _answer_as_before(self) -> None:
+    def _restore_handlers(self) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
@@ -217,44 +217,44 @@ class _Attempt:
             self.launcher.kill()
         self.launcher.wait()
         deadline = time.monotonic() + GRACE_SECONDS
-        while self._alive() and time.monotonic() < deadline:  # one that was killed may be in the middle of a write
+        while self._alive() and time.monotonic() < deadline:  # a killed process may be in the middle of a write
             time.sleep(LOOK_EVERY_SECONDS)
-        self._answer_as_before()
+        self._restore_handlers()
         self._remove_folder()
-        remove_orphans()  # whose launcher still held it when this launch began
+        remove_orphans()  # folders that a launcher still held when this launch began
 
-    def _remember(self, number: int, frame: object) -> None:
-        self.hurried = self.asked == "SIGINT" and number == signal.SIGINT
-        self.asked = signal.Signals(number).name
+    def _receive(self, number: int, frame: object) -> None:
+        self.is_forced = self.stop_signal == "SIGINT" and number == signal.SIGINT
+        self.stop_signal = signal.Signals(number).name
 
     def watch(self) -> int | None:
-        """Until all have ended: their exit status, or None if one crashed; its log is shown then."""
+        """Wait until all processes have ended; return the exit status, or None after a crash, whose log is shown."""
         shown = _LogFollower(self.logs / "workerlog.0")
         ended_at: float | None = None
         while self.launcher.poll() is None:
-            shown.go_on()
+            shown.update()
             self._forward()
             self._note_deaths()
             ended_at = (ended_at or time.monotonic()) if self._all_have_ended() else None
             if ended_at and time.monotonic() - ended_at > GRACE_SECONDS:
                 break
             time.sleep(LOOK_EVERY_SECONDS)
-        shown.go_on()
+        shown.update()
         self._note_deaths()
         self.entered = (self.folder / ENTERED).exists()
         statuses = self._statuses()
         crashed = bool(self.silent) or 1 in statuses.values()
         stopped = (
-            (REQUEUE_STATUS, INTERRUPTED_STATUS) if self.asked or not crashed else ()
+            (REQUEUE_STATUS, INTERRUPTED_STATUS) if self.stop_signal or not crashed else ()
         )  # else by the launcher, because of the crash
         orderly = [status for status in statuses.values() if status in (MISTAKE_STATUS, *stopped)]
         if orderly:
             return max(orderly, key=(REQUEUE_STATUS, INTERRUPTED_STATUS, MISTAKE_STATUS).index)
         if len(statuses) == self.processes and not any(statuses.values()):
             return 0
-        if self.asked:  # before there was anything to save, or once all was
-            _say(f"stopped ({self.asked}); rerun the same command to resume")
-            return INTERRUPTED_STATUS if self.asked == "SIGINT" else REQUEUE_STATUS
+        if self.stop_signal:  # before the first checkpoint, or after the last
+            _say(f"stopped ({self.stop_signal}); rerun the same command to resume")
+            return INTERRUPTED_STATUS if self.stop_signal == "SIGINT" else REQUEUE_STATUS
         self._show_crash(statuses)
         return None
 
@@ -273,16 +273,16 @@ class _Attempt:
 
     def _forward(self) -> None:
         """Forward this process's signals to the others; a second Ctrl-C ends them at once."""
-        if not self.asked:
+        if not self.stop_signal:
             return
         for pid in self._alive():
-            if pid not in self.told or self.hurried:
-                self.told.add(pid)
+            if pid not in self.notified or self.is_forced:
+                self.notified.add(pid)
                 with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL if self.hurried else getattr(signal, self.asked))
+                    os.kill(pid, signal.SIGKILL if self.is_forced else getattr(signal, self.stop_signal))
 
     def _note_deaths(self) -> None:
-        """Remember who died without leaving a status, the first one first; the launcher then kills the others."""
+        """Note the processes that died without a status, in order; the launcher then kills the others."""
         for path in sorted(self.folder.glob("*.process")):
             pid, started = json.loads(path.read_text())
             if not path.with_suffix(".status").exists() and process_identity(pid) != [pid, started]:
@@ -292,7 +292,7 @@ class _Attempt:
         """Print which process crashed and the end of its log; the others' logs only report that they lost it."""
         if not list(self.folder.glob("*.process")):
             words = (self.folder / LAUNCHER_LOG).read_text(errors="replace")
-            _say(f"the launcher started no process; its last words: {words[-500:]}")
+            _say(f"the launcher started no process; its last output: {words[-500:]}")
         elif self.launcher.returncode is not None and self.launcher.returncode < 0:
             _say(f"the launcher was ended by {signal.Signals(-self.launcher.returncode).name}")
         for number in [*self.silent][:1]:
@@ -308,7 +308,7 @@ class _Attempt:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def _show_log(self, number: int) -> None:
-        if number:  # the first one's is shown already
+        if number:  # the log of process 0 has been shown
             lines = self._log(number).splitlines()
             tracebacks = [place for place, line in enumerate(lines) if line.startswith("Traceback")]
             first = min([len(lines) - LOG_LINES, *tracebacks[-1:]])  # a traceback whole, typer's many frames included
@@ -316,14 +316,14 @@ class _Attempt:
 
 
 class _LogFollower:
-    """The log of the first process, shown as it grows."""
+    """Show the log of the first process as it grows."""
 
     def __init__(self, path: Path):
         self.path, self.offset = path, 0
-        # text, since the stderr of a notebook takes no bytes
+        # text: the stderr of a notebook does not take bytes
         self.decoder = codecs.getincrementaldecoder(locale.getpreferredencoding(False))("backslashreplace")
 
-    def go_on(self) -> None:
+    def update(self) -> None:
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
             file.seek(self.offset)
             while piece := file.read(1 << 16):

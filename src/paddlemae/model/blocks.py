@@ -152,7 +152,7 @@ def activations_of(tokens: int, width: int, heads: int) -> int:
 
 
 def initialise(layer: nn.Layer) -> None:
-    """Xavier-uniform weights and zero biases for every linear layer (MAE, appendix A.1)."""
+    """Initialise every linear layer: Xavier-uniform weights, zero biases (MAE, appendix A.1)."""
     weight_init, bias_init = nn.initializer.XavierUniform(), nn.initializer.Constant(0.0)
     for part in layer.sublayers():
         if isinstance(part, Linear):

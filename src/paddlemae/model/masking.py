@@ -1,4 +1,4 @@
-"""Which patches an image loses: random, block-wise, grid and given masks.
+"""Choose the patches that are removed from an image: random, block-wise, grid and given masks.
 
 Masks are drawn on the host with NumPy, from noise or a generator that the caller owns, so that the
 same seed removes the same patches on every device and with any number of processes.

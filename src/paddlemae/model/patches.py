@@ -1,4 +1,4 @@
-"""Images as patches, and patches as images.
+"""Cut images into patches, and join patches to images.
 
 Shapes: B images, C channels, H x W pixels, L patches of a grid (rows x columns), K of them, D width, P pixels a patch
 (rows x columns x C).

@@ -1,4 +1,4 @@
-"""Position tables: made, given to a layer, looked up and resized.
+"""Make, look up and resize position tables.
 
 Shapes: B images, L patches of a grid (rows x columns), K of them, N tokens (patches and, with a cls token, one
 more), D width.

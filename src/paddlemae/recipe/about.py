@@ -11,7 +11,7 @@ from paddlemae.system.documents import validate_content
 
 
 class About(BaseModel):
-    """What a recipe is for, where it is from and what it reached. It is not part of the recipe that a run stores.
+    """Describe what a recipe is for, its source and its results. A run does not store it with its recipe.
 
     Args:
         what: the recipe in a few words.

@@ -1,4 +1,4 @@
-"""A report's figures, read from run folders alone: what `report.json` holds and the page shows.
+"""Collect a report's figures from run folders: the content of `report.json` and of the page.
 
 What a folder lacks, or holds damaged, is named in the report and never left out in silence.
 """

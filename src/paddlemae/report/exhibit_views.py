@@ -1,4 +1,4 @@
-"""What the report's page shows of each exhibit of a run."""
+"""Build what the report's page shows of each exhibit of a run."""
 
 from __future__ import annotations
 

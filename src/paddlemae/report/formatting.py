@@ -1,4 +1,4 @@
-"""Numbers and settings as a reader of the report writes them."""
+"""Format numbers and settings for the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results and exhibits that a run could have and has not, each with the command that would make it."""
+"""List results and exhibits that a run lacks, each with the command that makes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page: pictures, styles and scripts are inside.
+"""Write the report as one self-contained HTML page: pictures, styles and scripts are inside.
 
 Class names, file names and numbers come from strangers' folders. The template escapes them all, and the page's own
 policy (CSP) runs no script but ours and fetches nothing, whatever should slip through.

@@ -1,4 +1,4 @@
-"""Pictures inside the report's page: a run's sprites as data URIs, shown whole or tile by tile."""
+"""Embed pictures in the report's page: a run's sprites as data URIs, shown whole or tile by tile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report on disk: a page to look at, its figures as JSON, and the results as a table to paste."""
+"""Write the report to disk: the page, its figures as JSON, and the results as a Markdown table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A contact sheet: small pictures in labelled rows, under headings, in one image."""
+"""Draw a contact sheet: small pictures in labelled rows, under headings, in one image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of a run: reconstructions, curves and confusion matrices. Draws arrays, knows no model."""
+"""Draw the pictures of a run: reconstructions, curves and confusion matrices. Knows no model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standard output and error that outlive whatever they lead to: what can't be said is lost, and the work is not."""
+"""Keep working when standard output or error can't be written: the message is lost, the work is not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress on the screen: a bar on a terminal, a line now and then elsewhere."""
+"""Show progress: a bar on a terminal, occasional lines elsewhere."""
 
 from __future__ import annotations
 

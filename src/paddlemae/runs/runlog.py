@@ -1,4 +1,4 @@
-"""A run folder's records: recipe, environment and one line of metrics after another."""
+"""Write and read a run folder's records: recipe, environment, lines of metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: under a temporary name next to their place, then renamed.
+"""Write files whole or not at all: under a temporary name next to their place, then renamed.
 
 A good file that was there stays until the new one is complete, and an error names the file that was meant.
 """

@@ -1,4 +1,4 @@
-"""Names as people see them: whatever a file, a class or a weights file is called, it is one harmless line of text."""
+"""Escape names for display: whatever a file, class or tensor is called, it prints as one harmless line."""
 
 from __future__ import annotations
 

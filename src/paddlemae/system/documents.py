@@ -1,4 +1,4 @@
-"""Text, JSON and YAML files, read within limits: what is damaged is a ValueError of one line that names the file.
+"""Read text, JSON and YAML files within limits; a damaged file is a one-line ValueError that names it.
 
 Whoever reads one says how large it may be, of what type its content is, and how a damaged one is to be fixed.
 """

@@ -1,4 +1,4 @@
-"""Locks: one command at a time writes into a folder, or to a file that takes long to make.
+"""Lock folders and files, so that only one command at a time writes there.
 
 A lock is a small hidden file, `.lock` in a folder and `.NAME.lock` next to a file. The command that holds it has an
 `flock` on it, which the system releases when the process ends, however it ends; the file says which process on which

@@ -1,4 +1,4 @@
-"""Run a module as `python -m` does, but with nothing of the current folder in its way: `run_module.py MODULE ...`
+"""Run a module as `python -m` does, without importing from the current folder: `run_module.py MODULE ...`
 
 `python -m` and `python -c` look for modules in the current folder before anywhere else, so a file there would pass for
 one of the standard library, and be executed. Where a script lies is looked at instead; this one takes that away too.

@@ -1,4 +1,4 @@
-"""Signals that end a command, from its first moment to its last; a training answers them itself (`train.stopping`).
+"""Handle signals that end a command, from its start to its end; a training handles them itself (`train.stopping`).
 
 Imports only what Python has loaded anyway, or nearly so: a signal may come while anything else is imported. Knows no
 Paddle.

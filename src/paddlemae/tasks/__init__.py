@@ -1,1 +1,1 @@
-"""What a user does: one file a task, each builds parts and hands them to `train`."""
+"""The tasks behind the commands: each builds its parts and hands them to `train`."""

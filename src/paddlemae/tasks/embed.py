@@ -1,20 +1,8 @@
-"""Write the features of a whole source to a file: in parts, each written whole, which are joined at the end.
-
-A command that was stopped leaves the parts that it finished next to the file; the same command computes those that are
-missing, from the same batches, so that the file is the same bit for bit (for a fixed number of threads). With several
-processes each computes some of the parts, and the first process joins all.
-"""
+"""Write the features of a whole source to a file, which `parts` computes so that a stopped command can be resumed."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import math
-import shutil
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,38 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.data.decode.images import UnreadableImage
-from paddlemae.data.disk.errors import DataFault
-from paddlemae.data.sources import BadLabel, Source, add_stamps, open_source
-from paddlemae.data.sources.output_folders import check_outside
 from paddlemae.engine import device
 from paddlemae.recipe import MAX_BAD_IMAGES
-from paddlemae.runs.progress import progress
-from paddlemae.system.atomic import replace_bytes, replace_text
 from paddlemae.system.display_names import escape_surrogates
-from paddlemae.system.documents import read_object
-from paddlemae.system.locks import lock_file
-from paddlemae.tasks.models.array_file import FAULTS, read_arrays
 from paddlemae.tasks.models.build import load_encoder
-from paddlemae.tasks.models.feature_file import (
-    MAX_ABOUT_BYTES,
-    Rows,
-    check_format,
-    path_of,
-    scaled,
-    weights_digest,
-    write_file,
-)
+from paddlemae.tasks.models.feature_file import Rows, check_format, path_of, scaled, write_file
 from paddlemae.tasks.models.features import DEFAULT_KIND, embedded
 from paddlemae.tasks.models.inference import FeatureKind
-from paddlemae.tasks.models.read_model import Checkpoint, read_checkpoint
+from paddlemae.tasks.models.open_images import labelled_if_possible
+from paddlemae.tasks.models.parts import Batches, Parts, about_source, compute_parts, hold_output, part_size
+from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.skipped_images import SkippedImages
 from paddlemae.train.parallel.ranks import ALONE, Ranks, check_same
 
-IMAGES_A_PART = 1024  # at most, about; what an interruption can cost
-LEAST_PARTS = 64  # if there are as many batches: processes share the parts, and one of them computes the last alone
-ABOUT_FILE = "about.json"
-PART_KINDS = {"indices": "iu", "vectors": "f", "reasons": "U"}
 SMALLEST_DEVIATION = 1e-6  # of features that say nothing, as in `nearest.standardise`
 
 
@@ -101,262 +70,77 @@ def embed_source(
         KeyboardInterrupt: the text says what was kept.
     """
     check_format(out)
-    if out.is_dir():
-        raise ValueError(f"{out} is a folder; name a file with --out")
-    check_outside(out, [data])
-    with lock_file(out) if ranks.is_first else nullcontext():  # for all of them
-        if out.exists() and not overwrite:
-            raise ValueError(f"{out} exists already; add --overwrite to replace it, or name another --out")
+    with hold_output(out, [data], overwrite=overwrite, ranks=ranks):
         device.prepare("auto", threads)
         checkpoint = read_checkpoint(run, trust=trust)
         model = load_encoder(checkpoint)
         source = labelled_if_possible(data, split)
-        about = about_features(checkpoint, data, split, source, kind, batch_size)
+        about = {**about_source(checkpoint, data, split, source), **asdict(kind), "batch_size": batch_size}
         check_same(ranks, about)  # a run that is still trained may have another checkpoint for each
-        parts = _Parts(out.with_name(f"{out.name}.parts"), source, _part_size(len(source), batch_size))
-        missing = ranks.from_first(lambda: parts.take(about, overwrite))
-        due = missing[ranks.rank :: ranks.world]
+        size = part_size(len(source), batch_size)
+        parts = Parts(out.with_name(f"{out.name}.parts"), source, size, {"vectors": "f"}, "features")
         skipped = SkippedImages(source, max_bad_images)
-        parts.recall(sorted(set(parts.numbers) - set(missing)), skipped)
-        batches = embedded(
-            model,
-            checkpoint.description,
-            source,
-            kind=kind,
+
+        def compute(chosen: list[int]) -> Batches:
+            for vectors_BD, indices in embedded(
+                model,
+                checkpoint.description,
+                source,
+                kind=kind,
+                batch_size=batch_size,
+                chosen=chosen,
+                workers=workers,
+                threads=threads,
+                on_skip=skipped,
+            ):
+                yield {"vectors": vectors_BD}, indices
+
+        compute_parts(
+            parts,
+            about,
+            compute,
             batch_size=batch_size,
-            chosen=parts.batches(due, batch_size),
-            workers=workers,
-            threads=threads,
-            on_skip=skipped,
+            skipped=skipped,
+            label="embedding",
+            restart=overwrite,
+            quiet=quiet,
+            ranks=ranks,
         )
-        with progress("embedding", len(source), parts.images_done, show=not quiet) as show, closing(batches):
-            try:
-                parts.fill(due, batches, skipped, show)
-                ranks.wait()
-            except KeyboardInterrupt as stop:
-                done = f"{parts.images_done} of {len(source)} images in {parts.folder}"
-                raise KeyboardInterrupt(f"stopped with {done}; rerun the same command to resume") from stop
-            show(len(source))
-
-        def join() -> tuple[int, int]:
-            parts.recall(parts.numbers, skipped)  # those of other processes too
-            return parts.join(out, about, standardised=kind.norm == "batch")
-
-        images, width = ranks.from_first(join)
+        images, width = ranks.from_first(lambda: _join(parts, out, about, standardised=kind.norm == "batch"))
         return Written(out, images, width, len(source) - images)
 
 
-def labelled_if_possible(data: str, split: str | None) -> Source:
-    """Open the images with their labels, or without where they have none.
-
-    Raises:
-        BadLabel: one of their labels is missing or unusable.
-    """
-    plain = open_source(data, split)
-    try:
-        labelled = open_source(data, split, labelled=True)
-    except BadLabel:
-        raise
-    except ValueError:
-        return plain
-    return labelled if len(labelled) == len(plain) else plain
+def _join(parts: Parts, out: Path, about: dict[str, Any], *, standardised: bool) -> tuple[int, int]:
+    """Make one file of the parts, and remove them; return its images and their width."""
+    count = parts.count()
+    scale = _scale(parts) if standardised else None
+    if scale is not None:
+        about = {**about, "mean": scale[0].tolist(), "deviation": scale[1].tolist()}
+    write_file(out, partial(_rows, parts, scale), about)
+    width = next(_rows(parts, scale)).vectors.shape[1]
+    parts.remove()
+    return count, width
 
 
-def about_features(
-    checkpoint: Checkpoint, data: str, split: str | None, source: Source, kind: FeatureKind, batch_size: int
-) -> dict[str, Any]:
-    """Return all that features depend on except the number of threads, which changes their last bits."""
-    stamps = hashlib.sha256()
-    add_stamps(stamps, source)
-    return {
-        "model": str(checkpoint.folder),
-        "weights": weights_digest(checkpoint),
-        "data": data,
-        "split": split,
-        "images": len(source),
-        "stamps": stamps.hexdigest(),
-        "classes": list(source.classes),
-        **asdict(kind),
-        "batch_size": batch_size,
-    }
+def _rows(parts: Parts, scale: tuple[np.ndarray, np.ndarray] | None) -> Iterator[Rows]:
+    source = parts.source
+    for part in parts:
+        indices, vectors = part.indices, part.arrays["vectors"]
+        if not len(indices):
+            continue
+        paths = [path_of(source, i) for i in indices.tolist()]
+        labels = None
+        if source.labels is not None:
+            labels = [escape_surrogates(source.classes[label]) for label in source.labels[indices].tolist()]
+        yield Rows(indices, paths, labels, vectors if scale is None else scaled(vectors, *scale))
 
 
-def _part_size(images: int, batch_size: int) -> int:
-    """Return the images of a part: a whole number of batches, the same for any number of processes."""
-    images_a_part = min(IMAGES_A_PART, math.ceil(images / LEAST_PARTS))
-    return max(1, images_a_part // batch_size) * batch_size
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """The folder of the parts, `size` images each, in the source's order.
-
-    A part has the indices and features of its readable images, and why the others could not be read.
-    """
-
-    folder: Path
-    source: Source
-    size: int
-
-    @property
-    def numbers(self) -> range:
-        return range(math.ceil(len(self.source) / self.size))
-
-    def _images(self, number: int) -> range:
-        return range(number * self.size, min((number + 1) * self.size, len(self.source)))
-
-    def _done(self) -> list[int]:
-        """List the parts that are there, whichever process wrote them."""
-        return [number for number in self.numbers if self._path(number).is_file()]
-
-    @property
-    def images_done(self) -> int:
-        return sum(len(self._images(number)) for number in self._done())
-
-    def batches(self, numbers: Sequence[int], batch_size: int) -> list[int]:
-        """List the numbers of the parts' batches."""
-        starts = (start for number in numbers for start in self._images(number)[::batch_size])
-        return [start // batch_size for start in starts]
-
-    def take(self, about: dict[str, Any], overwrite: bool) -> list[int]:
-        """Make the folder, or find the parts that are there.
-
-        Returns:
-            the numbers of those that are missing.
-        Raises:
-            ValueError: they are of other features.
-        """
-        note, about = self.folder / ABOUT_FILE, {**about, "part size": self.size}
-        if note.is_file():
-            try:
-                different = self._different(about)
-            except ValueError as fault:
-                if not overwrite:
-                    raise ValueError(f"{fault}; add --overwrite to start over") from fault
-                different = [ABOUT_FILE]
-            if different and not overwrite:
-                raise ValueError(
-                    f"{self.folder} holds parts that were made with another {', '.join(different)}; use the same, "
-                    "or add --overwrite to start over"
-                )
-            if different:
-                shutil.rmtree(self.folder)
-        if not note.is_file():
-            if self.folder.exists() and any(self.folder.iterdir()):
-                raise ValueError(
-                    f"{self.folder} holds something other than parts of features; move it, or change --out"
-                )
-            self.folder.mkdir(parents=True, exist_ok=True)
-            replace_text(note, json.dumps(about))
-        return sorted(set(self.numbers) - set(self._done()))
-
-    def _different(self, about: dict[str, Any]) -> list[str]:
-        """List what differs from what the existing parts were made with."""
-        before = read_object(self.folder / ABOUT_FILE, MAX_ABOUT_BYTES)
-        return [name for name in about if before.get(name) != about[name] and name != "model"]
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number:08d}.npz"
-
-    def _read(self, number: int, names: Sequence[str] = ("indices", "vectors", "reasons")) -> dict[str, Any]:
-        path = self._path(number)
-        try:
-            arrays = read_arrays(path, {name: PART_KINDS[name] for name in names})
-            self._check(number, arrays)
-        except FAULTS as fault:
-            raise ValueError(f"{path} is damaged; delete it, and the same command makes it again") from fault
-        return arrays
-
-    def _check(self, number: int, arrays: dict[str, Any]) -> None:
-        """Raise a ValueError unless a part's arrays belong together and are of its images."""
-        images, indices = self._images(number), arrays["indices"]
-        if indices.ndim != 1 or not set(indices.tolist()) <= set(images) or len(set(indices.tolist())) < len(indices):
-            raise ValueError("indices of other images")
-        if "vectors" in arrays and (arrays["vectors"].ndim != 2 or len(arrays["vectors"]) != len(indices)):
-            raise ValueError("the number of vectors is not that of the images")
-        if "reasons" in arrays and len(arrays["reasons"]) != len(images) - len(indices):
-            raise ValueError("the number of reasons is not that of the missing images")
-
-    def recall(self, numbers: Sequence[int], skipped: SkippedImages) -> None:
-        """Count what these parts left out."""
-        for number in numbers:
-            part = self._read(number, ("indices", "reasons"))
-            for i, reason in zip(self._lacking(number, part["indices"]), part["reasons"], strict=True):
-                skipped(UnreadableImage(self.source.describe(i), reason))
-
-    def _lacking(self, number: int, indices: np.ndarray) -> list[int]:
-        return sorted(set(self._images(number)) - set(indices.tolist()))
-
-    def fill(
-        self,
-        numbers: Sequence[int],
-        batches: Iterator[tuple[np.ndarray, np.ndarray]],
-        skipped: SkippedImages,
-        show: Callable[[int], None],
-    ) -> None:
-        """Write these parts from their batches."""
-        due, vectors, indices = deque(numbers), list[np.ndarray](), list[np.ndarray]()
-        before = self.images_done
-        for batch_BD, batch_indices in batches:
-            while int(batch_indices[0]) not in self._images(due[0]):
-                self._write(due.popleft(), vectors, indices, skipped)
-                before = self.images_done  # others write too
-            vectors.append(batch_BD)
-            indices.append(batch_indices)
-            show(before + sum(map(len, indices)))
-        for number in due:
-            self._write(number, vectors, indices, skipped)
-
-    def _write(self, number: int, vectors: list[np.ndarray], indices: list[np.ndarray], skipped: SkippedImages) -> None:
-        """Write a part from the content of the lists, and empty them."""
-        readable = np.concatenate(indices) if indices else np.empty(0, np.int64)
-        lacking = (self.source.describe(i) for i in self._lacking(number, readable))
-        reasons = [skipped.reasons.get(path, "") for path in lacking]
-        content = io.BytesIO()
-        np.savez(
-            content,
-            indices=readable,
-            vectors=np.concatenate(vectors) if vectors else np.empty((0, 0), np.float32),
-            reasons=np.array(reasons, dtype=str),
-        )
-        replace_bytes(self._path(number), content.getbuffer())
-        vectors.clear()
-        indices.clear()
-
-    def join(self, out: Path, about: dict[str, Any], *, standardised: bool) -> tuple[int, int]:
-        """Make one file of the parts, and remove them; returns its images and their width."""
-        count = sum(len(self._read(number, ("indices",))["indices"]) for number in self.numbers)
-        if not count:
-            raise DataFault(
-                f"no image of {self.source.name} can be read; fix or replace them; first: {self.source.describe(0)}"
-            )
-        scale = self._scale() if standardised else None
-        if scale is not None:
-            about = {**about, "mean": scale[0].tolist(), "deviation": scale[1].tolist()}
-        write_file(out, partial(self._rows, scale), about)
-        width = next(self._rows(scale)).vectors.shape[1]
-        shutil.rmtree(self.folder)
-        return count, width
-
-    def _rows(self, scale: tuple[np.ndarray, np.ndarray] | None) -> Iterator[Rows]:
-        for part in map(self._read, self.numbers):
-            indices, vectors = part["indices"], part["vectors"]
-            if not len(indices):
-                continue
-            paths = [path_of(self.source, i) for i in indices.tolist()]
-            labels = None
-            if self.source.labels is not None:
-                labels = [
-                    escape_surrogates(self.source.classes[label]) for label in self.source.labels[indices].tolist()
-                ]
-            yield Rows(indices, paths, labels, vectors if scale is None else scaled(vectors, *scale))
-
-    def _scale(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return (mean, deviation) of each feature, float64 [D]."""
-        count, total, squares = 0, 0.0, 0.0
-        for rows in self._rows(None):
-            count, total = count + len(rows.ids), total + rows.vectors.sum(axis=0, dtype=np.float64)
-        mean = np.asarray(total / count)
-        for rows in self._rows(None):
-            squares = squares + np.square(rows.vectors - mean).sum(axis=0)
-        return mean, np.maximum(np.sqrt(np.asarray(squares) / count), SMALLEST_DEVIATION)
+def _scale(parts: Parts) -> tuple[np.ndarray, np.ndarray]:
+    """Return (mean, deviation) of each feature, float64 [D]."""
+    count, total, squares = 0, 0.0, 0.0
+    for rows in _rows(parts, None):
+        count, total = count + len(rows.ids), total + rows.vectors.sum(axis=0, dtype=np.float64)
+    mean = np.asarray(total / count)
+    for rows in _rows(parts, None):
+        squares = squares + np.square(rows.vectors - mean).sum(axis=0)
+    return mean, np.maximum(np.sqrt(np.asarray(squares) / count), SMALLEST_DEVIATION)

@@ -1,4 +1,4 @@
-"""Training state on disk: written whole or not at all, and loaded again."""
+"""Write the training state to disk, whole or not at all, and load it again."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def _plain_state(state: TrainState) -> dict[str, Any]:
 
 
 def _optimizer_slots(state: TrainState) -> dict[str, np.ndarray]:
-    """Slots under the model's parameter names, in Paddle's layout: Paddle's own names change from run to run."""
+    """Return the slots under the model's parameter names, since Paddle's own names change from run to run."""
     slots = state.optimizer.state_dict()
     return {
         f"{name}.{slot}": np.array(slots[f"{parameter.name}_{slot}_0"])

@@ -1,4 +1,4 @@
-"""What ends a training before its end: signals, between two steps, and other processes. Knows no Paddle."""
+"""End a training early: by signals, between two steps, or when another process ends. Knows no Paddle."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Stop:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Before training and after it, signals end the command where it is: nothing is lost then.
+    """Let signals end the command at once, as before and after training: nothing is lost then.
 
     Raises:
         KeyboardInterrupt, Preempted: within; further signals of schedulers are ignored from then on.

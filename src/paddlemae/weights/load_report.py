@@ -1,4 +1,4 @@
-"""A load report: what became of every tensor of a file, for people and for programs. No model is built."""
+"""Report what became of every tensor of a file, for people and for programs. No model is built."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ MAX_HEADER_BYTES = 2**24  # of our own files: the optimizer of 2,000 blocks
 
 @dataclass(frozen=True)
 class Description:
-    """What a model is, apart from its weights.
+    """What a model is, apart from its weights: kind, shape, preprocessing, provenance.
 
     Attributes:
         kind: "mae" or "classifier".

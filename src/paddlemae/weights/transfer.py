@@ -1,4 +1,4 @@
-"""Weights into and out of our models, with every key accounted for.
+"""Load weights into our models and take them out, with every key accounted for.
 
 In memory a Linear weight is Paddle's [in, out] and the patch embedding a Linear over a patch's pixels (row, column,
 channel). Official tensors are PyTorch's: Linear [out, in], patch embedding a Conv2D [D, C, height, width].

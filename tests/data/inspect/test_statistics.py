@@ -55,7 +55,7 @@ def test_deep_values_far_from_zero_lose_no_digits(tmp_path: Path) -> None:
     assert coarse.std == (0, 0) and coarse.mean == (234 / 255, 234 / 255)
 
 
-def test_unreadable_images_are_told_and_left_out(images: list[np.ndarray], tmp_path: Path) -> None:
+def test_unreadable_images_are_reported_and_left_out(images: list[np.ndarray], tmp_path: Path) -> None:
     before = channel_statistics(open_source(str(tmp_path)), 3)
     (tmp_path / "bad.png").write_bytes(b"no image")
     told: list[str] = []

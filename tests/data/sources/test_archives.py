@@ -186,7 +186,7 @@ def test_names_of_unix_zips_are_bytes_unless_they_say_otherwise(tmp_path: Path) 
     assert open_source(str(path), labelled=True).classes == ("caf\udce9", "dosé", "thé", "xé")
 
 
-def test_joined_zips_are_said_to_be_read_in_part(tmp_path: Path) -> None:
+def test_joined_zips_are_reported_as_read_in_part(tmp_path: Path) -> None:
     parts = [write_zip(tmp_path / f"{name}.zip", f"{name}/0.png").read_bytes() for name in ("a", "b")]
     (tmp_path / "ab.zip").write_bytes(b"".join(parts))
     with pytest.warns(SourceNote, match=f"lists no entry of its first {len(parts[0])} bytes"):

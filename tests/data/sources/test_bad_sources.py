@@ -72,7 +72,7 @@ def test_words_as_labels_are_always_refused(tmp_path: Path) -> None:
         open_source(path)
 
 
-def test_paths_with_spaces_and_numbers_are_told_apart_from_labels(tmp_path: Path) -> None:
+def test_paths_with_spaces_and_numbers_are_distinguished_from_labels(tmp_path: Path) -> None:
     (tmp_path / "my photo 7.png").write_bytes(PNG)
     path = write(tmp_path / "list.txt", "my photo 7.png\tt 3\nmy photo 7.png 12\n".replace("\tt", "\t"))
     source = open_source(path, labelled=True)
@@ -398,7 +398,7 @@ def test_pipes_are_not_opened(tmp_path: Path) -> None:
         open_source(str(tmp_path / "a.tar"))
 
 
-def test_a_folder_is_not_taken_for_what_lies_beside_its_images(tmp_path: Path) -> None:
+def test_a_folder_is_not_taken_for_what_lies_next_to_its_images(tmp_path: Path) -> None:
     """The archive that its folders came in, a list, a pack of features."""
     kinds.write_folder(tmp_path)
     kinds.write_tar(tmp_path / "images.tar")

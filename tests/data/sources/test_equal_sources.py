@@ -132,7 +132,7 @@ def test_without_labels_all_parts_are_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [p for p in params() if p.values[0] in ("parquet", "arrow", "npz", "cifar-10", "tar")])
-def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_was_replaced_is_read_again(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the same process, as in a notebook."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

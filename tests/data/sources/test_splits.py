@@ -188,7 +188,7 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
         match_classes(with_classes(subset(source, [0, 1]), ("a", "b")), source)
 
 
-def test_classes_that_a_split_leaves_without_images_are_said(tmp_path: Path) -> None:
+def test_classes_that_a_split_leaves_without_images_are_reported(tmp_path: Path) -> None:
     source = open_source(str(make(tmp_path, "a/0.png", "a/1.png", "b/2.png", "c/3.png")), labelled=True)
     with pytest.warns(SourceNote, match="2 of 3 classes have no image to train on: 'b', 'c'"):
         match_classes(*split_off(source, 0.5, seed=0))
@@ -234,7 +234,7 @@ def test_a_csv_s_row_without_a_path_is_refused(tmp_path: Path) -> None:
         open_source(f"{tmp_path}/a.csv")
 
 
-def test_which_of_several_columns_has_the_labels_is_said(tmp_path: Path) -> None:
+def test_which_of_several_columns_has_the_labels_is_reported(tmp_path: Path) -> None:
     make(tmp_path, "0.png")
     (tmp_path / "a.csv").write_text("path,Class,label\n0.png,a,0\n0.png,b,1\n")
     with pytest.warns(SourceNote, match="labels are of column 'label', and 'Class' not used"):
@@ -289,7 +289,7 @@ def test_files_of_a_split() -> None:
     assert files_of_split(files, None, "w") == files
 
 
-def test_arrays_of_no_split_are_said(tmp_path: Path) -> None:
+def test_arrays_of_no_split_are_reported(tmp_path: Path) -> None:
     images, labels = np.zeros((2, 3, 3), np.uint8), np.array([0, 1])
     arrays = {f"{what}_{part}": value for part in ("train", "Test") for what, value in (("x", images), ("y", labels))}
     np.savez(tmp_path / "a.npz", **arrays, x_extra=images)
@@ -565,3 +565,44 @@ def test_splits_one_level_deeper_are_pointed_out(tmp_path: Path) -> None:
         with pytest.warns(SourceNote, match="'images' holds folders 'train' and 'test'"):
             assert len(open_source(str(path), "train")) == 4
     assert len(open_source(str(tmp_path / "set" / "images"), "train")) == 1
+
+
+# --- both of val and test
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "csv", "lists"])
+def test_val_and_test_are_opened_one_by_one(kind: str, tmp_path: Path) -> None:
+    counts = {"train": 3, "val": 2, "test": 1}
+    names = [f"{split}/{label}/{n}.png" for split, count in counts.items() for label in "ab" for n in range(count)]
+    data = make(tmp_path / "set", *names)
+    if kind == "tar":
+        with tarfile.open(tmp_path / "set.tar", "w") as archive:
+            archive.add(data, "set")
+        data = tmp_path / "set.tar"
+    elif kind == "csv":
+        rows = [f"{name},{name.split('/')[1]},{name.split('/')[0]}" for name in names]
+        data = data / "all.csv"
+        data.write_text("\n".join(["path,label,split", *rows]))
+    elif kind == "lists":
+        for split in counts:
+            rows = [f"{name} {'ab'.index(name.split('/')[1])}\n" for name in names if name.startswith(split)]
+            (data / f"{split}_list.txt").write_text("".join(rows))
+        data = data / "train_list.txt"
+    opened = {split: open_source(str(data), split, labelled=True) for split in ("train", "val-only", "test-only")}
+    assert [len(source) for source in opened.values()] == [6, 4, 2]
+    assert opened["val-only"].classes == opened["train"].classes
+    with pytest.warns(SourceNote, match="not used"):
+        assert len(open_source(str(data), "test")) == 4
+
+
+def test_a_split_that_is_named_alone_is_not_replaced_by_the_other(tmp_path: Path) -> None:
+    make(tmp_path, "train/1.png", "test/1.png", "val_list/x")
+    (tmp_path / "val_list.txt").write_text("train/1.png 0\n")
+    with pytest.raises(MissingSplit):
+        open_source(str(tmp_path), "val-only")
+    with pytest.raises(MissingSplit):
+        open_source("digits", "val-only")
+    with pytest.raises(MissingSplit):
+        open_source(str(tmp_path / "val_list.txt"), "test-only")
+    assert len(open_source(str(tmp_path), "test-only")) == 1
+    assert len(open_source("digits", "test-only")) == 1000

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from paddlemae.data.decode.images import Picture
-from paddlemae.data.views.augment import View, draw_view, make_view, train_view
+from paddlemae.data.views.augment import View, draw_view, make_view
 from paddlemae.data.views.randaugment import (
     LARGEST_MAGNITUDE,
     OPERATION_NAMES,
@@ -15,6 +15,7 @@ from paddlemae.data.views.randaugment import (
     apply_operations,
     draw_operations,
 )
+from tests.support.views import train_view
 
 FILL = (9, 200, 77)
 
@@ -54,7 +55,7 @@ def test_operations_without_a_magnitude() -> None:
 
 
 @pytest.mark.parametrize(("magnitude", "kept"), [(0, 4), (2.4, 4), (2.5, 3), (5, 2), (7.5, 1), (9.9, 1), (10, 0)])
-def test_posterizing_keeps_so_many_bits(magnitude: float, kept: int) -> None:
+def test_posterizing_keeps_the_given_number_of_bits(magnitude: float, kept: int) -> None:
     assert (done("posterize", magnitude) == photo().astype(int) & (0xFF << (8 - kept))).all()
 
 

@@ -84,7 +84,7 @@ def test_each_fault_is_found_once_and_named(paddlemae, messy: Path, tmp_path: Pa
     assert found["near_duplicates"] == [[f"{train}/cat/2.png", f"{test}/cat/leaked.jpg"]]
     leak = [f"train: {train}/cat/2.png", f"test: {test}/cat/leaked.jpg"]
     assert found["leaks"] == [{"exact": False, "images": leak}]
-    assert "found      1 in the test split have a duplicate, exact or near, in the training split" in text
+    assert "found      1 held-out images have a duplicate, exact or near, in another split" in text
     assert f"'{train}/cat/1.png' = '{train}/dog/copy.png'" in text
     before = drawn(tmp_path / "out").shape[0]
     (messy / "train" / "dog" / "broken.jpg").unlink()
@@ -124,7 +124,7 @@ def test_archives_and_workers_give_the_same(paddlemae, messy: Path, tmp_path: Pa
         np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
 
 
-def test_deep_images_that_8_bits_would_lose_are_told(paddlemae, tmp_path: Path) -> None:
+def test_deep_images_that_8_bits_would_lose_are_reported(paddlemae, tmp_path: Path) -> None:
     pictures = scenes(6, 1)[..., 0].astype(np.uint16)
     for number, picture in enumerate(pictures):
         save(tmp_path / "scans" / f"{number}.png", picture * (16 if number else 257) + 10)  # up to 4090: 12 bits
@@ -145,7 +145,7 @@ def test_arrays_are_compared_by_their_values(paddlemae, tmp_path: Path) -> None:
     assert found["exact_duplicates"] == [[f"{tmp_path}/a.npy image 1", f"{tmp_path}/a.npy image 5"]]
 
 
-def test_a_held_out_part_without_the_labels_of_the_other_is_told(paddlemae, sound: Path, tmp_path: Path) -> None:
+def test_a_held_out_part_without_the_labels_of_the_other_is_reported(paddlemae, sound: Path, tmp_path: Path) -> None:
     shutil.move(sound / "test" / "cat" / "0.png", sound / "test" / "loose.png")
     found, text = report(paddlemae, sound, tmp_path / "out")
     assert found["findings"] == {"parts_without_the_labels_of_others": 1}
@@ -182,13 +182,13 @@ def test_held_out_images_elsewhere_are_compared(paddlemae, sound: Path, tmp_path
     for train, test in ((sound / "train", other), (sound, other)):
         found, text = report(paddlemae, train, tmp_path / "out", "--test", test)
         assert found["findings"] == {"exact_duplicates": 1, "leaks": 1, "labels_differ": 1}
-        assert found["leaks"] == [leak] and "1 in the test split have a duplicate" in text
+        assert found["leaks"] == [leak] and "1 held-out images have a duplicate" in text
     found, _ = report(paddlemae, other, tmp_path / "out", "--test", sound)
     assert found["images"] == {"train": 5, "test": 4}, "of one with both parts its test part"
     assert found["findings"]["leaks"] == 4
 
 
-def test_classes_that_only_one_of_two_has_are_told(paddlemae, sound: Path, tmp_path: Path) -> None:
+def test_classes_that_only_one_of_two_has_are_reported(paddlemae, sound: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(sound / "test" / "cat", other / "cat")
     shutil.copytree(sound / "test" / "dog", other / "wolf")
@@ -225,7 +225,7 @@ def test_groups_are_counted_and_those_in_both_parts_are_leaks(paddlemae, scans: 
     assert found["findings"] == {"groups_in_both_parts": 1}
     assert found["groups_in_both_parts"] == [{"group": "2", "train": 2, "test": 2}]
     assert "groups     train: 3, the largest '2' of 2 images" in text
-    assert "found      1 groups (patients, tiles ...) have images in both splits" in text
+    assert "found      1 groups (patients, tiles ...) have images in several splits" in text
     assert "           '2': 2 and 2 images" in text
     found, text = report(paddlemae, scans, tmp_path / "out", "--split", "test", status=0)
     assert list(found["groups"]) == ["test"] and "both parts" not in text
@@ -271,7 +271,7 @@ def test_a_group_of_very_many_is_not_listed_whole(paddlemae, sound: Path, tmp_pa
     assert found["leaks"][0]["images"][-1] == f"test: {sound}/test/cat/copy.png"
 
 
-def test_what_is_left_out_and_not_read_is_told(paddlemae, sound: Path, tmp_path: Path) -> None:
+def test_what_is_left_out_and_not_read_is_reported(paddlemae, sound: Path, tmp_path: Path) -> None:
     """Images of no split, and files that are none here; neither is a finding."""
     for name in ("a.heic", "b.HEIC", "c.dcm", "d", ".hidden"):
         (sound / "train" / "cat" / name).write_bytes(b"")

@@ -312,7 +312,7 @@ def test_16_bits_of_8_bit_photos_are_those_of_a_cache(tmp_path: Path) -> None:
         assert (convert_depth(copy.read(i, 3), 16) == pixels).all()
 
 
-def test_what_others_would_read_otherwise_is_written_anew(tmp_path: Path) -> None:
+def test_what_others_would_read_otherwise_is_reencoded(tmp_path: Path) -> None:
     """One value that means transparent, and more pictures behind the first."""
     (tmp_path / "photos").mkdir()
     first, second = photo(16, 24, 1), photo(16, 24, 2)

@@ -74,7 +74,7 @@ for number in range(1, 100):
 """
 
 
-def test_killed_at_any_step_it_goes_on_to_the_same_bytes(photos: Path, tmp_path: Path) -> None:
+def test_killed_at_any_step_it_resumes_to_the_same_bytes(photos: Path, tmp_path: Path) -> None:
     """Before or after each flush to the disk, renaming and removal; what was half written is there then."""
     settings = {**SETTINGS, "shard_size": "4"}
     packed(photos, tmp_path / "whole", **settings)
@@ -146,7 +146,7 @@ def test_too_many_unreadable_images_stop_it_and_what_is_done_is_kept(
         packed(photos, tmp_path / "q", max_bad_images=1)
 
 
-def test_what_differs_is_said(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_differs_is_reported(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     version = paddlemae.__version__
     packed(photos, tmp_path / "p")
     (tmp_path / "begun").mkdir()
@@ -212,7 +212,7 @@ def test_a_folder_of_something_else_is_not_touched(
     assert snapshot(tmp_path / "out") == before
 
 
-def test_a_pack_with_something_beside_it_is_not_touched(photos: Path, tmp_path: Path) -> None:
+def test_a_pack_next_to_other_files_is_not_touched(photos: Path, tmp_path: Path) -> None:
     packed(photos, tmp_path / "p")
     (tmp_path / "p" / "README.md").write_text("mine")
     before = snapshot(tmp_path / "p")
@@ -261,7 +261,7 @@ def test_two_processes_do_not_write_one_pack(photos: Path, tmp_path: Path) -> No
     packed(photos, tmp_path / "p")
 
 
-def test_a_full_disk_is_a_line_and_the_pack_goes_on(photos: Path, tmp_path: Path, paddlemae: Callable) -> None:
+def test_a_full_disk_is_a_line_and_the_pack_resumes(photos: Path, tmp_path: Path, paddlemae: Callable) -> None:
     words = ("data", "pack", photos, "--out", tmp_path / "p", "--shard-size", 3, "--size", 24, "--max-bad-images", 0.4)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (9000, before[1]))  # of a shard's 10,240 bytes

@@ -160,7 +160,7 @@ def test_a_wrong_word_is_one_line(tmp_path, monkeypatch, text: str, message: str
 
 
 @pytest.mark.parametrize("text", ["grid", "none", "boxes:0,0,9,9", "m.txt"])
-def test_a_ratio_that_does_nothing_is_said(tmp_path, monkeypatch, text: str) -> None:
+def test_a_ratio_that_does_nothing_is_reported(tmp_path, monkeypatch, text: str) -> None:
     monkeypatch.chdir(tmp_path)
     np.savetxt("m.txt", np.eye(4, 6), fmt="%d")
     with pytest.warns(UserWarning, match=f"--mask-ratio has no effect with --mask {text.split(':')[0]}"):

@@ -53,7 +53,7 @@ def test_the_run_has_the_numbers_that_data_stats_prints(paddlemae, colours, tiny
     assert (description.mean, description.std) == numbers_of(out)
 
 
-def test_a_stopped_run_goes_on_with_its_numbers(paddlemae, colours, tiny, tmp_path, looked) -> None:
+def test_a_stopped_run_resumes_with_its_numbers(paddlemae, colours, tiny, tmp_path, looked) -> None:
     """The same command, or a bare --resume; and with --overwrite they are found anew."""
     out = tmp_path / "run"
     command = ["pretrain", *tiny, *AUTO, "checkpoint_every=0.3", "--data", colours, "--out", out, "--quiet"]

@@ -63,7 +63,7 @@ def test_a_step_knows_how_long_it_waited(monkeypatch) -> None:
     assert (spent.seconds, spent.waiting) == (12.5, 4.5)
 
 
-def test_a_run_that_waits_is_told_what_helps() -> None:
+def test_a_slow_data_pipeline_is_reported_with_advice() -> None:
     training = Training(workers=2)
     assert waiting_text(Spent(200, 6), training) == "waited for data 3.0% of 200 s"
     text = waiting_text(Spent(200, 30), training)

@@ -71,7 +71,7 @@ def test_every_type_is_read_exactly(dtype: str, tmp_path: Path) -> None:
     same(read_paddle(path)["w"], tensor.numpy())
 
 
-def test_bfloat16_is_told_apart_and_widened_exactly(tmp_path: Path) -> None:
+def test_bfloat16_is_distinguished_and_widened_exactly(tmp_path: Path) -> None:
     path = tmp_path / "model.pdparams"
     tensor = paddle.randn([5, 3]).astype("bfloat16")
     paddle.save({"w": tensor}, str(path))

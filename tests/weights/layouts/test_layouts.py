@@ -8,7 +8,7 @@ import pytest
 from paddlemae.model.shape import tensor_shapes
 from paddlemae.weights.layouts import LAYOUTS, recognise
 from paddlemae.weights.transfer import official_shapes, to_official
-from tests.support.layout_cases import CASES, Case, told
+from tests.support.layout_cases import CASES, Case, unshown_settings
 from tests.support.layout_checks import (
     assert_bitwise,
     assert_close,
@@ -61,7 +61,7 @@ def test_it_is_written_in_every_layout_and_read_again(case: Case) -> None:
             assert got.logits is None and got.prediction is None
             continue  # the encoder alone; test_timm_gets_the_encoder_of_an_autoencoder
         assert_close(got, their_result(case.layout, case.tensors, case))
-        again = read(case, tensors=written.tensors, config=written.config, extras=None, **told(case))
+        again = read(case, tensors=written.tensors, config=written.config, extras=None, **unshown_settings(case))
         assert again.layout == layout and again.kind == source.kind
         assert_bitwise(source.tensors, again.tensors)
         assert_bitwise(written.tensors, write(layout, again).tensors)

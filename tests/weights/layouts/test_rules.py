@@ -47,7 +47,7 @@ def test_what_is_no_layout_names_the_nearest_and_what_it_lacks() -> None:
         recognise({})
 
 
-def test_a_files_wrapper_before_all_names_is_taken_off_and_said() -> None:
+def test_a_files_wrapper_before_all_names_is_taken_off_and_reported() -> None:
     wrapped = {f"module.{name}": array for name, array in MAE.tensors.items()}
     assert recognise(shapes(wrapped)) == "official"
     source = read(MAE, tensors=wrapped)

@@ -34,7 +34,7 @@ def test_heads_of_unknown_widths_must_be_named() -> None:
 
 
 @pytest.mark.parametrize(("width", "heads"), [(192, 3), (384, 6), (768, 12), (1024, 16), (1280, 16)])
-def test_published_widths_have_their_heads_and_that_is_said(width: int, heads: int) -> None:
+def test_published_widths_have_their_heads_and_that_is_reported(width: int, heads: int) -> None:
     tensors = {"cls_token": (1, 1, width), "pos_embed": (1, 2, width), "norm.weight": (width,), "norm.bias": (width,)}
     tensors |= {"patch_embed.proj.weight": (width, 1, 1, 1), "patch_embed.proj.bias": (width,)}
     tensors |= work.official_block("blocks.0", width, 8, paddle=False)
@@ -97,7 +97,7 @@ def test_only_computed_tables_are_recognised(stored: str) -> None:
     assert "positions are learned, on a grid of 2 x 2" in "\n".join(source.notes)
 
 
-def test_a_decoder_table_that_is_not_computed_is_kept_and_said() -> None:
+def test_a_decoder_table_that_is_not_computed_is_kept_and_reported() -> None:
     tensors = changed(MAE, decoder_pos_embed=work.weights({"decoder_pos_embed": (1, 5, 8)})["decoder_pos_embed"])
     source = read(MAE, tensors=tensors)
     assert "decoder_pos_embed is not a computed table: it is kept" in "\n".join(source.notes)
@@ -136,7 +136,7 @@ def test_a_configuration_of_another_model_is_refused() -> None:
             read(HF_VIT, config=HF_VIT.config | change)
 
 
-def test_their_epsilon_is_taken_and_said() -> None:
+def test_their_epsilon_is_taken_and_reported() -> None:
     assert HF_VIT.config is not None
     assert "layer_norm_eps 1e-12 and our models 1e-06" in said(HF_VIT, config=HF_VIT.config | {"layer_norm_eps": 1e-12})
 
@@ -188,7 +188,7 @@ def test_a_timm_model_that_ours_is_not_is_refused() -> None:
             read(case, config=case.config | change)
 
 
-def test_a_configuration_that_is_not_used_is_said() -> None:
+def test_a_configuration_that_is_not_used_is_reported() -> None:
     assert "its configuration is not used" in said(MAE, config={"model_type": "vit_mae"})
 
 

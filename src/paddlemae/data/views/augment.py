@@ -44,24 +44,24 @@ CROP_TRIES = 10  # random rectangles that are drawn until one fits
 
 @dataclass(frozen=True)
 class View:
-    """Settings of the views that are made of images.
+    """Settings of the views that are computed from images.
 
     Args:
         image_size: (height, width) of a view, pixels.
-        channels: of an image and of its view.
-        crop_scale: smallest and largest area of a random crop, as a part of the image; None trains
+        channels: number of channels of an image and of its view.
+        crop_scale: smallest and largest area of a random crop, as a share of the image; None trains
             on the evaluation view.
         crop_ratio: smallest and largest width / height of a random crop.
         flip: mirror left and right half of the training views.
         shift: instead of a crop, move the training view by up to this many pixels each way and fill
             with zeros: for digits and other tiny images.
-        eval_crop_ratio: side of the evaluation view's centre crop, as a part of the resized image;
-            with 1 images of the right size stay untouched.
+        eval_crop_ratio: side of the evaluation view's centre crop, as a share of the resized image;
+            with 1, images of the right size stay unchanged.
         decode: "fast" decodes only what random crops need and resizes them faster, "exact" as Pillow does both.
-        repeats: training views of an image each time it is decoded.
-        randaugment: what is done to the training views at last; None does nothing.
-        bits: of a channel's value in a view, 8 or 16; images of another depth are brought to it, and 8 bits lose the
-            low byte of 16. None: 8 for 1, 3 and 4 channels, 16 for any other number.
+        repeats: number of training views of an image each time it is decoded.
+        randaugment: operations on the training views, applied last; None applies none.
+        bits: depth of a channel in a view, 8 or 16; images of another depth are converted, from 16 to 8 bits by
+            dropping the low byte. None: 8 for 1, 3 and 4 channels, 16 for any other number.
     """
 
     image_size: tuple[int, int]
@@ -78,7 +78,7 @@ class View:
 
     @property
     def depth(self) -> Literal[8, 16]:
-        """Bits of a channel's value."""
+        """Number of bits of a channel's value."""
         return self.bits or default_bits(self.channels)
 
     @property
@@ -167,13 +167,6 @@ def resize_crop(picture: Picture, box: Box, size: tuple[int, int], settings: Vie
     """Resize a box of the picture to `size` as the settings say. Returns [h, w, C] in the view's depth."""
     resize = _resize if settings.decode == "exact" else _resize_fast
     return resize(_convert_to_view(picture.pixels_hwC, settings), _box_in(picture, box), size)
-
-
-def train_view(image_HWC: Pixels, settings: View, rng: np.random.Generator) -> Pixels:
-    """Make a random view: crop and resize, or shift; then perhaps flip. Returns [C, H, W] in the view's depth."""
-    height, width = image_HWC.shape[:2]
-    draw = draw_view(height, width, settings, rng)
-    return np.ascontiguousarray(make_view(Picture(image_HWC, (height, width)), settings, draw))
 
 
 def eval_view(image_HWC: Pixels, settings: View) -> Pixels:

@@ -23,7 +23,7 @@ from paddlemae.model.shape import DecoderShape, EncoderShape
 
 
 class InterBlockAttention(nn.Layer):
-    """What each decoder block sees: its own learned weighted sum of the encoder's feature maps (sec. 3.4).
+    """Input of each decoder block: its own learned weighted sum of the encoder's feature maps (sec. 3.4).
 
     The maps are the input of the encoder's first block and the output of every block. The sums are normalised
     afterwards only (appendix A.3); there each block has a norm of its own here, which the paper leaves open.

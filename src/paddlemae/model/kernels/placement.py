@@ -1,4 +1,4 @@
-"""Where a tensor is computed, and whether a formula of this package may replace Paddle's there."""
+"""Tell where a tensor is computed, and whether a formula of this package may replace Paddle's there."""
 
 from __future__ import annotations
 

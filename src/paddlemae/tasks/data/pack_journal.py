@@ -150,7 +150,7 @@ def open_journal(folder: Path, about: About, overwrite: bool = False) -> Iterato
 
 
 def _refuse_others(folder: Path) -> None:
-    """Whatever is in the folder must be a pack's, and say so."""
+    """Refuse a folder that holds anything but a pack's files."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is no folder; name another --out")
     names = os.listdir(folder) if folder.exists() else []

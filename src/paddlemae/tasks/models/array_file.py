@@ -1,4 +1,4 @@
-"""Arrays of a NumPy archive of ours, each checked before it takes memory: its claimed size, its type, its checksum."""
+"""Read arrays of our NumPy archives; each one's size, type and checksum are checked before it takes memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of features: Parquet or NumPy, written part by part, so that they may be larger than the memory.
+"""Write and read files of features, Parquet or NumPy, part by part, so that they may exceed the memory.
 
 A Parquet file has the columns id, path, label and vector; a NumPy file the arrays ids, paths, labels (where there are
 any) and vectors. Both say in JSON how they were made.

@@ -1,4 +1,4 @@
-"""From uint8 images to a model's features or logits, without gradients, by all CPU threads.
+"""Compute features or logits of uint8 images, without gradients, with all CPU threads.
 
 Each thread takes its part of a batch, as in training: only matrix products use several threads by themselves. Paddle's
 inference engine, which needs a program built first, is hardly faster for ViT-Base (docs/export-measured.md, "Speed").

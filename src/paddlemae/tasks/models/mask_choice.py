@@ -1,6 +1,6 @@
-"""Which patches are removed where a user chooses: by chance, by a map, by a picture, by boxes, or none.
+"""Choose which patches are removed: at random, by a map, by a picture, by boxes, or none.
 
-Everything is laid on what the model sees, its view: a map or picture covers all of it, and boxes are in its pixels.
+All choices apply to what the model sees, its view: a map or picture covers all of it, and boxes are in its pixels.
 """
 
 from __future__ import annotations

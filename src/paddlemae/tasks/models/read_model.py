@@ -1,4 +1,4 @@
-"""Models on disk as tasks take them: our own runs and checkpoints, and anyone's weights in a layout that is known."""
+"""Read models from disk: our own runs and checkpoints, and weights files in any known layout."""
 
 from __future__ import annotations
 

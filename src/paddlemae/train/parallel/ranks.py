@@ -1,4 +1,4 @@
-"""Several processes that train one model: their ranks, their messages to each other, and the sums of their gradients.
+"""Connect the processes that train one model: their ranks, their messages, and the sums of their gradients.
 
 Two channels. Tensors go through Paddle's collectives (gloo on CPU; NCCL and the other vendors' libraries on
 accelerators), which must find all ranks at hand: gloo gives up after 30 s, whatever its setting. Everything else (what

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from paddlemae.engine import private
-from paddlemae.engine.memory import give_back_memory, little_memory
+from paddlemae.engine.memory import little_memory, release_free_memory
 from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.engine.threads import product_threads
 from paddlemae.train.adamw import CpuAdamW
@@ -59,7 +59,7 @@ def sharded(
     count = min(threads, replicas or MOST_SHARDS)
     pool = ThreadPoolExecutor(count, "shard", paddle.set_device, (paddle.get_device(),))
     shards = Shards(model, optimizer, loss_fn, pool, count, save_memory, fused)
-    give_back_memory()
+    release_free_memory()
     with pool, product_threads(threads // count), little_memory(save_memory):
         yield shards
 
@@ -131,7 +131,7 @@ class Shards:
         else:
             self._forget()
         if self.save_memory:
-            give_back_memory()
+            release_free_memory()
         return sum(weight * loss for weight, loss in zip(weights, losses))
 
     def norm(self) -> float:
@@ -144,7 +144,7 @@ class Shards:
         loss = self.loss_fn(replica, batch)
         value = float(loss.numpy())
         if self.save_memory:
-            give_back_memory()
+            release_free_memory()
         if math.isfinite(value):
             (loss * scale).backward()
         return value

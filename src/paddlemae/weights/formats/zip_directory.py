@@ -30,7 +30,7 @@ TORN = "the archive is cut off or damaged; download or copy the file again"
 
 
 class Header(NamedTuple):
-    """What the archive's directory says of one entry."""
+    """What the archive's directory states about one entry."""
 
     raw_name: bytes
     flags: int

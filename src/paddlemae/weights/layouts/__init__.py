@@ -1,4 +1,4 @@
-"""Other people's names and shapes of the same weights, both ways: NumPy arrays in, NumPy arrays out.
+"""Translate names and shapes of weights between layouts, both ways: NumPy arrays in, NumPy arrays out.
 
 A layout is recognised by its keys. Every key is accounted for: used, converted, ignored by a stated rule, or an
 error. No model is built and nothing is read from a disk.

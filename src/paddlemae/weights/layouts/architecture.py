@@ -1,4 +1,4 @@
-"""The architecture that official tensors show, and whether they are all there.
+"""Derive the architecture from official tensors, and check that none is missing.
 
 Shapes: D width, L patches of a grid (rows x columns).
 """

@@ -14,7 +14,7 @@ Size = tuple[int, int]
 
 @dataclass
 class Settings:
-    """What tensors alone do not tell; None where nobody says it.
+    """Settings that tensors alone do not show; None where nothing states them.
 
     Attributes:
         image_size: (height, width) in pixels.

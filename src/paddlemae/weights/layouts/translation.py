@@ -1,4 +1,4 @@
-"""What reading and writing a layout give."""
+"""Results of reading and writing a layout."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Imported:
-    """Someone's weights as ours.
+    """Foreign weights translated to our names.
 
     Attributes:
         layout: which one it was, of `LAYOUTS`.
@@ -40,7 +40,7 @@ class Imported:
 
 @dataclass(frozen=True)
 class Exported:
-    """Our weights as a layout has them.
+    """Our weights translated to a layout.
 
     Attributes:
         tensors: its names, its way of laying Linear weights; contiguous.
