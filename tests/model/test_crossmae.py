@@ -432,7 +432,7 @@ def test_the_decoders_depth_is_its_papers_by_default() -> None:
 def test_shapes_that_do_not_fit_are_refused() -> None:
     for changes, message in [
         (dict(decoder="self"), "decoder must be one of mae, cross, got 'self'"),
-        (dict(decoder_num_heads=3), "8 can't be shared by 3 heads"),
+        (dict(decoder_num_heads=3), "8 is not divisible by 3 heads"),
         (dict(decoder_depth=0), "needs at least 1 block"),
     ]:
         with pytest.raises(ValueError, match=message):
