@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from paddlemae.cli import app
 from paddlemae.recipe import load_recipe
 from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks.training import run_start, step_log
 from paddlemae.train import checkpoint
 from paddlemae.train.checkpoint_folders import find_checkpoint
+from tests.support.command_line import commands
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_masks_and_plain_pictures_are_options(paddlemae, pretrained, photos, tmp
 def test_help_teaches_with_examples_that_work(paddlemae, command: str) -> None:
     done = paddlemae(command, "--help")
     assert done.status == 0 and f"paddlemae {command}" in done.out
-    text = " ".join(getattr(app, command).__doc__.split())
+    text = " ".join(commands()[command].help.split())
     examples = re.findall(rf"`paddlemae {command}([^`]*)`", text)
     assert examples
     for example in examples:

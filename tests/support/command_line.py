@@ -7,7 +7,7 @@ import shlex
 
 import typer
 
-from paddlemae.cli import app
+from paddlemae.cli import app, training
 from paddlemae.recipe import load_recipe, parse_overrides
 
 
@@ -24,7 +24,7 @@ def parsed(command: str) -> typer.Context:
     if "overrides" in context.params:
         task = "finetune" if name == "study" else name
         named = (context.params[key] for key in ("recipe", "overrides", "data", "init"))
-        recipe, overrides = app._name_and_overrides(*named)
+        recipe, overrides = training.name_and_overrides(*named)
         if name == "study":
             overrides |= parse_overrides([f"{context.params['vary']}={value}" for value in context.params["value"]])
         load_recipe(task, recipe, overrides)

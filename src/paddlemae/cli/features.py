@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from paddlemae.cli.exit_status import as_one_of_the_ranks
+from paddlemae.cli.load_paddle import load_paddle
 from paddlemae.cli.options import Layer, MaxBadImages, Norm, Quiet, Run, Token, Trust
 from paddlemae.launch.launcher import Launch
 
@@ -55,7 +56,7 @@ def embed(
         if status := run_together(["embed", run, *option_words(options)], procs, launch):
             sys.exit(status)
         return
-    import paddlemae.engine.safe_import  # noqa: F401
+    load_paddle()
     from paddlemae.tasks.embed import embed_source
     from paddlemae.tasks.models.inference import FeatureKind
 
@@ -100,7 +101,7 @@ def search(
 
     `paddlemae search photos.parquet a.jpg b.jpg --run runs/photos --k 10 --out nearest.png`
     """
-    import paddlemae.engine.safe_import  # noqa: F401
+    load_paddle()
     from paddlemae.tasks import search as task
 
     def say(results: list[task.QueryResult]) -> None:

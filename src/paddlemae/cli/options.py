@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from inspect import Parameter, Signature
+from collections.abc import Callable, Container
+from dataclasses import dataclass, is_dataclass
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -88,22 +88,37 @@ class TrainingOptions:
         return Launch(self.procs, self.nodes, self.master, self.node_rank, self.restarts)
 
 
-def takes_training_options(launches: bool = True) -> Callable[[Callable[[TrainingOptions], None]], Callable[..., None]]:
-    """Give a command the fields of `TrainingOptions` as its parameters, without `LAUNCH_OPTIONS` unless it launches."""
-    hints = get_type_hints(TrainingOptions, include_extras=True)
-    parameters = [
-        Parameter(field.name, Parameter.POSITIONAL_OR_KEYWORD, default=field.default, annotation=hints[field.name])
-        for field in fields(TrainingOptions)
-        if launches or field.name not in LAUNCH_OPTIONS
-    ]
+def takes_options(*, leave_out: Container[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a command take dataclasses of options: the fields of each are parameters in its place.
 
-    def decorate(command: Callable[[TrainingOptions], None]) -> Callable[..., None]:
+    Args:
+        leave_out: names of fields that the command does not offer; they keep their defaults.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = _parameters(command)
+        groups: dict[str, Any] = {one.name: one.annotation for one in own if is_dataclass(one.annotation)}
+        fields = {
+            name: [field for field in _parameters(group) if field.name not in leave_out]
+            for name, group in groups.items()
+        }
+        parameters = [parameter for one in own for parameter in fields.get(one.name, [one])]
+
         @functools.wraps(command)
         def run(**values: Any) -> None:
-            command(TrainingOptions(**values))
+            for name, group in groups.items():
+                values[name] = group(**{field.name: values.pop(field.name) for field in fields[name]})
+            command(**values)
 
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         return run
 
     return decorate
+
+
+def _parameters(of: Callable[..., Any]) -> list[Parameter]:
+    """Return the parameters of a command, or the fields of a dataclass, with their types."""
+    hints = get_type_hints(of, include_extras=True)
+    found = signature(of).parameters.values()
+    return [one.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[one.name]) for one in found]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paddlemae.cli.options import Trust
+from paddlemae.cli.load_paddle import load_paddle
+from paddlemae.cli.options import Trust, takes_options
 
 if TYPE_CHECKING:
     from paddlemae.tasks.models.read_model import Reading
@@ -37,15 +39,24 @@ Heads = Annotated[int | None, typer.Option("--heads", min=1, help="Attention hea
 DecoderHeads = Annotated[int | None, typer.Option("--decoder-heads", min=1, help="Attention heads of the decoder.")]
 
 
+@dataclass(frozen=True)
+class ReadingOptions:
+    """Hold what a file of weights may not say; each field is an option of the command line."""
+
+    key: Key = None
+    layout: Layout = None
+    image_size: ImageSize = None
+    target: Target = None
+    heads: Heads = None
+    decoder_heads: DecoderHeads = None
+
+
 @app.command()
+@takes_options()
 def inspect(
     weights: Weights,
-    key: Key = None,
-    layout: Layout = None,
-    image_size: ImageSize = None,
-    target: Target = None,
-    heads: Heads = None,
-    decoder_heads: DecoderHeads = None,
+    *,
+    reading: ReadingOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with every tensor.")] = False,
     trust: Trust = False,
 ) -> None:
@@ -57,29 +68,26 @@ def inspect(
 
     `paddlemae weights inspect vit-mae-large/ --json`
     """
-    import paddlemae.engine.safe_import  # noqa: F401
+    load_paddle()
     from paddlemae.tasks import weights_convert as task
 
-    content = task.inspect(weights, _reading(key, layout, image_size, target, heads, decoder_heads), trust=trust)
+    content = task.inspect(weights, _reading(reading), trust=trust)
     print(json.dumps(content, indent=2) if as_json else task.inspection(content))
 
 
 @app.command()
+@takes_options()
 def convert(
     weights: Weights,
     out: Annotated[Path, typer.Option("--out", help="The file or folder to write.")],
+    *,
     to: Annotated[
         str,
         typer.Option(
             "--to", help="Format: paddlemae, timm, transformers (folders); official, mae-pytorch (.pth); paddle ..."
         ),
     ] = "paddlemae",
-    key: Key = None,
-    layout: Layout = None,
-    image_size: ImageSize = None,
-    target: Target = None,
-    heads: Heads = None,
-    decoder_heads: DecoderHeads = None,
+    reading: ReadingOptions,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files at --out.")] = False,
     trust: Trust = False,
 ) -> None:
@@ -93,30 +101,26 @@ def convert(
 
     `paddlemae weights convert theirs.pdparams --out theirs/`
     """
-    import paddlemae.engine.safe_import  # noqa: F401
+    load_paddle()
     from paddlemae.tasks import weights_convert as task
 
-    reading = _reading(key, layout, image_size, target, heads, decoder_heads)
-    for note in task.convert(weights, out, to, reading, overwrite=overwrite, trust=trust):
+    for note in task.convert(weights, out, to, _reading(reading), overwrite=overwrite, trust=trust):
         print(f"note: {note}")
     print(f"wrote {out}")
 
 
 @app.command()
+@takes_options()
 def verify(
     weights: Weights,
+    *,
     golden: Annotated[
         Path | None,
         typer.Option(
             "--golden", metavar="FILE.npz", help="Outputs to compare with; written if the file does not exist."
         ),
     ] = None,
-    key: Key = None,
-    layout: Layout = None,
-    image_size: ImageSize = None,
-    target: Target = None,
-    heads: Heads = None,
-    decoder_heads: DecoderHeads = None,
+    reading: ReadingOptions,
     trust: Trust = False,
 ) -> None:
     """Compare outputs with those of another implementation: exit status 0 if they agree within 1e-4, else 1.
@@ -130,10 +134,10 @@ def verify(
 
     `paddlemae weights verify runs/photos --golden photos.npz`
     """
-    import paddlemae.engine.safe_import  # noqa: F401
+    load_paddle()
     from paddlemae.tasks import weights_verify as task
 
-    found = task.verify(weights, _reading(key, layout, image_size, target, heads, decoder_heads), golden, trust=trust)
+    found = task.verify(weights, _reading(reading), golden, trust=trust)
     for name, difference in found.differences.items():
         print(f"{name + ':':12}{difference:.1e} apart from {found.against}")
     if not found.holds:
@@ -141,17 +145,10 @@ def verify(
         raise typer.Exit(1)
 
 
-def _reading(
-    key: str | None,
-    layout: str | None,
-    image_size: str | None,
-    target: str | None,
-    heads: int | None,
-    decoder_heads: int | None,
-) -> Reading:
+def _reading(options: ReadingOptions) -> Reading:
     from paddlemae.tasks.models.read_model import Reading
 
-    return Reading(key, layout, _size(image_size), target, heads, decoder_heads)
+    return Reading(**(asdict(options) | {"image_size": _size(options.image_size)}))
 
 
 def _size(text: str | None) -> int | tuple[int, int] | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from paddlemae.data.inspect.statistics import channel_statistics, recipe_settings, recipe_values
+from paddlemae.data.inspect.statistics import channel_statistics, recipe_values
 from paddlemae.data.sources import Source
 from paddlemae.recipe import AUTO, FinetuneRecipe, PretrainRecipe
 from paddlemae.runs.progress import progress
@@ -92,7 +92,7 @@ def _measure(recipe: PretrainRecipe | FinetuneRecipe, start: Start, inputs: Inpu
         statistics = channel_statistics(
             inputs.train, inputs.arguments.get("channels", 3), bits=bits, workers=workers, on_images=show
         )
-    start.say(f"{recipe_settings(statistics)} of {statistics.images} images, and in the run's recipe")
+    start.say(f"{statistics.settings} of {statistics.images} images, and in the run's recipe")
     return recipe_values(statistics)
 
 

@@ -1,0 +1,97 @@
+"""`paddlemae knn` and `paddlemae evaluate`: parse, import lazily, dispatch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from paddlemae.cli.load_paddle import load_paddle
+from paddlemae.cli.options import Layer, MaxBadImages, Norm, Run, Token, Trust
+
+
+def knn(
+    run: Run,
+    data: Annotated[
+        str, typer.Option("--data", help="Labelled images: one folder per class, a list, shards ... or 'digits'.")
+    ],
+    token: Token = "mean",
+    layer: Layer = None,
+    norm: Norm = "layer",
+    k: Annotated[
+        list[int] | None, typer.Option("--k", help="Number of neighbours; repeatable; default 10, 20, 100 and 200.")
+    ] = None,
+    temperature: Annotated[float, typer.Option("--temperature", help="Temperature of the weighted vote.")] = 0.07,
+    bank: Annotated[str, typer.Option("--bank", help="The split whose labels are known: train or test.")] = "train",
+    queries: Annotated[str, typer.Option("--queries", help="The split to classify: train or test.")] = "test",
+    labels: Annotated[
+        int | None, typer.Option("--labels", min=1, help="Use only this many labelled images, equally many per class.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of --labels.")] = 0,
+    random: Annotated[
+        bool, typer.Option("--random", help="Use the same encoder with random weights, for comparison.")
+    ] = False,
+    max_bad_images: MaxBadImages = 0.01,
+    trust: Trust = False,
+) -> None:
+    """Classify images by their nearest labelled neighbours in a model's feature space (kNN).
+
+    Examples:
+
+    `paddlemae knn runs/photos --data labelled/`
+
+    `paddlemae knn runs/digits --data digits --token cls --k 20 --k 50`
+    """
+    load_paddle()
+    from paddlemae.tasks import knn as task
+    from paddlemae.tasks.models.inference import FeatureKind
+
+    task.knn(
+        run,
+        data,
+        kind=FeatureKind(token, layer, norm),
+        neighbours=k or (),
+        temperature=temperature,
+        bank_split=bank,
+        query_split=queries,
+        labels=labels,
+        seed=seed,
+        random=random,
+        max_bad_images=max_bad_images,
+        say=lambda results: print(*map(task.result_line, results), sep="\n", flush=True),
+        trust=trust,
+    )
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A fine-tuning run or a file of classifier weights.")],
+    data: Annotated[
+        str, typer.Option("--data", help="Labelled images: one folder per class, a list, shards ... or 'digits'.")
+    ],
+    split: Annotated[str, typer.Option("--split", help="The split to evaluate: train or test.")] = "test",
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", min=1, help="Height and width in pixels; default: the model's own.")
+    ] = None,
+    trust: Trust = False,
+) -> None:
+    """Evaluate a fine-tuned classifier on labelled images: top-1 and top-5 accuracy, confusion matrix.
+
+    Examples:
+
+    `paddlemae evaluate runs/tuned --data labelled/`
+
+    `paddlemae evaluate runs/tuned --data labelled/ --image-size 288`
+    """
+    load_paddle()
+    from paddlemae.runs.metrics import CLASSIFICATION
+    from paddlemae.tasks import evaluate as task
+
+    def say(result: dict[str, Any]) -> None:
+        height, width = result["protocol"]["image_size"]
+        print(
+            f"{CLASSIFICATION.text(result)}, loss {result['eval_loss']:.4f} on "
+            f"{result['eval_images']} images of {height} x {width} pixels",
+            flush=True,
+        )
+
+    task.evaluate(run, data, split=split, image_size=image_size, say=say, trust=trust)

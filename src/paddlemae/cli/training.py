@@ -1,0 +1,222 @@
+"""`paddlemae demo`, `pretrain`, `finetune`, `probe` and `study`: parse, import lazily, dispatch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from paddlemae.cli.exit_status import as_one_of_the_ranks
+from paddlemae.cli.load_paddle import load_paddle
+from paddlemae.cli.options import (
+    LAUNCH_OPTIONS,
+    Data,
+    Out,
+    Overrides,
+    Overwrite,
+    Quiet,
+    RecipeName,
+    TrainingOptions,
+    Trust,
+    takes_options,
+)
+
+if TYPE_CHECKING:  # needs Paddle
+    from paddlemae.tasks.training.run_start import Start
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the runs and pictures.")] = Path("runs/demo"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Pretrain, reconstruct, compare and fine-tune on 5,000 embedded digits, in minutes.
+
+    Example: `paddlemae demo`
+    """
+    load_paddle()
+    from paddlemae.cli.demo import demo as run_demo
+
+    run_demo(out, overwrite=overwrite)
+
+
+@takes_options()
+def pretrain(options: TrainingOptions) -> None:
+    """Pretrain a masked autoencoder on images without labels.
+
+    Examples:
+
+    `paddlemae pretrain digits --out runs/digits`
+
+    `paddlemae pretrain cifar10 --data photos/ --out runs/photos epochs=20 mask_ratio=0.6 workers=2`
+
+    `paddlemae pretrain base --data imagenet/ --dry-run`
+
+    `paddlemae pretrain base --init mae_pretrain_vit_base.pth --data photos/ --out runs/photos`
+
+    `paddlemae pretrain --resume --out runs/photos`
+
+    `paddlemae pretrain base --data imagenet/ --out runs/base --procs 8`
+    """
+    if _launched("pretrain", options):
+        return
+    recipe = _recipe("pretrain", options)
+    from paddlemae.tasks import pretrain as task
+
+    _plan_or_run(recipe, task.dry_run, task.pretrain, options)
+
+
+@takes_options()
+def finetune(options: TrainingOptions) -> None:
+    """Fine-tune a classifier on labelled images, for example one folder per class.
+
+    Examples:
+
+    `paddlemae finetune digits --init runs/digits --out runs/digits-100 labels=100`
+
+    `paddlemae finetune cifar10 --init runs/photos --data cifar10/ --out runs/tuned epochs=5`
+
+    `paddlemae finetune cifar10 --init scratch --data labelled/ --out runs/scratch val_fraction=0.2`
+    """
+    if _launched("finetune", options):
+        return
+    recipe = _recipe("finetune", options)
+    from paddlemae.tasks import finetune as task
+
+    _plan_or_run(recipe, task.dry_run, task.finetune, options)
+
+
+@takes_options(leave_out=LAUNCH_OPTIONS)
+def probe(options: TrainingOptions) -> None:
+    """Train a linear classifier on a pretrained encoder's frozen features.
+
+    Examples:
+
+    `paddlemae probe digits --init runs/digits --out runs/digits-probe`
+
+    `paddlemae probe --init runs/photos --data labelled/ --out runs/probe cached=true epochs=30`
+    """
+    recipe = _recipe("probe", options)
+    from paddlemae.tasks import probe as task
+
+    _plan_or_run(recipe, task.dry_run, task.probe, options)
+
+
+def study(
+    recipe: RecipeName = None,
+    overrides: Overrides = None,
+    vary: Annotated[
+        str, typer.Option("--vary", help="The setting to vary, such as labels or trainable_blocks.")
+    ] = "labels",
+    value: Annotated[
+        list[str] | None, typer.Option("--value", help="A value of that setting; repeat the option for several.")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs per value, with seeds 0, 1, 2 ...")] = 3,
+    init: Annotated[
+        str | None, typer.Option("--init", help="Initial weights: a pretraining run or a weight file.")
+    ] = None,
+    scratch: Annotated[
+        bool, typer.Option("--scratch", help="Also train each run from scratch, for comparison.")
+    ] = False,
+    data: Data = None,
+    out: Out = None,
+    quiet: Quiet = False,
+    trust: Trust = False,
+) -> None:
+    """Fine-tune with several values of one setting and several seeds; write a table, a curve and every run.
+
+    Examples:
+
+    `paddlemae study digits --init runs/digits --out runs/blocks --vary trainable_blocks --value 0 --value 0.5`
+
+    `paddlemae study digits --init runs/digits --out runs/labels --vary labels --value 50 --value 100 --scratch`
+    """
+    load_paddle()
+    from paddlemae.recipe import parse_overrides
+    from paddlemae.tasks import study as task
+    from paddlemae.tasks.finetune import finetune as run_finetune
+
+    if out is None or init is None or not value:
+        raise ValueError("a study needs --init RUN, --out FOLDER and at least one --value")
+    recipe, settings = name_and_overrides(recipe, overrides, data)
+    values = {text: parse_overrides([f"{vary}={text}"])[vary] for text in value}
+    plan = task.Study(recipe, settings, vary, values, tuple(range(seeds)), init, scratch)
+    print(task.table(task.study(plan, out, run_finetune, quiet=quiet, trust=trust)))
+    print(f"see {out / task.CURVE_FILE}")
+
+
+def _recipe(task: str, options: TrainingOptions) -> Any:
+    """Return the recipe that a command line means; a bare --resume means the one in the run folder."""
+    from paddlemae.recipe import load_recipe
+
+    name, overrides = name_and_overrides(options.recipe, options.overrides, options.data, options.init)
+    recipe = None if options.resume and not name else load_recipe(task, name, overrides)
+    load_paddle()
+    if recipe is None:
+        from paddlemae.tasks.training.run_start import stored_recipe
+
+        if options.out is None:
+            raise ValueError("--resume needs the run folder: --out FOLDER")
+        stored = stored_recipe(options.out, task)
+        recipe = load_recipe(task, str(options.out / "recipe.yaml"), overrides) if overrides else stored
+    return recipe
+
+
+def name_and_overrides(
+    name: str | None, texts: list[str] | None, data: str | None, init: str | None = None
+) -> tuple[str | None, dict[str, Any]]:
+    """Return (a recipe's name, its overrides): a setting that comes first is not a name."""
+    from paddlemae.recipe import parse_overrides
+
+    texts = list(texts or [])
+    if name and "=" in name:
+        texts.insert(0, name)
+        name = None
+    named = {key: value for key, value in (("data", data), ("init", init)) if value is not None}
+    return name, {**parse_overrides(texts), **named}
+
+
+def _plan_or_run(
+    recipe: Any, plan: Callable[..., dict[str, str]], run: Callable[[Any, Start], Any], options: TrainingOptions
+) -> None:
+    """Print what a training would do, or do it."""
+    from paddlemae.tasks.training.run_start import Start
+
+    if options.dry_run:
+        _print_plan(recipe, plan(recipe, trust=options.trust))
+        return
+    out = _out_of(options)
+    with as_one_of_the_ranks() as ranks:
+        quiet = options.quiet or not ranks.is_first
+        run(recipe, Start(out, options.resume, options.overwrite, quiet, ranks, options.trust))
+
+
+def _out_of(options: TrainingOptions) -> Path:
+    if options.out is None:
+        raise ValueError("name the run folder to write: --out runs/NAME")
+    return options.out
+
+
+def _launched(task: str, options: TrainingOptions) -> bool:
+    """Return whether a training was to be one of several processes; they were started here then, and ended well."""
+    launch = options.launch
+    launch.check()
+    if options.dry_run or not launch.is_needed:
+        return False
+    from paddlemae.launch.commands import TrainingCommand, train_in_processes
+
+    name, overrides = name_and_overrides(options.recipe, options.overrides, options.data, options.init)
+    flags = (options.resume, options.overwrite, options.quiet, options.trust)
+    if status := train_in_processes(TrainingCommand(task, name, overrides, _out_of(options), *flags), launch):
+        sys.exit(status)
+    return True
+
+
+def _print_plan(recipe: Any, plan: dict[str, str]) -> None:
+    from paddlemae.recipe import dump_recipe
+
+    print(dump_recipe(recipe))
+    for name, value in plan.items():
+        print(f"{name + ':':18}{value}")
