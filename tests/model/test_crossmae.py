@@ -331,7 +331,7 @@ def test_the_prediction_ratio_is_of_all_patches() -> None:
 
 
 def test_more_than_is_removed_cannot_be_predicted() -> None:
-    with pytest.raises(ValueError, match="0.8 asks for 157 of 196, and 147 are removed; use at most 0.75") as fault:
+    with pytest.raises(ValueError, match="0.8 asks for 157 of 196, but 147 are removed; use at most 0.75") as fault:
         num_predicted(196, 147, 0.8)
     assert "\n" not in str(fault.value)
 
