@@ -120,7 +120,7 @@ def dry_run(recipe: FinetuneRecipe, *, trust: bool = False) -> dict[str, str]:
         "held-out images": f"{len(parts.held_out)} from {parts.held_out.name}",
         "model": f"{model_text(shape)}, from {recipe.init}",
         "parameters": f"{parameters:,}",
-        **statistics_plan(recipe, len(parts.train)),
+        **statistics_plan(recipe.mean, len(parts.train)),
         **{choice.name: f"{choice.shown} ({choice.reason})" for choice in choices},
         **schedule_plan(recipe.training, parts.views),
         **memory_plan(recipe, step_bytes(parameters, recipe.training.batch_size * activations)),

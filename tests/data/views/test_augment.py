@@ -287,7 +287,7 @@ def test_settings_without_sense_are_refused() -> None:
         ({"crop_scale": (0.0, 1.0)}, "crop_scale"),
         ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
         ({"shift": 28, "crop_scale": None}, "shift in 0..27"),
-        ({"shift": 2}, "not both"),
+        ({"shift": 2}, "exclude each other"),
         ({"eval_crop_ratio": 1.5}, "eval_crop_ratio"),
         ({"decode": "quick"}, "'fast' or 'exact', got 'quick'"),
         ({"repeats": 0}, "repeats of 1 or more, got 0"),
