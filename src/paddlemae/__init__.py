@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from paddlemae.api import Model as Model
     from paddlemae.api import finetune as finetune
     from paddlemae.api import load as load
+    from paddlemae.api import plan as plan
     from paddlemae.api import pretrain as pretrain
     from paddlemae.data.sources import open_source as open_source
     from paddlemae.engine import device as device
@@ -33,6 +34,7 @@ _HOMES = {  # the same names, and where they are loaded from
     "load": _API,
     "pretrain": _API,
     "finetune": _API,
+    "plan": _API,
     "Model": _API,
     "MaskedAutoencoder": "paddlemae.model.mae",
     "VisionTransformer": "paddlemae.model.classifier",

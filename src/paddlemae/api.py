@@ -38,6 +38,8 @@ from paddlemae.tasks.models.mask_choice import MaskChoice, choose_mask, parse_ma
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import KIND_NAMES, Checkpoint, read_checkpoint
 from paddlemae.tasks.models.reconstruction import caption_of, draw_stages
+from paddlemae.tasks.plan.make_plan import make_plan
+from paddlemae.tasks.plan.plan import Plan
 from paddlemae.tasks.training.run_start import Start
 
 SHOWN = 8  # images of a notebook's picture
@@ -324,6 +326,25 @@ def finetune(
         return read_object(command.out / RESULT_FILE)
     with host_as_before():
         return finetuning.finetune(_recipe_of(command), Start(command.out, resume, overwrite, quiet))
+
+
+def plan(
+    data: str | os.PathLike[str], minutes: float = 30, *, device: str = "auto", seed: int = 0, quiet: bool = False
+) -> Plan:
+    """Plan a pretraining, and a fine-tuning where there are labels, as `paddlemae plan` does.
+
+    Args:
+        data: images, see `open_source`.
+        minutes: for both trainings and their evaluations together, on this machine.
+        device, seed: of the trainings.
+    Returns:
+        the plan: `plan.recipe("pretrain")` is a recipe, `plan.settings` has the reason for each of its values.
+    Raises:
+        ValueError, FileNotFoundError: images or a time that no training can be planned for.
+        ModuleNotFoundError: no Paddle.
+    """
+    with host_as_before():
+        return make_plan(os.fspath(data), minutes, device=device, seed=seed, quiet=quiet)
 
 
 def _overrides(settings: dict[str, Any], **named: str | os.PathLike[str] | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paddlemae.tasks.plan import measured
 from tests.support.pages import blocks, yaml_name
 from tests.support.paths import ROOT
 from tests.support.pictures import write_noise
@@ -48,6 +49,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 def type_page(desk: Desk, paddlemae: Callable, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], set[str]]:
     """Type a page's commands, except those that were typed before."""
     monkeypatch.chdir(desk.folder)
+    monkeypatch.setattr(measured, "TRIAL_SECONDS", 0.1)
 
     def type_command(command: str) -> None:
         program, *arguments = shlex.split(command)

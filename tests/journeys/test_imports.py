@@ -32,7 +32,7 @@ ALLOWED = {
     "__init__": {"api", "data", "engine", "model", "recipe"},  # for type checkers only
 }
 COMMANDS = ("demo", "pretrain", "reconstruct", "finetune", "probe", "study", "knn", "evaluate", "report", "export")
-COMMANDS += ("embed", "recipe", "search")
+COMMANDS += ("embed", "plan", "recipe", "search")
 
 
 def rooms_imported(path: Path) -> Iterator[str]:
@@ -97,9 +97,9 @@ def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
 def is_command(module: str) -> bool:
     parent, _, name = module.rpartition(".")
     if parent == "paddlemae.tasks.data":
-        return name in ("check", "pack", "statistics")
+        return name in ("check", "pack", "split_lists", "statistics")
     if parent == "paddlemae.tasks":
-        return name not in ("data", "models", "training")
+        return name not in ("data", "models", "plan", "training")
     return module == "paddlemae.export.write"
 
 
@@ -143,7 +143,7 @@ def test_importing_the_package_imports_no_paddle() -> None:
     ]
     modules += ["paddlemae.weights.layouts", "paddlemae.weights.adapt"]
     modules += ["paddlemae.tasks.data.statistics", "paddlemae.tasks.data.check", "paddlemae.tasks.data.check_picture"]
-    modules += ["paddlemae.tasks.data.pack"]
+    modules += ["paddlemae.tasks.data.pack", "paddlemae.tasks.data.split_lists"]
     done = python(f"import sys, {', '.join(modules)}\nprint('paddle' in sys.modules)")
     assert done.stdout == "False\n", done.stderr
 

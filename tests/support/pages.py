@@ -11,7 +11,8 @@ from tests.support.paths import ROOT
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-ALONE = [page for page in PAGES if page.name in ("data.md", "reading-fast.md", "recipes.md")]  # use no run of others
+# use no run of others
+ALONE = [page for page in PAGES if page.name in ("data.md", "plan.md", "reading-fast.md", "recipes.md")]
 FENCE = re.compile(r"(?:^<!-- not run: (.+?) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from paddlemae.cli import data, evaluation, features, outputs, recipe, training, weights
+from paddlemae.cli import data, evaluation, features, outputs, plan, recipe, training, weights
 from paddlemae.cli.exit_status import ending
 from paddlemae.launch.launcher import is_rank
 from paddlemae.runs.full_disk_output import survive_lost_output
@@ -40,6 +40,7 @@ Fine-tune: `paddlemae finetune cifar10 --init runs/mine --data labelled/ --out r
 
 for command in (
     training.demo,
+    plan.plan,
     training.pretrain,
     training.finetune,
     outputs.reconstruct,

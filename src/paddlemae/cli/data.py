@@ -14,7 +14,7 @@ from paddlemae.cli.options import MaxBadImages, Quiet
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="""Check your images before training, compute their statistics, pack them for fast reading.
+    help="""Check your images before training, split them, compute their statistics, pack them for fast reading.
 
 PATH is what `--data` accepts: a folder, list, archive, shards, table, arrays, or 'digits'.
 """,
@@ -83,8 +83,8 @@ def check(
 ) -> None:
     """Find problems in a set of images: exit status 0 if there are none, 1 otherwise.
 
-    Problems: unreadable images, exact and near duplicates, images or groups in both splits, 16-bit images that would be
-    almost black in 8 bits.
+    Problems: unreadable images, exact and near duplicates, images or groups in several splits, 16-bit images that
+    would be almost black in 8 bits.
 
     Examples:
 
@@ -104,6 +104,52 @@ def check(
             print(f"wrote {out / task.JSON_FILE} and {task.PICTURE_FILE}")
     if found.findings:
         raise typer.Exit(1)
+
+
+@app.command()
+def split(
+    path: Source,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the list split.csv.")],
+    test: Annotated[float, typer.Option("--test", help="Share of the images for the test part.")] = 0.2,
+    val: Annotated[float, typer.Option("--val", help="Share of the images for a validation part.")] = 0.0,
+    split: Annotated[str, typer.Option("--split", help="Which images to split: train, test, or all, pooled.")] = "all",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed gives another split.")] = 0,
+    exact_only: Annotated[
+        bool, typer.Option("--exact-only", help="Keep exact duplicates and groups together, not near duplicates.")
+    ] = False,
+    channels: Channels = 3,
+    workers: Workers = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing list.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Split image files into train, test and val parts that share no duplicate and no group; write them as a list.
+
+    Each class has the requested shares in each part. Files stay where they are; `--data` reads the list.
+
+    Examples:
+
+    `paddlemae data split photos/ --out lists`
+
+    `paddlemae data split labelled/ --out lists --test 0.2 --val 0.1`
+
+    `paddlemae data split scans.csv::group=patient --out lists`
+    """
+    from paddlemae.tasks.data import split_lists as task
+
+    with task.lock_output(out, path, overwrite):
+        result = task.split_images(
+            path,
+            test=test,
+            val=val,
+            split=split,
+            seed=seed,
+            exact_only=exact_only,
+            channels=channels,
+            workers=workers,
+            quiet=quiet,
+        )
+        written = task.write_list(result, out)
+    print(task.summarize(result, written))
 
 
 @app.command()

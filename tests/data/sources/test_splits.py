@@ -565,3 +565,44 @@ def test_splits_one_level_deeper_are_pointed_out(tmp_path: Path) -> None:
         with pytest.warns(SourceNote, match="'images' holds folders 'train' and 'test'"):
             assert len(open_source(str(path), "train")) == 4
     assert len(open_source(str(tmp_path / "set" / "images"), "train")) == 1
+
+
+# --- both of val and test
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "csv", "lists"])
+def test_val_and_test_are_opened_one_by_one(kind: str, tmp_path: Path) -> None:
+    counts = {"train": 3, "val": 2, "test": 1}
+    names = [f"{split}/{label}/{n}.png" for split, count in counts.items() for label in "ab" for n in range(count)]
+    data = make(tmp_path / "set", *names)
+    if kind == "tar":
+        with tarfile.open(tmp_path / "set.tar", "w") as archive:
+            archive.add(data, "set")
+        data = tmp_path / "set.tar"
+    elif kind == "csv":
+        rows = [f"{name},{name.split('/')[1]},{name.split('/')[0]}" for name in names]
+        data = data / "all.csv"
+        data.write_text("\n".join(["path,label,split", *rows]))
+    elif kind == "lists":
+        for split in counts:
+            rows = [f"{name} {'ab'.index(name.split('/')[1])}\n" for name in names if name.startswith(split)]
+            (data / f"{split}_list.txt").write_text("".join(rows))
+        data = data / "train_list.txt"
+    opened = {split: open_source(str(data), split, labelled=True) for split in ("train", "val-only", "test-only")}
+    assert [len(source) for source in opened.values()] == [6, 4, 2]
+    assert opened["val-only"].classes == opened["train"].classes
+    with pytest.warns(SourceNote, match="not used"):
+        assert len(open_source(str(data), "test")) == 4
+
+
+def test_a_split_that_is_named_alone_is_not_replaced_by_the_other(tmp_path: Path) -> None:
+    make(tmp_path, "train/1.png", "test/1.png", "val_list/x")
+    (tmp_path / "val_list.txt").write_text("train/1.png 0\n")
+    with pytest.raises(MissingSplit):
+        open_source(str(tmp_path), "val-only")
+    with pytest.raises(MissingSplit):
+        open_source("digits", "val-only")
+    with pytest.raises(MissingSplit):
+        open_source(str(tmp_path / "val_list.txt"), "test-only")
+    assert len(open_source(str(tmp_path), "test-only")) == 1
+    assert len(open_source("digits", "test-only")) == 1000

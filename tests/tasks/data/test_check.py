@@ -84,7 +84,7 @@ def test_each_fault_is_found_once_and_named(paddlemae, messy: Path, tmp_path: Pa
     assert found["near_duplicates"] == [[f"{train}/cat/2.png", f"{test}/cat/leaked.jpg"]]
     leak = [f"train: {train}/cat/2.png", f"test: {test}/cat/leaked.jpg"]
     assert found["leaks"] == [{"exact": False, "images": leak}]
-    assert "found      1 in the test split have a duplicate, exact or near, in the training split" in text
+    assert "found      1 held-out images have a duplicate, exact or near, in another split" in text
     assert f"'{train}/cat/1.png' = '{train}/dog/copy.png'" in text
     before = drawn(tmp_path / "out").shape[0]
     (messy / "train" / "dog" / "broken.jpg").unlink()
@@ -182,7 +182,7 @@ def test_held_out_images_elsewhere_are_compared(paddlemae, sound: Path, tmp_path
     for train, test in ((sound / "train", other), (sound, other)):
         found, text = report(paddlemae, train, tmp_path / "out", "--test", test)
         assert found["findings"] == {"exact_duplicates": 1, "leaks": 1, "labels_differ": 1}
-        assert found["leaks"] == [leak] and "1 in the test split have a duplicate" in text
+        assert found["leaks"] == [leak] and "1 held-out images have a duplicate" in text
     found, _ = report(paddlemae, other, tmp_path / "out", "--test", sound)
     assert found["images"] == {"train": 5, "test": 4}, "of one with both parts its test part"
     assert found["findings"]["leaks"] == 4
@@ -225,7 +225,7 @@ def test_groups_are_counted_and_those_in_both_parts_are_leaks(paddlemae, scans: 
     assert found["findings"] == {"groups_in_both_parts": 1}
     assert found["groups_in_both_parts"] == [{"group": "2", "train": 2, "test": 2}]
     assert "groups     train: 3, the largest '2' of 2 images" in text
-    assert "found      1 groups (patients, tiles ...) have images in both splits" in text
+    assert "found      1 groups (patients, tiles ...) have images in several splits" in text
     assert "           '2': 2 and 2 images" in text
     found, text = report(paddlemae, scans, tmp_path / "out", "--split", "test", status=0)
     assert list(found["groups"]) == ["test"] and "both parts" not in text

@@ -62,7 +62,7 @@ def find_near_groups(
     firsts[chosen] = chosen[same]
     alone = same == np.arange(len(same))
     chosen, hashes = chosen[alone], hashes[alone]
-    groups = _Groups(len(chosen))
+    groups = DisjointSets(len(chosen))
     for step, mask in enumerate(_masks(), start=1):
         for a, b in _candidate_pairs(hashes, mask):
             close = _count_bits(hashes[a] ^ hashes[b]) <= MOST_BITS
@@ -142,7 +142,7 @@ def are_similar(a_NP: NDArray[np.uint8], b_NP: NDArray[np.uint8]) -> NDArray[np.
     return np.where(flat, np.abs(means[0] - means[1])[:, 0] <= FLAT_LEVELS, correlated)
 
 
-class _Groups:
+class DisjointSets:
     """Sets that are joined until they stay: each member leads to an earlier one of its set, the first to itself."""
 
     def __init__(self, count: int) -> None:

@@ -20,7 +20,7 @@ from paddlemae.data.sources.labels import number_labels, sort_names, targets_by_
 from paddlemae.data.sources.readers import ContentReader
 from paddlemae.data.sources.shards import Samples, ending_of, is_sidecar, label_of, samples_of
 from paddlemae.data.sources.source import ClassTargets, Source
-from paddlemae.data.sources.splits import MissingSplit, files_of_split, note, split_of
+from paddlemae.data.sources.splits import MissingSplit, files_of_split, is_held_out, note, split_of
 from paddlemae.data.sources.string_table import StringTable
 from paddlemae.data.sources.subfolders import ARRAY, PICTURE, choose_folder, note_deeper_splits
 from paddlemae.data.sources.tar import Entry, TarContents, read_entries
@@ -91,7 +91,7 @@ def open_tars(paths: Sequence[str], name: str, split: str | None, labelled: bool
     if not labelled:
         return Source(name, ContentReader(contents))
     train_classes: tuple[str, ...] = ()
-    if split == "test":
+    if is_held_out(split):
         with contextlib.suppress(MissingSplit):
             train = [os.path.join(root, file) for file in files_of_split(relative, "train", repr(name))]
             if train not in ([], selected):
@@ -234,7 +234,7 @@ def _choose(
         return chosen, None
     train_classes: tuple[str, ...] = ()
     train = next((folder for folder in folders if split_of(folder) == "train"), None)
-    if chosen_split and split == "test" and train:
+    if chosen_split and is_held_out(split) and train:
         train_classes = sort_names(_first_folders(f"{around}{train}/", listing.folders))
     below = [file[len(inside) :] for file in chosen]
     first = _first_folders(inside, listing.folders)

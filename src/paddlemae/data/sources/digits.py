@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from paddlemae.data.sources.readers import ArrayReader, load_once
 from paddlemae.data.sources.source import ClassTargets, Source
+from paddlemae.data.sources.splits import TEST_ONLY, VAL_ONLY, MissingSplit
 from paddlemae.data.sources.subsets import view_of
 
 _FILE = Path(__file__).parents[1] / "digits.npz"
@@ -17,7 +18,9 @@ _SPLITS = {"train": (0, 400), "test": (400, 500), "fit": (0, 350), "val": (350, 
 
 def open_digits(split: str | None) -> Source:
     """Open a split of the 28 x 28 digits; None means "train"."""
-    split = split or "train"
+    split = "test" if split == TEST_ONLY else split or "train"
+    if split == VAL_ONLY:  # "val" is part of "train"
+        raise MissingSplit("digits have no images of val that are not in train")
     if split not in _SPLITS:
         raise ValueError(f"expected one of digits' splits {', '.join(_SPLITS)}, got {split!r}")
     labels = load_once(_read, ("labels",)).astype(np.int64)

@@ -9,6 +9,7 @@ from paddlemae.data.sources.archive_entries import RUN_MARKS, SYSTEM_FOLDERS
 from paddlemae.data.sources.labels import targets_by_folder
 from paddlemae.data.sources.readers import FileReader
 from paddlemae.data.sources.source import Source
+from paddlemae.data.sources.splits import is_held_out
 from paddlemae.data.sources.string_table import StringTable
 from paddlemae.data.sources.subfolders import note_deeper_splits, subfolder_of, subfolders, training_classes
 
@@ -29,7 +30,7 @@ def open_folder(root: str, split: str | None, labelled: bool) -> Source:
         note_deeper_splits(root, files)
     targets = None
     if labelled:
-        train_classes = training_classes(whole) if folder and split == "test" else ()
+        train_classes = training_classes(whole) if folder and is_held_out(split) else ()
         targets = targets_by_folder(root, files, subfolders(root), train_classes, is_split=folder is not None)
     return Source(root, FileReader(root, StringTable.of(files)), targets)
 

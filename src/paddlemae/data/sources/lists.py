@@ -26,6 +26,7 @@ from paddlemae.data.sources.splits import (
     TRAIN_WORDS,
     MissingSplit,
     choose_split,
+    is_held_out,
     list_names,
     split_of,
     words_of,
@@ -76,10 +77,10 @@ def open_list(path: str, split: str | None, labelled: bool, options: dict[str, s
         if labelled and chosen and train and chosen != train:
             train_classes = _classes(path, rows.select(train))
         rows = rows.select(chosen)
-    elif split == "test":
+    elif split and is_held_out(split):
         if labelled:
             train_classes = _classes(path, rows)
-        path = _find_test_list(path)
+        path = _find_test_list(path, split)
         rows = read(path, labelled, options)
     if not rows.paths:
         raise ValueError(f"{path!r} names no images; expected a path a line")
@@ -101,19 +102,21 @@ def _labels(path: str, rows: _Rows) -> list[str]:
     return rows.labels if numbers is None else as_labels(rows.labels, lambda row: f"{path!r}, row {numbers[row]}")
 
 
-def _find_test_list(path: str) -> str:
+def _find_test_list(path: str, split: str) -> str:
     """Return the list of held-out images that belongs to this one, or this one if it is called so itself."""
     folder, name = os.path.split(path)
     words = words_of(name)
     if words & set(TEST_WORDS):
         if words & set(TRAIN_WORDS):
             raise ValueError(f"{path!r} has the words of two splits in its name; rename it, or hold part of it out")
+        if split != "test":
+            choose_split(words & set(TEST_WORDS), split, repr(path), "list called")
         return path
     if "train" in name.lower():
         files = {other.lower(): other for other in sorted(os.listdir(folder or "."), reverse=True)}
         lists = {word: re.sub("training|train", word, name.lower()) for word in TEST_WORDS}
         present = [word for word, other in lists.items() if other in files]
-        if present and (word := choose_split(present, "test", f"the lists next to {path!r}", "list")):
+        if present and (word := choose_split(present, split, f"the lists next to {path!r}", "list")):
             return os.path.join(folder, files[lists[word]])
     raise MissingSplit(
         f"there is no held-out list for {path!r}; put {name.replace('train', 'val')!r} next to it, or hold part of the "

@@ -26,7 +26,13 @@ _SPLIT_OF = {
 }
 TRAIN_WORDS = tuple(word for word, split in _SPLIT_OF.items() if split == _TRAIN)
 TEST_WORDS = tuple(word for word, split in _SPLIT_OF.items() if split != _TRAIN)
-_MEANT = {"train": (_TRAIN,), "test": (_VAL, _TEST)}  # the first that is there
+VAL_ONLY, TEST_ONLY = "val-only", "test-only"
+_MEANT = {  # the first that is there
+    "train": (_TRAIN,),
+    "test": (_VAL, _TEST),
+    VAL_ONLY: (_VAL,),
+    TEST_ONLY: (_TEST,),
+}
 _LONGEST_LIST = 10  # names that an error lists
 Others = Literal["left out", "refused", "classes"]  # what names of no split are next to words of one side
 
@@ -57,7 +63,8 @@ def choose_split(
     Args:
         present: names that hold images, perhaps not only of splits; a mapping to their numbers of images, if these are
             known.
-        split: "train"; "test", which is the first that is there of "val" and "test"; None for the whole.
+        split: "train"; "test", which is the first that is there of "val" and "test"; "val-only" or "test-only", which
+            is that one; None for the whole.
         where: what is to be split, for errors.
         unit: what a split is there, for errors: "subfolder", say.
         others: see the top of this module.
@@ -75,15 +82,20 @@ def choose_split(
         _read_as_names(list(words.values()), strangers, where, unit, others)
         words = {}
     chosen = next((words[meant] for meant in _MEANT[split] if meant in words), None)
-    if chosen is None and (split == "test" or words):
+    if chosen is None and (is_held_out(split) or words):
         names = " or ".join(_MEANT[split])
-        hint = "" if split == "train" else ", or hold part of the training images out with val_fraction"
-        raise MissingSplit(f"{where} has no {unit} {names}; put the {split} images there{hint}")
+        hint = ", or hold part of the training images out with val_fraction" if is_held_out(split) else ""
+        raise MissingSplit(f"{where} has no {unit} {names}; put the {split.removesuffix('-only')} images there{hint}")
     if chosen is not None:
         _note_left_out(present, strangers, where, unit)
     if split == "test" and _VAL in words and _TEST in words:
         note(f"{where}: of {words[_VAL]!r} and {words[_TEST]!r} the first is held out, and the second is not used")
     return chosen
+
+
+def is_held_out(split: str | None) -> bool:
+    """Return whether a split that is asked for is not trained on."""
+    return split not in (None, "train")
 
 
 def _find_spellings(names: Iterable[str], where: str) -> dict[str, str]:

@@ -34,6 +34,7 @@ from paddlemae.data.sources.splits import (
     MissingSplit,
     choose_split,
     files_of_split,
+    is_held_out,
     list_names,
     split_of,
     words_of_files,
@@ -184,7 +185,7 @@ def _targets(
     if columns.classes:
         return _of_classes(contents, columns)
     train_classes: tuple[str, ...] = ()
-    if split == "test":
+    if is_held_out(split):
         with contextlib.suppress(MissingSplit):
             train_classes = number_labels(
                 _labels(_of_split(root, files, columns, "train", spec), columns), repr(spec)

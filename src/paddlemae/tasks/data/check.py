@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, islice
 from pathlib import Path
@@ -16,18 +15,23 @@ from numpy.typing import NDArray
 
 from paddlemae.data.decode.pixel_format import default_bits
 from paddlemae.data.inspect import duplicates
-from paddlemae.data.inspect.survey import survey_sources
-from paddlemae.data.sources import MissingSplit, SourceNote
+from paddlemae.data.sources import MissingSplit, Source
 from paddlemae.data.sources.ignored_files import count_ignored_files
 from paddlemae.data.sources.output_folders import check_outside
-from paddlemae.data.workers import workers_for
-from paddlemae.runs.progress import progress
 from paddlemae.system.atomic import replace_text
 from paddlemae.system.locks import lock_folder
 from paddlemae.tasks.data.check_picture import draw_check
 from paddlemae.tasks.data.check_result import CheckResult, class_counts
+from paddlemae.tasks.data.compare import compare_images
 from paddlemae.tasks.data.groups import describe_groups, shared_groups
-from paddlemae.tasks.data.splits import ALL_SPLITS, OpenedSplit, open_split, open_splits
+from paddlemae.tasks.data.splits import (
+    ALL_SPLITS,
+    OpenedSplit,
+    collect_notes,
+    open_split,
+    open_splits,
+    open_three_splits,
+)
 
 JSON_FILE, PICTURE_FILE = "check.json", "check.png"
 MOST_LISTED = 10_000  # groups or images of one kind that the JSON names; all are counted
@@ -47,7 +51,7 @@ def check(
 
     Args:
         spec: as `open_source` takes it.
-        split: train, test, or all: both, where there are both.
+        split: train, test (the held-out one), or all: those of train, val and test that it has.
         test: other images, as `open_source` takes them, to be held out: all of them, or their test split if they have
             one. Of `spec` they are compared with the training split.
         channels: as images are read for a model.
@@ -56,40 +60,23 @@ def check(
         ValueError: another split, or no images.
         FileNotFoundError: no such path.
     """
-    with _collect_notes() as notes:
+    with collect_notes() as notes:
         splits = _open_splits(spec, split, test)
     others = count_ignored_files(spec, splits[0].source)
     sources = [split.source for split in splits]
-    count = sum(map(len, sources))
-    with progress("images", count, show=not quiet) as show:
-        looks = survey_sources(sources, channels, workers=workers_for(count, workers), on_images=show)
-    exact = duplicates.find_exact_groups(looks.digests_N2, looks.readable_N)
-    with progress("comparisons", duplicates.NEAR_STEPS, show=not quiet) as show:
-        near = duplicates.find_near_groups(looks.thumbnails_NP, exact, looks.readable_N, show)
-    leaks = _leaks(exact, near, splits[1].start) if len(splits) > 1 else []
-    shared = shared_groups(*sources) if len(sources) > 1 else []
+    looks, exact, near = compare_images(sources, channels, workers, quiet)
+    leaks = _leaks(exact, near, sources)
+    shared = shared_groups(sources)
     result = CheckResult(spec, test, channels, splits, looks, exact, near, leaks, shared, notes, others)
     result.findings.update({name: number for name, number in _findings(result).items() if number})
     return result
 
 
-@contextmanager
-def _collect_notes() -> Iterator[list[str]]:
-    """Collect the notes of how sources were understood; other warnings are given at the end."""
-    texts: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", SourceNote)
-        yield texts
-    for warning in caught:
-        if issubclass(warning.category, SourceNote):
-            texts.append(str(warning.message))
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    texts[:] = dict.fromkeys(texts)
-
-
 def _open_splits(spec: str, split: str, test: str | None) -> list[OpenedSplit]:
-    opened = open_splits(spec, split) if test is None else _with_test(spec, split, test)
+    if test is not None:
+        opened = _with_test(spec, split, test)
+    else:
+        opened = open_three_splits(spec) if split == ALL_SPLITS else open_splits(spec, split)
     starts = accumulate((len(split.source) for split in opened), initial=0)
     return [split._replace(start=start) for split, start in zip(opened, starts)]
 
@@ -108,18 +95,21 @@ def _with_test(spec: str, split: str, test: str) -> list[OpenedSplit]:
     return [train, held_out]
 
 
-def _leaks(exact: NDArray[np.int64], near: NDArray[np.int64], border: int) -> list[tuple[NDArray[Any], bool]]:
-    """Return `CheckResult.leaks` of two splits, of which the second begins at `border`."""
-    spread, copied = _spread_over(near, border), _spread_over(exact, border)
+def _leaks(
+    exact: NDArray[np.int64], near: NDArray[np.int64], sources: Sequence[Source]
+) -> list[tuple[NDArray[Any], bool]]:
+    """Return `CheckResult.leaks` of splits, one after the other."""
+    split_of_N = np.repeat(np.arange(len(sources)), [len(source) for source in sources])
+    spread, copied = _spread_over(near, split_of_N), _spread_over(exact, split_of_N)
     return [
         (group, bool(copied[exact[group]].any())) for group in duplicates.iterate_groups(near) if spread[near[group[0]]]
     ]
 
 
-def _spread_over(firsts: NDArray[np.int64], border: int) -> NDArray[np.bool_]:
-    """Return, at each group's first image, whether the group has images on both sides of `border`: bool [N]."""
-    before, behind = (np.bincount(side, minlength=len(firsts)) > 0 for side in (firsts[:border], firsts[border:]))
-    return before & behind
+def _spread_over(firsts: NDArray[np.int64], split_of_N: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return, at each group's first image, whether the group has images of several splits: bool [N]."""
+    others = firsts[split_of_N != split_of_N[firsts]]
+    return np.bincount(others, minlength=len(firsts)) > 0
 
 
 def _findings(result: CheckResult) -> dict[str, int]:
@@ -199,7 +189,8 @@ def as_json(result: CheckResult) -> dict[str, Any]:
             for group, is_exact in result.leaks[:MOST_LISTED]
         ],
         "groups_in_both_parts": [
-            {"group": group.name, "train": group.train, "test": group.test} for group in result.shared[:MOST_LISTED]
+            {"group": group.name, **{split.name: count for split, count in zip(result.splits, group.counts)}}
+            for group in result.shared[:MOST_LISTED]
         ],
         "labels_differ": _named(result, _contradictions(result)),
         "classes_in_one_part_only": [
@@ -253,8 +244,8 @@ _FINDING_TEXTS = {
     "unreadable": "can't be read",
     "exact_duplicates": "exact duplicates of others",
     "near_duplicates": "near duplicates of others",
-    "leaks": "in the test split have a duplicate, exact or near, in the training split",
-    "groups_in_both_parts": "groups (patients, tiles ...) have images in both splits",
+    "leaks": "held-out images have a duplicate, exact or near, in another split",
+    "groups_in_both_parts": "groups (patients, tiles ...) have images in several splits",
     "labels_differ": "groups of exact duplicates have different labels",
     "classes_in_one_part_only": "classes have no image in one of the splits",
     "nearly_empty_high_byte": "have 16 bits with a nearly empty high byte: train with bits=16",
@@ -321,17 +312,18 @@ def _examples(result: CheckResult, name: str) -> list[str]:
     if name == "unreadable":
         return [f"{result.describe(i)!r}: {reason}" for i, reason in list(result.looks.faults.items())[:MOST_EXAMPLES]]
     if name == "groups_in_both_parts":
-        return [f"{group.name!r}: {group.train} and {group.test} images" for group in result.shared[:MOST_EXAMPLES]]
+        groups = result.shared[:MOST_EXAMPLES]
+        return [f"{group.name!r}: {' and '.join(map(str, group.counts))} images" for group in groups]
     if name == "classes_in_one_part_only":
         classes = islice(_classes_in_one_split(result).items(), MOST_EXAMPLES)
         return [f"{label!r}: {' and '.join(map(str, counts))} images" for label, counts in classes]
     if name == "nearly_empty_high_byte":
         return [repr(result.describe(i)) for i in _shallow(result)[:MOST_EXAMPLES]]
-    groups: dict[str, Iterable[NDArray[np.int64]]] = {
+    duplicate_groups: dict[str, Iterable[NDArray[np.int64]]] = {
         "exact_duplicates": result.exact_duplicates(),
         "near_duplicates": result.near_duplicates(),
         "leaks": (group for group, _ in result.leaks),
         "labels_differ": _contradictions(result),
     }
-    pairs = (group[[0, -1]] for group in islice(groups.get(name, ()), MOST_EXAMPLES))
+    pairs = (group[[0, -1]] for group in islice(duplicate_groups.get(name, ()), MOST_EXAMPLES))
     return [f"{result.describe(first)!r} = {result.describe(last)!r}" for first, last in pairs]

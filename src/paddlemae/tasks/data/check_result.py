@@ -22,7 +22,7 @@ class CheckResult:
     Args:
         exact, near: the first image of each one's group, as `duplicates` gives them.
         leaks: groups of images that are in more than one split, and whether any two of these are exact duplicates.
-        shared: the source's own groups, patients say, that are in both splits.
+        shared: the source's own groups, patients say, that are in more than one split.
         notes: how the source was understood where that is not plain: what is left out, say.
         others: how many files with each ending lie among the images and are not read.
         findings: how many of each kind there are that should be looked into; empty where nothing was found.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,11 +11,10 @@ from paddlemae.data.sources import Source
 
 
 class SharedGroup(NamedTuple):
-    """A group that has images on both sides of a split, and how many there are on each."""
+    """A group that has images in several splits, and how many there are in each."""
 
     name: str
-    train: int
-    test: int
+    counts: tuple[int, ...]
 
 
 def describe_groups(source: Source) -> dict[str, Any] | None:
@@ -28,10 +28,12 @@ def describe_groups(source: Source) -> dict[str, Any] | None:
     return {"groups": len(numbers), "largest": {"group": name, "images": int(counts[largest])}}
 
 
-def shared_groups(train: Source, test: Source) -> list[SharedGroup]:
-    """Return the groups of the same name in both, in the order of the first; none where one has no names."""
-    counts = [_counts(source) for source in (train, test)]
-    return [SharedGroup(name, count, counts[1][name]) for name, count in counts[0].items() if name in counts[1]]
+def shared_groups(sources: Sequence[Source]) -> list[SharedGroup]:
+    """Return the groups of the same name in several splits, in their order; a source without names has none."""
+    counts = [_counts(source) for source in sources]
+    names = dict.fromkeys(name for each in counts for name in each)
+    groups = [SharedGroup(name, tuple(each.get(name, 0) for each in counts)) for name in names]
+    return [group for group in groups if sum(count > 0 for count in group.counts) > 1]
 
 
 def _counts(source: Source) -> dict[str, int]:

@@ -1,10 +1,14 @@
-"""Open the splits of a source, train and test, with labels where there are any."""
+"""Open the splits of a source, with labels where there are any."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
-from paddlemae.data.sources import BadLabel, MissingSplit, Source, open_source
+from paddlemae.data.sources import BadLabel, MissingSplit, Source, SourceNote, open_source
+from paddlemae.data.sources.splits import TEST_ONLY, VAL_ONLY
 
 SPLIT_NAMES = ("train", "test")
 ALL_SPLITS = "all"
@@ -24,11 +28,20 @@ def open_splits(spec: str, split: str) -> list[OpenedSplit]:
     """Open a split: train, test, or all (both, where both exist); raise as `open_source` does."""
     if split not in (*SPLIT_NAMES, ALL_SPLITS):
         raise ValueError(f"--split must be {', '.join(SPLIT_NAMES)} or {ALL_SPLITS}; got {split!r}")
+    return _open_present(spec, SPLIT_NAMES if split == ALL_SPLITS else (split,))
+
+
+def open_three_splits(spec: str) -> list[OpenedSplit]:
+    """Open those of train, val and test that a source has; raise as `open_source` does."""
+    return _open_present(spec, ("train", VAL_ONLY, TEST_ONLY))
+
+
+def _open_present(spec: str, names: Sequence[str]) -> list[OpenedSplit]:
     opened: list[OpenedSplit] = []
     missing: MissingSplit | None = None
-    for name in SPLIT_NAMES if split == ALL_SPLITS else (split,):
+    for name in names:
         try:
-            opened.append(open_split(spec, name, name))
+            opened.append(open_split(spec, name, name.removesuffix("-only")))
         except MissingSplit as fault:
             missing = fault
     if not opened and missing:
@@ -44,3 +57,18 @@ def open_split(spec: str, split: str | None, name: str) -> OpenedSplit:
         raise
     except ValueError as fault:
         return OpenedSplit(name, open_source(spec, split), str(fault), isinstance(fault, BadLabel))
+
+
+@contextmanager
+def collect_notes() -> Iterator[list[str]]:
+    """Collect the notes of how sources were understood; other warnings are given at the end."""
+    texts: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", SourceNote)
+        yield texts
+    for warning in caught:
+        if issubclass(warning.category, SourceNote):
+            texts.append(str(warning.message))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    texts[:] = dict.fromkeys(texts)

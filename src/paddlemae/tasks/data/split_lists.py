@@ -1,0 +1,217 @@
+"""Split a set of images into train, test and val, written as a list: `paddlemae data split`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paddlemae.data.inspect.duplicates import iterate_groups
+from paddlemae.data.inspect.units import assign_units, group_firsts, join_units
+from paddlemae.data.sources.output_folders import check_outside
+from paddlemae.system.atomic import replace_bytes
+from paddlemae.system.display_names import display_name
+from paddlemae.system.locks import lock_folder
+from paddlemae.tasks.data.compare import compare_images
+from paddlemae.tasks.data.listed_images import NO_CLASS, ListedImages, list_images
+from paddlemae.tasks.data.splits import ALL_SPLITS, collect_notes
+
+LIST_FILE = "split.csv"
+COLUMNS = ("path", "label", "split", "group")
+_LARGE = 0.5  # share of all images in one unit that is reported
+
+
+@dataclass(frozen=True, eq=False)
+class SplitResult:
+    """Images with their parts.
+
+    Args:
+        images: those that can be read.
+        parts: names of the parts; part_of_N: int64 [N], the part of each image.
+        units_N: int64 [N], equal for images that stay together.
+        unreadable: names of images that are left out, and why.
+        notes: how the source was read.
+    """
+
+    spec: str
+    images: ListedImages
+    parts: tuple[str, ...]
+    part_of_N: NDArray[np.int64]
+    units_N: NDArray[np.int64]
+    unreadable: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def split_images(
+    spec: str,
+    *,
+    test: float = 0.2,
+    val: float = 0.0,
+    split: str = ALL_SPLITS,
+    seed: int = 0,
+    exact_only: bool = False,
+    channels: int = 3,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> SplitResult:
+    """Assign every image that `spec` names to train, test or val; each class has the requested shares in each.
+
+    Images that are linked by duplicates or are of one group, such as a patient, are in the same part.
+
+    Args:
+        spec: images in files, as `open_source` takes them: a folder, list or CSV.
+        test, val: shares of the images; the rest is train.
+        split: train or test: only images of this split; all: of all its splits, pooled.
+        exact_only: near duplicates need not stay together.
+        channels: as images are read for a model.
+        workers: processes that decode; None is one a core where the images are many.
+    Raises:
+        ValueError: shares that can't be, images that are in no files, too few images that are not duplicates.
+        FileNotFoundError: no such path.
+    """
+    parts, shares = _choose_parts(test, val)
+    with collect_notes() as notes:
+        images = list_images(spec, split)
+    looks, exact, near = compare_images([images.source], channels, workers, quiet)
+    readable = np.flatnonzero(looks.readable_N)
+    links = [exact if exact_only else near]
+    if images.groups_N is not None:
+        links.append(group_firsts(images.groups_N))
+    units_N = np.unique(join_units(links)[readable], return_inverse=True)[1].astype(np.int64)
+    if len(readable) == 0 or units_N.max() + 1 < len(parts):
+        found = f"{len(readable)} images" if len(readable) < len(parts) else "images that are all linked"
+        raise ValueError(f"{spec!r} has {found} by duplicates or groups, too few to make {' and '.join(parts)}")
+    kept = images.subset(readable)
+    drawn = np.random.default_rng(seed)
+    part_of_N = assign_units(units_N, *kept.class_pairs(), len(kept.classes) + 1, shares, drawn)
+    faults = {images.source.describe(i): reason for i, reason in looks.faults.items()}
+    return SplitResult(spec, kept, parts, part_of_N, units_N, faults, notes)
+
+
+def _choose_parts(test: float, val: float) -> tuple[tuple[str, ...], list[float]]:
+    if not (0 <= test < 1 and 0 <= val < 1 and 0 < test + val < 1):
+        raise ValueError(f"--test and --val are shares whose sum is above 0 and below 1; got {test:g} and {val:g}")
+    shares = {"train": 1 - test - val, "test": test, "val": val}
+    present = {name: share for name, share in shares.items() if share > 0}
+    return tuple(present), list(present.values())
+
+
+@contextmanager
+def lock_output(out: Path, spec: str, overwrite: bool) -> Iterator[None]:
+    """Hold the folder for `write_list` before the images are read, so that a list that is there is found early.
+
+    Raises:
+        ValueError: a folder inside of the images.
+        FileExistsError: it has a list already.
+        BlockingIOError: another command writes there.
+    """
+    check_outside(out, [spec])
+    with lock_folder(out):
+        if os.path.lexists(out / LIST_FILE) and not overwrite:
+            raise FileExistsError(f"{out / LIST_FILE} exists; replace it with --overwrite, or choose another --out")
+        yield
+
+
+def write_list(result: SplitResult, out: Path) -> Path:
+    """Write `split.csv` into a folder that is there; paths in it are relative to the folder. Return its path."""
+    base = os.path.realpath(out)
+    images, names = result.images, _unit_names(result)
+    with_groups = images.groups_N is not None or len(names) < len(result.units_N)
+    rows: list[tuple[str, ...]] = []
+    for i in range(len(images.source)):
+        path = os.path.relpath(os.path.abspath(images.source.describe(i)), base)
+        rows.append((path, images.label(i), result.parts[result.part_of_N[i]], names[result.units_N[i]]))
+    used = [place for place, name in enumerate(COLUMNS) if name != "group" or with_groups]
+    used = [place for place in used if COLUMNS[place] != "label" or images.classes]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    header = [images.label_column if COLUMNS[place] == "label" else COLUMNS[place] for place in used]
+    writer.writerows([header, *([row[place] for place in used] for row in rows)])
+    replace_bytes(out / LIST_FILE, text.getvalue().encode("utf-8", "surrogateescape"))
+    return out / LIST_FILE
+
+
+def _unit_names(result: SplitResult) -> list[str]:
+    """Return a name of each unit: its first image's group where the source has groups, which is of no other unit."""
+    firsts = np.unique(result.units_N, return_index=True)[1]
+    names = result.images.group_names
+    return [str(unit) if names is None else names[i] for unit, i in enumerate(firsts.tolist())]
+
+
+def summarize(result: SplitResult, path: Path) -> str:
+    """Format the counts of each class in each part, what stays together, and the commands that use the list."""
+    lines = [f"note: {display_name(text, None)}" for text in result.notes]
+    lines += _count_table(result)
+    lines += _kept_together(result)
+    if scarce := _scarce_classes(result):
+        lines.append(
+            f"not in every part: {', '.join(scarce)}, whose images are too few that are not duplicates or of one group"
+        )
+    if result.unreadable:
+        name, reason = next(iter(result.unreadable.items()))
+        lines.append(f"left out: {len(result.unreadable):,} unreadable images, first {name!r}: {reason}")
+    data = shlex.quote(str(path))
+    use = f"finetune --init RUN --data {data} --out NEW_RUN" if result.images.classes else f"pretrain --data {data}"
+    lines += [
+        f"wrote {path}",
+        f"check it:  paddlemae data check {data}",
+        f"use it:    paddlemae {use}",
+    ]
+    return "\n".join(lines)
+
+
+def _count_table(result: SplitResult) -> list[str]:
+    """Return lines: a row a class with its images in all, and in each part."""
+    images, classes = result.images, [*result.images.classes, NO_CLASS]
+    image_E, class_E = images.class_pairs()
+    counts = np.zeros((len(classes), len(result.parts)), np.int64)
+    np.add.at(counts, (class_E, result.part_of_N[image_E]), 1)
+    totals = np.bincount(result.part_of_N, minlength=len(result.parts))
+    rows = [["class", "images", *result.parts]]
+    if images.classes:
+        rows += [
+            [display_name(name, 40), *(f"{number:,}" for number in (row.sum(), *row))]
+            for name, row in zip(classes, counts)
+            if row.sum() or name != NO_CLASS
+        ]
+    rows.append(["all", *(f"{number:,}" for number in (totals.sum(), *totals))])
+    rows.append(["", "", *(f"{share:.1%}" for share in totals / totals.sum())])
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]).rstrip()
+        for row in rows
+    ]
+
+
+def _kept_together(result: SplitResult) -> list[str]:
+    sizes = np.bincount(result.units_N)
+    several = sizes[sizes > 1]
+    if not several.size:
+        return []
+    what = "duplicates" if result.images.groups_N is None else "duplicates or groups"
+    lines = [
+        f"kept together: {several.sum():,} images in {several.size:,} sets of {what}, the largest of {sizes.max():,}"
+    ]
+    if sizes.max() > _LARGE * sizes.sum():
+        unit = next(iterate_groups(group_firsts(np.where(result.units_N == sizes.argmax(), 0, result.units_N + 1))))
+        examples = " and ".join(repr(result.images.source.describe(i)) for i in unit[[0, -1]])
+        lines.append(
+            f"note: {sizes.max() / sizes.sum():.0%} of the images are linked into one set, such as {examples}; if they "
+            "are not copies, --exact-only keeps only exact duplicates together"
+        )
+    return lines
+
+
+def _scarce_classes(result: SplitResult) -> list[str]:
+    image_E, class_E = result.images.class_pairs()
+    present = np.zeros((len(result.images.classes) + 1, len(result.parts)), np.bool_)
+    present[class_E, result.part_of_N[image_E]] = True
+    return [display_name(repr(name), 40) for name, row in zip(result.images.classes, present) if not row.all()]

@@ -1,0 +1,241 @@
+"""Look at somebody's images for a plan: count all of them, and read some."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paddlemae.data.decode.images import UnreadableImage
+from paddlemae.data.decode.pixel_format import Pixels, convert_depth, largest_value
+from paddlemae.data.disk.errors import DataFault
+from paddlemae.data.inspect.statistics import Moments, image_moments
+from paddlemae.data.sources import MissingSplit, Source
+from paddlemae.data.sources.subsets import spread_over
+from paddlemae.tasks.data.check_result import class_counts
+from paddlemae.tasks.data.splits import OpenedSplit, open_split
+from paddlemae.tasks.plan.detail import Kept, mean_kept, measure_kept
+from paddlemae.tasks.plan.stored_channels import read_forms
+
+MOST_READ = 512  # images
+FEWEST_READ = 32
+READ_SECONDS = 8.0  # after which no more than the fewest are read
+DETAIL_READ = 64  # images whose detail is measured
+FORMS_READ = 32  # images whose headers decide about channels
+GRAY_LEVELS = 2.0  # of 255: colours that differ by no more in the mean are gray
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The least, median and largest of some values, and those that 5% and 95% do not exceed."""
+
+    least: float
+    low: float
+    median: float
+    high: float
+    largest: float
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> Spread:
+        """Return the spread of one value or more."""
+        return cls(*(float(value) for value in np.quantile(values, (0, 0.05, 0.5, 0.95, 1))))
+
+
+@dataclass(frozen=True)
+class DataSurvey:
+    """What a plan knows of images.
+
+    Attributes:
+        images: number of images to train on.
+        test_images: number of labelled images in a split of their own to evaluate on; None without one.
+        classes: class -> number of labelled training images; empty without labels.
+        unlabelled: why there are no labels; None if there are.
+        read, unreadable: numbers of images that were read for the rest, and that could not be.
+        height, width, ratio: of the images in pixels; width / height.
+        channels: that a model should take: 1, 3, or the number of bands.
+        is_gray: colours are stored, but are all gray.
+        bits: of a value as stored: 8 or 16.
+        stored: form -> number of images, of those that were read.
+        mean, std: of each channel, of values in [0, 1].
+        kept: short side -> what remains of an image of that size.
+        read_seconds: mean time to read one whole image, on one core.
+        image_bytes: mean size of an image's pixels.
+    """
+
+    images: int
+    test_images: int | None
+    classes: Mapping[str, int]
+    unlabelled: str | None
+    read: int
+    unreadable: int
+    height: Spread
+    width: Spread
+    ratio: Spread
+    channels: int
+    is_gray: bool
+    bits: int
+    stored: Mapping[str, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    kept: Mapping[int, Kept]
+    read_seconds: float
+    image_bytes: float
+
+    @property
+    def labelled(self) -> int:
+        """Return the number of labelled training images."""
+        return sum(self.classes.values())
+
+    @property
+    def short_side(self) -> float:
+        """Return the median of the short sides, or what comes close to it, in pixels."""
+        return min(self.height.median, self.width.median)
+
+
+def survey_data(spec: str, *, on_images: Callable[[int, int], None] | None = None) -> tuple[DataSurvey, Source]:
+    """Count all images of `spec`, and read up to `MOST_READ`, at even distances.
+
+    Args:
+        spec: as `open_source` takes it; the training split is planned for.
+        on_images: called with (images read so far, how many are to be read).
+    Returns:
+        what was found, and the training images.
+    Raises:
+        ValueError: fewer than two images, or a class with one image only.
+        FileNotFoundError: no such path.
+        DataFault: none of those that were tried can be read.
+    """
+    train = open_split(spec, "train", "train")
+    source = train.source
+    if len(source) < 2:
+        raise ValueError(f"{spec} has one image; a training needs at least two, and is of use from some dozens on")
+    test = _open_test(spec)
+    is_labelled = train.unlabelled is None
+    classes = class_counts(train) if is_labelled else {}
+    has_test = test is not None and test.unlabelled is None
+    if is_labelled and not has_test:
+        _check_classes(classes, spec)
+    chosen = spread_over(len(source), MOST_READ)
+    found = _read_some(source, chosen, on_images)
+    return (
+        DataSurvey(
+            images=len(source),
+            test_images=len(test.source) if test is not None and has_test else None,
+            classes=classes,
+            unlabelled=train.unlabelled,
+            **found,
+        ),
+        source,
+    )
+
+
+def _open_test(spec: str) -> OpenedSplit | None:
+    try:
+        return open_split(spec, "test", "test")
+    except (MissingSplit, ValueError):
+        return None
+
+
+def _check_classes(classes: Mapping[str, int], spec: str) -> None:
+    if single := [name for name, count in classes.items() if count == 1]:
+        raise ValueError(
+            f"class {single[0]!r} of {spec} has one image, so none is left to evaluate on; add images to it, or leave "
+            "that class out"
+        )
+
+
+class _Sums:
+    """What is gathered from the images one by one."""
+
+    def __init__(self) -> None:
+        self.moments: list[Moments] = []
+        self.sizes: list[tuple[int, int]] = []
+        self.kept: list[dict[int, Kept]] = []
+        self.bytes = 0
+        self.colourful = False
+
+
+def _read_some(
+    source: Source, chosen: NDArray[np.int64], on_images: Callable[[int, int], None] | None
+) -> dict[str, Any]:
+    channels, bits, forms = read_forms(source, chosen[spread_over(len(chosen), FORMS_READ)].tolist())
+    sums, unreadable, began = _Sums(), 0, time.perf_counter()
+    reading = 0.0
+    for done, i in enumerate(_in_even_turns(chosen).tolist(), start=1):
+        start = time.perf_counter()
+        try:
+            pixels = convert_depth(source.read(i, channels), bits)
+        except UnreadableImage as fault:
+            unreadable, first = unreadable + 1, fault
+            continue
+        finally:
+            reading += time.perf_counter() - start
+        _add(sums, pixels)
+        if on_images:
+            on_images(done, len(chosen))
+        if done >= FEWEST_READ and time.perf_counter() - began > READ_SECONDS:
+            break
+    if not sums.sizes:
+        raise DataFault(f"none of {unreadable} images of {source.name} can be read; fix or replace them: {first}")
+    return _describe(sums, channels, bits, forms, unreadable, reading)
+
+
+def _describe(
+    sums: _Sums, channels: int, bits: int, forms: Counter[str], unreadable: int, reading: float
+) -> dict[str, Any]:
+    read = len(sums.sizes)
+    mean, std = _statistics(sums.moments)
+    is_gray = channels == 3 and not sums.colourful
+    if is_gray:
+        mean, std = mean[:1], std[:1]
+    heights, widths = np.array(sums.sizes, float).T
+    return dict(
+        read=read,
+        unreadable=unreadable,
+        height=Spread.of(heights),
+        width=Spread.of(widths),
+        ratio=Spread.of(widths / heights),
+        channels=1 if is_gray else channels,
+        is_gray=is_gray,
+        bits=bits,
+        stored=dict(forms.most_common()),
+        mean=mean,
+        std=std,
+        kept=mean_kept(sums.kept),
+        read_seconds=reading / (read + unreadable),
+        image_bytes=sums.bytes / read,
+    )
+
+
+def _in_even_turns(chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the chosen images in an order of which every beginning is spread over all of them."""
+    return np.random.default_rng(0).permutation(chosen)
+
+
+def _add(sums: _Sums, pixels_HWC: Pixels) -> None:
+    sums.moments.append(image_moments(pixels_HWC))
+    sums.sizes.append((pixels_HWC.shape[0], pixels_HWC.shape[1]))
+    if len(sums.kept) < DETAIL_READ:
+        sums.kept.append(measure_kept(pixels_HWC))
+    sums.bytes += pixels_HWC.nbytes
+    if pixels_HWC.shape[2] == 3 and not sums.colourful:
+        values = pixels_HWC[:: max(1, pixels_HWC.shape[0] // 64)].astype(np.float32)
+        apart = float(np.ptp(values, axis=2).mean())
+        sums.colourful = apart > GRAY_LEVELS * largest_value(pixels_HWC) / 255
+
+
+def _statistics(moments: list[Moments]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return (mean, std) of each channel."""
+    total = moments[0]
+    for each in moments[1:]:
+        total = total + each
+    return _six_digits(total.mean), _six_digits(np.sqrt(total.deviations / total.weight))
+
+
+def _six_digits(values: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(float(f"{value:.6g}") for value in values.tolist())

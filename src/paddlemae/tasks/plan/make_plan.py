@@ -1,0 +1,74 @@
+"""Plan for images and a time: survey the images, try some steps, and choose: `paddlemae plan`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from paddlemae.engine import device as devices
+from paddlemae.runs.progress import progress
+from paddlemae.tasks.plan.data_survey import MOST_READ, DataSurvey, survey_data
+from paddlemae.tasks.plan.finetuning_settings import TEST_SHARE
+from paddlemae.tasks.plan.measured import Finetuning, Pretraining, measure_finetuning, measure_pretraining
+from paddlemae.tasks.plan.plan import Plan
+from paddlemae.tasks.plan.time_split import AROUND_SECONDS, split_time
+
+
+def make_plan(
+    data: str,
+    minutes: float,
+    *,
+    device: str = "auto",
+    seed: int = 0,
+    quiet: bool = False,
+) -> Plan:
+    """Plan a pretraining, and a fine-tuning where there are labels, that take `minutes` together on this machine.
+
+    Args:
+        data: images, as `open_source` takes them.
+        minutes: for everything: both trainings, their evaluations, and the planning itself.
+        device, seed: as in recipes.
+    Raises:
+        ValueError: images or a time that no training can be planned for.
+        FileNotFoundError: no such path.
+        DataFault: no image can be read.
+    """
+    began = time.perf_counter()
+    if not minutes > 0:
+        raise ValueError(f"the time must be above 0 minutes; got {minutes:g}")
+    name = devices.prepare(device)
+    with progress("images", MOST_READ, show=not quiet) as show:
+        survey, source = survey_data(data, on_images=lambda done, of: show(done))
+    split = split_time(60 * minutes, has_labels=bool(survey.classes))
+    pretraining = measure_pretraining(data, survey, source, split, device=device, seed=seed)
+    finetuning = None
+    if survey.classes:
+        finetuning = measure_finetuning(data, survey, source, split, pretraining, device=device, seed=seed)
+    times = _times(60 * minutes, time.perf_counter() - began, pretraining, finetuning)
+    settings = {"pretrain": pretraining.settings}
+    if finetuning:
+        settings["finetune"] = finetuning.settings
+    return Plan(data, minutes, name, survey, settings, times, tuple(_notes(survey)))
+
+
+def _times(
+    seconds: float, planning: float, pretraining: Pretraining, finetuning: Finetuning | None
+) -> dict[str, float]:
+    """Return the seconds of each stage, and what is left of the time that was given."""
+    times = {"plan": planning, "pretrain": pretraining.seconds + AROUND_SECONDS}
+    if finetuning:
+        times["finetune"] = finetuning.seconds + AROUND_SECONDS
+    return times | {"reserve": seconds - sum(times.values())}
+
+
+def _notes(survey: DataSurvey) -> Iterator[str]:
+    """Yield what the user should know about images and labels."""
+    if survey.unlabelled:
+        yield f"no labels, so no fine-tuning is planned: {survey.unlabelled}"
+    elif survey.test_images is None:
+        yield (
+            f"no split to evaluate on, so fine-tuning holds out {TEST_SHARE:.0%} of each class; pretraining sees those "
+            "images too, without their labels"
+        )
+    if survey.unreadable:
+        yield f"{survey.unreadable} of {survey.unreadable + survey.read} images that were tried can't be read"

@@ -1,0 +1,149 @@
+"""Write a chosen pretraining as settings of a recipe, each with its reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from paddlemae.data.decode.pixel_format import default_bits
+from paddlemae.tasks.plan import rules
+from paddlemae.tasks.plan.data_survey import DataSurvey
+from paddlemae.tasks.plan.plan import Choice
+
+SAVE_SECONDS = 300.0  # between checkpoints
+WARMUP, WARMUP_OF_FEW = 0.05, 0.1  # share of the run
+FEW_UPDATES = 1_000
+LEAST_STD = 1e-6
+
+
+def pretraining_settings(
+    data: str,
+    survey: DataSurvey,
+    shape: rules.Shape,
+    course: rules.Course,
+    reading: rules.Input,
+    *,
+    seconds_a_view: float,
+    device: str,
+    seed: int,
+    precision: str = "float32",
+) -> dict[str, Choice]:
+    """Return the settings of a pretraining, full key -> choice, in the order of a recipe."""
+    settings = {"data": Choice(data, f"{survey.images:,} images")}
+    settings |= statistics_settings(survey)
+    settings |= _model(survey, shape)
+    settings |= augmentation(survey, shape)
+    settings |= _training(survey, shape, course, reading, seconds_a_view)
+    settings |= machine(device, seed, precision)
+    return settings
+
+
+def statistics_settings(survey: DataSurvey) -> dict[str, Choice]:
+    """Return mean and std of each channel."""
+    reason = f"measured on {survey.read:,} of the images"
+    flat = ", and 1 where nothing varies" if min(survey.std) < LEAST_STD else ""
+    std = [value if value >= LEAST_STD else 1.0 for value in survey.std]
+    return {"mean": Choice(list(survey.mean), reason), "std": Choice(std, reason + flat)}
+
+
+def _model(survey: DataSurvey, shape: rules.Shape) -> dict[str, Choice]:
+    model, mask = shape.model, shape.mask_ratio
+    few = f"few patches ({shape.patches}), so fewer are removed"
+    return {
+        "mask_ratio": Choice(mask, "MAE's" if mask == 0.75 else few),
+        "model.image_size": Choice(_size(shape), _why_size(survey, shape)),
+        "model.patch_size": Choice(shape.patch_size, f"{shape.patches} patches an image"),
+        "model.channels": Choice(survey.channels, _why_channels(survey)),
+        "model.embed_dim": Choice(model.width, _why_model(shape)),
+        "model.depth": Choice(model.depth, "goes with the width"),
+        "model.num_heads": Choice(model.heads, f"{model.width // model.heads} values a head"),
+        "model.decoder_embed_dim": Choice(model.decoder_width, "a narrow decoder leaves time for the encoder"),
+        "model.decoder_depth": Choice(model.decoder_depth, "a shallow one, too"),
+        "model.decoder_num_heads": Choice(
+            model.decoder_heads, f"{model.decoder_width // model.decoder_heads} values a head"
+        ),
+        "model.norm_pix_loss": Choice(True, "patches normalised by their own mean and deviation give better features"),
+    }
+
+
+def _size(shape: rules.Shape) -> Any:
+    height, width = shape.image_size
+    return height if height == width else [height, width]
+
+
+def _why_size(survey: DataSurvey, shape: rules.Shape) -> str:
+    own = f"{survey.height.median:.0f} x {survey.width.median:.0f}"
+    side = shape.side
+    if side >= survey.short_side:
+        return f"all of the images' {own} pixels"
+    kept = survey.kept.get(max((known for known in survey.kept if known <= side), default=0))
+    share = f"keeps {kept.structure:.0%} of their variance and {kept.detail:.0%} of their edges" if kept else ""
+    why = "all that the time allows" if side < shape.wanted else share
+    return f"of {own} pixels; {why}"
+
+
+def _why_channels(survey: DataSurvey) -> str:
+    if survey.is_gray:
+        return "stored as colours, all of them gray"
+    return "as stored: " + ", ".join(survey.stored)
+
+
+def _why_model(shape: rules.Shape) -> str:
+    bigger = next(
+        (each for each in rules.MODELS if each.width * each.depth > shape.model.width * shape.model.depth), None
+    )
+    if bigger is None:
+        return "the largest that plans know"
+    return f"{bigger.width} x {bigger.depth} pays from {bigger.images:,} images and {bigger.views:,} views on"
+
+
+def augmentation(survey: DataSurvey, shape: rules.Shape) -> dict[str, Choice]:
+    """Return the settings of the views, which fine-tuning shares."""
+    scale, why = rules.crop_scale(survey, shape)
+    settings = {"augment.crop_scale": Choice(list(scale), why)}
+    if shape.image_size[0] != shape.image_size[1]:
+        settings["augment.crop_ratio"] = Choice(list(rules.crop_ratio(shape)), "3/4 to 4/3 of the images' own shape")
+    settings |= {
+        "augment.flip": Choice(True, "usual; set false for text, digits and whatever has a left and a right"),
+        "augment.eval_crop_ratio": Choice(1.0, "evaluation sees as much of an image as fits"),
+    }
+    if survey.bits == 16 and default_bits(survey.channels) == 8:
+        settings["augment.bits"] = Choice(16, "images are stored with 16 bits")
+    return settings
+
+
+def _training(
+    survey: DataSurvey, shape: rules.Shape, course: rules.Course, reading: rules.Input, seconds_a_view: float
+) -> dict[str, Choice]:
+    epochs = digits(course.views / survey.images)
+    share = WARMUP if course.updates >= FEW_UPDATES else WARMUP_OF_FEW
+    settings = {
+        "training.batch_size": Choice(course.batch_size, f"{course.updates:,} updates"),
+        "training.epochs": Choice(epochs, f"{course.views:,} views at {1 / seconds_a_view:,.0f} a second"),
+        "training.warmup_epochs": Choice(digits(share * epochs), f"{share:.0%} of the run"),
+        "training.base_lr": Choice(
+            rules.base_lr(shape, course.batch_size),
+            f"{rules.base_lr(shape, course.batch_size) * course.batch_size / 256:.2g} at this batch size",
+        ),
+        "training.workers": Choice(reading.workers, reading.reason),
+    }
+    if reading.cache:
+        settings["training.cache"] = Choice(reading.cache, "a packed copy of the images, made once; delete it any time")
+    seconds = course.views * seconds_a_view
+    every = digits(epochs * min(1.0, SAVE_SECONDS / seconds))
+    settings["training.checkpoint_every"] = Choice(every, f"every {min(seconds, SAVE_SECONDS) / 60:.1f} minutes")
+    return settings
+
+
+def machine(device: str, seed: int, precision: str) -> dict[str, Choice]:
+    """Return what the user named, and what an accelerator adds."""
+    settings = {} if precision == "float32" else {"training.precision": Choice(precision, "faster on accelerators")}
+    if device != "auto":
+        settings["training.device"] = Choice(device, "as asked for")
+    if seed:
+        settings["training.seed"] = Choice(seed, "as asked for")
+    return settings
+
+
+def digits(value: float) -> float:
+    """Return a number with three digits, a whole one from 100 on."""
+    return float(f"{value:.3g}") if value < 100 else float(round(value))

@@ -1,0 +1,290 @@
+"""Choose a pretraining for images, a time and a speed: pure functions, documented as a table in docs/plan.md.
+
+A "view" is an image as it is trained on once. Rates are floating-point operations a second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from paddlemae.tasks.plan.data_survey import DataSurvey
+from paddlemae.tasks.plan.detail import Kept
+
+
+class ModelSize(NamedTuple):
+    """The size of an encoder and its decoder, and when it pays.
+
+    Attributes:
+        views, images: fewest views of a training, and fewest images, that it is chosen for.
+        peak_lr: for a batch of `LR_BATCH`.
+    """
+
+    name: str
+    width: int
+    depth: int
+    heads: int
+    decoder_width: int
+    decoder_depth: int
+    decoder_heads: int
+    views: int
+    images: int
+    peak_lr: float
+
+
+MODELS = (
+    ModelSize("mini", 128, 4, 4, 96, 1, 4, 0, 0, 1e-3),
+    ModelSize("narrow", 192, 6, 3, 128, 2, 4, 250_000, 500, 1e-3),
+    ModelSize("tiny", 192, 12, 3, 128, 2, 4, 1_000_000, 5_000, 7.5e-4),
+    ModelSize("small", 384, 12, 6, 192, 2, 6, 10_000_000, 50_000, 5e-4),
+    ModelSize("base", 768, 12, 12, 512, 4, 16, 50_000_000, 500_000, 3e-4),
+)
+LR_BATCH = 128  # for which `peak_lr` is meant; it grows with the batch's square root
+
+# short side in pixels -> patch size; 36 to 196 patches of a square
+PATCHES = {32: 4, 48: 6, 64: 8, 96: 8, 128: 16, 160: 16, 192: 16, 224: 16}
+LEAST_KEPT = Kept(0.85, 0.15)  # of what an image shows, that a size should keep
+MOST_KEPT = Kept(1.0, 0.5)  # beyond which more pixels bring little
+FEW_VIEWS = 150_000  # fewer are no training for images of this size, unless each image is seen often
+FEW_EPOCHS = 150
+SAME_RATIO = 0.04  # largest spread of width / height, relative, of images of one shape
+SQUARE_RATIO = 1.1  # up to which images count as squares
+FEW_PATCHES = 36  # below, fewer of them are removed
+MOST_EPOCHS = 800
+MOST_UPDATES_OF_FEW = 6_000  # that even a few images are trained for
+UPDATES = 4_000  # that a batch is chosen to allow
+SMALL_SIDE = 64  # images up to this short side are small: whole objects, mostly
+SMALLEST_BATCH, LARGEST_BATCH, LARGEST_ACCELERATOR_BATCH = 32, 256, 1024
+SLOW_READING = 0.08  # share of a step from which reading ahead pays
+LEAST_UPDATES = 300  # fewer are no training at all
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The shape of what is trained.
+
+    Attributes:
+        image_size: (height, width) in pixels.
+        patch_size: side in pixels.
+        wanted: the short side that the images' detail asks for, and `most` the largest of use.
+    """
+
+    image_size: tuple[int, int]
+    patch_size: int
+    model: ModelSize
+    mask_ratio: float
+    channels: int
+    wanted: int
+    most: int
+
+    @property
+    def patches(self) -> int:
+        """Return the number of patches of an image."""
+        return math.prod(self.image_size) // self.patch_size**2
+
+    @property
+    def side(self) -> int:
+        """Return the short side in pixels."""
+        return min(self.image_size)
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long is trained, and in which batches."""
+
+    views: int
+    batch_size: int
+
+    @property
+    def updates(self) -> int:
+        """Return the optimizer steps."""
+        return max(1, round(self.views / self.batch_size))
+
+
+@dataclass(frozen=True)
+class Input:
+    """How images reach the model.
+
+    Attributes:
+        workers: processes that read ahead.
+        cache: a folder for a packed copy of the images; None for none.
+        reason: why, in one line.
+    """
+
+    workers: int
+    cache: str | None
+    reason: str
+
+
+def operations(shape: Shape) -> float:
+    """Return the floating-point operations of a view in pretraining: two a weight and token, forward, twice backward.
+
+    Attention's products are counted; norms, softmax and the optimizer are not.
+    """
+    model, patches = shape.model, shape.patches
+    visible = patches - round(patches * shape.mask_ratio) + 1
+    pixels = shape.patch_size**2 * shape.channels
+    encoder = model.depth * (12 * model.width**2 * visible + 2 * model.width * visible**2)
+    decoder = model.decoder_depth * (
+        12 * model.decoder_width**2 * (patches + 1) + 2 * model.decoder_width * (patches + 1) ** 2
+    )
+    ends = pixels * (model.width * visible + model.decoder_width * patches) + model.width * model.decoder_width * (
+        visible
+    )
+    return 6.0 * (encoder + decoder + ends)
+
+
+def classifier_operations(shape: Shape) -> float:
+    """Return the floating-point operations of a view in fine-tuning."""
+    model, tokens = shape.model, shape.patches + 1
+    pixels = shape.patch_size**2 * shape.channels
+    blocks = model.depth * (12 * model.width**2 * tokens + 2 * model.width * tokens**2)
+    return 6.0 * (blocks + pixels * model.width * tokens)
+
+
+def choose_sides(survey: DataSurvey) -> tuple[int, int]:
+    """Return the short sides that the images' detail asks for: (the smallest that keeps `LEAST_KEPT`, the largest of
+    use); neither is larger than the images are."""
+    own = survey.short_side
+    sides = [side for side in PATCHES if side <= own * 1.1] or [_fit_side(own)]
+    wanted = next((side for side in sides if _keeps(survey.kept, side, LEAST_KEPT)), sides[-1])
+    most = next((side for side in sides if _keeps(survey.kept, side, MOST_KEPT)), sides[-1])
+    return wanted, max(wanted, most)
+
+
+def _keeps(kept: Mapping[int, Kept], side: int, least: Kept) -> bool:
+    nearest = max((known for known in kept if known <= side), default=None)
+    if nearest is None:
+        return False
+    found = kept[nearest]
+    return found.detail >= least.detail and found.structure >= min(least.structure, 0.99)
+
+
+def _fit_side(own: float) -> int:
+    """Return the side for images that are smaller than all of `PATCHES`: a multiple of 4, 8 pixels or more."""
+    return max(8, 4 * round(own / 4))
+
+
+def choose_shape(survey: DataSurvey, seconds: float, rate: float) -> Shape:
+    """Choose image size, patch size and model.
+
+    The image is the largest useful one that `FEW_VIEWS` can be trained on in the time with the smallest model, or with
+    the second if it is larger than what the detail asks for. The model is the largest for which the time and the images
+    suffice.
+
+    Args:
+        seconds: of training.
+        rate: of this device.
+    """
+    wanted, most = choose_sides(survey)
+    sides = [side for side in PATCHES if side <= most] or [most]
+    for side in reversed(sides):
+        least = MODELS[0] if side <= wanted else MODELS[1]
+        needed = max(least.views, min(FEW_VIEWS, FEW_EPOCHS * survey.images))
+        views = _views(shape_of(survey, side, least, wanted, most), seconds, rate)
+        if least.images <= survey.images and views >= needed:
+            break
+    fitting = [
+        model
+        for model in MODELS
+        if model.images <= survey.images
+        and _views(shape_of(survey, side, model, wanted, most), seconds, rate) >= model.views
+    ]
+    return shape_of(survey, side, fitting[-1] if fitting else MODELS[0], wanted, most)
+
+
+def _views(shape: Shape, seconds: float, rate: float) -> float:
+    return seconds * rate / operations(shape)
+
+
+def shape_of(survey: DataSurvey, side: int, model: ModelSize, wanted: int, most: int) -> Shape:
+    """Return the shape of images of a short side: rectangular if all of them are, with the same ratio."""
+    patch = patch_of(side)
+    size = rectangle(survey, side, patch)
+    patches = math.prod(size) // patch**2
+    ratio = 0.75 if patches >= FEW_PATCHES else 0.6
+    return Shape(size, patch, model, ratio, survey.channels, wanted, most)
+
+
+def patch_of(side: int) -> int:
+    """Return the patch size for a short side."""
+    return PATCHES.get(side) or (4 if side >= 16 else 2)
+
+
+def rectangle(survey: DataSurvey, side: int, patch: int) -> tuple[int, int]:
+    """Return (height, width), multiples of the patch: of the images' shape where they share one, else a square."""
+    ratio = survey.ratio
+    if ratio.high - ratio.low > SAME_RATIO * ratio.median or max(ratio.median, 1 / ratio.median) <= SQUARE_RATIO:
+        return side, side
+    if max(ratio.median, 1 / ratio.median) > 4:  # strips would leave few rows
+        return side, side
+    long = patch * round(side * max(ratio.median, 1 / ratio.median) / patch)
+    return (side, long) if ratio.median > 1 else (long, side)
+
+
+def choose_course(
+    survey: DataSurvey,
+    seconds: float,
+    seconds_a_view: float,
+    *,
+    batch_size: int | None = None,
+    accelerator: bool = False,
+) -> Course:
+    """Choose the number of views, as many as the time allows, and the batch.
+
+    Args:
+        seconds: of training.
+        seconds_a_view: as measured, with reading.
+        batch_size: where it is chosen already.
+    """
+    affordable = seconds / seconds_a_view
+    batch = batch_size or _batch(affordable, survey.images, accelerator)
+    most = max(MOST_EPOCHS * survey.images, MOST_UPDATES_OF_FEW * batch)
+    return Course(max(batch, int(min(affordable, most))), batch)
+
+
+def _batch(views: float, images: int, accelerator: bool) -> int:
+    largest = LARGEST_ACCELERATOR_BATCH if accelerator else LARGEST_BATCH
+    batch = SMALLEST_BATCH
+    while 2 * batch <= min(largest, images) and views / (2 * batch) >= UPDATES:
+        batch *= 2
+    return batch
+
+
+def base_lr(shape: Shape, batch_size: int) -> float:
+    """Return `base_lr`, which is meant for a batch of 256, rounded to two digits."""
+    peak = shape.model.peak_lr * math.sqrt(batch_size / LR_BATCH)
+    return float(f"{peak * 256 / batch_size:.2g}")
+
+
+def crop_scale(survey: DataSurvey, shape: Shape) -> tuple[tuple[float, float], str]:
+    """Return `crop_scale` with its reason."""
+    if survey.short_side <= SMALL_SIDE:
+        return (0.4, 1.0), f"small images ({survey.short_side:.0f} pixels) show whole objects, so crops are mild"
+    if survey.short_side >= 2 * shape.side:
+        return (0.2, 1.0), f"images are {survey.short_side / shape.side:.1f} times as large as their views"
+    return (0.3, 1.0), "images are little larger than their views"
+
+
+def crop_ratio(shape: Shape) -> tuple[float, float]:
+    """Return `crop_ratio`: width / height of crops, from 3/4 to 4/3 of the image's own."""
+    own = shape.image_size[1] / shape.image_size[0]
+    return float(f"{own * 3 / 4:.3g}"), float(f"{own * 4 / 3:.3g}")
+
+
+def choose_reading(waiting: float, computing: float, cpus: int, on_cpu: bool) -> Input:
+    """Choose the processes that read images.
+
+    Args:
+        waiting, computing: seconds a view, measured without such processes.
+        cpus: of this machine.
+        on_cpu: the model computes on them too.
+    """
+    share = waiting / (waiting + computing)
+    if share < SLOW_READING or cpus < 2:
+        return Input(0, None, f"reading takes {share:.0%} of a step")
+    most = max(1, cpus // 2) if on_cpu else cpus - 1
+    workers = max(1, min(most, math.ceil(waiting / computing)))
+    return Input(workers, None, f"reading takes {share:.0%} of a step without them")

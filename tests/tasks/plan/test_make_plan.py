@@ -1,0 +1,106 @@
+"""Plans for real images: what is found, chosen and written."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paddlemae.recipe import load_recipe
+from paddlemae.tasks.plan.make_plan import make_plan
+from paddlemae.tasks.plan.write_plan import output_paths, recipe_text, summarize, write_plan
+from tests.support.pictures import photo
+
+
+def write_photos(folder: Path, count: int, height: int = 40, width: int = 48) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        photo(height, width, number).save(folder / f"{number}.png")
+    return folder
+
+
+def test_a_plan_without_labels_is_a_recipe_of_pretraining(tmp_path: Path) -> None:
+    plan = make_plan(str(write_photos(tmp_path / "photos", 12)), 30, quiet=True)
+    assert set(plan.settings) == {"pretrain"} and plan.survey.images == 12
+    assert sum(plan.times.values()) == pytest.approx(1800)
+    paths = write_plan(plan, tmp_path / "mine.yaml")
+    recipe = load_recipe("pretrain", str(paths["pretrain"]))
+    assert recipe == plan.recipe("pretrain")
+    assert recipe.model.channels == 3 and recipe.mean == plan.survey.mean
+    assert "no labels" in summarize(plan)
+    with pytest.raises(ValueError, match="no recipe"):
+        plan.recipe("finetune")
+
+
+def test_every_value_of_a_recipe_has_its_reason_behind_it(tmp_path: Path) -> None:
+    plan = make_plan(str(write_photos(tmp_path / "photos", 12)), 30, quiet=True)
+    lines = recipe_text(plan, "pretrain").splitlines()[2:]
+    values = [line for line in lines if not line.endswith(":")]
+    assert len(values) == len(plan.settings["pretrain"])
+    assert all(line.partition(" # ")[2] for line in values)
+
+
+def test_a_plan_with_labels_has_two_recipes(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        write_photos(tmp_path / "animals" / name, 10)
+    plan = make_plan(str(tmp_path / "animals"), 30, quiet=True)
+    paths = write_plan(plan, tmp_path / "plans")
+    assert [path.name for path in paths.values()] == ["pretrain.yaml", "finetune.yaml"]
+    recipe = load_recipe("finetune", str(paths["finetune"]))
+    assert recipe.val_fraction > 0 and recipe.init is None and recipe.data == str(tmp_path / "animals")
+    assert plan.times["finetune"] < plan.times["pretrain"]
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "mine-finetune.yaml").touch()
+    with pytest.raises(FileExistsError):
+        output_paths(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(13, np.uint16), (1, np.uint16), (1, np.uint8)])
+def test_bands_and_bits_are_found(tmp_path: Path, channels: int, dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        values = rng.integers(0, 3000 if dtype == np.uint16 else 255, (channels, 40, 40)).astype(dtype)
+        np.save(tmp_path / f"{number}.npy", values)
+    plan = make_plan(str(tmp_path), 30, quiet=True)
+    recipe = plan.recipe("pretrain")
+    assert recipe.model.channels == channels == len(recipe.mean)
+    assert plan.survey.bits == (16 if dtype == np.uint16 else 8)
+    assert recipe.augment.bits == (16 if (channels, dtype) == (1, np.uint16) else None)
+
+
+def test_gray_photos_in_colours_are_planned_with_one_channel(tmp_path: Path) -> None:
+    for number in range(6):
+        photo(40, 40, number).convert("L").convert("RGB").save(tmp_path / f"{number}.png")
+    assert make_plan(str(tmp_path), 30, quiet=True).recipe("pretrain").model.channels == 1
+
+
+def test_images_that_no_plan_can_be_made_for_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="one image"):
+        make_plan(str(write_photos(tmp_path / "one", 1)), 30, quiet=True)
+    write_photos(tmp_path / "single" / "cat", 5)
+    write_photos(tmp_path / "single" / "dog", 1)
+    with pytest.raises(ValueError, match="'dog'"):
+        make_plan(str(tmp_path / "single"), 30, quiet=True)
+
+
+def test_a_time_that_is_too_short_says_how_long_is_enough(tmp_path: Path) -> None:
+    folder = write_photos(tmp_path / "photos", 12)
+    with pytest.raises(ValueError, match=r"need [0-9.]+ minutes"):
+        make_plan(str(folder), 0.1, quiet=True)
+    with pytest.raises(ValueError, match="above 0"):
+        make_plan(str(folder), 0, quiet=True)
+
+
+def test_one_unreadable_image_does_not_end_a_plan(tmp_path: Path) -> None:
+    folder = write_photos(tmp_path / "photos", 12)
+    (folder / "broken.png").write_bytes(b"no image")
+    plan = make_plan(str(folder), 30, quiet=True)
+    assert plan.survey.unreadable == 1 and any("can't be read" in note for note in plan.notes)
+
+
+def test_images_of_all_sizes_are_planned_as_squares(tmp_path: Path) -> None:
+    for number, (height, width) in enumerate([(20, 90), (90, 20), (64, 64), (33, 47), (120, 70), (50, 51)]):
+        photo(height, width, number).save(tmp_path / f"{number}.png")
+    size = make_plan(str(tmp_path), 30, quiet=True).recipe("pretrain").model.image_size
+    assert isinstance(size, int)

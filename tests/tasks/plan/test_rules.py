@@ -1,0 +1,130 @@
+"""The rules of `paddlemae plan`: what they choose for which images, time and speed."""
+
+from dataclasses import replace
+
+import pytest
+
+from paddlemae.tasks.plan import rules
+from paddlemae.tasks.plan.data_survey import DataSurvey, Spread
+from paddlemae.tasks.plan.detail import SIDES, Kept
+
+TWO_CORES, GPU = 7e10, 2e13  # operations a second
+HALF_AN_HOUR = 1150.0  # seconds that are left of it for pretraining
+
+
+def all_of(value: float) -> Spread:
+    return Spread(value, value, value, value, value)
+
+
+PHOTOS = DataSurvey(
+    images=20_000,
+    test_images=None,
+    classes={},
+    unlabelled="no folders",
+    read=512,
+    unreadable=0,
+    height=Spread(100, 255, 375, 550, 960),
+    width=Spread(75, 280, 500, 620, 1280),
+    ratio=Spread(0.6, 0.66, 1.33, 1.5, 2.4),
+    channels=3,
+    is_gray=False,
+    bits=8,
+    stored={"RGB of 8 bits": 32},
+    mean=(0.5, 0.5, 0.4),
+    std=(0.3, 0.3, 0.3),
+    kept={side: Kept(1 - 2 / side, min(1.0, (side / 300) ** 1.5)) for side in SIDES},
+    read_seconds=0.01,
+    image_bytes=6e5,
+)
+SMALL = replace(
+    PHOTOS,
+    images=50_000,
+    height=all_of(32),
+    width=all_of(32),
+    ratio=all_of(1),
+    kept={side: Kept(1.0, 1.0) if side >= 32 else Kept(0.84, 0.4) for side in SIDES},
+)
+
+
+def test_more_time_gives_larger_images_or_models_never_smaller_ones() -> None:
+    sides, widths = [], []
+    for seconds in (60, 600, 1200, 7200, 36_000, 360_000, 3_600_000):
+        shape = rules.choose_shape(PHOTOS, seconds, TWO_CORES)
+        sides.append(shape.side)
+        widths.append(shape.model.width * shape.model.depth)
+    assert sides == sorted(sides) and sides[0] < sides[-1]
+    assert widths[0] == min(widths) and widths[-1] == max(widths) > widths[0]
+
+
+def test_half_an_hour_on_two_cores_is_for_a_small_model_of_few_patches() -> None:
+    for survey in (PHOTOS, SMALL):
+        shape = rules.choose_shape(survey, HALF_AN_HOUR, TWO_CORES)
+        assert 36 <= shape.patches <= 144
+        assert shape.model.width <= 192 and shape.model.depth <= 6
+        assert rules.choose_course(survey, HALF_AN_HOUR, rules.operations(shape) / TWO_CORES).updates > 1000
+
+
+def test_small_images_keep_their_size_in_patches_of_four() -> None:
+    for rate in (TWO_CORES, GPU):
+        shape = rules.choose_shape(SMALL, HALF_AN_HOUR, rate)
+        assert shape.image_size == (32, 32) and shape.patch_size == 4
+
+
+@pytest.mark.parametrize("own", [8, 10, 17, 20, 28, 30])
+def test_images_smaller_than_all_sizes_are_divided_by_their_patches(own: int) -> None:
+    tiny = replace(SMALL, height=all_of(own), width=all_of(own))
+    shape = rules.choose_shape(tiny, HALF_AN_HOUR, TWO_CORES)
+    assert abs(shape.side - own) <= 2 and shape.side % shape.patch_size == 0
+
+
+def test_an_accelerator_gets_large_images_and_a_large_model_where_there_are_enough_images() -> None:
+    many = replace(PHOTOS, images=1_200_000)
+    few = rules.choose_shape(replace(PHOTOS, images=400), 36_000, GPU)
+    shape = rules.choose_shape(many, 36_000, GPU)
+    assert shape.side >= 160 and shape.patch_size == 16 and shape.model.width >= 384
+    assert few.model.width < shape.model.width
+
+
+def test_images_of_one_shape_are_seen_as_rectangles_and_others_as_squares() -> None:
+    frames = replace(PHOTOS, height=all_of(360), width=all_of(480), ratio=all_of(4 / 3))
+    height, width = rules.rectangle(frames, 96, 8)
+    assert (height, width) == (96, 128)
+    assert rules.rectangle(replace(frames, ratio=all_of(3 / 4)), 96, 8) == (128, 96)
+    assert rules.rectangle(PHOTOS, 96, 8) == (96, 96)
+    assert rules.rectangle(replace(frames, ratio=all_of(1.05)), 96, 8) == (96, 96)
+
+
+def test_crops_keep_the_shape_of_rectangles() -> None:
+    frames = replace(PHOTOS, height=all_of(360), width=all_of(480), ratio=all_of(4 / 3))
+    shape = rules.shape_of(frames, 96, rules.MODELS[0], 96, 160)
+    assert rules.crop_ratio(shape) == pytest.approx((1, 16 / 9), rel=1e-2)
+
+
+def test_a_few_images_are_trained_for_thousands_of_updates_but_not_for_ever() -> None:
+    forty = replace(PHOTOS, images=40)
+    shape = rules.choose_shape(forty, HALF_AN_HOUR, TWO_CORES)
+    course = rules.choose_course(forty, 100 * HALF_AN_HOUR, rules.operations(shape) / TWO_CORES)
+    assert 3000 < course.updates <= rules.MOST_UPDATES_OF_FEW
+    assert course.batch_size == rules.SMALLEST_BATCH
+
+
+def test_batches_grow_with_the_views_and_the_rate_of_learning_with_their_root() -> None:
+    batches = [rules.choose_course(SMALL, seconds, 1 / 400).batch_size for seconds in (60, 600, 3600, 36_000)]
+    assert batches == sorted(batches) and batches[0] == rules.SMALLEST_BATCH and batches[-1] == rules.LARGEST_BATCH
+    shape = rules.choose_shape(SMALL, HALF_AN_HOUR, TWO_CORES)
+    peaks = [rules.base_lr(shape, batch) * batch / 256 for batch in (32, 128)]
+    assert peaks == pytest.approx([0.5e-3, 1e-3], rel=0.1)
+
+
+def test_processes_read_ahead_only_where_reading_takes_time() -> None:
+    assert rules.choose_reading(0.0001, 0.01, 2, True).workers == 0
+    assert rules.choose_reading(0.005, 0.005, 2, True).workers == 1
+    assert rules.choose_reading(0.01, 0.001, 16, False).workers > 4
+    assert rules.choose_reading(0.01, 0.001, 1, True).workers == 0
+
+
+def test_operations_are_those_of_the_benchmark_of_speed() -> None:
+    """docs/speed.md has 0.170 billion operations an image for this model."""
+    model = rules.ModelSize("mini", 128, 4, 4, 96, 2, 4, 0, 0, 1e-3)
+    shape = rules.Shape((32, 32), 4, model, 0.75, 3, 32, 32)
+    assert rules.operations(shape) == pytest.approx(0.170e9, rel=0.2)
