@@ -83,6 +83,7 @@ def collect(runs: Sequence[Path]) -> Json:
         "runs": found,
         "comparison": _comparison(found) if len(found) > 1 else None,
         "markdown": markdown(found),
+        "summary": None,
     }
 
 

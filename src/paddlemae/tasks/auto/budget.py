@@ -7,6 +7,7 @@ from dataclasses import dataclass
 BASELINES_SHARE, MOST_BASELINES = 0.04, 90.0
 FEATURES_SHARE, MOST_FEATURES = 0.04, 120.0
 REPORT_SHARE, MOST_REPORT = 0.03, 10.0
+LEAST_SHARE = 0.3  # of the planned fine-tuning, also where the time is used up
 CHECK_SHARE = 0.05  # a check that takes longer is left to `paddlemae data check`
 
 
@@ -35,8 +36,8 @@ class Budget:
         return left - self.features - self.report - finetune
 
     def finetune_seconds(self, left: float, planned: float) -> float:
-        """Return the time of fine-tuning: what was planned, or what is left."""
-        return min(planned, left - self.report)
+        """Return the time of fine-tuning: what was planned, or what is left, but no less than a part of the plan."""
+        return min(planned, max(left - self.report, LEAST_SHARE * planned))
 
 
 def most_images(seconds: float, seconds_an_image: float, least: int, most: int) -> int:

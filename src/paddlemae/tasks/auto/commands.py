@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paddlemae.data.sources import Source
 from paddlemae.recipe import FinetuneRecipe, PretrainRecipe
 from paddlemae.tasks.plan.plan import Plan
 from paddlemae.tasks.training.run_start import Start
@@ -22,6 +21,7 @@ class Request:
         minutes: the time of everything except a comparison with training from scratch.
         out: the folder of the run.
         compare: also train from scratch, for the time that pretraining and fine-tuning took.
+        dry_run: print the plan, and write nothing.
         overwrite: replace a run in `out`.
     """
 
@@ -31,6 +31,7 @@ class Request:
     compare: bool = False
     seed: int = 0
     device: str = "auto"
+    dry_run: bool = False
     overwrite: bool = False
     quiet: bool = False
 

@@ -24,25 +24,33 @@ SHOWN = ("top1", "balanced_accuracy", "macro_f1", "auroc")
 def method_row(key: str, result: Mapping[str, Any], **more: Any) -> Json:
     """Return a method's row of the table: its key, title, and of its result what the table needs."""
     kept = {name: result[name] for name in KEPT if name in result}
-    return {"key": key, "title": TITLES.get(key, ""), **kept, **more}
+    return {"key": key, "title": TITLES.get(key, ""), "detail": "", "seconds": 0.0, "intervals": {}, **kept, **more}
 
 
 def outcome(rows: Sequence[Json], primary: str) -> Json:
-    """Return what the report shows: `verdict`, `helped`, `primary`, and `rows` with the worst first.
-
-    `helped` is True or False, and None where that was not measured or is within the uncertainty.
+    """Return what the report shows of a run's methods.
 
     Args:
         rows: as `method_row` gives them; none without labels.
+    Returns:
+        `verdict`, a sentence that says whether pretraining helped, `helped` (None where that was not measured or is
+        within the uncertainty), `remarks` (further sentences), `primary`, `columns` (key -> title of the metrics, the
+        primary one first), and `rows`: the commonest class first, then the others from the worst to the best.
     """
     by_key = {row["key"]: row for row in rows}
-    helped, sentences = _pretraining(by_key, primary)
-    sentences += _against_baselines(by_key, primary)
-    ordered = sorted(rows, key=lambda row: (row["key"] != MAJORITY, row[primary]))
-    return {"verdict": " ".join(sentences), "helped": helped, "primary": primary, "rows": ordered}
+    helped, verdict = _pretraining(by_key, primary)
+    keys = [primary, *(key for key in SHOWN if key != primary and any(key in row for row in rows))]
+    return {
+        "verdict": verdict,
+        "helped": helped,
+        "remarks": _against_baselines(by_key, primary),
+        "primary": primary,
+        "columns": {key: title_of(key) for key in keys},
+        "rows": sorted(rows, key=lambda row: (row["key"] != MAJORITY, row[primary])),
+    }
 
 
-def _pretraining(rows: Mapping[str, Json], primary: str) -> tuple[bool | None, list[str]]:
+def _pretraining(rows: Mapping[str, Json], primary: str) -> tuple[bool | None, str]:
     """Return whether pretraining helped, and that in words: fine-tuned against from scratch, else kNN of features."""
     pairs = (
         (FINETUNED, SCRATCH, "the fine-tuned model has {}, the one from scratch {}"),
@@ -57,8 +65,8 @@ def _pretraining(rows: Mapping[str, Json], primary: str) -> tuple[bool | None, l
                 None: "Pretraining made no clear difference",
             }
             values = words.format(*(f"{rows[key][primary]:.1%}" for key in (ours, other)))
-            return helped, [f"{text[helped]}: {values} ({title_of(primary)})."]
-    return None, ["Whether pretraining helped can't be measured without labels; look at the reconstructions."]
+            return helped, f"{text[helped]}: {values} ({title_of(primary)})."
+    return None, "Whether pretraining helped can't be measured without labels; look at the reconstructions."
 
 
 def _against_baselines(rows: Mapping[str, Json], primary: str) -> list[str]:
@@ -88,14 +96,13 @@ def _holds(ends: Sequence[float], value: float) -> bool:
 
 
 def table(found: Json) -> str:
-    """Return the rows as a table of text."""
-    keys = _shown(found)
-    head = ["", *(title_of(key) for key in keys[:1]), "95% interval", *(title_of(key) for key in keys[1:]), "seconds"]
-    lines = [head]
+    """Return the rows of an outcome as a table of text."""
+    (primary, title), *others = found["columns"].items()
+    lines = [["", title, "95% interval", *(other for _, other in others), "seconds"]]
     for row in found["rows"]:
-        first, *others = (f"{row[key]:.1%}" if key in row else "" for key in keys)
-        interval = interval_text(row.get("intervals", {}).get(keys[0]))
-        lines.append([row["title"], first, interval, *others, f"{row.get('seconds', 0):.0f}"])
+        values = [f"{row[key]:.1%}" if key in row else "" for key in (primary, *(key for key, _ in others))]
+        interval = interval_text(row.get("intervals", {}).get(primary))
+        lines.append([row["title"], values[0], interval, *values[1:], f"{row.get('seconds', 0):.0f}"])
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join(
         "  ".join(
@@ -103,11 +110,3 @@ def table(found: Json) -> str:
         ).rstrip()
         for line in lines
     )
-
-
-def _shown(found: Json) -> list[str]:
-    """Return the metrics of the table, the primary one first."""
-    return [
-        found["primary"],
-        *(key for key in SHOWN if key != found["primary"] and any(key in row for row in found["rows"])),
-    ]

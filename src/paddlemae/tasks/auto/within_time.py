@@ -16,7 +16,8 @@ PROBE_SHARE, FEWEST_PROBED, MOST_PROBED = 0.04, 4.0, 60.0  # seconds of a sessio
 EARLY = 0.2  # share of a run, after which it is not started again with another number of steps
 MOST_OFF = 0.07  # of the planned speed, below which the planned number of steps is kept
 AROUND_SECONDS = 10.0  # of a session: build the model, and write the last checkpoint and pictures
-OVERTIME = 1.15  # after which a training is stopped before its last step
+OVERTIME, SLOWER = 1.15, 1.25  # a training is stopped that is both over its time and slower than it was, by these
+BEYOND_START = 0.95  # share of the first session that its later steps would take
 SAVE_SECONDS = 90.0  # between checkpoints
 
 Train = Callable[[Any, Start], Any]
@@ -46,22 +47,27 @@ def train_within(train: Train, recipe: Recipe, out: Path, seconds: float, *, qui
     if is_finished(out):
         return True
     probed = min(MOST_PROBED, PROBE_SHARE * seconds)
+    measured = None  # seconds of a session that was cut short
     if not (out / RECIPE_FILE).is_file():
         if probed < FEWEST_PROBED:
             return _train(train, recipe, Start(out, quiet=quiet), None)
         if _train(train, recipe, Start(out, quiet=True), probed):
             return True
+        measured = probed
     stored = stored_recipe(out, recipe.task)
-    speed = read_speed(out, stored)
+    speed = read_speed(out, stored, measured)
     left = deadline - time.monotonic() - AROUND_SECONDS
     if speed and (steps := other_steps(stored, speed, left)):
         stored, start = with_training(stored, steps=steps), Start(out, overwrite=True, quiet=quiet)
     else:
         start = Start(out, resume=True, quiet=quiet)
+    allowed = OVERTIME * max(left, 1.0)
     if speed:
+        steps = stored.training.total_steps(round(speed.num_images)) - (speed.steps if start.resume else 0)
+        allowed = max(allowed, SLOWER * steps * speed.seconds)
         every = SAVE_SECONDS / speed.seconds * stored.training.effective_batch_size / speed.num_images
         stored = with_training(stored, checkpoint_every=every)
-    return _train(train, stored, start, OVERTIME * max(left, 1.0) if may_stop else None)
+    return _train(train, stored, start, allowed if may_stop else None)
 
 
 def _train(train: Train, recipe: Recipe, start: Start, seconds: float | None) -> bool:
@@ -80,13 +86,20 @@ def with_training(recipe: Any, **settings: Any) -> Any:
     return recipe.model_copy(update={"training": recipe.training.model_copy(update=settings)})
 
 
-def read_speed(run: Path, recipe: Recipe) -> Speed | None:
-    """Return the speed of a run so far, without its first steps, which are slower; None without two lines of metrics."""
+def read_speed(run: Path, recipe: Recipe, measured: float | None = None) -> Speed | None:
+    """Return the speed of a run so far; None without two lines of metrics.
+
+    Args:
+        measured: seconds of its only session, in which it also wrote logs and pictures; the metrics have the seconds of
+            steps alone.
+    """
     lines = [line for line in read_metrics(run) if "images_per_second" in line]
     if len(lines) < 2 or not lines[-1]["epoch"] or lines[-1]["step"] <= lines[0]["step"]:
         return None
     first, last = lines[0], lines[-1]
-    seconds = (last["seconds"] - first["seconds"]) / (last["step"] - first["step"])
+    seconds = (last["seconds"] - first["seconds"]) / (last["step"] - first["step"])  # without the first, slow ones
+    if measured is not None:
+        seconds = max(seconds, BEYOND_START * measured / last["step"])
     num_images = last["step"] * recipe.training.effective_batch_size / last["epoch"]
     return Speed(last["step"], seconds, num_images) if seconds > 0 else None
 
