@@ -28,7 +28,8 @@ from paddlemae.data.batches import (
 from paddlemae.data.decode.images import NeedOf, Picture, UnreadableImage
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import ClassTargets, Source, open_source, subset
-from paddlemae.data.views.augment import View, eval_view, train_view
+from paddlemae.data.views.augment import View, eval_view
+from tests.support.views import train_view
 
 AS_IT_IS = View((4, 4), 1, crop_scale=None, flip=False, eval_crop_ratio=1.0)
 SHIFTED = View((28, 28), 1, crop_scale=None, shift=3)

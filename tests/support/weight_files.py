@@ -141,6 +141,13 @@ def torch_zip(value: Any, storages: Mapping[str, bytes] = {}, **more: bytes) -> 
     return zip_bytes(entries | {f"archive/{name}": content for name, content in more.items()})
 
 
+def torch_file(value: Any, arrays: Mapping[str, np.ndarray], *, legacy: bool) -> bytes:
+    """Return a file of either format; storages are named in the format's own way, see `row`."""
+    if legacy:
+        return torch_legacy(value, arrays)
+    return torch_zip(value, {key: array.tobytes() for key, array in arrays.items()})
+
+
 def torch_legacy(
     value: Any,
     storages: Mapping[str, np.ndarray] = {},
@@ -214,3 +221,7 @@ RAW = FLOATS.tobytes()
 WEIGHTS = numpy_array(FLOATS)
 NUMPY = "numpy.core.multiarray"
 MB = 2**20
+# the least entries of an archive
+STORED = {"archive/data.pkl": pickled({"w": row(24)}), "archive/data/0": RAW}
+# a tuple of 51 tuples, each of which holds the one before ten times: whoever prints or hashes it never ends
+LAUGHS = Raw(b"(" + opcodes(Put(0, ("x",))) + b"".join(opcodes(Put(i + 1, (Get(i),) * 10)) for i in range(50)) + b"t")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -62,7 +63,7 @@ def stats(
     base = task.load_base(recipe, out, overwrite)
     channels, bits = task.choose_channels(base, channels, bits)
     found = task.measure_source(path, split=split, channels=channels, bits=bits, workers=workers, quiet=quiet)
-    print(json.dumps(task.as_json(found), indent=2) if as_json else task.as_text(found))
+    print(json.dumps(asdict(found), indent=2) if as_json else found.settings)
     if out:
         task.write_recipe(found, path, split, base, out)
         print(f"wrote {out}", file=sys.stderr if as_json else sys.stdout)

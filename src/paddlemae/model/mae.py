@@ -6,7 +6,6 @@ Q predicted, P pixels a patch (rows x columns x C).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +102,6 @@ class Reconstruction:
 
     Attributes:
         original: the images.
-        masked: removed patches filled.
         prediction: every patch as predicted. With normalised pixels as the target, each prediction is
             given the mean and deviation of the *original* patch, which the model never saw.
         completed: `prediction` with the visible patches put back.
@@ -111,29 +109,23 @@ class Reconstruction:
     """
 
     original: paddle.Tensor
-    masked: paddle.Tensor
     prediction: paddle.Tensor
     completed: paddle.Tensor
     plain: paddle.Tensor
 
 
 @paddle.no_grad()
-def reconstruct(
-    model: MaskedAutoencoder, images_BCHW: paddle.Tensor, mask: Mask, fill: float | Sequence[float] | np.ndarray = 0.0
-) -> Reconstruction:
+def reconstruct(model: MaskedAutoencoder, images_BCHW: paddle.Tensor, mask: Mask) -> Reconstruction:
     """Reconstruct images from their visible patches and draw the stages (MAE, figures 2 to 4).
 
     Args:
         images_BCHW: float tensor, normalised as in pretraining.
         mask: from `masking`.
-        fill: value of removed patches in `masked`, one number or one a channel; 0 is the mean colour of
-            normalised images.
     """
     patches_BLP = patchify(images_BCHW, model.encoder.patch_size)
     with evaluating(model):
         plain_BLP = predict(model, images_BCHW, mask)
     prediction_BLP = model.target.pixels(plain_BLP, patches_BLP)
-    fill_P = paddle.to_tensor(np.resize(np.asarray(fill, np.float32), model.pixels))  # channels come last
     removed_BL1 = paddle.to_tensor(mask.as_map().astype(np.float32)).unsqueeze(-1)
 
     def picture(x_BLP: paddle.Tensor) -> paddle.Tensor:
@@ -141,7 +133,6 @@ def reconstruct(
 
     return Reconstruction(
         original=images_BCHW,
-        masked=picture(patches_BLP * (1 - removed_BL1) + fill_P * removed_BL1),
         prediction=picture(prediction_BLP),
         completed=picture(patches_BLP * (1 - removed_BL1) + prediction_BLP * removed_BL1),
         plain=picture(plain_BLP),

@@ -12,6 +12,7 @@ MOST = 10**12  # of anything that is counted, so that products of such numbers s
 MOST_PIXELS = 2**20  # of an image's side
 MOST_LAYERS = 10_000
 MOST_CHANNELS = 65_536
+SMALLEST_STD, LARGEST_STATISTIC = 1e-6, 1e6  # of pixels in [0, 1]; beyond, normalised values are no numbers
 
 ModelClass = TypeVar("ModelClass", bound=Any)
 Pixels = int | tuple[int, int]  # of both sides, or (height, width)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from paddlemae.model.shape import MOST, MOST_PIXELS
+from paddlemae.model.shape import LARGEST_STATISTIC, MOST, MOST_PIXELS, SMALLEST_STD
 
 STRICT = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 MOST_WORKERS = 4096
@@ -46,6 +46,5 @@ Side = Annotated[int, NUMBER, Field(ge=1, le=MOST_PIXELS)]
 Workers = Annotated[int, NUMBER, Field(ge=0, le=MOST_WORKERS)]
 Threads = Annotated[int, NUMBER, Field(ge=1, le=MOST_WORKERS)]
 Labels = Annotated[int | str, BeforeValidator(_check_labels)]
-# of pixels in [0, 1]; beyond these bounds, as in `weights.description`, normalised values are no numbers
-Mean = tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] | Literal["auto"]
-Std = tuple[Annotated[float, NUMBER, Field(ge=1e-6, le=1e6)], ...] | Literal["auto"]
+Mean = tuple[Annotated[float, Field(ge=-LARGEST_STATISTIC, le=LARGEST_STATISTIC)], ...] | Literal["auto"]
+Std = tuple[Annotated[float, NUMBER, Field(ge=SMALLEST_STD, le=LARGEST_STATISTIC)], ...] | Literal["auto"]

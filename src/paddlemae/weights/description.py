@@ -9,18 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from paddlemae.model.shape import SHAPES, Key, Pixels, TensorShapes, keys_of, pair, tensor_shapes
+from paddlemae.model.shape import (
+    LARGEST_STATISTIC,
+    MOST,
+    SHAPES,
+    SMALLEST_STD,
+    Key,
+    Pixels,
+    TensorShapes,
+    keys_of,
+    pair,
+    tensor_shapes,
+)
 from paddlemae.system.display_names import display_name
 from paddlemae.system.documents import validate_content
 from paddlemae.weights.layouts.architecture import faults
 from paddlemae.weights.layouts.tensor_names import Draft
 
-MOST = 2**31
-SMALLEST_STD, LARGEST_STATISTIC = 1e-6, 1e6  # of pixels in [0, 1]; beyond, normalised values are no numbers
-
 Count = Annotated[int, Field(ge=1, le=MOST)]
-CountOrNone = Annotated[int, Field(ge=0, le=MOST)]
-Size = Count | Annotated[list[Count], Field(min_length=2, max_length=2)]
 Means = Annotated[list[Annotated[float, Field(ge=-LARGEST_STATISTIC, le=LARGEST_STATISTIC)]], Field(min_length=1)]
 Stds = Annotated[list[Annotated[float, Field(ge=SMALLEST_STD, le=LARGEST_STATISTIC)]], Field(min_length=1)]
 
@@ -34,13 +40,9 @@ def _type_of(shape: type[Any]) -> type[BaseModel]:
 
 def _kind_of(key: Key) -> Any:
     if key.kind == Pixels:
-        return Size
-    if key.kind is int:
-        return CountOrNone if key.name in ("decoder_depth", "num_classes") else Count
-    if key.kind is float:
-        limits = {name: min(limit, MOST) for name, limit in key.limits.items()}
-        return Annotated[float, Field(**limits)]
-    return key.kind
+        side = Annotated[int, Field(**key.limits)]
+        return side | Annotated[list[side], Field(min_length=2, max_length=2)]
+    return Annotated[key.kind, Field(**key.limits)] if key.limits else key.kind
 
 
 class HeadType(BaseModel):

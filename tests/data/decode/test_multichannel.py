@@ -14,8 +14,9 @@ from paddlemae.data.decode import tiff
 from paddlemae.data.decode.images import UnreadableImage, read_image
 from paddlemae.data.inspect.statistics import channel_statistics
 from paddlemae.data.sources import open_source
-from paddlemae.data.views.augment import View, eval_view, train_view
+from paddlemae.data.views.augment import View, eval_view
 from tests.support.paths import ROOT
+from tests.support.views import train_view
 
 with_tifffile = pytest.mark.skipif(not find_spec("tifffile"), reason="needs tifffile, of the extra 'tiff'")
 

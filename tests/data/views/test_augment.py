@@ -19,8 +19,8 @@ from paddlemae.data.views.augment import (
     eval_view,
     make_view,
     random_crop_box,
-    train_view,
 )
+from tests.support.views import train_view
 
 DECODES = ("fast", "exact")
 SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from paddlemae.data.decode.images import Picture
-from paddlemae.data.views.augment import View, draw_view, make_view, train_view
+from paddlemae.data.views.augment import View, draw_view, make_view
 from paddlemae.data.views.randaugment import (
     LARGEST_MAGNITUDE,
     OPERATION_NAMES,
@@ -15,6 +15,7 @@ from paddlemae.data.views.randaugment import (
     apply_operations,
     draw_operations,
 )
+from tests.support.views import train_view
 
 FILL = (9, 200, 77)
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paddlemae.weights.formats import pickles
+from paddlemae.weights.formats import pickle_machine, pickles
 from paddlemae.weights.formats.pickle_calls import PLAIN
 from paddlemae.weights.formats.pickles import read_pickle
 from paddlemae.weights.formats.state_dict import Opaque
 from tests.support.weight_files import (
+    LAUGHS,
     ORDERED,
     Call,
     Get,
@@ -225,8 +226,6 @@ def test_every_cut_is_found(end: int) -> None:
 
 
 NUMPY = "numpy.core.multiarray"
-# 51 tuples, each of which holds the one before ten times: whoever prints or hashes it never ends
-LAUGHS = Raw(b"(" + opcodes(Put(0, ("x",))) + b"".join(opcodes(Put(i + 1, (Get(i),) * 10)) for i in range(50)) + b"t")
 
 
 def array_of(shape, code="f4", raw=b"\0" * 8, fortran=False):
@@ -331,7 +330,7 @@ def test_a_bomb_of_references_takes_no_time() -> None:
     "function", [Global("_codecs", "encode"), Global("builtins", "set"), ORDERED, Global("builtins", "bytes")]
 )
 def test_a_bomb_of_copies_is_stopped(function: Global, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickles, "FREE_BYTES", 2**20)
+    monkeypatch.setattr(pickle_machine, "FREE_BYTES", 2**20)
     long = {"encode": "x" * 60_000, "set": [0] * 60_000, "OrderedDict": [(1, 2)] * 20_000, "bytes": [0] * 60_000}
     bomb = Put(0, long[function.name])
     copies = [Call(function, (Get(0), "latin1") if function.name == "encode" else (Get(0),))] * 100
@@ -340,7 +339,7 @@ def test_a_bomb_of_copies_is_stopped(function: Global, monkeypatch: pytest.Monke
 
 
 def test_a_bomb_of_long_texts_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickles, "FREE_BYTES", 2**16)
+    monkeypatch.setattr(pickle_machine, "FREE_BYTES", 2**16)
     text = "x" * 100_000
     assert read(pickled([Put(0, text), "y", Get(0)])) == [text, "y", text]
     with pytest.raises(ValueError, match="beyond the limit"):

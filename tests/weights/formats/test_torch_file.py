@@ -19,12 +19,12 @@ from paddlemae.weights.formats.state_dict import BFloat16, Opaque, tensors_of
 from paddlemae.weights.formats.torch_file import read_torch
 from tests.support.weight_files import (
     FLOATS,
+    LAUGHS,
     ORDERED,
+    STORED,
     Call,
-    Get,
     Global,
     Persistent,
-    Put,
     Raw,
     attacks,
     opcodes,
@@ -32,6 +32,7 @@ from tests.support.weight_files import (
     row,
     storage,
     tensor,
+    torch_file,
     torch_legacy,
     torch_zip,
     writer,
@@ -51,8 +52,6 @@ DTYPES = {
     "ComplexFloatStorage": np.complex64,
     "ComplexDoubleStorage": np.complex128,
 }
-# a list of 51 lists, each of which holds the one before ten times: whoever prints it never ends
-LAUGHS = b"(" + opcodes(Put(0, ("x",))) + b"".join(opcodes(Put(i + 1, (Get(i),) * 10)) for i in range(50)) + b"t"
 NAMESPACE = Call(Global("argparse", "Namespace"), (), {"lr": 0.1, "data_path": "/data"})
 
 
@@ -66,9 +65,7 @@ def saved(request, write):
     """Write a value whose storages are given as arrays; storages are named in the format's own way."""
 
     def save(value, **arrays: np.ndarray) -> Path:
-        if request.param == "legacy":
-            return write(torch_legacy(value, arrays))
-        return write(torch_zip(value, {key: array.tobytes() for key, array in arrays.items()}))
+        return write(torch_file(value, arrays, legacy=save.legacy))
 
     save.legacy = request.param == "legacy"
     return save
@@ -300,7 +297,7 @@ def test_a_tensor_outside_of_its_storage_is_refused(saved) -> None:
         ((0, 2**62, 2**62), (0, 0, 0), 0, "cannot be read"),
         ((1,) * 70, (1,) * 70, 0, "a tensor with an invalid offset, size or stride"),
         ((2**62,) * 1000, (0,) * 1000, 0, "a tensor with an invalid offset, size or stride"),
-        (Raw(LAUGHS), Raw(LAUGHS), 0, "a tensor with an invalid offset, size or stride"),
+        (LAUGHS, LAUGHS, 0, "a tensor with an invalid offset, size or stride"),
         (None, None, 0, "a tensor with an invalid offset, size or stride"),
         (("x",), ("y",), 0, "a tensor with an invalid offset, size or stride"),
     ]:
@@ -341,7 +338,7 @@ def test_a_nonsensical_reference_is_refused(write) -> None:
 def test_a_strange_legacy_header_is_refused(write) -> None:
     for change, message in [
         (dict(version=1000), "of another version than 1001"),
-        (dict(version=Raw(LAUGHS)), "of another version than 1001"),
+        (dict(version=LAUGHS), "of another version than 1001"),
         (dict(little=False), "big-endian"),
         (dict(keys=[]), "does not match what the file refers to"),
         (dict(keys=["0", "1"]), "does not match"),
@@ -396,9 +393,6 @@ def test_every_flipped_byte_is_refused_or_read(saved) -> None:
 
 
 # Archives
-
-
-STORED = {"archive/data.pkl": pickled({"w": row(24)}), "archive/data/0": FLOATS.tobytes()}
 
 
 def test_compressed_archives_are_refused_not_inflated(write) -> None:

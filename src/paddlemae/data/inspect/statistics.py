@@ -65,6 +65,12 @@ class ChannelStatistics:
     least: tuple[float, ...]
     largest: tuple[float, ...]
 
+    @property
+    def settings(self) -> str:
+        """Return `mean=[...] std=[...]`, with `bits=16` where training would take 8 otherwise, for a command."""
+        depth = " bits=16" if needs_bits(self) else ""
+        return f"mean={_listed(self.mean)} std={_listed(self.std)}{depth}"
+
 
 def channel_statistics(
     source: Source,
@@ -140,18 +146,12 @@ def _sum(moments: Iterable[Moments]) -> Moments:
     return functools.reduce(Moments.__add__, moments)
 
 
-def recipe_settings(statistics: ChannelStatistics) -> str:
-    """Return `mean=[...] std=[...]`, with `bits=16` where training would take 8 otherwise, to append to a command."""
-    depth = " bits=16" if needs_bits(statistics) else ""
-    return f"mean={_listed(statistics.mean)} std={_listed(statistics.std)}{depth}"
-
-
 def needs_bits(statistics: ChannelStatistics) -> bool:
     return statistics.bits == 16 and len(statistics.mean) in CHANNEL_NAMES
 
 
 def recipe_values(statistics: ChannelStatistics) -> tuple[list[float], list[float]]:
-    """Return (mean, std) with the digits of `recipe_settings`; a channel in which nothing varies is a ValueError."""
+    """Return (mean, std) with the digits of `settings`; a channel in which nothing varies is a ValueError."""
     mean, std = ([float(f"{value:.6g}") for value in values] for values in (statistics.mean, statistics.std))
     if flat := constant_channels(statistics):
         raise ValueError(

@@ -169,13 +169,6 @@ def resize_crop(picture: Picture, box: Box, size: tuple[int, int], settings: Vie
     return resize(_convert_to_view(picture.pixels_hwC, settings), _box_in(picture, box), size)
 
 
-def train_view(image_HWC: Pixels, settings: View, rng: np.random.Generator) -> Pixels:
-    """Make a random view: crop and resize, or shift; then perhaps flip. Returns [C, H, W] in the view's depth."""
-    height, width = image_HWC.shape[:2]
-    draw = draw_view(height, width, settings, rng)
-    return np.ascontiguousarray(make_view(Picture(image_HWC, (height, width)), settings, draw))
-
-
 def eval_view(image_HWC: Pixels, settings: View) -> Pixels:
     """Resize the image to cover the view and crop its centre. Returns [C, H, W] in the view's depth.
 

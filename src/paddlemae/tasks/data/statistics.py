@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import shlex
 import sys
 from pathlib import Path
@@ -17,7 +16,6 @@ from paddlemae.data.inspect.statistics import (
     channel_statistics,
     constant_channels,
     needs_bits,
-    recipe_settings,
     recipe_values,
 )
 from paddlemae.data.sources import open_source
@@ -120,13 +118,3 @@ def write_recipe(statistics: ChannelStatistics, spec: str, split: str, base: dic
     )
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
     replace_text(out, "".join(f"# {display_name(line, None)}\n" for line in header) + text)
-
-
-def as_text(statistics: ChannelStatistics) -> str:
-    """Return the settings to append to a command."""
-    return recipe_settings(statistics)
-
-
-def as_json(statistics: ChannelStatistics) -> dict[str, Any]:
-    """Return the statistics in full precision, as JSON."""
-    return dataclasses.asdict(statistics)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
 from paddlemae.engine import device
 from paddlemae.model.classifier import VisionTransformer, freeze
@@ -13,7 +12,7 @@ from paddlemae.recipe import SCRATCH, FinetuneRecipe
 from paddlemae.tasks.models.build import arguments_of, build_classifier, classifier_arguments, describe, fit_shape
 from paddlemae.tasks.models.preprocess import statistics_of, training_view
 from paddlemae.tasks.models.read_model import read_checkpoint
-from paddlemae.tasks.training.labelled_splits import open_labelled_splits
+from paddlemae.tasks.training.labelled_splits import LabelledSplits, open_labelled_splits
 from paddlemae.tasks.training.resolve import Inputs
 from paddlemae.train.loop import check_precision
 from paddlemae.weights.model_folder import Description, read_description
@@ -21,10 +20,9 @@ from paddlemae.weights.model_folder import Description, read_description
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything that a fine-tuning needs."""
+    """Everything that a fine-tuning needs; `splits` are its images."""
 
-    train: Source
-    held_out: Source
+    splits: LabelledSplits
     view: View
     model: VisionTransformer
     description: Description
@@ -45,16 +43,16 @@ def open_inputs(recipe: FinetuneRecipe, resumed: Path | None = None, trust: bool
     check_precision(recipe.training.precision)
     begins = recipe.init != SCRATCH and not resumed
     initial = fit_shape(read_checkpoint(recipe.init, trust=trust), arguments_of(recipe.model)) if begins else None
-    train, held_out = open_labelled_splits(recipe, recipe.data, resumed)
+    splits = open_labelled_splits(recipe, recipe.data, resumed)
     saved = read_description(resumed) if resumed else None
-    arguments = saved.architecture if saved else classifier_arguments(recipe.model, initial, len(train.classes))
-    return Inputs("classifier", arguments, train, held_out, initial, saved)
+    arguments = saved.architecture if saved else classifier_arguments(recipe.model, initial, len(splits.train.classes))
+    return Inputs("classifier", arguments, splits.train, splits, initial, saved)
 
 
 def build(recipe: FinetuneRecipe, inputs: Inputs) -> Parts:
     """Build the model, and the views and description that go with it."""
-    train, held_out, initial, saved = inputs.train, inputs.held_out, inputs.initial, inputs.saved
-    assert held_out is not None
+    train, splits, initial, saved = inputs.train, inputs.splits, inputs.initial, inputs.saved
+    assert splits is not None
     model = build_classifier(inputs.arguments, initial, recipe.training.seed)
     description = saved or (initial.description if initial else None)
     bits = description.bits if description else None
@@ -70,6 +68,7 @@ def build(recipe: FinetuneRecipe, inputs: Inputs) -> Parts:
         eval_crop_ratio=recipe.augment.eval_crop_ratio,
         bits=view.depth,
         classes=train.classes,
-        provenance={"task": "finetune", "data": train.name, "images": len(train), "init": recipe.init},
+        provenance={"task": "finetune", "data": train.name, "images": len(train), "init": recipe.init}
+        | splits.provenance,
     )
-    return Parts(train, held_out, view, model, description)
+    return Parts(splits, view, model, description)

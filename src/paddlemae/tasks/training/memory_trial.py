@@ -9,6 +9,7 @@ import itertools
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ STEPS = 2  # the optimizer's own memory is there from the second on
 TIMEOUT_SECONDS = 300
 STATUS = Path("/proc/self/status")
 FREE_SHARE = 0.9  # of what is free, so that the machine keeps something
+# task -> its set-up, its loss function
+TASKS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
+    "pretrain": (pretraining_setup.prepare, pretraining_loss.loss_function),
+    "finetune": (finetuning_setup.prepare, finetuning_loss.loss_function),
+}
 
 
 @dataclass(frozen=True)
@@ -92,20 +98,15 @@ def _peak_in_process(recipe: PretrainRecipe | FinetuneRecipe, batch_size: int) -
 
 def _peak(recipe: PretrainRecipe | FinetuneRecipe, batch_size: int) -> int:
     """Return the largest memory of this process in bytes, after training steps on noise."""
-    parts: Any
-    if isinstance(recipe, PretrainRecipe):
-        parts = pretraining_setup.prepare(recipe)
-        loss_fn = pretraining_loss.loss_function(recipe, parts.description)
-    else:
-        parts = finetuning_setup.prepare(recipe)
-        loss_fn = finetuning_loss.loss_function(recipe, parts.description)
+    prepare, loss_function = TASKS[recipe.task]
+    parts = prepare(recipe)
     shape = parts.description.architecture
     images = np.random.default_rng(0).integers(0, 256, (batch_size, shape["channels"], *shape["image_size"]), np.uint8)
     zeros = np.zeros(batch_size, np.int64)
     fit(
         TrainState(parts.model, adamw(parts.model)),
         itertools.repeat(Batch(images, zeros, np.arange(batch_size), zeros)),
-        loss_fn,
+        loss_function(recipe, parts.description),
         lambda step: 0.0,
         share_cpu(FitSettings(STEPS), parts.model, recipe.training.model_copy(update={"batch_size": batch_size})),
     )

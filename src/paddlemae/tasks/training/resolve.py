@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from paddlemae.data.inspect.statistics import channel_statistics, recipe_settings, recipe_values
+from paddlemae.data.inspect.statistics import channel_statistics, recipe_values
 from paddlemae.data.sources import Source
 from paddlemae.recipe import AUTO, FinetuneRecipe, PretrainRecipe
 from paddlemae.runs.progress import progress
 from paddlemae.tasks.models.build import check_memory
 from paddlemae.tasks.models.read_model import Checkpoint
+from paddlemae.tasks.training.labelled_splits import LabelledSplits
 from paddlemae.tasks.training.run_start import Run, Start, decide, stored_recipe
 from paddlemae.weights.model_folder import Description
 
@@ -29,7 +30,8 @@ class Inputs:
 
     Attributes:
         kind, arguments: of the model, as `check_memory` takes them.
-        train, held_out: images; pretraining holds none out.
+        train: images to train on.
+        splits: these and the images that a classifier is evaluated on; pretraining holds none out.
         initial: the weights that it starts from, brought to the recipe's shape; None for new ones, or on a resume.
         saved: the description in this run's own checkpoint, on a resume.
     """
@@ -37,7 +39,7 @@ class Inputs:
     kind: str
     arguments: Mapping[str, Any]
     train: Source
-    held_out: Source | None = None
+    splits: LabelledSplits | None = None
     initial: Checkpoint | None = None
     saved: Description | None = None
 
@@ -92,7 +94,7 @@ def _measure(recipe: PretrainRecipe | FinetuneRecipe, start: Start, inputs: Inpu
         statistics = channel_statistics(
             inputs.train, inputs.arguments.get("channels", 3), bits=bits, workers=workers, on_images=show
         )
-    start.say(f"{recipe_settings(statistics)} of {statistics.images} images, and in the run's recipe")
+    start.say(f"{statistics.settings} of {statistics.images} images, and in the run's recipe")
     return recipe_values(statistics)
 
 
