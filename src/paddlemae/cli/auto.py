@@ -46,5 +46,14 @@ def auto(
     load_paddle()
     from paddlemae import api
 
-    settings = dict(compare=compare, seed=seed, device=device, dry_run=dry_run, overwrite=overwrite, quiet=quiet)
-    api.auto(data, minutes, out=out, **settings)
+    api.auto(
+        data,
+        minutes,
+        out=out,
+        compare=compare,
+        seed=seed,
+        device=device,
+        dry_run=dry_run,
+        overwrite=overwrite,
+        quiet=quiet,
+    )

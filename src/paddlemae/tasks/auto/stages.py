@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from paddlemae.data.sources import SourceNote, open_source, subset
-from paddlemae.data.sources.subsets import spread_over
+from paddlemae.data.sources.subsets import draw_share, spread_over
 from paddlemae.data.views.augment import View
 from paddlemae.engine.cpus import usable_cpus
 from paddlemae.model.shape import pair
@@ -43,6 +43,7 @@ TEST_SHARE = 0.2  # of the images, where there is no test part
 FEATURE_SECONDS = 0.004  # of the classical features of an image, besides reading it
 NEIGHBOURS = 20
 FEATURES = FeatureKind("mean")
+BANK_SHARE = 0.7  # of the images whose features are compared
 FORWARD_SPEED = 0.6  # images a second through the whole encoder, by those of pretraining
 
 
@@ -199,20 +200,22 @@ def features(request: Request, commands: Commands, labelled: Labelled, seconds: 
     """Classify the test part by the neighbours of its features, pretrained and untrained."""
     run = request.out / folders.PRETRAIN
     most = most_images(seconds / 2, 1 / (FORWARD_SPEED * _images_per_second(run)), 500, 60_000)
+    bank = draw_share(labelled.train, round(BANK_SHARE * most), request.seed)
+    queries = draw_share(labelled.test, round((1 - BANK_SHARE) * most), request.seed)
     rows = []
     for key, random in ((KNN_UNTRAINED, True), (KNN, False)):
         results = commands.classify_by_neighbours(
             str(run),
-            labelled.train,
-            labelled.test,
+            bank,
+            queries,
+            labelled.primary,
             kind=FEATURES,
-            neighbours=[min(NEIGHBOURS, len(labelled.train))],
+            neighbours=[min(NEIGHBOURS, len(bank))],
             random=random,
-            most=(round(0.7 * most), round(0.3 * most)),
-            primary=labelled.primary,
+            max_bad_images=1.0,  # the check and the training have said them
         )
         weighted = next(one for one in results if one["protocol"]["votes"] == "weighted")
-        rows.append(method_row(key, weighted))
+        rows.append(method_row(key, weighted, detail=f"k = {NEIGHBOURS}, {len(bank):,} images searched"))
     return {"rows": rows}
 
 

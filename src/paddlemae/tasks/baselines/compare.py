@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.batches import eval_batches
-from paddlemae.data.sources import Source, subset
+from paddlemae.data.sources import Source
+from paddlemae.data.sources.subsets import draw_share
 from paddlemae.data.views.augment import View
 from paddlemae.data.workers import workers_for
 from paddlemae.recipe import MAX_BAD_IMAGES
@@ -68,7 +68,7 @@ def measure_baselines(
         DataFault: no image that can be read, or too many that can't.
     """
     began = time.perf_counter()
-    view, parts = _smaller(view), (_draw(train, most_trained, seed), _draw(test, most_tested, seed))
+    view, parts = _smaller(view), (draw_share(train, most_trained, seed), draw_share(test, most_tested, seed))
     with progress("baselines", sum(map(len, parts)), show=not quiet) as show:
         fitted = _read(parts[0], view, max_bad_images, show)
         held_out = _read(parts[1], view, max_bad_images, lambda done: show(len(parts[0]) + done))
@@ -107,16 +107,6 @@ def _result(held_out: Read, probabilities: np.ndarray, train: Source, primary: s
 def _labels(source: Source) -> NDArray[np.int64]:
     assert source.labels is not None
     return source.labels
-
-
-def _draw(source: Source, most: int, seed: int) -> Source:
-    """Return up to about `most` images, the same share of each class and at least one."""
-    if len(source) <= most:
-        return source
-    rng, labels = np.random.default_rng(seed), _labels(source)
-    members = (np.flatnonzero(labels == label) for label in np.unique(labels))
-    drawn = [rng.permutation(each)[: math.ceil(len(each) * most / len(source))] for each in members]
-    return subset(source, np.sort(np.concatenate(drawn)))
 
 
 def _drawn_text(verb: str, whole: Source, drawn: Source) -> str:
