@@ -26,7 +26,7 @@ html_use_index = False
 PAGES = {
     "Start": ["first-hour", "data", "data-faults", "reading-fast", "glossary"],
     "Train": ["auto", "plan", "recipes", "settings", "runs", "processes"],
-    "Look": ["reconstruct", "evaluate", "features"],
+    "Look": ["reconstruct", "evaluate", "features", "predict"],
     "Use elsewhere": ["weights", "weights-safety", "export", "python"],
     "Design": ["design"],
     "Evidence": ["RESULTS", "parity", "speed", "data-measured", "weights-measured", "export-measured"]

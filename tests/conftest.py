@@ -147,6 +147,17 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny: lis
     return pretrain(load_recipe("pretrain", None, [*tiny, f"data={photos}"]), Start(out, quiet=True))
 
 
+@pytest.fixture(scope="session")
+def tuned(tmp_path_factory: pytest.TempPathFactory, pretrained: Path, encoder: list[str], colours: Path) -> Path:
+    """The run folder of a tiny classifier of three colours. Not to be changed, but for its results."""
+    from paddlemae import finetune
+
+    out = tmp_path_factory.mktemp("runs") / "tuned"
+    settings: dict[str, Any] = dict(pair.split("=") for pair in encoder)
+    finetune(init=pretrained, data=colours, out=out, steps=5, threads=1, batch_size=8, quiet=True, **settings)
+    return out
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """The system's browser, without a window."""

@@ -23,18 +23,6 @@ def model(pretrained):
     return paddlemae.load(pretrained, device="cpu", threads=1)
 
 
-@pytest.fixture(scope="module")
-def tuned(tmp_path_factory, pretrained, encoder, colours) -> Path:
-    """A classifier of three colours."""
-    out = tmp_path_factory.mktemp("runs") / "tuned"
-    settings = dict(pair.split("=") for pair in encoder)
-    result = paddlemae.finetune(
-        init=pretrained, data=colours, out=out, steps=5, threads=1, batch_size=8, quiet=True, **settings
-    )
-    assert 0 <= result["top1"] <= 1
-    return out
-
-
 @pytest.fixture
 def files(photos) -> list[Path]:
     return sorted(photos.rglob("*.png"))
@@ -124,7 +112,7 @@ def test_a_model_says_what_it_is_and_what_it_cannot(model, tuned, files) -> None
     assert repr(classifier).startswith("<a classifier of 1 blocks x 16, images of 8 x 8 x 3, 3 classes, from ")
     assert (model.kind, model.image_size, model.channels, model.classes) == ("mae", (8, 8), 3, ())
     with pytest.raises(ValueError, match="holds a masked autoencoder, which has no classes"):
-        model.classify(files)
+        model.predict(files)
     with pytest.raises(ValueError, match="holds a classifier, which has no decoder"):
         classifier.reconstruct(files)
     with pytest.raises(ValueError, match="norm 'batch' makes features depend"):
@@ -136,7 +124,7 @@ def test_a_model_says_what_it_is_and_what_it_cannot(model, tuned, files) -> None
 def test_a_classifier_s_labels_are_those_that_evaluation_counts(tuned, colours) -> None:
     classifier = paddlemae.load(tuned, threads=1)
     source = paddlemae.open_source(str(colours), "test", labelled=True)
-    found = classifier.classify(source)
+    found = classifier.predict(source)
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1)
     right = [found.labels[i] == source.classes[source.labels[i]] for i in range(len(source))]
     assert np.mean(right) == pytest.approx(evaluate(str(tuned), str(colours), threads=1)["top1"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from paddlemae.tasks.models.build import load_autoencoder, load_classifier, load
 from paddlemae.tasks.models.features import embedded
 from paddlemae.tasks.models.inference import LOGITS, FeatureKind
 from paddlemae.tasks.models.mask_choice import MaskChoice, choose_mask, parse_mask
+from paddlemae.tasks.models.predictions import Predictions, probabilities_of
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import KIND_NAMES, Checkpoint, read_checkpoint
 from paddlemae.tasks.models.reconstruction import caption_of, draw_stages
@@ -113,17 +115,20 @@ class Model:
             raise ValueError("norm 'batch' makes features depend on the batch's other images; use 'layer' or 'none'")
         return self._outputs(images, FeatureKind(token, layer, norm))
 
-    def classify(self, images: Images) -> Predictions:
-        """Return a classifier's probabilities.
+    def predict(self, images: Images) -> Predictions:
+        """Return a classifier's probabilities of its classes, as `paddlemae predict` computes them.
 
         Raises:
-            ValueError, FileNotFoundError: the model is none, or images that can't be used.
+            ValueError, FileNotFoundError: the model is no classifier, or images that can't be used.
         """
         if self.kind != "classifier":
             load_classifier(self._checkpoint)  # says what it is instead
-        logits_NK = self._outputs(images, LOGITS).astype(np.float64)
-        exponents = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
-        return Predictions(self.classes, exponents / exponents.sum(axis=1, keepdims=True))
+        return Predictions(self.classes, probabilities_of(self._outputs(images, LOGITS)))
+
+    def classify(self, images: Images) -> Predictions:
+        """Return what `predict`, the present name, returns."""
+        warnings.warn("Model.classify is called Model.predict now", FutureWarning, stacklevel=2)
+        return self.predict(images)
 
     def reconstruct(
         self,
@@ -203,27 +208,6 @@ class Model:
 
 def _refuse(image: UnreadableImage) -> NoReturn:
     raise ValueError(str(image)) from image
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """A classifier's results for images: probabilities float64 [N, K] of the classes, in their order."""
-
-    classes: tuple[str, ...]
-    probabilities: np.ndarray
-
-    @property
-    def labels(self) -> list[str]:
-        """Return the likeliest class of each image."""
-        return [self.classes[number] for number in self.probabilities.argmax(axis=1)]
-
-    def top(self, k: int = 5) -> list[list[tuple[str, float]]]:
-        """Return the k likeliest classes of each image with their probabilities."""
-        order_Nk = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
-        return [
-            [(self.classes[number], float(row[number])) for number in best]
-            for best, row in zip(order_Nk.tolist(), self.probabilities)
-        ]
 
 
 @dataclass(frozen=True, eq=False)

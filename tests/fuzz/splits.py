@@ -160,7 +160,8 @@ def wanted_of_folders(case: Case, split: str) -> Wanted:
     if case.others and not {"train"} < set(case.words):
         if split == "test" or set(case.words) != {"train"}:
             return None
-        items = [(number, name) for name, items in sorted(case.splits.items()) for number, _ in items]
+        names = [name for name in sorted(case.splits) if name != "unlabelled"] or list(case.splits)
+        items = [(number, name) for name in names for number, _ in case.splits[name]]
         return labelled(items, set())
     wanted = wanted_of_split(case, split)
     name = chosen(case, split)

@@ -153,7 +153,7 @@ def test_models_leave_their_host_as_it_was(pretrained: Path, unchanged, threads,
     shown = unchanged(model.reconstruct, [picture], seed=3)
     unchanged(shown.save, tmp_path / "shown.png")
     with pytest.raises(ValueError):
-        unchanged(model.classify, [picture])
+        unchanged(model.predict, [picture])
     with pytest.raises(FileNotFoundError):
         unchanged(paddlemae.load, tmp_path / "none")
 
@@ -167,7 +167,7 @@ def test_trainings_leave_their_host_as_it_was(tiny, encoder, colours: Path, unch
     of_encoder = [one.split("=")[0] for one in encoder if "size=m" not in one]
     tuning = {name: settings[name] for name in (*of_encoder, "steps", "batch_size", "log_every", "threads")}
     unchanged(paddlemae.finetune, init=run, data=colours, out=tmp_path / "tuned", quiet=True, **tuning)
-    unchanged(unchanged(paddlemae.load, tmp_path / "tuned").classify, [np.zeros((9, 9, 3), np.uint8)])
+    unchanged(unchanged(paddlemae.load, tmp_path / "tuned").predict, [np.zeros((9, 9, 3), np.uint8)])
     with pytest.raises(ValueError):
         unchanged(paddlemae.pretrain, data=colours, out=tmp_path / "run", quiet=True, **settings)
 

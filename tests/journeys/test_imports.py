@@ -33,7 +33,7 @@ ALLOWED = {
     "__init__": {"api", "data", "engine", "model", "recipe"},  # for type checkers only
 }
 COMMANDS = ("demo", "pretrain", "reconstruct", "finetune", "probe", "study", "knn", "evaluate", "report", "export")
-COMMANDS += ("auto", "embed", "plan", "recipe", "search")
+COMMANDS += ("auto", "embed", "plan", "predict", "recipe", "search")
 
 
 def rooms_imported(path: Path) -> Iterator[str]:
@@ -100,7 +100,7 @@ def is_command(module: str) -> bool:
     if parent == "paddlemae.tasks.data":
         return name in ("check", "pack", "split_lists", "statistics")
     if parent == "paddlemae.tasks":
-        return name not in ("auto", "baselines", "data", "models", "plan", "training")
+        return name not in ("auto", "baselines", "data", "models", "plan", "predictions", "training")
     return module == "paddlemae.export.write"
 
 
@@ -175,6 +175,7 @@ finally:
         ["finetune", "digits", "--init", "scratch", "--out", "unmade"],
         ["knn", "unmade", "--data", "digits"],
         ["embed", "unmade", "--data", "digits", "--out", "unmade.npz"],
+        ["predict", "unmade", "digits", "--out", "unmade.csv"],
         ["search", "unmade.npz", "unmade.png", "--run", "unmade"],
         ["export", "unmade", "--to", "paddle", "--out", "unmade-too"],
     ],

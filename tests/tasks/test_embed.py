@@ -100,14 +100,14 @@ def test_a_stopped_command_resumes_to_the_same_file(
         with pytest.raises(Killed):
             written(pretrained, photos, out)
     assert not out.exists() and len(list((tmp_path / f"f{ending}.parts").glob("*.npz"))) == parts
-    compute = task.embedded
+    compute = module.embedded
 
     def counted(*arguments, **settings):
         for batch in compute(*arguments, **settings):
             computed.extend(batch[1].tolist())
             yield batch
 
-    monkeypatch.setattr(task, "embedded", counted)
+    monkeypatch.setattr(module, "embedded", counted)
     assert written(pretrained, photos, out).read_bytes() == whole
     assert computed == list(range(4 * parts, 12)), "finished parts are not computed again"
 
@@ -120,7 +120,7 @@ def test_a_command_stopped_while_it_joined_computes_nothing_again(tmp_path, pret
         stopped.setattr(task, "write_file", no)
         with pytest.raises(Killed):
             written(pretrained, photos, tmp_path / "f.npz", batch_size=5)
-    monkeypatch.setattr(task.SkippedImages, "__call__", no)
+    monkeypatch.setattr(module.SkippedImages, "__call__", no)
     assert len(read_file(written(pretrained, photos, tmp_path / "f.npz", batch_size=5)).ids) == 12
 
 

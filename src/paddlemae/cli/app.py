@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from paddlemae.cli import auto, data, evaluation, features, outputs, plan, recipe, training, weights
+from paddlemae.cli import auto, data, evaluation, features, outputs, plan, predict, recipe, training, weights
 from paddlemae.cli.exit_status import ending
 from paddlemae.launch.launcher import is_rank
 from paddlemae.runs.full_disk_output import survive_lost_output
@@ -54,6 +54,7 @@ for command in (
     features.embed,
     features.search,
     evaluation.evaluate,
+    predict.predict,
     outputs.report,
     outputs.export,
 ):

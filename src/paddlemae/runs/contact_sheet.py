@@ -23,21 +23,30 @@ _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Pictures side by side, uint8 [H, W] or [H, W, 3], below a line of text; or only the text."""
+    """Pictures side by side, uint8 [H, W] or [H, W, 3], below a line of text and above others; or only the text."""
 
     text: str
     pictures: Sequence[np.ndarray] = ()
+    captions: Sequence[str] = ()
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Return (width, height)."""
+    def size(self, tile: int) -> tuple[int, int]:
+        """Return (width, height) with pictures of `tile` pixels."""
         if not self.pictures:
             return WIDTH - 2 * GAP, _LINE
-        return len(self.pictures) * (TILE + GAP) - GAP, _LINE + TILE
+        return len(self.pictures) * (tile + GAP) - GAP, self.top + tile + _LINE * len(self.captions)
+
+    @property
+    def top(self) -> int:
+        """Return where the pictures begin."""
+        return _LINE if self.text else 0
 
 
-def draw_sheet(path: Path, sections: Sequence[tuple[str, Sequence[Block]]]) -> None:
-    """Draw sections, each a heading and its blocks; as many blocks stand in a row as there is room for."""
+def draw_sheet(path: Path, sections: Sequence[tuple[str, Sequence[Block]]], tile: int = TILE) -> None:
+    """Draw sections, each a heading and its blocks; as many blocks stand in a row as there is room for.
+
+    Args:
+        tile: largest height and width of a picture, pixels.
+    """
     places: list[tuple[int, int, Block]] = []
     headings: list[tuple[int, str]] = []
     y = GAP
@@ -46,7 +55,7 @@ def draw_sheet(path: Path, sections: Sequence[tuple[str, Sequence[Block]]]) -> N
         y += _HEADING + GAP
         x, row_height = GAP, 0
         for block in blocks:
-            width, height = block.size
+            width, height = block.size(tile)
             if x > GAP and x + width > WIDTH - GAP:
                 x, y, row_height = GAP, y + row_height + GAP, 0
             places.append((x, y, block))
@@ -54,15 +63,20 @@ def draw_sheet(path: Path, sections: Sequence[tuple[str, Sequence[Block]]]) -> N
         y += row_height + 2 * GAP
     sheet = Image.new("RGB", (WIDTH, y), "white")
     pen = ImageDraw.Draw(sheet)
-    letters = _Letters([*(heading for heading, _ in sections), *(block.text for _, _, block in places)])
+    texts = [text for *_, block in places for text in (block.text, *block.captions)]
+    letters = _Letters([*(heading for heading, _ in sections), *texts])
     for top, heading in headings:
         letters.write(pen, (GAP, top), heading, WIDTH - 2 * GAP, _INK, _HEADING)
     for left, top, block in places:
-        letters.write(pen, (left, top), block.text, block.size[0], _FAINT, _TEXT)
+        width, height = block.size(tile)
+        letters.write(pen, (left, top), block.text, width, _FAINT, _TEXT)
         for number, picture in enumerate(block.pictures):
-            tile = _tile(picture)
-            corner = left + number * (TILE + GAP) + (TILE - tile.width) // 2, top + _LINE + (TILE - tile.height) // 2
-            sheet.paste(tile, corner)
+            image = _resized(picture, tile)
+            corner = left + number * (tile + GAP) + (tile - image.width) // 2, (tile - image.height) // 2
+            sheet.paste(image, (corner[0], top + block.top + corner[1]))
+        for line, caption in enumerate(block.captions):
+            place = left, top + height - _LINE * (len(block.captions) - line)
+            letters.write(pen, place, caption, width, _FAINT if line else _INK, _TEXT)
     content = io.BytesIO()
     sheet.save(content, "PNG")
     replace_bytes(path, content.getbuffer())
@@ -112,12 +126,12 @@ class _Letters:
         return self.fonts[place, size]
 
 
-def _tile(picture: np.ndarray) -> Image.Image:
+def _resized(picture: np.ndarray, tile: int) -> Image.Image:
     """Resize a picture to fit a tile: small ones by a whole factor, larger ones by area means."""
     image = Image.fromarray(picture).convert("RGB")
     longest = max(image.size)
-    if longest <= TILE:
-        times = TILE // longest
+    if longest <= tile:
+        times = tile // longest
         return image.resize((times * image.width, times * image.height), Image.Resampling.NEAREST)
-    width, height = (max(1, round(side * TILE / longest)) for side in image.size)
+    width, height = (max(1, round(side * tile / longest)) for side in image.size)
     return image.resize((width, height), Image.Resampling.BOX)

@@ -15,10 +15,10 @@ from paddlemae.recipe import MAX_BAD_IMAGES
 from paddlemae.system.display_names import escape_surrogates
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.feature_file import Rows, check_format, path_of, scaled, write_file
-from paddlemae.tasks.models.features import DEFAULT_KIND, embedded
+from paddlemae.tasks.models.features import DEFAULT_KIND
 from paddlemae.tasks.models.inference import FeatureKind
 from paddlemae.tasks.models.open_images import labelled_if_possible
-from paddlemae.tasks.models.parts import Batches, Parts, about_source, compute_parts, hold_output, part_size
+from paddlemae.tasks.models.parts import Parts, about_source, compute_parts, hold_output, part_size
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.skipped_images import SkippedImages
 from paddlemae.train.parallel.ranks import ALONE, Ranks, check_same
@@ -80,26 +80,16 @@ def embed_source(
         size = part_size(len(source), batch_size)
         parts = Parts(out.with_name(f"{out.name}.parts"), source, size, {"vectors": "f"}, "features")
         skipped = SkippedImages(source, max_bad_images)
-
-        def compute(chosen: list[int]) -> Batches:
-            for vectors_BD, indices in embedded(
-                model,
-                checkpoint.description,
-                source,
-                kind=kind,
-                batch_size=batch_size,
-                chosen=chosen,
-                workers=workers,
-                threads=threads,
-                on_skip=skipped,
-            ):
-                yield {"vectors": vectors_BD}, indices
-
         compute_parts(
             parts,
             about,
-            compute,
+            model,
+            checkpoint.description,
+            kind,
+            lambda vectors_BD: {"vectors": vectors_BD},
             batch_size=batch_size,
+            workers=workers,
+            threads=threads,
             skipped=skipped,
             label="embedding",
             restart=overwrite,

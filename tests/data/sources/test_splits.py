@@ -336,13 +336,11 @@ def labels_of_columns(values: list) -> Iterator[tuple[str, object]]:
 
 @with_tables
 def test_a_table_s_labels_are_names_or_numbers(tmp_path: Path) -> None:
-    for ending, last in product(
-        ["parquet", "arrow", "PARQUET", "tmp"], [None, float("nan"), 1.5, True, b"\xff", [1], -1]
-    ):
+    for ending, last in product(["parquet", "arrow", "PARQUET", "tmp"], [1.5, True, b"\xff", [1], -1]):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        kind = type(last) if last is not None else str
+        kind = type(last)
         first = {str: "cat", float: 1.0, bool: False, bytes: b"cat", list: [2], int: 0}[kind]
         second = {str: "dog", float: 2.0, bool: True, bytes: b"dog", list: [3], int: 1}[kind]
         table = pa.table({"image": [PNG] * 3, "label": [first, second, last]})
@@ -375,7 +373,7 @@ def test_the_classes_that_a_table_names(tmp_path: Path) -> None:
     write("train-1.parquet", [0, 1, 2], ["10", "1", "2"])
     with pytest.raises(ValueError, match="train-1.parquet' has other classes than .*train-0.parquet"):
         open_source(str(tmp_path), "train", labelled=True)
-    for wrong in (1.5, None, -1, 3):
+    for wrong in (1.5, -1, 3):
         write("train-1.parquet", [0, 1, wrong], ["1", "10", "2"])
         with pytest.raises(BadLabel, match="train-1.parquet', row [02]: label .* none of the table's 3 classes"):
             open_source(str(tmp_path), "train", labelled=True)
@@ -407,7 +405,7 @@ def test_a_sidecar_s_label_is_a_name_or_a_number(tmp_path: Path) -> None:
             open_source(f"{tmp_path}/a.tar", labelled=True)
 
 
-@pytest.mark.parametrize("value", ["", " ", "nan", "0.5", "-1", "3.0"])
+@pytest.mark.parametrize("value", ["nan", "0.5", "-1", "3.0"])
 def test_a_csv_s_label_is_a_name_or_a_number(tmp_path: Path, value: str) -> None:
     make(tmp_path, "0.png")
     (tmp_path / "a.csv").write_text(f"path,label\n0.png,0\n\n0.png,{value}\n")
@@ -606,3 +604,70 @@ def test_a_split_that_is_named_alone_is_not_replaced_by_the_other(tmp_path: Path
         open_source(str(tmp_path / "val_list.txt"), "test-only")
     assert len(open_source(str(tmp_path), "test-only")) == 1
     assert len(open_source("digits", "test-only")) == 1000
+
+
+# --- labels for some images only
+
+
+def note_of(path: Path, split: str | None = None, *, keep_unlabelled: bool = False) -> tuple[Source, str]:
+    with pytest.warns(SourceNote) as notes:
+        source = open_source(str(path), split, labelled=True, keep_unlabelled=keep_unlabelled)
+    assert len(notes) == 1
+    return source, str(notes[0].message)
+
+
+def test_rows_of_a_csv_without_a_label_are_for_pretraining_only(tmp_path: Path) -> None:
+    make(tmp_path, *(f"{n}.png" for n in range(5)))
+    (tmp_path / "a.csv").write_text("path,label,patient\n0.png,,1\n1.png,b,2\n2.png,a,3\n3.png, ,4\n4.png,b,5\n")
+    source, text = note_of(tmp_path / "a.csv")
+    assert "2 of 5 images have no label: used for pretraining only" in text
+    assert names_of(source) == ["b", "a", "b"] and source.describe(0).endswith("1.png")
+    assert source.groups is not None and source.groups.tolist() == [1, 2, 4]
+    assert len(open_source(str(tmp_path / "a.csv"))) == 5
+    everything, _ = note_of(tmp_path / "a.csv", keep_unlabelled=True)
+    assert everything.labels is not None and everything.labels.tolist() == [-1, 1, 0, -1, 1]
+    assert with_classes(everything, ("b", "c", "a")).labels.tolist() == [-1, 0, 2, -1, 0]
+
+
+@with_tables
+@pytest.mark.parametrize("missing", [None, "", float("nan")])
+def test_rows_of_a_table_without_a_label_are_for_pretraining_only(tmp_path: Path, missing: object) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    labels = pa.array([["a", "b", missing][n % 3] for n in range(6)], pa.string(), from_pandas=True)
+    pq.write_table(pa.table({"image": [PNG] * 6, "label": labels}), tmp_path / "a.parquet")
+    source, text = note_of(tmp_path / "a.parquet")
+    assert names_of(source) == ["a", "b", "a", "b"] and "2 of 6" in text
+    features = {"image": {"_type": "Image"}, "label": {"names": ["b", "a"], "_type": "ClassLabel"}}
+    numbers = pa.table({"image": [PNG] * 3, "label": pa.array([0, None, 1], pa.int64())})
+    about = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    pq.write_table(numbers.replace_schema_metadata(about), tmp_path / "b.parquet")
+    source, text = note_of(tmp_path / "b.parquet")
+    assert names_of(source) == ["b", "a"] and "1 of 3" in text
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "zip"])
+@pytest.mark.parametrize("name", ["unlabelled", "Unlabeled"])
+def test_a_folder_of_unlabelled_images_is_no_class(tmp_path: Path, kind: str, name: str) -> None:
+    data = make(tmp_path / "a", "train/cat/1.png", "train/dog/1.png", f"train/{name}/1.png", f"train/{name}/x/2.png")
+    make(data, "test/cat/1.png")
+    if kind == "tar":
+        with tarfile.open(tmp_path / "a.tar", "w") as archive:
+            archive.add(data, ".")
+    elif kind == "zip":
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            for path in sorted(data.rglob("*.png")):
+                archive.write(path, path.relative_to(data))
+    path = data if kind == "folder" else tmp_path / f"a.{kind}"
+    source, text = note_of(path, "train")
+    assert names_of(source) == ["cat", "dog"] and "2 of 4 images" in text
+    assert len(open_source(str(path), "train")) == 4
+    assert open_source(str(path), "test", labelled=True).classes == ("cat", "dog")
+
+
+def test_a_folder_named_unlabelled_alone_is_a_folder(tmp_path: Path) -> None:
+    make(tmp_path, "unlabelled/cat/1.png", "unlabelled/dog/1.png")
+    assert open_source(f"{tmp_path}/unlabelled", labelled=True).classes == ("cat", "dog")
+    with pytest.raises(ValueError, match="at least two classes"):
+        open_source(str(tmp_path), labelled=True)

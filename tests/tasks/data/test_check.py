@@ -287,16 +287,16 @@ def test_what_is_left_out_and_not_read_is_reported(paddlemae, sound: Path, tmp_p
     assert packed["not_read"] == found["not_read"] and len(packed["notes"]) == 1
 
 
-def test_a_missing_label_is_a_finding_and_nothing_is_made_without_it(
+def test_an_unusable_label_is_a_finding_and_nothing_is_made_without_it(
     paddlemae, sound: Path, tmp_path: Path, pretrained: Path
 ) -> None:
     rows = [f"{path.relative_to(sound)},{path.parent.name}" for path in sorted(sound.rglob("*.png"))]
-    (sound / "all.csv").write_text("\n".join(["path,label", *rows[:-1], rows[-1].partition(",")[0] + ","]))
+    (sound / "all.csv").write_text("\n".join(["path,label", *rows[:-1], rows[-1].partition(",")[0] + ",nan"]))
     found, text = report(paddlemae, sound / "all.csv", tmp_path / "out")
-    assert found["findings"] == {"parts_with_unusable_labels": 1} and "row 14: no label" in text
+    assert found["findings"] == {"parts_with_unusable_labels": 1} and "row 14: the label 'nan'" in text
     for command in (("data", "pack", sound / "all.csv"), ("embed", pretrained, "--data", sound / "all.csv")):
         done = paddlemae(*command, "--out", tmp_path / "none.npz", "--quiet")
-        assert done.status == 2 and "row 14: no label" in done.err and done.err.count("\n") == 1, done
+        assert done.status == 2 and "row 14: the label 'nan'" in done.err and done.err.count("\n") == 1, done
         assert not (tmp_path / "none.npz").exists()
 
 
@@ -311,3 +311,11 @@ def test_labels_are_compared_by_name(paddlemae, sound: Path, tmp_path: Path) -> 
     found, _ = report(paddlemae, sound, tmp_path / "out")
     assert found["findings"]["labels_differ"] == 1 and found["findings"]["leaks"] == 2
     assert found["labels_differ"] == [[f"{sound}/train/cat/1.png", f"{sound}/test/dog/other.png"]]
+
+
+def test_images_without_a_label_are_checked_and_noted(paddlemae, sound: Path, tmp_path: Path) -> None:
+    rows = [f"{path.relative_to(sound)},{path.parent.name}" for path in sorted(sound.rglob("*.png"))]
+    (sound / "all.csv").write_text("\n".join(["path,label", *rows[:-1], rows[-1].partition(",")[0] + ","]))
+    found, text = report(paddlemae, sound / "all.csv", tmp_path / "out", status=0)
+    assert found["images"] == {"train": 13} and sum(found["classes"]["train"].values()) == 12
+    assert "1 of 13 images have no label" in text

@@ -18,7 +18,7 @@ from PIL import Image
 from paddlemae.data.batches import train_batches
 from paddlemae.data.cache import cache_images
 from paddlemae.data.decode.pixel_format import convert_depth
-from paddlemae.data.sources import Source, open_source, split_off
+from paddlemae.data.sources import Source, SourceNote, open_source, split_off
 from paddlemae.data.views.augment import View
 from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks.data.pack import PackResult, pack
@@ -355,3 +355,16 @@ def test_a_pack_may_move(tmp_path: Path) -> None:
     shutil.move(tmp_path / "pack", tmp_path / "moved")
     shutil.rmtree(tmp_path / "photos")
     assert open_source(str(tmp_path / "moved"), "test", labelled=True).classes == kinds.CLASSES
+
+
+def test_a_pack_keeps_images_without_a_label(tmp_path: Path) -> None:
+    root = kinds.write_folder(tmp_path / "set")
+    (root / "train" / "dog").rename(root / "train" / "unlabelled")
+    with pytest.warns(SourceNote, match="10 of 30 images have no label"):
+        packed(root, tmp_path / "pack", split="train")
+    with pytest.warns(SourceNote, match="10 of 30 images have no label"):
+        source, copy = (open_source(str(each), "train", labelled=True) for each in (root, tmp_path / "pack"))
+    assert copy.classes == source.classes == ("bird", "cat")
+    assert copy.labels is not None and source.labels is not None and copy.labels.tolist() == source.labels.tolist()
+    assert len(open_source(str(tmp_path / "pack"), "train")) == 30
+    assert sum(name.endswith(".cls") for tar in (tmp_path / "pack").glob("*.tar") for name in entries(tar)) == 20

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddlemae.data.sources import open_source
+from paddlemae.data.sources import SourceNote, open_source
 from tests.support.pictures import scenes
 
 COUNTS = {"cat": 24, "dog": 12}
@@ -114,6 +114,16 @@ def test_images_without_labels_are_split(paddlemae, photos: Path, tmp_path: Path
     assert "label" not in rows[0] and "pretrain" in text
     assert Counter(row["split"] for row in rows) == {"train": 26, "test": 6}
     assert len(open_source(str(tmp_path / "lists" / "split.csv"), "train")) == 26
+
+
+def test_images_with_and_without_labels_are_split_alike(paddlemae, photos: Path, tmp_path: Path) -> None:
+    for number, picture in enumerate(scenes(20, 5)):
+        save(photos / "unlabelled" / f"{number}.png", picture)
+    rows, text = split(paddlemae, photos, tmp_path / "lists")
+    assert Counter(row["split"] for row in rows if not row["label"]) == {"train": 16, "test": 4}
+    assert "20 of 64 images have no label" in text and "(no label)" in text
+    with pytest.warns(SourceNote, match="16 of 52 images have no label"):
+        assert len(open_source(str(tmp_path / "lists" / "split.csv"), "train", labelled=True)) == 36
 
 
 def test_unreadable_images_are_left_out_and_named(paddlemae, photos: Path, tmp_path: Path) -> None:

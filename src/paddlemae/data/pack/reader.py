@@ -146,7 +146,7 @@ def _rows(folder: str, index: Index, which: NDArray[np.int64]) -> NDArray[np.int
         number, offset, size, ending, label, _ = rows.T
         is_there = (number >= 0) & (offset >= 0) & (size >= 0) & (size <= lengths - offset)
         is_named = (ending >= 0) & (ending < len(IMAGE_ENDINGS))
-        is_labelled = np.where(classes > 0, (label >= 0) & (label < classes), label == -1)
+        is_labelled = (label >= -1) & (label < classes)
         if (is_there & is_named & is_labelled).all():
             return rows
     raise ValueError(f"{path!r} is not of the images in {INDEX_FILE}; copy both again")

@@ -16,7 +16,7 @@ import numpy as np
 
 from paddlemae.data.decode.images import ARRAY_EXTENSION, EXTENSIONS
 from paddlemae.data.sources.archive_entries import RUN_MARKS, visible_folders
-from paddlemae.data.sources.labels import number_labels, sort_names, targets_by_folder
+from paddlemae.data.sources.labels import class_folders, number_labels, sort_names, targets_by_folder
 from paddlemae.data.sources.readers import ContentReader
 from paddlemae.data.sources.shards import Samples, ending_of, is_sidecar, label_of, samples_of
 from paddlemae.data.sources.source import ClassTargets, Source
@@ -235,7 +235,7 @@ def _choose(
     train_classes: tuple[str, ...] = ()
     train = next((folder for folder in folders if split_of(folder) == "train"), None)
     if chosen_split and is_held_out(split) and train:
-        train_classes = sort_names(_first_folders(f"{around}{train}/", listing.folders))
+        train_classes = sort_names(class_folders(_first_folders(f"{around}{train}/", listing.folders)))
     below = [file[len(inside) :] for file in chosen]
     first = _first_folders(inside, listing.folders)
     root = f"{name}/{inside}".rstrip("/")

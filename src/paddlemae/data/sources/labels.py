@@ -15,8 +15,22 @@ LABEL_COLUMNS = ("label", "class", "labels", "class_name", "category", "target",
 _NO_NAME = re.compile(r"[+-]\d+|[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?|[+-]?\d+[eE][+-]\d+|nan|NaN|[+-]?inf", re.ASCII)
 
 
+UNLABELLED = ("unlabelled", "unlabeled")  # folders next to class folders, whose images have no label
+
+
 class BadLabel(ValueError):
     """A label that is missing, or neither a name nor a whole number."""
+
+
+def as_some_labels(values: Sequence[Any], row_of: Callable[[int], str]) -> list[str | None]:
+    """Return labels as `as_labels`, and None where a label is missing; if all are missing, raise a ValueError."""
+    present = [number for number, value in enumerate(values) if not _is_absent(value)]
+    if not present or len(present) == len(values):
+        return list(as_labels(values, row_of))
+    labels: list[str | None] = [None] * len(values)
+    for number, label in zip(present, as_labels([values[n] for n in present], lambda n: row_of(present[n]))):
+        labels[number] = label
+    return labels
 
 
 def as_labels(values: Sequence[Any], row_of: Callable[[int], str]) -> list[str]:
@@ -57,7 +71,11 @@ def unusable_label(values: Sequence[Any], row: str, problem: str) -> ValueError:
 
 def _is_missing(value: object) -> bool:
     """Return whether there is no label; data sets write -1 for one that is not published."""
-    return value is None or value != value or value == -1 or (isinstance(value, str | bytes) and not value.strip())
+    return _is_absent(value) or value == -1
+
+
+def _is_absent(value: object) -> bool:
+    return value is None or value != value or (isinstance(value, str | bytes) and not value.strip())
 
 
 def _label_of(value: object) -> str | None:
@@ -72,26 +90,28 @@ def _label_of(value: object) -> str | None:
 
 
 def _problem(value: object) -> str:
-    if _is_missing(value) and value != -1:
+    if _is_absent(value):
         return "no label; fill it in or remove the row"
     text = repr(value)
     text = text if len(text) <= 40 else f"{text[:40]}..."
     return f"the label {text} ({type(value).__name__}) is neither a name nor a whole number of 0 or more; change it"
 
 
-def number_labels(values: Sequence[str], where: str, classes: tuple[str, ...] = ()) -> ClassTargets:
+def number_labels(values: Sequence[str | None], where: str, classes: tuple[str, ...] = ()) -> ClassTargets:
     """Return the targets of images whose classes are named; classes that are whole numbers are in numeric order.
 
     Args:
+        values: the class of each image; None for one without a label, whose number is -1.
         classes: those of the training split, if they are known already; others are refused then.
     Raises:
         ValueError: a class that is not among `classes`, or fewer than two.
     """
-    names = classes or sort_names(set(values))
+    present = {value for value in values if value is not None}
+    names = classes or sort_names(present)
     if len(names) < 2:
         raise ValueError(f"labels need at least two classes, but all images of {where} are {''.join(names)!r}")
-    number_of = {name: number for number, name in enumerate(names)}
-    _check_known(set(values), number_of, where)
+    _check_known(present, names, where)
+    number_of: dict[str | None, int] = {None: -1, **{name: number for number, name in enumerate(names)}}
     return ClassTargets(np.fromiter((number_of[value] for value in values), np.int64, len(values)), names)
 
 
@@ -127,7 +147,7 @@ def is_whole(text: str) -> bool:
 def targets_by_folder(
     root: str, files: Sequence[str], folders: Iterable[str] | None, train_classes: tuple[str, ...], is_split: bool
 ) -> ClassTargets:
-    """Return the targets of files whose classes are the first folders of their paths.
+    """Return the targets of files whose classes are the first folders of their paths; those in `UNLABELLED` have none.
 
     Args:
         root: what holds the files, for errors.
@@ -137,6 +157,7 @@ def targets_by_folder(
     Raises:
         ValueError: another layout.
     """
+    folders = None if folders is None else class_folders(folders)
     layout = f"labels need one folder per class, as in {f'{root}/cat/1.jpg'!r}"
     filled, loose = set[str](), list[str]()
     for file in files:
@@ -145,6 +166,7 @@ def targets_by_folder(
             filled.add(first)
         else:
             loose.append(file)
+    filled = set(class_folders(filled))
     if loose:
         raise ValueError(
             f"{layout}, but {len(loose)} images are in no class folder; move {loose[0]!r} ... into class folders"
@@ -160,4 +182,11 @@ def targets_by_folder(
         classes = train_classes
     if len(classes) < 2:
         raise ValueError(f"{layout}, and at least two classes, but {root!r} has only {classes[0]!r}")
-    return number_labels([file.partition("/")[0] for file in files], repr(root), classes)
+    firsts = (file.partition("/")[0] for file in files)
+    return number_labels([first if first in filled else None for first in firsts], repr(root), classes)
+
+
+def class_folders(names: Iterable[str]) -> list[str]:
+    """Return the names of class folders: all but those of `UNLABELLED`, where there are others."""
+    names = list(names)
+    return [name for name in names if name.lower() not in UNLABELLED] or names

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paddlemae.data.sources.image_groups import number_groups
-from paddlemae.data.sources.labels import LABEL_COLUMNS, as_labels, is_whole, note_unused, number_labels
+from paddlemae.data.sources.labels import LABEL_COLUMNS, as_some_labels, is_whole, note_unused, number_labels
 from paddlemae.data.sources.readers import FileReader
 from paddlemae.data.sources.source import Source
 from paddlemae.data.sources.splits import (
@@ -95,11 +95,13 @@ def _classes(path: str, rows: _Rows) -> tuple[str, ...]:
     return number_labels(_labels(path, rows), repr(path)).classes
 
 
-def _labels(path: str, rows: _Rows) -> list[str]:
-    """Return the labels of the rows that are used; others may have none."""
+def _labels(path: str, rows: _Rows) -> list[str | None]:
+    """Return the labels of the rows that are used; None where a cell of a CSV is empty."""
     assert rows.labels is not None
     numbers = rows.numbers
-    return rows.labels if numbers is None else as_labels(rows.labels, lambda row: f"{path!r}, row {numbers[row]}")
+    if numbers is None:
+        return list(rows.labels)
+    return as_some_labels(rows.labels, lambda row: f"{path!r}, row {numbers[row]}")
 
 
 def _find_test_list(path: str, split: str) -> str:

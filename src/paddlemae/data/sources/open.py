@@ -19,6 +19,7 @@ from paddlemae.data.sources.mnist import is_idx_images, open_idx
 from paddlemae.data.sources.readers import ContentReader, FileReader
 from paddlemae.data.sources.source import Source
 from paddlemae.data.sources.splits import list_names
+from paddlemae.data.sources.subsets import leave_out_unlabelled
 from paddlemae.data.sources.table_files import PARQUET_START
 from paddlemae.data.sources.tables import ARROW, PARQUET, list_tables, open_tables
 from paddlemae.data.sources.tar import is_tar
@@ -30,7 +31,9 @@ _COMPRESSED = (_GZIP, b"BZh", b"\xfd7zXZ")
 _TEXT = (".txt", ".csv", ".tsv", ".lst", ".list", "")
 
 
-def open_source(spec: str, split: str | None = None, labelled: bool = False) -> Source:
+def open_source(
+    spec: str, split: str | None = None, labelled: bool = False, *, keep_unlabelled: bool = False
+) -> Source:
     """List the images that `spec` names.
 
     Args:
@@ -51,6 +54,9 @@ def open_source(spec: str, split: str | None = None, labelled: bool = False) -> 
             in the same way; CIFAR and MNIST have both, and None means "train".
         labelled: labels are needed. A folder's classes are then the names of its (or of its training
             split's) subfolders, each holding its class's images at any depth; whole numbers are in numeric order.
+            Images without a label (an empty cell of a CSV or table, a folder `unlabelled` next to class folders) are
+            left out, and a `SourceNote` counts them.
+        keep_unlabelled: keep these images where labels are needed; their label is -1.
     Raises:
         FileNotFoundError: no such path.
         ValueError: nothing that is known, an unknown split, names that leave open what is meant, no images, or no
@@ -71,8 +77,8 @@ def open_source(spec: str, split: str | None = None, labelled: bool = False) -> 
     else:
         opened = _open_file(path, spec, split, labelled, options, limit)
     if limit != MAX_IMAGE_BYTES and isinstance(opened.reader, FileReader | ContentReader):
-        return replace(opened, reader=replace(opened.reader, max_image_bytes=limit))
-    return opened
+        opened = replace(opened, reader=replace(opened.reader, max_image_bytes=limit))
+    return leave_out_unlabelled(opened, keep_unlabelled)
 
 
 def path_and_options(spec: str) -> tuple[str, dict[str, str]]:

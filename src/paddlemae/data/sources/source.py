@@ -17,7 +17,8 @@ class ClassTargets:
     """One class an image.
 
     Args:
-        labels: int64 [len], indices into `classes`.
+        labels: int64 [len], indices into `classes`; -1 for an image without a label, which `open_source` leaves out
+            unless it is asked to keep such images.
         classes: their names.
     """
 
@@ -31,8 +32,13 @@ class ClassTargets:
     def renumber(self, classes: tuple[str, ...]) -> "ClassTargets":
         """Return the targets numbered as `classes`, which have the names of all labels, are."""
         number_of = {name: number for number, name in enumerate(classes)}
-        numbers = np.array([number_of.get(name, -1) for name in self.classes], np.int64)
+        numbers = np.array([*(number_of.get(name, -1) for name in self.classes), -1], np.int64)
         return ClassTargets(numbers[self.labels], classes)
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Return which images have a label: bool [len]."""
+        return self.labels >= 0
 
     def batch(self, indices: NDArray[np.int64] | list[int]) -> NDArray[np.int64]:
         """Return the targets of several images as they stand in a batch: int64 [B]."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from paddlemae.data.decode.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
 from paddlemae.data.sources.archive_entries import is_hidden
-from paddlemae.data.sources.labels import sort_names
+from paddlemae.data.sources.labels import class_folders, sort_names
 from paddlemae.data.sources.splits import TEST_WORDS, TRAIN_WORDS, choose_split, note, on_both_sides, split_of
 
 PICTURE, ARRAY = "picture", "array"
@@ -72,7 +72,7 @@ def _find_split_folders(
 def training_classes(root: str) -> tuple[str, ...]:
     """Return the class folders of the split to train on, in their order; none where there is no such split."""
     train = next((name for name in subfolders(root) if split_of(name) == "train"), None)
-    return sort_names(subfolders(os.path.join(root, train))) if train else ()
+    return sort_names(class_folders(subfolders(os.path.join(root, train)))) if train else ()
 
 
 def subfolders(root: str) -> list[str]:

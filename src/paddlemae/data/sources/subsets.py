@@ -51,6 +51,16 @@ def subset(source: Source, indices: Sequence[int] | NDArray[np.int64]) -> Source
     return view_of(source, np.asarray(indices, dtype=np.int64), f"{len(indices)} of {source.name}")
 
 
+def leave_out_unlabelled(source: Source, keep: bool) -> Source:
+    """Note how many images of a labelled source have no label; return the others, or all if `keep` is set."""
+    if source.targets is None or source.targets.known.all():
+        return source
+    known = np.flatnonzero(source.targets.known)
+    count = len(source)
+    note(f"{source.name!r}: {count - len(known):,} of {count:,} images have no label: used for pretraining only")
+    return source if keep else view_of(source, known, source.name)
+
+
 def balanced_subset(source: Source, num_images: int, seed: int) -> Source:
     """Draw `num_images` with as many of each class as of any other, in the source's order.
 

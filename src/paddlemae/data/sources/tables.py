@@ -21,7 +21,7 @@ from paddlemae.data.decode.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
 from paddlemae.data.sources.image_groups import number_groups
 from paddlemae.data.sources.labels import (
     LABEL_COLUMNS,
-    as_labels,
+    as_some_labels,
     note_unused,
     number_labels,
     sort_classes,
@@ -215,9 +215,9 @@ def _rows_of(root: str, files: Sequence[str], columns: _Columns, spec: str) -> T
     return TableContents(root, tables, stamps, borders, columns.image, columns.is_struct)
 
 
-def _labels(contents: TableContents, columns: _Columns) -> list[str]:
+def _labels(contents: TableContents, columns: _Columns) -> list[str | None]:
     assert columns.label
-    return as_labels(contents.values(columns.label), contents.row)
+    return as_some_labels(contents.values(columns.label), contents.row)
 
 
 def _of_classes(contents: TableContents, columns: _Columns) -> ClassTargets:
@@ -225,8 +225,11 @@ def _of_classes(contents: TableContents, columns: _Columns) -> ClassTargets:
     assert columns.label
     contents.check_classes(columns.label, columns.classes)
     values, classes = contents.values(columns.label), columns.classes
+    are_some = any(value is not None for value in values)
     for i, value in enumerate(values):
-        if type(value) is not int or not 0 <= value < len(classes):
+        if value is None and are_some:
+            values[i] = -1
+        elif type(value) is not int or not 0 <= value < len(classes):
             problem = f"label {value!r} is none of the table's {len(classes)} classes"
             raise unusable_label(values, contents.row(i), problem)
     return sort_classes(ClassTargets(np.array(values, np.int64), classes))

@@ -140,7 +140,9 @@ def _contradictions(result: CheckResult) -> Iterator[NDArray[np.int64]]:
     for split in result.splits:
         numbers = [number_of.setdefault(name, len(number_of)) for name in split.source.classes]
         indices = split.source.labels
-        labels.append(np.full(len(split.source), -1) if indices is None else np.array(numbers, np.int64)[indices])
+        labels.append(
+            np.full(len(split.source), -1) if indices is None else np.array([*numbers, -1], np.int64)[indices]
+        )
     labels_N = np.concatenate(labels)
     for group in result.exact_duplicates():
         if (np.unique(labels_N[group]) >= 0).sum() > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path, PurePath
@@ -9,10 +10,8 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.decode.display import as_displayed
 from paddlemae.data.decode.images import UnreadableImage
-from paddlemae.data.decode.pixel_format import Pixels
-from paddlemae.data.inspect.survey import decode_stored
+from paddlemae.data.inspect.small_pictures import small_picture
 from paddlemae.data.sources.subsets import spread_over
 from paddlemae.runs.contact_sheet import TILE, Block, draw_sheet
 from paddlemae.tasks.data.check_result import CheckResult, class_counts
@@ -68,17 +67,6 @@ def _pictures(result: CheckResult, numbers: Iterable[int]) -> list[np.ndarray]:
     pictures = []
     for i in numbers:
         split, number = result.place(i)
-        source = split.source
-        try:
-            stored, room = source.stored(number), source.room(number)
-            picture = decode_stored(stored, source.describe(number), result.channels, TILE, room)
-        except UnreadableImage:  # it went away since it was looked at
-            continue
-        pictures.append(_displayed_pixels(picture.pixels_hwC))
+        with contextlib.suppress(UnreadableImage):  # it went away since it was looked at
+            pictures.append(small_picture(split.source, number, result.channels, TILE))
     return pictures
-
-
-def _displayed_pixels(pixels_HWC: Pixels) -> np.ndarray:
-    """Return pixels as uint8 gray or RGB; of other numbers of channels the first."""
-    pixels = as_displayed(pixels_HWC)
-    return np.ascontiguousarray(pixels[..., :3] if pixels.shape[2] in (3, 4) else pixels[..., 0])

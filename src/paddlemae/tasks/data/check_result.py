@@ -62,5 +62,6 @@ def class_counts(split: OpenedSplit) -> dict[str, int]:
     """Return how many images each class has; empty without labels."""
     if split.source.labels is None:
         return {}
-    counts = np.bincount(split.source.labels, minlength=len(split.source.classes))
+    labels = split.source.labels
+    counts = np.bincount(labels[labels >= 0], minlength=len(split.source.classes))
     return dict(zip(split.source.classes, counts.tolist()))

@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.sources import Source, open_source, subset
+from paddlemae.data.sources import Source, subset
 from paddlemae.data.sources.image_groups import number_groups
 from paddlemae.data.sources.labels import as_labels, sort_names
 from paddlemae.data.sources.readers import FileReader
-from paddlemae.data.sources.splits import TEST_ONLY, VAL_ONLY
 from paddlemae.data.sources.string_table import StringTable
-from paddlemae.tasks.data.splits import ALL_SPLITS, OpenedSplit, open_splits, open_three_splits
+from paddlemae.tasks.data.splits import ALL_SPLITS, open_splits, open_three_splits
 
 NO_CLASS = "(no label)"
 
@@ -69,17 +68,17 @@ def list_images(spec: str, split: str) -> ListedImages:
     for opened in open_three_splits(spec) if split == ALL_SPLITS else open_splits(spec, split):
         if opened.is_fault:
             raise ValueError(opened.unlabelled)
-        source = _every_image(spec, opened, split)
+        source = opened.source
         if not isinstance(source.reader, FileReader):
             raise ValueError(
                 f"{spec!r} holds its images in archives, tables or arrays, and lists name image files; unpack it (as "
                 "with 'tar xf') and split the folder"
             )
         reader = reader or source.reader
-        known = _labels_by_path(opened.source)
         for i in range(len(source)):
             path = source.describe(i)
-            labels.setdefault(path, known.get(path))
+            label = -1 if source.labels is None else source.labels[i]
+            labels.setdefault(path, None if label < 0 else source.classes[label])
             if source.groups is not None:
                 number = int(source.groups[i])
                 groups[path] = str(number) if source.group_names is None else source.group_names[number]
@@ -94,20 +93,6 @@ def list_images(spec: str, split: str) -> ListedImages:
         return ListedImages(everything, classes, labels_N)
     names = [groups.get(path, path) for path in labels]
     return ListedImages(everything, classes, labels_N, number_groups(names)[0], names)
-
-
-def _every_image(spec: str, opened: OpenedSplit, split: str) -> Source:
-    """Return the images of a split with those that have no label."""
-    if opened.unlabelled is not None:
-        return opened.source
-    exact = {"train": "train", "val": VAL_ONLY, "test": TEST_ONLY}[opened.name]
-    return open_source(spec, exact if split == ALL_SPLITS else split)
-
-
-def _labels_by_path(source: Source) -> dict[str, str]:
-    if source.labels is None:
-        return {}
-    return {source.describe(i): source.classes[label] for i, label in enumerate(source.labels.tolist())}
 
 
 def _check_paths(paths: Iterable[str]) -> None:

@@ -196,7 +196,7 @@ def _entries(split: PackSplit, i: int, image: EncodedImage) -> Iterator[tuple[st
     source, about = split.source, dict[str, Any]()
     yield f"{i:09}.{image.ending}", image.content
     about["source"] = source.describe(i).removeprefix(os.path.join(split.root, ""))
-    if source.labels is not None:
+    if source.labels is not None and source.labels[i] >= 0:
         yield f"{i:09}.cls", str(source.labels[i]).encode()
         about["class"] = source.classes[source.labels[i]]
     if source.groups is not None:

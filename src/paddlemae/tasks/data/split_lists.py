@@ -197,9 +197,8 @@ def _kept_together(result: SplitResult) -> list[str]:
     if not several.size:
         return []
     what = "duplicates" if result.images.groups_N is None else "duplicates or groups"
-    lines = [
-        f"kept together: {several.sum():,} images in {several.size:,} sets of {what}, the largest of {sizes.max():,}"
-    ]
+    sets = "1 set" if several.size == 1 else f"{several.size:,} sets"
+    lines = [f"kept together: {several.sum():,} images in {sets} of {what}, the largest of {sizes.max():,}"]
     if sizes.max() > _LARGE * sizes.sum():
         unit = next(iterate_groups(group_firsts(np.where(result.units_N == sizes.argmax(), 0, result.units_N + 1))))
         examples = " and ".join(repr(result.images.source.describe(i)) for i in unit[[0, -1]])

@@ -15,7 +15,10 @@ ALL_SPLITS = "all"
 
 
 class OpenedSplit(NamedTuple):
-    """A split of a source; if it has no labels, `unlabelled` is why, and `is_fault` whether one is unusable."""
+    """A split of a source; if it has no labels, `unlabelled` is why, and `is_fault` whether one is unusable.
+
+    If only some of its images have labels, those of the others are -1.
+    """
 
     name: str
     source: Source
@@ -52,7 +55,7 @@ def _open_present(spec: str, names: Sequence[str]) -> list[OpenedSplit]:
 def open_split(spec: str, split: str | None, name: str) -> OpenedSplit:
     """Open a split of a source under a name, without labels if it has none."""
     try:
-        return OpenedSplit(name, open_source(spec, split, labelled=True), None)
+        return OpenedSplit(name, open_source(spec, split, labelled=True, keep_unlabelled=True), None)
     except MissingSplit:
         raise
     except ValueError as fault:

@@ -115,7 +115,9 @@ def load_classifier(checkpoint: Checkpoint) -> VisionTransformer:
     Raises:
         ValueError: the checkpoint is another kind of model, or its files don't belong together.
     """
-    _check_kind(checkpoint, "classifier", "no classes; name a fine-tuning run")
+    others = "embed, search, reconstruct" if checkpoint.description.kind == "mae" else "embed, search"
+    lacking = f"no classes; name a fine-tuning run, or use this one with {others} or finetune --init"
+    _check_kind(checkpoint, "classifier", lacking)
     model = load_encoder(checkpoint)
     assert isinstance(model, VisionTransformer)
     return model

@@ -13,11 +13,11 @@ import json
 import math
 import shutil
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source, add_stamps
 from paddlemae.data.sources.output_folders import check_outside
+from paddlemae.engine.safe_import import nn
 from paddlemae.runs.progress import progress
 from paddlemae.system.atomic import replace_bytes, replace_text
 from paddlemae.system.display_names import say
@@ -32,9 +33,12 @@ from paddlemae.system.documents import read_object
 from paddlemae.system.locks import lock_file
 from paddlemae.tasks.models.array_file import FAULTS, read_arrays
 from paddlemae.tasks.models.feature_file import MAX_ABOUT_BYTES, weights_digest
+from paddlemae.tasks.models.features import embedded
+from paddlemae.tasks.models.inference import FeatureKind
 from paddlemae.tasks.models.read_model import Checkpoint
 from paddlemae.tasks.training.skipped_images import SkippedImages
 from paddlemae.train.parallel.ranks import ALONE, Ranks
+from paddlemae.weights.model_folder import Description
 
 IMAGES_A_PART = 1024  # at most, about; what an interruption can cost
 LEAST_PARTS = 64  # if there are as many batches: processes share the parts, and one of them computes the last alone
@@ -42,10 +46,10 @@ ABOUT_FILE = "about.json"
 INDICES, REASONS = "indices", "reasons"  # arrays of every part
 _KINDS = {INDICES: "iu", REASONS: "U"}
 _EMPTY = {"f": np.float32, "iu": np.int64}  # types of arrays without rows, by their kinds
-_TITLES = {"stamps": "image files", "data": "images"}  # names of `about` in messages
+_TITLES = {"stamps": "state of the image files"}  # names of `about` in messages
 
 Arrays = dict[str, np.ndarray]
-Batches = Generator[tuple[Arrays, np.ndarray], None, None]  # arrays [B, ...] and the indices int64 [B] of their images
+Batches = Iterator[tuple[Arrays, np.ndarray]]  # arrays [B, ...] and the indices int64 [B] of their images
 
 
 class Part(NamedTuple):
@@ -267,9 +271,14 @@ class Parts:
 def compute_parts(
     parts: Parts,
     about: dict[str, Any],
-    compute: Callable[[list[int]], Batches],
+    model: nn.Layer,
+    description: Description,
+    output: FeatureKind | Literal["logits"],
+    arrays_of: Callable[[np.ndarray], Arrays],
     *,
     batch_size: int,
+    workers: int | str = "auto",
+    threads: int | str = "auto",
     skipped: SkippedImages,
     label: str,
     restart: bool = False,
@@ -280,7 +289,8 @@ def compute_parts(
 
     Args:
         about, restart: see `Parts.take`.
-        compute: called with the numbers of batches of `batch_size` images; yields their arrays.
+        model, description, output, workers, threads: as of `features.embedded`.
+        arrays_of: the arrays that are kept of a batch's features or logits [B, D].
         label: of the progress.
         ranks: processes that deal the parts out; all of them see the same files.
     Raises:
@@ -291,10 +301,20 @@ def compute_parts(
     missing = ranks.from_first(lambda: parts.take(about, restart=restart))
     due = missing[ranks.rank :: ranks.world]
     parts.recall(sorted(set(parts.numbers) - set(missing)), skipped)
-    batches = compute(parts.batches(due, batch_size))
+    batches = embedded(
+        model,
+        description,
+        source,
+        kind=output,
+        batch_size=batch_size,
+        chosen=parts.batches(due, batch_size),
+        workers=workers,
+        threads=threads,
+        on_skip=skipped,
+    )
     with progress(label, len(source), parts.images_done, show=not quiet) as show, closing(batches):
         try:
-            parts.fill(due, batches, skipped, show)
+            parts.fill(due, ((arrays_of(outputs), indices) for outputs, indices in batches), skipped, show)
             ranks.wait()
         except KeyboardInterrupt as stop:
             done = f"{parts.images_done} of {len(source)} images in {parts.folder}"

@@ -89,7 +89,8 @@ def read_checkpoint(path: str | Path, reading: Reading = AS_THEY_SAY, *, trust: 
     if description.kind == "probe":
         raise ValueError(
             f"{folder} holds the head of a linear probe alone; name the run that it probed "
-            f"({display_name(description.provenance.get('init', 'not recorded'))})"
+            f"({display_name(description.provenance.get('init', 'not recorded'))}), or for a classifier fine-tune that "
+            "run (paddlemae finetune --init RUN)"
         )
     return Checkpoint(folder, description, read_tensors(folder))
 

@@ -1,0 +1,107 @@
+"""Predict the class of every image of a source, and write a table of them; sort the images, draw the least sure ones.
+
+The parts of the work are those of `parts`: a stopped command is resumed by the same command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+
+import numpy as np
+
+from paddlemae.data.sources import Source, unknown_classes
+from paddlemae.engine import device
+from paddlemae.tasks.models.build import load_classifier
+from paddlemae.tasks.models.inference import LOGITS
+from paddlemae.tasks.models.open_images import open_images
+from paddlemae.tasks.models.parts import Arrays, Parts, about_source, compute_parts, hold_output, part_size
+from paddlemae.tasks.models.predictions import likeliest, probabilities_of
+from paddlemae.tasks.models.read_model import read_checkpoint
+from paddlemae.tasks.predictions.outputs import ACCURACY_TOP, Outputs, Predicted, write_outputs
+from paddlemae.tasks.predictions.rows import CLASSES, KINDS, PROBABILITIES
+from paddlemae.tasks.training.skipped_images import SkippedImages
+from paddlemae.train.parallel.ranks import ALONE, Ranks, check_same
+
+ALL = 1.0  # share of the images that may be unreadable: they are listed
+
+
+def predict(
+    run: str,
+    images: Sequence[str],
+    outputs: Outputs,
+    *,
+    split: str | None = None,
+    batch_size: int = 64,
+    workers: int | str = "auto",
+    threads: int | str = "auto",
+    overwrite: bool = False,
+    quiet: bool = False,
+    ranks: Ranks = ALONE,
+    trust: bool = False,
+) -> Predicted:
+    """Predict the class of every image; unreadable ones are listed with the reason.
+
+    Args:
+        run: a fine-tuning run, a checkpoint of it, or anyone's classifier weights, see `read_checkpoint`.
+        images, split: see `open_images`.
+        outputs: what to write; unfinished parts are in a folder named as the table, and `.parts`.
+        workers, threads: as in `embed`.
+        overwrite: replace a table that is there.
+        ranks: processes that deal the parts out; all of them see the same files.
+        trust: see `read_checkpoint`.
+    Returns:
+        what was found, on every rank.
+    Raises:
+        ValueError, FileNotFoundError: images, weights, settings or files that can't be used.
+        DataFault: no image can be read.
+        KeyboardInterrupt: the text says what was kept.
+    """
+    outputs.check(images)
+    with hold_output(outputs.table, images, overwrite=overwrite, ranks=ranks):
+        device.prepare("auto", threads)
+        checkpoint = read_checkpoint(run, trust=trust)
+        model = load_classifier(checkpoint)
+        description = checkpoint.description
+        source = _with_known_labels(open_images(images, split), description.classes)
+        kept = min(max(outputs.top, ACCURACY_TOP), len(description.classes))
+        about = {**about_source(checkpoint, list(images), split, source), "batch_size": batch_size, "top": kept}
+        check_same(ranks, about)  # a run that is still trained may have another checkpoint for each
+        folder = outputs.table.with_name(f"{outputs.table.name}.parts")
+        parts = Parts(folder, source, part_size(len(source), batch_size), KINDS, "predictions")
+        compute_parts(
+            parts,
+            about,
+            model,
+            description,
+            LOGITS,
+            partial(_likeliest, kept=kept),
+            batch_size=batch_size,
+            workers=workers,
+            threads=threads,
+            skipped=SkippedImages(source, ALL),
+            label="predicting",
+            restart=True,
+            quiet=quiet,
+            ranks=ranks,
+        )
+        return Predicted(**ranks.from_first(lambda: asdict(write_outputs(parts, outputs, description, about))))
+
+
+def _likeliest(logits_BK: np.ndarray, kept: int) -> Arrays:
+    """Return the classes and probabilities that a part keeps of a batch, [B, kept]."""
+    classes_Bk = likeliest(logits_BK, kept)
+    probabilities_Bk = np.take_along_axis(probabilities_of(logits_BK), classes_Bk, axis=1)
+    return {CLASSES: classes_Bk.astype(np.int32), PROBABILITIES: probabilities_Bk.astype(np.float32)}
+
+
+def _with_known_labels(source: Source, classes: Sequence[str]) -> Source:
+    """Return a source without labels where they are none of the classes: names of folders that mean something else."""
+    if source.labels is None:
+        return source
+    unknown = set(unknown_classes(source, classes))
+    present = np.unique(source.labels)
+    if all(source.classes[label] in unknown for label in present.tolist()):
+        return replace(source, targets=None)
+    return source

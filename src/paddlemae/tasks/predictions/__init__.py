@@ -1,0 +1,1 @@
+"""What `paddlemae predict` writes: a table, sorted images, a contact sheet."""
