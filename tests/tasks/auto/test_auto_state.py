@@ -62,7 +62,10 @@ def test_the_time_of_a_killed_session_counts_to_its_last_file(tmp_path: Path) ->
 @pytest.mark.parametrize("change", [{"data": "others"}, {"minutes": 2.0}, {"seed": 1}])
 def test_other_settings_are_refused(tmp_path: Path, change: dict) -> None:
     settings = {"data": "photos", "minutes": 1.0, "seed": 0}
-    open_state(tmp_path / "run", **settings).end()
+    state = open_state(tmp_path / "run", **settings)
+    state.end()
+    assert open_state(tmp_path / "run", **{**settings, **change}).used < 1  # nothing was planned yet
+    state.once("plan", dict)
     with pytest.raises(ValueError, match="other settings"):
         open_state(tmp_path / "run", **{**settings, **change})
     replaced = open_state(tmp_path / "run", **{**settings, **change}, overwrite=True)

@@ -102,8 +102,10 @@ def open_state(out: Path, data: str, minutes: float, seed: int, *, overwrite: bo
     record = StateType(data=data, minutes=minutes, seed=seed)
     if resume:
         stored = _read(out)
-        _check_same(out, stored, record)
-        record = stored
+        if PLAN in stored.stages:  # else nothing is lost by starting over with other settings
+            _check_same(out, stored, record)
+        if _settings(stored) == _settings(record):
+            record = stored
         if record.began is not None:  # it was killed
             record.seconds += max(0.0, _last_change(out) - record.began)
     state = AutoState(out, record)
@@ -122,12 +124,16 @@ def _read(out: Path) -> StateType:
 
 
 def _check_same(out: Path, stored: StateType, asked: StateType) -> None:
-    before, now = (one.model_dump(include={"data", "minutes", "seed"}) for one in (stored, asked))
+    before, now = _settings(stored), _settings(asked)
     if different := [f"{key} {before[key]!r} -> {now[key]!r}" for key in before if before[key] != now[key]]:
         raise ValueError(
             f"{out} holds a run with other settings ({', '.join(different)}); repeat its command to resume it, add "
             "--overwrite to replace it, or choose another --out"
         )
+
+
+def _settings(record: StateType) -> Json:
+    return record.model_dump(include={"data", "minutes", "seed"})
 
 
 def _last_change(out: Path) -> float:

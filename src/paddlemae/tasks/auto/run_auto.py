@@ -66,9 +66,8 @@ def _print_plan(request: Request, commands: Commands) -> None:
     """Print what `auto` would do."""
     found = stages.survey(request)
     budget = Budget.of(60 * request.minutes, has_labels=not stages.usable_labels(found))
-    minutes = request.minutes - budget.around / 60
-    made = commands.make_plan(request.data, minutes, device=request.device, seed=request.seed, quiet=request.quiet)
-    say("\n".join(stages.planned(made)["text"]))
+    made = stages.make_plan(request, commands, request.data, 60 * request.minutes - budget.around)
+    stages.say_lines(request, stages.planned(made)["text"])
     say(f"minutes for baselines, evaluation of features and report: {budget.around / 60:.1f}")
 
 
@@ -158,7 +157,7 @@ class _Session:
     def _say_plan(self, plan: Json, budget: Budget, finetune: float) -> None:
         if self.request.quiet or "pretrain" in self.state.record.stages:
             return
-        say("\n".join(plan["text"]))
+        stages.say_lines(self.request, plan["text"])
         times = {
             "baselines": budget.baselines,
             "pretrain": budget.pretrain_seconds(self.state.left - budget.baselines, finetune),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.plan.data_survey import survey_data
 from paddlemae.tasks.plan.plan import Plan
-from paddlemae.tasks.plan.time_split import PRETRAIN_SHARE, PRETRAIN_SHARE_ALONE
+from paddlemae.tasks.plan.time_split import PRETRAIN_SHARE, PRETRAIN_SHARE_ALONE, TimeTooShort
 from paddlemae.tasks.plan.write_plan import summarize, write_plan
 from paddlemae.tasks.training.exhibits import MAPPED, show_map
 from paddlemae.tasks.training.labelled_splits import open_labelled_splits
@@ -61,6 +62,12 @@ def survey(request: Request) -> Json:
     }
 
 
+def say_lines(request: Request, lines: Iterable[str]) -> None:
+    """Print lines one by one, unless the user wants none."""
+    for line in () if request.quiet else lines:
+        say(line)
+
+
 def usable_labels(found: Json) -> str | None:
     """Return why a survey's labels can't be used for fine-tuning; None if they can."""
     if not found["classes"]:
@@ -83,8 +90,7 @@ def check(request: Request, commands: Commands, found: Json) -> Json:
     folder.mkdir(exist_ok=True)
     commands.write_check(result, folder)
     lines = [line for line in commands.summarize(result).splitlines() if line.startswith(("found", " "))]
-    if not request.quiet:
-        say("\n".join(lines))
+    say_lines(request, lines)
     return {"findings": dict(result.findings), "text": lines}
 
 
@@ -107,12 +113,29 @@ def split(request: Request, commands: Commands, found: Json, checked: Json) -> J
 
 def plan(request: Request, commands: Commands, data: str, seconds: float) -> Json:
     """Plan both trainings for `seconds`, and write their recipes."""
-    made = commands.make_plan(data, seconds / 60, device=request.device, seed=request.seed, quiet=request.quiet)
+    made = make_plan(request, commands, data, seconds)
     folder = request.out / folders.PLAN
     for path in folder.glob("*.yaml"):  # of a session that was killed here
         path.unlink()
     write_plan(made, folder)
     return planned(made)
+
+
+def make_plan(request: Request, commands: Commands, data: str, seconds: float) -> Plan:
+    """Plan both trainings for `seconds`.
+
+    Raises:
+        TimeTooShort: with the minutes that `auto` needs.
+    """
+    try:
+        return commands.make_plan(data, seconds / 60, device=request.device, seed=request.seed, quiet=request.quiet)
+    except TimeTooShort as fault:
+        least = math.ceil(2 * (fault.minutes * request.minutes * 60 / max(1.0, seconds))) / 2
+        raise TimeTooShort(
+            f"{request.minutes:g} minutes are too short for any training on these images and this machine: give "
+            f"--minutes {least:g} at least, and better 30",
+            least,
+        ) from fault
 
 
 def planned(made: Plan) -> Json:

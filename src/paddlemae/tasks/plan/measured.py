@@ -16,7 +16,7 @@ from paddlemae.tasks.plan.data_survey import DataSurvey
 from paddlemae.tasks.plan.finetuning_settings import Tuning, choose_tuning, finetuning_settings, length_of, sizes_of
 from paddlemae.tasks.plan.plan import Choice, Settings
 from paddlemae.tasks.plan.pretraining_settings import pretraining_settings
-from paddlemae.tasks.plan.time_split import TimeSplit, least_minutes
+from paddlemae.tasks.plan.time_split import TimeSplit, TimeTooShort, least_minutes
 from paddlemae.tasks.plan.trial import StepTime, time_finetuning, time_pretraining
 
 GUESSED_RATE = 5e10  # operations a second of a small CPU, before anything is measured
@@ -115,9 +115,10 @@ def _check_time(seconds: float, step: StepTime, *, has_labels: bool) -> None:
     needed = rules.LEAST_UPDATES * rules.SMALLEST_BATCH * step.a_view
     if seconds < needed:
         least = least_minutes(needed, has_labels=has_labels)
-        raise ValueError(
+        raise TimeTooShort(
             f"the time is too short for any training: {rules.LEAST_UPDATES} steps of the smallest model on these "
-            f"images need {least:g} minutes; give that at least, and better half an hour"
+            f"images need {least:g} minutes; give that at least, and better half an hour",
+            least,
         )
 
 
