@@ -13,7 +13,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from paddlemae.data.sources.output_folders import check_outside
-from paddlemae.recipe import SCRATCH, FinetuneRecipe, load_recipe
+from paddlemae.recipe import SCRATCH, FinetuneRecipe, load_recipe, with_stored
 from paddlemae.runs.figures import draw_study
 from paddlemae.runs.metrics import primary_of, title_of
 from paddlemae.runs.runlog import RECIPE_FILE, RESULT_FILE, is_number
@@ -100,7 +100,7 @@ def _study(
         folder = out / f"{plan.key}-{value.replace('/', '-per-')}-{name}-{seed}"
         result = _read_result(folder, recipe)
         if result is None:
-            is_another = (folder / RECIPE_FILE).exists() and stored_recipe(folder, "finetune") != recipe
+            is_another = (folder / RECIPE_FILE).exists() and not _is_of(folder, recipe)
             start = Start(folder, quiet=True, overwrite=is_another, trust=trust)
             result = finetune(recipe, start, plan.init)
         results.append((name, value, result))
@@ -135,13 +135,20 @@ def _read_result(folder: Path, recipe: FinetuneRecipe) -> dict[str, Any] | None:
         ValueError: it is damaged.
     """
     path = folder / RESULT_FILE
-    if not path.exists() or stored_recipe(folder, "finetune") != recipe:
+    if not path.exists() or not _is_of(folder, recipe):
         return None
     result = read_object(path)
     value: Any = result.get(primary_of(result))
     if not is_number(value) or not 0 <= value <= 1:
         raise ValueError(f"{path} is damaged (no metric); delete its folder, and the study trains this run again")
     return result
+
+
+def _is_of(folder: Path, recipe: FinetuneRecipe) -> bool:
+    """Return whether the run in a folder is of this recipe, with what was chosen for its images."""
+    stored = stored_recipe(folder, "finetune")
+    assert isinstance(stored, FinetuneRecipe)
+    return stored == with_stored(recipe, stored)
 
 
 def table(result: dict[str, Any]) -> str:
