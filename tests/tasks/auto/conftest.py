@@ -23,7 +23,7 @@ DECODER = {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2}
 TRAINING = {"epochs": 2, "warmup_epochs": 0, "batch_size": 8, "log_every": 1, "threads": 1}
 
 
-def tiny_plan(data: str, minutes: float, *, device: str, seed: int, quiet: bool) -> Plan:
+def tiny_plan(data: str, minutes: float, *, device: str, seed: int, cache: str, quiet: bool) -> Plan:
     """Plan two trainings of some steps, whatever the images and the time are."""
     found, _ = survey_data(data)
     training = {f"training.{key}": value for key, value in (TRAINING | {"seed": seed}).items()}

@@ -16,8 +16,10 @@ from paddlemae.system.atomic import replace_text
 from paddlemae.system.documents import read_record
 
 AUTO_FILE = "auto.json"
-CHECK, DATA, PLAN, PRETRAIN, FINETUNE, SCRATCH = "check", "data", "plan", "pretrain", "finetune", "scratch"  # folders
-ENTRIES = (CHECK, DATA, PLAN, PRETRAIN, FINETUNE, SCRATCH, AUTO_FILE, *REPORT_FILES)
+# folders
+CHECK, DATA, PLAN, CACHE = "check", "data", "plan", "cache"
+PRETRAIN, FINETUNE, SCRATCH = "pretrain", "finetune", "scratch"
+ENTRIES = (CHECK, DATA, PLAN, CACHE, PRETRAIN, FINETUNE, SCRATCH, AUTO_FILE, *REPORT_FILES)
 FORMAT = 1
 MAX_BYTES = 2**24
 

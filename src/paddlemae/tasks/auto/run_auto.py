@@ -67,7 +67,8 @@ def _print_plan(request: Request, commands: Commands) -> None:
     found = stages.survey(request)
     budget = Budget.of(60 * request.minutes, has_labels=not stages.usable_labels(found))
     made = stages.make_plan(request, commands, request.data, 60 * request.minutes - budget.around)
-    stages.say_lines(request, stages.planned(made)["text"])
+    for line in stages.planned(made)["text"]:
+        say(line)
     say(f"minutes for baselines, evaluation of features and report: {budget.around / 60:.1f}")
 
 

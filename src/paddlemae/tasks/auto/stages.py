@@ -31,7 +31,7 @@ from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.plan.data_survey import survey_data
 from paddlemae.tasks.plan.plan import Plan
-from paddlemae.tasks.plan.time_split import PRETRAIN_SHARE, PRETRAIN_SHARE_ALONE, TimeTooShort
+from paddlemae.tasks.plan.time_split import TimeTooShort
 from paddlemae.tasks.plan.write_plan import summarize, write_plan
 from paddlemae.tasks.training.exhibits import MAPPED, show_map
 from paddlemae.tasks.training.labelled_splits import open_labelled_splits
@@ -128,7 +128,14 @@ def make_plan(request: Request, commands: Commands, data: str, seconds: float) -
         TimeTooShort: with the minutes that `auto` needs.
     """
     try:
-        return commands.make_plan(data, seconds / 60, device=request.device, seed=request.seed, quiet=request.quiet)
+        return commands.make_plan(
+            data,
+            seconds / 60,
+            device=request.device,
+            seed=request.seed,
+            cache=str(request.out / folders.CACHE),
+            quiet=request.quiet,
+        )
     except TimeTooShort as fault:
         least = math.ceil(2 * (fault.minutes * request.minutes * 60 / max(1.0, seconds))) / 2
         raise TimeTooShort(
@@ -140,10 +147,9 @@ def make_plan(request: Request, commands: Commands, data: str, seconds: float) -
 
 def planned(made: Plan) -> Json:
     """Return what `auto.json` keeps of a plan."""
-    share = PRETRAIN_SHARE if "finetune" in made.settings else PRETRAIN_SHARE_ALONE
     return {
         "times": dict(made.times),
-        "is_capped": made.times["pretrain"] < 0.9 * share * 60 * made.minutes,
+        "has_spare_time": made.has_spare_time,
         "text": summarize(made).splitlines(),
     }
 
@@ -202,7 +208,7 @@ def baselines(request: Request, labelled: Labelled, recipe: PretrainRecipe, foun
 def pretrain(request: Request, commands: Commands, recipe: PretrainRecipe, seconds: float, times: Json) -> Json:
     """Pretrain for `seconds`; the planned epochs are scaled to them unless the plan had time to spare."""
     out = request.out / folders.PRETRAIN
-    if not times["is_capped"]:
+    if not times["has_spare_time"]:
         recipe = scaled(recipe, (seconds - AROUND_SECONDS) / max(1.0, times["times"]["pretrain"] - AROUND_SECONDS))
     whole = train_within(commands.pretrain, recipe, out, seconds, quiet=request.quiet, may_stop=True)
     last = list(read_metrics(out))[-1:]
