@@ -139,7 +139,7 @@ class _Session:
     def _once(self, stage: str, work: Callable[[], Json]) -> Json:
         self.stage = stage
         is_new = stage not in self.state.record.stages
-        if is_new and not self.request.quiet:
+        if is_new and stage != "split" and not self.request.quiet:  # most images have a test part
             say(f"{NAMES[stage]} ({self.state.used / 60:.1f} of {self.request.minutes:g} minutes used)")
         result = self.state.once(stage, work)
         if (note := result.get("note")) and is_new and not self.request.quiet:
