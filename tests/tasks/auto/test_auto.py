@@ -101,8 +101,9 @@ def test_a_comparison_can_follow_later(colours: Path, commands: Commands, reques
     assert "scratch" in found["verdict"]
 
 
-@pytest.mark.parametrize("stage", ["make_plan", "pretrain", "classify_by_neighbours", "finetune"])
-@pytest.mark.parametrize("end", [KeyboardInterrupt, Preempted], ids=lambda end: end.__name__)
+@pytest.mark.parametrize(
+    ("stage", "end"), [("make_plan", KeyboardInterrupt), ("pretrain", Preempted), ("finetune", KeyboardInterrupt)]
+)
 def test_a_stopped_run_goes_on_where_it_was(
     stage: str, end: type[BaseException], colours: Path, commands: Commands, request_for: Callable
 ) -> None:
