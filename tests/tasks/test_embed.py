@@ -28,9 +28,7 @@ if importlib.util.find_spec("pyarrow"):
     ENDINGS.append(".parquet")
 
 
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch) -> None:
-    monkeypatch.setattr(module, "LEAST_PARTS", 3)
+pytestmark = pytest.mark.usefixtures("small_parts")
 
 
 def in_memory(run: Path, data: Path | str, kind: FeatureKind) -> np.ndarray:

@@ -73,7 +73,7 @@ def balanced_subset(source: Source, num_images: int, seed: int) -> Source:
     if source.labels is None:
         raise ValueError(f"a balanced subset needs labels, and {source.name} has none")
     if not 1 <= num_images <= len(source):
-        raise ValueError(f"expected 1 to {len(source)} images of {source.name}, got {num_images}")
+        raise ValueError(f"labels: expected 1 to {len(source)} images of {source.name}, got {num_images}")
     rng = np.random.default_rng(seed)
     each, remainder = divmod(num_images, len(source.classes))
     counts = np.full(len(source.classes), each)
@@ -82,7 +82,7 @@ def balanced_subset(source: Source, num_images: int, seed: int) -> Source:
     if (counts > available).any():
         label = int(np.argmax(counts > available))
         raise ValueError(
-            f"class {source.classes[label]!r} of {source.name} has {available[label]} images, "
+            f"labels: class {source.classes[label]!r} of {source.name} has {available[label]} images, "
             f"but {num_images} balanced ones need {counts[label]}; ask for fewer"
         )
     return subset(source, _draw(source.labels, counts, rng))

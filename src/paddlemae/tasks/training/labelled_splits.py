@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from paddlemae.data.sources import (
+    MissingSplit,
     Source,
     balanced_subset,
     labelled_count,
@@ -93,7 +94,7 @@ def open_labelled_splits(
     if recipe.val_fraction:
         train, held_out = split_off(train, recipe.val_fraction, recipe.training.seed)
     else:
-        held_out = open_source(data, recipe.eval_split, labelled=True)
+        held_out = _open_held_out(data, recipe.eval_split)
     check_classes(train, held_out)
     held_out = match_classes(train, held_out)
     primary = _primary(recipe, train)
@@ -141,3 +142,10 @@ def _check_primary(splits: LabelledSplits) -> None:
             raise ValueError(
                 f"primary_metric={splits.primary} needs images of two classes in {part.name}; choose another metric"
             )
+
+
+def _open_held_out(data: str, split: str) -> Source:
+    try:
+        return open_source(data, split, labelled=True)
+    except MissingSplit as fault:
+        raise MissingSplit(f"{fault}, or hold part of the training images out, as with val_fraction=0.2") from fault
