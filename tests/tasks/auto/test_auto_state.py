@@ -56,6 +56,8 @@ def test_the_time_of_a_killed_session_counts_to_its_last_file(tmp_path: Path) ->
     (out / "pretrain").mkdir()
     (out / "pretrain" / "metrics.jsonl").write_text("")
     os.utime(out / "pretrain" / "metrics.jsonl", (later, later))
+    (out / ".lock").write_text("")  # that of the session that begins now
+    os.utime(out / ".lock", (later + 1000, later + 1000))
     assert 89 <= open_state(out, "photos", 10.0, 0).used < 95
 
 

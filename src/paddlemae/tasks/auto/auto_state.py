@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from paddlemae.runs.runlog import REPORT_FILES, open_run
 from paddlemae.system.atomic import replace_text
 from paddlemae.system.documents import read_record
+from paddlemae.system.locks import LOCK_FILE
 
 AUTO_FILE = "auto.json"
 # folders
@@ -139,5 +140,6 @@ def _settings(record: StateType) -> Json:
 
 
 def _last_change(out: Path) -> float:
-    """Return when the last file of a run was written, in seconds since 1970."""
-    return max((path.stat().st_mtime for path in out.rglob("*") if path.is_file()), default=0.0)
+    """Return when the last file of a run was written, in seconds since 1970; locks are renewed by this session too."""
+    written = (path for path in out.rglob("*") if path.is_file() and path.name != LOCK_FILE)
+    return max((path.stat().st_mtime for path in written), default=0.0)

@@ -89,10 +89,12 @@ class _Session:
         checked = self._once("check", lambda: stages.check(request, commands, found))
         data = self._once("split", lambda: stages.split(request, commands, found, checked))["data"]
         left = total - budget.around - state.used
+        is_new = "plan" not in state.record.stages
         plan = self._once("plan", lambda: stages.plan(request, commands, data, left))
         times = plan["times"]
         finetune_seconds = 0.0 if why_not else times["finetune"]
-        self._say_plan(plan, budget, finetune_seconds)
+        if is_new:
+            self._say_plan(plan, budget, finetune_seconds)
         recipe = stages.recipe_of(request, "pretrain", found)
         labelled, rows, tuning = None, [], None
         if not why_not:
@@ -156,8 +158,6 @@ class _Session:
             say("--compare then trains from scratch for as long as pretraining and fine-tuning took, on top of these")
 
     def _say_plan(self, plan: Json, budget: Budget, finetune: float) -> None:
-        if self.request.quiet or "pretrain" in self.state.record.stages:
-            return
         stages.say_lines(self.request, plan["text"])
         times = {
             "baselines": budget.baselines,
@@ -167,4 +167,4 @@ class _Session:
             "report": budget.report,
         }
         words = ", ".join(f"{NAMES[name]} {seconds / 60:.1f}" for name, seconds in times.items() if seconds)
-        say(f"minutes to come: {words}")
+        stages.say_lines(self.request, [f"minutes to come: {words}"])
