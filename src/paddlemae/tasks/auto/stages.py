@@ -208,9 +208,10 @@ def baselines(request: Request, labelled: Labelled, recipe: PretrainRecipe, foun
 def pretrain(request: Request, commands: Commands, recipe: PretrainRecipe, seconds: float, times: Json) -> Json:
     """Pretrain for `seconds`; the planned epochs are scaled to them unless the plan had time to spare."""
     out = request.out / folders.PRETRAIN
-    if not times["has_spare_time"]:
+    may_grow = not times["has_spare_time"]
+    if may_grow:
         recipe = scaled(recipe, (seconds - AROUND_SECONDS) / max(1.0, times["times"]["pretrain"] - AROUND_SECONDS))
-    whole = train_within(commands.pretrain, recipe, out, seconds, quiet=request.quiet, may_stop=True)
+    whole = train_within(commands.pretrain, recipe, out, seconds, quiet=request.quiet, may_stop=True, may_grow=may_grow)
     last = list(read_metrics(out))[-1:]
     return {"whole": whole, "steps": last[0]["step"] if last else 0, "loss": last[0].get("loss") if last else None}
 
@@ -282,7 +283,9 @@ def _finetune(
 ) -> Json:
     factor = (seconds - AROUND_SECONDS) / max(1.0, planned - AROUND_SECONDS)
     out = request.out / folder
-    train_within(commands.finetune, scaled(recipe, factor), out, seconds, quiet=request.quiet, may_stop=False)
+    may_grow = key == SCRATCH  # a fine-tuning is as long as its labels ask for
+    recipe = scaled(recipe, factor)
+    train_within(commands.finetune, recipe, out, seconds, quiet=request.quiet, may_stop=False, may_grow=may_grow)
     return {"rows": [method_row(key, read_object(out / RESULT_FILE))]}
 
 

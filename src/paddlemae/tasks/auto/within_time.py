@@ -31,13 +31,16 @@ class Speed(NamedTuple):
     num_images: float
 
 
-def train_within(train: Train, recipe: Recipe, out: Path, seconds: float, *, quiet: bool, may_stop: bool) -> bool:
+def train_within(
+    train: Train, recipe: Recipe, out: Path, seconds: float, *, quiet: bool, may_stop: bool, may_grow: bool
+) -> bool:
     """Train as a recipe says, but for as many steps as fit into a time; an unfinished run in `out` is resumed.
 
     Args:
         train: `pretrain` or `finetune`.
         seconds: for everything, the start and the end of the command included.
         may_stop: a training that takes much longer than it should is stopped before its last step.
+        may_grow: if it is faster than was planned, it takes more steps.
     Returns:
         whether all its steps were taken.
     Raises:
@@ -57,14 +60,15 @@ def train_within(train: Train, recipe: Recipe, out: Path, seconds: float, *, qui
     stored = stored_recipe(out, recipe.task)
     speed = read_speed(out, stored, measured)
     left = deadline - time.monotonic() - AROUND_SECONDS
-    if speed and (steps := other_steps(stored, speed, left)):
+    steps = other_steps(stored, speed, left, may_grow) if speed else None
+    if steps:
         stored, start = with_training(stored, steps=steps), Start(out, overwrite=True, quiet=quiet)
     else:
         start = Start(out, resume=True, quiet=quiet)
     allowed = OVERTIME * max(left, 1.0)
     if speed:
-        steps = stored.training.total_steps(round(speed.num_images)) - (speed.steps if start.resume else 0)
-        allowed = max(allowed, SLOWER * steps * speed.seconds)
+        to_come = stored.training.total_steps(round(speed.num_images)) - (speed.steps if start.resume else 0)
+        allowed = max(allowed, SLOWER * to_come * speed.seconds)
         every = SAVE_SECONDS / speed.seconds * stored.training.effective_batch_size / speed.num_images
         stored = with_training(stored, checkpoint_every=every)
     return _train(train, stored, start, allowed if may_stop else None)
@@ -104,10 +108,14 @@ def read_speed(run: Path, recipe: Recipe, measured: float | None = None) -> Spee
     return Speed(last["step"], seconds, num_images) if seconds > 0 else None
 
 
-def other_steps(recipe: Recipe, speed: Speed, seconds: float) -> int | None:
+def other_steps(recipe: Recipe, speed: Speed, seconds: float, may_grow: bool) -> int | None:
     """Return how many steps fit into `seconds` if a run should start again with these; None if it should not."""
     total = recipe.training.total_steps(round(speed.num_images))
     fit = max(1, int(seconds / speed.seconds))
-    if speed.steps > EARLY * total or abs((fit + speed.steps) / total - 1) <= MOST_OFF:
+    if (
+        speed.steps > EARLY * total
+        or abs((fit + speed.steps) / total - 1) <= MOST_OFF
+        or (fit > total and not may_grow)
+    ):
         return None
     return fit
