@@ -20,7 +20,7 @@ ALLOWED = {
     "data": {"engine", "system"},
     "weights": {"engine", "model", "system"},
     "runs": {"system"},
-    "report": {"__init__", "model", "runs", "system"},
+    "report": {"model", "runs", "system"},
     "train": {"engine", "model", "system", "weights"},
     "launch": {"engine", "recipe", "runs", "system", "train"},
     "tasks": {"__init__", "data", "engine", "launch", "model", "recipe", "report", "runs", "system"}

@@ -25,7 +25,7 @@ TRAINING = {"epochs": 2, "warmup_epochs": 0, "batch_size": 8, "log_every": 1, "t
 
 def tiny_plan(data: str, minutes: float, *, device: str, seed: int, cache: str, quiet: bool) -> Plan:
     """Plan two trainings of some steps, whatever the images and the time are."""
-    found, _ = survey_data(data)
+    found, *_ = survey_data(data)
     training = {f"training.{key}": value for key, value in (TRAINING | {"seed": seed}).items()}
     model = {f"model.{key}": value for key, value in (MODEL | DECODER | {"channels": found.channels}).items()}
     contents: dict[str, dict[str, Any]] = {"pretrain": {"data": data, **model, **training}}

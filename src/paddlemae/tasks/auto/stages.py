@@ -50,7 +50,7 @@ FORWARD_SPEED = 0.6  # images a second through the whole encoder, by those of pr
 
 def survey(request: Request) -> Json:
     """Look at some of the images: their number, labels and channels, and how long reading one takes."""
-    found, _ = survey_data(request.data)
+    found, *_ = survey_data(request.data)
     return {
         "images": found.images,
         "test_images": found.test_images,
