@@ -119,7 +119,7 @@ def test_images_without_a_label_among_labelled_ones_are_pretrained_on(tmp_path: 
     write_photos(tmp_path / "photos", 12)
     rows = [f"photos/{number}.png,{('cat', 'dog', '')[number % 3]}" for number in range(12)]
     (tmp_path / "some.csv").write_text("\n".join(["path,label", *rows]) + "\n")
-    with pytest.warns(SourceNote, match="without a label"):
+    with pytest.warns(SourceNote, match="no label"):
         plan = make_plan(str(tmp_path / "some.csv"), 30, quiet=True)
     assert plan.survey.images == 12 and plan.survey.labelled == 8
     assert any("8 of 12 images have labels" in note for note in plan.notes)
