@@ -331,7 +331,7 @@ def test_the_prediction_ratio_is_of_all_patches() -> None:
 
 
 def test_more_than_is_removed_cannot_be_predicted() -> None:
-    with pytest.raises(ValueError, match="0.8 asks for 157 of 196, and 147 are removed; use at most 0.75") as fault:
+    with pytest.raises(ValueError, match="0.8 asks for 157 of 196, but 147 are removed; use at most 0.75") as fault:
         num_predicted(196, 147, 0.8)
     assert "\n" not in str(fault.value)
 
@@ -364,13 +364,13 @@ def test_predicted_patches_follow_seed_epoch_and_index_alone(mask: str) -> None:
 
     def chosen(indices: list[int], epochs: list[int], seed: int = 0) -> list[list[int]]:
         batch = Batch(np.zeros((len(indices), 3, 8, 8), np.uint8), None, np.array(indices), np.array(epochs))
-        drawn = batch_mask(recipe, grid, seed, batch)
-        predicted = batch_predicted(recipe, seed, batch, drawn)
+        drawn = batch_mask(recipe.mask, recipe.mask_ratio, grid, seed, batch)
+        predicted = batch_predicted(recipe.prediction_ratio, seed, batch, drawn)
         assert predicted is not None and predicted.shape == (len(indices), 9)
         assert np.take_along_axis(drawn.as_map(), predicted, axis=1).all()
         whole = load_recipe("pretrain", None, [f"mask={mask}"])
-        assert (batch_mask(whole, grid, seed, batch).as_map() == drawn.as_map()).all()
-        assert batch_predicted(whole, seed, batch, drawn) is None
+        assert (batch_mask(whole.mask, whole.mask_ratio, grid, seed, batch).as_map() == drawn.as_map()).all()
+        assert batch_predicted(whole.prediction_ratio, seed, batch, drawn) is None
         return [sorted(row) for row in predicted.tolist()]
 
     three = chosen([7, 8, 9], [2, 2, 2])
@@ -432,7 +432,7 @@ def test_the_decoders_depth_is_its_papers_by_default() -> None:
 def test_shapes_that_do_not_fit_are_refused() -> None:
     for changes, message in [
         (dict(decoder="self"), "decoder must be one of mae, cross, got 'self'"),
-        (dict(decoder_num_heads=3), "8 can't be shared by 3 heads"),
+        (dict(decoder_num_heads=3), "8 is not divisible by 3 heads"),
         (dict(decoder_depth=0), "needs at least 1 block"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,7 @@ ENDINGS = [".csv", ".json", *([".parquet"] if HAS_PYARROW else [])]
 COLUMNS = ["path", "class", "probability", "class_2", "probability_2", "class_3", "probability_3"]
 
 
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch) -> None:
-    monkeypatch.setattr(parts_module, "LEAST_PARTS", 3)
+pytestmark = pytest.mark.usefixtures("small_parts")
 
 
 def predicted(
@@ -95,6 +94,32 @@ def test_labels_that_the_model_does_not_know_give_no_accuracy(tmp_path, tuned, c
         found = predicted(tuned, tmp_path / "images", tmp_path / "p.csv")
     assert found.metrics is None
     assert [row["label"] for row in rows_of(tmp_path / "p.csv")] == ["purple", "red"]
+
+
+@pytest.mark.filterwarnings("default:.*have no label")
+def test_images_without_a_label_among_labelled_ones_are_predicted_too(tmp_path, tuned, photos, paddlemae) -> None:
+    files = sorted(photos.rglob("*.png"))
+    lines = [f"{file},{label}" for file, label in zip(files, ["red", "", "blue", *9 * [""]])]
+    (tmp_path / "images.csv").write_text("\n".join(["path,label", *lines]))
+    done = paddlemae(
+        "predict", tuned, tmp_path / "images.csv", "--out", tmp_path / "p.csv", "--sheet", tmp_path / "s.png"
+    )
+    assert done.status == 0 and "on 2 labelled images" in done.out, done.err
+    rows = rows_of(tmp_path / "p.csv")
+    assert [row["label"] for row in rows] == ["red", "", "blue", *9 * [""]]
+    right = np.mean([rows[i]["class"] == rows[i]["label"] for i in (0, 2)])
+    assert f"{right:.2%}" in done.out
+
+
+def test_a_table_of_predictions_is_a_list_of_labelled_images(tmp_path, tuned, colours) -> None:
+    shutil.copytree(colours / "train", tmp_path / "images")
+    (tmp_path / "images" / "red" / "0.png").write_bytes(b"no image")
+    predicted(tuned, tmp_path / "images", tmp_path / "p.csv")
+    named = [row["class"] for row in rows_of(tmp_path / "p.csv") if row["class"]]
+    assert len(named) == 23 and len(set(named)) > 1
+    with pytest.warns(UserWarning, match="1 of 24 images have no label"):
+        source = open_source(f"{tmp_path / 'p.csv'}::label=class", labelled=True)
+    assert source.labels is not None and [source.classes[label] for label in source.labels] == named
 
 
 def test_several_files_and_folders_are_predicted_in_their_order(tmp_path, tuned, photos, paddlemae) -> None:
@@ -255,3 +280,27 @@ def test_a_former_name_says_so(tuned, photos) -> None:
     with pytest.warns(FutureWarning, match=r"Model.predict"):
         former = model.classify(photos)
     np.testing.assert_array_equal(former.probabilities, model.predict(photos).probabilities)
+
+
+@pytest.mark.parametrize("world", [2, 5])
+def test_several_processes_write_the_files_of_one(tmp_path, tuned, some_bad, together, world: int) -> None:
+    whole, out = tmp_path / "whole.csv", tmp_path / "p.csv"
+    found = predicted(tuned, some_bad, whole, sort_into=tmp_path / "of one")
+    answers = together(
+        world,
+        lambda ranks: predicted(tuned, some_bad, out, sort_into=tmp_path / "of all", settings={"ranks": ranks}),
+    )
+    assert answers == [found] * world
+    assert out.read_bytes() == whole.read_bytes()
+    of_one, of_all = (sorted(path.name for path in (tmp_path / name).rglob("*")) for name in ("of one", "of all"))
+    assert of_one == of_all and len(of_one) > 7
+
+
+@pytest.mark.slow
+def test_processes_are_launched_for_names_that_look_like_options(tmp_path, tuned, run_command) -> None:
+    write_noise(tmp_path / "-a.png", 0)
+    write_noise(tmp_path / "b.png", 1)
+    words = ["predict", "--out", "p.csv", "--procs", 2, "--threads", 1, "--quiet", "--", tuned, "-a.png", "b.png"]
+    done = run_command(*words, cwd=tmp_path)
+    assert done.status == 0, done.err
+    assert [row["path"] for row in rows_of(tmp_path / "p.csv")] == ["-a.png", "b.png"]

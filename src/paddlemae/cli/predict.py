@@ -104,7 +104,7 @@ def _say(predicted: Predicted, outputs: Outputs) -> None:
 
     readable = predicted.images - predicted.unreadable
     if predicted.metrics:
-        print(f"{CLASSIFICATION.text(predicted.metrics)} on {readable} labelled images")
+        print(f"{CLASSIFICATION.text(predicted.metrics)} on {predicted.metrics['images']} labelled images")
     commonest = list(predicted.classes.items())
     counts = [f"{display_name(name)} {count:,}" for name, count in commonest[:LISTED_CLASSES]]
     more = f", {len(commonest) - len(counts)} more classes" if len(commonest) > len(counts) else ""

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from paddlemae.data.sources import Source, unknown_classes
+from paddlemae.data.sources import Source
 from paddlemae.engine import device
 from paddlemae.tasks.models.build import load_classifier
 from paddlemae.tasks.models.inference import LOGITS
@@ -100,8 +100,5 @@ def _with_known_labels(source: Source, classes: Sequence[str]) -> Source:
     """Return a source without labels where they are none of the classes: names of folders that mean something else."""
     if source.labels is None:
         return source
-    unknown = set(unknown_classes(source, classes))
-    present = np.unique(source.labels)
-    if all(source.classes[label] in unknown for label in present.tolist()):
-        return replace(source, targets=None)
-    return source
+    present = {source.classes[label] for label in np.unique(source.labels[source.labels >= 0]).tolist()}
+    return source if present & set(classes) else replace(source, targets=None)

@@ -83,7 +83,7 @@ def open_list(path: str, split: str | None, labelled: bool, options: dict[str, s
         path = _find_test_list(path, split)
         rows = read(path, labelled, options)
     if not rows.paths:
-        raise ValueError(f"{path!r} names no images; expected a path a line")
+        raise ValueError(f"{path!r} names no images; expected one path per line")
     root = os.path.expanduser(options.get("root") or os.path.dirname(path) or ".")
     paths = StringTable.of(_find_paths(path, root, rows.paths))
     groups = (None, None) if rows.groups is None else number_groups(rows.groups)
@@ -120,11 +120,11 @@ def _find_test_list(path: str, split: str) -> str:
         present = [word for word, other in lists.items() if other in files]
         if present and (word := choose_split(present, split, f"the lists next to {path!r}", "list")):
             return os.path.join(folder, files[lists[word]])
+    end = os.path.splitext(name)[1]
     raise MissingSplit(
-        f"there is no held-out list for {path!r}; put {name.replace('train', 'val')!r} next to it, or hold part of the "
-        "training images out with val_fraction"
+        f"there is no held-out list for {path!r}; put {name.replace('train', 'val')!r} next to it"
         if "train" in name.lower()
-        else f"{path!r} says nothing of a held-out split; hold part of it out with val_fraction"
+        else f"{path!r} says nothing of a held-out split; rename it to 'train{end}' and put 'val{end}' next to it"
     )
 
 
@@ -136,7 +136,7 @@ def _read_text(path: str) -> str:
     except OSError as fault:
         raise ValueError(f"cannot read the list {path!r}: {fault.strerror}") from fault
     if "\0" in text:
-        raise ValueError(f"{path!r} is no list of images: it is no text, or not of UTF-8; save it as UTF-8")
+        raise ValueError(f"{path!r} is not a list of images: it is not UTF-8 text; save it as UTF-8")
     return text
 
 
@@ -200,7 +200,7 @@ def _read_rows(path: str) -> tuple[list[str], list[list[str]], Sequence[int]]:
     try:
         rows = list(csv.reader(file, delimiter=delimiter))
     except csv.Error as fault:
-        raise ValueError(f"{path!r} is no CSV: {fault}; is a quotation mark left open?") from fault
+        raise ValueError(f"{path!r} is not valid CSV: {fault}; is a quotation mark left open?") from fault
     header = [name.strip() for name in rows[0]] if rows else []
     del rows[:1]
     numbers: Sequence[int] = range(first + 1, first + 1 + len(rows))

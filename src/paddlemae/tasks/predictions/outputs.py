@@ -54,6 +54,8 @@ class Outputs:
         if self.copy and self.sort_into is None:
             raise ValueError("--copy needs --sort-into DIR, the folder to copy the images to")
         if self.sort_into is not None:
+            if self.sort_into.exists() and not self.sort_into.is_dir():
+                raise ValueError(f"--sort-into {self.sort_into} is a file; name a folder")
             check_outside(self.sort_into, images, "--sort-into")
         if self.sheet is not None:
             check_sheet(self.sheet)
@@ -67,7 +69,8 @@ class Predicted:
     Attributes:
         images: all of them; unreadable, unsure: how many are so.
         classes: likeliest class -> images, the commonest first.
-        metrics: of labelled images, as in `runs.metrics`; None without labels that the classifier knows.
+        metrics: of labelled images, as in `runs.metrics`, and their number, `images`; None without labels that the
+            classifier knows.
         sorted: how many images were linked, copied ... into the class folders; how -> images.
         drawn: images on the sheet.
     """
@@ -97,7 +100,7 @@ def write_outputs(parts: Parts, outputs: Outputs, description: Description, abou
         ways = _sort(predictions_in(parts), layout, outputs.sort_into, channels, copy=outputs.copy)
     drawn = 0
     if outputs.sheet is not None:
-        drawn = draw_least_sure(outputs.sheet, predictions_in(parts), source, classes, channels)
+        drawn = draw_least_sure(outputs.sheet, predictions_in(parts), layout, channels)
     metrics = _metrics(parts, classes)
     write_table(outputs.table, layout.columns, map(layout.row, predictions_in(parts)), about)
     parts.remove()
@@ -117,7 +120,7 @@ def _sort(
 
 
 def _metrics(parts: Parts, classes: Sequence[str]) -> dict[str, float] | None:
-    """Return the metrics of labelled images; None, and a warning, where some are of a class that is unknown."""
+    """Return the metrics of images that have a label; None, and a warning, where one has a class that is unknown."""
     if parts.source.labels is None:
         return None
     if unknown := unknown_classes(parts.source, classes):
@@ -125,6 +128,13 @@ def _metrics(parts: Parts, classes: Sequence[str]) -> dict[str, float] | None:
         return None
     labels = with_classes(parts.source, classes).labels
     assert labels is not None
-    found = [part for part in parts if len(part.indices)]
-    hits_Nk = np.concatenate([part.arrays[CLASSES] == labels[part.indices][:, None] for part in found])
-    return {"top1": float(hits_Nk[:, 0].mean()), "top5": float(hits_Nk[:, :ACCURACY_TOP].any(axis=1).mean())}
+    rows = [(part.arrays[CLASSES], labels[part.indices]) for part in parts if len(part.indices)]
+    classes_Nk, labels_N = (np.concatenate(column) for column in zip(*rows))
+    hits_Nk = (classes_Nk == labels_N[:, None])[labels_N >= 0]
+    if not len(hits_Nk):
+        return None
+    return {
+        "images": len(hits_Nk),
+        "top1": float(hits_Nk[:, 0].mean()),
+        "top5": float(hits_Nk[:, :ACCURACY_TOP].any(axis=1).mean()),
+    }
