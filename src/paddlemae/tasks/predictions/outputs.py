@@ -8,20 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from paddlemae.data.sources import unknown_classes, with_classes
 from paddlemae.data.sources.output_folders import check_outside
-from paddlemae.data.sources.splits import list_names, note
 from paddlemae.tasks.models.parts import Parts
-from paddlemae.tasks.predictions.rows import CLASSES, Layout, Prediction, predictions_in
+from paddlemae.tasks.predictions.measure import measure
+from paddlemae.tasks.predictions.rows import Layout, Prediction, predictions_in
 from paddlemae.tasks.predictions.sheet import check_sheet, draw_least_sure
 from paddlemae.tasks.predictions.sort_images import UNSURE, Sorter, folder_names
 from paddlemae.tasks.predictions.table_file import check_table_format, write_table
 from paddlemae.weights.model_folder import Description
 
 DEFAULT_TOP = 3
-ACCURACY_TOP = 5  # classes that are kept of each image, for the top-5 accuracy
 
 
 @dataclass(frozen=True)
@@ -69,8 +65,7 @@ class Predicted:
     Attributes:
         images: all of them; unreadable, unsure: how many are so.
         classes: likeliest class -> images, the commonest first.
-        metrics: of labelled images, as in `runs.metrics`, and their number, `images`; None without labels that the
-            classifier knows.
+        metrics: of labelled images, see `measure`; None without labels that the classifier knows.
         sorted: how many images were linked, copied ... into the class folders; how -> images.
         drawn: images on the sheet.
     """
@@ -79,7 +74,7 @@ class Predicted:
     unreadable: int
     unsure: int
     classes: dict[str, int]
-    metrics: dict[str, float] | None = None
+    metrics: dict[str, Any] | None = None
     sorted: dict[str, int] = field(default_factory=dict)
     drawn: int = 0
 
@@ -101,7 +96,7 @@ def write_outputs(parts: Parts, outputs: Outputs, description: Description, abou
     drawn = 0
     if outputs.sheet is not None:
         drawn = draw_least_sure(outputs.sheet, predictions_in(parts), layout, channels)
-    metrics = _metrics(parts, classes)
+    metrics = measure(parts, description)
     write_table(outputs.table, layout.columns, map(layout.row, predictions_in(parts)), about)
     parts.remove()
     return Predicted(len(source), len(source) - images, unsure, dict(counts), metrics, ways, drawn)
@@ -117,24 +112,3 @@ def _sort(
             folder = UNSURE if layout.is_unsure(prediction) else folders[prediction.classes[0]]
             sorter.put(prediction.image, folder)
     return dict(sorter.ways)
-
-
-def _metrics(parts: Parts, classes: Sequence[str]) -> dict[str, float] | None:
-    """Return the metrics of images that have a label; None, and a warning, where one has a class that is unknown."""
-    if parts.source.labels is None:
-        return None
-    if unknown := unknown_classes(parts.source, classes):
-        note(f"no accuracy is computed: the classifier does not know the labels {list_names(unknown)}")
-        return None
-    labels = with_classes(parts.source, classes).labels
-    assert labels is not None
-    rows = [(part.arrays[CLASSES], labels[part.indices]) for part in parts if len(part.indices)]
-    classes_Nk, labels_N = (np.concatenate(column) for column in zip(*rows))
-    hits_Nk = (classes_Nk == labels_N[:, None])[labels_N >= 0]
-    if not len(hits_Nk):
-        return None
-    return {
-        "images": len(hits_Nk),
-        "top1": float(hits_Nk[:, 0].mean()),
-        "top5": float(hits_Nk[:, :ACCURACY_TOP].any(axis=1).mean()),
-    }
