@@ -57,7 +57,8 @@ def leave_out_unlabelled(source: Source, keep: bool) -> Source:
         return source
     known = np.flatnonzero(source.targets.known)
     count = len(source)
-    note(f"{source.name!r}: {count - len(known):,} of {count:,} images have no label: used for pretraining only")
+    use = "" if keep else ": used for pretraining only"
+    note(f"{source.name!r}: {count - len(known):,} of {count:,} images have no label{use}")
     return source if keep else view_of(source, known, source.name)
 
 
@@ -88,6 +89,15 @@ def balanced_subset(source: Source, num_images: int, seed: int) -> Source:
     return subset(source, _draw(source.labels, counts, rng))
 
 
+def draw_share(source: Source, most: int, seed: int) -> Source:
+    """Draw about `most` images of a labelled source: the same share of each class, and at least one; else all."""
+    if len(source) <= most:
+        return source
+    assert source.labels is not None
+    counts = np.ceil(np.bincount(source.labels) * most / len(source)).astype(np.int64)
+    return subset(source, _draw(source.labels, counts, np.random.default_rng(seed)))
+
+
 def labelled_count(labels: int | str, source: Source) -> int:
     """Return how many images `labels` means: a number, a share such as "10%", or a number a class such as "5/class"."""
     if isinstance(labels, int):
@@ -100,7 +110,7 @@ def labelled_count(labels: int | str, source: Source) -> int:
 def unknown_classes(source: Source, classes: Sequence[str]) -> list[str]:
     """Return the classes of a source's images that are not among others, in their order."""
     assert source.labels is not None
-    image_counts, names = np.bincount(source.labels, minlength=len(source.classes)), set(classes)
+    image_counts, names = np.bincount(source.labels[source.labels >= 0], minlength=len(source.classes)), set(classes)
     return [name for name, count in zip(source.classes, image_counts.tolist()) if count and name not in names]
 
 
@@ -157,6 +167,63 @@ def split_off(source: Source, fraction: float, seed: int) -> tuple[Source, Sourc
         held_out = _draw(strata, counts, rng)
     rest = np.setdiff1d(np.arange(len(source)), held_out)
     return subset(source, rest), subset(source, held_out)
+
+
+def validation_part(source: Source, share: float, seed: int) -> tuple[Source, Source]:
+    """Split labelled images into (rest, validation part), drawn from `seed`, both in the source's order.
+
+    The part gets the rounded share of each class, at least one image and never all of them. Where the source has
+    groups, whole groups are drawn, with which each class comes near that number.
+
+    Raises:
+        ValueError: no class has two images, or no group can be drawn.
+    """
+    assert source.labels is not None
+    rng = np.random.default_rng(seed)
+    images = np.bincount(source.labels, minlength=len(source.classes))
+    wanted = np.clip(np.floor(share * images + 0.5).astype(np.int64), 1, np.maximum(images - 1, 0))
+    if source.groups is None:
+        chosen = _draw(source.labels, wanted, rng)
+    else:
+        chosen = _groups_with(source.labels, source.groups, wanted, rng)
+    if not len(chosen):
+        raise ValueError(
+            f"no validation part can be carved out of the {len(source)} images of {source.name}; add images, or set "
+            "validation=0"
+        )
+    rest = np.setdiff1d(np.arange(len(source)), chosen)
+    return subset(source, rest), subset(source, chosen)
+
+
+def _groups_with(labels: _Indices, groups: _Indices, wanted: _Indices, rng: np.random.Generator) -> _Indices:
+    """Return the indices, ascending, of whole groups with about as many images of each class as are wanted.
+
+    Groups come in a random order. One is drawn if more of its images are wanted than not, and every class keeps images;
+    then the smallest one for each class that has none yet, where a group leaves images of every class.
+    """
+    _, group_of = np.unique(groups, return_inverse=True)
+    members = np.split(np.argsort(group_of, kind="stable"), np.cumsum(np.bincount(group_of))[:-1])
+    images = np.bincount(labels, minlength=len(wanted))
+    taken = np.zeros_like(images)
+    drawn = np.zeros(len(members), bool)
+
+    def draw_if_left(number: int, only_useful: bool) -> None:
+        present, counts = np.unique(labels[members[number]], return_counts=True)
+        useful = np.minimum(counts, np.maximum(wanted - taken, 0)[present]).sum()
+        is_left = (images[present] - taken[present] - counts > 0).all()
+        if is_left and (not only_useful or 2 * useful > counts.sum()):
+            drawn[number] = True
+            taken[present] += counts
+
+    for number in rng.permutation(len(members)):
+        if (taken >= wanted).all():
+            break
+        draw_if_left(number, only_useful=True)
+    for label in np.flatnonzero((wanted > 0) & (taken == 0)):
+        for number in sorted(np.unique(group_of[labels == label]), key=lambda number: len(members[number])):
+            if not taken[label]:
+                draw_if_left(number, only_useful=False)
+    return np.flatnonzero(drawn[group_of])
 
 
 def _whole_groups(source: Source, groups: _Indices, fraction: float, rng: np.random.Generator) -> _Indices:

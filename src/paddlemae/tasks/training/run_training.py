@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,7 +30,7 @@ from paddlemae.train.parallel.loss_layer import LossFn
 from paddlemae.train.parallel.ranks import Ranks
 from paddlemae.train.parallel.threads import worthwhile_replicas
 from paddlemae.train.saver import Saver
-from paddlemae.train.stopping import EndedElsewhere, Stop, stop_on_signals
+from paddlemae.train.stopping import TIME_IS_UP, EndedElsewhere, Stop, stop_on_signals
 from paddlemae.weights.model_folder import Description
 
 Batches = Callable[[], Generator[Batch, None, None]]
@@ -186,12 +186,19 @@ class SaveWhenDue:
         course, is_best = self.course, False
         if course.evaluate and course.is_due(state.step, course.evaluate_every):
             self.last = course.evaluate()
-            primary, metrics = self.last.kind.primary, self.last.metrics
+            metrics = self.last.metrics
             self.record(state.step, course.epoch(state.step), state.seconds, **metrics)
-            if metrics[primary] > state.best.get(primary, -math.inf):
-                state.best, is_best = {primary: metrics[primary], "step": state.step}, True
+            if is_best := _is_better(metrics, state.best, course.primary):
+                state.best = {key: metrics[key] for key in (course.primary, "eval_loss")} | {"step": state.step}
         if is_best or course.is_due(state.step, course.training.checkpoint_every) or course.is_lasting(state.step):
             self.saver.save(best=is_best)
+
+
+def _is_better(metrics: Mapping[str, float], best: Mapping[str, float], primary: str) -> bool:
+    """Return whether metrics are better than the best so far; of equal ones that of the lower loss is."""
+    if metrics[primary] != best.get(primary, -math.inf):
+        return metrics[primary] > best.get(primary, -math.inf)
+    return metrics["eval_loss"] < best.get("eval_loss", -math.inf)
 
 
 def _end_early(start: Start, course: Course, state: TrainState, stop: Stop) -> NoReturn:
@@ -200,7 +207,7 @@ def _end_early(start: Start, course: Course, state: TrainState, stop: Stop) -> N
     ways = _ways_on(start, course, state)
     if stop.reason == CTRL_C:
         raise KeyboardInterrupt(f"{text}; {ways}")
-    raise Preempted(f"{text} ({stop.reason}); {ways}, or the same command again")
+    raise Preempted(f"{text} ({stop.reason}); {ways}, or the same command again", stop.reason == TIME_IS_UP)
 
 
 def _ways_on(start: Start, course: Course, state: TrainState) -> str:
