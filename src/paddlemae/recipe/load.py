@@ -13,9 +13,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from paddlemae.model.shape import EncoderShape, names_of
 from paddlemae.recipe.about import About, take_about
 from paddlemae.recipe.fields import settings_of
-from paddlemae.recipe.settings import RECIPES, Recipe
+from paddlemae.recipe.settings import RECIPES, SCRATCH, Recipe
 from paddlemae.system.display_names import display_name
 from paddlemae.system.documents import brief, first_fault, parse_yaml, read_yaml
 
@@ -43,13 +44,19 @@ def load_recipe(task: str, name: str | None = None, overrides: Mapping[str, Any]
 
 
 def recipe_content(task: str, name: str | None = None, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return what a recipe names, with the overrides (key -> value), unchecked; errors as of `load_recipe`."""
+    """Return what a recipe names, with the overrides (key -> value), unchecked; errors as of `load_recipe`.
+
+    A built-in fine-tuning recipe names a model, mean and std for `init=scratch` only: other weights bring their own.
+    """
     content = _read(task, name)[0] if name else {}
     if content.get("task", task) != task:
         raise ValueError(
             f"{name} is a recipe for 'paddlemae {display_name(content['task'])}', not for 'paddlemae {task}'"
         )
-    for key, value in (overrides or {}).items():
+    given = overrides or {}
+    if name and not _is_file(name) and task == "finetune" and given.get("init", SCRATCH) not in (None, SCRATCH):
+        content = _without_model(content)
+    for key, value in given.items():
         *sections, leaf = _full_key(RECIPES[task], key).split(".")
         target = content
         for section in sections:
@@ -73,16 +80,30 @@ def build_recipe(task: str, content: dict[str, Any]) -> Any:
         raise ValueError(f"recipe: {first_fault(fault, names=set('.'.join(known).split('.')))}") from fault
 
 
-def dump_recipe(recipe: Recipe) -> str:
-    """Return a resolved recipe as YAML, which `load_recipe` reads again."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
+def dump_recipe(recipe: Recipe, without: Sequence[str] = ()) -> str:
+    """Return a resolved recipe as YAML, which `load_recipe` reads again; `without` names settings to leave out."""
+    content = recipe.model_dump(mode="json")
+    for name in without:
+        section, _, key = name.rpartition(".")
+        del (content[section] if section else content)[key]
+    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
 
 
 def _read(task: str, name: str) -> tuple[dict[str, Any], About | None]:
-    path = Path(name)
-    is_file = path.suffix in (".yaml", ".yml") or path.is_file()
-    content = _file_content(path) if is_file else _builtin(task, name)
+    is_file = _is_file(name)
+    content = _file_content(Path(name)) if is_file else _builtin(task, name)
     return content, take_about(content, name, required=not is_file)
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml")) or Path(name).is_file()
+
+
+def _without_model(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a fine-tuning recipe's content without what initial weights bring: the encoder's shape, mean and std."""
+    brought = {"size", *names_of(EncoderShape)} - {"drop_path"}
+    model = {key: value for key, value in content.get("model", {}).items() if key not in brought}
+    return {**{key: value for key, value in content.items() if key not in ("mean", "std")}, "model": model}
 
 
 def recipe_about(task: str, name: str) -> About | None:
