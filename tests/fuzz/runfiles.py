@@ -120,7 +120,7 @@ def readers(run: Path) -> dict[str, tuple[Callable[[], Any], tuple[str, ...]]]:
         "resume": (lambda: decide(Start(run, resume=True, quiet=True), recipe), ("recipe.yaml", *checkpoints)),
         "start": (lambda: decide(Start(run, quiet=True), recipe), ("recipe.yaml", "environment.json")),
         "origin": (lambda: origin_of(str(run)), checkpoints),
-        "study": (lambda: study._read_value(run, recipe), ("recipe.yaml", "result.json")),
+        "study": (lambda: study._read_result(run, recipe), ("recipe.yaml", "result.json")),
         "model": (lambda: read_checkpoint(run), checkpoints),
         "step": (lambda: read_checkpoint(run / FOLDER / STEPS[1]), checkpoints),
         "best": (lambda: read_checkpoint(run / FOLDER / "best"), checkpoints),

@@ -126,7 +126,7 @@ def test_the_table_says_what_pretraining_is_worth(run: Path) -> None:
     log_result(run, [result(top1=0.75), result(top1=0.5, start="random")])
     log_result(run, [tuned(0.5), tuned(0.75, start="scratch"), tuned(0.9, start="scratch", labels=10)])
     table = collect([run])["markdown"].splitlines()
-    assert table[0] == "| top-1 | pretrained | untrained | from scratch | points gained |"
+    assert table[0] == "| accuracy | pretrained | untrained | from scratch | points gained |"
     assert table[2:] == [
         "| kNN, k = 20, weighted votes | 75.0% | 50.0% |  | +25.0 |",
         "| fine-tuned | 50.0% |  | 75.0% | -25.0 |",

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from paddlemae.recipe.settings import PRIMARY_METRICS
 from paddlemae.report.collect import collect
 from paddlemae.report.page import render
 from paddlemae.runs import metrics
-from paddlemae.runs.metrics import CLASSIFICATION, Metrics, metrics_of
+from paddlemae.runs.metrics import CLASSIFICATION, Metrics, metrics_of, primary_metric, primary_of
 from paddlemae.runs.runlog import log_result
 from tests.support.run_folders import make_run, result
 
@@ -34,6 +35,21 @@ def test_results_without_top_1_are_reported(segmentation: Metrics, tmp_path: Pat
     (content,) = found["runs"]
     assert not content["problems"] and [row["metric"] for row in content["results"]] == ["top1", "miou"]
     assert content["results"][1]["starts"]["pretrained"]["miou"] == [0.25]
-    assert "| top-1, mIoU | pretrained |" in found["markdown"] and "25.0%" in found["markdown"]
+    assert "| accuracy, mIoU | pretrained |" in found["markdown"] and "25.0%" in found["markdown"]
     page = render(found, [run])
-    assert "Top-1 accuracy, mean IoU" in page and "pixel accuracy 50.0%" in page
+    assert "Accuracy, mean IoU" in page and "pixel accuracy 50.0%" in page
+
+
+def test_accuracy_is_primary_where_classes_are_balanced() -> None:
+    assert primary_metric([10, 15]) == primary_metric([10, 15, 0]) == "top1"
+    assert primary_metric([10, 16]) == "balanced_accuracy"
+
+
+def test_a_result_names_its_primary_metric() -> None:
+    assert primary_of({"top1": 0.5, "macro_f1": 0.25, "primary": "macro_f1"}) == "macro_f1"
+    for other in ({}, {"primary": "macro_f1"}, {"primary": ["top1"]}, {"primary": "step", "step": 3}):
+        assert primary_of({"top1": 0.5, **other}) == "top1"
+
+
+def test_a_recipe_can_name_each_metric_of_which_more_is_better() -> None:
+    assert set(PRIMARY_METRICS) == set(CLASSIFICATION.titles) - set(CLASSIFICATION.errors) - {"top5"}

@@ -11,7 +11,7 @@ from PIL import Image
 
 from paddlemae.model.positions import resize_positions
 from paddlemae.recipe import load_recipe
-from paddlemae.runs.confusion import read_confusion
+from paddlemae.runs.class_metrics import Answers
 from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks import finetune as task
 from paddlemae.tasks.finetune import finetune
@@ -53,13 +53,14 @@ def tuned(tmp_path_factory, encoder, colours):
 
 
 def evaluated(parts: Parts, batch_size: int) -> Evaluation:
-    return evaluate_classifier(parts.model, parts.description, parts.held_out, batch_size=batch_size)
+    return evaluate_classifier(parts.model, parts.description, parts.splits.held_out, batch_size=batch_size)
 
 
 def test_separable_colours_are_learned_from_scratch(tuned) -> None:
     out, result = tuned
-    assert result["top1"] == result["best_top1"] == result["top5"] == 1.0 and result["eval_loss"] < 1.0
-    assert (result["steps"], result["train_images"], result["eval_images"]) == (60, 24, 12)
+    assert result["top1"] == result["best_top1"] == result["auroc"] == 1.0 and result["eval_loss"] < 1.0
+    counts = ("steps", "train_images", "validation_images", "eval_images")
+    assert [result[name] for name in counts] == [60, 21, 3, 12] and "top5" not in result, "three classes"
     assert json.loads((out / "result.json").read_text()) == result
 
 
@@ -72,8 +73,8 @@ def test_a_run_folder_is_complete(tuned) -> None:
     assert description.kind == "classifier" and description.classes == ["blue", "green", "red"]
     assert read_tensors(find_checkpoint(out))["head.weight"].shape == (3, 16)
     evaluated = [line for line in read_metrics(out) if "top1" in line]
-    assert [line["step"] for line in evaluated] == [12, 24, 36, 48, 60]
-    assert {"top1", "top5", "eval_loss"} <= set(evaluated[0])
+    assert [line["step"] for line in evaluated] == [10, 20, 30, 40, 50, 60]
+    assert {"top1", "balanced_accuracy", "eval_loss"} <= set(evaluated[0])
 
 
 def test_positions_are_learned_from_the_fixed_table_of_the_weights(recipe, pretrained: Path, tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_top5_and_loss_are_over_all_images(recipe, tmp_path, encoder) -> None:
     parts.model.head.weight.set_value(np.zeros((16, 7), np.float32))
     parts.model.head.bias.set_value(-np.arange(7, dtype=np.float32))
     evaluation = evaluated(parts, batch_size=4)
-    assert evaluation.metrics["top1"] == 3 / 21 and evaluation.top5 == 15 / 21
+    assert evaluation.metrics["top1"] == 3 / 21 and evaluation.metrics["top5"] == 15 / 21
     wanted = np.log(np.exp(-np.arange(7.0)).sum()) + 3.0
     assert evaluation.loss == pytest.approx(wanted, rel=1e-6)
 
@@ -164,35 +165,43 @@ def test_layer_decay_reaches_the_weights(recipe, tmp_path) -> None:
         assert scaled[name] == pytest.approx(scale * whole[name], rel=1e-3), name
 
 
-def test_the_best_checkpoint_is_kept(recipe, tmp_path, monkeypatch) -> None:
-    """Top-1 of 0.25, 0.75, 0.75, 0.5: the second, and not the third, is the best; only the newest is kept besides."""
-    hits = iter([1, 3, 3, 2])
+def scripted(right: int, loss: float = 0.5) -> Evaluation:
+    """An evaluation of 4 images, of which the first ones are right."""
+    answers = Answers(3, np.zeros(4, np.int64), np.where(np.arange(4) < right, 0, 1))
+    return Evaluation(answers, loss)
 
-    def scripted(*arguments, **settings) -> Evaluation:
-        right = next(hits)
-        return Evaluation(read_confusion({"classes": "ab", "counts": [[right, 4 - right], [0, 0]]}), 1.0, 0.5)
 
-    monkeypatch.setattr(task, "evaluate_classifier", scripted)
+def test_the_best_checkpoint_is_kept_and_tested(recipe, tmp_path, monkeypatch) -> None:
+    """Validation accuracies of 0.25, 0.75, 0.75, 0.5: the second is the best, or the third if its loss is lower."""
     monkeypatch.setattr(evaluating, "draw_confusion", lambda *arguments: None)
     chosen = recipe("steps=4", "evaluate_every=0.3", "keep_checkpoints=1", "epochs=4")
-    result = finetune(chosen, Start(tmp_path / "run", quiet=True))
-    assert (result["best_top1"], result["best_step"], result["top1"]) == (0.75, 2, 0.5)
-    checkpoints = tmp_path / "run" / "checkpoints"
-    names = {path.name for path in checkpoints.iterdir()}
-    assert names == {"best", "latest", "step_00000002", "step_00000004"}
-    assert (checkpoints / "best").read_text() == "step_00000002\n"
+    for loss, best in ((0.5, 2), (0.4, 3)):
+        hits = iter([scripted(1), scripted(3), scripted(3, loss), scripted(2), scripted(4)])
+        monkeypatch.setattr(task, "evaluate_classifier", lambda *arguments, hits=hits, **settings: next(hits))
+        run = tmp_path / f"best-{best}"
+        result = finetune(chosen, Start(run, quiet=True))
+        assert (result["best_top1"], result["best_step"], result["top1"]) == (0.75, best, 1.0)
+        checkpoints = run / "checkpoints"
+        names = {path.name for path in checkpoints.iterdir()}
+        assert names == {"best", "latest", f"step_0000000{best}", "step_00000004"}
+        assert (checkpoints / "best").read_text() == f"step_0000000{best}\n"
+        assert find_checkpoint(run).name == f"step_0000000{best}", "which evaluate, load and export take"
+        assert find_checkpoint(run, whole=True).name == "step_00000004", "from which it would be resumed"
+        assert find_checkpoint(checkpoints / "latest").name == "step_00000004"
 
 
 def test_splits_are_the_train_and_test_folders(recipe) -> None:
-    train, held_out = open_labelled_splits(recipe(), recipe().data)
-    assert (len(train), len(held_out)) == (24, 12)
-    names = [{source.describe(i) for i in range(len(source))} for source in (train, held_out)]
-    assert all("/train/" in name for name in names[0]) and all("/test/" in name for name in names[1])
+    splits = open_labelled_splits(recipe(), recipe().data)
+    assert [len(part) for part in splits.parts] == [21, 3, 12]
+    train, validation, test = ({part.describe(i) for i in range(len(part))} for part in splits.parts)
+    assert all("/train/" in name for name in train | validation) and all("/test/" in name for name in test)
+    assert len(train | validation) == 24
 
 
 def test_a_part_of_the_training_images_can_be_held_out(recipe, colours) -> None:
-    chosen = recipe(f"data={colours / 'train'}", "val_fraction=0.25")
-    train, held_out = open_labelled_splits(chosen, chosen.data)
+    chosen = recipe(f"data={colours / 'train'}", "val_fraction=0.25", "validation=0")
+    train, validation, held_out, _ = open_labelled_splits(chosen, chosen.data)
+    assert validation is None
     assert np.bincount(train.labels).tolist() == [6, 6, 6] and np.bincount(held_out.labels).tolist() == [2, 2, 2]
     names = [{source.describe(i) for i in range(len(source))} for source in (train, held_out)]
     assert not names[0] & names[1]
@@ -201,8 +210,9 @@ def test_a_part_of_the_training_images_can_be_held_out(recipe, colours) -> None:
 
 
 def test_few_labels_are_balanced_and_the_held_out_images_stay(recipe) -> None:
-    train, held_out = open_labelled_splits(recipe("labels=6"), recipe().data)
+    train, validation, held_out, _ = open_labelled_splits(recipe("labels=6"), recipe().data)
     assert np.bincount(train.labels).tolist() == [2, 2, 2] and len(held_out) == 12
+    assert validation is None, "two of a class are too few"
 
 
 def test_classes_that_no_training_image_has_are_refused(recipe, tmp_path) -> None:
@@ -307,6 +317,7 @@ def test_another_architecture_is_refused_with_every_difference(recipe, pretraine
 def test_a_dry_run_counts(recipe) -> None:
     plan = task.dry_run(recipe("labels=6"))
     assert plan["training images"].startswith("6 ") and plan["held-out images"].startswith("12 ")
+    assert task.dry_run(recipe())["validation images"].startswith("3 ")
     assert plan["steps"] == "3 of 8 images (4.0 epochs)"
     assert plan["memory"].startswith("0.") and "measured" in plan["memory"]
 
@@ -346,8 +357,8 @@ def test_a_resumed_run_keeps_the_order_of_its_classes(recipe, colours, pretraine
     write_model(tmp_path, {}, saved)
     (tmp_path / "model.safetensors").unlink()  # only the description is read
     after = prepare_it(chosen, tmp_path)
-    assert after.train.classes == after.held_out.classes == ("red", "green", "blue")
+    assert {part.classes for part in after.splits.parts} == {("red", "green", "blue")} and len(after.splits.parts) == 3
     assert after.description.classes == saved.classes
-    for source in (after.train, after.held_out):
+    for source in after.splits.parts:
         names = [source.describe(i).split("/")[-2] for i in range(len(source))]
         assert names == [source.classes[label] for label in source.labels]

@@ -171,7 +171,9 @@ def test_every_number_comes_with_its_protocol_and_is_kept(run: str) -> None:
     lines = [json.loads(line) for line in Path(run, "results.jsonl").read_text().splitlines()]
     assert [{name: line[name] for name in one} for line, one in zip(lines, results)] == results
     assert all(line["command"] and line["at"] for line in lines)
-    assert knn.result_line(results[0]).endswith("k=1, exp(cosine / 0.07), cls token after block 1, norm: batch")
+    first, *_, last = knn.results_text(results).splitlines()
+    assert "k=1, exp(cosine / 0.07), cls token after block 1, norm: batch" in first
+    assert f"accuracy {results[0]['majority']['top1']:.2%}" in last
 
 
 def test_by_default_k_is_what_the_bank_can_give(run: str) -> None:

@@ -36,7 +36,7 @@ def plan_of(run: str, key: str, values: tuple, **changes) -> Study:
 def test_every_start_value_and_seed_is_run_once(run: str, tmp_path: Path, monkeypatch, capsys) -> None:
     plan = plan_of(run, "labels", ("20", "50"), scratch=True)
     result = study(plan, tmp_path / "study", finetune)
-    assert capsys.readouterr().out.count("top-1") == 8
+    assert capsys.readouterr().out.count("accuracy") == 8
     assert {name: {value: len(seeds) for value, seeds in by.items()} for name, by in result["top1"].items()} == {
         "pretrained": {"20": 2, "50": 2},
         "scratch": {"20": 2, "50": 2},
@@ -115,9 +115,9 @@ def test_mistakes_are_found_before_the_first_run(run: str, tmp_path: Path, key: 
 
 def test_the_table_shows_mean_and_deviation() -> None:
     assert spread([0.5, 0.7]) == "60.0% ± 14.1%" and spread([0.5]) == "50.0%"
-    result = {"key": "labels", "top1": {"pretrained": {"10": [0.5]}, "scratch": {"10": [0.25]}}}
-    assert table(result).splitlines() == [
-        "| labels | pretrained | scratch |",
-        "|---|---:|---:|",
-        "| 10 | 50.0% | 25.0% |",
-    ]
+    values = {"pretrained": {"10": [0.5]}, "scratch": {"10": [0.25]}}
+    result = {"key": "labels", "primary": "macro_f1", "macro_f1": values}
+    lines = ["| labels, macro F1 | pretrained | scratch |", "|---|---:|---:|", "| 10 | 50.0% | 25.0% |"]
+    assert table(result).splitlines() == lines
+    compared = {**result, "primary": "top1", "top1": values, "majority": {"class": "a", "top1": 0.3}}
+    assert table(compared).splitlines()[-1] == "| always the commonest class | 30.0% | 30.0% |"

@@ -76,7 +76,7 @@ def compare_features(run: str) -> dict[str, float]:
 
 
 def fine_tuned(out: Path, run: str, labels: int) -> dict[str, list[float]]:
-    """Return top-1 on the 1,000 test digits for each seed, from scratch and pretrained."""
+    """Return the accuracy on the 1,000 test digits for each seed, from scratch and pretrained."""
     steps = {"steps": FINETUNE_STEPS[labels]}
     plan = Study("digits", steps, "labels", {str(labels): labels}, SEEDS, run, scratch=True)
     found = study(plan, out / f"finetune-{labels}", finetune)["top1"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -58,7 +58,7 @@ def knn(
         seed=seed,
         random=random,
         max_bad_images=max_bad_images,
-        say=lambda results: print(*map(task.result_line, results), sep="\n", flush=True),
+        say=lambda results: print(task.results_text(results), flush=True),
         trust=trust,
     )
 
@@ -74,7 +74,7 @@ def evaluate(
     ] = None,
     trust: Trust = False,
 ) -> None:
-    """Evaluate a fine-tuned classifier on labelled images: top-1 and top-5 accuracy, confusion matrix.
+    """Evaluate a fine-tuned classifier on labelled images: metrics with intervals, each class, confusion matrix.
 
     Examples:
 
@@ -83,15 +83,13 @@ def evaluate(
     `paddlemae evaluate runs/tuned --data labelled/ --image-size 288`
     """
     load_paddle()
-    from paddlemae.runs.metrics import CLASSIFICATION
     from paddlemae.tasks import evaluate as task
 
-    def say(result: dict[str, Any]) -> None:
-        height, width = result["protocol"]["image_size"]
-        print(
-            f"{CLASSIFICATION.text(result)}, loss {result['eval_loss']:.4f} on "
-            f"{result['eval_images']} images of {height} x {width} pixels",
-            flush=True,
-        )
-
-    task.evaluate(run, data, split=split, image_size=image_size, say=say, trust=trust)
+    task.evaluate(
+        run,
+        data,
+        split=split,
+        image_size=image_size,
+        say=lambda result: print(task.result_text(result), flush=True),
+        trust=trust,
+    )

@@ -18,6 +18,7 @@ from paddlemae.recipe.load import recipe_names as recipe_names
 from paddlemae.recipe.settings import AUTO as AUTO
 from paddlemae.recipe.settings import RECIPES as RECIPES
 from paddlemae.recipe.settings import SCRATCH as SCRATCH
+from paddlemae.recipe.settings import TEST_CHOOSES as TEST_CHOOSES
 from paddlemae.recipe.settings import Augmentation as Augmentation
 from paddlemae.recipe.settings import AutoencoderShape as AutoencoderShape
 from paddlemae.recipe.settings import ClassifierShape as ClassifierShape

@@ -46,6 +46,13 @@ else:
 SIZE_NAMES, MASK_NAMES = (", ".join(f"`{name}`" for name in names) for names in (SIZES, MASKS))
 AUTO: Literal["auto"] = "auto"  # as mean and std: those of the training images
 
+TEST_CHOOSES = "test"  # as validation: the test part itself, as in runs of earlier versions
+PRIMARY_METRICS = ("top1", "balanced_accuracy", "macro_f1", "auroc", "average_precision")
+if TYPE_CHECKING:
+    PrimaryMetric: TypeAlias = str
+else:
+    PrimaryMetric = Literal[PRIMARY_METRICS]
+
 # descriptions of settings that several tasks have
 SIZE = "patch size, width, depth and heads by name: " + SIZE_NAMES + "; the settings below override it"
 CROP_SCALE = "smallest and largest area of a random crop, as a share of the image; null: no crop"
@@ -62,7 +69,17 @@ STD = "standard deviation of each channel; null and `auto` as for `mean`"
 BETAS = "betas of AdamW"
 TRAIN_SPLIT = "split to train on"
 EVAL_SPLIT = "split to evaluate on"
-VAL_FRACTION = "share of each class of the training split that is held out for evaluation, instead of `eval_split`"
+VAL_FRACTION = "share of each class of the training split that is held out as the test part, instead of `eval_split`"
+VALIDATION = (
+    "share of each class of the training images (of `labels` of them, if that is set) that is held back to choose the "
+    "best checkpoint, the validation part. null: 15%, and none where a class has fewer than 5 images; 0: none, the "
+    "last step counts; `test`: the test part chooses, as in earlier versions, which makes its numbers optimistic"
+)
+PRIMARY_METRIC = (
+    f"metric that chooses the best checkpoint and compares runs: {', '.join(f'`{name}`' for name in PRIMARY_METRICS)}; "
+    "null: `top1` (accuracy) if the largest class of the training split has at most 1.5 times the images of the "
+    "smallest, else `balanced_accuracy`"
+)
 LABELS = (
     "train on this many images only: a number, a share (`10%`) or a number per class (`5/class`); as many of each class"
 )
@@ -259,6 +276,8 @@ class FinetuneRecipe(BaseModel):
     eval_split: str = setting("test", EVAL_SPLIT)
     val_fraction: Share = setting(0.0, VAL_FRACTION)
     labels: Labels | None = setting(None, LABELS)
+    validation: Share | Literal["test"] | None = setting(None, VALIDATION)
+    primary_metric: PrimaryMetric | None = setting(None, PRIMARY_METRIC)
     mean: Mean | None = setting(None, MEAN)
     std: Std | None = setting(None, STD)
     trainable_blocks: NonNegativeFloat | None = setting(
@@ -335,6 +354,8 @@ class ProbeRecipe(BaseModel):
     eval_split: str = setting("test", EVAL_SPLIT)
     val_fraction: Share = setting(0.0, VAL_FRACTION)
     labels: Labels | None = setting(None, LABELS)
+    validation: Share | Literal["test"] | None = setting(None, VALIDATION)
+    primary_metric: PrimaryMetric | None = setting(None, PRIMARY_METRIC)
     token: Literal["cls", "mean"] = setting("cls", "features are the `cls` token, or the `mean` of the patch tokens")
     layer: Positive | None = setting(None, "block whose output gives the features, from 1; null is the last")
     cached: bool = setting(

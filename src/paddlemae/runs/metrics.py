@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,41 +13,78 @@ TASKS = {"pretrain": "pretraining", "finetune": "fine-tuning", "probe": "linear 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Metrics of one kind of target: numbers in 0..1, of which more is better.
+    """Metrics of one kind of target: numbers in 0..1, of which more is better except for those in `errors`.
 
     Args:
-        name: of the primary metric, as the heading of a table.
-        titles: key in files and in Python -> name in text. The first is the primary metric, which chooses the best
-            checkpoint and compares runs.
+        name: of the first metric, as the heading of a table.
+        titles: key in files and in Python -> name in text. Every result of this kind has the first metric. It is the
+            primary one, which chooses the best checkpoint and compares runs, unless a result names another.
+        errors: keys of metrics of which less is better; they are never primary.
     """
 
     name: str
     titles: Mapping[str, str]
+    errors: tuple[str, ...] = ()
 
     @property
     def primary(self) -> str:
-        """Return the key of the primary metric."""
+        """Return the key of the metric that is primary where a result names none."""
         return next(iter(self.titles))
 
     @property
     def title(self) -> str:
-        """Return the name of the primary metric in text."""
+        """Return the name of that metric in text."""
         return self.titles[self.primary]
 
     def text(self, result: Mapping[str, Any], digits: int = 2) -> str:
-        """Return the metrics that a result has, in percent: "top-1 81.50%, top-5 99.00%"."""
+        """Return the metrics that a result has, in percent: "accuracy 81.50%, top-5 99.00%"."""
         return ", ".join(f"{name} {result[key]:.{digits}%}" for key, name in self.titles.items() if key in result)
 
 
-CLASSIFICATION = Metrics("top-1 accuracy", {"top1": "top-1", "top5": "top-5"})
+CLASSIFICATION = Metrics(
+    "accuracy",
+    {
+        "top1": "accuracy",
+        "top5": "top-5 accuracy",
+        "balanced_accuracy": "balanced accuracy",
+        "macro_f1": "macro F1",
+        "auroc": "AUROC",
+        "average_precision": "average precision",
+        "ece": "calibration error",
+    },
+    errors=("ece",),
+)
 ALL_METRICS = (CLASSIFICATION,)
+MOST_UNBALANCED = 1.5  # largest class / smallest class, up to which accuracy is the primary metric
+
+
+def primary_metric(image_counts: Sequence[int]) -> str:
+    """Return the primary metric for classes of so many images: accuracy where they are balanced, else its mean over
+    classes. Classes without images do not count.
+    """
+    counts = [count for count in image_counts if count]
+    is_balanced = not counts or max(counts) <= MOST_UNBALANCED * min(counts)
+    return "top1" if is_balanced else "balanced_accuracy"
+
+
+def primary_of(result: Mapping[str, Any]) -> str:
+    """Return the key of a result's primary metric: the one that it names and has, else that of its kind."""
+    metrics = metrics_of(result) or CLASSIFICATION
+    named = result.get("primary")
+    is_usable = isinstance(named, str) and named in metrics.titles and is_number(result.get(named))
+    return str(named) if is_usable else metrics.primary
 
 
 def metrics_of(result: Mapping[str, Any]) -> Metrics | None:
-    """Return the metrics of the first kind whose primary metric a result has; None if it has none."""
+    """Return the metrics of the first kind whose first metric a result has; None if it has none."""
     return next((metrics for metrics in ALL_METRICS if is_number(result.get(metrics.primary))), None)
 
 
-def metrics_named(primary: str) -> Metrics:
-    """Return the kind of metrics with a primary metric; classification's if there is none."""
-    return next((metrics for metrics in ALL_METRICS if metrics.primary == primary), CLASSIFICATION)
+def metrics_named(key: str) -> Metrics:
+    """Return the kind of metrics that a metric is of; classification's if there is none."""
+    return next((metrics for metrics in ALL_METRICS if key in metrics.titles), CLASSIFICATION)
+
+
+def title_of(key: str) -> str:
+    """Return the name of a metric in text."""
+    return metrics_named(key).titles.get(key, key)

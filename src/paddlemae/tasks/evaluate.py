@@ -13,6 +13,8 @@ from paddlemae.data.workers import workers_for
 from paddlemae.engine import device
 from paddlemae.model.shape import pair, patch_grid
 from paddlemae.recipe import SCRATCH
+from paddlemae.runs.class_results import class_table, result_table
+from paddlemae.runs.metrics import primary_metric
 from paddlemae.runs.runlog import log_result
 from paddlemae.tasks.models.build import load_classifier
 from paddlemae.tasks.models.preprocess import evaluation_view
@@ -20,6 +22,7 @@ from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.classification import PRETRAINED
 from paddlemae.tasks.training.evaluate_classifier import evaluate_classifier
 from paddlemae.tasks.training.exhibits import show_mistakes
+from paddlemae.tasks.training.labelled_splits import image_counts
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.tasks.training.run_start import run_of
 
@@ -35,7 +38,7 @@ def evaluate(
     say: Callable[[dict[str, Any]], None] | None = None,
     trust: bool = False,
 ) -> dict[str, Any]:
-    """Return top-1, top-5 and loss on labelled images; also log them to the run's results and draw its exhibits.
+    """Return metrics and loss on labelled images; also log them to the run's results and draw its exhibits.
 
     Args:
         run: a fine-tuning run or one of its checkpoints.
@@ -46,7 +49,7 @@ def evaluate(
         say: called with the result before anything is written.
         trust: see `read_checkpoint`.
     Returns:
-        the result as it is logged.
+        the result as it is logged, and `per_class` as in `class_result`.
     Raises:
         ValueError, FileNotFoundError: images, a checkpoint or a size that can't be used.
     """
@@ -63,10 +66,12 @@ def evaluate(
     evaluation = evaluate_classifier(
         model, description, source, batch_size=batch_size, workers=workers, threads=threads
     )
+    named = description.provenance.get("primary")  # of runs since there are several
+    primary = named if isinstance(named, str) else primary_metric(image_counts(source))
     result = {
         "task": "evaluate",
         "start": SCRATCH if description.provenance.get("init") == SCRATCH else PRETRAINED,
-        **evaluation.metrics,
+        **evaluation.result(source.classes, primary),
         "protocol": {"image_size": description.architecture["image_size"]},
         "eval": source.name,
         "eval_images": evaluation.images,
@@ -76,11 +81,21 @@ def evaluate(
         say(result)
     if folder := run_of(checkpoint.folder):
         with optional("the line in the run's results"):
-            log_result(folder, [result])
+            log_result(folder, [{name: value for name, value in result.items() if name != "per_class"}])
         view, title = evaluation_view(description), f"evaluated on {source.name}"
         with optional("the mistakes"):
             show_mistakes(folder, source, view, evaluation.confusion, evaluation.mistakes, title)
     return result
+
+
+def result_text(result: dict[str, Any]) -> str:
+    """Return a result as text: its metrics and those of each class as tables."""
+    height, width = result["protocol"]["image_size"]
+    head = (
+        f"{result['eval_images']} images of {result['eval']}, {height} x {width} pixels, checkpoint "
+        f"{result['checkpoint']}, loss {result['eval_loss']:.4f}:"
+    )
+    return "\n".join(part for part in (head, result_table(result), class_table(result)) if part)
 
 
 def _number_as(classes: list[str], source: Source) -> Source:

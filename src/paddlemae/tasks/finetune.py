@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import partial
 from typing import Any
 
 from paddlemae.data.batches import Batch
+from paddlemae.data.sources import Source
 from paddlemae.data.views.mixup import Mixing, mix_batches
 from paddlemae.model.blocks import activations_of
 from paddlemae.recipe import FinetuneRecipe
 from paddlemae.tasks.models.build import parameter_count
 from paddlemae.tasks.models.preprocess import evaluation_view
+from paddlemae.tasks.training.best_weights import best_weights
 from paddlemae.tasks.training.classification import Evaluation
 from paddlemae.tasks.training.course import Course
 from paddlemae.tasks.training.dry_run import model_text, schedule_plan, step_bytes
@@ -38,7 +41,8 @@ def finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None = No
         compared_run: a pretraining run to whose results this one is also appended; by default the one that it starts
             from.
     Returns:
-        the result, as in `result.json`: top-1 and top-5 of the last step in [0, 1], the best top-1 and its step.
+        the result, as in `result.json`: the metrics on the test part in [0, 1] with the weights that the validation
+        part chose, the `primary` one's best value there (`best_top1` ...) and its step.
     Raises:
         ValueError, FileNotFoundError: a recipe, data, checkpoint or folder that can't be used; nothing is written.
         KeyboardInterrupt, Preempted, NonFiniteLoss, OSError: training ended early; the text says what was kept.
@@ -55,57 +59,69 @@ def _finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None) ->
     optimizer = adamw(model, weight_decay=training.weight_decay, betas=recipe.betas, layer_decay=recipe.layer_decay)
     state = TrainState(model, optimizer, ema=None if recipe.ema_decay is None else Ema(model, recipe.ema_decay))
     enter_run(run, state, parts.description)
+    splits, classes = parts.splits, parts.splits.train.classes
     start.say(
         f"fine-tuning {parameter_count(model) / 1e6:.2f} million parameters from {recipe.init} "
-        f"on {parts.train.name}, {len(parts.train)} images, {len(parts.train.classes)} classes; "
-        f"evaluating on {parts.held_out.name}, {len(parts.held_out)} images"
+        f"on {splits.train.name}, {len(splits.train)} images, {len(classes)} classes; {splits.evaluations(recipe)}"
     )
-    listed = open_skipped(start, state, [parts.train, parts.held_out], parts.view.channels)
-    skipped, held_out_skipped = (listed.of(part, training.max_bad_images) for part in (parts.train, parts.held_out))
+    listed = open_skipped(start, state, splits.parts, parts.view.channels)
+    skipped = {id(part): listed.of(part, training.max_bad_images) for part in splits.parts}
     mixing = Mixing(recipe.mixup, recipe.cutmix, recipe.cutmix_probability)
     loss_fn = loss_function(recipe, parts.description, parts.class_weights)
 
     def batches() -> Generator[Batch, None, None]:
-        plain = training_batches(parts.train, parts.view, training, state, skipped, start, parts.order)
+        plain = training_batches(
+            splits.train, parts.view, training, state, skipped[id(splits.train)], start, parts.order
+        )
         return mix_batches(plain, mixing, training.seed) if mixing else plain
 
-    def evaluate() -> Evaluation:
-        with state.averaged():
-            return evaluate_classifier(
-                model,
-                parts.description,
-                parts.held_out,
-                batch_size=training.batch_size,
-                workers=training.workers,
-                on_skip=held_out_skipped,
-                threads=training.threads,
-                ranks=start.ranks,
-            )
-
-    course = Course("finetune", training, parts.views, evaluate, recipe.evaluate_every)
-    last = run_training(start, course, state, parts.description, batches, loss_fn) or evaluate()
-
-    def attention() -> None:
-        with optional("the attention maps"), state.averaged():
-            if fixed := fixed_images(parts.held_out, parts.description):
-                show_attention(start.out, model, parts.description, fixed[0])
-
-    def finish() -> dict[str, Any]:
-        protocol = dict(labels=recipe.labels, trainable_blocks=recipe.trainable_blocks)
-        return finish_run(
-            start,
-            state,
-            last,
-            (parts.train, parts.held_out),
-            evaluation_view(parts.description),
-            recipe,
-            protocol,
-            num_train=len(parts.train),
-            compared_run=compared_run,
-            more=attention,
+    def evaluate(part: Source) -> Evaluation:
+        return evaluate_classifier(
+            model,
+            parts.description,
+            part,
+            batch_size=training.batch_size,
+            workers=training.workers,
+            on_skip=skipped[id(part)],
+            threads=training.threads,
+            ranks=start.ranks,
         )
 
-    return start.ranks.from_first(finish)
+    def evaluate_averaged(part: Source) -> Evaluation:
+        with state.averaged():
+            return evaluate(part)
+
+    choosing = splits.choosing(recipe)
+    every = None if choosing is None else partial(evaluate_averaged, choosing)
+    course = Course("finetune", training, parts.views, every, recipe.evaluate_every, splits.primary)
+    last = run_training(start, course, state, parts.description, batches, loss_fn)
+
+    def attention() -> None:
+        with optional("the attention maps"):
+            if fixed := fixed_images(splits.held_out, parts.description):
+                show_attention(start.out, model, parts.description, fixed[0])
+
+    with best_weights(start, state, validated=splits.validation is not None) as step:
+        # where the test part chose, in a run of an earlier version, its last evaluation counts as it did there
+        tested = last if last and choosing is splits.held_out else evaluate(splits.held_out)
+
+        def finish() -> dict[str, Any]:
+            protocol = dict(labels=recipe.labels, trainable_blocks=recipe.trainable_blocks)
+            return finish_run(
+                start,
+                state,
+                tested,
+                splits,
+                evaluation_view(parts.description),
+                recipe,
+                protocol,
+                step=step,
+                num_train=len(splits.train),
+                compared_run=compared_run,
+                more=attention,
+            )
+
+        return start.ranks.from_first(finish)
 
 
 def dry_run(recipe: FinetuneRecipe, *, trust: bool = False) -> dict[str, str]:
@@ -116,11 +132,10 @@ def dry_run(recipe: FinetuneRecipe, *, trust: bool = False) -> dict[str, str]:
     tokens = parts.model.grid[0] * parts.model.grid[1] + int(parts.model.encoder.has_cls)
     activations = shape["depth"] * activations_of(tokens, shape["embed_dim"], shape["num_heads"])
     return {
-        "training images": f"{len(parts.train)} from {parts.train.name}, {len(parts.train.classes)} classes",
-        "held-out images": f"{len(parts.held_out)} from {parts.held_out.name}",
+        **parts.splits.plan(),
         "model": f"{model_text(shape)}, from {recipe.init}",
         "parameters": f"{parameters:,}",
-        **statistics_plan(recipe, len(parts.train)),
+        **statistics_plan(recipe, len(parts.splits.train)),
         **{choice.name: f"{choice.shown} ({choice.reason})" for choice in choices},
         **schedule_plan(recipe.training, parts.views),
         **memory_plan(recipe, step_bytes(parameters, recipe.training.batch_size * activations)),

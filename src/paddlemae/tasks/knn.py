@@ -19,8 +19,10 @@ from paddlemae.data.sources import Source, balanced_subset, match_classes, open_
 from paddlemae.data.views.augment import View
 from paddlemae.engine import device
 from paddlemae.recipe import MAX_BAD_IMAGES
+from paddlemae.runs.class_metrics import Answers
+from paddlemae.runs.class_results import class_result, interval_text, majority_text
 from paddlemae.runs.confusion import Confusion
-from paddlemae.runs.metrics import CLASSIFICATION
+from paddlemae.runs.metrics import CLASSIFICATION, primary_metric, title_of
 from paddlemae.runs.runlog import log_result
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.features import Labelled, labelled_features
@@ -30,6 +32,7 @@ from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.classification import PRETRAINED, RANDOM, surest_mistakes
 from paddlemae.tasks.training.exhibits import show_map, show_mistakes, show_neighbours
+from paddlemae.tasks.training.labelled_splits import image_counts
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.tasks.training.run_start import run_of
 from paddlemae.tasks.training.skipped_images import SkippedImages
@@ -61,7 +64,7 @@ def knn(
     say: Callable[[list[dict[str, Any]]], None] | None = None,
     trust: bool = False,
 ) -> list[dict[str, Any]]:
-    """Return the top-1 of held-out images by the neighbours of their features, for both ways of voting and several k.
+    """Return the metrics of held-out images by the neighbours of their features, for both ways of voting and several k.
 
     Every number is appended to the run's results (`runs.runlog.log_result`) if `run` is in a run folder, and its
     exhibits show neighbours, mistakes and a map of the queries.
@@ -91,6 +94,7 @@ def knn(
     model = load_encoder(checkpoint, random=random)
     bank, queries = (open_source(data, split, labelled=True) for split in (bank_split, query_split))
     queries = match_classes(bank, queries)
+    primary = primary_metric(image_counts(bank))
     if labels:
         bank = balanced_subset(bank, labels, seed)
     _counts(neighbours, len(bank))  # before anything is computed
@@ -125,7 +129,7 @@ def knn(
                 {
                     "task": "knn",
                     "start": RANDOM if random else PRETRAINED,
-                    CLASSIFICATION.primary: float((predicted == query_features.labels).mean()),
+                    **_metrics(query_features.labels, predicted, queries.classes, primary),
                     "protocol": protocol,
                     "train": bank.name,
                     "train_images": len(bank_features.labels),
@@ -183,6 +187,12 @@ def _show(
         show_map(run, queries, view, query_features.features_ND, query_features.indices, str(kind))
 
 
+def _metrics(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str], primary: str) -> dict[str, Any]:
+    """Return the metrics that predictions without probabilities have, with their intervals."""
+    result = class_result(Answers(len(classes), labels, predicted), classes, primary)
+    return {name: value for name, value in result.items() if name != "per_class"}
+
+
 def _counts(neighbours: Sequence[int], bank: int) -> list[int]:
     """Return how many neighbours vote, ascending."""
     if not neighbours:
@@ -215,9 +225,17 @@ def winners(labels_Qk: np.ndarray, weights_Qk: np.ndarray, num_classes: int) -> 
     return np.concatenate(classes), np.concatenate(shares)
 
 
-def result_line(result: dict[str, Any]) -> str:
-    """Return a result as text, with all that it depends on."""
+def results_text(results: Sequence[dict[str, Any]]) -> str:
+    """Return results as text, a line each with all that it depends on, then what naming the commonest class gives."""
+    return "\n".join([*map(_result_line, results), majority_text(results[0])])
+
+
+def _result_line(result: dict[str, Any]) -> str:
     protocol = result["protocol"]
     votes = f"exp(cosine / {protocol['temperature']:g})" if protocol["votes"] == "weighted" else "one vote each"
     kind = FeatureKind(**{name: protocol[name] for name in ("token", "layer", "norm")})
-    return f"{CLASSIFICATION.text(result)}  k={protocol['k']}, {votes}, {kind}"
+    interval = interval_text(result["intervals"][result["primary"]])
+    return (
+        f"{CLASSIFICATION.text(result)}  k={protocol['k']}, {votes}, {kind}; "
+        f"{title_of(result['primary'])} 95% interval {interval}"
+    )

@@ -26,14 +26,15 @@ from paddlemae.tasks.models.features import Labelled, labelled_features
 from paddlemae.tasks.models.inference import FeatureKind, Forward, forward_function
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import Checkpoint, read_checkpoint
+from paddlemae.tasks.training.best_weights import best_weights
 from paddlemae.tasks.training.classification import Evaluation, evaluation_of
 from paddlemae.tasks.training.course import Course
 from paddlemae.tasks.training.dry_run import schedule_plan
 from paddlemae.tasks.training.finish_run import finish_run
-from paddlemae.tasks.training.labelled_splits import open_labelled_splits
+from paddlemae.tasks.training.labelled_splits import LabelledSplits, open_labelled_splits
 from paddlemae.tasks.training.run_start import Start, decide, enter_run
 from paddlemae.tasks.training.run_training import run_training
-from paddlemae.tasks.training.skipped_images import SkippedImages, open_skipped
+from paddlemae.tasks.training.skipped_images import open_skipped
 from paddlemae.tasks.training.training_batches import count_remaining, training_batches
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.lars import Lars
@@ -49,7 +50,8 @@ def probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
     The result is also appended to the results of the run that the encoder is from (`runs.runlog.log_result`).
 
     Returns:
-        the result, as in `result.json`: top-1 and top-5 of the last step in [0, 1], the best top-1 and its step.
+        the result, as in `result.json`: the metrics on the test part in [0, 1] with the head that the validation part
+        chose, the `primary` one's best value there (`best_top1` ...) and its step.
     Raises:
         ValueError, FileNotFoundError: a recipe, data, checkpoint or folder that can't be used; nothing is written.
         KeyboardInterrupt, Preempted, NonFiniteLoss, OSError: training ended early; the text says what was kept.
@@ -67,16 +69,16 @@ def _probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
     optimizer = Lars(head.parameters(), momentum=recipe.momentum, weight_decay=training.weight_decay)
     state = TrainState(head, optimizer)
     enter_run(run, state, parts.description)
+    splits = parts.splits
+    train = splits.train
     start.say(
         f"probing {parts.kind} ({head.config['width']} features) of {recipe.init}{', untrained,' * recipe.random} with "
-        f"{len(parts.train)} images of "
-        f"{parts.train.name}, {len(parts.train.classes)} classes; evaluating on {len(parts.held_out)} images of "
-        f"{parts.held_out.name}"
+        f"{len(train)} images of {train.name}, {len(train.classes)} classes; {splits.evaluations(recipe)}"
     )
-    listed = open_skipped(start, state, [parts.train, parts.held_out], parts.view.channels)
-    skipped, held_out_skipped = (listed.of(part, training.max_bad_images) for part in (parts.train, parts.held_out))
+    listed = open_skipped(start, state, splits.parts, parts.view.channels)
+    skipped = {id(part): listed.of(part, training.max_bad_images) for part in splits.parts}
 
-    def features_of(source: Source, on_skip: SkippedImages) -> Labelled:
+    def features_of(source: Source) -> Labelled:
         return labelled_features(
             parts.encoder,
             parts.checkpoint.description,
@@ -84,24 +86,25 @@ def _probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
             parts.kind,
             batch_size=training.batch_size,
             threads=training.threads,
-            on_skip=on_skip,
+            on_skip=skipped[id(source)],
         )
 
-    held_out = features_of(parts.held_out, held_out_skipped)
+    held_out, choosing = features_of(splits.held_out), splits.choosing(recipe)
     if recipe.cached:
-        table = features_of(parts.train, skipped)
+        table = features_of(train)
         num_train = len(table.labels)
         batches = partial(cached_batches, table, recipe, state)
         loss_fn = loss_function(None)
     else:
-        num_train = len(parts.train)
-        batches = partial(training_batches, parts.train, parts.view, training, state, skipped, start)
+        num_train = len(train)
+        batches = partial(training_batches, train, parts.view, training, state, skipped[id(train)], start)
         loss_fn = loss_function(parts.forward)
-    evaluate = partial(evaluate_head, head, held_out, len(parts.train.classes))
-    course = Course("probe", training, num_train, evaluate, recipe.evaluate_every)
-    last = run_training(
-        start, course, state, parts.description, batches, loss_fn, shares_cpu=False, in_memory=recipe.cached
-    )
+    evaluate = partial(evaluate_head, head, num_classes=len(train.classes))
+    every = None
+    if choosing is not None:
+        every = partial(evaluate, held_out if choosing is splits.held_out else features_of(choosing))
+    course = Course("probe", training, num_train, every, recipe.evaluate_every, splits.primary)
+    run_training(start, course, state, parts.description, batches, loss_fn, shares_cpu=False, in_memory=recipe.cached)
     protocol = {
         **asdict(parts.kind),
         "cached": recipe.cached,
@@ -109,8 +112,10 @@ def _probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
         "batch_size": training.effective_batch_size,
         "labels": recipe.labels,
     }
-    sources, view = (parts.train, parts.held_out), evaluation_view(parts.checkpoint.description)
-    return finish_run(start, state, last or evaluate(), sources, view, recipe, protocol, num_train=num_train)
+    view = evaluation_view(parts.checkpoint.description)
+    with best_weights(start, state, validated=splits.validation is not None) as step:
+        tested = evaluate(held_out)
+        return finish_run(start, state, tested, splits, view, recipe, protocol, step=step, num_train=num_train)
 
 
 @dataclass(frozen=True)
@@ -121,8 +126,7 @@ class Parts:
     encoder: Any
     kind: FeatureKind
     forward: Forward
-    train: Source
-    held_out: Source
+    splits: LabelledSplits
     view: View
     head: ProbeHead
     description: Description
@@ -139,7 +143,8 @@ def prepare(recipe: ProbeRecipe, resumed: Path | None = None, *, trust: bool = F
     encoder = load_encoder(checkpoint, random=recipe.random)
     kind = FeatureKind(recipe.token, recipe.layer, "layer")
     forward = forward_function(encoder, checkpoint.description, kind, threads=recipe.training.threads)
-    train, held_out = open_labelled_splits(recipe, recipe.data, resumed)
+    splits = open_labelled_splits(recipe, recipe.data, resumed)
+    train = splits.train
     shape = checkpoint.description.architecture
     paddle.seed(recipe.training.seed)
     head = ProbeHead(shape["embed_dim"], len(train.classes))
@@ -158,10 +163,11 @@ def prepare(recipe: ProbeRecipe, resumed: Path | None = None, *, trust: bool = F
         std=checkpoint.description.std,
         eval_crop_ratio=checkpoint.description.eval_crop_ratio,
         classes=list(train.classes),
-        provenance={"task": "probe", "data": train.name, "images": len(train), "init": recipe.init, **asdict(kind)},
+        provenance={"task": "probe", "data": train.name, "images": len(train), "init": recipe.init, **asdict(kind)}
+        | splits.provenance,
         bits=checkpoint.description.bits,
     )
-    return Parts(checkpoint, encoder, kind, forward, train, held_out, view, head, description)
+    return Parts(checkpoint, encoder, kind, forward, splits, view, head, description)
 
 
 def loss_function(forward: Forward | None) -> LossFn:
@@ -197,8 +203,7 @@ def dry_run(recipe: ProbeRecipe, *, trust: bool = False) -> dict[str, str]:
     """Return what a linear probing would do, without doing it: name -> value, as text."""
     parts = prepare(recipe, trust=trust)
     return {
-        "training images": f"{len(parts.train)} from {parts.train.name}, {len(parts.train.classes)} classes",
-        "held-out images": f"{len(parts.held_out)} from {parts.held_out.name}",
+        **parts.splits.plan(),
         "features": f"{parts.head.config['width']}, {parts.kind}",
-        **schedule_plan(recipe.training, len(parts.train)),
+        **schedule_plan(recipe.training, len(parts.splits.train)),
     }

@@ -10,33 +10,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Annotated, Any
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
 
 from paddlemae.data.sources.output_folders import check_outside
 from paddlemae.recipe import SCRATCH, FinetuneRecipe, load_recipe, with_stored
 from paddlemae.runs.figures import draw_study
-from paddlemae.runs.metrics import CLASSIFICATION
-from paddlemae.runs.runlog import RECIPE_FILE, RESULT_FILE
+from paddlemae.runs.metrics import primary_of, title_of
+from paddlemae.runs.runlog import RECIPE_FILE, RESULT_FILE, is_number
 from paddlemae.system.atomic import replace_text
 from paddlemae.system.display_names import say
-from paddlemae.system.documents import read_record
+from paddlemae.system.documents import read_object
 from paddlemae.system.locks import lock_folder
 from paddlemae.tasks.training.classification import PRETRAINED
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.tasks.training.run_start import Start, stored_recipe
 
 STUDY_FILE = "study.json"
-METRICS = CLASSIFICATION  # of the fine-tunings that are compared
 CURVE_FILE = "study.png"
-
-
-class ResultType(BaseModel):
-    """The fields of a run's `result.json` that a study reads."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
-    value: Annotated[float, Field(ge=0, le=1, validation_alias=METRICS.primary)]
 
 
 Finetune = Callable[[FinetuneRecipe, Start, str | None], dict[str, Any]]
@@ -79,7 +69,8 @@ def study(plan: Study, out: Path, finetune: Finetune, *, quiet: bool = False, tr
         finetune: `tasks.finetune.finetune`, called with the recipe, the start and the run to compare with.
 
     Returns:
-        what `study.json` holds: for each start and value the primary metric of every seed after the last step.
+        what `study.json` holds: `primary`, the key of the metric that is compared; under that key, for each start and
+        value, the metric of every seed on the test part; `majority`, what naming the commonest class gives.
     Raises:
         ValueError: no value or seed, or settings that can't be used; all are checked before the first run.
     """
@@ -104,22 +95,30 @@ def _study(
     quiet: bool,
     trust: bool,
 ) -> dict[str, Any]:
-    values: dict[str, dict[str, list[float]]] = {name: {value: [] for value in plan.values} for name in plan.starts}
+    results: list[tuple[str, str, dict[str, Any]]] = []
     for (name, value, seed), recipe in recipes.items():
         folder = out / f"{plan.key}-{value.replace('/', '-per-')}-{name}-{seed}"
-        value_of_run = _read_value(folder, recipe)
-        if value_of_run is None:
+        result = _read_result(folder, recipe)
+        if result is None:
             is_another = (folder / RECIPE_FILE).exists() and not _is_of(folder, recipe)
             start = Start(folder, quiet=True, overwrite=is_another, trust=trust)
-            value_of_run = finetune(recipe, start, plan.init)[METRICS.primary]
-        values[name][value].append(value_of_run)
+            result = finetune(recipe, start, plan.init)
+        results.append((name, value, result))
         if not quiet:
-            say(f"{plan.key}={value}, {name}, seed {seed}: {METRICS.text({METRICS.primary: value_of_run})}")
-    result = {"key": plan.key, "seeds": list(plan.seeds), "init": plan.init, METRICS.primary: values}
-    replace_text(out / STUDY_FILE, json.dumps(result, indent=2) + "\n")
+            key = primary_of(result)
+            say(f"{plan.key}={value}, {name}, seed {seed}: {title_of(key)} {result[key]:.2%}")
+    primary = primary_of(results[0][2])
+    values: dict[str, dict[str, list[float]]] = {name: {value: [] for value in plan.values} for name in plan.starts}
+    for name, value, result in results:
+        values[name][value].append(result[primary])
+    found = {"key": plan.key, "seeds": list(plan.seeds), "init": plan.init, "primary": primary, primary: values}
+    if majority := results[0][2].get("majority"):
+        found["majority"] = majority
+    replace_text(out / STUDY_FILE, json.dumps(found, indent=2) + "\n")
     with optional("the curve"):
-        draw_study(out / CURVE_FILE, plan.key, values, f"{METRICS.title}, mean and standard deviation over seeds")
-    return result
+        title = f"{title_of(primary)}, mean and standard deviation over seeds"
+        draw_study(out / CURVE_FILE, plan.key, values, title)
+    return found
 
 
 def _recipe(plan: Study, init: str, value: str, seed: int) -> FinetuneRecipe:
@@ -129,12 +128,20 @@ def _recipe(plan: Study, init: str, value: str, seed: int) -> FinetuneRecipe:
     return recipe
 
 
-def _read_value(folder: Path, recipe: FinetuneRecipe) -> float | None:
-    """Return the primary metric of a finished run of this very recipe; None if it is not done."""
-    if not (folder / RESULT_FILE).exists() or not _is_of(folder, recipe):
+def _read_result(folder: Path, recipe: FinetuneRecipe) -> dict[str, Any] | None:
+    """Return the result of a finished run of this very recipe; None if it is not done.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    path = folder / RESULT_FILE
+    if not path.exists() or not _is_of(folder, recipe):
         return None
-    advice = "delete its folder, and the study trains this run again"
-    return read_record(folder / RESULT_FILE, ResultType, advice).value
+    result = read_object(path)
+    value: Any = result.get(primary_of(result))
+    if not is_number(value) or not 0 <= value <= 1:
+        raise ValueError(f"{path} is damaged (no metric); delete its folder, and the study trains this run again")
+    return result
 
 
 def _is_of(folder: Path, recipe: FinetuneRecipe) -> bool:
@@ -145,13 +152,18 @@ def _is_of(folder: Path, recipe: FinetuneRecipe) -> bool:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return the result in Markdown: one row per value, one column per start."""
-    values = result[METRICS.primary]
+    """Return the result in Markdown: one row per value, one column per start, and the commonest class's row."""
+    primary = result["primary"]
+    values = result[primary]
     starts = list(values)
-    lines = [f"| {result['key']} | {' | '.join(starts)} |", f"|---|{'---:|' * len(starts)}"]
+    lines = [f"| {result['key']}, {title_of(primary)} | {' | '.join(starts)} |", f"|---|{'---:|' * len(starts)}"]
     for value in values[starts[0]]:
         cells = [spread(values[name][value]) for name in starts]
         lines.append(f"| {value} | {' | '.join(cells)} |")
+    majority = result.get("majority", {})
+    if primary in majority:
+        cells = [f"{majority[primary]:.1%}"] * len(starts)
+        lines.append(f"| always the commonest class | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

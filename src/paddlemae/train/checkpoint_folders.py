@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, RootModel
 
 from paddlemae.system.atomic import remove, set_aside
 from paddlemae.system.documents import read_name, read_record
-from paddlemae.weights.model_folder import DESCRIPTION_FILE, WEIGHTS_FILE
+from paddlemae.weights.model_folder import DESCRIPTION_FILE, WEIGHTS_FILE, read_description
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
@@ -69,25 +69,27 @@ def drop_old(run: Path, step: int, keep: int, lasting: Callable[[int], bool]) ->
 
 
 def find_checkpoint(path: str | Path, *, whole: bool = False, trust: bool = False) -> Path:
-    """Return the checkpoint folder for a run folder (its latest), a pointer or a checkpoint folder.
+    """Return the checkpoint folder for a run folder, a pointer or a checkpoint folder.
 
-    Its files are held against their checksums. Where a run's latest is damaged, the newest before it that is not is
-    taken, with a warning.
+    Of a run it is the best where a validation part chose that, else the latest. Its files are held against their
+    checksums. Where that one is damaged, the newest up to `latest` that is not is taken, with a warning.
 
     Args:
-        whole: whether optimizer and state are needed too, for a resume; else only the model is looked at.
+        whole: whether optimizer and state are needed too, for a resume, which takes the latest; else only the model is
+            looked at.
         trust: take a checkpoint without checksums, too, with a warning; one whose checksums differ never is.
     Raises:
         FileNotFoundError: nothing there, or no checkpoint in it, or files that are missing.
         ValueError: damaged files, or no checksums.
     """
     path = Path(path)
-    if path.name == LATEST and path.parent.name == FOLDER:
-        path = path.parent.parent
+    is_latest = path.name == LATEST and path.parent.name == FOLDER
+    path = path.parent.parent if is_latest else path
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected a run folder or one of its checkpoints")
     if (path / FOLDER).is_dir() and (candidates := list(_newest_first(path / FOLDER))):
-        return _first_intact(candidates, whole, trust)
+        best = None if whole or is_latest else validated_best(path)
+        return _first_intact([best, *candidates] if best else candidates, whole, trust)
     if path.is_file():
         path = path.parent / _named_by(path) if path.name == BEST else path.parent
     if not ((path / STATE_FILE).exists() or (path / DESCRIPTION_FILE).exists()):
@@ -95,6 +97,17 @@ def find_checkpoint(path: str | Path, *, whole: bool = False, trust: bool = Fals
             f"{path} holds no checkpoint; expected a run folder of PaddleMAE or one of its checkpoints"
         )
     return _first_intact([path], whole, trust)
+
+
+def validated_best(run: Path) -> Path | None:
+    """Return the best checkpoint of a run, if images that it was not tested on chose it; None otherwise."""
+    name = _pointed(run / FOLDER / BEST)
+    folder = run / FOLDER / name if name else None
+    try:
+        is_validated = folder is not None and bool(read_description(folder).provenance.get("validation_images"))
+    except (OSError, ValueError):  # damaged: the caller says so of whatever it takes
+        return None
+    return folder if is_validated else None
 
 
 def _named_by(pointer: Path) -> str:

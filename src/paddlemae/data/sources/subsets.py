@@ -178,6 +178,66 @@ def _of_several_classes(
     return np.flatnonzero(parts == 1)
 
 
+def validation_part(source: Source, share: float, seed: int) -> tuple[Source, Source]:
+    """Split labelled images into (rest, validation part), drawn from `seed`, both in the source's order.
+
+    The part gets the rounded share of each class, at least one image and never all of them. Where the source has
+    groups, whole groups are drawn, with which each class comes near that number.
+
+    Raises:
+        ValueError: no class has two images, or no group can be drawn.
+    """
+    rng = np.random.default_rng(seed)
+    if isinstance(source.targets, MultiLabelTargets):
+        chosen = _of_several_classes(source, source.targets, share, rng)
+        return subset(source, np.setdiff1d(np.arange(len(source)), chosen)), subset(source, chosen)
+    assert source.labels is not None
+    images = np.bincount(source.labels, minlength=len(source.classes))
+    wanted = np.clip(np.floor(share * images + 0.5).astype(np.int64), 1, np.maximum(images - 1, 0))
+    if source.groups is None:
+        chosen = _draw(source.labels, wanted, rng)
+    else:
+        chosen = _groups_with(source.labels, source.groups, wanted, rng)
+    if not len(chosen):
+        raise ValueError(
+            f"no validation part can be carved out of the {len(source)} images of {source.name}; add images, or set "
+            "validation=0"
+        )
+    rest = np.setdiff1d(np.arange(len(source)), chosen)
+    return subset(source, rest), subset(source, chosen)
+
+
+def _groups_with(labels: _Indices, groups: _Indices, wanted: _Indices, rng: np.random.Generator) -> _Indices:
+    """Return the indices, ascending, of whole groups with about as many images of each class as are wanted.
+
+    Groups come in a random order. One is drawn if more of its images are wanted than not, and every class keeps images;
+    then the smallest one for each class that has none yet, where a group leaves images of every class.
+    """
+    _, group_of = np.unique(groups, return_inverse=True)
+    members = np.split(np.argsort(group_of, kind="stable"), np.cumsum(np.bincount(group_of))[:-1])
+    images = np.bincount(labels, minlength=len(wanted))
+    taken = np.zeros_like(images)
+    drawn = np.zeros(len(members), bool)
+
+    def draw_if_left(number: int, only_useful: bool) -> None:
+        present, counts = np.unique(labels[members[number]], return_counts=True)
+        useful = np.minimum(counts, np.maximum(wanted - taken, 0)[present]).sum()
+        is_left = (images[present] - taken[present] - counts > 0).all()
+        if is_left and (not only_useful or 2 * useful > counts.sum()):
+            drawn[number] = True
+            taken[present] += counts
+
+    for number in rng.permutation(len(members)):
+        if (taken >= wanted).all():
+            break
+        draw_if_left(number, only_useful=True)
+    for label in np.flatnonzero((wanted > 0) & (taken == 0)):
+        for number in sorted(np.unique(group_of[labels == label]), key=lambda number: len(members[number])):
+            if not taken[label]:
+                draw_if_left(number, only_useful=False)
+    return np.flatnonzero(drawn[group_of])
+
+
 def _whole_groups(source: Source, groups: _Indices, fraction: float, rng: np.random.Generator) -> _Indices:
     """Return the indices, ascending, of whole groups, drawn until they come closest to the fraction."""
     groups, group_of = np.unique(groups, return_inverse=True)

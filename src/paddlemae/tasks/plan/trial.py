@@ -18,9 +18,11 @@ from paddlemae.data.views.augment import View
 from paddlemae.data.views.mixup import Mixing, mix_batches
 from paddlemae.engine.safe_import import nn
 from paddlemae.recipe import FinetuneRecipe, PretrainRecipe, Training
+from paddlemae.runs.metrics import CLASSIFICATION
 from paddlemae.tasks.models.build import arguments_of, classifier_arguments
 from paddlemae.tasks.models.inference import LOGITS, forward_function
 from paddlemae.tasks.training import finetuning_loss, finetuning_setup, pretraining_loss, pretraining_setup
+from paddlemae.tasks.training.labelled_splits import LabelledSplits
 from paddlemae.tasks.training.resolve import Inputs
 from paddlemae.tasks.training.run_training import share_cpu
 from paddlemae.train.checkpoint import TrainState
@@ -50,7 +52,8 @@ def time_finetuning(recipe: FinetuneRecipe, source: Source, seconds: float) -> t
         seconds a view and seconds of evaluating an image, both without reading.
     """
     arguments = classifier_arguments(recipe.model, None, len(source.classes))
-    parts = finetuning_setup.build(recipe, Inputs("classifier", arguments, source, source))
+    splits = LabelledSplits(source, None, source, CLASSIFICATION.primary)
+    parts = finetuning_setup.build(recipe, Inputs("classifier", arguments, source, splits))
     loss_fn = finetuning_loss.loss_function(recipe, parts.description)
     batch = read_batch(source, parts.view, recipe.training)
     mixing = Mixing(recipe.mixup, recipe.cutmix, recipe.cutmix_probability)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,6 +17,8 @@ from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
 from paddlemae.engine.safe_import import F
 from paddlemae.engine.tensors import tensor_of
+from paddlemae.runs.class_metrics import MOST_PROBABILITIES, TOP, Answers, metrics_of_answers, rank_of
+from paddlemae.runs.class_results import class_result
 from paddlemae.runs.confusion import Confusion
 from paddlemae.runs.figures import draw_confusion
 from paddlemae.runs.metrics import CLASSIFICATION, Metrics
@@ -28,19 +32,17 @@ PRETRAINED, RANDOM = "pretrained", "random"
 SHOWN_MISTAKES = 24
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Predictions on held-out images.
+    """A classifier's answers on labelled images.
 
     Attributes:
-        confusion: how often each class was taken for which.
-        top5: share of the images whose class is among the five likeliest.
+        answers: what was predicted of each image.
         loss: mean cross-entropy.
         mistakes: the surest ones, the surest first.
     """
 
-    confusion: Confusion
-    top5: float
+    answers: Answers
     loss: float
     mistakes: list[Mistake] = field(default_factory=list)
 
@@ -50,13 +52,21 @@ class Evaluation:
     @property
     def images(self) -> int:
         """Return the number of images."""
-        return self.confusion.images
+        return len(self.answers.labels)
 
-    @property
+    @cached_property
+    def confusion(self) -> Confusion:
+        """Return how often each class was taken for which."""
+        return Confusion.of(self.answers.labels, self.answers.predicted, self.answers.classes)
+
+    @cached_property
     def metrics(self) -> dict[str, float]:
         """Return the metrics and the loss, as in `metrics.jsonl`."""
-        top1 = self.confusion.right / max(1, self.confusion.images)
-        return {"top1": top1, "top5": self.top5, "eval_loss": self.loss}
+        return {**metrics_of_answers(self.answers), "eval_loss": self.loss}
+
+    def result(self, classes: Sequence[str], primary: str) -> dict[str, Any]:
+        """Return the metrics with their intervals and the loss, as in `result.json`; arguments as of `class_result`."""
+        return {**class_result(self.answers, classes, primary), "eval_loss": self.loss}
 
     def show(self, run: Path, source: Source, view: View, title: str, caption: str) -> None:
         """Draw the mistakes and the confusion matrix of a run.
@@ -76,9 +86,9 @@ Predictions = Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 def evaluation_of(predictions: Predictions, num_classes: int, ranks: Ranks = ALONE) -> Evaluation:
-    """Count batches of (indices int64 [B], labels int64 [B], logits float32 [B, classes]).
+    """Evaluate batches of (indices int64 [B], labels int64 [B], logits float32 [B, classes]).
 
-    The lowest class wins a tie.
+    The lowest class wins a tie. The probabilities of all classes are kept up to `MOST_PROBABILITIES` numbers.
 
     Args:
         ranks: processes that each have other images; all get the evaluation of all.
@@ -86,40 +96,59 @@ def evaluation_of(predictions: Predictions, num_classes: int, ranks: Ranks = ALO
         DataFault: no image at all.
     """
     columns: list[list[np.ndarray]] = [[np.empty(0, kind)] for kind in _KINDS]
+    kept: list[np.ndarray] | None = [np.empty((0, num_classes), np.float32)]
     for indices, labels, logits in predictions:
         losses = F.cross_entropy(tensor_of(logits), tensor_of(labels), reduction="none").numpy().ravel()
-        predicted, places = _ranked(logits, labels)
+        known = np.where(np.isnan(logits), -np.inf, logits)
         likelihood = np.exp(logits - logits.max(axis=1, keepdims=True))
-        confidence = likelihood.max(axis=1) / likelihood.sum(axis=1)
-        for column, values in zip(columns, (indices, labels, predicted, confidence, places < 5, losses)):
+        total = likelihood.sum(axis=1)
+        rows = (indices, labels, known.argmax(axis=1), likelihood.max(axis=1) / total, rank_of(known, labels) < TOP)
+        for column, values in zip(columns, (*rows, losses)):
             column.append(values)
-    indices, labels, predicted, confidence, hits, losses = _gather(columns, ranks)
+        if kept is not None:
+            kept.append(np.nan_to_num(likelihood / total[:, None]))
+            kept = kept if sum(part.size for part in kept) <= MOST_PROBABILITIES else None
+    return _evaluation(columns, kept, num_classes, ranks)
+
+
+def _evaluation(
+    parts: list[list[np.ndarray]], kept: list[np.ndarray] | None, num_classes: int, ranks: Ranks
+) -> Evaluation:
+    own = [np.concatenate(column) for column in parts]
+    columns = _gather(own, ranks)
+    order = np.lexsort(columns[::-1])
+    indices, labels, predicted, confidence, in_top, losses = (column[order] for column in columns)
     if not len(indices):
         raise DataFault("no image to evaluate on can be read; fix them")
-    confusion = Confusion.of(labels, predicted, num_classes)
+    probabilities = _gather_probabilities(kept, num_classes, ranks)
+    probabilities = None if probabilities is None else probabilities[order]
+    answers = Answers(num_classes, labels, predicted, confidence, in_top, probabilities)
     mistakes = surest_mistakes(indices, labels, predicted, confidence)
-    return Evaluation(confusion, float(hits.mean()), math.fsum(losses) / len(losses), mistakes)
+    return Evaluation(answers, math.fsum(losses) / len(losses), mistakes)
 
 
-def _ranked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (likeliest class of each image, number of classes before its own); of equals the lowest comes first."""
-    logits = np.where(np.isnan(logits), -np.inf, logits)
-    true = np.take_along_axis(logits, labels[:, None], axis=1)
-    equal = (logits == true) & (np.arange(logits.shape[1]) < labels[:, None])
-    return logits.argmax(axis=1), ((logits > true) | equal).sum(axis=1)
+def _gather(columns: Sequence[np.ndarray], ranks: Ranks) -> list[np.ndarray]:
+    """Return the columns of all processes' images."""
+    if not ranks.lines:
+        return list(columns)
+    gathered = ranks.gather([column.tolist() for column in columns])
+    return [
+        np.concatenate([np.array(values, kind) for values in column]) for column, kind in zip(zip(*gathered), _KINDS)
+    ]
 
 
-def _gather(batches: Sequence[Sequence[np.ndarray]], ranks: Ranks) -> list[np.ndarray]:
-    """Return the columns of all processes' images, sorted by the first column, then by the next."""
-    columns = [np.concatenate(column) for column in batches]
-    if ranks.lines:
-        gathered = ranks.gather([column.tolist() for column in columns])
-        columns = [
-            np.concatenate([np.array(values, kind) for values in column])
-            for column, kind in zip(zip(*gathered), _KINDS)
-        ]
-    order = np.lexsort(columns[::-1])
-    return [column[order] for column in columns]
+def _gather_probabilities(kept: list[np.ndarray] | None, num_classes: int, ranks: Ranks) -> np.ndarray | None:
+    """Return the probabilities [N, K] of all processes' images; None where they are too many."""
+    sizes = ranks.gather(None if kept is None else sum(part.size for part in kept))
+    if kept is None or None in sizes or sum(sizes) > MOST_PROBABILITIES:
+        return None
+    own = np.concatenate(kept)
+    if not ranks.lines:
+        return own
+    texts = ranks.gather(base64.b64encode(own.tobytes()).decode())
+    return np.concatenate([np.frombuffer(base64.b64decode(text), np.float32) for text in texts]).reshape(
+        -1, num_classes
+    )
 
 
 def surest_mistakes(

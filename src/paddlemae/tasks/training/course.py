@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
 from paddlemae.recipe import Training
-from paddlemae.runs.metrics import Metrics
+from paddlemae.runs.metrics import CLASSIFICATION, Metrics
 from paddlemae.train.optim import lr_at, peak_lr
 
 
@@ -28,6 +28,9 @@ class Evaluation(Protocol):
     def metrics(self) -> dict[str, float]:
         """Return the metrics and the loss, as in `metrics.jsonl`."""
 
+    def result(self, classes: Sequence[str], primary: str) -> dict[str, Any]:
+        """Return the metrics and the loss, as in `result.json`, which names its `primary` metric."""
+
     def show(self, run: Path, source: Source, view: View, title: str, caption: str) -> None:
         """Draw the pictures of a run, `picture` in its figures among them."""
 
@@ -39,7 +42,8 @@ class Course:
     Attributes:
         task: the command that runs it.
         num_images: images of an epoch.
-        evaluate: called every `evaluate_every` epochs and at the end; a new highest primary metric moves `best`.
+        evaluate: called every `evaluate_every` epochs and at the end; a new highest `primary` metric moves `best`.
+        primary: the key of the metric that chooses the best checkpoint.
     """
 
     task: str
@@ -47,6 +51,7 @@ class Course:
     num_images: int
     evaluate: Callable[[], Evaluation] | None = None
     evaluate_every: float = 1.0
+    primary: str = CLASSIFICATION.primary
 
     @property
     def total_steps(self) -> int:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
 from paddlemae.engine import device
 from paddlemae.model.classifier import VisionTransformer, freeze
@@ -19,7 +18,7 @@ from paddlemae.tasks.models.preprocess import statistics_of, training_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.class_balance import class_weights, epoch_of
 from paddlemae.tasks.training.image_checks import check_images
-from paddlemae.tasks.training.labelled_splits import open_labelled_splits
+from paddlemae.tasks.training.labelled_splits import LabelledSplits, open_labelled_splits
 from paddlemae.tasks.training.resolve import Inputs
 from paddlemae.train.loop import check_precision
 from paddlemae.weights.model_folder import Description, read_description
@@ -30,12 +29,12 @@ class Parts:
     """Everything that a fine-tuning needs.
 
     Attributes:
+        splits: its images.
         order: indices of the images of an epoch, some of them repeated; None: each once.
         class_weights: of each class in the loss; None: all alike.
     """
 
-    train: Source
-    held_out: Source
+    splits: LabelledSplits
     view: View
     model: VisionTransformer
     description: Description
@@ -45,7 +44,7 @@ class Parts:
     @property
     def views(self) -> int:
         """Return the number of views in an epoch."""
-        return len(self.train) if self.order is None else len(self.order)
+        return len(self.splits.train) if self.order is None else len(self.order)
 
 
 def prepare(recipe: FinetuneRecipe, resumed: Path | None = None, trust: bool = False) -> Parts:
@@ -64,12 +63,12 @@ def open_inputs(recipe: FinetuneRecipe, resumed: Path | None = None, trust: bool
     check_precision(recipe.training.precision)
     begins = recipe.init != SCRATCH and not resumed
     initial = fit_shape(read_checkpoint(recipe.init, trust=trust), arguments_of(recipe.model)) if begins else None
-    train, held_out = open_labelled_splits(recipe, recipe.data, resumed)
+    splits = open_labelled_splits(recipe, recipe.data, resumed)
     saved = read_description(resumed) if resumed else None
-    arguments = saved.architecture if saved else classifier_arguments(recipe.model, initial, len(train.classes))
+    arguments = saved.architecture if saved else classifier_arguments(recipe.model, initial, len(splits.train.classes))
     shape = architecture_of(*split_keys("classifier", arguments))
-    check_images(train, shape, "the recipe" if recipe.init == SCRATCH else recipe.init)
-    return Inputs("classifier", arguments, train, held_out, initial, saved)
+    check_images(splits.train, shape, "the recipe" if recipe.init == SCRATCH else recipe.init)
+    return Inputs("classifier", arguments, splits.train, splits, initial, saved)
 
 
 def choose_defaults(recipe: FinetuneRecipe, inputs: Inputs) -> tuple[FinetuneRecipe, Inputs, tuple[Choice, ...]]:
@@ -88,8 +87,8 @@ def choose_defaults(recipe: FinetuneRecipe, inputs: Inputs) -> tuple[FinetuneRec
 
 def build(recipe: FinetuneRecipe, inputs: Inputs) -> Parts:
     """Build the model, and the views and description that go with it."""
-    train, held_out, initial, saved = inputs.train, inputs.held_out, inputs.initial, inputs.saved
-    assert held_out is not None
+    train, splits, initial, saved = inputs.train, inputs.splits, inputs.initial, inputs.saved
+    assert splits is not None
     model = build_classifier(inputs.arguments, initial, recipe.training.seed)
     description = saved or (initial.description if initial else None)
     bits = description.bits if description else None
@@ -105,6 +104,7 @@ def build(recipe: FinetuneRecipe, inputs: Inputs) -> Parts:
         eval_crop_ratio=recipe.augment.eval_crop_ratio,
         bits=view.depth,
         classes=train.classes,
-        provenance={"task": "finetune", "data": train.name, "images": len(train), "init": recipe.init},
+        provenance={"task": "finetune", "data": train.name, "images": len(train), "init": recipe.init}
+        | splits.provenance,
     )
-    return Parts(train, held_out, view, model, description, epoch_of(recipe, train), class_weights(recipe, train))
+    return Parts(splits, view, model, description, epoch_of(recipe, train), class_weights(recipe, train))

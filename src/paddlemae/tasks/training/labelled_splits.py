@@ -1,8 +1,12 @@
-"""Open the training and held-out images of a classifier."""
+"""Open the images of a classifier: those that train it, choose its best checkpoint, and test it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from paddlemae.data.sources import (
     Source,
@@ -13,15 +17,70 @@ from paddlemae.data.sources import (
     split_off,
     with_classes,
 )
-from paddlemae.recipe import FinetuneRecipe, ProbeRecipe
+from paddlemae.data.sources.subsets import validation_part
+from paddlemae.recipe import TEST_CHOOSES, FinetuneRecipe, ProbeRecipe
+from paddlemae.runs.class_metrics import MOST_PROBABILITIES, RANKED
+from paddlemae.runs.metrics import CLASSIFICATION, primary_metric, title_of
 from paddlemae.tasks.training.image_checks import check_classes, check_two_classes
 from paddlemae.weights.model_folder import read_description
+
+VALIDATION_SHARE = 0.15  # of each class
+FEWEST_IMAGES = 5  # of the smallest class, with which there is a validation part unless a share is given
+
+
+class LabelledSplits(NamedTuple):
+    """Labelled images, with the same classes in the same order.
+
+    Attributes:
+        train: images to train on, without the validation part.
+        validation: a part of the training images that chooses the best checkpoint; None without.
+        held_out: the test part.
+        primary: the key of the primary metric.
+    """
+
+    train: Source
+    validation: Source | None
+    held_out: Source
+    primary: str
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Return what a model's description says of them: `find_checkpoint` takes the best one if there are some."""
+        chosen = {"validation_images": len(self.validation)} if self.validation is not None else {}
+        return {"primary": self.primary, **chosen}
+
+    def choosing(self, recipe: FinetuneRecipe | ProbeRecipe) -> Source | None:
+        """Return the images that are evaluated during training and choose the best checkpoint; None without."""
+        return self.held_out if recipe.validation == TEST_CHOOSES else self.validation
+
+    def evaluations(self, recipe: FinetuneRecipe | ProbeRecipe) -> str:
+        """Return what is evaluated on what, for a person."""
+        chosen = self.choosing(recipe)
+        by = f"choosing the best {title_of(self.primary)} on {len(chosen)} images; " if chosen is not None else ""
+        return f"{by}testing on {self.held_out.name}, {len(self.held_out)} images"
+
+    def plan(self) -> dict[str, str]:
+        """Return what a dry run says of the images: name -> value."""
+        without = "none: the last step counts"
+        return {
+            "training images": f"{len(self.train)} from {self.train.name}, {len(self.train.classes)} classes",
+            "validation images": without if self.validation is None else f"{len(self.validation)} of the training ones",
+            "held-out images": f"{len(self.held_out)} from {self.held_out.name}",
+            "primary metric": title_of(self.primary),
+        }
+
+    @property
+    def parts(self) -> list[Source]:
+        """Return the parts that there are."""
+        return [part for part in (self.train, self.validation, self.held_out) if part is not None]
 
 
 def open_labelled_splits(
     recipe: FinetuneRecipe | ProbeRecipe, data: str, resumed: Path | None = None
-) -> tuple[Source, Source]:
-    """Return (training images, held-out images), both labelled, with the same classes in the same order.
+) -> LabelledSplits:
+    """Open the training images, the validation part that is carved out of them, and the test part.
+
+    `labels` of a recipe counts the images of the training and the validation part together.
 
     Args:
         resumed: this run's own checkpoint when it is resumed; the order of the classes is that of its classifier.
@@ -37,7 +96,48 @@ def open_labelled_splits(
         held_out = open_source(data, recipe.eval_split, labelled=True)
     check_classes(train, held_out)
     held_out = match_classes(train, held_out)
+    primary = _primary(recipe, train)
     if recipe.labels:
         train = balanced_subset(train, labelled_count(recipe.labels, train), recipe.training.seed)
         check_two_classes(train)
-    return train, held_out
+    train, validation = _carve(recipe, train)
+    found = LabelledSplits(train, validation, held_out, primary)
+    _check_primary(found)
+    return found
+
+
+def _primary(recipe: FinetuneRecipe | ProbeRecipe, train: Source) -> str:
+    if recipe.primary_metric is None and recipe.validation == TEST_CHOOSES:  # a run of an earlier version
+        return CLASSIFICATION.primary
+    return recipe.primary_metric or primary_metric(image_counts(train))
+
+
+def image_counts(source: Source) -> Sequence[int]:
+    """Return how many images each class has."""
+    assert source.labels is not None
+    counts: list[int] = np.bincount(source.labels, minlength=len(source.classes)).tolist()
+    return counts
+
+
+def _carve(recipe: FinetuneRecipe | ProbeRecipe, train: Source) -> tuple[Source, Source | None]:
+    share = recipe.validation
+    if share is None:
+        smallest = min(count for count in image_counts(train) if count)
+        share = VALIDATION_SHARE if smallest >= FEWEST_IMAGES else 0
+    if share == TEST_CHOOSES or not share:
+        return train, None
+    return validation_part(train, float(share), recipe.training.seed)
+
+
+def _check_primary(splits: LabelledSplits) -> None:
+    """Refuse a primary metric that can't be computed of every part that is evaluated."""
+    for part in splits.parts[1:] if splits.primary in RANKED else ():
+        if (number := len(part) * len(part.classes)) > MOST_PROBABILITIES:
+            raise ValueError(
+                f"primary_metric={splits.primary} needs {number:,} probabilities of {part.name}, and "
+                f"{MOST_PROBABILITIES:,} are the most; choose top1, balanced_accuracy or macro_f1"
+            )
+        if sum(count > 0 for count in image_counts(part)) < 2:
+            raise ValueError(
+                f"primary_metric={splits.primary} needs images of two classes in {part.name}; choose another metric"
+            )

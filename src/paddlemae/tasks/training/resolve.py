@@ -27,6 +27,7 @@ from paddlemae.runs.progress import progress
 from paddlemae.system.documents import parse_yaml
 from paddlemae.tasks.models.build import check_memory
 from paddlemae.tasks.models.read_model import Checkpoint
+from paddlemae.tasks.training.labelled_splits import LabelledSplits
 from paddlemae.tasks.training.run_start import Run, Start, decide, stored_recipe
 from paddlemae.weights.model_folder import Description
 
@@ -39,7 +40,8 @@ class Inputs:
 
     Attributes:
         kind, arguments: of the model, as `check_memory` takes them.
-        train, held_out: images; pretraining holds none out.
+        train: images to train on.
+        splits: these and the images that a classifier is evaluated on; pretraining holds none out.
         initial: the weights that it starts from, brought to the recipe's shape; None for new ones, or on a resume.
         saved: the description in this run's own checkpoint, on a resume.
     """
@@ -47,7 +49,7 @@ class Inputs:
     kind: str
     arguments: Mapping[str, Any]
     train: Source
-    held_out: Source | None = None
+    splits: LabelledSplits | None = None
     initial: Checkpoint | None = None
     saved: Description | None = None
 

@@ -10,7 +10,16 @@ from typing import Any, Generic, TypeVar
 
 from paddlemae.data.sources.output_folders import check_outside
 from paddlemae.launch.launcher import report_entered
-from paddlemae.recipe import RECIPES, Recipe, build_recipe, dump_recipe, read_recipe_file, settings_of
+from paddlemae.recipe import (
+    RECIPES,
+    TEST_CHOOSES,
+    PretrainRecipe,
+    Recipe,
+    build_recipe,
+    dump_recipe,
+    read_recipe_file,
+    settings_of,
+)
 from paddlemae.runs.runlog import (
     ENVIRONMENT_FILE,
     METRICS_FILE,
@@ -99,6 +108,8 @@ def stored_recipe(run: Path, task: str) -> Recipe:
         raise ValueError(f"{path} is damaged (its task is {brief(stored)}); restore it, or start over with --overwrite")
     if stored != task:
         raise ValueError(f"{run} is a {stored} run; resume it with 'paddlemae {stored}'")
+    if task != "pretrain":  # before there were validation parts
+        content.setdefault("validation", TEST_CHOOSES)
     return build_recipe(task, content)
 
 
@@ -112,8 +123,21 @@ def decide(start: Start, recipe: AnyRecipe) -> Run[AnyRecipe]:
         ValueError, FileNotFoundError: the folder can't be taken, holds the initial weights, or is of another recipe's
             run; or all checkpoints to resume from are damaged.
     """
+    if start.ranks.from_first(lambda: _is_of_earlier_version(start, recipe)):
+        recipe = recipe.model_copy(update={"validation": TEST_CHOOSES})  # type: ignore[assignment]
     resume, checkpoint = start.ranks.from_first(lambda: _decision(start, recipe))
     return Run(start, recipe, resume, Path(checkpoint) if checkpoint else None)
+
+
+def _is_of_earlier_version(start: Start, recipe: Recipe) -> bool:
+    """Return whether the folder holds an unfinished run whose test part chooses, and the recipe leaves that open."""
+    if isinstance(recipe, PretrainRecipe) or recipe.validation is not None or start.overwrite:
+        return False
+    try:
+        stored = stored_recipe(start.out, recipe.task)
+    except (FileNotFoundError, ValueError):  # `_decision` says so if it matters
+        return False
+    return not isinstance(stored, PretrainRecipe) and stored.validation == TEST_CHOOSES
 
 
 def _decision(start: Start, recipe: Recipe) -> tuple[bool, str | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -186,12 +186,19 @@ class SaveWhenDue:
         course, is_best = self.course, False
         if course.evaluate and course.is_due(state.step, course.evaluate_every):
             self.last = course.evaluate()
-            primary, metrics = self.last.kind.primary, self.last.metrics
+            metrics = self.last.metrics
             self.record(state.step, course.epoch(state.step), state.seconds, **metrics)
-            if metrics[primary] > state.best.get(primary, -math.inf):
-                state.best, is_best = {primary: metrics[primary], "step": state.step}, True
+            if is_best := _is_better(metrics, state.best, course.primary):
+                state.best = {key: metrics[key] for key in (course.primary, "eval_loss")} | {"step": state.step}
         if is_best or course.is_due(state.step, course.training.checkpoint_every) or course.is_lasting(state.step):
             self.saver.save(best=is_best)
+
+
+def _is_better(metrics: Mapping[str, float], best: Mapping[str, float], primary: str) -> bool:
+    """Return whether metrics are better than the best so far; of equal ones that of the lower loss is."""
+    if metrics[primary] != best.get(primary, -math.inf):
+        return metrics[primary] > best.get(primary, -math.inf)
+    return metrics["eval_loss"] < best.get("eval_loss", -math.inf)
 
 
 def _end_early(start: Start, course: Course, state: TrainState, stop: Stop) -> NoReturn:
