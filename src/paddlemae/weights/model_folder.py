@@ -41,6 +41,8 @@ class Description:
         classes: names in the head's order; empty for "mae".
         provenance: how it was made, for people.
         bits: of a channel's value in its images; None, as in older files, means what their number of channels does.
+        thresholds: of a multi-label classifier the probability of each class from which on an image has it; None of
+            other models.
     """
 
     kind: str
@@ -51,6 +53,7 @@ class Description:
     classes: list[str] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
     bits: Literal[8, 16] | None = None
+    thresholds: list[float] | None = None
 
     @property
     def target(self) -> str:
@@ -64,6 +67,8 @@ def write_model(folder: Path, tensors: dict[str, np.ndarray], description: Descr
     content = {"format": FORMAT, **asdict(description)}
     if description.bits is None:
         del content["bits"]
+    if description.thresholds is None:
+        del content["thresholds"]
     if description.kind == "mae":
         content["target"] = description.target
     (folder / DESCRIPTION_FILE).write_text(json.dumps(content, indent=2) + "\n")

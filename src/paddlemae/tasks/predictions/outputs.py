@@ -86,7 +86,7 @@ def write_outputs(parts: Parts, outputs: Outputs, description: Description, abou
     source, classes = parts.source, description.classes
     channels = description.architecture["channels"]
     images = parts.count()
-    layout = Layout(source, classes, min(outputs.top, len(classes)), outputs.unsure)
+    layout = Layout(source, classes, min(outputs.top, len(classes)), outputs.unsure, description.thresholds)
     unsure = sum(map(layout.is_unsure, predictions_in(parts)))
     likeliest_classes = Counter(one.classes[0] for one in predictions_in(parts) if one.error is None)
     counts = Counter[str]()

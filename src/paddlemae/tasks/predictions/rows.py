@@ -48,12 +48,14 @@ class Layout:
         classes: names of the classifier's classes.
         top: how many classes of each image are listed.
         unsure: probability below which an image is unsure; None leaves the column out.
+        thresholds: of a multi-label classifier, whose images get a column of the classes that reach them.
     """
 
     source: Source
     classes: Sequence[str]
     top: int
     unsure: float | None = None
+    thresholds: Sequence[float] | None = None
 
     @property
     def columns(self) -> Columns:
@@ -61,6 +63,8 @@ class Layout:
         columns: dict[str, type] = {"path": str, "class": str, "probability": float}
         for place in range(2, self.top + 1):
             columns |= {f"class_{place}": str, f"probability_{place}": float}
+        if self.thresholds is not None:
+            columns["labels"] = str
         if self.unsure is not None:
             columns["unsure"] = bool
         if self.source.labels is not None:
@@ -71,6 +75,11 @@ class Layout:
         """Return whether a readable image's likeliest class has a probability below the threshold."""
         return self.unsure is not None and prediction.error is None and prediction.probabilities[0] < self.unsure
 
+    def _reached(self, prediction: Prediction, thresholds: Sequence[float]) -> str:
+        """Return the classes that reach their thresholds, in the classes' order, with a "|" in between."""
+        pairs = sorted(zip(prediction.classes, prediction.probabilities))
+        return "|".join(escape_surrogates(self.classes[number]) for number, p in pairs if p >= thresholds[number])
+
     def row(self, prediction: Prediction) -> list[Value]:
         """Return the values of an image's row."""
         values: list[Value] = [path_of(self.source, prediction.image)]
@@ -79,6 +88,8 @@ class Layout:
                 values += [escape_surrogates(self.classes[number]), probability]
         else:
             values += [None] * (2 * self.top)
+        if self.thresholds is not None:
+            values.append(None if prediction.error is not None else self._reached(prediction, self.thresholds))
         if self.unsure is not None:
             values.append(self.is_unsure(prediction) if prediction.error is None else None)
         if (label := self.source.target(prediction.image)) is not None:
