@@ -1,4 +1,4 @@
-"""docs/settings.md and docs/recipes.md are written from the recipes; every setting and every recipe is described."""
+"""Tables in docs/ are written from the recipes; every setting and every recipe is described."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_page_is_what_the_recipes_say(page) -> None:
 
 
 def test_the_pages_have_every_setting_and_every_recipe() -> None:
-    settings, recipes = (page.read_text() for page in PAGES)
+    settings, recipes, _ = (page.read_text() for page in PAGES)
     for task in RECIPES:
         for setting in settings_of(load_recipe(task)):
             assert f"| `{setting.name}` |" in settings or setting.name == "task"
@@ -31,7 +31,7 @@ def test_the_pages_have_every_setting_and_every_recipe() -> None:
 
 
 def test_a_changed_table_is_written_again() -> None:
-    for page in PAGES:
+    for page in PAGES[:2]:
         changed = page.read_text().replace("| `", "| `x", 1).replace("| [`", "| [`x", 1)
         assert changed != page.read_text() == with_tables(changed)
         assert len(TABLE.findall(changed)) >= 3

@@ -45,7 +45,8 @@ def plan(
 
     if out:
         writing.output_paths(out)  # refuses what is there before anything is measured
-    made = make_plan(data, minutes, device=device, seed=seed, quiet=quiet)
+    cache = writing.cache_path(out) if out else None
+    made = make_plan(data, minutes, device=device, seed=seed, cache=cache, quiet=quiet)
     print(writing.summarize(made), flush=True)
     if out:
         paths = writing.write_plan(made, out)

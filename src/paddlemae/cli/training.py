@@ -215,8 +215,8 @@ def _launched(task: str, options: TrainingOptions) -> bool:
 
 
 def _print_plan(recipe: Any, plan: dict[str, str]) -> None:
-    from paddlemae.recipe import dump_recipe
+    from paddlemae.recipe import dump_recipe, open_names
 
-    print(dump_recipe(recipe))
+    print(dump_recipe(recipe, without=open_names(recipe)))
     for name, value in plan.items():
-        print(f"{name + ':':18}{value}")
+        print(f"{name + ':':17} {value}")

@@ -1,6 +1,11 @@
 """Typed recipes: the settings of a training, from the defaults, a YAML file and key=value. Imports no Paddle."""
 
 from paddlemae.recipe.fields import settings_of as settings_of
+from paddlemae.recipe.label_defaults import Choice as Choice
+from paddlemae.recipe.label_defaults import Labelled as Labelled
+from paddlemae.recipe.label_defaults import choose as choose
+from paddlemae.recipe.label_defaults import open_names as open_names
+from paddlemae.recipe.label_defaults import with_stored as with_stored
 from paddlemae.recipe.load import build_recipe as build_recipe
 from paddlemae.recipe.load import dump_recipe as dump_recipe
 from paddlemae.recipe.load import load_recipe as load_recipe

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from paddlemae.recipe.fields import Setting, settings_of
+from paddlemae.recipe.label_defaults import open_names
 from paddlemae.recipe.load import load_recipe, recipe_about, recipe_names, task_of
 from paddlemae.recipe.settings import RECIPES
 from paddlemae.recipe.training import FREE
@@ -61,8 +62,10 @@ def describe_recipe(task: str, name: str | None = None, overrides: Mapping[str, 
         task, name, overrides: as for `load_recipe`, with its errors.
     Returns:
         text that `load_recipe` reads as the same recipe; "(default)" marks the settings with the task's default value.
+        Settings that a fine-tuning chooses by the number of labelled images are comments.
     """
-    settings = list(settings_of(load_recipe(task, name, overrides or {})))
+    recipe = load_recipe(task, name, overrides or {})
+    settings, still_open = list(settings_of(recipe)), open_names(recipe)
     defaults = {setting.name: setting.value for setting in settings_of(load_recipe(task))}
     about = recipe_about(task, name) if name else None
     lines = [f"task: {task}"]
@@ -75,8 +78,12 @@ def describe_recipe(task: str, name: str | None = None, overrides: Mapping[str, 
         if sections and sections[0] != section:
             section = sections[0]
             lines.append(f"{section}:")
-        value = f"{'  ' * len(sections)}{leaf}: {_show(setting.value)}"
-        default = " (default)" if setting.value == defaults[setting.name] else ""
+        indent = "  " * len(sections)
+        if setting.name in still_open:
+            value, default = f"{indent}# {leaf}:", " (by the number of labelled images)"
+        else:
+            value = f"{indent}{leaf}: {_show(setting.value)}"
+            default = " (default)" if setting.value == defaults[setting.name] else ""
         lines.append(f"{value:36} #{default} {explain(setting)}")
     return "\n".join(lines) + "\n"
 

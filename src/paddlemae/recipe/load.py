@@ -13,11 +13,35 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from paddlemae.model.shape import EncoderShape, names_of
 from paddlemae.recipe.about import About, take_about
 from paddlemae.recipe.fields import settings_of
-from paddlemae.recipe.settings import RECIPES, Recipe
+from paddlemae.recipe.settings import RECIPES, SCRATCH, Recipe
 from paddlemae.system.display_names import display_name
 from paddlemae.system.documents import brief, first_fault, parse_yaml, read_yaml
+
+# names of settings in other projects, which resemble others here more than their own -> the last part of the key here
+OTHER_NAMES = {
+    **dict.fromkeys(("lr", "blr", "learning_rate"), "base_lr"),
+    **dict.fromkeys(("width", "dim", "hidden_size", "hidden_dim"), "embed_dim"),
+    **dict.fromkeys(("decoder_width", "decoder_dim"), "decoder_embed_dim"),
+    **dict.fromkeys(("layers", "num_layers", "num_blocks", "blocks"), "depth"),
+    **dict.fromkeys(("heads", "num_attention_heads"), "num_heads"),
+    **dict.fromkeys(("model", "arch", "model_name", "model_size"), "size"),
+    **dict.fromkeys(("img_size", "input_size", "resolution"), "image_size"),
+    **dict.fromkeys(("in_chans", "in_channels", "num_channels"), "channels"),
+    **dict.fromkeys(("batch", "bs"), "batch_size"),
+    **dict.fromkeys(("accum_iter", "accumulation", "gradient_accumulation_steps"), "accumulation_steps"),
+    **dict.fromkeys(("num_epochs", "max_epochs"), "epochs"),
+    **dict.fromkeys(("num_steps", "max_steps", "iterations", "max_iter"), "steps"),
+    **dict.fromkeys(("warmup", "warmup_steps"), "warmup_epochs"),
+    **dict.fromkeys(("wd", "decay"), "weight_decay"),
+    **dict.fromkeys(("grad_clip", "max_grad_norm"), "clip_grad"),
+    **dict.fromkeys(("amp", "dtype", "mixed_precision"), "precision"),
+    **dict.fromkeys(("num_workers", "dataloader_num_workers"), "workers"),
+    **dict.fromkeys(("masking_ratio", "ratio"), "mask_ratio"),
+    **dict.fromkeys(("smoothing",), "label_smoothing"),
+}
 
 
 def recipe_names(task: str) -> list[str]:
@@ -43,13 +67,19 @@ def load_recipe(task: str, name: str | None = None, overrides: Mapping[str, Any]
 
 
 def recipe_content(task: str, name: str | None = None, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return what a recipe names, with the overrides (key -> value), unchecked; errors as of `load_recipe`."""
+    """Return what a recipe names, with the overrides (key -> value), unchecked; errors as of `load_recipe`.
+
+    A built-in fine-tuning recipe names a model, mean and std for `init=scratch` only: other weights bring their own.
+    """
     content = _read(task, name)[0] if name else {}
     if content.get("task", task) != task:
         raise ValueError(
             f"{name} is a recipe for 'paddlemae {display_name(content['task'])}', not for 'paddlemae {task}'"
         )
-    for key, value in (overrides or {}).items():
+    given = overrides or {}
+    if name and not _is_file(name) and task == "finetune" and given.get("init", SCRATCH) not in (None, SCRATCH):
+        content = _without_model(content)
+    for key, value in given.items():
         *sections, leaf = _full_key(RECIPES[task], key).split(".")
         target = content
         for section in sections:
@@ -73,16 +103,30 @@ def build_recipe(task: str, content: dict[str, Any]) -> Any:
         raise ValueError(f"recipe: {first_fault(fault, names=set('.'.join(known).split('.')))}") from fault
 
 
-def dump_recipe(recipe: Recipe) -> str:
-    """Return a resolved recipe as YAML, which `load_recipe` reads again."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
+def dump_recipe(recipe: Recipe, without: Sequence[str] = ()) -> str:
+    """Return a resolved recipe as YAML, which `load_recipe` reads again; `without` names settings to leave out."""
+    content = recipe.model_dump(mode="json")
+    for name in without:
+        section, _, key = name.rpartition(".")
+        del (content[section] if section else content)[key]
+    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
 
 
 def _read(task: str, name: str) -> tuple[dict[str, Any], About | None]:
-    path = Path(name)
-    is_file = path.suffix in (".yaml", ".yml") or path.is_file()
-    content = _file_content(path) if is_file else _builtin(task, name)
+    is_file = _is_file(name)
+    content = _file_content(Path(name)) if is_file else _builtin(task, name)
     return content, take_about(content, name, required=not is_file)
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml")) or Path(name).is_file()
+
+
+def _without_model(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a fine-tuning recipe's content without what initial weights bring: the encoder's shape, mean and std."""
+    brought = {"size", *names_of(EncoderShape)} - {"drop_path"}
+    model = {key: value for key, value in content.get("model", {}).items() if key not in brought}
+    return {**{key: value for key, value in content.items() if key not in ("mean", "std")}, "model": model}
 
 
 def recipe_about(task: str, name: str) -> About | None:
@@ -197,7 +241,9 @@ def _full_key(model: type[BaseModel], key: str) -> str:
     if matches:
         raise ValueError(f"recipe key {key!r} is ambiguous: {' or '.join(matches)}")
     leaves = {full.split(".")[-1]: full for full in known}
-    near = difflib.get_close_matches(key.split(".")[-1], leaves, 1, cutoff=0.5)
+    leaf = key.split(".")[-1]
+    other = OTHER_NAMES.get(leaf)
+    near = [other] if other in leaves else difflib.get_close_matches(leaf, leaves, 1, cutoff=0.5)
     hint = (
         f"did you mean {leaves[near[0]]!r}?"
         if near

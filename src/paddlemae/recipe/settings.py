@@ -20,7 +20,7 @@ from paddlemae.model.shape import (
     keys_of,
     names_of,
 )
-from paddlemae.recipe.training import Training
+from paddlemae.recipe.training import DEFAULT_WARMUP, Training
 from paddlemae.recipe.types import (
     NUMBER,
     STRICT,
@@ -277,15 +277,41 @@ class FinetuneRecipe(BaseModel):
     )
     cutmix: NonNegativeFloat = setting(0.0, "alpha of CutMix; 0: none")
     cutmix_probability: ShareOrAll = setting(0.5, "probability of CutMix rather than mixup if both are set")
+    class_weights: Literal["balanced"] | tuple[PositiveFloat, ...] | None = setting(
+        None,
+        "weight of each class in the loss: `balanced` is inversely proportional to its number of training images, or a "
+        "list in the classes' order; scaled to a mean of 1 over the training images",
+    )
+    sampling: Literal["balanced"] | None = setting(
+        None,
+        "`balanced` repeats images of rarer classes so that an epoch has as many views of each class; it is that much "
+        "longer",
+    )
     evaluate_every: PositiveFloat = setting(1, EVALUATE_EVERY)
     model: ClassifierShape = ClassifierShape()
     augment: FinetuneAugmentation = FinetuneAugmentation()
     training: Training = Training()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _set_warmup(cls, content: Any) -> Any:
+        """Shorten the default warmup where a short run names none."""
+        training = content.get("training") if isinstance(content, dict) else None
+        if isinstance(training, dict) and "warmup_epochs" not in training:
+            epochs = training.get("epochs")
+            if isinstance(epochs, int | float) and not isinstance(epochs, bool) and epochs > 0:
+                return {**content, "training": {**training, "warmup_epochs": min(DEFAULT_WARMUP, epochs / 10)}}
+        return content
+
     @model_validator(mode="after")
     def _check(self) -> FinetuneRecipe:
         _check_whole(self.training)
         _check_views(self)
+        if self.sampling == "balanced" and self.class_weights == "balanced":
+            raise ValueError(
+                "sampling=balanced has as many views of each class, so class_weights=balanced has no effect; leave one "
+                "out"
+            )
         if self.mean == AUTO and self.init not in (None, SCRATCH):
             raise ValueError("mean=auto goes with init=scratch; pretrained weights bring the mean and std of theirs")
         return self

@@ -20,6 +20,7 @@ from paddlemae.recipe.types import (
 )
 
 MAX_BAD_IMAGES = 0.01
+DEFAULT_WARMUP = 5.0  # epochs
 FREE = "may change on resume"  # marks a setting that does not affect the result of a run
 
 
@@ -35,7 +36,7 @@ class Training(BaseModel):
     steps: Positive | None = setting(
         None, "length of the run in optimizer steps, instead of `epochs`; the warmup keeps its share of the run"
     )
-    warmup_epochs: NonNegativeFloat = setting(5, "epochs in which the learning rate rises from 0")
+    warmup_epochs: NonNegativeFloat = setting(DEFAULT_WARMUP, "epochs in which the learning rate rises from 0")
     base_lr: PositiveFloat = setting(
         1.5e-4, "learning rate for an effective batch size of 256; it scales linearly with the effective batch size"
     )

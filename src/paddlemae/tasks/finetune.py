@@ -13,11 +13,11 @@ from paddlemae.tasks.models.build import parameter_count
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.training.classification import Evaluation
 from paddlemae.tasks.training.course import Course
-from paddlemae.tasks.training.dry_run import schedule_plan, step_bytes
+from paddlemae.tasks.training.dry_run import model_text, schedule_plan, step_bytes
 from paddlemae.tasks.training.evaluate_classifier import evaluate_classifier
 from paddlemae.tasks.training.exhibits import fixed_images, show_attention
 from paddlemae.tasks.training.finetuning_loss import loss_function
-from paddlemae.tasks.training.finetuning_setup import build, open_inputs, prepare
+from paddlemae.tasks.training.finetuning_setup import build, choose_defaults, open_inputs
 from paddlemae.tasks.training.finish_run import finish_run
 from paddlemae.tasks.training.memory_trial import memory_plan
 from paddlemae.tasks.training.optional_output import optional
@@ -48,7 +48,7 @@ def finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None = No
 
 
 def _finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None) -> dict[str, Any]:
-    run, inputs = resolve(recipe, start, open_inputs)
+    run, inputs = resolve(recipe, start, open_inputs, choose_defaults)
     recipe = run.recipe
     parts = build(recipe, inputs)
     training, model = recipe.training, parts.model
@@ -63,10 +63,10 @@ def _finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None) ->
     listed = open_skipped(start, state, [parts.train, parts.held_out], parts.view.channels)
     skipped, held_out_skipped = (listed.of(part, training.max_bad_images) for part in (parts.train, parts.held_out))
     mixing = Mixing(recipe.mixup, recipe.cutmix, recipe.cutmix_probability)
-    loss_fn = loss_function(recipe, parts.description)
+    loss_fn = loss_function(recipe, parts.description, parts.class_weights)
 
     def batches() -> Generator[Batch, None, None]:
-        plain = training_batches(parts.train, parts.view, training, state, skipped, start)
+        plain = training_batches(parts.train, parts.view, training, state, skipped, start, parts.order)
         return mix_batches(plain, mixing, training.seed) if mixing else plain
 
     def evaluate() -> Evaluation:
@@ -82,7 +82,7 @@ def _finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None) ->
                 ranks=start.ranks,
             )
 
-    course = Course("finetune", training, len(parts.train), evaluate, recipe.evaluate_every)
+    course = Course("finetune", training, parts.views, evaluate, recipe.evaluate_every)
     last = run_training(start, course, state, parts.description, batches, loss_fn) or evaluate()
 
     def attention() -> None:
@@ -110,15 +110,18 @@ def _finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None) ->
 
 def dry_run(recipe: FinetuneRecipe, *, trust: bool = False) -> dict[str, str]:
     """Return what a fine-tuning would do, without doing it: name -> value, as text."""
-    parts = prepare(recipe, trust=trust)
+    recipe, inputs, choices = choose_defaults(recipe, open_inputs(recipe, trust=trust))
+    parts = build(recipe, inputs)
     shape, parameters = parts.model.config, parameter_count(parts.model)
     tokens = parts.model.grid[0] * parts.model.grid[1] + int(parts.model.encoder.has_cls)
     activations = shape["depth"] * activations_of(tokens, shape["embed_dim"], shape["num_heads"])
     return {
         "training images": f"{len(parts.train)} from {parts.train.name}, {len(parts.train.classes)} classes",
         "held-out images": f"{len(parts.held_out)} from {parts.held_out.name}",
+        "model": f"{model_text(shape)}, from {recipe.init}",
         "parameters": f"{parameters:,}",
-        **statistics_plan(recipe, len(parts.train)),
-        **schedule_plan(recipe.training, len(parts.train)),
+        **statistics_plan(recipe.mean, len(parts.train)),
+        **{choice.name: f"{choice.shown} ({choice.reason})" for choice in choices},
+        **schedule_plan(recipe.training, parts.views),
         **memory_plan(recipe, step_bytes(parameters, recipe.training.batch_size * activations)),
     }

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from paddlemae.data.sources.output_folders import check_outside
-from paddlemae.recipe import SCRATCH, FinetuneRecipe, load_recipe
+from paddlemae.recipe import SCRATCH, FinetuneRecipe, load_recipe, with_stored
 from paddlemae.runs.figures import draw_study
 from paddlemae.runs.metrics import CLASSIFICATION
 from paddlemae.runs.runlog import RECIPE_FILE, RESULT_FILE
@@ -109,7 +109,7 @@ def _study(
         folder = out / f"{plan.key}-{value.replace('/', '-per-')}-{name}-{seed}"
         value_of_run = _read_value(folder, recipe)
         if value_of_run is None:
-            is_another = (folder / RECIPE_FILE).exists() and stored_recipe(folder, "finetune") != recipe
+            is_another = (folder / RECIPE_FILE).exists() and not _is_of(folder, recipe)
             start = Start(folder, quiet=True, overwrite=is_another, trust=trust)
             value_of_run = finetune(recipe, start, plan.init)[METRICS.primary]
         values[name][value].append(value_of_run)
@@ -131,10 +131,17 @@ def _recipe(plan: Study, init: str, value: str, seed: int) -> FinetuneRecipe:
 
 def _read_value(folder: Path, recipe: FinetuneRecipe) -> float | None:
     """Return the primary metric of a finished run of this very recipe; None if it is not done."""
-    if not (folder / RESULT_FILE).exists() or stored_recipe(folder, "finetune") != recipe:
+    if not (folder / RESULT_FILE).exists() or not _is_of(folder, recipe):
         return None
     advice = "delete its folder, and the study trains this run again"
     return read_record(folder / RESULT_FILE, ResultType, advice).value
+
+
+def _is_of(folder: Path, recipe: FinetuneRecipe) -> bool:
+    """Return whether the run in a folder is of this recipe, with what was chosen for its images."""
+    stored = stored_recipe(folder, "finetune")
+    assert isinstance(stored, FinetuneRecipe)
+    return stored == with_stored(recipe, stored)
 
 
 def table(result: dict[str, Any]) -> str:

@@ -99,6 +99,14 @@ def test_one_unreadable_image_does_not_end_a_plan(tmp_path: Path) -> None:
     assert plan.survey.unreadable == 1 and any("can't be read" in note for note in plan.notes)
 
 
+def test_images_are_packed_where_reading_takes_long(tmp_path: Path) -> None:
+    folder = write_photos(tmp_path / "photos", 6, 900, 1200)
+    plan = make_plan(str(folder), 30, cache=str(tmp_path / "cache"), quiet=True)
+    assert plan.recipe("pretrain").training.cache == str(tmp_path / "cache")
+    assert make_plan(str(folder), 30, quiet=True).recipe("pretrain").training.cache is None
+    assert not (tmp_path / "cache").exists()
+
+
 def test_images_of_all_sizes_are_planned_as_squares(tmp_path: Path) -> None:
     for number, (height, width) in enumerate([(20, 90), (90, 20), (64, 64), (33, 47), (120, 70), (50, 51)]):
         photo(height, width, number).save(tmp_path / f"{number}.png")

@@ -116,11 +116,24 @@ def test_batches_grow_with_the_views_and_the_rate_of_learning_with_their_root() 
     assert peaks == pytest.approx([0.5e-3, 1e-3], rel=0.1)
 
 
+def choose_reading(reading: rules.Reading, computing: float, cpus: int, *, on_cpu: bool = True) -> rules.Input:
+    return rules.choose_reading(reading, computing, 1e5, 1000, 1e8, cpus, on_cpu=on_cpu)
+
+
 def test_processes_read_ahead_only_where_reading_takes_time() -> None:
-    assert rules.choose_reading(0.0001, 0.01, 2, True).workers == 0
-    assert rules.choose_reading(0.005, 0.005, 2, True).workers == 1
-    assert rules.choose_reading(0.01, 0.001, 16, False).workers > 4
-    assert rules.choose_reading(0.01, 0.001, 1, True).workers == 0
+    assert choose_reading(rules.Reading(0.0001), 0.01, 2).workers == 0
+    assert choose_reading(rules.Reading(0.005), 0.005, 2).workers == 1
+    assert choose_reading(rules.Reading(0.01), 0.001, 16, on_cpu=False).workers > 4
+    assert choose_reading(rules.Reading(0.01), 0.001, 1).workers == 0
+
+
+def test_images_are_packed_where_that_saves_time_and_has_room() -> None:
+    slow = rules.Reading(0.01, cached=0.0002, packing=0.01, room=1e9)
+    assert choose_reading(slow, 0.005, 2).cached
+    assert choose_reading(slow, 0.005, 2).start == pytest.approx(5)
+    assert not choose_reading(replace(slow, room=1e7), 0.005, 2).cached
+    assert not choose_reading(replace(slow, cached=0.01), 0.005, 2).cached
+    assert not choose_reading(replace(slow, packing=10.0), 0.005, 2).cached
 
 
 def test_operations_are_those_of_the_benchmark_of_speed() -> None:

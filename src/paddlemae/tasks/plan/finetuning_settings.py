@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from paddlemae.tasks.plan import rules
 from paddlemae.tasks.plan.data_survey import DataSurvey
-from paddlemae.tasks.plan.plan import Choice
-from paddlemae.tasks.plan.pretraining_settings import augmentation, digits, machine
+from paddlemae.tasks.plan.plan import Choice, Settings
+from paddlemae.tasks.plan.pretraining_settings import augmentation, digits, reading_settings
 
 TEST_SHARE = 0.2  # of each class, where there is no split to evaluate on
 MOST_EVALUATIONS = 20
@@ -81,7 +81,14 @@ def choose_tuning(survey: DataSurvey, seconds: float, seconds_a_view: float, sec
 
 
 def finetuning_settings(
-    data: str, survey: DataSurvey, shape: rules.Shape, tuning: Tuning, reading: rules.Input, *, device: str, seed: int
+    data: str,
+    survey: DataSurvey,
+    shape: rules.Shape,
+    tuning: Tuning,
+    reading: rules.Input,
+    *,
+    cache: str | None,
+    machine: Settings,
 ) -> dict[str, Choice]:
     """Return the settings of a fine-tuning, full key -> choice; what the model is comes from its initial weights."""
     classes = len(survey.classes)
@@ -99,10 +106,9 @@ def finetuning_settings(
         "training.base_lr": Choice(
             float(f"{PEAK_LR * 256 / tuning.batch_size:.2g}"), f"{PEAK_LR:g} at this batch size"
         ),
-        "training.workers": Choice(reading.workers, reading.reason),
         "training.checkpoint_every": Choice(tuning.epochs, "at the end; each new best is saved as well"),
         "evaluate_every": Choice(
             digits(tuning.epochs / tuning.evaluations), f"{tuning.evaluations} evaluations of {tuning.test:,} images"
         ),
     }
-    return settings | machine(device, seed, "float32")
+    return {**settings, **reading_settings(reading, cache), **machine}

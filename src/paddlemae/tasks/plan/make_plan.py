@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from paddlemae.engine import device as devices
 from paddlemae.runs.progress import progress
 from paddlemae.tasks.plan.data_survey import MOST_READ, DataSurvey, survey_data
 from paddlemae.tasks.plan.finetuning_settings import TEST_SHARE
-from paddlemae.tasks.plan.measured import Finetuning, Pretraining, measure_finetuning, measure_pretraining
+from paddlemae.tasks.plan.measured import Finetuning, Pretraining, Wish, measure_finetuning, measure_pretraining
 from paddlemae.tasks.plan.plan import Plan
 from paddlemae.tasks.plan.time_split import AROUND_SECONDS, split_time
+
+MUCH_LEFT = 0.2  # share of the time
+TRIALS_SECONDS = 15.0  # about what all trials take
+SPARE_SHARE = 0.95  # of the time for pretraining, below which more of it is not wanted
 
 
 def make_plan(
@@ -20,6 +24,7 @@ def make_plan(
     *,
     device: str = "auto",
     seed: int = 0,
+    cache: str | None = None,
     quiet: bool = False,
 ) -> Plan:
     """Plan a pretraining, and a fine-tuning where there are labels, that take `minutes` together on this machine.
@@ -28,6 +33,7 @@ def make_plan(
         data: images, as `open_source` takes them.
         minutes: for everything: both trainings, their evaluations, and the planning itself.
         device, seed: as in recipes.
+        cache: a folder that recipes may name for a packed copy of the images, where that saves time; None for none.
     Raises:
         ValueError: images or a time that no training can be planned for.
         FileNotFoundError: no such path.
@@ -39,16 +45,20 @@ def make_plan(
     name = devices.prepare(device)
     with progress("images", MOST_READ, show=not quiet) as show:
         survey, source = survey_data(data, on_images=lambda done, of: show(done))
-    split = split_time(60 * minutes, has_labels=bool(survey.classes))
-    pretraining = measure_pretraining(data, survey, source, split, device=device, seed=seed)
+    left = 60 * minutes - (time.perf_counter() - began) - TRIALS_SECONDS
+    split = split_time(left, has_labels=bool(survey.classes))
+    wish = Wish(data, device, seed, cache)
+    pretraining = measure_pretraining(wish, survey, source, split)
     finetuning = None
     if survey.classes:
-        finetuning = measure_finetuning(data, survey, source, split, pretraining, device=device, seed=seed)
+        finetuning = measure_finetuning(wish, survey, source, split, pretraining)
     times = _times(60 * minutes, time.perf_counter() - began, pretraining, finetuning)
     settings = {"pretrain": pretraining.settings}
     if finetuning:
         settings["finetune"] = finetuning.settings
-    return Plan(data, minutes, name, survey, settings, times, tuple(_notes(survey)))
+    notes = (*_notes(survey), *_time_notes(survey, times))
+    has_spare_time = pretraining.seconds < SPARE_SHARE * split.pretrain_steps
+    return Plan(data, minutes, name, survey, settings, times, notes, has_spare_time)
 
 
 def _times(
@@ -72,3 +82,9 @@ def _notes(survey: DataSurvey) -> Iterator[str]:
         )
     if survey.unreadable:
         yield f"{survey.unreadable} of {survey.unreadable + survey.read} images that were tried can't be read"
+
+
+def _time_notes(survey: DataSurvey, times: Mapping[str, float]) -> Iterator[str]:
+    """Say where time is left, as more of it would bring little."""
+    if times["reserve"] > MUCH_LEFT * sum(times.values()):
+        yield f"{survey.images:,} images need no more time: {times['reserve'] / 60:.0f} minutes are left over"

@@ -33,6 +33,7 @@ class Plan:
         times: stage -> seconds: "plan" (this far), "pretrain", "finetune" (each with its start, its evaluations and
             its pictures), "reserve".
         notes: what the user should know, one line each.
+        has_spare_time: pretraining is as long as it should be with so few images, and could take more time.
     """
 
     data: str
@@ -42,6 +43,7 @@ class Plan:
     settings: Mapping[str, Settings]
     times: Mapping[str, float]
     notes: tuple[str, ...] = ()
+    has_spare_time: bool = False
 
     def recipe(self, task: str) -> Any:
         """Return the recipe of a task, "pretrain" or "finetune"; that of a fine-tuning names no initial weights.

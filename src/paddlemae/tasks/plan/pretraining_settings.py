@@ -7,7 +7,7 @@ from typing import Any
 from paddlemae.data.decode.pixel_format import default_bits
 from paddlemae.tasks.plan import rules
 from paddlemae.tasks.plan.data_survey import DataSurvey
-from paddlemae.tasks.plan.plan import Choice
+from paddlemae.tasks.plan.plan import Choice, Settings
 
 SAVE_SECONDS = 300.0  # between checkpoints
 WARMUP, WARMUP_OF_FEW = 0.05, 0.1  # share of the run
@@ -22,19 +22,23 @@ def pretraining_settings(
     course: rules.Course,
     reading: rules.Input,
     *,
+    cache: str | None,
     seconds_a_view: float,
-    device: str,
-    seed: int,
-    precision: str = "float32",
+    machine: Settings,
 ) -> dict[str, Choice]:
-    """Return the settings of a pretraining, full key -> choice, in the order of a recipe."""
+    """Return the settings of a pretraining, full key -> choice, in the order of a recipe.
+
+    Args:
+        cache: a folder for a packed copy of the images; None for none.
+        seconds_a_view: as measured, with reading.
+        machine: see `machine`.
+    """
     settings = {"data": Choice(data, f"{survey.images:,} images")}
     settings |= statistics_settings(survey)
     settings |= _model(survey, shape)
     settings |= augmentation(survey, shape)
-    settings |= _training(survey, shape, course, reading, seconds_a_view)
-    settings |= machine(device, seed, precision)
-    return settings
+    settings |= _training(survey, shape, course, seconds_a_view)
+    return {**settings, **reading_settings(reading, cache), **machine}
 
 
 def statistics_settings(survey: DataSurvey) -> dict[str, Choice]:
@@ -111,26 +115,26 @@ def augmentation(survey: DataSurvey, shape: rules.Shape) -> dict[str, Choice]:
     return settings
 
 
-def _training(
-    survey: DataSurvey, shape: rules.Shape, course: rules.Course, reading: rules.Input, seconds_a_view: float
-) -> dict[str, Choice]:
+def _training(survey: DataSurvey, shape: rules.Shape, course: rules.Course, seconds_a_view: float) -> dict[str, Choice]:
     epochs = digits(course.views / survey.images)
     share = WARMUP if course.updates >= FEW_UPDATES else WARMUP_OF_FEW
-    settings = {
+    lr = rules.base_lr(shape, course.batch_size)
+    seconds = course.views * seconds_a_view
+    every = digits(epochs * min(1.0, SAVE_SECONDS / seconds))
+    return {
         "training.batch_size": Choice(course.batch_size, f"{course.updates:,} updates"),
         "training.epochs": Choice(epochs, f"{course.views:,} views at {1 / seconds_a_view:,.0f} a second"),
         "training.warmup_epochs": Choice(digits(share * epochs), f"{share:.0%} of the run"),
-        "training.base_lr": Choice(
-            rules.base_lr(shape, course.batch_size),
-            f"{rules.base_lr(shape, course.batch_size) * course.batch_size / 256:.2g} at this batch size",
-        ),
-        "training.workers": Choice(reading.workers, reading.reason),
+        "training.base_lr": Choice(lr, f"{lr * course.batch_size / 256:.2g} at this batch size"),
+        "training.checkpoint_every": Choice(every, f"every {min(seconds, SAVE_SECONDS) / 60:.1f} minutes"),
     }
-    if reading.cache:
-        settings["training.cache"] = Choice(reading.cache, "a packed copy of the images, made once; delete it any time")
-    seconds = course.views * seconds_a_view
-    every = digits(epochs * min(1.0, SAVE_SECONDS / seconds))
-    settings["training.checkpoint_every"] = Choice(every, f"every {min(seconds, SAVE_SECONDS) / 60:.1f} minutes")
+
+
+def reading_settings(reading: rules.Input, cache: str | None) -> dict[str, Choice]:
+    """Return how images are read."""
+    settings = {"training.workers": Choice(reading.workers, reading.reason)}
+    if cache:
+        settings["training.cache"] = Choice(cache, "a packed copy of the images, made once; may be deleted at any time")
     return settings
 
 

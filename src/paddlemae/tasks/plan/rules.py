@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from paddlemae.tasks.plan.data_survey import DataSurvey
@@ -43,21 +43,22 @@ MODELS = (
 )
 LR_BATCH = 128  # for which `peak_lr` is meant; it grows with the batch's square root
 
-# short side in pixels -> patch size; 36 to 196 patches of a square
-PATCHES = {32: 4, 48: 6, 64: 8, 96: 8, 128: 16, 160: 16, 192: 16, 224: 16}
+# short side in pixels -> patch size; 64 to 196 patches of a square
+PATCHES = {32: 4, 48: 6, 64: 8, 96: 8, 144: 12, 192: 16, 224: 16}
 LEAST_KEPT = Kept(0.85, 0.15)  # of what an image shows, that a size should keep
 MOST_KEPT = Kept(1.0, 0.5)  # beyond which more pixels bring little
-FEW_VIEWS = 150_000  # fewer are no training for images of this size, unless each image is seen often
-FEW_EPOCHS = 150
+FEW_VIEWS, FEW_EPOCHS = 150_000, 150  # fewer are no training for images of this size
+MANY_VIEWS = 1_000_000  # from which images larger than what the detail asks for are of use
 SAME_RATIO = 0.04  # largest spread of width / height, relative, of images of one shape
 SQUARE_RATIO = 1.1  # up to which images count as squares
 FEW_PATCHES = 36  # below, fewer of them are removed
 MOST_EPOCHS = 800
-MOST_UPDATES_OF_FEW = 6_000  # that even a few images are trained for
+MOST_UPDATES_OF_FEW = 10_000  # that even a few images are trained for
 UPDATES = 4_000  # that a batch is chosen to allow
 SMALL_SIDE = 64  # images up to this short side are small: whole objects, mostly
 SMALLEST_BATCH, LARGEST_BATCH, LARGEST_ACCELERATOR_BATCH = 32, 256, 1024
 SLOW_READING = 0.08  # share of a step from which reading ahead pays
+LEAST_SAVED = 0.05  # share of the time that a packed copy must save
 LEAST_UPDATES = 300  # fewer are no training at all
 
 
@@ -104,18 +105,39 @@ class Course:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What it takes to read images, as measured on one core.
+
+    Attributes:
+        a_view: seconds to make a training view from the images as they are stored.
+        cached: the same from a packed copy; None where there is to be none.
+        packing: seconds to pack an image.
+        room: bytes that the copy may take.
+    """
+
+    a_view: float
+    cached: float | None = None
+    packing: float = 0.0
+    room: float = 0.0
+
+
+@dataclass(frozen=True)
 class Input:
     """How images reach the model.
 
     Attributes:
         workers: processes that read ahead.
-        cache: a folder for a packed copy of the images; None for none.
+        cached: whether a packed copy is made first.
         reason: why, in one line.
+        seconds: that reading adds to a view's computing.
+        start: seconds before the first step, to make the copy.
     """
 
     workers: int
-    cache: str | None
+    cached: bool
     reason: str
+    seconds: float = 0.0
+    start: float = 0.0
 
 
 def operations(shape: Shape) -> float:
@@ -170,9 +192,9 @@ def _fit_side(own: float) -> int:
 def choose_shape(survey: DataSurvey, seconds: float, rate: float) -> Shape:
     """Choose image size, patch size and model.
 
-    The image is the largest useful one that `FEW_VIEWS` can be trained on in the time with the smallest model, or with
-    the second if it is larger than what the detail asks for. The model is the largest for which the time and the images
-    suffice.
+    The image is the largest one, up to what the detail asks for, of which the time allows `FEW_VIEWS` with the smallest
+    model; or a larger one of use, of which it allows `MANY_VIEWS` with the second. The model is the largest for which
+    the time and the images suffice.
 
     Args:
         seconds: of training.
@@ -182,7 +204,7 @@ def choose_shape(survey: DataSurvey, seconds: float, rate: float) -> Shape:
     sides = [side for side in PATCHES if side <= most] or [most]
     for side in reversed(sides):
         least = MODELS[0] if side <= wanted else MODELS[1]
-        needed = max(least.views, min(FEW_VIEWS, FEW_EPOCHS * survey.images))
+        needed = min(FEW_VIEWS, FEW_EPOCHS * survey.images) if side <= wanted else MANY_VIEWS
         views = _views(shape_of(survey, side, least, wanted, most), seconds, rate)
         if least.images <= survey.images and views >= needed:
             break
@@ -274,17 +296,52 @@ def crop_ratio(shape: Shape) -> tuple[float, float]:
     return float(f"{own * 3 / 4:.3g}"), float(f"{own * 4 / 3:.3g}")
 
 
-def choose_reading(waiting: float, computing: float, cpus: int, on_cpu: bool) -> Input:
-    """Choose the processes that read images.
+def choose_reading(
+    reading: Reading,
+    computing: float,
+    views: float,
+    images: int,
+    copy_bytes: float,
+    cpus: int,
+    *,
+    on_cpu: bool,
+) -> Input:
+    """Choose whether images are packed first, and how many processes read ahead.
 
     Args:
-        waiting, computing: seconds a view, measured without such processes.
+        computing: seconds a view without reading.
+        views: about how many there are to be.
+        images: to be packed.
+        copy_bytes: what the packed copy would take.
         cpus: of this machine.
         on_cpu: the model computes on them too.
     """
-    share = waiting / (waiting + computing)
+    plain = _read_ahead(reading.a_view, computing, cpus, on_cpu, cached=False)
+    if reading.cached is None or copy_bytes > reading.room:
+        return plain
+    start = images * reading.packing / cpus
+    packed = replace(_read_ahead(reading.cached, computing, cpus, on_cpu, cached=True), start=start)
+    saved = views * (plain.seconds - packed.seconds) - start
+    return packed if saved > LEAST_SAVED * views * (computing + plain.seconds) else plain
+
+
+def _read_ahead(reading: float, computing: float, cpus: int, on_cpu: bool, *, cached: bool) -> Input:
+    share = reading / (reading + computing)
+    what = "reading the packed copy" if cached else "reading"
     if share < SLOW_READING or cpus < 2:
-        return Input(0, None, f"reading takes {share:.0%} of a step")
+        return Input(0, cached, f"{what} takes {share:.0%} of a step", reading)
     most = max(1, cpus // 2) if on_cpu else cpus - 1
-    workers = max(1, min(most, math.ceil(waiting / computing)))
-    return Input(workers, None, f"reading takes {share:.0%} of a step without them")
+    workers = max(1, min(most, math.ceil(reading / computing)))
+    seconds = reading / cpus if on_cpu else max(0.0, reading / workers - computing)
+    if on_cpu:  # one process can't read faster than it does
+        seconds = max(seconds, reading / workers - computing)
+    return Input(workers, cached, f"{what} would take {share:.0%} of a step without them", seconds)
+
+
+def packed_bytes(survey: DataSurvey, shape: Shape) -> float:
+    """Return about how many bytes a packed copy of all images takes."""
+    short = max(shape.image_size) * 8 / 7
+    scale = min(1.0, short / survey.short_side)
+    values = survey.height.median * survey.width.median * scale**2 * survey.channels
+    deep = survey.bits == 16
+    return survey.images * values * (2 if deep else 1)

@@ -1,15 +1,17 @@
-"""Measure what a training step takes on this device, with real images: a few steps whose weights are thrown away."""
+"""Measure what training takes on this device, with real images: a few steps whose weights are thrown away."""
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from paddlemae.data.batches import Batch, eval_batches, train_batches
+from paddlemae.data.batches import Batch, train_batches
 from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
@@ -18,7 +20,6 @@ from paddlemae.engine.safe_import import nn
 from paddlemae.recipe import FinetuneRecipe, PretrainRecipe, Training
 from paddlemae.tasks.models.build import arguments_of, classifier_arguments
 from paddlemae.tasks.models.inference import LOGITS, forward_function
-from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.training import finetuning_loss, finetuning_setup, pretraining_loss, pretraining_setup
 from paddlemae.tasks.training.resolve import Inputs
 from paddlemae.tasks.training.run_training import share_cpu
@@ -30,126 +31,105 @@ from paddlemae.train.parallel.loss_layer import LossFn
 WARM_UP = 2  # steps that are not counted: memory is taken, and accelerators compile
 FEWEST_STEPS, MOST_STEPS = 3, 200
 TRIAL_LR = 1e-6  # weights must stay finite, no more
+DIFFERENT_IMAGES = 16  # of a trial's batch, each of which it has several times
+READ_AT_ONCE, MOST_READ = 4, 256  # images
 
 
-@dataclass(frozen=True)
-class StepTime:
-    """What a step takes.
-
-    Attributes:
-        seconds: mean of a whole step; waiting: the part in which no batch was there.
-        images: of a step.
-        start: seconds from building the model to the end of the warm-up.
-    """
-
-    seconds: float
-    waiting: float
-    images: int
-    start: float
-
-    @property
-    def a_view(self) -> float:
-        """Return the seconds a view."""
-        return self.seconds / self.images
-
-    @property
-    def computing(self) -> float:
-        """Return the seconds a view without waiting."""
-        return (self.seconds - self.waiting) / self.images
-
-
-def time_pretraining(recipe: PretrainRecipe, source: Source, seconds: float) -> StepTime:
-    """Take pretraining steps for about `seconds`, on the images of `source`; three at least."""
-    began = time.perf_counter()
+def time_pretraining(recipe: PretrainRecipe, source: Source, seconds: float) -> float:
+    """Take pretraining steps for about `seconds`, three at least; return the seconds a view without reading."""
     parts = pretraining_setup.build(recipe, Inputs("mae", arguments_of(recipe.model), source))
     loss_fn = pretraining_loss.loss_function(recipe, parts.description)
-    return _time_steps(recipe.training, parts.model, parts.view, source, loss_fn, seconds, began)
+    batch = read_batch(source, parts.view, recipe.training)
+    return _time_steps(recipe.training, parts.model, loss_fn, batch, seconds)
 
 
-def time_finetuning(recipe: FinetuneRecipe, source: Source, seconds: float) -> tuple[StepTime, float]:
-    """Take fine-tuning steps for about `seconds`; the recipe names the whole model.
+def time_finetuning(recipe: FinetuneRecipe, source: Source, seconds: float) -> tuple[float, float]:
+    """Take fine-tuning steps for about `seconds`, three at least; the recipe names the whole model.
 
     Returns:
-        what a step takes, and the seconds of evaluating an image.
+        seconds a view and seconds of evaluating an image, both without reading.
     """
-    began = time.perf_counter()
     arguments = classifier_arguments(recipe.model, None, len(source.classes))
     parts = finetuning_setup.build(recipe, Inputs("classifier", arguments, source, source))
     loss_fn = finetuning_loss.loss_function(recipe, parts.description)
+    batch = read_batch(source, parts.view, recipe.training)
     mixing = Mixing(recipe.mixup, recipe.cutmix, recipe.cutmix_probability)
-    step = _time_steps(recipe.training, parts.model, parts.view, source, loss_fn, seconds, began, mixing)
+    if mixing:
+        batch = next(mix_batches(_once(batch), mixing, recipe.training.seed))
+    a_view = _time_steps(recipe.training, parts.model, loss_fn, batch, seconds)
     forward = forward_function(parts.model, parts.description, LOGITS, threads=recipe.training.threads)
-    view = evaluation_view(parts.description)
-    return step, _time_evaluation(forward, source, view, recipe.training.batch_size)
+    return a_view, _time_calls(lambda: forward(batch.images), seconds / 4) / len(batch.images)
 
 
-def _time_evaluation(forward: object, source: Source, view: View, batch_size: int) -> float:
-    assert callable(forward)
-    seconds, images = 0.0, 0
-    with closing(
-        eval_batches(source, view, batch_size=batch_size, chosen=range(min(3, len(source) // batch_size)))
-    ) as b:
-        began = time.perf_counter()
-        for number, batch in enumerate(b):
-            forward(batch.images)
-            if number or len(source) < 2 * batch_size:  # the first warms up
-                images += len(batch.images)
-                seconds += time.perf_counter() - began
-            began = time.perf_counter()
-    return seconds / images if images else 0.0
+def _once(batch: Batch) -> Generator[Batch, None, None]:
+    yield batch
 
 
-def _time_steps(
-    training: Training,
-    model: nn.Layer,
-    view: View,
-    source: Source,
-    loss_fn: LossFn,
-    seconds: float,
-    began: float,
-    mixing: Mixing | None = None,
-) -> StepTime:
-    results: list[StepResult] = []
-    warm = [0.0]
+def read_batch(source: Source, view: View, training: Training) -> Batch:
+    """Return a batch of a training, made of a few images."""
+    count = min(DIFFERENT_IMAGES, training.batch_size)
+    with closing(_batches(source, view, count, training.seed, 1)) as batches:
+        few = next(batches)
+    places = np.arange(training.batch_size) % count
+    targets = None if few.targets is None else few.targets[places]
+    return Batch(few.images[places], targets, few.indices[places], few.epochs[places])
 
-    def record(state: TrainState, result: StepResult) -> None:
-        results.append(result)
-        if len(results) == WARM_UP:
-            warm[0] = time.perf_counter()
 
-    def is_over() -> bool:
-        counted = len(results) - WARM_UP
-        return counted >= FEWEST_STEPS and time.perf_counter() - warm[0] > seconds
+def time_reading(source: Source, view: View, seed: int, seconds: float) -> float:
+    """Make training views for about `seconds`; return the seconds a view, on one core."""
+    steps = MOST_READ // READ_AT_ONCE
+    with closing(_batches(source, view, READ_AT_ONCE, seed, steps)) as batches:
+        return _time_calls(lambda: next(batches), seconds, most=steps - 1) / READ_AT_ONCE
 
-    settings = FitSettings(WARM_UP + MOST_STEPS, precision=training.precision, after_step=[record], should_stop=is_over)
-    with closing(_batches(source, view, training, mixing)) as batches:
-        fit(
-            TrainState(model, adamw(model)),
-            batches,
-            loss_fn,
-            lambda step: TRIAL_LR,
-            share_cpu(settings, model, training),
-        )
-    counted = results[WARM_UP:]
-    return StepTime(
-        float(np.mean([result.seconds for result in counted])),
-        float(np.mean([result.waiting for result in counted])),
-        training.batch_size,
-        warm[0] - began,
+
+def _time_calls(call: Callable[[], Any], seconds: float, most: int = MOST_STEPS) -> float:
+    """Return the mean seconds of a call, of those after the first."""
+    call()
+    began, calls = time.perf_counter(), 0
+    while not calls or (calls < most and time.perf_counter() - began < seconds):
+        call()
+        calls += 1
+    return (time.perf_counter() - began) / calls
+
+
+def _time_steps(training: Training, model: nn.Layer, loss_fn: LossFn, batch: Batch, seconds: float) -> float:
+    """Return the seconds a view of steps with one batch again and again."""
+    counter = _Counter(seconds)
+    settings = FitSettings(
+        WARM_UP + MOST_STEPS, precision=training.precision, after_step=[counter.count], should_stop=counter.is_over
     )
+    batches: Iterator[Batch] = itertools.repeat(batch)
+    settings = share_cpu(settings, model, training)
+    fit(TrainState(model, adamw(model)), batches, loss_fn, lambda step: TRIAL_LR, settings)
+    return counter.mean / training.batch_size
 
 
-def _batches(source: Source, view: View, training: Training, mixing: Mixing | None) -> Generator[Batch, None, None]:
+@dataclass
+class _Counter:
+    """Counts steps and their seconds, and ends them after `seconds`."""
+
+    seconds: float
+    steps: int = -WARM_UP
+    spent: float = 0.0
+
+    def count(self, state: TrainState, result: StepResult) -> None:
+        """Count a step, unless it is one of the warm-up."""
+        self.steps += 1
+        if self.steps > 0:
+            self.spent += result.seconds
+
+    def is_over(self) -> bool:
+        """Return whether enough steps were counted."""
+        return self.steps >= FEWEST_STEPS and self.spent > self.seconds
+
+    @property
+    def mean(self) -> float:
+        """Return the mean seconds of a step."""
+        return self.spent / self.steps
+
+
+def _batches(source: Source, view: View, batch_size: int, seed: int, num_steps: int) -> Any:
     def pass_over(image: UnreadableImage) -> None:
         """Let the training itself report what can't be read."""
 
-    plain = train_batches(
-        source,
-        view,
-        batch_size=training.batch_size,
-        seed=training.seed,
-        num_steps=WARM_UP + MOST_STEPS,
-        workers=training.workers,
-        on_skip=pass_over,
-    )
-    return mix_batches(plain, mixing, training.seed) if mixing else plain
+    return train_batches(source, view, batch_size=batch_size, seed=seed, num_steps=num_steps, on_skip=pass_over)

@@ -36,6 +36,11 @@ def output_paths(out: Path) -> dict[str, Path]:
     return paths
 
 
+def cache_path(out: Path) -> str:
+    """Return the folder next to the recipes for a packed copy of the images."""
+    return str(out.with_name(f"{out.stem}-cache") if out.suffix in _YAML else out / "cache")
+
+
 def write_plan(plan: Plan, out: Path) -> dict[str, Path]:
     """Write the recipes of a plan; nothing is replaced.
 

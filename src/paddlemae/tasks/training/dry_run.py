@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from paddlemae.model.shape import pair
 from paddlemae.recipe import Training
 from paddlemae.train.optim import peak_lr
 
@@ -16,6 +20,15 @@ def schedule_plan(training: Training, num_images: int) -> dict[str, str]:
         "warmup": f"{training.warmup_steps(num_images):.0f} steps",
         "peak lr": f"{peak_lr(training.base_lr, images):.3g}",
     }
+
+
+def model_text(shape: Mapping[str, Any]) -> str:
+    """Return an encoder's shape as text: blocks, width, images and patches."""
+    (height, width), (patch_height, patch_width) = pair(shape["image_size"]), pair(shape["patch_size"])
+    return (
+        f"{shape['depth']} blocks x {shape['embed_dim']}, images of {height} x {width} x {shape['channels']}, "
+        f"patches of {patch_height} x {patch_width}"
+    )
 
 
 def step_bytes(parameters: int, activations: int) -> int:

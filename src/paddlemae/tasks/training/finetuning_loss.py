@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from paddlemae.data.batches import ERASING_STREAM, Batch, batch_rngs, labels_of, path_noise
 from paddlemae.data.views.erasing import Erasing, draw_erasing
@@ -18,8 +19,14 @@ from paddlemae.train.parallel.loss_layer import LossFn
 from paddlemae.weights.model_folder import Description
 
 
-def loss_function(recipe: FinetuneRecipe, description: Description) -> LossFn:
-    """Return (model, batch) -> mean loss; all randomness is each image's own, so a batch may be split."""
+def loss_function(
+    recipe: FinetuneRecipe, description: Description, class_weights: NDArray[np.float32] | None = None
+) -> LossFn:
+    """Return (model, batch) -> mean loss; all randomness is each image's own, so a batch may be split.
+
+    Args:
+        class_weights: float32 [classes], see `weighted_cross_entropy`; None weighs all alike.
+    """
     seed = recipe.training.seed
     erasing = Erasing(recipe.augment.erasing) if recipe.augment.erasing else None
 
@@ -27,9 +34,23 @@ def loss_function(recipe: FinetuneRecipe, description: Description) -> LossFn:
         noise = path_noise(seed, batch, len(model.encoder.blocks)) if recipe.model.drop_path else None
         logits = model(input_of(batch, description, erasing, seed), noise)
         targets = targets_of(batch, logits.shape[1], recipe.label_smoothing)
+        if class_weights is not None:
+            return weighted_cross_entropy(logits, targets, class_weights)
         return F.cross_entropy(logits, targets, soft_label=True)
 
     return loss_fn
+
+
+def weighted_cross_entropy(
+    logits_BK: paddle.Tensor, targets_BK: paddle.Tensor, class_weights_K: NDArray[np.float32]
+) -> paddle.Tensor:
+    """Return the mean over images of -sum(weight * target * log probability) over classes.
+
+    It is PyTorch's `cross_entropy` with class probabilities and weights. The mean is over images and not over weights,
+    so a batch may be split; weights with a mean of 1 over the training images keep its scale.
+    """
+    weighted = targets_BK * tensor_of(class_weights_K)
+    return -(weighted * F.log_softmax(logits_BK)).sum(axis=1).mean()
 
 
 def input_of(batch: Batch, description: Description, erasing: Erasing | None, seed: int) -> paddle.Tensor:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
 from paddlemae.engine import device
 from paddlemae.model.classifier import VisionTransformer, freeze
-from paddlemae.recipe import SCRATCH, FinetuneRecipe
+from paddlemae.model.shape import architecture_of, split_keys
+from paddlemae.recipe import SCRATCH, Choice, FinetuneRecipe, Labelled, choose
 from paddlemae.tasks.models.build import arguments_of, build_classifier, classifier_arguments, describe, fit_shape
 from paddlemae.tasks.models.preprocess import statistics_of, training_view
 from paddlemae.tasks.models.read_model import read_checkpoint
+from paddlemae.tasks.training.class_balance import class_weights, epoch_of
+from paddlemae.tasks.training.image_checks import check_images
 from paddlemae.tasks.training.labelled_splits import open_labelled_splits
 from paddlemae.tasks.training.resolve import Inputs
 from paddlemae.train.loop import check_precision
@@ -21,18 +27,31 @@ from paddlemae.weights.model_folder import Description, read_description
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything that a fine-tuning needs."""
+    """Everything that a fine-tuning needs.
+
+    Attributes:
+        order: indices of the images of an epoch, some of them repeated; None: each once.
+        class_weights: of each class in the loss; None: all alike.
+    """
 
     train: Source
     held_out: Source
     view: View
     model: VisionTransformer
     description: Description
+    order: NDArray[np.int64] | None
+    class_weights: NDArray[np.float32] | None
+
+    @property
+    def views(self) -> int:
+        """Return the number of views in an epoch."""
+        return len(self.train) if self.order is None else len(self.order)
 
 
 def prepare(recipe: FinetuneRecipe, resumed: Path | None = None, trust: bool = False) -> Parts:
     """Build a recipe's parts; arguments as of `open_inputs`. Statistics that are `auto` are the defaults."""
-    return build(recipe, open_inputs(recipe, resumed, trust))
+    chosen, inputs, _ = choose_defaults(recipe, open_inputs(recipe, resumed, trust))
+    return build(chosen, inputs)
 
 
 def open_inputs(recipe: FinetuneRecipe, resumed: Path | None = None, trust: bool = False) -> Inputs:
@@ -48,7 +67,23 @@ def open_inputs(recipe: FinetuneRecipe, resumed: Path | None = None, trust: bool
     train, held_out = open_labelled_splits(recipe, recipe.data, resumed)
     saved = read_description(resumed) if resumed else None
     arguments = saved.architecture if saved else classifier_arguments(recipe.model, initial, len(train.classes))
+    shape = architecture_of(*split_keys("classifier", arguments))
+    check_images(train, shape, "the recipe" if recipe.init == SCRATCH else recipe.init)
     return Inputs("classifier", arguments, train, held_out, initial, saved)
+
+
+def choose_defaults(recipe: FinetuneRecipe, inputs: Inputs) -> tuple[FinetuneRecipe, Inputs, tuple[Choice, ...]]:
+    """Return the recipe and inputs with the settings that nobody named, and these; see `recipe.label_defaults`."""
+    shape = architecture_of(*split_keys(inputs.kind, inputs.arguments))
+    order = epoch_of(recipe, inputs.train)
+    images = len(inputs.train)
+    labelled = Labelled(
+        images, images if order is None else len(order), shape["embed_dim"], shape["depth"], recipe.init != SCRATCH
+    )
+    chosen, choices = choose(recipe, labelled)
+    if not inputs.saved:
+        inputs = replace(inputs, arguments={**inputs.arguments, "drop_path": chosen.model.drop_path})
+    return chosen, inputs, choices
 
 
 def build(recipe: FinetuneRecipe, inputs: Inputs) -> Parts:
@@ -72,4 +107,4 @@ def build(recipe: FinetuneRecipe, inputs: Inputs) -> Parts:
         classes=train.classes,
         provenance={"task": "finetune", "data": train.name, "images": len(train), "init": recipe.init},
     )
-    return Parts(train, held_out, view, model, description)
+    return Parts(train, held_out, view, model, description, epoch_of(recipe, train), class_weights(recipe, train))

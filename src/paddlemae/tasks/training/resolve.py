@@ -13,8 +13,18 @@ from typing import Any, TypeVar
 
 from paddlemae.data.inspect.statistics import channel_statistics, recipe_values
 from paddlemae.data.sources import Source
-from paddlemae.recipe import AUTO, FinetuneRecipe, PretrainRecipe
+from paddlemae.recipe import (
+    AUTO,
+    Choice,
+    FinetuneRecipe,
+    PretrainRecipe,
+    build_recipe,
+    dump_recipe,
+    open_names,
+    with_stored,
+)
 from paddlemae.runs.progress import progress
+from paddlemae.system.documents import parse_yaml
 from paddlemae.tasks.models.build import check_memory
 from paddlemae.tasks.models.read_model import Checkpoint
 from paddlemae.tasks.training.run_start import Run, Start, decide, stored_recipe
@@ -43,19 +53,29 @@ class Inputs:
 
 
 def resolve(
-    recipe: AnyRecipe, start: Start, open_inputs: Callable[[AnyRecipe, Path | None, bool], Inputs]
+    recipe: AnyRecipe,
+    start: Start,
+    open_inputs: Callable[[AnyRecipe, Path | None, bool], Inputs],
+    choose_defaults: Callable[[AnyRecipe, Inputs], tuple[AnyRecipe, Inputs, tuple[Choice, ...]]] | None = None,
 ) -> tuple[Run[AnyRecipe], Inputs]:
     """Decide about the run folder, open what the training is built from, and find the statistics that are `auto`.
 
     Args:
         open_inputs: (recipe, this run's own checkpoint on a resume, `Start.trust`) -> inputs, with every check that
             needs no model.
+        choose_defaults: (recipe, inputs) -> both with the settings that nobody named, and these.
     Raises:
         ValueError, FileNotFoundError: a recipe, data or folder that can't be used; nothing is written then.
         DataFault: no image can be read.
     """
-    run = decide(start, _with_stored_statistics(recipe, start))
+    run = decide(start, _with_stored_defaults(_with_stored_statistics(recipe, start), start))
     inputs = open_inputs(run.recipe, run.checkpoint, start.trust)
+    if choose_defaults:
+        chosen, inputs, choices = choose_defaults(run.recipe, inputs)
+        run = replace(run, recipe=chosen)
+        if choices:
+            settings = " ".join(f"{choice.name}={choice.shown}" for choice in choices)
+            start.say(f"chosen for {len(inputs.train):,} labelled images, and in the run's recipe: {settings}")
     check_memory(inputs.kind, inputs.arguments)
     if run.recipe.mean == AUTO:
         mean, std = start.ranks.from_first(lambda: _measure(run.recipe, start, inputs))
@@ -80,6 +100,21 @@ def _stored_statistics(task: str, out: Path) -> tuple[list[float], list[float]] 
     return (list(stored.mean), list(stored.std)) if has_numbers else None
 
 
+def _with_stored_defaults(recipe: AnyRecipe, start: Start) -> AnyRecipe:
+    """Return the recipe with the choices of the run in the folder, if it has any and is not to be replaced."""
+    if not isinstance(recipe, FinetuneRecipe) or start.overwrite or not open_names(recipe):
+        return recipe
+    stored = start.ranks.from_first(lambda: _stored_text(start.out))
+    return with_stored(recipe, build_recipe("finetune", parse_yaml(stored))) if stored else recipe
+
+
+def _stored_text(out: Path) -> str | None:
+    try:
+        return dump_recipe(stored_recipe(out, "finetune"))
+    except (FileNotFoundError, ValueError):  # `decide` says so if it matters
+        return None
+
+
 def _measure(recipe: PretrainRecipe | FinetuneRecipe, start: Start, inputs: Inputs) -> tuple[list[float], list[float]]:
     """Return (mean, std) of the training images, in one pass over them.
 
@@ -100,6 +135,6 @@ def _with_statistics(recipe: AnyRecipe, mean: list[float], std: list[float]) -> 
     return recipe.model_copy(update={"mean": tuple(mean), "std": tuple(std)})
 
 
-def statistics_plan(recipe: PretrainRecipe | FinetuneRecipe, num_images: int) -> dict[str, str]:
+def statistics_plan(mean: Any, num_images: int) -> dict[str, str]:
     """Return the statistics that training will compute, for a dry run, which reads no image."""
-    return {"mean and std": f"of {num_images} images, from a pass before training"} if recipe.mean == AUTO else {}
+    return {"mean and std": f"of {num_images} images, from a pass before training"} if mean == AUTO else {}

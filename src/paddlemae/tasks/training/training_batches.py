@@ -7,10 +7,13 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from paddlemae.data.batches import Batch, train_batches
 from paddlemae.data.cache import CacheReader, cache_bytes, cache_images
 from paddlemae.data.disk.errors import DataFault
-from paddlemae.data.sources import Source
+from paddlemae.data.sources import Source, subset
 from paddlemae.data.views.augment import View
 from paddlemae.recipe import Training
 from paddlemae.runs.progress import progress
@@ -21,11 +24,23 @@ from paddlemae.train.parallel.ranks import Ranks
 
 
 def training_batches(
-    source: Source, view: View, training: Training, state: TrainState, on_skip: SkippedImages, start: Start
+    source: Source,
+    view: View,
+    training: Training,
+    state: TrainState,
+    on_skip: SkippedImages,
+    start: Start,
+    order: NDArray[np.int64] | None = None,
 ) -> Generator[Batch, None, None]:
-    """Yield the micro-batches of the steps that `state` has not taken yet; create the cache first if one is set."""
+    """Yield the micro-batches of the steps that `state` has not taken yet; create the cache first if one is set.
+
+    Args:
+        order: indices of the images of an epoch, of which some may be repeated; None: each once.
+    """
     if training.cache:
         source = _pack_once(source, view, training, training.cache, start)
+    if order is not None:
+        source = subset(source, order)
     ranks = start.ranks
     batches = train_batches(
         source,

@@ -1,0 +1,206 @@
+"""Defaults of a fine-tuning by the number of labelled images, for settings that neither user nor recipe names.
+
+The values are for encoders of 1 to 6 million weights that were pretrained on the images themselves; how they were
+compared is in docs/finetune-measured.md. Encoders as wide as ViT-Base get the layer decay and the lower learning rate
+of MAE's appendix A.2.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from paddlemae.recipe.settings import FinetuneRecipe
+
+EVALUATIONS = 20  # in a run, about
+CHECKPOINTS = 10
+WARMUP_SHARE = 0.1
+WIDE = 768  # width from which the paper's settings hold
+DEEP = 8  # blocks from which layer decay is worth having
+
+
+@dataclass(frozen=True)
+class Band:
+    """The defaults for numbers of labelled images below `below`, pretrained encoders and others alike.
+
+    Attributes:
+        steps, epochs: length of the run: whichever is longer.
+        lr: peak learning rate, whatever the batch size.
+    """
+
+    below: float
+    batch_size: int
+    steps: int
+    epochs: float
+    lr: float
+    weight_decay: float
+    label_smoothing: float
+    drop_path: float
+    mixup: float
+    cutmix: float
+    randaugment: int
+    crop_scale: tuple[float, float]
+
+
+# fmt: off
+BANDS = (
+    Band(1_000, 32, 1_500, 0, 1e-3, 0.05, 0.1, 0.1, 0.0, 0.0, 0, (0.5, 1.0)),
+    Band(5_000, 64, 2_000, 0, 1e-3, 0.05, 0.1, 0.1, 0.0, 0.0, 0, (0.4, 1.0)),
+    Band(20_000, 64, 2_000, 25, 1e-3, 0.05, 0.1, 0.1, 0.0, 0.0, 0, (0.4, 1.0)),
+    Band(200_000, 128, 5_000, 20, 1e-3, 0.05, 0.1, 0.1, 0.2, 0.0, 0, (0.35, 1.0)),
+    Band(float("inf"), 128, 20_000, 30, 1e-3, 0.05, 0.1, 0.1, 0.8, 1.0, 2, (0.2, 1.0)),
+)
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What the defaults depend on.
+
+    Args:
+        images: labelled images to train on.
+        views: of an epoch; as many unless images are repeated.
+        width, depth: of the encoder.
+        is_pretrained: whether it starts from weights.
+    """
+
+    images: int
+    views: int
+    width: int
+    depth: int
+    is_pretrained: bool = True
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting that was chosen: its full name, its value, and why."""
+
+    name: str
+    value: Any
+    reason: str
+
+    @property
+    def shown(self) -> str:
+        """Return the value as it would be typed behind a command."""
+        return json.dumps(self.value)
+
+
+# section -> settings that are chosen; "" is the recipe itself
+CHOSEN: Mapping[str, tuple[str, ...]] = {
+    "": ("label_smoothing", "layer_decay", "mixup", "cutmix", "evaluate_every"),
+    "model": ("drop_path",),
+    "augment": ("crop_scale", "eval_crop_ratio", "randaugment"),
+    "training": ("batch_size", "epochs", "warmup_epochs", "base_lr", "weight_decay", "checkpoint_every"),
+}
+CHOSEN_NAMES = tuple(f"{section}.{key}".lstrip(".") for section, keys in CHOSEN.items() for key in keys)
+
+
+def open_names(recipe: BaseModel) -> tuple[str, ...]:
+    """Return the full names of the settings of a recipe that are still to be chosen; none of another task."""
+    if not isinstance(recipe, FinetuneRecipe):
+        return ()
+    sections: dict[str, BaseModel] = {"": recipe, **{name: recipe.__dict__[name] for name in CHOSEN if name}}
+    given = {f"{name}.{key}".lstrip(".") for name, section in sections.items() for key in section.model_fields_set}
+    return tuple(name for name in CHOSEN_NAMES if name not in given)
+
+
+def band_of(images: int) -> Band:
+    """Return the defaults for a number of labelled images."""
+    return next(band for band in BANDS if images < band.below)
+
+
+def choose(recipe: FinetuneRecipe, labelled: Labelled) -> tuple[FinetuneRecipe, tuple[Choice, ...]]:
+    """Return the recipe with every setting that nobody named, and what was chosen."""
+    still_open = open_names(recipe)
+    choices = [choice for choice in _choices(recipe, labelled, still_open) if choice.name in still_open]
+    return with_values(recipe, {choice.name: choice.value for choice in choices}), tuple(choices)
+
+
+def with_values(recipe: FinetuneRecipe, values: Mapping[str, Any]) -> FinetuneRecipe:
+    """Return a recipe with other values, by full name, checked again; what nobody named stays open."""
+    content = recipe.model_dump(exclude_unset=True)
+    for name, value in values.items():
+        section, _, key = name.rpartition(".")
+        (content.setdefault(section, {}) if section else content)[key] = value
+    return FinetuneRecipe.model_validate(content)
+
+
+def with_stored(recipe: FinetuneRecipe, stored: FinetuneRecipe) -> FinetuneRecipe:
+    """Return a recipe with the values of another one, chosen already, for settings that are open; else as it is."""
+    names = set(open_names(recipe)) - set(open_names(stored))
+    try:
+        return with_values(recipe, {name: _value(stored, name) for name in CHOSEN_NAMES if name in names})
+    except ValueError:  # they don't go together, so that run is of another recipe
+        return recipe
+
+
+def _value(recipe: FinetuneRecipe, name: str) -> Any:
+    section, _, key = name.rpartition(".")
+    return (recipe.__dict__[section] if section else recipe).__dict__[key]
+
+
+def _choices(recipe: FinetuneRecipe, labelled: Labelled, still_open: tuple[str, ...]) -> list[Choice]:
+    """Return a choice for each name of `CHOSEN_NAMES` that is open, and for some that are not."""
+    band, training = band_of(labelled.images), recipe.training
+    why = f"{labelled.images:,} labelled images"
+    batch_size = band.batch_size if "training.batch_size" in still_open else training.batch_size
+    batch_size = -(-batch_size // recipe.augment.repeats) * recipe.augment.repeats
+    images_per_step = batch_size * training.accumulation_steps
+    epochs, choices = _length(recipe, labelled, band, images_per_step, still_open)
+    lr, lr_reason = (band.lr, why) if labelled.width < WIDE else (band.lr / 2, f"{why}, width {labelled.width}")
+    decay, decay_reason = _layer_decay(labelled)
+    crop_scale = None if recipe.augment.shift else band.crop_scale
+    chosen_crop = crop_scale if "augment.crop_scale" in still_open else recipe.augment.crop_scale
+    whole = chosen_crop is None or chosen_crop[0] >= 0.35
+    return [
+        Choice("training.batch_size", batch_size, why),
+        *choices,
+        Choice("training.base_lr", lr * 256 / images_per_step, f"peak lr {lr:g}: {lr_reason}"),
+        Choice("training.weight_decay", band.weight_decay, why),
+        Choice("layer_decay", decay, decay_reason),
+        Choice("model.drop_path", band.drop_path, why),
+        Choice("label_smoothing", band.label_smoothing, why),
+        Choice("mixup", band.mixup, why),
+        Choice("cutmix", band.cutmix, why),
+        Choice("augment.crop_scale", crop_scale, why),
+        Choice("augment.eval_crop_ratio", 1.0 if whole else 0.875, "as much of an image as in training"),
+        Choice("augment.randaugment", band.randaugment, why),
+        Choice("evaluate_every", max(1.0, _rounded(epochs / EVALUATIONS)), f"about {EVALUATIONS} evaluations"),
+        Choice("training.checkpoint_every", max(1.0, _rounded(epochs / CHECKPOINTS)), "about 10 checkpoints"),
+    ]
+
+
+def _length(
+    recipe: FinetuneRecipe, labelled: Labelled, band: Band, images_per_step: int, still_open: tuple[str, ...]
+) -> tuple[float, list[Choice]]:
+    """Return the epochs of the run, and the choices that make it so long."""
+    training, images = recipe.training, labelled.views
+    if "training.epochs" not in still_open:
+        return training.total_steps(images) * images_per_step / images, []
+    if training.steps is None:
+        steps = max(band.steps, round(band.epochs * images / images_per_step))
+        reason = f"{steps:,} steps of {images_per_step}: {labelled.images:,} labelled images"
+    else:
+        steps, reason = training.steps, f"steps={training.steps}"
+    epochs = _rounded(steps * images_per_step / images)
+    if training.steps is not None and "training.warmup_epochs" not in still_open:
+        return epochs, []  # the warmup keeps its share of the default epochs
+    warmup = Choice("training.warmup_epochs", _rounded(WARMUP_SHARE * epochs), f"{WARMUP_SHARE:.0%} of the run")
+    return epochs, [Choice("training.epochs", epochs, reason), warmup]
+
+
+def _layer_decay(labelled: Labelled) -> tuple[float, str]:
+    if not labelled.is_pretrained:
+        return 1.0, "random weights"
+    if labelled.depth < DEEP:
+        return 1.0, f"{labelled.depth} blocks"
+    return (0.65 if labelled.width >= WIDE else 0.75), f"{labelled.depth} blocks"
+
+
+def _rounded(number: float) -> float:
+    """Return a number with four digits."""
+    return float(f"{number:.4g}")

@@ -1,0 +1,61 @@
+"""Balance unequal classes of a fine-tuning: by weights in the loss, or by more views of the rarer ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paddlemae.data.sources import Source
+from paddlemae.recipe import FinetuneRecipe
+
+SAMPLING_STREAM = 8  # of the seed, see `data.batches`
+
+
+def balanced_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Return indices of which every class has as many as the largest: all images, those of other classes repeated.
+
+    Which images come once more than the others of their class is drawn from `seed`. int64 [views], ascending.
+    """
+    rng = np.random.default_rng((seed, SAMPLING_STREAM))
+    counts = np.bincount(labels)
+    parts = []
+    for label in np.flatnonzero(counts):
+        images = np.flatnonzero(labels == label)
+        times, rest = divmod(int(counts.max()), len(images))
+        parts += [np.repeat(images, times), rng.permutation(images)[:rest]]
+    return np.sort(np.concatenate(parts))
+
+
+def epoch_of(recipe: FinetuneRecipe, source: Source) -> NDArray[np.int64] | None:
+    """Return the indices of an epoch's views; None where each image comes once."""
+    if recipe.sampling is None:
+        return None
+    assert source.labels is not None
+    return balanced_order(source.labels, recipe.training.seed)
+
+
+def class_weights(recipe: FinetuneRecipe, source: Source) -> NDArray[np.float32] | None:
+    """Return each class's weight in the loss, with a mean of 1 over an epoch's views: float32 [classes].
+
+    Raises:
+        ValueError: not as many weights as classes.
+    """
+    if recipe.class_weights is None:
+        return None
+    assert source.labels is not None
+    order = epoch_of(recipe, source)
+    labels = source.labels if order is None else source.labels[order]
+    counts = np.bincount(labels, minlength=len(source.classes))
+    if recipe.class_weights == "balanced":
+        given: Sequence[float] | NDArray[np.float64] = 1 / np.maximum(counts, 1)
+    else:
+        given = recipe.class_weights
+        if len(given) != len(source.classes):
+            raise ValueError(
+                f"class_weights needs a weight for each of the {len(source.classes)} classes, in the order "
+                f"{', '.join(source.classes[:10])}{' ...' * (len(source.classes) > 10)}; got {len(given)}"
+            )
+    weights = np.asarray(given, np.float64)
+    return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)

@@ -1,0 +1,78 @@
+"""Check labelled images before a training: enough classes, channels that the model takes, sides of a patch or more."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from paddlemae.data.decode.images import UnreadableImage
+from paddlemae.data.sources import Source
+from paddlemae.data.sources.splits import list_names
+from paddlemae.data.sources.subsets import spread_over
+from paddlemae.model.shape import pair
+
+LOOKED_AT = 5
+
+
+def check_classes(train: Source, held_out: Source) -> None:
+    """Check that there is something to tell apart, and enough of each class to train on it and evaluate it.
+
+    Raises:
+        ValueError: training images of a single class, or a class with a single image in both sources together.
+    """
+    check_two_classes(train)
+    counts = Counter(_class_names(train)) + Counter(_class_names(held_out))
+    if single := [name for name in train.classes if counts[name] == 1]:
+        raise ValueError(
+            f"{list_names(single)}: a single image of this class, which can't be trained on and evaluated; add images "
+            "of it, join it with another class, or remove it"
+        )
+
+
+def check_two_classes(train: Source) -> None:
+    """Raise a ValueError if all training images are of one class."""
+    if len(names := set(_class_names(train))) < 2:
+        raise ValueError(
+            f"a classifier needs images of two classes or more, and all {len(train)} of {train.name} are "
+            f"{list_names(list(names))}; add a class, or pretrain on them without labels"
+        )
+
+
+def _class_names(source: Source) -> list[str]:
+    assert source.labels is not None
+    return [source.classes[label] for label in source.labels.tolist()]
+
+
+def check_images(source: Source, shape: Mapping[str, Any], origin: str) -> None:
+    """Read a few images; warn if they are smaller than a patch.
+
+    Args:
+        shape: of the encoder, with channels, image_size and patch_size.
+        origin: what has that shape, for errors.
+    Raises:
+        ValueError: images of other channels, which can't be converted.
+    """
+    sizes, faults = [], []
+    channels, (height, width) = shape["channels"], pair(shape["patch_size"])
+    for i in spread_over(len(source), LOOKED_AT).tolist():
+        try:
+            sizes.append(source.read(i, channels).shape[:2])
+        except UnreadableImage as fault:  # training counts and lists these
+            faults.append(fault.reason)
+    asked = f"where {channels} are asked for"
+    if not sizes and faults and all(asked in reason for reason in faults):
+        there = faults[0].partition(",")[0]
+        raise ValueError(
+            f"images of {source.name} have {there}, and {origin} takes {channels}; start from weights of as many, or "
+            f"adapt these with channels={there.split()[0]}"
+        )
+    small = [size for size in sizes if size[0] < height or size[1] < width]
+    if small:
+        image = "x".join(map(str, pair(shape["image_size"])))
+        warnings.warn(
+            f"images of {small[0][0]}x{small[0][1]} pixels are smaller than a patch of {height}x{width}; they are "
+            f"enlarged to {image}, so a smaller image_size and patch_size would do",
+            stacklevel=3,
+        )
