@@ -23,6 +23,8 @@ from paddlemae.recipe import (
     recipe_content,
 )
 from paddlemae.recipe.about import take_about
+from paddlemae.recipe.fields import settings_of
+from paddlemae.recipe.load import OTHER_NAMES
 
 SHIPPED = [(task, name) for task in RECIPES for name in recipe.recipe_names(task)]
 
@@ -107,10 +109,22 @@ def test_an_unknown_key_gets_the_nearest() -> None:
         ("batchsize=2", "'training.batch_size'"),
         ("training.lr_base=2", "'training.base_lr'"),
         ("augment.mask_ratio=0.5", "'mask_ratio'"),
+        ("lr=0.1", "'training.base_lr'"),
+        ("training.learning_rate=0.1", "'training.base_lr'"),
+        ("width=64", "'model.embed_dim'"),
+        ("batch=8", "'training.batch_size'"),
+        ("num_epochs=3", "'training.epochs'"),
     ]:
         with pytest.raises(ValueError, match="unknown recipe key") as fault:
             load_recipe("pretrain", None, [override])
         assert f"did you mean {nearest}?" in str(fault.value)
+
+
+def test_names_of_other_projects_are_no_keys_and_lead_to_some() -> None:
+    known = {setting.name.split(".")[-1] for recipe in RECIPES.values() for setting in settings_of(recipe())}
+    assert set(OTHER_NAMES.values()) <= known and not known & set(OTHER_NAMES)
+    with pytest.raises(ValueError, match="unknown recipe key 'width'; (?!did you mean .*embed_dim)"):
+        load_recipe("probe", None, ["width=64"])
 
 
 def test_a_key_like_no_other_gets_the_command_that_lists_them() -> None:

@@ -364,13 +364,13 @@ def test_predicted_patches_follow_seed_epoch_and_index_alone(mask: str) -> None:
 
     def chosen(indices: list[int], epochs: list[int], seed: int = 0) -> list[list[int]]:
         batch = Batch(np.zeros((len(indices), 3, 8, 8), np.uint8), None, np.array(indices), np.array(epochs))
-        drawn = batch_mask(recipe, grid, seed, batch)
-        predicted = batch_predicted(recipe, seed, batch, drawn)
+        drawn = batch_mask(recipe.mask, recipe.mask_ratio, grid, seed, batch)
+        predicted = batch_predicted(recipe.prediction_ratio, seed, batch, drawn)
         assert predicted is not None and predicted.shape == (len(indices), 9)
         assert np.take_along_axis(drawn.as_map(), predicted, axis=1).all()
         whole = load_recipe("pretrain", None, [f"mask={mask}"])
-        assert (batch_mask(whole, grid, seed, batch).as_map() == drawn.as_map()).all()
-        assert batch_predicted(whole, seed, batch, drawn) is None
+        assert (batch_mask(whole.mask, whole.mask_ratio, grid, seed, batch).as_map() == drawn.as_map()).all()
+        assert batch_predicted(whole.prediction_ratio, seed, batch, drawn) is None
         return [sorted(row) for row in predicted.tolist()]
 
     three = chosen([7, 8, 9], [2, 2, 2])

@@ -135,7 +135,7 @@ def trained(sharding: str, ranks: Ranks, steps: int, settings: tuple, resume: Pa
 def draw_pictures(recipe: Any, parts: Parts) -> list[np.ndarray]:
     """Return a reconstruction and the attention of the last block, which run only a part of the model."""
     (batch,) = batches(ALONE, 99, 1)
-    mask = batch_mask(recipe, parts.model.grid, 0, batch)
+    mask = batch_mask(recipe.mask, recipe.mask_ratio, parts.model.grid, 0, batch)
     drawn = draw_stages(parts.model, parts.description, batch.images, mask)["plain prediction"] / 255
     return [drawn, attention_maps(parts.model, to_input(batch.images, parts.description), "cls").numpy()]
 

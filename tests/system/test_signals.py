@@ -109,6 +109,33 @@ def test_an_import_is_not_torn_but_by_the_second_ctrl_c(tmp_path, idle: str, tim
     assert (done.returncode, done.stdout, done.stderr) == wanted
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_where_no_exception_can_be_raised_is_delivered_again(name: str) -> None:
+    code = f"""
+import os, signal, time
+from paddlemae.system import signals
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signals.take_over()
+signals.set_idle(False)
+class Swallows:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{name})
+        time.sleep(0.01)
+try:
+    Swallows()
+    time.sleep(20)
+except (KeyboardInterrupt, signals.Preempted) as end:
+    print(type(end).__name__)
+class Fails:
+    def __del__(self):
+        raise OSError("is printed as ever")
+Fails()
+"""
+    done = run(code)
+    assert done.stdout == {"SIGINT": "KeyboardInterrupt\n", "SIGTERM": "Preempted\n"}[name]
+    assert done.stderr.count("Traceback") == 1 and done.stderr.endswith("OSError: is printed as ever\n")
+
+
 @pytest.mark.parametrize("name", list(STATUSES))
 def test_the_status_of_a_command_that_has_ended_stays(name: str) -> None:
     code = f"""

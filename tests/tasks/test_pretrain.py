@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from paddlemae.data.batches import Batch
+from paddlemae.model.masking import MASKS
 from paddlemae.recipe import load_recipe
 from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks import pretrain as task
@@ -77,7 +78,7 @@ def test_an_images_mask_follows_seed_epoch_and_index_alone(mask: str) -> None:
     recipe, grid = load_recipe("pretrain", None, [f"mask={mask}", "mask_ratio=0.5"]), (6, 6)
 
     def maps(indices: list[int], epochs: list[int], seed: int = 0) -> list[list[bool]]:
-        return batch_mask(recipe, grid, seed, batch(indices, epochs)).as_map().tolist()
+        return batch_mask(recipe.mask, recipe.mask_ratio, grid, seed, batch(indices, epochs)).as_map().tolist()
 
     three = maps([7, 8, 9], [2, 2, 2])
     assert maps([9, 7], [2, 2]) == [three[2], three[0]] and maps([8], [2]) == [three[1]]
@@ -88,7 +89,7 @@ def test_an_images_mask_follows_seed_epoch_and_index_alone(mask: str) -> None:
 
 def test_a_grid_mask_is_always_the_same() -> None:
     recipe = load_recipe("pretrain", None, ["mask=grid"])
-    one, other = batch_mask(recipe, (4, 4), 0, batch([1, 2], [0, 5])).as_map()
+    one, other = batch_mask(recipe.mask, recipe.mask_ratio, (4, 4), 0, batch([1, 2], [0, 5])).as_map()
     assert one.tolist() == other.tolist() and one.sum() == 12
 
 
@@ -237,9 +238,7 @@ def test_the_memory_estimate_grows_with_what_it_counts(tiny, photos) -> None:
 
 
 def test_a_grid_mask_keeps_a_quarter_and_warns_of_the_ratio(tiny, photos) -> None:
-    from paddlemae.tasks.training.pretraining_loss import kept_patches
-
     recipe = load_recipe("pretrain", None, [*tiny, f"data={photos}", "mask=grid", "mask_ratio=0.5"])
-    assert kept_patches(recipe, (4, 4)) == 4
+    assert MASKS[recipe.mask].num_kept((4, 4), recipe.mask_ratio) == 4
     with pytest.warns(UserWarning, match="mask_ratio has no effect"):
         dry_run(recipe)

@@ -144,6 +144,7 @@ def test_a_dry_run_says_what_would_be_done(run: Path) -> None:
     [
         (["init=none"], "probe needs --init RUN"),
         (["data=none"], "no images named; add --data FOLDER"),
+        (["init=scratch"], "random=true"),
         (["init=nowhere"], "nowhere does not exist; expected a run folder"),
         (["layer=3"], "layer must be one of the encoder's 2 blocks, 1..2, got 3"),
     ],

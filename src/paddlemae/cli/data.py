@@ -23,7 +23,7 @@ PATH is what `--data` accepts: a folder, list, archive, shards, table, arrays, o
 
 Source = Annotated[str, typer.Argument(metavar="PATH", help="Images: a folder, list, archive, table ... or 'digits'.")]
 Channels = Annotated[int, typer.Option("--channels", min=1, help="1 gray, 3 RGB, 4 RGBA, or the number of bands.")]
-Parts = Annotated[str, typer.Option("--split", help="train, test or all.")]
+Split = Annotated[str, typer.Option("--split", help="train, test or all.")]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=0, help="Processes that decode images; default: one per core.")
 ]
@@ -72,7 +72,7 @@ def stats(
 @app.command()
 def check(
     path: Source,
-    split: Parts = "all",
+    split: Split = "all",
     test: Annotated[
         str | None,
         typer.Option("--test", metavar="PATH", help="Held-out images to compare the training split of PATH with."),
@@ -167,7 +167,7 @@ def pack(
     quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="JPEG quality of resized images.")] = 95,
     lossless: Annotated[bool, typer.Option("--lossless", help="Write resized images as PNG.")] = False,
     shard_size: Annotated[str, typer.Option("--shard-size", help="Images per shard, or bytes as in 500MB.")] = "1000",
-    split: Parts = "all",
+    split: Split = "all",
     max_bad_images: MaxBadImages = 0.01,
     workers: Workers = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the pack in --out.")] = False,

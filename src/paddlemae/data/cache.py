@@ -158,9 +158,14 @@ def cache_images(
                     _make(source, view, settings, path, workers, on_image)
     except OSError as fault:
         what = fault.strerror or str(fault)
-        text = f"could not make the cache ({what}); make room, name another folder or a smaller cache_size"
+        advice = "make room, name another folder or a smaller cache_size" if _is_full(fault) else "name another folder"
+        text = f"could not make the cache ({what}); {advice}"
         raise OSError(fault.errno, text, str(path)) from fault
     return replace(source, reader=CacheReader(source.reader, str(path), view.channels, view.depth))
+
+
+def _is_full(fault: OSError) -> bool:
+    return fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def cache_bytes(folder: str | os.PathLike[str]) -> int:

@@ -20,6 +20,29 @@ from paddlemae.recipe.settings import RECIPES, SCRATCH, Recipe
 from paddlemae.system.display_names import display_name
 from paddlemae.system.documents import brief, first_fault, parse_yaml, read_yaml
 
+# names of settings in other projects, which resemble others here more than their own -> the last part of the key here
+OTHER_NAMES = {
+    **dict.fromkeys(("lr", "blr", "learning_rate"), "base_lr"),
+    **dict.fromkeys(("width", "dim", "hidden_size", "hidden_dim"), "embed_dim"),
+    **dict.fromkeys(("decoder_width", "decoder_dim"), "decoder_embed_dim"),
+    **dict.fromkeys(("layers", "num_layers", "num_blocks", "blocks"), "depth"),
+    **dict.fromkeys(("heads", "num_attention_heads"), "num_heads"),
+    **dict.fromkeys(("model", "arch", "model_name", "model_size"), "size"),
+    **dict.fromkeys(("img_size", "input_size", "resolution"), "image_size"),
+    **dict.fromkeys(("in_chans", "in_channels", "num_channels"), "channels"),
+    **dict.fromkeys(("batch", "bs"), "batch_size"),
+    **dict.fromkeys(("accum_iter", "accumulation", "gradient_accumulation_steps"), "accumulation_steps"),
+    **dict.fromkeys(("num_epochs", "max_epochs"), "epochs"),
+    **dict.fromkeys(("num_steps", "max_steps", "iterations", "max_iter"), "steps"),
+    **dict.fromkeys(("warmup", "warmup_steps"), "warmup_epochs"),
+    **dict.fromkeys(("wd", "decay"), "weight_decay"),
+    **dict.fromkeys(("grad_clip", "max_grad_norm"), "clip_grad"),
+    **dict.fromkeys(("amp", "dtype", "mixed_precision"), "precision"),
+    **dict.fromkeys(("num_workers", "dataloader_num_workers"), "workers"),
+    **dict.fromkeys(("masking_ratio", "ratio"), "mask_ratio"),
+    **dict.fromkeys(("smoothing",), "label_smoothing"),
+}
+
 
 def recipe_names(task: str) -> list[str]:
     """Return the names of the built-in recipes of a task."""
@@ -218,7 +241,9 @@ def _full_key(model: type[BaseModel], key: str) -> str:
     if matches:
         raise ValueError(f"recipe key {key!r} is ambiguous: {' or '.join(matches)}")
     leaves = {full.split(".")[-1]: full for full in known}
-    near = difflib.get_close_matches(key.split(".")[-1], leaves, 1, cutoff=0.5)
+    leaf = key.split(".")[-1]
+    other = OTHER_NAMES.get(leaf)
+    near = [other] if other in leaves else difflib.get_close_matches(leaf, leaves, 1, cutoff=0.5)
     hint = (
         f"did you mean {leaves[near[0]]!r}?"
         if near

@@ -7,7 +7,9 @@ Paddle.
 import atexit
 import os
 import signal
+import sys
 from types import FrameType
+from typing import Any
 
 INTERRUPTED_STATUS = 130  # Ctrl-C, as shells have it
 REQUEUE_STATUS = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, start the same command again
@@ -50,6 +52,7 @@ def take_over() -> None:
     for number in stop_signals():
         if signal.getsignal(number) in DEFAULT_HANDLERS:
             signal.signal(number, handle_signal)
+    sys.unraisablehook = _deliver_again
     atexit.register(_ignore_all)  # the first that is registered is called last
 
 
@@ -104,9 +107,7 @@ def handle_signal(number: int, frame: FrameType | None) -> None:
     if _is_idle or (_is_command and importing and number == _deferred == signal.SIGINT):
         _end_at_once(number)
     if importing and hasattr(signal, "setitimer"):
-        _deferred = number
-        signal.signal(signal.SIGALRM, lambda _, later: _answer_deferred(number, later))
-        signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
+        _defer(number)
         return
     _deferred, _raised = None, number
     if number == signal.SIGINT:
@@ -116,19 +117,43 @@ def handle_signal(number: int, frame: FrameType | None) -> None:
 
 
 def take_swallowed_signal() -> str | None:
-    """Return the name of a signal whose exception did not end the command, since a package caught it; None if none did.
+    """Return the name of a signal that has not ended the command, since a package caught its exception or it waits for
+    an import; None if there is none.
 
     A training asks when it begins: it then ends after its first step.
     """
-    global _raised
-    number, _raised = _raised, None
+    global _deferred, _raised
+    number, _deferred, _raised = _raised or _deferred, None, None
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
     return SIGNAL_NAMES[signal.Signals(number).name] if number is not None else None
+
+
+def _defer(number: int) -> None:
+    """Handle a signal a moment later."""
+    global _deferred
+    _deferred = number
+    signal.signal(signal.SIGALRM, lambda _, later: _answer_deferred(number, later))
+    signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
 
 
 def _answer_deferred(number: int, frame: FrameType | None) -> None:
     global _deferred
     _deferred = None
     handle_signal(number, frame)
+
+
+def _deliver_again(fault: Any) -> None:
+    """Handle a signal once more if its exception was raised where none can be, such as in a package's C or Rust code.
+
+    Args:
+        fault: as of `sys.unraisablehook`, in whose place this is: anything else is printed as Python does it.
+    """
+    is_stop = issubclass(fault.exc_type, (KeyboardInterrupt, Preempted)) and hasattr(signal, "setitimer")
+    if is_stop and _raised is not None:
+        _defer(_raised)
+    else:
+        sys.__unraisablehook__(fault)
 
 
 def _end_at_once(number: int) -> None:

@@ -156,7 +156,7 @@ def dry_run(recipe: FinetuneRecipe, *, trust: bool = False) -> dict[str, str]:
         **parts.splits.plan(),
         "model": f"{model_text(shape)}, from {recipe.init}",
         "parameters": f"{parameters:,}",
-        **statistics_plan(recipe, len(parts.splits.train)),
+        **statistics_plan(recipe.mean, len(parts.splits.train)),
         **{choice.name: f"{choice.shown} ({choice.reason})" for choice in choices},
         **schedule_plan(recipe.training, parts.views),
         **memory_plan(recipe, step_bytes(parameters, recipe.training.batch_size * activations)),

@@ -13,6 +13,7 @@ from paddlemae.data.batches import Batch
 from paddlemae.engine.safe_import import paddle
 from paddlemae.model.blocks import activations_of
 from paddlemae.model.mae import MaskedAutoencoder
+from paddlemae.model.masking import MASKS, num_predicted
 from paddlemae.recipe import PretrainRecipe
 from paddlemae.runs.figures import draw_curves
 from paddlemae.runs.runlog import FIGURES, mark_finished, read_metrics
@@ -24,7 +25,7 @@ from paddlemae.tasks.training.dry_run import schedule_plan, step_bytes
 from paddlemae.tasks.training.exhibits import Snapshots, fixed_images, show_attention
 from paddlemae.tasks.training.memory_trial import memory_plan
 from paddlemae.tasks.training.optional_output import optional
-from paddlemae.tasks.training.pretraining_loss import batch_mask, kept_patches, loss_function, predicted_patches
+from paddlemae.tasks.training.pretraining_loss import batch_mask, loss_function
 from paddlemae.tasks.training.pretraining_setup import Parts, build, open_inputs, prepare
 from paddlemae.tasks.training.resolve import resolve, statistics_plan
 from paddlemae.tasks.training.run_start import Start, enter_run
@@ -112,7 +113,8 @@ def snapshots_of(
     if fixed is None:
         return None
     images_u8, indices = fixed
-    mask = batch_mask(recipe, model.grid, recipe.training.seed, Batch(images_u8, None, indices, np.zeros_like(indices)))
+    batch = Batch(images_u8, None, indices, np.zeros_like(indices))
+    mask = batch_mask(recipe.mask, recipe.mask_ratio, model.grid, recipe.training.seed, batch)
     return Snapshots(out, model, parts.description, images_u8, mask, course.total_steps, course.epoch(1))
 
 
@@ -128,7 +130,7 @@ def dry_run(recipe: PretrainRecipe, *, trust: bool = False) -> dict[str, str]:
         "images": f"{len(parts.source)} from {parts.source.name}",
         "parameters": f"{parameter_count(parts.model):,}",
         "patches": f"{parts.model.grid[0]} x {parts.model.grid[1]}",
-        **statistics_plan(recipe, len(parts.source)),
+        **statistics_plan(recipe.mean, len(parts.source)),
         **schedule_plan(training, len(parts.source)),
         **memory_plan(recipe, memory_estimate(parts.model, recipe)),
     }
@@ -137,8 +139,9 @@ def dry_run(recipe: PretrainRecipe, *, trust: bool = False) -> dict[str, str]:
 def memory_estimate(model: MaskedAutoencoder, recipe: PretrainRecipe) -> int:
     """Return the bytes that a training step holds, see `dry_run.step_bytes`."""
     shape, patches = model.config, math.prod(model.grid)
-    visible = kept_patches(recipe, model.grid) + int(model.encoder.has_cls)
+    kept = MASKS[recipe.mask].num_kept(model.grid, recipe.mask_ratio)
+    visible = kept + int(model.encoder.has_cls)
     encoder = activations_of(visible, shape["embed_dim"], shape["num_heads"])
-    decoder = model.decoder.activations(visible, predicted_patches(recipe, model.grid))
+    decoder = model.decoder.activations(visible, num_predicted(patches, patches - kept, recipe.prediction_ratio))
     activations = shape["depth"] * encoder + shape["decoder_depth"] * decoder + 6 * patches * model.pixels
     return step_bytes(parameter_count(model), recipe.training.batch_size * activations)

@@ -20,7 +20,7 @@ from paddlemae.engine.tensors import tensor_of
 from paddlemae.model.encoder import evaluating
 from paddlemae.model.probe import ProbeHead
 from paddlemae.model.shape import pair
-from paddlemae.recipe import ProbeRecipe
+from paddlemae.recipe import SCRATCH, ProbeRecipe, Training
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.features import Labelled, labelled_features
 from paddlemae.tasks.models.inference import FeatureKind, Forward, forward_function
@@ -93,7 +93,7 @@ def _probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
     if recipe.cached:
         table = features_of(train)
         num_train = len(table.labels)
-        batches = partial(cached_batches, table, recipe, state)
+        batches = partial(cached_batches, table, training, state)
         loss_fn = loss_function(None)
     else:
         num_train = len(train)
@@ -138,6 +138,11 @@ def prepare(recipe: ProbeRecipe, resumed: Path | None = None, *, trust: bool = F
         raise ValueError("no images named; add --data FOLDER with one folder per class, or --data digits")
     if recipe.init is None:
         raise ValueError("probe needs --init RUN: a pretraining run or one of its checkpoints")
+    if recipe.init == SCRATCH:
+        raise ValueError(
+            f"a probe needs --init RUN, whose encoder it takes, got {SCRATCH!r}; random=true probes that encoder with "
+            "random weights"
+        )
     device.prepare(recipe.training.device, recipe.training.threads)
     checkpoint = read_checkpoint(recipe.init, trust=trust)
     encoder = load_encoder(checkpoint, random=recipe.random)
@@ -180,10 +185,10 @@ def loss_function(forward: Forward | None) -> LossFn:
     return loss_fn
 
 
-def cached_batches(table: Labelled, recipe: ProbeRecipe, state: TrainState) -> Generator[Batch, None, None]:
+def cached_batches(table: Labelled, training: Training, state: TrainState) -> Generator[Batch, None, None]:
     """Yield the micro-batches that `training_batches` would give, of features instead of images."""
     num_images = len(table.labels)
-    for rows, epochs in due_in_training(num_images, **count_remaining(recipe.training, num_images, state)):
+    for rows, epochs in due_in_training(num_images, **count_remaining(training, num_images, state)):
         yield Batch(table.features_ND[rows], table.labels[rows], rows, epochs)
 
 

@@ -113,7 +113,7 @@ def test_validation_comes_before_test(tmp_path: Path) -> None:
 def test_train_is_the_folder_itself_only_when_it_has_no_splits(tmp_path: Path) -> None:
     plain = make_images(tmp_path / "plain", "1.png")
     assert len(open_source(plain, "train")) == 1
-    with pytest.raises(ValueError, match=r"no subfolder val or test; .*val_fraction"):
+    with pytest.raises(ValueError, match=r"no subfolder val or test; .*there$"):
         open_source(plain, "test")
     with pytest.raises(ValueError, match="no subfolder train"):
         open_source(make_images(tmp_path / "half", "val/1.png"), "train")

@@ -63,7 +63,7 @@ def test_a_class_folder_named_train_is_a_class(tmp_path: Path) -> None:
     with pytest.warns(SourceNote, match="'train' is read as a class, not as a split, since 'bus', 'car', 'truck'"):
         source = open_source(str(root), "train", labelled=True)
     assert len(source) == 16 and source.classes == ("bus", "car", "train", "truck")
-    with pytest.warns(SourceNote), pytest.raises(MissingSplit, match="val_fraction"):
+    with pytest.warns(SourceNote), pytest.raises(MissingSplit, match="put the test images there$"):
         open_source(str(root), "test")
 
 

@@ -127,8 +127,8 @@ def test_repeats_change_neither_steps_nor_epochs(tmp_path, tiny, photos, monkeyp
     masks, epochs = [], []
     batch_mask = task.batch_mask
 
-    def recorded(recipe, grid, seed, batch):
-        mask = batch_mask(recipe, grid, seed, batch)
+    def recorded(kind, ratio, grid, seed, batch):
+        mask = batch_mask(kind, ratio, grid, seed, batch)
         if len(batch.images) == 12:  # not the figure's
             masks.append({tuple(row) for row in mask.keep.tolist()})
             epochs.append((batch.indices.tolist(), batch.epochs.tolist()))

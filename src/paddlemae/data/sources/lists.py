@@ -143,11 +143,11 @@ def _find_test_list(path: str, split: str) -> str:
         present = [word for word, other in lists.items() if other in files]
         if present and (word := choose_split(present, split, f"the lists next to {path!r}", "list")):
             return os.path.join(folder, files[lists[word]])
+    end = os.path.splitext(name)[1]
     raise MissingSplit(
-        f"there is no held-out list for {path!r}; put {name.replace('train', 'val')!r} next to it, or hold part of the "
-        "training images out with val_fraction"
+        f"there is no held-out list for {path!r}; put {name.replace('train', 'val')!r} next to it"
         if "train" in name.lower()
-        else f"{path!r} says nothing of a held-out split; hold part of it out with val_fraction"
+        else f"{path!r} says nothing of a held-out split; rename it to 'train{end}' and put 'val{end}' next to it"
     )
 
 

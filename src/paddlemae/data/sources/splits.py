@@ -84,8 +84,7 @@ def choose_split(
     chosen = next((words[meant] for meant in _MEANT[split] if meant in words), None)
     if chosen is None and (is_held_out(split) or words):
         names = " or ".join(_MEANT[split])
-        hint = ", or hold part of the training images out with val_fraction" if is_held_out(split) else ""
-        raise MissingSplit(f"{where} has no {unit} {names}; put the {split.removesuffix('-only')} images there{hint}")
+        raise MissingSplit(f"{where} has no {unit} {names}; put the {split.removesuffix('-only')} images there")
     if chosen is not None:
         _note_left_out(present, strangers, where, unit)
     if split == "test" and _VAL in words and _TEST in words:

@@ -76,7 +76,7 @@ def balanced_subset(source: Source, num_images: int, seed: int) -> Source:
         found = "has several" if source.targets else "has none"
         raise ValueError(f"a balanced subset needs {lack} {source.name} {found}")
     if not 1 <= num_images <= len(source):
-        raise ValueError(f"expected 1 to {len(source)} images of {source.name}, got {num_images}")
+        raise ValueError(f"labels: expected 1 to {len(source)} images of {source.name}, got {num_images}")
     rng = np.random.default_rng(seed)
     each, remainder = divmod(num_images, len(source.classes))
     counts = np.full(len(source.classes), each)
@@ -85,7 +85,7 @@ def balanced_subset(source: Source, num_images: int, seed: int) -> Source:
     if (counts > available).any():
         label = int(np.argmax(counts > available))
         raise ValueError(
-            f"class {source.classes[label]!r} of {source.name} has {available[label]} images, "
+            f"labels: class {source.classes[label]!r} of {source.name} has {available[label]} images, "
             f"but {num_images} balanced ones need {counts[label]}; ask for fewer"
         )
     return subset(source, _draw(source.labels, counts, rng))

@@ -104,7 +104,12 @@ def choose_mask(
         warnings.warn(f"--mask-ratio has no effect with --mask {choice.name}", stacklevel=2)
     if removed is not None:
         one_for_all = removed.ndim < 3
-        return given_mask(np.broadcast_to(removed, (batch_size, *removed.shape)) if one_for_all else removed, grid)
+        try:
+            return given_mask(np.broadcast_to(removed, (batch_size, *removed.shape)) if one_for_all else removed, grid)
+        except ValueError as fault:
+            if choice.file is None:
+                raise
+            raise ValueError(f"mask file {choice.file}: {fault}") from fault
     ratio = DEFAULT_RATIO if choice.ratio is None else choice.ratio
     return draw_mask(choice.kind, [np.random.default_rng(choice.seed)] * batch_size, grid, ratio)
 

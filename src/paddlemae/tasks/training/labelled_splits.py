@@ -100,7 +100,7 @@ def open_labelled_splits(
     elif recipe.val_fraction:
         train, held_out = split_off(train, recipe.val_fraction, recipe.training.seed)
     else:
-        held_out = open_source(data, recipe.eval_split, labelled=True, multi_label=multi_label)
+        held_out = _open_held_out(data, recipe.eval_split, multi_label=multi_label)
     _check_alike(train, held_out)
     check_classes(train, held_out)
     held_out = match_classes(train, held_out)
@@ -130,6 +130,13 @@ def _both_held_out(
     except MissingSplit:
         return None
     return val, test
+
+
+def _open_held_out(data: str, split: str, *, multi_label: bool) -> Source:
+    try:
+        return open_source(data, split, labelled=True, multi_label=multi_label)
+    except MissingSplit as fault:
+        raise MissingSplit(f"{fault}, or hold part of the training images out, as with val_fraction=0.2") from fault
 
 
 def _check_alike(train: Source, held_out: Source) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from paddlemae.data.batches import MASK_STREAM, PREDICTION_STREAM, Batch, batch_rngs, path_noise
 from paddlemae.engine.safe_import import nn, paddle
-from paddlemae.model.masking import MASKS, Mask, draw_mask, draw_predicted, num_predicted
+from paddlemae.model.masking import Mask, draw_mask, draw_predicted, num_predicted
 from paddlemae.recipe import PretrainRecipe
 from paddlemae.tasks.models.preprocess import to_input
 from paddlemae.train.parallel.loss_layer import LossFn
@@ -18,34 +18,23 @@ def loss_function(recipe: PretrainRecipe, description: Description) -> LossFn:
     seed = recipe.training.seed
 
     def loss_fn(model: nn.Layer, batch: Batch) -> paddle.Tensor:
-        mask = batch_mask(recipe, model.grid, seed, batch)
-        predicted = batch_predicted(recipe, seed, batch, mask)
+        mask = batch_mask(recipe.mask, recipe.mask_ratio, model.grid, seed, batch)
+        predicted = batch_predicted(recipe.prediction_ratio, seed, batch, mask)
         noise = path_noise(seed, batch, len(model.encoder.blocks)) if recipe.model.drop_path else None
         return model(to_input(batch.images, description), mask, predicted, noise)
 
     return loss_fn
 
 
-def kept_patches(recipe: PretrainRecipe, grid: tuple[int, int]) -> int:
-    """Return the number of patches of each image that the encoder sees."""
-    return MASKS[recipe.mask].num_kept(grid, recipe.mask_ratio)
-
-
-def predicted_patches(recipe: PretrainRecipe, grid: tuple[int, int]) -> int:
-    """Return the number of removed patches of each image that the decoder predicts."""
-    patches = grid[0] * grid[1]
-    return num_predicted(patches, patches - kept_patches(recipe, grid), recipe.prediction_ratio)
-
-
-def batch_mask(recipe: PretrainRecipe, grid: tuple[int, int], seed: int, batch: Batch) -> Mask:
+def batch_mask(kind: str, ratio: float, grid: tuple[int, int], seed: int, batch: Batch) -> Mask:
     """Draw the masks of a batch, from each image's own randomness: (seed, epoch, index)."""
-    return draw_mask(recipe.mask, batch_rngs(seed, MASK_STREAM, batch), grid, recipe.mask_ratio)
+    return draw_mask(kind, batch_rngs(seed, MASK_STREAM, batch), grid, ratio)
 
 
-def batch_predicted(recipe: PretrainRecipe, seed: int, batch: Batch, mask: Mask) -> np.ndarray | None:
+def batch_predicted(ratio: float | None, seed: int, batch: Batch, mask: Mask) -> np.ndarray | None:
     """Draw the removed patches to predict, from each image's own randomness too; None for all of them."""
-    if recipe.prediction_ratio is None:
+    if ratio is None:
         return None
     num_removed = mask.removed.shape[1]
-    count = num_predicted(mask.keep.shape[1] + num_removed, num_removed, recipe.prediction_ratio)
+    count = num_predicted(mask.keep.shape[1] + num_removed, num_removed, ratio)
     return draw_predicted(batch_rngs(seed, PREDICTION_STREAM, batch), mask.removed, count)

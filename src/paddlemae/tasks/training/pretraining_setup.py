@@ -10,13 +10,12 @@ from paddlemae.data.sources import Source, open_source
 from paddlemae.data.views.augment import View
 from paddlemae.engine import device
 from paddlemae.model.mae import MaskedAutoencoder
-from paddlemae.model.masking import MASKS
+from paddlemae.model.masking import MASKS, num_predicted
 from paddlemae.model.shape import patch_grid
 from paddlemae.recipe import PretrainRecipe
 from paddlemae.tasks.models.build import arguments_of, build_autoencoder, describe, fit_shape
 from paddlemae.tasks.models.preprocess import statistics_of, training_view
 from paddlemae.tasks.models.read_model import read_checkpoint
-from paddlemae.tasks.training.pretraining_loss import kept_patches, predicted_patches
 from paddlemae.tasks.training.resolve import Inputs
 from paddlemae.train.loop import check_precision
 from paddlemae.weights.model_folder import Description, read_description
@@ -55,11 +54,12 @@ def open_inputs(recipe: PretrainRecipe, resumed: Path | None = None, trust: bool
     check_precision(recipe.training.precision)
     arguments = arguments_of(recipe.model)
     grid = patch_grid(arguments["image_size"], arguments["patch_size"])
-    if kept_patches(recipe, grid) == grid[0] * grid[1]:
+    patches, kept = grid[0] * grid[1], MASKS[recipe.mask].num_kept(grid, recipe.mask_ratio)
+    if kept == patches:
         raise ValueError(
-            f"mask_ratio {recipe.mask_ratio} removes none of {grid[0] * grid[1]} patches, so nothing is left to learn"
+            f"mask_ratio {recipe.mask_ratio} removes none of {patches} patches, so nothing is left to learn"
         )
-    predicted_patches(recipe, grid)  # refuses more than are removed
+    num_predicted(patches, patches - kept, recipe.prediction_ratio)  # refuses more than are removed
     source = open_source(recipe.data, recipe.split or "train")
     init = None if resumed else recipe.init
     initial = fit_shape(read_checkpoint(init, trust=trust), arguments) if init else None

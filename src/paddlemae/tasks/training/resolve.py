@@ -137,6 +137,6 @@ def _with_statistics(recipe: AnyRecipe, mean: list[float], std: list[float]) -> 
     return recipe.model_copy(update={"mean": tuple(mean), "std": tuple(std)})
 
 
-def statistics_plan(recipe: PretrainRecipe | FinetuneRecipe, num_images: int) -> dict[str, str]:
+def statistics_plan(mean: Any, num_images: int) -> dict[str, str]:
     """Return the statistics that training will compute, for a dry run, which reads no image."""
-    return {"mean and std": f"of {num_images} images, from a pass before training"} if recipe.mean == AUTO else {}
+    return {"mean and std": f"of {num_images} images, from a pass before training"} if mean == AUTO else {}
