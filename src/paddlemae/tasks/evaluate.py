@@ -62,12 +62,13 @@ def evaluate(
         size = list(pair(image_size))
         description = replace(description, architecture={**description.architecture, "image_size": size})
     several = description.thresholds is not None
-    source = _number_as(description.classes, open_source(data, split, labelled=True, multi_label=several))
+    source = open_source(data, split, labelled=True, multi_label=several)
     if several and source.labels is not None:
         raise ValueError(
             f"the classifier gives an image several classes, and {source.name} has one each; name columns of several "
             "classes with ::labels="
         )
+    source = _number_as(description.classes, source)
     workers = workers_for(len(source), None, computing=True)
     evaluation = evaluate_classifier(
         model, description, source, batch_size=batch_size, workers=workers, threads=threads

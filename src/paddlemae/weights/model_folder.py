@@ -106,7 +106,11 @@ def read_description(folder: Path) -> Description:
             f"{folder} holds no PaddleMAE model (no {DESCRIPTION_FILE}); name a run folder or one of its checkpoints"
         )
     try:
-        content = {"bits": None, **parse_object(read_bytes(path, MAX_DESCRIPTION_BYTES), MAX_DESCRIPTION_BYTES)}
+        content = {
+            "bits": None,
+            "thresholds": None,
+            **parse_object(read_bytes(path, MAX_DESCRIPTION_BYTES), MAX_DESCRIPTION_BYTES),
+        }
         if content.get("format") == FORMAT:
             check_description(content)
     except ValueError as fault:

@@ -75,10 +75,12 @@ class Layout:
         """Return whether a readable image's likeliest class has a probability below the threshold."""
         return self.unsure is not None and prediction.error is None and prediction.probabilities[0] < self.unsure
 
-    def _reached(self, prediction: Prediction, thresholds: Sequence[float]) -> str:
-        """Return the classes that reach their thresholds, in the classes' order, with a "|" in between."""
+    def said(self, prediction: Prediction) -> list[int]:
+        """Return the classes that a readable image is said to have: the likeliest, or those that reach thresholds."""
+        if self.thresholds is None:
+            return [prediction.classes[0]]
         pairs = sorted(zip(prediction.classes, prediction.probabilities))
-        return "|".join(escape_surrogates(self.classes[number]) for number, p in pairs if p >= thresholds[number])
+        return [number for number, probability in pairs if probability >= self.thresholds[number]]
 
     def row(self, prediction: Prediction) -> list[Value]:
         """Return the values of an image's row."""
@@ -89,7 +91,8 @@ class Layout:
         else:
             values += [None] * (2 * self.top)
         if self.thresholds is not None:
-            values.append(None if prediction.error is not None else self._reached(prediction, self.thresholds))
+            names = (escape_surrogates(self.classes[number]) for number in self.said(prediction))
+            values.append("|".join(names) if prediction.error is None else None)
         if self.unsure is not None:
             values.append(self.is_unsure(prediction) if prediction.error is None else None)
         if (label := self.source.target(prediction.image)) is not None:

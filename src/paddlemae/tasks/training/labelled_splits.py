@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from paddlemae.data.sources import (
+    BadLabel,
     MissingSplit,
     MultiLabelTargets,
     Source,
@@ -120,14 +121,16 @@ def open_labelled_splits(
 def _both_held_out(
     recipe: FinetuneRecipe | ProbeRecipe, data: str, *, multi_label: bool
 ) -> tuple[Source, Source] | None:
-    """Return the splits val and test of images that have both, unless the recipe asks for others."""
+    """Return the splits val and test of images that have both, with labels, unless the recipe asks for others."""
     if recipe.validation is not None or recipe.val_fraction or recipe.eval_split != "test":
         return None
     try:
         val, test = (
             open_source(data, split, labelled=True, multi_label=multi_label) for split in (VAL_ONLY, TEST_ONLY)
         )
-    except MissingSplit:
+    except BadLabel:
+        raise
+    except ValueError:  # one is missing, or has no labels, as ImageNet's test images
         return None
     return val, test
 
