@@ -98,7 +98,7 @@ def test_wrong_images_are_one_line(model) -> None:
         (["unmade.png"], "cannot read image 'unmade.png': No such file"),
         ("unmade", "'unmade' does not exist"),
         (np.zeros((8, 8, 3), np.float32), "cannot read image 'image 0': floating-point pixels"),
-        (np.zeros((8, 8, 5), np.uint8), "cannot read image 'image 0': 5 channels, where 3 are asked for"),
+        (np.zeros((8, 8, 5), np.uint8), "cannot read image 'image 0': 5 channels, expected 3"),
         ([np.zeros((8, 8), np.uint8), np.zeros(8, np.uint8)], "cannot read image 'image 1': an array of shape"),
     ]:
         for use in (model.encode, model.reconstruct):

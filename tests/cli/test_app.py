@@ -630,7 +630,7 @@ def test_a_number_of_channels_that_images_do_not_have_is_named(
 ) -> None:
     extra = [*tiny] if command == "pretrain" else [*encoder, "--init", "scratch"]
     done = paddlemae(command, *extra, "channels=5", "bits=8", "--data", colours, "--out", tmp_path / "run")
-    assert done.status == 2 and "3 channels, where 5 are asked for" in done.err
+    assert done.status == 2 and "3 channels, expected 5" in done.err
 
 
 def test_a_picture_needs_a_picture_s_name(paddlemae, pretrained, photos, tmp_path) -> None:

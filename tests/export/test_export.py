@@ -246,12 +246,12 @@ def test_a_decoder_or_target_without_an_export_is_named(to, table, name, paddlem
     out = tmp_path / ("model.onnx" if to == "onnx" else "out")
     done = paddlemae("export", pretrained, "--to", to, "--out", out, "--what", "reconstructor")
     assert done.status == 2 and done.err.count("\n") == 1
-    assert f"and this model's is {name}; " in done.err and "--what encoder" in done.err
+    assert f"and this model has {name}; " in done.err and "--what encoder" in done.err
     assert not list(tmp_path.iterdir())
 
 
 def test_a_model_without_cls_token_has_no_features_of_it() -> None:
-    with pytest.raises(ValueError, match="no cls token; take --token mean"):
+    with pytest.raises(ValueError, match="no cls token; use --token mean"):
         interface_of(autoencoder(cls_token=False), "encoder", "cls")
 
 

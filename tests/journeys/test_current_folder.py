@@ -89,6 +89,7 @@ def test_no_command_executes_them(hostile, photos, colours, tiny, encoder, tmp_p
         ["knn", run, "--data", colours, "--k", "1"],
         ["embed", run, "--data", photos, "--out", features, "--procs", "2"],
         ["embed", run, "--data", photos, "--out", features, "--workers", "2", "--overwrite"],
+        ["predict", tuned, photos, "--out", tmp_path / "p.csv", "--procs", "2"],
         ["search", features, photos, "--run", run],
         ["reconstruct", run, photos, "--out", tmp_path / "r.png"],
         ["report", run],

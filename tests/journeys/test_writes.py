@@ -154,13 +154,15 @@ def test_search_says_what_it_found_before_it_draws(
         ["data", "pack", "{photos}"],
         ["data", "check", "{photos}"],
         ["embed", "{origin}", "--data", "{photos}"],
+        ["predict", "{origin}", "{photos}"],
     ],
     ids=" ".join,
 )
 def test_a_folder_in_use_is_refused_before_any_work(words: list[str], tmp_path, origin, photos, paddlemae) -> None:
-    out = tmp_path / ("f.npz" if words[0] == "embed" else "out")
+    file = {"embed": "f.npz", "predict": "p.csv"}.get(words[0])
+    out = tmp_path / (file or "out")
     named = [word.format(photos=photos, origin=origin) for word in words]
-    lock = lock_file if words[0] == "embed" else lock_folder
+    lock = lock_file if file else lock_folder
     with lock(out):
         before = sorted(tmp_path.rglob("*"))
         done = paddlemae(*named, "--out", out)

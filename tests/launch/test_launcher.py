@@ -236,7 +236,7 @@ def test_a_launch_without_a_folder_or_of_auto_fine_tuning_is_refused(paddlemae, 
     assert done.status == 2 and done.err == "paddlemae: error: name the run folder to write: --out runs/NAME\n"
     command = ["finetune", *encoder, "--init", "scratch", "--data", photos, "--out", tmp_path / "run"]
     done = paddlemae(*command, "--procs", "auto")
-    assert done.status == 2 and "--procs auto tries pretraining on one host; name a number here" in done.err
+    assert done.status == 2 and "--procs auto is for pretraining on one host; give a number instead" in done.err
     assert list(tmp_path.iterdir()) == []
 
 

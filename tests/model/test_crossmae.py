@@ -331,7 +331,7 @@ def test_the_prediction_ratio_is_of_all_patches() -> None:
 
 
 def test_more_than_is_removed_cannot_be_predicted() -> None:
-    with pytest.raises(ValueError, match="0.8 asks for 157 of 196, and 147 are removed; use at most 0.75") as fault:
+    with pytest.raises(ValueError, match="0.8 asks for 157 of 196, but 147 are removed; use at most 0.75") as fault:
         num_predicted(196, 147, 0.8)
     assert "\n" not in str(fault.value)
 
@@ -432,7 +432,7 @@ def test_the_decoders_depth_is_its_papers_by_default() -> None:
 def test_shapes_that_do_not_fit_are_refused() -> None:
     for changes, message in [
         (dict(decoder="self"), "decoder must be one of mae, cross, got 'self'"),
-        (dict(decoder_num_heads=3), "8 can't be shared by 3 heads"),
+        (dict(decoder_num_heads=3), "8 is not divisible by 3 heads"),
         (dict(decoder_depth=0), "needs at least 1 block"),
     ]:
         with pytest.raises(ValueError, match=message):

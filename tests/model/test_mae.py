@@ -285,7 +285,7 @@ def test_images_and_masks_that_do_not_fit_are_refused() -> None:
 
 def test_shapes_that_do_not_fit_together_are_refused() -> None:
     for changes, message in [
-        (dict(decoder_num_heads=3), "8 can't be shared by 3 heads"),
+        (dict(decoder_num_heads=3), "8 is not divisible by 3 heads"),
         (dict(decoder_embed_dim=6, decoder_num_heads=2), "divisible by 4, got 6"),
         (dict(patch_size=1, channels=1, norm_pix_loss=True), "at least 2 values"),
         (dict(positions="none"), "got 'none'"),

@@ -149,7 +149,7 @@ def test_images_that_do_not_fit_are_refused() -> None:
 def test_shapes_that_do_not_fit_together_are_refused() -> None:
     for changes, message in [
         (dict(image_size=10), "10 x 10 is not divisible by the patch size 4 x 4; 8 x 8 would be"),
-        (dict(num_heads=3), "16 can't be shared by 3 heads"),
+        (dict(num_heads=3), "16 is not divisible by 3 heads"),
         (dict(embed_dim=18, num_heads=3), "divisible by 4, got 18"),
         (dict(drop_path=1.0), r"drop_path must be in \[0, 1\), got 1.0"),
         (dict(positions="rotary"), "sincos2d, sincos1d, learned, got 'rotary'"),

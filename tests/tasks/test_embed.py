@@ -28,9 +28,7 @@ if importlib.util.find_spec("pyarrow"):
     ENDINGS.append(".parquet")
 
 
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch) -> None:
-    monkeypatch.setattr(module, "LEAST_PARTS", 3)
+pytestmark = pytest.mark.usefixtures("small_parts")
 
 
 def in_memory(run: Path, data: Path | str, kind: FeatureKind) -> np.ndarray:
@@ -252,7 +250,7 @@ def test_a_search_refuses_what_does_not_belong_together(tmp_path, pretrained, ph
     damaged[1200:1600] = bytes(400)
     (tmp_path / "damaged.npz").write_bytes(damaged)
     for wrong, settings, message in [
-        (features, dict(run=str(other)), "made with other weights than those of .*other"),
+        (features, dict(run=str(other)), "computed with other weights than those of .*other"),
         (features, dict(k=13), r"--k must be in 1..12, the images of .*f.npz; got 13"),
         (features, dict(out=tmp_path / "a.txt"), "must be a picture's name"),
         (features, dict(out=tmp_path / "a.png", data=str(colours)), "has 36 images, and had 12"),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +13,11 @@ import pytest
 
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.tasks.models import parts as task
-from paddlemae.train.parallel.ranks import Ranks
 from paddlemae.train.stopping import EndedElsewhere
-from tests.support.connected_ranks import begin, close, meet
 from tests.support.embed_files import Killed, stop_after, written
 from tests.support.launched_jobs import Job, run
 
-LONG = 60.0  # seconds, of which most is waiting for the core
 PARTS = 3  # of 4 of 12 images each
-
-OnRanks = Callable[[int, Callable[[Ranks], Any]], list[Any]]
-
-
-@pytest.fixture
-def small_parts(monkeypatch) -> None:
-    monkeypatch.setattr(task, "LEAST_PARTS", 3)
-
-
-@pytest.fixture
-def together(small_parts) -> Iterator[OnRanks]:
-    """What a call returns or raises on each of so many ranks, in threads of this process; one that raises tells all."""
-    met: list[Ranks] = []
-
-    def on_ranks(world: int, call: Callable[[Ranks], Any]) -> list[Any]:
-        def to_an_end(ranks: Ranks) -> Any:
-            try:
-                return call(ranks)
-            except BaseException as fault:
-                ranks.end(2, str(fault))
-                raise
-
-        ranks = meet(world)
-        met.extend(ranks)
-        futures = [begin(partial(to_an_end, one)) for one in ranks]
-        return [future.exception(LONG) or future.result() for future in futures]
-
-    yield on_ranks
-    close(met)
 
 
 def parts_of(out: Path) -> list[str]:

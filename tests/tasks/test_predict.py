@@ -29,9 +29,7 @@ ENDINGS = [".csv", ".json", *([".parquet"] if HAS_PYARROW else [])]
 COLUMNS = ["path", "class", "probability", "class_2", "probability_2", "class_3", "probability_3"]
 
 
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch) -> None:
-    monkeypatch.setattr(parts_module, "LEAST_PARTS", 3)
+pytestmark = pytest.mark.usefixtures("small_parts")
 
 
 def predicted(
@@ -255,3 +253,27 @@ def test_a_former_name_says_so(tuned, photos) -> None:
     with pytest.warns(FutureWarning, match=r"Model.predict"):
         former = model.classify(photos)
     np.testing.assert_array_equal(former.probabilities, model.predict(photos).probabilities)
+
+
+@pytest.mark.parametrize("world", [2, 5])
+def test_several_processes_write_the_files_of_one(tmp_path, tuned, some_bad, together, world: int) -> None:
+    whole, out = tmp_path / "whole.csv", tmp_path / "p.csv"
+    found = predicted(tuned, some_bad, whole, sort_into=tmp_path / "of one")
+    answers = together(
+        world,
+        lambda ranks: predicted(tuned, some_bad, out, sort_into=tmp_path / "of all", settings={"ranks": ranks}),
+    )
+    assert answers == [found] * world
+    assert out.read_bytes() == whole.read_bytes()
+    of_one, of_all = (sorted(path.name for path in (tmp_path / name).rglob("*")) for name in ("of one", "of all"))
+    assert of_one == of_all and len(of_one) > 7
+
+
+@pytest.mark.slow
+def test_processes_are_launched_for_names_that_look_like_options(tmp_path, tuned, run_command) -> None:
+    write_noise(tmp_path / "-a.png", 0)
+    write_noise(tmp_path / "b.png", 1)
+    words = ["predict", "--out", "p.csv", "--procs", 2, "--threads", 1, "--quiet", "--", tuned, "-a.png", "b.png"]
+    done = run_command(*words, cwd=tmp_path)
+    assert done.status == 0, done.err
+    assert [row["path"] for row in rows_of(tmp_path / "p.csv")] == ["-a.png", "b.png"]

@@ -151,7 +151,7 @@ def test_what_a_dropped_forward_pass_changed_comes_back() -> None:
 def test_bad_steps_in_a_row_end_the_training() -> None:
     state, good = new_state(), next(batches(1, 2))
     stream = iter([POISONED, POISONED, good, *[POISONED] * MOST_DROPPED, good])
-    with pytest.raises(NonFiniteLoss, match=r"in 3 steps in a row, the last one step 5 .lr 0.0312."):
+    with pytest.raises(NonFiniteLoss, match=r"in 3 steps in a row, the last time in step 5 .lr 0.0312."):
         fit(state, stream, squares, lambda step: 0.03125, FitSettings(9))
     assert np.isfinite(weight(state)).all() and state.dropped == 5
 

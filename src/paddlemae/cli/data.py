@@ -34,7 +34,7 @@ def stats(
     path: Source,
     split: Annotated[str, typer.Option("--split", help="train, test or all.")] = "train",
     channels: Annotated[
-        int | None, typer.Option("--channels", min=1, help="As in recipes; default: those of --recipe, or 3.")
+        int | None, typer.Option("--channels", min=1, help="Channels to read; default: those of --recipe, or 3.")
     ] = None,
     bits: Annotated[
         int | None, typer.Option("--bits", help="Bits per value, 8 or 16; default: as in training.")

@@ -84,7 +84,7 @@ def embed(
 def search(
     features: Annotated[Path, typer.Argument(help="A file that 'paddlemae embed' wrote.")],
     images: Annotated[list[str], typer.Argument(help="The queries: image files, folders of images, or 'digits'.")],
-    run: Annotated[str, typer.Option("--run", help="The run or weights that made the features.")],
+    run: Annotated[str, typer.Option("--run", help="The run or weights that the features were computed with.")],
     k: Annotated[int, typer.Option("--k", min=1, help="Neighbours per query.")] = 5,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Maximum number of queries.")] = 8,
     out: Annotated[Path | None, typer.Option("--out", help="Also draw queries and neighbours to this picture.")] = None,

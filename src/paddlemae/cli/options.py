@@ -24,7 +24,7 @@ Norm = Annotated[
 MaxBadImages = Annotated[
     float, typer.Option("--max-bad-images", min=0, max=1, help="Largest share of unreadable images, 0 to 1.")
 ]
-Trust = Annotated[bool, typer.Option("--trust", help="Load checkpoints without checksums, too.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Also load checkpoints that have no checksums.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress.")]
 RecipeName = Annotated[
     str | None, typer.Argument(metavar="[RECIPE]", help="A name from `paddlemae recipe --list`, or a .yaml file.")

@@ -20,14 +20,14 @@ app = typer.Typer(
     no_args_is_help=True,
     help="""Inspect, convert and verify MAE and ViT weights of other projects.
 
-Files of PyTorch, Paddle and safetensors and Hugging Face folders are read without PyTorch, and nothing in them is
+PyTorch, Paddle and safetensors files and Hugging Face folders are read without PyTorch, and nothing in them is
 executed. Every command that takes a run also takes such a file or folder.
 """,
 )
 
 Weights = Annotated[str, typer.Argument(metavar="WEIGHTS", help="A file or folder of weights, or a run.")]
 Key = Annotated[str | None, typer.Option("--key", help="Key in the file that holds the weights, such as model_ema.")]
-Layout = Annotated[str | None, typer.Option("--layout", help="Naming scheme of the tensors; default: recognised.")]
+Layout = Annotated[str | None, typer.Option("--layout", help="Naming scheme of the tensors; default: detected.")]
 ImageSize = Annotated[
     str | None,
     typer.Option(

@@ -275,7 +275,7 @@ def _filled(batches: Generator[Batch, None, None], source: Source, may_lack: boo
             if len(batch.indices):
                 yield batch
     if num_images == 0 and not may_lack:
-        raise DataFault(f"no image of {source.name} can be read, fix them; first: {source.describe(0)}")
+        raise DataFault(f"no image of {source.name} can be read; fix or replace them; first: {source.describe(0)}")
 
 
 def _stream(make: _Make, due: Iterable[_Due], workers: int, on_skip: OnSkip | None) -> Generator[Batch, None, None]:

@@ -341,7 +341,7 @@ def _entry(table: Mapping[str, Callable[..., Value]], name: str, what: str) -> C
     """Return how a decoder or a target is exported; raise a ValueError in one line if nobody has written that."""
     if name not in table:
         raise ValueError(
-            f"reconstructors are exported with the {what} {' or '.join(table)}, and this model's is {name}; add it to "
+            f"a reconstructor needs the {what} {' or '.join(table)} for export, and this model has {name}; add it to "
             "export/graph.py, or export --what encoder"
         )
     return table[name]

@@ -66,7 +66,7 @@ def interface_of(
     if what == "classifier" and not isinstance(model, VisionTransformer):
         raise ValueError("a pretraining run has no classes; fine-tune it first, or export --what encoder")
     if what == "reconstructor" and not isinstance(model, MaskedAutoencoder):
-        raise ValueError("a classifier has no decoder to reconstruct with; export the pretraining run that it is from")
+        raise ValueError("a classifier has no decoder; export the pretraining run that it started from")
     shape = (model.encoder.channels, *(grid * patch for grid, patch in zip(model.grid, model.encoder.patch_size)))
     values = f"0..{2**depth - 1}, RGB where there are 3 channels; normalised inside"
     images = Value("images", "uint8" if depth == 8 else "int32", shape, values)
@@ -90,7 +90,7 @@ def _features(model: Model, token: str) -> Value:
     if token not in TOKENS:
         raise ValueError(f"--token must be one of {', '.join(TOKENS)}, got {token!r}")
     if token == "cls" and not model.encoder.has_cls:
-        raise ValueError("this model has no cls token; take --token mean")
+        raise ValueError("this model has no cls token; use --token mean")
     meaning = "cls token" if token == "cls" else "mean of the patch tokens"
     return Value("features", "float32", (model.config["embed_dim"],), f"{meaning} after the encoder's last norm")
 

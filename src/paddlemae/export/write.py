@@ -90,8 +90,8 @@ def export(
         difference = largest_difference(engine_of(unfinished), model, description, interface, examples)
         if not difference <= LIMIT:  # nor nan
             raise RuntimeError(
-                f"the exported {what} differs from the model by {difference:.2g} on {images}, and {LIMIT:g} is the "
-                "most that is right; nothing was written. Please report this"
+                f"the exported {what} differs from the model by {difference:.2g} on {images}, more than "
+                f"{LIMIT:g}; nothing was written. Please report this"
             )
         files = tuple(out.parent / path.relative_to(folder) for path in written)
         files[0].parent.mkdir(exist_ok=True)

@@ -66,7 +66,7 @@ def train_in_processes(command: TrainingCommand, launch: Launch) -> int:
     recipe = load_recipe(command.task, name, command.overrides)
     if launch.procs == AUTO:
         if command.task != "pretrain" or launch.nodes > 1:
-            raise ValueError("--procs auto tries pretraining on one host; name a number here")
+            raise ValueError("--procs auto is for pretraining on one host; give a number instead")
         processes = find_fastest(replace(command, recipe=name), recipe.training.batch_size)
     else:
         processes = int(launch.procs or 1)

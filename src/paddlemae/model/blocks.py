@@ -103,7 +103,7 @@ def build_blocks(depth: int, width: int, num_heads: int, mlp_ratio: float, drop_
         ValueError: width not divisible by the heads, or drop_path outside [0, 1).
     """
     if width % num_heads:
-        raise ValueError(f"a width of {width} can't be shared by {num_heads} heads; choose a divisor of the width")
+        raise ValueError(f"a width of {width} is not divisible by {num_heads} heads; choose a divisor of the width")
     if not 0 <= drop_path < 1:
         raise ValueError(f"drop_path must be in [0, 1), got {drop_path}")
     rates = np.linspace(0, drop_path, depth)

@@ -77,7 +77,7 @@ class MaskedAutoencoder(nn.Layer):
                 decoder that predicts all.
         """
         if mask.removed.shape[1] == 0:
-            raise ValueError("the loss is taken on removed patches, and this mask removes none; raise mask_ratio")
+            raise ValueError("the loss is computed on removed patches, but this mask removes none; raise mask_ratio")
         prediction_BQP = self.decoder(self.encoder, images_BCHW, mask, predicted_BQ, path_noise, self.recompute)
         target_BQP = patch_target(self, images_BCHW, mask.removed if predicted_BQ is None else predicted_BQ)
         return mean_all((prediction_BQP - target_BQP).square())

@@ -85,7 +85,7 @@ def num_predicted(num_patches: int, num_removed: int, prediction_ratio: float | 
     count = math.ceil(num_patches * prediction_ratio - 1e-9)
     if not 1 <= count <= num_removed:
         raise ValueError(
-            f"prediction_ratio is a share of all patches: {prediction_ratio} asks for {count} of {num_patches}, and "
+            f"prediction_ratio is a share of all patches: {prediction_ratio} asks for {count} of {num_patches}, but "
             f"{num_removed} are removed; use at most {math.floor(num_removed / num_patches * 1000) / 1000}"
         )
     return count

@@ -197,7 +197,7 @@ class Augmentation(BaseModel):
     def _check(self) -> Augmentation:
         check_crops(self.crop_scale, self.crop_ratio, self.shift, self.eval_crop_ratio)
         if self.shift and self.eval_crop_ratio != 1:
-            raise ValueError("shifted views show whole images, and so must evaluation; set eval_crop_ratio=1")
+            raise ValueError("with shift, views show whole images, so evaluation must too; set eval_crop_ratio=1")
         return self
 
 
@@ -214,7 +214,7 @@ class FinetuneAugmentation(Augmentation):
 
 def _check_whole(training: Training) -> None:
     if training.sharding != "none":
-        raise ValueError("sharding shares out the state of a pretraining; leave it out here")
+        raise ValueError("sharding is available in pretraining only; leave it out here")
 
 
 def _check_views(recipe: PretrainRecipe | FinetuneRecipe) -> None:
@@ -225,7 +225,7 @@ def _check_views(recipe: PretrainRecipe | FinetuneRecipe) -> None:
             "batch"
         )
     if (recipe.mean == AUTO) != (recipe.std == AUTO):
-        raise ValueError("mean=auto and std=auto go together, they come from one pass; set both, or neither")
+        raise ValueError("mean=auto and std=auto must be set together; set both, or neither")
 
 
 class PretrainRecipe(BaseModel):
@@ -332,7 +332,7 @@ class FinetuneRecipe(BaseModel):
                 "out"
             )
         if self.mean == AUTO and self.init not in (None, SCRATCH):
-            raise ValueError("mean=auto goes with init=scratch; pretrained weights bring the mean and std of theirs")
+            raise ValueError("mean=auto requires init=scratch; pretrained weights come with their own mean and std")
         return self
 
 

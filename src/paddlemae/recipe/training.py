@@ -85,7 +85,7 @@ class Training(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Training:
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs:g}); set both")
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs:g})")
         if self.sharding == "optimizer" and self.accumulation_steps > 1:
             raise ValueError("sharding=optimizer requires accumulation_steps=1")
         if self.sharding != "none" and self.precision == "float16":

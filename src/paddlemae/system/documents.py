@@ -43,16 +43,16 @@ def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no file, or a larger one.
+        ValueError: it is not a file, or a larger one.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     if not path.is_file():
-        raise ValueError(f"{path} is no file")
+        raise ValueError(f"{path} is not a file")
     with path.open("rb") as file:
         raw = file.read(most + 1)
     if len(raw) > most:
-        raise ValueError(f"{path} is larger than {most:,} bytes, which no such file needs; name another one")
+        raise ValueError(f"{path} is larger than {most:,} bytes, more than such a file needs; name another one")
     return raw
 
 
@@ -140,7 +140,7 @@ def parse_object(raw: bytes, most: int = MAX_BYTES) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as fault:
         raise ValueError(f"its JSON is damaged ({display_name(fault)}); download or copy the file again") from fault
     if not isinstance(value, dict):
-        raise ValueError(f"its JSON is no object but a {type(value).__name__}")
+        raise ValueError(f"its JSON must be an object, got a {type(value).__name__}")
     return value
 
 
@@ -188,7 +188,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(text: str) -> Any:
-    raise ValueError(f"its JSON holds {text}, which is no number")
+    raise ValueError(f"its JSON holds {text}, which is not a number")
 
 
 def _integer(text: str) -> int:

@@ -89,7 +89,7 @@ def search(
     checkpoint = read_checkpoint(run, trust=trust)
     if weights_digest(checkpoint) != bank.about["weights"]:
         raise ValueError(
-            f"{features} was made with other weights than those of {checkpoint.folder}, so nothing can be compared; "
+            f"{features} was computed with other weights than those of {checkpoint.folder}; "
             f"they were in {bank.about['model']}"
         )
     kind = FeatureKind(**{name: bank.about[name] for name in ("token", "layer", "norm")})

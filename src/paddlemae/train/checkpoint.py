@@ -273,7 +273,7 @@ def _paddle_slots(
     trained = [name for name, parameter in parameters.items() if not parameter.stop_gradient]
     expected = {f"{name}.{slot}" for name in trained for slot in _slot_names(state)}
     if lacking := sorted(expected - set(slots)):
-        raise ValueError(f"{path} lacks {len(lacking)} entries, {lacking[0]} first")
+        raise ValueError(f"{path} lacks {len(lacking)} entries, such as {lacking[0]}")
     return paddle_slots
 
 
@@ -281,8 +281,8 @@ def _restore_random(plain: StateType, path: Path) -> None:
     now = paddle.get_rng_state()
     if plain.device.split(":")[0] != paddle.get_device().split(":")[0] or len(now) != len(plain.random):
         warnings.warn(
-            f"saved on {display_name(plain.device)}, resumed on {paddle.get_device()}: drop path draws new numbers "
-            "from here",
+            f"saved on {display_name(plain.device)}, resumed on {paddle.get_device()}: drop path draws other "
+            "random numbers from here on",
             stacklevel=3,
         )
         paddle.seed(plain.step)
@@ -290,7 +290,7 @@ def _restore_random(plain: StateType, path: Path) -> None:
     try:
         paddle.set_rng_state([_random_state(type(state), saved) for state, saved in zip(now, plain.random)])
     except (TypeError, RuntimeError) as fault:
-        raise ValueError(f"{path} is damaged (its random state is none); {USE_ANOTHER}") from fault
+        raise ValueError(f"{path} is damaged (its random state is invalid); {USE_ANOTHER}") from fault
 
 
 def _random_state(kind: Any, saved: list[Any]) -> Any:

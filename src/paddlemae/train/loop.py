@@ -265,6 +265,6 @@ def _count_dropped(state: TrainState, step_lr: float, is_dropped: bool, scaled: 
     state.dropped_in_a_row = state.dropped_in_a_row + 1 if is_dropped and not scaled else 0
     if state.dropped_in_a_row >= MOST_DROPPED:
         raise NonFiniteLoss(
-            f"loss or gradient was not finite in {MOST_DROPPED} steps in a row, the last one step {state.step} "
+            f"loss or gradient was not finite in {MOST_DROPPED} steps in a row, the last time in step {state.step} "
             f"(lr {step_lr:.3g})"
         )

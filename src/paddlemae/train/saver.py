@@ -131,6 +131,6 @@ class Saver:
         self._make_room()
         kept = f"{fault.strerror}; last good checkpoint: {self.state.last_checkpoint or 'none yet'}"
         if self.failed:
-            raise OSError(fault.errno, f"{kept}; make room and run the same command again", fault.filename) from fault
+            raise OSError(fault.errno, f"{kept}; make room and rerun the command", fault.filename) from fault
         self.failed = True
         warnings.warn(f"{kept}; training continues until the next attempt", stacklevel=4)

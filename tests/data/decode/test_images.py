@@ -50,7 +50,7 @@ def test_no_channels_are_refused(tmp_path: Path) -> None:
 def test_channels_that_a_picture_lacks_are_not_made_up(tmp_path: Path) -> None:
     for channels, extension in product([2, 5, 13], ["jpg", "png", "tif"]):
         path = saved(tmp_path / f"a.{extension}", Image.fromarray(PHOTO_HW3))
-        with pytest.raises(UnreadableImage, match=f"3 channels, where {channels} are asked for"):
+        with pytest.raises(UnreadableImage, match=f"3 channels, expected {channels}"):
             read_image(path, channels)
 
 

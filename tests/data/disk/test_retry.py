@@ -99,7 +99,7 @@ def test_a_folder_that_stays_away_ends_it_after_five_minutes(folder: Path, monke
     skipped: list[UnreadableImage] = []
     stream = train_batches(source, View((8, 8), 1), batch_size=2, seed=0, num_steps=3, on_skip=skipped.append)
     with pytest.raises(
-        DataFault, match=r"images' was away for 5 minutes \(No such file or directory\); bring"
+        DataFault, match=r"images' was away for 5 minutes \(No such file or directory\); reconnect"
     ) as caught:
         next(stream)
     assert sum(slept) == 300 and skipped == [] and "\n" not in str(caught.value)

@@ -53,7 +53,7 @@ def test_verify_finds_a_damaged_shard(finished: Path, paddlemae: Callable) -> No
             "is not of the images in pack.json",
         ),
         (lambda pack: (pack / "pack.json").write_text("{"), "pack.json' can't be read"),
-        (lambda pack: (pack / "pack.json").write_text('{"pack": 99}'), "is of format 99, and 1 is read here"),
+        (lambda pack: (pack / "pack.json").write_text('{"pack": 99}'), "is of format 99, not of 1"),
         (lambda pack: (pack / "pack.json").rename(pack / "packing.jsonl"), "is an unfinished pack"),
     ],
 )

@@ -100,7 +100,7 @@ def test_shards_by_a_pattern(tmp_path: Path) -> None:
     source = open_source(f"{root}/train-{{000..002}}.tar", "train", labelled=True)
     assert [(source.read(i, 3) == one.pixels_HW3).all() for i, one in enumerate(kinds.PARTS["train"])] == [True] * 30
     assert source.describe(11) == f"{root}/train-001.tar, entry 000012.png"
-    with pytest.raises(FileNotFoundError, match=r"train-003.tar', which .* means, does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"train-003.tar', which .* expands to, does not exist"):
         open_source(f"{root}/train-{{000..003}}.tar")
 
 

@@ -58,7 +58,7 @@ def test_digits_follow_the_file() -> None:
 def test_digits_refuse_unknown_splits_and_channels() -> None:
     with pytest.raises(ValueError, match="train, test, fit, val, got 'dev'"):
         open_source("digits", "dev")
-    with pytest.raises(UnreadableImage, match="1 channel, where 5 are asked for"):
+    with pytest.raises(UnreadableImage, match="1 channel, expected 5"):
         open_source("digits").read(0, 5)
 
 

@@ -92,7 +92,10 @@ def test_what_is_of_no_split_is_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("test/1.png", "images/2.png"), "'test' names a split, and 'images' none, so it is open .* 'train'"),
+        (
+            ("test/1.png", "images/2.png"),
+            "'test' names a split, and 'images' none, so .* ambiguous.* 'train'",
+        ),
         (("train/1.png", "Train/2.png", "val/3.png"), "both 'Train' and 'train' name the split"),
         (("train/1.png", "val/2.png", "valid/3.png"), "both 'val' and 'valid' name the split"),
     ],
@@ -217,7 +220,7 @@ def test_a_csv_as_windows_and_excel_write_it(tmp_path: Path) -> None:
     source = open_source(f"{tmp_path}/a.csv", labelled=True)
     assert names_of(source) == ["cat", "dog"] and source.describe(0) == f"{tmp_path}/d/cat/0.png"
     (tmp_path / "b.csv").write_text('path,label\nd/cat/0.png,cat\n"d/dog/1.png,dog\n' + "x" * 200_000)
-    with pytest.raises(ValueError, match="is no CSV: .*quotation mark"):
+    with pytest.raises(ValueError, match="is not valid CSV: .*quotation mark"):
         open_source(f"{tmp_path}/b.csv", labelled=True)
     (tmp_path / "c.csv").write_text("path,label\nd/cat/0.png,cat\n".replace("\n", "\r\n"), encoding="utf-16")
     with pytest.raises(ValueError, match="save it as UTF-8"):
@@ -304,7 +307,7 @@ def test_a_folder_of_several_published_sets_names_them(tmp_path: Path) -> None:
     root = kinds.write_mnist(tmp_path / "emnist", zipped=False)
     for name in list(os.listdir(root)):
         shutil.copy(root / name, root / f"letters-{name}")
-    with pytest.raises(ValueError, match="several sets of images to train: 'letters-train-.*, 'train-"):
+    with pytest.raises(ValueError, match="several files of images to train: 'letters-train-.*, 'train-"):
         open_source(str(root), "train")
     assert len(open_source(f"{root}/letters-train-images-idx3-ubyte")) == 30
 
@@ -501,10 +504,10 @@ def test_tables_with_other_columns_are_refused(tmp_path: Path) -> None:
 
     pq.write_table(pa.table({"image": [PNG], "label": ["a"]}), tmp_path / "train-0.parquet")
     pq.write_table(pa.table({"image": [PNG]}), tmp_path / "train-1.parquet")
-    with pytest.raises(ValueError, match="train-1.parquet' has no column 'label'"):
+    with pytest.raises(ValueError, match="train-1.parquet' lacks the column 'label'"):
         open_source(str(tmp_path), "train", labelled=True)
     pq.write_table(pa.table({"picture": [PNG], "label": ["a"]}), tmp_path / "train-1.parquet")
-    with pytest.raises(ValueError, match="train-1.parquet' has no column 'image'"):
+    with pytest.raises(ValueError, match="train-1.parquet' lacks the column 'image'"):
         open_source(str(tmp_path), "train")
 
 

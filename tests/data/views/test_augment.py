@@ -19,6 +19,7 @@ from paddlemae.data.views.augment import (
     eval_view,
     make_view,
     random_crop_box,
+    resize_crop,
 )
 from tests.support.views import train_view
 
@@ -163,6 +164,20 @@ def test_a_crop_is_cut_from_a_smaller_picture_where_it_was_drawn() -> None:
             assert abs(view.mean() - mean) < 6, (box, decode)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_an_enlarged_crop_may_begin_at_the_centre_of_a_pixel(channels: int) -> None:
+    """The resizer itself reads outside of its memory then."""
+    pixels = np.random.default_rng(0).integers(96, 160, (40, 40, channels), np.uint8)
+    picture = Picture(pixels, (160, 160), (0.25, 0.25))
+    for corner in range(5, 45, 4):  # (corner + side / 2 / 32) / 4 = n + 0.5
+        box = (corner, corner, corner + 64, corner + 64)
+        fast, exact = (
+            resize_crop(picture, box, (32, 32), View((32, 32), channels, decode=decode)).astype(int)
+            for decode in ("fast", "exact")
+        )
+        assert np.abs(fast - exact).max() <= 1
+
+
 def test_the_evaluation_view_is_resize_then_centre_crop() -> None:
     for (height, width), size in product(
         [(300, 401), (401, 300), (257, 256), (64, 64), (31, 979)], [(64, 64), (64, 96), (97, 32)]
@@ -272,7 +287,7 @@ def test_settings_without_sense_are_refused() -> None:
         ({"crop_scale": (0.0, 1.0)}, "crop_scale"),
         ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
         ({"shift": 28, "crop_scale": None}, "shift in 0..27"),
-        ({"shift": 2}, "not both"),
+        ({"shift": 2}, "exclude each other"),
         ({"eval_crop_ratio": 1.5}, "eval_crop_ratio"),
         ({"decode": "quick"}, "'fast' or 'exact', got 'quick'"),
         ({"repeats": 0}, "repeats of 1 or more, got 0"),

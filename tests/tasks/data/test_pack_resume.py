@@ -290,7 +290,7 @@ def test_a_shard_that_the_disk_gives_back_otherwise_gets_no_name(
             path.write_bytes(content)
 
     monkeypatch.setattr(os, "fsync", flip)
-    with pytest.raises(OSError, match="gave back other bytes than were written.*rerun the command to resume"):
+    with pytest.raises(OSError, match="returned other bytes than were written.*rerun the command to resume"):
         packed(photos, tmp_path / "p")
     assert [path.name for path in (tmp_path / "p").glob("*.tar*")] == ["train-00000.tar"]
     monkeypatch.undo()

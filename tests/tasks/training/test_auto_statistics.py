@@ -90,7 +90,7 @@ def test_fine_tuning_from_scratch_takes_those_of_its_training_images(
     description = read_description(find_checkpoint(out))
     assert (description.mean, description.std) == numbers_of(out)
     done = paddlemae("finetune", *encoder, *AUTO, "--init", out, "--data", colours, "--out", tmp_path / "other")
-    assert done.status == 2 and "mean=auto goes with init=scratch" in done.err and done.err.count("\n") == 1
+    assert done.status == 2 and "mean=auto requires init=scratch" in done.err and done.err.count("\n") == 1
 
 
 def test_images_of_16_bits_need_no_warning(paddlemae, tiny, tmp_path, recwarn) -> None:
@@ -108,9 +108,9 @@ def test_mistakes_are_one_line_and_leave_nothing(paddlemae, colours, tiny, tmp_p
     for number in range(8):
         Image.new("RGB", (8, 8), (number, 0, 9)).save(photos / f"{number}.png")
     for arguments, message in [
-        (["mean=auto"], "mean=auto and std=auto go together"),
-        (["std=auto", "mean=[0.5,0.5,0.5]"], "mean=auto and std=auto go together"),
-        (AUTO, "nothing varies in channel 2, 3, and no recipe may have a std of 0"),
+        (["mean=auto"], "mean=auto and std=auto must be set together"),
+        (["std=auto", "mean=[0.5,0.5,0.5]"], "mean=auto and std=auto must be set together"),
+        (AUTO, "channel 2, 3 is constant, and a recipe can't have a std of 0"),
     ]:
         done = paddlemae("pretrain", *tiny, *arguments, "--data", photos, "--out", tmp_path / "run", "--quiet")
         assert done.status == 2 and done.err.count("\n") == 1 and message in done.err, done

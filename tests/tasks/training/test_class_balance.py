@@ -59,7 +59,7 @@ def test_a_class_without_images_is_not_in_the_order() -> None:
 
 def test_weights_are_inversely_proportional_with_a_mean_of_one(recipe) -> None:
     chosen = recipe("class_weights=balanced")
-    train, _ = open_labelled_splits(chosen, chosen.data)
+    train = open_labelled_splits(chosen, chosen.data).train
     weights = class_weights(chosen, train)
     counts = np.bincount(train.labels)
     assert train.classes == ("blue", "green", "red") and counts.tolist() == [1, 3, 12]

@@ -156,7 +156,7 @@ def test_strangers_are_turned_away(monkeypatch) -> None:
 
 def test_ranks_that_do_not_come_are_counted(monkeypatch) -> None:
     monkeypatch.setattr(ranks_module, "CONNECT_SECONDS", 0.05)
-    with pytest.raises(RankLost, match=r"2 of 3 ranks did not come in 0.05 s"):
+    with pytest.raises(RankLost, match=r"2 of 3 ranks did not connect within 0.05 s"):
         list(_admitted(HOST, 3, lambda text: None))
 
 

@@ -86,7 +86,7 @@ def test_what_wrappers_put_into_the_middle_of_names_is_taken_out(marker: str) ->
 def test_a_vit_within_other_weights_is_named_and_taken_by_its_key(prefix: str) -> None:
     mixed = {f"{prefix}.{name}": array for name, array in PROBE.tensors.items() if not name.startswith("head")}
     mixed["projector.0.weight"] = np.zeros((3, 3), np.float32)
-    with pytest.raises(ValueError, match=f"begin with '{prefix}.' are a ViT's.*key={prefix} "):
+    with pytest.raises(ValueError, match=f"begin with '{prefix}.' are those of a ViT.*key={prefix} "):
         recognise(shapes(mixed))
     found = tensors_of({"state_dict": mixed}, f"state_dict.{prefix}")
     assert set(found.tensors) == {name for name in PROBE.tensors if not name.startswith("head")}
@@ -106,7 +106,7 @@ def test_linear_weights_that_lie_both_ways_are_refused_by_name() -> None:
 def test_a_layout_that_is_asked_for_must_lie_as_the_file_does() -> None:
     paddle = CASES["paddle: pretrained"]
     with pytest.raises(
-        ValueError, match=r"lie \[in, out\], as in Paddle, and those of the layout official \[out, in\]"
+        ValueError, match=r"weights are \[in, out\], as in Paddle, but the layout official has them \[out, in\]"
     ):
         read(paddle, layout="official")
     with pytest.raises(ValueError, match="layout must be one of official, timm, "):
@@ -178,7 +178,7 @@ def test_parts_that_our_models_have_not_are_refused_in_words() -> None:
         ("pre_logits.fc.weight", "a layer before the head"),
         ("decoder_blocks.0.cross_attn.q.weight", "a cross-attention decoder"),
     ]:
-        with pytest.raises(ValueError, match=rf"have what our models have not: {words} \({name}\)$"):
+        with pytest.raises(ValueError, match=rf"have tensors that PaddleMAE.s models lack: {words} \({name}\)$"):
             read(MAE, tensors=changed(MAE, **{name: np.ones(3, np.float32)}))
 
 
@@ -285,7 +285,7 @@ def test_a_cross_decoder_and_broken_tensors_are_not_written() -> None:
     with pytest.raises(ValueError, match="the layout timm can't hold a cross-attention decoder"):
         write("timm", cross)
     short = {name: array for name, array in source.tensors.items() if name != "norm.bias"}
-    with pytest.raises(ValueError, match="these tensors are no whole mae: missing: norm.bias"):
+    with pytest.raises(ValueError, match="these tensors are an incomplete mae: missing: norm.bias"):
         write("official", type(source)("official", "mae", source.architecture, short, {}, {}))
     with pytest.raises(ValueError, match="layout must be one of official"):
         write("keras", source)

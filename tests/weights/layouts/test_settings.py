@@ -27,7 +27,7 @@ def test_heads_of_unknown_widths_must_be_named() -> None:
         read(MAE, heads=None)
     with pytest.raises(ValueError, match="share a width of 8; name decoder_heads="):
         read(MAE, decoder_heads=None)
-    with pytest.raises(ValueError, match="a width of 16 can't be shared by 3 heads"):
+    with pytest.raises(ValueError, match="a width of 16 is not divisible by 3 heads"):
         read(MAE, heads=3)
     with pytest.raises(ValueError, match="heads must be a whole number from 1, got 0"):
         read(MAE, heads=0)

@@ -324,7 +324,7 @@ def _decode(jpeg: _Jpeg, channels: int, need: Need, room: int) -> Picture:
             content, _JPEG_COLOURS[jpeg.mode], min_height=h, min_width=w, strict=rows == height
         )
         if pixels.shape[:2] != (h, w):
-            raise ValueError("another size than the header's that Pillow read")
+            raise ValueError("its size differs from the one in its header")
     except Exception:  # its words for damage are as many as Pillow's, and the verdict is Pillow's
         with open_with_pillow(io.BytesIO(jpeg.content)) as image:
             return Picture(read_pixels(image, channels, room), jpeg.size)

@@ -41,7 +41,7 @@ def read_array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(file)
     if dtype.hasobject:
-        raise ValueError("an array of objects, which only running its code would give; save numbers")
+        raise ValueError("an array of Python objects, which are not loaded; save numbers")
     if min(shape, default=1) < 0:
         raise ValueError(f"a shape of {shape}, which is damaged")
     return shape, fortran, dtype

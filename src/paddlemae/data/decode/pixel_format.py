@@ -42,7 +42,7 @@ def as_channels(pixels_HWC: Pixels, channels: int) -> Pixels:
         opaque = np.full_like(pixels_HWC[..., :1], largest_value(pixels_HWC))
         return np.concatenate([pixels_HWC, opaque], axis=2)
     if stored != channels:
-        raise ValueError(f"{stored} channel{'s' * (stored != 1)}, where {channels} are asked for")
+        raise ValueError(f"{stored} channel{'s' * (stored != 1)}, expected {channels}")
     return pixels_HWC
 
 
@@ -128,9 +128,9 @@ def as_pixels(values: NDArray[Any]) -> Pixels:
     if values.dtype.kind == "f":
         raise ValueError("floating-point pixels; save it as 8 or 16 bit")
     if values.dtype == np.int8:
-        raise ValueError("signed 8-bit values, which do not say what is white; save it as unsigned")
+        raise ValueError("signed 8-bit values, whose white level is unknown; save it as unsigned")
     if values.dtype.kind not in "iu":
-        raise ValueError(f"values of type {values.dtype}, which are no pixels; save it as 8 or 16 bit")
+        raise ValueError(f"values of type {values.dtype}, which are not pixel values; save it as 8 or 16 bit")
     if values.dtype in (np.uint8, np.uint16):
         return values.astype(values.dtype.newbyteorder("="), copy=False)
     if values.size and (values.min() < 0 or values.max() > 65535):

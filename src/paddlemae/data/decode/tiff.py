@@ -147,9 +147,9 @@ def _check_form(form: TiffForm) -> TiffForm:
     if form.sample_format == _FLOAT:
         raise ValueError("floating-point pixels; save it as 8 or 16 bit")
     if form.sample_format not in (_UNSIGNED, _SIGNED, _UNSTATED):
-        raise ValueError("complex values, which are no pixels; save it as 8 or 16 bit")
+        raise ValueError("complex values, which are not pixel values; save it as 8 or 16 bit")
     if form.sample_format == _SIGNED and (form.bits <= 8 or not is_plain):
-        raise ValueError(f"signed {form.bits}-bit values, which do not say what is white; save it as unsigned")
+        raise ValueError(f"signed {form.bits}-bit values, whose white level is unknown; save it as unsigned")
     if (form.bits > 16 and not is_plain) or (form.bits != 8 and form.photometric in (_YCBCR, _LAB)):
         raise ValueError(f"colours or inverted gray of {form.bits} bits; save it as 8 or 16 bit")
     return form
@@ -238,7 +238,7 @@ def _values(file: IO[bytes]) -> NDArray[Any]:
 
 def _by_tifffile(file: IO[bytes], form: TiffForm, channels: int) -> tuple[Pixels, int]:
     if not _HAS_TIFFFILE:
-        raise ImportError("a TIFF that tifffile reads; pip install 'paddlemae[tiff]'")
+        raise ImportError("a TIFF that needs tifffile; pip install 'paddlemae[tiff]'")
     if form.photometric in (_YCBCR, _LAB):
         raise ValueError("YCbCr or CIELab in a form that is not read; save it as RGB")
     import tifffile

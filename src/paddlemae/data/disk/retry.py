@@ -70,7 +70,7 @@ def retry_read(read: Callable[[], _Read], folder: str, sleep: Callable[[float], 
                     raise
                 raise DataFault(
                     f"the images' folder {folder!r} was away for {sum(FOLDER_WAITS_SECONDS) // 60} minutes ({away}); "
-                    "bring its disk back"
+                    "reconnect its disk"
                 ) from fault
         sleep(seconds)
 

@@ -155,7 +155,7 @@ def recipe_values(statistics: ChannelStatistics) -> tuple[list[float], list[floa
     mean, std = ([float(f"{value:.6g}") for value in values] for values in (statistics.mean, statistics.std))
     if flat := constant_channels(statistics):
         raise ValueError(
-            f"nothing varies in channel {flat}, and no recipe may have a std of 0; set mean and std by hand (1 as the "
+            f"channel {flat} is constant, and a recipe can't have a std of 0; set mean and std by hand (with 1 as the "
             "std there), or leave that channel out of the images"
         )
     return mean, std

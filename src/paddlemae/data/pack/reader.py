@@ -54,11 +54,11 @@ def read_index(folder: str | os.PathLike[str], names: Collection[str]) -> Index 
         with open(path, encoding="utf-8") as file:
             index = json.load(file)
     except (OSError, ValueError, RecursionError) as fault:
-        raise ValueError(f"{path!r} can't be read ({fault}); copy it again, or remove it to lose its names") from fault
+        raise ValueError(f"{path!r} can't be read ({fault}); copy it again, or remove it and the names") from fault
     if not isinstance(index, dict) or "pack" not in index:
         return None
     if index["pack"] != PACK_FORMAT:
-        raise ValueError(f"{path!r} is of format {index['pack']!r}, and {PACK_FORMAT} is read here; update PaddleMAE")
+        raise ValueError(f"{path!r} is of format {index['pack']!r}, not of {PACK_FORMAT}; update PaddleMAE")
     if not _is_sound(index):
         raise ValueError(f"{path!r} is damaged; copy it again")
     return index
@@ -158,5 +158,5 @@ def _classes(folder: str, splits: list[dict[str, Any]]) -> tuple[str, ...]:
         raise ValueError(f"the splits of {folder!r} have different classes; choose split 'train' or 'test'")
     (only,) = classes
     if not only:
-        raise ValueError(f"{folder!r} was packed from images without labels; pack them in labelled folders, say")
+        raise ValueError(f"{folder!r} was packed from images without labels; pack labelled images")
     return only

@@ -49,7 +49,7 @@ class ShardFile:
         self._file.close()
         digest = self._digest.hexdigest()
         if digest_file(self.temporary) != digest or self._entries() != self._placed:
-            raise OSError(errno.EIO, "the disk gave back other bytes than were written", str(self.temporary))
+            raise OSError(errno.EIO, "the disk returned other bytes than were written", str(self.temporary))
         rename(self.temporary, self.path, flush=True)
         return digest
 

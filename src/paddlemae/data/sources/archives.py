@@ -40,7 +40,7 @@ def expand_braces(pattern: str) -> list[str]:
         return [pattern]
     first, last, words = braces.groups()
     if not words and int(last) - int(first) >= _MOST_NAMES:
-        raise ValueError(f"{pattern!r} means more than {_MOST_NAMES} files")
+        raise ValueError(f"{pattern!r} expands to more than {_MOST_NAMES} files")
     middles = words.split(",") if words else [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
     return [each for m in middles for each in expand_braces(pattern[: braces.start()] + m + pattern[braces.end() :])]
 

@@ -63,7 +63,7 @@ def open_npz(path: str, split: str | None, labelled: bool, max_image_bytes: int)
     splits = {name: {split_of(word) for word in roles[name]} - {None} for name in names}
     labels = labels_of(images[0])
     if len(labels) != len(array):
-        raise ValueError(f"{path!r} has {len(array)} images and {len(labels)} labels; expected as many")
+        raise ValueError(f"{path!r} has {len(array)} images and {len(labels)} labels; expected one per image")
     trained_on = next((name for name in every if "train" in splits[name]), images[0])
     train_classes = number_labels(labels_of(trained_on), repr(path)).classes if trained_on != images[0] else ()
     return Source(path, reader, number_labels(labels, repr(path), train_classes))
@@ -74,7 +74,7 @@ def _as_labels(labels: NDArray[Any], path: str, name: str) -> list[str]:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iuUS":
         raise ValueError(
-            f"{path!r}: expected one whole number or name an image as labels, got an array {name!r} of shape "
+            f"{path!r}: expected one label per image, a number or a name, got an array {name!r} of shape "
             f"{labels.shape} and type {labels.dtype}"
         )
     return as_labels(labels.tolist(), lambda row: f"{path!r}, array {name!r}, row {row}")

@@ -211,7 +211,7 @@ def _whole_numbers(values: Any, where: str) -> NDArray[np.int64]:
 def _read_binary(content: bytes, version: _Version, where: str) -> _Batch:
     front = len(version.labels)
     if not content or len(content) % (front + _PIXELS):
-        raise ValueError(f"{where} is cut short: {len(content)} bytes are no whole images; download it again")
+        raise ValueError(f"{where} is cut short: {len(content)} bytes hold no whole images; download it again")
     records = np.frombuffer(content, np.uint8).reshape(-1, front + _PIXELS)
     labels = {kind: records[:, place].astype(np.int64) for kind, place in version.labels.items()}
     return records[:, front:], labels

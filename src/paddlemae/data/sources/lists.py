@@ -99,7 +99,7 @@ def open_list(path: str, split: str | None, labelled: bool, options: dict[str, s
         rows = read(path, labelled, options)
         rows.are_sets = rows.are_sets or are_sets
     if not rows.paths:
-        raise ValueError(f"{path!r} names no images; expected a path a line")
+        raise ValueError(f"{path!r} names no images; expected one path per line")
     root = os.path.expanduser(options.get("root") or os.path.dirname(path) or ".")
     paths = StringTable.of(_find_paths(path, root, rows.paths))
     groups = (None, None) if rows.groups is None else number_groups(rows.groups)
@@ -159,7 +159,7 @@ def _read_text(path: str) -> str:
     except OSError as fault:
         raise ValueError(f"cannot read the list {path!r}: {fault.strerror}") from fault
     if "\0" in text:
-        raise ValueError(f"{path!r} is no list of images: it is no text, or not of UTF-8; save it as UTF-8")
+        raise ValueError(f"{path!r} is not a list of images: it is not UTF-8 text; save it as UTF-8")
     return text
 
 
@@ -233,7 +233,7 @@ def _read_rows(path: str) -> tuple[list[str], list[list[str]], Sequence[int]]:
     try:
         rows = list(csv.reader(file, delimiter=delimiter))
     except csv.Error as fault:
-        raise ValueError(f"{path!r} is no CSV: {fault}; is a quotation mark left open?") from fault
+        raise ValueError(f"{path!r} is not valid CSV: {fault}; is a quotation mark left open?") from fault
     header = [name.strip() for name in rows[0]] if rows else []
     del rows[:1]
     numbers: Sequence[int] = range(first + 1, first + 1 + len(rows))

@@ -37,7 +37,7 @@ def open_idx(folder: str, names: Sequence[str], spec: str, split: str | None, ma
     chosen = choose_split(splits, split, repr(spec), "file of images to") or max(splits)
     files = sorted(name for name in names if is_test[name] == (chosen == "test"))
     if len(files) > 1:
-        raise ValueError(f"{spec!r} has several sets of images to {chosen}: {list_names(files)}; name the file of one")
+        raise ValueError(f"{spec!r} has several files of images to {chosen}: {list_names(files)}; name one of them")
     (name,) = files
     path = os.path.join(folder, name)
     labels_path = os.path.join(folder, name.replace("images", "labels").replace("idx3", "idx1"))

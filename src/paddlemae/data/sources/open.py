@@ -115,7 +115,7 @@ def _open_many(paths: list[str], spec: str, split: str | None, labelled: bool, o
     """Open the shards or tables that a pattern means."""
     for path in paths:
         if not os.path.isfile(path):
-            raise FileNotFoundError(f"{path!r}, which {spec!r} means, does not exist")
+            raise FileNotFoundError(f"{path!r}, which {spec!r} expands to, does not exist")
     root = os.path.commonpath([os.path.dirname(path) or "." for path in paths]) or "."
     if all(has_ending(path, (PARQUET, ARROW)) for path in paths):
         return open_tables(root, [os.path.relpath(path, root) for path in paths], spec, split, labelled, options)

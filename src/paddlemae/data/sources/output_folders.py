@@ -22,6 +22,6 @@ def check_outside(out: str | os.PathLike[str], specs: Iterable[str | None], opti
         inner, outer = os.path.realpath(os.path.expanduser(out)), os.path.realpath(folder)
         if os.path.commonpath([inner, outer]) == outer:
             raise ValueError(
-                f"{option} {os.fspath(out)} is in the folder of the images, {folder}, and would be taken for images "
-                "later; name a place outside of it"
+                f"{option} {os.fspath(out)} is in the folder of the images, {folder}, and would later be read as "
+                "images; name a place outside of it"
             )

@@ -121,8 +121,8 @@ def _read_as_names(words: list[str], strangers: list[str], where: str, unit: str
         )
         return
     raise ValueError(
-        f"{where}: {list_names(words)} names a split, and {list_names(strangers)} none, so it is open which images are "
-        "meant; "
+        f"{where}: {list_names(words)} names a split, and {list_names(strangers)} none, so the images of the split "
+        "are ambiguous; "
         + (
             "name the folder of training images 'train', or move all class folders into a folder 'train'"
             if others == "classes"

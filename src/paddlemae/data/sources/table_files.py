@@ -68,7 +68,7 @@ def _check_image(schema: Any, image: str, is_struct: bool, path: str) -> None:
     import pyarrow as pa
 
     if image not in schema.names or pa.types.is_struct(schema.field(image).type) != is_struct:
-        raise ValueError(f"{path!r} has no column {image!r} like that of the tables before it; write all alike")
+        raise ValueError(f"{path!r} lacks the column {image!r} of the other tables; write all with the same columns")
 
 
 class ArrowTable:

@@ -106,7 +106,7 @@ class TableContents:
         values: list[Any] = []
         for table in map(self._table, range(len(self.tables))):
             if column not in table.schema.names:
-                raise ValueError(f"{table.path!r} has no column {column!r}, which others have; write all alike")
+                raise ValueError(f"{table.path!r} lacks the column {column!r} of other tables; write all alike")
             values += table.values(column)
         return values if self.chosen is None else [values[row] for row in self.chosen.tolist()]
 
@@ -232,7 +232,7 @@ def _rows_of(root: str, files: Sequence[str], columns: _Columns, spec: str) -> T
     counts = [open_table(path, stamp, columns.image, columns.is_struct).rows for path, stamp in zip(tables, stamps)]
     borders = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     if not borders[-1]:
-        raise ValueError(f"{spec!r} has no rows; expected one an image")
+        raise ValueError(f"{spec!r} has no rows; expected one row per image")
     return TableContents(root, tables, stamps, borders, columns.image, columns.is_struct)
 
 
@@ -308,7 +308,7 @@ def _classes_of(schema: Any, label: str | None, path: str) -> tuple[str, ...]:
     """Return the class names that a table itself has for its labels, or raise a ValueError if they are no names."""
     names = _features(schema).get(label or "", {}).get("names") or ()
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{path!r}: the classes of column {label!r} are no list of names; write the table again")
+        raise ValueError(f"{path!r}: the classes of column {label!r} are not a list of names; write the table again")
     if len(set(names)) < len(names):
         raise ValueError(f"{path!r}: two classes of column {label!r} have the same name; rename one")
     return tuple(names)

@@ -61,7 +61,7 @@ class ZipContents:
             except zlib.error as fault:
                 raise ValueError(f"damaged in its archive ({fault})") from fault
         if len(packed) != size or zlib.crc32(packed) != self.sums[i]:
-            raise ValueError("damaged in its archive: its checksum is another one")
+            raise ValueError("damaged in its archive: its checksum differs")
         return packed
 
     def stamp(self, i: int) -> str:
@@ -143,7 +143,7 @@ def zip_contents(path: str, names: Sequence[str], infos: Sequence[zipfile.ZipInf
         try:
             return np.fromiter(values, dtype, len(infos))
         except OverflowError:
-            raise ValueError(f"{path!r} is damaged: the size or place of an entry is none; copy it again") from None
+            raise ValueError(f"{path!r} is damaged: the size or place of an entry is invalid; copy it again") from None
 
     return ZipContents(
         os.path.dirname(path) or ".",

@@ -35,6 +35,7 @@ _PIXEL_TYPES = {
 }
 _AT_ONCE = 4  # channels that the fast resizer takes; more are resized in turns
 _RESIZER = Resizer()
+_OFF_CENTRE = 1e-6  # pixels; boxes and so the centres of their pixels are at larger distances, or equal
 
 # A longer image is cut to this many times its short side before it is resized to cover a view: the rest
 # would only be cropped away, and a hair-thin panorama would fill the memory first.
@@ -282,7 +283,9 @@ def _resize_fast(image_HWC: Pixels, box: _FloatBox, size: tuple[int, int]) -> Pi
     y, y_end = _reach(top, bottom, size[0], image_HWC.shape[0])
     around = ImageData(x_end - x, y_end - y, kind, image_HWC[y:y_end, x:x_end].tobytes())
     view = ImageData(size[1], size[0], kind)
-    crop = CropBox(left - x, top - y, right - left, bottom - top)
+    crop = CropBox(
+        _begin(left - x, right - left, size[1]), _begin(top - y, bottom - top, size[0]), right - left, bottom - top
+    )
     _RESIZER.resize(around, view, ResizeOptions(_BICUBIC, use_alpha=False, crop_box=crop))
     return np.frombuffer(view.get_buffer(), image_HWC.dtype).reshape(*size, C)
 
@@ -291,6 +294,18 @@ def _reach(start: float, end: float, num_pixels: int, limit: int) -> tuple[int, 
     """Return the pixels, of `limit`, that the filter reaches when start..end becomes `num_pixels`."""
     margin = _margin((end - start) / num_pixels)
     return max(0, math.floor(start - margin)), min(limit, math.ceil(end + margin))
+
+
+def _begin(start: float, length: float, num_pixels: int) -> float:
+    """Return where the resizer should begin when `length` becomes `num_pixels`.
+
+    cykooz_resizer 4.0.1 takes it that the first pixel needs the leftmost values. When it enlarges, and the first
+    pixel's centre is that of a pixel of the image, that one value is all it needs, the second pixel needs others before
+    it, and the resizer reads outside of its memory. A millionth of a pixel away, no value is left out.
+    """
+    centre = start + length / num_pixels / 2
+    is_hit = length < num_pixels and abs(centre % 1 - 0.5) < _OFF_CENTRE
+    return start - _OFF_CENTRE if is_hit and start > _OFF_CENTRE else start
 
 
 def _margin(shrinking: float) -> float:

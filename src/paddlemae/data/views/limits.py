@@ -14,4 +14,4 @@ def check_crops(
     if not 0 < eval_crop_ratio <= 1:
         raise ValueError(f"eval_crop_ratio must be above 0 and at most 1, got {eval_crop_ratio}")
     if crop_scale and shift:
-        raise ValueError("crop_scale and shift exclude each other, not both may be set; set crop_scale=null to shift")
+        raise ValueError("crop_scale and shift exclude each other; set crop_scale=null to use shift")

@@ -87,9 +87,9 @@ def cross_blocks(depth: int, width: int, memory_width: int, num_heads: int, mlp_
         ValueError: no block at all, or width not divisible by the heads.
     """
     if depth < 1:
-        raise ValueError(f"a cross decoder needs at least 1 block to see anything of the image, got {depth}")
+        raise ValueError(f"a cross decoder needs at least 1 block, got {depth}")
     if width % num_heads:
-        raise ValueError(f"a width of {width} can't be shared by {num_heads} heads; choose a divisor of the width")
+        raise ValueError(f"a width of {width} is not divisible by {num_heads} heads; choose a divisor of the width")
     return nn.LayerList([CrossBlock(width, memory_width, num_heads, mlp_ratio) for _ in range(depth)])
 
 

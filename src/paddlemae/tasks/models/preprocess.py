@@ -55,7 +55,7 @@ def statistics_of(
         warnings.warn(f"the recipe normalises images differently from {origin}", stacklevel=3)
     if not trained and not recipe.mean and (recipe.augment.bits or default_bits(channels)) == 16:
         warnings.warn(
-            "images of 16 bits are normalised as if they were as bright as pictures, and few are: name their mean and "
+            "16-bit images are normalised with mean and std of photographs, which rarely fit; set their own mean and "
             "std (a channel, as parts of 65535), or mean=auto std=auto",
             stacklevel=3,
         )

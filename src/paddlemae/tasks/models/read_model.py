@@ -83,7 +83,7 @@ def read_checkpoint(path: str | Path, reading: Reading = AS_THEY_SAY, *, trust: 
         say_origin(foreign, imported)
         return foreign_checkpoint(foreign, imported)
     if reading != AS_THEY_SAY:
-        raise ValueError(f"{path} is PaddleMAE's own and needs no options that say how to read it; leave them out")
+        raise ValueError(f"{path} was written by PaddleMAE and takes no options for foreign files; leave them out")
     folder = find_checkpoint(path, trust=trust)
     description = read_description(folder)
     if description.kind == "probe":
@@ -154,7 +154,7 @@ def foreign_checkpoint(foreign: Foreign, imported: Imported) -> Checkpoint:
     try:
         check_description(asdict(description))
     except ValueError as fault:
-        raise ValueError(f"{foreign.path} makes no model that can be computed ({fault})") from fault
+        raise ValueError(f"{foreign.path} does not make a usable model ({fault})") from fault
     return Checkpoint(foreign.path, description, imported.tensors)
 
 

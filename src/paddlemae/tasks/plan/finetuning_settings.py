@@ -1,114 +1,121 @@
-"""Choose a fine-tuning by the number of labels and the time: settings of a recipe, each with its reason."""
+"""Choose a fine-tuning for the labels and the time: settings of a recipe, each with its reason."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
+from paddlemae.recipe import FinetuneRecipe, Labelled
+from paddlemae.recipe import choose as choose_by_labels
 from paddlemae.tasks.plan import rules
 from paddlemae.tasks.plan.data_survey import DataSurvey
 from paddlemae.tasks.plan.plan import Choice, Settings
-from paddlemae.tasks.plan.pretraining_settings import augmentation, digits, reading_settings
+from paddlemae.tasks.plan.pretraining_settings import digits, rectangle_settings
 
 TEST_SHARE = 0.2  # of each class, where there is no split to evaluate on
-MOST_EVALUATIONS = 20
+VALIDATION_SHARE = 0.15  # of each class of the rest, which chooses the best checkpoint
+UNEQUAL = 1.5  # the largest class over the smallest, from which rare classes are shown as often as others
+MOST_EVALUATIONS, FEWEST_EVALUATIONS = 20, 4
+NEARLY = 0.97  # of the epochs that labels ask for, which is as good
 EVALUATION_SHARE = 0.15  # of the time, at most
 
 
-class Length(NamedTuple):
-    """Epochs and batch size for up to `labels` training images."""
+@dataclass(frozen=True)
+class LabelledImages:
+    """Numbers of labelled images.
 
-    labels: float
-    epochs: int
-    batch_size: int
+    Attributes:
+        train, validation, test: of each part.
+        views: of an epoch: more than `train` where rare classes are repeated.
+        is_unequal: whether they are.
+    """
+
+    train: int
+    validation: int
+    test: int
+    views: int
+    is_unequal: bool
+
+    @classmethod
+    def of(cls, survey: DataSurvey) -> LabelledImages:
+        """Count the images of each part as fine-tuning will draw them."""
+        counts = [count for count in survey.classes.values() if count]
+        is_unequal = max(counts) > UNEQUAL * min(counts)
+        kept = (1 if survey.test_images is not None else 1 - TEST_SHARE) * (1 - VALIDATION_SHARE)
+        train = max(1, round(kept * sum(counts)))
+        test = survey.test_images if survey.test_images is not None else round(TEST_SHARE * sum(counts))
+        validation = round(VALIDATION_SHARE * train / (1 - VALIDATION_SHARE))
+        views = round(kept * len(counts) * max(counts)) if is_unequal else train
+        return cls(train, validation, test, views, is_unequal)
 
 
-LENGTHS = (
-    Length(200, 100, 16),
-    Length(1_000, 80, 32),
-    Length(5_000, 50, 64),
-    Length(20_000, 30, 128),
-    Length(float("inf"), 20, 128),
-)
-PEAK_LR = 1e-3
+def chosen_by_labels(
+    data: str, survey: DataSurvey, shape: rules.Shape, images: LabelledImages
+) -> tuple[FinetuneRecipe, dict[str, Choice]]:
+    """Return the recipe that the number of labels asks for, and its settings (see `recipe.label_defaults`)."""
+    settings = {"data": Choice(data, f"{survey.labelled:,} labelled images of {len(survey.classes)} classes")}
+    if survey.test_images is None:
+        settings["val_fraction"] = Choice(TEST_SHARE, "no split to evaluate on, so part of each class is held out")
+    if images.is_unequal:
+        counts = survey.classes.values()
+        why = f"classes have {min(counts):,} to {max(counts):,} images, so the rare ones are shown as often"
+        settings["sampling"] = Choice("balanced", why)
+    settings |= rectangle_settings(survey, shape)
+    content: dict[str, object] = {}
+    for key, (value, _) in settings.items():
+        section, _, leaf = key.rpartition(".")
+        (content.setdefault(section, {}) if section else content)[leaf] = value  # type: ignore[index]
+    labelled = Labelled(images.train, images.views, shape.model.width, shape.model.depth)
+    recipe, choices = choose_by_labels(FinetuneRecipe.model_validate(content), labelled)
+    return recipe, settings | {choice.name: Choice(choice.value, choice.reason) for choice in choices}
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How long a fine-tuning is, and what it takes.
+    """How long a fine-tuning is: epochs and evaluations; `wanted` epochs are what the labels ask for."""
 
-    Attributes:
-        train, test: numbers of images.
-        epochs, batch_size: of the training.
-        evaluations: how many there are, the last one included.
-    """
-
-    train: int
-    test: int
     epochs: float
-    batch_size: int
+    wanted: float
     evaluations: int
 
-    def seconds(self, seconds_a_view: float, seconds_an_evaluation: float) -> float:
-        """Return the seconds of training and of evaluating."""
-        return self.epochs * self.train * seconds_a_view + self.evaluations * self.test * seconds_an_evaluation
+    def seconds(self, images: LabelledImages, a_view: float, an_evaluation: float) -> float:
+        """Return the seconds of training and of evaluating; the test part is evaluated once."""
+        evaluated = self.evaluations * images.validation + images.test
+        return self.epochs * images.views * a_view + evaluated * an_evaluation
 
 
-def sizes_of(survey: DataSurvey) -> tuple[int, int]:
-    """Return the numbers of images to train and to evaluate on."""
-    if survey.test_images is not None:
-        return survey.labelled, survey.test_images
-    test = round(TEST_SHARE * survey.labelled)
-    return survey.labelled - test, test
+def choose_tuning(images: LabelledImages, wanted: float, seconds: float, a_view: float, an_evaluation: float) -> Tuning:
+    """Choose the length for a time: what the labels ask for, or less.
 
-
-def length_of(train: int) -> Length:
-    """Return the epochs and batch size for a number of training images."""
-    return next(length for length in LENGTHS if train <= length.labels)
-
-
-def choose_tuning(survey: DataSurvey, seconds: float, seconds_a_view: float, seconds_an_evaluation: float) -> Tuning:
-    """Choose the length for a time: what the labels ask for, or less."""
-    train, test = sizes_of(survey)
-    length = length_of(train)
-    one = max(1e-9, test * seconds_an_evaluation)
-    evaluations = max(2, min(MOST_EVALUATIONS, int(EVALUATION_SHARE * seconds / one)))
-    left = max(0.0, seconds - evaluations * one)
-    epochs = min(float(length.epochs), left / (train * seconds_a_view))
-    least = length.batch_size / train  # one step
-    epochs = digits(max(epochs, least))
-    return Tuning(train, test, epochs, length.batch_size, max(1, min(evaluations, int(epochs) + 1)))
+    Args:
+        wanted: epochs.
+        seconds: of training and evaluating.
+        a_view, an_evaluation: seconds of one image.
+    """
+    left = max(0.0, seconds - images.test * an_evaluation)
+    one = images.validation * an_evaluation
+    evaluations = max(FEWEST_EVALUATIONS, min(MOST_EVALUATIONS, int(EVALUATION_SHARE * left / max(one, 1e-9))))
+    affordable = max(0.0, left - evaluations * one) / (images.views * a_view)
+    epochs = wanted if affordable > NEARLY * wanted else digits(max(affordable, 1 / images.views))
+    return Tuning(epochs, wanted, max(1, min(evaluations, math.ceil(epochs))))
 
 
 def finetuning_settings(
-    data: str,
-    survey: DataSurvey,
-    shape: rules.Shape,
-    tuning: Tuning,
-    reading: rules.Input,
-    *,
-    cache: str | None,
-    machine: Settings,
+    by_labels: Settings, images: LabelledImages, tuning: Tuning, reading: dict[str, Choice], machine: Settings
 ) -> dict[str, Choice]:
-    """Return the settings of a fine-tuning, full key -> choice; what the model is comes from its initial weights."""
-    classes = len(survey.classes)
-    settings = {"data": Choice(data, f"{survey.labelled:,} labelled images of {classes} classes")}
-    if survey.test_images is None:
-        settings["val_fraction"] = Choice(TEST_SHARE, "no split to evaluate on, so part of each class is held out")
-    settings |= augmentation(survey, shape)
-    by_labels = f"by the number of labels ({tuning.train:,})"
-    full = length_of(tuning.train).epochs
-    why = by_labels if tuning.epochs >= full else f"all that the time allows; {full} would be better"
-    settings |= {
-        "training.batch_size": Choice(tuning.batch_size, by_labels),
-        "training.epochs": Choice(tuning.epochs, why),
-        "training.warmup_epochs": Choice(digits(0.1 * tuning.epochs), "10% of the run"),
-        "training.base_lr": Choice(
-            float(f"{PEAK_LR * 256 / tuning.batch_size:.2g}"), f"{PEAK_LR:g} at this batch size"
-        ),
-        "training.checkpoint_every": Choice(tuning.epochs, "at the end; each new best is saved as well"),
-        "evaluate_every": Choice(
-            digits(tuning.epochs / tuning.evaluations), f"{tuning.evaluations} evaluations of {tuning.test:,} images"
-        ),
-    }
-    return {**settings, **reading_settings(reading, cache), **machine}
+    """Return the settings of a fine-tuning, full key -> choice; what the model is comes from its initial weights.
+
+    Args:
+        by_labels: as of `chosen_by_labels`.
+        reading, machine: as of `reading_settings` and `machine`.
+    """
+    settings = dict(by_labels)
+    if tuning.epochs < NEARLY * tuning.wanted:
+        why = f"all that the time allows; {tuning.wanted:g} would be better"
+        settings["training.epochs"] = Choice(tuning.epochs, why)
+        settings["training.warmup_epochs"] = Choice(digits(0.1 * tuning.epochs), "10% of the run")
+    every = digits(tuning.epochs / tuning.evaluations)
+    evaluated = f"{tuning.evaluations} evaluations of about {images.validation:,} images, which choose the best"
+    settings["evaluate_every"] = Choice(every, evaluated)
+    settings["training.checkpoint_every"] = Choice(digits(tuning.epochs / 4), "each new best is saved as well")
+    return {**settings, **reading, **machine}

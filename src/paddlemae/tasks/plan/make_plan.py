@@ -9,7 +9,7 @@ from paddlemae.engine import device as devices
 from paddlemae.runs.progress import progress
 from paddlemae.tasks.plan.data_survey import MOST_READ, DataSurvey, survey_data
 from paddlemae.tasks.plan.finetuning_settings import TEST_SHARE
-from paddlemae.tasks.plan.measured import Finetuning, Pretraining, Wish, measure_finetuning, measure_pretraining
+from paddlemae.tasks.plan.measured import Wish, measure_finetuning, measure_pretraining, settings_of
 from paddlemae.tasks.plan.plan import Plan
 from paddlemae.tasks.plan.time_split import AROUND_SECONDS, split_time
 
@@ -48,27 +48,25 @@ def make_plan(
     left = 60 * minutes - (time.perf_counter() - began) - TRIALS_SECONDS
     split = split_time(left, has_labels=bool(survey.classes))
     wish = Wish(data, device, seed, cache)
-    pretraining = measure_pretraining(wish, survey, source, split)
+    measured = measure_pretraining(wish, survey, source, split)
+    left = split.pretrain_steps
     finetuning = None
     if survey.classes:
-        finetuning = measure_finetuning(wish, survey, source, split, pretraining)
-    times = _times(60 * minutes, time.perf_counter() - began, pretraining, finetuning)
-    settings = {"pretrain": pretraining.settings}
+        finetuning = measure_finetuning(wish, survey, source, split, measured.shape, measured.reading)
+        left += max(0.0, split.finetune_steps - finetuning.seconds)
+    course = measured.course(survey, left)
+    settings = {"pretrain": settings_of(wish, survey, measured, course)}
+    times = {
+        "plan": time.perf_counter() - began,
+        "pretrain": measured.seconds_of(course) + AROUND_SECONDS,
+    }
     if finetuning:
         settings["finetune"] = finetuning.settings
-    notes = (*_notes(survey), *_time_notes(survey, times))
-    has_spare_time = pretraining.seconds < SPARE_SHARE * split.pretrain_steps
-    return Plan(data, minutes, name, survey, settings, times, notes, has_spare_time)
-
-
-def _times(
-    seconds: float, planning: float, pretraining: Pretraining, finetuning: Finetuning | None
-) -> dict[str, float]:
-    """Return the seconds of each stage, and what is left of the time that was given."""
-    times = {"plan": planning, "pretrain": pretraining.seconds + AROUND_SECONDS}
-    if finetuning:
         times["finetune"] = finetuning.seconds + AROUND_SECONDS
-    return times | {"reserve": seconds - sum(times.values())}
+    times["reserve"] = 60 * minutes - sum(times.values())
+    notes = (*_notes(survey), *_time_notes(survey, times))
+    has_spare_time = measured.seconds_of(course) < SPARE_SHARE * left
+    return Plan(data, minutes, name, survey, settings, times, notes, has_spare_time)
 
 
 def _notes(survey: DataSurvey) -> Iterator[str]:

@@ -16,13 +16,26 @@ from paddlemae.data.sources.subsets import spread_over, subset
 from paddlemae.data.views.augment import View
 from paddlemae.engine.cpus import usable_cpus
 from paddlemae.engine.device import is_cpu
+from paddlemae.model.shape import EncoderShape, names_of
 from paddlemae.recipe import SCRATCH, PretrainRecipe, load_recipe
 from paddlemae.tasks.models.preprocess import training_view
 from paddlemae.tasks.plan import rules
 from paddlemae.tasks.plan.data_survey import DataSurvey
-from paddlemae.tasks.plan.finetuning_settings import Tuning, choose_tuning, finetuning_settings, length_of, sizes_of
+from paddlemae.tasks.plan.finetuning_settings import (
+    LabelledImages,
+    Tuning,
+    choose_tuning,
+    chosen_by_labels,
+    finetuning_settings,
+)
 from paddlemae.tasks.plan.plan import Choice, Settings
-from paddlemae.tasks.plan.pretraining_settings import machine, pretraining_settings
+from paddlemae.tasks.plan.pretraining_settings import (
+    machine,
+    model_settings,
+    pretraining_settings,
+    reading_settings,
+    statistics_settings,
+)
 from paddlemae.tasks.plan.time_split import TimeSplit, least_minutes
 from paddlemae.tasks.plan.trial import time_finetuning, time_pretraining, time_reading
 
@@ -33,29 +46,38 @@ TRIAL_IMAGES = 2048  # that steps are tried on
 READING_SECONDS = 1.5
 PACKED_IMAGES = 48  # that packing is tried on
 ROOM_SHARE = 0.25  # of the free space, for a packed copy
+ENCODER_KEYS = tuple(f"model.{name}" for name in names_of(EncoderShape))
 NO_READING = rules.Input(0, False, "")
 
 
 @dataclass(frozen=True)
-class Pretraining:
-    """A pretraining as it was chosen.
+class Measured:
+    """What is chosen of a pretraining, except for its length, and how fast it is.
 
     Attributes:
+        batch_size: images of a step.
         computing: seconds a view without reading.
-        settings: of its recipe.
+        seconds: of making the packed copy and of all steps, for which this was chosen.
     """
 
     shape: rules.Shape
-    course: rules.Course
+    batch_size: int
     reading: rules.Input
     computing: float
-    settings: Settings
+    seconds: float
 
     @property
-    def seconds(self) -> float:
+    def a_view(self) -> float:
+        """Return the seconds a view, with reading."""
+        return self.computing + self.reading.seconds
+
+    def course(self, survey: DataSurvey, seconds: float) -> rules.Course:
+        """Return how long is trained in a time."""
+        return rules.choose_course(survey, seconds - self.reading.start, self.a_view, batch_size=self.batch_size)
+
+    def seconds_of(self, course: rules.Course) -> float:
         """Return the seconds of making the packed copy and of all steps."""
-        steps = self.course.updates * self.course.batch_size
-        return self.reading.start + steps * (self.computing + self.reading.seconds)
+        return self.reading.start + course.updates * course.batch_size * self.a_view
 
 
 @dataclass(frozen=True)
@@ -77,7 +99,7 @@ class Wish:
     cache: str | None
 
 
-def measure_pretraining(wish: Wish, survey: DataSurvey, source: Source, split: TimeSplit) -> Pretraining:
+def measure_pretraining(wish: Wish, survey: DataSurvey, source: Source, split: TimeSplit) -> Measured:
     """Choose a pretraining for the time by the rules, with the speed that is measured.
 
     Raises:
@@ -86,31 +108,37 @@ def measure_pretraining(wish: Wish, survey: DataSurvey, source: Source, split: T
     some = subset(source, spread_over(len(source), TRIAL_IMAGES))
     seconds = split.pretrain_steps
 
-    def settings_of(shape: rules.Shape, course: rules.Course, reading: rules.Input, a_view: float) -> Settings:
-        cache = wish.cache if reading.cached else None
-        return pretraining_settings(
-            wish.data,
-            survey,
-            shape,
-            course,
-            reading,
-            cache=cache,
-            seconds_a_view=a_view,
-            machine=machine(wish.device, wish.seed, _precision()),
-        )
-
     def recipe(shape: rules.Shape, course: rules.Course) -> PretrainRecipe:
-        return recipe_of("pretrain", settings_of(shape, course, NO_READING, 1.0))
+        return recipe_of("pretrain", _settings(wish, survey, shape, course, NO_READING, 1.0))
 
     shape, course, computing = _settle(
         survey, seconds, lambda *chosen: time_pretraining(recipe(*chosen), some, TRIAL_SECONDS)
     )
     view = view_of(recipe(shape, course))
     reading = _choose_reading(wish, survey, shape, some, view, computing, seconds / computing)
-    a_view = computing + reading.seconds
-    _check_time(seconds - reading.start, a_view, has_labels=split.finetune > 0)
-    course = rules.choose_course(survey, seconds - reading.start, a_view, batch_size=course.batch_size)
-    return Pretraining(shape, course, reading, computing, settings_of(shape, course, reading, a_view))
+    measured = Measured(shape, course.batch_size, reading, computing, seconds)
+    _check_time(seconds - reading.start, measured.a_view, has_labels=split.finetune > 0)
+    return measured
+
+
+def settings_of(wish: Wish, survey: DataSurvey, measured: Measured, course: rules.Course) -> Settings:
+    """Return the settings of a pretraining of some length."""
+    return _settings(wish, survey, measured.shape, course, measured.reading, measured.a_view)
+
+
+def _settings(
+    wish: Wish, survey: DataSurvey, shape: rules.Shape, course: rules.Course, reading: rules.Input, a_view: float
+) -> Settings:
+    return pretraining_settings(
+        wish.data,
+        survey,
+        shape,
+        course,
+        reading,
+        cache=wish.cache if reading.cached else None,
+        seconds_a_view=a_view,
+        machine=machine(wish.device, wish.seed, _precision()),
+    )
 
 
 def _settle(
@@ -175,40 +203,28 @@ def _precision() -> str:
 
 
 def measure_finetuning(
-    wish: Wish, survey: DataSurvey, source: Source, split: TimeSplit, pretraining: Pretraining
+    wish: Wish, survey: DataSurvey, source: Source, split: TimeSplit, shape: rules.Shape, reading: rules.Input
 ) -> Finetuning:
-    """Choose a fine-tuning of the pretrained model for the time, with the speed that is measured."""
-    train, test = sizes_of(survey)
-    shape, reading = pretraining.shape, pretraining.reading
-
-    def settings_of(tuning: Tuning) -> Settings:
-        cache = wish.cache if reading.cached else None
-        return finetuning_settings(
-            wish.data,
-            survey,
-            shape,
-            tuning,
-            reading,
-            cache=cache,
-            machine=machine(wish.device, wish.seed, _precision()),
-        )
-
-    length = length_of(train)
-    tried = settings_of(Tuning(train, test, length.epochs, length.batch_size, 1))
-    recipe = recipe_of("finetune", {**tried, **_whole_model(pretraining)})
+    """Choose a fine-tuning of a pretrained model for the time, with the speed that is measured."""
+    images = LabelledImages.of(survey)
+    around = reading_settings(reading, wish.cache if reading.cached else None)
+    chosen, by_labels = chosen_by_labels(wish.data, survey, shape, images)
+    named = machine(wish.device, wish.seed, _precision())
+    recipe = recipe_of("finetune", {**by_labels, **named, **_whole_model(survey, shape)})
     some = subset(source, spread_over(len(source), TRIAL_IMAGES))
     computing, forward = time_finetuning(recipe, some, TRIAL_SECONDS)
     a_view, an_image = computing + reading.seconds, forward + survey.read_seconds
-    tuning = choose_tuning(survey, split.finetune_steps - reading.start, a_view, an_image)
-    return Finetuning(tuning, settings_of(tuning), reading.start + tuning.seconds(a_view, an_image))
+    seconds = split.finetune_steps - reading.start
+    tuning = choose_tuning(images, chosen.training.epochs, seconds, a_view, an_image)
+    settings = finetuning_settings(by_labels, images, tuning, around, named)
+    return Finetuning(tuning, settings, reading.start + tuning.seconds(images, a_view, an_image))
 
 
-def _whole_model(pretraining: Pretraining) -> Settings:
+def _whole_model(survey: DataSurvey, shape: rules.Shape) -> Settings:
     """Return what fine-tuning takes from the pretrained model."""
-    keys = ("image_size", "patch_size", "channels", "embed_dim", "depth", "num_heads")
-    settings = {f"model.{key}": pretraining.settings[f"model.{key}"] for key in keys}
-    settings |= {key: pretraining.settings[key] for key in ("mean", "std") if key in pretraining.settings}
-    return settings | {"model.size": Choice("mini", "overruled"), "init": Choice(SCRATCH, "new weights")}
+    whole = {**statistics_settings(survey), **model_settings(survey, shape)}
+    taken = {key: choice for key, choice in whole.items() if key in ("mean", "std", *ENCODER_KEYS)}
+    return taken | {"model.size": Choice("mini", "overruled"), "init": Choice(SCRATCH, "new weights")}
 
 
 def recipe_of(task: str, settings: Settings) -> Any:

@@ -9,7 +9,7 @@ from paddlemae.tasks.plan import rules
 from paddlemae.tasks.plan.data_survey import DataSurvey
 from paddlemae.tasks.plan.plan import Choice, Settings
 
-SAVE_SECONDS = 300.0  # between checkpoints
+SAVE_SECONDS, FEWEST_SAVES = 300.0, 4  # between checkpoints, and how many of them
 WARMUP, WARMUP_OF_FEW = 0.05, 0.1  # share of the run
 FEW_UPDATES = 1_000
 LEAST_STD = 1e-6
@@ -35,8 +35,8 @@ def pretraining_settings(
     """
     settings = {"data": Choice(data, f"{survey.images:,} images")}
     settings |= statistics_settings(survey)
-    settings |= _model(survey, shape)
-    settings |= augmentation(survey, shape)
+    settings |= model_settings(survey, shape)
+    settings |= _augmentation(survey, shape)
     settings |= _training(survey, shape, course, seconds_a_view)
     return {**settings, **reading_settings(reading, cache), **machine}
 
@@ -49,7 +49,8 @@ def statistics_settings(survey: DataSurvey) -> dict[str, Choice]:
     return {"mean": Choice(list(survey.mean), reason), "std": Choice(std, reason + flat)}
 
 
-def _model(survey: DataSurvey, shape: rules.Shape) -> dict[str, Choice]:
+def model_settings(survey: DataSurvey, shape: rules.Shape) -> dict[str, Choice]:
+    """Return the settings of the model, and of what is removed from its images."""
     model, mask = shape.model, shape.mask_ratio
     few = f"few patches ({shape.patches}), so fewer are removed"
     return {
@@ -57,7 +58,7 @@ def _model(survey: DataSurvey, shape: rules.Shape) -> dict[str, Choice]:
         "model.image_size": Choice(_size(shape), _why_size(survey, shape)),
         "model.patch_size": Choice(shape.patch_size, f"{shape.patches} patches an image"),
         "model.channels": Choice(survey.channels, _why_channels(survey)),
-        "model.embed_dim": Choice(model.width, _why_model(shape)),
+        "model.embed_dim": Choice(model.width, shape.why_model),
         "model.depth": Choice(model.depth, "goes with the width"),
         "model.num_heads": Choice(model.heads, f"{model.width // model.heads} values a head"),
         "model.decoder_embed_dim": Choice(model.decoder_width, "a narrow decoder leaves time for the encoder"),
@@ -91,25 +92,21 @@ def _why_channels(survey: DataSurvey) -> str:
     return "as stored: " + ", ".join(survey.stored)
 
 
-def _why_model(shape: rules.Shape) -> str:
-    bigger = next(
-        (each for each in rules.MODELS if each.width * each.depth > shape.model.width * shape.model.depth), None
-    )
-    if bigger is None:
-        return "the largest that plans know"
-    return f"{bigger.width} x {bigger.depth} pays from {bigger.images:,} images and {bigger.views:,} views on"
-
-
-def augmentation(survey: DataSurvey, shape: rules.Shape) -> dict[str, Choice]:
-    """Return the settings of the views, which fine-tuning shares."""
+def _augmentation(survey: DataSurvey, shape: rules.Shape) -> dict[str, Choice]:
     scale, why = rules.crop_scale(survey, shape)
-    settings = {"augment.crop_scale": Choice(list(scale), why)}
-    if shape.image_size[0] != shape.image_size[1]:
-        settings["augment.crop_ratio"] = Choice(list(rules.crop_ratio(shape)), "3/4 to 4/3 of the images' own shape")
-    settings |= {
+    return {
+        "augment.crop_scale": Choice(list(scale), why),
+        **rectangle_settings(survey, shape),
         "augment.flip": Choice(True, "usual; set false for text, digits and whatever has a left and a right"),
         "augment.eval_crop_ratio": Choice(1.0, "evaluation sees as much of an image as fits"),
     }
+
+
+def rectangle_settings(survey: DataSurvey, shape: rules.Shape) -> dict[str, Choice]:
+    """Return the settings of the views that fine-tuning shares: crops of rectangles, and bits."""
+    settings = {}
+    if shape.image_size[0] != shape.image_size[1]:
+        settings["augment.crop_ratio"] = Choice(list(rules.crop_ratio(shape)), "3/4 to 4/3 of the images' own shape")
     if survey.bits == 16 and default_bits(survey.channels) == 8:
         settings["augment.bits"] = Choice(16, "images are stored with 16 bits")
     return settings
@@ -120,13 +117,13 @@ def _training(survey: DataSurvey, shape: rules.Shape, course: rules.Course, seco
     share = WARMUP if course.updates >= FEW_UPDATES else WARMUP_OF_FEW
     lr = rules.base_lr(shape, course.batch_size)
     seconds = course.views * seconds_a_view
-    every = digits(epochs * min(1.0, SAVE_SECONDS / seconds))
+    minutes = min(seconds / FEWEST_SAVES, SAVE_SECONDS) / 60
     return {
         "training.batch_size": Choice(course.batch_size, f"{course.updates:,} updates"),
         "training.epochs": Choice(epochs, f"{course.views:,} views at {1 / seconds_a_view:,.0f} a second"),
         "training.warmup_epochs": Choice(digits(share * epochs), f"{share:.0%} of the run"),
         "training.base_lr": Choice(lr, f"{lr * course.batch_size / 256:.2g} at this batch size"),
-        "training.checkpoint_every": Choice(every, f"every {min(seconds, SAVE_SECONDS) / 60:.1f} minutes"),
+        "training.checkpoint_every": Choice(digits(epochs * 60 * minutes / seconds), f"every {minutes:.1f} minutes"),
     }
 
 

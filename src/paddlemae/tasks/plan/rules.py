@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from paddlemae.tasks.plan.data_survey import DataSurvey
@@ -70,6 +70,7 @@ class Shape:
         image_size: (height, width) in pixels.
         patch_size: side in pixels.
         wanted: the short side that the images' detail asks for, and `most` the largest of use.
+        why_model: why it is no larger.
     """
 
     image_size: tuple[int, int]
@@ -79,6 +80,7 @@ class Shape:
     channels: int
     wanted: int
     most: int
+    why_model: str = field(default="", compare=False)
 
     @property
     def patches(self) -> int:
@@ -208,13 +210,17 @@ def choose_shape(survey: DataSurvey, seconds: float, rate: float) -> Shape:
         views = _views(shape_of(survey, side, least, wanted, most), seconds, rate)
         if least.images <= survey.images and views >= needed:
             break
-    fitting = [
-        model
-        for model in MODELS
-        if model.images <= survey.images
-        and _views(shape_of(survey, side, model, wanted, most), seconds, rate) >= model.views
-    ]
-    return shape_of(survey, side, fitting[-1] if fitting else MODELS[0], wanted, most)
+    chosen = shape_of(survey, side, MODELS[0], wanted, most)
+    for model in MODELS[1:]:
+        larger = shape_of(survey, side, model, wanted, most)
+        views, name = _views(larger, seconds, rate), f"{model.width} x {model.depth}"
+        if survey.images < model.images:
+            return replace(chosen, why_model=f"{name} is for {model.images:,} images or more")
+        if views < model.views:
+            why = f"the time allows {views:,.0f} views of {name}, which is for {model.views:,} or more"
+            return replace(chosen, why_model=why)
+        chosen = larger
+    return replace(chosen, why_model="the largest that plans know")
 
 
 def _views(shape: Shape, seconds: float, rate: float) -> float:

@@ -14,6 +14,7 @@ from paddlemae.system.display_names import display_name
 from paddlemae.tasks.plan.plan import Plan, Settings
 
 _YAML = (".yaml", ".yml")
+_SECTIONS = ("", "model", "augment", "training")
 _COLUMN = 36  # of the reasons
 _TITLES = {"plan": "planning", "pretrain": "pretraining", "finetune": "fine-tuning", "reserve": "left over"}
 
@@ -73,7 +74,7 @@ def _lines(settings: Settings) -> Iterator[str]:
     for key, (value, reason) in settings.items():
         section, _, leaf = key.rpartition(".")
         sections.setdefault(section, []).append((leaf, value, reason))
-    for section, entries in sections.items():
+    for section, entries in sorted(sections.items(), key=lambda item: _SECTIONS.index(item[0])):
         if section:
             yield f"{section}:"
         for leaf, value, reason in entries:

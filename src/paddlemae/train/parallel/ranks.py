@@ -211,7 +211,7 @@ def _sum_in_place(tensor: paddle.Tensor) -> None:
         paddle.distributed.all_reduce(tensor)
     except RuntimeError as fault:
         raise RankLost(
-            f"lost another rank while gradients were added up ({str(fault).strip().splitlines()[-1]})"
+            f"lost another rank while gradients were summed ({str(fault).strip().splitlines()[-1]})"
         ) from fault
 
 
@@ -254,7 +254,7 @@ def _admitted(host: str, world: int, publish: Callable[[str], None]) -> Iterator
                 connection, _ = server.accept()
             except TimeoutError as fault:
                 raise RankLost(
-                    f"{world - 1 - len(lines)} of {world} ranks did not come in {CONNECT_SECONDS} s"
+                    f"{world - 1 - len(lines)} of {world} ranks did not connect within {CONNECT_SECONDS} s"
                 ) from fault
             line = _Line(connection, -1)
             connection.settimeout(HELLO_SECONDS)  # a stranger may say nothing at all

@@ -56,9 +56,9 @@ def kind_of(path: Path) -> str:
         ValueError: it is a folder, a pipe or another thing that is no file.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; name a file of weights")
+        raise FileNotFoundError(f"{path} does not exist; name a weights file")
     if not path.is_file():
-        raise ValueError(f"{path} is no file; name a file of weights")
+        raise ValueError(f"{path} is not a file; name a weights file")
     with path.open("rb") as file:
         return _kind(file.read(HEAD_BYTES), path.stat().st_size)
 

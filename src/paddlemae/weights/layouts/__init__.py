@@ -112,8 +112,8 @@ def recognise(names_and_shapes: Shapes, config: Mapping[str, Any] | None = None)
     paddle = lies_as(names_and_shapes) == "paddle"
     if within := _prefix_of_vit(names):
         raise ValueError(
-            f"the names that begin with {display_name(within)!r} are a ViT's, next to others that are none of it; name "
-            f"key={display_name(within[:-1])} to take these alone"
+            f"the names that begin with {display_name(within)!r} are those of a ViT, and others are not; use "
+            f"key={display_name(within[:-1])} to read the ViT alone"
         )
     has_split_biases = {"patch_embed.proj.weight", "blocks.0.attn.q_bias"} <= names and "cls_token" not in names
     if has_split_biases or "encoder.patch_embed.proj.weight" in names:
@@ -227,7 +227,7 @@ def _check_lie(draft: Draft, layout: str) -> None:
     actual = lies_as({name: array.shape for name, array in draft.tensors.items()})
     if actual not in (None, expected):
         ways = {"torch": "[out, in], as in PyTorch", "paddle": "[in, out], as in Paddle"}
-        raise ValueError(f"Linear weights lie {ways[actual]}, and those of the layout {layout} {ways[expected]}")
+        raise ValueError(f"Linear weights are {ways[actual]}, but the layout {layout} has them {ways[expected]}")
     if expected == "paddle":
         transpose_linears(draft)
 
@@ -259,7 +259,7 @@ def export_weights(
     shapes = tensor_shapes(kind, architecture)
     held = {name: array for name, array in tensors.items() if kind != "encoder" or not name.startswith("head.")}
     if found := faults(Draft(held), shapes):
-        raise ValueError(f"these tensors are no whole {kind}: {'; '.join(found)}")
+        raise ValueError(f"these tensors are an incomplete {kind}: {'; '.join(found)}")
     notes: list[str] = []
     parts = _LAYOUTS[layout].write_parts(kind, architecture, {name: held[name] for name in shapes}, notes)
     if _LAYOUTS[layout].lies == "paddle":

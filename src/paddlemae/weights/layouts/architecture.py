@@ -69,7 +69,7 @@ def assemble(draft: Draft, layout: str, settings: Settings) -> Imported:
     )
     shapes = tensor_shapes(kind, architecture)
     if found := faults(draft, shapes):
-        raise ValueError(f"these weights are no whole {kind} of the layout {layout}; {'; '.join(found)}")
+        raise ValueError(f"these weights are an incomplete {kind} of the layout {layout}: {'; '.join(found)}")
     _set_heads(draft, layout, settings, architecture)
     if kind == "mae":
         _set_target(draft, layout, settings, architecture)
@@ -106,7 +106,7 @@ def _refuse_foreign(draft: Draft, layout: str) -> None:
             found.setdefault(words, name)
     if found:
         listed = ", ".join(f"{words} ({display_name(name)})" for words, name in found.items())
-        raise ValueError(f"these weights (layout {layout}) have what our models have not: {listed}")
+        raise ValueError(f"these weights (layout {layout}) have tensors that PaddleMAE's models lack: {listed}")
     for name, array in draft.tensors.items():
         if array.dtype.kind != "f":
             raise ValueError(f"{display_name(draft.their_name(name))} is {array.dtype}, weights are floats")
@@ -136,7 +136,7 @@ def _depth(draft: Draft, prefix: str, layout: str) -> int:
     gap = next((place for place, number in enumerate(numbers) if place != number), None)
     if gap is not None:
         missing = display_name(draft.their_name(f"{prefix}.{gap}.norm1.weight"))
-        raise ValueError(f"these weights (layout {layout}) are not whole: block {gap} is missing, with {missing}")
+        raise ValueError(f"these weights (layout {layout}) are incomplete: block {gap} is missing, with {missing}")
     return len(numbers)
 
 
@@ -288,7 +288,7 @@ def _set_heads(draft: Draft, layout: str, settings: Settings, architecture: dict
         if heads is None:
             raise ValueError(f"tensors don't tell how many attention heads share a width of {width}; name {argument}=")
         if width % heads:
-            raise ValueError(f"a width of {width} can't be shared by {heads} heads; name another {argument}=")
+            raise ValueError(f"a width of {width} is not divisible by {heads} heads; name another {argument}=")
         if not stated:
             draft.notes.append(
                 f"{argument} is not in the file: {heads}, as the published models of width {width} have; "
