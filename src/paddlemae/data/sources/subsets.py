@@ -58,7 +58,8 @@ def leave_out_unlabelled(source: Source, keep: bool) -> Source:
         return source
     known = np.flatnonzero(source.targets.known)
     count = len(source)
-    note(f"{source.name!r}: {count - len(known):,} of {count:,} images have no label: used for pretraining only")
+    use = "" if keep else ": used for pretraining only"
+    note(f"{source.name!r}: {count - len(known):,} of {count:,} images have no label{use}")
     return source if keep else view_of(source, known, source.name)
 
 

@@ -61,7 +61,7 @@ def check_images(source: Source, shape: Mapping[str, Any], origin: str) -> None:
             sizes.append(source.read(i, channels).shape[:2])
         except UnreadableImage as fault:  # training counts and lists these
             faults.append(fault.reason)
-    asked = f"where {channels} are asked for"
+    asked = f", expected {channels}"
     if not sizes and faults and all(asked in reason for reason in faults):
         there = faults[0].partition(",")[0]
         raise ValueError(
