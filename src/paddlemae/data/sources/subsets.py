@@ -92,6 +92,15 @@ def balanced_subset(source: Source, num_images: int, seed: int) -> Source:
     return subset(source, _draw(source.labels, counts, rng))
 
 
+def draw_share(source: Source, most: int, seed: int) -> Source:
+    """Draw about `most` images of a labelled source: the same share of each class, and at least one; else all."""
+    if len(source) <= most:
+        return source
+    assert source.labels is not None
+    counts = np.ceil(np.bincount(source.labels) * most / len(source)).astype(np.int64)
+    return subset(source, _draw(source.labels, counts, np.random.default_rng(seed)))
+
+
 def labelled_count(labels: int | str, source: Source) -> int:
     """Return how many images `labels` means: a number, a share such as "10%", or a number a class such as "5/class"."""
     if isinstance(labels, int):
