@@ -19,6 +19,7 @@ from paddlemae.recipe.settings import FinetuneRecipe
 EVALUATIONS = 20  # in a run, about
 CHECKPOINTS = 10
 WARMUP_SHARE = 0.1
+FEW_STEPS = 4  # the default length divided by that of a run that is called short
 WIDE = 768  # width from which the paper's settings hold
 DEEP = 8  # blocks from which layer decay is worth having
 
@@ -66,6 +67,7 @@ class Labelled:
         views: of an epoch; as many unless images are repeated.
         width, depth: of the encoder.
         is_pretrained: whether it starts from weights.
+        is_multi_label: whether an image may have several classes.
     """
 
     images: int
@@ -73,6 +75,7 @@ class Labelled:
     width: int
     depth: int
     is_pretrained: bool = True
+    is_multi_label: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ def _choices(recipe: FinetuneRecipe, labelled: Labelled, still_open: tuple[str, 
     epochs, choices = _length(recipe, labelled, band, images_per_step, still_open)
     lr, lr_reason = (band.lr, why) if labelled.width < WIDE else (band.lr / 2, f"{why}, width {labelled.width}")
     decay, decay_reason = _layer_decay(labelled)
+    smoothing = (0.0, "several classes per image") if labelled.is_multi_label else (band.label_smoothing, why)
     crop_scale = None if recipe.augment.shift else band.crop_scale
     chosen_crop = crop_scale if "augment.crop_scale" in still_open else recipe.augment.crop_scale
     whole = chosen_crop is None or chosen_crop[0] >= 0.35
@@ -163,7 +167,7 @@ def _choices(recipe: FinetuneRecipe, labelled: Labelled, still_open: tuple[str, 
         Choice("training.weight_decay", band.weight_decay, why),
         Choice("layer_decay", decay, decay_reason),
         Choice("model.drop_path", band.drop_path, why),
-        Choice("label_smoothing", band.label_smoothing, why),
+        Choice("label_smoothing", *smoothing),
         Choice("mixup", band.mixup, why),
         Choice("cutmix", band.cutmix, why),
         Choice("augment.crop_scale", crop_scale, why),
@@ -191,6 +195,21 @@ def _length(
         return epochs, []  # the warmup keeps its share of the default epochs
     warmup = Choice("training.warmup_epochs", _rounded(WARMUP_SHARE * epochs), f"{WARMUP_SHARE:.0%} of the run")
     return epochs, [Choice("training.epochs", epochs, reason), warmup]
+
+
+def short_run(recipe: FinetuneRecipe, images: int, views: int) -> str | None:
+    """Return a line on a run that is much shorter than the default, for a person; None on others.
+
+    Args:
+        images, views: labelled images to train on, and views of an epoch.
+    """
+    steps, usual = recipe.training.total_steps(views), band_of(images).steps
+    if FEW_STEPS * steps >= usual:
+        return None
+    return (
+        f"{steps:,} steps are few for {images:,} labelled images; without a recipe's or your own epochs, steps and "
+        f"batch_size it would be {usual:,} or more"
+    )
 
 
 def _layer_decay(labelled: Labelled) -> tuple[float, str]:
