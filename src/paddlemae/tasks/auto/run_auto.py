@@ -15,7 +15,7 @@ from paddlemae.tasks.auto import stages
 from paddlemae.tasks.auto.auto_state import FINETUNE, PRETRAIN, SCRATCH, AutoState, open_state
 from paddlemae.tasks.auto.budget import Budget
 from paddlemae.tasks.auto.commands import Commands, Request
-from paddlemae.tasks.auto.outcome import outcome, table
+from paddlemae.tasks.auto.outcome import FINETUNED, KNN, outcome, table
 
 Json = dict[str, Any]
 
@@ -117,12 +117,17 @@ class _Session:
         request, commands, state = self.request, self.commands, self.state
         seconds = budget.finetune_seconds(state.left, planned)
         done = self._once("finetune", lambda: stages.finetune(request, commands, recipe, seconds, planned))
-        same = sum(state.record.stages[name]["seconds"] for name in ("pretrain", "finetune"))
-        rows = [{**row, "seconds": same} for row in done["rows"]]
+        same = done["seconds"] + state.record.stages["pretrain"]["seconds"]
+        rows = [self._with_pretraining({**row, "seconds": done["seconds"]}) for row in done["rows"]]
         if request.compare:
             compared = self._once("scratch", lambda: stages.from_scratch(request, commands, recipe, same, planned))
             rows += [{**row, "seconds": compared["seconds"]} for row in compared["rows"]]
         return rows
+
+    def _with_pretraining(self, row: Json) -> Json:
+        """Return a row whose seconds include the pretraining that the method needs."""
+        needed = self.state.record.stages["pretrain"]["seconds"] if row["key"] in (KNN, FINETUNED) else 0.0
+        return {**row, "seconds": row["seconds"] + needed}
 
     def _report(self, rows: list[Json], primary: str) -> Json:
         self.stage = "report"

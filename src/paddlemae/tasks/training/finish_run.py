@@ -81,7 +81,8 @@ def finish_run(
     }
     replace_text(start.out / RESULT_FILE, json.dumps(result, indent=2) + "\n")
     _log_once(start.out, logged)
-    start.say(_result_text(result, splits, step))
+    for line in _result_text(result, splits, step).splitlines():
+        start.say(line)
     figures, name = start.out / FIGURES, title_of(result["primary"])
     start.say(f"see {figures / tested.picture}")
     title = f"{TASKS[recipe.task]}, step {step}"
