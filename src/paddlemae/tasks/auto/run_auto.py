@@ -8,11 +8,12 @@ from typing import Any
 from paddlemae.data.sources.output_folders import check_outside
 from paddlemae.engine import device as devices
 from paddlemae.report.write_report import write_report
+from paddlemae.system.atomic import remove
 from paddlemae.system.display_names import say
 from paddlemae.system.locks import lock_folder
 from paddlemae.system.signals import Preempted
 from paddlemae.tasks.auto import stages
-from paddlemae.tasks.auto.auto_state import FINETUNE, PRETRAIN, SCRATCH, AutoState, open_state
+from paddlemae.tasks.auto.auto_state import AUTO_FILE, FINETUNE, PRETRAIN, SCRATCH, AutoState, open_state
 from paddlemae.tasks.auto.budget import Budget
 from paddlemae.tasks.auto.commands import Commands, Request
 from paddlemae.tasks.auto.outcome import FINETUNED, KNN, outcome, table
@@ -60,6 +61,8 @@ def auto(request: Request, commands: Commands) -> Json:
             raise type(end)(text) from end
         finally:
             state.end()
+            if not state.record.stages:  # these images can't be used at all
+                remove(request.out / AUTO_FILE)
 
 
 def _print_plan(request: Request, commands: Commands) -> None:
