@@ -36,7 +36,7 @@ from paddlemae.tasks.models.build import load_autoencoder, load_classifier, load
 from paddlemae.tasks.models.features import embedded
 from paddlemae.tasks.models.inference import LOGITS, FeatureKind
 from paddlemae.tasks.models.mask_choice import MaskChoice, choose_mask, parse_mask
-from paddlemae.tasks.models.predictions import Predictions, probabilities_of
+from paddlemae.tasks.models.predictions import Predictions, class_probabilities
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import KIND_NAMES, Checkpoint, read_checkpoint
 from paddlemae.tasks.models.reconstruction import caption_of, draw_stages
@@ -123,7 +123,9 @@ class Model:
         """
         if self.kind != "classifier":
             load_classifier(self._checkpoint)  # says what it is instead
-        return Predictions(self.classes, probabilities_of(self._outputs(images, LOGITS)))
+        thresholds = self.description.thresholds
+        probabilities = class_probabilities(self._outputs(images, LOGITS), thresholds)
+        return Predictions(self.classes, probabilities, None if thresholds is None else tuple(thresholds))
 
     def classify(self, images: Images) -> Predictions:
         """Return what `predict`, the present name, returns."""

@@ -187,6 +187,7 @@ class SaveWhenDue:
         if course.evaluate and course.is_due(state.step, course.evaluate_every):
             self.last = course.evaluate()
             metrics = self.last.metrics
+            self.saver.description = self.last.describe(self.saver.description)
             self.record(state.step, course.epoch(state.step), state.seconds, **metrics)
             if is_best := _is_better(metrics, state.best, course.primary):
                 state.best = {key: metrics[key] for key in (course.primary, "eval_loss")} | {"step": state.step}
