@@ -72,7 +72,7 @@ def say_lines(request: Request, lines: Iterable[str]) -> None:
 def usable_labels(found: Json) -> str | None:
     """Return why a survey's labels can't be used for fine-tuning; None if they can."""
     if not found["classes"]:
-        return f"no labels ({found['unlabelled']})"
+        return f"no labels ({found['unlabelled'] or 'of one class per image'})"
     if sum(count > 0 for count in found["classes"].values()) < 2:
         return f"all labels are of one class, {next(iter(found['classes']))!r}"
     return None
