@@ -26,6 +26,7 @@ from paddlemae.runs.runlog import FIGURES
 from paddlemae.tasks.training.exhibits import Mistake, show_mistakes
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.train.parallel.ranks import ALONE, Ranks
+from paddlemae.weights.model_folder import Description
 
 # what a classifier or its features started from
 PRETRAINED, RANDOM = "pretrained", "random"
@@ -63,6 +64,10 @@ class Evaluation:
     def metrics(self) -> dict[str, float]:
         """Return the metrics and the loss, as in `metrics.jsonl`."""
         return {**metrics_of_answers(self.answers), "eval_loss": self.loss}
+
+    def describe(self, description: Description) -> Description:
+        """Return a model's description as it is."""
+        return description
 
     def result(self, classes: Sequence[str], primary: str) -> dict[str, Any]:
         """Return the metrics with their intervals and the loss, as in `result.json`; arguments as of `class_result`."""

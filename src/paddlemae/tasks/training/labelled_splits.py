@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from paddlemae.data.sources import (
+    BadLabel,
     MissingSplit,
+    MultiLabelTargets,
     Source,
     balanced_subset,
     labelled_count,
@@ -18,10 +18,11 @@ from paddlemae.data.sources import (
     split_off,
     with_classes,
 )
+from paddlemae.data.sources.splits import TEST_ONLY, VAL_ONLY
 from paddlemae.data.sources.subsets import validation_part
 from paddlemae.recipe import TEST_CHOOSES, FinetuneRecipe, ProbeRecipe
 from paddlemae.runs.class_metrics import MOST_PROBABILITIES, RANKED
-from paddlemae.runs.metrics import CLASSIFICATION, primary_metric, title_of
+from paddlemae.runs.metrics import CLASSIFICATION, MULTI_LABEL, primary_metric, title_of
 from paddlemae.tasks.training.image_checks import check_classes, check_two_classes
 from paddlemae.weights.model_folder import read_description
 
@@ -62,10 +63,10 @@ class LabelledSplits(NamedTuple):
 
     def plan(self) -> dict[str, str]:
         """Return what a dry run says of the images: name -> value."""
-        without = "none: the last step counts"
+        part = self.validation
         return {
             "training images": f"{len(self.train)} from {self.train.name}, {len(self.train.classes)} classes",
-            "validation images": without if self.validation is None else f"{len(self.validation)} of the training ones",
+            "validation images": "none: the last step counts" if part is None else f"{len(part)} from {part.name}",
             "held-out images": f"{len(self.held_out)} from {self.held_out.name}",
             "primary metric": title_of(self.primary),
         }
@@ -79,7 +80,9 @@ class LabelledSplits(NamedTuple):
 def open_labelled_splits(
     recipe: FinetuneRecipe | ProbeRecipe, data: str, resumed: Path | None = None
 ) -> LabelledSplits:
-    """Open the training images, the validation part that is carved out of them, and the test part.
+    """Open the training images, the validation part, and the test part.
+
+    The validation part is the split val of images that have val and test, else it is carved out of the training images.
 
     `labels` of a recipe counts the images of the training and the validation part together.
 
@@ -88,35 +91,80 @@ def open_labelled_splits(
     Raises:
         ValueError: unlabelled images, or held-out ones of classes that no training image has; or as `check_classes`.
     """
-    train = open_source(data, recipe.train_split, labelled=True)
+    multi_label = isinstance(recipe, FinetuneRecipe)
+    train = open_source(data, recipe.train_split, labelled=True, multi_label=multi_label)
     if resumed and sorted(order := read_description(resumed).classes) == sorted(train.classes):
         train = with_classes(train, order)
-    if recipe.val_fraction:
+    validation = None
+    if both := _both_held_out(recipe, data, multi_label=multi_label):
+        validation, held_out = both
+    elif recipe.val_fraction:
         train, held_out = split_off(train, recipe.val_fraction, recipe.training.seed)
     else:
-        held_out = _open_held_out(data, recipe.eval_split)
+        held_out = _open_held_out(data, recipe.eval_split, multi_label=multi_label)
+    _check_alike(train, held_out)
     check_classes(train, held_out)
     held_out = match_classes(train, held_out)
     primary = _primary(recipe, train)
     if recipe.labels:
         train = balanced_subset(train, labelled_count(recipe.labels, train), recipe.training.seed)
         check_two_classes(train)
-    train, validation = _carve(recipe, train)
+    if validation is None:
+        train, validation = _carve(recipe, train)
+    else:
+        validation = match_classes(train, validation)
     found = LabelledSplits(train, validation, held_out, primary)
     _check_primary(found)
     return found
 
 
+def _both_held_out(
+    recipe: FinetuneRecipe | ProbeRecipe, data: str, *, multi_label: bool
+) -> tuple[Source, Source] | None:
+    """Return the splits val and test of images that have both, with labels, unless the recipe asks for others."""
+    if recipe.validation is not None or recipe.val_fraction or recipe.eval_split != "test":
+        return None
+    try:
+        val, test = (
+            open_source(data, split, labelled=True, multi_label=multi_label) for split in (VAL_ONLY, TEST_ONLY)
+        )
+    except BadLabel:
+        raise
+    except ValueError:  # one is missing, or has no labels, as ImageNet's test images
+        return None
+    return val, test
+
+
+def _open_held_out(data: str, split: str, *, multi_label: bool) -> Source:
+    try:
+        return open_source(data, split, labelled=True, multi_label=multi_label)
+    except MissingSplit as fault:
+        raise MissingSplit(f"{fault}, or hold part of the training images out, as with val_fraction=0.2") from fault
+
+
+def _check_alike(train: Source, held_out: Source) -> None:
+    if type(train.targets) is not type(held_out.targets):
+        raise ValueError(
+            f"{train.name} and {held_out.name}: images of one of them have several classes (multi-label), of the other "
+            "one class each; label both alike"
+        )
+
+
 def _primary(recipe: FinetuneRecipe | ProbeRecipe, train: Source) -> str:
     if recipe.primary_metric is None and recipe.validation == TEST_CHOOSES:  # a run of an earlier version
         return CLASSIFICATION.primary
+    kind = MULTI_LABEL if isinstance(train.targets, MultiLabelTargets) else CLASSIFICATION
+    if recipe.primary_metric is not None and recipe.primary_metric not in kind.titles:
+        raise ValueError(f"primary_metric must be one of {', '.join(kind.titles)} here; got {recipe.primary_metric}")
+    if kind is MULTI_LABEL:
+        return recipe.primary_metric or kind.primary
     return recipe.primary_metric or primary_metric(image_counts(train))
 
 
 def image_counts(source: Source) -> Sequence[int]:
     """Return how many images each class has."""
-    assert source.labels is not None
-    counts: list[int] = np.bincount(source.labels, minlength=len(source.classes)).tolist()
+    assert source.targets is not None
+    counts: list[int] = source.targets.counts().tolist()
     return counts
 
 
@@ -132,7 +180,8 @@ def _carve(recipe: FinetuneRecipe | ProbeRecipe, train: Source) -> tuple[Source,
 
 def _check_primary(splits: LabelledSplits) -> None:
     """Refuse a primary metric that can't be computed of every part that is evaluated."""
-    for part in splits.parts[1:] if splits.primary in RANKED else ():
+    has_one_class = splits.train.labels is not None
+    for part in splits.parts[1:] if splits.primary in RANKED and has_one_class else ():
         if (number := len(part) * len(part.classes)) > MOST_PROBABILITIES:
             raise ValueError(
                 f"primary_metric={splits.primary} needs {number:,} probabilities of {part.name}, and "
@@ -142,10 +191,3 @@ def _check_primary(splits: LabelledSplits) -> None:
             raise ValueError(
                 f"primary_metric={splits.primary} needs images of two classes in {part.name}; choose another metric"
             )
-
-
-def _open_held_out(data: str, split: str) -> Source:
-    try:
-        return open_source(data, split, labelled=True)
-    except MissingSplit as fault:
-        raise MissingSplit(f"{fault}, or hold part of the training images out, as with val_fraction=0.2") from fault
