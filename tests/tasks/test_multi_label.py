@@ -81,6 +81,21 @@ def test_predict_names_the_classes_that_reach_their_thresholds(paddlemae, run: P
     assert (found == has).mean() > 0.85
 
 
+def test_predict_measures_and_sorts_images_of_several_classes(paddlemae, run: Path, data: str, tmp_path: Path) -> None:
+    words = ["--split", "test-only", "--out", tmp_path / "p.csv", "--sort-into", tmp_path / "sorted", "--quiet"]
+    done = paddlemae("predict", run, data, *words)
+    assert done.status == 0, done.err
+    evaluated = paddlemae("evaluate", run, "--data", data, "--split", "test-only").out.splitlines()
+    shared = [line for line in done.out.splitlines() if "threshold" in line or line.split()[:1] in (["mean"], ["red"])]
+    assert len(shared) >= 2 and set(shared) <= set(evaluated)
+    with open(tmp_path / "p.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["label"] for row in rows} > {"red", "green|red"}
+    for row in rows:
+        places = {path.parent.name for path in (tmp_path / "sorted").rglob(Path(row["path"]).name)}
+        assert places == set(row["labels"].split("|") if row["labels"] else ["none"])
+
+
 def test_what_needs_one_class_refuses_in_one_line(paddlemae, run: Path, data: str, tmp_path: Path) -> None:
     def refused(*arguments: object) -> str:
         done = paddlemae(*arguments)

@@ -65,9 +65,10 @@ def predict(
         checkpoint = read_checkpoint(run, trust=trust)
         model = load_classifier(checkpoint)
         description = checkpoint.description
-        source = _with_known_labels(open_images(images, split), description.classes)
+        several = description.thresholds is not None
+        source = _with_known_labels(open_images(images, split, multi_label=several), description.classes)
         kept = count = len(description.classes)
-        if description.thresholds is None:
+        if not several:
             kept = min(max(outputs.top, classes_needed(source, count)), count)
         about = {**about_source(checkpoint, list(images), split, source), "batch_size": batch_size, "top": kept}
         check_same(ranks, about)  # a run that is still trained may have another checkpoint for each
@@ -101,7 +102,7 @@ def _likeliest(logits_BK: np.ndarray, kept: int, thresholds: Sequence[float] | N
 
 def _with_known_labels(source: Source, classes: Sequence[str]) -> Source:
     """Return a source without labels where they are none of the classes: names of folders that mean something else."""
-    if source.labels is None:
+    if source.targets is None:
         return source
-    present = {source.classes[label] for label in np.unique(source.labels[source.labels >= 0]).tolist()}
+    present = {name for name, count in zip(source.classes, source.targets.counts().tolist()) if count}
     return source if present & set(classes) else replace(source, targets=None)
