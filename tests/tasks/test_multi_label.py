@@ -62,7 +62,7 @@ def test_it_learns_and_is_tested_on_the_test_part(run: Path) -> None:
 
 
 def test_evaluate_gives_the_same_numbers(paddlemae, run: Path, data: str) -> None:
-    done = paddlemae("evaluate", run, "--data", data, "--split", "test-only")
+    done = paddlemae("evaluate", run, "--data", data)
     assert done.status == 0, done
     result = json.loads((run / "result.json").read_text())
     logged = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
