@@ -82,6 +82,13 @@ def test_predict_names_the_classes_that_reach_their_thresholds(paddlemae, run: P
     assert (found == has).mean() > 0.85
 
 
+def test_the_report_names_no_command_that_would_be_refused(paddlemae, run: Path, tmp_path: Path) -> None:
+    assert paddlemae("report", run, "--out", tmp_path / "report").status == 0
+    text = (tmp_path / "report" / "report.json").read_text()
+    assert "mean_average_precision" in text and "paddlemae knn" not in text
+    assert "paddlemae knn" not in (tmp_path / "report" / "report.html").read_text()
+
+
 def test_a_stopped_run_resumes_bit_for_bit(data: str, tmp_path: Path) -> None:
     settings = {**ENCODER, **SCHEDULE, **PLAIN, "steps": 20, "mixup": 0.5, "checkpoint_every": 1}
     whole = library.finetune(init="scratch", data=data, out=tmp_path / "whole", quiet=True, **settings)
