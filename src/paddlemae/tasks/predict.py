@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from paddlemae.data.sources import Source
+from paddlemae.data.sources import MultiLabelTargets, Source
 from paddlemae.engine import device
 from paddlemae.tasks.models.build import load_classifier
 from paddlemae.tasks.models.inference import LOGITS
@@ -66,7 +66,7 @@ def predict(
         model = load_classifier(checkpoint)
         description = checkpoint.description
         several = description.thresholds is not None
-        source = _with_known_labels(open_images(images, split, multi_label=several), description.classes)
+        source = _with_known_labels(open_images(images, split, multi_label=several), description.classes, several)
         kept = count = len(description.classes)
         if not several:
             kept = min(max(outputs.top, classes_needed(source, count)), count)
@@ -100,9 +100,14 @@ def _likeliest(logits_BK: np.ndarray, kept: int, thresholds: Sequence[float] | N
     return {CLASSES: classes_Bk.astype(np.int32), PROBABILITIES: probabilities_Bk.astype(np.float32)}
 
 
-def _with_known_labels(source: Source, classes: Sequence[str]) -> Source:
-    """Return a source without labels where they are none of the classes: names of folders that mean something else."""
+def _with_known_labels(source: Source, classes: Sequence[str], several: bool) -> Source:
+    """Return a source without labels where they are none of the classes: names of folders that mean something else.
+
+    Args:
+        several: whether the classifier gives an image several classes; the labels of another kind are left out.
+    """
     if source.targets is None:
         return source
     present = {name for name, count in zip(source.classes, source.targets.counts().tolist()) if count}
-    return source if present & set(classes) else replace(source, targets=None)
+    is_known = isinstance(source.targets, MultiLabelTargets) == several and present & set(classes)
+    return source if is_known else replace(source, targets=None)

@@ -18,8 +18,10 @@ def labelled_if_possible(
     """Open the images with their labels, or without where they have none.
 
     Args:
-        data, split, multi_label: see `open_source`.
-        keep_unlabelled: keep the labels of images of which only some have one; else none has one.
+        data, split: see `open_source`.
+        keep_unlabelled: of images of which only some have a label, return the labels, -1 where there is none; else
+            these images have no labels either.
+        multi_label: return the labels of images that have several classes, too.
     Raises:
         BadLabel: one of their labels is missing or unusable.
     """
@@ -36,8 +38,6 @@ def labelled_if_possible(
 def open_images(images: Sequence[str], split: str | None, *, multi_label: bool = False) -> Source:
     """Open one source of any kind with what labels it has, or several image files and folders of them.
 
-    Args:
-        split, multi_label: see `open_source`.
     Raises:
         FileNotFoundError, ValueError: no such images, or several sources of other kinds.
     """

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.sources import MultiLabelTargets, Source, unknown_classes, with_classes
+from paddlemae.data.sources import Source, unknown_classes, with_classes
 from paddlemae.data.sources.splits import list_names, note
 from paddlemae.runs.class_metrics import MOST_PROBABILITIES, TOP, Answers
 from paddlemae.runs.class_results import class_result
@@ -32,11 +32,10 @@ def measure(parts: Parts, description: Description) -> dict[str, Any] | None:
     """Return the metrics of the images that have a label, as `evaluate` does, and their number as `eval_images`.
 
     Returns:
-        None where there is no such image, where labels are of another kind than the classifier's (several classes an
-        image or one), and where one is of a class that the classifier does not know, which a warning names.
+        None where there is no such image, or one of a class that the classifier does not know, which a warning names.
     """
     source, classes, thresholds = parts.source, description.classes, description.thresholds
-    if source.targets is None or isinstance(source.targets, MultiLabelTargets) != (thresholds is not None):
+    if source.targets is None:
         return None
     if unknown := unknown_classes(source, classes):
         note(f"no accuracy is computed: the classifier does not know the labels {list_names(unknown)}")

@@ -83,9 +83,11 @@ class Layout:
         return [number for number, probability in pairs if probability >= self.thresholds[number]]
 
     def label_of(self, image: int) -> str | None:
-        """Return the class that an image has in its source, "a|b" of several; None of an image without a label."""
+        """Return the class that an image has in its source, or its classes with a "|" in between; None if unknown."""
         targets = self.source.targets
-        return escape_surrogates("|".join(targets.names(image))) if targets and targets.known[image] else None
+        if targets is None or not targets.known[image]:
+            return None
+        return "|".join(map(escape_surrogates, targets.names(image)))
 
     def row(self, prediction: Prediction) -> list[Value]:
         """Return the values of an image's row."""
