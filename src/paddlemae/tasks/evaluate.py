@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from paddlemae.data.sources import Source, open_source, unknown_classes, with_classes
+from paddlemae.data.sources import Source, unknown_classes, with_classes
 from paddlemae.data.sources.splits import list_names
 from paddlemae.data.sources.subsets import note_absent
 from paddlemae.data.workers import workers_for
@@ -22,7 +22,7 @@ from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.classification import PRETRAINED
 from paddlemae.tasks.training.evaluate_classifier import evaluate_classifier
 from paddlemae.tasks.training.exhibits import show_mistakes
-from paddlemae.tasks.training.labelled_splits import image_counts
+from paddlemae.tasks.training.labelled_splits import image_counts, open_test_part
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.tasks.training.run_start import run_of
 
@@ -42,7 +42,7 @@ def evaluate(
 
     Args:
         run: a fine-tuning run or one of its checkpoints.
-        data, split: labelled images of the classifier's classes, see `open_source`.
+        data, split: labelled images of the classifier's classes, see `open_source` and `open_test_part`.
         image_size: pixels, one number or (height, width), that images are brought to; the model's positions are
             resized, and the share of the resized image that is cropped out stays the same. None is the model's own.
         threads: as in `device.prepare`.
@@ -61,7 +61,7 @@ def evaluate(
         patch_grid(image_size, description.architecture["patch_size"])  # refuses a size that it does not divide
         size = list(pair(image_size))
         description = replace(description, architecture={**description.architecture, "image_size": size})
-    source = _number_as(description.classes, open_source(data, split, labelled=True))
+    source = _number_as(description.classes, open_test_part(data, split))
     workers = workers_for(len(source), None, computing=True)
     evaluation = evaluate_classifier(
         model, description, source, batch_size=batch_size, workers=workers, threads=threads
@@ -84,7 +84,7 @@ def evaluate(
             log_result(folder, [{name: value for name, value in result.items() if name != "per_class"}])
         view, title = evaluation_view(description), f"evaluated on {source.name}"
         with optional("the mistakes"):
-            show_mistakes(folder, source, view, evaluation.confusion, evaluation.mistakes, title)
+            show_mistakes(folder, source, view, evaluation.confusion, evaluation.mistakes, title, evaluation.intervals)
     return result
 
 

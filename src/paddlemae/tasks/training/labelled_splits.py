@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from paddlemae.data.sources import (
     split_off,
     with_classes,
 )
+from paddlemae.data.sources.splits import TEST_ONLY, VAL_ONLY
 from paddlemae.data.sources.subsets import validation_part
 from paddlemae.recipe import TEST_CHOOSES, FinetuneRecipe, ProbeRecipe
 from paddlemae.runs.class_metrics import MOST_PROBABILITIES, RANKED
@@ -34,7 +36,7 @@ class LabelledSplits(NamedTuple):
 
     Attributes:
         train: images to train on, without the validation part.
-        validation: a part of the training images that chooses the best checkpoint; None without.
+        validation: chooses the best checkpoint: a part of the training images, or a split `val`; None without.
         held_out: the test part.
         primary: the key of the primary metric.
     """
@@ -65,7 +67,9 @@ class LabelledSplits(NamedTuple):
         without = "none: the last step counts"
         return {
             "training images": f"{len(self.train)} from {self.train.name}, {len(self.train.classes)} classes",
-            "validation images": without if self.validation is None else f"{len(self.validation)} of the training ones",
+            "validation images": without
+            if self.validation is None
+            else f"{len(self.validation)} from {self.validation.name}",
             "held-out images": f"{len(self.held_out)} from {self.held_out.name}",
             "primary metric": title_of(self.primary),
         }
@@ -79,9 +83,10 @@ class LabelledSplits(NamedTuple):
 def open_labelled_splits(
     recipe: FinetuneRecipe | ProbeRecipe, data: str, resumed: Path | None = None
 ) -> LabelledSplits:
-    """Open the training images, the validation part that is carved out of them, and the test part.
+    """Open the training images, the validation part, and the test part.
 
-    `labels` of a recipe counts the images of the training and the validation part together.
+    The validation part is the split `val` where there is a split `test` too, else carved out of the training images;
+    with `labels` always, which counts the images of both, so that no other labels are used.
 
     Args:
         resumed: this run's own checkpoint when it is resumed; the order of the classes is that of its classifier.
@@ -91,20 +96,51 @@ def open_labelled_splits(
     train = open_source(data, recipe.train_split, labelled=True)
     if resumed and sorted(order := read_description(resumed).classes) == sorted(train.classes):
         train = with_classes(train, order)
+    given = None
     if recipe.val_fraction:
         train, held_out = split_off(train, recipe.val_fraction, recipe.training.seed)
-    else:
+    elif recipe.validation == TEST_CHOOSES:
         held_out = _open_held_out(data, recipe.eval_split)
+    else:
+        given, held_out = _open_val_and_test(data, recipe.eval_split)
     check_classes(train, held_out)
     held_out = match_classes(train, held_out)
     primary = _primary(recipe, train)
     if recipe.labels:
         train = balanced_subset(train, labelled_count(recipe.labels, train), recipe.training.seed)
         check_two_classes(train)
-    train, validation = _carve(recipe, train)
+    if given is not None and recipe.validation is None and not recipe.labels:
+        validation: Source | None = match_classes(train, given)
+    else:
+        train, validation = _carve(recipe, train)
     found = LabelledSplits(train, validation, held_out, primary)
     _check_primary(found)
     return found
+
+
+def open_test_part(data: str, split: str) -> Source:
+    """Return the labelled images that a classifier is tested on: of a source with `val` and `test` those of `test`.
+
+    Args:
+        split: "test", or another one that is meant.
+    """
+    return _open_val_and_test(data, split)[1]
+
+
+def _open_val_and_test(data: str, split: str) -> tuple[Source | None, Source]:
+    """Return (the split `val`, or None where it is the only one to hold out; the test part)."""
+    if split == "test":
+        # without labels in `test`, as of ImageNet, what can be measured is `val`
+        with contextlib.suppress(ValueError):
+            return open_source(data, VAL_ONLY, labelled=True), open_source(data, TEST_ONLY, labelled=True)
+    return None, _open_held_out(data, split)
+
+
+def _open_held_out(data: str, split: str) -> Source:
+    try:
+        return open_source(data, split, labelled=True)
+    except MissingSplit as fault:
+        raise MissingSplit(f"{fault}, or hold part of the training images out, as with val_fraction=0.2") from fault
 
 
 def _primary(recipe: FinetuneRecipe | ProbeRecipe, train: Source) -> str:
@@ -142,10 +178,3 @@ def _check_primary(splits: LabelledSplits) -> None:
             raise ValueError(
                 f"primary_metric={splits.primary} needs images of two classes in {part.name}; choose another metric"
             )
-
-
-def _open_held_out(data: str, split: str) -> Source:
-    try:
-        return open_source(data, split, labelled=True)
-    except MissingSplit as fault:
-        raise MissingSplit(f"{fault}, or hold part of the training images out, as with val_fraction=0.2") from fault
