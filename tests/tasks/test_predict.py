@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,10 @@ def test_so_many_classes_are_listed(tmp_path, tuned, photos, top: int) -> None:
 def test_labelled_images_are_counted_as_evaluation_counts_them(tmp_path, tuned, colours) -> None:
     found = predicted(tuned, colours, tmp_path / "p.csv", settings={"split": "test", "batch_size": 5})
     evaluated = evaluate(str(tuned), str(colours), batch_size=5, threads=1)
-    assert found.metrics is not None and found.metrics["top1"] == evaluated["top1"]
+    assert found.metrics is not None and found.metrics["eval_images"] == evaluated["eval_images"] == 12
+    for name in ("top1", "balanced_accuracy", "macro_f1", "auroc", "average_precision", "ece"):
+        assert found.metrics[name] == pytest.approx(evaluated[name], abs=1e-6)
+    assert found.metrics["primary"] == evaluated["primary"] and found.metrics["per_class"] == evaluated["per_class"]
     confusion = read_exhibit(tuned, "confusion")
     names = confusion["classes"]
     triples = zip(confusion["true"], confusion["predicted"], confusion["count"])
@@ -93,6 +97,32 @@ def test_labels_that_the_model_does_not_know_give_no_accuracy(tmp_path, tuned, c
         found = predicted(tuned, tmp_path / "images", tmp_path / "p.csv")
     assert found.metrics is None
     assert [row["label"] for row in rows_of(tmp_path / "p.csv")] == ["purple", "red"]
+
+
+@pytest.mark.filterwarnings("default:.*have no label")
+def test_images_without_a_label_among_labelled_ones_are_predicted_too(tmp_path, tuned, photos, paddlemae) -> None:
+    files = sorted(photos.rglob("*.png"))
+    lines = [f"{file},{label}" for file, label in zip(files, ["red", "", "blue", *9 * [""]])]
+    (tmp_path / "images.csv").write_text("\n".join(["path,label", *lines]))
+    done = paddlemae(
+        "predict", tuned, tmp_path / "images.csv", "--out", tmp_path / "p.csv", "--sheet", tmp_path / "s.png"
+    )
+    assert done.status == 0 and "2 labelled images:" in done.out, done.err
+    rows = rows_of(tmp_path / "p.csv")
+    assert [row["label"] for row in rows] == ["red", "", "blue", *9 * [""]]
+    right = np.mean([rows[i]["class"] == rows[i]["label"] for i in (0, 2)])
+    assert f"{right:.2%}" in done.out
+
+
+def test_a_table_of_predictions_is_a_list_of_labelled_images(tmp_path, tuned, colours) -> None:
+    shutil.copytree(colours / "train", tmp_path / "images")
+    (tmp_path / "images" / "red" / "0.png").write_bytes(b"no image")
+    predicted(tuned, tmp_path / "images", tmp_path / "p.csv")
+    named = [row["class"] for row in rows_of(tmp_path / "p.csv") if row["class"]]
+    assert len(named) == 23 and len(set(named)) > 1
+    with pytest.warns(UserWarning, match="1 of 24 images have no label"):
+        source = open_source(f"{tmp_path / 'p.csv'}::label=class", labelled=True)
+    assert source.labels is not None and [source.classes[label] for label in source.labels] == named
 
 
 def test_several_files_and_folders_are_predicted_in_their_order(tmp_path, tuned, photos, paddlemae) -> None:
@@ -186,9 +216,11 @@ def test_images_are_sorted_by_their_class(tmp_path, tuned, photos, paddlemae) ->
 
 
 def test_the_sheet_shows_the_least_sure_images(tmp_path, tuned, photos, paddlemae) -> None:
-    done = paddlemae("predict", tuned, photos, "--out", tmp_path / "p.csv", "--sheet", tmp_path / "s.png", "--quiet")
+    done = paddlemae(
+        "predict", tuned, photos, "--out", tmp_path / "p.csv", "--sheet", tmp_path / "new" / "s.png", "--quiet"
+    )
     assert done.status == 0 and "the 12 least sure images" in done.out, done.err
-    with Image.open(tmp_path / "s.png") as sheet:
+    with Image.open(tmp_path / "new" / "s.png") as sheet:
         assert sheet.size[0] > 1000 and sheet.size[1] > 300
 
 
@@ -212,6 +244,7 @@ def test_a_model_without_classes_says_what_it_can_do(tmp_path, pretrained, photo
         (["--out", "p.csv", "--copy"], "--copy needs --sort-into DIR"),
         (["--out", "p.csv", "--sheet", "s.jpg"], "expected --sheet FILE.png; got s.jpg"),
         (["--out", "images/p.csv"], "--out images/p.csv is in the folder of the images"),
+        (["--out", "p.csv", "--sort-into", "there.csv"], "--sort-into there.csv is a file; name a folder"),
         (
             ["--out", "p.csv", "--sort-into", "images/sorted"],
             "--sort-into images/sorted is in the folder of the images",

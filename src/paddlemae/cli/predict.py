@@ -100,11 +100,12 @@ def predict(
 
 def _say(predicted: Predicted, outputs: Outputs) -> None:
     """Print what was found and written."""
-    from paddlemae.runs.metrics import CLASSIFICATION
+    from paddlemae.runs.class_results import class_table, result_table
 
     readable = predicted.images - predicted.unreadable
     if predicted.metrics:
-        print(f"{CLASSIFICATION.text(predicted.metrics)} on {readable} labelled images")
+        print(f"{predicted.metrics['eval_images']} labelled images:")
+        print(result_table(predicted.metrics), class_table(predicted.metrics), sep="\n")
     commonest = list(predicted.classes.items())
     counts = [f"{display_name(name)} {count:,}" for name, count in commonest[:LISTED_CLASSES]]
     more = f", {len(commonest) - len(counts)} more classes" if len(commonest) > len(counts) else ""

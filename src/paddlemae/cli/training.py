@@ -72,11 +72,13 @@ def pretrain(options: TrainingOptions) -> None:
 def finetune(options: TrainingOptions) -> None:
     """Fine-tune a classifier on labelled images, for example one folder per class.
 
+    Without a recipe, settings that are not named are chosen by the number of labelled images; `--dry-run` prints them.
+
     Examples:
 
-    `paddlemae finetune digits --init runs/digits --out runs/digits-100 labels=100`
+    `paddlemae finetune --init runs/photos --data labelled/ --out runs/tuned sampling=balanced`
 
-    `paddlemae finetune cifar10 --init runs/photos --data cifar10/ --out runs/tuned epochs=5`
+    `paddlemae finetune digits --init runs/digits --out runs/digits-100 labels=100`
 
     `paddlemae finetune cifar10 --init scratch --data labelled/ --out runs/scratch val_fraction=0.2`
     """
@@ -218,5 +220,6 @@ def _print_plan(recipe: Any, plan: dict[str, str]) -> None:
     from paddlemae.recipe import dump_recipe, open_names
 
     print(dump_recipe(recipe, without=open_names(recipe)))
+    width = max(17, *(len(name) + 1 for name in plan))
     for name, value in plan.items():
-        print(f"{name + ':':17} {value}")
+        print(f"{name + ':':{width}} {value}")

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from paddlemae.data.sources import Source, unknown_classes
+from paddlemae.data.sources import Source
 from paddlemae.engine import device
 from paddlemae.tasks.models.build import load_classifier
 from paddlemae.tasks.models.inference import LOGITS
@@ -19,7 +19,8 @@ from paddlemae.tasks.models.open_images import open_images
 from paddlemae.tasks.models.parts import Arrays, Parts, about_source, compute_parts, hold_output, part_size
 from paddlemae.tasks.models.predictions import likeliest, probabilities_of
 from paddlemae.tasks.models.read_model import read_checkpoint
-from paddlemae.tasks.predictions.outputs import ACCURACY_TOP, Outputs, Predicted, write_outputs
+from paddlemae.tasks.predictions.measure import classes_needed
+from paddlemae.tasks.predictions.outputs import Outputs, Predicted, write_outputs
 from paddlemae.tasks.predictions.rows import CLASSES, KINDS, PROBABILITIES
 from paddlemae.tasks.training.skipped_images import SkippedImages
 from paddlemae.train.parallel.ranks import ALONE, Ranks, check_same
@@ -65,7 +66,8 @@ def predict(
         model = load_classifier(checkpoint)
         description = checkpoint.description
         source = _with_known_labels(open_images(images, split), description.classes)
-        kept = min(max(outputs.top, ACCURACY_TOP), len(description.classes))
+        count = len(description.classes)
+        kept = min(max(outputs.top, classes_needed(source, count)), count)
         about = {**about_source(checkpoint, list(images), split, source), "batch_size": batch_size, "top": kept}
         check_same(ranks, about)  # a run that is still trained may have another checkpoint for each
         folder = outputs.table.with_name(f"{outputs.table.name}.parts")
@@ -100,8 +102,5 @@ def _with_known_labels(source: Source, classes: Sequence[str]) -> Source:
     """Return a source without labels where they are none of the classes: names of folders that mean something else."""
     if source.labels is None:
         return source
-    unknown = set(unknown_classes(source, classes))
-    present = np.unique(source.labels)
-    if all(source.classes[label] in unknown for label in present.tolist()):
-        return replace(source, targets=None)
-    return source
+    present = {source.classes[label] for label in np.unique(source.labels[source.labels >= 0]).tolist()}
+    return source if present & set(classes) else replace(source, targets=None)

@@ -57,7 +57,8 @@ def leave_out_unlabelled(source: Source, keep: bool) -> Source:
         return source
     known = np.flatnonzero(source.targets.known)
     count = len(source)
-    note(f"{source.name!r}: {count - len(known):,} of {count:,} images have no label: used for pretraining only")
+    use = "" if keep else ": used for pretraining only"
+    note(f"{source.name!r}: {count - len(known):,} of {count:,} images have no label{use}")
     return source if keep else view_of(source, known, source.name)
 
 
@@ -100,7 +101,7 @@ def labelled_count(labels: int | str, source: Source) -> int:
 def unknown_classes(source: Source, classes: Sequence[str]) -> list[str]:
     """Return the classes of a source's images that are not among others, in their order."""
     assert source.labels is not None
-    image_counts, names = np.bincount(source.labels, minlength=len(source.classes)), set(classes)
+    image_counts, names = np.bincount(source.labels[source.labels >= 0], minlength=len(source.classes)), set(classes)
     return [name for name, count in zip(source.classes, image_counts.tolist()) if count and name not in names]
 
 

@@ -12,15 +12,19 @@ from paddlemae.data.sources.folder import list_images
 FILES = (*EXTENSIONS, ARRAY_EXTENSION)
 
 
-def labelled_if_possible(data: str, split: str | None) -> Source:
+def labelled_if_possible(data: str, split: str | None, *, keep_unlabelled: bool = False) -> Source:
     """Open the images with their labels, or without where they have none.
 
+    Args:
+        data, split: see `open_source`.
+        keep_unlabelled: of images of which only some have a label, return the labels, -1 where there is none; else
+            these images have no labels either.
     Raises:
         BadLabel: one of their labels is missing or unusable.
     """
     plain = open_source(data, split)
     try:
-        labelled = open_source(data, split, labelled=True)
+        labelled = open_source(data, split, labelled=True, keep_unlabelled=keep_unlabelled)
     except BadLabel:
         raise
     except ValueError:
@@ -29,7 +33,7 @@ def labelled_if_possible(data: str, split: str | None) -> Source:
 
 
 def open_images(images: Sequence[str], split: str | None) -> Source:
-    """Open one source of any kind, see `labelled_if_possible`, or several image files and folders of them.
+    """Open one source of any kind with what labels it has, or several image files and folders of them.
 
     Raises:
         FileNotFoundError, ValueError: no such images, or several sources of other kinds.
@@ -38,7 +42,7 @@ def open_images(images: Sequence[str], split: str | None) -> Source:
         if split:
             raise ValueError(f"--split {split} needs one folder, list, archive, table or array; got image files")
         return as_source([path for item in images for path in _files_of(item)])
-    return labelled_if_possible(images[0], split)
+    return labelled_if_possible(images[0], split, keep_unlabelled=True)
 
 
 def _is_image(item: str) -> bool:

@@ -8,20 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from paddlemae.data.sources import unknown_classes, with_classes
 from paddlemae.data.sources.output_folders import check_outside
-from paddlemae.data.sources.splits import list_names, note
 from paddlemae.tasks.models.parts import Parts
-from paddlemae.tasks.predictions.rows import CLASSES, Layout, Prediction, predictions_in
+from paddlemae.tasks.predictions.measure import measure
+from paddlemae.tasks.predictions.rows import Layout, Prediction, predictions_in
 from paddlemae.tasks.predictions.sheet import check_sheet, draw_least_sure
 from paddlemae.tasks.predictions.sort_images import UNSURE, Sorter, folder_names
 from paddlemae.tasks.predictions.table_file import check_table_format, write_table
 from paddlemae.weights.model_folder import Description
 
 DEFAULT_TOP = 3
-ACCURACY_TOP = 5  # classes that are kept of each image, for the top-5 accuracy
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,8 @@ class Outputs:
         if self.copy and self.sort_into is None:
             raise ValueError("--copy needs --sort-into DIR, the folder to copy the images to")
         if self.sort_into is not None:
+            if self.sort_into.exists() and not self.sort_into.is_dir():
+                raise ValueError(f"--sort-into {self.sort_into} is a file; name a folder")
             check_outside(self.sort_into, images, "--sort-into")
         if self.sheet is not None:
             check_sheet(self.sheet)
@@ -67,7 +65,7 @@ class Predicted:
     Attributes:
         images: all of them; unreadable, unsure: how many are so.
         classes: likeliest class -> images, the commonest first.
-        metrics: of labelled images, as in `runs.metrics`; None without labels that the classifier knows.
+        metrics: of labelled images, see `measure`; None without labels that the classifier knows.
         sorted: how many images were linked, copied ... into the class folders; how -> images.
         drawn: images on the sheet.
     """
@@ -76,7 +74,7 @@ class Predicted:
     unreadable: int
     unsure: int
     classes: dict[str, int]
-    metrics: dict[str, float] | None = None
+    metrics: dict[str, Any] | None = None
     sorted: dict[str, int] = field(default_factory=dict)
     drawn: int = 0
 
@@ -97,8 +95,8 @@ def write_outputs(parts: Parts, outputs: Outputs, description: Description, abou
         ways = _sort(predictions_in(parts), layout, outputs.sort_into, channels, copy=outputs.copy)
     drawn = 0
     if outputs.sheet is not None:
-        drawn = draw_least_sure(outputs.sheet, predictions_in(parts), source, classes, channels)
-    metrics = _metrics(parts, classes)
+        drawn = draw_least_sure(outputs.sheet, predictions_in(parts), layout, channels)
+    metrics = measure(parts, description)
     write_table(outputs.table, layout.columns, map(layout.row, predictions_in(parts)), about)
     parts.remove()
     return Predicted(len(source), len(source) - images, unsure, dict(counts), metrics, ways, drawn)
@@ -114,17 +112,3 @@ def _sort(
             folder = UNSURE if layout.is_unsure(prediction) else folders[prediction.classes[0]]
             sorter.put(prediction.image, folder)
     return dict(sorter.ways)
-
-
-def _metrics(parts: Parts, classes: Sequence[str]) -> dict[str, float] | None:
-    """Return the metrics of labelled images; None, and a warning, where some are of a class that is unknown."""
-    if parts.source.labels is None:
-        return None
-    if unknown := unknown_classes(parts.source, classes):
-        note(f"no accuracy is computed: the classifier does not know the labels {list_names(unknown)}")
-        return None
-    labels = with_classes(parts.source, classes).labels
-    assert labels is not None
-    found = [part for part in parts if len(part.indices)]
-    hits_Nk = np.concatenate([part.arrays[CLASSES] == labels[part.indices][:, None] for part in found])
-    return {"top1": float(hits_Nk[:, 0].mean()), "top5": float(hits_Nk[:, :ACCURACY_TOP].any(axis=1).mean())}

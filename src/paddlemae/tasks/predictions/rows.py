@@ -71,6 +71,11 @@ class Layout:
         """Return whether a readable image's likeliest class has a probability below the threshold."""
         return self.unsure is not None and prediction.error is None and prediction.probabilities[0] < self.unsure
 
+    def label_of(self, image: int) -> str | None:
+        """Return the class that an image has in its source; None if it has none."""
+        label = self.source.target(image)
+        return None if label is None or label < 0 else escape_surrogates(self.source.classes[label])
+
     def row(self, prediction: Prediction) -> list[Value]:
         """Return the values of an image's row."""
         values: list[Value] = [path_of(self.source, prediction.image)]
@@ -81,6 +86,6 @@ class Layout:
             values += [None] * (2 * self.top)
         if self.unsure is not None:
             values.append(self.is_unsure(prediction) if prediction.error is None else None)
-        if (label := self.source.target(prediction.image)) is not None:
-            values.append(escape_surrogates(self.source.classes[label]))
+        if self.source.labels is not None:
+            values.append(self.label_of(prediction.image))
         return [*values, None if prediction.error is None else escape_surrogates(prediction.error)]

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.inspect.small_pictures import small_picture
-from paddlemae.data.sources import Source
 from paddlemae.runs.contact_sheet import Block, draw_sheet
-from paddlemae.tasks.predictions.rows import Prediction
+from paddlemae.tasks.predictions.rows import Layout, Prediction
 
 SHOWN = 42  # images, in rows of seven
 TILE = 136  # pixels
@@ -28,13 +27,11 @@ def check_sheet(path: Path) -> None:
         raise ValueError(f"{path} is a folder; name a file with --sheet")
 
 
-def draw_least_sure(
-    path: Path, predictions: Iterable[Prediction], source: Source, classes: list[str], channels: int
-) -> int:
+def draw_least_sure(path: Path, predictions: Iterable[Prediction], layout: Layout, channels: int) -> int:
     """Draw the images of the lowest probability, the least sure first, each above its likeliest classes and its name.
 
     Args:
-        classes: names of the classifier's classes.
+        layout: of the table of these predictions.
         channels: as images are read for the classifier.
     Returns:
         how many are drawn.
@@ -44,15 +41,16 @@ def draw_least_sure(
     blocks = []
     for prediction in chosen:
         with contextlib.suppress(UnreadableImage):  # it went away since it was predicted
-            picture = small_picture(source, prediction.image, channels, TILE)
-            blocks.append(Block("", [picture], _captions(prediction, source, classes)))
-    draw_sheet(path, [(f"Least sure: {len(blocks)} of {len(source):,} images", blocks)], TILE)
+            picture = small_picture(layout.source, prediction.image, channels, TILE)
+            blocks.append(Block("", [picture], _captions(prediction, layout)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_sheet(path, [(f"Least sure: {len(blocks)} of {len(layout.source):,} images", blocks)], TILE)
     return len(blocks)
 
 
-def _captions(prediction: Prediction, source: Source, classes: list[str]) -> list[str]:
+def _captions(prediction: Prediction, layout: Layout) -> list[str]:
     pairs = zip(prediction.classes[:_NAMED], prediction.probabilities)
-    lines = [f"{classes[number]}: {probability:.0%}" for number, probability in pairs]
-    if (label := source.target(prediction.image)) is not None:
-        lines.append(f"label: {source.classes[label]}")
-    return [*lines, os.path.basename(source.describe(prediction.image))]
+    lines = [f"{layout.classes[number]}: {probability:.0%}" for number, probability in pairs]
+    if (label := layout.label_of(prediction.image)) is not None:
+        lines.append(f"label: {label}")
+    return [*lines, os.path.basename(layout.source.describe(prediction.image))]
