@@ -8,6 +8,7 @@ from importlib import import_module
 TYPE_CHECKING = False  # type checkers take it for True; to import it from `typing` would take time
 if TYPE_CHECKING:  # what editors and type checkers read
     from paddlemae.api import Model as Model
+    from paddlemae.api import auto as auto
     from paddlemae.api import finetune as finetune
     from paddlemae.api import load as load
     from paddlemae.api import plan as plan
@@ -35,6 +36,7 @@ _HOMES = {  # the same names, and where they are loaded from
     "pretrain": _API,
     "finetune": _API,
     "plan": _API,
+    "auto": _API,
     "Model": _API,
     "MaskedAutoencoder": "paddlemae.model.mae",
     "VisionTransformer": "paddlemae.model.classifier",

@@ -36,7 +36,7 @@ from paddlemae.tasks.models.build import load_autoencoder, load_classifier, load
 from paddlemae.tasks.models.features import embedded
 from paddlemae.tasks.models.inference import LOGITS, FeatureKind
 from paddlemae.tasks.models.mask_choice import MaskChoice, choose_mask, parse_mask
-from paddlemae.tasks.models.predictions import Predictions, probabilities_of
+from paddlemae.tasks.models.predictions import Predictions, class_probabilities
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import KIND_NAMES, Checkpoint, read_checkpoint
 from paddlemae.tasks.models.reconstruction import caption_of, draw_stages
@@ -123,7 +123,9 @@ class Model:
         """
         if self.kind != "classifier":
             load_classifier(self._checkpoint)  # says what it is instead
-        return Predictions(self.classes, probabilities_of(self._outputs(images, LOGITS)))
+        thresholds = self.description.thresholds
+        probabilities = class_probabilities(self._outputs(images, LOGITS), thresholds)
+        return Predictions(self.classes, probabilities, None if thresholds is None else tuple(thresholds))
 
     def classify(self, images: Images) -> Predictions:
         """Return what `predict`, the present name, returns."""
@@ -329,6 +331,57 @@ def plan(
     """
     with host_as_before():
         return make_plan(os.fspath(data), minutes, device=device, seed=seed, quiet=quiet)
+
+
+def auto(
+    data: str | os.PathLike[str],
+    minutes: float = 30,
+    *,
+    out: str | os.PathLike[str],
+    compare: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    dry_run: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Check images, plan, pretrain, evaluate, fine-tune and report within a time, as `paddlemae auto` does.
+
+    Args:
+        data: images, see `open_source`; labelled ones are also fine-tuned on.
+        minutes: of everything except `compare`.
+        out: the folder of the run. One of the same settings there that was stopped is resumed.
+        compare: also train from scratch, for as long as pretraining and fine-tuning took.
+        seed: of the trainings and the test part; device: as in recipes.
+        dry_run: print the plan, and write nothing.
+        overwrite: replace a run in `out`.
+    Returns:
+        the outcome: `verdict`, a sentence that says whether pretraining helped, `rows`, a result of each method on the
+        test part (none without labels), `report`, the path of the page ...; of a dry run nothing.
+    Raises:
+        ValueError, FileNotFoundError: images, a time or a folder that can't be used.
+        KeyboardInterrupt, NonFiniteLoss, OSError: it ended early; the same call resumes.
+    """
+    from paddlemae.tasks.auto.commands import Commands, Request
+    from paddlemae.tasks.auto.run_auto import auto as run_auto
+    from paddlemae.tasks.data import check as checking
+    from paddlemae.tasks.data import split_lists as splitting
+    from paddlemae.tasks.knn import classify_by_neighbours
+
+    commands = Commands(
+        check=checking.check,
+        summarize=checking.summarize,
+        write_check=checking.write_check,
+        split_images=splitting.split_images,
+        write_list=splitting.write_list,
+        make_plan=make_plan,
+        pretrain=pretraining.pretrain,
+        finetune=finetuning.finetune,
+        classify_by_neighbours=classify_by_neighbours,
+    )
+    request = Request(os.fspath(data), minutes, Path(out), compare, seed, device, dry_run, overwrite, quiet)
+    with host_as_before():
+        return run_auto(request, commands)
 
 
 def _overrides(settings: dict[str, Any], **named: str | os.PathLike[str] | None) -> dict[str, Any]:

@@ -20,19 +20,20 @@ ALLOWED = {
     "data": {"engine", "system"},
     "weights": {"engine", "model", "system"},
     "runs": {"system"},
-    "report": {"__init__", "model", "runs", "system"},
+    "report": {"model", "runs", "system"},
     "train": {"engine", "model", "system", "weights"},
     "launch": {"engine", "recipe", "runs", "system", "train"},
     "tasks": {"__init__", "data", "engine", "launch", "model", "recipe", "report", "runs", "system"}
     | {"train", "weights"},
     "export": {"__init__", "data", "engine", "model", "recipe", "runs", "system", "tasks", "weights"},
     "api": {"data", "engine", "launch", "model", "recipe", "runs", "system", "tasks", "train", "weights"},
-    "cli": {"__init__", "engine", "export", "launch", "recipe", "report", "runs", "system", "tasks", "train"},
+    # cli/auto calls `api.auto`: what it takes to run every command after the other is written down once
+    "cli": {"__init__", "api", "engine", "export", "launch", "recipe", "report", "runs", "system", "tasks", "train"},
     "__main__": {"cli", "system"},
     "__init__": {"api", "data", "engine", "model", "recipe"},  # for type checkers only
 }
 COMMANDS = ("demo", "pretrain", "reconstruct", "finetune", "probe", "study", "knn", "evaluate", "report", "export")
-COMMANDS += ("embed", "plan", "predict", "recipe", "search")
+COMMANDS += ("auto", "embed", "plan", "predict", "recipe", "search")
 
 
 def rooms_imported(path: Path) -> Iterator[str]:
@@ -99,7 +100,7 @@ def is_command(module: str) -> bool:
     if parent == "paddlemae.tasks.data":
         return name in ("check", "pack", "split_lists", "statistics")
     if parent == "paddlemae.tasks":
-        return name not in ("data", "models", "plan", "predictions", "training")
+        return name not in ("auto", "baselines", "data", "models", "plan", "predictions", "training")
     return module == "paddlemae.export.write"
 
 

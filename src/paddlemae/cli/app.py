@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from paddlemae.cli import data, evaluation, features, outputs, plan, predict, recipe, training, weights
+from paddlemae.cli import auto, data, evaluation, features, outputs, plan, predict, recipe, training, weights
 from paddlemae.cli.exit_status import ending
 from paddlemae.launch.launcher import is_rank
 from paddlemae.runs.full_disk_output import survive_lost_output
@@ -30,7 +30,9 @@ Pretrain on your own images without labels, see what the model reconstructs, fin
 
 Try it: `paddlemae demo`
 
-Your own images: `paddlemae pretrain cifar10 --data photos/ --out runs/mine`
+Your own images, everything in half an hour: `paddlemae auto --data photos/ --out runs/mine`
+
+Or step by step: `paddlemae pretrain cifar10 --data photos/ --out runs/mine`
 
 Look at the result: `paddlemae reconstruct runs/mine photos/a.jpg --out a.png`
 
@@ -40,6 +42,7 @@ Fine-tune: `paddlemae finetune cifar10 --init runs/mine --data labelled/ --out r
 
 for command in (
     training.demo,
+    auto.auto,
     plan.plan,
     training.pretrain,
     training.finetune,

@@ -18,7 +18,7 @@ import functools
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from paddlemae.data.decode.images import Need, UnreadableImage
 from paddlemae.data.decode.pixel_format import Pixels
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source
+from paddlemae.data.sources.source import BatchTargets
 from paddlemae.data.views.augment import Draw, View, compute_need, draw_view, eval_view, make_view
 from paddlemae.data.workers import make_ahead
 
@@ -50,13 +51,13 @@ class Batch:
     """Images, uint8 or uint16 [B, C, H, W], with their targets, indices and epochs.
 
     Args:
-        targets: int64 [B] of classes; None without targets.
+        targets: int64 [B] of classes, or float32 [B, classes] of several classes an image; None without targets.
         indices, epochs: int64 [B], the image that was due and how many views it had before; where it was unreadable in
             training, `images` and `targets` are those of its substitute.
     """
 
     images: Pixels
-    targets: NDArray[np.int64] | None
+    targets: BatchTargets | None
     indices: NDArray[np.int64]
     epochs: NDArray[np.int64]
 
@@ -87,8 +88,8 @@ def path_noise(seed: int, batch: Batch, depth: int) -> NDArray[np.float32]:
 
 def labels_of(batch: Batch) -> NDArray[np.int64]:
     """Return the labels of a batch of labelled images, int64 [B]."""
-    assert batch.targets is not None
-    return batch.targets
+    assert batch.targets is not None and batch.targets.dtype == np.int64
+    return cast(NDArray[np.int64], batch.targets)
 
 
 def epoch_order(num_images: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -217,7 +218,7 @@ def _make_train_batch(source: Source, view: View, seed: int, due: _Due) -> _Made
     return Batch(images, _targets_of(source, shown), *due), skipped
 
 
-def _targets_of(source: Source, indices: NDArray[np.int64] | list[int]) -> NDArray[np.int64] | None:
+def _targets_of(source: Source, indices: NDArray[np.int64] | list[int]) -> BatchTargets | None:
     return None if source.targets is None else source.targets.batch(indices)
 
 

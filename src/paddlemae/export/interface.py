@@ -48,13 +48,16 @@ class Interface:
     outputs: tuple[Value, ...]
 
 
-def interface_of(model: Model, what: str, token: str | None = None, depth: int = 8) -> Interface:
+def interface_of(
+    model: Model, what: str, token: str | None = None, depth: int = 8, *, multi_label: bool = False
+) -> Interface:
     """Return the interface of an exportable part of a model.
 
     Args:
         token: of an encoder, "mean" unless given.
         depth: bits of a channel's value, as in `View.depth`. Images of 16 are int32, since Paddle takes uint16 for
             bfloat16.
+        multi_label: whether a classifier gives an image any number of classes.
     Raises:
         ValueError: a part or token that the model does not have.
     """
@@ -68,7 +71,8 @@ def interface_of(model: Model, what: str, token: str | None = None, depth: int =
     values = f"0..{2**depth - 1}, RGB where there are 3 channels; normalised inside"
     images = Value("images", "uint8" if depth == 8 else "int32", shape, values)
     if what == "classifier":
-        logits = Value("logits", "float32", (model.config["num_classes"],), "before softmax, in the labels' order")
+        meaning = f"before {'sigmoid' if multi_label else 'softmax'}, in the labels' order"
+        logits = Value("logits", "float32", (model.config["num_classes"],), meaning)
         return Interface(what, None, depth, (images,), (logits,))
     if what == "encoder":
         return Interface(what, token or "mean", depth, (images,), (_features(model, token or "mean"),))
@@ -116,6 +120,8 @@ def metadata_of(model: Model, description: Description, interface: Interface) ->
         facts["token"] = interface.token
     elif interface.what == "classifier":
         facts["labels"] = description.classes
+        if description.thresholds is not None:
+            facts["thresholds"] = description.thresholds
     else:
         facts["target"] = description.target
     return facts

@@ -78,7 +78,9 @@ def export(
     what = what or ("classifier" if description.kind == "classifier" else "encoder")
     if token and what != "encoder":
         warnings.warn(f"--token has no effect on a {what}", stacklevel=2)
-    interface = interface_of(model, what, token, evaluation_view(description).depth)
+    interface = interface_of(
+        model, what, token, evaluation_view(description).depth, multi_label=description.thresholds is not None
+    )
     examples, images = example_images(checkpoint, model.encoder.channels, interface.inputs[0].shape[1:])
     write, engine_of = writers[to]
     out.parent.mkdir(parents=True, exist_ok=True)

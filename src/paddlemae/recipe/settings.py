@@ -47,7 +47,7 @@ SIZE_NAMES, MASK_NAMES = (", ".join(f"`{name}`" for name in names) for names in 
 AUTO: Literal["auto"] = "auto"  # as mean and std: those of the training images
 
 TEST_CHOOSES = "test"  # as validation: the test part itself, as in runs of earlier versions
-PRIMARY_METRICS = ("top1", "balanced_accuracy", "macro_f1", "auroc", "average_precision")
+PRIMARY_METRICS = ("top1", "balanced_accuracy", "macro_f1", "auroc", "average_precision", "mean_average_precision")
 if TYPE_CHECKING:
     PrimaryMetric: TypeAlias = str
 else:
@@ -79,7 +79,7 @@ VALIDATION = (
 PRIMARY_METRIC = (
     f"metric that chooses the best checkpoint and compares runs: {', '.join(f'`{name}`' for name in PRIMARY_METRICS)}; "
     "null: `top1` (accuracy) if the largest class of the training split has at most 1.5 times the images of the "
-    "smallest, else `balanced_accuracy`"
+    "smallest, else `balanced_accuracy`; of images of several classes `mean_average_precision`"
 )
 LABELS = (
     "train on this many images only: a number, a share (`10%`) or a number per class (`5/class`); as many of each class"

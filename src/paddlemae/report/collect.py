@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +73,16 @@ def collect(runs: Sequence[Path]) -> Json:
     """
     if not runs:
         raise ValueError("name at least one run folder to report on")
-    import paddlemae
-
     found = [_run(Path(run)) for run in runs]
     return {
         "format": FORMAT,
         "made": utc_now(),
-        "version": paddlemae.__version__,
+        "version": metadata.version("paddlemae"),
         "command": command_line(),
         "runs": found,
         "comparison": _comparison(found) if len(found) > 1 else None,
         "markdown": markdown(found),
+        "summary": None,
     }
 
 

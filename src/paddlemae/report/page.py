@@ -73,6 +73,7 @@ def render(report: Mapping[str, Any], folders: Sequence[Path]) -> str:
     return _template().render(
         report=report,
         runs=runs,
+        summary=report.get("summary"),
         kinds=[kind for kind in KINDS if any(kind in run["headline"] for run in runs)],
         compared=_curve_facts(runs),
         data=_script_json(_for_script(runs)),

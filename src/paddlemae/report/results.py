@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import mean, stdev
 from types import NoneType
 from typing import Any
@@ -196,6 +196,19 @@ def markdown(runs: Sequence[Json]) -> str:
             lines.append("| not measured yet | | | | |")
         parts.append("\n".join(lines) + "\n")
     return escape_lines("\n".join(parts))
+
+
+def summary_markdown(summary: Mapping[str, Any]) -> str:
+    """Return the outcome of an `auto` run in Markdown: its sentences, and a table with a row for each method."""
+    lines = [" ".join([summary["verdict"], *summary["remarks"]]), ""]
+    keys = list(summary["columns"])
+    if summary["rows"]:
+        lines += [f"| | {' | '.join(summary['columns'].values())} | seconds |", f"|---|{'---:|' * (len(keys) + 1)}"]
+    for row in summary["rows"]:
+        cells = [f"{row[key]:.1%}" if key in row else "" for key in keys]
+        title = display_name(row["title"], None).replace("|", "\\|")
+        lines.append(f"| {' | '.join([title, *cells, format(row.get('seconds', 0), '.0f')])} |")
+    return escape_lines("\n".join(lines) + "\n")
 
 
 def markdown_row(row: Json, *more: str) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from paddlemae.report.collect import collect
 from paddlemae.report.page import render
+from paddlemae.report.results import summary_markdown
 from paddlemae.runs.runlog import REPORT_FILES
 from paddlemae.system.atomic import name_in_errors, replace_text
 
@@ -24,16 +25,20 @@ class Written:
     table: Path
 
 
-def write_report(runs: Sequence[Path], out: Path | None = None) -> Written:
+def write_report(runs: Sequence[Path], out: Path | None = None, summary: Mapping[str, Any] | None = None) -> Written:
     """Write the report of one run, or of several compared.
 
     Args:
         runs: run folders.
         out: the folder to write to, that of the first run unless given; reports that are there are replaced.
+        summary: the outcome of an `auto` run, which the page begins with: `verdict`, `helped`, `remarks`, `columns` and
+            `rows`, see `tasks.auto.outcome`.
     Raises:
         ValueError, FileNotFoundError: a folder without a run.
     """
-    report = collect(runs)
+    report = {**collect(runs), "summary": summary}
+    if summary:
+        report["markdown"] = f"{summary_markdown(summary)}\n{report['markdown']}"
     figures = json.dumps(_finite(report), indent=1, allow_nan=False) + "\n"
     texts = render(report, runs), figures, report["markdown"]
     folder = out or runs[0]

@@ -9,7 +9,7 @@ from typing import Any
 from paddlemae.runs.bootstrap import LISTED_CLASSES, Intervals, bootstrap, listed
 from paddlemae.runs.class_metrics import Answers, class_scores, left_out, majority_of, metrics_of_answers
 from paddlemae.runs.confusion import Confusion
-from paddlemae.runs.metrics import CLASSIFICATION, primary_of
+from paddlemae.runs.metrics import CLASSIFICATION, metrics_of, primary_of
 from paddlemae.system.display_names import display_name
 
 SHOWN_CLASSES = 20  # in text; of more, those of the lowest recall
@@ -64,7 +64,8 @@ def _known(value: float) -> float | None:
 def result_table(result: Mapping[str, Any]) -> str:
     """Return a result's metrics as a table of text: value, interval, and what naming the commonest class gives."""
     majority, intervals, primary = result["majority"], result.get("intervals", {}), primary_of(result)
-    head = ("", "value", "95% interval", f"always '{display_name(majority['class'], NAME_COLUMNS)}'")
+    naive = "chance" if majority["class"] is None else f"always '{display_name(majority['class'], NAME_COLUMNS)}'"
+    head, titles = ("", "value", "95% interval", naive), (metrics_of(result) or CLASSIFICATION).titles
     rows = [
         (
             title + (" (primary)" if key == primary else ""),
@@ -72,7 +73,7 @@ def result_table(result: Mapping[str, Any]) -> str:
             interval_text(intervals.get(key)),
             f"{majority[key]:.2%}" if key in majority else "",
         )
-        for key, title in CLASSIFICATION.titles.items()
+        for key, title in titles.items()
         if key in result
     ]
     lines = list(_aligned([head, *rows]))
@@ -85,6 +86,8 @@ def class_table(result: Mapping[str, Any]) -> str:
     """Return precision and recall of each class as a table of text; of many classes those of the lowest recall."""
     classes: Mapping[str, Json] = result.get("per_class", {})
     listed = list(classes.items())
+    if listed and "threshold" in listed[0][1]:
+        return _multi_label_table(listed)
     if len(listed) > SHOWN_CLASSES:
         known = [item for item in listed if item[1]["recall"] is not None]
         listed = sorted(known, key=lambda item: float(item[1]["recall"]))[:SHOWN_OF_MANY]
@@ -105,6 +108,30 @@ def class_table(result: Mapping[str, Any]) -> str:
     if len(classes) > len(listed):
         lines.append(f"... and {len(classes) - len(listed)} classes of higher recall")
     return "\n".join(lines)
+
+
+def _multi_label_table(listed: Sequence[tuple[str, Json]]) -> str:
+    """Return the same of images of several classes, with each class's average precision and threshold."""
+    shown = listed
+    if len(listed) > SHOWN_CLASSES:
+        known = [item for item in listed if item[1]["average_precision"] is not None]
+        shown = sorted(known, key=lambda item: float(item[1]["average_precision"]))[:SHOWN_OF_MANY]
+    head = ("class", "images", "average precision", "threshold", "recall", "precision")
+    rows = [
+        (
+            display_name(name, NAME_COLUMNS),
+            f"{one['images']:,}",
+            _percent(one["average_precision"]),
+            f"{one['threshold']:.3f}",
+            _percent(one["recall"]),
+            _percent(one["precision"]),
+        )
+        for name, one in shown
+    ]
+    more = (
+        [f"... and {len(listed) - len(shown)} classes of higher average precision"] if len(shown) < len(listed) else []
+    )
+    return "\n".join([*_aligned([head, *rows]), *more])
 
 
 def majority_text(result: Mapping[str, Any]) -> str:

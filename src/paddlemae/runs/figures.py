@@ -206,6 +206,25 @@ def draw_confusion(path: Path, confusion: Confusion, classes: Sequence[str], tit
 
 
 @_use_own_style
+def draw_bars(path: Path, names: Sequence[str], values: Sequence[float], label: str, title: str) -> None:
+    """Draw a share in 0..1 for each name as a horizontal bar; names are left out where they are too many."""
+    size = len(names)
+    letters = choose_fonts([*(names if size <= NAMED_CLASSES else ()), title])
+    figure = _figure(7.0, min(14.0, max(2.5, 0.22 * size + 1.2)))
+    axes = figure.add_subplot()
+    axes.barh(range(size), values, color=ACCENT)
+    axes.set_xlim(0, 1)
+    axes.invert_yaxis()
+    if size <= NAMED_CLASSES:
+        axes.set_yticks(range(size), [letters(name, LONGEST_NAME) for name in names], fontsize=7)
+    else:
+        axes.set_yticks([])
+    axes.set_xlabel(label, color=INK)
+    figure.suptitle("\n".join(textwrap.wrap(letters(title, LONGEST_TITLE), 84)), fontsize=9, color=INK)
+    _save(figure, path, letters, tight=True)
+
+
+@_use_own_style
 def draw_curves(path: Path, lines: Sequence[dict[str, Any]], names: Sequence[str], title: str) -> None:
     """Draw metrics of `runlog.read_metrics` against steps, one panel a name; names that no line has are left out."""
     present = [name for name in names if any(name in line for line in lines)]

@@ -54,7 +54,17 @@ CLASSIFICATION = Metrics(
     },
     errors=("ece",),
 )
-ALL_METRICS = (CLASSIFICATION,)
+MULTI_LABEL = Metrics(
+    "mean average precision",
+    {
+        "mean_average_precision": "mean average precision",
+        "auroc": "AUROC",
+        "macro_f1": "macro F1",
+        "micro_f1": "micro F1",
+        "exact_match": "exact match",
+    },
+)
+ALL_METRICS = (CLASSIFICATION, MULTI_LABEL)
 MOST_UNBALANCED = 1.5  # largest class / smallest class, up to which accuracy is the primary metric
 
 

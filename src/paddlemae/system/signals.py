@@ -30,7 +30,14 @@ class Preempted(BaseException):
     """A command was ended from outside, and nothing is lost; the same command resumes. Its exit status is 75.
 
     Like KeyboardInterrupt it is no Exception: it may come anywhere, where what was tried must not pass for failed.
+
+    Attributes:
+        time_is_up: the command ended since its own time was up, `max_hours`, and not by a signal.
     """
+
+    def __init__(self, text: str = "", time_is_up: bool = False):
+        super().__init__(text)
+        self.time_is_up = time_is_up
 
 
 def stop_signals() -> list[int]:

@@ -14,12 +14,12 @@ from paddlemae.engine import device
 from paddlemae.model.shape import pair, patch_grid
 from paddlemae.recipe import SCRATCH
 from paddlemae.runs.class_results import class_table, result_table
-from paddlemae.runs.metrics import primary_metric
+from paddlemae.runs.metrics import MULTI_LABEL, primary_metric
 from paddlemae.runs.runlog import log_result
 from paddlemae.tasks.models.build import load_classifier
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
-from paddlemae.tasks.training.classification import PRETRAINED
+from paddlemae.tasks.training.classification import PRETRAINED, Evaluation
 from paddlemae.tasks.training.evaluate_classifier import evaluate_classifier
 from paddlemae.tasks.training.exhibits import show_mistakes
 from paddlemae.tasks.training.labelled_splits import image_counts, open_test_part
@@ -61,13 +61,21 @@ def evaluate(
         patch_grid(image_size, description.architecture["patch_size"])  # refuses a size that it does not divide
         size = list(pair(image_size))
         description = replace(description, architecture={**description.architecture, "image_size": size})
-    source = _number_as(description.classes, open_test_part(data, split))
+    several = description.thresholds is not None
+    source = open_test_part(data, split, multi_label=several)
+    if several and source.labels is not None:
+        raise ValueError(
+            f"the classifier gives an image several classes, and {source.name} has one each; name columns of several "
+            "classes with ::labels="
+        )
+    source = _number_as(description.classes, source)
     workers = workers_for(len(source), None, computing=True)
     evaluation = evaluate_classifier(
         model, description, source, batch_size=batch_size, workers=workers, threads=threads
     )
     named = description.provenance.get("primary")  # of runs since there are several
-    primary = named if isinstance(named, str) else primary_metric(image_counts(source))
+    kind = MULTI_LABEL.primary if several else primary_metric(image_counts(source))
+    primary = named if isinstance(named, str) else kind
     result = {
         "task": "evaluate",
         "start": SCRATCH if description.provenance.get("init") == SCRATCH else PRETRAINED,
@@ -84,7 +92,10 @@ def evaluate(
             log_result(folder, [{name: value for name, value in result.items() if name != "per_class"}])
         view, title = evaluation_view(description), f"evaluated on {source.name}"
         with optional("the mistakes"):
-            show_mistakes(folder, source, view, evaluation.confusion, evaluation.mistakes, title, evaluation.intervals)
+            if isinstance(evaluation, Evaluation):
+                show_mistakes(
+                    folder, source, view, evaluation.confusion, evaluation.mistakes, title, evaluation.intervals
+                )
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from paddlemae.tasks.training.finetuning_loss import loss_function
 from paddlemae.tasks.training.finetuning_setup import build, choose_defaults, open_inputs
 from paddlemae.tasks.training.finish_run import finish_run
 from paddlemae.tasks.training.memory_trial import memory_plan
+from paddlemae.tasks.training.multi_label import MultiLabelEvaluation
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.tasks.training.resolve import resolve, statistics_plan
 from paddlemae.tasks.training.run_start import Start, enter_run
@@ -30,8 +32,10 @@ from paddlemae.tasks.training.run_training import run_training
 from paddlemae.tasks.training.skipped_images import open_skipped
 from paddlemae.tasks.training.training_batches import training_batches
 from paddlemae.train.checkpoint import TrainState
+from paddlemae.train.checkpoint_folders import FOLDER, step_name
 from paddlemae.train.ema import Ema
 from paddlemae.train.optim import adamw
+from paddlemae.weights.model_folder import Description, read_description
 
 
 def finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None = None) -> dict[str, Any]:
@@ -75,10 +79,10 @@ def _finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None) ->
         )
         return mix_batches(plain, mixing, training.seed) if mixing else plain
 
-    def evaluate(part: Source) -> Evaluation:
+    def evaluate(part: Source, description: Description = parts.description) -> Evaluation | MultiLabelEvaluation:
         return evaluate_classifier(
             model,
-            parts.description,
+            description,
             part,
             batch_size=training.batch_size,
             workers=training.workers,
@@ -87,9 +91,12 @@ def _finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None) ->
             ranks=start.ranks,
         )
 
-    def evaluate_averaged(part: Source) -> Evaluation:
+    def evaluate_averaged(part: Source) -> Evaluation | MultiLabelEvaluation:
         with state.averaged():
-            return evaluate(part)
+            evaluation = evaluate(part)
+        if isinstance(evaluation, MultiLabelEvaluation) and part is splits.validation:
+            return evaluation.with_own_thresholds()
+        return evaluation
 
     choosing = splits.choosing(recipe)
     every = None if choosing is None else partial(evaluate_averaged, choosing)
@@ -103,7 +110,11 @@ def _finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None) ->
 
     with best_weights(start, state, validated=splits.validation is not None) as step:
         # where the test part chose, in a run of an earlier version, its last evaluation counts as it did there
-        tested = last if last and choosing is splits.held_out else evaluate(splits.held_out)
+        if last and choosing is splits.held_out:
+            tested = last
+        else:
+            thresholds = start.ranks.from_first(lambda: _stored_thresholds(start, step, parts.description))
+            tested = evaluate(splits.held_out, replace(parts.description, thresholds=thresholds))
 
         def finish() -> dict[str, Any]:
             protocol = dict(labels=recipe.labels, trainable_blocks=recipe.trainable_blocks)
@@ -122,6 +133,16 @@ def _finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None) ->
             )
 
         return start.ranks.from_first(finish)
+
+
+def _stored_thresholds(start: Start, step: int, description: Description) -> list[float] | None:
+    """Return the thresholds that a step's checkpoint has, which its evaluation chose; None of single classes."""
+    if description.thresholds is None:
+        return None
+    try:
+        return read_description(start.out / FOLDER / step_name(step)).thresholds
+    except (OSError, ValueError):  # a full disk kept it out
+        return description.thresholds
 
 
 def dry_run(recipe: FinetuneRecipe, *, trust: bool = False) -> dict[str, str]:

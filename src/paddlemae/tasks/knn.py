@@ -8,7 +8,7 @@ Shapes: N images of the bank, Q queries, D width, k neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -90,14 +90,57 @@ def knn(
     """
     if not temperature > 0:
         raise ValueError(f"the temperature of votes must be above 0, got {temperature:g}")
-    device.prepare("auto", threads)
-    checkpoint = read_checkpoint(run, trust=trust)
-    model = load_encoder(checkpoint, random=random)
     bank, queries = (open_source(data, split, labelled=True) for split in (bank_split, query_split))
     queries = match_classes(bank, queries)
     primary = primary_metric(image_counts(bank))
     if labels:
         bank = balanced_subset(bank, labels, seed)
+    return classify_by_neighbours(
+        run,
+        bank,
+        queries,
+        primary,
+        kind=kind,
+        neighbours=neighbours,
+        temperature=temperature,
+        random=random,
+        batch_size=batch_size,
+        threads=threads,
+        max_bad_images=max_bad_images,
+        protocol={"labels": labels, "seed": seed} if labels else {},
+        say=say,
+        trust=trust,
+    )
+
+
+def classify_by_neighbours(
+    run: str,
+    bank: Source,
+    queries: Source,
+    primary: str,
+    *,
+    kind: FeatureKind,
+    neighbours: Sequence[int] = (),
+    temperature: float = TEMPERATURE,
+    random: bool = False,
+    batch_size: int = 64,
+    threads: int | str = "auto",
+    max_bad_images: float = MAX_BAD_IMAGES,
+    protocol: Mapping[str, Any] | None = None,
+    say: Callable[[list[dict[str, Any]]], None] | None = None,
+    trust: bool = False,
+) -> list[dict[str, Any]]:
+    """Do what `knn` does for sources that are open.
+
+    Args:
+        bank, queries: labelled images with the same classes: those that are searched, and those that are classified.
+        primary: the key of the primary metric.
+        protocol: how the bank was drawn, which is logged with the results.
+        others, and errors: those of `knn`.
+    """
+    device.prepare("auto", threads)
+    checkpoint = read_checkpoint(run, trust=trust)
+    model = load_encoder(checkpoint, random=random)
     _counts(neighbours, len(bank))  # before anything is computed
     bank_features, query_features = (
         labelled_features(
@@ -121,17 +164,13 @@ def knn(
         for k in counts:
             voted[votes, k] = winners(bank_features.labels[nearest_Qk[:, :k]], weights_Qk[:, :k], len(bank.classes))
             predicted, _ = voted[votes, k]
-            protocol: dict[str, Any] = {**asdict(kind), "k": k, "votes": votes}
-            if votes == "weighted":
-                protocol["temperature"] = temperature
-            if labels:
-                protocol |= {"labels": labels, "seed": seed}
+            weighted = {"temperature": temperature} if votes == "weighted" else {}
             results.append(
                 {
                     "task": "knn",
                     "start": RANDOM if random else PRETRAINED,
                     **_metrics(query_features.labels, predicted, queries.classes, primary),
-                    "protocol": protocol,
+                    "protocol": {**asdict(kind), "k": k, "votes": votes, **weighted, **(protocol or {})},
                     "train": bank.name,
                     "train_images": len(bank_features.labels),
                     "eval": queries.name,

@@ -17,7 +17,7 @@ from paddlemae.tasks.models.build import load_classifier
 from paddlemae.tasks.models.inference import LOGITS
 from paddlemae.tasks.models.open_images import open_images
 from paddlemae.tasks.models.parts import Arrays, Parts, about_source, compute_parts, hold_output, part_size
-from paddlemae.tasks.models.predictions import likeliest, probabilities_of
+from paddlemae.tasks.models.predictions import class_probabilities, likeliest
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.predictions.measure import classes_needed
 from paddlemae.tasks.predictions.outputs import Outputs, Predicted, write_outputs
@@ -66,8 +66,9 @@ def predict(
         model = load_classifier(checkpoint)
         description = checkpoint.description
         source = _with_known_labels(open_images(images, split), description.classes)
-        count = len(description.classes)
-        kept = min(max(outputs.top, classes_needed(source, count)), count)
+        kept = count = len(description.classes)
+        if description.thresholds is None:
+            kept = min(max(outputs.top, classes_needed(source, count)), count)
         about = {**about_source(checkpoint, list(images), split, source), "batch_size": batch_size, "top": kept}
         check_same(ranks, about)  # a run that is still trained may have another checkpoint for each
         folder = outputs.table.with_name(f"{outputs.table.name}.parts")
@@ -78,7 +79,7 @@ def predict(
             model,
             description,
             LOGITS,
-            partial(_likeliest, kept=kept),
+            partial(_likeliest, kept=kept, thresholds=description.thresholds),
             batch_size=batch_size,
             workers=workers,
             threads=threads,
@@ -91,10 +92,10 @@ def predict(
         return Predicted(**ranks.from_first(lambda: asdict(write_outputs(parts, outputs, description, about))))
 
 
-def _likeliest(logits_BK: np.ndarray, kept: int) -> Arrays:
+def _likeliest(logits_BK: np.ndarray, kept: int, thresholds: Sequence[float] | None) -> Arrays:
     """Return the classes and probabilities that a part keeps of a batch, [B, kept]."""
     classes_Bk = likeliest(logits_BK, kept)
-    probabilities_Bk = np.take_along_axis(probabilities_of(logits_BK), classes_Bk, axis=1)
+    probabilities_Bk = np.take_along_axis(class_probabilities(logits_BK, thresholds), classes_Bk, axis=1)
     return {CLASSES: classes_Bk.astype(np.int32), PROBABILITIES: probabilities_Bk.astype(np.float32)}
 
 

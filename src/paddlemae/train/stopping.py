@@ -20,6 +20,7 @@ from paddlemae.system.signals import (
     take_swallowed_signal,
 )
 
+TIME_IS_UP = "max_hours"  # the reason of a stop without a signal
 MISTAKE_STATUS = 2  # of the user, said in a line
 
 
@@ -58,7 +59,7 @@ class Stop:
 
     def is_set(self) -> bool:
         if self.reason is None and self.max_seconds is not None and self.clock() - self.started >= self.max_seconds:
-            self.reason = "max_hours"
+            self.reason = TIME_IS_UP
         return self.reason is not None
 
 

@@ -75,6 +75,7 @@ class DescriptionType(BaseModel):
     classes: list[str]
     provenance: dict[str, Any]
     bits: Literal[8, 16] | None = None
+    thresholds: list[Annotated[float, Field(ge=0, le=1)]] | None = None
 
 
 def check_description(content: Mapping[str, Any]) -> None:
@@ -97,6 +98,8 @@ def check_description(content: Mapping[str, Any]) -> None:
     classes = shape.get("num_classes", 0) if found.kind != "encoder" else 0
     if len(found.classes) != classes:
         raise ValueError(f"{len(found.classes)} names of {classes} classes")
+    if found.thresholds is not None and (found.kind != "classifier" or len(found.thresholds) != classes):
+        raise ValueError(f"{len(found.thresholds)} thresholds of a {found.kind} of {classes} classes")
 
 
 def _check_encoder(kind: str, shape: Mapping[str, Any]) -> None:

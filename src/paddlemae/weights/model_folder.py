@@ -41,6 +41,8 @@ class Description:
         classes: names in the head's order; empty for "mae".
         provenance: how it was made, for people.
         bits: of a channel's value in its images; None, as in older files, means what their number of channels does.
+        thresholds: of a multi-label classifier the probability of each class from which on an image has it; None of
+            other models.
     """
 
     kind: str
@@ -51,6 +53,7 @@ class Description:
     classes: list[str] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
     bits: Literal[8, 16] | None = None
+    thresholds: list[float] | None = None
 
     @property
     def target(self) -> str:
@@ -64,6 +67,8 @@ def write_model(folder: Path, tensors: dict[str, np.ndarray], description: Descr
     content = {"format": FORMAT, **asdict(description)}
     if description.bits is None:
         del content["bits"]
+    if description.thresholds is None:
+        del content["thresholds"]
     if description.kind == "mae":
         content["target"] = description.target
     (folder / DESCRIPTION_FILE).write_text(json.dumps(content, indent=2) + "\n")
@@ -101,7 +106,11 @@ def read_description(folder: Path) -> Description:
             f"{folder} holds no PaddleMAE model (no {DESCRIPTION_FILE}); name a run folder or one of its checkpoints"
         )
     try:
-        content = {"bits": None, **parse_object(read_bytes(path, MAX_DESCRIPTION_BYTES), MAX_DESCRIPTION_BYTES)}
+        content = {
+            "bits": None,
+            "thresholds": None,
+            **parse_object(read_bytes(path, MAX_DESCRIPTION_BYTES), MAX_DESCRIPTION_BYTES),
+        }
         if content.get("format") == FORMAT:
             check_description(content)
     except ValueError as fault:

@@ -124,7 +124,7 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     assert source.classes == ("a", "b") and source.labels.tolist() == [1, 0] and source.groups.tolist() == [0, 1]
     with pytest.raises(ValueError, match="no column 'size'; its columns: 'scan', 'kind', 'owner'"):
         open_source(f"{path}::image=size")
-    with pytest.raises(ValueError, match="takes no 'colour'; only root, image, label, split, group"):
+    with pytest.raises(ValueError, match="takes no 'colour'; only root, image, label, labels, split, group"):
         open_source(f"{path}::colour=red")
     with pytest.raises(ValueError, match="expected PATH::option=value, got 'image'"):
         open_source(f"{path}::image")

@@ -126,6 +126,31 @@ def test_images_with_and_without_labels_are_split_alike(paddlemae, photos: Path,
         assert len(open_source(str(tmp_path / "lists" / "split.csv"), "train", labelled=True)) == 36
 
 
+@pytest.mark.parametrize("form", ["sets", "flags"])
+def test_images_of_several_classes_keep_them(paddlemae, photos: Path, tmp_path: Path, form: str) -> None:
+    rng = np.random.default_rng(0)
+    paths = sorted(photos.rglob("*.png"))
+    has = rng.random((len(paths), 3)) < (0.6, 0.4, 0.3)
+    if form == "sets":
+        has[:, 0] |= ~has.any(axis=1)
+        cells = ["|".join(name for name, flag in zip("abc", row) if flag) for row in has]
+        lines, option = ["image,labels", *(f"{path},{cell}" for path, cell in zip(paths, cells))], ""
+    else:
+        lines = ["image,a,b,c", *(f"{path},{int(a)},{int(b)},{int(c)}" for path, (a, b, c) in zip(paths, has))]
+        option = "::labels=a,b,c"
+    (tmp_path / "all.csv").write_text("\n".join(lines))
+    _, text = split(paddlemae, f"{tmp_path / 'all.csv'}{option}", tmp_path / "lists", "--test", "0.25")
+    data = f"{tmp_path / 'lists' / 'split.csv'}{option}"
+    assert f"--data {data}" in text
+    parts = [open_source(data, part, labelled=True, multi_label=True) for part in ("train", "test")]
+    assert sum(map(len, parts)) == 36 and 8 <= len(parts[1]) <= 10
+    read = {
+        Path(part.describe(i)).resolve(): part.targets.labels[i].tolist() for part in parts for i in range(len(part))
+    }
+    assert read == {path: row.tolist() for path, row in zip(paths, has)}
+    assert np.abs(parts[1].targets.counts() - has.sum(axis=0) / 4).max() <= 1.5
+
+
 def test_unreadable_images_are_left_out_and_named(paddlemae, photos: Path, tmp_path: Path) -> None:
     (photos / "dog" / "broken.png").write_bytes(b"no image")
     rows, text = split(paddlemae, photos, tmp_path / "lists")

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paddlemae.data.sources import SourceNote
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks.plan.make_plan import make_plan
 from paddlemae.tasks.plan.write_plan import output_paths, recipe_text, summarize, write_plan
@@ -112,3 +113,13 @@ def test_images_of_all_sizes_are_planned_as_squares(tmp_path: Path) -> None:
         photo(height, width, number).save(tmp_path / f"{number}.png")
     size = make_plan(str(tmp_path), 30, quiet=True).recipe("pretrain").model.image_size
     assert isinstance(size, int)
+
+
+def test_images_without_a_label_among_labelled_ones_are_pretrained_on(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 12)
+    rows = [f"photos/{number}.png,{('cat', 'dog', '')[number % 3]}" for number in range(12)]
+    (tmp_path / "some.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    with pytest.warns(SourceNote, match="no label"):
+        plan = make_plan(str(tmp_path / "some.csv"), 30, quiet=True)
+    assert plan.survey.images == 12 and plan.survey.labelled == 8
+    assert any("8 of 12 images have labels" in note for note in plan.notes)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from paddlemae.data.inspect.disjoint_sets import DisjointSets
 from paddlemae.data.inspect.survey import COLUMNS, ROWS
 
 LEAST_CORRELATION = 0.97
@@ -140,29 +141,3 @@ def are_similar(a_NP: NDArray[np.uint8], b_NP: NDArray[np.uint8]) -> NDArray[np.
     flat = (spread_a < FLAT_LEVELS) & (spread_b < FLAT_LEVELS)
     correlated = (a * b).mean(axis=1) >= LEAST_CORRELATION * spread_a * spread_b
     return np.where(flat, np.abs(means[0] - means[1])[:, 0] <= FLAT_LEVELS, correlated)
-
-
-class DisjointSets:
-    """Sets that are joined until they stay: each member leads to an earlier one of its set, the first to itself."""
-
-    def __init__(self, count: int) -> None:
-        self.towards = np.arange(count)
-
-    def roots(self, members: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the first member of the set of each member."""
-        roots = self.towards[members]
-        while not np.array_equal(roots, further := self.towards[roots]):
-            roots = further
-        self.towards[members] = roots
-        return roots
-
-    def join(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> None:
-        """Make one set of those of a and of b, pair by pair."""
-        for member, other in zip(a.tolist(), b.tolist()):
-            root, other = self._root(member), self._root(other)
-            self.towards[max(root, other)] = min(root, other)
-
-    def _root(self, member: int) -> int:
-        while (earlier := int(self.towards[member])) != member:
-            self.towards[member] = member = int(self.towards[earlier])
-        return member

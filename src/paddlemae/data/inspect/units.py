@@ -13,18 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.inspect.duplicates import DisjointSets, Firsts
+from paddlemae.data.inspect.disjoint_sets import DisjointSets
 
 _Numbers = NDArray[np.int64]
 
 
-def group_firsts(groups_N: _Numbers) -> Firsts:
+def group_firsts(groups_N: _Numbers) -> _Numbers:
     """Return for each image the first one of its group, int64 [N]."""
     _, firsts, inverse = np.unique(groups_N, return_index=True, return_inverse=True)
     return firsts[inverse].astype(np.int64)
 
 
-def join_units(links: Sequence[Firsts]) -> _Numbers:
+def join_units(links: Sequence[_Numbers]) -> _Numbers:
     """Return the unit of each image, int64 [N], numbered 0 .. U-1 in the order of their first images.
 
     Args:

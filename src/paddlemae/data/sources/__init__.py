@@ -3,7 +3,7 @@
 from paddlemae.data.sources.in_memory import Images, InMemoryReader, as_source
 from paddlemae.data.sources.labels import BadLabel
 from paddlemae.data.sources.open import open_source
-from paddlemae.data.sources.source import ClassTargets, Source, add_stamps
+from paddlemae.data.sources.source import ClassTargets, MultiLabelTargets, Source, Targets, add_stamps
 from paddlemae.data.sources.splits import MissingSplit, SourceNote
 from paddlemae.data.sources.subsets import (
     balanced_subset,
@@ -21,8 +21,10 @@ __all__ = [
     "Images",
     "InMemoryReader",
     "MissingSplit",
+    "MultiLabelTargets",
     "Source",
     "SourceNote",
+    "Targets",
     "add_stamps",
     "as_source",
     "balanced_subset",

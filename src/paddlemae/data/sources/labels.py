@@ -110,12 +110,13 @@ def number_labels(values: Sequence[str | None], where: str, classes: tuple[str, 
     names = classes or sort_names(present)
     if len(names) < 2:
         raise ValueError(f"labels need at least two classes, but all images of {where} are {''.join(names)!r}")
-    _check_known(present, names, where)
+    check_known(present, names, where)
     number_of: dict[str | None, int] = {None: -1, **{name: number for number, name in enumerate(names)}}
     return ClassTargets(np.fromiter((number_of[value] for value in values), np.int64, len(values)), names)
 
 
-def _check_known(names: Collection[str], classes: Collection[str], where: str) -> None:
+def check_known(names: Collection[str], classes: Collection[str], where: str) -> None:
+    """Raise a ValueError if labels are not among the classes of the training split."""
     if strangers := sorted(name for name in names if name not in classes):
         raise ValueError(
             f"{where} has labels that no training image has: {list_names(strangers)}; change them or train on them"
@@ -178,7 +179,7 @@ def targets_by_folder(
         if name not in filled:
             raise ValueError(f"{layout}, but {f'{root}/{name}'!r} has no images; fill or remove it")
     if train_classes:
-        _check_known(classes, train_classes, repr(root))
+        check_known(classes, train_classes, repr(root))
         classes = train_classes
     if len(classes) < 2:
         raise ValueError(f"{layout}, and at least two classes, but {root!r} has only {classes[0]!r}")

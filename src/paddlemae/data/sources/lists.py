@@ -15,12 +15,19 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from paddlemae.data.sources.image_groups import number_groups
 from paddlemae.data.sources.labels import LABEL_COLUMNS, as_some_labels, is_whole, note_unused, number_labels
+from paddlemae.data.sources.multi_labels import (
+    SETS_OPTION,
+    holds_sets,
+    option_columns,
+    targets_of_flags,
+    targets_of_sets,
+)
 from paddlemae.data.sources.readers import FileReader
-from paddlemae.data.sources.source import Source
+from paddlemae.data.sources.source import Source, Targets
 from paddlemae.data.sources.splits import (
     TEST_WORDS,
     TRAIN_WORDS,
@@ -43,20 +50,27 @@ _MOST_TRIED = 100  # of a list's images, whether they are there
 
 @dataclass
 class _Rows:
-    """Columns of a list: the path of each image, and its label, split, group and row number where the list has them."""
+    """Columns of a list: the path of each image, and its label, split, group and row number where the list has them.
+
+    `flags`: columns of 0 and 1 by the class that they tell of; `are_sets`: labels such as `a|b` are several classes.
+    """
 
     paths: list[str]
     labels: list[str] | None = None
     splits: list[str] | None = None
     groups: list[str] | None = None
     numbers: Sequence[int] | None = None
+    flags: dict[str, list[str]] = field(default_factory=dict)
+    are_sets: bool = False
 
     def select(self, split: str | None) -> "_Rows":
         if split is None or self.splits is None:
             return self
         kept = [number for number, name in enumerate(self.splits) if name == split]
         columns = (self.paths, self.labels, self.splits, self.groups, self.numbers)
-        return _Rows(*(column and [column[number] for number in kept] for column in columns))  # type: ignore[arg-type]
+        flags = {name: [column[number] for number in kept] for name, column in self.flags.items()}
+        chosen = _Rows(*(column and [column[number] for number in kept] for column in columns))  # type: ignore[arg-type]
+        return replace(chosen, flags=flags, are_sets=self.are_sets)
 
 
 def open_list(path: str, split: str | None, labelled: bool, options: dict[str, str]) -> Source:
@@ -64,7 +78,7 @@ def open_list(path: str, split: str | None, labelled: bool, options: dict[str, s
 
     Args:
         options: `root`, the folder that paths are relative to; for a CSV `image`, `label`, `split`, `group`: its
-            columns, where their names are others.
+            columns, where their names are others; `labels`: the column of several classes, or columns of 0 and 1.
     Raises:
         FileNotFoundError, ValueError: images that are not there, no labels, labels that are no numbers or unknown.
     """
@@ -81,27 +95,36 @@ def open_list(path: str, split: str | None, labelled: bool, options: dict[str, s
         if labelled:
             train_classes = _classes(path, rows)
         path = _find_test_list(path, split)
+        are_sets = rows.are_sets
         rows = read(path, labelled, options)
+        rows.are_sets = rows.are_sets or are_sets
     if not rows.paths:
         raise ValueError(f"{path!r} names no images; expected one path per line")
     root = os.path.expanduser(options.get("root") or os.path.dirname(path) or ".")
     paths = StringTable.of(_find_paths(path, root, rows.paths))
     groups = (None, None) if rows.groups is None else number_groups(rows.groups)
-    targets = number_labels(_labels(path, rows), repr(path), train_classes) if labelled else None
+    targets = _targets(path, rows, train_classes) if labelled else None
     return Source(path, FileReader(root, paths), targets, *groups)
 
 
 def _classes(path: str, rows: _Rows) -> tuple[str, ...]:
-    return number_labels(_labels(path, rows), repr(path)).classes
+    return _targets(path, rows, ()).classes
 
 
-def _labels(path: str, rows: _Rows) -> list[str | None]:
-    """Return the labels of the rows that are used; None where a cell of a CSV is empty."""
+def _targets(path: str, rows: _Rows, train_classes: tuple[str, ...]) -> Targets:
+    """Return the targets of the rows that are used; a cell of a CSV may be empty."""
+    numbers, where = rows.numbers, repr(path)
+
+    def row_of(row: int) -> str:
+        return f"{where}, row {numbers[row]}" if numbers else where
+
+    if rows.flags:
+        return targets_of_flags(rows.flags, row_of, where)
     assert rows.labels is not None
-    numbers = rows.numbers
-    if numbers is None:
-        return list(rows.labels)
-    return as_some_labels(rows.labels, lambda row: f"{path!r}, row {numbers[row]}")
+    if rows.are_sets:
+        return targets_of_sets(rows.labels, row_of, where, train_classes)
+    labels = rows.labels if numbers is None else as_some_labels(rows.labels, row_of)
+    return number_labels(labels, where, train_classes)
 
 
 def _find_test_list(path: str, split: str) -> str:
@@ -166,26 +189,36 @@ def _split_line(line: str) -> tuple[str, str | None]:
 
 
 def _read_csv(path: str, labelled: bool, options: dict[str, str]) -> _Rows:
-    check_options(path, options, ("root", "image", "label", "split", "group"))
+    check_options(path, options, ("root", "image", "label", SETS_OPTION, "split", "group"))
     header, rows, numbers = _read_rows(path)
 
-    def column(role: str, usual: Sequence[str], needed: bool) -> list[str] | None:
-        place = _find_column(path, header, role, options.get(role), usual, needed)
+    def column(role: str, given: str | None, usual: Sequence[str], needed: bool) -> list[str] | None:
+        place = _find_column(path, header, role, given, usual, needed)
         return None if place is None else [row[place].strip() for row in rows]
 
-    paths = column("image", IMAGE_COLUMNS, needed=True)
-    labels = column("label", LABEL_COLUMNS, needed=True) if labelled else None
-    splits = column("split", SPLIT_COLUMNS, needed=False)
-    groups = column("group", GROUP_COLUMNS, needed=False)
+    paths = column("image", options.get("image"), IMAGE_COLUMNS, needed=True)
+    several = option_columns(options) if labelled else []
+    flags = {name: column(SETS_OPTION, name, (), needed=True) or [] for name in several[1:] and several}
+    given = several[0] if len(several) == 1 else options.get("label")
+    labels = column("label", given, LABEL_COLUMNS, needed=True) if labelled and not flags else None
+    splits = column("split", options.get("split"), SPLIT_COLUMNS, needed=False)
+    groups = column("group", options.get("group"), GROUP_COLUMNS, needed=False)
     assert paths is not None
     if not all(paths):
         raise ValueError(f"{path!r}, row {numbers[paths.index('')]}: no path; fill it in or remove the row")
-    if labelled and "label" not in options:
+    if labelled and not given and not flags:
         note_unused(repr(path), [name for name in header if name.lower() in LABEL_COLUMNS])
     if splits and not any(split_of(name) for name in set(splits)):
         expected = ", ".join((*TRAIN_WORDS, *TEST_WORDS))
         raise ValueError(f"{path!r}: its column of splits has {list_names(sorted(set(splits)))}; expected {expected}")
-    return _Rows(paths, labels, splits and [name.lower() for name in splits], groups, numbers)
+    are_sets = labels is not None and (len(several) == 1 or holds_sets(given or _label_column(header), labels))
+    return _Rows(paths, labels, splits and [name.lower() for name in splits], groups, numbers, flags, are_sets)
+
+
+def _label_column(header: list[str]) -> str:
+    """Return the name of the column of labels where none is given."""
+    lower = [name.lower() for name in header]
+    return next((name for name in LABEL_COLUMNS if name in lower), "")
 
 
 def _read_rows(path: str) -> tuple[list[str], list[list[str]], Sequence[int]]:

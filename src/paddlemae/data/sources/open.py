@@ -17,7 +17,7 @@ from paddlemae.data.sources.folder import TAR, list_tars, open_folder
 from paddlemae.data.sources.lists import open_list
 from paddlemae.data.sources.mnist import is_idx_images, open_idx
 from paddlemae.data.sources.readers import ContentReader, FileReader
-from paddlemae.data.sources.source import Source
+from paddlemae.data.sources.source import MultiLabelTargets, Source
 from paddlemae.data.sources.splits import list_names
 from paddlemae.data.sources.subsets import leave_out_unlabelled
 from paddlemae.data.sources.table_files import PARQUET_START
@@ -32,7 +32,12 @@ _TEXT = (".txt", ".csv", ".tsv", ".lst", ".list", "")
 
 
 def open_source(
-    spec: str, split: str | None = None, labelled: bool = False, *, keep_unlabelled: bool = False
+    spec: str,
+    split: str | None = None,
+    labelled: bool = False,
+    *,
+    keep_unlabelled: bool = False,
+    multi_label: bool = False,
 ) -> Source:
     """List the images that `spec` names.
 
@@ -57,6 +62,7 @@ def open_source(
             Images without a label (an empty cell of a CSV or table, a folder `unlabelled` next to class folders) are
             left out, and a `SourceNote` counts them.
         keep_unlabelled: keep these images where labels are needed; their label is -1.
+        multi_label: images may have several classes, as `MultiLabelTargets`; otherwise that is an error.
     Raises:
         FileNotFoundError: no such path.
         ValueError: nothing that is known, an unknown split, names that leave open what is meant, no images, or no
@@ -78,6 +84,11 @@ def open_source(
         opened = _open_file(path, spec, split, labelled, options, limit)
     if limit != MAX_IMAGE_BYTES and isinstance(opened.reader, FileReader | ContentReader):
         opened = replace(opened, reader=replace(opened.reader, max_image_bytes=limit))
+    if isinstance(opened.targets, MultiLabelTargets) and not multi_label:
+        raise ValueError(
+            f"{spec!r} has images of several classes (multi-label), and this needs one class per image; name a column "
+            "of such classes with ::label=COLUMN"
+        )
     return leave_out_unlabelled(opened, keep_unlabelled)
 
 

@@ -40,9 +40,68 @@ class ClassTargets:
         """Return which images have a label: bool [len]."""
         return self.labels >= 0
 
+    def counts(self) -> NDArray[np.int64]:
+        """Return how many images have each class: int64 [classes]."""
+        return np.bincount(self.labels[self.known], minlength=len(self.classes))
+
+    def having(self, number: int) -> NDArray[np.bool_]:
+        """Return which images have a class: bool [len]."""
+        return self.labels == number
+
+    def names(self, i: int) -> tuple[str, ...]:
+        """Return the name of the class of image i, or nothing without a label."""
+        return (self.classes[self.labels[i]],) if self.labels[i] >= 0 else ()
+
     def batch(self, indices: NDArray[np.int64] | list[int]) -> NDArray[np.int64]:
         """Return the targets of several images as they stand in a batch: int64 [B]."""
         return self.labels[indices]
+
+
+@dataclass(frozen=True, eq=False)
+class MultiLabelTargets:
+    """Any number of classes an image.
+
+    Args:
+        labels: bool [len, classes], whether an image has a class.
+        classes: their names.
+        known: bool [len], which images have labels at all; `open_source` leaves the others out unless it is asked to
+            keep such images.
+    """
+
+    labels: NDArray[np.bool_]
+    classes: tuple[str, ...]
+    known: NDArray[np.bool_]
+
+    def subset(self, indices: NDArray[np.int64]) -> "MultiLabelTargets":
+        """Return the targets of the images at `indices`, in that order."""
+        return MultiLabelTargets(self.labels[indices], self.classes, self.known[indices])
+
+    def renumber(self, classes: tuple[str, ...]) -> "MultiLabelTargets":
+        """Return the targets with a column for each of `classes`, which have the names of all labels."""
+        column_of = {name: column for column, name in enumerate(self.classes)}
+        absent = np.zeros((len(self.labels), 1), np.bool_)  # the last column, which -1 takes
+        columns = [column_of.get(name, -1) for name in classes]
+        return MultiLabelTargets(np.hstack([self.labels, absent])[:, columns], classes, self.known)
+
+    def counts(self) -> NDArray[np.int64]:
+        """Return how many images have each class: int64 [classes]."""
+        return self.labels.sum(axis=0, dtype=np.int64)
+
+    def having(self, number: int) -> NDArray[np.bool_]:
+        """Return which images have a class: bool [len]."""
+        return self.labels[:, number]
+
+    def names(self, i: int) -> tuple[str, ...]:
+        """Return the names of the classes of image i."""
+        return tuple(self.classes[number] for number in np.flatnonzero(self.labels[i]))
+
+    def batch(self, indices: NDArray[np.int64] | list[int]) -> NDArray[np.float32]:
+        """Return the targets of several images as they stand in a batch: float32 [B, classes], 0 or 1."""
+        return self.labels[indices].astype(np.float32)
+
+
+Targets = ClassTargets | MultiLabelTargets
+BatchTargets = NDArray[np.int64] | NDArray[np.float32]  # as `Targets.batch` returns them
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +118,7 @@ class Source:
 
     name: str
     reader: Reader
-    targets: ClassTargets | None = None
+    targets: Targets | None = None
     groups: NDArray[np.int64] | None = None
     group_names: StringTable | None = None
 
@@ -68,8 +127,8 @@ class Source:
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """Return the labels of class targets, int64 [len], indices into `classes`; None without."""
-        return None if self.targets is None else self.targets.labels
+        """Return the labels of class targets, int64 [len], indices into `classes`; None without such targets."""
+        return self.targets.labels if isinstance(self.targets, ClassTargets) else None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -77,8 +136,8 @@ class Source:
         return () if self.targets is None else self.targets.classes
 
     def target(self, i: int) -> int | None:
-        """Return the target of image i: its class as an index into `classes`; None without labels."""
-        return None if self.targets is None else int(self.targets.labels[i])
+        """Return the target of image i: its class as an index into `classes`; None without class targets."""
+        return None if self.labels is None else int(self.labels[i])
 
     def describe(self, i: int) -> str:
         """Return the name of image i for a person: a path, or "digits image 17"."""

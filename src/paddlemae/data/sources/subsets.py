@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.decode.images import NeedOf, Picture
+from paddlemae.data.inspect.units import assign_units
 from paddlemae.data.sources.readers import Reader
-from paddlemae.data.sources.source import Source
+from paddlemae.data.sources.source import MultiLabelTargets, Source
 from paddlemae.data.sources.splits import list_names, note
 
 _Indices = NDArray[np.int64]
@@ -72,7 +73,9 @@ def balanced_subset(source: Source, num_images: int, seed: int) -> Source:
         ValueError: an unlabelled source, or more images than it (or one of its classes) has.
     """
     if source.labels is None:
-        raise ValueError(f"a balanced subset needs labels, and {source.name} has none")
+        lack = "one class per image, and" if source.targets else "labels, and"
+        found = "has several" if source.targets else "has none"
+        raise ValueError(f"a balanced subset needs {lack} {source.name} {found}")
     if not 1 <= num_images <= len(source):
         raise ValueError(f"labels: expected 1 to {len(source)} images of {source.name}, got {num_images}")
     rng = np.random.default_rng(seed)
@@ -89,6 +92,15 @@ def balanced_subset(source: Source, num_images: int, seed: int) -> Source:
     return subset(source, _draw(source.labels, counts, rng))
 
 
+def draw_share(source: Source, most: int, seed: int) -> Source:
+    """Draw about `most` images of a labelled source: the same share of each class, and at least one; else all."""
+    if len(source) <= most:
+        return source
+    assert source.labels is not None
+    counts = np.ceil(np.bincount(source.labels) * most / len(source)).astype(np.int64)
+    return subset(source, _draw(source.labels, counts, np.random.default_rng(seed)))
+
+
 def labelled_count(labels: int | str, source: Source) -> int:
     """Return how many images `labels` means: a number, a share such as "10%", or a number a class such as "5/class"."""
     if isinstance(labels, int):
@@ -100,8 +112,8 @@ def labelled_count(labels: int | str, source: Source) -> int:
 
 def unknown_classes(source: Source, classes: Sequence[str]) -> list[str]:
     """Return the classes of a source's images that are not among others, in their order."""
-    assert source.labels is not None
-    image_counts, names = np.bincount(source.labels[source.labels >= 0], minlength=len(source.classes)), set(classes)
+    assert source.targets is not None
+    image_counts, names = source.targets.counts(), set(classes)
     return [name for name, count in zip(source.classes, image_counts.tolist()) if count and name not in names]
 
 
@@ -126,8 +138,8 @@ def match_classes(train: Source, held_out: Source) -> Source:
 
 def note_absent(source: Source, what: str) -> None:
     """Warn of classes that have no image; `what` would be one, such as "held-out image"."""
-    assert source.labels is not None
-    absent = np.flatnonzero(np.bincount(source.labels, minlength=len(source.classes)) == 0)
+    assert source.targets is not None
+    absent = np.flatnonzero(source.targets.counts() == 0)
     if absent.size:
         names = list_names([source.classes[number] for number in absent.tolist()])
         note(f"{absent.size} of {len(source.classes)} classes have no {what}: {names}")
@@ -137,7 +149,8 @@ def split_off(source: Source, fraction: float, seed: int) -> tuple[Source, Sourc
     """Split into (rest, held_out), drawn from `seed`, both in the source's order.
 
     `held_out` gets the rounded `fraction` of each class when the source is labelled, of all images otherwise. Where the
-    source has groups, whole groups are held out instead, as many as come closest to the fraction of all images.
+    source has groups, whole groups are held out instead, as many as come closest to the fraction of all images. Of
+    images of several classes, each class has about that fraction, groups or not.
 
     Raises:
         ValueError: a fraction outside 0..1, or one that leaves either side without images.
@@ -145,7 +158,9 @@ def split_off(source: Source, fraction: float, seed: int) -> tuple[Source, Sourc
     if not 0 < fraction < 1:
         raise ValueError(f"expected a fraction between 0 and 1 to hold out, got {fraction}")
     rng = np.random.default_rng(seed)
-    if source.groups is not None:
+    if isinstance(source.targets, MultiLabelTargets):
+        held_out = _of_several_classes(source, source.targets, fraction, rng)
+    elif source.groups is not None:
         held_out = _whole_groups(source, source.groups, fraction, rng)
     else:
         strata = np.zeros(len(source), np.int64) if source.labels is None else source.labels
@@ -160,6 +175,19 @@ def split_off(source: Source, fraction: float, seed: int) -> tuple[Source, Sourc
     return subset(source, rest), subset(source, held_out)
 
 
+def _of_several_classes(
+    source: Source, targets: MultiLabelTargets, fraction: float, rng: np.random.Generator
+) -> _Indices:
+    """Return the indices, ascending, of images, or whole groups, with about the fraction of each class."""
+    groups = np.arange(len(source)) if source.groups is None else source.groups
+    units = np.unique(groups, return_inverse=True)[1].astype(np.int64)
+    if not len(units) or units.max() < 1:
+        raise ValueError(f"{source.name} has too few images or groups to hold {fraction} of them out")
+    images, classes = np.nonzero(targets.labels)
+    parts = assign_units(units, images, classes, len(targets.classes), [1 - fraction, fraction], rng)
+    return np.flatnonzero(parts == 1)
+
+
 def validation_part(source: Source, share: float, seed: int) -> tuple[Source, Source]:
     """Split labelled images into (rest, validation part), drawn from `seed`, both in the source's order.
 
@@ -169,8 +197,11 @@ def validation_part(source: Source, share: float, seed: int) -> tuple[Source, So
     Raises:
         ValueError: no class has two images, or no group can be drawn.
     """
-    assert source.labels is not None
     rng = np.random.default_rng(seed)
+    if isinstance(source.targets, MultiLabelTargets):
+        chosen = _of_several_classes(source, source.targets, share, rng)
+        return subset(source, np.setdiff1d(np.arange(len(source)), chosen)), subset(source, chosen)
+    assert source.labels is not None
     images = np.bincount(source.labels, minlength=len(source.classes))
     wanted = np.clip(np.floor(share * images + 0.5).astype(np.int64), 1, np.maximum(images - 1, 0))
     if source.groups is None:

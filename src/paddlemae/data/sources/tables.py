@@ -28,8 +28,16 @@ from paddlemae.data.sources.labels import (
     unusable_label,
 )
 from paddlemae.data.sources.lists import GROUP_COLUMNS, IMAGE_COLUMNS, SPLIT_COLUMNS, check_options
+from paddlemae.data.sources.multi_labels import (
+    SETS_COLUMN,
+    SETS_OPTION,
+    holds_sets,
+    option_columns,
+    targets_of_flags,
+    targets_of_sets,
+)
 from paddlemae.data.sources.readers import ContentReader, file_stamp
-from paddlemae.data.sources.source import ClassTargets, Source
+from paddlemae.data.sources.source import ClassTargets, Source, Targets
 from paddlemae.data.sources.splits import (
     MissingSplit,
     choose_split,
@@ -47,7 +55,11 @@ _METADATA = b"huggingface"
 
 @dataclass(frozen=True)
 class _Columns:
-    """Columns of a table's images and labels; `classes` if the table itself names them."""
+    """Columns of a table's images and labels; `classes` if the table itself names them.
+
+    `flags`: columns of 0 and 1, one a class; `are_sets`: labels such as `a|b` are several classes; None if that is
+    seen by the labels.
+    """
 
     image: str
     is_struct: bool
@@ -55,6 +67,8 @@ class _Columns:
     group: str | None = None
     split: str | None = None
     classes: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    are_sets: bool | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,33 +178,40 @@ def open_tables(
     Args:
         files: paths below `root`, of all splits.
         split: tables of it have the word in their paths.
-        options: `image`, `label`, `group`: columns, where their names and types don't tell.
+        options: `image`, `label`, `group`: columns, where their names and types don't tell; `labels`: the column of
+            several classes, or columns of 0 and 1.
     Raises:
         ValueError: pyarrow is missing; no column of images or labels; damaged files.
     """
     if importlib.util.find_spec("pyarrow") is None:
         raise ValueError(f"{spec!r} holds tables, which pyarrow reads; pip install 'paddlemae[tables]'")
-    check_options(spec, options, ("image", "label", "split", "group"))
+    check_options(spec, options, ("image", "label", SETS_OPTION, "split", "group"))
     split_files = files_of_split(files, split, repr(spec)) if any(words_of_files(files)) else files
     columns = _columns(os.path.join(root, split_files[0]), options, labelled)
     contents = _of_split(root, files, columns, split, spec)
     groups = number_groups(contents.values(columns.group)) if columns.group else (None, None)
-    targets = _targets(root, files, columns, split, spec, contents) if columns.label else None
+    needs_labels = columns.label or columns.flags
+    targets = _targets(root, files, columns, split, spec, contents) if needs_labels else None
     return Source(spec, ContentReader(contents), targets, *groups)
 
 
 def _targets(
     root: str, files: Sequence[str], columns: _Columns, split: str | None, spec: str, contents: TableContents
-) -> ClassTargets:
+) -> Targets:
     if columns.classes:
         return _of_classes(contents, columns)
-    train_classes: tuple[str, ...] = ()
+    if columns.flags:
+        flags = {name: contents.values(name) for name in columns.flags}
+        return targets_of_flags(flags, contents.row, repr(spec))
+    train = None
     if is_held_out(split):
         with contextlib.suppress(MissingSplit):
-            train_classes = number_labels(
-                _labels(_of_split(root, files, columns, "train", spec), columns), repr(spec)
-            ).classes
-    return number_labels(_labels(contents, columns), repr(spec), train_classes)
+            train = _of_split(root, files, columns, "train", spec)
+    if columns.are_sets is None:
+        assert columns.label
+        columns = replace(columns, are_sets=holds_sets(columns.label, (train or contents).values(columns.label)))
+    train_classes = _number_labels(train, columns, spec, ()).classes if train else ()
+    return _number_labels(contents, columns, spec, train_classes)
 
 
 def _of_split(root: str, files: Sequence[str], columns: _Columns, split: str | None, spec: str) -> TableContents:
@@ -215,9 +236,12 @@ def _rows_of(root: str, files: Sequence[str], columns: _Columns, spec: str) -> T
     return TableContents(root, tables, stamps, borders, columns.image, columns.is_struct)
 
 
-def _labels(contents: TableContents, columns: _Columns) -> list[str | None]:
+def _number_labels(contents: TableContents, columns: _Columns, spec: str, train_classes: tuple[str, ...]) -> Targets:
     assert columns.label
-    return as_some_labels(contents.values(columns.label), contents.row)
+    values = contents.values(columns.label)
+    if columns.are_sets:
+        return targets_of_sets(values, contents.row, repr(spec), train_classes)
+    return number_labels(as_some_labels(values, contents.row), repr(spec), train_classes)
 
 
 def _of_classes(contents: TableContents, columns: _Columns) -> ClassTargets:
@@ -256,22 +280,28 @@ def _columns(path: str, options: dict[str, str], labelled: bool) -> _Columns:
     image = image or first([n for n in (*IMAGE_COLUMNS, *schema.names) if n in schema.names and is_image(n)])
     if image is None or image not in schema.names or not is_image(image):
         raise ValueError(f"{path!r} has no column of images (bytes of files); its columns: {', '.join(names)}")
-    label = options.get("label") or first(LABEL_COLUMNS)
+    several = option_columns(options)
+    given = several[0] if len(several) == 1 else options.get("label")
+    label = given or first(LABEL_COLUMNS)
     label = label or next((n for n, f in features.items() if f.get("_type") == "ClassLabel"), None)
     group, split = options.get("group") or first(GROUP_COLUMNS), options.get("split") or first(SPLIT_COLUMNS)
-    for name in (options.get("label"), group, split):
+    for name in (given, group, split, *several):
         if name and name not in schema.names:
             raise ValueError(f"{path!r} has no column {name!r}; its columns: {', '.join(names)}")
-    if labelled and label is None:
+    if len(several) > 1:
+        label = None
+    elif labelled and label is None:
         raise ValueError(
             f"{path!r} has no column of labels (called {', '.join(LABEL_COLUMNS)}); its columns: {', '.join(names)}; "
             "name it with PATH::label=COLUMN"
         )
-    if labelled and "label" not in options:
+    if labelled and not given and not several:
         note_unused(repr(path), [name for name in schema.names if name in LABEL_COLUMNS])
     classes = _classes_of(schema, label, path) if labelled else ()
     is_struct = pa.types.is_struct(schema.field(image).type)
-    return _Columns(image, is_struct, label if labelled else None, group, split, classes)
+    flags = tuple(several) if labelled and len(several) > 1 else ()
+    are_sets = True if len(several) == 1 else (None if label and label.lower() == SETS_COLUMN else False)
+    return _Columns(image, is_struct, label if labelled else None, group, split, classes, flags, are_sets)
 
 
 def _classes_of(schema: Any, label: str | None, path: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from paddlemae.data.batches import MIX_STREAM, Batch, sample_rng
 from paddlemae.data.decode.pixel_format import Pixels
+from paddlemae.data.sources.source import BatchTargets
 
 Region = tuple[int, int, int, int]  # top, bottom, left, right
 
@@ -49,7 +50,7 @@ class MixedBatch(Batch):
     """
 
     partners: Pixels
-    partner_targets: NDArray[np.int64] | None
+    partner_targets: BatchTargets | None
     partner_indices: NDArray[np.int64]
     partner_epochs: NDArray[np.int64]
     kept: NDArray[np.float32]
@@ -107,7 +108,7 @@ def _span(length: int, share: float, rng: np.random.Generator) -> tuple[int, int
     return max(0, centre - half), min(length, centre + half)
 
 
-def mixed_labels(batch: MixedBatch) -> Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+def mixed_labels(batch: MixedBatch) -> Iterable[tuple[BatchTargets, NDArray[np.float32]]]:
     """Return (labels, their share of each image), of the images and of their partners."""
     assert batch.targets is not None and batch.partner_targets is not None
     return (batch.targets, batch.kept), (batch.partner_targets, 1 - batch.kept)

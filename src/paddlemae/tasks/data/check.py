@@ -76,7 +76,7 @@ def _open_splits(spec: str, split: str, test: str | None) -> list[OpenedSplit]:
     if test is not None:
         opened = _with_test(spec, split, test)
     else:
-        opened = open_three_splits(spec) if split == ALL_SPLITS else open_splits(spec, split)
+        opened = open_three_splits(spec) if split == ALL_SPLITS else open_splits(spec, split, multi_label=True)
     starts = accumulate((len(split.source) for split in opened), initial=0)
     return [split._replace(start=start) for split, start in zip(opened, starts)]
 
@@ -87,11 +87,11 @@ def _with_test(spec: str, split: str, test: str) -> list[OpenedSplit]:
         raise ValueError(
             f"--test brings the images to hold out, so --split={split} has no meaning; leave one of them out"
         )
-    train = open_split(spec, "train", "train")
+    train = open_split(spec, "train", "train", multi_label=True)
     try:
-        held_out = open_split(test, "test", "test")
+        held_out = open_split(test, "test", "test", multi_label=True)
     except MissingSplit:
-        held_out = open_split(test, None, "test")
+        held_out = open_split(test, None, "test", multi_label=True)
     return [train, held_out]
 
 
@@ -135,18 +135,21 @@ def _shallow(result: CheckResult) -> NDArray[np.int64]:
 
 def _contradictions(result: CheckResult) -> Iterator[NDArray[np.int64]]:
     """Yield groups of exact duplicates with more than one label; these are compared by their names."""
-    number_of: dict[str, int] = {}
-    labels = []
-    for split in result.splits:
-        numbers = [number_of.setdefault(name, len(number_of)) for name in split.source.classes]
-        indices = split.source.labels
-        labels.append(
-            np.full(len(split.source), -1) if indices is None else np.array([*numbers, -1], np.int64)[indices]
-        )
+    number_of: dict[tuple[str, ...], int] = {(): -1}
+    labels = [
+        np.array([number_of.setdefault(names, len(number_of)) for names in _class_names(split)], np.int64)
+        for split in result.splits
+    ]
     labels_N = np.concatenate(labels)
     for group in result.exact_duplicates():
         if (np.unique(labels_N[group]) >= 0).sum() > 1:
             yield group
+
+
+def _class_names(split: OpenedSplit) -> Iterator[tuple[str, ...]]:
+    """Yield the names of each image's classes, sorted; none without labels."""
+    targets = split.source.targets
+    return (() if targets is None else tuple(sorted(targets.names(i))) for i in range(len(split.source)))
 
 
 def _classes_in_one_split(result: CheckResult) -> dict[str, list[int]]:

@@ -43,11 +43,12 @@ def draw_check(result: CheckResult, path: Path) -> None:
 
 def _examples(result: CheckResult, split: OpenedSplit) -> Iterator[Block]:
     readable = np.flatnonzero(result.looks.readable_N[split.start : split.start + len(split.source)])
-    if split.source.labels is None:
+    targets = split.source.targets
+    if targets is None:
         yield Block("unlabelled", _pictures(result, split.start + _spread(readable)))
         return
     for label, (name, count) in enumerate(islice(class_counts(split).items(), MOST_CLASSES)):
-        images = readable[split.source.labels[readable] == label]
+        images = readable[targets.having(label)[readable]]
         yield Block(f"{name}: {count:,}", _pictures(result, split.start + _spread(images)))
 
 

@@ -60,8 +60,5 @@ class CheckResult:
 
 def class_counts(split: OpenedSplit) -> dict[str, int]:
     """Return how many images each class has; empty without labels."""
-    if split.source.labels is None:
-        return {}
-    labels = split.source.labels
-    counts = np.bincount(labels[labels >= 0], minlength=len(split.source.classes))
-    return dict(zip(split.source.classes, counts.tolist()))
+    targets = split.source.targets
+    return {} if targets is None else dict(zip(targets.classes, targets.counts().tolist()))

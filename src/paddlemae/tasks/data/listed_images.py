@@ -1,4 +1,4 @@
-"""The image files of a source with their labels and groups, of all its splits, for lists that name them."""
+"""The image files of a source with their classes and groups, of all its splits, for lists that name them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.sources import Source, subset
+from paddlemae.data.sources import MultiLabelTargets, Source, subset
 from paddlemae.data.sources.image_groups import number_groups
 from paddlemae.data.sources.labels import as_labels, sort_names
+from paddlemae.data.sources.lists import GROUP_COLUMNS, IMAGE_COLUMNS, SPLIT_COLUMNS
+from paddlemae.data.sources.multi_labels import SEPARATOR, SETS_COLUMN, SETS_OPTION
 from paddlemae.data.sources.readers import FileReader
 from paddlemae.data.sources.string_table import StringTable
 from paddlemae.tasks.data.splits import ALL_SPLITS, open_splits, open_three_splits
 
 NO_CLASS = "(no label)"
+_Classes = tuple[str, ...] | None  # of an image; None for an image without a label
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,33 +29,69 @@ class ListedImages:
     Args:
         source: reads them; `describe` gives their paths.
         classes: their names.
-        labels_N: int64 [N], the class of each; -1 for an image without a label.
+        labels: the classes of each image.
+        multi_label: whether an image may have any number of classes.
         groups_N: int64 [N], equal for images of a group; None without groups.
         group_names: the name of each image's group.
     """
 
     source: Source
     classes: tuple[str, ...]
-    labels_N: NDArray[np.int64]
+    labels: Sequence[_Classes]
+    multi_label: bool
     groups_N: NDArray[np.int64] | None = None
     group_names: Sequence[str] | None = None
-    label_column: str = "label"
 
     def subset(self, indices: NDArray[np.int64]) -> ListedImages:
         """Return the images at `indices`, in that order."""
+        chosen = indices.tolist()
         groups = None if self.groups_N is None else self.groups_N[indices]
-        names = None if self.group_names is None else [self.group_names[i] for i in indices.tolist()]
-        chosen = subset(self.source, indices)
-        return replace(self, source=chosen, labels_N=self.labels_N[indices], groups_N=groups, group_names=names)
+        names = None if self.group_names is None else [self.group_names[i] for i in chosen]
+        labels = [self.labels[i] for i in chosen]
+        return replace(self, source=subset(self.source, indices), labels=labels, groups_N=groups, group_names=names)
 
     def class_pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return (images, classes), a pair for each class of an image; without a label it is `len(classes)`."""
-        return np.arange(len(self.labels_N)), np.where(self.labels_N < 0, len(self.classes), self.labels_N)
+        number_of = {name: number for number, name in enumerate(self.classes)}
+        pairs = [
+            (i, number)
+            for i, names in enumerate(self.labels)
+            for number in ([len(self.classes)] if names is None else [number_of[name] for name in names])
+        ]
+        images, classes = np.array(pairs, np.int64).reshape(-1, 2).T
+        return images, classes
 
-    def label(self, i: int) -> str:
-        """Return the label of an image as it stands in a list; "" without."""
-        label = int(self.labels_N[i])
-        return "" if label < 0 else self.classes[label]
+    @property
+    def needs_columns(self) -> bool:
+        """Return whether classes take a column of 0 and 1 each: an image has none of them, or a name has a `|`."""
+        return self.multi_label and (() in self.labels or any(SEPARATOR in name for name in self.classes))
+
+    def label_columns(self) -> dict[str, list[str]]:
+        """Return the columns of a list that hold the labels: name -> cells; none without labels.
+
+        Raises:
+            ValueError: labels that no list can hold.
+        """
+        if not self.classes:
+            return {}
+        if not self.multi_label:
+            return {"label": ["".join(names or ()) for names in self.labels]}
+        if not self.needs_columns:
+            return {SETS_COLUMN: [SEPARATOR.join(names or ()) for names in self.labels]}
+        if None in self.labels:
+            raise ValueError("some images have no label, and others none of the classes; a list can't tell them apart")
+        reserved = {*IMAGE_COLUMNS, *SPLIT_COLUMNS, *GROUP_COLUMNS}
+        names = [name.lower() for name in self.classes]
+        if bad := [name for name in names if name in reserved or "," in name or names.count(name) > 1]:
+            raise ValueError(f"class {bad[0]!r} can't be the name of a column of the list; rename it")
+        return {name: [str(int(name in (each or ()))) for each in self.labels] for name in self.classes}
+
+    def label_option(self) -> str:
+        """Return the option behind a list's path that says which columns hold the labels; "" where none is needed."""
+        if self.needs_columns:
+            return f"::{SETS_OPTION}={','.join(self.classes)}"
+        are_seen = any(len(names or ()) > 1 for names in self.labels)
+        return f"::{SETS_OPTION}={SETS_COLUMN}" if self.multi_label and not are_seen else ""
 
 
 def list_images(spec: str, split: str) -> ListedImages:
@@ -62,37 +101,40 @@ def list_images(spec: str, split: str) -> ListedImages:
         ValueError: images that are in no files of their own, names that a list can't hold, unusable labels.
         FileNotFoundError: no such path.
     """
-    labels: dict[str, str | None] = {}
+    labels: dict[str, _Classes] = {}
     groups: dict[str, str] = {}
     reader: FileReader | None = None
-    for opened in open_three_splits(spec) if split == ALL_SPLITS else open_splits(spec, split):
+    classes: dict[str, None] = {}
+    multi_label = False
+    for opened in open_three_splits(spec) if split == ALL_SPLITS else open_splits(spec, split, multi_label=True):
         if opened.is_fault:
             raise ValueError(opened.unlabelled)
-        source = opened.source
+        source, targets = opened.source, opened.source.targets
         if not isinstance(source.reader, FileReader):
             raise ValueError(
                 f"{spec!r} holds its images in archives, tables or arrays, and lists name image files; unpack it (as "
                 "with 'tar xf') and split the folder"
             )
         reader = reader or source.reader
+        multi_label = multi_label or isinstance(targets, MultiLabelTargets)
+        classes |= dict.fromkeys(source.classes)
         for i in range(len(source)):
             path = source.describe(i)
-            label = -1 if source.labels is None else source.labels[i]
-            labels.setdefault(path, None if label < 0 else source.classes[label])
+            labels.setdefault(path, targets.names(i) if targets and targets.known[i] else None)
             if source.groups is not None:
                 number = int(source.groups[i])
                 groups[path] = str(number) if source.group_names is None else source.group_names[number]
-    _check_paths(labels)
-    classes = sort_names({label for label in labels.values() if label is not None})
-    as_labels(classes, lambda i: f"{spec!r}, class {classes[i]!r}")  # as the list will be read
-    number_of = {name: number for number, name in enumerate(classes)}
-    labels_N = np.array([-1 if label is None else number_of[label] for label in labels.values()], np.int64)
     assert reader
+    _check_paths(labels)
+    ordered = tuple(classes) if multi_label else sort_names(classes)
+    as_labels(ordered, lambda i: f"{spec!r}, class {ordered[i]!r}")  # as the list will be read
     everything = Source(spec, replace(reader, files=StringTable.of(map(os.path.abspath, labels))))
+    listed = ListedImages(everything, ordered, list(labels.values()), multi_label)
+    listed.label_columns()  # refused before all images are read
     if not groups:
-        return ListedImages(everything, classes, labels_N)
+        return listed
     names = [groups.get(path, path) for path in labels]
-    return ListedImages(everything, classes, labels_N, number_groups(names)[0], names)
+    return replace(listed, groups_N=number_groups(names)[0], group_names=names)
 
 
 def _check_paths(paths: Iterable[str]) -> None:

@@ -25,7 +25,6 @@ from paddlemae.tasks.data.listed_images import NO_CLASS, ListedImages, list_imag
 from paddlemae.tasks.data.splits import ALL_SPLITS, collect_notes
 
 LIST_FILE = "split.csv"
-COLUMNS = ("path", "label", "split", "group")
 _LARGE = 0.5  # share of all images in one unit that is reported
 
 
@@ -121,20 +120,21 @@ def lock_output(out: Path, spec: str, overwrite: bool) -> Iterator[None]:
 
 
 def write_list(result: SplitResult, out: Path) -> Path:
-    """Write `split.csv` into a folder that is there; paths in it are relative to the folder. Return its path."""
-    base = os.path.realpath(out)
-    images, names = result.images, _unit_names(result)
-    with_groups = images.groups_N is not None or len(names) < len(result.units_N)
-    rows: list[tuple[str, ...]] = []
-    for i in range(len(images.source)):
-        path = os.path.relpath(os.path.abspath(images.source.describe(i)), base)
-        rows.append((path, images.label(i), result.parts[result.part_of_N[i]], names[result.units_N[i]]))
-    used = [place for place, name in enumerate(COLUMNS) if name != "group" or with_groups]
-    used = [place for place in used if COLUMNS[place] != "label" or images.classes]
+    """Write `split.csv` into a folder that is there; paths in it are relative to the folder. Return its path.
+
+    Raises:
+        ValueError: labels that no list can hold.
+    """
+    base, images = os.path.realpath(out), result.images
+    paths = [os.path.relpath(images.source.describe(i), base) for i in range(len(images.source))]
+    columns = {"path": paths, **images.label_columns(), "split": [result.parts[part] for part in result.part_of_N]}
+    names = _unit_names(result)
+    if images.groups_N is not None or len(names) < len(result.units_N):
+        columns["group"] = [names[unit] for unit in result.units_N]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    header = [images.label_column if COLUMNS[place] == "label" else COLUMNS[place] for place in used]
-    writer.writerows([header, *([row[place] for place in used] for row in rows)])
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values()))
     replace_bytes(out / LIST_FILE, text.getvalue().encode("utf-8", "surrogateescape"))
     return out / LIST_FILE
 
@@ -158,7 +158,7 @@ def summarize(result: SplitResult, path: Path) -> str:
     if result.unreadable:
         name, reason = next(iter(result.unreadable.items()))
         lines.append(f"left out: {len(result.unreadable):,} unreadable images, first {name!r}: {reason}")
-    data = shlex.quote(str(path))
+    data = shlex.quote(f"{path}{result.images.label_option()}")
     use = f"finetune --init RUN --data {data} --out NEW_RUN" if result.images.classes else f"pretrain --data {data}"
     lines += [
         f"wrote {path}",

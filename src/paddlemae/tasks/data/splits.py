@@ -27,24 +27,24 @@ class OpenedSplit(NamedTuple):
     start: int = 0  # the number of its first image among those of all splits that are compared
 
 
-def open_splits(spec: str, split: str) -> list[OpenedSplit]:
+def open_splits(spec: str, split: str, *, multi_label: bool = False) -> list[OpenedSplit]:
     """Open a split: train, test, or all (both, where both exist); raise as `open_source` does."""
     if split not in (*SPLIT_NAMES, ALL_SPLITS):
         raise ValueError(f"--split must be {', '.join(SPLIT_NAMES)} or {ALL_SPLITS}; got {split!r}")
-    return _open_present(spec, SPLIT_NAMES if split == ALL_SPLITS else (split,))
+    return _open_present(spec, SPLIT_NAMES if split == ALL_SPLITS else (split,), multi_label)
 
 
 def open_three_splits(spec: str) -> list[OpenedSplit]:
-    """Open those of train, val and test that a source has; raise as `open_source` does."""
-    return _open_present(spec, ("train", VAL_ONLY, TEST_ONLY))
+    """Open those of train, val and test that a source has, multi-label or not; raise as `open_source` does."""
+    return _open_present(spec, ("train", VAL_ONLY, TEST_ONLY), multi_label=True)
 
 
-def _open_present(spec: str, names: Sequence[str]) -> list[OpenedSplit]:
+def _open_present(spec: str, names: Sequence[str], multi_label: bool) -> list[OpenedSplit]:
     opened: list[OpenedSplit] = []
     missing: MissingSplit | None = None
     for name in names:
         try:
-            opened.append(open_split(spec, name, name.removesuffix("-only")))
+            opened.append(open_split(spec, name, name.removesuffix("-only"), multi_label=multi_label))
         except MissingSplit as fault:
             missing = fault
     if not opened and missing:
@@ -52,10 +52,11 @@ def _open_present(spec: str, names: Sequence[str]) -> list[OpenedSplit]:
     return opened
 
 
-def open_split(spec: str, split: str | None, name: str) -> OpenedSplit:
+def open_split(spec: str, split: str | None, name: str, *, multi_label: bool = False) -> OpenedSplit:
     """Open a split of a source under a name, without labels if it has none."""
     try:
-        return OpenedSplit(name, open_source(spec, split, labelled=True, keep_unlabelled=True), None)
+        source = open_source(spec, split, labelled=True, keep_unlabelled=True, multi_label=multi_label)
+        return OpenedSplit(name, source, None)
     except MissingSplit:
         raise
     except ValueError as fault:

@@ -190,6 +190,7 @@ def describe(
     classes: Sequence[str] = (),
     provenance: dict[str, Any] | None = None,
     bits: Literal[8, 16] | None = None,
+    thresholds: list[float] | None = None,
 ) -> Description:
     """Return the description that is stored with the model's weights."""
     mean, std = statistics
@@ -202,6 +203,7 @@ def describe(
         classes=list(classes),
         provenance={**(provenance or {}), "parameters": parameter_count(model)},
         bits=bits,
+        thresholds=thresholds,
     )
 
 

@@ -203,7 +203,8 @@ def _about_of(text: str) -> dict[str, Any]:
 
 def weights_digest(checkpoint: Checkpoint) -> str:
     """Return a digest of a model's weights and preprocessing."""
-    seen_as = {name: value for name, value in asdict(checkpoint.description).items() if name != "provenance"}
+    description = asdict(checkpoint.description)
+    seen_as = {name: value for name, value in description.items() if name not in ("provenance", "thresholds")}
     return hashlib.sha256(json.dumps(seen_as, sort_keys=True).encode() + tensors_digest(checkpoint)).hexdigest()
 
 

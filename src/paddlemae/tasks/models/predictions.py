@@ -5,9 +5,11 @@ Shapes: N images, K classes, k of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def probabilities_of(logits_NK: np.ndarray) -> np.ndarray:
@@ -22,12 +24,39 @@ def likeliest(scores_NK: np.ndarray, k: int) -> np.ndarray:
     return np.argsort(-scores_NK, axis=1, kind="stable")[:, :k]
 
 
+def class_probabilities(logits_NK: np.ndarray, thresholds: Sequence[float] | None) -> np.ndarray:
+    """Return the probabilities of classes, float64 [N, K]; those of a multi-label classifier are independent.
+
+    Args:
+        thresholds: those of the classifier's description; None of a classifier that gives an image one class.
+    """
+    return probabilities_of(logits_NK) if thresholds is None else sigmoid(logits_NK)
+
+
+def sigmoid(logits: np.ndarray) -> NDArray[np.float64]:
+    """Return the probabilities of classes that are independent of each other, from their logits."""
+    half: NDArray[np.float64] = np.tanh(np.nan_to_num(logits).astype(np.float64) / 2)
+    return (1 + half) / 2
+
+
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Predictions of a classifier: probabilities float64 [N, K] of the classes, in their order."""
+    """Predictions of a classifier: probabilities float64 [N, K] of the classes, in their order.
+
+    `thresholds` are those of a multi-label classifier, one per class; None of others.
+    """
 
     classes: tuple[str, ...]
     probabilities: np.ndarray
+    thresholds: tuple[float, ...] | None = None
+
+    @property
+    def label_sets(self) -> list[tuple[str, ...]]:
+        """Return the classes of each image: those that reach their thresholds, or the likeliest one without these."""
+        if self.thresholds is None:
+            return [(label,) for label in self.labels]
+        reached = self.probabilities >= np.array(self.thresholds)
+        return [tuple(name for name, has in zip(self.classes, row) if has) for row in reached.tolist()]
 
     @property
     def labels(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.decode.pixel_format import Pixels, convert_depth, largest_value
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.inspect.statistics import Moments, image_moments
-from paddlemae.data.sources import MissingSplit, Source
+from paddlemae.data.sources import MissingSplit, Source, SourceNote, open_source
 from paddlemae.data.sources.subsets import spread_over
 from paddlemae.tasks.data.check_result import class_counts
 from paddlemae.tasks.data.splits import OpenedSplit, open_split
@@ -97,21 +98,21 @@ class DataSurvey:
         return min(self.height.median, self.width.median)
 
 
-def survey_data(spec: str, *, on_images: Callable[[int, int], None] | None = None) -> tuple[DataSurvey, Source]:
+def survey_data(spec: str, *, on_images: Callable[[int, int], None] | None = None) -> tuple[DataSurvey, Source, Source]:
     """Count all images of `spec`, and read up to `MOST_READ`, at even distances.
 
     Args:
         spec: as `open_source` takes it; the training split is planned for.
         on_images: called with (images read so far, how many are to be read).
     Returns:
-        what was found, and the training images.
+        what was found, the training images, and those of them that have labels (all of them where none has).
     Raises:
         ValueError: fewer than two images, or a class with one image only.
         FileNotFoundError: no such path.
         DataFault: none of those that were tried can be read.
     """
     train = open_split(spec, "train", "train")
-    source = train.source
+    source = train.source if train.unlabelled else _open_all(spec)
     if len(source) < 2:
         raise ValueError(f"{spec} has one image; a training needs at least two, and is of use from some dozens on")
     test = _open_test(spec)
@@ -131,7 +132,15 @@ def survey_data(spec: str, *, on_images: Callable[[int, int], None] | None = Non
             **found,
         ),
         source,
+        train.source,
     )
+
+
+def _open_all(spec: str) -> Source:
+    """Open the training images, also those without a label; which these are has been said."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SourceNote)
+        return open_source(spec, "train")
 
 
 def _open_test(spec: str) -> OpenedSplit | None:

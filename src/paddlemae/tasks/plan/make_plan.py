@@ -44,7 +44,7 @@ def make_plan(
         raise ValueError(f"the time must be above 0 minutes; got {minutes:g}")
     name = devices.prepare(device)
     with progress("images", MOST_READ, show=not quiet) as show:
-        survey, source = survey_data(data, on_images=lambda done, of: show(done))
+        survey, source, labelled = survey_data(data, on_images=lambda done, of: show(done))
     left = 60 * minutes - (time.perf_counter() - began) - TRIALS_SECONDS
     split = split_time(left, has_labels=bool(survey.classes))
     wish = Wish(data, device, seed, cache)
@@ -52,7 +52,7 @@ def make_plan(
     left = split.pretrain_steps
     finetuning = None
     if survey.classes:
-        finetuning = measure_finetuning(wish, survey, source, split, measured.shape, measured.reading)
+        finetuning = measure_finetuning(wish, survey, labelled, split, measured.shape, measured.reading)
         left += max(0.0, split.finetune_steps - finetuning.seconds)
     course = measured.course(survey, left)
     settings = {"pretrain": settings_of(wish, survey, measured, course)}
@@ -77,6 +77,11 @@ def _notes(survey: DataSurvey) -> Iterator[str]:
         yield (
             f"no split to evaluate on, so fine-tuning holds out {TEST_SHARE:.0%} of each class; pretraining sees those "
             "images too, without their labels"
+        )
+    if 0 < survey.labelled < survey.images:
+        yield (
+            f"{survey.labelled:,} of {survey.images:,} images have labels: pretraining takes all images, fine-tuning "
+            "those with labels"
         )
     if survey.unreadable:
         yield f"{survey.unreadable} of {survey.unreadable + survey.read} images that were tried can't be read"

@@ -36,7 +36,7 @@ from paddlemae.tasks.plan.pretraining_settings import (
     reading_settings,
     statistics_settings,
 )
-from paddlemae.tasks.plan.time_split import TimeSplit, least_minutes
+from paddlemae.tasks.plan.time_split import TimeSplit, TimeTooShort, least_minutes
 from paddlemae.tasks.plan.trial import time_finetuning, time_pretraining, time_reading
 
 GUESSED_RATE = 5e10  # operations a second of a small CPU, before anything is measured
@@ -192,9 +192,10 @@ def _check_time(seconds: float, a_view: float, *, has_labels: bool) -> None:
     needed = rules.LEAST_UPDATES * rules.SMALLEST_BATCH * a_view
     if seconds < needed:
         least = least_minutes(needed, has_labels=has_labels)
-        raise ValueError(
+        raise TimeTooShort(
             f"the time is too short for any training: {rules.LEAST_UPDATES} steps of the smallest model on these "
-            f"images need {least:g} minutes; give that at least, and better half an hour"
+            f"images need {least:g} minutes; give that at least, and better half an hour",
+            least,
         )
 
 

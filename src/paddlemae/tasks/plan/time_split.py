@@ -11,6 +11,18 @@ START_SECONDS, FINISH_SECONDS = 8.0, 6.0  # of a command: imports and first pict
 AROUND_SECONDS = START_SECONDS + FINISH_SECONDS
 
 
+class TimeTooShort(ValueError):
+    """A time in which nothing can be learnt.
+
+    Attributes:
+        minutes: the least that makes sense.
+    """
+
+    def __init__(self, text: str, minutes: float):
+        super().__init__(text)
+        self.minutes = minutes
+
+
 @dataclass(frozen=True)
 class TimeSplit:
     """Seconds of each stage; those of training include its start and end."""

@@ -64,7 +64,8 @@ class Predicted:
 
     Attributes:
         images: all of them; unreadable, unsure: how many are so.
-        classes: likeliest class -> images, the commonest first.
+        classes: likeliest class -> images, the commonest first; of several classes an image, each that it is said to
+            have.
         metrics: of labelled images, see `measure`; None without labels that the classifier knows.
         sorted: how many images were linked, copied ... into the class folders; how -> images.
         drawn: images on the sheet.
@@ -84,9 +85,10 @@ def write_outputs(parts: Parts, outputs: Outputs, description: Description, abou
     source, classes = parts.source, description.classes
     channels = description.architecture["channels"]
     images = parts.count()
-    layout = Layout(source, classes, min(outputs.top, len(classes)), outputs.unsure)
+    layout = Layout(source, classes, min(outputs.top, len(classes)), outputs.unsure, description.thresholds)
     unsure = sum(map(layout.is_unsure, predictions_in(parts)))
-    likeliest_classes = Counter(one.classes[0] for one in predictions_in(parts) if one.error is None)
+    readable = (one for one in predictions_in(parts) if one.error is None)
+    likeliest_classes = Counter(number for one in readable for number in layout.said(one))
     counts = Counter[str]()
     for number, count in likeliest_classes.most_common():
         counts[classes[number]] += count

@@ -48,12 +48,14 @@ class Layout:
         classes: names of the classifier's classes.
         top: how many classes of each image are listed.
         unsure: probability below which an image is unsure; None leaves the column out.
+        thresholds: of a multi-label classifier, whose images get a column of the classes that reach them.
     """
 
     source: Source
     classes: Sequence[str]
     top: int
     unsure: float | None = None
+    thresholds: Sequence[float] | None = None
 
     @property
     def columns(self) -> Columns:
@@ -61,6 +63,8 @@ class Layout:
         columns: dict[str, type] = {"path": str, "class": str, "probability": float}
         for place in range(2, self.top + 1):
             columns |= {f"class_{place}": str, f"probability_{place}": float}
+        if self.thresholds is not None:
+            columns["labels"] = str
         if self.unsure is not None:
             columns["unsure"] = bool
         if self.source.labels is not None:
@@ -70,6 +74,13 @@ class Layout:
     def is_unsure(self, prediction: Prediction) -> bool:
         """Return whether a readable image's likeliest class has a probability below the threshold."""
         return self.unsure is not None and prediction.error is None and prediction.probabilities[0] < self.unsure
+
+    def said(self, prediction: Prediction) -> list[int]:
+        """Return the classes that a readable image is said to have: the likeliest, or those that reach thresholds."""
+        if self.thresholds is None:
+            return [prediction.classes[0]]
+        pairs = sorted(zip(prediction.classes, prediction.probabilities))
+        return [number for number, probability in pairs if probability >= self.thresholds[number]]
 
     def label_of(self, image: int) -> str | None:
         """Return the class that an image has in its source; None if it has none."""
@@ -84,6 +95,9 @@ class Layout:
                 values += [escape_surrogates(self.classes[number]), probability]
         else:
             values += [None] * (2 * self.top)
+        if self.thresholds is not None:
+            names = (escape_surrogates(self.classes[number]) for number in self.said(prediction))
+            values.append("|".join(names) if prediction.error is None else None)
         if self.unsure is not None:
             values.append(self.is_unsure(prediction) if prediction.error is None else None)
         if self.source.labels is not None:

@@ -32,7 +32,8 @@ def epoch_of(recipe: FinetuneRecipe, source: Source) -> NDArray[np.int64] | None
     """Return the indices of an epoch's views; None where each image comes once."""
     if recipe.sampling is None:
         return None
-    assert source.labels is not None
+    if source.labels is None:
+        raise ValueError("sampling=balanced needs one class per image; leave it out for images of several classes")
     return balanced_order(source.labels, recipe.training.seed)
 
 
@@ -44,7 +45,8 @@ def class_weights(recipe: FinetuneRecipe, source: Source) -> NDArray[np.float32]
     """
     if recipe.class_weights is None:
         return None
-    assert source.labels is not None
+    if source.labels is None:
+        raise ValueError("class_weights needs one class per image; leave it out for images of several classes")
     order = epoch_of(recipe, source)
     labels = source.labels if order is None else source.labels[order]
     counts = np.bincount(labels, minlength=len(source.classes))

@@ -27,6 +27,7 @@ from paddlemae.runs.runlog import FIGURES
 from paddlemae.tasks.training.exhibits import Mistake, show_mistakes
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.train.parallel.ranks import ALONE, Ranks
+from paddlemae.weights.model_folder import Description
 
 # what a classifier or its features started from
 PRETRAINED, RANDOM = "pretrained", "random"
@@ -69,6 +70,10 @@ class Evaluation:
     def intervals(self) -> Intervals:
         """Return the bootstrap intervals of the metrics."""
         return bootstrap(self.answers, metrics_of_answers(self.answers))
+
+    def describe(self, description: Description) -> Description:
+        """Return a model's description as it is."""
+        return description
 
     def result(self, classes: Sequence[str], primary: str) -> dict[str, Any]:
         """Return the metrics with their intervals and the loss, as in `result.json`; arguments as of `class_result`."""

@@ -12,6 +12,7 @@ from paddlemae.data.views.augment import View
 from paddlemae.recipe import Training
 from paddlemae.runs.metrics import CLASSIFICATION, Metrics
 from paddlemae.train.optim import lr_at, peak_lr
+from paddlemae.weights.model_folder import Description
 
 
 class Evaluation(Protocol):
@@ -27,6 +28,9 @@ class Evaluation(Protocol):
     @property
     def metrics(self) -> dict[str, float]:
         """Return the metrics and the loss, as in `metrics.jsonl`."""
+
+    def describe(self, description: Description) -> Description:
+        """Return a model's description with what these answers add to it."""
 
     def result(self, classes: Sequence[str], primary: str) -> dict[str, Any]:
         """Return the metrics and the loss, as in `result.json`, which names its `primary` metric."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from paddlemae.data.batches import eval_batches, labels_of
+import numpy as np
+
+from paddlemae.data.batches import Batch, eval_batches, labels_of
 from paddlemae.data.sources import Source
 from paddlemae.model.classifier import VisionTransformer
 from paddlemae.tasks.models.inference import LOGITS, forward_function
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.training.classification import Evaluation, evaluation_of
+from paddlemae.tasks.training.multi_label import MultiLabelEvaluation, multi_label_evaluation_of
 from paddlemae.tasks.training.skipped_images import SkippedImages
 from paddlemae.train.parallel.ranks import ALONE, Ranks
 from paddlemae.weights.model_folder import Description
@@ -23,7 +26,7 @@ def evaluate_classifier(
     on_skip: SkippedImages | None = None,
     threads: int | str = "auto",
     ranks: Ranks = ALONE,
-) -> Evaluation:
+) -> Evaluation | MultiLabelEvaluation:
     """Evaluate on labelled images, each counted once; unreadable ones are left out.
 
     Args:
@@ -38,7 +41,17 @@ def evaluate_classifier(
     batches = eval_batches(
         source, view, batch_size=batch_size, rank=ranks.rank, world=ranks.world, workers=workers, on_skip=on_skip
     )
-    predictions = ((batch.indices, labels_of(batch), forward(batch.images)) for batch in batches)
-    evaluation = evaluation_of(predictions, len(source.classes), ranks)
+    evaluation: Evaluation | MultiLabelEvaluation
+    if description.thresholds is not None:
+        several = ((batch.indices, _targets(batch), forward(batch.images)) for batch in batches)
+        evaluation = multi_label_evaluation_of(several, description.thresholds, ranks)
+    else:
+        predictions = ((batch.indices, labels_of(batch), forward(batch.images)) for batch in batches)
+        evaluation = evaluation_of(predictions, len(source.classes), ranks)
     on_skip.share()
     return evaluation
+
+
+def _targets(batch: Batch) -> np.ndarray:
+    assert batch.targets is not None
+    return batch.targets

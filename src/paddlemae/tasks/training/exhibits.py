@@ -219,7 +219,7 @@ def show_map(run: Path, source: Source, view: View, features_ND: np.ndarray, ind
         return
     from sklearn.manifold import TSNE  # slow to import
 
-    assert source.labels is not None
+    labels = np.zeros(len(source), np.int64) if source.labels is None else source.labels
     rows = spread_over(len(features_ND), MAPPED)
     unit = features_ND[rows] / np.maximum(np.linalg.norm(features_ND[rows], axis=1, keepdims=True), 1e-12)
     perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
@@ -228,11 +228,10 @@ def show_map(run: Path, source: Source, view: View, features_ND: np.ndarray, ind
     content = {
         "source": title,
         "method": f"t-SNE of cosine distances, perplexity {perplexity:.3g}",
-        "classes": list(source.classes),
+        "classes": list(source.classes) or ["all images"],
         "sprite": write_sprite(run, "map", as_pictures(images), columns=32, largest_side=MAP_SIDE),
         "points": [
-            [round(float(x), 3), round(float(y), 3), int(label)]
-            for (x, y), label in zip(points, source.labels[indices[rows]])
+            [round(float(x), 3), round(float(y), 3), int(label)] for (x, y), label in zip(points, labels[indices[rows]])
         ],
     }
     write_exhibit(run, "map", content)

@@ -1,4 +1,4 @@
-"""Compute the fine-tuning loss: images erased, mixed and classified against soft targets."""
+"""Compute the fine-tuning loss: images erased, mixed and classified against soft targets, of one class or several."""
 
 from __future__ import annotations
 
@@ -33,6 +33,9 @@ def loss_function(
     def loss_fn(model: nn.Layer, batch: Batch) -> paddle.Tensor:
         noise = path_noise(seed, batch, len(model.encoder.blocks)) if recipe.model.drop_path else None
         logits = model(input_of(batch, description, erasing, seed), noise)
+        if description.thresholds is not None:
+            targets = multi_label_targets_of(batch, recipe.label_smoothing)
+            return F.binary_cross_entropy_with_logits(logits, targets)
         targets = targets_of(batch, logits.shape[1], recipe.label_smoothing)
         if class_weights is not None:
             return weighted_cross_entropy(logits, targets, class_weights)
@@ -95,6 +98,20 @@ def targets_of(batch: Batch, num_classes: int, smoothing: float) -> paddle.Tenso
         for labels, share in mixed_labels(batch)
     ]
     return parts[0] + parts[1]
+
+
+def multi_label_targets_of(batch: Batch, smoothing: float) -> paddle.Tensor:
+    """Return targets of several classes, float32 [B, classes], moved by half of `smoothing` towards their middle.
+
+    Those of mixed images are the mixture of both.
+    """
+    assert batch.targets is not None
+    if isinstance(batch, MixedBatch):
+        parts = [targets * share[:, None] for targets, share in mixed_labels(batch)]
+        targets = parts[0] + parts[1]
+    else:
+        targets = batch.targets
+    return tensor_of((targets * (1 - smoothing) + smoothing / 2).astype(np.float32))
 
 
 def soft_targets(labels: np.ndarray, num_classes: int, smoothing: float) -> paddle.Tensor:

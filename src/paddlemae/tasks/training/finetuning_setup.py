@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from paddlemae.data.sources import MultiLabelTargets, Source
 from paddlemae.data.views.augment import View
 from paddlemae.engine import device
 from paddlemae.model.classifier import VisionTransformer, freeze
 from paddlemae.model.shape import architecture_of, split_keys
 from paddlemae.recipe import SCRATCH, Choice, FinetuneRecipe, Labelled, choose
+from paddlemae.runs.multi_label_metrics import DEFAULT_THRESHOLD
 from paddlemae.tasks.models.build import arguments_of, build_classifier, classifier_arguments, describe, fit_shape
 from paddlemae.tasks.models.preprocess import statistics_of, training_view
 from paddlemae.tasks.models.read_model import read_checkpoint
@@ -106,5 +108,13 @@ def build(recipe: FinetuneRecipe, inputs: Inputs) -> Parts:
         classes=train.classes,
         provenance={"task": "finetune", "data": train.name, "images": len(train), "init": recipe.init}
         | splits.provenance,
+        thresholds=_thresholds(train, saved),
     )
     return Parts(splits, view, model, description, epoch_of(recipe, train), class_weights(recipe, train))
+
+
+def _thresholds(train: Source, saved: Description | None) -> list[float] | None:
+    """Return the thresholds that a multi-label classifier has until an evaluation chooses others; None of others."""
+    if not isinstance(train.targets, MultiLabelTargets):
+        return None
+    return saved.thresholds if saved and saved.thresholds else [DEFAULT_THRESHOLD] * len(train.classes)

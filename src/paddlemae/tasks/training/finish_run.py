@@ -81,7 +81,8 @@ def finish_run(
     }
     replace_text(start.out / RESULT_FILE, json.dumps(result, indent=2) + "\n")
     _log_once(start.out, logged)
-    start.say(_result_text(result, splits, step))
+    for line in _result_text(result, splits, step).split("\n"):
+        start.say(line)
     figures, name = start.out / FIGURES, title_of(result["primary"])
     start.say(f"see {figures / tested.picture}")
     title = f"{TASKS[recipe.task]}, step {step}"
@@ -117,17 +118,18 @@ def _result_text(result: Mapping[str, Any], splits: LabelledSplits, step: int) -
 def advice_on(result: Mapping[str, Any], task: str) -> str | None:
     """Return a line for a classifier that says one class of all images, or is no better than that; None for others."""
     majority, primary, images = result["majority"], result["primary"], result["eval_images"]
-    compared = primary if primary in majority else "balanced_accuracy"
+    compared = primary if primary in majority else list(majority)[-1]
     if "only" in result:
         fault = f"all {images} test images were taken for one class, '{display_name(result['only'])}'"
     elif result[compared] <= majority[compared]:
-        fault = (
-            f"{title_of(compared)} {result[compared]:.1%} is not above the {majority[compared]:.1%} of naming the "
-            f"commonest class, '{display_name(majority['class'])}', for all images"
-        )
+        chance = "chance"
+        if majority["class"] is not None:
+            chance = f"naming the commonest class, '{display_name(majority['class'])}', for all images"
+        fault = f"{title_of(compared)} {result[compared]:.1%} is not above the {majority[compared]:.1%} of {chance}"
     else:
         return None
-    return f"nothing was learned: {fault}; try {WAYS[task]}"
+    ways = WAYS[task] if majority["class"] is not None else "more epochs, a higher base_lr, or --init PRETRAINING_RUN"
+    return f"nothing was learned: {fault}; try {ways}"
 
 
 def _log_once(run: Path, line: dict[str, Any]) -> None:

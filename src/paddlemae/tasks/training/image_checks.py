@@ -23,7 +23,7 @@ def check_classes(train: Source, held_out: Source) -> None:
         ValueError: training images of a single class, or a class with a single image in both sources together.
     """
     check_two_classes(train)
-    counts = Counter(_class_names(train)) + Counter(_class_names(held_out))
+    counts = _class_counts(train) + _class_counts(held_out)
     if single := [name for name in train.classes if counts[name] == 1]:
         raise ValueError(
             f"{list_names(single)}: a single image of this class, which can't be trained on and evaluated; add images "
@@ -33,16 +33,16 @@ def check_classes(train: Source, held_out: Source) -> None:
 
 def check_two_classes(train: Source) -> None:
     """Raise a ValueError if all training images are of one class."""
-    if len(names := set(_class_names(train))) < 2:
+    if len(names := list(+_class_counts(train))) < 2:
         raise ValueError(
             f"a classifier needs images of two classes or more, and all {len(train)} of {train.name} are "
-            f"{list_names(list(names))}; add a class, or pretrain on them without labels"
+            f"{list_names(names)}; add a class, or pretrain on them without labels"
         )
 
 
-def _class_names(source: Source) -> list[str]:
-    assert source.labels is not None
-    return [source.classes[label] for label in source.labels.tolist()]
+def _class_counts(source: Source) -> Counter[str]:
+    assert source.targets is not None
+    return Counter(dict(zip(source.classes, source.targets.counts().tolist())))
 
 
 def check_images(source: Source, shape: Mapping[str, Any], origin: str) -> None:
@@ -61,7 +61,7 @@ def check_images(source: Source, shape: Mapping[str, Any], origin: str) -> None:
             sizes.append(source.read(i, channels).shape[:2])
         except UnreadableImage as fault:  # training counts and lists these
             faults.append(fault.reason)
-    asked = f"where {channels} are asked for"
+    asked = f", expected {channels}"
     if not sizes and faults and all(asked in reason for reason in faults):
         there = faults[0].partition(",")[0]
         raise ValueError(

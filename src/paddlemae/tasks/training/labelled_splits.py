@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from paddlemae.data.sources import (
+    BadLabel,
     MissingSplit,
+    MultiLabelTargets,
     Source,
     balanced_subset,
     labelled_count,
@@ -23,7 +22,7 @@ from paddlemae.data.sources.splits import TEST_ONLY, VAL_ONLY
 from paddlemae.data.sources.subsets import validation_part
 from paddlemae.recipe import TEST_CHOOSES, FinetuneRecipe, ProbeRecipe
 from paddlemae.runs.class_metrics import MOST_PROBABILITIES, RANKED
-from paddlemae.runs.metrics import CLASSIFICATION, primary_metric, title_of
+from paddlemae.runs.metrics import CLASSIFICATION, MULTI_LABEL, primary_metric, title_of
 from paddlemae.tasks.training.image_checks import check_classes, check_two_classes
 from paddlemae.weights.model_folder import read_description
 
@@ -64,12 +63,10 @@ class LabelledSplits(NamedTuple):
 
     def plan(self) -> dict[str, str]:
         """Return what a dry run says of the images: name -> value."""
-        without = "none: the last step counts"
+        part = self.validation
         return {
             "training images": f"{len(self.train)} from {self.train.name}, {len(self.train.classes)} classes",
-            "validation images": without
-            if self.validation is None
-            else f"{len(self.validation)} from {self.validation.name}",
+            "validation images": "none: the last step counts" if part is None else f"{len(part)} from {part.name}",
             "held-out images": f"{len(self.held_out)} from {self.held_out.name}",
             "primary metric": title_of(self.primary),
         }
@@ -93,16 +90,18 @@ def open_labelled_splits(
     Raises:
         ValueError: unlabelled images, or held-out ones of classes that no training image has; or as `check_classes`.
     """
-    train = open_source(data, recipe.train_split, labelled=True)
+    multi_label = isinstance(recipe, FinetuneRecipe)
+    train = open_source(data, recipe.train_split, labelled=True, multi_label=multi_label)
     if resumed and sorted(order := read_description(resumed).classes) == sorted(train.classes):
         train = with_classes(train, order)
     given = None
     if recipe.val_fraction:
         train, held_out = split_off(train, recipe.val_fraction, recipe.training.seed)
     elif recipe.validation == TEST_CHOOSES:
-        held_out = _open_held_out(data, recipe.eval_split)
+        held_out = _open_held_out(data, recipe.eval_split, multi_label=multi_label)
     else:
-        given, held_out = _open_val_and_test(data, recipe.eval_split)
+        given, held_out = _open_val_and_test(data, recipe.eval_split, multi_label=multi_label)
+    _check_alike(train, held_out)
     check_classes(train, held_out)
     held_out = match_classes(train, held_out)
     primary = _primary(recipe, train)
@@ -118,41 +117,61 @@ def open_labelled_splits(
     return found
 
 
-def open_test_part(data: str, split: str) -> Source:
+def open_test_part(data: str, split: str, *, multi_label: bool = False) -> Source:
     """Return the labelled images that a classifier is tested on: of a source with `val` and `test` those of `test`.
 
     Args:
         split: "test", or another one that is meant.
+        multi_label: as in `open_source`.
     """
-    return _open_val_and_test(data, split)[1]
+    return _open_val_and_test(data, split, multi_label=multi_label)[1]
 
 
-def _open_val_and_test(data: str, split: str) -> tuple[Source | None, Source]:
+def _open_val_and_test(data: str, split: str, *, multi_label: bool) -> tuple[Source | None, Source]:
     """Return (the split `val`, or None where it is the only one to hold out; the test part)."""
     if split == "test":
-        # without labels in `test`, as of ImageNet, what can be measured is `val`
-        with contextlib.suppress(ValueError):
-            return open_source(data, VAL_ONLY, labelled=True), open_source(data, TEST_ONLY, labelled=True)
-    return None, _open_held_out(data, split)
+        try:
+            val, test = (
+                open_source(data, part, labelled=True, multi_label=multi_label) for part in (VAL_ONLY, TEST_ONLY)
+            )
+            return val, test
+        except BadLabel:
+            raise
+        except ValueError:  # one is missing, or has no labels, as ImageNet's test images
+            pass
+    return None, _open_held_out(data, split, multi_label=multi_label)
 
 
-def _open_held_out(data: str, split: str) -> Source:
+def _open_held_out(data: str, split: str, *, multi_label: bool) -> Source:
     try:
-        return open_source(data, split, labelled=True)
+        return open_source(data, split, labelled=True, multi_label=multi_label)
     except MissingSplit as fault:
         raise MissingSplit(f"{fault}, or hold part of the training images out, as with val_fraction=0.2") from fault
+
+
+def _check_alike(train: Source, held_out: Source) -> None:
+    if type(train.targets) is not type(held_out.targets):
+        raise ValueError(
+            f"{train.name} and {held_out.name}: images of one of them have several classes (multi-label), of the other "
+            "one class each; label both alike"
+        )
 
 
 def _primary(recipe: FinetuneRecipe | ProbeRecipe, train: Source) -> str:
     if recipe.primary_metric is None and recipe.validation == TEST_CHOOSES:  # a run of an earlier version
         return CLASSIFICATION.primary
+    kind = MULTI_LABEL if isinstance(train.targets, MultiLabelTargets) else CLASSIFICATION
+    if recipe.primary_metric is not None and recipe.primary_metric not in kind.titles:
+        raise ValueError(f"primary_metric must be one of {', '.join(kind.titles)} here; got {recipe.primary_metric}")
+    if kind is MULTI_LABEL:
+        return recipe.primary_metric or kind.primary
     return recipe.primary_metric or primary_metric(image_counts(train))
 
 
 def image_counts(source: Source) -> Sequence[int]:
     """Return how many images each class has."""
-    assert source.labels is not None
-    counts: list[int] = np.bincount(source.labels, minlength=len(source.classes)).tolist()
+    assert source.targets is not None
+    counts: list[int] = source.targets.counts().tolist()
     return counts
 
 
@@ -168,7 +187,8 @@ def _carve(recipe: FinetuneRecipe | ProbeRecipe, train: Source) -> tuple[Source,
 
 def _check_primary(splits: LabelledSplits) -> None:
     """Refuse a primary metric that can't be computed of every part that is evaluated."""
-    for part in splits.parts[1:] if splits.primary in RANKED else ():
+    has_one_class = splits.train.labels is not None
+    for part in splits.parts[1:] if splits.primary in RANKED and has_one_class else ():
         if (number := len(part) * len(part.classes)) > MOST_PROBABILITIES:
             raise ValueError(
                 f"primary_metric={splits.primary} needs {number:,} probabilities of {part.name}, and "

@@ -30,7 +30,7 @@ from paddlemae.train.parallel.loss_layer import LossFn
 from paddlemae.train.parallel.ranks import Ranks
 from paddlemae.train.parallel.threads import worthwhile_replicas
 from paddlemae.train.saver import Saver
-from paddlemae.train.stopping import EndedElsewhere, Stop, stop_on_signals
+from paddlemae.train.stopping import TIME_IS_UP, EndedElsewhere, Stop, stop_on_signals
 from paddlemae.weights.model_folder import Description
 
 Batches = Callable[[], Generator[Batch, None, None]]
@@ -187,6 +187,7 @@ class SaveWhenDue:
         if course.evaluate and course.is_due(state.step, course.evaluate_every):
             self.last = course.evaluate()
             metrics = self.last.metrics
+            self.saver.description = self.last.describe(self.saver.description)
             self.record(state.step, course.epoch(state.step), state.seconds, **metrics)
             if is_best := _is_better(metrics, state.best, course.primary):
                 state.best = {key: metrics[key] for key in (course.primary, "eval_loss")} | {"step": state.step}
@@ -207,7 +208,7 @@ def _end_early(start: Start, course: Course, state: TrainState, stop: Stop) -> N
     ways = _ways_on(start, course, state)
     if stop.reason == CTRL_C:
         raise KeyboardInterrupt(f"{text}; {ways}")
-    raise Preempted(f"{text} ({stop.reason}); {ways}, or the same command again")
+    raise Preempted(f"{text} ({stop.reason}); {ways}, or the same command again", stop.reason == TIME_IS_UP)
 
 
 def _ways_on(start: Start, course: Course, state: TrainState) -> str:

@@ -1,0 +1,170 @@
+"""Run everything: check, plan, baselines, pretraining, evaluation, fine-tuning, report: `paddlemae auto`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from paddlemae.data.sources.output_folders import check_outside
+from paddlemae.engine import device as devices
+from paddlemae.report.write_report import write_report
+from paddlemae.system.display_names import say
+from paddlemae.system.locks import lock_folder
+from paddlemae.system.signals import Preempted
+from paddlemae.tasks.auto import stages
+from paddlemae.tasks.auto.auto_state import FINETUNE, PRETRAIN, SCRATCH, AutoState, open_state
+from paddlemae.tasks.auto.budget import Budget
+from paddlemae.tasks.auto.commands import Commands, Request
+from paddlemae.tasks.auto.outcome import outcome, table
+
+Json = dict[str, Any]
+
+NAMES = {
+    "survey": "looking at the images",
+    "check": "checking the images",
+    "split": "choosing a test part",
+    "plan": "planning",
+    "baselines": "baselines without a network",
+    "pretrain": "pretraining",
+    "features": "evaluation of features",
+    "finetune": "fine-tuning",
+    "scratch": "training from scratch",
+    "report": "report",
+}
+
+
+def auto(request: Request, commands: Commands) -> Json:
+    """Do everything that `paddlemae auto` does; a run that was stopped is resumed where it was.
+
+    Returns:
+        the outcome as `outcome.outcome` gives it, with `seconds`, all that was used, and `report`, the page's path;
+        of a dry run nothing.
+    Raises:
+        ValueError, FileNotFoundError: images, a time or a folder that can't be used.
+        KeyboardInterrupt, Preempted: it was stopped; the same command resumes.
+    """
+    if not request.minutes > 0:
+        raise ValueError(f"the time must be above 0 minutes; got {request.minutes:g}")
+    check_outside(request.out, [request.data])
+    devices.prepare(request.device)
+    if request.dry_run:
+        _print_plan(request, commands)
+        return {}
+    with lock_folder(request.out):
+        state = open_state(request.out, request.data, request.minutes, request.seed, overwrite=request.overwrite)
+        session = _Session(request, commands, state)
+        try:
+            return session.run()
+        except (KeyboardInterrupt, Preempted) as end:
+            text = f"stopped during {NAMES[session.stage]}; the same command resumes there"
+            raise type(end)(text) from end
+        finally:
+            state.end()
+
+
+def _print_plan(request: Request, commands: Commands) -> None:
+    """Print what `auto` would do."""
+    found = stages.survey(request)
+    budget = Budget.of(60 * request.minutes, has_labels=not stages.usable_labels(found))
+    made = stages.make_plan(request, commands, request.data, 60 * request.minutes - budget.around)
+    for line in stages.planned(made)["text"]:
+        say(line)
+    say(f"minutes for baselines, evaluation of features and report: {budget.around / 60:.1f}")
+
+
+class _Session:
+    """One session of a run: its stages in their order."""
+
+    def __init__(self, request: Request, commands: Commands, state: AutoState):
+        self.request, self.commands, self.state = request, commands, state
+        self.stage = "survey"
+
+    def run(self) -> Json:
+        request, commands, state = self.request, self.commands, self.state
+        total = 60 * request.minutes
+        found = self._once("survey", lambda: stages.survey(request))
+        why_not = stages.usable_labels(found)
+        budget = Budget.of(total, has_labels=not why_not)
+        self._announce(found, why_not)
+        checked = self._once("check", lambda: stages.check(request, commands, found))
+        data = self._once("split", lambda: stages.split(request, commands, found, checked))["data"]
+        left = total - budget.around - state.used
+        is_new = "plan" not in state.record.stages
+        plan = self._once("plan", lambda: stages.plan(request, commands, data, left))
+        times = plan["times"]
+        finetune_seconds = 0.0 if why_not else times["finetune"]
+        if is_new:
+            self._say_plan(plan, budget, finetune_seconds)
+        recipe = stages.recipe_of(request, "pretrain", found)
+        labelled, rows, tuning = None, [], None
+        if not why_not:
+            tuning = stages.recipe_of(request, "finetune", found)
+            labelled = stages.Labelled(tuning)
+            done = self._once("baselines", lambda: stages.baselines(request, labelled, recipe, found, budget))
+            rows += done["rows"]
+        seconds = budget.pretrain_seconds(state.left, finetune_seconds)
+        self._once("pretrain", lambda: stages.pretrain(request, commands, recipe, seconds, plan))
+        if labelled is None:
+            self._once("features", lambda: stages.draw_map(request, recipe))
+        else:
+            rows += self._once("features", lambda: stages.features(request, commands, labelled, budget.features))[
+                "rows"
+            ]
+            rows += self._tune(tuning, budget, finetune_seconds)
+        return self._report(rows, labelled.primary if labelled else "top1")
+
+    def _tune(self, recipe: Any, budget: Budget, planned: float) -> list[Json]:
+        request, commands, state = self.request, self.commands, self.state
+        seconds = budget.finetune_seconds(state.left, planned)
+        done = self._once("finetune", lambda: stages.finetune(request, commands, recipe, seconds, planned))
+        same = sum(state.record.stages[name]["seconds"] for name in ("pretrain", "finetune"))
+        rows = [{**row, "seconds": same} for row in done["rows"]]
+        if request.compare:
+            compared = self._once("scratch", lambda: stages.from_scratch(request, commands, recipe, same, planned))
+            rows += [{**row, "seconds": compared["seconds"]} for row in compared["rows"]]
+        return rows
+
+    def _report(self, rows: list[Json], primary: str) -> Json:
+        self.stage = "report"
+        found = outcome(rows, primary)
+        out = self.request.out
+        runs = [out / name for name in (PRETRAIN, FINETUNE, SCRATCH) if (out / name).is_dir()]
+        found = {**found, "seconds": round(self.state.used, 1)}
+        page = write_report(runs, out, summary=found).page
+        if not self.request.quiet:
+            say("\n".join([found["verdict"], *found["remarks"], *([table(found)] if rows else [])]))
+            say(
+                f"{found['seconds'] / 60:.1f} minutes in all; the report, a page to open in a browser: {page.resolve()}"
+            )
+        return {**found, "report": str(page)}
+
+    def _once(self, stage: str, work: Callable[[], Json]) -> Json:
+        self.stage = stage
+        is_new = stage not in self.state.record.stages
+        if is_new and stage != "split" and not self.request.quiet:  # most images have a test part
+            say(f"{NAMES[stage]} ({self.state.used / 60:.1f} of {self.request.minutes:g} minutes used)")
+        result = self.state.once(stage, work)
+        if (note := result.get("note")) and is_new and not self.request.quiet:
+            say(f"note: {note}")
+        return result
+
+    def _announce(self, found: Mapping[str, Any], why_not: str | None) -> None:
+        if self.request.quiet:
+            return
+        say(f"{found['images']:,} images; {self.request.minutes:g} minutes in all, of which planning takes up to one")
+        if why_not:
+            say(f"note: {why_not}, so the images are pretrained on and nothing is fine-tuned")
+        if self.request.compare:
+            say("--compare then trains from scratch for as long as pretraining and fine-tuning took, on top of these")
+
+    def _say_plan(self, plan: Json, budget: Budget, finetune: float) -> None:
+        stages.say_lines(self.request, plan["text"])
+        times = {
+            "baselines": budget.baselines,
+            "pretrain": budget.pretrain_seconds(self.state.left - budget.baselines, finetune),
+            "features": budget.features,
+            "finetune": finetune,
+            "report": budget.report,
+        }
+        words = ", ".join(f"{NAMES[name]} {seconds / 60:.1f}" for name, seconds in times.items() if seconds)
+        stages.say_lines(self.request, [f"minutes to come: {words}"])

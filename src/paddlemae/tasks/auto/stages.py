@@ -1,0 +1,303 @@
+"""The stages of an `auto` run; each returns what `auto.json` keeps of it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from paddlemae.data.sources import SourceNote, open_source, subset
+from paddlemae.data.sources.subsets import draw_share, spread_over
+from paddlemae.data.views.augment import View
+from paddlemae.engine.cpus import usable_cpus
+from paddlemae.model.shape import pair
+from paddlemae.recipe import MAX_BAD_IMAGES, SCRATCH, FinetuneRecipe, PretrainRecipe, load_recipe
+from paddlemae.runs.runlog import RESULT_FILE, read_metrics
+from paddlemae.system.display_names import say
+from paddlemae.system.documents import read_object
+from paddlemae.tasks.auto import auto_state as folders
+from paddlemae.tasks.auto.budget import CHECK_SHARE, Budget, most_images
+from paddlemae.tasks.auto.commands import Commands, Request
+from paddlemae.tasks.auto.outcome import FINETUNED, KNN, KNN_UNTRAINED, method_row
+from paddlemae.tasks.auto.within_time import AROUND_SECONDS, train_within, with_training
+from paddlemae.tasks.baselines.compare import measure_baselines
+from paddlemae.tasks.models.build import load_encoder
+from paddlemae.tasks.models.features import embed
+from paddlemae.tasks.models.inference import FeatureKind
+from paddlemae.tasks.models.preprocess import evaluation_view
+from paddlemae.tasks.models.read_model import read_checkpoint
+from paddlemae.tasks.plan.data_survey import survey_data
+from paddlemae.tasks.plan.plan import Plan
+from paddlemae.tasks.plan.time_split import TimeTooShort
+from paddlemae.tasks.plan.write_plan import summarize, write_plan
+from paddlemae.tasks.training.exhibits import MAPPED, show_map
+from paddlemae.tasks.training.labelled_splits import open_labelled_splits
+from paddlemae.tasks.training.optional_output import optional
+from paddlemae.tasks.training.run_start import stored_recipe
+
+Json = dict[str, Any]
+
+TEST_SHARE = 0.2  # of the images, where there is no test part
+FEATURE_SECONDS = 0.004  # of the classical features of an image, besides reading it
+NEIGHBOURS = 20
+FEATURES = FeatureKind("mean")
+BANK_SHARE = 0.7  # of the images whose features are compared
+FORWARD_SPEED = 0.6  # images a second through the whole encoder, by those of pretraining
+
+
+def survey(request: Request) -> Json:
+    """Look at some of the images: their number, labels and channels, and how long reading one takes."""
+    found, *_ = survey_data(request.data)
+    return {
+        "images": found.images,
+        "test_images": found.test_images,
+        "classes": dict(found.classes),
+        "unlabelled": found.unlabelled,
+        "channels": found.channels,
+        "unreadable": found.unreadable / (found.read + found.unreadable),
+        "read_seconds": found.read_seconds,
+    }
+
+
+def say_lines(request: Request, lines: Iterable[str]) -> None:
+    """Print lines one by one, unless the user wants none."""
+    for line in () if request.quiet else lines:
+        say(line)
+
+
+def usable_labels(found: Json) -> str | None:
+    """Return why a survey's labels can't be used for fine-tuning; None if they can."""
+    if not found["classes"]:
+        return f"no labels ({found['unlabelled']})"
+    if sum(count > 0 for count in found["classes"].values()) < 2:
+        return f"all labels are of one class, {next(iter(found['classes']))!r}"
+    return None
+
+
+def check(request: Request, commands: Commands, found: Json) -> Json:
+    """Compare all images, unless that takes too large a share of the time; say what was found, and go on."""
+    images = found["images"] + (found["test_images"] or 0)
+    seconds = images * found["read_seconds"] / usable_cpus()
+    if seconds > CHECK_SHARE * 60 * request.minutes:
+        return {
+            "note": f"the images are not checked, which would take {seconds / 60:.0f} minutes: paddlemae data check"
+        }
+    result = commands.check(request.data, channels=found["channels"], quiet=True)
+    folder = request.out / folders.CHECK
+    folder.mkdir(exist_ok=True)
+    commands.write_check(result, folder)
+    lines = [line for line in commands.summarize(result).splitlines() if line.startswith(("found", " "))]
+    say_lines(request, lines)
+    return {"findings": dict(result.findings), "text": lines}
+
+
+def split(request: Request, commands: Commands, found: Json, checked: Json) -> Json:
+    """Carve a test part out of labelled images that have none: a list in which duplicates stay together."""
+    if usable_labels(found) or found["test_images"]:
+        return {"data": request.data}
+    if "findings" not in checked:
+        return {"data": request.data, "note": "the test part is drawn without a look at duplicates"}
+    folder = request.out / folders.DATA
+    folder.mkdir(exist_ok=True)
+    try:
+        parts = commands.split_images(
+            request.data, test=TEST_SHARE, seed=request.seed, channels=found["channels"], quiet=True
+        )
+    except ValueError as fault:
+        return {"data": request.data, "note": f"the test part is drawn without a look at duplicates: {fault}"}
+    return {"data": str(commands.write_list(parts, folder)), "note": f"{TEST_SHARE:.0%} of the images are held out"}
+
+
+def plan(request: Request, commands: Commands, data: str, seconds: float) -> Json:
+    """Plan both trainings for `seconds`, and write their recipes."""
+    made = make_plan(request, commands, data, seconds)
+    folder = request.out / folders.PLAN
+    for path in folder.glob("*.yaml"):  # of a session that was killed here
+        path.unlink()
+    write_plan(made, folder)
+    return planned(made)
+
+
+def make_plan(request: Request, commands: Commands, data: str, seconds: float) -> Plan:
+    """Plan both trainings for `seconds`.
+
+    Raises:
+        TimeTooShort: with the minutes that `auto` needs.
+    """
+    try:
+        return commands.make_plan(
+            data,
+            seconds / 60,
+            device=request.device,
+            seed=request.seed,
+            cache=str(request.out / folders.CACHE),
+            quiet=request.quiet,
+        )
+    except TimeTooShort as fault:
+        least = math.ceil(2 * (fault.minutes * request.minutes * 60 / max(1.0, seconds))) / 2
+        raise TimeTooShort(
+            f"{request.minutes:g} minutes are too short for any training on these images and this machine: give "
+            f"--minutes {least:g} at least, and better 30",
+            least,
+        ) from fault
+
+
+def planned(made: Plan) -> Json:
+    """Return what `auto.json` keeps of a plan."""
+    return {
+        "times": dict(made.times),
+        "has_spare_time": made.has_spare_time,
+        "text": summarize(made).splitlines(),
+    }
+
+
+def recipe_of(request: Request, task: str, found: Json) -> Any:
+    """Return a recipe of the plan; where many images can't be read, as many are allowed."""
+    recipe = load_recipe(task, str(request.out / folders.PLAN / f"{task}.yaml"))
+    bad = min(1.0, 2 * found["unreadable"])
+    return with_training(recipe, max_bad_images=bad) if bad > MAX_BAD_IMAGES else recipe
+
+
+class Labelled:
+    """The labelled images of a run.
+
+    Attributes:
+        train, test: with the same classes.
+        primary: the key of the primary metric.
+    """
+
+    def __init__(self, recipe: FinetuneRecipe):
+        assert recipe.data is not None
+        with _without_notes():
+            splits = open_labelled_splits(recipe.model_copy(update={"validation": 0.0}), recipe.data)
+        self.train, self.test = splits.train, splits.held_out
+        self.primary = splits.primary
+
+
+@contextmanager
+def _without_notes() -> Iterator[None]:
+    """Leave out how a source is read; the check and the trainings say it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SourceNote)
+        yield
+
+
+def baselines(request: Request, labelled: Labelled, recipe: PretrainRecipe, found: Json, budget: Budget) -> Json:
+    """Classify the test part without a network."""
+    augment, channels = recipe.augment, recipe.model.channels
+    view = View(pair(recipe.model.image_size), channels, eval_crop_ratio=augment.eval_crop_ratio, bits=augment.bits)
+    an_image = found["read_seconds"] + FEATURE_SECONDS
+    most = most_images(budget.baselines / 4, an_image, 200, 5_000)
+    results = measure_baselines(
+        labelled.train,
+        labelled.test,
+        view,
+        primary=labelled.primary,
+        seed=request.seed,
+        most_trained=most,
+        most_tested=2 * most,
+        max_bad_images=recipe.training.max_bad_images,
+        quiet=request.quiet,
+    )
+    return {"rows": [method_row(one["baseline"], one, title=one["title"]) for one in results]}
+
+
+def pretrain(request: Request, commands: Commands, recipe: PretrainRecipe, seconds: float, times: Json) -> Json:
+    """Pretrain for `seconds`; the planned epochs are scaled to them unless the plan had time to spare."""
+    out = request.out / folders.PRETRAIN
+    may_grow = not times["has_spare_time"]
+    if may_grow:
+        recipe = scaled(recipe, (seconds - AROUND_SECONDS) / max(1.0, times["times"]["pretrain"] - AROUND_SECONDS))
+    whole = train_within(commands.pretrain, recipe, out, seconds, quiet=request.quiet, may_stop=True, may_grow=may_grow)
+    last = list(read_metrics(out))[-1:]
+    return {"whole": whole, "steps": last[0]["step"] if last else 0, "loss": last[0].get("loss") if last else None}
+
+
+def scaled(recipe: Any, factor: float) -> Any:
+    """Return a recipe of which all that is counted in epochs is `factor` times as long."""
+    training, factor = recipe.training, max(1e-3, factor)
+    keys = ("epochs", "warmup_epochs", "checkpoint_every")
+    recipe = with_training(recipe, **{key: factor * getattr(training, key) for key in keys})
+    if isinstance(recipe, FinetuneRecipe):
+        recipe = recipe.model_copy(update={"evaluate_every": factor * recipe.evaluate_every})
+    return recipe
+
+
+def features(request: Request, commands: Commands, labelled: Labelled, seconds: float) -> Json:
+    """Classify the test part by the neighbours of its features, pretrained and untrained."""
+    run = request.out / folders.PRETRAIN
+    most = most_images(seconds / 2, 1 / (FORWARD_SPEED * _images_per_second(run)), 500, 60_000)
+    bank = draw_share(labelled.train, round(BANK_SHARE * most), request.seed)
+    queries = draw_share(labelled.test, round((1 - BANK_SHARE) * most), request.seed)
+    rows = []
+    for key, random in ((KNN_UNTRAINED, True), (KNN, False)):
+        results = commands.classify_by_neighbours(
+            str(run),
+            bank,
+            queries,
+            labelled.primary,
+            kind=FEATURES,
+            neighbours=[min(NEIGHBOURS, len(bank))],
+            random=random,
+            max_bad_images=1.0,  # the check and the training have said them
+        )
+        weighted = next(one for one in results if one["protocol"]["votes"] == "weighted")
+        rows.append(method_row(key, weighted, detail=f"k = {NEIGHBOURS}, {len(bank):,} images searched"))
+    return {"rows": rows}
+
+
+def _images_per_second(run: Path) -> float:
+    speeds = [line["images_per_second"] for line in read_metrics(run) if line.get("images_per_second")]
+    return float(sorted(speeds)[len(speeds) // 2]) if speeds else 100.0
+
+
+def finetune(request: Request, commands: Commands, recipe: FinetuneRecipe, seconds: float, planned: float) -> Json:
+    """Fine-tune the pretrained model for `seconds`, and return its result."""
+    recipe = recipe.model_copy(update={"init": str(request.out / folders.PRETRAIN)})
+    return _finetune(request, commands, recipe, folders.FINETUNE, FINETUNED, seconds, planned)
+
+
+def from_scratch(request: Request, commands: Commands, recipe: FinetuneRecipe, seconds: float, planned: float) -> Json:
+    """Train the same encoder from scratch for `seconds`, and return its result."""
+    pretrained: Any = stored_recipe(request.out / folders.PRETRAIN, "pretrain")
+    shape = pretrained.model.model_dump(exclude_none=True)
+    shared = {key: value for key, value in shape.items() if key in type(recipe.model).model_fields}
+    content = {**recipe.model_dump(exclude_unset=True), "init": SCRATCH, "mean": pretrained.mean, "std": pretrained.std}
+    content["model"] = {**shared, **content.get("model", {})}
+    content["layer_decay"] = 1.0
+    recipe = FinetuneRecipe.model_validate(content)
+    return _finetune(request, commands, recipe, folders.SCRATCH, SCRATCH, seconds, planned)
+
+
+def _finetune(
+    request: Request,
+    commands: Commands,
+    recipe: FinetuneRecipe,
+    folder: str,
+    key: str,
+    seconds: float,
+    planned: float,
+) -> Json:
+    factor = (seconds - AROUND_SECONDS) / max(1.0, planned - AROUND_SECONDS)
+    out = request.out / folder
+    may_grow = key == SCRATCH  # a fine-tuning is as long as its labels ask for
+    recipe = scaled(recipe, factor)
+    train_within(commands.finetune, recipe, out, seconds, quiet=request.quiet, may_stop=False, may_grow=may_grow)
+    return {"rows": [method_row(key, read_object(out / RESULT_FILE))]}
+
+
+def draw_map(request: Request, recipe: PretrainRecipe) -> Json:
+    """Draw the map of the pretrained model's features of images without labels."""
+    run = request.out / folders.PRETRAIN
+    checkpoint = read_checkpoint(str(run))
+    assert recipe.data is not None
+    with _without_notes():
+        whole = open_source(recipe.data, recipe.split or "train")
+    source = subset(whole, spread_over(len(whole), MAPPED))
+    features_ND, indices = embed(load_encoder(checkpoint), checkpoint.description, source, kind=FEATURES)
+    with optional("the map"):
+        show_map(run, source, evaluation_view(checkpoint.description), features_ND, indices, str(FEATURES))
+    return {"rows": []}
