@@ -1,4 +1,4 @@
-"""Write the tables of docs/settings.md, recipes.md and finetune.md from the recipes and their settings.
+"""Write the tables of docs/settings.md, recipes.md, finetune.md and plan.md from recipes, settings and rules.
 
 python scripts/recipe_pages.py
 """
@@ -15,9 +15,10 @@ from typing import Any
 from paddlemae.recipe import RECIPES, load_recipe, open_names, recipe_about, recipe_names, settings_of
 from paddlemae.recipe.describe import explain
 from paddlemae.recipe.label_defaults import BANDS
+from paddlemae.tasks.plan import measured, pretraining_settings, rules, time_split
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = (DOCS / "settings.md", DOCS / "recipes.md", DOCS / "finetune.md")
+PAGES = (DOCS / "settings.md", DOCS / "recipes.md", DOCS / "finetune.md", DOCS / "plan.md")
 TABLE = re.compile(r"(<!-- generated: (\w+) -->\n)\n(?:\|.*\n)*\n?")
 ABSENT = "–"
 BY_LABELS = "by labels"
@@ -37,9 +38,10 @@ def with_tables(page: str) -> str:
 
 
 def table_of(name: str) -> str:
-    """Return the recipes of a task, the settings of a section, or "labels": those by the number of labelled images."""
-    if name == "labels":
-        return label_table()
+    """Return the recipes of a task, the settings of a section, or one of the tables that have a function here."""
+    tables = {"labels": label_table, "sides": side_table, "models": model_table, "rules": rule_table}
+    if name in tables:
+        return tables[name]()
     return recipe_table(name) if name in RECIPES else settings_table(name)
 
 
@@ -71,6 +73,98 @@ def label_table() -> str:
         for name in LABEL_SETTINGS:
             rows[f"`{name}`"].append(show(asdict(band)[name]))
     return table(head, [[name, *values] for name, values in rows.items()])
+
+
+def side_table() -> str:
+    """Return the image sizes that a plan chooses from."""
+    rows = [
+        ["short side, pixels", *map(str, rules.PATCHES)],
+        ["`patch_size`", *map(str, rules.PATCHES.values())],
+        ["patches of a square", *(str((side // patch) ** 2) for side, patch in rules.PATCHES.items())],
+    ]
+    return table(rows[0], rows[1:])
+
+
+def model_table() -> str:
+    """Return the models that a plan chooses from."""
+    head = ["width x depth, heads", "decoder", "from views", "from images", f"peak lr at a batch of {rules.LR_BATCH}"]
+    rows = [
+        [
+            f"{model.width} x {model.depth}, {model.heads}",
+            f"{model.decoder_width} x {model.decoder_depth}, {model.decoder_heads}",
+            f"{model.views:,}",
+            f"{model.images:,}",
+            f"{model.peak_lr:g}",
+        ]
+        for model in rules.MODELS
+    ]
+    return table(head, rows)
+
+
+def rule_table() -> str:
+    """Return what a plan decides by which rule."""
+    keeps, enough = rules.LEAST_KEPT, rules.MOST_KEPT
+    warmup, warmup_of_few = pretraining_settings.WARMUP, pretraining_settings.WARMUP_OF_FEW
+    rows = [
+        [
+            "time",
+            f"{time_split.PRETRAIN_SHARE:.0%} pretraining, {time_split.FINETUNE_SHARE:.0%} fine-tuning (up to "
+            f"{time_split.MOST_FINETUNE_SHARE:.0%} where it would have less than {measured.FEW_FINETUNING_STEPS} "
+            f"steps; what it does not need goes to pretraining); without labels {time_split.PRETRAIN_SHARE_ALONE:.0%} "
+            "pretraining. The rest is a reserve",
+        ],
+        [
+            "`image_size`",
+            f"the smallest side of the table below that keeps {keeps.structure:.0%} of the images' variance and "
+            f"{keeps.detail:.0%} of the energy of their gradients, or all of smaller images; a smaller one where the "
+            f"time does not allow {rules.FEW_VIEWS:,} views, or {rules.FEW_EPOCHS} epochs, with the smallest model; a "
+            f"larger one, up to {enough.detail:.0%} of the gradients, where it allows {rules.MANY_VIEWS:,} views with "
+            "the second. A rectangle where the images have one shape (width / height varies by less than "
+            f"{rules.SAME_RATIO:.0%}), else a square",
+        ],
+        ["`patch_size`", "by the short side"],
+        ["`embed_dim`, `depth`, decoder", "the largest model for whose views and images the time and the data suffice"],
+        ["`mask_ratio`", f"0.75; 0.6 with fewer than {rules.FEW_PATCHES} patches"],
+        [
+            "`channels`, `bits`",
+            "as stored: 1 where all colours are gray, the number of bands where there are more than 4; 16 bits where "
+            "images have them",
+        ],
+        ["`mean`, `std`", "of the images that were read"],
+        [
+            "`crop_scale`",
+            f"[0.4, 1] for images of up to {rules.SMALL_SIDE} pixels, [0.2, 1] for those that are at least twice as "
+            "large as their views, else [0.3, 1]; `crop_ratio` of rectangles is 3/4 to 4/3 of their own",
+        ],
+        ["`flip`", "true; nothing in the images says that left and right differ, so set it to false where they do"],
+        [
+            "`epochs`",
+            f"all views that the time allows, at most {rules.MOST_EPOCHS} epochs, or {rules.MOST_UPDATES_OF_FEW:,} "
+            "updates where that is more",
+        ],
+        [
+            "`batch_size`",
+            f"{rules.SMALLEST_BATCH}, doubled up to {rules.LARGEST_BATCH} (accelerators "
+            f"{rules.LARGEST_ACCELERATOR_BATCH:,}) as long as {rules.UPDATES:,} updates remain; no more than images",
+        ],
+        ["`base_lr`", f"the model's peak, for a batch of {rules.LR_BATCH}; it grows with the root of the batch size"],
+        [
+            "`warmup_epochs`",
+            f"{warmup:.0%} of the run, {warmup_of_few:.0%} below {pretraining_settings.FEW_UPDATES:,} updates",
+        ],
+        [
+            "`cache`",
+            f"a packed copy where it saves {rules.LEAST_SAVED:.0%} of the time, its making included, and fits into a "
+            "quarter of the free space",
+        ],
+        [
+            "`workers`",
+            f"none where reading takes less than {rules.SLOW_READING:.0%} of a step; else on a CPU up to half of the "
+            "cores, next to an accelerator as many as keep up with it",
+        ],
+        ["`precision`", "`bfloat16` on accelerators"],
+    ]
+    return table(["setting", "rule"], rows)
 
 
 def recipe_table(task: str) -> str:

@@ -23,7 +23,7 @@ def test_a_page_is_what_the_recipes_say(page) -> None:
 
 
 def test_the_pages_have_every_setting_and_every_recipe() -> None:
-    settings, recipes, _ = (page.read_text() for page in PAGES)
+    settings, recipes, *_ = (page.read_text() for page in PAGES)
     for task in RECIPES:
         for setting in settings_of(load_recipe(task)):
             assert f"| `{setting.name}` |" in settings or setting.name == "task"

@@ -66,6 +66,7 @@ class Labelled:
         views: of an epoch; as many unless images are repeated.
         width, depth: of the encoder.
         is_pretrained: whether it starts from weights.
+        is_multi_label: whether an image may have several classes.
     """
 
     images: int
@@ -73,6 +74,7 @@ class Labelled:
     width: int
     depth: int
     is_pretrained: bool = True
+    is_multi_label: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ def _choices(recipe: FinetuneRecipe, labelled: Labelled, still_open: tuple[str, 
     epochs, choices = _length(recipe, labelled, band, images_per_step, still_open)
     lr, lr_reason = (band.lr, why) if labelled.width < WIDE else (band.lr / 2, f"{why}, width {labelled.width}")
     decay, decay_reason = _layer_decay(labelled)
+    smoothing = (0.0, "several classes per image") if labelled.is_multi_label else (band.label_smoothing, why)
     crop_scale = None if recipe.augment.shift else band.crop_scale
     chosen_crop = crop_scale if "augment.crop_scale" in still_open else recipe.augment.crop_scale
     whole = chosen_crop is None or chosen_crop[0] >= 0.35
@@ -163,7 +166,7 @@ def _choices(recipe: FinetuneRecipe, labelled: Labelled, still_open: tuple[str, 
         Choice("training.weight_decay", band.weight_decay, why),
         Choice("layer_decay", decay, decay_reason),
         Choice("model.drop_path", band.drop_path, why),
-        Choice("label_smoothing", band.label_smoothing, why),
+        Choice("label_smoothing", *smoothing),
         Choice("mixup", band.mixup, why),
         Choice("cutmix", band.cutmix, why),
         Choice("augment.crop_scale", crop_scale, why),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.decode.pixel_format import Pixels, convert_depth, largest_value
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.inspect.statistics import Moments, image_moments
-from paddlemae.data.sources import MissingSplit, Source, SourceNote, open_source
+from paddlemae.data.sources import MissingSplit, Source
 from paddlemae.data.sources.subsets import spread_over
 from paddlemae.tasks.data.check_result import class_counts
-from paddlemae.tasks.data.splits import OpenedSplit, open_split
+from paddlemae.tasks.data.splits import OpenedSplit, collect_notes, open_split
 from paddlemae.tasks.plan.detail import Kept, mean_kept, measure_kept
 from paddlemae.tasks.plan.stored_channels import read_forms
 
@@ -27,6 +26,7 @@ MOST_READ = 512  # images
 FEWEST_READ = 32
 READ_SECONDS = 8.0  # after which no more than the fewest are read
 DETAIL_READ = 64  # images whose detail is measured
+LEAST_SIDE = 8  # pixels
 FORMS_READ = 32  # images whose headers decide about channels
 GRAY_LEVELS = 2.0  # of 255: colours that differ by no more in the mean are gray
 
@@ -52,7 +52,7 @@ class DataSurvey:
     """What a plan knows of images.
 
     Attributes:
-        images: number of images to train on.
+        images: number of images to pretrain on, labelled or not.
         test_images: number of labelled images in a split of their own to evaluate on; None without one.
         classes: class -> number of labelled training images; empty without labels.
         unlabelled: why there are no labels; None if there are.
@@ -66,6 +66,7 @@ class DataSurvey:
         kept: short side -> what remains of an image of that size.
         read_seconds: mean time to read one whole image, on one core.
         image_bytes: mean size of an image's pixels.
+        notes: how the images were understood where that is not plain.
     """
 
     images: int
@@ -86,6 +87,7 @@ class DataSurvey:
     kept: Mapping[int, Kept]
     read_seconds: float
     image_bytes: float
+    notes: tuple[str, ...] = ()
 
     @property
     def labelled(self) -> int:
@@ -98,49 +100,48 @@ class DataSurvey:
         return min(self.height.median, self.width.median)
 
 
-def survey_data(spec: str, *, on_images: Callable[[int, int], None] | None = None) -> tuple[DataSurvey, Source, Source]:
+def survey_data(spec: str, *, on_images: Callable[[int, int], None] | None = None) -> tuple[DataSurvey, Source]:
     """Count all images of `spec`, and read up to `MOST_READ`, at even distances.
 
     Args:
         spec: as `open_source` takes it; the training split is planned for.
         on_images: called with (images read so far, how many are to be read).
     Returns:
-        what was found, the training images, and those of them that have labels (all of them where none has).
+        what was found, and the training images.
     Raises:
-        ValueError: fewer than two images, or a class with one image only.
+        ValueError: fewer than two images, images of less than `LEAST_SIDE` pixels, or a class with one image only.
         FileNotFoundError: no such path.
         DataFault: none of those that were tried can be read.
     """
-    train = open_split(spec, "train", "train")
-    source = train.source if train.unlabelled else _open_all(spec)
+    with collect_notes() as notes:
+        train = open_split(spec, "train", "train")
+        test = _open_test(spec)
+    source = train.source
     if len(source) < 2:
         raise ValueError(f"{spec} has one image; a training needs at least two, and is of use from some dozens on")
-    test = _open_test(spec)
     is_labelled = train.unlabelled is None
     classes = class_counts(train) if is_labelled else {}
     has_test = test is not None and test.unlabelled is None
     if is_labelled and not has_test:
         _check_classes(classes, spec)
-    chosen = spread_over(len(source), MOST_READ)
-    found = _read_some(source, chosen, on_images)
+    found = _read_some(source, spread_over(len(source), MOST_READ), on_images)
+    height, width = found["height"].median, found["width"].median
+    if min(height, width) < LEAST_SIDE:
+        raise ValueError(
+            f"images of {spec} have {height:.0f} x {width:.0f} pixels, which are too few for patches; they need "
+            f"{LEAST_SIDE} x {LEAST_SIDE} at least"
+        )
     return (
         DataSurvey(
             images=len(source),
             test_images=len(test.source) if test is not None and has_test else None,
             classes=classes,
             unlabelled=train.unlabelled,
+            notes=tuple(notes),
             **found,
         ),
         source,
-        train.source,
     )
-
-
-def _open_all(spec: str) -> Source:
-    """Open the training images, also those without a label; which these are has been said."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SourceNote)
-        return open_source(spec, "train")
 
 
 def _open_test(spec: str) -> OpenedSplit | None:

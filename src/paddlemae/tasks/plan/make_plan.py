@@ -44,7 +44,7 @@ def make_plan(
         raise ValueError(f"the time must be above 0 minutes; got {minutes:g}")
     name = devices.prepare(device)
     with progress("images", MOST_READ, show=not quiet) as show:
-        survey, source, labelled = survey_data(data, on_images=lambda done, of: show(done))
+        survey, source = survey_data(data, on_images=lambda done, of: show(done))
     left = 60 * minutes - (time.perf_counter() - began) - TRIALS_SECONDS
     split = split_time(left, has_labels=bool(survey.classes))
     wish = Wish(data, device, seed, cache)
@@ -52,8 +52,8 @@ def make_plan(
     left = split.pretrain_steps
     finetuning = None
     if survey.classes:
-        finetuning = measure_finetuning(wish, survey, labelled, split, measured.shape, measured.reading)
-        left += max(0.0, split.finetune_steps - finetuning.seconds)
+        finetuning = measure_finetuning(wish, survey, source, split, measured.shape, measured.reading)
+        left += split.finetune_steps - finetuning.seconds
     course = measured.course(survey, left)
     settings = {"pretrain": settings_of(wish, survey, measured, course)}
     times = {
@@ -64,13 +64,19 @@ def make_plan(
         settings["finetune"] = finetuning.settings
         times["finetune"] = finetuning.seconds + AROUND_SECONDS
     times["reserve"] = 60 * minutes - sum(times.values())
-    notes = (*_notes(survey), *_time_notes(survey, times))
+    notes = (*_notes(survey), *_size_notes(survey, measured.shape.patch_size), *_time_notes(survey, times))
     has_spare_time = measured.seconds_of(course) < SPARE_SHARE * left
     return Plan(data, minutes, name, survey, settings, times, notes, has_spare_time)
 
 
 def _notes(survey: DataSurvey) -> Iterator[str]:
     """Yield what the user should know about images and labels."""
+    yield from survey.notes
+    if survey.classes and survey.labelled < survey.images:
+        yield (
+            f"labels for {survey.labelled:,} of {survey.images:,} images: pretraining uses all, fine-tuning the "
+            "labelled ones"
+        )
     if survey.unlabelled:
         yield f"no labels, so no fine-tuning is planned: {survey.unlabelled}"
     elif survey.test_images is None:
@@ -78,13 +84,17 @@ def _notes(survey: DataSurvey) -> Iterator[str]:
             f"no split to evaluate on, so fine-tuning holds out {TEST_SHARE:.0%} of each class; pretraining sees those "
             "images too, without their labels"
         )
-    if 0 < survey.labelled < survey.images:
-        yield (
-            f"{survey.labelled:,} of {survey.images:,} images have labels: pretraining takes all images, fine-tuning "
-            "those with labels"
-        )
     if survey.unreadable:
         yield f"{survey.unreadable} of {survey.unreadable + survey.read} images that were tried can't be read"
+
+
+def _size_notes(survey: DataSurvey, patch_size: int) -> Iterator[str]:
+    """Say if images are so small that one patch is more than all of them."""
+    if min(survey.height.least, survey.width.least) < patch_size:
+        yield (
+            f"some images are smaller than a patch of {patch_size} pixels and are enlarged (the least height is "
+            f"{survey.height.least:.0f}, the least width {survey.width.least:.0f}); leave them out if they show nothing"
+        )
 
 
 def _time_notes(survey: DataSurvey, times: Mapping[str, float]) -> Iterator[str]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from paddlemae.data.cache import cache_images
 from paddlemae.data.sources import Source
 from paddlemae.data.sources.subsets import spread_over, subset
@@ -44,6 +46,7 @@ TRIAL_SECONDS = 4.0
 MOST_TRIALS = 3
 TRIAL_IMAGES = 2048  # that steps are tried on
 READING_SECONDS = 1.5
+FEW_FINETUNING_STEPS = 500  # for which fine-tuning may take more than its share of the time
 PACKED_IMAGES = 48  # that packing is tried on
 ROOM_SHARE = 0.25  # of the free space, for a packed copy
 ENCODER_KEYS = tuple(f"model.{name}" for name in names_of(EncoderShape))
@@ -144,18 +147,22 @@ def _settings(
 def _settle(
     survey: DataSurvey, seconds: float, trial: Callable[[rules.Shape, rules.Course], float]
 ) -> tuple[rules.Shape, rules.Course, float]:
-    """Choose and measure in turns, until the choice is one that was measured; `trial` returns the seconds a view."""
+    """Choose and measure in turns, until the choice is one that was measured, or `MOST_TRIALS` were made.
+
+    Args:
+        trial: returns the seconds a view, without reading.
+    Returns:
+        the choice and its seconds a view, measured or computed from the speed of the last trial.
+    """
     rate, tried = GUESSED_RATE, dict[tuple[rules.Shape, int], float]()
     while True:
         shape = rules.choose_shape(survey, seconds, rate)
         course = rules.choose_course(survey, seconds, rules.operations(shape) / rate, accelerator=not is_cpu())
         key = (shape, course.batch_size)
-        if key not in tried:
-            tried[key] = trial(shape, course)
-            rate = rules.operations(shape) / tried[key]
-            if len(tried) < MOST_TRIALS:
-                continue
-        return shape, course, tried[key]
+        if key in tried or len(tried) == MOST_TRIALS:
+            return shape, course, tried.get(key, rules.operations(shape) / rate)
+        tried[key] = trial(shape, course)
+        rate = rules.operations(shape) / tried[key]
 
 
 def _choose_reading(
@@ -212,10 +219,11 @@ def measure_finetuning(
     chosen, by_labels = chosen_by_labels(wish.data, survey, shape, images)
     named = machine(wish.device, wish.seed, _precision())
     recipe = recipe_of("finetune", {**by_labels, **named, **_whole_model(survey, shape)})
-    some = subset(source, spread_over(len(source), TRIAL_IMAGES))
+    some = _labelled(source)
     computing, forward = time_finetuning(recipe, some, TRIAL_SECONDS)
     a_view, an_image = computing + reading.seconds, forward + survey.read_seconds
-    seconds = split.finetune_steps - reading.start
+    needed = FEW_FINETUNING_STEPS * chosen.training.batch_size * a_view
+    seconds = max(split.finetune_steps, min(needed, split.most_finetune_steps)) - reading.start
     tuning = choose_tuning(images, chosen.training.epochs, seconds, a_view, an_image)
     settings = finetuning_settings(by_labels, images, tuning, around, named)
     return Finetuning(tuning, settings, reading.start + tuning.seconds(images, a_view, an_image))
@@ -226,6 +234,13 @@ def _whole_model(survey: DataSurvey, shape: rules.Shape) -> Settings:
     whole = {**statistics_settings(survey), **model_settings(survey, shape)}
     taken = {key: choice for key, choice in whole.items() if key in ("mean", "std", *ENCODER_KEYS)}
     return taken | {"model.size": Choice("mini", "overruled"), "init": Choice(SCRATCH, "new weights")}
+
+
+def _labelled(source: Source) -> Source:
+    """Return some images that have a label."""
+    assert source.labels is not None
+    indices = np.flatnonzero(source.labels >= 0)
+    return subset(source, indices[spread_over(len(indices), TRIAL_IMAGES)])
 
 
 def recipe_of(task: str, settings: Settings) -> Any:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 PRETRAIN_SHARE, PRETRAIN_SHARE_ALONE = 0.64, 0.92  # of the time, with labels and without
-FINETUNE_SHARE = 0.27
+FINETUNE_SHARE, MOST_FINETUNE_SHARE = 0.27, 0.4  # the latter where it would have too few steps
 START_SECONDS, FINISH_SECONDS = 8.0, 6.0  # of a command: imports and first pictures; last pictures and checkpoint
 AROUND_SECONDS = START_SECONDS + FINISH_SECONDS
 
@@ -39,6 +39,11 @@ class TimeSplit:
     def finetune_steps(self) -> float:
         """Return the seconds that are left for steps and evaluations of fine-tuning."""
         return max(0.0, self.finetune - AROUND_SECONDS)
+
+    @property
+    def most_finetune_steps(self) -> float:
+        """Return the same where fine-tuning takes as much of the time as it may."""
+        return max(0.0, MOST_FINETUNE_SHARE / FINETUNE_SHARE * self.finetune - AROUND_SECONDS)
 
 
 def split_time(seconds: float, *, has_labels: bool) -> TimeSplit:

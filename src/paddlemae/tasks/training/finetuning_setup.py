@@ -79,7 +79,12 @@ def choose_defaults(recipe: FinetuneRecipe, inputs: Inputs) -> tuple[FinetuneRec
     order = epoch_of(recipe, inputs.train)
     images = len(inputs.train)
     labelled = Labelled(
-        images, images if order is None else len(order), shape["embed_dim"], shape["depth"], recipe.init != SCRATCH
+        images,
+        images if order is None else len(order),
+        shape["embed_dim"],
+        shape["depth"],
+        is_pretrained=recipe.init != SCRATCH,
+        is_multi_label=isinstance(inputs.train.targets, MultiLabelTargets),
     )
     chosen, choices = choose(recipe, labelled)
     if not inputs.saved:
