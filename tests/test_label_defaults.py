@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from paddlemae.recipe import Labelled, build_recipe, choose, describe, dump_recipe, load_recipe, open_names, with_stored
+from paddlemae.recipe import (
+    Labelled,
+    build_recipe,
+    choose,
+    describe,
+    dump_recipe,
+    load_recipe,
+    open_names,
+    short_run,
+    with_stored,
+)
 from paddlemae.recipe.label_defaults import BANDS, CHOSEN_NAMES, band_of
 
 FEW = Labelled(120, 120, 128, 4)
@@ -56,6 +66,12 @@ def test_a_length_that_is_named_stays() -> None:
     assert by_steps.total_steps(120) == 30 and by_steps.warmup_steps(120) == pytest.approx(3)
     assert chosen(FEW, "epochs=50", "warmup_epochs=1").training.warmup_epochs == 1
     assert chosen(FEW, "steps=100", "warmup_epochs=10").training.warmup_steps(120) == 10  # of the default 100 epochs
+
+
+def test_a_run_much_shorter_than_the_default_gets_a_line() -> None:
+    recipe = chosen(FEW, name="cifar10")
+    assert short_run(recipe, 120, 120).startswith("19 steps are few for 120 labelled images")
+    assert short_run(chosen(), 120, 120) is None and short_run(chosen(FEW, "steps=400"), 120, 120) is None
 
 
 def test_repeated_images_make_longer_epochs() -> None:

@@ -5,6 +5,7 @@ from paddlemae.recipe.label_defaults import Choice as Choice
 from paddlemae.recipe.label_defaults import Labelled as Labelled
 from paddlemae.recipe.label_defaults import choose as choose
 from paddlemae.recipe.label_defaults import open_names as open_names
+from paddlemae.recipe.label_defaults import short_run as short_run
 from paddlemae.recipe.label_defaults import with_stored as with_stored
 from paddlemae.recipe.load import build_recipe as build_recipe
 from paddlemae.recipe.load import dump_recipe as dump_recipe

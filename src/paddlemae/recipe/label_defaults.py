@@ -19,6 +19,7 @@ from paddlemae.recipe.settings import FinetuneRecipe
 EVALUATIONS = 20  # in a run, about
 CHECKPOINTS = 10
 WARMUP_SHARE = 0.1
+FEW_STEPS = 4  # the default length divided by that of a run that is called short
 WIDE = 768  # width from which the paper's settings hold
 DEEP = 8  # blocks from which layer decay is worth having
 
@@ -194,6 +195,21 @@ def _length(
         return epochs, []  # the warmup keeps its share of the default epochs
     warmup = Choice("training.warmup_epochs", _rounded(WARMUP_SHARE * epochs), f"{WARMUP_SHARE:.0%} of the run")
     return epochs, [Choice("training.epochs", epochs, reason), warmup]
+
+
+def short_run(recipe: FinetuneRecipe, images: int, views: int) -> str | None:
+    """Return a line on a run that is much shorter than the default, for a person; None on others.
+
+    Args:
+        images, views: labelled images to train on, and views of an epoch.
+    """
+    steps, usual = recipe.training.total_steps(views), band_of(images).steps
+    if FEW_STEPS * steps >= usual:
+        return None
+    return (
+        f"{steps:,} steps are few for {images:,} labelled images; without a recipe's or your own epochs, steps and "
+        f"batch_size it would be {usual:,} or more"
+    )
 
 
 def _layer_decay(labelled: Labelled) -> tuple[float, str]:

@@ -11,7 +11,7 @@ from paddlemae.data.batches import Batch
 from paddlemae.data.sources import Source
 from paddlemae.data.views.mixup import Mixing, mix_batches
 from paddlemae.model.blocks import activations_of
-from paddlemae.recipe import FinetuneRecipe
+from paddlemae.recipe import FinetuneRecipe, short_run
 from paddlemae.tasks.models.build import parameter_count
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.training.best_weights import best_weights
@@ -68,6 +68,8 @@ def _finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None) ->
         f"fine-tuning {parameter_count(model) / 1e6:.2f} million parameters from {recipe.init} "
         f"on {splits.train.name}, {len(splits.train)} images, {len(classes)} classes; {splits.evaluations(recipe)}"
     )
+    if note := short_run(recipe, len(splits.train), parts.views):
+        start.say(note)
     listed = open_skipped(start, state, splits.parts, parts.view.channels)
     skipped = {id(part): listed.of(part, training.max_bad_images) for part in splits.parts}
     mixing = Mixing(recipe.mixup, recipe.cutmix, recipe.cutmix_probability)
@@ -159,5 +161,6 @@ def dry_run(recipe: FinetuneRecipe, *, trust: bool = False) -> dict[str, str]:
         **statistics_plan(recipe.mean, len(parts.splits.train)),
         **{choice.name: f"{choice.shown} ({choice.reason})" for choice in choices},
         **schedule_plan(recipe.training, parts.views),
+        **({"note": note} if (note := short_run(recipe, len(parts.splits.train), parts.views)) else {}),
         **memory_plan(recipe, step_bytes(parameters, recipe.training.batch_size * activations)),
     }

@@ -8,14 +8,15 @@ from typing import Any
 from paddlemae.data.sources.output_folders import check_outside
 from paddlemae.engine import device as devices
 from paddlemae.report.write_report import write_report
+from paddlemae.system.atomic import remove
 from paddlemae.system.display_names import say
 from paddlemae.system.locks import lock_folder
 from paddlemae.system.signals import Preempted
 from paddlemae.tasks.auto import stages
-from paddlemae.tasks.auto.auto_state import FINETUNE, PRETRAIN, SCRATCH, AutoState, open_state
+from paddlemae.tasks.auto.auto_state import AUTO_FILE, FINETUNE, PRETRAIN, SCRATCH, AutoState, open_state
 from paddlemae.tasks.auto.budget import Budget
 from paddlemae.tasks.auto.commands import Commands, Request
-from paddlemae.tasks.auto.outcome import outcome, table
+from paddlemae.tasks.auto.outcome import FINETUNED, KNN, outcome, table
 
 Json = dict[str, Any]
 
@@ -60,6 +61,8 @@ def auto(request: Request, commands: Commands) -> Json:
             raise type(end)(text) from end
         finally:
             state.end()
+            if not state.record.stages:  # these images can't be used at all
+                remove(request.out / AUTO_FILE)
 
 
 def _print_plan(request: Request, commands: Commands) -> None:
@@ -117,12 +120,17 @@ class _Session:
         request, commands, state = self.request, self.commands, self.state
         seconds = budget.finetune_seconds(state.left, planned)
         done = self._once("finetune", lambda: stages.finetune(request, commands, recipe, seconds, planned))
-        same = sum(state.record.stages[name]["seconds"] for name in ("pretrain", "finetune"))
-        rows = [{**row, "seconds": same} for row in done["rows"]]
+        same = done["seconds"] + state.record.stages["pretrain"]["seconds"]
+        rows = [self._with_pretraining({**row, "seconds": done["seconds"]}) for row in done["rows"]]
         if request.compare:
             compared = self._once("scratch", lambda: stages.from_scratch(request, commands, recipe, same, planned))
             rows += [{**row, "seconds": compared["seconds"]} for row in compared["rows"]]
         return rows
+
+    def _with_pretraining(self, row: Json) -> Json:
+        """Return a row whose seconds include the pretraining that the method needs."""
+        needed = self.state.record.stages["pretrain"]["seconds"] if row["key"] in (KNN, FINETUNED) else 0.0
+        return {**row, "seconds": row["seconds"] + needed}
 
     def _report(self, rows: list[Json], primary: str) -> Json:
         self.stage = "report"

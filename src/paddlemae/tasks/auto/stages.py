@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from paddlemae.tasks.auto.budget import CHECK_SHARE, Budget, most_images
 from paddlemae.tasks.auto.commands import Commands, Request
 from paddlemae.tasks.auto.outcome import FINETUNED, KNN, KNN_UNTRAINED, method_row
 from paddlemae.tasks.auto.within_time import AROUND_SECONDS, train_within, with_training
-from paddlemae.tasks.baselines.compare import measure_baselines
+from paddlemae.tasks.baselines.compare import drawn_text, measure_baselines
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.features import embed
 from paddlemae.tasks.models.inference import FeatureKind
@@ -71,7 +72,7 @@ def say_lines(request: Request, lines: Iterable[str]) -> None:
 def usable_labels(found: Json) -> str | None:
     """Return why a survey's labels can't be used for fine-tuning; None if they can."""
     if not found["classes"]:
-        return f"no labels ({found['unlabelled']})"
+        return f"no labels ({found['unlabelled'] or 'of one class per image'})"
     if sum(count > 0 for count in found["classes"].values()) < 2:
         return f"all labels are of one class, {next(iter(found['classes']))!r}"
     return None
@@ -232,8 +233,10 @@ def features(request: Request, commands: Commands, labelled: Labelled, seconds: 
     most = most_images(seconds / 2, 1 / (FORWARD_SPEED * _images_per_second(run)), 500, 60_000)
     bank = draw_share(labelled.train, round(BANK_SHARE * most), request.seed)
     queries = draw_share(labelled.test, round((1 - BANK_SHARE) * most), request.seed)
+    drawn = drawn_text("searched", labelled.train, bank), drawn_text("measured on", labelled.test, queries)
     rows = []
     for key, random in ((KNN_UNTRAINED, True), (KNN, False)):
+        began = time.monotonic()
         results = commands.classify_by_neighbours(
             str(run),
             bank,
@@ -245,7 +248,8 @@ def features(request: Request, commands: Commands, labelled: Labelled, seconds: 
             max_bad_images=1.0,  # the check and the training have said them
         )
         weighted = next(one for one in results if one["protocol"]["votes"] == "weighted")
-        rows.append(method_row(key, weighted, detail=f"k = {NEIGHBOURS}, {len(bank):,} images searched"))
+        detail = f"k = {weighted['protocol']['k']}, {', '.join(drawn)}"
+        rows.append(method_row(key, weighted, detail=detail, seconds=time.monotonic() - began))
     return {"rows": rows}
 
 
