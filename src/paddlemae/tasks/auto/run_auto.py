@@ -118,8 +118,9 @@ class _Session:
 
     def _tune(self, recipe: Any, budget: Budget, planned: float) -> list[Json]:
         request, commands, state = self.request, self.commands, self.state
-        seconds = budget.finetune_seconds(state.left, planned)
-        done = self._once("finetune", lambda: stages.finetune(request, commands, recipe, seconds, planned))
+        is_short = state.record.stages["plan"]["is_short"]
+        seconds = budget.finetune_seconds(state.left, planned, is_short)
+        done = self._once("finetune", lambda: stages.finetune(request, commands, recipe, seconds, planned, is_short))
         same = done["seconds"] + state.record.stages["pretrain"]["seconds"]
         rows = [self._with_pretraining({**row, "seconds": done["seconds"]}) for row in done["rows"]]
         if request.compare:
@@ -139,11 +140,9 @@ class _Session:
         runs = [out / name for name in (PRETRAIN, FINETUNE, SCRATCH) if (out / name).is_dir()]
         found = {**found, "seconds": round(self.state.used, 1)}
         page = write_report(runs, out, summary=found).page
-        if not self.request.quiet:
-            say("\n".join([found["verdict"], *found["remarks"], *([table(found)] if rows else [])]))
-            say(
-                f"{found['seconds'] / 60:.1f} minutes in all; the report, a page to open in a browser: {page.resolve()}"
-            )
+        lines = [found["verdict"], *found["remarks"], *(table(found).splitlines() if rows else [])]
+        lines.append(f"{found['seconds'] / 60:.1f} minutes in all; the report, to open in a browser: {page.resolve()}")
+        stages.say_lines(self.request, lines)
         return {**found, "report": str(page)}
 
     def _once(self, stage: str, work: Callable[[], Json]) -> Json:

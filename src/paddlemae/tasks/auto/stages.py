@@ -32,7 +32,7 @@ from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.plan.data_survey import survey_data
 from paddlemae.tasks.plan.plan import Plan
-from paddlemae.tasks.plan.time_split import TimeTooShort
+from paddlemae.tasks.plan.time_split import FINETUNE_SHARE, TimeTooShort
 from paddlemae.tasks.plan.write_plan import summarize, write_plan
 from paddlemae.tasks.training.exhibits import MAPPED, show_map
 from paddlemae.tasks.training.labelled_splits import open_labelled_splits
@@ -44,6 +44,7 @@ Json = dict[str, Any]
 TEST_SHARE = 0.2  # of the images, where there is no test part
 FEATURE_SECONDS = 0.004  # of the classical features of an image, besides reading it
 NEIGHBOURS = 20
+NEARLY = 0.8  # of the time for fine-tuning, above which it is as long as the time allows
 FEATURES = FeatureKind("mean")
 BANK_SHARE = 0.7  # of the images whose features are compared
 FORWARD_SPEED = 0.6  # images a second through the whole encoder, by those of pretraining
@@ -147,10 +148,12 @@ def make_plan(request: Request, commands: Commands, data: str, seconds: float) -
 
 
 def planned(made: Plan) -> Json:
-    """Return what `auto.json` keeps of a plan."""
+    """Return what `auto.json` keeps of a plan; `is_short`: fine-tuning takes all of its share of the time."""
     return {
         "times": dict(made.times),
         "has_spare_time": made.has_spare_time,
+        "is_short": made.times.get("finetune", 0.0)
+        > NEARLY * FINETUNE_SHARE * (60 * made.minutes - made.times["plan"]),
         "text": summarize(made).splitlines(),
     }
 
@@ -258,10 +261,12 @@ def _images_per_second(run: Path) -> float:
     return float(sorted(speeds)[len(speeds) // 2]) if speeds else 100.0
 
 
-def finetune(request: Request, commands: Commands, recipe: FinetuneRecipe, seconds: float, planned: float) -> Json:
+def finetune(
+    request: Request, commands: Commands, recipe: FinetuneRecipe, seconds: float, planned: float, may_grow: bool
+) -> Json:
     """Fine-tune the pretrained model for `seconds`, and return its result."""
     recipe = recipe.model_copy(update={"init": str(request.out / folders.PRETRAIN)})
-    return _finetune(request, commands, recipe, folders.FINETUNE, FINETUNED, seconds, planned)
+    return _finetune(request, commands, recipe, folders.FINETUNE, FINETUNED, seconds, planned, may_grow)
 
 
 def from_scratch(request: Request, commands: Commands, recipe: FinetuneRecipe, seconds: float, planned: float) -> Json:
@@ -273,7 +278,7 @@ def from_scratch(request: Request, commands: Commands, recipe: FinetuneRecipe, s
     content["model"] = {**shared, **content.get("model", {})}
     content["layer_decay"] = 1.0
     recipe = FinetuneRecipe.model_validate(content)
-    return _finetune(request, commands, recipe, folders.SCRATCH, SCRATCH, seconds, planned)
+    return _finetune(request, commands, recipe, folders.SCRATCH, SCRATCH, seconds, planned, may_grow=True)
 
 
 def _finetune(
@@ -284,10 +289,10 @@ def _finetune(
     key: str,
     seconds: float,
     planned: float,
+    may_grow: bool,
 ) -> Json:
     factor = (seconds - AROUND_SECONDS) / max(1.0, planned - AROUND_SECONDS)
     out = request.out / folder
-    may_grow = key == SCRATCH  # a fine-tuning is as long as its labels ask for
     recipe = scaled(recipe, factor)
     train_within(commands.finetune, recipe, out, seconds, quiet=request.quiet, may_stop=False, may_grow=may_grow)
     return {"rows": [method_row(key, read_object(out / RESULT_FILE))]}
