@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.data.sources import Source, unknown_classes, with_classes
+from paddlemae.data.sources import MultiLabelTargets, Source, unknown_classes, with_classes
 from paddlemae.data.sources.splits import list_names, note
 from paddlemae.runs.class_metrics import MOST_PROBABILITIES, TOP, Answers
 from paddlemae.runs.class_results import class_result
 from paddlemae.runs.metrics import primary_metric
+from paddlemae.runs.multi_label_metrics import MultiLabelAnswers
+from paddlemae.runs.multi_label_results import multi_label_result
 from paddlemae.tasks.models.parts import Parts
 from paddlemae.tasks.predictions.rows import CLASSES, PROBABILITIES
 from paddlemae.weights.model_folder import Description
@@ -33,17 +35,37 @@ def measure(parts: Parts, description: Description) -> dict[str, Any] | None:
         None where there is no such image, or one of a class that the classifier does not know, which a warning names.
     """
     classes = description.classes
-    if parts.source.labels is None:
+    if parts.source.targets is None:
         return None
     if unknown := unknown_classes(parts.source, classes):
         note(f"no accuracy is computed: the classifier does not know the labels {list_names(unknown)}")
         return None
+    if isinstance(parts.source.targets, MultiLabelTargets):
+        return _measure_several(parts, description)
     answers = _answers(parts, classes)
     if not len(answers.labels):
         return None
     named = description.provenance.get("primary")
     primary = named if isinstance(named, str) else primary_metric(np.bincount(answers.labels).tolist())
     return {**class_result(answers, classes, primary), "eval_images": len(answers.labels)}
+
+
+def _measure_several(parts: Parts, description: Description) -> dict[str, Any] | None:
+    """Return the same of images of several classes, as in `multi_label_result`."""
+    targets = with_classes(parts.source, description.classes).targets
+    assert isinstance(targets, MultiLabelTargets) and description.thresholds is not None
+    found = [part for part in parts if len(part.indices)]
+    indices = np.concatenate([part.indices for part in found])
+    classes_NK, scores_NK = (np.concatenate([part.arrays[name] for part in found]) for name in (CLASSES, PROBABILITIES))
+    probabilities_NK = np.empty(scores_NK.shape)
+    np.put_along_axis(probabilities_NK, classes_NK, scores_NK, axis=1)
+    known = targets.known[indices]
+    if not known.any():
+        return None
+    thresholds = np.array(description.thresholds)
+    answers = MultiLabelAnswers(targets.labels[indices][known], probabilities_NK[known], thresholds)
+    primary = str(description.provenance.get("primary"))
+    return {**multi_label_result(answers, description.classes, primary), "eval_images": int(known.sum())}
 
 
 def _answers(parts: Parts, classes: Sequence[str]) -> Answers:
