@@ -29,8 +29,8 @@ PAGES = {
     "Look": ["reconstruct", "evaluate", "features", "predict"],
     "Use elsewhere": ["weights", "weights-safety", "export", "python"],
     "Design": ["design"],
-    "Evidence": ["RESULTS", "parity", "speed", "data-measured", "weights-measured", "export-measured"]
-    + ["processes-measured", "soak", "log"],
+    "Evidence": ["RESULTS", "evaluate-measured", "parity", "speed", "data-measured", "weights-measured"]
+    + ["export-measured", "processes-measured", "soak", "log"],
 }
 
 

@@ -41,5 +41,9 @@ train probe "$out/probe" --init "$out/pretrained" --data "$labelled"
 train finetune "$out/tuned" --init "$out/pretrained" --data "$labelled" "${finetune[@]}"
 train finetune "$out/scratch" --init scratch --data "$labelled" "${finetune[@]}"
 
-# 6. A page with all of it: open OUT/pretrained/report.html in a browser.
+# 6. Apply the classifier to the images without labels: a table, and the images that it is least sure of.
+[ -e "$out/predictions.csv" ] ||
+    paddlemae predict "$out/tuned" "$photos" --out "$out/predictions.csv" --sheet "$out/least-sure.png"
+
+# 7. A page with all of it: open OUT/pretrained/report.html in a browser.
 paddlemae report "$out/pretrained"

@@ -105,14 +105,14 @@ class Model:
         """Compute features of whole images, the same ones in every call: float32 [N, D].
 
         Args:
-            token: "cls", or "mean" of the patch tokens.
+            token: "cls", or "mean" or "mean+std" (and deviation, [N, 2 D]) of the patch tokens.
             layer: the block that they are taken after, counted from 1; None is the last.
             norm: "layer", the encoder's last norm, or "none".
         Raises:
             ValueError, FileNotFoundError: features that the model does not have, or images that can't be used.
         """
-        if norm == "batch":  # type: ignore[comparison-overlap]  # not every caller has its types checked
-            raise ValueError("norm 'batch' makes features depend on the batch's other images; use 'layer' or 'none'")
+        if norm not in ("layer", "none"):  # not every caller has its types checked
+            raise ValueError(f"norm {norm!r} makes features depend on other images; use 'layer' or 'none'")
         return self._outputs(images, FeatureKind(token, layer, norm))
 
     def predict(self, images: Images) -> Predictions:

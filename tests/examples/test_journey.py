@@ -41,6 +41,7 @@ def test_the_script_leads_from_images_to_a_report(folder: Path) -> None:
     assert "from scratch" in report
     assert (folder / "out/reconstructions.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "out/tuned/result.json").exists() and (folder / "out/probe/result.json").exists()
+    assert (folder / "out/predictions.csv").read_text().count("\n") == 1 + 8
     written = (folder / "out/tuned/result.json").stat().st_mtime_ns
     run_journey()  # finished trainings are skipped: run again, they would be refused
     assert (folder / "out/tuned/result.json").stat().st_mtime_ns == written

@@ -174,6 +174,7 @@ finally:
         ["reconstruct", "unmade", "digits"],
         ["finetune", "digits", "--init", "scratch", "--out", "unmade"],
         ["knn", "unmade", "--data", "digits"],
+        ["plan", "--data", "digits", "--out", "unmade.yaml"],
         ["embed", "unmade", "--data", "digits", "--out", "unmade.npz"],
         ["predict", "unmade", "digits", "--out", "unmade.csv"],
         ["search", "unmade.npz", "unmade.png", "--run", "unmade"],

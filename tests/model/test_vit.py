@@ -153,7 +153,8 @@ def test_shapes_that_do_not_fit_together_are_refused() -> None:
         (dict(embed_dim=18, num_heads=3), "divisible by 4, got 18"),
         (dict(drop_path=1.0), r"drop_path must be in \[0, 1\), got 1.0"),
         (dict(positions="rotary"), "sincos2d, sincos1d, learned, got 'rotary'"),
-        (dict(pool="max"), "'cls' or 'mean', got 'max'"),
+        (dict(pool="max"), "one of cls, mean, got 'max'"),
+        (dict(pool="mean+std"), "one of cls, mean, got"),
         (dict(pool="cls", cls_token=False), "no cls token; use pool='mean'"),
     ]:
         with pytest.raises(ValueError, match=message) as raised:
@@ -339,6 +340,11 @@ def test_pooling_by_hand() -> None:
     tokens = encode(by_cls.encoder, pixels).numpy()
     np.testing.assert_allclose(features(by_cls, pixels, "cls"), layer_norm(tokens)[:, 0], atol=1e-5)
     np.testing.assert_allclose(features(by_cls, pixels, "mean"), layer_norm(tokens)[:, 1:].mean(1), atol=1e-5)
+    both = features(by_cls, pixels, "mean+std")
+    expected = np.concatenate([layer_norm(tokens)[:, 1:].mean(1), layer_norm(tokens)[:, 1:].std(1)], axis=1)
+    np.testing.assert_allclose(both, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="for the mean of its tokens"):
+        features(by_mean, pixels, "mean+std")
     wanted = layer_norm(tokens)[:, 0] @ by_cls.head.weight.numpy() + by_cls.head.bias.numpy()
     np.testing.assert_allclose(by_cls(pixels), wanted, atol=1e-6)
 

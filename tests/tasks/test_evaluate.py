@@ -216,9 +216,9 @@ def test_classes_are_matched_by_their_names(tuned, alike, monkeypatch) -> None:
     opened = open_source(str(alike), "test", labelled=True)
     reversed_ = with_classes(opened, opened.classes[::-1])
     assert reversed_.labels.tolist() == [2] * 4 + [1] * 4 + [0] * 4
-    monkeypatch.setattr(task, "open_source", lambda *_, **__: reversed_)
+    monkeypatch.setattr(task, "open_test_part", lambda *_, **__: reversed_)
     assert evaluate(str(tuned[0]), str(alike), threads=1) == expected
-    monkeypatch.setattr(task, "open_source", lambda *_, **__: subset(with_classes(opened, opened.classes), range(8)))
+    monkeypatch.setattr(task, "open_test_part", lambda *_, **__: subset(with_classes(opened, opened.classes), range(8)))
     with pytest.warns(SourceNote, match="1 of 3 classes have no image in .*: 'redder'"):
         assert evaluate(str(tuned[0]), str(alike), threads=1)["eval_images"] == 8
 

@@ -11,7 +11,7 @@ from paddlemae.tasks import knn
 from paddlemae.tasks.knn import TEMPERATURE, Votes, vote_weights, winners
 from paddlemae.tasks.models import nearest as nearest_rows
 from paddlemae.tasks.models.inference import FeatureKind
-from paddlemae.tasks.models.nearest import nearest, standardise
+from paddlemae.tasks.models.nearest import nearest, standardise, whiten
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.training.run_start import Start
 
@@ -145,6 +145,27 @@ def test_standardised_features_have_the_banks_mean_and_deviation(monkeypatch) ->
     assert np.isfinite(scaled).all()
 
 
+def test_whitened_features_of_the_bank_are_uncorrelated_and_queries_transformed_alike(monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(5050, 4)) @ rng.normal(size=(4, 4)) * [1, 5, 0.2, 30] + 3
+    bank, queries = rows[:5000].copy(), rows[5000:].copy()
+    monkeypatch.setattr(nearest_rows, "BANK_AT_ONCE", 700)
+    whiten(bank, queries)
+    np.testing.assert_allclose(bank.mean(axis=0), 0, atol=1e-9)
+    np.testing.assert_allclose(np.cov(bank.T), np.eye(4), atol=0.15)
+    matrix, *_ = np.linalg.lstsq(np.c_[rows[:5000], np.ones(5000)], bank, rcond=None)
+    np.testing.assert_allclose(np.c_[rows[5000:], np.ones(50)] @ matrix, queries, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 30])
+def test_few_rows_or_features_that_say_nothing_are_whitened_to_finite_numbers(rows: int) -> None:
+    bank = np.random.default_rng(0).normal(size=(rows, 64)).astype(np.float32)
+    bank[:, 5:9] = 2.5
+    queries = bank[:1] + 1
+    whiten(bank, queries)
+    assert bank.dtype == np.float32 and np.isfinite(bank).all() and np.isfinite(queries).all()
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch) -> str:
     """A run folder with a small, untrained model."""
@@ -174,6 +195,14 @@ def test_every_number_comes_with_its_protocol_and_is_kept(run: str) -> None:
     first, *_, last = knn.results_text(results).splitlines()
     assert "k=1, exp(cosine / 0.07), cls token after block 1, norm: batch" in first
     assert f"accuracy {results[0]['majority']['top1']:.2%}" in last
+
+
+def test_mean_and_deviation_of_the_tokens_whitened(run: str) -> None:
+    for layer in (1, None):
+        kind = FeatureKind("mean+std", layer, "whiten")
+        first = knn.knn(run, "digits", kind=kind, neighbours=[5], bank_split="val", labels=100)[0]
+        assert first["protocol"]["token"] == "mean+std" and first["protocol"]["norm"] == "whiten"
+        assert first["top1"] > 0.3, "an untrained encoder keeps much of a digit"
 
 
 def test_by_default_k_is_what_the_bank_can_give(run: str) -> None:

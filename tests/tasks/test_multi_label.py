@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import paddlemae as library
+from paddlemae.system.signals import Preempted
 
 CLASSES = ("blue", "green", "red")
 OPTION = f"::labels={','.join(CLASSES)}"
@@ -62,7 +63,7 @@ def test_it_learns_and_is_tested_on_the_test_part(run: Path) -> None:
 
 
 def test_evaluate_gives_the_same_numbers(paddlemae, run: Path, data: str) -> None:
-    done = paddlemae("evaluate", run, "--data", data, "--split", "test-only")
+    done = paddlemae("evaluate", run, "--data", data)
     assert done.status == 0, done
     result = json.loads((run / "result.json").read_text())
     logged = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
@@ -79,6 +80,31 @@ def test_predict_names_the_classes_that_reach_their_thresholds(paddlemae, run: P
     assert [said[str(n)] for n in range(30)] == ["|".join(names) for names in predictions.label_sets]
     found = np.array([[name in said[str(n)].split("|") for name in CLASSES] for n in range(30)])
     assert (found == has).mean() > 0.85
+
+
+def test_the_report_names_no_command_that_would_be_refused(paddlemae, run: Path, tmp_path: Path) -> None:
+    assert paddlemae("report", run, "--out", tmp_path / "report").status == 0
+    text = (tmp_path / "report" / "report.json").read_text()
+    assert "mean_average_precision" in text and "paddlemae knn" not in text
+    assert "paddlemae knn" not in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_a_stopped_run_resumes_bit_for_bit(data: str, tmp_path: Path) -> None:
+    settings = {**ENCODER, **SCHEDULE, **PLAIN, "steps": 20, "mixup": 0.5, "checkpoint_every": 1}
+    whole = library.finetune(init="scratch", data=data, out=tmp_path / "whole", quiet=True, **settings)
+    with pytest.raises(Preempted):
+        library.finetune(init="scratch", data=data, out=tmp_path / "parts", quiet=True, **settings, max_hours=1e-9)
+    again = {"resume": True, "quiet": True}
+    assert library.finetune(init="scratch", data=data, out=tmp_path / "parts", **settings, **again) == whole
+
+
+def test_images_that_all_have_the_same_classes_are_refused(paddlemae, tmp_path: Path) -> None:
+    write_squares(tmp_path, 8, 0)
+    lines = [f"{number}.png,{part},1,1" for number, part in enumerate(["train"] * 4 + ["test"] * 4)]
+    (tmp_path / "all.csv").write_text("\n".join(["image,split,a,b", *lines]))
+    data = f"{tmp_path / 'all.csv'}::labels=a,b"
+    done = paddlemae("finetune", "--init", "scratch", "size=mini", "--data", data, "--out", tmp_path / "x")
+    assert done.status == 2 and "same classes" in done.err and done.err.count("\n") == 1, done
 
 
 def test_what_needs_one_class_refuses_in_one_line(paddlemae, run: Path, data: str, tmp_path: Path) -> None:

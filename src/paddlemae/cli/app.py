@@ -37,6 +37,8 @@ Or step by step: `paddlemae pretrain cifar10 --data photos/ --out runs/mine`
 Look at the result: `paddlemae reconstruct runs/mine photos/a.jpg --out a.png`
 
 Fine-tune: `paddlemae finetune cifar10 --init runs/mine --data labelled/ --out runs/tuned`
+
+Apply it: `paddlemae predict runs/tuned new/ --out predictions.csv`
 """,
 )
 

@@ -68,7 +68,7 @@ def evaluate(
     data: Annotated[
         str, typer.Option("--data", help="Labelled images: one folder per class, a list, shards ... or 'digits'.")
     ],
-    split: Annotated[str, typer.Option("--split", help="The split to evaluate: train or test.")] = "test",
+    split: Annotated[str, typer.Option("--split", help="train, test, val-only or test-only.")] = "test",
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=1, help="Height and width in pixels; default: the model's own.")
     ] = None,

@@ -14,12 +14,22 @@ import typer
 from paddlemae.launch.launcher import MOST_RESTARTS, Launch
 
 Run = Annotated[str, typer.Argument(help="A run folder, or a file of MAE or ViT weights.")]
-Token = Annotated[str, typer.Option("--token", help="The feature vector: cls token, or mean of the patch tokens.")]
+Token = Annotated[
+    str,
+    typer.Option(
+        "--token", help="The feature vector: cls token, or mean or mean+std (and deviation) of the patch tokens."
+    ),
+]
 Layer = Annotated[
     int | None, typer.Option("--layer", help="Take features after this block, counted from 1; default: the last.")
 ]
 Norm = Annotated[
-    str, typer.Option("--norm", help="Normalisation: layer (the encoder's final norm), batch (per feature), or none.")
+    str,
+    typer.Option(
+        "--norm",
+        help="Normalisation: layer (the encoder's final norm), batch (per feature), whiten (batch, and uncorrelated; "
+        "for knn), or none.",
+    ),
 ]
 MaxBadImages = Annotated[
     float, typer.Option("--max-bad-images", min=0, max=1, help="Largest share of unreadable images, 0 to 1.")

@@ -12,7 +12,7 @@ import numpy as np
 
 from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.model.blocks import initialise
-from paddlemae.model.encoder import Encoder, check_pool, features
+from paddlemae.model.encoder import HEAD_POOLS, Encoder, check_pool, features
 from paddlemae.model.kernels.layers import Linear
 from paddlemae.model.shape import architecture_of, document_keys, split_keys
 
@@ -36,7 +36,7 @@ class VisionTransformer(nn.Layer):
         super().__init__()
         shape, head = split_keys(self.kind, keys)
         self.config = architecture_of(shape, head)
-        check_pool(head.pool, shape.cls_token)
+        check_pool(head.pool, shape.cls_token, HEAD_POOLS)
         self.grid: tuple[int, int] = shape.grid
         self.pool: str = head.pool
         self.has_head = head.num_classes > 0

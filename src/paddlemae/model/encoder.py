@@ -9,7 +9,7 @@ N tokens (patches and, with a cls token, one more), D width, P pixels a patch (r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -25,6 +25,9 @@ from paddlemae.model.masking import Mask
 from paddlemae.model.patches import flat_rows, patchify, take_patches
 from paddlemae.model.positions import add_positions, resize_positions, take_positions, token_init
 from paddlemae.model.shape import EncoderShape, pair, patch_grid
+
+HEAD_POOLS = ("cls", "mean")  # ways to make one feature vector of an image's tokens that a head takes
+POOLS = (*HEAD_POOLS, "mean+std")
 
 
 class PatchEmbed(nn.Layer):
@@ -173,22 +176,30 @@ def check_fit(encoder: Encoder, images_BCHW: paddle.Tensor, mask: Mask) -> None:
         )
 
 
-def check_pool(pool: str, has_cls: bool) -> None:
-    """Raise a ValueError for another `pool` than "cls" or "mean", or "cls" of an encoder without a cls token."""
-    if pool not in ("cls", "mean"):
-        raise ValueError(f"pool must be 'cls' or 'mean', got {pool!r}")
+def check_pool(pool: str, has_cls: bool, pools: Sequence[str] = POOLS) -> None:
+    """Raise a ValueError for a `pool` that is not in `pools`, or "cls" of an encoder without a cls token."""
+    if pool not in pools:
+        raise ValueError(f"pool must be one of {', '.join(pools)}, got {pool!r}")
     if pool == "cls" and not has_cls:
         raise ValueError("this model has no cls token; use pool='mean'")
 
 
+def check_norm(encoder: Encoder, pool: str) -> None:
+    """Raise a ValueError for "mean+std" behind a last norm that was trained on the mean of the tokens."""
+    if encoder.norms_pooled and pool == "mean+std":
+        raise ValueError("the last norm of this model is for the mean of its tokens; for mean+std use another norm")
+
+
 def pool_tokens(x_BND: paddle.Tensor, pool: str, has_cls: bool) -> paddle.Tensor:
-    """Return the cls token, or the mean of the patch tokens without it: [B, D]; errors as `check_pool`."""
+    """Return the cls token or statistics of the patch tokens: [B, D], "mean+std" [B, 2 D]; errors as `check_pool`."""
     check_pool(pool, has_cls)
-    if not has_cls:
-        return mean_rows(x_BND)
     if pool == "cls":
         return take_tokens(x_BND, (0, 1)).squeeze(1)
-    return mean_rows(take_tokens(x_BND, (1, x_BND.shape[1])))
+    patches_BLD = take_tokens(x_BND, (1, x_BND.shape[1])) if has_cls else x_BND
+    mean_BD = mean_rows(patches_BLD)
+    if pool == "mean":
+        return mean_BD
+    return paddle.concat([mean_BD, patches_BLD.std(axis=1, unbiased=False)], axis=1)
 
 
 def features(
@@ -204,12 +215,14 @@ def features(
 
     Args:
         images_BCHW: float tensor.
-        pool: "cls" or "mean" (of the patch tokens).
+        pool: "cls", or "mean" or "mean+std" (mean and standard deviation) of the patch tokens.
         path_noise: in training, see `encode`.
         depth: how many of the blocks are run; None is all of them.
         normalise: whether the encoder's last norm is applied.
     Returns:
-        tensor [B, D]; see `Encoder.norms_pooled`.
+        tensor [B, D], of "mean+std" [B, 2 D]; see `Encoder.norms_pooled`.
+    Raises:
+        ValueError: as `check_pool` and `check_norm`.
     """
     encoder = model.encoder
     tokens = (0, 1) if pool == "cls" and encoder.has_cls else None
@@ -219,6 +232,7 @@ def features(
     if not normalise:
         return pool_tokens(x_BND, pool, encoder.has_cls)
     if encoder.norms_pooled:
+        check_norm(encoder, pool)
         return encoder.fc_norm(pool_tokens(x_BND, pool, encoder.has_cls))
     return pool_tokens(encoder.norm(x_BND), pool, encoder.has_cls)
 

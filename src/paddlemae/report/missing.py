@@ -11,6 +11,7 @@ from typing import Any
 from paddlemae.model.shape import EncoderShape, names_of
 from paddlemae.report.results import kind_of
 from paddlemae.runs.exhibit_files import EXHIBIT_TITLES
+from paddlemae.runs.metrics import MULTI_LABEL, metrics_named
 
 # the settings of a pretraining's model that a classifier has too
 ENCODER = ("size", *(name for name in names_of(EncoderShape) if name != "drop_path"))
@@ -23,7 +24,8 @@ def missing_of(run: Path, recipe: Json, rows: Sequence[Json], exhibits: Json) ->
     folder, data = shlex.quote(str(run)), shlex.quote(str(recipe.get("data") or "FOLDER"))
     knn = f"paddlemae knn {folder} --data {data}"
     pretrained = recipe["task"] == "pretrain"
-    if recipe["task"] != "probe":
+    several = any(metrics_named(row["metric"]) is MULTI_LABEL for row in rows)
+    if recipe["task"] != "probe" and not several:
         ways = {"knn": ("kNN", {"pretrained": knn})}
         if pretrained:
             ways = _evaluations(folder, data, _model_settings(recipe))
@@ -39,6 +41,8 @@ def missing_of(run: Path, recipe: Json, rows: Sequence[Json], exhibits: Json) ->
             continue
         if recipe["task"] == "probe" and part not in ("confusion", "mistakes"):
             yield _part(part, title, f"not part of a probe; see the report of {recipe.get('init')}", None)
+        elif several and part in of_knn:
+            yield _part(part, title, "not for images of several classes", None)
         elif part == "reconstructions" and not pretrained:
             yield _part(part, title, "not part of fine-tuning: a classifier has no decoder", None)
         else:

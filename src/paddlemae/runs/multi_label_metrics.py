@@ -69,18 +69,22 @@ def _best_threshold(labels_N: NDArray[np.bool_], scores_N: _Floats) -> float:
 
 
 def multi_label_metrics(answers: MultiLabelAnswers) -> dict[str, float]:
-    """Return the metrics by their keys in `runs.metrics.MULTI_LABEL`; all are in 0..1."""
+    """Return the metrics by their keys in `runs.metrics.MULTI_LABEL`, all in 0..1; undefined ones are left out.
+
+    Where no class has an image, the mean average precision is 0.
+    """
     precision_K, auroc_K = class_rankings(answers)
-    labels, predicted = answers.labels, answers.predicted
-    found = {"mean_average_precision": _mean(precision_K), "auroc": _mean(auroc_K)}
     _, _, f1_K = class_scores(answers)
-    both, either = (labels & predicted).sum(), labels.sum() + predicted.sum()
-    found |= {"macro_f1": _mean(f1_K[answers.present]), "micro_f1": float(2 * both / either) if either else math.nan}
-    found["exact_match"] = float((labels == predicted).all(axis=1).mean())
-    # a fall-back for images without any class, on which nothing can be ranked
-    return {name: value for name, value in found.items() if math.isfinite(value)} | (
-        {} if math.isfinite(found["mean_average_precision"]) else {"mean_average_precision": 0.0}
-    )
+    labels, predicted = answers.labels, answers.predicted
+    either = labels.sum() + predicted.sum()
+    found = {
+        "mean_average_precision": _mean(precision_K) if len(answers.present) else 0.0,
+        "auroc": _mean(auroc_K),
+        "macro_f1": _mean(f1_K[answers.present]),
+        "micro_f1": float(2 * (labels & predicted).sum() / either) if either else math.nan,
+        "exact_match": float((labels == predicted).all(axis=1).mean()),
+    }
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def class_rankings(answers: MultiLabelAnswers) -> tuple[_Floats, _Floats]:

@@ -18,7 +18,7 @@ from paddlemae.runs.multi_label_metrics import (
 
 
 def multi_label_result(answers: MultiLabelAnswers, classes: Sequence[str], primary: str) -> dict[str, Any]:
-    """Return the part of `result.json` that tells how good a multi-label classifier's answers are.
+    """Return the part of `result.json` about a multi-label classifier's answers.
 
     Returns:
         the metrics in 0..1, and `primary`; `intervals`, metric -> [low, high] of 95%; `majority`, what scores that say

@@ -70,6 +70,8 @@ def embed_source(
         KeyboardInterrupt: the text says what was kept.
     """
     check_format(out)
+    if kind.norm == "whiten":
+        raise ValueError("whitened features depend on what they are compared with; embed takes layer, batch or none")
     with hold_output(out, [data], overwrite=overwrite, ranks=ranks):
         device.prepare("auto", threads)
         checkpoint = read_checkpoint(run, trust=trust)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from paddlemae.data.sources import Source, open_source, unknown_classes, with_classes
+from paddlemae.data.sources import Source, unknown_classes, with_classes
 from paddlemae.data.sources.splits import list_names
 from paddlemae.data.sources.subsets import note_absent
 from paddlemae.data.workers import workers_for
@@ -22,7 +22,7 @@ from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.classification import PRETRAINED, Evaluation
 from paddlemae.tasks.training.evaluate_classifier import evaluate_classifier
 from paddlemae.tasks.training.exhibits import show_mistakes
-from paddlemae.tasks.training.labelled_splits import image_counts
+from paddlemae.tasks.training.labelled_splits import image_counts, open_test_part
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.tasks.training.run_start import run_of
 
@@ -42,7 +42,7 @@ def evaluate(
 
     Args:
         run: a fine-tuning run or one of its checkpoints.
-        data, split: labelled images of the classifier's classes, see `open_source`.
+        data, split: labelled images of the classifier's classes, see `open_test_part`.
         image_size: pixels, one number or (height, width), that images are brought to; the model's positions are
             resized, and the share of the resized image that is cropped out stays the same. None is the model's own.
         threads: as in `device.prepare`.
@@ -62,7 +62,7 @@ def evaluate(
         size = list(pair(image_size))
         description = replace(description, architecture={**description.architecture, "image_size": size})
     several = description.thresholds is not None
-    source = open_source(data, split, labelled=True, multi_label=several)
+    source = open_test_part(data, split, multi_label=several)
     if several and source.labels is not None:
         raise ValueError(
             f"the classifier gives an image several classes, and {source.name} has one each; name columns of several "

@@ -27,7 +27,7 @@ from paddlemae.runs.runlog import log_result
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.features import Labelled, labelled_features
 from paddlemae.tasks.models.inference import FeatureKind
-from paddlemae.tasks.models.nearest import check_k, nearest, standardise
+from paddlemae.tasks.models.nearest import NORMS_OVER_IMAGES, check_k, nearest
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.classification import PRETRAINED, RANDOM, surest_mistakes
@@ -154,8 +154,8 @@ def classify_by_neighbours(
         for source in (bank, queries)
     )
     counts = _counts(neighbours, len(bank_features.features_ND))  # some images may have been unreadable
-    if kind.norm == "batch":
-        standardise(bank_features.features_ND, query_features.features_ND)
+    if normalise := NORMS_OVER_IMAGES.get(kind.norm):
+        normalise(bank_features.features_ND, query_features.features_ND)
     cosine_Qk, nearest_Qk = nearest(bank_features.features_ND, query_features.features_ND, max(counts))
     results, voted = [], {}
     for votes in VOTES:

@@ -184,6 +184,7 @@ def test_one_image_is_refused(tmp_path: Path, commands: Commands, request_for: C
     write_png(tmp_path / "few/0.png", (10, 20, 30), 0)
     with pytest.raises(ValueError, match="two"):
         auto(request_for(tmp_path / "few"), commands)
+    assert not request_for(tmp_path).out.exists()
 
 
 def test_a_folder_among_the_images_is_refused(colours: Path, commands: Commands, request_for: Callable) -> None:

@@ -20,9 +20,11 @@ def test_all_stages_fill_the_time(minutes: float, has_labels: bool) -> None:
 
 def test_fine_tuning_takes_what_is_left_but_not_nothing() -> None:
     budget = Budget.of(600, has_labels=True)
-    assert budget.finetune_seconds(500, 100) == 100
-    assert budget.finetune_seconds(60 + budget.report, 100) == pytest.approx(60)
-    assert budget.finetune_seconds(-30, 100) == LEAST_SHARE * 100
+    assert budget.finetune_seconds(500, 100, is_short=False) == 100
+    assert budget.finetune_seconds(500, 100, is_short=True) == 500 - budget.report
+    for is_short in (True, False):
+        assert budget.finetune_seconds(60 + budget.report, 100, is_short) == pytest.approx(60)
+        assert budget.finetune_seconds(-30, 100, is_short) == LEAST_SHARE * 100
 
 
 def test_images_are_as_many_as_the_time_allows() -> None:

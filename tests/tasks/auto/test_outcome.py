@@ -46,9 +46,10 @@ def test_without_labels_nothing_is_claimed() -> None:
     assert found["helped"] is None and found["rows"] == [] and found["remarks"] == []
 
 
-def test_a_difference_within_both_intervals_is_none() -> None:
+def test_a_difference_within_an_interval_is_none() -> None:
     assert compare(row(KNN, 0.51), row(SCRATCH, 0.5), "top1") is None
-    assert compare(row(KNN, 0.51, width=0.001), row(SCRATCH, 0.5), "top1") is True
+    assert compare(row(KNN, 0.51, width=0.001), row(SCRATCH, 0.5), "top1") is None
+    assert compare(row(KNN, 0.51, width=0.001), row(SCRATCH, 0.5, width=0.001), "top1") is True
     assert compare({"top1": 0.4}, {"top1": 0.5}, "top1") is False  # without intervals
 
 

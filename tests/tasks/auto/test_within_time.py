@@ -38,10 +38,10 @@ def test_steps_follow_the_measured_speed(recipe, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(within_time, "FEWEST_PROBED", 0.0)
     monkeypatch.setattr(within_time, "AROUND_SECONDS", 0.0)
     monkeypatch.setattr(within_time, "PROBE_SHARE", 0.2)
-    long = within_time.with_training(recipe, steps=10**7)
+    long = within_time.with_training(recipe, steps=10**7, log_every=7)
     assert within(long, tmp_path / "run", 4, may_stop=False)
-    steps = stored_recipe(tmp_path / "run", "pretrain").training.steps
-    assert steps < 10**5 and is_finished(tmp_path / "run")
+    training = stored_recipe(tmp_path / "run", "pretrain").training
+    assert training.log_every == 7 and training.steps < 10**5 and is_finished(tmp_path / "run")
     assert list(read_metrics(tmp_path / "run"))[-1]["lr"] < 1e-6  # the schedule came to its end
 
 

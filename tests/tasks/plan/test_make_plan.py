@@ -62,6 +62,16 @@ def test_labels_of_some_images_are_for_fine_tuning_and_all_images_for_pretrainin
     assert any("8 of 12" in note for note in plan.notes)
 
 
+def test_images_of_several_classes_are_planned_for_too(tmp_path: Path) -> None:
+    write_photos(tmp_path / "animals", 12)
+    rows = [f"{number}.png,{('cat', 'dog', 'cat|dog')[number % 3]}" for number in range(12)]
+    (tmp_path / "animals.csv").write_text("\n".join(["path,labels", *rows]))
+    plan = make_plan(f"{tmp_path / 'animals.csv'}::root={tmp_path / 'animals'}", MINUTES, quiet=True)
+    assert plan.survey.is_multi_label and plan.survey.labelled == 12
+    assert plan.survey.classes == {"cat": 8, "dog": 8}
+    assert plan.recipe("finetune").label_smoothing == 0
+
+
 def test_one_class_is_no_label(tmp_path: Path) -> None:
     write_photos(tmp_path / "animals" / "cat", 6)
     plan = make_plan(str(tmp_path / "animals"), MINUTES, quiet=True)

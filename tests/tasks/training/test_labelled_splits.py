@@ -8,7 +8,7 @@ from PIL import Image
 
 from paddlemae.data.sources import SourceNote
 from paddlemae.recipe import FinetuneRecipe
-from paddlemae.tasks.training.labelled_splits import open_labelled_splits
+from paddlemae.tasks.training.labelled_splits import open_labelled_splits, open_test_part
 
 
 def write(root: Path, counts: dict[str, int]) -> str:
@@ -49,3 +49,15 @@ def test_test_images_without_labels_leave_val_as_the_test_part(tmp_path: Path) -
         splits = open_labelled_splits(recipe(), data)
     assert splits.held_out.name.endswith("val") and splits.validation is not None
     assert len(splits.train) + len(splits.validation) == 19
+
+
+def test_a_classifier_is_tested_on_test_where_it_has_labels(tmp_path: Path) -> None:
+    data = write(tmp_path, {"train": 10, "val": 3, "test": 4})
+    opened = {split: len(open_test_part(data, split, multi_label=False)) for split in ("train", "test", "val-only")}
+    assert opened == {"train": 20, "test": 8, "val-only": 6}
+    for label in "ab":
+        for path in (tmp_path / "test" / label).iterdir():
+            path.rename(tmp_path / "test" / f"{label}{path.name}")
+        (tmp_path / "test" / label).rmdir()
+    with pytest.warns(SourceNote, match="not used"):
+        assert len(open_test_part(data, "test", multi_label=False)) == 6

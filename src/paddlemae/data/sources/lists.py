@@ -52,7 +52,7 @@ _MOST_TRIED = 100  # of a list's images, whether they are there
 class _Rows:
     """Columns of a list: the path of each image, and its label, split, group and row number where the list has them.
 
-    `flags`: columns of 0 and 1 by the class that they tell of; `are_sets`: labels such as `a|b` are several classes.
+    `flags`: class -> its column of 0 and 1; `are_sets`: labels such as `a|b` are several classes.
     """
 
     paths: list[str]

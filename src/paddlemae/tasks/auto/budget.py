@@ -35,9 +35,14 @@ class Budget:
         """Return the time of pretraining: all that is `left` before it, less what comes after it."""
         return left - self.features - self.report - finetune
 
-    def finetune_seconds(self, left: float, planned: float) -> float:
-        """Return the time of fine-tuning: what was planned, or what is left, but no less than a part of the plan."""
-        return min(planned, max(left - self.report, LEAST_SHARE * planned))
+    def finetune_seconds(self, left: float, planned: float, is_short: bool) -> float:
+        """Return the time of fine-tuning: what was planned, or what is left, but no less than a part of the plan.
+
+        Args:
+            is_short: the plan is shorter than the labels ask for, so more time is of use.
+        """
+        left = max(left - self.report, LEAST_SHARE * planned)
+        return left if is_short else min(planned, left)
 
 
 def most_images(seconds: float, seconds_an_image: float, least: int, most: int) -> int:

@@ -83,16 +83,13 @@ def _against_baselines(rows: Mapping[str, Json], primary: str) -> list[str]:
 
 
 def compare(ours: Mapping[str, Any], other: Mapping[str, Any], primary: str) -> bool | None:
-    """Return whether a result is better than another; None if each is in the other's interval."""
+    """Return whether a result is better than another; None if one of them is in the other's interval."""
     gain = ours[primary] - other[primary]
     ends = [row.get("intervals", {}).get(primary) for row in (ours, other)]
-    if all(ends) and _holds(ends[0], other[primary]) and _holds(ends[1], ours[primary]):
+    values = other[primary], ours[primary]
+    if any(interval and interval[0] <= value <= interval[1] for interval, value in zip(ends, values)):
         return None
     return bool(gain > 0)
-
-
-def _holds(ends: Sequence[float], value: float) -> bool:
-    return ends[0] <= value <= ends[1]
 
 
 def table(found: Json) -> str:

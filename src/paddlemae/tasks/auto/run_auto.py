@@ -8,14 +8,15 @@ from typing import Any
 from paddlemae.data.sources.output_folders import check_outside
 from paddlemae.engine import device as devices
 from paddlemae.report.write_report import write_report
+from paddlemae.system.atomic import remove
 from paddlemae.system.display_names import say
 from paddlemae.system.locks import lock_folder
 from paddlemae.system.signals import Preempted
 from paddlemae.tasks.auto import stages
-from paddlemae.tasks.auto.auto_state import FINETUNE, PRETRAIN, SCRATCH, AutoState, open_state
+from paddlemae.tasks.auto.auto_state import AUTO_FILE, FINETUNE, PRETRAIN, SCRATCH, AutoState, open_state
 from paddlemae.tasks.auto.budget import Budget
 from paddlemae.tasks.auto.commands import Commands, Request
-from paddlemae.tasks.auto.outcome import outcome, table
+from paddlemae.tasks.auto.outcome import FINETUNED, KNN, outcome, table
 
 Json = dict[str, Any]
 
@@ -60,6 +61,8 @@ def auto(request: Request, commands: Commands) -> Json:
             raise type(end)(text) from end
         finally:
             state.end()
+            if not state.record.stages:  # these images can't be used at all
+                remove(request.out / AUTO_FILE)
 
 
 def _print_plan(request: Request, commands: Commands) -> None:
@@ -115,14 +118,20 @@ class _Session:
 
     def _tune(self, recipe: Any, budget: Budget, planned: float) -> list[Json]:
         request, commands, state = self.request, self.commands, self.state
-        seconds = budget.finetune_seconds(state.left, planned)
-        done = self._once("finetune", lambda: stages.finetune(request, commands, recipe, seconds, planned))
-        same = sum(state.record.stages[name]["seconds"] for name in ("pretrain", "finetune"))
-        rows = [{**row, "seconds": same} for row in done["rows"]]
+        is_short = state.record.stages["plan"]["is_short"]
+        seconds = budget.finetune_seconds(state.left, planned, is_short)
+        done = self._once("finetune", lambda: stages.finetune(request, commands, recipe, seconds, planned, is_short))
+        same = done["seconds"] + state.record.stages["pretrain"]["seconds"]
+        rows = [self._with_pretraining({**row, "seconds": done["seconds"]}) for row in done["rows"]]
         if request.compare:
             compared = self._once("scratch", lambda: stages.from_scratch(request, commands, recipe, same, planned))
             rows += [{**row, "seconds": compared["seconds"]} for row in compared["rows"]]
         return rows
+
+    def _with_pretraining(self, row: Json) -> Json:
+        """Return a row whose seconds include the pretraining that the method needs."""
+        needed = self.state.record.stages["pretrain"]["seconds"] if row["key"] in (KNN, FINETUNED) else 0.0
+        return {**row, "seconds": row["seconds"] + needed}
 
     def _report(self, rows: list[Json], primary: str) -> Json:
         self.stage = "report"
@@ -131,11 +140,9 @@ class _Session:
         runs = [out / name for name in (PRETRAIN, FINETUNE, SCRATCH) if (out / name).is_dir()]
         found = {**found, "seconds": round(self.state.used, 1)}
         page = write_report(runs, out, summary=found).page
-        if not self.request.quiet:
-            say("\n".join([found["verdict"], *found["remarks"], *([table(found)] if rows else [])]))
-            say(
-                f"{found['seconds'] / 60:.1f} minutes in all; the report, a page to open in a browser: {page.resolve()}"
-            )
+        lines = [found["verdict"], *found["remarks"], *(table(found).splitlines() if rows else [])]
+        lines.append(f"{found['seconds'] / 60:.1f} minutes in all; the report, to open in a browser: {page.resolve()}")
+        stages.say_lines(self.request, lines)
         return {**found, "report": str(page)}
 
     def _once(self, stage: str, work: Callable[[], Json]) -> Json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from paddlemae.tasks.auto.budget import CHECK_SHARE, Budget, most_images
 from paddlemae.tasks.auto.commands import Commands, Request
 from paddlemae.tasks.auto.outcome import FINETUNED, KNN, KNN_UNTRAINED, method_row
 from paddlemae.tasks.auto.within_time import AROUND_SECONDS, train_within, with_training
-from paddlemae.tasks.baselines.compare import measure_baselines
+from paddlemae.tasks.baselines.compare import drawn_text, measure_baselines
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.features import embed
 from paddlemae.tasks.models.inference import FeatureKind
@@ -31,7 +32,7 @@ from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.plan.data_survey import survey_data
 from paddlemae.tasks.plan.plan import Plan
-from paddlemae.tasks.plan.time_split import TimeTooShort
+from paddlemae.tasks.plan.time_split import FINETUNE_SHARE, TimeTooShort
 from paddlemae.tasks.plan.write_plan import summarize, write_plan
 from paddlemae.tasks.training.exhibits import MAPPED, show_map
 from paddlemae.tasks.training.labelled_splits import open_labelled_splits
@@ -43,6 +44,7 @@ Json = dict[str, Any]
 TEST_SHARE = 0.2  # of the images, where there is no test part
 FEATURE_SECONDS = 0.004  # of the classical features of an image, besides reading it
 NEIGHBOURS = 20
+NEARLY = 0.8  # of the time for fine-tuning, above which it is as long as the time allows
 FEATURES = FeatureKind("mean")
 BANK_SHARE = 0.7  # of the images whose features are compared
 FORWARD_SPEED = 0.6  # images a second through the whole encoder, by those of pretraining
@@ -71,7 +73,7 @@ def say_lines(request: Request, lines: Iterable[str]) -> None:
 def usable_labels(found: Json) -> str | None:
     """Return why a survey's labels can't be used for fine-tuning; None if they can."""
     if not found["classes"]:
-        return f"no labels ({found['unlabelled']})"
+        return f"no labels ({found['unlabelled'] or 'of one class per image'})"
     if sum(count > 0 for count in found["classes"].values()) < 2:
         return f"all labels are of one class, {next(iter(found['classes']))!r}"
     return None
@@ -146,10 +148,12 @@ def make_plan(request: Request, commands: Commands, data: str, seconds: float) -
 
 
 def planned(made: Plan) -> Json:
-    """Return what `auto.json` keeps of a plan."""
+    """Return what `auto.json` keeps of a plan; `is_short`: fine-tuning takes all of its share of the time."""
     return {
         "times": dict(made.times),
         "has_spare_time": made.has_spare_time,
+        "is_short": made.times.get("finetune", 0.0)
+        > NEARLY * FINETUNE_SHARE * (60 * made.minutes - made.times["plan"]),
         "text": summarize(made).splitlines(),
     }
 
@@ -232,8 +236,10 @@ def features(request: Request, commands: Commands, labelled: Labelled, seconds: 
     most = most_images(seconds / 2, 1 / (FORWARD_SPEED * _images_per_second(run)), 500, 60_000)
     bank = draw_share(labelled.train, round(BANK_SHARE * most), request.seed)
     queries = draw_share(labelled.test, round((1 - BANK_SHARE) * most), request.seed)
+    drawn = drawn_text("searched", labelled.train, bank), drawn_text("measured on", labelled.test, queries)
     rows = []
     for key, random in ((KNN_UNTRAINED, True), (KNN, False)):
+        began = time.monotonic()
         results = commands.classify_by_neighbours(
             str(run),
             bank,
@@ -245,7 +251,8 @@ def features(request: Request, commands: Commands, labelled: Labelled, seconds: 
             max_bad_images=1.0,  # the check and the training have said them
         )
         weighted = next(one for one in results if one["protocol"]["votes"] == "weighted")
-        rows.append(method_row(key, weighted, detail=f"k = {NEIGHBOURS}, {len(bank):,} images searched"))
+        detail = f"k = {weighted['protocol']['k']}, {', '.join(drawn)}"
+        rows.append(method_row(key, weighted, detail=detail, seconds=time.monotonic() - began))
     return {"rows": rows}
 
 
@@ -254,10 +261,12 @@ def _images_per_second(run: Path) -> float:
     return float(sorted(speeds)[len(speeds) // 2]) if speeds else 100.0
 
 
-def finetune(request: Request, commands: Commands, recipe: FinetuneRecipe, seconds: float, planned: float) -> Json:
+def finetune(
+    request: Request, commands: Commands, recipe: FinetuneRecipe, seconds: float, planned: float, may_grow: bool
+) -> Json:
     """Fine-tune the pretrained model for `seconds`, and return its result."""
     recipe = recipe.model_copy(update={"init": str(request.out / folders.PRETRAIN)})
-    return _finetune(request, commands, recipe, folders.FINETUNE, FINETUNED, seconds, planned)
+    return _finetune(request, commands, recipe, folders.FINETUNE, FINETUNED, seconds, planned, may_grow)
 
 
 def from_scratch(request: Request, commands: Commands, recipe: FinetuneRecipe, seconds: float, planned: float) -> Json:
@@ -269,7 +278,7 @@ def from_scratch(request: Request, commands: Commands, recipe: FinetuneRecipe, s
     content["model"] = {**shared, **content.get("model", {})}
     content["layer_decay"] = 1.0
     recipe = FinetuneRecipe.model_validate(content)
-    return _finetune(request, commands, recipe, folders.SCRATCH, SCRATCH, seconds, planned)
+    return _finetune(request, commands, recipe, folders.SCRATCH, SCRATCH, seconds, planned, may_grow=True)
 
 
 def _finetune(
@@ -280,10 +289,10 @@ def _finetune(
     key: str,
     seconds: float,
     planned: float,
+    may_grow: bool,
 ) -> Json:
     factor = (seconds - AROUND_SECONDS) / max(1.0, planned - AROUND_SECONDS)
     out = request.out / folder
-    may_grow = key == SCRATCH  # a fine-tuning is as long as its labels ask for
     recipe = scaled(recipe, factor)
     train_within(commands.finetune, recipe, out, seconds, quiet=request.quiet, may_stop=False, may_grow=may_grow)
     return {"rows": [method_row(key, read_object(out / RESULT_FILE))]}

@@ -54,10 +54,10 @@ def train_within(
     if not (out / RECIPE_FILE).is_file():
         if probed < FEWEST_PROBED:
             return _train(train, recipe, Start(out, quiet=quiet), None)
-        if _train(train, recipe, Start(out, quiet=True), probed):
+        if _train(train, with_training(recipe, log_every=1), Start(out, quiet=True), probed):
             return True
         measured = probed
-    stored = stored_recipe(out, recipe.task)
+    stored = with_training(stored_recipe(out, recipe.task), log_every=recipe.training.log_every)
     speed = read_speed(out, stored, measured)
     left = deadline - time.monotonic() - AROUND_SECONDS
     steps = other_steps(stored, speed, left, may_grow) if speed else None

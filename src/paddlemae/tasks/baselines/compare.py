@@ -74,7 +74,7 @@ def measure_baselines(
         held_out = _read(parts[1], view, max_bad_images, lambda done: show(len(parts[0]) + done))
     reading = (time.perf_counter() - began) / 2
     about: Json = {
-        "detail": ", ".join(map(_drawn_text, ("fitted to", "measured on"), (train, test), parts)),
+        "detail": drawn_text("measured on", test, parts[1]),
         "train_images": len(fitted.labels),
         "eval_images": len(held_out.labels),
     }
@@ -94,7 +94,8 @@ def measure_baselines(
         table = Table(rows, fitted.labels, fitted.groups)
         fit = fit_and_predict(table, test_rows, len(train.classes), primary=primary, seed=seed)
         result = {"baseline": key, "title": f"{name} + logistic regression", **about}
-        result["detail"] += f"; C = {fit.strength:g}, chosen on parts of the training images"
+        drawn = drawn_text("fitted to", train, parts[0])
+        result["detail"] = f"{drawn}, {about['detail']}; C = {fit.strength:g}, chosen on parts of the training images"
         result |= _result(held_out, fit.probabilities, train, primary)
         found.append(result | {"seconds": reading + time.perf_counter() - began})
     return found
@@ -109,7 +110,8 @@ def _labels(source: Source) -> NDArray[np.int64]:
     return source.labels
 
 
-def _drawn_text(verb: str, whole: Source, drawn: Source) -> str:
+def drawn_text(verb: str, whole: Source, drawn: Source) -> str:
+    """Return "fitted to 700 images drawn from 5,000"."""
     return f"{verb} {len(drawn):,} images" + (f" drawn from {len(whole):,}" if len(drawn) < len(whole) else "")
 
 

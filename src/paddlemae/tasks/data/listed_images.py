@@ -79,7 +79,7 @@ class ListedImages:
         if not self.needs_columns:
             return {SETS_COLUMN: [SEPARATOR.join(names or ()) for names in self.labels]}
         if None in self.labels:
-            raise ValueError("some images have no label, and others none of the classes; a list can't tell them apart")
+            raise ValueError("some images have no label, and others none of the classes; a list can't distinguish them")
         reserved = {*IMAGE_COLUMNS, *SPLIT_COLUMNS, *GROUP_COLUMNS}
         names = [name.lower() for name in self.classes]
         if bad := [name for name in names if name in reserved or "," in name or names.count(name) > 1]:

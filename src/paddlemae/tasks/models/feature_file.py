@@ -45,7 +45,7 @@ class AboutType(BaseModel):
     data: str
     split: str | None
     images: Annotated[int, Field(ge=0)]
-    token: Literal["cls", "mean"]
+    token: Literal["cls", "mean", "mean+std"]
     layer: Annotated[int, Field(ge=1)] | None
     norm: Literal["layer", "batch", "none"]
 

@@ -20,7 +20,7 @@ from paddlemae.engine.cpus import threads_of
 from paddlemae.engine.device import is_cpu
 from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.engine.threads import product_threads
-from paddlemae.model.encoder import check_pool, evaluating, features
+from paddlemae.model.encoder import POOLS, check_norm, check_pool, evaluating, features
 from paddlemae.tasks.models.preprocess import to_input
 from paddlemae.train.parallel.threads import worthwhile_replicas
 from paddlemae.weights.model_folder import Description
@@ -28,7 +28,12 @@ from paddlemae.weights.model_folder import Description
 LOGITS: Literal["logits"] = "logits"
 
 Forward = Callable[[np.ndarray], np.ndarray]
-TOKENS, NORMS = ("cls", "mean"), ("layer", "batch", "none")
+NORMS = ("layer", "batch", "whiten", "none")
+TOKEN_NAMES = {
+    "cls": "cls token",
+    "mean": "mean of the patch tokens",
+    "mean+std": "mean and deviation of the patch tokens",
+}
 
 
 @dataclass(frozen=True)
@@ -36,11 +41,12 @@ class FeatureKind:
     """Which features of an encoder.
 
     Args:
-        token: "cls", or "mean" of the patch tokens.
+        token: "cls", or "mean" or "mean+std" (mean and standard deviation, twice the width) of the patch tokens.
         layer: the block that they are taken after, counted from 1; None is the last.
         norm: "layer": the encoder's last norm, as it was trained behind the last block; "none": as they come out;
             "batch": as they come out, each feature brought to mean 0 and deviation 1 over the images that are
-            compared with, which is left to whoever has all of these.
+            compared with; "whiten": as they come out, made uncorrelated and of deviation 1 over these images. Both are
+            left to whoever has all of these.
     Raises:
         ValueError: an unknown token or norm.
     """
@@ -50,14 +56,13 @@ class FeatureKind:
     norm: str = "layer"
 
     def __post_init__(self) -> None:
-        for name, value, choices in (("token", self.token, TOKENS), ("norm", self.norm, NORMS)):
+        for name, value, choices in (("token", self.token, POOLS), ("norm", self.norm, NORMS)):
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
     def __str__(self) -> str:
-        token = "cls token" if self.token == "cls" else "mean of the patch tokens"
         layer = "the last block" if self.layer is None else f"block {self.layer}"
-        return f"{token} after {layer}, norm: {self.norm}"
+        return f"{TOKEN_NAMES[self.token]} after {layer}, norm: {self.norm}"
 
 
 def forward_function(
@@ -121,6 +126,8 @@ def _check_output(model: nn.Layer, output: FeatureKind | str) -> None:
             raise ValueError("logits need a classifier, and this model has no head; ask for features")
         return
     check_pool(output.token, model.encoder.has_cls)
+    if output.norm == "layer":
+        check_norm(model.encoder, output.token)
     depth = len(model.encoder.blocks)
     if output.layer is not None and not 1 <= output.layer <= depth:
         raise ValueError(f"layer must be one of the encoder's {depth} blocks, 1..{depth}, got {output.layer}")

@@ -1,7 +1,8 @@
-"""Find the nearest rows of a bank of features by cosine similarity, block by block."""
+"""Find the nearest rows of a bank of features by cosine similarity, block by block, and normalise features before."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 # Blocks of similarities, 64 MB each: a bank of any size takes its own memory, its queries', and a few such blocks
 QUERIES_AT_ONCE = 1 << 8
 BANK_AT_ONCE = 1 << 16
+MOST_WHITENED_BY = 1 << 17  # rows of the bank that give the covariance: an even sample of more
+LEAST_VARIANCE = 1e-9  # of a direction of whitened features, as a share of the largest
 LEAST_LENGTH = 1e-15  # of a row whose squares keep their digits in float32; the largest is one over that
 
 
@@ -91,3 +94,29 @@ def standardise(bank_ND: np.ndarray, query_QD: np.ndarray) -> None:
     for block in (*blocks, query_QD):
         block -= mean_D.astype(block.dtype)
         block /= deviation_D.astype(block.dtype)
+
+
+def whiten(bank_ND: np.ndarray, query_QD: np.ndarray) -> None:
+    """Make the bank's features uncorrelated, with mean 0 and deviation 1, and transform the queries alike, in place.
+
+    The covariance is shrunk by the rule of Ledoit and Wolf ("A well-conditioned estimator for large-dimensional
+    covariance matrices"), which hardly changes it for many rows and keeps noise from being amplified for few. Of very
+    many rows a sample gives it. The result is in the bank's principal directions, the ones of least variance first.
+    """
+    from sklearn.covariance import ledoit_wolf  # slow to import
+
+    standardise(bank_ND, query_QD)
+    if len(bank_ND) < 2:
+        return
+    covariance_DD, _ = ledoit_wolf(bank_ND[:: -(-len(bank_ND) // MOST_WHITENED_BY)], assume_centered=True)
+    variance_D, directions_DD = np.linalg.eigh(covariance_DD)
+    variance_D = np.maximum(variance_D, LEAST_VARIANCE * max(variance_D.max(), np.finfo(np.float32).tiny))
+    transform_DD = directions_DD / np.sqrt(variance_D)
+    for rows in (bank_ND, query_QD):
+        for start in range(0, len(rows), BANK_AT_ONCE):
+            block = rows[start : start + BANK_AT_ONCE]
+            block[:] = block @ transform_DD
+
+
+# Norms of features that need those of all images: (bank [N, D], queries [Q, D]) -> None, in place
+NORMS_OVER_IMAGES: dict[str, Callable[[np.ndarray, np.ndarray], None]] = {"batch": standardise, "whiten": whiten}

@@ -15,7 +15,7 @@ from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.decode.pixel_format import Pixels, convert_depth, largest_value
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.inspect.statistics import Moments, image_moments
-from paddlemae.data.sources import MissingSplit, Source
+from paddlemae.data.sources import MissingSplit, MultiLabelTargets, Source
 from paddlemae.data.sources.subsets import spread_over
 from paddlemae.tasks.data.check_result import class_counts
 from paddlemae.tasks.data.splits import OpenedSplit, collect_notes, open_split
@@ -55,6 +55,7 @@ class DataSurvey:
         images: number of images to pretrain on, labelled or not.
         test_images: number of labelled images in a split of their own to evaluate on; None without one.
         classes: class -> number of labelled training images; empty without labels.
+        labelled: number of labelled training images; an image may have several classes where `is_multi_label`.
         unlabelled: why there are no labels; None if there are.
         read, unreadable: numbers of images that were read for the rest, and that could not be.
         height, width, ratio: of the images in pixels; width / height.
@@ -72,6 +73,8 @@ class DataSurvey:
     images: int
     test_images: int | None
     classes: Mapping[str, int]
+    labelled: int
+    is_multi_label: bool
     unlabelled: str | None
     read: int
     unreadable: int
@@ -88,11 +91,6 @@ class DataSurvey:
     read_seconds: float
     image_bytes: float
     notes: tuple[str, ...] = ()
-
-    @property
-    def labelled(self) -> int:
-        """Return the number of labelled training images."""
-        return sum(self.classes.values())
 
     @property
     def short_side(self) -> float:
@@ -114,7 +112,7 @@ def survey_data(spec: str, *, on_images: Callable[[int, int], None] | None = Non
         DataFault: none of those that were tried can be read.
     """
     with collect_notes() as notes:
-        train = open_split(spec, "train", "train")
+        train = open_split(spec, "train", "train", multi_label=True)
         test = _open_test(spec)
     source = train.source
     if len(source) < 2:
@@ -136,6 +134,8 @@ def survey_data(spec: str, *, on_images: Callable[[int, int], None] | None = Non
             images=len(source),
             test_images=len(test.source) if test is not None and has_test else None,
             classes=classes,
+            labelled=0 if source.targets is None else int(source.targets.known.sum()),
+            is_multi_label=isinstance(source.targets, MultiLabelTargets),
             unlabelled=train.unlabelled,
             notes=tuple(notes),
             **found,
@@ -146,7 +146,7 @@ def survey_data(spec: str, *, on_images: Callable[[int, int], None] | None = Non
 
 def _open_test(spec: str) -> OpenedSplit | None:
     try:
-        return open_split(spec, "test", "test")
+        return open_split(spec, "test", "test", multi_label=True)
     except (MissingSplit, ValueError):
         return None
 

@@ -11,9 +11,9 @@ from paddlemae.tasks.plan import rules
 from paddlemae.tasks.plan.data_survey import DataSurvey
 from paddlemae.tasks.plan.plan import Choice, Settings
 from paddlemae.tasks.plan.pretraining_settings import digits, rectangle_settings
+from paddlemae.tasks.training.labelled_splits import FEWEST_IMAGES, VALIDATION_SHARE
 
 TEST_SHARE = 0.2  # of each class, where there is no split to evaluate on
-VALIDATION_SHARE = 0.15  # of each class of the rest, which chooses the best checkpoint
 UNEQUAL = 1.5  # the largest class over the smallest, from which rare classes are shown as often as others
 MOST_EVALUATIONS, FEWEST_EVALUATIONS = 20, 4
 NEARLY = 0.97  # of the epochs that labels ask for, which is as good
@@ -38,15 +38,15 @@ class LabelledImages:
 
     @classmethod
     def of(cls, survey: DataSurvey) -> LabelledImages:
-        """Count the images of each part as fine-tuning will draw them."""
+        """Count the images of each part about as fine-tuning will draw them."""
         counts = [count for count in survey.classes.values() if count]
-        is_unequal = max(counts) > UNEQUAL * min(counts)
-        kept = (1 if survey.test_images is not None else 1 - TEST_SHARE) * (1 - VALIDATION_SHARE)
-        train = max(1, round(kept * sum(counts)))
-        test = survey.test_images if survey.test_images is not None else round(TEST_SHARE * sum(counts))
-        validation = round(VALIDATION_SHARE * train / (1 - VALIDATION_SHARE))
+        is_unequal = not survey.is_multi_label and max(counts) > UNEQUAL * min(counts)
+        left = 1 if survey.test_images is not None else 1 - TEST_SHARE
+        kept = left * (1 - VALIDATION_SHARE if left * min(counts) >= FEWEST_IMAGES else 1)
+        train = max(1, round(kept * survey.labelled))
+        test = survey.test_images if survey.test_images is not None else round(TEST_SHARE * survey.labelled)
         views = round(kept * len(counts) * max(counts)) if is_unequal else train
-        return cls(train, validation, test, views, is_unequal)
+        return cls(train, round((left - kept) * survey.labelled), test, views, is_unequal)
 
 
 def chosen_by_labels(
@@ -65,7 +65,9 @@ def chosen_by_labels(
     for key, (value, _) in settings.items():
         section, _, leaf = key.rpartition(".")
         (content.setdefault(section, {}) if section else content)[leaf] = value  # type: ignore[index]
-    labelled = Labelled(images.train, images.views, shape.model.width, shape.model.depth)
+    labelled = Labelled(
+        images.train, images.views, shape.model.width, shape.model.depth, is_multi_label=survey.is_multi_label
+    )
     recipe, choices = choose_by_labels(FinetuneRecipe.model_validate(content), labelled)
     return recipe, settings | {choice.name: Choice(choice.value, choice.reason) for choice in choices}
 
@@ -115,7 +117,8 @@ def finetuning_settings(
         settings["training.epochs"] = Choice(tuning.epochs, why)
         settings["training.warmup_epochs"] = Choice(digits(0.1 * tuning.epochs), "10% of the run")
     every = digits(tuning.epochs / tuning.evaluations)
-    evaluated = f"{tuning.evaluations} evaluations of about {images.validation:,} images, which choose the best"
+    chosen = f"{tuning.evaluations} evaluations of about {images.validation:,} images, which choose the best"
+    evaluated = chosen if images.validation else "too few images for a validation part; the last step counts"
     settings["evaluate_every"] = Choice(every, evaluated)
-    settings["training.checkpoint_every"] = Choice(digits(tuning.epochs / 4), "each new best is saved as well")
+    settings["training.checkpoint_every"] = Choice(digits(tuning.epochs / 4), "4 in all")
     return {**settings, **reading, **machine}

@@ -238,8 +238,8 @@ def _whole_model(survey: DataSurvey, shape: rules.Shape) -> Settings:
 
 def _labelled(source: Source) -> Source:
     """Return some images that have a label."""
-    assert source.labels is not None
-    indices = np.flatnonzero(source.labels >= 0)
+    assert source.targets is not None
+    indices = np.flatnonzero(source.targets.known)
     return subset(source, indices[spread_over(len(indices), TRIAL_IMAGES)])
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from paddlemae.data.decode.images import UnreadableImage
-from paddlemae.data.sources import Source
+from paddlemae.data.sources import MultiLabelTargets, Source
 from paddlemae.data.sources.splits import list_names
 from paddlemae.data.sources.subsets import spread_over
 from paddlemae.model.shape import pair
@@ -32,8 +32,13 @@ def check_classes(train: Source, held_out: Source) -> None:
 
 
 def check_two_classes(train: Source) -> None:
-    """Raise a ValueError if all training images are of one class."""
-    if len(names := list(+_class_counts(train))) < 2:
+    """Raise a ValueError if all training images are of one class, or of the same ones."""
+    if isinstance(train.targets, MultiLabelTargets) and set(train.targets.counts().tolist()) <= {0, len(train)}:
+        raise ValueError(
+            f"all {len(train)} images of {train.name} have the same classes, so there is nothing to learn; add images "
+            "of others"
+        )
+    if len(names := list(+_class_counts(train))) < 2 and train.labels is not None:
         raise ValueError(
             f"a classifier needs images of two classes or more, and all {len(train)} of {train.name} are "
             f"{list_names(names)}; add a class, or pretrain on them without labels"

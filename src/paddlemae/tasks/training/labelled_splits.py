@@ -135,6 +135,24 @@ def _both_held_out(
     return val, test
 
 
+def open_test_part(data: str, split: str, *, multi_label: bool) -> Source:
+    """Open the labelled images that a classifier is tested on: of images with val and test those of test.
+
+    Args:
+        split: "test" means that; any other is opened as it is.
+    Raises:
+        FileNotFoundError, ValueError: as `open_source`.
+    """
+    if split == "test":
+        try:
+            return open_source(data, TEST_ONLY, labelled=True, multi_label=multi_label)
+        except BadLabel:
+            raise
+        except ValueError:  # there is val only, or test has no labels
+            pass
+    return open_source(data, split, labelled=True, multi_label=multi_label)
+
+
 def _open_held_out(data: str, split: str, *, multi_label: bool) -> Source:
     try:
         return open_source(data, split, labelled=True, multi_label=multi_label)
