@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from paddlemae.report.collect import collect
-from paddlemae.report.results import markdown_row
+from paddlemae.report.results import majorities, majority_row, markdown_row
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, KEPT = DOCS / "RESULTS.md", DOCS / "results"
@@ -78,10 +78,11 @@ def section(name: str, run: dict[str, Any]) -> Iterator[str]:
         f"{setup['model']['parameters'] / 1e6:.2f} million parameters; "
         f"commit {(environment['commit'] or 'unknown')[:12]}.\n\n"
     )
-    yield "| top-1, *measured* | pretrained | untrained | from scratch | points gained | what else it depends on |\n"
+    yield "| accuracy, *measured* | pretrained | untrained | from scratch | points gained | what else it depends on |\n"
     yield "|---|---:|---:|---:|---:|---|\n"
     rows = [row for row in run["results"] if row["task"] != "knn" or SHOWN_VOTES in row["title"]]
     yield from (markdown_row(row, row["detail"]) + "\n" for row in rows)
+    yield from (majority_row(one, one["detail"]) + "\n" for one in majorities(rows))
     commands = dict.fromkeys(cell["command"] for row in rows for cell in row["starts"].values())
     yield (
         "\nThe commands behind these numbers:\n\n<!-- not run: they take hours -->\n```\n"

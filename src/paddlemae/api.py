@@ -301,8 +301,8 @@ def finetune(
         init: a pretraining run, anyone's weights, or "scratch".
         recipe, data, out, resume, overwrite, procs, settings: as for `pretrain`; the images are labelled.
     Returns:
-        the result, as in `result.json`: `top1` and `top5` of the last step in [0, 1], `best_top1` ...; `load` takes
-        `out`.
+        the result, as in `result.json`: `top1` (accuracy), `balanced_accuracy` ... of the test part in [0, 1] with the
+        best weights, their `intervals`, `primary`, `majority` ...; `load` takes `out`.
     Raises:
         As `pretrain`.
     """

@@ -125,7 +125,7 @@ def test_classifiers_and_neighbours_have_the_same_limit(
     shutil.copytree(pretrained, run)
     damage(data, part, 2)
     count = 24 if part == "train" else 12
-    few = ["epochs=1", "warmup_epochs=0", "batch_size=8", "threads=1", "checkpoint_every=9", "evaluate_every=1"]
+    few = ["epochs=1", "warmup_epochs=0", "batch_size=8", "threads=1", "checkpoint_every=9", "validation=0"]
     commands = {
         "finetune": ["finetune", *encoder, *few, "--init", "scratch", "--data", data, "--out", tmp_path / "tuned"],
         "probe": ["probe", *few, "cached=true", "--init", run, "--data", data, "--out", tmp_path / "probe"],

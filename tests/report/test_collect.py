@@ -135,6 +135,32 @@ def test_the_table_says_what_pretraining_is_worth(run: Path) -> None:
     assert {line.count("|") for line in table} == {6}
 
 
+def test_the_primary_metric_is_shown_with_its_interval_and_the_commonest_class(run: Path) -> None:
+    measured = {
+        "balanced_accuracy": 0.5,
+        "primary": "balanced_accuracy",
+        "intervals": {"balanced_accuracy": [0.4, 0.6]},
+    }
+    majority = {"class": "a|b", "top1": 0.8, "balanced_accuracy": 0.25}
+    log_result(run, [{**tuned(0.75), **measured, "majority": majority}, {**result(top1=0.7), "majority": "damaged"}])
+    knn, row = only(run)["results"]
+    assert knn["metric"] == "top1" and knn["majority"] is None
+    assert row["metric"] == "balanced_accuracy" and row["title"] == "fine-tuned, balanced accuracy"
+    cell = row["starts"]["pretrained"]
+    assert cell["mean"] == 0.5 and cell["interval"] == [0.4, 0.6] and cell["top1"] == [0.75]
+    lines = collect([run])["markdown"].splitlines()
+    assert lines[0].startswith("| accuracy, balanced accuracy |")
+    assert lines[3] == "| fine-tuned, balanced accuracy | 50.0% (40.0 to 60.0) |  |  |  |"
+    assert lines[4] == "| always the commonest class, 'a\\|b' | 25.0% | 25.0% | 25.0% |  |"
+
+
+def test_the_commonest_class_is_compared_too(run: Path, tmp_path: Path) -> None:
+    for folder in (run, make_run(tmp_path / "other")):
+        log_result(folder, [{**result(top1=0.75), "majority": {"class": "a", "top1": 0.5}}])
+    *_, last = collect([run, tmp_path / "other"])["comparison"]["results"]
+    assert last["top1"] == [0.5, 0.5] and last["difference"] is None and "commonest" in last["title"]
+
+
 def test_without_results_the_table_says_so(run: Path, tmp_path: Path) -> None:
     assert "| not measured yet | | | | |" in collect([run])["markdown"]
     runs = collect([run, make_run(tmp_path / "other")])["runs"]

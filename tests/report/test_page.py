@@ -244,7 +244,29 @@ def test_a_class_without_images_has_no_accuracy(tmp_path: Path) -> None:
     confusion = {"source": "", "classes": ["a", "b"], "counts": [[3, 1], [0, 0]]}
     run = {**bare_run(), "exhibits": {**bare_run()["exhibits"], "confusion": confusion}}
     text = Seen(render(report_of([run]), [tmp_path])).text
-    assert "a 75.0% 4 b none 0" in text
+    assert "a 75.0% 100.0% 4 b none 0.0% 0" in text
+
+
+def test_recall_and_precision_have_their_intervals(tmp_path: Path) -> None:
+    intervals = {"recall": [[0.5, 1.0], None], "precision": [[0.9, 1.0], None]}
+    confusion = {"source": "", "classes": ["a", "b"], "counts": [[3, 1], [0, 0]], "intervals": intervals}
+    run = {**bare_run(), "exhibits": {**bare_run()["exhibits"], "confusion": confusion}}
+    assert "a 75.0% 50.0 to 100.0% 100.0% 90.0 to 100.0% 4 b none" in Seen(render(report_of([run]), [tmp_path])).text
+    for damaged in ({"recall": [[0.5]], "precision": []}, {"recall": [[0.5, "x"], None], "precision": [None, None]}):
+        run["exhibits"] = {**run["exhibits"], "confusion": {**confusion, "intervals": damaged}}
+        assert "the exhibit is damaged" in render(report_of([run]), [tmp_path])
+
+
+def test_the_commonest_class_stands_next_to_the_headline_and_in_the_table(tmp_path: Path) -> None:
+    majority = {"class": "free <b>", "value": 0.563, "metric": "top1", "detail": "measured on 190 images: tiles"}
+    run = whole_run(tmp_path)
+    knn, tuned = run["results"]
+    run["results"] = [{**knn, "majority": majority}, {**tuned, "majority": majority}]
+    knn["starts"]["pretrained"]["interval"] = [0.385, 0.455]
+    text = Seen(render(report_of([run]), [tmp_path])).text
+    assert text.count("always the commonest class: 56.3%") == 2, "for kNN and for fine-tuning"
+    assert text.count("always the commonest class, 'free <b>' measured on 190 images: tiles 56.3%") == 1
+    assert "95% interval 38.5 to 45.5%" in text and "95%: 38.5 to 45.5%" in text
 
 
 def test_values_that_are_no_numbers_are_counted_not_drawn(tmp_path: Path) -> None:
@@ -272,7 +294,7 @@ def test_the_headline_is_of_the_best_row(tmp_path: Path) -> None:
     worse = {"pretrained": cell([0.2], "x")}
     run["results"].append({"task": "knn", "title": "kNN, k = 200", "detail": "", "metric": "top1", "starts": worse})
     text = Seen(render(report_of([run]), [tmp_path])).text
-    assert "42.0% +12.0 points over 30.0% untrained kNN, k = 20, weighted votes (best of 2)" in text
+    assert "42.0% +12.0 points over 30.0% untrained kNN, k = 20, weighted votes, accuracy (best of 2)" in text
 
 
 def test_small_pictures_are_magnified(page: str) -> None:

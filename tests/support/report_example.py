@@ -210,7 +210,7 @@ def report_of(runs: list[Json]) -> Json:
         "command": ["paddlemae", "report", "runs/whole"],
         "runs": runs,
         "comparison": compared if len(runs) > 1 else None,
-        "markdown": "| top-1 | pretrained |\n|---|---:|\n| kNN | 42.0% |\n",
+        "markdown": "| accuracy | pretrained |\n|---|---:|\n| kNN | 42.0% |\n",
     }
 
 

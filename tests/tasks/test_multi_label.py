@@ -82,6 +82,30 @@ def test_predict_names_the_classes_that_reach_their_thresholds(paddlemae, run: P
     assert (found == has).mean() > 0.85
 
 
+def test_predict_measures_labelled_images_as_evaluate_does(paddlemae, run: Path, data: str, tmp_path: Path) -> None:
+    out = tmp_path / "p.csv"
+    done = paddlemae("predict", run, data, "--split", "test-only", "--out", out, "--quiet")
+    assert done.status == 0, done
+    result = json.loads((run / "result.json").read_text())
+    assert "20 labelled images" in done.out and f"{result['mean_average_precision']:.2%}" in done.out
+    assert f"{result['macro_f1']:.2%}" in done.out
+    with open(out, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["label"] for row in rows} <= {"", *CLASSES, "blue|green", "blue|red", "green|red", "blue|green|red"}
+    assert sum(row["label"] == row["labels"] for row in rows) == round(20 * result["exact_match"])
+
+
+def test_predict_sorts_images_into_the_folder_of_each_class(paddlemae, run: Path, data: str, tmp_path: Path) -> None:
+    words = ["--split", "test-only", "--out", tmp_path / "p.csv", "--sort-into", tmp_path / "sorted", "--quiet"]
+    assert paddlemae("predict", run, data, *words).status == 0
+    with open(tmp_path / "p.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert any("|" in row["labels"] for row in rows)
+    for row in rows:
+        places = {path.parent.name for path in (tmp_path / "sorted").rglob(Path(row["path"]).name)}
+        assert places == set(row["labels"].split("|") if row["labels"] else ["none"])
+
+
 def test_the_report_names_no_command_that_would_be_refused(paddlemae, run: Path, tmp_path: Path) -> None:
     assert paddlemae("report", run, "--out", tmp_path / "report").status == 0
     text = (tmp_path / "report" / "report.json").read_text()

@@ -72,8 +72,8 @@ EVAL_SPLIT = "split to evaluate on"
 VAL_FRACTION = "share of each class of the training split that is held out as the test part, instead of `eval_split`"
 VALIDATION = (
     "share of each class of the training images (of `labels` of them, if that is set) that is held back to choose the "
-    "best checkpoint, the validation part. null: the split val of images that have val and test, else 15%, and none "
-    "where a class has fewer than 5 images; 0: none, the last step counts; `test`: the test part "
+    "best checkpoint, the validation part. null: the split `val` if there is a split `test` too and no `labels`, else "
+    "15%, and none where a class has fewer than 5 images; 0: none, the last step counts; `test`: the test part "
     "chooses, as in earlier versions, which makes its numbers optimistic"
 )
 PRIMARY_METRIC = (

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.report.formatting import number, percent, short, text
+from paddlemae.report.formatting import finite, number, percent, short, text
 from paddlemae.report.sprites import LOOKED_AT, LOST, Pictures, Sheet
 from paddlemae.runs import exhibit_files
 from paddlemae.runs.confusion import Confusion, read_confusion
@@ -67,6 +67,7 @@ def _reconstructions(content: Json, hold: Hold) -> Json:
 def _confusion(content: Json, hold: Hold) -> Json:
     found = read_confusion(content)
     classes, totals, right = _names(content), found.images_of_class(), found.right_of_class()
+    predicted = found.predicted_as_class()
     order = np.argsort(np.where(totals > 0, right / np.maximum(totals, 1), 2.0), kind="stable")
     numbered = len(classes) <= NUMBERED_CLASSES
     counts = found.matrix() if numbered else None
@@ -79,9 +80,17 @@ def _confusion(content: Json, hold: Hold) -> Json:
         if counts is not None
         else None,
         "by_class": [
-            {"name": classes[place], "right": int(right[place]), "of": int(totals[place])}
-            for place in order[:LISTED_CLASSES]
+            {
+                "name": classes[place],
+                "right": int(right[place]),
+                "of": int(totals[place]),
+                "predicted": int(predicted[place]),
+                "recall_interval": _interval(content, "recall", place),
+                "precision_interval": _interval(content, "precision", place),
+            }
+            for place in order[:LISTED_CLASSES].tolist()
         ],
+        "intervals": isinstance(content.get("intervals"), dict),
         "unlisted": max(0, len(classes) - LISTED_CLASSES),
         "pairs": _confused(found, totals, classes),
         "drawn": {
@@ -90,6 +99,15 @@ def _confusion(content: Json, hold: Hold) -> Json:
             "counts": found.count.tolist(),
         },
     }
+
+
+def _interval(content: Json, key: str, place: int) -> list[float] | None:
+    """Return the interval of a class's recall or precision; None if the exhibit has none, as in older runs."""
+    intervals = content.get("intervals")
+    ends = intervals[key][place] if isinstance(intervals, dict) else None
+    if ends is not None and (len(ends) != 2 or any(finite(end) is None for end in ends)):
+        raise ValueError("an interval that is none")
+    return ends
 
 
 def _confused(found: Confusion, totals: np.ndarray, classes: Sequence[str]) -> list[Json]:

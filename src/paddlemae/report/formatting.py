@@ -26,6 +26,11 @@ def percent(share: Any) -> str:
     return "unknown" if finite(share) is None else f"{share:.1%}"
 
 
+def interval(ends: Any) -> str:
+    """Format the ends of an interval of shares as 49.2 to 63.1%; nothing without them."""
+    return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}%" if ends else ""
+
+
 def points(difference: float | None) -> str:
     """Format a difference of two shares in percentage points, with its sign."""
     return "" if difference is None else f"{100 * difference:+.1f}".replace("-", "−")

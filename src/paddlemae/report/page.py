@@ -22,8 +22,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from paddlemae.report.exhibit_views import PARTS, shown_exhibits
-from paddlemae.report.formatting import duration, finite, number, percent, points, short, text
-from paddlemae.report.results import gain, kind_of, spread
+from paddlemae.report.formatting import duration, finite, interval, number, percent, points, short, text
+from paddlemae.report.results import gain, kind_of, majorities, majority_title, name_of, spread
 from paddlemae.report.sprites import LOST, Pictures, position
 from paddlemae.runs.metrics import ALL_METRICS, CLASSIFICATION, TASKS, metrics_named
 from paddlemae.runs.runlog import flatten
@@ -49,7 +49,7 @@ CURVES = {  # in the page's order; whatever else was logged comes behind
     "memory_gb": "Memory, GB",
     "eval_loss": "Loss on held-out images",
     **{
-        key: f"{name.capitalize()} on held-out images"
+        key: f"{name[0].upper()}{name[1:]} on held-out images"
         for metrics in ALL_METRICS
         for key, name in metrics.titles.items()
     },
@@ -93,28 +93,28 @@ def _template() -> Template:
     settings: Json = dict(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     loader = FileSystemLoader(ASSETS, encoding="utf-8")
     environment = Environment(loader=loader, finalize=_printable, **settings)
-    filters = (heading, values, others, spread, gain, kind_of, text, number, percent, points, short, duration, position)
-    environment.filters |= {function.__name__: function for function in filters}
+    filters = (heading, values, others, spread, gain, kind_of, text, number, percent, interval, points, short, duration)
+    environment.filters |= {function.__name__: function for function in (*filters, position)}
     environment.globals |= dict(LOST=LOST, STARTS=STARTS, KINDS=KINDS, UNLIKE=UNLIKE, PARTS=PARTS)
     return environment.get_template("page.html.jinja")
 
 
 def heading(rows: Sequence[Json]) -> str:
     """Return the names of the primary metrics in rows of results."""
-    names = ", ".join(dict.fromkeys(metrics_named(row["metric"]).name for row in rows)) or CLASSIFICATION.name
+    names = ", ".join(dict.fromkeys(name_of(row["metric"]) for row in rows)) or CLASSIFICATION.name
     return names[0].upper() + names[1:]
 
 
 def values(content: Json, row: Json) -> list[float | None]:
     """Return the values of a row's primary metric: those of a cell's seeds, or of each run that is compared."""
-    found: list[float | None] = content[metrics_named(row["metric"]).primary]
+    metrics = metrics_named(row["metric"])
+    found: list[float | None] = content[row["metric"] if row["metric"] in metrics.titles else metrics.primary]
     return found
 
 
 def others(cell: Json, row: Json) -> str:
-    """Return the means of a cell's further metrics, such as "top-5 99.0%"."""
-    metrics = metrics_named(row["metric"])
-    titles = {key: name for key, name in metrics.titles.items() if key != metrics.primary}
+    """Return the means of a cell's further metrics, such as "top-5 accuracy 99.0%"."""
+    titles = {key: name for key, name in metrics_named(row["metric"]).titles.items() if key != row["metric"]}
     return ", ".join(f"{name} {percent(fmean(cell[key]))}" for key, name in titles.items() if cell.get(key))
 
 
@@ -148,6 +148,7 @@ def _run(place: int, run: Json, label: str, folder: Path, pictures: Pictures) ->
         "missing_parts": {part: missing.get(part, _unknown(part)) for part in PARTS if part not in exhibits},
         "missing_results": [one for part, one in missing.items() if part not in PARTS],
         "headline": _headline(run),
+        "majorities": [{**one, "title": majority_title(one)} for one in majorities(run["results"])],
         "facts": _facts(run),
         "recipe": _grouped(run["setup"]["recipe"]),
         "environment": dict(flatten(run["setup"]["environment"])),

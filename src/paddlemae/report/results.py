@@ -8,8 +8,8 @@ from statistics import mean, stdev
 from types import NoneType
 from typing import Any
 
-from paddlemae.runs.metrics import CLASSIFICATION, metrics_named, metrics_of
-from paddlemae.runs.runlog import RESULTS_FILE
+from paddlemae.runs.metrics import CLASSIFICATION, metrics_named, metrics_of, primary_of, title_of
+from paddlemae.runs.runlog import RESULTS_FILE, is_number
 from paddlemae.system.display_names import display_name, escape_lines
 
 STARTS = ("pretrained", "random", "scratch")
@@ -30,10 +30,11 @@ def rows_of(results: Iterable[Json], task: str, problems: list[str]) -> Iterator
             continue
         key, start = _identity(result), result.get("start", "pretrained")
         row = {"task": result["task"], "title": key[1], "detail": key[2], "checkpoint": key[3], "metric": key[4]}
-        rows.setdefault(key, {**row, "starts": {}})
+        rows.setdefault(key, {**row, "starts": {}, "majority": None})
+        rows[key]["majority"] = _majority(result, key[4]) or rows[key]["majority"]
         cells.setdefault((key, start), {})[result["protocol"].get("seed")] = result  # done again, the newest counts
     for (key, start), by_seed in cells.items():
-        rows[key]["starts"][start] = _cell(list(by_seed.values()))
+        rows[key]["starts"][start] = _cell(list(by_seed.values()), key[4])
     for key in sorted(rows, key=lambda key: (key[0], _numbers(key[1]), *key[1:])):
         starts = rows[key]["starts"]
         yield {**rows[key], "starts": {name: starts[name] for name in STARTS if name in starts}}
@@ -79,8 +80,9 @@ def _identity(result: Json) -> tuple[int, str, str, str, str]:
     place = ORDER.index(kind) if kind in ORDER else len(ORDER)
     metrics = metrics_of(result)
     assert metrics is not None
-    title += f", {metrics.name}" if metrics is not CLASSIFICATION else ""
-    return place, title, "; ".join(parts), str(result.get("checkpoint") or ""), metrics.primary
+    primary = primary_of(result)
+    title += f", {name_of(primary)}" if primary != CLASSIFICATION.primary else ""
+    return place, title, "; ".join(parts), str(result.get("checkpoint") or ""), primary
 
 
 def _features(protocol: Json) -> str:
@@ -98,20 +100,53 @@ def _numbers(title: str) -> tuple[float, ...]:
     return tuple(float(word) for word in title.replace(",", "").split() if word.replace(".", "").isdigit())
 
 
-def _cell(results: Sequence[Json]) -> Json:
+def _cell(results: Sequence[Json], metric: str) -> Json:
     last = results[-1]
-    metrics = metrics_of(last)
-    assert metrics is not None
-    values = {key: [result[key] for result in results if key in result] for key in metrics.titles}
-    primary = values[metrics.primary]
+    titles = metrics_named(metric).titles
+    values = {key: [result[key] for result in results if is_number(result.get(key))] for key in titles}
+    primary = values[metric]
     return {
         **values,
         "mean": mean(primary),
         "std": stdev(primary) if len(primary) > 1 else None,
+        "interval": _interval(last, metric) if len(primary) == 1 else None,
         "command": shlex.join(last.get("command", [])),
         "at": last.get("at"),
         "commit": last.get("commit"),
     }
+
+
+def _interval(result: Json, metric: str) -> list[float] | None:
+    """Return the ends of the 95% interval of a result's metric; None if it has none."""
+    intervals = result.get("intervals")
+    ends = intervals.get(metric) if isinstance(intervals, dict) else None
+    return ends if isinstance(ends, list) and len(ends) == 2 and all(map(is_number, ends)) else None
+
+
+def _majority(result: Json, metric: str) -> Json | None:
+    """Return what naming the commonest class of the same images for all of them gives; None if that is not known."""
+    majority = result.get("majority")
+    if not isinstance(majority, dict) or not is_number(majority.get(metric)):
+        return None
+    images = result.get("eval_images")
+    name = result.get("eval")
+    measured = f"measured on {images:,} images{f': {name}' if name else ''}" if images is not None else ""
+    return {"class": str(majority.get("class")), "value": majority[metric], "metric": metric, "detail": measured}
+
+
+def majorities(rows: Iterable[Json]) -> list[Json]:
+    """Return what naming the commonest class gives in a table's rows, once for each set of images."""
+    found: list[Json] = []
+    for row in rows:
+        if (majority := row.get("majority")) and majority not in found:
+            found.append(majority)
+    return found
+
+
+def name_of(metric: str) -> str:
+    """Return the name of a metric as the heading of a table."""
+    metrics = metrics_named(metric)
+    return metrics.name if metric == metrics.primary else title_of(metric)
 
 
 def kind_of(row: Json) -> str:
@@ -120,18 +155,31 @@ def kind_of(row: Json) -> str:
 
 
 def compared_rows(runs: Sequence[Json]) -> Iterator[Json]:
-    """Yield results of the same kind of several runs as one row, of each run's newest checkpoint that has them."""
+    """Yield results of the same kind of several runs as one row, of each run's newest checkpoint that has them.
+
+    The rows of naming the commonest class come last; they have no start.
+    """
     found: dict[tuple[str, str, str, str], list[float | None]] = {}
     for place, run in enumerate(runs):
         for row in run["results"]:
             for start, cell in row["starts"].items():
                 key = row["title"], row["detail"], start, row["metric"]
                 found.setdefault(key, [None] * len(runs))[place] = cell["mean"]
+    for place, run in enumerate(runs):
+        for one in majorities(run["results"]):
+            key = majority_title(one), one["detail"], "", one["metric"]
+            found[key] = found.pop(key, [None] * len(runs))
+            found[key][place] = one["value"]
     for (title, detail, start, metric), values in found.items():
         first, last = values[0], values[-1]
-        difference = last - first if first is not None and last is not None else None
+        difference = last - first if start and first is not None and last is not None else None
         row = {"title": title, "detail": detail, "start": start, "metric": metric}
         yield {**row, metric: values, "difference": difference}
+
+
+def majority_title(majority: Json) -> str:
+    """Return the title of the row that names the commonest class for every image."""
+    return f"always the commonest class, '{display_name(majority['class'])}'"
 
 
 def markdown(runs: Sequence[Json]) -> str:
@@ -139,10 +187,11 @@ def markdown(runs: Sequence[Json]) -> str:
     parts = []
     for run in runs:
         lines = [f"### {display_name(run['name'])}", ""] if len(runs) > 1 else []
-        names = dict.fromkeys(metrics_named(row["metric"]).title for row in run["results"]) or [CLASSIFICATION.title]
+        names = dict.fromkeys(title_of(row["metric"]) for row in run["results"]) or [CLASSIFICATION.title]
         lines += [f"| {', '.join(names)} | pretrained | untrained | from scratch | points gained |"]
         lines += ["|---|---:|---:|---:|---:|"]
         lines += [markdown_row(row) for row in run["results"]]
+        lines += [majority_row(one) for one in majorities(run["results"])]
         if not run["results"]:
             lines.append("| not measured yet | | | | |")
         parts.append("\n".join(lines) + "\n")
@@ -164,10 +213,27 @@ def summary_markdown(summary: Mapping[str, Any]) -> str:
 
 def markdown_row(row: Json, *more: str) -> str:
     """Return a row: what was done, the primary metric from every start, the points gained, and further cells."""
-    cells = [spread(row["starts"][start]) if start in row["starts"] else "" for start in STARTS]
+    cells = [measured(row["starts"][start]) if start in row["starts"] else "" for start in STARTS]
     gained = gain(row)
-    title = display_name(row["title"], None).replace("|", "\\|")
-    return f"| {' | '.join([title, *cells, '' if gained is None else f'{100 * gained:+.1f}', *more])} |"
+    return (
+        f"| {' | '.join([_as_cell(row['title']), *cells, '' if gained is None else f'{100 * gained:+.1f}', *more])} |"
+    )
+
+
+def majority_row(majority: Json, *more: str) -> str:
+    """Return the row of naming the commonest class, the same for every start, and further cells."""
+    cells = [_as_cell(majority_title(majority)), *[f"{majority['value']:.1%}"] * len(STARTS), "", *more]
+    return f"| {' | '.join(cells)} |"
+
+
+def _as_cell(title: str) -> str:
+    return display_name(title, None).replace("|", "\\|")
+
+
+def measured(cell: Json) -> str:
+    """Return the primary metric with its spread over seeds, or of one seed with its 95% interval."""
+    ends = cell.get("interval")
+    return spread(cell) + (f" ({100 * ends[0]:.1f} to {100 * ends[1]:.1f})" if ends else "")
 
 
 def spread(cell: Json) -> str:

@@ -33,6 +33,19 @@ class Intervals(NamedTuple):
     precision: _Floats | None
     recall: _Floats | None
 
+    def of_classes(self) -> dict[str, list[list[float] | None]] | None:
+        """Return `precision` and `recall` as an exhibit has them, None where a class has no interval."""
+        if self.precision is None or self.recall is None:
+            return None
+        return {
+            key: list(map(listed, ends)) for key, ends in zip(("precision", "recall"), (self.precision, self.recall))
+        }
+
+
+def listed(ends: np.ndarray) -> list[float] | None:
+    """Return an interval as JSON has it; None for NaN."""
+    return [round(float(end), 6) for end in ends] if np.isfinite(ends).all() else None
+
 
 def bootstrap(answers: Answers, metrics: dict[str, float], seed: int = 0) -> Intervals:
     """Return percentile intervals of 95% over images that are drawn again, the same for the same answers.

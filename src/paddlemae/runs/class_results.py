@@ -6,9 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from paddlemae.runs.bootstrap import LISTED_CLASSES, bootstrap
+from paddlemae.runs.bootstrap import LISTED_CLASSES, Intervals, bootstrap, listed
 from paddlemae.runs.class_metrics import Answers, class_scores, left_out, majority_of, metrics_of_answers
 from paddlemae.runs.confusion import Confusion
 from paddlemae.runs.metrics import CLASSIFICATION, metrics_of, primary_of
@@ -21,13 +19,14 @@ NAME_COLUMNS = 32
 Json = dict[str, Any]
 
 
-def class_result(answers: Answers, classes: Sequence[str], primary: str) -> Json:
+def class_result(answers: Answers, classes: Sequence[str], primary: str, intervals: Intervals | None = None) -> Json:
     """Return the part of `result.json` that tells how good a classifier's answers are.
 
     Args:
         answers: on at least one image.
         classes: names of the classes.
         primary: the key of the primary metric; accuracy takes its place where it is not defined.
+        intervals: of the answers, if they are known already.
     Returns:
         the metrics in 0..1, and `primary`; `intervals`, metric -> [low, high] of 95%; `majority`, what naming the
         commonest class of these images for all of them gives; `left_out`, metric -> reason, if there are any;
@@ -35,7 +34,7 @@ def class_result(answers: Answers, classes: Sequence[str], primary: str) -> Json
         `per_class`, name -> images, precision, recall and their intervals, for up to `LISTED_CLASSES` classes.
     """
     metrics = metrics_of_answers(answers)
-    found = bootstrap(answers, metrics)
+    found = intervals or bootstrap(answers, metrics)
     result: Json = {**metrics, "primary": primary if primary in metrics else CLASSIFICATION.primary}
     result["intervals"] = {name: list(ends) for name, ends in found.metrics.items()}
     result["majority"] = majority_of(answers.labels, classes)
@@ -51,7 +50,7 @@ def class_result(answers: Answers, classes: Sequence[str], primary: str) -> Json
                 "images": images,
                 "precision": _known(precision),
                 "recall": _known(recall),
-                "intervals": {"precision": _ends(precision_ends), "recall": _ends(recall_ends)},
+                "intervals": {"precision": listed(precision_ends), "recall": listed(recall_ends)},
             }
             for name, images, precision, recall, precision_ends, recall_ends in columns
         }
@@ -60,10 +59,6 @@ def class_result(answers: Answers, classes: Sequence[str], primary: str) -> Json
 
 def _known(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _ends(ends: np.ndarray) -> list[float] | None:
-    return ends.tolist() if np.isfinite(ends).all() else None
 
 
 def result_table(result: Mapping[str, Any]) -> str:

@@ -52,6 +52,10 @@ class Confusion:
         hit = self.true == self.predicted
         return _sum_counts(self.true[hit], self.count[hit], self.classes)
 
+    def predicted_as_class(self) -> NDArray[np.int64]:
+        """Return how many images were taken for each class: [K]."""
+        return _sum_counts(self.predicted, self.count, self.classes)
+
     def matrix(self, side: int | None = None) -> NDArray[np.int64]:
         """Return the counts as a table [true, predicted].
 

@@ -42,7 +42,7 @@ def evaluate(
 
     Args:
         run: a fine-tuning run or one of its checkpoints.
-        data, split: labelled images of the classifier's classes, see `open_test_part`.
+        data, split: labelled images of the classifier's classes, see `open_source` and `open_test_part`.
         image_size: pixels, one number or (height, width), that images are brought to; the model's positions are
             resized, and the share of the resized image that is cropped out stays the same. None is the model's own.
         threads: as in `device.prepare`.
@@ -93,7 +93,9 @@ def evaluate(
         view, title = evaluation_view(description), f"evaluated on {source.name}"
         with optional("the mistakes"):
             if isinstance(evaluation, Evaluation):
-                show_mistakes(folder, source, view, evaluation.confusion, evaluation.mistakes, title)
+                show_mistakes(
+                    folder, source, view, evaluation.confusion, evaluation.mistakes, title, evaluation.intervals
+                )
     return result
 
 

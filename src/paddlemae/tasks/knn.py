@@ -19,7 +19,8 @@ from paddlemae.data.sources import Source, balanced_subset, match_classes, open_
 from paddlemae.data.views.augment import View
 from paddlemae.engine import device
 from paddlemae.recipe import MAX_BAD_IMAGES
-from paddlemae.runs.class_metrics import Answers
+from paddlemae.runs.bootstrap import bootstrap
+from paddlemae.runs.class_metrics import Answers, metrics_of_answers
 from paddlemae.runs.class_results import class_result, interval_text, majority_text
 from paddlemae.runs.confusion import Confusion
 from paddlemae.runs.metrics import CLASSIFICATION, primary_metric, title_of
@@ -218,7 +219,10 @@ def _show(
         query_features.indices, query_features.labels, neighbourhood.predicted, neighbourhood.share
     )
     with optional("the mistakes"):
-        show_mistakes(run, queries, view, confusion, mistakes, f"kNN, k = {neighbourhood.k}, weighted votes; {kind}")
+        answers = Answers(len(bank.classes), query_features.labels, neighbourhood.predicted)
+        title = f"kNN, k = {neighbourhood.k}, weighted votes; {kind}"
+        intervals = bootstrap(answers, metrics_of_answers(answers))
+        show_mistakes(run, queries, view, confusion, mistakes, title, intervals)
     sides = (queries, query_features.indices), (bank, bank_features.indices)
     with optional("the neighbours"):
         show_neighbours(run, *sides, view, neighbourhood.cosine_Qk, neighbourhood.nearest_Qk, str(kind))

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from paddlemae.data.sources import Source
+from paddlemae.data.sources import MultiLabelTargets, Source
 from paddlemae.engine import device
 from paddlemae.tasks.models.build import load_classifier
 from paddlemae.tasks.models.inference import LOGITS
@@ -65,9 +65,10 @@ def predict(
         checkpoint = read_checkpoint(run, trust=trust)
         model = load_classifier(checkpoint)
         description = checkpoint.description
-        source = _with_known_labels(open_images(images, split), description.classes)
+        several = description.thresholds is not None
+        source = _with_known_labels(open_images(images, split, multi_label=several), description.classes, several)
         kept = count = len(description.classes)
-        if description.thresholds is None:
+        if not several:
             kept = min(max(outputs.top, classes_needed(source, count)), count)
         about = {**about_source(checkpoint, list(images), split, source), "batch_size": batch_size, "top": kept}
         check_same(ranks, about)  # a run that is still trained may have another checkpoint for each
@@ -99,9 +100,14 @@ def _likeliest(logits_BK: np.ndarray, kept: int, thresholds: Sequence[float] | N
     return {CLASSES: classes_Bk.astype(np.int32), PROBABILITIES: probabilities_Bk.astype(np.float32)}
 
 
-def _with_known_labels(source: Source, classes: Sequence[str]) -> Source:
-    """Return a source without labels where they are none of the classes: names of folders that mean something else."""
-    if source.labels is None:
+def _with_known_labels(source: Source, classes: Sequence[str], several: bool) -> Source:
+    """Return a source without labels where they are none of the classes: names of folders that mean something else.
+
+    Args:
+        several: whether the classifier gives an image several classes; the labels of another kind are left out.
+    """
+    if source.targets is None:
         return source
-    present = {source.classes[label] for label in np.unique(source.labels[source.labels >= 0]).tolist()}
-    return source if present & set(classes) else replace(source, targets=None)
+    present = {name for name, count in zip(source.classes, source.targets.counts().tolist()) if count}
+    is_known = isinstance(source.targets, MultiLabelTargets) == several and present & set(classes)
+    return source if is_known else replace(source, targets=None)

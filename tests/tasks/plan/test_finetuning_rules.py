@@ -13,7 +13,6 @@ from paddlemae.tasks.plan.finetuning_settings import (
     chosen_by_labels,
     finetuning_settings,
 )
-from paddlemae.tasks.plan.time_split import least_minutes, split_time
 from tests.support.surveys import PHOTOS
 
 EQUAL = replace(PHOTOS, images=1000, classes={"cat": 500, "dog": 500}, labelled=1000, unlabelled=None)
@@ -59,10 +58,3 @@ def test_a_shortened_fine_tuning_is_a_recipe_that_says_so() -> None:
     assert recipe.training.epochs < chosen.training.epochs and recipe.training.warmup_epochs < recipe.training.epochs
     assert f"{chosen.training.epochs:g}" in settings["training.epochs"].reason
     assert recipe.training.base_lr == chosen.training.base_lr
-
-
-def test_the_least_time_is_enough() -> None:
-    for has_labels in (True, False):
-        for needed in (1.0, 20.0, 1000.0):
-            split = split_time(60 * least_minutes(needed, has_labels=has_labels), has_labels=has_labels)
-            assert split.pretrain_steps >= needed

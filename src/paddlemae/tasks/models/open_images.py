@@ -12,19 +12,22 @@ from paddlemae.data.sources.folder import list_images
 FILES = (*EXTENSIONS, ARRAY_EXTENSION)
 
 
-def labelled_if_possible(data: str, split: str | None, *, keep_unlabelled: bool = False) -> Source:
+def labelled_if_possible(
+    data: str, split: str | None, *, keep_unlabelled: bool = False, multi_label: bool = False
+) -> Source:
     """Open the images with their labels, or without where they have none.
 
     Args:
         data, split: see `open_source`.
         keep_unlabelled: of images of which only some have a label, return the labels, -1 where there is none; else
             these images have no labels either.
+        multi_label: return the labels of images that have several classes, too.
     Raises:
         BadLabel: one of their labels is missing or unusable.
     """
     plain = open_source(data, split)
     try:
-        labelled = open_source(data, split, labelled=True, keep_unlabelled=keep_unlabelled)
+        labelled = open_source(data, split, labelled=True, keep_unlabelled=keep_unlabelled, multi_label=multi_label)
     except BadLabel:
         raise
     except ValueError:
@@ -32,7 +35,7 @@ def labelled_if_possible(data: str, split: str | None, *, keep_unlabelled: bool 
     return labelled if len(labelled) == len(plain) else plain
 
 
-def open_images(images: Sequence[str], split: str | None) -> Source:
+def open_images(images: Sequence[str], split: str | None, *, multi_label: bool = False) -> Source:
     """Open one source of any kind with what labels it has, or several image files and folders of them.
 
     Raises:
@@ -42,7 +45,7 @@ def open_images(images: Sequence[str], split: str | None) -> Source:
         if split:
             raise ValueError(f"--split {split} needs one folder, list, archive, table or array; got image files")
         return as_source([path for item in images for path in _files_of(item)])
-    return labelled_if_possible(images[0], split, keep_unlabelled=True)
+    return labelled_if_possible(images[0], split, keep_unlabelled=True, multi_label=multi_label)
 
 
 def _is_image(item: str) -> bool:

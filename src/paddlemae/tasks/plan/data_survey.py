@@ -65,6 +65,7 @@ class DataSurvey:
         stored: form -> number of images, of those that were read.
         mean, std: of each channel, of values in [0, 1].
         kept: short side -> what remains of an image of that size.
+        open_seconds: time to list the images, which each command takes again.
         read_seconds: mean time to read one whole image, on one core.
         image_bytes: mean size of an image's pixels.
         notes: how the images were understood where that is not plain.
@@ -88,6 +89,7 @@ class DataSurvey:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     kept: Mapping[int, Kept]
+    open_seconds: float
     read_seconds: float
     image_bytes: float
     notes: tuple[str, ...] = ()
@@ -111,9 +113,11 @@ def survey_data(spec: str, *, on_images: Callable[[int, int], None] | None = Non
         FileNotFoundError: no such path.
         DataFault: none of those that were tried can be read.
     """
+    began = time.perf_counter()
     with collect_notes() as notes:
         train = open_split(spec, "train", "train", multi_label=True)
         test = _open_test(spec)
+    open_seconds = time.perf_counter() - began
     source = train.source
     if len(source) < 2:
         raise ValueError(f"{spec} has one image; a training needs at least two, and is of use from some dozens on")
@@ -137,6 +141,7 @@ def survey_data(spec: str, *, on_images: Callable[[int, int], None] | None = Non
             labelled=0 if source.targets is None else int(source.targets.known.sum()),
             is_multi_label=isinstance(source.targets, MultiLabelTargets),
             unlabelled=train.unlabelled,
+            open_seconds=open_seconds,
             notes=tuple(notes),
             **found,
         ),

@@ -11,7 +11,7 @@ from paddlemae.tasks.plan.data_survey import MOST_READ, DataSurvey, survey_data
 from paddlemae.tasks.plan.finetuning_settings import TEST_SHARE
 from paddlemae.tasks.plan.measured import Wish, measure_finetuning, measure_pretraining, settings_of
 from paddlemae.tasks.plan.plan import Plan
-from paddlemae.tasks.plan.time_split import AROUND_SECONDS, split_time
+from paddlemae.tasks.plan.time_split import split_time
 
 MUCH_LEFT = 0.2  # share of the time
 TRIALS_SECONDS = 15.0  # about what all trials take
@@ -45,8 +45,8 @@ def make_plan(
     name = devices.prepare(device)
     with progress("images", MOST_READ, show=not quiet) as show:
         survey, source = survey_data(data, on_images=lambda done, of: show(done))
-    left = 60 * minutes - (time.perf_counter() - began) - TRIALS_SECONDS
-    split = split_time(left, has_labels=bool(survey.classes))
+    before = time.perf_counter() - began + TRIALS_SECONDS
+    split = split_time(60 * minutes, has_labels=bool(survey.classes), opening=survey.open_seconds, before=before)
     wish = Wish(data, device, seed, cache)
     measured = measure_pretraining(wish, survey, source, split)
     left = split.pretrain_steps
@@ -58,11 +58,11 @@ def make_plan(
     settings = {"pretrain": settings_of(wish, survey, measured, course)}
     times = {
         "plan": time.perf_counter() - began,
-        "pretrain": measured.seconds_of(course) + AROUND_SECONDS,
+        "pretrain": measured.seconds_of(course) + split.around,
     }
     if finetuning:
         settings["finetune"] = finetuning.settings
-        times["finetune"] = finetuning.seconds + AROUND_SECONDS
+        times["finetune"] = finetuning.seconds + split.around
     times["reserve"] = 60 * minutes - sum(times.values())
     notes = (*_notes(survey), *_size_notes(survey, measured.shape.patch_size), *_time_notes(survey, times))
     has_spare_time = measured.seconds_of(course) < SPARE_SHARE * left

@@ -18,6 +18,7 @@ from paddlemae.data.sources.subsets import spread_over, subset
 from paddlemae.data.views.augment import View
 from paddlemae.engine.cpus import usable_cpus
 from paddlemae.engine.device import is_cpu
+from paddlemae.engine.safe_import import paddle
 from paddlemae.model.shape import EncoderShape, names_of
 from paddlemae.recipe import SCRATCH, PretrainRecipe, load_recipe
 from paddlemae.tasks.models.preprocess import training_view
@@ -38,7 +39,7 @@ from paddlemae.tasks.plan.pretraining_settings import (
     reading_settings,
     statistics_settings,
 )
-from paddlemae.tasks.plan.time_split import TimeSplit, TimeTooShort, least_minutes
+from paddlemae.tasks.plan.time_split import TimeSplit, TimeTooShort
 from paddlemae.tasks.plan.trial import time_finetuning, time_pretraining, time_reading
 
 GUESSED_RATE = 5e10  # operations a second of a small CPU, before anything is measured
@@ -106,7 +107,7 @@ def measure_pretraining(wish: Wish, survey: DataSurvey, source: Source, split: T
     """Choose a pretraining for the time by the rules, with the speed that is measured.
 
     Raises:
-        ValueError: the time is too short for any training.
+        TimeTooShort: no training would have enough steps.
     """
     some = subset(source, spread_over(len(source), TRIAL_IMAGES))
     seconds = split.pretrain_steps
@@ -120,7 +121,7 @@ def measure_pretraining(wish: Wish, survey: DataSurvey, source: Source, split: T
     view = view_of(recipe(shape, course))
     reading = _choose_reading(wish, survey, shape, some, view, computing, seconds / computing)
     measured = Measured(shape, course.batch_size, reading, computing, seconds)
-    _check_time(seconds - reading.start, measured.a_view, has_labels=split.finetune > 0)
+    _check_time(split, measured)
     return measured
 
 
@@ -194,11 +195,11 @@ def view_of(recipe: PretrainRecipe) -> View:
     return training_view(recipe.augment, recipe.model.image_size, recipe.model.channels)
 
 
-def _check_time(seconds: float, a_view: float, *, has_labels: bool) -> None:
+def _check_time(split: TimeSplit, measured: Measured) -> None:
     """Refuse a time in which nothing can be learnt."""
-    needed = rules.LEAST_UPDATES * rules.SMALLEST_BATCH * a_view
-    if seconds < needed:
-        least = least_minutes(needed, has_labels=has_labels)
+    needed = measured.reading.start + rules.LEAST_UPDATES * rules.SMALLEST_BATCH * measured.a_view
+    if split.pretrain_steps < needed:
+        least = split.least_minutes(needed)
         raise TimeTooShort(
             f"the time is too short for any training: {rules.LEAST_UPDATES} steps of the smallest model on these "
             f"images need {least:g} minutes; give that at least, and better half an hour",
@@ -207,7 +208,9 @@ def _check_time(seconds: float, a_view: float, *, has_labels: bool) -> None:
 
 
 def _precision() -> str:
-    return "float32" if is_cpu() else "bfloat16"
+    if is_cpu():
+        return "float32"
+    return "bfloat16" if paddle.amp.is_bfloat16_supported() else "float16"
 
 
 def measure_finetuning(

@@ -25,35 +25,52 @@ class TimeTooShort(ValueError):
 
 @dataclass(frozen=True)
 class TimeSplit:
-    """Seconds of each stage; those of training include its start and end."""
+    """Seconds of each stage; those of training include its start and end.
+
+    Attributes:
+        opening: to list the images, which each training does.
+        before: of planning.
+    """
 
     pretrain: float
     finetune: float
+    opening: float = 0.0
+    before: float = 0.0
+
+    @property
+    def around(self) -> float:
+        """Return the seconds of a training's start and end."""
+        return AROUND_SECONDS + self.opening
 
     @property
     def pretrain_steps(self) -> float:
         """Return the seconds that are left for steps of pretraining."""
-        return max(0.0, self.pretrain - AROUND_SECONDS)
+        return max(0.0, self.pretrain - self.around)
 
     @property
     def finetune_steps(self) -> float:
         """Return the seconds that are left for steps and evaluations of fine-tuning."""
-        return max(0.0, self.finetune - AROUND_SECONDS)
+        return max(0.0, self.finetune - self.around)
+
+    def least_minutes(self, seconds: float) -> float:
+        """Return the minutes that would leave `seconds` for steps of pretraining, rounded up to half minutes."""
+        share = PRETRAIN_SHARE if self.finetune else PRETRAIN_SHARE_ALONE
+        return math.ceil(2 * ((seconds + self.around) / share + self.before) / 60) / 2
 
     @property
     def most_finetune_steps(self) -> float:
         """Return the same where fine-tuning takes as much of the time as it may."""
-        return max(0.0, MOST_FINETUNE_SHARE / FINETUNE_SHARE * self.finetune - AROUND_SECONDS)
+        return max(0.0, MOST_FINETUNE_SHARE / FINETUNE_SHARE * self.finetune - self.around)
 
 
-def split_time(seconds: float, *, has_labels: bool) -> TimeSplit:
-    """Return the seconds of pretraining and fine-tuning; what is left is for planning and a reserve."""
+def split_time(seconds: float, *, has_labels: bool, opening: float = 0.0, before: float = 0.0) -> TimeSplit:
+    """Return the seconds of pretraining and fine-tuning; what is left is a reserve.
+
+    Args:
+        seconds: of everything.
+        opening, before: see `TimeSplit`.
+    """
+    left = seconds - before
     if not has_labels:
-        return TimeSplit(PRETRAIN_SHARE_ALONE * seconds, 0.0)
-    return TimeSplit(PRETRAIN_SHARE * seconds, FINETUNE_SHARE * seconds)
-
-
-def least_minutes(seconds_of_steps: float, *, has_labels: bool) -> float:
-    """Return the minutes that give pretraining so many seconds of steps, rounded up to half minutes."""
-    share = PRETRAIN_SHARE if has_labels else PRETRAIN_SHARE_ALONE
-    return math.ceil(2 * (seconds_of_steps + AROUND_SECONDS) / share / 60) / 2
+        return TimeSplit(PRETRAIN_SHARE_ALONE * left, 0.0, opening, before)
+    return TimeSplit(PRETRAIN_SHARE * left, FINETUNE_SHARE * left, opening, before)

@@ -67,7 +67,7 @@ class Layout:
             columns["labels"] = str
         if self.unsure is not None:
             columns["unsure"] = bool
-        if self.source.labels is not None:
+        if self.source.targets is not None:
             columns["label"] = str
         return {**columns, "error": str}
 
@@ -83,9 +83,11 @@ class Layout:
         return [number for number, probability in pairs if probability >= self.thresholds[number]]
 
     def label_of(self, image: int) -> str | None:
-        """Return the class that an image has in its source; None if it has none."""
-        label = self.source.target(image)
-        return None if label is None or label < 0 else escape_surrogates(self.source.classes[label])
+        """Return the class that an image has in its source, or its classes with a "|" in between; None if unknown."""
+        targets = self.source.targets
+        if targets is None or not targets.known[image]:
+            return None
+        return "|".join(map(escape_surrogates, targets.names(image)))
 
     def row(self, prediction: Prediction) -> list[Value]:
         """Return the values of an image's row."""
@@ -100,6 +102,6 @@ class Layout:
             values.append("|".join(names) if prediction.error is None else None)
         if self.unsure is not None:
             values.append(self.is_unsure(prediction) if prediction.error is None else None)
-        if self.source.labels is not None:
+        if self.source.targets is not None:
             values.append(self.label_of(prediction.image))
         return [*values, None if prediction.error is None else escape_surrogates(prediction.error)]

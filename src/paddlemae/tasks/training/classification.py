@@ -17,6 +17,7 @@ from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
 from paddlemae.engine.safe_import import F
 from paddlemae.engine.tensors import tensor_of
+from paddlemae.runs.bootstrap import Intervals, bootstrap
 from paddlemae.runs.class_metrics import MOST_PROBABILITIES, TOP, Answers, metrics_of_answers, rank_of
 from paddlemae.runs.class_results import class_result
 from paddlemae.runs.confusion import Confusion
@@ -65,13 +66,18 @@ class Evaluation:
         """Return the metrics and the loss, as in `metrics.jsonl`."""
         return {**metrics_of_answers(self.answers), "eval_loss": self.loss}
 
+    @cached_property
+    def intervals(self) -> Intervals:
+        """Return the bootstrap intervals of the metrics."""
+        return bootstrap(self.answers, metrics_of_answers(self.answers))
+
     def describe(self, description: Description) -> Description:
         """Return a model's description as it is."""
         return description
 
     def result(self, classes: Sequence[str], primary: str) -> dict[str, Any]:
         """Return the metrics with their intervals and the loss, as in `result.json`; arguments as of `class_result`."""
-        return {**class_result(self.answers, classes, primary), "eval_loss": self.loss}
+        return {**class_result(self.answers, classes, primary, self.intervals), "eval_loss": self.loss}
 
     def show(self, run: Path, source: Source, view: View, title: str, caption: str) -> None:
         """Draw the mistakes and the confusion matrix of a run.
@@ -81,7 +87,7 @@ class Evaluation:
             title, caption: of the mistakes, of the matrix.
         """
         with optional("the mistakes"):
-            show_mistakes(run, source, view, self.confusion, self.mistakes, title)
+            show_mistakes(run, source, view, self.confusion, self.mistakes, title, self.intervals)
         with optional("the confusion matrix"):
             draw_confusion(run / FIGURES / self.picture, self.confusion, source.classes, caption)
 

@@ -21,6 +21,7 @@ from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.encoder import attention_maps
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import Mask
+from paddlemae.runs.bootstrap import Intervals
 from paddlemae.runs.confusion import Confusion
 from paddlemae.runs.exhibit_files import read_exhibit, write_exhibit, write_sprite
 from paddlemae.runs.figures import overlay_heat
@@ -134,12 +135,20 @@ class Mistake:
 
 
 def show_mistakes(
-    run: Path, source: Source, view: View, confusion: Confusion, mistakes: list[Mistake], title: str
+    run: Path,
+    source: Source,
+    view: View,
+    confusion: Confusion,
+    mistakes: list[Mistake],
+    title: str,
+    intervals: Intervals,
 ) -> None:
     """Draw how often each class was taken for which, and the wrong predictions of highest confidence."""
     classes = list(source.classes)
     content = {"source": title, "classes": classes}
-    write_exhibit(run, "confusion", {**content, **confusion.as_json()})
+    of_classes = intervals.of_classes()
+    known = {"intervals": of_classes} if of_classes else {}
+    write_exhibit(run, "confusion", {**content, **confusion.as_json(), **known})
     if not mistakes:
         write_exhibit(run, "mistakes", {**content, "sprite": None, "items": []})
         return

@@ -35,7 +35,7 @@ class LabelledSplits(NamedTuple):
 
     Attributes:
         train: images to train on, without the validation part.
-        validation: a part of the training images that chooses the best checkpoint; None without.
+        validation: chooses the best checkpoint: a part of the training images, or a split `val`; None without.
         held_out: the test part.
         primary: the key of the primary metric.
     """
@@ -82,9 +82,8 @@ def open_labelled_splits(
 ) -> LabelledSplits:
     """Open the training images, the validation part, and the test part.
 
-    The validation part is the split val of images that have val and test, else it is carved out of the training images.
-
-    `labels` of a recipe counts the images of the training and the validation part together.
+    The validation part is the split `val` where there is a split `test` too, else carved out of the training images;
+    with `labels` always, which counts the images of both, so that no other labels are used.
 
     Args:
         resumed: this run's own checkpoint when it is resumed; the order of the classes is that of its classifier.
@@ -95,13 +94,13 @@ def open_labelled_splits(
     train = open_source(data, recipe.train_split, labelled=True, multi_label=multi_label)
     if resumed and sorted(order := read_description(resumed).classes) == sorted(train.classes):
         train = with_classes(train, order)
-    validation = None
-    if both := _both_held_out(recipe, data, multi_label=multi_label):
-        validation, held_out = both
-    elif recipe.val_fraction:
+    given = None
+    if recipe.val_fraction:
         train, held_out = split_off(train, recipe.val_fraction, recipe.training.seed)
-    else:
+    elif recipe.validation == TEST_CHOOSES:
         held_out = _open_held_out(data, recipe.eval_split, multi_label=multi_label)
+    else:
+        given, held_out = _open_val_and_test(data, recipe.eval_split, multi_label=multi_label)
     _check_alike(train, held_out)
     check_classes(train, held_out)
     held_out = match_classes(train, held_out)
@@ -109,48 +108,38 @@ def open_labelled_splits(
     if recipe.labels:
         train = balanced_subset(train, labelled_count(recipe.labels, train), recipe.training.seed)
         check_two_classes(train)
-    if validation is None:
-        train, validation = _carve(recipe, train)
+    if given is not None and recipe.validation is None and not recipe.labels:
+        validation: Source | None = match_classes(train, given)
     else:
-        validation = match_classes(train, validation)
+        train, validation = _carve(recipe, train)
     found = LabelledSplits(train, validation, held_out, primary)
     _check_primary(found)
     return found
 
 
-def _both_held_out(
-    recipe: FinetuneRecipe | ProbeRecipe, data: str, *, multi_label: bool
-) -> tuple[Source, Source] | None:
-    """Return the splits val and test of images that have both, with labels, unless the recipe asks for others."""
-    if recipe.validation is not None or recipe.val_fraction or recipe.eval_split != "test":
-        return None
-    try:
-        val, test = (
-            open_source(data, split, labelled=True, multi_label=multi_label) for split in (VAL_ONLY, TEST_ONLY)
-        )
-    except BadLabel:
-        raise
-    except ValueError:  # one is missing, or has no labels, as ImageNet's test images
-        return None
-    return val, test
-
-
-def open_test_part(data: str, split: str, *, multi_label: bool) -> Source:
-    """Open the labelled images that a classifier is tested on: of images with val and test those of test.
+def open_test_part(data: str, split: str, *, multi_label: bool = False) -> Source:
+    """Return the labelled images that a classifier is tested on: of a source with `val` and `test` those of `test`.
 
     Args:
-        split: "test" means that; any other is opened as it is.
-    Raises:
-        FileNotFoundError, ValueError: as `open_source`.
+        split: "test", or another one that is meant.
+        multi_label: as in `open_source`.
     """
+    return _open_val_and_test(data, split, multi_label=multi_label)[1]
+
+
+def _open_val_and_test(data: str, split: str, *, multi_label: bool) -> tuple[Source | None, Source]:
+    """Return (the split `val`, or None where it is the only one to hold out; the test part)."""
     if split == "test":
         try:
-            return open_source(data, TEST_ONLY, labelled=True, multi_label=multi_label)
+            val, test = (
+                open_source(data, part, labelled=True, multi_label=multi_label) for part in (VAL_ONLY, TEST_ONLY)
+            )
+            return val, test
         except BadLabel:
             raise
-        except ValueError:  # there is val only, or test has no labels
+        except ValueError:  # one is missing, or has no labels, as ImageNet's test images
             pass
-    return open_source(data, split, labelled=True, multi_label=multi_label)
+    return None, _open_held_out(data, split, multi_label=multi_label)
 
 
 def _open_held_out(data: str, split: str, *, multi_label: bool) -> Source:
