@@ -21,7 +21,8 @@ EVALUATIONS = 20  # in a run, about
 CHECKPOINTS = 10
 WARMUP_SHARE = 0.1
 FEW_STEPS = 4  # the default length divided by that of a run that is called short
-WIDE = 768  # width from which the paper's settings hold
+NARROW = 256  # width up to which the learning rates hold
+WIDE = 768  # width from which the paper's layer decay holds
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ class Band:
 
 # fmt: off
 BANDS = (
-    Band(1_000, 32, 1_500, 0, 2e-3, 0.05, 0.1, 0.1, 0.0, 0.0, 0, (0.5, 1.0)),
-    Band(5_000, 64, 2_000, 0, 2e-3, 0.05, 0.1, 0.1, 0.0, 0.0, 0, (0.4, 1.0)),
-    Band(20_000, 64, 2_000, 25, 1e-3, 0.05, 0.1, 0.1, 0.0, 0.0, 0, (0.4, 1.0)),
+    Band(1_000, 32, 1_500, 0, 3e-3, 0.05, 0.1, 0.1, 0.0, 0.0, 0, (0.5, 1.0)),
+    Band(5_000, 64, 2_000, 0, 3e-3, 0.05, 0.1, 0.1, 0.0, 0.0, 0, (0.4, 1.0)),
+    Band(20_000, 64, 2_000, 25, 2e-3, 0.05, 0.1, 0.1, 0.0, 0.0, 0, (0.4, 1.0)),
     Band(200_000, 128, 5_000, 20, 1e-3, 0.05, 0.1, 0.1, 0.2, 0.0, 0, (0.35, 1.0)),
     Band(float("inf"), 128, 20_000, 30, 1e-3, 0.05, 0.1, 0.1, 0.8, 1.0, 2, (0.2, 1.0)),
 )
@@ -230,7 +231,7 @@ def short_run(recipe: FinetuneRecipe, images: int, views: int) -> str | None:
 def _peak_lr(band: Band, labelled: Labelled, why: str) -> tuple[float, str]:
     if not labelled.is_pretrained:
         return band.lr / 2, f"{why}, random weights"
-    return (band.lr, why) if labelled.width < WIDE else (band.lr / 2, f"{why}, width {labelled.width}")
+    return (band.lr, why) if labelled.width <= NARROW else (band.lr / 2, f"{why}, width {labelled.width}")
 
 
 def _layer_decay(labelled: Labelled) -> tuple[float, str]:
