@@ -95,6 +95,17 @@ def test_predict_measures_labelled_images_as_evaluate_does(paddlemae, run: Path,
     assert sum(row["label"] == row["labels"] for row in rows) == round(20 * result["exact_match"])
 
 
+def test_predict_sorts_images_into_the_folder_of_each_class(paddlemae, run: Path, data: str, tmp_path: Path) -> None:
+    words = ["--split", "test-only", "--out", tmp_path / "p.csv", "--sort-into", tmp_path / "sorted", "--quiet"]
+    assert paddlemae("predict", run, data, *words).status == 0
+    with open(tmp_path / "p.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert any("|" in row["labels"] for row in rows)
+    for row in rows:
+        places = {path.parent.name for path in (tmp_path / "sorted").rglob(Path(row["path"]).name)}
+        assert places == set(row["labels"].split("|") if row["labels"] else ["none"])
+
+
 def test_the_report_names_no_command_that_would_be_refused(paddlemae, run: Path, tmp_path: Path) -> None:
     assert paddlemae("report", run, "--out", tmp_path / "report").status == 0
     text = (tmp_path / "report" / "report.json").read_text()

@@ -7,6 +7,7 @@ import pytest
 
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks.plan.make_plan import make_plan
+from paddlemae.tasks.plan.time_split import TimeTooShort
 from paddlemae.tasks.plan.write_plan import output_paths, recipe_text, summarize, write_plan
 from tests.support.pictures import photo
 
@@ -122,8 +123,9 @@ def test_images_smaller_than_a_patch_are_refused_or_named(tmp_path: Path) -> Non
 
 def test_a_time_that_is_too_short_says_how_long_is_enough(tmp_path: Path) -> None:
     folder = write_photos(tmp_path / "photos", 12)
-    with pytest.raises(ValueError, match=r"need [0-9.]+ minutes"):
+    with pytest.raises(TimeTooShort, match=r"need [0-9.]+ minutes") as raised:
         make_plan(str(folder), 0.1, quiet=True)
+    assert raised.value.minutes > 0.1
     with pytest.raises(ValueError, match="above 0"):
         make_plan(str(folder), 0, quiet=True)
 

@@ -39,7 +39,7 @@ from paddlemae.tasks.plan.pretraining_settings import (
     reading_settings,
     statistics_settings,
 )
-from paddlemae.tasks.plan.time_split import TimeSplit
+from paddlemae.tasks.plan.time_split import TimeSplit, TimeTooShort
 from paddlemae.tasks.plan.trial import time_finetuning, time_pretraining, time_reading
 
 GUESSED_RATE = 5e10  # operations a second of a small CPU, before anything is measured
@@ -107,7 +107,7 @@ def measure_pretraining(wish: Wish, survey: DataSurvey, source: Source, split: T
     """Choose a pretraining for the time by the rules, with the speed that is measured.
 
     Raises:
-        ValueError: the time is too short for any training.
+        TimeTooShort: no training would have enough steps.
     """
     some = subset(source, spread_over(len(source), TRIAL_IMAGES))
     seconds = split.pretrain_steps
@@ -199,9 +199,11 @@ def _check_time(split: TimeSplit, measured: Measured) -> None:
     """Refuse a time in which nothing can be learnt."""
     needed = measured.reading.start + rules.LEAST_UPDATES * rules.SMALLEST_BATCH * measured.a_view
     if split.pretrain_steps < needed:
-        raise ValueError(
+        least = split.least_minutes(needed)
+        raise TimeTooShort(
             f"the time is too short for any training: {rules.LEAST_UPDATES} steps of the smallest model on these "
-            f"images need {split.least_minutes(needed):g} minutes; give that at least, and better half an hour"
+            f"images need {least:g} minutes; give that at least, and better half an hour",
+            least,
         )
 
 

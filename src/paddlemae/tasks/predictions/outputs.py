@@ -13,7 +13,7 @@ from paddlemae.tasks.models.parts import Parts
 from paddlemae.tasks.predictions.measure import measure
 from paddlemae.tasks.predictions.rows import Layout, Prediction, predictions_in
 from paddlemae.tasks.predictions.sheet import check_sheet, draw_least_sure
-from paddlemae.tasks.predictions.sort_images import UNSURE, Sorter, folder_names
+from paddlemae.tasks.predictions.sort_images import NO_CLASS, UNSURE, Sorter, folder_names
 from paddlemae.tasks.predictions.table_file import check_table_format, write_table
 from paddlemae.weights.model_folder import Description
 
@@ -107,10 +107,12 @@ def write_outputs(parts: Parts, outputs: Outputs, description: Description, abou
 def _sort(
     predictions: Iterator[Prediction], layout: Layout, into: Path, channels: int, *, copy: bool
 ) -> dict[str, int]:
-    folders = folder_names(layout.classes, [] if layout.unsure is None else [UNSURE])
+    reserved = [*([] if layout.unsure is None else [UNSURE]), *([] if layout.thresholds is None else [NO_CLASS])]
+    folders = folder_names(layout.classes, reserved)
     sorter = Sorter(layout.source, into, channels, copy)
     for prediction in predictions:
         if prediction.error is None:
-            folder = UNSURE if layout.is_unsure(prediction) else folders[prediction.classes[0]]
-            sorter.put(prediction.image, folder)
+            named = [folders[number] for number in layout.said(prediction)] or [NO_CLASS]
+            for folder in [UNSURE] if layout.is_unsure(prediction) else named:
+                sorter.put(prediction.image, folder)
     return dict(sorter.ways)

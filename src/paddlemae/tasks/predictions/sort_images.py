@@ -22,6 +22,7 @@ from paddlemae.data.sources.image_files import file_of
 from paddlemae.system.atomic import replace_file
 
 UNSURE = "unsure"  # the folder of images whose class is unsure
+NO_CLASS = "none"  # that of images for which a multi-label classifier gives no class
 LONGEST_NAME = 255  # bytes of a file's name
 _ANY_SIZE = 2**31  # pixels: images are written as large as they are
 
