@@ -79,12 +79,22 @@ def test_repeated_images_make_longer_epochs() -> None:
     assert recipe.training.epochs == 100 and recipe.training.total_steps(480) == 1_500
 
 
-def test_layer_decay_is_for_deep_pretrained_encoders() -> None:
+def test_layer_decay_is_for_pretrained_encoders() -> None:
     def decay(width: int, depth: int, is_pretrained: bool = True) -> float:
         return choose(load_recipe("finetune"), Labelled(500, 500, width, depth, is_pretrained))[0].layer_decay
 
-    assert decay(128, 4) == decay(768, 12, False) == 1
-    assert 1 > decay(192, 12) > decay(768, 12)
+    assert decay(128, 4, False) == decay(768, 12, False) == 1
+    assert 1 > decay(192, 12) == decay(128, 4) > decay(768, 12)
+
+
+def test_unequal_classes_are_sampled_alike_unless_something_else_is_named() -> None:
+    unequal = Labelled(120, 120, 128, 4, balanced_views=600)
+    recipe = chosen(unequal)
+    assert recipe.sampling == "balanced" and recipe.training.total_steps(600) == BANDS[0].steps
+    assert chosen(FEW).sampling is None
+    for named in ("class_weights=balanced", "primary_metric=top1", "sampling=null"):
+        other = chosen(unequal, named)
+        assert other.sampling is None and other.training.total_steps(120) == BANDS[0].steps
 
 
 def test_shifted_views_are_not_cropped() -> None:

@@ -215,6 +215,7 @@ def test_weights_follow_the_seed_alone(tiny, photos) -> None:
     assert (weights(5) == weights(5)).all() and (weights(5) != weights(6)).any()
 
 
+@pytest.mark.filterwarnings("ignore:images of .* are smaller than a patch")  # the photos are
 def test_a_dry_run_counts_the_papers_parameters(photos, untried) -> None:
     """ViT-B with the 8-block decoder: 111.66 million trained numbers, counted by hand from the paper's shapes."""
     plan = dry_run(load_recipe("pretrain", "base", [f"data={photos}", "image_size=224"]))

@@ -1,27 +1,28 @@
 """Defaults of a fine-tuning by the number of labelled images, for settings that neither user nor recipe names.
 
 The values are for encoders of 1 to 6 million weights that were pretrained on the images themselves; how they were
-compared is in docs/finetune-measured.md. Encoders as wide as ViT-Base get the layer decay and the lower learning rate
-of MAE's appendix A.2.
+compared is in docs/finetune.md. Encoders as wide as ViT-Base get the layer decay of MAE's appendix A.2 and a lower
+learning rate.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel
 
 from paddlemae.recipe.settings import FinetuneRecipe
 
+UNEQUAL = 3  # the largest class divided by the smallest, from which rare classes are repeated
 EVALUATIONS = 20  # in a run, about
 CHECKPOINTS = 10
 WARMUP_SHARE = 0.1
 FEW_STEPS = 4  # the default length divided by that of a run that is called short
-WIDE = 768  # width from which the paper's settings hold
-DEEP = 8  # blocks from which layer decay is worth having
+NARROW = 256  # width up to which the learning rates hold
+WIDE = 768  # width from which the paper's layer decay holds
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Band:
 
     Attributes:
         steps, epochs: length of the run: whichever is longer.
-        lr: peak learning rate, whatever the batch size.
+        lr: peak learning rate, whatever the batch size; wide encoders and random weights take half of it.
     """
 
     below: float
@@ -49,9 +50,9 @@ class Band:
 
 # fmt: off
 BANDS = (
-    Band(1_000, 32, 1_500, 0, 1e-3, 0.05, 0.1, 0.1, 0.0, 0.0, 0, (0.5, 1.0)),
-    Band(5_000, 64, 2_000, 0, 1e-3, 0.05, 0.1, 0.1, 0.0, 0.0, 0, (0.4, 1.0)),
-    Band(20_000, 64, 2_000, 25, 1e-3, 0.05, 0.1, 0.1, 0.0, 0.0, 0, (0.4, 1.0)),
+    Band(1_000, 32, 1_500, 0, 3e-3, 0.05, 0.1, 0.1, 0.0, 0.0, 0, (0.5, 1.0)),
+    Band(5_000, 64, 2_000, 0, 3e-3, 0.05, 0.1, 0.1, 0.0, 0.0, 0, (0.4, 1.0)),
+    Band(20_000, 64, 2_000, 25, 2e-3, 0.05, 0.1, 0.1, 0.0, 0.0, 0, (0.4, 1.0)),
     Band(200_000, 128, 5_000, 20, 1e-3, 0.05, 0.1, 0.1, 0.2, 0.0, 0, (0.35, 1.0)),
     Band(float("inf"), 128, 20_000, 30, 1e-3, 0.05, 0.1, 0.1, 0.8, 1.0, 2, (0.2, 1.0)),
 )
@@ -65,6 +66,7 @@ class Labelled:
     Args:
         images: labelled images to train on.
         views: of an epoch; as many unless images are repeated.
+        balanced_views: of an epoch with sampling=balanced, where classes are so unequal that this is chosen; else None.
         width, depth: of the encoder.
         is_pretrained: whether it starts from weights.
         is_multi_label: whether an image may have several classes.
@@ -76,6 +78,7 @@ class Labelled:
     depth: int
     is_pretrained: bool = True
     is_multi_label: bool = False
+    balanced_views: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Choice:
 
 # section -> settings that are chosen; "" is the recipe itself
 CHOSEN: Mapping[str, tuple[str, ...]] = {
-    "": ("label_smoothing", "layer_decay", "mixup", "cutmix", "evaluate_every"),
+    "": ("sampling", "label_smoothing", "layer_decay", "mixup", "cutmix", "evaluate_every"),
     "model": ("drop_path",),
     "augment": ("crop_scale", "eval_crop_ratio", "randaugment"),
     "training": ("batch_size", "epochs", "warmup_epochs", "base_lr", "weight_decay", "checkpoint_every"),
@@ -119,7 +122,10 @@ def band_of(images: int) -> Band:
 def choose(recipe: FinetuneRecipe, labelled: Labelled) -> tuple[FinetuneRecipe, tuple[Choice, ...]]:
     """Return the recipe with every setting that nobody named, and what was chosen."""
     still_open = open_names(recipe)
-    choices = [choice for choice in _choices(recipe, labelled, still_open) if choice.name in still_open]
+    sampling = _sampling(recipe, labelled)
+    if "sampling" in still_open and labelled.balanced_views and sampling.value:
+        labelled = replace(labelled, views=labelled.balanced_views)
+    choices = [choice for choice in (sampling, *_choices(recipe, labelled, still_open)) if choice.name in still_open]
     return with_values(recipe, {choice.name: choice.value for choice in choices}), tuple(choices)
 
 
@@ -154,7 +160,7 @@ def _choices(recipe: FinetuneRecipe, labelled: Labelled, still_open: tuple[str, 
     batch_size = -(-batch_size // recipe.augment.repeats) * recipe.augment.repeats
     images_per_step = batch_size * training.accumulation_steps
     epochs, choices = _length(recipe, labelled, band, images_per_step, still_open)
-    lr, lr_reason = (band.lr, why) if labelled.width < WIDE else (band.lr / 2, f"{why}, width {labelled.width}")
+    lr, lr_reason = _peak_lr(band, labelled, why)
     decay, decay_reason = _layer_decay(labelled)
     smoothing = (0.0, "several classes per image") if labelled.is_multi_label else (band.label_smoothing, why)
     crop_scale = None if recipe.augment.shift else band.crop_scale
@@ -176,6 +182,16 @@ def _choices(recipe: FinetuneRecipe, labelled: Labelled, still_open: tuple[str, 
         Choice("evaluate_every", max(1.0, _rounded(epochs / EVALUATIONS)), f"about {EVALUATIONS} evaluations"),
         Choice("training.checkpoint_every", max(1.0, _rounded(epochs / CHECKPOINTS)), "about 10 checkpoints"),
     ]
+
+
+def _sampling(recipe: FinetuneRecipe, labelled: Labelled) -> Choice:
+    """Return "balanced" for unequal classes, unless their weights are named, or accuracy is what counts."""
+    if labelled.balanced_views is None:
+        return Choice("sampling", None, "classes of about equal size")
+    if recipe.class_weights is not None or recipe.primary_metric == "top1":
+        named = "class_weights" if recipe.class_weights is not None else "primary_metric=top1"
+        return Choice("sampling", None, f"{named} is set")
+    return Choice("sampling", "balanced", f"the largest class is {UNEQUAL} times the smallest or more")
 
 
 def _length(
@@ -212,12 +228,16 @@ def short_run(recipe: FinetuneRecipe, images: int, views: int) -> str | None:
     )
 
 
+def _peak_lr(band: Band, labelled: Labelled, why: str) -> tuple[float, str]:
+    if not labelled.is_pretrained:
+        return band.lr / 2, f"{why}, random weights"
+    return (band.lr, why) if labelled.width <= NARROW else (band.lr / 2, f"{why}, width {labelled.width}")
+
+
 def _layer_decay(labelled: Labelled) -> tuple[float, str]:
     if not labelled.is_pretrained:
         return 1.0, "random weights"
-    if labelled.depth < DEEP:
-        return 1.0, f"{labelled.depth} blocks"
-    return (0.65 if labelled.width >= WIDE else 0.75), f"{labelled.depth} blocks"
+    return (0.65 if labelled.width >= WIDE else 0.75), f"pretrained, width {labelled.width}"
 
 
 def _rounded(number: float) -> float:

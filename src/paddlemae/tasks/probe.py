@@ -31,6 +31,7 @@ from paddlemae.tasks.training.classification import Evaluation, evaluation_of
 from paddlemae.tasks.training.course import Course
 from paddlemae.tasks.training.dry_run import schedule_plan
 from paddlemae.tasks.training.finish_run import finish_run
+from paddlemae.tasks.training.image_checks import check_images
 from paddlemae.tasks.training.labelled_splits import LabelledSplits, open_labelled_splits
 from paddlemae.tasks.training.run_start import Start, decide, enter_run
 from paddlemae.tasks.training.run_training import run_training
@@ -151,6 +152,7 @@ def prepare(recipe: ProbeRecipe, resumed: Path | None = None, *, trust: bool = F
     splits = open_labelled_splits(recipe, recipe.data, resumed)
     train = splits.train
     shape = checkpoint.description.architecture
+    check_images(splits.train, shape, recipe.init)
     paddle.seed(recipe.training.seed)
     head = ProbeHead(shape["embed_dim"], len(train.classes))
     view = View(

@@ -39,6 +39,26 @@ def test_a_finished_stage_is_not_repeated(tmp_path: Path) -> None:
     assert stored["stages"]["pretrain"]["steps"] == 3
 
 
+def test_a_stage_that_was_stopped_counts_its_sessions(tmp_path: Path) -> None:
+    clock = Clock()
+    state = new_state(tmp_path / "run", clock)
+
+    def stopped() -> dict:
+        clock.now += 5
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        state.once("pretrain", stopped)
+    state.end()
+    assert json.loads((state.out / AUTO_FILE).read_text())["begun"] == {"pretrain": 5.0}
+
+    def work() -> dict:
+        clock.now += 2
+        return {}
+
+    assert state.once("pretrain", work) == {"seconds": 7.0}
+
+
 def test_time_adds_up_over_sessions(tmp_path: Path) -> None:
     out = tmp_path / "run"
     state = open_state(out, "photos", 1.0, 0)

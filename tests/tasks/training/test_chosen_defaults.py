@@ -35,6 +35,13 @@ def test_shape_channels_and_statistics_are_those_of_init(paddlemae, grey: Path, 
         assert found.architecture[name] == given.architecture[name]
 
 
+def test_a_probe_takes_a_run_of_any_shape(paddlemae, grey: Path, colours, tmp_path) -> None:
+    out = tmp_path / "run"
+    done = paddlemae("probe", "cifar10", "--init", grey, "--data", colours, "--out", out, "steps=2", "--quiet")
+    assert done.status == 0, done.err
+    assert read_description(find_checkpoint(out)).mean == [0.3]
+
+
 def test_a_shape_that_is_typed_counts(paddlemae, grey: Path, colours, tmp_path) -> None:
     out = tmp_path / "run"
     done = paddlemae(

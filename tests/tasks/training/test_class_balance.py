@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+import yaml
 
 from paddlemae.recipe import load_recipe
 from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks.finetune import finetune
-from paddlemae.tasks.training.class_balance import balanced_order, class_weights, epoch_of
+from paddlemae.tasks.training.class_balance import balanced_order, class_weights, epoch_of, unequal_views
 from paddlemae.tasks.training.finetuning_loss import soft_targets, weighted_cross_entropy
 from paddlemae.tasks.training.finetuning_setup import prepare
 from paddlemae.tasks.training.labelled_splits import open_labelled_splits
-from paddlemae.tasks.training.run_start import Start
+from paddlemae.tasks.training.run_start import Start, stored_recipe
 from tests.support.pictures import COLOURS, write_png
 
 QUICK = ["threads=1", "log_every=1", "batch_size=8", "epochs=2", "warmup_epochs=0.1"]
@@ -55,6 +56,31 @@ def test_balanced_order_has_all_images_and_as_many_of_each_class() -> None:
 
 def test_a_class_without_images_is_not_in_the_order() -> None:
     assert balanced_order(np.array([0, 2, 2]), seed=0).tolist() == [0, 0, 1, 2]
+
+
+def test_unequal_classes_are_found() -> None:
+    assert unequal_views(np.array([0] * 6 + [1] * 2 + [3] * 3)) == 18
+    assert unequal_views(np.array([0] * 5 + [1] * 2)) is None
+
+
+def test_unequal_classes_are_sampled_alike_without_being_asked(recipe, tmp_path: Path) -> None:
+    result = finetune(recipe(), Start(tmp_path / "run", quiet=True))
+    assert result["steps"] == 9 and stored_recipe(tmp_path / "run", "finetune").sampling == "balanced"
+    finetune(recipe("sampling=null"), Start(tmp_path / "plain", quiet=True))
+    assert stored_recipe(tmp_path / "plain", "finetune").sampling is None
+
+
+def test_a_run_of_a_version_without_sampling_is_resumed_without(recipe, tmp_path: Path) -> None:
+    from paddlemae.system.signals import Preempted
+
+    out = tmp_path / "run"
+    with pytest.raises(Preempted):
+        finetune(recipe("sampling=null", "max_hours=1e-9"), Start(out, quiet=True))
+    content = yaml.safe_load((out / "recipe.yaml").read_text())
+    del content["sampling"], content["class_weights"], content["training"]["max_hours"]
+    (out / "recipe.yaml").write_text(yaml.safe_dump(content))
+    assert finetune(stored_recipe(out, "finetune"), Start(out, quiet=True, resume=True))["steps"] == 4
+    assert stored_recipe(out, "finetune").sampling is None
 
 
 def test_weights_are_inversely_proportional_with_a_mean_of_one(recipe) -> None:

@@ -34,6 +34,7 @@ class StateType(BaseModel):
         seconds: used in the sessions that have ended.
         began: of a session that has not ended, in seconds since 1970; None if there is none.
         stages: the results of the finished stages, each with its `seconds`.
+        begun: seconds of stages that were stopped before their end.
     """
 
     model_config = ConfigDict(strict=True, extra="ignore")
@@ -44,6 +45,7 @@ class StateType(BaseModel):
     seconds: float = 0.0
     began: float | None = None
     stages: dict[str, Json] = {}
+    begun: dict[str, float] = {}
 
 
 @dataclass
@@ -74,16 +76,16 @@ class AutoState:
 
     def once(self, stage: str, work: Callable[[], Json]) -> Json:
         """Return the result of a stage, which is done unless an earlier session has finished it."""
-        if stage not in self.record.stages:
+        record = self.record
+        if stage not in record.stages:
             began = self.clock()
-            result = work()
-            self.record.stages[stage] = {**result, "seconds": round(self.clock() - began, 1)}
+            try:
+                result = work()
+            finally:
+                record.begun[stage] = record.begun.get(stage, 0.0) + self.clock() - began
+            record.stages[stage] = {**result, "seconds": round(record.begun.pop(stage), 1)}
             self._write()
         return self.record.stages[stage]
-
-    def forget(self, stage: str) -> None:
-        """Let a stage be done again."""
-        self.record.stages.pop(stage, None)
 
     def end(self) -> None:
         """Store the time that this session used."""

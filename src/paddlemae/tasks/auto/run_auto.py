@@ -110,9 +110,8 @@ class _Session:
         if labelled is None:
             self._once("features", lambda: stages.draw_map(request, recipe))
         else:
-            rows += self._once("features", lambda: stages.features(request, commands, labelled, budget.features))[
-                "rows"
-            ]
+            compared = self._once("features", lambda: stages.features(request, commands, labelled, budget.features))
+            rows += map(self._with_pretraining, compared["rows"])
             rows += self._tune(tuning, budget, finetune_seconds)
         return self._report(rows, labelled.primary if labelled else "top1")
 

@@ -47,7 +47,7 @@ NEIGHBOURS = 20
 NEARLY = 0.8  # of the time for fine-tuning, above which it is as long as the time allows
 FEATURES = FeatureKind("mean")
 BANK_SHARE = 0.7  # of the images whose features are compared
-FORWARD_SPEED = 0.6  # images a second through the whole encoder, by those of pretraining
+FORWARD_SPEED = 1.2  # images a second through the whole encoder, by those of pretraining
 
 
 def survey(request: Request) -> Json:

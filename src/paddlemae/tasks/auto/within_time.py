@@ -15,6 +15,7 @@ from paddlemae.tasks.training.run_start import Start, stored_recipe
 PROBE_SHARE, FEWEST_PROBED, MOST_PROBED = 0.04, 4.0, 60.0  # seconds of a session that measures the speed
 EARLY = 0.2  # share of a run, after which it is not started again with another number of steps
 MOST_OFF = 0.07  # of the planned speed, below which the planned number of steps is kept
+EVALUATION_SHARE = 0.1  # of the time of a fine-tuning
 AROUND_SECONDS = 10.0  # of a session: build the model, and write the last checkpoint and pictures
 OVERTIME, SLOWER = 1.15, 1.25  # a training is stopped that is both over its time and slower than it was, by these
 BEYOND_START = 0.95  # share of the first session that its later steps would take
@@ -60,6 +61,8 @@ def train_within(
     stored = with_training(stored_recipe(out, recipe.task), log_every=recipe.training.log_every)
     speed = read_speed(out, stored, measured)
     left = deadline - time.monotonic() - AROUND_SECONDS
+    if recipe.task == "finetune":
+        left *= 1 - EVALUATION_SHARE  # which the measured seconds of steps lack
     steps = other_steps(stored, speed, left, may_grow) if speed else None
     if steps:
         stored, start = with_training(stored, steps=steps), Start(out, overwrite=True, quiet=quiet)

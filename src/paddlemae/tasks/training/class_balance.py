@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from paddlemae.data.sources import Source
 from paddlemae.recipe import FinetuneRecipe
+from paddlemae.recipe.label_defaults import UNEQUAL
 
 SAMPLING_STREAM = 8  # of the seed, see `data.batches`
 
@@ -26,6 +27,13 @@ def balanced_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
         times, rest = divmod(int(counts.max()), len(images))
         parts += [np.repeat(images, times), rng.permutation(images)[:rest]]
     return np.sort(np.concatenate(parts))
+
+
+def unequal_views(labels: NDArray[np.int64]) -> int | None:
+    """Return the views of a balanced epoch where classes are `UNEQUAL`; None where they are not."""
+    counts = np.bincount(labels)
+    counts = counts[counts > 0]
+    return int(counts.max()) * len(counts) if counts.max() >= UNEQUAL * counts.min() else None
 
 
 def epoch_of(recipe: FinetuneRecipe, source: Source) -> NDArray[np.int64] | None:

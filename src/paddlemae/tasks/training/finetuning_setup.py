@@ -18,7 +18,7 @@ from paddlemae.runs.multi_label_metrics import DEFAULT_THRESHOLD
 from paddlemae.tasks.models.build import arguments_of, build_classifier, classifier_arguments, describe, fit_shape
 from paddlemae.tasks.models.preprocess import statistics_of, training_view
 from paddlemae.tasks.models.read_model import read_checkpoint
-from paddlemae.tasks.training.class_balance import class_weights, epoch_of
+from paddlemae.tasks.training.class_balance import class_weights, epoch_of, unequal_views
 from paddlemae.tasks.training.image_checks import check_images
 from paddlemae.tasks.training.labelled_splits import LabelledSplits, open_labelled_splits
 from paddlemae.tasks.training.resolve import Inputs
@@ -77,7 +77,7 @@ def choose_defaults(recipe: FinetuneRecipe, inputs: Inputs) -> tuple[FinetuneRec
     """Return the recipe and inputs with the settings that nobody named, and these; see `recipe.label_defaults`."""
     shape = architecture_of(*split_keys(inputs.kind, inputs.arguments))
     order = epoch_of(recipe, inputs.train)
-    images = len(inputs.train)
+    images, labels = len(inputs.train), inputs.train.labels
     labelled = Labelled(
         images,
         images if order is None else len(order),
@@ -85,6 +85,7 @@ def choose_defaults(recipe: FinetuneRecipe, inputs: Inputs) -> tuple[FinetuneRec
         shape["depth"],
         is_pretrained=recipe.init != SCRATCH,
         is_multi_label=isinstance(inputs.train.targets, MultiLabelTargets),
+        balanced_views=None if labels is None else unequal_views(labels),
     )
     chosen, choices = choose(recipe, labelled)
     if not inputs.saved:

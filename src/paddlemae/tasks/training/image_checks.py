@@ -51,7 +51,7 @@ def _class_counts(source: Source) -> Counter[str]:
 
 
 def check_images(source: Source, shape: Mapping[str, Any], origin: str) -> None:
-    """Read a few images; warn if they are smaller than a patch.
+    """Read a few images; warn if most of them are smaller than a patch.
 
     Args:
         shape: of the encoder, with channels, image_size and patch_size.
@@ -70,11 +70,11 @@ def check_images(source: Source, shape: Mapping[str, Any], origin: str) -> None:
     if not sizes and faults and all(asked in reason for reason in faults):
         there = faults[0].partition(",")[0]
         raise ValueError(
-            f"images of {source.name} have {there}, and {origin} takes {channels}; start from weights of as many, or "
-            f"adapt these with channels={there.split()[0]}"
+            f"images of {source.name} have {there}, and {origin} takes {channels}; set channels={there.split()[0]}, to "
+            "which weights are adapted, or start from weights of as many"
         )
     small = [size for size in sizes if size[0] < height or size[1] < width]
-    if small:
+    if 2 * len(small) > len(sizes):
         image = "x".join(map(str, pair(shape["image_size"])))
         warnings.warn(
             f"images of {small[0][0]}x{small[0][1]} pixels are smaller than a patch of {height}x{width}; they are "

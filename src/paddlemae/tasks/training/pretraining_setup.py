@@ -16,6 +16,7 @@ from paddlemae.recipe import PretrainRecipe
 from paddlemae.tasks.models.build import arguments_of, build_autoencoder, describe, fit_shape
 from paddlemae.tasks.models.preprocess import statistics_of, training_view
 from paddlemae.tasks.models.read_model import read_checkpoint
+from paddlemae.tasks.training.image_checks import check_images
 from paddlemae.tasks.training.resolve import Inputs
 from paddlemae.train.loop import check_precision
 from paddlemae.weights.model_folder import Description, read_description
@@ -61,6 +62,7 @@ def open_inputs(recipe: PretrainRecipe, resumed: Path | None = None, trust: bool
         )
     num_predicted(patches, patches - kept, recipe.prediction_ratio)  # refuses more than are removed
     source = open_source(recipe.data, recipe.split or "train")
+    check_images(source, arguments, "the recipe")
     init = None if resumed else recipe.init
     initial = fit_shape(read_checkpoint(init, trust=trust), arguments) if init else None
     return Inputs("mae", arguments, source, initial=initial, saved=read_description(resumed) if resumed else None)

@@ -72,7 +72,7 @@ def resolve(
     """
     run = decide(start, _with_stored_defaults(_with_stored_statistics(recipe, start), start))
     inputs = open_inputs(run.recipe, run.checkpoint, start.trust)
-    if choose_defaults:
+    if choose_defaults and not run.resume:  # a setting that the run's version did not have keeps its default
         chosen, inputs, choices = choose_defaults(run.recipe, inputs)
         run = replace(run, recipe=chosen)
         if choices:
