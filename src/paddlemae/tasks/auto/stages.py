@@ -45,7 +45,8 @@ TEST_SHARE = 0.2  # of the images, where there is no test part
 FEATURE_SECONDS = 0.004  # of the classical features of an image, besides reading it
 NEIGHBOURS = 20
 NEARLY = 0.8  # of the time for fine-tuning, above which it is as long as the time allows
-FEATURES = FeatureKind("mean")
+FEATURES = FeatureKind("mean")  # of the map
+COMPARED = FeatureKind("mean+std", norm="whiten")  # by nearest neighbours, trained and untrained
 BANK_SHARE = 0.7  # of the images whose features are compared
 FORWARD_SPEED = 1.2  # images a second through the whole encoder, by those of pretraining
 
@@ -248,7 +249,7 @@ def features(request: Request, commands: Commands, labelled: Labelled, seconds: 
             bank,
             queries,
             labelled.primary,
-            kind=FEATURES,
+            kind=COMPARED,
             neighbours=[min(NEIGHBOURS, len(bank))],
             random=random,
             max_bad_images=1.0,  # the check and the training have said them
