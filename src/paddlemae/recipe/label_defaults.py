@@ -187,7 +187,9 @@ def _choices(recipe: FinetuneRecipe, labelled: Labelled, still_open: tuple[str, 
 def _sampling(recipe: FinetuneRecipe, labelled: Labelled) -> Choice:
     """Return "balanced" for unequal classes, unless their weights are named, or accuracy is what counts."""
     if labelled.balanced_views is None:
-        return Choice("sampling", None, "classes of about equal size")
+        return Choice(
+            "sampling", None, "several classes per image" if labelled.is_multi_label else "similar class sizes"
+        )
     if recipe.class_weights is not None or recipe.primary_metric == "top1":
         named = "class_weights" if recipe.class_weights is not None else "primary_metric=top1"
         return Choice("sampling", None, f"{named} is set")
