@@ -212,7 +212,7 @@ def test_several_processes_need_a_launch_unless_this_is_one_of_them(monkeypatch)
         (["--procs", "0"], "--procs must be a number of processes, or auto; got '0'"),
         (["--procs", "3"], "3 processes can't share a batch_size of 8 evenly; choose a number that divides it"),
         (["--procs", "2", "--nodes", "3", "--master", "a:1"], "6 processes can't share a batch_size of 8 evenly"),
-        (["--procs", "auto", "--nodes", "2", "--master", "a:1"], "--procs auto tries pretraining on one host"),
+        (["--procs", "auto", "--nodes", "2", "--master", "a:1"], "--procs auto is for pretraining on one host"),
         (["--nodes", "2"], "--nodes 2 needs --master"),
         (["--master", "a:1"], "--master must be HOST:PORT"),
         (["--nodes", "2", "--master", "a:1", "--node-rank", "2"], "--node-rank must be from 0"),

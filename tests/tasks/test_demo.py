@@ -11,7 +11,9 @@ import pytest
 
 from paddlemae.cli import demo
 from paddlemae.recipe import load_recipe
+from paddlemae.system.documents import read_yaml
 from paddlemae.tasks import study as studies
+from paddlemae.train.checkpoint_folders import find_checkpoint
 
 SHORT = {
     "pretrain": dict(steps=4, batch_size=8, embed_dim=16, depth=1, num_heads=2, threads=1),
@@ -72,10 +74,15 @@ def test_the_demo_leaves_runs_a_picture_and_its_figures(made):
 
 def test_scratch_and_pretrained_differ_in_nothing_but_the_start(made):
     runs = [made.out / "finetune-20" / f"labels-20-{name}-0" for name in ("scratch", "pretrained")]
-    recipes = [(run / "recipe.yaml").read_text() for run in runs]
-    without_start = [[line for line in text.splitlines() if not line.startswith("init:")] for text in recipes]
-    assert without_start[0] == without_start[1]
+    recipes = [read_yaml(run / "recipe.yaml") for run in runs]
     assert recipes[0] != recipes[1]
+    for recipe in recipes:  # a pretrained run's shape and statistics are those of its weights
+        for key in ("init", "model", "mean", "std"):
+            del recipe[key]
+    assert recipes[0] == recipes[1]
+    models = [json.loads((find_checkpoint(str(run)) / "model.json").read_text()) for run in runs]
+    for key in ("architecture", "mean", "std", "eval_crop_ratio"):
+        assert models[0][key] == models[1][key], key
 
 
 @pytest.mark.slow

@@ -191,7 +191,7 @@ def test_mistakes_are_one_clear_line(tmp_path: Path, monkeypatch, capsys) -> Non
     cases = [
         (["inspect", tmp_path / "nothing"], "does not exist; expected a run folder, a checkpoint, or MAE or ViT"),
         (["inspect", tmp_path / "note.txt"], "is a text file, not weights"),
-        (["inspect", own, "--heads", "3"], "needs no options that say how to read it"),
+        (["inspect", own, "--heads", "3"], "no options for foreign files"),
         (["convert", path, "--out", own], "exists; choose another --out"),
         (["convert", path, "--out", tmp_path / "a.bin", "--to", "official"], "a file that ends in .pth"),
         (["convert", path, "--out", tmp_path / "a.pth", "--to", "timm"], "are a folder"),
@@ -202,7 +202,7 @@ def test_mistakes_are_one_clear_line(tmp_path: Path, monkeypatch, capsys) -> Non
         (["inspect", path, "--image-size", "big"], "--image-size must be pixels"),
         (["inspect", path, "--layout", "caffe"], "layout must be one of"),
         (["inspect", path, "--target", "hog"], "target must be"),
-        (["verify", own, "--heads", "3"], "needs no options that say how to read it"),
+        (["verify", own, "--heads", "3"], "no options for foreign files"),
         (["verify", path, "--golden", tmp_path / "note.txt"], "holds no recorded outputs"),
     ]
     for words, message in cases:

@@ -250,7 +250,7 @@ def attention_maps(model: EncoderModel, images_BCHW: paddle.Tensor, token: str) 
         ValueError: "cls" from a model without a cls token, or another token.
     """
     encoder = model.encoder
-    check_pool(token, encoder.has_cls)
+    check_pool(token, encoder.has_cls, HEAD_POOLS)
     with evaluating(encoder):
         x_BND = encode(encoder, images_BCHW, depth=len(encoder.blocks) - 1)
     last = encoder.blocks[-1]

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from paddlemae.data.decode.display import as_displayed
+from paddlemae.data.inspect.small_pictures import small_picture
 from paddlemae.data.sources import open_source
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import grid_mask
-from paddlemae.tasks.data import check_picture
 from paddlemae.tasks.models.build import describe
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.reconstruction import draw_stages
@@ -39,7 +39,7 @@ def test_the_same_image_looks_the_same_everywhere(tmp_path: Path) -> None:
     mask = grid_mask(3, model.grid)
     figure = draw_stages(model, description, images, mask)
     report = as_pictures(images)
-    checked = [check_picture._displayed_pixels(scan) for scan in scans()]
+    checked = [small_picture(source, number, 1, SIDE) for number in range(3)]
     assert np.array_equal(figure["original"], report)
     assert np.array_equal(report[..., 0], np.stack(checked))
     assert all(picture.min() == 0 and picture.max() == 255 and np.ptp(picture) == 255 for picture in checked)

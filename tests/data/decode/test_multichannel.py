@@ -289,7 +289,7 @@ def test_deep_gray_images_train_from_end_to_end(paddlemae, tiny: list[str], tmp_
         for label, name in enumerate(("dark", "light")):
             (tmp_path / "gray" / part / name).mkdir(parents=True)
             for number in range(count):
-                pixels = rng.integers(30000 * label, 30000 * label + 9000, (20, 12), np.uint16)
+                pixels = rng.integers(30000 * label, 30000 * label + 9000, (40, 24), np.uint16)
                 Image.fromarray(pixels).save(tmp_path / "gray" / part / name / f"{number}.png")
     data, run = tmp_path / "gray", tmp_path / "run"
     plain = [each for each in tiny if not each.startswith(("image_size", "patch_size"))]

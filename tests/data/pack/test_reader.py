@@ -97,7 +97,7 @@ def test_an_index_of_anyone_is_looked_at_before_it_is_used(finished: Path, chang
 
 
 @pytest.mark.parametrize(
-    ("column", "value"), [(0, -1), (1, -512), (1, 2**62), (2, -1), (2, 2**40), (3, 4), (3, -1), (4, 2), (4, -1)]
+    ("column", "value"), [(0, -1), (1, -512), (1, 2**62), (2, -1), (2, 2**40), (3, 4), (3, -1), (4, 2), (4, -2)]
 )
 def test_places_of_anyone_are_looked_at_before_they_are_used(finished: Path, column: int, value: int) -> None:
     rows = np.load(finished / "images.npy")

@@ -161,8 +161,8 @@ def test_features_come_from_the_layer_that_is_named() -> None:
 
 def test_kinds_that_there_are_not() -> None:
     for token, norm, message in [
-        ("max", "layer", "token must be one of cls, mean, got 'max'"),
-        ("cls", "l2", "norm must be one of layer, batch, none, got 'l2'"),
+        ("max", "layer", r"token must be one of cls, mean, mean\+std, got 'max'"),
+        ("cls", "l2", "norm must be one of layer, batch, whiten, none, got 'l2'"),
     ]:
         with pytest.raises(ValueError, match=message):
             FeatureKind(token, None, norm)

@@ -21,6 +21,7 @@ from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.encoder import attention_maps, features
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.recipe import load_recipe
+from paddlemae.runs.bootstrap import Intervals
 from paddlemae.runs.confusion import Confusion
 from paddlemae.runs.exhibit_files import read_exhibit, write_exhibit
 from paddlemae.tasks.pretrain import pretrain
@@ -132,7 +133,14 @@ def test_attention_maps_ignore_drop_path_and_keep_the_mode() -> None:
     assert (attention_maps(model, images, "cls").numpy() == maps.numpy()).all() and model.training
 
 
-@pytest.mark.parametrize(("token", "message"), [("cls", "no cls token; use pool='mean'"), ("all", "must be 'cls' or")])
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        ("cls", "no cls token; use pool='mean'"),
+        ("all", "must be one of cls, mean"),
+        ("mean+std", "must be one of cls, mean"),
+    ],
+)
 def test_a_token_that_there_is_not_is_refused(token: str, message: str) -> None:
     model = model_of(MaskedAutoencoder, depth=1, cls_token=False, **DECODER)
     with pytest.raises(ValueError, match=message):
@@ -280,7 +288,8 @@ def test_unreadable_images_are_left_out_with_what_belongs_to_them(damaged: Path,
     images, found = pictures_at(source, COLOUR_VIEW, np.array([0, 1, 5]))
     assert images.shape == (2, 3, 8, 8) and found.tolist() == [0, 5]
     mistakes = [Mistake(index, index // 4, (index // 4 + 1) % 3, 0.5 + index / 50) for index in (9, 1, 5, 0)]
-    show_mistakes(tmp_path, source, COLOUR_VIEW, Confusion.of(np.arange(3), np.arange(3), 3), mistakes, "title")
+    confusion = Confusion.of(np.arange(3), np.arange(3), 3)
+    show_mistakes(tmp_path, source, COLOUR_VIEW, confusion, mistakes, "title", Intervals({}, None, None))
     shown = read_exhibit(tmp_path, "mistakes")
     assert shown is not None and [item["name"] for item in shown["items"]] == ["red/1.png", "green/1.png", "blue/0.png"]
     assert middle_colours(tmp_path, shown["sprite"]) == ["red", "green", "blue"]

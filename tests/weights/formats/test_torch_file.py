@@ -521,7 +521,7 @@ def test_texts_are_quoted_and_pages_in_any_dress_are_known(write) -> None:
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere.pth does not exist"):
         read_torch(tmp_path / "nowhere.pth")
-    with pytest.raises(ValueError, match="is no file"):
+    with pytest.raises(ValueError, match="is not a file"):
         read_torch(tmp_path)
 
 
