@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # needs Paddle
 
 PACKAGE = Path(__file__).parents[1]
 USER_ERRORS = (ValueError, OSError, ModuleNotFoundError, FloatingPointError, RuntimeError)
+RAISED_IN_BACKWARD = "(External)"  # Paddle makes an OSError of any exception in a backward pass written in Python
 
 
 @contextmanager
@@ -66,8 +67,9 @@ def _interrupt(end: BaseException | None) -> KeyboardInterrupt | None:
 
 def _is_ours(fault: BaseException) -> bool:
     """Check if our code or the system raised the error: anything else is a bug and keeps its traceback."""
-    frames = traceback.extract_tb(fault.__traceback__)
-    return isinstance(fault, OSError) or Path(frames[-1].filename).is_relative_to(PACKAGE)
+    if isinstance(fault, OSError):
+        return not str(fault).lstrip().startswith(RAISED_IN_BACKWARD)
+    return Path(traceback.extract_tb(fault.__traceback__)[-1].filename).is_relative_to(PACKAGE)
 
 
 def _text(fault: BaseException) -> str:
