@@ -94,6 +94,7 @@ def test_a_printed_plan_starts_with_a_recipe_that_loads(paddlemae, tiny, photos,
     assert load_recipe("pretrain", str(tmp_path / "printed.yaml")) == asked
 
 
+@pytest.mark.filterwarnings("ignore:.*smaller than a patch:UserWarning")  # images of the tests in models of real size
 def test_recipes_are_named_by_name_file_or_not_at_all(paddlemae, photos, tmp_path, untried) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("mask_ratio: 0.6\nmodel: {size: mini, image_size: 8, depth: 1}\n")

@@ -556,6 +556,7 @@ def test_the_commands_take_it(paddlemae, tmp_path, tiny, photos, colours, encode
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*smaller than a patch:UserWarning")  # images of the tests in models of real size
 def test_a_dry_run_counts_the_papers_parameters(photos, untried) -> None:
     """ViT-B with 12 cross-attention blocks of 512, counted by hand from the paper's shapes."""
     recipe = load_recipe("pretrain", "crossmae", [f"data={photos}"])
