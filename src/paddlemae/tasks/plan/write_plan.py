@@ -107,7 +107,7 @@ def summarize(plan: Plan) -> str:
             f"{settings['training.batch_size'].value}"
         )
     spent = [f"{_TITLES[name]} {seconds / 60:.1f}" for name, seconds in plan.times.items()]
-    lines.append(f"minutes     {', '.join(spent)}: {plan.minutes:g} in all")
+    lines.append(f"minutes     {', '.join(spent)}: {round(plan.minutes, 1):g} in all")
     return "\n".join(lines + [f"note        {note}" for note in plan.notes])
 
 
