@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from types import NoneType
 from typing import Any
 
-from paddlemae.runs.metrics import CLASSIFICATION, metrics_named, metrics_of, primary_of, title_of
+from paddlemae.runs.metrics import CLASSIFICATION, TOKEN_NAMES, metrics_named, metrics_of, primary_of, title_of
 from paddlemae.runs.runlog import RESULTS_FILE, is_number
 from paddlemae.system.display_names import display_name, escape_lines
 
@@ -86,7 +86,7 @@ def _identity(result: Json) -> tuple[int, str, str, str, str]:
 
 
 def _features(protocol: Json) -> str:
-    token = "cls token" if protocol["token"] == "cls" else "mean of the patch tokens"
+    token = TOKEN_NAMES.get(str(protocol["token"]), TOKEN_NAMES["mean"])
     layer = "the last block" if protocol.get("layer") is None else f"block {protocol['layer']}"
     return f"{token} after {layer}, norm: {protocol.get('norm')}"
 

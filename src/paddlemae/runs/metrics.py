@@ -9,6 +9,12 @@ from typing import Any
 from paddlemae.runs.runlog import is_number
 
 TASKS = {"pretrain": "pretraining", "finetune": "fine-tuning", "probe": "linear probing"}  # key in files -> name
+# tokens of an image that features are of: key in files -> name
+TOKEN_NAMES = {
+    "cls": "cls token",
+    "mean": "mean of the patch tokens",
+    "mean+std": "mean and deviation of the patch tokens",
+}
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from paddlemae.engine.device import is_cpu
 from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.engine.threads import product_threads
 from paddlemae.model.encoder import POOLS, check_norm, check_pool, evaluating, features
+from paddlemae.runs.metrics import TOKEN_NAMES
 from paddlemae.tasks.models.preprocess import to_input
 from paddlemae.train.parallel.threads import worthwhile_replicas
 from paddlemae.weights.model_folder import Description
@@ -29,11 +30,6 @@ LOGITS: Literal["logits"] = "logits"
 
 Forward = Callable[[np.ndarray], np.ndarray]
 NORMS = ("layer", "batch", "whiten", "none")
-TOKEN_NAMES = {
-    "cls": "cls token",
-    "mean": "mean of the patch tokens",
-    "mean+std": "mean and deviation of the patch tokens",
-}
 
 
 @dataclass(frozen=True)
