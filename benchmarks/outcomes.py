@@ -43,7 +43,7 @@ class Case:
     Args:
         archive: in ../shared/data; images: the folder in it.
         labels: of each class, or a share; None is all. The other training images are kept without labels.
-        keep_all: a class of up to so many images keeps all its labels.
+        keep_all: a class of up to this number of images keeps all its labels.
         ours: key of the method that is judged; rivals: the methods of which the best is compared with.
         points: that `ours` should be above the best rival; least: its least value.
         knn: also classify all test images by all training images, after the run.

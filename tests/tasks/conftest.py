@@ -39,7 +39,7 @@ def small_parts(monkeypatch) -> None:
 
 @pytest.fixture
 def together(small_parts) -> Iterator[OnRanks]:
-    """What a call returns or raises on each of so many ranks, in threads of this process; one that raises tells all."""
+    """Return what a call returns or raises on each of several ranks, in threads of this process; an error ends all."""
     met: list[Ranks] = []
 
     def on_ranks(world: int, call: Callable[[Ranks], Any]) -> list[Any]:

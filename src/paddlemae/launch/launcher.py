@@ -65,7 +65,7 @@ class Launch:
 
     @property
     def is_needed(self) -> bool:
-        """Whether several processes must be started, and this is not one of them."""
+        """Return whether several processes must be started, and this is not one of them."""
         return (self.procs not in (None, "1") or self.nodes > 1) and not is_rank()
 
     def check(self) -> None:

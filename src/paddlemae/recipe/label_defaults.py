@@ -61,7 +61,7 @@ BANDS = (
 
 @dataclass(frozen=True)
 class Labelled:
-    """What the defaults depend on.
+    """Facts about labels and model that the defaults depend on.
 
     Args:
         images: labelled images to train on.

@@ -75,7 +75,7 @@ MOST_UNBALANCED = 1.5  # largest class / smallest class, up to which accuracy is
 
 
 def primary_metric(image_counts: Sequence[int]) -> str:
-    """Return the primary metric for classes of so many images: accuracy where they are balanced, else its mean over
+    """Return the primary metric for classes of these sizes: accuracy where they are balanced, else its mean over
     classes. Classes without images do not count.
     """
     counts = [count for count in image_counts if count]

@@ -14,7 +14,7 @@ from paddlemae.tasks.training.run_start import Start
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for.
+    """The request of the user.
 
     Args:
         data: images, as `open_source` takes them.

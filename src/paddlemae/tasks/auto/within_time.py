@@ -25,7 +25,7 @@ Train = Callable[[Any, Start], Any]
 
 
 class Speed(NamedTuple):
-    """What a run's metrics say: steps taken, seconds per step, and images per epoch."""
+    """Progress of a run, from its metrics: steps taken, seconds per step, and images per epoch."""
 
     steps: int
     seconds: float

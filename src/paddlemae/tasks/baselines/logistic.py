@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # C of scikit-learn: the larger, the less regularisation
-FOLDS, FEW_IMAGES = 5, 1500  # of up to so many images three parts of a fifth choose C, of more one
+FOLDS, FEW_IMAGES = 5, 1500  # up to this number three folds of a fifth choose C, above it one
 MOST_STEPS = 100
 
 

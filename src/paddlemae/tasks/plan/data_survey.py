@@ -49,7 +49,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class DataSurvey:
-    """What a plan knows of images.
+    """Facts about images that a plan depends on.
 
     Attributes:
         images: number of images to pretrain on, labelled or not.
@@ -165,7 +165,7 @@ def _check_classes(classes: Mapping[str, int], spec: str) -> None:
 
 
 class _Sums:
-    """What is gathered from the images one by one."""
+    """Measurements of single images."""
 
     def __init__(self) -> None:
         self.moments: list[Moments] = []

@@ -56,7 +56,7 @@ NO_READING = rules.Input(0, False, "")
 
 @dataclass(frozen=True)
 class Measured:
-    """What is chosen of a pretraining, except for its length, and how fast it is.
+    """A pretraining without its length, and its speed.
 
     Attributes:
         batch_size: images of a step.
@@ -95,7 +95,7 @@ class Finetuning:
 
 @dataclass(frozen=True)
 class Wish:
-    """What the user named: the images, and settings of both recipes; see `make_plan`."""
+    """The request of the user: the images, and settings of both recipes; see `make_plan`."""
 
     data: str
     device: str
