@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paddlemae.cli.exit_status import as_one_of_the_ranks
+from paddlemae.cli.load_paddle import load_paddle
 from paddlemae.cli.options import Quiet, Trust
 from paddlemae.launch.launcher import Launch
 from paddlemae.system.display_names import display_name
@@ -75,7 +76,7 @@ def predict(
         if status := run_together(["predict", *option_words(options), "--", run, *images], procs, launch):
             sys.exit(status)
         return
-    import paddlemae.engine.safe_import  # noqa: F401
+    load_paddle()
     from paddlemae.tasks import predict as task
     from paddlemae.tasks.predictions.outputs import Outputs
 

@@ -88,9 +88,7 @@ def class_table(result: Mapping[str, Any]) -> str:
     listed = list(classes.items())
     if listed and "threshold" in listed[0][1]:
         return _multi_label_table(listed)
-    if len(listed) > SHOWN_CLASSES:
-        known = [item for item in listed if item[1]["recall"] is not None]
-        listed = sorted(known, key=lambda item: float(item[1]["recall"]))[:SHOWN_OF_MANY]
+    listed = _lowest(listed, "recall")
     head = ("class", "images", "recall", "95% interval", "precision", "95% interval")
     rows = [
         (
@@ -110,12 +108,17 @@ def class_table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _lowest(listed: Sequence[tuple[str, Json]], key: str) -> list[tuple[str, Json]]:
+    """Return all classes with their values, or of many classes those of the lowest value of `key`."""
+    if len(listed) <= SHOWN_CLASSES:
+        return list(listed)
+    known = [item for item in listed if item[1][key] is not None]
+    return sorted(known, key=lambda item: float(item[1][key]))[:SHOWN_OF_MANY]
+
+
 def _multi_label_table(listed: Sequence[tuple[str, Json]]) -> str:
     """Return the same of images of several classes, with each class's average precision and threshold."""
-    shown = listed
-    if len(listed) > SHOWN_CLASSES:
-        known = [item for item in listed if item[1]["average_precision"] is not None]
-        shown = sorted(known, key=lambda item: float(item[1]["average_precision"]))[:SHOWN_OF_MANY]
+    shown = _lowest(listed, "average_precision")
     head = ("class", "images", "average precision", "threshold", "recall", "precision")
     rows = [
         (

@@ -22,7 +22,7 @@ Settings = Mapping[str, Choice]  # full key, such as "model.depth" -> choice
 
 @dataclass(frozen=True)
 class Plan:
-    """What to train on some images in a given time.
+    """A plan of trainings on some images in a given time.
 
     Attributes:
         data: the images, as `open_source` takes them.

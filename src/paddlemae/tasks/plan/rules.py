@@ -108,7 +108,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Reading:
-    """What it takes to read images, as measured on one core.
+    """Costs of reading images, as measured on one core.
 
     Attributes:
         a_view: seconds to make a training view from the images as they are stored.

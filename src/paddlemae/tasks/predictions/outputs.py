@@ -22,7 +22,7 @@ DEFAULT_TOP = 3
 
 @dataclass(frozen=True)
 class Outputs:
-    """What `predict` writes.
+    """The files and folders that `predict` writes.
 
     Args:
         table: a file that ends in .csv, .json or .parquet.
@@ -60,7 +60,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Predicted:
-    """What `predict` found.
+    """The result of `predict`.
 
     Attributes:
         images: all of them; unreadable, unsure: how many are so.

@@ -17,7 +17,7 @@ KINDS = {CLASSES: "iu", PROBABILITIES: "f"}
 
 
 class Prediction(NamedTuple):
-    """What a classifier predicts of one image.
+    """The prediction of a classifier for one image.
 
     Args:
         image: its number in the source.
