@@ -1,8 +1,8 @@
 """Write regions of masks as COCO JSON or GeoJSON.
 
 COCO: an annotation is a connected region of a class; one with holes is written as run lengths, any other as a polygon.
-GeoJSON: a feature is a connected region, a polygon whose further rings are its holes, in pixels (x to the right, y down)
-or where `to_world` says.
+GeoJSON: a feature is a connected region, a polygon whose further rings are its holes, in pixels (x to the right, y
+down) or where `to_world` says.
 """
 
 from __future__ import annotations
