@@ -20,7 +20,7 @@ from paddlemae.data.sources import (
 )
 from paddlemae.data.sources.splits import TEST_ONLY, VAL_ONLY
 from paddlemae.data.sources.subsets import validation_part
-from paddlemae.recipe import TEST_CHOOSES, FinetuneRecipe, ProbeRecipe
+from paddlemae.recipe import TEST_CHOOSES, FinetuneRecipe, ProbeRecipe, SegmentRecipe
 from paddlemae.runs.class_metrics import MOST_PROBABILITIES, RANKED
 from paddlemae.runs.metrics import CLASSIFICATION, MULTI_LABEL, primary_metric, title_of
 from paddlemae.tasks.training.image_checks import check_classes, check_two_classes
@@ -51,11 +51,11 @@ class LabelledSplits(NamedTuple):
         chosen = {"validation_images": len(self.validation)} if self.validation is not None else {}
         return {"primary": self.primary, **chosen}
 
-    def choosing(self, recipe: FinetuneRecipe | ProbeRecipe) -> Source | None:
+    def choosing(self, recipe: FinetuneRecipe | ProbeRecipe | SegmentRecipe) -> Source | None:
         """Return the images that are evaluated during training and choose the best checkpoint; None without."""
         return self.held_out if recipe.validation == TEST_CHOOSES else self.validation
 
-    def evaluations(self, recipe: FinetuneRecipe | ProbeRecipe) -> str:
+    def evaluations(self, recipe: FinetuneRecipe | ProbeRecipe | SegmentRecipe) -> str:
         """Return what is evaluated on what, for a person."""
         chosen = self.choosing(recipe)
         by = f"choosing the best {title_of(self.primary)} on {len(chosen)} images; " if chosen is not None else ""
