@@ -17,7 +17,7 @@ from paddlemae.model.masking import Mask, block_mask, draw_predicted, grid_mask,
 from paddlemae.model.patches import patchify, unpatchify
 from paddlemae.recipe import load_recipe
 from paddlemae.runs.runlog import read_metrics
-from paddlemae.tasks.models.build import build_classifier, classifier_arguments, load_autoencoder
+from paddlemae.tasks.models.build import arguments_with_head, build_classifier, load_autoencoder
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.pretrain import dry_run, memory_estimate, pretrain
 from paddlemae.tasks.training.pretraining_loss import batch_mask, batch_predicted
@@ -521,7 +521,7 @@ def test_the_model_says_what_it_is_and_comes_back(crossed: Path) -> None:
 def test_a_classifier_starts_from_its_encoder(crossed: Path, colours: Path, encoder) -> None:
     checkpoint = read_checkpoint(crossed)
     shape = load_recipe("finetune", None, [*encoder, "image_size=16"]).model
-    classifier = build_classifier(classifier_arguments(shape, checkpoint, 3), checkpoint, seed=0)
+    classifier = build_classifier(arguments_with_head(shape, checkpoint, 3), checkpoint, seed=0)
     whole = to_official(load_autoencoder(checkpoint))
     for name, tensor in to_official(classifier).items():
         if name.split(".")[0] not in ("fc_norm", "head"):

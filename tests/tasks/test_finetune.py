@@ -15,7 +15,7 @@ from paddlemae.runs.class_metrics import Answers
 from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks import finetune as task
 from paddlemae.tasks.finetune import finetune
-from paddlemae.tasks.models.build import build_classifier, classifier_arguments
+from paddlemae.tasks.models.build import arguments_with_head, build_classifier
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.training import classification as evaluating
@@ -273,7 +273,7 @@ def test_a_classifier_can_be_tuned_again(recipe, tuned) -> None:
     run, _ = tuned
     shape = recipe().model
     checkpoint = read_checkpoint(run)
-    model = build_classifier(classifier_arguments(shape, checkpoint, 5), checkpoint, seed=0)
+    model = build_classifier(arguments_with_head(shape, checkpoint, 5), checkpoint, seed=0)
     assert model.head.weight.shape == [16, 5]
 
 

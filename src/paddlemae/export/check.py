@@ -24,7 +24,7 @@ from paddlemae.weights.model_folder import Description
 
 LIMIT = 1e-4  # values up to 1 may differ by so much, larger ones by that share of the largest
 BATCHES = (None, 1, 3, 1, None)  # None is all images; some twice, since an engine may spoil what it keeps
-TASKS = {"mae": "pretrain", "classifier": "finetune"}
+TASKS = {"mae": "pretrain", "classifier": "finetune", "segmenter": "segment"}
 
 Run = Callable[..., list[np.ndarray]]  # from inputs to outputs, in the interface's order
 

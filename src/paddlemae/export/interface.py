@@ -8,12 +8,13 @@ from typing import Any
 from paddlemae import __version__
 from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.mae import MaskedAutoencoder
+from paddlemae.model.segmenter import Segmenter
 from paddlemae.weights.model_folder import Description
 
 FORMAT = 1  # of the metadata
 PARTS = ("encoder", "classifier", "reconstructor")
 TOKENS = ("cls", "mean")  # features of an exported encoder
-Model = MaskedAutoencoder | VisionTransformer
+Model = MaskedAutoencoder | VisionTransformer | Segmenter
 
 
 @dataclass(frozen=True)

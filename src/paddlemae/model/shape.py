@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+from paddlemae.model.heads.tensors import head_tensors
 
 MOST = 10**12  # of anything that is counted, so that products of such numbers stay numbers
 MOST_PIXELS = 2**20  # of an image's side
 MOST_LAYERS = 10_000
 MOST_CHANNELS = 65_536
+RELATIVE_POSITIONS = "relative_position_bias_table"  # BEiT's name
 SMALLEST_STD, LARGEST_STATISTIC = 1e-6, 1e6  # of pixels in [0, 1]; beyond, normalised values are no numbers
 
 ModelClass = TypeVar("ModelClass", bound=Any)
@@ -133,10 +137,78 @@ class HeadShape:
     )
 
 
+HEADS = ("linear", "conv", "upernet")
+TAPS = 4  # maps that the pyramid of UPerNet is made of
+
+
+@dataclass(frozen=True)
+class SegmenterShape:
+    """The shape of what follows the encoder in a segmenter, and of the positions that it adds to the encoder.
+
+    Raises:
+        ValueError: an unknown head.
+    """
+
+    num_classes: int = _key(150, "classes of a pixel", ge=1, le=MOST)
+    head: Literal["linear", "conv", "upernet"] = _key(
+        "linear",
+        "`linear` (one layer on each patch token), `conv` (convolutions, four times upsampled), or `upernet` (the "
+        "paper's: a pyramid of four blocks' outputs, pooling, and an auxiliary head in training)",
+    )
+    head_width: int | None = _key(
+        None,
+        "channels of `conv` and `upernet`; null is 256 for `conv` and the width of the encoder for `upernet`",
+        is_new=True,
+        ge=1,
+        le=MOST,
+    )
+    taps: Sequence[int] | None = _key(
+        None,
+        "`upernet` only: the four blocks whose outputs the pyramid is made of, counted from 1, the last one included; "
+        "null is evenly spaced",
+        is_new=True,
+        min_length=TAPS,
+        max_length=TAPS,
+    )
+    relative_positions: bool = _key(
+        False, "add a bias to attention for each distance of two patches, zero at the start", is_new=True
+    )
+
+    def __post_init__(self) -> None:
+        if self.head not in HEADS:
+            raise ValueError(f"head must be one of {', '.join(HEADS)}, got {self.head!r}")
+
+    def completed(self, depth: int, width: int) -> SegmenterShape:
+        """Return the shape with the numbers that null stands for; what the head does not read is null.
+
+        Args:
+            depth, width: of the encoder.
+        Raises:
+            ValueError: taps that do not ascend to the last block.
+        """
+        taps = self.taps if self.head == "upernet" else None
+        if self.head == "upernet":
+            taps = taps or [-(-depth * number // TAPS) for number in range(1, TAPS + 1)]
+            check_taps(taps, depth)
+        head_width = None if self.head == "linear" else self.head_width or (256 if self.head == "conv" else width)
+        return replace(self, taps=taps, head_width=head_width)
+
+
+def check_taps(taps: Sequence[int], depth: int) -> None:
+    """Raise a ValueError unless these are four blocks, counted from 1, in order, of which the last is the encoder's."""
+    in_order = all(0 < one <= other for one, other in itertools.pairwise(taps))
+    if len(taps) != TAPS or not in_order or taps[-1] != depth:
+        raise ValueError(
+            f"taps must be {TAPS} blocks in order, counted from 1, of which the last is the encoder's last, {depth}; "
+            f"got {', '.join(map(str, taps))}"
+        )
+
+
 SHAPES: dict[str, tuple[type[Any], ...]] = {
     "mae": (EncoderShape, DecoderShape),
     "classifier": (EncoderShape, HeadShape),
     "encoder": (EncoderShape, HeadShape),
+    "segmenter": (EncoderShape, SegmenterShape),
 }
 
 
@@ -206,6 +278,9 @@ def architecture_of(*shapes: Any) -> dict[str, Any]:
         inter_block_attention = architecture.pop("inter_block_attention")
         if DECODER_KINDS[architecture["decoder"]].sees_all_maps:
             architecture["inter_block_attention"] = inter_block_attention
+    for name in ("head_width", "taps"):
+        if architecture.get(name, "") is None:
+            del architecture[name]
     return {name: list(value) if isinstance(value, tuple) else value for name, value in architecture.items()}
 
 
@@ -257,11 +332,22 @@ def tensor_shapes(kind: str, architecture: Mapping[str, Any]) -> TensorShapes:
     shapes |= {"patch_embed.proj.weight": (width, *patch), "patch_embed.proj.bias": (width,)}
     for number in range(architecture["depth"]):
         shapes |= _block_shapes(f"blocks.{number}", width, int(width * architecture["mlp_ratio"]))
+        if architecture.get("relative_positions"):
+            distances = relative_distances((height // patch_height, wide // patch_width))
+            shapes |= {f"blocks.{number}.attn.{RELATIVE_POSITIONS}": (distances, architecture["num_heads"])}
     norm = "fc_norm" if architecture.get("pool") == "mean" else "norm"
-    shapes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
+    if architecture.get("head") != "upernet":
+        shapes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
+    if kind == "segmenter":
+        return shapes | head_tensors(architecture)
     if kind == "classifier":
         shapes |= {"head.weight": (architecture["num_classes"], width), "head.bias": (architecture["num_classes"],)}
     return shapes | (_decoder_shapes(architecture, tokens, math.prod(patch)) if kind == "mae" else {})
+
+
+def relative_distances(grid: tuple[int, int]) -> int:
+    """Return the rows of a table of relative positions: distances of two patches, then three of the cls token."""
+    return (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
 
 
 def _decoder_shapes(architecture: Mapping[str, Any], tokens: int, pixels: int) -> TensorShapes:

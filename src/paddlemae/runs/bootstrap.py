@@ -58,7 +58,7 @@ def bootstrap(answers: Answers, metrics: dict[str, float], seed: int = 0) -> Int
     rng, count = np.random.default_rng(seed), _draws(len(answers.labels), ranked)
     plan = _Plan.of(answers)
     drawn: dict[str, list[_Floats]] = {}
-    for counts_BN in _resamples(rng, count, len(answers.labels), answers.classes):
+    for counts_BN in resamples(rng, count, len(answers.labels), answers.classes):
         for name, values in plan.measure(counts_BN).items():
             drawn.setdefault(name, []).append(values)
     values_D = {name: np.concatenate(values) for name, values in drawn.items()}
@@ -76,7 +76,7 @@ def _draws(images: int, ranked_classes: int) -> int:
     return int(np.clip(WORK / (max(1, images) * max(1, ranked_classes)), FEWEST_DRAWS, MOST_DRAWS))
 
 
-def _resamples(rng: np.random.Generator, draws: int, images: int, classes: int) -> Iterator[_Counts]:
+def resamples(rng: np.random.Generator, draws: int, images: int, classes: int) -> Iterator[_Counts]:
     """Yield how often each image is drawn: [B, N], in blocks of B draws."""
     most = max(1, AT_ONCE // max(images, classes))
     for start in range(0, draws, most):

@@ -88,6 +88,8 @@ def class_table(result: Mapping[str, Any]) -> str:
     listed = list(classes.items())
     if listed and "threshold" in listed[0][1]:
         return _multi_label_table(listed)
+    if listed and "iou" in listed[0][1]:
+        return _segmentation_table(listed)
     listed = _lowest(listed, "recall")
     head = ("class", "images", "recall", "95% interval", "precision", "95% interval")
     rows = [
@@ -135,6 +137,24 @@ def _multi_label_table(listed: Sequence[tuple[str, Json]]) -> str:
         [f"... and {len(listed) - len(shown)} classes of higher average precision"] if len(shown) < len(listed) else []
     )
     return "\n".join([*_aligned([head, *rows]), *more])
+
+
+def _segmentation_table(listed: Sequence[tuple[str, Json]]) -> str:
+    """Return the same of predicted label maps, with the share of the pixels that each class has."""
+    shown, pixels = _lowest(listed, "iou"), max(1, sum(one["pixels"] for _, one in listed))
+    head = ("class", "pixels", "IoU", "95% interval", "Dice", "boundary F1", "recall", "precision")
+    rows = [
+        (
+            display_name(name, NAME_COLUMNS),
+            f"{one['pixels'] / pixels:.2%}",
+            _percent(one["iou"]),
+            interval_text(one["intervals"]["iou"]),
+            *(_percent(one[key]) for key in ("dice", "boundary_f1", "recall", "precision")),
+        )
+        for name, one in shown
+    ]
+    more = [f"... and {len(listed) - len(shown)} classes of higher IoU, or in no image"]
+    return "\n".join([*_aligned([head, *rows]), *(more if len(shown) < len(listed) else [])])
 
 
 def majority_text(result: Mapping[str, Any]) -> str:

@@ -8,7 +8,12 @@ from typing import Any
 
 from paddlemae.runs.runlog import is_number
 
-TASKS = {"pretrain": "pretraining", "finetune": "fine-tuning", "probe": "linear probing"}  # key in files -> name
+TASKS = {  # key in files -> name
+    "pretrain": "pretraining",
+    "finetune": "fine-tuning",
+    "probe": "linear probing",
+    "segment": "segmentation",
+}
 # tokens of an image that features are of: key in files -> name
 TOKEN_NAMES = {
     "cls": "cls token",
@@ -70,7 +75,17 @@ MULTI_LABEL = Metrics(
         "exact_match": "exact match",
     },
 )
-ALL_METRICS = (CLASSIFICATION, MULTI_LABEL)
+SEGMENTATION = Metrics(
+    "mean IoU",
+    {
+        "miou": "mean IoU",
+        "dice": "mean Dice",
+        "boundary_f1": "boundary F1",
+        "pixel_accuracy": "pixel accuracy",
+        "image_miou": "mean IoU of an image",
+    },
+)
+ALL_METRICS = (CLASSIFICATION, MULTI_LABEL, SEGMENTATION)
 MOST_UNBALANCED = 1.5  # largest class / smallest class, up to which accuracy is the primary metric
 
 

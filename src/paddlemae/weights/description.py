@@ -17,6 +17,7 @@ from paddlemae.model.shape import (
     Key,
     Pixels,
     TensorShapes,
+    check_taps,
     keys_of,
     pair,
     tensor_shapes,
@@ -28,6 +29,7 @@ from paddlemae.weights.layouts.tensor_names import Draft
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
 Means = Annotated[list[Annotated[float, Field(ge=-LARGEST_STATISTIC, le=LARGEST_STATISTIC)]], Field(min_length=1)]
+Colour = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
 Stds = Annotated[list[Annotated[float, Field(ge=SMALLEST_STD, le=LARGEST_STATISTIC)]], Field(min_length=1)]
 
 
@@ -76,6 +78,7 @@ class DescriptionType(BaseModel):
     provenance: dict[str, Any]
     bits: Literal[8, 16] | None = None
     thresholds: list[Annotated[float, Field(ge=0, le=1)]] | None = None
+    palette: list[Colour] | None = None
 
 
 def check_description(content: Mapping[str, Any]) -> None:
@@ -100,6 +103,8 @@ def check_description(content: Mapping[str, Any]) -> None:
         raise ValueError(f"{len(found.classes)} names of {classes} classes")
     if found.thresholds is not None and (found.kind != "classifier" or len(found.thresholds) != classes):
         raise ValueError(f"{len(found.thresholds)} thresholds of a {found.kind} of {classes} classes")
+    if found.palette is not None and (found.kind != "segmenter" or len(found.palette) != classes):
+        raise ValueError(f"{len(found.palette)} colours of a {found.kind} of {classes} classes")
 
 
 def _check_encoder(kind: str, shape: Mapping[str, Any]) -> None:
@@ -112,6 +117,12 @@ def _check_encoder(kind: str, shape: Mapping[str, Any]) -> None:
             raise ValueError(f"architecture.{width} ({shape[width]}) is not divisible by {heads} ({shape[heads]})")
     if shape.get("pool") == "cls" and not shape["cls_token"]:
         raise ValueError("architecture.pool is cls, and there is no cls token")
+    if shape.get("taps"):
+        check_taps(shape["taps"], shape["depth"])
+    if kind == "segmenter" and shape["head"] != "linear" and not shape["head_width"]:
+        raise ValueError(f"architecture.head_width is missing for the head {shape['head']}")
+    if kind == "segmenter" and shape["head"] == "upernet" and not shape["taps"]:
+        raise ValueError("architecture.taps is missing for the head upernet")
 
 
 def check_tensors(kind: str, architecture: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:

@@ -25,6 +25,7 @@ from paddlemae.weights.formats.state_dict import BFloat16
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "model.json"
 FORMAT = 1
+OPTIONAL = ("bits", "thresholds", "palette")  # left out of the file where they are None
 MAX_DESCRIPTION_BYTES = 2**24  # of 21,000 classes whose names are long
 MAX_HEADER_BYTES = 2**24  # of our own files: the optimizer of 2,000 blocks
 
@@ -34,7 +35,7 @@ class Description:
     """What a model is, apart from its weights: kind, shape, preprocessing, provenance.
 
     Attributes:
-        kind: "mae" or "classifier".
+        kind: "mae", "classifier", "encoder" or "segmenter".
         architecture: the keyword arguments that build it.
         mean, std: per-channel pixel statistics in [0, 1] that its images are normalised with.
         eval_crop_ratio: part of a resized image's short side that evaluation crops out.
@@ -43,6 +44,7 @@ class Description:
         bits: of a channel's value in its images; None, as in older files, means what their number of channels does.
         thresholds: of a multi-label classifier the probability of each class from which on an image has it; None of
             other models.
+        palette: of a segmenter the colour of each class, [red, green, blue] from 0 to 255; None of other models.
     """
 
     kind: str
@@ -54,6 +56,7 @@ class Description:
     provenance: dict[str, Any] = field(default_factory=dict)
     bits: Literal[8, 16] | None = None
     thresholds: list[float] | None = None
+    palette: list[list[int]] | None = None
 
     @property
     def target(self) -> str:
@@ -65,10 +68,9 @@ def write_model(folder: Path, tensors: dict[str, np.ndarray], description: Descr
     """Write both files into an existing folder; the caller makes that atomic."""
     write_tensor_file(folder / WEIGHTS_FILE, tensors)
     content = {"format": FORMAT, **asdict(description)}
-    if description.bits is None:
-        del content["bits"]
-    if description.thresholds is None:
-        del content["thresholds"]
+    for name in OPTIONAL:
+        if content[name] is None:
+            del content[name]
     if description.kind == "mae":
         content["target"] = description.target
     (folder / DESCRIPTION_FILE).write_text(json.dumps(content, indent=2) + "\n")
@@ -107,8 +109,7 @@ def read_description(folder: Path) -> Description:
         )
     try:
         content = {
-            "bits": None,
-            "thresholds": None,
+            **dict.fromkeys(OPTIONAL),
             **parse_object(read_bytes(path, MAX_DESCRIPTION_BYTES), MAX_DESCRIPTION_BYTES),
         }
         if content.get("format") == FORMAT:

@@ -5,33 +5,47 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
+from pydantic import BaseModel
+
 from paddlemae.engine.device import is_cpu
 from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.mae import MaskedAutoencoder
-from paddlemae.model.shape import SIZES, DecoderShape, architecture_of, decoder_parts, names_of, split_keys
-from paddlemae.recipe import AutoencoderShape, ClassifierShape
+from paddlemae.model.segmenter import Segmenter
+from paddlemae.model.shape import (
+    RELATIVE_POSITIONS,
+    SIZES,
+    DecoderShape,
+    architecture_of,
+    decoder_parts,
+    names_of,
+    split_keys,
+)
 from paddlemae.system.display_names import say
 from paddlemae.system.limits import free_memory
 from paddlemae.tasks.models.read_model import ADAPTED, ENCODER_FIELDS, KIND_NAMES, Checkpoint, adapt, plain
 from paddlemae.weights.description import count_weights
 from paddlemae.weights.model_folder import Description
-from paddlemae.weights.transfer import load_official
+from paddlemae.weights.transfer import load_official, official_shapes
 
-KINDS: dict[str, type[MaskedAutoencoder] | type[VisionTransformer]] = {
+KINDS: dict[str, type[MaskedAutoencoder] | type[VisionTransformer] | type[Segmenter]] = {
     "mae": MaskedAutoencoder,
     "classifier": VisionTransformer,
     "encoder": VisionTransformer,
+    "segmenter": Segmenter,
 }
 BYTES_A_WEIGHT = 16  # in training: itself, its gradient and two moments, in float32
 DECODER_FIELDS = names_of(DecoderShape)
 DECODER_PARTS = sorted(decoder_parts())
+HEAD_PARTS = ("head", "neck", "auxiliary")  # behind an encoder's last norm, in classifiers and segmenters
 
 
-def arguments_of(shape: AutoencoderShape | ClassifierShape) -> dict[str, Any]:
+def arguments_of(shape: BaseModel) -> dict[str, Any]:
     """Return the model's keyword arguments for a recipe's shape: the size's values, overridden by those set."""
-    given = {name: value for name, value in shape.model_dump().items() if value is not None and name != "size"}
-    return {**SIZES[shape.size], **given} if shape.size else given
+    given = {name: value for name, value in shape.model_dump().items() if value is not None}
+    size = given.pop("size", None)  # which recipes of every kind of model have
+    return {**SIZES[size], **given} if size else given
 
 
 def check_memory(kind: str, arguments: Mapping[str, Any]) -> None:
@@ -51,7 +65,7 @@ def check_memory(kind: str, arguments: Mapping[str, Any]) -> None:
         )
 
 
-def build_autoencoder(shape: AutoencoderShape, seed: int, checkpoint: Checkpoint | None = None) -> MaskedAutoencoder:
+def build_autoencoder(shape: BaseModel, seed: int, checkpoint: Checkpoint | None = None) -> MaskedAutoencoder:
     """Build a model whose weights depend on the seed alone, or whose encoder is a checkpoint's, see `fit_shape`.
 
     The checkpoint's decoder comes along if it has one of the same shape that predicts the same target; a classifier has
@@ -64,9 +78,13 @@ def build_autoencoder(shape: AutoencoderShape, seed: int, checkpoint: Checkpoint
     saved = checkpoint.description.architecture
     other = [name for name in DECODER_FIELDS if saved.get(name) != model.config.get(name)]
     new = [*(DECODER_PARTS if other else ()), *(() if "norm.weight" in checkpoint.tensors else ("norm",))]
-    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if name.split(".")[0] not in new}
+    tensors = {
+        name: tensor
+        for name, tensor in checkpoint.tensors.items()
+        if name.split(".")[0] not in new and not name.endswith(RELATIVE_POSITIONS)
+    }
     load_official(
-        model, tensors, may_miss=new, may_ignore=["fc_norm", "head", *DECODER_PARTS], source=str(checkpoint.folder)
+        model, tensors, may_miss=new, may_ignore=["fc_norm", *HEAD_PARTS, *DECODER_PARTS], source=str(checkpoint.folder)
     )
     if new:
         parts = " and ".join([*(["decoder"] if other else []), *(["encoder's last norm"] if "norm" in new else [])])
@@ -92,7 +110,7 @@ def _check_kind(checkpoint: Checkpoint, kind: str, lacking: str) -> None:
         raise ValueError(f"{checkpoint.folder} holds {KIND_NAMES[checkpoint.description.kind]}, which has {lacking}")
 
 
-def load_encoder(checkpoint: Checkpoint, *, random: bool = False) -> MaskedAutoencoder | VisionTransformer:
+def load_encoder(checkpoint: Checkpoint, *, random: bool = False) -> MaskedAutoencoder | VisionTransformer | Segmenter:
     """Load the model of a checkpoint, of any kind, in eval mode.
 
     Args:
@@ -123,17 +141,30 @@ def load_classifier(checkpoint: Checkpoint) -> VisionTransformer:
     return model
 
 
-def classifier_arguments(shape: ClassifierShape, checkpoint: Checkpoint | None, num_classes: int) -> dict[str, Any]:
-    """Return the keyword arguments of `VisionTransformer`: the recipe's, else the checkpoint's, else the size's.
+def load_segmenter(checkpoint: Checkpoint) -> Segmenter:
+    """Load the segmenter of a checkpoint, in eval mode.
+
+    Raises:
+        ValueError: the checkpoint is another kind of model, or its files don't belong together.
+    """
+    _check_kind(checkpoint, "segmenter", "no classes of pixels; name a run of segment, or use this one as its --init")
+    model = load_encoder(checkpoint)
+    assert isinstance(model, Segmenter)
+    return model
+
+
+def arguments_with_head(shape: BaseModel, checkpoint: Checkpoint | None, num_classes: int) -> dict[str, Any]:
+    """Return the keyword arguments of a classifier or segmenter: the recipe's, else the checkpoint's, else the size's.
 
     Args:
+        shape: of the model, as a recipe has it.
         checkpoint: from `fit_shape`.
     Raises:
         ValueError: neither a checkpoint nor a size.
     """
     given = arguments_of(shape)
     if checkpoint is None:
-        if not shape.size:
+        if not shape.model_dump()["size"]:
             raise ValueError(
                 f"training from scratch needs a model; set model.size (one of {', '.join(SIZES)}) or choose a recipe "
                 "that names one"
@@ -176,9 +207,55 @@ def build_classifier(arguments: Mapping[str, Any], checkpoint: Checkpoint | None
         return model
     new = ["fc_norm", "norm", "head"]
     tensors = {
-        name: tensor for name, tensor in checkpoint.tensors.items() if name.split(".")[0] not in ("fc_norm", "head")
+        name: tensor
+        for name, tensor in checkpoint.tensors.items()
+        if name.split(".")[0] not in ("fc_norm", *HEAD_PARTS) and not name.endswith(RELATIVE_POSITIONS)
     }
-    load_official(model, tensors, may_miss=new, may_ignore=[*DECODER_PARTS, *new], source=str(checkpoint.folder))
+    ignored = [*DECODER_PARTS, *new]
+    load_official(model, tensors, may_miss=new, may_ignore=ignored, source=str(checkpoint.folder))
+    return model
+
+
+def build_segmenter(
+    arguments: Mapping[str, Any], checkpoint: Checkpoint | None, seed: int, classes: Sequence[str] = ()
+) -> Segmenter:
+    """Build a segmenter, its encoder from the checkpoint if there is one, see `fit_shape`.
+
+    The head is new unless the checkpoint is a segmenter of the same head and classes; so is the last norm where the
+    checkpoint has none in front of its pooling. Relative positions begin at 0 where the checkpoint has none.
+
+    Args:
+        classes: the names of the classes, which decide whether a head is for them.
+    """
+    paddle.seed(seed)
+    model = Segmenter(**arguments)
+    if checkpoint is None:
+        return model
+    shapes = official_shapes(model)
+    head = {name for name in shapes if name.split(".")[0] in HEAD_PARTS}
+    saved = {name: np.shape(tensor) for name, tensor in checkpoint.tensors.items() if name.split(".")[0] in HEAD_PARTS}
+    keeps_head = (
+        checkpoint.description.kind == "segmenter"
+        and saved == {name: shapes[name] for name in head}
+        and checkpoint.description.classes == list(classes)
+        and checkpoint.description.architecture.get("taps") == model.config.get("taps")
+    )
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if name.endswith(RELATIVE_POSITIONS)}
+    tensors |= {
+        name: tensor
+        for name, tensor in checkpoint.tensors.items()
+        if (keeps_head or name.split(".")[0] not in HEAD_PARTS)
+        and (name in shapes or not name.endswith(RELATIVE_POSITIONS))
+    }
+    if checkpoint.description.kind == "segmenter":
+        say(f"{checkpoint.folder}: {'its head is kept' if keeps_head else 'a new head'}", error=True)
+    load_official(
+        model,
+        tensors,
+        may_miss=["norm", *HEAD_PARTS],
+        may_ignore=["norm", "fc_norm", *DECODER_PARTS],
+        source=str(checkpoint.folder),
+    )
     return model
 
 
@@ -191,6 +268,7 @@ def describe(
     provenance: dict[str, Any] | None = None,
     bits: Literal[8, 16] | None = None,
     thresholds: list[float] | None = None,
+    palette: list[list[int]] | None = None,
 ) -> Description:
     """Return the description that is stored with the model's weights."""
     mean, std = statistics
@@ -204,6 +282,7 @@ def describe(
         provenance={**(provenance or {}), "parameters": parameter_count(model)},
         bits=bits,
         thresholds=thresholds,
+        palette=palette,
     )
 
 

@@ -29,7 +29,12 @@ from paddlemae.weights.model_folder import (
 from paddlemae.weights.open import Foreign, open_weights
 
 ENCODER_FIELDS = tuple(name for name in names_of(EncoderShape) if name != "drop_path")
-KIND_NAMES = {"mae": "a masked autoencoder", "classifier": "a classifier", "encoder": "an encoder alone"}
+KIND_NAMES = {
+    "mae": "a masked autoencoder",
+    "classifier": "a classifier",
+    "encoder": "an encoder alone",
+    "segmenter": "a segmenter",
+}
 # what may be other than the weights were trained with, and what brings them to it, in this order
 ADAPTED: dict[str, Callable[..., Adapted]] = {
     "channels": change_channels,

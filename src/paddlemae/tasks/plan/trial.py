@@ -19,7 +19,7 @@ from paddlemae.data.views.mixup import Mixing, mix_batches
 from paddlemae.engine.safe_import import nn
 from paddlemae.recipe import FinetuneRecipe, PretrainRecipe, Training
 from paddlemae.runs.metrics import CLASSIFICATION
-from paddlemae.tasks.models.build import arguments_of, classifier_arguments
+from paddlemae.tasks.models.build import arguments_of, arguments_with_head
 from paddlemae.tasks.models.inference import LOGITS, forward_function
 from paddlemae.tasks.training import finetuning_loss, finetuning_setup, pretraining_loss, pretraining_setup
 from paddlemae.tasks.training.labelled_splits import LabelledSplits
@@ -51,7 +51,7 @@ def time_finetuning(recipe: FinetuneRecipe, source: Source, seconds: float) -> t
     Returns:
         seconds a view and seconds of evaluating an image, both without reading.
     """
-    arguments = classifier_arguments(recipe.model, None, len(source.classes))
+    arguments = arguments_with_head(recipe.model, None, len(source.classes))
     splits = LabelledSplits(source, None, source, CLASSIFICATION.primary)
     parts = finetuning_setup.build(recipe, Inputs("classifier", arguments, source, splits))
     loss_fn = finetuning_loss.loss_function(recipe, parts.description)

@@ -15,7 +15,7 @@ from paddlemae.model.classifier import VisionTransformer, freeze
 from paddlemae.model.shape import architecture_of, split_keys
 from paddlemae.recipe import SCRATCH, Choice, FinetuneRecipe, Labelled, choose
 from paddlemae.runs.multi_label_metrics import DEFAULT_THRESHOLD
-from paddlemae.tasks.models.build import arguments_of, build_classifier, classifier_arguments, describe, fit_shape
+from paddlemae.tasks.models.build import arguments_of, arguments_with_head, build_classifier, describe, fit_shape
 from paddlemae.tasks.models.preprocess import statistics_of, training_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.class_balance import class_weights, epoch_of, unequal_views
@@ -67,7 +67,7 @@ def open_inputs(recipe: FinetuneRecipe, resumed: Path | None = None, trust: bool
     initial = fit_shape(read_checkpoint(recipe.init, trust=trust), arguments_of(recipe.model)) if begins else None
     splits = open_labelled_splits(recipe, recipe.data, resumed)
     saved = read_description(resumed) if resumed else None
-    arguments = saved.architecture if saved else classifier_arguments(recipe.model, initial, len(splits.train.classes))
+    arguments = saved.architecture if saved else arguments_with_head(recipe.model, initial, len(splits.train.classes))
     shape = architecture_of(*split_keys("classifier", arguments))
     check_images(splits.train, shape, "the recipe" if recipe.init == SCRATCH else recipe.init)
     return Inputs("classifier", arguments, splits.train, splits, initial, saved)

@@ -1,0 +1,1 @@
+"""Heads of segmenters: logits from the maps of an encoder."""
