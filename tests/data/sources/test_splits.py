@@ -559,7 +559,7 @@ def test_a_table_s_column_of_splits(tmp_path: Path, column: str) -> None:
 
 def test_splits_one_level_deeper_are_pointed_out(tmp_path: Path) -> None:
     """Two folders each with splits inside, which would all be trained on."""
-    make(tmp_path / "set", *(f"{kind}/{split}/1.png" for kind in ("images", "depth") for split in ("train", "test")))
+    make(tmp_path / "set", *(f"{kind}/{split}/1.png" for kind in ("images", "normals") for split in ("train", "test")))
     with tarfile.open(tmp_path / "set.tar", "w") as archive:
         archive.add(tmp_path / "set", "set")
     for path in (tmp_path / "set", tmp_path / "set.tar"):
