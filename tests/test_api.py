@@ -148,7 +148,7 @@ def test_reconstructions_are_arrays_and_a_figure(model, files, tmp_path) -> None
 
 def test_a_reconstruction_repeats_and_follows_its_seed(model, files, monkeypatch) -> None:
     pictures = model.reconstruct(files, seed=1)
-    monkeypatch.setattr("paddlemae.api.AT_ONCE", 5)
+    monkeypatch.setattr("paddlemae.api.models.AT_ONCE", 5)
     again = model.reconstruct(files, seed=1)
     np.testing.assert_array_equal(again.removed, pictures.removed)
     assert np.abs(again.prediction.astype(int) - pictures.prediction).max() <= 1

@@ -7,12 +7,12 @@ from importlib import import_module
 
 TYPE_CHECKING = False  # type checkers take it for True; to import it from `typing` would take time
 if TYPE_CHECKING:  # what editors and type checkers read
-    from paddlemae.api import Model as Model
-    from paddlemae.api import auto as auto
-    from paddlemae.api import finetune as finetune
-    from paddlemae.api import load as load
-    from paddlemae.api import plan as plan
-    from paddlemae.api import pretrain as pretrain
+    from paddlemae.api.models import Model as Model
+    from paddlemae.api.models import load as load
+    from paddlemae.api.plans import auto as auto
+    from paddlemae.api.plans import plan as plan
+    from paddlemae.api.trainings import finetune as finetune
+    from paddlemae.api.trainings import pretrain as pretrain
     from paddlemae.data.sources import open_source as open_source
     from paddlemae.engine import device as device
     from paddlemae.model.classifier import VisionTransformer as VisionTransformer
@@ -30,14 +30,13 @@ if TYPE_CHECKING:  # what editors and type checkers read
 
 __version__: str  # read when it is asked for: what reads it takes half of the time that this import would
 
-_API = "paddlemae.api"
 _HOMES = {  # the same names, and where they are loaded from
-    "load": _API,
-    "pretrain": _API,
-    "finetune": _API,
-    "plan": _API,
-    "auto": _API,
-    "Model": _API,
+    "load": "paddlemae.api.models",
+    "pretrain": "paddlemae.api.trainings",
+    "finetune": "paddlemae.api.trainings",
+    "plan": "paddlemae.api.plans",
+    "auto": "paddlemae.api.plans",
+    "Model": "paddlemae.api.models",
     "MaskedAutoencoder": "paddlemae.model.mae",
     "VisionTransformer": "paddlemae.model.classifier",
     "SIZES": "paddlemae.model.shape",

@@ -44,9 +44,9 @@ def auto(
     `paddlemae auto --data photos/ --out runs/photos --dry-run`
     """
     load_paddle()
-    from paddlemae import api
+    from paddlemae.api import plans
 
-    api.auto(
+    plans.auto(
         data,
         minutes,
         out=out,

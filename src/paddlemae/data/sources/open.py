@@ -38,6 +38,7 @@ def open_source(
     *,
     keep_unlabelled: bool = False,
     multi_label: bool = False,
+    masks: bool = False,
 ) -> Source:
     """List the images that `spec` names.
 
@@ -63,18 +64,22 @@ def open_source(
             left out, and a `SourceNote` counts them.
         keep_unlabelled: keep these images where labels are needed; their label is -1.
         multi_label: images may have several classes, as `MultiLabelTargets`; otherwise that is an error.
+        masks: a class for each pixel is needed, as `MaskTargets`, from one of the layouts of `data.masks`, with the
+            options of `masks.options`. Otherwise a folder's masks are left out, and its images read alone.
     Raises:
         FileNotFoundError: no such path.
         ValueError: nothing that is known, an unknown split, names that leave open what is meant, no images, or no
             labels. A `SourceNote` is a warning of how the source was understood: of images that are left out, say.
     """
-    if spec == "digits":
+    if spec == "digits" and not masks:
         return open_digits(split)
     path, options = path_and_options(spec)
     limit = MAX_IMAGE_BYTES
     if (text := options.pop(LIMIT_OPTION, None)) is not None and not (limit := parse_bytes(text)):
         raise ValueError(f"expected {LIMIT_OPTION} as bytes, such as 2GB or 500MB, got {text!r}")
-    if "{" in path and not os.path.exists(path):
+    if masks:
+        opened = _open_with_masks(path, options, spec, split)
+    elif "{" in path and not os.path.exists(path):
         opened = _open_many(expand_braces(path), spec, split, labelled, options)
     elif not os.path.exists(path):
         raise FileNotFoundError(f"{spec!r} does not exist; expected {_EXPECTED}")
@@ -90,6 +95,16 @@ def open_source(
             "of such classes with ::label=COLUMN"
         )
     return leave_out_unlabelled(opened, keep_unlabelled)
+
+
+def _open_with_masks(path: str, options: dict[str, str], spec: str, split: str | None) -> Source:
+    from paddlemae.data.masks.open_masks import open_masks  # which needs this package
+
+    if not os.path.exists(path):
+        raise FileNotFoundError(
+            f"{spec!r} does not exist; expected images with masks, such as folders images/ and masks/"
+        )
+    return open_masks(path, options, split, spec)
 
 
 def path_and_options(spec: str) -> tuple[str, dict[str, str]]:
