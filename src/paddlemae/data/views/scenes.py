@@ -18,13 +18,11 @@ from numpy.typing import NDArray
 
 from paddlemae.data.decode.images import Need, Picture
 from paddlemae.data.decode.pixel_format import Pixels, default_bits, largest_value
+from paddlemae.data.sources.source import IGNORE, Mask
 from paddlemae.data.views.augment import Draw, View, compute_need, resize_crop
 from paddlemae.data.views.photometric import Photometric, apply_photometric, draw_photometric
 
-IGNORE = -1
 CROP_TRIES = 10  # boxes that are drawn until no class fills too much of one
-
-Mask = NDArray[np.int16]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.batches import Batch, path_noise
+from paddlemae.data.sources import IGNORE
 from paddlemae.engine.safe_import import F, nn, paddle
 from paddlemae.engine.tensors import tensor_of
 from paddlemae.recipe import SegmentRecipe
@@ -20,7 +21,6 @@ from paddlemae.train.parallel.loss_layer import LossFn
 from paddlemae.weights.model_folder import Description
 
 SMALLEST = 1e-6  # of what a power or a quotient is taken
-IGNORED = -1
 
 
 def loss_function(
@@ -70,7 +70,7 @@ def segmentation_loss(
     """
     counted_BHW = (masks_BHW >= 0).astype("float32")
     entropy_BHW = F.cross_entropy(
-        logits_BKHW, masks_BHW.unsqueeze(1), axis=1, ignore_index=IGNORED, reduction="none"
+        logits_BKHW, masks_BHW.unsqueeze(1), axis=1, ignore_index=IGNORE, reduction="none"
     ).squeeze(1)
     pixels_BHW = entropy_BHW * counted_BHW
     if focal:
