@@ -12,6 +12,7 @@ from paddlemae.data.sources.archives import expand_braces, open_tars, open_zip
 from paddlemae.data.sources.arrays import open_npy, open_npz
 from paddlemae.data.sources.arrow_file import ARROW_START
 from paddlemae.data.sources.cifar import open_cifar, version_of_archive, version_of_folder
+from paddlemae.data.sources.digit_scenes import DIGIT_SCENES, open_digit_scenes
 from paddlemae.data.sources.digits import open_digits
 from paddlemae.data.sources.folder import TAR, list_tars, open_folder
 from paddlemae.data.sources.lists import open_list
@@ -25,7 +26,7 @@ from paddlemae.data.sources.tables import ARROW, PARQUET, list_tables, open_tabl
 from paddlemae.data.sources.tar import is_tar
 from paddlemae.data.sources.zip import read_directory
 
-_EXPECTED = "a folder, list, archive, shards, table or array of images, or 'digits'"
+_EXPECTED = "a folder, list, archive, shards, table or array of images, 'digits' or 'digit-scenes'"
 _ZIP, _GZIP, _ARROW_STREAM, _IDX = b"PK", b"\x1f\x8b", b"\xff\xff\xff\xff", b"\0\0\x08\x03"
 _COMPRESSED = (_GZIP, b"BZh", b"\xfd7zXZ")
 _TEXT = (".txt", ".csv", ".tsv", ".lst", ".list", "")
@@ -43,8 +44,8 @@ def open_source(
     """List the images that `spec` names.
 
     Args:
-        spec: "digits" (embedded, always labelled); or a path, perhaps with options behind it,
-            `PATH::option=value::option=value`:
+        spec: "digits" (embedded, always labelled) or "digit-scenes" (embedded, with masks); or a path, perhaps with
+            options behind it, `PATH::option=value::option=value`:
             a folder (searched to any depth for files with one of `images.EXTENSIONS`; hidden files and folders are
             skipped, a folder linked to is followed once, and the order is that of the paths' characters);
             a list of files, `.txt` or `.csv` (options root, image, label, split, group: see `sources.lists`);
@@ -73,6 +74,12 @@ def open_source(
     """
     if spec == "digits" and not masks:
         return open_digits(split)
+    if spec == DIGIT_SCENES:
+        if labelled:
+            raise ValueError(
+                f"{spec!r} have masks, not one class per image; expected 'digits' or other labelled images"
+            )
+        return open_digit_scenes(split, masks)
     path, options = path_and_options(spec)
     limit = MAX_IMAGE_BYTES
     if (text := options.pop(LIMIT_OPTION, None)) is not None and not (limit := parse_bytes(text)):
