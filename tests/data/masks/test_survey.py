@@ -9,8 +9,8 @@ import pytest
 from paddlemae.data.masks.holds_masks import holds_masks
 from paddlemae.data.masks.survey import check_masks, image_size, survey_masks
 from paddlemae.data.sources import BadMask, SourceNote, open_source
-from tests.data.masks.test_layouts import WRITERS
 from tests.support.mask_folders import save, scene, write_pairs
+from tests.support.mask_layouts import WRITERS
 
 
 def test_pixels_are_counted(tmp_path: Path) -> None:
