@@ -26,7 +26,7 @@ from paddlemae.data.sources.tables import ARROW, PARQUET, list_tables, open_tabl
 from paddlemae.data.sources.tar import is_tar
 from paddlemae.data.sources.zip import read_directory
 
-_EXPECTED = "a folder, list, archive, shards, table or array of images, 'digits' or 'digit-scenes'"
+_EXPECTED = "a folder, list, archive, shards, table or array of images, 'digit-scenes' or 'digits'"
 _ZIP, _GZIP, _ARROW_STREAM, _IDX = b"PK", b"\x1f\x8b", b"\xff\xff\xff\xff", b"\0\0\x08\x03"
 _COMPRESSED = (_GZIP, b"BZh", b"\xfd7zXZ")
 _LISTS = (".txt", ".csv", ".tsv", ".lst", ".list")
