@@ -7,12 +7,13 @@ import paddle
 import pytest
 
 from paddlemae.model.encoder import encode
+from paddlemae.model.heads.layers import drop_channels, mixes_images
 from paddlemae.model.segmenter import Segmenter
 from paddlemae.model.shape import SHAPES, keys_of, tensor_shapes
 from paddlemae.weights.transfer import official_shapes
 
 TINY = dict(embed_dim=16, depth=4, num_heads=4, image_size=8, patch_size=4, channels=3, num_classes=5)
-HEADS = ("linear",)
+HEADS = ("linear", "conv", "upernet")
 
 
 def segmenter(**changes) -> Segmenter:
@@ -82,9 +83,16 @@ def test_the_mistakes_of_a_shape_are_refused() -> None:
 
 
 def test_what_a_head_does_not_read_is_not_in_its_architecture() -> None:
-    assert not {"taps", "head_width"} & set(segmenter(taps=[1, 2, 3, 4], head_width=7).config)
     names = {key.name for key in keys_of(*SHAPES["segmenter"])}
-    assert set(segmenter().config) == names - {"taps", "head_width"}
+    unread = {"linear": {"taps", "head_width", "head_dropout"}, "conv": {"taps", "head_dropout"}, "upernet": set()}
+    for head in HEADS:
+        config = segmenter(head=head, taps=[1, 1, 2, 4], head_width=8).config
+        assert set(config) == names - unread[head]
+        assert config.get("taps", [1, 1, 2, 4]) == [1, 1, 2, 4] and config.get("head_width", 8) == 8
+    assert segmenter(head="upernet").config["taps"] == [1, 2, 3, 4]
+    assert segmenter(head="upernet", depth=12).config["taps"] == [3, 6, 9, 12]
+    assert segmenter(head="upernet", depth=2).config["taps"] == [1, 1, 2, 2]
+    assert segmenter(head="upernet").config["head_width"] == 16 and segmenter(head="conv").config["head_width"] == 8
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -92,4 +100,90 @@ def test_recomputing_gives_the_same_loss_and_gradients(head: str, recompute_chan
     model = segmenter(head=head)
     model.train()
     pixels = images(4, 3, 8, 8)
-    recompute_changes_nothing(model, model.encoder.blocks, lambda: model(pixels).square().mean())
+
+    def loss() -> paddle.Tensor:
+        paddle.seed(0)
+        return sum(logits.square().mean() for logits in model.forward_with_auxiliary(pixels) if logits is not None)
+
+    recompute_changes_nothing(model, model.encoder.blocks, loss)
+
+
+# relative positions
+
+
+def test_relative_positions_change_nothing_at_the_start() -> None:
+    for cls_token in (True, False):
+        plain, biased = (segmenter(relative_positions=on, cls_token=cls_token) for on in (False, True))
+        biased.set_state_dict({**biased.state_dict(), **plain.state_dict()})
+        for size in ((8, 8), (12, 4)):
+            pixels = images(2, 3, *size)
+            np.testing.assert_allclose(biased(pixels).numpy(), plain(pixels).numpy(), atol=1e-5)
+
+
+def moved_tables(model: Segmenter) -> Segmenter:
+    for block in model.encoder.blocks:
+        table = block.attn.relative_position_bias_table
+        table.set_value(np.random.default_rng(0).normal(size=table.shape).astype(np.float32))
+    return model
+
+
+def test_a_pair_of_patches_gets_the_bias_of_its_distance() -> None:
+    for cls_token in (True, False):
+        model = moved_tables(segmenter(image_size=(8, 12), relative_positions=True, cls_token=cls_token))
+        table = model.encoder.blocks[0].attn.relative_position_bias_table.numpy()
+        bias = model.encoder.blocks[0].attn.score_bias(None).numpy()
+        front = int(cls_token)
+        for one, other in product(range(6), range(6)):
+            down, right = one // 3 - other // 3 + 1, one % 3 - other % 3 + 2
+            np.testing.assert_array_equal(bias[:, one + front, other + front], table[down * 5 + right])
+        if cls_token:
+            np.testing.assert_array_equal(bias[:, 0, 1:], np.repeat(table[15][:, None], 6, axis=1))
+            np.testing.assert_array_equal(bias[:, 1:, 0], np.repeat(table[16][:, None], 6, axis=1))
+            np.testing.assert_array_equal(bias[:, 0, 0], table[17])
+
+
+def test_relative_positions_train_as_the_formula_does() -> None:
+    """The kernel written by hand against Paddle's own operations, whose scores have the same bias."""
+    model = moved_tables(segmenter(relative_positions=True, image_size=(8, 12), drop_path=0.0))
+    model.train()
+    pixels = images(3, 3, 8, 12)
+    results = []
+    for by_hand in (True, False):
+        placement = "paddlemae.model.kernels.placement.on_cpu"
+        with pytest.MonkeyPatch.context() as patch:
+            if not by_hand:
+                patch.setattr(placement, lambda x: False)
+            loss = model(pixels).square().mean()
+            loss.backward()
+        results.append([loss.numpy(), *(parameter.grad.numpy() for parameter in model.parameters())])
+        model.clear_gradients()
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5 * np.abs(other).max())
+    tables = [block.attn.relative_position_bias_table for block in model.encoder.blocks]
+    assert all(not table.stop_gradient for table in tables)
+
+
+# the pyramid
+
+
+def test_only_the_pyramid_mixes_images() -> None:
+    assert [mixes_images(segmenter(head=head)) for head in HEADS] == [False, False, True]
+
+
+def test_the_taps_decide_what_the_pyramid_reads() -> None:
+    pixels = images(1, 3, 8, 8)
+    first, second = (segmenter(head="upernet", taps=taps) for taps in ([1, 2, 3, 4], [1, 1, 3, 4]))
+    assert np.abs(first(pixels).numpy() - second(pixels).numpy()).max() > 1e-4
+
+
+def test_channels_are_dropped_in_training_only() -> None:
+    model, pixels = segmenter(head="upernet", head_dropout=0.5), images(4, 3, 16, 16)
+    assert (model(pixels).numpy() == model(pixels).numpy()).all()
+    model.train()
+    paddle.seed(1)
+    first = model(pixels).numpy()
+    assert np.abs(first - model(pixels).numpy()).max() > 1e-4
+    paddle.seed(1)
+    assert (model(pixels).numpy() == first).all()
+    dropped = drop_channels(paddle.ones([64, 1, 1, 64]), 0.25).numpy()
+    assert set(np.unique(dropped)) == {0, np.float32(1 / 0.75)} and abs((dropped == 0).mean() - 0.25) < 0.04

@@ -15,6 +15,8 @@ from paddlemae.engine.safe_import import F, nn, paddle
 from paddlemae.model.kernels.attention import TokenRange, attention, split_heads, take_tokens
 from paddlemae.model.kernels.halves import residual_attention, residual_mlp
 from paddlemae.model.kernels.layers import LayerNorm, Linear, linear
+from paddlemae.model.positions import relative_bias
+from paddlemae.model.shape import relative_distances
 
 NORM_EPSILON = 1e-6  # ViT's; Paddle's default is 1e-5
 
@@ -37,17 +39,34 @@ class Attention(nn.Layer):
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.grid: tuple[int, int] | None = None  # of the relative positions
         self.qkv = QkvLinear(width, 3 * width)
         self.proj = Linear(width, width)
 
-    def forward(self, x_BND: paddle.Tensor, token_range: TokenRange = None) -> paddle.Tensor:
+    def add_relative_positions(self, grid: tuple[int, int], cls_token: bool) -> None:
+        """Give attention a bias for each distance of two patches, zero at the start (BEiT, arXiv 2106.08254)."""
+        self.grid, self.has_cls = grid, cls_token
+        # its name is `shape.RELATIVE_POSITIONS`
+        self.relative_position_bias_table = self.create_parameter(
+            [relative_distances(grid), self.num_heads], is_bias=True
+        )
+
+    def score_bias(self, grid: tuple[int, int] | None) -> paddle.Tensor | None:
+        """Return what is added to the scores of patches of a grid, [heads, N, N]; None without relative positions."""
+        if self.grid is None:
+            return None
+        return relative_bias(self.relative_position_bias_table, self.grid, grid or self.grid, self.has_cls)
+
+    def forward(
+        self, x_BND: paddle.Tensor, token_range: TokenRange = None, bias_HQN: paddle.Tensor | None = None
+    ) -> paddle.Tensor:
         if token_range is None:
             query, key, value = split_heads(self.qkv(x_BND), 3, self.num_heads)
         else:
             queries_BQD, pairs_BNE = self.qkv(x_BND, token_range)
             (query,) = split_heads(queries_BQD, 1, self.num_heads)
             key, value = split_heads(pairs_BNE, 2, self.num_heads)
-        return self.proj(attention(query, key, value))
+        return self.proj(attention(query, key, value, bias_HQN))
 
 
 class Mlp(nn.Layer):
@@ -78,16 +97,24 @@ class Block(nn.Layer):
         self.drop_path = drop_path
 
     def forward(
-        self, x_BND: paddle.Tensor, token_range: TokenRange = None, noise_B2: paddle.Tensor | None = None
+        self,
+        x_BND: paddle.Tensor,
+        token_range: TokenRange = None,
+        noise_B2: paddle.Tensor | None = None,
+        grid: tuple[int, int] | None = None,
     ) -> paddle.Tensor:
         """Return all tokens, or with `token_range` only those, computed at the cost of those: [B, stop - start, D].
 
-        `noise_B2`, uniform in [0, 1), decides which images drop which of the two branches; None drops none.
+        `noise_B2`, uniform in [0, 1), decides which images drop which of the two branches; None drops none. `grid` is
+        that of the patches, for relative positions.
         """
         keep_attn = keep_mlp = None
         if noise_B2 is not None and self.drop_path > 0:
             keep_attn, keep_mlp = keep_factors(noise_B2, self.drop_path).unbind(1)
-        x_BND = residual_attention(x_BND, self.norm1, self.attn, token_range, keep_attn)
+        bias_HQN = self.attn.score_bias(grid)
+        if bias_HQN is not None and token_range is not None:
+            bias_HQN = take_tokens(bias_HQN, token_range)
+        x_BND = residual_attention(x_BND, self.norm1, self.attn, token_range, keep_attn, bias_HQN)
         return residual_mlp(x_BND, self.norm2, self.mlp, keep_mlp)
 
 
@@ -118,6 +145,7 @@ def run_blocks(
     noise_BL2: paddle.Tensor | None = None,
     inputs: list[paddle.Tensor] | None = None,
     recompute: bool = False,
+    grid: tuple[int, int] | None = None,
 ) -> paddle.Tensor:
     """Run all blocks; the last one only for the tokens of `token_range`, since its other outputs are not used.
 
@@ -125,12 +153,14 @@ def run_blocks(
         noise_BL2: drop path noise of each image and block, see `Block`; L is the number of blocks.
         inputs: a list to which the input of each block is appended.
         recompute: keep each block's input only, and compute the rest again in the backward pass.
+        grid: of the patches, for relative positions.
     """
     noises = [None] * len(layers) if noise_BL2 is None else noise_BL2.unbind(1)
     for number, (block, noise_B2) in enumerate(zip(layers, noises), 1):  # Paddle's tracer knows no `start=`
         if inputs is not None:
             inputs.append(x_BND)
-        run = partial(block, token_range=token_range if number == len(layers) else None, noise_B2=noise_B2)
+        last_range = token_range if number == len(layers) else None
+        run = partial(block, token_range=last_range, noise_B2=noise_B2, grid=grid)
         x_BND = run_recomputed(run, x_BND) if recompute else run(x_BND)
     return x_BND if len(layers) else take_tokens(x_BND, token_range)
 

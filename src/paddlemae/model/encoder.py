@@ -46,31 +46,43 @@ class Encoder(nn.Layer):
 
     Args:
         norms_pooled: the last norm, `fc_norm`, comes behind pooling; else it is `norm`, in front of it.
+        has_norm: whether there is a last norm; heads that read the blocks' outputs need none.
+        relative_positions: whether attention has a bias for each distance of two patches.
     Raises:
         ValueError: a shape that does not fit together, or unknown positions.
     """
 
-    def __init__(self, shape: EncoderShape, *, norms_pooled: bool = False) -> None:
+    def __init__(
+        self,
+        shape: EncoderShape,
+        *,
+        norms_pooled: bool = False,
+        has_norm: bool = True,
+        relative_positions: bool = False,
+    ) -> None:
         super().__init__()
         self.patch_size: tuple[int, int] = pair(shape.patch_size)
         self.grid = shape.grid
         self.channels = shape.channels
         self.has_cls = shape.cls_token
         self.norms_pooled = norms_pooled
+        self.has_norm = has_norm
         self.patch_embed = PatchEmbed(shape.pixels, shape.embed_dim)
         if shape.cls_token:
             self.cls_token = self.create_parameter([1, 1, shape.embed_dim], default_initializer=token_init())
         add_positions(self, "pos_embed", shape.positions, shape.embed_dim, self.grid, shape.cls_token)
         self.blocks: Any = build_blocks(shape.depth, shape.embed_dim, shape.num_heads, shape.mlp_ratio, shape.drop_path)
-        norm = LayerNorm(shape.embed_dim, epsilon=NORM_EPSILON)
+        if relative_positions:
+            for block in self.blocks:
+                block.attn.add_relative_positions(self.grid, shape.cls_token)
         if norms_pooled:
-            self.fc_norm = norm
-        else:
-            self.norm = norm
+            self.fc_norm = LayerNorm(shape.embed_dim, epsilon=NORM_EPSILON)
+        elif has_norm:
+            self.norm = LayerNorm(shape.embed_dim, epsilon=NORM_EPSILON)
 
 
 class EncoderModel(Protocol):
-    """A `MaskedAutoencoder` or a `VisionTransformer`."""
+    """A `MaskedAutoencoder`, a `VisionTransformer` or a `Segmenter`."""
 
     encoder: Encoder
     recompute: bool
@@ -120,7 +132,8 @@ def encode(
         ValueError: images of another channel count or of a size that the patch does not divide.
     """
     check_images(images_BCHW, encoder.channels)
-    cls_row, positions_LD = split_positions(encoder, patch_grid(images_BCHW.shape[2:], encoder.patch_size))
+    grid = patch_grid(images_BCHW.shape[2:], encoder.patch_size)
+    cls_row, positions_LD = split_positions(encoder, grid)
     patches_BLP = patchify(images_BCHW, encoder.patch_size)
     if mask is None:
         x_BND = encoder.patch_embed(patches_BLP) + positions_LD
@@ -133,7 +146,9 @@ def encode(
         x_BND = paddle.concat([cls_B1D, x_BND], axis=1)
     noise_BL2 = drop_path_noise(encoder, x_BND.shape[0], path_noise)
     layers = encoder.blocks if depth is None else encoder.blocks[:depth]
-    return run_blocks(layers, x_BND, token_range, noise_BL2=noise_BL2, inputs=block_inputs, recompute=recompute)
+    return run_blocks(
+        layers, x_BND, token_range, noise_BL2=noise_BL2, inputs=block_inputs, recompute=recompute, grid=grid
+    )
 
 
 def drop_path_noise(encoder: Encoder, batch: int, given: np.ndarray | None) -> paddle.Tensor | None:
@@ -185,7 +200,9 @@ def check_pool(pool: str, has_cls: bool, pools: Sequence[str] = POOLS) -> None:
 
 
 def check_norm(encoder: Encoder, pool: str) -> None:
-    """Raise a ValueError for "mean+std" behind a last norm that was trained on the mean of the tokens."""
+    """Raise a ValueError where there is no last norm, or one for the mean of the tokens and `pool` is "mean+std"."""
+    if not encoder.has_norm:
+        raise ValueError("this model has no norm after its last block; use another norm, such as none or batch")
     if encoder.norms_pooled and pool == "mean+std":
         raise ValueError("the last norm of this model is for the mean of its tokens; for mean+std use another norm")
 
@@ -231,8 +248,8 @@ def features(
     )
     if not normalise:
         return pool_tokens(x_BND, pool, encoder.has_cls)
+    check_norm(encoder, pool)
     if encoder.norms_pooled:
-        check_norm(encoder, pool)
         return encoder.fc_norm(pool_tokens(x_BND, pool, encoder.has_cls))
     return pool_tokens(encoder.norm(x_BND), pool, encoder.has_cls)
 

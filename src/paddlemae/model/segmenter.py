@@ -1,6 +1,6 @@
 """The segmenter: an encoder and a head that gives every pixel a class.
 
-Shapes: B images, C channels, H x W pixels, h x w patches, D width, K classes.
+Shapes: B images, C channels, H x W pixels, h x w patches, N tokens, D width, K classes.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.engine.safe_import import F, nn, paddle
+from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.model.blocks import initialise
 from paddlemae.model.encoder import Encoder, encode
+from paddlemae.model.heads.conv import ConvHead
 from paddlemae.model.heads.linear import LinearHead
+from paddlemae.model.heads.upernet import AuxiliaryHead, Pyramid, UperNetHead
 from paddlemae.model.kernels.attention import take_tokens
-from paddlemae.model.shape import architecture_of, document_keys, patch_grid, split_keys
+from paddlemae.model.kernels.grids import to_pixels
+from paddlemae.model.shape import EncoderShape, SegmenterShape, architecture_of, document_keys, patch_grid, split_keys
 
 Logits = tuple[paddle.Tensor, paddle.Tensor | None]
 
@@ -39,35 +42,58 @@ class Segmenter(nn.Layer):
         head = head.completed(shape.depth, shape.embed_dim)
         self.config = architecture_of(shape, head)
         self.grid: tuple[int, int] = shape.grid
+        self.taps: tuple[int, ...] = tuple(head.taps or ())
         self.recompute = False  # see `run_blocks`; a setting of the training, not of the model
-        self.encoder = Encoder(shape)
-        self.head = LinearHead(shape.embed_dim, head.num_classes)
+        self.encoder = Encoder(shape, has_norm=not self.taps, relative_positions=head.relative_positions)
+        self._add_head(shape, head)
         initialise(self)
         self.head.initialise()
+        if self.taps:
+            self.auxiliary.initialise()
+
+    def _add_head(self, shape: EncoderShape, head: SegmenterShape) -> None:
+        width, channels, classes = shape.embed_dim, head.head_width or 0, head.num_classes
+        if head.head == "linear":
+            self.head: Any = LinearHead(width, classes)
+        elif head.head == "conv":
+            self.head = ConvHead(width, channels, classes)
+        else:
+            self.neck = Pyramid(width)
+            self.head = UperNetHead(width, channels, classes, head.head_dropout)
+            self.auxiliary = AuxiliaryHead(width, classes, head.head_dropout)
 
     def forward(self, images_BCHW: paddle.Tensor, path_noise: np.ndarray | None = None) -> paddle.Tensor:
         """Return logits [B, K, H, W] of the images' size, any that patches divide; for `path_noise` see `encode`."""
-        return self.forward_with_auxiliary(images_BCHW, path_noise)[0]
+        maps = self._maps(images_BCHW, path_noise)
+        return to_pixels(self.head(maps if self.taps else maps[0]), images_BCHW.shape[2:])
 
     def forward_with_auxiliary(self, images_BCHW: paddle.Tensor, path_noise: np.ndarray | None = None) -> Logits:
-        """Return (logits, logits of the auxiliary head), each [B, K, H, W]; None where the head has none.
+        """Return (logits, logits of the auxiliary head), each [B, K, H, W]; None where there is no such head.
 
         The second ones are for the loss of a training.
         """
         size = images_BCHW.shape[2:]
-        x_BND = encode(self.encoder, images_BCHW, path_noise=path_noise, recompute=self.recompute)
-        logits_BhwK = self.head(self.patch_map(self.encoder.norm(x_BND), size))
-        return to_pixels(logits_BhwK, size), None
+        maps = self._maps(images_BCHW, path_noise)
+        if not self.taps:
+            return to_pixels(self.head(maps[0]), size), None
+        return to_pixels(self.head(maps), size), to_pixels(self.auxiliary(maps), size)
 
-    def patch_map(self, x_BND: paddle.Tensor, size: Any) -> paddle.Tensor:
+    def _maps(self, images_BCHW: paddle.Tensor, path_noise: np.ndarray | None) -> list[paddle.Tensor]:
+        """Return the maps that the head reads, [B, h, w, D] each: the last one, or a pyramid of those of the taps."""
+        size = images_BCHW.shape[2:]
+        inputs: list[paddle.Tensor] = []
+        last_BND = encode(
+            self.encoder, images_BCHW, path_noise=path_noise, block_inputs=inputs, recompute=self.recompute
+        )
+        if not self.taps:
+            return [self._patch_map(self.encoder.norm(last_BND), size)]
+        outputs = [*inputs[1:], last_BND]
+        pyramid: list[paddle.Tensor] = self.neck([self._patch_map(outputs[tap - 1], size) for tap in self.taps])
+        return pyramid
+
+    def _patch_map(self, x_BND: paddle.Tensor, size: Any) -> paddle.Tensor:
         """Return the patch tokens of images of a size (H, W) as a map [B, h, w, D]."""
         rows, columns = patch_grid(size, self.encoder.patch_size)
         front = int(self.encoder.has_cls)
         patches_BLD = take_tokens(x_BND, (front, front + rows * columns))
         return patches_BLD.reshape([patches_BLD.shape[0], rows, columns, patches_BLD.shape[-1]])
-
-
-def to_pixels(logits_BhwK: paddle.Tensor, size: Any) -> paddle.Tensor:
-    """Return logits [B, K, H, W] from those of a coarser grid by bilinear interpolation, pixels as areas."""
-    logits_BKhw = logits_BhwK.transpose([0, 3, 1, 2])
-    return F.interpolate(logits_BKhw, size=list(size), mode="bilinear", align_corners=False)

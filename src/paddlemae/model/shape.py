@@ -157,7 +157,8 @@ class SegmenterShape:
     )
     head_width: int | None = _key(
         None,
-        "channels of `conv` and `upernet`; null is 256 for `conv` and the width of the encoder for `upernet`",
+        "channels of `conv` and `upernet`; null is half the encoder's width, at most 256, for `conv`, and its whole "
+        "width for `upernet`",
         is_new=True,
         ge=1,
         le=MOST,
@@ -169,6 +170,13 @@ class SegmenterShape:
         is_new=True,
         min_length=TAPS,
         max_length=TAPS,
+    )
+    head_dropout: float = _key(
+        0.1,
+        "`upernet` only: share of the channels that are dropped before the last layer in training",
+        is_new=True,
+        ge=0,
+        lt=1,
     )
     relative_positions: bool = _key(
         False, "add a bias to attention for each distance of two patches, zero at the start", is_new=True
@@ -190,8 +198,8 @@ class SegmenterShape:
         if self.head == "upernet":
             taps = taps or [-(-depth * number // TAPS) for number in range(1, TAPS + 1)]
             check_taps(taps, depth)
-        head_width = None if self.head == "linear" else self.head_width or (256 if self.head == "conv" else width)
-        return replace(self, taps=taps, head_width=head_width)
+        default = max(1, min(256, width // 2)) if self.head == "conv" else width
+        return replace(self, taps=taps, head_width=None if self.head == "linear" else self.head_width or default)
 
 
 def check_taps(taps: Sequence[int], depth: int) -> None:
@@ -278,8 +286,9 @@ def architecture_of(*shapes: Any) -> dict[str, Any]:
         inter_block_attention = architecture.pop("inter_block_attention")
         if DECODER_KINDS[architecture["decoder"]].sees_all_maps:
             architecture["inter_block_attention"] = inter_block_attention
-    for name in ("head_width", "taps"):
-        if architecture.get(name, "") is None:
+    if "head" in architecture:
+        unread = {"linear": ("head_width", "taps", "head_dropout"), "conv": ("taps", "head_dropout"), "upernet": ()}
+        for name in unread[architecture["head"]]:
             del architecture[name]
     return {name: list(value) if isinstance(value, tuple) else value for name, value in architecture.items()}
 

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from paddlemae.engine.safe_import import nn, paddle
+from paddlemae.model.shape import RELATIVE_POSITIONS
 from paddlemae.train.adamw import EPSILON, CpuAdamW, flat_view
 from paddlemae.weights.transfer import official_parameters
 
 NORM_PIECE = 1 << 13  # numbers: float32 sums of so few stay exact, and NumPy's BLAS stays in this thread
+POSITIONS = ("pos_embed", RELATIVE_POSITIONS)
 LR_REFERENCE_BATCH = 256  # base_lr is stated for this effective batch size (Goyal et al.; MAE, appendix A)
 
 
@@ -46,7 +48,7 @@ def has_decay(name: str, shape: Sequence[int], *, tokens: bool = False) -> bool:
     official fine-tuning lets neither tokens nor positions.
     """
     last = name.split(".")[-1]
-    return tokens if last in ("cls_token", "mask_token") else len(shape) >= 2 and last != "pos_embed"
+    return tokens if last in ("cls_token", "mask_token") else len(shape) >= 2 and last not in POSITIONS
 
 
 def layer_number(name: str, depth: int) -> int:

@@ -1,16 +1,20 @@
 """Load weights into our models and take them out, with every key accounted for.
 
 In memory a Linear weight is Paddle's [in, out] and the patch embedding a Linear over a patch's pixels (row, column,
-channel). Official tensors are PyTorch's: Linear [out, in], patch embedding a Conv2D [D, C, height, width].
+channel); `heads.layers` has the other convolutions. Official tensors are PyTorch's: Linear [out, in], patch embedding a
+Conv2D [D, C, height, width].
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from paddlemae.engine.safe_import import nn, paddle
+from paddlemae.model.heads.layers import GROWTH, Convolution, Upsampling
 from paddlemae.weights.formats.mapped_file import release
 from paddlemae.weights.layouts.architecture import faults
 from paddlemae.weights.layouts.tensor_names import Draft
@@ -35,35 +39,79 @@ def official_state(model: nn.Layer) -> dict[str, paddle.Tensor]:
     return {official_name(name): tensor for name, tensor in model.state_dict().items()}
 
 
-def _linear_weights(model: nn.Layer) -> set[str]:
-    return {f"{official_name(name)}.weight" for name, part in model.named_sublayers() if isinstance(part, nn.Linear)}
+@dataclass(frozen=True)
+class Form:
+    """How a weight lies in a file and in memory.
+
+    Attributes:
+        shape: in the file, from that in memory.
+        to_file, to_memory: the array in the other form; the second one's shape is then set to that in memory.
+    """
+
+    shape: Callable[[tuple[int, ...]], tuple[int, ...]]
+    to_file: Callable[[np.ndarray], np.ndarray]
+    to_memory: Callable[[np.ndarray], np.ndarray]
+
+
+LINEAR = Form(lambda shape: shape[::-1], transpose, transpose)
+
+
+def _convolution(side: int) -> Form:
+    """Return the form of a `heads.layers.Convolution`: [places, in, out] in memory, [out, in, side, side] in files."""
+    return Form(
+        lambda shape: (shape[2], shape[1], side, side),
+        lambda array: array.reshape(side, side, *array.shape[1:]).transpose(3, 2, 0, 1),
+        lambda array: array.transpose(2, 3, 1, 0),
+    )
+
+
+# [in, 4 * out] in memory, [in, out, 2, 2] in files
+UPSAMPLING = Form(
+    lambda shape: (shape[0], shape[1] // GROWTH**2, GROWTH, GROWTH),
+    lambda array: array.reshape(len(array), GROWTH, GROWTH, -1).transpose(0, 3, 1, 2),
+    lambda array: array.transpose(0, 2, 3, 1),
+)
+
+
+def _forms(model: nn.Layer) -> dict[str, Form]:
+    """Return the forms of the weights that lie otherwise in files than in memory, by their official names."""
+    height, width = model.encoder.patch_size
+    channels = model.encoder.channels
+    patches = Form(
+        lambda shape: (shape[1], channels, height, width),
+        lambda array: array.reshape(height, width, channels, -1).transpose(3, 2, 0, 1),
+        lambda array: array.transpose(2, 3, 1, 0),
+    )
+    forms: dict[str, Form] = {}
+    for name, part in model.named_sublayers():
+        if isinstance(part, nn.Linear):
+            forms[f"{official_name(name)}.weight"] = LINEAR
+        elif isinstance(part, Convolution):
+            forms[f"{official_name(name)}.weight"] = _convolution(math.isqrt(part.weight.shape[0]))
+        elif isinstance(part, Upsampling):
+            forms[f"{official_name(name)}.weight"] = UPSAMPLING
+    return forms | {PATCH_EMBED: patches}
 
 
 def to_official(model: nn.Layer) -> dict[str, np.ndarray]:
     """Return the model's weights and position tables under the official names, in PyTorch's layout."""
-    linear = _linear_weights(model)
+    forms = _forms(model)
     tensors = {}
     for name, tensor in official_state(model).items():
         array = tensor.numpy()
-        if name == PATCH_EMBED:
-            array = array.reshape([*model.encoder.patch_size, model.encoder.channels, -1]).transpose(3, 2, 0, 1)
-        elif name in linear:
-            array = transpose(array)
+        if name in forms:
+            array = forms[name].to_file(array)
         tensors[name] = np.ascontiguousarray(array)
     return tensors
 
 
 def official_shapes(model: nn.Layer) -> dict[str, tuple[int, ...]]:
     """Return the shape of each official tensor of this model."""
-    linear = _linear_weights(model)
+    forms = _forms(model)
     shapes = {}
     for name, tensor in official_state(model).items():
         shape = tuple(tensor.shape)
-        if name == PATCH_EMBED:
-            shape = (shape[1], model.encoder.channels, *model.encoder.patch_size)
-        elif name in linear:
-            shape = shape[::-1]
-        shapes[name] = shape
+        shapes[name] = forms[name].shape(shape) if name in forms else shape
     return shapes
 
 
@@ -90,13 +138,11 @@ def load_official(
     given = {name: array for name, array in tensors.items() if name in shapes or name.split(".")[0] not in may_ignore}
     if found := faults(Draft(given), needed):
         raise ValueError(f"{source} do not fit the model; " + "; ".join(found))
-    linear = _linear_weights(model)
+    forms = _forms(model)
     for name, tensor in official_state(model).items():
         if name in tensors:
             array = np.asarray(tensors[name], dtype=np.float32)
-            if name == PATCH_EMBED:
-                array = array.transpose(2, 3, 1, 0).reshape(tensor.shape)
-            elif name in linear:
-                array = transpose(array)
+            if name in forms:
+                array = forms[name].to_memory(array).reshape(tensor.shape)
             tensor.set_value(np.ascontiguousarray(array))
             release(tensors[name])

@@ -558,14 +558,28 @@ def test_a_table_s_column_of_splits(tmp_path: Path, column: str) -> None:
 
 
 def test_splits_one_level_deeper_are_pointed_out(tmp_path: Path) -> None:
-    """Images and masks each with splits inside, which would all be trained on."""
-    make(tmp_path / "set", *(f"{kind}/{split}/1.png" for kind in ("images", "masks") for split in ("train", "test")))
+    """Two folders each with splits inside, which would all be trained on."""
+    make(tmp_path / "set", *(f"{kind}/{split}/1.png" for kind in ("images", "normals") for split in ("train", "test")))
     with tarfile.open(tmp_path / "set.tar", "w") as archive:
         archive.add(tmp_path / "set", "set")
     for path in (tmp_path / "set", tmp_path / "set.tar"):
         with pytest.warns(SourceNote, match="'images' holds folders 'train' and 'test'"):
             assert len(open_source(str(path), "train")) == 4
     assert len(open_source(str(tmp_path / "set" / "images"), "train")) == 1
+
+
+def test_masks_next_to_images_are_no_images(tmp_path: Path) -> None:
+    parts = [(kind, split) for kind in ("images", "masks") for split in ("train", "test")]
+    make(tmp_path / "inside", *(f"{kind}/{split}/1.png" for kind, split in parts))
+    make(tmp_path / "outside", *(f"{split}/{kind}/1.png" for kind, split in parts))
+    for name, file in (("inside", "images/train/1.png"), ("outside", "train/images/1.png")):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as archive:
+            archive.add(tmp_path / name, name)
+        for path in (tmp_path / name, tmp_path / f"{name}.tar"):
+            with pytest.warns(SourceNote, match="'masks' are left out"):
+                train = open_source(str(path), "train")
+            assert len(train) == 1
+            assert train.describe(0).endswith(file)
 
 
 # --- both of val and test

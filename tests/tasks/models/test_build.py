@@ -17,7 +17,7 @@ from paddlemae.weights.transfer import to_official
 ENCODER = dict(embed_dim=16, depth=4, num_heads=4, image_size=8, patch_size=4, channels=3)
 CLASSES = ["sky", "road", "tree"]
 PALETTE = [[0, 0, 0], [128, 64, 128], [107, 142, 35]]
-HEADS = ("linear",)
+HEADS = ("linear", "conv", "upernet")
 
 
 def saved(model, folder: Path, **facts) -> Checkpoint:

@@ -3,7 +3,17 @@
 from paddlemae.data.sources.in_memory import Images, InMemoryReader, as_source
 from paddlemae.data.sources.labels import BadLabel
 from paddlemae.data.sources.open import open_source
-from paddlemae.data.sources.source import ClassTargets, MultiLabelTargets, Source, Targets, add_stamps
+from paddlemae.data.sources.source import (
+    IGNORE,
+    BadMask,
+    ClassTargets,
+    Mask,
+    MaskTargets,
+    MultiLabelTargets,
+    Source,
+    Targets,
+    add_stamps,
+)
 from paddlemae.data.sources.splits import MissingSplit, SourceNote
 from paddlemae.data.sources.subsets import (
     balanced_subset,
@@ -16,10 +26,14 @@ from paddlemae.data.sources.subsets import (
 )
 
 __all__ = [
+    "IGNORE",
     "BadLabel",
+    "BadMask",
     "ClassTargets",
     "Images",
     "InMemoryReader",
+    "Mask",
+    "MaskTargets",
     "MissingSplit",
     "MultiLabelTargets",
     "Source",

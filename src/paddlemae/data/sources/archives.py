@@ -17,6 +17,7 @@ import numpy as np
 from paddlemae.data.decode.images import ARRAY_EXTENSION, EXTENSIONS
 from paddlemae.data.sources.archive_entries import RUN_MARKS, visible_folders
 from paddlemae.data.sources.labels import class_folders, number_labels, sort_names, targets_by_folder
+from paddlemae.data.sources.mask_folders import choose_images
 from paddlemae.data.sources.readers import ContentReader
 from paddlemae.data.sources.shards import Samples, ending_of, is_sidecar, label_of, samples_of
 from paddlemae.data.sources.source import ClassTargets, Source
@@ -221,10 +222,10 @@ def _choose(
     files = sorted(_outside_runs(listing))
     if not files:
         raise ValueError(f"no images in {name!r}; expected entries {_endings()}")
-    around = _common_folders(listing.images_among(files))
+    around = _of_images(name, files, _common_folders(listing.images_among(files)))
     folders = _first_folders(around, listing.folders)
     chosen_split = _split_folder(name, listing, around, folders, split)
-    inside = f"{around}{chosen_split}/" if chosen_split else around
+    inside = _of_images(name, files, f"{around}{chosen_split}/") if chosen_split else around
     chosen = listing.images_among([file for file in files if file.startswith(inside)])
     if not chosen:
         raise ValueError(f"no images in '{name}/{inside}'; expected entries {_endings()}")
@@ -240,6 +241,13 @@ def _choose(
     first = _first_folders(inside, listing.folders)
     root = f"{name}/{inside}".rstrip("/")
     return chosen, targets_by_folder(root, below, first, train_classes, is_split=chosen_split is not None)
+
+
+def _of_images(name: str, files: Sequence[str], around: str) -> str:
+    """Return `around`, or the folder of images in it where another has their masks, as `mask_folders` does."""
+    parts = [file[len(around) :].partition("/") for file in files if file.startswith(around)]
+    folder = choose_images({first for first, slash, _ in parts if slash}, repr(name))
+    return f"{around}{folder}/" if folder else around
 
 
 def _outside_runs(listing: _Listing[Any]) -> list[str]:

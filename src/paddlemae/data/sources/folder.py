@@ -7,6 +7,7 @@ from typing import Literal
 from paddlemae.data.decode.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
 from paddlemae.data.sources.archive_entries import RUN_MARKS, SYSTEM_FOLDERS
 from paddlemae.data.sources.labels import targets_by_folder
+from paddlemae.data.sources.mask_folders import folder_of_images
 from paddlemae.data.sources.readers import FileReader
 from paddlemae.data.sources.source import Source
 from paddlemae.data.sources.splits import is_held_out
@@ -17,9 +18,13 @@ TAR = ".tar"
 
 
 def open_folder(root: str, split: str | None, labelled: bool) -> Source:
-    """Open the images of a folder, or of the subfolder of a split; labels are the class folders."""
-    whole, folder = root, subfolder_of(root, split)
-    root = os.path.join(root, folder) if folder else root
+    """Open the images of a folder, or of the subfolder of a split; labels are the class folders.
+
+    Of folders `images` and `masks` next to each other, in the folder or in that of a split, the first is opened.
+    """
+    root = whole = folder_of_images(root)
+    if folder := subfolder_of(root, split):
+        root = folder_of_images(os.path.join(root, folder))
     files, num_others = list_images(root)
     if not files:
         raise ValueError(

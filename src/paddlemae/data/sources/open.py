@@ -12,6 +12,7 @@ from paddlemae.data.sources.archives import expand_braces, open_tars, open_zip
 from paddlemae.data.sources.arrays import open_npy, open_npz
 from paddlemae.data.sources.arrow_file import ARROW_START
 from paddlemae.data.sources.cifar import open_cifar, version_of_archive, version_of_folder
+from paddlemae.data.sources.digit_scenes import DIGIT_SCENES, open_digit_scenes
 from paddlemae.data.sources.digits import open_digits
 from paddlemae.data.sources.folder import TAR, list_tars, open_folder
 from paddlemae.data.sources.lists import open_list
@@ -25,7 +26,7 @@ from paddlemae.data.sources.tables import ARROW, PARQUET, list_tables, open_tabl
 from paddlemae.data.sources.tar import is_tar
 from paddlemae.data.sources.zip import read_directory
 
-_EXPECTED = "a folder, list, archive, shards, table or array of images, or 'digits'"
+_EXPECTED = "a folder, list, archive, shards, table or array of images, 'digits' or 'digit-scenes'"
 _ZIP, _GZIP, _ARROW_STREAM, _IDX = b"PK", b"\x1f\x8b", b"\xff\xff\xff\xff", b"\0\0\x08\x03"
 _COMPRESSED = (_GZIP, b"BZh", b"\xfd7zXZ")
 _TEXT = (".txt", ".csv", ".tsv", ".lst", ".list", "")
@@ -38,12 +39,13 @@ def open_source(
     *,
     keep_unlabelled: bool = False,
     multi_label: bool = False,
+    masks: bool = False,
 ) -> Source:
     """List the images that `spec` names.
 
     Args:
-        spec: "digits" (embedded, always labelled); or a path, perhaps with options behind it,
-            `PATH::option=value::option=value`:
+        spec: "digits" (embedded, always labelled) or "digit-scenes" (embedded, with masks); or a path, perhaps with
+            options behind it, `PATH::option=value::option=value`:
             a folder (searched to any depth for files with one of `images.EXTENSIONS`; hidden files and folders are
             skipped, a folder linked to is followed once, and the order is that of the paths' characters);
             a list of files, `.txt` or `.csv` (options root, image, label, split, group: see `sources.lists`);
@@ -63,18 +65,28 @@ def open_source(
             left out, and a `SourceNote` counts them.
         keep_unlabelled: keep these images where labels are needed; their label is -1.
         multi_label: images may have several classes, as `MultiLabelTargets`; otherwise that is an error.
+        masks: a class for each pixel is needed, as `MaskTargets`, from one of the layouts of `data.masks`, with the
+            options of `masks.options`. Otherwise a folder's masks are left out, and its images read alone.
     Raises:
         FileNotFoundError: no such path.
         ValueError: nothing that is known, an unknown split, names that leave open what is meant, no images, or no
             labels. A `SourceNote` is a warning of how the source was understood: of images that are left out, say.
     """
-    if spec == "digits":
+    if spec == "digits" and not masks:
         return open_digits(split)
+    if spec == DIGIT_SCENES:
+        if labelled:
+            raise ValueError(
+                f"{spec!r} have masks, not one class per image; expected 'digits' or other labelled images"
+            )
+        return open_digit_scenes(split, masks)
     path, options = path_and_options(spec)
     limit = MAX_IMAGE_BYTES
     if (text := options.pop(LIMIT_OPTION, None)) is not None and not (limit := parse_bytes(text)):
         raise ValueError(f"expected {LIMIT_OPTION} as bytes, such as 2GB or 500MB, got {text!r}")
-    if "{" in path and not os.path.exists(path):
+    if masks:
+        opened = _open_with_masks(path, options, spec, split)
+    elif "{" in path and not os.path.exists(path):
         opened = _open_many(expand_braces(path), spec, split, labelled, options)
     elif not os.path.exists(path):
         raise FileNotFoundError(f"{spec!r} does not exist; expected {_EXPECTED}")
@@ -90,6 +102,16 @@ def open_source(
             "of such classes with ::label=COLUMN"
         )
     return leave_out_unlabelled(opened, keep_unlabelled)
+
+
+def _open_with_masks(path: str, options: dict[str, str], spec: str, split: str | None) -> Source:
+    from paddlemae.data.masks.open_masks import open_masks  # which needs this package
+
+    if not os.path.exists(path):
+        raise FileNotFoundError(
+            f"{spec!r} does not exist; expected images with masks, such as folders images/ and masks/"
+        )
+    return open_masks(path, options, split, spec)
 
 
 def path_and_options(spec: str) -> tuple[str, dict[str, str]]:

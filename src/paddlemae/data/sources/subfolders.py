@@ -129,6 +129,11 @@ def _kind_of_images(folder: str) -> str | None:
     return last
 
 
+def holds_images(folder: str) -> bool:
+    """Return whether a folder has a picture or an array at any depth."""
+    return next(_images_below(folder), None) is not None
+
+
 def _images_below(folder: str) -> Iterator[str]:
     """Give the kind of each image file, in no order; what can't be listed is passed over."""
     folders, seen = [folder], set[tuple[int, int]]()

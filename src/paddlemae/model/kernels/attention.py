@@ -11,7 +11,7 @@ from typing import Any
 
 from paddlemae.engine.safe_import import F, paddle
 from paddlemae.model.kernels import placement
-from paddlemae.model.kernels.rows import as_rows, constant_matrix, row_pieces
+from paddlemae.model.kernels.rows import as_rows, constant_matrix, row_pieces, split_views
 
 TokenRange = tuple[int, int] | None  # tokens start..stop of each image whose output is used; None is all of them
 LONG_ROW = 128  # Paddle's softmax of shorter rows takes 3.5 to 6 ns a number, exponentials 1 (measured, AMD EPYC core)
@@ -73,10 +73,17 @@ def _exponents_are_safe(x: Any) -> bool:
 
 
 def attend(
-    query_BHQd: paddle.Tensor, key_BHNd: paddle.Tensor, value_BHNd: paddle.Tensor
+    query_BHQd: paddle.Tensor,
+    key_BHNd: paddle.Tensor,
+    value_BHNd: paddle.Tensor,
+    bias_HQN: paddle.Tensor | None = None,
 ) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Return (softmax of query key^T [B, H, Q, N], mixed values [B, Q, H * d]) for a query that is already scaled."""
-    shares_BHQN = softmax_(paddle.matmul(query_BHQd, key_BHNd, transpose_y=True))
+    """Return (softmax of query key^T + bias [B, H, Q, N], mixed values [B, Q, H * d]) for a query already scaled."""
+    scores_BHQN = paddle.matmul(query_BHQd, key_BHNd, transpose_y=True)
+    if bias_HQN is not None:
+        for scores_HQN in split_views(scores_BHQN):
+            scores_HQN.add_(bias_HQN)
+    shares_BHQN = softmax_(scores_BHQN)
     return shares_BHQN, merge_heads(paddle.matmul(shares_BHQN, value_BHNd).unsqueeze(0))
 
 
@@ -84,8 +91,8 @@ def attend_gradients(
     attended: Sequence[paddle.Tensor],
     gradient_BQE: paddle.Tensor,
     out: Sequence[paddle.Tensor | None] = (None, None, None),
-) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
-    """Return the gradients of the query, key and value of `attend`.
+) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor, paddle.Tensor]:
+    """Return the gradients of the query, key and value of `attend`, and of its scores [B, H, Q, N].
 
     Args:
         attended: query [B, H, Q, d], key and value [B, H, N, d], and the two results of `attend`.
@@ -106,7 +113,15 @@ def attend_gradients(
     inner_BHQN = paddle.matmul(longer_BHQd, paddle.concat([value_BHNd, ones_BHN1], axis=-1), transpose_y=True)
     inner_BHQN.multiply_(shares_BHQN)
     to_query = paddle.matmul(inner_BHQN, key_BHNd, out=out[0])
-    return to_query, paddle.matmul(inner_BHQN, query_BHQd, transpose_x=True, out=out[1]), to_value
+    to_key = paddle.matmul(inner_BHQN, query_BHQd, transpose_x=True, out=out[1])
+    return to_query, to_key, to_value, inner_BHQN
+
+
+def bias_gradient(to_scores_BHQN: paddle.Tensor) -> paddle.Tensor:
+    """Return the gradient of a bias that is added to the scores of every image, [H, Q, N]."""
+    ones_1B = constant_matrix(1, to_scores_BHQN.shape[0], 1.0, to_scores_BHQN.dtype)
+    rows_BR = to_scores_BHQN.reshape([to_scores_BHQN.shape[0], -1])
+    return paddle.matmul(ones_1B, rows_BR).reshape(to_scores_BHQN.shape[1:])
 
 
 class _AttentionOnCpu(paddle.autograd.PyLayer):
@@ -122,23 +137,34 @@ class _AttentionOnCpu(paddle.autograd.PyLayer):
 
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
-        to_query, to_key, to_value = attend_gradients(ctx.saved_tensor(), gradient)
+        to_query, to_key, to_value, _ = attend_gradients(ctx.saved_tensor(), gradient)
         return to_query.scale_(ctx.scale), to_key, to_value
 
 
-def attention(query_BHQd: paddle.Tensor, key_BHNd: paddle.Tensor, value_BHNd: paddle.Tensor) -> paddle.Tensor:
+def attention(
+    query_BHQd: paddle.Tensor,
+    key_BHNd: paddle.Tensor,
+    value_BHNd: paddle.Tensor,
+    bias_HQN: paddle.Tensor | None = None,
+) -> paddle.Tensor:
     """Compute softmax attention, queries scaled by d ** -0.5.
 
+    Args:
+        bias_HQN: added to the scores of every image; None is 0.
     Returns:
         tensor [B, Q, H * d], the heads next to each other.
     """
     batch, heads, queries, width = query_BHQd.shape
-    if placement.on_cpu(query_BHQd):
+    if bias_HQN is not None:
+        pass  # flash attention gives a bias no gradient
+    elif placement.on_cpu(query_BHQd):
         if placement.all_or_none_train(query_BHQd, key_BHNd, value_BHNd):
             return _AttentionOnCpu.apply(query_BHQd, key_BHNd, value_BHNd)
     elif paddle.in_dynamic_mode():  # a GPU's flash attention takes the heads third
         swapped: Any = [x.transpose([0, 2, 1, 3]) for x in (query_BHQd, key_BHNd, value_BHNd)]
         return F.scaled_dot_product_attention(*swapped).reshape([batch, queries, heads * width])
     scores_BHQN = paddle.matmul(query_BHQd * width**-0.5, key_BHNd, transpose_y=True)
+    if bias_HQN is not None:
+        scores_BHQN = scores_BHQN + bias_HQN
     mixed_BQHd = paddle.matmul(F.softmax(scores_BHQN, axis=-1), value_BHNd).transpose([0, 2, 1, 3])
     return mixed_BQHd.reshape([0, 0, heads * width])

@@ -14,7 +14,15 @@ from typing import Any
 from paddlemae.engine import private
 from paddlemae.engine.safe_import import F, nn, paddle
 from paddlemae.model.kernels import placement
-from paddlemae.model.kernels.attention import TokenRange, attend, attend_gradients, merge_heads, take_tokens, to_heads
+from paddlemae.model.kernels.attention import (
+    TokenRange,
+    attend,
+    attend_gradients,
+    bias_gradient,
+    merge_heads,
+    take_tokens,
+    to_heads,
+)
 from paddlemae.model.kernels.layers import gelu_backward, linear_gradients, linear_rows, norm_gradients
 from paddlemae.model.kernels.rows import add_row, as_rows, scale_rows, split_views
 
@@ -64,7 +72,7 @@ class _ResidualMlpOnCpu(paddle.autograd.PyLayer):
 
 
 class _ResidualAttentionOnCpu(paddle.autograd.PyLayer):
-    """`x + keep * attention(norm(x))`, for all tokens or for a range of them."""
+    """`x + keep * attention(norm(x))`, for all tokens or for a range of them, with or without a bias of scores."""
 
     @staticmethod
     def forward(
@@ -80,6 +88,7 @@ class _ResidualAttentionOnCpu(paddle.autograd.PyLayer):
         heads: int,
         token_range: TokenRange,
         keep: paddle.Tensor | None,
+        score_bias: paddle.Tensor | None,
     ) -> paddle.Tensor:
         width = x.shape[-1]
         seen_BND = private.layer_norm(as_rows(x), norm_weight, norm_bias, epsilon)[0].reshape(x.shape)
@@ -90,7 +99,8 @@ class _ResidualAttentionOnCpu(paddle.autograd.PyLayer):
             query, key, value = _project(take_tokens(seen_BND, token_range), seen_BND, of_query, of_pair, heads)
         ctx.epsilon, ctx.query_scale, ctx.token_range, ctx.keep = epsilon, (width // heads) ** -0.5, token_range, keep
         query.scale_(ctx.query_scale)
-        shares, mixed = attend(query, key, value)
+        shares, mixed = attend(query, key, value, score_bias)
+        ctx.has_score_bias = score_bias is not None
         ctx.save_for_backward(x, norm_weight, norm_bias, weight, bias, proj_weight, query, key, value, shares, mixed)
         x_BQD = take_tokens(x, token_range)
         return _residual(as_rows(x_BQD), as_rows(mixed), proj_weight, proj_bias, keep).reshape(x_BQD.shape)
@@ -105,7 +115,7 @@ class _ResidualAttentionOnCpu(paddle.autograd.PyLayer):
         seen_RD = private.layer_norm(as_rows(x), norm_weight, norm_bias, ctx.epsilon)[0]
         if ctx.token_range is None:
             to_parts = paddle.empty([3, *query.shape], query.dtype)
-            to_query, *_ = attend_gradients(attended, to_mixed, split_views(to_parts))
+            to_query, *_, to_scores = attend_gradients(attended, to_mixed, split_views(to_parts))
             to_query.scale_(ctx.query_scale)
             to_all = as_rows(merge_heads(to_parts))
             to_weight, to_bias = linear_gradients(seen_RD, to_all)
@@ -113,7 +123,7 @@ class _ResidualAttentionOnCpu(paddle.autograd.PyLayer):
         else:
             (query_weight, _), (pair_weight, _) = _split_qkv(weight, bias)
             seen_BND = seen_RD.reshape(x.shape)
-            to_queries, to_pair = _projection_gradients(attended, to_mixed, ctx.query_scale)
+            to_queries, to_pair, to_scores = _projection_gradients(attended, to_mixed, ctx.query_scale)
             of_query = linear_gradients(as_rows(take_tokens(seen_BND, ctx.token_range)), to_queries)
             of_pair = linear_gradients(seen_RD, to_pair)
             to_weight, to_bias = (paddle.concat(each, axis=-1) for each in zip(of_query, of_pair))
@@ -125,7 +135,8 @@ class _ResidualAttentionOnCpu(paddle.autograd.PyLayer):
             to_x = to_x.add_(as_rows(gradient)).reshape(gradient.shape)
         else:
             to_x = _add_to_tokens(to_x.reshape(x.shape), ctx.token_range, gradient)
-        return to_x, *to_norm, to_weight, to_bias, *to_proj
+        to_score_bias = [bias_gradient(to_scores)] if ctx.has_score_bias else []
+        return to_x, *to_norm, to_weight, to_bias, *to_proj, *to_score_bias
 
 
 class _ResidualCrossAttentionOnCpu(paddle.autograd.PyLayer):
@@ -158,7 +169,7 @@ class _ResidualCrossAttentionOnCpu(paddle.autograd.PyLayer):
         x_RD, gradient_RD, mixed = as_rows(x), as_rows(gradient), attended[-1]
         to_proj = linear_gradients(as_rows(mixed), gradient_RD)
         to_mixed = paddle.matmul(gradient_RD, proj_weight, transpose_y=True).reshape(mixed.shape)
-        to_queries, to_pair = _projection_gradients(attended, to_mixed, ctx.query_scale)
+        to_queries, to_pair, _ = _projection_gradients(attended, to_mixed, ctx.query_scale)
         seen_RD = private.layer_norm(x_RD, norm_weight, norm_bias, ctx.epsilon)[0]
         to_query = linear_gradients(seen_RD, to_queries)
         to_seen = paddle.matmul(to_queries, query_weight, transpose_y=True)
@@ -195,11 +206,12 @@ def _project(
 
 def _projection_gradients(
     attended: Sequence[paddle.Tensor], to_mixed: paddle.Tensor, query_scale: float
-) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Return the gradients of the outputs of the two linear layers: [B * Q, D] and [B * N, 2D]."""
+) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
+    """Return the gradients of the outputs of the two linear layers, [B * Q, D] and [B * N, 2D], and of the scores."""
     to_parts = paddle.empty([2, *attended[1].shape], to_mixed.dtype)
-    to_query, *_ = attend_gradients(attended, to_mixed, (None, *split_views(to_parts)))
-    return as_rows(merge_heads(to_query.scale_(query_scale).unsqueeze(0))), as_rows(merge_heads(to_parts))
+    to_query, *_, to_scores = attend_gradients(attended, to_mixed, (None, *split_views(to_parts)))
+    to_queries = as_rows(merge_heads(to_query.scale_(query_scale).unsqueeze(0)))
+    return to_queries, as_rows(merge_heads(to_parts)), to_scores
 
 
 def _residual(
@@ -253,18 +265,21 @@ def residual_attention(
     attn: nn.Layer,
     token_range: TokenRange = None,
     keep_B: paddle.Tensor | None = None,
+    bias_HQN: paddle.Tensor | None = None,
 ) -> paddle.Tensor:
     """Return `x + keep * attn(norm(x))` of all tokens, or of start..stop of each image: [B, stop - start, D].
 
     Args:
         attn: self-attention with `qkv`, `proj` and `num_heads`.
         keep_B: as in `residual_mlp`.
+        bias_HQN: added to the scores of every image, for the queries of the range; None is 0.
     """
     weights = [norm.weight, norm.bias, attn.qkv.weight, attn.qkv.bias, attn.proj.weight, attn.proj.bias]
-    if placement.on_cpu(x_BND) and placement.all_or_none_train(x_BND, *weights):
+    tensors = [x_BND, *weights] if bias_HQN is None else [x_BND, *weights, bias_HQN]
+    if placement.on_cpu(x_BND) and placement.all_or_none_train(*tensors):
         settings = private.epsilon_of(norm), attn.num_heads, token_range, keep_B
-        return _ResidualAttentionOnCpu.apply(x_BND, *weights, *settings)
-    return residual(take_tokens(x_BND, token_range), attn(norm(x_BND), token_range), keep_B)
+        return _ResidualAttentionOnCpu.apply(x_BND, *weights, *settings, bias_HQN)
+    return residual(take_tokens(x_BND, token_range), attn(norm(x_BND), token_range, bias_HQN), keep_B)
 
 
 def residual_cross_attention(

@@ -52,7 +52,7 @@ def _readers(item: str, channels: int, limit: int) -> Iterator[tuple[str, Callab
     if path.is_file() and path.suffix.lower() in (*EXTENSIONS, ARRAY_EXTENSION):
         yield path.name, partial(read_image, path, channels)
         return
-    source = open_source(item, "test" if item == "digits" else None)
+    source = open_source(item, "test" if item in ("digits", "digit-scenes") else None)
     # spread over the source, since neighbours in a folder are often of one class
     for index in spread_over(len(source), limit):
         yield Path(source.describe(int(index))).name, partial(source.read, int(index), channels)

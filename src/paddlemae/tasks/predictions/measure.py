@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.sources import Source, unknown_classes, with_classes
+from paddlemae.data.sources import MaskTargets, Source, unknown_classes, with_classes
 from paddlemae.data.sources.splits import list_names, note
 from paddlemae.runs.class_metrics import MOST_PROBABILITIES, TOP, Answers
 from paddlemae.runs.class_results import class_result
@@ -41,7 +41,7 @@ def measure(parts: Parts, description: Description) -> dict[str, Any] | None:
         note(f"no accuracy is computed: the classifier does not know the labels {list_names(unknown)}")
         return None
     targets = with_classes(source, classes).targets
-    assert targets is not None
+    assert targets is not None and not isinstance(targets, MaskTargets)
     images_N, classes_Nk, probabilities_Nk = _labelled_rows(parts, targets.known)
     if not len(images_N):
         return None

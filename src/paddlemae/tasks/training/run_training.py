@@ -15,6 +15,7 @@ from paddlemae.data.disk.errors import DataFault
 from paddlemae.engine.cpus import threads_of
 from paddlemae.engine.device import is_cpu
 from paddlemae.engine.safe_import import nn
+from paddlemae.model.heads.layers import mixes_images
 from paddlemae.recipe import Training
 from paddlemae.runs.progress import progress
 from paddlemae.runs.runlog import SKIPPED_FILE
@@ -162,13 +163,16 @@ def _what_helps(state: TrainState) -> str:
 
 
 def share_cpu(settings: FitSettings, model: nn.Layer, training: Training) -> FitSettings:
-    """Return the settings with CPU threads that share each micro-batch; as they are on an accelerator."""
+    """Return the settings with CPU threads that share each micro-batch; as they are on an accelerator.
+
+    A model with batch norm gets each micro-batch whole, so that its statistics don't depend on the threads.
+    """
     if not is_cpu():
         return settings
     threads = threads_of(training.threads)
     patches = training.batch_size // settings.ranks.world * math.prod(model.grid)
     operations = 6 * patches * sum(parameter.size for parameter in model.parameters())
-    replicas = worthwhile_replicas(threads, operations)
+    replicas = 1 if mixes_images(model) else worthwhile_replicas(threads, operations)
     return replace(settings, threads=threads, replicas=replicas, save_memory=training.recompute)
 
 

@@ -1,0 +1,1 @@
+"""Masks: the layouts in which people keep them, and the classes that their values mean."""

@@ -1,0 +1,99 @@
+"""Batch norm of channels that come last, with or without a ReLU behind it.
+
+Shapes: R rows (places of all images), C channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from paddlemae.engine.safe_import import F, nn, paddle
+from paddlemae.model.kernels import placement
+from paddlemae.model.kernels.rows import add_row, as_rows, block_sum_matrix, constant_matrix
+
+EPSILON = 1e-5  # PyTorch's
+TAKEN_IN = 0.1  # of a batch's statistics into the running ones
+
+
+def _mean(x_RC: paddle.Tensor) -> paddle.Tensor:
+    """Return the mean of rows, [C], from sums of blocks; float32 sums of all rows one after the other are rough."""
+    return paddle.matmul(block_sum_matrix(x_RC.shape[0], x_RC.dtype), x_RC).sum(axis=0) / x_RC.shape[0]
+
+
+def _scale(x_RC: paddle.Tensor, row_C: paddle.Tensor) -> paddle.Tensor:
+    """Return rows times one number a channel."""
+    ones_R1 = constant_matrix(x_RC.shape[0], 1, 1.0, x_RC.dtype)
+    return paddle.matmul(ones_R1, row_C.reshape([1, -1])).multiply_(x_RC)
+
+
+class _BatchNormOnCpu(paddle.autograd.PyLayer):
+    """Batch norm by the batch's own statistics, whose sums and scalings are matrix products."""
+
+    @staticmethod
+    def forward(ctx: Any, x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, relu: bool) -> Any:
+        centred, mean = as_rows(x).clone(), _mean(as_rows(x))
+        add_row(centred, -mean)
+        variance = _mean(centred.square())
+        inverse = paddle.rsqrt(variance + EPSILON)
+        ctx.relu = relu
+        ctx.save_for_backward(centred, inverse, weight, bias)
+        out = add_row(_scale(centred, weight * inverse), bias)
+        if relu:
+            F.relu_(out)
+        ctx.mark_non_differentiable(mean, variance)
+        return out.reshape(x.shape), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, gradient: paddle.Tensor, *_: Any) -> Any:
+        centred, inverse, weight, bias = ctx.saved_tensor()
+        given = as_rows(gradient)
+        if ctx.relu:
+            out = add_row(_scale(centred, weight * inverse), bias)
+            given = given * (out > 0).astype(given.dtype)
+        count = given.shape[0]
+        to_bias, along = _mean(given), _mean(given * centred)
+        # with n the normalised rows: weight * inverse * (g - mean(g) - n * mean(g * n))
+        to_x = _scale(given, weight * inverse)
+        to_x.subtract_(_scale(centred, weight * inverse**3 * along))
+        add_row(to_x, -weight * inverse * to_bias)
+        return to_x.reshape(gradient.shape), along * inverse * count, to_bias * count
+
+
+class BatchNorm(nn.Layer):
+    """Batch norm (Ioffe and Szegedy, arXiv 1502.03167) over all axes but the last, its numbers as PyTorch's.
+
+    In training the statistics are those of the micro-batch that this process has; several processes do not exchange
+    them, and the first one's running statistics are saved. So a process needs a few images at a time.
+
+    Args:
+        channels: C.
+        relu: whether negative outputs become 0.
+    """
+
+    def __init__(self, channels: int, *, relu: bool = False) -> None:
+        super().__init__()
+        self.relu = relu
+        self.weight = self.create_parameter([channels], default_initializer=nn.initializer.Constant(1.0))
+        self.bias = self.create_parameter([channels], is_bias=True)
+        self.register_buffer("running_mean", paddle.zeros([channels]))
+        self.register_buffer("running_var", paddle.ones([channels]))
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        if not self.training:
+            scale = self.weight * paddle.rsqrt(self.running_var + EPSILON)
+            return self._activated(x * scale + (self.bias - self.running_mean * scale))
+        count = x.size // x.shape[-1]
+        if placement.on_cpu(x) and placement.all_or_none_train(x, self.weight, self.bias):
+            out, mean, variance = _BatchNormOnCpu.apply(x, self.weight, self.bias, self.relu)
+        else:
+            axes = list(range(x.ndim - 1))
+            mean = x.mean(axes)
+            variance = (x - mean).square().mean(axes)
+            out = self._activated((x - mean) * (self.weight * paddle.rsqrt(variance + EPSILON)) + self.bias)
+        with paddle.no_grad():  # the running variance is the unbiased one
+            self.running_mean.scale_(1 - TAKEN_IN).add_(mean * TAKEN_IN)
+            self.running_var.scale_(1 - TAKEN_IN).add_(variance * (TAKEN_IN * count / max(1, count - 1)))
+        return out
+
+    def _activated(self, x: paddle.Tensor) -> paddle.Tensor:
+        return F.relu(x) if self.relu else x
