@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from paddlemae.data.decode.images import UnreadableImage
-from paddlemae.data.disk.errors import DataFault, report_unreadable
+from paddlemae.data.disk.errors import report_unreadable
 from paddlemae.data.masks.palette import default_palette
 from paddlemae.engine import device
 from paddlemae.model.shape import pair
@@ -66,12 +66,15 @@ class WindowChoice:
         return Windows(size, self.overlap, self.blend, self.flips, self.scales, self.batch_size)
 
 
+AS_TRAINED = WindowChoice()
+
+
 def predict_masks(
     run: str,
     images: Sequence[str],
     outputs: MaskOutputs,
     *,
-    windows: WindowChoice = WindowChoice(),
+    windows: WindowChoice = AS_TRAINED,
     split: str | None = None,
     threads: int | str = "auto",
     overwrite: bool = False,
@@ -142,11 +145,7 @@ def _check_classes(outputs: MaskOutputs, classes: Sequence[str]) -> None:
 
 
 def _write_missing(writer: MaskWriter, ranks: Ranks, *, quiet: bool) -> None:
-    """Write what a stopped command left out; the processes share the images.
-
-    Raises:
-        DataFault: no image can be read.
-    """
+    """Write what a stopped command left out; the processes share the images."""
     source, record = writer.source, Record(writer.outputs.folder)
     before = record.read(len(source))
     due = [i for i in range(len(source)) if i not in before][ranks.rank :: ranks.world]
@@ -169,5 +168,3 @@ def _write_missing(writer: MaskWriter, ranks: Ranks, *, quiet: bool) -> None:
                 f"stopped with {found} of {len(source)} images in {writer.outputs.folder}; rerun the same command to "
                 "resume"
             ) from stop
-    if all(done.error is not None for done in record.read(len(source)).values()):
-        raise DataFault(f"no image of {source.name} can be read; fix or replace them; first: {source.describe(0)} ")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source
 from paddlemae.system.atomic import replace_text
 from paddlemae.system.display_names import escape_surrogates
@@ -56,9 +57,15 @@ def write_together(
     palette: NDArray[np.uint8],
     about: Mapping[str, Any],
 ) -> Segmented:
-    """Write these files, `predict.json` last, and remove the list of what is done."""
+    """Write these files, `predict.json` last, and remove the list of what is done.
+
+    Raises:
+        DataFault: no image could be read.
+    """
     folder, record = outputs.folder, Record(outputs.folder)
     done = record.read(len(source))
+    if all(one.error is not None for one in done.values()):
+        raise DataFault(f"no image of {source.name} can be read; fix or replace them; first: {source.describe(0)}")
     listed = [
         {"name": name, "id": number, "color": colour}
         for number, (name, colour) in enumerate(zip(classes, palette.tolist(), strict=True))
