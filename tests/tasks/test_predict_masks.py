@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import paddlemae as package
 from paddlemae.data.decode.images import read_image
 from paddlemae.data.sources import open_source
 from paddlemae.system.atomic import append_text
@@ -18,10 +19,11 @@ from paddlemae.tasks.models.build import load_segmenter
 from paddlemae.tasks.models.inference import LOGITS, forward_function
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.models.windows import windowed_logits
-from paddlemae.tasks.predict_masks import WindowChoice, predict_masks
+from paddlemae.tasks.predict_masks import predict_masks
 from paddlemae.tasks.predictions import mask_outputs
 from paddlemae.tasks.predictions.join_masks import Segmented
 from paddlemae.tasks.predictions.mask_outputs import MaskOutputs
+from paddlemae.tasks.predictions.window_choice import WindowChoice
 from tests.support.embed_files import Killed
 from tests.support.segmenters import CLASSES, PALETTE, write_segmenter
 
@@ -269,3 +271,76 @@ def test_several_ranks_share_the_images(tmp_path, segmenter, pictures, together)
     assert found[0] == found[1] and found[0].images == 3
     for name in files_in(alone):
         assert name == "predict.json" or (out / name).read_bytes() == (alone / name).read_bytes(), name
+
+
+def test_python_gives_the_masks_of_the_command(tmp_path, segmenter, pictures) -> None:
+    predicted(segmenter, pictures, tmp_path / "out", min_confidence=0.6)
+    found = package.load(segmenter, threads=1).segment(str(pictures), min_confidence=0.6, probabilities=True)
+    assert found.classes == tuple(CLASSES) and len(found) == 3
+    for name, size, mask, confidence, probabilities in zip(
+        NAMES, SIZES, found, found.confidence, found.probabilities, strict=True
+    ):
+        assert mask.shape == size and probabilities.shape == (3, *size)
+        np.testing.assert_array_equal(mask, np.asarray(Image.open(tmp_path / "out" / "masks" / f"{name}.png")))
+        np.testing.assert_array_equal(confidence, probabilities.max(axis=0))
+        np.testing.assert_allclose(probabilities.sum(axis=0), 1, rtol=1e-5)
+    assert found.overlay(1).shape == (*SIZES[1], 3) and found.overlay(1).dtype == np.uint8
+    path = found.save(tmp_path / "masks.png")
+    assert path.read_bytes()[:4] == found._repr_png_()[:4] == b"\x89PNG"
+
+
+def test_python_segments_one_array(segmenter) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (21, 33, 3), np.uint8)
+    (mask,) = package.load(segmenter, threads=1).segment(pixels)
+    assert mask.shape == (21, 33)
+
+
+def test_other_models_do_not_segment_and_segmenters_do_not_classify(tuned, segmenter, pretrained, pictures) -> None:
+    for run in (tuned, pretrained):
+        with pytest.raises(ValueError, match="no classes of pixels"):
+            package.load(run, threads=1).segment(str(pictures))
+    with pytest.raises(ValueError, match="a segmenter"):
+        package.load(segmenter, threads=1).predict(str(pictures))
+
+
+def test_the_command_line_writes_what_is_asked_for(tmp_path, segmenter, pictures, paddlemae) -> None:
+    out = tmp_path / "out"
+    words = ["--overlays", "--polygons", "coco", "--polygon-classes", "tree, road", "--min-confidence", "0.5"]
+    words += ["--window", "8", "--overlap", "0.25", "--blend", "centre", "--flips", "horizontal", "--scales", "1,2"]
+    done = paddlemae("predict", segmenter, pictures, "--out", out, *words, "--link-images", "--probabilities")
+    assert done.status == 0, done.err
+    assert "masks of 3 images" in done.out and "regions" in done.out
+    assert {"masks/a.png", "overlays/a.png", "probabilities/a.npy", "polygons.json"} <= set(files_in(out))
+    windows = json.loads((out / "predict.json").read_text())["windows"]
+    assert windows["size"] == [8, 8] and windows["scales"] == [1, 2] and windows["blend"] == "centre"
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("segmenter", ["--out", "masks.csv"]),
+        ("segmenter", ["--out", "masks", "--top", "2"]),
+        ("segmenter", ["--out", "masks", "--sheet", "a.png"]),
+        ("segmenter", ["--out", "masks", "--scales", "one"]),
+        ("segmenter", ["--out", "masks", "--flips", "all"]),
+        ("segmenter", ["--out", "masks", "--window", "6"]),
+        ("tuned", ["--out", "table.csv", "--overlays"]),
+        ("tuned", ["--out", "masks"]),
+        ("pretrained", ["--out", "masks"]),
+    ],
+    ids=str,
+)
+def test_options_of_another_kind_of_model_are_one_line(
+    tmp_path, monkeypatch, request, pictures, paddlemae, model, words
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = paddlemae("predict", request.getfixturevalue(model), pictures, *words)
+    assert done.status == 2 and done.err.count("\n") == 1 and not done.out, done.err
+    assert not any(Path(name).exists() for name in ("masks", "masks.csv", "table.csv"))
+
+
+def test_processes_share_the_images(tmp_path, segmenter, pictures, paddlemae) -> None:
+    out = tmp_path / "out"
+    done = paddlemae("predict", segmenter, pictures, "--out", out, "--procs", "2", "--threads", "1", "--quiet")
+    assert done.status == 0, done.err
+    assert len(files_in(out / "masks")) == 3

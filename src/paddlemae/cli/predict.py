@@ -15,9 +15,9 @@ from paddlemae.launch.launcher import Launch
 from paddlemae.system.display_names import display_name
 
 if TYPE_CHECKING:  # needs Paddle
-    from paddlemae.tasks.predict_masks import WindowChoice
     from paddlemae.tasks.predictions.join_masks import Segmented
     from paddlemae.tasks.predictions.outputs import Outputs, Predicted
+    from paddlemae.tasks.predictions.window_choice import WindowChoice
 
 LISTED_CLASSES = 10
 TABLES = (".csv", ".json", ".parquet")
@@ -212,7 +212,7 @@ def _refuse_others(out: Path, is_table: bool, others: dict[str, Any]) -> None:
 
 
 def _windows(given: dict[str, Any], batch_size: int | None) -> WindowChoice:
-    from paddlemae.tasks.predict_masks import WindowChoice
+    from paddlemae.tasks.predictions.window_choice import WindowChoice
 
     chosen = {name: value for name, value in given.items() if value is not None}
     if "window" in chosen:

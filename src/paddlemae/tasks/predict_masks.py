@@ -8,15 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
-
-import numpy as np
+from dataclasses import asdict, replace
 
 from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.disk.errors import report_unreadable
-from paddlemae.data.masks.palette import default_palette
 from paddlemae.engine import device
-from paddlemae.model.shape import pair
 from paddlemae.runs.progress import progress
 from paddlemae.system.display_names import display_name
 from paddlemae.system.locks import lock_folder
@@ -26,45 +22,12 @@ from paddlemae.tasks.models.open_images import open_images
 from paddlemae.tasks.models.parts import about_source
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
-from paddlemae.tasks.models.windows import DEFAULT_OVERLAP, Blend, Flips, Windows
 from paddlemae.tasks.predictions.join_masks import Segmented, write_together
 from paddlemae.tasks.predictions.mask_names import mask_names
 from paddlemae.tasks.predictions.mask_outputs import Done, MaskOutputs, Record, prepare_folder
+from paddlemae.tasks.predictions.window_choice import WindowChoice, palette_of
 from paddlemae.tasks.predictions.write_masks import MaskWriter
 from paddlemae.train.parallel.ranks import ALONE, Ranks, check_same
-from paddlemae.weights.model_folder import Description
-
-
-@dataclass(frozen=True)
-class WindowChoice:
-    """How images are cut into windows; see `Windows` for what is not None.
-
-    Args:
-        size: of a window, pixels; None: that of the images that the segmenter was trained on.
-    """
-
-    size: int | tuple[int, int] | None = None
-    overlap: float = DEFAULT_OVERLAP
-    blend: Blend = "smooth"
-    flips: Flips = "none"
-    scales: tuple[float, ...] = (1.0,)
-    batch_size: int = 8
-
-    def of(self, description: Description) -> Windows:
-        """Return the windows for a segmenter.
-
-        Raises:
-            ValueError: a size that its patches don't divide.
-        """
-        patch = pair(description.architecture["patch_size"])
-        size = pair(description.architecture["image_size"] if self.size is None else self.size)
-        if any(side < 1 or side % own for side, own in zip(size, patch)):
-            raise ValueError(
-                f"--window must be a multiple of the segmenter's patch size, {patch[0]} x {patch[1]}; got "
-                f"{size[0]} x {size[1]}"
-            )
-        return Windows(size, self.overlap, self.blend, self.flips, self.scales, self.batch_size)
-
 
 AS_TRAINED = WindowChoice()
 
@@ -126,13 +89,6 @@ def predict_masks(
                 lambda: asdict(write_together(source, names, outputs, description.classes, palette, about))
             )
         )
-
-
-def palette_of(description: Description) -> np.ndarray:
-    """Return the colours of a segmenter's classes, uint8 [K, 3]."""
-    if description.palette is None:
-        return default_palette(len(description.classes))
-    return np.array(description.palette, np.uint8)
 
 
 def _check_classes(outputs: MaskOutputs, classes: Sequence[str]) -> None:

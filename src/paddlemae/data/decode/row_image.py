@@ -28,12 +28,12 @@ from paddlemae.data.decode.pixel_format import (
     convert_depth,
     scale_to_full,
 )
+from paddlemae.data.decode.tiff import is_geotiff
 
 LARGE_BYTES = 200_000_000  # of pixels; a larger image is read in rows, if rasterio is there
 HAS_RASTERIO = importlib.util.find_spec("rasterio") is not None
 _TIFF_ENDINGS = (".tif", ".tiff")
 _CACHE_BYTES = 128_000_000  # of rasterio's decoded blocks
-_GEO_TAGS = (33550, 33922, 34264, 34735)  # pixel scale, tie points, transform, keys of a GeoTIFF
 
 Valid = NDArray[np.bool_]  # [h, W], which pixels have data
 
@@ -80,9 +80,8 @@ def is_georeferenced(path: str) -> bool:
     if not has_ending(path, _TIFF_ENDINGS):
         return False
     try:
-        with open(path, "rb") as file, open_with_pillow(file) as image:
-            tags = getattr(image, "tag_v2", {})  # Pillow's images have it if they are TIFFs
-            return any(tag in tags for tag in _GEO_TAGS)
+        with open(path, "rb") as file:
+            return is_geotiff(file)
     except Exception:  # Pillow raises nearly anything; reading the image says what is wrong
         return False
 

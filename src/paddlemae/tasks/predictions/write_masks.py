@@ -192,8 +192,9 @@ def to_world(place: Place) -> ToWorld | None:
     from rasterio.warp import transform
 
     def world(points_n2: NDArray[np.float64]) -> NDArray[np.float64]:
-        x, y = place.transform @ (points_n2[:, 0], points_n2[:, 1])
-        longitude, latitude = transform(place.crs, WORLD, x, y)
+        a, b, c, d, e, f = place.transform[:6]
+        column, row = points_n2.T
+        longitude, latitude = transform(place.crs, WORLD, a * column + b * row + c, d * column + e * row + f)
         return np.stack([longitude, latitude], axis=1)
 
     return world
