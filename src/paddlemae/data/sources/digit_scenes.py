@@ -3,7 +3,7 @@
 Scene i of a part follows from the part and i alone, by integer arithmetic, so it is the same everywhere:
     background   random colours on grids of 3 x 3 and 9 x 9 points, interpolated, and noise
     digits       1 to 3 of the embedded ones, of the same part, enlarged to 28 to 44 pixels, at random places where they
-                 cover no other one, or left out if 20 places do. They are bright on dark and dark on bright surroundings
+                 cover no other one, or left out if 20 places do; bright on dark and dark on bright surroundings
     mask         the digit of each pixel that it covers at least half; 0 elsewhere
 """
 
