@@ -25,6 +25,7 @@ from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.predictions.join_masks import Segmented, write_together
 from paddlemae.tasks.predictions.mask_names import mask_names
 from paddlemae.tasks.predictions.mask_outputs import Done, MaskOutputs, Record, prepare_folder
+from paddlemae.tasks.predictions.table_file import FORMATS
 from paddlemae.tasks.predictions.window_choice import WindowChoice, palette_of
 from paddlemae.tasks.predictions.write_masks import MaskWriter
 from paddlemae.train.parallel.ranks import ALONE, Ranks, check_same
@@ -67,6 +68,11 @@ def predict_masks(
     with lock_folder(outputs.folder) if ranks.is_first else nullcontext():
         device.prepare("auto", threads)
         checkpoint = read_checkpoint(run, trust=trust)
+        if checkpoint.description.kind == "classifier":
+            raise ValueError(
+                f"expected a file that ends in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}; got {outputs.folder}, and "
+                f"{checkpoint.folder} holds a classifier, whose predictions are a table"
+            )
         model = load_segmenter(checkpoint)
         description = checkpoint.description
         cut = windows.of(description)
