@@ -1,7 +1,7 @@
-"""Map what masks store, ids or colours, to indices of classes; name, merge and drop classes."""
+"""Map what masks store, ids or colours, to indices of classes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from paddlemae.data.masks.colours import colours_for_ids, pack, pack_one, unknown_colours
 from paddlemae.data.masks.mask_file import StoredMask
 from paddlemae.data.sources.source import IGNORE, BadMask, Mask
-from paddlemae.data.sources.splits import list_names
 
 _UNKNOWN = -2
 _MOST_VALUES = 65536
@@ -44,19 +43,23 @@ class ClassMap:
             return self._of_colours(stored.values, name)
         if stored.palette is not None and self._knows(stored.palette, stored.values):
             return self._of_colours(stored.palette[stored.values], name)
-        index_of = dict(self.index_of)
-        if stored.nodata is not None and self.ignores_nodata:
-            index_of[stored.nodata] = IGNORE
-        return self._of_ids(stored.values, index_of, name)
+        if stored.nodata is None or not self.ignores_nodata:
+            return self._of_ids(stored.values, name)
+        is_nodata = stored.values == stored.nodata
+        known = next((value for value, index in self.index_of.items() if index != IGNORE), 0)
+        mask = self._of_ids(np.where(is_nodata, np.array(known, stored.values.dtype), stored.values), name)
+        mask[is_nodata] = IGNORE
+        return mask
 
-    def _of_ids(self, values_HW: NDArray[Any], index_of: Mapping[int, int], name: str) -> Mask:
+    def _of_ids(self, values_HW: NDArray[Any], name: str) -> Mask:
         if values_HW.dtype == np.bool_:
             values_HW = values_HW.astype(np.uint8) * np.uint8(255)
-        largest = int(values_HW.max(initial=0))
-        if int(values_HW.min(initial=0)) < 0 or largest >= _MOST_VALUES:
-            raise BadMask(f"mask {name!r} has the value {largest}; expected class ids of 0 to {_MOST_VALUES - 1}")
+        least, largest = int(values_HW.min(initial=0)), int(values_HW.max(initial=0))
+        if least < 0 or largest >= _MOST_VALUES:
+            strange = least if least < 0 else largest
+            raise BadMask(f"mask {name!r} has the value {strange}; expected class ids of 0 to {_MOST_VALUES - 1}")
         table = np.full(256 if largest < 256 else _MOST_VALUES, _UNKNOWN, np.int16)
-        for value, index in index_of.items():
+        for value, index in self.index_of.items():
             if 0 <= value < len(table):
                 table[value] = index
         mask = table[values_HW]
@@ -114,44 +117,3 @@ def list_numbers(numbers: Sequence[int]) -> str:
     texts = [str(a) if a == b else f"{a} to {b}" if b > a + 1 else f"{a}, {b}" for a, b in runs]
     more = f" and {len(texts) - 10} more" if len(texts) > 10 else ""
     return ", ".join(texts[:10]) + more
-
-
-def select_classes(class_map: ClassMap, wanted: Sequence[str]) -> ClassMap:
-    """Merge and drop classes.
-
-    Args:
-        wanted: the classes to keep, in their new order: a name, or "NEW=NAME+NAME" for a class that several become;
-            "NEW=*" takes all classes that no other entry names. Pixels of the other classes are ignored.
-    Raises:
-        ValueError: an unknown name, or one that is taken twice.
-    """
-    number_of = {name: number for number, name in enumerate(class_map.classes)}
-    members: dict[str, list[int]] = {}
-    for text in wanted:
-        new, _, olds = text.partition("=") if "=" in text and text not in number_of else (text, "", text)
-        names = [each.strip() for each in (olds.split("+") if olds not in number_of else [olds])]
-        new = new.strip()
-        if unknown := [name for name in names if name not in number_of and name != "*"]:
-            raise ValueError(f"no class {unknown[0]!r}; the masks have {list_names(class_map.classes)}")
-        if new in members:
-            raise ValueError(f"class {new!r} is named twice in the classes to keep")
-        members[new] = [-1 if name == "*" else number_of[name] for name in names]
-    taken = [number for numbers in members.values() for number in numbers]
-    if twice := [number for number in taken if taken.count(number) > 1]:
-        name = "*" if twice[0] < 0 else class_map.classes[twice[0]]
-        raise ValueError(f"class {name!r} is taken twice in the classes to keep")
-    rest = [number for number in range(len(number_of)) if number not in taken]
-    new_of = np.full(len(number_of) + 1, IGNORE, np.int64)
-    palette = np.zeros((len(members), 3), np.uint8)
-    for new_number, numbers in enumerate(members.values()):
-        numbers = rest if numbers == [-1] else numbers
-        new_of[numbers] = new_number
-        palette[new_number] = class_map.palette[numbers[0]] if numbers else 0
-    return replace(
-        class_map,
-        classes=tuple(members),
-        palette=palette,
-        index_of={value: int(new_of[index]) for value, index in class_map.index_of.items()},
-        index_of_colour=class_map.index_of_colour
-        and {colour: int(new_of[index]) for colour, index in class_map.index_of_colour.items()},
-    )

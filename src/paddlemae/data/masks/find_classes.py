@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paddlemae.data.masks.class_file import Colour, ListedClass
-from paddlemae.data.masks.class_map import ClassMap, list_numbers, select_classes
+from paddlemae.data.masks.class_map import ClassMap, list_numbers
 from paddlemae.data.masks.colours import colours_for_ids
 from paddlemae.data.masks.options import MaskOptions
 from paddlemae.data.masks.palette import palette_of
@@ -47,8 +47,7 @@ def find_classes(listed: Sequence[ListedClass] | None, masks: RawMasks, options:
         numbered = _number_values(scan_values(masks), masks, options, where)
     else:
         numbered = _number_listed(listed, options, where)
-    class_map = _make_map(numbered, _ignored_values(numbered, options, is_binary), options, where)
-    return select_classes(class_map, options.select) if options.select else class_map
+    return _make_map(numbered, _ignored_values(numbered, options, is_binary), options, where)
 
 
 def _is_binary(listed: Sequence[ListedClass] | None, masks: RawMasks, options: MaskOptions, where: str) -> bool:
@@ -96,8 +95,8 @@ def _number_values(found: Values, masks: RawMasks, options: MaskOptions, where: 
     largest, first = max(ids, default=0), options.zero_is_background is False
     if len(ids) < 2:
         raise BadMask(
-            f"{where}: the masks have the values {list_numbers(found.values)} only, which is one class; expected two "
-            "or more"
+            f"{where}: of the values {list_numbers(found.values)} in the masks, {list_numbers(ids) or 'none'} is the "
+            "only class that is not ignored; expected two or more"
         )
     if 2 * len(ids) < largest + 1 - first:
         raise BadMask(
@@ -155,4 +154,5 @@ def _make_map(numbered: Sequence[_Numbered], ignored: set[int | Colour], options
     colours |= {each.colour: index for index, each in enumerate(kept) if each.colour}
     colours |= {colour: IGNORE for colour in ignored if isinstance(colour, tuple)}
     palette = palette_of([each.colour for each in kept])
-    return ClassMap(tuple(each.name for each in kept), palette, index_of, colours or None)
+    ignores_nodata = options.ignore != (NOTHING_IGNORED,)
+    return ClassMap(tuple(each.name for each in kept), palette, index_of, colours or None, ignores_nodata)

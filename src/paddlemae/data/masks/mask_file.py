@@ -22,7 +22,8 @@ from paddlemae.data.sources.source import BadMask
 
 EXTENSIONS = (".bmp", ".gif", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp", ".npy")
 LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif")
-_INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
+_INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+_NODATA = 42113  # the tag of a GeoTIFF, as GDAL writes it
 _COLOUR_MODES = ("RGB", "RGBA", "PA", "LA")
 _WEBP_LOSSLESS = b"VP8L"
 
@@ -88,7 +89,30 @@ def _decode_with_pillow(image: Image.Image, content: bytes) -> StoredMask:
         palette = np.frombuffer(bytes(image.palette.tobytes()), np.uint8)
         palette = palette[: len(palette) // 3 * 3].reshape(-1, 3) if image.palette.mode == "RGB" else None
     values = np.asarray(image.convert("RGB") if image.mode in _COLOUR_MODES else image)
-    return StoredMask(turn_upright(values, read_orientation(image)), palette)
+    nodata = _read_nodata(image)
+    if values.dtype.kind == "f":
+        values = _whole_numbers(values, nodata)
+    return StoredMask(turn_upright(values, read_orientation(image)), palette, nodata)
+
+
+def _read_nodata(image: Image.Image) -> int | None:
+    """Return the whole number that a GeoTIFF names for "no data"; None without one."""
+    if image.format != "TIFF":
+        return None
+    text = str(image.tag_v2.get(_NODATA, "")).strip(" \0")  # type: ignore[attr-defined]
+    try:
+        return int(float(text))
+    except (ValueError, OverflowError):  # "nan" too
+        return None
+
+
+def _whole_numbers(values_HW: NDArray[Any], nodata: int | None) -> NDArray[np.int64]:
+    """Return floating-point ids, as GIS programs write them, as integers; not a number becomes nodata."""
+    is_nan = np.isnan(values_HW)
+    values_HW = np.where(is_nan, np.nan if nodata is None else nodata, values_HW)
+    if not np.isfinite(values_HW).all() or (values_HW != np.round(values_HW)).any():
+        raise ValueError("floating-point values that are no whole numbers; save class ids as 8- or 16-bit integers")
+    return values_HW.astype(np.int64)
 
 
 def _check_array(values_HWC: NDArray[Any]) -> NDArray[Any]:

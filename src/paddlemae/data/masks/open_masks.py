@@ -1,22 +1,27 @@
 """Open images with masks: find which layout a path has, and make a source of it."""
 
 import os
-from collections.abc import Sequence
+from dataclasses import replace
 
-from paddlemae.data.masks.class_file import ListedClass, find_class_file, read_class_file
-from paddlemae.data.masks.find_classes import find_classes
-from paddlemae.data.masks.options import MaskOptions, parse_options
-from paddlemae.data.masks.pairs import PairRule, check_paired, pair_files
-from paddlemae.data.masks.readers import ClassMasks, MaskFiles
-from paddlemae.data.sources.folder import list_images
-from paddlemae.data.sources.mask_folders import IMAGE_FOLDERS, MASK_FOLDERS
-from paddlemae.data.sources.readers import FileReader
-from paddlemae.data.sources.source import MaskTargets, Source
-from paddlemae.data.sources.string_table import StringTable
+from paddlemae.data.masks.archives import open_mask_archive
+from paddlemae.data.masks.arrays import open_mask_arrays
+from paddlemae.data.masks.cityscapes import IGNORED_IDS, is_cityscapes, open_cityscapes
+from paddlemae.data.masks.coco import find_annotations, open_coco
+from paddlemae.data.masks.folders import open_folders
+from paddlemae.data.masks.labelme import is_labelme, open_labelme
+from paddlemae.data.masks.layout import MaskLayout, make_source
+from paddlemae.data.masks.lists import open_mask_list
+from paddlemae.data.masks.options import LIST_OPTIONS, MaskOptions, parse_options
+from paddlemae.data.masks.voc import is_voc, open_voc
+from paddlemae.data.sources.archives import expand_braces
+from paddlemae.data.sources.folder import list_tars
+from paddlemae.data.sources.source import Source
+
+_LISTS = (".csv", ".tsv", ".txt", ".lst", ".list")
 
 
 def open_masks(path: str, options: dict[str, str], split: str | None, spec: str) -> Source:
-    """Open the images of a path with their masks.
+    """Open the images of a path with their masks, in one of the layouts of this package.
 
     Args:
         path, options: as `open_source` splits `spec`.
@@ -24,33 +29,42 @@ def open_masks(path: str, options: dict[str, str], split: str | None, spec: str)
     Raises:
         MissingSplit, ValueError: as of `open_source`; `BadMask` if the masks leave open what their classes are.
     """
+    if "{" in path and not os.path.exists(path):
+        chosen = parse_options(options, spec)
+        return make_source(open_mask_archive(expand_braces(path), chosen, split, spec), chosen)
+    if os.path.isfile(path) and path.lower().endswith(_LISTS):
+        columns = {name: options.pop(name) for name in LIST_OPTIONS if name in options}
+        chosen = parse_options(options, spec)
+        return make_source(open_mask_list(path, columns, chosen, split), chosen)
     chosen = parse_options(options, spec)
-    if not os.path.isdir(path):
-        raise ValueError(f"{spec!r} has no masks that are understood; expected a folder with 'images' and 'masks'")
-    return _open_folder_pairs(path, chosen, split)
+    if os.path.isfile(path):
+        return make_source(_open_file(path, chosen, split), chosen)
+    if is_cityscapes(path):
+        ignore = IGNORED_IDS if chosen.ignore is None else chosen.ignore
+        return make_source(open_cityscapes(path, chosen, split), replace(chosen, ignore=(*ignore, 255)))
+    return make_source(_open_in_folder(path, chosen, split), chosen)
 
 
-def _open_folder_pairs(root: str, options: MaskOptions, split: str | None) -> Source:
-    files, _ = list_images(root)
-    rule = PairRule(
-        (options.images.lower(),) if options.images else IMAGE_FOLDERS,
-        (options.masks.lower(),) if options.masks else MASK_FOLDERS,
-        options.mask_suffix,
+def _open_file(path: str, options: MaskOptions, split: str | None) -> MaskLayout:
+    ending = os.path.splitext(path)[1].lower()
+    if ending == ".json":
+        return open_coco(os.path.dirname(path) or ".", [path], options, split, path)
+    if ending == ".npz":
+        return open_mask_arrays(path, split)
+    if ending in (".tar", ".zip"):
+        return open_mask_archive([path], options, split, path)
+    raise ValueError(
+        f"{path!r} has no masks that are understood; expected a folder, a list, COCO's .json, .npz, .tar or .zip"
     )
-    pairs, all_masks = pair_files(files, rule, split, repr(root))
-    check_paired(pairs, repr(root), options.skip_unpaired)
-    every = MaskFiles(root, StringTable.of(all_masks), options.rgb)
-    class_map = find_classes(_listed(root, options), every, options, repr(root))
-    photos = StringTable.of(pairs.images)
-    stored = MaskFiles(root, StringTable.of(pairs.masks), options.rgb, photos if options.turn_masks else None)
-    targets = MaskTargets(class_map.classes, class_map.palette, ClassMasks(stored, class_map))
-    return Source(root, FileReader(root, photos), targets)
 
 
-def _listed(root: str, options: MaskOptions) -> Sequence[ListedClass] | None:
-    """Return the classes of the options, or of a file in the folder or in one of masks; None without either."""
-    if options.classes:
-        return options.classes
-    folders = [root, *(os.path.join(root, name) for name in sorted(os.listdir(root)) if name.lower() in MASK_FOLDERS)]
-    found = next((path for folder in folders if (path := find_class_file(folder))), None)
-    return read_class_file(found) if found else None
+def _open_in_folder(root: str, options: MaskOptions, split: str | None) -> MaskLayout:
+    if is_voc(root):
+        return open_voc(root, options, split)
+    if annotations := find_annotations(root):
+        return open_coco(root, annotations, options, split, root)
+    if is_labelme(root):
+        return open_labelme(root, options, split)
+    if tars := list_tars(root):
+        return open_mask_archive([os.path.join(root, tar) for tar in tars], options, split, root)
+    return open_folders(root, options, split)

@@ -18,7 +18,7 @@ class MaskOptions:
 
     Args:
         classes: their list; None if it is to be found next to the masks.
-        select: classes to keep, in their new order, as of `class_map.select_classes`; None for all.
+        select: classes to keep, in their new order, as of `select_classes`; None for all.
         ignore: values, names of classes and colours that count nowhere; None for what is usual.
         zero_is_background: the listed classes have the ids from 1, and 0 is a class "background" (True) or ignored
             (False); None: they have the ids from 0.
@@ -43,6 +43,7 @@ class MaskOptions:
     skip_unpaired: bool = False
 
 
+LIST_OPTIONS = ("root", "image", "mask", "split")  # of lists, in addition
 NAMES = (
     *("classes", "select", "ignore", "zero_is_background", "binary", "rgb", "mask_suffix", "images", "masks"),
     *("turn_masks", "unpaired"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from paddlemae.data.sources.mask_folders import IMAGE_FOLDERS, MASK_FOLDERS
 from paddlemae.data.sources.splits import choose_split, list_names, note, split_of
 
+MASK_ENDINGS = ("_masks", "_mask", "_labels", "_label", "_annotations", "annot")
 Key = tuple[str, ...]  # the folders below the root without those of images or masks, and the name without its ending
 
 
@@ -32,16 +33,18 @@ class PairRule:
     Args:
         images, masks: names of folders, in lower case.
         suffix: behind a mask's name.
+        endings: of folders of masks whose images are in a folder without it, as in `train` and `train_labels`.
     """
 
     images: tuple[str, ...] = IMAGE_FOLDERS
     masks: tuple[str, ...] = MASK_FOLDERS
     suffix: str = ""
+    endings: tuple[str, ...] = MASK_ENDINGS
 
     def kind(self, path: str) -> str:
         """Return "mask", "image" (in a folder of that name) or "other"."""
         folders = path.lower().split("/")[:-1]
-        if any(folder in self.masks for folder in folders):
+        if any(folder in self.masks or folder.endswith(self.endings) for folder in folders):
             return "mask"
         if self.suffix and os.path.splitext(path)[0].endswith(self.suffix):
             return "mask"
@@ -54,7 +57,12 @@ class PairRule:
         if is_mask and self.suffix:
             stem = stem.removesuffix(self.suffix)
         dropped = self.masks if is_mask else self.images
-        return (*(folder for folder in folders if folder.lower() not in dropped), stem)
+        kept = [folder for folder in folders if folder.lower() not in dropped]
+        return (*(self._without_ending(folder) if is_mask else folder for folder in kept), stem)
+
+    def _without_ending(self, folder: str) -> str:
+        ending = next((ending for ending in self.endings if folder.lower().endswith(ending)), "")
+        return folder[: len(folder) - len(ending)]
 
 
 def pair_files(files: Sequence[str], rule: PairRule, split: str | None, where: str) -> tuple[Pairs, list[str]]:

@@ -61,7 +61,7 @@ class MaskFiles:
         return stored
 
     def stamp(self, i: int) -> str:
-        return f"{self.files[i]}\0{file_stamp(self.describe(i))}"
+        return f"{self.files[i]}\0{self.rgb}\0{file_stamp(self.describe(i))}"
 
 
 def _orientation(photo: str) -> int:

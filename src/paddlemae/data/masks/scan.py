@@ -58,8 +58,8 @@ def _scan(masks: RawMasks, until: int | None) -> Values:
 
 
 def values_of(stored: StoredMask) -> list[int]:
-    """Return the ids in a mask, ascending."""
-    values = stored.values
+    """Return the ids in a mask, ascending, without that of nodata."""
+    values = stored.values if stored.nodata is None else stored.values[stored.values != stored.nodata]
     if values.dtype == np.uint8:
         return np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist()
     if values.dtype == np.bool_:

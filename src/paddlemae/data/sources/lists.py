@@ -42,6 +42,7 @@ from paddlemae.data.sources.string_table import StringTable
 from paddlemae.data.sources.subsets import spread_over
 
 IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "img")
+MASK_COLUMNS = ("mask", "mask_path", "masks", "annotation", "label", "label_path", "segmentation")
 SPLIT_COLUMNS = ("split", "set", "part", "partition")
 GROUP_COLUMNS = ("group", "patient", "patient_id", "tile", "tile_id")
 _BLANKS = " \t"  # between a path and its label; others may be in names
@@ -125,6 +126,56 @@ def _targets(path: str, rows: _Rows, train_classes: tuple[str, ...]) -> Targets:
         return targets_of_sets(rows.labels, row_of, where, train_classes)
     labels = rows.labels if numbers is None else as_some_labels(rows.labels, row_of)
     return number_labels(labels, where, train_classes)
+
+
+def read_pairs(path: str, split: str | None, options: dict[str, str]) -> tuple[list[str], list[str], list[str]]:
+    """Return (images, masks, masks of all splits) that a list names; a mask that is missing is "".
+
+    Args:
+        options: as of `open_list`, and `mask`, the column of masks.
+    Raises:
+        MissingSplit, ValueError: as `open_list`.
+    """
+    read = _read_csv_pairs if os.path.splitext(path)[1].lower() in (".csv", ".tsv") else _read_line_pairs
+    rows, every = read(path, options), list[str]()
+    if rows.splits is not None:
+        every = rows.labels or []
+        rows = rows.select(choose_split(Counter(rows.splits), split, repr(path), "rows whose split is"))
+    elif split and is_held_out(split):
+        every = rows.labels or []
+        rows = read(_find_test_list(path, split), options)
+    assert rows.labels is not None
+    if not rows.paths:
+        raise ValueError(f"{path!r} names no images; expected an image and its mask in each line")
+    return rows.paths, rows.labels, [*every, *rows.labels]
+
+
+def _read_csv_pairs(path: str, options: dict[str, str]) -> _Rows:
+    header, rows, _ = _read_rows(path)
+    roles = {"image": IMAGE_COLUMNS, "mask": MASK_COLUMNS, "split": SPLIT_COLUMNS}
+    columns: dict[str, list[str] | None] = {}
+    for role, usual in roles.items():
+        place = _find_column(path, header, role, options.get(role), usual, needed=role != "split")
+        columns[role] = None if place is None else [row[place].strip() for row in rows]
+    splits = columns["split"]
+    return _Rows(columns["image"] or [], columns["mask"] or [], splits and [each.lower() for each in splits])
+
+
+def _read_line_pairs(path: str, options: dict[str, str]) -> _Rows:
+    """Read lines of an image's and its mask's path, with a tab, a comma or one blank between them."""
+    pairs = []
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        line = line.strip(_BLANKS)
+        if not line or line.startswith("#"):
+            continue
+        separator = next((each for each in ("\t", ",", " ") if line.count(each) == 1), None)
+        if separator is None:
+            raise ValueError(
+                f"{path!r}, line {number}: expected the paths of an image and of its mask with a blank, a tab or a "
+                f"comma between them, got {line[-80:]!r}"
+            )
+        pairs.append([each.strip() for each in line.split(separator)])
+    return _Rows([image for image, _ in pairs], [mask for _, mask in pairs])
 
 
 def _find_test_list(path: str, split: str) -> str:

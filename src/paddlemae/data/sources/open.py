@@ -107,7 +107,7 @@ def open_source(
 def _open_with_masks(path: str, options: dict[str, str], spec: str, split: str | None) -> Source:
     from paddlemae.data.masks.open_masks import open_masks  # which needs this package
 
-    if not os.path.exists(path):
+    if not os.path.exists(path) and "{" not in path:
         raise FileNotFoundError(
             f"{spec!r} does not exist; expected images with masks, such as folders images/ and masks/"
         )
