@@ -15,6 +15,7 @@ import numpy as np
 
 from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.model.heads.layers import GROWTH, Convolution, Upsampling
+from paddlemae.model.probe import ProbeHead
 from paddlemae.weights.formats.mapped_file import release
 from paddlemae.weights.layouts.architecture import faults
 from paddlemae.weights.layouts.tensor_names import Draft
@@ -73,29 +74,27 @@ UPSAMPLING = Form(
 )
 
 
-def _forms(model: nn.Layer) -> dict[str, Form]:
-    """Return the forms of the weights that lie otherwise in files than in memory, by their official names."""
-    forms: dict[str, Form] = {}
-    for name, part in model.named_sublayers():
-        weight = f"{official_name(name)}.weight"
-        if weight == PATCH_EMBED:
-            forms[weight] = _patches(model.encoder.channels, *model.encoder.patch_size)
-        elif isinstance(part, nn.Linear):
-            forms[weight] = LINEAR
-        elif isinstance(part, Convolution):
-            forms[weight] = _convolution(math.isqrt(part.weight.shape[0]))
-        elif isinstance(part, Upsampling):
-            forms[weight] = UPSAMPLING
-    return forms
-
-
-def _patches(channels: int, height: int, width: int) -> Form:
-    """Return the form of a patch embedding: [height * width * C, D] in memory, [D, C, height, width] in files."""
+def _patches(model: nn.Layer) -> Form:
+    height, width = model.encoder.patch_size
+    channels = model.encoder.channels
     return Form(
         lambda shape: (shape[1], channels, height, width),
         lambda array: array.reshape(height, width, channels, -1).transpose(3, 2, 0, 1),
         lambda array: array.transpose(2, 3, 1, 0),
     )
+
+
+def _forms(model: nn.Layer) -> dict[str, Form]:
+    """Return the forms of the weights that lie otherwise in files than in memory, by their official names."""
+    forms: dict[str, Form] = {}
+    for name, part in model.named_sublayers():
+        if isinstance(part, nn.Linear):
+            forms[f"{official_name(name)}.weight"] = LINEAR
+        elif isinstance(part, Convolution):
+            forms[f"{official_name(name)}.weight"] = _convolution(math.isqrt(part.weight.shape[0]))
+        elif isinstance(part, Upsampling):
+            forms[f"{official_name(name)}.weight"] = UPSAMPLING
+    return forms if isinstance(model, ProbeHead) else forms | {PATCH_EMBED: _patches(model)}
 
 
 def to_official(model: nn.Layer) -> dict[str, np.ndarray]:
