@@ -25,7 +25,7 @@ def missing_of(run: Path, recipe: Json, rows: Sequence[Json], exhibits: Json) ->
     knn = f"paddlemae knn {folder} --data {data}"
     pretrained = recipe["task"] == "pretrain"
     several = any(metrics_named(row["metric"]) is MULTI_LABEL for row in rows)
-    if recipe["task"] != "probe" and not several:
+    if recipe["task"] not in ("probe", "segment") and not several:
         ways = {"knn": ("kNN", {"pretrained": knn})}
         if pretrained:
             ways = _evaluations(folder, data, _model_settings(recipe))
@@ -37,18 +37,21 @@ def missing_of(run: Path, recipe: Json, rows: Sequence[Json], exhibits: Json) ->
                     yield _part(f"results.{kind}.{start}", title + words, "not run", command)
     of_knn = {"confusion": knn, "mistakes": knn, "neighbours": knn, "map": knn}
     for part, title in EXHIBIT_TITLES.items():
-        if exhibits[part] is not None:
+        if exhibits[part] is not None or (part in OF_SCENES) != (recipe["task"] == "segment"):
             continue
         if recipe["task"] == "probe" and part not in ("confusion", "mistakes"):
             yield _part(part, title, f"not part of a probe; see the report of {recipe.get('init')}", None)
         elif several and part in of_knn:
             yield _part(part, title, "not for images of several classes", None)
+        elif part in OF_SCENES:
+            yield _part(part, title, "not run", f"paddlemae evaluate {folder} --data {data}")
         elif part == "reconstructions" and not pretrained:
             yield _part(part, title, "not part of fine-tuning: a classifier has no decoder", None)
         else:
             yield _part(part, title, "not run", of_knn.get(part) if recipe["task"] != "probe" else None)
 
 
+OF_SCENES = ("classes", "scenes", "worst_scenes")  # exhibits of a segmentation
 OTHER_STARTS = {"random": "of the untrained encoder", "scratch": "from scratch"}
 
 
