@@ -150,6 +150,11 @@ def read_pairs(path: str, split: str | None, options: dict[str, str]) -> tuple[l
     return rows.paths, rows.labels, [*every, *rows.labels]
 
 
+def read_header(path: str) -> list[str]:
+    """Return the names of a CSV's columns; raise a ValueError for a file that is none."""
+    return _read_rows(path)[0]
+
+
 def _read_csv_pairs(path: str, options: dict[str, str]) -> _Rows:
     header, rows, _ = _read_rows(path)
     roles = {"image": IMAGE_COLUMNS, "mask": MASK_COLUMNS, "split": SPLIT_COLUMNS}
