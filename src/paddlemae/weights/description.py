@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from paddlemae.model.shape import (
     LARGEST_STATISTIC,
     MOST,
+    MOST_PIXELS,
     SHAPES,
     SMALLEST_STD,
     Key,
@@ -79,6 +80,7 @@ class DescriptionType(BaseModel):
     bits: Literal[8, 16] | None = None
     thresholds: list[Annotated[float, Field(ge=0, le=1)]] | None = None
     palette: list[Colour] | None = None
+    short_side: Annotated[int, Field(ge=1, le=MOST_PIXELS)] | None = None
 
 
 def check_description(content: Mapping[str, Any]) -> None:
