@@ -23,6 +23,7 @@ from markupsafe import Markup
 
 from paddlemae.report.exhibit_views import PARTS, shown_exhibits
 from paddlemae.report.formatting import duration, finite, interval, number, percent, points, short, text
+from paddlemae.report.missing import is_usual
 from paddlemae.report.results import gain, kind_of, majorities, majority_title, name_of, spread
 from paddlemae.report.sprites import LOST, Pictures, position
 from paddlemae.runs.metrics import ALL_METRICS, CLASSIFICATION, TASKS, metrics_named
@@ -149,7 +150,7 @@ def _run(place: int, run: Json, label: str, folder: Path, pictures: Pictures) ->
         "missing_parts": {
             part: missing.get(part, _unknown(part))
             for part in PARTS
-            if part not in exhibits and (part in missing or run["exhibits"].get(part) is not None)
+            if part not in exhibits and (part in missing or is_usual(run["task"], part))
         },
         "missing_results": [one for part, one in missing.items() if part not in PARTS],
         "headline": _headline(run),
