@@ -7,6 +7,7 @@ from paddlemae.data.sources.splits import note
 from paddlemae.data.sources.subfolders import holds_images, subfolders
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "photos", "leftimg8bit")
+MASKS_LEFT_OUT = "the masks in"
 SAMPLE_SUFFIX = ".mask"  # of the mask that stands next to its image, as in shards of a WebDataset
 MASK_FOLDERS = (
     *("masks", "mask", "annotations", "annotation", "labels", "label", "gt"),
@@ -28,7 +29,7 @@ def choose_images(names: Iterable[str], where: str) -> str | None:
     masks = [name for name in names if name.lower() in MASK_FOLDERS]
     if len(images) != 1 or not masks:
         return None
-    note(f"{where}: the images are those in {images[0]!r}; the masks in {masks[0]!r} are left out")
+    note(f"{where}: the images are those in {images[0]!r}; {MASKS_LEFT_OUT} {masks[0]!r} are left out")
     return images[0]
 
 

@@ -85,7 +85,10 @@ def open_source(
     limit = MAX_IMAGE_BYTES
     if (text := options.pop(LIMIT_OPTION, None)) is not None and not (limit := parse_bytes(text)):
         raise ValueError(f"expected {LIMIT_OPTION} as bytes, such as 2GB or 500MB, got {text!r}")
-    if masks or _only_with_masks(path, options):
+    only_with_masks = not masks and _only_with_masks(path, options)
+    if labelled and only_with_masks:
+        raise ValueError(f"{spec!r} has masks, not a class per image; expected labelled images")
+    if masks or only_with_masks:
         opened = _open_with_masks(path, options, spec, split)
         opened = opened if masks else replace(opened, targets=None)
     elif "{" in path and not os.path.exists(path):

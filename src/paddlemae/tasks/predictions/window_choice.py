@@ -53,5 +53,5 @@ class WindowChoice:
 def palette_of(description: Description) -> np.ndarray:
     """Return the colours of a segmenter's classes, uint8 [K, 3]."""
     if description.palette is None:
-        return default_palette(len(description.classes))
+        return default_palette(description.classes)
     return np.array(description.palette, np.uint8)
