@@ -30,6 +30,7 @@ from paddlemae.tasks.models.predictions import Predictions, class_probabilities
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import KIND_NAMES, Checkpoint, read_checkpoint
 from paddlemae.tasks.models.reconstruction import caption_of, draw_stages
+from paddlemae.tasks.models.segment_image import fit_windows
 from paddlemae.tasks.models.windows import DEFAULT_OVERLAP, Blend, Flips
 from paddlemae.tasks.predictions.segment_rows import Feed, segment_rows
 from paddlemae.tasks.predictions.window_choice import WindowChoice, palette_of
@@ -156,11 +157,16 @@ class Model:
                 except UnreadableImage as fault:
                     _refuse(fault)
                 feed = Feed(whole_image(pixels_HWC, depth))
-                blocks = list(segment_rows(forward, feed, windows, min_confidence))
-                found.masks.append(np.concatenate([block.classes_hW for block in blocks]))
-                found.confidence.append(np.concatenate([block.confidence_hW for block in blocks]))
+                masks, confidence, every = [], [], []
+                fitted = fit_windows(windows, self.description, feed.image.size)
+                for block in segment_rows(forward, feed, fitted, min_confidence):
+                    masks.append(block.classes_hW)
+                    confidence.append(block.confidence_hW)
+                    every += [block.probabilities_KhW.copy()] if probabilities else []
+                found.masks.append(np.concatenate(masks))
+                found.confidence.append(np.concatenate(confidence))
                 if probabilities:
-                    found.probabilities.append(np.concatenate([block.probabilities_KhW for block in blocks], axis=1))
+                    found.probabilities.append(np.concatenate(every, axis=1))
                 found.images.append(pixels_HWC)
         return found
 

@@ -132,7 +132,8 @@ def predict(
         typer.Option("--scales", help="Average over these sizes of the image, as 0.75,1,1.25.", rich_help_panel=MASKS),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Images (default: 64) or windows (8) per batch.")
+        int | None,
+        typer.Option("--batch-size", min=1, help="Images (default: 64) or windows per batch."),
     ] = None,
     workers: Annotated[
         int | None,

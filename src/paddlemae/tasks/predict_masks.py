@@ -20,7 +20,6 @@ from paddlemae.tasks.models.build import load_segmenter
 from paddlemae.tasks.models.inference import LOGITS, forward_function
 from paddlemae.tasks.models.open_images import open_images
 from paddlemae.tasks.models.parts import about_source
-from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.predictions.join_masks import Segmented, write_together
 from paddlemae.tasks.predictions.mask_names import mask_names
@@ -82,13 +81,10 @@ def predict_masks(
         about = json.loads(json.dumps(about))  # as it is read back
         check_same(ranks, about)  # a run that is still trained may have another checkpoint for each
         ranks.from_first(lambda: prepare_folder(outputs.folder, about, overwrite=overwrite))
-        view = evaluation_view(description)
         palette = palette_of(description)
         names = mask_names(source)
         forward = forward_function(model, description, LOGITS, threads=threads)
-        writer = MaskWriter(
-            source, names, outputs, forward, cut, view.channels, view.depth, description.classes, palette
-        )
+        writer = MaskWriter(source, names, outputs, forward, description, cut, palette)
         _write_missing(writer, ranks, quiet=quiet)
         return Segmented(
             **ranks.from_first(

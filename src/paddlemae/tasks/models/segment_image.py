@@ -10,7 +10,7 @@ import numpy as np
 from paddlemae.model.segmenter import Segmenter
 from paddlemae.model.shape import pair
 from paddlemae.tasks.models.inference import LOGITS, forward_function
-from paddlemae.tasks.models.windows import Blend, Windows, stream_logits
+from paddlemae.tasks.models.windows import Blend, Windows, whole_logits
 from paddlemae.weights.model_folder import Description
 
 Segment = Callable[[np.ndarray], np.ndarray]
@@ -28,10 +28,7 @@ def segment_function(
     forward = forward_function(model, description, LOGITS, threads=threads)
 
     def segment(image_CHW: np.ndarray) -> np.ndarray:
-        size = image_CHW.shape[1:]
-        fitted = fit_windows(windows, description, size)
-        rows = stream_logits(forward, lambda top, bottom: image_CHW[:, top:bottom], size, fitted)
-        return np.concatenate(list(rows), axis=1)
+        return whole_logits(forward, image_CHW, fit_windows(windows, description, image_CHW.shape[1:]))
 
     return segment
 

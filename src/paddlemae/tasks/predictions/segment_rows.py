@@ -33,7 +33,7 @@ class Block:
     Attributes:
         top: the first row.
         classes_hW: uint8 or uint16, the class of each pixel, or `ignored_value`.
-        probabilities_KhW: float32, of all classes; they sum to one.
+        probabilities_KhW: float32, of all classes; they sum to one. They are overwritten by those of the next rows.
         confidence_hW: float32, the largest of them.
         valid: which pixels have data; None: all.
     """
@@ -110,7 +110,6 @@ def segment_rows(forward: Forward, feed: Feed, windows: Windows, min_confidence:
             valid = feed.take_valid(top, top + block.shape[1])
             yield _block(top, block, valid, min_confidence)
             top += block.shape[1]
-        del logits_KhW, block  # before the next rows take as much
 
 
 def _block(top: int, logits_KhW: NDArray[np.float32], valid: Valid | None, min_confidence: float) -> Block:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,9 @@ from paddlemae.model.shape import pair
 from paddlemae.tasks.models.windows import DEFAULT_OVERLAP, Blend, Flips, Windows
 from paddlemae.weights.model_folder import Description
 
+_MOST_AT_ONCE = 16  # windows
+_VALUES_AT_ONCE = 1 << 22  # of their pixels
+
 
 @dataclass(frozen=True)
 class WindowChoice:
@@ -18,6 +22,7 @@ class WindowChoice:
 
     Args:
         size: of a window, pixels; None: that of the images that the segmenter was trained on.
+        batch_size: None: as many as take little memory.
     """
 
     size: int | tuple[int, int] | None = None
@@ -25,7 +30,7 @@ class WindowChoice:
     blend: Blend = "smooth"
     flips: Flips = "none"
     scales: tuple[float, ...] = (1.0,)
-    batch_size: int = 8
+    batch_size: int | None = None
 
     def of(self, description: Description) -> Windows:
         """Return the windows for a segmenter.
@@ -40,7 +45,9 @@ class WindowChoice:
                 f"--window must be a multiple of the segmenter's patch size, {patch[0]} x {patch[1]}; got "
                 f"{size[0]} x {size[1]}"
             )
-        return Windows(size, self.overlap, self.blend, self.flips, self.scales, self.batch_size)
+        values = math.prod(size) * description.architecture["channels"]
+        batch_size = self.batch_size or max(2, min(_MOST_AT_ONCE, _VALUES_AT_ONCE // values))
+        return Windows(size, self.overlap, self.blend, self.flips, self.scales, batch_size)
 
 
 def palette_of(description: Description) -> np.ndarray:

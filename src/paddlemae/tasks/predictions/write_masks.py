@@ -24,6 +24,8 @@ from paddlemae.data.sources import Source
 from paddlemae.data.sources.image_files import file_of
 from paddlemae.system.atomic import replace_bytes, replace_text
 from paddlemae.system.display_names import say
+from paddlemae.tasks.models.preprocess import evaluation_view
+from paddlemae.tasks.models.segment_image import fit_windows
 from paddlemae.tasks.models.windows import Forward, Windows
 from paddlemae.tasks.predictions.mask_files import (
     AddBlock,
@@ -47,6 +49,7 @@ from paddlemae.tasks.predictions.polygon_files import ToWorld, coco_annotation, 
 from paddlemae.tasks.predictions.polygons import RegionTracer
 from paddlemae.tasks.predictions.segment_rows import Block, Feed, ignored_value, reduction, segment_rows
 from paddlemae.tasks.predictions.sort_images import file_content, link_or_copy
+from paddlemae.weights.model_folder import Description
 
 PNG, GEOTIFF = ".png", ".tif"
 WORLD = "EPSG:4326"  # longitude and latitude, as RFC 7946 asks of GeoJSON
@@ -58,20 +61,23 @@ class MaskWriter:
 
     Args:
         names: of the images' files, see `mask_names`.
-        channels, bits: of images as the model takes them.
-        classes, palette: names, and colours uint8 [K, 3].
+        forward: of the segmenter that `description` is of.
+        palette: of its classes, uint8 [K, 3].
     """
 
     source: Source
     names: Sequence[str]
     outputs: MaskOutputs
     forward: Forward
+    description: Description
     windows: Windows
-    channels: int
-    bits: int
-    classes: Sequence[str]
     palette: NDArray[np.uint8]
     has_said: bool = False  # that GeoTIFFs lose their place
+
+    @property
+    def classes(self) -> list[str]:
+        """Return the names of the classes."""
+        return self.description.classes
 
     def write(self, i: int) -> Done:
         """Segment image i; its mask is the last of its files to appear.
@@ -83,7 +89,8 @@ class MaskWriter:
             feed = Feed(image, reduction(image.size) if self.outputs.overlays else None)
             tally = Tally(np.zeros(ignored_value(len(self.classes)) + 1, np.int64))
             writers = [tally.add, *map(stack.enter_context, self._writers(i, image, feed))]
-            for block in segment_rows(self.forward, feed, self.windows, self.outputs.min_confidence):
+            windows = fit_windows(self.windows, self.description, image.size)
+            for block in segment_rows(self.forward, feed, windows, self.outputs.min_confidence):
                 for add in writers:
                     add(block)
             if self.outputs.link_images:
@@ -93,8 +100,8 @@ class MaskWriter:
 
     @contextmanager
     def _open(self, i: int) -> Iterator[RowImage]:
-        path = file_of(self.source.reader, i)
-        with contextlib.nullcontext() if path is None else open_in_rows(path, self.channels, self.bits) as image:
+        path, view = file_of(self.source.reader, i), evaluation_view(self.description)
+        with contextlib.nullcontext() if path is None else open_in_rows(path, view.channels, view.depth) as image:
             if image is None:
                 if path is not None and not HAS_RASTERIO and not self.has_said and is_georeferenced(path):
                     self.has_said = True
@@ -103,7 +110,7 @@ class MaskWriter:
                         "'paddlemae[geo]'",
                         error=True,
                     )
-                image = whole_image(self.source.read(i, self.channels), self.bits)
+                image = whole_image(self.source.read(i, view.channels), view.depth)
             yield image
 
     def _writers(self, i: int, image: RowImage, feed: Feed) -> Iterator[contextlib.AbstractContextManager[AddBlock]]:
@@ -155,7 +162,8 @@ class MaskWriter:
         """Put a link to the image, or its content, next to its mask."""
         path = file_of(self.source.reader, i)
         if path is None:
-            ending, content = file_content(self.source, i, self.channels)
+            channels = evaluation_view(self.description).channels
+            ending, content = file_content(self.source, i, channels)
             replace_bytes(output_path(self.outputs.folder, IMAGES, self.names[i], ending), content)
             return
         place = output_path(self.outputs.folder, IMAGES, self.names[i], Path(path).suffix)
