@@ -104,10 +104,10 @@ def test_a_plain_loss_is_paddles() -> None:
 
 @pytest.mark.parametrize("piece", [7, 60, 1 << 17])
 def test_pieces_of_pixels_give_paddles_cross_entropy(monkeypatch, piece: int) -> None:
-    """With logits of another layout too, as a transposed view has, and with large ones."""
+    """With logits of another layout too, as a transposed view has. (Paddle cuts losses off at 64.)"""
     monkeypatch.setattr(pixel_entropy, "PIECE_NUMBERS", piece)
     logits, masks = case()
-    given, reference = (paddle.to_tensor(100 * logits.transpose(0, 2, 3, 1)) for _ in range(2))
+    given, reference = (paddle.to_tensor(10 * logits.transpose(0, 2, 3, 1)) for _ in range(2))
     given.stop_gradient = reference.stop_gradient = False
     labels = paddle.to_tensor(masks)
     found = pixel_entropy.pixel_entropy(given.transpose([0, 3, 1, 2]), labels)

@@ -28,7 +28,7 @@ def pixel_entropy(logits_BKHW: paddle.Tensor, masks_BHW: paddle.Tensor) -> paddl
         masks_BHW: int64, index of a class, or -1 where a pixel is ignored.
     """
     if on_cpu(logits_BKHW) and logits_BKHW.dtype == paddle.float32:
-        return _EntropyOnCpu.apply(logits_BKHW, masks_BHW)
+        return _EntropyOnCpu.apply(logits_BKHW, masks_BHW)  # type: ignore[no-untyped-call]
     entropy = F.cross_entropy(logits_BKHW, masks_BHW.unsqueeze(1), axis=1, ignore_index=IGNORE, reduction="none")
     return entropy.squeeze(1)
 
