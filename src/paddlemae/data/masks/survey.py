@@ -1,9 +1,8 @@
-"""Look at masks before a training does: their sizes against the images', their values, and how often each class comes.
+"""Look at masks: their sizes against the images', their values, and how often each class comes.
 
 Shapes: N masks that were looked at, K classes.
 """
 
-import hashlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +15,7 @@ from paddlemae.data.decode.multichannel import ARRAY_START, read_array_header
 from paddlemae.data.decode.orientation import read_orientation
 from paddlemae.data.decode.pillow import open_with_pillow
 from paddlemae.data.decode.pixel_format import is_channels_first
-from paddlemae.data.sources.source import BadMask, Source, add_stamps
-from paddlemae.data.sources.splits import list_names, note
-from paddlemae.data.sources.subsets import spread_over
-
-MOST_CHECKED = 5000  # masks that a training looks at before its first step
+from paddlemae.data.sources.source import BadMask, Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,40 +95,3 @@ def survey_masks(
         if on_masks:
             on_masks(place + 1)
     return looks
-
-
-_checked: dict[str, MaskSurvey] = {}  # by the stamps of images and masks: a study opens the same source again and again
-
-
-def check_masks(source: Source, most: int = MOST_CHECKED) -> MaskSurvey:
-    """Look at the masks of a source that will be trained or evaluated on, and return what they hold.
-
-    Masks whose pixels are all ignored, and classes without a pixel, are noted.
-
-    Args:
-        most: masks to look at, evenly spaced over the source; the others are checked as they are read.
-    Raises:
-        BadMask: the first mask that can't be used, with its file and value.
-    """
-    key = _digest(source, most)
-    if key not in _checked:
-        _checked[key] = survey_masks(source, spread_over(len(source), most).tolist())
-    looks = _checked[key]
-    if looks.faults:
-        first, more = next(iter(looks.faults.values())), len(looks.faults) - 1
-        raise BadMask(f"{first} ({more:,} more masks can't be used)" if more else first)
-    if ignored := looks.all_ignored:
-        names = list_names([source.masks.describe(i) for i in ignored[:3]])
-        note(f"{source.name}: {len(ignored):,} masks have ignored pixels only, and teach nothing: {names}")
-    if len(looks.indices) == len(source) and not looks.images.all():
-        absent = [name for name, count in zip(source.classes, looks.images.tolist()) if not count]
-        note(f"{source.name}: no mask has a pixel of {list_names(absent)}")
-    return looks
-
-
-def _digest(source: Source, most: int) -> str:
-    digest = hashlib.sha256(repr((most, source.classes)).encode("utf-8", "surrogateescape"))
-    add_stamps(digest, source)
-    for i in range(len(source)):
-        digest.update(source.masks.reader.stamp(i).encode("utf-8", "surrogateescape") + b"\n")
-    return digest.hexdigest()
