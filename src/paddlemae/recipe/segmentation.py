@@ -129,7 +129,7 @@ class SegmentRecipe(BaseModel):
     frozen: bool = setting(False, "train the head alone, on the features of the pretrained encoder")
     cached: bool = setting(
         False,
-        "with `frozen=true`: compute the features of each image once, in windows without augmentation; not of `upernet`",
+        "with `frozen=true`: compute features of each image once, in windows without augmentation; not for `upernet`",
     )
     layer_decay: ShareOrAll = setting(0.75, LAYER_DECAY)
     ema_decay: Share | None = setting(None, EMA_DECAY)
