@@ -85,10 +85,12 @@ def view(path, facts):
         )
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = middle(image, min(image.width, MAX_ASPECT * image.height), min(image.height, MAX_ASPECT * image.width))
     height, width = facts["image_size"]
     h, w = (round(side / facts["eval_crop_ratio"]) for side in (height, width))
-    size = max(w, h * image.width // image.height), max(h, w * image.height // image.width)
+    size = w, h
+    if facts.get("fit", "crop") == "crop":
+        image = middle(image, min(image.width, MAX_ASPECT * image.height), min(image.height, MAX_ASPECT * image.width))
+        size = max(w, h * image.width // image.height), max(h, w * image.height // image.width)
     image = image.convert("RGB" if facts["channels"] == 3 else "L").resize(size, Image.Resampling.BICUBIC)
     return np.asarray(middle(image, width, height)).reshape(height, width, -1).transpose(2, 0, 1)
 

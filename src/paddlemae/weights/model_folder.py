@@ -39,6 +39,7 @@ class Description:
         architecture: the keyword arguments that build it.
         mean, std: per-channel pixel statistics in [0, 1] that its images are normalised with.
         eval_crop_ratio: part of a resized image's short side that evaluation crops out.
+        fit: how images of other shapes become views, as of `View`.
         classes: names in the head's order; empty for "mae".
         provenance: how it was made, for people.
         bits: of a channel's value in its images; None, as in older files, means what their number of channels does.
@@ -57,6 +58,7 @@ class Description:
     bits: Literal[8, 16] | None = None
     thresholds: list[float] | None = None
     palette: list[list[int]] | None = None
+    fit: Literal["crop", "stretch"] = "crop"
 
     @property
     def target(self) -> str:
