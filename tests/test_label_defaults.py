@@ -17,7 +17,7 @@ from paddlemae.recipe import (
     short_run,
     with_stored,
 )
-from paddlemae.recipe.label_defaults import BANDS, CHOSEN_NAMES, band_of
+from paddlemae.recipe.label_defaults import BANDS, band_of, chosen_names
 
 FEW = Labelled(120, 120, 128, 4)
 
@@ -29,7 +29,7 @@ def chosen(labelled: Labelled = FEW, *overrides: str, name: str | None = None):
 @pytest.mark.parametrize("images", [1, 20, 999, 1_000, 4_999, 5_000, 50_000, 1_281_167])
 def test_every_number_of_labels_has_a_whole_recipe(images: int) -> None:
     recipe, choices = choose(load_recipe("finetune"), Labelled(images, images, 192, 12))
-    assert open_names(recipe) == () and {choice.name for choice in choices} == set(CHOSEN_NAMES)
+    assert open_names(recipe) == () and {choice.name for choice in choices} == set(chosen_names("finetune"))
     assert recipe.training.total_steps(images) >= 1_500
     assert recipe.training.warmup_steps(images) == pytest.approx(recipe.training.total_steps(images) / 10, rel=0.01)
     assert all(choice.reason for choice in choices)
@@ -150,9 +150,9 @@ def test_a_schedule_alone_is_a_recipe(tmp_path) -> None:
 def test_a_printed_recipe_leaves_the_choice_open(tmp_path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text(describe.describe_recipe("finetune"))
-    assert open_names(load_recipe("finetune", str(path))) == CHOSEN_NAMES
-    path.write_text(dump_recipe(load_recipe("finetune"), without=CHOSEN_NAMES))
-    assert open_names(load_recipe("finetune", str(path))) == CHOSEN_NAMES
+    assert open_names(load_recipe("finetune", str(path))) == chosen_names("finetune")
+    path.write_text(dump_recipe(load_recipe("finetune"), without=chosen_names("finetune")))
+    assert open_names(load_recipe("finetune", str(path))) == chosen_names("finetune")
     assert open_names(load_recipe("pretrain")) == ()
 
 

@@ -12,12 +12,19 @@ import numpy as np
 import pytest
 
 from paddlemae.tasks.plan import measured
+from tests.support.coloured_scenes import write_scenes
 from tests.support.pages import blocks, yaml_name
 from tests.support.paths import ROOT
 from tests.support.pictures import write_noise
 
 SMALL = ["steps=2", "batch_size=4", "embed_dim=16", "depth=1", "num_heads=2", "threads=1"]
-SHORT = {"pretrain": SMALL, "finetune": SMALL, "study": SMALL, "probe": ["steps=2", "batch_size=4", "threads=1"]}
+SHORT = {
+    "pretrain": SMALL,
+    "finetune": SMALL,
+    "study": SMALL,
+    "segment": SMALL,
+    "probe": ["steps=2", "batch_size=4", "threads=1"],
+}
 FINDINGS = ("data", "check")  # a status of 1 says that something was found
 
 
@@ -42,6 +49,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
             for place, label in enumerate(("cat", "dog")):
                 for labelled in ("cifar10", "labelled"):
                     write_noise(folder / f"{labelled}/{part}/{label}/{number}.png", 100 + 10 * number + place)
+    write_scenes(folder / "land", train=6, test=2)
     return Desk(folder)
 
 

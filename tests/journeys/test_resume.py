@@ -289,7 +289,7 @@ def test_a_resume_on_other_images_is_refused(tmp_path, monkeypatch, tiny, photos
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("task_line", ["task: [pretrain]", "task: segment", "seed: 0"])
+@pytest.mark.parametrize("task_line", ["task: [pretrain]", "task: detect", "seed: 0"])
 def test_a_stored_recipe_without_a_known_task_is_damaged(tmp_path, task_line: str) -> None:
     (tmp_path / "recipe.yaml").write_text(task_line + "\n")
     with pytest.raises(ValueError, match=r"recipe.yaml is damaged \(its task is .*restore it"):

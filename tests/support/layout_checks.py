@@ -82,6 +82,8 @@ def assert_bitwise(one: work.Tensors, other: work.Tensors) -> None:
 def holds(layout: str, source: Imported) -> bool:
     """Return whether a layout can store a model, by that layout's definition and not by our code."""
     shape = source.architecture
+    if layout in ("beit", "mmsegmentation"):  # of segmenters
+        return source.kind == "segmenter"
     if layout == "transformers":
         square = source.kind != "mae" or shape["image_size"][0] == shape["image_size"][1]
         return shape["cls_token"] and shape.get("pool") != "mean" and square

@@ -19,6 +19,7 @@ from paddlemae.tasks.models.build import arguments_with_head, build_classifier
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.training import classification as evaluating
+from paddlemae.tasks.training import supervised
 from paddlemae.tasks.training.classification import Evaluation
 from paddlemae.tasks.training.evaluate_classifier import evaluate_classifier
 from paddlemae.tasks.training.finetuning_loss import soft_targets
@@ -141,8 +142,8 @@ def test_smoothed_targets() -> None:
 
 def test_the_optimizer_gets_the_recipes_settings(recipe, tmp_path, monkeypatch) -> None:
     seen: dict = {}
-    make = task.adamw
-    monkeypatch.setattr(task, "adamw", lambda model, **settings: seen.update(settings) or make(model, **settings))
+    make = supervised.adamw
+    monkeypatch.setattr(supervised, "adamw", lambda model, **settings: seen.update(settings) or make(model, **settings))
     chosen = recipe("layer_decay=0.5", "weight_decay=0.2", "betas=[0.8,0.9]", "steps=1")
     finetune(chosen, Start(tmp_path / "run", quiet=True))
     assert seen == {"layer_decay": 0.5, "weight_decay": 0.2, "betas": (0.8, 0.9)}

@@ -8,6 +8,7 @@ import pytest
 
 from paddlemae.model.patches import patchify
 from paddlemae.model.positions import resize_positions
+from paddlemae.model.segmenter import Segmenter
 from paddlemae.model.shape import tensor_shapes
 from paddlemae.weights.adapt import (
     Adapted,
@@ -17,6 +18,7 @@ from paddlemae.weights.adapt import (
     cubic_weights,
 )
 from paddlemae.weights.layouts import Imported
+from paddlemae.weights.transfer import load_official, to_official
 from tests.parity import cases as parity_cases
 from tests.support.layout_cases import CASES, images_of
 from tests.support.layout_checks import build, read
@@ -148,3 +150,16 @@ def test_an_adapted_model_runs() -> None:
     step = change_channels(step.tensors, step.architecture, 1)
     model = build(Imported("official", "classifier", step.architecture, step.tensors, {}, {}))
     assert model(paddle.zeros([1, 1, 8, 9])).shape == [1, 5] and model.config["num_heads"] == HEADS
+
+
+def test_relative_positions_are_resized_as_the_model_does() -> None:
+    paddle.seed(0)
+    keys = dict(embed_dim=16, depth=2, num_heads=2, image_size=[8, 12], patch_size=[4, 4], channels=1, num_classes=3)
+    model = Segmenter(**keys, relative_positions=True, positions="learned")
+    for parameter in model.parameters():
+        parameter.set_value(parameter + 0.3 * paddle.randn(parameter.shape))
+    adapted = change_image_size(to_official(model), model.config, (16, 8))
+    larger = Segmenter(**adapted.architecture)
+    load_official(larger, adapted.tensors)
+    pixels = paddle.rand([2, 1, 16, 8])
+    np.testing.assert_allclose(larger(pixels).numpy(), model(pixels).numpy(), atol=1e-5)

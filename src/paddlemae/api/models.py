@@ -13,22 +13,27 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
-from paddlemae.api.pictures import Pictures
+from paddlemae.api.pictures import Masks, Pictures
 from paddlemae.data.batches import eval_batches
 from paddlemae.data.decode.images import UnreadableImage
+from paddlemae.data.decode.row_image import whole_image
 from paddlemae.data.sources import Images, InMemoryReader, Source, as_source
 from paddlemae.engine import device as devices
 from paddlemae.engine.host import host_as_before
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import Mask
-from paddlemae.tasks.models.build import load_autoencoder, load_classifier, load_encoder
+from paddlemae.tasks.models.build import load_autoencoder, load_classifier, load_encoder, load_segmenter
 from paddlemae.tasks.models.features import embedded
-from paddlemae.tasks.models.inference import LOGITS, FeatureKind
+from paddlemae.tasks.models.inference import LOGITS, FeatureKind, forward_function
 from paddlemae.tasks.models.mask_choice import MaskChoice, choose_mask, parse_mask
 from paddlemae.tasks.models.predictions import Predictions, class_probabilities
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import KIND_NAMES, Checkpoint, read_checkpoint
 from paddlemae.tasks.models.reconstruction import caption_of, draw_stages
+from paddlemae.tasks.models.segment_image import fit_windows
+from paddlemae.tasks.models.windows import DEFAULT_OVERLAP, Blend, Flips
+from paddlemae.tasks.predictions.segment_rows import Feed, segment_rows
+from paddlemae.tasks.predictions.window_choice import WindowChoice, palette_of
 
 AT_ONCE = 32  # images that are computed together
 
@@ -61,9 +66,9 @@ class Model:
     FloatingPointError.
 
     Attributes:
-        kind: "mae", "classifier" or "encoder".
+        kind: "mae", "classifier", "segmenter" or "encoder".
         image_size: (height, width) in pixels of what the model sees; channels: of an image.
-        classes: a classifier's, else empty.
+        classes: a classifier's or a segmenter's, else empty.
         layer: the `paddle.nn.Layer` itself, in eval mode.
     """
 
@@ -116,6 +121,54 @@ class Model:
         """Return what `predict`, the present name, returns."""
         warnings.warn("Model.classify is called Model.predict now", FutureWarning, stacklevel=2)
         return self.predict(images)
+
+    def segment(
+        self,
+        images: Images,
+        *,
+        min_confidence: float = 0.0,
+        probabilities: bool = False,
+        window: int | tuple[int, int] | None = None,
+        overlap: float = DEFAULT_OVERLAP,
+        blend: Blend = "smooth",
+        flips: Flips = "none",
+        scales: tuple[float, ...] = (1.0,),
+    ) -> Masks:
+        """Return a segmenter's class of every pixel, in windows at the images' own sizes, as `paddlemae predict` does.
+
+        Args:
+            min_confidence: pixels whose class is less probable get none.
+            probabilities: keep those of all classes, too.
+            window: height and width of a window in pixels; None: of the images that the model was trained on.
+            overlap, blend, flips, scales: see `tasks.models.windows.Windows`.
+        Raises:
+            ValueError, FileNotFoundError: the model is no segmenter, or images or windows that can't be used.
+        """
+        if self.kind != "segmenter":
+            load_segmenter(self._checkpoint)  # says what it is instead
+        windows = WindowChoice(window, overlap, blend, flips, scales).of(self.description)
+        source, depth = as_source(images), evaluation_view(self.description).depth
+        found = Masks(self.classes, palette_of(self.description), [], [], [], [])
+        with self._computing():
+            forward = forward_function(self.layer, self.description, LOGITS, threads=self._threads)
+            for i in range(len(source)):
+                try:
+                    pixels_HWC = source.read(i, self.channels)
+                except UnreadableImage as fault:
+                    _refuse(fault)
+                feed = Feed(whole_image(pixels_HWC, depth))
+                masks, confidence, every = [], [], []
+                fitted = fit_windows(windows, self.description, feed.image.size)
+                for block in segment_rows(forward, feed, fitted, min_confidence):
+                    masks.append(block.classes_hW)
+                    confidence.append(block.confidence_hW)
+                    every += [block.probabilities_KhW.copy()] if probabilities else []
+                found.masks.append(np.concatenate(masks))
+                found.confidence.append(np.concatenate(confidence))
+                if probabilities:
+                    found.probabilities.append(np.concatenate(every, axis=1))
+                found.images.append(pixels_HWC)
+        return found
 
     def reconstruct(
         self,

@@ -48,6 +48,7 @@ for command in (
     plan.plan,
     training.pretrain,
     training.finetune,
+    training.segment,
     outputs.reconstruct,
     training.study,
     training.probe,

@@ -78,7 +78,7 @@ class TrainingOptions:
     overrides: Overrides = None
     init: Annotated[
         str | None,
-        typer.Option("--init", help="Initial weights: a run or a weight file; finetune also takes 'scratch'."),
+        typer.Option("--init", help="Initial weights: a run or a weight file; or 'scratch' (finetune, segment)."),
     ] = None
     data: Data = None
     out: Out = None

@@ -1,4 +1,4 @@
-"""`paddlemae demo`, `pretrain`, `finetune`, `probe` and `study`: parse, import lazily, dispatch."""
+"""`paddlemae demo`, `pretrain`, `finetune`, `segment`, `probe` and `study`: parse, import lazily, dispatch."""
 
 from __future__ import annotations
 
@@ -104,6 +104,28 @@ def probe(options: TrainingOptions) -> None:
     from paddlemae.tasks import probe as task
 
     _plan_or_run(recipe, task.dry_run, task.probe, options)
+
+
+@takes_options()
+def segment(options: TrainingOptions) -> None:
+    """Train a segmenter, which gives every pixel a class, on images with masks.
+
+    Without a recipe, settings that are not named are chosen by the number of images; `--dry-run` prints them.
+
+    Examples:
+
+    `paddlemae segment --init runs/tiles --data tiles/ --out runs/fields`
+
+    `paddlemae segment --init runs/cells --data cells/ --out runs/nuclei labels=5% rotate=true flip_vertical=true`
+
+    `paddlemae segment ade20k-base --init mae_pretrain_vit_base.pth --data ADEChallengeData2016 --out runs/ade20k`
+    """
+    if _launched("segment", options):
+        return
+    recipe = _recipe("segment", options)
+    from paddlemae.tasks import segment as task
+
+    _plan_or_run(recipe, task.dry_run, task.segment, options)
 
 
 def study(

@@ -18,17 +18,18 @@ import functools
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.decode.images import Need, UnreadableImage
-from paddlemae.data.decode.pixel_format import Pixels
+from paddlemae.data.decode.pixel_format import Pixels, convert_depth, default_bits
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source
-from paddlemae.data.sources.source import BatchTargets
+from paddlemae.data.sources.source import BadMask, BatchTargets, Mask, other_size
 from paddlemae.data.views.augment import Draw, View, compute_need, draw_view, eval_view, make_view
+from paddlemae.data.views.scenes import SceneView, draw_scene, make_scene, scene_need
 from paddlemae.data.workers import make_ahead
 
 # Second word of every generator's key, so that no two purposes share draws. Zero is left out: NumPy pads
@@ -43,6 +44,7 @@ MIX_STREAM = 7
 
 MAX_UNREADABLE_IN_A_ROW = 100
 
+TrainingView = View | SceneView
 OnSkip = Callable[[UnreadableImage], None]
 
 
@@ -51,7 +53,8 @@ class Batch:
     """Images, uint8 or uint16 [B, C, H, W], with their targets, indices and epochs.
 
     Args:
-        targets: int64 [B] of classes, or float32 [B, classes] of several classes an image; None without targets.
+        targets: int64 [B] of classes, float32 [B, classes] of several classes an image, or int16 [B, H, W] of masks;
+            None without targets.
         indices, epochs: int64 [B], the image that was due and how many views it had before; where it was unreadable in
             training, `images` and `targets` are those of its substitute.
     """
@@ -99,7 +102,7 @@ def epoch_order(num_images: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 def train_batches(
     source: Source,
-    view: View,
+    view: TrainingView,
     *,
     batch_size: int,
     seed: int,
@@ -141,7 +144,11 @@ def train_batches(
             f"got batch_size {batch_size} on {world}"
         )
     starts = (step * batch_size + rank * share for step in range(start_step, start_step + num_steps))
-    make = functools.partial(_make_train_batch, source, view, seed)
+    make: _Make = (
+        functools.partial(_make_scene_batch, source, view, seed)
+        if isinstance(view, SceneView)
+        else functools.partial(_make_train_batch, source, view, seed)
+    )
     due = _due_in_training(len(source), view.repeats, seed, share, starts)
     return _stream(make, due, workers, on_skip)
 
@@ -209,13 +216,85 @@ def _make_train_batch(source: Source, view: View, seed: int, due: _Due) -> _Made
         try:
             substitute, made = _first_readable(source, indices[first], see, skipped)
         except UnreadableImage as error:
-            tries = min(len(source), MAX_UNREADABLE_IN_A_ROW)
-            text = f"{tries} images in a row of {source.name} are unreadable, fix them; first: {error}"
-            return DataFault(text), skipped
+            return _nothing_readable(source, error), skipped
         for place, made_view in enumerate(made, start=first):
             images[place] = made_view
         shown += [substitute] * view.repeats
     return Batch(images, _targets_of(source, shown), *due), skipped
+
+
+def _nothing_readable(source: Source, first: UnreadableImage) -> DataFault:
+    tries = min(len(source), MAX_UNREADABLE_IN_A_ROW)
+    return DataFault(f"{tries} images in a row of {source.name} are unreadable, fix them; first: {first}")
+
+
+def _make_scene_batch(source: Source, view: SceneView, seed: int, due: _Due) -> _Made:
+    images: Pixels = np.empty((len(due[0]), view.channels, *view.image_size), view.dtype)
+    masks = np.empty((len(due[0]), *view.image_size), np.int16)
+    skipped: list[UnreadableImage] = []
+    for place, (index, epoch) in enumerate(zip(*(numbers.tolist() for numbers in due))):
+        see = functools.partial(_training_scene, source, view, (seed, VIEW_STREAM, epoch, index))
+        try:
+            _, (images[place], masks[place]) = _first_readable(source, index, see, skipped)
+        except UnreadableImage as error:
+            return _nothing_readable(source, error), skipped
+    return Batch(images, masks, *due), skipped
+
+
+def _training_scene(source: Source, view: SceneView, key: tuple[int, int, int, int], i: int) -> tuple[Pixels, Mask]:
+    """Return the view of image i and its mask that a key of `sample_rng` draws."""
+    mask = source.masks.read(i)
+    draw = draw_scene(mask, view, sample_rng(*key))
+
+    def need_of(height: int, width: int) -> Need:
+        if mask.shape != (height, width):
+            raise BadMask(other_size(source.masks.describe(i), mask.shape, (height, width)))
+        return scene_need(height, width, draw, view)
+
+    return make_scene(source.read_picture(i, view.channels, need_of), mask, view, draw)
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A whole image, uint8 or uint16 [C, H, W], with its mask, int16 [H, W], and its index in the source."""
+
+    index: int
+    image: Pixels
+    mask: Mask
+
+
+def whole_scenes(
+    source: Source,
+    channels: int,
+    bits: Literal[8, 16] | None,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    on_skip: OnSkip | None = None,
+) -> Iterator[Scene]:
+    """Yield every `world`-th image of a source from `rank` on with its mask, in order; unreadable ones are left out.
+
+    Args:
+        bits: of a channel's value; None is the depth of that many channels.
+        workers, on_skip: as of `train_batches`.
+    """
+    read = functools.partial(_read_scene, source, channels, bits or default_bits(channels))
+    with contextlib.closing(make_ahead(read, range(rank, len(source), world), workers)) as scenes:
+        for scene in scenes:
+            if isinstance(scene, Scene):
+                yield scene
+            elif on_skip is not None:
+                on_skip(scene)
+
+
+def _read_scene(source: Source, channels: int, bits: Literal[8, 16], i: int) -> Scene | UnreadableImage:
+    try:
+        image_HWC = convert_depth(source.read(i, channels), bits)
+    except UnreadableImage as error:
+        return error.without_frames()
+    mask = source.masks.read(i, (image_HWC.shape[0], image_HWC.shape[1]))
+    return Scene(i, np.ascontiguousarray(image_HWC.transpose(2, 0, 1)), mask)
 
 
 def _targets_of(source: Source, indices: NDArray[np.int64] | list[int]) -> BatchTargets | None:

@@ -1,5 +1,7 @@
 """Typed recipes: the settings of a training, from the defaults, a YAML file and key=value. Imports no Paddle."""
 
+from paddlemae.recipe.by_task import RECIPES as RECIPES
+from paddlemae.recipe.by_task import Recipe as Recipe
 from paddlemae.recipe.fields import settings_of as settings_of
 from paddlemae.recipe.label_defaults import Choice as Choice
 from paddlemae.recipe.label_defaults import Labelled as Labelled
@@ -16,8 +18,11 @@ from paddlemae.recipe.load import read_recipe_file as read_recipe_file
 from paddlemae.recipe.load import recipe_about as recipe_about
 from paddlemae.recipe.load import recipe_content as recipe_content
 from paddlemae.recipe.load import recipe_names as recipe_names
+from paddlemae.recipe.mask_defaults import choose_for_masks as choose_for_masks
+from paddlemae.recipe.segmentation import SceneAugmentation as SceneAugmentation
+from paddlemae.recipe.segmentation import SegmentationShape as SegmentationShape
+from paddlemae.recipe.segmentation import SegmentRecipe as SegmentRecipe
 from paddlemae.recipe.settings import AUTO as AUTO
-from paddlemae.recipe.settings import RECIPES as RECIPES
 from paddlemae.recipe.settings import SCRATCH as SCRATCH
 from paddlemae.recipe.settings import TEST_CHOOSES as TEST_CHOOSES
 from paddlemae.recipe.settings import Augmentation as Augmentation
@@ -27,7 +32,6 @@ from paddlemae.recipe.settings import FinetuneAugmentation as FinetuneAugmentati
 from paddlemae.recipe.settings import FinetuneRecipe as FinetuneRecipe
 from paddlemae.recipe.settings import PretrainRecipe as PretrainRecipe
 from paddlemae.recipe.settings import ProbeRecipe as ProbeRecipe
-from paddlemae.recipe.settings import Recipe as Recipe
 from paddlemae.recipe.settings import default_statistics as default_statistics
 from paddlemae.recipe.training import MAX_BAD_IMAGES as MAX_BAD_IMAGES
 from paddlemae.recipe.training import Training as Training

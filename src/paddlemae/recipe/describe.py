@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
+from paddlemae.recipe.by_task import RECIPES
 from paddlemae.recipe.fields import Setting, settings_of
 from paddlemae.recipe.label_defaults import open_names
 from paddlemae.recipe.load import load_recipe, recipe_about, recipe_names, task_of
-from paddlemae.recipe.settings import RECIPES
 from paddlemae.recipe.training import FREE
 
 

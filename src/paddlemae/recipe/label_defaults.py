@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -97,23 +97,36 @@ class Choice:
         return json.dumps(self.value)
 
 
-# section -> settings that are chosen; "" is the recipe itself
-CHOSEN: Mapping[str, tuple[str, ...]] = {
-    "": ("sampling", "label_smoothing", "layer_decay", "mixup", "cutmix", "evaluate_every"),
-    "model": ("drop_path",),
-    "augment": ("crop_scale", "fit", "eval_crop_ratio", "randaugment"),
-    "training": ("batch_size", "epochs", "warmup_epochs", "base_lr", "weight_decay", "checkpoint_every"),
+# task -> section -> settings that are chosen; "" is the recipe itself
+CHOSEN: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "finetune": {
+        "": ("sampling", "label_smoothing", "layer_decay", "mixup", "cutmix", "evaluate_every"),
+        "model": ("drop_path",),
+        "augment": ("crop_scale", "fit", "eval_crop_ratio", "randaugment"),
+        "training": ("batch_size", "epochs", "warmup_epochs", "base_lr", "weight_decay", "checkpoint_every"),
+    },
+    "segment": {
+        "": ("layer_decay", "evaluate_every"),
+        "training": ("batch_size", "epochs", "warmup_epochs", "base_lr", "checkpoint_every"),
+    },
 }
-CHOSEN_NAMES = tuple(f"{section}.{key}".lstrip(".") for section, keys in CHOSEN.items() for key in keys)
+AnyRecipe = TypeVar("AnyRecipe", bound=BaseModel)
+
+
+def chosen_names(task: str) -> tuple[str, ...]:
+    """Return the full names of the settings that are chosen for a task."""
+    return tuple(f"{section}.{key}".lstrip(".") for section, keys in CHOSEN.get(task, {}).items() for key in keys)
 
 
 def open_names(recipe: BaseModel) -> tuple[str, ...]:
     """Return the full names of the settings of a recipe that are still to be chosen; none of another task."""
-    if not isinstance(recipe, FinetuneRecipe):
-        return ()
-    sections: dict[str, BaseModel] = {"": recipe, **{name: recipe.__dict__[name] for name in CHOSEN if name}}
+    content = recipe.__dict__
+    sections: dict[str, BaseModel] = {
+        "": recipe,
+        **{name: content[name] for name in CHOSEN.get(content["task"], ()) if name},
+    }
     given = {f"{name}.{key}".lstrip(".") for name, section in sections.items() for key in section.model_fields_set}
-    return tuple(name for name in CHOSEN_NAMES if name not in given)
+    return tuple(name for name in chosen_names(content["task"]) if name not in given)
 
 
 def band_of(images: int) -> Band:
@@ -131,31 +144,31 @@ def choose(recipe: FinetuneRecipe, labelled: Labelled) -> tuple[FinetuneRecipe, 
     return with_values(recipe, {choice.name: choice.value for choice in choices}), tuple(choices)
 
 
-def with_values(recipe: FinetuneRecipe, values: Mapping[str, Any]) -> FinetuneRecipe:
+def with_values(recipe: AnyRecipe, values: Mapping[str, Any]) -> AnyRecipe:
     """Return a recipe with other values, by full name, checked again; what nobody named stays open."""
     content = recipe.model_dump(exclude_unset=True)
     for name, value in values.items():
         section, _, key = name.rpartition(".")
         (content.setdefault(section, {}) if section else content)[key] = value
-    return FinetuneRecipe.model_validate(content)
+    return type(recipe).model_validate(content)
 
 
-def with_stored(recipe: FinetuneRecipe, stored: FinetuneRecipe) -> FinetuneRecipe:
+def with_stored(recipe: AnyRecipe, stored: AnyRecipe) -> AnyRecipe:
     """Return a recipe with the values of another one, chosen already, for settings that are open; else as it is."""
     names = set(open_names(recipe)) - set(open_names(stored))
     try:
-        return with_values(recipe, {name: _value(stored, name) for name in CHOSEN_NAMES if name in names})
+        return with_values(recipe, {name: _value(stored, name) for name in open_names(recipe) if name in names})
     except ValueError:  # they don't go together, so that run is of another recipe
         return recipe
 
 
-def _value(recipe: FinetuneRecipe, name: str) -> Any:
+def _value(recipe: BaseModel, name: str) -> Any:
     section, _, key = name.rpartition(".")
     return (recipe.__dict__[section] if section else recipe).__dict__[key]
 
 
 def _choices(recipe: FinetuneRecipe, labelled: Labelled, still_open: tuple[str, ...]) -> list[Choice]:
-    """Return a choice for each name of `CHOSEN_NAMES` that is open, and for some that are not."""
+    """Return a choice for each of the `chosen_names` that is open, and for some that are not."""
     band, training = band_of(labelled.images), recipe.training
     why = f"{labelled.images:,} labelled images"
     batch_size = band.batch_size if "training.batch_size" in still_open else training.batch_size

@@ -15,8 +15,9 @@ from pydantic import BaseModel, ValidationError
 
 from paddlemae.model.shape import EncoderShape, names_of
 from paddlemae.recipe.about import About, take_about
+from paddlemae.recipe.by_task import RECIPES, Recipe
 from paddlemae.recipe.fields import settings_of
-from paddlemae.recipe.settings import RECIPES, SCRATCH, Recipe
+from paddlemae.recipe.settings import SCRATCH
 from paddlemae.system.display_names import display_name
 from paddlemae.system.documents import brief, first_fault, parse_yaml, read_yaml
 
@@ -42,6 +43,8 @@ OTHER_NAMES = {
     **dict.fromkeys(("masking_ratio", "ratio"), "mask_ratio"),
     **dict.fromkeys(("smoothing",), "label_smoothing"),
 }
+# keys of the encoder that a built-in recipe sets for initial weights too
+KEPT_OF_MODEL = {"finetune": {"drop_path"}, "segment": {"drop_path", "image_size"}}
 
 
 def recipe_names(task: str) -> list[str]:
@@ -69,7 +72,8 @@ def load_recipe(task: str, name: str | None = None, overrides: Mapping[str, Any]
 def recipe_content(task: str, name: str | None = None, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return what a recipe names, with the overrides (key -> value), unchecked; errors as of `load_recipe`.
 
-    A built-in fine-tuning recipe names a model, mean and std for `init=scratch` only: other weights bring their own.
+    A built-in recipe to fine-tune or segment names a model, mean and std for `init=scratch` only: other weights bring
+    their own.
     """
     content = _read(task, name)[0] if name else {}
     if content.get("task", task) != task:
@@ -77,8 +81,9 @@ def recipe_content(task: str, name: str | None = None, overrides: Mapping[str, A
             f"{name} is a recipe for 'paddlemae {display_name(content['task'])}', not for 'paddlemae {task}'"
         )
     given = overrides or {}
-    if name and not _is_file(name) and task == "finetune" and given.get("init", SCRATCH) not in (None, SCRATCH):
-        content = _without_model(content)
+    kept = KEPT_OF_MODEL.get(task)
+    if name and not _is_file(name) and kept and given.get("init", SCRATCH) not in (None, SCRATCH):
+        content = _without_model(content, kept)
     for key, value in given.items():
         *sections, leaf = _full_key(RECIPES[task], key).split(".")
         target = content
@@ -122,9 +127,9 @@ def _is_file(name: str) -> bool:
     return name.endswith((".yaml", ".yml")) or Path(name).is_file()
 
 
-def _without_model(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a fine-tuning recipe's content without what initial weights bring: the encoder's shape, mean and std."""
-    brought = {"size", *names_of(EncoderShape)} - {"drop_path"}
+def _without_model(content: dict[str, Any], kept: set[str]) -> dict[str, Any]:
+    """Return a recipe's content without what initial weights bring: the encoder's shape, mean and std."""
+    brought = {"size", *names_of(EncoderShape)} - kept
     model = {key: value for key, value in content.get("model", {}).items() if key not in brought}
     return {**{key: value for key, value in content.items() if key not in ("mean", "std")}, "model": model}
 

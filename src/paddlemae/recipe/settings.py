@@ -89,6 +89,11 @@ LABELS = (
     "train on this many images only: a number, a share (`10%`) or a number per class (`5/class`); as many of each class"
 )
 EVALUATE_EVERY = "epochs between evaluations"
+LAYER_DECAY = "factor on the learning rate from each block to the one before it"
+EMA_DECAY = (
+    "evaluate and save an exponential moving average of the weights, over about 1 / (1 - `ema_decay`) steps; "
+    "null: the weights themselves"
+)
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -222,7 +227,18 @@ class FinetuneAugmentation(Augmentation):
     erasing: Share = setting(0.0, "probability of erasing a random rectangle of a view")
 
 
-def _check_whole(training: Training) -> None:
+def default_warmup(content: Any) -> Any:
+    """Return what a recipe names with a shorter default warmup where a short run names none."""
+    training = content.get("training") if isinstance(content, dict) else None
+    if isinstance(training, dict) and "warmup_epochs" not in training:
+        epochs = training.get("epochs")
+        if isinstance(epochs, int | float) and not isinstance(epochs, bool) and epochs > 0:
+            return {**content, "training": {**training, "warmup_epochs": min(DEFAULT_WARMUP, epochs / 10)}}
+    return content
+
+
+def check_whole(training: Training) -> None:
+    """Raise a ValueError for what only pretraining has."""
     if training.sharding != "none":
         raise ValueError("sharding is available in pretraining only; leave it out here")
 
@@ -294,12 +310,8 @@ class FinetuneRecipe(BaseModel):
         None, "fine-tune the last blocks only: 0, 0.5 (the last MLP), 1, 2, ...; null: all weights"
     )
     label_smoothing: Share = setting(0.1, "share of each label that is spread over all classes")
-    layer_decay: ShareOrAll = setting(0.75, "factor on the learning rate from each block to the one before it")
-    ema_decay: Share | None = setting(
-        None,
-        "evaluate and save an exponential moving average of the weights, over about 1 / (1 - `ema_decay`) steps; "
-        "null: the weights themselves",
-    )
+    layer_decay: ShareOrAll = setting(0.75, LAYER_DECAY)
+    ema_decay: Share | None = setting(None, EMA_DECAY)
     betas: tuple[Share, Share] = setting((0.9, 0.999), BETAS)
     mixup: NonNegativeFloat = setting(
         0.0, "alpha of mixup; 0: none. If `cutmix` is set too, each batch gets one of the two"
@@ -324,17 +336,11 @@ class FinetuneRecipe(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _set_warmup(cls, content: Any) -> Any:
-        """Shorten the default warmup where a short run names none."""
-        training = content.get("training") if isinstance(content, dict) else None
-        if isinstance(training, dict) and "warmup_epochs" not in training:
-            epochs = training.get("epochs")
-            if isinstance(epochs, int | float) and not isinstance(epochs, bool) and epochs > 0:
-                return {**content, "training": {**training, "warmup_epochs": min(DEFAULT_WARMUP, epochs / 10)}}
-        return content
+        return default_warmup(content)
 
     @model_validator(mode="after")
     def _check(self) -> FinetuneRecipe:
-        _check_whole(self.training)
+        check_whole(self.training)
         _check_views(self)
         if self.sampling == "balanced" and self.class_weights == "balanced":
             raise ValueError(
@@ -386,14 +392,10 @@ class ProbeRecipe(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> ProbeRecipe:
-        _check_whole(self.training)
+        check_whole(self.training)
         if self.training.cache and self.cached:
             raise ValueError("cached=true reads each image once, so a cache of images has no effect; leave one out")
         return self
-
-
-RECIPES: dict[str, type[BaseModel]] = {"pretrain": PretrainRecipe, "finetune": FinetuneRecipe, "probe": ProbeRecipe}
-Recipe = PretrainRecipe | FinetuneRecipe | ProbeRecipe
 
 
 def default_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

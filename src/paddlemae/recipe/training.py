@@ -40,7 +40,10 @@ class Training(BaseModel):
     base_lr: PositiveFloat = setting(
         1.5e-4, "learning rate for an effective batch size of 256; it scales linearly with the effective batch size"
     )
-    min_lr: NonNegativeFloat = setting(0.0, "learning rate at the end of the cosine schedule")
+    min_lr: NonNegativeFloat = setting(0.0, "learning rate at the end of the schedule")
+    schedule: Literal["cosine", "linear"] = setting(
+        "cosine", "how the learning rate falls after the warmup: `cosine` (half of one), or `linear`"
+    )
     weight_decay: NonNegativeFloat = setting(0.05, "weight decay of matrices; biases and norms have none")
     clip_grad: PositiveFloat | None = setting(None, "largest norm of the gradient; null: no clipping")
     precision: Literal["float32", "bfloat16", "float16"] = setting(

@@ -28,6 +28,13 @@ def _check_labels(value: Any) -> Any:
     raise ValueError(f'expected a number of images, a share ("10%") or a number per class ("5/class"), got {value!r}')
 
 
+def _check_mask_labels(value: Any) -> Any:
+    """Refuse all but a number of images or a share of them ("10%")."""
+    if isinstance(value, str) and value.endswith("/class"):
+        raise ValueError(f'an image has pixels of several classes, so {value!r} has no meaning; use a number or "10%"')
+    return _check_labels(value)
+
+
 def setting(default: Any, description: str) -> Any:
     """Describe a setting: its default and its meaning, with the unit."""
     return Field(default=default, description=description)
@@ -46,5 +53,6 @@ Side = Annotated[int, NUMBER, Field(ge=1, le=MOST_PIXELS)]
 Workers = Annotated[int, NUMBER, Field(ge=0, le=MOST_WORKERS)]
 Threads = Annotated[int, NUMBER, Field(ge=1, le=MOST_WORKERS)]
 Labels = Annotated[int | str, BeforeValidator(_check_labels)]
+MaskLabels = Annotated[int | str, BeforeValidator(_check_mask_labels)]
 Mean = tuple[Annotated[float, Field(ge=-LARGEST_STATISTIC, le=LARGEST_STATISTIC)], ...] | Literal["auto"]
 Std = tuple[Annotated[float, NUMBER, Field(ge=SMALLEST_STD, le=LARGEST_STATISTIC)], ...] | Literal["auto"]

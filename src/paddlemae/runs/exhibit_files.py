@@ -23,6 +23,8 @@ EXHIBIT_TITLES = {  # name of its file -> what it is, in the page's order
     "reconstructions": "reconstructions across training",
     "confusion": "confusion matrix",
     "mistakes": "most confident mistakes",
+    "scenes": "predicted masks",
+    "worst_scenes": "predicted masks of the lowest mean IoU",
     "neighbours": "nearest neighbours",
     "map": "2-D map of the features",
     "attention": "attention maps of the last block",

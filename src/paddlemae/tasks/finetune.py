@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-from paddlemae.data.batches import Batch
 from paddlemae.data.sources import Source
 from paddlemae.data.views.mixup import Mixing, mix_batches
 from paddlemae.model.blocks import activations_of
 from paddlemae.recipe import FinetuneRecipe, short_run
 from paddlemae.tasks.models.build import parameter_count
-from paddlemae.tasks.models.preprocess import evaluation_view
-from paddlemae.tasks.training.best_weights import best_weights
-from paddlemae.tasks.training.classification import Evaluation
-from paddlemae.tasks.training.course import Course
+from paddlemae.tasks.training import classification
+from paddlemae.tasks.training.course import Evaluation
 from paddlemae.tasks.training.dry_run import model_text, schedule_plan, step_bytes
 from paddlemae.tasks.training.evaluate_classifier import evaluate_classifier
 from paddlemae.tasks.training.exhibits import fixed_images, show_attention
 from paddlemae.tasks.training.finetuning_loss import loss_function
 from paddlemae.tasks.training.finetuning_setup import build, choose_defaults, open_inputs
-from paddlemae.tasks.training.finish_run import finish_run
 from paddlemae.tasks.training.memory_trial import memory_plan
 from paddlemae.tasks.training.multi_label import MultiLabelEvaluation
 from paddlemae.tasks.training.optional_output import optional
 from paddlemae.tasks.training.resolve import resolve, statistics_plan
-from paddlemae.tasks.training.run_start import Start, enter_run
-from paddlemae.tasks.training.run_training import run_training
-from paddlemae.tasks.training.skipped_images import open_skipped
-from paddlemae.tasks.training.training_batches import training_batches
-from paddlemae.train.checkpoint import TrainState
+from paddlemae.tasks.training.run_start import Start
+from paddlemae.tasks.training.skipped_images import SkippedImages
+from paddlemae.tasks.training.supervised import Batches, Method, train_and_test
 from paddlemae.train.checkpoint_folders import FOLDER, step_name
-from paddlemae.train.ema import Ema
-from paddlemae.train.optim import adamw
 from paddlemae.weights.model_folder import Description, read_description
+
+AnyEvaluation = classification.Evaluation | MultiLabelEvaluation
 
 
 def finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None = None) -> dict[str, Any]:
@@ -60,81 +52,47 @@ def _finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None) ->
     recipe = run.recipe
     parts = build(recipe, inputs)
     training, model = recipe.training, parts.model
-    optimizer = adamw(model, weight_decay=training.weight_decay, betas=recipe.betas, layer_decay=recipe.layer_decay)
-    state = TrainState(model, optimizer, ema=None if recipe.ema_decay is None else Ema(model, recipe.ema_decay))
-    enter_run(run, state, parts.description)
-    splits, classes = parts.splits, parts.splits.train.classes
-    start.say(
-        f"fine-tuning {parameter_count(model) / 1e6:.2f} million parameters from {recipe.init} "
-        f"on {splits.train.name}, {len(splits.train)} images, {len(classes)} classes; {splits.evaluations(recipe)}"
-    )
-    if note := short_run(recipe, len(splits.train), parts.views):
-        start.say(note)
-    listed = open_skipped(start, state, splits.parts, parts.view.channels)
-    skipped = {id(part): listed.of(part, training.max_bad_images) for part in splits.parts}
     mixing = Mixing(recipe.mixup, recipe.cutmix, recipe.cutmix_probability)
-    loss_fn = loss_function(recipe, parts.description, parts.class_weights)
 
-    def batches() -> Generator[Batch, None, None]:
-        plain = training_batches(
-            splits.train, parts.view, training, state, skipped[id(splits.train)], start, parts.order
-        )
-        return mix_batches(plain, mixing, training.seed) if mixing else plain
+    def mix(batches: Batches) -> Batches:
+        return mix_batches(batches, mixing, training.seed) if mixing else batches
 
-    def evaluate(part: Source, description: Description = parts.description) -> Evaluation | MultiLabelEvaluation:
+    def evaluate(part: Source, description: Description, on_skip: SkippedImages) -> AnyEvaluation:
         return evaluate_classifier(
             model,
             description,
             part,
             batch_size=training.batch_size,
             workers=training.workers,
-            on_skip=skipped[id(part)],
+            on_skip=on_skip,
             threads=training.threads,
             ranks=start.ranks,
         )
 
-    def evaluate_averaged(part: Source) -> Evaluation | MultiLabelEvaluation:
-        with state.averaged():
-            evaluation = evaluate(part)
-        if isinstance(evaluation, MultiLabelEvaluation) and part is splits.validation:
-            return evaluation.with_own_thresholds()
-        return evaluation
+    def description_of(step: int) -> Description:
+        thresholds = start.ranks.from_first(lambda: _stored_thresholds(start, step, parts.description))
+        return replace(parts.description, thresholds=thresholds)
 
-    choosing = splits.choosing(recipe)
-    every = None if choosing is None else partial(evaluate_averaged, choosing)
-    course = Course("finetune", training, parts.views, every, recipe.evaluate_every, splits.primary)
-    last = run_training(start, course, state, parts.description, batches, loss_fn)
-
-    def attention() -> None:
+    def attention(tested: Evaluation) -> None:
         with optional("the attention maps"):
-            if fixed := fixed_images(splits.held_out, parts.description):
+            if fixed := fixed_images(parts.splits.held_out, parts.description):
                 show_attention(start.out, model, parts.description, fixed[0])
 
-    with best_weights(start, state, validated=splits.validation is not None) as step:
-        # where the test part chose, in a run of an earlier version, its last evaluation counts as it did there
-        if last and choosing is splits.held_out:
-            tested = last
-        else:
-            thresholds = start.ranks.from_first(lambda: _stored_thresholds(start, step, parts.description))
-            tested = evaluate(splits.held_out, replace(parts.description, thresholds=thresholds))
+    method = Method(
+        loss_fn=loss_function(recipe, parts.description, parts.class_weights),
+        evaluate=evaluate,
+        protocol=dict(labels=recipe.labels, trainable_blocks=recipe.trainable_blocks),
+        mix=mix,
+        suit=_with_own_thresholds,
+        description_of=description_of,
+        show=attention,
+        note=short_run(recipe, len(parts.splits.train), parts.views),
+    )
+    return train_and_test(run, parts, method, compared_run)
 
-        def finish() -> dict[str, Any]:
-            protocol = dict(labels=recipe.labels, trainable_blocks=recipe.trainable_blocks)
-            return finish_run(
-                start,
-                state,
-                tested,
-                splits,
-                evaluation_view(parts.description),
-                recipe,
-                protocol,
-                step=step,
-                num_train=len(splits.train),
-                compared_run=compared_run,
-                more=attention,
-            )
 
-        return start.ranks.from_first(finish)
+def _with_own_thresholds(evaluation: Evaluation) -> Evaluation:
+    return evaluation.with_own_thresholds() if isinstance(evaluation, MultiLabelEvaluation) else evaluation
 
 
 def _stored_thresholds(start: Start, step: int, description: Description) -> list[float] | None:

@@ -63,6 +63,11 @@ def predict(
     with hold_output(outputs.table, images, overwrite=overwrite, ranks=ranks):
         device.prepare("auto", threads)
         checkpoint = read_checkpoint(run, trust=trust)
+        if checkpoint.description.kind == "segmenter":
+            raise ValueError(
+                f"{checkpoint.folder} holds a segmenter, whose masks need a folder; name one with --out, not "
+                f"{outputs.table}"
+            )
         model = load_classifier(checkpoint)
         description = checkpoint.description
         several = description.thresholds is not None

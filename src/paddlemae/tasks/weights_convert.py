@@ -17,7 +17,7 @@ from paddlemae.weights.open import CONFIG, PREPROCESSOR, Foreign
 
 OWN = "paddlemae"
 TARGETS = (OWN, *LAYOUTS)
-FOLDERS = (OWN, "timm", "transformers")  # what such weights are published as; the others are single files
+FOLDERS = (OWN, "timm", "transformers", "beit")  # what such weights are published as; the others are single files
 FOLDER_FILES = (WEIGHTS_FILE, DESCRIPTION_FILE, CONFIG, PREPROCESSOR)  # of them; a folder with more is not replaced
 PADDLES = ("paddle", "paddle-mae-pytorch", "paddlevit")
 

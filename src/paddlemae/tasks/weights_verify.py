@@ -21,12 +21,14 @@ from paddlemae.engine.safe_import import paddle
 from paddlemae.model.encoder import features
 from paddlemae.model.mae import MaskedAutoencoder, predict
 from paddlemae.model.masking import Mask, num_kept, random_mask
+from paddlemae.model.segmenter import Segmenter
 from paddlemae.system.atomic import replace_bytes
 from paddlemae.tasks.models.array_file import FAULTS, names_of, read_arrays
 from paddlemae.tasks.models.build import load_encoder
 from paddlemae.tasks.models.export_weights import export_checkpoint, write_folder
 from paddlemae.tasks.models.read_model import Checkpoint, Reading, in_float32, read_checkpoint, tensors_digest
 from paddlemae.weights import numpy_reference
+from paddlemae.weights.layouts.upernet import BEIT
 
 IMAGES, SEED, MASK_RATIO = 2, 0, 0.75
 LARGEST = 1e-4  # relative difference of float32 models that compute the same
@@ -89,6 +91,11 @@ def _originals(checkpoint: Checkpoint) -> tuple[str, Outputs]:
             return _transformers_outputs(checkpoint)
     images, mask, _ = fixed_input(checkpoint)
     description = checkpoint.description
+    if description.kind == "segmenter":
+        raise ValueError(
+            f"{checkpoint.folder} holds a segmenter, and those with the head upernet are compared with transformers "
+            "alone; for them install paddlemae[parity], or name a --golden that was recorded with it"
+        )
     return "the definition in NumPy", numpy_reference.outputs(
         description.kind, description.architecture, in_float32(checkpoint), images, mask.keep
     )
@@ -109,6 +116,8 @@ def our_outputs(checkpoint: Checkpoint) -> Outputs:
     """Return our model's outputs for the fixed input, named as by `numpy_reference.outputs`."""
     images, mask, _ = fixed_input(checkpoint)
     model, tensor = load_encoder(checkpoint), paddle.to_tensor(images)
+    if isinstance(model, Segmenter):
+        return {"logits": model(tensor).numpy()}
     outputs = {"features": features(model, tensor, "mean" if model.kind == "mae" else model.pool).numpy()}
     if isinstance(model, MaskedAutoencoder):
         outputs["prediction"] = predict(model, tensor, mask).numpy()
@@ -128,7 +137,12 @@ def _transformers_outputs(checkpoint: Checkpoint) -> tuple[str, Outputs]:
     kind = checkpoint.description.kind
     images, _, noise = fixed_input(checkpoint)
     tensor = torch.from_numpy(images)
-    classes = {"mae": "ViTMAEForPreTraining", "classifier": "ViTForImageClassification", "encoder": "ViTModel"}
+    classes = {
+        "mae": "ViTMAEForPreTraining",
+        "classifier": "ViTForImageClassification",
+        "encoder": "ViTModel",
+        "segmenter": "BeitForSemanticSegmentation",
+    }
     with tempfile.TemporaryDirectory() as folder:
         load = partial(getattr(transformers, classes[kind]).from_pretrained, _their_folder(checkpoint, Path(folder)))
         model = load(add_pooling_layer=False) if kind == "encoder" else load()
@@ -137,6 +151,10 @@ def _transformers_outputs(checkpoint: Checkpoint) -> tuple[str, Outputs]:
         theirs = model(tensor).last_hidden_state
         pool = checkpoint.description.architecture.get("pool", "mean")
         outputs = {"features": theirs[:, 0] if pool == "cls" else theirs[:, 1:].mean(dim=1)}
+    elif kind == "segmenter":
+        logits = model(tensor).logits
+        size = tensor.shape[2:]
+        outputs = {"logits": torch.nn.functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)}
     elif kind == "classifier":
         outputs = {"features": model.vit(tensor).last_hidden_state[:, 0], "logits": model(tensor).logits}
     else:
@@ -152,10 +170,11 @@ def _transformers_outputs(checkpoint: Checkpoint) -> tuple[str, Outputs]:
 
 def _their_folder(checkpoint: Checkpoint, temporary: Path) -> Path:
     """Return the folder itself if transformers wrote it, else one written below `temporary`."""
-    if checkpoint.description.provenance.get("layout") == ORIGINAL and (checkpoint.folder / "config.json").exists():
+    layout = BEIT if checkpoint.description.kind == "segmenter" else ORIGINAL
+    if checkpoint.description.provenance.get("layout") == layout and (checkpoint.folder / "config.json").exists():
         return checkpoint.folder
     try:
-        exported = export_checkpoint(checkpoint, ORIGINAL)
+        exported = export_checkpoint(checkpoint, layout)
     except ValueError as fault:
         raise _NotTheirs from fault
     write_folder(temporary / "model", exported)

@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,18 +26,29 @@ def peak_lr(base_lr: float, effective_batch_size: int) -> float:
     return base_lr * effective_batch_size / LR_REFERENCE_BATCH
 
 
-def lr_at(step: float, *, peak: float, total_steps: int, warmup_steps: float, min_lr: float = 0.0) -> float:
+def lr_at(
+    step: float,
+    *,
+    peak: float,
+    total_steps: int,
+    warmup_steps: float,
+    min_lr: float = 0.0,
+    schedule: Literal["cosine", "linear"] = "cosine",
+) -> float:
     """Return the lr of an optimizer step: linear warmup from 0, then a half-cosine to `min_lr` (MAE, appendix A.1).
 
     Args:
         step: steps taken before this one, from 0.
         peak: lr at the end of the warmup.
         total_steps, warmup_steps: in optimizer steps; the warmup may be fractional.
-        min_lr: lr that the cosine ends on.
+        min_lr: lr that the schedule ends on.
+        schedule: "linear" falls evenly instead (MAE, appendix A.4, by way of BEiT).
     """
     if step < warmup_steps:
         return peak * step / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    if schedule == "linear":
+        return min_lr + (peak - min_lr) * (1 - min(1.0, progress))
     return min_lr + (peak - min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 

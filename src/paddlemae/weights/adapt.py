@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.model.shape import patch_grid
+from paddlemae.model.grid_weights import bilinear_weights
+from paddlemae.model.shape import RELATIVE_POSITIONS, patch_grid
 
 Tensors = Mapping[str, np.ndarray]
 # Keys (1981), "Cubic Convolution Interpolation"; both are what PyTorch takes, without and with antialiasing.
@@ -33,7 +34,8 @@ class Adapted:
 def change_image_size(tensors: Tensors, architecture: Mapping[str, Any], image_size: int | Sequence[int]) -> Adapted:
     """Resize the position tables by bicubic interpolation (DeiT, arXiv 2012.12877, sec. 6; ViT, sec. 3.2).
 
-    The result is that of `model.positions.resize_positions`. The cls token's row stays.
+    The result is that of `model.positions.resize_positions`. The cls token's row stays. Relative positions are
+    resized as `model.positions.relative_bias` does.
 
     Args:
         tensors, architecture: a model's, as `layouts.Imported` has them.
@@ -52,6 +54,9 @@ def change_image_size(tensors: Tensors, architecture: Mapping[str, Any], image_s
     new = height // patch_height, width // patch_width
     changed = {
         name: _resize_table(tensors[name], old, new) for name in ("pos_embed", "decoder_pos_embed") if name in tensors
+    }
+    changed |= {
+        name: _resize_distances(array, old, new) for name, array in tensors.items() if name.endswith(RELATIVE_POSITIONS)
     }
     what = "stay as they are: the grid is the same" if old == new else "are resized by bicubic interpolation"
     return Adapted(
@@ -173,6 +178,17 @@ def _resize_table(table_1ND: np.ndarray, old: tuple[int, int], new: tuple[int, i
     rows, columns = (cubic_weights(before, after) for before, after in zip(old, new))
     resized = np.einsum("hi,ijd,wj->hwd", rows, picture, columns).reshape(1, new[0] * new[1], -1)
     return np.concatenate([table_1ND[:, :front], _like(table_1ND, resized)], axis=1)
+
+
+def _resize_distances(table_TH: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+    """Resize a table of relative positions by bilinear interpolation; the cls token's three rows are unchanged."""
+    if old == new:
+        return table_TH
+    before, after = ((2 * rows - 1, 2 * columns - 1) for rows, columns in (old, new))
+    distances = table_TH[: before[0] * before[1]]
+    rows, columns = (bilinear_weights(wide, narrow) for wide, narrow in zip(after, before))
+    resized = np.einsum("hi,ijd,wj->hwd", rows, distances.reshape(*before, -1), columns)
+    return np.concatenate([_like(table_TH, resized.reshape(-1, table_TH.shape[1])), table_TH[len(distances) :]])
 
 
 def _pair(size: int | Sequence[int], what: str) -> tuple[int, int]:

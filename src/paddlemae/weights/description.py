@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from paddlemae.model.shape import (
     LARGEST_STATISTIC,
     MOST,
+    MOST_PIXELS,
     SHAPES,
     SMALLEST_STD,
     Key,
@@ -80,6 +81,7 @@ class DescriptionType(BaseModel):
     fit: Literal["crop", "stretch"] = "crop"
     thresholds: list[Annotated[float, Field(ge=0, le=1)]] | None = None
     palette: list[Colour] | None = None
+    short_side: Annotated[int, Field(ge=1, le=MOST_PIXELS)] | None = None
 
 
 def check_description(content: Mapping[str, Any]) -> None:

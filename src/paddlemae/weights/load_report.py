@@ -58,7 +58,7 @@ def lines(content: Mapping[str, Any]) -> list[str]:
     others = ", ".join(f"{display_name(name)} ({display_name(what)})" for name, what in content["beside"].items())
     place = f" under {content['key']!r}" if content["key"] else ""
     target = f", predicts {content['target']} pixels" if content["target"] else ""
-    classes = f", {content['classes']} classes" if content["kind"] == "classifier" else ""
+    classes = f", {content['classes']} classes" if content["kind"] in ("classifier", "segmenter") else ""
     mean = "not in the file: ImageNet's, or 0.5 of other than three channels, will be taken"
     if content["mean"]:
         mean = f"{_numbers(content['mean'])}; {_numbers(content['std'])}"
@@ -69,6 +69,7 @@ def lines(content: Mapping[str, Any]) -> list[str]:
         ("model", f"{display_name(content['kind'])}{target}{classes}"),
         ("encoder", _encoder(shape)),
         *([("decoder", _decoder(shape))] if content["kind"] == "mae" else []),
+        *([("head", _head(shape))] if content["kind"] == "segmenter" else []),
         ("parameters", f"{content['parameters'] / 1e6:.2f} million, {' and '.join(content['dtypes'])}"),
         ("mean, std", mean),
         *(("note", display_name(note, 300)) for note in content["notes"]),
@@ -98,6 +99,12 @@ def _encoder(shape: Mapping[str, Any]) -> str:
 
 def _decoder(shape: Mapping[str, Any]) -> str:
     return f"{shape['decoder_depth']} blocks of {shape['decoder_embed_dim']}, {shape['decoder_num_heads']} heads"
+
+
+def _head(shape: Mapping[str, Any]) -> str:
+    width = f", {shape['head_width']} channels" if "head_width" in shape else ""
+    taps = f", blocks {', '.join(map(str, shape['taps']))}" if "taps" in shape else ""
+    return f"{shape['head']}{width}{taps}{', relative positions' if shape['relative_positions'] else ''}"
 
 
 def _numbers(values: Iterable[float]) -> str:

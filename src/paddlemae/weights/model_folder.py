@@ -25,7 +25,7 @@ from paddlemae.weights.formats.state_dict import BFloat16
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "model.json"
 FORMAT = 1
-OPTIONAL = ("bits", "thresholds", "palette")  # left out of the file where they are None
+OPTIONAL = ("bits", "thresholds", "palette", "short_side")  # left out of the file where they are None
 MAX_DESCRIPTION_BYTES = 2**24  # of 21,000 classes whose names are long
 MAX_HEADER_BYTES = 2**24  # of our own files: the optimizer of 2,000 blocks
 
@@ -46,6 +46,8 @@ class Description:
         thresholds: of a multi-label classifier the probability of each class from which on an image has it; None of
             other models.
         palette: of a segmenter the colour of each class, [red, green, blue] from 0 to 255; None of other models.
+        short_side: of a segmenter the short side in pixels that images are brought to before they are cut into windows;
+            None: their own.
     """
 
     kind: str
@@ -59,6 +61,7 @@ class Description:
     thresholds: list[float] | None = None
     palette: list[list[int]] | None = None
     fit: Literal["crop", "stretch"] = "crop"
+    short_side: int | None = None
 
     @property
     def target(self) -> str:

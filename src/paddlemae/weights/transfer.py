@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from paddlemae.engine.safe_import import nn, paddle
+from paddlemae.model.encoder import Encoder
 from paddlemae.model.heads.layers import GROWTH, Convolution, Upsampling
 from paddlemae.weights.formats.mapped_file import release
 from paddlemae.weights.layouts.architecture import faults
@@ -73,15 +74,17 @@ UPSAMPLING = Form(
 )
 
 
-def _forms(model: nn.Layer) -> dict[str, Form]:
-    """Return the forms of the weights that lie otherwise in files than in memory, by their official names."""
-    height, width = model.encoder.patch_size
-    channels = model.encoder.channels
-    patches = Form(
+def _patch_embed(height: int, width: int, channels: int) -> Form:
+    """Return the form of the patch embedding: [pixels, D] in memory, [D, C, height, width] in files."""
+    return Form(
         lambda shape: (shape[1], channels, height, width),
         lambda array: array.reshape(height, width, channels, -1).transpose(3, 2, 0, 1),
         lambda array: array.transpose(2, 3, 1, 0),
     )
+
+
+def _forms(model: nn.Layer) -> dict[str, Form]:
+    """Return the forms of the weights that lie otherwise in files than in memory, by their official names."""
     forms: dict[str, Form] = {}
     for name, part in model.named_sublayers():
         if isinstance(part, nn.Linear):
@@ -90,7 +93,10 @@ def _forms(model: nn.Layer) -> dict[str, Form]:
             forms[f"{official_name(name)}.weight"] = _convolution(math.isqrt(part.weight.shape[0]))
         elif isinstance(part, Upsampling):
             forms[f"{official_name(name)}.weight"] = UPSAMPLING
-    return forms | {PATCH_EMBED: patches}
+    for part in model.sublayers():
+        if isinstance(part, Encoder):
+            forms[PATCH_EMBED] = _patch_embed(*part.patch_size, part.channels)
+    return forms
 
 
 def to_official(model: nn.Layer) -> dict[str, np.ndarray]:

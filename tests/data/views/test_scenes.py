@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from paddlemae.data.decode.images import Picture
-from paddlemae.data.views.scenes import IGNORE, SceneView, draw_scene, make_scene, scene_need
+from paddlemae.data.sources import IGNORE
+from paddlemae.data.views.scenes import SceneView, draw_scene, make_scene, scene_need
 
 
 def scene(height: int = 40, width: int = 60, cell: int = 5) -> tuple[np.ndarray, np.ndarray]:

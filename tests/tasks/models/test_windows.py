@@ -140,7 +140,7 @@ def test_rows_are_read_once_from_the_top_and_no_more_are_kept_than_a_window_need
         for rows in stream_logits(pointwise, read, (90, 33), windows):
             assert reads[-1][1] - finished <= max(windows.span(scale)[0] for scale in scales) + size
             finished += rows.shape[1]
-            blocks.append(rows)
+            blocks.append(rows.copy())
         assert [top for top, _ in reads] == [0, *(bottom for _, bottom in reads[:-1])] and reads[-1][1] == 90
         whole = windowed_logits(pointwise, image, size, 0.5, scales=scales)
         np.testing.assert_array_equal(np.concatenate(blocks, axis=1), whole)

@@ -51,6 +51,7 @@ _SEPARATE = 2  # planar configuration
 _OLD_JPEG = 6  # compression
 _HEIGHT, _WIDTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 257, 256, 258, 259, 262, 277, 284  # tags
 _TILE_WIDTH, _TILE_HEIGHT, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 322, 323, 338, 339
+_GEO = (33550, 33922, 34264, 34735)  # pixel scale, tie points, transform, keys of a GeoTIFF
 _HAS_TIFFFILE = importlib.util.find_spec("tifffile") is not None
 
 # Pillow's own conversion, its values of one sample, both bytes of its 16-bit colours; or tifffile's samples.
@@ -109,6 +110,11 @@ def read_tiff_form(file: IO[bytes]) -> TiffForm:
     return _check_form(
         TiffForm(photometric, samples, bits.pop(), formats.pop(), extras, planar, (height, width), padded)
     )
+
+
+def is_geotiff(file: IO[bytes]) -> bool:
+    """Return whether a TIFF says where on the earth it is. Raises nearly any exception, of a file that is no TIFF."""
+    return any(tag in _tags(file) for tag in _GEO)
 
 
 def _tags(file: IO[bytes], after: int | None = None) -> ImageFileDirectory_v2:

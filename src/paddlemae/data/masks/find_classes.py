@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from paddlemae.data.masks.class_file import Colour, ListedClass
 from paddlemae.data.masks.class_map import ClassMap, list_numbers
 from paddlemae.data.masks.colours import colours_for_ids
@@ -47,6 +49,7 @@ def find_classes(listed: Sequence[ListedClass] | None, masks: RawMasks, options:
         numbered = _number_values(scan_values(masks), masks, options, where)
     else:
         numbered = _number_listed(listed, options, where)
+        _check_depth(numbered, masks, options, where)
     return _make_map(numbered, _ignored_values(numbered, options, is_binary), options, where)
 
 
@@ -111,6 +114,20 @@ def _number_values(found: Values, masks: RawMasks, options: MaskOptions, where: 
     ]
 
 
+def _check_depth(numbered: Sequence[_Numbered], masks: RawMasks, options: MaskOptions, where: str) -> None:
+    """Raise a `BadMask` for more classes than masks of 8 bits can have."""
+    largest = max(each.value for each in numbered)
+    if largest < WHITE or options.ignore is not None or not len(masks):
+        return
+    stored = masks.read_stored(0)
+    if not stored.is_colour and stored.values.dtype == np.uint8:
+        raise BadMask(
+            f"{where}: classes with ids up to {largest} are listed, and masks of 8 bits such as {masks.describe(0)!r} "
+            "hold ids up to 254, as 255 is ignored; save the masks with 16 bits, or name what is ignored with "
+            "::ignore=VALUE or ::ignore=none"
+        )
+
+
 def _ignored_values(numbered: Sequence[_Numbered], options: MaskOptions, is_binary: bool) -> set[int | Colour]:
     """Return the ids and colours that count nowhere."""
     ignored: set[int | Colour] = set()
@@ -153,6 +170,8 @@ def _make_map(numbered: Sequence[_Numbered], ignored: set[int | Colour], options
     colours = {each.colour: IGNORE for each in numbered if each.colour}
     colours |= {each.colour: index for index, each in enumerate(kept) if each.colour}
     colours |= {colour: IGNORE for colour in ignored if isinstance(colour, tuple)}
-    palette = palette_of([each.colour for each in kept])
+    if len({each.colour for each in numbered if each.colour}) < sum(each.colour is not None for each in numbered):
+        colours = {}  # which distinguish no classes
+    palette = palette_of([each.name for each in kept], [each.colour for each in kept])
     ignores_nodata = options.ignore != (NOTHING_IGNORED,)
     return ClassMap(tuple(each.name for each in kept), palette, index_of, colours or None, ignores_nodata)

@@ -8,14 +8,12 @@ from paddlemae.data.masks.layout import MaskLayout, layout_of_files
 from paddlemae.data.masks.options import MaskOptions
 from paddlemae.data.masks.pairs import PairRule, check_paired, pair_files
 from paddlemae.data.sources.folder import list_images
-from paddlemae.data.sources.mask_folders import IMAGE_FOLDERS, MASK_FOLDERS
-
-SAMPLE_SUFFIX = ".mask"  # of a WebDataset's masks, `0001.mask.png`
+from paddlemae.data.sources.mask_folders import IMAGE_FOLDERS, MASK_FOLDERS, SAMPLE_SUFFIX
 
 
 def open_folders(root: str, options: MaskOptions, split: str | None) -> MaskLayout:
     """Open a folder with images and masks below it; raises as `pairs.pair_files` and `pairs.check_paired`."""
-    files, _ = list_images(root)
+    files, _ = list_images(root, with_masks=True)
     pairs, every = pair_files(files, pair_rule(files, options), split, repr(root))
     check_paired(pairs, repr(root), options.skip_unpaired)
     return layout_of_files(root, root, pairs.images, pairs.masks, every, listed_classes(root), options)
@@ -37,6 +35,11 @@ def pair_rule(files: Sequence[str], options: MaskOptions) -> PairRule:
 
 def listed_classes(root: str) -> Sequence[ListedClass] | None:
     """Return the classes that a file in a folder, or in a folder of masks in it, lists; None without one."""
+    found = class_files(root)
+    return read_class_file(found[0]) if found else None
+
+
+def class_files(root: str) -> list[str]:
+    """Return the files in a folder, and in the folders of masks in it, that list classes."""
     folders = [root, *(os.path.join(root, name) for name in sorted(os.listdir(root)) if name.lower() in MASK_FOLDERS)]
-    found = next((path for folder in folders if (path := find_class_file(folder))), None)
-    return read_class_file(found) if found else None
+    return [path for folder in folders if (path := find_class_file(folder))]

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from paddlemae.data.masks.class_file import ListedClass
 from paddlemae.data.masks.find_classes import find_classes
 from paddlemae.data.masks.options import MaskOptions
@@ -23,6 +26,7 @@ class MaskLayout:
         masks: reads the masks, one an image.
         every: reads the masks of all splits, which have the same classes.
         listed: the classes; None if nothing lists them.
+        groups: as of `image_groups.number_groups`; None without groups.
         is_fixed: whether the layout itself says its classes, so that an option can't.
     """
 
@@ -32,6 +36,7 @@ class MaskLayout:
     every: RawMasks
     listed: Sequence[ListedClass] | None = None
     is_fixed: bool = False
+    groups: tuple[NDArray[np.int64], StringTable] | None = None
 
 
 def layout_of_files(
@@ -56,5 +61,5 @@ def make_source(layout: MaskLayout, options: MaskOptions) -> Source:
     listed = layout.listed if layout.is_fixed else options.classes or layout.listed
     class_map = find_classes(listed, layout.every, options, repr(layout.name))
     targets = MaskTargets(class_map.classes, class_map.palette, ClassMasks(layout.masks, class_map))
-    source = Source(layout.name, layout.reader, targets)
+    source = Source(layout.name, layout.reader, targets, *(layout.groups or ()))
     return select_classes(source, options.select) if options.select else source

@@ -124,8 +124,23 @@ def _of_split(
     return chosen, partners
 
 
+class UnpairedFiles(ValueError):
+    """Images without a mask, or masks without an image.
+
+    Args:
+        pairs: all files of the split.
+    """
+
+    def __init__(self, text: str, pairs: Pairs) -> None:
+        super().__init__(text, pairs)
+        self.text, self.pairs = text, pairs
+
+    def __str__(self) -> str:
+        return self.text
+
+
 def check_paired(pairs: Pairs, where: str, skip: bool) -> None:
-    """Raise a ValueError for files without a partner, or note them if they are to be skipped."""
+    """Raise an `UnpairedFiles` for files without a partner, or note them if they are to be skipped."""
     if not pairs.lonely_images and not pairs.lonely_masks:
         if not pairs.images:
             raise ValueError(f"{where} has no image with a mask")
@@ -136,5 +151,6 @@ def check_paired(pairs: Pairs, where: str, skip: bool) -> None:
     if pairs.lonely_masks:
         texts.append(f"{len(pairs.lonely_masks):,} masks have no image ({list_names(pairs.lonely_masks[:3])})")
     if not skip or not pairs.images:
-        raise ValueError(f"{where}: {' and '.join(texts)}; add them, or leave them out with ::unpaired=skip")
+        text = f"{where}: {' and '.join(texts)}; add them, or leave them out with ::unpaired=skip"
+        raise UnpairedFiles(text, pairs)
     note(f"{where}: {' and '.join(texts)}: left out")

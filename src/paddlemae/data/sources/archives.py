@@ -17,7 +17,7 @@ import numpy as np
 from paddlemae.data.decode.images import ARRAY_EXTENSION, EXTENSIONS
 from paddlemae.data.sources.archive_entries import RUN_MARKS, visible_folders
 from paddlemae.data.sources.labels import class_folders, number_labels, sort_names, targets_by_folder
-from paddlemae.data.sources.mask_folders import choose_images
+from paddlemae.data.sources.mask_folders import choose_images, without_sample_masks
 from paddlemae.data.sources.readers import ContentReader
 from paddlemae.data.sources.shards import Samples, ending_of, is_sidecar, label_of, samples_of
 from paddlemae.data.sources.source import ClassTargets, Source
@@ -52,6 +52,7 @@ def open_zip(path: str, split: str | None, labelled: bool) -> Source:
     for name, kind, info in zip_entries(path):
         listing.add(name, kind, info)
         first = info.header_offset if first < 0 else min(first, info.header_offset)
+    listing.leave_out_masks()
     if first > 0 and begins_with_entry(path):
         note(
             f"{path!r}: its directory lists no entry of its first {first} bytes; of zips that were joined the last one "
@@ -142,6 +143,12 @@ class _Listing(Generic[_Stored]):
             self.images.pop(name, None)
             self.refused.append(name)
 
+    def leave_out_masks(self) -> None:
+        """Count masks that stand next to their images, `1.mask.png` of `1.jpg`, among the other files."""
+        kept = without_sample_masks(list(self.images))
+        for name in self.images.keys() - set(kept) if len(kept) < len(self.images) else ():
+            self.others[name] = self.images.pop(name)
+
     def images_among(self, names: list[str]) -> list[str]:
         """Return those of the names that count as images: the pictures or, where there are none, the arrays."""
         return ([name for name in names if name not in self.arrays] or names) if self.arrays else names
@@ -155,6 +162,7 @@ def _list_tar(path: str, labelled: bool) -> tuple[_Listing[Entry], Samples | Non
             original = listing.images.get(entry.target) or listing.others.get(entry.target)
             entry = original._replace(name=entry.name, kind="file") if original else entry._replace(kind="other")
         listing.add(entry.name, entry.kind, entry)
+    listing.leave_out_masks()
     return listing, samples_of(listing.images, listing.others)
 
 

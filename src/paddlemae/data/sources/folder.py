@@ -7,7 +7,7 @@ from typing import Literal
 from paddlemae.data.decode.images import ARRAY_EXTENSION, EXTENSIONS, has_ending
 from paddlemae.data.sources.archive_entries import RUN_MARKS, SYSTEM_FOLDERS
 from paddlemae.data.sources.labels import targets_by_folder
-from paddlemae.data.sources.mask_folders import folder_of_images
+from paddlemae.data.sources.mask_folders import folder_of_images, without_sample_masks
 from paddlemae.data.sources.readers import FileReader
 from paddlemae.data.sources.source import Source
 from paddlemae.data.sources.splits import is_held_out
@@ -40,11 +40,12 @@ def open_folder(root: str, split: str | None, labelled: bool) -> Source:
     return Source(root, FileReader(root, StringTable.of(files)), targets)
 
 
-def list_images(root: str) -> tuple[list[str], int]:
+def list_images(root: str, *, with_masks: bool = False) -> tuple[list[str], int]:
     """List the images below `root`: sorted relative paths with "/", and the number of other files.
 
     Real folders are walked before links to folders, so an image has its real path where it has one. Arrays count as
-    images where there are no others. Hidden ones, `SYSTEM_FOLDERS` and a run's folder below `root` are passed over.
+    images where there are no others. `1.mask.png` next to `1.jpg` counts only `with_masks`. Hidden ones,
+    `SYSTEM_FOLDERS` and a run's folder below `root` are passed over.
     """
     images: list[str] = []
     arrays: list[str] = []
@@ -79,7 +80,10 @@ def list_images(root: str) -> tuple[list[str], int]:
             for each, length in zip(lists, before):
                 del each[length:]
             num_others = others_before
-    return (sorted(images), num_others + len(arrays)) if images else (sorted(arrays), num_others)
+    if not images:
+        return sorted(arrays), num_others
+    pictures = images if with_masks else without_sample_masks(images)
+    return sorted(pictures), num_others + len(arrays) + len(images) - len(pictures)
 
 
 def list_tars(root: str) -> list[str]:

@@ -26,10 +26,11 @@ from paddlemae.data.sources.tables import ARROW, PARQUET, list_tables, open_tabl
 from paddlemae.data.sources.tar import is_tar
 from paddlemae.data.sources.zip import read_directory
 
-_EXPECTED = "a folder, list, archive, shards, table or array of images, 'digits' or 'digit-scenes'"
+_EXPECTED = "a folder, list, archive, shards, table or array of images, 'digit-scenes' or 'digits'"
 _ZIP, _GZIP, _ARROW_STREAM, _IDX = b"PK", b"\x1f\x8b", b"\xff\xff\xff\xff", b"\0\0\x08\x03"
 _COMPRESSED = (_GZIP, b"BZh", b"\xfd7zXZ")
-_TEXT = (".txt", ".csv", ".tsv", ".lst", ".list", "")
+_LISTS = (".txt", ".csv", ".tsv", ".lst", ".list")
+_TEXT = (*_LISTS, "")
 
 
 def open_source(
@@ -84,8 +85,12 @@ def open_source(
     limit = MAX_IMAGE_BYTES
     if (text := options.pop(LIMIT_OPTION, None)) is not None and not (limit := parse_bytes(text)):
         raise ValueError(f"expected {LIMIT_OPTION} as bytes, such as 2GB or 500MB, got {text!r}")
-    if masks:
+    only_with_masks = not masks and _only_with_masks(path, options)
+    if labelled and only_with_masks:
+        raise ValueError(f"{spec!r} has masks, not a class per image; expected labelled images")
+    if masks or only_with_masks:
         opened = _open_with_masks(path, options, spec, split)
+        opened = opened if masks else replace(opened, targets=None)
     elif "{" in path and not os.path.exists(path):
         opened = _open_many(expand_braces(path), spec, split, labelled, options)
     elif not os.path.exists(path):
@@ -102,6 +107,21 @@ def open_source(
             "of such classes with ::label=COLUMN"
         )
     return leave_out_unlabelled(opened, keep_unlabelled)
+
+
+def _only_with_masks(path: str, options: dict[str, str]) -> bool:
+    """Remove options of masks, which images alone do not need; return whether the images can't be found without them.
+
+    These are COCO's JSON, and lists with a column or options of masks.
+    """
+    from paddlemae.data.masks.options import NAMES
+
+    given = options.keys() & set(NAMES)
+    if path.lower().endswith((".json", *_LISTS)) and (given or "mask" in options or path.lower().endswith(".json")):
+        return True
+    for name in given:
+        del options[name]
+    return False
 
 
 def _open_with_masks(path: str, options: dict[str, str], spec: str, split: str | None) -> Source:

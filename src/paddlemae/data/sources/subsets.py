@@ -92,6 +92,17 @@ def balanced_subset(source: Source, num_images: int, seed: int) -> Source:
     return subset(source, _draw(source.labels, counts, rng))
 
 
+def random_subset(source: Source, num_images: int, seed: int) -> Source:
+    """Draw `num_images` images from `seed`, in the source's order; a smaller draw is part of a larger one.
+
+    Raises:
+        ValueError: none, or more images than there are.
+    """
+    if not 1 <= num_images <= len(source):
+        raise ValueError(f"labels: expected 1 to {len(source)} images of {source.name}, got {num_images}")
+    return subset(source, np.sort(np.random.default_rng(seed).permutation(len(source))[:num_images]))
+
+
 def draw_share(source: Source, most: int, seed: int) -> Source:
     """Draw about `most` images of a labelled source: the same share of each class, and at least one; else all."""
     if len(source) <= most:

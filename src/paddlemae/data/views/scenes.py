@@ -10,7 +10,6 @@ nothing counts. Boxes are (left, top, right, bottom), in pixels of the whole ima
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,13 +18,11 @@ from numpy.typing import NDArray
 
 from paddlemae.data.decode.images import Need, Picture
 from paddlemae.data.decode.pixel_format import Pixels, default_bits, largest_value
+from paddlemae.data.sources.source import IGNORE, Mask
 from paddlemae.data.views.augment import Draw, View, compute_need, resize_crop
 from paddlemae.data.views.photometric import Photometric, apply_photometric, draw_photometric
 
-IGNORE = -1
 CROP_TRIES = 10  # boxes that are drawn until no class fills too much of one
-
-Mask = NDArray[np.int16]
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class SceneView:
         image_size: (height, width) of a view, pixels.
         channels: number of channels of an image and of its view.
         short_side: of an image with scale 1, pixels; None is the image's own.
-        scale: smallest and largest factor on an image's size; it is drawn log-uniform.
+        scale: smallest and largest factor on an image's size.
         max_class_share: largest share of a crop's counted pixels that one class may have; the last of ten tries stands.
         flip, flip_vertical: mirror half of the views left to right, and top to bottom.
         rotate: turn views by 0, 90, 180 or 270 degrees, for images without up and down.
@@ -103,7 +100,7 @@ class SceneDraw:
 def draw_scene(mask_HW: Mask, view: SceneView, rng: np.random.Generator) -> SceneDraw:
     """Draw a training view of an image with this mask."""
     height, width = mask_HW.shape
-    factor = math.exp(rng.uniform(*np.log(view.scale))) * (view.short_side or min(height, width)) / min(height, width)
+    factor = rng.uniform(*view.scale) * (view.short_side or min(height, width)) / min(height, width)
     scaled = max(1, round(height * factor)), max(1, round(width * factor))
     turns = int(rng.integers(4)) if view.rotate else 0
     flip, flip_vertical = (bool(rng.random() < 0.5 and wanted) for wanted in (view.flip, view.flip_vertical))

@@ -16,8 +16,8 @@ import numpy as np
 
 from paddlemae.engine import private
 from paddlemae.engine.safe_import import F, paddle
+from paddlemae.model.grid_weights import bilinear_weights
 from paddlemae.model.kernels import placement
-from paddlemae.model.kernels.grids import bilinear_weights
 
 SIDE = 3
 PLACES = SIDE * SIDE

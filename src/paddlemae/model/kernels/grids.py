@@ -1,38 +1,16 @@
 """Resize and pool maps by one matrix for their rows and one for their columns.
 
-Shapes: B images, h x w places, C channels, K classes; n new and m old places along one axis.
+Shapes: B images, h x w places, C channels, K classes.
 """
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
 from paddlemae.engine.safe_import import F, paddle
+from paddlemae.model.grid_weights import bilinear_weights, pooling_weights
 from paddlemae.model.kernels import placement
-
-
-def bilinear_weights(new: int, old: int) -> np.ndarray:
-    """Return the matrix [n, m] of linear interpolation with pixels as areas (`align_corners=False`)."""
-    places = np.maximum((np.arange(new) + 0.5) * (old / new) - 0.5, 0)
-    first = np.minimum(places.astype(int), old - 1)
-    matrix = np.zeros((new, old), np.float32)
-    matrix[np.arange(new), first] = 1 - (places - first)
-    matrix[np.arange(new), np.minimum(first + 1, old - 1)] += places - first
-    return matrix
-
-
-def pooling_weights(new: int, old: int) -> np.ndarray:
-    """Return the matrix [n, m] of adaptive average pooling: n ranges that cover all places, and overlap if need be."""
-    matrix = np.zeros((new, old), np.float32)
-    for place in range(new):
-        start, stop = place * old // new, math.ceil((place + 1) * old / new)
-        matrix[place, start:stop] = 1 / (stop - start)
-    return matrix
-
 
 KINDS = {"bilinear": bilinear_weights, "pooling": pooling_weights}
 

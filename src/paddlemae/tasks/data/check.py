@@ -15,11 +15,21 @@ from numpy.typing import NDArray
 
 from paddlemae.data.decode.pixel_format import default_bits
 from paddlemae.data.inspect import duplicates
+from paddlemae.data.masks.holds_masks import holds_masks
 from paddlemae.data.sources import MissingSplit, Source
 from paddlemae.data.sources.ignored_files import count_ignored_files
+from paddlemae.data.sources.mask_folders import MASKS_LEFT_OUT
 from paddlemae.data.sources.output_folders import check_outside
 from paddlemae.system.atomic import replace_text
 from paddlemae.system.locks import lock_folder
+from paddlemae.tasks.data.check_masks import (
+    FINDING_TEXTS,
+    check_parts,
+    mask_examples,
+    mask_findings,
+    mask_lines,
+    masks_as_json,
+)
 from paddlemae.tasks.data.check_picture import draw_check
 from paddlemae.tasks.data.check_result import CheckResult, class_counts
 from paddlemae.tasks.data.compare import compare_images
@@ -62,13 +72,21 @@ def check(
     """
     with collect_notes() as notes:
         splits = _open_splits(spec, split, test)
+    if test is None and holds_masks(spec):
+        notes = [text for text in notes if MASKS_LEFT_OUT not in text]
+        with collect_notes() as mask_notes:
+            parts = check_parts(spec, [split.name for split in splits], quiet=quiet)
+        notes += mask_notes
+    else:
+        parts = []
     others = count_ignored_files(spec, splits[0].source)
     sources = [split.source for split in splits]
     looks, exact, near = compare_images(sources, channels, workers, quiet)
     leaks = _leaks(exact, near, sources)
     shared = shared_groups(sources)
-    result = CheckResult(spec, test, channels, splits, looks, exact, near, leaks, shared, notes, others)
-    result.findings.update({name: number for name, number in _findings(result).items() if number})
+    result = CheckResult(spec, test, channels, splits, looks, exact, near, leaks, shared, notes, others, parts)
+    findings = _findings(result) | mask_findings(parts)
+    result.findings.update({name: number for name, number in findings.items() if number})
     return result
 
 
@@ -180,6 +198,7 @@ def as_json(result: CheckResult) -> dict[str, Any]:
             {"colours": colours, "bits": bits, "images": count}
             for (colours, bits), count in result.looks.forms.most_common()
         ],
+        **({"masks": masks_as_json(result.masks, MOST_LISTED)} if result.masks else {}),
         "notes": result.notes,
         "not_read": dict(result.others.most_common()),
         "findings": result.findings,
@@ -245,7 +264,7 @@ def write_check(result: CheckResult, out: Path) -> None:
     draw_check(result, out / PICTURE_FILE)
 
 
-_FINDING_TEXTS = {
+_FINDING_TEXTS = FINDING_TEXTS | {
     "unreadable": "can't be read",
     "exact_duplicates": "exact duplicates of others",
     "near_duplicates": "near duplicates of others",
@@ -264,7 +283,8 @@ def summarize(result: CheckResult) -> str:
     """Format the result as text; names are escaped, as they may hold anything."""
     lines = [f"images     {', '.join(f'{split.name} {len(split.source):,}' for split in result.splits)}"]
     for split in result.splits:
-        lines.append(f"classes    {split.name}: {_balance(split)}")
+        if not result.masks or class_counts(split):
+            lines.append(f"classes    {split.name}: {_balance(split)}")
     for split in result.splits:
         if groups := describe_groups(split.source):
             largest = groups["largest"]
@@ -280,6 +300,7 @@ def summarize(result: CheckResult) -> str:
     lines.append(f"stored as  {', '.join(forms) or 'nothing that can be read'}")
     if result.others:
         lines.append(f"not read   {_endings(result.others)}, files that are no images here")
+    lines += mask_lines(result.masks)
     lines += [f"note       {text}" for text in result.notes]
     for name, count in result.findings.items():
         lines.append(f"found      {count:,} {_FINDING_TEXTS[name]}")
@@ -314,6 +335,8 @@ def _range(values: NDArray[Any]) -> str:
 
 
 def _examples(result: CheckResult, name: str) -> list[str]:
+    if name in FINDING_TEXTS:
+        return mask_examples(result.masks, name)
     if name == "unreadable":
         return [f"{result.describe(i)!r}: {reason}" for i, reason in list(result.looks.faults.items())[:MOST_EXAMPLES]]
     if name == "groups_in_both_parts":

@@ -14,6 +14,7 @@ from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.inspect.small_pictures import small_picture
 from paddlemae.data.sources.subsets import spread_over
 from paddlemae.runs.contact_sheet import TILE, Block, draw_sheet
+from paddlemae.tasks.data.check_masks import mask_sections
 from paddlemae.tasks.data.check_result import CheckResult, class_counts
 from paddlemae.tasks.data.splits import OpenedSplit
 
@@ -26,6 +27,7 @@ def draw_check(result: CheckResult, path: Path) -> None:
     sections = [
         (f"{split.name}: {len(split.source):,} images", list(_examples(result, split))) for split in result.splits
     ]
+    sections += mask_sections(result.masks, result.channels)
     spread = [group for group, _ in result.leaks]
     for title, groups in (
         ("In more than one split", spread),

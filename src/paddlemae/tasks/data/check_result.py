@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from paddlemae.data.inspect import duplicates
 from paddlemae.data.inspect.survey import Survey
+from paddlemae.tasks.data.check_masks import MaskPart
 from paddlemae.tasks.data.groups import SharedGroup
 from paddlemae.tasks.data.splits import OpenedSplit
 
@@ -25,6 +26,7 @@ class CheckResult:
         shared: the source's own groups, patients say, that are in more than one split.
         notes: how the source was understood where that is not plain: what is left out, say.
         others: how many files with each ending lie among the images and are not read.
+        masks: of images with masks, what these hold in each split.
         findings: how many of each kind there are that should be looked into; empty where nothing was found.
     """
 
@@ -39,6 +41,7 @@ class CheckResult:
     shared: list[SharedGroup]
     notes: list[str]
     others: Counter[str]
+    masks: list[MaskPart] = field(default_factory=list)
     findings: dict[str, int] = field(default_factory=dict)
 
     def place(self, i: int) -> tuple[OpenedSplit, int]:

@@ -270,6 +270,7 @@ def describe(
     bits: Literal[8, 16] | None = None,
     thresholds: list[float] | None = None,
     palette: list[list[int]] | None = None,
+    short_side: int | None = None,
 ) -> Description:
     """Return the description that is stored with the model's weights."""
     mean, std = statistics
@@ -285,6 +286,7 @@ def describe(
         bits=bits,
         thresholds=thresholds,
         palette=palette,
+        short_side=short_side,
     )
 
 

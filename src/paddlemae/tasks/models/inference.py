@@ -21,6 +21,7 @@ from paddlemae.engine.device import is_cpu
 from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.engine.threads import product_threads
 from paddlemae.model.encoder import POOLS, check_norm, check_pool, evaluating, features
+from paddlemae.model.segmenter import Segmenter
 from paddlemae.runs.metrics import TOKEN_NAMES
 from paddlemae.tasks.models.preprocess import to_input
 from paddlemae.train.parallel.threads import worthwhile_replicas
@@ -67,11 +68,11 @@ def forward_function(
     """Return a function that computes features or logits of batches, in eval mode.
 
     Args:
-        output: which features, or the logits of a classifier.
+        output: which features, or the logits of a classifier or a segmenter.
         threads: as in `device.prepare`; without effect on an accelerator.
     Returns:
-        a function from uint8 [B, C, H, W] to float32 [B, D] (or [B, classes]), for any B. How B is shared among the
-        threads changes the last bits.
+        a function from uint8 or uint16 [B, C, H, W] to float32 [B, D] (or [B, classes], of a segmenter [B, classes, H,
+        W]), for any B. How B is shared among the threads changes the last bits.
     Raises:
         ValueError: an output that the model does not have.
         FloatingPointError: by the function, for outputs that are not finite.
@@ -106,7 +107,8 @@ def _evaluating(model: nn.Layer, forward: Forward) -> Forward:
     def in_eval_mode(images_u8: np.ndarray) -> np.ndarray:
         with evaluating(model):
             outputs = forward(images_u8)
-        if bad := int((~np.isfinite(outputs).all(axis=1)).sum()):  # comparisons would take them for the first class
+        finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
+        if bad := int((~finite).sum()):  # comparisons would take them for the first class
             raise FloatingPointError(
                 f"the model gives outputs that are not finite for {bad} of {len(outputs)} images: its weights, or its "
                 "mean and std, are damaged or have grown too large; use an earlier checkpoint"
@@ -118,7 +120,7 @@ def _evaluating(model: nn.Layer, forward: Forward) -> Forward:
 
 def _check_output(model: nn.Layer, output: FeatureKind | str) -> None:
     if not isinstance(output, FeatureKind):
-        if not model.has_head:
+        if not model.has_head and not isinstance(model, Segmenter):
             raise ValueError("logits need a classifier, and this model has no head; ask for features")
         return
     check_pool(output.token, model.encoder.has_cls)

@@ -22,6 +22,7 @@ from paddlemae.recipe import (
     FinetuneAugmentation,
     FinetuneRecipe,
     PretrainRecipe,
+    SegmentRecipe,
     default_statistics,
 )
 from paddlemae.tasks.models.read_model import Checkpoint
@@ -29,7 +30,7 @@ from paddlemae.weights.model_folder import Description
 
 
 def statistics_of(
-    recipe: PretrainRecipe | FinetuneRecipe, channels: int, checkpoint: Checkpoint | None = None
+    recipe: PretrainRecipe | FinetuneRecipe | SegmentRecipe, channels: int, checkpoint: Checkpoint | None = None
 ) -> tuple[Sequence[float], Sequence[float]]:
     """Return (mean, std): the recipe's, else those that the checkpoint was trained with, else the defaults.
 

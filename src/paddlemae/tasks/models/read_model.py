@@ -153,7 +153,8 @@ def foreign_checkpoint(foreign: Foreign, imported: Imported) -> Checkpoint:
         mean=list(imported.mean or mean),
         std=list(imported.std or std),
         eval_crop_ratio=Augmentation().eval_crop_ratio,
-        classes=(imported.classes or numbers) if imported.kind == "classifier" else [],
+        classes=(imported.classes or numbers) if imported.kind in ("classifier", "segmenter") else [],
+        palette=imported.palette,
         provenance={"weights": foreign.path.name, "layout": imported.layout},
     )
     try:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 Blend = Literal["smooth", "mean", "centre"]
 Flips = Literal["none", "horizontal", "both"]
+DEFAULT_OVERLAP = 1 / 3  # as MAE's evaluation on ADE20K: windows of 512 pixels every 341
 BLENDS: tuple[Blend, ...] = ("smooth", "mean", "centre")
 FLIPS: dict[Flips, tuple[tuple[bool, bool], ...]] = {  # (of rows, of columns) of each view that is averaged
     "none": ((False, False),),
@@ -49,7 +50,7 @@ class Windows:
     """
 
     size: tuple[int, int]
-    overlap: float = 0.5
+    overlap: float = DEFAULT_OVERLAP
     blend: Blend = "smooth"
     flips: Flips = "none"
     scales: tuple[float, ...] = (1.0,)
@@ -77,7 +78,7 @@ def windowed_logits(
     forward: Forward,
     image_CHW: np.ndarray,
     size: int | tuple[int, int],
-    overlap: float = 0.5,
+    overlap: float = DEFAULT_OVERLAP,
     blend: Blend = "smooth",
     *,
     flips: Flips = "none",
@@ -96,8 +97,19 @@ def windowed_logits(
     """
     square = (size, size) if isinstance(size, int) else size
     windows = Windows(square, overlap, blend, flips, scales, batch_size)
-    rows = stream_logits(forward, lambda top, bottom: image_CHW[:, top:bottom], image_CHW.shape[1:], windows)
-    return np.concatenate(list(rows), axis=1)
+    return whole_logits(forward, image_CHW, windows)
+
+
+def whole_logits(forward: Forward, image_CHW: np.ndarray, windows: Windows) -> NDArray[np.float32]:
+    """Return the logits of an image in memory, float32 [K, H, W]; see `windowed_logits`."""
+    size = image_CHW.shape[1:]
+    logits, top = np.empty((0, *size), np.float32), 0
+    for rows in stream_logits(forward, lambda top, bottom: image_CHW[:, top:bottom], size, windows):
+        if not top:
+            logits = np.empty((len(rows), *size), np.float32)
+        logits[:, top : top + rows.shape[1]] = rows
+        top += rows.shape[1]
+    return logits
 
 
 def stream_logits(
@@ -113,7 +125,7 @@ def stream_logits(
         read_rows: is called with rows that follow each other, from 0 to H, each once.
         image_size: (H, W).
     Yields:
-        float32 [K, h, W], the next h rows, which the caller may change.
+        float32 [K, h, W], the next h rows, which the caller may change. They are overwritten when it asks for more.
     """
     height, width = image_size
     rows = _Rows(read_rows, height)
@@ -121,9 +133,9 @@ def stream_logits(
     top = 0
     while top < height:
         for tiling in tilings:
-            if tiling.finished == top:
+            if tiling.next_top == top:
                 tiling.compute_row(rows)
-        bottom = min(tiling.finished for tiling in tilings)
+        bottom = min(tiling.next_top for tiling in tilings)
         total = tilings[0].take(bottom - top)
         for tiling in tilings[1:]:
             total += tiling.take(bottom - top)
@@ -190,7 +202,10 @@ class _Rows:
 
 @dataclass
 class _Tiling:
-    """The windows of one scale, and the logits of the rows that they have reached."""
+    """The windows of one scale, and the logits of the rows that they have reached.
+
+    The rows of logits are those below the top of the latest row of windows, as many as a window is high.
+    """
 
     forward: Forward
     height: int
@@ -199,7 +214,8 @@ class _Tiling:
     windows: Windows
     row: int = 0  # of windows, the next one
     taken: int = 0  # rows of the image that `take` returned
-    logits: NDArray[np.float32] | None = None  # [K, h, W or more], of the rows from `taken` on
+    top: int = 0  # of the rows in `logits`
+    logits: NDArray[np.float32] | None = None  # [K, h, W or more]
     rows: Placement = field(init=False)
     columns: Placement = field(init=False)
 
@@ -210,16 +226,11 @@ class _Tiling:
 
     @property
     def next_top(self) -> int:
-        """Return the first row of the image that the next row of windows needs."""
+        """Return the first row that the next row of windows needs: no window is left that reaches those above."""
         return int(self.rows.starts[self.row]) if self.row < len(self.rows.starts) else self.height
 
-    @property
-    def finished(self) -> int:
-        """Return how many rows of the image no further window reaches."""
-        return self.next_top
-
     def compute_row(self, source: _Rows) -> None:
-        """Add the logits of the next row of windows."""
+        """Add the logits of the next row of windows; all rows above it are taken."""
         top, (height, width) = self.next_top, self.windows.span(self.scale)
         strip = _pad(source.get(top, top + height), height, max(width, self.width))
         down = self.rows.weights[self.row][:, None]
@@ -227,29 +238,32 @@ class _Tiling:
         for first in range(0, len(self.columns.starts), size):
             lefts = self.columns.starts[first : first + size]
             views = np.stack([strip[:, :, left : left + width] for left in lefts])
-            logits = _logits(self.forward, views, self.windows)
-            if self.logits is None or self.logits.shape[1] < top + height - self.taken:
-                self._extend(logits.shape[1], top + height - self.taken, strip.shape[2])
+            batch = _logits(self.forward, views, self.windows)
+            if first == 0:
+                self._move_to(top, (batch.shape[1], height, strip.shape[2]))
             assert self.logits is not None
-            reached = self.logits[:, top - self.taken : top - self.taken + height]
             for number, left in enumerate(lefts.tolist(), first):
                 weights = down * self.columns.weights[number]
-                reached[:, :, left : left + width] += logits[number - first] * weights
+                for logits_HW, window_hw in zip(self.logits, batch[number - first]):
+                    logits_HW[:, left : left + width] += window_hw * weights
         self.row += 1
 
     def take(self, count: int) -> NDArray[np.float32]:
-        """Return the logits of the next finished rows, [K, count, W]."""
+        """Return the logits of the next finished rows, [K, count, W], until the next row of windows is computed."""
         assert self.logits is not None
-        finished = self.logits[:, :count, : self.width].copy()
-        self.logits = self.logits[:, count:].copy()
+        first = self.taken - self.top
         self.taken += count
-        return finished
+        return self.logits[:, first : first + count, : self.width]
 
-    def _extend(self, classes: int, height: int, width: int) -> None:
-        before = self.logits
-        self.logits = np.zeros((classes, height, width), np.float32)
-        if before is not None:
-            self.logits[:, : before.shape[1]] = before
+    def _move_to(self, top: int, shape: tuple[int, int, int]) -> None:
+        """Keep the rows from `top` on, and zeros below them."""
+        if self.logits is None:
+            self.logits = np.zeros(shape, np.float32)
+        kept = max(0, shape[1] - (top - self.top))
+        for logits_HW in self.logits:  # one class at a time: rows that overlap are copied twice
+            logits_HW[:kept] = logits_HW[shape[1] - kept :]
+            logits_HW[kept:] = 0
+        self.top = top
 
 
 def _pad(strip_Chw: np.ndarray, height: int, width: int) -> np.ndarray:

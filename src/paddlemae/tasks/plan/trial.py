@@ -55,6 +55,7 @@ def time_finetuning(recipe: FinetuneRecipe, source: Source, seconds: float) -> t
     splits = LabelledSplits(source, None, source, CLASSIFICATION.primary)
     parts = finetuning_setup.build(recipe, Inputs("classifier", arguments, source, splits))
     loss_fn = finetuning_loss.loss_function(recipe, parts.description)
+    assert isinstance(parts.view, View)
     batch = read_batch(source, parts.view, recipe.training)
     mixing = Mixing(recipe.mixup, recipe.cutmix, recipe.cutmix_probability)
     if mixing:

@@ -113,15 +113,7 @@ class Sorter:
             return
 
     def _link_or_copy(self, target: str, path: Path) -> None:
-        if not self.copy:
-            for way, link in (("links", os.symlink), ("hard links", os.link)):
-                with contextlib.suppress(OSError, NotImplementedError):  # copying raises it again if it can't be either
-                    link(target, path)
-                    self.ways[way] += 1
-                    return
-        with replace_file(path) as temporary:
-            shutil.copy2(target, temporary)
-        self.ways["copies"] += 1
+        self.ways[link_or_copy(target, path, copy=self.copy)] += 1
 
     def _write(self, path: Path, content: bytes) -> None:
         with replace_file(path) as temporary:
@@ -130,13 +122,30 @@ class Sorter:
 
     def _content(self, i: int) -> tuple[str, bytes]:
         """Return the name and the content of a file for an image that has none."""
-        stored, described = self.source.stored(i), self.source.describe(i)
-        name = os.path.basename(described).replace("\0", "_")
-        if isinstance(stored, bytes) and has_ending(name, EXTENSIONS):
-            return name, stored
-        encoding = Encoding(_ANY_SIZE, self.channels, lossless=True)
-        encoded = encode_image(stored, described, encoding, self.source.room(i))
-        return f"{name}.{encoded.ending}", encoded.content
+        name = os.path.basename(self.source.describe(i)).replace("\0", "_")
+        ending, content = file_content(self.source, i, self.channels)
+        return (name, content) if has_ending(name, EXTENSIONS) else (name + ending, content)
+
+
+def file_content(source: Source, i: int, channels: int) -> tuple[str, bytes]:
+    """Return (ending, content) of a file for an image that has none: as it is stored, else a PNG or TIFF of it."""
+    stored, described = source.stored(i), source.describe(i)
+    if isinstance(stored, bytes) and has_ending(described, EXTENSIONS):
+        return os.path.splitext(described)[1], stored
+    encoded = encode_image(stored, described, Encoding(_ANY_SIZE, channels, lossless=True), source.room(i))
+    return f".{encoded.ending}", encoded.content
+
+
+def link_or_copy(target: str, path: Path, *, copy: bool = False) -> str:
+    """Link a file to a place where none is, or copy it where no link can be; return which of the two."""
+    if not copy:
+        for way, link in (("links", os.symlink), ("hard links", os.link)):
+            with contextlib.suppress(OSError, NotImplementedError):  # copying raises it again if it can't be either
+                link(target, path)
+                return way
+    with replace_file(path) as temporary:
+        shutil.copy2(target, temporary)
+    return "copies"
 
 
 def _is_same(path: Path, target: str) -> bool:

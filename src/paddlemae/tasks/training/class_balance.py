@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,14 +59,26 @@ def class_weights(recipe: FinetuneRecipe, source: Source) -> NDArray[np.float32]
     order = epoch_of(recipe, source)
     labels = source.labels if order is None else source.labels[order]
     counts = np.bincount(labels, minlength=len(source.classes))
-    if recipe.class_weights == "balanced":
-        given: Sequence[float] | NDArray[np.float64] = 1 / np.maximum(counts, 1)
+    return scale_weights(recipe.class_weights, counts, source.classes)
+
+
+def scale_weights(
+    given: Literal["balanced"] | Sequence[float], counts: NDArray[np.int64], classes: Sequence[str]
+) -> NDArray[np.float32]:
+    """Return weights of classes with a mean of 1 over what is counted, such as views or pixels: float32 [classes].
+
+    Args:
+        given: of each class, or "balanced", which is inversely proportional to its count.
+    Raises:
+        ValueError: not as many weights as classes.
+    """
+    if given == "balanced":
+        weights = 1 / np.maximum(counts, 1)
     else:
-        given = recipe.class_weights
-        if len(given) != len(source.classes):
+        weights = np.asarray(given, np.float64)
+        if len(weights) != len(classes):
             raise ValueError(
-                f"class_weights needs a weight for each of the {len(source.classes)} classes, in the order "
-                f"{', '.join(source.classes[:10])}{' ...' * (len(source.classes) > 10)}; got {len(given)}"
+                f"class_weights needs a weight for each of the {len(classes)} classes, in the order "
+                f"{', '.join(classes[:10])}{' ...' * (len(classes) > 10)}; got {len(weights)}"
             )
-    weights = np.asarray(given, np.float64)
     return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)

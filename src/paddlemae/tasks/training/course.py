@@ -80,4 +80,5 @@ class Course:
             total_steps=self.total_steps,
             warmup_steps=self.training.warmup_steps(self.num_images),
             min_lr=self.training.min_lr,
+            schedule=self.training.schedule,
         )

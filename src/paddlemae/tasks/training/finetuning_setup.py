@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from paddlemae.data.sources import MultiLabelTargets, Source
-from paddlemae.data.views.augment import View
 from paddlemae.engine import device
-from paddlemae.model.classifier import VisionTransformer, freeze
+from paddlemae.model.classifier import freeze
 from paddlemae.model.shape import architecture_of, split_keys
 from paddlemae.recipe import SCRATCH, Choice, FinetuneRecipe, Labelled, choose
 from paddlemae.runs.multi_label_metrics import DEFAULT_THRESHOLD
@@ -20,33 +16,11 @@ from paddlemae.tasks.models.preprocess import statistics_of, training_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.class_balance import class_weights, epoch_of, unequal_views
 from paddlemae.tasks.training.image_checks import check_images
-from paddlemae.tasks.training.labelled_splits import LabelledSplits, open_labelled_splits
+from paddlemae.tasks.training.labelled_splits import open_labelled_splits
 from paddlemae.tasks.training.resolve import Inputs
+from paddlemae.tasks.training.supervised import Parts
 from paddlemae.train.loop import check_precision
 from paddlemae.weights.model_folder import Description, read_description
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Everything that a fine-tuning needs.
-
-    Attributes:
-        splits: its images.
-        order: indices of the images of an epoch, some of them repeated; None: each once.
-        class_weights: of each class in the loss; None: all alike.
-    """
-
-    splits: LabelledSplits
-    view: View
-    model: VisionTransformer
-    description: Description
-    order: NDArray[np.int64] | None
-    class_weights: NDArray[np.float32] | None
-
-    @property
-    def views(self) -> int:
-        """Return the number of views in an epoch."""
-        return len(self.splits.train) if self.order is None else len(self.order)
 
 
 def prepare(recipe: FinetuneRecipe, resumed: Path | None = None, trust: bool = False) -> Parts:

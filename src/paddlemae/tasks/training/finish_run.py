@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from paddlemae.data.views.augment import View
-from paddlemae.recipe import SCRATCH, FinetuneRecipe, ProbeRecipe
+from paddlemae.recipe import SCRATCH, FinetuneRecipe, ProbeRecipe, SegmentRecipe
 from paddlemae.runs.class_results import class_table, result_table
 from paddlemae.runs.figures import draw_curves
 from paddlemae.runs.metrics import TASKS, title_of
@@ -26,6 +26,7 @@ from paddlemae.train.checkpoint import TrainState
 WAYS = {  # to train a classifier that has learned nothing
     "finetune": "class_weights=balanced, sampling=balanced, more epochs, a higher base_lr, or --init PRETRAINING_RUN",
     "probe": "more epochs, a higher base_lr, or token=mean",
+    "segment": "class_weights=balanced, more steps, a higher base_lr, or --init PRETRAINING_RUN",
 }
 
 
@@ -35,7 +36,7 @@ def finish_run(
     tested: Evaluation,
     splits: LabelledSplits,
     view: View,
-    recipe: FinetuneRecipe | ProbeRecipe,
+    recipe: FinetuneRecipe | ProbeRecipe | SegmentRecipe,
     protocol: dict[str, Any],
     *,
     step: int,
@@ -69,7 +70,7 @@ def finish_run(
     result |= {"best_step": int(state.best.get("step", state.step)), "steps": state.step, **counts}
     untrained = isinstance(recipe, ProbeRecipe) and recipe.random
     begun = SCRATCH if recipe.init == SCRATCH else RANDOM if untrained else PRETRAINED
-    kept = (*kind.titles, "primary", "intervals", "majority", "left_out", best)
+    kept = (*kind.titles, "primary", "intervals", "majority", "left_out", "ignored_pixels", best)
     logged = {
         "task": recipe.task,
         "start": begun,

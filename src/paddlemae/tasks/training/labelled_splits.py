@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from paddlemae.data.sources import (
     BadLabel,
+    BadMask,
     MissingSplit,
     MultiLabelTargets,
     Source,
@@ -20,7 +22,7 @@ from paddlemae.data.sources import (
 )
 from paddlemae.data.sources.splits import TEST_ONLY, VAL_ONLY
 from paddlemae.data.sources.subsets import validation_part
-from paddlemae.recipe import TEST_CHOOSES, FinetuneRecipe, ProbeRecipe
+from paddlemae.recipe import TEST_CHOOSES, FinetuneRecipe, ProbeRecipe, SegmentRecipe
 from paddlemae.runs.class_metrics import MOST_PROBABILITIES, RANKED
 from paddlemae.runs.metrics import CLASSIFICATION, MULTI_LABEL, primary_metric, title_of
 from paddlemae.tasks.training.image_checks import check_classes, check_two_classes
@@ -51,11 +53,11 @@ class LabelledSplits(NamedTuple):
         chosen = {"validation_images": len(self.validation)} if self.validation is not None else {}
         return {"primary": self.primary, **chosen}
 
-    def choosing(self, recipe: FinetuneRecipe | ProbeRecipe) -> Source | None:
+    def choosing(self, recipe: FinetuneRecipe | ProbeRecipe | SegmentRecipe) -> Source | None:
         """Return the images that are evaluated during training and choose the best checkpoint; None without."""
         return self.held_out if recipe.validation == TEST_CHOOSES else self.validation
 
-    def evaluations(self, recipe: FinetuneRecipe | ProbeRecipe) -> str:
+    def evaluations(self, recipe: FinetuneRecipe | ProbeRecipe | SegmentRecipe) -> str:
         """Return what is evaluated on what, for a person."""
         chosen = self.choosing(recipe)
         by = f"choosing the best {title_of(self.primary)} on {len(chosen)} images; " if chosen is not None else ""
@@ -90,17 +92,19 @@ def open_labelled_splits(
     Raises:
         ValueError: unlabelled images, or held-out ones of classes that no training image has; or as `check_classes`.
     """
-    multi_label = isinstance(recipe, FinetuneRecipe)
-    train = open_source(data, recipe.train_split, labelled=True, multi_label=multi_label)
+    opened = partial(open_source, labelled=True, multi_label=isinstance(recipe, FinetuneRecipe))
+    train = opened(data, recipe.train_split)
     if resumed and sorted(order := read_description(resumed).classes) == sorted(train.classes):
         train = with_classes(train, order)
     given = None
     if recipe.val_fraction:
         train, held_out = split_off(train, recipe.val_fraction, recipe.training.seed)
     elif recipe.validation == TEST_CHOOSES:
-        held_out = _open_held_out(data, recipe.eval_split, multi_label=multi_label)
+        held_out = open_held_out(data, recipe.eval_split, opened)
+    elif recipe.eval_split == "test":
+        given, held_out = open_val_and_test(data, opened)
     else:
-        given, held_out = _open_val_and_test(data, recipe.eval_split, multi_label=multi_label)
+        held_out = open_held_out(data, recipe.eval_split, opened)
     _check_alike(train, held_out)
     check_classes(train, held_out)
     held_out = match_classes(train, held_out)
@@ -124,27 +128,30 @@ def open_test_part(data: str, split: str, *, multi_label: bool = False) -> Sourc
         split: "test", or another one that is meant.
         multi_label: as in `open_source`.
     """
-    return _open_val_and_test(data, split, multi_label=multi_label)[1]
+    opened = partial(open_source, labelled=True, multi_label=multi_label)
+    return open_val_and_test(data, opened)[1] if split == "test" else open_held_out(data, split, opened)
 
 
-def _open_val_and_test(data: str, split: str, *, multi_label: bool) -> tuple[Source | None, Source]:
-    """Return (the split `val`, or None where it is the only one to hold out; the test part)."""
-    if split == "test":
-        try:
-            val, test = (
-                open_source(data, part, labelled=True, multi_label=multi_label) for part in (VAL_ONLY, TEST_ONLY)
-            )
-            return val, test
-        except BadLabel:
-            raise
-        except ValueError:  # one is missing, or has no labels, as ImageNet's test images
-            pass
-    return None, _open_held_out(data, split, multi_label=multi_label)
+def open_val_and_test(data: str, opened: Callable[[str, str], Source]) -> tuple[Source | None, Source]:
+    """Return (the split `val`, or None where it is the only one to hold out; the test part).
 
-
-def _open_held_out(data: str, split: str, *, multi_label: bool) -> Source:
+    Args:
+        opened: (data, split) -> images with the targets that are asked for.
+    """
     try:
-        return open_source(data, split, labelled=True, multi_label=multi_label)
+        val, test = (opened(data, part) for part in (VAL_ONLY, TEST_ONLY))
+        return val, test
+    except (BadLabel, BadMask):
+        raise
+    except ValueError:  # one is missing, or has no labels, as ImageNet's test images
+        pass
+    return None, open_held_out(data, "test", opened)
+
+
+def open_held_out(data: str, split: str, opened: Callable[[str, str], Source]) -> Source:
+    """Return the images of a split to evaluate on; arguments as of `open_val_and_test`."""
+    try:
+        return opened(data, split)
     except MissingSplit as fault:
         raise MissingSplit(f"{fault}, or hold part of the training images out, as with val_fraction=0.2") from fault
 

@@ -19,10 +19,17 @@ import yaml
 
 from paddlemae.data.batches import Batch
 from paddlemae.engine.device import is_cpu
-from paddlemae.recipe import FinetuneRecipe, PretrainRecipe, build_recipe, dump_recipe
+from paddlemae.recipe import FinetuneRecipe, PretrainRecipe, SegmentRecipe, build_recipe, dump_recipe
 from paddlemae.system.limits import free_memory
 from paddlemae.system.run_module import module_command
-from paddlemae.tasks.training import finetuning_loss, finetuning_setup, pretraining_loss, pretraining_setup
+from paddlemae.tasks.training import (
+    finetuning_loss,
+    finetuning_setup,
+    pretraining_loss,
+    pretraining_setup,
+    segmentation_loss,
+    segmentation_setup,
+)
 from paddlemae.tasks.training.dry_run import memory_text
 from paddlemae.tasks.training.run_training import share_cpu
 from paddlemae.train.checkpoint import TrainState
@@ -34,10 +41,12 @@ STEPS = 2  # the optimizer's own memory is there from the second on
 TIMEOUT_SECONDS = 300
 STATUS = Path("/proc/self/status")
 FREE_SHARE = 0.9  # of what is free, so that the machine keeps something
+AnyRecipe = PretrainRecipe | FinetuneRecipe | SegmentRecipe
 # task -> its set-up, its loss function
 TASKS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
     "pretrain": (pretraining_setup.prepare, pretraining_loss.loss_function),
     "finetune": (finetuning_setup.prepare, finetuning_loss.loss_function),
+    "segment": (segmentation_setup.prepare, segmentation_loss.loss_function),
 }
 
 
@@ -56,7 +65,7 @@ class Footprint:
         return max(0, math.floor((num_bytes - self.fixed) / self.an_image))
 
 
-def measure(recipe: PretrainRecipe | FinetuneRecipe) -> Footprint | None:
+def measure(recipe: AnyRecipe) -> Footprint | None:
     """Measure on this machine's CPU, in half a minute for ViT-Base; None if that fails."""
     (few, low), (many, high) = ((tried, _peak_in_process(recipe, tried)) for tried in TRIED)
     if low is None or high is None:
@@ -65,7 +74,7 @@ def measure(recipe: PretrainRecipe | FinetuneRecipe) -> Footprint | None:
     return Footprint(low - few * an_image, an_image)
 
 
-def memory_plan(recipe: PretrainRecipe | FinetuneRecipe, estimate: int) -> dict[str, str]:
+def memory_plan(recipe: AnyRecipe, estimate: int) -> dict[str, str]:
     """Return the memory for `--dry-run`: measured on CPU, else the estimate in bytes; name -> value, as text."""
     free = free_memory()
     if not (is_cpu() and STATUS.exists()) or free is None:
@@ -85,7 +94,7 @@ def memory_plan(recipe: PretrainRecipe | FinetuneRecipe, estimate: int) -> dict[
     }
 
 
-def _peak_in_process(recipe: PretrainRecipe | FinetuneRecipe, batch_size: int) -> int | None:
+def _peak_in_process(recipe: AnyRecipe, batch_size: int) -> int | None:
     command = [*module_command("paddlemae.tasks.training.memory_trial"), str(batch_size)]
     try:
         done = subprocess.run(
@@ -96,16 +105,17 @@ def _peak_in_process(recipe: PretrainRecipe | FinetuneRecipe, batch_size: int) -
     return None if done.returncode else int(done.stdout.split()[-1])
 
 
-def _peak(recipe: PretrainRecipe | FinetuneRecipe, batch_size: int) -> int:
+def _peak(recipe: AnyRecipe, batch_size: int) -> int:
     """Return the largest memory of this process in bytes, after training steps on noise."""
     prepare, loss_function = TASKS[recipe.task]
     parts = prepare(recipe)
     shape = parts.description.architecture
     images = np.random.default_rng(0).integers(0, 256, (batch_size, shape["channels"], *shape["image_size"]), np.uint8)
     zeros = np.zeros(batch_size, np.int64)
+    targets = np.zeros((batch_size, *shape["image_size"]), np.int16) if recipe.task == "segment" else zeros
     fit(
         TrainState(parts.model, adamw(parts.model)),
-        itertools.repeat(Batch(images, zeros, np.arange(batch_size), zeros)),
+        itertools.repeat(Batch(images, targets, np.arange(batch_size), zeros)),
         loss_function(recipe, parts.description),
         lambda step: 0.0,
         share_cpu(FitSettings(STEPS), parts.model, recipe.training.model_copy(update={"batch_size": batch_size})),

@@ -18,6 +18,7 @@ from paddlemae.recipe import (
     Choice,
     FinetuneRecipe,
     PretrainRecipe,
+    SegmentRecipe,
     build_recipe,
     dump_recipe,
     open_names,
@@ -28,10 +29,11 @@ from paddlemae.system.documents import parse_yaml
 from paddlemae.tasks.models.build import check_memory
 from paddlemae.tasks.models.read_model import Checkpoint
 from paddlemae.tasks.training.labelled_splits import LabelledSplits
+from paddlemae.tasks.training.mask_checks import PixelCounts
 from paddlemae.tasks.training.run_start import Run, Start, decide, stored_recipe
 from paddlemae.weights.model_folder import Description
 
-AnyRecipe = TypeVar("AnyRecipe", PretrainRecipe, FinetuneRecipe)
+AnyRecipe = TypeVar("AnyRecipe", PretrainRecipe, FinetuneRecipe, SegmentRecipe)
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Inputs:
         splits: these and the images that a classifier is evaluated on; pretraining holds none out.
         initial: the weights that it starts from, brought to the recipe's shape; None for new ones, or on a resume.
         saved: the description in this run's own checkpoint, on a resume.
+        pixels: of the masks of a segmentation's training images.
     """
 
     kind: str
@@ -52,6 +55,7 @@ class Inputs:
     splits: LabelledSplits | None = None
     initial: Checkpoint | None = None
     saved: Description | None = None
+    pixels: PixelCounts | None = None
 
 
 def resolve(
@@ -104,20 +108,22 @@ def _stored_statistics(task: str, out: Path) -> tuple[list[float], list[float]] 
 
 def _with_stored_defaults(recipe: AnyRecipe, start: Start) -> AnyRecipe:
     """Return the recipe with the choices of the run in the folder, if it has any and is not to be replaced."""
-    if not isinstance(recipe, FinetuneRecipe) or start.overwrite or not open_names(recipe):
+    if start.overwrite or not open_names(recipe):
         return recipe
-    stored = start.ranks.from_first(lambda: _stored_text(start.out))
-    return with_stored(recipe, build_recipe("finetune", parse_yaml(stored))) if stored else recipe
+    stored = start.ranks.from_first(lambda: _stored_text(start.out, recipe.task))
+    return with_stored(recipe, build_recipe(recipe.task, parse_yaml(stored))) if stored else recipe
 
 
-def _stored_text(out: Path) -> str | None:
+def _stored_text(out: Path, task: str) -> str | None:
     try:
-        return dump_recipe(stored_recipe(out, "finetune"))
+        return dump_recipe(stored_recipe(out, task))
     except (FileNotFoundError, ValueError):  # `decide` says so if it matters
         return None
 
 
-def _measure(recipe: PretrainRecipe | FinetuneRecipe, start: Start, inputs: Inputs) -> tuple[list[float], list[float]]:
+def _measure(
+    recipe: PretrainRecipe | FinetuneRecipe | SegmentRecipe, start: Start, inputs: Inputs
+) -> tuple[list[float], list[float]]:
     """Return (mean, std) of the training images, in one pass over them.
 
     Raises:

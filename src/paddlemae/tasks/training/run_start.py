@@ -108,7 +108,7 @@ def stored_recipe(run: Path, task: str) -> Recipe:
         raise ValueError(f"{path} is damaged (its task is {brief(stored)}); restore it, or start over with --overwrite")
     if stored != task:
         raise ValueError(f"{run} is a {stored} run; resume it with 'paddlemae {stored}'")
-    if task != "pretrain":  # before there were validation parts
+    if task in ("finetune", "probe"):  # before there were validation parts
         content.setdefault("validation", TEST_CHOOSES)
     return build_recipe(task, content)
 

@@ -100,7 +100,7 @@ def run_training(
             times = f"{state.skipped} times an image could not be read and was left out"
             start.say(f"{times}; see {start.out / SKIPPED_FILE}")
         if spent.seconds and not in_memory:
-            start.say(waiting_text(spent, training))
+            start.say(waiting_text(spent, training, may_cache=course.task != "segment"))
         if state.step < total:
             state.last_checkpoint = Path(ranks.from_first(lambda: str(state.last_checkpoint)))
             _end_early(start, course, state, stop)

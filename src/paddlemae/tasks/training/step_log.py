@@ -73,13 +73,17 @@ class Spent:
         self.waiting += result.waiting
 
 
-def waiting_text(spent: Spent, training: Training) -> str:
-    """Return the share of the time that training waited for data, and what helps if it is much."""
+def waiting_text(spent: Spent, training: Training, *, may_cache: bool = True) -> str:
+    """Return the share of the time that training waited for data, and what helps if it is much.
+
+    Args:
+        may_cache: whether the task takes a cache.
+    """
     share = spent.waiting / spent.seconds
     text = f"waited for data {share:.1%} of {spent.seconds:.0f} s"
     if share <= MUCH_WAITING:
         return text
-    ways = [f"workers={training.workers + 1} or more", *([] if training.cache else ["cache=FOLDER"])]
+    ways = [f"workers={training.workers + 1} or more", *([] if training.cache or not may_cache else ["cache=FOLDER"])]
     return f"{text}; a longer run gains by {', '.join(ways)}"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.batches import Batch, train_batches
+from paddlemae.data.batches import Batch, TrainingView, train_batches
 from paddlemae.data.cache import CacheReader, cache_bytes, cache_images
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source, subset
@@ -25,7 +25,7 @@ from paddlemae.train.parallel.ranks import Ranks
 
 def training_batches(
     source: Source,
-    view: View,
+    view: TrainingView,
     training: Training,
     state: TrainState,
     on_skip: SkippedImages,
@@ -38,6 +38,7 @@ def training_batches(
         order: indices of the images of an epoch, of which some may be repeated; None: each once.
     """
     if training.cache:
+        assert isinstance(view, View)  # a recipe of scenes takes no cache
         source = _pack_once(source, view, training, training.cache, start)
     if order is not None:
         source = subset(source, order)

@@ -14,7 +14,7 @@ import numpy as np
 
 from paddlemae.model.shape import tensor_shapes
 from paddlemae.system.display_names import display_name
-from paddlemae.weights.layouts import huggingface, mae_pytorch, official, paddlevit, timm
+from paddlemae.weights.layouts import huggingface, mae_pytorch, official, paddlevit, timm, upernet
 from paddlemae.weights.layouts.architecture import assemble, faults
 from paddlemae.weights.layouts.settings import Settings, from_arguments, from_preprocessor, size_of, whole
 from paddlemae.weights.layouts.tensor_names import (
@@ -85,8 +85,23 @@ _LAYOUTS = {
     "paddle": replace(_OFFICIAL, lies="paddle", wrapper=None),
     "paddle-mae-pytorch": replace(_MAE_PYTORCH, lies="paddle", wrapper=None),
     "paddlevit": _Layout(_PADDLEVIT, paddlevit.NAMES, paddlevit.write_parts, paddlevit.read_parts, lies="paddle"),
+    upernet.BEIT: _Layout(
+        ("beit.embeddings.patch_embeddings.projection.weight", "decode_head.classifier.weight", "fpn1.0.weight"),
+        upernet.BEIT_NAMES,
+        upernet.write_beit,
+        upernet.read_parts,
+    ),
+    upernet.MMSEGMENTATION: _Layout(
+        ("backbone.patch_embed.projection.weight", "decode_head.conv_seg.weight", "neck.upsample_4x.0.weight"),
+        upernet.MMSEGMENTATION_NAMES,
+        upernet.write_parts,
+        upernet.read_parts,
+        wrapper="state_dict",
+    ),
 }
 LAYOUTS: tuple[str, ...] = tuple(_LAYOUTS)
+_UPERNET = (upernet.BEIT, upernet.MMSEGMENTATION)  # those of segmenters
+_LEFT_OVER = {"transformers": huggingface.LEFT_OVER, **dict.fromkeys(_UPERNET, upernet.LEFT_OVER)}
 
 
 def recognise(names_and_shapes: Shapes, config: Mapping[str, Any] | None = None) -> str:
@@ -105,6 +120,10 @@ def recognise(names_and_shapes: Shapes, config: Mapping[str, Any] | None = None)
     """
     wrapper = wrapper_prefix(names_and_shapes)
     names = {remove_markers(name.removeprefix(wrapper)) for name in names_and_shapes}
+    if upernet.is_beit(names):
+        return upernet.BEIT
+    if upernet.is_mmsegmentation(names):
+        return upernet.MMSEGMENTATION
     if f"{huggingface.encoder_prefix(names)}embeddings.patch_embeddings.projection.weight" in names:
         return "transformers"
     if "patch_embedding.patch_embedding.weight" in names:
@@ -187,6 +206,10 @@ def import_weights(
     draft, configured = _read(tensors, layout, config)
     settings = from_arguments(extras).overrule(from_preprocessor(extras)).overrule(configured).overrule(arguments)
     _check_lie(draft, layout)
+    if layout in _UPERNET:
+        settings.heads = settings.heads or upernet.heads_of(draft)
+    if layout == upernet.MMSEGMENTATION:
+        settings.classes, settings.palette = upernet.from_meta(extras)
     if read_parts := _LAYOUTS[layout].read_parts:
         read_parts(draft, settings)
     return assemble(draft, layout, settings)
@@ -200,7 +223,7 @@ def _read(tensors: Mapping[str, np.ndarray], layout: str, config: Mapping[str, A
     draft = draft_tensors(
         tensors,
         _pairs(layout, pretrained="encoder.patch_embed.proj.weight" in names),
-        huggingface.LEFT_OVER if layout == "transformers" else (),
+        _LEFT_OVER.get(layout, ()),
         bare=lambda name: remove_markers(name.removeprefix(wrapper)).removeprefix(encoder),
         whole=lambda name: wrapper + huggingface.with_prefix(name, encoder),
     )
@@ -210,6 +233,8 @@ def _read(tensors: Mapping[str, np.ndarray], layout: str, config: Mapping[str, A
         return draft, Settings()
     if layout == "transformers":
         return draft, huggingface.settings_of(config, draft.notes)
+    if layout == upernet.BEIT:
+        return draft, upernet.settings_of(config, draft.notes)
     if layout == "timm":
         return draft, timm.settings_of(config)
     draft.notes.append(f"its configuration is not used: files of the layout {layout} have none")
@@ -256,6 +281,8 @@ def export_weights(
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if architecture.get("decoder", "mae") != "mae":
         raise ValueError(f"the layout {layout} can't hold a cross-attention decoder; export the model that it trains")
+    if kind == "segmenter" and layout not in _UPERNET:
+        raise ValueError(f"{layout}'s layout can't hold this model: it has no segmenters; use {' or '.join(_UPERNET)}")
     shapes = tensor_shapes(kind, architecture)
     held = {name: array for name, array in tensors.items() if kind != "encoder" or not name.startswith("head.")}
     if found := faults(Draft(held), shapes):
@@ -273,7 +300,12 @@ def export_weights(
         names = {name: huggingface.with_prefix(theirs, prefix) for name, theirs in names.items()}
         config = huggingface.config_of(kind, architecture, classes)
         files["preprocessor_config.json"] = huggingface.preprocessor_of(architecture, mean, std)
+    elif layout == upernet.BEIT:
+        config = upernet.config_of(architecture, classes)
+        processor = {"image_processor_type": "BeitImageProcessor", "do_center_crop": False, "do_reduce_labels": False}
+        files["preprocessor_config.json"] = huggingface.preprocessor_of(architecture, mean, std) | processor
     elif layout == "timm":
         config = timm.config_of(kind, architecture, mean, std, classes)
-    named = {names[name]: np.ascontiguousarray(array) for name, array in parts.items()}
+    # np.ascontiguousarray would give a number an axis
+    named = {names[name]: np.asarray(array, order="C") for name, array in parts.items()}
     return Exported(named, config, _LAYOUTS[layout].wrapper, files, notes)

@@ -18,6 +18,7 @@ from paddlemae.system.display_names import display_name
 from paddlemae.weights.layouts.settings import Settings
 from paddlemae.weights.layouts.tensor_names import FOREIGN, Draft, reason
 from paddlemae.weights.layouts.translation import Imported
+from paddlemae.weights.layouts.upernet import ending_of
 
 HEADS = {SIZES[name]["embed_dim"]: SIZES[name]["num_heads"] for name in PUBLISHED.values()}  # width -> heads
 DECODER_HEADS = {512: 16}  # MAE, as published
@@ -54,7 +55,13 @@ def assemble(draft: Draft, layout: str, settings: Settings) -> Imported:
     _refuse_foreign(draft, layout)
     kind = _kind(draft, layout)
     architecture = _encoder(draft, layout)
-    architecture |= _decoder(draft, layout) if kind == "mae" else _ending(draft, layout)
+    architecture |= (
+        _decoder(draft, layout)
+        if kind == "mae"
+        else ending_of(draft, settings)
+        if kind == "segmenter"
+        else _ending(draft, layout)
+    )
     _compare(architecture, settings.declared)
     _fill_biases(draft, settings)
     grid, patch = _grid(draft, settings, architecture), architecture["patch_size"]
@@ -67,6 +74,8 @@ def assemble(draft: Draft, layout: str, settings: Settings) -> Imported:
     _computed_table(
         draft, "decoder_pos_embed", architecture, grid, "", "it is kept as it is, and stays fixed in training"
     )
+    if architecture.get("relative_positions"):
+        architecture["num_heads"] = settings.heads  # which `upernet.heads_of` found
     shapes = tensor_shapes(kind, architecture)
     if found := faults(draft, shapes):
         raise ValueError(f"these weights are an incomplete {kind} of the layout {layout}: {'; '.join(found)}")
@@ -84,7 +93,8 @@ def assemble(draft: Draft, layout: str, settings: Settings) -> Imported:
         left_over=draft.left_over,
         mean=settings.mean,
         std=settings.std,
-        classes=_classes(draft, settings, architecture) if kind == "classifier" else [],
+        classes=_classes(draft, settings, architecture) if kind in ("classifier", "segmenter") else [],
+        palette=settings.palette if len(settings.palette or ()) == architecture.get("num_classes") else None,
         notes=draft.notes,
     )
 
@@ -113,6 +123,8 @@ def _refuse_foreign(draft: Draft, layout: str) -> None:
 
 
 def _kind(draft: Draft, layout: str) -> str:
+    if "head.fusion.conv.weight" in draft.tensors:
+        return "segmenter"
     decoder = [name for name in draft.tensors if name.startswith(("decoder_", "mask_token"))]
     head = [name for name in draft.tensors if name.startswith("head.")]
     if decoder and head:

@@ -174,6 +174,7 @@ def config_of(kind: str, architecture: Mapping[str, Any], classes: Sequence[str]
     """Return the content of `config.json`."""
     width, ratio = architecture["embed_dim"], architecture["mlp_ratio"]
     names = {"mae": "ViTMAEForPreTraining", "classifier": "ViTForImageClassification", "encoder": "ViTModel"}
+    names |= {"segmenter": "BeitForSemanticSegmentation"}
     config: dict[str, Any] = {
         "architectures": [names[kind]],
         "model_type": "vit_mae" if kind == "mae" else "vit",
@@ -202,7 +203,7 @@ def config_of(kind: str, architecture: Mapping[str, Any], classes: Sequence[str]
             "mask_ratio": 0.75,
             "norm_pix_loss": architecture["norm_pix_loss"],
         }
-    if kind == "classifier":
+    if kind in ("classifier", "segmenter"):
         named = list(classes) or [f"LABEL_{number}" for number in range(architecture["num_classes"])]
         config["id2label"] = {str(number): name for number, name in enumerate(named)}
         config["label2id"] = {name: number for number, name in enumerate(named)}

@@ -23,6 +23,8 @@ class Settings:
         mean, std, classes: see `Imported`.
         declared: name of a setting -> what the configuration says that the tensors show too, to be compared.
         biasless: whether queries, keys and values may have no bias at all.
+        taps: of a segmenter, see `SegmenterShape`.
+        palette: see `Imported`.
     """
 
     image_size: Size | None = None
@@ -34,6 +36,8 @@ class Settings:
     classes: list[str] = field(default_factory=list)
     declared: dict[str, Any] = field(default_factory=dict)
     biasless: bool = False
+    taps: list[int] | None = None
+    palette: list[list[int]] | None = None
 
     def overrule(self, other: Settings) -> Settings:
         """Return these settings, replaced by the other's wherever those are set."""

@@ -14,15 +14,16 @@ class Imported:
 
     Attributes:
         layout: which one it was, of `LAYOUTS`.
-        kind: "mae", "classifier" or "encoder" (no decoder, no head).
-        architecture: the keyword arguments of `MaskedAutoencoder` ("mae") or `VisionTransformer`; an "encoder" is the
-            latter with `num_classes=0`.
+        kind: "mae", "classifier", "segmenter" or "encoder" (no decoder, no head).
+        architecture: the keyword arguments of `MaskedAutoencoder` ("mae"), `Segmenter` or `VisionTransformer`; an
+            "encoder" is the last one with `num_classes=0`.
         tensors: what `transfer.load_official` wants for that model, but the head of 0 classes. Views of the file where
             nothing had to be changed, so of its types, and transposed ones are not contiguous.
         converted: our name -> how it was made, where it is not the file's array under the same name.
         left_over: the file's name -> why it is not used.
         mean, std: what images are normalised with, if the file says so.
         classes: names in the head's order, if the file says so.
+        palette: the colours of a segmenter's classes, if the file says so.
         notes: what a user should know, one sentence each.
     """
 
@@ -35,6 +36,7 @@ class Imported:
     mean: list[float] | None = None
     std: list[float] | None = None
     classes: list[str] = field(default_factory=list)
+    palette: list[list[int]] | None = None
     notes: list[str] = field(default_factory=list)
 
 
