@@ -62,8 +62,8 @@ FIT = (
     "`stretch` changes it and shows all of them; `crop_ratio` is then relative to the image's own"
 )
 DATA = (
-    "images, as with `--data`: a folder, list, archive, shards, table or arrays, or `digits`; `::max_image_bytes=2GB` "
-    "after the path raises the memory limit of one image, 500 MB"
+    "images, as with `--data`: a folder, list, archive, shards, table or arrays, `digits` or `digit-scenes`; "
+    "`::max_image_bytes=2GB` after the path raises the memory limit of one image, 500 MB"
 )
 MEAN = (
     "mean of each channel, of pixels in [0, 1]; null is that of the initial weights, else ImageNet's for 3 channels "
