@@ -42,7 +42,6 @@ def sides(
     sys.path.insert(0, str(EXAMPLES))
     import run_exported
 
-    from paddlemae.export.interface import interface_of
     from paddlemae.export.paddle_program import load_program
     from paddlemae.export.write import export
     from paddlemae.tasks.models.build import load_encoder
@@ -75,7 +74,8 @@ def sides(
             "Paddle inference, one call": lambda images: plain(images)[0],
             "the same with oneDNN": lambda images: onednn(images)[0],
         }
-        yield forwards, interface_of(model, "encoder", token).inputs[0].shape
+        height, width = (grid * patch for grid, patch in zip(model.grid, model.encoder.patch_size))
+        yield forwards, (model.encoder.channels, height, width)
 
 
 def measure(forwards: dict[str, Forward], images: np.ndarray, rounds: int) -> dict[str, list[float]]:

@@ -2,6 +2,7 @@
 
 python run_exported.py MODEL.onnx|FOLDER IMAGE...
 
+A segmenter writes NAME-mask.png of each image: the class of every pixel, in the colours of its palette.
 An image is a picture or, for models of other than 1 or 3 channels of 8 bits, a .npy array [C, H, W] of the right size.
 Each core runs images of its own, which is faster than all cores at every product of one batch.
 """
@@ -25,9 +26,10 @@ def load(path, cores, count):
     workers = min(cores, count)
     load_engine, most = (load_onnx, 1) if path.endswith(".onnx") else (load_paddle, 16)  # images in one call
     facts, pool, run_part = load_engine(path, workers, cores // workers)
-    parts = -(-count // min(most, -(-count // workers)))
 
     def run(**inputs):
+        count = len(next(iter(inputs.values())))
+        parts = -(-count // min(most, -(-count // workers)))
         each = [dict(zip(inputs, arrays)) for arrays in zip(*(np.array_split(x, parts) for x in inputs.values()))]
         return [np.concatenate(outputs) for outputs in zip(*pool.map(run_part, each))]
 
@@ -74,8 +76,8 @@ def run_paddle(inputs):
     return [predictor.get_output_handle(name).copy_to_cpu() for name in predictor.get_output_names()]
 
 
-def view(path, facts):
-    """Return the centre crop of an image, as in evaluation: [C, H, W]."""
+def view(path, facts, whole=False):
+    """Return the centre crop of an image, as in evaluation, or all of it at its own size: [C, H, W]."""
     if path.endswith(".npy"):
         return np.load(path)
     if facts["channels"] not in (1, 3) or facts["bits"] != 8:
@@ -85,10 +87,15 @@ def view(path, facts):
         )
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = middle(image, min(image.width, MAX_ASPECT * image.height), min(image.height, MAX_ASPECT * image.width))
+    if whole:
+        image = image.convert("RGB" if facts["channels"] == 3 else "L")
+        return np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
     height, width = facts["image_size"]
     h, w = (round(side / facts["eval_crop_ratio"]) for side in (height, width))
-    size = max(w, h * image.width // image.height), max(h, w * image.height // image.width)
+    size = w, h
+    if facts.get("fit", "crop") == "crop":
+        image = middle(image, min(image.width, MAX_ASPECT * image.height), min(image.height, MAX_ASPECT * image.width))
+        size = max(w, h * image.width // image.height), max(h, w * image.height // image.width)
     image = image.convert("RGB" if facts["channels"] == 3 else "L").resize(size, Image.Resampling.BICUBIC)
     return np.asarray(middle(image, width, height)).reshape(height, width, -1).transpose(2, 0, 1)
 
@@ -98,6 +105,44 @@ def middle(image, width, height):
     return image.crop((left, top, left + width, top + height))
 
 
+def windows(length, size):
+    """Return where windows on a side begin, which overlap by a third at least, and their pixels' weights."""
+    length = max(length, size)
+    count = -(-(length - size) // max(1, round(size * 2 / 3))) + 1
+    starts = np.arange(count) * (length - size) // max(1, count - 1)
+    profile = np.sin(np.pi * (np.arange(size) + 0.5) / size) ** 2
+    pixels = starts[:, None] + np.arange(size)
+    return starts, profile / np.bincount(pixels.ravel(), np.tile(profile, count))[pixels]
+
+
+def segment(run, image, size, dtype):
+    """Return the logits of every pixel [K, H, W], from windows of the size that the model was trained with."""
+    height, width = image.shape[1:]
+    missing = [(0, max(0, wanted - side)) for wanted, side in zip(size, (height, width))]
+    image = np.pad(image, [(0, 0), *missing], "reflect").astype(dtype)
+    (tops, row_weights), (lefts, column_weights) = windows(height, size[0]), windows(width, size[1])
+    total = 0
+    for top, down in zip(tops, row_weights):
+        parts = np.stack([image[:, top : top + size[0], left : left + size[1]] for left in lefts])
+        (logits,) = run(images=parts)
+        if isinstance(total, int):
+            total = np.zeros((logits.shape[1], *image.shape[1:]), np.float32)
+        for left, across, each in zip(lefts, column_weights, logits):
+            total[:, top : top + size[0], left : left + size[1]] += each * np.outer(down, across).astype(np.float32)
+    return total[:, :height, :width]
+
+
+def write_mask(facts, run, path):
+    logits = segment(run, view(path, facts, whole=True), facts["image_size"], facts["inputs"][0]["dtype"])
+    mask = Image.fromarray(logits.argmax(axis=0).astype(np.uint8))
+    if "palette" in facts:
+        mask.putpalette(np.array(facts["palette"], np.uint8).tobytes())
+    mask.save(f"{Path(path).stem}-mask.png")
+    shares = np.bincount(logits.argmax(axis=0).ravel(), minlength=len(facts["labels"])) / logits[0].size
+    named = sorted(zip(shares, facts["labels"]), reverse=True)
+    print(f"{path}: {', '.join(f'{name} {share:.1%}' for share, name in named if share)}")
+
+
 def main(model, *paths):
     facts, run, pool = load(model, os.cpu_count(), len(paths))
     with pool:
@@ -105,6 +150,10 @@ def main(model, *paths):
 
 
 def show(facts, run, paths):
+    if facts["what"] == "segmenter":
+        for path in paths:
+            write_mask(facts, run, path)
+        return
     images = np.stack([view(path, facts) for path in paths]).astype(facts["inputs"][0]["dtype"])
     if facts["what"] == "reconstructor":
         grid = facts["inputs"][1]["shape"][1:]

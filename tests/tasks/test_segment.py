@@ -8,16 +8,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from paddlemae.data.batches import whole_scenes
 from paddlemae.data.sources import BadMask
+from paddlemae.data.views.scenes import SceneView
 from paddlemae.recipe import SegmentRecipe, load_recipe
+from paddlemae.report.write_report import write_report
 from paddlemae.runs.exhibit_files import read_exhibit
 from paddlemae.runs.runlog import read_metrics, read_results
+from paddlemae.tasks.evaluate import evaluate, result_text
 from paddlemae.tasks.models.build import load_segmenter
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.models.segment_image import windows_of
 from paddlemae.tasks.segment import dry_run, segment
+from paddlemae.tasks.study import Study, study, table
+from paddlemae.tasks.training.evaluate_masks import WindowOptions
 from paddlemae.tasks.training.evaluate_segmenter import evaluate_segmenter
 from paddlemae.tasks.training.mask_splits import open_mask_test_part
+from paddlemae.tasks.training.patch_cache import scene_windows
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.tasks.training.segmentation_setup import prepare
 from paddlemae.train.checkpoint_folders import find_checkpoint
@@ -111,6 +118,29 @@ def test_a_frozen_encoder_stays_as_it_was(recipe, pretrained, tmp_path) -> None:
     assert logged[-1]["task"] == "segment" and logged[-1]["protocol"]["frozen"] and logged[-1]["start"] == "pretrained"
 
 
+@pytest.mark.parametrize("head", ["linear", "conv"])
+def test_a_head_is_trained_on_features_computed_once(recipe, pretrained, tmp_path, monkeypatch, head: str) -> None:
+    shutil.copytree(pretrained, tmp_path / "start")
+    shape = [f"head={head}", "head_width=8"] if head == "conv" else []
+    start = [f"init={tmp_path / 'start'}", "frozen=true", "cached=true", *shape]
+    learning = [*REPEATABLE, "steps=40", "epochs=16", "base_lr=3", "evaluate_every=8"]
+    chosen = recipe(*start, *learning)
+    result = segment(chosen, Start(tmp_path / "whole", quiet=True))
+    assert result["miou"] > result["majority"]["miou"]
+    stopped_and_resumed(segment, chosen, tmp_path / "parts", [13], monkeypatch)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts", least=2)
+
+
+def test_windows_cover_an_image_once(scenes) -> None:
+    source = open_mask_test_part(str(scenes), "test")
+    (scene, *_) = whole_scenes(source, 3, 8)
+    view = SceneView((12, 16), 3)
+    windows = list(scene_windows(scene, view))
+    assert len(windows) == 4 and all(image.shape == (3, 12, 16) for image, _ in windows)
+    rows = [np.concatenate([windows[2 * row + column][1] for column in (0, 1)], axis=1) for row in (0, 1)]
+    assert (np.concatenate(rows) == scene.mask).all()
+
+
 @pytest.mark.parametrize("labels", ["4", "50%"])
 def test_few_masks_are_part_of_more(recipe, labels: str) -> None:
     few = prepare(recipe(f"labels={labels}", "validation=0")).splits.train
@@ -188,6 +218,7 @@ def test_an_ignored_image_is_counted_and_gives_no_nan(scenes, recipe, tmp_path) 
     ("overrides", "message"),
     [
         (["frozen=true"], "frozen=true needs pretrained weights"),
+        (["cached=true"], "cached=true needs frozen=true"),
         (["cache=packs"], "segment takes none"),
         (["labels=5/class"], "pixels of several classes"),
         (["class_weights=[1,2]"], "class_weights needs a weight for each of the 3 classes"),
@@ -212,3 +243,45 @@ def test_two_processes_evaluate_as_one(trained, scenes, together) -> None:
     assert alone.metrics == pytest.approx({name: trained[1][name] for name in alone.metrics}, abs=1e-5)
     for one in both:
         assert one.metrics == alone.metrics and (one.answers.indices == alone.answers.indices).all()
+
+
+def test_evaluate_repeats_the_test_and_takes_windows(trained, scenes, tmp_path) -> None:
+    out = shutil.copytree(trained[0], tmp_path / "run")
+    said: list[dict] = []
+    result = evaluate(str(out), str(scenes), windows=WindowOptions(1 / 3), threads=1, say=said.append)
+    same = ("miou", "dice", "boundary_f1", "pixel_accuracy", "eval_loss")
+    assert {name: result[name] for name in same} == pytest.approx({name: trained[1][name] for name in same}, abs=1e-5)
+    assert said == [result] and "mean IoU (primary)" in result_text(result) and "water" in result_text(result)
+    options = WindowOptions(0.75, "mean", "both", (1.0, 1.5))
+    other = evaluate(str(out), str(scenes), windows=options, image_size=32, threads=1)
+    assert other["protocol"]["flips"] == "both" and other["protocol"]["image_size"] == [32, 32]
+    logged, _ = read_results(out)
+    assert [line["task"] for line in logged[-2:]] == ["evaluate", "evaluate"] and "per_class" not in logged[-1]
+
+
+def test_evaluating_other_classes_is_one_line(trained, tmp_path) -> None:
+    other = write_scenes(tmp_path / "other")
+    (other / "classes.txt").write_text("ground\nsea\nroof\n")
+    with pytest.raises(ValueError, match="has others: 'sea'"):
+        evaluate(str(trained[0]), str(other), threads=1)
+
+
+def test_a_study_varies_the_number_of_masks(recipe, pretrained, tmp_path) -> None:
+    start = shutil.copytree(pretrained, tmp_path / "start")
+    given = recipe().model_dump(exclude_unset=True)["training"] | {"data": recipe().data, "steps": 2}
+    shape = {"model.size": "mini", "image_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    plan = Study(None, {**given, **shape}, "labels", {"4": 4, "50%": "50%"}, (0,), str(start), True, "segment")
+    found = study(plan, tmp_path / "study", segment, quiet=True)
+    assert found["primary"] == "miou" and set(found["miou"]) == {"pretrained", "scratch"}
+    assert all(0 <= value <= 1 for one in found["miou"].values() for values in one.values() for value in values)
+    again = study(plan, tmp_path / "study", segment, quiet=True)
+    assert again["miou"] == found["miou"] and "mean IoU" in table(found)
+
+
+def test_the_report_shows_scenes_and_classes(trained, tmp_path) -> None:
+    written = write_report([trained[0]], tmp_path)
+    page = written.page.read_text()
+    assert all(f'id="run-0-{part}"' in page for part in ("confusion", "classes", "scenes", "worst_scenes"))
+    assert 'id="run-0-neighbours"' not in page and "Segmentation" in page and "pixels right" in page
+    assert page.count("truth of ") == page.count("errors of ") == 10
+    assert "| segmenter, linear head, mean IoU |" in written.table.read_text()

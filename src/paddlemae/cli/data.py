@@ -50,6 +50,8 @@ def stats(
 ) -> None:
     """Compute the mean and standard deviation of each channel; print them as settings or write a recipe.
 
+    Of images with masks, the pixels of each class are counted too.
+
     Examples:
 
     `paddlemae data stats photos/`
@@ -63,7 +65,11 @@ def stats(
     base = task.load_base(recipe, out, overwrite)
     channels, bits = task.choose_channels(base, channels, bits)
     found = task.measure_source(path, split=split, channels=channels, bits=bits, workers=workers, quiet=quiet)
-    print(json.dumps(asdict(found), indent=2) if as_json else found.settings)
+    masks = task.count_mask_pixels(path, split, workers, quiet)
+    content = asdict(found) | ({"masks": masks} if masks else {})
+    print(json.dumps(content, indent=2) if as_json else found.settings)
+    if masks and not as_json:
+        print(task.describe_mask_pixels(masks), file=sys.stderr)
     if out:
         task.write_recipe(found, path, split, base, out)
         print(f"wrote {out}", file=sys.stderr if as_json else sys.stdout)
@@ -85,7 +91,8 @@ def check(
     """Find problems in a set of images: exit status 0 if there are none, 1 otherwise.
 
     Problems: unreadable images, exact and near duplicates, images or groups in several splits, 16-bit images that
-    would be almost black in 8 bits.
+    would be almost black in 8 bits. Of images with masks: masks of another size or with unknown values, files without
+    a partner, classes without a pixel.
 
     Examples:
 
@@ -94,6 +101,8 @@ def check(
     `paddlemae data check labelled/ --out labelled-check`
 
     `paddlemae data check train/ --test other/`
+
+    `paddlemae data check tiles/::classes=background,defect --out tiles-check`
     """
     from paddlemae.tasks.data import check as task
 

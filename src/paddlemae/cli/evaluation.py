@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -64,32 +64,54 @@ def knn(
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A fine-tuning run or a file of classifier weights.")],
+    run: Annotated[str, typer.Argument(help="A fine-tuning or segmentation run, or a file of classifier weights.")],
     data: Annotated[
-        str, typer.Option("--data", help="Labelled images: one folder per class, a list, shards ... or 'digits'.")
+        str, typer.Option("--data", help="Labelled images, or for a segmenter images with masks; as for the training.")
     ],
     split: Annotated[str, typer.Option("--split", help="train, test, val-only or test-only.")] = "test",
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=1, help="Height and width in pixels; default: the model's own.")
     ] = None,
+    overlap: Annotated[
+        float | None,
+        typer.Option("--overlap", min=0, max=0.99, help="Of a segmenter: share of its side that windows share; 0.5."),
+    ] = None,
+    blend: Annotated[
+        str | None,
+        typer.Option("--blend", help="Of a segmenter: blend windows smooth (default), mean or centre."),
+    ] = None,
+    flips: Annotated[
+        str | None,
+        typer.Option("--flips", help="Of a segmenter: average flips: none (default), horizontal or both."),
+    ] = None,
+    scale: Annotated[
+        list[float] | None,
+        typer.Option("--scale", help="Of a segmenter: average over sizes of the image; repeatable; default 1."),
+    ] = None,
     trust: Trust = False,
 ) -> None:
-    """Evaluate a fine-tuned classifier on labelled images: metrics with intervals, each class, confusion matrix.
+    """Evaluate a classifier on labelled images, or a segmenter on images with masks: metrics with intervals, classes.
 
     Examples:
 
     `paddlemae evaluate runs/tuned --data labelled/`
 
     `paddlemae evaluate runs/tuned --data labelled/ --image-size 288`
+
+    `paddlemae evaluate runs/fields --data tiles/ --overlap 0.75 --flips both --scale 1 --scale 1.5`
     """
     load_paddle()
     from paddlemae.tasks import evaluate as task
+    from paddlemae.tasks.training.evaluate_masks import WindowOptions
 
+    named = {"overlap": overlap, "blend": blend, "flips": flips, "scales": tuple(scale) if scale else None}
+    given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     task.evaluate(
         run,
         data,
         split=split,
         image_size=image_size,
+        windows=WindowOptions(**given) if given else None,
         say=lambda result: print(task.result_text(result), flush=True),
         trust=trust,
     )

@@ -78,7 +78,9 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="A file that ends in .onnx, or a folder for Paddle's files.")],
     what: Annotated[
         str | None,
-        typer.Option("--what", help="encoder, classifier or reconstructor; default: chosen by the kind of run."),
+        typer.Option(
+            "--what", help="encoder, classifier, segmenter or reconstructor; default: chosen by the kind of run."
+        ),
     ] = None,
     token: Annotated[
         str | None, typer.Option("--token", help="Features of an encoder: cls, or mean of the patch tokens (default).")

@@ -162,29 +162,36 @@ def study(
     ] = False,
     data: Data = None,
     out: Out = None,
+    task: Annotated[str, typer.Option("--task", help="What is trained: finetune or segment.")] = "finetune",
     quiet: Quiet = False,
     trust: Trust = False,
 ) -> None:
-    """Fine-tune with several values of one setting and several seeds; write a table, a curve and every run.
+    """Train with several values of one setting and several seeds; write a table, a curve and every run.
 
     Examples:
 
     `paddlemae study digits --init runs/digits --out runs/blocks --vary trainable_blocks --value 0 --value 0.5`
 
     `paddlemae study digits --init runs/digits --out runs/labels --vary labels --value 50 --value 100 --scratch`
+
+    `paddlemae study --task segment --init runs/tiles --data tiles/ --out runs/few --vary labels --value 5%`
     """
     load_paddle()
     from paddlemae.recipe import parse_overrides
-    from paddlemae.tasks import study as task
+    from paddlemae.tasks import study as studies
     from paddlemae.tasks.finetune import finetune as run_finetune
+    from paddlemae.tasks.segment import segment as run_segment
 
+    trainings: dict[str, Callable[..., dict[str, Any]]] = {"finetune": run_finetune, "segment": run_segment}
+    if task not in trainings:
+        raise ValueError(f"--task must be one of {', '.join(trainings)}; got {task}")
     if out is None or init is None or not value:
         raise ValueError("a study needs --init RUN, --out FOLDER and at least one --value")
     recipe, settings = name_and_overrides(recipe, overrides, data)
     values = {text: parse_overrides([f"{vary}={text}"])[vary] for text in value}
-    plan = task.Study(recipe, settings, vary, values, tuple(range(seeds)), init, scratch)
-    print(task.table(task.study(plan, out, run_finetune, quiet=quiet, trust=trust)))
-    print(f"see {out / task.CURVE_FILE}")
+    plan = studies.Study(recipe, settings, vary, values, tuple(range(seeds)), init, scratch, task)
+    print(studies.table(studies.study(plan, out, trainings[task], quiet=quiet, trust=trust)))
+    print(f"see {out / studies.CURVE_FILE}")
 
 
 def _recipe(task: str, options: TrainingOptions) -> Any:

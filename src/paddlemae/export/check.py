@@ -14,6 +14,7 @@ from paddlemae.export.interface import Interface, Model
 from paddlemae.model.encoder import evaluating
 from paddlemae.model.mae import MaskedAutoencoder, predict, reconstruct
 from paddlemae.model.masking import num_kept, random_mask
+from paddlemae.model.segmenter import Segmenter
 from paddlemae.tasks.models.inference import LOGITS, FeatureKind, forward_function
 from paddlemae.tasks.models.mask_choice import DEFAULT_RATIO
 from paddlemae.tasks.models.preprocess import evaluation_view, to_input
@@ -53,13 +54,27 @@ def largest_difference(
     Returns:
         nan where one of them is not a number.
     """
-    inputs, wanted = _inputs_and_outputs(model, description, interface, images)
     differences = []
-    for batch in BATCHES:
-        outputs = run(*(array[:batch] for array in inputs))
-        assert len(outputs) == len(wanted)
-        differences += [_difference(output, array[:batch]) for output, array in zip(outputs, wanted)]
+    for sized in _sizes(model, interface, images):
+        inputs, wanted = _inputs_and_outputs(model, description, interface, sized)
+        for batch in BATCHES if sized is images else BATCHES[:2]:
+            outputs = run(*(array[:batch] for array in inputs))
+            assert len(outputs) == len(wanted)
+            differences += [_difference(output, array[:batch]) for output, array in zip(outputs, wanted)]
     return float(np.max(differences))
+
+
+def _sizes(model: Model, interface: Interface, images: np.ndarray) -> list[np.ndarray]:
+    """Return the images, and for a part that takes any size some of them taller, and some wider."""
+    if interface.what != "segmenter":
+        return [images]
+    rows, columns = model.encoder.patch_size
+    few = images[:2]
+    return [
+        images,
+        np.pad(few, ((0, 0), (0, 0), (0, rows), (0, 0)), "symmetric"),
+        np.pad(few, ((0, 0), (0, 0), (0, rows), (0, 3 * columns)), "wrap"),
+    ]
 
 
 def _difference(output: np.ndarray, wanted: np.ndarray) -> float:
@@ -73,6 +88,9 @@ def _inputs_and_outputs(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return arrays for the interface's inputs, and the model's outputs for them."""
     images_fed = images.astype(interface.inputs[0].dtype)
+    if isinstance(model, Segmenter) and interface.what == "segmenter":
+        with evaluating(model), paddle.no_grad():
+            return [images_fed], [model(to_input(images, description)).numpy()]
     if interface.what != "reconstructor":
         kind = FeatureKind(interface.token) if interface.token else LOGITS
         return [images_fed], [forward_function(model, description, kind)(images)]

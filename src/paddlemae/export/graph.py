@@ -10,49 +10,35 @@ P pixels a patch, Q tokens that ask, R rows of a batch, d width of a head.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
 
 import numpy as np
 
 from paddlemae.export.interface import Interface, Model
-from paddlemae.model.blocks import NORM_EPSILON, Attention
+from paddlemae.export.operations import (
+    Count,
+    Graph,
+    Value,
+    attention,
+    batch_size,
+    block,
+    cut,
+    first_tokens,
+    for_each_image,
+    linear,
+    mlp,
+    norm,
+    reshape,
+    weight,
+    without_cls,
+)
+from paddlemae.export.segmentation import segmentation
+from paddlemae.model.blocks import Attention
 from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.decoders.cross import CrossAttention
 from paddlemae.model.mae import MaskedAutoencoder
+from paddlemae.model.segmenter import Segmenter
 from paddlemae.model.targets import TARGET_EPSILON
 from paddlemae.weights.transfer import official_name, official_state
-
-LAST = np.iinfo(np.int64).max  # where a slice ends that goes to the end
-Value = Any  # of a graph: an array that is known when it runs
-Count = int | Value  # a number, known already or, int64 [1], when the graph runs
-
-
-class Graph(Protocol):
-    """The operations that an engine's graph must offer.
-
-    Attributes:
-        weights: arrays by name, of which the file gets those that are asked for.
-    """
-
-    weights: dict[str, np.ndarray]
-
-    def input(self, name: str) -> Value:
-        """Add an input of the interface."""
-
-    def constant(self, name: str, array: np.ndarray) -> Value:
-        """Add an array to the file, once."""
-
-    def numbers(self, *values: Count) -> Any:
-        """Add an int64 constant [n], the form of shapes and axes."""
-
-    def number(self, value: float) -> Any:
-        """Add a float32 scalar."""
-
-    def add(self, operation: str, *inputs: Any, name: str | None = None, **attributes: Any) -> Value:
-        """Add an operation of one output; `name` makes that an output of the interface."""
-
-    def scores(self, query_BHQd: Value, key_BNHd: Value) -> Value:
-        """Multiply each query with the keys of its head: [B, H, Q, N]."""
 
 
 def build(graph: Graph, model: Model, interface: Interface, mean: list[float], std: list[float]) -> None:
@@ -76,7 +62,10 @@ def build(graph: Graph, model: Model, interface: Interface, mean: list[float], s
     elif interface.what == "classifier":
         assert isinstance(model, VisionTransformer)
         features_BD = _features(graph, model, images_BCHW, model.pool)
-        graph.add("Identity", _linear(graph, features_BD, "head"), name="logits")
+        graph.add("Identity", linear(graph, features_BD, "head"), name="logits")
+    elif interface.what == "segmenter":
+        assert isinstance(model, Segmenter)
+        segmentation(graph, model, images_BCHW)
     else:
         assert interface.token
         graph.add("Identity", _features(graph, model, images_BCHW, interface.token), name="features")
@@ -106,20 +95,20 @@ def weights_of(model: Model) -> dict[str, np.ndarray]:
 def _patches(graph: Graph, model: Model, images_BCHW: Value) -> Value:
     """Cut images into patches [R, P] as `patches.patchify` does, image after image."""
     (rows, columns), (height, width) = model.grid, model.encoder.patch_size
-    split = _reshape(graph, images_BCHW, -1, model.encoder.channels, rows, height, columns, width)
+    split = reshape(graph, images_BCHW, -1, model.encoder.channels, rows, height, columns, width)
     turned = graph.add("Transpose", split, perm=[0, 2, 4, 3, 5, 1])
     # by way of [B, L, P], since Paddle's engine with oneDNN makes one step of a transposition and a reshape, and then
     # takes rows of another length into the product behind them
-    patches_BLP = _reshape(graph, turned, -1, rows * columns, height * width * model.encoder.channels)
-    return _reshape(graph, patches_BLP, -1, height * width * model.encoder.channels)
+    patches_BLP = reshape(graph, turned, -1, rows * columns, height * width * model.encoder.channels)
+    return reshape(graph, patches_BLP, -1, height * width * model.encoder.channels)
 
 
 def _picture(graph: Graph, model: Model, patches_BLP: Value) -> Value:
     """Join patches into images [B, C, H, W] as `patches.unpatchify` does."""
     (rows, columns), (height, width) = model.grid, model.encoder.patch_size
-    split = _reshape(graph, patches_BLP, -1, rows, columns, height, width, model.encoder.channels)
+    split = reshape(graph, patches_BLP, -1, rows, columns, height, width, model.encoder.channels)
     turned = graph.add("Transpose", split, perm=[0, 5, 1, 3, 2, 4])
-    return _reshape(graph, turned, -1, model.encoder.channels, rows * height, columns * width)
+    return reshape(graph, turned, -1, model.encoder.channels, rows * height, columns * width)
 
 
 def _split_table(graph: Graph, model: Model, name: str) -> tuple[np.ndarray, Value]:
@@ -131,20 +120,16 @@ def _split_table(graph: Graph, model: Model, name: str) -> tuple[np.ndarray, Val
 def _features(graph: Graph, model: Model, images_BCHW: Value, token: str) -> Value:
     """Compute features [B, D] as `encoder.features` does."""
     patches, width = model.grid[0] * model.grid[1], model.config["embed_dim"]
-    embedded_RD = _linear(graph, _patches(graph, model, images_BCHW), "patch_embed.proj")
+    embedded_RD = linear(graph, _patches(graph, model, images_BCHW), "patch_embed.proj")
     _, positions_LD = _split_table(graph, model, "pos_embed")
-    x_BLD = graph.add("Add", _reshape(graph, embedded_RD, -1, patches, width), positions_LD)
+    x_BLD = graph.add("Add", reshape(graph, embedded_RD, -1, patches, width), positions_LD)
     maps, tokens = _encoder(graph, model, x_BLD, patches, only_first=token == "cls")
     norms_tokens = not model.encoder.norms_pooled
-    x_RD = _norm(graph, maps[-1], "norm") if norms_tokens else maps[-1]
+    x_RD = norm(graph, maps[-1], "norm") if norms_tokens else maps[-1]
     if token == "mean":
-        x_BLD = _without_cls(graph, model, _reshape(graph, x_RD, -1, tokens, width))
+        x_BLD = without_cls(graph, reshape(graph, x_RD, -1, tokens, width), model.encoder.has_cls)
         x_RD = graph.add("ReduceMean", x_BLD, graph.numbers(1), keepdims=0)
-    return x_RD if norms_tokens else _norm(graph, x_RD, "fc_norm")
-
-
-def _without_cls(graph: Graph, model: Model, x_BND: Value) -> Value:
-    return _slice(graph, x_BND, 1, LAST, axis=1) if model.encoder.has_cls else x_BND
+    return x_RD if norms_tokens else norm(graph, x_RD, "fc_norm")
 
 
 def _encoder(
@@ -160,108 +145,37 @@ def _encoder(
     tokens, width = patches, model.config["embed_dim"]
     if model.encoder.has_cls:
         row_11D = graph.weights["cls_token"] + _split_table(graph, model, "pos_embed")[0]
-        cls_B1D = _for_each_image(graph, graph.constant("cls_row", row_11D), 1, width)
+        cls_B1D = for_each_image(graph, graph.constant("cls_row", row_11D), 1, width)
         x_BKD = graph.add("Concat", cls_B1D, x_BKD, axis=1)
         tokens = patches + 1 if isinstance(patches, int) else graph.add("Add", patches, graph.numbers(1))
-    maps = [_reshape(graph, x_BKD, -1, width)]
-    for number, block in enumerate(model.encoder.blocks):
+    maps = [reshape(graph, x_BKD, -1, width)]
+    for number, layer in enumerate(model.encoder.blocks):
         first = only_first and number == len(model.encoder.blocks) - 1
-        maps.append(_block(graph, maps[-1], f"blocks.{number}", tokens, block.attn.num_heads, first))
+        maps.append(block(graph, maps[-1], f"blocks.{number}", tokens, layer.attn.num_heads, first))
     if only_first and not len(model.encoder.blocks):
-        maps.append(_first_tokens(graph, maps[-1], tokens, width))
+        maps.append(first_tokens(graph, maps[-1], tokens, width))
     return maps, tokens
-
-
-def _first_tokens(graph: Graph, x_RD: Value, tokens: Count, width: int) -> Value:
-    """Return the first token of each image, [B, D]."""
-    first_B1D = _slice(graph, _reshape(graph, x_RD, -1, tokens, width), 0, 1, axis=1)
-    return _reshape(graph, first_B1D, -1, width)
-
-
-def _batch(graph: Graph) -> Value:
-    """Return the batch size, int64 [1]."""
-    return graph.add("Shape", graph.input("images"), start=0, end=1)
-
-
-def _for_each_image(graph: Graph, x_1ND: Value, tokens: int, width: int) -> Value:
-    return graph.add("Expand", x_1ND, graph.numbers(_batch(graph), tokens, width))
-
-
-def _block(graph: Graph, x_RD: Value, block: str, tokens: Count, heads: int, only_first: bool = False) -> Value:
-    """Compute `blocks.Block` for all tokens or for each image's first."""
-    seen_RD = _norm(graph, x_RD, f"{block}.norm1")
-    if only_first:
-        width = graph.weights[f"{block}.norm1.weight"].size
-        x_RD = _first_tokens(graph, x_RD, tokens, width)
-        attended_RD = _attention_of_first(graph, seen_RD, tokens, f"{block}.attn", heads)
-    else:
-        attended_RD = _attention(graph, seen_RD, tokens, seen_RD, tokens, f"{block}.attn", heads)
-    return _mlp(graph, graph.add("Add", x_RD, attended_RD), block)
-
-
-def _attention(
-    graph: Graph, asking_RD: Value, queries: Count, memory_RE: Value, tokens: Count, layer: str, heads: int
-) -> Value:
-    """Compute `blocks.Attention` or `cross.CrossAttention`, `queries` by `tokens` per image: [R, D]."""
-    width = graph.weights[f"{layer}.q.bias"].size
-
-    def split(x: Value, part: str, count: Count) -> Value:
-        return _reshape(graph, _linear(graph, x, f"{layer}.{part}"), -1, count, heads, width // heads)
-
-    query_BHQd = graph.add("Transpose", split(asking_RD, "q", queries), perm=[0, 2, 1, 3])
-    value_BHNd = graph.add("Transpose", split(memory_RE, "v", tokens), perm=[0, 2, 1, 3])
-    shares_BHQN = graph.add("Softmax", graph.scores(query_BHQd, split(memory_RE, "k", tokens)), axis=-1)
-    mixed_BQHd = graph.add("Transpose", graph.add("MatMul", shares_BHQN, value_BHNd), perm=[0, 2, 1, 3])
-    return _linear(graph, _reshape(graph, mixed_BQHd, -1, width), f"{layer}.proj")
-
-
-def _attention_of_first(graph: Graph, seen_RD: Value, tokens: Count, layer: str, heads: int) -> Value:
-    """Compute `_attention` of each image's first token, [B, D], without a product for every token's key and value.
-
-    Each head's query is multiplied by the keys' weights instead, and the tokens are mixed before they are multiplied by
-    the values'. The keys' bias adds the same to all scores of a query, so softmax takes no notice; a query's shares add
-    up to 1, so the values' bias comes through whole.
-    """
-    width = graph.weights[f"{layer}.q.bias"].size
-    key_DHd, value_DHd = (graph.weights[f"{layer}.{part}.weight"].reshape(width, heads, -1) for part in "kv")
-    key_HdD = graph.constant(f"{layer}.k.weight.turned", key_DHd.transpose(1, 2, 0))
-    value_HDd = graph.constant(f"{layer}.v.weight.turned", value_DHd.transpose(1, 0, 2))
-    seen_BND = _reshape(graph, seen_RD, -1, tokens, width)
-    first_BD = _first_tokens(graph, seen_RD, tokens, width)
-    query_BH1d = _reshape(graph, _linear(graph, first_BD, f"{layer}.q"), -1, heads, 1, width // heads)
-    query_B1HD = _reshape(graph, graph.add("MatMul", query_BH1d, key_HdD), -1, 1, heads, width)
-    scores_B1HN = graph.scores(query_B1HD, _reshape(graph, seen_RD, -1, tokens, 1, width))
-    shares_BHN = _reshape(graph, graph.add("Softmax", scores_B1HN, axis=-1), -1, heads, tokens)
-    mixed_BH1D = _reshape(graph, graph.add("MatMul", shares_BHN, seen_BND), -1, heads, 1, width)
-    mixed_BD = _reshape(graph, graph.add("MatMul", mixed_BH1D, value_HDd), -1, width)
-    return _linear(graph, graph.add("Add", mixed_BD, _weight(graph, f"{layer}.v.bias")), f"{layer}.proj")
-
-
-def _mlp(graph: Graph, x_RD: Value, block: str) -> Value:
-    """Compute `x + mlp(norm(x))`."""
-    hidden = graph.add("Gelu", _linear(graph, _norm(graph, x_RD, f"{block}.norm2"), f"{block}.mlp.fc1"))
-    return graph.add("Add", x_RD, _linear(graph, hidden, f"{block}.mlp.fc2"))
 
 
 def _reconstruction(graph: Graph, model: MaskedAutoencoder, images_BCHW: Value) -> Value:
     """Replace the patches that "mask" removes by predicted ones; "patches" is the decoder's output."""
     patches, pixels, width = model.grid[0] * model.grid[1], model.pixels, model.config["embed_dim"]
     patches_RP = _patches(graph, model, images_BCHW)
-    removed_BL = graph.add("Cast", _reshape(graph, graph.input("mask"), -1, patches), to="bool")
+    removed_BL = graph.add("Cast", reshape(graph, graph.input("mask"), -1, patches), to="bool")
     kept_BL = graph.add("Not", removed_BL)
-    kept_rows = _reshape(graph, graph.add("NonZero", _reshape(graph, kept_BL, -1)), -1)  # among all images' patches
-    kept = graph.add("Div", graph.add("Shape", kept_rows), _batch(graph))
+    kept_rows = reshape(graph, graph.add("NonZero", reshape(graph, kept_BL, -1)), -1)  # among all images' patches
+    kept = graph.add("Div", graph.add("Shape", kept_rows), batch_size(graph))
 
-    embedded_RD = _linear(graph, graph.add("Gather", patches_RP, kept_rows), "patch_embed.proj")
+    embedded_RD = linear(graph, graph.add("Gather", patches_RP, kept_rows), "patch_embed.proj")
     _, positions_LD = _split_table(graph, model, "pos_embed")
     positions_RD = graph.add("Gather", positions_LD, graph.add("Mod", kept_rows, graph.numbers(patches)))
-    x_BKD = _reshape(graph, graph.add("Add", embedded_RD, positions_RD), _batch(graph), kept, width)
+    x_BKD = reshape(graph, graph.add("Add", embedded_RD, positions_RD), batch_size(graph), kept, width)
     maps, tokens = _encoder(graph, model, x_BKD, kept)
 
     x_RD = _entry(DECODERS, model.config["decoder"], "decoder")(graph, model, maps, tokens, kept_rows)
-    plain_BLP = _reshape(graph, _linear(graph, _norm(graph, x_RD, "decoder_norm"), "decoder_pred"), -1, patches, pixels)
+    plain_BLP = reshape(graph, linear(graph, norm(graph, x_RD, "decoder_norm"), "decoder_pred"), -1, patches, pixels)
     plain_BLP = graph.add("Add", plain_BLP, _nan_if_uneven(graph, kept_BL), name="patches")
-    patches_BLP = _reshape(graph, patches_RP, -1, patches, pixels)
+    patches_BLP = reshape(graph, patches_RP, -1, patches, pixels)
     prediction_BLP = _entry(PIXELS, model.target_name, "target")(graph, patches_BLP, plain_BLP, pixels)
     removed_BL1 = graph.add("Unsqueeze", removed_BL, graph.numbers(-1))
     return _picture(graph, model, graph.add("Where", removed_BL1, prediction_BLP, patches_BLP))
@@ -286,39 +200,41 @@ def _with_statistics_of(graph: Graph, patches_BLP: Value, normal_BLP: Value, pix
 def _decoder(graph: Graph, model: MaskedAutoencoder, maps: list[Value], tokens: Count, kept_rows: Value) -> Value:
     """Compute `decoders.mae.decode` up to its last norm for all patches in the image's order: [R, D]."""
     width, patches = model.config["decoder_embed_dim"], model.grid[0] * model.grid[1]
-    latent_RD = _linear(graph, _norm(graph, maps[-1], "norm"), "decoder_embed")
-    latent_BND = _reshape(graph, latent_RD, -1, tokens, width)
-    every_row = graph.add("Mul", _batch(graph), graph.numbers(patches))
+    latent_RD = linear(graph, norm(graph, maps[-1], "norm"), "decoder_embed")
+    latent_BND = reshape(graph, latent_RD, -1, tokens, width)
+    every_row = graph.add("Mul", batch_size(graph), graph.numbers(patches))
     masks_RD = graph.add(
         "Expand", graph.constant("mask_token", graph.weights["mask_token"][0]), graph.numbers(every_row, width)
     )
-    visible_RD = _reshape(graph, _without_cls(graph, model, latent_BND), -1, width)
+    visible_RD = reshape(graph, without_cls(graph, latent_BND, model.encoder.has_cls), -1, width)
     x_RD = graph.add("ScatterND", masks_RD, graph.add("Unsqueeze", kept_rows, graph.numbers(1)), visible_RD)
     row_11D, positions_LD = _split_table(graph, model, "decoder_pos_embed")
-    x_BND = graph.add("Add", _reshape(graph, x_RD, -1, patches, width), positions_LD)
+    x_BND = graph.add("Add", reshape(graph, x_RD, -1, patches, width), positions_LD)
     if model.encoder.has_cls:
-        first_B1D = _slice(graph, latent_BND, 0, 1, axis=1)
+        first_B1D = cut(graph, latent_BND, 0, 1, axis=1)
         x_BND = graph.add(
             "Concat", graph.add("Add", first_B1D, graph.constant("decoder_cls_row", row_11D)), x_BND, axis=1
         )
     everything = patches + int(model.encoder.has_cls)
-    x_RD = _reshape(graph, x_BND, -1, width)
-    for number, block in enumerate(model.decoder.decoder_blocks):
-        x_RD = _block(graph, x_RD, f"decoder_blocks.{number}", everything, block.attn.num_heads)
-    return _reshape(graph, _without_cls(graph, model, _reshape(graph, x_RD, -1, everything, width)), -1, width)
+    x_RD = reshape(graph, x_BND, -1, width)
+    for number, layer in enumerate(model.decoder.decoder_blocks):
+        x_RD = block(graph, x_RD, f"decoder_blocks.{number}", everything, layer.attn.num_heads)
+    return reshape(
+        graph, without_cls(graph, reshape(graph, x_RD, -1, everything, width), model.encoder.has_cls), -1, width
+    )
 
 
 def _cross_decoder(graph: Graph, model: MaskedAutoencoder, maps: list[Value], tokens: Count, _: Value) -> Value:
     """Compute `decoders.cross.read_out` for every patch, up to its last norm: [R, D]."""
     width, patches = model.config["decoder_embed_dim"], model.grid[0] * model.grid[1]
     _, positions_LD = _split_table(graph, model, "decoder_pos_embed")
-    queries_1LD = graph.add("Add", _weight(graph, "mask_token"), positions_LD)
-    x_RD = _reshape(graph, _for_each_image(graph, queries_1LD, patches, width), -1, width)
-    for number, (block, memory_RE) in enumerate(zip(model.decoder.decoder_blocks, _memories(graph, model, maps))):
+    queries_1LD = graph.add("Add", weight(graph, "mask_token"), positions_LD)
+    x_RD = reshape(graph, for_each_image(graph, queries_1LD, patches, width), -1, width)
+    for number, (layer, memory_RE) in enumerate(zip(model.decoder.decoder_blocks, _memories(graph, model, maps))):
         name = f"decoder_blocks.{number}"
-        asking_RD = _norm(graph, x_RD, f"{name}.norm1")
-        attended_RD = _attention(graph, asking_RD, patches, memory_RE, tokens, f"{name}.attn", block.attn.num_heads)
-        x_RD = _mlp(graph, graph.add("Add", x_RD, attended_RD), name)
+        asking_RD = norm(graph, x_RD, f"{name}.norm1")
+        attended_RD = attention(graph, asking_RD, patches, memory_RE, tokens, f"{name}.attn", layer.attn.num_heads)
+        x_RD = mlp(graph, graph.add("Add", x_RD, attended_RD), name)
     return x_RD
 
 
@@ -326,11 +242,11 @@ def _memories(graph: Graph, model: MaskedAutoencoder, maps: list[Value]) -> list
     """Return what each block of a cross decoder attends to, as `decoders.cross.encode_memories` does: [R, E] each."""
     count, width = len(model.decoder.decoder_blocks), model.config["embed_dim"]
     if model.decoder.inter_block is None:
-        return [_norm(graph, maps[-1], "norm")] * count
-    numbers = graph.add("Concat", *(_reshape(graph, one, 1, -1) for one in maps), axis=0)
-    sums = graph.add("MatMul", _weight(graph, "inter_block.weight"), numbers)
-    each = (_reshape(graph, _slice(graph, sums, block, block + 1, axis=0), -1, width) for block in range(count))
-    return [_norm(graph, sum_RE, f"inter_block.norms.{block}") for block, sum_RE in enumerate(each)]
+        return [norm(graph, maps[-1], "norm")] * count
+    numbers = graph.add("Concat", *(reshape(graph, one, 1, -1) for one in maps), axis=0)
+    sums = graph.add("MatMul", weight(graph, "inter_block.weight"), numbers)
+    each = (reshape(graph, cut(graph, sums, number, number + 1, axis=0), -1, width) for number in range(count))
+    return [norm(graph, sum_RE, f"inter_block.norms.{number}") for number, sum_RE in enumerate(each)]
 
 
 DECODERS = {"mae": _decoder, "cross": _cross_decoder}
@@ -345,25 +261,3 @@ def _entry(table: Mapping[str, Callable[..., Value]], name: str, what: str) -> C
             "export/graph.py, or export --what encoder"
         )
     return table[name]
-
-
-def _reshape(graph: Graph, x: Value, *shape: Count) -> Value:
-    """Reshape; -1 stands for the size that the other dimensions leave."""
-    return graph.add("Reshape", x, graph.numbers(*shape))
-
-
-def _slice(graph: Graph, x: Value, start: int, stop: int, axis: int) -> Value:
-    return graph.add("Slice", x, graph.numbers(start), graph.numbers(stop), graph.numbers(axis))
-
-
-def _weight(graph: Graph, name: str) -> Value:
-    return graph.constant(name, graph.weights[name])
-
-
-def _linear(graph: Graph, x_RD: Value, layer: str) -> Value:
-    return graph.add("Gemm", x_RD, _weight(graph, f"{layer}.weight"), _weight(graph, f"{layer}.bias"))
-
-
-def _norm(graph: Graph, x: Value, layer: str) -> Value:
-    weight, bias = _weight(graph, f"{layer}.weight"), _weight(graph, f"{layer}.bias")
-    return graph.add("LayerNormalization", x, weight, bias, axis=-1, epsilon=NORM_EPSILON)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from paddlemae import __version__
@@ -12,14 +12,15 @@ from paddlemae.model.segmenter import Segmenter
 from paddlemae.weights.model_folder import Description
 
 FORMAT = 1  # of the metadata
-PARTS = ("encoder", "classifier", "reconstructor")
+PARTS = ("encoder", "classifier", "reconstructor", "segmenter")
+ANY_SIZE = ("height", "width")
 TOKENS = ("cls", "mean")  # features of an exported encoder
 Model = MaskedAutoencoder | VisionTransformer | Segmenter
 
 
 @dataclass(frozen=True)
 class Value:
-    """An input or output; its shape is that of one image's, and the batch comes before it.
+    """An input or output; its shape is that of one image's, and the batch comes before it. Any size has a name.
 
     Attributes:
         dtype: "uint8", "int32" or "float32".
@@ -28,7 +29,7 @@ class Value:
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[int | str, ...]
     meaning: str
 
 
@@ -67,10 +68,21 @@ def interface_of(
     if what == "classifier" and not isinstance(model, VisionTransformer):
         raise ValueError("a pretraining run has no classes; fine-tune it first, or export --what encoder")
     if what == "reconstructor" and not isinstance(model, MaskedAutoencoder):
-        raise ValueError("a classifier has no decoder; export the pretraining run that it started from")
+        raise ValueError(f"a {model.kind} has no decoder; export the pretraining run that it started from")
+    if what == "segmenter" and not isinstance(model, Segmenter):
+        raise ValueError("this run has no classes of pixels; export a run of segment, or --what encoder")
+    if what == "encoder" and isinstance(model, Segmenter):
+        _check_encoder(model)
     shape = (model.encoder.channels, *(grid * patch for grid, patch in zip(model.grid, model.encoder.patch_size)))
     values = f"0..{2**depth - 1}, RGB where there are 3 channels; normalised inside"
     images = Value("images", "uint8" if depth == 8 else "int32", shape, values)
+    if isinstance(model, Segmenter) and what == "segmenter":
+        rows, columns = model.encoder.patch_size
+        least = ", at least two patches" if model.taps else ""
+        any_size = f"{values}; height a multiple of {rows}, width of {columns}{least}"
+        images = replace(images, shape=(model.encoder.channels, *ANY_SIZE), meaning=any_size)
+        scores = Value("logits", "float32", (model.config["num_classes"], *ANY_SIZE), "before softmax, of each pixel")
+        return Interface(what, None, depth, (images,), (scores,))
     if what == "classifier":
         meaning = f"before {'sigmoid' if multi_label else 'softmax'}, in the labels' order"
         logits = Value("logits", "float32", (model.config["num_classes"],), meaning)
@@ -85,6 +97,13 @@ def interface_of(
     order = f"what the decoder gives, pixels {model.target.meaning}; by row, column, channel"
     patches = Value("patches", "float32", (model.grid[0] * model.grid[1], model.pixels), order)
     return Interface(what, None, depth, (images, mask), (completed, patches))
+
+
+def _check_encoder(model: Segmenter) -> None:
+    """Raise a ValueError unless an export of the encoder alone can hold this one."""
+    if not model.encoder.has_norm or model.config["relative_positions"]:
+        why = "relative positions" if model.encoder.has_norm else "no norm after its last block"
+        raise ValueError(f"the encoder of this segmenter has {why}; export --what segmenter, or its pretraining run")
 
 
 def _features(model: Model, token: str) -> Value:
@@ -108,10 +127,11 @@ def metadata_of(model: Model, description: Description, interface: Interface) ->
         "what": interface.what,
         "inputs": inputs,
         "outputs": outputs,
-        "image_size": list(interface.inputs[0].shape[1:]),
+        "image_size": [grid * patch for grid, patch in zip(model.grid, model.encoder.patch_size)],
         "channels": model.encoder.channels,
         "bits": interface.depth,
         "eval_crop_ratio": description.eval_crop_ratio,
+        "fit": description.fit,
         "mean": description.mean,
         "std": description.std,
         "normalised_inside": True,
@@ -123,6 +143,10 @@ def metadata_of(model: Model, description: Description, interface: Interface) ->
         facts["labels"] = description.classes
         if description.thresholds is not None:
             facts["thresholds"] = description.thresholds
+    elif interface.what == "segmenter":
+        facts["labels"] = description.classes
+        if description.palette is not None:
+            facts["palette"] = description.palette
     else:
         facts["target"] = description.target
     return facts

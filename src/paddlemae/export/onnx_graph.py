@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from paddlemae.export.graph import Count, build, weights_of
+from paddlemae.export.graph import build, weights_of
 from paddlemae.export.interface import Interface, Model
+from paddlemae.export.operations import Count
 
 OPSET = 20  # the first with Gelu
 IR_VERSION = 9  # opset 20's
@@ -23,7 +24,9 @@ ELEMENTS = {
     "int32": TensorProto.INT32,
     "float32": TensorProto.FLOAT,
     "bool": TensorProto.BOOL,
+    "int64": TensorProto.INT64,
 }
+SHARPNESS = -0.75  # of cubic interpolation, Paddle's and PyTorch's
 Name = str  # of a value in the graph
 
 
@@ -60,6 +63,11 @@ class OnnxGraph:
 
     def scores(self, query_BHQd: Name, key_BNHd: Name) -> Name:
         return self.add("MatMul", query_BHQd, self.add("Transpose", key_BNHd, perm=[0, 2, 3, 1]))
+
+    def resize(self, x_BChw: Name, height: Count, width: Count, mode: str) -> Name:
+        sizes = self.numbers(self.add("Shape", x_BChw, start=0, end=2), height, width)
+        how: dict[str, Any] = {"coordinate_transformation_mode": "half_pixel", "cubic_coeff_a": SHARPNESS}
+        return self.add("Resize", x_BChw, "", "", sizes, mode=mode, **how)
 
 
 def onnx_model(model: Model, interface: Interface, mean: list[float], std: list[float]) -> ModelProto:

@@ -15,8 +15,9 @@ import numpy as np
 
 from paddlemae.engine import private
 from paddlemae.engine.safe_import import F, paddle
-from paddlemae.export.graph import Count, build, weights_of
+from paddlemae.export.graph import build, weights_of
 from paddlemae.export.interface import Interface, Model
+from paddlemae.export.operations import Count
 
 STEM = "inference"  # of the two files, as Paddle's own tools name them
 FILES = (f"{STEM}.json", f"{STEM}.pdiparams")
@@ -27,20 +28,30 @@ def _only(numbers: Any) -> Any:
     return numbers[0] if isinstance(numbers, list) else numbers
 
 
+def _is_whole(x: Any) -> bool:
+    return x.dtype in (paddle.int32, paddle.int64)
+
+
 # ONNX's operations in the forms that `graph` uses. Shapes and axes are lists
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "Add": lambda x, y: x + _only(y),
+    "And": paddle.logical_and,
     "Cast": lambda x, to: x.astype(to),
     "Concat": lambda *several, axis: paddle.concat(several, axis),
-    "Div": lambda x, y: x // y,
+    "Conv": lambda x, weight, bias, pads: F.conv2d(x, weight, bias, padding=pads[0]),
+    "ConvTranspose": lambda x, weight, bias, strides: F.conv2d_transpose(x, weight, bias, stride=strides),
+    "Div": lambda x, y: x // _only(y) if _is_whole(x) else x / y,
     "Expand": paddle.expand,
     "Gather": paddle.gather,
     "Gelu": F.gelu,
     # as Paddle's own passes for GPU and oneDNN make it; a sum of its own would take 3% as long as the product
     "Gemm": private.linear_in_program,
+    "GreaterOrEqual": paddle.greater_equal,
     "Identity": paddle.assign,
     "LayerNormalization": lambda x, weight, bias, axis, epsilon: F.layer_norm(x, x.shape[axis:], weight, bias, epsilon),
+    "Less": paddle.less_than,
     "MatMul": paddle.matmul,
+    "MaxPool": lambda x, kernel_shape, strides: F.max_pool2d(x, kernel_shape, strides),
     "Mod": lambda x, y: x % _only(y),
     "Mul": lambda x, y: x * _only(y),
     "NonZero": paddle.nonzero,
@@ -50,9 +61,10 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "ReduceMin": lambda x, axes, keepdims: x.min(axes, bool(keepdims)),
     "ReduceSum": lambda x, axes, keepdims: x.sum(axes, keepdim=bool(keepdims)),
     "ReduceSumSquare": lambda x, axes: x.square().sum(axes, keepdim=True),
+    "Relu": F.relu,
     "Reshape": paddle.reshape,
     "ScatterND": paddle.scatter,
-    "Shape": lambda x, start=0, end=None: paddle.shape(x)[start:end],
+    "Shape": lambda x, start=0, end=None: paddle.shape(x)[start:end].astype("int64"),
     "Slice": lambda x, starts, ends, axes: paddle.slice(x, axes, starts, ends),
     "Softmax": F.softmax,
     "Sqrt": paddle.sqrt,
@@ -63,12 +75,19 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 }
 
 
+def _dimensions(shape: tuple[int | str, ...]) -> list[int]:
+    """Return a shape with its batch; sizes that are known when the program runs are named, and -1 here."""
+    return [-1, *(-1 if isinstance(size, str) else size for size in shape)]
+
+
 class ProgramGraph:
     """A `graph.Graph`: adds to the program that Paddle builds just now."""
 
     def __init__(self, weights: dict[str, np.ndarray], interface: Interface):
         self.weights = weights
-        self.inputs = {one.name: paddle.static.data(one.name, [-1, *one.shape], one.dtype) for one in interface.inputs}
+        self.inputs = {
+            one.name: paddle.static.data(one.name, _dimensions(one.shape), one.dtype) for one in interface.inputs
+        }
         self.outputs: dict[str, Any] = {}
         self.constants: dict[str, Any] = {}
 
@@ -92,6 +111,10 @@ class ProgramGraph:
         if name:
             self.outputs[name] = output
         return output
+
+    def resize(self, x_BChw: Any, height: Count, width: Count, mode: str) -> Any:
+        name: Any = {"linear": "bilinear", "cubic": "bicubic"}[mode]
+        return F.interpolate(x_BChw, size=[height, width], mode=name, align_corners=False)
 
     def scores(self, query_BHQd: Any, key_BNHd: Any) -> Any:
         return paddle.matmul(query_BHQd, paddle.transpose(key_BNHd, [0, 2, 1, 3]), transpose_y=True)

@@ -55,8 +55,8 @@ def export(
         run: a run folder or one of its checkpoints.
         to: "onnx" or "paddle".
         out: a file that ends in .onnx, or the folder for Paddle's files.
-        what: "encoder", "classifier" or "reconstructor"; unless given, a fine-tuning run's classifier and a
-            pretraining run's encoder.
+        what: "encoder", "classifier", "reconstructor" or "segmenter"; unless given, the classifier or segmenter of
+            a run that has one, and a pretraining run's encoder.
         token: of an encoder: "cls", or "mean" of the patch tokens, which is taken unless given.
         overwrite: whether files that are there are replaced.
         trust: see `read_checkpoint`.
@@ -75,13 +75,14 @@ def export(
     device.prepare("cpu")
     checkpoint = read_checkpoint(run, trust=trust)
     model, description = load_encoder(checkpoint), checkpoint.description
-    what = what or ("classifier" if description.kind == "classifier" else "encoder")
+    what = what or (description.kind if description.kind in ("classifier", "segmenter") else "encoder")
     if token and what != "encoder":
         warnings.warn(f"--token has no effect on a {what}", stacklevel=2)
     interface = interface_of(
         model, what, token, evaluation_view(description).depth, multi_label=description.thresholds is not None
     )
-    examples, images = example_images(checkpoint, model.encoder.channels, interface.inputs[0].shape[1:])
+    image_size = tuple(grid * patch for grid, patch in zip(model.grid, model.encoder.patch_size))
+    examples, images = example_images(checkpoint, model.encoder.channels, image_size)
     write, engine_of = writers[to]
     out.parent.mkdir(parents=True, exist_ok=True)
     with name_in_errors(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:

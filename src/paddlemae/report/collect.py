@@ -197,9 +197,9 @@ def _curves(lines: Iterable[Json]) -> Json:
 
 
 def _exhibit(run: Path, part: str, results: Sequence[Json], problems: list[str]) -> Json | None:
-    """Return the run's own exhibit; or of confusions and mistakes the newest one of a classifier trained from it."""
+    """Return the run's own exhibit; or of classes and mistakes the newest one of a model that was trained from it."""
     folders = [run]
-    if part in ("confusion", "mistakes"):
+    if part in ("confusion", "mistakes", "classes", "scenes", "worst_scenes"):
         folders += [run / result["run"] for result in reversed(results) if isinstance(result.get("run"), str)]
     for folder in folders:
         try:

@@ -19,6 +19,7 @@ from paddlemae.system.display_names import display_name
 NUMBERED_CLASSES = 20  # up to here a confusion matrix is a table of numbers, above it is a picture
 CONFUSED_PAIRS = 12
 LISTED_CLASSES = 1000  # whose accuracy is listed
+LISTED_COLOURS = 60  # classes in the legend of masks
 NAME_COLUMNS = 48  # of a class in a table of the page
 PARTS = {part: title[0].upper() + title[1:] for part, title in exhibit_files.EXHIBIT_TITLES.items()}
 
@@ -73,6 +74,7 @@ def _confusion(content: Json, hold: Hold) -> Json:
     counts = found.matrix() if numbered else None
     return {
         "source": text(content.get("source", "")),
+        "unit": "pixels" if content.get("unit") == "pixels" else "images",
         "classes": classes,
         "images": found.images,
         "accuracy": found.right / max(found.images, 1),
@@ -195,10 +197,48 @@ def _attention(content: Json, hold: Hold) -> Json:
     }
 
 
+def _classes(content: Json, hold: Hold) -> Json:
+    """Return each class of a segmentation with its metrics, the lowest IoU first, those without one last."""
+    rows = sorted(content["rows"], key=lambda row: (row["iou"] is None, row["iou"]))[:LISTED_CLASSES]
+    total = max(1, sum(row["pixels"] for row in content["rows"]))
+    keys = ("iou", "dice", "boundary_f1", "recall", "precision")
+    return {
+        "source": text(content.get("source", "")),
+        "rows": [
+            {
+                "name": display_name(row["name"], NAME_COLUMNS),
+                "share": row["pixels"] / total,
+                "interval": row["interval"],
+                **{key: finite(row[key]) for key in keys},
+            }
+            for row in rows
+        ],
+        "unlisted": max(0, len(content["rows"]) - LISTED_CLASSES),
+    }
+
+
+def _scenes(content: Json, hold: Hold) -> Json:
+    """Return images of a segmentation, each with its four pictures in a row of the sheet, and the colours."""
+    colours = [[int(value) for value in one["colour"]] for one in content["classes"][:LISTED_COLOURS]]
+    names = [display_name(one["name"], NAME_COLUMNS) for one in content["classes"][:LISTED_COLOURS]]
+    return {
+        "source": text(content.get("source", "")),
+        "sheet": hold(content["sprite"], side=LOOKED_AT),
+        "items": [{"name": text(item.get("name", "")), "miou": percent(item.get("miou"))} for item in content["items"]],
+        "classes": [
+            {"name": name, "colour": f"rgb({red}, {green}, {blue})"} for name, (red, green, blue) in zip(names, colours)
+        ],
+        "unlisted": max(0, len(content["classes"]) - LISTED_COLOURS),
+    }
+
+
 BUILDERS: dict[str, Callable[[Json, Hold], Json]] = {
     "reconstructions": _reconstructions,
     "confusion": _confusion,
     "mistakes": _mistakes,
+    "classes": _classes,
+    "scenes": _scenes,
+    "worst_scenes": _scenes,
     "neighbours": _neighbours,
     "map": _map,
     "attention": _attention,

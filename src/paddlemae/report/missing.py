@@ -12,6 +12,7 @@ from paddlemae.model.shape import EncoderShape, names_of
 from paddlemae.report.results import kind_of
 from paddlemae.runs.exhibit_files import EXHIBIT_TITLES
 from paddlemae.runs.metrics import MULTI_LABEL, metrics_named
+from paddlemae.runs.runlog import EXHIBITS
 
 # the settings of a pretraining's model that a classifier has too
 ENCODER = ("size", *(name for name in names_of(EncoderShape) if name != "drop_path"))
@@ -25,7 +26,7 @@ def missing_of(run: Path, recipe: Json, rows: Sequence[Json], exhibits: Json) ->
     knn = f"paddlemae knn {folder} --data {data}"
     pretrained = recipe["task"] == "pretrain"
     several = any(metrics_named(row["metric"]) is MULTI_LABEL for row in rows)
-    if recipe["task"] != "probe" and not several:
+    if recipe["task"] not in ("probe", "segment") and not several:
         ways = {"knn": ("kNN", {"pretrained": knn})}
         if pretrained:
             ways = _evaluations(folder, data, _model_settings(recipe))
@@ -37,19 +38,28 @@ def missing_of(run: Path, recipe: Json, rows: Sequence[Json], exhibits: Json) ->
                     yield _part(f"results.{kind}.{start}", title + words, "not run", command)
     of_knn = {"confusion": knn, "mistakes": knn, "neighbours": knn, "map": knn}
     for part, title in EXHIBIT_TITLES.items():
-        if exhibits[part] is not None:
+        is_damaged = (run / EXHIBITS / f"{part}.json").exists()
+        if exhibits[part] is not None or not (is_usual(recipe["task"], part) or is_damaged):
             continue
         if recipe["task"] == "probe" and part not in ("confusion", "mistakes"):
             yield _part(part, title, f"not part of a probe; see the report of {recipe.get('init')}", None)
         elif several and part in of_knn:
             yield _part(part, title, "not for images of several classes", None)
+        elif recipe["task"] == "segment":
+            yield _part(part, title, "not run", f"paddlemae evaluate {folder} --data {data}")
         elif part == "reconstructions" and not pretrained:
             yield _part(part, title, "not part of fine-tuning: a classifier has no decoder", None)
         else:
             yield _part(part, title, "not run", of_knn.get(part) if recipe["task"] != "probe" else None)
 
 
+OF_SCENES = ("classes", "scenes", "worst_scenes")  # exhibits of a segmentation
 OTHER_STARTS = {"random": "of the untrained encoder", "scratch": "from scratch"}
+
+
+def is_usual(task: str, part: str) -> bool:
+    """Return whether the runs of a task have an exhibit, if they were evaluated."""
+    return part in (*OF_SCENES, "confusion") if task == "segment" else part not in OF_SCENES
 
 
 def _model_settings(recipe: Json) -> str:

@@ -23,6 +23,7 @@ from markupsafe import Markup
 
 from paddlemae.report.exhibit_views import PARTS, shown_exhibits
 from paddlemae.report.formatting import duration, finite, interval, number, percent, points, short, text
+from paddlemae.report.missing import is_usual
 from paddlemae.report.results import gain, kind_of, majorities, majority_title, name_of, spread
 from paddlemae.report.sprites import LOST, Pictures, position
 from paddlemae.runs.metrics import ALL_METRICS, CLASSIFICATION, TASKS, metrics_named
@@ -34,12 +35,13 @@ MOST_POINTS = 2000  # of a curve: twice the pixels that a wide screen gives it
 
 STARTS = {"pretrained": "pretrained", "random": "untrained", "scratch": "from scratch"}
 # frozen features are compared with untrained ones, trained networks with those from scratch
-UNLIKE = {"knn": "scratch", "probe": "scratch", "partial": "random", "finetune": "random"}
+UNLIKE = {"knn": "scratch", "probe": "scratch", "partial": "random", "finetune": "random", "segment": "random"}
 KINDS = {
     "knn": "kNN",
     "probe": "Linear probe",
     "partial": "Partial fine-tuning",
     "finetune": "Fine-tuning",
+    "segment": "Segmentation",
     "evaluate": "Evaluated",
 }
 CURVES = {  # in the page's order; whatever else was logged comes behind
@@ -145,7 +147,11 @@ def _run(place: int, run: Json, label: str, folder: Path, pictures: Pictures) ->
         **run,
         "id": f"run-{place}",
         "label": label,
-        "missing_parts": {part: missing.get(part, _unknown(part)) for part in PARTS if part not in exhibits},
+        "missing_parts": {
+            part: missing.get(part, _unknown(part))
+            for part in PARTS
+            if part not in exhibits and (part in missing or is_usual(run["task"], part))
+        },
         "missing_results": [one for part, one in missing.items() if part not in PARTS],
         "headline": _headline(run),
         "majorities": [{**one, "title": majority_title(one)} for one in majorities(run["results"])],

@@ -13,9 +13,9 @@ from paddlemae.runs.runlog import RESULTS_FILE, is_number
 from paddlemae.system.display_names import display_name, escape_lines
 
 STARTS = ("pretrained", "random", "scratch")
-ORDER = ("knn", "probe", "partial", "finetune", "evaluate")  # of results
+ORDER = ("knn", "probe", "partial", "finetune", "segment", "evaluate")  # of results
 # of a protocol, what the title says or what is averaged over
-SAID = ("seed", "k", "votes", "labels", "trainable_blocks", "cached", "token", "layer", "norm")
+SAID = ("seed", "k", "votes", "labels", "trainable_blocks", "cached", "token", "layer", "norm", "head", "frozen")
 
 Json = dict[str, Any]
 
@@ -68,9 +68,10 @@ def _identity(result: Json) -> tuple[int, str, str, str, str]:
         if isinstance(blocks, (int, float))
         else "",
         "finetune": "fine-tuned",
+        "segment": f"segmenter, {protocol.get('head')} head{', frozen encoder' if protocol.get('frozen') else ''}",
         "evaluate": "evaluated",
     }
-    title = titles.get(kind, str(kind)) + (f", {labels} labels" if labels else "")
+    title = titles.get(kind, str(kind)) + (f", {labels} {'masks' if kind == 'segment' else 'labels'}" if labels else "")
     parts = [_features(protocol)] if "token" in protocol else []
     for verb, side in (("searched" if kind == "knn" else "trained on", "train"), ("measured on", "eval")):
         if result.get(f"{side}_images") is not None:

@@ -23,6 +23,7 @@ EXHIBIT_TITLES = {  # name of its file -> what it is, in the page's order
     "reconstructions": "reconstructions across training",
     "confusion": "confusion matrix",
     "mistakes": "most confident mistakes",
+    "classes": "metrics of each class",
     "scenes": "predicted masks",
     "worst_scenes": "predicted masks of the lowest mean IoU",
     "neighbours": "nearest neighbours",

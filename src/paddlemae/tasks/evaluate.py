@@ -1,4 +1,4 @@
-"""Evaluate a fine-tuned classifier on labelled images, at its own image size or at another."""
+"""Evaluate a classifier on labelled images, or a segmenter on images with masks, at its image size or at another."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.classification import PRETRAINED, Evaluation
 from paddlemae.tasks.training.evaluate_classifier import evaluate_classifier
+from paddlemae.tasks.training.evaluate_masks import WindowOptions, evaluate_masks
 from paddlemae.tasks.training.exhibits import show_mistakes
 from paddlemae.tasks.training.labelled_splits import image_counts, open_test_part
 from paddlemae.tasks.training.optional_output import optional
@@ -33,6 +34,7 @@ def evaluate(
     *,
     split: str = "test",
     image_size: int | tuple[int, int] | None = None,
+    windows: WindowOptions | None = None,
     batch_size: int = 64,
     threads: int | str = "auto",
     say: Callable[[dict[str, Any]], None] | None = None,
@@ -41,10 +43,13 @@ def evaluate(
     """Return metrics and loss on labelled images; also log them to the run's results and draw its exhibits.
 
     Args:
-        run: a fine-tuning run or one of its checkpoints.
-        data, split: labelled images of the classifier's classes, see `open_source` and `open_test_part`.
+        run: a fine-tuning or segmentation run or one of its checkpoints.
+        data, split: labelled images of the classifier's classes, or images with masks of the segmenter's, see
+            `open_source` and `open_test_part`.
         image_size: pixels, one number or (height, width), that images are brought to; the model's positions are
-            resized, and the share of the resized image that is cropped out stays the same. None is the model's own.
+            resized, and the share of the resized image that is cropped out stays the same. Of a segmenter it is the
+            size of its windows. None is the model's own.
+        windows: of a segmenter, how images are cut into windows; None is as `WindowOptions` has it.
         threads: as in `device.prepare`.
         say: called with the result before anything is written.
         trust: see `read_checkpoint`.
@@ -55,12 +60,22 @@ def evaluate(
     """
     device.prepare("auto", threads)
     checkpoint = read_checkpoint(run, trust=trust)
-    model = load_classifier(checkpoint)
     description = checkpoint.description
     if image_size is not None:
         patch_grid(image_size, description.architecture["patch_size"])  # refuses a size that it does not divide
         size = list(pair(image_size))
         description = replace(description, architecture={**description.architecture, "image_size": size})
+    if description.kind == "segmenter":
+        options = windows or WindowOptions()
+        return evaluate_masks(
+            checkpoint, description, data, split, options, batch_size=batch_size, threads=threads, say=say
+        )
+    model = load_classifier(checkpoint)
+    if windows is not None:
+        raise ValueError(
+            f"{run} holds a classifier, which sees whole images: overlap, blend, flips and scales have no effect; "
+            "leave them out"
+        )
     several = description.thresholds is not None
     source = open_test_part(data, split, multi_label=several)
     if several and source.labels is not None:

@@ -1,4 +1,4 @@
-"""A study: one fine-tuning recipe with one setting varied, over several seeds and starts; a table and a curve.
+"""A study: one recipe, of a fine-tuning or a segmentation, with one setting varied, over several seeds and starts.
 
 Partial fine-tuning varies `trainable_blocks` (MAE, figure 9), a low-label study `labels`.
 """
@@ -13,7 +13,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from paddlemae.data.sources.output_folders import check_outside
-from paddlemae.recipe import SCRATCH, FinetuneRecipe, load_recipe, with_stored
+from paddlemae.recipe import SCRATCH, FinetuneRecipe, SegmentRecipe, load_recipe, with_stored
 from paddlemae.runs.figures import draw_study
 from paddlemae.runs.metrics import primary_of, title_of
 from paddlemae.runs.runlog import RECIPE_FILE, RESULT_FILE, is_number
@@ -29,7 +29,8 @@ STUDY_FILE = "study.json"
 CURVE_FILE = "study.png"
 
 
-Finetune = Callable[[FinetuneRecipe, Start, str | None], dict[str, Any]]
+AnyRecipe = FinetuneRecipe | SegmentRecipe
+Train = Callable[[Any, Start, str | None], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,14 @@ class Study:
     """The runs that a study compares.
 
     Args:
-        recipe: a fine-tuning recipe's name or file; None for the defaults.
+        recipe: a recipe's name or file; None for the defaults.
         overrides: its settings, the same for all.
         key: the setting that is varied.
         values: its values, each under the text that names it in folders and tables.
         seeds: of each value's runs.
         init: the pretrained run.
         scratch: whether the same is done from scratch.
+        task: of the recipe, "finetune" or "segment".
     """
 
     recipe: str | None
@@ -53,20 +55,22 @@ class Study:
     seeds: tuple[int, ...]
     init: str
     scratch: bool = False
+    task: str = "finetune"
 
     @property
     def starts(self) -> dict[str, str]:
         return {PRETRAINED: self.init, **({SCRATCH: SCRATCH} if self.scratch else {})}
 
 
-def study(plan: Study, out: Path, finetune: Finetune, *, quiet: bool = False, trust: bool = False) -> dict[str, Any]:
-    """Fine-tune once for each start, value and seed, each in a folder of its own below `out`.
+def study(plan: Study, out: Path, train: Train, *, quiet: bool = False, trust: bool = False) -> dict[str, Any]:
+    """Train once for each start, value and seed, each in a folder of its own below `out`.
 
     Runs that are finished are not repeated, and a stopped run is resumed, so that a study can be stopped at any time,
     and one more value or seed costs only its own runs.
 
     Args:
-        finetune: `tasks.finetune.finetune`, called with the recipe, the start and the run to compare with.
+        train: `tasks.finetune.finetune` or `tasks.segment.segment`, called with the recipe, the start and the run to
+            compare with.
 
     Returns:
         what `study.json` holds: `primary`, the key of the metric that is compared; under that key, for each start and
@@ -84,14 +88,14 @@ def study(plan: Study, out: Path, finetune: Finetune, *, quiet: bool = False, tr
     }
     check_outside(out, [recipe.data for recipe in recipes.values()])
     with lock_folder(out):
-        return _study(plan, recipes, out, finetune, quiet, trust)
+        return _study(plan, recipes, out, train, quiet, trust)
 
 
 def _study(
     plan: Study,
-    recipes: dict[tuple[str, str, int], FinetuneRecipe],
+    recipes: dict[tuple[str, str, int], AnyRecipe],
     out: Path,
-    finetune: Finetune,
+    train: Train,
     quiet: bool,
     trust: bool,
 ) -> dict[str, Any]:
@@ -102,7 +106,7 @@ def _study(
         if result is None:
             is_another = (folder / RECIPE_FILE).exists() and not _is_of(folder, recipe)
             start = Start(folder, quiet=True, overwrite=is_another, trust=trust)
-            result = finetune(recipe, start, plan.init)
+            result = train(recipe, start, plan.init)
         results.append((name, value, result))
         if not quiet:
             key = primary_of(result)
@@ -121,14 +125,14 @@ def _study(
     return found
 
 
-def _recipe(plan: Study, init: str, value: str, seed: int) -> FinetuneRecipe:
+def _recipe(plan: Study, init: str, value: str, seed: int) -> AnyRecipe:
     varied = {"init": init, plan.key: plan.values[value], "seed": seed}
     shared = {key: value for key, value in plan.overrides.items() if key not in varied}
-    recipe: FinetuneRecipe = load_recipe("finetune", plan.recipe, {**shared, **varied})
+    recipe: AnyRecipe = load_recipe(plan.task, plan.recipe, {**shared, **varied})
     return recipe
 
 
-def _read_result(folder: Path, recipe: FinetuneRecipe) -> dict[str, Any] | None:
+def _read_result(folder: Path, recipe: AnyRecipe) -> dict[str, Any] | None:
     """Return the result of a finished run of this very recipe; None if it is not done.
 
     Raises:
@@ -144,11 +148,11 @@ def _read_result(folder: Path, recipe: FinetuneRecipe) -> dict[str, Any] | None:
     return result
 
 
-def _is_of(folder: Path, recipe: FinetuneRecipe) -> bool:
+def _is_of(folder: Path, recipe: AnyRecipe) -> bool:
     """Return whether the run in a folder is of this recipe, with what was chosen for its images."""
-    stored = stored_recipe(folder, "finetune")
-    assert isinstance(stored, FinetuneRecipe)
-    return stored == with_stored(recipe, stored)
+    stored: Any = stored_recipe(folder, recipe.task)
+    completed: AnyRecipe = with_stored(recipe, stored)
+    return bool(stored == completed)
 
 
 def table(result: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from paddlemae.recipe import load_recipe
+from tests.support.mask_folders import write_pairs
 
 
 def test_settings_can_be_pasted_behind_a_command(paddlemae, colours: Path) -> None:
@@ -114,3 +115,13 @@ def test_recipe_mistakes_come_before_images_are_read(paddlemae, colours: Path, t
         done = paddlemae("data", "stats", colours, *arguments)
         assert done.status == 2 and done.err.count("\n") == 1 and message in done.err, done
     assert not (tmp_path / "a.yaml").exists()
+
+
+def test_pixels_of_masks_are_counted(paddlemae, tmp_path: Path) -> None:
+    write_pairs(tmp_path, ["train"])
+    done = paddlemae("data", "stats", f"{tmp_path}::classes=a,b,c", "--json", "--quiet")
+    found = json.loads(done.out)["masks"]
+    assert found["masks"] == 4 and sum(found["pixels"].values()) == 4 * 12 * 16
+    assert found["images"] == {"a": 4, "b": 4, "c": 4}
+    text = paddlemae("data", "stats", f"{tmp_path}::classes=a,b,c", "--quiet")
+    assert "a 37.50%" in text.err and "mean=" in text.out and "masks" not in text.out

@@ -170,6 +170,8 @@ def _make_map(numbered: Sequence[_Numbered], ignored: set[int | Colour], options
     colours = {each.colour: IGNORE for each in numbered if each.colour}
     colours |= {each.colour: index for index, each in enumerate(kept) if each.colour}
     colours |= {colour: IGNORE for colour in ignored if isinstance(colour, tuple)}
+    if len({each.colour for each in numbered if each.colour}) < sum(each.colour is not None for each in numbered):
+        colours = {}  # which distinguish no classes
     palette = palette_of([each.name for each in kept], [each.colour for each in kept])
     ignores_nodata = options.ignore != (NOTHING_IGNORED,)
     return ClassMap(tuple(each.name for each in kept), palette, index_of, colours or None, ignores_nodata)

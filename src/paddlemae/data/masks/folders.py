@@ -35,6 +35,11 @@ def pair_rule(files: Sequence[str], options: MaskOptions) -> PairRule:
 
 def listed_classes(root: str) -> Sequence[ListedClass] | None:
     """Return the classes that a file in a folder, or in a folder of masks in it, lists; None without one."""
+    found = class_files(root)
+    return read_class_file(found[0]) if found else None
+
+
+def class_files(root: str) -> list[str]:
+    """Return the files in a folder, and in the folders of masks in it, that list classes."""
     folders = [root, *(os.path.join(root, name) for name in sorted(os.listdir(root)) if name.lower() in MASK_FOLDERS)]
-    found = next((path for folder in folders if (path := find_class_file(folder))), None)
-    return read_class_file(found) if found else None
+    return [path for folder in folders if (path := find_class_file(folder))]

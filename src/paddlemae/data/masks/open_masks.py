@@ -6,6 +6,7 @@ from dataclasses import replace
 from paddlemae.data.masks.archives import open_mask_archive
 from paddlemae.data.masks.arrays import open_mask_arrays
 from paddlemae.data.masks.cityscapes import IGNORED_IDS, is_cityscapes, open_cityscapes
+from paddlemae.data.masks.class_file import ListedClass
 from paddlemae.data.masks.coco import find_annotations, open_coco
 from paddlemae.data.masks.folders import open_folders
 from paddlemae.data.masks.labelme import is_labelme, open_labelme
@@ -13,6 +14,7 @@ from paddlemae.data.masks.layout import MaskLayout, make_source
 from paddlemae.data.masks.lists import open_mask_list
 from paddlemae.data.masks.options import LIST_OPTIONS, MaskOptions, parse_options
 from paddlemae.data.masks.voc import is_voc, open_voc
+from paddlemae.data.pack.reader import Index, read_index
 from paddlemae.data.sources.archives import expand_braces
 from paddlemae.data.sources.folder import list_tars
 from paddlemae.data.sources.source import Source
@@ -66,5 +68,16 @@ def _open_in_folder(root: str, options: MaskOptions, split: str | None) -> MaskL
     if is_labelme(root):
         return open_labelme(root, options, split)
     if tars := list_tars(root):
-        return open_mask_archive([os.path.join(root, tar) for tar in tars], options, split, root)
+        layout = open_mask_archive([os.path.join(root, tar) for tar in tars], options, split, root)
+        index = read_index(root, os.listdir(root))
+        return replace(layout, listed=_packed_classes(index), is_fixed=True) if index else layout
     return open_folders(root, options, split)
+
+
+def _packed_classes(index: Index) -> list[ListedClass]:
+    """Return the classes of a pack's masks; a pack without masks is a ValueError."""
+    masks = next(iter(index["parts"].values())).get("masks")
+    if masks is None:
+        raise ValueError("the pack was made of images without masks; pack images with masks")
+    colours = [(int(r), int(g), int(b)) for r, g, b in masks["palette"]]
+    return [ListedClass(str(name), i, colour) for i, (name, colour) in enumerate(zip(masks["classes"], colours))]

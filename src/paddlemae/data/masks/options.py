@@ -43,7 +43,7 @@ class MaskOptions:
     skip_unpaired: bool = False
 
 
-LIST_OPTIONS = ("root", "image", "mask", "split")  # of lists, in addition
+LIST_OPTIONS = ("root", "image", "mask", "split", "group")  # of lists, in addition
 NAMES = (
     *("classes", "select", "ignore", "zero_is_background", "binary", "rgb", "mask_suffix", "images", "masks"),
     *("turn_masks", "unpaired"),

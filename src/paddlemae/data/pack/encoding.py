@@ -55,11 +55,21 @@ class Encoding:
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image file: its name's ending without the dot, its bytes; how many bytes the image took before."""
+    """An image file.
+
+    Args:
+        ending: of its name, without the dot.
+        content: its bytes.
+        bytes_before: how many bytes the image took before.
+        size: (h, w) of the file, pixels.
+        mask: the bytes of its mask, a PNG of that size; None without masks.
+    """
 
     ending: str
     content: bytes
     bytes_before: int
+    size: tuple[int, int]
+    mask: bytes | None = None
 
 
 def encode_image(stored: bytes | NDArray[Any], name: str, settings: Encoding, room: int) -> EncodedImage:
@@ -80,13 +90,19 @@ def encode_image(stored: bytes | NDArray[Any], name: str, settings: Encoding, ro
         bits = settings.bits or (16 if pixels_hwC.dtype == np.uint16 else 8)
         view = View((settings.size, settings.size), settings.channels, bits=bits)
         pixels_hwC = shrink_picture(picture, settings.size, view)
-        return EncodedImage(*_encode_pixels(pixels_hwC, settings, lossless=settings.lossless), before)
+        return EncodedImage(
+            *_encode_pixels(pixels_hwC, settings, lossless=settings.lossless), before, _size(pixels_hwC)
+        )
     if settings.bits == 8:
         pixels_hwC = convert_depth(pixels_hwC, 8)
     is_as_asked = pixels_hwC.dtype == picture.pixels_hwC.dtype
     if isinstance(stored, bytes) and is_as_asked and (ending := _ending_if_portable(stored, settings.channels)):
-        return EncodedImage(ending, stored, before)
-    return EncodedImage(*_encode_pixels(pixels_hwC, settings, lossless=True), before)
+        return EncodedImage(ending, stored, before, _size(pixels_hwC))
+    return EncodedImage(*_encode_pixels(pixels_hwC, settings, lossless=True), before, _size(pixels_hwC))
+
+
+def _size(pixels_hwC: Pixels) -> tuple[int, int]:
+    return pixels_hwC.shape[0], pixels_hwC.shape[1]
 
 
 def _ending_if_portable(content: bytes, channels: int) -> str | None:

@@ -128,8 +128,23 @@ def _targets(path: str, rows: _Rows, train_classes: tuple[str, ...]) -> Targets:
     return number_labels(labels, where, train_classes)
 
 
-def read_pairs(path: str, split: str | None, options: dict[str, str]) -> tuple[list[str], list[str], list[str]]:
-    """Return (images, masks, masks of all splits) that a list names; a mask that is missing is "".
+@dataclass(frozen=True)
+class ListedPairs:
+    """Images and masks that a list names; a mask that is missing is "".
+
+    Args:
+        every: the masks of all splits.
+        groups: of each image; None without groups.
+    """
+
+    images: list[str]
+    masks: list[str]
+    every: list[str]
+    groups: list[str] | None = None
+
+
+def read_pairs(path: str, split: str | None, options: dict[str, str]) -> ListedPairs:
+    """Return the images and masks of a split that a list names.
 
     Args:
         options: as of `open_list`, and `mask`, the column of masks.
@@ -147,7 +162,7 @@ def read_pairs(path: str, split: str | None, options: dict[str, str]) -> tuple[l
     assert rows.labels is not None
     if not rows.paths:
         raise ValueError(f"{path!r} names no images; expected an image and its mask in each line")
-    return rows.paths, rows.labels, [*every, *rows.labels]
+    return ListedPairs(rows.paths, rows.labels, [*every, *rows.labels], rows.groups)
 
 
 def read_header(path: str) -> list[str]:
@@ -157,13 +172,14 @@ def read_header(path: str) -> list[str]:
 
 def _read_csv_pairs(path: str, options: dict[str, str]) -> _Rows:
     header, rows, _ = _read_rows(path)
-    roles = {"image": IMAGE_COLUMNS, "mask": MASK_COLUMNS, "split": SPLIT_COLUMNS}
+    roles = {"image": IMAGE_COLUMNS, "mask": MASK_COLUMNS, "split": SPLIT_COLUMNS, "group": GROUP_COLUMNS}
     columns: dict[str, list[str] | None] = {}
     for role, usual in roles.items():
-        place = _find_column(path, header, role, options.get(role), usual, needed=role != "split")
+        place = _find_column(path, header, role, options.get(role), usual, needed=role in ("image", "mask"))
         columns[role] = None if place is None else [row[place].strip() for row in rows]
     splits = columns["split"]
-    return _Rows(columns["image"] or [], columns["mask"] or [], splits and [each.lower() for each in splits])
+    lower = splits and [each.lower() for each in splits]
+    return _Rows(columns["image"] or [], columns["mask"] or [], lower, columns["group"])
 
 
 def _read_line_pairs(path: str, options: dict[str, str]) -> _Rows:

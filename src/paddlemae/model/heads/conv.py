@@ -6,6 +6,7 @@ Shapes: B images, h x w patches, D width of the encoder, W channels of the head,
 from __future__ import annotations
 
 from paddlemae.engine.safe_import import F, nn, paddle
+from paddlemae.model.blocks import NORM_EPSILON
 from paddlemae.model.heads.layers import Convolution, Upsampling
 from paddlemae.model.heads.linear import HEAD_STD
 from paddlemae.model.kernels.layers import LayerNorm, Linear
@@ -19,9 +20,9 @@ class Stage(nn.Layer):
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
         self.up = Upsampling(channels, outputs)
-        self.norm1 = LayerNorm(outputs)
+        self.norm1 = LayerNorm(outputs, epsilon=NORM_EPSILON)
         self.conv = Convolution(outputs, outputs)
-        self.norm2 = LayerNorm(outputs)
+        self.norm2 = LayerNorm(outputs, epsilon=NORM_EPSILON)
 
     def forward(self, x_BhwC: paddle.Tensor) -> paddle.Tensor:
         x_BhwC = F.gelu(self.norm1(self.up(x_BhwC)))

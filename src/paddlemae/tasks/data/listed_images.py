@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from paddlemae.data.masks.holds_masks import holds_masks
+from paddlemae.data.masks.readers import mask_file_of
 from paddlemae.data.sources import MultiLabelTargets, Source, subset
+from paddlemae.data.sources.image_files import file_of
 from paddlemae.data.sources.image_groups import number_groups
 from paddlemae.data.sources.labels import as_labels, sort_names
 from paddlemae.data.sources.lists import GROUP_COLUMNS, IMAGE_COLUMNS, SPLIT_COLUMNS
 from paddlemae.data.sources.multi_labels import SEPARATOR, SETS_COLUMN, SETS_OPTION
 from paddlemae.data.sources.readers import FileReader
 from paddlemae.data.sources.string_table import StringTable
-from paddlemae.tasks.data.splits import ALL_SPLITS, open_splits, open_three_splits
+from paddlemae.tasks.data.splits import ALL_SPLITS, open_masked_splits, open_splits, open_three_splits
 
 NO_CLASS = "(no label)"
 _Classes = tuple[str, ...] | None  # of an image; None for an image without a label
@@ -33,6 +36,7 @@ class ListedImages:
         multi_label: whether an image may have any number of classes.
         groups_N: int64 [N], equal for images of a group; None without groups.
         group_names: the name of each image's group.
+        masks: the file of each image's mask; None without masks. An image then has the classes of its mask's pixels.
     """
 
     source: Source
@@ -41,6 +45,7 @@ class ListedImages:
     multi_label: bool
     groups_N: NDArray[np.int64] | None = None
     group_names: Sequence[str] | None = None
+    masks: Sequence[str] | None = None
 
     def subset(self, indices: NDArray[np.int64]) -> ListedImages:
         """Return the images at `indices`, in that order."""
@@ -48,7 +53,9 @@ class ListedImages:
         groups = None if self.groups_N is None else self.groups_N[indices]
         names = None if self.group_names is None else [self.group_names[i] for i in chosen]
         labels = [self.labels[i] for i in chosen]
-        return replace(self, source=subset(self.source, indices), labels=labels, groups_N=groups, group_names=names)
+        masks = None if self.masks is None else [self.masks[i] for i in chosen]
+        source = subset(self.source, indices)
+        return replace(self, source=source, labels=labels, groups_N=groups, group_names=names, masks=masks)
 
     def class_pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return (images, classes), a pair for each class of an image; without a label it is `len(classes)`."""
@@ -64,7 +71,11 @@ class ListedImages:
     @property
     def needs_columns(self) -> bool:
         """Return whether classes take a column of 0 and 1 each: an image has none of them, or a name has a `|`."""
-        return self.multi_label and (() in self.labels or any(SEPARATOR in name for name in self.classes))
+        return (
+            self.multi_label
+            and self.masks is None
+            and (() in self.labels or any(SEPARATOR in name for name in self.classes))
+        )
 
     def label_columns(self) -> dict[str, list[str]]:
         """Return the columns of a list that hold the labels: name -> cells; none without labels.
@@ -72,7 +83,7 @@ class ListedImages:
         Raises:
             ValueError: labels that no list can hold.
         """
-        if not self.classes:
+        if not self.classes or self.masks is not None:
             return {}
         if not self.multi_label:
             return {"label": ["".join(names or ()) for names in self.labels]}
@@ -90,6 +101,8 @@ class ListedImages:
         """Return the option behind a list's path that says which columns hold the labels; "" where none is needed."""
         if self.needs_columns:
             return f"::{SETS_OPTION}={','.join(self.classes)}"
+        if self.masks is not None:
+            return ""
         are_seen = any(len(names or ()) > 1 for names in self.labels)
         return f"::{SETS_OPTION}={SETS_COLUMN}" if self.multi_label and not are_seen else ""
 
@@ -101,6 +114,8 @@ def list_images(spec: str, split: str) -> ListedImages:
         ValueError: images that are in no files of their own, names that a list can't hold, unusable labels.
         FileNotFoundError: no such path.
     """
+    if holds_masks(spec):
+        return list_masked_images(spec, split)
     labels: dict[str, _Classes] = {}
     groups: dict[str, str] = {}
     reader: FileReader | None = None
@@ -131,10 +146,45 @@ def list_images(spec: str, split: str) -> ListedImages:
     everything = Source(spec, replace(reader, files=StringTable.of(map(os.path.abspath, labels))))
     listed = ListedImages(everything, ordered, list(labels.values()), multi_label)
     listed.label_columns()  # refused before all images are read
+    return _with_groups(listed, labels, groups)
+
+
+def _with_groups(listed: ListedImages, paths: Iterable[str], groups: Mapping[str, str]) -> ListedImages:
+    """Return images with the groups of those that have one; any other image is a group of its own."""
     if not groups:
         return listed
-    names = [groups.get(path, path) for path in labels]
+    names = [groups.get(path, path) for path in paths]
     return replace(listed, groups_N=number_groups(names)[0], group_names=names)
+
+
+def list_masked_images(spec: str, split: str) -> ListedImages:
+    """List the image files of a source with mask files, with the classes that each mask has; raises as `list_images`.
+
+    `BadMask` is raised for the first mask that can't be used.
+    """
+    labels: dict[str, _Classes] = {}
+    masks: dict[str, str] = {}
+    groups: dict[str, str] = {}
+    classes: dict[str, None] = {}
+    root = ""
+    for source in open_masked_splits(spec, split):
+        root = root or source.name
+        classes |= dict.fromkeys(source.classes)
+        for i in range(len(source)):
+            image, mask = file_of(source.reader, i), mask_file_of(source.masks.reader, i)
+            if image is None or mask is None:
+                raise ValueError(
+                    f"{spec!r} does not keep each image and mask in a file of its own, and lists name files; convert "
+                    "it to folders of images and masks"
+                )
+            masks.setdefault(os.path.abspath(image), os.path.abspath(mask))
+            labels.setdefault(os.path.abspath(image), source.masks.names(i))
+            if source.groups is not None and source.group_names is not None:
+                groups[os.path.abspath(image)] = source.group_names[int(source.groups[i])]
+    _check_paths([*labels, *masks.values()])
+    everything = Source(spec, FileReader(root if os.path.isdir(root) else ".", StringTable.of(labels)))
+    listed = ListedImages(everything, tuple(classes), list(labels.values()), True, masks=list(masks.values()))
+    return _with_groups(listed, labels, groups)
 
 
 def _check_paths(paths: Iterable[str]) -> None:

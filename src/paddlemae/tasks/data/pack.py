@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import paddlemae
+from paddlemae.data.masks.holds_masks import holds_masks
 from paddlemae.data.pack.encoding import Encoding
 from paddlemae.data.pack.reader import INDEX_FILE, PACK_FORMAT, find_file_faults, listed_files, read_index
 from paddlemae.data.pack.writer import digest_file
-from paddlemae.data.sources import Source, add_stamps
+from paddlemae.data.sources import MaskTargets, Source, add_stamps
 from paddlemae.data.sources.open import path_and_options
 from paddlemae.data.sources.output_folders import check_outside
 from paddlemae.recipe import MAX_BAD_IMAGES
@@ -21,7 +22,7 @@ from paddlemae.runs.progress import progress
 from paddlemae.runs.runlog import SKIPPED_FILE
 from paddlemae.tasks.data.pack_fill import PackSplit, ShardSize, SkippedImages, fill_shards
 from paddlemae.tasks.data.pack_journal import Journal, open_journal
-from paddlemae.tasks.data.splits import ALL_SPLITS, open_splits
+from paddlemae.tasks.data.splits import ALL_SPLITS, open_masked_parts, open_splits
 from paddlemae.train.stopping import ended_by_signals
 
 SHARD_IMAGES = "1000"
@@ -90,7 +91,7 @@ def pack(
     started = time.monotonic()
     path, _ = path_and_options(spec)
     root = path if os.path.isdir(path) else os.path.dirname(path)
-    opened = open_splits(spec, split)
+    opened = open_masked_parts(spec, split) if holds_masks(spec) else open_splits(spec, split)
     for each in opened:
         if each.is_fault:
             raise ValueError(each.unlabelled)
@@ -157,7 +158,13 @@ def _about(source: Source) -> dict[str, Any]:
         name: None if numbers is None else hashlib.sha256(numbers.astype("<i8").tobytes()).hexdigest()
         for name, numbers in (("labels", source.labels), ("groups", source.groups))
     }
-    return {"images": len(source), "classes": list(source.classes), "files": files.hexdigest(), **digests}
+    about = {"images": len(source), "classes": list(source.classes), "files": files.hexdigest(), **digests}
+    if not isinstance(source.targets, MaskTargets):
+        return about
+    for i in range(len(source)):
+        files.update(source.masks.reader.stamp(i).encode("utf-8", "surrogateescape") + b"\n")
+    masks = {"classes": list(source.classes), "palette": source.masks.palette.tolist()}
+    return about | {"classes": [], "masks": masks, "files": files.hexdigest()}
 
 
 def summarize_pack(packed: PackResult) -> str:

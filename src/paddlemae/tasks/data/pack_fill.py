@@ -1,7 +1,8 @@
 """Fill a pack's shards with a split's images, in the source's order, each as `data.pack.encoding` brings it in.
 
 The entries of an image are named by its number in the source: `000000012.jpg`; with a label `000000012.cls`, the
-class's number; and `000000012.json`: its name in the source and, where they are known, its class and group.
+class's number; with a mask `000000012.mask.png`; and `000000012.json`: its name in the source and, where they are
+known, its class and group.
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.decode.limits import parse_bytes
 from paddlemae.data.disk.errors import DataFault, check_unreadable, report_unreadable
+from paddlemae.data.masks.encode_mask import encode_mask
+from paddlemae.data.masks.survey import image_size
 from paddlemae.data.pack.encoding import EncodedImage, Encoding, encode_image
 from paddlemae.data.pack.reader import IMAGE_ENDINGS
 from paddlemae.data.pack.writer import ShardFile, size_in_tar
-from paddlemae.data.sources import Source
+from paddlemae.data.sources import MaskTargets, Source
 from paddlemae.data.workers import make_ahead, workers_for
 from paddlemae.system.atomic import append_text
 from paddlemae.tasks.data.pack_journal import Journal, Shard, shard_name
@@ -142,7 +145,11 @@ def _encode_chunk(source: Source, encoding: Encoding, numbers: range) -> list[En
     images: list[EncodedImage | UnreadableImage] = []
     for i in numbers:
         try:
-            images.append(encode_image(source.stored(i), source.describe(i), encoding, source.room(i)))
+            image = encode_image(source.stored(i), source.describe(i), encoding, source.room(i))
+            if isinstance(source.targets, MaskTargets):
+                mask = source.masks.read(i, image_size(source, i))
+                image = replace(image, mask=encode_mask(mask, image.size, source.masks.palette))
+            images.append(image)
         except UnreadableImage as fault:
             images.append(fault.without_frames())
     return images
@@ -195,6 +202,8 @@ def _entries(split: PackSplit, i: int, image: EncodedImage) -> Iterator[tuple[st
     """Yield (name, content) of an image's files."""
     source, about = split.source, dict[str, Any]()
     yield f"{i:09}.{image.ending}", image.content
+    if image.mask is not None:
+        yield f"{i:09}.mask.png", image.mask
     about["source"] = source.describe(i).removeprefix(os.path.join(split.root, ""))
     if source.labels is not None and source.labels[i] >= 0:
         yield f"{i:09}.cls", str(source.labels[i]).encode()

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from paddlemae.data.inspect.duplicates import iterate_groups
 from paddlemae.data.inspect.units import assign_units, group_firsts, join_units
+from paddlemae.data.masks.folders import class_files
+from paddlemae.data.sources.open import path_and_options
 from paddlemae.data.sources.output_folders import check_outside
 from paddlemae.system.atomic import replace_bytes
 from paddlemae.system.display_names import display_name
@@ -127,7 +129,13 @@ def write_list(result: SplitResult, out: Path) -> Path:
     """
     base, images = os.path.realpath(out), result.images
     paths = [os.path.relpath(images.source.describe(i), base) for i in range(len(images.source))]
-    columns = {"path": paths, **images.label_columns(), "split": [result.parts[part] for part in result.part_of_N]}
+    masks = {} if images.masks is None else {"mask": [os.path.relpath(mask, base) for mask in images.masks]}
+    columns = {
+        "path": paths,
+        **masks,
+        **images.label_columns(),
+        "split": [result.parts[part] for part in result.part_of_N],
+    }
     names = _unit_names(result)
     if images.groups_N is not None or len(names) < len(result.units_N):
         columns["group"] = [names[unit] for unit in result.units_N]
@@ -135,8 +143,27 @@ def write_list(result: SplitResult, out: Path) -> Path:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(zip(*columns.values()))
+    if masks and (class_file := _class_file(result.spec)):
+        replace_bytes(out / os.path.basename(class_file), Path(class_file).read_bytes())
     replace_bytes(out / LIST_FILE, text.getvalue().encode("utf-8", "surrogateescape"))
     return out / LIST_FILE
+
+
+def _class_file(spec: str) -> str | None:
+    """Return the class list of images with masks, which the list needs next to it."""
+    root, options = path_and_options(spec)
+    folder = root if os.path.isdir(root) else os.path.dirname(root) or "."
+    return None if "classes" in options else next(iter(class_files(folder)), None)
+
+
+def _mask_options(spec: str) -> str:
+    """Return the options of masks behind a source's name, which its list needs too."""
+    _, options = path_and_options(spec)
+    kept = {name: value for name, value in options.items() if name in ("rgb", "ignore", "zero_is_background", "binary")}
+    if (classes := options.get("classes")) is not None:
+        kept["classes"] = os.path.abspath(classes) if os.path.isfile(classes) else classes
+    kept |= {name: options[name] for name in ("select", "turn_masks") if name in options}
+    return "".join(f"::{name}={value}" for name, value in kept.items())
 
 
 def _unit_names(result: SplitResult) -> list[str]:
@@ -158,8 +185,10 @@ def summarize(result: SplitResult, path: Path) -> str:
     if result.unreadable:
         name, reason = next(iter(result.unreadable.items()))
         lines.append(f"left out: {len(result.unreadable):,} unreadable images, first {name!r}: {reason}")
-    data = shlex.quote(f"{path}{result.images.label_option()}")
-    use = f"finetune --init RUN --data {data} --out NEW_RUN" if result.images.classes else f"pretrain --data {data}"
+    has_masks = result.images.masks is not None
+    data = shlex.quote(f"{path}{_mask_options(result.spec) if has_masks else result.images.label_option()}")
+    task = "segment" if has_masks else "finetune"
+    use = f"{task} --init RUN --data {data} --out NEW_RUN" if result.images.classes else f"pretrain --data {data}"
     lines += [
         f"wrote {path}",
         f"check it:  paddlemae data check {data}",

@@ -52,6 +52,27 @@ def _open_present(spec: str, names: Sequence[str], multi_label: bool) -> list[Op
     return opened
 
 
+def open_masked_splits(spec: str, split: str) -> list[Source]:
+    """Return the sources of `open_masked_parts`."""
+    return [part.source for part in open_masked_parts(spec, split)]
+
+
+def open_masked_parts(spec: str, split: str) -> list[OpenedSplit]:
+    """Open a split of images with masks: train, test, or all: those of train, val and test that there are."""
+    if split not in (*SPLIT_NAMES, ALL_SPLITS):
+        raise ValueError(f"--split must be {', '.join(SPLIT_NAMES)} or {ALL_SPLITS}; got {split!r}")
+    opened: list[OpenedSplit] = []
+    missing: MissingSplit | None = None
+    for name in ("train", VAL_ONLY, TEST_ONLY) if split == ALL_SPLITS else (split,):
+        try:
+            opened.append(OpenedSplit(name.removesuffix("-only"), open_source(spec, name, masks=True), None))
+        except MissingSplit as fault:
+            missing = fault
+    if not opened and missing:
+        raise missing
+    return opened
+
+
 def open_split(spec: str, split: str | None, name: str, *, multi_label: bool = False) -> OpenedSplit:
     """Open a split of a source under a name, without labels if it has none."""
     try:

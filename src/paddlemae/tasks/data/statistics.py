@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from paddlemae.data.inspect.statistics import (
     needs_bits,
     recipe_values,
 )
-from paddlemae.data.sources import open_source
+from paddlemae.data.masks.holds_masks import holds_masks
+from paddlemae.data.masks.survey import survey_masks
+from paddlemae.data.sources import BadMask, SourceNote, open_source
+from paddlemae.data.sources.mask_folders import MASKS_LEFT_OUT
 from paddlemae.data.workers import workers_for
 from paddlemae.recipe import build_recipe, recipe_content
 from paddlemae.runs.progress import progress
@@ -47,7 +51,9 @@ def measure_source(
         raise ValueError(f"--split must be one of {', '.join(SPLIT_OPTIONS)}; got {split!r}")
     if bits not in (None, 8, 16):
         raise ValueError(f"--bits must be 8 or 16; got {bits}")
-    source = open_source(spec, SPLIT_OPTIONS[split])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", f".*{MASKS_LEFT_OUT}", SourceNote)  # `count_mask_pixels` looks at them
+        source = open_source(spec, SPLIT_OPTIONS[split])
     named = 0
 
     def name(fault: Exception) -> None:
@@ -62,6 +68,36 @@ def measure_source(
     if flat := constant_channels(statistics):
         print(f"note: nothing varies in channel {flat}, and recipes refuse a std of 0", file=sys.stderr)
     return statistics
+
+
+def count_mask_pixels(spec: str, split: str, workers: int | None, quiet: bool) -> dict[str, Any] | None:
+    """Count the pixels of each class in the masks that `spec` has; None without masks.
+
+    Returns:
+        {"masks": number, "pixels": {class: number}, "images": {class: number of masks with it}, "ignored": pixels}.
+    Raises:
+        BadMask: the first mask that can't be used.
+    """
+    if not holds_masks(spec):
+        return None
+    source = open_source(spec, SPLIT_OPTIONS[split], masks=True)
+    with progress("masks", len(source), show=not quiet) as show:
+        looks = survey_masks(source, workers=workers_for(len(source), workers), on_masks=show)
+    if looks.faults:
+        raise BadMask(next(iter(looks.faults.values())))
+    return {
+        "masks": len(source),
+        "pixels": dict(zip(source.classes, looks.pixels.tolist())),
+        "images": dict(zip(source.classes, looks.images.tolist())),
+        "ignored": int(looks.pixels_NK[:, -1].sum()),
+    }
+
+
+def describe_mask_pixels(found: dict[str, Any]) -> str:
+    """Format the result of `count_mask_pixels` as text."""
+    total = max(1, sum(found["pixels"].values()))
+    shares = ", ".join(f"{display_name(name, 40)} {count / total:.2%}" for name, count in found["pixels"].items())
+    return f"masks: {shares} of the counted pixels; {found['ignored'] / (total + found['ignored']):.2%} ignored"
 
 
 def load_base(recipe: str | None, out: Path | None, overwrite: bool) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -72,11 +72,23 @@ class MapEvaluation:
         return {**segmentation_result(self.answers, classes, primary), "eval_loss": self.loss}
 
     def show(self, run: Path, source: Source, view: View, title: str, caption: str) -> None:
-        """Draw the confusion matrix of a run."""
+        """Draw the confusion matrix and the metrics of each class of a run."""
+        with optional("the metrics of each class"):
+            show_classes(run, self.result(source.classes, SEGMENTATION.primary)["per_class"], title)
         with optional("the confusion matrix"):
             content = {"source": title, "classes": list(source.classes), "unit": "pixels"}
             write_exhibit(run, "confusion", {**content, **self.confusion.as_json()})
             draw_confusion(run / FIGURES / self.picture, self.confusion, source.classes, caption)
+
+
+def show_classes(run: Path, per_class: Mapping[str, Any], title: str) -> None:
+    """Write the metrics of each class for the report; `per_class` is a result's."""
+    keys = ("pixels", "iou", "dice", "boundary_f1", "recall", "precision")
+    rows = [
+        {"name": name, **{key: one[key] for key in keys}, "interval": one["intervals"]["iou"]}
+        for name, one in per_class.items()
+    ]
+    write_exhibit(run, "classes", {"source": title, "rows": rows})
 
 
 class MapAnswer(NamedTuple):
