@@ -24,7 +24,7 @@ html_use_index = False
 
 # The order of reading. Not in index.md, where GitHub would show it as a block of code.
 PAGES = {
-    "Start": ["first-hour", "data", "data-faults", "reading-fast", "glossary"],
+    "Start": ["first-hour", "data", "data-faults", "reading-fast", "segmentation-data", "glossary"],
     "Train": ["auto", "plan", "recipes", "settings", "finetune", "segment", "runs", "processes"],
     "Look": ["reconstruct", "evaluate", "features", "predict"],
     "Use elsewhere": ["weights", "weights-safety", "export", "python"],

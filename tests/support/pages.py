@@ -12,7 +12,8 @@ from tests.support.paths import ROOT
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 # use no run of others
-ALONE = [page for page in PAGES if page.name in ("data.md", "plan.md", "reading-fast.md", "recipes.md")]
+ALONE_NAMES = ("data.md", "plan.md", "reading-fast.md", "recipes.md", "segmentation-data.md")
+ALONE = [page for page in PAGES if page.name in ALONE_NAMES]
 FENCE = re.compile(r"(?:^<!-- not run: (.+?) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

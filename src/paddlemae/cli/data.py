@@ -65,7 +65,7 @@ def stats(
     base = task.load_base(recipe, out, overwrite)
     channels, bits = task.choose_channels(base, channels, bits)
     found = task.measure_source(path, split=split, channels=channels, bits=bits, workers=workers, quiet=quiet)
-    masks = task.count_mask_pixels(path, split, quiet)
+    masks = task.count_mask_pixels(path, split, workers, quiet)
     content = asdict(found) | ({"masks": masks} if masks else {})
     print(json.dumps(content, indent=2) if as_json else found.settings)
     if masks and not as_json:

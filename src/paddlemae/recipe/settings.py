@@ -58,8 +58,8 @@ SIZE = "patch size, width, depth and heads by name: " + SIZE_NAMES + "; the sett
 CROP_SCALE = "smallest and largest area of a random crop, as a share of the image; null: no crop"
 FLIP = "mirror half of the training views left to right"
 DATA = (
-    "images, as with `--data`: a folder, list, archive, shards, table or arrays, or `digits`; `::max_image_bytes=2GB` "
-    "after the path raises the memory limit of one image, 500 MB"
+    "images, as with `--data`: a folder, list, archive, shards, table or arrays, `digits` or `digit-scenes`; "
+    "`::max_image_bytes=2GB` after the path raises the memory limit of one image, 500 MB"
 )
 MEAN = (
     "mean of each channel, of pixels in [0, 1]; null is that of the initial weights, else ImageNet's for 3 channels "

@@ -8,6 +8,7 @@ from PIL import Image
 
 from paddlemae.data.masks.palette import VOC_COLOURS
 from paddlemae.data.masks.shapes import decode_runs, fill_polygon
+from paddlemae.data.masks.survey import image_size
 from paddlemae.data.sources import IGNORE, BadMask, MissingSplit, Source, SourceNote, open_source
 from tests.support.mask_folders import save, scene, write_pairs
 from tests.support.mask_layouts import COUNTS, NAMES, SIZE, WRITERS, scenes, write_colours, write_shards, write_voc
@@ -63,6 +64,26 @@ def test_geotiff_nodata_is_ignored(tmp_path: Path) -> None:
         mask, ids = source.masks.read(number, SIZE), scene(number)[1]
         assert mask[0, 0] == IGNORE
         np.testing.assert_array_equal(mask.ravel()[1:], ids.ravel()[1:])
+
+
+def test_pixels_without_data_in_the_image_are_ignored(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    image, ids = scene(0)
+    bands = np.concatenate([image, image], axis=2).astype(np.uint16) + np.uint16(1)
+    bands[2:4, 3] = 0
+    bands[5, 5, 0] = 0  # one band alone
+    (tmp_path / "images").mkdir()
+    tag = (42113, "s", 0, "0", True)
+    tifffile.imwrite(tmp_path / "images" / "0.tif", bands, extratags=[tag], photometric="minisblack", planarconfig=1)
+    save(tmp_path / "masks" / "0.png", ids)
+    source = open_source(str(tmp_path), masks=True)
+    assert image_size(source, 0) == SIZE
+    mask = source.masks.read(0, SIZE)
+    expected = ids.astype(np.int16)
+    expected[2:4, 3] = IGNORE
+    np.testing.assert_array_equal(mask, expected)
+    kept = open_source(f"{tmp_path}::ignore=none", masks=True).masks.read(0, SIZE)
+    np.testing.assert_array_equal(kept, ids)
 
 
 def test_polygons_hold_the_pixels_whose_centres_are_inside() -> None:

@@ -51,6 +51,7 @@ _SEPARATE = 2  # planar configuration
 _OLD_JPEG = 6  # compression
 _HEIGHT, _WIDTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 257, 256, 258, 259, 262, 277, 284  # tags
 _TILE_WIDTH, _TILE_HEIGHT, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 322, 323, 338, 339
+_ORIENTATION, _NODATA = 274, 42113  # the second as GDAL writes it
 _GEO = (33550, 33922, 34264, 34735)  # pixel scale, tie points, transform, keys of a GeoTIFF
 _HAS_TIFFFILE = importlib.util.find_spec("tifffile") is not None
 
@@ -115,6 +116,22 @@ def read_tiff_form(file: IO[bytes]) -> TiffForm:
 def is_geotiff(file: IO[bytes]) -> bool:
     """Return whether a TIFF says where on the earth it is. Raises nearly any exception, of a file that is no TIFF."""
     return any(tag in _tags(file) for tag in _GEO)
+
+
+def read_tiff_size(file: IO[bytes]) -> tuple[int, int]:
+    """Return (H, W) of a TIFF's first page, upright; Pillow raises nearly any error of a damaged file."""
+    tags = _tags(file)
+    height, width = _first(tags, _HEIGHT, 0), _first(tags, _WIDTH, 0)
+    return (width, height) if _first(tags, _ORIENTATION, 1) >= 5 else (height, width)
+
+
+def read_nodata(file: IO[bytes]) -> int | None:
+    """Return the whole number that a GeoTIFF names for "no data"; None without one. Errors as `read_tiff_size`."""
+    text = str(_tags(file).get(_NODATA, "")).strip(" \0")
+    try:
+        return int(float(text))
+    except (ValueError, OverflowError):  # "nan" too
+        return None
 
 
 def _tags(file: IO[bytes], after: int | None = None) -> ImageFileDirectory_v2:

@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from paddlemae.data.masks.class_file import ListedClass
 from paddlemae.data.masks.find_classes import find_classes
+from paddlemae.data.masks.image_nodata import TIFF, NodataMasks
 from paddlemae.data.masks.options import MaskOptions
 from paddlemae.data.masks.readers import ClassMasks, MaskFiles, RawMasks
 from paddlemae.data.masks.select_classes import select_classes
 from paddlemae.data.sources.readers import FileReader, Reader
-from paddlemae.data.sources.source import MaskTargets, Source
+from paddlemae.data.sources.source import MaskReader, MaskTargets, Source
 from paddlemae.data.sources.string_table import StringTable
 
 
@@ -60,6 +61,10 @@ def make_source(layout: MaskLayout, options: MaskOptions) -> Source:
     """Return the source of a layout; raises as `find_classes` and `select_classes`."""
     listed = layout.listed if layout.is_fixed else options.classes or layout.listed
     class_map = find_classes(listed, layout.every, options, repr(layout.name))
-    targets = MaskTargets(class_map.classes, class_map.palette, ClassMasks(layout.masks, class_map))
+    masks: MaskReader = ClassMasks(layout.masks, class_map)
+    files = layout.reader.files if class_map.ignores_nodata and isinstance(layout.reader, FileReader) else ()
+    if isinstance(layout.reader, FileReader) and any(name.lower().endswith(TIFF) for name in files):
+        masks = NodataMasks(masks, layout.reader.root, layout.reader.files)
+    targets = MaskTargets(class_map.classes, class_map.palette, masks)
     source = Source(layout.name, layout.reader, targets, *(layout.groups or ()))
     return select_classes(source, options.select) if options.select else source

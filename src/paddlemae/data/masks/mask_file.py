@@ -17,13 +17,13 @@ from paddlemae.data.decode.limits import MAX_IMAGE_BYTES, check_room
 from paddlemae.data.decode.multichannel import ARRAY_START, read_array
 from paddlemae.data.decode.orientation import read_orientation, turn_upright
 from paddlemae.data.decode.pillow import open_with_pillow
+from paddlemae.data.decode.tiff import TIFF_STARTS, read_nodata
 from paddlemae.data.disk.retry import retry_read
 from paddlemae.data.sources.source import BadMask
 
 EXTENSIONS = (".bmp", ".gif", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp", ".npy")
 LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif")
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
-_NODATA = 42113  # the tag of a GeoTIFF, as GDAL writes it
 _COLOUR_MODES = ("RGB", "RGBA", "PA", "LA")
 _WEBP_LOSSLESS = b"VP8L"
 
@@ -89,21 +89,10 @@ def _decode_with_pillow(image: Image.Image, content: bytes) -> StoredMask:
         palette = np.frombuffer(bytes(image.palette.tobytes()), np.uint8)
         palette = palette[: len(palette) // 3 * 3].reshape(-1, 3) if image.palette.mode == "RGB" else None
     values = np.asarray(image.convert("RGB") if image.mode in _COLOUR_MODES else image)
-    nodata = _read_nodata(image)
+    nodata = read_nodata(io.BytesIO(content)) if content.startswith(TIFF_STARTS) else None
     if values.dtype.kind == "f":
         values = _whole_numbers(values, nodata)
     return StoredMask(turn_upright(values, read_orientation(image)), palette, nodata)
-
-
-def _read_nodata(image: Image.Image) -> int | None:
-    """Return the whole number that a GeoTIFF names for "no data"; None without one."""
-    if image.format != "TIFF":
-        return None
-    text = str(image.tag_v2.get(_NODATA, "")).strip(" \0")  # type: ignore[attr-defined]
-    try:
-        return int(float(text))
-    except (ValueError, OverflowError):  # "nan" too
-        return None
 
 
 def _whole_numbers(values_HW: NDArray[Any], nodata: int | None) -> NDArray[np.int64]:

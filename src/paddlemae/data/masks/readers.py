@@ -11,6 +11,7 @@ from paddlemae.data.decode.orientation import read_orientation, turn_upright
 from paddlemae.data.decode.pillow import open_with_pillow
 from paddlemae.data.masks.class_map import ClassMap
 from paddlemae.data.masks.colours import rgb_to_ids
+from paddlemae.data.masks.image_nodata import NodataMasks
 from paddlemae.data.masks.mask_file import StoredMask, read_mask_file
 from paddlemae.data.sources.readers import file_stamp
 from paddlemae.data.sources.source import Mask, MaskReader, SubsetMasks
@@ -76,6 +77,8 @@ def mask_file_of(reader: MaskReader, i: int) -> str | None:
     """Return the path of mask i's own file; None where it is part of another file, or drawn."""
     if isinstance(reader, SubsetMasks):
         return mask_file_of(reader.whole, int(reader.indices[i]))
+    if isinstance(reader, NodataMasks):
+        return mask_file_of(reader.whole, i)
     if isinstance(reader, ClassMasks) and isinstance(reader.stored, MaskFiles):
         return reader.describe(i)
     return None

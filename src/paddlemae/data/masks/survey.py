@@ -1,10 +1,12 @@
 """Look at masks: their sizes against the images', their values, and how often each class comes.
 
-Shapes: N masks that were looked at, K classes.
+Shapes: N masks, K classes.
 """
 
+import contextlib
+import functools
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +17,9 @@ from paddlemae.data.decode.multichannel import ARRAY_START, read_array_header
 from paddlemae.data.decode.orientation import read_orientation
 from paddlemae.data.decode.pillow import open_with_pillow
 from paddlemae.data.decode.pixel_format import is_channels_first
+from paddlemae.data.decode.tiff import TIFF_STARTS, read_tiff_size
 from paddlemae.data.sources.source import BadMask, Source
+from paddlemae.data.workers import make_ahead
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +27,10 @@ class MaskSurvey:
     """What masks hold.
 
     Args:
-        indices: int64 [N], which images of the source.
         pixels_NK: int64 [N, K + 1], pixels of each class, ignored ones last; zeros for a mask that can't be used.
-        faults: number in the source -> why the mask can't be used.
+        faults: number of an image -> why the mask can't be used.
     """
 
-    indices: NDArray[np.int64]
     pixels_NK: NDArray[np.int64]
     faults: dict[int, str] = field(default_factory=dict)
 
@@ -49,9 +51,9 @@ class MaskSurvey:
 
     @property
     def all_ignored(self) -> list[int]:
-        """Return the numbers, in the source, of masks whose pixels are all ignored."""
+        """Return the numbers of masks whose pixels are all ignored."""
         is_ignored = (self.pixels_NK[:, -1] > 0) & (self.pixels_NK[:, :-1].sum(axis=1) == 0)
-        return self.indices[is_ignored].tolist()
+        return np.flatnonzero(is_ignored).tolist()
 
 
 def image_size(source: Source, i: int) -> tuple[int, int]:
@@ -62,6 +64,8 @@ def image_size(source: Source, i: int) -> tuple[int, int]:
     try:
         if stored.startswith(ARRAY_START):
             return _size_of_array(read_array_header(io.BytesIO(stored))[0])
+        if stored.startswith(TIFF_STARTS):
+            return read_tiff_size(io.BytesIO(stored))
         with open_with_pillow(io.BytesIO(stored)) as image:
             (width, height), orientation = image.size, read_orientation(image)
             return (width, height) if orientation >= 5 else (height, width)
@@ -73,25 +77,32 @@ def _size_of_array(shape: tuple[int, ...]) -> tuple[int, int]:
     return (shape[1], shape[2]) if len(shape) == 3 and is_channels_first(shape, 3) else (shape[0], shape[1])
 
 
-def survey_masks(
-    source: Source, indices: Sequence[int] | None = None, on_masks: Callable[[int], None] | None = None
-) -> MaskSurvey:
-    """Read masks and compare them with their images.
+def survey_masks(source: Source, *, workers: int = 0, on_masks: Callable[[int], None] | None = None) -> MaskSurvey:
+    """Read every mask and compare it with its image.
 
     Args:
-        indices: numbers of the images to look at; None for all.
+        workers: processes that read; 0 reads here.
         on_masks: called with the number of masks seen so far.
     """
-    chosen = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
-    looks = MaskSurvey(chosen, np.zeros((len(chosen), len(source.classes) + 1), np.int64))
-    for place, i in enumerate(chosen.tolist()):
-        try:
-            mask = source.masks.read(i, image_size(source, i))
-            looks.pixels_NK[place] = np.roll(np.bincount(mask.ravel() + 1, minlength=len(source.classes) + 1), -1)
-        except BadMask as fault:
-            looks.faults[i] = str(fault)
-        except UnreadableImage:  # images have checks of their own
-            pass
-        if on_masks:
-            on_masks(place + 1)
+    looks = MaskSurvey(np.zeros((len(source), len(source.classes) + 1), np.int64))
+    with contextlib.closing(make_ahead(functools.partial(_look, source), range(len(source)), workers)) as made:
+        for i, found in enumerate(made):
+            if isinstance(found, str):
+                looks.faults[i] = found
+            else:
+                looks.pixels_NK[i] = found
+            if on_masks:
+                on_masks(i + 1)
     return looks
+
+
+def _look(source: Source, i: int) -> NDArray[np.int64] | str:
+    """Return the pixels of each class in a mask, ignored ones last, or why it can't be used."""
+    count = len(source.classes) + 1
+    try:
+        mask = source.masks.read(i, image_size(source, i))
+        return np.roll(np.bincount(mask.ravel() + 1, minlength=count), -1)
+    except BadMask as fault:
+        return str(fault)
+    except UnreadableImage:  # images have checks of their own
+        return np.zeros(count, np.int64)

@@ -75,7 +75,7 @@ def check(
     if test is None and holds_masks(spec):
         notes = [text for text in notes if MASKS_LEFT_OUT not in text]
         with collect_notes() as mask_notes:
-            parts = check_parts(spec, [split.name for split in splits], quiet=quiet)
+            parts = check_parts(spec, [split.name for split in splits], workers=workers, quiet=quiet)
         notes += mask_notes
     else:
         parts = []

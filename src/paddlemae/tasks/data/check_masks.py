@@ -18,6 +18,7 @@ from paddlemae.data.masks.pairs import UnpairedFiles
 from paddlemae.data.masks.survey import MaskSurvey, survey_masks
 from paddlemae.data.sources import BadMask, MissingSplit, Source, open_source
 from paddlemae.data.sources.splits import TEST_ONLY, VAL_ONLY
+from paddlemae.data.workers import workers_for
 from paddlemae.runs.contact_sheet import TILE, Block
 from paddlemae.runs.progress import progress
 from paddlemae.system.display_names import display_name
@@ -64,21 +65,22 @@ class MaskPart:
         return [name for name, count in zip(self.source.classes, self.looks.images.tolist()) if not count]
 
 
-def check_parts(spec: str, splits: Sequence[str], *, quiet: bool) -> list[MaskPart]:
+def check_parts(spec: str, splits: Sequence[str], *, workers: int | None, quiet: bool) -> list[MaskPart]:
     """Read every mask of the splits that a source has.
 
     Args:
         spec: as `open_source` takes it.
         splits: "train", "val", "test".
+        workers: processes that read; None is one a core where the masks are many.
     """
     parts = []
     for name in splits:
         with contextlib.suppress(MissingSplit):
-            parts.append(_check_part(spec, name, quiet))
+            parts.append(_check_part(spec, name, workers, quiet))
     return parts
 
 
-def _check_part(spec: str, name: str, quiet: bool) -> MaskPart:
+def _check_part(spec: str, name: str, workers: int | None, quiet: bool) -> MaskPart:
     split = {"val": VAL_ONLY, "test": TEST_ONLY}.get(name, name)
     lonely_images: tuple[str, ...] = ()
     lonely_masks: tuple[str, ...] = ()
@@ -93,7 +95,7 @@ def _check_part(spec: str, name: str, quiet: bool) -> MaskPart:
     except ValueError as fault:
         return MaskPart(name, None, None, str(fault), lonely_images, lonely_masks)
     with progress("masks", len(source), show=not quiet) as show:
-        looks = survey_masks(source, on_masks=show)
+        looks = survey_masks(source, workers=workers_for(len(source), workers), on_masks=show)
     return MaskPart(name, source, looks, None, lonely_images, lonely_masks)
 
 
@@ -189,7 +191,7 @@ def _class_blocks(part: MaskPart, channels: int) -> Iterator[Block]:
         pixels_N = part.looks.pixels_NK[:, number]
         largest = [place for place in np.argsort(-pixels_N, kind="stable")[:MOST_EXAMPLES] if pixels_N[place]]
         swatch = np.broadcast_to(part.source.masks.palette[number], (_SWATCH, _SWATCH, 3))
-        shown = [_overlaid(part.source, int(part.looks.indices[place]), channels) for place in largest]
+        shown = [_overlaid(part.source, int(place), channels) for place in largest]
         text = f"{display_name(name, 30)}: {pixels_N.sum() / total:.2%}"
         yield Block(text, [swatch, *(each for each in shown if each is not None)])
 

@@ -70,7 +70,7 @@ def measure_source(
     return statistics
 
 
-def count_mask_pixels(spec: str, split: str, quiet: bool) -> dict[str, Any] | None:
+def count_mask_pixels(spec: str, split: str, workers: int | None, quiet: bool) -> dict[str, Any] | None:
     """Count the pixels of each class in the masks that `spec` has; None without masks.
 
     Returns:
@@ -82,7 +82,7 @@ def count_mask_pixels(spec: str, split: str, quiet: bool) -> dict[str, Any] | No
         return None
     source = open_source(spec, SPLIT_OPTIONS[split], masks=True)
     with progress("masks", len(source), show=not quiet) as show:
-        looks = survey_masks(source, on_masks=show)
+        looks = survey_masks(source, workers=workers_for(len(source), workers), on_masks=show)
     if looks.faults:
         raise BadMask(next(iter(looks.faults.values())))
     return {
