@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from paddlemae.data.batches import whole_scenes
 from paddlemae.data.sources import BadMask
+from paddlemae.data.views.scenes import SceneView
 from paddlemae.recipe import SegmentRecipe, load_recipe
 from paddlemae.report.write_report import write_report
 from paddlemae.runs.exhibit_files import read_exhibit
@@ -22,6 +24,7 @@ from paddlemae.tasks.study import Study, study, table
 from paddlemae.tasks.training.evaluate_masks import WindowOptions
 from paddlemae.tasks.training.evaluate_segmenter import evaluate_segmenter
 from paddlemae.tasks.training.mask_splits import open_mask_test_part
+from paddlemae.tasks.training.patch_cache import scene_windows
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.tasks.training.segmentation_setup import prepare
 from paddlemae.train.checkpoint_folders import find_checkpoint
@@ -115,6 +118,29 @@ def test_a_frozen_encoder_stays_as_it_was(recipe, pretrained, tmp_path) -> None:
     assert logged[-1]["task"] == "segment" and logged[-1]["protocol"]["frozen"] and logged[-1]["start"] == "pretrained"
 
 
+@pytest.mark.parametrize("head", ["linear", "conv"])
+def test_a_head_is_trained_on_features_computed_once(recipe, pretrained, tmp_path, monkeypatch, head: str) -> None:
+    shutil.copytree(pretrained, tmp_path / "start")
+    shape = [f"head={head}", "head_width=8"] if head == "conv" else []
+    start = [f"init={tmp_path / 'start'}", "frozen=true", "cached=true", *shape]
+    learning = [*REPEATABLE, "steps=40", "epochs=16", "base_lr=3", "evaluate_every=8"]
+    chosen = recipe(*start, *learning)
+    result = segment(chosen, Start(tmp_path / "whole", quiet=True))
+    assert result["miou"] > result["majority"]["miou"]
+    stopped_and_resumed(segment, chosen, tmp_path / "parts", [13], monkeypatch)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts", least=2)
+
+
+def test_windows_cover_an_image_once(scenes) -> None:
+    source = open_mask_test_part(str(scenes), "test")
+    (scene, *_) = whole_scenes(source, 3, 8)
+    view = SceneView((12, 16), 3)
+    windows = list(scene_windows(scene, view))
+    assert len(windows) == 4 and all(image.shape == (3, 12, 16) for image, _ in windows)
+    rows = [np.concatenate([windows[2 * row + column][1] for column in (0, 1)], axis=1) for row in (0, 1)]
+    assert (np.concatenate(rows) == scene.mask).all()
+
+
 @pytest.mark.parametrize("labels", ["4", "50%"])
 def test_few_masks_are_part_of_more(recipe, labels: str) -> None:
     few = prepare(recipe(f"labels={labels}", "validation=0")).splits.train
@@ -192,6 +218,7 @@ def test_an_ignored_image_is_counted_and_gives_no_nan(scenes, recipe, tmp_path) 
     ("overrides", "message"),
     [
         (["frozen=true"], "frozen=true needs pretrained weights"),
+        (["cached=true"], "cached=true needs frozen=true"),
         (["cache=packs"], "segment takes none"),
         (["labels=5/class"], "pixels of several classes"),
         (["class_weights=[1,2]"], "class_weights needs a weight for each of the 3 classes"),

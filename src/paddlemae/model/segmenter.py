@@ -78,6 +78,15 @@ class Segmenter(nn.Layer):
             return to_pixels(self.head(maps[0]), size), None
         return to_pixels(self.head(maps), size), to_pixels(self.auxiliary(maps), size)
 
+    def patch_features(self, images_BCHW: paddle.Tensor) -> paddle.Tensor:
+        """Return what a head without taps reads of images: the patch tokens behind the last norm, [B, h, w, D]."""
+        assert not self.taps
+        return self._maps(images_BCHW, None)[0]
+
+    def logits_of(self, map_BhwD: paddle.Tensor, size: Any) -> paddle.Tensor:
+        """Return logits [B, K, H, W] of a size (H, W) from `patch_features`."""
+        return to_pixels(self.head(map_BhwD), size)
+
     def _maps(self, images_BCHW: paddle.Tensor, path_noise: np.ndarray | None) -> list[paddle.Tensor]:
         """Return the maps that the head reads, [B, h, w, D] each: the last one, or a pyramid of those of the taps."""
         size = images_BCHW.shape[2:]

@@ -127,6 +127,10 @@ class SegmentRecipe(BaseModel):
     mean: Mean | None = setting(None, MEAN)
     std: Std | None = setting(None, STD)
     frozen: bool = setting(False, "train the head alone, on the features of the pretrained encoder")
+    cached: bool = setting(
+        False,
+        "with `frozen=true`: compute features of each image once, in windows without augmentation; not for `upernet`",
+    )
     layer_decay: ShareOrAll = setting(0.75, LAYER_DECAY)
     ema_decay: Share | None = setting(None, EMA_DECAY)
     betas: tuple[Share, Share] = setting((0.9, 0.999), BETAS)
@@ -166,4 +170,6 @@ class SegmentRecipe(BaseModel):
             raise ValueError("mean=auto requires init=scratch; pretrained weights come with their own mean and std")
         if self.frozen and self.init == SCRATCH:
             raise ValueError("frozen=true needs pretrained weights; name a run with --init, or set frozen=false")
+        if self.cached and (not self.frozen or self.model.head == "upernet"):
+            raise ValueError("cached=true needs frozen=true and head=linear or head=conv; leave it out, or set these")
         return self

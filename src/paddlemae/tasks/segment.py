@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from paddlemae.data.sources import Source
+from paddlemae.data.views.scenes import SceneView
 from paddlemae.engine.safe_import import nn
 from paddlemae.model.blocks import activations_of
 from paddlemae.recipe import SegmentRecipe
@@ -15,6 +16,7 @@ from paddlemae.tasks.training.dry_run import model_text, schedule_plan, step_byt
 from paddlemae.tasks.training.evaluate_segmenter import evaluate_segmenter
 from paddlemae.tasks.training.memory_trial import memory_plan
 from paddlemae.tasks.training.optional_output import optional
+from paddlemae.tasks.training.patch_cache import cached_batches, cached_loss, compute_patches
 from paddlemae.tasks.training.resolve import resolve, statistics_plan
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.tasks.training.scene_exhibits import show_scenes
@@ -22,7 +24,8 @@ from paddlemae.tasks.training.segmentation import MapEvaluation
 from paddlemae.tasks.training.segmentation_loss import loss_function
 from paddlemae.tasks.training.segmentation_setup import build, choose_defaults, open_inputs
 from paddlemae.tasks.training.skipped_images import SkippedImages
-from paddlemae.tasks.training.supervised import Method, train_and_test
+from paddlemae.tasks.training.supervised import Batches, Method, train_and_test
+from paddlemae.train.checkpoint import TrainState
 from paddlemae.weights.model_folder import Description
 
 
@@ -67,10 +70,24 @@ def _segment(recipe: SegmentRecipe, start: Start, compared_run: str | None) -> d
         with optional("the pictures of predictions"):
             show_scenes(start.out, model, parts.description, held_out, windows, tested, f"test part, {held_out.name}")
 
+    def batches(state: TrainState, on_skip: SkippedImages) -> Batches:
+        assert isinstance(parts.view, SceneView)
+        train = parts.splits.train
+        table = compute_patches(model, parts.description, train, parts.view, training.batch_size, on_skip)
+        start.say(f"computed the features of {len(table.masks_NHW):,} windows of {table.images:,} images")
+        return cached_batches(table, recipe, state, start.ranks)
+
+    weights = parts.class_weights
     method = Method(
-        loss_fn=loss_function(recipe, parts.description, parts.class_weights),
+        loss_fn=cached_loss(recipe, weights) if recipe.cached else loss_function(recipe, parts.description, weights),
+        batches=batches if recipe.cached else None,
         evaluate=evaluate,
-        protocol=dict(labels=recipe.labels, frozen=recipe.frozen, head=parts.description.architecture["head"]),
+        protocol=dict(
+            labels=recipe.labels,
+            frozen=recipe.frozen,
+            cached=recipe.cached or None,
+            head=parts.description.architecture["head"],
+        ),
         show=show,
         shares_cpu=may_share(model),
     )

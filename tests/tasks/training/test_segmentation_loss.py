@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from paddlemae.engine.safe_import import F, paddle
+from paddlemae.tasks.training import pixel_entropy
 from paddlemae.tasks.training.segmentation_loss import dice_loss, segmentation_loss
 
 CLASSES = 5
@@ -99,3 +100,19 @@ def test_a_plain_loss_is_paddles() -> None:
     masks = np.abs(masks)
     expected = F.cross_entropy(paddle.to_tensor(logits), paddle.to_tensor(masks), axis=1)
     assert loss_of(logits, masks)[0] == pytest.approx(float(expected.numpy()), rel=1e-6)
+
+
+@pytest.mark.parametrize("piece", [7, 60, 1 << 17])
+def test_pieces_of_pixels_give_paddles_cross_entropy(monkeypatch, piece: int) -> None:
+    """With logits of another layout too, as a transposed view has. (Paddle cuts losses off at 64.)"""
+    monkeypatch.setattr(pixel_entropy, "PIECE_NUMBERS", piece)
+    logits, masks = case()
+    given, reference = (paddle.to_tensor(10 * logits.transpose(0, 2, 3, 1)) for _ in range(2))
+    given.stop_gradient = reference.stop_gradient = False
+    labels = paddle.to_tensor(masks)
+    found = pixel_entropy.pixel_entropy(given.transpose([0, 3, 1, 2]), labels)
+    expected = F.cross_entropy(reference, labels.unsqueeze(3), ignore_index=-1, reduction="none").squeeze(3)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-5, atol=1e-5)
+    (found * found).sum().backward()
+    (expected * expected).sum().backward()
+    np.testing.assert_allclose(given.grad.numpy(), reference.grad.numpy(), rtol=1e-4, atol=1e-3)

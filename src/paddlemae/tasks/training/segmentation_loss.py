@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.batches import Batch, path_noise
-from paddlemae.data.sources import IGNORE
 from paddlemae.engine.safe_import import F, nn, paddle
 from paddlemae.engine.tensors import tensor_of
 from paddlemae.recipe import SegmentRecipe
 from paddlemae.tasks.models.preprocess import to_input
+from paddlemae.tasks.training.pixel_entropy import pixel_entropy
 from paddlemae.train.parallel.loss_layer import LossFn
 from paddlemae.weights.model_folder import Description
 
@@ -69,9 +69,7 @@ def segmentation_loss(
             1708.02002, sec. 3).
     """
     counted_BHW = (masks_BHW >= 0).astype("float32")
-    entropy_BHW = F.cross_entropy(
-        logits_BKHW, masks_BHW.unsqueeze(1), axis=1, ignore_index=IGNORE, reduction="none"
-    ).squeeze(1)
+    entropy_BHW = pixel_entropy(logits_BKHW, masks_BHW)
     pixels_BHW = entropy_BHW * counted_BHW
     if focal:
         pixels_BHW = pixels_BHW * (1 - paddle.exp(-entropy_BHW)).clip(min=SMALLEST) ** focal

@@ -65,6 +65,8 @@ class Method:
         evaluate: (images, description, counter of bad images) -> evaluation with the model's present weights.
         protocol: what the result depends on besides the steps.
         mix: changes the stream of micro-batches.
+        batches: yields the micro-batches of the steps that a state has not taken yet, of what is in memory; None reads
+            images.
         suit: brings an evaluation on the validation part to it, such as thresholds.
         description_of: step -> the description that its weights are tested with.
         show: draws further exhibits of the tested model, given its evaluation; nothing depends on them.
@@ -76,6 +78,7 @@ class Method:
     evaluate: Callable[[Source, Description, SkippedImages], Evaluation]
     protocol: dict[str, Any]
     mix: Callable[[Batches], Batches] = lambda batches: batches
+    batches: Callable[[TrainState, SkippedImages], Batches] | None = None
     suit: Callable[[Evaluation], Evaluation] = lambda evaluation: evaluation
     description_of: Callable[[int], Description] | None = None
     show: Callable[[Evaluation], None] | None = None
@@ -104,6 +107,8 @@ def train_and_test(
 
     def batches() -> Batches:
         counter = skipped[id(splits.train)]
+        if method.batches:
+            return method.batches(state, counter)
         return method.mix(training_batches(splits.train, parts.view, training, state, counter, start, parts.order))
 
     def evaluate_averaged(part: Source) -> Evaluation:
@@ -114,8 +119,16 @@ def train_and_test(
     choosing = splits.choosing(recipe)
     every = None if choosing is None else partial(evaluate_averaged, choosing)
     course = Course(recipe.task, training, parts.views, every, recipe.evaluate_every, splits.primary)
-    shares_cpu = method.shares_cpu
-    last = run_training(start, course, state, parts.description, batches, method.loss_fn, shares_cpu=shares_cpu)
+    last = run_training(
+        start,
+        course,
+        state,
+        parts.description,
+        batches,
+        method.loss_fn,
+        shares_cpu=method.shares_cpu,
+        in_memory=method.batches is not None,
+    )
     with best_weights(start, state, validated=splits.validation is not None) as step:
         # where the test part chose, in a run of an earlier version, its last evaluation counts as it did there
         if last and choosing is splits.held_out:
