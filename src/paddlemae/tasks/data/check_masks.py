@@ -59,8 +59,8 @@ class MaskPart:
         yield from self.looks.faults.values() if self.looks else ()
 
     def absent(self) -> list[str]:
-        """Return the classes without a pixel."""
-        if self.source is None or self.looks is None:
+        """Return the classes without a pixel, where others have some."""
+        if self.source is None or self.looks is None or not self.looks.pixels.any():
             return []
         return [name for name, count in zip(self.source.classes, self.looks.images.tolist()) if not count]
 
@@ -102,7 +102,7 @@ def _check_part(spec: str, name: str, workers: int | None, quiet: bool) -> MaskP
 def mask_findings(parts: Sequence[MaskPart]) -> dict[str, int]:
     """Return how many there are of each kind of `FINDING_TEXTS`."""
     return {
-        "masks_unusable": sum(len(list(part.unusable())) for part in parts),
+        "masks_unusable": len(_unusable(parts)),
         "images_without_masks": sum(len(part.lonely_images) for part in parts),
         "masks_without_images": sum(len(part.lonely_masks) for part in parts),
         "masks_all_ignored": sum(len(part.looks.all_ignored) for part in parts if part.looks),
@@ -113,13 +113,18 @@ def mask_findings(parts: Sequence[MaskPart]) -> dict[str, int]:
 def mask_examples(parts: Sequence[MaskPart], finding: str) -> list[str]:
     """Return some of what a finding counts, a line each."""
     found: dict[str, Iterator[str]] = {
-        "masks_unusable": (text for part in parts for text in part.unusable()),
+        "masks_unusable": iter(_unusable(parts)),
         "images_without_masks": (repr(name) for part in parts for name in part.lonely_images),
         "masks_without_images": (repr(name) for part in parts for name in part.lonely_masks),
         "masks_all_ignored": (repr(name) for part in parts for name in _all_ignored(part)),
         "mask_classes_absent": (f"{name!r} in {part.name}" for part in parts for name in part.absent()),
     }
     return list(islice(found.get(finding, iter(())), MOST_EXAMPLES))
+
+
+def _unusable(parts: Sequence[MaskPart]) -> list[str]:
+    """Return why masks can't be used; what keeps several splits from being opened counts once."""
+    return list(dict.fromkeys(text for part in parts for text in part.unusable()))
 
 
 def _all_ignored(part: MaskPart) -> list[str]:
