@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from paddlemae.data.decode.limits import check_size
 from paddlemae.data.masks.class_file import ListedClass, check_classes
 from paddlemae.data.masks.find_classes import BACKGROUND
 from paddlemae.data.masks.layout import MaskLayout
 from paddlemae.data.masks.mask_file import StoredMask
 from paddlemae.data.masks.options import MaskOptions
-from paddlemae.data.masks.shapes import decode_runs, fill_polygons
+from paddlemae.data.masks.shapes import decode_runs, fill_polygons, polygon_area, run_lengths
 from paddlemae.data.sources.readers import FileReader, file_stamp
 from paddlemae.data.sources.source import BadMask
 from paddlemae.data.sources.splits import choose_split, files_of_split, list_names, note, split_of, words_of
@@ -55,16 +56,13 @@ class CocoMasks:
         document = read_coco(self.path, self.stamped)
         image = document.images[self.ids[i]]
         size = (int(image["height"]), int(image["width"]))
-        values = np.zeros(size, np.uint16)
-        drawn = []
-        for number, each in enumerate(document.objects[self.ids[i]]):
-            try:
-                inside = _inside(each, size)
-            except (ValueError, TypeError, KeyError, AttributeError) as fault:
-                raise BadMask(f"{self.describe(i)}, annotation {each.get('id')}: {fault}; correct it") from fault
-            drawn.append((-int(inside.sum()), number, inside, document.value_of[each["category_id"]]))
-        for _, _, inside, value in sorted(drawn, key=lambda each: each[:2]):
-            values[inside] = value
+        try:
+            check_size(size)
+            values, objects = np.zeros(size, np.uint16), document.objects.get(self.ids[i], [])
+            for each in sorted(objects, key=_area, reverse=True):
+                values[_inside(each, size)] = document.value_of[each["category_id"]]
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as fault:
+            raise BadMask(f"{self.describe(i)}: {' '.join(str(fault).split())}; correct it") from fault
         return StoredMask(values)
 
     def stamp(self, i: int) -> str:
@@ -111,7 +109,7 @@ def read_coco(path: str, stamped: str) -> Coco:
         raise ValueError(f"{path!r} is no COCO JSON that is understood: {type(fault).__name__} {fault}") from fault
     if unknown:
         raise ValueError(f"{path!r} has annotations of the category {min(unknown)}, which it does not list")
-    return Coco(images, objects, value_of, listed)
+    return Coco(images, dict(objects), value_of, listed)
 
 
 def _classes(categories: Sequence[dict[str, Any]], path: str) -> tuple[dict[int, int], tuple[ListedClass, ...]]:
@@ -126,6 +124,14 @@ def _classes(categories: Sequence[dict[str, Any]], path: str) -> tuple[dict[int,
     if has_own:
         value_of[BACKGROUND] = 0
     return {int(category["id"]): value_of[str(category["name"])] for category in ordered}, tuple(listed)
+
+
+def _area(each: dict[str, Any]) -> float:
+    """Return the pixels of an object."""
+    shape = each.get("segmentation")
+    if isinstance(shape, dict):
+        return float(run_lengths(shape)[1::2].sum())
+    return sum(map(polygon_area, shape or ()))
 
 
 def _inside(each: dict[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:
