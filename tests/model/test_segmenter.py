@@ -143,17 +143,17 @@ def test_a_pair_of_patches_gets_the_bias_of_its_distance() -> None:
 
 
 def test_relative_positions_train_as_the_formula_does() -> None:
-    """The kernel written by hand against Paddle's own operations, whose scores have the same bias."""
-    model = moved_tables(segmenter(relative_positions=True, image_size=(8, 12), drop_path=0.0))
+    """The kernel written by hand against Paddle's own operations, with drop path."""
+    model = moved_tables(segmenter(relative_positions=True, image_size=(8, 12), drop_path=0.5))
     model.train()
-    pixels = images(3, 3, 8, 12)
+    pixels, noise = images(3, 3, 8, 12), np.random.default_rng(0).uniform(size=(3, 4, 2)).astype(np.float32)
     results = []
     for by_hand in (True, False):
         placement = "paddlemae.model.kernels.placement.on_cpu"
         with pytest.MonkeyPatch.context() as patch:
             if not by_hand:
                 patch.setattr(placement, lambda x: False)
-            loss = model(pixels).square().mean()
+            loss = model(pixels, noise).square().mean()
             loss.backward()
         results.append([loss.numpy(), *(parameter.grad.numpy() for parameter in model.parameters())])
         model.clear_gradients()
