@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.worker import Clock, images_u8, labels, resident_bytes
-from benchmarks.works import BETAS, LR, MEAN, NUM_CLASSES, STD, WEIGHT_DECAY, Job
+from benchmarks.worker import Clock, images_u8, labels, masks, resident_bytes
+from benchmarks.works import AUXILIARY_WEIGHT, BETAS, LR, MEAN, NUM_CLASSES, PIXEL_CLASSES, STD, WEIGHT_DECAY, Job
 from paddlemae.engine import device
 from paddlemae.engine.cpus import usable_cpus
 
@@ -52,6 +52,44 @@ def classify(job: Job, options: Options) -> dict[str, object]:
         return F.cross_entropy(network(to_input(batch.images, description)), paddle.to_tensor(batch.targets))
 
     return {**train(job, model, loss_fn), "start_bytes": started}
+
+
+def segment(job: Job, options: Options) -> dict[str, object]:
+    """Time training steps of a segmenter with UPerNet and its auxiliary head, as `tasks.segment` does them."""
+    started = prepare(job)
+    from paddlemae.tasks.models.preprocess import to_input
+    from paddlemae.tasks.training.segmentation_loss import masks_of, segmentation_loss
+
+    model, description = segmenter(job)
+
+    def loss_fn(network, batch):
+        logits, auxiliary = network.forward_with_auxiliary(to_input(batch.images, description))
+        classes = masks_of(batch)
+        return segmentation_loss(logits, classes) + AUXILIARY_WEIGHT * segmentation_loss(auxiliary, classes)
+
+    return {**train(job, model, loss_fn, targets=masks(job)), "start_bytes": started}
+
+
+def predict_masks(job: Job, options: Options) -> dict[str, object]:
+    """Time the class of every pixel, from uint8 images to a NumPy array."""
+    started = prepare(job)
+    from paddlemae.tasks.models.inference import LOGITS, forward_function
+
+    model, description = segmenter(job)
+    forward = forward_function(model, description, LOGITS, threads=job.threads)
+    return {**timed(job, lambda images: forward(images).argmax(axis=1)), "start_bytes": started}
+
+
+def segmenter(job: Job):
+    """Return (model, description) of a segmenter."""
+    import paddle
+
+    from paddlemae.model.segmenter import Segmenter
+    from paddlemae.tasks.models.build import describe
+
+    paddle.seed(0)
+    model = Segmenter(**encoder(job), num_classes=PIXEL_CLASSES, head="upernet", positions="learned")
+    return model, describe(model, (MEAN, STD), eval_crop_ratio=1.0)
 
 
 def features(job: Job, options: Options) -> dict[str, object]:
@@ -115,18 +153,20 @@ def autoencoder(job: Job, options: Options):
     return recipe, model
 
 
-def batches(job: Job, rank: int = 0, world: int = 1):
+def batches(job: Job, rank: int = 0, world: int = 1, targets: list[np.ndarray] | None = None):
     """Yield the loop's batches, or a rank's share of them, from memory."""
     from paddlemae.data.batches import Batch
 
     places = np.arange(job.batch)
     own = slice(rank * job.batch // world, (rank + 1) * job.batch // world)
-    pairs = itertools.cycle(zip(images_u8(job), labels(job)))
+    pairs = itertools.cycle(zip(images_u8(job), targets or labels(job)))
     for number, (images, target) in enumerate(pairs):
         yield Batch(images[own], target[own], places[own] + number * job.batch, np.zeros_like(places[own]))
 
 
-def train(job: Job, model, loss_fn: Callable, ranks: Any = None) -> dict[str, object]:
+def train(
+    job: Job, model, loss_fn: Callable, ranks: Any = None, targets: list[np.ndarray] | None = None
+) -> dict[str, object]:
     """Time steps of the package's own loop from outside."""
     from paddlemae.recipe import Training
     from paddlemae.tasks.training.run_training import share_cpu
@@ -144,7 +184,7 @@ def train(job: Job, model, loss_fn: Callable, ranks: Any = None) -> dict[str, ob
 
     fit(
         TrainState(model, adamw(model, weight_decay=WEIGHT_DECAY, betas=BETAS)),
-        batches(job, ranks.rank, ranks.world),
+        batches(job, ranks.rank, ranks.world, targets),
         loss_fn,
         lambda step: LR,
         share_cpu(
@@ -161,4 +201,11 @@ def train(job: Job, model, loss_fn: Callable, ranks: Any = None) -> dict[str, ob
     return {"seconds": clock.seconds(), "losses": [losses[0], losses[-1]], "threads": job.threads}
 
 
-TASKS = {"pretrain": pretrain, "memory": pretrain, "classify": classify, "features": features}
+TASKS = {
+    "pretrain": pretrain,
+    "memory": pretrain,
+    "classify": classify,
+    "features": features,
+    "segment": segment,
+    "predict-masks": predict_masks,
+}

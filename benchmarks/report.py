@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks import figures, limit
 from benchmarks.measure import ROOT, Summary, summary, unavailable
 from benchmarks.results import Results
-from benchmarks.works import ON_REQUEST, SECTIONS, SIDES, TORCH, TORCH_EAGER, Target, Work, works
+from benchmarks.works import NOT_ON_PAGE, ON_REQUEST, SECTIONS, SIDES, TORCH, TORCH_EAGER, Target, Work, works
 
 PAGE = ROOT / "docs" / "speed.md"
 IMAGES = PAGE.parent / "images"
@@ -101,7 +101,7 @@ def write_page(results: Results, path: Path) -> None:
     """
     everything = works(results.machine.cores)
     measured = {work.section for work in everything.values() if summaries(results, work)}
-    missing = [name for name in SECTIONS if name not in measured]
+    missing = [name for name in SECTIONS if name not in measured and name not in NOT_ON_PAGE]
     if missing:
         raise ValueError(
             f"the page needs every section, and {shown_path(path)} has no results of {', '.join(missing)}; "
@@ -183,6 +183,7 @@ def _required(one: Verdict) -> str:
 
 YARDSTICKS: dict[str, tuple[str, ...]] = {
     "features": TORCH_EAGER,
+    "segment": TORCH_EAGER,
     "memory": TORCH_EAGER,
     "processes": ("ours-one",),
     "input": ("input-pillow",),
@@ -194,6 +195,7 @@ YARDSTICK_NOTES = {
     "pretrain": FASTEST,
     "classify": FASTEST,
     "features": EAGER.format("speed"),
+    "segment": EAGER.format("speed"),
     "memory": EAGER.format("memory"),
     "processes": "\n\n*Behind the dot: speed over that of one process.*",
     "input": "\n\n*Behind the dot: speed over that of the Pillow chain.*",
@@ -204,6 +206,7 @@ SECTION_TITLES = {
     "processes": "Several processes",
     "classify": "Classifier training step",
     "features": "Features",
+    "segment": "Segmentation",
     "memory": "Peak memory",
     "input": "Input pipeline",
     "startup": "Start-up",

@@ -11,8 +11,20 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarks.worker import Clock, NotAvailable, images_u8, labels, resident_bytes
-from benchmarks.works import BETAS, CHANNELS, LR, MEAN, MLP_RATIO, NUM_CLASSES, STD, WEIGHT_DECAY, Job
+from benchmarks.worker import Clock, NotAvailable, images_u8, labels, masks, resident_bytes
+from benchmarks.works import (
+    AUXILIARY_WEIGHT,
+    BETAS,
+    CHANNELS,
+    LR,
+    MEAN,
+    MLP_RATIO,
+    NUM_CLASSES,
+    PIXEL_CLASSES,
+    STD,
+    WEIGHT_DECAY,
+    Job,
+)
 
 Options = dict[str, Any]
 
@@ -72,6 +84,49 @@ def features(job: Job, options: Options) -> dict[str, object]:
             model(pixel_values=normalised(next(batches))).last_hidden_state[:, 0].numpy()
             clock.mark()
     return {"seconds": clock.seconds(), "start_bytes": started, "threads": torch.get_num_threads()}
+
+
+def segment(job: Job, options: Options) -> dict[str, object]:
+    """Time training steps of a segmenter with UPerNet and its auxiliary head."""
+    started = prepare(job)
+    model = segmenter(job, options).train()
+    pairs = zip(endless(images_u8(job)), endless(masks(job)))
+    batches = ((normalised(images), classes) for images, classes in pairs)
+
+    def loss(pixels: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        return model(pixel_values=pixels, labels=classes).loss
+
+    return {**train(job, model, batches, loss), "start_bytes": started}
+
+
+def predict_masks(job: Job, options: Options) -> dict[str, object]:
+    """Time the class of every pixel, from uint8 images to a NumPy array."""
+    started = prepare(job)
+    model = segmenter(job, options).eval()
+    clock, batches, size = Clock(job), endless(images_u8(job)), [job.shape["image_size"]] * 2
+    with torch.inference_mode():
+        while not clock.done():
+            logits = model(pixel_values=normalised(next(batches))).logits
+            logits = torch.nn.functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+            logits.argmax(dim=1).numpy()
+            clock.mark()
+    return {"seconds": clock.seconds(), "start_bytes": started, "threads": torch.get_num_threads()}
+
+
+def segmenter(job: Job, options: Options) -> torch.nn.Module:
+    """Return a BEiT with absolute positions and without layer scale, whose blocks are MAE's."""
+    depth = job.shape["depth"]
+    config = transformers.BeitConfig(
+        **encoder(job.shape),
+        num_labels=PIXEL_CLASSES,
+        out_indices=[max(1, depth * number // 4) for number in range(1, 5)],
+        use_absolute_position_embeddings=True,
+        layer_scale_init_value=0.0,
+        drop_path_rate=0.0,
+        auxiliary_loss_weight=AUXILIARY_WEIGHT,
+        attn_implementation=options["attention"],
+    )
+    return transformers.BeitForSemanticSegmentation(config)
 
 
 def products(job: Job, options: Options) -> dict[str, object]:
@@ -205,4 +260,6 @@ TASKS = {
     "classify": classify,
     "features": features,
     "products": products,
+    "segment": segment,
+    "predict-masks": predict_masks,
 }

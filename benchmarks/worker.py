@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.works import CHANNELS, NUM_CLASSES, SIDES, Job
+from benchmarks.works import CHANNELS, NUM_CLASSES, PIXEL_CLASSES, SIDES, Job
 
 VERSIONS = ("paddlepaddle", "torch", "transformers", "numpy", "pillow", "onnxruntime")
 BATCHES = 4  # different batches in memory, taken in turn
@@ -55,6 +55,12 @@ def labels(job: Job) -> list[np.ndarray]:
     """Return the class numbers of `images_u8`, int64 [B]."""
     rng = np.random.default_rng(1)
     return [rng.integers(0, NUM_CLASSES, job.batch) for _ in range(BATCHES)]
+
+
+def masks(job: Job) -> list[np.ndarray]:
+    """Return the classes of the pixels of `images_u8`, int64 [B, H, W]."""
+    rng, size = np.random.default_rng(2), job.shape["image_size"]
+    return [rng.integers(0, PIXEL_CLASSES, (job.batch, size, size)) for _ in range(BATCHES)]
 
 
 def peak_bytes() -> int:

@@ -8,6 +8,7 @@ from typing import Any
 MLP_RATIO, CHANNELS, NUM_CLASSES = 4, 3, 1000
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BETAS, WEIGHT_DECAY, LR = (0.9, 0.95), 0.05, 1e-4
+PIXEL_CLASSES, AUXILIARY_WEIGHT = 150, 0.4  # of a segmenter: ADE20K's, and MAE's after mmsegmentation
 
 VIT_DECODER = dict(decoder_embed_dim=512, decoder_depth=8, decoder_num_heads=16)  # MAE, sec. 4.1
 # In proportion to its encoder, as the known small MAEs have it; with the paper's decoder ("tiny-512") nearly all of
@@ -110,7 +111,8 @@ SIDES: dict[str, Side] = {
     "import-paddle": Side("import paddle", "startup", {"arguments": ["-c", "import paddle"]}),
     "import-torch": Side("import torch", "startup", {"arguments": ["-c", "import torch"]}),
 }
-SECTIONS = ("limit", "pretrain", "processes", "classify", "features", "memory", "input", "startup", "sweep")
+SECTIONS = ("limit", "pretrain", "processes", "classify", "features", "segment", "memory", "input", "startup", "sweep")
+NOT_ON_PAGE = ("segment",)  # sections that docs/speed.md may lack
 TORCH = ("torch-sdpa", "torch-eager", "torch-compile")
 TORCH_EAGER = ("torch-sdpa", "torch-eager")
 PRETRAIN_SIDES = ("ours", "ours-cross", *TORCH)
@@ -201,6 +203,20 @@ def _features(batch: int, quantity: str) -> Work:
     )
 
 
+def _segment(task: str, title: str) -> Work:
+    return Work(
+        name=f"{task}-base-2",
+        section="segment",
+        title=f"{title}, ViT-Base/16 with UPerNet, 512 px, batch 2",
+        job=Job(task, "", "base", 2, image_size=512, warmup=1, min_steps=2, min_seconds=0),
+        sides=("ours", *TORCH_EAGER),
+        quantity="images/s",
+        targets=(Target("ours", TORCH_EAGER, 1.0),),
+        quick=("ours", "torch-sdpa"),
+        repeats=2,
+    )
+
+
 MEMORY = Work(
     name="memory-base-16",
     section="memory",
@@ -279,6 +295,8 @@ def works(cores: int) -> dict[str, Work]:
         _classify("base", 8),
         _features(16, "images/s"),
         _features(1, "ms"),
+        _segment("segment", "training step"),
+        _segment("predict-masks", "prediction"),
         MEMORY,
         PROCESSES,
         INPUT,

@@ -90,10 +90,12 @@ def view(path, facts, whole=False):
     if whole:
         image = image.convert("RGB" if facts["channels"] == 3 else "L")
         return np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
-    image = middle(image, min(image.width, MAX_ASPECT * image.height), min(image.height, MAX_ASPECT * image.width))
     height, width = facts["image_size"]
     h, w = (round(side / facts["eval_crop_ratio"]) for side in (height, width))
-    size = max(w, h * image.width // image.height), max(h, w * image.height // image.width)
+    size = w, h
+    if facts.get("fit", "crop") == "crop":
+        image = middle(image, min(image.width, MAX_ASPECT * image.height), min(image.height, MAX_ASPECT * image.width))
+        size = max(w, h * image.width // image.height), max(h, w * image.height // image.width)
     image = image.convert("RGB" if facts["channels"] == 3 else "L").resize(size, Image.Resampling.BICUBIC)
     return np.asarray(middle(image, width, height)).reshape(height, width, -1).transpose(2, 0, 1)
 

@@ -136,6 +136,11 @@ def rule_table() -> str:
             f"[0.4, 1] for images of up to {rules.SMALL_SIDE} pixels, [0.2, 1] for those that are at least twice as "
             "large as their views, else [0.3, 1]; `crop_ratio` of rectangles is 3/4 to 4/3 of their own",
         ],
+        [
+            "`fit`",
+            f"`stretch` where a centre crop would show less than {rules.LEAST_SEEN:.0%} of one image in twenty, else "
+            "`crop`",
+        ],
         ["`flip`", "true; nothing in the images says that left and right differ, so set it to false where they do"],
         [
             "`epochs`",

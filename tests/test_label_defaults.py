@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from paddlemae.recipe import (
@@ -100,6 +102,12 @@ def test_unequal_classes_are_sampled_alike_unless_something_else_is_named() -> N
 def test_shifted_views_are_not_cropped() -> None:
     recipe = chosen(FEW, "shift=2", "crop_scale=null", "eval_crop_ratio=1")
     assert recipe.augment.crop_scale is None and recipe.augment.shift == 2
+
+
+def test_images_fit_views_as_in_pretraining_unless_named() -> None:
+    stretched = replace(FEW, fit="stretch")
+    assert chosen(stretched).augment.fit == "stretch"
+    assert chosen(stretched, "augment.fit=crop").augment.fit == "crop"
 
 
 def test_batches_hold_all_views_of_an_image() -> None:

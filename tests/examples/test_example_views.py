@@ -58,34 +58,40 @@ def pictures(folder: Path) -> list[tuple[str, int]]:
     return made
 
 
+@pytest.fixture(scope="module", params=["crop", "stretch"])
+def fit(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, int, np.ndarray]]:
+def seen(fit: Any, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, int, np.ndarray]]:
     """(name, channels, what evaluation shows a model of 8 x 12 pixels)."""
     return [
-        (name, channels, eval_view(read_image(name, channels), View((8, 12), channels, eval_crop_ratio=0.8)))
+        (name, channels, eval_view(read_image(name, channels), View((8, 12), channels, fit=fit, eval_crop_ratio=0.8)))
         for name, channels in pictures(tmp_path_factory.mktemp("pictures"))
     ]
 
 
-def facts_of(channels: int) -> dict[str, Any]:
-    return {"image_size": [8, 12], "channels": channels, "bits": 8, "eval_crop_ratio": 0.8, "labels": ["one", "two"]}
+def facts_of(channels: int, fit: str) -> dict[str, Any]:
+    shape = {"image_size": [8, 12], "channels": channels, "bits": 8, "labels": ["one", "two"]}
+    return {**shape, "eval_crop_ratio": 0.8, "fit": fit}
 
 
-def test_run_exported_shows_what_evaluation_shows(seen) -> None:
+def test_run_exported_shows_what_evaluation_shows(seen, fit: str) -> None:
     view = runpy.run_path(str(EXAMPLES / "run_exported.py"))["view"]
     for name, channels, expected in seen:
-        assert np.array_equal(view(name, facts_of(channels)), expected), name
+        assert np.array_equal(view(name, facts_of(channels, fit)), expected), name
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_classify_shows_what_evaluation_shows(channels: int, seen, monkeypatch, capsys) -> None:
+def test_classify_shows_what_evaluation_shows(channels: int, seen, fit: str, monkeypatch, capsys) -> None:
     shown: list[np.ndarray] = []
 
     class Session:
         """A model that keeps what it is shown."""
 
         def __init__(self, path: str, providers: list[str]):
-            self.facts = {name: json.dumps(value) for name, value in facts_of(channels).items()}
+            self.facts = {name: json.dumps(value) for name, value in facts_of(channels, fit).items()}
 
         def get_modelmeta(self) -> SimpleNamespace:
             return SimpleNamespace(custom_metadata_map=self.facts)

@@ -101,6 +101,16 @@ def test_batch_norm_is_the_formula(relu: bool, monkeypatch) -> None:
     np.testing.assert_allclose(layer(x).numpy(), np.maximum(wanted, 0) if relu else wanted, atol=1e-5)
 
 
+def test_a_convolution_trains_on_what_needs_no_gradient() -> None:
+    x, weight = random(2, 3, 5, 4), random(9, 4, 6, seed=1)
+    gradients = []
+    for maps in (x, x.detach()):
+        convolution(maps, weight).square().sum().backward()
+        gradients.append(weight.grad.numpy().copy())
+        weight.clear_gradient(set_to_zero=False)
+    np.testing.assert_array_equal(*gradients)
+
+
 def test_a_block_that_is_not_trained_passes_gradients_on() -> None:
     block, x = ConvolutionBlock(4, 6), random(2, 3, 5, 4)
     for parameter in block.parameters():

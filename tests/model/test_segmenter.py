@@ -143,17 +143,17 @@ def test_a_pair_of_patches_gets_the_bias_of_its_distance() -> None:
 
 
 def test_relative_positions_train_as_the_formula_does() -> None:
-    """The kernel written by hand against Paddle's own operations, whose scores have the same bias."""
-    model = moved_tables(segmenter(relative_positions=True, image_size=(8, 12), drop_path=0.0))
+    """The kernel written by hand against Paddle's own operations, with drop path."""
+    model = moved_tables(segmenter(relative_positions=True, image_size=(8, 12), drop_path=0.5))
     model.train()
-    pixels = images(3, 3, 8, 12)
+    pixels, noise = images(3, 3, 8, 12), np.random.default_rng(0).uniform(size=(3, 4, 2)).astype(np.float32)
     results = []
     for by_hand in (True, False):
         placement = "paddlemae.model.kernels.placement.on_cpu"
         with pytest.MonkeyPatch.context() as patch:
             if not by_hand:
                 patch.setattr(placement, lambda x: False)
-            loss = model(pixels).square().mean()
+            loss = model(pixels, noise).square().mean()
             loss.backward()
         results.append([loss.numpy(), *(parameter.grad.numpy() for parameter in model.parameters())])
         model.clear_gradients()
@@ -187,3 +187,22 @@ def test_channels_are_dropped_in_training_only() -> None:
     assert (model(pixels).numpy() == first).all()
     dropped = drop_channels(paddle.ones([64, 1, 1, 64]), 0.25).numpy()
     assert set(np.unique(dropped)) == {0, np.float32(1 / 0.75)} and abs((dropped == 0).mean() - 0.25) < 0.04
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_trains_on_a_frozen_encoder(head: str) -> None:
+    """With the same gradients as where everything is trained, and none for the encoder."""
+    model, pixels, gradients = segmenter(head=head, head_dropout=0.0), images(4, 3, 8, 8), []
+    model.train()
+    for frozen in (False, True):
+        for parameter in model.encoder.parameters():
+            parameter.stop_gradient = frozen
+        outputs = model.forward_with_auxiliary(pixels)
+        sum(logits.square().mean() for logits in outputs if logits is not None).backward()
+        gradients.append({name: each.grad for name, each in model.named_parameters() if each.grad is not None})
+        gradients[-1] = {name: gradient.numpy().copy() for name, gradient in gradients[-1].items()}
+        model.clear_gradients(set_to_zero=False)
+    assert gradients[1] and not any(name.startswith("encoder") for name in gradients[1])
+    assert set(gradients[1]) == {name for name in gradients[0] if not name.startswith("encoder")}
+    for name, gradient in gradients[1].items():
+        np.testing.assert_allclose(gradient, gradients[0][name], rtol=1e-4, atol=1e-6, err_msg=name)

@@ -102,8 +102,8 @@ def segment(
         init: a pretraining run, anyone's weights, or "scratch".
         recipe, data, out, resume, overwrite, procs, settings: as for `pretrain`; the images have masks.
     Returns:
-        the result, as in `result.json`: `miou`, `dice`, `boundary_f1` ... of the test part in [0, 1] with the best
-        weights, their `intervals`, `primary`, `per_class` ...; `load` takes `out`.
+        the result, as in `result.json`: `miou`, `dice`, `boundary_f1`, `pixel_accuracy` ... of the test part in [0, 1]
+        with the best weights, and those of each class; `load` takes `out`.
     Raises:
         As `pretrain`.
     """

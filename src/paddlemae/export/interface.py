@@ -131,6 +131,7 @@ def metadata_of(model: Model, description: Description, interface: Interface) ->
         "channels": model.encoder.channels,
         "bits": interface.depth,
         "eval_crop_ratio": description.eval_crop_ratio,
+        "fit": description.fit,
         "mean": description.mean,
         "std": description.std,
         "normalised_inside": True,

@@ -66,6 +66,7 @@ class Labelled:
     Args:
         images: labelled images to train on.
         views: of an epoch; as many unless images are repeated.
+        fit: of the images that the encoder was pretrained on, as of `Augmentation`.
         balanced_views: of an epoch with sampling=balanced, where classes are so unequal that this is chosen; else None.
         width, depth: of the encoder.
         is_pretrained: whether it starts from weights.
@@ -79,6 +80,7 @@ class Labelled:
     is_pretrained: bool = True
     is_multi_label: bool = False
     balanced_views: int | None = None
+    fit: str = "crop"
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ CHOSEN: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "finetune": {
         "": ("sampling", "label_smoothing", "layer_decay", "mixup", "cutmix", "evaluate_every"),
         "model": ("drop_path",),
-        "augment": ("crop_scale", "eval_crop_ratio", "randaugment"),
+        "augment": ("crop_scale", "fit", "eval_crop_ratio", "randaugment"),
         "training": ("batch_size", "epochs", "warmup_epochs", "base_lr", "weight_decay", "checkpoint_every"),
     },
     "segment": {
@@ -190,6 +192,7 @@ def _choices(recipe: FinetuneRecipe, labelled: Labelled, still_open: tuple[str, 
         Choice("mixup", band.mixup, why),
         Choice("cutmix", band.cutmix, why),
         Choice("augment.crop_scale", crop_scale, why),
+        Choice("augment.fit", labelled.fit, "as in pretraining" if labelled.is_pretrained else "usual"),
         Choice("augment.eval_crop_ratio", 1.0 if whole else 0.875, "as much of an image as in training"),
         Choice("augment.randaugment", band.randaugment, why),
         Choice("evaluate_every", max(1.0, _rounded(epochs / EVALUATIONS)), f"about {EVALUATIONS} evaluations"),

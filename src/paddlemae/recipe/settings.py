@@ -57,6 +57,10 @@ else:
 SIZE = "patch size, width, depth and heads by name: " + SIZE_NAMES + "; the settings below override it"
 CROP_SCALE = "smallest and largest area of a random crop, as a share of the image; null: no crop"
 FLIP = "mirror half of the training views left to right"
+FIT = (
+    "how images of other shapes become views: `crop` keeps their aspect and cuts off what is beyond the centre, "
+    "`stretch` changes it and shows all of them; `crop_ratio` is then relative to the image's own"
+)
 DATA = (
     "images, as with `--data`: a folder, list, archive, shards, table or arrays, `digits` or `digit-scenes`; "
     "`::max_image_bytes=2GB` after the path raises the memory limit of one image, 500 MB"
@@ -185,7 +189,12 @@ class Augmentation(BaseModel):
         (3 / 4, 4 / 3), "smallest and largest width / height of a random crop"
     )
     flip: bool = setting(True, FLIP)
+    flip_vertical: bool = setting(False, "mirror half of the training views top to bottom")
+    rotate: bool = setting(
+        False, "turn training views by 0, 90, 180 or 270 degrees, for images without a top: tiles, cells, satellites"
+    )
     shift: NonNegative = setting(0, "maximum random shift in pixels, instead of cropping")
+    fit: Literal["crop", "stretch"] = setting("crop", FIT)
     eval_crop_ratio: ShareOrAll = setting(
         0.875, "side of the evaluation view's centre crop, as a share of the resized image"
     )

@@ -161,6 +161,7 @@ def prepare(recipe: ProbeRecipe, resumed: Path | None = None, *, trust: bool = F
         crop_scale=recipe.crop_scale,
         flip=recipe.flip,
         eval_crop_ratio=checkpoint.description.eval_crop_ratio,
+        fit=checkpoint.description.fit,
         bits=checkpoint.description.bits,
     )
     description = Description(
@@ -169,6 +170,7 @@ def prepare(recipe: ProbeRecipe, resumed: Path | None = None, *, trust: bool = F
         mean=checkpoint.description.mean,
         std=checkpoint.description.std,
         eval_crop_ratio=checkpoint.description.eval_crop_ratio,
+        fit=checkpoint.description.fit,
         classes=list(train.classes),
         provenance={"task": "probe", "data": train.name, "images": len(train), "init": recipe.init, **asdict(kind)}
         | splits.provenance,

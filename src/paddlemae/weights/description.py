@@ -78,6 +78,7 @@ class DescriptionType(BaseModel):
     classes: list[str]
     provenance: dict[str, Any]
     bits: Literal[8, 16] | None = None
+    fit: Literal["crop", "stretch"] = "crop"
     thresholds: list[Annotated[float, Field(ge=0, le=1)]] | None = None
     palette: list[Colour] | None = None
     short_side: Annotated[int, Field(ge=1, le=MOST_PIXELS)] | None = None

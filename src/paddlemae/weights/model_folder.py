@@ -25,7 +25,8 @@ from paddlemae.weights.formats.state_dict import BFloat16
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "model.json"
 FORMAT = 1
-OPTIONAL = ("bits", "thresholds", "palette", "short_side")  # left out of the file where they are None
+# field -> the value with which it is left out of the file
+OPTIONAL: Mapping[str, str | None] = {**dict.fromkeys(("bits", "thresholds", "palette", "short_side")), "fit": "crop"}
 MAX_DESCRIPTION_BYTES = 2**24  # of 21,000 classes whose names are long
 MAX_HEADER_BYTES = 2**24  # of our own files: the optimizer of 2,000 blocks
 
@@ -39,6 +40,7 @@ class Description:
         architecture: the keyword arguments that build it.
         mean, std: per-channel pixel statistics in [0, 1] that its images are normalised with.
         eval_crop_ratio: part of a resized image's short side that evaluation crops out.
+        fit: how images of other shapes become views, as of `View`.
         classes: names in the head's order; empty for "mae".
         provenance: how it was made, for people.
         bits: of a channel's value in its images; None, as in older files, means what their number of channels does.
@@ -59,6 +61,7 @@ class Description:
     bits: Literal[8, 16] | None = None
     thresholds: list[float] | None = None
     palette: list[list[int]] | None = None
+    fit: Literal["crop", "stretch"] = "crop"
     short_side: int | None = None
 
     @property
@@ -71,8 +74,8 @@ def write_model(folder: Path, tensors: dict[str, np.ndarray], description: Descr
     """Write both files into an existing folder; the caller makes that atomic."""
     write_tensor_file(folder / WEIGHTS_FILE, tensors)
     content = {"format": FORMAT, **asdict(description)}
-    for name in OPTIONAL:
-        if content[name] is None:
+    for name, usual in OPTIONAL.items():
+        if content[name] == usual:
             del content[name]
     if description.kind == "mae":
         content["target"] = description.target
@@ -112,7 +115,7 @@ def read_description(folder: Path) -> Description:
         )
     try:
         content = {
-            **dict.fromkeys(OPTIONAL),
+            **OPTIONAL,
             **parse_object(read_bytes(path, MAX_DESCRIPTION_BYTES), MAX_DESCRIPTION_BYTES),
         }
         if content.get("format") == FORMAT:

@@ -1,5 +1,6 @@
 """The same scenes in every layout give the same images and masks."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,17 @@ from paddlemae.data.masks.shapes import decode_runs, fill_polygon
 from paddlemae.data.masks.survey import image_size
 from paddlemae.data.sources import IGNORE, BadMask, MissingSplit, Source, SourceNote, open_source
 from tests.support.mask_folders import save, scene, write_pairs
-from tests.support.mask_layouts import COUNTS, NAMES, SIZE, WRITERS, scenes, write_colours, write_shards, write_voc
+from tests.support.mask_layouts import (
+    COUNTS,
+    NAMES,
+    SIZE,
+    WRITERS,
+    scenes,
+    write_coco,
+    write_colours,
+    write_shards,
+    write_voc,
+)
 
 
 @pytest.mark.parametrize("layout", WRITERS)
@@ -92,6 +103,39 @@ def test_polygons_hold_the_pixels_whose_centres_are_inside() -> None:
     np.testing.assert_array_equal(fill_polygon(triangle, SIZE), (x > 1) & (y > 1) & (x + y < 10))
     outside = np.array([[-5.0, -5.0], [40.0, -5.0], [40.0, 40.0], [-5.0, 40.0]])
     assert fill_polygon(outside, SIZE).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "match"),
+    [
+        ([[0, 0, 1, 1]], "three corners"),
+        ([[0, 0, 1, 1, 1e300, 5]], "corner at"),
+        ({"size": [12, 16], "counts": [5]}, "pixels in all"),
+        ({"size": [16, 12], "counts": [192]}, "size"),
+        ({"size": [12, 16], "counts": "a\x7f"}, "character"),
+        (None, "no polygon"),
+    ],
+)
+def test_damaged_shapes_name_their_image(shape: object, match: str, tmp_path: Path) -> None:
+    spec = write_coco(tmp_path)
+    path = tmp_path / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["segmentation"] = shape
+    path.write_text(json.dumps(content))
+    train = open_source(spec, "train", masks=True)
+    with pytest.raises(BadMask, match=match) as caught:
+        train.masks.read(0)
+    assert "image 0" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_images_of_absurd_sizes_take_no_memory(tmp_path: Path) -> None:
+    spec = write_coco(tmp_path)
+    path = tmp_path / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["images"][0]["height"] = 10**12
+    path.write_text(json.dumps(content))
+    with pytest.raises(BadMask, match="tiles"):
+        open_source(spec, "train", masks=True).masks.read(0)
 
 
 def test_compressed_runs_are_decoded() -> None:

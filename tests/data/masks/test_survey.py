@@ -42,6 +42,8 @@ def test_ignored_masks_and_absent_classes_are_counted(tmp_path: Path) -> None:
 
 def test_black_and_white_masks_of_many_classes_are_explained(tmp_path: Path) -> None:
     write_pairs(tmp_path, classes=2, factor=255)
+    with pytest.warns(SourceNote, match="0 and 255 only"):
+        open_source(f"{tmp_path}::classes=a,b,c", "train", masks=True)
     train = open_source(f"{tmp_path}::classes=a,b,c::ignore=none", "train", masks=True)
     with pytest.raises(BadMask, match=r"black and white.*binary=true"):
         train.masks.read(0)

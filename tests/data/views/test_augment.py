@@ -242,6 +242,53 @@ def test_flips_mirror_left_and_right_half_of_the_time() -> None:
     assert plain + mirrored == 400 and 160 < mirrored < 240
 
 
+def test_stretched_views_show_whole_images_whatever_their_shape() -> None:
+    image = noise(50, 140, 3)
+    seen = eval_view(image, View((24, 24), 3, fit="stretch", eval_crop_ratio=1.0))
+    whole = np.asarray(Image.fromarray(image).resize((24, 24), Image.Resampling.BICUBIC))
+    assert np.array_equal(seen.transpose(1, 2, 0), whole)
+
+
+def test_crops_of_stretched_views_have_the_image_s_shape_times_the_ratio() -> None:
+    settings = View((24, 24), 3, crop_scale=(0.2, 0.6), fit="stretch")
+    ratios, areas = [], []
+    for seed in range(500):
+        box = draw_view(100, 270, settings, np.random.default_rng(seed)).box
+        assert box is not None
+        left, top, right, bottom = box
+        ratios.append((right - left) / (bottom - top) / 2.7)
+        areas.append((right - left) * (bottom - top) / 27_000)
+    assert 0.73 < min(ratios) < 0.78 and 1.28 < max(ratios) < 1.37
+    assert min(areas) > 0.18 and max(areas) < 0.62
+
+
+def test_turns_and_flips_give_all_eight_orientations_of_what_is_cropped() -> None:
+    image = photo(40, 40)
+    settings = View((40, 40), 3, crop_scale=(1, 1), crop_ratio=(1, 1), flip_vertical=True, rotate=True)
+    rng = np.random.default_rng(0)
+    seen = {train_view(image, settings, rng).tobytes() for _ in range(100)}
+    turned = [np.rot90(side, turns) for side in (image, image[:, ::-1]) for turns in range(4)]
+    assert seen == {np.ascontiguousarray(one.transpose(2, 0, 1)).tobytes() for one in turned}
+
+
+def test_a_turned_rectangle_keeps_the_view_s_size_and_the_crop_s_shape() -> None:
+    image = noise(60, 60, 1)
+    settings = View((12, 36), 1, crop_scale=(0.1, 0.2), crop_ratio=(3, 3), flip=False, rotate=True, decode="exact")
+    turns = set()
+    for seed in range(20):
+        draw = draw_view(60, 60, settings, np.random.default_rng(seed))
+        assert draw.box is not None
+        view = make_view(Picture(image, (60, 60)), settings, draw)
+        size = (36, 12) if draw.turns % 2 == 0 else (12, 36)
+        crop = np.asarray(Image.fromarray(image[..., 0]).resize(size, Image.Resampling.BICUBIC, box=draw.box))
+        assert view.shape == (1, 12, 36) and np.array_equal(view[0], np.rot90(crop, draw.turns))
+        left, top, right, bottom = draw.box
+        shape = (right - left) / (bottom - top)
+        assert abs(np.log(shape) - np.log(3) * (1 if draw.turns % 2 == 0 else -1)) < 0.25
+        turns.add(draw.turns)
+    assert turns == {0, 1, 2, 3}
+
+
 def test_shifts_move_the_content_exactly_and_fill_with_zeros() -> None:
     image = noise(10, 12, 1) | 1  # no zeros of its own
     padded = np.pad(image[:, :, 0], 3)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.support.mask_folders import save, scene, write_pairs
+from tests.support.mask_layouts import COUNTS, WRITERS
 from tests.support.pictures import scenes
 
 
@@ -53,7 +54,7 @@ def test_every_fault_is_found_with_its_file(paddlemae, sound: Path, tmp_path: Pa
         "images_without_masks": 1,
         "masks_without_images": 1,
         "masks_all_ignored": 1,
-        "mask_classes_absent": 3,
+        "mask_classes_absent": 1,
     }
     for text_of in ("train/0.png", "train/1.png", "77", "val/0.png", "test/0.jpg", "stranger.png", "'never'"):
         assert text_of in text
@@ -66,5 +67,13 @@ def test_masks_that_cannot_be_opened_are_a_finding(paddlemae, sound: Path, tmp_p
             rgb = np.repeat(np.asarray(mask)[..., None], 3, axis=2)
         save(path, rgb)
     found, text = report(paddlemae, sound, tmp_path / "out", 1)
-    assert found["findings"]["masks_unusable"] == 3 and "saved as RGB" in text
+    assert found["findings"]["masks_unusable"] == 1 and "saved as RGB" in text
     assert report(paddlemae, f"{sound}::rgb=gray::classes=a,b", tmp_path / "other", 0)[0]["findings"] == {}
+
+
+@pytest.mark.parametrize("layout", ["voc", "coco", "csv", "npz"])
+def test_splits_are_those_of_the_layout(paddlemae, layout: str, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    found, _ = report(paddlemae, WRITERS[layout](tmp_path / "set"), tmp_path / "out", 0)
+    assert found["images"] == COUNTS
+    assert [each["masks"] for each in found["masks"].values()] == [3, 2]

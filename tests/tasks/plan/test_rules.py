@@ -70,6 +70,14 @@ def test_images_of_one_shape_are_seen_as_rectangles_and_others_as_squares() -> N
     assert rules.rectangle(replace(frames, ratio=all_of(1.05)), 96, 8) == (96, 96)
 
 
+def test_images_are_stretched_where_a_centre_crop_shows_too_little() -> None:
+    shape = rules.choose_shape(PHOTOS, HALF_AN_HOUR, TWO_CORES)
+    assert rules.choose_fit(PHOTOS, shape)[0] == "crop"
+    for low, high in ((0.4, 1.1), (0.9, 2.5)):
+        mixed = replace(PHOTOS, ratio=replace(PHOTOS.ratio, low=low, high=high))
+        assert rules.choose_fit(mixed, shape)[0] == "stretch"
+
+
 def test_crops_keep_the_shape_of_rectangles() -> None:
     frames = replace(PHOTOS, height=all_of(360), width=all_of(480), ratio=all_of(4 / 3))
     shape = rules.shape_of(frames, 96, rules.MODELS[0], 96, 160)

@@ -11,6 +11,7 @@ from paddlemae.model.segmenter import Segmenter
 from paddlemae.tasks.models.build import describe, load_segmenter
 from paddlemae.tasks.models.read_model import AS_THEY_SAY, read_checkpoint
 from paddlemae.tasks.weights_convert import convert, inspect
+from paddlemae.tasks.weights_verify import has_originals, verify
 from paddlemae.weights.formats.torch_write import write_torch
 from paddlemae.weights.layouts import export_weights, import_weights, recognise
 from paddlemae.weights.model_folder import write_model
@@ -202,6 +203,16 @@ def test_a_segmenter_is_converted_and_inspected(layout: str, out: str, tmp_path:
         assert checkpoint.description.classes == CLASSES and checkpoint.description.mean == [0.4] * 3
 
 
+@pytest.mark.skipif(has_originals(), reason="compares with transformers, which are installed")
+def test_a_segmenter_is_compared_with_transformers_alone(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    model = segmenter()
+    about = describe(model, ([0.4] * 3, [0.2] * 3), eval_crop_ratio=1.0, classes=CLASSES)
+    write_model(tmp_path / "model", to_official(model), about)
+    with pytest.raises(ValueError, match="are compared with transformers alone"):
+        verify(tmp_path / "model", AS_THEY_SAY)
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("relative_positions", [True, False])
 def test_transformers_reads_and_writes_the_same_model(relative_positions: bool, tmp_path: Path) -> None:
@@ -226,5 +237,6 @@ def test_transformers_reads_and_writes_the_same_model(relative_positions: bool, 
     with torch.no_grad():
         logits = theirs(torch.from_numpy(pixels)).logits
         close(torch.nn.functional.interpolate(logits, size=(24, 24), mode="bilinear").numpy())
+    assert verify(tmp_path / "model", AS_THEY_SAY).holds and verify(tmp_path / "beit", AS_THEY_SAY).holds
     theirs.save_pretrained(tmp_path / "again")
     close(load_segmenter(read_checkpoint(tmp_path / "again"))(paddle.to_tensor(pixels)).numpy())

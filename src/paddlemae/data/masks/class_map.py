@@ -62,7 +62,7 @@ class ClassMap:
         for value, index in self.index_of.items():
             if 0 <= value < len(table):
                 table[value] = index
-        mask = table[values_HW]
+        mask = np.take(table, values_HW)
         if mask.min(initial=0) == _UNKNOWN:
             raise BadMask(self._unknown_ids(values_HW, mask == _UNKNOWN, name))
         return mask

@@ -16,17 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from paddlemae.data.decode.limits import check_size
 from paddlemae.data.masks.class_file import ListedClass, check_classes
 from paddlemae.data.masks.find_classes import BACKGROUND
 from paddlemae.data.masks.layout import MaskLayout
 from paddlemae.data.masks.mask_file import StoredMask
 from paddlemae.data.masks.options import MaskOptions
-from paddlemae.data.masks.shapes import decode_runs, fill_polygons
+from paddlemae.data.masks.shapes import decode_runs, fill_polygons, polygon_area, run_lengths
 from paddlemae.data.sources.readers import FileReader, file_stamp
 from paddlemae.data.sources.source import BadMask
 from paddlemae.data.sources.splits import choose_split, files_of_split, list_names, note, split_of, words_of
 from paddlemae.data.sources.string_table import StringTable
 
+_INSTANCES = "instances_"
 _SUFFIX = ".coco.json"
 _KEYS = ("images", "annotations", "categories")
 
@@ -55,16 +57,13 @@ class CocoMasks:
         document = read_coco(self.path, self.stamped)
         image = document.images[self.ids[i]]
         size = (int(image["height"]), int(image["width"]))
-        values = np.zeros(size, np.uint16)
-        drawn = []
-        for number, each in enumerate(document.objects[self.ids[i]]):
-            try:
-                inside = _inside(each, size)
-            except (ValueError, TypeError, KeyError, AttributeError) as fault:
-                raise BadMask(f"{self.describe(i)}, annotation {each.get('id')}: {fault}; correct it") from fault
-            drawn.append((-int(inside.sum()), number, inside, document.value_of[each["category_id"]]))
-        for _, _, inside, value in sorted(drawn, key=lambda each: each[:2]):
-            values[inside] = value
+        try:
+            check_size(size)
+            values, objects = np.zeros(size, np.uint16), document.objects.get(self.ids[i], [])
+            for each in sorted(objects, key=_area, reverse=True):
+                values[_inside(each, size)] = document.value_of[each["category_id"]]
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as fault:
+            raise BadMask(f"{self.describe(i)}: {' '.join(str(fault).split())}; correct it") from fault
         return StoredMask(values)
 
     def stamp(self, i: int) -> str:
@@ -111,7 +110,7 @@ def read_coco(path: str, stamped: str) -> Coco:
         raise ValueError(f"{path!r} is no COCO JSON that is understood: {type(fault).__name__} {fault}") from fault
     if unknown:
         raise ValueError(f"{path!r} has annotations of the category {min(unknown)}, which it does not list")
-    return Coco(images, objects, value_of, listed)
+    return Coco(images, dict(objects), value_of, listed)
 
 
 def _classes(categories: Sequence[dict[str, Any]], path: str) -> tuple[dict[int, int], tuple[ListedClass, ...]]:
@@ -126,6 +125,14 @@ def _classes(categories: Sequence[dict[str, Any]], path: str) -> tuple[dict[int,
     if has_own:
         value_of[BACKGROUND] = 0
     return {int(category["id"]): value_of[str(category["name"])] for category in ordered}, tuple(listed)
+
+
+def _area(each: dict[str, Any]) -> float:
+    """Return the pixels of an object."""
+    shape = each.get("segmentation")
+    if isinstance(shape, dict):
+        return float(run_lengths(shape)[1::2].sum())
+    return sum(map(polygon_area, shape or ()))
 
 
 def _inside(each: dict[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -144,18 +151,20 @@ def find_annotations(root: str) -> list[str]:
     folders = [root, os.path.join(root, "annotations")]
     with os.scandir(root) as entries:
         folders += sorted(entry.path for entry in entries if entry.is_dir() and split_of(entry.name))
-    return [
+    found = [
         os.path.join(folder, name)
         for folder in folders
         if os.path.isdir(folder)
         for name in sorted(os.listdir(folder))
         if name.endswith(_SUFFIX) or (name.endswith(".json") and _begins_like_coco(os.path.join(folder, name)))
     ]
+    instances = [path for path in found if os.path.basename(path).startswith(_INSTANCES)]
+    return instances or found  # next to COCO's own captions and key points
 
 
 def _begins_like_coco(path: str) -> bool:
     """Return whether a JSON's name or first bytes are COCO's, without reading all of it."""
-    if os.path.basename(path).startswith("instances_"):
+    if os.path.basename(path).startswith(_INSTANCES):
         return True
     with open(path, "rb") as file:
         start = file.read(1 << 16)
@@ -214,7 +223,7 @@ def _find_images(root: str, path: str, document: Coco, options: MaskOptions) -> 
     beside, stem = os.path.dirname(path), os.path.splitext(os.path.basename(path))[0]
     if options.images:
         return os.path.join(root, os.path.expanduser(options.images))
-    words = [stem.removeprefix("instances_"), *sorted(word for word in words_of(stem) if split_of(word))]
+    words = [stem.removeprefix(_INSTANCES), *sorted(word for word in words_of(stem) if split_of(word))]
     bases = dict.fromkeys([beside, root, os.path.dirname(root.rstrip("/")) or "."])
     parts = ["", "images", *[os.path.join("images", word) for word in words], *words]
     places = [os.path.join(base, part) for base in bases for part in parts]

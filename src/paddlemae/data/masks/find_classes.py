@@ -1,5 +1,6 @@
 """Decide which classes masks have: from a list, from options, and where there is no list from the masks themselves."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,14 +12,16 @@ from paddlemae.data.masks.colours import colours_for_ids
 from paddlemae.data.masks.options import MaskOptions
 from paddlemae.data.masks.palette import palette_of
 from paddlemae.data.masks.readers import RawMasks
-from paddlemae.data.masks.scan import Values, scan_values
+from paddlemae.data.masks.scan import Values, scan_values, values_of
 from paddlemae.data.sources.source import IGNORE, BadMask
 from paddlemae.data.sources.splits import note
+from paddlemae.data.sources.subsets import spread_over
 
 BACKGROUND, FOREGROUND = "background", "foreground"
 WHITE = 255
 IGNORED_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
 NOTHING_IGNORED = "none"
+_MOST_TRIED = 20  # masks, whether they are black and white
 _MOST_IN_8_BITS = 255  # classes, of which the last value is to be ignored
 
 
@@ -50,6 +53,7 @@ def find_classes(listed: Sequence[ListedClass] | None, masks: RawMasks, options:
     else:
         numbered = _number_listed(listed, options, where)
         _check_depth(numbered, masks, options, where)
+        _note_black_and_white(numbered, masks, options, where)
     return _make_map(numbered, _ignored_values(numbered, options, is_binary), options, where)
 
 
@@ -125,6 +129,24 @@ def _check_depth(numbered: Sequence[_Numbered], masks: RawMasks, options: MaskOp
             f"{where}: classes with ids up to {largest} are listed, and masks of 8 bits such as {masks.describe(0)!r} "
             "hold ids up to 254, as 255 is ignored; save the masks with 16 bits, or name what is ignored with "
             "::ignore=VALUE or ::ignore=none"
+        )
+
+
+def _note_black_and_white(numbered: Sequence[_Numbered], masks: RawMasks, options: MaskOptions, where: str) -> None:
+    """Say that masks look black and white, though other classes than two are listed."""
+    if options.ignore is not None or options.binary is False or any(each.value == WHITE for each in numbered):
+        return
+    present: set[int] = set()
+    for i in spread_over(len(masks), _MOST_TRIED).tolist():
+        with contextlib.suppress(BadMask):  # reading it again says why
+            stored = masks.read_stored(i)
+            present.update([1] if stored.is_colour else values_of(stored))
+        if present - {0, WHITE}:
+            return
+    if WHITE in present:
+        note(
+            f"{where}: masks have the values 0 and 255 only, and 255 is ignored; if they are black and white masks of "
+            "two classes, list these two"
         )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from paddlemae.data.decode.limits import check_size
 from paddlemae.data.masks.class_file import ListedClass, find_class_file, read_class_file
 from paddlemae.data.masks.find_classes import BACKGROUND
 from paddlemae.data.masks.layout import MaskLayout
@@ -59,6 +60,7 @@ class LabelMeMasks:
         content = read_labelme(path)
         try:
             size = (int(content["imageHeight"]), int(content["imageWidth"]))
+            check_size(size)
             values = np.zeros(size, np.uint16)
             for shape in content["shapes"]:
                 if shape["label"] in _IGNORED_LABELS:
@@ -66,8 +68,8 @@ class LabelMeMasks:
                 if shape["label"] not in value_of:
                     raise ValueError(f"the label {shape['label']!r} is not in the class list")
                 values[_inside(shape, size)] = value_of[shape["label"]]
-        except (KeyError, TypeError, ValueError) as fault:
-            raise BadMask(f"mask {path!r}: {fault}; correct the file") from fault
+        except (KeyError, TypeError, ValueError, OverflowError) as fault:
+            raise BadMask(f"mask {path!r}: {type(fault).__name__} {fault}; correct the file") from fault
         return StoredMask(values)
 
     def stamp(self, i: int) -> str:

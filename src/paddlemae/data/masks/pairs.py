@@ -147,10 +147,14 @@ def check_paired(pairs: Pairs, where: str, skip: bool) -> None:
         return
     texts = []
     if pairs.lonely_images:
-        texts.append(f"{len(pairs.lonely_images):,} images have no mask ({list_names(pairs.lonely_images[:3])})")
+        texts.append(f"{_count(pairs.lonely_images, 'image')} no mask ({list_names(pairs.lonely_images[:3])})")
     if pairs.lonely_masks:
-        texts.append(f"{len(pairs.lonely_masks):,} masks have no image ({list_names(pairs.lonely_masks[:3])})")
+        texts.append(f"{_count(pairs.lonely_masks, 'mask')} no image ({list_names(pairs.lonely_masks[:3])})")
     if not skip or not pairs.images:
         text = f"{where}: {' and '.join(texts)}; add them, or leave them out with ::unpaired=skip"
         raise UnpairedFiles(text, pairs)
     note(f"{where}: {' and '.join(texts)}: left out")
+
+
+def _count(names: Sequence[str], what: str) -> str:
+    return f"1 {what} has" if len(names) == 1 else f"{len(names):,} {what}s have"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_MOST_PIXELS = 1 << 28
+_FARTHEST = 1e7  # pixels of a corner from the image's
 
 
 def fill_polygon(points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -18,7 +18,23 @@ def fill_polygon(points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[
     Args:
         points: [corners, 2], x to the right and y down, in pixels from the image's top left corner.
         size: (H, W).
+    Raises:
+        ValueError: values that are no numbers, or far outside of any image.
     """
+    if not (np.abs(points) < _FARTHEST).all():  # not a number too
+        raise ValueError(f"a polygon with a corner at {points[np.abs(points).max(axis=1).argmax()].tolist()}")
+    inside = np.zeros(size, np.bool_)
+    tops_lefts, ends = np.floor(points.min(axis=0)).astype(int), np.ceil(points.max(axis=0)).astype(int)
+    left, top = np.maximum(tops_lefts, 0).tolist()
+    right, bottom = np.minimum(ends, size[::-1]).tolist()
+    if left < right and top < bottom:
+        box = (bottom - top, right - left)
+        inside[top:bottom, left:right] = _fill_box(points - (left, top), box)
+    return inside
+
+
+def _fill_box(points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Count, to the left of each pixel's centre, the edges that its row crosses."""
     height, width = size
     x, y = points[:, 0], points[:, 1]
     crossings = np.zeros((height, width + 1), np.int32)
@@ -33,6 +49,12 @@ def fill_polygon(points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[
     return np.cumsum(crossings[:, :width], axis=1) % 2 == 1
 
 
+def polygon_area(polygon: Sequence[float]) -> float:
+    """Return the area of a polygon x, y, x, y ..., square pixels."""
+    x, y = np.array(polygon, np.float64).reshape(-1, 2).T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+
+
 def fill_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> NDArray[np.bool_]:
     """Return which pixels lie inside one of several polygons, each x, y, x, y ..., bool [H, W].
 
@@ -43,10 +65,7 @@ def fill_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) ->
     for polygon in polygons:
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"a polygon of {len(polygon)} numbers; expected x, y of three corners or more")
-        points = np.array(polygon, np.float64).reshape(-1, 2)
-        if not np.isfinite(points).all():
-            raise ValueError("a polygon with values that are no finite numbers")
-        inside |= fill_polygon(points, size)
+        inside |= fill_polygon(np.array(polygon, np.float64).reshape(-1, 2), size)
     return inside
 
 
@@ -62,13 +81,20 @@ def decode_runs(runs: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     """
     if list(runs.get("size", ())) != list(size):
         raise ValueError(f"run lengths of size {runs.get('size')}, and the image is {size[0]} x {size[1]} (H x W)")
-    counts = runs.get("counts")
-    lengths = np.array(_decompress(counts) if isinstance(counts, str | bytes) else counts, np.int64)
-    total = size[0] * size[1]
-    if total > _MOST_PIXELS or lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != total:
+    lengths, total = run_lengths(runs), size[0] * size[1]
+    if (lengths < 0).any() or lengths.sum() != total:
         raise ValueError(f"run lengths that are {lengths.sum():,} pixels in all, and the image has {total:,}")
     values = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
     return values.reshape(size[1], size[0]).T
+
+
+def run_lengths(runs: Any) -> NDArray[np.int64]:
+    """Return the lengths of COCO's runs, of zeros first: int64 [runs]; anything else is a ValueError."""
+    counts = runs.get("counts")
+    lengths = np.array(_decompress(counts) if isinstance(counts, str | bytes) else counts)
+    if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or not len(lengths):
+        raise ValueError("run lengths that are no whole numbers")
+    return lengths.astype(np.int64)
 
 
 def _decompress(text: str | bytes) -> list[int]:

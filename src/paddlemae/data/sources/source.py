@@ -144,7 +144,7 @@ class SubsetMasks:
 
     def read(self, i: int) -> Mask:
         mask = self.whole.read(int(self.indices[i]))
-        return mask if self.number_of is None else self.number_of[mask]
+        return mask if self.number_of is None else np.take(self.number_of, mask)
 
     def stamp(self, i: int) -> str:
         return self.whole.stamp(int(self.indices[i]))

@@ -53,9 +53,12 @@ class View:
         crop_scale: smallest and largest area of a random crop, as a share of the image; None trains
             on the evaluation view.
         crop_ratio: smallest and largest width / height of a random crop.
-        flip: mirror left and right half of the training views.
+        flip, flip_vertical: mirror half of the training views left to right, and top to bottom.
+        rotate: turn training views by 0, 90, 180 or 270 degrees.
         shift: instead of a crop, move the training view by up to this many pixels each way and fill
             with zeros: for digits and other tiny images.
+        fit: how an image of another shape becomes a view: "crop" keeps its aspect and cuts off what is beyond the
+            centre; "stretch" changes its aspect and shows all of it, and `crop_ratio` is then relative to the image's.
         eval_crop_ratio: side of the evaluation view's centre crop, as a share of the resized image;
             with 1, images of the right size stay unchanged.
         decode: "fast" decodes only what random crops need and resizes them faster, "exact" as Pillow does both.
@@ -70,7 +73,10 @@ class View:
     crop_scale: tuple[float, float] | None = (0.2, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
+    flip_vertical: bool = False
+    rotate: bool = False
     shift: int = 0
+    fit: Literal["crop", "stretch"] = "crop"
     eval_crop_ratio: float = 0.875
     decode: Literal["fast", "exact"] = "fast"
     repeats: int = 1
@@ -93,6 +99,8 @@ class View:
         check_crops(self.crop_scale, self.crop_ratio, self.shift, self.eval_crop_ratio)
         if not 0 <= self.shift < min(self.image_size):
             raise ValueError(f"expected a shift in 0..{min(self.image_size) - 1} pixels, got {self.shift}")
+        if self.fit not in ("crop", "stretch"):
+            raise ValueError(f"expected fit 'crop' or 'stretch', got {self.fit!r}")
         if self.decode not in ("fast", "exact"):
             raise ValueError(f"expected decode 'fast' or 'exact', got {self.decode!r}")
         if self.repeats < 1:
@@ -108,35 +116,65 @@ class View:
 
 @dataclass(frozen=True)
 class Draw:
-    """The random choices of a training view: the box to crop (None: the evaluation view), shift, flip, operations."""
+    """The random choices of a training view.
+
+    Attributes:
+        box: to crop; None: the evaluation view.
+        turns: quarter turns against the clock, after the flips.
+    """
 
     box: Box | None
     shift: tuple[int, int]
     flip: bool
     operations: Operations = ()
+    flip_vertical: bool = False
+    turns: int = 0
 
 
 def draw_view(height: int, width: int, settings: View, rng: np.random.Generator) -> Draw:
     """Draw a training view of an image of this size."""
     box, shift = None, (0, 0)
+    turns = int(rng.integers(4)) if settings.rotate else 0
     if settings.crop_scale:
-        box = random_crop_box(height, width, settings.crop_scale, settings.crop_ratio, rng)
+        box = random_crop_box(height, width, settings.crop_scale, _ratio_of(height, width, settings, turns), rng)
     if settings.shift:
         dy, dx = (int(draw) - settings.shift for draw in rng.random(2) * (2 * settings.shift + 1))
         shift = dy, dx
     flip = bool(settings.flip and rng.random() < 0.5)
-    return Draw(box, shift, flip, draw_operations(settings.randaugment, rng) if settings.randaugment else ())
+    flip_vertical = bool(settings.flip_vertical and rng.random() < 0.5)
+    operations = draw_operations(settings.randaugment, rng) if settings.randaugment else ()
+    return Draw(box, shift, flip, operations, flip_vertical, turns)
+
+
+def _ratio_of(height: int, width: int, settings: View, turns: int) -> tuple[float, float]:
+    """Return the smallest and largest width / height of the box of a view that is turned so often afterwards."""
+    low, high = settings.crop_ratio
+    if turns % 2:
+        low, high = 1 / high, 1 / low
+    if settings.fit == "crop":
+        return low, high
+    view_height, view_width = _turned_size(settings, turns)
+    own = (width / height) / (view_width / view_height)
+    return low * own, high * own
+
+
+def _turned_size(settings: View, turns: int) -> tuple[int, int]:
+    """Return the (height, width) that a view has before it is turned."""
+    return settings.image_size[::-1] if turns % 2 else settings.image_size
 
 
 def compute_need(draws: Sequence[Draw], settings: View) -> Need:
     """Return the need of these crops: as many pixels as each view has, and no row below the lowest crop."""
-    boxes = [draw.box for draw in draws if draw.box]
+    boxes = [(draw.box, _turned_size(settings, draw.turns)) for draw in draws if draw.box]
     if settings.decode == "exact" or len(boxes) < len(draws):
         return Need()
-    height, width = settings.image_size
-    spare = min(min((bottom - top) / height, (right - left) / width) for left, top, right, bottom in boxes)
+    spare = min(
+        min((bottom - top) / height, (right - left) / width) for (left, top, right, bottom), (height, width) in boxes
+    )
     times = choose_reduction(spare)
-    lowest = max(bottom + times * _margin((bottom - top) / times / height) for _, top, _, bottom in boxes)
+    lowest = max(
+        bottom + times * _margin((bottom - top) / times / height) for (_, top, _, bottom), (height, _) in boxes
+    )
     return Need(times, math.ceil(lowest))
 
 
@@ -151,14 +189,19 @@ def make_view(picture: Picture, settings: View, draw: Draw) -> Pixels:
     Returns:
         uint8 or uint16 [C, H, W], laid out as [H, W, C]: whoever stacks views copies them once.
     """
+    size = _turned_size(settings, draw.turns)
     if draw.box:
-        view_HWC = resize_crop(picture, draw.box, settings.image_size, settings)
+        view_HWC = resize_crop(picture, draw.box, size, settings)
     else:
-        view_HWC = _centre(_convert_to_view(picture.pixels_hwC, settings), settings)
+        view_HWC = _centre(_convert_to_view(picture.pixels_hwC, settings), size, settings)
     if settings.shift:
         view_HWC = _shift(view_HWC, *draw.shift)
     if draw.flip:
         view_HWC = view_HWC[:, ::-1]
+    if draw.flip_vertical:
+        view_HWC = view_HWC[::-1]
+    if draw.turns:
+        view_HWC = np.rot90(view_HWC, draw.turns)
     if draw.operations and settings.randaugment:
         view_HWC = apply_operations(view_HWC, draw.operations, settings.randaugment.fill)
     return view_HWC.transpose(2, 0, 1)
@@ -174,9 +217,11 @@ def eval_view(image_HWC: Pixels, settings: View) -> Pixels:
     """Resize the image to cover the view and crop its centre. Returns [C, H, W] in the view's depth.
 
     The image is resized, keeping its aspect, to just cover `image_size / eval_crop_ratio`; its
-    centre is the view. (224 pixels and 0.875: short side to 256, centre 224, as is usual.)
+    centre is the view. (224 pixels and 0.875: short side to 256, centre 224, as is usual.) With fit "stretch" it is
+    resized to exactly that size.
     """
-    return np.ascontiguousarray(_centre(_convert_to_view(image_HWC, settings), settings).transpose(2, 0, 1))
+    view_HWC = _centre(_convert_to_view(image_HWC, settings), settings.image_size, settings)
+    return np.ascontiguousarray(view_HWC.transpose(2, 0, 1))
 
 
 def random_crop_box(
@@ -232,17 +277,18 @@ def _convert_to_view(image_HWC: Pixels, settings: View) -> Pixels:
     return convert_depth(image_HWC, settings.depth)
 
 
-def _centre(image_HWC: Pixels, settings: View) -> Pixels:
-    """Resize to cover, then crop the centre."""
+def _centre(image_HWC: Pixels, size: tuple[int, int], settings: View) -> Pixels:
+    """Resize to cover, or to stretch to, somewhat more than `size`, then crop the centre."""
     H, W = image_HWC.shape[:2]
-    image_HWC = _centre_crop(image_HWC, (min(H, MAX_ASPECT * W), min(W, MAX_ASPECT * H)))
-    H, W = image_HWC.shape[:2]
-    cover_h, cover_w = (round(side / settings.eval_crop_ratio) for side in settings.image_size)
-    if cover_h * W >= cover_w * H:
-        cover_w = max(cover_w, cover_h * W // H)
-    else:
-        cover_h = max(cover_h, cover_w * H // W)
-    return _centre_crop(_resize(image_HWC, (0, 0, W, H), (cover_h, cover_w)), settings.image_size)
+    cover_h, cover_w = (round(side / settings.eval_crop_ratio) for side in size)
+    if settings.fit == "crop":
+        image_HWC = _centre_crop(image_HWC, (min(H, MAX_ASPECT * W), min(W, MAX_ASPECT * H)))
+        H, W = image_HWC.shape[:2]
+        if cover_h * W >= cover_w * H:
+            cover_w = max(cover_w, cover_h * W // H)
+        else:
+            cover_h = max(cover_h, cover_w * H // W)
+    return _centre_crop(_resize(image_HWC, (0, 0, W, H), (cover_h, cover_w)), size)
 
 
 def _centre_crop(image_HWC: Pixels, size: tuple[int, int]) -> Pixels:

@@ -41,6 +41,7 @@ class _ConvolutionOnCpu(paddle.autograd.PyLayer):
     def forward(ctx: Any, x: paddle.Tensor, weight: paddle.Tensor) -> paddle.Tensor:
         weight = weight.contiguous()
         ctx.save_for_backward(x, weight)
+        ctx.input_needs_gradient = not x.stop_gradient
         batch, height, width, _ = x.shape
         rows, shifts = _padded(x, 1, 1), _shifts(width)
         count = rows.shape[0] - shifts[-1]
@@ -62,11 +63,15 @@ class _ConvolutionOnCpu(paddle.autograd.PyLayer):
         rows, shifts = _padded(x, 1, 1), _shifts(width)
         count = rows.shape[0] - shifts[-1]
         given = private.rows_view(_padded(gradient, 0, SIDE - 1), 0, count)
-        to_weight, to_rows = paddle.empty(weight.shape, weight.dtype), paddle.zeros(rows.shape, rows.dtype)
-        turned = weight.transpose([0, 2, 1]).contiguous()
+        to_weight = paddle.empty(weight.shape, weight.dtype)
         for number, shift in enumerate(shifts):
             read = private.rows_view(rows, shift, shift + count)
             paddle.matmul(read, given, transpose_x=True, out=_part(to_weight, number))
+        if not ctx.input_needs_gradient:  # PyLayer then wants None
+            return None, to_weight
+        to_rows = paddle.zeros(rows.shape, rows.dtype)
+        turned = weight.transpose([0, 2, 1]).contiguous()
+        for number, shift in enumerate(shifts):
             paddle.addmm_(private.rows_view(to_rows, shift, shift + count), given, _part(turned, number))
         whole = to_rows.reshape([batch, height + SIDE - 1, width + SIDE - 1, channels])
         return paddle.slice(whole, [1, 2], [1, 1], [height + 1, width + 1]), to_weight
@@ -82,7 +87,9 @@ def convolution(x_BhwC: paddle.Tensor, weight_9CE: paddle.Tensor) -> paddle.Tens
     Args:
         weight_9CE: of the kernel's places row by row.
     """
-    if placement.on_cpu(x_BhwC) and placement.all_or_none_train(x_BhwC, weight_9CE):
+    # as of a frozen encoder x may need no gradient
+    trains = not weight_9CE.stop_gradient
+    if placement.on_cpu(x_BhwC) and (trains or placement.all_or_none_train(x_BhwC, weight_9CE)):
         return _ConvolutionOnCpu.apply(x_BhwC, weight_9CE)
     weight = weight_9CE.reshape([SIDE, SIDE, *weight_9CE.shape[1:]]).transpose([3, 2, 0, 1])
     return F.conv2d(x_BhwC.transpose([0, 3, 1, 2]), weight, padding=1).transpose([0, 2, 3, 1])

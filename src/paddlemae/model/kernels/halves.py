@@ -84,11 +84,11 @@ class _ResidualAttentionOnCpu(paddle.autograd.PyLayer):
         bias: paddle.Tensor,
         proj_weight: paddle.Tensor,
         proj_bias: paddle.Tensor,
+        score_bias: paddle.Tensor | None,  # in front of `keep`: gradients are those of the first tensors
         epsilon: float,
         heads: int,
         token_range: TokenRange,
         keep: paddle.Tensor | None,
-        score_bias: paddle.Tensor | None,
     ) -> paddle.Tensor:
         width = x.shape[-1]
         seen_BND = private.layer_norm(as_rows(x), norm_weight, norm_bias, epsilon)[0].reshape(x.shape)
@@ -278,7 +278,7 @@ def residual_attention(
     tensors = [x_BND, *weights] if bias_HQN is None else [x_BND, *weights, bias_HQN]
     if placement.on_cpu(x_BND) and placement.all_or_none_train(*tensors):
         settings = private.epsilon_of(norm), attn.num_heads, token_range, keep_B
-        return _ResidualAttentionOnCpu.apply(x_BND, *weights, *settings, bias_HQN)
+        return _ResidualAttentionOnCpu.apply(x_BND, *weights, bias_HQN, *settings)
     return residual(take_tokens(x_BND, token_range), attn(norm(x_BND), token_range, bias_HQN), keep_B)
 
 

@@ -196,7 +196,13 @@ def _without_notes() -> Iterator[None]:
 def baselines(request: Request, labelled: Labelled, recipe: PretrainRecipe, found: Json, budget: Budget) -> Json:
     """Classify the test part without a network."""
     augment, channels = recipe.augment, recipe.model.channels
-    view = View(pair(recipe.model.image_size), channels, eval_crop_ratio=augment.eval_crop_ratio, bits=augment.bits)
+    view = View(
+        pair(recipe.model.image_size),
+        channels,
+        fit=augment.fit,
+        eval_crop_ratio=augment.eval_crop_ratio,
+        bits=augment.bits,
+    )
     an_image = found["read_seconds"] + FEATURE_SECONDS
     most = most_images(budget.baselines / 4, an_image, 200, 5_000)
     results = measure_baselines(

@@ -29,6 +29,7 @@ from paddlemae.tasks.data.check_masks import (
     mask_findings,
     mask_lines,
     masks_as_json,
+    splits_of_masks,
 )
 from paddlemae.tasks.data.check_picture import draw_check
 from paddlemae.tasks.data.check_result import CheckResult, class_counts
@@ -75,8 +76,9 @@ def check(
     if test is None and holds_masks(spec):
         notes = [text for text in notes if MASKS_LEFT_OUT not in text]
         with collect_notes() as mask_notes:
-            parts = check_parts(spec, [split.name for split in splits], workers=workers, quiet=quiet)
+            parts = check_parts(spec, split, workers=workers, quiet=quiet)
         notes += mask_notes
+        splits = _one_behind_the_other(splits_of_masks(parts, splits))
     else:
         parts = []
     others = count_ignored_files(spec, splits[0].source)
@@ -95,8 +97,12 @@ def _open_splits(spec: str, split: str, test: str | None) -> list[OpenedSplit]:
         opened = _with_test(spec, split, test)
     else:
         opened = open_three_splits(spec) if split == ALL_SPLITS else open_splits(spec, split, multi_label=True)
-    starts = accumulate((len(split.source) for split in opened), initial=0)
-    return [split._replace(start=start) for split, start in zip(opened, starts)]
+    return _one_behind_the_other(opened)
+
+
+def _one_behind_the_other(splits: list[OpenedSplit]) -> list[OpenedSplit]:
+    starts = accumulate((len(split.source) for split in splits), initial=0)
+    return [split._replace(start=start) for split, start in zip(splits, starts)]
 
 
 def _with_test(spec: str, split: str, test: str) -> list[OpenedSplit]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -22,6 +22,7 @@ from paddlemae.data.workers import workers_for
 from paddlemae.runs.contact_sheet import TILE, Block
 from paddlemae.runs.progress import progress
 from paddlemae.system.display_names import display_name
+from paddlemae.tasks.data.splits import ALL_SPLITS, OpenedSplit
 
 MOST_CLASSES, MOST_EXAMPLES = 20, 3  # that the text and the picture show
 _SWATCH = 24  # pixels of a class's colour in the picture
@@ -59,29 +60,29 @@ class MaskPart:
         yield from self.looks.faults.values() if self.looks else ()
 
     def absent(self) -> list[str]:
-        """Return the classes without a pixel."""
-        if self.source is None or self.looks is None:
+        """Return the classes without a pixel, where others have some."""
+        if self.source is None or self.looks is None or not self.looks.pixels.any():
             return []
         return [name for name, count in zip(self.source.classes, self.looks.images.tolist()) if not count]
 
 
-def check_parts(spec: str, splits: Sequence[str], *, workers: int | None, quiet: bool) -> list[MaskPart]:
-    """Read every mask of the splits that a source has.
+def check_parts(spec: str, split: str, *, workers: int | None, quiet: bool) -> list[MaskPart]:
+    """Read every mask of a split, or of those of train, val and test that a source has.
 
     Args:
         spec: as `open_source` takes it.
-        splits: "train", "val", "test".
+        split: train, test (the held-out one), or all.
         workers: processes that read; None is one a core where the masks are many.
     """
     parts = []
-    for name in splits:
+    for one in ("train", VAL_ONLY, TEST_ONLY) if split == ALL_SPLITS else (split,):
         with contextlib.suppress(MissingSplit):
-            parts.append(_check_part(spec, name, workers, quiet))
+            parts.append(_check_part(spec, one, workers, quiet))
     return parts
 
 
-def _check_part(spec: str, name: str, workers: int | None, quiet: bool) -> MaskPart:
-    split = {"val": VAL_ONLY, "test": TEST_ONLY}.get(name, name)
+def _check_part(spec: str, split: str, workers: int | None, quiet: bool) -> MaskPart:
+    name = split.removesuffix("-only")
     lonely_images: tuple[str, ...] = ()
     lonely_masks: tuple[str, ...] = ()
     try:
@@ -99,10 +100,25 @@ def _check_part(spec: str, name: str, workers: int | None, quiet: bool) -> MaskP
     return MaskPart(name, source, looks, None, lonely_images, lonely_masks)
 
 
+def splits_of_masks(parts: Sequence[MaskPart], plain: list[OpenedSplit]) -> list[OpenedSplit]:
+    """Return the splits of images as those of their masks are, or `plain` where these are the same or can't be opened.
+
+    The lists of PASCAL VOC and the JSONs of COCO name images of each split that lie in one folder.
+    """
+    if any(part.source is None for part in parts):
+        return plain
+    images = {part.name: len(part.source or ()) + len(part.lonely_images) for part in parts}
+    if images == {split.name: len(split.source) for split in plain}:
+        return plain
+    return [
+        OpenedSplit(part.name, replace(part.source, targets=None), "masks instead") for part in parts if part.source
+    ]
+
+
 def mask_findings(parts: Sequence[MaskPart]) -> dict[str, int]:
     """Return how many there are of each kind of `FINDING_TEXTS`."""
     return {
-        "masks_unusable": sum(len(list(part.unusable())) for part in parts),
+        "masks_unusable": len(_unusable(parts)),
         "images_without_masks": sum(len(part.lonely_images) for part in parts),
         "masks_without_images": sum(len(part.lonely_masks) for part in parts),
         "masks_all_ignored": sum(len(part.looks.all_ignored) for part in parts if part.looks),
@@ -113,13 +129,18 @@ def mask_findings(parts: Sequence[MaskPart]) -> dict[str, int]:
 def mask_examples(parts: Sequence[MaskPart], finding: str) -> list[str]:
     """Return some of what a finding counts, a line each."""
     found: dict[str, Iterator[str]] = {
-        "masks_unusable": (text for part in parts for text in part.unusable()),
+        "masks_unusable": iter(_unusable(parts)),
         "images_without_masks": (repr(name) for part in parts for name in part.lonely_images),
         "masks_without_images": (repr(name) for part in parts for name in part.lonely_masks),
         "masks_all_ignored": (repr(name) for part in parts for name in _all_ignored(part)),
         "mask_classes_absent": (f"{name!r} in {part.name}" for part in parts for name in part.absent()),
     }
     return list(islice(found.get(finding, iter(())), MOST_EXAMPLES))
+
+
+def _unusable(parts: Sequence[MaskPart]) -> list[str]:
+    """Return why masks can't be used; what keeps several splits from being opened counts once."""
+    return list(dict.fromkeys(text for part in parts for text in part.unusable()))
 
 
 def _all_ignored(part: MaskPart) -> list[str]:

@@ -93,6 +93,7 @@ def evaluation_view(description: Description) -> View:
         image_size=pair(shape["image_size"]),
         channels=shape["channels"],
         eval_crop_ratio=description.eval_crop_ratio,
+        fit=description.fit,
         bits=description.bits,
     )
 

@@ -66,7 +66,12 @@ def chosen_by_labels(
         section, _, leaf = key.rpartition(".")
         (content.setdefault(section, {}) if section else content)[leaf] = value  # type: ignore[index]
     labelled = Labelled(
-        images.train, images.views, shape.model.width, shape.model.depth, is_multi_label=survey.is_multi_label
+        images.train,
+        images.views,
+        shape.model.width,
+        shape.model.depth,
+        is_multi_label=survey.is_multi_label,
+        fit=rules.choose_fit(survey, shape)[0],
     )
     recipe, choices = choose_by_labels(FinetuneRecipe.model_validate(content), labelled)
     return recipe, settings | {choice.name: Choice(choice.value, choice.reason) for choice in choices}

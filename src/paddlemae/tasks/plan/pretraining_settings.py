@@ -98,6 +98,7 @@ def _augmentation(survey: DataSurvey, shape: rules.Shape) -> dict[str, Choice]:
         "augment.crop_scale": Choice(list(scale), why),
         **rectangle_settings(survey, shape),
         "augment.flip": Choice(True, "usual; set false for text, digits and whatever has a left and a right"),
+        "augment.fit": Choice(*rules.choose_fit(survey, shape)),
         "augment.eval_crop_ratio": Choice(1.0, "evaluation sees as much of an image as fits"),
     }
 

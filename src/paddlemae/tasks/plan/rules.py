@@ -51,6 +51,7 @@ FEW_VIEWS, FEW_EPOCHS = 150_000, 150  # fewer are no training for images of this
 MANY_VIEWS = 1_000_000  # from which images larger than what the detail asks for are of use
 SAME_RATIO = 0.04  # largest spread of width / height, relative, of images of one shape
 SQUARE_RATIO = 1.1  # up to which images count as squares
+LEAST_SEEN = 0.5  # of the images that centre crops show least of: below, images are stretched
 FEW_PATCHES = 36  # below, fewer of them are removed
 MOST_EPOCHS = 800
 MOST_UPDATES_OF_FEW = 10_000  # that even a few images are trained for
@@ -250,6 +251,15 @@ def rectangle(survey: DataSurvey, side: int, patch: int) -> tuple[int, int]:
         return side, side
     long = patch * round(side * max(ratio.median, 1 / ratio.median) / patch)
     return (side, long) if ratio.median > 1 else (long, side)
+
+
+def choose_fit(survey: DataSurvey, shape: Shape) -> tuple[str, str]:
+    """Return `fit` with its reason: "stretch" where a centre crop shows too little of one image in twenty."""
+    own = shape.image_size[1] / shape.image_size[0]
+    seen = min(survey.ratio.low / own, own / survey.ratio.high)
+    if seen < LEAST_SEEN:
+        return "stretch", f"images differ in shape: of one in twenty, a centre crop would show {seen:.0%} or less"
+    return "crop", "images keep their aspect; a centre crop shows most of them"
 
 
 def choose_course(

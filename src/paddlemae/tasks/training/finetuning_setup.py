@@ -60,6 +60,7 @@ def choose_defaults(recipe: FinetuneRecipe, inputs: Inputs) -> tuple[FinetuneRec
         is_pretrained=recipe.init != SCRATCH,
         is_multi_label=isinstance(inputs.train.targets, MultiLabelTargets),
         balanced_views=None if labels is None else unequal_views(labels),
+        fit=inputs.initial.description.fit if inputs.initial else "crop",
     )
     chosen, choices = choose(recipe, labelled)
     if not inputs.saved:
@@ -84,6 +85,7 @@ def build(recipe: FinetuneRecipe, inputs: Inputs) -> Parts:
         model,
         statistics,
         eval_crop_ratio=recipe.augment.eval_crop_ratio,
+        fit=recipe.augment.fit,
         bits=view.depth,
         classes=train.classes,
         provenance={"task": "finetune", "data": train.name, "images": len(train), "init": recipe.init}

@@ -79,6 +79,7 @@ def build(recipe: PretrainRecipe, inputs: Inputs) -> Parts:
         model,
         statistics,
         eval_crop_ratio=recipe.augment.eval_crop_ratio,
+        fit=recipe.augment.fit,
         bits=view.depth,
         provenance={
             "task": "pretrain",
