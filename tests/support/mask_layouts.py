@@ -146,6 +146,9 @@ def write_coco(root: Path) -> str:
         path = root / "annotations" / f"instances_{split}2017.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content))
+        path.with_name(f"captions_{split}2017.json").write_text(
+            json.dumps(content | {"annotations": [{"caption": ""}]})
+        )
     return str(root)
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from paddlemae.data.batches import Batch
+from paddlemae.data.sources import SourceNote
 from paddlemae.model.masking import MASKS
 from paddlemae.recipe import load_recipe
 from paddlemae.runs.runlog import read_metrics
@@ -21,6 +22,7 @@ from paddlemae.tasks.training.pretraining_setup import prepare
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint_folders import find_checkpoint
 from paddlemae.weights.model_folder import read_description, read_tensors
+from tests.support.mask_folders import write_pairs
 
 
 def batch(indices: list[int], epochs: list[int]) -> Batch:
@@ -225,6 +227,13 @@ def test_a_dry_run_counts_the_papers_parameters(photos, untried) -> None:
     assert plan["patches"] == "14 x 14" and plan["images"] == f"12 from {photos}"
     assert plan["peak lr"] == f"{1.5e-4 * 4096 / 256:.3g}"
     assert plan["memory"] == "8.40 GiB: 2.00 and 102.4 MiB an image (measured with 4 and 12 images a step)"
+
+
+def test_masks_next_to_images_are_not_trained_on(tiny, untried, tmp_path: Path) -> None:
+    write_pairs(tmp_path)
+    with pytest.warns(SourceNote, match="masks in 'masks' are left out"):
+        plan = dry_run(load_recipe("pretrain", None, [*tiny, f"data={tmp_path}"]))
+    assert plan["images"] == f"4 from {tmp_path / 'images' / 'train'}"
 
 
 def test_the_memory_estimate_grows_with_what_it_counts(tiny, photos) -> None:

@@ -48,7 +48,19 @@ def test_masks_next_to_their_images_have_a_suffix(tmp_path: Path) -> None:
         save(tmp_path / f"{number}.jpg", pixels)
         save(tmp_path / f"{number}_mask.png", ids)
     train = open_source(f"{tmp_path}::mask_suffix=_mask", "train", masks=True)
-    assert [train.describe(i) for i in range(2)] == [str(tmp_path / f"{number}.jpg") for number in range(2)]
+    names = [str(tmp_path / f"{number}.jpg") for number in range(2)]
+    assert [train.describe(i) for i in range(2)] == names
+    plain = open_source(f"{tmp_path}::mask_suffix=_mask", "train")
+    assert plain.targets is None and [plain.describe(i) for i in range(len(plain))] == names
+
+
+def test_roboflow_lists_classes_in_each_split(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        save(tmp_path / split / "a.jpg", scene(0)[0])
+        save(tmp_path / split / "a_mask.png", scene(0)[1])
+        (tmp_path / split / "_classes.csv").write_text("Pixel Value, Class\n0, background\n1, road\n2, car\n")
+    valid = open_source(f"{tmp_path}::mask_suffix=_mask", "test", masks=True)
+    assert len(valid) == 1 and valid.classes == ("background", "road", "car")
 
 
 def test_without_masks_only_the_images_are_read(tmp_path: Path) -> None:

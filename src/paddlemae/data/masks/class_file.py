@@ -6,6 +6,7 @@ Lines that are understood, # at the start of a line being a comment:
     road 128 64 128           a name and its colour, of the masks if they store colours, else only for display
     road:128,64,128::         the same, of a label map
     128,64,128,road           the same, as CSV
+    Pixel Value, Class        Roboflow's `_classes.csv`: a line of names of columns is passed over
 """
 
 import csv
@@ -16,7 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 Colour = tuple[int, int, int]
-FILES = ("classes.txt", "labelmap.txt", "label_colors.txt", "class_dict.csv", "classes.csv", "classes.json")
+FILES = (
+    *("classes.txt", "labelmap.txt", "label_colors.txt", "class_dict.csv", "classes.csv", "classes.json"),
+    "_classes.csv",
+)
 _COLOUR = re.compile(r"(?<!\d)(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})(?!\d)")
 _HEX = re.compile(r"#([0-9a-fA-F]{6})\b")
 _NUMBERED = re.compile(r"(\d+)\s*[:,\t ]\s*(\S.*)")
@@ -72,7 +76,8 @@ def parse_lines(lines: Sequence[str]) -> list[ListedClass]:
 
 
 def _is_header(line: str) -> bool:
-    return {"r", "g", "b"} <= {cell.strip().lower() for cell in next(csv.reader([line]))}
+    cells = {cell.strip().lower() for cell in next(csv.reader([line]))}
+    return {"r", "g", "b"} <= cells or cells <= {"pixel value", "value", "id", "class", "name"}
 
 
 def _of_line(line: str) -> ListedClass:

@@ -28,6 +28,7 @@ from paddlemae.data.sources.source import BadMask
 from paddlemae.data.sources.splits import choose_split, files_of_split, list_names, note, split_of, words_of
 from paddlemae.data.sources.string_table import StringTable
 
+_INSTANCES = "instances_"
 _SUFFIX = ".coco.json"
 _KEYS = ("images", "annotations", "categories")
 
@@ -150,18 +151,20 @@ def find_annotations(root: str) -> list[str]:
     folders = [root, os.path.join(root, "annotations")]
     with os.scandir(root) as entries:
         folders += sorted(entry.path for entry in entries if entry.is_dir() and split_of(entry.name))
-    return [
+    found = [
         os.path.join(folder, name)
         for folder in folders
         if os.path.isdir(folder)
         for name in sorted(os.listdir(folder))
         if name.endswith(_SUFFIX) or (name.endswith(".json") and _begins_like_coco(os.path.join(folder, name)))
     ]
+    instances = [path for path in found if os.path.basename(path).startswith(_INSTANCES)]
+    return instances or found  # next to COCO's own captions and key points
 
 
 def _begins_like_coco(path: str) -> bool:
     """Return whether a JSON's name or first bytes are COCO's, without reading all of it."""
-    if os.path.basename(path).startswith("instances_"):
+    if os.path.basename(path).startswith(_INSTANCES):
         return True
     with open(path, "rb") as file:
         start = file.read(1 << 16)
@@ -220,7 +223,7 @@ def _find_images(root: str, path: str, document: Coco, options: MaskOptions) -> 
     beside, stem = os.path.dirname(path), os.path.splitext(os.path.basename(path))[0]
     if options.images:
         return os.path.join(root, os.path.expanduser(options.images))
-    words = [stem.removeprefix("instances_"), *sorted(word for word in words_of(stem) if split_of(word))]
+    words = [stem.removeprefix(_INSTANCES), *sorted(word for word in words_of(stem) if split_of(word))]
     bases = dict.fromkeys([beside, root, os.path.dirname(root.rstrip("/")) or "."])
     parts = ["", "images", *[os.path.join("images", word) for word in words], *words]
     places = [os.path.join(base, part) for base in bases for part in parts]

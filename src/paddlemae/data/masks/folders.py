@@ -9,6 +9,7 @@ from paddlemae.data.masks.options import MaskOptions
 from paddlemae.data.masks.pairs import PairRule, check_paired, pair_files
 from paddlemae.data.sources.folder import list_images
 from paddlemae.data.sources.mask_folders import IMAGE_FOLDERS, MASK_FOLDERS, SAMPLE_SUFFIX
+from paddlemae.data.sources.splits import split_of
 
 
 def open_folders(root: str, options: MaskOptions, split: str | None) -> MaskLayout:
@@ -40,6 +41,8 @@ def listed_classes(root: str) -> Sequence[ListedClass] | None:
 
 
 def class_files(root: str) -> list[str]:
-    """Return the files in a folder, and in the folders of masks in it, that list classes."""
-    folders = [root, *(os.path.join(root, name) for name in sorted(os.listdir(root)) if name.lower() in MASK_FOLDERS)]
+    """Return the files in a folder, and in the folders of masks and splits in it, that list classes."""
+    names = sorted(os.listdir(root), key=lambda name: (split_of(name) is not None, name))
+    inside = [name for name in names if name.lower() in MASK_FOLDERS or split_of(name)]
+    folders = [root, *(os.path.join(root, name) for name in inside)]
     return [path for folder in folders if (path := find_class_file(folder))]

@@ -43,6 +43,7 @@ class MaskOptions:
     skip_unpaired: bool = False
 
 
+OF_FILES = ("mask_suffix", "images", "masks")  # which files are masks
 LIST_OPTIONS = ("root", "image", "mask", "split", "group")  # of lists, in addition
 NAMES = (
     *("classes", "select", "ignore", "zero_is_background", "binary", "rgb", "mask_suffix", "images", "masks"),

@@ -112,11 +112,13 @@ def open_source(
 def _only_with_masks(path: str, options: dict[str, str]) -> bool:
     """Remove options of masks, which images alone do not need; return whether the images can't be found without them.
 
-    These are COCO's JSON, and lists with a column or options of masks.
+    These are COCO's JSON, lists with a column or options of masks, and images whose masks have other usual names.
     """
-    from paddlemae.data.masks.options import NAMES
+    from paddlemae.data.masks.options import NAMES, OF_FILES
 
     given = options.keys() & set(NAMES)
+    if given & set(OF_FILES):
+        return True
     if path.lower().endswith((".json", *_LISTS)) and (given or "mask" in options or path.lower().endswith(".json")):
         return True
     for name in given:
