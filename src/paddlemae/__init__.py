@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from paddlemae.api.plans import plan as plan
     from paddlemae.api.trainings import finetune as finetune
     from paddlemae.api.trainings import pretrain as pretrain
+    from paddlemae.api.trainings import segment as segment
     from paddlemae.data.sources import open_source as open_source
     from paddlemae.engine import device as device
     from paddlemae.model.classifier import VisionTransformer as VisionTransformer
@@ -34,6 +35,7 @@ _HOMES = {  # the same names, and where they are loaded from
     "load": "paddlemae.api.models",
     "pretrain": "paddlemae.api.trainings",
     "finetune": "paddlemae.api.trainings",
+    "segment": "paddlemae.api.trainings",
     "plan": "paddlemae.api.plans",
     "auto": "paddlemae.api.plans",
     "Model": "paddlemae.api.models",

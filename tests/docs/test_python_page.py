@@ -26,7 +26,7 @@ OF_LAYERS = [
 def test_every_block_of_the_page_runs(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     code = "\n".join(BLOCKS)
-    assert code.count("steps=2") == 3
+    assert code.count("steps=2") == 4
     names: dict = {}
     exec(compile(code, "docs/python.md", "exec"), names)
     np.testing.assert_allclose(names["same"], names["features"][:1], atol=1e-5)
@@ -35,6 +35,7 @@ def test_every_block_of_the_page_runs(tmp_path, monkeypatch) -> None:
     assert len(OF_LAYERS) == 2 and len(names["found"].labels) == 2 and len(names["found"].top(3)[0]) == 3
     assert 0 < names["result"]["top1"] < 1
     assert names["shown"].completed.shape == [2, 3, 96, 160] and float(names["loss"].numpy()) > 0
+    assert names["segmented"].overlay(0).shape == (64, 64, 3) and len(names["segmented"]) == 4
     with Image.open("corner.png") as figure:
         assert figure.size[0] > 300
 

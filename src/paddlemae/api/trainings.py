@@ -15,6 +15,7 @@ from paddlemae.system.documents import read_object
 from paddlemae.system.signals import INTERRUPTED_STATUS, REQUEUE_STATUS, Preempted
 from paddlemae.tasks import finetune as finetuning
 from paddlemae.tasks import pretrain as pretraining
+from paddlemae.tasks import segment as segmenting
 from paddlemae.tasks.training.run_start import Start
 
 
@@ -81,6 +82,37 @@ def finetune(
         return read_object(command.out / RESULT_FILE)
     with host_as_before():
         return finetuning.finetune(_recipe_of(command), Start(command.out, resume, overwrite, quiet))
+
+
+def segment(
+    recipe: str | None = None,
+    *,
+    init: str | os.PathLike[str],
+    data: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str],
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    procs: int | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Train a segmenter on images with masks, as `paddlemae segment` does.
+
+    Args:
+        init: a pretraining run, anyone's weights, or "scratch".
+        recipe, data, out, resume, overwrite, procs, settings: as for `pretrain`; the images have masks.
+    Returns:
+        the result, as in `result.json`: `miou`, `dice`, `boundary_f1`, `pixel_accuracy` ... of the test part in [0, 1]
+        with the best weights, and those of each class; `load` takes `out`.
+    Raises:
+        As `pretrain`.
+    """
+    overrides = _overrides(settings, data=data, init=init)
+    command = TrainingCommand("segment", recipe, overrides, Path(out), resume, overwrite, quiet)
+    if _launched(command, procs):
+        return read_object(command.out / RESULT_FILE)
+    with host_as_before():
+        return segmenting.segment(_recipe_of(command), Start(command.out, resume, overwrite, quiet))
 
 
 def _overrides(settings: dict[str, Any], **named: str | os.PathLike[str] | None) -> dict[str, Any]:
