@@ -152,6 +152,35 @@ def test_another_beit_is_refused(change, message: str) -> None:
         import_weights(written.tensors, config={**written.config, **change})
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_tensors_that_do_not_fit_are_named_in_one_line(layout: str) -> None:
+    model = segmenter()
+    tensors, config = foreign(layout, model), exported(layout, model).config
+    accepted = []
+    for name, array in tensors.items():
+        for other in (None, np.float32(1), np.zeros(7, np.float32), np.repeat(array[None], 2, axis=0)):
+            changed = {key: each for key, each in tensors.items() if key != name}
+            if other is not None:
+                changed[name] = np.asarray(other)
+            try:
+                import_weights(changed, config=config, heads=2)
+            except ValueError as fault:
+                assert "\n" not in str(fault), (name, fault)
+            else:
+                accepted.append((name, other is None))
+    optional = ("lambda_", "gamma_", "position", "num_batches", ".attn.q_bias", "pos_embed", "encoder.layer.4.")
+    others = {name for name, _ in accepted if not any(part in name for part in optional)}
+    assert not others
+
+
+def test_no_table_is_made_for_images_without_end() -> None:
+    model = segmenter()
+    tensors, config = foreign("beit", model), exported("beit", model).config
+    del tensors["beit.embeddings.position_embeddings"]
+    with pytest.raises(ValueError, match="an image size of 1000000 x 1000000, and no table of positions"):
+        import_weights(tensors, config={**config, "image_size": 1_000_000})
+
+
 @pytest.mark.parametrize(
     ("layout", "changes", "message"),
     [

@@ -21,6 +21,7 @@ BACKGROUND, FOREGROUND = "background", "foreground"
 WHITE = 255
 IGNORED_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
 NOTHING_IGNORED = "none"
+_MANY = 2000  # masks, whose reading takes some seconds
 _MOST_TRIED = 20  # masks, whether they are black and white
 _MOST_IN_8_BITS = 255  # classes, of which the last value is to be ignored
 
@@ -44,6 +45,8 @@ def find_classes(listed: Sequence[ListedClass] | None, masks: RawMasks, options:
     Raises:
         BadMask, ValueError: values or options from which no classes follow.
     """
+    if listed is None and len(masks) > _MANY:
+        note(f"{where}: all {len(masks):,} masks are read to find their classes; a classes.txt there saves the time")
     is_binary = _is_binary(listed, masks, options, where)
     if is_binary:
         names = listed or (ListedClass(BACKGROUND), ListedClass(FOREGROUND))

@@ -1,5 +1,6 @@
 """What each layout of images with masks comes to: a reader of images, one of masks, and what is said of the classes."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from paddlemae.data.masks.readers import ClassMasks, MaskFiles, RawMasks
 from paddlemae.data.masks.select_classes import select_classes
 from paddlemae.data.sources.readers import FileReader, Reader
 from paddlemae.data.sources.source import MaskReader, MaskTargets, Source
+from paddlemae.data.sources.splits import SourceNote, is_held_out
 from paddlemae.data.sources.string_table import StringTable
 
 
@@ -57,10 +59,17 @@ def layout_of_files(
     )
 
 
-def make_source(layout: MaskLayout, options: MaskOptions) -> Source:
-    """Return the source of a layout; raises as `find_classes` and `select_classes`."""
+def make_source(layout: MaskLayout, options: MaskOptions, split: str | None) -> Source:
+    """Return the source of a layout; raises as `find_classes` and `select_classes`.
+
+    Args:
+        split: of the images. Held-out ones have the classes of those to train on, so notes of these are not repeated.
+    """
     listed = layout.listed if layout.is_fixed else options.classes or layout.listed
-    class_map = find_classes(listed, layout.every, options, repr(layout.name))
+    with warnings.catch_warnings():
+        if is_held_out(split):
+            warnings.simplefilter("ignore", SourceNote)
+        class_map = find_classes(listed, layout.every, options, repr(layout.name))
     masks: MaskReader = ClassMasks(layout.masks, class_map)
     files = layout.reader.files if class_map.ignores_nodata and isinstance(layout.reader, FileReader) else ()
     if isinstance(layout.reader, FileReader) and any(name.lower().endswith(TIFF) for name in files):

@@ -33,18 +33,18 @@ def open_masks(path: str, options: dict[str, str], split: str | None, spec: str)
     """
     if "{" in path and not os.path.exists(path):
         chosen = parse_options(options, spec)
-        return make_source(open_mask_archive(expand_braces(path), chosen, split, spec), chosen)
+        return make_source(open_mask_archive(expand_braces(path), chosen, split, spec), chosen, split)
     if os.path.isfile(path) and path.lower().endswith(_LISTS):
         columns = {name: options.pop(name) for name in LIST_OPTIONS if name in options}
         chosen = parse_options(options, spec)
-        return make_source(open_mask_list(path, columns, chosen, split), chosen)
+        return make_source(open_mask_list(path, columns, chosen, split), chosen, split)
     chosen = parse_options(options, spec)
     if os.path.isfile(path):
-        return make_source(_open_file(path, chosen, split), chosen)
+        return make_source(_open_file(path, chosen, split), chosen, split)
     if is_cityscapes(path):
         ignore = IGNORED_IDS if chosen.ignore is None else chosen.ignore
-        return make_source(open_cityscapes(path, chosen, split), replace(chosen, ignore=(*ignore, 255)))
-    return make_source(_open_in_folder(path, chosen, split), chosen)
+        return make_source(open_cityscapes(path, chosen, split), replace(chosen, ignore=(*ignore, 255)), split)
+    return make_source(_open_in_folder(path, chosen, split), chosen, split)
 
 
 def _open_file(path: str, options: MaskOptions, split: str | None) -> MaskLayout:

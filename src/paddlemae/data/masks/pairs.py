@@ -1,5 +1,6 @@
 """Pair images and masks by their paths: equal ones, but for folders `images` and `masks`, endings and a suffix."""
 
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,26 +44,31 @@ class PairRule:
 
     def kind(self, path: str) -> str:
         """Return "mask", "image" (in a folder of that name) or "other"."""
-        folders = path.lower().split("/")[:-1]
-        if any(folder in self.masks or folder.endswith(self.endings) for folder in folders):
-            return "mask"
-        if self.suffix and os.path.splitext(path)[0].endswith(self.suffix):
-            return "mask"
-        return "image" if any(folder in self.images for folder in folders) else "other"
+        kind = _read_folder(self, path.rpartition("/")[0])[0]
+        return "mask" if self.suffix and os.path.splitext(path)[0].endswith(self.suffix) else kind
 
     def key(self, path: str, is_mask: bool) -> Key:
         """Return what an image and its mask have in common."""
-        *folders, name = path.split("/")
+        folder, _, name = path.rpartition("/")
         stem = os.path.splitext(name)[0]
-        if is_mask and self.suffix:
-            stem = stem.removesuffix(self.suffix)
-        dropped = self.masks if is_mask else self.images
-        kept = [folder for folder in folders if folder.lower() not in dropped]
-        return (*(self._without_ending(folder) if is_mask else folder for folder in kept), stem)
+        return (*_read_folder(self, folder)[1 + is_mask], stem.removesuffix(self.suffix) if is_mask else stem)
 
-    def _without_ending(self, folder: str) -> str:
-        ending = next((ending for ending in self.endings if folder.lower().endswith(ending)), "")
-        return folder[: len(folder) - len(ending)]
+
+@functools.lru_cache(maxsize=4096)  # a hundred thousand files may lie in a few folders
+def _read_folder(rule: PairRule, folder: str) -> tuple[str, Key, Key]:
+    """Return (kind of the files in a folder, its part of an image's key, its part of a mask's key)."""
+    names = folder.split("/") if folder else []
+    lower = [name.lower() for name in names]
+    is_mask = any(name in rule.masks or name.endswith(rule.endings) for name in lower)
+    kind = "mask" if is_mask else "image" if any(name in rule.images for name in lower) else "other"
+    of_image = [name for name in names if name.lower() not in rule.images]
+    of_mask = [_without_ending(name, rule.endings) for name in names if name.lower() not in rule.masks]
+    return kind, tuple(of_image), tuple(of_mask)
+
+
+def _without_ending(folder: str, endings: Sequence[str]) -> str:
+    ending = next((ending for ending in endings if folder.lower().endswith(ending)), "")
+    return folder[: len(folder) - len(ending)]
 
 
 def pair_files(files: Sequence[str], rule: PairRule, split: str | None, where: str) -> tuple[Pairs, list[str]]:

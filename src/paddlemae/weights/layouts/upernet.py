@@ -22,6 +22,7 @@ from paddlemae.weights.layouts.tensor_names import BLOCK, Draft, Pairs
 BEIT, MMSEGMENTATION = "beit", "mmsegmentation"
 SHARED = f"shared.{RELATIVE_POSITIONS}"  # BEiT's table for all blocks
 SCALES = (("scale1", "attn.proj"), ("scale2", "mlp.fc2"))  # layer scale, and what it is folded into
+LARGEST_SIDE = 4096  # pixels, of a model whose table of positions is made here
 COUNTER = "num_batches_tracked"
 # blocks that the published models tap, counted from 1, by their number
 PUBLISHED_TAPS = {12: [4, 6, 8, 12], 24: [8, 12, 16, 24]}
@@ -173,11 +174,13 @@ def _join_qkv(draft: Draft, attention: str) -> None:
         parts = [f"{attention}.{part}.weight" for part in "qkv"]
         if missing := [display_name(draft.their_name(name)) for name in parts if name not in tensors]:
             raise ValueError(f"missing: {', '.join(missing)}")
+        _check_alike(draft, parts)
         draft.set(f"{attention}.qkv.weight", np.concatenate([tensors.pop(name) for name in parts]), "joined")
-    if f"{attention}.qkv.bias" in tensors:
+    if f"{attention}.qkv.bias" in tensors or f"{attention}.qkv.weight" not in tensors:
         return
+    _check_alike(draft, [name for part in "qv" if (name := f"{attention}.{part}.bias") in tensors])
     query, value = (tensors.pop(f"{attention}.{part}.bias", None) for part in "qv")
-    if query is None and value is None and f"{attention}.qkv.weight" in tensors:
+    if query is None and value is None:
         weight = tensors[f"{attention}.qkv.weight"]
         draft.set(f"{attention}.qkv.bias", np.zeros(len(weight), weight.dtype), "zeros: the file has no bias here")
     elif query is not None and value is not None:
@@ -185,6 +188,14 @@ def _join_qkv(draft: Draft, attention: str) -> None:
         draft.set(f"{attention}.qkv.bias", joined, "query and value joined; zeros for the key, which has none")
     else:
         raise ValueError(f"{attention}: a bias of queries or of values without the other one")
+
+
+def _check_alike(draft: Draft, names: Sequence[str]) -> None:
+    """Raise a ValueError unless tensors that are to be joined have one shape, and an axis."""
+    shapes = {draft.tensors[name].shape for name in names}
+    if len(shapes) > 1 or () in shapes:
+        theirs = ", ".join(display_name(draft.their_name(name)) for name in names)
+        raise ValueError(f"{theirs} are of shapes {', '.join(str(list(shape)) for shape in shapes)}; expected one")
 
 
 def _fold_scales(draft: Draft, block: str) -> None:
@@ -196,6 +207,9 @@ def _fold_scales(draft: Draft, block: str) -> None:
             name = f"{block}.{layer}.{kind}"
             if name in draft.tensors:
                 array = draft.tensors[name]
+                if array.ndim == 0 or numbers.shape != array.shape[:1]:
+                    theirs = display_name(draft.their_name(f"{block}.{scale}"))
+                    raise ValueError(f"{theirs} {list(numbers.shape)} does not fit {list(array.shape)} of {layer}")
                 factors = numbers.reshape(-1, *[1] * (array.ndim - 1)).astype(array.dtype)
                 draft.set(name, array * factors, "layer scale folded into it")
 
@@ -204,6 +218,10 @@ def _add_positions(draft: Draft, settings: Settings) -> None:
     weight, size = draft.tensors.get("patch_embed.proj.weight"), settings.image_size
     if weight is None or weight.ndim != 4 or size is None:
         return
+    if max(size) > LARGEST_SIDE:
+        raise ValueError(
+            f"an image size of {size[0]} x {size[1]}, and no table of positions; name the right image_size"
+        )
     tokens = (size[0] // weight.shape[2]) * (size[1] // weight.shape[3]) + int("cls_token" in draft.tensors)
     draft.set(
         "pos_embed", np.zeros((1, tokens, len(weight)), weight.dtype), "zeros: the file has no absolute positions"
@@ -213,11 +231,17 @@ def _add_positions(draft: Draft, settings: Settings) -> None:
 def ending_of(draft: Draft, settings: Settings) -> dict[str, Any]:
     """Return the settings of a segmenter's layers behind the blocks."""
     tensors = draft.tensors
-    classifier = tensors.get("head.classifier.weight")
+    sizes = []
+    for name, dimensions in (("head.classifier.weight", 2), ("head.fusion.conv.weight", 4)):
+        array = tensors.get(name)
+        if array is None or array.ndim != dimensions:
+            found = "is missing" if array is None else f"is {list(array.shape)}"
+            raise ValueError(f"{display_name(draft.their_name(name))} {found}; it should have {dimensions} dimensions")
+        sizes.append(len(array))
     return dict(
-        num_classes=0 if classifier is None else len(classifier),
+        num_classes=sizes[0],
         head="upernet",
-        head_width=len(tensors["head.fusion.conv.weight"]),
+        head_width=sizes[1],
         taps=list(settings.taps or []),
         head_dropout=0.1,
         relative_positions=f"blocks.0.attn.{RELATIVE_POSITIONS}" in tensors,
@@ -369,4 +393,5 @@ def _is_colour(colour: Any) -> bool:
 def heads_of(draft: Draft) -> int | None:
     """Return the number of attention heads, which a table of relative positions shows."""
     table = re.compile(rf"blocks\.\d+\.attn\.{RELATIVE_POSITIONS}")
-    return next((array.shape[1] for name, array in draft.tensors.items() if table.fullmatch(name)), None)
+    found = (array for name, array in draft.tensors.items() if table.fullmatch(name) or name == SHARED)
+    return next((array.shape[1] for array in found if array.ndim == 2), None)
