@@ -75,12 +75,12 @@ def open_source(
     """
     if spec == "digits" and not masks:
         return open_digits(split)
-    if spec == DIGIT_SCENES:
+    if spec.partition("::")[0] == DIGIT_SCENES:
         if labelled:
             raise ValueError(
                 f"{spec!r} have masks, not one class per image; expected 'digits' or other labelled images"
             )
-        return open_digit_scenes(split, masks)
+        return _open_digit_scenes(spec, split, masks)
     path, options = path_and_options(spec)
     limit = MAX_IMAGE_BYTES
     if (text := options.pop(LIMIT_OPTION, None)) is not None and not (limit := parse_bytes(text)):
@@ -239,3 +239,16 @@ def _is_npz(path: str) -> bool:
     return has_ending(path, (".npz",)) or all(
         info.filename.endswith(".npy") and not {"/", "\\"} & set(info.filename) for info in read_directory(path)
     )
+
+
+def _open_digit_scenes(spec: str, split: str | None, masks: bool) -> Source:
+    """Open the embedded scenes, perhaps with `::select=` as of other masks."""
+    from paddlemae.data.masks.options import parse_options
+    from paddlemae.data.masks.select_classes import select_classes
+
+    _, options = path_and_options(spec)
+    source, wanted = open_digit_scenes(split, masks), options.pop("select", None)
+    if options:
+        raise ValueError(f"{spec!r}: the one option of {DIGIT_SCENES} is ::select=; got {', '.join(options)}")
+    chosen = parse_options({"select": wanted}, spec).select if wanted is not None else None
+    return select_classes(source, chosen) if masks and chosen else source
