@@ -21,10 +21,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 from paddlemae.runs.runlog import is_finished, newest_checkpoint, read_metrics, read_skipped
 from paddlemae.train.checkpoint_folders import check_intact, find_checkpoint
+from tests.support.coloured_scenes import write_scenes
 from tests.support.launched_jobs import LONG, Job, run
 from tests.support.paths import ROOT
 from tests.support.pictures import COLOURS, write_png
@@ -233,6 +235,25 @@ def test_fine_tuning_in_two_processes_is_that_of_one(tmp_path) -> None:
 
 
 # ---------------------------------------------------------------- what dies
+
+
+def test_a_segmentation_in_two_processes_is_that_of_one(tmp_path) -> None:
+    """Images with as many counted pixels as they have, and one mask of which none counts; five are tested, by turns."""
+    data = write_scenes(tmp_path / "land", train=9, test=5)
+    Image.fromarray(np.full((24, 32), 255, np.uint8)).save(data / "masks/train/03.png")
+    settings = ["size=mini", "image_size=16", "patch_size=4", *TINY, "drop_path=0.2", "dice=0.5", "rotate=true"]
+    schedule = ["batch_size=4", "steps=6", "evaluate_every=1", "validation=0.3"]
+    runs = {}
+    for processes in (1, 2):
+        out = tmp_path / f"run-{processes}"
+        common = ["--init", "scratch", "--data", data, "--out", out, "--quiet"]
+        run(tmp_path, "segment", *settings, *schedule, *common, "--procs", processes)
+        runs[processes] = out
+    assert distance(tensors_of(runs[2]), tensors_of(runs[1])) < 1e-5
+    one, two = (json.loads((out / "result.json").read_text()) for out in runs.values())
+    for name in ("miou", "dice", "pixel_accuracy", "eval_loss", "best_miou"):
+        assert two[name] == pytest.approx(one[name], abs=2e-3), name
+    assert two["eval_images"] == 5 and (runs[2] / "exhibits/worst_scenes.json").exists()
 
 
 def test_a_run_restarts_by_itself_when_a_process_is_killed(tmp_path, whole_run) -> None:

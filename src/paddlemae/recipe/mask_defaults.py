@@ -1,7 +1,7 @@
 """Defaults of a segmentation by the number of images with masks and the width of the encoder.
 
 They are for settings that neither user nor recipe names. Small encoders, pretrained on the images themselves, take ten
-times the learning rate of ViT-Base, whose own is that of the paper (MAE, appendix A.4).
+times the learning rate of ViT-Base, whose own is that of the paper (MAE, appendix A.4); random weights take half.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def choose_for_masks(
     else:
         epochs = training.total_steps(images) * per_step / images if training.steps else training.epochs
     lr, wide = _peak_lr(width), f"width {width}"
+    lr, wide = (lr, wide) if is_pretrained else (lr / 2, f"{wide}, random weights")
     decay = (0.65 if width >= WIDE else 0.75) if is_pretrained else 1.0
     choices = [
         Choice("training.batch_size", batch_size, "for crops of scenes"),

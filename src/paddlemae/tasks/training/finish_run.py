@@ -120,12 +120,15 @@ def advice_on(result: Mapping[str, Any], task: str) -> str | None:
     """Return a line for a classifier that says one class of all images, or is no better than that; None for others."""
     majority, primary, images = result["majority"], result["primary"], result["eval_images"]
     compared = primary if primary in majority else list(majority)[-1]
+    of_pixels = task == "segment"
     if "only" in result:
-        fault = f"all {images} test images were taken for one class, '{display_name(result['only'])}'"
+        all_of_them = f"all pixels of the {images} test images" if of_pixels else f"all {images} test images"
+        fault = f"{all_of_them} were taken for one class, '{display_name(result['only'])}'"
     elif result[compared] <= majority[compared]:
         chance = "chance"
         if majority["class"] is not None:
-            chance = f"naming the commonest class, '{display_name(majority['class'])}', for all images"
+            everything = "all pixels" if of_pixels else "all images"
+            chance = f"naming the commonest class, '{display_name(majority['class'])}', for {everything}"
         fault = f"{title_of(compared)} {result[compared]:.1%} is not above the {majority[compared]:.1%} of {chance}"
     else:
         return None
