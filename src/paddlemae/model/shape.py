@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
+from paddlemae.model.block_tensors import TensorShapes, block_tensors, cross_tensors, mae_tensors
 from paddlemae.model.heads.tensors import head_tensors
 
 MOST = 10**12  # of anything that is counted, so that products of such numbers stay numbers
@@ -20,7 +21,6 @@ SMALLEST_STD, LARGEST_STATISTIC = 1e-6, 1e6  # of pixels in [0, 1]; beyond, norm
 
 ModelClass = TypeVar("ModelClass", bound=Any)
 Pixels = int | tuple[int, int]  # of both sides, or (height, width)
-TensorShapes = dict[str, tuple[int, ...]]
 
 # Dosovitskiy et al. (ViT), table 1; Tiny and Small from DeiT, table 1; Mini is ours, for 28-32 pixel images.
 SIZES: dict[str, dict[str, int]] = {
@@ -340,7 +340,7 @@ def tensor_shapes(kind: str, architecture: Mapping[str, Any]) -> TensorShapes:
     shapes |= {"pos_embed": (1, tokens, width)}
     shapes |= {"patch_embed.proj.weight": (width, *patch), "patch_embed.proj.bias": (width,)}
     for number in range(architecture["depth"]):
-        shapes |= _block_shapes(f"blocks.{number}", width, int(width * architecture["mlp_ratio"]))
+        shapes |= block_tensors(f"blocks.{number}", width, int(width * architecture["mlp_ratio"]))
         if architecture.get("relative_positions"):
             distances = relative_distances((height // patch_height, wide // patch_width))
             shapes |= {f"blocks.{number}.attn.{RELATIVE_POSITIONS}": (distances, architecture["num_heads"])}
@@ -373,49 +373,6 @@ def decoder_parts() -> set[str]:
     return {name.split(".")[0] for shape in architectures for name in _decoder_shapes(shape, 1, 1)}
 
 
-def _mae_shapes(architecture: Mapping[str, Any]) -> TensorShapes:
-    """Return the tensors between the tokens that a decoder is given and its last norm."""
-    narrow, hidden = architecture["decoder_embed_dim"], _decoder_hidden(architecture)
-    shapes: TensorShapes = {
-        "decoder_embed.weight": (narrow, architecture["embed_dim"]),
-        "decoder_embed.bias": (narrow,),
-    }
-    for number in range(architecture["decoder_depth"]):
-        shapes |= _block_shapes(f"decoder_blocks.{number}", narrow, hidden)
-    return shapes
-
-
-def _cross_shapes(architecture: Mapping[str, Any]) -> TensorShapes:
-    """Return the same of a cross-attention decoder."""
-    width, narrow, depth = (architecture[name] for name in ("embed_dim", "decoder_embed_dim", "decoder_depth"))
-    shapes: TensorShapes = {}
-    for number in range(depth):
-        block = f"decoder_blocks.{number}"
-        whole = _block_shapes(block, narrow, _decoder_hidden(architecture))
-        shapes |= {name: shape for name, shape in whole.items() if ".qkv." not in name}
-        for part, shape in {"q": (narrow, narrow), "kv": (2 * narrow, width)}.items():
-            shapes |= {f"{block}.attn.{part}.weight": shape, f"{block}.attn.{part}.bias": shape[:1]}
-    if architecture.get("inter_block_attention", True):
-        shapes |= {"inter_block.weight": (depth, architecture["depth"] + 1)}
-        for number in range(depth):
-            names = (f"inter_block.norms.{number}.{part}" for part in ("weight", "bias"))
-            shapes |= dict.fromkeys(names, (width,))
-    return shapes
-
-
-def _decoder_hidden(architecture: Mapping[str, Any]) -> int:
-    return int(architecture["decoder_embed_dim"] * architecture["mlp_ratio"])
-
-
-def _block_shapes(prefix: str, width: int, hidden: int) -> TensorShapes:
-    weights = {"norm1": (width,), "attn.qkv": (3 * width, width), "attn.proj": (width, width), "norm2": (width,)}
-    weights |= {"mlp.fc1": (hidden, width), "mlp.fc2": (width, hidden)}
-    shapes: TensorShapes = {}
-    for part, shape in weights.items():
-        shapes |= {f"{prefix}.{part}.weight": shape, f"{prefix}.{part}.bias": shape[:1]}
-    return shapes
-
-
 @dataclass(frozen=True)
 class DecoderKind:
     """What is known of a decoder before it is built; `decoders.DECODERS` has its class.
@@ -434,6 +391,6 @@ class DecoderKind:
 
 
 DECODER_KINDS = {
-    "mae": DecoderKind(depth=8, predicts_some=False, sees_all_maps=False, tensors=_mae_shapes),  # MAE, sec. 4.1
-    "cross": DecoderKind(depth=12, predicts_some=True, sees_all_maps=True, tensors=_cross_shapes),  # CrossMAE, sec. 4.1
+    "mae": DecoderKind(depth=8, predicts_some=False, sees_all_maps=False, tensors=mae_tensors),  # MAE, sec. 4.1
+    "cross": DecoderKind(depth=12, predicts_some=True, sees_all_maps=True, tensors=cross_tensors),  # CrossMAE, sec. 4.1
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from paddlemae.model.block_tensors import TensorShapes
 from paddlemae.model.shape import (
     LARGEST_STATISTIC,
     MOST,
@@ -17,7 +18,6 @@ from paddlemae.model.shape import (
     SMALLEST_STD,
     Key,
     Pixels,
-    TensorShapes,
     check_taps,
     keys_of,
     pair,

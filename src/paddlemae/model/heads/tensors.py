@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-TensorShapes = dict[str, tuple[int, ...]]
-
+from paddlemae.model.block_tensors import TensorShapes
 
 POOLS = (1, 2, 3, 6)  # sides of the grids that UPerNet's smallest map is pooled to
 AUXILIARY_WIDTH = 256  # channels of the auxiliary head

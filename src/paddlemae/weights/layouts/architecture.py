@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.model.shape import PUBLISHED, SIZES, TensorShapes, tensor_shapes
+from paddlemae.model.block_tensors import TensorShapes
+from paddlemae.model.shape import PUBLISHED, SIZES, tensor_shapes
 from paddlemae.model.sincos import sincos_1d, sincos_2d
 from paddlemae.system.display_names import display_name
 from paddlemae.weights.layouts.settings import Settings
