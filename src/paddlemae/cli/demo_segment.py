@@ -27,7 +27,13 @@ from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.segment import segment
 from paddlemae.tasks.training.run_start import Start
 
-NAME = "digit-scenes"  # of the recipes, and of the images
+DATA = "digit-scenes"
+MODEL = dict(size="mini", image_size=64, patch_size=8, channels=3)
+PRETRAINING = dict(data=DATA, **MODEL, decoder_embed_dim=64, decoder_depth=1, decoder_num_heads=4, mask_ratio=0.7)
+PRETRAINING |= dict(crop_scale=[0.5, 1.0], flip=False, batch_size=32, epochs=24, warmup_epochs=2.4, base_lr=8e-3)
+SEGMENTATION = dict(data=f"{DATA}::select=background,digit=*", **MODEL, drop_path=0.0, validation=0, layer_decay=0.9)
+SEGMENTATION |= dict(scale=[0.8, 1.25], max_class_share=1.0, flip=False, batch_size=16, epochs=40, warmup_epochs=4)
+SEGMENTATION |= dict(base_lr=3e-2, log_every=50)
 LABELS = (100,)  # scenes with masks, of 2,000
 SEEDS = (0,)
 SHOWN = 8  # scenes in the picture
@@ -50,7 +56,7 @@ def demo_segment(out: Path, *, overwrite: bool = False) -> dict[str, Any]:
     with lock_folder(out):
         started = time.perf_counter()
         open_run(out, overwrite=overwrite, marker=f"pretrain/{RECIPE_FILE}", entries=ENTRIES)
-        recipe = load_recipe("pretrain", NAME)
+        recipe = load_recipe("pretrain", None, PRETRAINING)
         device.prepare(recipe.training.device, recipe.training.threads)
         run = pretrain(recipe, Start(out / "pretrain"))
         result: dict[str, Any] = {"pretrain_seconds": time.perf_counter() - started}
@@ -70,7 +76,8 @@ def _segmented(out: Path, run: Path, labels: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {SCRATCH: [], PRETRAINED: []}
     for start, init in ((SCRATCH, SCRATCH), (PRETRAINED, str(run))):
         for seed in SEEDS:
-            recipe = load_recipe("segment", NAME, {"init": init, "labels": labels, "seed": seed})
+            chosen = {**SEGMENTATION, "init": init, "labels": labels, "seed": seed}
+            recipe = load_recipe("segment", None, chosen)
             result = segment(recipe, Start(out / f"segment-{labels}-{start}-{seed}"), str(run))
             found[start].append(result["miou"])
     return found
@@ -78,7 +85,7 @@ def _segmented(out: Path, run: Path, labels: int) -> dict[str, list[float]]:
 
 def _draw(path: Path, runs: dict[str, Path]) -> None:
     """Draw some test scenes: the image, and the classes of each run over it."""
-    source = open_images([NAME], "test")
+    source = open_images([DATA], "test")
     pictures: dict[str, list[np.ndarray]] = {}
     scenes = [source.read(i, 3) for i in range(SHOWN)]
     for name, run in runs.items():
