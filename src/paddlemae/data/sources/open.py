@@ -109,6 +109,17 @@ def open_source(
     return leave_out_unlabelled(opened, keep_unlabelled)
 
 
+def _open_digit_scenes(spec: str, split: str | None, masks: bool) -> Source:
+    """Open the embedded scenes, whose classes the option `select` may merge and drop."""
+    from paddlemae.data.masks.options import parse_options
+    from paddlemae.data.masks.select_classes import select_classes
+
+    _, options = path_and_options(spec)
+    _refuse_options(spec, {name: value for name, value in options.items() if name != "select"})
+    source, wanted = open_digit_scenes(split, masks), parse_options(options, spec).select
+    return select_classes(source, wanted) if masks and wanted else source
+
+
 def _only_with_masks(path: str, options: dict[str, str]) -> bool:
     """Remove options of masks, which images alone do not need; return whether the images can't be found without them.
 
