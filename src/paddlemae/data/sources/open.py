@@ -250,16 +250,3 @@ def _is_npz(path: str) -> bool:
     return has_ending(path, (".npz",)) or all(
         info.filename.endswith(".npy") and not {"/", "\\"} & set(info.filename) for info in read_directory(path)
     )
-
-
-def _open_digit_scenes(spec: str, split: str | None, masks: bool) -> Source:
-    """Open the embedded scenes, perhaps with `::select=` as of other masks."""
-    from paddlemae.data.masks.options import parse_options
-    from paddlemae.data.masks.select_classes import select_classes
-
-    _, options = path_and_options(spec)
-    source, wanted = open_digit_scenes(split, masks), options.pop("select", None)
-    if options:
-        raise ValueError(f"{spec!r}: the one option of {DIGIT_SCENES} is ::select=; got {', '.join(options)}")
-    chosen = parse_options({"select": wanted}, spec).select if wanted is not None else None
-    return select_classes(source, chosen) if masks and chosen else source
