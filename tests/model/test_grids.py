@@ -98,7 +98,10 @@ def test_batch_norm_is_the_formula(relu: bool, monkeypatch) -> None:
     layer.eval()
     mean, variance = layer.running_mean.numpy(), layer.running_var.numpy()
     wanted = (x.numpy() - mean) / np.sqrt(variance + EPSILON) * layer.weight.numpy() + layer.bias.numpy()
-    np.testing.assert_allclose(layer(x).numpy(), np.maximum(wanted, 0) if relu else wanted, atol=1e-5)
+    monkeypatch.undo()
+    for trains in (True, False):
+        with paddle.set_grad_enabled(trains):
+            np.testing.assert_allclose(layer(x).numpy(), np.maximum(wanted, 0) if relu else wanted, atol=1e-5)
 
 
 def test_a_convolution_trains_on_what_needs_no_gradient() -> None:

@@ -81,7 +81,11 @@ class BatchNorm(nn.Layer):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         if not self.training:
             scale = self.weight * paddle.rsqrt(self.running_var + EPSILON)
-            return self._activated(x * scale + (self.bias - self.running_mean * scale))
+            shift = self.bias - self.running_mean * scale
+            if placement.on_cpu(x) and not paddle.is_grad_enabled():
+                out = add_row(_scale(as_rows(x), scale), shift).reshape(x.shape)
+                return F.relu_(out) if self.relu else out
+            return self._activated(x * scale + shift)
         count = x.size // x.shape[-1]
         if placement.on_cpu(x) and placement.all_or_none_train(x, self.weight, self.bias):
             out, mean, variance = _BatchNormOnCpu.apply(x, self.weight, self.bias, self.relu)
