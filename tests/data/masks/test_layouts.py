@@ -128,6 +128,40 @@ def test_damaged_shapes_name_their_image(shape: object, match: str, tmp_path: Pa
     assert "image 0" in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("masks", "match"),
+    [
+        (np.zeros((2, 12, 16, 4), np.uint8), "argmax"),
+        (np.full((2, 12, 16), 0.5), "whole numbers"),
+        (np.zeros(2, np.int64), r"shape \(\)"),
+        (np.full((2, 12, 16), -1), "-1"),
+        (np.zeros((3, 12, 16), np.uint8), "2 images.*3 masks"),
+    ],
+)
+def test_arrays_that_are_no_masks_are_refused(masks: np.ndarray, match: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 12, 16, 3), np.uint8), masks=masks)
+    with pytest.raises(ValueError, match=match) as caught:
+        open_source(f"{tmp_path}/a.npz::classes=a,b,c", masks=True).masks.read(0)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ('{"shapes": [3]}', "no label"),
+        ('{"shapes": [{"label": "a", "points": [[0, 0], [1, 1], [2, 0]]}]}', "imageHeight"),
+        ('{"shapes": [{"label": "a", "points": "x"}], "imageHeight": 12, "imageWidth": 16}', "correct"),
+        ('{"shapes"', "cannot read"),
+    ],
+)
+def test_damaged_labelme_files_are_named(content: str, match: str, tmp_path: Path) -> None:
+    save(tmp_path / "0.png", scene(0)[0])
+    (tmp_path / "0.json").write_text(content)
+    with pytest.raises(BadMask, match=match) as caught:
+        open_source(str(tmp_path), masks=True).masks.read(0)
+    assert "0.json" in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_images_of_absurd_sizes_take_no_memory(tmp_path: Path) -> None:
     spec = write_coco(tmp_path)
     path = tmp_path / "annotations" / "instances_train2017.json"

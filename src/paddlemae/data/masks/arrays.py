@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from paddlemae.data.decode.limits import MAX_IMAGE_BYTES
 from paddlemae.data.masks.layout import MaskLayout
-from paddlemae.data.masks.mask_file import StoredMask
+from paddlemae.data.masks.mask_file import StoredMask, as_stored
 from paddlemae.data.sources.arrays import IMAGE_ARRAYS, map_npz
 from paddlemae.data.sources.readers import ArrayReader, file_stamp, load_once
+from paddlemae.data.sources.source import BadMask
 from paddlemae.data.sources.splits import files_of_split, list_names, split_of, words_of
 from paddlemae.data.sources.zip import read_directory
 
@@ -31,7 +32,10 @@ class ArrayMasks:
     def read_stored(self, i: int) -> StoredMask:
         name, number = self._place(i)
         values = load_once(map_npz, (self.path, name, MAX_IMAGE_BYTES), self.stamped)[number]
-        return StoredMask(values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values)
+        try:
+            return as_stored(values)
+        except ValueError as fault:
+            raise BadMask(f"mask {self.describe(i)!r} is {fault}") from fault
 
     def stamp(self, i: int) -> str:
         return f"{i}\0{self.stamped}"

@@ -85,6 +85,8 @@ def read_labelme(path: str) -> dict[str, Any]:
         raise BadMask(f"cannot read {path!r}: {' '.join(str(fault).split())[:100]}") from fault
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise BadMask(f"{path!r} is no LabelMe JSON: it has no list 'shapes'")
+    if not all(isinstance(each, dict) and isinstance(each.get("label"), str) for each in content["shapes"]):
+        raise BadMask(f"{path!r} is no LabelMe JSON: a shape in it has no label")
     content.pop("imageData", None)
     return content
 
@@ -179,9 +181,9 @@ def _image_of(root: str, file: str) -> str | None:
 def _labels(root: str, files: Sequence[str], stamp: str) -> tuple[str, ...]:
     """Return the labels in all files, sorted."""
     names = {
-        str(shape.get("label"))
+        shape["label"]
         for file in files
         for shape in read_labelme(os.path.join(root, file))["shapes"]
-        if shape.get("label") not in _IGNORED_LABELS
+        if shape["label"] not in _IGNORED_LABELS
     }
     return sort_names(names)

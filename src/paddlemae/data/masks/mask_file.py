@@ -67,7 +67,7 @@ def decode_mask(content: bytes, name: str) -> StoredMask:
     """Return what the bytes of a mask's file store; `name` is for errors, which are as of `read_mask_file`."""
     try:
         if content.startswith(ARRAY_START):
-            return StoredMask(_check_array(read_array(io.BytesIO(content), 1, MAX_IMAGE_BYTES)))
+            return as_stored(read_array(io.BytesIO(content), 1, MAX_IMAGE_BYTES))
         with open_with_pillow(io.BytesIO(content)) as image:
             return _decode_with_pillow(image, content)
     except Exception as fault:  # Pillow raises nearly anything on damaged bytes
@@ -104,5 +104,16 @@ def _whole_numbers(values_HW: NDArray[Any], nodata: int | None) -> NDArray[np.in
     return values_HW.astype(np.int64)
 
 
-def _check_array(values_HWC: NDArray[Any]) -> NDArray[Any]:
-    return values_HWC[..., 0] if values_HWC.ndim == 3 and values_HWC.shape[2] == 1 else values_HWC
+def as_stored(values: NDArray[Any]) -> StoredMask:
+    """Return an array as a mask: ids [H, W] or [H, W, 1], or uint8 colours [H, W, 3]; others are a ValueError."""
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
+    if values.dtype.kind == "f" and values.ndim == 2:
+        values = _whole_numbers(values, None)
+    is_colour = values.ndim == 3 and values.shape[2] == 3 and values.dtype == np.uint8
+    if not is_colour and (values.ndim != 2 or values.dtype.kind not in "biu"):
+        raise ValueError(
+            f"an array of shape {values.shape} and type {values.dtype}; expected class ids [H, W] (of a layer for "
+            "each class take the argmax) or uint8 colours [H, W, 3]"
+        )
+    return StoredMask(values)
