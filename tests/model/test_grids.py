@@ -6,7 +6,7 @@ import paddle.nn.functional as F
 import pytest
 
 from paddlemae.model.heads.layers import ConvolutionBlock, Upsampling, halved
-from paddlemae.model.kernels import placement
+from paddlemae.model.kernels import placement, rows
 from paddlemae.model.kernels.batch_norm import EPSILON, BatchNorm
 from paddlemae.model.kernels.convolution import convolution, resized_convolution
 from paddlemae.model.kernels.grids import change_grid, to_pixels
@@ -78,8 +78,8 @@ def test_an_upsampling_is_a_transposed_convolution() -> None:
 def test_halving_takes_the_largest_of_four(size, new) -> None:
     x = random(2, *size, 4)
     wanted = x.numpy()[:, : new[0] * 2, : new[1] * 2]
-    rows, columns = (2 if side > 1 else 1 for side in size)
-    wanted = wanted.reshape(2, new[0], rows, new[1], columns, 4).max(axis=(2, 4))
+    high, wide = (2 if side > 1 else 1 for side in size)
+    wanted = wanted.reshape(2, new[0], high, new[1], wide, 4).max(axis=(2, 4))
     np.testing.assert_array_equal(halved(x).numpy(), wanted)
 
 
@@ -90,15 +90,18 @@ def test_batch_norm_is_the_formula(relu: bool, monkeypatch) -> None:
     layer.weight.set_value(random(4, seed=1))
     layer.bias.set_value(random(4, seed=2))
     got = layer(x)
-    rows = x.numpy().reshape(-1, 4)
-    np.testing.assert_allclose(layer.running_mean.numpy(), 0.1 * rows.mean(0), rtol=1e-4)
-    np.testing.assert_allclose(layer.running_var.numpy(), 0.9 + 0.1 * rows.var(0, ddof=1), rtol=1e-4)
+    numbers = x.numpy().reshape(-1, 4)
+    np.testing.assert_allclose(layer.running_mean.numpy(), 0.1 * numbers.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(layer.running_var.numpy(), 0.9 + 0.1 * numbers.var(0, ddof=1), rtol=1e-4)
     monkeypatch.setattr(placement, "on_cpu", lambda x: False)
     compare(got, layer(x), x, layer.weight, layer.bias)
     layer.eval()
     mean, variance = layer.running_mean.numpy(), layer.running_var.numpy()
     wanted = (x.numpy() - mean) / np.sqrt(variance + EPSILON) * layer.weight.numpy() + layer.bias.numpy()
-    np.testing.assert_allclose(layer(x).numpy(), np.maximum(wanted, 0) if relu else wanted, atol=1e-5)
+    monkeypatch.undo()
+    for trains in (True, False):
+        with paddle.set_grad_enabled(trains):
+            np.testing.assert_allclose(layer(x).numpy(), np.maximum(wanted, 0) if relu else wanted, atol=1e-5)
 
 
 def test_a_convolution_trains_on_what_needs_no_gradient() -> None:
@@ -109,6 +112,16 @@ def test_a_convolution_trains_on_what_needs_no_gradient() -> None:
         gradients.append(weight.grad.numpy().copy())
         weight.clear_gradient(set_to_zero=False)
     np.testing.assert_array_equal(*gradients)
+
+
+def test_batch_norm_of_many_rows_is_done_in_pieces(monkeypatch) -> None:
+    monkeypatch.setattr(rows, "PIECE", 40)
+    layer, x = BatchNorm(4, relu=True), random(2, 3, 5, 4)
+    layer.bias.set_value(random(4, seed=2))
+    got = layer(x)
+    layer.running_mean.set_value(paddle.zeros([4]))
+    monkeypatch.setattr(placement, "on_cpu", lambda x: False)
+    compare(got, layer(x), x, layer.weight, layer.bias)
 
 
 def test_a_block_that_is_not_trained_passes_gradients_on() -> None:

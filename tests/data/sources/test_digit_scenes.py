@@ -42,6 +42,15 @@ def test_masks_show_where_digits_are() -> None:
     assert np.median(contrast) > 40
 
 
+def test_their_classes_can_be_merged() -> None:
+    merged = open_source("digit-scenes::select=background,digit=*", "test", masks=True)
+    assert merged.classes == ("background", "digit")
+    whole = open_source("digit-scenes", "test", masks=True)
+    np.testing.assert_array_equal(merged.masks.read(3), np.minimum(whole.masks.read(3), 1))
+    with pytest.raises(ValueError, match="options"):
+        open_source("digit-scenes::colour=red", "test", masks=True)
+
+
 def test_scenes_have_no_class_of_their_own() -> None:
     with pytest.raises(ValueError, match="masks"):
         open_source("digit-scenes", "train", labelled=True)

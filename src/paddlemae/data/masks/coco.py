@@ -220,11 +220,11 @@ def _find_images(root: str, path: str, document: Coco, options: MaskOptions) -> 
     if not document.images:
         raise ValueError(f"{path!r} lists no images")
     first = next(iter(document.images.values()))["file_name"]
-    beside, stem = os.path.dirname(path), os.path.splitext(os.path.basename(path))[0]
+    folder, stem = os.path.dirname(path), os.path.splitext(os.path.basename(path))[0]
     if options.images:
         return os.path.join(root, os.path.expanduser(options.images))
     words = [stem.removeprefix(_INSTANCES), *sorted(word for word in words_of(stem) if split_of(word))]
-    bases = dict.fromkeys([beside, root, os.path.dirname(root.rstrip("/")) or "."])
+    bases = dict.fromkeys([folder, root, os.path.dirname(root.rstrip("/")) or "."])
     parts = ["", "images", *[os.path.join("images", word) for word in words], *words]
     places = [os.path.join(base, part) for base in bases for part in parts]
     return next((place for place in places if os.path.lexists(os.path.join(place, first))), places[0])

@@ -23,7 +23,7 @@ _SURE_COLUMNS = tuple(name for name in MASK_COLUMNS if "label" not in name)  # t
 
 def holds_masks(spec: str) -> bool:
     """Return whether the masks of `spec` are found by themselves: by a layout's files, or by options of masks."""
-    if spec == DIGIT_SCENES:
+    if spec.partition("::")[0] == DIGIT_SCENES:
         return True
     path, options = path_and_options(spec)
     if options.keys() & {*NAMES, "mask"}:

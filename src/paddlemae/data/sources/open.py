@@ -75,12 +75,12 @@ def open_source(
     """
     if spec == "digits" and not masks:
         return open_digits(split)
-    if spec == DIGIT_SCENES:
+    if spec.partition("::")[0] == DIGIT_SCENES:
         if labelled:
             raise ValueError(
                 f"{spec!r} have masks, not one class per image; expected 'digits' or other labelled images"
             )
-        return open_digit_scenes(split, masks)
+        return _open_digit_scenes(spec, split, masks)
     path, options = path_and_options(spec)
     limit = MAX_IMAGE_BYTES
     if (text := options.pop(LIMIT_OPTION, None)) is not None and not (limit := parse_bytes(text)):
@@ -107,6 +107,17 @@ def open_source(
             "of such classes with ::label=COLUMN"
         )
     return leave_out_unlabelled(opened, keep_unlabelled)
+
+
+def _open_digit_scenes(spec: str, split: str | None, masks: bool) -> Source:
+    """Open the embedded scenes, whose classes the option `select` may merge and drop."""
+    from paddlemae.data.masks.options import parse_options
+    from paddlemae.data.masks.select_classes import select_classes
+
+    _, options = path_and_options(spec)
+    _refuse_options(spec, {name: value for name, value in options.items() if name != "select"})
+    source, wanted = open_digit_scenes(split, masks), parse_options(options, spec).select
+    return select_classes(source, wanted) if masks and wanted else source
 
 
 def _only_with_masks(path: str, options: dict[str, str]) -> bool:

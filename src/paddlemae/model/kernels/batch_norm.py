@@ -9,15 +9,15 @@ from typing import Any
 
 from paddlemae.engine.safe_import import F, nn, paddle
 from paddlemae.model.kernels import placement
-from paddlemae.model.kernels.rows import add_row, as_rows, block_sum_matrix, constant_matrix
+from paddlemae.model.kernels.rows import add_row, as_rows, constant_matrix, row_pieces
 
 EPSILON = 1e-5  # PyTorch's
 TAKEN_IN = 0.1  # of a batch's statistics into the running ones
 
 
-def _mean(x_RC: paddle.Tensor) -> paddle.Tensor:
-    """Return the mean of rows, [C], from sums of blocks; float32 sums of all rows one after the other are rough."""
-    return paddle.matmul(block_sum_matrix(x_RC.shape[0], x_RC.dtype), x_RC).sum(axis=0) / x_RC.shape[0]
+def _sum(x_RC: paddle.Tensor) -> paddle.Tensor:
+    """Return the sum of a piece of rows, [1, C]."""
+    return paddle.matmul(constant_matrix(1, x_RC.shape[0], 1.0, x_RC.dtype), x_RC)
 
 
 def _scale(x_RC: paddle.Tensor, row_C: paddle.Tensor) -> paddle.Tensor:
@@ -27,36 +27,52 @@ def _scale(x_RC: paddle.Tensor, row_C: paddle.Tensor) -> paddle.Tensor:
 
 
 class _BatchNormOnCpu(paddle.autograd.PyLayer):
-    """Batch norm by the batch's own statistics, whose sums and scalings are matrix products."""
+    """Batch norm by the batch's own statistics; pieces of rows stay in the cache for several operations.
+
+    Sums of pieces are added up, which is also more precise in float32 than one row after the other.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, relu: bool) -> Any:
-        centred, mean = as_rows(x).clone(), _mean(as_rows(x))
-        add_row(centred, -mean)
-        variance = _mean(centred.square())
+        centred = as_rows(x).contiguous().clone()
+        count, pieces = centred.shape[0], list(row_pieces(centred))
+        mean = paddle.add_n([_sum(piece) for (piece,) in pieces]).flatten() / count
+        squares = []
+        for (piece,) in pieces:
+            add_row(piece, -mean)
+            squares.append(_sum(piece.square()))
+        variance = paddle.add_n(squares).flatten() / count
         inverse = paddle.rsqrt(variance + EPSILON)
+        out = paddle.empty_like(centred)
+        for piece, result in row_pieces(centred, out):
+            ones_R1 = constant_matrix(piece.shape[0], 1, 1.0, piece.dtype)
+            paddle.matmul(ones_R1, (weight * inverse).reshape([1, -1]), out=result)
+            add_row(result.multiply_(piece), bias)
+            if relu:
+                F.relu_(result)
         ctx.relu = relu
         ctx.save_for_backward(centred, inverse, weight, bias)
-        out = add_row(_scale(centred, weight * inverse), bias)
-        if relu:
-            F.relu_(out)
         ctx.mark_non_differentiable(mean, variance)
         return out.reshape(x.shape), mean, variance
 
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor, *_: Any) -> Any:
         centred, inverse, weight, bias = ctx.saved_tensor()
-        given = as_rows(gradient)
-        if ctx.relu:
-            out = add_row(_scale(centred, weight * inverse), bias)
-            given = given * (out > 0).astype(given.dtype)
-        count = given.shape[0]
-        to_bias, along = _mean(given), _mean(given * centred)
+        to_x = as_rows(gradient).contiguous().clone()
+        count, scale = to_x.shape[0], weight * inverse
+        sums, products = [], []
+        for piece, given in row_pieces(centred, to_x):
+            if ctx.relu:
+                given.multiply_((add_row(_scale(piece, scale), bias) > 0).astype(given.dtype))
+            sums.append(_sum(given))
+            products.append(_sum(given * piece))
+        to_bias, along = paddle.add_n(sums).flatten(), paddle.add_n(products).flatten() * inverse
         # with n the normalised rows: weight * inverse * (g - mean(g) - n * mean(g * n))
-        to_x = _scale(given, weight * inverse)
-        to_x.subtract_(_scale(centred, weight * inverse**3 * along))
-        add_row(to_x, -weight * inverse * to_bias)
-        return to_x.reshape(gradient.shape), along * inverse * count, to_bias * count
+        for piece, given in row_pieces(centred, to_x):
+            given.multiply_(paddle.matmul(constant_matrix(given.shape[0], 1, 1.0, given.dtype), scale.reshape([1, -1])))
+            given.subtract_(_scale(piece, scale * inverse * along / count))
+            add_row(given, -scale * to_bias / count)
+        return to_x.reshape(gradient.shape), along, to_bias
 
 
 class BatchNorm(nn.Layer):
@@ -81,7 +97,11 @@ class BatchNorm(nn.Layer):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         if not self.training:
             scale = self.weight * paddle.rsqrt(self.running_var + EPSILON)
-            return self._activated(x * scale + (self.bias - self.running_mean * scale))
+            shift = self.bias - self.running_mean * scale
+            if placement.on_cpu(x) and not paddle.is_grad_enabled():
+                out = add_row(_scale(as_rows(x), scale), shift).reshape(x.shape)
+                return F.relu_(out) if self.relu else out
+            return self._activated(x * scale + shift)
         count = x.size // x.shape[-1]
         if placement.on_cpu(x) and placement.all_or_none_train(x, self.weight, self.bias):
             out, mean, variance = _BatchNormOnCpu.apply(x, self.weight, self.bias, self.relu)
