@@ -29,17 +29,33 @@ if TYPE_CHECKING:  # needs Paddle
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the runs and pictures.")] = Path("runs/demo"),
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the runs and pictures.")] = None,
+    task: Annotated[
+        str, typer.Option("--task", help="finetune, on digits, or segment, on scenes of them.")
+    ] = "finetune",
     overwrite: Overwrite = False,
 ) -> None:
-    """Pretrain, reconstruct, compare and fine-tune on 5,000 embedded digits, in minutes.
+    """Pretrain, look, compare and fine-tune on embedded images, in minutes.
 
-    Example: `paddlemae demo`
+    The folder is `runs/demo` unless it is named, and `runs/demo-segment` for scenes.
+
+    Examples:
+
+    `paddlemae demo`
+
+    `paddlemae demo --task segment`
     """
+    if task not in ("finetune", "segment"):
+        raise ValueError(f"--task must be finetune or segment; got {task!r}")
     load_paddle()
+    if task == "segment":
+        from paddlemae.cli.demo_segment import demo_segment
+
+        demo_segment(out or Path("runs/demo-segment"), overwrite=overwrite)
+        return
     from paddlemae.cli.demo import demo as run_demo
 
-    run_demo(out, overwrite=overwrite)
+    run_demo(out or Path("runs/demo"), overwrite=overwrite)
 
 
 @takes_options()
