@@ -15,6 +15,7 @@ from typing import Any
 
 from paddlemae.report.collect import collect
 from paddlemae.report.results import majorities, majority_row, markdown_row
+from paddlemae.runs.metrics import title_of
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, KEPT = DOCS / "RESULTS.md", DOCS / "results"
@@ -78,9 +79,10 @@ def section(name: str, run: dict[str, Any]) -> Iterator[str]:
         f"{setup['model']['parameters'] / 1e6:.2f} million parameters; "
         f"commit {(environment['commit'] or 'unknown')[:12]}.\n\n"
     )
-    yield "| accuracy, *measured* | pretrained | untrained | from scratch | points gained | what else it depends on |\n"
-    yield "|---|---:|---:|---:|---:|---|\n"
     rows = [row for row in run["results"] if row["task"] != "knn" or SHOWN_VOTES in row["title"]]
+    names = ", ".join(dict.fromkeys(title_of(row.get("metric", "top1")) for row in rows))
+    yield f"| {names}, *measured* | pretrained | untrained | from scratch | points gained | what else it depends on |\n"
+    yield "|---|---:|---:|---:|---:|---|\n"
     yield from (markdown_row(row, row["detail"]) + "\n" for row in rows)
     yield from (majority_row(one, one["detail"]) + "\n" for one in majorities(rows))
     commands = dict.fromkeys(cell["command"] for row in rows for cell in row["starts"].values())

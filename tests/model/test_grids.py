@@ -114,6 +114,15 @@ def test_a_convolution_trains_on_what_needs_no_gradient() -> None:
     np.testing.assert_array_equal(*gradients)
 
 
+def test_batch_norm_takes_half_precision_and_computes_in_float32(monkeypatch) -> None:
+    monkeypatch.setattr(placement, "on_cpu", lambda x: False)
+    layer, x = BatchNorm(4), random(2, 3, 5, 4).detach().astype("bfloat16")
+    wanted = BatchNorm(4)(x.astype("float32")).numpy()
+    out = layer(x)
+    assert out.dtype == layer.running_mean.dtype == paddle.float32
+    np.testing.assert_array_equal(out.numpy(), wanted)
+
+
 def test_batch_norm_of_many_rows_is_done_in_pieces(monkeypatch) -> None:
     monkeypatch.setattr(rows, "PIECE", 40)
     layer, x = BatchNorm(4, relu=True), random(2, 3, 5, 4)

@@ -99,3 +99,18 @@ def test_a_segmenter_gives_features(tmp_path) -> None:
 def test_colours_that_do_not_fit_are_refused(palette, tmp_path) -> None:
     with pytest.raises(ValueError, match="is not a model description"):
         saved(Segmenter(**ENCODER, num_classes=3), tmp_path / "model", classes=CLASSES, palette=palette)
+
+
+def test_relative_positions_begin_at_zero_are_kept_or_left_out(tmp_path, capsys) -> None:
+    trained = randomised(Segmenter(**ENCODER, num_classes=3, relative_positions=True))
+    checkpoint = saved(trained, tmp_path / "segmenter", classes=CLASSES)
+    table = "blocks.1.attn.relative_position_bias_table"
+    kept = build_segmenter({**ENCODER, "num_classes": 3, "relative_positions": True}, checkpoint, 0, CLASSES)
+    assert (to_official(kept)[table] == checkpoint.tensors[table]).all()
+    assert "left out" not in capsys.readouterr().err
+    without = build_segmenter({**ENCODER, "num_classes": 3}, checkpoint, 0, CLASSES)
+    assert table not in to_official(without)
+    assert "relative positions left out; relative_positions=true keeps them" in capsys.readouterr().err
+    plain = saved(VisionTransformer(**ENCODER, num_classes=3), tmp_path / "classifier", classes=CLASSES)
+    new = build_segmenter({**ENCODER, "num_classes": 3, "relative_positions": True}, plain, 0, CLASSES)
+    assert not to_official(new)[table].any()

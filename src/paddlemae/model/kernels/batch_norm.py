@@ -95,6 +95,8 @@ class BatchNorm(nn.Layer):
         self.register_buffer("running_var", paddle.ones([channels]))
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        if x.dtype != self.weight.dtype:  # under autocast a mean in half precision would be rough
+            x = x.astype(self.weight.dtype)
         if not self.training:
             scale = self.weight * paddle.rsqrt(self.running_var + EPSILON)
             shift = self.bias - self.running_mean * scale

@@ -249,6 +249,8 @@ def build_segmenter(
     }
     if checkpoint.description.kind == "segmenter":
         say(f"{checkpoint.folder}: {'its head is kept' if keeps_head else 'a new head'}", error=True)
+    if any(name.endswith(RELATIVE_POSITIONS) and name not in shapes for name in checkpoint.tensors):
+        say(f"{checkpoint.folder}: relative positions left out; relative_positions=true keeps them", error=True)
     load_official(
         model,
         tensors,
