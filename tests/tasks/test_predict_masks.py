@@ -306,7 +306,20 @@ def test_other_models_do_not_segment_and_segmenters_do_not_classify(tuned, segme
 def test_the_command_line_writes_what_is_asked_for(tmp_path, segmenter, pictures, paddlemae) -> None:
     out = tmp_path / "out"
     words = ["--overlays", "--polygons", "coco", "--polygon-classes", "tree, road", "--min-confidence", "0.5"]
-    words += ["--window", "8", "--overlap", "0.25", "--blend", "centre", "--flips", "horizontal", "--scales", "1,2"]
+    words += [
+        "--window",
+        "8",
+        "--overlap",
+        "0.25",
+        "--blend",
+        "centre",
+        "--flips",
+        "horizontal",
+        "--scale",
+        "1",
+        "--scale",
+        "2",
+    ]
     done = paddlemae("predict", segmenter, pictures, "--out", out, *words, "--link-images", "--probabilities")
     assert done.status == 0, done.err
     assert "masks of 3 images" in done.out and "regions" in done.out
@@ -321,7 +334,7 @@ def test_the_command_line_writes_what_is_asked_for(tmp_path, segmenter, pictures
         ("segmenter", ["--out", "masks.csv"]),
         ("segmenter", ["--out", "masks", "--top", "2"]),
         ("segmenter", ["--out", "masks", "--sheet", "a.png"]),
-        ("segmenter", ["--out", "masks", "--scales", "one"]),
+        ("segmenter", ["--out", "masks", "--scale", "0"]),
         ("segmenter", ["--out", "masks", "--flips", "all"]),
         ("segmenter", ["--out", "masks", "--window", "6"]),
         ("tuned", ["--out", "table.csv", "--overlays"]),
@@ -341,6 +354,7 @@ def test_options_of_another_kind_of_model_are_one_line(
 
 def test_processes_share_the_images(tmp_path, segmenter, pictures, paddlemae) -> None:
     out = tmp_path / "out"
-    done = paddlemae("predict", segmenter, pictures, "--out", out, "--procs", "2", "--threads", "1", "--quiet")
+    words = ["--procs", "2", "--threads", "1", "--quiet", "--scale", "1", "--scale", "2"]
+    done = paddlemae("predict", segmenter, pictures, "--out", out, *words)
     assert done.status == 0, done.err
     assert len(files_in(out / "masks")) == 3

@@ -31,6 +31,9 @@ def knn(
     random: Annotated[
         bool, typer.Option("--random", help="Use the same encoder with random weights, for comparison.")
     ] = False,
+    masks: Annotated[
+        bool, typer.Option("--masks", help="Images with masks: classify each patch by its nearest patches.")
+    ] = False,
     max_bad_images: MaxBadImages = 0.01,
     trust: Trust = False,
 ) -> None:
@@ -41,8 +44,29 @@ def knn(
     `paddlemae knn runs/photos --data labelled/`
 
     `paddlemae knn runs/digits --data digits --token cls --k 20 --k 50`
+
+    `paddlemae knn runs/tiles --data tiles/ --masks --labels 20`
     """
     load_paddle()
+    if masks:
+        from paddlemae.tasks import knn_masks as of_patches
+
+        if len(k or ()) > 1:
+            raise ValueError("--masks takes one --k; leave the others out")
+        of_patches.knn_masks(
+            run,
+            data,
+            k=k[0] if k else of_patches.NEIGHBOURS,
+            bank_split=bank,
+            query_split=queries,
+            labels=labels,
+            seed=seed,
+            random=random,
+            max_bad_images=max_bad_images,
+            say=lambda result: print(of_patches.result_text(result), flush=True),
+            trust=trust,
+        )
+        return
     from paddlemae.tasks import knn as task
     from paddlemae.tasks.models.inference import FeatureKind
 

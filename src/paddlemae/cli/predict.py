@@ -127,9 +127,11 @@ def predict(
         str | None,
         typer.Option("--flips", help="Average with mirrored windows: none, horizontal or both.", rich_help_panel=MASKS),
     ] = None,
-    scales: Annotated[
-        str | None,
-        typer.Option("--scales", help="Average over these sizes of the image, as 0.75,1,1.25.", rich_help_panel=MASKS),
+    scale: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--scale", min=0, help="Average over sizes of the image; repeatable; default 1.", rich_help_panel=MASKS
+        ),
     ] = None,
     batch_size: Annotated[
         int | None,
@@ -168,16 +170,18 @@ def predict(
     of_masks: dict[str, Any] = {"overlays": overlays, "probabilities": probabilities, "polygons": polygons}
     of_masks |= {"polygon_classes": polygon_classes, "link_images": link_images, "min_confidence": min_confidence}
     of_windows: dict[str, Any] = {"window": window, "overlap": overlap, "blend": blend, "flips": flips}
-    of_windows |= {"scales": scales}
+    of_windows |= {"scale": scale or None}
     is_table = out.suffix in TABLES
     _refuse_others(out, is_table, of_masks | of_windows if is_table else of_table | {"workers": workers})
     launch = Launch(str(procs), restarts=0)
     if launch.is_needed:
         from paddlemae.launch.commands import option_words, run_together
 
-        options = {"out": out, "split": split, **of_table, **of_masks, **of_windows, "batch_size": batch_size}
+        scales = [word for factor in scale or () for word in ("--scale", str(factor))]
+        options = {"out": out, "split": split, **of_table, **of_masks, **of_windows, "scale": None}
+        options |= {"batch_size": batch_size}
         options |= {"workers": workers, "threads": threads, "overwrite": overwrite, "quiet": quiet, "trust": trust}
-        if status := run_together(["predict", *option_words(options), "--", run, *images], procs, launch):
+        if status := run_together(["predict", *option_words(options), *scales, "--", run, *images], procs, launch):
             sys.exit(status)
         return
     load_paddle()
@@ -218,11 +222,8 @@ def _windows(given: dict[str, Any], batch_size: int | None) -> WindowChoice:
     chosen = {name: value for name, value in given.items() if value is not None}
     if "window" in chosen:
         chosen["size"] = chosen.pop("window")
-    if "scales" in chosen:
-        try:
-            chosen["scales"] = tuple(float(word) for word in chosen["scales"].split(","))
-        except ValueError:
-            raise ValueError(f"--scales must be numbers as 0.75,1,1.25; got {given['scales']!r}") from None
+    if "scale" in chosen:
+        chosen["scales"] = tuple(chosen.pop("scale"))
     if batch_size is not None:
         chosen["batch_size"] = batch_size
     return WindowChoice(**chosen)

@@ -89,6 +89,15 @@ def test_transparent_pixels_are_without_data(tmp_path) -> None:
     np.testing.assert_array_equal(pixels[:, :, 4:], values[:3, :, 4:])
 
 
+def test_a_fourth_band_that_is_not_explained_is_left_out_of_colours(tmp_path) -> None:
+    values = bands(4, 10, 10, 200).astype(np.uint8)
+    path = write_geotiff(tmp_path / "a.tif", values, photometric="RGB", alpha="unspecified")
+    pixels, valid = rows_of(path, 3, 8)
+    np.testing.assert_array_equal(pixels, values[:3])
+    np.testing.assert_array_equal(pixels, read_image(path, 3).transpose(2, 0, 1))
+    assert valid.all() and rows_of(path, 4, 8)[0].shape == (4, 10, 10)
+
+
 @pytest.mark.parametrize(
     ("values", "reason"),
     [(bands(5, 8, 8).astype(np.uint16), "5 channels"), (bands(13, 8, 8).astype(np.float32), "floating-point")],

@@ -159,6 +159,7 @@ def _reader(dataset: Any, path: str, channels: int, bits: int) -> Callable[[int,
     is_masked = bool(flags & {MaskFlags.per_dataset, MaskFlags.alpha})
     kinds = dataset.colorinterp
     has_alpha = ColorInterp.alpha in kinds and channels in CHANNEL_NAMES
+    has_unexplained = len(kinds) == 4 and kinds[0] == ColorInterp.red and kinds[3] == ColorInterp.undefined
     stored_bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
     table = _colour_table(dataset) if kinds == (ColorInterp.palette,) else None
 
@@ -176,6 +177,8 @@ def _reader(dataset: Any, path: str, channels: int, bits: int) -> Callable[[int,
                 pixels_hWC = scale_to_full(pixels_hWC, stored_bits)
             if table is not None:
                 pixels_hWC = table[pixels_hWC[..., 0]]
+            if has_unexplained and channels == 3:  # as `tiff` has it
+                pixels_hWC = pixels_hWC[..., :3]
             convert = apply_alpha if has_alpha else as_channels
             pixels_hWC = convert(pixels_hWC, channels)
         except ValueError as fault:
