@@ -7,9 +7,12 @@ import paddle
 import pytest
 from paddle import nn
 
+from paddlemae.model.kernels.batch_norm import BatchNorm, running_statistics
 from paddlemae.train import loop
+from paddlemae.train.adamw import CpuAdamW
 from paddlemae.train.checkpoint import TrainState
 from paddlemae.train.loop import MOST_DROPPED, FitSettings, NonFiniteLoss, StepResult, check_precision, fit
+from paddlemae.train.parallel.ranks import Ranks
 
 
 @dataclass
@@ -133,6 +136,31 @@ def test_a_gradient_that_is_not_finite_drops_the_step_whole(clip_grad: float | N
     fit(state, batches(1, 2), loss_fn, lambda step: 0.5, FitSettings(1, clip_grad=clip_grad))
     np.testing.assert_array_equal(weight(state), before)
     assert state.dropped == 1 and state.step == 1
+
+
+@pytest.mark.parametrize("threads", [None, 1])
+def test_running_statistics_of_a_dropped_step_come_back(threads: int | None) -> None:
+    paddle.seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), BatchNorm(2))
+    state = TrainState(model, CpuAdamW([(model.parameters(), 1.0, 0.0)], (0.9, 0.95)))
+    good = next(batches(1, 4))
+    settings = FitSettings(total_steps=2, threads=threads)
+    fit(state, iter([good, Numbers(np.full((4, 3), np.nan, np.float32))]), squares, lambda step: 0.0, settings)
+    assert state.dropped == 1
+    seen = good.images @ model[0].weight.numpy() + model[0].bias.numpy()
+    np.testing.assert_allclose(model[1].running_mean.numpy(), 0.1 * seen.mean(0), rtol=1e-5)
+
+
+def test_running_statistics_are_averaged_over_the_ranks(monkeypatch) -> None:
+    """As if the other of two ranks had statistics of three times the size."""
+    model = nn.Sequential(nn.Linear(3, 2), BatchNorm(2))
+    statistics = running_statistics(model)
+    assert len(statistics) == 2
+    statistics[0].set_value(paddle.to_tensor(np.float32([1, 2])))
+    ranks = Ranks(rank=0, world=2)
+    monkeypatch.setattr(Ranks, "add_up", lambda self, tensors: [tensor.scale_(4.0) for tensor in tensors])
+    loop._average(statistics, ranks)
+    np.testing.assert_allclose(model[1].running_mean.numpy(), [2, 4])
 
 
 def test_what_a_dropped_forward_pass_changed_comes_back() -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from paddlemae.engine.safe_import import paddle
+from paddlemae.model.kernels.batch_norm import running_statistics
 from paddlemae.train.checkpoint import TrainState, is_shared_out
 from paddlemae.train.optim import clip_gradients
 from paddlemae.train.parallel.loss_layer import Loss, LossFn
@@ -150,13 +151,15 @@ def fit(
             fused=fused,
         )
     state.model.train()
+    statistics = running_statistics(state.model)
     with backward as gradients:
         while state.step < settings.total_steps and not settings.should_stop():
             started = time.perf_counter()
             step_lr = lr(state.step)
             state.optimizer.set_lr(step_lr)
             # what a forward pass may change, such as running statistics
-            buffers = [(buffer, buffer.clone()) for buffer in state.model.buffers()] if threads is None else []
+            changed = state.model.buffers() if threads is None else statistics
+            buffers = [(buffer, buffer.clone()) for buffer in changed]
             is_taken = state.step not in state.passed_over
             loss, images, waiting = _accumulate(gradients, batches, settings.accumulation_steps, share, is_taken)
             loss, images = ranks.mean(loss), images * ranks.world
@@ -168,14 +171,24 @@ def fit(
                 state.optimizer.clear_grad()
                 for buffer, before in buffers:
                     buffer.set_value(before)
-            elif state.ema:
-                state.ema.update(state.model)
+            else:
+                _average(statistics, ranks)
+                if state.ema:
+                    state.ema.update(state.model)
             _count_dropped(state, step_lr, dropped, scaled=scaler is not None and math.isfinite(loss))
             state.step += 1
             seconds = time.perf_counter() - started
             state.seconds += seconds
             for hook in settings.after_step:
                 hook(state, StepResult(loss, step_lr, images, seconds, waiting, norm, dropped))
+
+
+def _average(statistics: Sequence[paddle.Tensor], ranks: Ranks) -> None:
+    """Average running statistics over the ranks, in place, so that all evaluate and save the same model."""
+    if statistics and ranks.world > 1:
+        ranks.add_up(statistics)
+        for tensor in statistics:
+            tensor.scale_(1 / ranks.world)
 
 
 def _accumulate(

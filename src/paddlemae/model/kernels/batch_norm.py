@@ -78,8 +78,8 @@ class _BatchNormOnCpu(paddle.autograd.PyLayer):
 class BatchNorm(nn.Layer):
     """Batch norm (Ioffe and Szegedy, arXiv 1502.03167) over all axes but the last, its numbers as PyTorch's.
 
-    In training the statistics are those of the micro-batch that this process has; several processes do not exchange
-    them, and the first one's running statistics are saved. So a process needs a few images at a time.
+    In training the statistics are those of the micro-batch that this process has, so a process needs a few images at a
+    time. The running ones are averaged over several processes after each step (`train.loop.fit`).
 
     Args:
         channels: C.
@@ -119,3 +119,8 @@ class BatchNorm(nn.Layer):
 
     def _activated(self, x: paddle.Tensor) -> paddle.Tensor:
         return F.relu(x) if self.relu else x
+
+
+def running_statistics(model: nn.Layer) -> list[paddle.Tensor]:
+    """Return what a model's batch norms change in a training's forward passes."""
+    return [buffer for layer in model.sublayers() if isinstance(layer, BatchNorm) for buffer in layer.buffers()]
