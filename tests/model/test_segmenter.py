@@ -42,8 +42,10 @@ def test_every_pixel_of_any_shape_has_logits(head: str) -> None:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_the_tensors_are_known_before_the_model_is_built(head: str) -> None:
-    model = segmenter(head=head)
-    assert official_shapes(model) == tensor_shapes("segmenter", model.config)
+    for width in (None, 24):
+        model = segmenter(head=head, head_width=width)
+        assert official_shapes(model) == tensor_shapes("segmenter", model.config)
+        assert official_shapes(model) == tensor_shapes("segmenter", {**model.config, "head_width": width})
 
 
 def test_each_patch_is_classified_by_its_own_token_behind_the_last_norm() -> None:

@@ -198,8 +198,13 @@ class SegmenterShape:
         if self.head == "upernet":
             taps = taps or [-(-depth * number // TAPS) for number in range(1, TAPS + 1)]
             check_taps(taps, depth)
-        default = max(1, min(256, width // 2)) if self.head == "conv" else width
-        return replace(self, taps=taps, head_width=None if self.head == "linear" else self.head_width or default)
+        return replace(self, taps=taps, head_width=self.channels(width))
+
+    def channels(self, width: int) -> int | None:
+        """Return the channels of the head, behind an encoder of a width; None of `linear`."""
+        if self.head == "linear":
+            return None
+        return self.head_width or (max(1, min(256, width // 2)) if self.head == "conv" else width)
 
 
 def check_taps(taps: Sequence[int], depth: int) -> None:
@@ -348,7 +353,8 @@ def tensor_shapes(kind: str, architecture: Mapping[str, Any]) -> TensorShapes:
     if architecture.get("head") != "upernet":
         shapes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
     if kind == "segmenter":
-        return shapes | head_tensors(architecture)
+        channels = SegmenterShape(head=architecture["head"], head_width=architecture.get("head_width")).channels(width)
+        return shapes | head_tensors({**architecture, "head_width": channels})
     if kind == "classifier":
         shapes |= {"head.weight": (architecture["num_classes"], width), "head.bias": (architecture["num_classes"],)}
     return shapes | (_decoder_shapes(architecture, tokens, math.prod(patch)) if kind == "mae" else {})
