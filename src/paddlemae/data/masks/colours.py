@@ -59,7 +59,7 @@ def unknown_colours(unknown: NDArray[np.int64], total: int, name: str) -> str:
     most = [int(colours[place]) for place in np.argsort(-counts, kind="stable")[:_MOST_NAMED]]
     named = ", ".join("{} {} {}".format(*unpack(colour)) for colour in most)
     more = f" and {len(colours) - len(most):,} more" if len(colours) > len(most) else ""
-    cause = " (so many come of JPEG or of resizing)" if len(colours) > _MANY else ""
+    cause = " (a number like this comes from JPEG or from resizing)" if len(colours) > _MANY else ""
     return (
         f"mask {name!r}: {unknown.size:,} of {total:,} pixels have colours of no class: {named}{more}{cause}; add them "
         "to the class list, or ignore them with ::ignore=R G B"

@@ -1,4 +1,4 @@
-"""See whether a source has masks, for commands that take images with and without."""
+"""Decide whether a source has masks, for commands that take images with and without."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What each layout of images with masks comes to: a reader of images, one of masks, and what is said of the classes."""
+"""The result of reading a layout of images with masks: readers of both, and facts about the classes."""
 
 import warnings
 from collections.abc import Sequence

@@ -30,7 +30,7 @@ _WEBP_LOSSLESS = b"VP8L"
 
 @dataclass(frozen=True, eq=False)
 class StoredMask:
-    """What a mask's file stores.
+    """The pixels of a mask as its file stores them.
 
     Args:
         values: bool, uint8, uint16 or int32 [H, W] of class ids; or uint8 [H, W, 3] of colours.

@@ -24,7 +24,7 @@ from paddlemae.data.workers import make_ahead
 
 @dataclass(frozen=True, eq=False)
 class MaskSurvey:
-    """What masks hold.
+    """Counts of the pixels of masks.
 
     Args:
         pixels_NK: int64 [N, K + 1], pixels of each class, ignored ones last; zeros for a mask that can't be used.

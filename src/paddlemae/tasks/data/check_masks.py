@@ -38,7 +38,7 @@ FINDING_TEXTS = {
 
 @dataclass(frozen=True, eq=False)
 class MaskPart:
-    """What was found in the masks of a split.
+    """Findings about the masks of a split.
 
     Args:
         name: of the split.

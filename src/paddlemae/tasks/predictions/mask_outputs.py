@@ -35,7 +35,7 @@ ENTRIES = (MASKS, OVERLAYS, PROBABILITIES, POLYGON_FOLDER, IMAGES, COCO_FILE, CL
 
 @dataclass(frozen=True)
 class MaskOutputs:
-    """What `predict` writes of each image.
+    """The outputs that `predict` writes for each image.
 
     Args:
         folder: for all of it.
@@ -125,7 +125,7 @@ def _clear(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Done:
-    """What became of an image.
+    """The outcome of one image.
 
     Attributes:
         image: its index in the source.

@@ -22,7 +22,7 @@ MOST_SHOWN = 2048  # pixels a side of an image's reduced copy
 
 
 def ignored_value(classes: int) -> int:
-    """Return the value of pixels without a class in a mask of so many classes."""
+    """Return the value of pixels without a class of a mask that has this number of classes."""
     return IGNORED if classes <= IGNORED else IGNORED_16
 
 

@@ -44,7 +44,7 @@ def _view(tensor: paddle.Tensor, *shape: int) -> np.ndarray:
 
 
 class _EntropyOnCpu(paddle.autograd.PyLayer):
-    """See `pixel_entropy`."""
+    """Cross-entropy of each pixel with a backward pass by hand, for `pixel_entropy`."""
 
     @staticmethod
     def forward(ctx: Any, logits: paddle.Tensor, masks: paddle.Tensor) -> paddle.Tensor:

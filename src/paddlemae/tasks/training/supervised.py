@@ -58,7 +58,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Method:
-    """What is particular to a task.
+    """The parts of a training that differ between tasks.
 
     Attributes:
         loss_fn: (model, micro-batch) -> mean loss.
