@@ -35,6 +35,7 @@ def test_what_can_not_be_trained_is_one_line(wrong) -> None:
         unet.run("unmade", labels=None, batch_size=4, seed=0, **wrong)
 
 
+@pytest.mark.slow
 def test_a_comparison_trains_each_arm_once_and_resumes(tmp_path, monkeypatch, capsys) -> None:
     data = str(write_scenes(tmp_path / "land", train=40, test=3))
     tiny = Plan(size=16, patch_size=8, pretrain_steps=2, batch_size=4, steps=(2, 2), segment_batch=2)

@@ -352,6 +352,7 @@ def test_options_of_another_kind_of_model_are_one_line(
     assert not any(Path(name).exists() for name in ("masks", "masks.csv", "table.csv"))
 
 
+@pytest.mark.slow
 def test_processes_share_the_images(tmp_path, segmenter, pictures, paddlemae) -> None:
     out = tmp_path / "out"
     words = ["--procs", "2", "--threads", "1", "--quiet", "--scale", "1", "--scale", "2"]

@@ -266,6 +266,7 @@ def test_evaluating_other_classes_is_one_line(trained, tmp_path) -> None:
         evaluate(str(trained[0]), str(other), threads=1)
 
 
+@pytest.mark.slow
 def test_a_study_varies_the_number_of_masks(recipe, pretrained, tmp_path) -> None:
     start = shutil.copytree(pretrained, tmp_path / "start")
     given = recipe().model_dump(exclude_unset=True)["training"] | {"data": recipe().data, "steps": 2}
