@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,7 @@ def pretrain(
         RuntimeError: one of several processes ended with an error, which is on stderr.
     """
     command = TrainingCommand("pretrain", recipe, _overrides(settings, data=data), Path(out), resume, overwrite, quiet)
-    if not _launched(command, procs):
-        with host_as_before():
-            pretraining.pretrain(_recipe_of(command), Start(command.out, resume, overwrite, quiet))
+    _run(command, procs, pretraining.pretrain)
     return command.out
 
 
@@ -78,10 +77,7 @@ def finetune(
     """
     overrides = _overrides(settings, data=data, init=init)
     command = TrainingCommand("finetune", recipe, overrides, Path(out), resume, overwrite, quiet)
-    if _launched(command, procs):
-        return read_object(command.out / RESULT_FILE)
-    with host_as_before():
-        return finetuning.finetune(_recipe_of(command), Start(command.out, resume, overwrite, quiet))
+    return _run(command, procs, finetuning.finetune) or read_object(command.out / RESULT_FILE)
 
 
 def segment(
@@ -109,10 +105,7 @@ def segment(
     """
     overrides = _overrides(settings, data=data, init=init)
     command = TrainingCommand("segment", recipe, overrides, Path(out), resume, overwrite, quiet)
-    if _launched(command, procs):
-        return read_object(command.out / RESULT_FILE)
-    with host_as_before():
-        return segmenting.segment(_recipe_of(command), Start(command.out, resume, overwrite, quiet))
+    return _run(command, procs, segmenting.segment) or read_object(command.out / RESULT_FILE)
 
 
 def _overrides(settings: dict[str, Any], **named: str | os.PathLike[str] | None) -> dict[str, Any]:
@@ -120,8 +113,13 @@ def _overrides(settings: dict[str, Any], **named: str | os.PathLike[str] | None)
     return {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in given.items()}
 
 
-def _recipe_of(command: TrainingCommand) -> Any:
-    return load_recipe(command.task, command.recipe, command.overrides)
+def _run(command: TrainingCommand, procs: int | None, task: Callable[[Any, Start], Any]) -> Any:
+    """Train in this process, and return what the task does; or in several, and return None."""
+    if _launched(command, procs):
+        return None
+    with host_as_before():
+        recipe = load_recipe(command.task, command.recipe, command.overrides)
+        return task(recipe, Start(command.out, command.resume, command.overwrite, command.quiet))
 
 
 def _launched(command: TrainingCommand, procs: int | None) -> bool:

@@ -14,8 +14,10 @@ from paddlemae.recipe.settings import (
     EVAL_SPLIT,
     EVALUATE_EVERY,
     FLIP,
+    FLIP_VERTICAL,
     LAYER_DECAY,
     MEAN,
+    ROTATE,
     SCRATCH,
     SIZE,
     STD,
@@ -74,8 +76,8 @@ class SceneAugmentation(BaseModel):
         0.75, "largest share of a crop that one class may have, in ten tries; 1: no limit"
     )
     flip: bool = setting(True, FLIP)
-    flip_vertical: bool = setting(False, "mirror half of the training views top to bottom")
-    rotate: bool = setting(False, "turn training views by 0, 90, 180 or 270 degrees, for images without up and down")
+    flip_vertical: bool = setting(False, FLIP_VERTICAL)
+    rotate: bool = setting(False, ROTATE)
     photometric: ShareOrNone = setting(
         0.5, "strength of random changes of brightness, contrast, saturation and hue; 0: none, 1: those of the paper"
     )

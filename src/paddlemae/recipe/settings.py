@@ -57,6 +57,8 @@ else:
 SIZE = "patch size, width, depth and heads by name: " + SIZE_NAMES + "; the settings below override it"
 CROP_SCALE = "smallest and largest area of a random crop, as a share of the image; null: no crop"
 FLIP = "mirror half of the training views left to right"
+FLIP_VERTICAL = "mirror half of the training views top to bottom"
+ROTATE = "turn training views by 0, 90, 180 or 270 degrees, for images without up and down: tiles, cells, satellites"
 FIT = (
     "how images of other shapes become views: `crop` keeps their aspect and cuts off what is beyond the centre, "
     "`stretch` changes it and shows all of them; `crop_ratio` is then relative to the image's own"
@@ -189,10 +191,8 @@ class Augmentation(BaseModel):
         (3 / 4, 4 / 3), "smallest and largest width / height of a random crop"
     )
     flip: bool = setting(True, FLIP)
-    flip_vertical: bool = setting(False, "mirror half of the training views top to bottom")
-    rotate: bool = setting(
-        False, "turn training views by 0, 90, 180 or 270 degrees, for images without a top: tiles, cells, satellites"
-    )
+    flip_vertical: bool = setting(False, FLIP_VERTICAL)
+    rotate: bool = setting(False, ROTATE)
     shift: NonNegative = setting(0, "maximum random shift in pixels, instead of cropping")
     fit: Literal["crop", "stretch"] = setting("crop", FIT)
     eval_crop_ratio: ShareOrAll = setting(
