@@ -13,7 +13,12 @@
     segmenter: 'Paint over a picture to take parts of it away, and watch how the model divides it into classes.',
     encoder: 'See where the patches of a picture look, and which pictures the model finds alike.',
   };
-  const PLACES = { worker: 'in your browser, beside the page', page: 'in your browser', server: 'on the server', webgpu: 'in your browser, on the GPU' };
+  const PLACES = {
+    worker: 'in your browser',
+    page: 'in your browser, which has no workers: the page may halt meanwhile',
+    server: 'on the server',
+    webgpu: 'in your browser, on the GPU',
+  };
   const ONE_KEPT = 'One patch must be kept: from nothing the model can predict nothing.';
 
   const header = JSON.parse(byId('model').textContent);
@@ -160,7 +165,7 @@
     }
     showResult();
     const took = `${Math.max(1, Math.round(result.milliseconds))} ms`;
-    byId('status').textContent = `${countWords(asked.removed)} · ${took} ${PLACES[parts.engine.where] ?? ''}`;
+    byId('status').textContent = `Computed in ${took} ${PLACES[parts.engine.where] ?? ''}`;
     const said = parts.classes ? `; ${parts.classes.best()}` : '';
     tellWhenQuiet(`${countWords(asked.removed)}; ${isMae ? 'reconstructed' : 'computed'} in ${took}${said}`);
   }
@@ -291,8 +296,8 @@
     const numbers = Object.values(header.tensors ?? {}).reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
     const size = numbers >= 1e6 ? `${(numbers / 1e6).toFixed(1)} million` : `${Math.round(numbers / 1e3)} thousand`;
     const facts = [
-      header.name,
-      `pictures of ${header.image[1]} × ${header.image[0]} pixels in ${header.grid[1]} × ${header.grid[0]} patches of ${header.patch[1]} × ${header.patch[0]}`,
+      ...(header.name ? [header.name] : []),
+      `Pictures of ${header.image[1]} × ${header.image[0]} pixels in ${header.grid[1]} × ${header.grid[0]} patches of ${header.patch[1]} × ${header.patch[0]}`,
       ...(numbers ? [`${size} parameters`] : []),
     ];
     byId('title').textContent = header.title || 'Paint a mask, watch the rest';

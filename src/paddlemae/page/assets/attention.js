@@ -67,14 +67,14 @@ const paddlemaeAttention = (() => {
     const [rows, columns] = header.grid;
     const blocks = header.blocks ?? {};
     const parts = ['encoder', 'decoder'].filter((name) => blocks[name]?.length);
-    const shown = { attention: null, source: null, picture: null };
+    const shown = { attention: null, source: null, picture: null, isChosen: false }; // isChosen: the patch, by a reader
     if (!parts.length) return { wanted: () => null, show: () => {} };
     section.hidden = false;
     drawScale(byId('attention-scale'));
 
     const cursor = paddlemaeStage.createCursor(canvas, header.grid, () => byId('attention-text').textContent);
-    cursor.at.splice(0, 2, Math.floor(rows / 2), Math.floor(columns / 2));
     const draw = oncePerFrame(() => {
+      if (shown.attention && !shown.isChosen) cursor.at.splice(0, 2, ...nearestQuery(shown.attention, header.grid));
       const found = shown.attention && attentionOf(shown.attention, cursor.place(), head.value, rows * columns);
       const most = drawMap(canvas, header.grid, shown.picture, found, cursor.at);
       byId('attention-most').textContent = percent(most, 1);
@@ -94,7 +94,11 @@ const paddlemaeAttention = (() => {
     part.addEventListener('change', () => { fillBlocks(); fillHeads(); ask(); });
     block.addEventListener('change', () => { fillHeads(); ask(); });
     head.addEventListener('change', draw);
-    listen(canvas, header.grid, cursor, draw);
+    listen(canvas, header.grid, cursor, () => {
+      shown.isChosen = true;
+      draw();
+    });
+    if (window.ResizeObserver) new ResizeObserver(draw).observe(canvas);
     const show = (attention, source, picture) => {
       Object.assign(shown, { attention, source, picture });
       draw();
@@ -102,21 +106,27 @@ const paddlemaeAttention = (() => {
     return { wanted, show };
   }
 
-  function listen(canvas, [rows, columns], cursor, draw) {
+  /** Return [row, column] of the patch nearest to the middle that looks anywhere. */
+  function nearestQuery({ queryPatches }, [rows, columns]) {
+    const distance = (place) => Math.hypot(Math.floor(place / columns) - rows / 2, (place % columns) - columns / 2);
+    const patches = [...queryPatches].filter((place) => place >= 0).sort((a, b) => distance(a) - distance(b));
+    return patches.length ? [Math.floor(patches[0] / columns), patches[0] % columns] : [0, 0];
+  }
+
+  function listen(canvas, [rows, columns], cursor, choose) {
     const point = (event) => {
       const [row, column] = paddlemaeStage.placeOf(canvas, [rows, columns], event);
       if (row < 0 || column < 0 || row >= rows || column >= columns) return;
       cursor.at.splice(0, 2, Math.floor(row), Math.floor(column));
-      draw();
+      choose();
     };
     canvas.addEventListener('pointermove', point);
     canvas.addEventListener('pointerdown', point);
     canvas.addEventListener('keydown', (event) => {
       if (!cursor.move(event)) return;
       event.preventDefault();
-      draw();
+      choose();
     });
-    if (window.ResizeObserver) new ResizeObserver(draw).observe(canvas);
   }
 
   /** Draw the picture in grey with the shares over it; return the largest share. */

@@ -57,8 +57,8 @@ const paddlemaeClasses = (() => {
       const track = make('span', { class: 'track', 'aria-hidden': 'true' }, fill);
       if (thresholds) track.append(mark('threshold', thresholds[place]));
       if (shown.whole) track.append(mark('whole', shown.whole[place]));
-      const item = make('li', {}, make('span', { class: 'name' }, classes[place] ?? `class ${place}`), track,
-        make('span', { class: 'share' }, percent(share, 1)));
+      const item = make('li', {}, make('span', { class: 'name' }, classes[place] ?? `class ${place}`),
+        make('span', { class: 'share' }, percent(share, 1)), track);
       item.classList.toggle('said', isSaid);
       return item;
     }
