@@ -42,13 +42,15 @@ MODELS: dict[str, Callable[[], Any]] = {
     "conv": lambda: Segmenter(**SHAPE, num_classes=4, head="conv", head_width=8, relative_positions=True),
     "upernet": lambda: Segmenter(**SHAPE, num_classes=5, head="upernet", head_width=8, taps=[1, 2, 2, 3]),
 }
+REMOVED = np.random.default_rng(3).permutation(18) < 11
 RUN = """async ([header, content, removed, pixels, attention, plain]) => {
   if (plain) paddlemaeArithmetic.usePlain();
   const engine = paddlemaeEngines.createPageEngine(header, paddlemaeEngines.bytesOf(content));
   const result = await engine.run(
     {pixels: Float32Array.from(pixels), removed: Uint8Array.from(removed), attention, features: true});
   const listed = (value) => ArrayBuffer.isView(value) ? Array.from(value) : value;
-  const all = (record) => record && Object.fromEntries(Object.entries(record).map(([key, value]) => [key, listed(value)]));
+  const all = (record) => record &&
+    Object.fromEntries(Object.entries(record).map(([key, value]) => [key, listed(value)]));
   return [all(result), all(result.attention), paddlemaeArithmetic.isFast()];
 }"""
 
@@ -72,15 +74,23 @@ def randomised(model: Any) -> Any:
         if name.endswith("pos_embed") and tensor.stop_gradient:
             continue
         noise = generator.normal(0, 0.3, tensor.shape).astype(np.float32)
-        tensor.set_value(
-            np.abs(noise) + 0.5 if "running_var" in name else noise + ("norm" in name and "weight" in name)
-        )
+        is_scale = "norm" in name and "weight" in name
+        tensor.set_value(np.abs(noise) + 0.5 if "running_var" in name else noise + is_scale)
     model.eval()
     return model
 
 
-def removed_map() -> np.ndarray:
-    return np.random.default_rng(3).permutation(18) < 11
+def given(model: Any, precision: Any = "float32") -> tuple[Any, list[Any]]:
+    """Return (Paddle's input, the script's arguments: header, bytes, removed patches, pixels) for one image."""
+    classes = [str(number) for number in range(model.config.get("num_classes", 0))]
+    description = describe(model, ([0.4, 0.5, 0.6], [0.2, 0.3, 0.25]), eval_crop_ratio=1.0, classes=classes, bits=8)
+    pixels = np.random.default_rng(2).integers(0, 256, (1, 3, 12, 18), np.uint8)
+    none = Samples([], pixels[:0])
+    about: dict[str, Any] = {"title": "t", "pool": pool_of(model), "captions": CAPTIONS, "precision": precision}
+    header, content = bundle(description, to_official(model), none, **about)
+    shares = (pixels[0].transpose(1, 2, 0).ravel() / 255).tolist()
+    listed = [json.loads(json.dumps(header)), base64.b64encode(content).decode(), REMOVED.astype(int).tolist(), shares]
+    return to_input(pixels, description), listed
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -88,33 +98,18 @@ def removed_map() -> np.ndarray:
 def test_scripts_compute_what_paddle_computes(name: str, plain: bool, run: Callable[..., Any]) -> None:
     paddle.seed(1)
     model = randomised(MODELS[name]())
-    classes = [str(number) for number in range(model.config.get("num_classes", 0))]
-    description = describe(model, ([0.4, 0.5, 0.6], [0.2, 0.3, 0.25]), eval_crop_ratio=1.0, classes=classes, bits=8)
-    pixels = np.random.default_rng(2).integers(0, 256, (1, 3, 12, 18), np.uint8)
-    header, content = bundle(
-        description,
-        to_official(model),
-        Samples([], pixels[:0]),
-        title="t",
-        pool=pool_of(model),
-        captions=CAPTIONS,
-        precision="float32",
-    )
-    removed = removed_map()
-    shares = (pixels[0].transpose(1, 2, 0).ravel() / 255).tolist()
-    given = [json.loads(json.dumps(header)), base64.b64encode(content).decode(), removed.astype(int).tolist(), shares]
-    result, attention, is_fast = run(RUN, [*given, {"part": "encoder", "block": 2}, plain])
+    images, arguments = given(model)
+    result, attention, is_fast = run(RUN, [*arguments, {"part": "encoder", "block": 2}, plain])
     assert is_fast is not plain
-    images = to_input(pixels, description)
     close = {"rtol": 1e-5, "atol": 1e-5}
     with evaluating(model), paddle.no_grad():
         feature = features(model, images, pool_of(model), normalise=model.encoder.has_norm).numpy()[0]
         np.testing.assert_allclose(result["features"], feature / np.linalg.norm(feature), **close)
         if isinstance(model, MaskedAutoencoder):
-            expected = predict(model, images, given_mask(removed[None], (3, 6))).numpy().ravel()
+            expected = predict(model, images, given_mask(REMOVED[None], (3, 6))).numpy().ravel()
             np.testing.assert_allclose(result["plain"], expected, **close)
         elif isinstance(model, Segmenter):
-            visible = removed.reshape(3, 6).repeat(4, axis=0).repeat(3, axis=1) == 0
+            visible = REMOVED.reshape(3, 6).repeat(4, axis=0).repeat(3, axis=1) == 0
             images = images * paddle.to_tensor(visible.astype(np.float32))
             maps = model._maps(images, None)
             logits = model.head(maps if model.taps else maps[0])
@@ -122,11 +117,11 @@ def test_scripts_compute_what_paddle_computes(name: str, plain: bool, run: Calla
             expected = logits.numpy().ravel()
             np.testing.assert_allclose(result["logits"], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
         else:
-            mask = given_mask(removed[None], (3, 6))
+            mask = given_mask(REMOVED[None], (3, 6))
             pooled = pool_tokens(encode(model.encoder, images, mask), model.pool, model.encoder.has_cls)
             last_norm = model.encoder.fc_norm if model.encoder.norms_pooled else model.encoder.norm
             np.testing.assert_allclose(result["logits"], model.head(last_norm(pooled)).numpy()[0], **close)
-        mask = None if isinstance(model, Segmenter) else given_mask(removed[None], (3, 6))
+        mask = None if isinstance(model, Segmenter) else given_mask(REMOVED[None], (3, 6))
         weights = attention_of_block(model, images, mask, 2).numpy()
     assert [attention[key] for key in ("heads", "queries", "keys")] == list(weights.shape)
     np.testing.assert_allclose(attention["weights"], weights.ravel(), **close)
@@ -146,29 +141,11 @@ def attention_of_block(model: Any, images: paddle.Tensor, mask: Any, number: int
 def test_half_precision_is_close_and_small(run: Callable[..., Any]) -> None:
     paddle.seed(1)
     model = MaskedAutoencoder(**{**SHAPE, "embed_dim": 64}, **DECODER)
-    description = describe(model, ([0.4, 0.5, 0.6], [0.2, 0.3, 0.25]), eval_crop_ratio=1.0, bits=8)
-    pixels = np.random.default_rng(2).integers(0, 256, (1, 3, 12, 18), np.uint8)
-    removed = removed_map()
-    expected = predict(model, to_input(pixels, description), given_mask(removed[None], (3, 6))).numpy().ravel()
     sizes, errors = {}, {}
     for precision in ("float16", "float32"):
-        header, content = bundle(
-            description,
-            to_official(model),
-            Samples([], pixels[:0]),
-            title="t",
-            pool="cls",
-            captions={},
-            precision=precision,
-        )
-        shares = (pixels[0].transpose(1, 2, 0).ravel() / 255).tolist()
-        given = [
-            json.loads(json.dumps(header)),
-            base64.b64encode(content).decode(),
-            removed.astype(int).tolist(),
-            shares,
-        ]
-        found = np.array(run(RUN, [*given, None, False])[0]["plain"])
-        sizes[precision], errors[precision] = len(content), np.abs(found - expected).max() / np.ptp(expected)
+        images, arguments = given(model, precision)
+        expected = predict(model, images, given_mask(REMOVED[None], (3, 6))).numpy().ravel()
+        found = np.array(run(RUN, [*arguments, None, False])[0]["plain"])
+        sizes[precision], errors[precision] = len(arguments[1]), np.abs(found - expected).max() / np.ptp(expected)
     assert errors["float32"] < 1e-5 < errors["float16"] < 2e-3
     assert sizes["float16"] < 0.6 * sizes["float32"]

@@ -1,4 +1,4 @@
-"""`paddlemae reconstruct`, `page`, `report` and `export`, which write files from a run: parse, import lazily, dispatch."""
+"""Commands that write files from a run (reconstruct, page, report, export): parse, import lazily, dispatch."""
 
 from __future__ import annotations
 
@@ -61,9 +61,7 @@ def page(
         typer.Argument(help="Sample images: files, folders ... or 'digits'; default: some of the run's data."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="The file to write, ending in .html.")] = Path("page.html"),
-    precision: Annotated[
-        str, typer.Option("--precision", help="Of the weights inside: float16 or float32.")
-    ] = "float16",
+    exact: Annotated[bool, typer.Option("--exact", help="Weights of 32 instead of 16 bits: twice as large.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Maximum number of sample images.")] = 12,
     title: Annotated[str | None, typer.Option("--title", help="Title of the page; default: the run's name.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
@@ -82,11 +80,9 @@ def page(
     load_paddle()
     from paddlemae.tasks.page import write_page
 
-    if precision not in ("float16", "float32"):
-        raise ValueError(f"--precision must be float16 or float32, got {precision!r}")
     written = write_page(
-        run, images or [], out, precision=precision, limit=limit, title=title, overwrite=overwrite, trust=trust
-    )  # type: ignore[arg-type]
+        run, images or [], out, exact=exact, limit=limit, title=title, overwrite=overwrite, trust=trust
+    )
     size = f"{written.bytes / 1e6:.1f} MB"
     print(f"wrote {out}, {size}, with {len(written.samples)} sample images; open it in a browser")
 

@@ -58,9 +58,8 @@ def render(header: Mapping[str, Any], content: bytes = b"") -> str:
 
 def policy(scripts: tuple[str, ...], *, served: bool) -> str:
     """Return the page's Content-Security-Policy: our scripts, a worker made from them, pictures made here."""
-    hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts
-    )
+    digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
+    hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
     return "; ".join(
         [
             "default-src 'none'",

@@ -49,7 +49,7 @@ def write_page(
     images: list[str],
     out: Path,
     *,
-    precision: Precision = "float16",
+    exact: bool = False,
     limit: int = DEFAULT_SAMPLES,
     title: str | None = None,
     overwrite: bool = False,
@@ -62,7 +62,7 @@ def write_page(
         images: files, folders, lists ... or "digits"; none takes images of the data that the run was trained on, where
             they can be read.
         out: the file, ending in .html.
-        precision: of the weights in the file.
+        exact: store weights in 32 bits instead of 16, in a file twice as large.
         limit: sample images at most.
         title: of the page; None is the name of the run.
         overwrite: replace an existing file.
@@ -71,6 +71,7 @@ def write_page(
         FileExistsError: `out` exists.
         FileNotFoundError, ValueError: no such run or images, or a model that is too large for a page.
     """
+    precision: Precision = "float32" if exact else "float16"
     check_out(out, images, overwrite=overwrite)
     device.prepare("auto")
     checkpoint = read_checkpoint(run, trust=trust)
@@ -131,7 +132,7 @@ def choose_samples(checkpoint: Checkpoint, model: Model, images: list[str], limi
 
 
 def own_views(description: Description, limit: int) -> tuple[list[str], np.ndarray] | None:
-    """Return the names and pixels of some images that the model was trained on, or of their test split; None if gone."""
+    """Return (names, pixels) of some images of the data that the model was trained on; None if they can't be read."""
     data = str(description.provenance.get("data", ""))
     fault: Exception | None = None
     for split in ("test", "train"):
