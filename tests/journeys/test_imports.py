@@ -21,9 +21,10 @@ ALLOWED = {
     "weights": {"engine", "model", "system"},
     "runs": {"system"},
     "report": {"model", "runs", "system"},
+    "serve": set(),  # HTTP in front of any model: what it knows of one is a function that answers requests
     "train": {"engine", "model", "system", "weights"},
     "launch": {"engine", "recipe", "runs", "system", "train"},
-    "tasks": {"__init__", "data", "engine", "launch", "model", "recipe", "report", "runs", "system"}
+    "tasks": {"__init__", "data", "engine", "launch", "model", "recipe", "report", "runs", "serve", "system"}
     | {"train", "weights"},
     "export": {"__init__", "data", "engine", "model", "recipe", "runs", "system", "tasks", "weights"},
     "api": {"data", "engine", "launch", "model", "recipe", "runs", "system", "tasks", "train", "weights"},
