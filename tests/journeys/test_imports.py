@@ -21,10 +21,11 @@ ALLOWED = {
     "weights": {"engine", "model", "system"},
     "runs": {"system"},
     "report": {"model", "runs", "system"},
+    "page": {"model", "system", "weights"},
     "serve": set(),  # HTTP in front of any model: what it knows of one is a function that answers requests
     "train": {"engine", "model", "system", "weights"},
     "launch": {"engine", "recipe", "runs", "system", "train"},
-    "tasks": {"__init__", "data", "engine", "launch", "model", "recipe", "report", "runs", "serve", "system"}
+    "tasks": {"__init__", "data", "engine", "launch", "model", "page", "recipe", "report", "runs", "serve", "system"}
     | {"train", "weights"},
     "export": {"__init__", "data", "engine", "model", "recipe", "runs", "system", "tasks", "weights"},
     "api": {"data", "engine", "launch", "model", "recipe", "runs", "system", "tasks", "train", "weights"},
@@ -34,7 +35,7 @@ ALLOWED = {
     "__init__": {"api", "data", "engine", "model", "recipe"},  # for type checkers only
 }
 COMMANDS = ("demo", "pretrain", "reconstruct", "finetune", "probe", "study", "knn", "evaluate", "report", "export")
-COMMANDS += ("auto", "embed", "plan", "predict", "recipe", "search")
+COMMANDS += ("auto", "embed", "page", "plan", "predict", "recipe", "search")
 
 
 def rooms_imported(path: Path) -> Iterator[str]:

@@ -50,6 +50,7 @@ for command in (
     training.finetune,
     training.segment,
     outputs.reconstruct,
+    outputs.page,
     training.study,
     training.probe,
     evaluation.knn,

@@ -1,4 +1,4 @@
-"""`paddlemae reconstruct`, `report` and `export`, which write files from a run: parse, import lazily, dispatch."""
+"""Commands that write files from a run (reconstruct, page, report, export): parse, import lazily, dispatch."""
 
 from __future__ import annotations
 
@@ -52,6 +52,39 @@ def reconstruct(
 
     choice = parse_mask(mask, mask_ratio, seed)
     print(f"wrote {reconstruct_images(run, images, out, choice=choice, limit=limit, plain=plain, trust=trust)}")
+
+
+def page(
+    run: Annotated[str, typer.Argument(help="A run folder, or a file of weights.")],
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(help="Sample images: files, folders ... or 'digits'; default: some of the run's data."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="The file to write, ending in .html.")] = Path("page.html"),
+    exact: Annotated[bool, typer.Option("--exact", help="Weights of 32 instead of 16 bits: twice as large.")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Maximum number of sample images.")] = 12,
+    title: Annotated[str | None, typer.Option("--title", help="Title of the page; default: the run's name.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    trust: Trust = False,
+) -> None:
+    """Write one HTML file on which anyone paints masks and watches the model reconstruct; it needs no network.
+
+    The model and the sample images are inside the file, so send it only to those who may have them.
+
+    Examples:
+
+    `paddlemae page runs/digits --out digits.html`
+
+    `paddlemae page runs/photos a.jpg b.jpg --out photos.html --title "Our photos"`
+    """
+    load_paddle()
+    from paddlemae.tasks.page import write_page
+
+    written = write_page(
+        run, images or [], out, exact=exact, limit=limit, title=title, overwrite=overwrite, trust=trust
+    )
+    size = f"{written.bytes / 1e6:.1f} MB"
+    print(f"wrote {out}, {size}, with {len(written.samples)} sample images; open it in a browser")
 
 
 def report(

@@ -17,11 +17,15 @@ from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.weights.model_folder import Description
 
 
-def read_views(images: list[str], description: Description, limit: int) -> tuple[list[str], np.ndarray]:
+def read_views(
+    images: list[str], description: Description, limit: int, split: str | None = None
+) -> tuple[list[str], np.ndarray]:
     """Return (names, uint8 [B, C, H, W]) of the first `limit` images that `images` name, as the model sees them.
 
     Unreadable ones are named on stderr and left out.
 
+    Args:
+        split: of folders, lists ... with splits; None is all images, and "test" of the embedded ones.
     Raises:
         ValueError: none can be read.
     """
@@ -30,7 +34,7 @@ def read_views(images: list[str], description: Description, limit: int) -> tuple
     views: list[np.ndarray] = []
     faults: list[UnreadableImage] = []
     for item in images:
-        for name, read in _readers(item, view.channels, limit):
+        for name, read in _readers(item, view.channels, limit, split):
             if len(views) == limit:
                 break
             try:
@@ -46,13 +50,13 @@ def read_views(images: list[str], description: Description, limit: int) -> tuple
     return names, np.stack(views)
 
 
-def _readers(item: str, channels: int, limit: int) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+def _readers(item: str, channels: int, limit: int, split: str | None) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
     """Yield (name, function that reads it) of each image that `item` names: an image file, or a source's images."""
     path = Path(item)
     if path.is_file() and path.suffix.lower() in (*EXTENSIONS, ARRAY_EXTENSION):
         yield path.name, partial(read_image, path, channels)
         return
-    source = open_source(item, "test" if item in ("digits", "digit-scenes") else None)
+    source = open_source(item, "test" if split is None and item in ("digits", "digit-scenes") else split)
     # spread over the source, since neighbours in a folder are often of one class
     for index in spread_over(len(source), limit):
         yield Path(source.describe(int(index))).name, partial(source.read, int(index), channels)
