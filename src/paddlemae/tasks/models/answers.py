@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.engine.safe_import import F, paddle
+from paddlemae.engine.safe_import import paddle
 from paddlemae.engine.tensors import tensor_of
 from paddlemae.model.attention_weights import attention_weights, watch_inputs
 from paddlemae.model.classifier import VisionTransformer
-from paddlemae.model.encoder import encode, evaluating, features, pool_tokens
+from paddlemae.model.encoder import encode, evaluating, pool_tokens
 from paddlemae.model.mae import MaskedAutoencoder, predict
 from paddlemae.model.masking import Mask
 from paddlemae.model.patches import patchify, unpatchify
 from paddlemae.model.segmenter import Segmenter
 from paddlemae.serve.messages import Answer, Block, Request, RequestShape
+from paddlemae.tasks.models.page_samples import Model, image_features
 from paddlemae.tasks.models.preprocess import normalise
 from paddlemae.weights.model_folder import Description
 
-Model = MaskedAutoencoder | VisionTransformer | Segmenter
 CLS = -1  # stands for the cls token in lists of patches
 
 
@@ -83,21 +83,6 @@ def _outputs(model: Model, images_BCHW: paddle.Tensor, mask: Mask) -> dict[str, 
         return {"logits": model.grid_logits(_in_mean_colour(model, images_BCHW, mask.as_map()[0]))[0].numpy()}
     visible_BD = _visible_features(model, images_BCHW, mask)
     return {"logits": model.head(visible_BD)[0].numpy()} if model.has_head else {}
-
-
-def image_features(model: Model, images_BCHW: paddle.Tensor) -> paddle.Tensor:
-    """Return one feature of length 1 for each whole image, [B, D], of the model's own pooling, behind its last norm.
-
-    A segmenter pools as `pool_of` says; one whose head reads several blocks has no last norm.
-    """
-    return F.normalize(features(model, images_BCHW, pool_of(model), normalise=model.encoder.has_norm), axis=-1)
-
-
-def pool_of(model: Model) -> str:
-    """Return the token that stands for an image, "cls" or "mean"."""
-    if isinstance(model, Segmenter):
-        return "cls" if model.encoder.has_cls else "mean"
-    return model.pool
 
 
 def attention_blocks(model: Model) -> dict[str, Sequence[Any]]:
