@@ -22,9 +22,10 @@ ALLOWED = {
     "runs": {"system"},
     "report": {"model", "runs", "system"},
     "page": {"model", "system", "weights"},
+    "serve": set(),  # HTTP in front of any model: what it knows of one is a function that answers requests
     "train": {"engine", "model", "system", "weights"},
     "launch": {"engine", "recipe", "runs", "system", "train"},
-    "tasks": {"__init__", "data", "engine", "launch", "model", "page", "recipe", "report", "runs", "system"}
+    "tasks": {"__init__", "data", "engine", "launch", "model", "page", "recipe", "report", "runs", "serve", "system"}
     | {"train", "weights"},
     "export": {"__init__", "data", "engine", "model", "recipe", "runs", "system", "tasks", "weights"},
     "api": {"data", "engine", "launch", "model", "recipe", "runs", "system", "tasks", "train", "weights"},

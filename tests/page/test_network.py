@@ -20,8 +20,8 @@ from paddlemae.model.segmenter import Segmenter
 from paddlemae.page.bundle import Samples, bundle
 from paddlemae.page.write_page import ASSETS, ENGINE
 from paddlemae.tasks.models.build import describe
+from paddlemae.tasks.models.page_samples import CAPTIONS, pool_of
 from paddlemae.tasks.models.preprocess import to_input
-from paddlemae.tasks.page import CAPTIONS, pool_of
 from paddlemae.weights.transfer import to_official
 
 pytestmark = pytest.mark.browser

@@ -8,17 +8,17 @@ N tokens (patches and, with a cls token, one more), D width, P pixels a patch (r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 
-from paddlemae.engine.safe_import import F, nn, paddle
+from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.engine.tensors import tensor_of
+from paddlemae.model.attention_weights import attention_weights
 from paddlemae.model.blocks import NORM_EPSILON, build_blocks, run_blocks
-from paddlemae.model.kernels.attention import TokenRange, split_heads, take_tokens
+from paddlemae.model.kernels.attention import TokenRange, take_tokens
 from paddlemae.model.kernels.layers import LayerNorm, Linear
 from paddlemae.model.kernels.rows import mean_rows
 from paddlemae.model.masking import Mask
@@ -270,9 +270,8 @@ def attention_maps(model: EncoderModel, images_BCHW: paddle.Tensor, token: str) 
     check_pool(token, encoder.has_cls, HEAD_POOLS)
     with evaluating(encoder):
         x_BND = encode(encoder, images_BCHW, depth=len(encoder.blocks) - 1)
-    last = encoder.blocks[-1]
-    query, key, _ = split_heads(last.attn.qkv(last.norm1(x_BND)), 3, last.attn.num_heads)
-    weights_BHNN = F.softmax(paddle.matmul(query, key, transpose_y=True) / math.sqrt(query.shape[-1]), axis=-1)
+    grid = patch_grid(images_BCHW.shape[2:], encoder.patch_size)
+    weights_BHNN = attention_weights(encoder.blocks[-1], x_BND, grid=grid)
     front = int(encoder.has_cls)
     asking = weights_BHNN[:, :, :1] if token == "cls" else weights_BHNN[:, :, front:]
     mean_RN = mean_rows(asking.reshape([-1, *asking.shape[2:]]))

@@ -64,8 +64,13 @@ class Segmenter(nn.Layer):
 
     def forward(self, images_BCHW: paddle.Tensor, path_noise: np.ndarray | None = None) -> paddle.Tensor:
         """Return logits [B, K, H, W] of the images' size, any that patches divide; for `path_noise` see `encode`."""
+        return to_pixels(self.grid_logits(images_BCHW, path_noise), images_BCHW.shape[2:])
+
+    def grid_logits(self, images_BCHW: paddle.Tensor, path_noise: np.ndarray | None = None) -> paddle.Tensor:
+        """Return logits [B, h, w, K] as the head gives them, on its own grid, before `forward` resizes them."""
         maps = self._maps(images_BCHW, path_noise)
-        return to_pixels(self.head(maps if self.taps else maps[0]), images_BCHW.shape[2:])
+        logits_BhwK: paddle.Tensor = self.head(maps if self.taps else maps[0])
+        return logits_BhwK
 
     def forward_with_auxiliary(self, images_BCHW: paddle.Tensor, path_noise: np.ndarray | None = None) -> Logits:
         """Return (logits, logits of the auxiliary head), each [B, K, H, W]; None where there is no such head.

@@ -9,27 +9,16 @@ import numpy as np
 
 from paddlemae.data.sources.output_folders import check_outside
 from paddlemae.engine import device
-from paddlemae.engine.safe_import import paddle
-from paddlemae.model.classifier import VisionTransformer
-from paddlemae.model.encoder import evaluating, features
-from paddlemae.model.mae import MaskedAutoencoder
-from paddlemae.model.segmenter import Segmenter
-from paddlemae.page.bundle import Precision, Samples, bundle
+from paddlemae.page.bundle import Precision, bundle
 from paddlemae.page.write_page import render
 from paddlemae.system.atomic import replace_text
-from paddlemae.system.display_names import display_name, say
+from paddlemae.system.display_names import display_name
 from paddlemae.tasks.models.build import load_encoder
-from paddlemae.tasks.models.preprocess import to_input
+from paddlemae.tasks.models.page_samples import CAPTIONS, DEFAULT_SAMPLES, choose_samples, pool_of
 from paddlemae.tasks.models.read_model import Checkpoint, read_checkpoint
-from paddlemae.tasks.models.read_views import read_views
-from paddlemae.tasks.models.reconstruction import NORMALISED_CAPTION, PLAIN_CAPTION, RAW_CAPTION
 from paddlemae.weights.description import count_weights
-from paddlemae.weights.model_folder import Description
 
-Model = MaskedAutoencoder | VisionTransformer | Segmenter
-CAPTIONS = {"raw": RAW_CAPTION, "normalised": NORMALISED_CAPTION, "plain": PLAIN_CAPTION}
 MOST_BYTES = 64 << 20  # of weights in a page; browsers open more, but slowly
-DEFAULT_SAMPLES = 12
 
 
 class Written(NamedTuple):
@@ -110,42 +99,3 @@ def check_size(checkpoint: Checkpoint, precision: Precision) -> None:
             f"{checkpoint.folder} has {size >> 20} MB of {precision} weights, and a page holds at most "
             f"{MOST_BYTES >> 20}; use a smaller model, or paddlemae serve"
         )
-
-
-def choose_samples(checkpoint: Checkpoint, model: Model, images: list[str], limit: int) -> Samples:
-    """Return the images that a page shows, with their features.
-
-    Args:
-        images: as in `write_page`.
-    """
-    description = checkpoint.description
-    found = read_views(images, description, limit) if images else own_views(description, limit)
-    if found is None:
-        return Samples([], np.zeros((0, 1, 1, 1), np.uint8))
-    names, pixels = found
-    with evaluating(model), paddle.no_grad():
-        features_ND = features(
-            model, to_input(pixels, description), pool_of(model), normalise=model.encoder.has_norm
-        ).numpy()
-    length_N1 = np.linalg.norm(features_ND, axis=1, keepdims=True)
-    return Samples([display_name(name) for name in names], pixels, features_ND / np.maximum(length_N1, 1e-12))
-
-
-def own_views(description: Description, limit: int) -> tuple[list[str], np.ndarray] | None:
-    """Return (names, pixels) of some images of the data that the model was trained on; None if they can't be read."""
-    data = str(description.provenance.get("data", ""))
-    fault: Exception | None = None
-    for split in ("test", "train"):
-        try:
-            return read_views([data], description, limit, split)
-        except (ValueError, OSError) as found:
-            fault = found
-    say(f"no sample images: those of the training can't be read ({display_name(fault)}); name others", error=True)
-    return None
-
-
-def pool_of(model: Model) -> str:
-    """Return which tokens make a feature of an image."""
-    if isinstance(model, Segmenter):
-        return "cls" if model.encoder.has_cls else "mean"
-    return model.pool
