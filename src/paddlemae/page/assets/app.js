@@ -32,15 +32,13 @@
     undo: [],
     tool: 'brush',
     size: 1,
-    drawn: { kind: 'random', seed: 0 }, // of the mask that the slider changes
+    drawn: { kind: 'random', seed: 0, ratio: header.mask_ratio ?? 0.75 }, // what the slider changes
     shown: null, // {request, result, picture}: what the pictures are drawn of
   };
   let parts = null; // gallery, stage, runs, attention, neighbours, classes: made by `start`
 
   function firstMask() {
-    if (!isMae) return new Uint8Array(total);
-    const draw = masks.generator(0);
-    return masks.randomMask(Float64Array.from({ length: total }, draw), masks.numKept(total, header.mask_ratio ?? 0.75));
+    return isMae ? drawMask({ kind: 'random', seed: 0, ratio: header.mask_ratio ?? 0.75 }) : new Uint8Array(total);
   }
 
   /* ------------------------------------------------------------------------------------------------- words */
@@ -99,22 +97,21 @@
     if (state.undo.length) change(state.undo.pop());
   }
 
-  /** Draw a random, block or grid mask of the slider's ratio. */
-  function drawMask(kind, seed) {
-    state.drawn = { kind, seed };
-    const keep = masks.numKept(total, byId('ratio').value / 100);
+  function drawMask({ kind, seed, ratio }) {
+    const keep = masks.numKept(total, ratio);
     const draw = masks.generator(seed);
     if (kind === 'grid') return masks.gridMask(header.grid);
     if (kind === 'block') return masks.blockMask(draw, header.grid, keep);
     return masks.randomMask(Float64Array.from({ length: total }, draw), keep);
   }
 
-  function slide() {
-    const kind = state.drawn.kind === 'grid' ? 'random' : state.drawn.kind;
-    const mask = drawMask(kind, state.drawn.seed);
-    if (Number(byId('ratio').value) === 100) mask.fill(1);
+  /** Remove another share of the patches, in the way and from the seed of the last mask that was drawn. */
+  function setRatio(ratio) {
+    const { kind, seed } = state.drawn;
+    state.drawn = { kind: kind === 'grid' ? 'random' : kind, seed, ratio: Math.min(1, Math.max(0, ratio)) };
+    const mask = drawMask(state.drawn);
+    if (state.drawn.ratio === 1) mask.fill(1); // so that the reader learns why one is kept
     change(mask);
-    byId('ratio-value').textContent = `${byId('ratio').value}%`;
   }
 
   function showMask() {
@@ -213,13 +210,15 @@
     byId('size-value').textContent = state.size;
   }
 
-  function stepRatio(by) {
+  const stepsRatio = (by) => () => {
     begin();
-    byId('ratio').value = Number(byId('ratio').value) + by;
-    slide();
-  }
+    setRatio(state.drawn.ratio + by);
+  };
 
-  const draws = (kind) => () => replaceMask(drawMask(kind, state.drawn.seed + 1));
+  const draws = (kind) => () => {
+    state.drawn = { kind, seed: state.drawn.seed + 1, ratio: state.drawn.ratio };
+    replaceMask(drawMask(state.drawn));
+  };
   const ACTIONS = {
     undo,
     clear: () => replaceMask(new Uint8Array(total)),
@@ -230,7 +229,7 @@
     b: () => chooseTool('brush'), e: () => chooseTool('eraser'), x: () => chooseTool('box'),
     '+': () => setSize(state.size + 1), '=': () => setSize(state.size + 1), '-': () => setSize(state.size - 1),
     r: draws('random'), k: draws('block'), g: draws('grid'),
-    '[': () => stepRatio(-5), ']': () => stepRatio(5),
+    '[': stepsRatio(-0.05), ']': stepsRatio(0.05),
     c: ACTIONS.clear, i: ACTIONS.invert, z: undo, '?': ACTIONS.help,
     n: () => parts.gallery.step(1), p: () => parts.gallery.step(-1),
     Escape: () => parts.runs.cancel(),
@@ -254,7 +253,7 @@
     byId('size').addEventListener('input', () => setSize(byId('size').value));
     byId('ratio').addEventListener('pointerdown', begin);
     byId('ratio').addEventListener('keydown', (event) => { if (event.key.startsWith('Arrow')) begin(); });
-    byId('ratio').addEventListener('input', slide);
+    byId('ratio').addEventListener('input', () => setRatio(byId('ratio').value / 100));
     byId('plain').addEventListener('change', () => { if (state.shown) showResult(); });
     document.addEventListener('keydown', (event) => {
       if ((event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === 'z') {
