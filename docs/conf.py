@@ -26,7 +26,7 @@ html_use_index = False
 PAGES = {
     "Start": ["first-hour", "data", "data-faults", "reading-fast", "segmentation-data", "glossary"],
     "Train": ["auto", "plan", "recipes", "settings", "finetune", "segment", "runs", "processes"],
-    "Look": ["reconstruct", "evaluate", "features", "predict", "segment-predict"],
+    "Look": ["reconstruct", "evaluate", "features", "predict", "segment-predict", "serve"],
     "Use elsewhere": ["weights", "weights-safety", "export", "python"],
     "Design": ["design"],
     "Evidence": ["RESULTS", "evaluate-measured", "parity", "speed", "data-measured", "weights-measured"]

@@ -181,6 +181,7 @@ finally:
         ["predict", "unmade", "digits", "--out", "unmade.csv"],
         ["search", "unmade.npz", "unmade.png", "--run", "unmade"],
         ["export", "unmade", "--to", "paddle", "--out", "unmade-too"],
+        ["serve", "unmade"],
     ],
     ids=" ".join,
 )

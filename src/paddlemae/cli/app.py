@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from paddlemae.cli import auto, data, evaluation, features, outputs, plan, predict, recipe, training, weights
+from paddlemae.cli import auto, data, evaluation, features, outputs, plan, predict, recipe, serve, training, weights
 from paddlemae.cli.exit_status import ending
 from paddlemae.launch.launcher import is_rank
 from paddlemae.runs.full_disk_output import survive_lost_output
@@ -51,6 +51,7 @@ for command in (
     training.segment,
     outputs.reconstruct,
     outputs.page,
+    serve.serve,
     training.study,
     training.probe,
     evaluation.knn,
