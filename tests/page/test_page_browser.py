@@ -501,9 +501,9 @@ def test_long_runs_show_progress_and_can_be_cancelled(visit) -> None:
     page.evaluate("engine.say({ position: 3, seconds: 7.2 })")
     assert page.locator("#progress-text").inner_text() == "3 before you, about 8 s"
     page.evaluate("runs.ask()")  # a newer request cancels one that takes long
-    page.wait_for_function("log.includes('run 2')")
+    page.wait_for_function("() => log.includes('run 2')")
     page.evaluate("engine.end()")
-    page.wait_for_function("log.includes('finished 2')")
+    page.wait_for_function("() => log.includes('finished 2')")
     page.evaluate("runs.ask()")
     page.locator("#cancel").click()
     assert page.evaluate("log") == ["run 1", "cancel", "run 2", "finished 2", "run 3", "cancel", "cancelled"]
