@@ -17,6 +17,7 @@ highlight_language = "text"  # of blocks that name none
 
 html_theme = "furo"  # brings its scripts and styles along, and asks for no font
 html_title = "PaddleMAE"
+html_extra_path = ["../build/pages"]  # what scripts/site_pages.py wrote: pages of models, embedded by page.md
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 html_copy_source = False
@@ -26,7 +27,7 @@ html_use_index = False
 PAGES = {
     "Start": ["first-hour", "data", "data-faults", "reading-fast", "segmentation-data", "glossary"],
     "Train": ["auto", "plan", "recipes", "settings", "finetune", "segment", "runs", "processes"],
-    "Look": ["reconstruct", "evaluate", "features", "predict", "segment-predict", "serve"],
+    "Look": ["reconstruct", "evaluate", "features", "predict", "segment-predict", "page", "serve"],
     "Use elsewhere": ["weights", "weights-safety", "export", "python"],
     "Design": ["design"],
     "Evidence": ["RESULTS", "evaluate-measured", "parity", "speed", "data-measured", "weights-measured"]

@@ -15,8 +15,8 @@ from paddlemae.serve.messages import Answer, Request
 from tests.support.served import add, read_answer
 
 
-def request(value: float = 0.0) -> Request:
-    return Request(np.full((2, 2, 1), value, np.float32), np.zeros(4, bool))
+def request(value: float = 0.0, page: str = "") -> Request:
+    return Request(np.full((2, 2, 1), value, np.float32), np.zeros(4, bool), page=page)
 
 
 class Gate:
@@ -123,6 +123,17 @@ def test_removed_jobs_are_not_computed(queue: JobQueue, gate: Gate) -> None:
     gate.open.release(10)
     assert third.finished.wait(20) and first.finished.is_set()
     np.testing.assert_allclose(gate.seen, [0.1, 0.3], rtol=1e-6)
+
+
+def test_a_pages_newest_request_replaces_those_before(queue: JobQueue, gate: Gate) -> None:
+    running = queue.submit(request(0.1, "a"))
+    gate.began.acquire()
+    for value, page in ((0.2, "a"), (0.3, "b"), (0.4, "a"), (0.6, "a")):
+        last = queue.submit(request(value, page))
+    assert len(queue) == 2 and queue.find(running.ticket) is None
+    gate.open.release(10)
+    assert last.finished.wait(20)
+    np.testing.assert_allclose(gate.seen, [0.1, 0.3, 0.6], rtol=1e-6)
 
 
 def test_a_job_that_fails_ends_no_other(queue: JobQueue, gate: Gate, failures: list[Exception]) -> None:

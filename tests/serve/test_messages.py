@@ -29,10 +29,10 @@ def body(options: object = None, removed: np.ndarray = REMOVED, pixels: np.ndarr
 
 
 def test_a_request_is_read_as_it_was_written() -> None:
-    request = read_request(body({"attention": {"part": "decoder", "block": 0}, "features": True}), SHAPE)
+    request = read_request(body({"attention": {"part": "decoder", "block": 0}, "features": True, "page": "a"}), SHAPE)
     np.testing.assert_array_equal(request.pixels, PIXELS)
     np.testing.assert_array_equal(request.removed, REMOVED.astype(bool))
-    assert request.attention == Block("decoder", 0) and request.features
+    assert request.attention == Block("decoder", 0) and request.features and request.page == "a"
 
 
 def test_attention_and_features_are_asked_for_by_name_only() -> None:
@@ -77,6 +77,8 @@ def test_the_longest_request_has_the_most_bytes() -> None:
         body({"attention": {"part": "head", "block": 0}}),
         body({"attention": {"part": ["encoder"], "block": 0}}),
         body({"attention": {"part": {}, "block": 0}}),
+        body({"page": 5}),
+        body({"page": "x" * 65}),
     ],
 )
 def test_other_bodies_are_refused_in_one_line(wrong: bytes) -> None:

@@ -104,7 +104,7 @@ def test_a_newer_request_cancels_the_older_one_in_the_server_too() -> None:
 
     def note(request: Request) -> Answer:
         computed.append(float(request.pixels.max()))
-        time.sleep(0.5)
+        time.sleep(2 if request.pixels.max() == 0.125 else 0)
         return everything(request)
 
     with served(note, seconds_a_job=3.0) as client:
@@ -120,6 +120,29 @@ def test_a_newer_request_cancels_the_older_one_in_the_server_too() -> None:
         )
     assert found[0]["name"] == "AbortError" and found[1]["plain"]["values"] == [1.0] * 72
     assert computed == [0.125, 0.5]
+
+
+def test_requests_in_haste_are_sent_when_they_rest() -> None:
+    computed = []
+
+    def note(request: Request) -> Answer:
+        computed.append(round(float(request.pixels.max()) * 100))
+        return everything(request)
+
+    with served(note) as client:
+        found = run_script(
+            client,
+            """
+            const all = [];
+            for (let i = 1; i <= 20; i++) {
+              all.push(outcome(engine.run(request(i / 100))));
+              await new Promise((go) => setTimeout(go, 1));
+            }
+            return await Promise.all(all);
+            """,
+        )
+    assert [one.get("name") for one in found] == ["AbortError"] * 19 + [None]
+    assert computed[-1] == 20 and len(computed) <= 2
 
 
 def test_cancelling_ends_a_request() -> None:

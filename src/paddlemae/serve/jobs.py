@@ -40,12 +40,14 @@ class Job:
 
     Attributes:
         asked: when its client last asked for it, by the queue's clock.
+        page: see `Request`.
         answer: the message, once it is computed; `error` instead if it failed.
         finished: set when there is an answer or an error.
     """
 
     request: Request | None
     asked: float
+    page: str = ""
     ticket: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     answer: bytes | None = None
     error: str | None = None
@@ -83,16 +85,19 @@ class JobQueue:
         self._thread.start()
 
     def submit(self, request: Request) -> Job:
-        """Append a job.
+        """Append a job; it replaces those of the same page.
 
         Raises:
             QueueFull: there is no room, also after jobs of clients that vanished were dropped.
         """
         with self._changed:
             self._drop_vanished()
+            for other in list(self._jobs.values()):
+                if request.page and other.page == request.page:
+                    self._forget(other)
             if self._closed or len(self._jobs) >= self.most_jobs:
                 raise QueueFull
-            job = Job(request, self._clock())
+            job = Job(request, self._clock(), request.page)
             self._jobs[job.ticket] = job
             self._changed.notify()
             return job
@@ -108,8 +113,7 @@ class JobQueue:
     def remove(self, job: Job) -> None:
         """Forget a job: its answer was fetched, or nobody wants it. One in progress is computed to its end."""
         with self._changed:
-            self._jobs.pop(job.ticket, None)
-            job.request = None
+            self._forget(job)
 
     def place(self, job: Job) -> Place:
         """Return a job's place in the queue."""
@@ -144,8 +148,11 @@ class JobQueue:
         """Forget the jobs of clients that stopped asking."""
         oldest = self._clock() - VANISHED_SECONDS
         for job in [job for job in self._jobs.values() if job.asked < oldest]:
-            del self._jobs[job.ticket]
-            job.request = None
+            self._forget(job)
+
+    def _forget(self, job: Job) -> None:
+        self._jobs.pop(job.ticket, None)
+        job.request = None  # and its memory
 
     def _next(self) -> tuple[Job, Request] | None:
         """Wait for a job and return it with its request; None at the end."""

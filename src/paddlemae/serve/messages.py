@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 MOST_JSON_BYTES = 1024
+MOST_PAGE_LETTERS = 64
 LENGTH_BYTES = 4
 TYPES = {"float32": np.dtype("<f4"), "int32": np.dtype("<i4")}
 TOLERANCE = 1e-6  # of pixels beyond 0 and 1, which rounding may cause
@@ -42,12 +43,14 @@ class Request:
         removed: bool [L], True where a patch is removed; at least one is kept.
         attention: the block whose attention is returned; None for none.
         features: whether to return the feature of the whole image.
+        page: a text that a page draws when it is opened: its newest request replaces those before; "" replaces none.
     """
 
     pixels: np.ndarray
     removed: np.ndarray
     attention: Block | None = None
     features: bool = False
+    page: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +113,7 @@ def read_request(body: bytes, shape: RequestShape) -> Request:
         removed=removed.astype(bool),
         attention=_read_block(options.get("attention"), shape.blocks),
         features=options.get("features", False) is True,
+        page=_read_page(options.get("page", "")),
     )
 
 
@@ -142,3 +146,9 @@ def _read_block(value: Any, blocks: Mapping[str, Sequence[int]]) -> Block | None
         has = ", ".join(f"{len(heads)} of the {part}" for part, heads in blocks.items() if heads)
         raise BadRequest(f"attention must name a part and one of its blocks, counted from 0; this model has {has}")
     return Block("encoder" if part == "encoder" else "decoder", number)
+
+
+def _read_page(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > MOST_PAGE_LETTERS:
+        raise BadRequest(f"page must be a text of at most {MOST_PAGE_LETTERS} letters")
+    return value

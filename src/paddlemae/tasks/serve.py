@@ -24,8 +24,8 @@ from paddlemae.system.display_names import display_name, say
 from paddlemae.system.signals import Preempted
 from paddlemae.tasks.models.answers import answer_function, request_shape
 from paddlemae.tasks.models.build import load_encoder
-from paddlemae.tasks.models.page_samples import CAPTIONS, DEFAULT_SAMPLES, Model, choose_samples, pool_of
-from paddlemae.tasks.models.read_model import Checkpoint, read_checkpoint
+from paddlemae.tasks.models.page_samples import CAPTIONS, DEFAULT_SAMPLES, choose_samples, pool_of
+from paddlemae.tasks.models.read_model import read_checkpoint
 
 MOST_JOBS = 128
 FEWEST_JOBS = 8
@@ -75,24 +75,20 @@ def serve(
     check_installed()
     with open_port(address.host, address.port) as listener:  # before the model is read, which takes longer
         device.prepare("auto")
-        checkpoint = read_checkpoint(run, trust=trust)
-        model = load_encoder(checkpoint)
-        name = title or display_name(Path(run).name)
-        page = served_page(checkpoint, model, images, limit, name)
-        shape, answer = request_shape(model, checkpoint.description), in_its_thread(model, checkpoint)
+        served = read_served(run, images, limit, title or display_name(Path(run).name), trust=trust)
+        seconds = measure(served.answer, served.shape)
         token = secrets.token_urlsafe(TOKEN_BYTES)
-        seconds = measure(answer, shape)
-        jobs = JobQueue(answer, most_jobs=most_jobs(shape), seconds_a_job=seconds, on_failure=failure_printer())
+        jobs = JobQueue(
+            served.answer, most_jobs=most_jobs(served.shape), seconds_a_job=seconds, on_failure=failure_printer()
+        )
         try:
             hosts = loopback_hosts(listener.getsockname()[1]) if is_loopback(listener) else None
-            application = Application(token, page.encode(), shape, jobs, hosts)
+            application = Application(token, served.page, served.shape, jobs, hosts)
             with running(application, listener):
                 if hosts is None:
-                    say(
-                        "warning: other machines can reach this page, unencrypted, if they know its address", error=True
-                    )
+                    say("warning: other machines can open this page, unencrypted, with its address", error=True)
                 url = f"http://{address_of(listener)}/{token}/"
-                print(f"serving {name} at {url} - stop with Ctrl-C", flush=True)
+                print(f"serving {served.title} at {url} - stop with Ctrl-C", flush=True)
                 if address.opens_browser:
                     threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
                 wait_for_signal()
@@ -100,18 +96,36 @@ def serve(
             jobs.close()
 
 
-def served_page(checkpoint: Checkpoint, model: Model, images: list[str], limit: int, title: str) -> str:
-    """Return the page's HTML: everything but the weights."""
+@dataclass(frozen=True)
+class Served:
+    """What is served of a model.
+
+    Attributes:
+        title, page: of the page, and its HTML without weights.
+        shape, answer: of requests, and what answers them.
+    """
+
+    title: str
+    page: bytes
+    shape: RequestShape
+    answer: Compute
+
+
+def read_served(run: str | Path, images: list[str], limit: int, title: str, *, trust: bool) -> Served:
+    """Read a model and its samples; the file's tensors, which the model has copied, are freed."""
+    checkpoint = read_checkpoint(run, trust=trust)
+    model, description = load_encoder(checkpoint), checkpoint.description
     content = Content()
-    header = describe_model(checkpoint.description, title=title, pool=pool_of(model), captions=CAPTIONS)
+    header = describe_model(description, title=title, pool=pool_of(model), captions=CAPTIONS)
     header |= add_samples(content, choose_samples(checkpoint, model, images, limit))
     header |= {"tensors": {}, "endpoint": endpoint()}
-    return render(header, b"".join(content.parts))
+    page = render(header, b"".join(content.parts)).encode()
+    return Served(title, page, request_shape(model, description), in_its_thread(answer_function(model, description)))
 
 
-def in_its_thread(model: Model, checkpoint: Checkpoint) -> Compute:
+def in_its_thread(answer: Compute) -> Compute:
     """Return what answers requests, for a thread that Paddle does not know yet."""
-    answer, place = answer_function(model, checkpoint.description), paddle.get_device()
+    place = paddle.get_device()
 
     def compute(request: Request) -> Answer:
         paddle.set_device(place)  # of this thread

@@ -68,7 +68,8 @@ const paddlemaeRuns = (() => {
     function report({ done, total, position, seconds }) {
       if (position !== undefined) {
         bar.removeAttribute('value');
-        text.textContent = `${position} before you, about ${Math.ceil(seconds)} s`;
+        const place = position === null ? 'The server has too much to do' : `${position} before you`;
+        text.textContent = `${place}, about ${Math.ceil(seconds)} s`;
       } else {
         bar.value = done / total;
         text.textContent = `${Math.round((100 * done) / total)}%`;

@@ -11,14 +11,19 @@
 function createServerEngine(header) {
   const FEWEST_MS = 150; // between two questions about a request
   const MOST_MS = 2000;
+  const SETTLE_MS = 100; // without a newer request, before one is sent whose forerunner was given up
   const TRIES = 8; // of a request that the server has no room for, or has forgotten
   const base = new URL('.', document.baseURI);
   const requestUrl = new URL(header.endpoint.url, base);
   const jobUrl = (ticket) => new URL(header.endpoint.jobs + encodeURIComponent(ticket), base);
+  const page = Array.from(crypto.getRandomValues(new Uint32Array(4)), (number) => number.toString(36)).join('');
   let running = null; // an AbortController
+  let isHasty = false; // the last request was given up
 
   function cancel() {
-    running?.abort();
+    if (!running) return;
+    isHasty = true;
+    running.abort();
     running = null;
   }
 
@@ -27,7 +32,10 @@ function createServerEngine(header) {
     const control = new AbortController();
     running = control;
     try {
-      return readAnswer(await ask(writeRequest(request), control.signal, onProgress));
+      if (isHasty) await pause(SETTLE_MS, control.signal);
+      const message = await ask(writeRequest(request), control.signal, onProgress);
+      isHasty = false;
+      return readAnswer(message);
     } catch (error) {
       if (control.signal.aborted) throw new DOMException('a newer request took its place', 'AbortError');
       throw error;
@@ -95,9 +103,10 @@ function createServerEngine(header) {
     });
   }
 
-  /** Return the message of a request. */
+  /** Return the message of a request; `page` lets the server drop those before it. */
   function writeRequest({ pixels, removed, attention, features }) {
-    const text = new TextEncoder().encode(JSON.stringify({ attention: attention ?? null, features: Boolean(features) }));
+    const options = { attention: attention ?? null, features: Boolean(features), page };
+    const text = new TextEncoder().encode(JSON.stringify(options));
     const message = new Uint8Array(4 + text.length + removed.length + 4 * pixels.length);
     const view = new DataView(message.buffer);
     view.setUint32(0, text.length, true);
