@@ -314,6 +314,7 @@
     if (!paddlemaeImages.readsFiles(header)) {
       const shown = pictures.shownChannels(header.channels).map((c) => c + 1).join(', ');
       for (const id of ['open-file', 'open-camera']) byId(id).hidden = true;
+      byId('own').classList.add('samples-only');
       byId('own-hint').textContent = `Images of ${header.channels} channels: samples only, with channels ${shown} as red, green and blue.`;
     }
   }

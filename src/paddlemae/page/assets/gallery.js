@@ -46,7 +46,7 @@ const paddlemaeGallery = (() => {
     }
 
     function select(place, focus = false) {
-      if (place < 0 || place >= pictures.length) return;
+      if (!pictures[place]) return;
       chosen = place;
       pictures.forEach(({ option }, other) => {
         option.setAttribute('aria-selected', String(other === place));
