@@ -45,12 +45,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Page]:
         "normalised": lambda: mae(norm_pix_loss=True),
         "five": lambda: mae(5),
         "gray": lambda: mae(1),
+        "empty": lambda: mae(),
         "classifier": classifier,
         "labels": classifier,
         "segmenter": segmenter,
     }
     settings = {
         "labels": {"thresholds": [0.1] * 6 + [0.9]},
+        "empty": {"samples": 0},
         "segmenter": {"palette": [[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]], "classes": [NASTY, "b", "c", "d"]},
     }
 
@@ -85,7 +87,8 @@ def visit(chromium, made: Callable[..., Page]) -> Iterator[Callable]:
             page.add_init_script(script)
         page.goto(path.as_uri())
         page.locator("body[data-ready]").wait_for()
-        page.locator("#status", has_text="Computed").wait_for()
+        if kind != "empty":
+            page.locator("#status", has_text="Computed").wait_for()
         return page
 
     yield open_page
@@ -359,9 +362,31 @@ def test_a_hundred_megapixels_are_read_or_refused_in_a_line(visit) -> None:
         assert "huge.png" in message(page)
 
 
+def test_drawings_are_read(visit) -> None:
+    page = visit()
+    drawing = b'<svg xmlns="http://www.w3.org/2000/svg" width="96" height="64"><rect width="48" height="64"/></svg>'
+    page.locator("#file").set_input_files([{"name": "a.svg", "mimeType": "image/svg+xml", "buffer": drawing}])
+    page.locator("#samples [aria-selected=true][aria-label='a.svg']").wait_for()
+    shown = canvas(page, "original")
+    assert (shown[:, :20] < 3).all() and (shown[:, -20:] > 252).all()  # nothing is white
+
+
+def test_a_page_without_samples_waits_for_a_picture(visit) -> None:
+    page = visit("empty")
+    assert "open a picture" in message(page)
+    drag(page, 0, 3)
+    page.keyboard.press("n")
+    own(page, ("a.png", encoded(photo())))
+    page.locator("#samples [aria-selected=true][aria-label='a.png']").wait_for()
+    cleared(page)
+    drag(page, 0, 3)
+    expect_removed(page, patches(0, 1, 2, 3))
+    assert page.locator("#neighbours").is_hidden()
+
+
 def test_models_of_other_channels_show_samples_only(visit) -> None:
     page = visit("five")
-    assert "5 channels" in message(page) and page.locator("#open-file").is_hidden()
+    assert "5 channels" in page.locator("#own").inner_text() and page.locator("#open-file").is_hidden()
     own(page, ("a.png", encoded(photo())))
     sync_api.expect(page.locator("#message")).to_contain_text("only the samples")
     assert page.locator("#samples [role=option]").count() == 6

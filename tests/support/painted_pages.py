@@ -70,7 +70,7 @@ def write_page(folder: Path, model: Any, *, bits: Any = 8, samples: int = 6, **a
     width = model.config["embed_dim"]
     features = np.pad(features, ((0, 0), (0, width - 8)))
     names = [NASTY, *(f"sample {number}.png" for number in range(1, samples))]
-    shown = Samples(names, images, features)
+    shown = Samples(names[:samples], images, features)
     settings: dict[str, Any] = {"title": "A page", "pool": pool_of(model), "captions": CAPTIONS}
     header, content = bundle(description, to_official(model), shown, precision="float32", **settings)
     path = folder / "page.html"
@@ -80,7 +80,7 @@ def write_page(folder: Path, model: Any, *, bits: Any = 8, samples: int = 6, **a
 
 def smooth_images(count: int, channels: int, bits: int) -> np.ndarray:
     """Return images [N, C, H, W] of a few bumps each."""
-    coarse = np.random.default_rng(3).random((count, channels, 4, 6))
+    coarse = np.random.default_rng(3).random((max(1, count), channels, 4, 6))
     fine = [
         [
             np.asarray(Image.fromarray(plane.astype(np.float32)).resize((48, 32), Image.Resampling.BICUBIC))
@@ -89,7 +89,7 @@ def smooth_images(count: int, channels: int, bits: int) -> np.ndarray:
         for one in coarse
     ]
     top = 2**bits - 1
-    return (np.clip(fine, 0, 1) * top).astype(np.uint16 if bits == 16 else np.uint8)
+    return (np.clip(fine, 0, 1) * top).astype(np.uint16 if bits == 16 else np.uint8)[:count]
 
 
 def stages(page: Page, place: int, removed: np.ndarray) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@
     server: 'on the server',
     webgpu: 'in your browser, on the GPU',
   };
-  const ONE_KEPT = 'One patch must be kept: from nothing the model can predict nothing.';
+  const ONE_KEPT = 'One patch must be kept: without any, the model has nothing to go by.';
 
   const header = JSON.parse(byId('model').textContent);
   const bytes = paddlemaeEngines.bytesOf(byId('content').textContent.trim());
@@ -43,9 +43,9 @@
 
   /* ------------------------------------------------------------------------------------------------- words */
 
-  /** Show one line above the pictures; null takes it away. */
+  /** Show one line at the foot of the window, where it moves nothing under a brush; null takes it away. */
   function say(words, kind = 'warning') {
-    byId('message').hidden = !words;
+    byId('message-box').hidden = !words;
     byId('message').textContent = words ?? '';
     byId('message').dataset.kind = kind;
   }
@@ -249,6 +249,7 @@
     for (const button of document.querySelectorAll('[data-mask]')) button.addEventListener('click', draws(button.dataset.mask));
     for (const name of ['undo', 'clear', 'invert']) byId(name).addEventListener('click', ACTIONS[name]);
     byId('open-help').addEventListener('click', ACTIONS.help);
+    byId('message-close').addEventListener('click', () => say(null));
     byId('size').max = Math.max(2, Math.ceil(Math.max(...header.grid) / 3));
     byId('size').addEventListener('input', () => setSize(byId('size').value));
     byId('ratio').addEventListener('pointerdown', begin);
@@ -310,10 +311,10 @@
     for (const name of ['image', 'grid']) {
       document.documentElement.style.setProperty(`--${name}-aspect`, `${header[name][1]} / ${header[name][0]}`);
     }
-    byId('own').hidden = !paddlemaeImages.readsFiles(header);
     if (!paddlemaeImages.readsFiles(header)) {
       const shown = pictures.shownChannels(header.channels).map((c) => c + 1).join(', ');
-      say(`This model reads images of ${header.channels} channels: only its samples can be shown, channels ${shown} as red, green and blue.`, 'quiet');
+      for (const id of ['open-file', 'open-camera']) byId(id).hidden = true;
+      byId('own-hint').textContent = `Images of ${header.channels} channels: samples only, with channels ${shown} as red, green and blue.`;
     }
   }
 

@@ -129,14 +129,21 @@ const paddlemaeGallery = (() => {
   function acceptDrops(open, say) {
     const sheet = byId('drop');
     let depth = 0; // of the elements that the pointer has entered and not left
-    const show = () => { sheet.hidden = depth <= 0; };
-    document.addEventListener('dragenter', (event) => { event.preventDefault(); depth += 1; show(); });
+    const show = (event) => { sheet.hidden = depth <= 0 || !event.dataTransfer?.types.includes('Files'); };
+    document.addEventListener('dragenter', (event) => {
+      event.preventDefault();
+      depth += 1;
+      show(event);
+    });
     document.addEventListener('dragover', (event) => event.preventDefault());
-    document.addEventListener('dragleave', () => { depth -= 1; show(); });
+    document.addEventListener('dragleave', (event) => {
+      depth -= 1;
+      show(event);
+    });
     document.addEventListener('drop', (event) => {
       event.preventDefault();
       depth = 0;
-      show();
+      show(event);
       const files = [...(event.dataTransfer?.files ?? [])];
       if (files.length) open(files);
       else say('What was dropped is not a file: save the picture, then drop the file.');

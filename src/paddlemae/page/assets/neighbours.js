@@ -36,11 +36,12 @@ const paddlemaeNeighbours = (() => {
 
     function entry({ place, cosine }) {
       const { name, label } = header.samples[place];
-      const title = `${label ? `${name}: ${label}` : name}, cosine ${cosine.toFixed(2)}`;
+      const rounded = (Math.round(100 * cosine) / 100 + 0).toFixed(2); // + 0: no "-0.00"
+      const title = `${label ? `${name}: ${label}` : name}, cosine ${rounded}`;
       const button = make('button', { type: 'button', 'aria-label': `Open ${title}`, title });
       button.append(thumbnailOf(place));
       if (label) button.append(make('span', { class: 'label' }, label));
-      button.append(make('span', { class: 'small' }, cosine.toFixed(2)));
+      button.append(make('span', { class: 'small' }, rounded));
       button.addEventListener('click', () => open(place));
       return make('li', {}, button);
     }

@@ -3,8 +3,9 @@
 
 const paddlemaeRuns = (() => {
   const { byId } = paddlemaeElements;
-  const PATIENCE = 400; // milliseconds: a request expected to take less is not cancelled for a newer one, so that the
-  // pictures follow a brush that never rests
+  // milliseconds: a request that is expected to end sooner is not cancelled for a newer one, so that the pictures follow
+  // a brush that never rests
+  const PATIENCE = 1000;
   const SHOW_AFTER = 250; // milliseconds until progress is shown
 
   /**
@@ -15,7 +16,8 @@ const paddlemaeRuns = (() => {
   function createRuns(engine, { request, finished, failed, cancelled }) {
     let wanted = false;
     let running = false;
-    let usual = 0; // milliseconds that the last one took
+    let begun = 0; // when the one that runs was asked for, in milliseconds
+    let usual = Infinity; // milliseconds that the last one took
     const progress = createProgress(cancel);
 
     async function work() {
@@ -24,9 +26,10 @@ const paddlemaeRuns = (() => {
         wanted = false;
         const asked = request();
         const stop = progress.start();
+        begun = performance.now();
         try {
           const result = await engine.run(asked, stop.report);
-          usual = result.milliseconds;
+          usual = performance.now() - begun;
           finished(asked, result);
         } catch (error) {
           if (error?.name !== 'AbortError') failed(error);
@@ -40,7 +43,7 @@ const paddlemaeRuns = (() => {
     function ask() {
       wanted = true;
       if (!running) work();
-      else if (usual > PATIENCE || progress.isShown()) engine.cancel();
+      else if (begun + usual - performance.now() > PATIENCE) engine.cancel();
     }
 
     function cancel() {
@@ -86,7 +89,7 @@ const paddlemaeRuns = (() => {
     }
 
     button.addEventListener('click', cancel);
-    return { start, isShown: () => !panel.hidden };
+    return { start };
   }
 
   return { createRuns };
