@@ -6,6 +6,7 @@ python scripts/page_animation.py    # needs Chromium and build/pages, which scri
 from __future__ import annotations
 
 import io
+import itertools
 import shutil
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def main() -> None:
             places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke]
             page.mouse.move(*places[0])
             page.mouse.down()
-            for (x0, y0), (x1, y1) in zip(places, places[1:]):
+            for (x0, y0), (x1, y1) in itertools.pairwise(places):
                 for step in range(1, STEPS + 1):
                     page.mouse.move(x0 + (x1 - x0) * step / STEPS, y0 + (y1 - y0) * step / STEPS)
                     shoot()

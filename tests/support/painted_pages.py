@@ -16,8 +16,8 @@ from paddlemae.model.segmenter import Segmenter
 from paddlemae.page.bundle import Samples, bundle
 from paddlemae.page.write_page import render
 from paddlemae.tasks.models.build import describe
+from paddlemae.tasks.models.page_samples import CAPTIONS, pool_of
 from paddlemae.tasks.models.reconstruction import draw_stages
-from paddlemae.tasks.page import CAPTIONS, pool_of
 from paddlemae.weights.model_folder import Description
 from paddlemae.weights.transfer import to_official
 

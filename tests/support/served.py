@@ -113,6 +113,7 @@ def served(
     most_jobs: int = 100,
     seconds_a_job: float = 0.01,
     shape: RequestShape = SHAPE,
+    page: bytes = PAGE,
     **limits: Any,
 ) -> Iterator[Client]:
     """Serve inside the context; `limits` are fields of `Application`."""
@@ -120,7 +121,7 @@ def served(
     client = Client(listener.getsockname()[1], shape)
     jobs = JobQueue(compute, most_jobs=most_jobs, seconds_a_job=seconds_a_job, on_failure=client.failures.append)
     client.queue = jobs
-    application = Application(TOKEN, PAGE, shape, jobs, loopback_hosts(client.port), **limits)
+    application = Application(TOKEN, page, shape, jobs, loopback_hosts(client.port), **limits)
     with running(application, listener):
         yield client
     jobs.close()
