@@ -15,7 +15,7 @@ import numpy as np
 
 from paddlemae.serve.application import Application
 from paddlemae.serve.jobs import JobQueue
-from paddlemae.serve.listen import loopback_hosts, open_port, running
+from paddlemae.serve.listen import accepted_hosts, open_port, running
 from paddlemae.serve.messages import TYPES, Answer, Request, RequestShape
 
 TOKEN = "token-of_the-tests"
@@ -121,7 +121,7 @@ def served(
     client = Client(listener.getsockname()[1], shape)
     jobs = JobQueue(compute, most_jobs=most_jobs, seconds_a_job=seconds_a_job, on_failure=client.failures.append)
     client.queue = jobs
-    application = Application(TOKEN, page, shape, jobs, loopback_hosts(client.port), **limits)
+    application = Application(TOKEN, page, shape, jobs, accepted_hosts(listener), **limits)
     with running(application, listener):
         yield client
     jobs.close()

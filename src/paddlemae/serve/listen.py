@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from paddlemae.serve.application import Application
+from paddlemae.serve.responses import PROTECTION
 
 MISSING = "paddlemae serve needs waitress; pip install 'paddlemae[serve]', or write a page with `paddlemae page`"
 THREADS = 8  # that read requests and write answers; the model has its own
@@ -80,10 +81,13 @@ def address_of(listener: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def loopback_hosts(port: int) -> tuple[str, ...]:
-    """Return what browsers of this machine name in `Host`."""
-    names = ("127.0.0.1", "localhost", "[::1]")
-    return tuple(f"{name}:{port}" for name in names) + (names if port == 80 else ())
+def accepted_hosts(listener: socket.socket) -> tuple[str, ...] | None:
+    """Return what browsers of this machine name in `Host`; None for a port that other machines reach."""
+    if not is_loopback(listener):
+        return None
+    own, _, port = address_of(listener).rpartition(":")
+    names = (own, "127.0.0.1", "localhost", "[::1]")
+    return tuple(f"{name}:{port}" for name in names) + (names if port == "80" else ())
 
 
 @contextmanager
@@ -118,12 +122,19 @@ def running(application: Application, listener: socket.socket) -> Iterator[None]
 
 
 def bounded_channel(channel_class: Any) -> Any:
-    """Return waitress's class of connections, with one more bound: a request takes `REQUEST_SECONDS` at most.
+    """Return waitress's class of connections with one more bound, and with our headers on its own errors.
 
-    waitress closes silent connections only; one that sends a byte now and then would stay.
+    A request takes `REQUEST_SECONDS` at most: waitress closes silent connections only, and one that sends a byte now
+    and then would stay.
     """
 
+    class ProtectedError(channel_class.error_task_class):  # type: ignore[misc]
+        def __init__(self, channel: Any, request: Any) -> None:
+            super().__init__(channel, request)
+            self.response_headers += PROTECTION.items()
+
     class BoundedChannel(channel_class):  # type: ignore[misc]
+        error_task_class = ProtectedError
         began = 0.0
 
         def received(self, data: bytes) -> bool:

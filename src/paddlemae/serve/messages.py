@@ -143,7 +143,7 @@ def _read_block(value: Any, blocks: Mapping[str, Sequence[int]]) -> Block | None
         return None
     part, number = (value.get("part"), value.get("block")) if isinstance(value, dict) else (None, None)
     if not isinstance(part, str) or type(number) is not int or not 0 <= number < len(blocks.get(part, ())):
-        has = ", ".join(f"{len(heads)} of the {part}" for part, heads in blocks.items() if heads)
+        has = ", ".join(f"{len(heads)} of the {part}" for part, heads in blocks.items() if heads) or "none"
         raise BadRequest(f"attention must name a part and one of its blocks, counted from 0; this model has {has}")
     return Block("encoder" if part == "encoder" else "decoder", number)
 

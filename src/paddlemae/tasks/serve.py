@@ -18,7 +18,7 @@ from paddlemae.page.bundle import Content, add_samples, describe_model
 from paddlemae.page.write_page import render
 from paddlemae.serve.application import Application, endpoint
 from paddlemae.serve.jobs import Compute, JobQueue
-from paddlemae.serve.listen import address_of, check_installed, is_loopback, loopback_hosts, open_port, running
+from paddlemae.serve.listen import accepted_hosts, address_of, check_installed, open_port, running
 from paddlemae.serve.messages import Answer, Request, RequestShape
 from paddlemae.system.display_names import display_name, say
 from paddlemae.system.signals import Preempted
@@ -82,7 +82,7 @@ def serve(
             served.answer, most_jobs=most_jobs(served.shape), seconds_a_job=seconds, on_failure=failure_printer()
         )
         try:
-            hosts = loopback_hosts(listener.getsockname()[1]) if is_loopback(listener) else None
+            hosts = accepted_hosts(listener)
             application = Application(token, served.page, served.shape, jobs, hosts)
             with running(application, listener):
                 if hosts is None:
@@ -118,9 +118,10 @@ def read_served(run: str | Path, images: list[str], limit: int, title: str, *, t
     content = Content()
     header = describe_model(description, title=title, pool=pool_of(model), captions=CAPTIONS)
     header |= add_samples(content, choose_samples(checkpoint, model, images, limit))
-    header |= {"tensors": {}, "endpoint": endpoint()}
+    shape = request_shape(model)
+    header |= {"tensors": {}, "endpoint": endpoint(), "blocks": shape.blocks}
     page = render(header, b"".join(content.parts)).encode()
-    return Served(title, page, request_shape(model, description), in_its_thread(answer_function(model, description)))
+    return Served(title, page, shape, in_its_thread(answer_function(model, description)))
 
 
 def in_its_thread(answer: Compute) -> Compute:

@@ -16,6 +16,7 @@ from paddlemae.model.mae import MaskedAutoencoder, reconstruct
 from paddlemae.model.masking import Mask
 from paddlemae.model.segmenter import Segmenter
 from paddlemae.serve.messages import Block, Request
+from paddlemae.tasks.models import answers
 from paddlemae.tasks.models.answers import answer_function, request_shape
 from paddlemae.tasks.models.build import describe
 from paddlemae.tasks.models.preprocess import to_input
@@ -140,7 +141,7 @@ def test_features_are_those_of_the_whole_image_of_length_one(made) -> None:
 def test_attention_is_that_of_every_block_and_head(made) -> None:
     """Mixed with the values, the weights give what the block's attention gives."""
     model, description = made
-    shape = request_shape(model, description)
+    shape = request_shape(model)
     for part, heads in shape.blocks.items():
         for number, count in enumerate(heads):
             answer = answer_function(model, description)(asked(attention=Block(part, number))).arrays
@@ -208,8 +209,15 @@ def test_outputs_that_are_not_finite_are_an_error() -> None:
 
 
 def test_requests_are_of_the_models_size(made) -> None:
-    model, description = made
-    shape = request_shape(model, description)
+    model, _ = made
+    shape = request_shape(model)
     assert shape.image == (12, 20, 3) and shape.patches == 15
     assert shape.blocks["encoder"] == [4, 4]
     assert shape.blocks["decoder"] == ([3, 3] if isinstance(model, MaskedAutoencoder) else [])
+
+
+def test_attention_that_is_too_large_can_not_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = build("mae")  # 4 heads in the encoder, 3 in the decoder, 16 tokens
+    for most, encoder, decoder in ((4096, [4, 4], [3, 3]), (4095, [], [3, 3]), (3071, [], [])):
+        monkeypatch.setattr(answers, "MOST_ATTENTION_BYTES", most)
+        assert request_shape(model).blocks == {"encoder": encoder, "decoder": decoder}

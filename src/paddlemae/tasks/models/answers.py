@@ -25,6 +25,7 @@ from paddlemae.tasks.models.page_samples import Model, image_features
 from paddlemae.tasks.models.preprocess import normalise
 from paddlemae.weights.model_folder import Description
 
+MOST_ATTENTION_BYTES = 2**27  # of one block
 CLS = -1  # stands for the cls token in lists of patches
 
 
@@ -54,10 +55,14 @@ def answer_function(model: Model, description: Description) -> Callable[[Request
     return answer
 
 
-def request_shape(model: Model, description: Description) -> RequestShape:
-    """Return what requests for a model look like."""
+def request_shape(model: Model) -> RequestShape:
+    """Return what requests for a model look like; attention of more than `MOST_ATTENTION_BYTES` can't be asked for."""
     (rows, columns), (height, width) = model.grid, model.encoder.patch_size
+    tokens = rows * columns + int(model.encoder.has_cls)
     heads = {part: [block.attn.num_heads for block in blocks] for part, blocks in attention_blocks(model).items()}
+    for part, numbers in heads.items():
+        if 4 * max(numbers, default=0) * tokens**2 > MOST_ATTENTION_BYTES:
+            heads[part] = []
     return RequestShape((rows * height, columns * width, model.encoder.channels), rows * columns, heads)
 
 

@@ -1,0 +1,38 @@
+"""Where the server listens, and which hosts it accepts there."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from paddlemae.serve.listen import accepted_hosts, address_of, open_port
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.2", "::1"])
+def test_on_loopback_its_own_names_are_accepted(host: str) -> None:
+    if host == "::1" and not socket.has_ipv6:
+        pytest.skip("there is no IPv6")
+    with open_port(host, 0) as listener:
+        port = listener.getsockname()[1]
+        accepted = accepted_hosts(listener)
+        assert accepted is not None
+        assert {address_of(listener), f"127.0.0.1:{port}", f"localhost:{port}"} <= set(accepted)
+        assert all(name.endswith(f":{port}") for name in accepted)
+
+
+def test_where_other_machines_come_in_any_name_is_accepted() -> None:
+    with open_port("0.0.0.0", 0) as listener:
+        assert accepted_hosts(listener) is None
+        assert address_of(listener) == f"{socket.gethostname()}:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "a" * 99, "-", "a\0b"])
+def test_hosts_of_other_machines_are_refused(host: str) -> None:
+    with pytest.raises(ValueError, match="--host"):
+        open_port(host, 0)
+
+
+def test_a_port_in_use_is_refused() -> None:
+    with open_port("127.0.0.1", 0) as listener, pytest.raises(ValueError, match="--port"):
+        open_port("127.0.0.1", listener.getsockname()[1])
