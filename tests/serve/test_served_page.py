@@ -74,7 +74,8 @@ def visit(chromium) -> Iterator[Callable[..., tuple[Any, Page, Hold, Client]]]:
 
         def open_page(model: Any, expected: str = "", **settings: Any) -> tuple[Any, Page, Hold, Client]:
             made, html = described(model)
-            hold = Hold(answer_function(made.model, made.description))
+            answer = answer_function(made.model, made.description)
+            hold = Hold(lambda request: answer(request, lambda: None))
             shape = request_shape(made.model)
             client = stack.enter_context(served(hold, shape=shape, page=html, **settings))
             page = stack.enter_context(chromium.new_context(viewport={"width": 1300, "height": 900})).new_page()

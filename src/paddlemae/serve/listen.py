@@ -132,6 +132,7 @@ def bounded_channel(channel_class: Any) -> Any:
         def __init__(self, channel: Any, request: Any) -> None:
             super().__init__(channel, request)
             self.response_headers += PROTECTION.items()
+            request.error.body = ""  # which names limits
 
     class BoundedChannel(channel_class):  # type: ignore[misc]
         error_task_class = ProtectedError
