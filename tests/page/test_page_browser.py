@@ -48,11 +48,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Page]:
         "empty": lambda: mae(),
         "classifier": classifier,
         "labels": classifier,
+        "encoder": classifier,
         "segmenter": segmenter,
     }
     settings = {
         "labels": {"thresholds": [0.1] * 6 + [0.9]},
         "empty": {"samples": 0},
+        "encoder": {"kind": "encoder"},
         "segmenter": {"palette": [[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]], "classes": [NASTY, "b", "c", "d"]},
     }
 
@@ -352,7 +354,7 @@ def test_a_hundred_megapixels_are_read_or_refused_in_a_line(visit) -> None:
     page.locator("#file").set_input_files([{"name": "huge.png", "mimeType": "image/png", "buffer": content}])
     page.wait_for_function(
         """() => document.querySelector("#samples [aria-label='huge.png']") ||
-          document.getElementById('message').dataset.kind !== 'quiet'""",
+          document.getElementById('message').dataset.kind === 'warning'""",
         timeout=60_000,
     )
     if page.locator("#samples [aria-label='huge.png']").count():
@@ -408,8 +410,15 @@ def test_a_classifier_shows_bars(visit) -> None:
     assert bars.count() == 7
     before = page.locator("#bars").inner_text()
     drag(page, 0, 5, 11, 6)
-    sync_api.expect(page.locator("#bars")).not_to_have_text(before)
-    assert page.locator("#bars .whole").count() == 7  # where the probability was with nothing removed
+    expect_removed(page, patches(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11))
+    assert page.locator("#bars").inner_text() != before
+    marks = "() => [...document.querySelectorAll('#bars .whole')].map((one) => one.style.left)"
+    fills = "() => [...document.querySelectorAll('#bars .fill')].map((one) => one.style.width)"
+    changed = page.evaluate(marks)
+    assert len(changed) == 7 and changed != page.evaluate(fills)
+    page.locator("#clear").click()
+    sync_api.expect(page.locator("#bars")).to_have_text(before, use_inner_text=True)
+    assert page.evaluate(marks) == page.evaluate(fills)  # the probabilities with nothing removed
 
 
 def test_classes_that_do_not_exclude_each_other_have_thresholds(visit) -> None:
@@ -437,6 +446,17 @@ def test_a_segmenter_shows_its_mask_and_legend(visit) -> None:
     page.mouse.move(box["x"] + 2, box["y"] + 2)
     name = next(name for name, colour in palette.items() if (labels[0, 0] == colour).all())
     sync_api.expect(page.locator("#pointed")).to_have_text(name)
+
+
+def test_an_encoder_alone_shows_attention_and_neighbours(visit) -> None:
+    page = visit("encoder")
+    shown = {
+        name: page.locator(f"#{name}").is_visible() for name in ("masked", "completed", "bars", "overlay", "labels")
+    }
+    assert shown == {"masked": True, "completed": False, "bars": False, "overlay": False, "labels": False}
+    sync_api.expect(page.locator("#attention-text")).to_contain_text("looks most at")
+    assert page.locator("#attention-part option").all_inner_texts() == ["encoder"]
+    assert page.locator("#neighbour-list li").count() == 5
 
 
 def test_attention_says_where_a_patch_looks(visit) -> None:
