@@ -33,7 +33,7 @@ def client() -> Iterator[Client]:
 
 
 def exchange(
-    client: Client, sent: bytes, *, half_closes: bool = False, responses: int = 1, patience: float = 2
+    client: Client, sent: bytes, *, half_closes: bool = False, responses: int = 1, patience: float = 0.5
 ) -> bytes:
     """Send bytes as they are; return what comes: so many responses, or less if the server closes or is silent."""
     received = b""

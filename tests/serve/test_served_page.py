@@ -139,6 +139,13 @@ def test_a_classifier_and_a_segmenter_show_their_classes(visit: Callable) -> Non
     assert len(np.unique(labels, axis=0)) == len(np.unique(best))
 
 
+def test_an_encoder_shows_neighbours_and_attention(visit: Callable) -> None:
+    page, _, hold, _ = visit(classifier(0))
+    computed(page)
+    assert hold.seen[-1].attention is not None
+    assert page.locator("#neighbour-list li").count() == 3
+
+
 def normalised(made: Page) -> np.ndarray:
     mean, std = (np.float32(values).reshape(1, 3, 1, 1) for values in STATISTICS[3])
     made.model.eval()

@@ -74,7 +74,6 @@ def serve(
     """
     check_installed()
     with open_port(address.host, address.port) as listener:  # before the model is read, which takes longer
-        device.prepare("auto")
         served = read_served(run, images, limit, title or display_name(Path(run).name), trust=trust)
         seconds = measure(served.answer, served.shape)
         token = secrets.token_urlsafe(TOKEN_BYTES)
@@ -114,6 +113,7 @@ class Served:
 def read_served(run: str | Path, images: list[str], limit: int, title: str, *, trust: bool) -> Served:
     """Read a model and its samples; the file's tensors, which the model has copied, are freed."""
     checkpoint = read_checkpoint(run, trust=trust)
+    device.prepare("auto")  # not before: what is freed from then on is kept for tensors
     model, description = load_encoder(checkpoint), checkpoint.description
     content = Content()
     header = describe_model(description, title=title, pool=pool_of(model), captions=CAPTIONS)
