@@ -129,7 +129,7 @@ def test_models_of_other_channels_show_samples_only(visit) -> None:
     page = visit("five")
     assert "5 channels" in page.locator("#own").inner_text() and page.locator("#open-file").is_hidden()
     own(page, ("a.png", encoded(photo())))
-    sync_api.expect(page.locator("#message")).to_contain_text("only the samples")
+    sync_api.expect(page.locator("#message")).to_contain_text("choose a sample")
     assert page.locator("#samples [role=option]").count() == 6
 
 

@@ -2,13 +2,13 @@
 // The page: its state, and what happens between a choice of the reader and the pictures that are shown.
 
 (() => {
-  const { byId, drawPixels, saveCanvas, openDialog, oncePerFrame } = paddlemaeElements;
+  const { byId, drawPixels, saveCanvas, openDialog } = paddlemaeElements;
   const masks = paddlemaeMasks;
   const pictures = paddlemaePictures;
   const UNDO = 200; // masks that can be taken back
-  const QUIET = 700; // milliseconds without a change until screen readers are told
+  const QUIET = 700; // milliseconds without a change until screen readers learn of the last one
   const LEADS = {
-    mae: 'Paint over a picture to take parts of it away. A masked autoencoder sees what is left, and fills in the rest.',
+    mae: 'Paint over a picture to take parts of it away. A masked autoencoder sees what is left and fills in the rest.',
     classifier: 'Paint over a picture to take parts of it away, and watch what the classifier makes of the rest.',
     segmenter: 'Paint over a picture to take parts of it away, and watch how the model divides it into classes.',
     encoder: 'See where the patches of a picture look, and which pictures the model finds alike.',
@@ -64,9 +64,9 @@
   const countWords = (removed) => `${masks.countRemoved(removed)} of ${total} patches removed`;
 
   function caption(removed) {
-    const text = header.captions?.[!isMae ? '' : header.target !== 'normalised' ? 'raw' : byId('plain').checked ? 'plain' : 'normalised'];
-    if (!text) return `${countWords(removed)}.`;
-    return text.replace('{removed}', masks.countRemoved(removed)).replace('{total}', total);
+    if (!isMae) return `${countWords(removed)}.`;
+    const target = byId('plain').checked ? 'plain' : header.target;
+    return header.captions[target].replace('{removed}', masks.countRemoved(removed)).replace('{total}', total);
   }
 
   /* -------------------------------------------------------------------------------------------------- mask */
@@ -86,7 +86,7 @@
     else if (isKept) say(null);
     state.removed = removed;
     showMask();
-    if (state.picture) parts.runs.ask();
+    if (state.picture && parts) parts.runs.ask();
   }
 
   function replaceMask(removed) {
@@ -122,6 +122,7 @@
   }
 
   function showMask() {
+    if (!parts) return; // the model is loading
     parts.stage.refresh();
     byId('undo').disabled = !state.undo.length;
     const share = Math.round((100 * masks.countRemoved(state.removed)) / total);
@@ -129,7 +130,7 @@
     if (document.activeElement !== byId('ratio')) byId('ratio').value = share;
     if (!state.picture) return;
     const masked = pictures.maskRgba(header, state.picture.rgba, state.removed);
-    drawPixels(byId('masked'), masked, header.image[1], header.image[0]);
+    drawPixels(byId('masked'), masked, header.image);
   }
 
   /* ----------------------------------------------------------------------------------------------- pictures */
@@ -141,7 +142,7 @@
       state.removed = new Uint8Array(total);
       state.undo = [];
     }
-    drawPixels(byId('original'), picture.rgba, header.image[1], header.image[0]);
+    drawPixels(byId('original'), picture.rgba, header.image);
     if (!parts) return;
     byId('original-name').textContent = picture.name;
     parts.classes?.forget();
@@ -191,7 +192,7 @@
     const stages = pictures.drawStages(header, picture.pixels, removed, plain);
     const isPlain = byId('plain').checked;
     const draw = (id, pixels, range) => {
-      drawPixels(byId(id), pictures.toRgba(header, pixels, range), header.image[1], header.image[0]);
+      drawPixels(byId(id), pictures.toRgba(header, pixels, range), header.image);
     };
     draw('completed', stages.completed, picture.range);
     if (isPlain) draw('prediction', stages.plain, pictures.shownRange(header, stages.plain));
@@ -254,7 +255,9 @@
     for (const button of document.querySelectorAll('[data-tool]')) {
       button.addEventListener('click', () => chooseTool(button.dataset.tool));
     }
-    for (const button of document.querySelectorAll('[data-mask]')) button.addEventListener('click', draws(button.dataset.mask));
+    for (const button of document.querySelectorAll('[data-mask]')) {
+      button.addEventListener('click', draws(button.dataset.mask));
+    }
     for (const name of ['undo', 'clear', 'invert']) byId(name).addEventListener('click', ACTIONS[name]);
     byId('open-help').addEventListener('click', ACTIONS.help);
     byId('message-close').addEventListener('click', () => say(null));
@@ -274,12 +277,15 @@
   }
 
   function listenToSaves() {
-    const base = () => (state.picture?.name ?? 'picture').replace(/^.*[\\/]/, '').replace(/\.\w+$/, '').replace(/[^\w-]+/g, '-') || 'picture';
+    const base = () => {
+      const name = (state.picture?.name ?? '').replace(/^.*[\\/]/, '').replace(/\.\w+$/, '');
+      return name.replace(/[^\w-]+/g, '-') || 'picture';
+    };
     byId('save-completed').addEventListener('click', () => saveCanvas(byId('completed'), `${base()}-completed.png`));
     byId('save-labels').addEventListener('click', () => saveCanvas(byId('labels'), `${base()}-classes.png`));
     byId('save-mask').addEventListener('click', () => {
       const canvas = document.createElement('canvas');
-      drawPixels(canvas, pictures.drawMask(header, state.removed), header.image[1], header.image[0]);
+      drawPixels(canvas, pictures.drawMask(header, state.removed), header.image);
       saveCanvas(canvas, `${base()}-mask.png`);
     });
   }
@@ -302,16 +308,21 @@
 
   /** Write what the model is, and show what its kind has. */
   function introduce() {
-    const numbers = Object.values(header.tensors ?? {}).reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+    const shapes = Object.values(header.tensors ?? {}).map(({ shape }) => shape);
+    const numbers = shapes.reduce((sum, shape) => sum + shape.reduce((a, b) => a * b, 1), 0);
     const size = numbers >= 1e6 ? `${(numbers / 1e6).toFixed(1)} million` : `${Math.round(numbers / 1e3)} thousand`;
+    const by = ([height, width]) => `${width} × ${height}`;
     const facts = [
       ...(header.name ? [header.name] : []),
-      `Pictures of ${header.image[1]} × ${header.image[0]} pixels in ${header.grid[1]} × ${header.grid[0]} patches of ${header.patch[1]} × ${header.patch[0]}`,
+      `Pictures of ${by(header.image)} pixels in ${by(header.grid)} patches of ${by(header.patch)}`,
       ...(numbers ? [`${size} parameters`] : []),
     ];
     byId('lead').textContent = LEADS[header.kind] ?? '';
+    byId('status').textContent = 'The model is starting.';
     byId('facts').textContent = facts.join(' · ');
-    if (header.endpoint) byId('where-text').textContent = 'on the server that this page came from, which gets the pictures that you open';
+    if (header.endpoint) {
+      byId('where-text').textContent = 'on the server that this page came from, which gets the pictures that you open';
+    }
     for (const id of ['panel-completed', 'panel-prediction']) byId(id).hidden = !isMae;
     byId('plain-switch').hidden = header.target !== 'normalised' || !isMae;
     document.body.dataset.kind = header.kind;
@@ -322,7 +333,8 @@
       const shown = pictures.shownChannels(header.channels).map((c) => c + 1).join(', ');
       for (const id of ['open-file', 'open-camera']) byId(id).hidden = true;
       byId('own').classList.add('samples-only');
-      byId('own-hint').textContent = `Images of ${header.channels} channels: samples only, with channels ${shown} as red, green and blue.`;
+      byId('own-hint').textContent = `Images of ${header.channels} channels: samples only, `
+        + `with channels ${shown} as red, green and blue.`;
     }
   }
 
@@ -339,7 +351,8 @@
     } catch (error) {
       return failed(error);
     }
-    const makeClasses = { classifier: paddlemaeClasses.createBars, segmenter: paddlemaeClasses.createSegments }[header.kind];
+    const { createBars, createSegments } = paddlemaeClasses;
+    const makeClasses = { classifier: createBars, segmenter: createSegments }[header.kind];
     const cancelled = () => { byId('status').textContent = 'Cancelled: the pictures show the mask before.'; };
     parts = {
       engine,

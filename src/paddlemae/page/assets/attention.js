@@ -41,7 +41,8 @@ const paddlemaeAttention = (() => {
     if (!found) return `The patch at ${where} is removed: the ${part} does not see it. Choose one that is kept.`;
     const seen = [...found.shares.keys()].filter((place) => !Number.isNaN(found.shares[place]));
     const best = seen.sort((a, b) => found.shares[b] - found.shares[a]).slice(0, TOP);
-    const named = best.map((place) => `${place === patch ? 'itself' : words(place, columns)} (${percent(found.shares[place], 1)})`);
+    const nameOf = (place) => (place === patch ? 'itself' : words(place, columns));
+    const named = best.map((place) => `${nameOf(place)} (${percent(found.shares[place], 1)})`);
     const toClass = found.toClass === null ? '' : `; at the cls token ${percent(found.toClass, 1)}`;
     return `The patch at ${where} looks most at ${named.join('; ')}${toClass}.`;
   }
@@ -74,15 +75,21 @@ const paddlemaeAttention = (() => {
       const found = shown.attention && attentionOf(shown.attention, cursor.place(), head.value, rows * columns);
       const most = drawMap(canvas, header.grid, shown.picture, found, cursor.at);
       byId('attention-most').textContent = percent(most, 1);
-      byId('attention-text').textContent = shown.attention ? describe(found, cursor.place(), columns, shown.source.part) : '';
+      const text = shown.attention ? describe(found, cursor.place(), columns, shown.source.part) : '';
+      byId('attention-text').textContent = text;
       cursor.update();
     });
 
     const wanted = () => (parts.length ? { part: part.value, block: Number(block.value) } : null);
-    const fillBlocks = () => fill(block, blocks[part.value].map((_, i) => [String(i), String(i + 1)]),
-      String(blocks[part.value].length - 1));
-    const fillHeads = () => fill(head, [['mean', 'mean of all'], ...Array.from({ length: blocks[part.value][Number(block.value)] },
-      (_, i) => [String(i), String(i + 1)])], head.value);
+    const numbered = (count) => Array.from({ length: count }, (_, i) => [String(i), String(i + 1)]);
+    const fillBlocks = () => {
+      const count = blocks[part.value].length;
+      fill(block, numbered(count), String(count - 1));
+    };
+    const fillHeads = () => {
+      const heads = blocks[part.value][Number(block.value)];
+      fill(head, [['mean', 'mean of all'], ...numbered(heads)], head.value);
+    };
 
     fill(part, parts.map((name) => [name, name]), parts[0]);
     fillBlocks();

@@ -72,7 +72,9 @@ const paddlemaeClasses = (() => {
     function show(logits, isWhole) {
       shown.now = toProbabilities(logits, Boolean(thresholds));
       if (isWhole) shown.whole = shown.now;
-      if (shown.whole && !thresholds) byId('classes-hint').textContent = 'The mark in a bar is the probability with nothing removed.';
+      if (shown.whole && !thresholds) {
+        byId('classes-hint').textContent = 'The mark in a bar is the probability with nothing removed.';
+      }
       draw();
     }
 
@@ -95,8 +97,8 @@ const paddlemaeClasses = (() => {
     function show({ logits, logitsGrid }, rgba) {
       shown.labels = labelPixels(logits, logitsGrid, header.image);
       const coloured = colourLabels(shown.labels, palette);
-      drawPixels(byId('labels'), coloured, W, H);
-      drawPixels(byId('overlay'), blendRgba(rgba, coloured), W, H);
+      drawPixels(byId('labels'), coloured, header.image);
+      drawPixels(byId('overlay'), blendRgba(rgba, coloured), header.image);
       drawLegend(labelShares(shown.labels, classes.length));
     }
 

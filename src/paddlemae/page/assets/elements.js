@@ -12,8 +12,8 @@ const paddlemaeElements = (() => {
     return element;
   }
 
-  /** Draw RGBA values on a canvas that becomes width x height. */
-  function drawPixels(canvas, rgba, width, height) {
+  /** Draw RGBA values on a canvas that becomes as large as they are. */
+  function drawPixels(canvas, rgba, [height, width]) {
     if (canvas.width !== width || canvas.height !== height) {
       canvas.width = width;
       canvas.height = height;

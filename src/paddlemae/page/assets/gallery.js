@@ -1,5 +1,5 @@
 'use strict';
-// The pictures that one can choose from: the page's samples, and own ones from files, drops, the clipboard or the camera.
+// The pictures that one can choose from: the page's samples, and own ones from files, drops, the clipboard, the camera.
 //
 // A picture is {name, label, rgba, pixels, sample}: sample is its place among the page's, null of an own one.
 
@@ -19,7 +19,7 @@ const paddlemaeGallery = (() => {
   /** Return a canvas of a picture. */
   function thumbnail(header, picture) {
     const canvas = make('canvas', { 'aria-hidden': 'true' });
-    drawPixels(canvas, picture.rgba, header.image[1], header.image[0]);
+    drawPixels(canvas, picture.rgba, header.image);
     return canvas;
   }
 
@@ -35,7 +35,8 @@ const paddlemaeGallery = (() => {
 
     function add(picture, atStart = false) {
       const title = picture.label ? `${picture.name}: ${picture.label}` : picture.name;
-      const option = make('div', { role: 'option', tabindex: '-1', 'aria-selected': 'false', 'aria-label': title, title });
+      const option = make('div', { role: 'option', 'aria-selected': 'false', 'aria-label': title, title });
+      option.tabIndex = -1;
       option.append(thumbnail(header, picture));
       if (picture.label) option.append(make('span', { class: 'label' }, picture.label));
       option.addEventListener('click', () => select(pictures.findIndex((one) => one.option === option)));
@@ -60,16 +61,17 @@ const paddlemaeGallery = (() => {
     }
 
     row.addEventListener('keydown', (event) => {
-      const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -chosen, End: pictures.length - 1 - chosen };
+      const toEnd = pictures.length - 1 - chosen;
+      const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -chosen, End: toEnd };
       if (!(event.key in steps) || event.ctrlKey || event.metaKey || event.altKey) return;
       event.preventDefault();
       select(chosen + steps[event.key], true);
     });
 
     function dropOldest() {
-      const own = pictures.map(({ picture }, place) => place).filter((place) => pictures[place].picture.sample === null);
+      const own = pictures.filter(({ picture }) => picture.sample === null);
       if (own.length <= MOST_OWN) return;
-      const [{ option }] = pictures.splice(own[own.length - 1], 1);
+      const [{ option }] = pictures.splice(pictures.indexOf(own[own.length - 1]), 1);
       option.remove();
     }
 
@@ -81,7 +83,7 @@ const paddlemaeGallery = (() => {
 
     async function openFiles(files) {
       if (!readsFiles(header)) {
-        say(`This model reads images of ${header.channels} channels, which pictures don't have: only the samples can be shown.`);
+        say(`This model reads images of ${header.channels} channels, which pictures don't have: choose a sample.`);
         return;
       }
       const wrong = [];

@@ -73,7 +73,8 @@ const paddlemaeImages = (() => {
       for (const { first, weights: shares } of weights) {
         for (let c = 0; c < C; c++, place++) {
           let sum = 0;
-          for (let i = 0, at = (row * length + first) * C + c; i < shares.length; i++, at += C) sum += shares[i] * values[at];
+          const start = (row * length + first) * C + c;
+          for (let i = 0; i < shares.length; i++) sum += shares[i] * values[start + i * C];
           out[place] = sum;
         }
       }
@@ -104,7 +105,7 @@ const paddlemaeImages = (() => {
     return transpose(down, width, height, C);
   }
 
-  /** Return a file's picture, upright; an element where the browser decodes it into nothing else (SVG, old browsers). */
+  /** Return a file's picture, upright: a bitmap, or an element where the browser makes none (SVG, old browsers). */
   async function decode(file) {
     try {
       return await createImageBitmap(file, { imageOrientation: 'from-image', colorSpaceConversion: 'none' });
@@ -124,7 +125,7 @@ const paddlemaeImages = (() => {
   const sizeOf = (picture) => [picture.naturalHeight ?? picture.videoHeight ?? picture.height,
     picture.naturalWidth ?? picture.videoWidth ?? picture.width];
 
-  /** Return the means of blocks of factor x factor pixels, [h x w x C] with values 0..255; those at the ends are smaller. */
+  /** Return the means of blocks of factor x factor pixels, [h x w x C], 0..255; blocks at the ends are smaller. */
   async function blockMeans(picture, box, factor, C) {
     const size = [Math.ceil(box.height / factor), Math.ceil(box.width / factor)];
     const sums = new Float64Array(size[0] * size[1] * C);
@@ -152,6 +153,11 @@ const paddlemaeImages = (() => {
     return context.getImageData(0, 0, width, height).data;
   }
 
+  /** Return the brightness of a colour as Pillow computes it (ITU-R 601-2). */
+  function lumaOf(red, green, blue) {
+    return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16;
+  }
+
   function addBlocks(sums, across, rgba, { top, left, height, width }, factor, C) {
     for (let y = 0, from = 0; y < height; y++) {
       const start = Math.floor((top + y) / factor) * across + left / factor;
@@ -162,7 +168,7 @@ const paddlemaeImages = (() => {
           sums[place + 1] += rgba[from + 1];
           sums[place + 2] += rgba[from + 2];
         } else {
-          sums[place] += (rgba[from] * 19595 + rgba[from + 1] * 38470 + rgba[from + 2] * 7471 + 0x8000) >> 16; // ITU-R 601
+          sums[place] += lumaOf(rgba[from], rgba[from + 1], rgba[from + 2]);
         }
       }
     }

@@ -16,7 +16,8 @@ const paddlemaeNeighbours = (() => {
   /**
    * Show the panel if the page has features.
    *
-   * open(place): called when a sample is chosen. thumbnailOf(place) -> a new canvas of it. Returns {needs(picture), show(picture)}: an own picture needs features.
+   * open(place): called when a sample is chosen. thumbnailOf(place) -> a new canvas of it.
+   * Returns {needs(picture), show(picture)}: an own picture needs features.
    */
   function createNeighbours(header, bytes, { open, thumbnailOf }) {
     const info = header.sample_features;
@@ -25,7 +26,8 @@ const paddlemaeNeighbours = (() => {
     const bank = readFeatures(bytes, info, header.samples.length);
     const shown = { picture: null };
     const more = paddlemaeClasses.createMore(byId('more-neighbours'), FEW, MOST, draw);
-    const featuresOf = ({ sample, features }) => (sample === null ? features : bank.subarray(sample * info.width, (sample + 1) * info.width));
+    const rowOf = (sample) => bank.subarray(sample * info.width, (sample + 1) * info.width);
+    const featuresOf = ({ sample, features }) => (sample === null ? features : rowOf(sample));
 
     function draw() {
       const features = shown.picture && featuresOf(shown.picture);

@@ -40,7 +40,7 @@ const paddlemaePictures = (() => {
   /** Return the stages of a reconstruction, each as pixels.
    *
    * plain: the decoder's output of every patch, [L x P].
-   * prediction: each patch as the model predicts it; one of normalised pixels has the mean and deviation of the original.
+   * prediction: each patch as the model predicts it, one of normalised pixels with the original's mean and deviation.
    * completed: the original where patches are kept, the prediction elsewhere. plain: the output as it is.
    */
   function drawStages(header, pixels, removed, plain) {
@@ -62,7 +62,8 @@ const paddlemaePictures = (() => {
   function shownRange(header, pixels) {
     if (header.bits !== 16) return FULL;
     const channels = Array.from({ length: header.channels }, (_, c) => c);
-    const [black, white] = PERCENTILES.map((share) => channels.map((c) => percentile(pixels, header.channels, c, share)));
+    const at = (share) => channels.map((c) => percentile(pixels, header.channels, c, share));
+    const [black, white] = PERCENTILES.map(at);
     return { black, white: white.map((value, c) => Math.max(value, black[c] + 1 / 65535)) };
   }
 
@@ -120,7 +121,7 @@ const paddlemaePictures = (() => {
     return rgba;
   }
 
-  /** Return the two neighbours of each of `size` places among `count`, and the share of the second (pixels as areas). */
+  /** Return the two neighbours of each of `size` places among `count`, and the share of the second. */
   function linearPlaces(count, size) {
     return Array.from({ length: size }, (_, place) => {
       const at = Math.max(0, ((place + 0.5) * count) / size - 0.5);
@@ -193,7 +194,7 @@ const paddlemaePictures = (() => {
   }
 
   return {
-    drawStages, shownRange, shownChannels, toRgba, maskRgba, drawMask, labelPixels, colourLabels, blendRgba, labelShares,
-    toProbabilities, rankByCosine,
+    drawStages, shownRange, shownChannels, toRgba, maskRgba, drawMask, labelPixels, colourLabels, blendRgba,
+    labelShares, toProbabilities, rankByCosine,
   };
 })();

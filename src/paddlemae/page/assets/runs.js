@@ -1,17 +1,17 @@
 'use strict';
-// Which requests the engine gets: of those that come while one is computed, the newest; progress of those that take long.
+// Which requests the engine gets: of those that come while one is computed, the newest; progress of long ones.
 
 const paddlemaeRuns = (() => {
   const { byId } = paddlemaeElements;
-  // milliseconds: a request that is expected to end sooner is not cancelled for a newer one, so that the pictures follow
-  // a brush that never rests
+  // milliseconds: a request that is expected to end sooner is not cancelled for a newer one, so that the pictures
+  // follow a brush that never rests
   const PATIENCE = 1000;
   const SHOW_AFTER = 600; // milliseconds until progress is shown
 
   /**
    * Return {ask(), cancel()}.
    *
-   * request() -> the request to make now. finished(request, result) and failed(error): how it ended; cancelled(): by a reader.
+   * request() -> the request to make now. finished(request, result), failed(error), cancelled() by a reader: its end.
    */
   function createRuns(engine, { request, finished, failed, cancelled }) {
     let wanted = false;

@@ -52,7 +52,8 @@ const paddlemaeStage = (() => {
    * Let a canvas be painted on.
    *
    * hooks: mask() -> the mask now; tool() -> {kind: 'brush', 'eraser' or 'box', size}; begin() before a stroke;
-   *   change(mask) with the mask that a stroke asks for; say(words) for screen readers; press(key) -> whether it is known.
+   *   change(mask) with the mask that a stroke asks for; say(words) for screen readers; press(event) -> whether its
+   *   key is known.
    */
   function createStage(canvas, grid, hooks) {
     const isRemoved = ([row, column]) => hooks.mask()[row * grid[1] + column];
@@ -150,7 +151,7 @@ const paddlemaeStage = (() => {
       event.preventDefault();
       shown.usesKeys = true;
       refresh();
-      if (hooks.mask() !== before) hooks.say(cursor.words()); // a move is told by the active cell
+      if (hooks.mask() !== before) hooks.say(cursor.words()); // a move changes the active cell, which they read
     });
     canvas.addEventListener('focus', () => {
       shown.usesKeys = canvas.matches(':focus-visible');
@@ -170,7 +171,9 @@ const paddlemaeStage = (() => {
   function drawStage(canvas, [rows, columns], mask, { hover, corner, usesKeys }, at, tool) {
     const { context, width, height } = prepareCanvas(canvas);
     const [tall, wide] = [height / rows, width / columns];
-    const cells = (visit) => mask.forEach((removed, place) => visit(removed, Math.floor(place / columns), place % columns));
+    const cells = (visit) => {
+      mask.forEach((removed, place) => visit(removed, Math.floor(place / columns), place % columns));
+    };
     context.clearRect(0, 0, width, height);
     context.fillStyle = 'rgb(118 122 130 / 0.74)';
     cells((removed, row, column) => { if (removed) context.fillRect(column * wide, row * tall, wide, tall); });
@@ -206,7 +209,8 @@ const paddlemaeStage = (() => {
 
   /** Draw the border of a region of patches. */
   function drawEdges(context, mask, [rows, columns], wide, tall, colours = ['rgb(0 0 0 / 0.55)', '#ff8a3d']) {
-    const inside = (row, column) => row >= 0 && row < rows && column >= 0 && column < columns && mask[row * columns + column];
+    const isCell = (row, column) => row >= 0 && row < rows && column >= 0 && column < columns;
+    const inside = (row, column) => isCell(row, column) && mask[row * columns + column];
     context.beginPath();
     for (let row = 0; row < rows; row++) {
       for (let column = 0; column < columns; column++) {
