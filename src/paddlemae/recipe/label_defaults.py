@@ -20,6 +20,7 @@ UNEQUAL = 3  # the largest class divided by the smallest, from which rare classe
 EVALUATIONS = 20  # in a run, about
 CHECKPOINTS = 10
 WARMUP_SHARE = 0.1
+FEW_TO_FIT = 20_000  # labelled images below which a fitted head is worth its time
 FEW_STEPS = 4  # the default length divided by that of a run that is called short
 NARROW = 256  # width up to which the learning rates hold
 WIDE = 768  # width from which the paper's layer decay holds
@@ -100,8 +101,8 @@ class Choice:
 # task -> section -> settings that are chosen; "" is the recipe itself
 CHOSEN: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "finetune": {
-        "": ("sampling", "label_smoothing", "layer_decay", "mixup", "cutmix", "evaluate_every"),
-        "model": ("drop_path",),
+        "": ("sampling", "fit_head", "label_smoothing", "layer_decay", "mixup", "cutmix", "evaluate_every"),
+        "model": ("drop_path", "pool"),
         "augment": ("crop_scale", "fit", "eval_crop_ratio", "randaugment"),
         "training": ("batch_size", "epochs", "warmup_epochs", "base_lr", "weight_decay", "checkpoint_every"),
     },
@@ -187,6 +188,7 @@ def _choices(recipe: FinetuneRecipe, labelled: Labelled, still_open: tuple[str, 
         Choice("training.base_lr", lr * 256 / images_per_step, f"peak lr {lr:g}: {lr_reason}"),
         Choice("training.weight_decay", band.weight_decay, why),
         Choice("layer_decay", decay, decay_reason),
+        *_head(labelled),
         Choice("model.drop_path", band.drop_path, why),
         Choice("label_smoothing", *smoothing),
         Choice("mixup", band.mixup, why),
@@ -198,6 +200,18 @@ def _choices(recipe: FinetuneRecipe, labelled: Labelled, still_open: tuple[str, 
         Choice("evaluate_every", max(1.0, _rounded(epochs / EVALUATIONS)), f"about {EVALUATIONS} evaluations"),
         Choice("training.checkpoint_every", max(1.0, _rounded(epochs / CHECKPOINTS)), "about 10 checkpoints"),
     ]
+
+
+def _head(labelled: Labelled) -> tuple[Choice, Choice]:
+    """Return what the head reads, and whether it is fitted before training."""
+    if not labelled.is_pretrained:
+        return Choice("fit_head", False, "random weights"), Choice("model.pool", "mean", "random weights")
+    pool = "mean+std", "pretrained: the deviation of the patches tells classes apart, too"
+    if labelled.is_multi_label:
+        return Choice("fit_head", False, "several classes per image"), Choice("model.pool", *pool)
+    few = labelled.images < FEW_TO_FIT
+    why = f"{labelled.images:,} labelled images"
+    return Choice("fit_head", few, why), Choice("model.pool", *pool)
 
 
 def _sampling(recipe: FinetuneRecipe, labelled: Labelled) -> Choice:
