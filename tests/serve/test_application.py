@@ -79,7 +79,9 @@ def test_every_response_is_protected(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:80", "127.0.0.1", "127.0.0.1:1", "localhost.evil", "x, y"]
+    "host",
+    ["evil.example", "evil.example:80", "localhost.evil", "127.0.0.1.evil:80", "127.0.0.1:80:80", "evil@127.0.0.1"]
+    + ["x, 127.0.0.1", "127.0.0.1:", "127.0.0.1:a", ":80", "[::2]", "127.0.0.1:\u00b2", "127.0.0.1:999999"],
 )
 def test_other_hosts_are_refused_on_loopback(client: Client, host: str) -> None:
     assert client.ask("GET", f"/{TOKEN}/", Host=host).status == 404
@@ -87,8 +89,9 @@ def test_other_hosts_are_refused_on_loopback(client: Client, host: str) -> None:
 
 
 def test_the_names_of_this_machine_are_hosts(client: Client) -> None:
-    for name in ("localhost", "LOCALHOST", "127.0.0.1"):
-        assert client.ask("GET", f"/{TOKEN}/", Host=f"{name}:{client.port}").status == 200
+    for name in ("localhost", "LOCALHOST", "127.0.0.1", "[::1]"):
+        for port in ("", f":{client.port}", ":9000"):  # that of a forwarding
+            assert client.ask("GET", f"/{TOKEN}/", Host=f"{name}{port}").status == 200
 
 
 def test_requests_of_other_sites_are_refused(client: Client) -> None:

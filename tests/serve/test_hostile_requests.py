@@ -33,7 +33,7 @@ def client() -> Iterator[Client]:
 
 
 def exchange(
-    client: Client, sent: bytes, *, half_closes: bool = False, responses: int = 1, patience: float = 2
+    client: Client, sent: bytes, *, half_closes: bool = False, responses: int = 1, patience: float = 0.5
 ) -> bytes:
     """Send bytes as they are; return what comes: so many responses, or less if the server closes or is silent."""
     received = b""
@@ -140,7 +140,7 @@ def test_half_closed_connections(client: Client) -> None:
 
 def test_pipelined_requests_are_answered_in_order_or_closed(client: Client) -> None:
     one = head(client, f"Content-Length: {len(client.body())}") + client.body()
-    received = exchange(client, one * 20, responses=20)
+    received = exchange(client, one * 20, responses=20, patience=5)
     assert received.count(b"HTTP/1.1 200") == 20
 
 
@@ -178,6 +178,7 @@ def test_many_connections_leave_room_when_they_close(monkeypatch: pytest.MonkeyP
         assert client.post().status == 200
 
 
+@pytest.mark.slow
 def test_connections_that_never_read_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listen, "SILENT_SECONDS", 1)
     large = RequestShape((1024, 1024, 3), 6, {"encoder": [1]})

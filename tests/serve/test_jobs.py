@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -25,9 +25,10 @@ class Gate:
     def __init__(self) -> None:
         self.open, self.began, self.seen = threading.Semaphore(0), threading.Semaphore(0), list[float]()
 
-    def compute(self, asked: Request) -> Answer:
+    def compute(self, asked: Request, check_wanted: Callable[[], None]) -> Answer:
         self.began.release()
         assert self.open.acquire(timeout=20)
+        check_wanted()
         self.seen.append(float(asked.pixels.max()))
         if self.seen[-1] == 0.5:
             raise FloatingPointError("not finite")
@@ -74,8 +75,10 @@ def test_places_say_how_many_are_before_and_how_long_they_take(queue: JobQueue, 
     assert [queue.place(job) for job in jobs] == [Place(0, 1.5), Place(1, 3.5), Place(2, 5.5)]
     queue.remove(jobs[1])
     assert queue.place(jobs[2]) == Place(1, 3.5)
-    queue.remove(jobs[0])  # it is computed to its end all the same
+    queue.remove(jobs[0])  # it ends at its next look
     assert queue.place(jobs[2]) == Place(1, 3.5)
+    gate.open.release(10)
+    assert jobs[2].finished.wait(20) and len(gate.seen) == 1
 
 
 def test_the_estimate_follows_what_jobs_take(queue: JobQueue, gate: Gate, clock: list[float]) -> None:
@@ -113,7 +116,7 @@ def test_jobs_of_clients_that_vanished_make_room_and_are_not_computed(
     assert queue.find(jobs[1].ticket) is None
     gate.open.release(10)
     assert last.finished.wait(20)
-    np.testing.assert_allclose(gate.seen, [0.1, 0.3, 0.9], rtol=1e-6)
+    np.testing.assert_allclose(gate.seen, [0.3, 0.9], rtol=1e-6)
 
 
 def test_removed_jobs_are_not_computed(queue: JobQueue, gate: Gate) -> None:
@@ -125,15 +128,25 @@ def test_removed_jobs_are_not_computed(queue: JobQueue, gate: Gate) -> None:
     np.testing.assert_allclose(gate.seen, [0.1, 0.3], rtol=1e-6)
 
 
-def test_a_pages_newest_request_replaces_those_before(queue: JobQueue, gate: Gate) -> None:
+def test_a_pages_newest_request_takes_the_place_of_those_before(queue: JobQueue, gate: Gate) -> None:
     running = queue.submit(request(0.1, "a"))
     gate.began.acquire()
     for value, page in ((0.2, "a"), (0.3, "b"), (0.4, "a"), (0.6, "a")):
         last = queue.submit(request(value, page))
     assert len(queue) == 2 and queue.find(running.ticket) is None
+    other, again = queue.submit(request(0.7)), queue.submit(request(0.8, "b"))
+    assert [queue.place(job).position for job in (last, again, other)] == [1, 2, 3]
     gate.open.release(10)
-    assert last.finished.wait(20)
-    np.testing.assert_allclose(gate.seen, [0.1, 0.3, 0.6], rtol=1e-6)
+    assert other.finished.wait(20)
+    np.testing.assert_allclose(gate.seen, [0.6, 0.8, 0.7], rtol=1e-6)
+
+
+def test_a_full_queue_takes_what_replaces_another(queue: JobQueue, gate: Gate) -> None:
+    for page in ("a", "b", "c", "d"):
+        queue.submit(request(0.1, page))
+    queue.submit(request(0.2, "c"))
+    with pytest.raises(QueueFull):
+        queue.submit(request(0.2, "e"))
 
 
 def test_a_job_that_fails_ends_no_other(queue: JobQueue, gate: Gate, failures: list[Exception]) -> None:
@@ -144,12 +157,12 @@ def test_a_job_that_fails_ends_no_other(queue: JobQueue, gate: Gate, failures: l
     assert [str(fault) for fault in failures] == ["not finite"] and right.answer
 
 
-def test_closing_waits_for_the_job_in_progress_and_begins_no_other(queue: JobQueue, gate: Gate) -> None:
-    first, second = queue.submit(request(0.1)), queue.submit(request(0.2))
+def test_closing_drops_the_job_in_progress_and_begins_no_other(queue: JobQueue, gate: Gate) -> None:
+    jobs = [queue.submit(request(0.1)), queue.submit(request(0.2))]
     gate.began.acquire()
     threading.Timer(0.2, lambda: gate.open.release(10)).start()
     queue.close()
-    assert first.finished.is_set() and not second.finished.is_set()
+    assert not queue._thread.is_alive() and not any(job.finished.is_set() for job in jobs) and gate.seen == []
     with pytest.raises(QueueFull):
         queue.submit(request())
 
@@ -161,6 +174,8 @@ def test_tickets_can_not_be_guessed(queue: JobQueue) -> None:
 
 
 def test_the_clock_is_the_systems_by_default() -> None:
-    made = JobQueue(add, most_jobs=1, seconds_a_job=1.0, on_failure=lambda fault: None)
+    made = JobQueue(
+        lambda asked, check_wanted: add(asked), most_jobs=1, seconds_a_job=1.0, on_failure=lambda fault: None
+    )
     assert abs(made.submit(request()).asked - time.monotonic()) < 5
     made.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from paddlemae.serve.messages import Answer, Request
 from paddlemae.tasks.models.answers import answer_function, request_shape
 from paddlemae.tasks.models.build import describe
 from paddlemae.tasks.models.page_samples import CAPTIONS, pool_of
+from tests.support.firefox import find_firefox, started_firefox
 from tests.support.painted_pages import (
     NASTY,
     STATISTICS,
@@ -74,7 +76,8 @@ def visit(chromium) -> Iterator[Callable[..., tuple[Any, Page, Hold, Client]]]:
 
         def open_page(model: Any, expected: str = "", **settings: Any) -> tuple[Any, Page, Hold, Client]:
             made, html = described(model)
-            hold = Hold(answer_function(made.model, made.description))
+            answer = answer_function(made.model, made.description)
+            hold = Hold(lambda request: answer(request, lambda: None))
             shape = request_shape(made.model)
             client = stack.enter_context(served(hold, shape=shape, page=html, **settings))
             page = stack.enter_context(chromium.new_context(viewport={"width": 1300, "height": 900})).new_page()
@@ -134,6 +137,13 @@ def test_a_classifier_and_a_segmenter_show_their_classes(visit: Callable) -> Non
     best = made.model(paddle.to_tensor(normalised(made)))[0].numpy().argmax(0)
     labels = canvas(page, "labels").reshape(-1, 3)
     assert len(np.unique(labels, axis=0)) == len(np.unique(best))
+
+
+def test_an_encoder_shows_neighbours_and_attention(visit: Callable) -> None:
+    page, _, hold, _ = visit(classifier(0))
+    computed(page)
+    assert hold.seen[-1].attention is not None
+    assert page.locator("#neighbour-list li").count() == 3
 
 
 def normalised(made: Page) -> np.ndarray:
@@ -206,3 +216,23 @@ def test_errors_are_lines_on_the_page(visit: Callable) -> None:
     hold.fails = False
     page.locator("#invert").click()
     computed(page)
+
+
+def test_firefox_shows_the_same(tmp_path: Path) -> None:
+    executable = find_firefox()
+    if executable is None:
+        pytest.skip("there is no Firefox")
+    paddle.seed(2)
+    made, html = described(mae(norm_pix_loss=True))
+    answer, removed = answer_function(made.model, made.description), np.zeros(24, bool)
+    with (
+        served(lambda request: answer(request, lambda: None), shape=request_shape(made.model), page=html) as client,
+        started_firefox(executable, tmp_path) as browser,
+    ):
+        browser.open(f"http://127.0.0.1:{client.port}/{TOKEN}/")
+        browser.wait_for("document.body.dataset.ready === 'server'")
+        browser.wait_for("document.getElementById('caption').textContent.startsWith('18 of 24 ')")
+        browser.evaluate("document.getElementById('clear').click()")
+        browser.wait_for("document.getElementById('caption').textContent.startsWith('0 of 24 ')")
+        for name, stage in (("completed", "prediction + visible"), ("prediction", "prediction")):
+            assert np.abs(browser.canvas(name).astype(int) - stages(made, 0, removed)[stage]).max() <= 1, name

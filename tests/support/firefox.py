@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 NAMES = ("firefox-esr", "firefox")
 START_SECONDS = 60
 OFFLINE = {  # no update, no telemetry, no connection at all: a proxy that is not there, also for this machine
@@ -26,6 +28,10 @@ OFFLINE = {  # no update, no telemetry, no connection at all: a proxy that is no
     "datareporting.policy.dataSubmissionEnabled": False,
     "browser.shell.checkDefaultBrowser": False,
 }
+
+CANVAS = """const one = document.getElementById(arguments[0]);
+const data = one.getContext('2d').getImageData(0, 0, one.width, one.height).data;
+return [one.height, one.width, Array.from(data)];"""
 
 
 def find_firefox() -> str | None:
@@ -62,13 +68,19 @@ class Firefox:
             raise RuntimeError(f"{command}: {error['message']}")
         return result
 
-    def open(self, path: Path, width: int = 1300, height: int = 900) -> None:
+    def open(self, page: Path | str, width: int = 1300, height: int = 900) -> None:
+        """Open a file or an address of this machine."""
         self.ask("WebDriver:SetWindowRect", {"width": width, "height": height})
-        self.ask("WebDriver:Navigate", {"url": path.as_uri()})
+        self.ask("WebDriver:Navigate", {"url": page if isinstance(page, str) else page.as_uri()})
 
     def evaluate(self, script: str, *arguments: Any) -> Any:
         """Return what the body of a function returns; it may be a promise."""
         return self.ask("WebDriver:ExecuteScript", {"script": script, "args": list(arguments)})["value"]
+
+    def canvas(self, name: str) -> np.ndarray:
+        """Return what a canvas of the page holds, uint8 [H, W, 3]."""
+        height, width, data = self.evaluate(CANVAS, name)
+        return np.array(data, np.uint8).reshape(height, width, 4)[..., :3]
 
     def wait_for(self, condition: str, seconds: float = 20) -> None:
         end = time.monotonic() + seconds

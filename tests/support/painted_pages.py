@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,23 +48,35 @@ def mae(channels: int = 3, **settings: Any) -> MaskedAutoencoder:
 
 
 def classifier(classes: int = 7) -> VisionTransformer:
-    return VisionTransformer(**SHAPE, channels=3, num_classes=classes)
+    return with_opinions(VisionTransformer(**SHAPE, channels=3, num_classes=classes))
 
 
 def segmenter(classes: int = 4) -> Segmenter:
-    return Segmenter(**SHAPE, channels=3, num_classes=classes, head="linear")
+    return with_opinions(Segmenter(**SHAPE, channels=3, num_classes=classes, head="linear"))
 
 
-def write_page(folder: Path, model: Any, *, bits: Any = 8, samples: int = 6, **about: Any) -> Page:
+def with_opinions(model: Any) -> Any:
+    """Give the head, which begins near 0, weights by which classes differ."""
+    generator = np.random.default_rng(6)
+    for name, tensor in model.state_dict().items():
+        if name.startswith("head") and "running" not in name:
+            tensor.set_value(generator.normal(0, 0.5, tensor.shape).astype(np.float32))
+    return model
+
+
+def write_page(folder: Path, model: Any, *, bits: Any = 8, samples: int = 6, kind: str = "", **about: Any) -> Page:
     """Write the page of a model.
 
     Args:
+        kind: "encoder" for a classifier's encoder alone.
         about: for `describe`: `classes`, `thresholds`, `palette`, `fit`, `eval_crop_ratio`.
     """
     channels = model.config["channels"]
     count = model.config.get("num_classes", 0)
     defaults: dict[str, Any] = {"eval_crop_ratio": 0.875, "classes": [f"class {i}" for i in range(count)]}
     description = describe(model, STATISTICS[channels], bits=bits, **{**defaults, **about})
+    if kind:
+        description = replace(description, kind=kind, classes=[])
     images = smooth_images(samples, channels, bits)
     features = np.random.default_rng(1).normal(size=(samples, 8)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)

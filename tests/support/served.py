@@ -119,7 +119,12 @@ def served(
     """Serve inside the context; `limits` are fields of `Application`."""
     listener = open_port("127.0.0.1", 0)
     client = Client(listener.getsockname()[1], shape)
-    jobs = JobQueue(compute, most_jobs=most_jobs, seconds_a_job=seconds_a_job, on_failure=client.failures.append)
+    jobs = JobQueue(
+        lambda request, check_wanted: compute(request),
+        most_jobs=most_jobs,
+        seconds_a_job=seconds_a_job,
+        on_failure=client.failures.append,
+    )
     client.queue = jobs
     application = Application(TOKEN, page, shape, jobs, accepted_hosts(listener), **limits)
     with running(application, listener):

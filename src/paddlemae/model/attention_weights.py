@@ -6,7 +6,7 @@ Shapes: B images, H heads, Q queries, N keys, D width, E width of a memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,18 +15,18 @@ from paddlemae.model.kernels.attention import split_heads
 
 
 @contextmanager
-def watch_inputs(block: nn.Layer) -> Iterator[list[tuple[paddle.Tensor, ...]]]:
-    """Collect the inputs of each call of a block inside the context, one tuple a call, without changing the call."""
-    seen: list[tuple[paddle.Tensor, ...]] = []
+def called_before(layers: Iterable[nn.Layer], call: Callable[[tuple[Any, ...]], None]) -> Iterator[None]:
+    """Call a function with the inputs of each call of these layers inside the context; it does not change them."""
 
-    def note(layer: Any, inputs: Any) -> Any:  # None leaves the inputs as they are
-        seen.append(tuple(inputs))
+    def hook(layer: Any, inputs: Any) -> Any:  # None leaves the inputs as they are
+        call(tuple(inputs))
 
-    hook = block.register_forward_pre_hook(note)
+    hooks = [layer.register_forward_pre_hook(hook) for layer in layers]
     try:
-        yield seen
+        yield
     finally:
-        hook.remove()
+        for one in hooks:
+            one.remove()
 
 
 def attention_weights(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from paddlemae.serve.responses import BINARY, Refused, not_found
 
 Environ = Mapping[str, Any]  # of WSGI
+PORT = re.compile(r":[0-9]{1,5}\Z")
 OWN_SITES = ("same-origin", "none")  # of Sec-Fetch-Site; none is an address that was typed
 
 
@@ -30,9 +32,9 @@ def check_host(environ: Environ, hosts: Collection[str] | None) -> None:
     """Refuse requests that name another host, as a page does whose own name was pointed here (DNS rebinding).
 
     Args:
-        hosts: the values of `Host` that are accepted; None accepts all.
+        hosts: the names in `Host` that are accepted, with any port, which may be forwarded; None accepts all.
     """
-    if hosts is not None and environ.get("HTTP_HOST", "").lower() not in hosts:
+    if hosts is not None and PORT.sub("", environ.get("HTTP_HOST", "")).lower() not in hosts:
         raise not_found()
 
 

@@ -11,11 +11,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from paddlemae.serve.messages import Answer, Request, write_answer
 
-Compute = Callable[[Request], Answer]
+Compute = Callable[[Request, Callable[[], None]], Answer]  # the second: call it now and then, it raises `Unwanted`
 
 VANISHED_SECONDS = 20.0  # without a question about a job, after which it is dropped
 SMOOTHING = 0.3  # weight of the last job in the estimate of seconds a job
@@ -25,6 +26,10 @@ FAILED = "the model could not compute this"
 
 class QueueFull(Exception):
     """There are as many jobs as there may be."""
+
+
+class Unwanted(Exception):
+    """The client has gone or cancelled, or the server ends: nobody reads the answer that is computed."""
 
 
 class Place(NamedTuple):
@@ -85,20 +90,22 @@ class JobQueue:
         self._thread.start()
 
     def submit(self, request: Request) -> Job:
-        """Append a job; it replaces those of the same page.
+        """Append a job, or let it take the place of the one of the same page.
 
         Raises:
             QueueFull: there is no room, also after jobs of clients that vanished were dropped.
         """
         with self._changed:
             self._drop_vanished()
-            for other in list(self._jobs.values()):
-                if request.page and other.page == request.page:
-                    self._forget(other)
-            if self._closed or len(self._jobs) >= self.most_jobs:
+            replaced = [other for other in self._jobs.values() if request.page and other.page == request.page]
+            if self._closed or len(self._jobs) - len(replaced) >= self.most_jobs:
                 raise QueueFull
             job = Job(request, self._clock(), request.page)
-            self._jobs[job.ticket] = job
+            waiting = [other for other in replaced if other is not self._running and not other.finished.is_set()]
+            in_order = [job if other in waiting else other for other in self._jobs.values()]
+            for other in replaced:
+                self._forget(other)
+            self._jobs = {one.ticket: one for one in [*in_order, job] if one not in replaced}
             self._changed.notify()
             return job
 
@@ -111,7 +118,7 @@ class JobQueue:
             return job
 
     def remove(self, job: Job) -> None:
-        """Forget a job: its answer was fetched, or nobody wants it. One in progress is computed to its end."""
+        """Forget a job: its answer was fetched, or nobody wants it."""
         with self._changed:
             self._forget(job)
 
@@ -138,7 +145,7 @@ class JobQueue:
             return len(self._jobs)
 
     def close(self) -> None:
-        """Take and begin no more jobs; wait for the one in progress, `CLOSE_SECONDS` at most."""
+        """Take no more jobs, drop those that there are, and wait `CLOSE_SECONDS` at most for the one in progress."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -171,7 +178,9 @@ class JobQueue:
         while (found := self._next()) is not None:
             job, request = found
             try:
-                job.answer = write_answer(self._compute(request))
+                job.answer = write_answer(self._compute(request, partial(self._check_wanted, job)))
+            except Unwanted:
+                continue
             except Exception as fault:  # whatever it is, the next job is another one
                 job.error = FAILED
                 self._on_failure(fault)
@@ -180,3 +189,7 @@ class JobQueue:
                 self.seconds_a_job += SMOOTHING * (took - self.seconds_a_job)
                 job.request = None
                 job.finished.set()
+
+    def _check_wanted(self, job: Job) -> None:
+        if self._closed or job.ticket not in self._jobs:
+            raise Unwanted

@@ -82,12 +82,10 @@ def address_of(listener: socket.socket) -> str:
 
 
 def accepted_hosts(listener: socket.socket) -> tuple[str, ...] | None:
-    """Return what browsers of this machine name in `Host`; None for a port that other machines reach."""
+    """Return the names of this machine that browsers on it ask for; None for a port that other machines reach."""
     if not is_loopback(listener):
         return None
-    own, _, port = address_of(listener).rpartition(":")
-    names = (own, "127.0.0.1", "localhost", "[::1]")
-    return tuple(f"{name}:{port}" for name in names) + (names if port == "80" else ())
+    return (address_of(listener).rpartition(":")[0], "127.0.0.1", "localhost", "[::1]")
 
 
 @contextmanager
@@ -132,6 +130,7 @@ def bounded_channel(channel_class: Any) -> Any:
         def __init__(self, channel: Any, request: Any) -> None:
             super().__init__(channel, request)
             self.response_headers += PROTECTION.items()
+            request.error.body = ""  # which names limits
 
     class BoundedChannel(channel_class):  # type: ignore[misc]
         error_task_class = ProtectedError

@@ -74,7 +74,6 @@ def serve(
     """
     check_installed()
     with open_port(address.host, address.port) as listener:  # before the model is read, which takes longer
-        device.prepare("auto")
         served = read_served(run, images, limit, title or display_name(Path(run).name), trust=trust)
         seconds = measure(served.answer, served.shape)
         token = secrets.token_urlsafe(TOKEN_BYTES)
@@ -88,7 +87,7 @@ def serve(
                 if hosts is None:
                     say("warning: other machines can open this page, unencrypted, with its address", error=True)
                 url = f"http://{address_of(listener)}/{token}/"
-                print(f"serving {served.title} at {url} - stop with Ctrl-C", flush=True)
+                print(f"serving {display_name(served.title)} at {url} - stop with Ctrl-C", flush=True)
                 if address.opens_browser:
                     threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
                 wait_for_signal()
@@ -114,6 +113,7 @@ class Served:
 def read_served(run: str | Path, images: list[str], limit: int, title: str, *, trust: bool) -> Served:
     """Read a model and its samples; the file's tensors, which the model has copied, are freed."""
     checkpoint = read_checkpoint(run, trust=trust)
+    device.prepare("auto")  # not before: what is freed from then on is kept for tensors
     model, description = load_encoder(checkpoint), checkpoint.description
     content = Content()
     header = describe_model(description, title=title, pool=pool_of(model), captions=CAPTIONS)
@@ -128,9 +128,9 @@ def in_its_thread(answer: Compute) -> Compute:
     """Return what answers requests, for a thread that Paddle does not know yet."""
     place = paddle.get_device()
 
-    def compute(request: Request) -> Answer:
+    def compute(request: Request, check_wanted: Callable[[], None]) -> Answer:
         paddle.set_device(place)  # of this thread
-        return answer(request)
+        return answer(request, check_wanted)
 
     return compute
 
@@ -144,7 +144,7 @@ def measure(answer: Compute, shape: RequestShape) -> float:
     removed = np.arange(shape.patches) % 4 > 0
     for _ in range(2):
         began = time.perf_counter()
-        answer(Request(np.full(shape.image, 0.5, np.float32), removed))
+        answer(Request(np.full(shape.image, 0.5, np.float32), removed), lambda: None)
     return time.perf_counter() - began
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,8 @@ from paddlemae.model.encoder import attention_maps, encode, features
 from paddlemae.model.mae import MaskedAutoencoder, reconstruct
 from paddlemae.model.masking import Mask
 from paddlemae.model.segmenter import Segmenter
-from paddlemae.serve.messages import Block, Request
+from paddlemae.serve.jobs import Unwanted
+from paddlemae.serve.messages import Answer, Block, Request
 from paddlemae.tasks.models import answers
 from paddlemae.tasks.models.answers import answer_function, request_shape
 from paddlemae.tasks.models.build import describe
@@ -39,6 +41,11 @@ MODELS = {
 }
 STATISTICS = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
 LIMIT = dict(rtol=0, atol=1e-5)
+
+
+def answering(model: Any, description: Any) -> Callable[[Request], Answer]:
+    compute = answer_function(model, description)
+    return lambda request: compute(request, lambda: None)
 
 
 @pytest.fixture(params=MODELS)
@@ -77,7 +84,7 @@ def mask_of(request: Request) -> Mask:
 def test_the_plain_prediction_is_that_of_reconstruct(name: str, removed: list[int] | None) -> None:
     model, description = build(name)
     request = asked(removed)
-    plain_LP = answer_function(model, description)(request).arrays["plain"]
+    plain_LP = answering(model, description)(request).arrays["plain"]
     expected = reconstruct(model, to_input(image(), description), mask_of(request)).plain.numpy()
     drawn = plain_LP.reshape(3, 5, 4, 4, 3).transpose(4, 0, 2, 1, 3).reshape(1, 3, 12, 20)
     np.testing.assert_allclose(drawn, expected, **LIMIT)
@@ -86,7 +93,7 @@ def test_the_plain_prediction_is_that_of_reconstruct(name: str, removed: list[in
 @pytest.mark.parametrize("name", ["classifier", "classifier of the mean"])
 def test_a_whole_image_has_the_classifiers_logits(name: str) -> None:
     model, description = build(name)
-    logits_K = answer_function(model, description)(asked([])).arrays["logits"]
+    logits_K = answering(model, description)(asked([])).arrays["logits"]
     model.eval()
     np.testing.assert_allclose(logits_K, model(to_input(image(), description))[0].numpy(), **LIMIT)
 
@@ -94,7 +101,7 @@ def test_a_whole_image_has_the_classifiers_logits(name: str) -> None:
 @pytest.mark.parametrize("name", ["classifier", "classifier of the mean"])
 def test_a_classifier_sees_the_visible_patches_only(name: str) -> None:
     model, description = build(name)
-    answer = answer_function(model, description)
+    answer = answering(model, description)
     request = asked()
     changed = request.pixels.copy()
     changed[:4, 4:12] = 0  # patches 1 and 2
@@ -106,7 +113,7 @@ def test_a_classifier_sees_the_visible_patches_only(name: str) -> None:
 @pytest.mark.parametrize("name", ["segmenter", "upernet"])
 def test_a_segmenters_logits_become_its_own_when_resized(name: str) -> None:
     model, description = build(name)
-    logits_hwK = answer_function(model, description)(asked([])).arrays["logits"]
+    logits_hwK = answering(model, description)(asked([])).arrays["logits"]
     model.eval()
     expected = model(to_input(image(), description)).numpy()
     resized = F.interpolate(
@@ -118,7 +125,7 @@ def test_a_segmenters_logits_become_its_own_when_resized(name: str) -> None:
 @pytest.mark.parametrize("name", ["segmenter", "upernet"])
 def test_a_segmenter_sees_the_mean_colour_where_patches_are_removed(name: str) -> None:
     model, description = build(name)
-    answer, request = answer_function(model, description), asked()
+    answer, request = answering(model, description), asked()
     filled = request.pixels.copy()
     for patch in np.flatnonzero(request.removed):
         row, column = divmod(patch, 5)
@@ -129,13 +136,13 @@ def test_a_segmenter_sees_the_mean_colour_where_patches_are_removed(name: str) -
 
 def test_features_are_those_of_the_whole_image_of_length_one(made) -> None:
     model, description = made
-    found_D = answer_function(model, description)(asked(features=True)).arrays["features"]
+    found_D = answering(model, description)(asked(features=True)).arrays["features"]
     pool = "mean" if description.architecture.get("pool") == "mean" or not model.encoder.has_cls else "cls"
     model.eval()
     images = to_input(image(), description)
     expected_D = features(model, images, pool, normalise=model.encoder.has_norm)[0].numpy()
     np.testing.assert_allclose(found_D, expected_D / np.linalg.norm(expected_D), **LIMIT)
-    assert "features" not in answer_function(model, description)(asked()).arrays
+    assert "features" not in answering(model, description)(asked()).arrays
 
 
 def test_attention_is_that_of_every_block_and_head(made) -> None:
@@ -144,12 +151,12 @@ def test_attention_is_that_of_every_block_and_head(made) -> None:
     shape = request_shape(model)
     for part, heads in shape.blocks.items():
         for number, count in enumerate(heads):
-            answer = answer_function(model, description)(asked(attention=Block(part, number))).arrays
+            answer = answering(model, description)(asked(attention=Block(part, number))).arrays
             weights_HQN = answer["attention"]
             assert weights_HQN.shape == (count, len(answer["query_patches"]), len(answer["key_patches"]))
             assert answer["query_patches"].dtype == answer["key_patches"].dtype == np.int32
             np.testing.assert_allclose(weights_HQN.sum(-1), 1, **LIMIT)
-    plain = answer_function(model, description)(asked()).arrays
+    plain = answering(model, description)(asked()).arrays
     assert "attention" not in plain
     for name in plain:  # asking changes nothing else
         np.testing.assert_array_equal(answer[name], plain[name])
@@ -166,7 +173,7 @@ def test_patches_of_attention_are_named() -> None:
         ("classifier", "encoder", [-1, *kept], [-1, *kept]),
         ("segmenter", "encoder", [-1, *every], [-1, *every]),
     ):
-        answer = answer_function(*build(name))(asked(attention=Block(part, 1))).arrays
+        answer = answering(*build(name))(asked(attention=Block(part, 1))).arrays
         assert sorted(answer["query_patches"]) == queries, (name, part)
         assert sorted(answer["key_patches"]) == keys, (name, part)
 
@@ -174,7 +181,7 @@ def test_patches_of_attention_are_named() -> None:
 def test_attention_of_the_last_block_is_that_of_the_reports_maps() -> None:
     for name in ("encoder", "upernet"):
         model, description = build(name)
-        answer = answer_function(model, description)(asked([], attention=Block("encoder", 1))).arrays
+        answer = answering(model, description)(asked([], attention=Block("encoder", 1))).arrays
         maps_HL = attention_maps(model, to_input(image(), description), "cls")[0].numpy()
         assert answer["query_patches"][0] == -1
         np.testing.assert_allclose(answer["attention"][:, 0, 1:], maps_HL, **LIMIT)
@@ -205,7 +212,7 @@ def test_outputs_that_are_not_finite_are_an_error() -> None:
     model, description = build("mae")
     model.decoder.decoder_pred.bias.set_value(np.full(48, np.nan, np.float32))
     with pytest.raises(FloatingPointError):
-        answer_function(model, description)(asked())
+        answering(model, description)(asked())
 
 
 def test_requests_are_of_the_models_size(made) -> None:
@@ -221,3 +228,20 @@ def test_attention_that_is_too_large_can_not_be_asked_for(monkeypatch: pytest.Mo
     for most, encoder, decoder in ((4096, [4, 4], [3, 3]), (4095, [], [3, 3]), (3071, [], [])):
         monkeypatch.setattr(answers, "MOST_ATTENTION_BYTES", most)
         assert request_shape(model).blocks == {"encoder": encoder, "decoder": decoder}
+
+
+def test_an_answer_that_nobody_wants_is_given_up_at_the_next_block(made) -> None:
+    model, description = made
+    looks: list[int] = []
+
+    def check_wanted() -> None:
+        looks.append(1)
+        if len(looks) == 2:
+            raise Unwanted
+
+    answer = answer_function(model, description)
+    with pytest.raises(Unwanted):
+        answer(asked(), check_wanted)
+    assert len(looks) == 2
+    answer(asked(), lambda: looks.append(1))  # later ones are not disturbed
+    assert len(looks) == 2 + sum(map(len, request_shape(model).blocks.values()))

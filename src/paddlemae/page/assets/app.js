@@ -31,7 +31,7 @@
     removed: firstMask(),
     undo: [],
     tool: 'brush',
-    size: 1,
+    size: 1, // of the brush, in patches
     drawn: { kind: 'random', seed: 0, ratio: header.mask_ratio ?? 0.75 }, // what the slider changes
     shown: null, // {request, result, picture}: what the pictures are drawn of
   };
@@ -73,6 +73,7 @@
 
   /** Remember the mask, to be undone. */
   function begin() {
+    if (state.picture) byId('original-name').textContent = state.picture.name; // who paints needs no invitation to
     state.undo.push(state.removed);
     if (state.undo.length > UNDO) state.undo.shift();
   }
@@ -136,6 +137,7 @@
     }
     drawPixels(byId('original'), picture.rgba, header.image[1], header.image[0]);
     if (!parts) return;
+    byId('original-name').textContent = picture.name;
     parts.classes?.forget();
     showMask();
     parts.neighbours.show(picture);
@@ -251,6 +253,7 @@
     byId('open-help').addEventListener('click', ACTIONS.help);
     byId('message-close').addEventListener('click', () => say(null));
     byId('size').max = Math.max(2, Math.ceil(Math.max(...header.grid) / 3));
+    setSize(Math.max(1, Math.round(Math.max(...header.grid) / 8)));
     byId('size').addEventListener('input', () => setSize(byId('size').value));
     byId('ratio').addEventListener('pointerdown', begin);
     byId('ratio').addEventListener('keydown', (event) => { if (event.key.startsWith('Arrow')) begin(); });
@@ -300,7 +303,6 @@
       `Pictures of ${header.image[1]} × ${header.image[0]} pixels in ${header.grid[1]} × ${header.grid[0]} patches of ${header.patch[1]} × ${header.patch[0]}`,
       ...(numbers ? [`${size} parameters`] : []),
     ];
-    byId('title').textContent = header.title || 'Paint a mask, watch the rest';
     byId('lead').textContent = LEADS[header.kind] ?? '';
     byId('facts').textContent = facts.join(' · ');
     if (header.endpoint) byId('where-text').textContent = 'on the server that this page came from, which gets the pictures that you open';
@@ -308,9 +310,8 @@
     byId('plain-switch').hidden = header.target !== 'normalised' || !isMae;
     document.body.dataset.kind = header.kind;
     document.body.classList.toggle('coarse', header.image[0] < 96);
-    for (const name of ['image', 'grid']) {
-      document.documentElement.style.setProperty(`--${name}-aspect`, `${header[name][1]} / ${header[name][0]}`);
-    }
+    document.documentElement.style.setProperty('--image-aspect', `${header.image[1]} / ${header.image[0]}`);
+    document.documentElement.style.setProperty('--image-ratio', header.image[1] / header.image[0]);
     if (!paddlemaeImages.readsFiles(header)) {
       const shown = pictures.shownChannels(header.channels).map((c) => c + 1).join(', ');
       for (const id of ['open-file', 'open-camera']) byId(id).hidden = true;

@@ -7,6 +7,7 @@ const paddlemaeGallery = (() => {
   const { byId, make, drawPixels } = paddlemaeElements;
   const { readSample, readsFiles, readFile } = paddlemaeImages;
   const { toRgba, shownRange } = paddlemaePictures;
+  const SAY_AFTER = 300; // milliseconds that a file takes until the page says that it is read
   const MOST_OWN = 24; // own pictures that are kept; the oldest goes first
 
   /** Return a picture of pixels, ready to be shown. */
@@ -86,11 +87,13 @@ const paddlemaeGallery = (() => {
       }
       const wrong = [];
       for (const file of files) {
-        say(`Reading ${file.name} …`, 'quiet');
+        const timer = setTimeout(() => say(`Reading ${file.name} …`, 'quiet'), SAY_AFTER);
         try {
           addOwn(await readFile(file, header), file.name);
         } catch (error) {
           wrong.push(`${file.name}: ${error.message}.`);
+        } finally {
+          clearTimeout(timer);
         }
       }
       say(wrong.join(' ') || null);

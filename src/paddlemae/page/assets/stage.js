@@ -145,11 +145,12 @@ const paddlemaeStage = (() => {
 
     canvas.addEventListener('keydown', (event) => {
       if ((event.ctrlKey || event.metaKey) && event.key !== 'Home' && event.key !== 'End') return;
+      const before = hooks.mask();
       if (!press(event)) return;
       event.preventDefault();
       shown.usesKeys = true;
       refresh();
-      hooks.say(cursor.words());
+      if (hooks.mask() !== before) hooks.say(cursor.words()); // a move is told by the active cell
     });
     canvas.addEventListener('focus', () => {
       shown.usesKeys = canvas.matches(':focus-visible');

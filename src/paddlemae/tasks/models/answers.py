@@ -13,13 +13,14 @@ import numpy as np
 
 from paddlemae.engine.safe_import import paddle
 from paddlemae.engine.tensors import tensor_of
-from paddlemae.model.attention_weights import attention_weights, watch_inputs
+from paddlemae.model.attention_weights import attention_weights, called_before
 from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.encoder import encode, evaluating, pool_tokens
 from paddlemae.model.mae import MaskedAutoencoder, predict
 from paddlemae.model.masking import Mask
 from paddlemae.model.patches import patchify, unpatchify
 from paddlemae.model.segmenter import Segmenter
+from paddlemae.serve.jobs import Compute
 from paddlemae.serve.messages import Answer, Block, Request, RequestShape
 from paddlemae.tasks.models.page_samples import Model, image_features
 from paddlemae.tasks.models.preprocess import normalise
@@ -29,7 +30,7 @@ MOST_ATTENTION_BYTES = 2**27  # of one block
 CLS = -1  # stands for the cls token in lists of patches
 
 
-def answer_function(model: Model, description: Description) -> Callable[[Request], Answer]:
+def answer_function(model: Model, description: Description) -> Compute:
     """Return a function that computes the answers to requests, in eval mode, without gradients.
 
     What an answer holds: `plain` float32 [L, P], a masked autoencoder's output for every patch from the visible ones;
@@ -38,14 +39,17 @@ def answer_function(model: Model, description: Description) -> Callable[[Request
     that are `query_patches` and `key_patches` (-1 is the cls token); `features` float32 [D] of the whole image, of
     length 1.
 
+    The function calls its second argument before each block, which may raise to give up.
+
     Raises:
         FloatingPointError: by the function, for outputs that are not finite.
     """
+    blocks = [block for part in attention_blocks(model).values() for block in part]
 
     @paddle.no_grad()
-    def answer(request: Request) -> Answer:
+    def answer(request: Request, check_wanted: Callable[[], None]) -> Answer:
         began = time.perf_counter()
-        with evaluating(model):
+        with evaluating(model), called_before(blocks, lambda inputs: check_wanted()):
             arrays = _arrays(model, description, request)
         for name, array in arrays.items():
             if not np.isfinite(array).all():
@@ -73,7 +77,8 @@ def _arrays(model: Model, description: Description, request: Request) -> dict[st
     if asked is None:
         arrays = _outputs(model, images_BCHW, mask)
     else:
-        with watch_inputs(attention_blocks(model)[asked.part][asked.number]) as seen:
+        seen: list[tuple[paddle.Tensor, ...]] = []
+        with called_before([attention_blocks(model)[asked.part][asked.number]], seen.append):
             arrays = _outputs(model, images_BCHW, mask)
         arrays |= _attention(model, asked, seen[0], mask)
     if request.features:

@@ -18,9 +18,6 @@ from tests.support.painted_pages import GRID, NASTY, Page, mae, stages, write_pa
 pytestmark = pytest.mark.browser
 
 ARROW_DOWN, ARROW_RIGHT = "\ue015", "\ue014"
-CANVAS = """const one = document.getElementById(arguments[0]);
-const data = one.getContext('2d').getImageData(0, 0, one.width, one.height).data;
-return [one.height, one.width, Array.from(data)];"""
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +50,13 @@ def expect_count(page: Firefox, count: int) -> None:
     page.wait_for(f"document.getElementById('caption').textContent.startsWith('{count} of 24 ')")
 
 
-def canvas(page: Firefox, name: str) -> np.ndarray:
-    height, width, data = page.evaluate(CANVAS, name)
-    return np.array(data, np.uint8).reshape(height, width, 4)[..., :3]
-
-
 def expect_pictures(page: Firefox, made: Page, *places: int) -> None:
     """Check the pictures against Paddle's."""
     removed = np.zeros(GRID[0] * GRID[1], bool)
     removed[list(places)] = True
     expected = stages(made, 0, removed)
     for name, stage in {"completed": "prediction + visible", "prediction": "prediction", "masked": "masked"}.items():
-        assert np.abs(canvas(page, name).astype(int) - expected[stage]).max() <= 1, name
+        assert np.abs(page.canvas(name).astype(int) - expected[stage]).max() <= 1, name
 
 
 def test_the_mouse_paints(page: Firefox, made: Page) -> None:
@@ -107,7 +99,7 @@ def test_a_turned_photo_is_dropped_in(page: Firefox) -> None:
     chosen = "document.querySelector('#samples [aria-selected=true]').title"
     assert page.evaluate(f"return {chosen}") == "turned.jpg"
     expected = eval_view(upright, View(image_size=(32, 48), channels=3)).transpose(1, 2, 0)
-    assert np.abs(canvas(page, "original").astype(int) - expected).max() < 12  # a JPEG
+    assert np.abs(page.canvas("original").astype(int) - expected).max() < 12  # a JPEG
 
 
 @pytest.mark.parametrize("width", [450, 1300])
