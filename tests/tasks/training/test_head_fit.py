@@ -59,7 +59,9 @@ def test_training_begins_with_the_fitted_head_and_keeps_it_if_nothing_is_better(
     tmp_path: Path, pretrained: Path, colours: Path, encoder: list[str]
 ) -> None:
     chosen = [*encoder, f"data={colours}", f"init={pretrained}", "batch_size=8", "threads=1", "validation=0.25"]
-    recipe = load_recipe("finetune", None, [*chosen, "steps=4", "base_lr=1e-9", "evaluate_every=1"])
+    recipe = load_recipe(
+        "finetune", None, [*chosen, "steps=4", "base_lr=1e-9", "evaluate_every=1", "fit_head=true", "pool=mean+std"]
+    )
     result = finetune(recipe, Start(tmp_path / "run", quiet=True))
     assert result["top1"] == 1.0 and result["steps"] == 4
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
