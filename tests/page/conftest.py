@@ -23,6 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Page]:
         "five": lambda: mae(5),
         "gray": lambda: mae(1),
         "empty": lambda: mae(),
+        "cross": lambda: mae(decoder="cross"),
         "classifier": classifier,
         "labels": classifier,
         "encoder": classifier,

@@ -99,6 +99,13 @@ def test_attention_says_where_a_patch_looks(visit) -> None:
     sync_api.expect(text).not_to_contain_text("The patch at row 1, column 1")
 
 
+def test_attention_of_a_cross_decoder_is_shown_with_nothing_removed(visit) -> None:
+    page = cleared(visit("cross"))
+    page.locator("#attention-part").select_option("decoder")
+    sync_api.expect(page.locator("#attention-text")).to_contain_text("looks most at")
+    assert (canvas(page, "completed") == canvas(page, "original")).all()
+
+
 def test_neighbours_are_ranked_and_opened(visit, made) -> None:
     page = visit()
     cosines = [float(text) for text in page.locator("#neighbour-list .small").all_inner_texts()]

@@ -94,8 +94,14 @@
     change(removed);
   }
 
+  /** Go back to the last mask that differs: a stroke over removed patches changes nothing. */
   function undo() {
-    if (state.undo.length) change(state.undo.pop());
+    const differs = (mask) => mask.some((value, place) => value !== state.removed[place]);
+    while (state.undo.length) {
+      const mask = state.undo.pop();
+      if (differs(mask)) return change(mask);
+    }
+    showMask();
   }
 
   function drawMask({ kind, seed, ratio }) {
@@ -309,7 +315,7 @@
     for (const id of ['panel-completed', 'panel-prediction']) byId(id).hidden = !isMae;
     byId('plain-switch').hidden = header.target !== 'normalised' || !isMae;
     document.body.dataset.kind = header.kind;
-    document.body.classList.toggle('coarse', header.image[0] < 96);
+    document.body.classList.toggle('coarse', Math.min(...header.image) < 96);
     document.documentElement.style.setProperty('--image-aspect', `${header.image[1]} / ${header.image[0]}`);
     document.documentElement.style.setProperty('--image-ratio', header.image[1] / header.image[0]);
     if (!paddlemaeImages.readsFiles(header)) {

@@ -38,11 +38,7 @@ const paddlemaeAttention = (() => {
   /** Say in words where a patch looks. */
   function describe(found, patch, columns, part) {
     const where = words(patch, columns);
-    if (!found) {
-      return part === 'encoder'
-        ? `The patch at ${where} is removed: the encoder does not see it. Choose one that is kept.`
-        : `This decoder asks nothing from the patch at ${where}: it is kept. Choose one that is removed.`;
-    }
+    if (!found) return `The patch at ${where} is removed: the ${part} does not see it. Choose one that is kept.`;
     const seen = [...found.shares.keys()].filter((place) => !Number.isNaN(found.shares[place]));
     const best = seen.sort((a, b) => found.shares[b] - found.shares[a]).slice(0, TOP);
     const named = best.map((place) => `${place === patch ? 'itself' : words(place, columns)} (${percent(found.shares[place], 1)})`);

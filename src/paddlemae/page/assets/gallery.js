@@ -19,7 +19,6 @@ const paddlemaeGallery = (() => {
   /** Return a canvas of a picture. */
   function thumbnail(header, picture) {
     const canvas = make('canvas', { 'aria-hidden': 'true' });
-    canvas.classList.toggle('coarse', header.image[0] < 96);
     drawPixels(canvas, picture.rgba, header.image[1], header.image[0]);
     return canvas;
   }
@@ -87,11 +86,12 @@ const paddlemaeGallery = (() => {
       }
       const wrong = [];
       for (const file of files) {
-        const timer = setTimeout(() => say(`Reading ${file.name} …`, 'quiet'), SAY_AFTER);
+        const name = `\u2068${file.name}\u2069`; // isolated: its letters may run from right to left
+        const timer = setTimeout(() => say(`Reading ${name} …`, 'quiet'), SAY_AFTER);
         try {
           addOwn(await readFile(file, header), file.name);
         } catch (error) {
-          wrong.push(`${file.name}: ${error.message}.`);
+          wrong.push(`${name}: ${error.message}.`);
         } finally {
           clearTimeout(timer);
         }

@@ -196,11 +196,12 @@ const paddlemaeImages = (() => {
     try {
       picture = await decode(file);
     } catch {
-      throw new Error('this browser can\'t read it as an image: it is none, damaged, too large or of another type');
+      throw new Error('this browser can\'t read it: no image, damaged, too large, or of a type that it does not know');
     }
     try {
       return await readPicture(picture, header);
     } catch (error) {
+      if (error.name === 'SecurityError') throw new Error('this browser lets no page read such a drawing');
       throw new Error(`it can't be drawn (${error.message}); a smaller copy of it may work`);
     } finally {
       picture.close?.();

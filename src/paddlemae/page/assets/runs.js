@@ -6,7 +6,7 @@ const paddlemaeRuns = (() => {
   // milliseconds: a request that is expected to end sooner is not cancelled for a newer one, so that the pictures follow
   // a brush that never rests
   const PATIENCE = 1000;
-  const SHOW_AFTER = 250; // milliseconds until progress is shown
+  const SHOW_AFTER = 600; // milliseconds until progress is shown
 
   /**
    * Return {ask(), cancel()}.

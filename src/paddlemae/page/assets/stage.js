@@ -78,7 +78,7 @@ const paddlemaeStage = (() => {
     const valueOf = (tool, erases) => (tool.kind === 'eraser' || erases ? 0 : 1);
 
     canvas.addEventListener('pointerdown', (event) => {
-      if (event.button !== 0 && event.button !== 2) return;
+      if (stroke || (event.button !== 0 && event.button !== 2)) return;
       event.preventDefault();
       canvas.focus({ preventScroll: true });
       canvas.setPointerCapture(event.pointerId);
@@ -102,7 +102,7 @@ const paddlemaeStage = (() => {
       draw();
     });
 
-    for (const name of ['pointerup', 'pointercancel']) {
+    for (const name of ['pointerup', 'pointercancel', 'lostpointercapture']) {
       canvas.addEventListener(name, (event) => {
         if (stroke && stroke.id === event.pointerId) stroke = null;
       });
