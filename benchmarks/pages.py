@@ -94,7 +94,9 @@ def in_firefox(page: Path) -> list[float]:
             browser.wait_for("!document.body.dataset.busy", 60)
             time.sleep(1)
             words = browser.evaluate(f"return {shown}")
-            number, unit = re.search(r"Computed in ([\d.,]+) (ms|s)", words).groups()
+            match = re.search(r"Computed in ([\d.,]+) (ms|s)", words)
+            assert match, words
+            number, unit = match.groups()
             found.append(float(number.replace(",", "")) * (1000 if unit == "s" else 1))
     return found
 
