@@ -48,8 +48,7 @@ lint: $(VENV)/installed ## Check style, formatting and types
 # Every warning is an error: broken links and anchors, pages that the contents lack. A fresh build each time, since Sphinx
 # repeats no warning. Links to other sites are not followed: that needs a network.
 docs: $(VENV)/installed ## Build the pages into a site that needs no network: site/index.html
-	@rm -rf site build/pages
-	$(VENV)/bin/python scripts/site_pages.py build/pages
+	@rm -rf site
 	$(VENV)/bin/python -m sphinx --quiet --nitpicky --fail-on-warning --keep-going --fresh-env -d build/docs docs site
 	$(VENV)/bin/python scripts/check_site.py site
 

@@ -5,6 +5,13 @@ A link to a file outside of docs/ is relative, as GitHub wants it; on the site t
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+subprocess.run([sys.executable, ROOT / "scripts" / "site_pages.py", ROOT / "build" / "pages"], check=True)
+
 project = "PaddleMAE"
 copyright = "The PaddleMAE authors. Apache-2.0"
 root_doc = "index"
@@ -17,7 +24,7 @@ highlight_language = "text"  # of blocks that name none
 
 html_theme = "furo"  # brings its scripts and styles along, and asks for no font
 html_title = "PaddleMAE"
-html_extra_path = ["../build/pages"]  # what scripts/site_pages.py wrote: pages of models, embedded by page.md
+html_extra_path = ["../build/pages"]  # pages of models, which page.md embeds
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 html_copy_source = False

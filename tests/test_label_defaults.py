@@ -45,10 +45,23 @@ def test_the_bands_ascend_and_end_nowhere() -> None:
 def test_few_labels_get_many_epochs_and_a_learning_rate_for_their_batch() -> None:
     recipe = chosen()
     assert recipe.training.total_steps(120) == BANDS[0].steps and recipe.training.epochs == 400
-    assert recipe.training.base_lr * recipe.training.effective_batch_size / 256 == pytest.approx(BANDS[0].lr)
+    assert recipe.training.base_lr * recipe.training.effective_batch_size / 256 == pytest.approx(BANDS[0].lr / 3)
     other = chosen(FEW, "batch_size=8", "accumulation_steps=2").training
-    assert other.base_lr * 16 / 256 == pytest.approx(BANDS[0].lr) and other.total_steps(120) == BANDS[0].steps
+    assert other.base_lr * 16 / 256 == pytest.approx(BANDS[0].lr / 3) and other.total_steps(120) == BANDS[0].steps
     assert recipe.evaluate_every == 20 and recipe.training.checkpoint_every == 40
+
+
+def test_a_head_is_fitted_for_few_labels_of_pretrained_models() -> None:
+    def head(labelled: Labelled, *named: str) -> tuple[bool, str]:
+        recipe = chosen(labelled, *named)
+        return recipe.fit_head, recipe.model.pool
+
+    assert head(FEW) == (True, "mean+std") == head(FEW, "pool=mean+std")
+    assert head(FEW, "fit_head=false") == (False, "mean+std")
+    assert head(FEW, "base_lr=0.1") == (False, "mean") == head(replace(FEW, is_pretrained=False))
+    assert head(replace(FEW, images=20_000)) == (False, "mean+std") == head(replace(FEW, is_multi_label=True))
+    lr = chosen(FEW, "fit_head=false").training.base_lr
+    assert lr == pytest.approx(3 * chosen(FEW).training.base_lr)
 
 
 def test_what_is_named_stays() -> None:

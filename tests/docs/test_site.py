@@ -84,7 +84,9 @@ def test_pages_show_in_a_browser_without_a_network(site: Path, chromium, width: 
     )
     page.on("pageerror", lambda error: wrong.append(f"{page.url}: {error}"))
     page.on("requestfailed", lambda asked: wrong.append(f"{page.url}: {asked.url}"))
-    page.on("request", lambda asked: None if asked.url.startswith(("file:", "data:")) else wrong.append(asked.url))
+    page.on(
+        "request", lambda asked: None if asked.url.startswith(("file:", "data:", "blob:")) else wrong.append(asked.url)
+    )
     for source in PAGES:
         if source != README:
             page.goto((site / f"{source.stem}.html").as_uri())

@@ -83,6 +83,8 @@ def images_of(model, count: int = 5) -> np.ndarray:
 
 CASES = {
     "classifier, fc_norm": ("classifier", None, lambda: classifier()),
+    "classifier, mean and deviation": ("classifier", None, lambda: classifier(pool="mean+std")),
+    "encoder, half of mean and deviation": ("encoder", "mean", lambda: classifier(pool="mean+std")),
     "classifier, norm, 3 channels": ("classifier", None, lambda: classifier(pool="cls", channels=3)),
     "classifier without cls token": ("classifier", None, lambda: classifier(cls_token=False)),
     "mean of a classifier with fc_norm": ("encoder", "mean", lambda: classifier()),

@@ -153,8 +153,7 @@ def test_shapes_that_do_not_fit_together_are_refused() -> None:
         (dict(embed_dim=18, num_heads=3), "divisible by 4, got 18"),
         (dict(drop_path=1.0), r"drop_path must be in \[0, 1\), got 1.0"),
         (dict(positions="rotary"), "sincos2d, sincos1d, learned, got 'rotary'"),
-        (dict(pool="max"), "one of cls, mean, got 'max'"),
-        (dict(pool="mean+std"), "one of cls, mean, got"),
+        (dict(pool="max"), "one of cls, mean, mean.std, got 'max'"),
         (dict(pool="cls", cls_token=False), "no cls token; use pool='mean'"),
     ]:
         with pytest.raises(ValueError, match=message) as raised:
@@ -345,6 +344,15 @@ def test_pooling_by_hand() -> None:
     np.testing.assert_allclose(both, expected, atol=1e-5)
     with pytest.raises(ValueError, match="for the mean of its tokens"):
         features(by_mean, pixels, "mean+std")
+    by_both = classifier(pool="mean+std")
+    patches = encode(by_both.encoder, pixels).numpy()[:, 1:]
+    expected = layer_norm(np.concatenate([patches.mean(1), patches.std(1)], axis=1))
+    np.testing.assert_allclose(features(by_both, pixels, "mean+std"), expected, atol=1e-5)
+    np.testing.assert_allclose(features(by_both, pixels, "mean"), expected[:, :16], atol=1e-5)
+    logits = expected @ by_both.head.weight.numpy() + by_both.head.bias.numpy()
+    np.testing.assert_allclose(by_both(pixels), logits, atol=1e-6)
+    with pytest.raises(ValueError, match="for the mean.std of its tokens"):
+        features(by_both, pixels, "cls")
     wanted = layer_norm(tokens)[:, 0] @ by_cls.head.weight.numpy() + by_cls.head.bias.numpy()
     np.testing.assert_allclose(by_cls(pixels), wanted, atol=1e-6)
 

@@ -37,6 +37,7 @@ MODELS: dict[str, Callable[[], Any]] = {
         **SHAPE, **DECODER, decoder="cross", inter_block_attention=False, positions="sincos1d"
     ),
     "classifier": lambda: VisionTransformer(**SHAPE, num_classes=7),
+    "classifier of mean and deviation": lambda: VisionTransformer(**SHAPE, num_classes=4, pool="mean+std"),
     "classifier of the cls token": lambda: VisionTransformer(**SHAPE, num_classes=3, pool="cls"),
     "linear": lambda: Segmenter(**SHAPE, num_classes=4, head="linear"),
     "conv": lambda: Segmenter(**SHAPE, num_classes=4, head="conv", head_width=8, relative_positions=True),

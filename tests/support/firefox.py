@@ -129,7 +129,7 @@ def started_firefox(executable: str, folder: Path) -> Iterator[Firefox]:
             process.wait()
 
 
-def _connect(process: subprocess.Popen, port: int) -> Firefox:
+def _connect(process: subprocess.Popen[bytes], port: int) -> Firefox:
     end = time.monotonic() + START_SECONDS
     while True:
         try:

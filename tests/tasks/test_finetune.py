@@ -80,7 +80,7 @@ def test_a_run_folder_is_complete(tuned) -> None:
 
 def test_positions_are_learned_from_the_fixed_table_of_the_weights(recipe, pretrained: Path, tmp_path: Path) -> None:
     """As the official fine-tuning does it."""
-    chosen = recipe(f"init={pretrained}", "positions=learned", "base_lr=1", "layer_decay=1")
+    chosen = recipe(f"init={pretrained}", "positions=learned", "base_lr=1", "layer_decay=1", "fit_head=false")
     fixed = read_checkpoint(str(pretrained))
     assert fixed.description.architecture["positions"] == "sincos2d"
     parts = prepare(chosen)

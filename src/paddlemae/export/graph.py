@@ -35,6 +35,7 @@ from paddlemae.export.segmentation import segmentation
 from paddlemae.model.blocks import Attention
 from paddlemae.model.classifier import VisionTransformer
 from paddlemae.model.decoders.cross import CrossAttention
+from paddlemae.model.encoder import MEAN_STD
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.segmenter import Segmenter
 from paddlemae.model.targets import TARGET_EPSILON
@@ -126,10 +127,21 @@ def _features(graph: Graph, model: Model, images_BCHW: Value, token: str) -> Val
     maps, tokens = _encoder(graph, model, x_BLD, patches, only_first=token == "cls")
     norms_tokens = not model.encoder.norms_pooled
     x_RD = norm(graph, maps[-1], "norm") if norms_tokens else maps[-1]
-    if token == "mean":
+    if token != "cls":
         x_BLD = without_cls(graph, reshape(graph, x_RD, -1, tokens, width), model.encoder.has_cls)
         x_RD = graph.add("ReduceMean", x_BLD, graph.numbers(1), keepdims=0)
-    return x_RD if norms_tokens else norm(graph, x_RD, "fc_norm")
+    if MEAN_STD in (token, model.encoder.norms_pooled):
+        x_RD = graph.add("Concat", x_RD, _deviation(graph, x_BLD), axis=1)
+    x_RD = x_RD if norms_tokens else norm(graph, x_RD, "fc_norm")
+    is_half = token == "mean" and model.encoder.norms_pooled == MEAN_STD
+    return cut(graph, x_RD, 0, width, axis=1) if is_half else x_RD
+
+
+def _deviation(graph: Graph, x_BLD: Value) -> Value:
+    """Compute the standard deviation of each feature over an image's patches, [B, D]."""
+    centred = graph.add("Sub", x_BLD, graph.add("ReduceMean", x_BLD, graph.numbers(1), keepdims=1))
+    variance_BD = graph.add("ReduceMean", graph.add("Mul", centred, centred), graph.numbers(1), keepdims=0)
+    return graph.add("Sqrt", variance_BD)
 
 
 def _encoder(

@@ -12,9 +12,9 @@ import numpy as np
 
 from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.model.blocks import initialise
-from paddlemae.model.encoder import HEAD_POOLS, Encoder, check_pool, features
+from paddlemae.model.encoder import Encoder, check_pool, features
 from paddlemae.model.kernels.layers import Linear
-from paddlemae.model.shape import architecture_of, document_keys, split_keys
+from paddlemae.model.shape import architecture_of, document_keys, pooled_width, split_keys
 
 HEAD_STD = 2e-5  # a new head starts near uniform predictions (MAE, appendix A.2, after MoCo v3)
 
@@ -36,14 +36,14 @@ class VisionTransformer(nn.Layer):
         super().__init__()
         shape, head = split_keys(self.kind, keys)
         self.config = architecture_of(shape, head)
-        check_pool(head.pool, shape.cls_token, HEAD_POOLS)
+        check_pool(head.pool, shape.cls_token)
         self.grid: tuple[int, int] = shape.grid
         self.pool: str = head.pool
         self.has_head = head.num_classes > 0
         self.recompute = False  # see `run_blocks`; a setting of the training, not of the model
-        self.encoder = Encoder(shape, norms_pooled=head.pool == "mean")
+        self.encoder = Encoder(shape, norms_pooled=None if head.pool == "cls" else head.pool)
         if self.has_head:
-            self.head = Linear(shape.embed_dim, head.num_classes)
+            self.head = Linear(pooled_width(head.pool, shape.embed_dim), head.num_classes)
         initialise(self)
         if self.has_head:
             nn.initializer.TruncatedNormal(std=HEAD_STD, a=-2.0, b=2.0)(self.head.weight)

@@ -24,10 +24,12 @@ from paddlemae.model.kernels.rows import mean_rows
 from paddlemae.model.masking import Mask
 from paddlemae.model.patches import flat_rows, patchify, take_patches
 from paddlemae.model.positions import add_positions, resize_positions, take_positions, token_init
-from paddlemae.model.shape import EncoderShape, pair, patch_grid
+from paddlemae.model.shape import EncoderShape, pair, patch_grid, pooled_width
 
-HEAD_POOLS = ("cls", "mean")  # ways to make one feature vector of an image's tokens that a head takes
-POOLS = (*HEAD_POOLS, "mean+std")
+MEAN_STD = "mean+std"
+POOLS = ("cls", "mean", MEAN_STD)  # ways to make one feature vector of an image's tokens
+ASKING = ("cls", "mean")  # tokens whose attention is shown
+VARIANCE_EPSILON = 1e-12  # under the root, so that tokens that are all alike have a gradient
 
 
 class PatchEmbed(nn.Layer):
@@ -45,7 +47,7 @@ class Encoder(nn.Layer):
     """A ViT without a head (MAE, sec. 3, "MAE encoder"); `encode` and `features` run it.
 
     Args:
-        norms_pooled: the last norm, `fc_norm`, comes behind pooling; else it is `norm`, in front of it.
+        norms_pooled: the pool behind which the last norm, `fc_norm`, comes; None is a `norm` in front of any pool.
         has_norm: whether there is a last norm; heads that read the blocks' outputs need none.
         relative_positions: whether attention has a bias for each distance of two patches.
     Raises:
@@ -56,7 +58,7 @@ class Encoder(nn.Layer):
         self,
         shape: EncoderShape,
         *,
-        norms_pooled: bool = False,
+        norms_pooled: str | None = None,
         has_norm: bool = True,
         relative_positions: bool = False,
     ) -> None:
@@ -76,7 +78,7 @@ class Encoder(nn.Layer):
             for block in self.blocks:
                 block.attn.add_relative_positions(self.grid, shape.cls_token)
         if norms_pooled:
-            self.fc_norm = LayerNorm(shape.embed_dim, epsilon=NORM_EPSILON)
+            self.fc_norm = LayerNorm(pooled_width(norms_pooled, shape.embed_dim), epsilon=NORM_EPSILON)
         elif has_norm:
             self.norm = LayerNorm(shape.embed_dim, epsilon=NORM_EPSILON)
 
@@ -200,11 +202,14 @@ def check_pool(pool: str, has_cls: bool, pools: Sequence[str] = POOLS) -> None:
 
 
 def check_norm(encoder: Encoder, pool: str) -> None:
-    """Raise a ValueError where there is no last norm, or one for the mean of the tokens and `pool` is "mean+std"."""
+    """Raise a ValueError where there is no last norm, or one that is for another pool."""
     if not encoder.has_norm:
         raise ValueError("this model has no norm after its last block; use another norm, such as none or batch")
-    if encoder.norms_pooled and pool == "mean+std":
-        raise ValueError("the last norm of this model is for the mean of its tokens; for mean+std use another norm")
+    fitting = {"mean": ("mean", "cls"), MEAN_STD: (MEAN_STD, "mean")}
+    if encoder.norms_pooled and pool not in fitting[encoder.norms_pooled]:
+        raise ValueError(
+            f"the last norm of this model is for the {encoder.norms_pooled} of its tokens; for {pool} use another norm"
+        )
 
 
 def pool_tokens(x_BND: paddle.Tensor, pool: str, has_cls: bool) -> paddle.Tensor:
@@ -216,7 +221,8 @@ def pool_tokens(x_BND: paddle.Tensor, pool: str, has_cls: bool) -> paddle.Tensor
     mean_BD = mean_rows(patches_BLD)
     if pool == "mean":
         return mean_BD
-    return paddle.concat([mean_BD, patches_BLD.std(axis=1, unbiased=False)], axis=1)
+    variance_BD = mean_rows((patches_BLD - mean_BD.unsqueeze(1)).square())
+    return paddle.concat([mean_BD, (variance_BD + VARIANCE_EPSILON).sqrt()], axis=1)
 
 
 def features(
@@ -237,7 +243,8 @@ def features(
         depth: how many of the blocks are run; None is all of them.
         normalise: whether the encoder's last norm is applied.
     Returns:
-        tensor [B, D], of "mean+std" [B, 2 D]; see `Encoder.norms_pooled`.
+        tensor [B, D], of "mean+std" [B, 2 D]; see `Encoder.norms_pooled`. Of a norm for "mean+std", "mean" is its
+        first half.
     Raises:
         ValueError: as `check_pool` and `check_norm`.
     """
@@ -249,6 +256,9 @@ def features(
     if not normalise:
         return pool_tokens(x_BND, pool, encoder.has_cls)
     check_norm(encoder, pool)
+    if encoder.norms_pooled == MEAN_STD:
+        pooled_BF = encoder.fc_norm(pool_tokens(x_BND, MEAN_STD, encoder.has_cls))
+        return pooled_BF if pool == MEAN_STD else pooled_BF[:, : x_BND.shape[-1]]
     if encoder.norms_pooled:
         return encoder.fc_norm(pool_tokens(x_BND, pool, encoder.has_cls))
     return pool_tokens(encoder.norm(x_BND), pool, encoder.has_cls)
@@ -267,7 +277,7 @@ def attention_maps(model: EncoderModel, images_BCHW: paddle.Tensor, token: str) 
         ValueError: "cls" from a model without a cls token, or another token.
     """
     encoder = model.encoder
-    check_pool(token, encoder.has_cls, HEAD_POOLS)
+    check_pool(token, encoder.has_cls, ASKING)
     with evaluating(encoder):
         x_BND = encode(encoder, images_BCHW, depth=len(encoder.blocks) - 1)
     grid = patch_grid(images_BCHW.shape[2:], encoder.patch_size)

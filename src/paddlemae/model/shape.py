@@ -132,8 +132,10 @@ class HeadShape:
     """The shape of what follows the encoder in a classifier."""
 
     num_classes: int = _key(1000, "outputs of the head; 0 is an encoder without a head", ge=0, le=MOST)
-    pool: Literal["mean", "cls"] = _key(
-        "mean", "the classifier reads the `mean` of the patch tokens, then a norm, or the `cls` token"
+    pool: Literal["mean", "cls", "mean+std"] = _key(
+        "mean",
+        "the classifier reads the `mean` of the patch tokens or `mean+std`, their mean and standard deviation, then a "
+        "norm; or the `cls` token",
     )
 
 
@@ -349,15 +351,22 @@ def tensor_shapes(kind: str, architecture: Mapping[str, Any]) -> TensorShapes:
         if architecture.get("relative_positions"):
             distances = relative_distances((height // patch_height, wide // patch_width))
             shapes |= {f"blocks.{number}.attn.{RELATIVE_POSITIONS}": (distances, architecture["num_heads"])}
-    norm = "fc_norm" if architecture.get("pool") == "mean" else "norm"
+    pool = architecture.get("pool", "cls")
+    norm = ("norm", width) if pool == "cls" else ("fc_norm", pooled_width(pool, width))
     if architecture.get("head") != "upernet":
-        shapes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
+        shapes |= {f"{norm[0]}.weight": norm[1:], f"{norm[0]}.bias": norm[1:]}
     if kind == "segmenter":
         channels = SegmenterShape(head=architecture["head"], head_width=architecture.get("head_width")).channels(width)
         return shapes | head_tensors({**architecture, "head_width": channels})
     if kind == "classifier":
-        shapes |= {"head.weight": (architecture["num_classes"], width), "head.bias": (architecture["num_classes"],)}
+        classes, inputs = architecture["num_classes"], pooled_width(pool, width)
+        shapes |= {"head.weight": (classes, inputs), "head.bias": (classes,)}
     return shapes | (_decoder_shapes(architecture, tokens, math.prod(patch)) if kind == "mae" else {})
+
+
+def pooled_width(pool: str, width: int) -> int:
+    """Return the numbers of a feature that is pooled from tokens of a width."""
+    return 2 * width if pool == "mean+std" else width
 
 
 def relative_distances(grid: tuple[int, int]) -> int:

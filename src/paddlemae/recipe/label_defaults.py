@@ -20,7 +20,9 @@ UNEQUAL = 3  # the largest class divided by the smallest, from which rare classe
 EVALUATIONS = 20  # in a run, about
 CHECKPOINTS = 10
 WARMUP_SHARE = 0.1
+FEW_TO_FIT = 20_000  # labelled images below which a fitted head is worth its time
 FEW_STEPS = 4  # the default length divided by that of a run that is called short
+FITTED_LR = 1 / 3  # of the peak learning rate where the head is fitted, which large steps would undo
 NARROW = 256  # width up to which the learning rates hold
 WIDE = 768  # width from which the paper's layer decay holds
 
@@ -100,8 +102,8 @@ class Choice:
 # task -> section -> settings that are chosen; "" is the recipe itself
 CHOSEN: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "finetune": {
-        "": ("sampling", "label_smoothing", "layer_decay", "mixup", "cutmix", "evaluate_every"),
-        "model": ("drop_path",),
+        "": ("sampling", "fit_head", "label_smoothing", "layer_decay", "mixup", "cutmix", "evaluate_every"),
+        "model": ("drop_path", "pool"),
         "augment": ("crop_scale", "fit", "eval_crop_ratio", "randaugment"),
         "training": ("batch_size", "epochs", "warmup_epochs", "base_lr", "weight_decay", "checkpoint_every"),
     },
@@ -175,7 +177,9 @@ def _choices(recipe: FinetuneRecipe, labelled: Labelled, still_open: tuple[str, 
     batch_size = -(-batch_size // recipe.augment.repeats) * recipe.augment.repeats
     images_per_step = batch_size * training.accumulation_steps
     epochs, choices = _length(recipe, labelled, band, images_per_step, still_open)
-    lr, lr_reason = _peak_lr(band, labelled, why)
+    head, pool = _head(labelled, still_open)
+    fits_head = head.value if "fit_head" in still_open else recipe.fit_head
+    lr, lr_reason = _peak_lr(band, labelled, why, fits_head=fits_head)
     decay, decay_reason = _layer_decay(labelled)
     smoothing = (0.0, "several classes per image") if labelled.is_multi_label else (band.label_smoothing, why)
     crop_scale = None if recipe.augment.shift else band.crop_scale
@@ -187,6 +191,8 @@ def _choices(recipe: FinetuneRecipe, labelled: Labelled, still_open: tuple[str, 
         Choice("training.base_lr", lr * 256 / images_per_step, f"peak lr {lr:g}: {lr_reason}"),
         Choice("training.weight_decay", band.weight_decay, why),
         Choice("layer_decay", decay, decay_reason),
+        head,
+        pool,
         Choice("model.drop_path", band.drop_path, why),
         Choice("label_smoothing", *smoothing),
         Choice("mixup", band.mixup, why),
@@ -198,6 +204,22 @@ def _choices(recipe: FinetuneRecipe, labelled: Labelled, still_open: tuple[str, 
         Choice("evaluate_every", max(1.0, _rounded(epochs / EVALUATIONS)), f"about {EVALUATIONS} evaluations"),
         Choice("training.checkpoint_every", max(1.0, _rounded(epochs / CHECKPOINTS)), "about 10 checkpoints"),
     ]
+
+
+def _head(labelled: Labelled, still_open: tuple[str, ...]) -> tuple[Choice, Choice]:
+    """Return whether the head is fitted before training, and what it reads.
+
+    A learning rate that somebody names is for a head that begins at random and reads the mean.
+    """
+    if not labelled.is_pretrained or "training.base_lr" not in still_open:
+        reason = "a named learning rate" if labelled.is_pretrained else "random weights"
+        return Choice("fit_head", False, reason), Choice("model.pool", "mean", reason)
+    pool = "mean+std", "pretrained: the deviation of the patches tells classes apart, too"
+    if labelled.is_multi_label:
+        return Choice("fit_head", False, "several classes per image"), Choice("model.pool", *pool)
+    few = labelled.images < FEW_TO_FIT
+    why = f"{labelled.images:,} labelled images"
+    return Choice("fit_head", few, why), Choice("model.pool", *pool)
 
 
 def _sampling(recipe: FinetuneRecipe, labelled: Labelled) -> Choice:
@@ -246,7 +268,10 @@ def short_run(recipe: FinetuneRecipe, images: int, views: int) -> str | None:
     )
 
 
-def _peak_lr(band: Band, labelled: Labelled, why: str) -> tuple[float, str]:
+def _peak_lr(band: Band, labelled: Labelled, why: str, *, fits_head: bool) -> tuple[float, str]:
+    if fits_head:
+        lr = band.lr * FITTED_LR
+        return (lr, f"{why}, fitted head") if labelled.width <= NARROW else (lr / 2, f"{why}, width {labelled.width}")
     if not labelled.is_pretrained:
         return band.lr / 2, f"{why}, random weights"
     return (band.lr, why) if labelled.width <= NARROW else (band.lr / 2, f"{why}, width {labelled.width}")

@@ -309,6 +309,11 @@ class FinetuneRecipe(BaseModel):
     trainable_blocks: NonNegativeFloat | None = setting(
         None, "fine-tune the last blocks only: 0, 0.5 (the last MLP), 1, 2, ...; null: all weights"
     )
+    fit_head: bool = setting(
+        False,
+        "begin with a head fitted to the pretrained encoder's features by logistic regression, and let it compete for "
+        "the best checkpoint; without, the head begins at random",
+    )
     label_smoothing: Share = setting(0.1, "share of each label that is spread over all classes")
     layer_decay: ShareOrAll = setting(0.75, LAYER_DECAY)
     ema_decay: Share | None = setting(None, EMA_DECAY)
@@ -347,6 +352,8 @@ class FinetuneRecipe(BaseModel):
                 "sampling=balanced has as many views of each class, so class_weights=balanced has no effect; leave one "
                 "out"
             )
+        if self.fit_head and self.init == SCRATCH:
+            raise ValueError("fit_head=true requires pretrained weights; random features say nothing: fit_head=false")
         if self.mean == AUTO and self.init not in (None, SCRATCH):
             raise ValueError("mean=auto requires init=scratch; pretrained weights come with their own mean and std")
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from paddlemae.data.sources import Source
@@ -17,6 +18,7 @@ from paddlemae.tasks.training.evaluate_classifier import evaluate_classifier
 from paddlemae.tasks.training.exhibits import fixed_images, show_attention
 from paddlemae.tasks.training.finetuning_loss import loss_function
 from paddlemae.tasks.training.finetuning_setup import build, choose_defaults, open_inputs
+from paddlemae.tasks.training.head_fit import fit_head
 from paddlemae.tasks.training.memory_trial import memory_plan
 from paddlemae.tasks.training.multi_label import MultiLabelEvaluation
 from paddlemae.tasks.training.optional_output import optional
@@ -86,6 +88,7 @@ def _finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None) ->
         suit=_with_own_thresholds,
         description_of=description_of,
         show=attention,
+        begin=partial(fit_head, parts, recipe, start) if recipe.fit_head and inputs.saved is None else None,
         note=short_run(recipe, len(parts.splits.train), parts.views),
     )
     return train_and_test(run, parts, method, compared_run)

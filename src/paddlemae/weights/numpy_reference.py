@@ -85,10 +85,13 @@ class _Model:
         return x_BND
 
     def pool(self, x_BND: np.ndarray, pool: str) -> np.ndarray:
-        """Normalise the mean, as fine-tuned models do (MAE, appendix A.2), or average normalised tokens."""
+        """Normalise what is pooled, as fine-tuned models do (MAE, appendix A.2), or pool normalised tokens."""
         after = "fc_norm.weight" in self.tensors
         x_BND = x_BND if after else self.norm(x_BND, "norm")
-        x_BD = x_BND[:, 0] if pool == "cls" else x_BND[:, self.front :].mean(axis=1)
+        x_BLD = x_BND[:, self.front :]
+        x_BD = x_BND[:, 0] if pool == "cls" else x_BLD.mean(axis=1)
+        if pool == "mean+std":
+            x_BD = np.concatenate([x_BD, x_BLD.std(axis=1)], axis=1)
         return self.norm(x_BD, "fc_norm") if after else x_BD
 
     def decode(self, x_BND: np.ndarray, keep_BK: np.ndarray) -> np.ndarray:

@@ -216,14 +216,18 @@ const paddlemaeNetwork = (() => {
     return yield* decodeMae(model, norm(model, 'norm', encoded.x, width), keep, wanted);
   }
 
-  /** Return the cls token of x [N, D], or the mean of its patch tokens. */
+  /** Return the cls token of x [N, D], the mean of its patch tokens, or their mean and deviation. */
   function poolTokens(x, width, pool, hasCls) {
     if (pool === 'cls') return x.slice(0, width);
     const from = hasCls ? width : 0;
     const out = new Float32Array(width);
     for (let i = from; i < x.length; i++) out[i % width] += x[i];
     const rows = (x.length - from) / width;
-    return out.map((value) => value / rows);
+    const mean = out.map((value) => value / rows);
+    if (pool !== 'mean+std') return mean;
+    const squares = new Float64Array(width);
+    for (let i = from; i < x.length; i++) squares[i % width] += (x[i] - mean[i % width]) ** 2;
+    return Float32Array.from([...mean, ...squares.map((value) => Math.sqrt(value / rows))]);
   }
 
   /** Return one feature vector [D] from encoded tokens, as `model.encoder.features` does. */
@@ -232,7 +236,10 @@ const paddlemaeNetwork = (() => {
     const width = architecture.embed_dim;
     const hasCls = architecture.cls_token;
     const pool = kind === 'classifier' ? architecture.pool : hasCls ? 'cls' : 'mean';
-    if (model.tensors['fc_norm.weight']) return norm(model, 'fc_norm', poolTokens(x, width, pool, hasCls), width);
+    if (model.tensors['fc_norm.weight']) {
+      const pooled = poolTokens(x, width, pool, hasCls);
+      return norm(model, 'fc_norm', pooled, pooled.length);
+    }
     const normed = model.tensors['norm.weight'] ? norm(model, 'norm', x, width) : x;
     return poolTokens(normed, width, pool, hasCls);
   }

@@ -105,7 +105,7 @@ def show_attention(
     run: Path, model: MaskedAutoencoder | VisionTransformer, description: Description, images_u8: np.ndarray
 ) -> None:
     """Draw the attention of the last block: of the cls token where the model pools that, else of the patches."""
-    maps_BHL = attention_maps(model, to_input(images_u8, description), model.pool).numpy()
+    maps_BHL = attention_maps(model, to_input(images_u8, description), "cls" if model.pool == "cls" else "mean").numpy()
     heads, originals = maps_BHL.shape[1], as_pictures(images_u8)
 
     def over(maps_NL: np.ndarray, pictures: np.ndarray) -> np.ndarray:

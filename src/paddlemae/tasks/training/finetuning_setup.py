@@ -64,7 +64,8 @@ def choose_defaults(recipe: FinetuneRecipe, inputs: Inputs) -> tuple[FinetuneRec
     )
     chosen, choices = choose(recipe, labelled)
     if not inputs.saved:
-        inputs = replace(inputs, arguments={**inputs.arguments, "drop_path": chosen.model.drop_path})
+        model = {"drop_path": chosen.model.drop_path, "pool": chosen.model.pool}
+        inputs = replace(inputs, arguments={**inputs.arguments, **model})
     return chosen, inputs, choices
 
 

@@ -46,6 +46,7 @@ def run_training(
     loss_fn: LossFn,
     shares_cpu: bool = True,
     in_memory: bool = False,
+    evaluates_first: bool = False,
     hooks: Sequence[AfterStep] = (),
 ) -> Evaluation | None:
     """Fit `state` to the end of the course, writing metrics and checkpoints into the run folder.
@@ -54,6 +55,7 @@ def run_training(
         batches: yields the micro-batches from `state.step` on; called again if the run goes back to a checkpoint.
         shares_cpu: each micro-batch is shared among CPU threads, see `share_cpu`.
         in_memory: whether nothing is read, so that waiting for data is not reported.
+        evaluates_first: whether the model is also evaluated, and kept as the best so far, before the first step.
         hooks: called after each step, before it is logged and saved.
     Returns:
         the last evaluation; None without one.
@@ -79,6 +81,8 @@ def run_training(
     stream = batches()  # before the bar: packing a cache shows one of its own
     with progress(label, total, state.step, not start.quiet) as show, stop_on_signals(max_seconds) as stop, saver:
         save = SaveWhenDue(course, record, saver)
+        if evaluates_first and state.step == 0 and save.evaluate(state):
+            saver.save(best=True)
         settings = FitSettings(
             total_steps=total,
             accumulation_steps=training.accumulation_steps,
@@ -187,16 +191,23 @@ class SaveWhenDue:
 
     def __call__(self, state: TrainState, result: StepResult) -> None:
         self.saver.look()
-        course, is_best = self.course, False
-        if course.evaluate and course.is_due(state.step, course.evaluate_every):
-            self.last = course.evaluate()
-            metrics = self.last.metrics
-            self.saver.description = self.last.describe(self.saver.description)
-            self.record(state.step, course.epoch(state.step), state.seconds, **metrics)
-            if is_best := _is_better(metrics, state.best, course.primary):
-                state.best = {key: metrics[key] for key in (course.primary, "eval_loss")} | {"step": state.step}
+        course = self.course
+        is_best = course.is_due(state.step, course.evaluate_every) and self.evaluate(state)
         if is_best or course.is_due(state.step, course.training.checkpoint_every) or course.is_lasting(state.step):
             self.saver.save(best=is_best)
+
+    def evaluate(self, state: TrainState) -> bool:
+        """Evaluate where there are images for it, and log the result; return whether it is the best so far."""
+        if self.course.evaluate is None:
+            return False
+        self.last = self.course.evaluate()
+        metrics = self.last.metrics
+        self.saver.description = self.last.describe(self.saver.description)
+        self.record(state.step, self.course.epoch(state.step), state.seconds, **metrics)
+        if not _is_better(metrics, state.best, self.course.primary):
+            return False
+        state.best = {key: metrics[key] for key in (self.course.primary, "eval_loss")} | {"step": state.step}
+        return True
 
 
 def _is_better(metrics: Mapping[str, float], best: Mapping[str, float], primary: str) -> bool:

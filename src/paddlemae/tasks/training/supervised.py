@@ -71,6 +71,7 @@ class Method:
         description_of: step -> the description that its weights are tested with.
         show: draws further exhibits of the tested model, given its evaluation; nothing depends on them.
         shares_cpu: whether CPU threads may share a micro-batch, see `run_training`.
+        begin: changes the model before the first step of a new run, and is evaluated; None leaves it as it is.
         note: a line for a person before the training.
     """
 
@@ -83,6 +84,7 @@ class Method:
     description_of: Callable[[int], Description] | None = None
     show: Callable[[Evaluation], None] | None = None
     shares_cpu: bool = True
+    begin: Callable[[], None] | None = None
     note: str | None = None
 
 
@@ -102,6 +104,8 @@ def train_and_test(
     for line in (_introduction(recipe, model, splits), method.note):
         if line:
             start.say(line)
+    if method.begin:
+        method.begin()
     listed = open_skipped(start, state, splits.parts, parts.view.channels)
     skipped = {id(part): listed.of(part, training.max_bad_images) for part in splits.parts}
 
@@ -128,6 +132,7 @@ def train_and_test(
         method.loss_fn,
         shares_cpu=method.shares_cpu,
         in_memory=method.batches is not None,
+        evaluates_first=method.begin is not None,
     )
     with best_weights(start, state, validated=splits.validation is not None) as step:
         # where the test part chose, in a run of an earlier version, its last evaluation counts as it did there

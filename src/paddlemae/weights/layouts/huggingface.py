@@ -150,6 +150,8 @@ def write_parts(
         refused.append("it has no cls token")
     if architecture.get("pool") == "mean":
         refused.append("it pools by the mean and normalises then, where ViT takes the cls token")
+    if architecture.get("pool") == "mean+std":
+        refused.append("it pools by mean and deviation, where ViT takes the cls token")
     if kind == "mae":  # ViTMAE's own code builds square tables only and cuts squares
         for what in ("image", "patch"):
             if len(set(architecture[f"{what}_size"])) > 1:

@@ -132,7 +132,7 @@ def _refused(kind: str, architecture: Mapping[str, Any], tensors: Mapping[str, n
     if kind == "encoder":
         found.append("it is an encoder alone")
     if kind == "classifier" and architecture["pool"] != "mean":
-        found.append("it classifies by the cls token, not by the mean")
+        found.append(f"it classifies by {architecture['pool']}, not by the mean")
     if kind != "mae":
         return found
     if tensors["decoder_embed.bias"].any():

@@ -56,7 +56,13 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def write_parts(
     kind: str, architecture: Mapping[str, Any], tensors: Mapping[str, np.ndarray], notes: list[str]
 ) -> dict[str, np.ndarray]:
-    """Return our tensors without the decoder's, for which timm has no names."""
+    """Return our tensors without the decoder's, for which timm has no names.
+
+    Raises:
+        ValueError: a classifier that pools as timm's do not.
+    """
+    if architecture.get("pool", "cls") not in POOLS:
+        raise ValueError(f"timm's layout can't hold this model: it pools by {architecture['pool']}")
     if kind == "mae":
         notes.append("timm has no decoder: the encoder alone is written, as in its own vit_*.mae")
     return {name: array for name, array in tensors.items() if not name.startswith(("decoder_", "mask_token"))}
