@@ -40,7 +40,7 @@ REMOVED = (0.75, 0.02)  # of the patches
 TIMES = 9
 RUN = """async (removed, times) => {
   const header = JSON.parse(document.getElementById('model').textContent);
-  const bytes = paddlemaeEngines.bytesOf(document.getElementById('content').textContent.trim());
+  const bytes = await paddlemaeEngines.contentOf(document.getElementById('content').textContent);
   const engine = await paddlemaeEngines.createEngine(header, bytes, document.getElementById('engine').textContent);
   const values = header.image[0] * header.image[1] * header.channels;
   const pixels = Float32Array.from({length: values}, (_, i) => (i * 7919 % 256) / 255);

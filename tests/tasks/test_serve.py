@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def sample_of(page: bytes) -> np.ndarray:
     found = re.search(rb'id="content">([^<]*)<', page)
     assert found
     first = header_of(page)["samples"][0]
-    content = base64.b64decode(found[1])[first["offset"] :][: first["length"]]
+    content = zlib.decompress(base64.b64decode(found[1]))[first["offset"] :][: first["length"]]
     return np.frombuffer(content, np.uint8).reshape(8, 8, 3)
 
 

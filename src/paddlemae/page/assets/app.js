@@ -22,7 +22,6 @@
   const ONE_KEPT = 'One patch must be kept: without any, the model has nothing to go by.';
 
   const header = JSON.parse(byId('model').textContent);
-  const bytes = paddlemaeEngines.bytesOf(byId('content').textContent.trim());
   const total = header.grid[0] * header.grid[1];
   const isMae = header.kind === 'mae';
 
@@ -343,6 +342,12 @@
     introduce();
     listenToTools();
     listenToSaves();
+    let bytes;
+    try {
+      bytes = await paddlemaeEngines.contentOf(byId('content').textContent);
+    } catch (error) {
+      return failed(error);
+    }
     const gallery = paddlemaeGallery.createGallery(header, bytes, { choose, say });
     gallery.select(0);
     let engine;

@@ -128,6 +128,15 @@ const paddlemaeEngines = (() => {
     return bytes;
   }
 
+  /** Return the bytes of a page's content: base64 of what zlib compressed. */
+  async function contentOf(text) {
+    if (typeof DecompressionStream === 'undefined') {
+      throw new Error('this browser is too old for the page; use one of 2023 or later');
+    }
+    const unpacked = new Blob([bytesOf(text.trim())]).stream().pipeThrough(new DecompressionStream('deflate'));
+    return new Uint8Array(await new Response(unpacked).arrayBuffer());
+  }
+
   /**
    * Return the engine that fits the page and the browser.
    *
@@ -142,5 +151,5 @@ const paddlemaeEngines = (() => {
     }
   }
 
-  return { createEngine, createPageEngine, createWorkerEngine, serveWorker, bytesOf };
+  return { createEngine, createPageEngine, createWorkerEngine, serveWorker, bytesOf, contentOf };
 })();
