@@ -15,7 +15,8 @@ const paddlemaeStage = (() => {
   /**
    * Make a canvas a grid that the keyboard moves in: one cell of it is described at a time.
    *
-   * describe: (row, column) -> words. moved: called with the cursor after each move.
+   * describe([row, column]) -> what the cell's words are.
+   * Returns {at, move(event), update(selected), place(), words()}: `at` is [row, column], which callers may change.
    */
   function createCursor(canvas, [rows, columns], describe) {
     const at = [0, 0];
@@ -29,7 +30,7 @@ const paddlemaeStage = (() => {
       cell.parentElement.setAttribute('aria-rowindex', at[0] + 1);
       cell.setAttribute('aria-colindex', at[1] + 1);
       if (selected !== undefined) cell.setAttribute('aria-selected', selected);
-      cell.textContent = `row ${at[0] + 1}, column ${at[1] + 1}: ${describe(at)}`;
+      cell.textContent = describe(at);
       canvas.setAttribute('aria-activedescendant', cell.id);
     }
 
@@ -57,7 +58,8 @@ const paddlemaeStage = (() => {
    */
   function createStage(canvas, grid, hooks) {
     const isRemoved = ([row, column]) => hooks.mask()[row * grid[1] + column];
-    const cursor = createCursor(canvas, grid, (at) => (isRemoved(at) ? 'removed' : 'kept'));
+    const describe = (at) => `row ${at[0] + 1}, column ${at[1] + 1}: ${isRemoved(at) ? 'removed' : 'kept'}`;
+    const cursor = createCursor(canvas, grid, describe);
     const shown = { hover: null, corner: null, usesKeys: false };
     let stroke = null;
     const draw = oncePerFrame(() => drawStage(canvas, grid, hooks.mask(), shown, cursor.at, hooks.tool()));
