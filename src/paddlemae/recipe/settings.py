@@ -352,8 +352,6 @@ class FinetuneRecipe(BaseModel):
                 "sampling=balanced has as many views of each class, so class_weights=balanced has no effect; leave one "
                 "out"
             )
-        if self.fit_head and self.init == SCRATCH:
-            raise ValueError("fit_head=true requires pretrained weights; random features say nothing: fit_head=false")
         if self.mean == AUTO and self.init not in (None, SCRATCH):
             raise ValueError("mean=auto requires init=scratch; pretrained weights come with their own mean and std")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from paddlemae.data.sources import Source
 from paddlemae.data.views.mixup import Mixing, mix_batches
 from paddlemae.model.blocks import activations_of
-from paddlemae.recipe import FinetuneRecipe, short_run
+from paddlemae.recipe import SCRATCH, FinetuneRecipe, short_run
 from paddlemae.tasks.models.build import parameter_count
 from paddlemae.tasks.training import classification
 from paddlemae.tasks.training.course import Evaluation
@@ -54,6 +55,8 @@ def _finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None) ->
     recipe = run.recipe
     parts = build(recipe, inputs)
     training, model = recipe.training, parts.model
+    if recipe.fit_head and recipe.init == SCRATCH:
+        warnings.warn("fit_head has no effect: random features have nothing to fit", stacklevel=2)
     mixing = Mixing(recipe.mixup, recipe.cutmix, recipe.cutmix_probability)
 
     def mix(batches: Batches) -> Batches:
@@ -88,7 +91,7 @@ def _finetune(recipe: FinetuneRecipe, start: Start, compared_run: str | None) ->
         suit=_with_own_thresholds,
         description_of=description_of,
         show=attention,
-        begin=partial(fit_head, parts, recipe, start) if recipe.fit_head and inputs.saved is None else None,
+        begin=partial(fit_head, parts, recipe, start) if recipe.fit_head and inputs.initial else None,
         note=short_run(recipe, len(parts.splits.train), parts.views),
     )
     return train_and_test(run, parts, method, compared_run)

@@ -71,6 +71,9 @@ def test_training_begins_with_the_fitted_head_and_keeps_it_if_nothing_is_better(
     assert best.description.architecture["pool"] == "mean+std" and best.tensors["fc_norm.weight"].std() > 0.1
 
 
-def test_a_head_for_random_weights_is_refused(colours: Path, encoder: list[str]) -> None:
-    with pytest.raises(ValueError, match="fit_head=true requires pretrained weights"):
-        load_recipe("finetune", None, [*encoder, f"data={colours}", "init=scratch", "fit_head=true"])
+def test_a_head_for_random_weights_is_not_fitted(tmp_path: Path, colours: Path, encoder: list[str]) -> None:
+    chosen = [*encoder, f"data={colours}", "init=scratch", "fit_head=true", "steps=1", "batch_size=8", "threads=1"]
+    with pytest.warns(UserWarning, match="fit_head has no effect"):
+        finetune(load_recipe("finetune", None, chosen), Start(tmp_path / "run", quiet=True))
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(record["step"] > 0 for record in records)
