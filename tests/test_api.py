@@ -181,6 +181,7 @@ def test_notebooks_complete_the_names_that_there_are() -> None:
     assert {"load", "pretrain", "finetune", "reconstruct", "__version__"} <= set(dir(paddlemae))
 
 
+@pytest.mark.slow
 def test_several_processes_train_as_one(tmp_path, tiny, encoder, colours, capfd) -> None:
     settings = {**parse_overrides([*tiny, "steps=2", "batch_size=4"]), "threads": 1}
     out = paddlemae.pretrain(data=colours, out=tmp_path / "run", procs=2, quiet=True, **settings)

@@ -28,6 +28,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_script_leads_from_images_to_a_report(folder: Path) -> None:
     environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PRETRAIN": SMALL, "FINETUNE": SMALL}
     words = ["bash", str(ROOT / "examples/journey.sh"), "photos", "labelled", "out"]
