@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -111,3 +112,21 @@ def test_a_signal_that_a_package_caught_ends_the_training() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_a_signal_while_a_lock_is_taken_is_still_that_signal() -> None:
+    """As in the start of a thread, whose lock is then released before it was acquired."""
+    condition = threading.Condition(threading.RLock())
+    with pytest.raises(Preempted), ended_by_signals(), condition:
+        condition.release()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+
+
+def test_an_error_while_a_signal_is_handled_is_that_error() -> None:
+    with pytest.raises(RuntimeError, match="the disk"), ended_by_signals():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        finally:
+            raise RuntimeError("the disk is full")

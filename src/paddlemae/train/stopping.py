@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from paddlemae.system.signals import (
     CTRL_C,
     DEFAULT_HANDLERS,
     SIGNAL_NAMES,
+    Preempted,
     handle_signal,
     scheduler_signals,
     stop_signals,
@@ -77,13 +79,26 @@ def ended_by_signals() -> Iterator[None]:
     before = {number: signal.signal(number, handle_signal) for number in taken}
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         take_swallowed_signal()  # it was not: forget it
+        if hides_signal(error):
+            raise error.__context__ from None  # type: ignore[misc]
         raise
     finally:
         for number, handler in before.items():
             if signal.getsignal(number) is handle_signal:
                 signal.signal(number, handler)
+
+
+def hides_signal(error: BaseException) -> bool:
+    """Return whether an error took the place of a signal's exception: one that came while a lock was being taken.
+
+    `threading` then releases a lock that it does not have yet, for example in the start of a thread.
+    """
+    if not (isinstance(error, RuntimeError) and isinstance(error.__context__, (KeyboardInterrupt, Preempted))):
+        return False
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_code.co_filename == threading.__file__
 
 
 @contextmanager
