@@ -5,6 +5,8 @@ Shapes: N images, B of a batch, C channels, H x W pixels, D width.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from paddlemae.engine.safe_import import F, paddle
@@ -23,6 +25,7 @@ from paddlemae.weights.model_folder import Description
 Model = MaskedAutoencoder | VisionTransformer | Segmenter
 CAPTIONS = {"raw": RAW_CAPTION, "normalised": NORMALISED_CAPTION, "plain": PLAIN_CAPTION}
 DEFAULT_SAMPLES = 12
+PART = re.compile(r"^(\d+ of )+| \((train|test|fit|val)\)$")  # how a source's name says that it is a part of another
 
 
 def choose_samples(checkpoint: Checkpoint, model: Model, images: list[str], limit: int) -> Samples:
@@ -44,7 +47,7 @@ def choose_samples(checkpoint: Checkpoint, model: Model, images: list[str], limi
 
 def own_views(description: Description, limit: int) -> tuple[list[str], np.ndarray] | None:
     """Return (names, pixels) of some images of the data that the model was trained on; None if they can't be read."""
-    data = str(description.provenance.get("data", ""))
+    data = PART.sub("", str(description.provenance.get("data", "")))
     fault: Exception | None = None
     for split in ("test", "train"):
         try:
