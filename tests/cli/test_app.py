@@ -474,6 +474,7 @@ def test_a_disk_too_full_for_metrics_says_the_way_on(pretrain, tmp_path, monkeyp
     assert [line["step"] for line in read_metrics(tmp_path / "run")] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_limit_that_the_system_sets_is_met_in_earnest(run_command, tiny, photos, tmp_path) -> None:
     """No function is replaced here: the kernel refuses to let the weights' file grow."""
     resource = pytest.importorskip("resource")
@@ -548,6 +549,7 @@ def test_ctrl_c_before_training_is_one_line(pretrain, tmp_path, monkeypatch) -> 
     assert pretrain() == (130, "", "paddlemae: stopped\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "workers", "status"), [(signal.SIGINT, 0, 130), (signal.SIGINT, 1, 130), (signal.SIGTERM, 1, 75)]
 )

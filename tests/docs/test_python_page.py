@@ -23,6 +23,7 @@ OF_LAYERS = [
 ]
 
 
+@pytest.mark.slow
 def test_every_block_of_the_page_runs(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     code = "\n".join(BLOCKS)
