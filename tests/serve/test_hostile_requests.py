@@ -35,7 +35,7 @@ def client() -> Iterator[Client]:
 def exchange(
     client: Client, sent: bytes, *, half_closes: bool = False, responses: int = 1, patience: float = 0.5
 ) -> bytes:
-    """Send bytes as they are; return what comes: so many responses, or less if the server closes or is silent."""
+    """Send bytes as they are; return that number of responses, fewer if the server closes or is silent."""
     received = b""
     with socket.create_connection(("127.0.0.1", client.port), timeout=5) as connection, contextlib.suppress(OSError):
         connection.sendall(sent)

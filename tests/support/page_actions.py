@@ -37,7 +37,7 @@ def patches(*places: int) -> np.ndarray:
 
 
 def expect_removed(page, removed: np.ndarray) -> None:
-    """Wait until the caption counts so many removed patches; check which they are."""
+    """Wait until the caption counts the given number of removed patches; check which they are."""
     from playwright.sync_api import expect  # an extra of those who develop
 
     expect(page.locator("#caption")).to_contain_text(f"{removed.sum()} of {TOTAL} patches removed")

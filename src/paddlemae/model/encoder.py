@@ -243,8 +243,7 @@ def features(
         depth: how many of the blocks are run; None is all of them.
         normalise: whether the encoder's last norm is applied.
     Returns:
-        tensor [B, D], of "mean+std" [B, 2 D]; see `Encoder.norms_pooled`. Of a norm for "mean+std", "mean" is its
-        first half.
+        tensor [B, D], of "mean+std" [B, 2 D]; see `pool_normalised`.
     Raises:
         ValueError: as `check_pool` and `check_norm`.
     """
@@ -253,8 +252,17 @@ def features(
     x_BND = encode(
         encoder, images_BCHW, path_noise=path_noise, token_range=tokens, depth=depth, recompute=model.recompute
     )
-    if not normalise:
-        return pool_tokens(x_BND, pool, encoder.has_cls)
+    return pool_normalised(encoder, x_BND, pool) if normalise else pool_tokens(x_BND, pool, encoder.has_cls)
+
+
+def pool_normalised(encoder: Encoder, x_BND: paddle.Tensor, pool: str) -> paddle.Tensor:
+    """Pool tokens of the last block, all of an image or the visible ones, with the encoder's last norm applied.
+
+    Returns:
+        tensor [B, D], of "mean+std" [B, 2 D]; of a norm for "mean+std", "mean" is its first half.
+    Raises:
+        ValueError: as `check_pool` and `check_norm`.
+    """
     check_norm(encoder, pool)
     if encoder.norms_pooled == MEAN_STD:
         pooled_BF = encoder.fc_norm(pool_tokens(x_BND, MEAN_STD, encoder.has_cls))

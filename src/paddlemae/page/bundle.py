@@ -126,7 +126,6 @@ def add_samples(content: Content, samples: Samples) -> dict[str, Any]:
             {"name": name, "offset": content.add(pixels_HWC), "length": pixels_HWC.nbytes}
             for name, pixels_HWC in zip(samples.names, pixels_NHWC)
         ],
-        "sample_bits": 8 * pixels_NHWC.dtype.itemsize,
         "sample_features": None
         if features_ND is None
         else {"width": features_ND.shape[1], "offset": content.add(features_ND.astype(np.float32))},

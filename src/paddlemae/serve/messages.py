@@ -36,7 +36,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What the page asks.
+    """Hold a question of the page.
 
     Attributes:
         pixels: float32 [H, W, C], shares of white from 0 to 1.
@@ -55,7 +55,7 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What a model gives for a request: arrays (float32 or int32) by name, and single values."""
+    """Hold a model's answer to a request: arrays (float32 or int32) by name, and single values."""
 
     arrays: Mapping[str, np.ndarray]
     scalars: Mapping[str, int | float]
@@ -63,7 +63,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class RequestShape:
-    """What requests for one model look like.
+    """Describe the sizes of requests for one model.
 
     Attributes:
         image: (H, W, C).

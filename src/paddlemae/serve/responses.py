@@ -26,7 +26,7 @@ PROTECTION = {
 
 
 class Response(NamedTuple):
-    """What is sent for a request."""
+    """Hold the HTTP response to a request."""
 
     status: HTTPStatus
     body: bytes

@@ -22,7 +22,7 @@ MOST_BYTES = 64 << 20  # of weights in a page; browsers open more, but slowly
 
 
 class Written(NamedTuple):
-    """What `write_page` wrote.
+    """Describe the file that `write_page` wrote.
 
     Attributes:
         bytes: size of the file.

@@ -97,7 +97,7 @@ def serve(
 
 @dataclass(frozen=True)
 class Served:
-    """What is served of a model.
+    """Hold what the server has of a model.
 
     Attributes:
         title, page: of the page, and its HTML without weights.

@@ -3,7 +3,7 @@
 // Tensors have the official names and PyTorch's layout; L patches, N visible tokens, D width, P pixels a patch.
 
 const paddlemaeNetwork = (() => {
-  const { linear, layerNorm, gelu, addTo, softmax, attention } = paddlemaeArithmetic;
+  const { linear, layerNorm, gelu, addTo, attention } = paddlemaeArithmetic;
 
   /** Return {header, tensors} with every tensor as float32, from the bytes that the header describes. */
   function readModel(header, bytes) {
@@ -288,5 +288,5 @@ const paddlemaeNetwork = (() => {
     return result;
   }
 
-  return { readModel, fromHalf, patchesOf, run, stepsOf, takeRows, softmax };
+  return { readModel, run, stepsOf };
 })();

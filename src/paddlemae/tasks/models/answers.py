@@ -14,8 +14,7 @@ import numpy as np
 from paddlemae.engine.safe_import import paddle
 from paddlemae.engine.tensors import tensor_of
 from paddlemae.model.attention_weights import attention_weights, called_before
-from paddlemae.model.classifier import VisionTransformer
-from paddlemae.model.encoder import encode, evaluating, pool_tokens
+from paddlemae.model.encoder import encode, evaluating, pool_normalised
 from paddlemae.model.mae import MaskedAutoencoder, predict
 from paddlemae.model.masking import Mask
 from paddlemae.model.patches import patchify, unpatchify
@@ -91,23 +90,16 @@ def _outputs(model: Model, images_BCHW: paddle.Tensor, mask: Mask) -> dict[str, 
         return {"plain": predict(model, images_BCHW, mask)[0].numpy()}
     if isinstance(model, Segmenter):
         return {"logits": model.grid_logits(_in_mean_colour(model, images_BCHW, mask.as_map()[0]))[0].numpy()}
-    visible_BD = _visible_features(model, images_BCHW, mask)
-    return {"logits": model.head(visible_BD)[0].numpy()} if model.has_head else {}
+    x_BND = encode(model.encoder, images_BCHW, mask)  # also without a head: a block's attention may be asked for
+    if not model.has_head:
+        return {}
+    return {"logits": model.head(pool_normalised(model.encoder, x_BND, model.pool))[0].numpy()}
 
 
 def attention_blocks(model: Model) -> dict[str, Sequence[Any]]:
     """Return part of the model -> its blocks, whose attention can be asked for."""
     decoder = model.decoder.decoder_blocks if isinstance(model, MaskedAutoencoder) else ()
     return {"encoder": list(model.encoder.blocks), "decoder": list(decoder)}
-
-
-def _visible_features(model: VisionTransformer, images_BCHW: paddle.Tensor, mask: Mask) -> paddle.Tensor:
-    """Return what the head reads, [B, D], of the visible patches; without removed ones as `features`."""
-    encoder = model.encoder
-    x_BND = encode(encoder, images_BCHW, mask)
-    if encoder.norms_pooled:
-        return encoder.fc_norm(pool_tokens(x_BND, model.pool, encoder.has_cls))
-    return pool_tokens(encoder.norm(x_BND), model.pool, encoder.has_cls)
 
 
 def _in_mean_colour(model: Segmenter, images_BCHW: paddle.Tensor, removed_L: np.ndarray) -> paddle.Tensor:
