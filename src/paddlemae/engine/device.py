@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from paddlemae.engine import products
 from paddlemae.engine.cpus import threads_of
 from paddlemae.engine.host import STRIDE_FLAG, host_as_before
 from paddlemae.engine.memory import keep_freed_memory
@@ -42,7 +43,7 @@ def prepare(device: str = "auto", threads: int | str = "auto") -> str:
         the device's name, as Paddle gives it.
     Raises:
         ModuleNotFoundError: no Paddle.
-        ValueError: a device that this Paddle build does not have.
+        ValueError: a device that this Paddle build does not have, or an unknown `PADDLEMAE_PRODUCTS`.
     """
     if device != "auto":
         try:
@@ -56,4 +57,5 @@ def prepare(device: str = "auto", threads: int | str = "auto") -> str:
         paddle.set_flags({STRIDE_FLAG: False})
         set_product_threads(threads_of(threads))
         keep_freed_memory()
+        products.choose()
     return name

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from paddlemae.engine import products
 from paddlemae.engine.memory import share_process
 from paddlemae.engine.safe_import import paddle
 from paddlemae.engine.threads import current_product_threads, set_product_threads
@@ -52,6 +53,7 @@ class _HostSettings:
         self.is_dynamic, self.dtype = paddle.in_dynamic_mode(), paddle.get_default_dtype()
         self.flags = paddle.get_flags([STRIDE_FLAG])
         self.threads = current_product_threads()
+        self.by_onednn = products.by_onednn()
         self.random = {place: paddle.get_rng_state(place) for place in {"cpu", paddle.get_device()}}
 
     def put_back(self) -> None:
@@ -60,6 +62,7 @@ class _HostSettings:
         paddle.set_default_dtype(self.dtype)
         paddle.set_flags(self.flags)
         set_product_threads(self.threads)
+        products.use_onednn(self.by_onednn)
         for place, state in self.random.items():
             paddle.set_rng_state(state, place)
         share_process(False)

@@ -20,6 +20,11 @@ def current_product_threads() -> int:
     return _last_product_threads or (int(begun_with) if begun_with.isdigit() else 1)
 
 
+def wanted_product_threads() -> int:
+    """Return how many CPU threads a matrix product outside of MKL is to use."""
+    return _last_product_threads or current_product_threads()
+
+
 def set_product_threads(count: int) -> None:
     """Let each matrix product use this many CPU threads, in all of this process's threads."""
     global _last_product_threads

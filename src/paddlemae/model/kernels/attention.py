@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from paddlemae.engine.safe_import import F, paddle
-from paddlemae.model.kernels import placement
+from paddlemae.model.kernels import placement, primitives
 from paddlemae.model.kernels.rows import as_rows, constant_matrix, row_pieces, split_views
 
 TokenRange = tuple[int, int] | None  # tokens start..stop of each image whose output is used; None is all of them
@@ -122,6 +122,51 @@ def bias_gradient(to_scores_BHQN: paddle.Tensor) -> paddle.Tensor:
     ones_1B = constant_matrix(1, to_scores_BHQN.shape[0], 1.0, to_scores_BHQN.dtype)
     rows_BR = to_scores_BHQN.reshape([to_scores_BHQN.shape[0], -1])
     return paddle.matmul(ones_1B, rows_BR).reshape(to_scores_BHQN.shape[1:])
+
+
+def attend_projected(
+    projections: Sequence[paddle.Tensor], heads: int, bias_HQN: paddle.Tensor | None = None
+) -> tuple[paddle.Tensor, list[paddle.Tensor]]:
+    """Compute softmax attention of what linear layers wrote.
+
+    Args:
+        projections: queries, keys and values [B, N, 3D]; or queries [B, Q, D], keys and values [B, N, 2D].
+    Returns:
+        (mixed values [B, Q, D], what `projected_gradients` needs).
+    """
+    width = projections[0].shape[-1] // (3 if len(projections) == 1 else 1) // heads
+    if placement.by_onednn(projections[0]):
+        shares, mixed = primitives.attend(projections, heads, width, bias_HQN)
+        return mixed, [*projections, shares, mixed]
+    counts = [3] if len(projections) == 1 else [1, 2]
+    parts = [to_heads(each, count, heads) for each, count in zip(projections, counts)]
+    query, key, value = (view for part in parts for view in split_views(part))
+    query.scale_(width**-0.5)
+    shares, mixed = attend(query, key, value, bias_HQN)
+    return mixed, [query, key, value, shares, mixed]
+
+
+def projected_gradients(
+    attended: Sequence[paddle.Tensor], to_mixed_BQD: paddle.Tensor, parts: int, needs_scores: bool
+) -> tuple[list[paddle.Tensor], paddle.Tensor | None]:
+    """Return the gradients of the projections of `attend_projected`, and of its scores, [B, H, Q, N].
+
+    Args:
+        attended: its second result.
+        parts: how many projections there were.
+        needs_scores: whether the latter may not be None.
+    """
+    if placement.by_onednn(to_mixed_BQD):
+        return primitives.attend_gradients(attended[:parts], attended[parts], to_mixed_BQD, needs_scores)
+    query, key = attended[:2]
+    scale = query.shape[-1] ** -0.5
+    counts = [3] if parts == 1 else [1, 2]
+    sizes = [query.shape, key.shape][-parts:]  # of one projection: those of the keys, as many as queries
+    gradients = [paddle.empty([count, *size], query.dtype) for count, size in zip(counts, sizes)]
+    out = [view for each in gradients for view in split_views(each)]
+    to_query, *_, to_scores = attend_gradients(attended, to_mixed_BQD, out)
+    to_query.scale_(scale)
+    return [merge_heads(each) for each in gradients], to_scores
 
 
 class _AttentionOnCpu(paddle.autograd.PyLayer):

@@ -8,23 +8,29 @@ Shapes: R rows, D and E widths, 4D hidden width; B images, Q queries, N tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from paddlemae.engine import private
-from paddlemae.engine.safe_import import F, nn, paddle
+from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.model.kernels import placement
 from paddlemae.model.kernels.attention import (
     TokenRange,
-    attend,
-    attend_gradients,
+    attend_projected,
     bias_gradient,
-    merge_heads,
+    projected_gradients,
     take_tokens,
-    to_heads,
 )
-from paddlemae.model.kernels.layers import gelu_backward, linear_gradients, linear_rows, norm_gradients
-from paddlemae.model.kernels.rows import add_row, as_rows, scale_rows, split_views
+from paddlemae.model.kernels.layers import (
+    gelu,
+    gelu_backward,
+    linear_gradients,
+    linear_rows,
+    norm_gradients,
+    normalise,
+    product,
+)
+from paddlemae.model.kernels.rows import as_rows, scale_rows
 
 
 def row_factors(keep_B: paddle.Tensor, rows: int) -> paddle.Tensor:
@@ -49,8 +55,8 @@ class _ResidualMlpOnCpu(paddle.autograd.PyLayer):
         keep: paddle.Tensor | None,
     ) -> paddle.Tensor:
         x_RD = as_rows(x)
-        hidden = linear_rows(private.layer_norm(x_RD, norm_weight, norm_bias, epsilon)[0], weight1, bias1)
-        active = F.gelu(hidden)
+        hidden = linear_rows(normalise(x_RD, norm_weight, norm_bias, epsilon)[0], weight1, bias1)
+        active = gelu(hidden)
         ctx.epsilon, ctx.keep = epsilon, keep
         ctx.save_for_backward(x, hidden, norm_weight, norm_bias, weight1, weight2)
         return _residual(x_RD, active, weight2, bias2, keep).reshape(x.shape)
@@ -59,14 +65,14 @@ class _ResidualMlpOnCpu(paddle.autograd.PyLayer):
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
         x, hidden, norm_weight, norm_bias, weight1, weight2 = ctx.saved_tensor()
         x_RD, branch_RD = as_rows(x), _branch_gradient(as_rows(gradient), ctx.keep)
-        to_hidden = paddle.matmul(branch_RD, weight2, transpose_y=True)
+        to_hidden = product(branch_RD, weight2, transpose_y=True)
         gelu_backward(hidden, to_hidden)
         to_weight2, to_bias2 = linear_gradients(hidden, branch_RD)
-        seen_RD = private.layer_norm(x_RD, norm_weight, norm_bias, ctx.epsilon)[0]
+        seen_RD, *moments = normalise(x_RD, norm_weight, norm_bias, ctx.epsilon)
         to_weight1, to_bias1 = linear_gradients(seen_RD, to_hidden)
         del seen_RD
-        to_seen = paddle.matmul(to_hidden, weight1, transpose_y=True)
-        to_x, *to_norm = norm_gradients(x_RD, norm_weight, ctx.epsilon, to_seen)
+        to_seen = product(to_hidden, weight1, transpose_y=True)
+        to_x, *to_norm = norm_gradients(x_RD, moments, norm_weight, ctx.epsilon, to_seen)
         to_x = to_x.add_(as_rows(gradient)).reshape(gradient.shape)
         return to_x, *to_norm, to_weight1, to_bias1, to_weight2, to_bias2
 
@@ -90,52 +96,49 @@ class _ResidualAttentionOnCpu(paddle.autograd.PyLayer):
         token_range: TokenRange,
         keep: paddle.Tensor | None,
     ) -> paddle.Tensor:
-        width = x.shape[-1]
-        seen_BND = private.layer_norm(as_rows(x), norm_weight, norm_bias, epsilon)[0].reshape(x.shape)
+        seen_BND = normalise(as_rows(x), norm_weight, norm_bias, epsilon)[0].reshape(x.shape)
         if token_range is None:
-            query, key, value = split_views(to_heads(_apply_linear(seen_BND, weight, bias), 3, heads))
+            projections = [_apply_linear(seen_BND, weight, bias)]
         else:
-            of_query, of_pair = _split_qkv(weight, bias)
-            query, key, value = _project(take_tokens(seen_BND, token_range), seen_BND, of_query, of_pair, heads)
-        ctx.epsilon, ctx.query_scale, ctx.token_range, ctx.keep = epsilon, (width // heads) ** -0.5, token_range, keep
-        query.scale_(ctx.query_scale)
-        shares, mixed = attend(query, key, value, score_bias)
+            seen_BQD, of_each = take_tokens(seen_BND, token_range), _split_qkv(weight, bias)
+            projections = [_apply_linear(x, *layer) for x, layer in zip((seen_BQD, seen_BND), of_each)]
+        ctx.epsilon, ctx.token_range, ctx.keep = epsilon, token_range, keep
+        mixed, attended = attend_projected(projections, heads, score_bias)
         ctx.has_score_bias = score_bias is not None
-        ctx.save_for_backward(x, norm_weight, norm_bias, weight, bias, proj_weight, query, key, value, shares, mixed)
+        ctx.save_for_backward(x, norm_weight, norm_bias, weight, bias, proj_weight, *attended)
         x_BQD = take_tokens(x, token_range)
         return _residual(as_rows(x_BQD), as_rows(mixed), proj_weight, proj_bias, keep).reshape(x_BQD.shape)
 
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
         x, norm_weight, norm_bias, weight, bias, proj_weight, *attended = ctx.saved_tensor()
-        query, mixed = attended[0], attended[-1]
+        mixed = attended[-1]
         branch_RD = _branch_gradient(as_rows(gradient), ctx.keep)
         to_proj = linear_gradients(as_rows(mixed), branch_RD)
-        to_mixed = paddle.matmul(branch_RD, proj_weight, transpose_y=True).reshape(mixed.shape)
-        seen_RD = private.layer_norm(as_rows(x), norm_weight, norm_bias, ctx.epsilon)[0]
+        to_mixed = product(branch_RD, proj_weight, transpose_y=True).reshape(mixed.shape)
+        seen_RD, *moments = normalise(as_rows(x), norm_weight, norm_bias, ctx.epsilon)
+        parts = 1 if ctx.token_range is None else 2
+        projections, to_scores = projected_gradients(attended, to_mixed, parts, ctx.has_score_bias)
         if ctx.token_range is None:
-            to_parts = paddle.empty([3, *query.shape], query.dtype)
-            to_query, *_, to_scores = attend_gradients(attended, to_mixed, split_views(to_parts))
-            to_query.scale_(ctx.query_scale)
-            to_all = as_rows(merge_heads(to_parts))
+            to_all = as_rows(projections[0])
             to_weight, to_bias = linear_gradients(seen_RD, to_all)
-            to_seen = paddle.matmul(to_all, weight, transpose_y=True)
+            to_seen = product(to_all, weight, transpose_y=True)
         else:
             (query_weight, _), (pair_weight, _) = _split_qkv(weight, bias)
             seen_BND = seen_RD.reshape(x.shape)
-            to_queries, to_pair, to_scores = _projection_gradients(attended, to_mixed, ctx.query_scale)
+            to_queries, to_pair = (as_rows(each) for each in projections)
             of_query = linear_gradients(as_rows(take_tokens(seen_BND, ctx.token_range)), to_queries)
             of_pair = linear_gradients(seen_RD, to_pair)
             to_weight, to_bias = (paddle.concat(each, axis=-1) for each in zip(of_query, of_pair))
-            to_seen = paddle.matmul(to_pair, pair_weight, transpose_y=True).reshape(seen_BND.shape)
-            added = paddle.matmul(to_queries, query_weight, transpose_y=True).reshape(gradient.shape)
+            to_seen = product(to_pair, pair_weight, transpose_y=True).reshape(seen_BND.shape)
+            added = product(to_queries, query_weight, transpose_y=True).reshape(gradient.shape)
             to_seen = as_rows(_add_to_tokens(to_seen, ctx.token_range, added))
-        to_x, *to_norm = norm_gradients(as_rows(x), norm_weight, ctx.epsilon, to_seen)
+        to_x, *to_norm = norm_gradients(as_rows(x), moments, norm_weight, ctx.epsilon, to_seen)
         if ctx.token_range is None:
             to_x = to_x.add_(as_rows(gradient)).reshape(gradient.shape)
         else:
             to_x = _add_to_tokens(to_x.reshape(x.shape), ctx.token_range, gradient)
-        to_score_bias = [bias_gradient(to_scores)] if ctx.has_score_bias else []
+        to_score_bias = [bias_gradient(to_scores)] if ctx.has_score_bias and to_scores is not None else []
         return to_x, *to_norm, to_weight, to_bias, *to_proj, *to_score_bias
 
 
@@ -152,14 +155,12 @@ class _ResidualCrossAttentionOnCpu(paddle.autograd.PyLayer):
         *rest: Any,
     ) -> paddle.Tensor:
         query_weight, query_bias, pair_weight, pair_bias, proj_weight, proj_bias, epsilon, heads = rest
-        seen_BQD = private.layer_norm(as_rows(x), norm_weight, norm_bias, epsilon)[0].reshape(x.shape)
-        of_query, of_pair = (query_weight, query_bias), (pair_weight, pair_bias)
-        query, key, value = _project(seen_BQD, memory, of_query, of_pair, heads)
-        ctx.epsilon, ctx.query_scale = epsilon, query.shape[-1] ** -0.5
-        query.scale_(ctx.query_scale)
-        shares, mixed = attend(query, key, value)
+        seen_BQD = normalise(as_rows(x), norm_weight, norm_bias, epsilon)[0].reshape(x.shape)
+        queries = _apply_linear(seen_BQD, query_weight, query_bias)
+        mixed, attended = attend_projected([queries, _apply_linear(memory, pair_weight, pair_bias)], heads)
+        ctx.epsilon = epsilon
         weights = (norm_weight, norm_bias, query_weight, pair_weight, proj_weight)
-        ctx.save_for_backward(x, memory, *weights, query, key, value, shares, mixed)
+        ctx.save_for_backward(x, memory, *weights, *attended)
         return _residual(as_rows(x), as_rows(mixed), proj_weight, proj_bias, None).reshape(x.shape)
 
     @staticmethod
@@ -168,13 +169,13 @@ class _ResidualCrossAttentionOnCpu(paddle.autograd.PyLayer):
         x, memory, norm_weight, norm_bias, query_weight, pair_weight, proj_weight, *attended = saved
         x_RD, gradient_RD, mixed = as_rows(x), as_rows(gradient), attended[-1]
         to_proj = linear_gradients(as_rows(mixed), gradient_RD)
-        to_mixed = paddle.matmul(gradient_RD, proj_weight, transpose_y=True).reshape(mixed.shape)
-        to_queries, to_pair, _ = _projection_gradients(attended, to_mixed, ctx.query_scale)
-        seen_RD = private.layer_norm(x_RD, norm_weight, norm_bias, ctx.epsilon)[0]
+        to_mixed = product(gradient_RD, proj_weight, transpose_y=True).reshape(mixed.shape)
+        to_queries, to_pair = (as_rows(each) for each in projected_gradients(attended, to_mixed, 2, False)[0])
+        seen_RD, *moments = normalise(x_RD, norm_weight, norm_bias, ctx.epsilon)
         to_query = linear_gradients(seen_RD, to_queries)
-        to_seen = paddle.matmul(to_queries, query_weight, transpose_y=True)
-        to_x, *to_norm = norm_gradients(x_RD, norm_weight, ctx.epsilon, to_seen)
-        to_memory = paddle.matmul(to_pair, pair_weight, transpose_y=True).reshape(memory.shape)
+        to_seen = product(to_queries, query_weight, transpose_y=True)
+        to_x, *to_norm = norm_gradients(x_RD, moments, norm_weight, ctx.epsilon, to_seen)
+        to_memory = product(to_pair, pair_weight, transpose_y=True).reshape(memory.shape)
         to_pair_layer = linear_gradients(as_rows(memory), to_pair)
         to_x = to_x.add_(gradient_RD).reshape(x.shape)
         return to_x, to_memory, *to_norm, *to_query, *to_pair_layer, *to_proj
@@ -190,30 +191,6 @@ def _split_qkv(weight: paddle.Tensor, bias: paddle.Tensor) -> Iterator[tuple[pad
     return zip(weight.split([width, 2 * width], axis=1), bias.split([width, 2 * width]))
 
 
-def _project(
-    x_BQD: paddle.Tensor,
-    memory_BNE: paddle.Tensor,
-    of_query: Sequence[paddle.Tensor],
-    of_pair: Sequence[paddle.Tensor],
-    heads: int,
-) -> list[paddle.Tensor]:
-    """Return query, key and value, each [B, H, tokens, d]."""
-    return [
-        *split_views(to_heads(_apply_linear(x_BQD, *of_query), 1, heads)),
-        *split_views(to_heads(_apply_linear(memory_BNE, *of_pair), 2, heads)),
-    ]
-
-
-def _projection_gradients(
-    attended: Sequence[paddle.Tensor], to_mixed: paddle.Tensor, query_scale: float
-) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
-    """Return the gradients of the outputs of the two linear layers, [B * Q, D] and [B * N, 2D], and of the scores."""
-    to_parts = paddle.empty([2, *attended[1].shape], to_mixed.dtype)
-    to_query, *_, to_scores = attend_gradients(attended, to_mixed, (None, *split_views(to_parts)))
-    to_queries = as_rows(merge_heads(to_query.scale_(query_scale).unsqueeze(0)))
-    return to_queries, as_rows(merge_heads(to_parts)), to_scores
-
-
 def _residual(
     x_RD: paddle.Tensor,
     inner_RE: paddle.Tensor,
@@ -223,7 +200,7 @@ def _residual(
 ) -> paddle.Tensor:
     """Return `x + keep * (inner @ weight + bias)`."""
     if keep_B is None:
-        return add_row(paddle.addmm(x_RD, inner_RE, weight), bias)
+        return linear_rows(inner_RE, weight, bias, x_RD)
     return scale_rows(row_factors(keep_B, x_RD.shape[0]), linear_rows(inner_RE, weight, bias)).add_(x_RD)
 
 

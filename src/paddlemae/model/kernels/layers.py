@@ -6,11 +6,12 @@ Shapes: R rows, D and E widths, J sums of K maps.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from paddlemae.engine import private
 from paddlemae.engine.safe_import import F, nn, paddle
-from paddlemae.model.kernels import placement
+from paddlemae.model.kernels import placement, primitives
 from paddlemae.model.kernels.rows import (
     add_row,
     as_rows,
@@ -22,15 +23,28 @@ from paddlemae.model.kernels.rows import (
 )
 
 
-def linear_rows(x_RD: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
-    """Return `x @ weight + bias`."""
-    return add_row(paddle.matmul(x_RD, weight), bias)
+def product(
+    left: paddle.Tensor, right: paddle.Tensor, transpose_x: bool = False, transpose_y: bool = False
+) -> paddle.Tensor:
+    """Return the product of two matrices, either of them transposed."""
+    if placement.by_onednn(left):
+        return primitives.product(left, right, transpose_x, transpose_y)
+    return paddle.matmul(left, right, transpose_x=transpose_x, transpose_y=transpose_y)
+
+
+def linear_rows(
+    x_RD: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, added_RE: paddle.Tensor | None = None
+) -> paddle.Tensor:
+    """Return `x @ weight + bias + added`."""
+    if placement.by_onednn(x_RD):
+        return primitives.linear(x_RD, weight, bias, added_RE)
+    return add_row(paddle.matmul(x_RD, weight) if added_RE is None else paddle.addmm(added_RE, x_RD, weight), bias)
 
 
 def linear_gradients(x_RD: paddle.Tensor, gradient_RE: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
     """Return the gradients of a linear layer's weight and bias."""
     ones_1R = constant_matrix(1, gradient_RE.shape[0], 1.0, gradient_RE.dtype)
-    return paddle.matmul(x_RD, gradient_RE, transpose_x=True), paddle.matmul(ones_1R, gradient_RE).flatten()
+    return product(x_RD, gradient_RE, transpose_x=True), paddle.matmul(ones_1R, gradient_RE).flatten()
 
 
 class _LinearOnCpu(paddle.autograd.PyLayer):
@@ -46,8 +60,9 @@ class _LinearOnCpu(paddle.autograd.PyLayer):
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
         x, weight = ctx.saved_tensor()
         # pixels need no gradient; PyLayer then wants None
-        to_x = paddle.matmul(gradient, weight, transpose_y=True) if ctx.input_needs_gradient else None
-        return to_x, *linear_gradients(as_rows(x), as_rows(gradient))
+        rows = as_rows(gradient)
+        to_x = product(rows, weight, transpose_y=True).reshape(x.shape) if ctx.input_needs_gradient else None
+        return to_x, *linear_gradients(as_rows(x), rows)
 
 
 def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
@@ -65,10 +80,30 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
+Normalised = tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]  # rows [R, D], mean [R], variance [R]
+
+
+def normalise(x_RD: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, epsilon: float) -> Normalised:
+    """Return the layer norm of each row, with the mean and variance of the row."""
+    if placement.by_onednn(x_RD):
+        return primitives.layer_norm(x_RD, weight, bias, epsilon)
+    return private.layer_norm(x_RD, weight, bias, epsilon)
+
+
 def norm_gradients(
-    x_RD: paddle.Tensor, weight: paddle.Tensor, epsilon: float, gradient_RD: paddle.Tensor
+    x_RD: paddle.Tensor,
+    moments: Sequence[paddle.Tensor],
+    weight: paddle.Tensor,
+    epsilon: float,
+    gradient_RD: paddle.Tensor,
 ) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
-    """Return the gradients of a layer norm's input, weight and bias."""
+    """Return the gradients of a layer norm's input, weight and bias.
+
+    Args:
+        moments: mean and variance that `normalise` gave.
+    """
+    if placement.by_onednn(x_RD):
+        return primitives.norm_gradients(x_RD, moments, weight, epsilon, gradient_RD)
     width = weight.shape[0]
     normal_RD, _, scale_R1 = normalise_rows(x_RD, width, epsilon)
     ones_1R = constant_matrix(1, gradient_RD.shape[0], 1.0, gradient_RD.dtype)
@@ -91,13 +126,14 @@ class _LayerNormOnCpu(paddle.autograd.PyLayer):
         ctx: Any, x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, epsilon: float
     ) -> paddle.Tensor:
         ctx.epsilon = epsilon
-        ctx.save_for_backward(x, weight)
-        return private.layer_norm(as_rows(x), weight, bias, epsilon)[0].reshape(x.shape)
+        normal, *moments = normalise(as_rows(x), weight, bias, epsilon)
+        ctx.save_for_backward(x, weight, *moments)
+        return normal.reshape(x.shape)
 
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
-        x, weight = ctx.saved_tensor()
-        to_x, to_weight, to_bias = norm_gradients(as_rows(x), weight, ctx.epsilon, as_rows(gradient))
+        x, weight, *moments = ctx.saved_tensor()
+        to_x, to_weight, to_bias = norm_gradients(as_rows(x), moments, weight, ctx.epsilon, as_rows(gradient))
         return to_x.reshape(gradient.shape), to_weight, to_bias
 
 
@@ -110,8 +146,16 @@ class LayerNorm(nn.LayerNorm):
         return super().forward(x)
 
 
+def gelu(x: paddle.Tensor) -> paddle.Tensor:
+    """Return the exact GELU, without a gradient."""
+    return primitives.gelu(x) if placement.by_onednn(x) else F.gelu(x)
+
+
 def gelu_backward(hidden_RE: paddle.Tensor, gradient_RE: paddle.Tensor) -> None:
     """Replace, in place, `hidden` by its exact GELU and the gradient of the GELU by that of `hidden`."""
+    if placement.by_onednn(hidden_RE):
+        primitives.gelu_backward(hidden_RE, gradient_RE)
+        return
     for hidden, gradient in row_pieces(hidden_RE, gradient_RE):
         cumulative = paddle.erf(hidden * 0.5**0.5).scale_(0.5, 0.5)  # scale_ multiplies, then adds
         density = hidden.square().scale_(-0.5, -0.5 * math.log(2 * math.pi)).exp_()

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from paddlemae.engine import products
 from paddlemae.engine.safe_import import paddle
 
 
 def on_cpu(x: paddle.Tensor) -> bool:
     """Return whether operations on `x` run at once on CPU; false on accelerators and while a program is traced."""
     return paddle.in_dynamic_mode() and x.place.is_cpu_place()
+
+
+def by_onednn(x: paddle.Tensor) -> bool:
+    """Return whether `primitives` compute with `x`, which is on CPU."""
+    return products.by_onednn() and x.dtype == paddle.float32
 
 
 def all_or_none_train(*tensors: Any) -> bool:

@@ -27,8 +27,8 @@ def constant_matrix(rows: int, columns: int, value: float, dtype: Any) -> paddle
 
 
 def as_rows(x: paddle.Tensor) -> paddle.Tensor:
-    """Return [R, D] from [..., D], without a copy."""
-    return x.reshape([-1, x.shape[-1]])
+    """Return [R, D] from [..., D], contiguous; a copy only where `x` is not."""
+    return x.reshape([-1, x.shape[-1]]).contiguous()
 
 
 def add_row(x_RD: paddle.Tensor, row_D: paddle.Tensor) -> paddle.Tensor:
