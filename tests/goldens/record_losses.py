@@ -4,12 +4,14 @@ Run it only when a change of the numbers is intended, and say in the commit what
 """
 
 import json
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.support.loss_curves import CURVES, curve, processor
 
 if __name__ == "__main__":
+    os.environ["PADDLEMAE_PRODUCTS"] = "paddle"
     with TemporaryDirectory() as folder:
         curves = {name: curve(name, Path(folder, name)) for name in CURVES}
     content = {"processor": processor(), "losses": curves}

@@ -1,7 +1,7 @@
 """Every faster formulation is the plain layer in its outputs and in every gradient, in float32 and against float64."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -10,6 +10,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
+from paddlemae.engine import products
 from paddlemae.model.blocks import Attention, Mlp
 from paddlemae.model.decoders.cross import CrossAttention
 from paddlemae.model.kernels import attention as attentions
@@ -22,6 +23,15 @@ from paddlemae.model.kernels.rows import normalise_rows, scale_channels
 CLOSE = 1e-5  # relative to the largest magnitude
 EPSILON = 1e-6
 DTYPES = ["float32", "float64"]  # of the plain formulation; the fast one is float32
+
+
+@pytest.fixture(autouse=True, params=["onednn", "paddle"])
+def library(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run every test with either library."""
+    before = products.by_onednn()
+    products.use_onednn(request.param == "onednn")
+    yield request.param
+    products.use_onednn(before)
 
 
 def numbers(*shape: int, seed: int = 0, mean: float = 0.0) -> np.ndarray:
@@ -124,12 +134,13 @@ def test_gradients_flow_through_a_chain_of_layers() -> None:
     assert_all_close(gradients([*first.parameters(), *second.parameters()]), gradients(plain.parameters()))
 
 
-def test_without_gradients_a_linear_layer_is_paddles_bitwise() -> None:
+def test_without_gradients_a_linear_layer_is_paddles_bitwise(library: str) -> None:
     leaves = linear_leaves(4, 5)
     with paddle.no_grad():
         output = linear(*leaves)
     assert output.stop_gradient
-    assert (output.numpy() == F.linear(*leaves).numpy()).all()
+    assert_close(output.numpy(), F.linear(*leaves).numpy())
+    assert library == "onednn" or (output.numpy() == F.linear(*leaves).numpy()).all()
 
 
 def test_normal_rows_by_hand() -> None:

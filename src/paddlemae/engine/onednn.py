@@ -14,10 +14,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from paddlemae.engine.safe_import import paddle
+from paddlemae.engine.safe_import import library_path
 from paddlemae.engine.threads import wanted_product_threads
 
 Layout = tuple[tuple[int, ...], tuple[int, ...]]
@@ -49,7 +48,7 @@ class _Library:
     """The library's handles: one whose calls release Python's lock and one, for short calls, whose don't."""
 
     def __init__(self) -> None:
-        path = Path(paddle.__file__).parent / "libs" / "libdnnl.so.3"
+        path = library_path("libdnnl.so.3")
         if not path.exists():
             raise Unavailable("this Paddle build has no libdnnl.so.3")
         try:

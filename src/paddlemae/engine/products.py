@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from paddlemae.engine import onednn
+from paddlemae.engine.safe_import import paddle
 
 VARIABLE = "PADDLEMAE_PRODUCTS"
 KINDS = ("auto", "onednn", "paddle")
@@ -49,5 +50,7 @@ def reason_against() -> str | None:
 
 def description() -> str:
     """Return what computes, for a run's record: "onednn", or "paddle" with the reason."""
+    if paddle.get_device() != "cpu":
+        return "paddle (on an accelerator)"
     reason = reason_against()
     return "onednn" if reason is None else f"paddle ({reason})"

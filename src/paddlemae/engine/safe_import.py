@@ -75,12 +75,17 @@ def _read_once_variables() -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+def library_path(name: str) -> Path:
+    """Return where a library in Paddle's wheel is, if the wheel has it."""
+    import paddle
+
+    return Path(paddle.__file__).parent / "libs" / name
+
+
 @lru_cache(maxsize=1)
 def matrix_library() -> ctypes.CDLL | None:
     """Return the matrix library in Paddle's wheel; None where that has another one."""
-    import paddle
-
-    found = Path(paddle.__file__).parent / "libs" / "libmklml_intel.so"
+    found = library_path("libmklml_intel.so")
     return ctypes.CDLL(str(found)) if found.exists() else None
 
 

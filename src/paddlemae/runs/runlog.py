@@ -56,6 +56,7 @@ class EnvironmentType(BaseModel):
     system: str | None = None
     processor: str | None = None
     cpus: int | None = None
+    products: str | None = None
     finished: str | None = None
 
 
@@ -159,8 +160,12 @@ def newest_checkpoint(run: Path) -> str | None:
         return None
 
 
-def write_environment(folder: Path) -> None:
-    """Write versions, machine and command: enough to repeat a run, no variable of the user's environment."""
+def write_environment(folder: Path, products: str | None = None) -> None:
+    """Write versions, machine and command: enough to repeat a run, no variable of the user's environment.
+
+    Args:
+        products: which library computes matrix products, and why that one.
+    """
     versions = {}
     for package in PACKAGES:
         try:
@@ -176,6 +181,7 @@ def write_environment(folder: Path) -> None:
         "system": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cpus": os.cpu_count(),
+        "products": products,
     }
     replace_text(folder / ENVIRONMENT_FILE, json.dumps(content, indent=2) + "\n")
 

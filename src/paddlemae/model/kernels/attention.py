@@ -135,7 +135,8 @@ def attend_projected(
         (mixed values [B, Q, D], what `projected_gradients` needs).
     """
     width = projections[0].shape[-1] // (3 if len(projections) == 1 else 1) // heads
-    if placement.by_onednn(projections[0]):
+    # of one token oneDNN 3.6 mixes the wrong values: products of several matrices with an inner size of 1
+    if placement.by_onednn(projections[0]) and projections[-1].shape[1] > 1:
         shares, mixed = primitives.attend(projections, heads, width, bias_HQN)
         return mixed, [*projections, shares, mixed]
     counts = [3] if len(projections) == 1 else [1, 2]
@@ -156,7 +157,7 @@ def projected_gradients(
         parts: how many projections there were.
         needs_scores: whether the latter may not be None.
     """
-    if placement.by_onednn(to_mixed_BQD):
+    if len(attended) == parts + 2:  # by primitives
         return primitives.attend_gradients(attended[:parts], attended[parts], to_mixed_BQD, needs_scores)
     query, key = attended[:2]
     scale = query.shape[-1] ** -0.5

@@ -22,6 +22,8 @@ from paddlemae.model.kernels.rows import (
     split_views,
 )
 
+LONG_SUM, LARGE_WEIGHT = 2048, 1 << 18  # rows and numbers from which MKL sums 0 to 20% faster than oneDNN (measured)
+
 
 def product(
     left: paddle.Tensor, right: paddle.Tensor, transpose_x: bool = False, transpose_y: bool = False
@@ -44,7 +46,9 @@ def linear_rows(
 def linear_gradients(x_RD: paddle.Tensor, gradient_RE: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
     """Return the gradients of a linear layer's weight and bias."""
     ones_1R = constant_matrix(1, gradient_RE.shape[0], 1.0, gradient_RE.dtype)
-    return product(x_RD, gradient_RE, transpose_x=True), paddle.matmul(ones_1R, gradient_RE).flatten()
+    is_long = x_RD.shape[0] >= LONG_SUM and x_RD.shape[1] * gradient_RE.shape[1] >= LARGE_WEIGHT
+    to_weight = (paddle.matmul if is_long else product)(x_RD, gradient_RE, transpose_x=True)
+    return to_weight, paddle.matmul(ones_1R, gradient_RE).flatten()
 
 
 class _LinearOnCpu(paddle.autograd.PyLayer):

@@ -1,17 +1,19 @@
-"""What the halves of a block compute, through oneDNN's primitives; each function has a formula in Paddle's operations.
+"""What the halves of a block compute, by oneDNN's primitives; each function has a formula in Paddle's operations.
 
-Tensors are float32 and contiguous. On CPU, next to Paddle's operations, products take their bias and the residual sum
-along, attention reads its heads where the linear layer wrote them, and GELU, norms and softmax are vectorized.
+Products take their bias and the residual sum along, attention reads its heads where the linear layer wrote them, and
+GELU, norms and softmax are vectorized. Numbers are float32; matrices of rows and gradients are contiguous.
 
 Shapes: R rows, D and E widths; B images, H heads, Q queries, N tokens, d width of a head.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from paddlemae.engine import onednn
+from paddlemae.engine.memory import use_large_pages
 from paddlemae.engine.onednn import Layout, dense, turned
 from paddlemae.engine.safe_import import paddle
 
@@ -19,13 +21,21 @@ FLOAT_BYTES = 4
 CACHED_SCORES = 1 << 18  # numbers: scores of so few images stay in the processor's cache until they are used
 
 
+def _empty(shape: Sequence[int]) -> paddle.Tensor:
+    """Return a tensor without values yet."""
+    made = paddle.empty(shape, "float32")
+    use_large_pages(made.data_ptr(), FLOAT_BYTES * math.prod(shape))
+    return made
+
+
 def product(
     left: paddle.Tensor, right: paddle.Tensor, transpose_x: bool = False, transpose_y: bool = False
 ) -> paddle.Tensor:
     """Return the product of two matrices, either of them transposed."""
+    left, right = left.contiguous(), right.contiguous()
     of_left, of_right = dense(*left.shape), dense(*right.shape)
     of_left, of_right = turned(of_left) if transpose_x else of_left, turned(of_right) if transpose_y else of_right
-    out = paddle.empty([of_left[0][0], of_right[0][1]], left.dtype)
+    out = _empty([of_left[0][0], of_right[0][1]])
     prepared = onednn.matmul(of_left, of_right, dense(*out.shape))
     prepared(left.data_ptr(), right.data_ptr(), out.data_ptr())
     return out
@@ -35,7 +45,8 @@ def linear(
     x_RD: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, added_RE: paddle.Tensor | None = None
 ) -> paddle.Tensor:
     """Return `x @ weight + bias + added`, [R, E]."""
-    out = paddle.empty([x_RD.shape[0], weight.shape[1]], x_RD.dtype)
+    weight, bias = weight.contiguous(), bias.contiguous()
+    out = _empty([x_RD.shape[0], weight.shape[1]])
     layout = dense(*out.shape)
     addresses = [x_RD.data_ptr(), weight.data_ptr(), out.data_ptr(), bias.data_ptr()]
     if added_RE is not None:
@@ -47,7 +58,7 @@ def linear(
 
 def gelu(x: paddle.Tensor) -> paddle.Tensor:
     """Return the exact GELU."""
-    out = paddle.empty(x.shape, x.dtype)
+    out = _empty(x.shape)
     onednn.gelu(x.size)(x.data_ptr(), out.data_ptr())
     return out
 
@@ -63,7 +74,7 @@ def layer_norm(
 ) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
     """Return (layer norm of each row, mean [R], variance [R])."""
     rows, width = x_RD.shape
-    out, mean_R, variance_R = paddle.empty([rows, width]), paddle.empty([rows]), paddle.empty([rows])
+    out, mean_R, variance_R = _empty([rows, width]), _empty([rows]), _empty([rows])
     results = out.data_ptr(), mean_R.data_ptr(), variance_R.data_ptr()
     onednn.layer_norm(rows, width, epsilon)(x_RD.data_ptr(), *results, weight.data_ptr(), bias.data_ptr())
     return out, mean_R, variance_R
@@ -78,7 +89,7 @@ def norm_gradients(
 ) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
     """Return the gradients of a layer norm's input, weight and bias; moments are its mean and variance."""
     rows, width = x_RD.shape
-    results = paddle.empty([rows, width]), paddle.empty([width]), paddle.empty([width])
+    results = _empty([rows, width]), _empty([width]), _empty([width])
     bias = weight  # an argument that is not read
     given = x_RD, *moments, weight, bias, gradient_RD, *results
     onednn.layer_norm_gradients(rows, width, epsilon)(*[tensor.data_ptr() for tensor in given])
@@ -120,9 +131,10 @@ def attend(
     """Return (softmax of scale * query key^T + bias [B, H, Q, N], mixed values [B, Q, D]); `width` is a head's."""
     query, key, value = split_projections(projections, heads * width)
     (batch, queries), tokens = query.rows.shape[:2], key.rows.shape[1]
-    shares = paddle.empty([batch, heads, queries, tokens])
-    mixed = Heads(paddle.empty([batch, queries, heads * width]), 0)
-    scores = paddle.empty([_images_at_once(shares), *shares.shape[1:]])
+    shares = _empty([batch, heads, queries, tokens])
+    mixed = Heads(_empty([batch, queries, heads * width]), 0)
+    scores = _empty([_images_at_once(shares), *shares.shape[1:]])
+    bias_HQN = None if bias_HQN is None else bias_HQN.contiguous()
     biases = [] if bias_HQN is None else [bias_HQN.data_ptr()]
     added = dense(1, heads, queries, tokens) if biases else None
     for image, images in _pieces(shares):
@@ -145,10 +157,10 @@ def attend_gradients(
     batch, heads, queries, tokens = shares.shape
     width = to_mixed_BQD.shape[-1] // heads
     query, key, value = split_projections(projections, heads * width)
-    gradients = [paddle.empty(each.shape) for each in projections]
+    gradients = [_empty(each.shape) for each in projections]
     to_query, to_key, to_value = split_projections(gradients, heads * width)
-    to_mixed = Heads(to_mixed_BQD, 0)
-    to_scores = paddle.empty([batch if keeps_scores else _images_at_once(shares), *shares.shape[1:]])
+    to_mixed = Heads(to_mixed_BQD.contiguous(), 0)
+    to_scores = _empty([batch if keeps_scores else _images_at_once(shares), *shares.shape[1:]])
     for image, images in _pieces(shares):
         of_query, of_key, of_value, of_mixed = (
             each.layout(images, heads, width) for each in (query, key, value, to_mixed)

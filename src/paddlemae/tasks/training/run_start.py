@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from paddlemae.data.sources.output_folders import check_outside
+from paddlemae.engine import products
 from paddlemae.launch.launcher import report_entered
 from paddlemae.recipe import (
     RECIPES,
@@ -225,7 +226,7 @@ def _take_folder(run: Run[Any]) -> None:
     report_entered()
     remove_leftovers(out)
     if not run.resume or not (out / ENVIRONMENT_FILE).exists():
-        write_environment(out)
+        write_environment(out, products.description())
     write_recipe(out, dump_recipe(run.recipe))
 
 
