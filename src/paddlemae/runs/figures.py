@@ -247,19 +247,23 @@ def draw_curves(path: Path, lines: Sequence[dict[str, Any]], names: Sequence[str
     present = [name for name in names if any(name in line for line in lines)]
     if not present:
         return
-    figure = _figure(6, 2.2 * len(present))
+    width, height = 6.0, 2.2  # inches, of a panel; its margins hold eight digits and every label
+    left, right, bottom, top = 0.8, 0.15, 0.42, 0.26
+    figure = _figure(width, height * len(present))
     letters = choose_fonts([*present, title])
+    size = (1 - (left + right) / width, (1 - (bottom + top) / height) / len(present))
     for panel, name in enumerate(present):
-        axes = figure.add_subplot(len(present), 1, panel + 1)
+        axes = figure.add_axes((left / width, 1 - (panel + 1 - bottom / height) / len(present), *size))
         points = [(line["step"], line[name]) for line in lines if name in line]
         axes.plot(*zip(*points), color=ACCENT, linewidth=1.2, marker="." if len(points) < 3 else None)
         axes.set_ylabel(letters(name, LONGEST_NAME), fontsize=8, color=INK)
+        axes.yaxis.set_label_coords(-0.55 / (width * size[0]), 0.5)
         axes.grid(color="#e5e7eb", linewidth=0.6)
         axes.tick_params(labelsize=7, colors=FAINT)
         if panel == 0:
             axes.set_title(letters(title, LONGEST_TITLE), fontsize=9, color=INK)
     axes.set_xlabel("step", fontsize=8, color=INK)
-    _save(figure, path, letters, tight=True)
+    _save(figure, path, letters)
 
 
 @_use_own_style
