@@ -288,8 +288,7 @@ def test_a_bug_in_one_process_is_shown_and_ends_all(tmp_path) -> None:
         assert job.end(60) == 1, job.said
     assert "process 1 of this host crashed" in job.said
     assert (
-        job.said.count("Traceback (most recent call last)") == 1
-        and "LookupError: a bug of this rank alone" in job.said
+        job.said.count("Traceback (most recent call last)") == 1 and "LookupError: a bug of this rank alone" in job.said
     )
     assert "process 0 of this host crashed" not in job.said
 
