@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paddlemae.tasks.plan import measured
+from paddlemae.tasks.plan import measured, trial
 from tests.support.coloured_scenes import write_scenes
 from tests.support.few_digits import use_few_digits
 from tests.support.pages import blocks, yaml_name
@@ -58,7 +58,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 def type_page(desk: Desk, paddlemae: Callable, monkeypatch: pytest.MonkeyPatch, untried) -> Callable[[Path], set[str]]:
     """Type a page's commands, except those that were typed before."""
     monkeypatch.chdir(desk.folder)
-    monkeypatch.setattr(measured, "TRIAL_SECONDS", 0.1)
+    monkeypatch.setattr(measured, "TRIAL_SECONDS", 0.05)
+    monkeypatch.setattr(measured, "READING_SECONDS", 0.05)
+    monkeypatch.setattr(trial, "FEWEST_STEPS", 1)
     use_few_digits(monkeypatch)
 
     def type_command(command: str) -> None:
