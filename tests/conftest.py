@@ -25,8 +25,8 @@ from tests.support.few_digits import use_few_digits  # noqa: E402
 from tests.support.pictures import COLOURS, write_png  # noqa: E402
 
 TIMEOUT_SECONDS = 120
-# files that take a minute or more: workers that share the files begin with them, so that none is left alone at the end
-LONG_FILES = ("weights/test_hostile.py", "docs/test_commands.py", "docs/test_commands_alone.py", "cli/test_app.py")
+# the files that take longest: workers that share the files begin with them, so that none is left alone at the end
+LONG_FILES = ("export/test_export.py", "docs/test_commands.py", "cli/test_app.py", "journeys/test_resume.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
