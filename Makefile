@@ -13,6 +13,9 @@ help: ## Show this list
 demo: $(VENV)/installed ## Pretrain, reconstruct, compare and fine-tune on the embedded digits
 	$(VENV)/bin/paddlemae demo --overwrite
 
+# The tests start a hundred processes, which would all compile the package where Python is kept from storing bytecode.
+test slow parity: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(VENV)/installed ## Run the tests (no PyTorch)
 	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not parity and not browser"
 

@@ -21,11 +21,12 @@ from paddlemae.system.signals import SIGNAL_NAMES
 from paddlemae.tasks.training import memory_trial
 
 pytest.register_assert_rewrite("tests.support", "tests.fuzz")
+from tests.support.few_digits import use_few_digits  # noqa: E402
 from tests.support.pictures import COLOURS, write_png  # noqa: E402
 
 TIMEOUT_SECONDS = 120
-# files that take a minute or more: workers that share the files begin with them, so that none is left alone at the end
-LONG_FILES = ("weights/test_hostile.py", "docs/test_commands.py", "docs/test_commands_alone.py", "cli/test_app.py")
+# the files that take longest: workers that share the files begin with them, so that none is left alone at the end
+LONG_FILES = ("export/test_export.py", "docs/test_commands.py", "cli/test_app.py", "journeys/test_resume.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -182,6 +183,14 @@ def chromium() -> Iterator[Any]:
 def untried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dry runs that say what they measure without trying it: ViT-Base would take half a minute."""
     monkeypatch.setattr(memory_trial, "measure", lambda recipe: memory_trial.Footprint(2.0 * 2**30, 0.1 * 2**30))
+
+
+@pytest.fixture(scope="module")
+def few_digits() -> Iterator[None]:
+    """A tenth of the embedded digits and scenes."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_few_digits(patch)
+        yield
 
 
 @pytest.fixture

@@ -75,7 +75,9 @@ def test_quiet_is_quiet(pretrain) -> None:
 
 
 @pytest.mark.parametrize("task", ["pretrain", "finetune"])
-def test_a_dry_run_prints_the_plan_and_writes_nothing(paddlemae, tiny, photos, colours, tmp_path, monkeypatch, task):
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    paddlemae, tiny, photos, colours, tmp_path, monkeypatch, untried, task
+):
     monkeypatch.chdir(tmp_path)
     given = tiny if task == "pretrain" else [one for one in tiny if "decoder" not in one]
     sources = {"pretrain": ["--data", photos], "finetune": ["--data", colours, "--init", "scratch"]}
@@ -87,7 +89,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(paddlemae, tiny, photos, c
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_printed_plan_starts_with_a_recipe_that_loads(paddlemae, tiny, photos, tmp_path) -> None:
+def test_a_printed_plan_starts_with_a_recipe_that_loads(paddlemae, tiny, photos, tmp_path, untried) -> None:
     done = paddlemae("pretrain", *tiny, "--data", photos, "--dry-run")
     (tmp_path / "printed.yaml").write_text(done.out.split("\n\n")[0])
     asked = load_recipe("pretrain", None, [*tiny, f"data={photos}"])

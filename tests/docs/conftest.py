@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paddlemae.tasks.plan import measured
+from paddlemae.tasks.plan import measured, trial
 from tests.support.coloured_scenes import write_scenes
+from tests.support.few_digits import use_few_digits
 from tests.support.pages import blocks, yaml_name
 from tests.support.paths import ROOT
 from tests.support.pictures import write_noise
@@ -54,10 +55,13 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 
 
 @pytest.fixture
-def type_page(desk: Desk, paddlemae: Callable, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], set[str]]:
+def type_page(desk: Desk, paddlemae: Callable, monkeypatch: pytest.MonkeyPatch, untried) -> Callable[[Path], set[str]]:
     """Type a page's commands, except those that were typed before."""
     monkeypatch.chdir(desk.folder)
-    monkeypatch.setattr(measured, "TRIAL_SECONDS", 0.1)
+    monkeypatch.setattr(measured, "TRIAL_SECONDS", 0.05)
+    monkeypatch.setattr(measured, "READING_SECONDS", 0.05)
+    monkeypatch.setattr(trial, "FEWEST_STEPS", 1)
+    use_few_digits(monkeypatch)
 
     def type_command(command: str) -> None:
         program, *arguments = shlex.split(command)

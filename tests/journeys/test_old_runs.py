@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests.support.few_digits import use_few_digits
 from tests.support.paths import ROOT
 
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -68,6 +69,7 @@ def test_models_are_exported(kind: str, runs: Path, paddlemae: Callable) -> None
     assert done.status == 0, done.err
 
 
-def test_encoders_are_used(runs: Path, paddlemae: Callable) -> None:
+def test_encoders_are_used(runs: Path, paddlemae: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_few_digits(monkeypatch)
     assert paddlemae("embed", "pretrain", "--data", "digits", "--out", "f.npz", "--quiet").status == 0
     assert paddlemae("knn", "pretrain", "--data", "digits").status == 0

@@ -14,8 +14,10 @@ import paddlemae
 from paddlemae.system import signals
 
 ROOT = Path(paddlemae.__file__).parents[1]
-# as the installed command does it; a shell's background commands ignore Ctrl-C, and tests may be run by one
+# as the installed command does it; a shell's background commands ignore Ctrl-C, those of nohup SIGHUP, and tests may be
+# run by one
 HEARS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+HEARS += "signal.signal(signal.SIGHUP, signal.SIG_DFL); " if hasattr(signal, "SIGHUP") else ""
 COMMAND = HEARS + "from paddlemae.__main__ import main; main()"
 # once Python itself has started, which takes hundredths of a second, and before anything else is imported
 READY = HEARS + "import os; from paddlemae.system import signals; signals.take_over(); os.write(1, b'.'); "

@@ -30,7 +30,7 @@ class Made(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def short_demo():
+def short_demo(few_digits):
     def load(task, name, overrides=None):
         return load_recipe(task, name, {**(overrides or {}), **SHORT[task]})
 

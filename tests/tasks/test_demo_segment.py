@@ -10,10 +10,10 @@ from paddlemae.recipe import load_recipe
 TINY = dict(embed_dim=16, depth=1, num_heads=2, threads=1, batch_size=8)
 
 
-def test_it_leaves_runs_a_picture_and_its_figures(tmp_path, monkeypatch, capsys) -> None:
+def test_it_leaves_runs_a_picture_and_its_figures(tmp_path, monkeypatch, capsys, few_digits) -> None:
     def load(task, name, overrides=None):
         decoder = {} if task == "segment" else dict(decoder_embed_dim=8, decoder_num_heads=2)
-        steps = dict(steps=2, val_fraction=0.05) if task == "segment" else dict(steps=2)
+        steps = dict(steps=2, val_fraction=0.2) if task == "segment" else dict(steps=2)
         return load_recipe(task, name, {**(overrides or {}), **TINY, **decoder, **steps})
 
     monkeypatch.setattr(demo_segment, "load_recipe", load)

@@ -247,7 +247,7 @@ def test_the_memory_estimate_grows_with_what_it_counts(tiny, photos) -> None:
     assert estimate("batch_size=16") > plain and estimate("depth=2") > plain and estimate("mask_ratio=0.5") > plain
 
 
-def test_a_grid_mask_keeps_a_quarter_and_warns_of_the_ratio(tiny, photos) -> None:
+def test_a_grid_mask_keeps_a_quarter_and_warns_of_the_ratio(tiny, photos, untried) -> None:
     recipe = load_recipe("pretrain", None, [*tiny, f"data={photos}", "mask=grid", "mask_ratio=0.5"])
     assert MASKS[recipe.mask].num_kept((4, 4), recipe.mask_ratio) == 4
     with pytest.warns(UserWarning, match="mask_ratio has no effect"):

@@ -18,7 +18,7 @@ SHORT = ("steps=2", "batch_size=10", "eval_split=val", *SMALL)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> str:
+def run(tmp_path_factory, few_digits) -> str:
     folder = tmp_path_factory.mktemp("pretrained") / "run"
     recipe = load_recipe("pretrain", "digits", ["steps=1", "batch_size=8", *SMALL])
     pretrain(recipe, Start(folder, quiet=True))
@@ -64,13 +64,13 @@ def test_every_start_value_and_seed_is_run_once(run: str, tmp_path: Path, monkey
 
 
 def test_labels_can_be_a_share_or_a_number_a_class(run: str, tmp_path: Path) -> None:
-    study(plan_of(run, "labels", ("1%", "2/class"), seeds=(0,)), tmp_path / "study", finetune, quiet=True)
+    study(plan_of(run, "labels", ("10%", "2/class"), seeds=(0,)), tmp_path / "study", finetune, quiet=True)
     counts = {
         folder.name: json.loads((folder / "result.json").read_text())["train_images"]
         for folder in (tmp_path / "study").iterdir()
         if folder.is_dir()
     }
-    assert counts == {"labels-1%-pretrained-0": 40, "labels-2-per-class-pretrained-0": 20}
+    assert counts == {"labels-10%-pretrained-0": 60, "labels-2-per-class-pretrained-0": 20}
 
 
 def test_a_run_that_was_stopped_resumes(run: str, tmp_path: Path, monkeypatch) -> None:

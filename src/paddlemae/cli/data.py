@@ -127,12 +127,19 @@ def split(
     exact_only: Annotated[
         bool, typer.Option("--exact-only", help="Keep exact duplicates and groups together, not near duplicates.")
     ] = False,
+    series: Annotated[
+        bool,
+        typer.Option(
+            "--series/--no-series",
+            help="Keep series together: frames or exposures, whose names count and whose neighbours look alike.",
+        ),
+    ] = True,
     channels: Channels = 3,
     workers: Workers = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing list.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Split image files into train, test and val parts that share no duplicate and no group; write them as a list.
+    """Split image files into train, test and val parts that share no duplicate, group or series; write them as a list.
 
     Each class has the requested shares in each part. Files stay where they are; `--data` reads the list.
 
@@ -154,6 +161,7 @@ def split(
             split=split,
             seed=seed,
             exact_only=exact_only,
+            keep_series=series,
             channels=channels,
             workers=workers,
             quiet=quiet,

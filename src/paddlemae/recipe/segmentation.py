@@ -15,6 +15,7 @@ from paddlemae.recipe.settings import (
     EVALUATE_EVERY,
     FLIP,
     FLIP_VERTICAL,
+    KEEP_SERIES,
     LAYER_DECAY,
     MEAN,
     ROTATE,
@@ -121,6 +122,7 @@ class SegmentRecipe(BaseModel):
         "checkpoint, the validation part. null: the split `val` if there is a split `test` too and no `labels`, else "
         "15%, and none of fewer than 7 images; 0: none, the last step counts",
     )
+    keep_series: bool = setting(True, KEEP_SERIES)
     primary_metric: Literal["miou", "dice", "boundary_f1", "pixel_accuracy", "image_miou"] = setting(
         "miou",
         "metric that chooses the best checkpoint and compares runs: `miou` (mean IoU), `dice`, `boundary_f1`, "

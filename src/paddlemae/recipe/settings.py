@@ -82,6 +82,10 @@ VALIDATION = (
     "15%, and none where a class has fewer than 5 images; 0: none, the last step counts; `test`: the test part "
     "chooses, as in earlier versions, which makes its numbers optimistic"
 )
+KEEP_SERIES = (
+    "hold back whole series of images rather than single ones: frames, exposures or slices, whose names count and "
+    "whose neighbours look alike; images with groups keep these together instead"
+)
 PRIMARY_METRIC = (
     f"metric that chooses the best checkpoint and compares runs: {', '.join(f'`{name}`' for name in PRIMARY_METRICS)}; "
     "null: `top1` (accuracy) if the largest class of the training split has at most 1.5 times the images of the "
@@ -303,6 +307,7 @@ class FinetuneRecipe(BaseModel):
     val_fraction: Share = setting(0.0, VAL_FRACTION)
     labels: Labels | None = setting(None, LABELS)
     validation: Share | Literal["test"] | None = setting(None, VALIDATION)
+    keep_series: bool = setting(True, KEEP_SERIES)
     primary_metric: PrimaryMetric | None = setting(None, PRIMARY_METRIC)
     mean: Mean | None = setting(None, MEAN)
     std: Std | None = setting(None, STD)
@@ -376,6 +381,7 @@ class ProbeRecipe(BaseModel):
     val_fraction: Share = setting(0.0, VAL_FRACTION)
     labels: Labels | None = setting(None, LABELS)
     validation: Share | Literal["test"] | None = setting(None, VALIDATION)
+    keep_series: bool = setting(True, KEEP_SERIES)
     primary_metric: PrimaryMetric | None = setting(None, PRIMARY_METRIC)
     token: Literal["cls", "mean"] = setting("cls", "features are the `cls` token, or the `mean` of the patch tokens")
     layer: Positive | None = setting(None, "block whose output gives the features, from 1; null is the last")

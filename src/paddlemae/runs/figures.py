@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 NAMED_CLASSES = 40  # of a confusion matrix; above it names would overlap
 MOST_CELLS = 1000  # of a confusion matrix's side: half of its pixels
 LONGEST_NAME, LONGEST_TITLE, LONGEST_CAPTION = 32, 100, 500  # columns in a picture
+POINT = 1 / 72  # inches
 INK, FAINT, ACCENT = "#1d2733", "#8a94a0", "#c2410c"
 
 
@@ -97,29 +98,43 @@ def draw_reconstructions(
     caption = "\n".join(textwrap.wrap(letters(caption, LONGEST_CAPTION), int(total_width * 23)))
     total_height = rows * cell_height + top + 0.25 + 0.13 * (caption.count("\n") + 1)
     figure = _figure(total_width, total_height)
+    sheet = _sheet(figure)
     for image in range(images):
         strip, row = divmod(image, rows)
         for column, stage in enumerate(pictures):
             left = (strip * len(columns) + column) * cell + strip * gap
             bottom = total_height - top - (row + 1) * cell_height
-            size = (0.97 * cell / total_width, 0.97 * cell_height / total_height)
-            axes = figure.add_axes((left / total_width, bottom / total_height, *size))
-            _picture(axes, stage[image])
+            _picture(sheet, stage[image], (left, bottom, 0.97 * cell, 0.97 * cell_height))
             if row == 0:
-                axes.set_title(letters(columns[column], LONGEST_NAME), fontsize=6, color=INK, pad=3)
+                title = letters(columns[column], LONGEST_NAME)
+                place = (left + 0.97 * cell / 2, bottom + 0.97 * cell_height + 3 * POINT)
+                sheet.text(*place, title, fontsize=6, color=INK, ha="center")
             if column == 0 and names:
                 style = dict(facecolor="black", alpha=0.5, linewidth=0, pad=1)
-                name = letters(names[image], LONGEST_NAME)
-                axes.text(0.02, 0.03, name, fontsize=3.5, color="white", transform=axes.transAxes, bbox=style)
-    figure.text(0.01, 0.06 / total_height, caption, fontsize=6, color=INK, va="bottom")
+                place = (left + 0.02 * cell, bottom + 0.03 * cell_height)
+                sheet.text(*place, letters(names[image], LONGEST_NAME), fontsize=3.5, color="white", bbox=style)
+    sheet.text(0.01 * total_width, 0.06, caption, fontsize=6, color=INK, va="bottom")
     _save(figure, path, letters)
 
 
-def _picture(axes: Axes, pixels_HWC: np.ndarray) -> None:
+def _sheet(figure: Figure) -> Axes:
+    """Return axes over a whole figure, in inches from its lower left; axes for each picture would take 20 ms each."""
+    width, height = figure.get_size_inches()
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set_xlim(0, width)
+    axes.set_ylim(0, height)
+    return axes
+
+
+def _picture(sheet: Axes, pixels_HWC: np.ndarray, box: tuple[float, float, float, float]) -> None:
+    """Place a picture on a sheet; `box` is its left, bottom, width and height in inches."""
+    left, bottom, width, height = box
     colour = pixels_HWC.shape[-1] == 3
     shown = pixels_HWC if colour else pixels_HWC[..., 0]
-    axes.imshow(shown, cmap=None if colour else "gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.set_axis_off()
+    extent = (left, left + width, bottom, bottom + height)
+    style: dict[str, Any] = dict(cmap=None if colour else "gray", vmin=0, vmax=255, interpolation="nearest")
+    sheet.imshow(shown, extent=extent, aspect="auto", origin="upper", **style)
 
 
 @_use_own_style
@@ -140,20 +155,22 @@ def draw_neighbours(
     """
     height, width = rows[0][0].shape[:2]
     cell, gap, title = 1.15, 0.12, 0.17  # inches; the gap sets the queries apart
-    cell_height = cell * height / width + title
+    picture_height = cell * height / width
+    cell_height = picture_height + title
     total_width = len(rows[0]) * cell + gap
     letters = choose_fonts([*names, *(title for row in titles for title in row), caption])
     caption = "\n".join(textwrap.wrap(letters(caption, LONGEST_CAPTION), int(total_width * 20)))
     total_height = len(rows) * cell_height + 0.2 + 0.13 * (caption.count("\n") + 1)
     figure = _figure(total_width, total_height)
+    sheet = _sheet(figure)
     for row, (pictures, name, above) in enumerate(zip(rows, names, titles)):
         for column, (pixels_HWC, text) in enumerate(zip(pictures, [name, *above])):
-            left, bottom = column * cell + (gap if column else 0), total_height - (row + 1) * cell_height
-            size = (0.97 * cell / total_width, (cell_height - title) / total_height)
-            axes = figure.add_axes((left / total_width, bottom / total_height, *size))
-            _picture(axes, pixels_HWC)
-            axes.set_title(letters(text, 24), fontsize=5, color=ACCENT if column == 0 else INK, pad=2)
-    figure.text(0.01, 0.06 / total_height, caption, fontsize=5, color=INK, va="bottom")
+            left = column * cell + (gap if column else 0)
+            bottom = total_height - (row + 1) * cell_height + 0.015 * picture_height
+            _picture(sheet, pixels_HWC, (left, bottom, 0.97 * cell, 0.97 * picture_height))
+            place = (left + 0.97 * cell / 2, bottom + 0.97 * picture_height + 2 * POINT)
+            sheet.text(*place, letters(text, 24), fontsize=5, color=ACCENT if column == 0 else INK, ha="center")
+    sheet.text(0.01 * total_width, 0.06, caption, fontsize=5, color=INK, va="bottom")
     _save(figure, path, letters)
 
 
@@ -230,19 +247,23 @@ def draw_curves(path: Path, lines: Sequence[dict[str, Any]], names: Sequence[str
     present = [name for name in names if any(name in line for line in lines)]
     if not present:
         return
-    figure = _figure(6, 2.2 * len(present))
+    width, height = 6.0, 2.2  # inches, of a panel; its margins hold eight digits and every label
+    left, right, bottom, top = 0.8, 0.15, 0.42, 0.26
+    figure = _figure(width, height * len(present))
     letters = choose_fonts([*present, title])
+    size = (1 - (left + right) / width, (1 - (bottom + top) / height) / len(present))
     for panel, name in enumerate(present):
-        axes = figure.add_subplot(len(present), 1, panel + 1)
+        axes = figure.add_axes((left / width, 1 - (panel + 1 - bottom / height) / len(present), *size))
         points = [(line["step"], line[name]) for line in lines if name in line]
         axes.plot(*zip(*points), color=ACCENT, linewidth=1.2, marker="." if len(points) < 3 else None)
         axes.set_ylabel(letters(name, LONGEST_NAME), fontsize=8, color=INK)
+        axes.yaxis.set_label_coords(-0.55 / (width * size[0]), 0.5)
         axes.grid(color="#e5e7eb", linewidth=0.6)
         axes.tick_params(labelsize=7, colors=FAINT)
         if panel == 0:
             axes.set_title(letters(title, LONGEST_TITLE), fontsize=9, color=INK)
     axes.set_xlabel("step", fontsize=8, color=INK)
-    _save(figure, path, letters, tight=True)
+    _save(figure, path, letters)
 
 
 @_use_own_style

@@ -2,7 +2,7 @@
 
 import pytest
 
-from paddlemae.tasks.plan import measured
+from paddlemae.tasks.plan import measured, trial
 
 
 @pytest.fixture(autouse=True)
@@ -10,3 +10,4 @@ def short_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measured, "TRIAL_SECONDS", 0.05)
     monkeypatch.setattr(measured, "READING_SECONDS", 0.05)
     monkeypatch.setattr(measured, "MOST_TRIALS", 1)
+    monkeypatch.setattr(trial, "FEWEST_STEPS", 1)

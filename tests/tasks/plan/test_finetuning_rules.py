@@ -8,7 +8,10 @@ from paddlemae.recipe import load_recipe
 from paddlemae.tasks.plan import rules
 from paddlemae.tasks.plan.finetuning_settings import (
     MOST_EVALUATIONS,
+    TEST_SHARE,
     LabelledImages,
+    Shares,
+    affordable_shares,
     choose_tuning,
     chosen_by_labels,
     finetuning_settings,
@@ -58,3 +61,24 @@ def test_a_shortened_fine_tuning_is_a_recipe_that_says_so() -> None:
     assert recipe.training.epochs < chosen.training.epochs and recipe.training.warmup_epochs < recipe.training.epochs
     assert f"{chosen.training.epochs:g}" in settings["training.epochs"].reason
     assert recipe.training.base_lr == chosen.training.base_lr
+
+
+def test_held_back_parts_are_as_large_as_there_is_time_to_evaluate_them() -> None:
+    assert affordable_shares(EQUAL, 500, 0.01) == Shares()
+    many = replace(EQUAL, images=200_000, classes={"cat": 100_000, "dog": 100_000}, labelled=200_000)
+    shares = affordable_shares(many, 500, 0.05)
+    images = LabelledImages.of(many, shares)
+    assert 900 <= images.test <= 1000 and 300 <= images.validation <= 380
+    tuning = choose_tuning(images, 20, 500, 0.01, 0.05)
+    assert tuning.seconds(images, 0.01, 0.05) == pytest.approx(500, rel=0.05)
+    assert tuning.epochs * images.views * 0.01 > 0.7 * 500
+    _, settings = chosen_by_labels("photos", many, SHAPE, images, shares)
+    assert settings["val_fraction"].value == shares.test < TEST_SHARE
+    assert settings["validation"].value == shares.validation
+
+
+def test_a_class_keeps_an_image_in_each_part_however_little_time_there_is() -> None:
+    shares = affordable_shares(EQUAL, 1, 10)
+    assert shares.test * 500 >= 1 and shares.validation * 500 >= 1
+    tested = affordable_shares(replace(EQUAL, test_images=10_000), 1, 10)
+    assert tested.test == TEST_SHARE and tested.validation < 0.15

@@ -138,7 +138,7 @@ def test_one_unreadable_image_does_not_end_a_plan(tmp_path: Path) -> None:
 
 
 def test_images_are_packed_where_reading_takes_long(tmp_path: Path) -> None:
-    folder = write_photos(tmp_path / "photos", 6, 900, 1200)
+    folder = write_photos(tmp_path / "photos", 6, 450, 600)
     plan = make_plan(str(folder), MINUTES, cache=str(tmp_path / "cache"), quiet=True)
     assert plan.recipe("pretrain").training.cache == str(tmp_path / "cache")
     assert make_plan(str(folder), MINUTES, quiet=True).recipe("pretrain").training.cache is None

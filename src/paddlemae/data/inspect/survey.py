@@ -30,7 +30,7 @@ ROWS, COLUMNS = 16, 18  # of a thumbnail
 SHALLOW = 16  # values of the high byte; 16-bit images below it have 12 bits or fewer, of which 8 bits would keep 4
 
 _CHUNK = 64  # images that a worker looks at before it answers
-_ENOUGH = 64  # pixels of the short side that a thumbnail needs; JPEGs are decoded no larger where that saves time
+ENOUGH = 64  # pixels of the short side that a thumbnail needs; JPEGs are decoded no larger where that saves time
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +114,7 @@ def _survey_chunk(sources: Sequence[Source], channels: int, due: tuple[int, rang
 
 def _survey_image(source: Source, i: int, channels: int, looks: Survey, place: int) -> None:
     stored = source.stored(i)
-    picture = decode_stored(stored, source.describe(i), channels, _ENOUGH, source.room(i))
+    picture = decode_stored(stored, source.describe(i), channels, ENOUGH, source.room(i))
     form = read_form(stored, channels)
     high = picture.pixels_hwC >> 8 if picture.pixels_hwC.dtype == np.uint16 else picture.pixels_hwC
     content = stored if isinstance(stored, bytes) else f"{stored.shape} {stored.dtype}".encode() + stored.tobytes()

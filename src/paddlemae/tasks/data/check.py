@@ -34,7 +34,7 @@ from paddlemae.tasks.data.check_masks import (
 from paddlemae.tasks.data.check_picture import draw_check
 from paddlemae.tasks.data.check_result import CheckResult, class_counts
 from paddlemae.tasks.data.compare import compare_images
-from paddlemae.tasks.data.groups import describe_groups, shared_groups
+from paddlemae.tasks.data.groups import describe_groups, series_across, shared_groups
 from paddlemae.tasks.data.splits import (
     ALL_SPLITS,
     OpenedSplit,
@@ -86,7 +86,8 @@ def check(
     looks, exact, near = compare_images(sources, channels, workers, quiet)
     leaks = _leaks(exact, near, sources)
     shared = shared_groups(sources)
-    result = CheckResult(spec, test, channels, splits, looks, exact, near, leaks, shared, notes, others, parts)
+    series = series_across(sources, looks)
+    result = CheckResult(spec, test, channels, splits, looks, exact, near, leaks, shared, series, notes, others, parts)
     findings = _findings(result) | mask_findings(parts)
     result.findings.update({name: number for name, number in findings.items() if number})
     return result
@@ -144,6 +145,7 @@ def _findings(result: CheckResult) -> dict[str, int]:
         "near_duplicates": sum(len(np.unique(result.exact[group])) - 1 for group in result.near_duplicates()),
         "leaks": sum(int((group >= result.splits[1].start).sum()) for group, _ in result.leaks),
         "groups_in_both_parts": len(result.shared),
+        "series_in_both_parts": len(np.unique(result.series[:, 1])),
         "labels_differ": sum(1 for _ in _contradictions(result)),
         "classes_in_one_part_only": len(_classes_in_one_split(result)),
         "nearly_empty_high_byte": len(_shallow(result)),
@@ -222,6 +224,7 @@ def as_json(result: CheckResult) -> dict[str, Any]:
             {"group": group.name, **{split.name: count for split, count in zip(result.splits, group.counts)}}
             for group in result.shared[:MOST_LISTED]
         ],
+        "series_in_both_parts": _named(result, result.series),
         "labels_differ": _named(result, _contradictions(result)),
         "classes_in_one_part_only": [
             {"class": name, **{split.name: count for split, count in zip(result.splits, counts)}}
@@ -276,6 +279,8 @@ _FINDING_TEXTS = FINDING_TEXTS | {
     "near_duplicates": "near duplicates of others",
     "leaks": "held-out images have a duplicate, exact or near, in another split",
     "groups_in_both_parts": "groups (patients, tiles ...) have images in several splits",
+    "series_in_both_parts": "held-out images follow one of another split by name, or precede it, and such neighbours "
+    "look alike, as frames or exposures do; `data split` keeps series together",
     "labels_differ": "groups of exact duplicates have different labels",
     "classes_in_one_part_only": "classes have no image in one of the splits",
     "nearly_empty_high_byte": "have 16 bits with a nearly empty high byte: train with bits=16",
@@ -357,6 +362,7 @@ def _examples(result: CheckResult, name: str) -> list[str]:
         "exact_duplicates": result.exact_duplicates(),
         "near_duplicates": result.near_duplicates(),
         "leaks": (group for group, _ in result.leaks),
+        "series_in_both_parts": result.series,
         "labels_differ": _contradictions(result),
     }
     pairs = (group[[0, -1]] for group in islice(duplicate_groups.get(name, ()), MOST_EXAMPLES))

@@ -24,6 +24,7 @@ class CheckResult:
         exact, near: the first image of each one's group, as `duplicates` gives them.
         leaks: groups of images that are in more than one split, and whether any two of these are exact duplicates.
         shared: the source's own groups, patients say, that are in more than one split.
+        series: int64 [pairs, 2], neighbours in a series, frames say, that are in two splits.
         notes: how the source was understood where that is not plain: what is left out, say.
         others: how many files with each ending lie among the images and are not read.
         masks: of images with masks, what these hold in each split.
@@ -39,6 +40,7 @@ class CheckResult:
     near: NDArray[np.int64]
     leaks: list[tuple[NDArray[np.int64], bool]]
     shared: list[SharedGroup]
+    series: NDArray[np.int64]
     notes: list[str]
     others: Counter[str]
     masks: list[MaskPart] = field(default_factory=list)

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.inspect.duplicates import iterate_groups
+from paddlemae.data.inspect.series import Series, find_series
+from paddlemae.data.inspect.survey import Survey
 from paddlemae.data.inspect.units import assign_units, group_firsts, join_units
 from paddlemae.data.masks.folders import class_files
 from paddlemae.data.sources.open import path_and_options
@@ -40,6 +42,7 @@ class SplitResult:
         units_N: int64 [N], equal for images that stay together.
         unreadable: names of images that are left out, and why.
         notes: how the source was read.
+        has_series: whether series of images stay together.
     """
 
     spec: str
@@ -49,6 +52,7 @@ class SplitResult:
     units_N: NDArray[np.int64]
     unreadable: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    has_series: bool = False
 
 
 def split_images(
@@ -59,19 +63,22 @@ def split_images(
     split: str = ALL_SPLITS,
     seed: int = 0,
     exact_only: bool = False,
+    keep_series: bool = True,
     channels: int = 3,
     workers: int | None = None,
     quiet: bool = False,
 ) -> SplitResult:
     """Assign every image that `spec` names to train, test or val; each class has the requested shares in each.
 
-    Images that are linked by duplicates or are of one group, such as a patient, are in the same part.
+    Images that are linked by duplicates or are of one group, such as a patient, are in the same part; without groups
+    those of a series, such as frames.
 
     Args:
         spec: images in files, as `open_source` takes them: a folder, list or CSV.
         test, val: shares of the images; the rest is train.
         split: train or test: only images of this split; all: of all its splits, pooled.
         exact_only: near duplicates need not stay together.
+        keep_series: images of a series stay together, if the source has no groups.
         channels: as images are read for a model.
         workers: processes that decode; None is one a core where the images are many.
     Raises:
@@ -86,15 +93,27 @@ def split_images(
     links = [exact if exact_only else near]
     if images.groups_N is not None:
         links.append(group_firsts(images.groups_N))
+    series = series_of(images, looks) if keep_series and images.groups_N is None else None
+    if series is not None:
+        links.append(group_firsts(series.groups_N))
     units_N = np.unique(join_units(links)[readable], return_inverse=True)[1].astype(np.int64)
     if len(readable) == 0 or units_N.max() + 1 < len(parts):
         found = f"{len(readable)} images" if len(readable) < len(parts) else "images that are all linked"
-        raise ValueError(f"{spec!r} has {found} by duplicates or groups, too few to make {' and '.join(parts)}")
+        raise ValueError(f"{spec!r} has {found} by duplicates, groups or series, too few to make {' and '.join(parts)}")
     kept = images.subset(readable)
     drawn = np.random.default_rng(seed)
     part_of_N = assign_units(units_N, *kept.class_pairs(), len(kept.classes) + 1, shares, drawn)
     faults = {images.source.describe(i): reason for i, reason in looks.faults.items()}
-    return SplitResult(spec, kept, parts, part_of_N, units_N, faults, notes)
+    return SplitResult(spec, kept, parts, part_of_N, units_N, faults, notes, series is not None)
+
+
+def series_of(images: ListedImages, looks: Survey) -> Series | None:
+    """Return the series of images that were looked at; None without any."""
+    numbers: dict[tuple[str, ...] | None, int] = {}
+    classes_N = np.array([numbers.setdefault(names, len(numbers)) for names in images.labels], np.int64)
+    names = map(images.source.describe, range(len(images.source)))
+    has_classes = not images.multi_label and images.classes
+    return find_series(names, classes_N if has_classes else None, lambda chosen: looks.thumbnails_NP[chosen])
 
 
 def _choose_parts(test: float, val: float) -> tuple[tuple[str, ...], list[float]]:
@@ -180,7 +199,8 @@ def summarize(result: SplitResult, path: Path) -> str:
     lines += _kept_together(result)
     if scarce := _scarce_classes(result):
         lines.append(
-            f"not in every part: {', '.join(scarce)}, whose images are too few that are not duplicates or of one group"
+            f"not in every part: {', '.join(scarce)}, whose images are too few that are not duplicates, or of one "
+            "group or series"
         )
     if result.unreadable:
         name, reason = next(iter(result.unreadable.items()))
@@ -225,7 +245,8 @@ def _kept_together(result: SplitResult) -> list[str]:
     several = sizes[sizes > 1]
     if not several.size:
         return []
-    what = "duplicates" if result.images.groups_N is None else "duplicates or groups"
+    kinds = [] if result.images.groups_N is None else [" or groups"]
+    what = "".join(["duplicates", *kinds, " or series (frames, exposures: names that count)" * result.has_series])
     sets = "1 set" if several.size == 1 else f"{several.size:,} sets"
     lines = [f"kept together: {several.sum():,} images in {sets} of {what}, the largest of {sizes.max():,}"]
     if sizes.max() > _LARGE * sizes.sum():
@@ -233,7 +254,7 @@ def _kept_together(result: SplitResult) -> list[str]:
         examples = " and ".join(repr(result.images.source.describe(i)) for i in unit[[0, -1]])
         lines.append(
             f"note: {sizes.max() / sizes.sum():.0%} of the images are linked into one set, such as {examples}; if they "
-            "are not copies, --exact-only keeps only exact duplicates together"
+            "are not copies, --exact-only keeps only exact duplicates together, and --no-series no series"
         )
     return lines
 

@@ -15,12 +15,12 @@ from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.decode.pixel_format import Pixels, convert_depth, largest_value
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.inspect.statistics import Moments, image_moments
+from paddlemae.data.inspect.stored_channels import read_forms
 from paddlemae.data.sources import MissingSplit, MultiLabelTargets, Source
 from paddlemae.data.sources.subsets import spread_over
 from paddlemae.tasks.data.check_result import class_counts
 from paddlemae.tasks.data.splits import OpenedSplit, collect_notes, open_split
 from paddlemae.tasks.plan.detail import Kept, mean_kept, measure_kept
-from paddlemae.tasks.plan.stored_channels import read_forms
 
 MOST_READ = 512  # images
 FEWEST_READ = 32

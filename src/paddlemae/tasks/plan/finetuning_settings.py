@@ -18,6 +18,34 @@ UNEQUAL = 1.5  # the largest class over the smallest, from which rare classes ar
 MOST_EVALUATIONS, FEWEST_EVALUATIONS = 20, 4
 NEARLY = 0.97  # of the epochs that labels ask for, which is as good
 EVALUATION_SHARE = 0.15  # of the time, at most
+TEST_TIME = 0.1  # of the time, at most, for the test part where the plan chooses it
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Shares of the labelled images: of all for the test part, where no split is one, and of the others to validate."""
+
+    test: float = TEST_SHARE
+    validation: float = VALIDATION_SHARE
+
+
+def affordable_shares(survey: DataSurvey, seconds: float, an_evaluation: float) -> Shares:
+    """Return the shares that can be evaluated in a part of the time; at least one image of each class.
+
+    Args:
+        seconds: of training and evaluating.
+        an_evaluation: seconds of one image.
+    """
+    smallest = min(count for count in survey.classes.values() if count)
+
+    def share(usual: float, images: float, of: float) -> float:
+        return usual if images >= usual * of else min(usual, digits(max(images / of, 1 / smallest)))
+
+    affordable = max(0.0, seconds) / an_evaluation
+    test = 0.0 if survey.test_images is not None else share(TEST_SHARE, TEST_TIME * affordable, survey.labelled)
+    left = (1 - test) * survey.labelled
+    validation = share(VALIDATION_SHARE, EVALUATION_SHARE * affordable / FEWEST_EVALUATIONS, left)
+    return Shares(test or TEST_SHARE, validation)
 
 
 @dataclass(frozen=True)
@@ -37,25 +65,30 @@ class LabelledImages:
     is_unequal: bool
 
     @classmethod
-    def of(cls, survey: DataSurvey) -> LabelledImages:
+    def of(cls, survey: DataSurvey, shares: Shares = Shares()) -> LabelledImages:
         """Count the images of each part about as fine-tuning will draw them."""
         counts = [count for count in survey.classes.values() if count]
         is_unequal = not survey.is_multi_label and max(counts) > UNEQUAL * min(counts)
-        left = 1 if survey.test_images is not None else 1 - TEST_SHARE
-        kept = left * (1 - VALIDATION_SHARE if left * min(counts) >= FEWEST_IMAGES else 1)
+        left = 1 if survey.test_images is not None else 1 - shares.test
+        kept = left * (1 - shares.validation if left * min(counts) >= FEWEST_IMAGES else 1)
         train = max(1, round(kept * survey.labelled))
-        test = survey.test_images if survey.test_images is not None else round(TEST_SHARE * survey.labelled)
+        test = survey.test_images if survey.test_images is not None else round(shares.test * survey.labelled)
         views = round(kept * len(counts) * max(counts)) if is_unequal else train
         return cls(train, round((left - kept) * survey.labelled), test, views, is_unequal)
 
 
 def chosen_by_labels(
-    data: str, survey: DataSurvey, shape: rules.Shape, images: LabelledImages
+    data: str, survey: DataSurvey, shape: rules.Shape, images: LabelledImages, shares: Shares = Shares()
 ) -> tuple[FinetuneRecipe, dict[str, Choice]]:
     """Return the recipe that the number of labels asks for, and its settings (see `recipe.label_defaults`)."""
     settings = {"data": Choice(data, f"{survey.labelled:,} labelled images of {len(survey.classes)} classes")}
     if survey.test_images is None:
-        settings["val_fraction"] = Choice(TEST_SHARE, "no split to evaluate on, so part of each class is held out")
+        why = "no split to evaluate on, so part of each class is held out"
+        less = "" if shares.test == TEST_SHARE else "; more would take too long to evaluate"
+        settings["val_fraction"] = Choice(shares.test, why + less)
+    if shares.validation < VALIDATION_SHARE and images.validation:
+        why = f"{images.validation:,} images; more would take too long to evaluate"
+        settings["validation"] = Choice(shares.validation, why)
     if images.is_unequal:
         counts = survey.classes.values()
         why = f"classes have {min(counts):,} to {max(counts):,} images, so the rare ones are shown as often"
@@ -102,8 +135,13 @@ def choose_tuning(images: LabelledImages, wanted: float, seconds: float, a_view:
     left = max(0.0, seconds - images.test * an_evaluation)
     one = images.validation * an_evaluation
     evaluations = max(FEWEST_EVALUATIONS, min(MOST_EVALUATIONS, int(EVALUATION_SHARE * left / max(one, 1e-9))))
-    affordable = max(0.0, left - evaluations * one) / (images.views * a_view)
-    epochs = wanted if affordable > NEARLY * wanted else digits(max(affordable, 1 / images.views))
+
+    def affordable(evaluations: int) -> float:
+        return max(0.0, left - evaluations * one) / (images.views * a_view)
+
+    evaluations = max(1, min(evaluations, math.ceil(affordable(evaluations))))
+    epochs = affordable(evaluations)
+    epochs = wanted if epochs > NEARLY * wanted else digits(max(epochs, 1 / images.views))
     return Tuning(epochs, wanted, max(1, min(evaluations, math.ceil(epochs))))
 
 

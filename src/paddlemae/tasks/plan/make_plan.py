@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping
 from paddlemae.engine import device as devices
 from paddlemae.runs.progress import progress
 from paddlemae.tasks.plan.data_survey import MOST_READ, DataSurvey, survey_data
-from paddlemae.tasks.plan.finetuning_settings import TEST_SHARE
 from paddlemae.tasks.plan.measured import Wish, measure_finetuning, measure_pretraining, settings_of
-from paddlemae.tasks.plan.plan import Plan
+from paddlemae.tasks.plan.plan import Plan, Settings
 from paddlemae.tasks.plan.time_split import split_time
 
 MUCH_LEFT = 0.2  # share of the time
@@ -64,12 +63,12 @@ def make_plan(
         settings["finetune"] = finetuning.settings
         times["finetune"] = finetuning.seconds + split.around
     times["reserve"] = 60 * minutes - sum(times.values())
-    notes = (*_notes(survey), *_size_notes(survey, measured.shape.patch_size), *_time_notes(survey, times))
+    notes = (*_notes(survey, settings), *_size_notes(survey, measured.shape.patch_size), *_time_notes(survey, times))
     has_spare_time = measured.seconds_of(course) < SPARE_SHARE * left
     return Plan(data, minutes, name, survey, settings, times, notes, has_spare_time)
 
 
-def _notes(survey: DataSurvey) -> Iterator[str]:
+def _notes(survey: DataSurvey, settings: Mapping[str, Settings]) -> Iterator[str]:
     """Yield what the user should know about images and labels."""
     yield from survey.notes
     if survey.classes and survey.labelled < survey.images:
@@ -80,9 +79,10 @@ def _notes(survey: DataSurvey) -> Iterator[str]:
     if survey.unlabelled:
         yield f"no labels, so no fine-tuning is planned: {survey.unlabelled}"
     elif survey.test_images is None:
+        share = settings["finetune"]["val_fraction"].value
         yield (
-            f"no split to evaluate on, so fine-tuning holds out {TEST_SHARE:.0%} of each class; pretraining sees those "
-            "images too, without their labels"
+            f"no split to evaluate on, so fine-tuning holds out {100 * share:.2g}% of each class; pretraining sees "
+            "those images too, without their labels"
         )
     if survey.unreadable:
         yield f"{survey.unreadable} of {survey.unreadable + survey.read} images that were tried can't be read"

@@ -26,7 +26,9 @@ from paddlemae.tasks.plan import rules
 from paddlemae.tasks.plan.data_survey import DataSurvey
 from paddlemae.tasks.plan.finetuning_settings import (
     LabelledImages,
+    Shares,
     Tuning,
+    affordable_shares,
     choose_tuning,
     chosen_by_labels,
     finetuning_settings,
@@ -227,6 +229,10 @@ def measure_finetuning(
     a_view, an_image = computing + reading.seconds, forward + survey.read_seconds
     needed = FEW_FINETUNING_STEPS * chosen.training.batch_size * a_view
     seconds = max(split.finetune_steps, min(needed, split.most_finetune_steps)) - reading.start
+    shares = affordable_shares(survey, seconds, an_image)
+    if shares != Shares():
+        images = LabelledImages.of(survey, shares)
+        chosen, by_labels = chosen_by_labels(wish.data, survey, shape, images, shares)
     tuning = choose_tuning(images, chosen.training.epochs, seconds, a_view, an_image)
     settings = finetuning_settings(by_labels, images, tuning, around, named)
     return Finetuning(tuning, settings, reading.start + tuning.seconds(images, a_view, an_image))

@@ -15,7 +15,13 @@ from paddlemae.data.sources import (
     with_classes,
 )
 from paddlemae.recipe import SegmentRecipe
-from paddlemae.tasks.training.labelled_splits import VALIDATION_SHARE, LabelledSplits, open_held_out, open_val_and_test
+from paddlemae.tasks.training.labelled_splits import (
+    VALIDATION_SHARE,
+    LabelledSplits,
+    in_series,
+    open_held_out,
+    open_val_and_test,
+)
 from paddlemae.weights.model_folder import read_description
 
 FEWEST_IMAGES = 7  # to train on, with which there is a validation part unless a share is given
@@ -37,15 +43,19 @@ def open_mask_splits(recipe: SegmentRecipe, data: str, resumed: Path | None = No
         train = with_classes(train, order)
     given = None
     if recipe.val_fraction:
+        train = in_series(recipe, train)
         train, held_out = split_off(train, recipe.val_fraction, seed)
     elif recipe.eval_split == "test":
         given, held_out = open_val_and_test(data, open_scenes)
     else:
         held_out = open_held_out(data, recipe.eval_split, open_scenes)
     held_out = _with_classes_of(train, held_out)
+    is_given = given is not None and recipe.validation is None and not recipe.labels
+    if not is_given and recipe.validation != 0:
+        train = in_series(recipe, train)
     if recipe.labels:
         train = random_subset(train, labelled_count(recipe.labels, train), seed)
-    if given is not None and recipe.validation is None and not recipe.labels:
+    if given is not None and is_given:
         validation: Source | None = _with_classes_of(train, given)
     else:
         train, validation = _carve(recipe, train)

@@ -111,6 +111,8 @@ def stored_recipe(run: Path, task: str) -> Recipe:
         raise ValueError(f"{run} is a {stored} run; resume it with 'paddlemae {stored}'")
     if task in ("finetune", "probe"):  # before there were validation parts
         content.setdefault("validation", TEST_CHOOSES)
+    if task in ("finetune", "probe", "segment"):
+        content.setdefault("keep_series", False)
     return build_recipe(task, content)
 
 

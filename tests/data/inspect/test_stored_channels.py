@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from paddlemae.data.inspect.stored_channels import channels_of, read_forms
 from paddlemae.data.sources import as_source
-from paddlemae.tasks.plan.stored_channels import channels_of, read_forms
 
 
 def stored(mode: str, kind: str = "png") -> bytes:

@@ -1,0 +1,16 @@
+"""A tenth of the embedded digits, for tests of commands that evaluate on all of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from paddlemae.data.sources import digit_scenes, digits
+
+DIGITS = {"train": (0, 60), "fit": (0, 40), "val": (40, 60), "test": (400, 420)}  # images of each class
+SCENES = {"train": ("train", 0, 120), "fit": ("train", 0, 100), "val": ("train", 100, 120), "test": ("test", 0, 20)}
+
+
+def use_few_digits(patch: pytest.MonkeyPatch) -> None:
+    """Let `digits` and `digit-scenes` have fewer images, in splits of the same names."""
+    patch.setattr(digits, "_SPLITS", DIGITS)
+    patch.setattr(digit_scenes, "_SPLITS", SCENES)
