@@ -47,16 +47,17 @@ class Band:
     mixup: float
     cutmix: float
     randaugment: int
+    erasing: float
     crop_scale: tuple[float, float]
 
 
 # fmt: off
 BANDS = (
-    Band(1_000, 32, 1_500, 0, 3e-3, 0.05, 0.1, 0.1, 0.0, 0.0, 0, (0.5, 1.0)),
-    Band(5_000, 64, 2_000, 0, 3e-3, 0.05, 0.1, 0.1, 0.0, 0.0, 0, (0.4, 1.0)),
-    Band(20_000, 64, 2_000, 25, 2e-3, 0.05, 0.1, 0.1, 0.0, 0.0, 0, (0.4, 1.0)),
-    Band(200_000, 128, 5_000, 20, 1e-3, 0.05, 0.1, 0.1, 0.2, 0.0, 0, (0.35, 1.0)),
-    Band(float("inf"), 128, 20_000, 30, 1e-3, 0.05, 0.1, 0.1, 0.8, 1.0, 2, (0.2, 1.0)),
+    Band(1_000, 32, 1_500, 0, 3e-3, 0.05, 0.1, 0.1, 0.0, 0.0, 0, 0.0, (0.5, 1.0)),
+    Band(5_000, 64, 2_000, 0, 3e-3, 0.05, 0.1, 0.1, 0.0, 0.0, 0, 0.0, (0.4, 1.0)),
+    Band(20_000, 64, 2_000, 25, 2e-3, 0.05, 0.1, 0.1, 0.0, 0.0, 0, 0.0, (0.4, 1.0)),
+    Band(200_000, 128, 5_000, 20, 1e-3, 0.05, 0.1, 0.1, 0.2, 0.0, 0, 0.0, (0.35, 1.0)),
+    Band(float("inf"), 128, 20_000, 30, 1e-3, 0.05, 0.1, 0.1, 0.8, 1.0, 2, 0.0, (0.2, 1.0)),
 )
 # fmt: on
 
@@ -69,6 +70,7 @@ class Labelled:
         images: labelled images to train on.
         views: of an epoch; as many unless images are repeated.
         fit: of the images that the encoder was pretrained on, as of `Augmentation`.
+        is_picture: whether images have 1 or 3 channels of 8 bits, which RandAugment needs.
         balanced_views: of an epoch with sampling=balanced, where classes are so unequal that this is chosen; else None.
         width, depth: of the encoder.
         is_pretrained: whether it starts from weights.
@@ -81,6 +83,7 @@ class Labelled:
     depth: int
     is_pretrained: bool = True
     is_multi_label: bool = False
+    is_picture: bool = True
     balanced_views: int | None = None
     fit: str = "crop"
 
@@ -104,7 +107,7 @@ CHOSEN: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "finetune": {
         "": ("sampling", "fit_head", "label_smoothing", "layer_decay", "mixup", "cutmix", "evaluate_every"),
         "model": ("drop_path", "pool"),
-        "augment": ("crop_scale", "fit", "eval_crop_ratio", "randaugment"),
+        "augment": ("crop_scale", "fit", "eval_crop_ratio", "randaugment", "erasing"),
         "training": ("batch_size", "epochs", "warmup_epochs", "base_lr", "weight_decay", "checkpoint_every"),
     },
     "segment": {
@@ -182,6 +185,7 @@ def _choices(recipe: FinetuneRecipe, labelled: Labelled, still_open: tuple[str, 
     lr, lr_reason = _peak_lr(band, labelled, why, fits_head=fits_head)
     decay, decay_reason = _layer_decay(labelled)
     smoothing = (0.0, "several classes per image") if labelled.is_multi_label else (band.label_smoothing, why)
+    randaugment = (band.randaugment, why) if labelled.is_picture else (0, "not 1 or 3 channels of 8 bits")
     crop_scale = None if recipe.augment.shift else band.crop_scale
     chosen_crop = crop_scale if "augment.crop_scale" in still_open else recipe.augment.crop_scale
     whole = chosen_crop is None or chosen_crop[0] >= 0.35
@@ -200,7 +204,8 @@ def _choices(recipe: FinetuneRecipe, labelled: Labelled, still_open: tuple[str, 
         Choice("augment.crop_scale", crop_scale, why),
         Choice("augment.fit", labelled.fit, "as in pretraining" if labelled.is_pretrained else "usual"),
         Choice("augment.eval_crop_ratio", 1.0 if whole else 0.875, "as much of an image as in training"),
-        Choice("augment.randaugment", band.randaugment, why),
+        Choice("augment.randaugment", *randaugment),
+        Choice("augment.erasing", band.erasing, why),
         Choice("evaluate_every", max(1.0, _rounded(epochs / EVALUATIONS)), f"about {EVALUATIONS} evaluations"),
         Choice("training.checkpoint_every", max(1.0, _rounded(epochs / CHECKPOINTS)), "about 10 checkpoints"),
     ]

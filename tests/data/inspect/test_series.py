@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
 from paddlemae.data.inspect.series import find_series, with_series
 from paddlemae.data.inspect.survey import COLUMNS, ROWS
 from paddlemae.data.sources import SourceNote, open_source
 from paddlemae.data.sources.subsets import validation_part
+from tests.support.exposures import write_exposures
 
 Look = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 
@@ -135,15 +135,8 @@ def test_images_that_cannot_be_read_are_like_no_other() -> None:
 
 
 def test_a_source_with_series_holds_whole_ones_back(tmp_path) -> None:
-    random = np.random.default_rng(0)
-    for name in ("bad", "good"):
-        (tmp_path / name).mkdir()
-        for thing in range(12):
-            base = random.integers(0, 255, (16, 18))
-            for shot in range(4):
-                pixels = np.clip(base + random.integers(-20, 20, base.shape), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(tmp_path / name / f"{1000 * thing + shot}.png")
-    (tmp_path / "bad" / "0.png").write_bytes(b"no image")
+    write_exposures(tmp_path, 12)
+    next((tmp_path / "bad").iterdir()).write_bytes(b"no image")
     source = open_source(str(tmp_path), "train", labelled=True)
     with pytest.warns(SourceNote, match="24 series"):
         grouped = with_series(source)

@@ -1,6 +1,7 @@
 """`paddlemae data split`: a list whose parts share no duplicates and no groups, which `--data` reads."""
 
 import csv
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from paddlemae.data.sources import SourceNote, open_source
+from tests.support.exposures import thing_of, write_exposures
 from tests.support.pictures import scenes
 
 COUNTS = {"cat": 24, "dog": 12}
@@ -92,6 +94,23 @@ def test_groups_stay_together_and_keep_their_names(paddlemae, photos: Path, tmp_
     assert len(parts) == 18 and "dog-3" in parts
     assert all(len(each) == 1 for each in parts.values())
     assert paddlemae("data", "check", tmp_path / "lists" / "split.csv", "--quiet").status == 0
+
+
+def test_series_stay_together_and_a_list_that_divides_them_is_found(paddlemae, tmp_path: Path) -> None:
+    things = write_exposures(tmp_path / "shots", 10)
+    rows, text = split(paddlemae, tmp_path / "shots", tmp_path / "whole")
+    part_of = {thing_of(row["path"]): row["split"] for row in rows}
+    assert {(thing_of(row["path"]), row["split"]) for row in rows} == set(part_of.items()) and "20 sets" in text
+    assert len({row["group"] for row in rows}) == len(set(things)) == 20
+
+    rows, text = split(paddlemae, tmp_path / "shots", tmp_path / "single", "--no-series")
+    assert len({(thing_of(row["path"]), row["split"]) for row in rows}) > 20 and "group" not in rows[0]
+    checked = paddlemae("data", "check", tmp_path / "single" / "split.csv", "--quiet", "--out", tmp_path / "check")
+    assert checked.status == 1 and "frames or exposures" in checked.out
+    found = json.loads((tmp_path / "check" / "check.json").read_text())["series_in_both_parts"]
+    assert found and all(thing_of(a) == thing_of(b) for a, b in found)
+    checked = paddlemae("data", "check", tmp_path / "whole" / "split.csv", "--quiet")
+    assert checked.status == 0, checked.out
 
 
 def test_parts_that_are_there_are_pooled_or_one_is_split(paddlemae, photos: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from paddlemae.data.sources.source import ClassTargets
 from paddlemae.data.sources.subsets import validation_part
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks.training.labelled_splits import LabelledSplits, open_labelled_splits, open_test_part
+from tests.support.exposures import thing_of, write_exposures
 
 
 class Numbers:
@@ -102,6 +103,19 @@ def test_labels_are_chosen_first_and_the_validation_part_is_among_them(tmp_path:
     chosen = opened(data, "labels=10/class", "validation=0").train
     both = {part.describe(i) for part in (splits.train, splits.validation) for i in range(len(part))}
     assert both == {chosen.describe(i) for i in range(len(chosen))}, "no other label is used"
+
+
+def test_whole_series_are_held_back_unless_they_need_not_stay_together(tmp_path: Path) -> None:
+    write_exposures(tmp_path / "train", 10)
+    write_exposures(tmp_path / "test", 1)
+
+    def divided(*overrides: str) -> set[str]:
+        splits = opened(str(tmp_path), *overrides)
+        parts = [{thing_of(part.describe(i)) for i in range(len(part))} for part in splits.parts[:2]]
+        assert len(parts) == 2
+        return parts[0] & parts[1]
+
+    assert not divided() and divided("keep_series=false")
 
 
 def test_few_images_of_a_class_mean_no_validation_part_unless_it_is_asked_for(tmp_path: Path) -> None:

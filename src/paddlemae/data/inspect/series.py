@@ -32,7 +32,7 @@ from paddlemae.data.sources.subsets import spread_over
 
 LEAST_AREA = 0.65  # of neighbours against random pairs, where 0.5 is no difference; two standard errors are added
 MOST_IMAGES = 200_000  # of a source whose names are looked through
-MOST_PAIRS = 256  # neighbours that are compared, and as many random pairs
+PAIRS = (48, 192)  # neighbours that are compared, and as many random pairs: at first, and where that shows something
 FEWEST_PAIRS = 20
 MOST_NUMBERS = 6  # in a name that are tried, from its end
 FEWEST_IN_CLASS = 6  # images from which neighbours and random pairs can differ
@@ -89,7 +89,7 @@ def find_series(names: Iterable[str], classes_N: _Numbers | None, look: Look) ->
     Args:
         names: of the images: paths.
         classes_N: int64 [N], their classes, which no series crosses; None: one class.
-        look: gives thumbnails of some images. It is called with at most a few thousand of them.
+        look: gives thumbnails of some images. It is called several times, with at most some hundreds of them.
     """
     parsed = [_parse(name) for name in names]
     if len(parsed) < FEWEST_PAIRS:
@@ -110,14 +110,17 @@ def find_series(names: Iterable[str], classes_N: _Numbers | None, look: Look) ->
 def with_series(source: Source) -> Source:
     """Return a source whose groups are its series, and note how many there are; as it is if it has groups, or none.
 
-    It reads up to 1,500 images for each kind of numbers in their names.
+    It reads about 150 images for each number in their names, and up to 600 more where that shows something.
     """
     if source.groups is not None or len(source) > MOST_IMAGES:
         return source
     channels = read_forms(source, spread_over(len(source), 8).tolist())[0]
 
+    seen: dict[int, NDArray[np.uint8]] = {}
+
     def look(numbers: _Numbers) -> NDArray[np.uint8]:
-        return np.stack([_thumbnail(source, i, channels) for i in numbers.tolist()])
+        seen.update((i, _thumbnail(source, i, channels)) for i in numbers.tolist() if i not in seen)
+        return np.stack([seen[i] for i in numbers.tolist()])
 
     found = find_series(map(source.describe, range(len(source))), source.labels, look)
     if found is None:
@@ -172,16 +175,28 @@ def _order(values_N: NDArray[np.float64], within_N: _Numbers) -> Iterable[_Order
     is_next_N = np.zeros(len(order_N), np.bool_)
     is_next_N[1:] = within_N[order_N][1:] == within_N[order_N][:-1]
     gap_N = np.diff(values_N[order_N], prepend=0)
-    usable = is_next_N & (np.bincount(within_N)[within_N] >= FEWEST_IN_CLASS)[order_N]
+    usable = is_next_N & (np.bincount(within_N) >= FEWEST_IN_CLASS)[within_N[order_N]]
     if usable.sum() >= max(FEWEST_PAIRS, len(order_N) // 2) and (gap_N[usable] > 0).any():
         yield _Order(order_N, is_next_N, gap_N, within_N)
 
 
 def _area(order: _Order, look: Look, random: np.random.Generator) -> float | None:
     """Return the area under the ROC curve of likeness between neighbours and random pairs; None if it is too small."""
-    big = np.bincount(order.within_N)[order.within_N][order.order_N] >= FEWEST_IN_CLASS
-    places = np.flatnonzero(order.is_next_N & big)
-    places = np.sort(random.permutation(places)[:MOST_PAIRS])
+    of_places = order.within_N[order.order_N]
+    places = random.permutation(
+        np.flatnonzero(order.is_next_N & (np.bincount(of_places) >= FEWEST_IN_CLASS)[of_places])
+    )
+    area = 0.0
+    for count in PAIRS:
+        chosen = places[:count]
+        area = _area_of(order, chosen, look, random)
+        if area < LEAST_AREA or len(chosen) == len(places):
+            break
+    return area if area >= LEAST_AREA + 2 * (6 * len(chosen)) ** -0.5 else None
+
+
+def _area_of(order: _Order, places: _Numbers, look: Look, random: np.random.Generator) -> float:
+    """Return the area for the neighbours at some places; 0 where no random pair can be drawn."""
     firsts, seconds = order.order_N[places - 1], order.order_N[places]
     by_class = np.argsort(order.within_N, kind="stable")
     ends = np.cumsum(np.bincount(order.within_N))
@@ -193,10 +208,9 @@ def _area(order: _Order, look: Look, random: np.random.Generator) -> float | Non
     alike = (thumbnails_CP[0] * thumbnails_CP[1]).sum(axis=1)
     others = np.sort((thumbnails_CP[0] * thumbnails_CP[2]).sum(axis=1)[drawn != firsts])
     if not len(others):
-        return None
+        return 0.0
     below = np.searchsorted(others, alike, "left") + np.searchsorted(others, alike, "right")
-    area = float(below.mean() / 2 / len(others))
-    return area if area >= LEAST_AREA + 2 * (6 * len(places)) ** -0.5 else None
+    return float(below.mean() / 2 / len(others))
 
 
 def _normalized(thumbnails_CP: NDArray[np.uint8]) -> NDArray[np.float32]:

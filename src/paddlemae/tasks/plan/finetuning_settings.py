@@ -104,6 +104,7 @@ def chosen_by_labels(
         shape.model.width,
         shape.model.depth,
         is_multi_label=survey.is_multi_label,
+        is_picture=survey.channels in (1, 3) and survey.bits == 8,
         fit=rules.choose_fit(survey, shape)[0],
     )
     recipe, choices = choose_by_labels(FinetuneRecipe.model_validate(content), labelled)

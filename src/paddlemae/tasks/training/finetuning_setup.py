@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from paddlemae.data.decode.pixel_format import default_bits
 from paddlemae.data.sources import MultiLabelTargets, Source
 from paddlemae.engine import device
 from paddlemae.model.classifier import freeze
@@ -59,6 +60,7 @@ def choose_defaults(recipe: FinetuneRecipe, inputs: Inputs) -> tuple[FinetuneRec
         shape["depth"],
         is_pretrained=recipe.init != SCRATCH,
         is_multi_label=isinstance(inputs.train.targets, MultiLabelTargets),
+        is_picture=shape["channels"] in (1, 3) and _bits(recipe, inputs, shape["channels"]) == 8,
         balanced_views=None if labels is None else unequal_views(labels),
         fit=inputs.initial.description.fit if inputs.initial else "crop",
     )
@@ -67,6 +69,12 @@ def choose_defaults(recipe: FinetuneRecipe, inputs: Inputs) -> tuple[FinetuneRec
         model = {"drop_path": chosen.model.drop_path, "pool": chosen.model.pool}
         inputs = replace(inputs, arguments={**inputs.arguments, **model})
     return chosen, inputs, choices
+
+
+def _bits(recipe: FinetuneRecipe, inputs: Inputs, channels: int) -> int:
+    """Return the bits of a value that views have."""
+    description = inputs.saved or (inputs.initial.description if inputs.initial else None)
+    return recipe.augment.bits or (description.bits if description else None) or default_bits(channels)
 
 
 def build(recipe: FinetuneRecipe, inputs: Inputs) -> Parts:

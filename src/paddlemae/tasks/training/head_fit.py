@@ -67,21 +67,23 @@ def fit_head(parts: Parts, recipe: FinetuneRecipe, start: Start) -> None:
 
 def _fitted(parts: Parts, recipe: FinetuneRecipe) -> Head:
     splits = parts.splits
-    train = _features(parts, recipe, splits.train)
-    held = None if splits.validation is None else _features(parts, recipe, splits.validation)
-    return linear_classifier(train, held, class_weights_of(recipe))
+    train, groups_N = _features(parts, recipe, splits.train)
+    held = None if splits.validation is None else _features(parts, recipe, splits.validation)[0]
+    return linear_classifier(train, held, class_weights_of(recipe), groups_N)
 
 
-def _features(parts: Parts, recipe: FinetuneRecipe, source: Source) -> Labelled:
-    """Return the features of a source, of some of its images where there are very many."""
-    return labelled_features(
+def _features(parts: Parts, recipe: FinetuneRecipe, source: Source) -> tuple[Labelled, NDArray[np.int64] | None]:
+    """Return the features of a source, of some of its images where there are very many, and the groups of these."""
+    some = subset(source, spread_over(len(source), MOST_FITTED))
+    found = labelled_features(
         parts.model,
         parts.description,
-        subset(source, spread_over(len(source), MOST_FITTED)),
+        some,
         FeatureKind(token=parts.model.pool),
         batch_size=recipe.training.batch_size,
         threads=recipe.training.threads,
     )
+    return found, None if some.groups is None else some.groups[found.indices]
 
 
 def class_weights_of(recipe: FinetuneRecipe) -> Any:
@@ -91,39 +93,54 @@ def class_weights_of(recipe: FinetuneRecipe) -> Any:
     return None if recipe.class_weights is None else dict(enumerate(recipe.class_weights))
 
 
-def linear_classifier(train: Labelled, held: Labelled | None, class_weights: Any) -> Head:
+def linear_classifier(
+    train: Labelled, held: Labelled | None, class_weights: Any, groups_N: NDArray[np.int64] | None = None
+) -> Head:
     """Fit a logistic regression to features, each brought to mean 0 and deviation 1.
 
     Args:
         held: features that choose the strength of the regularisation; None chooses it by cross-validation.
         class_weights: as of scikit-learn's classifiers.
+        groups_N: of the images to fit to, which stay together in cross-validation.
     """
     mean_F = train.features_ND.mean(axis=0)
     std_F = np.maximum(train.features_ND.std(axis=0), SMALLEST_DEVIATION)
     sets = [((part.features_ND - mean_F) / std_F, part.labels) for part in (train, held) if part is not None]
-    fit = _best_fit(sets[0], sets[1] if held else None, class_weights)
+    fit = _best_fit(sets[0], sets[1] if held else None, class_weights, groups_N)
     weight_FK, bias_K = fit.coef_.T, fit.intercept_
     if len(bias_K) == 1:  # of two classes it is the second one against the first
         weight_FK, bias_K = np.hstack([np.zeros_like(weight_FK), weight_FK]), np.array([0, *bias_K])
     return Head(weight_FK, bias_K, mean_F, std_F)
 
 
-def _best_fit(train: Scaled, held: Scaled | None, class_weights: Any) -> Any:
+def _best_fit(train: Scaled, held: Scaled | None, class_weights: Any, groups_N: NDArray[np.int64] | None) -> Any:
     """Return the fitted logistic regression of the best strength; of equal ones the most regularised."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import cross_val_score
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_score
 
     models = [LogisticRegression(C=C, max_iter=MOST_ITERATIONS, class_weight=class_weights) for C in STRENGTHS]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the fit is where training begins, not its end
         if held is not None:
             scores = [log_likelihood(model.fit(*train), *held) for model in models]
-        elif np.bincount(train[1]).min() >= FOLDS:
-            scores = [cross_val_score(model, *train, cv=FOLDS, scoring=log_likelihood).mean() for model in models]
+        elif _fewest(train[1]) >= FOLDS:
+            apart = groups_N is not None and _fewest(train[1], groups_N) >= FOLDS
+            folds = (StratifiedGroupKFold if apart else StratifiedKFold)(FOLDS, shuffle=True, random_state=0)
+            scores = [
+                cross_val_score(model, *train, groups=groups_N, cv=folds, scoring=log_likelihood).mean()
+                for model in models
+            ]
         else:
             scores = [float(model.C == USUAL) for model in models]
         return models[int(np.argmax(scores))].fit(*train)
+
+
+def _fewest(labels_N: NDArray[np.int64], groups_N: NDArray[np.int64] | None = None) -> int:
+    """Return the images, or groups of them, of the class that has fewest, of those that have some."""
+    groups_N = np.arange(len(labels_N)) if groups_N is None else groups_N
+    pairs = np.unique(np.stack([labels_N, groups_N]), axis=1)
+    return int(np.unique(pairs[0], return_counts=True)[1].min())
 
 
 def log_likelihood(model: Any, features_NF: NDArray[np.float32], labels_N: NDArray[np.int64]) -> float:

@@ -97,9 +97,10 @@ def open_labelled_splits(
     train = opened(data, recipe.train_split)
     if resumed and sorted(order := read_description(resumed).classes) == sorted(train.classes):
         train = with_classes(train, order)
+    if recipe.keep_series:
+        train = with_series(train)
     given = None
     if recipe.val_fraction:
-        train = in_series(recipe, train)
         train, held_out = split_off(train, recipe.val_fraction, recipe.training.seed)
     elif recipe.validation == TEST_CHOOSES:
         held_out = open_held_out(data, recipe.eval_split, opened)
@@ -111,24 +112,16 @@ def open_labelled_splits(
     check_classes(train, held_out)
     held_out = match_classes(train, held_out)
     primary = _primary(recipe, train)
-    is_given = given is not None and recipe.validation is None and not recipe.labels
-    if not is_given and recipe.validation not in (0, TEST_CHOOSES):
-        train = in_series(recipe, train)
     if recipe.labels:
         train = balanced_subset(train, labelled_count(recipe.labels, train), recipe.training.seed)
         check_two_classes(train)
-    if given is not None and is_given:
+    if given is not None and recipe.validation is None and not recipe.labels:
         validation: Source | None = match_classes(train, given)
     else:
         train, validation = _carve(recipe, train)
     found = LabelledSplits(train, validation, held_out, primary)
     _check_primary(found)
     return found
-
-
-def in_series(recipe: FinetuneRecipe | ProbeRecipe | SegmentRecipe, train: Source) -> Source:
-    """Return the training images with their series as groups, if the recipe keeps these together."""
-    return with_series(train) if recipe.keep_series else train
 
 
 def open_test_part(data: str, split: str, *, multi_label: bool = False) -> Source:

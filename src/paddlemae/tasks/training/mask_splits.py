@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from paddlemae.data.inspect.series import with_series
 from paddlemae.data.sources import (
     Source,
     labelled_count,
@@ -18,7 +19,6 @@ from paddlemae.recipe import SegmentRecipe
 from paddlemae.tasks.training.labelled_splits import (
     VALIDATION_SHARE,
     LabelledSplits,
-    in_series,
     open_held_out,
     open_val_and_test,
 )
@@ -41,21 +41,19 @@ def open_mask_splits(recipe: SegmentRecipe, data: str, resumed: Path | None = No
     train = open_scenes(data, recipe.train_split)
     if resumed and sorted(order := read_description(resumed).classes) == sorted(train.classes):
         train = with_classes(train, order)
+    if recipe.keep_series:
+        train = with_series(train)
     given = None
     if recipe.val_fraction:
-        train = in_series(recipe, train)
         train, held_out = split_off(train, recipe.val_fraction, seed)
     elif recipe.eval_split == "test":
         given, held_out = open_val_and_test(data, open_scenes)
     else:
         held_out = open_held_out(data, recipe.eval_split, open_scenes)
     held_out = _with_classes_of(train, held_out)
-    is_given = given is not None and recipe.validation is None and not recipe.labels
-    if not is_given and recipe.validation != 0:
-        train = in_series(recipe, train)
     if recipe.labels:
         train = random_subset(train, labelled_count(recipe.labels, train), seed)
-    if given is not None and is_given:
+    if given is not None and recipe.validation is None and not recipe.labels:
         validation: Source | None = _with_classes_of(train, given)
     else:
         train, validation = _carve(recipe, train)
