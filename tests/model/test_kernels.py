@@ -14,7 +14,7 @@ from paddlemae.engine import products
 from paddlemae.model.blocks import Attention, Mlp
 from paddlemae.model.decoders.cross import CrossAttention
 from paddlemae.model.kernels import attention as attentions
-from paddlemae.model.kernels import halves, layers, placement, reference, rows
+from paddlemae.model.kernels import halves, layers, placement, primitives, reference, rows
 from paddlemae.model.kernels.attention import attention, softmax_, take_tokens
 from paddlemae.model.kernels.halves import residual_attention, residual_cross_attention, residual_mlp
 from paddlemae.model.kernels.layers import LayerNorm, Linear, gelu_backward, linear, weighted_sums
@@ -380,6 +380,8 @@ def test_half_a_block_is_the_plain_formula(keeps: str, attends: bool, monkeypatc
     """The key's bias has no effect on softmax: its gradient is rounding, seen next to the whole fused bias."""
     if not attends:
         monkeypatch.setattr(rows, "PIECE", 3 * HIDDEN)
+    for name, size in (("CACHED_SCORES", 40), ("KEPT_PIECE", 100), ("LONG_SUM", 3), ("LARGE_WEIGHT", 150)):
+        monkeypatch.setattr(primitives, name, size)  # pieces of images and rows, sums by both libraries
     for (batch, count, width, heads), dtype in product(SHAPES, DTYPES):
         for tokens in ranges(count) if attends else [None]:
             half = Half(width, heads, attends)

@@ -184,7 +184,9 @@ class _Builder(ExitStack):
         arguments = len(sizes), numbers(*sizes), FLOAT32, numbers(*strides)
         return self.new("memory_desc_create_with_strides", *arguments, destroy="memory_desc")
 
-    def attributes(self, scale: float = 1.0, added: ctypes.c_void_p | None = None) -> ctypes.c_void_p:
+    def attributes(
+        self, scale: float = 1.0, added: ctypes.c_void_p | None = None, accumulates: bool = False
+    ) -> ctypes.c_void_p:
         """Return attributes: the scratchpad is the caller's; the result is multiplied, then something is added."""
         calls, check = library().calls, library().check
         made = self.new("primitive_attr_create", destroy="primitive_attr")
@@ -195,6 +197,8 @@ class _Builder(ExitStack):
             check(calls.dnnl_post_ops_append_eltwise(after, LINEAR, *numbers), "post-operation")
         if added is not None:
             check(calls.dnnl_post_ops_append_binary(after, BINARY_ADD, added), "post-operation")
+        if accumulates:
+            check(calls.dnnl_post_ops_append_sum(after, ctypes.c_float(1), 0, 0), "post-operation")
         check(calls.dnnl_primitive_attr_set_post_ops(made, after), "post-operation")
         return made
 
@@ -217,23 +221,38 @@ def turned(layout: Layout) -> Layout:
 
 
 def matmul(
-    left: Layout, right: Layout, out: Layout, has_bias: bool = False, scale: float = 1.0, added: Layout | None = None
+    left: Layout,
+    right: Layout,
+    out: Layout,
+    has_bias: bool = False,
+    scale: float = 1.0,
+    added: Layout | None = None,
+    accumulates: bool = False,
 ) -> Primitive:
     """Prepare `scale * (left @ right + bias) + added`; addresses: left, right, out, then bias and added if there are.
 
     Args:
         has_bias: whether a row is added; a contiguous one.
         added: its layout; sizes of 1 are repeated.
+        accumulates: whether the result is added to what is in `out`.
     """
-    return _thread().find(_matmul, left, right, out, has_bias, scale, added)
+    return _thread().find(_matmul, left, right, out, has_bias, scale, added, accumulates)
 
 
-def _matmul(left: Layout, right: Layout, out: Layout, has_bias: bool, scale: float, added: Layout | None) -> Primitive:
+def _matmul(
+    left: Layout,
+    right: Layout,
+    out: Layout,
+    has_bias: bool,
+    scale: float,
+    added: Layout | None,
+    accumulates: bool,
+) -> Primitive:
     with _Builder() as builder:
         src, weights, dst = (builder.memory(each) for each in (left, right, out))
         bias = builder.memory(dense(*[1] * (len(out[0]) - 1), out[0][-1])) if has_bias else None
         more = None if added is None else builder.memory(added)
-        given = src, weights, bias, dst, builder.attributes(scale, more)
+        given = src, weights, bias, dst, builder.attributes(scale, more, accumulates)
         descriptor = builder.descriptor("matmul", *given)
         if len(out[0]) == 2 and not _take_named(descriptor, b"gemm:jit"):
             descriptor = builder.descriptor("matmul", *given)

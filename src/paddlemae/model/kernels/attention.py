@@ -137,8 +137,8 @@ def attend_projected(
     width = projections[0].shape[-1] // (3 if len(projections) == 1 else 1) // heads
     # of one token oneDNN 3.6 mixes the wrong values: products of several matrices with an inner size of 1
     if placement.by_onednn(projections[0]) and projections[-1].shape[1] > 1:
-        shares, mixed = primitives.attend(projections, heads, width, bias_HQN)
-        return mixed, [*projections, shares, mixed]
+        pieces, mixed = primitives.attend(projections, heads, width, bias_HQN)
+        return mixed, [*projections, *pieces, mixed]
     counts = [3] if len(projections) == 1 else [1, 2]
     parts = [to_heads(each, count, heads) for each, count in zip(projections, counts)]
     query, key, value = (view for part in parts for view in split_views(part))
@@ -157,8 +157,8 @@ def projected_gradients(
         parts: how many projections there were.
         needs_scores: whether the latter may not be None.
     """
-    if len(attended) == parts + 2:  # by primitives
-        return primitives.attend_gradients(attended[:parts], attended[parts], to_mixed_BQD, needs_scores)
+    if attended[0].ndim == 3:  # projections, by primitives
+        return primitives.attend_gradients(attended[:parts], attended[parts:-1], to_mixed_BQD, needs_scores)
     query, key = attended[:2]
     scale = query.shape[-1] ** -0.5
     counts = [3] if parts == 1 else [1, 2]

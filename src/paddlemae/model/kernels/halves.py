@@ -22,10 +22,10 @@ from paddlemae.model.kernels.attention import (
     take_tokens,
 )
 from paddlemae.model.kernels.layers import (
-    gelu,
-    gelu_backward,
     linear_gradients,
     linear_rows,
+    mlp_gradients,
+    mlp_rows,
     norm_gradients,
     normalise,
     product,
@@ -55,26 +55,22 @@ class _ResidualMlpOnCpu(paddle.autograd.PyLayer):
         keep: paddle.Tensor | None,
     ) -> paddle.Tensor:
         x_RD = as_rows(x)
-        hidden = linear_rows(normalise(x_RD, norm_weight, norm_bias, epsilon)[0], weight1, bias1)
-        active = gelu(hidden)
+        seen_RD, *_ = normalise(x_RD, norm_weight, norm_bias, epsilon)
+        rows_RD, hiddens = mlp_rows(seen_RD, (weight1, bias1, weight2, bias2), x_RD if keep is None else None)
         ctx.epsilon, ctx.keep = epsilon, keep
-        ctx.save_for_backward(x, hidden, norm_weight, norm_bias, weight1, weight2)
-        return _residual(x_RD, active, weight2, bias2, keep).reshape(x.shape)
+        ctx.save_for_backward(x, norm_weight, norm_bias, weight1, weight2, *hiddens)
+        return _add_kept(x_RD, rows_RD, keep).reshape(x.shape)
 
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
-        x, hidden, norm_weight, norm_bias, weight1, weight2 = ctx.saved_tensor()
+        x, norm_weight, norm_bias, weight1, weight2, *hiddens = ctx.saved_tensor()
         x_RD, branch_RD = as_rows(x), _branch_gradient(as_rows(gradient), ctx.keep)
-        to_hidden = product(branch_RD, weight2, transpose_y=True)
-        gelu_backward(hidden, to_hidden)
-        to_weight2, to_bias2 = linear_gradients(hidden, branch_RD)
         seen_RD, *moments = normalise(x_RD, norm_weight, norm_bias, ctx.epsilon)
-        to_weight1, to_bias1 = linear_gradients(seen_RD, to_hidden)
+        to_seen, *to_layers = mlp_gradients(seen_RD, hiddens, weight1, weight2, branch_RD)
         del seen_RD
-        to_seen = product(to_hidden, weight1, transpose_y=True)
         to_x, *to_norm = norm_gradients(x_RD, moments, norm_weight, ctx.epsilon, to_seen)
         to_x = to_x.add_(as_rows(gradient)).reshape(gradient.shape)
-        return to_x, *to_norm, to_weight1, to_bias1, to_weight2, to_bias2
+        return to_x, *to_norm, *to_layers
 
 
 class _ResidualAttentionOnCpu(paddle.autograd.PyLayer):
@@ -199,9 +195,12 @@ def _residual(
     keep_B: paddle.Tensor | None,
 ) -> paddle.Tensor:
     """Return `x + keep * (inner @ weight + bias)`."""
-    if keep_B is None:
-        return linear_rows(inner_RE, weight, bias, x_RD)
-    return scale_rows(row_factors(keep_B, x_RD.shape[0]), linear_rows(inner_RE, weight, bias)).add_(x_RD)
+    return _add_kept(x_RD, linear_rows(inner_RE, weight, bias, x_RD if keep_B is None else None), keep_B)
+
+
+def _add_kept(x_RD: paddle.Tensor, rows_RD: paddle.Tensor, keep_B: paddle.Tensor | None) -> paddle.Tensor:
+    """Return `x + keep * rows`; without factors x is in `rows` already."""
+    return rows_RD if keep_B is None else scale_rows(row_factors(keep_B, x_RD.shape[0]), rows_RD).add_(x_RD)
 
 
 def _branch_gradient(gradient_RD: paddle.Tensor, keep_B: paddle.Tensor | None) -> paddle.Tensor:

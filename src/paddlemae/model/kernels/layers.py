@@ -22,8 +22,6 @@ from paddlemae.model.kernels.rows import (
     split_views,
 )
 
-LONG_SUM, LARGE_WEIGHT = 2048, 1 << 18  # rows and numbers from which MKL sums 0 to 20% faster than oneDNN (measured)
-
 
 def product(
     left: paddle.Tensor, right: paddle.Tensor, transpose_x: bool = False, transpose_y: bool = False
@@ -45,10 +43,14 @@ def linear_rows(
 
 def linear_gradients(x_RD: paddle.Tensor, gradient_RE: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
     """Return the gradients of a linear layer's weight and bias."""
-    ones_1R = constant_matrix(1, gradient_RE.shape[0], 1.0, gradient_RE.dtype)
-    is_long = x_RD.shape[0] >= LONG_SUM and x_RD.shape[1] * gradient_RE.shape[1] >= LARGE_WEIGHT
-    to_weight = (paddle.matmul if is_long else product)(x_RD, gradient_RE, transpose_x=True)
-    return to_weight, paddle.matmul(ones_1R, gradient_RE).flatten()
+    if placement.by_onednn(x_RD):
+        return primitives.weight_gradient(x_RD, gradient_RE), sum_rows(gradient_RE)
+    return paddle.matmul(x_RD, gradient_RE, transpose_x=True), sum_rows(gradient_RE)
+
+
+def sum_rows(x_RD: paddle.Tensor) -> paddle.Tensor:
+    """Return the sum of all rows, [D]."""
+    return paddle.matmul(constant_matrix(1, x_RD.shape[0], 1.0, x_RD.dtype), x_RD).flatten()
 
 
 class _LinearOnCpu(paddle.autograd.PyLayer):
@@ -150,11 +152,6 @@ class LayerNorm(nn.LayerNorm):
         return super().forward(x)
 
 
-def gelu(x: paddle.Tensor) -> paddle.Tensor:
-    """Return the exact GELU, without a gradient."""
-    return primitives.gelu(x) if placement.by_onednn(x) else F.gelu(x)
-
-
 def gelu_backward(hidden_RE: paddle.Tensor, gradient_RE: paddle.Tensor) -> None:
     """Replace, in place, `hidden` by its exact GELU and the gradient of the GELU by that of `hidden`."""
     if placement.by_onednn(hidden_RE):
@@ -165,6 +162,39 @@ def gelu_backward(hidden_RE: paddle.Tensor, gradient_RE: paddle.Tensor) -> None:
         density = hidden.square().scale_(-0.5, -0.5 * math.log(2 * math.pi)).exp_()
         gradient.multiply_(density.multiply_(hidden).add_(cumulative))  # the slope is Phi(x) + x phi(x)
         hidden.multiply_(cumulative)
+
+
+def mlp_rows(
+    seen_RD: paddle.Tensor, layers: Sequence[paddle.Tensor], added_RD: paddle.Tensor | None
+) -> tuple[paddle.Tensor, list[paddle.Tensor]]:
+    """Return (`gelu(seen @ weight1 + bias1) @ weight2 + bias2 + added`, what `mlp_gradients` needs).
+
+    Args:
+        layers: weight1, bias1, weight2, bias2.
+    """
+    weight1, bias1, weight2, bias2 = layers
+    if placement.by_onednn(seen_RD):
+        return primitives.mlp(seen_RD, weight1, bias1, weight2, bias2, added_RD)
+    hidden = linear_rows(seen_RD, weight1, bias1)
+    return linear_rows(F.gelu(hidden), weight2, bias2, added_RD), [hidden]
+
+
+def mlp_gradients(
+    seen_RD: paddle.Tensor,
+    hiddens: Sequence[paddle.Tensor],
+    weight1: paddle.Tensor,
+    weight2: paddle.Tensor,
+    gradient_RD: paddle.Tensor,
+) -> tuple[paddle.Tensor, ...]:
+    """Return the gradients of what `mlp_rows` sees, and of its weights and biases in their order."""
+    if placement.by_onednn(seen_RD):
+        made = primitives.mlp_gradients(seen_RD, hiddens, weight1, weight2, gradient_RD)
+        return *made, sum_rows(gradient_RD)
+    (hidden,) = hiddens
+    to_hidden = product(gradient_RD, weight2, transpose_y=True)
+    gelu_backward(hidden, to_hidden)
+    second, first = linear_gradients(hidden, gradient_RD), linear_gradients(seen_RD, to_hidden)
+    return product(to_hidden, weight1, transpose_y=True), *first, *second
 
 
 class _WeightedSumsOnCpu(paddle.autograd.PyLayer):

@@ -8,6 +8,7 @@ Shapes: R rows, D and E widths; B images, H heads, Q queries, N tokens, d width 
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -15,10 +16,17 @@ from typing import NamedTuple
 from paddlemae.engine import onednn
 from paddlemae.engine.memory import use_large_pages
 from paddlemae.engine.onednn import Layout, dense, turned
-from paddlemae.engine.safe_import import paddle
+from paddlemae.engine.safe_import import matrix_library, paddle
+from paddlemae.model.kernels.rows import constant_matrix
 
 FLOAT_BYTES = 4
+ROW_MAJOR, AS_IT_IS, TRANSPOSED = 101, 111, 112  # of cblas.h
 CACHED_SCORES = 1 << 18  # numbers: scores of so few images stay in the processor's cache until they are used
+KEPT_PIECE = (
+    1 << 21
+)  # numbers: of larger buffers the allocator gives the memory back, and page faults cost 10% of a step
+# sums of so many rows, for so large a weight, are 0 to 20% faster by MKL; any sum for one of the last size (measured)
+LONG_SUM, LARGE_WEIGHT, HUGE_WEIGHT = 2048, 1 << 18, 1 << 20
 
 
 def _empty(shape: Sequence[int]) -> paddle.Tensor:
@@ -39,6 +47,106 @@ def product(
     prepared = onednn.matmul(of_left, of_right, dense(*out.shape))
     prepared(left.data_ptr(), right.data_ptr(), out.data_ptr())
     return out
+
+
+def _put_product(
+    left: tuple[int, Layout], right: tuple[int, Layout], out: int, bias: int | None = None, added: int | None = None
+) -> None:
+    """Write `left @ right + bias + added` to an address; matrices are (address, layout)."""
+    layout = dense(left[1][0][0], right[1][0][1])
+    more = [each for each in (bias, added) if each is not None]
+    prepared = onednn.matmul(left[1], right[1], layout, bias is not None, 1.0, None if added is None else layout)
+    prepared(left[0], right[0], out, *more)
+
+
+def weight_gradient(x_RD: paddle.Tensor, gradient_RE: paddle.Tensor) -> paddle.Tensor:
+    """Return `x^T @ gradient`, [D, E]."""
+    out = _empty([x_RD.shape[1], gradient_RE.shape[1]])
+    _put_weight_gradient(x_RD.data_ptr(), gradient_RE.data_ptr(), x_RD.shape[0], out, False)
+    return out
+
+
+def _put_weight_gradient(x: int, gradient: int, rows: int, out_DE: paddle.Tensor, accumulates: bool) -> None:
+    width, other = out_DE.shape
+    is_long = rows >= LONG_SUM and width * other >= LARGE_WEIGHT
+    if (is_long or width * other >= HUGE_WEIGHT) and (mkl := matrix_library()):
+        one, kept = ctypes.c_float(1), ctypes.c_float(accumulates)
+        matrices = [ctypes.c_void_p(each) for each in (x, gradient, out_DE.data_ptr())]
+        numbers = one, matrices[0], width, matrices[1], other, kept, matrices[2], other
+        mkl.cblas_sgemm(ROW_MAJOR, TRANSPOSED, AS_IT_IS, width, other, rows, *numbers)
+        return
+    layouts = turned(dense(rows, width)), dense(rows, other), dense(width, other)
+    onednn.matmul(*layouts, accumulates=accumulates)(x, gradient, out_DE.data_ptr())
+
+
+def mlp(
+    seen_RD: paddle.Tensor,
+    weight1: paddle.Tensor,
+    bias1: paddle.Tensor,
+    weight2: paddle.Tensor,
+    bias2: paddle.Tensor,
+    added_RD: paddle.Tensor | None,
+) -> tuple[paddle.Tensor, list[paddle.Tensor]]:
+    """Return (`gelu(seen @ weight1 + bias1) @ weight2 + bias2 + added`, pieces of the hidden layer before its GELU)."""
+    (count, width), hidden_width = seen_RD.shape, weight1.shape[1]
+    weight1, bias1, weight2, bias2 = (each.contiguous() for each in (weight1, bias1, weight2, bias2))
+    out, active = _empty([count, width]), _empty([_most_rows(count, hidden_width), hidden_width])
+    layer1, layer2 = ((each.data_ptr(), dense(*each.shape)) for each in (weight1, weight2))
+    hiddens = []
+    for start, rows in _row_pieces(count, hidden_width):
+        shift = FLOAT_BYTES * start * width
+        hidden = _empty([rows, hidden_width])
+        _put_product((seen_RD.data_ptr() + shift, dense(rows, width)), layer1, hidden.data_ptr(), bias1.data_ptr())
+        onednn.gelu(rows * hidden_width)(hidden.data_ptr(), active.data_ptr())
+        added = None if added_RD is None else added_RD.data_ptr() + shift
+        of_active = active.data_ptr(), dense(rows, hidden_width)
+        _put_product(of_active, layer2, out.data_ptr() + shift, bias2.data_ptr(), added)
+        hiddens.append(hidden)
+    return out, hiddens
+
+
+def mlp_gradients(
+    seen_RD: paddle.Tensor,
+    hiddens: Sequence[paddle.Tensor],
+    weight1: paddle.Tensor,
+    weight2: paddle.Tensor,
+    gradient_RD: paddle.Tensor,
+) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor, paddle.Tensor]:
+    """Return the gradients of what `mlp` sees, of its first weight and bias and of its second weight.
+
+    The pieces of the hidden layer are overwritten.
+    """
+    (count, width), hidden_width = seen_RD.shape, weight1.shape[1]
+    weight1, weight2 = weight1.contiguous(), weight2.contiguous()
+    to_seen, inner = _empty([count, width]), _empty([_most_rows(count, hidden_width), hidden_width])
+    to_weight1, to_weight2, to_bias1 = _empty(weight1.shape), _empty(weight2.shape), _empty([hidden_width])
+    turned1, turned2 = ((each.data_ptr(), turned(dense(*each.shape))) for each in (weight1, weight2))
+    ones = constant_matrix(1, inner.shape[0], 1.0, inner.dtype)
+    for (start, rows), hidden in zip(_row_pieces(count, hidden_width), hiddens, strict=True):
+        shift, adds, size = FLOAT_BYTES * start * width, start > 0, rows * hidden_width
+        seen, gradient, to_hidden = seen_RD.data_ptr() + shift, gradient_RD.data_ptr() + shift, inner.data_ptr()
+        _put_product((gradient, dense(rows, width)), turned2, to_hidden)
+        onednn.gelu_gradient(size)(hidden.data_ptr(), to_hidden, to_hidden)
+        onednn.gelu(size)(hidden.data_ptr(), hidden.data_ptr())
+        _put_weight_gradient(hidden.data_ptr(), gradient, rows, to_weight2, adds)
+        _put_weight_gradient(seen, to_hidden, rows, to_weight1, adds)
+        layouts = dense(1, rows), dense(rows, hidden_width), dense(1, hidden_width)
+        onednn.matmul(*layouts, accumulates=adds)(ones.data_ptr(), to_hidden, to_bias1.data_ptr())
+        _put_product((to_hidden, dense(rows, hidden_width)), turned1, to_seen.data_ptr() + shift)
+    return to_seen, to_weight1, to_bias1, to_weight2
+
+
+def _most_rows(count: int, width: int) -> int:
+    """Return the rows of the largest piece."""
+    pieces = -(-count * width // KEPT_PIECE)
+    return -(-count // pieces)
+
+
+def _row_pieces(count: int, width: int) -> Iterator[tuple[int, int]]:
+    """Yield (first row, rows) of about equal pieces of at most `KEPT_PIECE` numbers."""
+    most = _most_rows(count, width)
+    for start in range(0, count, most):
+        yield start, min(most, count - start)
 
 
 def linear(
@@ -127,46 +235,56 @@ def split_projections(projections: Sequence[paddle.Tensor], width: int) -> list[
 
 def attend(
     projections: Sequence[paddle.Tensor], heads: int, width: int, bias_HQN: paddle.Tensor | None
-) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Return (softmax of scale * query key^T + bias [B, H, Q, N], mixed values [B, Q, D]); `width` is a head's."""
+) -> tuple[list[paddle.Tensor], paddle.Tensor]:
+    """Return (pieces of the softmax of scale * query key^T + bias [B, H, Q, N], mixed values [B, Q, D]).
+
+    Args:
+        width: of a head.
+    """
     query, key, value = split_projections(projections, heads * width)
     (batch, queries), tokens = query.rows.shape[:2], key.rows.shape[1]
-    shares = _empty([batch, heads, queries, tokens])
+    plan = _Plan(batch, heads * queries * tokens)
+    shares = [_empty([images, heads, queries, tokens]) for images in plan.kept]
     mixed = Heads(_empty([batch, queries, heads * width]), 0)
-    scores = _empty([_images_at_once(shares), *shares.shape[1:]])
+    scores = _empty([plan.step, heads, queries, tokens])
     bias_HQN = None if bias_HQN is None else bias_HQN.contiguous()
     biases = [] if bias_HQN is None else [bias_HQN.data_ptr()]
     added = dense(1, heads, queries, tokens) if biases else None
-    for image, images in _pieces(shares):
+    for image, images, piece, place in plan.steps():
         of_query, of_key, of_value, of_mixed = (
             each.layout(images, heads, width) for each in (query, key, value, mixed)
         )
         of_shares = dense(images, heads, queries, tokens)
         score = onednn.matmul(of_query, turned(of_key), of_shares, False, width**-0.5, added)
         score(query.address(image), key.address(image), scores.data_ptr(), *biases)
-        place = _address(shares, image)
-        onednn.softmax(images * heads * queries, tokens)(scores.data_ptr(), place)
-        onednn.matmul(of_shares, of_value, of_mixed)(place, value.address(image), mixed.address(image))
+        share = shares[piece].data_ptr() + place
+        onednn.softmax(images * heads * queries, tokens)(scores.data_ptr(), share)
+        onednn.matmul(of_shares, of_value, of_mixed)(share, value.address(image), mixed.address(image))
     return shares, mixed.rows
 
 
 def attend_gradients(
-    projections: Sequence[paddle.Tensor], shares: paddle.Tensor, to_mixed_BQD: paddle.Tensor, keeps_scores: bool
+    projections: Sequence[paddle.Tensor],
+    shares: Sequence[paddle.Tensor],
+    to_mixed_BQD: paddle.Tensor,
+    keeps_scores: bool,
 ) -> tuple[list[paddle.Tensor], paddle.Tensor | None]:
     """Return the gradients of the projections and, if `keeps_scores`, of the scores, [B, H, Q, N]."""
-    batch, heads, queries, tokens = shares.shape
+    (batch, queries), (_, heads, _, tokens) = to_mixed_BQD.shape[:2], shares[0].shape
+    plan = _Plan(batch, heads * queries * tokens)
     width = to_mixed_BQD.shape[-1] // heads
     query, key, value = split_projections(projections, heads * width)
     gradients = [_empty(each.shape) for each in projections]
     to_query, to_key, to_value = split_projections(gradients, heads * width)
     to_mixed = Heads(to_mixed_BQD.contiguous(), 0)
-    to_scores = _empty([batch if keeps_scores else _images_at_once(shares), *shares.shape[1:]])
-    for image, images in _pieces(shares):
+    to_scores = _empty([batch if keeps_scores else plan.step, heads, queries, tokens])
+    for image, images, piece, place in plan.steps():
         of_query, of_key, of_value, of_mixed = (
             each.layout(images, heads, width) for each in (query, key, value, to_mixed)
         )
         of_shares, size = dense(images, heads, queries, tokens), (images * heads * queries, tokens)
-        share, inner = _address(shares, image), _address(to_scores, image if keeps_scores else 0)
+        share = shares[piece].data_ptr() + place
+        inner = to_scores.data_ptr() + FLOAT_BYTES * plan.scores * (image if keeps_scores else 0)
         gradient = to_mixed.address(image)
         onednn.matmul(turned(of_shares), of_mixed, of_value)(share, gradient, to_value.address(image))
         onednn.matmul(of_mixed, turned(of_value), of_shares)(gradient, value.address(image), inner)
@@ -177,18 +295,23 @@ def attend_gradients(
     return gradients, to_scores if keeps_scores else None
 
 
-def _images_at_once(shares_BHQN: paddle.Tensor) -> int:
-    batch, *rest = shares_BHQN.shape
-    return max(1, min(batch, CACHED_SCORES // (rest[0] * rest[1] * rest[2])))
+class _Plan:
+    """Which images are computed at once, `step` of them, and how many have their shares in one tensor.
 
+    Args:
+        images: of the batch.
+        scores: numbers of each.
+    """
 
-def _pieces(shares_BHQN: paddle.Tensor) -> Iterator[tuple[int, int]]:
-    """Yield (first image, images) of the pieces whose scores stay in the cache."""
-    batch, step = shares_BHQN.shape[0], _images_at_once(shares_BHQN)
-    for image in range(0, batch, step):
-        yield image, min(step, batch - image)
+    def __init__(self, images: int, scores: int):
+        self.scores = scores
+        self.step = max(1, min(images, CACHED_SCORES // scores))
+        self.together = max(1, min(images, KEPT_PIECE // scores))
+        self.kept = [min(self.together, images - start) for start in range(0, images, self.together)]
 
-
-def _address(x_BHQN: paddle.Tensor, image: int) -> int:
-    _, heads, queries, tokens = x_BHQN.shape
-    return x_BHQN.data_ptr() + FLOAT_BYTES * image * heads * queries * tokens
+    def steps(self) -> Iterator[tuple[int, int, int, int]]:
+        """Yield (first image, images, number of the tensor of their shares, bytes from its beginning)."""
+        for piece, images in enumerate(self.kept):
+            for start in range(0, images, self.step):
+                place = FLOAT_BYTES * self.scores * start
+                yield piece * self.together + start, min(self.step, images - start), piece, place
