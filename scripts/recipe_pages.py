@@ -22,7 +22,16 @@ PAGES = (DOCS / "settings.md", DOCS / "recipes.md", DOCS / "finetune.md", DOCS /
 TABLE = re.compile(r"(<!-- generated: (\w+) -->\n)\n(?:\|.*\n)*\n?")
 ABSENT = "–"
 BY_LABELS = "by labels"
-LABEL_SETTINGS = ("batch_size", "weight_decay", "label_smoothing", "drop_path", "mixup", "cutmix", "randaugment")
+LABEL_SETTINGS = (
+    "batch_size",
+    "weight_decay",
+    "label_smoothing",
+    "drop_path",
+    "mixup",
+    "cutmix",
+    "randaugment",
+    "erasing",
+)
 LABEL_SETTINGS += ("crop_scale",)
 
 

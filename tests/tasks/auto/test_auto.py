@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from paddlemae.recipe import load_recipe
 from paddlemae.runs.runlog import is_finished
@@ -55,6 +57,27 @@ def test_images_without_labels_end_in_pictures(tmp_path: Path, commands: Command
     page = (out / "report.html").read_text()
     assert "all images" in page  # the map
     assert (out / "pretrain/figures/reconstruction.png").is_file()
+
+
+def test_images_of_several_classes_are_fine_tuned(tmp_path: Path, commands: Commands, request_for: Callable) -> None:
+    folder, rows = tmp_path / "photos", []
+    folder.mkdir()
+    for number in range(40):
+        names = (["left"], ["right"], ["left", "right"])[number % 3]
+        pixels = np.random.default_rng(number).integers(0, 60, (16, 16, 3), np.uint8)
+        for name in names:
+            pixels[:, slice(0, 8) if name == "left" else slice(8, 16)] += 150
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        rows.append([f"{number}.png", "|".join(names), "test" if number % 5 == 4 else "train"])
+    with (folder / "list.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["path", "labels", "split"], *rows])
+    request = request_for(folder / "list.csv")
+    found = auto(request, commands)
+    assert [row["key"] for row in found["rows"]] == ["finetuned"] and found["primary"] == "mean_average_precision"
+    assert 0 <= found["rows"][0]["mean_average_precision"] <= 1 and found["helped"] is None
+    assert "--compare" in found["verdict"] and found["verdict"] in (request.out / "report.html").read_text()
+    found = auto(replace(request, compare=True), commands)
+    assert {row["key"] for row in found["rows"]} == {"finetuned", "scratch"} and "ining" in found["verdict"]
 
 
 def test_a_test_part_is_held_out_with_its_duplicates(tmp_path: Path, commands: Commands, request_for: Callable) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paddlemae.runs.class_results import interval_text
-from paddlemae.runs.metrics import CLASSIFICATION, title_of
+from paddlemae.runs.metrics import CLASSIFICATION, MULTI_LABEL, title_of
 
 Json = dict[str, Any]
 
@@ -17,7 +17,16 @@ TITLES = {
     SCRATCH: "trained from scratch for the same time",
     FINETUNED: "pretrained and fine-tuned",
 }
-KEPT = (*CLASSIFICATION.titles, "primary", "intervals", "train_images", "eval_images", "seconds", "detail")
+KEPT = (
+    *CLASSIFICATION.titles,
+    *MULTI_LABEL.titles,
+    "primary",
+    "intervals",
+    "train_images",
+    "eval_images",
+    "seconds",
+    "detail",
+)
 SHOWN = ("top1", "balanced_accuracy", "macro_f1", "auroc")
 
 
@@ -66,6 +75,8 @@ def _pretraining(rows: Mapping[str, Json], primary: str) -> tuple[bool | None, s
             }
             values = words.format(*(f"{rows[key][primary]:.1%}" for key in (ours, other)))
             return helped, f"{text[helped]}: {values} ({title_of(primary)})."
+    if FINETUNED in rows:
+        return None, "Whether pretraining helped was not measured; --compare trains from scratch for the same time."
     return None, "Whether pretraining helped can't be measured without labels; look at the reconstructions."
 
 

@@ -102,6 +102,7 @@ class _Session:
         labelled, rows, tuning = None, [], None
         if not why_not:
             tuning = stages.recipe_of(request, "finetune", found)
+        if tuning and not found.get("is_multi_label"):  # baselines and neighbours need one class per image
             labelled = stages.Labelled(tuning)
             done = self._once("baselines", lambda: stages.baselines(request, labelled, recipe, found, budget))
             rows += done["rows"]
@@ -112,8 +113,9 @@ class _Session:
         else:
             compared = self._once("features", lambda: stages.features(request, commands, labelled, budget.features))
             rows += map(self._with_pretraining, compared["rows"])
+        if tuning:
             rows += self._tune(tuning, budget, finetune_seconds)
-        return self._report(rows, labelled.primary if labelled else "top1")
+        return self._report(rows, labelled.primary if labelled else rows[-1]["primary"] if rows else "top1")
 
     def _tune(self, recipe: Any, budget: Budget, planned: float) -> list[Json]:
         request, commands, state = self.request, self.commands, self.state

@@ -58,7 +58,8 @@ def survey(request: Request) -> Json:
     return {
         "images": found.images,
         "test_images": found.test_images,
-        "classes": {} if found.is_multi_label else dict(found.classes),  # baselines and kNN need one class per image
+        "classes": dict(found.classes),
+        "is_multi_label": found.is_multi_label,
         "unlabelled": found.unlabelled,
         "channels": found.channels,
         "unreadable": found.unreadable / (found.read + found.unreadable),
@@ -75,7 +76,7 @@ def say_lines(request: Request, lines: Iterable[str]) -> None:
 def usable_labels(found: Json) -> str | None:
     """Return why a survey's labels can't be used for fine-tuning; None if they can."""
     if not found["classes"]:
-        return f"no labels ({found['unlabelled'] or 'of one class per image'})"
+        return f"no labels ({found['unlabelled']})"
     if sum(count > 0 for count in found["classes"].values()) < 2:
         return f"all labels are of one class, {next(iter(found['classes']))!r}"
     return None
@@ -169,7 +170,7 @@ def recipe_of(request: Request, task: str, found: Json) -> Any:
 
 
 class Labelled:
-    """The labelled images of a run.
+    """The labelled images of a run, of one class each.
 
     Attributes:
         train, test: with the same classes.
