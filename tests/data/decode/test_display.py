@@ -7,7 +7,7 @@ import paddle
 import pytest
 from PIL import Image
 
-from paddlemae.data.decode.display import as_displayed
+from paddlemae.data.decode.display import as_displayed, brightened_range, show_range
 from paddlemae.data.inspect.small_pictures import small_picture
 from paddlemae.data.sources import open_source
 from paddlemae.model.mae import MaskedAutoencoder
@@ -65,3 +65,14 @@ def test_each_channel_has_a_range_without_hot_pixels() -> None:
     pixels[0, 0] = 65535
     shown = as_displayed(pixels)
     assert np.abs(shown[..., 0].astype(int) - shown[..., 1]).max() <= 1 and shown[19, 10, 0] > 240
+
+
+def test_dark_pictures_of_8_bits_are_brightened_and_keep_their_colours() -> None:
+    dark = np.random.default_rng(0).integers(0, 51, (8, 8, 3)) / 255
+    dark[..., 1] /= 2
+    bright = np.clip(4 * dark, 0, 1)
+    both = np.stack([dark, bright])
+    shown = show_range(both, brightened_range(both))
+    assert shown[0].max() == 255 and shown[0, ..., 1].max() in range(120, 130)
+    assert np.array_equal(shown[1], np.round(255 * bright))
+    assert not show_range(np.zeros((4, 4, 1)), brightened_range(np.zeros((4, 4, 1)))).any()

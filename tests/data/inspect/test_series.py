@@ -127,6 +127,12 @@ def test_names_without_numbers_and_few_images_have_none() -> None:
     assert find_series([], None, film(1)) is None
 
 
+def test_numbers_may_be_as_long_as_they_like() -> None:
+    names = [f"{'9' * 5000}{i:020d}.png" for i in range(100)]
+    found = find_series(names, None, film(100))
+    assert found is not None and found.before_N[50] == 49
+
+
 def test_images_that_cannot_be_read_are_like_no_other() -> None:
     assert (
         find_series([f"{i}.png" for i in range(100)], None, lambda chosen: np.zeros((len(chosen), 288), np.uint8))

@@ -15,7 +15,7 @@ from paddlemae.runs.class_results import class_result
 from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks.evaluate import evaluate
 from paddlemae.tasks.finetune import finetune
-from paddlemae.tasks.training.finish_run import advice_on
+from paddlemae.tasks.training.finish_run import advice_on, gap_of
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.train.checkpoint_folders import find_checkpoint
 
@@ -46,6 +46,16 @@ def test_who_learned_nothing_hears_what_to_try(predicted: list[int], primary: st
         return
     assert advice is not None and fault in advice and "\n" not in advice
     assert "class_weights=balanced" in advice and "token=mean" in str(advice_on(result_of([0] * 10, "top1"), "probe"))
+
+
+def test_a_test_part_that_is_much_harder_than_the_validation_part_is_said() -> None:
+    result = {"primary": "top1", "top1": 0.34, "best_top1": 0.94, "intervals": {"top1": [0.27, 0.41]}}
+    result |= {"validation_images": 79}
+    line = gap_of(result)
+    assert line is not None and "94.0%" in line and "34.0%" in line and "group" in line
+    assert gap_of({**result, "best_top1": 0.5}) is None
+    assert gap_of({**result, "validation_images": 10}) is None
+    assert gap_of({name: value for name, value in result.items() if name != "best_top1"}) is None
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 Few images use all of 16 bits, so each channel of a picture is stretched: its 1st percentile becomes black, its 99th
 white. The same image looks the same wherever it is shown, except for what a crop leaves out; brightness can't be
-compared between images. Pixels of 8 bits are shown as they are.
+compared between images. Pixels of 8 bits are shown as they are, but for reconstructions of dark images.
 
 Shapes: H height, W width, C channels.
 """
@@ -19,6 +19,7 @@ from paddlemae.data.decode.pixel_format import Pixels
 PERCENTILES = (1, 99)
 WHITE = 65535
 Range = tuple[Any, Any]  # what becomes black and white, as shares of the largest value of the depth
+DARK = 0.5  # of white
 FULL: Range = (0.0, 1.0)
 
 
@@ -26,6 +27,15 @@ def stretched_range(shares_HWC: NDArray[Any]) -> Range:
     """Return the range that is shown of each picture and channel, [..., 1, 1, C] twice."""
     black, white = np.percentile(shares_HWC, PERCENTILES, axis=(-3, -2), keepdims=True)
     return black, np.maximum(white, black + 1 / WHITE)
+
+
+def brightened_range(shares_HWC: NDArray[Any]) -> Range:
+    """Return the range in which a dark picture of 8 bits is shown, [..., 1, 1, 1] twice, its colours kept.
+
+    A picture is dark if all but a thousandth of its values are below `DARK`; others are shown in full.
+    """
+    white = np.percentile(shares_HWC, 99.9, axis=(-3, -2, -1), keepdims=True)
+    return np.zeros_like(white), np.where(white < DARK, np.maximum(white, 1 / 255), 1.0)
 
 
 def show_range(shares_HWC: NDArray[Any], shown: Range) -> NDArray[np.uint8]:

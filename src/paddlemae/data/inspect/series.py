@@ -35,6 +35,7 @@ MOST_IMAGES = 200_000  # of a source whose names are looked through
 PAIRS = (48, 192)  # neighbours that are compared, and as many random pairs: at first, and where that shows something
 FEWEST_PAIRS = 20
 MOST_NUMBERS = 6  # in a name that are tried, from its end
+MOST_DIGITS = 15  # of a number, the last ones, which a float holds exactly
 FEWEST_IN_CLASS = 6  # images from which neighbours and random pairs can differ
 LARGEST_SHARE = 0.25  # of a class's images in one series; a longer one is cut into blocks, so that parts can be made
 BLOCKS = 10  # that a class would have if it were one series
@@ -115,7 +116,6 @@ def with_series(source: Source) -> Source:
     if source.groups is not None or len(source) > MOST_IMAGES:
         return source
     channels = read_forms(source, spread_over(len(source), 8).tolist())[0]
-
     seen: dict[int, NDArray[np.uint8]] = {}
 
     def look(numbers: _Numbers) -> NDArray[np.uint8]:
@@ -147,7 +147,8 @@ def _parse(name: str) -> tuple[str, str, tuple[int, ...]]:
     folder, _, file = name.replace(os.sep, "/").rpartition("/")
     stem = file.rpartition(".")[0] or file
     folders = "/".join(part for part in folder.split("/") if split_of(part) is None)
-    return folders, re.sub(r"\d+", "#", stem), tuple(map(int, re.findall(r"\d+", stem)[::-1]))
+    numbers = re.findall(r"\d+", stem)
+    return folders, re.sub(r"\d+", "#", stem), tuple(int(number[-MOST_DIGITS:]) for number in numbers[::-1])
 
 
 def _orders(parsed: Sequence[tuple[str, str, tuple[int, ...]]], classes_N: _Numbers) -> Iterable[_Order]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from paddlemae.data.decode.display import FULL, WHITE, as_displayed, show_range, stretched_range
+from paddlemae.data.decode.display import FULL, WHITE, brightened_range, show_range, stretched_range
 from paddlemae.model.mae import MaskedAutoencoder, reconstruct
 from paddlemae.model.masking import Mask
 from paddlemae.runs.figures import draw_reconstructions
@@ -49,15 +49,19 @@ def draw(
 def draw_stages(
     model: MaskedAutoencoder, description: Description, images_u8: np.ndarray, mask: Mask
 ) -> dict[str, np.ndarray]:
-    """Return every stage of a reconstruction by its name, uint8 [B, H, W, C] each; see `model.mae.Reconstruction`."""
+    """Return every stage of a reconstruction by its name, uint8 [B, H, W, C] each; see `model.mae.Reconstruction`.
+
+    Dark images, as of fluorescence, are shown brighter, in each stage alike.
+    """
     drawn = reconstruct(model, to_input(images_u8, description), mask)
     prediction, completed, plain = (
         to_shares(stage, description) for stage in (drawn.prediction, drawn.completed, drawn.plain)
     )
     images_BHWC = images_u8.transpose(0, 2, 3, 1)
-    original = as_displayed(images_BHWC)
-    is_deep = original.dtype != images_u8.dtype
-    shown = stretched_range(images_BHWC / np.float32(WHITE)) if is_deep else FULL
+    is_deep = images_u8.dtype != np.uint8
+    shares_BHWC = images_BHWC / np.float32(WHITE if is_deep else 255)
+    shown = stretched_range(shares_BHWC) if is_deep else brightened_range(shares_BHWC)
+    original = show_range(shares_BHWC, shown)
     rows, columns = model.encoder.patch_size
     removed_BHW = mask.as_map().reshape(-1, *model.grid).repeat(rows, axis=1).repeat(columns, axis=2)
     return {

@@ -28,6 +28,8 @@ WAYS = {  # to train a classifier that has learned nothing
     "probe": "more epochs, a higher base_lr, or token=mean",
     "segment": "class_weights=balanced, more steps, a higher base_lr, or --init PRETRAINING_RUN",
 }
+WIDE_GAP = 0.15  # of the validation part's primary metric above the interval of the test part's
+FEWEST_TO_COMPARE = 30  # validation images
 
 
 def finish_run(
@@ -97,6 +99,8 @@ def finish_run(
     mark_finished(start.out)
     if advice := advice_on(result, recipe.task):
         say(advice, error=True)
+    if gap := gap_of(result):
+        say(gap, error=True)
     with optional("the line in the results of the run that this one started from"):
         if origin := origin_of(compared_run or recipe.init, trust=start.trust):
             where = {"checkpoint": origin.checkpoint.name, "run": os.path.relpath(start.out, origin.run)}
@@ -134,6 +138,21 @@ def advice_on(result: Mapping[str, Any], task: str) -> str | None:
         return None
     ways = WAYS[task] if majority["class"] is not None else "more epochs, a higher base_lr, or --init PRETRAINING_RUN"
     return f"nothing was learned: {fault}; try {ways}"
+
+
+def gap_of(result: Mapping[str, Any]) -> str | None:
+    """Return a line for a test part that is much harder than the validation part was; None for others."""
+    primary = result["primary"]
+    chosen, interval = result.get(f"best_{primary}"), result.get("intervals", {}).get(primary)
+    if chosen is None or interval is None or result.get("validation_images", 0) < FEWEST_TO_COMPARE:
+        return None
+    if chosen - interval[1] < WIDE_GAP:
+        return None
+    values = f"{chosen:.1%} on the validation part and {result[primary]:.1%} on the test part"
+    return (
+        f"{title_of(primary)} is {values}: either images of one thing (a patient, a part, a film) are on both sides of "
+        "the validation part, which groups prevent (::group=COLUMN), or the test images differ from those to train on"
+    )
 
 
 def _log_once(run: Path, line: dict[str, Any]) -> None:
