@@ -22,9 +22,7 @@ from paddlemae.model.kernels.rows import constant_matrix
 FLOAT_BYTES = 4
 ROW_MAJOR, AS_IT_IS, TRANSPOSED = 101, 111, 112  # of cblas.h
 CACHED_SCORES = 1 << 18  # numbers: scores of so few images stay in the processor's cache until they are used
-KEPT_PIECE = (
-    1 << 21
-)  # numbers: of larger buffers the allocator gives the memory back, and page faults cost 10% of a step
+KEPT_PIECE = 3 << 20  # numbers: larger buffers the allocator gives back, and page faults then cost 5 to 10% of a step
 # sums of so many rows, for so large a weight, are 0 to 20% faster by MKL; any sum for one of the last size (measured)
 LONG_SUM, LARGE_WEIGHT, HUGE_WEIGHT = 2048, 1 << 18, 1 << 20
 
