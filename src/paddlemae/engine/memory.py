@@ -23,9 +23,6 @@ HOST_MALLOC_SETTINGS = {-1: 64 << 20, -2: 128 << 10, -3: 32 << 20}
 # returning smaller buffers too would cost many page faults (2 MB take 2.5 times as long as 8 MB)
 FRUGAL_MALLOC_SETTINGS = {-2: 1 << 20, -3: 3 << 20}
 
-LARGE_BUFFER = MALLOC_SETTINGS[-3]  # bytes: from here on each buffer is mapped on its own
-PAGE, HUGE_PAGES = 4096, 14  # of memory; MADV_HUGEPAGE (mman.h)
-
 _shares_process = False  # with a program that uses the library: the number of arenas can't be restored
 
 
@@ -58,16 +55,6 @@ def share_process(is_shared: bool) -> None:
     _shares_process = is_shared
     if not is_shared:
         _set_malloc(HOST_MALLOC_SETTINGS)
-
-
-def use_large_pages(address: int, size: int) -> None:
-    """Ask for pages of 2 MB in memory that is not yet used: 26 MB then take 3 ms less than the 10 of small pages.
-
-    Of buffers below `LARGE_BUFFER`, which the allocator keeps, nothing is asked.
-    """
-    if size >= LARGE_BUFFER and (libc := _glibc()):
-        first = -(-address // PAGE) * PAGE
-        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t((address + size - first) // PAGE * PAGE), HUGE_PAGES)
 
 
 def _set_malloc(settings: dict[int, int]) -> None:

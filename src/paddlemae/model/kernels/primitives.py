@@ -9,12 +9,10 @@ Shapes: R rows, D and E widths; B images, H heads, Q queries, N tokens, d width 
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from paddlemae.engine import onednn
-from paddlemae.engine.memory import use_large_pages
 from paddlemae.engine.onednn import Layout, dense, turned
 from paddlemae.engine.safe_import import matrix_library, paddle
 from paddlemae.model.kernels.rows import constant_matrix
@@ -29,9 +27,7 @@ LONG_SUM, LARGE_WEIGHT, HUGE_WEIGHT = 2048, 1 << 18, 1 << 20
 
 def _empty(shape: Sequence[int]) -> paddle.Tensor:
     """Return a tensor without values yet."""
-    made = paddle.empty(shape, "float32")
-    use_large_pages(made.data_ptr(), FLOAT_BYTES * math.prod(shape))
-    return made
+    return paddle.empty(shape, "float32")
 
 
 def product(
