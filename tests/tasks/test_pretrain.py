@@ -12,7 +12,7 @@ from paddlemae.data.batches import Batch
 from paddlemae.data.sources import SourceNote
 from paddlemae.model.masking import MASKS
 from paddlemae.recipe import load_recipe
-from paddlemae.runs.runlog import read_metrics
+from paddlemae.runs.runlog import is_finished, read_metrics
 from paddlemae.tasks import pretrain as task
 from paddlemae.tasks.models.build import parameter_count
 from paddlemae.tasks.pretrain import dry_run, memory_estimate, pretrain
@@ -252,3 +252,10 @@ def test_a_grid_mask_keeps_a_quarter_and_warns_of_the_ratio(tiny, photos, untrie
     assert MASKS[recipe.mask].num_kept((4, 4), recipe.mask_ratio) == 4
     with pytest.warns(UserWarning, match="mask_ratio has no effect"):
         dry_run(recipe)
+
+
+def test_a_training_whose_time_is_up_has_its_pictures(paddlemae, tiny, photos, tmp_path) -> None:
+    out = tmp_path / "run"
+    done = paddlemae("pretrain", *tiny, "--data", photos, "--out", out, "--quiet", "max_hours=1e-9")
+    assert done.status == 75 and not is_finished(out)
+    assert (out / "figures/reconstruction.png").is_file()

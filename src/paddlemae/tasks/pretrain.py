@@ -17,6 +17,7 @@ from paddlemae.model.masking import MASKS, num_predicted
 from paddlemae.recipe import PretrainRecipe
 from paddlemae.runs.figures import draw_curves
 from paddlemae.runs.runlog import FIGURES, mark_finished, read_metrics
+from paddlemae.system.signals import Preempted
 from paddlemae.tasks.models.build import arguments_of, fit_shape, parameter_count
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.models.reconstruction import draw
@@ -72,9 +73,16 @@ def _pretrain(recipe: PretrainRecipe, start: Start) -> Path:
     batches = partial(training_batches, parts.source, parts.view, training, state, skipped, start)
     loss_fn = loss_function(recipe, parts.description)
     hooks = [snapshots] if snapshots else []
-    run_training(start, course, state, parts.description, batches, loss_fn, hooks=hooks)
+    try:
+        run_training(start, course, state, parts.description, batches, loss_fn, hooks=hooks)
+    except Preempted as end:
+        if end.time_is_up and start.ranks.is_first:
+            _draw(start, model, parts, snapshots)
+        raise
     if start.ranks.is_first:
-        _finish(start, model, parts, snapshots)
+        _draw(start, model, parts, snapshots)
+        mark_finished(start.out)
+        start.say(f"done: {start.out}; see {start.out / FIGURES / 'reconstruction.png'}")
     return start.out
 
 
@@ -91,7 +99,8 @@ def _optimizer_of(model: MaskedAutoencoder, recipe: PretrainRecipe, ranks: Ranks
     return ShardedAdamW(model, optimizer, ranks) if is_sharded else optimizer
 
 
-def _finish(start: Start, model: MaskedAutoencoder, parts: Parts, snapshots: Snapshots | None) -> None:
+def _draw(start: Start, model: MaskedAutoencoder, parts: Parts, snapshots: Snapshots | None) -> None:
+    """Draw the curves, reconstructions and attention of a training that ended, or whose time is up."""
     figures = start.out / FIGURES
     with optional("the curves"):
         names = ["loss", "lr", "images_per_second"]
@@ -101,8 +110,6 @@ def _finish(start: Start, model: MaskedAutoencoder, parts: Parts, snapshots: Sna
             draw(figures / "reconstruction.png", model, parts.description, snapshots.images_u8, snapshots.mask)
         with optional("the attention maps"):
             show_attention(start.out, model, parts.description, snapshots.images_u8)
-    mark_finished(start.out)
-    start.say(f"done: {start.out}; see {figures / 'reconstruction.png'}")
 
 
 def snapshots_of(
