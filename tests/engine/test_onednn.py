@@ -12,7 +12,7 @@ import paddle
 import pytest
 
 from paddlemae.engine import onednn, products
-from paddlemae.engine.onednn import dense, turned
+from paddlemae.engine.onednn import dense, transpose
 from paddlemae.engine.threads import product_threads
 from tests.support.python_process import python
 
@@ -27,17 +27,17 @@ def close(got, expected: np.ndarray, where: object = "") -> None:
     assert np.abs(got - expected).max() <= 1e-5 * max(1.0, np.abs(expected).max()), where
 
 
-@pytest.mark.parametrize(("left_is_turned", "right_is_turned"), list(product((False, True), repeat=2)))
-def test_products_of_matrices(left_is_turned: bool, right_is_turned: bool) -> None:
+@pytest.mark.parametrize(("transposes_left", "transposes_right"), list(product((False, True), repeat=2)))
+def test_products_of_matrices(transposes_left: bool, transposes_right: bool) -> None:
     for m, k, n in product(SIZES, repeat=3):
         left, right, bias, added = numbers(m, k), numbers(k, n, seed=1), numbers(n, seed=2), numbers(m, n, seed=3)
         tensors = [
-            paddle.to_tensor(np.ascontiguousarray(each.T) if is_turned else each)
-            for each, is_turned in ((left, left_is_turned), (right, right_is_turned))
+            paddle.to_tensor(np.ascontiguousarray(each.T) if transposes else each)
+            for each, transposes in ((left, transposes_left), (right, transposes_right))
         ]
         layouts = [
-            turned(dense(*each.shape)) if is_turned else dense(*each.shape)
-            for each, is_turned in zip(tensors, (left_is_turned, right_is_turned))
+            transpose(dense(*each.shape)) if transposes else dense(*each.shape)
+            for each, transposes in zip(tensors, (transposes_left, transposes_right))
         ]
         out, more = paddle.zeros([m, n]), [paddle.to_tensor(bias), paddle.to_tensor(added)]
         addresses = [each.data_ptr() for each in (*tensors, out)]

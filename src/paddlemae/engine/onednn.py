@@ -215,7 +215,7 @@ def dense(*sizes: int) -> Layout:
     return sizes, tuple(reversed(strides))
 
 
-def turned(layout: Layout) -> Layout:
+def transpose(layout: Layout) -> Layout:
     """Return a layout with its last two axes exchanged."""
     return tuple((*each[:-2], each[-1], each[-2]) for each in layout)  # type: ignore[return-value]
 
@@ -262,7 +262,7 @@ def _matmul(
 
 
 def _take_named(descriptor: ctypes.c_void_p, name: bytes) -> bool:
-    """Go on to the implementation whose name begins like this; false, and the last one, if there is none."""
+    """Advance to the implementation whose name begins like this; false, and the last one, if there is none."""
     calls, found = library().calls, ctypes.c_char_p()
     while True:
         calls.dnnl_primitive_desc_query(descriptor, QUERY_NAME, 0, ctypes.byref(found))

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from paddlemae.engine import onednn
-from paddlemae.engine.onednn import Layout, dense, turned
+from paddlemae.engine.onednn import Layout, dense, transpose
 from paddlemae.engine.safe_import import matrix_library, paddle
 from paddlemae.model.kernels.rows import constant_matrix
 
@@ -36,7 +36,7 @@ def product(
     """Return the product of two matrices, either of them transposed."""
     left, right = left.contiguous(), right.contiguous()
     of_left, of_right = dense(*left.shape), dense(*right.shape)
-    of_left, of_right = turned(of_left) if transpose_x else of_left, turned(of_right) if transpose_y else of_right
+    of_left, of_right = transpose(of_left) if transpose_x else of_left, transpose(of_right) if transpose_y else of_right
     out = _empty([of_left[0][0], of_right[0][1]])
     prepared = onednn.matmul(of_left, of_right, dense(*out.shape))
     prepared(left.data_ptr(), right.data_ptr(), out.data_ptr())
@@ -69,7 +69,7 @@ def _put_weight_gradient(x: int, gradient: int, rows: int, out_DE: paddle.Tensor
         numbers = one, matrices[0], width, matrices[1], other, kept, matrices[2], other
         mkl.cblas_sgemm(ROW_MAJOR, TRANSPOSED, AS_IT_IS, width, other, rows, *numbers)
         return
-    layouts = turned(dense(rows, width)), dense(rows, other), dense(width, other)
+    layouts = transpose(dense(rows, width)), dense(rows, other), dense(width, other)
     onednn.matmul(*layouts, accumulates=accumulates)(x, gradient, out_DE.data_ptr())
 
 
@@ -114,19 +114,19 @@ def mlp_gradients(
     weight1, weight2 = weight1.contiguous(), weight2.contiguous()
     to_seen, inner = _empty([count, width]), _empty([_most_rows(count, hidden_width), hidden_width])
     to_weight1, to_weight2, to_bias1 = _empty(weight1.shape), _empty(weight2.shape), _empty([hidden_width])
-    turned1, turned2 = ((each.data_ptr(), turned(dense(*each.shape))) for each in (weight1, weight2))
+    transposed1, transposed2 = ((each.data_ptr(), transpose(dense(*each.shape))) for each in (weight1, weight2))
     ones = constant_matrix(1, inner.shape[0], 1.0, inner.dtype)
     for (start, rows), hidden in zip(_row_pieces(count, hidden_width), hiddens, strict=True):
         shift, adds, size = FLOAT_BYTES * start * width, start > 0, rows * hidden_width
         seen, gradient, to_hidden = seen_RD.data_ptr() + shift, gradient_RD.data_ptr() + shift, inner.data_ptr()
-        _put_product((gradient, dense(rows, width)), turned2, to_hidden)
+        _put_product((gradient, dense(rows, width)), transposed2, to_hidden)
         onednn.gelu_gradient(size)(hidden.data_ptr(), to_hidden, to_hidden)
         onednn.gelu(size)(hidden.data_ptr(), hidden.data_ptr())
         _put_weight_gradient(hidden.data_ptr(), gradient, rows, to_weight2, adds)
         _put_weight_gradient(seen, to_hidden, rows, to_weight1, adds)
         layouts = dense(1, rows), dense(rows, hidden_width), dense(1, hidden_width)
         onednn.matmul(*layouts, accumulates=adds)(ones.data_ptr(), to_hidden, to_bias1.data_ptr())
-        _put_product((to_hidden, dense(rows, hidden_width)), turned1, to_seen.data_ptr() + shift)
+        _put_product((to_hidden, dense(rows, hidden_width)), transposed1, to_seen.data_ptr() + shift)
     return to_seen, to_weight1, to_bias1, to_weight2
 
 
@@ -249,7 +249,7 @@ def attend(
             each.layout(images, heads, width) for each in (query, key, value, mixed)
         )
         of_shares = dense(images, heads, queries, tokens)
-        score = onednn.matmul(of_query, turned(of_key), of_shares, False, width**-0.5, added)
+        score = onednn.matmul(of_query, transpose(of_key), of_shares, False, width**-0.5, added)
         score(query.address(image), key.address(image), scores.data_ptr(), *biases)
         share = shares[piece].data_ptr() + place
         onednn.softmax(images * heads * queries, tokens)(scores.data_ptr(), share)
@@ -280,12 +280,14 @@ def attend_gradients(
         share = shares[piece].data_ptr() + place
         inner = to_scores.data_ptr() + FLOAT_BYTES * plan.scores * (image if keeps_scores else 0)
         gradient = to_mixed.address(image)
-        onednn.matmul(turned(of_shares), of_mixed, of_value)(share, gradient, to_value.address(image))
-        onednn.matmul(of_mixed, turned(of_value), of_shares)(gradient, value.address(image), inner)
+        onednn.matmul(transpose(of_shares), of_mixed, of_value)(share, gradient, to_value.address(image))
+        onednn.matmul(of_mixed, transpose(of_value), of_shares)(gradient, value.address(image), inner)
         onednn.softmax_gradient(*size)(share, inner, inner)
         scaled = False, width**-0.5
         onednn.matmul(of_shares, of_key, of_query, *scaled)(inner, key.address(image), to_query.address(image))
-        onednn.matmul(turned(of_shares), of_query, of_key, *scaled)(inner, query.address(image), to_key.address(image))
+        onednn.matmul(transpose(of_shares), of_query, of_key, *scaled)(
+            inner, query.address(image), to_key.address(image)
+        )
     return gradients, to_scores if keeps_scores else None
 
 
