@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import pytest
 
 from paddlemae.data.sources import digit_scenes, digits
@@ -14,3 +16,5 @@ def use_few_digits(patch: pytest.MonkeyPatch) -> None:
     """Let `digits` and `digit-scenes` have fewer images, in splits of the same names."""
     patch.setattr(digits, "_SPLITS", DIGITS)
     patch.setattr(digit_scenes, "_SPLITS", SCENES)
+    for name in ("_digits_of", "make_scene"):  # what these keep is made of all digits, and stays for other tests
+        patch.setattr(digit_scenes, name, lru_cache(maxsize=2500)(getattr(digit_scenes, name).__wrapped__))

@@ -69,7 +69,8 @@ def test_what_is_written_is_read_again(layout: str, relative_positions: bool) ->
     load_official(again, read.tensors)
     again.eval()
     pixels = paddle.rand([2, 3, 24, 24])
-    np.testing.assert_allclose(again(pixels).numpy(), model(pixels).numpy(), rtol=1e-3, atol=1e-3)
+    expected = model(pixels).numpy()
+    np.testing.assert_allclose(again(pixels).numpy(), expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
 
 
 def foreign(layout: str, model: Segmenter, *, shared: bool = False) -> dict[str, np.ndarray]:
