@@ -64,6 +64,17 @@ def test_a_head_is_fitted_for_few_labels_of_pretrained_models() -> None:
     assert lr == pytest.approx(3 * chosen(FEW).training.base_lr)
 
 
+def test_few_labels_get_harder_views_where_weights_are_pretrained_and_images_are_pictures() -> None:
+    def views(labelled: Labelled) -> tuple[int, float, float]:
+        augment = chosen(labelled).augment
+        return augment.randaugment, augment.erasing, augment.crop_scale[0]
+
+    assert views(FEW) == (2, 0.25, 0.35)
+    assert views(replace(FEW, is_pretrained=False)) == (0, 0, 0.5)
+    assert views(replace(FEW, is_picture=False)) == (0, 0.25, 0.35)
+    assert views(replace(FEW, images=2_000)) == views(replace(FEW, images=2_000, is_pretrained=False))
+
+
 def test_what_is_named_stays() -> None:
     named = ["base_lr=0.5", "layer_decay=0.3", "crop_scale=null", "batch_size=7", "weight_decay=0", "mixup=0.9"]
     recipe = chosen(FEW, *named)

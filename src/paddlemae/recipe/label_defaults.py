@@ -22,6 +22,7 @@ CHECKPOINTS = 10
 WARMUP_SHARE = 0.1
 FEW_TO_FIT = 20_000  # labelled images below which a fitted head is worth its time
 FEW_STEPS = 4  # the default length divided by that of a run that is called short
+EASY_CROPS = (0.5, 1.0)  # of the fewest labels, for random weights
 FITTED_LR = 1 / 3  # of the peak learning rate where the head is fitted, which large steps would undo
 NARROW = 256  # width up to which the learning rates hold
 WIDE = 768  # width from which the paper's layer decay holds
@@ -174,7 +175,7 @@ def _value(recipe: BaseModel, name: str) -> Any:
 
 def _choices(recipe: FinetuneRecipe, labelled: Labelled, still_open: tuple[str, ...]) -> list[Choice]:
     """Return a choice for each of the `chosen_names` that is open, and for some that are not."""
-    band, training = band_of(labelled.images), recipe.training
+    band, training = _band(labelled), recipe.training
     why = f"{labelled.images:,} labelled images"
     batch_size = band.batch_size if "training.batch_size" in still_open else training.batch_size
     batch_size = -(-batch_size // recipe.augment.repeats) * recipe.augment.repeats
@@ -209,6 +210,13 @@ def _choices(recipe: FinetuneRecipe, labelled: Labelled, still_open: tuple[str, 
         Choice("evaluate_every", max(1.0, _rounded(epochs / EVALUATIONS)), f"about {EVALUATIONS} evaluations"),
         Choice("training.checkpoint_every", max(1.0, _rounded(epochs / CHECKPOINTS)), "about 10 checkpoints"),
     ]
+
+
+def _band(labelled: Labelled) -> Band:
+    """Return the defaults; random weights learn less from harder views of few images, so they get easier ones."""
+    band = band_of(labelled.images)
+    is_hard = not labelled.is_pretrained and band is BANDS[0]
+    return replace(band, randaugment=0, erasing=0.0, crop_scale=EASY_CROPS) if is_hard else band
 
 
 def _head(labelled: Labelled, still_open: tuple[str, ...]) -> tuple[Choice, Choice]:

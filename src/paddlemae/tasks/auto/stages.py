@@ -290,9 +290,11 @@ def from_scratch(request: Request, commands: Commands, recipe: FinetuneRecipe, s
     content = {**recipe.model_dump(exclude_unset=True), "init": SCRATCH, "mean": pretrained.mean, "std": pretrained.std}
     content["model"] = {**shared, **content.get("model", {})}
     content["layer_decay"] = 1.0
-    if recipe.fit_head:  # random features have nothing to fit, and another learning rate is best: the default one
+    if recipe.fit_head:  # random features have nothing to fit, and other settings are best: the default ones
         content["fit_head"], content["model"]["pool"] = False, "mean"
         content["training"].pop("base_lr", None)
+        for name in ("randaugment", "erasing", "crop_scale"):
+            content.get("augment", {}).pop(name, None)
     recipe = FinetuneRecipe.model_validate(content)
     return _finetune(request, commands, recipe, folders.SCRATCH, SCRATCH, seconds, planned, may_grow=True)
 
