@@ -88,7 +88,7 @@ def library() -> _Library:
 
 
 class _Thread(threading.local):
-    """What one thread keeps: its stream, OpenMP threads, scratchpad and prepared primitives, last used last."""
+    """Hold what one thread needs: a stream, OpenMP threads, a scratchpad and prepared primitives, last used last."""
 
     def __init__(self) -> None:
         self.threads = 0
