@@ -74,12 +74,14 @@ class _Order:
     Args:
         order_N: the images.
         is_next_N: whether the image at a place is a neighbour of the one before it there.
+        is_compared_N: the same, for classes that have images enough for random pairs.
         gap_N: difference of their numbers.
         within_N: of each image (not place) the class, or part of it, that random pairs are drawn from.
     """
 
     order_N: _Numbers
     is_next_N: NDArray[np.bool_]
+    is_compared_N: NDArray[np.bool_]
     gap_N: NDArray[np.float64]
     within_N: _Numbers
 
@@ -176,17 +178,14 @@ def _order(values_N: NDArray[np.float64], within_N: _Numbers) -> Iterable[_Order
     is_next_N = np.zeros(len(order_N), np.bool_)
     is_next_N[1:] = within_N[order_N][1:] == within_N[order_N][:-1]
     gap_N = np.diff(values_N[order_N], prepend=0)
-    usable = is_next_N & (np.bincount(within_N) >= FEWEST_IN_CLASS)[within_N[order_N]]
-    if usable.sum() >= max(FEWEST_PAIRS, len(order_N) // 2) and (gap_N[usable] > 0).any():
-        yield _Order(order_N, is_next_N, gap_N, within_N)
+    compared_N = is_next_N & (np.bincount(within_N) >= FEWEST_IN_CLASS)[within_N[order_N]]
+    if compared_N.sum() >= max(FEWEST_PAIRS, len(order_N) // 2) and (gap_N[compared_N] > 0).any():
+        yield _Order(order_N, is_next_N, compared_N, gap_N, within_N)
 
 
 def _area(order: _Order, look: Look, random: np.random.Generator) -> float | None:
     """Return the area under the ROC curve of likeness between neighbours and random pairs; None if it is too small."""
-    of_places = order.within_N[order.order_N]
-    places = random.permutation(
-        np.flatnonzero(order.is_next_N & (np.bincount(of_places) >= FEWEST_IN_CLASS)[of_places])
-    )
+    places = random.permutation(np.flatnonzero(order.is_compared_N))
     area = 0.0
     for count in PAIRS:
         chosen = places[:count]

@@ -21,7 +21,8 @@ FLOAT_BYTES = 4
 ROW_MAJOR, AS_IT_IS, TRANSPOSED = 101, 111, 112  # of cblas.h
 CACHED_SCORES = 1 << 18  # numbers: scores of so few images stay in the processor's cache until they are used
 KEPT_PIECE = 3 << 20  # numbers: larger buffers the allocator gives back, and page faults then cost 5 to 10% of a step
-# sums of so many rows, for so large a weight, are 0 to 20% faster by MKL; any sum for one of the last size (measured)
+# sums of this many rows or more, for a weight of this size or more, are 0 to 20% faster by MKL; for one of the last
+# size any sum is (measured)
 LONG_SUM, LARGE_WEIGHT, HUGE_WEIGHT = 2048, 1 << 18, 1 << 20
 
 
