@@ -38,7 +38,7 @@ PAGES = {
     "Use elsewhere": ["weights", "weights-safety", "export", "python"],
     "Design": ["design"],
     "Evidence": ["RESULTS", "evaluate-measured", "parity", "speed", "data-measured", "weights-measured"]
-    + ["export-measured", "processes-measured", "soak", "log"],
+    + ["export-measured", "processes-measured", "kernels-measured", "soak", "log"],
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -50,6 +51,14 @@ def anchors(page: Path) -> set[str]:
 def test_every_page_is_named_by_the_readme() -> None:
     named = {ROOT / link.split("#")[0] for link in links(README)}
     assert {page for page in PAGES if page.name not in ("README.md", "index.md")} <= named
+
+
+def test_every_page_is_in_the_contents_of_the_site() -> None:
+    assigned = [node for node in ast.parse((ROOT / "docs/conf.py").read_text()).body if isinstance(node, ast.Assign)]
+    pages = next(node.value for node in assigned if ast.unparse(node.targets[0]) == "PAGES")
+    listed = sum(eval(ast.unparse(pages)).values(), [])
+    there = {page.stem for page in PAGES if page.name not in ("README.md", "index.md")}
+    assert sorted(listed) == sorted(there)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
