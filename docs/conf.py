@@ -37,8 +37,19 @@ PAGES = {
     "Look": ["reconstruct", "evaluate", "features", "predict", "segment-predict", "page", "serve"],
     "Use elsewhere": ["weights", "weights-safety", "export", "python"],
     "Design": ["design"],
-    "Evidence": ["RESULTS", "evaluate-measured", "parity", "speed", "data-measured", "weights-measured"]
-    + ["export-measured", "processes-measured", "kernels-measured", "soak", "log"],
+    "Evidence": [
+        "RESULTS",
+        "evaluate-measured",
+        "parity",
+        "speed",
+        "kernels-measured",
+        "data-measured",
+        "weights-measured",
+        "export-measured",
+        "processes-measured",
+        "soak",
+        "log",
+    ],
 }
 
 
