@@ -20,6 +20,7 @@ from paddlemae.system.signals import Preempted
 from paddlemae.tasks.auto.auto_state import AUTO_FILE
 from paddlemae.tasks.auto.commands import Commands
 from paddlemae.tasks.auto.run_auto import auto
+from tests.support.mask_folders import write_pairs
 from tests.support.pictures import COLOURS, write_png
 
 METHODS = {"majority", "gradients", "colour", "knn_untrained", "knn", "finetuned"}
@@ -57,6 +58,16 @@ def test_images_without_labels_end_in_pictures(tmp_path: Path, commands: Command
     page = (out / "report.html").read_text()
     assert "all images" in page  # the map
     assert (out / "pretrain/figures/reconstruction.png").is_file()
+
+
+def test_images_with_masks_are_pretrained_on_and_the_next_command_is_named(
+    tmp_path: Path, commands: Commands, request_for: Callable, capsys
+) -> None:
+    request = request_for(write_pairs(tmp_path / "scenes"))
+    found = auto(replace(request, quiet=False), commands)
+    assert found["rows"] == [] and not (request.out / "finetune").exists()
+    assert f"paddlemae segment --init {request.out / 'pretrain'} --data {request.data}" in " ".join(found["remarks"])
+    assert "one folder per class" not in capsys.readouterr().out
 
 
 def test_images_of_several_classes_are_fine_tuned(tmp_path: Path, commands: Commands, request_for: Callable) -> None:

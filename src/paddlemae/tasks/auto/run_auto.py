@@ -115,7 +115,8 @@ class _Session:
             rows += map(self._with_pretraining, compared["rows"])
         if tuning:
             rows += self._tune(tuning, budget, finetune_seconds)
-        return self._report(rows, labelled.primary if labelled else rows[-1]["primary"] if rows else "top1")
+        primary = labelled.primary if labelled else rows[-1]["primary"] if rows else "top1"
+        return self._report(rows, primary, stages.remark_on_masks(request, found))
 
     def _tune(self, recipe: Any, budget: Budget, planned: float) -> list[Json]:
         request, commands, state = self.request, self.commands, self.state
@@ -134,12 +135,12 @@ class _Session:
         needed = self.state.record.stages["pretrain"]["seconds"] if row["key"] in (KNN, FINETUNED) else 0.0
         return {**row, "seconds": row["seconds"] + needed}
 
-    def _report(self, rows: list[Json], primary: str) -> Json:
+    def _report(self, rows: list[Json], primary: str, remarks: list[str]) -> Json:
         self.stage = "report"
         found = outcome(rows, primary)
         out = self.request.out
         runs = [out / name for name in (PRETRAIN, FINETUNE, SCRATCH) if (out / name).is_dir()]
-        found = {**found, "seconds": round(self.state.used, 1)}
+        found = {**found, "remarks": [*found["remarks"], *remarks], "seconds": round(self.state.used, 1)}
         page = write_report(runs, out, summary=found).page
         lines = [found["verdict"], *found["remarks"], *(table(found).splitlines() if rows else [])]
         lines.append(f"{found['seconds'] / 60:.1f} minutes in all; the report, to open in a browser: {page.resolve()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from paddlemae.data.masks.holds_masks import holds_masks
 from paddlemae.data.sources import SourceNote, match_classes, open_source, subset
 from paddlemae.data.sources.subsets import draw_share, spread_over
 from paddlemae.data.views.augment import View
@@ -61,6 +63,7 @@ def survey(request: Request) -> Json:
         "classes": dict(found.classes),
         "is_multi_label": found.is_multi_label,
         "unlabelled": found.unlabelled,
+        "has_masks": holds_masks(request.data),
         "channels": found.channels,
         "unreadable": found.unreadable / (found.read + found.unreadable),
         "read_seconds": found.read_seconds,
@@ -76,10 +79,18 @@ def say_lines(request: Request, lines: Iterable[str]) -> None:
 def usable_labels(found: Json) -> str | None:
     """Return why a survey's labels can't be used for fine-tuning; None if they can."""
     if not found["classes"]:
-        return f"no labels ({found['unlabelled']})"
+        return "masks instead of labels" if found.get("has_masks") else f"no labels ({found['unlabelled']})"
     if sum(count > 0 for count in found["classes"].values()) < 2:
         return f"all labels are of one class, {next(iter(found['classes']))!r}"
     return None
+
+
+def remark_on_masks(request: Request, found: Json) -> list[str]:
+    """Return a sentence on what to do with the masks of a survey's images, if they have any."""
+    if not found.get("has_masks"):
+        return []
+    data, init = shlex.quote(request.data), shlex.quote(str(request.out / folders.PRETRAIN))
+    return [f"The images have masks: paddlemae segment --init {init} --data {data} trains on them."]
 
 
 def check(request: Request, commands: Commands, found: Json) -> Json:
@@ -190,7 +201,7 @@ class Labelled:
 
 @contextmanager
 def _without_notes() -> Iterator[None]:
-    """Leave out how a source is read; the check and the trainings say it."""
+    """Leave out how a source is read; the plan says it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SourceNote)
         yield
@@ -228,7 +239,10 @@ def pretrain(request: Request, commands: Commands, recipe: PretrainRecipe, secon
     may_grow = not times["has_spare_time"]
     if may_grow:
         recipe = scaled(recipe, (seconds - AROUND_SECONDS) / max(1.0, times["times"]["pretrain"] - AROUND_SECONDS))
-    whole = train_within(commands.pretrain, recipe, out, seconds, quiet=request.quiet, may_stop=True, may_grow=may_grow)
+    with _without_notes():
+        whole = train_within(
+            commands.pretrain, recipe, out, seconds, quiet=request.quiet, may_stop=True, may_grow=may_grow
+        )
     last = list(read_metrics(out))[-1:]
     return {"whole": whole, "steps": last[0]["step"] if last else 0, "loss": last[0].get("loss") if last else None}
 
@@ -312,7 +326,8 @@ def _finetune(
     factor = (seconds - AROUND_SECONDS) / max(1.0, planned - AROUND_SECONDS)
     out = request.out / folder
     recipe = scaled(recipe, factor)
-    train_within(commands.finetune, recipe, out, seconds, quiet=request.quiet, may_stop=False, may_grow=may_grow)
+    with _without_notes():
+        train_within(commands.finetune, recipe, out, seconds, quiet=request.quiet, may_stop=False, may_grow=may_grow)
     return {"rows": [method_row(key, read_object(out / RESULT_FILE))]}
 
 

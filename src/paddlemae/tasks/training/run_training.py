@@ -68,7 +68,9 @@ def run_training(
     training, total = course.training, course.total_steps
     ranks = start.ranks
     spent, record = Spent(), Record(start.out, writes=ranks.is_first)
-    label, max_seconds = f"{course.task} {start.out.name}", training.max_hours and 3600 * training.max_hours
+    name = start.out.name
+    label = name if name == course.task else f"{course.task} {name}"
+    max_seconds = training.max_hours and 3600 * training.max_hours
     saver = Saver(
         start.out,
         state,
