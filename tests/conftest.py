@@ -51,6 +51,15 @@ def paddle_as_in_a_new_process() -> None:
         paddle.base.core.set_num_threads(1)  # Paddle's import sets OMP_NUM_THREADS=1
 
 
+@pytest.fixture
+def bfloat16_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process compute in bfloat16, emulated where the processor has no such instructions."""
+    from paddlemae.engine import device, precision
+
+    monkeypatch.setenv(precision.EMULATE, "1")
+    device.prepare("cpu", threads=1)
+
+
 @pytest.fixture(autouse=True)
 def signals_as_before() -> Iterator[None]:
     """A command that was preempted ignores schedulers until its process ends, which here goes on."""

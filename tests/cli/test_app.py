@@ -185,7 +185,7 @@ def test_no_arguments_show_the_help(paddlemae) -> None:
         (["mask_ratio=1"], "mask_ratio: .*less than 1.*got 1"),
         (["mask_ratio=-0.1"], "mask_ratio: .*greater than or equal to 0.*got -0.1"),
         (["mask_ratio=0"], "removes none of 4 patches"),
-        (["precision=bfloat16"], "precision bfloat16 has no effect on CPU"),
+        (["precision=float16"], "precision float16 has no effect on CPU"),
         (["device=tpu"], "device 'tpu' is not available in this Paddle build; it has: cpu"),
         (["nonsense"], "expected key=value, got 'nonsense'"),
     ],

@@ -120,7 +120,7 @@ def test_unreadable_images_are_skipped_named_once_and_counted(tmp_path, tiny, ph
         ("mask_ratio=0.9", "keeps none of 4 patches; use at most 0.75"),
         ("mean=[0.5]", "mean and std need one number per channel .3."),
         ("num_heads=3", "width of 16 is not divisible by 3 heads"),
-        ("precision=bfloat16", "has no effect on CPU"),
+        ("precision=float16", "has no effect on CPU"),
         ("device=tpu", "device 'tpu' is not available"),
         ("split=dev", "expected split 'train' or 'test'"),
     ],

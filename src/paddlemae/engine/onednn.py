@@ -1,9 +1,10 @@
-"""Primitives of oneDNN, the library in Paddle's wheel, called on the memory of float32 tensors through `ctypes`.
+"""Primitives of oneDNN, the library in Paddle's wheel, called on the memory of tensors through `ctypes`.
 
 Paddle itself uses oneDNN in programs only. A primitive is prepared for fixed sizes and strides and kept per thread;
 calls release Python's lock and use as many OpenMP threads as `engine.threads` says.
 
-A layout is (sizes, strides), in numbers. Addresses are those of `Tensor.data_ptr`; the caller keeps the tensors alive.
+Numbers are float32 or bfloat16 and computed in float32. Addresses are those of `Tensor.data_ptr`; the caller keeps the
+tensors alive.
 """
 
 from __future__ import annotations
@@ -14,15 +15,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from paddlemae.engine.safe_import import library_path
 from paddlemae.engine.threads import wanted_product_threads
 
-Layout = tuple[tuple[int, ...], tuple[int, ...]]
 VERSION = (3, 6)  # whose numbers of enumerations follow (dnnl_types.h)
-AVX2 = 0x7  # bits of `dnnl_get_effective_cpu_isa`
-CPU, IN_ORDER, FLOAT32, USER_SCRATCHPAD = 1, 1, 3, 1
+AVX2, AVX512, AVX512_BF16 = 0x7, 0x27, 0xA7  # bits of `dnnl_get_effective_cpu_isa`; AMX includes the last ones
+CPU, IN_ORDER, BFLOAT16, FLOAT32, USER_SCRATCHPAD = 1, 1, 2, 3, 1
 FORWARD_TRAINING, BACKWARD = 64, 128
 LINEAR, GELU_ERF, BINARY_ADD, SOFTMAX, SCALE_AND_SHIFT = 0x26, 0x31, 0x1FFF0, 0x30000, 0x6
 QUERY_NAME, QUERY_SCRATCHPAD = 8, 136
@@ -30,6 +30,14 @@ SRC, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT, SCRATCHPAD = 1, 17, 33, 4
 DIFF_SRC, DIFF_DST, DIFF_SCALE, DIFF_SHIFT, POST_OP, SRC_1 = 129, 145, 255, 256, 32768, 2
 KEPT = 1024  # primitives of a thread; a model's step has about a hundred
 ALIGNMENT = 64
+
+
+class Layout(NamedTuple):
+    """Sizes and strides of a tensor, in numbers, and the kind of these: `FLOAT32` or `BFLOAT16`."""
+
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    kind: int = FLOAT32
 
 
 class _Version(ctypes.Structure):
@@ -60,11 +68,15 @@ class _Library:
             raise Unavailable(f"libdnnl.so.3 of this Paddle build can't be called: {fault}") from fault
         if (found.major, found.minor) != VERSION:
             raise Unavailable(f"Paddle's oneDNN is {found.major}.{found.minor}.{found.patch}, known is 3.6")
-        if self.calls.dnnl_get_effective_cpu_isa() & AVX2 != AVX2:
+        if not self.has(AVX2):
             raise Unavailable("the processor has no AVX2, or ONEDNN_MAX_CPU_ISA forbids it")
         self.short_calls.dnnl_memory_set_data_handle.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
         self.calls.dnnl_primitive_execute.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
         self.engine = self.new("engine_create", CPU, ctypes.c_size_t(0))
+
+    def has(self, instructions: int) -> bool:
+        """Return whether the processor has these instruction sets, and `ONEDNN_MAX_CPU_ISA` allows them."""
+        return bool(self.calls.dnnl_get_effective_cpu_isa() & instructions == instructions)
 
     def new(self, name: str, *arguments: Any) -> ctypes.c_void_p:
         """Return the object that a `dnnl_..._create` function makes."""
@@ -179,9 +191,9 @@ class _Builder(ExitStack):
         return made
 
     def memory(self, layout: Layout) -> ctypes.c_void_p:
-        sizes, strides = layout
+        sizes, strides, kind = layout
         numbers = ctypes.c_int64 * len(sizes)
-        arguments = len(sizes), numbers(*sizes), FLOAT32, numbers(*strides)
+        arguments = len(sizes), numbers(*sizes), kind, numbers(*strides)
         return self.new("memory_desc_create_with_strides", *arguments, destroy="memory_desc")
 
     def attributes(
@@ -207,17 +219,18 @@ class _Builder(ExitStack):
         return self.new(whole, library().engine, *arguments, destroy="primitive_desc")
 
 
-def dense(*sizes: int) -> Layout:
+def dense(*sizes: int, kind: int = FLOAT32) -> Layout:
     """Return the layout of a contiguous tensor."""
     strides = [1]
     for size in reversed(sizes[1:]):
         strides.append(strides[-1] * size)
-    return sizes, tuple(reversed(strides))
+    return Layout(sizes, tuple(reversed(strides)), kind)
 
 
 def transpose(layout: Layout) -> Layout:
     """Return a layout with its last two axes exchanged."""
-    return tuple((*each[:-2], each[-1], each[-2]) for each in layout)  # type: ignore[return-value]
+    sizes, strides = ((*each[:-2], each[-1], each[-2]) for each in layout[:2])
+    return Layout(sizes, strides, layout.kind)
 
 
 def matmul(
@@ -232,7 +245,8 @@ def matmul(
     """Prepare `scale * (left @ right + bias) + added`; addresses: left, right, out, then bias and added if there are.
 
     Args:
-        has_bias: whether a row is added; a contiguous one.
+        left, right: of the same kind of numbers.
+        has_bias: whether a row of float32 numbers is added; a contiguous one.
         added: its layout; sizes of 1 are repeated.
         accumulates: whether the result is added to what is in `out`.
     """
@@ -250,11 +264,11 @@ def _matmul(
 ) -> Primitive:
     with _Builder() as builder:
         src, weights, dst = (builder.memory(each) for each in (left, right, out))
-        bias = builder.memory(dense(*[1] * (len(out[0]) - 1), out[0][-1])) if has_bias else None
+        bias = builder.memory(dense(*[1] * (len(out.sizes) - 1), out.sizes[-1])) if has_bias else None
         more = None if added is None else builder.memory(added)
         given = src, weights, bias, dst, builder.attributes(scale, more, accumulates)
         descriptor = builder.descriptor("matmul", *given)
-        if len(out[0]) == 2 and not _take_named(descriptor, b"gemm:jit"):
+        if len(out.sizes) == 2 and left.kind == FLOAT32 and not _take_named(descriptor, b"gemm:jit"):
             descriptor = builder.descriptor("matmul", *given)
         arguments = [(SRC, src), (WEIGHTS, weights), (DST, dst), (BIAS, bias)]
         arguments.append((POST_OP * (1 if scale == 1 else 2) | SRC_1, more))
@@ -272,14 +286,28 @@ def _take_named(descriptor: ctypes.c_void_p, name: bytes) -> bool:
             return False
 
 
-def gelu(size: int) -> Primitive:
-    """Prepare the exact GELU of numbers; addresses: numbers, result, which may be the same."""
-    return _thread().find(_gelu, size)
+def convert(size: int, kind: int, to: int) -> Primitive:
+    """Prepare a conversion of numbers of a kind into another; addresses: numbers, result."""
+    return _thread().find(_convert, size, kind, to)
 
 
-def _gelu(size: int) -> Primitive:
+def _convert(size: int, kind: int, to: int) -> Primitive:
     with _Builder() as builder:
-        memory = builder.memory(dense(size))
+        src, dst = builder.memory(dense(size, kind=kind)), builder.memory(dense(size, kind=to))
+        engine = library().engine
+        given = src, engine, dst, engine, builder.attributes()
+        descriptor = builder.new("reorder_primitive_desc_create", *given, destroy="primitive_desc")
+        return Primitive(descriptor, [(SRC, src), (DST, dst)])
+
+
+def gelu(size: int, kind: int = FLOAT32) -> Primitive:
+    """Prepare the exact GELU of numbers; addresses: numbers, result, which may be the same."""
+    return _thread().find(_gelu, size, kind)
+
+
+def _gelu(size: int, kind: int) -> Primitive:
+    with _Builder() as builder:
+        memory = builder.memory(dense(size, kind=kind))
         return Primitive(_gelu_forward(builder, memory), [(SRC, memory), (DST, memory)])
 
 
@@ -289,34 +317,37 @@ def _gelu_forward(builder: _Builder, memory: ctypes.c_void_p) -> ctypes.c_void_p
     return builder.descriptor("eltwise_forward", *arguments)
 
 
-def gelu_gradient(size: int) -> Primitive:
+def gelu_gradient(size: int, kind: int = FLOAT32) -> Primitive:
     """Prepare the GELU's backward pass; addresses: numbers, gradient, result, which may be the gradient."""
-    return _thread().find(_gelu_gradient, size)
+    return _thread().find(_gelu_gradient, size, kind)
 
 
-def _gelu_gradient(size: int) -> Primitive:
+def _gelu_gradient(size: int, kind: int) -> Primitive:
     with _Builder() as builder:
-        memory, none = builder.memory(dense(size)), (ctypes.c_float(0), ctypes.c_float(0))
+        memory, none = builder.memory(dense(size, kind=kind)), (ctypes.c_float(0), ctypes.c_float(0))
         forward = _gelu_forward(builder, memory)
         arguments = GELU_ERF, memory, memory, memory, *none, forward, builder.attributes()
         descriptor = builder.descriptor("eltwise_backward", *arguments)
         return Primitive(descriptor, [(SRC, memory), (DIFF_DST, memory), (DIFF_SRC, memory)])
 
 
-def layer_norm(rows: int, width: int, epsilon: float) -> Primitive:
-    """Prepare a layer norm; addresses: x, result, mean, variance, weight, bias."""
-    return _thread().find(_layer_norm, rows, width, epsilon)
+def layer_norm(rows: int, width: int, epsilon: float, out: int = FLOAT32) -> Primitive:
+    """Prepare a layer norm of float32 rows; addresses: x, result of a kind, mean, variance, weight, bias."""
+    return _thread().find(_layer_norm, rows, width, epsilon, out)
 
 
-def _layer_norm(rows: int, width: int, epsilon: float) -> Primitive:
+def _layer_norm(rows: int, width: int, epsilon: float, out: int) -> Primitive:
     with _Builder() as builder:
         x, row, number = (builder.memory(dense(*sizes)) for sizes in ((rows, width), (width,), (rows,)))
-        arguments = [(SRC, x), (DST, x), (MEAN, number), (VARIANCE, number), (SCALE, row), (SHIFT, row)]
-        return Primitive(_norm_forward(builder, x, number, epsilon), arguments)
+        dst = builder.memory(dense(rows, width, kind=out))
+        arguments = [(SRC, x), (DST, dst), (MEAN, number), (VARIANCE, number), (SCALE, row), (SHIFT, row)]
+        return Primitive(_norm_forward(builder, x, dst, number, epsilon), arguments)
 
 
-def _norm_forward(builder: _Builder, x: ctypes.c_void_p, number: ctypes.c_void_p, epsilon: float) -> ctypes.c_void_p:
-    arguments = FORWARD_TRAINING, x, x, number, ctypes.c_float(epsilon), SCALE_AND_SHIFT, builder.attributes()
+def _norm_forward(
+    builder: _Builder, x: ctypes.c_void_p, dst: ctypes.c_void_p, number: ctypes.c_void_p, epsilon: float
+) -> ctypes.c_void_p:
+    arguments = FORWARD_TRAINING, x, dst, number, ctypes.c_float(epsilon), SCALE_AND_SHIFT, builder.attributes()
     return builder.descriptor("layer_normalization_forward", *arguments)
 
 
@@ -331,39 +362,39 @@ def layer_norm_gradients(rows: int, width: int, epsilon: float) -> Primitive:
 def _layer_norm_gradients(rows: int, width: int, epsilon: float) -> Primitive:
     with _Builder() as builder:
         x, row, number = (builder.memory(dense(*sizes)) for sizes in ((rows, width), (width,), (rows,)))
-        forward = _norm_forward(builder, x, number, epsilon)
+        forward = _norm_forward(builder, x, x, number, epsilon)
         given = BACKWARD, x, x, x, number, ctypes.c_float(epsilon), SCALE_AND_SHIFT, forward, builder.attributes()
         arguments = [(SRC, x), (MEAN, number), (VARIANCE, number), (SCALE, row), (SHIFT, row), (DIFF_DST, x)]
         arguments += [(DIFF_SRC, x), (DIFF_SCALE, row), (DIFF_SHIFT, row)]
         return Primitive(builder.descriptor("layer_normalization_backward", *given), arguments)
 
 
-def softmax(rows: int, width: int) -> Primitive:
-    """Prepare a softmax of each row; addresses: x, result."""
-    return _thread().find(_softmax, rows, width)
+def softmax(rows: int, width: int, out: int = FLOAT32) -> Primitive:
+    """Prepare a softmax of each float32 row; addresses: x, result of a kind."""
+    return _thread().find(_softmax, rows, width, out)
 
 
-def _softmax(rows: int, width: int) -> Primitive:
+def _softmax(rows: int, width: int, out: int) -> Primitive:
     with _Builder() as builder:
-        x = builder.memory(dense(rows, width))
-        return Primitive(_softmax_forward(builder, x), [(SRC, x), (DST, x)])
+        x, dst = builder.memory(dense(rows, width)), builder.memory(dense(rows, width, kind=out))
+        return Primitive(_softmax_forward(builder, x, dst), [(SRC, x), (DST, dst)])
 
 
-def _softmax_forward(builder: _Builder, x: ctypes.c_void_p) -> ctypes.c_void_p:
-    return builder.descriptor("softmax_forward", FORWARD_TRAINING, SOFTMAX, x, x, 1, builder.attributes())
+def _softmax_forward(builder: _Builder, x: ctypes.c_void_p, dst: ctypes.c_void_p) -> ctypes.c_void_p:
+    return builder.descriptor("softmax_forward", FORWARD_TRAINING, SOFTMAX, x, dst, 1, builder.attributes())
 
 
-def softmax_gradient(rows: int, width: int) -> Primitive:
+def softmax_gradient(rows: int, width: int, kind: int = FLOAT32) -> Primitive:
     """Prepare a softmax's backward pass; addresses: its result, the gradient of that, the gradient of x.
 
-    The two gradients may be the same.
+    All are of one kind, and the two gradients may be the same.
     """
-    return _thread().find(_softmax_gradient, rows, width)
+    return _thread().find(_softmax_gradient, rows, width, kind)
 
 
-def _softmax_gradient(rows: int, width: int) -> Primitive:
+def _softmax_gradient(rows: int, width: int, kind: int) -> Primitive:
     with _Builder() as builder:
-        x = builder.memory(dense(rows, width))
-        arguments = SOFTMAX, x, x, x, 1, _softmax_forward(builder, x), builder.attributes()
+        x = builder.memory(dense(rows, width, kind=kind))
+        arguments = SOFTMAX, x, x, x, 1, _softmax_forward(builder, x, x), builder.attributes()
         descriptor = builder.descriptor("softmax_backward", *arguments)
         return Primitive(descriptor, [(DST, x), (DIFF_DST, x), (DIFF_SRC, x)])

@@ -47,7 +47,8 @@ class Training(BaseModel):
     weight_decay: NonNegativeFloat = setting(0.05, "weight decay of matrices; biases and norms have none")
     clip_grad: PositiveFloat | None = setting(None, "largest norm of the gradient; null: no clipping")
     precision: Literal["float32", "bfloat16", "float16"] = setting(
-        "float32", "`float32`; on accelerators also `bfloat16` or `float16`"
+        "float32",
+        "`float32`; `bfloat16` on accelerators and on CPUs with AVX512_BF16 or AMX_BF16; or `float16` on accelerators",
     )
     sharding: Annotated[Literal["none", "optimizer"], FREE] = setting(
         "none", "`none`, or `optimizer` to share gradients and optimizer state among the accelerators of a pretraining"

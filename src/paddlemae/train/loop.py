@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
+from paddlemae.engine.precision import Precision, autocast, bfloat16_products, check_precision, weights_for
 from paddlemae.engine.safe_import import paddle
 from paddlemae.model.kernels.batch_norm import running_statistics
 from paddlemae.train.checkpoint import TrainState, is_shared_out
@@ -17,8 +18,6 @@ from paddlemae.train.parallel.loss_layer import Loss, LossFn
 from paddlemae.train.parallel.ranks import ALONE, Ranks
 from paddlemae.train.parallel.threads import sharded
 
-Precision = Literal["float32", "bfloat16", "float16"]
-PRECISIONS = get_args(Precision)
 MOST_DROPPED = 3  # steps in a row
 
 
@@ -55,22 +54,6 @@ class TornStep(Exception):
         self.step = step
 
 
-def check_precision(precision: Precision) -> None:
-    """Raise a ValueError for a precision that this device can't train in.
-
-    On CPU Paddle accepts bfloat16 and float16 and then silently computes in float32.
-    """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if precision != "float32" and paddle.get_device() == "cpu":
-        raise ValueError(f"precision {precision} has no effect on CPU; use precision=float32, or an accelerator")
-
-
-def autocast(precision: Precision) -> AbstractContextManager[Any]:
-    """Return Paddle's autocast for bfloat16 and float16; nothing for float32."""
-    return nullcontext() if precision == "float32" else paddle.amp.auto_cast(dtype=precision, level="O1")
-
-
 @dataclass(frozen=True)
 class FitSettings:
     """How `fit` computes its steps.
@@ -80,7 +63,7 @@ class FitSettings:
         threads: CPU threads that share each micro-batch, see `sharded`; None computes it whole, as accelerators want.
         replicas, save_memory: see `sharded`; without effect where `threads` is None.
         accumulation_steps: micro-batches a step; their losses are averaged.
-        precision: "float32", or "bfloat16"/"float16" autocast on accelerators.
+        precision: "float32"; "bfloat16"; or "float16", on accelerators only. See `engine.precision`.
         clip_grad: largest gradient norm, over all parameters together.
         ranks: the processes that train together, each on micro-batches of its own of the same size. Losses and
             gradients are means over all of them, so all take the same steps.
@@ -149,6 +132,7 @@ def fit(
             replicas=settings.replicas,
             save_memory=settings.save_memory,
             fused=fused,
+            precision=settings.precision,
         )
     state.model.train()
     statistics = running_statistics(state.model)
@@ -231,17 +215,21 @@ class _Whole:
         else:
             self.loss = ranks.parallel(Loss(state.model, loss_fn)) if overlap else Loss(state.model, loss_fn)
         self.precision, self.scaler, self.ranks = settings.precision, scaler, ranks
+        self.rounded = weights_for(settings.precision)
 
     def add(self, batch: Any, share: float, *, last: bool) -> float:
         at_home = isinstance(self.loss, paddle.DataParallel) and not last
-        with self.loss.no_sync() if at_home else nullcontext():
+        with self.loss.no_sync() if at_home else nullcontext(), bfloat16_products(self.rounded):
             with autocast(self.precision):
                 mean = self.loss(batch)
                 part = mean * share
             loss = float(mean.numpy())
             if self.ranks.any(not math.isfinite(loss)):  # nobody waits for gradients that do not come
-                return math.nan
-            (self.scaler.scale(part) if self.scaler else part).backward()
+                loss = math.nan
+            else:
+                (self.scaler.scale(part) if self.scaler else part).backward()
+        if self.rounded and (last or not math.isfinite(loss)):
+            self.rounded.clear()
         return loss
 
 

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from paddlemae.engine.precision import convert
 from paddlemae.engine.safe_import import F, paddle
 from paddlemae.model.kernels import placement, primitives
+from paddlemae.model.kernels.layers import sum_rows
 from paddlemae.model.kernels.rows import as_rows, constant_matrix, row_pieces, split_views
 
 TokenRange = tuple[int, int] | None  # tokens start..stop of each image whose output is used; None is all of them
@@ -119,9 +121,7 @@ def attend_gradients(
 
 def bias_gradient(to_scores_BHQN: paddle.Tensor) -> paddle.Tensor:
     """Return the gradient of a bias that is added to the scores of every image, [H, Q, N]."""
-    ones_1B = constant_matrix(1, to_scores_BHQN.shape[0], 1.0, to_scores_BHQN.dtype)
-    rows_BR = to_scores_BHQN.reshape([to_scores_BHQN.shape[0], -1])
-    return paddle.matmul(ones_1B, rows_BR).reshape(to_scores_BHQN.shape[1:])
+    return sum_rows(to_scores_BHQN.reshape([to_scores_BHQN.shape[0], -1])).reshape(to_scores_BHQN.shape[1:])
 
 
 def attend_projected(
@@ -140,11 +140,16 @@ def attend_projected(
         pieces, mixed = primitives.attend(projections, heads, width, bias_HQN)
         return mixed, [*projections, *pieces, mixed]
     counts = [3] if len(projections) == 1 else [1, 2]
-    parts = [to_heads(each, count, heads) for each, count in zip(projections, counts)]
+    parts = [to_heads(_widen(each), count, heads) for each, count in zip(projections, counts)]
     query, key, value = (view for part in parts for view in split_views(part))
     query.scale_(width**-0.5)
     shares, mixed = attend(query, key, value, bias_HQN)
-    return mixed, [query, key, value, shares, mixed]
+    return convert(mixed, projections[0].dtype), [query, key, value, shares, mixed]
+
+
+def _widen(x: paddle.Tensor) -> paddle.Tensor:
+    """Return `x`, of bfloat16 a float32 copy, for Paddle's operations."""
+    return convert(x, paddle.float32) if x.dtype == paddle.bfloat16 else x
 
 
 def projected_gradients(
@@ -165,9 +170,9 @@ def projected_gradients(
     sizes = [query.shape, key.shape][-parts:]  # of one projection: those of the keys, as many as queries
     gradients = [paddle.empty([count, *size], query.dtype) for count, size in zip(counts, sizes)]
     out = [view for each in gradients for view in split_views(each)]
-    to_query, *_, to_scores = attend_gradients(attended, to_mixed_BQD, out)
+    to_query, *_, to_scores = attend_gradients(attended, _widen(to_mixed_BQD), out)
     to_query.scale_(scale)
-    return [merge_heads(each) for each in gradients], to_scores
+    return [convert(merge_heads(each), to_mixed_BQD.dtype) for each in gradients], to_scores
 
 
 class _AttentionOnCpu(paddle.autograd.PyLayer):

@@ -3,6 +3,9 @@
 On CPU what matrix products leave over is bound by memory. So each half is one function there, with a backward pass
 written by hand that keeps less for it and reads it less often. On accelerators Paddle's own kernels are used.
 
+The type of the weights that `operands` returns, float32 or bfloat16, is that of what goes into products and of what is
+kept of them; x and its gradient are float32.
+
 Shapes: R rows, D and E widths, 4D hidden width; B images, Q queries, N tokens.
 """
 
@@ -12,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from paddlemae.engine import private
+from paddlemae.engine.precision import convert, operands
 from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.model.kernels import placement
 from paddlemae.model.kernels.attention import (
@@ -55,7 +59,8 @@ class _ResidualMlpOnCpu(paddle.autograd.PyLayer):
         keep: paddle.Tensor | None,
     ) -> paddle.Tensor:
         x_RD = as_rows(x)
-        seen_RD, *_ = normalise(x_RD, norm_weight, norm_bias, epsilon)
+        weight1, weight2 = operands(weight1, weight2)
+        seen_RD, *_ = normalise(x_RD, norm_weight, norm_bias, epsilon, weight1.dtype)
         rows_RD, hiddens = mlp_rows(seen_RD, (weight1, bias1, weight2, bias2), x_RD if keep is None else None)
         ctx.epsilon, ctx.keep = epsilon, keep
         ctx.save_for_backward(x, norm_weight, norm_bias, weight1, weight2, *hiddens)
@@ -64,8 +69,8 @@ class _ResidualMlpOnCpu(paddle.autograd.PyLayer):
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
         x, norm_weight, norm_bias, weight1, weight2, *hiddens = ctx.saved_tensor()
-        x_RD, branch_RD = as_rows(x), _branch_gradient(as_rows(gradient), ctx.keep)
-        seen_RD, *moments = normalise(x_RD, norm_weight, norm_bias, ctx.epsilon)
+        x_RD, branch_RD = as_rows(x), _branch_gradient(as_rows(gradient), ctx.keep, weight1.dtype)
+        seen_RD, *moments = normalise(x_RD, norm_weight, norm_bias, ctx.epsilon, weight1.dtype)
         to_seen, *to_layers = mlp_gradients(seen_RD, hiddens, weight1, weight2, branch_RD)
         del seen_RD
         to_x, *to_norm = norm_gradients(x_RD, moments, norm_weight, ctx.epsilon, to_seen)
@@ -92,7 +97,8 @@ class _ResidualAttentionOnCpu(paddle.autograd.PyLayer):
         token_range: TokenRange,
         keep: paddle.Tensor | None,
     ) -> paddle.Tensor:
-        seen_BND = normalise(as_rows(x), norm_weight, norm_bias, epsilon)[0].reshape(x.shape)
+        weight, proj_weight = operands(weight, proj_weight)
+        seen_BND = normalise(as_rows(x), norm_weight, norm_bias, epsilon, weight.dtype)[0].reshape(x.shape)
         if token_range is None:
             projections = [_apply_linear(seen_BND, weight, bias)]
         else:
@@ -108,11 +114,11 @@ class _ResidualAttentionOnCpu(paddle.autograd.PyLayer):
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
         x, norm_weight, norm_bias, weight, bias, proj_weight, *attended = ctx.saved_tensor()
-        mixed = attended[-1]
-        branch_RD = _branch_gradient(as_rows(gradient), ctx.keep)
+        mixed = convert(attended[-1], weight.dtype)
+        branch_RD = _branch_gradient(as_rows(gradient), ctx.keep, weight.dtype)
         to_proj = linear_gradients(as_rows(mixed), branch_RD)
-        to_mixed = product(branch_RD, proj_weight, transpose_y=True).reshape(mixed.shape)
-        seen_RD, *moments = normalise(as_rows(x), norm_weight, norm_bias, ctx.epsilon)
+        to_mixed = product(branch_RD, proj_weight, transpose_y=True, dtype=weight.dtype).reshape(mixed.shape)
+        seen_RD, *moments = normalise(as_rows(x), norm_weight, norm_bias, ctx.epsilon, weight.dtype)
         parts = 1 if ctx.token_range is None else 2
         projections, to_scores = projected_gradients(attended, to_mixed, parts, ctx.has_score_bias)
         if ctx.token_range is None:
@@ -151,9 +157,11 @@ class _ResidualCrossAttentionOnCpu(paddle.autograd.PyLayer):
         *rest: Any,
     ) -> paddle.Tensor:
         query_weight, query_bias, pair_weight, pair_bias, proj_weight, proj_bias, epsilon, heads = rest
-        seen_BQD = normalise(as_rows(x), norm_weight, norm_bias, epsilon)[0].reshape(x.shape)
-        queries = _apply_linear(seen_BQD, query_weight, query_bias)
-        mixed, attended = attend_projected([queries, _apply_linear(memory, pair_weight, pair_bias)], heads)
+        query_weight, pair_weight, proj_weight = operands(query_weight, pair_weight, proj_weight)
+        dtype = query_weight.dtype
+        seen_BQD = normalise(as_rows(x), norm_weight, norm_bias, epsilon, dtype)[0].reshape(x.shape)
+        layers = (seen_BQD, query_weight, query_bias), (convert(memory, dtype), pair_weight, pair_bias)
+        mixed, attended = attend_projected([_apply_linear(*each) for each in layers], heads)
         ctx.epsilon = epsilon
         weights = (norm_weight, norm_bias, query_weight, pair_weight, proj_weight)
         ctx.save_for_backward(x, memory, *weights, *attended)
@@ -163,22 +171,24 @@ class _ResidualCrossAttentionOnCpu(paddle.autograd.PyLayer):
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
         saved = ctx.saved_tensor()
         x, memory, norm_weight, norm_bias, query_weight, pair_weight, proj_weight, *attended = saved
-        x_RD, gradient_RD, mixed = as_rows(x), as_rows(gradient), attended[-1]
-        to_proj = linear_gradients(as_rows(mixed), gradient_RD)
-        to_mixed = product(gradient_RD, proj_weight, transpose_y=True).reshape(mixed.shape)
+        x_RD, dtype = as_rows(x), proj_weight.dtype
+        mixed = convert(attended[-1], dtype)
+        branch_RD = convert(as_rows(gradient), dtype)
+        to_proj = linear_gradients(as_rows(mixed), branch_RD)
+        to_mixed = product(branch_RD, proj_weight, transpose_y=True, dtype=dtype).reshape(mixed.shape)
         to_queries, to_pair = (as_rows(each) for each in projected_gradients(attended, to_mixed, 2, False)[0])
-        seen_RD, *moments = normalise(x_RD, norm_weight, norm_bias, ctx.epsilon)
+        seen_RD, *moments = normalise(x_RD, norm_weight, norm_bias, ctx.epsilon, dtype)
         to_query = linear_gradients(seen_RD, to_queries)
         to_seen = product(to_queries, query_weight, transpose_y=True)
         to_x, *to_norm = norm_gradients(x_RD, moments, norm_weight, ctx.epsilon, to_seen)
         to_memory = product(to_pair, pair_weight, transpose_y=True).reshape(memory.shape)
-        to_pair_layer = linear_gradients(as_rows(memory), to_pair)
-        to_x = to_x.add_(gradient_RD).reshape(x.shape)
+        to_pair_layer = linear_gradients(convert(as_rows(memory), dtype), to_pair)
+        to_x = to_x.add_(as_rows(gradient)).reshape(x.shape)
         return to_x, to_memory, *to_norm, *to_query, *to_pair_layer, *to_proj
 
 
 def _apply_linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
-    return linear_rows(as_rows(x), weight, bias).reshape([*x.shape[:-1], -1])
+    return linear_rows(as_rows(x), weight, bias, dtype=weight.dtype).reshape([*x.shape[:-1], -1])
 
 
 def _split_qkv(weight: paddle.Tensor, bias: paddle.Tensor) -> Iterator[tuple[paddle.Tensor, paddle.Tensor]]:
@@ -203,8 +213,10 @@ def _add_kept(x_RD: paddle.Tensor, rows_RD: paddle.Tensor, keep_B: paddle.Tensor
     return rows_RD if keep_B is None else scale_rows(row_factors(keep_B, x_RD.shape[0]), rows_RD).add_(x_RD)
 
 
-def _branch_gradient(gradient_RD: paddle.Tensor, keep_B: paddle.Tensor | None) -> paddle.Tensor:
-    return gradient_RD if keep_B is None else scale_rows(row_factors(keep_B, gradient_RD.shape[0]), gradient_RD)
+def _branch_gradient(gradient_RD: paddle.Tensor, keep_B: paddle.Tensor | None, dtype: Any) -> paddle.Tensor:
+    if keep_B is not None:
+        gradient_RD = scale_rows(row_factors(keep_B, gradient_RD.shape[0]), gradient_RD)
+    return convert(gradient_RD, dtype)
 
 
 def _add_to_tokens(x_BND: paddle.Tensor, token_range: tuple[int, int], added_BQD: paddle.Tensor) -> paddle.Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from paddlemae.engine import private
+from paddlemae.engine.precision import convert, operands
 from paddlemae.engine.safe_import import F, nn, paddle
 from paddlemae.model.kernels import placement, primitives
 from paddlemae.model.kernels.rows import (
@@ -24,33 +25,44 @@ from paddlemae.model.kernels.rows import (
 
 
 def product(
-    left: paddle.Tensor, right: paddle.Tensor, transpose_x: bool = False, transpose_y: bool = False
+    left: paddle.Tensor,
+    right: paddle.Tensor,
+    transpose_x: bool = False,
+    transpose_y: bool = False,
+    dtype: Any = paddle.float32,
 ) -> paddle.Tensor:
-    """Return the product of two matrices, either of them transposed."""
+    """Return the product of two matrices, either of them transposed; of bfloat16 ones in a type."""
     if placement.by_onednn(left):
-        return primitives.product(left, right, transpose_x, transpose_y)
+        return primitives.product(left, right, transpose_x, transpose_y, dtype)
     return paddle.matmul(left, right, transpose_x=transpose_x, transpose_y=transpose_y)
 
 
 def linear_rows(
-    x_RD: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, added_RE: paddle.Tensor | None = None
+    x_RD: paddle.Tensor,
+    weight: paddle.Tensor,
+    bias: paddle.Tensor,
+    added_RE: paddle.Tensor | None = None,
+    dtype: Any = paddle.float32,
 ) -> paddle.Tensor:
-    """Return `x @ weight + bias + added`."""
+    """Return `x @ weight + bias + added`; of bfloat16 operands in a type."""
     if placement.by_onednn(x_RD):
-        return primitives.linear(x_RD, weight, bias, added_RE)
+        return primitives.linear(x_RD, weight, bias, added_RE, dtype)
     return add_row(paddle.matmul(x_RD, weight) if added_RE is None else paddle.addmm(added_RE, x_RD, weight), bias)
 
 
 def linear_gradients(x_RD: paddle.Tensor, gradient_RE: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Return the gradients of a linear layer's weight and bias."""
+    """Return the gradients of a linear layer's weight and bias, float32 also of bfloat16 rows."""
     if placement.by_onednn(x_RD):
         return primitives.weight_gradient(x_RD, gradient_RE), sum_rows(gradient_RE)
     return paddle.matmul(x_RD, gradient_RE, transpose_x=True), sum_rows(gradient_RE)
 
 
 def sum_rows(x_RD: paddle.Tensor) -> paddle.Tensor:
-    """Return the sum of all rows, [D]."""
-    return paddle.matmul(constant_matrix(1, x_RD.shape[0], 1.0, x_RD.dtype), x_RD).flatten()
+    """Return the sum of all rows, [D], float32 also of bfloat16 ones."""
+    ones_1R = constant_matrix(1, x_RD.shape[0], 1.0, x_RD.dtype)
+    if x_RD.dtype == paddle.bfloat16:
+        return primitives.product(ones_1R, x_RD).flatten()
+    return paddle.matmul(ones_1R, x_RD).flatten()
 
 
 class _LinearOnCpu(paddle.autograd.PyLayer):
@@ -58,16 +70,20 @@ class _LinearOnCpu(paddle.autograd.PyLayer):
 
     @staticmethod
     def forward(ctx: Any, x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
-        ctx.save_for_backward(x, weight)
         ctx.input_needs_gradient = not x.stop_gradient
-        return linear_rows(as_rows(x), weight, bias).reshape([*x.shape[:-1], weight.shape[1]])
+        (weight,) = operands(weight)
+        x_RD = convert(as_rows(x), weight.dtype)
+        ctx.save_for_backward(x if weight.dtype == x.dtype else x_RD, weight)
+        return linear_rows(x_RD, weight, bias).reshape([*x.shape[:-1], weight.shape[1]])
 
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
         x, weight = ctx.saved_tensor()
         # pixels need no gradient; PyLayer then wants None
-        rows = as_rows(gradient)
-        to_x = product(rows, weight, transpose_y=True).reshape(x.shape) if ctx.input_needs_gradient else None
+        rows = convert(as_rows(gradient), weight.dtype)
+        to_x = None
+        if ctx.input_needs_gradient:
+            to_x = product(rows, weight, transpose_y=True).reshape([*gradient.shape[:-1], weight.shape[0]])
         return to_x, *linear_gradients(as_rows(x), rows)
 
 
@@ -89,10 +105,12 @@ class Linear(nn.Linear):
 Normalised = tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]  # rows [R, D], mean [R], variance [R]
 
 
-def normalise(x_RD: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, epsilon: float) -> Normalised:
-    """Return the layer norm of each row, with the mean and variance of the row."""
+def normalise(
+    x_RD: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, epsilon: float, dtype: Any = paddle.float32
+) -> Normalised:
+    """Return the layer norm of each row, by oneDNN in a type, with the mean and variance of the row."""
     if placement.by_onednn(x_RD):
-        return primitives.layer_norm(x_RD, weight, bias, epsilon)
+        return primitives.layer_norm(x_RD, weight, bias, epsilon, dtype)
     return private.layer_norm(x_RD, weight, bias, epsilon)
 
 

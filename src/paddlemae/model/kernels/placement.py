@@ -15,7 +15,7 @@ def on_cpu(x: paddle.Tensor) -> bool:
 
 def by_onednn(x: paddle.Tensor) -> bool:
     """Return whether `primitives` compute with `x`, which is on CPU."""
-    return products.by_onednn() and x.dtype == paddle.float32
+    return products.by_onednn() and x.dtype in (paddle.float32, paddle.bfloat16)
 
 
 def all_or_none_train(*tensors: Any) -> bool:

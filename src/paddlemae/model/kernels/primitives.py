@@ -1,7 +1,11 @@
 """What the halves of a block compute, by oneDNN's primitives; each function has a formula in Paddle's operations.
 
 Products take their bias and the residual sum along, attention reads its heads where the linear layer wrote them, and
-GELU, norms and softmax are vectorized. Numbers are float32; matrices of rows and gradients are contiguous.
+GELU, norms and softmax are vectorized. Matrices of rows and gradients are contiguous.
+
+Numbers are float32. Operands of products may be bfloat16, both of a product: products add up in float32, and GELU and
+softmax compute in float32. Then what is kept between a half's products is bfloat16 too; the results that leave a half,
+and gradients of weights and biases, are float32.
 
 Shapes: R rows, D and E widths; B images, H heads, Q queries, N tokens, d width of a head.
 """
@@ -10,14 +14,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from paddlemae.engine import onednn
-from paddlemae.engine.onednn import Layout, dense, transpose
+from paddlemae.engine.onednn import BFLOAT16, FLOAT32, Layout, dense, transpose
+from paddlemae.engine.precision import KINDS
 from paddlemae.engine.safe_import import matrix_library, paddle
 from paddlemae.model.kernels.rows import constant_matrix
 
-FLOAT_BYTES = 4
 ROW_MAJOR, AS_IT_IS, TRANSPOSED = 101, 111, 112  # of cblas.h
 CACHED_SCORES = 1 << 18  # numbers: scores of so few images stay in the processor's cache until they are used
 KEPT_PIECE = 3 << 20  # numbers: larger buffers the allocator gives back, and page faults then cost 5 to 10% of a step
@@ -26,52 +30,84 @@ KEPT_PIECE = 3 << 20  # numbers: larger buffers the allocator gives back, and pa
 LONG_SUM, LARGE_WEIGHT, HUGE_WEIGHT = 2048, 1 << 18, 1 << 20
 
 
-def _empty(shape: Sequence[int]) -> paddle.Tensor:
+class Matrix(NamedTuple):
+    """A matrix in memory that its tensor keeps: [rows, columns]."""
+
+    address: int
+    layout: Layout
+
+    def transpose(self) -> Matrix:
+        """Return the same memory with its axes exchanged."""
+        return Matrix(self.address, transpose(self.layout))
+
+
+def _empty(shape: Sequence[int], dtype: Any = paddle.float32) -> paddle.Tensor:
     """Return a tensor without values yet."""
-    return paddle.empty(shape, "float32")
+    return paddle.empty(shape, dtype)
+
+
+def _kind(x: paddle.Tensor) -> int:
+    return KINDS[x.dtype]
+
+
+def _rows_of(x_RD: paddle.Tensor, start: int = 0, rows: int | None = None) -> Matrix:
+    """Return some rows of a contiguous matrix; by default all of them."""
+    count, width = x_RD.shape
+    address = x_RD.data_ptr() + x_RD.element_size() * start * width
+    return Matrix(address, dense(count if rows is None else rows, width, kind=_kind(x_RD)))
 
 
 def product(
-    left: paddle.Tensor, right: paddle.Tensor, transpose_x: bool = False, transpose_y: bool = False
+    left: paddle.Tensor,
+    right: paddle.Tensor,
+    transpose_x: bool = False,
+    transpose_y: bool = False,
+    dtype: Any = paddle.float32,
 ) -> paddle.Tensor:
-    """Return the product of two matrices, either of them transposed."""
+    """Return the product of two matrices, either of them transposed, in a type."""
     left, right = left.contiguous(), right.contiguous()
-    of_left, of_right = dense(*left.shape), dense(*right.shape)
-    of_left, of_right = transpose(of_left) if transpose_x else of_left, transpose(of_right) if transpose_y else of_right
-    out = _empty([of_left[0][0], of_right[0][1]])
-    prepared = onednn.matmul(of_left, of_right, dense(*out.shape))
-    prepared(left.data_ptr(), right.data_ptr(), out.data_ptr())
+    of_left, of_right = _rows_of(left), _rows_of(right)
+    of_left = of_left.transpose() if transpose_x else of_left
+    of_right = of_right.transpose() if transpose_y else of_right
+    out = _empty([of_left.layout.sizes[0], of_right.layout.sizes[1]], dtype)
+    _put_product(of_left, of_right, _rows_of(out))
     return out
 
 
 def _put_product(
-    left: tuple[int, Layout], right: tuple[int, Layout], out: int, bias: int | None = None, added: int | None = None
+    left: Matrix,
+    right: Matrix,
+    out: Matrix,
+    bias: int | None = None,
+    added: Matrix | None = None,
+    accumulates: bool = False,
 ) -> None:
-    """Write `left @ right + bias + added` to an address; matrices are (address, layout)."""
-    layout = dense(left[1][0][0], right[1][0][1])
-    more = [each for each in (bias, added) if each is not None]
-    prepared = onednn.matmul(left[1], right[1], layout, bias is not None, 1.0, None if added is None else layout)
-    prepared(left[0], right[0], out, *more)
+    """Write `left @ right + bias + added` to `out`, or add it to what is there."""
+    more = [] if bias is None else [bias]
+    if added is not None:
+        more.append(added.address)
+    of_added = None if added is None else added.layout
+    prepared = onednn.matmul(left.layout, right.layout, out.layout, bias is not None, 1.0, of_added, accumulates)
+    prepared(left.address, right.address, out.address, *more)
 
 
 def weight_gradient(x_RD: paddle.Tensor, gradient_RE: paddle.Tensor) -> paddle.Tensor:
     """Return `x^T @ gradient`, [D, E]."""
     out = _empty([x_RD.shape[1], gradient_RE.shape[1]])
-    _put_weight_gradient(x_RD.data_ptr(), gradient_RE.data_ptr(), x_RD.shape[0], out, False)
+    _put_weight_gradient(_rows_of(x_RD), _rows_of(gradient_RE), out, False)
     return out
 
 
-def _put_weight_gradient(x: int, gradient: int, rows: int, out_DE: paddle.Tensor, accumulates: bool) -> None:
-    width, other = out_DE.shape
-    is_long = rows >= LONG_SUM and width * other >= LARGE_WEIGHT
-    if (is_long or width * other >= HUGE_WEIGHT) and (mkl := matrix_library()):
+def _put_weight_gradient(x: Matrix, gradient: Matrix, out_DE: paddle.Tensor, accumulates: bool) -> None:
+    rows, (width, other) = x.layout.sizes[0], out_DE.shape
+    is_large = width * other >= (LARGE_WEIGHT if rows >= LONG_SUM else HUGE_WEIGHT)
+    if is_large and x.layout.kind == FLOAT32 and (mkl := matrix_library()):
         one, kept = ctypes.c_float(1), ctypes.c_float(accumulates)
-        matrices = [ctypes.c_void_p(each) for each in (x, gradient, out_DE.data_ptr())]
+        matrices = [ctypes.c_void_p(each) for each in (x.address, gradient.address, out_DE.data_ptr())]
         numbers = one, matrices[0], width, matrices[1], other, kept, matrices[2], other
         mkl.cblas_sgemm(ROW_MAJOR, TRANSPOSED, AS_IT_IS, width, other, rows, *numbers)
         return
-    layouts = transpose(dense(rows, width)), dense(rows, other), dense(width, other)
-    onednn.matmul(*layouts, accumulates=accumulates)(x, gradient, out_DE.data_ptr())
+    _put_product(x.transpose(), gradient, _rows_of(out_DE), accumulates=accumulates)
 
 
 def mlp(
@@ -83,19 +119,17 @@ def mlp(
     added_RD: paddle.Tensor | None,
 ) -> tuple[paddle.Tensor, list[paddle.Tensor]]:
     """Return (`gelu(seen @ weight1 + bias1) @ weight2 + bias2 + added`, pieces of the hidden layer before its GELU)."""
-    (count, width), hidden_width = seen_RD.shape, weight1.shape[1]
+    (count, width), hidden_width, dtype = seen_RD.shape, weight1.shape[1], seen_RD.dtype
     weight1, bias1, weight2, bias2 = (each.contiguous() for each in (weight1, bias1, weight2, bias2))
-    out, active = _empty([count, width]), _empty([_most_rows(count, hidden_width), hidden_width])
-    layer1, layer2 = ((each.data_ptr(), dense(*each.shape)) for each in (weight1, weight2))
+    layer1, layer2 = _rows_of(weight1), _rows_of(weight2)
+    out, active = _empty([count, width]), _empty([_most_rows(count, hidden_width), hidden_width], dtype)
     hiddens = []
     for start, rows in _row_pieces(count, hidden_width):
-        shift = FLOAT_BYTES * start * width
-        hidden = _empty([rows, hidden_width])
-        _put_product((seen_RD.data_ptr() + shift, dense(rows, width)), layer1, hidden.data_ptr(), bias1.data_ptr())
-        onednn.gelu(rows * hidden_width)(hidden.data_ptr(), active.data_ptr())
-        added = None if added_RD is None else added_RD.data_ptr() + shift
-        of_active = active.data_ptr(), dense(rows, hidden_width)
-        _put_product(of_active, layer2, out.data_ptr() + shift, bias2.data_ptr(), added)
+        hidden = _empty([rows, hidden_width], dtype)
+        _put_product(_rows_of(seen_RD, start, rows), layer1, _rows_of(hidden), bias1.data_ptr())
+        onednn.gelu(hidden.size, _kind(hidden))(hidden.data_ptr(), active.data_ptr())
+        added = None if added_RD is None else _rows_of(added_RD, start, rows)
+        _put_product(_rows_of(active, 0, rows), layer2, _rows_of(out, start, rows), bias2.data_ptr(), added)
         hiddens.append(hidden)
     return out, hiddens
 
@@ -111,24 +145,29 @@ def mlp_gradients(
 
     The pieces of the hidden layer are overwritten.
     """
-    (count, width), hidden_width = seen_RD.shape, weight1.shape[1]
+    (count, width), hidden_width, dtype = seen_RD.shape, weight1.shape[1], seen_RD.dtype
     weight1, weight2 = weight1.contiguous(), weight2.contiguous()
-    to_seen, inner = _empty([count, width]), _empty([_most_rows(count, hidden_width), hidden_width])
-    to_weight1, to_weight2, to_bias1 = _empty(weight1.shape), _empty(weight2.shape), _empty([hidden_width])
-    transposed1, transposed2 = ((each.data_ptr(), transpose(dense(*each.shape))) for each in (weight1, weight2))
-    ones = constant_matrix(1, inner.shape[0], 1.0, inner.dtype)
+    transposed1, transposed2 = _rows_of(weight1).transpose(), _rows_of(weight2).transpose()
+    to_seen, inner = _empty([count, width]), _empty([_most_rows(count, hidden_width), hidden_width], dtype)
+    to_weight1, to_weight2, to_bias1 = _empty(weight1.shape), _empty(weight2.shape), _empty([1, hidden_width])
+    ones = constant_matrix(1, inner.shape[0], 1.0, dtype)
     for (start, rows), hidden in zip(_row_pieces(count, hidden_width), hiddens, strict=True):
-        shift, adds, size = FLOAT_BYTES * start * width, start > 0, rows * hidden_width
-        seen, gradient, to_hidden = seen_RD.data_ptr() + shift, gradient_RD.data_ptr() + shift, inner.data_ptr()
-        _put_product((gradient, dense(rows, width)), transposed2, to_hidden)
-        onednn.gelu_gradient(size)(hidden.data_ptr(), to_hidden, to_hidden)
-        onednn.gelu(size)(hidden.data_ptr(), hidden.data_ptr())
-        _put_weight_gradient(hidden.data_ptr(), gradient, rows, to_weight2, adds)
-        _put_weight_gradient(seen, to_hidden, rows, to_weight1, adds)
-        layouts = dense(1, rows), dense(rows, hidden_width), dense(1, hidden_width)
-        onednn.matmul(*layouts, accumulates=adds)(ones.data_ptr(), to_hidden, to_bias1.data_ptr())
-        _put_product((to_hidden, dense(rows, hidden_width)), transposed1, to_seen.data_ptr() + shift)
-    return to_seen, to_weight1, to_bias1, to_weight2
+        seen, gradient = _rows_of(seen_RD, start, rows), _rows_of(gradient_RD, start, rows)
+        to_hidden, adds = _rows_of(inner, 0, rows), start > 0
+        _put_product(gradient, transposed2, to_hidden)
+        _put_gelu_gradient(hidden, to_hidden.address)
+        _put_weight_gradient(_rows_of(hidden), gradient, to_weight2, adds)
+        _put_weight_gradient(seen, to_hidden, to_weight1, adds)
+        of_ones = Matrix(ones.data_ptr(), dense(1, rows, kind=_kind(ones)))
+        _put_product(of_ones, to_hidden, _rows_of(to_bias1), accumulates=adds)
+        _put_product(to_hidden, transposed1, _rows_of(to_seen, start, rows))
+    return to_seen, to_weight1, to_bias1.flatten(), to_weight2
+
+
+def _put_gelu_gradient(hidden: paddle.Tensor, gradient: int) -> None:
+    """Replace, in place, `hidden` by its GELU and the gradient at an address by that of `hidden`."""
+    onednn.gelu_gradient(hidden.size, _kind(hidden))(hidden.data_ptr(), gradient, gradient)
+    onednn.gelu(hidden.size, _kind(hidden))(hidden.data_ptr(), hidden.data_ptr())
 
 
 def _most_rows(count: int, width: int) -> int:
@@ -145,17 +184,17 @@ def _row_pieces(count: int, width: int) -> Iterator[tuple[int, int]]:
 
 
 def linear(
-    x_RD: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, added_RE: paddle.Tensor | None = None
+    x_RD: paddle.Tensor,
+    weight: paddle.Tensor,
+    bias: paddle.Tensor,
+    added_RE: paddle.Tensor | None = None,
+    dtype: Any = paddle.float32,
 ) -> paddle.Tensor:
-    """Return `x @ weight + bias + added`, [R, E]."""
+    """Return `x @ weight + bias + added`, [R, E], in a type."""
     weight, bias = weight.contiguous(), bias.contiguous()
-    out = _empty([x_RD.shape[0], weight.shape[1]])
-    layout = dense(*out.shape)
-    addresses = [x_RD.data_ptr(), weight.data_ptr(), out.data_ptr(), bias.data_ptr()]
-    if added_RE is not None:
-        addresses.append(added_RE.data_ptr())
-    more = None if added_RE is None else layout
-    onednn.matmul(dense(*x_RD.shape), dense(*weight.shape), layout, True, 1.0, more)(*addresses)
+    out = _empty([x_RD.shape[0], weight.shape[1]], dtype)
+    added = None if added_RE is None else _rows_of(added_RE)
+    _put_product(_rows_of(x_RD), _rows_of(weight), _rows_of(out), bias.data_ptr(), added)
     return out
 
 
@@ -168,18 +207,18 @@ def gelu(x: paddle.Tensor) -> paddle.Tensor:
 
 def gelu_backward(hidden: paddle.Tensor, gradient: paddle.Tensor) -> None:
     """Replace, in place, `hidden` by its exact GELU and the gradient of the GELU by that of `hidden`."""
-    onednn.gelu_gradient(hidden.size)(hidden.data_ptr(), gradient.data_ptr(), gradient.data_ptr())
-    onednn.gelu(hidden.size)(hidden.data_ptr(), hidden.data_ptr())
+    _put_gelu_gradient(hidden, gradient.data_ptr())
 
 
 def layer_norm(
-    x_RD: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, epsilon: float
+    x_RD: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, epsilon: float, dtype: Any = paddle.float32
 ) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
-    """Return (layer norm of each row, mean [R], variance [R])."""
+    """Return (layer norm of each row in a type, mean [R], variance [R])."""
     rows, width = x_RD.shape
-    out, mean_R, variance_R = _empty([rows, width]), _empty([rows]), _empty([rows])
+    out, mean_R, variance_R = _empty([rows, width], dtype), _empty([rows]), _empty([rows])
     results = out.data_ptr(), mean_R.data_ptr(), variance_R.data_ptr()
-    onednn.layer_norm(rows, width, epsilon)(x_RD.data_ptr(), *results, weight.data_ptr(), bias.data_ptr())
+    prepared = onednn.layer_norm(rows, width, epsilon, _kind(out))
+    prepared(x_RD.data_ptr(), *results, weight.data_ptr(), bias.data_ptr())
     return out, mean_R, variance_R
 
 
@@ -213,12 +252,12 @@ class Heads(NamedTuple):
     def layout(self, images: int, heads: int, width: int) -> Layout:
         """Return [images, H, N, d]."""
         _, tokens, row = self.rows.shape
-        return (images, heads, tokens, width), (tokens * row, width, row, 1)
+        return Layout((images, heads, tokens, width), (tokens * row, width, row, 1), _kind(self.rows))
 
     def address(self, image: int) -> int:
         """Return where an image's numbers begin."""
         _, tokens, row = self.rows.shape
-        return self.rows.data_ptr() + FLOAT_BYTES * (image * tokens * row + self.start)
+        return self.rows.data_ptr() + self.rows.element_size() * (image * tokens * row + self.start)
 
 
 def split_projections(projections: Sequence[paddle.Tensor], width: int) -> list[Heads]:
@@ -237,10 +276,10 @@ def attend(
         width: of a head.
     """
     query, key, value = split_projections(projections, heads * width)
-    (batch, queries), tokens = query.rows.shape[:2], key.rows.shape[1]
+    (batch, queries), tokens, dtype = query.rows.shape[:2], key.rows.shape[1], query.rows.dtype
     plan = _Plan(batch, heads * queries * tokens)
-    shares = [_empty([images, heads, queries, tokens]) for images in plan.kept]
-    mixed = Heads(_empty([batch, queries, heads * width]), 0)
+    shares = [_empty([images, heads, queries, tokens], dtype) for images in plan.kept]
+    mixed = Heads(_empty([batch, queries, heads * width], dtype), 0)
     scores = _empty([plan.step, heads, queries, tokens])
     bias_HQN = None if bias_HQN is None else bias_HQN.contiguous()
     biases = [] if bias_HQN is None else [bias_HQN.data_ptr()]
@@ -249,11 +288,12 @@ def attend(
         of_query, of_key, of_value, of_mixed = (
             each.layout(images, heads, width) for each in (query, key, value, mixed)
         )
-        of_shares = dense(images, heads, queries, tokens)
-        score = onednn.matmul(of_query, transpose(of_key), of_shares, False, width**-0.5, added)
+        of_scores = dense(images, heads, queries, tokens)
+        of_shares = of_scores._replace(kind=KINDS[dtype])
+        score = onednn.matmul(of_query, transpose(of_key), of_scores, False, width**-0.5, added)
         score(query.address(image), key.address(image), scores.data_ptr(), *biases)
-        share = shares[piece].data_ptr() + place
-        onednn.softmax(images * heads * queries, tokens)(scores.data_ptr(), share)
+        share = shares[piece].data_ptr() + mixed.rows.element_size() * place
+        onednn.softmax(images * heads * queries, tokens, KINDS[dtype])(scores.data_ptr(), share)
         onednn.matmul(of_shares, of_value, of_mixed)(share, value.address(image), mixed.address(image))
     return shares, mixed.rows
 
@@ -264,32 +304,57 @@ def attend_gradients(
     to_mixed_BQD: paddle.Tensor,
     keeps_scores: bool,
 ) -> tuple[list[paddle.Tensor], paddle.Tensor | None]:
-    """Return the gradients of the projections and, if `keeps_scores`, of the scores, [B, H, Q, N]."""
+    """Return the gradients of the projections and, if `keeps_scores`, of the scores, float32 [B, H, Q, N]."""
     (batch, queries), (_, heads, _, tokens) = to_mixed_BQD.shape[:2], shares[0].shape
+    dtype, number_bytes = projections[0].dtype, projections[0].element_size()
     plan = _Plan(batch, heads * queries * tokens)
     width = to_mixed_BQD.shape[-1] // heads
     query, key, value = split_projections(projections, heads * width)
-    gradients = [_empty(each.shape) for each in projections]
+    gradients = [_empty(each.shape, dtype) for each in projections]
     to_query, to_key, to_value = split_projections(gradients, heads * width)
     to_mixed = Heads(to_mixed_BQD.contiguous(), 0)
-    to_scores = _empty([batch if keeps_scores else plan.step, heads, queries, tokens])
+    piece_shape = [plan.step, heads, queries, tokens]
+    to_scores = _empty([batch, *piece_shape[1:]]) if keeps_scores else _empty(piece_shape, dtype)
+    narrow = _Narrow(piece_shape) if to_scores.dtype != dtype else None
     for image, images, piece, place in plan.steps():
         of_query, of_key, of_value, of_mixed = (
             each.layout(images, heads, width) for each in (query, key, value, to_mixed)
         )
-        of_shares, size = dense(images, heads, queries, tokens), (images * heads * queries, tokens)
-        share = shares[piece].data_ptr() + place
-        inner = to_scores.data_ptr() + FLOAT_BYTES * plan.scores * (image if keeps_scores else 0)
+        of_shares, rows = dense(images, heads, queries, tokens, kind=KINDS[dtype]), images * heads * queries
+        share = shares[piece].data_ptr() + number_bytes * place
+        inner = to_scores.data_ptr() + to_scores.element_size() * plan.scores * (image if keeps_scores else 0)
         gradient = to_mixed.address(image)
         onednn.matmul(transpose(of_shares), of_mixed, of_value)(share, gradient, to_value.address(image))
-        onednn.matmul(of_mixed, transpose(of_value), of_shares)(gradient, value.address(image), inner)
-        onednn.softmax_gradient(*size)(share, inner, inner)
+        of_inner = of_shares._replace(kind=_kind(to_scores))
+        onednn.matmul(of_mixed, transpose(of_value), of_inner)(gradient, value.address(image), inner)
+        if narrow is None:
+            onednn.softmax_gradient(rows, tokens, KINDS[dtype])(share, inner, inner)
+        else:
+            inner = narrow.softmax_gradient(rows, tokens, share, inner)
         scaled = False, width**-0.5
         onednn.matmul(of_shares, of_key, of_query, *scaled)(inner, key.address(image), to_query.address(image))
         onednn.matmul(transpose(of_shares), of_query, of_key, *scaled)(
             inner, query.address(image), to_key.address(image)
         )
     return gradients, to_scores if keeps_scores else None
+
+
+class _Narrow:
+    """A softmax's backward pass of bfloat16 shares whose result is wanted in float32 too.
+
+    Args:
+        shape: of the largest piece of shares.
+    """
+
+    def __init__(self, shape: Sequence[int]):
+        self.shares, self.gradient = _empty(shape), _empty(shape, paddle.bfloat16)
+
+    def softmax_gradient(self, rows: int, tokens: int, share: int, inner: int) -> int:
+        """Replace, in place, the gradient of the shares by that of the scores; return where a bfloat16 copy is."""
+        onednn.convert(rows * tokens, BFLOAT16, FLOAT32)(share, self.shares.data_ptr())
+        onednn.softmax_gradient(rows, tokens)(self.shares.data_ptr(), inner, inner)
+        onednn.convert(rows * tokens, FLOAT32, BFLOAT16)(inner, self.gradient.data_ptr())
+        return self.gradient.data_ptr()
 
 
 class _Plan:
@@ -307,8 +372,8 @@ class _Plan:
         self.kept = [min(self.together, images - start) for start in range(0, images, self.together)]
 
     def steps(self) -> Iterator[tuple[int, int, int, int]]:
-        """Yield (first image, images, number of the tensor of their shares, bytes from its beginning)."""
+        """Yield (first image, images, number of the tensor of their shares, numbers from its beginning)."""
         for piece, images in enumerate(self.kept):
             for start in range(0, images, self.step):
-                place = FLOAT_BYTES * self.scores * start
+                place = self.scores * start
                 yield piece * self.together + start, min(self.step, images - start), piece, place

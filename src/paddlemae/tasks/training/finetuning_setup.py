@@ -8,6 +8,7 @@ from pathlib import Path
 from paddlemae.data.decode.pixel_format import default_bits
 from paddlemae.data.sources import MultiLabelTargets, Source
 from paddlemae.engine import device
+from paddlemae.engine.precision import check_precision
 from paddlemae.model.classifier import freeze
 from paddlemae.model.shape import architecture_of, split_keys
 from paddlemae.recipe import SCRATCH, Choice, FinetuneRecipe, Labelled, choose
@@ -20,7 +21,6 @@ from paddlemae.tasks.training.image_checks import check_images
 from paddlemae.tasks.training.labelled_splits import open_labelled_splits
 from paddlemae.tasks.training.resolve import Inputs
 from paddlemae.tasks.training.supervised import Parts
-from paddlemae.train.loop import check_precision
 from paddlemae.weights.model_folder import Description, read_description
 
 

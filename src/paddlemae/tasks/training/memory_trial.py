@@ -118,7 +118,11 @@ def _peak(recipe: AnyRecipe, batch_size: int) -> int:
         itertools.repeat(Batch(images, targets, np.arange(batch_size), zeros)),
         loss_function(recipe, parts.description),
         lambda step: 0.0,
-        share_cpu(FitSettings(STEPS), parts.model, recipe.training.model_copy(update={"batch_size": batch_size})),
+        share_cpu(
+            FitSettings(STEPS, precision=recipe.training.precision),
+            parts.model,
+            recipe.training.model_copy(update={"batch_size": batch_size}),
+        ),
     )
     lines = STATUS.read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

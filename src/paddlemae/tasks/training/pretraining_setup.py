@@ -9,6 +9,7 @@ from pathlib import Path
 from paddlemae.data.sources import Source, open_source
 from paddlemae.data.views.augment import View
 from paddlemae.engine import device
+from paddlemae.engine.precision import check_precision
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import MASKS, num_predicted
 from paddlemae.model.shape import patch_grid
@@ -18,7 +19,6 @@ from paddlemae.tasks.models.preprocess import statistics_of, training_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.image_checks import check_images
 from paddlemae.tasks.training.resolve import Inputs
-from paddlemae.train.loop import check_precision
 from paddlemae.weights.model_folder import Description, read_description
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from paddlemae.data.sources import Source
 from paddlemae.data.views.scenes import SceneView
 from paddlemae.engine import device
+from paddlemae.engine.precision import check_precision
 from paddlemae.model.segmenter import Segmenter
 from paddlemae.model.shape import SegmenterShape, architecture_of, names_of, pair, split_keys
 from paddlemae.recipe import SCRATCH, Choice, SegmentRecipe, choose_for_masks
@@ -24,7 +25,6 @@ from paddlemae.tasks.training.mask_checks import PixelCounts, check_masks
 from paddlemae.tasks.training.mask_splits import open_mask_splits
 from paddlemae.tasks.training.resolve import Inputs
 from paddlemae.tasks.training.supervised import Parts
-from paddlemae.train.loop import check_precision
 from paddlemae.weights.model_folder import read_description
 
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from paddlemae.engine import private
 from paddlemae.engine.memory import little_memory, release_free_memory
+from paddlemae.engine.precision import Precision, bfloat16_products, weights_for
 from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.engine.threads import product_threads
 from paddlemae.train.adamw import CpuAdamW
@@ -44,6 +45,7 @@ def sharded(
     replicas: int | None = None,
     save_memory: bool = False,
     fused: bool = False,
+    precision: Precision = "float32",
 ) -> Iterator[Shards]:
     """Compute gradients of `loss_fn` with `threads` CPU threads, within the context.
 
@@ -55,10 +57,11 @@ def sharded(
         replicas: how many; None is one a thread, at most `MOST_SHARDS`.
         save_memory: whether freed memory is given back at once, which costs page faults.
         fused: whether the optimizer updates each weight as soon as its gradient of a step is whole.
+        precision: of products, see `engine.precision`.
     """
     count = min(threads, replicas or MOST_SHARDS)
     pool = ThreadPoolExecutor(count, "shard", paddle.set_device, (paddle.get_device(),))
-    shards = Shards(model, optimizer, loss_fn, pool, count, save_memory, fused)
+    shards = Shards(model, optimizer, loss_fn, pool, count, save_memory, fused, precision)
     release_free_memory()
     with pool, product_threads(threads // count), little_memory(save_memory):
         yield shards
@@ -89,6 +92,7 @@ class Shards:
         count: int,
         save_memory: bool,
         fused: bool,
+        precision: Precision,
     ):
         self.parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
         self.optimizer, self.loss_fn, self.map = optimizer, loss_fn, pool.map if count > 1 else map
@@ -103,6 +107,7 @@ class Shards:
         self._share_weights()
         self.arrived = [0] * len(self.parameters)  # replicas that have delivered
         self.save_memory, self.fused = save_memory, fused
+        self.rounded = weights_for(precision)  # for all replicas
         self.whole: deque[int] = deque()  # parameters whose gradients are all there, by number
         self.working = count
         self.updates = False
@@ -126,10 +131,13 @@ class Shards:
         self.working, self.updates = len(slices), self.fused and last
         scales = [weight * share for weight in weights]
         losses = list(self.map(self._loss_and_backward, self.replicas, slices, scales))
-        if all(math.isfinite(loss) for loss in losses):
+        is_finite = all(math.isfinite(loss) for loss in losses)
+        if is_finite:
             list(self.map(lambda _: self._work_off(), slices))
         else:
             self._forget()
+        if self.rounded and (last or not is_finite):
+            self.rounded.clear()
         if self.save_memory:
             release_free_memory()
         return sum(weight * loss for weight, loss in zip(weights, losses))
@@ -141,12 +149,13 @@ class Shards:
     def _loss_and_backward(self, replica: nn.Layer, batch: Any, scale: float) -> float:
         """Compute loss and gradients; a loss that is not finite has no backward pass, so no gradient is complete."""
         replica.train()
-        loss = self.loss_fn(replica, batch)
-        value = float(loss.numpy())
-        if self.save_memory:
-            release_free_memory()
-        if math.isfinite(value):
-            (loss * scale).backward()
+        with bfloat16_products(self.rounded):
+            loss = self.loss_fn(replica, batch)
+            value = float(loss.numpy())
+            if self.save_memory:
+                release_free_memory()
+            if math.isfinite(value):
+                (loss * scale).backward()
         return value
 
     def _deliver(self, number: int) -> None:
