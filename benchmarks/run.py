@@ -21,12 +21,15 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from benchmarks.measure import ROOT, job_of, run_work
+from benchmarks.calibration import ATTEMPTS, Calibration
+from benchmarks.measure import ROOT, calibration_rate, job_of, run_work
 from benchmarks.results import FOLDER, Entry, Machine, commit, now, open_results, read, this_machine, write
+from benchmarks.speed_page import write_page
 from benchmarks.works import MODELS, ON_REQUEST, SECTIONS, SIDES, Work, works
 from paddlemae.engine.cpus import usable_cpus
 
@@ -45,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     usage.add_argument("--models", nargs="+", metavar="MODEL", help=f"only works on these: {', '.join(MODELS)}")
     usage.add_argument("--sides", nargs="+", metavar="SIDE", help=f"only these: {', '.join(SIDES)}")
     usage.add_argument("--repeats", type=int, help="processes a side (default 1 to 3, by the work)")
-    usage.add_argument("--quick", action="store_true", help="one process a side, few steps, no sweeps")
+    usage.add_argument("--quick", action="store_true", help="one process a side, few steps, no sweeps, no repetitions")
     usage.add_argument("--photos", help=f"folder or tar of JPEG photos for the input pipeline (default {PHOTOS.name})")
     usage.add_argument("--out", type=Path, default=FOLDER, help="folder of the results (default build/bench)")
     usage.add_argument("--name", help="OUT/NAME.json (default: after the CPU)")
@@ -71,7 +74,7 @@ def _run(options: argparse.Namespace) -> None:
     machine = this_machine(usable_cpus())
     path = options.out / f"{options.name or machine_name(machine)}.json"
     if options.sections == ["page"]:
-        report.write_page(read(path), path)
+        write_page(read(path), path)
     if options.sections in (["report"], ["page"]):
         print(report.tables_text(read(path)))
         return
@@ -124,15 +127,22 @@ def machine_name(machine: Machine) -> str:
 
 def _measure(plan: Sequence[Work], options: argparse.Namespace, machine: Machine, path: Path) -> None:
     """Measure works one by one, writing after each, so that a run that is stopped keeps what it has."""
-    open_results(path, machine)  # refuses before anything is measured
+    known = open_results(path, machine)  # refuses before anything is measured
     session, at = now(), commit()
     say = _progress(len(plan))
+    calibration = Calibration(
+        partial(calibration_rate, machine.cores, options.prefix),
+        best=known.best_rate(),
+        attempts=1 if options.quick else ATTEMPTS,
+    )
     for work in plan:
         changes: dict[str, Any] = dict(QUICK) if options.quick and work.section != "limit" else {}
         if work.section == "input":
             changes["photos"] = photo_folder(options.photos)
         repeats = options.repeats or (1 if options.quick else work.repeats)
-        runs = run_work(work, work.sides, repeats, changes=changes, prefix=options.prefix, say=say(work))
+        runs = run_work(
+            work, work.sides, repeats, changes=changes, prefix=options.prefix, calibration=calibration, say=say(work)
+        )
         results = open_results(path, machine)
         for side, found in runs.items():
             job = {name: value for name, value in asdict(job_of(work, side, changes)).items() if name != "photos"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+Run = dict[str, Any]  # what a process measured, see `worker.run`
 MLP_RATIO, CHANNELS, NUM_CLASSES = 4, 3, 1000
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BETAS, WEIGHT_DECAY, LR = (0.9, 0.95), 0.05, 1e-4

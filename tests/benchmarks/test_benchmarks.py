@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import figures, limit, measure, report, results, run, worker
+from benchmarks import figures, limit, measure, report, results, run, speed_page, worker
 from benchmarks.works import SIDES, Job, Target, Work, works
 
 WORK = Work(
@@ -254,16 +254,18 @@ def test_a_run_writes_its_results_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("PAGE", "BARS", "SWEEPS"):
-        monkeypatch.setattr(report, name, tmp_path / "docs" / Path(getattr(report, name)).name)
+        monkeypatch.setattr(speed_page, name, tmp_path / "docs" / Path(getattr(speed_page, name)).name)
     took = {"ours": 1.0, "torch-sdpa": 2.0}
     monkeypatch.setattr(measure, "run_job", lambda job, prefix: {"seconds": [took[job.side]] * 3})
+    monkeypatch.setattr(run, "calibration_rate", lambda threads, prefix: 100.0)
     command = ["pretrain", "--models", "tiny", "--name", "a", "--out", str(tmp_path / "out"), "--repeats", "1"]
     assert run.main([*command, "--sides", "ours", "torch-sdpa"]) == 0
     took["ours"] = 0.5
     assert run.main([*command, "--sides", "ours"]) == 0
     found = results.read(tmp_path / "out" / "a.json").works["pretrain-tiny-32"]
     assert [found[side].runs[0]["seconds"][0] for side in ("ours", "torch-sdpa")] == [0.5, 2.0]
-    assert "4.00 (64.0 / 16.0 images/s)" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "4.00 (64.0 / 16.0 images/s)" in shown and "100 GFLOP/s at best" in shown
     assert [path.name for path in tmp_path.rglob("*.*")] == ["a.json"]
     assert run.main(["page", "--name", "a", "--out", str(tmp_path / "out")]) == 2
     assert "has no results of limit, processes" in capsys.readouterr().err
@@ -271,10 +273,10 @@ def test_a_run_writes_its_results_and_nothing_else(
 
 
 def test_the_page_is_that_of_the_committed_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    committed = report.PAGE.read_text()
+    committed = speed_page.PAGE.read_text()
     for name in ("PAGE", "BARS", "SWEEPS"):
-        monkeypatch.setattr(report, name, tmp_path / Path(getattr(report, name)).name)
-    assert run.main(["page", "--name", "amd-epyc-2-cores", "--out", str(report.ROOT / "benchmarks" / "results")]) == 0
+        monkeypatch.setattr(speed_page, name, tmp_path / Path(getattr(speed_page, name)).name)
+    assert run.main(["page", "--name", "amd-epyc-2-cores", "--out", str(measure.ROOT / "benchmarks" / "results")]) == 0
     assert (tmp_path / "speed.md").read_text() == committed
     assert min((tmp_path / name).stat().st_size for name in ("speed.png", "speed-sweeps.png")) > 1000
 
