@@ -14,8 +14,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from benchmarks.calibration import best_rate
-from benchmarks.measure import ROOT, Run
+from benchmarks.measure import ROOT
 from benchmarks.processor import instruction_sets, model_numbers, processor_name, read_cpuinfo
+from benchmarks.works import Run
 
 FOLDER = ROOT / "build" / "bench"  # not committed; benchmarks/results holds the results that docs/speed.md shows
 STRICT = ConfigDict(extra="forbid")

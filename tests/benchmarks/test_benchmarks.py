@@ -145,7 +145,7 @@ def test_sides_take_turns_and_hopeless_variants_are_left_out(monkeypatch: pytest
     seconds = {"ours": 5.0, "torch-sdpa": 1.0, "torch-compile": 2.0}
     order = []
 
-    def run_job(job: Job, prefix: str) -> measure.Run:
+    def run_job(job: Job, prefix: str) -> dict:
         order.append(job.side)
         return {"unavailable": "no Paddle"} if job.side == "plain" else {"seconds": [seconds[job.side]]}
 
@@ -158,7 +158,7 @@ def test_sides_take_turns_and_hopeless_variants_are_left_out(monkeypatch: pytest
 def test_sides_far_behind_are_measured_once_and_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = []
 
-    def run_job(job: Job, prefix: str) -> measure.Run:
+    def run_job(job: Job, prefix: str) -> dict:
         jobs.append(job)
         return {"seconds": [1.0]}
 
