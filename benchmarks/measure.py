@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.calibration import Calibration, is_disturbed
 from benchmarks.limit import rate
-from benchmarks.works import BRIEF, SIDES, Job, Run, Work
+from benchmarks.works import BRIEF, ISAS, SIDES, Job, Run, Work
 
 ROOT = Path(__file__).resolve().parents[1]
 # a child inherits nothing that makes its arithmetic faster or slower
@@ -44,9 +44,9 @@ class Summary:
 
 
 def environment(job: Job) -> dict[str, str]:
-    """Return the environment variables of a job's process: ours without `DROPPED`, then its side's own."""
+    """Return the environment variables of a job's process: ours without `DROPPED`, its limit's and its side's own."""
     own = {name: value.format(threads=job.threads) for name, value in SIDES[job.side].environment.items()}
-    return {**clean_environment(), **own}
+    return {**clean_environment(), **ISAS.get(job.isa, {}), **own}
 
 
 def clean_environment() -> dict[str, str]:

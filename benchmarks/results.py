@@ -29,21 +29,23 @@ class Machine(BaseModel):
         cpu: the processor's name.
         model: its family and model, "" where unknown.
         instruction_sets: those that matter, see `processor.RELEVANT`; None in results that did not record them.
+        isa: the limit of all products, see `works.ISAS`; "" is none.
     """
 
     model_config = STRICT
     cpu: str
     model: str = ""
     instruction_sets: list[str] | None = None
+    isa: str = ""
     cores: int
     memory_gb: float
     system: str
     python: str
 
     def named(self) -> str:
-        """Return what tells it from other machines: processor, model and cores."""
+        """Return what tells it from other machines: processor, model, cores and limit."""
         cpu = f"{self.cpu} ({self.model})" if self.model else self.cpu
-        return f"{cpu}, {self.cores} cores"
+        return f"{cpu}, {self.cores} cores" + f", limited to {self.isa}" * bool(self.isa)
 
 
 class Entry(BaseModel):
@@ -121,13 +123,22 @@ def open_results(path: Path, machine: Machine) -> Results:
     return results.model_copy(update={"machine": machine})
 
 
-def this_machine(cores: int) -> Machine:
-    """Describe this machine, on which `cores` CPUs may be used."""
+def this_machine(cores: int, isa: str = "") -> Machine:
+    """Describe this machine, on which `cores` CPUs may be used.
+
+    Args:
+        isa: limits the instructions of products, see `works.ISAS`.
+    Raises:
+        ValueError: the processor does not have them.
+    """
     cpuinfo = read_cpuinfo()
+    if isa and isa not in instruction_sets(cpuinfo):
+        raise ValueError(f"--isa {isa} needs a processor with {isa}, which {processor_name(cpuinfo)} does not have")
     return Machine(
         cpu=processor_name(cpuinfo),
         model=model_numbers(cpuinfo),
         instruction_sets=instruction_sets(cpuinfo),
+        isa=isa,
         cores=cores,
         memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         system=f"{platform.system()} {platform.machine()}",

@@ -3,6 +3,7 @@
 python -m benchmarks.run                                        everything: half an hour on two cores
 python -m benchmarks.run --quick                                one process a side, no sweeps: some minutes
 python -m benchmarks.run pretrain --models tiny base --repeats 5
+python -m benchmarks.run pretrain --isa avx2                    products of all sides without AVX-512
 python -m benchmarks.run report                                 print the tables again, measure nothing
 python -m benchmarks.run page --out benchmarks/results          rewrite docs/speed.md from complete results
 python -m benchmarks.run --list
@@ -30,7 +31,7 @@ from benchmarks.calibration import ATTEMPTS, Calibration
 from benchmarks.measure import ROOT, calibration_rate, job_of, run_work
 from benchmarks.results import FOLDER, Entry, Machine, commit, now, open_results, read, this_machine, write
 from benchmarks.speed_page import write_page
-from benchmarks.works import MODELS, ON_REQUEST, SECTIONS, SIDES, Work, works
+from benchmarks.works import ISAS, MODELS, ON_REQUEST, SECTIONS, SIDES, Work, works
 from paddlemae.engine.cpus import usable_cpus
 
 PHOTOS = ROOT.parent / "shared" / "data" / "imagenet1000.tar"
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     usage.add_argument("--sides", nargs="+", metavar="SIDE", help=f"only these: {', '.join(SIDES)}")
     usage.add_argument("--repeats", type=int, help="processes a side (default 1 to 3, by the work)")
     usage.add_argument("--quick", action="store_true", help="one process a side, few steps, no sweeps, no repetitions")
+    usage.add_argument("--isa", default="", choices=ISAS, help="limit the instructions of every side's products")
     usage.add_argument("--photos", help=f"folder or tar of JPEG photos for the input pipeline (default {PHOTOS.name})")
     usage.add_argument("--out", type=Path, default=FOLDER, help="folder of the results (default build/bench)")
     usage.add_argument("--name", help="OUT/NAME.json (default: after the CPU)")
@@ -71,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    machine = this_machine(usable_cpus())
+    machine = this_machine(usable_cpus(), options.isa)
     path = options.out / f"{options.name or machine_name(machine)}.json"
     if options.sections == ["page"]:
         write_page(read(path), path)
@@ -120,9 +122,13 @@ def _check(kind: str, given: Sequence[str], known: Any) -> None:
 
 
 def machine_name(machine: Machine) -> str:
-    """Return a file name for a machine: its CPU and cores."""
+    """Return a file name for a machine: its CPU, cores and limit."""
     words = re.sub(r"\(.*?\)|@.*|\d+-Core|Processor|CPU", " ", machine.cpu)
-    return "-".join(re.findall(r"[a-z0-9]+", words.lower())) + f"-{machine.cores}-cores"
+    return (
+        "-".join(re.findall(r"[a-z0-9]+", words.lower()))
+        + f"-{machine.cores}-cores"
+        + f"-{machine.isa}" * bool(machine.isa)
+    )
 
 
 def _measure(plan: Sequence[Work], options: argparse.Namespace, machine: Machine, path: Path) -> None:
@@ -136,7 +142,9 @@ def _measure(plan: Sequence[Work], options: argparse.Namespace, machine: Machine
         attempts=1 if options.quick else ATTEMPTS,
     )
     for work in plan:
-        changes: dict[str, Any] = dict(QUICK) if options.quick and work.section != "limit" else {}
+        changes: dict[str, Any] = {"isa": options.isa}
+        if options.quick and work.section != "limit":
+            changes |= QUICK
         if work.section == "input":
             changes["photos"] = photo_folder(options.photos)
         repeats = options.repeats or (1 if options.quick else work.repeats)

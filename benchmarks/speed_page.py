@@ -153,6 +153,9 @@ point is one process.*
   cores. A measurement is repeated, {attempts} attempts in all, if the product was more than {share:.0%} slower than the
   best one in the same results; if all attempts were disturbed, the least disturbed one is shown and marked with †.
   Results whose calibration product was "not timed" are older than this check.
+- `make bench BENCH="--isa avx2"` keeps the products of all sides to AVX2 (`ONEDNN_MAX_CPU_ISA`,
+  `MKL_ENABLE_INSTRUCTIONS`, `ATEN_CPU_CAPABILITY`, and `-march=x86-64-v3` for `torch.compile`), and writes a results
+  file of its own.
 - A step is timed from the end of the previous step, so it includes everything. Every program gets the same uint8
   images in memory and does all work in float32: conversion, normalisation, masks, forward, loss, backward, AdamW, and
   reading the loss. Pretraining has mask ratio 0.75 and normalised pixel targets. The decoder is 512 wide with 8

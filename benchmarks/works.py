@@ -48,6 +48,7 @@ class Job:
         warmup: steps that are run and not counted.
         min_steps, min_seconds: counted steps go on until both are reached.
         photos: folder of image files, for the input pipeline.
+        isa: a key of `ISAS`, which limits the instructions that products use; "" is all that the processor has.
     """
 
     task: str
@@ -61,6 +62,7 @@ class Job:
     min_steps: int = 3
     min_seconds: float = 5.0
     photos: str = ""
+    isa: str = ""
 
     @property
     def shape(self) -> dict[str, int]:
@@ -91,6 +93,16 @@ class Side:
 BRIEF = dict(warmup=1, min_steps=2, min_seconds=0.0)  # fields of such a side's job
 # Without these two Paddle multiplies on one core, and its MKL takes a slow path on AMD processors
 PLAIN_TUNED = {"MKL_DEBUG_CPU_TYPE": "5", "OMP_NUM_THREADS": "{threads}"}
+# Variables that keep every side to older instructions: oneDNN (in Paddle and in PyTorch), MKL, ATen and torch.compile.
+# Paddle's own operations and NumPy have no such limit; they do no products.
+ISAS: dict[str, dict[str, str]] = {
+    "avx2": {
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "TORCHINDUCTOR_CPP_MARCH": "x86-64-v3",
+    }
+}
 SIDES: dict[str, Side] = {
     "ours": Side("PaddleMAE", "ours"),
     "ours-cross": Side("PaddleMAE, CrossMAE decoder", "ours", {"cross": True}),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import figures, limit, measure, report, results, run, speed_page, worker
-from benchmarks.works import SIDES, Job, Target, Work, works
+from benchmarks.works import ISAS, SIDES, Job, Target, Work, works
 
 WORK = Work(
     name="pretrain-tiny-32",
@@ -141,6 +141,15 @@ def test_children_inherit_nothing_that_changes_their_speed(monkeypatch: pytest.M
     assert (tuned["OMP_NUM_THREADS"], tuned["MKL_DEBUG_CPU_TYPE"]) == ("2", "5")
 
 
+def test_a_limit_of_instructions_holds_for_every_side_and_in_a_file_of_its_own() -> None:
+    for side in ("ours", "torch-compile", "plain-tuned"):
+        limited = measure.environment(Job("pretrain", side, isa="avx2", threads=2))
+        assert (limited["ONEDNN_MAX_CPU_ISA"], limited["ATEN_CPU_CAPABILITY"]) == ("AVX2", "avx2")
+        assert not set(ISAS["avx2"]) & set(measure.environment(Job("pretrain", side, threads=2)))
+    limited_machine = MACHINE.model_copy(update={"isa": "avx2"})
+    assert run.machine_name(limited_machine) == "a-2-cores-avx2" and "limited to avx2" in limited_machine.named()
+
+
 def test_sides_take_turns_and_hopeless_variants_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"ours": 5.0, "torch-sdpa": 1.0, "torch-compile": 2.0}
     order = []
@@ -231,7 +240,8 @@ def test_results_are_kept_by_work_and_side_and_checked_when_read(tmp_path: Path)
         results.read(path)
 
 
-def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "instruction_sets", lambda cpuinfo: [])
     for arguments, said in [
         (["pretrian"], "there is no section 'pretrian'; there are limit, pretrain"),
         (["--models", "giant"], "there is no model 'giant'"),
@@ -239,6 +249,7 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         (["--repeats", "0"], "--repeats must be at least 1, got 0"),
         (["input", "--models", "tiny"], "no work is left"),
         (["report", "--name", "nothing-here"], "no results in"),
+        (["--isa", "avx2"], "--isa avx2 needs a processor with avx2"),
     ]:
         assert run.main(arguments) == 2
         err = capsys.readouterr().err
