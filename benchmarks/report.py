@@ -220,6 +220,7 @@ YARDSTICK_NOTES = {
     "memory": EAGER.format("memory"),
     "processes": "\n\n*Behind the dot: speed over that of one process.*",
     "input": "\n\n*Behind the dot: speed over that of the Pillow chain.*",
+    "end-to-end": FASTEST,
     "startup": "",
 }
 SECTION_TITLES = {
@@ -230,6 +231,7 @@ SECTION_TITLES = {
     "segment": "Segmentation",
     "memory": "Peak memory",
     "input": "Input pipeline",
+    "end-to-end": "Training from files",
     "startup": "Start-up",
 }
 
@@ -242,6 +244,7 @@ def speed_tables(results: Results, everything: dict[str, Work]) -> str:
         if listed:
             parts.append(f"### {title}\n\n{section_table(results, listed)}{YARDSTICK_NOTES[section]}")
             parts += [quality_text(results, work) for work in listed if work.section == "input"]
+            parts += [files_text(results, work) for work in listed if work.section == "end-to-end"]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -256,6 +259,12 @@ def quality_text(results: Results, work: Work) -> str:
     if not texts:
         return ""
     return f"Mean absolute difference, of 255, from the same crops decoded and resized by Pillow: {'; '.join(texts)}."
+
+
+def files_text(results: Results, work: Work) -> str:
+    """Name the files that were trained from."""
+    names = sorted({str(entry.job.get("photos")) for entry in results.works[work.name].values()})
+    return f"Files: {', '.join(names)}."
 
 
 def section_table(results: Results, listed: Sequence[Work]) -> str:

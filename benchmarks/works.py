@@ -124,8 +124,20 @@ SIDES: dict[str, Side] = {
     "import-paddle": Side("import paddle", "startup", {"arguments": ["-c", "import paddle"]}),
     "import-torch": Side("import torch", "startup", {"arguments": ["-c", "import torch"]}),
 }
-SECTIONS = ("limit", "pretrain", "processes", "classify", "features", "segment", "memory", "input", "startup", "sweep")
-NOT_ON_PAGE = ("segment",)  # sections that docs/speed.md may lack
+SECTIONS = (
+    "limit",
+    "pretrain",
+    "processes",
+    "classify",
+    "features",
+    "segment",
+    "memory",
+    "input",
+    "end-to-end",
+    "startup",
+    "sweep",
+)
+NOT_ON_PAGE = ("segment", "end-to-end")  # sections that docs/speed.md may lack
 TORCH = ("torch-sdpa", "torch-eager", "torch-compile")
 TORCH_EAGER = ("torch-sdpa", "torch-eager")
 PRETRAIN_SIDES = ("ours", "ours-cross", *TORCH)
@@ -262,6 +274,17 @@ INPUT = Work(
     quick=("input", "input-packed", "input-pillow"),
     repeats=2,
 )
+END_TO_END = Work(
+    name="end-to-end-mini-128",
+    section="end-to-end",
+    title=f"JPEG files to trained weights, {MODEL_TITLES['mini']}, batch 128",
+    job=Job("end-to-end", "", "mini", 128, warmup=20, min_steps=20, min_seconds=15),  # warm-up uses up the queue
+    sides=("ours", *TORCH),
+    quantity="images/s",
+    targets=(Target("ours", TORCH, 1.3),),
+    quick=("ours", "torch-sdpa"),
+    repeats=3,
+)
 STARTUP = Work(
     name="startup",
     section="startup",
@@ -313,6 +336,7 @@ def works(cores: int) -> dict[str, Work]:
         MEMORY,
         PROCESSES,
         INPUT,
+        END_TO_END,
         STARTUP,
         *_sweep_works(cores),
     ]

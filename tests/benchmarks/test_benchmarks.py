@@ -39,6 +39,8 @@ def test_a_side_is_the_median_of_medians_with_their_range() -> None:
     peaks = [{"seconds": [1.0], "peak_bytes": 3e9}]
     assert measure.summary(replace(WORK, quantity="GB"), peaks).value == 3
     assert measure.summary(WORK, [*runs, {"unavailable": "no torch"}]) is None
+    from_files = replace(WORK, section="end-to-end")
+    assert measure.summary(from_files, [{"seconds": [1.0, 1.0, 4.0]}]).value == 16, "all images over the whole time"
 
 
 def test_targets_take_the_best_rival_and_know_which_way_is_better() -> None:
@@ -290,14 +292,6 @@ def test_the_page_is_that_of_the_committed_results(tmp_path: Path, monkeypatch: 
     assert run.main(["page", "--name", "amd-epyc-2-cores", "--out", str(measure.ROOT / "benchmarks" / "results")]) == 0
     assert (tmp_path / "speed.md").read_text() == committed
     assert min((tmp_path / name).stat().st_size for name in ("speed.png", "speed-sweeps.png")) > 1000
-
-
-def test_photos_are_a_folder_a_tar_or_missing_with_a_clear_line(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(run, "PHOTOS", tmp_path / "nothing.tar")
-    assert run.photo_folder(None) == ""
-    assert run.photo_folder(str(tmp_path)) == str(tmp_path.resolve())
-    with pytest.raises(FileNotFoundError, match="--photos names"):
-        run.photo_folder(str(tmp_path / "gone"))
 
 
 def test_a_figure_of_one_point_a_sweep_can_be_drawn(tmp_path: Path) -> None:
