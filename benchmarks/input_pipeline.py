@@ -17,6 +17,7 @@ from benchmarks.works import CHANNELS, MEAN, STD, Job
 
 CROP_SCALE = (0.2, 1.0)  # MAE, appendix A.1
 COMPARED = 300  # photos whose views are compared with Pillow's
+MEAN_C11, STD_C11 = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (MEAN, STD))
 Options = dict[str, Any]
 
 
@@ -40,25 +41,30 @@ def load(job: Job, options: Options) -> dict[str, object]:
 
 def pillow_batches(job: Job) -> Generator[np.ndarray, None, None]:
     """Run the usual chain: Pillow decodes, crops, resizes (bicubic) and flips; then floats, then normalised."""
+    rng, size, paths = np.random.default_rng(0), job.shape["image_size"], itertools.cycle(jpeg_files(job))
+    while True:
+        yield np.stack([pillow_view(path, size, rng) for path in itertools.islice(paths, job.batch)])
+
+
+def jpeg_files(job: Job) -> list[Path]:
+    """Return the photos of a job."""
+    return sorted(Path(job.photos).rglob("*.[jJ][pP]*[gG]"))
+
+
+def pillow_view(path: Path, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a random crop of a photo, perhaps flipped, float32 [C, size, size], normalised."""
     from PIL import Image
 
     from paddlemae.data.views.augment import random_crop_box
 
-    mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (MEAN, STD))
-    rng, size = np.random.default_rng(0), (job.shape["image_size"],) * 2
-    paths = itertools.cycle(sorted(Path(job.photos).rglob("*.[jJ][pP]*[gG]")))
-    while True:
-        images = []
-        for path in itertools.islice(paths, job.batch):
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-            box = random_crop_box(image.height, image.width, CROP_SCALE, (3 / 4, 4 / 3), rng)
-            image = image.crop(box).resize(size, Image.Resampling.BICUBIC)
-            if rng.random() < 0.5:
-                image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32) / 255
-            images.append((pixels - mean) / std)
-        yield np.stack(images)
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+    box = random_crop_box(image.height, image.width, CROP_SCALE, (3 / 4, 4 / 3), rng)
+    image = image.crop(box).resize((size, size), Image.Resampling.BICUBIC)
+    if rng.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32) / 255
+    return (pixels - MEAN_C11) / STD_C11
 
 
 def training_batches(job: Job, source) -> Generator[object, None, None]:
@@ -67,7 +73,7 @@ def training_batches(job: Job, source) -> Generator[object, None, None]:
     from paddlemae.engine.memory import keep_freed_memory
 
     keep_freed_memory()  # as a training's process and its data workers do
-    return train_batches(source, _view(job), batch_size=job.batch, seed=0, num_steps=10**6)
+    return train_batches(source, training_view(job), batch_size=job.batch, seed=0, num_steps=10**6)
 
 
 def pixel_differences(job: Job, source) -> dict[str, object]:
@@ -78,7 +84,7 @@ def pixel_differences(job: Job, source) -> dict[str, object]:
     """
     from paddlemae.data.batches import VIEW_STREAM, training_views
 
-    pair, found = ((source, _view(job)), (_files(job, ""), _view(job, decode="exact"))), []
+    pair, found = ((source, training_view(job)), (_files(job, ""), training_view(job, decode="exact"))), []
     for i in range(min(COMPARED, len(source))):
         key = (0, VIEW_STREAM, 0, i)  # the same crop of both
         fast, exact = (training_views(one, view, [key], i)[0].astype(int) for one, view in pair)
@@ -86,7 +92,8 @@ def pixel_differences(job: Job, source) -> dict[str, object]:
     return {"difference": [float(np.mean(found)), max(found)], "compared": len(found)}
 
 
-def _view(job: Job, decode: Literal["fast", "exact"] = "fast"):
+def training_view(job: Job, decode: Literal["fast", "exact"] = "fast"):
+    """Return the settings of the package's own views: the same crops and flips as `pillow_view`'s."""
     from paddlemae.data.views.augment import View
 
     size = (job.shape["image_size"],) * 2
@@ -103,7 +110,7 @@ def _packed(job: Job, folder: str):
     """Open a packed cache of resized images, which is made before the clock starts."""
     from paddlemae.data.cache import cache_images
 
-    return cache_images(_files(job, folder), folder, _view(job))
+    return cache_images(_files(job, folder), folder, training_view(job))
 
 
 SOURCES: dict[str, Callable[[Job, str], Any]] = {"pillow": lambda *_: None, "ours": _files, "packed": _packed}

@@ -10,36 +10,60 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.calibration import Calibration, is_disturbed
 from benchmarks.limit import rate
-from benchmarks.works import BRIEF, SIDES, Job, Work
+from benchmarks.works import BRIEF, ISAS, SIDES, Job, Run, Work
 
 ROOT = Path(__file__).resolve().parents[1]
 # a child inherits nothing that makes its arithmetic faster or slower
-DROPPED = ("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "FLAGS_", "TORCH", "ATEN_", "MALLOC_", "LD_PRELOAD", "CPU_NUM")
+DROPPED = (
+    *("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "ONEDNN_", "DNNL_", "FLAGS_", "TORCH", "ATEN_"),
+    *("MALLOC_", "LD_PRELOAD", "CPU_NUM", "PADDLEMAE_PRODUCTS"),
+)
 HOPELESS = 1.05  # a variant this many times slower than its framework's best is not measured again
 TIMEOUT_SECONDS = 300  # a first torch.compile included
-Run = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Median over processes, and the smallest and largest."""
+    """Median over processes, and the smallest and largest.
+
+    Attributes:
+        disturbed: none of the processes ran while the machine was quiet.
+    """
 
     value: float
     low: float
     high: float
     runs: int
+    disturbed: bool = False
 
 
 def environment(job: Job) -> dict[str, str]:
-    """Return the environment variables of a job's process: ours without `DROPPED`, then its side's own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(DROPPED)}
+    """Return the environment variables of a job's process: ours without `DROPPED`, its limit's and its side's own."""
     own = {name: value.format(threads=job.threads) for name, value in SIDES[job.side].environment.items()}
+    return {**clean_environment(), **ISAS.get(job.isa, {}), **own}
+
+
+def clean_environment() -> dict[str, str]:
+    """Return this process's environment variables without `DROPPED`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(DROPPED)}
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**kept, **own, "PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": "ignore"}
+    return {**kept, "PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": "ignore"}
+
+
+def calibration_rate(threads: int, prefix: str = "") -> float:
+    """Return the GFLOP/s of the calibration product in a new process."""
+    command = [*shlex.split(prefix), sys.executable, "-m", "benchmarks.calibration"]
+    own = {name: str(threads) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    done = subprocess.run(
+        command, env=clean_environment() | own, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True
+    )
+    return float(done.stdout)
 
 
 def run_job(job: Job, prefix: str = "") -> Run:
@@ -71,6 +95,7 @@ def run_work(
     *,
     changes: dict[str, Any],
     prefix: str = "",
+    calibration: Calibration | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, list[Run]]:
     """Measure a work: its sides in turn, again and again, so that a slow minute of the machine meets all of them.
@@ -79,6 +104,7 @@ def run_work(
         sides: those to measure.
         repeats: processes for each side; hopeless variants and those measured `once` get one.
         changes: fields of the work's job that are set otherwise.
+        calibration: repeats what was disturbed; None measures everything once. Memory is not repeated.
     Returns:
         for each side what its processes gave.
     """
@@ -87,7 +113,8 @@ def run_work(
         for side in sides:
             if number and (SIDES[side].once or unavailable(runs[side]) or is_hopeless(work, side, runs)):
                 continue
-            run = run_job(job_of(work, side, changes), prefix)
+            start = partial(run_job, job_of(work, side, changes), prefix)
+            run = calibration.measure(start, say) if calibration and work.quantity != "GB" else start()
             runs[side].append(run)
             found = run.get("unavailable") or f"{measured(work, run):.4g} {work.quantity}"
             say(f"{work.name} {number + 1}/{repeats}  {SIDES[side].title}: {found}")
@@ -126,13 +153,21 @@ def measured(work: Work, run: Run) -> float:
         return run["peak_bytes"] / 1e9
     if work.quantity == "GFLOP/s":
         return rate(run["products"]) / 1e9
-    seconds = step_seconds(run)
+    # batches from files may come unevenly, so that the total counts
+    seconds = statistics.mean(run["seconds"]) if work.section == "end-to-end" else step_seconds(run)
     return {"s": seconds, "ms": 1000 * seconds, "images/s": work.job.batch / seconds}[work.quantity]
 
 
-def summary(work: Work, runs: Sequence[Run]) -> Summary | None:
-    """Return the median and spread over a side's processes, or None without results."""
+def summary(work: Work, runs: Sequence[Run], best_rate: float = 0.0) -> Summary | None:
+    """Return the median and spread over a side's undisturbed processes, or over all if there are none.
+
+    Args:
+        best_rate: the best GFLOP/s of the calibration product that is known of the machine.
+    Returns:
+        None without results.
+    """
     if not runs or unavailable(runs):
         return None
-    values = [measured(work, run) for run in runs]
-    return Summary(statistics.median(values), min(values), max(values), len(values))
+    quiet = [run for run in runs if not is_disturbed(run, best_rate)]
+    values = [measured(work, run) for run in quiet or runs]
+    return Summary(statistics.median(values), min(values), max(values), len(values), disturbed=not quiet)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,17 @@ from paddlemae.engine.cpus import usable_cpus
 
 Options = dict[str, Any]
 FOREVER = 10**9  # steps; the clock ends a run
+WORKERS = 1  # processes that make batches, as in the recipe cifar10
 # CrossMAE (arXiv 2401.14391), sec. 3.3 and 4.1: a quarter of the patches predicted, 12 decoder blocks where MAE has 8
 CROSS_PREDICTION = 0.25
 
 
-def pretrain(job: Job, options: Options, ranks: Any = None) -> dict[str, object]:
+def pretrain(job: Job, options: Options, ranks: Any = None, stream: Any = None) -> dict[str, object]:
     """Time pretraining steps: uint8 images -> normalised -> loss -> gradients -> AdamW, as `tasks.pretrain` does them.
 
     Args:
         ranks: processes that share each batch (`train.parallel.ranks.Ranks`); None is this one alone.
+        stream: batches; None takes them from memory.
     """
     started = prepare(job)
     from paddlemae.tasks.models.build import describe
@@ -31,7 +34,20 @@ def pretrain(job: Job, options: Options, ranks: Any = None) -> dict[str, object]
 
     recipe, model = autoencoder(job, options)
     description = describe(model, (MEAN, STD), eval_crop_ratio=1.0)
-    return {**train(job, model, loss_function(recipe, description), ranks), "start_bytes": started}
+    return {**train(job, model, loss_function(recipe, description), ranks, stream=stream), "start_bytes": started}
+
+
+def end_to_end(job: Job, options: Options) -> dict[str, object]:
+    """Time pretraining from JPEG files, which a worker process decodes, crops and flips, as in the recipe cifar10."""
+    from benchmarks.input_pipeline import training_view
+    from paddlemae.data.batches import train_batches
+    from paddlemae.data.sources import open_source
+
+    source, view = open_source(job.photos), training_view(job)
+    with closing(
+        train_batches(source, view, batch_size=job.batch, seed=0, num_steps=FOREVER, workers=WORKERS)
+    ) as stream:
+        return pretrain(job, options, stream=stream)
 
 
 def classify(job: Job, options: Options) -> dict[str, object]:
@@ -165,7 +181,12 @@ def batches(job: Job, rank: int = 0, world: int = 1, targets: list[np.ndarray] |
 
 
 def train(
-    job: Job, model, loss_fn: Callable, ranks: Any = None, targets: list[np.ndarray] | None = None
+    job: Job,
+    model,
+    loss_fn: Callable,
+    ranks: Any = None,
+    targets: list[np.ndarray] | None = None,
+    stream: Any = None,
 ) -> dict[str, object]:
     """Time steps of the package's own loop from outside."""
     from paddlemae.recipe import Training
@@ -184,7 +205,7 @@ def train(
 
     fit(
         TrainState(model, adamw(model, weight_decay=WEIGHT_DECAY, betas=BETAS)),
-        batches(job, ranks.rank, ranks.world, targets),
+        stream or batches(job, ranks.rank, ranks.world, targets),
         loss_fn,
         lambda step: LR,
         share_cpu(
@@ -203,6 +224,7 @@ def train(
 
 TASKS = {
     "pretrain": pretrain,
+    "end-to-end": end_to_end,
     "memory": pretrain,
     "classify": classify,
     "features": features,

@@ -1,23 +1,26 @@
-"""Format results as tables: the requirements, all works side by side, and docs/speed.md."""
+"""Format results as tables: the machine, the requirements, and all works side by side."""
 
 from __future__ import annotations
 
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import figures, limit
+from benchmarks import limit
+from benchmarks.calibration import QUIET_SHARE
 from benchmarks.measure import ROOT, Summary, summary, unavailable
 from benchmarks.results import Results
-from benchmarks.works import NOT_ON_PAGE, ON_REQUEST, SECTIONS, SIDES, TORCH, TORCH_EAGER, Target, Work, works
+from benchmarks.works import ON_REQUEST, SIDES, TORCH, TORCH_EAGER, Target, Work, works
 
-PAGE = ROOT / "docs" / "speed.md"
-IMAGES = PAGE.parent / "images"
-BARS, SWEEPS = IMAGES / "speed.png", IMAGES / "speed-sweeps.png"
 REASON_LENGTH = 60  # of a table's cell; the results have the whole text
 MORE_IS_BETTER = ("images/s", "GFLOP/s")
+DISTURBED = "†"
+DISTURBED_NOTE = (
+    f"{DISTURBED} The machine was not quiet in any of the attempts: before or after the measurement its calibration "
+    f"product was more than {QUIET_SHARE:.0%} slower than the best one."
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class Verdict:
 def summaries(results: Results, work: Work) -> dict[str, Summary]:
     """Return what was measured of a work: side -> summary."""
     entries = results.works.get(work.name, {})
-    found = {side: summary(work, entries[side].runs) for side in work.sides if side in entries}
+    rate = results.best_rate()
+    found = {side: summary(work, entries[side].runs, rate) for side in work.sides if side in entries}
     return {side: one for side, one in found.items() if one}
 
 
@@ -88,29 +92,45 @@ def gain(work: Work, ours: Summary, theirs: Summary) -> float:
 def tables_text(results: Results) -> str:
     """Return the page's tables, for the terminal."""
     everything = works(results.machine.cores)
-    return f"{targets_table(results, everything)}\n\n{speed_tables(results, everything)}"
+    parts = [
+        machine_table(results),
+        targets_table(results, everything),
+        speed_tables(results, everything),
+        disturbed_note(results, everything),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
-def write_page(results: Results, path: Path) -> None:
-    """Write docs/speed.md and its figures.
+def machine_table(results: Results) -> str:
+    """Format what the numbers depend on: the machine, its instruction sets, the libraries and what they use of it."""
+    machine, entries = results.machine, [entry for sides in results.works.values() for entry in sides.values()]
+    sets, rate = machine.instruction_sets, results.best_rate()
+    sessions = sorted({entry.session for entry in entries})
+    rows = {
+        "machine": f"{machine.named()}, {machine.memory_gb:g} GB, {machine.system}",
+        "instruction sets": "not recorded" if sets is None else ", ".join(sets) or "none of those that matter",
+        "products": "; ".join(sorted({f"{name}: {used}" for name, used in _pairs(results, "kernels")})),
+        "calibration product": f"{digits(rate)} GFLOP/s at best" if rate else "not timed",
+        "versions": ", ".join([f"Python {machine.python}", *_versions(results)]),
+        'commit ("+": with uncommitted changes)': ", ".join(sorted({entry.commit for entry in entries})),
+        "measured": " to ".join(dict.fromkeys([*sessions[:1], *sessions[-1:]])),
+    }
+    lines = ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items() if text)]
+    return "\n".join(lines)
 
-    Args:
-        path: the file of the results, which the page links to.
-    Raises:
-        ValueError: a section was not measured; other pages link to each of them.
-    """
-    everything = works(results.machine.cores)
-    measured = {work.section for work in everything.values() if summaries(results, work)}
-    missing = [name for name in SECTIONS if name not in measured and name not in NOT_ON_PAGE]
-    if missing:
-        raise ValueError(
-            f"the page needs every section, and {shown_path(path)} has no results of {', '.join(missing)}; "
-            f"measure them first: python -m benchmarks.run {' '.join(missing)} --out {shown_path(path.parent)}"
-        )
-    sweeps = {setting: sweep(results, everything, setting) for setting in figures.PANELS}
-    figures.draw_bars(BARS, [bar for work in everything.values() if (bar := relative_bar(results, work))])
-    figures.draw_sweeps(SWEEPS, {setting: points for setting, points in sweeps.items() if points})
-    PAGE.write_text(page(results, path, everything))
+
+def _pairs(results: Results, field: str) -> list[tuple[str, str]]:
+    return [pair for run in results.runs() for pair in run.get(field, {}).items()]
+
+
+def _versions(results: Results) -> list[str]:
+    return [f"{name} {version}" for name, version in sorted(dict(_pairs(results, "versions")).items())]
+
+
+def disturbed_note(results: Results, everything: dict[str, Work]) -> str:
+    """Return the line that explains the mark of disturbed measurements, "" where there are none."""
+    found = (one for work in everything.values() for one in summaries(results, work).values())
+    return DISTURBED_NOTE if any(one.disturbed for one in found) else ""
 
 
 def shown_path(path: Path) -> Path:
@@ -129,7 +149,7 @@ def shown(one: Summary | None, quantity: str = "") -> str:
     """Format median and spread with three digits, as "24.1 (23.5–24.6)"; a dash without a result."""
     if one is None:
         return "–"
-    unit = f" {quantity}" if quantity else ""
+    unit = f" {quantity}" * bool(quantity) + DISTURBED * one.disturbed
     if one.runs == 1:
         return digits(one.value) + unit
     return f"{digits(one.value)} ({digits(one.low)}–{digits(one.high)}){unit}"
@@ -172,7 +192,8 @@ def _ratio(one: Verdict) -> str:
     if one.theirs is None:
         return shown(one.ours, one.work.quantity)
     numbers = f"{digits(one.ours.value)} / {digits(one.theirs.value)} {one.work.quantity}"
-    return f"{one.value:.2f} ({numbers}){' *' if one.apart else ''}"
+    marks = " *" * one.apart + f" {DISTURBED}" * (one.ours.disturbed or one.theirs.disturbed)
+    return f"{one.value:.2f} ({numbers}){marks}"
 
 
 def _required(one: Verdict) -> str:
@@ -199,6 +220,7 @@ YARDSTICK_NOTES = {
     "memory": EAGER.format("memory"),
     "processes": "\n\n*Behind the dot: speed over that of one process.*",
     "input": "\n\n*Behind the dot: speed over that of the Pillow chain.*",
+    "end-to-end": FASTEST,
     "startup": "",
 }
 SECTION_TITLES = {
@@ -209,6 +231,7 @@ SECTION_TITLES = {
     "segment": "Segmentation",
     "memory": "Peak memory",
     "input": "Input pipeline",
+    "end-to-end": "Training from files",
     "startup": "Start-up",
 }
 
@@ -221,6 +244,7 @@ def speed_tables(results: Results, everything: dict[str, Work]) -> str:
         if listed:
             parts.append(f"### {title}\n\n{section_table(results, listed)}{YARDSTICK_NOTES[section]}")
             parts += [quality_text(results, work) for work in listed if work.section == "input"]
+            parts += [files_text(results, work) for work in listed if work.section == "end-to-end"]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -237,10 +261,16 @@ def quality_text(results: Results, work: Work) -> str:
     return f"Mean absolute difference, of 255, from the same crops decoded and resized by Pillow: {'; '.join(texts)}."
 
 
+def files_text(results: Results, work: Work) -> str:
+    """Name the files that were trained from."""
+    names = sorted({str(entry.job.get("photos")) for entry in results.works[work.name].values()})
+    return f"Files: {', '.join(names)}."
+
+
 def section_table(results: Results, listed: Sequence[Work]) -> str:
     """Format one row per side and one column per work: the result, and its ratio to the work's yardstick."""
     found = [summaries(results, work) for work in listed]
-    rivals = [best(one, _yardstick(work), work.quantity) for one, work in zip(found, listed)]
+    rivals = [best(one, yardstick(work), work.quantity) for one, work in zip(found, listed)]
     rows = []
     for side in dict.fromkeys(side for work in listed for side in work.sides):
         cells = []
@@ -273,7 +303,7 @@ def _bound(work: Work, found: dict[str, Summary], bound: float | None) -> str:
     return shown(limit_summary) + part
 
 
-def _yardstick(work: Work) -> tuple[str, ...]:
+def yardstick(work: Work) -> tuple[str, ...]:
     """Return the sides that the others are compared with in a table."""
     return YARDSTICKS.get(work.section, TORCH)
 
@@ -298,40 +328,6 @@ def shaped_limit(results: Results, work: Work) -> float | None:
     entries = results.works.get(f"limit-{work.job.model}-{work.job.batch}", {})
     measured = [run["products"] for entry in entries.values() for run in entry.runs if "products" in run]
     return work.job.batch / limit.shaped_seconds(work.job, measured) if measured else None
-
-
-def relative_bar(results: Results, work: Work) -> figures.Bar | None:
-    """Return a row of the figure: each side's speed relative to the fastest transformers."""
-    if work.section not in ("pretrain", "classify", "features"):
-        return None
-    found = summaries(results, work)
-    rival = best(found, _yardstick(work), work.quantity)
-    if rival is None or "ours" not in found:
-        return None
-    factors = {side: gain(work, one, found[rival]) for side, one in found.items()}
-    bound = step_limit(results, work)
-    theirs = work.job.batch * 1000 / found[rival].value if work.quantity == "ms" else found[rival].value
-    return figures.Bar(
-        section=SECTION_TITLES[work.section],
-        title=work.title,
-        sides={side: factors[side] for side in ("ours", "ours-cross", "plain", "plain-tuned") if side in factors},
-        limit=bound / theirs if bound else None,
-        label=f"{digits(found['ours'].value)} against {digits(found[rival].value)} {work.quantity}",
-    )
-
-
-def sweep(results: Results, everything: dict[str, Work], setting: str) -> list[figures.Point]:
-    """Return the measured points of a sweep over one of a job's fields."""
-    points = []
-    for name, work in everything.items():
-        if name != "sweep-base" and not name.startswith(f"sweep-{setting}-"):
-            continue
-        found = summaries(results, work)
-        rival = best(found, TORCH_EAGER, work.quantity)
-        if "ours" in found and rival:
-            value = asdict(work.job)[setting]
-            points.append(figures.Point(value, found["ours"].value, found[rival].value, step_limit(results, work)))
-    return sorted(points, key=lambda point: point.value)
 
 
 def limits_table(results: Results, everything: dict[str, Work]) -> str:
@@ -373,109 +369,3 @@ def rates_table(results: Results, everything: dict[str, Work]) -> str:
         if work.section == "limit" and work.job.model == "square" and summaries(results, work)
     ]
     return markdown(["threads", "PyTorch, GFLOP/s", "Paddle, GFLOP/s"], rows)
-
-
-def page(results: Results, path: Path, everything: dict[str, Work]) -> str:
-    """Return the text of docs/speed.md."""
-    entries = [entry for sides in results.works.values() for entry in sides.values()]
-    machine = results.machine
-    used: dict[str, str] = {}
-    for entry in entries:
-        for run in entry.runs:
-            used |= run.get("versions", {})
-    versions = ", ".join(f"{name} {used[name]}" for name in sorted(used))
-    commits = ", ".join(sorted({entry.commit for entry in entries}))
-    sessions = sorted({entry.session for entry in entries})
-    return PAGE_TEXT.format(
-        results=shown_path(path),
-        machine=f"{machine.cpu}, {machine.cores} cores, {machine.memory_gb:g} GB, {machine.system}",
-        versions=f"Python {machine.python}, {versions}",
-        commits=commits,
-        sessions=sessions[0] + (f" to {sessions[-1]}" if len(sessions) > 1 else ""),
-        targets=targets_table(results, everything),
-        bars=BARS.name,
-        tables=speed_tables(results, everything),
-        limits=limits_table(results, everything),
-        rates=rates_table(results, everything),
-        sweeps=SWEEPS.name,
-    )
-
-
-PAGE_TEXT = """# Speed and memory
-
-Written by `python -m benchmarks.run page --out benchmarks/results` from [{results}](../{results}).
-`make bench` measures this machine, prints the same tables and leaves this page as it is.
-
-| | |
-|---|---|
-| machine | {machine} |
-| versions | {versions} |
-| commit ("+": with uncommitted changes) | {commits} |
-| measured | {sessions} |
-
-![Speed relative to transformers](images/{bars})
-
-## Requirements
-
-{targets}
-
-## Side by side
-
-{tables}
-
-## The arithmetic limit
-
-The limit is the rate of a step that computes its matrix products only, forward and backward in float32, at the fastest
-rate that one large product reached in either framework. In the column "limit, own shapes" each product instead has the
-fastest rate that was measured for its shape, repeated in a warm cache. Both are estimates for this machine and these
-libraries: a library with faster products would raise them. The rest of a step's time goes to softmax, norms, GELU,
-additions, the optimizer and memory traffic. CrossMAE's decoder has fewer products; its limit is not shown.
-
-{limits}
-
-{rates}
-
-## Against batch size, image size, mask ratio and threads
-
-![Images a second against batch, image size, mask ratio and threads](images/{sweeps})
-
-*ViT-Tiny/16 pretraining with batch 16, 224 px, mask ratio 0.75 and all cores, except for the setting that varies; each
-point is one process.*
-
-## How it was measured
-
-- Each measurement is a separate process. The programs that are compared take turns, so that a slow minute of the
-  machine affects all of them. Each process runs warm-up steps (compilation included), then steps for some seconds, and
-  reports the median step. Tables show the median over one to three processes, and in brackets the smallest and the
-  largest; results without brackets come from one process. A variant of transformers that was over 5% slower than the
-  fastest one in the first turn is not repeated. Plain Paddle is measured in one process: a warm-up and two steps.
-- A step is timed from the end of the previous step, so it includes everything. Every program gets the same uint8
-  images in memory and does all work in float32: conversion, normalisation, masks, forward, loss, backward, AdamW, and
-  reading the loss. Pretraining has mask ratio 0.75 and normalised pixel targets. The decoder is 512 wide with 8
-  blocks; for ViT-Tiny it is 192 wide with 4 blocks, for the 32 px model 96 wide with 2 blocks. `--models tiny-512`
-  measures ViT-Tiny with the paper's decoder. Weights are random.
-- PaddleMAE runs its own training loop (`train.loop.fit`) with the command's default settings, and computes features as
-  `embed` does (`tasks.models.inference`). Paddle's inference engine is compiled, and its features are checked, outside
-  of the measured time. It was measured a day later than the rest, so small differences mean nothing; [Exported
-  models](export-measured.md#speed) compares it with PaddleMAE in turns.
-- transformers runs `ViTMAEForPreTraining`, `ViTForImageClassification` and `ViTModel` on all cores, with "sdpa" and
-  "eager" attention and with `torch.compile` in its default mode, with the faster of AdamW's `fused` and `foreach`. The
-  fastest of these variants is the one that PaddleMAE is compared with. Features are compared with eager execution; the
-  table has the compiled model too.
-- Plain Paddle is MAE from the paper with `nn.Linear`, `nn.LayerNorm`, `nn.GELU`, `take_along_axis` and
-  `paddle.optimizer.AdamW` (`benchmarks/plain_paddle.py`), as a first version would be written. "As installed" has no
-  environment settings; Paddle then multiplies on one core and, on AMD processors, on a slow path. "Environment set"
-  has `OMP_NUM_THREADS` set to the number of cores and `MKL_DEBUG_CPU_TYPE=5`.
-- CrossMAE's decoder (arXiv 2401.14391) predicts a quarter of the patches and has 1.5 times as many blocks, as in its
-  paper. It is another method with the same purpose, compared with transformers' MAE.
-- Memory is the largest resident memory of the process, libraries included. The input pipeline runs in one process on
-  one core, with training crops of 20 to 100% of a photo's area. The Pillow chain returns normalised floats, PaddleMAE
-  uint8, because it normalises in the step. The cache is made outside of the measured time.
-
-## Not measured
-
-- Table cells with –.
-- Accelerators, other machines and other precisions.
-- Training from files over a whole run: the steps above read images from memory, and the pipeline is measured alone.
-- Accuracy. `make parity` checks that PaddleMAE and transformers compute the same.
-"""

@@ -7,26 +7,45 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from benchmarks.measure import ROOT, Run
+from benchmarks.calibration import best_rate
+from benchmarks.measure import ROOT
+from benchmarks.processor import instruction_sets, model_numbers, processor_name, read_cpuinfo
+from benchmarks.works import Run
 
 FOLDER = ROOT / "build" / "bench"  # not committed; benchmarks/results holds the results that docs/speed.md shows
 STRICT = ConfigDict(extra="forbid")
 
 
 class Machine(BaseModel):
-    """The machine that the numbers are measured on."""
+    """The machine that the numbers are measured on.
+
+    Attributes:
+        cpu: the processor's name.
+        model: its family and model, "" where unknown.
+        instruction_sets: those that matter, see `processor.RELEVANT`; None in results that did not record them.
+        isa: the limit of all products, see `works.ISAS`; "" is none.
+    """
 
     model_config = STRICT
     cpu: str
+    model: str = ""
+    instruction_sets: list[str] | None = None
+    isa: str = ""
     cores: int
     memory_gb: float
     system: str
     python: str
+
+    def named(self) -> str:
+        """Return what tells it from other machines: processor, model, cores and limit."""
+        cpu = f"{self.cpu} ({self.model})" if self.model else self.cpu
+        return f"{cpu}, {self.cores} cores" + f", limited to {self.isa}" * bool(self.isa)
 
 
 class Entry(BaseModel):
@@ -52,6 +71,14 @@ class Results(BaseModel):
     model_config = STRICT
     machine: Machine
     works: dict[str, dict[str, Entry]] = {}
+
+    def runs(self) -> Iterator[Run]:
+        """Yield what every process gave."""
+        return (run for sides in self.works.values() for entry in sides.values() for run in entry.runs)
+
+    def best_rate(self) -> float:
+        """Return the best GFLOP/s of the calibration product, 0 where it was not timed."""
+        return best_rate(self.runs())
 
 
 def read(path: Path) -> Results:
@@ -88,32 +115,35 @@ def open_results(path: Path, machine: Machine) -> Results:
     if not path.exists():
         return Results(machine=machine)
     results = read(path)
-    if (results.machine.cpu, results.machine.cores) != (machine.cpu, machine.cores):
+    same = machine if results.machine.model else machine.model_copy(update={"model": ""})  # older results have none
+    if results.machine.named() != same.named():
         raise ValueError(
-            f"{path} was measured on {results.machine.cpu} with {results.machine.cores} cores, this is {machine.cpu} "
-            f"with {machine.cores}; choose another --name"
+            f"{path} was measured on {results.machine.named()}, this is {same.named()}; choose another --name"
         )
     return results.model_copy(update={"machine": machine})
 
 
-def this_machine(cores: int) -> Machine:
-    """Describe this machine, on which `cores` CPUs may be used."""
+def this_machine(cores: int, isa: str = "") -> Machine:
+    """Describe this machine, on which `cores` CPUs may be used.
+
+    Args:
+        isa: limits the instructions of products, see `works.ISAS`.
+    Raises:
+        ValueError: the processor does not have them.
+    """
+    cpuinfo = read_cpuinfo()
+    if isa and isa not in instruction_sets(cpuinfo):
+        raise ValueError(f"--isa {isa} needs a processor with {isa}, which {processor_name(cpuinfo)} does not have")
     return Machine(
-        cpu=_cpu_name(),
+        cpu=processor_name(cpuinfo),
+        model=model_numbers(cpuinfo),
+        instruction_sets=instruction_sets(cpuinfo),
+        isa=isa,
         cores=cores,
         memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
     )
-
-
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def commit() -> str:

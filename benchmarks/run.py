@@ -3,6 +3,7 @@
 python -m benchmarks.run                                        everything: half an hour on two cores
 python -m benchmarks.run --quick                                one process a side, no sweeps: some minutes
 python -m benchmarks.run pretrain --models tiny base --repeats 5
+python -m benchmarks.run pretrain --isa avx2                    products of all sides without AVX-512
 python -m benchmarks.run report                                 print the tables again, measure nothing
 python -m benchmarks.run page --out benchmarks/results          rewrite docs/speed.md from complete results
 python -m benchmarks.run --list
@@ -16,21 +17,27 @@ import argparse
 import itertools
 import re
 import sys
-import tarfile
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from benchmarks.measure import ROOT, job_of, run_work
+from benchmarks.calibration import ATTEMPTS, Calibration
+from benchmarks.measure import ROOT, calibration_rate, job_of, run_work
+from benchmarks.photos import COUNT, SIZE, photo_folder, small_jpegs
 from benchmarks.results import FOLDER, Entry, Machine, commit, now, open_results, read, this_machine, write
-from benchmarks.works import MODELS, ON_REQUEST, SECTIONS, SIDES, Work, works
+from benchmarks.speed_page import write_page
+from benchmarks.works import ISAS, MODELS, ON_REQUEST, SECTIONS, SIDES, Work, works
 from paddlemae.engine.cpus import usable_cpus
 
 PHOTOS = ROOT.parent / "shared" / "data" / "imagenet1000.tar"
+PHOTOS_HELP = (
+    f"folder or tar of JPEG files for the sections input and end-to-end (default {PHOTOS.name}, and {COUNT} files of "
+    f"{SIZE} px that are written first)"
+)
 QUICK = {"min_steps": 2, "min_seconds": 1.0, "warmup": 1}
 
 
@@ -45,8 +52,9 @@ def parser() -> argparse.ArgumentParser:
     usage.add_argument("--models", nargs="+", metavar="MODEL", help=f"only works on these: {', '.join(MODELS)}")
     usage.add_argument("--sides", nargs="+", metavar="SIDE", help=f"only these: {', '.join(SIDES)}")
     usage.add_argument("--repeats", type=int, help="processes a side (default 1 to 3, by the work)")
-    usage.add_argument("--quick", action="store_true", help="one process a side, few steps, no sweeps")
-    usage.add_argument("--photos", help=f"folder or tar of JPEG photos for the input pipeline (default {PHOTOS.name})")
+    usage.add_argument("--quick", action="store_true", help="one process a side, few steps, no sweeps, no repetitions")
+    usage.add_argument("--isa", default="", choices=ISAS, help="limit the instructions of every side's products")
+    usage.add_argument("--photos", help=PHOTOS_HELP)
     usage.add_argument("--out", type=Path, default=FOLDER, help="folder of the results (default build/bench)")
     usage.add_argument("--name", help="OUT/NAME.json (default: after the CPU)")
     usage.add_argument("--prefix", default="", help="words before each command, such as 'taskset -c 0,1'")
@@ -68,10 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    machine = this_machine(usable_cpus())
+    machine = this_machine(usable_cpus(), options.isa)
     path = options.out / f"{options.name or machine_name(machine)}.json"
     if options.sections == ["page"]:
-        report.write_page(read(path), path)
+        write_page(read(path), path)
     if options.sections in (["report"], ["page"]):
         print(report.tables_text(read(path)))
         return
@@ -117,28 +125,51 @@ def _check(kind: str, given: Sequence[str], known: Any) -> None:
 
 
 def machine_name(machine: Machine) -> str:
-    """Return a file name for a machine: its CPU and cores."""
+    """Return a file name for a machine: its CPU, cores and limit."""
     words = re.sub(r"\(.*?\)|@.*|\d+-Core|Processor|CPU", " ", machine.cpu)
-    return "-".join(re.findall(r"[a-z0-9]+", words.lower())) + f"-{machine.cores}-cores"
+    return (
+        "-".join(re.findall(r"[a-z0-9]+", words.lower()))
+        + f"-{machine.cores}-cores"
+        + f"-{machine.isa}" * bool(machine.isa)
+    )
 
 
 def _measure(plan: Sequence[Work], options: argparse.Namespace, machine: Machine, path: Path) -> None:
     """Measure works one by one, writing after each, so that a run that is stopped keeps what it has."""
-    open_results(path, machine)  # refuses before anything is measured
+    known = open_results(path, machine)  # refuses before anything is measured
     session, at = now(), commit()
     say = _progress(len(plan))
+    calibration = Calibration(
+        partial(calibration_rate, machine.cores, options.prefix),
+        best=known.best_rate(),
+        attempts=1 if options.quick else ATTEMPTS,
+    )
     for work in plan:
-        changes: dict[str, Any] = dict(QUICK) if options.quick and work.section != "limit" else {}
-        if work.section == "input":
-            changes["photos"] = photo_folder(options.photos)
+        changes: dict[str, Any] = {"isa": options.isa}
+        if options.quick and work.section not in ("limit", "end-to-end"):
+            changes |= QUICK
+        if work.section in ("input", "end-to-end"):
+            changes["photos"] = _photos(work, options.photos)
         repeats = options.repeats or (1 if options.quick else work.repeats)
-        runs = run_work(work, work.sides, repeats, changes=changes, prefix=options.prefix, say=say(work))
+        runs = run_work(
+            work, work.sides, repeats, changes=changes, prefix=options.prefix, calibration=calibration, say=say(work)
+        )
         results = open_results(path, machine)
         for side, found in runs.items():
-            job = {name: value for name, value in asdict(job_of(work, side, changes)).items() if name != "photos"}
-            entry = Entry(session=session, commit=at, job=job, runs=found)
+            job = job_of(work, side, changes)
+            shown = asdict(replace(job, photos=Path(job.photos).name))
+            entry = Entry(session=session, commit=at, job=shown, runs=found)
             results.works.setdefault(work.name, {})[side] = entry
         write(path, results)
+
+
+def _photos(work: Work, given: str | None) -> str:
+    """Return the folder of a work's photos: those that are given, or its own; "" if there are none."""
+    if given:
+        return photo_folder(Path(given))
+    if work.section == "end-to-end":
+        return small_jpegs()
+    return photo_folder(PHOTOS) if PHOTOS.exists() else ""
 
 
 def _progress(total: int) -> Callable[[Work], Callable[[str], None]]:
@@ -155,27 +186,6 @@ def _progress(total: int) -> Callable[[Work], Callable[[str], None]]:
         return say
 
     return of_work
-
-
-def photo_folder(given: str | None) -> str:
-    """Return the folder of photos that `--photos` names, unpacking a tar once; "" if there are none.
-
-    Raises:
-        FileNotFoundError: a path was given and is not there.
-    """
-    source = Path(given) if given else PHOTOS
-    if not source.exists():
-        if given:
-            raise FileNotFoundError(f"--photos names {given}, which does not exist")
-        return ""
-    if source.is_dir():
-        return str(source.resolve())
-    folder = Path(tempfile.gettempdir()) / f"paddlemae-bench-{source.stem}"
-    if not folder.exists():
-        with tempfile.TemporaryDirectory(dir=folder.parent) as fresh, tarfile.open(source) as archive:
-            archive.extractall(Path(fresh, "photos"), filter="data")
-            Path(fresh, "photos").rename(folder)
-    return str(folder)
 
 
 if __name__ == "__main__":

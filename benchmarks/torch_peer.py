@@ -31,6 +31,17 @@ Options = dict[str, Any]
 
 def pretrain(job: Job, options: Options) -> dict[str, object]:
     """Time pretraining steps: uint8 images -> normalised -> loss -> gradients -> AdamW."""
+    return _pretrain(job, options, ((normalised(images),) for images in endless(images_u8(job))))
+
+
+def end_to_end(job: Job, options: Options) -> dict[str, object]:
+    """Time pretraining from JPEG files: decoded, cropped, flipped and normalised in a DataLoader's workers."""
+    from benchmarks.torch_files import shuffled_batches
+
+    return _pretrain(job, options, shuffled_batches(job))
+
+
+def _pretrain(job: Job, options: Options, batches: Iterator[tuple]) -> dict[str, object]:
     started = prepare(job)
     shape = job.shape
     config = transformers.ViTMAEConfig(
@@ -44,7 +55,6 @@ def pretrain(job: Job, options: Options) -> dict[str, object]:
         attn_implementation=options["attention"],
     )
     model = compiled(transformers.ViTMAEForPreTraining(config).train(), options)
-    batches = ((normalised(images),) for images in endless(images_u8(job)))
 
     def loss(pixels: torch.Tensor) -> torch.Tensor:
         return model(pixel_values=pixels).loss
@@ -256,6 +266,7 @@ def fastest_adamw(model: Any) -> str:
 
 TASKS = {
     "pretrain": pretrain,
+    "end-to-end": end_to_end,
     "memory": memory,
     "classify": classify,
     "features": features,

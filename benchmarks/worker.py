@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.processor import used_kernels
 from benchmarks.works import CHANNELS, NUM_CLASSES, PIXEL_CLASSES, SIDES, Job
 
 VERSIONS = ("paddlepaddle", "torch", "transformers", "numpy", "pillow", "onnxruntime")
@@ -100,7 +101,7 @@ def run(job: Job) -> dict[str, object]:
     """Run a job in this process.
 
     Returns:
-        what the side's module measured, with `peak_bytes` and `versions`.
+        what the side's module measured, with `peak_bytes`, `versions` and `kernels`.
     """
     side = SIDES[job.side]
     module = importlib.import_module(f"benchmarks.{side.module}")
@@ -108,7 +109,7 @@ def run(job: Job) -> dict[str, object]:
         measured = module.TASKS[job.task](job, side.options)
     except NotAvailable as reason:
         return {"unavailable": str(reason)}
-    return {**measured, "peak_bytes": peak_bytes(), "versions": versions()}
+    return {**measured, "peak_bytes": peak_bytes(), "versions": versions(), "kernels": used_kernels()}
 
 
 def main() -> None:

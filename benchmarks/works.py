@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+Run = dict[str, Any]  # what a process measured, see `worker.run`
 MLP_RATIO, CHANNELS, NUM_CLASSES = 4, 3, 1000
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BETAS, WEIGHT_DECAY, LR = (0.9, 0.95), 0.05, 1e-4
@@ -47,6 +48,7 @@ class Job:
         warmup: steps that are run and not counted.
         min_steps, min_seconds: counted steps go on until both are reached.
         photos: folder of image files, for the input pipeline.
+        isa: a key of `ISAS`, which limits the instructions that products use; "" is all that the processor has.
     """
 
     task: str
@@ -60,6 +62,7 @@ class Job:
     min_steps: int = 3
     min_seconds: float = 5.0
     photos: str = ""
+    isa: str = ""
 
     @property
     def shape(self) -> dict[str, int]:
@@ -90,6 +93,16 @@ class Side:
 BRIEF = dict(warmup=1, min_steps=2, min_seconds=0.0)  # fields of such a side's job
 # Without these two Paddle multiplies on one core, and its MKL takes a slow path on AMD processors
 PLAIN_TUNED = {"MKL_DEBUG_CPU_TYPE": "5", "OMP_NUM_THREADS": "{threads}"}
+# Variables that keep every side to older instructions: oneDNN (in Paddle and in PyTorch), MKL, ATen and torch.compile.
+# Paddle's own operations and NumPy have no such limit; they do no products.
+ISAS: dict[str, dict[str, str]] = {
+    "avx2": {
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "TORCHINDUCTOR_CPP_MARCH": "x86-64-v3",
+    }
+}
 SIDES: dict[str, Side] = {
     "ours": Side("PaddleMAE", "ours"),
     "ours-cross": Side("PaddleMAE, CrossMAE decoder", "ours", {"cross": True}),
@@ -111,8 +124,20 @@ SIDES: dict[str, Side] = {
     "import-paddle": Side("import paddle", "startup", {"arguments": ["-c", "import paddle"]}),
     "import-torch": Side("import torch", "startup", {"arguments": ["-c", "import torch"]}),
 }
-SECTIONS = ("limit", "pretrain", "processes", "classify", "features", "segment", "memory", "input", "startup", "sweep")
-NOT_ON_PAGE = ("segment",)  # sections that docs/speed.md may lack
+SECTIONS = (
+    "limit",
+    "pretrain",
+    "processes",
+    "classify",
+    "features",
+    "segment",
+    "memory",
+    "input",
+    "end-to-end",
+    "startup",
+    "sweep",
+)
+NOT_ON_PAGE = ("segment", "end-to-end")  # sections that docs/speed.md may lack
 TORCH = ("torch-sdpa", "torch-eager", "torch-compile")
 TORCH_EAGER = ("torch-sdpa", "torch-eager")
 PRETRAIN_SIDES = ("ours", "ours-cross", *TORCH)
@@ -249,6 +274,17 @@ INPUT = Work(
     quick=("input", "input-packed", "input-pillow"),
     repeats=2,
 )
+END_TO_END = Work(
+    name="end-to-end-mini-128",
+    section="end-to-end",
+    title=f"JPEG files to trained weights, {MODEL_TITLES['mini']}, batch 128",
+    job=Job("end-to-end", "", "mini", 128, warmup=20, min_steps=20, min_seconds=15),  # warm-up uses up the queue
+    sides=("ours", *TORCH),
+    quantity="images/s",
+    targets=(Target("ours", TORCH, 1.3),),
+    quick=("ours", "torch-sdpa"),
+    repeats=3,
+)
 STARTUP = Work(
     name="startup",
     section="startup",
@@ -300,6 +336,7 @@ def works(cores: int) -> dict[str, Work]:
         MEMORY,
         PROCESSES,
         INPUT,
+        END_TO_END,
         STARTUP,
         *_sweep_works(cores),
     ]

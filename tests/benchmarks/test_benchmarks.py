@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import figures, limit, measure, report, results, run, worker
-from benchmarks.works import SIDES, Job, Target, Work, works
+from benchmarks import figures, limit, measure, report, results, run, speed_page, worker
+from benchmarks.works import ISAS, SIDES, Job, Target, Work, works
 
 WORK = Work(
     name="pretrain-tiny-32",
@@ -39,6 +39,8 @@ def test_a_side_is_the_median_of_medians_with_their_range() -> None:
     peaks = [{"seconds": [1.0], "peak_bytes": 3e9}]
     assert measure.summary(replace(WORK, quantity="GB"), peaks).value == 3
     assert measure.summary(WORK, [*runs, {"unavailable": "no torch"}]) is None
+    from_files = replace(WORK, section="end-to-end")
+    assert measure.summary(from_files, [{"seconds": [1.0, 1.0, 4.0]}]).value == 16, "all images over the whole time"
 
 
 def test_targets_take_the_best_rival_and_know_which_way_is_better() -> None:
@@ -141,11 +143,20 @@ def test_children_inherit_nothing_that_changes_their_speed(monkeypatch: pytest.M
     assert (tuned["OMP_NUM_THREADS"], tuned["MKL_DEBUG_CPU_TYPE"]) == ("2", "5")
 
 
+def test_a_limit_of_instructions_holds_for_every_side_and_in_a_file_of_its_own() -> None:
+    for side in ("ours", "torch-compile", "plain-tuned"):
+        limited = measure.environment(Job("pretrain", side, isa="avx2", threads=2))
+        assert (limited["ONEDNN_MAX_CPU_ISA"], limited["ATEN_CPU_CAPABILITY"]) == ("AVX2", "avx2")
+        assert not set(ISAS["avx2"]) & set(measure.environment(Job("pretrain", side, threads=2)))
+    limited_machine = MACHINE.model_copy(update={"isa": "avx2"})
+    assert run.machine_name(limited_machine) == "a-2-cores-avx2" and "limited to avx2" in limited_machine.named()
+
+
 def test_sides_take_turns_and_hopeless_variants_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"ours": 5.0, "torch-sdpa": 1.0, "torch-compile": 2.0}
     order = []
 
-    def run_job(job: Job, prefix: str) -> measure.Run:
+    def run_job(job: Job, prefix: str) -> dict:
         order.append(job.side)
         return {"unavailable": "no Paddle"} if job.side == "plain" else {"seconds": [seconds[job.side]]}
 
@@ -158,7 +169,7 @@ def test_sides_take_turns_and_hopeless_variants_are_left_out(monkeypatch: pytest
 def test_sides_far_behind_are_measured_once_and_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = []
 
-    def run_job(job: Job, prefix: str) -> measure.Run:
+    def run_job(job: Job, prefix: str) -> dict:
         jobs.append(job)
         return {"seconds": [1.0]}
 
@@ -231,7 +242,8 @@ def test_results_are_kept_by_work_and_side_and_checked_when_read(tmp_path: Path)
         results.read(path)
 
 
-def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "instruction_sets", lambda cpuinfo: [])
     for arguments, said in [
         (["pretrian"], "there is no section 'pretrian'; there are limit, pretrain"),
         (["--models", "giant"], "there is no model 'giant'"),
@@ -239,6 +251,7 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         (["--repeats", "0"], "--repeats must be at least 1, got 0"),
         (["input", "--models", "tiny"], "no work is left"),
         (["report", "--name", "nothing-here"], "no results in"),
+        (["--isa", "avx2"], "--isa avx2 needs a processor with avx2"),
     ]:
         assert run.main(arguments) == 2
         err = capsys.readouterr().err
@@ -254,16 +267,18 @@ def test_a_run_writes_its_results_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("PAGE", "BARS", "SWEEPS"):
-        monkeypatch.setattr(report, name, tmp_path / "docs" / Path(getattr(report, name)).name)
+        monkeypatch.setattr(speed_page, name, tmp_path / "docs" / Path(getattr(speed_page, name)).name)
     took = {"ours": 1.0, "torch-sdpa": 2.0}
     monkeypatch.setattr(measure, "run_job", lambda job, prefix: {"seconds": [took[job.side]] * 3})
+    monkeypatch.setattr(run, "calibration_rate", lambda threads, prefix: 100.0)
     command = ["pretrain", "--models", "tiny", "--name", "a", "--out", str(tmp_path / "out"), "--repeats", "1"]
     assert run.main([*command, "--sides", "ours", "torch-sdpa"]) == 0
     took["ours"] = 0.5
     assert run.main([*command, "--sides", "ours"]) == 0
     found = results.read(tmp_path / "out" / "a.json").works["pretrain-tiny-32"]
     assert [found[side].runs[0]["seconds"][0] for side in ("ours", "torch-sdpa")] == [0.5, 2.0]
-    assert "4.00 (64.0 / 16.0 images/s)" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "4.00 (64.0 / 16.0 images/s)" in shown and "100 GFLOP/s at best" in shown
     assert [path.name for path in tmp_path.rglob("*.*")] == ["a.json"]
     assert run.main(["page", "--name", "a", "--out", str(tmp_path / "out")]) == 2
     assert "has no results of limit, processes" in capsys.readouterr().err
@@ -271,20 +286,12 @@ def test_a_run_writes_its_results_and_nothing_else(
 
 
 def test_the_page_is_that_of_the_committed_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    committed = report.PAGE.read_text()
+    committed = speed_page.PAGE.read_text()
     for name in ("PAGE", "BARS", "SWEEPS"):
-        monkeypatch.setattr(report, name, tmp_path / Path(getattr(report, name)).name)
-    assert run.main(["page", "--name", "amd-epyc-2-cores", "--out", str(report.ROOT / "benchmarks" / "results")]) == 0
+        monkeypatch.setattr(speed_page, name, tmp_path / Path(getattr(speed_page, name)).name)
+    assert run.main(["page", "--name", "amd-epyc-2-cores", "--out", str(measure.ROOT / "benchmarks" / "results")]) == 0
     assert (tmp_path / "speed.md").read_text() == committed
     assert min((tmp_path / name).stat().st_size for name in ("speed.png", "speed-sweeps.png")) > 1000
-
-
-def test_photos_are_a_folder_a_tar_or_missing_with_a_clear_line(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(run, "PHOTOS", tmp_path / "nothing.tar")
-    assert run.photo_folder(None) == ""
-    assert run.photo_folder(str(tmp_path)) == str(tmp_path.resolve())
-    with pytest.raises(FileNotFoundError, match="--photos names"):
-        run.photo_folder(str(tmp_path / "gone"))
 
 
 def test_a_figure_of_one_point_a_sweep_can_be_drawn(tmp_path: Path) -> None:

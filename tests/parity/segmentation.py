@@ -84,7 +84,7 @@ def golden(name: str):
 def images_BCHW(case: Case) -> np.ndarray:
     size = (BATCH_SIZE, 3, case.image_size, case.image_size)
     # A seed without a number before a ReLU that is 0 but for rounding, where there is no gradient to agree on. The case
-    # base-width has a million of them: of the seeds 6 to 8 each had one or two, and gradients apart by up to 7%.
+    # base-width has three million of them: of the seeds 6 to 8 each had one or two, and gradients apart by up to 7%.
     return np.random.default_rng(9).uniform(-2, 2, size).astype(np.float32)
 
 
