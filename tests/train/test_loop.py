@@ -244,4 +244,3 @@ def test_the_model_is_in_training_mode() -> None:
         FitSettings(1),
     )
     assert modes == [True]
-    assert loop.PRECISIONS == ("float32", "bfloat16", "float16")
