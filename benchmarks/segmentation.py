@@ -167,7 +167,13 @@ class Bench:
         kept = {key: value for key, value in found.items() if isinstance(value, int | float)}
         return {**kept, "classes": found.get("classes"), "pretraining_seconds": before, **about}
 
-    def run(self, sets: dict[str, str], shares: Sequence[str], arms: Sequence[str], seeds: Sequence[int]) -> None:
+    def run(
+        self,
+        sets: dict[str, str],
+        seeds: Sequence[int],
+        shares: Sequence[str] = SHARES,
+        arms: Sequence[str] = ARMS,
+    ) -> None:
         """Train what is missing."""
         device.prepare("cpu", "auto")
         for name, share, seed, arm in product(sets, shares, seeds, arms):
@@ -216,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bench = Bench(given.out, given.steps_factor)
     given.out.mkdir(parents=True, exist_ok=True)
     if not given.table:
-        bench.run(sets, given.masks, given.arms, range(given.seeds))
+        bench.run(sets, range(given.seeds), given.masks, given.arms)
     print(table(bench.rows()))
 
 
