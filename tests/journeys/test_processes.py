@@ -26,6 +26,7 @@ from safetensors.numpy import load_file
 
 from paddlemae.runs.runlog import is_finished, newest_checkpoint, read_metrics, read_skipped
 from paddlemae.train.checkpoint_folders import check_intact, find_checkpoint
+from tests.support.bfloat16 import needs_avx512
 from tests.support.coloured_scenes import write_scenes
 from tests.support.launched_jobs import LONG, Job, run
 from tests.support.paths import ROOT
@@ -146,6 +147,19 @@ def test_two_processes_train_as_one(whole_run, settings) -> None:
     np.testing.assert_allclose(norms[1], norms[0], rtol=1e-3)
     files = [sorted(str(path.relative_to(out)) for path in out.rglob("*")) for out in (one, two)]
     assert files[0] == files[1]
+
+
+@needs_avx512
+def test_two_processes_train_in_bfloat16_as_one(tmp_path) -> None:
+    runs = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes) / "run"
+        words = [*PRETRAIN, "steps=20", "precision=bfloat16", "--out", out, "--procs", processes]
+        run(tmp_path / str(processes), *words, PADDLEMAE_EMULATE_BFLOAT16="1")
+        runs.append(out)
+    losses, others = (list(losses_of(out).values()) for out in runs)
+    assert len(losses) == 20 and losses[0] - losses[-1] > 0.1
+    np.testing.assert_allclose(others, losses, rtol=1e-3)
 
 
 @pytest.mark.parametrize("processes", [1, 4])
