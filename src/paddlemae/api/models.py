@@ -24,7 +24,7 @@ from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import Mask
 from paddlemae.tasks.models.build import load_autoencoder, load_classifier, load_encoder, load_segmenter
 from paddlemae.tasks.models.features import embedded
-from paddlemae.tasks.models.inference import LOGITS, FeatureKind, forward_function
+from paddlemae.tasks.models.inference import FeatureKind, Logits, forward_function
 from paddlemae.tasks.models.mask_choice import MaskChoice, choose_mask, parse_mask
 from paddlemae.tasks.models.predictions import Predictions, class_probabilities
 from paddlemae.tasks.models.preprocess import evaluation_view
@@ -39,7 +39,12 @@ AT_ONCE = 32  # images that are computed together
 
 
 def load(
-    weights: str | os.PathLike[str], *, device: str = "auto", threads: int | str = "auto", trust: bool = False
+    weights: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    threads: int | str = "auto",
+    precision: str = "float32",
+    trust: bool = False,
 ) -> Model:
     """Load a model, ready for images.
 
@@ -47,14 +52,15 @@ def load(
         weights: a run folder, a checkpoint, or anyone's MAE or ViT weights, as for every command.
         device: "cpu", "gpu" ..., or "auto": the accelerator that Paddle was built for.
         threads: of the CPU; "auto" takes all.
+        precision: of features, probabilities and masks: "float32", or "bfloat16" where the device has it.
         trust: take a checkpoint of ours that has no checksums, too.
     Raises:
-        FileNotFoundError, ValueError: nothing there, no model, or no such device.
+        FileNotFoundError, ValueError: nothing there, no model, no such device, or a precision that it does not have.
         ModuleNotFoundError: no Paddle.
     """
     with host_as_before():
-        name = devices.prepare(device, threads)
-        return Model(read_checkpoint(os.fspath(weights), trust=trust), threads, name)
+        name = devices.prepare(device, threads, precision)
+        return Model(read_checkpoint(os.fspath(weights), trust=trust), threads, name, precision)
 
 
 class Model:
@@ -72,14 +78,16 @@ class Model:
         layer: the `paddle.nn.Layer` itself, in eval mode.
     """
 
-    def __init__(self, checkpoint: Checkpoint, threads: int | str = "auto", device: str = "auto"):
+    def __init__(
+        self, checkpoint: Checkpoint, threads: int | str = "auto", device: str = "auto", precision: str = "float32"
+    ):
         self.description = checkpoint.description
         self.kind = self.description.kind
         view = evaluation_view(self.description)
         self.image_size, self.channels = view.image_size, view.channels
         self.classes = tuple(self.description.classes)
         self.layer = load_encoder(checkpoint)
-        self._checkpoint, self._threads, self._device = checkpoint, threads, device
+        self._checkpoint, self._threads, self._device, self._precision = checkpoint, threads, device, precision
 
     def __repr__(self) -> str:
         shape, (height, width) = self.description.architecture, self.image_size
@@ -103,7 +111,7 @@ class Model:
         """
         if norm not in ("layer", "none"):  # not every caller has its types checked
             raise ValueError(f"norm {norm!r} makes features depend on other images; use 'layer' or 'none'")
-        return self._outputs(images, FeatureKind(token, layer, norm))
+        return self._outputs(images, FeatureKind(token, layer, norm, self._precision))
 
     def predict(self, images: Images) -> Predictions:
         """Return a classifier's probabilities of its classes, as `paddlemae predict` computes them.
@@ -114,7 +122,7 @@ class Model:
         if self.kind != "classifier":
             load_classifier(self._checkpoint)  # says what it is instead
         thresholds = self.description.thresholds
-        probabilities = class_probabilities(self._outputs(images, LOGITS), thresholds)
+        probabilities = class_probabilities(self._outputs(images, Logits(self._precision)), thresholds)
         return Predictions(self.classes, probabilities, None if thresholds is None else tuple(thresholds))
 
     def classify(self, images: Images) -> Predictions:
@@ -150,7 +158,7 @@ class Model:
         source, depth = as_source(images), evaluation_view(self.description).depth
         found = Masks(self.classes, palette_of(self.description), [], [], [], [])
         with self._computing():
-            forward = forward_function(self.layer, self.description, LOGITS, threads=self._threads)
+            forward = forward_function(self.layer, self.description, Logits(self._precision), threads=self._threads)
             for i in range(len(source)):
                 try:
                     pixels_HWC = source.read(i, self.channels)
@@ -220,7 +228,7 @@ class Model:
             caption=caption_of(self.description, chosen),
         )
 
-    def _outputs(self, images: Images, output: FeatureKind | Literal["logits"]) -> np.ndarray:
+    def _outputs(self, images: Images, output: FeatureKind | Logits) -> np.ndarray:
         source = as_source(images)
         in_memory = isinstance(source.reader, InMemoryReader) and not source.reader.all_files
         with self._computing():
@@ -239,7 +247,7 @@ class Model:
     @contextmanager
     def _computing(self) -> Iterator[None]:
         with host_as_before():
-            devices.prepare(self._device, self._threads)
+            devices.prepare(self._device, self._threads, self._precision)
             yield
 
     def _batches(self, source: Source) -> Iterator[Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from paddlemae.cli.load_paddle import load_paddle
-from paddlemae.cli.options import Layer, MaxBadImages, Norm, Run, Token, Trust
+from paddlemae.cli.options import Layer, MaxBadImages, Norm, Precision, Run, Token, Trust
 
 
 def knn(
@@ -34,6 +34,7 @@ def knn(
     masks: Annotated[
         bool, typer.Option("--masks", help="Images with masks: classify each patch by its nearest patches.")
     ] = False,
+    precision: Precision = "float32",
     max_bad_images: MaxBadImages = 0.01,
     trust: Trust = False,
 ) -> None:
@@ -62,6 +63,7 @@ def knn(
             labels=labels,
             seed=seed,
             random=random,
+            precision=precision,
             max_bad_images=max_bad_images,
             say=lambda result: print(of_patches.result_text(result), flush=True),
             trust=trust,
@@ -73,7 +75,7 @@ def knn(
     task.knn(
         run,
         data,
-        kind=FeatureKind(token, layer, norm),
+        kind=FeatureKind(token, layer, norm, precision),
         neighbours=k or (),
         temperature=temperature,
         bank_split=bank,
@@ -112,6 +114,7 @@ def evaluate(
         list[float] | None,
         typer.Option("--scale", help="Of a segmenter: average over sizes of the image; repeatable; default 1."),
     ] = None,
+    precision: Precision = "float32",
     trust: Trust = False,
 ) -> None:
     """Evaluate a classifier on labelled images, or a segmenter on images with masks: metrics with intervals, classes.
@@ -136,6 +139,7 @@ def evaluate(
         split=split,
         image_size=image_size,
         windows=WindowOptions(**given) if given else None,
+        precision=precision,
         say=lambda result: print(task.result_text(result), flush=True),
         trust=trust,
     )

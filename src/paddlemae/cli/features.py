@@ -10,7 +10,7 @@ import typer
 
 from paddlemae.cli.exit_status import as_one_of_the_ranks
 from paddlemae.cli.load_paddle import load_paddle
-from paddlemae.cli.options import Layer, MaxBadImages, Norm, Quiet, Run, Token, Trust
+from paddlemae.cli.options import Layer, MaxBadImages, Norm, Precision, Quiet, Run, Token, Trust
 from paddlemae.launch.launcher import Launch
 
 
@@ -30,6 +30,7 @@ def embed(
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores, divided among --procs.")
     ] = None,
+    precision: Precision = "float32",
     procs: Annotated[int, typer.Option("--procs", min=1, help="Processes on this host that share the images.")] = 1,
     max_bad_images: MaxBadImages = 0.01,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
@@ -52,7 +53,7 @@ def embed(
 
         options = {"data": data, "out": out, "split": split, "token": token, "layer": layer, "norm": norm}
         options |= {"batch_size": batch_size, "workers": workers, "threads": threads, "max_bad_images": max_bad_images}
-        options |= {"overwrite": overwrite, "quiet": quiet, "trust": trust}
+        options |= {"precision": precision, "overwrite": overwrite, "quiet": quiet, "trust": trust}
         if status := run_together(["embed", run, *option_words(options)], procs, launch):
             sys.exit(status)
         return
@@ -66,7 +67,7 @@ def embed(
             data,
             out,
             split=split,
-            kind=FeatureKind(token, layer, norm),
+            kind=FeatureKind(token, layer, norm, precision),
             batch_size=batch_size,
             workers="auto" if workers is None else workers,
             threads="auto" if threads is None else threads,

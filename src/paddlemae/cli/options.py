@@ -31,6 +31,10 @@ Norm = Annotated[
         "for knn), or none.",
     ),
 ]
+Precision = Annotated[
+    str,
+    typer.Option("--precision", help="float32; or bfloat16, for accelerators and CPUs with AVX512_BF16 or AMX_BF16."),
+]
 MaxBadImages = Annotated[
     float, typer.Option("--max-bad-images", min=0, max=1, help="Largest share of unreadable images, 0 to 1.")
 ]

@@ -10,7 +10,7 @@ import typer
 
 from paddlemae.cli.exit_status import as_one_of_the_ranks
 from paddlemae.cli.load_paddle import load_paddle
-from paddlemae.cli.options import Quiet, Trust
+from paddlemae.cli.options import Precision, Quiet, Trust
 from paddlemae.launch.launcher import Launch
 from paddlemae.system.display_names import display_name
 
@@ -144,6 +144,7 @@ def predict(
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores, divided among --procs.")
     ] = None,
+    precision: Precision = "float32",
     procs: Annotated[int, typer.Option("--procs", min=1, help="Processes on this host that share the images.")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out has.")] = False,
     quiet: Quiet = False,
@@ -179,14 +180,14 @@ def predict(
 
         scales = [word for factor in scale or () for word in ("--scale", str(factor))]
         options = {"out": out, "split": split, **of_table, **of_masks, **of_windows, "scale": None}
-        options |= {"batch_size": batch_size}
+        options |= {"batch_size": batch_size, "precision": precision}
         options |= {"workers": workers, "threads": threads, "overwrite": overwrite, "quiet": quiet, "trust": trust}
         if status := run_together(["predict", *option_words(options), *scales, "--", run, *images], procs, launch):
             sys.exit(status)
         return
     load_paddle()
     shared: dict[str, Any] = {"split": split, "threads": "auto" if threads is None else threads}
-    shared |= {"overwrite": overwrite, "trust": trust}
+    shared |= {"precision": precision, "overwrite": overwrite, "trust": trust}
     with as_one_of_the_ranks() as ranks:
         shared |= {"ranks": ranks, "quiet": quiet or not ranks.is_first}
         if not is_table:

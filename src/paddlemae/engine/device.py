@@ -9,6 +9,7 @@ from paddlemae.engine import products
 from paddlemae.engine.cpus import threads_of
 from paddlemae.engine.host import STRIDE_FLAG, host_as_before
 from paddlemae.engine.memory import keep_freed_memory
+from paddlemae.engine.precision import check_precision
 from paddlemae.engine.safe_import import paddle
 from paddlemae.engine.threads import set_product_threads
 
@@ -33,17 +34,19 @@ def used_memory() -> int | None:
         return None
 
 
-def prepare(device: str = "auto", threads: int | str = "auto") -> str:
+def prepare(device: str = "auto", threads: int | str = "auto", precision: str = "float32") -> str:
     """Choose Paddle's device, and on CPU make its kernels fast. Call before the first tensor.
 
     Args:
         device: "auto" (an accelerator if this Paddle build has one, else the CPU), "cpu", "gpu", "gpu:1", "xpu" ...
         threads: CPU threads of matrix products; "auto" takes every core that the process may use.
+        precision: the one that will be computed in, see `engine.precision`; here it is only checked.
     Returns:
         the device's name, as Paddle gives it.
     Raises:
         ModuleNotFoundError: no Paddle.
-        ValueError: a device that this Paddle build does not have, or an unknown `PADDLEMAE_PRODUCTS`.
+        ValueError: a device that this Paddle build does not have, a precision that the device can't compute in, or an
+            unknown `PADDLEMAE_PRODUCTS`.
     """
     if device != "auto":
         try:
@@ -58,4 +61,5 @@ def prepare(device: str = "auto", threads: int | str = "auto") -> str:
         set_product_threads(threads_of(threads))
         keep_freed_memory()
         products.choose()
+    check_precision(precision)
     return name

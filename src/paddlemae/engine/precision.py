@@ -22,7 +22,7 @@ EMULATE = "PADDLEMAE_EMULATE_BFLOAT16"
 KINDS = {paddle.float32: onednn.FLOAT32, paddle.bfloat16: onednn.BFLOAT16}
 
 
-def check_precision(precision: Precision) -> None:
+def check_precision(precision: str) -> None:
     """Raise a ValueError for a precision that this device can't compute in.
 
     On CPU Paddle accepts bfloat16 and float16 and then silently computes in float32.
@@ -53,11 +53,12 @@ def reason_against_bfloat16() -> str | None:
     return f"needs a CPU with AVX512_BF16 or AMX_BF16, and this one has {found} (or ONEDNN_MAX_CPU_ISA says so)"
 
 
-def autocast(precision: Precision) -> AbstractContextManager[Any]:
+def autocast(precision: str) -> AbstractContextManager[Any]:
     """Return Paddle's autocast for bfloat16 and float16 on accelerators; nothing for float32 and on a CPU."""
     if precision == "float32" or paddle.get_device() == "cpu":
         return nullcontext()
-    return paddle.amp.auto_cast(dtype=precision, level="O1")
+    dtype: Any = precision
+    return paddle.amp.auto_cast(dtype=dtype, level="O1")
 
 
 def convert(x: paddle.Tensor, dtype: Any) -> paddle.Tensor:
@@ -91,7 +92,7 @@ class Bfloat16Weights:
         self.kept.clear()
 
 
-def weights_for(precision: Precision) -> Bfloat16Weights | None:
+def weights_for(precision: str) -> Bfloat16Weights | None:
     """Return what `bfloat16_products` takes for a precision: None for all but bfloat16 on a CPU.
 
     Raises:

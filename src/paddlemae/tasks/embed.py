@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,11 +73,11 @@ def embed_source(
     if kind.norm == "whiten":
         raise ValueError("whitened features depend on what they are compared with; embed takes layer, batch or none")
     with hold_output(out, [data], overwrite=overwrite, ranks=ranks):
-        device.prepare("auto", threads)
+        device.prepare("auto", threads, kind.precision)
         checkpoint = read_checkpoint(run, trust=trust)
         model = load_encoder(checkpoint)
         source = labelled_if_possible(data, split)
-        about = {**about_source(checkpoint, data, split, source), **asdict(kind), "batch_size": batch_size}
+        about = {**about_source(checkpoint, data, split, source), **kind.settings(), "batch_size": batch_size}
         check_same(ranks, about)  # a run that is still trained may have another checkpoint for each
         size = part_size(len(source), batch_size)
         parts = Parts(out.with_name(f"{out.name}.parts"), source, size, {"vectors": "f"}, "features")

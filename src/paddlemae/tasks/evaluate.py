@@ -17,6 +17,7 @@ from paddlemae.runs.class_results import class_table, result_table
 from paddlemae.runs.metrics import MULTI_LABEL, primary_metric
 from paddlemae.runs.runlog import log_result
 from paddlemae.tasks.models.build import load_classifier
+from paddlemae.tasks.models.inference import unusual_precision
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.classification import PRETRAINED, Evaluation
@@ -37,6 +38,7 @@ def evaluate(
     windows: WindowOptions | None = None,
     batch_size: int = 64,
     threads: int | str = "auto",
+    precision: str = "float32",
     say: Callable[[dict[str, Any]], None] | None = None,
     trust: bool = False,
 ) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def evaluate(
             resized, and the share of the resized image that is cropped out stays the same. Of a segmenter it is the
             size of its windows. None is the model's own.
         windows: of a segmenter, how images are cut into windows; None is as `WindowOptions` has it.
-        threads: as in `device.prepare`.
+        threads, precision: as in `device.prepare`.
         say: called with the result before anything is written.
         trust: see `read_checkpoint`.
     Returns:
@@ -58,7 +60,7 @@ def evaluate(
     Raises:
         ValueError, FileNotFoundError: images, a checkpoint or a size that can't be used.
     """
-    device.prepare("auto", threads)
+    device.prepare("auto", threads, precision)
     checkpoint = read_checkpoint(run, trust=trust)
     description = checkpoint.description
     if image_size is not None:
@@ -67,9 +69,8 @@ def evaluate(
         description = replace(description, architecture={**description.architecture, "image_size": size})
     if description.kind == "segmenter":
         options = windows or WindowOptions()
-        return evaluate_masks(
-            checkpoint, description, data, split, options, batch_size=batch_size, threads=threads, say=say
-        )
+        shared: dict[str, Any] = {"batch_size": batch_size, "threads": threads, "precision": precision}
+        return evaluate_masks(checkpoint, description, data, split, options, **shared, say=say)
     model = load_classifier(checkpoint)
     if windows is not None:
         raise ValueError(
@@ -86,7 +87,13 @@ def evaluate(
     source = _number_as(description.classes, source)
     workers = workers_for(len(source), None, computing=True)
     evaluation = evaluate_classifier(
-        model, description, source, batch_size=batch_size, workers=workers, threads=threads
+        model,
+        description,
+        source,
+        batch_size=batch_size,
+        workers=workers,
+        threads=threads,
+        precision=precision,
     )
     named = description.provenance.get("primary")  # of runs since there are several
     kind = MULTI_LABEL.primary if several else primary_metric(image_counts(source))
@@ -95,7 +102,7 @@ def evaluate(
         "task": "evaluate",
         "start": SCRATCH if description.provenance.get("init") == SCRATCH else PRETRAINED,
         **evaluation.result(source.classes, primary),
-        "protocol": {"image_size": description.architecture["image_size"]},
+        "protocol": {"image_size": description.architecture["image_size"], **unusual_precision(precision)},
         "eval": source.name,
         "eval_images": evaluation.images,
         "checkpoint": checkpoint.folder.name,

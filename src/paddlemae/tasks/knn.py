@@ -9,7 +9,7 @@ Shapes: N images of the bank, Q queries, D width, k neighbours.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -138,7 +138,7 @@ def classify_by_neighbours(
         protocol: how the bank was drawn, which is logged with the results.
         others, and errors: those of `knn`.
     """
-    device.prepare("auto", threads)
+    device.prepare("auto", threads, kind.precision)
     checkpoint = read_checkpoint(run, trust=trust)
     model = load_encoder(checkpoint, random=random)
     _counts(neighbours, len(bank))  # before anything is computed
@@ -170,7 +170,7 @@ def classify_by_neighbours(
                     "task": "knn",
                     "start": RANDOM if random else PRETRAINED,
                     **_metrics(query_features.labels, predicted, queries.classes, primary),
-                    "protocol": {**asdict(kind), "k": k, "votes": votes, **weighted, **(protocol or {})},
+                    "protocol": {**kind.settings(), "k": k, "votes": votes, **weighted, **(protocol or {})},
                     "train": bank.name,
                     "train_images": len(bank_features.labels),
                     "eval": queries.name,
@@ -276,7 +276,7 @@ def results_text(results: Sequence[dict[str, Any]]) -> str:
 def _result_line(result: dict[str, Any]) -> str:
     protocol = result["protocol"]
     votes = f"exp(cosine / {protocol['temperature']:g})" if protocol["votes"] == "weighted" else "one vote each"
-    kind = FeatureKind(**{name: protocol[name] for name in ("token", "layer", "norm")})
+    kind = FeatureKind(protocol["token"], protocol["layer"], protocol["norm"], protocol.get("precision", "float32"))
     interval = interval_text(result["intervals"][result["primary"]])
     return (
         f"{CLASSIFICATION.text(result)}  k={protocol['k']}, {votes}, {kind}; "

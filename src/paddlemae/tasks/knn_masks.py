@@ -18,6 +18,7 @@ from paddlemae.data.batches import whole_scenes
 from paddlemae.data.sources import Source, match_classes, open_source, random_subset
 from paddlemae.data.views.scenes import SceneView
 from paddlemae.engine import device
+from paddlemae.engine.precision import autocast, bfloat16_products, weights_for
 from paddlemae.engine.safe_import import paddle
 from paddlemae.model.encoder import encode, evaluating
 from paddlemae.model.kernels.attention import take_tokens
@@ -29,6 +30,7 @@ from paddlemae.runs.runlog import log_result
 from paddlemae.runs.segmentation_metrics import MapCounts, count_pairs
 from paddlemae.runs.segmentation_results import segmentation_result
 from paddlemae.tasks.models.build import load_encoder
+from paddlemae.tasks.models.inference import unusual_precision
 from paddlemae.tasks.models.nearest import nearest
 from paddlemae.tasks.models.preprocess import to_input
 from paddlemae.tasks.models.read_model import read_checkpoint
@@ -62,6 +64,7 @@ def knn_masks(
     random: bool = False,
     max_bad_images: float = MAX_BAD_IMAGES,
     threads: int | str = "auto",
+    precision: str = "float32",
     say: Callable[[dict[str, Any]], None] | None = None,
     trust: bool = False,
 ) -> dict[str, Any]:
@@ -72,26 +75,28 @@ def knn_masks(
         k: how many neighbours vote.
         labels: images of the bank, drawn from `seed`; None is all.
         run, bank_split, query_split, random, max_bad_images, threads, say, trust: as of `tasks.knn.knn`.
+        precision: of the features, see `engine.precision`.
     Returns:
         the result as it is logged, and `per_class`.
     Raises:
         ValueError, FileNotFoundError: images, a checkpoint or settings that can't be used.
     """
-    device.prepare("auto", threads)
+    device.prepare("auto", threads, precision)
     checkpoint = read_checkpoint(run, trust=trust)
     model, description = load_encoder(checkpoint, random=random), checkpoint.description
     bank, queries = (open_source(data, split, masks=True) for split in (bank_split, query_split))
     queries = queries if queries.classes == bank.classes else match_classes(bank, queries)
     bank = random_subset(bank, labels, seed) if labels else bank
-    features_ND, classes_N = _bank(model, description, bank, seed, max_bad_images)
+    features_ND, classes_N = _bank(model, description, bank, seed, max_bad_images, precision)
     if not 1 <= k <= len(classes_N):
         raise ValueError(f"k must be in 1..{len(classes_N)} (the patches to compare with), got {k}")
-    answers = _answers(model, description, queries, features_ND, classes_N, k, max_bad_images)
+    answers = _answers(model, description, queries, features_ND, classes_N, k, max_bad_images, precision)
     result = {
         "task": "knn",
         "start": RANDOM if random else PRETRAINED,
         **segmentation_result(answers, queries.classes, SEGMENTATION.primary),
-        "protocol": {"k": k, "votes": "equal", "patches": len(classes_N), "labels": labels, "seed": seed},
+        "protocol": {"k": k, "votes": "equal", "patches": len(classes_N), "labels": labels, "seed": seed}
+        | unusual_precision(precision),
         "train": bank.name,
         "eval": queries.name,
         "train_images": len(bank),
@@ -116,13 +121,15 @@ def result_text(result: dict[str, Any]) -> str:
     return "\n".join(part for part in (head, result_table(result), class_table(result)) if part)
 
 
-def _patches(model: Any, description: Description, source: Source, max_bad: float) -> Iterator[tuple[int, Patches]]:
+def _patches(
+    model: Any, description: Description, source: Source, max_bad: float, precision: str
+) -> Iterator[tuple[int, Patches]]:
     """Yield (place, patches) of each image that can be read, in windows that cover it."""
-    shape = description.architecture
+    shape, rounded = description.architecture, weights_for(precision)
     view = SceneView(pair(shape["image_size"]), shape["channels"], short_side=description.short_side)
     for scene in whole_scenes(source, view.channels, description.bits, on_skip=SkippedImages(source, max_bad)):
         windows = list(scene_windows(scene, view))
-        with evaluating(model), paddle.no_grad():
+        with evaluating(model), paddle.no_grad(), autocast(precision), bfloat16_products(rounded):
             x_BND = encode(model.encoder, to_input(np.stack([image for image, _ in windows]), description))
             if "norm" in dict(
                 model.encoder.named_children()
@@ -130,17 +137,17 @@ def _patches(model: Any, description: Description, source: Source, max_bad: floa
                 x_BND = model.encoder.norm(x_BND)
             front = int(model.encoder.has_cls)
             x_BLD = take_tokens(x_BND, (front, x_BND.shape[1])) if front else x_BND
-        features = x_BLD.numpy()
+        features = x_BLD.astype("float32").numpy()
         yield scene.index, Patches(features.reshape(-1, features.shape[-1]), np.stack([mask for _, mask in windows]))
 
 
 def _bank(
-    model: Any, description: Description, source: Source, seed: int, max_bad: float
+    model: Any, description: Description, source: Source, seed: int, max_bad: float, precision: str
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return the features and classes of the bank's patches that have a counted pixel, at most `MOST_PATCHES`."""
     share = max(1, -(-MOST_PATCHES // len(source)))  # of each image, so that memory does not grow with the images
     rng, features, classes = np.random.default_rng(seed), [], []
-    for _, patches in _patches(model, description, source, max_bad):
+    for _, patches in _patches(model, description, source, max_bad, precision):
         of_patch = patch_classes(patches.masks, pair(description.architecture["patch_size"]), len(source.classes))
         known = np.flatnonzero(of_patch >= 0)
         taken = np.sort(rng.permutation(known)[:share])
@@ -167,11 +174,12 @@ def _answers(
     classes_N: NDArray[np.int64],
     k: int,
     max_bad: float,
+    precision: str,
 ) -> MapCounts:
     number, patch = len(source.classes), pair(description.architecture["patch_size"])
     confusion = np.zeros((number, number), np.int64)
     counts, indices, ignored, empty = [], [], 0, 0
-    for place, patches in _patches(model, description, source, max_bad):
+    for place, patches in _patches(model, description, source, max_bad, precision):
         votes = classes_N[nearest(features_ND, patches.features_ND, k)[1]]
         predicted = np.stack([(votes == one).sum(axis=1) for one in range(number)], axis=1).argmax(axis=1)
         batch, height, width = patches.masks.shape

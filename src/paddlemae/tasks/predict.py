@@ -14,7 +14,7 @@ import numpy as np
 from paddlemae.data.sources import MultiLabelTargets, Source
 from paddlemae.engine import device
 from paddlemae.tasks.models.build import load_classifier
-from paddlemae.tasks.models.inference import LOGITS
+from paddlemae.tasks.models.inference import Logits, unusual_precision
 from paddlemae.tasks.models.open_images import open_images
 from paddlemae.tasks.models.parts import Arrays, Parts, about_source, compute_parts, hold_output, part_size
 from paddlemae.tasks.models.predictions import class_probabilities, likeliest
@@ -37,6 +37,7 @@ def predict(
     batch_size: int = 64,
     workers: int | str = "auto",
     threads: int | str = "auto",
+    precision: str = "float32",
     overwrite: bool = False,
     quiet: bool = False,
     ranks: Ranks = ALONE,
@@ -49,6 +50,7 @@ def predict(
         images, split: see `open_images`.
         outputs: what to write; unfinished parts are in a folder named as the table, and `.parts`.
         workers, threads: as in `embed`.
+        precision: see `engine.precision`.
         overwrite: replace a table that is there.
         ranks: processes that deal the parts out; all of them see the same files.
         trust: see `read_checkpoint`.
@@ -61,7 +63,7 @@ def predict(
     """
     outputs.check(images)
     with hold_output(outputs.table, images, overwrite=overwrite, ranks=ranks):
-        device.prepare("auto", threads)
+        device.prepare("auto", threads, precision)
         checkpoint = read_checkpoint(run, trust=trust)
         if checkpoint.description.kind == "segmenter":
             raise ValueError(
@@ -76,6 +78,7 @@ def predict(
         if not several:
             kept = min(max(outputs.top, classes_needed(source, count)), count)
         about = {**about_source(checkpoint, list(images), split, source), "batch_size": batch_size, "top": kept}
+        about |= unusual_precision(precision)
         check_same(ranks, about)  # a run that is still trained may have another checkpoint for each
         folder = outputs.table.with_name(f"{outputs.table.name}.parts")
         parts = Parts(folder, source, part_size(len(source), batch_size), KINDS, "predictions")
@@ -84,7 +87,7 @@ def predict(
             about,
             model,
             description,
-            LOGITS,
+            Logits(precision),
             partial(_likeliest, kept=kept, thresholds=description.thresholds),
             batch_size=batch_size,
             workers=workers,

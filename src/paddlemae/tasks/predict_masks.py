@@ -17,7 +17,7 @@ from paddlemae.runs.progress import progress
 from paddlemae.system.display_names import display_name
 from paddlemae.system.locks import lock_folder
 from paddlemae.tasks.models.build import load_segmenter
-from paddlemae.tasks.models.inference import LOGITS, forward_function
+from paddlemae.tasks.models.inference import Logits, forward_function, unusual_precision
 from paddlemae.tasks.models.open_images import open_images
 from paddlemae.tasks.models.parts import about_source
 from paddlemae.tasks.models.read_model import read_checkpoint
@@ -40,6 +40,7 @@ def predict_masks(
     windows: WindowChoice = AS_TRAINED,
     split: str | None = None,
     threads: int | str = "auto",
+    precision: str = "float32",
     overwrite: bool = False,
     quiet: bool = False,
     ranks: Ranks = ALONE,
@@ -53,6 +54,7 @@ def predict_masks(
         outputs: what to write.
         windows: in which images are segmented.
         threads: as in `embed`.
+        precision: see `engine.precision`.
         overwrite: replace predictions that are in the folder.
         ranks: processes that share the images; all of them see the same files.
         trust: see `read_checkpoint`.
@@ -65,7 +67,7 @@ def predict_masks(
     """
     outputs.check(images)
     with lock_folder(outputs.folder) if ranks.is_first else nullcontext():
-        device.prepare("auto", threads)
+        device.prepare("auto", threads, precision)
         checkpoint = read_checkpoint(run, trust=trust)
         if checkpoint.description.kind == "classifier":
             raise ValueError(
@@ -78,12 +80,12 @@ def predict_masks(
         _check_classes(outputs, description.classes)
         source = replace(open_images(images, split), targets=None)
         about = {**about_source(checkpoint, list(images), split, source), "windows": asdict(cut), **outputs.settings()}
-        about = json.loads(json.dumps(about))  # as it is read back
+        about = json.loads(json.dumps(about | unusual_precision(precision)))  # as it is read back
         check_same(ranks, about)  # a run that is still trained may have another checkpoint for each
         ranks.from_first(lambda: prepare_folder(outputs.folder, about, overwrite=overwrite))
         palette = palette_of(description)
         names = mask_names(source)
-        forward = forward_function(model, description, LOGITS, threads=threads)
+        forward = forward_function(model, description, Logits(precision), threads=threads)
         writer = MaskWriter(source, names, outputs, forward, description, cut, palette)
         _write_missing(writer, ranks, quiet=quiet)
         return Segmented(

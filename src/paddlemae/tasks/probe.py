@@ -6,7 +6,7 @@ Shapes: N images, B images a batch, D features.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def _probe(recipe: ProbeRecipe, start: Start) -> dict[str, Any]:
     course = Course("probe", training, num_train, every, recipe.evaluate_every, splits.primary)
     run_training(start, course, state, parts.description, batches, loss_fn, shares_cpu=False, in_memory=recipe.cached)
     protocol = {
-        **asdict(parts.kind),
+        **parts.kind.settings(),
         "cached": recipe.cached,
         "base_lr": training.base_lr,
         "batch_size": training.effective_batch_size,
@@ -144,10 +144,10 @@ def prepare(recipe: ProbeRecipe, resumed: Path | None = None, *, trust: bool = F
             f"a probe needs --init RUN, whose encoder it takes, got {SCRATCH!r}; random=true probes that encoder with "
             "random weights"
         )
-    device.prepare(recipe.training.device, recipe.training.threads)
+    device.prepare(recipe.training.device, recipe.training.threads, recipe.training.precision)
     checkpoint = read_checkpoint(recipe.init, trust=trust)
     encoder = load_encoder(checkpoint, random=recipe.random)
-    kind = FeatureKind(recipe.token, recipe.layer, "layer")
+    kind = FeatureKind(recipe.token, recipe.layer, "layer", recipe.training.precision)
     forward = forward_function(encoder, checkpoint.description, kind, threads=recipe.training.threads)
     splits = open_labelled_splits(recipe, recipe.data, resumed)
     train = splits.train
@@ -172,7 +172,7 @@ def prepare(recipe: ProbeRecipe, resumed: Path | None = None, *, trust: bool = F
         eval_crop_ratio=checkpoint.description.eval_crop_ratio,
         fit=checkpoint.description.fit,
         classes=list(train.classes),
-        provenance={"task": "probe", "data": train.name, "images": len(train), "init": recipe.init, **asdict(kind)}
+        provenance={"task": "probe", "data": train.name, "images": len(train), "init": recipe.init, **kind.settings()}
         | splits.provenance,
         bits=checkpoint.description.bits,
     )

@@ -16,7 +16,7 @@ from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.tasks.models import inference
 from paddlemae.tasks.models.build import describe
 from paddlemae.tasks.models.features import embed
-from paddlemae.tasks.models.inference import NORMS, FeatureKind, forward_function
+from paddlemae.tasks.models.inference import LOGITS, NORMS, FeatureKind, forward_function
 from paddlemae.tasks.models.preprocess import to_input
 
 SHAPE = dict(image_size=8, patch_size=4, channels=3, embed_dim=16, depth=2, num_heads=2)
@@ -61,8 +61,8 @@ def always_shared(monkeypatch) -> None:
     [
         (autoencoder, FeatureKind("cls"), (8, 8)),
         (autoencoder, FeatureKind("mean"), (12, 8)),
-        (lambda: classifier(pool="cls", positions="learned"), "logits", (4, 16)),
-        (lambda: classifier(pool="mean", drop_path=0.5), "logits", (8, 8)),
+        (lambda: classifier(pool="cls", positions="learned"), LOGITS, (4, 16)),
+        (lambda: classifier(pool="mean", drop_path=0.5), LOGITS, (8, 8)),
         (lambda: classifier(pool="mean"), FeatureKind("cls"), (8, 8)),
         (lambda: classifier(pool="mean", cls_token=False, positions="learned"), FeatureKind("mean"), (8, 8)),
     ],
@@ -76,7 +76,7 @@ def test_every_batch_gives_what_the_model_gives(make, output, size, always_share
         batch = pictures(count, *size, seed)
         with evaluating(model), paddle.no_grad():
             images = to_input(batch, description)
-            expected = model(images) if output == "logits" else features(model, images, output.token)
+            expected = model(images) if output == LOGITS else features(model, images, output.token)
         assert_close(forward(batch), expected.numpy())
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -92,7 +92,7 @@ def test_threads_are_shared_out_and_given_back(images: int, each: int, always_sh
     assert seen == [each, 4]
 
 
-@pytest.mark.parametrize("output", [FeatureKind("mean"), "logits"])
+@pytest.mark.parametrize("output", [FeatureKind("mean"), LOGITS])
 @pytest.mark.parametrize("damage", ["a weight", "mean"])
 def test_outputs_that_are_not_finite_are_an_error(output, damage: str) -> None:
     """An all-nan row would count for the first class."""
@@ -125,7 +125,7 @@ def test_mistakes_are_refused_before_any_image() -> None:
         (lambda: classifier(cls_token=False), FeatureKind("cls"), "this model has no cls token; use pool='mean'"),
         (classifier, FeatureKind(layer=3), "layer must be one of the encoder's 2 blocks, 1..2, got 3"),
         (classifier, FeatureKind(layer=0), "layer must be one of the encoder's 2 blocks, 1..2, got 0"),
-        (autoencoder, "logits", "this model has no head"),
+        (autoencoder, LOGITS, "this model has no head"),
     ]:
         with pytest.raises(ValueError, match=message) as fault:
             forward_function(*make(), output)

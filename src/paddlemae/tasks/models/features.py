@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from paddlemae.data.batches import OnSkip, eval_batches
 from paddlemae.data.sources import Source
 from paddlemae.data.workers import workers_for
 from paddlemae.engine.safe_import import nn
-from paddlemae.tasks.models.inference import FeatureKind, forward_function
+from paddlemae.tasks.models.inference import FeatureKind, Logits, forward_function
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.training.skipped_images import SkippedImages
 from paddlemae.weights.model_folder import Description
@@ -63,7 +63,7 @@ def embedded(
     description: Description,
     source: Source,
     *,
-    kind: FeatureKind | Literal["logits"] = DEFAULT_KIND,
+    kind: FeatureKind | Logits = DEFAULT_KIND,
     batch_size: int = 32,
     chosen: Sequence[int] | None = None,
     workers: int | str = "auto",

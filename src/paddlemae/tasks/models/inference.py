@@ -12,12 +12,13 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
 from paddlemae.engine.cpus import threads_of
 from paddlemae.engine.device import is_cpu
+from paddlemae.engine.precision import autocast, bfloat16_products, weights_for
 from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.engine.threads import product_threads
 from paddlemae.model.encoder import POOLS, check_norm, check_pool, evaluating, features
@@ -26,8 +27,6 @@ from paddlemae.runs.metrics import TOKEN_NAMES
 from paddlemae.tasks.models.preprocess import to_input
 from paddlemae.train.parallel.threads import worthwhile_replicas
 from paddlemae.weights.model_folder import Description
-
-LOGITS: Literal["logits"] = "logits"
 
 Forward = Callable[[np.ndarray], np.ndarray]
 NORMS = ("layer", "batch", "whiten", "none")
@@ -44,6 +43,7 @@ class FeatureKind:
             "batch": as they come out, each feature brought to mean 0 and deviation 1 over the images that are
             compared with; "whiten": as they come out, made uncorrelated and of deviation 1 over these images. Both are
             left to whoever has all of these.
+        precision: in which they are computed, see `engine.precision`.
     Raises:
         ValueError: an unknown token or norm.
     """
@@ -51,6 +51,7 @@ class FeatureKind:
     token: str = "mean"
     layer: int | None = None
     norm: str = "layer"
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         for name, value, choices in (("token", self.token, POOLS), ("norm", self.norm, NORMS)):
@@ -59,11 +60,31 @@ class FeatureKind:
 
     def __str__(self) -> str:
         layer = "the last block" if self.layer is None else f"block {self.layer}"
-        return f"{TOKEN_NAMES[self.token]} after {layer}, norm: {self.norm}"
+        precision = "" if self.precision == "float32" else f", {self.precision}"
+        return f"{TOKEN_NAMES[self.token]} after {layer}, norm: {self.norm}{precision}"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what features depend on, as results and files of features have it."""
+        return {"token": self.token, "layer": self.layer, "norm": self.norm, **unusual_precision(self.precision)}
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The logits of a classifier or a segmenter, computed in a precision."""
+
+    precision: str = "float32"
+
+
+LOGITS = Logits()
+
+
+def unusual_precision(precision: str) -> dict[str, str]:
+    """Return the precision as a setting of a result; nothing for float32, which results without one have."""
+    return {} if precision == "float32" else {"precision": precision}
 
 
 def forward_function(
-    model: nn.Layer, description: Description, output: FeatureKind | Literal["logits"], *, threads: int | str = "auto"
+    model: nn.Layer, description: Description, output: FeatureKind | Logits, *, threads: int | str = "auto"
 ) -> Forward:
     """Return a function that computes features or logits of batches, in eval mode.
 
@@ -74,17 +95,22 @@ def forward_function(
         a function from uint8 or uint16 [B, C, H, W] to float32 [B, D] (or [B, classes], of a segmenter [B, classes, H,
         W]), for any B. How B is shared among the threads changes the last bits.
     Raises:
-        ValueError: an output that the model does not have.
+        ValueError: an output that the model does not have, or a precision that the device can't compute in.
         FloatingPointError: by the function, for outputs that are not finite.
     """
     _check_output(model, output)
+    rounded = weights_for(output.precision)
 
     @paddle.no_grad()
     def part(images_u8: np.ndarray) -> np.ndarray:
         images = to_input(images_u8, description)
-        if not isinstance(output, FeatureKind):
-            return model(images).numpy()
-        return features(model, images, output.token, depth=output.layer, normalise=output.norm == "layer").numpy()
+        with autocast(output.precision), bfloat16_products(rounded):
+            if isinstance(output, FeatureKind):
+                normalises = output.norm == "layer"
+                found = features(model, images, output.token, depth=output.layer, normalise=normalises)
+            else:
+                found = model(images)
+        return found.astype("float32").numpy()
 
     if not is_cpu():
         return _evaluating(model, part)
@@ -118,7 +144,7 @@ def _evaluating(model: nn.Layer, forward: Forward) -> Forward:
     return in_eval_mode
 
 
-def _check_output(model: nn.Layer, output: FeatureKind | str) -> None:
+def _check_output(model: nn.Layer, output: FeatureKind | Logits) -> None:
     if not isinstance(output, FeatureKind):
         if not model.has_head and not isinstance(model, Segmenter):
             raise ValueError("logits need a classifier, and this model has no head; ask for features")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from paddlemae.system.locks import lock_file
 from paddlemae.tasks.models.array_file import FAULTS, read_arrays
 from paddlemae.tasks.models.feature_file import MAX_ABOUT_BYTES, weights_digest
 from paddlemae.tasks.models.features import embedded
-from paddlemae.tasks.models.inference import FeatureKind
+from paddlemae.tasks.models.inference import FeatureKind, Logits
 from paddlemae.tasks.models.read_model import Checkpoint
 from paddlemae.tasks.training.skipped_images import SkippedImages
 from paddlemae.train.parallel.ranks import ALONE, Ranks
@@ -273,7 +273,7 @@ def compute_parts(
     about: dict[str, Any],
     model: nn.Layer,
     description: Description,
-    output: FeatureKind | Literal["logits"],
+    output: FeatureKind | Logits,
     arrays_of: Callable[[np.ndarray], Arrays],
     *,
     batch_size: int,

@@ -9,7 +9,7 @@ import numpy as np
 
 from paddlemae.model.segmenter import Segmenter
 from paddlemae.model.shape import pair
-from paddlemae.tasks.models.inference import LOGITS, forward_function
+from paddlemae.tasks.models.inference import Logits, forward_function
 from paddlemae.tasks.models.windows import Blend, Windows, whole_logits
 from paddlemae.weights.model_folder import Description
 
@@ -17,15 +17,19 @@ Segment = Callable[[np.ndarray], np.ndarray]
 
 
 def segment_function(
-    model: Segmenter, description: Description, windows: Windows, threads: int | str = "auto"
+    model: Segmenter,
+    description: Description,
+    windows: Windows,
+    threads: int | str = "auto",
+    precision: str = "float32",
 ) -> Segment:
     """Return a function from a whole image, uint8 or uint16 [C, H, W], to its logits, float32 [K, H, W].
 
     Args:
         windows: how an image is cut; their scales are factors on what the description says.
-        threads: as in `device.prepare`.
+        threads, precision: as in `device.prepare`.
     """
-    forward = forward_function(model, description, LOGITS, threads=threads)
+    forward = forward_function(model, description, Logits(precision), threads=threads)
 
     def segment(image_CHW: np.ndarray) -> np.ndarray:
         return whole_logits(forward, image_CHW, fit_windows(windows, description, image_CHW.shape[1:]))

@@ -14,6 +14,7 @@ from paddlemae.recipe import SCRATCH
 from paddlemae.runs.metrics import SEGMENTATION
 from paddlemae.runs.runlog import log_result
 from paddlemae.tasks.models.build import load_segmenter
+from paddlemae.tasks.models.inference import unusual_precision
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import Checkpoint
 from paddlemae.tasks.models.segment_image import windows_of
@@ -46,6 +47,7 @@ def evaluate_masks(
     *,
     batch_size: int,
     threads: int | str,
+    precision: str,
     say: Callable[[dict[str, Any]], None] | None,
 ) -> dict[str, Any]:
     """Return metrics and loss on images with masks; also log them to the run's results and draw its exhibits.
@@ -54,14 +56,16 @@ def evaluate_masks(
         description: the checkpoint's, or with another `image_size`, that of the windows.
         data, split: images with masks, see `open_source` and `open_mask_test_part`.
         options: how images are cut into windows.
-        batch_size, threads, say: as of `tasks.evaluate.evaluate`.
+        batch_size, threads, precision, say: as of `tasks.evaluate.evaluate`.
     """
     model: Segmenter = load_segmenter(checkpoint)
     source = _number_as(description.classes, open_mask_test_part(data, split))
     fitted = windows_of(description, options.overlap, options.blend, batch_size)
     windows = replace(fitted, flips=options.flips, scales=options.scales)
     workers = workers_for(len(source), None, computing=True)
-    evaluation = evaluate_segmenter(model, description, source, windows, workers=workers, threads=threads)
+    evaluation = evaluate_segmenter(
+        model, description, source, windows, workers=workers, threads=threads, precision=precision
+    )
     named = description.provenance.get("primary")
     image_size = description.architecture["image_size"]
     result = {
@@ -74,6 +78,7 @@ def evaluate_masks(
             "blend": options.blend,
             "flips": options.flips,
             "scales": list(options.scales),
+            **unusual_precision(precision),
         },
         "eval": source.name,
         "eval_images": evaluation.images,

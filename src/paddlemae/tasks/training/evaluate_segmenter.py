@@ -24,6 +24,7 @@ def evaluate_segmenter(
     workers: int = 0,
     on_skip: SkippedImages | None = None,
     threads: int | str = "auto",
+    precision: str = "float32",
     ranks: Ranks = ALONE,
 ) -> MapEvaluation:
     """Evaluate on images with masks, each counted once at its own size; unreadable ones are left out.
@@ -31,9 +32,10 @@ def evaluate_segmenter(
     Args:
         description: says how the model sees images.
         windows: how an image is cut; their scales are factors on what the description says.
-        workers, on_skip, threads, ranks: as of `evaluate_classifier`.
+        workers, on_skip, threads, precision, ranks: as of `evaluate_classifier`.
     """
-    segment, on_skip = segment_function(model, description, windows, threads), on_skip or SkippedImages(source)
+    segment = segment_function(model, description, windows, threads, precision)
+    on_skip = on_skip or SkippedImages(source)
 
     def answers() -> Iterator[MapAnswer]:
         channels = description.architecture["channels"]

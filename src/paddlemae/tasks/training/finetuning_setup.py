@@ -8,7 +8,6 @@ from pathlib import Path
 from paddlemae.data.decode.pixel_format import default_bits
 from paddlemae.data.sources import MultiLabelTargets, Source
 from paddlemae.engine import device
-from paddlemae.engine.precision import check_precision
 from paddlemae.model.classifier import freeze
 from paddlemae.model.shape import architecture_of, split_keys
 from paddlemae.recipe import SCRATCH, Choice, FinetuneRecipe, Labelled, choose
@@ -36,8 +35,7 @@ def open_inputs(recipe: FinetuneRecipe, resumed: Path | None = None, trust: bool
         raise ValueError("no images named; add --data FOLDER with one folder per class, or --data digits")
     if recipe.init is None:
         raise ValueError("name what to start from: --init RUN (a pretraining run) or --init scratch")
-    device.prepare(recipe.training.device, recipe.training.threads)
-    check_precision(recipe.training.precision)
+    device.prepare(recipe.training.device, recipe.training.threads, recipe.training.precision)
     begins = recipe.init != SCRATCH and not resumed
     initial = fit_shape(read_checkpoint(recipe.init, trust=trust), arguments_of(recipe.model)) if begins else None
     splits = open_labelled_splits(recipe, recipe.data, resumed)

@@ -9,7 +9,6 @@ from pathlib import Path
 from paddlemae.data.sources import Source, open_source
 from paddlemae.data.views.augment import View
 from paddlemae.engine import device
-from paddlemae.engine.precision import check_precision
 from paddlemae.model.mae import MaskedAutoencoder
 from paddlemae.model.masking import MASKS, num_predicted
 from paddlemae.model.shape import patch_grid
@@ -51,8 +50,7 @@ def open_inputs(recipe: PretrainRecipe, resumed: Path | None = None, trust: bool
         warnings.warn(
             f"mask={recipe.mask} removes {fixed_ratio:.0%} of the patches; mask_ratio has no effect", stacklevel=2
         )
-    device.prepare(recipe.training.device, recipe.training.threads)
-    check_precision(recipe.training.precision)
+    device.prepare(recipe.training.device, recipe.training.threads, recipe.training.precision)
     arguments = arguments_of(recipe.model)
     grid = patch_grid(arguments["image_size"], arguments["patch_size"])
     patches, kept = grid[0] * grid[1], MASKS[recipe.mask].num_kept(grid, recipe.mask_ratio)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from paddlemae.data.sources import Source
 from paddlemae.data.views.scenes import SceneView
 from paddlemae.engine import device
-from paddlemae.engine.precision import check_precision
 from paddlemae.model.segmenter import Segmenter
 from paddlemae.model.shape import SegmenterShape, architecture_of, names_of, pair, split_keys
 from paddlemae.recipe import SCRATCH, Choice, SegmentRecipe, choose_for_masks
@@ -40,8 +39,7 @@ def open_inputs(recipe: SegmentRecipe, resumed: Path | None = None, trust: bool 
         raise ValueError("no images named; add --data FOLDER with images/ and masks/, or --data digit-scenes")
     if recipe.init is None:
         raise ValueError("name what to start from: --init RUN (a pretraining run) or --init scratch")
-    device.prepare(recipe.training.device, recipe.training.threads)
-    check_precision(recipe.training.precision)
+    device.prepare(recipe.training.device, recipe.training.threads, recipe.training.precision)
     begins = recipe.init != SCRATCH and not resumed
     initial = fit_shape(read_checkpoint(recipe.init, trust=trust), arguments_of(recipe.model)) if begins else None
     splits = open_mask_splits(recipe, recipe.data, resumed)
