@@ -28,7 +28,7 @@ def fill_tensor(tensor: Any, array: np.ndarray) -> None:
 
 def empty_on_cpu(shape: Sequence[int], dtype: Any) -> Any:
     """Return a CPU tensor without values yet; `paddle.empty` takes three times as long, which small models notice."""
-    return paddle._C_ops.empty(shape, dtype, _CPU)
+    return paddle._C_ops.empty(list(shape), dtype, _CPU)
 
 
 def rows_view(tensor: Any, start: int, stop: int) -> Any:
