@@ -62,6 +62,12 @@ def test_a_tensor_is_filled_with_a_copy_of_an_array() -> None:
     assert tensor.numpy().tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
+def test_memory_on_cpu_has_a_shape_and_a_type() -> None:
+    for dtype in (paddle.float32, paddle.bfloat16):
+        found = private.empty_on_cpu([2, 3], dtype)
+        assert (found.shape, found.dtype, found.place.is_cpu_place()) == ([2, 3], dtype, True)
+
+
 def test_rows_are_the_same_memory() -> None:
     whole = paddle.zeros([4, 3])
     view = private.rows_view(whole, 1, 3)
@@ -92,6 +98,16 @@ def test_a_layer_norm_gives_mean_and_variance() -> None:
     np.testing.assert_allclose(variance.numpy(), rows.var(1), atol=1e-6)
     np.testing.assert_allclose(normal.numpy() * rows.std(1)[:, None], rows - rows.mean(1)[:, None], atol=1e-5)
     assert private.epsilon_of(paddle.nn.LayerNorm(4, epsilon=0.25)) == 0.25
+
+
+def test_hooks_of_a_layer_are_found() -> None:
+    for register in ("register_forward_pre_hook", "register_forward_post_hook"):
+        layer = paddle.nn.Linear(2, 2)
+        assert not private.has_hooks(layer)
+        handle = getattr(layer, register)(lambda *_: None)
+        assert private.has_hooks(layer)
+        handle.remove()
+        assert not private.has_hooks(layer)
 
 
 def test_a_linear_layer_is_one_operation_of_a_program() -> None:

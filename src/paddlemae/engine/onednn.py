@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from paddlemae.engine.safe_import import library_path
 from paddlemae.engine.threads import wanted_product_threads
@@ -30,6 +30,9 @@ SRC, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT, SCRATCHPAD = 1, 17, 33, 4
 DIFF_SRC, DIFF_DST, DIFF_SCALE, DIFF_SHIFT, POST_OP, SRC_1 = 129, 145, 255, 256, 32768, 2
 KEPT = 1024  # primitives of a thread; a model's step has about a hundred
 ALIGNMENT = 64
+
+
+Made = TypeVar("Made")
 
 
 class Layout(NamedTuple):
@@ -106,7 +109,7 @@ class _Thread(threading.local):
         self.threads = 0
         self.stream = library().new("stream_create", library().engine, IN_ORDER)
         self.scratchpad, self.scratchpad_address = ctypes.create_string_buffer(0), 0
-        self.primitives: OrderedDict[Any, Primitive] = OrderedDict()
+        self.primitives: OrderedDict[Any, Any] = OrderedDict()
 
     def reserve(self, size: int) -> int:
         """Return the address of a scratchpad of at least `size` bytes."""
@@ -115,13 +118,13 @@ class _Thread(threading.local):
             self.scratchpad_address = -(-ctypes.addressof(self.scratchpad) // ALIGNMENT) * ALIGNMENT
         return self.scratchpad_address
 
-    def find(self, build: Callable[..., Primitive], *key: Any) -> Primitive:
-        """Return the primitive `build(*key)`, kept from an earlier call if there was one."""
+    def find(self, build: Callable[..., Made], *key: Any) -> Made:
+        """Return what `build(*key)` made, kept from an earlier call if there was one."""
         if self.threads != (wanted := wanted_product_threads()):
             library().set_threads(wanted)  # OpenMP's setting is a thread's own, and part of what is prepared
             self.threads = wanted
             self.primitives.clear()
-        found = self.primitives.get((build, key))
+        found: Made | None = self.primitives.get((build, key))
         if found is None:
             found = self.primitives[build, key] = build(*key)
             if len(self.primitives) > KEPT:
@@ -233,6 +236,11 @@ def transpose(layout: Layout) -> Layout:
     return Layout(sizes, strides, layout.kind)
 
 
+def prepared(build: Callable[..., Made], *key: Any) -> Made:
+    """Return `build(*key)`, which is kept in this thread like a primitive, and prepared again for other threads."""
+    return _thread().find(build, *key)
+
+
 def matmul(
     left: Layout,
     right: Layout,
@@ -298,6 +306,18 @@ def _convert(size: int, kind: int, to: int) -> Primitive:
         given = src, engine, dst, engine, builder.attributes()
         descriptor = builder.new("reorder_primitive_desc_create", *given, destroy="primitive_desc")
         return Primitive(descriptor, [(SRC, src), (DST, dst)])
+
+
+def add(size: int) -> Primitive:
+    """Prepare the sum of numbers; addresses: numbers, others, result, which may be the first numbers."""
+    return _thread().find(_add, size)
+
+
+def _add(size: int) -> Primitive:
+    with _Builder() as builder:
+        memory = builder.memory(dense(size))
+        descriptor = builder.descriptor("binary", BINARY_ADD, memory, memory, memory, builder.attributes())
+        return Primitive(descriptor, [(SRC, memory), (SRC_1, memory), (DST, memory)])
 
 
 def gelu(size: int, kind: int = FLOAT32) -> Primitive:

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from paddlemae.engine import private
 from paddlemae.engine.safe_import import F, nn, paddle
 from paddlemae.model.kernels.attention import TokenRange, attention, split_heads, take_tokens
 from paddlemae.model.kernels.halves import residual_attention, residual_mlp
 from paddlemae.model.kernels.layers import LayerNorm, Linear, linear
+from paddlemae.model.kernels.prepared_blocks import run_prepared
 from paddlemae.model.positions import relative_bias
 from paddlemae.model.shape import relative_distances
 
@@ -155,14 +157,28 @@ def run_blocks(
         recompute: keep each block's input only, and compute the rest again in the backward pass.
         grid: of the patches, for relative positions.
     """
+    done = 0
+    if noise_BL2 is None and inputs is None and not recompute:
+        x_BND, done = _run_prepared(layers, x_BND, token_range)
     noises = [None] * len(layers) if noise_BL2 is None else noise_BL2.unbind(1)
     for number, (block, noise_B2) in enumerate(zip(layers, noises), 1):  # Paddle's tracer knows no `start=`
+        if number <= done:
+            continue
         if inputs is not None:
             inputs.append(x_BND)
         last_range = token_range if number == len(layers) else None
         run = partial(block, token_range=last_range, noise_B2=noise_B2, grid=grid)
         x_BND = run_recomputed(run, x_BND) if recompute else run(x_BND)
     return x_BND if len(layers) else take_tokens(x_BND, token_range)
+
+
+def _run_prepared(layers: nn.LayerList, x_BND: paddle.Tensor, token_range: TokenRange) -> tuple[paddle.Tensor, int]:
+    """Return (the output of the first blocks as one operation, their number), or (x, 0) where that does not fit."""
+    blocks = list(layers)[: len(layers) - (token_range is not None)]
+    if any(block.attn.grid is not None or private.has_hooks(block) for block in blocks):  # a grid: relative positions
+        return x_BND, 0
+    out_BND = run_prepared(blocks, x_BND)
+    return (x_BND, 0) if out_BND is None else (out_BND, len(blocks))
 
 
 def run_recomputed(run: Callable[..., paddle.Tensor], *inputs: paddle.Tensor) -> paddle.Tensor:

@@ -16,7 +16,7 @@ import ctypes
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from paddlemae.engine import onednn
+from paddlemae.engine import onednn, private
 from paddlemae.engine.onednn import BFLOAT16, FLOAT32, Layout, dense, transpose
 from paddlemae.engine.precision import KINDS
 from paddlemae.engine.safe_import import matrix_library, paddle
@@ -43,7 +43,7 @@ class Matrix(NamedTuple):
 
 def _empty(shape: Sequence[int], dtype: Any = paddle.float32) -> paddle.Tensor:
     """Return a tensor without values yet."""
-    return paddle.empty(shape, dtype)
+    return private.empty_on_cpu(shape, dtype)
 
 
 def _kind(x: paddle.Tensor) -> int:

@@ -28,7 +28,7 @@ def constant_matrix(rows: int, columns: int, value: float, dtype: Any) -> paddle
 
 def as_rows(x: paddle.Tensor) -> paddle.Tensor:
     """Return [R, D] from [..., D], contiguous; a copy only where `x` is not."""
-    return x.reshape([-1, x.shape[-1]]).contiguous()
+    return (x if x.ndim == 2 else x.reshape([-1, x.shape[-1]])).contiguous()
 
 
 def add_row(x_RD: paddle.Tensor, row_D: paddle.Tensor) -> paddle.Tensor:

@@ -1,0 +1,255 @@
+"""Run whole transformer blocks with primitives, buffers and addresses that are prepared once for their sizes.
+
+The halves of a block (`halves`) allocate their results, look up primitives and pass through Paddle's autograd one by
+one: 1.5 ms a block and step, whatever the batch. Where a block has few numbers, that is most of the time, and Python's
+lock keeps other threads from computing meanwhile. Here several blocks are one operation with a backward pass written by
+hand, in float32, on CPU, by oneDNN.
+
+Shapes: R rows, B images, N tokens, H heads, D width.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+from paddlemae.engine import onednn, private
+from paddlemae.engine.onednn import FLOAT32, Layout, dense, transpose
+from paddlemae.engine.precision import operands
+from paddlemae.engine.safe_import import paddle
+from paddlemae.model.kernels import placement
+from paddlemae.model.kernels.primitives import CACHED_SCORES, LARGE_WEIGHT
+from paddlemae.model.kernels.rows import as_rows, constant_matrix
+
+MOST_HIDDEN = 1 << 20  # numbers of a hidden layer; with more, preparation saves less than 5% of a block's time
+LINE = 16  # numbers of a cache line
+FLOAT_BYTES = 4
+
+
+def run_prepared(blocks: Sequence[Any], x_BND: paddle.Tensor) -> paddle.Tensor | None:
+    """Return the output of transformer blocks for training, or None where they are not prepared for these numbers.
+
+    Args:
+        blocks: all of the same sizes, without drop path and relative positions.
+    """
+    if not blocks or not paddle.is_grad_enabled() or not placement.on_cpu(x_BND) or x_BND.stop_gradient:
+        return None
+    (images, tokens, width), hidden = x_BND.shape, blocks[0].mlp.fc1.weight.shape[1]
+    heads = blocks[0].attn.num_heads
+    fits = images * tokens * hidden <= MOST_HIDDEN and images * heads * tokens**2 <= CACHED_SCORES
+    # one token: products of several matrices with an inner size of 1, see `attention`; large weights are MKL's
+    if not fits or tokens == 1 or width * hidden >= LARGE_WEIGHT or not placement.by_onednn(x_BND):
+        return None
+    weights = [weight for block in blocks for weight in _weights_of(block)]
+    if any(weight.stop_gradient for weight in weights) or operands(weights[2])[0].dtype != paddle.float32:
+        return None
+    epsilon = private.epsilon_of(blocks[0].norm1)
+    stack = onednn.prepared(_Stack, len(blocks), images, tokens, heads, width, hidden, epsilon)
+    return None if stack.is_busy() else _PreparedBlocks.apply(x_BND, *weights, stack)
+
+
+def _weights_of(block: Any) -> list[paddle.Tensor]:
+    layers = block.norm1, block.attn.qkv, block.attn.proj, block.norm2, block.mlp.fc1, block.mlp.fc2
+    return [weight for layer in layers for weight in (layer.weight, layer.bias)]
+
+
+class _PreparedBlocks(paddle.autograd.PyLayer):
+    """Blocks one after another; what they keep for the backward pass is the stack's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: paddle.Tensor, *rest: Any) -> paddle.Tensor:
+        *weights, stack = rest
+        x_RD = as_rows(x)
+        ctx.stack, ctx.lease = stack, stack.take()
+        ctx.save_for_backward(x_RD, *weights)
+        return stack.forward(x_RD, weights).reshape(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
+        x_RD, *weights = ctx.saved_tensor()
+        to_x, *to_weights = ctx.stack.backward(x_RD, as_rows(gradient), weights)
+        return to_x.reshape(gradient.shape), *to_weights
+
+
+class _Lease:
+    """Exists while a forward pass may still have its backward pass."""
+
+
+class _Stack:
+    """Blocks of the same sizes: their primitives, what each keeps, and what a backward pass uses in between."""
+
+    def __init__(self, depth: int, images: int, tokens: int, heads: int, width: int, hidden: int, epsilon: float):
+        self.block = _Block(images, tokens, heads, width, hidden, epsilon)
+        self.kept = [_Kept(self.block) for _ in range(depth)]
+        self.lease: Any = None
+
+    def is_busy(self) -> bool:
+        """Return whether a forward pass waits for its backward pass."""
+        return self.lease is not None and self.lease() is not None
+
+    def take(self) -> _Lease:
+        """Return what keeps the stack busy while it exists."""
+        lease = _Lease()
+        self.lease = weakref.ref(lease)
+        return lease
+
+    def forward(self, x_RD: paddle.Tensor, weights: Sequence[paddle.Tensor]) -> paddle.Tensor:
+        """Return the output of the last block, [R, D]."""
+        out = private.empty_on_cpu(x_RD.shape, paddle.float32)
+        outs = [kept.out for kept in self.kept[:-1]] + [out.data_ptr()]
+        x = x_RD.data_ptr()
+        for kept, y, own in zip(self.kept, outs, _addresses(weights), strict=True):
+            self.block.forward(kept, x, y, *own)
+            x = y
+        return out
+
+    def backward(
+        self, x_RD: paddle.Tensor, gradient_RD: paddle.Tensor, weights: Sequence[paddle.Tensor]
+    ) -> list[paddle.Tensor]:
+        """Return the gradients of the input and of each weight."""
+        to_x = private.empty_on_cpu(x_RD.shape, paddle.float32)
+        to_weights = [private.empty_on_cpu(weight.shape, paddle.float32) for weight in weights]
+        inputs = [x_RD.data_ptr()] + [kept.out for kept in self.kept[:-1]]
+        results = [to_x.data_ptr()] + [kept.to_out for kept in self.kept[:-1]]
+        gradient = gradient_RD.data_ptr()
+        own = list(zip(self.kept, inputs, results, _addresses(weights), _addresses(to_weights), strict=True))
+        for kept, x, to_input, weight, to_weight in reversed(own):
+            self.block.backward(kept, x, gradient, to_input, weight, to_weight)
+            gradient = to_input
+        return [to_x, *to_weights]
+
+
+def _addresses(weights: Sequence[paddle.Tensor]) -> list[list[int]]:
+    """Return the addresses of each block's weights."""
+    addresses = [weight.data_ptr() for weight in weights]
+    return [addresses[start : start + 12] for start in range(0, len(addresses), 12)]
+
+
+class _Kept:
+    """Where a block's numbers are; its output and the gradient of it are those of the next block's input."""
+
+    def __init__(self, block: _Block):
+        rows, narrow, wide = block.rows, block.rows * block.width, block.rows * block.hidden
+        sizes = [narrow, rows, rows, 3 * narrow, block.scores, narrow, narrow]
+        self.memory, places = reserve(*sizes, narrow, rows, rows, wide, wide, narrow, narrow)
+        self.seen1, self.mean1, self.variance1, self.projected, self.shares, self.mixed, self.middle, *others = places
+        self.seen2, self.mean2, self.variance2, self.wide, self.active, self.out, self.to_out = others
+        self.parts = [self.projected + FLOAT_BYTES * part * block.width for part in range(3)]
+
+
+class _Block:
+    """The primitives of a block, and the numbers that its backward pass does not keep."""
+
+    def __init__(self, images: int, tokens: int, heads: int, width: int, hidden: int, epsilon: float):
+        self.rows, self.width, self.hidden = images * tokens, width, hidden
+        self.scores = images * heads * tokens**2
+        self._prepare_attention(images, tokens, heads)
+        rows, wide, three = dense(self.rows, width), dense(self.rows, hidden), dense(self.rows, 3 * width)
+        narrow_layer, wide_layer, three_layer = dense(width, width), dense(width, hidden), dense(width, 3 * width)
+        back_layer = dense(hidden, width)
+        self.norm = onednn.layer_norm(self.rows, width, epsilon)
+        self.norm_gradients = onednn.layer_norm_gradients(self.rows, width, epsilon)
+        self.gelu = onednn.gelu(self.rows * hidden)
+        self.gelu_gradient = onednn.gelu_gradient(self.rows * hidden)
+        self.add = onednn.add(self.rows * width)
+        self.project = onednn.matmul(rows, three_layer, three, True)
+        self.merge = onednn.matmul(rows, narrow_layer, rows, True, 1.0, rows)
+        self.widen = onednn.matmul(rows, wide_layer, wide, True)
+        self.narrow = onednn.matmul(wide, back_layer, rows, True, 1.0, rows)
+        self.from_projected = onednn.matmul(three, transpose(three_layer), rows)
+        self.from_merged = onednn.matmul(rows, transpose(narrow_layer), rows)
+        self.from_wide = onednn.matmul(wide, transpose(wide_layer), rows)
+        self.from_narrow = onednn.matmul(rows, transpose(back_layer), wide)
+        self.to_project = _to_layer(rows, three)
+        self.to_merge = _to_layer(rows, rows)
+        self.to_widen = _to_layer(rows, wide)
+        self.to_narrow = _to_layer(wide, rows)
+        self.ones = constant_matrix(1, self.rows, 1.0, paddle.float32)
+        count = self.rows * width
+        self.memory, places = reserve(self.rows * hidden, count, count, 3 * count, self.scores)
+        self.to_wide, self.spare, self.to_middle, self.to_projected, self.inner = places
+        self.to_parts = [self.to_projected + FLOAT_BYTES * part * width for part in range(3)]
+
+    def _prepare_attention(self, images: int, tokens: int, heads: int) -> None:
+        each, width = self.width // heads, self.width
+        shares = dense(images, heads, tokens, tokens)
+        part = Layout((images, heads, tokens, each), (tokens * 3 * width, each, 3 * width, 1), FLOAT32)
+        mixed = Layout((images, heads, tokens, each), (tokens * width, each, width, 1), FLOAT32)
+        scaled = False, each**-0.5
+        self.score = onednn.matmul(part, transpose(part), shares, *scaled)
+        self.softmax = onednn.softmax(images * heads * tokens, tokens)
+        self.mix = onednn.matmul(shares, part, mixed)
+        self.to_value = onednn.matmul(transpose(shares), mixed, part)
+        self.to_shares = onednn.matmul(mixed, transpose(part), shares)
+        self.softmax_gradient = onednn.softmax_gradient(images * heads * tokens, tokens)
+        self.to_query = onednn.matmul(shares, part, part, *scaled)
+        self.to_key = onednn.matmul(transpose(shares), part, part, *scaled)
+
+    def forward(self, kept: _Kept, x: int, out: int, *weights: int) -> None:
+        """Write the block's output; arguments are addresses."""
+        norm1, bias1, project, project_bias, merge, merge_bias, norm2, bias2, widen, widen_bias, narrow, bias = weights
+        query, key, value = kept.parts
+        self.norm(x, kept.seen1, kept.mean1, kept.variance1, norm1, bias1)
+        self.project(kept.seen1, project, kept.projected, project_bias)
+        self.score(query, key, kept.shares)
+        self.softmax(kept.shares, kept.shares)
+        self.mix(kept.shares, value, kept.mixed)
+        self.merge(kept.mixed, merge, kept.middle, merge_bias, x)
+        self.norm(kept.middle, kept.seen2, kept.mean2, kept.variance2, norm2, bias2)
+        self.widen(kept.seen2, widen, kept.wide, widen_bias)
+        self.gelu(kept.wide, kept.active)
+        self.narrow(kept.active, narrow, out, bias, kept.middle)
+
+    def backward(
+        self, kept: _Kept, x: int, gradient: int, to_x: int, weights: Sequence[int], to_weights: Sequence[int]
+    ) -> None:
+        """Write the gradients of the block's input and weights; arguments are addresses."""
+        norm1, bias1, project, _, merge, _, norm2, bias2, widen, _, narrow, _ = weights
+        self.from_narrow(gradient, narrow, self.to_wide)
+        self.gelu_gradient(kept.wide, self.to_wide, self.to_wide)
+        self._to_layer(self.to_narrow, kept.active, gradient, *to_weights[10:])
+        self._to_layer(self.to_widen, kept.seen2, self.to_wide, *to_weights[8:10])
+        self.from_wide(self.to_wide, widen, self.spare)
+        moments = kept.mean2, kept.variance2
+        self.norm_gradients(kept.middle, *moments, norm2, bias2, self.spare, self.to_middle, *to_weights[6:8])
+        self.add(self.to_middle, gradient, self.to_middle)
+        self.from_merged(self.to_middle, merge, self.spare)
+        self._to_layer(self.to_merge, kept.mixed, self.to_middle, *to_weights[4:6])
+        self._attention_backward(kept)
+        self._to_layer(self.to_project, kept.seen1, self.to_projected, *to_weights[2:4])
+        self.from_projected(self.to_projected, project, self.spare)
+        self.norm_gradients(x, kept.mean1, kept.variance1, norm1, bias1, self.spare, to_x, *to_weights[:2])
+        self.add(to_x, self.to_middle, to_x)
+
+    def _attention_backward(self, kept: _Kept) -> None:
+        """Write the gradient of queries, keys and values from that of the mixed values, which is in `spare`."""
+        (query, key, value), (to_query, to_key, to_value) = kept.parts, self.to_parts
+        self.to_value(kept.shares, self.spare, to_value)
+        self.to_shares(self.spare, value, self.inner)
+        self.softmax_gradient(kept.shares, self.inner, self.inner)
+        self.to_query(self.inner, key, to_query)
+        self.to_key(self.inner, query, to_key)
+
+    def _to_layer(self, of_layer: tuple[Any, Any], x: int, gradient: int, to_weight: int, to_bias: int) -> None:
+        to_matrix, to_row = of_layer
+        to_matrix(x, gradient, to_weight)
+        to_row(self.ones.data_ptr(), gradient, to_bias)
+
+
+def _to_layer(x: Layout, gradient: Layout) -> tuple[Any, Any]:
+    """Return what computes the gradients of a linear layer's weight and bias."""
+    rows, columns = gradient.sizes
+    return (
+        onednn.matmul(transpose(x), gradient, dense(x.sizes[1], columns)),
+        onednn.matmul(dense(1, rows), gradient, dense(1, columns)),
+    )
+
+
+def reserve(*sizes: int) -> tuple[paddle.Tensor, list[int]]:
+    """Return memory for so many numbers each, and where each begins, on a cache line."""
+    padded = [-(-size // LINE) * LINE for size in sizes]
+    memory = private.empty_on_cpu([sum(padded) + LINE], paddle.float32)
+    first = -(-memory.data_ptr() // (FLOAT_BYTES * LINE)) * FLOAT_BYTES * LINE
+    return memory, [first + FLOAT_BYTES * start for start in [0, *accumulate(padded[:-1])]]
