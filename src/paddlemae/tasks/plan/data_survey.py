@@ -265,7 +265,7 @@ def _shared(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[tuple[floa
     normalised, a model would learn little but that inequality.
     """
     together = np.mean(mean)
-    deviation = np.sqrt(np.mean(np.square(std) + np.square(mean - together)))
+    deviation = np.sqrt(np.mean(np.square(std) + np.square(np.array(mean) - together)))
     return _six_digits(np.full(len(mean), together)), _six_digits(np.full(len(mean), deviation))
 
 
