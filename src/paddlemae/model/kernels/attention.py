@@ -137,8 +137,10 @@ def attend_projected(
     width = projections[0].shape[-1] // (3 if len(projections) == 1 else 1) // heads
     # of one token oneDNN 3.6 mixes the wrong values: products of several matrices with an inner size of 1
     if placement.by_onednn(projections[0]) and projections[-1].shape[1] > 1:
+        bias_HQN = None if bias_HQN is None else bias_HQN.contiguous()
         pieces, mixed = primitives.attend(projections, heads, width, bias_HQN)
-        return mixed, [*projections, *pieces, mixed]
+        needed = pieces if pieces or bias_HQN is None else [bias_HQN]
+        return mixed, [*projections, *needed, mixed]
     counts = [3] if len(projections) == 1 else [1, 2]
     parts = [to_heads(_widen(each), count, heads) for each, count in zip(projections, counts)]
     query, key, value = (view for part in parts for view in split_views(part))
@@ -153,7 +155,7 @@ def _widen(x: paddle.Tensor) -> paddle.Tensor:
 
 
 def projected_gradients(
-    attended: Sequence[paddle.Tensor], to_mixed_BQD: paddle.Tensor, parts: int, needs_scores: bool
+    attended: Sequence[paddle.Tensor], to_mixed_BQD: paddle.Tensor, heads: int, parts: int, needs_scores: bool
 ) -> tuple[list[paddle.Tensor], paddle.Tensor | None]:
     """Return the gradients of the projections of `attend_projected`, and of its scores, [B, H, Q, N].
 
@@ -163,7 +165,10 @@ def projected_gradients(
         needs_scores: whether the latter may not be None.
     """
     if attended[0].ndim == 3:  # projections, by primitives
-        return primitives.attend_gradients(attended[:parts], attended[parts:-1], to_mixed_BQD, needs_scores)
+        projections, needed = attended[:parts], attended[parts:-1]
+        is_bias = bool(needed) and needed[0].ndim == 3
+        shares, bias_HQN = ([], needed[0]) if is_bias else (needed, None)
+        return primitives.attend_gradients(projections, heads, shares, bias_HQN, to_mixed_BQD, needs_scores)
     query, key = attended[:2]
     scale = query.shape[-1] ** -0.5
     counts = [3] if parts == 1 else [1, 2]

@@ -104,7 +104,7 @@ class _ResidualAttentionOnCpu(paddle.autograd.PyLayer):
         else:
             seen_BQD, of_each = take_tokens(seen_BND, token_range), _split_qkv(weight, bias)
             projections = [_apply_linear(x, *layer) for x, layer in zip((seen_BQD, seen_BND), of_each)]
-        ctx.epsilon, ctx.token_range, ctx.keep = epsilon, token_range, keep
+        ctx.epsilon, ctx.heads, ctx.token_range, ctx.keep = epsilon, heads, token_range, keep
         mixed, attended = attend_projected(projections, heads, score_bias)
         ctx.has_score_bias = score_bias is not None
         ctx.save_for_backward(x, norm_weight, norm_bias, weight, bias, proj_weight, *attended)
@@ -120,7 +120,7 @@ class _ResidualAttentionOnCpu(paddle.autograd.PyLayer):
         to_mixed = product(branch_RD, proj_weight, transpose_y=True, dtype=weight.dtype).reshape(mixed.shape)
         seen_RD, *moments = normalise(as_rows(x), norm_weight, norm_bias, ctx.epsilon, weight.dtype)
         parts = 1 if ctx.token_range is None else 2
-        projections, to_scores = projected_gradients(attended, to_mixed, parts, ctx.has_score_bias)
+        projections, to_scores = projected_gradients(attended, to_mixed, ctx.heads, parts, ctx.has_score_bias)
         if ctx.token_range is None:
             to_all = as_rows(projections[0])
             to_weight, to_bias = linear_gradients(seen_RD, to_all)
@@ -162,7 +162,7 @@ class _ResidualCrossAttentionOnCpu(paddle.autograd.PyLayer):
         seen_BQD = normalise(as_rows(x), norm_weight, norm_bias, epsilon, dtype)[0].reshape(x.shape)
         layers = (seen_BQD, query_weight, query_bias), (convert(memory, dtype), pair_weight, pair_bias)
         mixed, attended = attend_projected([_apply_linear(*each) for each in layers], heads)
-        ctx.epsilon = epsilon
+        ctx.epsilon, ctx.heads = epsilon, heads
         weights = (norm_weight, norm_bias, query_weight, pair_weight, proj_weight)
         ctx.save_for_backward(x, memory, *weights, *attended)
         return _residual(as_rows(x), as_rows(mixed), proj_weight, proj_bias, None).reshape(x.shape)
@@ -176,7 +176,8 @@ class _ResidualCrossAttentionOnCpu(paddle.autograd.PyLayer):
         branch_RD = convert(as_rows(gradient), dtype)
         to_proj = linear_gradients(as_rows(mixed), branch_RD)
         to_mixed = product(branch_RD, proj_weight, transpose_y=True, dtype=dtype).reshape(mixed.shape)
-        to_queries, to_pair = (as_rows(each) for each in projected_gradients(attended, to_mixed, 2, False)[0])
+        projections, _ = projected_gradients(attended, to_mixed, ctx.heads, 2, False)
+        to_queries, to_pair = (as_rows(each) for each in projections)
         seen_RD, *moments = normalise(x_RD, norm_weight, norm_bias, ctx.epsilon, dtype)
         to_query = linear_gradients(seen_RD, to_queries)
         to_seen = product(to_queries, query_weight, transpose_y=True)

@@ -22,6 +22,7 @@ from paddlemae.engine.precision import KINDS
 from paddlemae.engine.safe_import import matrix_library, paddle
 from paddlemae.model.kernels.rows import constant_matrix
 
+FLOAT_BYTES = 4
 ROW_MAJOR, AS_IT_IS, TRANSPOSED = 101, 111, 112  # of cblas.h
 CACHED_SCORES = 1 << 18  # numbers: scores of so few images stay in the processor's cache until they are used
 KEPT_PIECE = 3 << 20  # numbers: larger buffers the allocator gives back, and page faults then cost 5 to 10% of a step
@@ -267,46 +268,74 @@ def split_projections(projections: Sequence[paddle.Tensor], width: int) -> list[
     return [Heads(projections[0], 0), Heads(projections[1], 0), Heads(projections[1], width)]
 
 
+class _Scores(NamedTuple):
+    """What `scale * query key^T + bias` is computed from, and room for as many images as are computed at once.
+
+    Attributes:
+        bias_HQN: contiguous; None is 0.
+        width: of a head.
+    """
+
+    query: Heads
+    key: Heads
+    bias_HQN: paddle.Tensor | None
+    width: int
+    room: paddle.Tensor
+
+    def put_shares(self, image: int, images: int, out: int) -> None:
+        """Write the softmax of the scores of some images, of the kind of the queries, to an address."""
+        heads, queries, tokens = self.room.shape[1:]
+        of_query, of_key = (each.layout(images, heads, self.width) for each in (self.query, self.key))
+        of_scores, bias = dense(images, heads, queries, tokens), self.bias_HQN
+        added = None if bias is None else dense(1, heads, queries, tokens)
+        prepared = onednn.matmul(of_query, transpose(of_key), of_scores, False, self.width**-0.5, added)
+        biases = [] if bias is None else [bias.data_ptr()]
+        prepared(self.query.address(image), self.key.address(image), self.room.data_ptr(), *biases)
+        onednn.softmax(images * heads * queries, tokens, _kind(self.query.rows))(self.room.data_ptr(), out)
+
+
 def attend(
     projections: Sequence[paddle.Tensor], heads: int, width: int, bias_HQN: paddle.Tensor | None
 ) -> tuple[list[paddle.Tensor], paddle.Tensor]:
     """Return (pieces of the softmax of scale * query key^T + bias [B, H, Q, N], mixed values [B, Q, D]).
 
+    Of bfloat16 projections there are no pieces: the backward pass computes them again.
+
     Args:
         width: of a head.
+        bias_HQN: contiguous.
     """
     query, key, value = split_projections(projections, heads * width)
     (batch, queries), tokens, dtype = query.rows.shape[:2], key.rows.shape[1], query.rows.dtype
     plan = _Plan(batch, heads * queries * tokens)
-    shares = [_empty([images, heads, queries, tokens], dtype) for images in plan.kept]
+    keeps = dtype == paddle.float32
+    shares = [_empty([images, heads, queries, tokens], dtype) for images in (plan.kept if keeps else [plan.step])]
     mixed = Heads(_empty([batch, queries, heads * width], dtype), 0)
-    scores = _empty([plan.step, heads, queries, tokens])
-    bias_HQN = None if bias_HQN is None else bias_HQN.contiguous()
-    biases = [] if bias_HQN is None else [bias_HQN.data_ptr()]
-    added = dense(1, heads, queries, tokens) if biases else None
+    scores = _Scores(query, key, bias_HQN, width, _empty([plan.step, heads, queries, tokens]))
     for image, images, piece, place in plan.steps():
-        of_query, of_key, of_value, of_mixed = (
-            each.layout(images, heads, width) for each in (query, key, value, mixed)
-        )
-        of_scores = dense(images, heads, queries, tokens)
-        of_shares = of_scores._replace(kind=KINDS[dtype])
-        score = onednn.matmul(of_query, transpose(of_key), of_scores, False, width**-0.5, added)
-        score(query.address(image), key.address(image), scores.data_ptr(), *biases)
-        share = shares[piece].data_ptr() + mixed.rows.element_size() * place
-        onednn.softmax(images * heads * queries, tokens, KINDS[dtype])(scores.data_ptr(), share)
+        of_value, of_mixed = (each.layout(images, heads, width) for each in (value, mixed))
+        of_shares = dense(images, heads, queries, tokens, kind=KINDS[dtype])
+        share = shares[piece].data_ptr() + FLOAT_BYTES * place if keeps else shares[0].data_ptr()
+        scores.put_shares(image, images, share)
         onednn.matmul(of_shares, of_value, of_mixed)(share, value.address(image), mixed.address(image))
-    return shares, mixed.rows
+    return shares if keeps else [], mixed.rows
 
 
 def attend_gradients(
     projections: Sequence[paddle.Tensor],
+    heads: int,
     shares: Sequence[paddle.Tensor],
+    bias_HQN: paddle.Tensor | None,
     to_mixed_BQD: paddle.Tensor,
     keeps_scores: bool,
 ) -> tuple[list[paddle.Tensor], paddle.Tensor | None]:
-    """Return the gradients of the projections and, if `keeps_scores`, of the scores, float32 [B, H, Q, N]."""
-    (batch, queries), (_, heads, _, tokens) = to_mixed_BQD.shape[:2], shares[0].shape
-    dtype, number_bytes = projections[0].dtype, projections[0].element_size()
+    """Return the gradients of the projections and, if `keeps_scores`, of the scores, float32 [B, H, Q, N].
+
+    Args:
+        shares: the pieces that `attend` gave; without any they are computed again, from `bias_HQN` too.
+    """
+    (batch, queries), tokens = to_mixed_BQD.shape[:2], projections[-1].shape[1]
+    dtype = projections[0].dtype
     plan = _Plan(batch, heads * queries * tokens)
     width = to_mixed_BQD.shape[-1] // heads
     query, key, value = split_projections(projections, heads * width)
@@ -316,12 +345,18 @@ def attend_gradients(
     piece_shape = [plan.step, heads, queries, tokens]
     to_scores = _empty([batch, *piece_shape[1:]]) if keeps_scores else _empty(piece_shape, dtype)
     narrow = _Narrow(piece_shape) if to_scores.dtype != dtype else None
+    scores = None if shares else _Scores(query, key, bias_HQN, width, _empty(piece_shape))
+    again = None if shares else _empty(piece_shape, dtype)
     for image, images, piece, place in plan.steps():
         of_query, of_key, of_value, of_mixed = (
             each.layout(images, heads, width) for each in (query, key, value, to_mixed)
         )
         of_shares, rows = dense(images, heads, queries, tokens, kind=KINDS[dtype]), images * heads * queries
-        share = shares[piece].data_ptr() + number_bytes * place
+        if scores is None or again is None:
+            share = shares[piece].data_ptr() + FLOAT_BYTES * place
+        else:
+            share = again.data_ptr()
+            scores.put_shares(image, images, share)
         inner = to_scores.data_ptr() + to_scores.element_size() * plan.scores * (image if keeps_scores else 0)
         gradient = to_mixed.address(image)
         onednn.matmul(transpose(of_shares), of_mixed, of_value)(share, gradient, to_value.address(image))
