@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # a child inherits nothing that makes its arithmetic faster or slower
 DROPPED = (
     *("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "ONEDNN_", "DNNL_", "FLAGS_", "TORCH", "ATEN_"),
-    *("MALLOC_", "LD_PRELOAD", "CPU_NUM", "PADDLEMAE_PRODUCTS"),
+    *("MALLOC_", "LD_PRELOAD", "CPU_NUM", "PADDLEMAE_"),
 )
 HOPELESS = 1.05  # a variant this many times slower than its framework's best is not measured again
 TIMEOUT_SECONDS = 300  # a first torch.compile included
@@ -133,11 +133,13 @@ def unavailable(runs: Iterable[Run]) -> str | None:
 
 
 def is_hopeless(work: Work, side: str, runs: dict[str, list[Run]]) -> bool:
-    """Return whether a variant is too slow to be its framework's best result."""
-    module = SIDES[side].module
+    """Return whether a variant is too slow to be its framework's best result in its precision."""
+    module, precision = SIDES[side].module, SIDES[side].options.get("precision")
     if module != "torch_peer" or work.quantity not in ("images/s", "ms"):
         return False
-    rivals = [other for other in runs if SIDES[other].module == module and runs[other] and not unavailable(runs[other])]
+    alike = [other for other in runs if SIDES[other].module == module]
+    alike = [other for other in alike if SIDES[other].options.get("precision") == precision]
+    rivals = [other for other in alike if runs[other] and not unavailable(runs[other])]
     fastest = min(step_seconds(runs[other][0]) for other in rivals)
     return step_seconds(runs[side][0]) > HOPELESS * fastest
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.worker import Clock, images_u8, labels, masks, resident_bytes
+from benchmarks.worker import Clock, NotAvailable, images_u8, labels, masks, resident_bytes
 from benchmarks.works import AUXILIARY_WEIGHT, BETAS, LR, MEAN, NUM_CLASSES, PIXEL_CLASSES, STD, WEIGHT_DECAY, Job
 from paddlemae.engine import device
 from paddlemae.engine.cpus import usable_cpus
+from paddlemae.engine.precision import check_precision
 
 Options = dict[str, Any]
 FOREVER = 10**9  # steps; the clock ends a run
@@ -28,13 +29,14 @@ def pretrain(job: Job, options: Options, ranks: Any = None, stream: Any = None) 
         ranks: processes that share each batch (`train.parallel.ranks.Ranks`); None is this one alone.
         stream: batches; None takes them from memory.
     """
-    started = prepare(job)
+    precision = precision_of(options)
+    started = prepare(job, precision)
     from paddlemae.tasks.models.build import describe
     from paddlemae.tasks.training.pretraining_loss import loss_function
 
     recipe, model = autoencoder(job, options)
-    description = describe(model, (MEAN, STD), eval_crop_ratio=1.0)
-    return {**train(job, model, loss_function(recipe, description), ranks, stream=stream), "start_bytes": started}
+    loss_fn = loss_function(recipe, describe(model, (MEAN, STD), eval_crop_ratio=1.0))
+    return {**train(job, model, loss_fn, ranks, stream=stream, precision=precision), "start_bytes": started}
 
 
 def end_to_end(job: Job, options: Options) -> dict[str, object]:
@@ -110,11 +112,12 @@ def segmenter(job: Job):
 
 def features(job: Job, options: Options) -> dict[str, object]:
     """Time the cls token of whole images, from uint8 images to a NumPy array, as `tasks.models.features` does."""
-    started = prepare(job)
+    precision = precision_of(options)
+    started = prepare(job, precision)
     from paddlemae.tasks.models.inference import FeatureKind, forward_function
 
     model, description = feature_model(job)
-    forward = forward_function(model, description, FeatureKind("cls"), threads=job.threads)
+    forward = forward_function(model, description, FeatureKind("cls", precision=precision), threads=job.threads)
     return {**timed(job, forward), "start_bytes": started}
 
 
@@ -139,9 +142,21 @@ def feature_model(job: Job):
     return model, describe(model, (MEAN, STD), eval_crop_ratio=1.0)
 
 
-def prepare(job: Job) -> int:
-    """Make Paddle ready, as a command would; returns the bytes that this process holds before it has a model."""
+def precision_of(options: Options) -> Any:
+    return options.get("precision", "float32")
+
+
+def prepare(job: Job, precision: str = "float32") -> int:
+    """Make Paddle ready, as a command would; returns the bytes that this process holds before it has a model.
+
+    Raises:
+        NotAvailable: a precision that this processor can't compute in.
+    """
     device.prepare("cpu", "auto" if job.threads == usable_cpus() else job.threads)
+    try:
+        check_precision(precision)
+    except ValueError as fault:
+        raise NotAvailable(str(fault)) from fault
     return resident_bytes()
 
 
@@ -187,6 +202,7 @@ def train(
     ranks: Any = None,
     targets: list[np.ndarray] | None = None,
     stream: Any = None,
+    precision: Any = "float32",
 ) -> dict[str, object]:
     """Time steps of the package's own loop from outside."""
     from paddlemae.recipe import Training
@@ -211,6 +227,7 @@ def train(
         share_cpu(
             FitSettings(
                 FOREVER,
+                precision=precision,
                 ranks=ranks,
                 after_step=[after_step],
                 should_stop=lambda: ranks.from_first(clock.done),

@@ -46,6 +46,11 @@ def instruction_sets(cpuinfo: dict[str, str]) -> list[str]:
     return [name for name in RELEVANT if name in flags]
 
 
+def has_bfloat16() -> bool:
+    """Return whether the processor multiplies bfloat16 numbers."""
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(instruction_sets(read_cpuinfo())))
+
+
 def used_kernels() -> dict[str, str]:
     """Return what multiplies in this process, as far as its libraries are loaded: library -> products, instructions."""
     used = {}

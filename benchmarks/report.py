@@ -12,7 +12,7 @@ from benchmarks import limit
 from benchmarks.calibration import QUIET_SHARE
 from benchmarks.measure import ROOT, Summary, summary, unavailable
 from benchmarks.results import Results
-from benchmarks.works import ON_REQUEST, SIDES, TORCH, TORCH_EAGER, Target, Work, works
+from benchmarks.works import BFLOAT16, ON_REQUEST, SIDES, TORCH, TORCH_BFLOAT16, TORCH_EAGER, Target, Work, works
 
 REASON_LENGTH = 60  # of a table's cell; the results have the whole text
 MORE_IS_BETTER = ("images/s", "GFLOP/s")
@@ -183,7 +183,10 @@ def _rivals(target: Target) -> str:
     """Name the rivals of a target, for rows in which none of them was measured."""
     if not target.against:
         return "–"
-    return "fastest transformers" if set(target.against) <= set(TORCH) else SIDES[target.against[0]].title
+    for sides, title in ((TORCH, "fastest transformers"), (TORCH_BFLOAT16, "fastest transformers, bfloat16")):
+        if set(target.against) <= set(sides):
+            return title
+    return SIDES[target.against[0]].title
 
 
 def _ratio(one: Verdict) -> str:
@@ -268,11 +271,16 @@ def files_text(results: Results, work: Work) -> str:
 
 
 def section_table(results: Results, listed: Sequence[Work]) -> str:
-    """Format one row per side and one column per work: the result, and its ratio to the work's yardstick."""
+    """Format one row per side and one column per work: the result, and its ratio to the work's yardstick.
+
+    Sides of bfloat16 have no row where none was tried.
+    """
     found = [summaries(results, work) for work in listed]
     rivals = [best(one, yardstick(work), work.quantity) for one, work in zip(found, listed)]
     rows = []
-    for side in dict.fromkeys(side for work in listed for side in work.sides):
+    sides = dict.fromkeys(side for work in listed for side in work.sides)
+    tried = {side for work in listed for side in results.works.get(work.name, {})}
+    for side in [side for side in sides if side in tried or side not in BFLOAT16]:
         cells = []
         for work, one, rival in zip(listed, found, rivals):
             reason = _why_not(results, work, side)

@@ -161,6 +161,8 @@ point is one process.*
   reading the loss. Pretraining has mask ratio 0.75 and normalised pixel targets. The decoder is 512 wide with 8
   blocks; for ViT-Tiny it is 192 wide with 4 blocks, for the 32 px model 96 wide with 2 blocks. `--models tiny-512`
   measures ViT-Tiny with the paper's decoder. Weights are random.
+- Sides named bfloat16 are `precision=bfloat16` and PyTorch's autocast. A processor without such instructions skips
+  them.
 - PaddleMAE runs its own training loop (`train.loop.fit`) with the command's default settings, and computes features as
   `embed` does (`tasks.models.inference`). Paddle's inference engine is compiled, and its features are checked, outside
   of the measured time. It was measured a day later than the rest, so small differences mean nothing; [Exported

@@ -1,4 +1,4 @@
-"""Measure PyTorch: transformers' ViTMAE and ViT in float32, in their fastest settings."""
+"""Measure PyTorch: transformers' ViTMAE and ViT in float32 or under autocast, in their fastest settings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import transformers
 
+from benchmarks.processor import has_bfloat16
 from benchmarks.worker import Clock, NotAvailable, images_u8, labels, masks, resident_bytes
 from benchmarks.works import (
     AUXILIARY_WEIGHT,
@@ -56,8 +57,11 @@ def _pretrain(job: Job, options: Options, batches: Iterator[tuple]) -> dict[str,
     )
     model = compiled(transformers.ViTMAEForPreTraining(config).train(), options)
 
+    autocast = autocast_of(job, options)
+
     def loss(pixels: torch.Tensor) -> torch.Tensor:
-        return model(pixel_values=pixels).loss
+        with autocast:
+            return model(pixel_values=pixels).loss
 
     with compiling(options):
         return {**train(job, model, batches, loss, options.get("adamw")), "start_bytes": started}
@@ -89,9 +93,10 @@ def features(job: Job, options: Options) -> dict[str, object]:
     config = transformers.ViTConfig(**encoder(job.shape), attn_implementation=options["attention"])
     model = compiled(transformers.ViTModel(config, add_pooling_layer=False).eval(), options)
     clock, batches = Clock(job), endless(images_u8(job))
-    with torch.inference_mode(), compiling(options):
+    autocast = autocast_of(job, options)
+    with torch.inference_mode(), compiling(options), autocast:
         while not clock.done():
-            model(pixel_values=normalised(next(batches))).last_hidden_state[:, 0].numpy()
+            model(pixel_values=normalised(next(batches))).last_hidden_state[:, 0].float().numpy()
             clock.mark()
     return {"seconds": clock.seconds(), "start_bytes": started, "threads": torch.get_num_threads()}
 
@@ -152,6 +157,18 @@ def products(job: Job, options: Options) -> dict[str, object]:
         return lambda: torch.matmul(left, right)
 
     return time_products(job, product)
+
+
+def autocast_of(job: Job, options: Options) -> torch.autocast:
+    """Return autocast to bfloat16 if the side asks for it, else one that does nothing.
+
+    Raises:
+        NotAvailable: the processor has no bfloat16, or the job may not use it.
+    """
+    wanted = options.get("precision") == "bfloat16"
+    if wanted and (job.isa or not has_bfloat16()):
+        raise NotAvailable("no bfloat16 instructions")
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=wanted)
 
 
 def prepare(job: Job) -> int:

@@ -117,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    importlib.import_module("benchmarks.worker").main()  # whose `NotAvailable` is the one that sides raise

@@ -107,6 +107,7 @@ SIDES: dict[str, Side] = {
     "ours": Side("PaddleMAE", "ours"),
     "ours-cross": Side("PaddleMAE, CrossMAE decoder", "ours", {"cross": True}),
     "ours-recompute": Side("PaddleMAE, recompute", "ours", {"recompute": True}),
+    "ours-bfloat16": Side("PaddleMAE, bfloat16", "ours", {"precision": "bfloat16"}),
     "ours-one": Side("PaddleMAE, one process of one thread", "ours"),
     "ours-two": Side("PaddleMAE, two processes of one thread", "processes", {"processes": 2}),
     "engine": Side("Paddle's inference engine", "engine"),
@@ -114,6 +115,14 @@ SIDES: dict[str, Side] = {
     "torch-sdpa": Side("transformers, sdpa attention", "torch_peer", {"attention": "sdpa"}),
     "torch-eager": Side("transformers, eager attention", "torch_peer", {"attention": "eager"}),
     "torch-compile": Side("transformers, torch.compile", "torch_peer", {"attention": "sdpa", "compile": True}),
+    "torch-bfloat16": Side(
+        "transformers, bfloat16 autocast", "torch_peer", {"attention": "sdpa", "precision": "bfloat16"}
+    ),
+    "torch-bfloat16-compile": Side(
+        "transformers, bfloat16 autocast, torch.compile",
+        "torch_peer",
+        {"attention": "sdpa", "precision": "bfloat16", "compile": True},
+    ),
     "plain": Side("plain Paddle, as installed", "plain_paddle", once=True),
     "plain-tuned": Side("plain Paddle, environment set", "plain_paddle", {}, PLAIN_TUNED, once=True),
     "input": Side("PaddleMAE", "input_pipeline", {"chain": "ours"}),
@@ -140,6 +149,9 @@ SECTIONS = (
 NOT_ON_PAGE = ("segment", "end-to-end")  # sections that docs/speed.md may lack
 TORCH = ("torch-sdpa", "torch-eager", "torch-compile")
 TORCH_EAGER = ("torch-sdpa", "torch-eager")
+TORCH_BFLOAT16 = ("torch-bfloat16", "torch-bfloat16-compile")
+BFLOAT16 = ("ours-bfloat16", *TORCH_BFLOAT16)  # sides that a processor without such instructions skips
+IN_BFLOAT16 = ("small", "base")  # models
 PRETRAIN_SIDES = ("ours", "ours-cross", *TORCH)
 PLAIN = ("plain", "plain-tuned")
 
@@ -188,15 +200,18 @@ class Work:
 def _pretrain(model: str, batch: int, plain: float | None = None) -> Work:
     targets = [Target("ours", TORCH, 1.0, 1.25), Target("ours-cross", TORCH, 1.4)]
     targets += [Target("ours", ("plain",), plain)] if plain else []
+    halves = BFLOAT16 if model in IN_BFLOAT16 else ()
+    targets += [Target("ours-bfloat16", TORCH_BFLOAT16, 1.1, 1.25)] if halves else []
+    targets += [Target("ours-bfloat16", ("ours",), 1.55)] if model == "base" else []
     return Work(
         name=f"pretrain-{model}-{batch}",
         section="pretrain",
         title=f"{MODEL_TITLES[model]}, batch {batch}",
         job=Job("pretrain", "", model, batch),
-        sides=PRETRAIN_SIDES + (PLAIN if plain else ()),
+        sides=PRETRAIN_SIDES + halves + (PLAIN if plain else ()),
         quantity="images/s",
         targets=tuple(targets),
-        quick=("ours", "ours-cross", "torch-sdpa", *(("plain",) if plain else ())),
+        quick=("ours", "ours-cross", "torch-sdpa", *halves[:2], *(("plain",) if plain else ())),
         repeats=2 if model in ("small", "base") else 3,
     )
 
@@ -220,10 +235,13 @@ def _features(batch: int, quantity: str) -> Work:
         section="features",
         title=f"ViT-Base/16, batch {batch}" + (", latency" if quantity == "ms" else ""),
         job=Job("features", "", "base", batch),
-        sides=("ours", "engine", "engine-onednn", *TORCH),
+        sides=("ours", "engine", "engine-onednn", *TORCH, *BFLOAT16),
         quantity=quantity,
-        targets=(Target("ours", TORCH_EAGER, 1.0, 1.15),),
-        quick=("ours", "engine", "engine-onednn", "torch-sdpa"),
+        targets=(
+            Target("ours", TORCH_EAGER, 1.0, 1.15),
+            Target("ours-bfloat16", TORCH_BFLOAT16[:1], 1.25 if quantity == "images/s" else 1.0),
+        ),
+        quick=("ours", "engine", "engine-onednn", "torch-sdpa", *BFLOAT16[:2]),
         repeats=3,
     )
 
@@ -247,10 +265,14 @@ MEMORY = Work(
     section="memory",
     title="pretraining step, ViT-Base/16, batch 16",
     job=Job("memory", "", "base", 16, warmup=1, min_steps=2, min_seconds=0),
-    sides=("ours", "ours-recompute", "ours-cross", *TORCH_EAGER),
+    sides=("ours", "ours-recompute", "ours-cross", *TORCH_EAGER, *BFLOAT16[:2]),
     quantity="GB",
-    targets=(Target("ours", TORCH_EAGER, 1.0), Target("ours-recompute", TORCH_EAGER, 0.6)),
-    quick=("ours", "ours-recompute", "torch-sdpa"),
+    targets=(
+        Target("ours", TORCH_EAGER, 1.0),
+        Target("ours-recompute", TORCH_EAGER, 0.6),
+        Target("ours-bfloat16", TORCH_BFLOAT16[:1], 0.9),
+    ),
+    quick=("ours", "ours-recompute", "torch-sdpa", *BFLOAT16[:2]),
 )
 PROCESSES = Work(
     name="processes-base-16",

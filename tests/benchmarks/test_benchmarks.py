@@ -195,7 +195,7 @@ def test_tables_name_the_rival_and_keep_reasons_short() -> None:
     table = report.targets_table(results.Results(machine=MACHINE), works(2)).splitlines()[2:]
     assert {line.split(" | ")[2] for line in table} == {
         "fastest transformers", "plain Paddle, as installed", "Pillow chain", "–",
-        "PaddleMAE, one process of one thread",
+        "PaddleMAE, one process of one thread", "PaddleMAE", "fastest transformers, bfloat16",
     }  # fmt: skip
     failed = results.Entry(
         session="now", commit="abc", job={}, runs=[{"unavailable": "exit status 1: " + "words " * 40}]
@@ -208,6 +208,17 @@ def test_tables_name_the_rival_and_keep_reasons_short() -> None:
 def test_a_failing_process_is_a_side_that_is_not_available() -> None:
     found = measure.run_job(Job("no such task", "help"))
     assert measure.unavailable([found]) == "exit status 1: KeyError: 'no such task'"
+
+
+def test_a_side_without_its_precision_says_so() -> None:
+    job = Job("pretrain", "ours-bfloat16", "mini", 2, isa="avx2")
+    assert measure.run_job(job)["unavailable"].startswith("precision bfloat16 needs a CPU with")
+
+
+def test_a_variant_is_hopeless_among_those_of_its_precision_only() -> None:
+    runs = {"torch-sdpa": [{"seconds": [2.0]}], "torch-eager": [{"seconds": [3.0]}]}
+    assert not measure.is_hopeless(WORK, "torch-sdpa", runs | {"torch-bfloat16": [{"seconds": [1.0]}]})
+    assert measure.is_hopeless(WORK, "torch-eager", runs)
 
 
 def test_a_worker_runs_a_job_and_says_what_it_took() -> None:
@@ -260,7 +271,8 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: 
 
 def test_list_shows_works_and_measures_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["pretrain", "--models", "base", "--quick", "--list"]) == 0
-    assert capsys.readouterr().out == "pretrain-base-16: ours, ours-cross, torch-sdpa, plain\n"
+    sides = "ours, ours-cross, torch-sdpa, ours-bfloat16, torch-bfloat16, plain"
+    assert capsys.readouterr().out == f"pretrain-base-16: {sides}\n"
 
 
 def test_a_run_writes_its_results_and_nothing_else(

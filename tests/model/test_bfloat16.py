@@ -8,13 +8,14 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
+from paddlemae.engine import onednn
 from paddlemae.model.blocks import Attention, Mlp, run_recomputed
 from paddlemae.model.decoders.cross import CrossAttention
 from paddlemae.model.kernels import halves, layers, primitives, reference
 from paddlemae.model.kernels.halves import residual_attention, residual_cross_attention, residual_mlp
 from paddlemae.model.kernels.layers import LayerNorm
 from tests.support import bfloat16 as autocast
-from tests.support.bfloat16 import errors, in_bfloat16, needs_avx512
+from tests.support.bfloat16 import errors, has_bfloat16, in_bfloat16, needs_avx512
 
 pytestmark = [needs_avx512, pytest.mark.usefixtures("bfloat16_allowed")]
 EPSILON, HEADS, DRAWS = 1e-6, 3, 8
@@ -249,3 +250,17 @@ def test_a_block_keeps_less(monkeypatch) -> None:
     numbers_kept = tokens * (3 + 1 + 4) * 96 + 12 * 50 * tokens  # projections, mixed, hidden; shares
     assert wide == 4 * (2 * tokens * 96 + numbers_kept)
     assert sum(kept) == 4 * 2 * tokens * 96 + 2 * numbers_kept + rounded_weights
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="emulated products of many heads are oneDNN's slow reference")
+def test_no_product_is_computed_by_the_slow_reference() -> None:
+    block, _ = drawn_block(96, 12, 4 * 96)
+    primitives_ = onednn._thread().primitives
+    primitives_.clear()
+    norm, attn = LayerNorm(24, epsilon=EPSILON), Attention(24, HEADS)
+    drawn(norm, attn)
+    with in_bfloat16():
+        block(leaf(numbers(2, 50, 96))).sum().backward()
+        residual_attention(leaf(numbers(3, 20, 24)), norm, attn, (1, 20), bias_HQN=leaf(numbers(HEADS, 19, 20))).sum()
+    names = [each.name for each in primitives_.values() if isinstance(each, onednn.Primitive)]
+    assert len(names) > 10 and not [name for name in names if name.startswith("ref")]

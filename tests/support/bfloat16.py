@@ -15,14 +15,19 @@ from paddlemae.model.kernels import reference
 Layer = tuple[paddle.Tensor, paddle.Tensor]
 
 
-def library_has_avx512() -> bool:
+def _has(instructions: int) -> bool:
     try:
-        return onednn.library().has(onednn.AVX512)
+        return onednn.library().has(instructions)
     except onednn.Unavailable:
         return False
 
 
-needs_avx512 = pytest.mark.skipif(not library_has_avx512(), reason="oneDNN computes bfloat16 with AVX-512 only")
+def has_bfloat16() -> bool:
+    """Whether products of bfloat16 are not emulated here."""
+    return _has(onednn.AVX512_BF16)
+
+
+needs_avx512 = pytest.mark.skipif(not _has(onednn.AVX512), reason="oneDNN computes bfloat16 with AVX-512 only")
 
 
 @contextmanager

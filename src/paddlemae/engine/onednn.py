@@ -149,6 +149,8 @@ def _thread() -> _Thread:
 class Primitive:
     """An operation prepared for given layouts; call it with the addresses of its arguments.
 
+    Its `name` is that of oneDNN's implementation, such as "gemm:jit:f32".
+
     Args:
         descriptor: its `dnnl_primitive_desc_t`.
         arguments: (kind, memory descriptor) of each, in the order of the addresses.
@@ -164,7 +166,7 @@ class Primitive:
         self.scratchpad_size = size(scratchpad)
         every = [*arguments, (SCRATCHPAD, scratchpad)] if self.scratchpad_size else list(arguments)
         self.memories = [own.new("memory_create", layout, own.engine, None).value for _, layout in every]
-        self.primitive = own.new("primitive_create", descriptor).value
+        self.primitive, self.name = own.new("primitive_create", descriptor).value, _name_of(descriptor)
         self.arguments = (_Argument * len(every))(*[_Argument(kind, it) for (kind, _), it in zip(every, self.memories)])
         self.address, self.count = ctypes.addressof(self.arguments), len(every)
         self.set_address, self.execute = own.short_calls.dnnl_memory_set_data_handle, own.calls.dnnl_primitive_execute
@@ -276,22 +278,25 @@ def _matmul(
         more = None if added is None else builder.memory(added)
         given = src, weights, bias, dst, builder.attributes(scale, more, accumulates)
         descriptor = builder.descriptor("matmul", *given)
-        if len(out.sizes) == 2 and left.kind == FLOAT32 and not _take_named(descriptor, b"gemm:jit"):
+        if len(out.sizes) == 2 and left.kind == FLOAT32 and not _take_named(descriptor, "gemm:jit"):
             descriptor = builder.descriptor("matmul", *given)
         arguments = [(SRC, src), (WEIGHTS, weights), (DST, dst), (BIAS, bias)]
         arguments.append((POST_OP * (1 if scale == 1 else 2) | SRC_1, more))
         return Primitive(descriptor, [(kind, each) for kind, each in arguments if each is not None])
 
 
-def _take_named(descriptor: ctypes.c_void_p, name: bytes) -> bool:
+def _take_named(descriptor: ctypes.c_void_p, name: str) -> bool:
     """Advance to the implementation whose name begins like this; false, and the last one, if there is none."""
-    calls, found = library().calls, ctypes.c_char_p()
-    while True:
-        calls.dnnl_primitive_desc_query(descriptor, QUERY_NAME, 0, ctypes.byref(found))
-        if (found.value or b"").startswith(name):
-            return True
-        if calls.dnnl_primitive_desc_next_impl(descriptor):
+    while not _name_of(descriptor).startswith(name):
+        if library().calls.dnnl_primitive_desc_next_impl(descriptor):
             return False
+    return True
+
+
+def _name_of(descriptor: ctypes.c_void_p) -> str:
+    found = ctypes.c_char_p()
+    library().calls.dnnl_primitive_desc_query(descriptor, QUERY_NAME, 0, ctypes.byref(found))
+    return (found.value or b"").decode()
 
 
 def convert(size: int, kind: int, to: int) -> Primitive:

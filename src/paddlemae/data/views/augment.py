@@ -345,13 +345,16 @@ def _reach(start: float, end: float, num_pixels: int, limit: int) -> tuple[int, 
 def _begin(start: float, length: float, num_pixels: int) -> float:
     """Return where the resizer should begin when `length` becomes `num_pixels`.
 
-    cykooz_resizer 4.0.1 takes it that the first pixel needs the leftmost values. When it enlarges, and the first
-    pixel's centre is that of a pixel of the image, that one value is all it needs, the second pixel needs others before
-    it, and the resizer reads outside of its memory. A millionth of a pixel away, no value is left out.
+    cykooz_resizer 4.0.1 takes it that the first pixel needs the leftmost values, and the last one the rightmost. When
+    it enlarges, and the centre of one of the two is that of a pixel of the image, that one value is all it needs, the
+    pixel next to it needs values further outside, and the resizer reads others in their place. A millionth of a pixel
+    away, no value is left out.
     """
-    centre = start + length / num_pixels / 2
-    is_hit = length < num_pixels and abs(centre % 1 - 0.5) < _OFF_CENTRE
-    return start - _OFF_CENTRE if is_hit and start > _OFF_CENTRE else start
+    half = length / num_pixels / 2
+    is_hit = half < 0.5 and any(abs(centre % 1 - 0.5) < _OFF_CENTRE for centre in (start + half, start + length - half))
+    if not is_hit:
+        return start
+    return start - _OFF_CENTRE if start > _OFF_CENTRE else start + _OFF_CENTRE  # there is room: no border is a centre
 
 
 def _margin(shrinking: float) -> float:
