@@ -30,8 +30,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Return a list that gets, for each call, whether blocks were prepared."""
     found, original = [], module.run_prepared
 
-    def run_prepared(blocks, x_BND):
-        out = original(blocks, x_BND)
+    def run_prepared(blocks, *arguments):
+        out = original(blocks, *arguments)
         found.append(out is not None)
         return out
 
@@ -71,7 +71,7 @@ def by_halves(monkeypatch: pytest.MonkeyPatch, *arguments) -> list[np.ndarray]:
         return gradients_of(*arguments)
 
 
-@pytest.mark.parametrize("token_range", [None, (2, 7)])
+@pytest.mark.parametrize("token_range", [None, (2, 7), (0, 3), (1, 5), (0, 1)])
 def test_output_and_gradients_are_those_of_the_halves(monkeypatch, calls, token_range) -> None:
     layers, x_BND = layers_of(), tokens()
     first, again = (gradients_of(layers, x_BND, token_range) for _ in range(2))

@@ -173,11 +173,15 @@ def run_blocks(
 
 
 def _run_prepared(layers: nn.LayerList, x_BND: paddle.Tensor, token_range: TokenRange) -> tuple[paddle.Tensor, int]:
-    """Return (the output of the first blocks as one operation, their number), or (x, 0) where that does not fit."""
-    blocks = list(layers)[: len(layers) - (token_range is not None)]
+    """Return (the output of the first blocks as one operation, their number), or (x, 0) where that does not fit.
+
+    The last one is not among them where one token of it is wanted.
+    """
+    leaves_last = token_range is not None and token_range[1] - token_range[0] == 1
+    blocks = list(layers)[:-1] if leaves_last else list(layers)
     if any(block.attn.grid is not None or private.has_hooks(block) for block in blocks):  # a grid: relative positions
         return x_BND, 0
-    out_BND = run_prepared(blocks, x_BND)
+    out_BND = run_prepared(blocks, x_BND, None if leaves_last else token_range)
     return (x_BND, 0) if out_BND is None else (out_BND, len(blocks))
 
 

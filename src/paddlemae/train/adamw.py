@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from paddlemae.engine.safe_import import paddle
+from paddlemae.engine.tensors import numbers_at
 
 PIECE = 1 << 16  # numbers: smaller ones cost more calls than they save memory traffic
 EPSILON = 1e-8
@@ -132,11 +133,4 @@ def as_saved(power1: Any, power2: Any) -> tuple[float, float]:
 
 def flat_view(tensor: paddle.Tensor, size: int) -> np.ndarray:
     """Return the memory of a float32 CPU tensor as a flat array; valid until the tensor's memory is replaced."""
-    return np.asarray(_Memory(tensor.data_ptr(), size))
-
-
-class _Memory:
-    """NumPy's array interface, which costs a tenth of what ctypes' arrays do; most weights are small."""
-
-    def __init__(self, address: int, size: int):
-        self.__array_interface__ = {"data": (address, False), "shape": (size,), "typestr": "<f4", "version": 3}
+    return numbers_at(tensor.data_ptr(), size)

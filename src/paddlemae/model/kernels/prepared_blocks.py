@@ -5,7 +5,7 @@ one: 1.5 ms a block and step, whatever the batch. Where a block has few numbers,
 lock keeps other threads from computing meanwhile. Here several blocks are one operation with a backward pass written by
 hand, in float32, on CPU, by oneDNN.
 
-Shapes: R rows, B images, N tokens, H heads, D width.
+Shapes: R rows, B images, N tokens, Q of them, H heads, D width.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from paddlemae.engine import onednn, private
-from paddlemae.engine.onednn import FLOAT32, Layout, dense, transpose
+from paddlemae.engine.onednn import Layout, dense, transpose
 from paddlemae.engine.precision import operands
 from paddlemae.engine.safe_import import paddle
+from paddlemae.engine.tensors import numbers_at
 from paddlemae.model.kernels import placement
+from paddlemae.model.kernels.attention import TokenRange
 from paddlemae.model.kernels.primitives import CACHED_SCORES, LARGE_WEIGHT
 from paddlemae.model.kernels.rows import as_rows, constant_matrix
 
@@ -28,25 +32,26 @@ LINE = 16  # numbers of a cache line
 FLOAT_BYTES = 4
 
 
-def run_prepared(blocks: Sequence[Any], x_BND: paddle.Tensor) -> paddle.Tensor | None:
+def run_prepared(blocks: Sequence[Any], x_BND: paddle.Tensor, token_range: TokenRange = None) -> paddle.Tensor | None:
     """Return the output of transformer blocks for training, or None where they are not prepared for these numbers.
 
     Args:
         blocks: all of the same sizes, without drop path and relative positions.
+        token_range: start..stop of the last block's tokens that are returned; None returns all.
     """
     if not blocks or not paddle.is_grad_enabled() or not placement.on_cpu(x_BND) or x_BND.stop_gradient:
         return None
     (images, tokens, width), hidden = x_BND.shape, blocks[0].mlp.fc1.weight.shape[1]
-    heads = blocks[0].attn.num_heads
+    heads, (start, stop) = blocks[0].attn.num_heads, token_range or (0, tokens)
     fits = images * tokens * hidden <= MOST_HIDDEN and images * heads * tokens**2 <= CACHED_SCORES
     # one token: products of several matrices with an inner size of 1, see `attention`; large weights are MKL's
-    if not fits or tokens == 1 or width * hidden >= LARGE_WEIGHT or not placement.by_onednn(x_BND):
+    if not fits or stop - start < 2 or width * hidden >= LARGE_WEIGHT or not placement.by_onednn(x_BND):
         return None
     weights = [weight for block in blocks for weight in _weights_of(block)]
     if any(weight.stop_gradient for weight in weights) or operands(weights[2])[0].dtype != paddle.float32:
         return None
-    epsilon = private.epsilon_of(blocks[0].norm1)
-    stack = onednn.prepared(_Stack, len(blocks), images, tokens, heads, width, hidden, epsilon)
+    sizes = _Sizes(images, tokens, heads, width, hidden, private.epsilon_of(blocks[0].norm1))
+    stack = onednn.prepared(_Stack, len(blocks), sizes, (start, stop))
     return None if stack.is_busy() else _PreparedBlocks.apply(x_BND, *weights, stack)
 
 
@@ -64,25 +69,38 @@ class _PreparedBlocks(paddle.autograd.PyLayer):
         x_RD = as_rows(x)
         ctx.stack, ctx.lease = stack, stack.take()
         ctx.save_for_backward(x_RD, *weights)
-        return stack.forward(x_RD, weights).reshape(x.shape)
+        return stack.forward(x_RD, weights).reshape([x.shape[0], -1, x.shape[-1]])
 
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
         x_RD, *weights = ctx.saved_tensor()
         to_x, *to_weights = ctx.stack.backward(x_RD, as_rows(gradient), weights)
-        return to_x.reshape(gradient.shape), *to_weights
+        return to_x.reshape([gradient.shape[0], -1, gradient.shape[-1]]), *to_weights
 
 
 class _Lease:
     """Exists while a forward pass may still have its backward pass."""
 
 
+class _Sizes(NamedTuple):
+    """Sizes of a batch and of a block; `hidden` is the width of the MLP's hidden layer."""
+
+    images: int
+    tokens: int
+    heads: int
+    width: int
+    hidden: int
+    epsilon: float
+
+
 class _Stack:
     """Blocks of the same sizes: their primitives, what each keeps, and what a backward pass uses in between."""
 
-    def __init__(self, depth: int, images: int, tokens: int, heads: int, width: int, hidden: int, epsilon: float):
-        self.block = _Block(images, tokens, heads, width, hidden, epsilon)
-        self.kept = [_Kept(self.block) for _ in range(depth)]
+    def __init__(self, depth: int, sizes: _Sizes, token_range: tuple[int, int]):
+        ranges = [(0, sizes.tokens)] * (depth - 1) + [token_range]
+        of_range = {each: _Block(sizes, each) for each in set(ranges)}
+        self.blocks = [of_range[each] for each in ranges]
+        self.kept = [_Kept(each) for each in self.blocks]
         self.lease: Any = None
 
     def is_busy(self) -> bool:
@@ -97,11 +115,12 @@ class _Stack:
 
     def forward(self, x_RD: paddle.Tensor, weights: Sequence[paddle.Tensor]) -> paddle.Tensor:
         """Return the output of the last block, [R, D]."""
-        out = private.empty_on_cpu(x_RD.shape, paddle.float32)
+        last = self.blocks[-1]
+        out = private.empty_on_cpu([last.queries, last.width], paddle.float32)
         outs = [kept.out for kept in self.kept[:-1]] + [out.data_ptr()]
         x = x_RD.data_ptr()
-        for kept, y, own in zip(self.kept, outs, _addresses(weights), strict=True):
-            self.block.forward(kept, x, y, *own)
+        for block, kept, y, own in zip(self.blocks, self.kept, outs, _addresses(weights), strict=True):
+            block.forward(kept, x, y, *own)
             x = y
         return out
 
@@ -114,9 +133,10 @@ class _Stack:
         inputs = [x_RD.data_ptr()] + [kept.out for kept in self.kept[:-1]]
         results = [to_x.data_ptr()] + [kept.to_out for kept in self.kept[:-1]]
         gradient = gradient_RD.data_ptr()
-        own = list(zip(self.kept, inputs, results, _addresses(weights), _addresses(to_weights), strict=True))
-        for kept, x, to_input, weight, to_weight in reversed(own):
-            self.block.backward(kept, x, gradient, to_input, weight, to_weight)
+        addresses = _addresses(weights), _addresses(to_weights)
+        each = list(zip(self.blocks, self.kept, inputs, results, *addresses, strict=True))
+        for block, kept, x, to_input, weight, to_weight in reversed(each):
+            block.backward(kept, x, gradient, to_input, weight, to_weight)
             gradient = to_input
         return [to_x, *to_weights]
 
@@ -131,73 +151,98 @@ class _Kept:
     """Where a block's numbers are; its output and the gradient of it are those of the next block's input."""
 
     def __init__(self, block: _Block):
-        rows, narrow, wide = block.rows, block.rows * block.width, block.rows * block.hidden
-        sizes = [narrow, rows, rows, 3 * narrow, block.scores, narrow, narrow]
-        self.memory, places = reserve(*sizes, narrow, rows, rows, wide, wide, narrow, narrow)
+        rows, all_narrow = block.rows, block.rows * block.width
+        queries, narrow, wide = block.queries, block.queries * block.width, block.queries * block.hidden
+        sizes = [all_narrow, rows, rows, 3 * all_narrow, block.scores, narrow, narrow]
+        self.memory, places = reserve(*sizes, narrow, queries, queries, wide, wide, narrow, narrow)
         self.seen1, self.mean1, self.variance1, self.projected, self.shares, self.mixed, self.middle, *others = places
         self.seen2, self.mean2, self.variance2, self.wide, self.active, self.out, self.to_out = others
-        self.parts = [self.projected + FLOAT_BYTES * part * block.width for part in range(3)]
+        self.parts = block.parts_of(self.projected)
 
 
 class _Block:
-    """The primitives of a block, and the numbers that its backward pass does not keep."""
+    """The primitives of a block, and the numbers that its backward pass does not keep.
 
-    def __init__(self, images: int, tokens: int, heads: int, width: int, hidden: int, epsilon: float):
-        self.rows, self.width, self.hidden = images * tokens, width, hidden
-        self.scores = images * heads * tokens**2
-        self._prepare_attention(images, tokens, heads)
-        rows, wide, three = dense(self.rows, width), dense(self.rows, hidden), dense(self.rows, 3 * width)
+    Queries, keys and values are computed for all tokens (`rows`), the rest for those of the range (`queries`).
+    """
+
+    def __init__(self, sizes: _Sizes, token_range: tuple[int, int]):
+        images, tokens, heads, width, hidden, epsilon = sizes
+        start, stop = token_range
+        self.rows, self.queries, self.width, self.hidden = images * tokens, images * (stop - start), width, hidden
+        self.images, self.start, self.stop = images, start * width, stop * width  # the range, in numbers of an image
+        self.is_whole = stop - start == tokens
+        self.scores = images * heads * (stop - start) * tokens
+        self._prepare_attention(sizes, start, stop)
+        self._prepare_layers()
+        self.norm1, self.norm2 = (onednn.layer_norm(rows, width, epsilon) for rows in (self.rows, self.queries))
+        self.from_norm1 = onednn.layer_norm_gradients(self.rows, width, epsilon)
+        self.from_norm2 = onednn.layer_norm_gradients(self.queries, width, epsilon)
+        self.gelu = onednn.gelu(self.queries * hidden)
+        self.gelu_gradient = onednn.gelu_gradient(self.queries * hidden)
+        self.add = onednn.add(self.queries * width)
+        self.ones = constant_matrix(1, self.rows, 1.0, paddle.float32).data_ptr()
+        count = self.rows * width
+        self.memory, places = reserve(self.queries * hidden, count, count, 3 * count, self.scores)
+        self.memory.zero_()  # gradients of queries outside of the range stay so
+        self.to_wide, self.spare, self.to_middle, self.to_projected, self.inner = places
+        self.to_parts = self.parts_of(self.to_projected)
+
+    def parts_of(self, projected: int) -> list[int]:
+        """Return the addresses of the range's queries, and of all keys and values."""
+        part = FLOAT_BYTES * self.width
+        return [projected + 3 * FLOAT_BYTES * self.start, projected + part, projected + 2 * part]
+
+    def _prepare_layers(self) -> None:
+        width, hidden = self.width, self.hidden
+        rows, three = dense(self.rows, width), dense(self.rows, 3 * width)
+        queries, wide = dense(self.queries, width), dense(self.queries, hidden)
         narrow_layer, wide_layer, three_layer = dense(width, width), dense(width, hidden), dense(width, 3 * width)
         back_layer = dense(hidden, width)
-        self.norm = onednn.layer_norm(self.rows, width, epsilon)
-        self.norm_gradients = onednn.layer_norm_gradients(self.rows, width, epsilon)
-        self.gelu = onednn.gelu(self.rows * hidden)
-        self.gelu_gradient = onednn.gelu_gradient(self.rows * hidden)
-        self.add = onednn.add(self.rows * width)
         self.project = onednn.matmul(rows, three_layer, three, True)
-        self.merge = onednn.matmul(rows, narrow_layer, rows, True, 1.0, rows)
-        self.widen = onednn.matmul(rows, wide_layer, wide, True)
-        self.narrow = onednn.matmul(wide, back_layer, rows, True, 1.0, rows)
+        self.merge = onednn.matmul(queries, narrow_layer, queries, True, 1.0, queries if self.is_whole else None)
+        self.widen = onednn.matmul(queries, wide_layer, wide, True)
+        self.narrow = onednn.matmul(wide, back_layer, queries, True, 1.0, queries)
         self.from_projected = onednn.matmul(three, transpose(three_layer), rows)
-        self.from_merged = onednn.matmul(rows, transpose(narrow_layer), rows)
-        self.from_wide = onednn.matmul(wide, transpose(wide_layer), rows)
-        self.from_narrow = onednn.matmul(rows, transpose(back_layer), wide)
+        self.from_merged = onednn.matmul(queries, transpose(narrow_layer), queries)
+        self.from_wide = onednn.matmul(wide, transpose(wide_layer), queries)
+        self.from_narrow = onednn.matmul(queries, transpose(back_layer), wide)
         self.to_project = _to_layer(rows, three)
-        self.to_merge = _to_layer(rows, rows)
-        self.to_widen = _to_layer(rows, wide)
-        self.to_narrow = _to_layer(wide, rows)
-        self.ones = constant_matrix(1, self.rows, 1.0, paddle.float32)
-        count = self.rows * width
-        self.memory, places = reserve(self.rows * hidden, count, count, 3 * count, self.scores)
-        self.to_wide, self.spare, self.to_middle, self.to_projected, self.inner = places
-        self.to_parts = [self.to_projected + FLOAT_BYTES * part * width for part in range(3)]
+        self.to_merge = _to_layer(queries, queries)
+        self.to_widen = _to_layer(queries, wide)
+        self.to_narrow = _to_layer(wide, queries)
 
-    def _prepare_attention(self, images: int, tokens: int, heads: int) -> None:
-        each, width = self.width // heads, self.width
-        shares = dense(images, heads, tokens, tokens)
-        part = Layout((images, heads, tokens, each), (tokens * 3 * width, each, 3 * width, 1), FLOAT32)
-        mixed = Layout((images, heads, tokens, each), (tokens * width, each, width, 1), FLOAT32)
+    def _prepare_attention(self, sizes: _Sizes, start: int, stop: int) -> None:
+        images, tokens, heads, width, *_ = sizes
+        each, queries = width // heads, stop - start
+        shares = dense(images, heads, queries, tokens)
+        strides = tokens * 3 * width, each, 3 * width, 1
+        query = Layout((images, heads, queries, each), strides)
+        pair = Layout((images, heads, tokens, each), strides)
+        mixed = Layout((images, heads, queries, each), (queries * width, each, width, 1))
         scaled = False, each**-0.5
-        self.score = onednn.matmul(part, transpose(part), shares, *scaled)
-        self.softmax = onednn.softmax(images * heads * tokens, tokens)
-        self.mix = onednn.matmul(shares, part, mixed)
-        self.to_value = onednn.matmul(transpose(shares), mixed, part)
-        self.to_shares = onednn.matmul(mixed, transpose(part), shares)
-        self.softmax_gradient = onednn.softmax_gradient(images * heads * tokens, tokens)
-        self.to_query = onednn.matmul(shares, part, part, *scaled)
-        self.to_key = onednn.matmul(transpose(shares), part, part, *scaled)
+        self.score = onednn.matmul(query, transpose(pair), shares, *scaled)
+        self.softmax = onednn.softmax(images * heads * queries, tokens)
+        self.mix = onednn.matmul(shares, pair, mixed)
+        self.to_value = onednn.matmul(transpose(shares), mixed, pair)
+        self.to_shares = onednn.matmul(mixed, transpose(pair), shares)
+        self.softmax_gradient = onednn.softmax_gradient(images * heads * queries, tokens)
+        self.to_query = onednn.matmul(shares, pair, query, *scaled)
+        self.to_key = onednn.matmul(transpose(shares), query, pair, *scaled)
 
     def forward(self, kept: _Kept, x: int, out: int, *weights: int) -> None:
         """Write the block's output; arguments are addresses."""
         norm1, bias1, project, project_bias, merge, merge_bias, norm2, bias2, widen, widen_bias, narrow, bias = weights
         query, key, value = kept.parts
-        self.norm(x, kept.seen1, kept.mean1, kept.variance1, norm1, bias1)
+        self.norm1(x, kept.seen1, kept.mean1, kept.variance1, norm1, bias1)
         self.project(kept.seen1, project, kept.projected, project_bias)
         self.score(query, key, kept.shares)
         self.softmax(kept.shares, kept.shares)
         self.mix(kept.shares, value, kept.mixed)
-        self.merge(kept.mixed, merge, kept.middle, merge_bias, x)
-        self.norm(kept.middle, kept.seen2, kept.mean2, kept.variance2, norm2, bias2)
+        self.merge(kept.mixed, merge, kept.middle, merge_bias, *[x] * self.is_whole)
+        if not self.is_whole:
+            self._queries_at(kept.middle)[:] += self._range_at(x)
+        self.norm2(kept.middle, kept.seen2, kept.mean2, kept.variance2, norm2, bias2)
         self.widen(kept.seen2, widen, kept.wide, widen_bias)
         self.gelu(kept.wide, kept.active)
         self.narrow(kept.active, narrow, out, bias, kept.middle)
@@ -213,15 +258,25 @@ class _Block:
         self._to_layer(self.to_widen, kept.seen2, self.to_wide, *to_weights[8:10])
         self.from_wide(self.to_wide, widen, self.spare)
         moments = kept.mean2, kept.variance2
-        self.norm_gradients(kept.middle, *moments, norm2, bias2, self.spare, self.to_middle, *to_weights[6:8])
+        self.from_norm2(kept.middle, *moments, norm2, bias2, self.spare, self.to_middle, *to_weights[6:8])
         self.add(self.to_middle, gradient, self.to_middle)
         self.from_merged(self.to_middle, merge, self.spare)
         self._to_layer(self.to_merge, kept.mixed, self.to_middle, *to_weights[4:6])
         self._attention_backward(kept)
         self._to_layer(self.to_project, kept.seen1, self.to_projected, *to_weights[2:4])
         self.from_projected(self.to_projected, project, self.spare)
-        self.norm_gradients(x, kept.mean1, kept.variance1, norm1, bias1, self.spare, to_x, *to_weights[:2])
-        self.add(to_x, self.to_middle, to_x)
+        self.from_norm1(x, kept.mean1, kept.variance1, norm1, bias1, self.spare, to_x, *to_weights[:2])
+        if self.is_whole:
+            self.add(to_x, self.to_middle, to_x)
+        else:
+            self._range_at(to_x)[:] += self._queries_at(self.to_middle)
+
+    def _range_at(self, address: int) -> np.ndarray:
+        """Return the range of all tokens at an address, [B, Q * D]; oneDNN adds such parts of a matrix slowly."""
+        return numbers_at(address, self.rows * self.width).reshape(self.images, -1)[:, self.start : self.stop]
+
+    def _queries_at(self, address: int) -> np.ndarray:
+        return numbers_at(address, self.queries * self.width).reshape(self.images, -1)
 
     def _attention_backward(self, kept: _Kept) -> None:
         """Write the gradient of queries, keys and values from that of the mixed values, which is in `spare`."""
@@ -235,7 +290,7 @@ class _Block:
     def _to_layer(self, of_layer: tuple[Any, Any], x: int, gradient: int, to_weight: int, to_bias: int) -> None:
         to_matrix, to_row = of_layer
         to_matrix(x, gradient, to_weight)
-        to_row(self.ones.data_ptr(), gradient, to_bias)
+        to_row(self.ones, gradient, to_bias)
 
 
 def _to_layer(x: Layout, gradient: Layout) -> tuple[Any, Any]:

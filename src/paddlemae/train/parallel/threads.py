@@ -148,7 +148,8 @@ class Shards:
 
     def _loss_and_backward(self, replica: nn.Layer, batch: Any, scale: float) -> float:
         """Compute loss and gradients; a loss that is not finite has no backward pass, so no gradient is complete."""
-        replica.train()
+        if not replica.training:  # else its layers are, too, and asking each of them takes 0.3 ms
+            replica.train()
         with bfloat16_products(self.rounded):
             loss = self.loss_fn(replica, batch)
             value = float(loss.numpy())
