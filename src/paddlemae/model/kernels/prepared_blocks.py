@@ -181,7 +181,7 @@ class _Block:
         self.gelu = onednn.gelu(self.queries * hidden)
         self.gelu_gradient = onednn.gelu_gradient(self.queries * hidden)
         self.add = onednn.add(self.queries * width)
-        self.ones = constant_matrix(1, self.rows, 1.0, paddle.float32).data_ptr()
+        self.ones = constant_matrix(1, self.rows, 1.0, paddle.float32)
         count = self.rows * width
         self.memory, places = reserve(self.queries * hidden, count, count, 3 * count, self.scores)
         self.memory.zero_()  # gradients of queries outside of the range stay so
@@ -290,7 +290,7 @@ class _Block:
     def _to_layer(self, of_layer: tuple[Any, Any], x: int, gradient: int, to_weight: int, to_bias: int) -> None:
         to_matrix, to_row = of_layer
         to_matrix(x, gradient, to_weight)
-        to_row(self.ones, gradient, to_bias)
+        to_row(self.ones.data_ptr(), gradient, to_bias)
 
 
 def _to_layer(x: Layout, gradient: Layout) -> tuple[Any, Any]:
@@ -303,7 +303,7 @@ def _to_layer(x: Layout, gradient: Layout) -> tuple[Any, Any]:
 
 
 def reserve(*sizes: int) -> tuple[paddle.Tensor, list[int]]:
-    """Return memory for so many numbers each, and where each begins, on a cache line."""
+    """Return memory for N numbers of each size N, and the address where each begins, on a cache line."""
     padded = [-(-size // LINE) * LINE for size in sizes]
     memory = private.empty_on_cpu([sum(padded) + LINE], paddle.float32)
     first = -(-memory.data_ptr() // (FLOAT_BYTES * LINE)) * FLOAT_BYTES * LINE
