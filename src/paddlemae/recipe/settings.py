@@ -74,7 +74,7 @@ MEAN = (
 STD = "standard deviation of each channel; null and `auto` as for `mean`"
 BETAS = "betas of AdamW"
 TRAIN_SPLIT = "split to train on"
-EVAL_SPLIT = "split to evaluate on"
+EVAL_SPLIT = "split to evaluate on: `test`, or `val`"
 VAL_FRACTION = "share of each class of the training split that is held out as the test part, instead of `eval_split`"
 VALIDATION = (
     "share of each class of the training images (of `labels` of them, if that is set) that is held back to choose the "

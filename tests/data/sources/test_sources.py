@@ -108,6 +108,7 @@ def test_validation_comes_before_test(tmp_path: Path) -> None:
     root = make_images(tmp_path, "train/1.png", "test/2.png", "val/3.png")
     with pytest.warns(SourceNote, match="of 'val' and 'test' the first is held out, and the second is not used"):
         assert listed(open_source(root, "test"), tmp_path) == ["val/3.png"]
+    assert listed(open_source(root, "val"), tmp_path) == ["val/3.png"]
 
 
 def test_train_is_the_folder_itself_only_when_it_has_no_splits(tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_train_is_the_folder_itself_only_when_it_has_no_splits(tmp_path: Path) -
         open_source(plain, "test")
     with pytest.raises(ValueError, match="no subfolder train"):
         open_source(make_images(tmp_path / "half", "val/1.png"), "train")
-    with pytest.raises(ValueError, match=r"'train' or 'test' .* got 'dev'"):
+    with pytest.raises(ValueError, match=r"'train', 'val' or 'test' .* got 'dev'"):
         open_source(plain, "dev")
 
 

@@ -29,6 +29,7 @@ TEST_WORDS = tuple(word for word, split in _SPLIT_OF.items() if split != _TRAIN)
 VAL_ONLY, TEST_ONLY = "val-only", "test-only"
 _MEANT = {  # the first that is there
     "train": (_TRAIN,),
+    "val": (_VAL,),
     "test": (_VAL, _TEST),
     VAL_ONLY: (_VAL,),
     TEST_ONLY: (_TEST,),
@@ -63,8 +64,8 @@ def choose_split(
     Args:
         present: names that hold images, perhaps not only of splits; a mapping to their numbers of images, if these are
             known.
-        split: "train"; "test", which is the first that is there of "val" and "test"; "val-only" or "test-only", which
-            is that one; None for the whole.
+        split: "train"; "val"; "test", which is the first that is there of "val" and "test"; "val-only" or "test-only",
+            which is that one; None for the whole.
         where: what is to be split, for errors.
         unit: what a split is there, for errors: "subfolder", say.
         others: see the top of this module.
@@ -75,7 +76,7 @@ def choose_split(
     if split is None:
         return None
     if split not in _MEANT:
-        raise ValueError(f"expected split 'train' or 'test' of {where}, got {split!r}")
+        raise ValueError(f"expected split 'train', 'val' or 'test' of {where}, got {split!r}")
     words = _find_spellings(present, where)
     strangers = sorted(name for name in present if not split_of(name))
     if strangers and others != "left out" and words and not on_both_sides(words):
