@@ -162,3 +162,17 @@ def test_what_cannot_be_computed_is_one_line(
     done = paddlemae(command, tuned, *REFUSED[command](tmp_path, colours), "--precision", wanted)
     assert done.status == 2 and line in done.err and len(done.err.strip().splitlines()) == 1, done.err
     assert not list(tmp_path.iterdir())
+
+
+def test_accelerators_take_paddles_autocast(tuned, monkeypatch) -> None:
+    """Here on the CPU's own kernels, where it does nothing."""
+    checkpoint = read_checkpoint(tuned)
+    model, description = load_classifier(checkpoint), checkpoint.description
+    batch = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8), np.uint8)
+    expected = forward_function(model, description, LOGITS, threads=1)(batch)
+    autocast, asked = precision.paddle.amp.auto_cast, []
+    monkeypatch.setattr(precision.paddle, "get_device", lambda: "gpu:0")
+    monkeypatch.setattr(precision.paddle.amp, "auto_cast", lambda **how: asked.append(how) or autocast(False))
+    found = forward_function(model, description, Logits("bfloat16"), threads=1)(batch)
+    assert asked == [{"dtype": "bfloat16", "level": "O1"}]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
