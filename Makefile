@@ -30,7 +30,7 @@ parity: $(PARITY)/installed ## Compare with PyTorch (installs it: 2 GB on disk)
 	$(PARITY)/bin/python -c "import torch, transformers" # without them pytest would skip, and pass
 	$(PARITY)/bin/python -m pytest -m parity
 
-bench: $(PARITY)/installed ## Measure speed and memory, compared with PyTorch (40 minutes; QUICK=1: 10)
+bench: $(PARITY)/installed ## Measure speed and memory, compared with PyTorch (about an hour; QUICK=1: 15 minutes)
 	$(PARITY)/bin/python -m benchmarks.run $(if $(QUICK),--quick) $(BENCH)
 
 drill: $(VENV)/installed ## Kill, stop and starve trainings, and check that nothing is lost (half an hour; DRILL="--kills 6 --faults 3")

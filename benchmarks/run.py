@@ -1,6 +1,6 @@
 """Run the benchmark's command line: measure the sides in turn, and print tables.
 
-python -m benchmarks.run                                        everything: half an hour on two cores
+python -m benchmarks.run                                        everything: about an hour on two cores
 python -m benchmarks.run --quick                                one process a side, no sweeps: some minutes
 python -m benchmarks.run pretrain --models tiny base --repeats 5
 python -m benchmarks.run pretrain --isa avx2                    products of all sides without AVX-512

@@ -81,7 +81,7 @@ PRETRAINING = {
 PLANS = {
     "nuclei": Plan(turned=True, settings=(*HEAD, ("dice", 1.0))),
     # 360 pixels high: at 240, a crop holds half of the height
-    "camvid": Plan(settings=(*HEAD, ("class_weights", "balanced"), ("short_side", 240))),
+    "camvid": Plan(settings=(*HEAD, ("short_side", 240)), steps=(900, 3000)),
     "tiles": Plan(turned=True, settings=(*HEAD, ("dice", 1.0))),
 }
 

@@ -1,4 +1,4 @@
-"""Blocks whose primitives and buffers are prepared compute what the halves of a block do."""
+"""Blocks whose primitives are prepared compute what the halves of a block do."""
 
 import threading
 from collections.abc import Iterator
@@ -85,14 +85,11 @@ def test_a_second_forward_pass_leaves_the_first_one_s_numbers_alone(monkeypatch,
     layers, one, other = layers_of(), tokens(), tokens()
     wanted = by_halves(monkeypatch, layers, one)
     out = run_blocks(layers, one)
-    second = run_blocks(layers, other)  # the prepared buffers wait for the first one's backward pass
-    assert calls == [True, False]
+    run_blocks(layers, other)
     weights = np.random.default_rng(0).normal(size=out.shape).astype(np.float32)
     (out * paddle.to_tensor(weights)).sum().backward()
     np.testing.assert_allclose(one.grad.numpy(), wanted[1], rtol=RELATIVE, atol=RELATIVE)
-    del out, second
-    run_blocks(layers, one)
-    assert calls[-1], "they are free again"
+    assert all(calls)
 
 
 def test_gradients_of_several_batches_add_up(calls) -> None:
@@ -107,7 +104,7 @@ def test_gradients_of_several_batches_add_up(calls) -> None:
     assert all(calls)
 
 
-def test_threads_have_buffers_of_their_own(calls) -> None:
+def test_threads_do_not_disturb_each_other(calls) -> None:
     pairs = [(layers_of(), tokens()) for _ in range(2)]
     wanted = [gradients_of(*pair) for pair in pairs]
     found: dict[int, list[list[np.ndarray]]] = {0: [], 1: []}

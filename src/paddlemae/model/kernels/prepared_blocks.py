@@ -1,4 +1,4 @@
-"""Run whole transformer blocks with primitives, buffers and addresses that are prepared once for their sizes.
+"""Run whole transformer blocks with primitives that are prepared once for their sizes.
 
 The halves of a block (`halves`) allocate their results, look up primitives and pass through Paddle's autograd one by
 one: 1.5 ms a block and step, whatever the batch. Where a block has few numbers, that is most of the time, and Python's
@@ -10,7 +10,6 @@ Shapes: R rows, B images, N tokens, Q of them, H heads, D width.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -52,7 +51,7 @@ def run_prepared(blocks: Sequence[Any], x_BND: paddle.Tensor, token_range: Token
         return None
     sizes = _Sizes(images, tokens, heads, width, hidden, private.epsilon_of(blocks[0].norm1))
     stack = onednn.prepared(_Stack, len(blocks), sizes, (start, stop))
-    return None if stack.is_busy() else _PreparedBlocks.apply(x_BND, *weights, stack)
+    return _PreparedBlocks.apply(x_BND, *weights, stack)
 
 
 def _weights_of(block: Any) -> list[paddle.Tensor]:
@@ -61,25 +60,22 @@ def _weights_of(block: Any) -> list[paddle.Tensor]:
 
 
 class _PreparedBlocks(paddle.autograd.PyLayer):
-    """Blocks one after another; what they keep for the backward pass is the stack's."""
+    """Blocks one after another."""
 
     @staticmethod
     def forward(ctx: Any, x: paddle.Tensor, *rest: Any) -> paddle.Tensor:
         *weights, stack = rest
         x_RD = as_rows(x)
-        ctx.stack, ctx.lease = stack, stack.take()
+        ctx.stack = stack
         ctx.save_for_backward(x_RD, *weights)
-        return stack.forward(x_RD, weights).reshape([x.shape[0], -1, x.shape[-1]])
+        out_RD, ctx.kept = stack.forward(x_RD, weights)
+        return out_RD.reshape([x.shape[0], -1, x.shape[-1]])
 
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
         x_RD, *weights = ctx.saved_tensor()
-        to_x, *to_weights = ctx.stack.backward(x_RD, as_rows(gradient), weights)
+        to_x, *to_weights = ctx.stack.backward(ctx.kept, x_RD, as_rows(gradient), weights)
         return to_x.reshape([gradient.shape[0], -1, gradient.shape[-1]]), *to_weights
-
-
-class _Lease:
-    """Exists while a forward pass may still have its backward pass."""
 
 
 class _Sizes(NamedTuple):
@@ -94,49 +90,42 @@ class _Sizes(NamedTuple):
 
 
 class _Stack:
-    """Blocks of the same sizes: their primitives, what each keeps, and what a backward pass uses in between."""
+    """Blocks of the same sizes, one after another."""
 
     def __init__(self, depth: int, sizes: _Sizes, token_range: tuple[int, int]):
         ranges = [(0, sizes.tokens)] * (depth - 1) + [token_range]
         of_range = {each: _Block(sizes, each) for each in set(ranges)}
         self.blocks = [of_range[each] for each in ranges]
-        self.kept = [_Kept(each) for each in self.blocks]
-        self.lease: Any = None
 
-    def is_busy(self) -> bool:
-        """Return whether a forward pass waits for its backward pass."""
-        return self.lease is not None and self.lease() is not None
-
-    def take(self) -> _Lease:
-        """Return what keeps the stack busy while it exists."""
-        lease = _Lease()
-        self.lease = weakref.ref(lease)
-        return lease
-
-    def forward(self, x_RD: paddle.Tensor, weights: Sequence[paddle.Tensor]) -> paddle.Tensor:
-        """Return the output of the last block, [R, D]."""
-        last = self.blocks[-1]
+    def forward(self, x_RD: paddle.Tensor, weights: Sequence[paddle.Tensor]) -> tuple[paddle.Tensor, list[_Kept]]:
+        """Return (the output of the last block, [R, D]; what each block keeps)."""
+        last, every_kept = self.blocks[-1], [_Kept(block) for block in self.blocks]
         out = private.empty_on_cpu([last.queries, last.width], paddle.float32)
-        outs = [kept.out for kept in self.kept[:-1]] + [out.data_ptr()]
+        outs = [kept.out for kept in every_kept[:-1]] + [out.data_ptr()]
         x = x_RD.data_ptr()
-        for block, kept, y, own in zip(self.blocks, self.kept, outs, _addresses(weights), strict=True):
+        for block, kept, y, own in zip(self.blocks, every_kept, outs, _addresses(weights), strict=True):
             block.forward(kept, x, y, *own)
             x = y
-        return out
+        return out, every_kept
 
     def backward(
-        self, x_RD: paddle.Tensor, gradient_RD: paddle.Tensor, weights: Sequence[paddle.Tensor]
+        self,
+        every_kept: Sequence[_Kept],
+        x_RD: paddle.Tensor,
+        gradient_RD: paddle.Tensor,
+        weights: Sequence[paddle.Tensor],
     ) -> list[paddle.Tensor]:
         """Return the gradients of the input and of each weight."""
         to_x = private.empty_on_cpu(x_RD.shape, paddle.float32)
         to_weights = [private.empty_on_cpu(weight.shape, paddle.float32) for weight in weights]
-        inputs = [x_RD.data_ptr()] + [kept.out for kept in self.kept[:-1]]
-        results = [to_x.data_ptr()] + [kept.to_out for kept in self.kept[:-1]]
+        inputs = [x_RD.data_ptr()] + [kept.out for kept in every_kept[:-1]]
+        results = [to_x.data_ptr()] + [kept.to_out for kept in every_kept[:-1]]
+        spares = {block: _Spare(block) for block in set(self.blocks)}
         gradient = gradient_RD.data_ptr()
         addresses = _addresses(weights), _addresses(to_weights)
-        each = list(zip(self.blocks, self.kept, inputs, results, *addresses, strict=True))
+        each = list(zip(self.blocks, every_kept, inputs, results, *addresses, strict=True))
         for block, kept, x, to_input, weight, to_weight in reversed(each):
-            block.backward(kept, x, gradient, to_input, weight, to_weight)
+            block.backward(kept, spares[block], x, gradient, to_input, weight, to_weight)
             gradient = to_input
         return [to_x, *to_weights]
 
@@ -160,8 +149,21 @@ class _Kept:
         self.parts = block.parts_of(self.projected)
 
 
+class _Spare:
+    """Where the backward pass of a block has its numbers until it is over."""
+
+    def __init__(self, block: _Block):
+        rows, queries = block.rows * block.width, block.queries * block.width
+        sizes = [block.queries * block.hidden, rows, queries, 3 * rows, block.scores]
+        self.memory, places = reserve(*sizes)
+        self.to_wide, self.narrow, self.to_middle, self.to_projected, self.inner = places
+        if not block.is_whole:
+            numbers_at(self.to_projected, 3 * rows)[:] = 0  # gradients of queries outside of the range
+        self.to_parts = block.parts_of(self.to_projected)
+
+
 class _Block:
-    """The primitives of a block, and the numbers that its backward pass does not keep.
+    """The primitives of a block.
 
     Queries, keys and values are computed for all tokens (`rows`), the rest for those of the range (`queries`).
     """
@@ -182,11 +184,6 @@ class _Block:
         self.gelu_gradient = onednn.gelu_gradient(self.queries * hidden)
         self.add = onednn.add(self.queries * width)
         self.ones = constant_matrix(1, self.rows, 1.0, paddle.float32)
-        count = self.rows * width
-        self.memory, places = reserve(self.queries * hidden, count, count, 3 * count, self.scores)
-        self.memory.zero_()  # gradients of queries outside of the range stay so
-        self.to_wide, self.spare, self.to_middle, self.to_projected, self.inner = places
-        self.to_parts = self.parts_of(self.to_projected)
 
     def parts_of(self, projected: int) -> list[int]:
         """Return the addresses of the range's queries, and of all keys and values."""
@@ -248,28 +245,35 @@ class _Block:
         self.narrow(kept.active, narrow, out, bias, kept.middle)
 
     def backward(
-        self, kept: _Kept, x: int, gradient: int, to_x: int, weights: Sequence[int], to_weights: Sequence[int]
+        self,
+        kept: _Kept,
+        spare: _Spare,
+        x: int,
+        gradient: int,
+        to_x: int,
+        weights: Sequence[int],
+        to_weights: Sequence[int],
     ) -> None:
         """Write the gradients of the block's input and weights; arguments are addresses."""
         norm1, bias1, project, _, merge, _, norm2, bias2, widen, _, narrow, _ = weights
-        self.from_narrow(gradient, narrow, self.to_wide)
-        self.gelu_gradient(kept.wide, self.to_wide, self.to_wide)
+        self.from_narrow(gradient, narrow, spare.to_wide)
+        self.gelu_gradient(kept.wide, spare.to_wide, spare.to_wide)
         self._to_layer(self.to_narrow, kept.active, gradient, *to_weights[10:])
-        self._to_layer(self.to_widen, kept.seen2, self.to_wide, *to_weights[8:10])
-        self.from_wide(self.to_wide, widen, self.spare)
+        self._to_layer(self.to_widen, kept.seen2, spare.to_wide, *to_weights[8:10])
+        self.from_wide(spare.to_wide, widen, spare.narrow)
         moments = kept.mean2, kept.variance2
-        self.from_norm2(kept.middle, *moments, norm2, bias2, self.spare, self.to_middle, *to_weights[6:8])
-        self.add(self.to_middle, gradient, self.to_middle)
-        self.from_merged(self.to_middle, merge, self.spare)
-        self._to_layer(self.to_merge, kept.mixed, self.to_middle, *to_weights[4:6])
-        self._attention_backward(kept)
-        self._to_layer(self.to_project, kept.seen1, self.to_projected, *to_weights[2:4])
-        self.from_projected(self.to_projected, project, self.spare)
-        self.from_norm1(x, kept.mean1, kept.variance1, norm1, bias1, self.spare, to_x, *to_weights[:2])
+        self.from_norm2(kept.middle, *moments, norm2, bias2, spare.narrow, spare.to_middle, *to_weights[6:8])
+        self.add(spare.to_middle, gradient, spare.to_middle)
+        self.from_merged(spare.to_middle, merge, spare.narrow)
+        self._to_layer(self.to_merge, kept.mixed, spare.to_middle, *to_weights[4:6])
+        self._attention_backward(kept, spare)
+        self._to_layer(self.to_project, kept.seen1, spare.to_projected, *to_weights[2:4])
+        self.from_projected(spare.to_projected, project, spare.narrow)
+        self.from_norm1(x, kept.mean1, kept.variance1, norm1, bias1, spare.narrow, to_x, *to_weights[:2])
         if self.is_whole:
-            self.add(to_x, self.to_middle, to_x)
+            self.add(to_x, spare.to_middle, to_x)
         else:
-            self._range_at(to_x)[:] += self._queries_at(self.to_middle)
+            self._range_at(to_x)[:] += self._queries_at(spare.to_middle)
 
     def _range_at(self, address: int) -> np.ndarray:
         """Return the range of all tokens at an address, [B, Q * D]; oneDNN adds such parts of a matrix slowly."""
@@ -278,14 +282,14 @@ class _Block:
     def _queries_at(self, address: int) -> np.ndarray:
         return numbers_at(address, self.queries * self.width).reshape(self.images, -1)
 
-    def _attention_backward(self, kept: _Kept) -> None:
-        """Write the gradient of queries, keys and values from that of the mixed values, which is in `spare`."""
-        (query, key, value), (to_query, to_key, to_value) = kept.parts, self.to_parts
-        self.to_value(kept.shares, self.spare, to_value)
-        self.to_shares(self.spare, value, self.inner)
-        self.softmax_gradient(kept.shares, self.inner, self.inner)
-        self.to_query(self.inner, key, to_query)
-        self.to_key(self.inner, query, to_key)
+    def _attention_backward(self, kept: _Kept, spare: _Spare) -> None:
+        """Write the gradient of queries, keys and values from that of the mixed values, which is in `narrow`."""
+        (query, key, value), (to_query, to_key, to_value) = kept.parts, spare.to_parts
+        self.to_value(kept.shares, spare.narrow, to_value)
+        self.to_shares(spare.narrow, value, spare.inner)
+        self.softmax_gradient(kept.shares, spare.inner, spare.inner)
+        self.to_query(spare.inner, key, to_query)
+        self.to_key(spare.inner, query, to_key)
 
     def _to_layer(self, of_layer: tuple[Any, Any], x: int, gradient: int, to_weight: int, to_bias: int) -> None:
         to_matrix, to_row = of_layer
