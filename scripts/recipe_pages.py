@@ -139,11 +139,7 @@ def rule_table() -> str:
             "as stored: 1 where all colours are gray, the number of bands where there are more than 4; 16 bits where "
             "images have them",
         ],
-        [
-            "`mean`, `std`",
-            "of the images that were read; of all channels together where most images are gray and some are not, so "
-            "that gray stays gray",
-        ],
+        ["`mean`, `std`", "of the images that were read"],
         [
             "`crop_scale`",
             f"[0.4, 1] for images of up to {rules.SMALL_SIDE} pixels, [0.2, 1] for those that are at least twice as "

@@ -22,7 +22,6 @@ PHOTOS = DataSurvey(
     ratio=Spread(0.6, 0.66, 1.33, 1.5, 2.4),
     channels=3,
     is_gray=False,
-    is_mostly_gray=False,
     bits=8,
     stored={"RGB of 8 bits": 32},
     mean=(0.5, 0.5, 0.4),

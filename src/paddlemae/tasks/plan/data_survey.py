@@ -61,10 +61,9 @@ class DataSurvey:
         height, width, ratio: of the images in pixels; width / height.
         channels: that a model should take: 1, 3, or the number of bands.
         is_gray: colours are stored, but are all gray.
-        is_mostly_gray: of images with colours most are gray, but not all.
         bits: of a value as stored: 8 or 16.
         stored: form -> number of images, of those that were read.
-        mean, std: of each channel, of values in [0, 1]; the same for all channels where `is_mostly_gray`.
+        mean, std: of each channel, of values in [0, 1].
         kept: short side -> what remains of an image of that size.
         open_seconds: time to list the images, which each command takes again.
         read_seconds: mean time to read one whole image, on one core.
@@ -85,7 +84,6 @@ class DataSurvey:
     ratio: Spread
     channels: int
     is_gray: bool
-    is_mostly_gray: bool
     bits: int
     stored: Mapping[str, int]
     mean: tuple[float, ...]
@@ -174,7 +172,7 @@ class _Sums:
         self.sizes: list[tuple[int, int]] = []
         self.kept: list[dict[int, Kept]] = []
         self.bytes = 0
-        self.colourful = 0  # images
+        self.colourful = False
 
 
 def _read_some(
@@ -208,11 +206,8 @@ def _describe(
     read = len(sums.sizes)
     mean, std = _statistics(sums.moments)
     is_gray = channels == 3 and not sums.colourful
-    is_mostly_gray = channels == 3 and 0 < sums.colourful < read / 2
     if is_gray:
         mean, std = mean[:1], std[:1]
-    elif is_mostly_gray:
-        mean, std = _shared(mean, std)
     heights, widths = np.array(sums.sizes, float).T
     return dict(
         read=read,
@@ -222,7 +217,6 @@ def _describe(
         ratio=Spread.of(widths / heights),
         channels=1 if is_gray else channels,
         is_gray=is_gray,
-        is_mostly_gray=is_mostly_gray,
         bits=bits,
         stored=dict(forms.most_common()),
         mean=mean,
@@ -244,10 +238,10 @@ def _add(sums: _Sums, pixels_HWC: Pixels) -> None:
     if len(sums.kept) < DETAIL_READ:
         sums.kept.append(measure_kept(pixels_HWC))
     sums.bytes += pixels_HWC.nbytes
-    if pixels_HWC.shape[2] == 3:
+    if pixels_HWC.shape[2] == 3 and not sums.colourful:
         values = pixels_HWC[:: max(1, pixels_HWC.shape[0] // 64)].astype(np.float32)
         apart = float(np.ptp(values, axis=2).mean())
-        sums.colourful += apart > GRAY_LEVELS * largest_value(pixels_HWC) / 255
+        sums.colourful = apart > GRAY_LEVELS * largest_value(pixels_HWC) / 255
 
 
 def _statistics(moments: list[Moments]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -256,17 +250,6 @@ def _statistics(moments: list[Moments]) -> tuple[tuple[float, ...], tuple[float,
     for each in moments[1:]:
         total = total + each
     return _six_digits(total.mean), _six_digits(np.sqrt(total.deviations / total.weight))
-
-
-def _shared(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the statistics of all channels together, once for each.
-
-    With its own in each channel a gray pixel gets unequal values, and of a nearly even gray patch, whose pixels are
-    normalised, a model would learn little but that inequality.
-    """
-    together = np.mean(mean)
-    deviation = np.sqrt(np.mean(np.square(std) + np.square(np.array(mean) - together)))
-    return _six_digits(np.full(len(mean), together)), _six_digits(np.full(len(mean), deviation))
 
 
 def _six_digits(values: NDArray[np.float64]) -> tuple[float, ...]:

@@ -44,8 +44,6 @@ def pretraining_settings(
 def statistics_settings(survey: DataSurvey) -> dict[str, Choice]:
     """Return mean and std of each channel."""
     reason = f"measured on {survey.read:,} of the images"
-    if survey.is_mostly_gray:
-        reason += ", all channels together, since most images are gray"
     flat = ", and 1 where nothing varies" if min(survey.std) < LEAST_STD else ""
     std = [value if value >= LEAST_STD else 1.0 for value in survey.std]
     return {"mean": Choice(list(survey.mean), reason), "std": Choice(std, reason + flat)}
