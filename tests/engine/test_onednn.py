@@ -4,6 +4,7 @@ import ctypes
 import json
 import math
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from paddlemae.engine import onednn, products
 from paddlemae.engine.onednn import dense, transpose
+from paddlemae.engine.safe_import import matrix_library
 from paddlemae.engine.threads import product_threads
 from tests.support.python_process import python
 
@@ -89,6 +91,21 @@ def test_threads_have_their_own_primitives_and_give_the_same() -> None:
     with product_threads(2):
         multiply(outs[1])
     close(outs[1].numpy(), outs[0].numpy())
+
+
+def test_other_threads_compute_with_as_many_openmp_threads() -> None:
+    mkl = matrix_library()
+    if mkl is None:
+        pytest.skip("this Paddle build has no MKL, whose OpenMP oneDNN shares")
+
+    def openmp_threads() -> int:
+        onednn.gelu(16)
+        return int(mkl.omp_get_max_threads())
+
+    with product_threads(3):
+        assert openmp_threads() == 3
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(openmp_threads).result() == 3
 
 
 def test_kept_primitives_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

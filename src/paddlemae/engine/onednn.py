@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
+from paddlemae.engine import private
 from paddlemae.engine.safe_import import library_path
 from paddlemae.engine.threads import wanted_product_threads
 
@@ -121,7 +122,10 @@ class _Thread(threading.local):
     def find(self, build: Callable[..., Made], *key: Any) -> Made:
         """Return what `build(*key)` made, kept from an earlier call if there was one."""
         if self.threads != (wanted := wanted_product_threads()):
-            library().set_threads(wanted)  # OpenMP's setting is a thread's own, and part of what is prepared
+            # OpenMP's setting is a thread's own, and part of what is prepared. Of two OpenMP libraries in the process
+            # Paddle and oneDNN use one, and that which `libdnnl` names may be the other.
+            library().set_threads(wanted)
+            private.set_num_threads(wanted)
             self.threads = wanted
             self.primitives.clear()
         found: Made | None = self.primitives.get((build, key))
