@@ -89,7 +89,7 @@ def test_threads_are_shared_out_and_given_back(images: int, each: int, always_sh
     monkeypatch.setattr("paddlemae.engine.threads.current_product_threads", lambda: 4)
     monkeypatch.setattr(paddle.base.core, "set_num_threads", seen.append)
     forward(pictures(images))
-    assert seen == [each, 4]
+    assert set(seen[:-1]) == {each} and seen[-1] == 4  # by all threads, each for itself too
 
 
 @pytest.mark.parametrize("output", [FeatureKind("mean"), LOGITS])
