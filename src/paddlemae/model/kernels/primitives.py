@@ -269,7 +269,7 @@ def split_projections(projections: Sequence[paddle.Tensor], width: int) -> list[
 
 
 class _Scores(NamedTuple):
-    """What `scale * query key^T + bias` is computed from, and room for as many images as are computed at once.
+    """Hold what `scale * query key^T + bias` is computed from, with room for the images that are computed at once.
 
     Attributes:
         bias_HQN: contiguous; None is 0.
