@@ -59,6 +59,12 @@ def test_defaults_are_the_papers() -> None:
     assert tuning.betas == (0.9, 0.999) and tuning.label_smoothing == 0.1 and tuning.model.pool == "mean"
 
 
+def test_a_floor_of_deviations_needs_normalised_pixels() -> None:
+    assert load_recipe("pretrain", None, ["norm_pix_floor=0.1"]).model.norm_pix_floor == 0.1
+    with pytest.raises(ValueError, match="norm_pix_floor has no effect without norm_pix_loss"):
+        load_recipe("pretrain", None, ["norm_pix_floor=0.1", "norm_pix_loss=false"])
+
+
 @pytest.mark.parametrize("value", [3, 0.5, None, True, "grid", "7", "none", "a: b", "1e-4", "", [0.5, 1], "true"])
 def test_a_setting_is_the_same_as_a_value_and_as_text(value: object) -> None:
     assert parse_overrides([override_text("key", value)]) == {"key": value}
@@ -167,6 +173,7 @@ def test_a_wrong_value_is_one_line_with_key_and_value() -> None:
         ("crop_scale=[0.2,2]", "at most 1"),
         ("shift=2", "crop_scale and shift exclude each other"),
         ("epochs=3", "warmup_epochs.*must be below epochs"),
+        ("norm_pix_floor=-1", "model.norm_pix_floor: .*greater than or equal to 0"),
         ("model=tiny", "unknown recipe key 'model'|model: "),
         ("precision=float64", "training.precision: .*got 'float64'"),
     ]:

@@ -96,6 +96,7 @@ CASES = {
     "no cls token": ("encoder", "mean", lambda: autoencoder(cls_token=False)),
     "raw pixels": ("reconstructor", None, lambda: autoencoder()),
     "normalised pixels, 3 channels": ("reconstructor", None, lambda: autoencoder(norm_pix_loss=True, channels=3)),
+    "a floor of deviations": ("reconstructor", None, lambda: autoencoder(norm_pix_loss=True, norm_pix_floor=0.5)),
     "reconstructor without cls token": ("reconstructor", None, lambda: autoencoder(cls_token=False)),
     "cross decoder": ("reconstructor", None, lambda: autoencoder(decoder="cross", norm_pix_loss=True)),
     "linear segmenter": ("segmenter", None, lambda: segmenter("linear")),

@@ -102,7 +102,7 @@ def assert_bitwise_equal(out: Path, whole: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory) -> Callable[..., Path]:
-    """The run folder of an undisturbed pretraining on so many processes. Not to be changed."""
+    """The run folder of an undisturbed pretraining on that number of processes. Not to be changed."""
     made: dict[Any, Path] = {}
 
     def find(processes: int, settings: Sequence[str]) -> Path:

@@ -198,12 +198,14 @@ def test_the_loss_decodes_removed_patches_only() -> None:
     np.testing.assert_allclose(removed, every[:, 3:], atol=1e-5)
 
 
+@pytest.mark.parametrize("floor", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("shape", [(2, 8, 48), (1, 1, 3), (3, 5, 2)])
-def test_normal_patches_by_hand(shape: tuple[int, ...]) -> None:
+def test_normal_patches_by_hand(shape: tuple[int, ...], floor: float) -> None:
     patches = np.random.default_rng(0).normal(2, 3, shape).astype(np.float32)
-    normal, mean, scale = (part.numpy() for part in normalise_patches(paddle.to_tensor(patches)))
+    patches[0] *= 0.01
+    normal, mean, scale = (part.numpy() for part in normalise_patches(paddle.to_tensor(patches), floor))
     exact = patches.astype(np.float64)
-    deviation = np.sqrt(exact.var(axis=-1, ddof=1, keepdims=True) + 1e-6)
+    deviation = np.sqrt(exact.var(axis=-1, ddof=1, keepdims=True) + 1e-6 + floor**2)
     np.testing.assert_allclose(mean, exact.mean(axis=-1, keepdims=True), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(scale, 1 / deviation, rtol=1e-5)
     np.testing.assert_allclose(normal, (exact - exact.mean(axis=-1, keepdims=True)) / deviation, atol=1e-5)
@@ -319,11 +321,12 @@ def test_raw_predictions_are_drawn_as_they_are() -> None:
     assert (patchify(drawn.plain, 4).numpy() == prediction.numpy()).all()
 
 
-def test_predictions_get_the_patchs_mean_and_deviation_back() -> None:
-    model, mask = autoencoder(norm_pix_loss=True), a_mask()
+@pytest.mark.parametrize("floor", [0.0, 0.5])
+def test_predictions_get_the_patchs_mean_and_deviation_back(floor: float) -> None:
+    model, mask = autoencoder(norm_pix_loss=True, norm_pix_floor=floor), a_mask()
     drawn = reconstruct(model, images(), mask)
     patches = patchify(images(), 4).numpy().astype(np.float64)
-    deviation = np.sqrt(patches.var(axis=-1, ddof=1, keepdims=True) + 1e-6)
+    deviation = np.sqrt(patches.var(axis=-1, ddof=1, keepdims=True) + 1e-6 + floor**2)
     wanted = predict(model, images(), mask).numpy() * deviation + patches.mean(axis=-1, keepdims=True)
     np.testing.assert_allclose(patchify(drawn.prediction, 4).numpy(), wanted, atol=1e-5)
 

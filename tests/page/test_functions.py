@@ -108,11 +108,12 @@ def test_a_brush_has_a_size(evaluate, size: int, expected: int) -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-@pytest.mark.parametrize("target", ["raw", "normalised"])
+@pytest.mark.parametrize("target", ["raw", "normalised", "normalised from a floor on"])
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_stages_are_those_of_python(evaluate, tmp_path: Path, target: str, channels: int, bits: int) -> None:
     paddle.seed(2)
-    page = write_page(tmp_path, mae(channels, norm_pix_loss=target == "normalised"), bits=bits, samples=2)
+    keys = {"norm_pix_loss": target != "raw", "norm_pix_floor": 0.3 if target.endswith("on") else 0.0}
+    page = write_page(tmp_path, mae(channels, **keys), bits=bits, samples=2)
     removed = np.random.default_rng(1).random(GRID[0] * GRID[1]) < 0.6
     mask = given_mask(removed.reshape(1, *GRID), GRID)
     images = to_input(page.images[:1], page.description)

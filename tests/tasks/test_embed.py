@@ -1,4 +1,4 @@
-"""`paddlemae embed` and `search`: what a file holds, that a stopped command goes on to the same file, what is near."""
+"""`paddlemae embed` and `search`: what a file holds, that a stopped command resumes to the same file, what is near."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_file_holds_number_path_label_and_features(tmp_path, pretrained, colou
 
 def test_columns_are_what_other_readers_expect(tmp_path, pretrained, photos) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
-    flat = photos / "day0"  # files beside a folder: no labels
+    flat = photos / "day0"  # files next to a folder: no labels
     table = pq.read_table(written(pretrained, flat, tmp_path / "f.parquet"))
     assert table.column_names == ["id", "path", "label", "vector"] and len(table) == 6
     assert table["label"].null_count == 6

@@ -1,4 +1,4 @@
-"""`paddlemae weights` beside the originals: PyTorch's own files and transformers' own classes."""
+"""`paddlemae weights` against the originals: PyTorch's own files and transformers' own classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints written beside training: the state of their moment, one at a time, and what happens when they fail."""
+"""Checkpoints written during training: the state of their moment, one at a time, and what happens when they fail."""
 
 import errno
 import os

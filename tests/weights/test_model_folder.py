@@ -161,6 +161,7 @@ WRONG_ARCHITECTURES: dict[str, Any] = {
     "decoder_embed_dim": [4],
     "decoder": ["cross", "evil"],
     "norm_pix_loss": [None, 1],
+    "norm_pix_floor": [None, -0.1, 2.0, "0.1"],
     "evil": [1],
 }
 

@@ -188,7 +188,7 @@ def _reconstruction(graph: Graph, model: MaskedAutoencoder, images_BCHW: Value) 
     plain_BLP = reshape(graph, linear(graph, norm(graph, x_RD, "decoder_norm"), "decoder_pred"), -1, patches, pixels)
     plain_BLP = graph.add("Add", plain_BLP, _nan_if_uneven(graph, kept_BL), name="patches")
     patches_BLP = reshape(graph, patches_RP, -1, patches, pixels)
-    prediction_BLP = _entry(PIXELS, model.target_name, "target")(graph, patches_BLP, plain_BLP, pixels)
+    prediction_BLP = _entry(PIXELS, model.target_name, "target")(graph, model, patches_BLP, plain_BLP)
     removed_BL1 = graph.add("Unsqueeze", removed_BL, graph.numbers(-1))
     return _picture(graph, model, graph.add("Where", removed_BL1, prediction_BLP, patches_BLP))
 
@@ -200,12 +200,13 @@ def _nan_if_uneven(graph: Graph, kept_BL: Value) -> Value:
     return graph.add("Sqrt", graph.add("Sub", least, most))
 
 
-def _with_statistics_of(graph: Graph, patches_BLP: Value, normal_BLP: Value, pixels: int) -> Value:
-    """Invert `targets.normal_patches`."""
+def _with_statistics_of(graph: Graph, model: MaskedAutoencoder, patches_BLP: Value, normal_BLP: Value) -> Value:
+    """Invert `targets.normalise_patches`."""
     mean_BL1 = graph.add("ReduceMean", patches_BLP, graph.numbers(-1))
     squares_BL1 = graph.add("ReduceSumSquare", graph.add("Sub", patches_BLP, mean_BL1), graph.numbers(-1))
-    variance_BL1 = graph.add("Mul", squares_BL1, graph.number(1 / (pixels - 1)))
-    deviation_BL1 = graph.add("Sqrt", graph.add("Add", variance_BL1, graph.number(TARGET_EPSILON)))
+    variance_BL1 = graph.add("Mul", squares_BL1, graph.number(1 / (model.pixels - 1)))
+    added = TARGET_EPSILON + model.norm_pix_floor**2
+    deviation_BL1 = graph.add("Sqrt", graph.add("Add", variance_BL1, graph.number(added)))
     return graph.add("Add", graph.add("Mul", normal_BLP, deviation_BL1), mean_BL1)
 
 
@@ -262,7 +263,7 @@ def _memories(graph: Graph, model: MaskedAutoencoder, maps: list[Value]) -> list
 
 
 DECODERS = {"mae": _decoder, "cross": _cross_decoder}
-PIXELS = {"raw": lambda graph, patches, plain, pixels: plain, "normalised": _with_statistics_of}  # by target
+PIXELS = {"raw": lambda graph, model, patches, plain: plain, "normalised": _with_statistics_of}  # by target
 
 
 def _entry(table: Mapping[str, Callable[..., Value]], name: str, what: str) -> Callable[..., Value]:

@@ -46,6 +46,7 @@ class MaskedAutoencoder(nn.Layer):
         self.recompute = False  # see `run_blocks`; a setting of the training, not of the model
         self.target_name = decoder.target
         self.target = TARGETS[self.target_name]
+        self.norm_pix_floor = decoder.norm_pix_floor
         if self.pixels < self.target.fewest_pixels:
             raise ValueError(
                 f"{decoder.target} pixels need patches of at least {self.target.fewest_pixels} values, "
@@ -88,7 +89,7 @@ def patch_target(model: MaskedAutoencoder, images_BCHW: paddle.Tensor, patches_B
     """Return the targets of patches, by index: [B, Q, P] (MAE, sec. 3, "Reconstruction target")."""
     patches_BLP = patchify(images_BCHW, model.encoder.patch_size)
     target_BQP = take_patches(patches_BLP, flat_rows(patches_BQ, patches_BLP.shape[1]))
-    return model.target.of(target_BQP)
+    return model.target.of(target_BQP, model.norm_pix_floor)
 
 
 def predict(model: MaskedAutoencoder, images_BCHW: paddle.Tensor, mask: Mask) -> paddle.Tensor:
@@ -125,7 +126,7 @@ def reconstruct(model: MaskedAutoencoder, images_BCHW: paddle.Tensor, mask: Mask
     patches_BLP = patchify(images_BCHW, model.encoder.patch_size)
     with evaluating(model):
         plain_BLP = predict(model, images_BCHW, mask)
-    prediction_BLP = model.target.pixels(plain_BLP, patches_BLP)
+    prediction_BLP = model.target.pixels(plain_BLP, patches_BLP, model.norm_pix_floor)
     removed_BL1 = paddle.to_tensor(mask.as_map().astype(np.float32)).unsqueeze(-1)
 
     def picture(x_BLP: paddle.Tensor) -> paddle.Tensor:

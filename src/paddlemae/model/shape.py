@@ -114,6 +114,15 @@ class DecoderShape:
     norm_pix_loss: bool = _key(
         False, "predict the pixels of each patch normalised by the patch's own mean and standard deviation"
     )
+    norm_pix_floor: float = _key(
+        0.0,
+        "`norm_pix_loss` only: deviations far below it, of patches that show little but noise, are not brought to 1: its "
+        "square is added to each patch's variance. In the units of the model's input, where the images' deviation is "
+        "about 1; 0 is the paper's",
+        is_new=True,
+        ge=0,
+        le=1,
+    )
 
     def __post_init__(self) -> None:
         if self.decoder not in DECODER_KINDS:
@@ -293,6 +302,8 @@ def architecture_of(*shapes: Any) -> dict[str, Any]:
         inter_block_attention = architecture.pop("inter_block_attention")
         if DECODER_KINDS[architecture["decoder"]].sees_all_maps:
             architecture["inter_block_attention"] = inter_block_attention
+        if not (architecture["norm_pix_loss"] and architecture["norm_pix_floor"]):
+            del architecture["norm_pix_floor"]
     if "head" in architecture:
         unread = {"linear": ("head_width", "taps", "head_dropout"), "conv": ("taps", "head_dropout"), "upernet": ()}
         for name in unread[architecture["head"]]:

@@ -166,6 +166,8 @@ class AutoencoderShape(BaseModel):
     def _check(self) -> AutoencoderShape:
         if not (self.inter_block_attention or DECODER_KINDS[self.decoder].sees_all_maps):
             raise ValueError(f"inter_block_attention=false has no effect with decoder={self.decoder}; leave it out")
+        if self.norm_pix_floor and not self.norm_pix_loss:
+            raise ValueError("norm_pix_floor has no effect without norm_pix_loss=true; leave it out")
         return self
 
 

@@ -1,4 +1,4 @@
-"""A pack that is stopped anywhere goes on to the same bytes, and nothing else than a pack is ever touched."""
+"""A pack that is stopped anywhere resumes to the same bytes, and nothing else than a pack is ever touched."""
 
 import errno
 import hashlib

@@ -54,12 +54,12 @@ def test_the_run_has_the_numbers_that_data_stats_prints(paddlemae, colours, tiny
 
 
 def test_a_stopped_run_resumes_with_its_numbers(paddlemae, colours, tiny, tmp_path, looked) -> None:
-    """The same command, or a bare --resume; and with --overwrite they are found anew."""
+    """The same command, or a bare --resume; and with --overwrite they are measured again."""
     out = tmp_path / "run"
     command = ["pretrain", *tiny, *AUTO, "checkpoint_every=0.3", "--data", colours, "--out", out, "--quiet"]
     assert paddlemae(*command, "max_hours=1e-9").status == 75
     before = numbers_of(out)
-    assert paddlemae(*command, "max_hours=1e-9").status == 75  # goes on, as its text says
+    assert paddlemae(*command, "max_hours=1e-9").status == 75  # can be resumed, as its text says
     assert paddlemae("pretrain", "--resume", "--out", out, "--quiet", "max_hours=null").status == 0
     assert numbers_of(out) == before and len(looked) == 1
     assert paddlemae(*command).status == 2 and len(looked) == 1, "a finished run is refused before any look"

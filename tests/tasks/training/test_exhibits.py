@@ -1,4 +1,4 @@
-"""What a run shows: attention as NumPy computes it, the same images as training goes on, and no effect on training."""
+"""What a run shows: attention as NumPy computes it, the same images throughout training, and no effect on training."""
 
 from __future__ import annotations
 

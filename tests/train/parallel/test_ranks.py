@@ -204,7 +204,7 @@ def test_when_another_dies_all_know_at_once(three, dead: int) -> None:
 
 
 def test_what_comes_with_the_first_words_is_not_overlooked() -> None:
-    """A rank that says who it is and goes on at once: both are read together, and the connection is silent then."""
+    """A rank that says who it is and sends more at once: both are read together, and the connection is silent then."""
     with (
         socket.create_server((HOST, 0)) as server,
         socket.create_connection(server.getsockname()) as theirs,

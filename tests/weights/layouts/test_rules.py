@@ -291,6 +291,13 @@ def test_a_cross_decoder_and_broken_tensors_are_not_written() -> None:
         write("keras", source)
 
 
+def test_a_floor_of_deviations_is_named_where_it_gets_lost() -> None:
+    source = read(MAE)
+    floored = type(source)("official", "mae", source.architecture | {"norm_pix_floor": 0.1}, source.tensors, {}, {})
+    assert "norm_pix_floor=0.1 has no place" in "\n".join(write("official", floored).notes)
+    assert "norm_pix_floor" not in "\n".join(write("official", source).notes)
+
+
 def test_what_is_written_says_what_surrounds_it() -> None:
     assert write("official", read(MAE)).wrapper == "model" and write("paddle", read(MAE)).wrapper is None
     written = write("transformers", read(HF_VIT))

@@ -34,7 +34,8 @@ const paddlemaePictures = (() => {
     forEachValue(header, (patch, _, place, c) => {
       variance[patch] += (normal(place, c) - mean[patch]) ** 2 / (count - 1);
     });
-    return { mean, deviation: variance.map((one) => Math.sqrt(one + EPSILON)) };
+    const added = EPSILON + (header.architecture.norm_pix_floor ?? 0) ** 2;
+    return { mean, deviation: variance.map((one) => Math.sqrt(one + added)) };
   }
 
   /** Return the stages of a reconstruction, each as pixels.

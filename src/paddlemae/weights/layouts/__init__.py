@@ -288,6 +288,11 @@ def export_weights(
     if found := faults(Draft(held), shapes):
         raise ValueError(f"these tensors are an incomplete {kind}: {'; '.join(found)}")
     notes: list[str] = []
+    if floor := architecture.get("norm_pix_floor"):
+        notes.append(
+            f"norm_pix_floor={floor:g} has no place in that layout: read again, predictions of patches with a small "
+            "deviation are drawn with less contrast; features are the same"
+        )
     parts = _LAYOUTS[layout].write_parts(kind, architecture, {name: held[name] for name in shapes}, notes)
     if _LAYOUTS[layout].lies == "paddle":
         linear = set(linear_names({name: array.shape for name, array in parts.items()}))
