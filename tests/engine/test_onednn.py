@@ -12,8 +12,8 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemae.engine import onednn, products
-from paddlemae.engine.onednn import dense, transpose
+from paddlemae.engine import onednn, onednn_primitives, products
+from paddlemae.engine.onednn_primitives import dense, transpose
 from paddlemae.engine.safe_import import matrix_library
 from paddlemae.engine.threads import product_threads
 from tests.support.python_process import python
@@ -109,12 +109,12 @@ def test_other_threads_compute_with_as_many_openmp_threads() -> None:
 
 
 def test_kept_primitives_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "KEPT", 4)
+    monkeypatch.setattr(onednn_primitives, "KEPT", 4)
     x = paddle.to_tensor(numbers(100))
-    onednn._thread().primitives.clear()
+    onednn_primitives._thread().primitives.clear()
     for size in (*range(1, 20), *range(1, 20)):
         onednn.gelu(size)(x.data_ptr(), x.data_ptr())
-    assert len(onednn._thread().primitives) == 4
+    assert len(onednn_primitives._thread().primitives) == 4
 
 
 TRAIN = """
@@ -159,16 +159,16 @@ def test_an_unknown_choice_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("version", [(3, 5, 0), (4, 6, 2)])
 def test_another_version_is_left_alone_with_a_reason(version: tuple[int, int, int], monkeypatch) -> None:
-    monkeypatch.setattr(onednn, "library", onednn._Library)
-    monkeypatch.setattr(onednn, "VERSION", version[:2])
+    monkeypatch.setattr(onednn_primitives, "library", onednn_primitives.Library)
+    monkeypatch.setattr(onednn_primitives, "VERSION", version[:2])
     assert "3.6" in products.description()
-    monkeypatch.setattr(onednn, "VERSION", (3, 6))
+    monkeypatch.setattr(onednn_primitives, "VERSION", (3, 6))
     assert products.description() == "onednn"
 
 
 def test_a_missing_library_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "library_path", lambda name: Path("/nowhere") / name)
-    monkeypatch.setattr(onednn, "library", onednn._Library)
+    monkeypatch.setattr(onednn_primitives, "library_path", lambda name: Path("/nowhere") / name)
+    monkeypatch.setattr(onednn_primitives, "library", onednn_primitives.Library)
     before = products.by_onednn()
     products.choose()
     assert not products.by_onednn()
@@ -177,4 +177,4 @@ def test_a_missing_library_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_structures_are_as_wide_as_in_the_header() -> None:
-    assert ctypes.sizeof(onednn._Argument) == 16
+    assert ctypes.sizeof(onednn_primitives._Argument) == 16

@@ -7,7 +7,7 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemae.engine import device, onednn, precision, products
+from paddlemae.engine import device, onednn_primitives, precision, products
 from paddlemae.engine.precision import bfloat16_products, check_precision, convert, operands
 from tests.support.bfloat16 import in_bfloat16, needs_avx512
 from tests.support.python_process import python
@@ -41,16 +41,16 @@ def test_it_needs_onednn() -> None:
 @pytest.mark.parametrize(
     ("instructions", "emulates", "allowed"),
     [
-        (onednn.AVX512, None, False),
-        (onednn.AVX512, "0", False),
-        (onednn.AVX512, "1", True),
-        (onednn.AVX512_BF16, None, True),
+        (onednn_primitives.AVX512, None, False),
+        (onednn_primitives.AVX512, "0", False),
+        (onednn_primitives.AVX512, "1", True),
+        (onednn_primitives.AVX512_BF16, None, True),
         (0xFFFF, None, True),
     ],
 )
 def test_the_processor_decides(monkeypatch, instructions: int, emulates: str | None, allowed: bool) -> None:
     device.prepare("cpu", threads=1)
-    monkeypatch.setattr(onednn._Library, "has", lambda self, wanted: instructions & wanted == wanted)
+    monkeypatch.setattr(onednn_primitives.Library, "has", lambda self, wanted: instructions & wanted == wanted)
     monkeypatch.delenv(precision.EMULATE, raising=False)
     if emulates:
         monkeypatch.setenv(precision.EMULATE, emulates)
@@ -63,8 +63,8 @@ def test_the_processor_decides(monkeypatch, instructions: int, emulates: str | N
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "library_path", lambda name: Path("/nowhere") / name)
-    monkeypatch.setattr(onednn, "library", onednn._Library)
+    monkeypatch.setattr(onednn_primitives, "library_path", lambda name: Path("/nowhere") / name)
+    monkeypatch.setattr(onednn_primitives, "library", onednn_primitives.Library)
     before = products.by_onednn()
     products.choose()
     with pytest.raises(ValueError, match="libdnnl"):

@@ -8,7 +8,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from paddlemae.engine import onednn
+from paddlemae.engine import onednn_primitives
 from paddlemae.model.blocks import Attention, Mlp, run_recomputed
 from paddlemae.model.decoders.cross import CrossAttention
 from paddlemae.model.kernels import halves, layers, primitives, reference
@@ -255,12 +255,12 @@ def test_a_block_keeps_less(monkeypatch) -> None:
 @pytest.mark.skipif(not has_bfloat16(), reason="emulated products of many heads are oneDNN's slow reference")
 def test_no_product_is_computed_by_the_slow_reference() -> None:
     block, _ = drawn_block(96, 12, 4 * 96)
-    primitives_ = onednn._thread().primitives
+    primitives_ = onednn_primitives._thread().primitives
     primitives_.clear()
     norm, attn = LayerNorm(24, epsilon=EPSILON), Attention(24, HEADS)
     drawn(norm, attn)
     with in_bfloat16():
         block(leaf(numbers(2, 50, 96))).sum().backward()
         residual_attention(leaf(numbers(3, 20, 24)), norm, attn, (1, 20), bias_HQN=leaf(numbers(HEADS, 19, 20))).sum()
-    names = [each.name for each in primitives_.values() if isinstance(each, onednn.Primitive)]
+    names = [each.name for each in primitives_.values() if isinstance(each, onednn_primitives.Primitive)]
     assert len(names) > 10 and not [name for name in names if name.startswith("ref")]

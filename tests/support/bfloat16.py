@@ -9,7 +9,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from paddlemae.engine import onednn, precision
+from paddlemae.engine import onednn_primitives, precision
 from paddlemae.model.kernels import reference
 
 Layer = tuple[paddle.Tensor, paddle.Tensor]
@@ -17,17 +17,19 @@ Layer = tuple[paddle.Tensor, paddle.Tensor]
 
 def _has(instructions: int) -> bool:
     try:
-        return onednn.library().has(instructions)
-    except onednn.Unavailable:
+        return onednn_primitives.library().has(instructions)
+    except onednn_primitives.Unavailable:
         return False
 
 
 def has_bfloat16() -> bool:
     """Whether products of bfloat16 are not emulated here."""
-    return _has(onednn.AVX512_BF16)
+    return _has(onednn_primitives.AVX512_BF16)
 
 
-needs_avx512 = pytest.mark.skipif(not _has(onednn.AVX512), reason="oneDNN computes bfloat16 with AVX-512 only")
+needs_avx512 = pytest.mark.skipif(
+    not _has(onednn_primitives.AVX512), reason="oneDNN computes bfloat16 with AVX-512 only"
+)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import paddlemae
-from paddlemae.engine import onednn, precision
+from paddlemae.engine import onednn_primitives, precision
 from paddlemae.recipe import load_recipe
 from paddlemae.runs.runlog import read_results
 from paddlemae.tasks.embed import embed_source
@@ -158,7 +158,9 @@ def test_what_cannot_be_computed_is_one_line(
     paddlemae, tuned, colours, tmp_path, monkeypatch, command: str, wanted: str, line: str
 ) -> None:
     monkeypatch.delenv(precision.EMULATE, raising=False)
-    monkeypatch.setattr(onednn._Library, "has", lambda self, instructions: instructions == onednn.AVX2)
+    monkeypatch.setattr(
+        onednn_primitives.Library, "has", lambda self, instructions: instructions == onednn_primitives.AVX2
+    )
     done = paddlemae(command, tuned, *REFUSED[command](tmp_path, colours), "--precision", wanted)
     assert done.status == 2 and line in done.err and len(done.err.strip().splitlines()) == 1, done.err
     assert not list(tmp_path.iterdir())

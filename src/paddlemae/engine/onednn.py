@@ -1,7 +1,4 @@
-"""Primitives of oneDNN, the library in Paddle's wheel, called on the memory of tensors through `ctypes`.
-
-Paddle itself uses oneDNN in programs only. A primitive is prepared for fixed sizes and strides and kept per thread;
-calls release Python's lock and use as many OpenMP threads as `engine.threads` says.
+"""Operations of oneDNN, prepared for fixed layouts: products, conversions, sums, GELU, norms and softmax.
 
 Numbers are float32 or bfloat16 and computed in float32. Addresses are those of `Tensor.data_ptr`; the caller keeps the
 tensors alive.
@@ -10,241 +7,37 @@ tensors alive.
 from __future__ import annotations
 
 import ctypes
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
 
-from paddlemae.engine import private
-from paddlemae.engine.safe_import import library_path
-from paddlemae.engine.threads import wanted_product_threads
-
-VERSION = (3, 6)  # whose numbers of enumerations follow (dnnl_types.h)
-AVX2, AVX512, AVX512_BF16 = 0x7, 0x27, 0xA7  # bits of `dnnl_get_effective_cpu_isa`; AMX includes the last ones
-CPU, IN_ORDER, BFLOAT16, FLOAT32, USER_SCRATCHPAD = 1, 1, 2, 3, 1
-FORWARD_TRAINING, BACKWARD = 64, 128
-LINEAR, GELU_ERF, BINARY_ADD, SOFTMAX, SCALE_AND_SHIFT = 0x26, 0x31, 0x1FFF0, 0x30000, 0x6
-QUERY_NAME, QUERY_SCRATCHPAD = 8, 136
-SRC, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT, SCRATCHPAD = 1, 17, 33, 41, 49, 50, 51, 52, 80
-DIFF_SRC, DIFF_DST, DIFF_SCALE, DIFF_SHIFT, POST_OP, SRC_1 = 129, 145, 255, 256, 32768, 2
-KEPT = 1024  # primitives of a thread; a model's step has about a hundred
-ALIGNMENT = 64
-
-
-Made = TypeVar("Made")
-
-
-class Layout(NamedTuple):
-    """Sizes and strides of a tensor, in numbers, and the kind of these: `FLOAT32` or `BFLOAT16`."""
-
-    sizes: tuple[int, ...]
-    strides: tuple[int, ...]
-    kind: int = FLOAT32
-
-
-class _Version(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int) for name in ("major", "minor", "patch")]
-
-
-class _Argument(ctypes.Structure):
-    _fields_ = [("kind", ctypes.c_int), ("memory", ctypes.c_void_p)]
-
-
-class Unavailable(RuntimeError):
-    """oneDNN can't be used here; the text says why, in one line."""
-
-
-class _Library:
-    """The library's handles: one whose calls release Python's lock and one, for short calls, whose don't."""
-
-    def __init__(self) -> None:
-        path = library_path("libdnnl.so.3")
-        if not path.exists():
-            raise Unavailable("this Paddle build has no libdnnl.so.3")
-        try:
-            self.calls, self.short_calls = ctypes.CDLL(str(path)), ctypes.PyDLL(str(path))
-            self.calls.dnnl_version.restype = ctypes.POINTER(_Version)
-            found = self.calls.dnnl_version().contents
-            self.set_threads = self.calls.omp_set_num_threads
-        except (OSError, AttributeError) as fault:
-            raise Unavailable(f"libdnnl.so.3 of this Paddle build can't be called: {fault}") from fault
-        if (found.major, found.minor) != VERSION:
-            raise Unavailable(f"Paddle's oneDNN is {found.major}.{found.minor}.{found.patch}, known is 3.6")
-        if not self.has(AVX2):
-            raise Unavailable("the processor has no AVX2, or ONEDNN_MAX_CPU_ISA forbids it")
-        self.short_calls.dnnl_memory_set_data_handle.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-        self.calls.dnnl_primitive_execute.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
-        self.engine = self.new("engine_create", CPU, ctypes.c_size_t(0))
-
-    def has(self, instructions: int) -> bool:
-        """Return whether the processor has these instruction sets, and `ONEDNN_MAX_CPU_ISA` allows them."""
-        return bool(self.calls.dnnl_get_effective_cpu_isa() & instructions == instructions)
-
-    def new(self, name: str, *arguments: Any) -> ctypes.c_void_p:
-        """Return the object that a `dnnl_..._create` function makes."""
-        made = ctypes.c_void_p()
-        self.check(getattr(self.calls, f"dnnl_{name}")(ctypes.byref(made), *arguments), name)
-        return made
-
-    def check(self, status: int, name: str) -> None:
-        if status:
-            raise RuntimeError(f"oneDNN's {name} failed with status {status}")
-
-
-@lru_cache(maxsize=1)
-def library() -> _Library:
-    """Return the library.
-
-    Raises:
-        Unavailable: it is missing, of another version or not for this processor.
-    """
-    return _Library()
-
-
-class _Thread(threading.local):
-    """Hold what one thread needs: a stream, OpenMP threads, a scratchpad and prepared primitives, last used last."""
-
-    def __init__(self) -> None:
-        self.threads = 0
-        self.stream = library().new("stream_create", library().engine, IN_ORDER)
-        self.scratchpad, self.scratchpad_address = ctypes.create_string_buffer(0), 0
-        self.primitives: OrderedDict[Any, Any] = OrderedDict()
-
-    def reserve(self, size: int) -> int:
-        """Return the address of a scratchpad of at least `size` bytes."""
-        if len(self.scratchpad) < size + ALIGNMENT:
-            self.scratchpad = ctypes.create_string_buffer(size + ALIGNMENT)
-            self.scratchpad_address = -(-ctypes.addressof(self.scratchpad) // ALIGNMENT) * ALIGNMENT
-        return self.scratchpad_address
-
-    def find(self, build: Callable[..., Made], *key: Any) -> Made:
-        """Return what `build(*key)` made, kept from an earlier call if there was one."""
-        if self.threads != (wanted := wanted_product_threads()):
-            # OpenMP's setting is a thread's own, and part of what is prepared. Of two OpenMP libraries in the process
-            # Paddle and oneDNN use one, and that which `libdnnl` names may be the other.
-            library().set_threads(wanted)
-            private.set_num_threads(wanted)
-            self.threads = wanted
-            self.primitives.clear()
-        found: Made | None = self.primitives.get((build, key))
-        if found is None:
-            found = self.primitives[build, key] = build(*key)
-            if len(self.primitives) > KEPT:
-                self.primitives.popitem(last=False)
-        else:
-            self.primitives.move_to_end((build, key))
-        return found
-
-
-_local: list[_Thread] = []  # made with the library's first use
-_making = threading.Lock()
-
-
-def _thread() -> _Thread:
-    if not _local:
-        with _making:
-            if not _local:
-                _local.append(_Thread())
-    return _local[0]
-
-
-class Primitive:
-    """An operation prepared for given layouts; call it with the addresses of its arguments.
-
-    Its `name` is that of oneDNN's implementation, such as "gemm:jit:f32".
-
-    Args:
-        descriptor: its `dnnl_primitive_desc_t`.
-        arguments: (kind, memory descriptor) of each, in the order of the addresses.
-    """
-
-    def __init__(self, descriptor: ctypes.c_void_p, arguments: Sequence[tuple[int, ctypes.c_void_p]]):
-        own = library()
-        query = own.calls.dnnl_primitive_desc_query_md
-        query.restype = ctypes.c_void_p
-        scratchpad = ctypes.c_void_p(query(descriptor, QUERY_SCRATCHPAD, 0))
-        size = own.calls.dnnl_memory_desc_get_size
-        size.restype = ctypes.c_size_t
-        self.scratchpad_size = size(scratchpad)
-        every = [*arguments, (SCRATCHPAD, scratchpad)] if self.scratchpad_size else list(arguments)
-        self.memories = [own.new("memory_create", layout, own.engine, None).value for _, layout in every]
-        self.primitive, self.name = own.new("primitive_create", descriptor).value, _name_of(descriptor)
-        self.arguments = (_Argument * len(every))(*[_Argument(kind, it) for (kind, _), it in zip(every, self.memories)])
-        self.address, self.count = ctypes.addressof(self.arguments), len(every)
-        self.set_address, self.execute = own.short_calls.dnnl_memory_set_data_handle, own.calls.dnnl_primitive_execute
-
-    def __call__(self, *addresses: int) -> None:
-        for memory, address in zip(self.memories, addresses):
-            self.set_address(memory, address)
-        thread = _thread()
-        if self.scratchpad_size:
-            self.set_address(self.memories[-1], thread.reserve(self.scratchpad_size))
-        if status := self.execute(self.primitive, thread.stream, self.count, self.address):
-            raise RuntimeError(f"a primitive of oneDNN failed with status {status}")
-
-    def __del__(self) -> None:
-        own = library()
-        for memory in self.memories:
-            own.calls.dnnl_memory_destroy(ctypes.c_void_p(memory))
-        own.calls.dnnl_primitive_destroy(ctypes.c_void_p(self.primitive))
-
-
-class _Builder(ExitStack):
-    """Makes descriptors, and destroys them at the end of its context; a primitive keeps copies."""
-
-    def new(self, name: str, *arguments: Any, destroy: str) -> ctypes.c_void_p:
-        made = library().new(name, *arguments)
-        self.callback(getattr(library().calls, f"dnnl_{destroy}_destroy"), made)
-        return made
-
-    def memory(self, layout: Layout) -> ctypes.c_void_p:
-        sizes, strides, kind = layout
-        numbers = ctypes.c_int64 * len(sizes)
-        arguments = len(sizes), numbers(*sizes), kind, numbers(*strides)
-        return self.new("memory_desc_create_with_strides", *arguments, destroy="memory_desc")
-
-    def attributes(
-        self, scale: float = 1.0, added: ctypes.c_void_p | None = None, accumulates: bool = False
-    ) -> ctypes.c_void_p:
-        """Return attributes: the scratchpad is the caller's; the result is multiplied, then something is added."""
-        calls, check = library().calls, library().check
-        made = self.new("primitive_attr_create", destroy="primitive_attr")
-        check(calls.dnnl_primitive_attr_set_scratchpad_mode(made, USER_SCRATCHPAD), "attribute")
-        after = self.new("post_ops_create", destroy="post_ops")
-        if scale != 1:
-            numbers = ctypes.c_float(scale), ctypes.c_float(0)
-            check(calls.dnnl_post_ops_append_eltwise(after, LINEAR, *numbers), "post-operation")
-        if added is not None:
-            check(calls.dnnl_post_ops_append_binary(after, BINARY_ADD, added), "post-operation")
-        if accumulates:
-            check(calls.dnnl_post_ops_append_sum(after, ctypes.c_float(1), 0, 0), "post-operation")
-        check(calls.dnnl_primitive_attr_set_post_ops(made, after), "post-operation")
-        return made
-
-    def descriptor(self, name: str, *arguments: Any) -> ctypes.c_void_p:
-        whole = f"{name}_primitive_desc_create"
-        return self.new(whole, library().engine, *arguments, destroy="primitive_desc")
-
-
-def dense(*sizes: int, kind: int = FLOAT32) -> Layout:
-    """Return the layout of a contiguous tensor."""
-    strides = [1]
-    for size in reversed(sizes[1:]):
-        strides.append(strides[-1] * size)
-    return Layout(sizes, tuple(reversed(strides)), kind)
-
-
-def transpose(layout: Layout) -> Layout:
-    """Return a layout with its last two axes exchanged."""
-    sizes, strides = ((*each[:-2], each[-1], each[-2]) for each in layout[:2])
-    return Layout(sizes, strides, layout.kind)
-
-
-def prepared(build: Callable[..., Made], *key: Any) -> Made:
-    """Return `build(*key)`, which is kept in this thread like a primitive, and prepared again for other threads."""
-    return _thread().find(build, *key)
+from paddlemae.engine.onednn_primitives import (
+    BACKWARD,
+    BIAS,
+    BINARY_ADD,
+    DIFF_DST,
+    DIFF_SCALE,
+    DIFF_SHIFT,
+    DIFF_SRC,
+    DST,
+    FLOAT32,
+    FORWARD_TRAINING,
+    GELU_ERF,
+    MEAN,
+    POST_OP,
+    SCALE,
+    SCALE_AND_SHIFT,
+    SHIFT,
+    SOFTMAX,
+    SRC,
+    SRC_1,
+    VARIANCE,
+    WEIGHTS,
+    Builder,
+    Layout,
+    Primitive,
+    dense,
+    library,
+    prepared,
+    take_named,
+)
 
 
 def matmul(
@@ -264,7 +57,7 @@ def matmul(
         added: its layout; sizes of 1 are repeated.
         accumulates: whether the result is added to what is in `out`.
     """
-    return _thread().find(_matmul, left, right, out, has_bias, scale, added, accumulates)
+    return prepared(_matmul, left, right, out, has_bias, scale, added, accumulates)
 
 
 def _matmul(
@@ -276,40 +69,26 @@ def _matmul(
     added: Layout | None,
     accumulates: bool,
 ) -> Primitive:
-    with _Builder() as builder:
+    with Builder() as builder:
         src, weights, dst = (builder.memory(each) for each in (left, right, out))
         bias = builder.memory(dense(*[1] * (len(out.sizes) - 1), out.sizes[-1])) if has_bias else None
         more = None if added is None else builder.memory(added)
         given = src, weights, bias, dst, builder.attributes(scale, more, accumulates)
         descriptor = builder.descriptor("matmul", *given)
-        if len(out.sizes) == 2 and left.kind == FLOAT32 and not _take_named(descriptor, "gemm:jit"):
+        if len(out.sizes) == 2 and left.kind == FLOAT32 and not take_named(descriptor, "gemm:jit"):
             descriptor = builder.descriptor("matmul", *given)
         arguments = [(SRC, src), (WEIGHTS, weights), (DST, dst), (BIAS, bias)]
         arguments.append((POST_OP * (1 if scale == 1 else 2) | SRC_1, more))
         return Primitive(descriptor, [(kind, each) for kind, each in arguments if each is not None])
 
 
-def _take_named(descriptor: ctypes.c_void_p, name: str) -> bool:
-    """Advance to the implementation whose name begins like this; false, and the last one, if there is none."""
-    while not _name_of(descriptor).startswith(name):
-        if library().calls.dnnl_primitive_desc_next_impl(descriptor):
-            return False
-    return True
-
-
-def _name_of(descriptor: ctypes.c_void_p) -> str:
-    found = ctypes.c_char_p()
-    library().calls.dnnl_primitive_desc_query(descriptor, QUERY_NAME, 0, ctypes.byref(found))
-    return (found.value or b"").decode()
-
-
 def convert(size: int, kind: int, to: int) -> Primitive:
     """Prepare a conversion of numbers of a kind into another; addresses: numbers, result."""
-    return _thread().find(_convert, size, kind, to)
+    return prepared(_convert, size, kind, to)
 
 
 def _convert(size: int, kind: int, to: int) -> Primitive:
-    with _Builder() as builder:
+    with Builder() as builder:
         src, dst = builder.memory(dense(size, kind=kind)), builder.memory(dense(size, kind=to))
         engine = library().engine
         given = src, engine, dst, engine, builder.attributes()
@@ -319,11 +98,11 @@ def _convert(size: int, kind: int, to: int) -> Primitive:
 
 def add(size: int) -> Primitive:
     """Prepare the sum of numbers; addresses: numbers, others, result, which may be the first numbers."""
-    return _thread().find(_add, size)
+    return prepared(_add, size)
 
 
 def _add(size: int) -> Primitive:
-    with _Builder() as builder:
+    with Builder() as builder:
         memory = builder.memory(dense(size))
         descriptor = builder.descriptor("binary", BINARY_ADD, memory, memory, memory, builder.attributes())
         return Primitive(descriptor, [(SRC, memory), (SRC_1, memory), (DST, memory)])
@@ -331,16 +110,16 @@ def _add(size: int) -> Primitive:
 
 def gelu(size: int, kind: int = FLOAT32) -> Primitive:
     """Prepare the exact GELU of numbers; addresses: numbers, result, which may be the same."""
-    return _thread().find(_gelu, size, kind)
+    return prepared(_gelu, size, kind)
 
 
 def _gelu(size: int, kind: int) -> Primitive:
-    with _Builder() as builder:
+    with Builder() as builder:
         memory = builder.memory(dense(size, kind=kind))
         return Primitive(_gelu_forward(builder, memory), [(SRC, memory), (DST, memory)])
 
 
-def _gelu_forward(builder: _Builder, memory: ctypes.c_void_p) -> ctypes.c_void_p:
+def _gelu_forward(builder: Builder, memory: ctypes.c_void_p) -> ctypes.c_void_p:
     none = ctypes.c_float(0), ctypes.c_float(0)
     arguments = FORWARD_TRAINING, GELU_ERF, memory, memory, *none, builder.attributes()
     return builder.descriptor("eltwise_forward", *arguments)
@@ -348,11 +127,11 @@ def _gelu_forward(builder: _Builder, memory: ctypes.c_void_p) -> ctypes.c_void_p
 
 def gelu_gradient(size: int, kind: int = FLOAT32) -> Primitive:
     """Prepare the GELU's backward pass; addresses: numbers, gradient, result, which may be the gradient."""
-    return _thread().find(_gelu_gradient, size, kind)
+    return prepared(_gelu_gradient, size, kind)
 
 
 def _gelu_gradient(size: int, kind: int) -> Primitive:
-    with _Builder() as builder:
+    with Builder() as builder:
         memory, none = builder.memory(dense(size, kind=kind)), (ctypes.c_float(0), ctypes.c_float(0))
         forward = _gelu_forward(builder, memory)
         arguments = GELU_ERF, memory, memory, memory, *none, forward, builder.attributes()
@@ -362,11 +141,11 @@ def _gelu_gradient(size: int, kind: int) -> Primitive:
 
 def layer_norm(rows: int, width: int, epsilon: float, out: int = FLOAT32) -> Primitive:
     """Prepare a layer norm of float32 rows; addresses: x, result of a kind, mean, variance, weight, bias."""
-    return _thread().find(_layer_norm, rows, width, epsilon, out)
+    return prepared(_layer_norm, rows, width, epsilon, out)
 
 
 def _layer_norm(rows: int, width: int, epsilon: float, out: int) -> Primitive:
-    with _Builder() as builder:
+    with Builder() as builder:
         x, row, number = (builder.memory(dense(*sizes)) for sizes in ((rows, width), (width,), (rows,)))
         dst = builder.memory(dense(rows, width, kind=out))
         arguments = [(SRC, x), (DST, dst), (MEAN, number), (VARIANCE, number), (SCALE, row), (SHIFT, row)]
@@ -374,7 +153,7 @@ def _layer_norm(rows: int, width: int, epsilon: float, out: int) -> Primitive:
 
 
 def _norm_forward(
-    builder: _Builder, x: ctypes.c_void_p, dst: ctypes.c_void_p, number: ctypes.c_void_p, epsilon: float
+    builder: Builder, x: ctypes.c_void_p, dst: ctypes.c_void_p, number: ctypes.c_void_p, epsilon: float
 ) -> ctypes.c_void_p:
     arguments = FORWARD_TRAINING, x, dst, number, ctypes.c_float(epsilon), SCALE_AND_SHIFT, builder.attributes()
     return builder.descriptor("layer_normalization_forward", *arguments)
@@ -385,11 +164,11 @@ def layer_norm_gradients(rows: int, width: int, epsilon: float) -> Primitive:
 
     Addresses: x, its mean, variance, weight, bias, the gradient of the result, and those of x, weight and bias.
     """
-    return _thread().find(_layer_norm_gradients, rows, width, epsilon)
+    return prepared(_layer_norm_gradients, rows, width, epsilon)
 
 
 def _layer_norm_gradients(rows: int, width: int, epsilon: float) -> Primitive:
-    with _Builder() as builder:
+    with Builder() as builder:
         x, row, number = (builder.memory(dense(*sizes)) for sizes in ((rows, width), (width,), (rows,)))
         forward = _norm_forward(builder, x, x, number, epsilon)
         given = BACKWARD, x, x, x, number, ctypes.c_float(epsilon), SCALE_AND_SHIFT, forward, builder.attributes()
@@ -400,16 +179,16 @@ def _layer_norm_gradients(rows: int, width: int, epsilon: float) -> Primitive:
 
 def softmax(rows: int, width: int, out: int = FLOAT32) -> Primitive:
     """Prepare a softmax of each float32 row; addresses: x, result of a kind."""
-    return _thread().find(_softmax, rows, width, out)
+    return prepared(_softmax, rows, width, out)
 
 
 def _softmax(rows: int, width: int, out: int) -> Primitive:
-    with _Builder() as builder:
+    with Builder() as builder:
         x, dst = builder.memory(dense(rows, width)), builder.memory(dense(rows, width, kind=out))
         return Primitive(_softmax_forward(builder, x, dst), [(SRC, x), (DST, dst)])
 
 
-def _softmax_forward(builder: _Builder, x: ctypes.c_void_p, dst: ctypes.c_void_p) -> ctypes.c_void_p:
+def _softmax_forward(builder: Builder, x: ctypes.c_void_p, dst: ctypes.c_void_p) -> ctypes.c_void_p:
     return builder.descriptor("softmax_forward", FORWARD_TRAINING, SOFTMAX, x, dst, 1, builder.attributes())
 
 
@@ -418,11 +197,11 @@ def softmax_gradient(rows: int, width: int, kind: int = FLOAT32) -> Primitive:
 
     All are of one kind, and the two gradients may be the same.
     """
-    return _thread().find(_softmax_gradient, rows, width, kind)
+    return prepared(_softmax_gradient, rows, width, kind)
 
 
 def _softmax_gradient(rows: int, width: int, kind: int) -> Primitive:
-    with _Builder() as builder:
+    with Builder() as builder:
         x = builder.memory(dense(rows, width, kind=kind))
         arguments = SOFTMAX, x, x, x, 1, _softmax_forward(builder, x, x), builder.attributes()
         descriptor = builder.descriptor("softmax_backward", *arguments)

@@ -14,12 +14,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
 from paddlemae.engine import onednn, products
+from paddlemae.engine.onednn_primitives import AVX512, AVX512_BF16, BFLOAT16, FLOAT32, library
 from paddlemae.engine.safe_import import paddle
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS = get_args(Precision)
 EMULATE = "PADDLEMAE_EMULATE_BFLOAT16"
-KINDS = {paddle.float32: onednn.FLOAT32, paddle.bfloat16: onednn.BFLOAT16}
+KINDS = {paddle.float32: FLOAT32, paddle.bfloat16: BFLOAT16}
 
 
 def check_precision(precision: str) -> None:
@@ -45,11 +46,11 @@ def reason_against_bfloat16() -> str | None:
     """
     if not products.by_onednn():
         return f"needs oneDNN on CPU, which is not used: {products.reason_against() or 'no device was prepared'}"
-    library = onednn.library()
+    own = library()
     emulates = os.environ.get(EMULATE) == "1"
-    if library.has(onednn.AVX512_BF16) or (emulates and library.has(onednn.AVX512)):
+    if own.has(AVX512_BF16) or (emulates and own.has(AVX512)):
         return None
-    found = "AVX-512 without either" if library.has(onednn.AVX512) else "AVX2"
+    found = "AVX-512 without either" if own.has(AVX512) else "AVX2"
     return f"needs a CPU with AVX512_BF16 or AMX_BF16, and this one has {found} (or ONEDNN_MAX_CPU_ISA says so)"
 
 

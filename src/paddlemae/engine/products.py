@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from paddlemae.engine import onednn
+from paddlemae.engine import onednn_primitives
 from paddlemae.engine.safe_import import paddle
 
 VARIABLE = "PADDLEMAE_PRODUCTS"
@@ -42,8 +42,8 @@ def reason_against() -> str | None:
     if kind == "paddle":
         return f"{VARIABLE} is paddle"
     try:
-        onednn.library()
-    except onednn.Unavailable as fault:
+        onednn_primitives.library()
+    except onednn_primitives.Unavailable as fault:
         return str(fault)
     return None
 

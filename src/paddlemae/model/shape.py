@@ -116,9 +116,8 @@ class DecoderShape:
     )
     norm_pix_floor: float = _key(
         0.0,
-        "`norm_pix_loss` only: deviations far below it, of patches that show little but noise, are not brought to 1: its "
-        "square is added to each patch's variance. In the units of the model's input, where the images' deviation is "
-        "about 1; 0 is the paper's",
+        "`norm_pix_loss` only: its square is added to each patch's variance, so that deviations far below it, of "
+        "patches that show little but noise, are not brought to 1. That of the images is about 1; 0 is the paper's",
         is_new=True,
         ge=0,
         le=1,

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from paddlemae.engine import onednn, private
-from paddlemae.engine.onednn import Layout, dense, transpose
+from paddlemae.engine.onednn_primitives import Layout, dense, prepared, transpose
 from paddlemae.engine.precision import operands
 from paddlemae.engine.safe_import import paddle
 from paddlemae.engine.tensors import numbers_at
@@ -50,7 +50,7 @@ def run_prepared(blocks: Sequence[Any], x_BND: paddle.Tensor, token_range: Token
     if any(weight.stop_gradient for weight in weights) or operands(weights[2])[0].dtype != paddle.float32:
         return None
     sizes = _Sizes(images, tokens, heads, width, hidden, private.epsilon_of(blocks[0].norm1))
-    stack = onednn.prepared(_Stack, len(blocks), sizes, (start, stop))
+    stack = prepared(_Stack, len(blocks), sizes, (start, stop))
     return _PreparedBlocks.apply(x_BND, *weights, stack)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from paddlemae.engine import onednn, private
-from paddlemae.engine.onednn import BFLOAT16, FLOAT32, Layout, dense, transpose
+from paddlemae.engine.onednn_primitives import BFLOAT16, FLOAT32, Layout, dense, transpose
 from paddlemae.engine.precision import KINDS
 from paddlemae.engine.safe_import import matrix_library, paddle
 from paddlemae.model.kernels.rows import constant_matrix
