@@ -59,10 +59,10 @@ def used_kernels() -> dict[str, str]:
 
         used["torch"] = torch.backends.cpu.get_cpu_capability()
     if "paddlemae.engine.products" in sys.modules:
-        from paddlemae.engine import onednn, products
+        from paddlemae.engine import onednn_primitives, products
 
         used["paddlemae"] = products.description()
         if products.by_onednn():
-            found = onednn.library().calls.dnnl_get_effective_cpu_isa()
+            found = onednn_primitives.library().calls.dnnl_get_effective_cpu_isa()
             used["paddlemae"] += f", {ONEDNN_NAMES.get(found, hex(found))}"
     return used
