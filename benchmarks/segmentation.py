@@ -54,6 +54,8 @@ class Plan:
         steps: of a segmentation with 5% and with all masks; their batch is `segment_batch`.
         turned: the scenes have no up and down.
         settings: others of the segmentation.
+        crops: `crop_scale` of the pretraining, chosen so that most crops show as much as those of the segmentation.
+        cache_size: short side of the images in its cache; None is the usual one.
     """
 
     size: int = 128
@@ -64,6 +66,8 @@ class Plan:
     segment_batch: int = 8
     turned: bool = False
     settings: tuple[tuple[str, Any], ...] = ()
+    crops: tuple[float, float] = (0.2, 1.0)
+    cache_size: int | None = None
 
 
 HEAD = (("head", "conv"), ("head_width", 64))
@@ -79,10 +83,10 @@ PRETRAINING = {
     "std": "auto",
 }
 PLANS = {
-    "nuclei": Plan(turned=True, settings=(*HEAD, ("dice", 1.0))),
+    "nuclei": Plan(turned=True, settings=(*HEAD, ("dice", 1.0)), crops=(0.06, 0.35), cache_size=512),
     # 360 pixels high: at 240, a crop holds half of the height
     "camvid": Plan(settings=(*HEAD, ("short_side", 240))),
-    "tiles": Plan(turned=True, settings=(*HEAD, ("dice", 1.0))),
+    "tiles": Plan(turned=True, settings=(*HEAD, ("dice", 1.0)), crops=(0.1, 0.5), cache_size=288),
 }
 
 
@@ -118,7 +122,8 @@ class Bench:
         settings: dict[str, Any] = {"data": data, "image_size": plan.size, "patch_size": plan.patch_size}
         settings |= {"batch_size": plan.batch_size, "steps": self.scaled(plan.pretrain_steps), **dict(self.model)}
         settings |= PRETRAINING | {"rotate": plan.turned, "flip_vertical": plan.turned}
-        settings["cache"] = str(self.out / name / "cache")
+        settings |= {"cache": str(self.out / name / "cache"), "cache_size": plan.cache_size}
+        settings["crop_scale"] = list(plan.crops)
         started = time.perf_counter()
         pretrain(load_recipe("pretrain", None, settings), Start(run, quiet=True))
         seconds = time.perf_counter() - started

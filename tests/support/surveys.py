@@ -27,6 +27,7 @@ PHOTOS = DataSurvey(
     mean=(0.5, 0.5, 0.4),
     std=(0.3, 0.3, 0.3),
     kept={side: Kept(1 - 2 / side, min(1.0, (side / 300) ** 1.5)) for side in SIDES},
+    flat=0.1,
     open_seconds=0.1,
     read_seconds=0.01,
     image_bytes=6e5,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from paddlemae.tasks.plan.detail import SIDES, mean_kept, measure_kept
+from paddlemae.tasks.plan.detail import SIDES, flat_share, mean_kept, measure_kept, measure_patches
 from tests.support.pictures import photo
 
 
@@ -43,3 +43,21 @@ def test_images_weigh_alike_in_the_mean() -> None:
     one, other = measure_kept(waves(64)), measure_kept(waves(6))
     mean = mean_kept([one, other])
     assert mean[48].detail == pytest.approx((one[48].detail + other[48].detail) / 2)
+
+
+def test_flat_patches_are_counted_by_the_deviation_of_all_images() -> None:
+    noise = np.random.default_rng(0).integers(0, 4, (64, 64, 1), dtype=np.uint8)
+    half = noise.copy()
+    half[:, 32:] = np.random.default_rng(1).integers(0, 256, (64, 32, 1))
+    assert flat_share([measure_patches(half)]) == 0.5
+    assert flat_share([measure_patches(noise), measure_patches(half)]) == 0.75
+    assert flat_share([measure_patches(noise)]) == 0  # the noise is all that there is
+    deep = np.repeat(half.astype(np.uint16) * np.uint16(257), 5, axis=2)
+    assert flat_share([measure_patches(deep)]) == 0.5
+
+
+def test_flat_patches_of_odd_and_of_tiny_images_are_counted_too() -> None:
+    assert measure_patches(np.zeros((300, 199, 3), np.uint8)).shape == (8 * 12, 2)
+    assert measure_patches(np.zeros((7, 20, 1), np.uint8)).shape == (0, 2)
+    assert flat_share([measure_patches(np.zeros((7, 20, 1), np.uint8))]) == 0
+    assert flat_share([measure_patches(np.full((64, 64, 1), 9, np.uint8))]) == 0

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from paddlemae.recipe import load_recipe
 from paddlemae.tasks.plan.make_plan import make_plan
@@ -96,6 +97,20 @@ def test_bands_and_bits_are_found(tmp_path: Path, channels: int, dtype: type) ->
     assert recipe.model.channels == channels == len(recipe.mean)
     assert plan.survey.bits == (16 if dtype == np.uint16 else 8)
     assert recipe.augment.bits == (16 if (channels, dtype) == (1, np.uint16) else None)
+
+
+@pytest.mark.parametrize("dark", [True, False])
+def test_noise_of_mostly_empty_images_is_not_brought_to_the_contrast_of_what_they_show(
+    tmp_path: Path, dark: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        values = rng.integers(0, 4 if dark else 256, (64, 64, 3), dtype=np.uint8)
+        values[8:24, 8:24] = 200 + rng.integers(0, 50, (16, 16, 1))
+        Image.fromarray(values).save(tmp_path / f"{number}.png")
+    plan = make_plan(str(tmp_path), MINUTES, quiet=True)
+    assert (plan.survey.flat > 0.5) == dark
+    assert plan.recipe("pretrain").model.norm_pix_floor == (0.1 if dark else 0)
 
 
 def test_gray_photos_in_colours_are_planned_with_one_channel(tmp_path: Path) -> None:

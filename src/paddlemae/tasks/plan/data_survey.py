@@ -20,7 +20,7 @@ from paddlemae.data.sources import MissingSplit, MultiLabelTargets, Source
 from paddlemae.data.sources.subsets import spread_over
 from paddlemae.tasks.data.check_result import class_counts
 from paddlemae.tasks.data.splits import OpenedSplit, collect_notes, open_split
-from paddlemae.tasks.plan.detail import Kept, mean_kept, measure_kept
+from paddlemae.tasks.plan.detail import Kept, flat_share, mean_kept, measure_kept, measure_patches
 
 MOST_READ = 512  # images
 FEWEST_READ = 32
@@ -65,6 +65,7 @@ class DataSurvey:
         stored: form -> number of images, of those that were read.
         mean, std: of each channel, of values in [0, 1].
         kept: short side -> what remains of an image of that size.
+        flat: share of patches that show little but noise.
         open_seconds: time to list the images, which each command takes again.
         read_seconds: mean time to read one whole image, on one core.
         image_bytes: mean size of an image's pixels.
@@ -89,6 +90,7 @@ class DataSurvey:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     kept: Mapping[int, Kept]
+    flat: float
     open_seconds: float
     read_seconds: float
     image_bytes: float
@@ -171,6 +173,7 @@ class _Sums:
         self.moments: list[Moments] = []
         self.sizes: list[tuple[int, int]] = []
         self.kept: list[dict[int, Kept]] = []
+        self.patches: list[NDArray[np.float32]] = []
         self.bytes = 0
         self.colourful = False
 
@@ -222,6 +225,7 @@ def _describe(
         mean=mean,
         std=std,
         kept=mean_kept(sums.kept),
+        flat=flat_share(sums.patches),
         read_seconds=reading / (read + unreadable),
         image_bytes=sums.bytes / read,
     )
@@ -237,6 +241,7 @@ def _add(sums: _Sums, pixels_HWC: Pixels) -> None:
     sums.sizes.append((pixels_HWC.shape[0], pixels_HWC.shape[1]))
     if len(sums.kept) < DETAIL_READ:
         sums.kept.append(measure_kept(pixels_HWC))
+        sums.patches.append(measure_patches(pixels_HWC))
     sums.bytes += pixels_HWC.nbytes
     if pixels_HWC.shape[2] == 3 and not sums.colourful:
         values = pixels_HWC[:: max(1, pixels_HWC.shape[0] // 64)].astype(np.float32)

@@ -1,4 +1,4 @@
-"""Measure how much of an image remains at a smaller size.
+"""Measure what images show: how much of it remains at a smaller size, and how many patches show little but noise.
 
 Shapes: H height, W width, C channels.
 """
@@ -16,6 +16,8 @@ from paddlemae.data.decode.pixel_format import Pixels
 
 SIDES = (16, 24, 32, 48, 64, 96, 128, 160, 192, 224)  # short sides that are tried, in pixels
 REFERENCE = 256  # larger images are compared at this short side
+PATCHED_SIDE, PATCH = 64, 8  # short side and patches, in pixels, at which flat patches are counted
+FLAT = 0.1  # of the images' deviation: patches that vary by less are flat
 
 
 class Kept(NamedTuple):
@@ -42,6 +44,25 @@ def mean_kept(images: Sequence[Mapping[int, Kept]]) -> dict[int, Kept]:
     return {
         side: Kept(*(float(value) for value in np.mean([image[side] for image in images], axis=0))) for side in SIDES
     }
+
+
+def measure_patches(pixels_HWC: Pixels) -> NDArray[np.float32]:
+    """Return mean and deviation of each patch of an image whose short side becomes `PATCHED_SIDE`: [patches, 2]."""
+    gray = _as_gray(pixels_HWC)
+    gray = _resize(gray, min(1.0, PATCHED_SIDE / min(gray.shape)))
+    rows, columns = (side // PATCH for side in gray.shape)
+    blocks = gray[: rows * PATCH, : columns * PATCH].reshape(rows, PATCH, columns, PATCH).swapaxes(1, 2)
+    blocks_NP = blocks.reshape(rows * columns, PATCH**2)
+    return np.stack([blocks_NP.mean(axis=1), blocks_NP.std(axis=1)], axis=1)
+
+
+def flat_share(images: Sequence[NDArray[np.float32]]) -> float:
+    """Return the share of flat patches among all of several images' `measure_patches`; 0 of images of one colour."""
+    mean_N, deviation_N = np.concatenate(images).astype(np.float64).T
+    if not len(mean_N):
+        return 0.0
+    variance = mean_N.var() + np.square(deviation_N).mean()
+    return float((np.square(deviation_N) < FLAT**2 * variance).mean())
 
 
 def _kept_at(whole_HW: NDArray[np.float32], side: int) -> Kept:

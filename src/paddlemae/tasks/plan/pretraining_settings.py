@@ -52,6 +52,7 @@ def statistics_settings(survey: DataSurvey) -> dict[str, Choice]:
 def model_settings(survey: DataSurvey, shape: rules.Shape) -> dict[str, Choice]:
     """Return the settings of the model, and of what is removed from its images."""
     model, mask = shape.model, shape.mask_ratio
+    floor, why_floor = rules.norm_pix_floor(survey)
     few = f"few patches ({shape.patches}), so fewer are removed"
     return {
         "mask_ratio": Choice(mask, "MAE's" if mask == 0.75 else few),
@@ -67,6 +68,7 @@ def model_settings(survey: DataSurvey, shape: rules.Shape) -> dict[str, Choice]:
             model.decoder_heads, f"{model.decoder_width // model.decoder_heads} values a head"
         ),
         "model.norm_pix_loss": Choice(True, "patches normalised by their own mean and deviation give better features"),
+        **({"model.norm_pix_floor": Choice(floor, why_floor)} if floor else {}),
     }
 
 

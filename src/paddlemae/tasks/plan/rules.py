@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from paddlemae.tasks.plan.data_survey import DataSurvey
-from paddlemae.tasks.plan.detail import Kept
+from paddlemae.tasks.plan.detail import FLAT, Kept
 
 
 class ModelSize(NamedTuple):
@@ -60,6 +60,7 @@ SMALL_SIDE = 64  # images up to this short side are small: whole objects, mostly
 SMALLEST_BATCH, LARGEST_BATCH, LARGEST_ACCELERATOR_BATCH = 32, 256, 512
 SLOW_READING = 0.08  # share of a step from which reading ahead pays
 LEAST_SAVED = 0.05  # share of the time that a packed copy must save
+MOSTLY_FLAT = 0.5  # share of flat patches from which on they would be most of the loss
 LEAST_UPDATES = 300  # fewer are no training at all
 
 
@@ -304,6 +305,13 @@ def crop_scale(survey: DataSurvey, shape: Shape) -> tuple[tuple[float, float], s
     if survey.short_side >= 2 * shape.side:
         return (0.2, 1.0), f"images are {survey.short_side / shape.side:.1f} times as large as their views"
     return (0.3, 1.0), "images are little larger than their views"
+
+
+def norm_pix_floor(survey: DataSurvey) -> tuple[float, str]:
+    """Return `norm_pix_floor` with its reason."""
+    if survey.flat > MOSTLY_FLAT:
+        return FLAT, f"{survey.flat:.0%} of the patches show little but noise, which would be most of the loss"
+    return 0.0, "the paper's"
 
 
 def crop_ratio(shape: Shape) -> tuple[float, float]:
