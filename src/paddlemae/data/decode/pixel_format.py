@@ -29,6 +29,23 @@ def default_bits(channels: int) -> Literal[8, 16]:
     return 8 if channels in CHANNEL_NAMES else 16
 
 
+class HasDepth:
+    """The depth of views, which have `channels` and, unless these decide, `bits`."""
+
+    channels: int
+    bits: Literal[8, 16] | None
+
+    @property
+    def depth(self) -> Literal[8, 16]:
+        """Return the number of bits of a channel's value."""
+        return self.bits or default_bits(self.channels)
+
+    @property
+    def dtype(self) -> type[np.uint8] | type[np.uint16]:
+        """Return the type of a view's values."""
+        return np.uint8 if self.depth == 8 else np.uint16
+
+
 def as_channels(pixels_HWC: Pixels, channels: int) -> Pixels:
     """Convert between gray, RGB and RGBA where nothing must be guessed; other numbers of channels are a ValueError."""
     stored = pixels_HWC.shape[2]

@@ -19,7 +19,7 @@ from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg,
 from PIL import Image
 
 from paddlemae.data.decode.images import REDUCTIONS, Need, Picture
-from paddlemae.data.decode.pixel_format import Pixels, convert_depth, default_bits, largest_value
+from paddlemae.data.decode.pixel_format import HasDepth, Pixels, convert_depth, largest_value
 from paddlemae.data.views.limits import check_crops
 from paddlemae.data.views.randaugment import Operations, RandAugment, apply_operations, draw_operations
 
@@ -44,7 +44,7 @@ CROP_TRIES = 10  # random rectangles that are drawn until one fits
 
 
 @dataclass(frozen=True)
-class View:
+class View(HasDepth):
     """Settings of the views that are computed from images.
 
     Args:
@@ -82,16 +82,6 @@ class View:
     repeats: int = 1
     randaugment: RandAugment | None = None
     bits: Literal[8, 16] | None = None
-
-    @property
-    def depth(self) -> Literal[8, 16]:
-        """Number of bits of a channel's value."""
-        return self.bits or default_bits(self.channels)
-
-    @property
-    def dtype(self) -> type[np.uint8] | type[np.uint16]:
-        """Return the type of a view's values."""
-        return np.uint8 if self.depth == 8 else np.uint16
 
     def __post_init__(self) -> None:
         if min(self.image_size) < 1 or self.channels < 1:

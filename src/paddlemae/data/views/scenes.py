@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paddlemae.data.decode.images import Need, Picture
-from paddlemae.data.decode.pixel_format import Pixels, default_bits, largest_value
+from paddlemae.data.decode.pixel_format import HasDepth, Pixels, largest_value
 from paddlemae.data.sources.source import IGNORE, Mask
 from paddlemae.data.views.augment import Draw, View, compute_need, resize_crop
 from paddlemae.data.views.photometric import Photometric, apply_photometric, draw_photometric
@@ -26,7 +26,7 @@ CROP_TRIES = 10  # boxes that are drawn until no class fills too much of one
 
 
 @dataclass(frozen=True)
-class SceneView:
+class SceneView(HasDepth):
     """Settings of the training views that are made of images and their masks.
 
     Args:
@@ -57,16 +57,6 @@ class SceneView:
     bits: Literal[8, 16] | None = None
 
     repeats = 1  # views of an image each time it is decoded
-
-    @property
-    def depth(self) -> Literal[8, 16]:
-        """Number of bits of a channel's value."""
-        return self.bits or default_bits(self.channels)
-
-    @property
-    def dtype(self) -> type[np.uint8] | type[np.uint16]:
-        """Return the type of a view's values."""
-        return np.uint8 if self.depth == 8 else np.uint16
 
     def __post_init__(self) -> None:
         if min(self.image_size) < 1 or self.channels < 1:

@@ -7,18 +7,16 @@ from pathlib import Path
 
 from paddlemae.data.decode.pixel_format import default_bits
 from paddlemae.data.sources import MultiLabelTargets, Source
-from paddlemae.engine import device
 from paddlemae.model.classifier import freeze
 from paddlemae.model.shape import architecture_of, split_keys
 from paddlemae.recipe import SCRATCH, Choice, FinetuneRecipe, Labelled, choose
 from paddlemae.runs.multi_label_metrics import DEFAULT_THRESHOLD
-from paddlemae.tasks.models.build import arguments_of, arguments_with_head, build_classifier, describe, fit_shape
+from paddlemae.tasks.models.build import arguments_with_head, build_classifier, describe
 from paddlemae.tasks.models.preprocess import statistics_of, training_view
-from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.training.class_balance import class_weights, epoch_of, unequal_views
 from paddlemae.tasks.training.image_checks import check_images
 from paddlemae.tasks.training.labelled_splits import open_labelled_splits
-from paddlemae.tasks.training.resolve import Inputs
+from paddlemae.tasks.training.resolve import Inputs, open_start
 from paddlemae.tasks.training.supervised import Parts
 from paddlemae.weights.model_folder import Description, read_description
 
@@ -31,18 +29,12 @@ def prepare(recipe: FinetuneRecipe, resumed: Path | None = None, trust: bool = F
 
 def open_inputs(recipe: FinetuneRecipe, resumed: Path | None = None, trust: bool = False) -> Inputs:
     """Check a recipe, and open its images and initial weights; arguments as of `pretraining_setup.open_inputs`."""
-    if recipe.data is None:
-        raise ValueError("no images named; add --data FOLDER with one folder per class, or --data digits")
-    if recipe.init is None:
-        raise ValueError("name what to start from: --init RUN (a pretraining run) or --init scratch")
-    device.prepare(recipe.training.device, recipe.training.threads, recipe.training.precision)
-    begins = recipe.init != SCRATCH and not resumed
-    initial = fit_shape(read_checkpoint(recipe.init, trust=trust), arguments_of(recipe.model)) if begins else None
-    splits = open_labelled_splits(recipe, recipe.data, resumed)
+    data, initial = open_start(recipe, resumed, trust, "--data FOLDER with one folder per class, or --data digits")
+    splits = open_labelled_splits(recipe, data, resumed)
     saved = read_description(resumed) if resumed else None
     arguments = saved.architecture if saved else arguments_with_head(recipe.model, initial, len(splits.train.classes))
     shape = architecture_of(*split_keys("classifier", arguments))
-    check_images(splits.train, shape, "the recipe" if recipe.init == SCRATCH else recipe.init)
+    check_images(splits.train, shape, "the recipe" if recipe.init == SCRATCH else str(recipe.init))
     return Inputs("classifier", arguments, splits.train, splits, initial, saved)
 
 

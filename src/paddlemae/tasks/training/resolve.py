@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 
 from paddlemae.data.inspect.statistics import channel_statistics, recipe_values
 from paddlemae.data.sources import Source
+from paddlemae.engine import device
 from paddlemae.recipe import (
     AUTO,
+    SCRATCH,
     Choice,
     FinetuneRecipe,
     PretrainRecipe,
@@ -26,8 +28,8 @@ from paddlemae.recipe import (
 )
 from paddlemae.runs.progress import progress
 from paddlemae.system.documents import parse_yaml
-from paddlemae.tasks.models.build import check_memory
-from paddlemae.tasks.models.read_model import Checkpoint
+from paddlemae.tasks.models.build import arguments_of, check_memory, fit_shape
+from paddlemae.tasks.models.read_model import Checkpoint, read_checkpoint
 from paddlemae.tasks.training.labelled_splits import LabelledSplits
 from paddlemae.tasks.training.mask_checks import PixelCounts
 from paddlemae.tasks.training.run_start import Run, Start, decide, stored_recipe
@@ -56,6 +58,25 @@ class Inputs:
     initial: Checkpoint | None = None
     saved: Description | None = None
     pixels: PixelCounts | None = None
+
+
+def open_start(
+    recipe: FinetuneRecipe | SegmentRecipe, resumed: Path | None, trust: bool, ways: str
+) -> tuple[str, Checkpoint | None]:
+    """Prepare the device, and return what names the images and, as `Inputs.initial`, the weights to start from.
+
+    Args:
+        resumed, trust: as of `pretraining_setup.open_inputs`.
+        ways: how images are named, for the error where they are not.
+    """
+    if recipe.data is None:
+        raise ValueError(f"no images named; add {ways}")
+    if recipe.init is None:
+        raise ValueError("name what to start from: --init RUN (a pretraining run) or --init scratch")
+    device.prepare(recipe.training.device, recipe.training.threads, recipe.training.precision)
+    if recipe.init == SCRATCH or resumed:
+        return recipe.data, None
+    return recipe.data, fit_shape(read_checkpoint(recipe.init, trust=trust), arguments_of(recipe.model))
 
 
 def resolve(

@@ -11,18 +11,17 @@ from numpy.typing import NDArray
 
 from paddlemae.data.sources import Source
 from paddlemae.data.views.scenes import SceneView
-from paddlemae.engine import device
 from paddlemae.model.segmenter import Segmenter
 from paddlemae.model.shape import SegmenterShape, architecture_of, names_of, pair, split_keys
 from paddlemae.recipe import SCRATCH, Choice, SegmentRecipe, choose_for_masks
-from paddlemae.tasks.models.build import arguments_of, arguments_with_head, build_segmenter, describe, fit_shape
+from paddlemae.tasks.models.build import arguments_with_head, build_segmenter, describe
 from paddlemae.tasks.models.preprocess import statistics_of
-from paddlemae.tasks.models.read_model import Checkpoint, read_checkpoint
+from paddlemae.tasks.models.read_model import Checkpoint
 from paddlemae.tasks.training.class_balance import scale_weights
 from paddlemae.tasks.training.image_checks import check_images
 from paddlemae.tasks.training.mask_checks import PixelCounts, check_masks
 from paddlemae.tasks.training.mask_splits import open_mask_splits
-from paddlemae.tasks.training.resolve import Inputs
+from paddlemae.tasks.training.resolve import Inputs, open_start
 from paddlemae.tasks.training.supervised import Parts
 from paddlemae.weights.model_folder import read_description
 
@@ -35,18 +34,12 @@ def prepare(recipe: SegmentRecipe, resumed: Path | None = None, trust: bool = Fa
 
 def open_inputs(recipe: SegmentRecipe, resumed: Path | None = None, trust: bool = False) -> Inputs:
     """Check a recipe, and open its images and initial weights; arguments as of `pretraining_setup.open_inputs`."""
-    if recipe.data is None:
-        raise ValueError("no images named; add --data FOLDER with images/ and masks/, or --data digit-scenes")
-    if recipe.init is None:
-        raise ValueError("name what to start from: --init RUN (a pretraining run) or --init scratch")
-    device.prepare(recipe.training.device, recipe.training.threads, recipe.training.precision)
-    begins = recipe.init != SCRATCH and not resumed
-    initial = fit_shape(read_checkpoint(recipe.init, trust=trust), arguments_of(recipe.model)) if begins else None
-    splits = open_mask_splits(recipe, recipe.data, resumed)
+    data, initial = open_start(recipe, resumed, trust, "--data FOLDER with images/ and masks/, or --data digit-scenes")
+    splits = open_mask_splits(recipe, data, resumed)
     saved = read_description(resumed) if resumed else None
     arguments = saved.architecture if saved else _arguments(recipe, initial, len(splits.train.classes))
     shape = architecture_of(*split_keys("segmenter", arguments))
-    check_images(splits.train, shape, "the recipe" if recipe.init == SCRATCH else recipe.init)
+    check_images(splits.train, shape, "the recipe" if recipe.init == SCRATCH else str(recipe.init))
     counts = check_masks(splits, shape["channels"], recipe.training.workers)
     return Inputs("segmenter", arguments, splits.train, splits, initial, saved, counts)
 
