@@ -15,7 +15,7 @@ from typing import Any
 from paddlemae.recipe import RECIPES, load_recipe, open_names, recipe_about, recipe_names, settings_of
 from paddlemae.recipe.describe import explain
 from paddlemae.recipe.label_defaults import BANDS
-from paddlemae.tasks.plan import measured, pretraining_settings, rules, time_split
+from paddlemae.tasks.plan import detail, measured, pretraining_settings, rules, segmentation_settings, time_split
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = (DOCS / "settings.md", DOCS / "recipes.md", DOCS / "finetune.md", DOCS / "plan.md")
@@ -48,7 +48,13 @@ def with_tables(page: str) -> str:
 
 def table_of(name: str) -> str:
     """Return the recipes of a task, the settings of a section, or one of the tables that have a function here."""
-    tables = {"labels": label_table, "sides": side_table, "models": model_table, "rules": rule_table}
+    tables = {
+        "labels": label_table,
+        "sides": side_table,
+        "models": model_table,
+        "rules": rule_table,
+        "masks": mask_table,
+    }
     if name in tables:
         return tables[name]()
     return recipe_table(name) if name in RECIPES else settings_table(name)
@@ -117,10 +123,10 @@ def rule_table() -> str:
     rows = [
         [
             "time",
-            f"{time_split.PRETRAIN_SHARE:.0%} pretraining, {time_split.FINETUNE_SHARE:.0%} fine-tuning (up to "
-            f"{time_split.MOST_FINETUNE_SHARE:.0%} where it would have less than {measured.FEW_FINETUNING_STEPS} "
-            f"steps; what it does not need goes to pretraining); without labels {time_split.PRETRAIN_SHARE_ALONE:.0%} "
-            "pretraining. The rest is a reserve",
+            f"{time_split.PRETRAIN_SHARE:.0%} pretraining, {time_split.FINETUNE_SHARE:.0%} fine-tuning or segmentation "
+            f"(up to {time_split.MOST_FINETUNE_SHARE:.0%} where it would have less than "
+            f"{measured.FEW_FINETUNING_STEPS} steps; what it does not need goes to pretraining); without labels and "
+            f"masks {time_split.PRETRAIN_SHARE_ALONE:.0%} pretraining. The rest is a reserve",
         ],
         [
             "`image_size`",
@@ -129,7 +135,8 @@ def rule_table() -> str:
             f"time does not allow {rules.FEW_VIEWS:,} views, or {rules.FEW_EPOCHS} epochs, with the smallest model; a "
             f"larger one, up to {enough.detail:.0%} of the gradients, where it allows {rules.MANY_VIEWS:,} views with "
             "the second. A rectangle where the images have one shape (width / height varies by less than "
-            f"{rules.SAME_RATIO:.0%}), else a square",
+            f"{rules.SAME_RATIO:.0%}), else a square. Of images with masks: windows of {rules.WINDOW} x {rules.WINDOW} "
+            f"pixels in patches of {rules.WINDOW_PATCH}",
         ],
         ["`patch_size`", "by the short side"],
         ["`embed_dim`, `depth`, decoder", "the largest model for whose views and images the time and the data suffice"],
@@ -141,9 +148,15 @@ def rule_table() -> str:
         ],
         ["`mean`, `std`", "of the images that were read"],
         [
+            "`norm_pix_floor`",
+            f"{detail.FLAT:g} where more than {rules.MOSTLY_FLAT:.0%} of the patches vary by less than a tenth of what "
+            "all images do, which is little but noise; else 0",
+        ],
+        [
             "`crop_scale`",
             f"[0.4, 1] for images of up to {rules.SMALL_SIDE} pixels, [0.2, 1] for those that are at least twice as "
-            "large as their views, else [0.3, 1]; `crop_ratio` of rectangles is 3/4 to 4/3 of their own",
+            "large as their views, else [0.3, 1]; `crop_ratio` of rectangles is 3/4 to 4/3 of their own. Of images "
+            "with masks: from half to twice what a window of the segmentation shows",
         ],
         [
             "`fit`",
@@ -177,6 +190,24 @@ def rule_table() -> str:
             "cores, next to an accelerator as many as keep up with it",
         ],
         ["`precision`", "`bfloat16` on accelerators"],
+    ]
+    return table(["setting", "rule"], rows)
+
+
+def mask_table() -> str:
+    """Return what a plan decides about a segmentation by which rule."""
+    side, largest = rules.SCENE_SIDE, rules.LARGEST_SCENE
+    rows = [
+        ["`head`, `head_width`", f"`{segmentation_settings.HEAD}`, {segmentation_settings.HEAD_WIDTH}"],
+        [
+            "`short_side`",
+            f"{side} pixels for images whose short side is above {rules.NEAR_SCENE * side:.0f} and up to {largest:,} "
+            "pixels; others, such as maps, keep their scale",
+        ],
+        ["`dice`", f"1 with {segmentation_settings.FEW_CLASSES} classes, else 0"],
+        ["`batch_size`", str(segmentation_settings.BATCH_SIZE)],
+        ["`val_fraction`", f"{segmentation_settings.TEST_SHARE:.0%} where no split is there to evaluate on"],
+        ["`epochs`, `base_lr`, `layer_decay`", "the defaults of `segment`, fewer epochs where the time is short"],
     ]
     return table(["setting", "rule"], rows)
 

@@ -9,6 +9,7 @@ from typing import Any
 from paddlemae.engine.host import host_as_before
 from paddlemae.tasks import finetune as finetuning
 from paddlemae.tasks import pretrain as pretraining
+from paddlemae.tasks import segment as segmenting
 from paddlemae.tasks.plan.make_plan import make_plan
 from paddlemae.tasks.plan.plan import Plan
 
@@ -16,7 +17,7 @@ from paddlemae.tasks.plan.plan import Plan
 def plan(
     data: str | os.PathLike[str], minutes: float = 30, *, device: str = "auto", seed: int = 0, quiet: bool = False
 ) -> Plan:
-    """Plan a pretraining, and a fine-tuning where there are labels, as `paddlemae plan` does.
+    """Plan a pretraining, and what follows it where there are labels or masks, as `paddlemae plan` does.
 
     Args:
         data: images, see `open_source`.
@@ -47,7 +48,7 @@ def auto(
     """Check images, plan, pretrain, evaluate, fine-tune and report within a time, as `paddlemae auto` does.
 
     Args:
-        data: images, see `open_source`; labelled ones are also fine-tuned on.
+        data: images, see `open_source`; on those with labels or masks a classifier or a segmenter is trained too.
         minutes: of everything except `compare`.
         out: the folder of the run. One of the same settings there that was stopped is resumed.
         compare: also train from scratch, for as long as pretraining and fine-tuning took.
@@ -56,7 +57,7 @@ def auto(
         overwrite: replace a run in `out`.
     Returns:
         the outcome: `verdict`, a sentence that says whether pretraining helped, `rows`, a result of each method on the
-        test part (none without labels), `report`, the path of the page ...; of a dry run nothing.
+        test part (none without labels and masks), `report`, the path of the page ...; of a dry run nothing.
     Raises:
         ValueError, FileNotFoundError: images, a time or a folder that can't be used.
         KeyboardInterrupt, NonFiniteLoss, OSError: it ended early; the same call resumes.
@@ -76,6 +77,7 @@ def auto(
         make_plan=make_plan,
         pretrain=pretraining.pretrain,
         finetune=finetuning.finetune,
+        segment=segmenting.segment,
         classify_by_neighbours=classify_by_neighbours,
     )
     request = Request(os.fspath(data), minutes, Path(out), compare, seed, device, dry_run, overwrite, quiet)

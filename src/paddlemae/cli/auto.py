@@ -27,11 +27,12 @@ def auto(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Do everything within a given time: check the images, plan, pretrain, evaluate, fine-tune, write a report.
+    """Do everything within a given time: check the images, plan, pretrain, train on labels or masks, write a report.
 
     Labelled images are also classified without a network, and the report begins with whether pretraining helped. Where
-    they have no test part, a fifth of them is held out, duplicates together. Without labels the report shows
-    reconstructions and a map of the features. The same command resumes a run that was stopped.
+    they have no test part, a fifth of them is held out, duplicates together. Images with masks end in a segmenter.
+    Without labels and masks the report shows reconstructions and a map of the features. The same command resumes a run
+    that was stopped.
 
     Examples:
 

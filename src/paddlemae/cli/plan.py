@@ -19,7 +19,7 @@ def plan(
         typer.Option(
             "--out",
             metavar="FILE.yaml|FOLDER",
-            help="The recipes to write: FILE.yaml and FILE-finetune.yaml, or two files in FOLDER; default: print them.",
+            help="The recipes to write: FILE.yaml and FILE-TASK.yaml, or two files in FOLDER; default: print them.",
         ),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, gpu, ...; auto: an accelerator if there is one.")] = (
@@ -28,10 +28,10 @@ def plan(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of the trainings.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Plan a pretraining and a fine-tuning for your images and your time: recipes with a reason for each value.
+    """Plan trainings for your images and your time: recipes with a reason for each value.
 
     Looks at the images, tries a few steps on this machine, and chooses; takes less than a minute. `paddlemae pretrain`
-    and `finetune` run the recipes as they are, or as you edit them.
+    and `finetune`, or `segment` of images with masks, run the recipes as they are, or as you edit them.
 
     Examples:
 

@@ -9,6 +9,7 @@ from paddlemae.recipe.label_defaults import choose as choose
 from paddlemae.recipe.label_defaults import open_names as open_names
 from paddlemae.recipe.label_defaults import short_run as short_run
 from paddlemae.recipe.label_defaults import with_stored as with_stored
+from paddlemae.recipe.label_defaults import with_values as with_values
 from paddlemae.recipe.load import build_recipe as build_recipe
 from paddlemae.recipe.load import dump_recipe as dump_recipe
 from paddlemae.recipe.load import load_recipe as load_recipe

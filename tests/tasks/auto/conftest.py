@@ -17,6 +17,7 @@ from paddlemae.tasks.knn import classify_by_neighbours
 from paddlemae.tasks.plan.data_survey import survey_data
 from paddlemae.tasks.plan.plan import Choice, Plan
 from paddlemae.tasks.pretrain import pretrain
+from paddlemae.tasks.segment import segment
 
 MODEL = {"size": "mini", "image_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
 DECODER = {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2}
@@ -24,7 +25,7 @@ TRAINING = {"epochs": 2, "warmup_epochs": 0, "batch_size": 8, "log_every": 1, "t
 
 
 def tiny_plan(data: str, minutes: float, *, device: str, seed: int, cache: str, quiet: bool) -> Plan:
-    """Plan two trainings of some steps, whatever the images and the time are."""
+    """Plan trainings of some steps, whatever the images and the time are."""
     found, *_ = survey_data(data)
     training = {f"training.{key}": value for key, value in (TRAINING | {"seed": seed}).items()}
     model = {f"model.{key}": value for key, value in (MODEL | DECODER | {"channels": found.channels}).items()}
@@ -33,11 +34,16 @@ def tiny_plan(data: str, minutes: float, *, device: str, seed: int, cache: str, 
         contents["finetune"] = {"data": data, **training, "model.drop_path": 0.0}
         if found.test_images is None:
             contents["finetune"]["val_fraction"] = 0.25
+    if found.masked:
+        contents["segment"] = {"data": data, **training}
+        if found.masked.test_images is None:
+            contents["segment"]["val_fraction"] = 0.25
     settings = {
         task: {key: Choice(value, "tiny") for key, value in content.items()} for task, content in contents.items()
     }
     seconds = 60 * minutes
-    times = {"plan": 0.1, "pretrain": 0.5 * seconds, "finetune": 0.2 * seconds * bool(found.classes), "reserve": 0.0}
+    after = {task: 0.2 * seconds for task in contents if task != "pretrain"}
+    times = {"plan": 0.1, "pretrain": 0.5 * seconds, **after, "reserve": 0.0}
     return Plan(data, minutes, "cpu", found, settings, times)
 
 
@@ -55,6 +61,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
         make_plan=tiny_plan,
         pretrain=pretrain,
         finetune=finetune,
+        segment=segment,
         classify_by_neighbours=classify_by_neighbours,
     )
 

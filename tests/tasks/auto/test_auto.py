@@ -20,8 +20,9 @@ from paddlemae.system.signals import Preempted
 from paddlemae.tasks.auto.auto_state import AUTO_FILE
 from paddlemae.tasks.auto.commands import Commands
 from paddlemae.tasks.auto.run_auto import auto
-from tests.support.mask_folders import write_pairs
+from tests.support.mask_folders import save, scene, write_pairs
 from tests.support.pictures import COLOURS, write_png
+from tests.tasks.auto.conftest import tiny_plan
 
 METHODS = {"majority", "gradients", "colour", "knn_untrained", "knn", "finetuned"}
 
@@ -60,14 +61,45 @@ def test_images_without_labels_end_in_pictures(tmp_path: Path, commands: Command
     assert (out / "pretrain/figures/reconstruction.png").is_file()
 
 
-def test_images_with_masks_are_pretrained_on_and_the_next_command_is_named(
-    tmp_path: Path, commands: Commands, request_for: Callable, capsys
+@pytest.mark.parametrize("splits", [("train", "test"), ("train", "val", "test"), ("train",)])
+def test_images_with_masks_end_in_a_segmenter(
+    tmp_path: Path, commands: Commands, request_for: Callable, capsys, splits: tuple[str, ...]
 ) -> None:
-    request = request_for(write_pairs(tmp_path / "scenes"))
+    request = request_for(write_pairs(tmp_path / "scenes", splits, 8), compare=True)
     found = auto(replace(request, quiet=False), commands)
-    assert found["rows"] == [] and not (request.out / "finetune").exists()
+    assert [row["key"] for row in found["rows"]].count("finetuned") == 1 and len(found["rows"]) == 2
+    for row in found["rows"]:
+        assert row["intervals"]["miou"][0] <= row["miou"] <= row["intervals"]["miou"][1]
+        assert row["eval_images"] == (8 if "test" in splits else 2)
+    assert found["primary"] == "miou" and "mean IoU" in (request.out / "report.html").read_text()
+    assert not (request.out / "finetune").exists() and is_finished(request.out / "segment")
+    scratch = load_recipe("segment", str(request.out / "scratch" / "recipe.yaml"))
+    assert scratch.init == "scratch" and scratch.layer_decay == 1
+    printed = capsys.readouterr().out
+    assert "one folder per class" not in printed and "paddlemae segment" not in printed
+
+
+def test_images_with_labels_and_masks_are_classified_and_the_next_command_is_named(
+    tmp_path: Path, commands: Commands, request_for: Callable
+) -> None:
+    for split in ("train", "test"):
+        for number in range(8):
+            image, ids = scene(number)
+            name = f"{split}/{('good', 'bad')[number % 2]}/{number}.png"
+            save(tmp_path / "parts" / "images" / name, image)
+            save(tmp_path / "parts" / "masks" / name, ids)
+    request = request_for(tmp_path / "parts")
+    found = auto(request, commands)
+    assert "finetuned" in {row["key"] for row in found["rows"]} and not (request.out / "segment").exists()
     assert f"paddlemae segment --init {request.out / 'pretrain'} --data {request.data}" in " ".join(found["remarks"])
-    assert "one folder per class" not in capsys.readouterr().out
+
+
+def test_masks_that_cannot_be_used_are_named(tmp_path: Path, commands: Commands, request_for: Callable) -> None:
+    folder = write_pairs(tmp_path / "scenes", count=3)
+    found = auto(request_for(folder), commands)
+    assert found["rows"] == [] and any("paddlemae segment" in remark for remark in found["remarks"])
+    notes = tiny_plan(str(folder), 1, device="cpu", seed=0, cache="", quiet=True).survey.notes
+    assert any("masks can't be used: 3 images" in note for note in notes)
 
 
 def test_images_of_several_classes_are_fine_tuned(tmp_path: Path, commands: Commands, request_for: Callable) -> None:

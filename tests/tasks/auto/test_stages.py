@@ -33,4 +33,4 @@ def test_images_may_have_several_classes(tmp_path: Path, several: bool) -> None:
     rows = [f"{write(tmp_path, f'{number}.png')},{label}" for number, label in enumerate(labels)]
     (tmp_path / "all.csv").write_text("\n".join(["image,labels", *rows]))
     found = stages.survey(stages.Request(str(tmp_path / "all.csv"), tmp_path / "out", 5))
-    assert stages.usable_labels(found) is None and found["is_multi_label"] == several
+    assert stages.next_task(found) == "finetune" and found["is_multi_label"] == several

@@ -10,6 +10,7 @@ from paddlemae.recipe import load_recipe
 from paddlemae.tasks.plan.make_plan import make_plan
 from paddlemae.tasks.plan.time_split import TimeTooShort
 from paddlemae.tasks.plan.write_plan import output_paths, recipe_text, summarize, write_plan
+from tests.support.mask_folders import save, scene
 from tests.support.pictures import photo
 
 MINUTES = 600  # enough on a machine that has other work
@@ -99,6 +100,32 @@ def test_bands_and_bits_are_found(tmp_path: Path, channels: int, dtype: type) ->
     assert recipe.augment.bits == (16 if (channels, dtype) == (1, np.uint16) else None)
 
 
+@pytest.mark.parametrize("splits", [("train",), ("train", "test"), ("train", "val", "test")])
+def test_images_with_masks_are_planned_with_windows_and_a_segmentation(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    folder = tmp_path / "scenes"
+    for place, split in enumerate(splits):
+        for number in range(8):
+            image, ids = scene(10 * place + number, 2, (160, 200))
+            save(folder / "images" / split / f"{number}.png", image)
+            save(folder / "masks" / split / f"{number}.png", ids)
+    plan = make_plan(str(folder), MINUTES, quiet=True)
+    found = plan.survey.masked
+    assert found is not None and found.images == 8 and len(found.classes) == 2
+    assert (found.val_images, found.test_images) == (8 if "val" in splits else None, 8 if len(splits) > 1 else None)
+    pretrain, segment = plan.recipe("pretrain"), plan.recipe("segment")
+    assert pretrain.model.image_size == 128 and pretrain.model.patch_size == 8
+    low, high = pretrain.augment.crop_scale
+    assert low < 128**2 / (160 * 200) < high
+    assert segment.model.head == "conv" and segment.augment.short_side is None and segment.dice == 1
+    assert segment.val_fraction == (0.2 if splits == ("train",) else 0)
+    assert set(plan.times) == {"plan", "pretrain", "segment", "reserve"}
+    assert "finetune" not in plan.settings and not any("left out" in note for note in plan.notes)
+    assert any("holds out 20%" in note for note in plan.notes) == (splits == ("train",))
+    paths = write_plan(plan, tmp_path / "mine.yaml")
+    assert paths["segment"].name == "mine-segment.yaml"
+    assert load_recipe("segment", str(paths["segment"])) == segment
+
+
 @pytest.mark.parametrize("dark", [True, False])
 def test_noise_of_mostly_empty_images_is_not_brought_to_the_contrast_of_what_they_show(
     tmp_path: Path, dark: bool
@@ -109,7 +136,7 @@ def test_noise_of_mostly_empty_images_is_not_brought_to_the_contrast_of_what_the
         values[8:24, 8:24] = 200 + rng.integers(0, 50, (16, 16, 1))
         Image.fromarray(values).save(tmp_path / f"{number}.png")
     plan = make_plan(str(tmp_path), MINUTES, quiet=True)
-    assert (plan.survey.flat > 0.5) == dark
+    assert (plan.survey.flat > 0.45) == dark
     assert plan.recipe("pretrain").model.norm_pix_floor == (0.1 if dark else 0)
 
 

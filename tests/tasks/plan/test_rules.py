@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from paddlemae.tasks.plan import rules
+from paddlemae.tasks.plan.data_survey import MaskedImages
 from paddlemae.tasks.plan.detail import Kept
 from tests.support.surveys import PHOTOS, SIDES, all_of
 
@@ -125,3 +126,28 @@ def test_operations_are_those_of_the_benchmark_of_speed() -> None:
     model = rules.ModelSize("mini", 128, 4, 4, 96, 2, 4, 0, 0, 1e-3)
     shape = rules.Shape((32, 32), 4, model, 0.75, 3, 32, 32)
     assert rules.operations(shape) == pytest.approx(0.170e9, rel=0.2)
+
+
+MASKED = replace(PHOTOS, masked=MaskedImages(400, None, 100, ("sky", "road")))
+
+
+@pytest.mark.parametrize(
+    ("own", "scene"), [(40, None), (256, None), (320, None), (360, 256), (2048, 256), (4096, None)]
+)
+def test_scenes_come_to_a_size_at_which_windows_show_what_surrounds_things_and_maps_keep_theirs(
+    own: int, scene: int | None
+) -> None:
+    survey = replace(MASKED, height=all_of(own), width=all_of(own), ratio=all_of(1))
+    assert rules.scene_side(survey) == scene
+    shape = rules.choose_shape(survey, HALF_AN_HOUR, TWO_CORES)
+    assert shape.patch_size == 8 and shape.side % 8 == 0 and shape.side <= min(128, own)
+    (low, high), _ = rules.crop_scale(survey, shape)
+    assert low <= min(1, (shape.side / (scene or own)) ** 2) <= high <= 1
+    count = rules.windows_of(survey, shape, 1 / 3)
+    assert count == {40: 1, 256: 9, 320: 16, 360: 9, 2048: 9, 4096: 48**2}[own]
+
+
+def test_time_and_images_enlarge_the_model_of_windows_too() -> None:
+    few, many = (rules.choose_shape(MASKED, seconds, TWO_CORES) for seconds in (HALF_AN_HOUR, 3_600_000))
+    assert few.model.width == 128 and few.side == many.side == 128
+    assert many.model.width * many.model.depth >= few.model.width * few.model.depth

@@ -19,8 +19,8 @@ from paddlemae.system.locks import LOCK_FILE
 AUTO_FILE = "auto.json"
 # folders
 CHECK, DATA, PLAN, CACHE = "check", "data", "plan", "cache"
-PRETRAIN, FINETUNE, SCRATCH = "pretrain", "finetune", "scratch"
-ENTRIES = (CHECK, DATA, PLAN, CACHE, PRETRAIN, FINETUNE, SCRATCH, AUTO_FILE, *REPORT_FILES)
+PRETRAIN, FINETUNE, SEGMENT, SCRATCH = "pretrain", "finetune", "segment", "scratch"
+ENTRIES = (CHECK, DATA, PLAN, CACHE, PRETRAIN, FINETUNE, SEGMENT, SCRATCH, AUTO_FILE, *REPORT_FILES)
 FORMAT = 1
 MAX_BYTES = 2**24
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paddlemae.recipe import FinetuneRecipe, PretrainRecipe
+from paddlemae.recipe import FinetuneRecipe, PretrainRecipe, SegmentRecipe
 from paddlemae.tasks.plan.plan import Plan
 from paddlemae.tasks.training.run_start import Start
 
@@ -44,7 +44,7 @@ class Commands:
         check: `tasks.data.check.check`; summarize, write_check: what it prints and writes.
         split_images, write_list: of `tasks.data.split`.
         make_plan: of `tasks.plan`.
-        pretrain, finetune: of the tasks of these names.
+        pretrain, finetune, segment: of the tasks of these names.
         classify_by_neighbours: of `tasks.knn`.
     """
 
@@ -56,4 +56,5 @@ class Commands:
     make_plan: Callable[..., Plan]
     pretrain: Callable[[PretrainRecipe, Start], Any]
     finetune: Callable[[FinetuneRecipe, Start], dict[str, Any]]
+    segment: Callable[[SegmentRecipe, Start], dict[str, Any]]
     classify_by_neighbours: Callable[..., list[dict[str, Any]]]

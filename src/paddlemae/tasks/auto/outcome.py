@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paddlemae.runs.class_results import interval_text
-from paddlemae.runs.metrics import CLASSIFICATION, MULTI_LABEL, title_of
+from paddlemae.runs.metrics import CLASSIFICATION, MULTI_LABEL, SEGMENTATION, title_of
 
 Json = dict[str, Any]
 
@@ -20,6 +20,7 @@ TITLES = {
 KEPT = (
     *CLASSIFICATION.titles,
     *MULTI_LABEL.titles,
+    *SEGMENTATION.titles,
     "primary",
     "intervals",
     "train_images",
@@ -27,7 +28,7 @@ KEPT = (
     "seconds",
     "detail",
 )
-SHOWN = ("top1", "balanced_accuracy", "macro_f1", "auroc")
+SHOWN = ("top1", "balanced_accuracy", "macro_f1", "auroc", "miou", "dice", "boundary_f1", "pixel_accuracy")
 
 
 def method_row(key: str, result: Mapping[str, Any], **more: Any) -> Json:
@@ -77,7 +78,7 @@ def _pretraining(rows: Mapping[str, Json], primary: str) -> tuple[bool | None, s
             return helped, f"{text[helped]}: {values} ({title_of(primary)})."
     if FINETUNED in rows:
         return None, "Whether pretraining helped was not measured; --compare trains from scratch for the same time."
-    return None, "Whether pretraining helped can't be measured without labels; look at the reconstructions."
+    return None, "Whether pretraining helped can't be measured without labels or masks; look at the reconstructions."
 
 
 def _against_baselines(rows: Mapping[str, Json], primary: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from paddlemae.data.sources.output_folders import check_outside
@@ -13,7 +13,7 @@ from paddlemae.system.display_names import say
 from paddlemae.system.locks import lock_folder
 from paddlemae.system.signals import Preempted
 from paddlemae.tasks.auto import stages
-from paddlemae.tasks.auto.auto_state import AUTO_FILE, FINETUNE, PRETRAIN, SCRATCH, AutoState, open_state
+from paddlemae.tasks.auto.auto_state import AUTO_FILE, FINETUNE, PRETRAIN, SCRATCH, SEGMENT, AutoState, open_state
 from paddlemae.tasks.auto.budget import Budget
 from paddlemae.tasks.auto.commands import Commands, Request
 from paddlemae.tasks.auto.outcome import FINETUNED, KNN, outcome, table
@@ -29,6 +29,7 @@ NAMES = {
     "pretrain": "pretraining",
     "features": "evaluation of features",
     "finetune": "fine-tuning",
+    "segment": "training on the masks",
     "scratch": "training from scratch",
     "report": "report",
 }
@@ -68,7 +69,7 @@ def auto(request: Request, commands: Commands) -> Json:
 def _print_plan(request: Request, commands: Commands) -> None:
     """Print what `auto` would do."""
     found = stages.survey(request)
-    budget = Budget.of(60 * request.minutes, has_labels=not stages.usable_labels(found))
+    budget = Budget.of(60 * request.minutes, has_labels=stages.next_task(found) == "finetune")
     made = stages.make_plan(request, commands, request.data, 60 * request.minutes - budget.around)
     for line in stages.planned(made)["text"]:
         say(line)
@@ -86,27 +87,26 @@ class _Session:
         request, commands, state = self.request, self.commands, self.state
         total = 60 * request.minutes
         found = self._once("survey", lambda: stages.survey(request))
-        why_not = stages.usable_labels(found)
-        budget = Budget.of(total, has_labels=not why_not)
-        self._announce(found, why_not)
+        task = stages.next_task(found)
+        budget = Budget.of(total, has_labels=task == "finetune")
+        self._announce(found)
         checked = self._once("check", lambda: stages.check(request, commands, found))
         data = self._once("split", lambda: stages.split(request, commands, found, checked))["data"]
         left = total - budget.around - state.used
         is_new = "plan" not in state.record.stages
         plan = self._once("plan", lambda: stages.plan(request, commands, data, left))
         times = plan["times"]
-        finetune_seconds = 0.0 if why_not else times["finetune"]
+        tune_seconds = times[task] if task else 0.0
         if is_new:
-            self._say_plan(plan, budget, finetune_seconds)
+            self._say_plan(plan, budget, task, tune_seconds)
         recipe = stages.recipe_of(request, "pretrain", found)
-        labelled, rows, tuning = None, [], None
-        if not why_not:
-            tuning = stages.recipe_of(request, "finetune", found)
-        if tuning and not found.get("is_multi_label"):  # baselines and neighbours need one class per image
+        labelled, rows = None, []
+        tuning: Any = stages.recipe_of(request, task, found) if task else None
+        if task == "finetune" and not found.get("is_multi_label"):  # baselines and neighbours need one class per image
             labelled = stages.Labelled(tuning)
             done = self._once("baselines", lambda: stages.baselines(request, labelled, recipe, found, budget))
             rows += done["rows"]
-        seconds = budget.pretrain_seconds(state.left, finetune_seconds)
+        seconds = budget.pretrain_seconds(state.left, tune_seconds)
         self._once("pretrain", lambda: stages.pretrain(request, commands, recipe, seconds, plan))
         if labelled is None:
             self._once("features", lambda: stages.draw_map(request, recipe))
@@ -114,7 +114,7 @@ class _Session:
             compared = self._once("features", lambda: stages.features(request, commands, labelled, budget.features))
             rows += map(self._with_pretraining, compared["rows"])
         if tuning:
-            rows += self._tune(tuning, budget, finetune_seconds)
+            rows += self._tune(tuning, budget, tune_seconds)
         primary = labelled.primary if labelled else rows[-1]["primary"] if rows else "top1"
         return self._report(rows, primary, stages.remark_on_masks(request, found))
 
@@ -122,7 +122,7 @@ class _Session:
         request, commands, state = self.request, self.commands, self.state
         is_short = state.record.stages["plan"]["is_short"]
         seconds = budget.finetune_seconds(state.left, planned, is_short)
-        done = self._once("finetune", lambda: stages.finetune(request, commands, recipe, seconds, planned, is_short))
+        done = self._once(recipe.task, lambda: stages.tune(request, commands, recipe, seconds, planned, is_short))
         same = done["seconds"] + state.record.stages["pretrain"]["seconds"]
         rows = [self._with_pretraining({**row, "seconds": done["seconds"]}) for row in done["rows"]]
         if request.compare:
@@ -139,7 +139,7 @@ class _Session:
         self.stage = "report"
         found = outcome(rows, primary)
         out = self.request.out
-        runs = [out / name for name in (PRETRAIN, FINETUNE, SCRATCH) if (out / name).is_dir()]
+        runs = [out / name for name in (PRETRAIN, FINETUNE, SEGMENT, SCRATCH) if (out / name).is_dir()]
         found = {**found, "remarks": [*found["remarks"], *remarks], "seconds": round(self.state.used, 1)}
         page = write_report(runs, out, summary=found).page
         lines = [found["verdict"], *found["remarks"], *(table(found).splitlines() if rows else [])]
@@ -157,23 +157,24 @@ class _Session:
             say(f"note: {note}")
         return result
 
-    def _announce(self, found: Mapping[str, Any], why_not: str | None) -> None:
+    def _announce(self, found: Json) -> None:
         if self.request.quiet:
             return
         say(f"{found['images']:,} images; {self.request.minutes:g} minutes in all, of which planning takes up to one")
-        if why_not:
+        if stages.next_task(found) is None:
+            why_not = stages.unusable_labels(found)
             say(f"note: {why_not}, so the images are pretrained on and nothing is fine-tuned")
         if self.request.compare:
             say("--compare then trains from scratch for as long as pretraining and fine-tuning took, on top of these")
 
-    def _say_plan(self, plan: Json, budget: Budget, finetune: float) -> None:
+    def _say_plan(self, plan: Json, budget: Budget, task: str | None, seconds: float) -> None:
         stages.say_lines(self.request, plan["text"])
         times = {
             "baselines": budget.baselines,
-            "pretrain": budget.pretrain_seconds(self.state.left - budget.baselines, finetune),
+            "pretrain": budget.pretrain_seconds(self.state.left - budget.baselines, seconds),
             "features": budget.features,
-            "finetune": finetune,
+            **({task: seconds} if task else {}),
             "report": budget.report,
         }
-        words = ", ".join(f"{NAMES[name]} {seconds / 60:.1f}" for name, seconds in times.items() if seconds)
+        words = ", ".join(f"{NAMES[name]} {spent / 60:.1f}" for name, spent in times.items() if spent)
         stages.say_lines(self.request, [f"minutes to come: {words}"])

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from paddlemae.data.sources.subsets import draw_share, spread_over
 from paddlemae.data.views.augment import View
 from paddlemae.engine.cpus import usable_cpus
 from paddlemae.model.shape import pair
-from paddlemae.recipe import MAX_BAD_IMAGES, SCRATCH, FinetuneRecipe, PretrainRecipe, load_recipe
+from paddlemae.recipe import MAX_BAD_IMAGES, SCRATCH, FinetuneRecipe, PretrainRecipe, SegmentRecipe, load_recipe
 from paddlemae.runs.runlog import RESULT_FILE, read_metrics
 from paddlemae.system.display_names import say
 from paddlemae.system.documents import read_object
@@ -48,6 +49,7 @@ MOST_TEST = 5_000  # images of that part, whose accuracy is then known to 1.4%
 FEATURE_SECONDS = 0.004  # of the classical features of an image, besides reading it
 NEIGHBOURS = 20
 NEARLY = 0.8  # of the time for fine-tuning, above which it is as long as the time allows
+TUNED_FOLDERS = {"finetune": folders.FINETUNE, "segment": folders.SEGMENT}
 FEATURES = FeatureKind("mean")  # of the map
 COMPARED = FeatureKind("mean+std", norm="whiten")  # by nearest neighbours, trained and untrained
 BANK_SHARE = 0.7  # of the images whose features are compared
@@ -64,6 +66,7 @@ def survey(request: Request) -> Json:
         "is_multi_label": found.is_multi_label,
         "unlabelled": found.unlabelled,
         "has_masks": holds_masks(request.data),
+        "masked": None if found.masked is None else asdict(found.masked),
         "channels": found.channels,
         "unreadable": found.unreadable / (found.read + found.unreadable),
         "read_seconds": found.read_seconds,
@@ -76,10 +79,17 @@ def say_lines(request: Request, lines: Iterable[str]) -> None:
         say(line)
 
 
-def usable_labels(found: Json) -> str | None:
+def next_task(found: Json) -> str | None:
+    """Return what follows the pretraining of a survey's images: "finetune", "segment" or nothing."""
+    if found.get("masked"):
+        return "segment"
+    return None if unusable_labels(found) else "finetune"
+
+
+def unusable_labels(found: Json) -> str | None:
     """Return why a survey's labels can't be used for fine-tuning; None if they can."""
     if not found["classes"]:
-        return "masks instead of labels" if found.get("has_masks") else f"no labels ({found['unlabelled']})"
+        return f"no labels ({found['unlabelled']})"
     if sum(count > 0 for count in found["classes"].values()) < 2:
         return f"all labels are of one class, {next(iter(found['classes']))!r}"
     return None
@@ -87,7 +97,7 @@ def usable_labels(found: Json) -> str | None:
 
 def remark_on_masks(request: Request, found: Json) -> list[str]:
     """Return a sentence on what to do with the masks of a survey's images, if they have any."""
-    if not found.get("has_masks"):
+    if not found.get("has_masks") or next_task(found) == "segment":
         return []
     data, init = shlex.quote(request.data), shlex.quote(str(request.out / folders.PRETRAIN))
     return [f"The images have masks: paddlemae segment --init {init} --data {data} trains on them."]
@@ -111,8 +121,9 @@ def check(request: Request, commands: Commands, found: Json) -> Json:
 
 
 def split(request: Request, commands: Commands, found: Json, checked: Json) -> Json:
-    """Carve a test part out of labelled images that have none: a list in which duplicates stay together."""
-    if usable_labels(found) or found["test_images"]:
+    """Carve a test part out of images with labels or masks that have none: a list; duplicates stay together."""
+    has_test = (found.get("masked") or found)["test_images"]
+    if next_task(found) is None or has_test:
         return {"data": request.data}
     if "findings" not in checked:
         return {"data": request.data, "note": "the test part is drawn without a look at duplicates"}
@@ -129,7 +140,7 @@ def split(request: Request, commands: Commands, found: Json, checked: Json) -> J
 
 
 def plan(request: Request, commands: Commands, data: str, seconds: float) -> Json:
-    """Plan both trainings for `seconds`, and write their recipes."""
+    """Plan the trainings for `seconds`, and write their recipes."""
     made = make_plan(request, commands, data, seconds)
     folder = request.out / folders.PLAN
     for path in folder.glob("*.yaml"):  # of a session that was killed here
@@ -139,7 +150,7 @@ def plan(request: Request, commands: Commands, data: str, seconds: float) -> Jso
 
 
 def make_plan(request: Request, commands: Commands, data: str, seconds: float) -> Plan:
-    """Plan both trainings for `seconds`.
+    """Plan the trainings for `seconds`.
 
     Raises:
         TimeTooShort: with the minutes that `auto` needs.
@@ -163,12 +174,12 @@ def make_plan(request: Request, commands: Commands, data: str, seconds: float) -
 
 
 def planned(made: Plan) -> Json:
-    """Return what `auto.json` keeps of a plan; `is_short`: fine-tuning takes all of its share of the time."""
+    """Return what `auto.json` keeps of a plan; `is_short`: what follows pretraining takes all its share of the time."""
+    after = sum(seconds for task, seconds in made.times.items() if task in ("finetune", "segment"))
     return {
         "times": dict(made.times),
         "has_spare_time": made.has_spare_time,
-        "is_short": made.times.get("finetune", 0.0)
-        > NEARLY * FINETUNE_SHARE * (60 * made.minutes - made.times["plan"]),
+        "is_short": after > NEARLY * FINETUNE_SHARE * (60 * made.minutes - made.times["plan"]),
         "text": summarize(made).splitlines(),
     }
 
@@ -252,7 +263,7 @@ def scaled(recipe: Any, factor: float) -> Any:
     training, factor = recipe.training, max(1e-3, factor)
     keys = ("epochs", "warmup_epochs", "checkpoint_every")
     recipe = with_training(recipe, **{key: factor * getattr(training, key) for key in keys})
-    if isinstance(recipe, FinetuneRecipe):
+    if isinstance(recipe, FinetuneRecipe | SegmentRecipe):
         recipe = recipe.model_copy(update={"evaluate_every": factor * recipe.evaluate_every})
     return recipe
 
@@ -288,15 +299,22 @@ def _images_per_second(run: Path) -> float:
     return float(sorted(speeds)[len(speeds) // 2]) if speeds else 100.0
 
 
-def finetune(
-    request: Request, commands: Commands, recipe: FinetuneRecipe, seconds: float, planned: float, may_grow: bool
+def tune(
+    request: Request,
+    commands: Commands,
+    recipe: FinetuneRecipe | SegmentRecipe,
+    seconds: float,
+    planned: float,
+    may_grow: bool,
 ) -> Json:
-    """Fine-tune the pretrained model for `seconds`, and return its result."""
+    """Train the pretrained model on labels or masks for `seconds`, and return its result."""
     recipe = recipe.model_copy(update={"init": str(request.out / folders.PRETRAIN)})
-    return _finetune(request, commands, recipe, folders.FINETUNE, FINETUNED, seconds, planned, may_grow)
+    return _tune(request, commands, recipe, TUNED_FOLDERS[recipe.task], FINETUNED, seconds, planned, may_grow)
 
 
-def from_scratch(request: Request, commands: Commands, recipe: FinetuneRecipe, seconds: float, planned: float) -> Json:
+def from_scratch(
+    request: Request, commands: Commands, recipe: FinetuneRecipe | SegmentRecipe, seconds: float, planned: float
+) -> Json:
     """Train the same encoder from scratch for `seconds`, and return its result."""
     pretrained: Any = stored_recipe(request.out / folders.PRETRAIN, "pretrain")
     shape = pretrained.model.model_dump(exclude_none=True)
@@ -304,19 +322,21 @@ def from_scratch(request: Request, commands: Commands, recipe: FinetuneRecipe, s
     content = {**recipe.model_dump(exclude_unset=True), "init": SCRATCH, "mean": pretrained.mean, "std": pretrained.std}
     content["model"] = {**shared, **content.get("model", {})}
     content["layer_decay"] = 1.0
-    if recipe.fit_head:  # random features have nothing to fit, and other settings are best: the default ones
+    if isinstance(recipe, SegmentRecipe):
+        content["training"].pop("base_lr", None)  # random weights have one of their own
+    elif recipe.fit_head:  # random features have nothing to fit, and other settings are best: the default ones
         content["fit_head"], content["model"]["pool"] = False, "mean"
         content["training"].pop("base_lr", None)
         for name in ("randaugment", "erasing", "crop_scale"):
             content.get("augment", {}).pop(name, None)
-    recipe = FinetuneRecipe.model_validate(content)
-    return _finetune(request, commands, recipe, folders.SCRATCH, SCRATCH, seconds, planned, may_grow=True)
+    recipe = type(recipe).model_validate(content)
+    return _tune(request, commands, recipe, folders.SCRATCH, SCRATCH, seconds, planned, may_grow=True)
 
 
-def _finetune(
+def _tune(
     request: Request,
     commands: Commands,
-    recipe: FinetuneRecipe,
+    recipe: FinetuneRecipe | SegmentRecipe,
     folder: str,
     key: str,
     seconds: float,
@@ -327,7 +347,8 @@ def _finetune(
     out = request.out / folder
     recipe = scaled(recipe, factor)
     with _without_notes():
-        train_within(commands.finetune, recipe, out, seconds, quiet=request.quiet, may_stop=False, may_grow=may_grow)
+        train = getattr(commands, recipe.task)
+        train_within(train, recipe, out, seconds, quiet=request.quiet, may_stop=False, may_grow=may_grow)
     return {"rows": [method_row(key, read_object(out / RESULT_FILE))]}
 
 

@@ -15,7 +15,7 @@ from paddlemae.tasks.training.run_start import Start, stored_recipe
 PROBE_SHARE, FEWEST_PROBED, MOST_PROBED = 0.04, 4.0, 60.0  # seconds of a session that measures the speed
 EARLY = 0.2  # share of a run, after which it is not started again with another number of steps
 MOST_OFF = 0.07  # of the planned speed, below which the planned number of steps is kept
-EVALUATION_SHARE = 0.1  # of the time of a fine-tuning
+EVALUATION_SHARE = 0.1  # of the time of a fine-tuning or a segmentation
 AROUND_SECONDS = 10.0  # of a session: build the model, and write the last checkpoint and pictures
 OVERTIME, SLOWER = 1.15, 1.25  # a training is stopped that is both over its time and slower than it was, by these
 BEYOND_START = 0.95  # share of the first session that its later steps would take
@@ -38,7 +38,7 @@ def train_within(
     """Train as a recipe says, but for as many steps as fit into a time; an unfinished run in `out` is resumed.
 
     Args:
-        train: `pretrain` or `finetune`.
+        train: `pretrain`, `finetune` or `segment`.
         seconds: for everything, the start and the end of the command included.
         may_stop: a training that takes much longer than it should is stopped before its last step.
         may_grow: if it is faster than was planned, it takes more steps.
@@ -61,7 +61,7 @@ def train_within(
     stored = with_training(stored_recipe(out, recipe.task), log_every=recipe.training.log_every)
     speed = read_speed(out, stored, measured)
     left = deadline - time.monotonic() - AROUND_SECONDS
-    if recipe.task == "finetune":
+    if recipe.task != "pretrain":
         left *= 1 - EVALUATION_SHARE  # which the measured seconds of steps lack
     steps = other_steps(stored, speed, left, may_grow) if speed else None
     if steps:

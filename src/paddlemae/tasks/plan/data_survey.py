@@ -16,11 +16,14 @@ from paddlemae.data.decode.pixel_format import Pixels, convert_depth, largest_va
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.inspect.statistics import Moments, image_moments
 from paddlemae.data.inspect.stored_channels import read_forms
+from paddlemae.data.masks.holds_masks import holds_masks
 from paddlemae.data.sources import MissingSplit, MultiLabelTargets, Source
 from paddlemae.data.sources.subsets import spread_over
 from paddlemae.tasks.data.check_result import class_counts
 from paddlemae.tasks.data.splits import OpenedSplit, collect_notes, open_split
 from paddlemae.tasks.plan.detail import Kept, flat_share, mean_kept, measure_kept, measure_patches
+from paddlemae.tasks.training.labelled_splits import open_val_and_test
+from paddlemae.tasks.training.mask_splits import open_scenes
 
 MOST_READ = 512  # images
 FEWEST_READ = 32
@@ -28,6 +31,7 @@ READ_SECONDS = 8.0  # after which no more than the fewest are read
 DETAIL_READ = 64  # images whose detail is measured
 LEAST_SIDE = 8  # pixels
 FORMS_READ = 32  # images whose headers decide about channels
+FEWEST_MASKED = 5  # images with masks, for a part to train on and one to test on
 GRAY_LEVELS = 2.0  # of 255: colours that differ by no more in the mean are gray
 
 
@@ -48,6 +52,23 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class MaskedImages:
+    """Images with masks.
+
+    Attributes:
+        images: number of those to train on.
+        val_images, test_images: numbers of those in splits of their own, to choose the best model and to evaluate on;
+            None without one.
+        classes: of the pixels.
+    """
+
+    images: int
+    val_images: int | None
+    test_images: int | None
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class DataSurvey:
     """Facts about images that a plan depends on.
 
@@ -57,6 +78,7 @@ class DataSurvey:
         classes: class -> number of labelled training images; empty without labels.
         labelled: number of labelled training images; an image may have several classes where `is_multi_label`.
         unlabelled: why there are no labels; None if there are.
+        masked: the images with masks, where there are no labels; None without any.
         read, unreadable: numbers of images that were read for the rest, and that could not be.
         height, width, ratio: of the images in pixels; width / height.
         channels: that a model should take: 1, 3, or the number of bands.
@@ -95,6 +117,12 @@ class DataSurvey:
     read_seconds: float
     image_bytes: float
     notes: tuple[str, ...] = ()
+    masked: MaskedImages | None = None
+
+    @property
+    def trains_more(self) -> bool:
+        """Return whether a fine-tuning or a segmentation follows the pretraining."""
+        return bool(self.classes or self.masked)
 
     @property
     def short_side(self) -> float:
@@ -119,6 +147,10 @@ def survey_data(spec: str, *, on_images: Callable[[int, int], None] | None = Non
     with collect_notes() as notes:
         train = open_split(spec, "train", "train", multi_label=True)
         test = _open_test(spec)
+    with collect_notes() as notes_on_masks:
+        masked, fault = (None, None) if train.unlabelled is None else _open_masked(spec)
+    if fault:
+        notes.append(f"the masks can't be used: {fault}")
     open_seconds = time.perf_counter() - began
     source = train.source
     if len(source) < 2:
@@ -144,7 +176,8 @@ def survey_data(spec: str, *, on_images: Callable[[int, int], None] | None = Non
             is_multi_label=isinstance(source.targets, MultiLabelTargets),
             unlabelled=train.unlabelled,
             open_seconds=open_seconds,
-            notes=tuple(notes),
+            notes=tuple(notes_on_masks if masked else notes),
+            masked=masked,
             **found,
         ),
         source,
@@ -156,6 +189,24 @@ def _open_test(spec: str) -> OpenedSplit | None:
         return open_split(spec, "test", "test", multi_label=True)
     except (MissingSplit, ValueError):
         return None
+
+
+def _open_masked(spec: str) -> tuple[MaskedImages | None, str | None]:
+    """Return the images with masks, if there are any, and why they can't be used, if they can't."""
+    if not holds_masks(spec):
+        return None, None
+    try:
+        train = open_scenes(spec, "train")
+        if len(train) < FEWEST_MASKED:
+            return None, f"{len(train)} images have one, and {FEWEST_MASKED} are needed"
+        try:
+            val, test = open_val_and_test(spec, open_scenes)
+        except MissingSplit:
+            val, test = None, None
+        of_val, of_test = (None if part is None else len(part) for part in (val, test))
+        return MaskedImages(len(train), of_val, of_test, tuple(train.classes)), None
+    except ValueError as fault:
+        return None, str(fault)
 
 
 def _check_classes(classes: Mapping[str, int], spec: str) -> None:

@@ -8,7 +8,13 @@ from collections.abc import Iterator, Mapping
 from paddlemae.engine import device as devices
 from paddlemae.runs.progress import progress
 from paddlemae.tasks.plan.data_survey import MOST_READ, DataSurvey, survey_data
-from paddlemae.tasks.plan.measured import Wish, measure_finetuning, measure_pretraining, settings_of
+from paddlemae.tasks.plan.measured import (
+    Wish,
+    measure_finetuning,
+    measure_pretraining,
+    measure_segmentation,
+    settings_of,
+)
 from paddlemae.tasks.plan.plan import Plan, Settings
 from paddlemae.tasks.plan.time_split import split_time
 
@@ -26,7 +32,9 @@ def make_plan(
     cache: str | None = None,
     quiet: bool = False,
 ) -> Plan:
-    """Plan a pretraining, and a fine-tuning where there are labels, that take `minutes` together on this machine.
+    """Plan trainings that take `minutes` together on this machine.
+
+    They are a pretraining and, where there are labels, a fine-tuning, or where there are masks, a segmentation.
 
     Args:
         data: images, as `open_source` takes them.
@@ -45,23 +53,26 @@ def make_plan(
     with progress("images", MOST_READ, show=not quiet) as show:
         survey, source = survey_data(data, on_images=lambda done, of: show(done))
     before = time.perf_counter() - began + TRIALS_SECONDS
-    split = split_time(60 * minutes, has_labels=bool(survey.classes), opening=survey.open_seconds, before=before)
+    split = split_time(60 * minutes, has_labels=survey.trains_more, opening=survey.open_seconds, before=before)
     wish = Wish(data, device, seed, cache)
     measured = measure_pretraining(wish, survey, source, split)
     left = split.pretrain_steps
-    finetuning = None
+    tuned = None
     if survey.classes:
-        finetuning = measure_finetuning(wish, survey, source, split, measured.shape, measured.reading)
-        left += split.finetune_steps - finetuning.seconds
+        tuned = measure_finetuning(wish, survey, source, split, measured.shape, measured.reading)
+    elif survey.masked:
+        tuned = measure_segmentation(wish, survey, split, measured.shape)
+    if tuned:
+        left += split.finetune_steps - tuned.seconds
     course = measured.course(survey, left)
     settings = {"pretrain": settings_of(wish, survey, measured, course)}
     times = {
         "plan": time.perf_counter() - began,
         "pretrain": measured.seconds_of(course) + split.around,
     }
-    if finetuning:
-        settings["finetune"] = finetuning.settings
-        times["finetune"] = finetuning.seconds + split.around
+    if tuned:
+        settings[tuned.task] = tuned.settings
+        times[tuned.task] = tuned.seconds + split.around
     times["reserve"] = 60 * minutes - sum(times.values())
     notes = (*_notes(survey, settings), *_size_notes(survey, measured.shape.patch_size), *_time_notes(survey, times))
     has_spare_time = measured.seconds_of(course) < SPARE_SHARE * left
@@ -76,9 +87,12 @@ def _notes(survey: DataSurvey, settings: Mapping[str, Settings]) -> Iterator[str
             f"labels for {survey.labelled:,} of {survey.images:,} images: pretraining uses all, fine-tuning the "
             "labelled ones"
         )
-    if survey.unlabelled:
+    if survey.masked and survey.masked.test_images is None:
+        share = settings["segment"]["val_fraction"].value
+        yield f"no split to evaluate on, so segmentation holds out {100 * share:.2g}% of the images"
+    elif survey.unlabelled and not survey.masked:
         yield f"no labels, so no fine-tuning is planned: {survey.unlabelled}"
-    elif survey.test_images is None:
+    elif survey.classes and survey.test_images is None:
         share = settings["finetune"]["val_fraction"].value
         yield (
             f"no split to evaluate on, so fine-tuning holds out {100 * share:.2g}% of each class; pretraining sees "

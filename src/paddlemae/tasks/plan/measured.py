@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from paddlemae.data.cache import cache_images
-from paddlemae.data.sources import Source
+from paddlemae.data.sources import Source, open_source
 from paddlemae.data.sources.subsets import spread_over, subset
 from paddlemae.data.views.augment import View
 from paddlemae.engine.cpus import usable_cpus
@@ -27,7 +27,6 @@ from paddlemae.tasks.plan.data_survey import DataSurvey
 from paddlemae.tasks.plan.finetuning_settings import (
     LabelledImages,
     Shares,
-    Tuning,
     affordable_shares,
     choose_tuning,
     chosen_by_labels,
@@ -41,8 +40,9 @@ from paddlemae.tasks.plan.pretraining_settings import (
     reading_settings,
     statistics_settings,
 )
+from paddlemae.tasks.plan.segmentation_settings import chosen_by_masks, masked_images
 from paddlemae.tasks.plan.time_split import TimeSplit, TimeTooShort
-from paddlemae.tasks.plan.trial import time_finetuning, time_pretraining, time_reading
+from paddlemae.tasks.plan.trial import time_finetuning, time_pretraining, time_reading, time_segmentation
 
 GUESSED_RATE = 5e10  # operations a second of a small CPU, before anything is measured
 TRIAL_SECONDS = 4.0
@@ -87,10 +87,10 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Finetuning:
-    """A fine-tuning as it was chosen, and the seconds of its steps and evaluations."""
+class Tuned:
+    """A fine-tuning or a segmentation as it was chosen, and the seconds of its steps and evaluations."""
 
-    tuning: Tuning
+    task: str
     settings: Settings
     seconds: float
 
@@ -178,7 +178,7 @@ def _choose_reading(
         few = subset(some, spread_over(len(some), PACKED_IMAGES))
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
-            packed = cache_images(few, folder, view)
+            packed = cache_images(few, folder, view, short_side=shape.scene)
             packing = (time.perf_counter() - began) / len(few)
             cached = time_reading(packed, view, wish.seed, READING_SECONDS / 3)
         reading = rules.Reading(a_view, cached, packing, ROOM_SHARE * free_bytes(wish.cache))
@@ -217,10 +217,10 @@ def _precision() -> str:
 
 def measure_finetuning(
     wish: Wish, survey: DataSurvey, source: Source, split: TimeSplit, shape: rules.Shape, reading: rules.Input
-) -> Finetuning:
+) -> Tuned:
     """Choose a fine-tuning of a pretrained model for the time, with the speed that is measured."""
     images = LabelledImages.of(survey)
-    around = reading_settings(reading, wish.cache if reading.cached else None)
+    around = reading_settings(reading, wish.cache if reading.cached else None, shape)
     chosen, by_labels = chosen_by_labels(wish.data, survey, shape, images)
     named = machine(wish.device, wish.seed, _precision())
     recipe = recipe_of("finetune", {**by_labels, **named, **_whole_model(survey, shape)})
@@ -235,7 +235,25 @@ def measure_finetuning(
         chosen, by_labels = chosen_by_labels(wish.data, survey, shape, images, shares)
     tuning = choose_tuning(images, chosen.training.epochs, seconds, a_view, an_image)
     settings = finetuning_settings(by_labels, images, tuning, around, named)
-    return Finetuning(tuning, settings, reading.start + tuning.seconds(images, a_view, an_image))
+    return Tuned("finetune", settings, reading.start + tuning.seconds(images, a_view, an_image))
+
+
+def measure_segmentation(wish: Wish, survey: DataSurvey, split: TimeSplit, shape: rules.Shape) -> Tuned:
+    """Choose a segmentation from a pretrained model for the time, with the speed that is measured."""
+    named = machine(wish.device, wish.seed, _precision())
+    chosen, by_masks = chosen_by_masks(wish.data, survey, shape)
+    recipe = recipe_of("segment", {**by_masks, **named, **_whole_model(survey, shape)})
+    source = open_source(wish.data, "train", masks=True)
+    some = subset(source, spread_over(len(source), TRIAL_IMAGES))
+    a_view, a_window = time_segmentation(recipe, some, TRIAL_SECONDS)
+    a_view += survey.read_seconds / usable_cpus()
+    an_image = a_window * rules.windows_of(survey, shape, recipe.overlap) + survey.read_seconds
+    images = masked_images(survey)
+    needed = FEW_FINETUNING_STEPS * chosen.training.batch_size * a_view
+    seconds = max(split.finetune_steps, min(needed, split.most_finetune_steps))
+    tuning = choose_tuning(images, chosen.training.epochs, seconds, a_view, an_image)
+    settings = finetuning_settings(by_masks, images, tuning, {}, named)
+    return Tuned("segment", settings, tuning.seconds(images, a_view, an_image))
 
 
 def _whole_model(survey: DataSurvey, shape: rules.Shape) -> Settings:

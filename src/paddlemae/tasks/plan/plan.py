@@ -29,9 +29,9 @@ class Plan:
         minutes: the time that was given, of which `times` take no more.
         device: what was measured: "cpu", "gpu:0" ...
         survey: what was found in the images.
-        settings: "pretrain" and, with labels, "finetune": the settings of each recipe.
-        times: stage -> seconds: "plan" (this far), "pretrain", "finetune" (each with its start, its evaluations and
-            its pictures), "reserve".
+        settings: "pretrain" and, with labels, "finetune" or, with masks, "segment": the settings of each recipe.
+        times: stage -> seconds: "plan" (this far), those of `settings` (each with its start, its evaluations and its
+            pictures), "reserve".
         notes: what the user should know, one line each.
         has_spare_time: pretraining is as long as it should be with so few images, and could take more time.
     """
@@ -46,10 +46,10 @@ class Plan:
     has_spare_time: bool = False
 
     def recipe(self, task: str) -> Any:
-        """Return the recipe of a task, "pretrain" or "finetune"; that of a fine-tuning names no initial weights.
+        """Return the recipe of a task, a key of `settings`; one that starts from the pretraining names no weights.
 
         Raises:
-            ValueError: there is none, as there are no labels.
+            ValueError: there is none, as there are no labels or masks.
         """
         if task not in self.settings:
             raise ValueError(f"the plan has no recipe for {task!r}; it has {', '.join(self.settings)}")

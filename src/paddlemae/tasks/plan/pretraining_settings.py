@@ -38,7 +38,7 @@ def pretraining_settings(
     settings |= model_settings(survey, shape)
     settings |= _augmentation(survey, shape)
     settings |= _training(survey, shape, course, seconds_a_view)
-    return {**settings, **reading_settings(reading, cache), **machine}
+    return {**settings, **reading_settings(reading, cache, shape), **machine}
 
 
 def statistics_settings(survey: DataSurvey) -> dict[str, Choice]:
@@ -80,6 +80,8 @@ def _size(shape: rules.Shape) -> Any:
 def _why_size(survey: DataSurvey, shape: rules.Shape) -> str:
     own = f"{survey.height.median:.0f} x {survey.width.median:.0f}"
     side = shape.side
+    if shape.scene:
+        return f"windows, in which things of some pixels are told apart, of images of {own} pixels"
     if side >= survey.short_side:
         return f"all of the images' {own} pixels"
     kept = survey.kept.get(max((known for known in survey.kept if known <= side), default=0))
@@ -130,11 +132,13 @@ def _training(survey: DataSurvey, shape: rules.Shape, course: rules.Course, seco
     }
 
 
-def reading_settings(reading: rules.Input, cache: str | None) -> dict[str, Choice]:
+def reading_settings(reading: rules.Input, cache: str | None, shape: rules.Shape) -> dict[str, Choice]:
     """Return how images are read."""
     settings = {"training.workers": Choice(reading.workers, reading.reason)}
     if cache:
         settings["training.cache"] = Choice(cache, "a packed copy of the images, made once; may be deleted at any time")
+        if shape.scene:
+            settings["training.cache_size"] = Choice(shape.scene, "as segmentation sees the images")
     return settings
 
 

@@ -6,7 +6,7 @@ A "view" is an image as it is trained on once. Rates are floating-point operatio
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -56,11 +56,14 @@ FEW_PATCHES = 36  # below, fewer of them are removed
 MOST_EPOCHS = 800
 MOST_UPDATES_OF_FEW = 10_000  # that even a few images are trained for
 UPDATES = 4_000  # that a batch is chosen to allow
+WINDOW, WINDOW_PATCH = 128, 8  # pixels: of images with masks, whose small things are told apart
+SCENE_SIDE, LARGEST_SCENE = 256, 2048  # short side of scenes, pixels; larger ones are maps, which keep their scale
+NEAR_SCENE = 1.25  # times `SCENE_SIDE`, up to which scenes keep their size
 SMALL_SIDE = 64  # images up to this short side are small: whole objects, mostly
 SMALLEST_BATCH, LARGEST_BATCH, LARGEST_ACCELERATOR_BATCH = 32, 256, 512
 SLOW_READING = 0.08  # share of a step from which reading ahead pays
 LEAST_SAVED = 0.05  # share of the time that a packed copy must save
-MOSTLY_FLAT = 0.5  # share of flat patches from which on they would be most of the loss
+MOSTLY_FLAT = 0.45  # share of flat patches from which on they would be most of the loss
 LEAST_UPDATES = 300  # fewer are no training at all
 
 
@@ -72,6 +75,7 @@ class Shape:
         image_size: (height, width) in pixels.
         patch_size: side in pixels.
         wanted: the short side that the images' detail asks for, and `most` the largest of use.
+        scene: short side of the images that views are parts of, pixels; None where they show images as a whole.
         why_model: why it is no larger.
     """
 
@@ -82,6 +86,7 @@ class Shape:
     channels: int
     wanted: int
     most: int
+    scene: int | None = None
     why_model: str = field(default="", compare=False)
 
     @property
@@ -196,14 +201,16 @@ def _fit_side(own: float) -> int:
 def choose_shape(survey: DataSurvey, seconds: float, rate: float) -> Shape:
     """Choose image size, patch size and model.
 
-    The image is the largest one, up to what the detail asks for, of which the time allows `FEW_VIEWS` with the smallest
-    model; or a larger one of use, of which it allows `MANY_VIEWS` with the second. The model is the largest for which
-    the time and the images suffice.
+    Of images with masks views are windows of `WINDOW` pixels. Other images are the largest, up to what the detail asks
+    for, of which the time allows `FEW_VIEWS` with the smallest model; or larger ones of use, of which it allows
+    `MANY_VIEWS` with the second. The model is the largest for which the time and the images suffice.
 
     Args:
         seconds: of training.
         rate: of this device.
     """
+    if survey.masked:
+        return _largest_model(survey, seconds, rate, lambda model: window_shape(survey, model))
     wanted, most = choose_sides(survey)
     sides = [side for side in PATCHES if side <= most] or [most]
     for side in reversed(sides):
@@ -212,9 +219,14 @@ def choose_shape(survey: DataSurvey, seconds: float, rate: float) -> Shape:
         views = _views(shape_of(survey, side, least, wanted, most), seconds, rate)
         if least.images <= survey.images and views >= needed:
             break
-    chosen = shape_of(survey, side, MODELS[0], wanted, most)
+    return _largest_model(survey, seconds, rate, lambda model: shape_of(survey, side, model, wanted, most))
+
+
+def _largest_model(survey: DataSurvey, seconds: float, rate: float, shape_with: Callable[[ModelSize], Shape]) -> Shape:
+    """Return the shape with the largest model that the time and the images suffice for."""
+    chosen = shape_with(MODELS[0])
     for model in MODELS[1:]:
-        larger = shape_of(survey, side, model, wanted, most)
+        larger = shape_with(model)
         views, name = _views(larger, seconds, rate), f"{model.width} x {model.depth}"
         if survey.images < model.images:
             return replace(chosen, why_model=f"{name} is for {model.images:,} images or more")
@@ -236,6 +248,27 @@ def shape_of(survey: DataSurvey, side: int, model: ModelSize, wanted: int, most:
     patches = math.prod(size) // patch**2
     ratio = 0.75 if patches >= FEW_PATCHES else 0.6
     return Shape(size, patch, model, ratio, survey.channels, wanted, most)
+
+
+def window_shape(survey: DataSurvey, model: ModelSize) -> Shape:
+    """Return the shape of square windows of images with masks."""
+    scene = scene_side(survey) or int(survey.short_side)
+    side = max(WINDOW_PATCH, min(WINDOW, scene // WINDOW_PATCH * WINDOW_PATCH))
+    ratio = 0.75 if (side // WINDOW_PATCH) ** 2 >= FEW_PATCHES else 0.6
+    return Shape((side, side), WINDOW_PATCH, model, ratio, survey.channels, side, side, scene)
+
+
+def scene_side(survey: DataSurvey) -> int | None:
+    """Return the short side in pixels that images with masks are brought to; None where they keep their size."""
+    return SCENE_SIDE if NEAR_SCENE * SCENE_SIDE < survey.short_side <= LARGEST_SCENE else None
+
+
+def windows_of(survey: DataSurvey, shape: Shape, overlap: float) -> int:
+    """Return the number of windows that cover a scene."""
+    assert shape.scene is not None
+    long = shape.scene * max(survey.ratio.median, 1 / survey.ratio.median)
+    step = shape.side * (1 - overlap)
+    return math.prod(1 + math.ceil(max(0.0, length - shape.side) / step) for length in (shape.scene, long))
 
 
 def patch_of(side: int) -> int:
@@ -300,6 +333,10 @@ def base_lr(shape: Shape, batch_size: int) -> float:
 
 def crop_scale(survey: DataSurvey, shape: Shape) -> tuple[tuple[float, float], str]:
     """Return `crop_scale` with its reason."""
+    if shape.scene:
+        share = (shape.side / shape.scene) ** 2 / max(survey.ratio.median, 1 / survey.ratio.median)
+        about = tuple(float(f"{limit:.2g}") for limit in (share / 2, min(1.0, 2 * share)))
+        return (about[0], about[1]), f"crops show about as much as the windows of {shape.side} pixels of segmentation"
     if survey.short_side <= SMALL_SIDE:
         return (0.4, 1.0), f"small images ({survey.short_side:.0f} pixels) show whole objects, so crops are mild"
     if survey.short_side >= 2 * shape.side:
@@ -364,7 +401,7 @@ def _read_ahead(reading: float, computing: float, cpus: int, on_cpu: bool, *, ca
 
 def packed_bytes(survey: DataSurvey, shape: Shape) -> float:
     """Return about how many bytes a packed copy of all images takes."""
-    short = max(shape.image_size) * 8 / 7
+    short = shape.scene or max(shape.image_size) * 8 / 7
     scale = min(1.0, short / survey.short_side)
     values = survey.height.median * survey.width.median * scale**2 * survey.channels
     deep = survey.bits == 16

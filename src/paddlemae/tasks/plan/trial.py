@@ -16,12 +16,20 @@ from paddlemae.data.decode.images import UnreadableImage
 from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
 from paddlemae.data.views.mixup import Mixing, mix_batches
+from paddlemae.data.views.scenes import SceneView
 from paddlemae.engine.safe_import import nn
-from paddlemae.recipe import FinetuneRecipe, PretrainRecipe, Training
-from paddlemae.runs.metrics import CLASSIFICATION
+from paddlemae.recipe import FinetuneRecipe, PretrainRecipe, SegmentRecipe, Training
+from paddlemae.runs.metrics import CLASSIFICATION, SEGMENTATION
 from paddlemae.tasks.models.build import arguments_of, arguments_with_head
 from paddlemae.tasks.models.inference import LOGITS, forward_function
-from paddlemae.tasks.training import finetuning_loss, finetuning_setup, pretraining_loss, pretraining_setup
+from paddlemae.tasks.training import (
+    finetuning_loss,
+    finetuning_setup,
+    pretraining_loss,
+    pretraining_setup,
+    segmentation_loss,
+    segmentation_setup,
+)
 from paddlemae.tasks.training.labelled_splits import LabelledSplits
 from paddlemae.tasks.training.resolve import Inputs
 from paddlemae.tasks.training.run_training import share_cpu
@@ -65,11 +73,27 @@ def time_finetuning(recipe: FinetuneRecipe, source: Source, seconds: float) -> t
     return a_view, _time_calls(lambda: forward(batch.images), seconds / 4) / len(batch.images)
 
 
+def time_segmentation(recipe: SegmentRecipe, source: Source, seconds: float) -> tuple[float, float]:
+    """Take segmentation steps for about `seconds`, three at least; the recipe names the whole model.
+
+    Returns:
+        seconds a view and seconds of segmenting a window of its size, both without reading.
+    """
+    arguments = arguments_with_head(recipe.model, None, len(source.classes))
+    splits = LabelledSplits(source, None, source, SEGMENTATION.primary)
+    parts = segmentation_setup.build(recipe, Inputs("segmenter", arguments, source, splits))
+    loss_fn = segmentation_loss.loss_function(recipe, parts.description, None)
+    batch = read_batch(source, parts.view, recipe.training)
+    a_view = _time_steps(recipe.training, parts.model, loss_fn, batch, seconds)
+    forward = forward_function(parts.model, parts.description, LOGITS, threads=recipe.training.threads)
+    return a_view, _time_calls(lambda: forward(batch.images), seconds / 4) / len(batch.images)
+
+
 def _once(batch: Batch) -> Generator[Batch, None, None]:
     yield batch
 
 
-def read_batch(source: Source, view: View, training: Training) -> Batch:
+def read_batch(source: Source, view: View | SceneView, training: Training) -> Batch:
     """Return a batch of a training, made of a few images."""
     count = min(DIFFERENT_IMAGES, training.batch_size)
     with closing(_batches(source, view, count, training.seed, 1)) as batches:
@@ -132,7 +156,7 @@ class _Counter:
         return self.spent / self.steps
 
 
-def _batches(source: Source, view: View, batch_size: int, seed: int, num_steps: int) -> Any:
+def _batches(source: Source, view: View | SceneView, batch_size: int, seed: int, num_steps: int) -> Any:
     def pass_over(image: UnreadableImage) -> None:
         """Let the training itself report what can't be read."""
 

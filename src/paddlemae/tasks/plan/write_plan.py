@@ -16,7 +16,13 @@ from paddlemae.tasks.plan.plan import Plan, Settings
 _YAML = (".yaml", ".yml")
 _SECTIONS = ("", "model", "augment", "training")
 _COLUMN = 36  # of the reasons
-_TITLES = {"plan": "planning", "pretrain": "pretraining", "finetune": "fine-tuning", "reserve": "left over"}
+_TITLES = {
+    "plan": "planning",
+    "pretrain": "pretraining",
+    "finetune": "fine-tuning",
+    "segment": "segmenting",
+    "reserve": "left over",
+}
 
 
 def output_paths(out: Path) -> dict[str, Path]:
@@ -27,9 +33,10 @@ def output_paths(out: Path) -> dict[str, Path]:
         FileNotFoundError: no such folder.
     """
     if out.suffix in _YAML:
-        paths = {"pretrain": out, "finetune": out.with_name(f"{out.stem}-finetune{out.suffix}")}
+        after = {task: out.with_name(f"{out.stem}-{task}{out.suffix}") for task in ("finetune", "segment")}
+        paths = {"pretrain": out, **after}
     else:
-        paths = {task: out / f"{task}.yaml" for task in ("pretrain", "finetune")}
+        paths = {task: out / f"{task}.yaml" for task in ("pretrain", "finetune", "segment")}
     if taken := [path for path in paths.values() if path.exists()]:
         raise FileExistsError(f"{taken[0]} exists already; remove it, or name another --out")
     if out.suffix in _YAML and not out.parent.is_dir():
@@ -113,6 +120,9 @@ def summarize(plan: Plan) -> str:
 
 def _labels(plan: Plan) -> str:
     counts: Mapping[str, int] = plan.survey.classes
+    if masked := plan.survey.masked:
+        test = f", {masked.test_images:,} more to evaluate on" if masked.test_images else ""
+        return f"masks of {masked.images:,} images, {len(masked.classes)} classes{test}"
     if not counts:
         return "none"
     test = f", {plan.survey.test_images:,} images to evaluate on" if plan.survey.test_images else ""
@@ -130,9 +140,8 @@ def commands(plan: Plan, paths: Mapping[str, Path]) -> list[str]:
     name = first.stem if first.stem != "pretrain" else first.parent.name
     run = f"runs/{name}"
     texts = [f"paddlemae pretrain {shlex.quote(str(first))} --out {shlex.quote(run)}"]
-    if "finetune" in paths:
-        texts.append(
-            f"paddlemae finetune {shlex.quote(str(paths['finetune']))} --init {shlex.quote(run)} "
-            f"--out {shlex.quote(f'{run}-finetuned')}"
-        )
+    for task, folder in (("finetune", f"{run}-finetuned"), ("segment", f"{run}-segmented")):
+        if task in paths:
+            names = (shlex.quote(name) for name in (str(paths[task]), run, folder))
+            texts.append("paddlemae {} {} --init {} --out {}".format(task, *names))
     return texts

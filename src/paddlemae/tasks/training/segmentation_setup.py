@@ -65,7 +65,7 @@ def choose_defaults(recipe: SegmentRecipe, inputs: Inputs) -> tuple[SegmentRecip
 def build(recipe: SegmentRecipe, inputs: Inputs) -> Parts:
     """Build the model, and the views and description that go with it."""
     train, splits, initial, saved = inputs.train, inputs.splits, inputs.initial, inputs.saved
-    assert splits is not None and inputs.pixels is not None
+    assert splits is not None
     model = build_segmenter(inputs.arguments, initial, recipe.training.seed, train.classes)
     described = saved or (initial.description if initial else None)
     statistics = (saved.mean, saved.std) if saved else statistics_of(recipe, model.config["channels"], initial)
@@ -100,8 +100,9 @@ def freeze_encoder(model: Segmenter) -> None:
         parameter.stop_gradient = True
 
 
-def _class_weights(recipe: SegmentRecipe, train: Source, pixels: PixelCounts) -> NDArray[np.float32] | None:
+def _class_weights(recipe: SegmentRecipe, train: Source, pixels: PixelCounts | None) -> NDArray[np.float32] | None:
     """Return each class's weight in the cross-entropy; None where all weigh the same."""
     if recipe.class_weights is None:
         return None
+    assert pixels is not None
     return scale_weights(recipe.class_weights, pixels.classes, train.classes)
