@@ -5,11 +5,10 @@
     python -m benchmarks.segmentation --out runs/segmentation --table
 
 For each set: one pretraining on its training images, whose masks are not read; then, for each share of the masks and
-each seed, four trainings:
-    pretrained      from it
-    scratch         the same schedule from random weights
-    scratch-long    from random weights, `LONGER` times as many steps
-    unet            a U-Net, for as long as pretraining and fine-tuning took together
+each seed, five trainings:
+    pretrained, scratch             from it and from random weights, with the same schedule
+    pretrained-long, scratch-long   the same with `LONGER` times as many steps
+    unet                            a U-Net, for as long as pretraining and fine-tuning took together
 `OUT/rows.jsonl` gets a line after each of them; the same command resumes, and trains what is missing. Results are of
 the test part, with the weights after the last step.
 """
@@ -39,7 +38,8 @@ from paddlemae.tasks.training.run_start import Start
 ROWS_FILE = "rows.jsonl"
 SECONDS_FILE = "seconds.json"
 LONGER = 3
-ARMS = ("pretrained", "scratch", "scratch-long", "unet")
+PRETRAINED, FROM_SCRATCH = ("pretrained", "pretrained-long"), ("scratch", "scratch-long")
+ARMS = (*PRETRAINED, *FROM_SCRATCH, "unet")
 SHARES = ("5%", "100%")
 
 
@@ -133,8 +133,8 @@ class Bench:
     def segmented(self, name: str, data: str, plan: Plan, arm: str, share: str, seed: int) -> dict[str, Any]:
         """Train one segmenter, or find that done; return its result and how long it took."""
         folder = self.out / name / f"{arm}-{share.rstrip('%')}-{seed}"
-        steps = self.scaled(plan.steps[share == SHARES[1]] * (LONGER if arm == "scratch-long" else 1))
-        init = str(self.out / name / "pretrain") if arm == "pretrained" else SCRATCH
+        steps = self.scaled(plan.steps[share == SHARES[1]] * (LONGER if arm.endswith("-long") else 1))
+        init = str(self.out / name / "pretrain") if arm in PRETRAINED else SCRATCH
         settings: dict[str, Any] = {"data": data, "init": init, "seed": seed, "validation": 0, "steps": steps}
         settings |= {"batch_size": plan.segment_batch, "image_size": plan.size, **dict(plan.settings)}
         settings |= {"rotate": plan.turned, "flip_vertical": plan.turned}
@@ -155,7 +155,9 @@ class Bench:
         about = {"set": name, "masks": share, "arm": arm, "seed": seed}
         _, before = self.pretrained(name, data, plan)
         if arm == "unet":
-            kin = [row for row in self.rows() if (row["set"], row["masks"], row["arm"]) == (name, share, ARMS[0])]
+            kin = [
+                row for row in self.rows() if (row["set"], row["masks"]) == (name, share) and row["arm"] in PRETRAINED
+            ]
             spent = [row["seconds"] for row in kin]
             seconds = before + max(spent, default=60.0) if self.steps_factor == 1 else 20 * self.steps_factor
             labels = None if share == "100%" else share
@@ -192,7 +194,7 @@ class Bench:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return mean IoU of each set, share and arm, in percent with its deviation over the seeds, as Markdown."""
-    lines = [f"| set, masks | {' | '.join(ARMS)} | pretrained - best scratch |", "|---" * (len(ARMS) + 2) + "|"]
+    lines = [f"| set, masks | {' | '.join(ARMS)} | best pretrained - best scratch |", "|---" * (len(ARMS) + 2) + "|"]
     for name, share in dict.fromkeys((row["set"], row["masks"]) for row in rows):
         cells, means = [], {}
         for arm in ARMS:
@@ -201,8 +203,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 means[arm] = mean(found)
             spread = f" ± {stdev(found):.1f}" if len(found) > 1 else ""
             cells.append(f"{mean(found):.1f}{spread}" if found else "")
-        scratch = [means[arm] for arm in ("scratch", "scratch-long") if arm in means]
-        gain = f"{means['pretrained'] - max(scratch):+.1f}" if scratch and "pretrained" in means else ""
+        ours, scratch = ([means[arm] for arm in arms if arm in means] for arms in (PRETRAINED, FROM_SCRATCH))
+        gain = f"{max(ours) - max(scratch):+.1f}" if ours and scratch else ""
         lines.append(f"| {name}, {share} | {' | '.join(cells)} | {gain} |")
     return "\n".join(lines)
 
