@@ -74,7 +74,8 @@ class SceneAugmentation(BaseModel):
         (0.5, 2.0), "smallest and largest factor on the size of an image before it is cropped"
     )
     max_class_share: ShareOrAll = setting(
-        0.75, "largest share of a crop that one class may have, in ten tries; 1: no limit"
+        0.75,
+        "largest share of a crop that one class may have; of ten tries above it, the least one stands; 1: no limit",
     )
     flip: bool = setting(True, FLIP)
     flip_vertical: bool = setting(False, FLIP_VERTICAL)

@@ -84,6 +84,25 @@ def test_one_class_fills_at_most_its_share_where_a_crop_allows_it() -> None:
     assert np.mean(np.array(shares[limited]) > 0.75) < 0.5 < np.mean(np.array(shares[free]) > 0.75)
 
 
+def test_of_crops_that_one_class_fills_the_one_with_most_of_a_rare_class_stands() -> None:
+    mask = np.zeros((64, 64), np.int16)
+    mask[40:43, 10:13] = 1
+    image = np.zeros((64, 64, 3), np.uint8)
+    seen = {}
+    for share in (0.75, 1.0):
+        view = SceneView((16, 16), 3, scale=(1, 1), max_class_share=share)
+        seen[share] = np.mean([(made(view, seed, image, mask)[1] == 1).any() for seed in range(100)])
+    assert seen[0.75] > 0.5 > 2 * seen[1.0] > 0
+
+
+def test_a_crop_without_a_pixel_that_counts_is_the_last_choice() -> None:
+    mask = np.full((64, 64), IGNORE, np.int16)
+    mask[:, 32:] = 1
+    view = SceneView((16, 16), 3, scale=(1, 1), max_class_share=0.75)
+    crops = [made(view, seed, np.zeros((64, 64, 3), np.uint8), mask)[1] for seed in range(50)]
+    assert np.mean([(crop >= 0).any() for crop in crops]) > 0.95
+
+
 def test_ignored_pixels_have_no_share() -> None:
     mask = np.full((32, 32), IGNORE, np.int16)
     _, labels = made(SceneView((16, 16), 3), 0, np.zeros((32, 32, 3), np.uint8), mask)

@@ -10,6 +10,7 @@ nothing counts. Boxes are (left, top, right, bottom), in pixels of the whole ima
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,7 +35,8 @@ class SceneView(HasDepth):
         channels: number of channels of an image and of its view.
         short_side: of an image with scale 1, pixels; None is the image's own.
         scale: smallest and largest factor on an image's size.
-        max_class_share: largest share of a crop's counted pixels that one class may have; the last of ten tries stands.
+        max_class_share: largest share of a crop's counted pixels that one class may have; of ten tries above it, the
+            one with the least stands.
         flip, flip_vertical: mirror half of the views left to right, and top to bottom.
         rotate: turn views by 0, 90, 180 or 270 degrees, for images without up and down.
         photometric: strength of changes of colour, 0 (none) to 1.
@@ -96,12 +98,16 @@ def draw_scene(mask_HW: Mask, view: SceneView, rng: np.random.Generator) -> Scen
     flip, flip_vertical = (bool(rng.random() < 0.5 and wanted) for wanted in (view.flip, view.flip_vertical))
     photometric = draw_photometric(view.photometric, rng) if view.photometric else None
     size = view.image_size[::-1] if turns % 2 else view.image_size
-    for _ in range(CROP_TRIES):
+    tried: list[tuple[float, SceneDraw]] = []
+    while len(tried) < CROP_TRIES:
         top, left = (_draw_start(whole - part, rng) for whole, part in zip(scaled, size))
         draw = SceneDraw(left, top, size, scaled, turns, flip, flip_vertical, photometric)
-        if view.max_class_share == 1 or _largest_share(_cut_mask(mask_HW, draw)) <= view.max_class_share:
-            break
-    return draw
+        if view.max_class_share == 1:
+            return draw
+        tried.append((_largest_share(_cut_mask(mask_HW, draw)), draw))
+        if tried[-1][0] <= view.max_class_share:
+            return draw
+    return min(tried, key=lambda one: one[0])[1]
 
 
 def _draw_start(spare: int, rng: np.random.Generator) -> int:
@@ -110,9 +116,9 @@ def _draw_start(spare: int, rng: np.random.Generator) -> int:
 
 
 def _largest_share(mask: Mask) -> float:
-    """Return the share that the commonest class has of the counted pixels; 0 where none counts."""
+    """Return the share that the commonest class has of the counted pixels; infinity where none counts."""
     counts = np.bincount(mask[mask >= 0])
-    return float(counts.max() / counts.sum()) if counts.size else 0.0
+    return float(counts.max() / counts.sum()) if counts.size else math.inf
 
 
 def _inside(draw: SceneDraw) -> tuple[slice, slice]:
