@@ -71,6 +71,7 @@ class Plan:
 
 
 HEAD = (("head", "conv"), ("head_width", 64))
+RARE = (("sampling", "balanced"), ("rare_crops", 1.0))
 # of the pretraining: what `paddlemae plan` chooses for half an hour on two cores
 PRETRAINING = {
     "decoder_embed_dim": 96,
@@ -86,7 +87,8 @@ PLANS = {
     "nuclei": Plan(turned=True, settings=(*HEAD, ("dice", 1.0)), crops=(0.06, 0.35), cache_size=512),
     # 360 pixels high: at 240, a crop holds half of the height
     "camvid": Plan(settings=(*HEAD, ("short_side", 240))),
-    "tiles": Plan(turned=True, settings=(*HEAD, ("dice", 1.0)), crops=(0.1, 0.5), cache_size=288),
+    # defects are on 40% of the tiles, and fill 2% of these
+    "tiles": Plan(turned=True, settings=(*HEAD, ("dice", 1.0), *RARE), crops=(0.1, 0.5), cache_size=288),
 }
 
 

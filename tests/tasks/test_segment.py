@@ -31,6 +31,7 @@ from paddlemae.train.checkpoint_folders import find_checkpoint
 from paddlemae.train.parallel.ranks import ALONE
 from paddlemae.weights.model_folder import read_description, read_tensors
 from tests.support.coloured_scenes import CLASSES, write_scenes
+from tests.support.mask_folders import save, write_pairs
 from tests.support.resumed_runs import REPEATABLE, assert_same_run, stopped_and_resumed
 
 QUICK = ["threads=1", "log_every=1", "batch_size=4", "steps=3", "warmup_epochs=0.5", "epochs=3", "image_size=16"]
@@ -129,6 +130,26 @@ def test_a_head_is_trained_on_features_computed_once(recipe, pretrained, tmp_pat
     assert result["miou"] > result["majority"]["miou"]
     stopped_and_resumed(segment, chosen, tmp_path / "parts", [13], monkeypatch)
     assert_same_run(tmp_path / "whole", tmp_path / "parts", least=2)
+
+
+def test_images_with_rare_classes_are_repeated(recipe, tmp_path) -> None:
+    data = write_pairs(tmp_path / "land", ("train", "test"), 8, classes=2)
+    for number in range(6):  # of eight training images two have the second class
+        save(data / "masks" / "train" / f"{number}.png", np.zeros((12, 16), np.uint8))
+    plain, balanced = (
+        prepare(recipe(f"data={data}", "validation=0", *more))
+        for more in ([], ["sampling=balanced", "augment.rare_crops=1"])
+    )
+    assert plain.order is None and plain.views == 8 and balanced.views == 12
+    masks = balanced.splits.train.masks
+    assert np.mean([(masks.read(i) == 1).any() for i in balanced.order]) == 0.5
+    result = segment(
+        recipe(f"data={data}", "validation=0", "sampling=balanced", "rare_crops=1", "epochs=2"),
+        Start(tmp_path / "run", quiet=True),
+    )
+    assert 0 <= result["miou"] <= 1
+    with pytest.raises(ValueError, match="leave sampling out"):
+        recipe("sampling=balanced", "frozen=true", "cached=true", "init=somewhere")
 
 
 def test_windows_cover_an_image_once(scenes) -> None:

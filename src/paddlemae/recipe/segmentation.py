@@ -77,6 +77,11 @@ class SceneAugmentation(BaseModel):
         0.75,
         "largest share of a crop that one class may have; of ten tries above it, the least one stands; 1: no limit",
     )
+    rare_crops: ShareOrNone = setting(
+        0.0,
+        "share of crops that are chosen to hold a class which is drawn from those of the image, each as likely, where "
+        "rare classes would hardly be seen",
+    )
     flip: bool = setting(True, FLIP)
     flip_vertical: bool = setting(False, FLIP_VERTICAL)
     rotate: bool = setting(False, ROTATE)
@@ -144,6 +149,11 @@ class SegmentRecipe(BaseModel):
         "weight of each class in the cross-entropy: `balanced` is inversely proportional to its training pixels, or a "
         "list in the classes' order; scaled to a mean of 1 over the training pixels",
     )
+    sampling: Literal["balanced"] | None = setting(
+        None,
+        "`balanced` repeats images with rare classes: each image counts for the class of its own that fewest images "
+        "have, and an epoch has as many views for each class; it is that much longer",
+    )
     dice: NonNegativeFloat = setting(0.0, "weight of the Dice loss, which is added to the cross-entropy; 0: none")
     focal: Annotated[float, NUMBER, Field(ge=0, le=10)] = setting(
         0.0, "gamma of the focal loss, which weighs well classified pixels less; 0: plain cross-entropy"
@@ -177,4 +187,6 @@ class SegmentRecipe(BaseModel):
             raise ValueError("frozen=true needs pretrained weights; name a run with --init, or set frozen=false")
         if self.cached and (not self.frozen or self.model.head == "upernet"):
             raise ValueError("cached=true needs frozen=true and head=linear or head=conv; leave it out, or set these")
+        if self.cached and self.sampling:
+            raise ValueError("cached=true shows each image as often; leave sampling out")
         return self

@@ -103,10 +103,29 @@ def test_a_crop_without_a_pixel_that_counts_is_the_last_choice() -> None:
     assert np.mean([(crop >= 0).any() for crop in crops]) > 0.95
 
 
+@pytest.mark.parametrize("scale", [(1, 1), (0.5, 2.0)])
+@pytest.mark.parametrize("size", [(16, 16), (24, 12), (80, 80)])
+def test_rare_crops_hold_a_class_of_the_image(size: tuple[int, int], scale: tuple[float, float]) -> None:
+    mask = np.zeros((64, 48), np.int16)
+    mask[:20] = IGNORE
+    mask[40:46, 3:9] = 1
+    view = SceneView(size, 3, scale=scale, rotate=True, max_class_share=1, rare_crops=1.0)
+    image = np.zeros((64, 48, 3), np.uint8)
+    rare = np.mean([(made(view, seed, image, mask)[1] == 1).any() for seed in range(200)])
+    often = np.mean([(made(replace(view, rare_crops=0.0), seed, image, mask)[1] == 1).any() for seed in range(200)])
+    assert rare >= 0.45 and rare >= often
+    crops = [made(view, seed, image, mask)[1] for seed in range(50)]
+    assert all((crop >= 0).any() for crop in crops)
+    if max(size) < 48:  # inside the image as far as that goes
+        plain = replace(view, scale=(1, 1))
+        assert all(draw_scene(mask, plain, np.random.default_rng(seed)).top >= 0 for seed in range(50))
+
+
 def test_ignored_pixels_have_no_share() -> None:
     mask = np.full((32, 32), IGNORE, np.int16)
-    _, labels = made(SceneView((16, 16), 3), 0, np.zeros((32, 32, 3), np.uint8), mask)
-    assert (labels == IGNORE).all()
+    for view in (SceneView((16, 16), 3), SceneView((16, 16), 3, rare_crops=1.0)):
+        _, labels = made(view, 0, np.zeros((32, 32, 3), np.uint8), mask)
+        assert (labels == IGNORE).all()
 
 
 def test_a_view_depends_on_its_own_generator_alone() -> None:

@@ -37,6 +37,7 @@ class SceneView(HasDepth):
         scale: smallest and largest factor on an image's size.
         max_class_share: largest share of a crop's counted pixels that one class may have; of ten tries above it, the
             one with the least stands.
+        rare_crops: share of the crops that hold a pixel of a class drawn from those of the image, each as likely.
         flip, flip_vertical: mirror half of the views left to right, and top to bottom.
         rotate: turn views by 0, 90, 180 or 270 degrees, for images without up and down.
         photometric: strength of changes of colour, 0 (none) to 1.
@@ -50,6 +51,7 @@ class SceneView(HasDepth):
     short_side: int | None = None
     scale: tuple[float, float] = (0.5, 2.0)
     max_class_share: float = 0.75
+    rare_crops: float = 0.0
     flip: bool = True
     flip_vertical: bool = False
     rotate: bool = False
@@ -98,6 +100,10 @@ def draw_scene(mask_HW: Mask, view: SceneView, rng: np.random.Generator) -> Scen
     flip, flip_vertical = (bool(rng.random() < 0.5 and wanted) for wanted in (view.flip, view.flip_vertical))
     photometric = draw_photometric(view.photometric, rng) if view.photometric else None
     size = view.image_size[::-1] if turns % 2 else view.image_size
+    if view.rare_crops and rng.random() < view.rare_crops and (pixel := _draw_pixel(mask_HW, rng)):
+        places = (place * whole // own for place, whole, own in zip(pixel, scaled, mask_HW.shape))
+        top, left = (_draw_start_around(*each, rng) for each in zip(places, scaled, size))
+        return SceneDraw(left, top, size, scaled, turns, flip, flip_vertical, photometric)
     tried: list[tuple[float, SceneDraw]] = []
     while len(tried) < CROP_TRIES:
         top, left = (_draw_start(whole - part, rng) for whole, part in zip(scaled, size))
@@ -108,6 +114,25 @@ def draw_scene(mask_HW: Mask, view: SceneView, rng: np.random.Generator) -> Scen
         if tried[-1][0] <= view.max_class_share:
             return draw
     return min(tried, key=lambda one: one[0])[1]
+
+
+def _draw_pixel(mask_HW: Mask, rng: np.random.Generator) -> tuple[int, int] | None:
+    """Return the (row, column) of a pixel of a class, both drawn; None where no pixel counts."""
+    values = mask_HW.ravel()
+    counts = np.bincount(values[values >= 0])
+    present = np.flatnonzero(counts)
+    if not len(present):
+        return None
+    chosen = int(rng.choice(present))
+    place = int(np.flatnonzero(values == chosen)[rng.integers(counts[chosen])])
+    return place // mask_HW.shape[1], place % mask_HW.shape[1]
+
+
+def _draw_start_around(place: int, whole: int, part: int, rng: np.random.Generator) -> int:
+    """Return where a box that holds a pixel begins, anywhere inside the image as far as that goes."""
+    if part >= whole:
+        return _draw_start(whole - part, rng)
+    return int(rng.integers(max(0, place - part + 1), min(whole - part, place) + 1))
 
 
 def _draw_start(spare: int, rng: np.random.Generator) -> int:

@@ -26,12 +26,14 @@ class PixelCounts:
     Attributes:
         classes: int64 [K], of each class.
         images: int64 [K], images that have a pixel of each class.
+        rarest: int64 [N], of each image the class of its own that fewest images have; -1 where no pixel counts.
         ignored: pixels that count nowhere.
         empty: images of which no pixel counts.
     """
 
     classes: Counts
     images: Counts
+    rarest: Counts
     ignored: int
     empty: int
 
@@ -76,9 +78,11 @@ def count_pixels(source: Source, channels: int, workers: int = 0) -> PixelCounts
     count = functools.partial(_count, source, channels)
     rows = np.stack(list(make_ahead(count, range(len(source)), workers or workers_for(len(source), None))))
     known = rows[:, :-1]
-    return PixelCounts(
-        known.sum(axis=0), (known > 0).sum(axis=0), int(rows[:, -1].sum()), int((~known.any(axis=1)).sum())
-    )
+    images = (known > 0).sum(axis=0)
+    rarest = np.where(known > 0, images, len(known) + 1).argmin(axis=1)
+    is_empty = ~known.any(axis=1)
+    rarest[is_empty] = -1
+    return PixelCounts(known.sum(axis=0), images, rarest, int(rows[:, -1].sum()), int(is_empty.sum()))
 
 
 def _count(source: Source, channels: int, i: int) -> Counts:

@@ -17,7 +17,7 @@ from paddlemae.recipe import SCRATCH, Choice, SegmentRecipe, choose_for_masks
 from paddlemae.tasks.models.build import arguments_with_head, build_segmenter, describe
 from paddlemae.tasks.models.preprocess import statistics_of
 from paddlemae.tasks.models.read_model import Checkpoint
-from paddlemae.tasks.training.class_balance import scale_weights
+from paddlemae.tasks.training.class_balance import balanced_order, scale_weights
 from paddlemae.tasks.training.image_checks import check_images
 from paddlemae.tasks.training.mask_checks import PixelCounts, check_masks
 from paddlemae.tasks.training.mask_splits import open_mask_splits
@@ -56,9 +56,9 @@ def _arguments(recipe: SegmentRecipe, initial: Checkpoint | None, num_classes: i
 def choose_defaults(recipe: SegmentRecipe, inputs: Inputs) -> tuple[SegmentRecipe, Inputs, tuple[Choice, ...]]:
     """Return the recipe and inputs with the settings that nobody named, and these; see `recipe.mask_defaults`."""
     shape = architecture_of(*split_keys(inputs.kind, inputs.arguments))
-    chosen, choices = choose_for_masks(
-        recipe, len(inputs.train), shape["embed_dim"], is_pretrained=recipe.init != SCRATCH
-    )
+    order = _order(recipe, inputs.pixels)
+    views = len(inputs.train if order is None else order)
+    chosen, choices = choose_for_masks(recipe, views, shape["embed_dim"], is_pretrained=recipe.init != SCRATCH)
     return chosen, inputs, choices
 
 
@@ -91,13 +91,22 @@ def build(recipe: SegmentRecipe, inputs: Inputs) -> Parts:
         provenance={"task": "segment", "data": train.name, "images": len(train), "init": recipe.init}
         | splits.provenance,
     )
-    return Parts(splits, view, model, description, class_weights=_class_weights(recipe, train, inputs.pixels))
+    order, weights = _order(recipe, inputs.pixels), _class_weights(recipe, train, inputs.pixels)
+    return Parts(splits, view, model, description, order, weights)
 
 
 def freeze_encoder(model: Segmenter) -> None:
     """Leave the head alone to be trained."""
     for parameter in model.encoder.parameters():
         parameter.stop_gradient = True
+
+
+def _order(recipe: SegmentRecipe, pixels: PixelCounts | None) -> NDArray[np.int64] | None:
+    """Return the indices of an epoch's views; None where each image comes once."""
+    if recipe.sampling is None:
+        return None
+    assert pixels is not None
+    return balanced_order(np.where(pixels.rarest < 0, pixels.images.argmax(), pixels.rarest), recipe.training.seed)
 
 
 def _class_weights(recipe: SegmentRecipe, train: Source, pixels: PixelCounts | None) -> NDArray[np.float32] | None:
