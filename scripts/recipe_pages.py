@@ -204,7 +204,11 @@ def mask_table() -> str:
             f"{side} pixels for images whose short side is above {rules.NEAR_SCENE * side:.0f} and up to {largest:,} "
             "pixels; others, such as maps, keep their scale",
         ],
-        ["`dice`", f"1 with {segmentation_settings.FEW_CLASSES} classes, else 0"],
+        [
+            "`dice`, `sampling`, `rare_crops`",
+            f"1, `balanced` and 1 where one class has more than {segmentation_settings.MOSTLY_ONE:.0%} of the pixels; "
+            f"`dice` 1 also with {segmentation_settings.FEW_CLASSES} classes",
+        ],
         ["`batch_size`", str(segmentation_settings.BATCH_SIZE)],
         ["`val_fraction`", f"{segmentation_settings.TEST_SHARE:.0%} where no split is there to evaluate on"],
         ["`epochs`, `base_lr`, `layer_decay`", "the defaults of `segment`, fewer epochs where the time is short"],

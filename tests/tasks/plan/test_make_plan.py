@@ -126,6 +126,19 @@ def test_images_with_masks_are_planned_with_windows_and_a_segmentation(tmp_path:
     assert load_recipe("segment", str(paths["segment"])) == segment
 
 
+def test_masks_of_little_but_one_class_show_the_others_more_often(tmp_path: Path) -> None:
+    for number in range(8):
+        image, ids = scene(number, 2, (64, 64))
+        ids[:] = 0
+        ids[number : number + 4, 20:24] = number % 2
+        save(tmp_path / "images" / f"{number}.png", image)
+        save(tmp_path / "masks" / f"{number}.png", ids)
+    plan = make_plan(str(tmp_path), MINUTES, quiet=True)
+    assert plan.survey.masked is not None and 0.99 < plan.survey.masked.commonest < 1
+    recipe = plan.recipe("segment")
+    assert (recipe.sampling, recipe.augment.rare_crops, recipe.dice) == ("balanced", 1, 1)
+
+
 @pytest.mark.parametrize("dark", [True, False])
 def test_noise_of_mostly_empty_images_is_not_brought_to_the_contrast_of_what_they_show(
     tmp_path: Path, dark: bool

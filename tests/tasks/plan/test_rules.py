@@ -128,7 +128,7 @@ def test_operations_are_those_of_the_benchmark_of_speed() -> None:
     assert rules.operations(shape) == pytest.approx(0.170e9, rel=0.2)
 
 
-MASKED = replace(PHOTOS, masked=MaskedImages(400, None, 100, ("sky", "road")))
+MASKED = replace(PHOTOS, masked=MaskedImages(400, None, 100, ("sky", "road"), 0.6, 1.0))
 
 
 @pytest.mark.parametrize(

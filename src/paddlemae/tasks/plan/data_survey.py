@@ -23,6 +23,7 @@ from paddlemae.tasks.data.check_result import class_counts
 from paddlemae.tasks.data.splits import OpenedSplit, collect_notes, open_split
 from paddlemae.tasks.plan.detail import Kept, flat_share, mean_kept, measure_kept, measure_patches
 from paddlemae.tasks.training.labelled_splits import open_val_and_test
+from paddlemae.tasks.training.mask_checks import rarest_classes
 from paddlemae.tasks.training.mask_splits import open_scenes
 
 MOST_READ = 512  # images
@@ -32,6 +33,7 @@ DETAIL_READ = 64  # images whose detail is measured
 LEAST_SIDE = 8  # pixels
 FORMS_READ = 32  # images whose headers decide about channels
 FEWEST_MASKED = 5  # images with masks, for a part to train on and one to test on
+MASKS_READ = 64
 GRAY_LEVELS = 2.0  # of 255: colours that differ by no more in the mean are gray
 
 
@@ -60,12 +62,16 @@ class MaskedImages:
         val_images, test_images: numbers of those in splits of their own, to choose the best model and to evaluate on;
             None without one.
         classes: of the pixels.
+        commonest: share of the pixels that are of the commonest class, in the masks that were read.
+        balanced_views: of an epoch with `sampling=balanced`, over those of one without.
     """
 
     images: int
     val_images: int | None
     test_images: int | None
     classes: tuple[str, ...]
+    commonest: float
+    balanced_views: float
 
 
 @dataclass(frozen=True)
@@ -204,9 +210,19 @@ def _open_masked(spec: str) -> tuple[MaskedImages | None, str | None]:
         except MissingSplit:
             val, test = None, None
         of_val, of_test = (None if part is None else len(part) for part in (val, test))
-        return MaskedImages(len(train), of_val, of_test, tuple(train.classes)), None
+        return MaskedImages(len(train), of_val, of_test, tuple(train.classes), *_pixel_shares(train)), None
     except ValueError as fault:
         return None, str(fault)
+
+
+def _pixel_shares(source: Source) -> tuple[float, float]:
+    """Read some masks; return `commonest` and `balanced_views` of `MaskedImages`."""
+    masks = (source.masks.read(i) for i in spread_over(len(source), MASKS_READ).tolist())
+    counts_NK = np.stack([np.bincount(mask[mask >= 0], minlength=len(source.classes)) for mask in masks])
+    total = counts_NK.sum(axis=0)
+    views = np.bincount(rarest_classes(counts_NK))
+    balanced = views.max() * (views > 0).sum() / len(counts_NK)
+    return float(total.max() / max(1, total.sum())), float(balanced)
 
 
 def _check_classes(classes: Mapping[str, int], spec: str) -> None:

@@ -13,6 +13,7 @@ from paddlemae.tasks.training.mask_splits import FEWEST_IMAGES
 
 HEAD, HEAD_WIDTH = "conv", 64
 BATCH_SIZE = 8
+MOSTLY_ONE = 0.9  # share of the pixels of one class, above which the others are shown more often
 FEW_CLASSES = 2  # up to which Dice keeps a rare one from being left out
 
 
@@ -23,11 +24,13 @@ def masked_images(survey: DataSurvey) -> LabelledImages:
     if test is None:
         test = round(TEST_SHARE * images)
         images -= test
-    if survey.masked.val_images is not None:
-        return LabelledImages(images, survey.masked.val_images, test, images, is_unequal=False)
-    validation = round(VALIDATION_SHARE * images) if images >= FEWEST_IMAGES else 0
-    train = max(1, images - validation)
-    return LabelledImages(train, validation, test, train, is_unequal=False)
+    validation = survey.masked.val_images
+    if validation is None:
+        validation = round(VALIDATION_SHARE * images) if images >= FEWEST_IMAGES else 0
+        images -= validation
+    is_unequal = survey.masked.commonest > MOSTLY_ONE
+    views = round(images * survey.masked.balanced_views) if is_unequal else images
+    return LabelledImages(images, validation, test, views, is_unequal)
 
 
 def chosen_by_masks(data: str, survey: DataSurvey, shape: rules.Shape) -> tuple[SegmentRecipe, dict[str, Choice]]:
@@ -46,9 +49,14 @@ def chosen_by_masks(data: str, survey: DataSurvey, shape: rules.Shape) -> tuple[
     settings["augment.flip"] = Choice(True, "usual; set rotate and flip_vertical too for images without up and down")
     if survey.bits == 16 and default_bits(survey.channels) == 8:
         settings["augment.bits"] = Choice(16, "images are stored with 16 bits")
-    if classes <= FEW_CLASSES:
+    if masked.commonest > MOSTLY_ONE:
+        why = f"{masked.commonest:.0%} of the pixels are of one class"
+        settings["dice"] = Choice(1.0, f"{why}, so that the others count")
+        settings["sampling"] = Choice("balanced", f"{why}; images with others are shown more often")
+        settings["augment.rare_crops"] = Choice(1.0, f"{why}; crops hold the others, too")
+    elif classes <= FEW_CLASSES:
         settings["dice"] = Choice(1.0, "two classes, of which one may be rare")
     settings["training.batch_size"] = Choice(BATCH_SIZE, "small, so that the time is enough for many steps")
     recipe = with_values(SegmentRecipe(), {key: choice.value for key, choice in settings.items()})
-    chosen, choices = choose_for_masks(recipe, masked_images(survey).train, shape.model.width, is_pretrained=True)
+    chosen, choices = choose_for_masks(recipe, masked_images(survey).views, shape.model.width, is_pretrained=True)
     return chosen, settings | {choice.name: Choice(choice.value, choice.reason) for choice in choices}

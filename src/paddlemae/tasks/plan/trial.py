@@ -79,6 +79,7 @@ def time_segmentation(recipe: SegmentRecipe, source: Source, seconds: float) -> 
     Returns:
         seconds a view and seconds of segmenting a window of its size, both without reading.
     """
+    recipe = recipe.model_copy(update={"sampling": None})  # which takes a look at all masks
     arguments = arguments_with_head(recipe.model, None, len(source.classes))
     splits = LabelledSplits(source, None, source, SEGMENTATION.primary)
     parts = segmentation_setup.build(recipe, Inputs("segmenter", arguments, source, splits))

@@ -26,7 +26,7 @@ class PixelCounts:
     Attributes:
         classes: int64 [K], of each class.
         images: int64 [K], images that have a pixel of each class.
-        rarest: int64 [N], of each image the class of its own that fewest images have; -1 where no pixel counts.
+        rarest: int64 [N], see `rarest_classes`.
         ignored: pixels that count nowhere.
         empty: images of which no pixel counts.
     """
@@ -78,11 +78,20 @@ def count_pixels(source: Source, channels: int, workers: int = 0) -> PixelCounts
     count = functools.partial(_count, source, channels)
     rows = np.stack(list(make_ahead(count, range(len(source)), workers or workers_for(len(source), None))))
     known = rows[:, :-1]
-    images = (known > 0).sum(axis=0)
-    rarest = np.where(known > 0, images, len(known) + 1).argmin(axis=1)
-    is_empty = ~known.any(axis=1)
-    rarest[is_empty] = -1
-    return PixelCounts(known.sum(axis=0), images, rarest, int(rows[:, -1].sum()), int(is_empty.sum()))
+    empty = int((~known.any(axis=1)).sum())
+    return PixelCounts(known.sum(axis=0), (known > 0).sum(axis=0), rarest_classes(known), int(rows[:, -1].sum()), empty)
+
+
+def rarest_classes(pixels_NK: Counts) -> Counts:
+    """Return of each image the class of its own that fewest images have, int64 [N].
+
+    Args:
+        pixels_NK: of each class; of an image without any the class that most images have is returned.
+    """
+    is_there_NK = pixels_NK > 0
+    images_K = is_there_NK.sum(axis=0)
+    rarest_N = np.where(is_there_NK, images_K, len(pixels_NK) + 1).argmin(axis=1)
+    return np.where(is_there_NK.any(axis=1), rarest_N, images_K.argmax())
 
 
 def _count(source: Source, channels: int, i: int) -> Counts:

@@ -106,7 +106,7 @@ def _order(recipe: SegmentRecipe, pixels: PixelCounts | None) -> NDArray[np.int6
     if recipe.sampling is None:
         return None
     assert pixels is not None
-    return balanced_order(np.where(pixels.rarest < 0, pixels.images.argmax(), pixels.rarest), recipe.training.seed)
+    return balanced_order(pixels.rarest, recipe.training.seed)
 
 
 def _class_weights(recipe: SegmentRecipe, train: Source, pixels: PixelCounts | None) -> NDArray[np.float32] | None:
