@@ -6,7 +6,7 @@ import math
 import shlex
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -115,9 +115,19 @@ def check(request: Request, commands: Commands, found: Json) -> Json:
     folder = request.out / folders.CHECK
     folder.mkdir(exist_ok=True)
     commands.write_check(result, folder)
-    lines = [line for line in commands.summarize(result).splitlines() if line.startswith(("found", " "))]
+    lines = _found_lines(commands.summarize(result).splitlines())
     say_lines(request, lines)
     return {"findings": dict(result.findings), "text": lines}
+
+
+def _found_lines(lines: Sequence[str]) -> list[str]:
+    """Return the findings among the lines of a summary, each with the indented lines below it."""
+    kept, is_finding = [], False
+    for line in lines:
+        is_finding = line.startswith("found") or (is_finding and line.startswith(" "))
+        if is_finding:
+            kept.append(line)
+    return kept
 
 
 def split(request: Request, commands: Commands, found: Json, checked: Json) -> Json:
