@@ -20,6 +20,7 @@ PHOTOS = DataSurvey(
     height=Spread(100, 255, 375, 550, 960),
     width=Spread(75, 280, 500, 620, 1280),
     ratio=Spread(0.6, 0.66, 1.33, 1.5, 2.4),
+    pixels=2e5,
     channels=3,
     is_gray=False,
     bits=8,

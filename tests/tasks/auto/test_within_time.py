@@ -45,6 +45,24 @@ def test_steps_follow_the_measured_speed(recipe, tmp_path: Path, monkeypatch: py
     assert list(read_metrics(tmp_path / "run"))[-1]["lr"] < 1e-6  # the schedule came to its end
 
 
+def test_evaluations_leave_less_time_for_steps(recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def choose(stored, speed: Speed, seconds: float, may_grow: bool) -> int:
+        asked.append(seconds)
+        return 3
+
+    monkeypatch.setattr(within_time, "FEWEST_PROBED", 0.0)
+    monkeypatch.setattr(within_time, "PROBE_SHARE", 1e-4)
+    monkeypatch.setattr(within_time, "other_steps", choose)
+    slow = within_time.with_training(recipe, steps=10**7)
+    for number, evaluating in enumerate((0.0, 400.0, 10_000.0)):
+        out = tmp_path / str(number)
+        train_within(pretrain, slow, out, 1000, quiet=True, may_stop=False, may_grow=True, evaluating=evaluating)
+    none, some, most = asked
+    assert none - some == pytest.approx(400, abs=5) and none - most == pytest.approx(700, abs=5)
+
+
 def test_an_unfinished_run_is_resumed_with_its_own_steps(recipe, tmp_path: Path) -> None:
     stops = []
 

@@ -137,7 +137,7 @@ MASKED = replace(PHOTOS, masked=MaskedImages(400, None, 100, ("sky", "road"), 0.
 def test_scenes_come_to_a_size_at_which_windows_show_what_surrounds_things_and_maps_keep_theirs(
     own: int, scene: int | None
 ) -> None:
-    survey = replace(MASKED, height=all_of(own), width=all_of(own), ratio=all_of(1))
+    survey = replace(MASKED, height=all_of(own), width=all_of(own), ratio=all_of(1), pixels=own**2)
     assert rules.scene_side(survey) == scene
     shape = rules.choose_shape(survey, HALF_AN_HOUR, TWO_CORES)
     assert shape.patch_size == 8 and shape.side % 8 == 0 and shape.side <= min(128, own)
@@ -145,6 +145,8 @@ def test_scenes_come_to_a_size_at_which_windows_show_what_surrounds_things_and_m
     assert low <= min(1, (shape.side / (scene or own)) ** 2) <= high <= 1
     count = rules.windows_of(survey, shape, 1 / 3)
     assert count == {40: 1, 256: 9, 320: 16, 360: 9, 2048: 9, 4096: 48**2}[own]
+    mixed = rules.windows_of(replace(survey, pixels=3 * own**2), shape, 1 / 3)
+    assert mixed == (count if scene else 3 * count)  # some are much larger than the median
 
 
 def test_time_and_images_enlarge_the_model_of_windows_too() -> None:

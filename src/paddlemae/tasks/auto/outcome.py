@@ -77,7 +77,8 @@ def _pretraining(rows: Mapping[str, Json], primary: str) -> tuple[bool | None, s
             values = words.format(*(f"{rows[key][primary]:.1%}" for key in (ours, other)))
             return helped, f"{text[helped]}: {values} ({title_of(primary)})."
     if FINETUNED in rows:
-        return None, "Whether pretraining helped was not measured; --compare trains from scratch for the same time."
+        found = f"The model has {rows[FINETUNED][primary]:.1%} ({title_of(primary)})"
+        return None, f"{found}; whether pretraining helped is measured by --compare, which trains from scratch too."
     return None, "Whether pretraining helped can't be measured without labels or masks; look at the reconstructions."
 
 

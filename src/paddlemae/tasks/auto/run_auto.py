@@ -120,13 +120,14 @@ class _Session:
 
     def _tune(self, recipe: Any, budget: Budget, planned: float) -> list[Json]:
         request, commands, state = self.request, self.commands, self.state
-        is_short = state.record.stages["plan"]["is_short"]
-        seconds = budget.finetune_seconds(state.left, planned, is_short)
-        done = self._once(recipe.task, lambda: stages.tune(request, commands, recipe, seconds, planned, is_short))
-        same = done["seconds"] + state.record.stages["pretrain"]["seconds"]
+        plan = state.record.stages["plan"]
+        seconds = budget.finetune_seconds(state.left, planned, plan["is_short"])
+        given = stages.TuneTime(seconds, planned, plan.get("evaluating", 0.0))
+        done = self._once(recipe.task, lambda: stages.tune(request, commands, recipe, given, may_grow=plan["is_short"]))
+        same = given._replace(seconds=done["seconds"] + state.record.stages["pretrain"]["seconds"])
         rows = [self._with_pretraining({**row, "seconds": done["seconds"]}) for row in done["rows"]]
         if request.compare:
-            compared = self._once("scratch", lambda: stages.from_scratch(request, commands, recipe, same, planned))
+            compared = self._once("scratch", lambda: stages.from_scratch(request, commands, recipe, same))
             rows += [{**row, "seconds": compared["seconds"]} for row in compared["rows"]]
         return rows
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from paddlemae.data.masks.holds_masks import holds_masks
 from paddlemae.data.sources import SourceNote, match_classes, open_source, subset
@@ -189,6 +189,7 @@ def planned(made: Plan) -> Json:
     return {
         "times": dict(made.times),
         "has_spare_time": made.has_spare_time,
+        "evaluating": made.evaluating,
         "is_short": after > NEARLY * FINETUNE_SHARE * (60 * made.minutes - made.times["plan"]),
         "text": summarize(made).splitlines(),
     }
@@ -309,23 +310,24 @@ def _images_per_second(run: Path) -> float:
     return float(sorted(speeds)[len(speeds) // 2]) if speeds else 100.0
 
 
+class TuneTime(NamedTuple):
+    """The time of a training on labels or masks: `seconds`, what was `planned`, and of either what evaluations take."""
+
+    seconds: float
+    planned: float
+    evaluating: float
+
+
 def tune(
-    request: Request,
-    commands: Commands,
-    recipe: FinetuneRecipe | SegmentRecipe,
-    seconds: float,
-    planned: float,
-    may_grow: bool,
+    request: Request, commands: Commands, recipe: FinetuneRecipe | SegmentRecipe, given: TuneTime, may_grow: bool
 ) -> Json:
-    """Train the pretrained model on labels or masks for `seconds`, and return its result."""
+    """Train the pretrained model on labels or masks for a time, and return its result."""
     recipe = recipe.model_copy(update={"init": str(request.out / folders.PRETRAIN)})
-    return _tune(request, commands, recipe, TUNED_FOLDERS[recipe.task], FINETUNED, seconds, planned, may_grow)
+    return _tune(request, commands, recipe, TUNED_FOLDERS[recipe.task], FINETUNED, given, may_grow)
 
 
-def from_scratch(
-    request: Request, commands: Commands, recipe: FinetuneRecipe | SegmentRecipe, seconds: float, planned: float
-) -> Json:
-    """Train the same encoder from scratch for `seconds`, and return its result."""
+def from_scratch(request: Request, commands: Commands, recipe: FinetuneRecipe | SegmentRecipe, given: TuneTime) -> Json:
+    """Train the same encoder from scratch for a time, and return its result."""
     pretrained: Any = stored_recipe(request.out / folders.PRETRAIN, "pretrain")
     shape = pretrained.model.model_dump(exclude_none=True)
     shared = {key: value for key, value in shape.items() if key in type(recipe.model).model_fields}
@@ -340,7 +342,7 @@ def from_scratch(
         for name in ("randaugment", "erasing", "crop_scale"):
             content.get("augment", {}).pop(name, None)
     recipe = type(recipe).model_validate(content)
-    return _tune(request, commands, recipe, folders.SCRATCH, SCRATCH, seconds, planned, may_grow=True)
+    return _tune(request, commands, recipe, folders.SCRATCH, SCRATCH, given, may_grow=True)
 
 
 def _tune(
@@ -349,16 +351,23 @@ def _tune(
     recipe: FinetuneRecipe | SegmentRecipe,
     folder: str,
     key: str,
-    seconds: float,
-    planned: float,
+    given: TuneTime,
     may_grow: bool,
 ) -> Json:
-    factor = (seconds - AROUND_SECONDS) / max(1.0, planned - AROUND_SECONDS)
-    out = request.out / folder
-    recipe = scaled(recipe, factor)
+    around = AROUND_SECONDS + given.evaluating
+    recipe = scaled(recipe, max(1.0, given.seconds - around) / max(1.0, given.planned - around))
+    out, train = request.out / folder, getattr(commands, recipe.task)
     with _without_notes():
-        train = getattr(commands, recipe.task)
-        train_within(train, recipe, out, seconds, quiet=request.quiet, may_stop=False, may_grow=may_grow)
+        train_within(
+            train,
+            recipe,
+            out,
+            given.seconds,
+            quiet=request.quiet,
+            may_stop=False,
+            may_grow=may_grow,
+            evaluating=given.evaluating,
+        )
     return {"rows": [method_row(key, read_object(out / RESULT_FILE))]}
 
 

@@ -15,8 +15,8 @@ from paddlemae.tasks.training.run_start import Start, stored_recipe
 PROBE_SHARE, FEWEST_PROBED, MOST_PROBED = 0.04, 4.0, 60.0  # seconds of a session that measures the speed
 EARLY = 0.2  # share of a run, after which it is not started again with another number of steps
 MOST_OFF = 0.07  # of the planned speed, below which the planned number of steps is kept
-EVALUATION_SHARE = 0.1  # of the time of a fine-tuning or a segmentation
 AROUND_SECONDS = 10.0  # of a session: build the model, and write the last checkpoint and pictures
+MOST_EVALUATING = 0.7  # of the time: the rest is for steps
 OVERTIME, SLOWER = 1.15, 1.25  # a training is stopped that is both over its time and slower than it was, by these
 BEYOND_START = 0.95  # share of the first session that its later steps would take
 SAVE_SECONDS = 90.0  # between checkpoints
@@ -33,13 +33,22 @@ class Speed(NamedTuple):
 
 
 def train_within(
-    train: Train, recipe: Recipe, out: Path, seconds: float, *, quiet: bool, may_stop: bool, may_grow: bool
+    train: Train,
+    recipe: Recipe,
+    out: Path,
+    seconds: float,
+    *,
+    quiet: bool,
+    may_stop: bool,
+    may_grow: bool,
+    evaluating: float = 0.0,
 ) -> bool:
     """Train as a recipe says, but for as many steps as fit into a time; an unfinished run in `out` is resumed.
 
     Args:
         train: `pretrain`, `finetune` or `segment`.
         seconds: for everything, the start and the end of the command included.
+        evaluating: of them, for evaluations.
         may_stop: a training that takes much longer than it should is stopped before its last step.
         may_grow: if it is faster than was planned, it takes more steps.
     Returns:
@@ -60,9 +69,8 @@ def train_within(
         measured = probed
     stored = with_training(stored_recipe(out, recipe.task), log_every=recipe.training.log_every)
     speed = read_speed(out, stored, measured)
-    left = deadline - time.monotonic() - AROUND_SECONDS
-    if recipe.task != "pretrain":
-        left *= 1 - EVALUATION_SHARE  # which the measured seconds of steps lack
+    # the measured seconds of steps lack those of evaluations
+    left = deadline - time.monotonic() - AROUND_SECONDS - min(evaluating, MOST_EVALUATING * seconds)
     steps = other_steps(stored, speed, left, may_grow) if speed else None
     if steps:
         stored, start = with_training(stored, steps=steps), Start(out, overwrite=True, quiet=quiet)

@@ -87,6 +87,7 @@ class DataSurvey:
         masked: the images with masks, where there are no labels; None without any.
         read, unreadable: numbers of images that were read for the rest, and that could not be.
         height, width, ratio: of the images in pixels; width / height.
+        pixels: mean number of an image's pixels.
         channels: that a model should take: 1, 3, or the number of bands.
         is_gray: colours are stored, but are all gray.
         bits: of a value as stored: 8 or 16.
@@ -111,6 +112,7 @@ class DataSurvey:
     height: Spread
     width: Spread
     ratio: Spread
+    pixels: float
     channels: int
     is_gray: bool
     bits: int
@@ -285,6 +287,7 @@ def _describe(
         height=Spread.of(heights),
         width=Spread.of(widths),
         ratio=Spread.of(widths / heights),
+        pixels=float((heights * widths).mean()),
         channels=1 if is_gray else channels,
         is_gray=is_gray,
         bits=bits,

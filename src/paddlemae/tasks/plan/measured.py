@@ -27,6 +27,7 @@ from paddlemae.tasks.plan.data_survey import DataSurvey
 from paddlemae.tasks.plan.finetuning_settings import (
     LabelledImages,
     Shares,
+    Tuning,
     affordable_shares,
     choose_tuning,
     chosen_by_labels,
@@ -88,11 +89,17 @@ class Measured:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A fine-tuning or a segmentation as it was chosen, and the seconds of its steps and evaluations."""
+    """A fine-tuning or a segmentation as it was chosen.
+
+    Attributes:
+        seconds: of its steps and evaluations.
+        evaluating: of these, for evaluations.
+    """
 
     task: str
     settings: Settings
     seconds: float
+    evaluating: float
 
 
 @dataclass(frozen=True)
@@ -235,7 +242,7 @@ def measure_finetuning(
         chosen, by_labels = chosen_by_labels(wish.data, survey, shape, images, shares)
     tuning = choose_tuning(images, chosen.training.epochs, seconds, a_view, an_image)
     settings = finetuning_settings(by_labels, images, tuning, around, named)
-    return Tuned("finetune", settings, reading.start + tuning.seconds(images, a_view, an_image))
+    return _tuned("finetune", settings, tuning, images, a_view, an_image, reading.start)
 
 
 def measure_segmentation(wish: Wish, survey: DataSurvey, split: TimeSplit, shape: rules.Shape) -> Tuned:
@@ -253,7 +260,20 @@ def measure_segmentation(wish: Wish, survey: DataSurvey, split: TimeSplit, shape
     seconds = max(split.finetune_steps, min(needed, split.most_finetune_steps))
     tuning = choose_tuning(images, chosen.training.epochs, seconds, a_view, an_image)
     settings = finetuning_settings(by_masks, images, tuning, {}, named)
-    return Tuned("segment", settings, tuning.seconds(images, a_view, an_image))
+    return _tuned("segment", settings, tuning, images, a_view, an_image)
+
+
+def _tuned(
+    task: str,
+    settings: Settings,
+    tuning: Tuning,
+    images: LabelledImages,
+    a_view: float,
+    an_image: float,
+    start: float = 0.0,
+) -> Tuned:
+    seconds = tuning.seconds(images, a_view, an_image)
+    return Tuned(task, settings, start + seconds, seconds - tuning.seconds(images, a_view, 0.0))
 
 
 def _whole_model(survey: DataSurvey, shape: rules.Shape) -> Settings:

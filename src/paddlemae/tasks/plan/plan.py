@@ -34,6 +34,7 @@ class Plan:
             pictures), "reserve".
         notes: what the user should know, one line each.
         has_spare_time: pretraining is as long as it should be with so few images, and could take more time.
+        evaluating: seconds of a fine-tuning or a segmentation that are for evaluations.
     """
 
     data: str
@@ -44,6 +45,7 @@ class Plan:
     times: Mapping[str, float]
     notes: tuple[str, ...] = ()
     has_spare_time: bool = False
+    evaluating: float = 0.0
 
     def recipe(self, task: str) -> Any:
         """Return the recipe of a task, a key of `settings`; one that starts from the pretraining names no weights.

@@ -264,11 +264,13 @@ def scene_side(survey: DataSurvey) -> int | None:
 
 
 def windows_of(survey: DataSurvey, shape: Shape, overlap: float) -> int:
-    """Return the number of windows that cover a scene."""
+    """Return the number of windows that cover a scene, of scenes of different sizes about the mean."""
     assert shape.scene is not None
     long = shape.scene * max(survey.ratio.median, 1 / survey.ratio.median)
     step = shape.side * (1 - overlap)
-    return math.prod(1 + math.ceil(max(0.0, length - shape.side) / step) for length in (shape.scene, long))
+    usual = math.prod(1 + math.ceil(max(0.0, length - shape.side) / step) for length in (shape.scene, long))
+    larger = 1.0 if scene_side(survey) else survey.pixels / (survey.height.median * survey.width.median)
+    return round(usual * max(1.0, larger))
 
 
 def patch_of(side: int) -> int:
