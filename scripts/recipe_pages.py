@@ -125,8 +125,9 @@ def rule_table() -> str:
             "time",
             f"{time_split.PRETRAIN_SHARE:.0%} pretraining, {time_split.FINETUNE_SHARE:.0%} fine-tuning or segmentation "
             f"(up to {time_split.MOST_FINETUNE_SHARE:.0%} where it would have less than "
-            f"{measured.FEW_FINETUNING_STEPS} steps; what it does not need goes to pretraining); without labels and "
-            f"masks {time_split.PRETRAIN_SHARE_ALONE:.0%} pretraining. The rest is a reserve",
+            f"{measured.FEW_FINETUNING_STEPS} or {measured.FEW_SEGMENTATION_STEPS:,} steps; what it does not need goes "
+            f"to pretraining); without labels and masks {time_split.PRETRAIN_SHARE_ALONE:.0%} pretraining. "
+            "The rest is a reserve",
         ],
         [
             "`image_size`",

@@ -125,17 +125,25 @@ class Tuning:
         return self.epochs * images.views * a_view + evaluated * an_evaluation
 
 
-def choose_tuning(images: LabelledImages, wanted: float, seconds: float, a_view: float, an_evaluation: float) -> Tuning:
+def choose_tuning(
+    images: LabelledImages,
+    wanted: float,
+    seconds: float,
+    a_view: float,
+    an_evaluation: float,
+    fewest: int = FEWEST_EVALUATIONS,
+) -> Tuning:
     """Choose the length for a time: what the labels ask for, or less.
 
     Args:
         wanted: epochs.
         seconds: of training and evaluating.
         a_view, an_evaluation: seconds of one image.
+        fewest: evaluations, also where they take a larger share of the time than they should.
     """
     left = max(0.0, seconds - images.test * an_evaluation)
     one = images.validation * an_evaluation
-    evaluations = max(FEWEST_EVALUATIONS, min(MOST_EVALUATIONS, int(EVALUATION_SHARE * left / max(one, 1e-9))))
+    evaluations = max(fewest, min(MOST_EVALUATIONS, int(EVALUATION_SHARE * left / max(one, 1e-9))))
 
     def affordable(evaluations: int) -> float:
         return max(0.0, left - evaluations * one) / (images.views * a_view)
@@ -162,6 +170,8 @@ def finetuning_settings(
         settings["training.warmup_epochs"] = Choice(digits(0.1 * tuning.epochs), "10% of the run")
     every = digits(tuning.epochs / tuning.evaluations)
     chosen = f"{tuning.evaluations} evaluations of about {images.validation:,} images, which choose the best"
+    if tuning.evaluations == 1:
+        chosen = f"one evaluation of about {images.validation:,} images, as they take long"
     evaluated = chosen if images.validation else "too few images for a validation part; the last step counts"
     settings["evaluate_every"] = Choice(every, evaluated)
     settings["training.checkpoint_every"] = Choice(digits(tuning.epochs / 4), "4 in all")

@@ -50,7 +50,7 @@ TRIAL_SECONDS = 4.0
 MOST_TRIALS = 3
 TRIAL_IMAGES = 2048  # that steps are tried on
 READING_SECONDS = 1.5
-FEW_FINETUNING_STEPS = 500  # for which fine-tuning may take more than its share of the time
+FEW_FINETUNING_STEPS, FEW_SEGMENTATION_STEPS = 500, 1500  # for which they may take more than their share of the time
 PACKED_IMAGES = 48  # that packing is tried on
 ROOM_SHARE = 0.25  # of the free space, for a packed copy
 ENCODER_KEYS = tuple(f"model.{name}" for name in names_of(EncoderShape))
@@ -256,9 +256,9 @@ def measure_segmentation(wish: Wish, survey: DataSurvey, split: TimeSplit, shape
     a_view += survey.read_seconds / usable_cpus()
     an_image = a_window * rules.windows_of(survey, shape, recipe.overlap) + survey.read_seconds
     images = masked_images(survey)
-    needed = FEW_FINETUNING_STEPS * chosen.training.batch_size * a_view
+    needed = FEW_SEGMENTATION_STEPS * chosen.training.batch_size * a_view
     seconds = max(split.finetune_steps, min(needed, split.most_finetune_steps))
-    tuning = choose_tuning(images, chosen.training.epochs, seconds, a_view, an_image)
+    tuning = choose_tuning(images, chosen.training.epochs, seconds, a_view, an_image, fewest=1)
     settings = finetuning_settings(by_masks, images, tuning, {}, named)
     return _tuned("segment", settings, tuning, images, a_view, an_image)
 
