@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import time
 
 import pytest
+from waitress.trigger import trigger
 
 from paddlemae.serve.listen import accepted_hosts, address_of, open_port
+from tests.support.served import served
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.2", "::1"])
@@ -34,3 +38,18 @@ def test_hosts_of_other_machines_are_refused(host: str) -> None:
 def test_a_port_in_use_is_refused() -> None:
     with open_port("127.0.0.1", 0) as listener, pytest.raises(ValueError, match="--port"):
         open_port("127.0.0.1", listener.getsockname()[1])
+
+
+def test_the_end_may_meet_an_answer_that_wakes_the_server_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    pull = trigger._physical_pull
+
+    def pull_behind_another(self: trigger) -> None:
+        os.write(self.trigger, b"x")  # of another thread, between our request to close and our pull
+        time.sleep(0.2)
+        pull(self)
+
+    with served() as client:
+        assert client.ask("GET", "/").status == 404
+        monkeypatch.setattr(trigger, "_physical_pull", pull_behind_another)
+    with pytest.raises(OSError):
+        client.ask("GET", "/")

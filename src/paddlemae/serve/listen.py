@@ -114,7 +114,14 @@ def running(application: Application, listener: socket.socket) -> Iterator[None]
     try:
         yield
     finally:
-        server.trigger.pull_trigger(lambda: _close_all(server))
+        pulled = threading.Event()
+
+        def close() -> None:
+            pulled.wait(END_SECONDS)  # another thread may have woken the loop, and our own pull needs the trigger
+            _close_all(server)
+
+        server.trigger.pull_trigger(close)
+        pulled.set()
         loop.join(END_SECONDS)
         server.task_dispatcher.shutdown(timeout=END_SECONDS)
 
