@@ -65,7 +65,7 @@ def survey(request: Request) -> Json:
         "classes": dict(found.classes),
         "is_multi_label": found.is_multi_label,
         "unlabelled": found.unlabelled,
-        "has_masks": holds_masks(request.data),
+        "has_masks": found.masked is not None or holds_masks(request.data),
         "masked": None if found.masked is None else asdict(found.masked),
         "channels": found.channels,
         "unreadable": found.unreadable / (found.read + found.unreadable),
@@ -185,7 +185,7 @@ def make_plan(request: Request, commands: Commands, data: str, seconds: float) -
 
 def planned(made: Plan) -> Json:
     """Return what `auto.json` keeps of a plan; `is_short`: what follows pretraining takes all its share of the time."""
-    after = sum(seconds for task, seconds in made.times.items() if task in ("finetune", "segment"))
+    after = sum(seconds for task, seconds in made.times.items() if task in TUNED_FOLDERS)
     return {
         "times": dict(made.times),
         "has_spare_time": made.has_spare_time,

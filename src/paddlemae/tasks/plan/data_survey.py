@@ -22,6 +22,7 @@ from paddlemae.data.sources.subsets import spread_over
 from paddlemae.tasks.data.check_result import class_counts
 from paddlemae.tasks.data.splits import OpenedSplit, collect_notes, open_split
 from paddlemae.tasks.plan.detail import Kept, flat_share, mean_kept, measure_kept, measure_patches
+from paddlemae.tasks.training.class_balance import balanced_order
 from paddlemae.tasks.training.labelled_splits import open_val_and_test
 from paddlemae.tasks.training.mask_checks import rarest_classes
 from paddlemae.tasks.training.mask_splits import open_scenes
@@ -222,9 +223,8 @@ def _pixel_shares(source: Source) -> tuple[float, float]:
     masks = (source.masks.read(i) for i in spread_over(len(source), MASKS_READ).tolist())
     counts_NK = np.stack([np.bincount(mask[mask >= 0], minlength=len(source.classes)) for mask in masks])
     total = counts_NK.sum(axis=0)
-    views = np.bincount(rarest_classes(counts_NK))
-    balanced = views.max() * (views > 0).sum() / len(counts_NK)
-    return float(total.max() / max(1, total.sum())), float(balanced)
+    views = len(balanced_order(rarest_classes(counts_NK), seed=0))
+    return float(total.max() / max(1, total.sum())), views / len(counts_NK)
 
 
 def _check_classes(classes: Mapping[str, int], spec: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from paddlemae.data.cache import cache_images
-from paddlemae.data.sources import Source, open_source
+from paddlemae.data.sources import Source
 from paddlemae.data.sources.subsets import spread_over, subset
 from paddlemae.data.views.augment import View
 from paddlemae.engine.cpus import usable_cpus
@@ -44,6 +44,7 @@ from paddlemae.tasks.plan.pretraining_settings import (
 from paddlemae.tasks.plan.segmentation_settings import chosen_by_masks, masked_images
 from paddlemae.tasks.plan.time_split import TimeSplit, TimeTooShort
 from paddlemae.tasks.plan.trial import time_finetuning, time_pretraining, time_reading, time_segmentation
+from paddlemae.tasks.training.mask_splits import open_scenes
 
 GUESSED_RATE = 5e10  # operations a second of a small CPU, before anything is measured
 TRIAL_SECONDS = 4.0
@@ -250,7 +251,7 @@ def measure_segmentation(wish: Wish, survey: DataSurvey, split: TimeSplit, shape
     named = machine(wish.device, wish.seed, _precision())
     chosen, by_masks = chosen_by_masks(wish.data, survey, shape)
     recipe = recipe_of("segment", {**by_masks, **named, **_whole_model(survey, shape)})
-    source = open_source(wish.data, "train", masks=True)
+    source = open_scenes(wish.data, "train")
     some = subset(source, spread_over(len(source), TRIAL_IMAGES))
     a_view, a_window = time_segmentation(recipe, some, TRIAL_SECONDS)
     a_view += survey.read_seconds / usable_cpus()

@@ -246,15 +246,18 @@ def shape_of(survey: DataSurvey, side: int, model: ModelSize, wanted: int, most:
     patch = patch_of(side)
     size = rectangle(survey, side, patch)
     patches = math.prod(size) // patch**2
-    ratio = 0.75 if patches >= FEW_PATCHES else 0.6
-    return Shape(size, patch, model, ratio, survey.channels, wanted, most)
+    return Shape(size, patch, model, _mask_ratio(patches), survey.channels, wanted, most)
+
+
+def _mask_ratio(patches: int) -> float:
+    return 0.75 if patches >= FEW_PATCHES else 0.6
 
 
 def window_shape(survey: DataSurvey, model: ModelSize) -> Shape:
     """Return the shape of square windows of images with masks."""
     scene = scene_side(survey) or int(survey.short_side)
     side = max(WINDOW_PATCH, min(WINDOW, scene // WINDOW_PATCH * WINDOW_PATCH))
-    ratio = 0.75 if (side // WINDOW_PATCH) ** 2 >= FEW_PATCHES else 0.6
+    ratio = _mask_ratio((side // WINDOW_PATCH) ** 2)
     return Shape((side, side), WINDOW_PATCH, model, ratio, survey.channels, side, side, scene)
 
 
