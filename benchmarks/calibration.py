@@ -5,14 +5,16 @@ python -m benchmarks.calibration        print its GFLOP/s
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from benchmarks.works import Run
 
 SIZE = 1024  # rows, inner and columns, float32
 SECONDS = 0.5
-QUIET_SHARE = 0.05  # how far the rate may be below the best seen
+QUIET_SHARE = 0.05  # how far the rate may be below the usual one
+USUAL_SHARE = 0.75  # of the rates seen, this many are at most the usual one: short bursts of the clock are above it
 ATTEMPTS = 3  # measurements of the same side, until one is quiet
 PAUSE_SECONDS = 2.0  # before another attempt
 
@@ -36,24 +38,30 @@ class Calibration:
 
     Args:
         rate: gives the present GFLOP/s of the product.
-        best: the best rate that is known of this machine.
+        known: rates that were seen on this machine before.
         attempts: how often a side is measured until it is undisturbed.
     """
 
     def __init__(
         self,
         rate: Callable[[], float],
-        best: float = 0.0,
+        known: Iterable[float] = (),
         attempts: int = ATTEMPTS,
         sleep: Callable[[float], None] = time.sleep,
     ):
-        self.rate, self.best, self.attempts, self.sleep = rate, best, attempts, sleep
+        self.rate, self.attempts, self.sleep = rate, attempts, sleep
+        self.seen = list(known)
         self.last = self._take()
 
     def _take(self) -> float:
         self.last = self.rate()
-        self.best = max(self.best, self.last)
+        self.seen.append(self.last)
         return self.last
+
+    @property
+    def usual(self) -> float:
+        """The machine's rate when it is quiet, GFLOP/s."""
+        return usual_rate(self.seen)
 
     def measure(self, run: Callable[[], Run], say: Callable[[str], None]) -> Run:
         """Run until nothing disturbs, a limited number of times.
@@ -72,24 +80,29 @@ class Calibration:
             if "unavailable" in found:
                 return found
             tried.append({**found, "calibration": [before, self._take()]})
-            if not is_disturbed(tried[-1], self.best):
+            if not is_disturbed(tried[-1], self.usual):
                 break
         return max(tried, key=lambda one: min(one["calibration"]))
 
     def describe(self, run: Run) -> str:
-        """Return the rates around a run and the best known."""
+        """Return the rates around a run and the usual one."""
         before, after = run["calibration"]
-        return f"{before:.0f} and {after:.0f} of {self.best:.0f} GFLOP/s"
+        return f"{before:.0f} and {after:.0f} of {self.usual:.0f} GFLOP/s"
 
 
-def is_disturbed(run: Run, best: float) -> bool:
-    """Return whether the product was slower than the best known before or after a run; False where it was not timed."""
-    return "calibration" in run and min(run["calibration"]) < (1 - QUIET_SHARE) * best
+def is_disturbed(run: Run, usual: float) -> bool:
+    """Return whether the product was slower than usual before or after a run; False where it was not timed."""
+    return "calibration" in run and min(run["calibration"]) < (1 - QUIET_SHARE) * usual
 
 
-def best_rate(runs: Iterable[Run]) -> float:
-    """Return the best rate around any of the runs; 0 without one."""
-    return max((rate for run in runs for rate in run.get("calibration", [])), default=0.0)
+def rates_of(runs: Iterable[Run]) -> list[float]:
+    """Return the rates before and after each of the runs."""
+    return [rate for run in runs for rate in run.get("calibration", [])]
+
+
+def usual_rate(rates: Sequence[float]) -> float:
+    """Return a machine's rate when it is quiet: the upper quartile of those seen, of three or fewer the best; else 0."""
+    return sorted(rates)[math.ceil(USUAL_SHARE * len(rates)) - 1] if rates else 0.0
 
 
 if __name__ == "__main__":

@@ -160,16 +160,16 @@ def measured(work: Work, run: Run) -> float:
     return {"s": seconds, "ms": 1000 * seconds, "images/s": work.job.batch / seconds}[work.quantity]
 
 
-def summary(work: Work, runs: Sequence[Run], best_rate: float = 0.0) -> Summary | None:
+def summary(work: Work, runs: Sequence[Run], usual: float = 0.0) -> Summary | None:
     """Return the median and spread over a side's undisturbed processes, or over all if there are none.
 
     Args:
-        best_rate: the best GFLOP/s of the calibration product that is known of the machine.
+        usual: the GFLOP/s of the calibration product when the machine is quiet.
     Returns:
         None without results.
     """
     if not runs or unavailable(runs):
         return None
-    quiet = [run for run in runs if not is_disturbed(run, best_rate)]
+    quiet = [run for run in runs if not is_disturbed(run, usual)]
     values = [measured(work, run) for run in quiet or runs]
     return Summary(statistics.median(values), min(values), max(values), len(values), disturbed=not quiet)

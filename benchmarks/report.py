@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import limit
-from benchmarks.calibration import QUIET_SHARE
+from benchmarks.calibration import QUIET_SHARE, usual_rate
 from benchmarks.measure import ROOT, Summary, summary, unavailable
 from benchmarks.results import Results
 from benchmarks.works import BFLOAT16, ON_REQUEST, SIDES, TORCH, TORCH_BFLOAT16, TORCH_EAGER, Target, Work, works
@@ -19,7 +19,7 @@ MORE_IS_BETTER = ("images/s", "GFLOP/s")
 DISTURBED = "†"
 DISTURBED_NOTE = (
     f"{DISTURBED} The machine was not quiet in any of the attempts: before or after the measurement its calibration "
-    f"product was more than {QUIET_SHARE:.0%} slower than the best one."
+    f"product was more than {QUIET_SHARE:.0%} slower than usual."
 )
 
 
@@ -58,7 +58,7 @@ class Verdict:
 def summaries(results: Results, work: Work) -> dict[str, Summary]:
     """Return what was measured of a work: side -> summary."""
     entries = results.works.get(work.name, {})
-    rate = results.best_rate()
+    rate = usual_rate(results.rates())
     found = {side: summary(work, entries[side].runs, rate) for side in work.sides if side in entries}
     return {side: one for side, one in found.items() if one}
 
@@ -104,13 +104,13 @@ def tables_text(results: Results) -> str:
 def machine_table(results: Results) -> str:
     """Format what the numbers depend on: the machine, its instruction sets, the libraries and what they use of it."""
     machine, entries = results.machine, [entry for sides in results.works.values() for entry in sides.values()]
-    sets, rate = machine.instruction_sets, results.best_rate()
+    sets, rate = machine.instruction_sets, usual_rate(results.rates())
     sessions = sorted({entry.session for entry in entries})
     rows = {
         "machine": f"{machine.named()}, {machine.memory_gb:g} GB, {machine.system}",
         "instruction sets": "not recorded" if sets is None else ", ".join(sets) or "none of those that matter",
         "products": "; ".join(sorted({f"{name}: {used}" for name, used in _pairs(results, "kernels")})),
-        "calibration product": f"{digits(rate)} GFLOP/s at best" if rate else "not timed",
+        "calibration product": f"{digits(rate)} GFLOP/s as a rule" if rate else "not timed",
         "versions": ", ".join([f"Python {machine.python}", *_versions(results)]),
         'commit ("+": with uncommitted changes)': ", ".join(sorted({entry.commit for entry in entries})),
         "measured": " to ".join(dict.fromkeys([*sessions[:1], *sessions[-1:]])),

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from benchmarks.calibration import best_rate
+from benchmarks.calibration import rates_of
 from benchmarks.measure import ROOT
 from benchmarks.processor import instruction_sets, model_numbers, processor_name, read_cpuinfo
 from benchmarks.works import Run
@@ -76,9 +76,9 @@ class Results(BaseModel):
         """Yield what every process gave."""
         return (run for sides in self.works.values() for entry in sides.values() for run in entry.runs)
 
-    def best_rate(self) -> float:
-        """Return the best GFLOP/s of the calibration product, 0 where it was not timed."""
-        return best_rate(self.runs())
+    def rates(self) -> list[float]:
+        """Return the GFLOP/s of the calibration product around every process, where it was timed."""
+        return rates_of(self.runs())
 
 
 def read(path: Path) -> Results:

@@ -141,7 +141,7 @@ def _measure(plan: Sequence[Work], options: argparse.Namespace, machine: Machine
     say = _progress(len(plan))
     calibration = Calibration(
         partial(calibration_rate, machine.cores, options.prefix),
-        best=known.best_rate(),
+        known=known.rates(),
         attempts=1 if options.quick else ATTEMPTS,
     )
     for work in plan:

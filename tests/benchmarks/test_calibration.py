@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import calibration, measure, report, results
-from benchmarks.calibration import ATTEMPTS, Calibration, is_disturbed
+from benchmarks.calibration import ATTEMPTS, Calibration, is_disturbed, usual_rate
 from benchmarks.works import Job, Target, Work
 
 WORK = Work(
@@ -20,10 +20,10 @@ WORK = Work(
 MACHINE = results.Machine(cpu="A Processor", cores=2, memory_gb=8, system="Linux x86_64", python="3.12.0")
 
 
-def calibrated(*rates: float, best: float = 0.0, attempts: int = ATTEMPTS) -> tuple[Calibration, list[float]]:
+def calibrated(*rates: float, known: float = 0.0, attempts: int = ATTEMPTS) -> tuple[Calibration, list[float]]:
     """Return a calibration whose product has these rates in turn, and the pauses it makes."""
     pauses: list[float] = []
-    return Calibration(iter(rates).__next__, best, attempts, sleep=pauses.append), pauses
+    return Calibration(iter(rates).__next__, [known] * 9 if known else [], attempts, sleep=pauses.append), pauses
 
 
 def test_a_quiet_measurement_is_made_once_between_two_products() -> None:
@@ -42,17 +42,17 @@ def test_a_disturbed_measurement_is_repeated_until_it_is_quiet() -> None:
 
 
 def test_attempts_are_limited_and_the_least_disturbed_one_is_kept() -> None:
-    noisy, pauses = calibrated(50.0, 40.0, 70.0, 80.0, 60.0, 90.0, best=100.0)
+    noisy, pauses = calibrated(50.0, 40.0, 70.0, 80.0, 60.0, 90.0, known=100.0)
     taken = iter([1.0, 2.0, 3.0])
     found = noisy.measure(lambda: {"seconds": [next(taken)]}, lambda line: None)
     assert found == {"seconds": [2.0], "calibration": [70.0, 80.0]} and len(pauses) == ATTEMPTS - 1
-    assert is_disturbed(found, noisy.best) and not is_disturbed({"seconds": [1.0]}, noisy.best)
-    once, _ = calibrated(50.0, 40.0, best=100.0, attempts=1)
+    assert is_disturbed(found, noisy.usual) and not is_disturbed({"seconds": [1.0]}, noisy.usual)
+    once, _ = calibrated(50.0, 40.0, known=100.0, attempts=1)
     assert once.measure(lambda: {}, pytest.fail) == {"calibration": [50.0, 40.0]}
 
 
 def test_what_fails_is_not_repeated() -> None:
-    noisy, _ = calibrated(50.0, best=100.0)
+    noisy, _ = calibrated(50.0, known=100.0)
     assert noisy.measure(lambda: {"unavailable": "no torch"}, pytest.fail) == {"unavailable": "no torch"}
 
 
@@ -86,10 +86,18 @@ def test_quiet_processes_count_alone_and_results_without_one_are_marked() -> Non
     assert report.disturbed_note(noisy, {WORK.name: WORK}).startswith(mark)
 
 
+def test_the_usual_rate_is_no_burst_of_the_clock() -> None:
+    assert usual_rate([150.0, *[130.0] * 6, 90.0]) == 130.0
+    assert usual_rate([90.0, 100.0]) == 100.0 and usual_rate([]) == 0.0
+    bursty, _ = calibrated(150.0, *[131.0] * 9, 130.0, 132.0, known=130.0)
+    for _ in range(9):
+        assert bursty.measure(lambda: {}, pytest.fail)["calibration"][1] == 131.0
+
+
 def test_a_better_product_later_shows_that_earlier_ones_were_disturbed() -> None:
     found = found_by((1.0, 100.0))
     assert not report.summaries(found, WORK)["ours"].disturbed
-    found.works["other"] = {"ours": results.Entry(session="", commit="", job={}, runs=[{"calibration": [200.0, 0.0]}])}
+    found.works["other"] = {"ours": results.Entry(session="", commit="", job={}, runs=[{"calibration": [200.0, 200.0]}])}
     assert report.summaries(found, WORK)["ours"].disturbed
 
 
