@@ -101,7 +101,7 @@ def rates_of(runs: Iterable[Run]) -> list[float]:
 
 
 def usual_rate(rates: Sequence[float]) -> float:
-    """Return a machine's rate when it is quiet: the upper quartile of those seen, of three or fewer the best; else 0."""
+    """Return a machine's rate when it is quiet: the upper quartile of those seen, 0 without any."""
     return sorted(rates)[math.ceil(USUAL_SHARE * len(rates)) - 1] if rates else 0.0
 
 

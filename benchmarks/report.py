@@ -110,7 +110,7 @@ def machine_table(results: Results) -> str:
         "machine": f"{machine.named()}, {machine.memory_gb:g} GB, {machine.system}",
         "instruction sets": "not recorded" if sets is None else ", ".join(sets) or "none of those that matter",
         "products": "; ".join(sorted({f"{name}: {used}" for name, used in _pairs(results, "kernels")})),
-        "calibration product": f"{digits(rate)} GFLOP/s as a rule" if rate else "not timed",
+        "calibration product": f"{digits(rate)} GFLOP/s" if rate else "not timed",
         "versions": ", ".join([f"Python {machine.python}", *_versions(results)]),
         'commit ("+": with uncommitted changes)': ", ".join(sorted({entry.commit for entry in entries})),
         "measured": " to ".join(dict.fromkeys([*sessions[:1], *sessions[-1:]])),

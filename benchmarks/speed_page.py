@@ -151,7 +151,8 @@ point is one process.*
   fastest one in the first turn is not repeated. Plain Paddle is measured in one process: a warm-up and two steps.
 - NumPy's product of two {size} x {size} matrices is timed for half a second before and after each measurement, on all
   cores. A measurement is repeated, {attempts} attempts in all, if the product was more than {share:.0%} slower than
-  usual (the upper quartile of the same results: the clock may be higher for seconds); if all attempts were disturbed, the least disturbed one is shown and marked with †.
+  usual (the upper quartile of the same results: the clock may be higher for seconds); if all attempts were disturbed,
+  the least disturbed one is shown and marked with †.
   Results whose calibration product was "not timed" are older than this check.
 - `make bench BENCH="--isa avx2"` keeps the products of all sides to AVX2 (`ONEDNN_MAX_CPU_ISA`,
   `MKL_ENABLE_INSTRUCTIONS`, `ATEN_CPU_CAPABILITY`, and `-march=x86-64-v3` for `torch.compile`), and writes a results

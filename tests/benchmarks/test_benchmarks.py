@@ -290,7 +290,7 @@ def test_a_run_writes_its_results_and_nothing_else(
     found = results.read(tmp_path / "out" / "a.json").works["pretrain-tiny-32"]
     assert [found[side].runs[0]["seconds"][0] for side in ("ours", "torch-sdpa")] == [0.5, 2.0]
     shown = capsys.readouterr().out
-    assert "4.00 (64.0 / 16.0 images/s)" in shown and "100 GFLOP/s at best" in shown
+    assert "4.00 (64.0 / 16.0 images/s)" in shown and "| 100 GFLOP/s |" in shown
     assert [path.name for path in tmp_path.rglob("*.*")] == ["a.json"]
     assert run.main(["page", "--name", "a", "--out", str(tmp_path / "out")]) == 2
     assert "has no results of limit, processes" in capsys.readouterr().err

@@ -97,7 +97,9 @@ def test_the_usual_rate_is_no_burst_of_the_clock() -> None:
 def test_a_better_product_later_shows_that_earlier_ones_were_disturbed() -> None:
     found = found_by((1.0, 100.0))
     assert not report.summaries(found, WORK)["ours"].disturbed
-    found.works["other"] = {"ours": results.Entry(session="", commit="", job={}, runs=[{"calibration": [200.0, 200.0]}])}
+    found.works["other"] = {
+        "ours": results.Entry(session="", commit="", job={}, runs=[{"calibration": [200.0, 200.0]}])
+    }
     assert report.summaries(found, WORK)["ours"].disturbed
 
 

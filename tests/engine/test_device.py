@@ -64,12 +64,13 @@ def test_without_paddle_the_error_says_what_to_install(monkeypatch) -> None:
     ("machine", "cpuinfo", "wanted"),
     [
         ("x86_64", "vendor_id : AuthenticAMD\nflags : sse avx2 fma\n", "5"),
+        ("x86_64", "vendor_id : AuthenticAMD\nflags : avx2 avx512f avx512dq avx512bw avx512vl fma\n", "7"),
         ("x86_64", "vendor_id : AuthenticAMD\nflags : sse avx fma\n", None),
         ("x86_64", "vendor_id : GenuineIntel\nflags : sse avx2 fma\n", None),
         ("aarch64", "vendor_id : AuthenticAMD\nflags : sse avx2 fma\n", None),
     ],
 )
-def test_mkl_is_unlocked_on_amd_with_avx2_only(monkeypatch, machine: str, cpuinfo: str, wanted: str | None) -> None:
+def test_mkl_is_unlocked_on_amd_only(monkeypatch, machine: str, cpuinfo: str, wanted: str | None) -> None:
     monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr(Path, "exists", lambda path: True)
     monkeypatch.setattr(Path, "read_text", lambda path: cpuinfo)

@@ -12,8 +12,8 @@ import numpy as np
 import paddle
 import pytest
 
-from paddlemae.engine import onednn, onednn_primitives, products
-from paddlemae.engine.onednn_primitives import dense, transpose
+from paddlemae.engine import mkl, onednn, onednn_primitives, products
+from paddlemae.engine.onednn_primitives import FLOAT32, Layout, dense, transpose
 from paddlemae.engine.safe_import import matrix_library
 from paddlemae.engine.threads import product_threads
 from tests.support.python_process import python
@@ -29,8 +29,19 @@ def close(got, expected: np.ndarray, where: object = "") -> None:
     assert np.abs(got - expected).max() <= 1e-5 * max(1.0, np.abs(expected).max()), where
 
 
+@pytest.fixture(params=["oneDNN", "MKL"])
+def library(request, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let one library compute all products that both can."""
+    if request.param == "MKL" and matrix_library() is None:
+        pytest.skip("this Paddle build has no MKL")
+    monkeypatch.setattr(mkl, "_is_faster", lambda *layouts: request.param == "MKL")
+    onednn_primitives._thread().primitives.clear()
+    yield request.param
+    onednn_primitives._thread().primitives.clear()
+
+
 @pytest.mark.parametrize(("transposes_left", "transposes_right"), list(product((False, True), repeat=2)))
-def test_products_of_matrices(transposes_left: bool, transposes_right: bool) -> None:
+def test_products_of_matrices(library: str, transposes_left: bool, transposes_right: bool) -> None:
     for m, k, n in product(SIZES, repeat=3):
         left, right, bias, added = numbers(m, k), numbers(k, n, seed=1), numbers(n, seed=2), numbers(m, n, seed=3)
         tensors = [
@@ -45,9 +56,69 @@ def test_products_of_matrices(transposes_left: bool, transposes_right: bool) -> 
         addresses = [each.data_ptr() for each in (*tensors, out)]
         onednn.matmul(*layouts, dense(m, n))(*addresses)
         close(out.numpy(), left @ right, (m, k, n))
+        onednn.matmul(*layouts, dense(m, n), accumulates=True)(*addresses)
+        close(out.numpy(), 2 * (left @ right), (m, k, n))
         prepared = onednn.matmul(*layouts, dense(m, n), True, 0.5, dense(m, n))
         prepared(*addresses, *[each.data_ptr() for each in more])
         close(out.numpy(), 0.5 * (left @ right + bias) + added, (m, k, n))
+
+
+@pytest.mark.parametrize("tokens", [2, 3, 17])
+def test_products_of_heads_in_rows_of_projections(library: str, tokens: int) -> None:
+    images, heads, width = 3, 2, 5
+    row = 3 * heads * width
+    rows, scale = numbers(images, tokens, row), width**-0.5
+    part = Layout((images, heads, tokens, width), (tokens * row, width, row, 1), FLOAT32)
+    shares, mixed = dense(images, heads, tokens, tokens), Layout(part.sizes, (tokens * row // 3, width, row // 3, 1))
+    query, key, value = rows.reshape(images, tokens, 3, heads, width).transpose(2, 0, 3, 1, 4)
+    tensor, scores, out = (
+        paddle.to_tensor(each) for each in (rows, np.zeros(shares.sizes, "f4"), rows[..., : row // 3])
+    )
+    first, second, third = (tensor.data_ptr() + 4 * heads * width * number for number in range(3))
+    onednn.matmul(part, transpose(part), shares, False, scale)(first, second, scores.data_ptr())
+    close(scores.numpy(), scale * query @ key.swapaxes(-1, -2))
+    onednn.matmul(shares, part, mixed)(scores.data_ptr(), third, out.data_ptr())
+    expected = scores.numpy() @ value
+    close(out.numpy(), expected.transpose(0, 2, 1, 3).reshape(out.shape))
+    onednn.matmul(transpose(shares), mixed, part)(scores.data_ptr(), out.data_ptr(), first)
+    found = tensor.numpy().reshape(images, tokens, 3, heads, width).transpose(2, 0, 3, 1, 4)
+    close(found[0], scores.numpy().swapaxes(-1, -2) @ expected)
+    close(found[1], key)  # what lies between the results stays as it is
+
+
+def test_the_library_is_chosen_by_instructions_and_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With AVX-512 MKL computes long sums into large weights only; without it, all that it can."""
+
+    def chosen(*layouts: Layout) -> str:
+        return "MKL" if mkl.product(*layouts, 1.0, False) else "oneDNN"
+
+    def sum_of_rows(rows: int, width: int) -> tuple[Layout, ...]:
+        return transpose(dense(rows, width)), dense(rows, width), dense(width, width)
+
+    heads = dense(2, 3, 4, 4)
+    narrow = [each._replace(kind=onednn_primitives.BFLOAT16) for each in sum_of_rows(4096, 1024)]
+    for has_avx512, wanted in ((True, "oneDNN"), (False, "MKL")):
+        monkeypatch.setattr(onednn_primitives.Library, "has", lambda library, bits, has=has_avx512: has)
+        assert chosen(heads, heads, heads) == chosen(dense(64, 64), dense(64, 64), dense(64, 64)) == wanted
+        assert [chosen(*sum_of_rows(2048, width)) for width in (256, 512)] == [wanted, "MKL"]
+        assert [chosen(*sum_of_rows(2047, width)) for width in (512, 1024)] == [wanted, "MKL"]
+        assert chosen(dense(1, 2048), dense(2048, 1024), dense(1, 1024)) == chosen(*narrow) == "oneDNN"
+    monkeypatch.setattr(mkl, "matrix_library", lambda: None)
+    assert chosen(*sum_of_rows(2048, 1024)) == "oneDNN"
+
+
+@pytest.mark.parametrize("prepare", [onednn.softmax_gradient, onednn._softmax_gradient_in_steps])
+def test_the_slope_of_softmax(prepare) -> None:
+    for rows, width in ((1, 1), (3, 2), (40, 17), (7, 197)):
+        shares, gradient = np.exp(numbers(rows, width)), numbers(rows, width, seed=1)
+        shares /= shares.sum(1, keepdims=True)
+        tensors = paddle.to_tensor(shares), paddle.to_tensor(gradient), paddle.zeros([rows, width])
+        expected = shares * (gradient - (shares * gradient).sum(1, keepdims=True))
+        first, second, third = (each.data_ptr() for each in tensors)
+        prepare(rows, width)(first, second, third)
+        close(tensors[2].numpy(), expected, (rows, width))
+        prepare(rows, width)(first, second, second)
+        close(tensors[1].numpy(), expected, (rows, width))
 
 
 def test_the_exact_gelu_and_its_slope() -> None:
@@ -94,13 +165,13 @@ def test_threads_have_their_own_primitives_and_give_the_same() -> None:
 
 
 def test_other_threads_compute_with_as_many_openmp_threads() -> None:
-    mkl = matrix_library()
-    if mkl is None:
+    blas = matrix_library()
+    if blas is None:
         pytest.skip("this Paddle build has no MKL, whose OpenMP oneDNN shares")
 
     def openmp_threads() -> int:
         onednn.gelu(16)
-        return int(mkl.omp_get_max_threads())
+        return int(blas.omp_get_max_threads())
 
     with product_threads(3):
         assert openmp_threads() == 3

@@ -10,7 +10,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from paddlemae.engine import products
+from paddlemae.engine import mkl, products
 from paddlemae.model.blocks import Attention, Mlp
 from paddlemae.model.decoders.cross import CrossAttention
 from paddlemae.model.kernels import attention as attentions
@@ -380,8 +380,13 @@ def test_half_a_block_is_the_plain_formula(keeps: str, attends: bool, monkeypatc
     """The key's bias has no effect on softmax: its gradient is rounding, seen next to the whole fused bias."""
     if not attends:
         monkeypatch.setattr(rows, "PIECE", 3 * HIDDEN)
-    for name, size in (("CACHED_SCORES", 40), ("KEPT_PIECE", 100), ("LONG_SUM", 3), ("LARGE_WEIGHT", 150)):
-        monkeypatch.setattr(primitives, name, size)  # pieces of images and rows, sums by both libraries
+    for module, name, size in (
+        (primitives, "CACHED_SCORES", 40),  # pieces of images
+        (primitives, "KEPT_PIECE", 100),  # and of rows
+        (mkl, "LONG_SUM", 3),  # sums by both libraries
+        (mkl, "LARGE_WEIGHT", 150),
+    ):
+        monkeypatch.setattr(module, name, size)
     for (batch, count, width, heads), dtype in product(SHAPES, DTYPES):
         for tokens in ranges(count) if attends else [None]:
             half = Half(width, heads, attends)

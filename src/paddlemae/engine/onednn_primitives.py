@@ -22,7 +22,8 @@ VERSION = (3, 6)  # whose numbers of enumerations follow (dnnl_types.h)
 AVX2, AVX512, AVX512_BF16 = 0x7, 0x27, 0xA7  # bits of `dnnl_get_effective_cpu_isa`; AMX includes the last ones
 CPU, IN_ORDER, BFLOAT16, FLOAT32, USER_SCRATCHPAD = 1, 1, 2, 3, 1
 FORWARD_TRAINING, BACKWARD = 64, 128
-LINEAR, GELU_ERF, BINARY_ADD, SOFTMAX, SCALE_AND_SHIFT = 0x26, 0x31, 0x1FFF0, 0x30000, 0x6
+LINEAR, GELU_ERF, SOFTMAX, SCALE_AND_SHIFT = 0x26, 0x31, 0x30000, 0x6
+BINARY_ADD, BINARY_MULTIPLY, BINARY_SUBTRACT = 0x1FFF0, 0x1FFF1, 0x1FFF5
 QUERY_NAME, QUERY_SCRATCHPAD = 8, 136
 SRC, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT, SCRATCHPAD = 1, 17, 33, 41, 49, 50, 51, 52, 80
 DIFF_SRC, DIFF_DST, DIFF_SCALE, DIFF_SHIFT, POST_OP, SRC_1 = 129, 145, 255, 256, 32768, 2
@@ -217,9 +218,14 @@ class Builder(ExitStack):
         return self.new("memory_desc_create_with_strides", *arguments, destroy="memory_desc")
 
     def attributes(
-        self, scale: float = 1.0, added: ctypes.c_void_p | None = None, accumulates: bool = False
+        self, scale: float = 1.0, then: Sequence[tuple[int, ctypes.c_void_p]] = (), accumulates: bool = False
     ) -> ctypes.c_void_p:
-        """Return attributes: the scratchpad is the caller's; the result is multiplied, then something is added."""
+        """Return attributes: the scratchpad is the caller's; the result is multiplied, then combined with others.
+
+        Args:
+            then: (algorithm, memory descriptor) of each of these.
+            accumulates: whether it is then added to what is there.
+        """
         calls, check = library().calls, library().check
         made = self.new("primitive_attr_create", destroy="primitive_attr")
         check(calls.dnnl_primitive_attr_set_scratchpad_mode(made, USER_SCRATCHPAD), "attribute")
@@ -227,8 +233,8 @@ class Builder(ExitStack):
         if scale != 1:
             numbers = ctypes.c_float(scale), ctypes.c_float(0)
             check(calls.dnnl_post_ops_append_eltwise(after, LINEAR, *numbers), "post-operation")
-        if added is not None:
-            check(calls.dnnl_post_ops_append_binary(after, BINARY_ADD, added), "post-operation")
+        for algorithm, other in then:
+            check(calls.dnnl_post_ops_append_binary(after, algorithm, other), "post-operation")
         if accumulates:
             check(calls.dnnl_post_ops_append_sum(after, ctypes.c_float(1), 0, 0), "post-operation")
         check(calls.dnnl_primitive_attr_set_post_ops(made, after), "post-operation")

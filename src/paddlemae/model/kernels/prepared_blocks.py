@@ -23,7 +23,7 @@ from paddlemae.engine.safe_import import paddle
 from paddlemae.engine.tensors import numbers_at
 from paddlemae.model.kernels import placement
 from paddlemae.model.kernels.attention import TokenRange
-from paddlemae.model.kernels.primitives import CACHED_SCORES, LARGE_WEIGHT
+from paddlemae.model.kernels.primitives import CACHED_SCORES
 from paddlemae.model.kernels.rows import as_rows, constant_matrix
 
 MOST_HIDDEN = 1 << 20  # numbers of a hidden layer; with more, preparation saves less than 5% of a block's time
@@ -43,8 +43,8 @@ def run_prepared(blocks: Sequence[Any], x_BND: paddle.Tensor, token_range: Token
     (images, tokens, width), hidden = x_BND.shape, blocks[0].mlp.fc1.weight.shape[1]
     heads, (start, stop) = blocks[0].attn.num_heads, token_range or (0, tokens)
     fits = images * tokens * hidden <= MOST_HIDDEN and images * heads * tokens**2 <= CACHED_SCORES
-    # one token: products of several matrices with an inner size of 1, see `attention`; large weights are MKL's
-    if not fits or stop - start < 2 or width * hidden >= LARGE_WEIGHT or not placement.by_onednn(x_BND):
+    # one token: products of several matrices with an inner size of 1, see `attention`
+    if not fits or stop - start < 2 or not placement.by_onednn(x_BND):
         return None
     weights = [weight for block in blocks for weight in _weights_of(block)]
     if any(weight.stop_gradient for weight in weights) or operands(weights[2])[0].dtype != paddle.float32:

@@ -12,23 +12,18 @@ Shapes: R rows, D and E widths; B images, H heads, Q queries, N tokens, d width 
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from paddlemae.engine import onednn, private
 from paddlemae.engine.onednn_primitives import BFLOAT16, FLOAT32, Layout, dense, transpose
 from paddlemae.engine.precision import KINDS
-from paddlemae.engine.safe_import import matrix_library, paddle
+from paddlemae.engine.safe_import import paddle
 from paddlemae.model.kernels.rows import constant_matrix
 
 FLOAT_BYTES = 4
-ROW_MAJOR, AS_IT_IS, TRANSPOSED = 101, 111, 112  # of cblas.h
 CACHED_SCORES = 1 << 18  # numbers: scores of so few images stay in the processor's cache until they are used
 KEPT_PIECE = 3 << 20  # numbers: larger buffers the allocator gives back, and page faults then cost 5 to 10% of a step
-# sums of this many rows or more, for a weight of this size or more, are 0 to 20% faster by MKL; for one of the last
-# size any sum is (measured)
-LONG_SUM, LARGE_WEIGHT, HUGE_WEIGHT = 2048, 1 << 18, 1 << 20
 
 
 class Matrix(NamedTuple):
@@ -95,20 +90,8 @@ def _put_product(
 def weight_gradient(x_RD: paddle.Tensor, gradient_RE: paddle.Tensor) -> paddle.Tensor:
     """Return `x^T @ gradient`, [D, E]."""
     out = _empty([x_RD.shape[1], gradient_RE.shape[1]])
-    _put_weight_gradient(_rows_of(x_RD), _rows_of(gradient_RE), out, False)
+    _put_product(_rows_of(x_RD).transpose(), _rows_of(gradient_RE), _rows_of(out))
     return out
-
-
-def _put_weight_gradient(x: Matrix, gradient: Matrix, out_DE: paddle.Tensor, accumulates: bool) -> None:
-    rows, (width, other) = x.layout.sizes[0], out_DE.shape
-    is_large = width * other >= (LARGE_WEIGHT if rows >= LONG_SUM else HUGE_WEIGHT)
-    if is_large and x.layout.kind == FLOAT32 and (mkl := matrix_library()):
-        one, kept = ctypes.c_float(1), ctypes.c_float(accumulates)
-        matrices = [ctypes.c_void_p(each) for each in (x.address, gradient.address, out_DE.data_ptr())]
-        numbers = one, matrices[0], width, matrices[1], other, kept, matrices[2], other
-        mkl.cblas_sgemm(ROW_MAJOR, TRANSPOSED, AS_IT_IS, width, other, rows, *numbers)
-        return
-    _put_product(x.transpose(), gradient, _rows_of(out_DE), accumulates=accumulates)
 
 
 def mlp(
@@ -157,8 +140,8 @@ def mlp_gradients(
         to_hidden, adds = _rows_of(inner, 0, rows), start > 0
         _put_product(gradient, transposed2, to_hidden)
         _put_gelu_gradient(hidden, to_hidden.address)
-        _put_weight_gradient(_rows_of(hidden), gradient, to_weight2, adds)
-        _put_weight_gradient(seen, to_hidden, to_weight1, adds)
+        _put_product(_rows_of(hidden).transpose(), gradient, _rows_of(to_weight2), accumulates=adds)
+        _put_product(seen.transpose(), to_hidden, _rows_of(to_weight1), accumulates=adds)
         of_ones = Matrix(ones.data_ptr(), dense(1, rows, kind=_kind(ones)))
         _put_product(of_ones, to_hidden, _rows_of(to_bias1), accumulates=adds)
         _put_product(to_hidden, transposed1, _rows_of(to_seen, start, rows))
