@@ -138,6 +138,11 @@ class DataSurvey:
         """Return the median of the short sides, or what comes close to it, in pixels."""
         return min(self.height.median, self.width.median)
 
+    @property
+    def elongation(self) -> float:
+        """How many times longer than the short side the long one is, for the median of height / width."""
+        return max(self.ratio.median, 1 / self.ratio.median)
+
 
 def survey_data(spec: str, *, on_images: Callable[[int, int], None] | None = None) -> tuple[DataSurvey, Source]:
     """Count all images of `spec`, and read up to `MOST_READ`, at even distances.

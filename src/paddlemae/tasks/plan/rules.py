@@ -269,7 +269,7 @@ def scene_side(survey: DataSurvey) -> int | None:
 def windows_of(survey: DataSurvey, shape: Shape, overlap: float) -> int:
     """Return the number of windows that cover a scene, of scenes of different sizes about the mean."""
     assert shape.scene is not None
-    long = shape.scene * max(survey.ratio.median, 1 / survey.ratio.median)
+    long = shape.scene * survey.elongation
     step = shape.side * (1 - overlap)
     usual = math.prod(1 + math.ceil(max(0.0, length - shape.side) / step) for length in (shape.scene, long))
     larger = 1.0 if scene_side(survey) else survey.pixels / (survey.height.median * survey.width.median)
@@ -284,11 +284,11 @@ def patch_of(side: int) -> int:
 def rectangle(survey: DataSurvey, side: int, patch: int) -> tuple[int, int]:
     """Return (height, width), multiples of the patch: of the images' shape where they share one, else a square."""
     ratio = survey.ratio
-    if ratio.high - ratio.low > SAME_RATIO * ratio.median or max(ratio.median, 1 / ratio.median) <= SQUARE_RATIO:
+    if ratio.high - ratio.low > SAME_RATIO * ratio.median or survey.elongation <= SQUARE_RATIO:
         return side, side
-    if max(ratio.median, 1 / ratio.median) > 4:  # strips would leave few rows
+    if survey.elongation > 4:  # strips would leave few rows
         return side, side
-    long = patch * round(side * max(ratio.median, 1 / ratio.median) / patch)
+    long = patch * round(side * survey.elongation / patch)
     return (side, long) if ratio.median > 1 else (long, side)
 
 
@@ -339,7 +339,7 @@ def base_lr(shape: Shape, batch_size: int) -> float:
 def crop_scale(survey: DataSurvey, shape: Shape) -> tuple[tuple[float, float], str]:
     """Return `crop_scale` with its reason."""
     if shape.scene:
-        share = (shape.side / shape.scene) ** 2 / max(survey.ratio.median, 1 / survey.ratio.median)
+        share = (shape.side / shape.scene) ** 2 / survey.elongation
         about = tuple(float(f"{limit:.2g}") for limit in (share / 2, min(1.0, 2 * share)))
         return (about[0], about[1]), f"crops show about as much as the windows of {shape.side} pixels of segmentation"
     if survey.short_side <= SMALL_SIDE:
