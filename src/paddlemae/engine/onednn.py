@@ -79,8 +79,13 @@ def _matmul(
     added: Layout | None,
     accumulates: bool,
 ) -> Operation:
-    is_plain = not has_bias and added is None
-    if is_plain and (product := mkl.product(left, right, out, scale, accumulates)):
+    if not has_bias and added is None:
+        product = mkl.product(left, right, out, scale, accumulates)
+    elif has_bias and scale == 1 and not accumulates and added in (None, out):
+        product = _product_and_bias(left, right, out, added is not None)
+    else:
+        product = None
+    if product:
         return product
     with Builder() as builder:
         src, weights, dst = (builder.memory(each) for each in (left, right, out))
@@ -94,6 +99,23 @@ def _matmul(
         arguments = [(SRC, src), (WEIGHTS, weights), (DST, dst), (BIAS, bias)]
         arguments.append((POST_OP * (1 if scale == 1 else 2) | SRC_1, more))
         return Primitive(descriptor, [(kind, each) for kind, each in arguments if each is not None])
+
+
+def _product_and_bias(left: Layout, right: Layout, out: Layout, has_added: bool) -> Operation | None:
+    """Prepare MKL's product, after or before a pass that adds the bias; None where oneDNN is the better choice."""
+    product = mkl.product(left, right, out, 1.0, accumulates=has_added)
+    if product is None:
+        return None
+    add_row = _binary(BINARY_ADD, out, dense(*[1] * (len(out.sizes) - 1), out.sizes[-1]))
+
+    def call(left: int, right: int, out: int, bias: int, added: int | None = None) -> None:
+        if added is not None:
+            add_row(added, bias, out)
+        product(left, right, out)
+        if added is None:
+            add_row(out, bias, out)
+
+    return call
 
 
 def convert(size: int, kind: int, to: int) -> Primitive:
