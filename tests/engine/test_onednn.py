@@ -58,6 +58,10 @@ def test_products_of_matrices(library: str, transposes_left: bool, transposes_ri
         close(out.numpy(), left @ right, (m, k, n))
         onednn.matmul(*layouts, dense(m, n), accumulates=True)(*addresses)
         close(out.numpy(), 2 * (left @ right), (m, k, n))
+        for extra in (1, 2):  # bias, and a sum
+            prepared = onednn.matmul(*layouts, dense(m, n), True, 1.0, dense(m, n) if extra == 2 else None)
+            prepared(*addresses, *[each.data_ptr() for each in more[:extra]])
+            close(out.numpy(), left @ right + bias + (added if extra == 2 else 0), (m, k, n))
         prepared = onednn.matmul(*layouts, dense(m, n), True, 0.5, dense(m, n))
         prepared(*addresses, *[each.data_ptr() for each in more])
         close(out.numpy(), 0.5 * (left @ right + bias) + added, (m, k, n))
