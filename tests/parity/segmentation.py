@@ -36,7 +36,13 @@ class Case:
     num_classes: int
     relative_positions: bool
     depth: int = 4
+    seed: int = 9  # of the images
 
+
+# Where a number before a ReLU is 0 but for rounding, gradients don't agree, and are apart by up to 7%. The case
+# base-width has three million numbers; which seeds meet such a one depends on the processor and on how its libraries
+# round. A wrong formula fails with every seed.
+SEEDS = (9, 10, 11)
 
 CASES = {
     case.name: case
@@ -83,9 +89,7 @@ def golden(name: str):
 
 def images_BCHW(case: Case) -> np.ndarray:
     size = (BATCH_SIZE, 3, case.image_size, case.image_size)
-    # A seed without a number before a ReLU that is 0 but for rounding, where there is no gradient to agree on. The case
-    # base-width has three million of them: of the seeds 6 to 8 each had one or two, and gradients apart by up to 7%.
-    return np.random.default_rng(9).uniform(-2, 2, size).astype(np.float32)
+    return np.random.default_rng(case.seed).uniform(-2, 2, size).astype(np.float32)
 
 
 def labels_BHW(case: Case) -> np.ndarray:
@@ -188,7 +192,7 @@ def gradient_errors(mode: str, got: Tensors, wanted: Tensors) -> dict[str, float
     return found
 
 
-def assert_close(found: dict[str, float]) -> None:
+def too_large(found: dict[str, float]) -> dict[str, float]:
+    """Return the errors that are above their limits."""
     limits = {"logits": PREDICTION, "loss": LOSS}
-    wrong = {name: error for name, error in found.items() if error > limits.get(name.split(" ")[1], GRADIENT)}
-    assert not wrong, wrong
+    return {name: error for name, error in found.items() if error > limits.get(name.split(" ")[1], GRADIENT)}
