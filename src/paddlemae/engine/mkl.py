@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from paddlemae.engine.onednn_primitives import AVX512, FLOAT32, Layout, library
+from paddlemae.engine.onednn_primitives import AVX512, FLOAT32, FLOAT_BYTES, Layout, Operation, library
 from paddlemae.engine.safe_import import matrix_library
 
 ROW_MAJOR, AS_IT_IS, TRANSPOSED = 101, 111, 112  # of cblas.h
-FLOAT_BYTES = 4
 # with AVX-512, sums of this many rows or more, for a weight of this size or more, are 0 to 20% faster by MKL; for one
 # of the last size any sum is (measured)
 LONG_SUM, LARGE_WEIGHT, HUGE_WEIGHT = 2048, 1 << 18, 1 << 20
-
-Call = Callable[..., None]  # takes addresses
 
 
 class _Operand(NamedTuple):
@@ -27,7 +24,7 @@ class _Operand(NamedTuple):
     stride: int
 
 
-def product(left: Layout, right: Layout, out: Layout, scale: float, accumulates: bool) -> Call | None:
+def product(left: Layout, right: Layout, out: Layout, scale: float, accumulates: bool) -> Operation | None:
     """Return what writes `scale * left @ right` of addresses left, right, out; None where oneDNN is the better choice.
 
     Args:
@@ -69,7 +66,7 @@ def _operand(layout: Layout) -> _Operand | None:
 
 def _one_product(
     multiply: Any, left: Layout, out: Layout, operands: Sequence[_Operand], scale: float, accumulates: bool
-) -> Call:
+) -> Operation:
     (first, line1), (second, line2), (_, line3) = operands
     sizes, alpha, beta = (*out.sizes, left.sizes[-1]), ctypes.c_float(scale), ctypes.c_float(accumulates)
     pointer = ctypes.c_void_p
@@ -89,7 +86,7 @@ def _several_products(
     operands: Sequence[_Operand],
     scale: float,
     accumulates: bool,
-) -> Call:
+) -> Operation:
     places = [_places(each) for each in (left, right, out)]
     pointers = [np.empty_like(each) for each in places]
     transposed, lines = ([ctypes.byref(ctypes.c_int(each[part])) for each in operands] for part in (0, 1))

@@ -10,7 +10,6 @@ tensors alive.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 
 from paddlemae.engine import mkl, private
 from paddlemae.engine.onednn_primitives import (
@@ -39,6 +38,7 @@ from paddlemae.engine.onednn_primitives import (
     WEIGHTS,
     Builder,
     Layout,
+    Operation,
     Primitive,
     dense,
     library,
@@ -46,8 +46,6 @@ from paddlemae.engine.onednn_primitives import (
     take_named,
 )
 from paddlemae.engine.safe_import import paddle
-
-Operation = Callable[..., None]  # takes addresses
 
 
 def matmul(

@@ -31,6 +31,9 @@ KEPT = 1024  # primitives of a thread; a model's step has about a hundred
 ALIGNMENT = 64
 
 
+FLOAT_BYTES = 4
+Operation = Callable[..., None]  # takes addresses
+
 Made = TypeVar("Made")
 
 

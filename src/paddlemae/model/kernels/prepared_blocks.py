@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from paddlemae.engine import onednn, private
-from paddlemae.engine.onednn_primitives import Layout, dense, prepared, transpose
+from paddlemae.engine.onednn_primitives import FLOAT_BYTES, Layout, dense, prepared, transpose
 from paddlemae.engine.precision import operands
 from paddlemae.engine.safe_import import paddle
 from paddlemae.engine.tensors import numbers_at
@@ -28,7 +28,6 @@ from paddlemae.model.kernels.rows import as_rows, constant_matrix
 
 MOST_HIDDEN = 1 << 20  # numbers of a hidden layer; with more, preparation saves less than 5% of a block's time
 LINE = 16  # numbers of a cache line
-FLOAT_BYTES = 4
 
 
 def run_prepared(blocks: Sequence[Any], x_BND: paddle.Tensor, token_range: TokenRange = None) -> paddle.Tensor | None:

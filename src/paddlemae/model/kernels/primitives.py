@@ -16,12 +16,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from paddlemae.engine import onednn, private
-from paddlemae.engine.onednn_primitives import BFLOAT16, FLOAT32, Layout, dense, transpose
+from paddlemae.engine.onednn_primitives import BFLOAT16, FLOAT32, FLOAT_BYTES, Layout, dense, transpose
 from paddlemae.engine.precision import KINDS
 from paddlemae.engine.safe_import import paddle
 from paddlemae.model.kernels.rows import constant_matrix
 
-FLOAT_BYTES = 4
 CACHED_SCORES = 1 << 18  # numbers: scores of so few images stay in the processor's cache until they are used
 KEPT_PIECE = 3 << 20  # numbers: larger buffers the allocator gives back, and page faults then cost 5 to 10% of a step
 
