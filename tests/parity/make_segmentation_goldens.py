@@ -34,7 +34,7 @@ def build(case: segmentation.Case) -> transformers.BeitForSemanticSegmentation:
     model = transformers.BeitForSemanticSegmentation(config)
     with torch.no_grad():
         for name, tensor in state(model, case).items():
-            tensor.copy_(torch.from_numpy(segmentation.initial(name, tuple(tensor.shape))))
+            tensor.copy_(torch.from_numpy(segmentation.initial(case, name, tuple(tensor.shape))))
     return model
 
 

@@ -20,6 +20,7 @@ from tests.parity.compare import GRADIENT, LOSS, NOISE, PREDICTION, Tensors, lar
 from tests.support.paths import GOLDENS
 
 BATCH_SIZE, IGNORED = 4, 255
+CHANNEL_SPREAD = 0.03  # standard deviation around 1 or -1, see `initial`
 AUXILIARY_WEIGHT = 0.4  # MAE, after mmsegmentation
 MODES = ("train", "eval")  # by the batch's own statistics, and by the running ones that training left
 
@@ -36,20 +37,15 @@ class Case:
     num_classes: int
     relative_positions: bool
     depth: int = 4
-    seed: int = 9  # of the images
+    off_corners: bool = False  # see `initial`
 
-
-# Where a number before a ReLU is 0 but for rounding, gradients don't agree, and are apart by up to 7%. The case
-# base-width has three million numbers; which seeds meet such a one depends on the processor and on how its libraries
-# round. A wrong formula fails with every seed.
-SEEDS = (9, 10, 11)
 
 CASES = {
     case.name: case
     for case in (
         Case("small", 24, 4, 8, 2, 5, relative_positions=True),
         Case("odd-grid", 20, 4, 8, 4, 3, relative_positions=False),  # half of 5 x 5 patches is 2 x 2
-        Case("base-width", 64, 16, 768, 12, 150, relative_positions=True),
+        Case("base-width", 64, 16, 768, 12, 150, relative_positions=True, off_corners=True),
     )
 }
 GOLDEN_CASES = ("small",)
@@ -89,7 +85,7 @@ def golden(name: str):
 
 def images_BCHW(case: Case) -> np.ndarray:
     size = (BATCH_SIZE, 3, case.image_size, case.image_size)
-    return np.random.default_rng(case.seed).uniform(-2, 2, size).astype(np.float32)
+    return np.random.default_rng(9).uniform(-2, 2, size).astype(np.float32)
 
 
 def labels_BHW(case: Case) -> np.ndarray:
@@ -99,8 +95,16 @@ def labels_BHW(case: Case) -> np.ndarray:
     return np.where(random.random(size) < 0.1, IGNORED, random.integers(0, case.num_classes, size))
 
 
-def initial(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The initial value of the tensor that transformers calls `name`."""
+def initial(case: Case, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the initial value of the tensor that transformers calls `name`.
+
+    Where a number in front of a ReLU is 0 but for rounding, gradients are apart by up to 7%, and of three million
+    numbers one often is. With `off_corners`, batch norms therefore give each channel numbers of one sign.
+    """
+    if case.off_corners and name.endswith("normalization.weight"):
+        return CHANNEL_SPREAD * (1 + weight(name, shape))
+    if case.off_corners and name.endswith("normalization.bias"):
+        return np.where(np.arange(shape[0]) % 2, np.float32(-1), np.float32(1))
     if name.endswith("running_var"):
         return 1 + np.abs(weight(name, shape))
     return weight(name, shape)
@@ -159,7 +163,7 @@ def loss_of(logits: paddle.Tensor, auxiliary: paddle.Tensor, labels: paddle.Tens
 
 def errors(case: Case, expected: Tensors) -> dict[str, float]:
     """Return the largest relative difference of logits, loss and each gradient from what transformers gave."""
-    start = to_ours({name: initial(name, value.shape) for name, value in named(expected, "state:").items()})
+    start = to_ours({name: initial(case, name, value.shape) for name, value in named(expected, "state:").items()})
     model = build(case, start)
     images, labels = paddle.to_tensor(images_BCHW(case)), paddle.to_tensor(labels_BHW(case))
     found = {}

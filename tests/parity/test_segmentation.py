@@ -1,12 +1,10 @@
 """UPerNet's pyramid and heads, positions and blocks: as transformers' BeitForSemanticSegmentation computes them."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from tests.parity.compare import named
-from tests.parity.segmentation import CASES, GOLDEN_CASES, SEEDS, errors, golden, too_large
+from tests.parity.segmentation import CASES, GOLDEN_CASES, errors, golden, too_large
 
 
 @pytest.mark.parametrize("name", GOLDEN_CASES)
@@ -24,11 +22,4 @@ def test_logits_loss_and_gradients_agree(name: str) -> None:
     pytest.importorskip("transformers", reason="needs transformers: pip install 'paddlemae[parity]'")
     from tests.parity import make_segmentation_goldens
 
-    wrong = {}
-    for seed in SEEDS:
-        case = replace(CASES[name], seed=seed)
-        wrong[seed] = too_large(errors(case, make_segmentation_goldens.run(case)))
-        if not wrong[seed]:
-            return
-        assert all(" gradient:" in tensor for tensor in wrong[seed]), wrong[seed]
-    pytest.fail(f"with none of these seeds gradients are within their limits: {wrong}")
+    assert not too_large(errors(CASES[name], make_segmentation_goldens.run(CASES[name])))
