@@ -48,6 +48,20 @@ def test_the_tensors_are_known_before_the_model_is_built(head: str) -> None:
         assert official_shapes(model) == tensor_shapes("segmenter", {**model.config, "head_width": width})
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_every_pixel_begins_with_the_probabilities_that_are_expected(head: str) -> None:
+    model = segmenter(head=head)
+    wanted = np.array([0.9, 0.05, 0.03, 0.019, 0.001], np.float32)
+    model.expect(np.array([900, 50, 30, 19, 0]))
+    for name, parameter in model.named_parameters():
+        if name.endswith("classifier.weight"):
+            parameter.set_value(paddle.zeros_like(parameter))
+    for logits in model.forward_with_auxiliary(images(1, 3, 8, 8))[: 2 if head == "upernet" else 1]:
+        found = paddle.nn.functional.softmax(logits, axis=1).numpy().mean(axis=(0, 2, 3))
+        np.testing.assert_allclose(found, wanted / wanted.sum(), rtol=0.01)  # a share of 0 became 0.001
+        assert abs(logits.numpy().mean()) < 1e-5
+
+
 def test_each_patch_is_classified_by_its_own_token_behind_the_last_norm() -> None:
     model = segmenter(patch_size=1, image_size=3)
     pixels = images(2, 3, 3, 3)

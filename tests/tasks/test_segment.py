@@ -152,6 +152,23 @@ def test_images_with_rare_classes_are_repeated(recipe, tmp_path) -> None:
         recipe("sampling=balanced", "frozen=true", "cached=true", "init=somewhere")
 
 
+def test_a_new_head_begins_with_the_shares_of_the_classes(recipe, trained, tmp_path) -> None:
+    data = write_pairs(tmp_path / "land", ("train", "test"), 4, classes=2)
+    mask = np.zeros((12, 16), np.uint8)
+    mask[0, :6] = 1
+    for number in range(4):
+        save(data / "masks" / "train" / f"{number}.png", mask)
+
+    def biases(*overrides: str) -> np.ndarray:
+        return prepare(recipe("validation=0", *overrides)).model.head.classifier.bias.numpy()
+
+    plain = biases(f"data={data}")
+    assert plain[0] - plain[1] == pytest.approx(np.log((192 - 6) / 6), rel=1e-5)
+    assert biases(f"data={data}", "class_weights=balanced") == pytest.approx([0, 0], abs=1e-6)
+    kept = read_tensors(find_checkpoint(trained[0]))["head.classifier.bias"]
+    assert np.array_equal(biases(f"init={trained[0]}"), kept)
+
+
 def test_windows_cover_an_image_once(scenes) -> None:
     source = open_mask_test_part(str(scenes), "test")
     (scene, *_) = whole_scenes(source, 3, 8)

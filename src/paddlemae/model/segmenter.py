@@ -19,6 +19,8 @@ from paddlemae.model.kernels.attention import take_tokens
 from paddlemae.model.kernels.grids import to_pixels
 from paddlemae.model.shape import EncoderShape, SegmenterShape, architecture_of, document_keys, patch_grid, split_keys
 
+LEAST_SHARE = 1e-3  # that a class is expected to have of the pixels, see `Segmenter.expect`
+
 Logits = tuple[paddle.Tensor, paddle.Tensor | None]
 
 
@@ -61,6 +63,19 @@ class Segmenter(nn.Layer):
             self.neck = Pyramid(width)
             self.head = UperNetHead(width, channels, classes, head.head_dropout)
             self.auxiliary = AuxiliaryHead(width, classes, head.head_dropout)
+
+    def expect(self, shares_K: np.ndarray) -> None:
+        """Let new heads begin with these probabilities for every pixel (RetinaNet, arXiv 1708.02002, sec. 4.1).
+
+        Where a class is rare, all features otherwise grow alike first, to make up the difference between the classes,
+        and the head can end up with the same logits for every pixel. A share below `LEAST_SHARE` counts as that.
+
+        Args:
+            shares_K: of the pixels of each class, times its weight in the loss; their sum does not matter.
+        """
+        logits_K = np.log(np.maximum(shares_K / shares_K.sum(), LEAST_SHARE)).astype(np.float32)
+        for head in (self.head, self.auxiliary) if self.taps else (self.head,):
+            head.classifier.bias.set_value(logits_K - logits_K.mean())
 
     def forward(self, images_BCHW: paddle.Tensor, path_noise: np.ndarray | None = None) -> paddle.Tensor:
         """Return logits [B, K, H, W] of the images' size, any that patches divide; for `path_noise` see `encode`."""

@@ -217,7 +217,11 @@ def build_classifier(arguments: Mapping[str, Any], checkpoint: Checkpoint | None
 
 
 def build_segmenter(
-    arguments: Mapping[str, Any], checkpoint: Checkpoint | None, seed: int, classes: Sequence[str] = ()
+    arguments: Mapping[str, Any],
+    checkpoint: Checkpoint | None,
+    seed: int,
+    classes: Sequence[str] = (),
+    shares_K: np.ndarray | None = None,
 ) -> Segmenter:
     """Build a segmenter, its encoder from the checkpoint if there is one, see `fit_shape`.
 
@@ -226,9 +230,12 @@ def build_segmenter(
 
     Args:
         classes: the names of the classes, which decide whether a head is for them.
+        shares_K: what a new head expects, see `Segmenter.expect`; None: all classes alike.
     """
     paddle.seed(seed)
     model = Segmenter(**arguments)
+    if shares_K is not None:
+        model.expect(shares_K)
     if checkpoint is None:
         return model
     shapes = official_shapes(model)

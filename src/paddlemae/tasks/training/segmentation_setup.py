@@ -66,7 +66,10 @@ def build(recipe: SegmentRecipe, inputs: Inputs) -> Parts:
     """Build the model, and the views and description that go with it."""
     train, splits, initial, saved = inputs.train, inputs.splits, inputs.initial, inputs.saved
     assert splits is not None
-    model = build_segmenter(inputs.arguments, initial, recipe.training.seed, train.classes)
+    assert inputs.pixels is not None
+    weights = _class_weights(recipe, train, inputs.pixels)
+    shares = inputs.pixels.classes * (1.0 if weights is None else weights)
+    model = build_segmenter(inputs.arguments, initial, recipe.training.seed, train.classes, shares)
     described = saved or (initial.description if initial else None)
     statistics = (saved.mean, saved.std) if saved else statistics_of(recipe, model.config["channels"], initial)
     if recipe.frozen:
@@ -91,8 +94,7 @@ def build(recipe: SegmentRecipe, inputs: Inputs) -> Parts:
         provenance={"task": "segment", "data": train.name, "images": len(train), "init": recipe.init}
         | splits.provenance,
     )
-    order, weights = _order(recipe, inputs.pixels), _class_weights(recipe, train, inputs.pixels)
-    return Parts(splits, view, model, description, order, weights)
+    return Parts(splits, view, model, description, _order(recipe, inputs.pixels), weights)
 
 
 def freeze_encoder(model: Segmenter) -> None:
@@ -109,9 +111,8 @@ def _order(recipe: SegmentRecipe, pixels: PixelCounts | None) -> NDArray[np.int6
     return balanced_order(pixels.rarest, recipe.training.seed)
 
 
-def _class_weights(recipe: SegmentRecipe, train: Source, pixels: PixelCounts | None) -> NDArray[np.float32] | None:
+def _class_weights(recipe: SegmentRecipe, train: Source, pixels: PixelCounts) -> NDArray[np.float32] | None:
     """Return each class's weight in the cross-entropy; None where all weigh the same."""
     if recipe.class_weights is None:
         return None
-    assert pixels is not None
     return scale_weights(recipe.class_weights, pixels.classes, train.classes)
