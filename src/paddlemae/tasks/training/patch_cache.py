@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.batches import VIEW_STREAM, Batch, Scene, due_in_training, sample_rng, whole_scenes
+from paddlemae.data.batches import VIEW_STREAM, Batch, OnSkip, Scene, due_in_training, sample_rng, whole_scenes
 from paddlemae.data.decode.images import Picture
 from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source
@@ -25,7 +25,6 @@ from paddlemae.system.limits import free_memory
 from paddlemae.tasks.models.preprocess import to_input
 from paddlemae.tasks.models.windows import place_windows
 from paddlemae.tasks.training.segmentation_loss import masks_of, segmentation_loss
-from paddlemae.tasks.training.skipped_images import SkippedImages
 from paddlemae.tasks.training.supervised import Batches
 from paddlemae.tasks.training.training_batches import count_remaining
 from paddlemae.train.checkpoint import TrainState
@@ -54,19 +53,27 @@ class PatchTable:
 
 
 def compute_patches(
-    model: Segmenter, description: Description, source: Source, view: SceneView, batch_size: int, on_skip: SkippedImages
+    model: Segmenter,
+    description: Description,
+    source: Source,
+    view: SceneView,
+    batch_size: int,
+    on_skip: OnSkip | None,
+    most_bytes: int | None = None,
 ) -> PatchTable:
     """Compute the features of every readable image.
 
     Args:
         view: of the training, of which the size and the short side are taken.
+        on_skip: called with each image that can't be read.
+        most_bytes: of features and masks, after which the images that follow are left out; None takes all.
     Raises:
         DataFault: no image can be read.
         ValueError: the features do not fit into memory.
     """
     features: list[np.ndarray] = []
     masks: list[np.ndarray] = []
-    counts = [0]
+    counts, taken = [0], 0
     for scene in whole_scenes(source, view.channels, view.depth, on_skip=on_skip):
         windows = list(scene_windows(scene, view))
         images = np.stack([image for image, _ in windows])
@@ -76,8 +83,12 @@ def compute_patches(
                 features.append(model.patch_features(part).numpy())
         masks.append(np.stack([mask for _, mask in windows]))
         counts.append(len(windows))
-        if len(counts) == 2:
-            _check_memory(features[0][0].nbytes + masks[0][0].nbytes, len(windows) * len(source))
+        a_window = features[-1][0].nbytes + masks[-1][0].nbytes
+        taken += len(windows) * a_window
+        if most_bytes is not None and taken >= most_bytes:
+            break
+        if most_bytes is None and len(counts) == 2:
+            _check_memory(a_window, len(windows) * len(source))
     if not features:
         raise DataFault(f"no image of {source.name} can be read; fix or replace them; first: {source.describe(0)}")
     return PatchTable(np.concatenate(features), np.concatenate(masks), np.cumsum(counts))

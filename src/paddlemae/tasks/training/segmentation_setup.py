@@ -71,6 +71,9 @@ def build(recipe: SegmentRecipe, inputs: Inputs) -> Parts:
     if inputs.pixels:
         shares = inputs.pixels.classes * (1.0 if weights is None else weights)
     model = build_segmenter(inputs.arguments, initial, recipe.training.seed, train.classes, shares)
+    if model.taps and (recipe.cached or recipe.fit_head):
+        name = "cached" if recipe.cached else "fit_head"
+        raise ValueError(f"{name}=true needs head=linear or head=conv, and {recipe.init} has head=upernet; name one")
     described = saved or (initial.description if initial else None)
     statistics = (saved.mean, saved.std) if saved else statistics_of(recipe, model.config["channels"], initial)
     if recipe.frozen:
