@@ -240,6 +240,10 @@ def test_heads_with_batch_statistics_train_and_resume(recipe, tmp_path, monkeypa
     segment(chosen, Start(tmp_path / "whole", quiet=True))
     stopped_and_resumed(segment, chosen, tmp_path / "parts", [2], monkeypatch)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    if head == "upernet":
+        data = [f"data={recipe().data}"]
+        with pytest.raises(ValueError, match="has head=upernet"):
+            prepare(load_recipe("segment", None, [*data, f"init={tmp_path / 'whole'}", "fit_head=true"]))
 
 
 def test_a_segmenter_can_be_trained_on(trained, recipe, tmp_path, capsys) -> None:
