@@ -18,10 +18,12 @@ import numpy as np
 from paddlemae.data.batches import HEAD_STREAM, Batch
 from paddlemae.data.sources import subset
 from paddlemae.data.views.scenes import SceneView
-from paddlemae.engine.safe_import import nn, paddle
+from paddlemae.engine.safe_import import paddle
+from paddlemae.model.segmenter import Segmenter
 from paddlemae.recipe import SegmentRecipe
 from paddlemae.tasks.training.patch_cache import PatchTable, cached_loss, compute_patches
 from paddlemae.tasks.training.run_start import Start
+from paddlemae.tasks.training.segmentation_setup import freeze_encoder
 from paddlemae.tasks.training.supervised import Parts
 from paddlemae.train.optim import adamw, lr_at, peak_lr
 
@@ -50,7 +52,7 @@ def _fitted(parts: Parts, recipe: SegmentRecipe) -> dict[str, np.ndarray]:
     table = compute_patches(model, parts.description, mixed, parts.view, training.batch_size, None, MOST_BYTES)
     loss_fn = cached_loss(recipe, parts.class_weights)
     peak = peak_lr(training.base_lr, training.batch_size)
-    with _frozen(model.encoder):
+    with _frozen(model):
         optimizer = adamw(model, weight_decay=training.weight_decay, betas=recipe.betas)
         for step in range(FIT_STEPS):
             loss_fn(model, _draw(table, training.batch_size, generator)).backward()
@@ -61,11 +63,10 @@ def _fitted(parts: Parts, recipe: SegmentRecipe) -> dict[str, np.ndarray]:
 
 
 @contextmanager
-def _frozen(encoder: nn.Layer) -> Iterator[None]:
-    """Leave an encoder's parameters out of training for a while."""
-    trained = [parameter for parameter in encoder.parameters() if not parameter.stop_gradient]
-    for parameter in trained:
-        parameter.stop_gradient = True
+def _frozen(model: Segmenter) -> Iterator[None]:
+    """Leave the encoder out of training for a while."""
+    trained = [parameter for parameter in model.encoder.parameters() if not parameter.stop_gradient]
+    freeze_encoder(model)
     try:
         yield
     finally:
