@@ -212,6 +212,7 @@ def mask_table() -> str:
         ],
         ["`batch_size`", str(segmentation_settings.BATCH_SIZE)],
         ["`val_fraction`", f"{segmentation_settings.TEST_SHARE:.0%} where no split is there to evaluate on"],
+        ["`fit_head`", f"on, unless the fit takes over {measured.MOST_FITTING:.0%} of the time for the segmentation"],
         ["`epochs`, `base_lr`, `layer_decay`", "the defaults of `segment`, fewer epochs where the time is short"],
     ]
     return table(["setting", "rule"], rows)

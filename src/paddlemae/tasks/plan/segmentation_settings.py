@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 from paddlemae.data.decode.pixel_format import default_bits
 from paddlemae.recipe import SegmentRecipe, choose_for_masks, with_values
 from paddlemae.tasks.plan import rules
 from paddlemae.tasks.plan.data_survey import DataSurvey
 from paddlemae.tasks.plan.finetuning_settings import TEST_SHARE, LabelledImages
 from paddlemae.tasks.plan.plan import Choice
+from paddlemae.tasks.plan.trial import SegmentationTimes
 from paddlemae.tasks.training.labelled_splits import VALIDATION_SHARE
 from paddlemae.tasks.training.mask_splits import FEWEST_IMAGES
+from paddlemae.tasks.training.segmentation_head_fit import FIT_STEPS, MOST_BYTES
 
 HEAD, HEAD_WIDTH = "conv", 64
 BATCH_SIZE = 8
@@ -31,6 +35,21 @@ def masked_images(survey: DataSurvey) -> LabelledImages:
     is_unequal = survey.masked.commonest > MOSTLY_ONE
     views = round(images * survey.masked.balanced_views) if is_unequal else images
     return LabelledImages(images, validation, test, views, is_unequal)
+
+
+def fitting_seconds(
+    survey: DataSurvey, shape: rules.Shape, times: SegmentationTimes, images: int, batch_size: int
+) -> float:
+    """Return the seconds of fitting a head: of the features of windows that cover the images, and of its steps.
+
+    Args:
+        images: to train on.
+        batch_size: windows of a step.
+    """
+    a_window = 4 * shape.patches * shape.model.width + 2 * math.prod(shape.image_size)  # bytes
+    an_image = rules.windows_of(survey, shape, 0.0)
+    images = min(images, math.ceil(MOST_BYTES / (a_window * an_image)))
+    return images * (survey.read_seconds + an_image * times.features) + FIT_STEPS * batch_size * times.head_step
 
 
 def chosen_by_masks(data: str, survey: DataSurvey, shape: rules.Shape) -> tuple[SegmentRecipe, dict[str, Choice]]:

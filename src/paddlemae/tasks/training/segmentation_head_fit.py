@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,11 @@ from paddlemae.model.segmenter import Segmenter
 from paddlemae.recipe import SegmentRecipe
 from paddlemae.tasks.training.patch_cache import PatchTable, cached_loss, compute_patches
 from paddlemae.tasks.training.run_start import Start
+from paddlemae.tasks.training.run_training import share_cpu
 from paddlemae.tasks.training.segmentation_setup import freeze_encoder
 from paddlemae.tasks.training.supervised import Parts
+from paddlemae.train.checkpoint import TrainState
+from paddlemae.train.loop import FitSettings, fit
 from paddlemae.train.optim import adamw, lr_at, peak_lr
 
 FIT_STEPS, WARMUP_STEPS = 400, 40
@@ -50,15 +54,13 @@ def _fitted(parts: Parts, recipe: SegmentRecipe) -> dict[str, np.ndarray]:
     generator = np.random.default_rng((training.seed, HEAD_STREAM))
     mixed = subset(train, generator.permutation(len(train)))
     table = compute_patches(model, parts.description, mixed, parts.view, training.batch_size, None, MOST_BYTES)
-    loss_fn = cached_loss(recipe, parts.class_weights)
     peak = peak_lr(training.base_lr, training.batch_size)
+    lr = partial(lr_at, peak=peak, total_steps=FIT_STEPS, warmup_steps=WARMUP_STEPS)
+    settings = FitSettings(FIT_STEPS, precision=training.precision, clip_grad=training.clip_grad)
     with _frozen(model):
-        optimizer = adamw(model, weight_decay=training.weight_decay, betas=recipe.betas)
-        for step in range(FIT_STEPS):
-            loss_fn(model, _draw(table, training.batch_size, generator)).backward()
-            optimizer.set_lr(lr_at(step, peak=peak, total_steps=FIT_STEPS, warmup_steps=WARMUP_STEPS))
-            optimizer.step()
-            optimizer.clear_grad()
+        state = TrainState(model, adamw(model, weight_decay=training.weight_decay, betas=recipe.betas))
+        batches = iter(lambda: _draw(table, training.batch_size, generator), None)
+        fit(state, batches, cached_loss(recipe, parts.class_weights), lr, share_cpu(settings, model, training))
     return {name: value.numpy() for name, value in model.head.state_dict().items()}
 
 
