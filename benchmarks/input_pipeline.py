@@ -82,12 +82,13 @@ def pixel_differences(job: Job, source) -> dict[str, object]:
     Returns:
         `difference`: the mean view's and the worst one's, of 255; `compared`: how many views.
     """
-    from paddlemae.data.batches import VIEW_STREAM, training_views
+    from paddlemae.data.batches import training_views
+    from paddlemae.data.random_streams import VIEW_STREAM, state_words
 
     pair, found = ((source, training_view(job)), (_files(job, ""), training_view(job, decode="exact"))), []
     for i in range(min(COMPARED, len(source))):
-        key = (0, VIEW_STREAM, 0, i)  # the same crop of both
-        fast, exact = (training_views(one, view, [key], i)[0].astype(int) for one, view in pair)
+        states = state_words(0, VIEW_STREAM, [0], [i])  # the same crop of both
+        fast, exact = (training_views(one, view, states, i)[0].astype(int) for one, view in pair)
         found.append(float(np.abs(fast - exact).mean()))
     return {"difference": [float(np.mean(found)), max(found)], "compared": len(found)}
 

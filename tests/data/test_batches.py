@@ -16,17 +16,15 @@ import pytest
 
 from paddlemae.data import workers as data_workers
 from paddlemae.data.batches import (
-    MASK_STREAM,
     MAX_UNREADABLE_IN_A_ROW,
-    VIEW_STREAM,
     Batch,
     epoch_order,
     eval_batches,
-    sample_rng,
     train_batches,
 )
 from paddlemae.data.decode.images import NeedOf, Picture, UnreadableImage
 from paddlemae.data.disk.errors import DataFault
+from paddlemae.data.random_streams import VIEW_STREAM, sample_rng
 from paddlemae.data.sources import ClassTargets, Source, open_source, subset
 from paddlemae.data.views.augment import View, eval_view
 from tests.support.views import train_view
@@ -149,14 +147,6 @@ def test_orders_differ_between_epochs_and_seeds() -> None:
     orders = [epoch_order(50, seed, epoch).tolist() for seed in (0, 1) for epoch in (0, 1, 2)]
     assert len({tuple(order) for order in orders}) == 6
     assert orders[0] == epoch_order(50, 0, 0).tolist()
-
-
-def test_streams_of_randomness_are_apart() -> None:
-    keys = [(0, VIEW_STREAM, 0, 0), (0, MASK_STREAM, 0, 0), (0, VIEW_STREAM, 1, 0), (0, VIEW_STREAM, 0, 1)]
-    draws = [sample_rng(*key).random() for key in keys]
-    draws += [np.random.default_rng(0).random(), np.random.default_rng((0, VIEW_STREAM)).random()]
-    assert len(set(draws)) == 5  # a key's trailing zeros don't count, and only there
-    assert draws[0] == draws[-1] == sample_rng(*keys[0]).random()
 
 
 def test_the_stream_resumes_at_any_step() -> None:

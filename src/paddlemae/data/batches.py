@@ -16,9 +16,9 @@ Shapes: B images a batch (of this rank), C channels, H height, W width.
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,22 +26,12 @@ from numpy.typing import NDArray
 from paddlemae.data.decode.images import Need, UnreadableImage
 from paddlemae.data.decode.pixel_format import Pixels, convert_depth, default_bits
 from paddlemae.data.disk.errors import DataFault
+from paddlemae.data.random_streams import ORDER_STREAM, PATH_STREAM, VIEW_STREAM, generator_of, state_words
 from paddlemae.data.sources import Source
 from paddlemae.data.sources.source import BadMask, BatchTargets, Mask, other_size
 from paddlemae.data.views.augment import Draw, View, compute_need, draw_view, eval_view, make_view
 from paddlemae.data.views.scenes import SceneView, draw_scene, make_scene, scene_need
 from paddlemae.data.workers import make_ahead
-
-# Second word of every generator's key, so that no two purposes share draws. Zero is left out: NumPy pads
-# a short key with zeros, and default_rng(seed) itself is then (seed, 0, 0, 0).
-ORDER_STREAM = 1
-VIEW_STREAM = 2
-MASK_STREAM = 3
-PREDICTION_STREAM = 4
-PATH_STREAM = 5
-ERASING_STREAM = 6
-MIX_STREAM = 7
-HEAD_STREAM = 8
 
 MAX_UNREADABLE_IN_A_ROW = 100
 
@@ -72,17 +62,9 @@ _Make = Callable[[_Due], _Made]
 _Read = TypeVar("_Read")
 
 
-def sample_rng(seed: int, stream: int, epoch: int, index: int) -> np.random.Generator:
-    """Return the random generator of one image in one epoch for one purpose (`VIEW_STREAM`, `MASK_STREAM` ...)."""
-    key: Any = (seed, stream, epoch, index)
-    if max(key) < 2**32:  # NumPy makes the same words of a tuple, in twice the time
-        key = np.array(key, np.uint32)
-    return np.random.default_rng(key)
-
-
 def batch_rngs(seed: int, stream: int, batch: Batch) -> list[np.random.Generator]:
     """Return the random generator of each image in a batch for one purpose."""
-    return [sample_rng(seed, stream, epoch, index) for epoch, index in zip(batch.epochs, batch.indices)]
+    return [generator_of(words) for words in state_words(seed, stream, batch.epochs, batch.indices)]
 
 
 def path_noise(seed: int, batch: Batch, depth: int) -> NDArray[np.float32]:
@@ -210,10 +192,10 @@ def _make_train_batch(source: Source, view: View, seed: int, due: _Due) -> _Made
     images: Pixels = np.empty((len(due[0]), view.channels, *view.image_size), view.dtype)
     shown: list[int] = []
     skipped: list[UnreadableImage] = []
-    indices, epochs = (numbers.tolist() for numbers in due)
+    indices = due[0].tolist()
+    states = state_words(seed, VIEW_STREAM, due[1], due[0])
     for first in range(0, len(indices), view.repeats):
-        keys = [(seed, VIEW_STREAM, epoch, indices[first]) for epoch in epochs[first : first + view.repeats]]
-        see = functools.partial(training_views, source, view, keys)
+        see = functools.partial(training_views, source, view, states[first : first + view.repeats])
         try:
             substitute, made = _first_readable(source, indices[first], see, skipped)
         except UnreadableImage as error:
@@ -233,8 +215,9 @@ def _make_scene_batch(source: Source, view: SceneView, seed: int, due: _Due) -> 
     images: Pixels = np.empty((len(due[0]), view.channels, *view.image_size), view.dtype)
     masks = np.empty((len(due[0]), *view.image_size), np.int16)
     skipped: list[UnreadableImage] = []
-    for place, (index, epoch) in enumerate(zip(*(numbers.tolist() for numbers in due))):
-        see = functools.partial(_training_scene, source, view, (seed, VIEW_STREAM, epoch, index))
+    states = state_words(seed, VIEW_STREAM, due[1], due[0])
+    for place, (index, state) in enumerate(zip(due[0].tolist(), states)):
+        see = functools.partial(_training_scene, source, view, state)
         try:
             _, (images[place], masks[place]) = _first_readable(source, index, see, skipped)
         except UnreadableImage as error:
@@ -242,10 +225,10 @@ def _make_scene_batch(source: Source, view: SceneView, seed: int, due: _Due) -> 
     return Batch(images, masks, *due), skipped
 
 
-def _training_scene(source: Source, view: SceneView, key: tuple[int, int, int, int], i: int) -> tuple[Pixels, Mask]:
-    """Return the view of image i and its mask that a key of `sample_rng` draws."""
+def _training_scene(source: Source, view: SceneView, state: NDArray[np.uint64], i: int) -> tuple[Pixels, Mask]:
+    """Return the view of image i and its mask that the generator of a state draws."""
     mask = source.masks.read(i)
-    draw = draw_scene(mask, view, sample_rng(*key))
+    draw = draw_scene(mask, view, generator_of(state))
 
     def need_of(height: int, width: int) -> Need:
         if mask.shape != (height, width):
@@ -302,12 +285,12 @@ def _targets_of(source: Source, indices: NDArray[np.int64] | list[int]) -> Batch
     return None if source.targets is None else source.targets.batch(indices)
 
 
-def training_views(source: Source, view: View, keys: Sequence[tuple[int, int, int, int]], i: int) -> list[Pixels]:
-    """Return a view of image i for each key of `sample_rng`, decoded once, as much as the most demanding needs."""
+def training_views(source: Source, view: View, states_N4: NDArray[np.uint64], i: int) -> list[Pixels]:
+    """Return a view of image i for each state of a generator, decoded once, as much as the most demanding needs."""
     draws: list[Draw] = []
 
     def need_of(height: int, width: int) -> Need:
-        draws.extend(draw_view(height, width, view, sample_rng(*key)) for key in keys)
+        draws.extend(draw_view(height, width, view, generator_of(state)) for state in states_N4)
         return compute_need(draws, view)
 
     picture = source.read_picture(i, view.channels, need_of)

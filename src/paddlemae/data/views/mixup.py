@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.batches import MIX_STREAM, Batch, sample_rng
+from paddlemae.data.batches import Batch
 from paddlemae.data.decode.pixel_format import Pixels
+from paddlemae.data.random_streams import MIX_STREAM, sample_rng
 from paddlemae.data.sources.source import BatchTargets
 
 Region = tuple[int, int, int, int]  # top, bottom, left, right

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.batches import ERASING_STREAM, Batch, batch_rngs, labels_of, path_noise
+from paddlemae.data.batches import Batch, batch_rngs, labels_of, path_noise
+from paddlemae.data.random_streams import ERASING_STREAM
 from paddlemae.data.views.erasing import Erasing, draw_erasing
 from paddlemae.data.views.mixup import MixedBatch, mixed_labels
 from paddlemae.engine.safe_import import F, nn, paddle

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from paddlemae.data.batches import VIEW_STREAM, Batch, OnSkip, Scene, due_in_training, sample_rng, whole_scenes
+from paddlemae.data.batches import Batch, OnSkip, Scene, due_in_training, whole_scenes
 from paddlemae.data.decode.images import Picture
 from paddlemae.data.disk.errors import DataFault
+from paddlemae.data.random_streams import VIEW_STREAM, sample_rng
 from paddlemae.data.sources import Source
 from paddlemae.data.views.scenes import SceneDraw, SceneView, make_scene
 from paddlemae.engine.safe_import import nn, paddle

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from paddlemae.data.batches import MASK_STREAM, PREDICTION_STREAM, Batch, batch_rngs, path_noise
+from paddlemae.data.batches import Batch, batch_rngs, path_noise
+from paddlemae.data.random_streams import MASK_STREAM, PREDICTION_STREAM
 from paddlemae.engine.safe_import import nn, paddle
 from paddlemae.model.masking import Mask, draw_mask, draw_predicted, num_predicted
 from paddlemae.recipe import PretrainRecipe

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from paddlemae.data.batches import HEAD_STREAM, Batch
+from paddlemae.data.batches import Batch
+from paddlemae.data.random_streams import HEAD_STREAM
 from paddlemae.data.sources import subset
 from paddlemae.data.views.scenes import SceneView
 from paddlemae.engine.safe_import import paddle
