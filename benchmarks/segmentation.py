@@ -6,7 +6,7 @@
 
 For each set: one pretraining on its training images, whose masks are not read; then, for each share of the masks and
 each seed, five trainings:
-    pretrained, scratch             from it with a head that is fitted first, and from random weights: in the same time
+    pretrained, scratch             from it and from random weights, with the same schedule
     pretrained-long, scratch-long   the same with `LONGER` times as many steps
     unet                            a U-Net, for as long as pretraining and fine-tuning took together
 `OUT/rows.jsonl` gets a line after each of them; the same command resumes, and trains what is missing. Results are of
@@ -38,7 +38,6 @@ from paddlemae.tasks.training.run_start import Start
 ROWS_FILE = "rows.jsonl"
 SECONDS_FILE = "seconds.json"
 LONGER = 3
-FIT_STEPS = 200  # steps of a segmentation that take as long as fitting its head does
 PRETRAINED, FROM_SCRATCH = ("pretrained", "pretrained-long"), ("scratch", "scratch-long")
 ARMS = (*PRETRAINED, *FROM_SCRATCH, "unet")
 SHARES = ("5%", "100%")
@@ -71,7 +70,6 @@ class Plan:
     cache_size: int | None = None
 
 
-HEAD = (("head", "conv"), ("head_width", 64))
 RARE = (("sampling", "balanced"), ("rare_crops", 1.0))
 # of the pretraining: what `paddlemae plan` chooses for half an hour on two cores
 PRETRAINING = {
@@ -85,11 +83,11 @@ PRETRAINING = {
     "std": "auto",
 }
 PLANS = {
-    "nuclei": Plan(turned=True, settings=(*HEAD, ("dice", 1.0)), crops=(0.06, 0.35), cache_size=512),
+    "nuclei": Plan(turned=True, settings=(("dice", 1.0),), crops=(0.06, 0.35), cache_size=512),
     # 360 pixels high: at 240, a crop holds half of the height
-    "camvid": Plan(settings=(*HEAD, ("short_side", 240))),
+    "camvid": Plan(settings=(("short_side", 240),)),
     # defects are on 40% of the tiles, and fill 2% of these
-    "tiles": Plan(turned=True, settings=(*HEAD, ("dice", 1.0), *RARE), crops=(0.1, 0.5), cache_size=288),
+    "tiles": Plan(turned=True, settings=(("dice", 1.0), *RARE), crops=(0.1, 0.5), cache_size=288),
 }
 
 
@@ -143,9 +141,7 @@ class Bench:
         settings |= {"rotate": plan.turned, "flip_vertical": plan.turned}
         if share != "100%":
             settings["labels"] = share
-        if init != SCRATCH:
-            settings |= {"fit_head": True, "steps": max(2, steps - self.scaled(FIT_STEPS))}
-        else:
+        if init == SCRATCH:
             settings |= {"patch_size": plan.patch_size, "drop_path": 0.0, "layer_decay": 1.0, **dict(self.model)}
             settings |= {"mean": "auto", "std": "auto"}
         note = folder.with_suffix(".json")
@@ -153,7 +149,7 @@ class Bench:
             started = time.perf_counter()
             segment(load_recipe("segment", None, settings), Start(folder, quiet=True))
             replace_text(note, json.dumps({"seconds": time.perf_counter() - started}))
-        return {**read_object(folder / RESULT_FILE), **read_object(note), "steps": settings["steps"]}
+        return {**read_object(folder / RESULT_FILE), **read_object(note), "steps": steps}
 
     def row(self, name: str, data: str, plan: Plan, arm: str, share: str, seed: int) -> dict[str, Any]:
         """Train one model and return its row."""

@@ -199,7 +199,7 @@ def mask_table() -> str:
     """Return what a plan decides about a segmentation by which rule."""
     side, largest = rules.SCENE_SIDE, rules.LARGEST_SCENE
     rows = [
-        ["`head`, `head_width`", f"`{segmentation_settings.HEAD}`, {segmentation_settings.HEAD_WIDTH}"],
+        ["`head`", f"`{segmentation_settings.HEAD}`"],
         [
             "`short_side`",
             f"{side} pixels for images whose short side is above {rules.NEAR_SCENE * side:.0f} and up to {largest:,} "
@@ -212,7 +212,6 @@ def mask_table() -> str:
         ],
         ["`batch_size`", str(segmentation_settings.BATCH_SIZE)],
         ["`val_fraction`", f"{segmentation_settings.TEST_SHARE:.0%} where no split is there to evaluate on"],
-        ["`fit_head`", f"on, unless the fit takes over {measured.MOST_FITTING:.0%} of the time for the segmentation"],
         ["`epochs`, `base_lr`, `layer_decay`", "the defaults of `segment`, fewer epochs where the time is short"],
     ]
     return table(["setting", "rule"], rows)

@@ -192,6 +192,8 @@ def _facts(run: Json) -> dict[str, str]:
     environment, data, model = setup["environment"], setup["data"], setup["model"]
     counts = [f"{number(data[what])} {what}" for what in ("images", "classes") if data.get(what) is not None]
     size = f"{number(model['parameters'])} parameters" if model.get("parameters") else None
+    architecture = model.get("architecture", {})
+    shape = "{depth} blocks x {embed_dim}".format(**architecture) if {"depth", "embed_dim"} <= {*architecture} else None
     length = [f"{number(totals[what])} {what}" for what in ("steps", "epochs") if totals.get(what) is not None]
     time = duration(totals["seconds"]) if totals.get("seconds") is not None else None
     cores = environment.get("cpus") and f"{number(environment['cpus'])} cores"
@@ -202,7 +204,7 @@ def _facts(run: Json) -> dict[str, str]:
     return {
         "Task": TASKS.get(run["task"], str(run["task"])),
         "Data": _listed(data.get("name"), *counts),
-        "Model": _listed(model.get("kind"), setup["recipe"].get("model.size"), size),
+        "Model": _listed(model.get("kind"), shape, size),
         "Trained for": _listed(*length, time),
         "Started": _listed(environment.get("started")),
         "Folder": str(run["folder"]),

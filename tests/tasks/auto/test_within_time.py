@@ -10,10 +10,7 @@ from paddlemae.system.signals import Preempted
 from paddlemae.tasks.auto import within_time
 from paddlemae.tasks.auto.within_time import Speed, other_steps, read_speed, train_within
 from paddlemae.tasks.pretrain import pretrain
-from paddlemae.tasks.segment import segment
-from paddlemae.tasks.training import segmentation_head_fit
 from paddlemae.tasks.training.run_start import Start, stored_recipe
-from tests.support.mask_folders import write_pairs
 
 
 @pytest.fixture
@@ -64,37 +61,6 @@ def test_evaluations_leave_less_time_for_steps(recipe, tmp_path: Path, monkeypat
         train_within(pretrain, slow, out, 1000, quiet=True, may_stop=False, may_grow=True, evaluating=evaluating)
     none, some, most = asked
     assert none - some == pytest.approx(400, abs=5) and none - most == pytest.approx(700, abs=5)
-
-
-@pytest.mark.parametrize("killed", [False, True])
-def test_the_session_that_measures_fits_no_head(
-    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
-) -> None:
-    data = write_pairs(tmp_path / "scenes", ("train", "test"), 8)
-    recipe = load_recipe("segment", None, [f"data={data}", f"init={pretrained}", "steps=100000", "fit_head=true"])
-    sessions = []
-
-    def train(one, start: Start) -> None:
-        sessions.append((one.fit_head, start.overwrite, start.resume))
-        try:
-            segment(one, start)
-        except Preempted as end:
-            raise (Preempted("a signal") if killed else end) from end
-
-    def within_time_of(seconds: float) -> bool:
-        return train_within(train, recipe, out, seconds, quiet=True, may_stop=False, may_grow=True, fitting=1.0)
-
-    monkeypatch.setattr(within_time, "FEWEST_PROBED", 0.0)
-    monkeypatch.setattr(within_time, "PROBE_SHARE", 1e-3)
-    monkeypatch.setattr(within_time, "other_steps", lambda *given: 2)
-    monkeypatch.setattr(segmentation_head_fit, "FIT_STEPS", 2)
-    out = tmp_path / "run"
-    if killed:
-        with pytest.raises(Preempted, match="a signal"):
-            within_time_of(1000)
-    assert within_time_of(1000)
-    assert sessions == [(False, False, False), (True, True, False)]
-    assert stored_recipe(out, "segment").fit_head and is_finished(out)
 
 
 def test_an_unfinished_run_is_resumed_with_its_own_steps(recipe, tmp_path: Path) -> None:

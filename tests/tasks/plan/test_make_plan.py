@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from paddlemae.recipe import load_recipe
-from paddlemae.tasks.plan import measured, segmentation_settings
 from paddlemae.tasks.plan.make_plan import make_plan
 from paddlemae.tasks.plan.time_split import TimeTooShort
 from paddlemae.tasks.plan.write_plan import output_paths, recipe_text, summarize, write_plan
@@ -117,7 +116,7 @@ def test_images_with_masks_are_planned_with_windows_and_a_segmentation(tmp_path:
     assert pretrain.model.image_size == 128 and pretrain.model.patch_size == 8
     low, high = pretrain.augment.crop_scale
     assert low < 128**2 / (160 * 200) < high
-    assert segment.model.head == "conv" and segment.augment.short_side is None and segment.dice == 1
+    assert segment.model.head == "linear" and segment.augment.short_side is None and segment.dice == 1
     assert segment.val_fraction == (0.2 if splits == ("train",) else 0)
     assert set(plan.times) == {"plan", "pretrain", "segment", "reserve"}
     assert "finetune" not in plan.settings and not any("left out" in note for note in plan.notes)
@@ -125,19 +124,6 @@ def test_images_with_masks_are_planned_with_windows_and_a_segmentation(tmp_path:
     paths = write_plan(plan, tmp_path / "mine.yaml")
     assert paths["segment"].name == "mine-segment.yaml"
     assert load_recipe("segment", str(paths["segment"])) == segment
-
-
-@pytest.mark.parametrize("most", [0.0, 0.9])
-def test_a_head_is_fitted_first_where_the_time_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most) -> None:
-    for number in range(8):
-        image, ids = scene(number, 2, (64, 64))
-        save(tmp_path / "images" / f"{number}.png", image)
-        save(tmp_path / "masks" / f"{number}.png", ids)
-    monkeypatch.setattr(measured, "MOST_FITTING", most)
-    monkeypatch.setattr(segmentation_settings, "FIT_STEPS", 4)
-    plan = make_plan(str(tmp_path), MINUTES, quiet=True)
-    assert plan.recipe("segment").fit_head == (plan.fitting > 0) == (most > 0)
-    assert plan.times["segment"] > plan.evaluating + plan.fitting
 
 
 def test_masks_of_little_but_one_class_show_the_others_more_often(tmp_path: Path) -> None:

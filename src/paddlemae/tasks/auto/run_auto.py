@@ -122,7 +122,7 @@ class _Session:
         request, commands, state = self.request, self.commands, self.state
         plan = state.record.stages["plan"]
         seconds = budget.finetune_seconds(state.left, planned, plan["is_short"])
-        given = stages.TuneTime(seconds, planned, plan.get("evaluating", 0.0), plan.get("fitting", 0.0))
+        given = stages.TuneTime(seconds, planned, plan.get("evaluating", 0.0))
         done = self._once(recipe.task, lambda: stages.tune(request, commands, recipe, given, may_grow=plan["is_short"]))
         same = given._replace(seconds=done["seconds"] + state.record.stages["pretrain"]["seconds"])
         rows = [self._with_pretraining({**row, "seconds": done["seconds"]}) for row in done["rows"]]

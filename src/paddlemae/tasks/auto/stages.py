@@ -190,7 +190,6 @@ def planned(made: Plan) -> Json:
         "times": dict(made.times),
         "has_spare_time": made.has_spare_time,
         "evaluating": made.evaluating,
-        "fitting": made.fitting,
         "is_short": after > NEARLY * FINETUNE_SHARE * (60 * made.minutes - made.times["plan"]),
         "text": summarize(made).splitlines(),
     }
@@ -312,17 +311,11 @@ def _images_per_second(run: Path) -> float:
 
 
 class TuneTime(NamedTuple):
-    """The time of a training on labels or masks, in seconds: `seconds` and what was `planned`.
-
-    Attributes:
-        evaluating: of either, for evaluations.
-        fitting: of either, for fitting a segmenter's head before the first step, which from scratch there is not.
-    """
+    """The time of a training on labels or masks: `seconds`, what was `planned`, and of either what evaluations take."""
 
     seconds: float
     planned: float
     evaluating: float
-    fitting: float
 
 
 def tune(
@@ -343,7 +336,6 @@ def from_scratch(request: Request, commands: Commands, recipe: FinetuneRecipe | 
     content["layer_decay"] = 1.0
     if isinstance(recipe, SegmentRecipe):
         content["training"].pop("base_lr", None)  # random weights have one of their own
-        content["fit_head"] = False
     elif recipe.fit_head:  # random features have nothing to fit, and other settings are best: the default ones
         content["fit_head"], content["model"]["pool"] = False, "mean"
         content["training"].pop("base_lr", None)
@@ -362,9 +354,8 @@ def _tune(
     given: TuneTime,
     may_grow: bool,
 ) -> Json:
-    around, fitting = AROUND_SECONDS + given.evaluating, given.fitting if recipe.fit_head else 0.0
-    steps_seconds, planned = given.seconds - around - fitting, given.planned - around - given.fitting
-    recipe = scaled(recipe, max(1.0, steps_seconds) / max(1.0, planned))
+    around = AROUND_SECONDS + given.evaluating
+    recipe = scaled(recipe, max(1.0, given.seconds - around) / max(1.0, given.planned - around))
     out, train = request.out / folder, getattr(commands, recipe.task)
     with _without_notes():
         train_within(
@@ -376,7 +367,6 @@ def _tune(
             may_stop=False,
             may_grow=may_grow,
             evaluating=given.evaluating,
-            fitting=fitting,
         )
     return {"rows": [method_row(key, read_object(out / RESULT_FILE))]}
 

@@ -42,14 +42,13 @@ def train_within(
     may_stop: bool,
     may_grow: bool,
     evaluating: float = 0.0,
-    fitting: float = 0.0,
 ) -> bool:
     """Train as a recipe says, but for as many steps as fit into a time; an unfinished run in `out` is resumed.
 
     Args:
         train: `pretrain`, `finetune` or `segment`.
         seconds: for everything, the start and the end of the command included.
-        evaluating, fitting: of them, for evaluations, and for fitting a head before the first step.
+        evaluating: of them, for evaluations.
         may_stop: a training that takes much longer than it should is stopped before its last step.
         may_grow: if it is faster than was planned, it takes more steps.
     Returns:
@@ -65,22 +64,18 @@ def train_within(
     if not (out / RECIPE_FILE).is_file():
         if probed < FEWEST_PROBED:
             return _train(train, recipe, Start(out, quiet=quiet), None)
-        probe = recipe.model_copy(update={"fit_head": False}) if fitting else recipe
-        if _train(train, with_training(probe, log_every=1), Start(out, quiet=True), probed) and not fitting:
+        if _train(train, with_training(recipe, log_every=1), Start(out, quiet=True), probed):
             return True
         measured = probed
     stored = with_training(stored_recipe(out, recipe.task), log_every=recipe.training.log_every)
-    is_probe = fitting > 0 and not stored.fit_head
     speed = read_speed(out, stored, measured)
     # the measured seconds of steps lack those of evaluations
-    left = deadline - time.monotonic() - AROUND_SECONDS - min(evaluating + fitting, MOST_EVALUATING * seconds)
+    left = deadline - time.monotonic() - AROUND_SECONDS - min(evaluating, MOST_EVALUATING * seconds)
     steps = other_steps(stored, speed, left, may_grow) if speed else None
-    if is_probe:
-        stored = stored.model_copy(update={"fit_head": True})
     if steps:
-        stored = with_training(stored, steps=steps)
-    begins = is_probe or bool(steps)
-    start = Start(out, overwrite=begins, resume=not begins, quiet=quiet)
+        stored, start = with_training(stored, steps=steps), Start(out, overwrite=True, quiet=quiet)
+    else:
+        start = Start(out, resume=True, quiet=quiet)
     allowed = OVERTIME * max(left, 1.0)
     if speed:
         to_come = stored.training.total_steps(round(speed.num_images)) - (speed.steps if start.resume else 0)

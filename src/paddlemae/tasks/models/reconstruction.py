@@ -21,7 +21,8 @@ RAW_CAPTION = (
 NORMALISED_CAPTION = (
     "{removed} of {total} patches removed. This model predicts pixels normalised per patch: each predicted patch is "
     "shown with the mean and deviation of the original patch, which the model did not see, so colours and contrast "
-    "look better than it knows."
+    "look better than it knows. It learned that for removed patches only, so what it predicts in place of visible ones "
+    "means nothing."
 )
 PLAIN_CAPTION = (
     "{removed} of {total} patches removed. This model predicts pixels normalised per patch; the prediction is shown "

@@ -76,8 +76,8 @@ def make_plan(
     times["reserve"] = 60 * minutes - sum(times.values())
     notes = (*_notes(survey, settings), *_size_notes(survey, measured.shape.patch_size), *_time_notes(survey, times))
     has_spare_time = measured.seconds_of(course) < SPARE_SHARE * left
-    aside = (tuned.evaluating, tuned.fitting) if tuned else (0.0, 0.0)
-    return Plan(data, minutes, name, survey, settings, times, notes, has_spare_time, *aside)
+    evaluating = tuned.evaluating if tuned else 0.0
+    return Plan(data, minutes, name, survey, settings, times, notes, has_spare_time, evaluating)
 
 
 def _notes(survey: DataSurvey, settings: Mapping[str, Settings]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from paddlemae.tasks.plan.pretraining_settings import (
     reading_settings,
     statistics_settings,
 )
-from paddlemae.tasks.plan.segmentation_settings import chosen_by_masks, fitting_seconds, masked_images
+from paddlemae.tasks.plan.segmentation_settings import chosen_by_masks, masked_images
 from paddlemae.tasks.plan.time_split import TimeSplit, TimeTooShort
 from paddlemae.tasks.plan.trial import time_finetuning, time_pretraining, time_reading, time_segmentation
 from paddlemae.tasks.training.mask_splits import open_scenes
@@ -52,7 +52,6 @@ MOST_TRIALS = 3
 TRIAL_IMAGES = 2048  # that steps are tried on
 READING_SECONDS = 1.5
 FEW_FINETUNING_STEPS, FEW_SEGMENTATION_STEPS = 500, 1500  # for which they may take more than their share of the time
-MOST_FITTING = 0.5  # of the time for a segmentation, above which its head is not fitted first
 PACKED_IMAGES = 48  # that packing is tried on
 ROOM_SHARE = 0.25  # of the free space, for a packed copy
 ENCODER_KEYS = tuple(f"model.{name}" for name in names_of(EncoderShape))
@@ -94,15 +93,14 @@ class Tuned:
     """A fine-tuning or a segmentation as it was chosen.
 
     Attributes:
-        seconds: of its steps and evaluations, and of fitting its head.
-        evaluating, fitting: of these, for evaluations and for fitting a segmenter's head.
+        seconds: of its steps and evaluations.
+        evaluating: of these, for evaluations.
     """
 
     task: str
     settings: Settings
     seconds: float
     evaluating: float
-    fitting: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -255,21 +253,15 @@ def measure_segmentation(wish: Wish, survey: DataSurvey, split: TimeSplit, shape
     recipe = recipe_of("segment", {**by_masks, **named, **_whole_model(survey, shape)})
     source = open_scenes(wish.data, "train")
     some = subset(source, spread_over(len(source), TRIAL_IMAGES))
-    times = time_segmentation(recipe, some, TRIAL_SECONDS)
-    a_view = times.step + survey.read_seconds / usable_cpus()
-    an_image = times.window * rules.windows_of(survey, shape, recipe.overlap) + survey.read_seconds
+    a_view, a_window = time_segmentation(recipe, some, TRIAL_SECONDS)
+    a_view += survey.read_seconds / usable_cpus()
+    an_image = a_window * rules.windows_of(survey, shape, recipe.overlap) + survey.read_seconds
     images = masked_images(survey)
     needed = FEW_SEGMENTATION_STEPS * chosen.training.batch_size * a_view
     seconds = max(split.finetune_steps, min(needed, split.most_finetune_steps))
-    fitting = fitting_seconds(survey, shape, times, images.train, chosen.training.batch_size)
-    fitting += images.validation * an_image  # the fitted head is evaluated
-    if fitting <= MOST_FITTING * seconds:
-        by_masks["fit_head"] = Choice(True, "alone at first, which gives more in the same time")
-    else:
-        fitting = 0.0
-    tuning = choose_tuning(images, chosen.training.epochs, seconds - fitting, a_view, an_image, fewest=1)
+    tuning = choose_tuning(images, chosen.training.epochs, seconds, a_view, an_image, fewest=1)
     settings = finetuning_settings(by_masks, images, tuning, {}, named)
-    return replace(_tuned("segment", settings, tuning, images, a_view, an_image, fitting), fitting=fitting)
+    return _tuned("segment", settings, tuning, images, a_view, an_image)
 
 
 def _tuned(

@@ -34,8 +34,7 @@ class Plan:
             pictures), "reserve".
         notes: what the user should know, one line each.
         has_spare_time: pretraining is as long as it should be with so few images, and could take more time.
-        evaluating, fitting: seconds of a fine-tuning or a segmentation that are for evaluations, and for fitting a
-            segmenter's head before its first step.
+        evaluating: seconds of a fine-tuning or a segmentation that are for evaluations.
     """
 
     data: str
@@ -47,7 +46,6 @@ class Plan:
     notes: tuple[str, ...] = ()
     has_spare_time: bool = False
     evaluating: float = 0.0
-    fitting: float = 0.0
 
     def recipe(self, task: str) -> Any:
         """Return the recipe of a task, a key of `settings`; one that starts from the pretraining names no weights.

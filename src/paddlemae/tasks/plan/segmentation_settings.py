@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 from paddlemae.data.decode.pixel_format import default_bits
 from paddlemae.recipe import SegmentRecipe, choose_for_masks, with_values
 from paddlemae.tasks.plan import rules
 from paddlemae.tasks.plan.data_survey import DataSurvey
 from paddlemae.tasks.plan.finetuning_settings import TEST_SHARE, LabelledImages
 from paddlemae.tasks.plan.plan import Choice
-from paddlemae.tasks.plan.trial import SegmentationTimes
 from paddlemae.tasks.training.labelled_splits import VALIDATION_SHARE
 from paddlemae.tasks.training.mask_splits import FEWEST_IMAGES
-from paddlemae.tasks.training.segmentation_head_fit import FIT_STEPS, MOST_BYTES
 
-HEAD, HEAD_WIDTH = "conv", 64
+HEAD = "linear"
 BATCH_SIZE = 8
 MOSTLY_ONE = 0.9  # share of the pixels of one class, above which the others are shown more often
 FEW_CLASSES = 2  # up to which Dice keeps a rare one from being left out
@@ -37,21 +33,6 @@ def masked_images(survey: DataSurvey) -> LabelledImages:
     return LabelledImages(images, validation, test, views, is_unequal)
 
 
-def fitting_seconds(
-    survey: DataSurvey, shape: rules.Shape, times: SegmentationTimes, images: int, batch_size: int
-) -> float:
-    """Return the seconds of fitting a head: of the features of windows that cover the images, and of its steps.
-
-    Args:
-        images: to train on.
-        batch_size: windows of a step.
-    """
-    a_window = 4 * shape.patches * shape.model.width + 2 * math.prod(shape.image_size)  # bytes
-    an_image = rules.windows_of(survey, shape, 0.0)
-    images = min(images, math.ceil(MOST_BYTES / (a_window * an_image)))
-    return images * (survey.read_seconds + an_image * times.features) + FIT_STEPS * batch_size * times.head_step
-
-
 def chosen_by_masks(data: str, survey: DataSurvey, shape: rules.Shape) -> tuple[SegmentRecipe, dict[str, Choice]]:
     """Return the recipe that the number of masks asks for, and its settings (see `recipe.mask_defaults`)."""
     masked = survey.masked
@@ -60,8 +41,7 @@ def chosen_by_masks(data: str, survey: DataSurvey, shape: rules.Shape) -> tuple[
     settings = {"data": Choice(data, f"{masked.images:,} images with masks of {classes} classes")}
     if masked.test_images is None:
         settings["val_fraction"] = Choice(TEST_SHARE, "no split to evaluate on, so part of the images is held out")
-    settings["model.head"] = Choice(HEAD, "finer than patches, at little cost")
-    settings["model.head_width"] = Choice(HEAD_WIDTH, "for a small encoder")
+    settings["model.head"] = Choice(HEAD, "learns more in a short time than convolutions do")
     if (side := rules.scene_side(survey)) is not None:
         why = f"of {survey.short_side:.0f} pixels, so that a window of {shape.side} shows what surrounds things"
         settings["augment.short_side"] = Choice(side, why)

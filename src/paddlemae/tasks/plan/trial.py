@@ -6,8 +6,8 @@ import itertools
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +31,6 @@ from paddlemae.tasks.training import (
     segmentation_setup,
 )
 from paddlemae.tasks.training.labelled_splits import LabelledSplits
-from paddlemae.tasks.training.patch_cache import cached_loss, patch_features
 from paddlemae.tasks.training.resolve import Inputs
 from paddlemae.tasks.training.run_training import share_cpu
 from paddlemae.train.checkpoint import TrainState
@@ -74,40 +73,21 @@ def time_finetuning(recipe: FinetuneRecipe, source: Source, seconds: float) -> t
     return a_view, _time_calls(lambda: forward(batch.images), seconds / 4) / len(batch.images)
 
 
-class SegmentationTimes(NamedTuple):
-    """Seconds of a segmentation for one view or window of its size, without reading.
+def time_segmentation(recipe: SegmentRecipe, source: Source, seconds: float) -> tuple[float, float]:
+    """Take segmentation steps for about `seconds`, three at least; the recipe names the whole model.
 
-    Attributes:
-        step, head_step: of training all weights, and the head alone on features.
-        features, window: of computing a window's features, and of segmenting it.
+    Returns:
+        seconds a view and seconds of segmenting a window of its size, both without reading.
     """
-
-    step: float
-    head_step: float
-    features: float
-    window: float
-
-
-def time_segmentation(recipe: SegmentRecipe, source: Source, seconds: float) -> SegmentationTimes:
-    """Take segmentation steps for about `seconds`, three at least; the recipe names the whole model."""
     recipe = recipe.model_copy(update={"sampling": None})  # which takes a look at all masks
     arguments = arguments_with_head(recipe.model, None, len(source.classes))
     splits = LabelledSplits(source, None, source, SEGMENTATION.primary)
     parts = segmentation_setup.build(recipe, Inputs("segmenter", arguments, source, splits))
     loss_fn = segmentation_loss.loss_function(recipe, parts.description, None)
     batch = read_batch(source, parts.view, recipe.training)
-    step = _time_steps(recipe.training, parts.model, loss_fn, batch, seconds)
+    a_view = _time_steps(recipe.training, parts.model, loss_fn, batch, seconds)
     forward = forward_function(parts.model, parts.description, LOGITS, threads=recipe.training.threads)
-    window = _time_calls(lambda: forward(batch.images), seconds / 4)
-
-    def features() -> np.ndarray:
-        return patch_features(parts.model, parts.description, batch.images)
-
-    whole = _time_calls(features, seconds / 4)
-    of_features = replace(batch, images=features())
-    segmentation_setup.freeze_encoder(parts.model)
-    head_step = _time_steps(recipe.training, parts.model, cached_loss(recipe, None), of_features, seconds / 2)
-    return SegmentationTimes(step, head_step, whole / len(batch.images), window / len(batch.images))
+    return a_view, _time_calls(lambda: forward(batch.images), seconds / 4) / len(batch.images)
 
 
 def _once(batch: Batch) -> Generator[Batch, None, None]:

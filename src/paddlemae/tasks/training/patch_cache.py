@@ -78,8 +78,10 @@ def compute_patches(
     for scene in whole_scenes(source, view.channels, view.depth, on_skip=on_skip):
         windows = list(scene_windows(scene, view))
         images = np.stack([image for image, _ in windows])
-        for start in range(0, len(images), batch_size):
-            features.append(patch_features(model, description, images[start : start + batch_size]))
+        with evaluating(model), paddle.no_grad():
+            for start in range(0, len(images), batch_size):
+                part = to_input(images[start : start + batch_size], description)
+                features.append(model.patch_features(part).numpy())
         masks.append(np.stack([mask for _, mask in windows]))
         counts.append(len(windows))
         a_window = features[-1][0].nbytes + masks[-1][0].nbytes
@@ -91,12 +93,6 @@ def compute_patches(
     if not features:
         raise DataFault(f"no image of {source.name} can be read; fix or replace them; first: {source.describe(0)}")
     return PatchTable(np.concatenate(features), np.concatenate(masks), np.cumsum(counts))
-
-
-def patch_features(model: Segmenter, description: Description, images_NCHW: np.ndarray) -> np.ndarray:
-    """Return the features of views, [N, h, w, D], float32."""
-    with evaluating(model), paddle.no_grad():
-        return model.patch_features(to_input(images_NCHW, description)).numpy()
 
 
 def _check_memory(window_bytes: int, windows: int) -> None:
