@@ -98,7 +98,7 @@ def test_the_figures_are_those_of_the_trainings(journey: Path, written: Path) ->
     assert run["setup"]["recipe"]["training.batch_size"] == 8 and run["setup"]["model"]["parameters"] > 1000
     assert run["setup"]["environment"]["command"][:3] == ["paddlemae", "pretrain", "digits"]
     shape = run["setup"]["model"]["architecture"]
-    assert f"mae, {shape['depth']} blocks x {shape['embed_dim']}, " in written.read_text()
+    assert f"mae, {shape['depth']} blocks x {shape['embed_dim']}, " in (written / "report.html").read_text()
 
     rows = {row["title"]: row for row in run["results"]}
     assert {title: list(row["starts"]) for title, row in rows.items()} == {
