@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from paddlemae.data.batches import Batch, OnSkip, Scene, due_in_training, whole_scenes
 from paddlemae.data.decode.images import Picture
 from paddlemae.data.disk.errors import DataFault
-from paddlemae.data.random_streams import VIEW_STREAM, sample_rng
+from paddlemae.data.random_streams import VIEW_STREAM, generator_of, state_words
 from paddlemae.data.sources import Source
 from paddlemae.data.views.scenes import SceneDraw, SceneView, make_scene
 from paddlemae.engine.safe_import import nn, paddle
@@ -125,13 +125,11 @@ def cached_batches(table: PatchTable, recipe: SegmentRecipe, state: TrainState, 
     share = training.batch_size // ranks.world
     own = slice(ranks.rank * share, (ranks.rank + 1) * share)
     for indices, epochs in due_in_training(table.images, **count_remaining(training, table.images, state)):
-        rows = np.array([_draw_row(table, training.seed, *key) for key in zip(epochs[own], indices[own])])
-        yield Batch(table.features_NhwD[rows], table.masks_NHW[rows], indices[own], epochs[own])
-
-
-def _draw_row(table: PatchTable, seed: int, epoch: int, index: int) -> int:
-    first, end = table.borders[index : index + 2].tolist()
-    return int(sample_rng(seed, VIEW_STREAM, int(epoch), int(index)).integers(first, end))
+        indices, epochs = indices[own], epochs[own]
+        borders = zip(table.borders[indices], table.borders[indices + 1])
+        states = state_words(training.seed, VIEW_STREAM, epochs, indices)
+        rows = np.array([generator_of(state).integers(*ends) for state, ends in zip(states, borders)])
+        yield Batch(table.features_NhwD[rows], table.masks_NHW[rows], indices, epochs)
 
 
 def cached_loss(recipe: SegmentRecipe, class_weights: NDArray[np.float32] | None) -> LossFn:
